@@ -1,0 +1,20 @@
+package deps
+import (
+ _ "k8s.io/kubernetes/cmd/kubelet/app"
+ _ "k8s.io/kubernetes/cmd/kube-apiserver/app"
+ _ "k8s.io/kubernetes/cmd/kube-scheduler/app"
+ _ "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+ _ "k8s.io/kubectl/pkg/cmd"
+ _ "go.etcd.io/etcd/server/v3/embed"
+ _ "github.com/nats-io/nats-server/v2/server"
+ _ "github.com/nats-io/nats.go/jetstream"
+ _ "github.com/goburrow/modbus"
+ _ "github.com/simonvetter/modbus"
+ _ "github.com/google/go-containerregistry/pkg/registry"
+ _ "go.uber.org/zap"
+ _ "pgregory.net/rapid"
+ _ "sigs.k8s.io/yaml"
+ _ "github.com/spf13/cobra"
+ _ "golang.org/x/sync/errgroup"
+ _ "go.uber.org/goleak"
+)

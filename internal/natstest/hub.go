@@ -1,0 +1,131 @@
+// Package natstest runs real NATS servers for tests: a hub with one account per
+// site, leaf servers, and between them a line that a test can cut.
+//
+// Servers store in temporary folders, listen on random loopback ports and end with
+// the test. Nothing outside tests may import it.
+package natstest
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"text/template"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// Password is the password of every user of a test's servers: "bridge" in the
+// FABRIC account, and each site's name in the site's account.
+const Password = "secret"
+
+// Hub is a NATS server with JetStream domain "hub", the account FABRIC and one
+// account without JetStream per site.
+type Hub struct {
+	Server *server.Server
+	conf   string
+	leaf   int
+}
+
+var hubConf = template.Must(template.New("hub").Parse(`
+server_name: hub
+listen: "127.0.0.1:-1"
+jetstream { domain: hub, store_dir: "{{.Dir}}/js", sync_interval: always }
+leafnodes { listen: "127.0.0.1:{{.LeafPort}}" }
+accounts {
+  FABRIC {
+    jetstream: enabled
+    users: [ { user: bridge, password: "{{.Password}}" } ]
+    exports: [
+      { service: "$JS.API.CONSUMER.RESET.DESIRED.*", account_token_position: 6 }
+      { service: "$JS.FC.DESIRED.*.*", account_token_position: 4 }
+      { stream: "sync.*", account_token_position: 2 }
+      { service: "reported.*.>", account_token_position: 2 }
+      { service: "telemetry.*.>", account_token_position: 2 }
+      { service: "presence.*", account_token_position: 2 }
+      { service: "request.*.>", account_token_position: 2 }
+    ]
+  }
+  {{- range .Sites}}
+  "{{.}}" {
+    users: [ { user: "{{.}}", password: "{{$.Password}}" } ]
+    imports: [
+      { service: { account: FABRIC, subject: "$JS.API.CONSUMER.RESET.DESIRED.{{.}}" }, to: "$JS.FABRIC.API.CONSUMER.RESET.DESIRED.{{.}}" }
+      { service: { account: FABRIC, subject: "$JS.FC.DESIRED.{{.}}.*" } }
+      { stream: { account: FABRIC, subject: "sync.{{.}}" } }
+      { service: { account: FABRIC, subject: "reported.{{.}}.>" } }
+      { service: { account: FABRIC, subject: "telemetry.{{.}}.>" } }
+      { service: { account: FABRIC, subject: "presence.{{.}}" } }
+      { service: { account: FABRIC, subject: "request.{{.}}.>" } }
+    ]
+  }
+  {{- end}}
+}
+`))
+
+// StartHub runs a hub that knows the sites.
+func StartHub(t testing.TB, sites ...string) *Hub {
+	t.Helper()
+	dir := t.TempDir()
+	port := freePort(t)
+	var b bytes.Buffer
+	if err := hubConf.Execute(&b, map[string]any{"Dir": dir, "Sites": sites, "Password": Password, "LeafPort": port}); err != nil {
+		t.Fatal(err)
+	}
+	h := &Hub{conf: filepath.Join(dir, "hub.conf"), leaf: port}
+	if err := os.WriteFile(h.conf, b.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.Start(t)
+	t.Cleanup(h.Stop)
+	return h
+}
+
+// Start runs the hub again after Stop, on the same store and leaf port.
+func (h *Hub) Start(t testing.TB) { h.Server = startServer(t, h.conf) }
+
+// Stop ends the hub and waits for it.
+func (h *Hub) Stop() {
+	h.Server.Shutdown()
+	h.Server.WaitForShutdown()
+}
+
+// LeafAddr is where leaves connect.
+func (h *Hub) LeafAddr() string { return fmt.Sprintf("127.0.0.1:%d", h.leaf) }
+
+// Connect returns a connection of user at the hub that ends with the test.
+func (h *Hub) Connect(t testing.TB, user string) *nats.Conn {
+	t.Helper()
+	return connect(t, h.Server, nats.UserInfo(user, Password))
+}
+
+func connect(t testing.TB, s *server.Server, opts ...nats.Option) *nats.Conn {
+	t.Helper()
+	nc, err := nats.Connect(s.ClientURL(), append(opts, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+func startServer(t testing.TB, conf string) *server.Server {
+	t.Helper()
+	opts, err := server.ProcessConfigFile(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.NoSigs, opts.NoLog = true, true
+	s, err := server.NewServer(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	if !s.ReadyForConnections(10 * time.Second) {
+		t.Fatalf("nats-server of %s is not ready after 10 s", conf)
+	}
+	return s
+}

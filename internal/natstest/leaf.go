@@ -1,0 +1,32 @@
+package natstest
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// LeafConf writes a leaf's stock nats-server configuration to a temporary folder
+// and returns its path. The leaf keeps its store there, connects to hubAddr as the
+// site and listens for clients on loopback.
+func LeafConf(t testing.TB, site, hubAddr string) string {
+	t.Helper()
+	dir := t.TempDir()
+	conf := fmt.Sprintf(`
+server_name: %[1]q
+listen: "127.0.0.1:%[5]d"
+jetstream { domain: %[1]q, store_dir: %[2]q, sync_interval: always }
+leafnodes {
+  reconnect: "100ms"
+  remotes: [ { url: "nats-leaf://%[1]s:%[4]s@%[3]s", ignore_discovered_servers: true } ]
+}
+ping_interval: "5s"
+ping_max: 2
+`, site, filepath.Join(dir, "js"), hubAddr, Password, freePort(t))
+	path := filepath.Join(dir, "leaf.conf")
+	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}

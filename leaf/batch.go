@@ -1,0 +1,114 @@
+package leaf
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// The headers of an atomic batch (ADR-50): all messages of a batch are stored in
+// order or none is.
+const (
+	headerBatchID     = "Nats-Batch-Id"
+	headerBatchSeq    = "Nats-Batch-Sequence"
+	headerBatchCommit = "Nats-Batch-Commit"
+)
+
+// errCodeBatchDuplicate is the API error of a batch that holds a message which is
+// stored already (JSAtomicPublishContainsDuplicateMessageErr).
+const errCodeBatchDuplicate = 10201
+
+// publishTimeout bounds the wait for one acknowledgement from the hub; a batch on a
+// slow link takes tens of seconds.
+const publishTimeout = time.Minute
+
+// pubAck is JetStream's answer to a publish.
+type pubAck struct {
+	Error *struct {
+		Code        int    `json:"err_code"`
+		Description string `json:"description"`
+	} `json:"error"`
+	Stream    string `json:"stream"`
+	Seq       uint64 `json:"seq"`
+	Domain    string `json:"domain"`
+	Duplicate bool   `json:"duplicate"`
+	Count     int    `json:"count"`
+}
+
+// errDuplicate says that some of a batch is stored already.
+var errDuplicate = errors.New("the batch holds a message that is stored already")
+
+// publishBatch stores msgs at the hub in one commit and returns when they are stored.
+// When some were stored before (their acknowledgement was lost), it sends them one by
+// one and the hub drops those it has.
+func (f *forwarder) publishBatch(ctx context.Context, msgs []*nats.Msg) error {
+	if len(msgs) > 1 {
+		err := f.commit(ctx, msgs)
+		if !errors.Is(err, errDuplicate) {
+			return err
+		}
+	}
+	for _, m := range msgs {
+		for _, h := range []string{headerBatchID, headerBatchSeq, headerBatchCommit} {
+			m.Header.Del(h)
+		}
+		if _, err := f.request(ctx, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *forwarder) commit(ctx context.Context, msgs []*nats.Msg) error {
+	id := nuid.Next()
+	last := len(msgs) - 1
+	for i, m := range msgs {
+		m.Header.Set(headerBatchID, id)
+		m.Header.Set(headerBatchSeq, strconv.Itoa(i+1))
+		if i == last {
+			m.Header.Set(headerBatchCommit, "1")
+			break
+		}
+		if err := f.nc.PublishMsg(m); err != nil {
+			return fmt.Errorf("publish %s: %w", m.Subject, err)
+		}
+	}
+	ack, err := f.request(ctx, msgs[last])
+	if err == nil && ack.Count != len(msgs) {
+		return fmt.Errorf("commit a batch of %d messages of %s: the hub counts %d", len(msgs), f.stream, ack.Count)
+	}
+	return err
+}
+
+// request publishes m and waits for the acknowledgement of the hub's JetStream. One
+// from another domain is an error: the message would then be stored at the site only.
+func (f *forwarder) request(ctx context.Context, m *nats.Msg) (pubAck, error) {
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	reply, err := f.nc.RequestMsgWithContext(ctx, m)
+	if err != nil {
+		return pubAck{}, fmt.Errorf("publish %s (id %s): %w", m.Subject, m.Header.Get(jetstream.MsgIDHeader), err)
+	}
+	var ack pubAck
+	if err := json.Unmarshal(reply.Data, &ack); err != nil {
+		return pubAck{}, fmt.Errorf("read acknowledgement of %s: %w", m.Subject, err)
+	}
+	switch {
+	case ack.Error != nil && ack.Error.Code == errCodeBatchDuplicate:
+		return pubAck{}, errDuplicate
+	case ack.Error != nil:
+		return pubAck{}, fmt.Errorf("publish %s: the hub refuses: %s (%d)", m.Subject, ack.Error.Description, ack.Error.Code)
+	case ack.Domain != streams.HubDomain:
+		return pubAck{}, fmt.Errorf("publish %s: acknowledged by JetStream domain %q, want %q", m.Subject, ack.Domain, streams.HubDomain)
+	}
+	return ack, nil
+}

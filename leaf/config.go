@@ -1,0 +1,118 @@
+package leaf
+
+import (
+	"net"
+
+	"go.uber.org/zap/zapcore"
+
+	"github.com/petiole-io/petiole/internal/configfile"
+)
+
+// Config is the leaf's configuration file.
+type Config struct {
+	// Site is the site's name: a DNS label, unique among all sites. It is also the
+	// site's account, consumer and JetStream domain.
+	Site string `json:"site"`
+	// Node is the name of the Kubernetes node on this host.
+	Node string `json:"node"`
+	// DataDir holds the leaf's own files: keys, kubeconfig, stored tokens. Default
+	// /var/lib/petiole.
+	DataDir string `json:"dataDir"`
+	// LogLevel is debug, info, warn or error. Default info.
+	LogLevel string `json:"logLevel"`
+
+	NATS    NATSConfig    `json:"nats"`
+	NodeAPI NodeAPIConfig `json:"nodeAPI"`
+	Kubelet KubeletConfig `json:"kubelet"`
+	Devices DevicesConfig `json:"devices"`
+	Storage StorageConfig `json:"storage"`
+}
+
+// NATSConfig says which NATS server is the site's leaf node: the embedded one, by a
+// stock nats-server configuration file, or one that runs already, by its URL.
+type NATSConfig struct {
+	// ConfigFile is a nats-server configuration file. Exactly one of ConfigFile and
+	// URL must be set.
+	ConfigFile string `json:"configFile"`
+	// URL is the nats-server on the gateway, for example nats://127.0.0.1:4222.
+	URL string `json:"url"`
+	// User and PasswordFile authenticate to either. Empty: no authentication.
+	User         string `json:"user"`
+	PasswordFile string `json:"passwordFile"`
+}
+
+// NodeAPIConfig is about the Kubernetes API that the leaf serves to its node.
+type NodeAPIConfig struct {
+	// Listen is a loopback host:port. Default 127.0.0.1:10441.
+	Listen string `json:"listen"`
+}
+
+// KubeletConfig is about the kubelet that the leaf runs as a child process.
+type KubeletConfig struct {
+	// ConfigFile is a KubeletConfiguration file. Empty: the leaf runs no kubelet; a
+	// stock one may use the kubeconfig in DataDir.
+	ConfigFile string `json:"configFile"`
+	// Args are further kubelet flags.
+	Args []string `json:"args"`
+}
+
+// DevicesConfig is about the device worker.
+type DevicesConfig struct {
+	// Disabled leaves the devices of this node to another worker. Default false.
+	Disabled bool `json:"disabled"`
+}
+
+// StorageConfig bounds what the leaf's streams may hold.
+type StorageConfig struct {
+	// TelemetryBytes bounds SITE_TELEMETRY; beyond it the oldest records are dropped
+	// and counted. Default 268435456 (256 MiB).
+	TelemetryBytes int64 `json:"telemetryBytes"`
+}
+
+// DefaultConfig is what a configuration file is decoded over.
+func DefaultConfig() Config {
+	return Config{
+		DataDir: "/var/lib/petiole", LogLevel: "info",
+		NodeAPI: NodeAPIConfig{Listen: "127.0.0.1:10441"},
+		Storage: StorageConfig{TelemetryBytes: 256 << 20},
+	}
+}
+
+// Validate reports every bad field with its value.
+func (c Config) Validate() error {
+	var p configfile.Problems
+	p.Name("site", c.Site)
+	p.Name("node", c.Node)
+	p.Required("dataDir", c.DataDir)
+	if _, err := zapcore.ParseLevel(c.LogLevel); err != nil {
+		p.Add("logLevel", c.LogLevel, "must be debug, info, warn or error")
+	}
+	switch {
+	case (c.NATS.ConfigFile == "") == (c.NATS.URL == ""):
+		p.Add("nats.configFile", c.NATS.ConfigFile, "exactly one of nats.configFile and nats.url must be set")
+	case c.NATS.ConfigFile != "":
+		p.File("nats.configFile", c.NATS.ConfigFile)
+	}
+	if c.NATS.PasswordFile != "" {
+		p.File("nats.passwordFile", c.NATS.PasswordFile)
+	}
+	if !loopback(c.NodeAPI.Listen) {
+		p.Add("nodeAPI.listen", c.NodeAPI.Listen, "must be a loopback address and a port")
+	}
+	if c.Kubelet.ConfigFile != "" {
+		p.File("kubelet.configFile", c.Kubelet.ConfigFile)
+	}
+	if c.Storage.TelemetryBytes < 1<<20 {
+		p.Add("storage.telemetryBytes", c.Storage.TelemetryBytes, "must be at least 1048576")
+	}
+	return p.Err()
+}
+
+func loopback(listen string) bool {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil || port == "" {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}

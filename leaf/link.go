@@ -1,0 +1,99 @@
+package leaf
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"go.uber.org/zap"
+)
+
+// linkPoll is how often the embedded server is asked for its leaf connection.
+const linkPoll = 200 * time.Millisecond
+
+// link knows whether the site is connected to the hub.
+//
+// With the embedded server it is exact. With a nats-server of the gateway's own it
+// cannot know, and says up: callers find out by sending.
+type link struct {
+	server *server.Server
+	log    *zap.Logger
+
+	mu      sync.Mutex
+	up      bool
+	conn    uint64 // the leaf connection's id: a new one is a change
+	since   time.Time
+	changed chan struct{} // closed and replaced at each change
+}
+
+func newLink(s *server.Server, log *zap.Logger) *link {
+	return &link{server: s, log: log, up: s == nil, since: time.Now(), changed: make(chan struct{})}
+}
+
+// Run follows the link until ctx ends.
+func (l *link) Run(ctx context.Context) error {
+	if l.server == nil {
+		<-ctx.Done()
+		return nil
+	}
+	tick := time.NewTicker(linkPoll)
+	defer tick.Stop()
+	for {
+		l.set(l.connection())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// connection is the id of the connection to the hub, 0 when there is none.
+func (l *link) connection() uint64 {
+	if l.server.NumLeafNodes() == 0 {
+		return 0
+	}
+	z, err := l.server.Leafz(nil)
+	if err != nil || len(z.Leafs) == 0 {
+		return 0
+	}
+	return z.Leafs[0].ID
+}
+
+func (l *link) set(conn uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.conn == conn {
+		return
+	}
+	l.conn = conn
+	up := conn != 0
+	l.log.Info("link changed", zap.Bool("up", up), zap.Duration("after", time.Since(l.since).Round(time.Millisecond)))
+	l.up, l.since = up, time.Now()
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// State returns whether the link is up, since when, and a channel that is closed at
+// the next change.
+func (l *link) State() (up bool, since time.Time, changed <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.up, l.since, l.changed
+}
+
+// WaitUp blocks until the link is up or ctx ends.
+func (l *link) WaitUp(ctx context.Context) error {
+	for {
+		up, _, changed := l.State()
+		if up {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		}
+	}
+}

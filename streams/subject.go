@@ -1,0 +1,223 @@
+package streams
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// The first tokens of the subjects that cross the link, and of the local ones
+// that the leaf's own streams capture. A local subject is never captured at the
+// hub: if both ends stored it, the local acknowledgement would win and the hub
+// would never get the message.
+const (
+	desiredPrefix        = "desired"
+	reportedPrefix       = "reported"
+	telemetryPrefix      = "telemetry"
+	presencePrefix       = "presence"
+	requestPrefix        = "request"
+	syncPrefix           = "sync"
+	localReportedPrefix  = "local.reported"
+	localTelemetryPrefix = "local.telemetry"
+
+	// partToken follows an object's subject in the subjects of its parts.
+	partToken = "=part"
+
+	// NoValue stands for an empty node, namespace or (core) group in a subject.
+	NoValue = "_"
+)
+
+// ErrSubject reports a subject that is not of this contract.
+var ErrSubject = errors.New("not a petiole subject")
+
+// Ref names one Kubernetes object in subject space. Node is the node that the
+// object is bound to, empty for objects of the whole site. Group is empty for the
+// core API group, Namespace for cluster-scoped resources.
+type Ref struct {
+	Node, Group, Resource, Namespace, Name string
+}
+
+// String is the reference as people write it: group/resource namespace/name.
+func (r Ref) String() string {
+	s := r.Resource
+	if r.Group != "" {
+		s = r.Resource + "." + r.Group
+	}
+	if r.Namespace != "" {
+		return s + " " + r.Namespace + "/" + r.Name
+	}
+	return s + " " + r.Name
+}
+
+// Validate reports the first field that cannot be part of a subject.
+func (r Ref) Validate() error {
+	switch {
+	case r.Resource == "":
+		return fmt.Errorf("resource is empty in %+v: %w", r, ErrSubject)
+	case r.Name == "":
+		return fmt.Errorf("name is empty in %+v: %w", r, ErrSubject)
+	}
+	return nil
+}
+
+func (r Ref) tokens() string {
+	return strings.Join([]string{
+		EscapeToken(r.Node), EscapeToken(r.Group), EscapeToken(r.Resource), EscapeToken(r.Namespace), EscapeToken(r.Name),
+	}, ".")
+}
+
+func parseRef(tokens []string) (Ref, error) {
+	if len(tokens) != 5 {
+		return Ref{}, fmt.Errorf("%d tokens where node.group.resource.namespace.name has 5: %w", len(tokens), ErrSubject)
+	}
+	var v [5]string
+	for i, t := range tokens {
+		s, err := UnescapeToken(t)
+		if err != nil {
+			return Ref{}, err
+		}
+		v[i] = s
+	}
+	r := Ref{Node: v[0], Group: v[1], Resource: v[2], Namespace: v[3], Name: v[4]}
+	return r, r.Validate()
+}
+
+// DesiredSubject is where the bridge publishes an object for a site.
+func DesiredSubject(site string, r Ref) string {
+	return desiredPrefix + "." + EscapeToken(site) + "." + r.tokens()
+}
+
+// DesiredFilter matches everything that is desired at a site.
+func DesiredFilter(site string) string { return desiredPrefix + "." + EscapeToken(site) + ".>" }
+
+// DesiredResourceFilter matches one resource at a site: of one node, of the whole
+// site (node NoValue) or of any node (node "*").
+func DesiredResourceFilter(site, node, group, resource string) string {
+	if node != "*" && node != NoValue {
+		node = EscapeToken(node)
+	}
+	return strings.Join([]string{desiredPrefix, EscapeToken(site), node, EscapeToken(group), EscapeToken(resource), ">"}, ".")
+}
+
+// ReportedSubject is where a site's forwarder publishes an object's state at the hub.
+func ReportedSubject(site string, r Ref) string {
+	return reportedPrefix + "." + EscapeToken(site) + "." + r.tokens()
+}
+
+// LocalReportedSubject is where producers at a site report an object's state.
+func LocalReportedSubject(r Ref) string { return localReportedPrefix + "." + r.tokens() }
+
+// LocalTelemetrySubject is where producers at a site publish records of a kind
+// ("sample", "audit", ...) about a source, for example ("sample", namespace, device).
+func LocalTelemetrySubject(kind string, source ...string) string {
+	return localTelemetryPrefix + "." + joinEscaped(kind, source)
+}
+
+// TelemetrySubject is the same record's subject at the hub.
+func TelemetrySubject(site, kind string, source ...string) string {
+	return telemetryPrefix + "." + EscapeToken(site) + "." + joinEscaped(kind, source)
+}
+
+// PresenceSubject carries a site's heartbeat. It is not stored.
+func PresenceSubject(site string) string { return presencePrefix + "." + EscapeToken(site) }
+
+// SiteOfPresence is the site a heartbeat's subject names.
+func SiteOfPresence(subject string) (string, error) { return siteOf(presencePrefix, subject) }
+
+// RequestSubject is where a site asks the bridge something and waits for the answer.
+func RequestSubject(site, verb string) string {
+	return requestPrefix + "." + EscapeToken(site) + "." + EscapeToken(verb)
+}
+
+// ParseRequest is the inverse of RequestSubject.
+func ParseRequest(subject string) (site, verb string, err error) {
+	t := strings.Split(subject, ".")
+	if len(t) != 3 || t[0] != requestPrefix {
+		return "", "", fmt.Errorf("request subject %q: %w", subject, ErrSubject)
+	}
+	if site, err = UnescapeToken(t[1]); err != nil {
+		return "", "", err
+	}
+	verb, err = UnescapeToken(t[2])
+	return site, verb, err
+}
+
+// SyncSubject is the deliver subject of a site's durable consumer on DESIRED.
+func SyncSubject(site string) string { return syncPrefix + "." + EscapeToken(site) }
+
+// ForwardSubject maps a local subject to the one the forwarder publishes at the hub.
+func ForwardSubject(site, local string) (string, error) {
+	for l, h := range map[string]string{localReportedPrefix: reportedPrefix, localTelemetryPrefix: telemetryPrefix} {
+		if rest, ok := strings.CutPrefix(local, l+"."); ok && rest != "" {
+			return h + "." + EscapeToken(site) + "." + rest, nil
+		}
+	}
+	return "", fmt.Errorf("local subject %q: %w", local, ErrSubject)
+}
+
+// ParseDesired is the inverse of DesiredSubject.
+func ParseDesired(subject string) (site string, r Ref, err error) {
+	return parseObject(desiredPrefix, subject)
+}
+
+// ParseReported is the inverse of ReportedSubject.
+func ParseReported(subject string) (site string, r Ref, err error) {
+	return parseObject(reportedPrefix, subject)
+}
+
+// ParseLocalReported is the inverse of LocalReportedSubject.
+func ParseLocalReported(subject string) (Ref, error) {
+	rest, ok := strings.CutPrefix(subject, localReportedPrefix+".")
+	if !ok {
+		return Ref{}, fmt.Errorf("subject %q is not below %s: %w", subject, localReportedPrefix, ErrSubject)
+	}
+	r, err := parseRef(strings.Split(rest, "."))
+	if err != nil {
+		return Ref{}, fmt.Errorf("subject %q: %w", subject, err)
+	}
+	return r, nil
+}
+
+// IsPart reports whether a subject holds a part of a large object, which Load
+// reads by itself: a consumer acknowledges it and goes on.
+func IsPart(subject string) bool { return strings.Contains(subject, "."+partToken+".") }
+
+func partSubject(subject string, i int) string {
+	return fmt.Sprintf("%s.%s.%d", subject, partToken, i)
+}
+
+func parseObject(prefix, subject string) (string, Ref, error) {
+	t := strings.Split(subject, ".")
+	if len(t) < 2 || t[0] != prefix {
+		return "", Ref{}, fmt.Errorf("subject %q is not below %s: %w", subject, prefix, ErrSubject)
+	}
+	site, err := UnescapeToken(t[1])
+	if err != nil {
+		return "", Ref{}, fmt.Errorf("subject %q: %w", subject, err)
+	}
+	if site == "" {
+		return "", Ref{}, fmt.Errorf("subject %q has no site: %w", subject, ErrSubject)
+	}
+	r, err := parseRef(t[2:])
+	if err != nil {
+		return "", Ref{}, fmt.Errorf("subject %q: %w", subject, err)
+	}
+	return site, r, nil
+}
+
+func siteOf(prefix, subject string) (string, error) {
+	t := strings.Split(subject, ".")
+	if len(t) != 2 || t[0] != prefix {
+		return "", fmt.Errorf("subject %q is not %s.<site>: %w", subject, prefix, ErrSubject)
+	}
+	return UnescapeToken(t[1])
+}
+
+func joinEscaped(kind string, source []string) string {
+	t := make([]string, 0, len(source)+1)
+	t = append(t, EscapeToken(kind))
+	for _, s := range source {
+		t = append(t, EscapeToken(s))
+	}
+	return strings.Join(t, ".")
+}
