@@ -122,7 +122,8 @@ func (m Message) checkObject() error {
 	if o.Metadata.Name != m.Name {
 		return fmt.Errorf("%w: %s: metadata.name is %q", ErrUndecodable, m.Ref, o.Metadata.Name)
 	}
-	if m.UID != "" && o.Metadata.UID != m.UID {
+	// An object made at the site has no uid of its own yet; the header then names its owner's.
+	if o.Metadata.UID != "" && m.UID != "" && o.Metadata.UID != m.UID {
 		return fmt.Errorf("%w: %s: metadata.uid is %q, header %s is %q", ErrUndecodable, m.Ref, o.Metadata.UID, HeaderUID, m.UID)
 	}
 	return nil

@@ -11,7 +11,7 @@ import (
 
 	"k8s.io/component-base/cli"
 	_ "k8s.io/component-base/logs/json/register"          // the JSON log format of KubeletConfiguration
-	_ "k8s.io/component-base/metrics/prometheus/restclient" // metrics of its API client
+	_ "k8s.io/component-base/metrics/prometheus/clientgo" // metrics of its API client
 	_ "k8s.io/component-base/metrics/prometheus/version"
 	"k8s.io/kubernetes/cmd/kubelet/app"
 )

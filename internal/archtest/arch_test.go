@@ -1,0 +1,115 @@
+package archtest
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"path"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/petiole-io/petiole"
+
+type pkg struct {
+	ImportPath string
+	Doc        string
+	Imports    []string
+}
+
+// rel is the package's folder in the module.
+func (p pkg) rel() string { return strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/") }
+
+// ours says which of our own packages each folder may import, as prefixes. The first
+// prefix that matches a package decides; a folder that no rule names may import all.
+var ours = []struct {
+	folder  string
+	allowed []string
+}{
+	{"streams", nil},
+	{"devices/api", nil},
+	{"devices/modbus", []string{"devices"}},
+	{"devices", []string{"devices"}},
+	{"bridge", []string{"bridge", "streams", "devices/api", "internal/configfile", "internal/version"}},
+	{"leaf/node/kubelet", nil},
+	{"leaf/nodeapi", []string{"leaf/nodeapi", "streams"}},
+	{"leaf", []string{"leaf", "devices", "streams", "internal/configfile", "internal/version"}},
+	{"cmd/bridge", []string{"bridge", "internal/configfile", "internal/version", "internal/logging"}},
+	{"cmd/leaf", []string{"leaf", "internal/configfile", "internal/version", "internal/logging"}},
+}
+
+// fenced says which folders alone may import an outside library.
+var fenced = map[string][]string{
+	"github.com/nats-io/nats-server/v2": {"leaf", "internal/natstest", "internal/lab"},
+	"k8s.io/kubernetes":                 {"leaf/node/kubelet", "internal/lab", "cmd/lab"},
+	"github.com/goburrow/modbus":        {"devices/modbus"},
+	"go.etcd.io/etcd":                   {"internal/lab", "cmd/lab"},
+}
+
+func TestImports(t *testing.T) {
+	for _, p := range list(t) {
+		for _, imp := range p.Imports {
+			if rest, ok := strings.CutPrefix(imp, module+"/"); ok {
+				if !allowed(p.rel(), rest) {
+					t.Errorf("%s imports %s: docs/architecture.md does not allow it", p.rel(), rest)
+				}
+				continue
+			}
+			for lib, folders := range fenced {
+				if under(imp, lib) && !underAny(p.rel(), folders) {
+					t.Errorf("%s imports %s, which only %v may", p.rel(), imp, folders)
+				}
+			}
+		}
+	}
+}
+
+func TestEveryPackageSaysWhatItIs(t *testing.T) {
+	for _, p := range list(t) {
+		if p.Doc == "" && p.rel() != "internal/archtest" {
+			t.Errorf("%s has no package comment", p.rel())
+		}
+	}
+}
+
+func allowed(folder, imported string) bool {
+	for _, rule := range ours {
+		if under(folder, rule.folder) {
+			return underAny(imported, rule.allowed)
+		}
+	}
+	return true
+}
+
+func underAny(name string, folders []string) bool {
+	for _, f := range folders {
+		if under(name, f) {
+			return true
+		}
+	}
+	return false
+}
+
+func under(name, folder string) bool { return name == folder || strings.HasPrefix(name, folder+"/") }
+
+// list reads the module's packages, without their tests.
+func list(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Doc,Imports", "./...")
+	cmd.Dir = path.Join("..", "..")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []pkg
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}

@@ -1,0 +1,55 @@
+package field
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// stateBucket is the key-value bucket of the device worker's memory: which desired
+// values it has dealt with, so that a restart or a message delivered again writes
+// nothing twice.
+const stateBucket = "device-state"
+
+type state struct{ kv jetstream.KeyValue }
+
+func openState(ctx context.Context, js jetstream.JetStream) (*state, error) {
+	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: stateBucket, Description: "Desired values that the device worker has dealt with", History: 1,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open bucket %s: %w", stateBucket, err)
+	}
+	return &state{kv}, nil
+}
+
+// Load returns nil without an error when there is no such key.
+func (s *state) Load(ctx context.Context, key string) ([]byte, error) {
+	e, err := s.kv.Get(ctx, key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s of bucket %s: %w", key, stateBucket, err)
+	}
+	return e.Value(), nil
+}
+
+// Save returns when the value is stored. With the site's sync_interval "always" it is
+// then on disk.
+func (s *state) Save(ctx context.Context, key string, value []byte) error {
+	if _, err := s.kv.Put(ctx, key, value); err != nil {
+		return fmt.Errorf("write %s of bucket %s: %w", key, stateBucket, err)
+	}
+	return nil
+}
+
+// Delete forgets the key and its history.
+func (s *state) Delete(ctx context.Context, key string) error {
+	if err := s.kv.Purge(ctx, key); err != nil {
+		return fmt.Errorf("delete %s of bucket %s: %w", key, stateBucket, err)
+	}
+	return nil
+}

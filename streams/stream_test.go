@@ -1,0 +1,153 @@
+package streams_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/streams"
+)
+
+func hub(t *testing.T) (context.Context, jetstream.JetStream) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	t.Cleanup(cancel)
+	js, err := jetstream.New(natstest.StartHub(t, "plant-a").Connect(t, "bridge"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := streams.Ensure(ctx, js, streams.HubStreams(streams.HubLimits{})); err != nil {
+		t.Fatal(err)
+	}
+	return ctx, js
+}
+
+func configMap(size int) streams.Message {
+	data := make([]byte, size)
+	for i := range data {
+		data[i] = byte('a' + rand.IntN(26))
+	}
+	body, _ := json.Marshal(map[string]any{"metadata": map[string]any{"name": "big.one", "uid": "u1"}, "data": string(data)})
+	return streams.Message{
+		Ref: streams.Ref{Resource: "configmaps", Namespace: "default", Name: "big.one"},
+		Op:  streams.OpPut, UID: "u1", Version: "7", Epoch: "e", Hash: "h", Object: body,
+	}
+}
+
+// TestLargeObjectIsDelivered stores an object above max_payload and reads it back.
+func TestLargeObjectIsDelivered(t *testing.T) {
+	ctx, js := hub(t)
+	s, err := js.Stream(ctx, streams.Desired)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int{10, 3 << 20} {
+		want := configMap(size)
+		subject := streams.DesiredSubject("plant-a", want.Ref)
+		if _, err := streams.Put(ctx, js, subject, want); err != nil {
+			t.Fatal(err)
+		}
+		raw, err := s.GetLastMsgForSubject(ctx, subject)
+		if err != nil {
+			t.Fatal(err)
+		}
+		site, got, err := streams.Load(ctx, s, raw.Subject, raw.Header, raw.Data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if site != "plant-a" || got.Ref != want.Ref || got.UID != "u1" || got.Version != "7" || !bytes.Equal(got.Object, want.Object) {
+			t.Errorf("object of %d bytes came back as site %q, %+v, %d bytes", size, site, got.Ref, len(got.Object))
+		}
+	}
+}
+
+// TestPartsOfANewerVersionAreNotMixed reads a message whose parts were overwritten.
+func TestPartsOfANewerVersionAreNotMixed(t *testing.T) {
+	ctx, js := hub(t)
+	s, err := js.Stream(ctx, streams.Desired)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := configMap(2 << 20)
+	subject := streams.DesiredSubject("plant-a", m.Ref)
+	if _, err := streams.Put(ctx, js, subject, m); err != nil {
+		t.Fatal(err)
+	}
+	older, err := s.GetLastMsgForSubject(ctx, subject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := streams.Put(ctx, js, subject, configMap(2<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := streams.Load(ctx, s, older.Subject, older.Header, older.Data); !errors.Is(err, streams.ErrSuperseded) {
+		t.Errorf("Load of a superseded message: %v, want ErrSuperseded", err)
+	}
+}
+
+// TestEnsureRepairsDrift changes a stream behind the catalog's back.
+func TestEnsureRepairsDrift(t *testing.T) {
+	ctx, js := hub(t)
+	want := streams.HubStreams(streams.HubLimits{})[0]
+	drifted := want
+	drifted.MaxMsgsPerSubject, drifted.AllowDirect = 5, false
+	if _, err := js.UpdateStream(ctx, drifted); err != nil {
+		t.Fatal(err)
+	}
+	if err := streams.Ensure(ctx, js, streams.HubStreams(streams.HubLimits{})); err != nil {
+		t.Fatal(err)
+	}
+	s, err := js.Stream(ctx, streams.Desired)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.CachedInfo().Config; got.MaxMsgsPerSubject != 1 || !got.AllowDirect {
+		t.Errorf("after Ensure: max_msgs_per_subject %d, allow_direct %t", got.MaxMsgsPerSubject, got.AllowDirect)
+	}
+}
+
+// TestSetAsideKeepsTheMessage finds a poison message with its reason and its headers.
+func TestSetAsideKeepsTheMessage(t *testing.T) {
+	ctx, js := hub(t)
+	header := map[string][]string{"Nats-Expected-Last-Sequence": {"99"}, streams.HeaderOp: {"bogus"}}
+	reason := fmt.Errorf("%w: header", streams.ErrUndecodable)
+	if err := streams.SetAside(ctx, js, streams.Quarantine, "desired.plant-a.x", header, []byte("{"), reason); err != nil {
+		t.Fatal(err)
+	}
+	s, err := js.Stream(ctx, streams.Quarantine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := s.GetLastMsgForSubject(ctx, "quarantine.desired.plant-a.x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(raw.Data) != "{" || raw.Header.Get("Original-"+streams.HeaderOp) != "bogus" || raw.Header.Get("Petiole-Reason") != reason.Error() {
+		t.Errorf("set aside as %v %q", raw.Header, raw.Data)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add("desired.a._._.configmaps.default.x", "put", "u", []byte(`{"metadata":{"name":"x","uid":"u"}}`))
+	f.Add("local.reported.n._.pods.default.x", "delete", "", []byte(nil))
+	f.Fuzz(func(t *testing.T, subject, op, uid string, body []byte) {
+		_, m, err := streams.Decode(subject, map[string][]string{streams.HeaderOp: {op}, streams.HeaderUID: {uid}}, body)
+		if err != nil {
+			if !errors.Is(err, streams.ErrUndecodable) {
+				t.Fatalf("Decode(%q) = %v, want ErrUndecodable", subject, err)
+			}
+			return
+		}
+		if err := m.Ref.Validate(); err != nil {
+			t.Fatalf("Decode(%q) accepted %+v: %v", subject, m.Ref, err)
+		}
+	})
+}
