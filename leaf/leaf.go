@@ -21,6 +21,9 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/modbus"
+	"github.com/petiole-io/petiole/leaf/field"
 	"github.com/petiole-io/petiole/leaf/node"
 	"github.com/petiole-io/petiole/leaf/nodeapi"
 	"github.com/petiole-io/petiole/streams"
@@ -96,17 +99,10 @@ func (l *Leaf) ensureStreams(ctx context.Context, js jetstream.JetStream) error 
 }
 
 func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, link *link) error {
-	api, err := nodeapi.New(nodeapi.Config{
-		Site: l.cfg.Site, Node: l.cfg.Node, JS: js, NC: nc,
+	api := nodeapi.New(nodeapi.Config{
+		Site: l.cfg.Site, Node: l.cfg.Node, JS: js,
 		DataDir: l.cfg.DataDir, Listen: l.cfg.NodeAPI.Listen, Log: l.log.Named("nodeapi"),
 	})
-	if err != nil {
-		return err
-	}
-	kubeconfig := filepath.Join(l.cfg.DataDir, KubeconfigName)
-	if err := api.WriteKubeconfig(kubeconfig); err != nil {
-		return err
-	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return link.Run(ctx) })
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
@@ -114,22 +110,42 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 		group.Go(func() error { return f.Run(ctx) })
 	}
 	group.Go(func() error { return api.Run(ctx) })
+	quarantined := []counter{api}
+	if !l.cfg.Devices.Disabled {
+		f := field.New(field.Config{
+			Site: l.cfg.Site, Node: l.cfg.Node, JS: js, Log: l.log.Named("devices"),
+			Drivers: []devices.Driver{modbus.New(l.log.Named("modbus"))},
+		})
+		quarantined = append(quarantined, f)
+		group.Go(func() error { return f.Run(ctx) })
+	}
 	heartbeat := &presence{
 		site: l.cfg.Site, boot: nuid.Next(), version: l.version,
-		nc: nc, js: js, link: link, node: api, log: l.log,
+		nc: nc, js: js, link: link, node: api, quarantined: quarantined, log: l.log,
 	}
 	group.Go(func() error { return heartbeat.Run(ctx) })
-	if l.cfg.Kubelet.ConfigFile != "" {
-		k := &node.Kubelet{
-			Node: l.cfg.Node, ConfigFile: l.cfg.Kubelet.ConfigFile, Kubeconfig: kubeconfig,
-			Args: l.cfg.Kubelet.Args, Log: l.log,
-		}
-		group.Go(func() error {
-			if err := api.WaitReady(ctx); err != nil {
-				return nil // ctx ended first
-			}
-			return k.Run(ctx)
-		})
-	}
+	group.Go(func() error { return l.runKubelet(ctx, api) })
 	return group.Wait()
+}
+
+// runKubelet waits for the node API and then runs the kubelet against it. The
+// kubeconfig is written in any case: a stock kubelet may use it.
+func (l *Leaf) runKubelet(ctx context.Context, api *nodeapi.API) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-api.Ready():
+	}
+	kubeconfig := filepath.Join(l.cfg.DataDir, KubeconfigName)
+	if err := api.WriteKubeconfig(kubeconfig, "system:node:"+l.cfg.Node); err != nil {
+		return err
+	}
+	if l.cfg.Kubelet.ConfigFile == "" {
+		return nil
+	}
+	k := &node.Kubelet{
+		Node: l.cfg.Node, ConfigFile: l.cfg.Kubelet.ConfigFile, Kubeconfig: kubeconfig,
+		Args: l.cfg.Kubelet.Args, Log: l.log,
+	}
+	return k.Run(ctx)
 }

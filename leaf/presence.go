@@ -21,15 +21,18 @@ type presence struct {
 	js                  jetstream.JetStream
 	link                *link
 	node                nodeState
+	quarantined         []counter
 	log                 *zap.Logger
 }
 
 // nodeState is what the node API knows of its node.
 type nodeState interface {
 	Applied() uint64
-	Quarantined() uint64
 	Leases() []streams.NodePresence
 }
+
+// counter counts the messages that a part of the leaf could not read.
+type counter interface{ Quarantined() uint64 }
 
 // Run sends at each change of the link and every streams.PresenceInterval.
 func (p *presence) Run(ctx context.Context) error {
@@ -54,7 +57,10 @@ func (p *presence) Run(ctx context.Context) error {
 func (p *presence) send(ctx context.Context, linkSince time.Time) error {
 	msg := streams.Presence{
 		Site: p.site, Time: time.Now(), Version: p.version, Boot: p.boot, LinkSince: linkSince,
-		Nodes: p.node.Leases(), Applied: p.node.Applied(), Quarantined: p.node.Quarantined(),
+		Nodes: p.node.Leases(), Applied: p.node.Applied(),
+	}
+	for _, c := range p.quarantined {
+		msg.Quarantined += c.Quarantined()
 	}
 	var err error
 	if msg.ReportedPending, err = p.pending(ctx, streams.SiteReported); err != nil {

@@ -1,0 +1,218 @@
+package nodeapi
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"weak"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+)
+
+// media is a form in which answers are written.
+type media int
+
+const (
+	mediaNone media = iota
+	mediaJSON
+	mediaProto
+	mediaTable
+)
+
+const (
+	jsonType  = runtime.ContentTypeJSON
+	protoType = runtime.ContentTypeProtobuf
+)
+
+// accepted picks the first form of an Accept header that can be served: protobuf for
+// known types only, tables where the request may have one.
+func accepted(header string, kind schema.GroupVersionKind, table bool) media {
+	if header == "" {
+		return mediaJSON
+	}
+	for part := range strings.SplitSeq(header, ",") {
+		name, params, err := mime.ParseMediaType(part)
+		if err != nil {
+			continue
+		}
+		if as := params["as"]; as != "" {
+			if table && as == "Table" && name == jsonType && params["g"] == metav1.GroupName && params["v"] == "v1" {
+				return mediaTable
+			}
+			continue
+		}
+		switch {
+		case name == protoType && scheme.Recognizes(kind):
+			return mediaProto
+		case name == jsonType, name == "application/*", name == "*/*":
+			return mediaJSON
+		}
+	}
+	return mediaNone
+}
+
+// protobuf is the object in protobuf, shared by those who hold it at the same time.
+func (o *object) protobuf() ([]byte, error) {
+	if p := o.proto.Load(); p != nil {
+		if b := p.Value(); b != nil {
+			return *b, nil
+		}
+	}
+	obj, err := typed(o.kind, o.json)
+	if err != nil {
+		return nil, err
+	}
+	var buf bytes.Buffer
+	if err := protoCodec.Encode(obj, &buf); err != nil {
+		return nil, fmt.Errorf("encode %s %s: %w", o.kind.Kind, o.key, err)
+	}
+	b := buf.Bytes()
+	p := weak.Make(&b)
+	o.proto.Store(&p)
+	return b, nil
+}
+
+func (o *object) in(m media) ([]byte, error) {
+	if m == mediaProto {
+		return o.protobuf()
+	}
+	return o.json, nil
+}
+
+// writeObject answers with one object.
+func writeObject(w http.ResponseWriter, code int, m media, o *object) error {
+	body, err := o.in(m)
+	if err != nil {
+		return err
+	}
+	return writeBody(w, code, m, body)
+}
+
+// writeTyped answers with an object that has a Go type.
+func writeTyped(w http.ResponseWriter, code int, m media, obj runtime.Object) error {
+	body, err := encodeTyped(m, obj)
+	if err != nil {
+		return err
+	}
+	return writeBody(w, code, m, body)
+}
+
+func encodeTyped(m media, obj runtime.Object) ([]byte, error) {
+	if m != mediaProto {
+		return json.Marshal(obj)
+	}
+	var buf bytes.Buffer
+	err := protoCodec.Encode(obj, &buf)
+	return buf.Bytes(), err
+}
+
+func writeBody(w http.ResponseWriter, code int, m media, body []byte) error {
+	w.Header().Set("Content-Type", map[bool]string{true: protoType, false: jsonType}[m == mediaProto])
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(code)
+	_, err := w.Write(body)
+	return err
+}
+
+// writeList answers with a list, without assembling it first when it is JSON.
+func writeList(w http.ResponseWriter, m media, r resource, objects []*object, rv uint64) error {
+	if m == mediaProto {
+		return writeProtoList(w, r, objects, rv)
+	}
+	w.Header().Set("Content-Type", jsonType)
+	w.WriteHeader(http.StatusOK)
+	if _, err := fmt.Fprintf(w, `{"kind":%q,"apiVersion":%q,"metadata":{"resourceVersion":"%d"},"items":[`,
+		r.kind+"List", r.GroupVersion().String(), rv); err != nil {
+		return err
+	}
+	for i, o := range objects {
+		if i > 0 {
+			if _, err := io.WriteString(w, ","); err != nil {
+				return err
+			}
+		}
+		if _, err := w.Write(o.json); err != nil {
+			return err
+		}
+	}
+	_, err := io.WriteString(w, "]}\n")
+	return err
+}
+
+func writeProtoList(w http.ResponseWriter, r resource, objects []*object, rv uint64) error {
+	kind := r.GroupVersion().WithKind(r.kind + "List")
+	list, err := scheme.New(kind)
+	if err != nil {
+		return err
+	}
+	items := make([]runtime.Object, 0, len(objects))
+	for _, o := range objects {
+		item, err := typed(o.kind, o.json)
+		if err != nil {
+			return err
+		}
+		items = append(items, item)
+	}
+	if err := meta.SetList(list, items); err != nil {
+		return err
+	}
+	list.GetObjectKind().SetGroupVersionKind(kind)
+	acc, err := meta.ListAccessor(list)
+	if err != nil {
+		return err
+	}
+	acc.SetResourceVersion(strconv.FormatUint(rv, 10))
+	return writeTyped(w, http.StatusOK, mediaProto, list)
+}
+
+// writeFrame writes one watch event whose object is encoded already.
+func writeFrame(w io.Writer, m media, kind watch.EventType, object []byte) error {
+	if m == mediaProto {
+		body, err := (&metav1.WatchEvent{Type: string(kind), Object: runtime.RawExtension{Raw: object}}).Marshal()
+		if err != nil {
+			return err
+		}
+		if _, err := w.Write(binary.BigEndian.AppendUint32(nil, uint32(len(body)))); err != nil {
+			return err
+		}
+		_, err = w.Write(body)
+		return err
+	}
+	if _, err := fmt.Fprintf(w, `{"type":%q,"object":`, string(kind)); err != nil {
+		return err
+	}
+	if _, err := w.Write(object); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, "}\n")
+	return err
+}
+
+// bookmark is the object of a BOOKMARK event: nothing but its kind and version.
+func bookmark(m media, kind schema.GroupVersionKind, rv uint64, initialEnd bool) ([]byte, error) {
+	pm := metav1.PartialObjectMetadata{}
+	pm.SetGroupVersionKind(kind)
+	pm.ResourceVersion = strconv.FormatUint(rv, 10)
+	if initialEnd {
+		pm.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: "true"}
+	}
+	body, err := json.Marshal(&pm)
+	if err != nil || m != mediaProto {
+		return body, err
+	}
+	obj, err := typed(kind, body)
+	if err != nil {
+		return nil, err
+	}
+	return encodeTyped(m, obj)
+}

@@ -1,0 +1,137 @@
+package nodeapi
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// identity is what the node API and its clients know each other by: made once, kept
+// in the data directory.
+type identity struct {
+	caPEM []byte
+	cert  tls.Certificate
+	// token is the bearer token of system:node:<node>.
+	token string
+}
+
+// loadIdentity reads the identity in dir, or makes it.
+func loadIdentity(dir, node string) (*identity, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make data directory: %w", err)
+	}
+	token, err := once(filepath.Join(dir, "kubelet.token"), func() ([]byte, error) {
+		b := make([]byte, 32)
+		_, err := rand.Read(b)
+		return []byte(hex.EncodeToString(b)), err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load bearer token: %w", err)
+	}
+	// One file, so that the authority and what it signed cannot differ.
+	bundle, err := once(filepath.Join(dir, "serving.pem"), func() ([]byte, error) { return newServing(node) })
+	if err != nil {
+		return nil, fmt.Errorf("load serving certificate: %w", err)
+	}
+	id := &identity{token: string(token)}
+	if id.cert, err = tls.X509KeyPair(bundle, bundle); err != nil {
+		return nil, fmt.Errorf("read serving certificate: %w", err)
+	}
+	if n := len(id.cert.Certificate); n != 2 {
+		return nil, fmt.Errorf("read serving certificate: %d certificates, want 2", n)
+	}
+	id.caPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: id.cert.Certificate[1]})
+	return id, nil
+}
+
+// once returns the content of a file, which it makes when it is missing.
+func once(path string, fill func() ([]byte, error)) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return b, err
+	}
+	if b, err = fill(); err != nil {
+		return nil, err
+	}
+	return b, writeFile(path, b)
+}
+
+// writeFile stores a private file so that after a power cut it is there in full or
+// not at all.
+func writeFile(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// newServing makes an authority and a serving certificate for loopback. They have
+// no age: a gateway without a battery for its clock starts in 1970, and must serve.
+func newServing(node string) ([]byte, error) {
+	from, to := time.Unix(0, 0), time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "petiole node API of " + node},
+		NotBefore: from, NotAfter: to, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
+	if err != nil {
+		return nil, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: node},
+		NotBefore: from, NotAfter: to, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames:    []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", node},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, leaf, ca, &key.PublicKey, caKey)
+	if err != nil {
+		return nil, err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	var out []byte
+	for _, b := range []*pem.Block{
+		{Type: "CERTIFICATE", Bytes: der}, {Type: "CERTIFICATE", Bytes: caDER}, {Type: "PRIVATE KEY", Bytes: keyDER},
+	} {
+		out = append(out, pem.EncodeToMemory(b)...)
+	}
+	return out, nil
+}

@@ -1,0 +1,122 @@
+package nodeapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"reflect"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+)
+
+// next is the object as the request wants it: the body of a PUT, or the current
+// object with the patch applied.
+func (q *request) next(current *object) (document, error) {
+	if q.verb == "update" {
+		return q.object()
+	}
+	patch, err := io.ReadAll(q.Body)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	kind := types.PatchType(mediaType(q.Header.Get("Content-Type")))
+	patched, err := applyPatch(kind, current, patch)
+	if err != nil {
+		return nil, err
+	}
+	return q.valid(patched)
+}
+
+func applyPatch(kind types.PatchType, current *object, patch []byte) (out []byte, err error) {
+	switch kind {
+	case types.StrategicMergePatchType:
+		if !scheme.Recognizes(current.kind) {
+			return nil, unsupportedMedia(string(kind))
+		}
+		obj, newErr := scheme.New(current.kind)
+		if newErr != nil {
+			return nil, newErr
+		}
+		out, err = strategicpatch.StrategicMergePatch(current.json, patch, obj)
+	case types.MergePatchType:
+		out, err = jsonpatch.MergePatch(current.json, patch)
+	case types.JSONPatchType:
+		var p jsonpatch.Patch
+		if p, err = jsonpatch.DecodePatch(patch); err == nil {
+			out, err = p.Apply(current.json)
+		}
+	default:
+		return nil, unsupportedMedia(string(kind))
+	}
+	if err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("apply patch: %v", err))
+	}
+	return out, nil
+}
+
+// sameJSON compares two values by meaning: order of keys, absent and null do not
+// count.
+func sameJSON(a, b json.RawMessage) bool {
+	if bytes.Equal(a, b) {
+		return true
+	}
+	var x, y any
+	if !empty(a) && utiljson.Unmarshal(a, &x) != nil || !empty(b) && utiljson.Unmarshal(b, &y) != nil {
+		return false
+	}
+	return reflect.DeepEqual(withoutNulls(x), withoutNulls(y))
+}
+
+// sameDocument compares two objects but for what a server sets.
+func sameDocument(a, b document) bool {
+	for k := range b {
+		if _, ok := a[k]; !ok && !empty(b[k]) {
+			return false
+		}
+	}
+	for k := range a {
+		if k != "metadata" && !sameJSON(a[k], b[k]) {
+			return false
+		}
+	}
+	x, errX := a.child("metadata")
+	y, errY := b.child("metadata")
+	if errX != nil || errY != nil {
+		return false
+	}
+	for _, m := range []document{x, y} {
+		clean(m)
+		delete(m, "uid")
+		delete(m, "creationTimestamp")
+	}
+	return sameJSON(x.encode(), y.encode())
+}
+
+// withoutNulls drops nulls and empty maps, which say nothing.
+func withoutNulls(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for k, item := range v {
+			item = withoutNulls(item)
+			if item == nil {
+				delete(v, k)
+				continue
+			}
+			v[k] = item
+		}
+		if len(v) == 0 {
+			return nil
+		}
+		return v
+	case []any:
+		for i := range v {
+			v[i] = withoutNulls(v[i])
+		}
+	}
+	return v
+}

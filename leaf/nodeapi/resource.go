@@ -1,0 +1,140 @@
+package nodeapi
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// resource is one served resource in the one version in which it is stored.
+type resource struct {
+	schema.GroupVersionResource
+	kind       string
+	short      []string
+	namespaced bool
+	// verbs beside get, list and watch.
+	verbs []string
+	// subs are the subresources, with their verbs.
+	subs map[string][]string
+	// virtual resources answer a create and store nothing.
+	virtual bool
+}
+
+func (r resource) gvk() schema.GroupVersionKind { return r.GroupVersion().WithKind(r.kind) }
+
+func (r resource) verbList() []string {
+	if r.virtual {
+		return r.verbs
+	}
+	return append([]string{"get", "list", "watch"}, r.verbs...)
+}
+
+func builtin(group, version, name, kind string, namespaced bool, short ...string) resource {
+	return resource{
+		GroupVersionResource: schema.GroupVersionResource{Group: group, Version: version, Resource: name},
+		kind:                 kind, namespaced: namespaced, short: short,
+	}
+}
+
+func (r resource) with(verbs ...string) resource { r.verbs = verbs; return r }
+
+func (r resource) under(name string, verbs ...string) resource {
+	r.subs = map[string][]string{name: verbs}
+	return r
+}
+
+func (r resource) answered() resource { r.virtual, r.verbs = true, []string{"create"}; return r }
+
+// The resources whose local state matters.
+var (
+	podsGR            = schema.GroupResource{Resource: "pods"}
+	nodesGR           = schema.GroupResource{Resource: "nodes"}
+	eventsGR          = schema.GroupResource{Resource: "events"}
+	configMapsGR      = schema.GroupResource{Resource: "configmaps"}
+	secretsGR         = schema.GroupResource{Resource: "secrets"}
+	leasesGR          = schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}
+	csiNodesGR        = schema.GroupResource{Group: "storage.k8s.io", Resource: "csinodes"}
+	resourceSlicesGR  = schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceslices"}
+	tokenReviewsGR    = schema.GroupResource{Group: "authentication.k8s.io", Resource: "tokenreviews"}
+	accessReviewsGR   = schema.GroupResource{Group: "authorization.k8s.io", Resource: "subjectaccessreviews"}
+	serviceAccountsGR = schema.GroupResource{Resource: "serviceaccounts"}
+)
+
+// builtins are what a kubelet and the usual clients of a node ask for. Others are
+// served as soon as an object of theirs arrives.
+var builtins = []resource{
+	builtin("", "v1", "pods", "Pod", true, "po").with("create", "delete").under("status", "get", "patch", "update"),
+	builtin("", "v1", "nodes", "Node", false, "no").with("create", "patch", "update").under("status", "get", "patch", "update"),
+	builtin("", "v1", "configmaps", "ConfigMap", true, "cm"),
+	builtin("", "v1", "secrets", "Secret", true),
+	builtin("", "v1", "services", "Service", true, "svc"),
+	builtin("", "v1", "endpoints", "Endpoints", true, "ep"),
+	builtin("", "v1", "serviceaccounts", "ServiceAccount", true, "sa").under("token", "create"),
+	builtin("", "v1", "namespaces", "Namespace", false, "ns"),
+	builtin("", "v1", "persistentvolumes", "PersistentVolume", false, "pv"),
+	builtin("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", true, "pvc"),
+	builtin("", "v1", "events", "Event", true, "ev").with("create", "patch", "update"),
+	builtin("coordination.k8s.io", "v1", "leases", "Lease", true).with("create", "delete", "patch", "update"),
+	builtin("storage.k8s.io", "v1", "csinodes", "CSINode", false).with("create", "patch", "update"),
+	builtin("storage.k8s.io", "v1", "csidrivers", "CSIDriver", false),
+	builtin("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", false),
+	builtin("storage.k8s.io", "v1", "storageclasses", "StorageClass", false, "sc"),
+	builtin("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", false),
+	builtin("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", true),
+	builtin("certificates.k8s.io", "v1", "podcertificaterequests", "PodCertificateRequest", true),
+	builtin("certificates.k8s.io", "v1", "clustertrustbundles", "ClusterTrustBundle", false),
+	builtin("resource.k8s.io", "v1", "resourceslices", "ResourceSlice", false).with("deletecollection"),
+	builtin("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim", true),
+	builtin("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", false).answered(),
+	builtin("authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", false).answered(),
+}
+
+// catalog knows the served resources by group and name. It is guarded by the
+// store's lock.
+type catalog map[schema.GroupResource]resource
+
+func newCatalog() catalog {
+	c := make(catalog, len(builtins))
+	for _, r := range builtins {
+		c[r.GroupResource()] = r
+	}
+	return c
+}
+
+func (c catalog) sorted() []resource {
+	out := make([]resource, 0, len(c))
+	for _, r := range c {
+		out = append(out, r)
+	}
+	slices.SortFunc(out, func(a, b resource) int {
+		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.Resource, b.Resource))
+	})
+	return out
+}
+
+// admit makes the resource of a desired object known. It refuses an object whose
+// body is of another group or version than its subject or its siblings.
+func (c catalog) admit(m streams.Message) error {
+	var tm struct{ APIVersion, Kind string }
+	if err := json.Unmarshal(m.Object, &tm); err != nil {
+		return fmt.Errorf("%w: %s: %w", streams.ErrUndecodable, m.Ref, err)
+	}
+	gv, err := schema.ParseGroupVersion(tm.APIVersion)
+	if err != nil || gv.Group != m.Group || gv.Version == "" || tm.Kind == "" {
+		return fmt.Errorf("%w: %s: apiVersion is %q, kind is %q", streams.ErrUndecodable, m.Ref, tm.APIVersion, tm.Kind)
+	}
+	gr := schema.GroupResource{Group: m.Group, Resource: m.Resource}
+	if r, ok := c[gr]; ok {
+		if r.Version != gv.Version || r.kind != tm.Kind || r.namespaced != (m.Namespace != "") || r.virtual {
+			return fmt.Errorf("%w: %s: is %s, where %s is served", streams.ErrUndecodable, m.Ref, gv.WithKind(tm.Kind), r.gvk())
+		}
+		return nil
+	}
+	c[gr] = resource{GroupVersionResource: gv.WithResource(m.Resource), kind: tm.Kind, namespaced: m.Namespace != ""}
+	return nil
+}

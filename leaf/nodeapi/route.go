@@ -1,0 +1,71 @@
+package nodeapi
+
+import (
+	"net/http"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// route is what the path of a resource request names.
+type route struct {
+	schema.GroupVersionResource
+	key
+	sub string
+}
+
+// parseRoute reads /api/v1/… and /apis/<group>/<version>/… below the version. ok is
+// false for paths that name no resource.
+func parseRoute(path string) (rt route, ok bool) {
+	parts := strings.Split(strings.Trim(path, "/"), "/")
+	switch {
+	case len(parts) > 2 && parts[0] == "api":
+		rt.Version, parts = parts[1], parts[2:]
+	case len(parts) > 3 && parts[0] == "apis":
+		rt.Group, rt.Version, parts = parts[1], parts[2], parts[3:]
+	default:
+		return route{}, false
+	}
+	// A namespace itself is /namespaces/<name>, with at most its status below.
+	if parts[0] == "namespaces" && len(parts) > 2 && parts[2] != "status" && parts[2] != "finalize" {
+		rt.namespace, parts = parts[1], parts[2:]
+	}
+	if len(parts) > 3 {
+		return route{}, false
+	}
+	rt.Resource = parts[0]
+	if len(parts) > 1 {
+		rt.name = parts[1]
+	}
+	if len(parts) > 2 {
+		rt.sub = parts[2]
+	}
+	return rt, true
+}
+
+// verbOf names the request as Kubernetes does.
+func verbOf(r *http.Request, named bool) string {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+		w := r.URL.Query().Get("watch")
+		switch {
+		case w == "true" || w == "1":
+			return "watch"
+		case named:
+			return "get"
+		}
+		return "list"
+	case http.MethodPost:
+		return "create"
+	case http.MethodPut:
+		return "update"
+	case http.MethodPatch:
+		return "patch"
+	case http.MethodDelete:
+		if named {
+			return "delete"
+		}
+		return "deletecollection"
+	}
+	return ""
+}

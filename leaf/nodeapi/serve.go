@@ -1,0 +1,141 @@
+package nodeapi
+
+import (
+	"crypto/subtle"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+
+	"go.uber.org/zap"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+// maxBody bounds a request, as the API server does.
+const maxBody = 3 << 20
+
+// request is one resource request with what its path named.
+type request struct {
+	*http.Request
+	resource
+	route
+	verb string
+	out  media
+}
+
+// ServeHTTP answers one request. It is the handler behind the TLS listener.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	a.inflight.RLock()
+	defer a.inflight.RUnlock()
+	select {
+	case <-a.closing:
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "the node API is stopping", http.StatusServiceUnavailable)
+		return
+	default:
+	}
+	if err := a.serve(w, r); err != nil && r.Context().Err() == nil {
+		status := statusOf(err)
+		if status.Code == http.StatusInternalServerError {
+			a.log.Error("request failed", zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.Error(err))
+		}
+		// The client is told as far as it still listens.
+		_ = writeError(w, err)
+	}
+}
+
+func (a *API) serve(w http.ResponseWriter, r *http.Request) error {
+	switch r.URL.Path {
+	case "/healthz", "/livez", "/readyz":
+		_, err := w.Write([]byte("ok"))
+		return err
+	}
+	if !a.authenticated(r) {
+		return apierrors.NewUnauthorized("a bearer token of this node is required")
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	rt, ok := parseRoute(r.URL.Path)
+	if !ok {
+		return a.discover(w, r)
+	}
+	res, ok := a.store.lookup(rt.GroupVersionResource)
+	if !ok {
+		return noSuchPath()
+	}
+	q := &request{Request: r, resource: res, route: rt, verb: verbOf(r, rt.name != "")}
+	if err := q.check(); err != nil {
+		return err
+	}
+	table := (q.verb == "get" || q.verb == "list") && q.sub == ""
+	if q.out = accepted(r.Header.Get("Accept"), res.gvk(), table); q.out == mediaNone {
+		return notAcceptable()
+	}
+	return a.dispatch(w, q)
+}
+
+// check refuses what is not served, before anything is read.
+func (q *request) check() error {
+	gr := q.resource.GroupResource()
+	if q.resource.namespaced && q.namespace == "" && (q.name != "" || q.verb == "create") {
+		return apierrors.NewBadRequest("the request must name a namespace")
+	}
+	if !q.resource.namespaced && q.namespace != "" {
+		return noSuchPath()
+	}
+	verbs := q.resource.verbList()
+	if q.sub != "" {
+		if verbs = q.resource.subs[q.sub]; verbs == nil {
+			if q.verb == "get" {
+				return noSuchPath()
+			}
+			return forbidden(gr, q.name)
+		}
+	}
+	switch {
+	case slices.Contains(verbs, q.verb):
+		return nil
+	case slices.Contains([]string{"create", "update", "patch", "delete", "deletecollection"}, q.verb):
+		return forbidden(gr, q.name)
+	}
+	return apierrors.NewMethodNotSupported(gr, q.Method)
+}
+
+func (a *API) dispatch(w http.ResponseWriter, q *request) error {
+	switch {
+	case q.sub == "token":
+		return a.createToken(w, q)
+	case q.resource.virtual:
+		return a.review(w, q)
+	}
+	switch q.verb {
+	case "get":
+		return a.get(w, q)
+	case "list":
+		return a.list(w, q)
+	case "watch":
+		return a.watch(w, q)
+	case "create":
+		return a.create(w, q)
+	case "update", "patch":
+		return a.change(w, q)
+	case "delete":
+		return a.remove(w, q)
+	case "deletecollection":
+		// Only of resources that have no objects here.
+		return writeList(w, q.out, q.resource, nil, a.store.revision())
+	}
+	return errors.New("verb " + q.verb + " has no handler")
+}
+
+// authenticated checks the bearer token, the only credential there is.
+func (a *API) authenticated(r *http.Request) bool {
+	have, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	return ok && a.ours(have)
+}
+
+func (a *API) ours(token string) bool {
+	return subtle.ConstantTimeCompare([]byte(token), []byte(a.id.token)) == 1
+}
+
+// user is who the node's token stands for.
+func (a *API) user() string { return "system:node:" + a.cfg.Node }

@@ -1,0 +1,172 @@
+package nodeapi
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/duration"
+)
+
+// tableRow makes the cells of one object.
+type tableRow func(o *object) ([]any, error)
+
+// writeTable answers as kubectl likes to print: for pods and nodes the columns that
+// people know, for others name and age.
+func writeTable(w http.ResponseWriter, q *request, objects []*object, rv uint64) error {
+	columns, row := tableOf(q.resource.GroupResource())
+	t := &metav1.Table{
+		TypeMeta:          metav1.TypeMeta{Kind: "Table", APIVersion: "meta.k8s.io/v1"},
+		ListMeta:          metav1.ListMeta{ResourceVersion: strconv.FormatUint(rv, 10)},
+		ColumnDefinitions: columns, Rows: []metav1.TableRow{},
+	}
+	for _, o := range objects {
+		cells, err := row(o)
+		if err != nil {
+			return err
+		}
+		meta, err := parseDocument(o.json)
+		if err != nil {
+			return err
+		}
+		partial := document{"metadata": meta["metadata"]}
+		partial.setText("kind", "PartialObjectMetadata")
+		partial.setText("apiVersion", "meta.k8s.io/v1")
+		t.Rows = append(t.Rows, metav1.TableRow{Cells: cells, Object: runtime.RawExtension{Raw: partial.encode()}})
+	}
+	return writeJSON(w, t)
+}
+
+func tableOf(gr schema.GroupResource) ([]metav1.TableColumnDefinition, tableRow) {
+	switch gr {
+	case podsGR:
+		return columns("Name", "Ready", "Status", "Restarts", "Age", "*IP", "*Node"), podRow
+	case nodesGR:
+		return columns("Name", "Status", "Roles", "Age", "Version", "*Internal-IP", "*Container-Runtime"), nodeRow
+	}
+	return columns("Name", "Age"), func(o *object) ([]any, error) {
+		return []any{o.name, age(peek(o.json, "metadata", "creationTimestamp"))}, nil
+	}
+}
+
+// columns takes names; a star marks what only -o wide shows.
+func columns(names ...string) []metav1.TableColumnDefinition {
+	var out []metav1.TableColumnDefinition
+	for _, n := range names {
+		c := metav1.TableColumnDefinition{Type: "string"}
+		if wide, ok := strings.CutPrefix(n, "*"); ok {
+			n, c.Priority = wide, 1
+		}
+		c.Name = n
+		if n == "Name" {
+			c.Format = "name"
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+func podRow(o *object) ([]any, error) {
+	var pod corev1.Pod
+	if err := json.Unmarshal(o.json, &pod); err != nil {
+		return nil, fmt.Errorf("read pod %s: %w", o.key, err)
+	}
+	ready, restarts, reason := 0, int32(0), string(pod.Status.Phase)
+	if pod.Status.Reason != "" {
+		reason = pod.Status.Reason
+	}
+	for _, c := range pod.Status.ContainerStatuses {
+		restarts += c.RestartCount
+		switch {
+		case c.Ready:
+			ready++
+		case c.State.Waiting != nil && c.State.Waiting.Reason != "":
+			reason = c.State.Waiting.Reason
+		case c.State.Terminated != nil && c.State.Terminated.Reason != "":
+			reason = c.State.Terminated.Reason
+		}
+	}
+	if pod.DeletionTimestamp != nil {
+		reason = "Terminating"
+	}
+	return []any{
+		pod.Name, fmt.Sprintf("%d/%d", ready, len(pod.Spec.Containers)), reason, strconv.Itoa(int(restarts)),
+		ageOf(pod.CreationTimestamp), orNone(pod.Status.PodIP), orNone(pod.Spec.NodeName),
+	}, nil
+}
+
+func nodeRow(o *object) ([]any, error) {
+	var node corev1.Node
+	if err := json.Unmarshal(o.json, &node); err != nil {
+		return nil, fmt.Errorf("read node %s: %w", o.key, err)
+	}
+	status := "Unknown"
+	for _, c := range node.Status.Conditions {
+		switch {
+		case c.Type != corev1.NodeReady:
+		case c.Status == corev1.ConditionTrue:
+			status = "Ready"
+		default:
+			status = "NotReady"
+		}
+	}
+	if node.Spec.Unschedulable {
+		status += ",SchedulingDisabled"
+	}
+	var roles []string
+	for l := range node.Labels {
+		if role, ok := strings.CutPrefix(l, "node-role.kubernetes.io/"); ok {
+			roles = append(roles, role)
+		}
+	}
+	slices.Sort(roles)
+	ip := ""
+	for _, addr := range node.Status.Addresses {
+		if addr.Type == corev1.NodeInternalIP {
+			ip = addr.Address
+			break
+		}
+	}
+	return []any{
+		node.Name, status, orNone(strings.Join(roles, ",")), ageOf(node.CreationTimestamp),
+		node.Status.NodeInfo.KubeletVersion, orNone(ip), node.Status.NodeInfo.ContainerRuntimeVersion,
+	}, nil
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "<none>"
+	}
+	return s
+}
+
+func age(timestamp string) string {
+	at, err := time.Parse(time.RFC3339, timestamp)
+	if err != nil {
+		return "<unknown>"
+	}
+	return ageOf(metav1.NewTime(at))
+}
+
+func ageOf(at metav1.Time) string {
+	if at.IsZero() {
+		return "<unknown>"
+	}
+	return duration.HumanDuration(time.Since(at.Time))
+}
+
+func writeJSON(w http.ResponseWriter, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return writeBody(w, http.StatusOK, mediaJSON, body)
+}

@@ -1,0 +1,191 @@
+package nodeapi
+
+import (
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+)
+
+const (
+	bookmarkEvery = time.Minute
+	// A client that takes nothing for so long is gone.
+	writeTimeout = 30 * time.Second
+	// What the API server gives a watch that names no timeout, plus up to as much again.
+	defaultWatch = 30 * time.Minute
+)
+
+// stream writes one watch.
+type stream struct {
+	api *API
+	w   http.ResponseWriter
+	rc  *http.ResponseController
+	q   *request
+	// bookmarks says that the client wants them.
+	bookmarks bool
+}
+
+func (a *API) watch(w http.ResponseWriter, q *request) error {
+	opts, err := listOptions(q.Request)
+	if err != nil {
+		return err
+	}
+	sel, err := selectionOf(q, opts)
+	if err != nil {
+		return err
+	}
+	watcher, initial, rv, err := a.startWatch(q, opts, sel)
+	if err != nil {
+		return err
+	}
+	defer a.store.unwatch(q.resource, watcher)
+	s := &stream{api: a, w: w, rc: http.NewResponseController(w), q: q, bookmarks: opts.AllowWatchBookmarks}
+	w.Header().Set("Content-Type", map[bool]string{true: protoType + ";stream=watch", false: jsonType}[q.out == mediaProto])
+	w.WriteHeader(http.StatusOK)
+	for i, o := range initial {
+		if err := s.object(watch.Added, o); err != nil {
+			return s.fail(err)
+		}
+		// What was sent may go while the rest is.
+		initial[i] = nil
+	}
+	if opts.SendInitialEvents != nil && *opts.SendInitialEvents && s.bookmarks {
+		if err := s.bookmark(rv, true); err != nil {
+			return s.fail(err)
+		}
+	}
+	if err := s.flush(); err != nil {
+		return s.fail(err)
+	}
+	return s.fail(s.follow(watcher, timeoutOf(opts)))
+}
+
+// startWatch decides where the watch begins: with the present objects, or after a
+// resource version.
+func (a *API) startWatch(q *request, opts metav1.ListOptions, sel selection) (*watcher, []*object, uint64, error) {
+	streaming := opts.SendInitialEvents != nil && *opts.SendInitialEvents
+	if opts.SendInitialEvents != nil && opts.ResourceVersionMatch != metav1.ResourceVersionMatchNotOlderThan {
+		return nil, nil, 0, apierrors.NewBadRequest("sendInitialEvents requires resourceVersionMatch=NotOlderThan")
+	}
+	var since uint64
+	if opts.ResourceVersion != "" {
+		var err error
+		if since, err = parseVersion(opts.ResourceVersion); err != nil {
+			return nil, nil, 0, err
+		}
+	}
+	if streaming || since == 0 {
+		w, initial, rv := a.store.watchAll(q.resource, sel)
+		if since > rv {
+			a.store.unwatch(q.resource, w)
+			return nil, nil, 0, expired(opts.ResourceVersion)
+		}
+		if opts.SendInitialEvents != nil && !streaming {
+			initial = nil
+		}
+		return w, initial, rv, nil
+	}
+	w, err := a.store.watchFrom(q.resource, sel, since)
+	if errors.Is(err, errExpired) {
+		return nil, nil, 0, expired(opts.ResourceVersion)
+	}
+	return w, nil, 0, err
+}
+
+func timeoutOf(opts metav1.ListOptions) time.Duration {
+	if opts.TimeoutSeconds != nil && *opts.TimeoutSeconds > 0 {
+		return time.Duration(*opts.TimeoutSeconds) * time.Second
+	}
+	return defaultWatch + rand.N(defaultWatch)
+}
+
+// follow sends what happens until the client leaves, the server stops, or the time
+// is up, and then a last bookmark, so that a quiet watch resumes where it was.
+func (s *stream) follow(w *watcher, limit time.Duration) error {
+	end := time.NewTimer(limit)
+	defer end.Stop()
+	tick := time.NewTicker(bookmarkEvery)
+	defer tick.Stop()
+	for {
+		mark, last := false, false
+		select {
+		case <-s.q.Context().Done():
+			return nil
+		case <-s.api.closing:
+			return nil
+		case <-w.wake:
+		case <-tick.C:
+			mark = s.bookmarks
+		case <-end.C:
+			mark, last = s.bookmarks, true
+		}
+		events, rv, err := s.api.store.take(w)
+		if err != nil {
+			return err
+		}
+		for _, ev := range events {
+			if err := s.object(ev.kind, ev.obj); err != nil {
+				return err
+			}
+		}
+		if mark {
+			if err := s.bookmark(rv, false); err != nil {
+				return err
+			}
+		}
+		if len(events) > 0 || mark {
+			if err := s.flush(); err != nil {
+				return err
+			}
+		}
+		if last {
+			return nil
+		}
+	}
+}
+
+func (s *stream) object(kind watch.EventType, o *object) error {
+	body, err := o.in(s.q.out)
+	if err != nil {
+		return err
+	}
+	return s.frame(kind, body)
+}
+
+func (s *stream) bookmark(rv uint64, initialEnd bool) error {
+	body, err := bookmark(s.q.out, s.q.resource.gvk(), rv, initialEnd)
+	if err != nil {
+		return err
+	}
+	return s.frame(watch.Bookmark, body)
+}
+
+func (s *stream) frame(kind watch.EventType, body []byte) error {
+	if err := s.rc.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	return writeFrame(s.w, s.q.out, kind, body)
+}
+
+func (s *stream) flush() error { return s.rc.Flush() }
+
+// fail ends the watch with an ERROR event, as the header is out already.
+func (s *stream) fail(err error) error {
+	if err == nil || s.q.Context().Err() != nil {
+		return nil
+	}
+	if errors.Is(err, errExpired) {
+		err = apierrors.NewResourceExpired("the watch lags too far behind: list again")
+	}
+	status := statusOf(err)
+	body, encErr := encodeTyped(s.q.out, &status)
+	if encErr == nil && s.frame(watch.Error, body) == nil {
+		// A client that is gone needs no word.
+		_ = s.flush()
+	}
+	return nil
+}
