@@ -27,9 +27,12 @@ const (
 // stored already (JSAtomicPublishContainsDuplicateMessageErr).
 const errCodeBatchDuplicate = 10201
 
-// publishTimeout bounds the wait for one acknowledgement from the hub; a batch on a
-// slow link takes tens of seconds.
-const publishTimeout = time.Minute
+// The wait for an acknowledgement from the hub: ackWait, and the time that what is sent
+// takes on a link of slowestLink bytes per second (64 kbit/s shared with other traffic).
+const (
+	ackWait     = 5 * time.Second
+	slowestLink = 4 << 10
+)
 
 // pubAck is JetStream's answer to a publish.
 type pubAck struct {
@@ -61,7 +64,7 @@ func (f *forwarder) publishBatch(ctx context.Context, msgs []*nats.Msg) error {
 		for _, h := range []string{headerBatchID, headerBatchSeq, headerBatchCommit} {
 			m.Header.Del(h)
 		}
-		if _, err := f.request(ctx, m); err != nil {
+		if _, err := f.request(ctx, m, m.Size()); err != nil {
 			return err
 		}
 	}
@@ -70,8 +73,9 @@ func (f *forwarder) publishBatch(ctx context.Context, msgs []*nats.Msg) error {
 
 func (f *forwarder) commit(ctx context.Context, msgs []*nats.Msg) error {
 	id := nuid.Next()
-	last := len(msgs) - 1
+	last, size := len(msgs)-1, 0
 	for i, m := range msgs {
+		size += m.Size()
 		m.Header.Set(headerBatchID, id)
 		m.Header.Set(headerBatchSeq, strconv.Itoa(i+1))
 		if i == last {
@@ -82,17 +86,18 @@ func (f *forwarder) commit(ctx context.Context, msgs []*nats.Msg) error {
 			return fmt.Errorf("publish %s: %w", m.Subject, err)
 		}
 	}
-	ack, err := f.request(ctx, msgs[last])
+	ack, err := f.request(ctx, msgs[last], size)
 	if err == nil && ack.Count != len(msgs) {
 		return fmt.Errorf("commit a batch of %d messages of %s: the hub counts %d", len(msgs), f.stream, ack.Count)
 	}
 	return err
 }
 
-// request publishes m and waits for the acknowledgement of the hub's JetStream. One
-// from another domain is an error: the message would then be stored at the site only.
-func (f *forwarder) request(ctx context.Context, m *nats.Msg) (pubAck, error) {
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+// request publishes m and waits for the acknowledgement of the hub's JetStream; size
+// is how many bytes are on the way, m's included. An acknowledgement from another
+// domain is an error: the message would then be stored at the site only.
+func (f *forwarder) request(ctx context.Context, m *nats.Msg, size int) (pubAck, error) {
+	ctx, cancel := context.WithTimeout(ctx, ackWait+time.Duration(size)*time.Second/slowestLink)
 	defer cancel()
 	reply, err := f.nc.RequestMsgWithContext(ctx, m)
 	if err != nil {

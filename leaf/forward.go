@@ -136,7 +136,7 @@ func (f *forwarder) fetch(ctx context.Context, c jetstream.Consumer) ([]jetstrea
 	idle, cancel := context.WithTimeout(ctx, idleFetch)
 	defer cancel()
 	first, err := c.Next(jetstream.FetchContext(idle))
-	if idle.Err() != nil {
+	if idle.Err() != nil || errors.Is(err, nats.ErrTimeout) {
 		return nil, ctx.Err()
 	}
 	if err != nil {
