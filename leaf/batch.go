@@ -11,8 +11,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
-
-	"github.com/petiole-io/petiole/streams"
 )
 
 // The headers of an atomic batch (ADR-50): all messages of a batch are stored in
@@ -27,7 +25,7 @@ const (
 // stored already (JSAtomicPublishContainsDuplicateMessageErr).
 const errCodeBatchDuplicate = 10201
 
-// The wait for an acknowledgement from the hub: ackWait, and the time that what is sent
+// The wait for an acknowledgement of a batch: ackWait, and the time that what is sent
 // takes on a link of slowestLink bytes per second (64 kbit/s shared with other traffic).
 const (
 	ackWait     = 5 * time.Second
@@ -50,12 +48,18 @@ type pubAck struct {
 // errDuplicate says that some of a batch is stored already.
 var errDuplicate = errors.New("the batch holds a message that is stored already")
 
-// publishBatch stores msgs at the hub in one commit and returns when they are stored.
-// When some were stored before (their acknowledgement was lost), it sends them one by
-// one and the hub drops those it has.
-func (f *forwarder) publishBatch(ctx context.Context, msgs []*nats.Msg) error {
+// store is the JetStream of one domain, where messages are put in order.
+type store struct {
+	nc     *nats.Conn
+	domain string
+}
+
+// put stores msgs, of one stream and batchMessages at most, in one commit, and returns
+// when they are stored. When some were stored before (their acknowledgement was lost),
+// it sends them one by one and the stream drops those whose id it has.
+func (s store) put(ctx context.Context, msgs []*nats.Msg) error {
 	if len(msgs) > 1 {
-		err := f.commit(ctx, msgs)
+		err := s.commit(ctx, msgs)
 		if !errors.Is(err, errDuplicate) {
 			return err
 		}
@@ -64,14 +68,14 @@ func (f *forwarder) publishBatch(ctx context.Context, msgs []*nats.Msg) error {
 		for _, h := range []string{headerBatchID, headerBatchSeq, headerBatchCommit} {
 			m.Header.Del(h)
 		}
-		if _, err := f.request(ctx, m, m.Size()); err != nil {
+		if _, err := s.request(ctx, m, m.Size()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (f *forwarder) commit(ctx context.Context, msgs []*nats.Msg) error {
+func (s store) commit(ctx context.Context, msgs []*nats.Msg) error {
 	id := nuid.Next()
 	last, size := len(msgs)-1, 0
 	for i, m := range msgs {
@@ -82,24 +86,24 @@ func (f *forwarder) commit(ctx context.Context, msgs []*nats.Msg) error {
 			m.Header.Set(headerBatchCommit, "1")
 			break
 		}
-		if err := f.nc.PublishMsg(m); err != nil {
+		if err := s.nc.PublishMsg(m); err != nil {
 			return fmt.Errorf("publish %s: %w", m.Subject, err)
 		}
 	}
-	ack, err := f.request(ctx, msgs[last], size)
+	ack, err := s.request(ctx, msgs[last], size)
 	if err == nil && ack.Count != len(msgs) {
-		return fmt.Errorf("commit a batch of %d messages of %s: the hub counts %d", len(msgs), f.stream, ack.Count)
+		return fmt.Errorf("commit a batch of %d messages up to %s: %d were counted", len(msgs), msgs[last].Subject, ack.Count)
 	}
 	return err
 }
 
-// request publishes m and waits for the acknowledgement of the hub's JetStream; size
+// request publishes m and waits for the acknowledgement of the domain's JetStream; size
 // is how many bytes are on the way, m's included. An acknowledgement from another
-// domain is an error: the message would then be stored at the site only.
-func (f *forwarder) request(ctx context.Context, m *nats.Msg, size int) (pubAck, error) {
+// domain is an error: the message would then be stored at the wrong end.
+func (s store) request(ctx context.Context, m *nats.Msg, size int) (pubAck, error) {
 	ctx, cancel := context.WithTimeout(ctx, ackWait+time.Duration(size)*time.Second/slowestLink)
 	defer cancel()
-	reply, err := f.nc.RequestMsgWithContext(ctx, m)
+	reply, err := s.nc.RequestMsgWithContext(ctx, m)
 	if err != nil {
 		return pubAck{}, fmt.Errorf("publish %s (id %s): %w", m.Subject, m.Header.Get(jetstream.MsgIDHeader), err)
 	}
@@ -111,9 +115,9 @@ func (f *forwarder) request(ctx context.Context, m *nats.Msg, size int) (pubAck,
 	case ack.Error != nil && ack.Error.Code == errCodeBatchDuplicate:
 		return pubAck{}, errDuplicate
 	case ack.Error != nil:
-		return pubAck{}, fmt.Errorf("publish %s: the hub refuses: %s (%d)", m.Subject, ack.Error.Description, ack.Error.Code)
-	case ack.Domain != streams.HubDomain:
-		return pubAck{}, fmt.Errorf("publish %s: acknowledged by JetStream domain %q, want %q", m.Subject, ack.Domain, streams.HubDomain)
+		return pubAck{}, fmt.Errorf("publish %s: refused: %s (%d)", m.Subject, ack.Error.Description, ack.Error.Code)
+	case ack.Domain != s.domain:
+		return pubAck{}, fmt.Errorf("publish %s: acknowledged by JetStream domain %q, want %q", m.Subject, ack.Domain, s.domain)
 	}
 	return ack, nil
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -22,13 +22,7 @@ const (
 	// forwardAckWait exceeds what a batch may take on a slow link; a session that ends
 	// earlier resets the consumer itself.
 	forwardAckWait = 5 * time.Minute
-
-	minBackoff = 200 * time.Millisecond
-	maxBackoff = 5 * time.Second
 )
-
-// errLinkChanged ends a session: what is in flight on the old connection is lost.
-var errLinkChanged = errors.New("the link to the hub changed")
 
 // forwarder carries one stream of the leaf to the hub: in the stream's order, at
 // least once. It acknowledges locally only after the hub's JetStream has answered
@@ -37,63 +31,15 @@ type forwarder struct {
 	site   string
 	stream string
 	js     jetstream.JetStream
-	nc     *nats.Conn
+	hub    store
 	link   *link
 	log    *zap.Logger
 }
 
-// Run forwards until ctx ends. While the link is down it waits and holds nothing in
-// memory, so that what changes meanwhile is merged in the stream.
+// Run forwards until ctx ends. While the link is down it holds nothing in memory, so
+// that what changes meanwhile is merged in the stream.
 func (f *forwarder) Run(ctx context.Context) error {
-	backoff, failing := minBackoff, false
-	for {
-		if f.link.WaitUp(ctx) != nil {
-			return nil
-		}
-		sent, err := f.whileUp(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if sent > 0 {
-			backoff = minBackoff
-			if failing {
-				f.log.Info("forwarding again")
-			}
-			failing = false
-		}
-		if !failing {
-			f.log.Warn("forwarding waits for the hub", zap.Error(err))
-			failing = true
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(backoff/2 + rand.N(backoff)): // jitter: all sites return at once after a hub outage
-		}
-		backoff = min(2*backoff, maxBackoff)
-	}
-}
-
-// whileUp is a session that ends with the link.
-func (f *forwarder) whileUp(ctx context.Context) (int, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	_, _, changed := f.link.State()
-	done := make(chan struct{})
-	defer func() { cancel(nil); <-done }()
-	go func() {
-		defer close(done)
-		select {
-		case <-ctx.Done():
-		case <-changed:
-			cancel(errLinkChanged)
-		}
-	}()
-	sent, err := f.session(ctx)
-	if cause := context.Cause(ctx); errors.Is(cause, errLinkChanged) {
-		err = cause
-	}
-	return sent, err
+	return f.link.sessions(ctx, f.log, f.session)
 }
 
 // session forwards until something fails and returns how many messages the hub took.
@@ -170,7 +116,7 @@ func (f *forwarder) publish(ctx context.Context, ids string, msgs []jetstream.Ms
 		}
 		msg := nats.NewMsg(subject)
 		for k, v := range m.Headers() {
-			if k != jetstream.MsgIDHeader {
+			if !strings.HasPrefix(k, "Nats-") || k == jetstream.MsgTTLHeader { // instructions to the local stream
 				msg.Header[k] = v
 			}
 		}
@@ -180,5 +126,5 @@ func (f *forwarder) publish(ctx context.Context, ids string, msgs []jetstream.Ms
 		msg.Data = m.Data()
 		out = append(out, msg)
 	}
-	return f.publishBatch(ctx, out)
+	return f.hub.put(ctx, out)
 }

@@ -15,10 +15,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-func TestMain(m *testing.M) {
-	// nats-server does not wait for this timer of its own when it shuts down.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3"))
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // site is a hub, a cuttable line and a leaf server with a forwarder on each stream.
 type site struct {
@@ -59,16 +56,21 @@ func startSite(t *testing.T) (*site, context.Context) {
 	if err := streams.Ensure(ctx, s.leaf, streams.LeafStreams("plant-a", streams.LeafLimits{})); err != nil {
 		t.Fatal(err)
 	}
+	if err := streams.EnsureConsumer(ctx, s.hub, streams.Desired, streams.SiteConsumer("plant-a")); err != nil {
+		t.Fatal(err)
+	}
 	runCtx, stop := context.WithCancel(ctx)
-	done := make(chan error, 3)
+	done := make(chan error, 4)
+	r := &replicator{site: "plant-a", js: s.leaf, nc: nc, local: store{nc: nc, domain: "plant-a"}, link: s.link, log: log}
+	go func() { done <- r.Run(runCtx) }()
 	go func() { done <- s.link.Run(runCtx) }()
 	for _, name := range []string{streams.SiteReported, streams.SiteTelemetry} {
-		f := &forwarder{site: "plant-a", stream: name, js: s.leaf, nc: nc, link: s.link, log: log}
+		f := &forwarder{site: "plant-a", stream: name, js: s.leaf, hub: store{nc: nc, domain: streams.HubDomain}, link: s.link, log: log}
 		go func() { done <- f.Run(runCtx) }()
 	}
 	t.Cleanup(func() {
 		stop()
-		for range 3 {
+		for range 4 {
 			if err := <-done; err != nil {
 				t.Error(err)
 			}

@@ -106,9 +106,17 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return link.Run(ctx) })
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
-		f := &forwarder{site: l.cfg.Site, stream: stream, js: js, nc: nc, link: link, log: l.log.Named("forward").With(zap.String("stream", stream))}
+		f := &forwarder{
+			site: l.cfg.Site, stream: stream, js: js, link: link,
+			hub: store{nc: nc, domain: streams.HubDomain}, log: l.log.Named("forward").With(zap.String("stream", stream)),
+		}
 		group.Go(func() error { return f.Run(ctx) })
 	}
+	r := &replicator{
+		site: l.cfg.Site, js: js, nc: nc, link: link,
+		local: store{nc: nc, domain: l.cfg.Site}, log: l.log.Named("replicate"),
+	}
+	group.Go(func() error { return r.Run(ctx) })
 	group.Go(func() error { return api.Run(ctx) })
 	quarantined := []counter{api}
 	if !l.cfg.Devices.Disabled {

@@ -39,10 +39,13 @@ const (
 // HubDomain is the JetStream domain of the hub.
 const HubDomain = "hub"
 
-// SourceAPIPrefix is where a leaf sends consumer requests about DESIRED. It is a
-// pseudo domain that the site's account maps to the hub's JetStream API: with the
-// real domain's name the leaf connection's own mapping would capture the request.
-const SourceAPIPrefix = "$JS.FABRIC.API"
+// ResetSubject is where a leaf asks the hub to start its consumer again from what the
+// leaf has acknowledged. It is a pseudo domain that the site's account maps to the
+// hub's JetStream API: with the real domain's name the leaf connection's own mapping
+// would capture the request.
+func ResetSubject(site string) string {
+	return "$JS.FABRIC.API.CONSUMER.RESET." + Desired + "." + site
+}
 
 // HubLimits bounds the hub's streams. Zero is the default that is named.
 type HubLimits struct {
@@ -85,16 +88,22 @@ func HubStreams(l HubLimits) []jetstream.StreamConfig {
 	}
 }
 
-// SiteConsumer is a site's durable consumer on DESIRED. Its acknowledgement floor is
-// what the site has on disk: the leaf's stream answers flow control after storing
-// (ADR-60). Only the bridge makes it.
+// SyncHeartbeat is how often the hub tells a connected site, when nothing else
+// happens, the sequence that it delivered last.
+const SyncHeartbeat = 15 * time.Second
+
+// SiteConsumer is a site's durable consumer on DESIRED. The leaf acknowledges what it
+// has on disk, in order, so that the consumer's acknowledgement floor is the site's
+// position and its pending count the site's backlog. Only the bridge makes it.
 func SiteConsumer(site string) jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
-		Durable: site, Name: site, Description: "what site " + site + " has stored",
+		Durable: site, Name: site, Description: "what site " + site + " has on disk",
 		DeliverSubject: SyncSubject(site), FilterSubject: DesiredFilter(site),
-		DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckFlowControlPolicy,
+		DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckAllPolicy,
 		ReplayPolicy: jetstream.ReplayInstantPolicy,
-		FlowControl:  true, IdleHeartbeat: time.Second, MaxAckPending: 1000,
+		// The leaf resets the consumer when it connects; until then a message on a slow
+		// link must not be sent twice.
+		AckWait: 5 * time.Minute, IdleHeartbeat: SyncHeartbeat, MaxAckPending: 512,
 	}
 }
 
@@ -114,8 +123,8 @@ type LeafLimits struct {
 	TelemetryBytes int64
 }
 
-// LeafStreams are the streams at a site's leaf. SITE_DESIRED has no subjects of its
-// own: it sources DESIRED through the site's durable consumer.
+// LeafStreams are the streams at a site's leaf. The leaf's replicator alone publishes
+// to SITE_DESIRED, what it gets from DESIRED.
 func LeafStreams(site string, l LeafLimits) []jetstream.StreamConfig {
 	telemetry := l.TelemetryBytes
 	if telemetry == 0 {
@@ -124,14 +133,8 @@ func LeafStreams(site string, l LeafLimits) []jetstream.StreamConfig {
 	return []jetstream.StreamConfig{
 		{
 			Name: SiteDesired, Description: "What the cloud wants here, one message per object",
-			MaxMsgsPerSubject: 1, Discard: jetstream.DiscardOld, AllowDirect: true, AllowMsgTTL: true,
-			// The window would drop a republished message id; ordering is by UID and version.
-			Duplicates: 100 * time.Millisecond,
-			Sources: []*jetstream.StreamSource{{
-				Name:     Desired,
-				External: &jetstream.ExternalStream{APIPrefix: SourceAPIPrefix},
-				Consumer: &jetstream.StreamConsumerSource{Name: site, DeliverSubject: SyncSubject(site)},
-			}},
+			Subjects: []string{DesiredFilter(site)}, MaxMsgsPerSubject: 1, Discard: jetstream.DiscardOld,
+			AllowDirect: true, AllowAtomicPublish: true,
 		},
 		{
 			Name: SiteReported, Description: "What is true here, newest state per object; waits for the link",

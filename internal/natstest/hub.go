@@ -41,7 +41,7 @@ accounts {
     users: [ { user: bridge, password: "{{.Password}}" } ]
     exports: [
       { service: "$JS.API.CONSUMER.RESET.DESIRED.*", account_token_position: 6 }
-      { service: "$JS.FC.DESIRED.*.*", account_token_position: 4 }
+      { service: "$JS.ACK.DESIRED.*.>", account_token_position: 4 }
       { stream: "sync.*", account_token_position: 2 }
       { service: "reported.*.>", account_token_position: 2 }
       { service: "telemetry.*.>", account_token_position: 2 }
@@ -54,7 +54,7 @@ accounts {
     users: [ { user: "{{.}}", password: "{{$.Password}}" } ]
     imports: [
       { service: { account: FABRIC, subject: "$JS.API.CONSUMER.RESET.DESIRED.{{.}}" }, to: "$JS.FABRIC.API.CONSUMER.RESET.DESIRED.{{.}}" }
-      { service: { account: FABRIC, subject: "$JS.FC.DESIRED.{{.}}.*" } }
+      { service: { account: FABRIC, subject: "$JS.ACK.DESIRED.{{.}}.>" } }
       { stream: { account: FABRIC, subject: "sync.{{.}}" } }
       { service: { account: FABRIC, subject: "reported.{{.}}.>" } }
       { service: { account: FABRIC, subject: "telemetry.{{.}}.>" } }

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -72,12 +71,12 @@ type nudger struct {
 	log   *zap.Logger
 
 	mu      sync.Mutex
-	changed map[use][sha256.Size]byte
+	changed map[use]*object
 	wake    chan struct{}
 }
 
 func newNudger(s *store, node string, log *zap.Logger) *nudger {
-	return &nudger{store: s, node: node, log: log, changed: map[use][sha256.Size]byte{}, wake: make(chan struct{}, 1)}
+	return &nudger{store: s, node: node, log: log, changed: map[use]*object{}, wake: make(chan struct{}, 1)}
 }
 
 // observe notes a change. It is called with the store's lock held.
@@ -87,7 +86,7 @@ func (n *nudger) observe(r resource, kind watch.EventType, o *object) {
 		return
 	}
 	n.mu.Lock()
-	n.changed[use{gr, o.key}] = o.digest
+	n.changed[use{gr, o.key}] = o
 	n.mu.Unlock()
 	select {
 	case n.wake <- struct{}{}:
@@ -110,7 +109,7 @@ func (n *nudger) run(ctx context.Context) error {
 		}
 		n.mu.Lock()
 		changed := n.changed
-		n.changed = map[use][sha256.Size]byte{}
+		n.changed = map[use]*object{}
 		n.mu.Unlock()
 		if err := n.store.touch(n.node, changed); err != nil {
 			n.log.Error("nudge pods", zap.Error(err))
@@ -119,7 +118,7 @@ func (n *nudger) run(ctx context.Context) error {
 }
 
 // touch changes the content version of the node's pods that mount what changed.
-func (s *store) touch(node string, changed map[use][sha256.Size]byte) error {
+func (s *store) touch(node string, changed map[use]*object) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.tables[podsGR]
@@ -133,11 +132,11 @@ func (s *store) touch(node string, changed map[use][sha256.Size]byte) error {
 		sum := sha256.New()
 		sum.Write([]byte(e.touched))
 		hit := false
-		uses := slices.Clone(e.view.uses)
-		for _, u := range uses {
+		for _, u := range e.view.uses {
 			u.namespace = k.namespace
-			if digest, ok := changed[u]; ok {
-				sum.Write(digest[:])
+			// A pod that came later reads the change anyway.
+			if o := changed[u]; o != nil && o.rv > e.born {
+				sum.Write(o.digest[:])
 				hit = true
 			}
 		}

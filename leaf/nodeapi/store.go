@@ -186,8 +186,10 @@ func (s *store) refresh(t *table, k key, e *entry) error {
 		if next, err = next.at(s.rv + 1); err != nil {
 			return err
 		}
+		e.born = next.rv
 		s.publish(t, watch.Added, nil, next)
 	case old == nil:
+		e.born = next.rv
 		s.publish(t, watch.Added, nil, next)
 	case old.digest == next.digest:
 		return nil

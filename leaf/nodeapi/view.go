@@ -53,7 +53,9 @@ type entry struct {
 	local   *local
 	// touched is the value of contentVersion, empty before the first nudge.
 	touched string
-	view    *object
+	// born is the resource version at which the view appeared.
+	born uint64
+	view *object
 }
 
 // wanted is the live desired message, and whether there is one.

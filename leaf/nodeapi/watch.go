@@ -13,11 +13,13 @@ import (
 
 const (
 	bookmarkEvery = time.Minute
-	// A client that takes nothing for so long is gone.
-	writeTimeout = 30 * time.Second
 	// What the API server gives a watch that names no timeout, plus up to as much again.
 	defaultWatch = 30 * time.Minute
 )
+
+// writeTimeout is how long a client may take nothing before it counts as gone. It is a
+// variable for the test that waits it out.
+var writeTimeout = 30 * time.Second
 
 // stream writes one watch.
 type stream struct {
@@ -165,13 +167,24 @@ func (s *stream) bookmark(rv uint64, initialEnd bool) error {
 }
 
 func (s *stream) frame(kind watch.EventType, body []byte) error {
-	if err := s.rc.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	if err := s.deadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
 	return writeFrame(s.w, s.q.out, kind, body)
 }
 
-func (s *stream) flush() error { return s.rc.Flush() }
+// flush ends a batch of frames, and with it their deadline: HTTP/2 would reset the
+// stream when it passes, also while there is nothing to write.
+func (s *stream) flush() error {
+	return errors.Join(s.rc.Flush(), s.deadline(time.Time{}))
+}
+
+func (s *stream) deadline(at time.Time) error {
+	if err := s.rc.SetWriteDeadline(at); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	return nil
+}
 
 // fail ends the watch with an ERROR event, as the header is out already.
 func (s *stream) fail(err error) error {

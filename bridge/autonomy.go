@@ -1,0 +1,162 @@
+package bridge
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+)
+
+// autonomy keeps Kubernetes from evicting the pods of a site that is not heard: it sets
+// the tolerations of bound pods. A live pod's tolerations may be added to, and their
+// seconds changed, so no webhook is needed.
+type autonomy struct {
+	clients *clients
+	watch   *watch
+	publish *publisher
+	log     *zap.Logger
+	outage  *outage
+	queue   workqueue.TypedRateLimitingInterface[objectKey]
+}
+
+// changed looks at a pod, or at all pods of a node.
+func (a *autonomy) changed(k objectKey) {
+	switch {
+	case k.Group == "" && k.Resource == "pods":
+		a.queue.Add(k)
+	case k.Group == "" && k.Resource == "nodes":
+		for _, p := range a.publish.podsOn(k.Name) {
+			a.queue.Add(p)
+		}
+	}
+}
+
+// run works until ctx ends.
+func (a *autonomy) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		<-ctx.Done()
+		a.queue.ShutDown()
+	})
+	wg.Go(func() {
+		for k, down := a.queue.Get(); !down; k, down = a.queue.Get() {
+			if err := a.tolerate(ctx, k); err == nil {
+				a.queue.Forget(k)
+				a.outage.report(nil)
+			} else if ctx.Err() == nil {
+				a.outage.report(err)
+				a.queue.AddRateLimited(k)
+			}
+			a.queue.Done(k)
+		}
+	})
+	wg.Wait()
+}
+
+func (a *autonomy) tolerate(ctx context.Context, k objectKey) error {
+	o := a.watch.get(k)
+	if o == nil {
+		return nil
+	}
+	node := a.watch.get(coreKey("nodes", "", text(o, "spec", "nodeName")))
+	if node == nil || node.GetLabels()[SiteLabel] == "" {
+		return nil
+	}
+	var pod corev1.Pod
+	if err := typed(o, &pod); err != nil {
+		return err
+	}
+	seconds, err := autonomySeconds(pod.Annotations, node.GetAnnotations())
+	if err != nil {
+		a.log.Warn("autonomy annotation not understood, the pod is not evicted", zap.Stringer("pod", k.ref("")), zap.Error(err))
+	}
+	wanted, change := tolerationsFor(&pod, seconds)
+	if !change {
+		return nil
+	}
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": pod.UID, "resourceVersion": pod.ResourceVersion},
+		"spec":     map[string]any{"tolerations": wanted},
+	})
+	if err != nil {
+		return fmt.Errorf("encode tolerations of %s: %w", k.ref(""), err)
+	}
+	_, err = a.clients.own.CoreV1().Pods(k.Namespace).Patch(ctx, k.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil // its own change or deletion is on its way here
+	}
+	if err != nil {
+		return fmt.Errorf("set tolerations of %s: %w", k.ref(""), err)
+	}
+	return nil
+}
+
+// autonomySeconds is for how long a pod outlives the loss of its site, nil for ever.
+// With an annotation that is neither "0" nor a positive Go duration it is nil and an
+// error.
+func autonomySeconds(pod, node map[string]string) (*int64, error) {
+	value, ok := pod[AutonomyAnnotation]
+	if !ok {
+		value, ok = node[AutonomyAnnotation]
+	}
+	if !ok || value == "0" {
+		return nil, nil
+	}
+	d, err := time.ParseDuration(value)
+	if err != nil {
+		return nil, fmt.Errorf("%s is %q: %w", AutonomyAnnotation, value, err)
+	}
+	if d < 0 {
+		return nil, fmt.Errorf("%s is %q: want 0 or a positive duration", AutonomyAnnotation, value)
+	}
+	if d == 0 {
+		return nil, nil
+	}
+	seconds := int64(math.Ceil(d.Seconds()))
+	return &seconds, nil
+}
+
+// tolerationsFor are the tolerations that a pod on a site's node should have, and
+// whether that is a change. Nothing is taken away, which the API would refuse. Pods
+// that have ended, are being deleted, or mirror a static pod are left alone. It is a
+// pure function.
+func tolerationsFor(pod *corev1.Pod, seconds *int64) ([]corev1.Toleration, bool) {
+	if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; mirror || terminal(pod.Status.Phase) || pod.DeletionTimestamp != nil {
+		return pod.Spec.Tolerations, false
+	}
+	wanted := slices.Clone(pod.Spec.Tolerations)
+	for _, taint := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
+		tolerated := false
+		for i, t := range wanted {
+			if t.Effect != "" && t.Effect != corev1.TaintEffectNoExecute || t.Operator != corev1.TolerationOpExists {
+				continue
+			}
+			switch t.Key {
+			case taint:
+				tolerated = true
+				if t.Effect == corev1.TaintEffectNoExecute {
+					wanted[i].TolerationSeconds = seconds
+				}
+			case "":
+				tolerated = tolerated || t.TolerationSeconds == nil && seconds == nil
+			}
+		}
+		if !tolerated {
+			wanted = append(wanted, corev1.Toleration{
+				Key: taint, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: seconds,
+			})
+		}
+	}
+	return wanted, !equality.Semantic.DeepEqual(wanted, pod.Spec.Tolerations)
+}

@@ -1,0 +1,182 @@
+package bridgetest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/server/v3/embed"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/apiserver/pkg/storage/storagebackend"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	apitesting "k8s.io/kubernetes/cmd/kube-apiserver/app/testing"
+)
+
+// patience is how long a test waits for what must happen.
+const patience = 20 * time.Second
+
+// api is a running API server with the bridge's manifests applied.
+type api struct {
+	admin   kubernetes.Interface
+	dynamic dynamic.Interface
+	// kubeconfig is of the ServiceAccount petiole-system/bridge.
+	kubeconfig string
+	// addr is where the server listens.
+	addr string
+}
+
+func startAPI(t *testing.T) *api {
+	t.Helper()
+	server, err := apitesting.StartTestServer(t, apitesting.NewDefaultTestServerOptions(), []string{
+		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
+	}, startEtcd(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.TearDownFn)
+	a := &api{}
+	if a.admin, err = kubernetes.NewForConfig(server.ClientConfig); err != nil {
+		t.Fatal(err)
+	}
+	if a.dynamic, err = dynamic.NewForConfig(server.ClientConfig); err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	eventually(t, "namespaces of the system", func() bool {
+		_, err1 := a.admin.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
+		_, err2 := a.admin.CoreV1().Namespaces().Get(ctx, corev1.NamespaceNodeLease, metav1.GetOptions{})
+		return err1 == nil && err2 == nil
+	})
+	crds, err := filepath.Glob("../../deploy/kubernetes/crds/*.yaml")
+	if err != nil || len(crds) < 4 {
+		t.Fatalf("found the definitions %v, %v; want those of sites, devices, device models and device statuses", crds, err)
+	}
+	for _, f := range append(crds, "../../deploy/kubernetes/rbac.yaml") {
+		a.applyFile(t, f)
+	}
+	u, err := url.Parse(server.ClientConfig.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.addr = u.Host
+	a.kubeconfig = a.bridgeKubeconfig(t, server.ClientConfig)
+	return a
+}
+
+func startEtcd(t *testing.T) *storagebackend.Config {
+	t.Helper()
+	cfg := embed.NewConfig()
+	cfg.Dir, cfg.LogLevel, cfg.UnsafeNoFsync = t.TempDir(), "error", true
+	any := url.URL{Scheme: "http", Host: "127.0.0.1:0"}
+	cfg.ListenClientUrls, cfg.ListenPeerUrls = []url.URL{any}, []url.URL{any}
+	e, err := embed.StartEtcd(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.Close)
+	select {
+	case <-e.Server.ReadyNotify():
+	case <-time.After(time.Minute):
+		t.Fatal("etcd is not ready after a minute")
+	}
+	s := storagebackend.NewDefaultConfig("/registry", nil)
+	s.Transport.ServerList = []string{"http://" + e.Clients[0].Addr().String()}
+	return s
+}
+
+// applyFile creates the objects of a manifest.
+func (a *api) applyFile(t *testing.T, path string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(a.admin.Discovery()))
+	dec := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)
+	for {
+		var o unstructured.Unstructured
+		if err := dec.Decode(&o.Object); errors.Is(err, io.EOF) {
+			return
+		} else if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		if len(o.Object) == 0 {
+			continue
+		}
+		m, err := mapper.RESTMapping(o.GroupVersionKind().GroupKind(), o.GroupVersionKind().Version)
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		var r dynamic.ResourceInterface = a.dynamic.Resource(m.Resource)
+		if m.Scope.Name() == meta.RESTScopeNameNamespace {
+			r = a.dynamic.Resource(m.Resource).Namespace(o.GetNamespace())
+		}
+		if _, err := r.Create(context.Background(), &o, metav1.CreateOptions{}); err != nil {
+			t.Fatalf("%s: create %s %s: %v", path, o.GetKind(), o.GetName(), err)
+		}
+	}
+}
+
+func (a *api) bridgeKubeconfig(t *testing.T, admin *rest.Config) string {
+	t.Helper()
+	hour := int64(3600)
+	token, err := a.admin.CoreV1().ServiceAccounts("petiole-system").CreateToken(context.Background(), "bridge",
+		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &hour}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := clientcmdapi.NewConfig()
+	cfg.Clusters["c"] = &clientcmdapi.Cluster{
+		Server: admin.Host, TLSServerName: admin.ServerName, CertificateAuthorityData: admin.CAData, CertificateAuthority: admin.CAFile,
+	}
+	cfg.AuthInfos["u"] = &clientcmdapi.AuthInfo{Token: token.Status.Token}
+	cfg.Contexts["x"] = &clientcmdapi.Context{Cluster: "c", AuthInfo: "u"}
+	cfg.CurrentContext = "x"
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(*cfg, path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// through is the bridge's kubeconfig by way of another address.
+func (a *api) through(t *testing.T, addr string) string {
+	t.Helper()
+	cfg, err := clientcmd.LoadFromFile(a.kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Clusters["c"].Server = "https://" + addr
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(*cfg, path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// eventually polls until cond holds, or fails the test.
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for start := time.Now(); !cond(); time.Sleep(20 * time.Millisecond) {
+		if time.Since(start) > patience {
+			t.Fatalf("%s: not within %v", what, patience)
+		}
+	}
+}

@@ -1,0 +1,513 @@
+package bridgetest
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/petiole-io/petiole/bridge"
+	"github.com/petiole-io/petiole/streams"
+)
+
+func writesPodStatus(t *testing.T, a *api) {
+	w := newWorld(t, a, "plant-a")
+	b := w.start("one")
+	s := w.site("plant-a")
+	s.register("a1")
+	w.configMap("settings", "1")
+	pod := w.pod("web", "a1", "settings")
+	w.settled("plant-a", "web", "a1")
+	ref := w.podRef("web", "a1")
+
+	s.report(streams.OpPut, ref, string(pod.UID), reported(pod, corev1.PodRunning, corev1.ConditionTrue))
+	eventually(t, "status of the pod", func() bool {
+		p := w.getPod("web")
+		return p.Status.Phase == corev1.PodRunning && p.Status.PodIP == "10.88.0.2" && podCondition(p, corev1.PodReady) == corev1.ConditionTrue
+	})
+
+	// The status of a former pod of that name.
+	dropped := b.Counters().Dropped
+	former := reported(pod, corev1.PodFailed, corev1.ConditionFalse)
+	former.UID = "00000000-0000-0000-0000-000000000001"
+	s.report(streams.OpPut, ref, string(former.UID), former)
+	eventually(t, "report of another UID dropped", func() bool { return b.Counters().Dropped == dropped+1 })
+	if p := w.getPod("web"); p.Status.Phase != corev1.PodRunning {
+		t.Errorf("phase is %s by the report of another UID", p.Status.Phase)
+	}
+
+	// A terminal phase is not left.
+	s.report(streams.OpPut, ref, string(pod.UID), reported(pod, corev1.PodSucceeded, corev1.ConditionFalse))
+	eventually(t, "pod succeeded", func() bool { return w.getPod("web").Status.Phase == corev1.PodSucceeded })
+	accepted := b.Counters().Accepted
+	s.report(streams.OpPut, ref, string(pod.UID), reported(pod, corev1.PodRunning, corev1.ConditionTrue))
+	eventually(t, "late report handled", func() bool { return b.Counters().Accepted > accepted })
+	if p := w.getPod("web"); p.Status.Phase != corev1.PodSucceeded {
+		t.Errorf("phase went back to %s", p.Status.Phase)
+	}
+	if b.Counters().Quarantined != 0 {
+		t.Errorf("quarantined: %q", w.quarantined(""))
+	}
+}
+
+func repairsForTheHeard(t *testing.T, a *api) {
+	w := newWorld(t, a, "plant-a")
+	b := w.start("one")
+	s := w.site("plant-a")
+	s.register("a1")
+	w.configMap("settings", "1")
+	pod := w.pod("web", "a1", "settings")
+	w.settled("plant-a", "web", "a1")
+	s.report(streams.OpPut, w.podRef("web", "a1"), string(pod.UID), reported(pod, corev1.PodRunning, corev1.ConditionTrue))
+	ready := func() bool { return podCondition(w.getPod("web"), corev1.PodReady) == corev1.ConditionTrue }
+	eventually(t, "pod ready", ready)
+
+	// What the controller manager does to a node that it does not hear.
+	unhear := func() {
+		patch := []byte(`{"status":{"conditions":[{"type":"Ready","status":"False"}]}}`)
+		_, err := a.admin.CoreV1().Pods(w.namespace).Patch(w.ctx, "web", types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+		w.must(err)
+		patch = []byte(`{"status":{"conditions":[{"type":"Ready","status":"Unknown","reason":"NodeStatusUnknown"}]}}`)
+		_, err = a.admin.CoreV1().Nodes().Patch(w.ctx, "a1", types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+		w.must(err)
+	}
+	node := func(c corev1.NodeConditionType) corev1.ConditionStatus {
+		n, err := a.admin.CoreV1().Nodes().Get(w.ctx, "a1", metav1.GetOptions{})
+		w.must(err)
+		return nodeCondition(n, c)
+	}
+	s.beat(0, "a1")
+	unhear()
+	eventually(t, "repair while the node is heard", func() bool { return ready() && node(corev1.NodeReady) == corev1.ConditionTrue })
+
+	// A bridge that has not heard the node leaves it.
+	b.stop()
+	unhear()
+	w.start("two")
+	w.setConfigMap("settings", "2")
+	w.awaitDesired("plant-a", w.configMapRef("settings"), "published by the second bridge", contains(`"v":"2"`))
+	// The node is stale by its own clock: its site is there, its kubelet is not.
+	s.applied = 43
+	s.beat(time.Minute, "a1")
+	eventually(t, "heartbeat of the site taken in", func() bool { return w.siteStatus("plant-a").Applied == 43 })
+	if ready() || node(corev1.NodeReady) != corev1.ConditionUnknown {
+		t.Error("status of a silent node was overwritten")
+	}
+	s.beat(0, "a1")
+	eventually(t, "repair when the node is heard again", func() bool {
+		return ready() && node(corev1.NodeReady) == corev1.ConditionTrue && node(bridge.SiteConnectedCondition) == corev1.ConditionTrue
+	})
+}
+
+func deletesPods(t *testing.T, a *api) {
+	w := newWorld(t, a, "plant-a")
+	b := w.start("one")
+	s := w.site("plant-a")
+	s.register("a1")
+	w.configMap("settings", "1")
+	pod := w.pod("web", "a1", "settings")
+	w.settled("plant-a", "web", "a1")
+	ref := w.podRef("web", "a1")
+
+	s.report(streams.OpDelete, ref, string(pod.UID), nil)
+	eventually(t, "deletion that nobody asked for refused", func() bool { return b.Counters().Quarantined == 1 })
+	w.getPod("web")
+
+	w.must(a.admin.CoreV1().Pods(w.namespace).Delete(w.ctx, "web", metav1.DeleteOptions{}))
+	w.awaitDesired("plant-a", ref, "is being deleted", contains("deletionTimestamp"))
+	s.report(streams.OpDelete, ref, "00000000-0000-0000-0000-000000000001", nil)
+	eventually(t, "deletion of another UID dropped", func() bool { return b.Counters().Dropped == 1 })
+	w.getPod("web")
+
+	s.report(streams.OpDelete, ref, string(pod.UID), nil)
+	eventually(t, "pod gone", func() bool {
+		_, err := a.admin.CoreV1().Pods(w.namespace).Get(w.ctx, "web", metav1.GetOptions{})
+		return apierrors.IsNotFound(err)
+	})
+	w.awaitDesired("plant-a", ref, "deleted", tombstoneOf(pod.UID))
+}
+
+func writesTheRest(t *testing.T, a *api) {
+	w := newWorld(t, a, "plant-a")
+	w.start("one")
+	s := w.site("plant-a")
+	node := s.register("a1")
+
+	event := corev1.Event{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Event"}, ObjectMeta: metav1.ObjectMeta{Name: "web.1", Namespace: w.namespace, UID: "local", ResourceVersion: "9"},
+		InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: w.namespace, Name: "web"}, Reason: "Started", Message: "started", Count: 1, Type: "Normal",
+		Source: corev1.EventSource{Component: "kubelet", Host: "a1"},
+	}
+	ref := streams.Ref{Node: "a1", Resource: "events", Namespace: w.namespace, Name: "web.1"}
+	s.report(streams.OpCreate, ref, "", event)
+	count := func(n int32) func() bool {
+		return func() bool {
+			e, err := a.admin.CoreV1().Events(w.namespace).Get(w.ctx, "web.1", metav1.GetOptions{})
+			return err == nil && e.Count == n
+		}
+	}
+	eventually(t, "event", count(1))
+	event.Count = 3
+	s.report(streams.OpPut, ref, "", event)
+	eventually(t, "event counted", count(3))
+
+	csi := storagev1.CSINode{TypeMeta: metav1.TypeMeta{APIVersion: "storage.k8s.io/v1", Kind: "CSINode"}, ObjectMeta: metav1.ObjectMeta{Name: "a1"}}
+	csiRef := streams.Ref{Node: "a1", Group: "storage.k8s.io", Resource: "csinodes", Name: "a1"}
+	s.report(streams.OpCreate, csiRef, "", csi)
+	csi.Spec.Drivers = []storagev1.CSINodeDriver{{Name: "nfs", NodeID: "a1"}}
+	eventually(t, "CSINode", func() bool {
+		n, err := a.admin.StorageV1().CSINodes().Get(w.ctx, "a1", metav1.GetOptions{})
+		return err == nil && len(n.OwnerReferences) == 1 && n.OwnerReferences[0].UID == node.UID
+	})
+	s.report(streams.OpPut, csiRef, "", csi)
+	eventually(t, "driver in the CSINode", func() bool {
+		n, err := a.admin.StorageV1().CSINodes().Get(w.ctx, "a1", metav1.GetOptions{})
+		return err == nil && len(n.Spec.Drivers) == 1
+	})
+
+	yes := true
+	s.report(streams.OpCreate, w.podRef("static-a1", "a1"), "", corev1.Pod{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{
+			Name: "static-a1", Namespace: w.namespace, Annotations: map[string]string{corev1.MirrorPodAnnotationKey: "hash"},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: "a1", UID: "another-life", Controller: &yes}},
+		},
+		Spec: corev1.PodSpec{NodeName: "a1", Containers: []corev1.Container{{Name: "c", Image: "busybox"}}},
+	})
+	eventually(t, "mirror pod", func() bool {
+		_, err := a.admin.CoreV1().Pods(w.namespace).Get(w.ctx, "static-a1", metav1.GetOptions{})
+		return err == nil
+	})
+	s.report(streams.OpCreate, w.podRef("rogue", "a1"), "", corev1.Pod{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: metav1.ObjectMeta{Name: "rogue", Namespace: w.namespace},
+		Spec: corev1.PodSpec{NodeName: "a1", Containers: []corev1.Container{{Name: "c", Image: "busybox"}}},
+	})
+	eventually(t, "a site's own pod refused", func() bool { return len(w.quarantined("rogue")) == 1 })
+
+	// Accepted events do not pile up at the hub; only the site's last message stays.
+	reportedStream, err := w.js.Stream(w.ctx, streams.Reported)
+	w.must(err)
+	eventually(t, "events trimmed", func() bool {
+		_, err := reportedStream.GetLastMsgForSubject(w.ctx, streams.ReportedSubject("plant-a", ref))
+		return err != nil
+	})
+}
+
+var (
+	devicesGVR  = schema.GroupVersionResource{Group: "devices.kubeedge.io", Version: "v1beta1", Resource: "devices"}
+	modelsGVR   = schema.GroupVersionResource{Group: "devices.kubeedge.io", Version: "v1beta1", Resource: "devicemodels"}
+	statusesGVR = schema.GroupVersionResource{Group: "devices.kubeedge.io", Version: "v1beta1", Resource: "devicestatuses"}
+)
+
+func writesDeviceStatus(t *testing.T, a *api) {
+	w := newWorld(t, a, "plant-a")
+	b := w.start("one")
+	s := w.site("plant-a")
+	s.register("a1")
+	make := func(gvr schema.GroupVersionResource, kind string, spec map[string]any) *unstructured.Unstructured {
+		o, err := a.dynamic.Resource(gvr).Namespace(w.namespace).Create(w.ctx, &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "devices.kubeedge.io/v1beta1", "kind": kind, "metadata": map[string]any{"name": "pump"}, "spec": spec,
+		}}, metav1.CreateOptions{})
+		w.must(err)
+		return o
+	}
+	make(modelsGVR, "DeviceModel", map[string]any{"protocol": "modbus"})
+	device := make(devicesGVR, "Device", map[string]any{"nodeName": "a1", "deviceModelRef": map[string]any{"name": "pump"}})
+	ref := streams.Ref{Node: "a1", Group: "devices.kubeedge.io", Resource: "devices", Namespace: w.namespace, Name: "pump"}
+	w.awaitDesired("plant-a", ref, "published", isPut)
+	w.awaitDesired("plant-a", streams.Ref{Group: ref.Group, Resource: "devicemodels", Namespace: w.namespace, Name: "pump"}, "published", isPut)
+
+	statusRef := ref
+	statusRef.Resource = "devicestatuses"
+	report := func(uid types.UID, value, state string) {
+		status := map[string]any{"twins": []any{map[string]any{"propertyName": "level", "reported": map[string]any{"value": value}}}}
+		if state != "" {
+			status["state"] = state
+		}
+		s.report(streams.OpPut, statusRef, string(uid), map[string]any{
+			"apiVersion": "devices.kubeedge.io/v1beta1", "kind": "DeviceStatus",
+			"metadata": map[string]any{"name": "pump", "namespace": w.namespace, "uid": string(uid)}, "status": status,
+		})
+	}
+	is := func(value, state string) func() bool {
+		return func() bool {
+			o, err := a.dynamic.Resource(statusesGVR).Namespace(w.namespace).Get(w.ctx, "pump", metav1.GetOptions{})
+			if err != nil {
+				return false
+			}
+			twins, _, _ := unstructured.NestedSlice(o.Object, "status", "twins")
+			got, _, _ := unstructured.NestedString(o.Object, "status", "state")
+			data, err := json.Marshal(twins)
+			w.must(err)
+			owners := o.GetOwnerReferences()
+			return len(owners) == 1 && owners[0].UID == device.GetUID() && strings.Contains(string(data), `"value":"`+value+`"`) && got == state
+		}
+	}
+	report(device.GetUID(), "1", "online")
+	eventually(t, "DeviceStatus", is("1", "online"))
+	report(device.GetUID(), "2", "")
+	eventually(t, "changed DeviceStatus, without what is gone", is("2", ""))
+
+	dropped := b.Counters().Dropped
+	report("00000000-0000-0000-0000-000000000001", "9", "")
+	eventually(t, "status of another device of that name dropped", func() bool { return b.Counters().Dropped == dropped+1 })
+	if !is("2", "")() {
+		t.Error("the DeviceStatus was overwritten")
+	}
+	w.must(a.dynamic.Resource(devicesGVR).Namespace(w.namespace).Delete(w.ctx, "pump", metav1.DeleteOptions{}))
+	w.awaitDesired("plant-a", ref, "deleted", tombstoneOf(device.GetUID()))
+}
+
+func handsOutTokens(t *testing.T, a *api) {
+	w := newWorld(t, a, "plant-a", "plant-b")
+	w.start("one")
+	s, other := w.site("plant-a"), w.site("plant-b")
+	s.register("a1")
+	w.configMap("settings", "1")
+	pod := w.pod("web", "a1", "settings")
+	w.settled("plant-a", "web", "a1")
+
+	ask := func(s *site, node string, pod *corev1.Pod) streams.TokenAnswer {
+		t.Helper()
+		q := streams.TokenQuery{Node: node, Namespace: w.namespace, ServiceAccount: "default"}
+		if pod != nil {
+			q.TokenRequest.Spec.BoundObjectRef = &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}
+		}
+		data, err := json.Marshal(q)
+		w.must(err)
+		m, err := s.nc.Request(streams.RequestSubject(s.name, streams.RequestToken), data, patience)
+		w.must(err)
+		var answer streams.TokenAnswer
+		w.must(json.Unmarshal(m.Data, &answer))
+		return answer
+	}
+	got := ask(s, "a1", pod)
+	if got.TokenRequest == nil || got.TokenRequest.Status.Token == "" {
+		t.Fatalf("answer is %+v", got.Status)
+	}
+	review, err := a.admin.AuthenticationV1().TokenReviews().Create(w.ctx, &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: got.TokenRequest.Status.Token}}, metav1.CreateOptions{})
+	w.must(err)
+	if want := "system:serviceaccount:" + w.namespace + ":default"; review.Status.User.Username != want {
+		t.Errorf("token is of %q, want %q", review.Status.User.Username, want)
+	}
+	for what, answer := range map[string]streams.TokenAnswer{
+		"bound to no pod": ask(s, "a1", nil), "for another site's node": ask(other, "a1", pod), "for no node": ask(s, "nowhere", pod),
+	} {
+		if answer.Status == nil || answer.Status.Reason != metav1.StatusReasonForbidden {
+			t.Errorf("token %s: %+v", what, answer)
+		}
+	}
+	m, err := s.nc.Request(streams.RequestSubject("plant-a", "gold"), nil, patience)
+	w.must(err)
+	if !strings.Contains(string(m.Data), `"BadRequest"`) {
+		t.Errorf("unknown request is answered %s", m.Data)
+	}
+}
+
+func setsPoisonAside(t *testing.T, a *api) {
+	w := newWorld(t, a, "plant-a")
+	b := w.start("one")
+	s := w.site("plant-a")
+	s.register("a1")
+	w.configMap("settings", "1")
+	pod := w.pod("web", "a1", "settings")
+	w.settled("plant-a", "web", "a1")
+
+	poison := func(subject, op, data string) {
+		m := nats.NewMsg(subject)
+		m.Data = []byte(data)
+		if op != "" {
+			m.Header.Set(streams.HeaderOp, op)
+		}
+		s.send(m)
+	}
+	poison("reported.plant-a.nonsense", "put", "{}")
+	poison("reported.plant-a.a1._.pods.default.broken", "put", "{not json")
+	poison("reported.plant-a.a1._.pods.default.explode", "explode", `{"metadata":{"name":"explode"}}`)
+	poison("reported.plant-a.a1._.widgets.default.strange", "put", `{"metadata":{"name":"strange"}}`)
+	poison("reported.plant-a.a1._.nodes._.a1", "put", `{"metadata":{"name":"a1"},"status":{"capacity":{"cpu":"nonsense"}}}`)
+	s.report(streams.OpPut, w.podRef("web", "a1"), string(pod.UID), reported(pod, corev1.PodRunning, corev1.ConditionTrue))
+
+	eventually(t, "later report written", func() bool { return w.getPod("web").Status.Phase == corev1.PodRunning })
+	eventually(t, "five messages quarantined", func() bool { return len(w.quarantined("plant-a")) == 5 })
+	if n := b.Counters().Quarantined; n != 5 {
+		t.Errorf("counted %d", n)
+	}
+	for _, reason := range w.quarantined("plant-a") {
+		if reason == "" {
+			t.Error("a quarantined message has no reason")
+		}
+	}
+	eventually(t, "all acknowledged", func() bool {
+		c, err := w.js.Consumer(w.ctx, streams.Reported, streams.BridgeConsumer)
+		w.must(err)
+		i := c.CachedInfo()
+		return i.NumAckPending == 0 && i.NumPending == 0
+	})
+}
+
+func keepsSitesApart(t *testing.T, a *api) {
+	w := newWorld(t, a, "plant-a", "plant-b")
+	w.start("one")
+	s, thief := w.site("plant-a"), w.site("plant-b")
+	s.register("a1")
+	thief.register("b1")
+	_, err := a.admin.CoreV1().Nodes().Create(w.ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "control-plane"}}, metav1.CreateOptions{})
+	w.must(err)
+	w.configMap("settings", "1")
+	pod := w.pod("web", "a1", "settings")
+	w.settled("plant-a", "web", "a1")
+
+	failed := reported(pod, corev1.PodFailed, corev1.ConditionFalse)
+	thief.report(streams.OpPut, w.podRef("web", "a1"), string(pod.UID), failed) // as the other's node
+	thief.report(streams.OpPut, w.podRef("web", "b1"), string(pod.UID), failed) // as its own node
+	thief.report(streams.OpDelete, w.podRef("web", "a1"), string(pod.UID), nil)
+	thief.reportNode("a1", corev1.ConditionFalse)
+	thief.reportNode("control-plane", corev1.ConditionTrue)
+	eventually(t, "all refused", func() bool {
+		return len(w.quarantined("plant-b")) == 5 || len(w.quarantined("plant-b")) == 4 && len(w.quarantined(".a1._.pods")) == 1
+	})
+	if p := w.getPod("web"); p.Status.Phase == corev1.PodFailed {
+		t.Error("another site failed the pod")
+	}
+	for name, owner := range map[string]string{"a1": "plant-a", "b1": "plant-b", "control-plane": ""} {
+		n, err := a.admin.CoreV1().Nodes().Get(w.ctx, name, metav1.GetOptions{})
+		w.must(err)
+		if n.Labels[bridge.SiteLabel] != owner {
+			t.Errorf("node %s belongs to %q", name, n.Labels[bridge.SiteLabel])
+		}
+		if name == "a1" && nodeCondition(n, corev1.NodeReady) != corev1.ConditionTrue {
+			t.Error("another site made a1 not ready")
+		}
+	}
+	// The hub keeps the sites' subjects apart before the bridge has to.
+	if _, err := thief.nc.Request("reported.plant-a.a1._.nodes._.a1", []byte("{}"), time.Second); err == nil {
+		t.Error("a site can publish another's reports")
+	}
+}
+
+func renewsLeases(t *testing.T, a *api) {
+	w := newWorld(t, a, "plant-a", "plant-b")
+	w.start("one")
+	s := w.site("plant-a")
+	s.register("a1")
+	s.register("a2")
+	w.site("plant-b").register("b1")
+	renewed := func(node string) time.Time {
+		l, err := a.admin.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(w.ctx, node, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return time.Time{}
+		}
+		w.must(err)
+		if *l.Spec.HolderIdentity != node || *l.Spec.LeaseDurationSeconds != 40 || len(l.OwnerReferences) != 1 {
+			t.Errorf("lease is %+v", l)
+		}
+		return l.Spec.RenewTime.Time
+	}
+	eventually(t, "lease of a1", func() bool {
+		s.beat(0, "a1", "b1")
+		return !renewed("a1").IsZero()
+	})
+	first := renewed("a1")
+	s.beat(time.Minute, "a2")
+	eventually(t, "lease of a1 renewed", func() bool {
+		s.beat(0, "a1", "b1")
+		return renewed("a1").After(first)
+	})
+	if !renewed("a2").IsZero() {
+		t.Error("the lease of a silent node was renewed")
+	}
+	if !renewed("b1").IsZero() {
+		t.Error("a site renewed another's lease")
+	}
+}
+
+func saysSilent(t *testing.T, a *api) {
+	w := newWorld(t, a, "plant-a")
+	w.start("one")
+	s := w.site("plant-a")
+	s.register("a1")
+	s.beat(0, "a1")
+	is := func(connected bool) func() bool {
+		return func() bool {
+			n, err := a.admin.CoreV1().Nodes().Get(w.ctx, "a1", metav1.GetOptions{})
+			w.must(err)
+			c := nodeCondition(n, bridge.SiteConnectedCondition)
+			return w.siteStatus("plant-a").Connected == connected && (c == corev1.ConditionTrue) == connected && c != ""
+		}
+	}
+	eventually(t, "connected", is(true))
+	// Nothing shortens the time after which silence counts.
+	for start := time.Now(); !is(false)(); time.Sleep(100 * time.Millisecond) {
+		if time.Since(start) > streams.PresenceTimeout+patience {
+			t.Fatal("a silent site stays connected")
+		}
+	}
+	since := w.siteStatus("plant-a").Since
+	if since == nil || time.Since(since.Time) > 10*time.Second {
+		t.Errorf("silent since %v", since)
+	}
+	s.beat(0, "a1")
+	eventually(t, "connected again", is(true))
+}
+
+func lateSite(t *testing.T, a *api) {
+	w := newWorld(t, a, "plant-a")
+	w.must(w.dynamic.Resource(sitesGVR).Delete(w.ctx, "plant-a", metav1.DeleteOptions{}))
+	b := w.start("one")
+	s := w.site("plant-a")
+	s.reportNode("a1", corev1.ConditionTrue)
+	eventually(t, "report of an unknown site passed over", func() bool { return b.Counters().Strays > 0 })
+	if _, err := a.admin.CoreV1().Nodes().Get(w.ctx, "a1", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("node of an unknown site: %v", err)
+	}
+	w.createSite("plant-a")
+	eventually(t, "node registered once there is a Site", func() bool {
+		_, err := a.admin.CoreV1().Nodes().Get(w.ctx, "a1", metav1.GetOptions{})
+		return err == nil
+	})
+}
+
+func oneLeader(t *testing.T, a *api) {
+	w := newWorld(t, a, "plant-a")
+	first := w.start("one")
+	s := w.site("plant-a")
+	s.register("a1")
+	second := w.start("two")
+	w.configMap("settings", "1")
+	w.pod("web", "a1", "settings")
+	w.awaitDesired("plant-a", w.configMapRef("settings"), "published", isPut)
+	if n := second.Counters().Published; n != 0 {
+		t.Errorf("the second bridge published %d messages", n)
+	}
+	first.stop()
+	w.setConfigMap("settings", "2")
+	w.awaitDesired("plant-a", w.configMapRef("settings"), "published by the second bridge", contains(`"v":"2"`))
+	if second.Counters().Published == 0 {
+		t.Error("somebody else published")
+	}
+}
+
+func actsByClassicImpersonation(t *testing.T, a *api) {
+	w := newWorld(t, a, "plant-a")
+	const name = "petiole-bridge-classic-impersonation"
+	_, err := a.admin.RbacV1().ClusterRoleBindings().Create(w.ctx, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name},
+		Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: "petiole-system", Name: "bridge"}},
+	}, metav1.CreateOptions{})
+	w.must(err)
+	w.startWith("one", w.hubAddr(), w.kubeconfig, bridge.ImpersonationClassic)
+	w.site("plant-a").register("a1")
+}

@@ -1,0 +1,418 @@
+package bridgetest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"runtime/pprof"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/petiole-io/petiole/bridge"
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/streams"
+)
+
+// world is one test's hub, sites and namespace at the API server that all tests share.
+type world struct {
+	t   *testing.T
+	ctx context.Context
+	*api
+	hub       *natstest.Hub
+	nc        *nats.Conn
+	js        jetstream.JetStream
+	namespace string
+}
+
+func newWorld(t *testing.T, a *api, sites ...string) *world {
+	t.Helper()
+	w := &world{t: t, ctx: context.Background(), api: a, hub: natstest.StartHub(t, sites...)}
+	w.nc = w.hub.Connect(t, "bridge")
+	var err error
+	if w.js, err = jetstream.NewWithDomain(w.nc, streams.HubDomain); err != nil {
+		t.Fatal(err)
+	}
+	ns, err := a.admin.CoreV1().Namespaces().Create(w.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}, metav1.CreateOptions{})
+	w.must(err)
+	w.namespace = ns.Name
+	// What the controller manager does for a namespace; there is none here.
+	_, err = a.admin.CoreV1().ServiceAccounts(w.namespace).Create(w.ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{})
+	w.must(err)
+	for _, s := range sites {
+		w.createSite(s)
+	}
+	t.Cleanup(w.cleanUp)
+	return w
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// cleanUp leaves the API server without sites and nodes for the next test.
+func (w *world) cleanUp() {
+	now := metav1.DeleteOptions{GracePeriodSeconds: new(int64)}
+	w.must(w.admin.CoreV1().Pods(w.namespace).DeleteCollection(w.ctx, now, metav1.ListOptions{}))
+	w.must(w.admin.CoreV1().Nodes().DeleteCollection(w.ctx, now, metav1.ListOptions{}))
+	w.must(w.dynamic.Resource(sitesGVR).DeleteCollection(w.ctx, now, metav1.ListOptions{}))
+}
+
+var sitesGVR = v1alpha1.GroupVersion.WithResource("sites")
+
+func (w *world) createSite(name string) {
+	w.t.Helper()
+	o := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "petiole.dev/v1alpha1", "kind": "Site", "metadata": map[string]any{"name": name}}}
+	_, err := w.dynamic.Resource(sitesGVR).Create(w.ctx, o, metav1.CreateOptions{})
+	w.must(err)
+}
+
+func (w *world) siteStatus(name string) v1alpha1.SiteStatus {
+	w.t.Helper()
+	o, err := w.dynamic.Resource(sitesGVR).Get(w.ctx, name, metav1.GetOptions{})
+	w.must(err)
+	var s v1alpha1.Site
+	w.must(runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &s))
+	return s.Status
+}
+
+// running is a bridge that runs.
+type running struct {
+	*bridge.Bridge
+	stop func()
+}
+
+// start runs a bridge until stop, or until the test ends. Nothing of it may be left
+// then.
+func (w *world) start(identity string) *running {
+	w.t.Helper()
+	return w.startWith(identity, w.hubAddr(), w.kubeconfig, bridge.ImpersonationConstrained)
+}
+
+func (w *world) hubAddr() string { return strings.TrimPrefix(w.hub.Server.ClientURL(), "nats://") }
+
+func (w *world) startWith(identity, hubAddr, kubeconfig, impersonation string) *running {
+	w.t.Helper()
+	cfg := bridge.DefaultConfig()
+	cfg.Kubernetes.Kubeconfig, cfg.Kubernetes.Impersonation = kubeconfig, impersonation
+	u := url.URL{Scheme: "nats", User: url.UserPassword("bridge", natstest.Password), Host: hubAddr}
+	cfg.NATS.URLs = []string{u.String()}
+	cfg.LeaderElection.Identity = identity
+	cfg.LeaderElection.LeaseDuration.Duration = 3 * time.Second
+	w.must(cfg.Validate())
+	b := bridge.New(cfg, zaptest.NewLogger(w.t, zaptest.Level(zap.InfoLevel)).Named(identity))
+	ctx, cancel := context.WithCancel(w.ctx)
+	done := make(chan error, 1)
+	go func() { done <- b.Run(ctx) }()
+	stopped := false
+	stop := func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				w.t.Errorf("Run = %v", err)
+			}
+		case <-time.After(patience):
+			w.t.Fatalf("the bridge has not stopped:\n%s", bridgeGoroutines())
+		}
+	}
+	w.t.Cleanup(func() {
+		stop()
+		if left := bridgeGoroutines(); left != "" {
+			w.t.Errorf("the bridge left goroutines:\n%s", left)
+		}
+	})
+	return &running{b, stop}
+}
+
+// bridgeGoroutines are the stacks that run the bridge's code.
+func bridgeGoroutines() string {
+	var all bytes.Buffer
+	if err := pprof.Lookup("goroutine").WriteTo(&all, 2); err != nil {
+		return err.Error()
+	}
+	var out []string
+	for _, g := range strings.Split(all.String(), "\n\n") {
+		if strings.Contains(g, "petiole/bridge.") {
+			out = append(out, g)
+		}
+	}
+	return strings.Join(out, "\n\n")
+}
+
+// desired is what DESIRED holds about an object; nil when nothing.
+func (w *world) desired(site string, r streams.Ref) (*streams.Message, uint64) {
+	w.t.Helper()
+	s, err := w.js.Stream(w.ctx, streams.Desired)
+	if err != nil {
+		return nil, 0
+	}
+	raw, err := s.GetLastMsgForSubject(w.ctx, streams.DesiredSubject(site, r))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, 0
+	}
+	w.must(err)
+	_, m, err := streams.Load(w.ctx, s, raw.Subject, raw.Header, raw.Data)
+	if errors.Is(err, streams.ErrSuperseded) || errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, 0 // changed while it was read
+	}
+	w.must(err)
+	return &m, raw.Sequence
+}
+
+func (w *world) awaitDesired(site string, r streams.Ref, what string, cond func(*streams.Message) bool) uint64 {
+	w.t.Helper()
+	var seq uint64
+	eventually(w.t, fmt.Sprintf("%s at %s %s", r, site, what), func() bool {
+		var m *streams.Message
+		m, seq = w.desired(site, r)
+		return m != nil && cond(m)
+	})
+	return seq
+}
+
+func isPut(m *streams.Message) bool { return m.Op == streams.OpPut }
+
+func contains(s string) func(*streams.Message) bool {
+	return func(m *streams.Message) bool { return isPut(m) && bytes.Contains(m.Object, []byte(s)) }
+}
+
+func tombstoneOf(uid any) func(*streams.Message) bool {
+	return func(m *streams.Message) bool { return m.Op == streams.OpDelete && m.UID == fmt.Sprint(uid) }
+}
+
+// lastSeq is the last sequence of DESIRED.
+func (w *world) lastSeq() uint64 {
+	w.t.Helper()
+	s, err := w.js.Stream(w.ctx, streams.Desired)
+	w.must(err)
+	return s.CachedInfo().State.LastSeq
+}
+
+// quarantined are the reasons of the messages set aside whose subject contains s.
+func (w *world) quarantined(s string) []string {
+	w.t.Helper()
+	stream, err := w.js.Stream(w.ctx, streams.Quarantine)
+	w.must(err)
+	var reasons []string
+	for seq := uint64(1); seq <= stream.CachedInfo().State.LastSeq; seq++ {
+		m, err := stream.GetMsg(w.ctx, seq)
+		w.must(err)
+		if strings.Contains(m.Subject, s) {
+			reasons = append(reasons, m.Header.Get("Petiole-Reason"))
+		}
+	}
+	return reasons
+}
+
+// site speaks for a site, with the site's own credentials at the hub.
+type site struct {
+	*world
+	name    string
+	nc      *nats.Conn
+	applied uint64
+}
+
+func (w *world) site(name string) *site { return &site{w, name, w.hub.Connect(w.t, name), 42} }
+
+// beat sends a heartbeat in which the nodes have renewed age ago.
+func (s *site) beat(age time.Duration, nodes ...string) {
+	s.t.Helper()
+	now := time.Now()
+	p := streams.Presence{Site: s.name, Time: now, Version: "v-test", Boot: "1", LinkSince: now, Applied: s.applied}
+	for _, n := range nodes {
+		p.Nodes = append(p.Nodes, streams.NodePresence{Name: n, Renewed: now.Add(-age)})
+	}
+	data, err := json.Marshal(p)
+	s.must(err)
+	s.must(s.nc.Publish(streams.PresenceSubject(s.name), data))
+	s.must(s.nc.Flush())
+}
+
+// report publishes an object as the site's forwarder does, and waits until the hub has
+// stored it.
+func (s *site) report(op streams.Op, r streams.Ref, uid string, o any) {
+	s.t.Helper()
+	m := streams.Message{Ref: r, Op: op, UID: uid}
+	if o != nil {
+		data, err := json.Marshal(o)
+		s.must(err)
+		m.Object = data
+	}
+	s.send(m.Encode(streams.ReportedSubject(s.name, r)))
+}
+
+func (s *site) send(m *nats.Msg) {
+	s.t.Helper()
+	eventually(s.t, "stored report "+m.Subject, func() bool {
+		reply, err := s.nc.RequestMsg(m, 2*time.Second)
+		if err != nil {
+			return false // the stream may not be there yet
+		}
+		var ack struct {
+			Domain string          `json:"domain"`
+			Error  json.RawMessage `json:"error"`
+		}
+		return json.Unmarshal(reply.Data, &ack) == nil && ack.Domain == streams.HubDomain && ack.Error == nil
+	})
+}
+
+// register reports a node that is ready, and waits until the API has it.
+func (s *site) register(name string) *corev1.Node {
+	s.t.Helper()
+	s.sayNode(streams.OpCreate, name, corev1.ConditionTrue)
+	var node *corev1.Node
+	eventually(s.t, "node "+name+" ready in the API", func() bool {
+		var err error
+		node, err = s.admin.CoreV1().Nodes().Get(s.ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return false
+		}
+		s.must(err)
+		return nodeCondition(node, corev1.NodeReady) == corev1.ConditionTrue && node.Labels[bridge.EdgeRoleLabel] == "" && hasLabel(node, bridge.EdgeRoleLabel)
+	})
+	return node
+}
+
+// reportNode reports a node's status as a kubelet does after it has registered.
+func (s *site) reportNode(name string, ready corev1.ConditionStatus) {
+	s.t.Helper()
+	s.sayNode(streams.OpPut, name, ready)
+}
+
+func (s *site) sayNode(op streams.Op, name string, ready corev1.ConditionStatus) {
+	s.t.Helper()
+	now := metav1.Now()
+	s.report(op, streams.Ref{Node: name, Resource: "nodes", Name: name}, "", corev1.Node{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{
+			corev1.LabelHostname: name, corev1.LabelArchStable: "amd64", bridge.SiteLabel: "forged", bridge.EdgeRoleLabel: "forged",
+		}},
+		Status: corev1.NodeStatus{
+			Capacity:   corev1.ResourceList{},
+			Addresses:  []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.1.0.1"}, {Type: corev1.NodeHostName, Address: name}},
+			Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready, Reason: "KubeletReady", LastHeartbeatTime: now, LastTransitionTime: now}},
+			NodeInfo:   corev1.NodeSystemInfo{KubeletVersion: "v1.37.2", ContainerRuntimeVersion: "cri-o://1.34.0"},
+		},
+	})
+}
+
+func nodeCondition(n *corev1.Node, t corev1.NodeConditionType) corev1.ConditionStatus {
+	for _, c := range n.Status.Conditions {
+		if c.Type == t {
+			return c.Status
+		}
+	}
+	return ""
+}
+
+func hasLabel(n *corev1.Node, l string) bool { _, ok := n.Labels[l]; return ok }
+
+// pod makes a pod that is bound to the node and mounts the ConfigMap.
+func (w *world) pod(name, node, configMap string) *corev1.Pod {
+	w.t.Helper()
+	p, err := w.admin.CoreV1().Pods(w.namespace).Create(w.ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PodSpec{
+			NodeName:   node,
+			Containers: []corev1.Container{{Name: "c", Image: "busybox"}},
+			Volumes: []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{
+				ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: configMap}},
+			}}},
+		},
+	}, metav1.CreateOptions{})
+	w.must(err)
+	return p
+}
+
+func (w *world) podRef(name, node string) streams.Ref {
+	return streams.Ref{Node: node, Resource: "pods", Namespace: w.namespace, Name: name}
+}
+
+func (w *world) getPod(name string) *corev1.Pod {
+	w.t.Helper()
+	p, err := w.admin.CoreV1().Pods(w.namespace).Get(w.ctx, name, metav1.GetOptions{})
+	w.must(err)
+	return p
+}
+
+// settled waits until a new pod's tolerations have been set and published, after which
+// nothing more happens to it by itself.
+func (w *world) settled(site, pod, node string) {
+	w.t.Helper()
+	eventually(w.t, "tolerations of "+pod, func() bool {
+		m, _ := w.desired(site, w.podRef(pod, node))
+		if m == nil || !isPut(m) {
+			return false
+		}
+		var p corev1.Pod
+		w.must(json.Unmarshal(m.Object, &p))
+		n := 0
+		for _, t := range p.Spec.Tolerations {
+			if t.Effect == corev1.TaintEffectNoExecute && t.TolerationSeconds == nil {
+				n++
+			}
+		}
+		return n == 2
+	})
+}
+
+func (w *world) configMap(name, value string) *corev1.ConfigMap {
+	w.t.Helper()
+	cm, err := w.admin.CoreV1().ConfigMaps(w.namespace).Create(w.ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string]string{"v": value}}, metav1.CreateOptions{})
+	w.must(err)
+	return cm
+}
+
+func (w *world) setConfigMap(name, value string) {
+	w.t.Helper()
+	cm, err := w.admin.CoreV1().ConfigMaps(w.namespace).Get(w.ctx, name, metav1.GetOptions{})
+	w.must(err)
+	cm.Data = map[string]string{"v": value}
+	_, err = w.admin.CoreV1().ConfigMaps(w.namespace).Update(w.ctx, cm, metav1.UpdateOptions{})
+	w.must(err)
+}
+
+func (w *world) configMapRef(name string) streams.Ref {
+	return streams.Ref{Resource: "configmaps", Namespace: w.namespace, Name: name}
+}
+
+// reported is a pod as the kubelet reports it.
+func reported(p *corev1.Pod, phase corev1.PodPhase, ready corev1.ConditionStatus) *corev1.Pod {
+	p = p.DeepCopy()
+	p.Status.Phase = phase
+	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: ready}}
+	p.Status.PodIP = "10.88.0.2"
+	p.Status.PodIPs = []corev1.PodIP{{IP: "10.88.0.2"}}
+	return p
+}
+
+func podCondition(p *corev1.Pod, t corev1.PodConditionType) corev1.ConditionStatus {
+	for _, c := range p.Status.Conditions {
+		if c.Type == t {
+			return c.Status
+		}
+	}
+	return ""
+}

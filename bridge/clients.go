@@ -1,0 +1,126 @@
+package bridge
+
+import (
+	"fmt"
+	"sync"
+
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	storagev1client "k8s.io/client-go/kubernetes/typed/storage/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/util/flowcontrol"
+)
+
+// restConfig reads how to reach the API server; it does not talk to it.
+func restConfig(cfg KubernetesConfig) (*rest.Config, error) {
+	var rc *rest.Config
+	var err error
+	if cfg.Kubeconfig == "" {
+		if rc, err = rest.InClusterConfig(); err != nil {
+			return nil, fmt.Errorf("configure Kubernetes client in the cluster: %w", err)
+		}
+	} else if rc, err = clientcmd.BuildConfigFromFlags("", cfg.Kubeconfig); err != nil {
+		return nil, fmt.Errorf("configure Kubernetes client from %s: %w", cfg.Kubeconfig, err)
+	}
+	rc.UserAgent = "petiole-bridge"
+	rc.QPS, rc.Burst = cfg.QPS, cfg.Burst
+	// One bucket for all clients, the impersonating ones included.
+	rc.RateLimiter = flowcontrol.NewTokenBucketRateLimiter(cfg.QPS, cfg.Burst)
+	return rc, nil
+}
+
+// clients talk to the API server: the bridge's own, and one for each node that it acts
+// as.
+type clients struct {
+	config  *rest.Config
+	own     kubernetes.Interface
+	dynamic dynamic.Interface
+	classic bool
+	idle    func()
+
+	mu    sync.Mutex
+	nodes map[string]*nodeClient
+}
+
+// nodeClient acts as system:node:<node>, so that the API server's Node authorizer and
+// NodeRestriction bound what it can do.
+type nodeClient struct {
+	core    corev1client.CoreV1Interface
+	storage storagev1client.StorageV1Interface
+	idle    func()
+}
+
+func newClients(rc *rest.Config, impersonation string) (*clients, error) {
+	hc, err := rest.HTTPClientFor(rc)
+	if err != nil {
+		return nil, fmt.Errorf("make Kubernetes client: %w", err)
+	}
+	own, err := kubernetes.NewForConfigAndClient(rc, hc)
+	if err != nil {
+		return nil, fmt.Errorf("make Kubernetes client: %w", err)
+	}
+	dyn, err := dynamic.NewForConfigAndClient(rc, hc)
+	if err != nil {
+		return nil, fmt.Errorf("make dynamic Kubernetes client: %w", err)
+	}
+	return &clients{
+		config: rc, own: own, dynamic: dyn, idle: hc.CloseIdleConnections,
+		classic: impersonation == ImpersonationClassic, nodes: map[string]*nodeClient{},
+	}, nil
+}
+
+// as returns the client that acts as the node.
+func (c *clients) as(node string) (*nodeClient, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := c.nodes[node]; n != nil {
+		return n, nil
+	}
+	rc := rest.CopyConfig(c.config)
+	rc.Impersonate = rest.ImpersonationConfig{UserName: "system:node:" + node}
+	if c.classic {
+		// Constrained impersonation sets the group itself and refuses any that is asked for.
+		rc.Impersonate.Groups = []string{"system:nodes"}
+	}
+	n, err := newNodeClient(rc)
+	if err != nil {
+		return nil, fmt.Errorf("make client for node %s: %w", node, err)
+	}
+	c.nodes[node] = n
+	return n, nil
+}
+
+func newNodeClient(rc *rest.Config) (*nodeClient, error) {
+	hc, err := rest.HTTPClientFor(rc)
+	if err != nil {
+		return nil, err
+	}
+	core, err := corev1client.NewForConfigAndClient(rc, hc)
+	if err != nil {
+		return nil, err
+	}
+	storage, err := storagev1client.NewForConfigAndClient(rc, hc)
+	if err != nil {
+		return nil, err
+	}
+	return &nodeClient{core: core, storage: storage, idle: hc.CloseIdleConnections}, nil
+}
+
+// forget drops the client of a node that is gone.
+func (c *clients) forget(node string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.nodes, node)
+}
+
+// close ends the idle connections; it may be called while no request is under way.
+func (c *clients) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.nodes {
+		n.idle()
+	}
+	c.idle()
+}

@@ -1,0 +1,246 @@
+package bridge
+
+import (
+	"maps"
+	"slices"
+)
+
+type keySet map[objectKey]struct{}
+
+// closure knows which objects each site needs: its nodes; the pods and devices bound to
+// them; what those refer to, transitively; the services and endpoint slices of the
+// pods' namespaces; and what every node reads (CSI drivers, the API server's service).
+//
+// It is a pure index: it reads no API and has no lock, its owner serialises the calls.
+// set and remove say which sites a change concerns, recompute costs the size of one
+// site.
+type closure struct {
+	sites map[string]bool
+	facts map[objectKey]facts
+
+	members     map[string]keySet // site → its nodes
+	bound       map[string]keySet // node → its pods and devices
+	inNamespace map[string]keySet // namespace → its services and endpoint slices
+	everywhere  keySet
+
+	// wanted is, for each site, what it needed when it was last recomputed, with the
+	// node token of its subject. Objects that do not exist (yet) are in it.
+	wanted   map[string]map[objectKey]string
+	wantedBy map[objectKey]map[string]struct{}
+}
+
+func newClosure() *closure {
+	return &closure{
+		sites: map[string]bool{}, facts: map[objectKey]facts{},
+		members: map[string]keySet{}, bound: map[string]keySet{}, inNamespace: map[string]keySet{}, everywhere: keySet{},
+		wanted: map[string]map[objectKey]string{}, wantedBy: map[objectKey]map[string]struct{}{},
+	}
+}
+
+// set takes in an object that exists and returns the sites whose needs it may have
+// changed, which is none for a change of content alone.
+func (c *closure) set(k objectKey, f facts) []string {
+	old, known := c.facts[k]
+	if known && old.equal(f) {
+		return nil
+	}
+	concerned := c.concerns(k)
+	c.unlink(k)
+	c.facts[k] = f
+	c.link(k, f)
+	maps.Copy(concerned, c.concerns(k))
+	return slices.Sorted(maps.Keys(concerned))
+}
+
+// remove takes away an object that no longer exists and returns the sites whose needs
+// it may have changed.
+func (c *closure) remove(k objectKey) []string {
+	if _, known := c.facts[k]; !known {
+		return nil
+	}
+	concerned := c.concerns(k)
+	c.unlink(k)
+	delete(c.facts, k)
+	return slices.Sorted(maps.Keys(concerned))
+}
+
+// sitesWanting are the sites that needed the object when they were last recomputed.
+func (c *closure) sitesWanting(k objectKey) []string {
+	return slices.Sorted(maps.Keys(c.wantedBy[k]))
+}
+
+// node is the node token of an object's subject at a site, and whether the site needs
+// the object.
+func (c *closure) node(site string, k objectKey) (string, bool) {
+	n, ok := c.wanted[site][k]
+	return n, ok
+}
+
+// siteOf is the site that a node belongs to, empty when the node is not known or not of
+// a site.
+func (c *closure) siteOf(node string) string {
+	return c.facts[coreKey("nodes", "", node)].Site
+}
+
+// nodes are the names of a site's nodes.
+func (c *closure) nodes(site string) []string {
+	var names []string
+	for k := range c.members[site] {
+		names = append(names, k.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// recompute walks from a site's nodes to all that it needs, and returns the difference
+// to the last time: what is new, or moved to another node, and what is not needed any
+// more.
+func (c *closure) recompute(site string) (changed, dropped []objectKey) {
+	now := map[objectKey]string{}
+	if c.sites[site] {
+		for n := range c.members[site] {
+			c.visit(now, n, n.Name)
+			for b := range c.bound[n.Name] {
+				c.visit(now, b, n.Name)
+			}
+		}
+		if len(now) > 0 {
+			for k := range c.everywhere {
+				c.visit(now, k, "")
+			}
+		}
+	}
+	before := c.wanted[site]
+	for k, node := range now {
+		if was, ok := before[k]; !ok || was != node {
+			changed = append(changed, k)
+		}
+		if c.wantedBy[k] == nil {
+			c.wantedBy[k] = map[string]struct{}{}
+		}
+		c.wantedBy[k][site] = struct{}{}
+	}
+	for k := range before {
+		if _, ok := now[k]; ok {
+			continue
+		}
+		dropped = append(dropped, k)
+		delete(c.wantedBy[k], site)
+		if len(c.wantedBy[k]) == 0 {
+			delete(c.wantedBy, k)
+		}
+	}
+	if len(now) == 0 {
+		delete(c.wanted, site)
+	} else {
+		c.wanted[site] = now
+	}
+	return changed, dropped
+}
+
+func (c *closure) visit(now map[objectKey]string, k objectKey, node string) {
+	if _, ok := now[k]; ok {
+		return
+	}
+	now[k] = node
+	for _, r := range c.facts[k].Refs {
+		c.visit(now, r, "")
+	}
+	if k.Group == "" && k.Resource == "namespaces" {
+		for s := range c.inNamespace[k.Name] {
+			c.visit(now, s, "")
+		}
+	}
+}
+
+// concerns are the sites whose needs depend on the object as it is linked now.
+func (c *closure) concerns(k objectKey) map[string]struct{} {
+	out := map[string]struct{}{}
+	add := func(sites map[string]struct{}) { maps.Copy(out, sites) }
+	f := c.facts[k]
+	switch {
+	case k.Resource == "sites", k.Resource == "nodes":
+		if f.Site != "" {
+			out[f.Site] = struct{}{}
+		}
+	case bindable(k):
+		if site := c.siteOf(f.Node); f.Node != "" && site != "" {
+			out[site] = struct{}{}
+		}
+	case k.Resource == "services", k.Resource == "endpointslices":
+		add(c.wantedBy[coreKey("namespaces", "", k.Namespace)])
+	}
+	if ubiquitous(k) {
+		for s := range c.wanted {
+			out[s] = struct{}{}
+		}
+	}
+	if len(f.Refs) > 0 {
+		add(c.wantedBy[k])
+	}
+	return out
+}
+
+func (c *closure) link(k objectKey, f facts) {
+	switch {
+	case k.Resource == "sites":
+		c.sites[k.Name] = true
+	case k.Resource == "nodes" && f.Site != "":
+		insert(c.members, f.Site, k)
+	case bindable(k) && f.Node != "":
+		insert(c.bound, f.Node, k)
+	case k.Resource == "services", k.Resource == "endpointslices":
+		insert(c.inNamespace, k.Namespace, k)
+	}
+	if ubiquitous(k) {
+		c.everywhere[k] = struct{}{}
+	}
+}
+
+func (c *closure) unlink(k objectKey) {
+	f, known := c.facts[k]
+	if !known {
+		return
+	}
+	switch {
+	case k.Resource == "sites":
+		delete(c.sites, k.Name)
+	case k.Resource == "nodes":
+		take(c.members, f.Site, k)
+	case bindable(k):
+		take(c.bound, f.Node, k)
+	case k.Resource == "services", k.Resource == "endpointslices":
+		take(c.inNamespace, k.Namespace, k)
+	}
+	delete(c.everywhere, k)
+}
+
+func bindable(k objectKey) bool {
+	return k.Group == "" && k.Resource == "pods" || k.Group == deviceGroup && k.Resource == "devices"
+}
+
+// ubiquitous objects are needed at every site: CSI drivers, and the service by which
+// pods find the API server.
+func ubiquitous(k objectKey) bool {
+	switch k.Resource {
+	case "csidrivers":
+		return true
+	case "services", "endpointslices":
+		return k.Namespace == "default" && k.Name == "kubernetes"
+	}
+	return false
+}
+
+func insert(m map[string]keySet, name string, k objectKey) {
+	if m[name] == nil {
+		m[name] = keySet{}
+	}
+	m[name][k] = struct{}{}
+}
+
+func take(m map[string]keySet, name string, k objectKey) {
+	delete(m[name], k)
+	if len(m[name]) == 0 {
+		delete(m, name)
+	}
+}

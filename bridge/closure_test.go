@@ -1,0 +1,241 @@
+package bridge
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+)
+
+// world is a set of objects, each written as "resource[.group] [namespace/]name" and
+// YAML.
+func object(t *testing.T, id, body string) (objectKey, *unstructured.Unstructured) {
+	t.Helper()
+	kind, name, _ := strings.Cut(id, " ")
+	resource, group, _ := strings.Cut(kind, ".")
+	k := objectKey{Group: group, Resource: resource, Name: name}
+	if ns, n, ok := strings.Cut(name, "/"); ok {
+		k.Namespace, k.Name = ns, n
+	}
+	o := map[string]any{}
+	if err := yaml.Unmarshal([]byte(body), &o); err != nil {
+		t.Fatalf("%s: %v", id, err)
+	}
+	u := &unstructured.Unstructured{Object: o}
+	u.SetName(k.Name)
+	u.SetNamespace(k.Namespace)
+	return k, u
+}
+
+func see(t *testing.T, c *closure, id, body string) []string {
+	t.Helper()
+	k, o := object(t, id, body)
+	f, err := factsOf(k, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.set(k, f)
+}
+
+func ids(keys []objectKey) []string {
+	var out []string
+	for _, k := range keys {
+		out = append(out, k.ref("").String())
+	}
+	slices.Sort(out)
+	return out
+}
+
+const (
+	nodeOfA = `metadata: {labels: {petiole.dev/site: plant-a}}`
+	nodeOfB = `metadata: {labels: {petiole.dev/site: plant-b}}`
+)
+
+// twoSites has a node and a pod at each of two sites.
+func twoSites(t *testing.T) *closure {
+	c := newClosure()
+	see(t, c, "sites.petiole.dev plant-a", "")
+	see(t, c, "sites.petiole.dev plant-b", "")
+	see(t, c, "nodes a1", nodeOfA)
+	see(t, c, "nodes b1", nodeOfB)
+	see(t, c, "nodes cloud", "")
+	see(t, c, "pods default/pa", `spec: {nodeName: a1, containers: [{name: c, envFrom: [{configMapRef: {name: ca}}]}]}`)
+	see(t, c, "pods other/pb", `spec: {nodeName: b1, containers: [{name: c, envFrom: [{secretRef: {name: sb}}]}]}`)
+	see(t, c, "pods default/pc", `spec: {nodeName: cloud, containers: [{name: c, envFrom: [{configMapRef: {name: cc}}]}]}`)
+	see(t, c, "pods default/pending", `spec: {containers: [{name: c, envFrom: [{configMapRef: {name: cp}}]}]}`)
+	return c
+}
+
+func TestClosureOfASite(t *testing.T) {
+	tests := []struct {
+		name  string
+		extra [][2]string
+		want  []string // of plant-a, beside what twoSites gives
+	}{
+		{name: "pod and its ConfigMap"},
+		{
+			name: "every kind of reference",
+			extra: [][2]string{{"pods default/full", `
+spec:
+  nodeName: a1
+  serviceAccountName: robot
+  runtimeClassName: kata
+  imagePullSecrets: [{name: pull}]
+  initContainers: [{name: i, env: [{name: X, valueFrom: {configMapKeyRef: {name: c1, key: k}}}]}]
+  containers: [{name: c, env: [{name: X, valueFrom: {secretKeyRef: {name: s1, key: k}}}], envFrom: [{secretRef: {name: s2}}]}]
+  ephemeralContainers: [{name: e, envFrom: [{configMapRef: {name: c2}}]}]
+  volumes:
+  - {name: a, configMap: {name: c3}}
+  - {name: b, secret: {secretName: s3}}
+  - {name: c, projected: {sources: [{configMap: {name: kube-root-ca.crt}}, {secret: {name: s4}}, {serviceAccountToken: {path: t}}]}}
+  - {name: d, persistentVolumeClaim: {claimName: data}}
+  - {name: e, ephemeral: {volumeClaimTemplate: {}}}
+  - {name: f, csi: {driver: d, nodePublishSecretRef: {name: s5}}}
+  - {name: g, emptyDir: {}}
+  - {name: h, configMap: {name: c3}}
+`}},
+			want: []string{
+				"pods default/full", "serviceaccounts default/robot", "runtimeclasses.node.k8s.io kata", "secrets default/pull",
+				"configmaps default/c1", "secrets default/s1", "secrets default/s2", "configmaps default/c2", "configmaps default/c3", "secrets default/s3",
+				"configmaps default/kube-root-ca.crt", "secrets default/s4", "persistentvolumeclaims default/data", "persistentvolumeclaims default/full-e", "secrets default/s5",
+			},
+		},
+		{
+			name: "claim, volume and the volume's secrets",
+			extra: [][2]string{
+				{"pods default/db", `spec: {nodeName: a1, containers: [], volumes: [{name: d, persistentVolumeClaim: {claimName: data}}]}`},
+				{"persistentvolumeclaims default/data", `spec: {volumeName: pv-1}`},
+				{"persistentvolumes pv-1", `spec: {claimRef: {namespace: default}, csi: {nodeStageSecretRef: {name: stage, namespace: storage}, nodePublishSecretRef: {name: publish, namespace: storage}}}`},
+				{"persistentvolumeclaims default/unused", `spec: {volumeName: pv-2}`},
+			},
+			want: []string{"pods default/db", "persistentvolumeclaims default/data", "persistentvolumes pv-1", "secrets storage/stage", "secrets storage/publish"},
+		},
+		{
+			name: "services of the pods' namespaces and of the API server, and CSI drivers",
+			extra: [][2]string{
+				{"services default/web", ""}, {"endpointslices.discovery.k8s.io default/web-x", ""}, {"services other/db", ""},
+				{"services default/kubernetes", ""}, {"endpointslices.discovery.k8s.io default/kubernetes", ""}, {"csidrivers.storage.k8s.io nfs", ""},
+			},
+			want: []string{
+				"services default/web", "endpointslices.discovery.k8s.io default/web-x",
+				"services default/kubernetes", "endpointslices.discovery.k8s.io default/kubernetes", "csidrivers.storage.k8s.io nfs",
+			},
+		},
+		{
+			name: "devices and their models, of its own nodes only",
+			extra: [][2]string{
+				{"devices.devices.kubeedge.io plant/pump", `spec: {nodeName: a1, deviceModelRef: {name: pump-model}}`},
+				{"devicemodels.devices.kubeedge.io plant/pump-model", ""},
+				{"devices.devices.kubeedge.io plant/fan", `spec: {nodeName: b1, deviceModelRef: {name: fan-model}}`},
+			},
+			want: []string{"devices.devices.kubeedge.io plant/pump", "devicemodels.devices.kubeedge.io plant/pump-model"},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := twoSites(t)
+			for _, e := range tt.extra {
+				see(t, c, e[0], e[1])
+			}
+			changed, dropped := c.recompute("plant-a")
+			want := append([]string{"nodes a1", "pods default/pa", "namespaces default", "serviceaccounts default/default", "configmaps default/ca"}, tt.want...)
+			slices.Sort(want)
+			want = slices.Compact(want)
+			if got := ids(changed); !slices.Equal(got, want) {
+				t.Errorf("plant-a needs\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(want, "\n  "))
+			}
+			if len(dropped) > 0 {
+				t.Errorf("dropped %v from nothing", ids(dropped))
+			}
+		})
+	}
+}
+
+func TestClosureConcernsOnlyTheSitesOfAChange(t *testing.T) {
+	fresh := func() *closure {
+		c := twoSites(t)
+		see(t, c, "persistentvolumeclaims default/data", "")
+		see(t, c, "pods default/db", `spec: {nodeName: a1, containers: [], volumes: [{name: d, persistentVolumeClaim: {claimName: data}}]}`)
+		c.recompute("plant-a")
+		c.recompute("plant-b")
+		return c
+	}
+	tests := []struct {
+		name, id, body string
+		sites          []string
+		changed        []string
+		dropped        []string
+	}{
+		{"content of a ConfigMap", "configmaps default/ca", `data: {k: v}`, nil, nil, nil},
+		{"content of a pod", "pods default/pa", `{metadata: {labels: {tier: web}}, spec: {nodeName: a1, containers: [{name: c, envFrom: [{configMapRef: {name: ca}}]}]}}`, nil, nil, nil},
+		{"pod bound to a node", "pods default/pending", `spec: {nodeName: b1, containers: []}`, []string{"plant-b"}, []string{"namespaces default", "pods default/pending", "serviceaccounts default/default"}, nil},
+		{"pod with another reference", "pods default/pa", `spec: {nodeName: a1, containers: [{name: c, envFrom: [{configMapRef: {name: new}}]}]}`, []string{"plant-a"}, []string{"configmaps default/new"}, []string{"configmaps default/ca"}},
+		{"claim gets its volume", "persistentvolumeclaims default/data", `spec: {volumeName: pv}`, []string{"plant-a"}, []string{"persistentvolumes pv"}, nil},
+		{"service of a namespace", "services other/db", "", []string{"plant-b"}, []string{"services other/db"}, nil},
+		{"CSI driver", "csidrivers.storage.k8s.io nfs", "", []string{"plant-a", "plant-b"}, []string{"csidrivers.storage.k8s.io nfs"}, nil},
+		{"pod of the cloud", "pods default/pc", `spec: {nodeName: cloud, containers: []}`, nil, nil, nil},
+		{"node changes its site", "nodes b1", nodeOfA, []string{"plant-a", "plant-b"}, []string{"namespaces other", "nodes b1", "pods other/pb", "secrets other/sb", "serviceaccounts other/default"}, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := fresh()
+			sites := see(t, c, tt.id, tt.body)
+			if !slices.Equal(sites, tt.sites) {
+				t.Fatalf("concerns %v, want %v", sites, tt.sites)
+			}
+			if len(sites) == 0 {
+				return
+			}
+			changed, dropped := c.recompute(sites[0])
+			if got := ids(changed); !slices.Equal(got, tt.changed) {
+				t.Errorf("%s gets %v, want %v", sites[0], got, tt.changed)
+			}
+			if got := ids(dropped); !slices.Equal(got, tt.dropped) {
+				t.Errorf("%s loses %v, want %v", sites[0], got, tt.dropped)
+			}
+		})
+	}
+}
+
+func TestClosureTakesAwayWhatIsNotNeeded(t *testing.T) {
+	c := twoSites(t)
+	c.recompute("plant-a")
+	k := coreKey("pods", "default", "pa")
+	if sites := c.remove(k); !slices.Equal(sites, []string{"plant-a"}) {
+		t.Fatalf("concerns %v", sites)
+	}
+	_, dropped := c.recompute("plant-a")
+	want := []string{"configmaps default/ca", "namespaces default", "pods default/pa", "serviceaccounts default/default"}
+	if got := ids(dropped); !slices.Equal(got, want) {
+		t.Errorf("dropped %v, want %v", got, want)
+	}
+	if sites := c.sitesWanting(coreKey("configmaps", "default", "ca")); len(sites) > 0 {
+		t.Errorf("%v still want the ConfigMap", sites)
+	}
+}
+
+func TestClosureKnowsNoSiteWithoutASiteObject(t *testing.T) {
+	c := newClosure()
+	see(t, c, "nodes a1", nodeOfA)
+	if changed, _ := c.recompute("plant-a"); len(changed) > 0 {
+		t.Errorf("plant-a needs %v without a Site", ids(changed))
+	}
+}
+
+func TestClosureNodeTokens(t *testing.T) {
+	c := twoSites(t)
+	see(t, c, "devices.devices.kubeedge.io plant/pump", `spec: {nodeName: a1}`)
+	c.recompute("plant-a")
+	for id, want := range map[objectKey]string{
+		coreKey("nodes", "", "a1"):                                                  "a1",
+		coreKey("pods", "default", "pa"):                                            "a1",
+		coreKey("configmaps", "default", "ca"):                                      "",
+		{Group: deviceGroup, Resource: "devices", Namespace: "plant", Name: "pump"}: "a1",
+	} {
+		if got, ok := c.node("plant-a", id); !ok || got != want {
+			t.Errorf("node token of %s = %q, %v; want %q", id.ref(""), got, ok, want)
+		}
+	}
+}

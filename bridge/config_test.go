@@ -1,0 +1,76 @@
+package bridge
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestConfigDecodesOverTheDefaults(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bridge.yaml")
+	write(t, path, "nats:\n  urls: [nats://hub:4222]\nleaderElection:\n  leaseDuration: 4s\nlog:\n  level: debug\n")
+	cfg, err := LoadConfig(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cfg.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if cfg.LeaderElection.LeaseDuration.Duration != 4*time.Second || cfg.LeaderElection.Name != "bridge" || cfg.Limits.Workers != 8 || cfg.Log.Level != "debug" {
+		t.Errorf("decoded %+v", cfg)
+	}
+}
+
+func TestConfigRefusesAnUnknownKey(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bridge.yaml")
+	write(t, path, "nats:\n  urls: [nats://hub:4222]\n  speed: 9\n")
+	if _, err := LoadConfig(path); err == nil || !strings.Contains(err.Error(), "speed") {
+		t.Errorf("LoadConfig = %v, want an error that names the key", err)
+	}
+}
+
+func TestConfigReportsEveryBadFieldWithItsValue(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Kubernetes.Kubeconfig = "/no/such/kubeconfig"
+	cfg.Kubernetes.Impersonation = "root"
+	cfg.Kubernetes.QPS = -1
+	cfg.Kubernetes.Burst = 0
+	cfg.NATS.URLs = []string{"http://u:hush@hub", "nats://"}
+	cfg.NATS.NKeySeedFile = "/no/such/seed"
+	cfg.NATS.CredentialsFile = "/no/such/creds"
+	cfg.NATS.CAFile = "/no/such/ca"
+	cfg.NATS.Replicas = 7
+	cfg.LeaderElection.Namespace = "Not A Name"
+	cfg.LeaderElection.Name = ""
+	cfg.LeaderElection.Identity = ""
+	cfg.LeaderElection.LeaseDuration.Duration = time.Second
+	cfg.Limits = LimitsConfig{MaxSites: -2, TelemetryBytes: 3, Workers: 999}
+	cfg.Log.Level = "loud"
+	err := cfg.Validate()
+	if err == nil {
+		t.Fatal("Validate accepts it")
+	}
+	for _, want := range []string{
+		`kubernetes.kubeconfig: "/no/such/kubeconfig"`, `kubernetes.impersonation: "root"`, `kubernetes.qps: "-1"`, `kubernetes.burst: "0"`,
+		`nats.urls[0]: "http://u:xxxxx@hub"`, `nats.urls[1]: "nats:"`, `nats.nkeySeedFile: "/no/such/seed"`, `nats.credentialsFile: "/no/such/creds"`,
+		`nats.caFile: "/no/such/ca"`, `nats.replicas: "7"`, `leaderElection.namespace: "Not A Name"`, `leaderElection.name: ""`,
+		`leaderElection.identity: ""`, `leaderElection.leaseDuration: "1s"`, `limits.maxSites: "-2"`, `limits.telemetryBytes: "3"`,
+		`limits.workers: "999"`, `log.level: "loud"`,
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("Validate does not report %s; it says:\n%v", want, err)
+		}
+	}
+	if strings.Contains(err.Error(), "hush") {
+		t.Error("Validate prints a password")
+	}
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,164 @@
+package bridge
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// dialHub returns a connection that keeps trying until it is closed: a hub that is
+// away is no error. Its logger gets one line for each change of state.
+func dialHub(cfg NATSConfig, identity string, log *zap.Logger) (*nats.Conn, error) {
+	opts := []nats.Option{
+		nats.Name("petiole bridge " + identity),
+		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
+		nats.ReconnectWait(500 * time.Millisecond), nats.ReconnectJitter(200*time.Millisecond, time.Second),
+		nats.PingInterval(5 * time.Second), nats.MaxPingsOutstanding(2),
+		// Without a buffer a publish fails while the hub is away, and is tried again by its owner.
+		nats.ReconnectBufSize(-1),
+		nats.ConnectHandler(func(c *nats.Conn) { log.Info("hub connected", zap.String("url", c.ConnectedUrlRedacted())) }),
+		nats.ReconnectHandler(func(c *nats.Conn) { log.Info("hub connected again", zap.String("url", c.ConnectedUrlRedacted())) }),
+		nats.DisconnectErrHandler(func(c *nats.Conn, err error) {
+			if !c.IsClosed() {
+				log.Warn("hub disconnected", zap.Error(err))
+			}
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, s *nats.Subscription, err error) {
+			if s != nil {
+				log.Warn("hub reports an error", zap.String("subject", s.Subject), zap.Error(err))
+				return
+			}
+			log.Warn("hub reports an error", zap.Error(err))
+		}),
+	}
+	if cfg.CAFile != "" {
+		opts = append(opts, nats.RootCAs(cfg.CAFile))
+	}
+	if cfg.CredentialsFile != "" {
+		opts = append(opts, nats.UserCredentials(cfg.CredentialsFile))
+	}
+	if cfg.NKeySeedFile != "" {
+		nkey, err := nats.NkeyOptionFromSeed(cfg.NKeySeedFile)
+		if err != nil {
+			return nil, fmt.Errorf("read nkey seed %s: %w", cfg.NKeySeedFile, err)
+		}
+		opts = append(opts, nkey)
+	}
+	nc, err := nats.Connect(strings.Join(cfg.URLs, ","), opts...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the hub: %w", err)
+	}
+	if !nc.IsConnected() {
+		log.Warn("hub not reachable, trying on", zap.Strings("urls", redactedAll(cfg.URLs)), zap.NamedError("last", nc.LastError()))
+	}
+	return nc, nil
+}
+
+func redactedAll(urls []string) []string {
+	out := make([]string, len(urls))
+	for i, u := range urls {
+		out[i] = redacted(u)
+	}
+	return out
+}
+
+// hub is the JetStream side of the hub, with its streams in place.
+type hub struct {
+	nc *nats.Conn
+	js jetstream.JetStream
+	// desired and reported are handles of the streams; desiredID and reportedID tell
+	// them from later ones of the same name.
+	desired, reported     jetstream.Stream
+	desiredID, reportedID time.Time
+}
+
+// openHub ensures the streams. It fails while the hub is away.
+func openHub(ctx context.Context, nc *nats.Conn, limits streams.HubLimits) (*hub, error) {
+	js, err := jetstream.NewWithDomain(nc, streams.HubDomain, jetstream.WithDefaultTimeout(5*time.Second))
+	if err != nil {
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	if err := streams.Ensure(ctx, js, streams.HubStreams(limits)); err != nil {
+		return nil, err
+	}
+	h := &hub{nc: nc, js: js}
+	if h.desired, h.desiredID, err = openStream(ctx, js, streams.Desired); err != nil {
+		return nil, err
+	}
+	if h.reported, h.reportedID, err = openStream(ctx, js, streams.Reported); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+func openStream(ctx context.Context, js jetstream.JetStream, name string) (jetstream.Stream, time.Time, error) {
+	s, err := js.Stream(ctx, name)
+	if err != nil {
+		return nil, time.Time{}, fmt.Errorf("open stream %s: %w", name, err)
+	}
+	return s, s.CachedInfo().Created, nil
+}
+
+// readAll calls take for every message that the stream holds now, in order. With
+// headersOnly the bodies stay at the hub.
+func readAll(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, filter string, headersOnly bool, take func(jetstream.Msg) error) error {
+	name := stream.CachedInfo().Config.Name
+	info, err := stream.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	cons, err := js.CreateConsumer(ctx, name, jetstream.ConsumerConfig{
+		Description: "the bridge's memory after a start", FilterSubject: filter, HeadersOnly: headersOnly,
+		DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: 30 * time.Second,
+	})
+	if err != nil {
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	defer func() {
+		// It would go by itself; until then it would stand among the sites' consumers.
+		_ = js.DeleteConsumer(context.WithoutCancel(ctx), name, cons.CachedInfo().Name)
+	}()
+	left, next := cons.CachedInfo().NumPending, uint64(1)
+	for left > 0 {
+		batch, err := cons.Fetch(int(min(left, 500)), jetstream.FetchMaxWait(2*time.Second))
+		if err != nil {
+			return fmt.Errorf("read %s: %w", name, err)
+		}
+		for msg := range batch.Messages() {
+			meta, err := msg.Metadata()
+			if err != nil {
+				return fmt.Errorf("read %s: %w", name, err)
+			}
+			if meta.Sequence.Consumer != next {
+				return fmt.Errorf("read %s: message %d came where %d was expected", name, meta.Sequence.Consumer, next)
+			}
+			left, next = meta.NumPending, next+1
+			if meta.Sequence.Stream > info.State.LastSeq {
+				left = 0 // the rest is newer than this read and comes another way
+			}
+			if err := take(msg); err != nil {
+				return err
+			}
+		}
+		if err := batch.Error(); err != nil {
+			return fmt.Errorf("read %s: %w", name, err)
+		}
+		if left == 0 {
+			return nil
+		}
+		// What was pending may have been replaced meanwhile: ask again.
+		now, err := cons.Info(ctx)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", name, err)
+		}
+		left = now.NumPending
+	}
+	return nil
+}

@@ -1,0 +1,186 @@
+package bridge
+
+import (
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// facts are what the closure must know of an object.
+type facts struct {
+	// Site is the label of a Node; the name of a Site.
+	Site string
+	// Node is what a Pod or a Device is bound to; empty while it is not.
+	Node string
+	// Refs are the objects that this one needs, each once.
+	Refs []objectKey
+}
+
+func (f facts) equal(g facts) bool {
+	return f.Site == g.Site && f.Node == g.Node && slices.Equal(f.Refs, g.Refs)
+}
+
+// factsOf reads an object as the API serves it. It is a pure function.
+func factsOf(k objectKey, o *unstructured.Unstructured) (facts, error) {
+	switch {
+	case k.Group == siteGroup && k.Resource == "sites":
+		return facts{Site: k.Name}, nil
+	case k.Group == "" && k.Resource == "nodes":
+		return facts{Site: o.GetLabels()[SiteLabel]}, nil
+	case k.Group == "" && k.Resource == "pods":
+		var pod corev1.Pod
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &pod); err != nil {
+			return facts{}, fmt.Errorf("read %s: %w", k.ref(""), err)
+		}
+		return facts{Node: pod.Spec.NodeName, Refs: podRefs(&pod)}, nil
+	case k.Group == "" && k.Resource == "persistentvolumeclaims":
+		if v := text(o, "spec", "volumeName"); v != "" {
+			return facts{Refs: []objectKey{coreKey("persistentvolumes", "", v)}}, nil
+		}
+	case k.Group == "" && k.Resource == "persistentvolumes":
+		return facts{Refs: volumeSecrets(o)}, nil
+	case k.Group == deviceGroup && k.Resource == "devices":
+		f := facts{Node: text(o, "spec", "nodeName")}
+		if m := text(o, "spec", "deviceModelRef", "name"); m != "" {
+			f.Refs = []objectKey{{Group: deviceGroup, Resource: "devicemodels", Namespace: k.Namespace, Name: m}}
+		}
+		return f, nil
+	}
+	return facts{}, nil
+}
+
+// podRefs are the objects that a node reads to run the pod (what the Node authorizer's
+// graph allows it), and the pod's namespace.
+func podRefs(pod *corev1.Pod) []objectKey {
+	r := refs{namespace: pod.Namespace, seen: map[objectKey]bool{}}
+	r.add(coreKey("namespaces", "", pod.Namespace))
+	sa := pod.Spec.ServiceAccountName
+	if sa == "" {
+		sa = "default"
+	}
+	r.local("serviceaccounts", sa)
+	for _, s := range pod.Spec.ImagePullSecrets {
+		r.local("secrets", s.Name)
+	}
+	if rc := pod.Spec.RuntimeClassName; rc != nil && *rc != "" {
+		r.add(objectKey{Group: nodeGroup, Resource: "runtimeclasses", Name: *rc})
+	}
+	for i := range pod.Spec.Volumes {
+		r.volume(pod, &pod.Spec.Volumes[i])
+	}
+	for i := range pod.Spec.InitContainers {
+		r.env(pod.Spec.InitContainers[i].Env, pod.Spec.InitContainers[i].EnvFrom)
+	}
+	for i := range pod.Spec.Containers {
+		r.env(pod.Spec.Containers[i].Env, pod.Spec.Containers[i].EnvFrom)
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		r.env(pod.Spec.EphemeralContainers[i].Env, pod.Spec.EphemeralContainers[i].EnvFrom)
+	}
+	return r.keys
+}
+
+type refs struct {
+	namespace string
+	keys      []objectKey
+	seen      map[objectKey]bool
+}
+
+func (r *refs) add(k objectKey) {
+	if k.Name != "" && !r.seen[k] {
+		r.seen[k] = true
+		r.keys = append(r.keys, k)
+	}
+}
+
+func (r *refs) local(resource, name string) { r.add(coreKey(resource, r.namespace, name)) }
+
+func (r *refs) secret(ref *corev1.LocalObjectReference) {
+	if ref != nil {
+		r.local("secrets", ref.Name)
+	}
+}
+
+func (r *refs) volume(pod *corev1.Pod, v *corev1.Volume) {
+	switch {
+	case v.ConfigMap != nil:
+		r.local("configmaps", v.ConfigMap.Name)
+	case v.Secret != nil:
+		r.local("secrets", v.Secret.SecretName)
+	case v.Projected != nil:
+		for _, s := range v.Projected.Sources {
+			if s.ConfigMap != nil {
+				r.local("configmaps", s.ConfigMap.Name)
+			}
+			if s.Secret != nil {
+				r.local("secrets", s.Secret.Name)
+			}
+		}
+	case v.PersistentVolumeClaim != nil:
+		r.local("persistentvolumeclaims", v.PersistentVolumeClaim.ClaimName)
+	case v.Ephemeral != nil:
+		r.local("persistentvolumeclaims", pod.Name+"-"+v.Name)
+	case v.CSI != nil:
+		r.secret(v.CSI.NodePublishSecretRef)
+	case v.ISCSI != nil:
+		r.secret(v.ISCSI.SecretRef)
+	case v.FlexVolume != nil:
+		r.secret(v.FlexVolume.SecretRef)
+	case v.AzureFile != nil:
+		r.local("secrets", v.AzureFile.SecretName)
+	case v.CephFS != nil:
+		r.secret(v.CephFS.SecretRef)
+	case v.RBD != nil:
+		r.secret(v.RBD.SecretRef)
+	}
+}
+
+func (r *refs) env(env []corev1.EnvVar, from []corev1.EnvFromSource) {
+	for _, e := range env {
+		if e.ValueFrom == nil {
+			continue
+		}
+		if s := e.ValueFrom.ConfigMapKeyRef; s != nil {
+			r.local("configmaps", s.Name)
+		}
+		if s := e.ValueFrom.SecretKeyRef; s != nil {
+			r.local("secrets", s.Name)
+		}
+	}
+	for _, f := range from {
+		if f.ConfigMapRef != nil {
+			r.local("configmaps", f.ConfigMapRef.Name)
+		}
+		if f.SecretRef != nil {
+			r.local("secrets", f.SecretRef.Name)
+		}
+	}
+}
+
+// volumeSecrets are the secrets that a node reads to mount a persistent volume.
+func volumeSecrets(o *unstructured.Unstructured) []objectKey {
+	r := refs{seen: map[objectKey]bool{}}
+	for _, path := range [][]string{
+		{"spec", "csi", "nodePublishSecretRef"}, {"spec", "csi", "nodeStageSecretRef"}, {"spec", "csi", "nodeExpandSecretRef"},
+		{"spec", "iscsi", "secretRef"}, {"spec", "flexVolume", "secretRef"}, {"spec", "cephfs", "secretRef"}, {"spec", "rbd", "secretRef"},
+	} {
+		namespace := text(o, append(slices.Clone(path), "namespace")...)
+		if namespace == "" {
+			namespace = text(o, "spec", "claimRef", "namespace")
+		}
+		r.add(coreKey("secrets", namespace, text(o, append(slices.Clone(path), "name")...)))
+	}
+	return r.keys
+}
+
+// text is the string at a path, empty when there is none or something else is there.
+func text(o *unstructured.Unstructured, path ...string) string {
+	s, found, err := unstructured.NestedString(o.Object, path...)
+	if !found || err != nil {
+		return ""
+	}
+	return s
+}

@@ -1,0 +1,264 @@
+package bridge
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	nodeutil "k8s.io/component-helpers/node/util"
+)
+
+// petiolePrefix is of labels, annotations and conditions that a site may not set.
+const petiolePrefix = "petiole.dev/"
+
+// writeNode registers a node, or makes the API say its reported status.
+func (w *writeback) writeNode(ctx context.Context, k reportKey, r *report) error {
+	if k.ref.Name != k.ref.Node {
+		return fmt.Errorf("%w: node %s reports about node %s", errRefused, k.ref.Node, k.ref.Name)
+	}
+	var reported corev1.Node
+	if err := json.Unmarshal(r.msg.Object, &reported); err != nil {
+		return fmt.Errorf("%w: %w", errRefused, err)
+	}
+	var current corev1.Node
+	o := w.watch.get(coreKey("nodes", "", k.ref.Name))
+	switch {
+	case o == nil && !r.fresh:
+		return errGone // deleted by somebody; the next report of its kubelet registers it
+	case o == nil:
+		created, err := w.register(ctx, k.site, &reported)
+		if err != nil {
+			return err
+		}
+		current = *created
+	default:
+		if err := typed(o, &current); err != nil {
+			return err
+		}
+	}
+	if owner := current.Labels[SiteLabel]; owner != k.site {
+		return fmt.Errorf("%w: node %s belongs to site %q, not to %s", errRefused, k.ref.Name, owner, k.site)
+	}
+	if err := w.markEdge(ctx, &current); err != nil {
+		return err
+	}
+	if err := w.patchNodeMeta(ctx, &current, &reported); err != nil {
+		return err
+	}
+	return w.patchNodeStatus(ctx, k, r, &current, &reported)
+}
+
+// register creates the node in its own name. The site's label goes with it, so that the
+// node is never without an owner. One that exists already is returned as it is.
+func (w *writeback) register(ctx context.Context, site string, reported *corev1.Node) (*corev1.Node, error) {
+	as, err := w.clients.as(reported.Name)
+	if err != nil {
+		return nil, err
+	}
+	node := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: reported.Name, Labels: map[string]string{}, Annotations: map[string]string{}},
+		Spec:       corev1.NodeSpec{ProviderID: reported.Spec.ProviderID, Taints: reported.Spec.Taints, Unschedulable: reported.Spec.Unschedulable},
+		Status:     reported.Status,
+	}
+	for l, v := range reported.Labels {
+		if !strings.HasPrefix(l, petiolePrefix) && l != EdgeRoleLabel {
+			node.Labels[l] = v
+		}
+	}
+	for a, v := range reported.Annotations {
+		if !strings.HasPrefix(a, petiolePrefix) {
+			node.Annotations[a] = v
+		}
+	}
+	node.Labels[SiteLabel] = site
+	created, err := as.core.Nodes().Create(ctx, node, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		created, err = as.core.Nodes().Get(ctx, node.Name, metav1.GetOptions{})
+	}
+	if err != nil {
+		return nil, verdict(err)
+	}
+	return created, nil
+}
+
+// markEdge sets the role label, which NodeRestriction forbids nodes to set themselves.
+func (w *writeback) markEdge(ctx context.Context, current *corev1.Node) error {
+	if _, ok := current.Labels[EdgeRoleLabel]; ok {
+		return nil
+	}
+	patch := fmt.Appendf(nil, `{"metadata":{"labels":{%q:""}}}`, EdgeRoleLabel)
+	_, err := w.clients.own.CoreV1().Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	return verdict(err)
+}
+
+// patchNodeMeta sets the labels and annotations that a kubelet owns. Others may have
+// been changed in the cloud since the site saw them.
+func (w *writeback) patchNodeMeta(ctx context.Context, current, reported *corev1.Node) error {
+	labels := changedOf(current.Labels, reported.Labels, kubeletLabel)
+	annotations := changedOf(current.Annotations, reported.Annotations, kubeletAnnotation)
+	if len(labels) == 0 && len(annotations) == 0 {
+		return nil
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": labels, "annotations": annotations}})
+	if err != nil {
+		return fmt.Errorf("encode labels of node %s: %w", current.Name, err)
+	}
+	as, err := w.clients.as(current.Name)
+	if err != nil {
+		return err
+	}
+	_, err = as.core.Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	return verdict(err)
+}
+
+func changedOf(current, reported map[string]string, owned func(string) bool) map[string]string {
+	changed := map[string]string{}
+	for k, v := range reported {
+		if was, ok := current[k]; owned(k) && (!ok || was != v) {
+			changed[k] = v
+		}
+	}
+	return changed
+}
+
+func kubeletLabel(l string) bool {
+	switch l {
+	case corev1.LabelHostname, corev1.LabelTopologyZone, corev1.LabelTopologyRegion, corev1.LabelInstanceTypeStable,
+		corev1.LabelOSStable, corev1.LabelArchStable, "beta.kubernetes.io/os", "beta.kubernetes.io/arch", corev1.LabelInstanceType,
+		corev1.LabelFailureDomainBetaZone, corev1.LabelFailureDomainBetaRegion:
+		return true
+	}
+	return false
+}
+
+func kubeletAnnotation(a string) bool {
+	return strings.HasPrefix(a, "volumes.kubernetes.io/") || a == "csi.volume.kubernetes.io/nodeid" || a == "alpha.kubernetes.io/provided-node-ip"
+}
+
+func (w *writeback) patchNodeStatus(ctx context.Context, k reportKey, r *report, current, reported *corev1.Node) error {
+	connected, since, _ := w.presence.of(k.site)
+	wanted := current.DeepCopy()
+	alive, heard := w.speaksFor(k.site, k.ref.Name)
+	if alive {
+		wanted.Status = mergeNodeStatus(current.Status, reported.Status, r.fresh, heard)
+	}
+	setSiteCondition(&wanted.Status, connected, since, time.Now())
+	if !equality.Semantic.DeepEqual(current.Status, wanted.Status) {
+		as, err := w.clients.as(k.ref.Name)
+		if err != nil {
+			return err
+		}
+		patch, err := nodeStatusPatch(current, wanted)
+		if err != nil {
+			return err
+		}
+		if _, err := as.core.Nodes().Patch(ctx, k.ref.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status"); err != nil {
+			return verdict(err)
+		}
+	}
+	if !alive {
+		return fmt.Errorf("%w: %s", errSilent, k.ref.Name)
+	}
+	return nil
+}
+
+// nodeStatusPatch is the strategic merge patch between two statuses of a node. Addresses
+// are replaced as a whole: their merge key, the type, is not unique.
+func nodeStatusPatch(current, wanted *corev1.Node) ([]byte, error) {
+	to := wanted.Status.DeepCopy()
+	to.Addresses = current.Status.Addresses
+	from, err := json.Marshal(corev1.Node{Status: current.Status})
+	if err != nil {
+		return nil, fmt.Errorf("encode status of node %s: %w", current.Name, err)
+	}
+	target, err := json.Marshal(corev1.Node{ObjectMeta: metav1.ObjectMeta{UID: current.UID}, Status: *to})
+	if err != nil {
+		return nil, fmt.Errorf("encode status of node %s: %w", current.Name, err)
+	}
+	patch, err := strategicpatch.CreateTwoWayMergePatch(from, target, corev1.Node{})
+	if err != nil {
+		return nil, fmt.Errorf("compare status of node %s: %w", current.Name, err)
+	}
+	if equality.Semantic.DeepEqual(current.Status.Addresses, wanted.Status.Addresses) {
+		return patch, nil
+	}
+	var p struct {
+		Metadata json.RawMessage `json:"metadata"`
+		Status   map[string]any  `json:"status"`
+	}
+	if err := json.Unmarshal(patch, &p); err != nil {
+		return nil, fmt.Errorf("compare status of node %s: %w", current.Name, err)
+	}
+	addresses := []any{}
+	for _, a := range wanted.Status.Addresses {
+		addresses = append(addresses, a)
+	}
+	if p.Status == nil {
+		p.Status = map[string]any{}
+	}
+	p.Status["addresses"] = append(addresses, map[string]any{"$patch": "replace"})
+	return json.Marshal(p)
+}
+
+// mergeNodeStatus is the status that the API should have: the reported one, with what
+// the cloud owns. A fresh report also moves the heartbeat times; one that is held
+// against the API again does so only where the API says something else, and then with
+// the time at which the node was last heard. It is a pure function.
+func mergeNodeStatus(current, reported corev1.NodeStatus, fresh bool, heard time.Time) corev1.NodeStatus {
+	merged := *reported.DeepCopy()
+	merged.VolumesAttached = current.VolumesAttached
+	merged.Conditions = nil
+	have := map[corev1.NodeConditionType]corev1.NodeCondition{}
+	for _, c := range current.Conditions {
+		have[c.Type] = c
+	}
+	said := map[corev1.NodeConditionType]bool{}
+	for _, c := range reported.Conditions {
+		was, ok := have[c.Type]
+		cloud := strings.HasPrefix(string(c.Type), petiolePrefix) || c.Type == corev1.NodeNetworkUnavailable
+		if cloud {
+			continue
+		}
+		said[c.Type] = true
+		same := ok && was.Status == c.Status && was.Reason == c.Reason && was.Message == c.Message
+		switch {
+		case same && (!fresh || !c.LastHeartbeatTime.After(was.LastHeartbeatTime.Time)):
+			c = was
+		case ok && !same && was.LastHeartbeatTime.After(c.LastHeartbeatTime.Time) || ok && !same && !fresh:
+			c.LastHeartbeatTime = metav1.NewTime(heard)
+		}
+		merged.Conditions = append(merged.Conditions, c)
+	}
+	for _, c := range current.Conditions {
+		if !said[c.Type] {
+			merged.Conditions = append(merged.Conditions, c)
+		}
+	}
+	return merged
+}
+
+// setSiteCondition says on the node whether its site is connected.
+func setSiteCondition(s *corev1.NodeStatus, connected bool, since, now time.Time) {
+	c := corev1.NodeCondition{
+		Type: SiteConnectedCondition, Status: corev1.ConditionTrue, Reason: "SiteHeard", Message: "the site's leaf sends heartbeats",
+		LastHeartbeatTime: metav1.NewTime(now), LastTransitionTime: metav1.NewTime(since),
+	}
+	if !connected {
+		c.Status, c.Reason, c.Message = corev1.ConditionFalse, "SiteSilent", "no heartbeat of the site's leaf arrives; its pods run on"
+	}
+	i, was := nodeutil.GetNodeCondition(s, SiteConnectedCondition)
+	switch {
+	case was == nil:
+		s.Conditions = append(s.Conditions, c)
+	case was.Status != c.Status:
+		s.Conditions[i] = c
+	}
+}

@@ -1,0 +1,153 @@
+package bridge
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// writeEvent creates an event, or updates the one of the same name, in the node's name.
+func (w *writeback) writeEvent(ctx context.Context, k reportKey, r *report) error {
+	if k.ref.Group != "" {
+		return fmt.Errorf("%w: report events as core/v1 events, not %s", errRefused, k.ref)
+	}
+	var event corev1.Event
+	if err := json.Unmarshal(r.msg.Object, &event); err != nil {
+		return fmt.Errorf("%w: %w", errRefused, err)
+	}
+	event.Namespace = k.ref.Namespace
+	freshMeta(&event.ObjectMeta)
+	as, err := w.clients.as(k.ref.Node)
+	if err != nil {
+		return err
+	}
+	events := as.core.Events(k.ref.Namespace)
+	if _, err = events.Create(ctx, &event, metav1.CreateOptions{}); !apierrors.IsAlreadyExists(err) {
+		return verdict(err)
+	}
+	patch, err := json.Marshal(map[string]any{
+		"count": event.Count, "lastTimestamp": event.LastTimestamp, "message": event.Message,
+		"reason": event.Reason, "type": event.Type, "series": event.Series,
+	})
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", k.ref, err)
+	}
+	_, err = events.Patch(ctx, k.ref.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	if apierrors.IsNotFound(err) {
+		return err // it expired in between: create it at the next try
+	}
+	return verdict(err)
+}
+
+// writeCSINode makes the API's CSINode say what the node reports.
+func (w *writeback) writeCSINode(ctx context.Context, k reportKey, r *report) error {
+	var reported storagev1.CSINode
+	if err := json.Unmarshal(r.msg.Object, &reported); err != nil {
+		return fmt.Errorf("%w: %w", errRefused, err)
+	}
+	if k.ref.Name != k.ref.Node || reported.Name != k.ref.Node {
+		return fmt.Errorf("%w: node %s reports about CSINode %s", errRefused, k.ref.Node, k.ref.Name)
+	}
+	node := w.watch.get(coreKey("nodes", "", k.ref.Node))
+	if node == nil {
+		return fmt.Errorf("%w: %s", errNodeUnknown, k.ref.Node)
+	}
+	as, err := w.clients.as(k.ref.Node)
+	if err != nil {
+		return err
+	}
+	nodes := as.storage.CSINodes()
+	current, err := nodes.Get(ctx, k.ref.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		freshMeta(&reported.ObjectMeta)
+		reported.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.GetName(), UID: node.GetUID()}}
+		_, err = nodes.Create(ctx, &reported, metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) {
+			return err
+		}
+		return verdict(err)
+	}
+	if err != nil {
+		return verdict(err)
+	}
+	if equality.Semantic.DeepEqual(current.Spec, reported.Spec) {
+		return nil
+	}
+	current.Spec = reported.Spec
+	_, err = nodes.Update(ctx, current, metav1.UpdateOptions{})
+	return verdict(err)
+}
+
+var deviceStatuses = schema.GroupVersionResource{Group: deviceGroup, Version: "v1beta1", Resource: "devicestatuses"}
+
+// writeDeviceStatus makes the API's DeviceStatus say what the site reports, and the
+// Device its owner.
+func (w *writeback) writeDeviceStatus(ctx context.Context, k reportKey, r *report) error {
+	var reported unstructured.Unstructured
+	if err := json.Unmarshal(r.msg.Object, &reported.Object); err != nil {
+		return fmt.Errorf("%w: %w", errRefused, err)
+	}
+	device := w.watch.get(objectKey{Group: deviceGroup, Resource: "devices", Namespace: k.ref.Namespace, Name: k.ref.Name})
+	switch {
+	case device == nil:
+		return fmt.Errorf("%w: device %s/%s", errGone, k.ref.Namespace, k.ref.Name)
+	case r.msg.UID != "" && string(device.GetUID()) != r.msg.UID:
+		return fmt.Errorf("%w: device %s/%s has UID %s, reported is %s", errGone, k.ref.Namespace, k.ref.Name, device.GetUID(), r.msg.UID)
+	case text(device, "spec", "nodeName") != k.ref.Node:
+		// Moved to another node: the new one's reports count.
+		return fmt.Errorf("%w: device %s/%s is bound to node %q", errGone, k.ref.Namespace, k.ref.Name, text(device, "spec", "nodeName"))
+	}
+	status := reported.Object["status"]
+	current := w.watch.get(keyOf(k.ref))
+	if current == nil {
+		return w.createDeviceStatus(ctx, k, device, status)
+	}
+	owner := ownerOf(device)
+	from := map[string]any{"metadata": map[string]any{"ownerReferences": current.Object["metadata"].(map[string]any)["ownerReferences"]}, "status": current.Object["status"]}
+	to := map[string]any{"metadata": map[string]any{"ownerReferences": []any{owner}}, "status": status}
+	patch, differs, err := mergePatchOf(from, to)
+	if err != nil {
+		return fmt.Errorf("compare %s: %w", k.ref, err)
+	}
+	if !differs {
+		return nil
+	}
+	_, err = w.clients.dynamic.Resource(deviceStatuses).Namespace(k.ref.Namespace).Patch(ctx, k.ref.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	if apierrors.IsNotFound(err) {
+		return err // deleted in between: create it at the next try
+	}
+	return verdict(err)
+}
+
+func (w *writeback) createDeviceStatus(ctx context.Context, k reportKey, device *unstructured.Unstructured, status any) error {
+	o := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": deviceStatuses.GroupVersion().String(), "kind": "DeviceStatus",
+		"metadata": map[string]any{
+			"name": k.ref.Name, "namespace": k.ref.Namespace, "ownerReferences": []any{ownerOf(device)},
+		},
+	}}
+	if status != nil {
+		o.Object["status"] = status
+	}
+	_, err := w.clients.dynamic.Resource(deviceStatuses).Namespace(k.ref.Namespace).Create(ctx, o, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		return err // the watch is behind: patch it at the next try
+	}
+	return verdict(err)
+}
+
+func ownerOf(device *unstructured.Unstructured) map[string]any {
+	return map[string]any{
+		"apiVersion": device.GetAPIVersion(), "kind": device.GetKind(), "name": device.GetName(),
+		"uid": string(device.GetUID()), "controller": true,
+	}
+}

@@ -1,0 +1,205 @@
+package bridge
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+)
+
+// podConditionsOfKubelet are the conditions that the node owns; others are the cloud's.
+var podConditionsOfKubelet = map[corev1.PodConditionType]bool{
+	corev1.PodScheduled: true, corev1.PodReady: true, corev1.PodInitialized: true, corev1.ContainersReady: true,
+	corev1.PodReadyToStartContainers: true, corev1.PodResizePending: true, corev1.PodResizeInProgress: true,
+	"AllContainersRestarting": true,
+}
+
+// writePodStatus does what the kubelet's status manager does: a strategic merge patch of
+// the status that carries the pod's UID.
+func (w *writeback) writePodStatus(ctx context.Context, k reportKey, r *report) error {
+	current, err := w.pod(k, r)
+	if err != nil {
+		return err
+	}
+	if alive, _ := w.speaksFor(k.site, k.ref.Node); !alive {
+		return fmt.Errorf("%w: %s", errSilent, k.ref.Node)
+	}
+	var reported corev1.Pod
+	if err := json.Unmarshal(r.msg.Object, &reported); err != nil {
+		return fmt.Errorf("%w: %w", errRefused, err)
+	}
+	patch, err := podStatusPatch(current, reported.Status)
+	if err != nil || patch == nil {
+		return err
+	}
+	as, err := w.clients.as(k.ref.Node)
+	if err != nil {
+		return err
+	}
+	_, err = as.core.Pods(k.ref.Namespace).Patch(ctx, k.ref.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	if apierrors.IsConflict(err) {
+		return fmt.Errorf("%w: %w", errGone, err) // the UID in the patch is of another pod
+	}
+	return verdict(err)
+}
+
+// pod is the API's pod, if it is the one that the report is about.
+func (w *writeback) pod(k reportKey, r *report) (*corev1.Pod, error) {
+	var pod corev1.Pod
+	if err := typed(w.watch.get(keyOf(k.ref)), &pod); err != nil {
+		return nil, err
+	}
+	switch {
+	case r.msg.UID == "":
+		return nil, fmt.Errorf("%w: report about %s has no UID", errRefused, k.ref)
+	case string(pod.UID) != r.msg.UID:
+		return nil, fmt.Errorf("%w: %s has UID %s, reported is %s", errGone, k.ref, pod.UID, r.msg.UID)
+	case pod.Spec.NodeName != k.ref.Node:
+		return nil, fmt.Errorf("%w: %s is bound to node %q, reported by %s", errRefused, k.ref, pod.Spec.NodeName, k.ref.Node)
+	}
+	return &pod, nil
+}
+
+// podStatusPatch is the patch that makes the API's pod say the reported status, or nil
+// when it does already or must not: a terminal phase is never left. It is a pure
+// function.
+func podStatusPatch(current *corev1.Pod, reported corev1.PodStatus) ([]byte, error) {
+	if terminal(current.Status.Phase) && !terminal(reported.Phase) {
+		return nil, nil
+	}
+	merged := *reported.DeepCopy()
+	merged.Conditions = mergePodConditions(current.Status.Conditions, reported.Conditions, terminal(reported.Phase))
+	// The cloud's own fields stay.
+	merged.NominatedNodeName = current.Status.NominatedNodeName
+	merged.ResourceClaimStatuses = current.Status.ResourceClaimStatuses
+	merged.ExtendedResourceClaimStatus = current.Status.ExtendedResourceClaimStatus
+	merged.NodeAllocatableResourceClaimStatuses = current.Status.NodeAllocatableResourceClaimStatuses
+	if merged.QOSClass == "" {
+		merged.QOSClass = current.Status.QOSClass
+	}
+	if merged.StartTime == nil {
+		merged.StartTime = current.Status.StartTime
+	}
+	from, err := json.Marshal(corev1.Pod{Status: current.Status})
+	if err != nil {
+		return nil, fmt.Errorf("encode status of pod %s/%s: %w", current.Namespace, current.Name, err)
+	}
+	// The UID is in the new object only, so that it is in the patch, as a precondition.
+	to, err := json.Marshal(corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: current.UID}, Status: merged})
+	if err != nil {
+		return nil, fmt.Errorf("encode status of pod %s/%s: %w", current.Namespace, current.Name, err)
+	}
+	patch, err := strategicpatch.CreateTwoWayMergePatch(from, to, corev1.Pod{})
+	if err != nil {
+		return nil, fmt.Errorf("compare status of pod %s/%s: %w", current.Namespace, current.Name, err)
+	}
+	if string(patch) == `{"metadata":{"uid":`+strconv.Quote(string(current.UID))+`}}` {
+		return nil, nil
+	}
+	return patch, nil
+}
+
+// mergePodConditions takes the node's conditions from the report and the others from
+// the API. DisruptionTarget is shared: the node sets it when it ends the pod.
+func mergePodConditions(current, reported []corev1.PodCondition, ended bool) []corev1.PodCondition {
+	takes := func(c corev1.PodCondition) bool {
+		return podConditionsOfKubelet[c.Type] || c.Type == corev1.DisruptionTarget && ended
+	}
+	var merged []corev1.PodCondition
+	from := map[corev1.PodConditionType]bool{}
+	for _, c := range reported {
+		if takes(c) {
+			from[c.Type] = true
+			merged = append(merged, c)
+		}
+	}
+	for _, c := range current {
+		if !from[c.Type] && !podConditionsOfKubelet[c.Type] {
+			merged = append(merged, c)
+		}
+	}
+	return merged
+}
+
+func terminal(p corev1.PodPhase) bool { return p == corev1.PodSucceeded || p == corev1.PodFailed }
+
+// deletePod carries out a kubelet's final deletion: only of a pod that the cloud is
+// deleting, or of a mirror pod, and only of the UID that was reported.
+func (w *writeback) deletePod(ctx context.Context, k reportKey, r *report) error {
+	pod, err := w.pod(k, r)
+	if err != nil {
+		return err
+	}
+	if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; !mirror && pod.DeletionTimestamp == nil {
+		return fmt.Errorf("%w: %s is not being deleted", errRefused, k.ref)
+	}
+	as, err := w.clients.as(k.ref.Node)
+	if err != nil {
+		return err
+	}
+	grace, uid := int64(0), types.UID(r.msg.UID)
+	err = as.core.Pods(k.ref.Namespace).Delete(ctx, k.ref.Name, metav1.DeleteOptions{
+		GracePeriodSeconds: &grace, Preconditions: &metav1.Preconditions{UID: &uid},
+	})
+	if apierrors.IsConflict(err) {
+		return fmt.Errorf("%w: %w", errGone, err)
+	}
+	return verdict(err)
+}
+
+// createMirrorPod shows a static pod of a node in the API. NodeRestriction sees to it
+// that it is one, and owned by its node.
+func (w *writeback) createMirrorPod(ctx context.Context, k reportKey, r *report) error {
+	var pod corev1.Pod
+	if err := json.Unmarshal(r.msg.Object, &pod); err != nil {
+		return fmt.Errorf("%w: %w", errRefused, err)
+	}
+	node := w.watch.get(coreKey("nodes", "", k.ref.Node))
+	if node == nil {
+		return fmt.Errorf("%w: %s", errNodeUnknown, k.ref.Node)
+	}
+	if pod.Name != k.ref.Name || pod.Namespace != k.ref.Namespace {
+		return fmt.Errorf("%w: object is pod %s/%s, subject says %s", errRefused, pod.Namespace, pod.Name, k.ref)
+	}
+	freshMeta(&pod.ObjectMeta)
+	for i := range pod.OwnerReferences {
+		if o := &pod.OwnerReferences[i]; o.Kind == "Node" && o.Name == k.ref.Node {
+			o.UID = node.GetUID() // the site may know the node by another life
+		}
+	}
+	as, err := w.clients.as(k.ref.Node)
+	if err != nil {
+		return err
+	}
+	_, err = as.core.Pods(k.ref.Namespace).Create(ctx, &pod, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		return nil // its status follows, fenced by UID
+	}
+	return verdict(err)
+}
+
+// freshMeta leaves of a site's metadata what a create may carry.
+func freshMeta(m *metav1.ObjectMeta) {
+	m.UID, m.ResourceVersion, m.Generation = "", "", 0
+	m.CreationTimestamp, m.DeletionTimestamp, m.DeletionGracePeriodSeconds = metav1.Time{}, nil, nil
+	m.ManagedFields, m.SelfLink = nil, ""
+}
+
+// typed converts an object as it was last seen; a missing one is errGone.
+func typed(o *unstructured.Unstructured, into any) error {
+	if o == nil {
+		return errGone
+	}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, into); err != nil {
+		return fmt.Errorf("read %s %s/%s: %w", o.GetKind(), o.GetNamespace(), o.GetName(), err)
+	}
+	return nil
+}

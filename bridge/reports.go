@@ -1,0 +1,141 @@
+package bridge
+
+import (
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// reportKey names what one site says about one object.
+type reportKey struct {
+	site string
+	ref  streams.Ref
+}
+
+// report is the newest that a site said about an object.
+type report struct {
+	seq    uint64
+	msg    streams.Message
+	stored time.Time
+	// fresh says that the API server has not taken the report over yet.
+	fresh bool
+	// from is the message to acknowledge when the API server has taken the report
+	// over; nil when it has, and when the report was read from the stream's past.
+	from jetstream.Msg
+}
+
+// reports holds the newest report of each object, at most one for each. It does no I/O
+// and is safe for concurrent use.
+type reports struct {
+	mu       sync.Mutex
+	all      map[reportKey]*report
+	byObject map[objectKey]map[reportKey]struct{}
+	bySite   map[string]map[reportKey]struct{}
+}
+
+func newReports() *reports {
+	return &reports{
+		all: map[reportKey]*report{}, byObject: map[objectKey]map[reportKey]struct{}{}, bySite: map[string]map[reportKey]struct{}{},
+	}
+}
+
+// put takes in a report unless a newer one is known. It returns the messages that have
+// nothing more to say and are to be acknowledged.
+func (r *reports) put(k reportKey, n *report) (stale []jetstream.Msg) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	was := r.all[k]
+	switch {
+	case was != nil && was.seq > n.seq:
+		if n.from != nil {
+			stale = append(stale, n.from)
+		}
+		return stale
+	case was != nil && was.seq < n.seq && was.from != nil:
+		stale = append(stale, was.from)
+	}
+	r.all[k] = n
+	index(r.byObject, keyOf(k.ref), k)
+	index(r.bySite, k.site, k)
+	return stale
+}
+
+func (r *reports) get(k reportKey) *report {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n := r.all[k]; n != nil {
+		c := *n
+		return &c
+	}
+	return nil
+}
+
+// settle notes that report seq needs no acknowledgement any more, and with drop that
+// nothing more is to be done with it. A newer report is left alone.
+func (r *reports) settle(k reportKey, seq uint64, drop bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.all[k]
+	if n == nil || n.seq != seq {
+		return
+	}
+	if !drop {
+		n.from, n.fresh = nil, false
+		return
+	}
+	delete(r.all, k)
+	unindex(r.byObject, keyOf(k.ref), k)
+	unindex(r.bySite, k.site, k)
+}
+
+// about are the reports about one object.
+func (r *reports) about(o objectKey) []reportKey {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return keysOf(r.byObject[o])
+}
+
+// ofSite are all reports of a site.
+func (r *reports) ofSite(site string) []reportKey {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return keysOf(r.bySite[site])
+}
+
+func index[K comparable](m map[K]map[reportKey]struct{}, by K, k reportKey) {
+	if m[by] == nil {
+		m[by] = map[reportKey]struct{}{}
+	}
+	m[by][k] = struct{}{}
+}
+
+func unindex[K comparable](m map[K]map[reportKey]struct{}, by K, k reportKey) {
+	delete(m[by], k)
+	if len(m[by]) == 0 {
+		delete(m, by)
+	}
+}
+
+func keysOf(m map[reportKey]struct{}) []reportKey {
+	keys := make([]reportKey, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+// keeps says which reports stay when they are accepted, to be held against the API:
+// what a site says about the state of an object. Other reports, such as events and
+// deletions, are done with then.
+func keeps(m streams.Message) bool {
+	switch {
+	case m.Group == "" && m.Resource == "pods":
+		return m.Op == streams.OpPut // a create is of a mirror pod, a delete is final
+	case m.Group == "" && m.Resource == "nodes", m.Group == deviceGroup && m.Resource == "devicestatuses":
+		return m.Op != streams.OpDelete
+	}
+	return false
+}

@@ -1,0 +1,86 @@
+package bridge
+
+import (
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// Labels and annotations of the bridge's own.
+const (
+	// SiteLabel on a Node names the site that it belongs to. It is set at the node's
+	// first registration and decides which site may report about the node.
+	SiteLabel = "petiole.dev/site"
+	// EdgeRoleLabel marks every node of a site.
+	EdgeRoleLabel = "node-role.kubernetes.io/edge"
+	// AutonomyAnnotation on a Node or a Pod says how long a pod outlives the loss of
+	// its site before Kubernetes evicts it: "0" for ever (the default), or a Go
+	// duration. The Pod's wins.
+	AutonomyAnnotation = "petiole.dev/autonomy-duration"
+	// SiteConnectedCondition is the type of the Node condition that tells a cut link
+	// from a node that is down.
+	SiteConnectedCondition = "petiole.dev/SiteConnected"
+)
+
+// objectKey names an object of a watched resource.
+type objectKey struct{ Group, Resource, Namespace, Name string }
+
+func (k objectKey) cacheKey() string {
+	if k.Namespace == "" {
+		return k.Name
+	}
+	return k.Namespace + "/" + k.Name
+}
+
+func (k objectKey) ref(node string) streams.Ref {
+	return streams.Ref{Node: node, Group: k.Group, Resource: k.Resource, Namespace: k.Namespace, Name: k.Name}
+}
+
+func keyOf(r streams.Ref) objectKey {
+	return objectKey{Group: r.Group, Resource: r.Resource, Namespace: r.Namespace, Name: r.Name}
+}
+
+func coreKey(resource, namespace, name string) objectKey {
+	return objectKey{Resource: resource, Namespace: namespace, Name: name}
+}
+
+const (
+	deviceGroup    = "devices.kubeedge.io"
+	discoveryGroup = "discovery.k8s.io"
+	nodeGroup      = "node.k8s.io"
+	storageGroup   = "storage.k8s.io"
+	siteGroup      = "petiole.dev"
+)
+
+// watched are the resources that the bridge follows. The order is the order of
+// publication within a site: what a pod needs comes before the pod.
+var watched = []schema.GroupVersionResource{
+	{Group: siteGroup, Version: "v1alpha1", Resource: "sites"},
+	{Version: "v1", Resource: "nodes"},
+	{Version: "v1", Resource: "namespaces"},
+	{Version: "v1", Resource: "serviceaccounts"},
+	{Version: "v1", Resource: "configmaps"},
+	{Version: "v1", Resource: "secrets"},
+	{Version: "v1", Resource: "persistentvolumes"},
+	{Version: "v1", Resource: "persistentvolumeclaims"},
+	{Group: storageGroup, Version: "v1", Resource: "csidrivers"},
+	{Group: nodeGroup, Version: "v1", Resource: "runtimeclasses"},
+	{Version: "v1", Resource: "services"},
+	{Group: discoveryGroup, Version: "v1", Resource: "endpointslices"},
+	{Group: deviceGroup, Version: "v1beta1", Resource: "devicemodels"},
+	{Version: "v1", Resource: "pods"},
+	{Group: deviceGroup, Version: "v1beta1", Resource: "devices"},
+	{Group: deviceGroup, Version: "v1beta1", Resource: "devicestatuses"},
+}
+
+var publishRank = func() map[schema.GroupResource]int {
+	m := map[schema.GroupResource]int{}
+	for i, r := range watched {
+		m[r.GroupResource()] = i
+	}
+	return m
+}()
+
+func (k objectKey) rank() int {
+	return publishRank[schema.GroupResource{Group: k.Group, Resource: k.Resource}]
+}

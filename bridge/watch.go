@@ -1,0 +1,139 @@
+package bridge
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/tools/cache"
+)
+
+// watch keeps a copy of the watched resources, as the API serves them, and tells
+// changed which object to look at. It decides nothing.
+type watch struct {
+	informers map[schema.GroupResource]cache.SharedIndexInformer
+}
+
+// newWatch prepares the informers. changed is called for each object that appeared,
+// changed or vanished, from several goroutines, and must not block.
+func newWatch(client dynamic.Interface, out *outage, changed func(objectKey)) (*watch, error) {
+	w := &watch{informers: map[schema.GroupResource]cache.SharedIndexInformer{}}
+	for _, r := range watched {
+		gr := r.GroupResource()
+		inf := cache.NewSharedIndexInformerWithOptions(listWatch(client, r, out), &unstructured.Unstructured{},
+			cache.SharedIndexInformerOptions{ObjectDescription: r.String()})
+		if err := inf.SetTransform(dropManagedFields); err != nil {
+			return nil, fmt.Errorf("prepare watch of %s: %w", gr, err)
+		}
+		// The outcome of each call is reported where it is made.
+		if err := inf.SetWatchErrorHandlerWithContext(func(context.Context, *cache.Reflector, error) {}); err != nil {
+			return nil, fmt.Errorf("prepare watch of %s: %w", gr, err)
+		}
+		note := func(obj any) {
+			if k, ok := keyFor(gr, obj); ok {
+				changed(k)
+			}
+		}
+		if _, err := inf.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc: note, UpdateFunc: func(_, obj any) { note(obj) }, DeleteFunc: note,
+		}); err != nil {
+			return nil, fmt.Errorf("prepare watch of %s: %w", gr, err)
+		}
+		w.informers[gr] = inf
+	}
+	return w, nil
+}
+
+// listWatch is how one resource is listed and watched, with every outcome reported.
+func listWatch(client dynamic.Interface, r schema.GroupVersionResource, out *outage) cache.ListerWatcher {
+	report := func(ctx context.Context, err error) {
+		// An expired version is no outage: the resource is listed anew.
+		if ctx.Err() == nil && !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
+			out.part(r.GroupResource().String(), err)
+		}
+	}
+	return cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			list, err := client.Resource(r).List(ctx, o)
+			report(ctx, err)
+			return list, err
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
+			w, err := client.Resource(r).Watch(ctx, o)
+			report(ctx, err)
+			return w, err
+		},
+	}, client)
+}
+
+// run watches until ctx ends, and calls synced once, when every resource has been
+// listed.
+func (w *watch) run(ctx context.Context, synced func()) {
+	var wg sync.WaitGroup
+	for _, inf := range w.informers {
+		wg.Go(func() { inf.RunWithContext(ctx) })
+	}
+	wg.Go(func() {
+		for _, inf := range w.informers {
+			select {
+			case <-ctx.Done():
+				return
+			case <-inf.HasSyncedChecker().Done():
+			}
+		}
+		synced()
+	})
+	wg.Wait()
+}
+
+// get is the object as it was last seen, or nil. It must not be changed.
+func (w *watch) get(k objectKey) *unstructured.Unstructured {
+	inf := w.informers[schema.GroupResource{Group: k.Group, Resource: k.Resource}]
+	if inf == nil {
+		return nil
+	}
+	obj, ok, err := inf.GetStore().GetByKey(k.cacheKey())
+	if err != nil || !ok {
+		return nil
+	}
+	u, _ := obj.(*unstructured.Unstructured)
+	return u
+}
+
+// keys are all objects that were last seen.
+func (w *watch) keys() []objectKey {
+	var all []objectKey
+	for gr, inf := range w.informers {
+		for _, obj := range inf.GetStore().List() {
+			if k, ok := keyFor(gr, obj); ok {
+				all = append(all, k)
+			}
+		}
+	}
+	return all
+}
+
+// keyFor takes the name from an object or from what the informer leaves of an object
+// whose deletion it missed.
+func keyFor(gr schema.GroupResource, obj any) (objectKey, bool) {
+	name, err := cache.DeletionHandlingMetaNamespaceKeyFunc(obj)
+	if err != nil {
+		return objectKey{}, false
+	}
+	namespace, name, err := cache.SplitMetaNamespaceKey(name)
+	return objectKey{Group: gr.Group, Resource: gr.Resource, Namespace: namespace, Name: name}, err == nil
+}
+
+func dropManagedFields(obj any) (any, error) {
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		u.SetManagedFields(nil)
+	}
+	return obj, nil
+}

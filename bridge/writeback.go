@@ -1,0 +1,229 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+var (
+	// errRefused marks a report that no retry can make acceptable: it is quarantined.
+	errRefused = errors.New("refused")
+	// errGone marks a report about an object that is gone or was replaced by another
+	// of its name: it is dropped and counted.
+	errGone = errors.New("object is gone")
+	// errSilent marks a report that must not be written now, because the node is not
+	// heard and what Kubernetes says of it is the truth. It waits for the node.
+	errSilent = errors.New("node is silent")
+	// errNodeUnknown marks a report about a node that has not registered (yet).
+	errNodeUnknown = errors.New("node is not registered")
+)
+
+// unknownNodeTries bounds how often a report about an unregistered node is tried, which
+// takes about two minutes.
+const unknownNodeTries = 30
+
+// writeback makes the API server say what the sites report: the newest report of each
+// object is written, and written again when something else overwrote it while the node
+// was heard. One object is handled by one worker at a time.
+type writeback struct {
+	clients  *clients
+	watch    *watch
+	publish  *publisher
+	presence *presence
+	reports  *reports
+	intake   *intake
+	log      *zap.Logger
+	count    *counters
+	queue    workqueue.TypedRateLimitingInterface[reportKey]
+	outage   *outage
+}
+
+// run writes until ctx ends.
+func (w *writeback) run(ctx context.Context, workers int) {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		<-ctx.Done()
+		w.queue.ShutDown()
+	})
+	for range workers {
+		wg.Go(func() {
+			for k, down := w.queue.Get(); !down; k, down = w.queue.Get() {
+				w.work(ctx, k)
+				w.queue.Done(k)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// changed looks again at what was reported about an object.
+func (w *writeback) changed(o objectKey) {
+	for _, k := range w.reports.about(o) {
+		w.queue.Add(k)
+	}
+}
+
+// woke looks again at all that was reported about nodes that are heard again: the nodes
+// first, then their pods.
+func (w *writeback) woke(site string, nodes []string) {
+	keys := slices.DeleteFunc(w.reports.ofSite(site), func(k reportKey) bool { return !slices.Contains(nodes, k.ref.Node) })
+	slices.SortFunc(keys, func(a, b reportKey) int { return keyOf(a.ref).rank() - keyOf(b.ref).rank() })
+	for _, k := range keys {
+		w.queue.Add(k)
+	}
+}
+
+func (w *writeback) work(ctx context.Context, k reportKey) {
+	r := w.reports.get(k)
+	if r == nil {
+		w.queue.Forget(k)
+		return
+	}
+	err := w.write(ctx, k, r)
+	if ctx.Err() != nil {
+		return
+	}
+	if errors.Is(err, errNodeUnknown) && w.queue.NumRequeues(k) >= unknownNodeTries {
+		err = fmt.Errorf("%w: %w", errRefused, err)
+	}
+	switch {
+	case err == nil:
+		w.accepted(k, r)
+	case errors.Is(err, errSilent):
+		w.queue.Forget(k)
+	case errors.Is(err, errGone):
+		w.count.dropped.Add(1)
+		w.done(k, r)
+	case errors.Is(err, errRefused):
+		w.refused(ctx, k, r, err)
+	default:
+		if !errors.Is(err, errNodeUnknown) {
+			w.outage.report(err)
+		}
+		w.queue.AddRateLimited(k)
+	}
+}
+
+func (w *writeback) accepted(k reportKey, r *report) {
+	w.outage.report(nil)
+	w.queue.Forget(k)
+	if r.fresh {
+		w.count.accepted.Add(1)
+	}
+	if r.from != nil {
+		w.intake.ack(r.from)
+	}
+	if keeps(r.msg) {
+		w.reports.settle(k, r.seq, false)
+		return
+	}
+	w.reports.settle(k, r.seq, true)
+	w.intake.discard(k.site, r.seq)
+}
+
+// done acknowledges a report that leaves no trace.
+func (w *writeback) done(k reportKey, r *report) {
+	w.queue.Forget(k)
+	if r.from != nil {
+		w.intake.ack(r.from)
+	}
+	w.reports.settle(k, r.seq, true)
+	w.intake.discard(k.site, r.seq)
+}
+
+func (w *writeback) refused(ctx context.Context, k reportKey, r *report, reason error) {
+	if r.fresh {
+		subject := streams.ReportedSubject(k.site, k.ref)
+		msg := r.msg.Encode(subject)
+		header, data := msg.Header, msg.Data
+		if r.from != nil {
+			header, data = r.from.Headers(), r.from.Data()
+		}
+		if err := streams.SetAside(ctx, w.intake.hub.js, streams.Quarantine, subject, header, data, reason); err != nil {
+			w.outage.report(err)
+			w.queue.AddRateLimited(k)
+			return
+		}
+		w.count.quarantined.Add(1)
+		w.log.Warn("report quarantined", zap.String("site", k.site), zap.Stringer("object", k.ref), zap.Uint64("seq", r.seq), zap.Error(reason))
+	}
+	w.done(k, r)
+}
+
+// write carries out one report. nil means that the API server says what the report
+// says.
+func (w *writeback) write(ctx context.Context, k reportKey, r *report) error {
+	if k.ref.Node == "" {
+		return fmt.Errorf("%w: %s names no node", errRefused, k.ref)
+	}
+	kind := k.ref.Resource
+	if k.ref.Group != "" {
+		kind += "." + k.ref.Group
+	}
+	if kind == "nodes" {
+		return w.writeNode(ctx, k, r)
+	}
+	if err := w.owns(k.site, k.ref.Node); err != nil {
+		return err
+	}
+	switch {
+	case kind == "pods" && r.msg.Op == streams.OpDelete:
+		return w.deletePod(ctx, k, r)
+	case kind == "pods" && r.msg.Op == streams.OpCreate:
+		return w.createMirrorPod(ctx, k, r)
+	case kind == "pods":
+		return w.writePodStatus(ctx, k, r)
+	case r.msg.Op == streams.OpDelete:
+		return fmt.Errorf("%w: a site deletes pods only, not %s", errRefused, k.ref)
+	case kind == "events", kind == "events.events.k8s.io":
+		return w.writeEvent(ctx, k, r)
+	case kind == "csinodes."+storageGroup:
+		return w.writeCSINode(ctx, k, r)
+	case kind == "devicestatuses."+deviceGroup:
+		return w.writeDeviceStatus(ctx, k, r)
+	}
+	return fmt.Errorf("%w: %s is not a resource that sites report", errRefused, k.ref)
+}
+
+// owns checks that a node is of a site: it carries the site's label, which is set at
+// its first registration.
+func (w *writeback) owns(site, node string) error {
+	o := w.watch.get(coreKey("nodes", "", node))
+	if o == nil {
+		return fmt.Errorf("%w: %s", errNodeUnknown, node)
+	}
+	if owner := o.GetLabels()[SiteLabel]; owner != site {
+		return fmt.Errorf("%w: node %s belongs to site %q, not to %s", errRefused, node, owner, site)
+	}
+	return nil
+}
+
+// speaksFor says whether a node may be spoken for now, and when it was last heard.
+func (w *writeback) speaksFor(site, node string) (bool, time.Time) {
+	return w.presence.alive(site, node, time.Now())
+}
+
+// verdict sorts an API server's answer: what no retry can change is errRefused or
+// errGone, the rest is returned as it is and tried again.
+func verdict(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case apierrors.HasStatusCause(err, "NamespaceTerminating"), apierrors.IsNotFound(err):
+		return fmt.Errorf("%w: %w", errGone, err)
+	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsBadRequest(err),
+		apierrors.IsMethodNotSupported(err), apierrors.IsRequestEntityTooLargeError(err), apierrors.IsUnsupportedMediaType(err):
+		return fmt.Errorf("%w: %w", errRefused, err)
+	}
+	return err
+}

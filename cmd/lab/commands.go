@@ -1,0 +1,145 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/petiole-io/petiole/internal/lab"
+)
+
+func up() *cobra.Command {
+	return &cobra.Command{
+		Use: "up", Short: "Start everything that does not run, and wait until it does its work", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := openAsRoot()
+			if err != nil {
+				return err
+			}
+			if err := l.Up(cmd.Context()); err != nil {
+				return err
+			}
+			l.Hints()
+			return nil
+		},
+	}
+}
+
+func down() *cobra.Command {
+	var purge bool
+	cmd := &cobra.Command{
+		Use: "down", Short: "Stop everything; the files stay", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			l, err := openAsRoot()
+			if err != nil {
+				return err
+			}
+			return l.Down(purge)
+		},
+	}
+	cmd.Flags().BoolVar(&purge, "purge", false, "remove the files too: the next start is a first one")
+	return cmd
+}
+
+func cut() *cobra.Command {
+	var silent bool
+	cmd := &cobra.Command{
+		Use: "cut SITE", Short: "Cut a site's link", Args: cobra.ExactArgs(1),
+		RunE: onSite(func(_ *cobra.Command, l *lab.Lab, site string) error { return l.Cut(site, silent) }),
+	}
+	cmd.Flags().BoolVar(&silent, "silent", false, "drop packets instead of taking the device down")
+	return cmd
+}
+
+func heal() *cobra.Command {
+	return &cobra.Command{
+		Use: "heal SITE", Short: "Bring a site's link up again", Args: cobra.ExactArgs(1),
+		RunE: onSite(func(_ *cobra.Command, l *lab.Lab, site string) error { return l.Heal(site) }),
+	}
+}
+
+func reboot() *cobra.Command {
+	return &cobra.Command{
+		Use: "reboot SITE", Short: "Power-cycle a site; its link stays as it is", Args: cobra.ExactArgs(1),
+		RunE: onSite(func(cmd *cobra.Command, l *lab.Lab, site string) error { return l.Reboot(cmd.Context(), site) }),
+	}
+}
+
+func restart() *cobra.Command {
+	return &cobra.Command{
+		Use: "restart PART", Short: "Kill one part with SIGKILL and start it again", Args: cobra.ExactArgs(1),
+		RunE: onSite(func(cmd *cobra.Command, l *lab.Lab, part string) error { return l.Restart(cmd.Context(), part) }),
+	}
+}
+
+// onSite opens the lab for a command with one argument.
+func onSite(run func(*cobra.Command, *lab.Lab, string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		l, err := openAsRoot()
+		if err != nil {
+			return err
+		}
+		return run(cmd, l, args[0])
+	}
+}
+
+func status() *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "Show what runs, the links, and what is pending", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := open()
+			if err != nil {
+				return err
+			}
+			return l.Status(cmd.Context(), os.Stdout)
+		},
+	}
+}
+
+func env() *cobra.Command {
+	return &cobra.Command{
+		Use: "env", Short: "Print what a shell sources: eval \"$(lab env)\"", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			l, err := open()
+			if err != nil {
+				return err
+			}
+			data, err := os.ReadFile(filepath.Join(l.Dir(), "env"))
+			if err != nil {
+				return fmt.Errorf("%w: %w", lab.ErrNotUp, err)
+			}
+			_, err = os.Stdout.Write(data)
+			return err
+		},
+	}
+}
+
+func enter() *cobra.Command {
+	return &cobra.Command{
+		Use: "exec SITE COMMAND [ARG...]", Short: "Run a command in a site's network", Args: cobra.MinimumNArgs(2),
+		DisableFlagParsing: true,
+		RunE: func(_ *cobra.Command, args []string) error {
+			l, err := openAsRoot()
+			if err != nil {
+				return err
+			}
+			namespace, err := l.Namespace(args[0])
+			if err != nil {
+				return err
+			}
+			nsenter, err := exec.LookPath("nsenter")
+			if err != nil {
+				return fmt.Errorf("enter %s: %w", args[0], err)
+			}
+			argv := append([]string{nsenter, "--net=" + namespace, "--"}, args[1:]...)
+			if err := syscall.Exec(nsenter, argv, os.Environ()); err != nil {
+				return fmt.Errorf("run %s in %s: %w", args[1], args[0], err)
+			}
+			return nil
+		},
+	}
+}

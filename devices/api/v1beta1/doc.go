@@ -1,0 +1,15 @@
+// Package v1beta1 is the device API devices.kubeedge.io/v1beta1: Device,
+// DeviceModel and DeviceStatus, field for field as KubeEdge defines them, so that
+// existing manifests apply unchanged.
+//
+// The types say what is on the wire and nothing else: defaults, merging and
+// checking are done by package devices. None of the kinds has a status
+// subresource, because KubeEdge's writers merge-patch the whole object and a
+// subresource would silently drop what they write.
+//
+// +k8s:deepcopy-gen=package
+// +groupName=devices.kubeedge.io
+package v1beta1
+
+//go:generate go run k8s.io/code-generator/cmd/deepcopy-gen --output-file zz_generated.deepcopy.go .
+//go:generate go run ../crdgen . ../../../deploy/kubernetes/crds

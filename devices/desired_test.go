@@ -1,0 +1,64 @@
+package devices
+
+import (
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+func TestNextKeepsWhatIsSettled(t *testing.T) {
+	recorded := map[string]command{
+		"same":    {Mark: "1", Version: "3", Ack: Applied},
+		"newer":   {Mark: "1", Version: "3", Ack: Applied},
+		"waiting": {Mark: "1", Version: "3", Ack: Pending},
+		"gone":    {Mark: "1", Version: "3", Ack: Pending},
+		"refused": {Mark: "1", Version: "3", Ack: Rejected, Basis: "old", Reason: "r"},
+		"still":   {Mark: "1", Version: "3", Ack: Rejected, Basis: "new"},
+	}
+	now, superseded := next([]Desired{{"same", "v", "1"}, {"newer", "v", "2"}, {"waiting", "v", "2"}, {"refused", "v", "1"}, {"still", "v", "1"}}, "9", "new", recorded)
+	for p, want := range map[string]command{
+		"same":    {Mark: "1", Version: "3", Ack: Applied},
+		"newer":   {Mark: "2", Version: "9", Value: "v", Ack: Pending},
+		"waiting": {Mark: "2", Version: "9", Value: "v", Ack: Pending},
+		"refused": {Mark: "1", Version: "3", Ack: Pending},
+		"still":   {Mark: "1", Version: "3", Ack: Rejected, Basis: "new"},
+	} {
+		if now[p] != want {
+			t.Errorf("%s: %+v", p, now[p])
+		}
+	}
+	if len(now) != 5 || len(superseded) != 2 || superseded["waiting"].Version != "3" || superseded["gone"].Version != "3" {
+		t.Errorf("%v %v", now, superseded)
+	}
+}
+
+// However desired values come and go, a settled one is pending again only when its
+// mark or, after a refusal, the definition changed.
+func TestNextIsIdempotent(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		recorded := map[string]command{}
+		for range rapid.IntRange(1, 8).Draw(t, "steps") {
+			var desired []Desired
+			for _, p := range []string{"a", "b", "c"} {
+				if m := rapid.IntRange(0, 2).Draw(t, p); m > 0 {
+					desired = append(desired, Desired{p, "v", string(rune('0' + m))})
+				}
+			}
+			now, _ := next(desired, "1", "basis", recorded)
+			again, superseded := next(desired, "2", "basis", now)
+			if len(superseded) != 0 || len(again) != len(desired) {
+				t.Fatal(superseded, again)
+			}
+			for p, c := range again {
+				if c != now[p] {
+					t.Fatalf("%s: %+v became %+v", p, now[p], c)
+				}
+			}
+			for p, c := range now {
+				c.Ack, c.Basis = rapid.SampledFrom([]Ack{Applied, Rejected, Pending, Failed}).Draw(t, "ack"), "basis"
+				now[p] = c
+			}
+			recorded = now
+		}
+	})
+}

@@ -1,0 +1,408 @@
+package modbus
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math"
+	"math/big"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
+)
+
+// form is how a value lies in its registers.
+type form uint8
+
+const (
+	formSigned form = iota
+	formUnsigned
+	formFloat
+	formBCD
+	formText
+	formBytes
+	formBit  // one bit of one register
+	formBool // a register that is zero or not
+)
+
+// packing is which bytes of its registers a value uses.
+type packing uint8
+
+const (
+	packBoth packing = iota
+	packHigh
+	packLow
+)
+
+// codec turns the registers of one point into a value and back. Its methods are
+// pure; encode is the inverse of decode.
+type codec struct {
+	form    form
+	words   int // registers
+	order   order
+	packing packing // of texts, bytes, and 8-bit integers
+	bit     uint    // with formBit, 0 is the least significant
+	scale   scale
+	typ     v1beta1.PropertyType
+}
+
+// The reasons for which registers hold no value.
+var (
+	errNotANumber = errors.New("NotANumber")
+	errInfinite   = errors.New("Infinite")
+	errNotBCD     = errors.New("NotBCD")
+	errTooLarge   = errors.New("TooLarge")
+)
+
+// partial tells that the point is only a part of its register, so that writing
+// means reading first.
+func (c codec) partial() bool {
+	return c.form == formBit || (c.eight() && c.packing != packBoth)
+}
+
+// eight tells an 8-bit integer: it has half of one register.
+func (c codec) eight() bool {
+	return (c.form == formSigned || c.form == formUnsigned) && c.packing != packBoth
+}
+
+// decode reads the value of a point's registers; wire has 2·words bytes. The error
+// is one of the reasons above.
+func (c codec) decode(wire []byte) (devices.Value, error) {
+	switch c.form {
+	case formText:
+		return devices.String(text(c.unpack(wire))), nil
+	case formBytes:
+		return devices.Bytes(c.unpack(wire)), nil
+	}
+	b := c.order.gather(wire)
+	switch c.form {
+	case formBit:
+		return c.truth(binary.BigEndian.Uint16(b)>>c.bit&1 == 1), nil
+	case formBool:
+		return c.truth(bits(b) != 0), nil
+	case formFloat:
+		return c.decodeFloat(b)
+	case formBCD:
+		u, err := fromBCD(b)
+		if err != nil {
+			return devices.Value{}, err
+		}
+		return c.unsigned(u)
+	}
+	switch {
+	case c.packing == packHigh:
+		b = b[:1]
+	case c.packing == packLow:
+		b = b[1:2]
+	}
+	u := bits(b)
+	if c.form == formUnsigned {
+		return c.unsigned(u)
+	}
+	shift := 64 - 8*uint(len(b))
+	return c.signed(int64(u<<shift) >> shift)
+}
+
+func (c codec) truth(b bool) devices.Value {
+	if c.typ == v1beta1.BOOLEAN {
+		return devices.Bool(b)
+	}
+	n := int64(0)
+	if b {
+		n = 1
+	}
+	return c.present(devices.Int(n))
+}
+
+func (c codec) signed(i int64) (devices.Value, error) {
+	if !c.scale.on || c.typ == v1beta1.BOOLEAN {
+		return c.present(devices.Int(i)), nil
+	}
+	return c.scaled(c.scale.integer(i))
+}
+
+func (c codec) unsigned(u uint64) (devices.Value, error) {
+	if u <= math.MaxInt64 {
+		return c.signed(int64(u))
+	}
+	if !c.scale.on || c.typ == v1beta1.BOOLEAN {
+		return c.present(devices.Uint(u)), nil
+	}
+	return c.scaled(c.scale.rat(new(big.Rat).SetInt(new(big.Int).SetUint64(u))))
+}
+
+func (c codec) scaled(f float64) (devices.Value, error) {
+	if c.typ == v1beta1.INT {
+		return whole(f)
+	}
+	return c.present(devices.Float(f)), nil
+}
+
+func whole(f float64) (devices.Value, error) {
+	f = math.Round(f)
+	if math.Abs(f) >= 1<<63 {
+		return devices.Value{}, errTooLarge
+	}
+	return devices.Int(int64(f)), nil
+}
+
+func (c codec) decodeFloat(b []byte) (devices.Value, error) {
+	var f float64
+	single := true
+	switch len(b) {
+	case 2:
+		f = float64(halfToFloat(binary.BigEndian.Uint16(b)))
+	case 4:
+		f = float64(math.Float32frombits(binary.BigEndian.Uint32(b)))
+	default:
+		f, single = math.Float64frombits(binary.BigEndian.Uint64(b)), false
+	}
+	switch {
+	case math.IsNaN(f):
+		return devices.Value{}, errNotANumber
+	case math.IsInf(f, 0):
+		return devices.Value{}, errInfinite
+	}
+	if c.scale.on {
+		f = c.scale.float(f)
+	}
+	switch {
+	case math.IsInf(f, 0) || (single && math.IsInf(float64(float32(f)), 0)):
+		return devices.Value{}, errTooLarge
+	case c.typ == v1beta1.INT:
+		return whole(f)
+	case single:
+		return c.present(devices.Float32(float32(f))), nil
+	default:
+		return c.present(devices.Float(f)), nil
+	}
+}
+
+// present gives a number the type that the model wants.
+func (c codec) present(v devices.Value) devices.Value {
+	switch c.typ {
+	case v1beta1.STRING:
+		return devices.String(v.String())
+	case v1beta1.BOOLEAN:
+		f, _ := v.Float64()
+		return devices.Bool(f != 0)
+	default:
+		return v
+	}
+}
+
+// encode makes the registers of a value in string form. before are the registers as
+// they are now, needed for points that are partial. Errors are *devices.Rejection.
+func (c codec) encode(value string, before []byte) ([]byte, error) {
+	switch c.form {
+	case formText:
+		return c.encodeText(value)
+	case formBytes:
+		b, err := hex.DecodeString(strings.TrimSpace(value))
+		if err != nil || len(b) != c.room() {
+			return nil, notValid("%q is not %d hexadecimal bytes", value, c.room())
+		}
+		return c.pack(b), nil
+	}
+	raw, err := c.raw(value)
+	if err != nil {
+		return nil, err
+	}
+	if c.form == formFloat {
+		return c.encodeFloat(raw)
+	}
+	if !raw.IsInt() {
+		return nil, notValid("%q is not a multiple of the scale", value)
+	}
+	return c.encodeInteger(value, raw.Num(), before)
+}
+
+// raw is the number that shall be in the registers.
+func (c codec) raw(value string) (*big.Rat, error) {
+	if c.typ == v1beta1.BOOLEAN || c.form == formBit || c.form == formBool {
+		b, ok := devices.ParseBool(value)
+		if !ok {
+			return nil, notValid("%q is not true or false", value)
+		}
+		if b {
+			return big.NewRat(1, 1), nil
+		}
+		return new(big.Rat), nil
+	}
+	n, ok := decimal(strings.TrimSpace(value))
+	if !ok || strings.TrimSpace(value) == "" {
+		return nil, notValid("%q is not a number", value)
+	}
+	return c.scale.invert(n), nil
+}
+
+func (c codec) encodeInteger(value string, n *big.Int, before []byte) ([]byte, error) {
+	size := 2 * c.words
+	if c.eight() {
+		size = 1
+	}
+	low, high := new(big.Int), new(big.Int).Lsh(big.NewInt(1), uint(8*size))
+	switch c.form {
+	case formSigned:
+		high.Rsh(high, 1)
+		low.Neg(high)
+	case formBCD:
+		high.Exp(big.NewInt(10), big.NewInt(int64(2*size)), nil)
+	case formBit, formBool:
+		high.SetInt64(2)
+	}
+	if n.Cmp(low) < 0 || n.Cmp(high) >= 0 {
+		return nil, &devices.Rejection{Reason: devices.ReasonOutOfBounds, Message: fmt.Sprintf("%s does not fit the register", value)}
+	}
+	u := n.Uint64()
+	if n.Sign() < 0 {
+		u = uint64(n.Int64())
+	}
+	switch {
+	case c.form == formBCD:
+		return c.order.scatter(toBCD(u, size)), nil
+	case c.partial():
+		return c.order.scatter(c.merge(c.order.gather(before), u)), nil
+	}
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], u)
+	return c.order.scatter(b[8-size:]), nil
+}
+
+// merge puts a bit or a byte into its register.
+func (c codec) merge(register []byte, u uint64) []byte {
+	r := binary.BigEndian.Uint16(register)
+	switch {
+	case c.form == formBit:
+		r = r&^(1<<c.bit) | uint16(u)<<c.bit
+	case c.packing == packHigh:
+		r = r&0x00ff | uint16(u)<<8
+	default:
+		r = r&0xff00 | uint16(u)&0xff
+	}
+	return binary.BigEndian.AppendUint16(nil, r)
+}
+
+func (c codec) encodeFloat(raw *big.Rat) ([]byte, error) {
+	f, _ := raw.Float64()
+	var b []byte
+	switch c.words {
+	case 1:
+		h := floatToHalf(f)
+		if h&0x7fff >= 0x7c00 {
+			f = math.Inf(1)
+		}
+		b = binary.BigEndian.AppendUint16(nil, h)
+	case 2:
+		s, _ := raw.Float32()
+		if math.IsInf(float64(s), 0) {
+			f = math.Inf(1)
+		}
+		b = binary.BigEndian.AppendUint32(nil, math.Float32bits(s))
+	default:
+		b = binary.BigEndian.AppendUint64(nil, math.Float64bits(f))
+	}
+	if math.IsInf(f, 0) {
+		return nil, &devices.Rejection{Reason: devices.ReasonOutOfBounds, Message: "the number does not fit the register"}
+	}
+	return c.order.scatter(b), nil
+}
+
+func (c codec) encodeText(value string) ([]byte, error) {
+	if strings.IndexByte(value, 0) >= 0 || len(value) > c.room() {
+		return nil, notValid("%q does not fit %d characters", value, c.room())
+	}
+	return c.pack(append([]byte(value), make([]byte, c.room()-len(value))...)), nil
+}
+
+// room is how many bytes a text or byte string has.
+func (c codec) room() int {
+	if c.packing == packBoth {
+		return 2 * c.words
+	}
+	return c.words
+}
+
+// unpack takes the bytes of a text from its registers; pack is its inverse.
+func (c codec) unpack(wire []byte) []byte {
+	b := append([]byte(nil), wire...)
+	c.order.swap(b)
+	if c.packing == packBoth {
+		return b
+	}
+	out := make([]byte, 0, c.words)
+	for i := 0; i+1 < len(b); i += 2 {
+		if c.packing == packHigh {
+			out = append(out, b[i])
+		} else {
+			out = append(out, b[i+1])
+		}
+	}
+	return out
+}
+
+func (c codec) pack(b []byte) []byte {
+	wire := append([]byte(nil), b...)
+	if c.packing != packBoth {
+		wire = make([]byte, 2*c.words)
+		for i, x := range b {
+			if c.packing == packHigh {
+				wire[2*i] = x
+			} else {
+				wire[2*i+1] = x
+			}
+		}
+	}
+	c.order.swap(wire)
+	return wire
+}
+
+// text ends at the first NUL; bytes that are not UTF-8 are taken as Latin-1.
+func text(b []byte) string {
+	if i := strings.IndexByte(string(b), 0); i >= 0 {
+		b = b[:i]
+	}
+	if utf8.Valid(b) {
+		return string(b)
+	}
+	r := make([]rune, len(b))
+	for i, x := range b {
+		r[i] = rune(x)
+	}
+	return string(r)
+}
+
+func bits(b []byte) uint64 {
+	var u uint64
+	for _, x := range b {
+		u = u<<8 | uint64(x)
+	}
+	return u
+}
+
+func fromBCD(b []byte) (uint64, error) {
+	var u uint64
+	for _, x := range b {
+		if x>>4 > 9 || x&15 > 9 {
+			return 0, errNotBCD
+		}
+		u = u*100 + uint64(x>>4)*10 + uint64(x&15)
+	}
+	return u, nil
+}
+
+func toBCD(u uint64, size int) []byte {
+	b := make([]byte, size)
+	for i := size - 1; i >= 0; i-- {
+		b[i] = byte(u%10) | byte(u/10%10)<<4
+		u /= 100
+	}
+	return b
+}
+
+func notValid(format string, args ...any) *devices.Rejection {
+	return &devices.Rejection{Reason: devices.ReasonNotValid, Message: fmt.Sprintf(format, args...)}
+}

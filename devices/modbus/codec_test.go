@@ -1,0 +1,252 @@
+package modbus
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"math"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
+)
+
+func points(t interface{ Fatalf(string, ...any) }, typ v1beta1.PropertyType, visitor map[string]any) point {
+	p, err := parsePoint(0, devices.Point{Name: "p", Type: typ, Visitor: devices.Merge(visitor)}, settings{maxRegisters: 125, maxBits: 2000})
+	if err != nil {
+		t.Fatalf("parse %v: %v", visitor, err)
+	}
+	return p
+}
+
+var orders = []string{"ABCD", "BADC", "CDAB", "DCBA"}
+
+// Encoding what was decoded gives the same registers, for every type, order and
+// scale: nothing is lost between register and string form.
+func TestCodecIsExactlyInvertible(t *testing.T) {
+	types := []struct {
+		data  string
+		typ   v1beta1.PropertyType
+		words int
+		scale []any
+	}{
+		{"int16", v1beta1.INT, 1, []any{0, 1, 10, -3}}, {"uint16", v1beta1.INT, 1, []any{nil, "2"}},
+		{"int32", v1beta1.INT, 2, []any{nil, 5}}, {"uint32", v1beta1.INT, 2, []any{nil}},
+		{"int64", v1beta1.INT, 4, []any{nil}}, {"uint64", v1beta1.INT, 4, []any{nil}},
+		{"int16", v1beta1.FLOAT, 1, []any{0.1, "0.01", "1e-3", 2.5, -0.1}}, {"uint16", v1beta1.DOUBLE, 1, []any{0.1, "0.125"}},
+		{"int32", v1beta1.DOUBLE, 2, []any{0.1, "0.001"}}, {"int64", v1beta1.STRING, 4, []any{nil}},
+		{"float16", v1beta1.FLOAT, 1, []any{nil}}, {"float32", v1beta1.FLOAT, 2, []any{nil}}, {"float64", v1beta1.DOUBLE, 4, []any{nil}},
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		c := rapid.SampledFrom(types).Draw(t, "type")
+		visitor := map[string]any{"register": "HoldingRegister", "offset": 0, "dataType": c.data, "byteOrder": rapid.SampledFrom(orders).Draw(t, "order")}
+		if c.words == 4 && rapid.Bool().Draw(t, "free order") {
+			visitor["byteOrder"] = rapid.SampledFrom([]string{"CDABGHEF", "EFGHABCD", "BADCFEHG", "HGFEDCBA", "DCBAHGFE", "BCDEFGHA"}).Draw(t, "order 8")
+		}
+		if s := rapid.SampledFrom(c.scale).Draw(t, "scale"); s != nil {
+			visitor["scale"] = s
+			visitor["valueOffset"] = rapid.SampledFrom([]any{nil, -40, "12.5"}).Draw(t, "offset")
+			if c.typ == v1beta1.INT {
+				visitor["valueOffset"] = rapid.SampledFrom([]any{nil, -40, 7}).Draw(t, "offset")
+			}
+		}
+		p := points(t, c.typ, visitor)
+		wire := rapid.SliceOfN(rapid.Byte(), 2*c.words, 2*c.words).Draw(t, "wire")
+		v, err := p.codec.decode(wire)
+		if err != nil {
+			if !strings.HasPrefix(c.data, "float") {
+				t.Fatalf("decode %x: %v", wire, err)
+			}
+			return // not a number: no value
+		}
+		back, err := p.codec.encode(v.String(), nil)
+		if err != nil {
+			t.Fatalf("encode %s: %v", v, err)
+		}
+		if !bytes.Equal(back, wire) && !negativeZero(p.codec, wire) {
+			t.Fatalf("%v: %x decodes to %s, which encodes to %x", visitor, wire, v, back)
+		}
+	})
+}
+
+func negativeZero(c codec, wire []byte) bool {
+	b := c.order.gather(wire)
+	return c.form == formFloat && b[0] == 0x80 && bits(b[1:]) == 0
+}
+
+func TestCodecTextsAndBytesAreInvertible(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		packing := rapid.SampledFrom([]string{"both", "high", "low"}).Draw(t, "packing")
+		visitor := map[string]any{"register": "HoldingRegister", "offset": 0, "limit": 4, "packing": packing, "isSwap": rapid.Bool().Draw(t, "swap")}
+		room := map[string]int{"both": 8, "high": 4, "low": 4}[packing]
+		in := rapid.StringMatching(`[ -~]{0,4}`).Draw(t, "text")
+		p := points(t, v1beta1.STRING, visitor)
+		wire, err := p.codec.encode(in, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v, err := p.codec.decode(wire); err != nil || v.String() != in {
+			t.Fatalf("%q became %q, %v", in, v, err)
+		}
+		b := points(t, v1beta1.BYTES, visitor)
+		raw := devices.Bytes(rapid.SliceOfN(rapid.Byte(), room, room).Draw(t, "bytes")).String()
+		if wire, err = b.codec.encode(raw, nil); err != nil {
+			t.Fatal(err)
+		}
+		if v, err := b.codec.decode(wire); err != nil || v.String() != raw {
+			t.Fatalf("%q became %q, %v", raw, v, err)
+		}
+	})
+}
+
+func TestCodecBitsAndBytesKeepTheRestOfTheRegister(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		before := rapid.SliceOfN(rapid.Byte(), 2, 2).Draw(t, "before")
+		order := rapid.SampledFrom([]string{"AB", "BA"}).Draw(t, "order")
+		bit := rapid.IntRange(0, 15).Draw(t, "bit")
+		on := rapid.SampledFrom([]string{"true", "false"}).Draw(t, "on")
+		p := points(t, v1beta1.BOOLEAN, map[string]any{"register": "HoldingRegister", "offset": 0, "bit": bit, "byteOrder": order})
+		after, err := p.codec.encode(on, before)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v, _ := p.codec.decode(after); v.String() != on {
+			t.Fatalf("bit %d of %x is %s", bit, after, v)
+		}
+		was, is := binary.BigEndian.Uint16(p.codec.order.gather(before)), binary.BigEndian.Uint16(p.codec.order.gather(after))
+		if (was^is)&^(1<<bit) != 0 {
+			t.Fatalf("other bits changed: %04x to %04x", was, is)
+		}
+		b := points(t, v1beta1.INT, map[string]any{"register": "HoldingRegister", "offset": 0, "dataType": "int8", "packing": "high"})
+		if after, err = b.codec.encode("-5", before); err != nil {
+			t.Fatal(err)
+		}
+		if v, _ := b.codec.decode(after); v.String() != "-5" || after[1] != before[1] {
+			t.Fatalf("%x: %s", after, v)
+		}
+	})
+}
+
+func TestCodecBCD(t *testing.T) {
+	p := points(t, v1beta1.INT, map[string]any{"register": "HoldingRegister", "offset": 0, "dataType": "bcd", "limit": 2})
+	wire, err := p.codec.encode("12345678", nil)
+	if err != nil || !bytes.Equal(wire, []byte{0x12, 0x34, 0x56, 0x78}) {
+		t.Fatalf("%x %v", wire, err)
+	}
+	if v, err := p.codec.decode(wire); err != nil || v.String() != "12345678" {
+		t.Fatal(v, err)
+	}
+	if _, err := p.codec.decode([]byte{0x1f, 0, 0, 0}); !errors.Is(err, errNotBCD) {
+		t.Fatal(err)
+	}
+	if _, err := p.codec.encode("100000000", nil); err == nil {
+		t.Fatal("nine digits fit nowhere")
+	}
+}
+
+// Pain 10: negative scaled values read as 65 5xx.
+func TestPain10NegativeScaledValue(t *testing.T) {
+	p := points(t, v1beta1.FLOAT, map[string]any{"Register": "InputRegister", "Offset": "2", "Limit": "1", "Scale": "0.1"})
+	if v, err := p.codec.decode([]byte{0xff, 0x9c}); err != nil || v.String() != "-10" {
+		t.Fatal(v, err)
+	}
+	if v, _ := p.codec.decode([]byte{0, 237}); v.String() != "23.7" {
+		t.Fatalf("%s: digits that nobody wrote", v)
+	}
+}
+
+// Pain 11: byte and word order.
+func TestPain11Orders(t *testing.T) {
+	want := uint32(0x42280000) // 42.0
+	for _, c := range []struct {
+		order            string
+		swap, registerSw bool
+		wire             []byte
+	}{
+		{"ABCD", false, false, []byte{0x42, 0x28, 0, 0}}, {"CDAB", false, true, []byte{0, 0, 0x42, 0x28}},
+		{"BADC", true, false, []byte{0x28, 0x42, 0, 0}}, {"DCBA", true, true, []byte{0, 0, 0x28, 0x42}},
+	} {
+		for _, visitor := range []map[string]any{
+			{"register": "HoldingRegister", "offset": 0, "dataType": "float", "byteOrder": c.order},
+			{"register": "HoldingRegister", "offset": 0, "dataType": "float", "isSwap": c.swap, "isRegisterSwap": c.registerSw},
+		} {
+			p := points(t, v1beta1.FLOAT, visitor)
+			v, err := p.codec.decode(c.wire)
+			if f, _ := v.Float64(); err != nil || f != float64(math.Float32frombits(want)) {
+				t.Errorf("%v: %v %v", visitor, v, err)
+			}
+		}
+	}
+}
+
+// Also to be tested: NaN and infinities are a quality, not a crash.
+func TestNotANumberIsNoValue(t *testing.T) {
+	p := points(t, v1beta1.FLOAT, map[string]any{"register": "HoldingRegister", "offset": 0, "dataType": "float32"})
+	if _, err := p.codec.decode([]byte{0x7f, 0xc0, 0, 0}); !errors.Is(err, errNotANumber) {
+		t.Fatal(err)
+	}
+	if _, err := p.codec.decode([]byte{0x7f, 0x80, 0, 0}); !errors.Is(err, errInfinite) {
+		t.Fatal(err)
+	}
+}
+
+func TestEncodeRejectsWhatDoesNotFit(t *testing.T) {
+	for _, c := range []struct {
+		typ     v1beta1.PropertyType
+		visitor map[string]any
+		value   string
+		reason  string
+	}{
+		{v1beta1.FLOAT, map[string]any{"limit": 1, "scale": 0.1}, "21.55", devices.ReasonNotValid},
+		{v1beta1.INT, map[string]any{"dataType": "int16"}, "32768", devices.ReasonOutOfBounds},
+		{v1beta1.INT, map[string]any{"dataType": "uint16"}, "-1", devices.ReasonOutOfBounds},
+		{v1beta1.INT, map[string]any{"dataType": "uint64"}, "18446744073709551616", devices.ReasonOutOfBounds},
+		{v1beta1.FLOAT, map[string]any{"dataType": "float32"}, "1e39", devices.ReasonOutOfBounds},
+		{v1beta1.FLOAT, map[string]any{"dataType": "float16"}, "70000", devices.ReasonOutOfBounds},
+		{v1beta1.STRING, map[string]any{"limit": 2}, "fünf?", devices.ReasonNotValid},
+		{v1beta1.BYTES, map[string]any{"limit": 2}, "0102", devices.ReasonNotValid},
+		{v1beta1.BOOLEAN, map[string]any{}, "2", devices.ReasonNotValid},
+		{v1beta1.INT, map[string]any{}, "1/2", devices.ReasonNotValid},
+		{v1beta1.INT, map[string]any{}, "1e999999999", devices.ReasonNotValid},
+	} {
+		c.visitor["register"], c.visitor["offset"] = "HoldingRegister", 0
+		_, err := points(t, c.typ, c.visitor).codec.encode(c.value, nil)
+		var r *devices.Rejection
+		if !errors.As(err, &r) || r.Reason != c.reason {
+			t.Errorf("%v %s: %v", c.visitor, c.value, err)
+		}
+	}
+}
+
+// Pain 27: panic on bad configuration, overlap, address 65535.
+func TestPain27AnyConfigurationIsParsedOrRefused(t *testing.T) {
+	keys := []string{"register", "Register", "offset", "limit", "scale", "dataType", "bit", "byteOrder", "isSwap", "packing", "valueOffset", "readBack"}
+	values := []any{"", "HoldingRegister", "CoilRegister", "InputRegister", -1, 0, 1, 3, 4, 64, 65535, 65536, "x", "0.1", 1e300, true, nil, []any{1}, map[string]any{}, "float", "bytes", "string", "bcd", "uint8", "high", "CDABGHEF", "AABBCCDD"}
+	typs := []v1beta1.PropertyType{"INT", "FLOAT", "DOUBLE", "STRING", "BOOLEAN", "BYTES"}
+	rapid.Check(t, func(t *rapid.T) {
+		visitor := rapid.MapOf(rapid.SampledFrom(keys), rapid.SampledFrom(values)).Draw(t, "visitor")
+		p, err := parsePoint(0, devices.Point{Type: rapid.SampledFrom(typs).Draw(t, "type"), Visitor: devices.Merge(visitor)}, settings{maxRegisters: 125, maxBits: 2000})
+		if err != nil {
+			return
+		}
+		data := rapid.SliceOfN(rapid.Byte(), 2*p.count, 2*p.count).Draw(t, "data")
+		if v, err := p.decode(data, p.address); err == nil {
+			_, _ = p.encode(v.String(), data)
+		}
+	})
+}
+
+func TestHalfFloatsAreExact(t *testing.T) {
+	for h := 0; h < 1<<16; h++ {
+		f := halfToFloat(uint16(h))
+		if math.IsNaN(float64(f)) {
+			continue
+		}
+		if got := floatToHalf(float64(f)); got != uint16(h) {
+			t.Fatalf("%04x is %g is %04x", h, f, got)
+		}
+	}
+}

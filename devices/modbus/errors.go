@@ -1,0 +1,84 @@
+package modbus
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/goburrow/modbus"
+
+	"github.com/petiole-io/petiole/devices"
+)
+
+// What a transaction can end with besides an answer. All but errGarbled mean that
+// the device did not take part.
+var (
+	errTimeout = fmt.Errorf("%w: no answer", devices.ErrUnreachable)
+	errLink    = fmt.Errorf("%w: link down", devices.ErrUnreachable)
+	errSilent  = fmt.Errorf("%w: unit silent, next probe later", devices.ErrUnreachable)
+	errBusy    = fmt.Errorf("%w: unit busy", devices.ErrUnreachable)
+	errGateway = fmt.Errorf("%w: gateway does not reach the unit", devices.ErrUnreachable)
+	errStopped = fmt.Errorf("%w: session stopped", devices.ErrUnreachable)
+	errGarbled = errors.New("garbled answer")
+)
+
+// The exception codes that mean something to the driver (MODBUS Application Protocol
+// V1.1b3, 7).
+const (
+	excIllegalFunction = 1
+	excIllegalAddress  = 2
+	excIllegalValue    = 3
+	excDeviceFailure   = 4
+	excAcknowledge     = 5
+	excBusy            = 6
+	excGatewayPath     = 10
+	excGatewayTarget   = 11
+)
+
+// exception is the code of a Modbus exception, 0 for any other error.
+func exception(err error) byte {
+	var e *modbus.ModbusError
+	if errors.As(err, &e) {
+		return e.ExceptionCode
+	}
+	return 0
+}
+
+// hole tells that a unit refuses addresses, not the request as such.
+func illegalRange(err error) bool {
+	c := exception(err)
+	return c == excIllegalAddress || c == excIllegalValue
+}
+
+// reason is the word for an error in a reading.
+func reason(err error) string {
+	switch {
+	case errors.Is(err, errTimeout):
+		return "Timeout"
+	case errors.Is(err, errSilent):
+		return "UnitSilent"
+	case errors.Is(err, errBusy):
+		return "UnitBusy"
+	case errors.Is(err, errGateway):
+		return "GatewayTargetSilent"
+	case errors.Is(err, errLink):
+		return "LinkDown"
+	case errors.Is(err, errGarbled):
+		return "GarbledAnswer"
+	case errors.Is(err, errStopped):
+		return "Stopped"
+	}
+	switch c := exception(err); c {
+	case 0:
+		return "ProtocolError"
+	case excIllegalFunction:
+		return "IllegalFunction"
+	case excIllegalAddress:
+		return "IllegalAddress"
+	case excIllegalValue:
+		return "IllegalValue"
+	case excDeviceFailure:
+		return "DeviceFailure"
+	default:
+		return fmt.Sprintf("Exception%d", c)
+	}
+}

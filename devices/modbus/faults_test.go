@@ -1,0 +1,456 @@
+package modbus
+
+import (
+	"encoding/binary"
+	"net"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	server "github.com/simonvetter/modbus"
+
+	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
+)
+
+var one = prop{name: "x", typ: "INT", visitor: holding(0), cycle: 20}
+
+// Pain 1, 21: a silent unit neither stalls nor blanks the others of its link, and is
+// asked ever more rarely.
+func TestPain01DeadUnitLeavesTheOthersAlone(t *testing.T) {
+	s := newSlave(t)
+	p := newProxy(t, s.addr)
+	p.set(func(p *proxy) { p.drop = func(unit byte) bool { return unit == 9 } })
+	r := newRig(t)
+	for i, name := range []string{"a", "b", "c"} {
+		r.apply(name, p.addr, map[string]any{"slaveID": i + 1}, one)
+	}
+	r.apply("dead", p.addr, map[string]any{"slaveID": 9, "timeout": 100}, one)
+	eventually(t, "dead is offline", func() bool { return r.sink.state("dead") == v1beta1.StateOffline })
+	eventually(t, "breaker", func() bool { return r.sink.twin("dead", "x").Reported.Metadata["reason"] == "UnitSilent" })
+	n := [3]int{r.sink.count("a", "x"), r.sink.count("b", "x"), r.sink.count("c", "x")}
+	begin := time.Now()
+	eventually(t, "the others go on", func() bool {
+		return r.sink.count("a", "x") > n[0]+25 && r.sink.count("b", "x") > n[1]+25 && r.sink.count("c", "x") > n[2]+25
+	})
+	if took := time.Since(begin); took > 1500*time.Millisecond { // 25 cycles of 20 ms and a probe
+		t.Errorf("25 cycles of 20 ms took %s", took)
+	}
+	p.set(func(p *proxy) { p.drop = nil })
+	eventually(t, "dead is back", func() bool { return r.sink.state("dead") == v1beta1.StateOnline })
+}
+
+// Pain 2: a late answer is never taken for another request's.
+func TestPain02LateAnswerShiftsNothing(t *testing.T) {
+	s := newSlave(t)
+	for i := range 100 {
+		s.set(1, holdings, i*200, uint16(1000+i))
+	}
+	p := newProxy(t, s.addr)
+	var n atomic.Int64
+	p.set(func(p *proxy) {
+		p.fault = func(_ byte, answer []byte, send func([]byte)) {
+			if n.Add(1)%5 == 0 {
+				time.Sleep(80 * time.Millisecond) // later than the timeout
+			}
+			send(answer)
+		}
+	})
+	r := newRig(t)
+	props := make([]prop, 10)
+	for i := range props {
+		props[i] = prop{name: string(rune('a' + i)), typ: "INT", visitor: holding(i * 200), cycle: 10}
+	}
+	r.apply("d", p.addr, map[string]any{"timeout": 40, "retries": 2}, props...)
+	within(t, 20*time.Second, "values", func() bool { return r.sink.count("d", "j") > 20 })
+	r.stop()
+	for _, b := range r.sink.samples["d"] {
+		for _, x := range b.Samples {
+			if want := 1000 + int64(x.Property[0]-'a'); x.Quality == devices.Good && x.Value != devices.Int(want) {
+				t.Fatalf("%s = %s, want %d", x.Property, x.Value, want)
+			}
+		}
+	}
+}
+
+// Pain 3: a connection that breaks is made again, also in the middle of an answer.
+func TestPain03ReconnectsByItself(t *testing.T) {
+	s := newSlave(t)
+	p := newProxy(t, s.addr)
+	r := newRig(t)
+	r.apply("d", p.addr, nil, one)
+	for range 5 {
+		n := r.sink.count("d", "x")
+		eventually(t, "samples", func() bool { return r.sink.count("d", "x") > n+2 })
+		p.cut()
+	}
+	p.set(func(p *proxy) {
+		p.fault = func(_ byte, answer []byte, send func([]byte)) { send(answer[:5]); p.cut() }
+	})
+	eventually(t, "offline", func() bool { return r.sink.state("d") == v1beta1.StateOffline })
+	p.set(func(p *proxy) { p.fault = nil })
+	within(t, 10*time.Second, "online", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
+}
+
+// Pain 4, 5: a gateway that allows one connection serves all units behind it.
+func TestPain04OneConnectionForAllUnits(t *testing.T) {
+	s := newSlave(t)
+	p := newProxy(t, s.addr)
+	p.set(func(p *proxy) { p.single = true })
+	r := newRig(t)
+	for i := range 8 {
+		s.set(byte(i+1), holdings, 0, uint16(100+i))
+		r.apply(string(rune('a'+i)), p.addr, map[string]any{"slaveID": i + 1}, one)
+	}
+	for i := range 8 {
+		eventually(t, "unit", func() bool { return r.sink.reported(string(rune('a'+i)), "x") == devices.Int(int64(100+i)).String() })
+	}
+	if _, accepted := p.connections(); accepted != 1 {
+		t.Fatalf("%d connections", accepted)
+	}
+}
+
+// Pain 8: a hole in a merged request is found and left out, and good points are read
+// in every cycle, also in the first.
+func TestPain08HolesAreFoundAndRemembered(t *testing.T) {
+	s := newSlave(t)
+	s.hole(holdings, 12, 17)
+	s.hole(holdings, 30, 31)
+	s.hole(holdings, 50, 51) // a point lies in this one
+	for i := range 60 {
+		s.set(1, holdings, i, uint16(i))
+	}
+	r := newRig(t)
+	var props []prop
+	at := []int{0, 5, 10, 11, 17, 20, 25, 29, 31, 40, 50, 55}
+	for _, a := range at {
+		props = append(props, prop{name: devices.Int(int64(a)).String(), typ: "INT", visitor: holding(a), cycle: 30})
+	}
+	r.apply("d", s.addr, nil, props...)
+	for _, a := range at {
+		name := devices.Int(int64(a)).String()
+		if a == 50 {
+			eventually(t, "the refused point", func() bool {
+				tw := r.sink.twin("d", name).Reported
+				return tw != nil && tw.Metadata["reason"] == "IllegalAddress" && tw.Metadata["quality"] == "bad"
+			})
+			continue
+		}
+		eventually(t, name, func() bool { return r.sink.reported("d", name) == name })
+	}
+	n := r.sink.count("d", "0")
+	s.requests()
+	eventually(t, "cycles", func() bool { return r.sink.count("d", "0") >= n+4 })
+	log := s.requests()
+	if len(log) > 4*6 {
+		t.Fatalf("%d requests for four cycles: %v", len(log), log)
+	}
+	if r.sink.state("d") != v1beta1.StateOnline {
+		t.Fatal("a refused point does not make a device offline")
+	}
+}
+
+// Pain 9: a device that gives fewer registers in one request than the protocol allows.
+func TestPain09SmallestRequestIsLearned(t *testing.T) {
+	s := newSlave(t)
+	s.most = 20
+	r := newRig(t)
+	props := make([]prop, 100)
+	for i := range props {
+		s.set(1, holdings, i, uint16(i))
+		props[i] = prop{name: devices.Int(int64(i)).String(), typ: "INT", visitor: holding(i), cycle: 30}
+	}
+	r.apply("d", s.addr, nil, props...)
+	for _, p := range props {
+		eventually(t, p.name, func() bool { return r.sink.reported("d", p.name) == p.name })
+	}
+	s.requests()
+	n := r.sink.count("d", "99")
+	eventually(t, "cycles", func() bool { return r.sink.count("d", "99") >= n+3 })
+	if log := s.requests(); slices.ContainsFunc(log, func(r request) bool { return r.count > 20 }) {
+		t.Fatal(log)
+	}
+}
+
+// Pains 13 and 14: pauses after connecting and between requests.
+func TestPain13PausesAreKept(t *testing.T) {
+	s := newSlave(t)
+	p := newProxy(t, s.addr)
+	var last atomic.Int64
+	var tooSoon atomic.Bool
+	p.set(func(p *proxy) {
+		p.fault = func(_ byte, answer []byte, send func([]byte)) {
+			if now := time.Now().UnixMilli(); now-last.Swap(now) < 28 {
+				tooSoon.Store(true)
+			}
+			send(answer)
+		}
+	})
+	r := newRig(t)
+	r.apply("d", p.addr, map[string]any{"pauseBetweenRequests": "30", "pauseAfterConnect": 50}, prop{name: "x", typ: "INT", visitor: holding(0), cycle: 1})
+	eventually(t, "samples", func() bool { return r.sink.count("d", "x") > 5 })
+	if tooSoon.Load() {
+		t.Fatal("a request came too soon")
+	}
+}
+
+// Pain 16, 25: answers of a wrong function, wrong length or from a wrong unit, noise,
+// and answers that arrive in pieces or several at once.
+func TestPain16WrongAnswersAreNoValues(t *testing.T) {
+	faults := map[string]func([]byte) []byte{
+		"function": func(a []byte) []byte { a[7] = 0x74; return a },
+		"short": func(a []byte) []byte {
+			a = a[:len(a)-2]
+			binary.BigEndian.PutUint16(a[4:], uint16(len(a)-6))
+			a[8] -= 2
+			return a
+		},
+		"count":    func(a []byte) []byte { a[8] = 200; return a },
+		"unit":     func(a []byte) []byte { a[6] = 77; return a },
+		"protocol": func(a []byte) []byte { a[2] = 0x48; return a },
+		"number":   func(a []byte) []byte { a[0] ^= 0x80; return a },
+	}
+	for name, fault := range faults {
+		t.Run(name, func(t *testing.T) {
+			s := newSlave(t)
+			s.set(1, holdings, 0, 4711, 4712)
+			p := newProxy(t, s.addr)
+			p.set(func(p *proxy) { p.fault = func(_ byte, a []byte, send func([]byte)) { send(fault(a)) } })
+			r := newRig(t)
+			r.apply("d", p.addr, map[string]any{"timeout": 50, "retries": 0}, prop{name: "x", typ: "INT", visitor: holding(0, "limit", 2), cycle: 20})
+			eventually(t, "bad", func() bool {
+				tw := r.sink.twin("d", "x").Reported
+				return tw != nil && tw.Metadata["quality"] == "bad" && tw.Value == ""
+			})
+			p.set(func(p *proxy) { p.fault = nil })
+			within(t, 10*time.Second, "good", func() bool { return r.sink.reported("d", "x") == "308744808" })
+		})
+	}
+}
+
+func TestPain25PiecesAndHeaps(t *testing.T) {
+	s := newSlave(t)
+	s.set(1, holdings, 0, 1, 2, 3)
+	p := newProxy(t, s.addr)
+	var before []byte
+	p.set(func(p *proxy) {
+		p.fault = func(_ byte, a []byte, send func([]byte)) {
+			if before != nil { // an old answer and half of the new one at once
+				send(append(slices.Clone(before), a[:8]...))
+				a = a[8:]
+			}
+			before = slices.Clone(a)
+			for i := range a {
+				send(a[i : i+1])
+			}
+			before = nil
+		}
+	})
+	r := newRig(t)
+	r.apply("d", p.addr, nil, prop{name: "x", typ: "INT", visitor: holding(2), cycle: 10})
+	eventually(t, "samples", func() bool { return r.sink.count("d", "x") > 10 })
+	if r.sink.reported("d", "x") != "3" {
+		t.Fatal("wrong value")
+	}
+}
+
+// Pain 20: a device that comes back is found soon, since it is alone on its link.
+func TestPain20BackOffIsBounded(t *testing.T) {
+	b := breaker{}
+	now := time.Unix(0, 0)
+	for range 20 {
+		b.missed(now, longestStep(true, time.Second), 0)
+	}
+	if wait := b.next.Sub(now); wait > 5*time.Second {
+		t.Fatal(wait)
+	}
+	b = breaker{}
+	b.missed(now, time.Minute, 0)
+	b.missed(now, time.Minute, 0)
+	if b.open() || !b.allows(now) {
+		t.Fatal("two misses are not silence")
+	}
+	b.missed(now, time.Minute, 0)
+	if b.allows(now.Add(999*time.Millisecond)) || !b.allows(now.Add(time.Second)) {
+		t.Fatal("first step")
+	}
+	if b.answered(); b.open() {
+		t.Fatal("answered")
+	}
+}
+
+// Pain 23: a busy unit or an error is never recorded as 0; the last good value stays,
+// with its age.
+func TestPain23ErrorsAreNotZero(t *testing.T) {
+	s := newSlave(t)
+	s.set(1, holdings, 0, 33)
+	r := newRig(t)
+	r.apply("d", s.addr, nil, one)
+	eventually(t, "good", func() bool { return r.sink.reported("d", "x") == "33" })
+	for err, reason := range map[error]string{server.ErrServerDeviceBusy: "UnitBusy", server.ErrServerDeviceFailure: "DeviceFailure", server.ErrIllegalFunction: "IllegalFunction"} {
+		s.setFail(1, err)
+		eventually(t, reason, func() bool {
+			m := r.sink.twin("d", "x").Reported
+			return m.Metadata["quality"] == "bad" && m.Metadata["reason"] == reason && m.Value == "33" && m.Metadata["timestamp"] != ""
+		})
+		if r.sink.state("d") != v1beta1.StateOnline {
+			t.Fatal("a device that answers is online")
+		}
+		s.setFail(1, nil)
+		eventually(t, "good again", func() bool { return r.sink.twin("d", "x").Reported.Metadata["quality"] == "good" })
+	}
+}
+
+// Exceptions 10 and 11 mean that the unit is down, and the link is not.
+func TestGatewayExceptionsTakeOnlyTheUnitDown(t *testing.T) {
+	s := newSlave(t)
+	s.setFail(2, server.ErrGWTargetFailedToRespond)
+	p := newProxy(t, s.addr)
+	p.set(func(p *proxy) {
+		// Pain 28: some gateways answer so as unit 255.
+		p.fault = func(unit byte, a []byte, send func([]byte)) {
+			if unit == 2 && a[7]&0x80 != 0 {
+				a[6] = 255
+			}
+			send(a)
+		}
+	})
+	r := newRig(t)
+	r.apply("up", p.addr, nil, one)
+	r.apply("down", p.addr, map[string]any{"slaveID": 2}, one)
+	eventually(t, "down", func() bool { return r.sink.state("down") == v1beta1.StateOffline })
+	n := r.sink.count("up", "x")
+	eventually(t, "up", func() bool { return r.sink.count("up", "x") > n+10 })
+	if _, accepted := p.connections(); accepted != 1 {
+		t.Fatal("the link was dropped")
+	}
+	s.setFail(2, nil)
+	within(t, 10*time.Second, "back", func() bool { return r.sink.state("down") == v1beta1.StateOnline })
+}
+
+// Pain 26: a device that knows function 16 only.
+func TestPain26FunctionSixteenOnly(t *testing.T) {
+	s := newSlave(t)
+	p := newProxy(t, s.addr)
+	var functions [256]atomic.Int64
+	p.set(func(p *proxy) {
+		p.fault = func(_ byte, a []byte, send func([]byte)) { functions[a[7]].Add(1); send(a) }
+	})
+	r := newRig(t)
+	r.apply("d", p.addr, map[string]any{"writeFunction": "multiple"}, prop{name: "x", typ: "INT", visitor: holding(0), desired: "3"},
+		prop{name: "c", typ: "BOOLEAN", visitor: visitor("CoilRegister", 0, nil), desired: "on"})
+	eventually(t, "acks", func() bool { return r.sink.ack("d", "x") == "applied" && r.sink.ack("d", "c") == "applied" })
+	if functions[6].Load()+functions[5].Load() != 0 || functions[16].Load() != 1 || functions[15].Load() != 1 {
+		t.Fatal("wrong functions")
+	}
+}
+
+// Pain 29: a peer that lost its power is found by its silence, not by a minute of TCP.
+func TestPain29HalfOpenConnectionIsReplaced(t *testing.T) {
+	s := newSlave(t)
+	p := newProxy(t, s.addr)
+	r := newRig(t)
+	r.apply("d", p.addr, map[string]any{"timeout": 50}, one)
+	eventually(t, "samples", func() bool { return r.sink.count("d", "x") > 1 })
+	p.set(func(p *proxy) { p.drop = func(byte) bool { return true } })
+	eventually(t, "a new connection", func() bool { _, accepted := p.connections(); return accepted > 1 })
+	p.set(func(p *proxy) { p.drop = nil })
+	within(t, 10*time.Second, "online", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
+}
+
+// A slave that is not there yet, and one that restarts.
+func TestSlaveStartsLater(t *testing.T) {
+	addr := freeAddr(t)
+	r := newRig(t)
+	r.apply("d", addr, nil, one)
+	eventually(t, "offline", func() bool { return r.sink.state("d") == v1beta1.StateOffline })
+	if x := r.sink.status("d").Extensions.Data; x["reason"] != "LinkDown" {
+		t.Fatal(pretty(x))
+	}
+	s := &slave{addr: addr, regs: map[byte]map[table][]uint16{}, holes: map[table]map[int]bool{}, fail: map[byte]error{}}
+	srv := s.start(t, addr)
+	within(t, 10*time.Second, "online", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
+	_ = srv.Stop()
+	within(t, 10*time.Second, "offline", func() bool { return r.sink.state("d") == v1beta1.StateOffline })
+	s.start(t, addr)
+	within(t, 10*time.Second, "online again", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
+}
+
+// Values of several registers are never torn: the slave changes both halves at once.
+func TestValuesAreNeverTorn(t *testing.T) {
+	s := newSlave(t)
+	r := newRig(t)
+	var props []prop
+	for i := range 150 { // far more than one request holds
+		props = append(props, prop{name: devices.Int(int64(i)).String(), typ: "INT", visitor: holding(i*4, "dataType", "uint64"), cycle: 5})
+	}
+	stop := make(chan struct{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for n := uint16(1); ; n++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(100 * time.Microsecond):
+			}
+			s.mu.Lock()
+			regs := s.table(1, holdings)
+			for i := range 600 {
+				regs[i] = n
+			}
+			s.mu.Unlock()
+		}
+	}()
+	r.apply("d", s.addr, nil, props...)
+	eventually(t, "samples", func() bool { return r.sink.count("d", "149") > 30 })
+	close(stop)
+	<-done
+	r.stop()
+	for _, b := range r.sink.samples["d"] {
+		for _, x := range b.Samples {
+			var u [8]byte
+			n, err := parseUint(x.Value.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			binary.BigEndian.PutUint64(u[:], n)
+			if u[0] != u[2] || u[1] != u[3] || u[2] != u[4] || u[3] != u[5] || u[4] != u[6] || u[5] != u[7] {
+				t.Fatalf("%s is torn: %x", x.Property, u)
+			}
+		}
+	}
+}
+
+// With nothing but noise from the other side nothing crashes and nothing is a value.
+func TestNoiseIsNoValue(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+			c.Close()
+		}
+	}()
+	r := newRig(t)
+	r.apply("d", l.Addr().String(), map[string]any{"timeout": 50}, one)
+	eventually(t, "offline", func() bool {
+		tw := r.sink.twin("d", "x").Reported
+		return tw != nil && tw.Metadata["quality"] == "bad"
+	})
+	r.stop()
+	l.Close()
+	<-done
+	if r.sink.count("d", "x") != 0 {
+		t.Fatal("noise became a value")
+	}
+}

@@ -1,0 +1,297 @@
+package modbus
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
+)
+
+// table is one of the four address spaces of a unit.
+type table uint8
+
+const (
+	coils table = iota
+	discretes
+	holdings
+	inputs
+)
+
+var tableNames = [...]string{"CoilRegister", "DiscreteInputRegister", "HoldingRegister", "InputRegister"}
+
+func (t table) String() string { return tableNames[t] }
+
+// bits tells the tables whose items are bits.
+func (t table) bits() bool { return t == coils || t == discretes }
+
+func (t table) writable() bool { return t == coils || t == holdings }
+
+// point is where a property lies and how it is read and written.
+type point struct {
+	index   int // in the definition
+	name    string
+	table   table
+	address int
+	count   int // registers or bits
+	codec   codec
+	cycle   time.Duration
+	// verify tells that the point can be read, so that writes are compared.
+	verify    bool
+	readDelay time.Duration
+}
+
+func (p point) end() int { return p.address + p.count }
+
+// parsePoint reads a property's visitor settings:
+//
+//	register (registerType)  CoilRegister, DiscreteInputRegister, HoldingRegister, InputRegister
+//	offset (address)         0 to 65535, as it is on the wire
+//	limit (count, quantity)  registers or bits; 0 or absent: from the data type
+//	dataType                 bool, bit, int, int8…int64, uint, uint8…uint64, float, float16…float64,
+//	                         double, bcd, string, bytes; absent: from the property's type
+//	scale, valueOffset       value = raw·scale + valueOffset; scale 0 or absent: 1
+//	isSwap                   the two bytes of each register are exchanged
+//	isRegisterSwap           the registers are in reverse order
+//	byteOrder                ABCD, BADC, CDAB, DCBA or eight letters, instead of these two
+//	bit                      0 (least significant) to 15
+//	packing                  both, high or low: the bytes of a register that texts and
+//	                         8-bit integers use
+//	readBack true            false for what can only be written
+//	readBackDelay 0          ms between a write and its read-back
+func parsePoint(i int, p devices.Point, dev settings) (point, error) {
+	r := p.Visitor.Read()
+	out := point{index: i, name: p.Name, cycle: p.Cycle, verify: r.Bool(true, "readBack"),
+		readDelay: time.Duration(r.Int(0, 0, 10_000, "readBackDelay")) * time.Millisecond}
+	t, ok := parseTable(r.Text("", "register", "registerType", "registerName"))
+	if !ok {
+		r.Fail("register", fmt.Sprintf("%q is none of %s", r.Text("", "register", "registerType", "registerName"), strings.Join(tableNames[:], ", ")))
+	}
+	out.table = t
+	if !r.Has("offset", "address") {
+		r.Fail("offset", "is missing")
+	}
+	out.address = int(r.Int(0, 0, 65535, "offset", "address"))
+	limit := int(r.Int(0, 0, 2000, "limit", "count", "quantity"))
+	if t.bits() {
+		out.codec, out.count = parseBits(r, p.Type, limit)
+	} else {
+		out.codec = parseCodec(r, p.Type, limit, dev.order)
+		out.count = out.codec.words
+	}
+	limits := dev.maxRegisters
+	if t.bits() {
+		limits = dev.maxBits
+	}
+	if out.count > limits {
+		r.Fail("limit", fmt.Sprintf("%d is more than one request may have (%d)", out.count, limits))
+	}
+	if out.end() > 65536 {
+		r.Fail("offset", "and limit reach beyond 65535")
+	}
+	if p.Writable && !t.writable() {
+		r.Fail("register", fmt.Sprintf("%s cannot be written, but the property is ReadWrite", t))
+	}
+	return out, r.Err()
+}
+
+func parseTable(s string) (table, bool) {
+	s = strings.ToLower(strings.NewReplacer(" ", "", "_", "", "-", "").Replace(s))
+	s = strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(s, "s"), "register"), "s")
+	switch s {
+	case "coil":
+		return coils, true
+	case "discreteinput", "discrete":
+		return discretes, true
+	case "holding":
+		return holdings, true
+	case "input":
+		return inputs, true
+	default:
+		return 0, false
+	}
+}
+
+// parseBits makes the codec of coils and discrete inputs: one is a truth value,
+// several are a number whose least significant bit is the first.
+func parseBits(r *devices.Reader, typ v1beta1.PropertyType, limit int) (codec, int) {
+	count := max(limit, 1)
+	c := codec{form: formBool, typ: typ}
+	if count == 1 {
+		return c, 1
+	}
+	c.form = formUnsigned
+	if typ == v1beta1.BOOLEAN {
+		r.Fail("limit", "of a truth value is 1")
+	}
+	if typ == v1beta1.BYTES {
+		r.Fail("register", "of bits does not hold bytes")
+	}
+	if count > 64 {
+		r.Fail("limit", "of bits is at most 64")
+	}
+	return c, count
+}
+
+// widths are the registers that a data type has when its name says so.
+var widths = map[string]struct {
+	form  form
+	words int
+}{
+	"int8": {formSigned, 1}, "int16": {formSigned, 1}, "int32": {formSigned, 2}, "int64": {formSigned, 4},
+	"uint8": {formUnsigned, 1}, "uint16": {formUnsigned, 1}, "uint32": {formUnsigned, 2}, "uint64": {formUnsigned, 4},
+	"short": {formSigned, 1}, "ushort": {formUnsigned, 1}, "long": {formSigned, 4}, "word": {formUnsigned, 1}, "dword": {formUnsigned, 2},
+	"float16": {formFloat, 1}, "float32": {formFloat, 2}, "float64": {formFloat, 4},
+	"bit": {formBit, 1}, "bool": {formBool, 1}, "boolean": {formBool, 1},
+	"bcd16": {formBCD, 1}, "bcd32": {formBCD, 2}, "bcd64": {formBCD, 4},
+}
+
+func parseCodec(r *devices.Reader, typ v1beta1.PropertyType, limit int, deviceOrder string) codec {
+	name := strings.ToLower(r.Text(defaultType(typ, limit), "dataType"))
+	if r.Has("bit") && (!r.Has("dataType") || name == "bool" || name == "boolean") {
+		name = "bit"
+	}
+	c := codec{typ: typ, bit: uint(r.Int(0, 0, 15, "bit")), order: parseByteOrder(r, deviceOrder)}
+	c.packing = map[string]packing{"both": packBoth, "high": packHigh, "low": packLow}[r.Choice("both", []string{"both", "high", "low"}, "packing")]
+	c.form, c.words = shape(r, name, limit)
+	eight := name == "int8" || name == "uint8"
+	switch {
+	case eight && c.packing == packBoth:
+		c.packing = packLow
+	case !eight && c.form != formText && c.form != formBytes:
+		c.packing = packBoth
+	}
+	switch {
+	case typ == v1beta1.BYTES && c.form != formBytes:
+		r.Fail("dataType", fmt.Sprintf("%s does not give BYTES", name))
+	case c.form == formBytes && typ != v1beta1.BYTES && typ != v1beta1.STRING:
+		r.Fail("dataType", fmt.Sprintf("bytes do not give %s", typ))
+	case c.form == formText && typ != v1beta1.STRING:
+		r.Fail("dataType", fmt.Sprintf("string does not give %s", typ))
+	}
+	var ok bool
+	factor, offset := r.Text("", "scale"), r.Text("", "valueOffset", "bias")
+	if c.scale, ok = newScale(factor, offset); !ok {
+		r.Fail("scale, valueOffset", fmt.Sprintf("%q, %q are not numbers", factor, offset))
+	}
+	return c
+}
+
+// defaultType is the data type of a property that does not name one. A FLOAT in a
+// single register is a scaled integer: that is what such registers hold.
+func defaultType(typ v1beta1.PropertyType, limit int) string {
+	switch typ {
+	case v1beta1.FLOAT:
+		if limit == 1 {
+			return "int16"
+		}
+		return "float"
+	case v1beta1.DOUBLE:
+		if limit == 1 {
+			return "int16"
+		}
+		return "double"
+	case v1beta1.STRING:
+		return "string"
+	case v1beta1.BYTES:
+		return "bytes"
+	case v1beta1.BOOLEAN:
+		return "bool"
+	default:
+		return "int"
+	}
+}
+
+// shape finds form and width; a limit must agree with a width in the name.
+func shape(r *devices.Reader, name string, limit int) (form, int) {
+	if w, ok := widths[name]; ok {
+		if limit != 0 && limit != w.words {
+			r.Fail("limit", fmt.Sprintf("%d does not fit dataType %s, which has %d registers", limit, name, w.words))
+		}
+		return w.form, w.words
+	}
+	def := 1
+	var f form
+	switch name {
+	case "int", "integer":
+		f = formSigned
+	case "uint":
+		f = formUnsigned
+	case "bcd":
+		f = formBCD
+	case "float":
+		f, def = formFloat, 2
+	case "double":
+		f, def = formFloat, 4
+	case "string", "bytes":
+		if limit == 0 {
+			r.Fail("limit", fmt.Sprintf("is missing: how many registers has the %s", name))
+		}
+		if name == "string" {
+			return formText, limit
+		}
+		return formBytes, limit
+	default:
+		r.Fail("dataType", fmt.Sprintf("%q is not known", name))
+	}
+	if limit == 0 {
+		limit = def
+	}
+	if (limit != 1 && limit != 2 && limit != 4) && !(f == formBCD && limit == 3) {
+		r.Fail("limit", fmt.Sprintf("%d registers do not make dataType %s", limit, name))
+		limit = def
+	}
+	return f, limit
+}
+
+func parseByteOrder(r *devices.Reader, deviceOrder string) order {
+	swaps := order{swapBytes: r.Bool(false, "isSwap"), swapRegisters: r.Bool(false, "isRegisterSwap")}
+	s := r.Text("", "byteOrder")
+	if s == "" && !r.Has("isSwap") && !r.Has("isRegisterSwap") {
+		s = deviceOrder
+	}
+	if s == "" {
+		return swaps
+	}
+	o, err := parseOrder(s)
+	if err != nil {
+		r.Fail("byteOrder", err.Error())
+	}
+	if swaps.swapBytes || swaps.swapRegisters {
+		r.Fail("byteOrder", "stands instead of isSwap and isRegisterSwap")
+	}
+	return o
+}
+
+// decodeBits reads a point of a table of bits out of a block's packed bits, from
+// the bit at position at.
+func (p point) decodeBits(packed []byte, at int) (devices.Value, error) {
+	var u uint64
+	for i := 0; i < p.count; i++ {
+		if packed[(at+i)/8]>>((at+i)%8)&1 == 1 {
+			u |= 1 << i
+		}
+	}
+	if p.count == 1 {
+		return p.codec.truth(u == 1), nil
+	}
+	return p.codec.unsigned(u)
+}
+
+// encodeBits is the inverse of decodeBits, packed from bit 0.
+func (p point) encodeBits(value string) ([]byte, error) {
+	raw, err := p.codec.raw(value)
+	if err != nil {
+		return nil, err
+	}
+	if !raw.IsInt() || raw.Sign() < 0 || raw.Num().BitLen() > p.count {
+		return nil, &devices.Rejection{Reason: devices.ReasonOutOfBounds, Message: fmt.Sprintf("%s does not fit %d bits", value, p.count)}
+	}
+	u := raw.Num().Uint64()
+	packed := make([]byte, (p.count+7)/8)
+	for i := range packed {
+		packed[i] = byte(u >> (8 * i))
+	}
+	return packed, nil
+}

@@ -1,0 +1,112 @@
+package modbus
+
+import (
+	"math"
+	"math/big"
+	"strings"
+)
+
+// scale turns raw numbers into values and back: value = raw·factor + offset, with
+// factor and offset decimal and exact. The zero scale leaves numbers as they are.
+type scale struct {
+	on             bool
+	factor, offset *big.Rat
+	// When both are small, value = (raw·mul + add) / div in integers, which a float64
+	// division rounds correctly.
+	mul, add int64
+	div      float64
+	fast     bool
+}
+
+func newScale(factor, offset string) (scale, bool) {
+	f, ok := decimal(factor)
+	if !ok {
+		return scale{}, false
+	}
+	o, ok := decimal(offset)
+	if !ok {
+		return scale{}, false
+	}
+	if f.Sign() == 0 { // not filled in
+		f.SetInt64(1)
+	}
+	if f.Cmp(big.NewRat(1, 1)) == 0 && o.Sign() == 0 {
+		return scale{}, true
+	}
+	s := scale{on: true, factor: f, offset: o}
+	// The common denominator of both.
+	gcd := new(big.Int).GCD(nil, nil, f.Denom(), o.Denom())
+	div := new(big.Int).Div(new(big.Int).Mul(f.Denom(), o.Denom()), gcd)
+	mul := new(big.Rat).Mul(f, new(big.Rat).SetInt(div))
+	add := new(big.Rat).Mul(o, new(big.Rat).SetInt(div))
+	if div.IsInt64() && div.Int64() < 1<<53 && mul.Num().IsInt64() && add.Num().IsInt64() {
+		s.mul, s.add, s.div, s.fast = mul.Num().Int64(), add.Num().Int64(), float64(div.Int64()), true
+	}
+	return s, true
+}
+
+// decimal reads a number exactly; empty is zero.
+func decimal(s string) (*big.Rat, bool) {
+	if s == "" {
+		return new(big.Rat), true
+	}
+	if len(s) > 64 || strings.ContainsAny(s, "/_xXpPbBoO") {
+		return nil, false
+	}
+	if i := strings.IndexAny(s, "eE"); i >= 0 && len(s)-i > 5 {
+		return nil, false
+	}
+	return new(big.Rat).SetString(s)
+}
+
+const exact = 1 << 53
+
+// integer is the value of a raw integer that fits into an int64.
+func (s scale) integer(raw int64) float64 {
+	if s.fast && abs(raw) < exact && abs(s.mul) < exact {
+		if p, ok := multiply(raw, s.mul); ok && abs(p) < exact && abs(s.add) < exact && abs(p+s.add) < exact {
+			return float64(p+s.add) / s.div
+		}
+	}
+	return s.rat(new(big.Rat).SetInt64(raw))
+}
+
+// rat is the float nearest to the value of any raw number.
+func (s scale) rat(raw *big.Rat) float64 {
+	f, _ := new(big.Rat).Add(new(big.Rat).Mul(raw, s.factor), s.offset).Float64()
+	return f
+}
+
+// float is the value of a raw float.
+func (s scale) float(raw float64) float64 {
+	f, _ := s.factor.Float64()
+	o, _ := s.offset.Float64()
+	return raw*f + o
+}
+
+// invert is the raw number of a value, exactly. It does not change value.
+func (s scale) invert(value *big.Rat) *big.Rat {
+	if !s.on {
+		return value
+	}
+	raw := new(big.Rat).Sub(value, s.offset)
+	return raw.Quo(raw, s.factor)
+}
+
+func abs(i int64) int64 {
+	if i == math.MinInt64 {
+		return math.MaxInt64
+	}
+	if i < 0 {
+		return -i
+	}
+	return i
+}
+
+func multiply(a, b int64) (int64, bool) {
+	if a == 0 || b == 0 {
+		return 0, true
+	}
+	p := a * b
+	return p, p/b == a && !(a == -1 && b == math.MinInt64) && !(b == -1 && a == math.MinInt64)
+}

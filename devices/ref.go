@@ -1,0 +1,23 @@
+package devices
+
+import (
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
+)
+
+// Ref names a device. UID tells it from an earlier one of the same name.
+type Ref struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	UID       string `json:"uid,omitempty"`
+}
+
+// String is namespace/name.
+func (r Ref) String() string { return r.Namespace + "/" + r.Name }
+
+func refOf(d *v1beta1.Device) Ref {
+	return Ref{Namespace: d.Namespace, Name: d.Name, UID: string(d.UID)}
+}
+
+func uid(s string) types.UID { return types.UID(s) }

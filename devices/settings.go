@@ -1,0 +1,215 @@
+package devices
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"sort"
+	"strconv"
+	"strings"
+)
+
+// Settings are the free settings of a protocol or of a visitor. Keys are lower case:
+// existing manifests write them in any case, and numbers and truth values as
+// strings, so both are accepted.
+type Settings map[string]any
+
+// Merge makes settings of layers; a later layer's key wins over an earlier one's,
+// whatever the case of either.
+func Merge(layers ...map[string]any) Settings {
+	s := Settings{}
+	for _, l := range layers {
+		keys := make([]string, 0, len(l))
+		for k := range l {
+			keys = append(keys, k)
+		}
+		sort.Strings(keys) // a key given in two cases: the same one wins every time
+		for _, k := range keys {
+			s[strings.ToLower(k)] = l[k]
+		}
+	}
+	return s
+}
+
+// Reader reads settings and keeps every error, so that all wrong settings are told
+// at once. A setting has a name and aliases; the first one present counts.
+type Reader struct {
+	s    Settings
+	seen map[string]bool
+	errs []error
+}
+
+// Read starts reading.
+func (s Settings) Read() *Reader { return &Reader{s: s, seen: map[string]bool{}} }
+
+// Err joins everything that was wrong, or is nil.
+func (r *Reader) Err() error { return errors.Join(r.errs...) }
+
+// Unread are the keys that nothing has asked for: most likely misspelt.
+func (r *Reader) Unread() []string {
+	var keys []string
+	for k := range r.s {
+		if !r.seen[k] {
+			keys = append(keys, k)
+		}
+	}
+	sort.Strings(keys)
+	return keys
+}
+
+// Has reports whether one of the names is set.
+func (r *Reader) Has(names ...string) bool {
+	_, _, ok := r.lookup(names)
+	return ok
+}
+
+// Text reads a string; numbers and truth values are taken as they are written.
+func (r *Reader) Text(def string, names ...string) string {
+	v, name, ok := r.lookup(names)
+	if !ok {
+		return def
+	}
+	s, ok := scalar(v)
+	if !ok {
+		r.fail(name, v, "is not a text")
+		return def
+	}
+	return s
+}
+
+// Int reads an integer within [min, max], decimal or 0x….
+func (r *Reader) Int(def, min, max int64, names ...string) int64 {
+	v, name, ok := r.lookup(names)
+	if !ok {
+		return def
+	}
+	s, _ := scalar(v)
+	i, err := parseInt(s)
+	switch {
+	case err != nil:
+		r.fail(name, v, "is not an integer")
+	case i < min || i > max:
+		r.fail(name, v, fmt.Sprintf("is not within %d and %d", min, max))
+	default:
+		return i
+	}
+	return def
+}
+
+// Float reads a finite number.
+func (r *Reader) Float(def float64, names ...string) float64 {
+	v, name, ok := r.lookup(names)
+	if !ok {
+		return def
+	}
+	s, _ := scalar(v)
+	f, err := strconv.ParseFloat(s, 64)
+	if err != nil || math.IsNaN(f) || math.IsInf(f, 0) {
+		r.fail(name, v, "is not a number")
+		return def
+	}
+	return f
+}
+
+// Bool reads true/false, yes/no, on/off, 1/0 in any case.
+func (r *Reader) Bool(def bool, names ...string) bool {
+	v, name, ok := r.lookup(names)
+	if !ok {
+		return def
+	}
+	s, _ := scalar(v)
+	b, ok := ParseBool(s)
+	if !ok {
+		r.fail(name, v, "is not true or false")
+		return def
+	}
+	return b
+}
+
+// Choice reads one of a few words in any case; the answer is in lower case.
+func (r *Reader) Choice(def string, choices []string, names ...string) string {
+	v, name, ok := r.lookup(names)
+	if !ok {
+		return def
+	}
+	s, _ := scalar(v)
+	s = strings.ToLower(strings.TrimSpace(s))
+	for _, c := range choices {
+		if s == c {
+			return s
+		}
+	}
+	r.fail(name, v, "is none of "+strings.Join(choices, ", "))
+	return def
+}
+
+// Fail adds an error about a setting.
+func (r *Reader) Fail(name, what string) {
+	r.errs = append(r.errs, fmt.Errorf("%s %s", name, what))
+}
+
+func (r *Reader) fail(name string, v any, what string) {
+	r.errs = append(r.errs, fmt.Errorf("%s %q %s", name, fmt.Sprint(v), what))
+}
+
+func (r *Reader) lookup(names []string) (value any, name string, ok bool) {
+	for _, n := range names {
+		k := strings.ToLower(n)
+		r.seen[k] = true
+		if v, found := r.s[k]; found && !ok && v != nil {
+			if s, isText := v.(string); isText && strings.TrimSpace(s) == "" {
+				continue // an empty text is a setting that is not set
+			}
+			value, name, ok = v, n, true
+		}
+	}
+	return value, name, ok
+}
+
+// ParseBool reads a truth value as people and manifests write it.
+func ParseBool(s string) (value, ok bool) {
+	switch strings.ToLower(strings.TrimSpace(s)) {
+	case "true", "1", "on", "yes":
+		return true, true
+	case "false", "0", "off", "no":
+		return false, true
+	default:
+		return false, false
+	}
+}
+
+func scalar(v any) (string, bool) {
+	switch t := v.(type) {
+	case string:
+		return strings.TrimSpace(t), true
+	case json.Number:
+		return t.String(), true
+	case bool:
+		return strconv.FormatBool(t), true
+	case float64:
+		return strconv.FormatFloat(t, 'g', -1, 64), true
+	case float32:
+		return strconv.FormatFloat(float64(t), 'g', -1, 32), true
+	case int, int8, int16, int32, int64, uint, uint8, uint16, uint32, uint64:
+		return fmt.Sprint(t), true
+	default:
+		return "", false
+	}
+}
+
+func parseInt(s string) (int64, error) {
+	if h, ok := strings.CutPrefix(strings.ToLower(s), "0x"); ok {
+		return strconv.ParseInt(h, 16, 64)
+	}
+	i, err := strconv.ParseInt(s, 10, 64)
+	if err == nil {
+		return i, nil
+	}
+	// 2.0 and 1e3 are integers written by a tool that knows only floats.
+	f, ferr := strconv.ParseFloat(s, 64)
+	if ferr != nil || f != math.Trunc(f) || math.Abs(f) > 1<<53 {
+		return 0, err
+	}
+	return int64(f), nil
+}

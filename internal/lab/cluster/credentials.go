@@ -1,0 +1,96 @@
+package cluster
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/petiole-io/petiole/internal/lab/pki"
+)
+
+// ServiceIP is the address of default/kubernetes, the first of ServiceCIDR.
+const (
+	ServiceCIDR = "10.96.0.0/16"
+	ServiceIP   = "10.96.0.1"
+)
+
+// Credentials are the files of the control plane's identities.
+type Credentials struct {
+	CAFile     string
+	CAKeyFile  string
+	Server     pki.Pair
+	SigningKey string
+	// Kubeconfigs of the administrator and of the components.
+	Admin, Scheduler, ControllerManager, Bridge string
+}
+
+// BridgeUser is the bridge's name at the API server: that of the service account it
+// has inside a cluster, so that the same RBAC binds both.
+const BridgeUser = "system:serviceaccount:petiole-system:bridge"
+
+// NewCredentials makes in dir what is missing of the credentials for the API server at
+// 127.0.0.1:port, and keeps the rest.
+func NewCredentials(dir string, port int) (Credentials, error) {
+	ca, err := pki.NewAuthority(dir, "kubernetes-ca")
+	if err != nil {
+		return Credentials{}, err
+	}
+	c := Credentials{CAFile: ca.CertFile, CAKeyFile: ca.KeyFile}
+	c.Server, err = ca.Issue(dir, "kube-apiserver", pki.Subject{Name: "kube-apiserver", Hosts: []string{
+		"127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", ServiceIP,
+	}})
+	if err != nil {
+		return Credentials{}, err
+	}
+	if c.SigningKey, err = pki.SigningKey(dir, "service-accounts"); err != nil {
+		return Credentials{}, err
+	}
+	url := fmt.Sprintf("https://127.0.0.1:%d", port)
+	for _, u := range []struct {
+		path    *string
+		file    string
+		subject pki.Subject
+	}{
+		{&c.Admin, "admin", pki.Subject{Name: "lab-admin", Groups: []string{"system:masters"}}},
+		{&c.Scheduler, "scheduler", pki.Subject{Name: "system:kube-scheduler"}},
+		{&c.ControllerManager, "controller-manager", pki.Subject{Name: "system:kube-controller-manager"}},
+		{&c.Bridge, "bridge", pki.Subject{Name: BridgeUser, Groups: []string{
+			"system:serviceaccounts", "system:serviceaccounts:petiole-system",
+		}}},
+	} {
+		pair, err := ca.Issue(dir, u.file, u.subject)
+		if err != nil {
+			return Credentials{}, err
+		}
+		*u.path = filepath.Join(dir, u.file+".kubeconfig")
+		if err := writeKubeconfig(*u.path, url, u.subject.Name, ca.CertFile, pair); err != nil {
+			return Credentials{}, err
+		}
+	}
+	return c, nil
+}
+
+// writeKubeconfig embeds the certificates, so that the file can be copied.
+func writeKubeconfig(path, url, user, caFile string, pair pki.Pair) error {
+	var data [3][]byte
+	for i, f := range []string{caFile, pair.CertFile, pair.KeyFile} {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return fmt.Errorf("write kubeconfig %s: %w", path, err)
+		}
+		data[i] = b
+	}
+	const name = "petiole-lab"
+	cfg := api.NewConfig()
+	cfg.Clusters[name] = &api.Cluster{Server: url, CertificateAuthorityData: data[0]}
+	cfg.AuthInfos[user] = &api.AuthInfo{ClientCertificateData: data[1], ClientKeyData: data[2]}
+	cfg.Contexts[name] = &api.Context{Cluster: name, AuthInfo: user}
+	cfg.CurrentContext = name
+	if err := clientcmd.WriteToFile(*cfg, path); err != nil {
+		return fmt.Errorf("write kubeconfig %s: %w", path, err)
+	}
+	return nil
+}

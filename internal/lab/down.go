@@ -1,0 +1,171 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/petiole-io/petiole/internal/lab/cgroup"
+	"github.com/petiole-io/petiole/internal/lab/mounts"
+)
+
+const stopGrace = 15 * time.Second
+
+// Down stops everything, and removes namespaces, devices, mounts and cgroups. The files
+// in the lab's folder stay, and the next Up goes on with them, unless purge is set: then
+// all go but the built programs. It goes on after an error, and returns all of them.
+func (l *Lab) Down(purge bool) error {
+	var errs []error
+	note := func(err error) { errs = append(errs, err) }
+	for _, s := range l.sites() {
+		note(l.stopSite(s))
+	}
+	for _, name := range []string{partBridge, partHub, partControlPlane, partRegistry} {
+		note(l.daemons.Stop(name, stopGrace))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err // what still runs needs the network and the files
+	}
+	for _, s := range l.sites() {
+		note(l.net.Leave(s.Site))
+		note(s.crio.PowerCut(s.kubeletRoot()))
+		note(os.RemoveAll(s.runDir))
+		note(cgroup.Remove(s.cgroup))
+		note(removeCNICache(s.Name))
+	}
+	note(l.net.Lift())
+	if purge {
+		note(l.purge())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	l.out.say("nothing of the lab runs any more")
+	return nil
+}
+
+// stopSite ends the leaf first, so that no kubelet starts containers again, then the
+// containers, then what served them.
+func (l *Lab) stopSite(s site) error {
+	errs := []error{l.daemons.Stop("leaf-"+s.Name, stopGrace), cgroup.Kill(s.cgroup)}
+	for _, name := range []string{"crio-" + s.Name, "modbus-" + s.Name} {
+		errs = append(errs, l.daemons.Stop(name, stopGrace))
+	}
+	l.out.say("%s stopped", s.Name)
+	return errors.Join(errs...)
+}
+
+// Reboot does to a site what a power cycle does: kills leaf, kubelet, CRI-O and all
+// containers at once, empties what is in memory, and starts the site again. The link
+// stays as it is.
+func (l *Lab) Reboot(ctx context.Context, name string) error {
+	s, err := l.site(name)
+	if err != nil {
+		return err
+	}
+	for _, d := range []string{"leaf-" + name, "crio-" + name} {
+		if err := l.daemons.Kill(d); err != nil {
+			return err
+		}
+	}
+	if err := cgroup.Kill(s.cgroup); err != nil {
+		return err
+	}
+	if err := s.crio.PowerCut(s.kubeletRoot()); err != nil {
+		return err
+	}
+	if err := s.DeleteDevice("cni0"); err != nil {
+		return err
+	}
+	if err := cgroup.Remove(s.cgroup); err != nil {
+		return err
+	}
+	l.out.say("%s has no power", name)
+	if err := l.prepareSite(s); err != nil {
+		return fmt.Errorf("prepare %s: %w", name, err)
+	}
+	if err := l.startRuntime(ctx, s); err != nil {
+		return err
+	}
+	if err := l.startLeaf(ctx, s); err != nil {
+		return err
+	}
+	l.out.say("%s runs again, its link is %s", name, l.net.State(s.Site))
+	return nil
+}
+
+// Restart kills a part (see Status for the names) with SIGKILL and starts it again. A
+// site's containers live on.
+func (l *Lab) Restart(ctx context.Context, name string) error {
+	p, err := l.part(name)
+	if err != nil {
+		return err
+	}
+	if err := l.daemons.Kill(name); err != nil {
+		return err
+	}
+	if err := l.start(p); err != nil {
+		return err
+	}
+	return l.await(ctx, p)
+}
+
+func (l *Lab) part(name string) (part, error) {
+	if slices.Contains([]string{partRegistry, partControlPlane, partHub, partBridge}, name) {
+		return l.centralPart(name), nil
+	}
+	for _, s := range l.sites() {
+		for _, p := range []part{l.crioPart(s), l.modbusPart(s), l.leafPart(s)} {
+			if p.Name == name {
+				return p, nil
+			}
+		}
+	}
+	return part{}, fmt.Errorf("no part is named %q; lab status lists them", name)
+}
+
+// purge removes the files, but not the programs.
+func (l *Lab) purge() error {
+	var dirs []string
+	for _, s := range l.sites() {
+		dirs = append(dirs, s.dir)
+	}
+	// A mount that is left would be emptied with the folder.
+	left, err := mounts.Below(dirs...)
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("remove files: still mounted: %s", strings.Join(left, " "))
+	}
+	entries, err := os.ReadDir(l.dir)
+	if err != nil {
+		return fmt.Errorf("remove files: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if e.Name() != "bin" {
+			errs = append(errs, os.RemoveAll(filepath.Join(l.dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeCNICache removes what libcni remembers of a site's pods, in a folder that all
+// users of CNI on the machine share.
+func removeCNICache(site string) error {
+	files, err := filepath.Glob("/var/lib/cni/results/petiole-" + site + "-*")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, f := range files {
+		errs = append(errs, os.Remove(f))
+	}
+	return errors.Join(errs...)
+}

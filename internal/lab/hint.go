@@ -1,0 +1,26 @@
+package lab
+
+import (
+	"fmt"
+	"path/filepath"
+)
+
+// Hints prints what to try next.
+func (l *Lab) Hints() {
+	env := filepath.Join(l.dir, "env")
+	if rel, err := filepath.Rel(l.root, env); err == nil {
+		env = rel
+	}
+	fmt.Fprintf(l.out.out, `
+Try next:
+  source %s
+  kubectl get nodes,sites
+  kubectl apply -f deploy/lab/samples/        # a Deployment, a DeviceModel and a Device
+  kubectl get pods -o wide -w
+  nats consumer report DESIRED                # a row per site: what it has not stored yet
+  nats stream view DESIRED
+  go tool task lab:cut SITE=plant-a           # then change things, and see them pending
+  go tool task lab:reboot SITE=plant-a        # its pods come back with the link cut
+  go tool task lab:heal SITE=plant-a
+`, env)
+}

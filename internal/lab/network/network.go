@@ -1,0 +1,195 @@
+// Package network lays the lab's cables: a bridge device where the hub listens, and
+// per site a network namespace that is joined to it by one veth pair, the link that can
+// be cut.
+//
+// A site has no default route: it reaches what listens on the bridge's address, and
+// not the API server, which listens on the host's loopback. Everything is done with
+// ip(8) and nft(8), is idempotent, and needs root on Linux.
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+)
+
+// Network is the lab's bridge.
+type Network struct {
+	// Device is the bridge's name, Prefix its network; the bridge has the first
+	// address.
+	Device string
+	Prefix netip.Prefix
+}
+
+// Site is one site's end.
+type Site struct {
+	Name string
+	// Number is unique and at least 1.
+	Number int
+}
+
+// State is what a link does with packets.
+type State string
+
+const (
+	Up State = "up"
+	// Cut means that the host's end of the veth pair is down.
+	Cut State = "cut"
+	// Silent means that packets are dropped and both ends look healthy.
+	Silent State = "cut (silent)"
+	// Absent means that there is no link.
+	Absent State = "absent"
+)
+
+// Address is the host's on the bridge.
+func (n Network) Address() netip.Addr { return n.Prefix.Masked().Addr().Next() }
+
+// SiteAddress is the site's: .11 for site 1 and so on.
+func (n Network) SiteAddress(s Site) netip.Addr {
+	b := n.Prefix.Masked().Addr().As4()
+	b[3] = byte(10 + s.Number)
+	return netip.AddrFrom4(b)
+}
+
+// Namespace is the file of the site's network namespace.
+func (s Site) Namespace() string { return "/run/netns/" + s.namespace() }
+
+func (s Site) namespace() string { return "petiole-" + s.Name }
+
+// veth names the host's end: device names have 15 characters at most.
+func (n Network) veth(s Site) string { return fmt.Sprintf("%s-%d", n.Device, s.Number) }
+
+func (s Site) table() string { return fmt.Sprintf("petiole_cut_%d", s.Number) }
+
+// Lay makes what is missing of the bridge.
+func (n Network) Lay() error {
+	if !deviceExists(n.Device) {
+		if err := ip("link", "add", n.Device, "type", "bridge"); err != nil {
+			return err
+		}
+	}
+	if err := ip("addr", "replace", fmt.Sprintf("%s/%d", n.Address(), n.Prefix.Bits()), "dev", n.Device); err != nil {
+		return err
+	}
+	return ip("link", "set", n.Device, "up")
+}
+
+// Join makes what is missing of the site's namespace and link. A link that exists
+// keeps its state.
+func (n Network) Join(s Site) error {
+	if !exists(s.Namespace()) {
+		if err := ip("netns", "add", s.namespace()); err != nil {
+			return err
+		}
+	}
+	if deviceExists(n.veth(s)) {
+		return nil
+	}
+	ns := s.namespace()
+	for _, args := range [][]string{
+		{"-n", ns, "link", "set", "lo", "up"},
+		{"link", "add", n.veth(s), "type", "veth", "peer", "name", "uplink", "netns", ns},
+		{"-n", ns, "addr", "add", fmt.Sprintf("%s/%d", n.SiteAddress(s), n.Prefix.Bits()), "dev", "uplink"},
+		{"-n", ns, "link", "set", "uplink", "up"},
+		{"link", "set", n.veth(s), "master", n.Device, "up"},
+	} {
+		if err := ip(args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Cut takes the site's link down.
+func (n Network) Cut(s Site) error { return ip("link", "set", n.veth(s), "down") }
+
+// CutSilently drops every packet between the host and the site, in both directions,
+// and leaves the devices up.
+func (n Network) CutSilently(s Site) error {
+	rules := fmt.Sprintf(`table ip %[1]s {
+  chain in { type filter hook input priority -200; ip saddr %[2]s drop; }
+  chain out { type filter hook output priority -200; ip daddr %[2]s drop; }
+}`, s.table(), n.SiteAddress(s))
+	if n.State(s) == Silent {
+		return nil
+	}
+	return run(rules, "nft", "-f", "-")
+}
+
+// Heal undoes Cut and CutSilently.
+func (n Network) Heal(s Site) error {
+	if n.State(s) == Silent {
+		if err := run("", "nft", "delete", "table", "ip", s.table()); err != nil {
+			return err
+		}
+	}
+	return ip("link", "set", n.veth(s), "up")
+}
+
+// State is what the link does now.
+func (n Network) State(s Site) State {
+	flags, err := os.ReadFile("/sys/class/net/" + n.veth(s) + "/flags")
+	if err != nil {
+		return Absent
+	}
+	var f uint
+	if _, err := fmt.Sscanf(strings.TrimSpace(string(flags)), "0x%x", &f); err == nil && f&1 == 0 {
+		return Cut
+	}
+	if exec.Command("nft", "list", "table", "ip", s.table()).Run() == nil {
+		return Silent
+	}
+	return Up
+}
+
+// Leave removes the site's namespace, and with it the link.
+func (n Network) Leave(s Site) error {
+	var errs []error
+	if n.State(s) == Silent {
+		errs = append(errs, run("", "nft", "delete", "table", "ip", s.table()))
+	}
+	if deviceExists(n.veth(s)) {
+		errs = append(errs, ip("link", "del", n.veth(s)))
+	}
+	if exists(s.Namespace()) {
+		errs = append(errs, ip("netns", "del", s.namespace()))
+	}
+	return errors.Join(errs...)
+}
+
+// Lift removes the bridge.
+func (n Network) Lift() error {
+	if !deviceExists(n.Device) {
+		return nil
+	}
+	return ip("link", "del", n.Device)
+}
+
+// DeleteDevice removes a device inside the site, if it exists.
+func (s Site) DeleteDevice(name string) error {
+	if exec.Command("ip", "-n", s.namespace(), "link", "show", name).Run() != nil {
+		return nil
+	}
+	return ip("-n", s.namespace(), "link", "del", name)
+}
+
+func deviceExists(name string) bool { return exists("/sys/class/net/" + name) }
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func ip(args ...string) error { return run("", "ip", args...) }
+
+func run(stdin, name string, args ...string) error {
+	cmd := exec.Command(name, args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+)
+
+func TestRelax(t *testing.T) {
+	for name, c := range map[string]struct{ in, want string }{
+		"both": {
+			`{"process":{"oomScoreAdj":-997,"cwd":"/"},"linux":{"resources":{"hugepageLimits":[{"pageSize":"2MB","limit":0}],"memory":{"limit":12345678901234567}}}}`,
+			`{"process":{"cwd":"/"},"linux":{"resources":{"memory":{"limit":12345678901234567}}}}`,
+		},
+		"neither":      {`{"process":{"cwd":"/"}}`, `{"process":{"cwd":"/"}}`},
+		"no resources": {`{"linux":{"resources":null}}`, `{"linux":{"resources":null}}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "config.json")
+			if err := os.WriteFile(path, []byte(c.in), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := relax(path); err != nil {
+				t.Fatal(err)
+			}
+			got, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var a, b map[string]any
+			if err := json.Unmarshal(got, &a); err != nil {
+				t.Fatal(err)
+			}
+			if err := json.Unmarshal([]byte(c.want), &b); err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(a, b) {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestBundle(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"create", "--bundle", "/b", "id"}, "/b"},
+		{[]string{"create", "--bundle=/b", "id"}, "/b"},
+		{[]string{"create", "-b", "/b", "id"}, "/b"},
+		{[]string{"create", "id"}, "."},
+	} {
+		if got := bundle(c.args); got != c.want {
+			t.Errorf("bundle(%q) = %q, want %q", c.args, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,147 @@
+package lab
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/petiole-io/petiole/internal/lab/cgroup"
+	"github.com/petiole-io/petiole/internal/lab/cluster"
+	"github.com/petiole-io/petiole/internal/lab/fabric"
+	"github.com/petiole-io/petiole/internal/lab/pki"
+	"github.com/petiole-io/petiole/internal/lab/render"
+)
+
+// ControlPlaneDir holds the control plane's credentials and data.
+func (l *Lab) ControlPlaneDir() string { return filepath.Join(l.dir, "controlplane") }
+
+func (l *Lab) hubConf() string { return filepath.Join(l.dir, "nats/hub.conf") }
+
+func (l *Lab) bridgeConf() string { return filepath.Join(l.dir, "bridge.yaml") }
+
+// prepare writes every configuration file. Keys and certificates that exist are kept.
+func (l *Lab) prepare() error {
+	creds, err := cluster.NewCredentials(l.ControlPlaneDir(), APIPort)
+	if err != nil {
+		return fmt.Errorf("make credentials: %w", err)
+	}
+	kubeconfig, err := os.ReadFile(creds.Admin)
+	if err != nil {
+		return fmt.Errorf("read kubeconfig: %w", err)
+	}
+	if err := render.Secret(l.Kubeconfig(), kubeconfig); err != nil {
+		return fmt.Errorf("write kubeconfig: %w", err)
+	}
+	if err := l.prepareHub(); err != nil {
+		return err
+	}
+	err = render.File(l.template("bridge.yaml.tmpl"), l.bridgeConf(), map[string]string{
+		"Kubeconfig": creds.Bridge, "HubURL": "nats://" + hubClients, "SeedFile": l.keyFile("bridge"),
+	})
+	if err != nil {
+		return err
+	}
+	for _, s := range l.sites() {
+		if err := l.prepareSite(s); err != nil {
+			return fmt.Errorf("prepare %s: %w", s.Name, err)
+		}
+	}
+	return l.writeEnv()
+}
+
+func (l *Lab) prepareHub() error {
+	dir := filepath.Dir(l.hubConf())
+	ca, err := pki.NewAuthority(dir, "nats-ca")
+	if err != nil {
+		return err
+	}
+	cert, err := ca.Issue(dir, "hub", pki.Subject{Name: "hub", Hosts: []string{l.net.Address().String(), "127.0.0.1"}})
+	if err != nil {
+		return err
+	}
+	hub := fabric.Hub{
+		Listen: hubClients, Monitor: hubMonitor, LeafListen: hubLeaves,
+		Store: filepath.Join(dir, "hub"), CertFile: cert.CertFile, KeyFile: cert.KeyFile,
+	}
+	if hub.Bridge, err = fabric.Key(l.keyFile("bridge")); err != nil {
+		return err
+	}
+	if hub.Admin, err = fabric.Key(l.keyFile("admin")); err != nil {
+		return err
+	}
+	contexts := []fabric.Context{{
+		Name: "hub", Description: "the hub's streams", URL: "nats://" + hubClients, SeedFile: l.keyFile("admin"),
+	}}
+	for _, name := range SiteNames {
+		s := fabric.Site{Name: name}
+		if s.Leaf, err = fabric.Key(l.keyFile(name + "-leaf")); err != nil {
+			return err
+		}
+		if s.Operator, err = fabric.Key(l.keyFile(name + "-operator")); err != nil {
+			return err
+		}
+		hub.Sites = append(hub.Sites, s)
+		contexts = append(contexts,
+			fabric.Context{
+				Name: name, Description: "the streams of " + name + ", through the hub and the link",
+				URL: "nats://" + hubClients, SeedFile: l.keyFile(name + "-operator"), Domain: name,
+			},
+			fabric.Context{
+				Name: name + "-local", Description: "the streams of " + name + ", at the site: lab exec " + name + " nats --context " + name + "-local …",
+				URL: "nats://" + leafClients,
+			})
+	}
+	if err := fabric.RepoTemplates(l.root).WriteHub(l.hubConf(), hub); err != nil {
+		return err
+	}
+	return fabric.WriteContexts(l.natsConfigHome(), contexts)
+}
+
+func (l *Lab) natsConfigHome() string { return filepath.Join(l.dir, "config") }
+
+func (l *Lab) prepareSite(s site) error {
+	if err := cgroup.Make(s.cgroup); err != nil {
+		return err
+	}
+	if err := s.crio.Write(filepath.Join(l.root, "deploy/lab")); err != nil {
+		return err
+	}
+	natsDir := filepath.Join(s.dir, "nats")
+	err := fabric.RepoTemplates(l.root).WriteLeaf(filepath.Join(natsDir, "leaf.conf"), fabric.Leaf{
+		Site: s.Name, Listen: leafClients, Store: filepath.Join(natsDir, "store"),
+		URL: "tls://" + hubLeaves, SeedFile: l.keyFile(s.Name + "-leaf"), CAFile: filepath.Join(filepath.Dir(l.hubConf()), "nats-ca.crt"),
+	})
+	if err != nil {
+		return err
+	}
+	data := map[string]string{
+		"Site": s.Name, "Node": s.node(), "NodeIP": l.net.SiteAddress(s.Site).String(),
+		"RunDir": s.crio.RunDir, "CgroupRoot": "/" + s.cgroup, "KubeletRoot": s.kubeletRoot(),
+		"PodLogsDir": filepath.Join(s.dir, "pod-logs"), "StaticPods": filepath.Join(s.dir, "static-pods"),
+		"DataDir": filepath.Join(s.dir, "leaf"), "NATSConfig": filepath.Join(natsDir, "leaf.conf"),
+		"KubeletConfig": filepath.Join(s.dir, "kubelet.yaml"), "PodSubnet": s.crio.PodSubnet,
+	}
+	if err := os.MkdirAll(data["StaticPods"], 0o755); err != nil {
+		return fmt.Errorf("make folder of static pods: %w", err)
+	}
+	for _, file := range []string{"kubelet.yaml", "leaf.yaml", "site.yaml"} {
+		if err := render.File(l.template(file+".tmpl"), filepath.Join(s.dir, file), data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeEnv writes what a shell sources, and the nats command with the lab's contexts.
+func (l *Lab) writeEnv() error {
+	env := fmt.Sprintf("# source this file\nexport KUBECONFIG=%q\nexport PATH=%q:\"$PATH\"\n", l.Kubeconfig(), filepath.Join(l.dir, "bin"))
+	if err := os.WriteFile(filepath.Join(l.dir, "env"), []byte(env), 0o644); err != nil {
+		return fmt.Errorf("write env: %w", err)
+	}
+	// The contexts must not hide those that the user has already.
+	nats := fmt.Sprintf("#!/bin/sh\nXDG_CONFIG_HOME=%q exec %q \"$@\"\n", l.natsConfigHome(), l.bin("nats-cli"))
+	if err := os.WriteFile(l.bin("nats"), []byte(nats), 0o755); err != nil {
+		return fmt.Errorf("write nats command: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,45 @@
+// Package registry serves the lab's images: an OCI registry whose content is made from
+// the machine's static busybox, because a lab must not need the internet to start pods.
+//
+// It keeps images in memory and makes them again at each start; the same busybox gives
+// the same digests.
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/registry"
+	"go.uber.org/zap"
+)
+
+// Run serves the images at address until ctx ends.
+func Run(ctx context.Context, address, busybox string, log *zap.Logger) error {
+	images, err := images(busybox)
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("listen for images: %w", err)
+	}
+	server := &http.Server{Handler: registry.New(), ReadHeaderTimeout: 10 * time.Second}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	for tag, image := range images {
+		if err := push(ctx, address, tag, image); err != nil {
+			return errors.Join(fmt.Errorf("push %s: %w", tag, err), server.Close())
+		}
+		log.Info("image ready", zap.String("image", address+"/"+tag))
+	}
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve images: %w", err)
+	case <-ctx.Done():
+		return server.Close()
+	}
+}

@@ -1,0 +1,81 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"go.uber.org/zap/zaptest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// TestRun pulls an image as a container runtime does: manifest, then each blob.
+func TestRun(t *testing.T) {
+	busybox := filepath.Join(t.TempDir(), "busybox")
+	if err := os.WriteFile(busybox, []byte("not really"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- Run(ctx, address, busybox, zaptest.NewLogger(t)) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("run: %v", err)
+		}
+		http.DefaultClient.CloseIdleConnections()
+	})
+	var manifest struct {
+		Config struct{ Digest string }
+		Layers []struct{ Digest string }
+	}
+	base := "http://" + address + "/v2/petiole/web"
+	for start := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		answer, err := http.Get(base + "/manifests/1")
+		if err == nil {
+			ok := answer.StatusCode == http.StatusOK
+			if ok {
+				err = json.NewDecoder(answer.Body).Decode(&manifest)
+			}
+			answer.Body.Close()
+			if ok && err == nil {
+				break
+			}
+		}
+		if time.Since(start) > 10*time.Second {
+			t.Fatalf("no manifest within 10 s: %v", err)
+		}
+	}
+	digests := []string{manifest.Config.Digest}
+	for _, l := range manifest.Layers {
+		digests = append(digests, l.Digest)
+	}
+	if len(digests) != 2 {
+		t.Fatalf("image has blobs %v, want a configuration and one layer", digests)
+	}
+	for _, d := range digests {
+		answer, err := http.Get(base + "/blobs/" + d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer.Body.Close()
+		if answer.StatusCode != http.StatusOK {
+			t.Errorf("blob %s: %s", d, answer.Status)
+		}
+	}
+}

@@ -1,0 +1,74 @@
+package leaf
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+)
+
+// delivery is a message that the hub's consumer delivered: its place in the stream, and
+// its number since the consumer was reset.
+type delivery struct {
+	*nats.Msg
+	stream, consumer uint64
+}
+
+// errGap says that a delivery is missing.
+var errGap = errors.New("deliveries are missing")
+
+// deliveryOrder accepts an unbroken run of deliveries from number 1. The zero value has
+// seen none.
+type deliveryOrder struct{ last uint64 }
+
+// take returns whether msg is the next of the run. Number 1 begins a new run at any
+// time; before the first, others are left over from before the reset and are passed
+// over. A heartbeat is checked and passed over. errGap: the run is broken.
+func (o *deliveryOrder) take(msg *nats.Msg) (delivery, bool, error) {
+	if msg.Reply == "" {
+		return delivery{}, false, o.heartbeat(msg)
+	}
+	d, err := parseDelivery(msg)
+	switch {
+	case err != nil:
+		return delivery{}, false, err
+	case d.consumer == 1, o.last > 0 && d.consumer == o.last+1:
+		o.last = d.consumer
+		return d, true, nil
+	case o.last == 0:
+		return delivery{}, false, nil
+	}
+	return delivery{}, false, fmt.Errorf("%w: number %d came after %d", errGap, d.consumer, o.last)
+}
+
+// heartbeat compares the last number that the hub delivered with the last one seen.
+func (o *deliveryOrder) heartbeat(msg *nats.Msg) error {
+	last, err := strconv.ParseUint(msg.Header.Get("Nats-Last-Consumer"), 10, 64)
+	if err != nil {
+		return fmt.Errorf("message on %s is neither a delivery nor a heartbeat", msg.Subject)
+	}
+	if last != o.last {
+		return fmt.Errorf("%w: the hub delivered up to number %d, %d was seen", errGap, last, o.last)
+	}
+	return nil
+}
+
+// parseDelivery reads the reply subject of a delivery,
+// $JS.ACK.<stream>.<consumer>.<times>.<stream seq>.<consumer seq>.<time>.<pending>.
+func parseDelivery(msg *nats.Msg) (delivery, error) {
+	t := strings.Split(msg.Reply, ".")
+	if len(t) != 9 || t[0] != "$JS" || t[1] != "ACK" {
+		return delivery{}, fmt.Errorf("reply subject %q of %s is not a JetStream acknowledgement", msg.Reply, msg.Subject)
+	}
+	stream, err := strconv.ParseUint(t[5], 10, 64)
+	if err != nil {
+		return delivery{}, fmt.Errorf("reply subject %q: %w", msg.Reply, err)
+	}
+	consumer, err := strconv.ParseUint(t[6], 10, 64)
+	if err != nil {
+		return delivery{}, fmt.Errorf("reply subject %q: %w", msg.Reply, err)
+	}
+	return delivery{msg, stream, consumer}, nil
+}

@@ -1,0 +1,42 @@
+package nodeapi
+
+import (
+	"testing"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+func TestOrderWithinAnEpoch(t *testing.T) {
+	msg := func(op streams.Op, uid, version, epoch string) streams.Message {
+		return streams.Message{Op: op, UID: uid, Version: version, Epoch: epoch}
+	}
+	live := desired{uid: "u1", version: "100", epoch: "e1"}
+	gone := desired{uid: "u1", version: "100", epoch: "e1", gone: true}
+	for _, c := range []struct {
+		name string
+		have desired
+		m    streams.Message
+		want bool
+	}{
+		{"newer", live, msg(streams.OpPut, "u1", "101", "e1"), true},
+		{"longer number", live, msg(streams.OpPut, "u1", "1000", "e1"), true},
+		{"older", live, msg(streams.OpPut, "u1", "99", "e1"), false},
+		{"the same again", live, msg(streams.OpPut, "u1", "100", "e1"), false},
+		{"recreated", live, msg(streams.OpPut, "u2", "101", "e1"), true},
+		{"predecessor", live, msg(streams.OpPut, "u0", "50", "e1"), false},
+		{"another epoch counts anew", live, msg(streams.OpPut, "u1", "5", "e2"), true},
+		{"not a number", live, msg(streams.OpPut, "u1", "", "e1"), true},
+		{"deleted", live, msg(streams.OpDelete, "u1", "101", "e1"), true},
+		{"no longer wanted, unchanged", live, msg(streams.OpDelete, "u1", "100", "e1"), true},
+		{"late tombstone of the predecessor", live, msg(streams.OpDelete, "u0", "101", "e1"), false},
+		{"late tombstone of the predecessor, new epoch", live, msg(streams.OpDelete, "u0", "5", "e2"), false},
+		{"resurrection", gone, msg(streams.OpPut, "u1", "99", "e1"), false},
+		{"wanted again, unchanged", gone, msg(streams.OpPut, "u1", "100", "e1"), true},
+		{"recreated after delete", gone, msg(streams.OpPut, "u2", "101", "e1"), true},
+		{"deleted twice", gone, msg(streams.OpDelete, "u1", "100", "e1"), false},
+	} {
+		if got := c.have.yields(c.m); got != c.want {
+			t.Errorf("%s: yields = %v, want %v", c.name, got, c.want)
+		}
+	}
+}

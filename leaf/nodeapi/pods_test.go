@@ -1,0 +1,200 @@
+package nodeapi
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+func TestPodStatusIsStoredBeforeTheAnswerAndKept(t *testing.T) {
+	l := newLeaf(t)
+	l.pod(newPod("a", "u1", "10"))
+	dir := t.TempDir()
+	r := l.start(dir)
+	c := r.proto()
+	pod, err := c.CoreV1().Pods("default").Get(t.Context(), "a", metav1.GetOptions{})
+	must(t, err)
+	got, err := patchStatus(t, c, pod, "u1", running1)
+	must(t, err)
+	m, seq := l.reported(podRef("default", "a"))
+	if m == nil || m.Op != streams.OpPut || m.UID != "u1" {
+		t.Fatalf("reported = %+v", m)
+	}
+	var up corev1.Pod
+	must(t, json.Unmarshal(m.Object, &up))
+	if up.Status.Phase != corev1.PodRunning || up.Spec.NodeName != node || up.ResourceVersion != "" {
+		t.Errorf("reported pod = %+v", up)
+	}
+	if got.Status.Phase != corev1.PodRunning || got.ResourceVersion == pod.ResourceVersion {
+		t.Errorf("answer = %+v", got)
+	}
+	// The same status again changes nothing.
+	if _, err := patchStatus(t, c, pod, "u1", running1); err != nil {
+		t.Error(err)
+	}
+	if _, again := l.reported(podRef("default", "a")); again != seq {
+		t.Error("an unchanged status was reported again")
+	}
+	if _, err := patchStatus(t, c, pod, "other", running1); !apierrors.IsConflict(err) {
+		t.Errorf("status of another UID: %v, want a conflict", err)
+	}
+	r.stop()
+	r = l.start(dir)
+	pod, err = r.json().CoreV1().Pods("default").Get(t.Context(), "a", metav1.GetOptions{})
+	must(t, err)
+	if pod.Status.Phase != corev1.PodRunning || len(pod.Status.Conditions) != 1 {
+		t.Errorf("status after a restart = %+v", pod.Status)
+	}
+	// A change in the cloud keeps the local status.
+	r.applied(l.pod(newPod("a", "u1", "20", func(p *corev1.Pod) { p.Labels["x"] = "y" })))
+	pod, err = r.json().CoreV1().Pods("default").Get(t.Context(), "a", metav1.GetOptions{})
+	must(t, err)
+	if pod.Labels["x"] != "y" || pod.Status.Phase != corev1.PodRunning {
+		t.Errorf("pod = %+v", pod)
+	}
+}
+
+// terminating marks a pod as the API server does when it is deleted.
+func terminating(p *corev1.Pod) {
+	now := metav1.Unix(1_700_000_100, 0)
+	p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &now, new(int64)
+}
+
+func finalDelete(uid string) metav1.DeleteOptions {
+	return metav1.DeleteOptions{GracePeriodSeconds: new(int64), Preconditions: metav1.NewUIDPreconditions(uid)}
+}
+
+func TestFinalDeleteIsReportedAndRemembered(t *testing.T) {
+	l := newLeaf(t)
+	l.pod(newPod("a", "u1", "10"))
+	dir := t.TempDir()
+	r := l.start(dir)
+	c := r.proto()
+	pods := c.CoreV1().Pods("default")
+	if err := pods.Delete(t.Context(), "a", finalDelete("u1")); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "cloud") {
+		t.Errorf("delete of a pod that nobody deleted: %v, want forbidden", err)
+	}
+	r.applied(l.pod(newPod("a", "u1", "11", terminating)))
+	if err := pods.Delete(t.Context(), "a", metav1.DeleteOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("graceful delete here: %v, want forbidden", err)
+	}
+	if err := pods.Delete(t.Context(), "a", finalDelete("other")); !apierrors.IsConflict(err) {
+		t.Errorf("delete of another UID: %v, want a conflict", err)
+	}
+	w, err := pods.Watch(t.Context(), metav1.ListOptions{})
+	must(t, err)
+	got := collect(t, w)
+	must(t, pods.Delete(t.Context(), "a", finalDelete("u1")))
+	eventually(t, "deleted event", func() bool { return got.kinds() == "ADDED/a/u1 DELETED/a/u1" })
+	if m, _ := l.reported(podRef("default", "a")); m == nil || m.Op != streams.OpDelete || m.UID != "u1" {
+		t.Fatalf("reported = %+v", m)
+	}
+	gone := func(c kubernetes.Interface) {
+		t.Helper()
+		if _, err := c.CoreV1().Pods("default").Get(t.Context(), "a", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			t.Errorf("the pod came back: %v", err)
+		}
+	}
+	gone(c)
+	// The cloud still thinks that it is there.
+	r.applied(l.pod(newPod("a", "u1", "12", terminating)))
+	gone(c)
+	r.stop()
+	r = l.start(dir)
+	gone(r.json())
+	r.applied(l.pod(newPod("a", "u2", "20")))
+	back, err := r.json().CoreV1().Pods("default").Get(t.Context(), "a", metav1.GetOptions{})
+	must(t, err)
+	if back.UID != "u2" || back.Status.Phase != corev1.PodPending {
+		t.Errorf("recreated pod = %+v", back)
+	}
+}
+
+func TestRecreateUnderOneName(t *testing.T) {
+	l := newLeaf(t)
+	l.pod(newPod("a", "u1", "10"))
+	r := l.start(t.TempDir())
+	c := r.proto()
+	w, err := c.CoreV1().Pods("default").Watch(t.Context(), metav1.ListOptions{})
+	must(t, err)
+	got := collect(t, w)
+	old, err := c.CoreV1().Pods("default").Get(t.Context(), "a", metav1.GetOptions{})
+	must(t, err)
+	_, err = patchStatus(t, c, old, "u1", running1)
+	must(t, err)
+	r.applied(l.pod(newPod("a", "u2", "20")))
+	eventually(t, "the old one stops before the new one starts", func() bool {
+		return got.kinds() == "ADDED/a/u1 MODIFIED/a/u1 DELETED/a/u1 ADDED/a/u2"
+	})
+	// What the kubelet still has to say about the old one is not about the new one.
+	if _, err := patchStatus(t, c, old, "u1", running1); !apierrors.IsConflict(err) {
+		t.Errorf("status of the old pod: %v, want a conflict", err)
+	}
+	pod, err := c.CoreV1().Pods("default").Get(t.Context(), "a", metav1.GetOptions{})
+	must(t, err)
+	if pod.Status.Phase != corev1.PodPending {
+		t.Errorf("the new pod has the old one's status: %+v", pod.Status)
+	}
+}
+
+func TestTombstoneOfALivingPodReachesTheKubelet(t *testing.T) {
+	l := newLeaf(t)
+	l.pod(newPod("a", "u1", "10"))
+	r := l.start(t.TempDir())
+	w, err := r.proto().CoreV1().Pods("").Watch(t.Context(), metav1.ListOptions{})
+	must(t, err)
+	got := collect(t, w)
+	l.send(podRef("default", "a"), streams.OpDelete, "u1", "11", nil)
+	eventually(t, "deleted", func() bool { return got.kinds() == "ADDED/a/u1 DELETED/a/u1" })
+}
+
+func TestMirrorPodsAreMadeHere(t *testing.T) {
+	l := newLeaf(t)
+	dir := t.TempDir()
+	r := l.start(dir)
+	c := r.proto()
+	pods := c.CoreV1().Pods("default")
+	plain := newPod("static", "", "")
+	if _, err := pods.Create(t.Context(), plain, metav1.CreateOptions{}); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "cloud") {
+		t.Errorf("create of a plain pod: %v, want forbidden", err)
+	}
+	plain.Annotations = map[string]string{mirrorAnnotation: "hash"}
+	made, err := pods.Create(t.Context(), plain, metav1.CreateOptions{})
+	must(t, err)
+	got, err := patchStatus(t, c, made, string(made.UID), running1)
+	must(t, err)
+	if m, _ := l.reported(podRef("default", "static")); m == nil || m.Op != streams.OpCreate || got.Status.Phase != corev1.PodRunning {
+		t.Fatalf("reported = %+v", m)
+	}
+	r.stop()
+	r = l.start(dir)
+	c = r.proto()
+	pods = c.CoreV1().Pods("default")
+	back, err := pods.Get(t.Context(), "static", metav1.GetOptions{})
+	must(t, err)
+	if back.UID != made.UID || back.Status.Phase != corev1.PodRunning {
+		t.Errorf("after a restart: %+v", back)
+	}
+	// The API server gives it another UID.
+	w, err := pods.Watch(t.Context(), metav1.ListOptions{})
+	must(t, err)
+	events := collect(t, w)
+	r.applied(l.pod(newPod("static", "cloud", "30", func(p *corev1.Pod) { p.Annotations = plain.Annotations })))
+	eventually(t, "the cloud's mirror pod", func() bool {
+		return events.kinds() == fmt.Sprintf("ADDED/static/%s DELETED/static/%s ADDED/static/cloud", made.UID, made.UID)
+	})
+	must(t, pods.Delete(t.Context(), "static", finalDelete("cloud")))
+	again, err := pods.Create(t.Context(), plain, metav1.CreateOptions{})
+	must(t, err)
+	if again.UID == made.UID {
+		t.Error("a UID was given twice")
+	}
+}

@@ -1,0 +1,242 @@
+package leaf
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+func putDesired(t *testing.T, ctx context.Context, s *site, name string, value int) {
+	t.Helper()
+	m := streams.Message{
+		Ref: streams.Ref{Resource: "configmaps", Namespace: "default", Name: name}, Op: streams.OpPut,
+		Object: fmt.Appendf(nil, `{"metadata":{"name":%q},"data":{"v":"%d"}}`, name, value),
+	}
+	if _, err := streams.Put(ctx, s.hub, streams.DesiredSubject("plant-a", m.Ref), m); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// backlog is what `nats consumer report DESIRED` shows of the site.
+func backlog(t *testing.T, ctx context.Context, s *site) int {
+	t.Helper()
+	c, err := s.hub.PushConsumer(ctx, streams.Desired, "plant-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := c.CachedInfo()
+	return int(i.NumPending) + i.NumAckPending
+}
+
+// same reports whether the leaf has exactly the hub's newest message of each subject.
+func same(t *testing.T, ctx context.Context, s *site) bool {
+	t.Helper()
+	hub, err := s.hub.Stream(ctx, streams.Desired)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := s.leaf.Stream(ctx, streams.SiteDesired)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := hub.Info(ctx, jetstream.WithSubjectFilter(">"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for subject := range info.State.Subjects {
+		want, err := hub.GetLastMsgForSubject(ctx, subject)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := leaf.GetLastMsgForSubject(ctx, subject)
+		if err != nil || string(got.Data) != string(want.Data) {
+			return false
+		}
+	}
+	return true
+}
+
+// TestBacklogIsOneMessagePerObject cuts the line, changes two objects fifty times, and
+// heals: two messages cross.
+func TestBacklogIsOneMessagePerObject(t *testing.T) {
+	s, ctx := startSite(t)
+	putDesired(t, ctx, s, "one", 0)
+	wait(t, "first object", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	s.line.Cut()
+	for i := range 50 {
+		putDesired(t, ctx, s, "one", i)
+		putDesired(t, ctx, s, "two", i)
+	}
+	wait(t, "backlog of two", func() bool { return backlog(t, ctx, s) == 2 })
+	before := lastSeq(t, ctx, s)
+	s.line.Heal()
+	wait(t, "convergence", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	if got := lastSeq(t, ctx, s) - before; got != 2 {
+		t.Errorf("%d messages crossed, want 2", got)
+	}
+}
+
+// TestNothingIsLostInAFlap changes objects all the time while the line comes and goes,
+// so that deliveries are under way at every cut: what the hub counts as acknowledged is
+// at the leaf.
+func TestNothingIsLostInAFlap(t *testing.T) {
+	s, ctx := startSite(t)
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := range 4000 {
+		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", rng.IntN(300)), i)
+		switch i % 400 {
+		case 200:
+			s.line.Cut()
+		case 250:
+			s.line.Heal()
+		}
+	}
+	s.line.Heal()
+	wait(t, "empty backlog", func() bool { return backlog(t, ctx, s) == 0 })
+	if !same(t, ctx, s) {
+		t.Fatal("the hub counts everything as acknowledged, but the leaf lacks some of it")
+	}
+}
+
+// TestStoreRolledBack loses what the leaf had acknowledged, as a power cut without
+// fsync does: it is asked for again.
+func TestStoreRolledBack(t *testing.T) {
+	s, ctx := startSite(t)
+	for i := range 20 {
+		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
+	}
+	wait(t, "objects", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	s.line.Cut()
+	wait(t, "link down", func() bool { up, _, _ := s.link.State(); return !up })
+	leaf, err := s.leaf.Stream(ctx, streams.SiteDesired)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := lastSeq(t, ctx, s)
+	rollback(t, ctx, s, leaf.CachedInfo().Config, last-7)
+	s.line.Heal()
+	wait(t, "convergence", func() bool { return same(t, ctx, s) })
+}
+
+// TestHubStreamRecreated deletes the hub's stream and consumer; what is published anew
+// arrives although its sequences start again.
+func TestHubStreamRecreated(t *testing.T) {
+	s, ctx := startSite(t)
+	for i := range 20 {
+		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
+	}
+	wait(t, "objects", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	if err := s.hub.DeleteStream(ctx, streams.Desired); err != nil {
+		t.Fatal(err)
+	}
+	if err := streams.Ensure(ctx, s.hub, streams.HubStreams(streams.HubLimits{})); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10 {
+		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), 100+i)
+	}
+	if err := streams.EnsureConsumer(ctx, s.hub, streams.Desired, streams.SiteConsumer("plant-a")); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "convergence", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+}
+
+func TestDeliveryOrder(t *testing.T) {
+	delivery := func(consumer int) *nats.Msg {
+		return &nats.Msg{Subject: "desired.a.x", Reply: fmt.Sprintf("$JS.ACK.DESIRED.a.1.%d.%d.1.0", 100+consumer, consumer)}
+	}
+	beat := func(last int) *nats.Msg {
+		return &nats.Msg{Header: nats.Header{"Nats-Last-Consumer": {fmt.Sprint(last)}}}
+	}
+	for _, c := range []struct {
+		name  string
+		msgs  []*nats.Msg
+		taken int
+		gap   bool
+	}{
+		{"unbroken", []*nats.Msg{delivery(1), delivery(2), beat(2), delivery(3)}, 3, false},
+		{"left over from before the reset", []*nats.Msg{delivery(57), delivery(58), delivery(1), delivery(2)}, 2, false},
+		{"begins again", []*nats.Msg{delivery(1), delivery(2), delivery(1), delivery(2)}, 4, false},
+		{"one is missing", []*nats.Msg{delivery(1), delivery(3)}, 1, true},
+		{"the last is missing", []*nats.Msg{delivery(1), beat(2)}, 1, true},
+		{"the first is missing", []*nats.Msg{beat(1)}, 0, true},
+	} {
+		var order deliveryOrder
+		taken := 0
+		var err error
+		for _, m := range c.msgs {
+			var ok bool
+			if _, ok, err = order.take(m); ok {
+				taken++
+			}
+			if err != nil {
+				break
+			}
+		}
+		if taken != c.taken || (err != nil) != c.gap {
+			t.Errorf("%s: %d taken, error %v; want %d, gap %t", c.name, taken, err, c.taken, c.gap)
+		}
+	}
+}
+
+func TestRewindTo(t *testing.T) {
+	for _, c := range []struct {
+		site, hub position
+		want      uint64
+	}{
+		{position{}, position{0, "s"}, 0},
+		{position{7, "s"}, position{7, "s"}, 0},
+		{position{9, "s"}, position{7, "s"}, 0}, // acknowledgements were lost
+		{position{4, "s"}, position{7, "s"}, 5}, // the site's store was rolled back
+		{position{}, position{7, "s"}, 1},       // the site's store is new
+		{position{9, "s"}, position{2, "r"}, 1}, // the hub's stream is new
+	} {
+		if got := rewindTo(c.site, c.hub); got != c.want {
+			t.Errorf("rewindTo(%v, %v) = %d, want %d", c.site, c.hub, got, c.want)
+		}
+	}
+}
+
+func lastSeq(t *testing.T, ctx context.Context, s *site) uint64 {
+	t.Helper()
+	leaf, err := s.leaf.Stream(ctx, streams.SiteDesired)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return leaf.CachedInfo().State.LastSeq
+}
+
+// rollback makes SITE_DESIRED what it was at an earlier sequence.
+func rollback(t *testing.T, ctx context.Context, s *site, cfg jetstream.StreamConfig, to uint64) {
+	t.Helper()
+	leaf, err := s.leaf.Stream(ctx, cfg.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var keep []*jetstream.RawStreamMsg
+	for seq := leaf.CachedInfo().State.FirstSeq; seq <= to; seq++ {
+		m, err := leaf.GetMsg(ctx, seq)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keep = append(keep, m)
+	}
+	if err := s.leaf.DeleteStream(ctx, cfg.Name); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.leaf.CreateStream(ctx, cfg); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range keep {
+		header := nats.Header{headerSource: m.Header[headerSource], streams.HeaderOp: m.Header[streams.HeaderOp]}
+		if _, err := s.leaf.PublishMsg(ctx, &nats.Msg{Subject: m.Subject, Header: header, Data: m.Data}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

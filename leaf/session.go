@@ -1,0 +1,74 @@
+package leaf
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	minBackoff = 200 * time.Millisecond
+	maxBackoff = 5 * time.Second
+)
+
+// errLinkChanged ends a session: what is in flight on the old connection is lost.
+var errLinkChanged = errors.New("the link to the hub changed")
+
+// sessions runs one session after another until ctx ends, each from a time when the
+// link is up until something fails or the link changes. A session returns how much it
+// got done: after some progress the next one starts soon. The delay has jitter, so that
+// the sites do not all return at once after an outage of the hub. Only a change between
+// working and waiting is logged.
+func (l *link) sessions(ctx context.Context, log *zap.Logger, session func(context.Context) (int, error)) error {
+	backoff, waiting := minBackoff, false
+	for {
+		if l.WaitUp(ctx) != nil {
+			return nil
+		}
+		done, err := l.whileUp(ctx, session)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if done > 0 {
+			backoff = minBackoff
+			if waiting {
+				log.Info("going on")
+			}
+			waiting = false
+		}
+		if !waiting {
+			log.Warn("waiting for the hub", zap.Error(err))
+			waiting = true
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(backoff/2 + rand.N(backoff)):
+		}
+		backoff = min(2*backoff, maxBackoff)
+	}
+}
+
+// whileUp is one session, which ends when the link changes.
+func (l *link) whileUp(ctx context.Context, session func(context.Context) (int, error)) (int, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	_, _, changed := l.State()
+	watched := make(chan struct{})
+	defer func() { cancel(nil); <-watched }()
+	go func() {
+		defer close(watched)
+		select {
+		case <-ctx.Done():
+		case <-changed:
+			cancel(errLinkChanged)
+		}
+	}()
+	done, err := session(ctx)
+	if cause := context.Cause(ctx); errors.Is(cause, errLinkChanged) {
+		err = cause
+	}
+	return done, err
+}
