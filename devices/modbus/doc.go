@@ -8,6 +8,6 @@
 // is asked ever more rarely and costs the others nothing else.
 //
 // The settings it reads from configData are those of KubeEdge's Modbus mappers, and
-// more; Settings and Visitor list them. It calls goburrow/modbus to encode requests
+// more; the comments of settings and parsePoint list them. It calls goburrow/modbus to encode requests
 // and to decode answers; connections, framing and timing are its own.
 package modbus

@@ -1,0 +1,70 @@
+package modbus
+
+import (
+	"strings"
+	"unicode/utf8"
+)
+
+func (c codec) encodeText(value string) ([]byte, error) {
+	if strings.IndexByte(value, 0) >= 0 || len(value) > c.room() {
+		return nil, notValid("%q does not fit %d characters", value, c.room())
+	}
+	return c.pack(append([]byte(value), make([]byte, c.room()-len(value))...)), nil
+}
+
+// room is how many bytes a text or byte string has.
+func (c codec) room() int {
+	if c.packing == packBoth {
+		return 2 * c.words
+	}
+	return c.words
+}
+
+// unpack takes the bytes of a text from its registers; pack is its inverse.
+func (c codec) unpack(wire []byte) []byte {
+	b := append([]byte(nil), wire...)
+	c.order.swap(b)
+	if c.packing == packBoth {
+		return b
+	}
+	out := make([]byte, 0, c.words)
+	for i := 0; i+1 < len(b); i += 2 {
+		if c.packing == packHigh {
+			out = append(out, b[i])
+		} else {
+			out = append(out, b[i+1])
+		}
+	}
+	return out
+}
+
+func (c codec) pack(b []byte) []byte {
+	wire := append([]byte(nil), b...)
+	if c.packing != packBoth {
+		wire = make([]byte, 2*c.words)
+		for i, x := range b {
+			if c.packing == packHigh {
+				wire[2*i] = x
+			} else {
+				wire[2*i+1] = x
+			}
+		}
+	}
+	c.order.swap(wire)
+	return wire
+}
+
+// text ends at the first NUL; bytes that are not UTF-8 are taken as Latin-1.
+func text(b []byte) string {
+	if i := strings.IndexByte(string(b), 0); i >= 0 {
+		b = b[:i]
+	}
+	if utf8.Valid(b) {
+		return string(b)
+	}
+	r := make([]rune, len(b))
+	for i, x := range b {
+		r[i] = rune(x)
+	}
+	return string(r)
+}
