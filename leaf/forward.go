@@ -49,7 +49,7 @@ func (f *forwarder) session(ctx context.Context) (sent int, err error) {
 		return 0, fmt.Errorf("open %s: %w", f.stream, err)
 	}
 	cfg := streams.LocalConsumer(streams.ForwardConsumer, "what the hub has stored", 2*batchMessages)
-	cfg.AckPolicy, cfg.AckWait = jetstream.AckAllPolicy, forwardAckWait
+	cfg.AckWait = forwardAckWait
 	consumer, err := s.CreateOrUpdateConsumer(ctx, cfg)
 	if err != nil {
 		return 0, fmt.Errorf("open consumer %s of %s: %w", streams.ForwardConsumer, f.stream, err)
@@ -70,8 +70,10 @@ func (f *forwarder) session(ctx context.Context) (sent int, err error) {
 		if err := f.publish(ctx, ids, batch); err != nil {
 			return sent, err
 		}
-		if err := batch[len(batch)-1].Ack(); err != nil {
-			return sent, fmt.Errorf("acknowledge %s: %w", f.stream, err)
+		for _, m := range batch {
+			if err := m.Ack(); err != nil {
+				return sent, fmt.Errorf("acknowledge %s of %s: %w", m.Subject(), f.stream, err)
+			}
 		}
 		sent += len(batch)
 	}

@@ -69,9 +69,10 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 		if err := r.store(ctx, identity, batch); err != nil {
 			return stored, err
 		}
-		// The consumer acknowledges all up to the one named.
-		if err := r.nc.Publish(batch[len(batch)-1].Reply, []byte("+ACK")); err != nil {
-			return stored, fmt.Errorf("acknowledge %s: %w", batch[len(batch)-1].Subject, err)
+		for _, d := range batch {
+			if err := r.nc.Publish(d.Reply, []byte("+ACK")); err != nil {
+				return stored, fmt.Errorf("acknowledge %s: %w", d.Subject, err)
+			}
 		}
 		stored += len(batch)
 	}

@@ -93,13 +93,17 @@ func HubStreams(l HubLimits) []jetstream.StreamConfig {
 const SyncHeartbeat = 15 * time.Second
 
 // SiteConsumer is a site's durable consumer on DESIRED. The leaf acknowledges what it
-// has on disk, in order, so that the consumer's acknowledgement floor is the site's
-// position and its pending count the site's backlog. Only the bridge makes it.
+// has on disk, so that the consumer's acknowledgement floor is the site's position and
+// its pending count the site's backlog. Only the bridge makes it.
+//
+// Each message is acknowledged for itself. With AckAll, and so with AckFlowControl, a
+// message that is superseded between delivery and acknowledgement counts as an
+// acknowledgement of all before it (docs/decisions/0008-replicator.md).
 func SiteConsumer(site string) jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
 		Durable: site, Name: site, Description: "what site " + site + " has on disk",
 		DeliverSubject: SyncSubject(site), FilterSubject: DesiredFilter(site),
-		DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckAllPolicy,
+		DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckExplicitPolicy,
 		ReplayPolicy: jetstream.ReplayInstantPolicy,
 		// The leaf resets the consumer when it connects; until then a message on a slow
 		// link must not be sent twice.

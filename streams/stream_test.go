@@ -93,6 +93,45 @@ func TestPartsOfANewerVersionAreNotMixed(t *testing.T) {
 	}
 }
 
+// TestSupersedingIsNotAnAcknowledgement delivers two objects to a site that is slow to
+// store them, and supersedes the second: the first is still not acknowledged.
+func TestSupersedingIsNotAnAcknowledgement(t *testing.T) {
+	ctx, js := hub(t)
+	if err := streams.EnsureConsumer(ctx, js, streams.Desired, streams.SiteConsumer("plant-a")); err != nil {
+		t.Fatal(err)
+	}
+	sub, err := js.Conn().SubscribeSync(streams.SyncSubject("plant-a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(name string) {
+		t.Helper()
+		if _, err := js.Publish(ctx, "desired.plant-a._._.configmaps.default."+name, nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := sub.NextMsgWithContext(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("one")
+	put("two")
+	put("two")
+	var info *jetstream.ConsumerInfo
+	for { // until the consumer has dealt with the removal of the first "two"
+		c, err := js.PushConsumer(ctx, streams.Desired, "plant-a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info = c.CachedInfo(); info.NumAckPending != 3 {
+			break
+		}
+	}
+	if info.NumAckPending != 2 || info.AckFloor.Stream != 0 {
+		t.Errorf("after one of three deliveries was superseded: %d wait for acknowledgement, floor %d; want 2, 0",
+			info.NumAckPending, info.AckFloor.Stream)
+	}
+}
+
 // TestEnsureRepairsDrift changes a stream behind the catalog's back.
 func TestEnsureRepairsDrift(t *testing.T) {
 	ctx, js := hub(t)
