@@ -19,9 +19,6 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// presenceFilter matches streams.PresenceSubject of every site.
-const presenceFilter = "presence.*"
-
 // maxPresence bounds a heartbeat's size; a site with 1,000 nodes stays below.
 const maxPresence = 256 << 10
 
@@ -47,7 +44,7 @@ type heartbeats struct {
 
 // run takes heartbeats until ctx ends.
 func (h *heartbeats) run(ctx context.Context, nc *nats.Conn, workers int) error {
-	sub, err := nc.Subscribe(presenceFilter, func(m *nats.Msg) { h.take(m) })
+	sub, err := nc.Subscribe(streams.PresenceFilter, func(m *nats.Msg) { h.take(m) })
 	if err != nil {
 		return fmt.Errorf("subscribe to presence: %w", err)
 	}

@@ -209,7 +209,7 @@ func (i *intake) welcome(ctx context.Context) {
 		if !i.publish.siteExists(s) {
 			continue
 		}
-		if err := i.recover(ctx, reportedFilter(s), true); err != nil {
+		if err := i.recover(ctx, streams.ReportedFilter(s), true); err != nil {
 			i.log.Warn("reports of a new site not read, trying again", zap.String("site", s), zap.Error(err))
 			continue
 		}
@@ -259,6 +259,3 @@ func (i *intake) trim(ctx context.Context) {
 		}
 	}
 }
-
-// reportedFilter matches streams.ReportedSubject of one site.
-func reportedFilter(site string) string { return "reported." + streams.EscapeToken(site) + ".>" }

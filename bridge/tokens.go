@@ -16,13 +16,9 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-const (
-	// requestFilter matches streams.RequestSubject of every site and verb.
-	requestFilter = "request.*.*"
-	// tokenBacklog bounds the requests that wait; more are refused at once, and the
-	// site asks again.
-	tokenBacklog = 1024
-)
+// tokenBacklog bounds the requests that wait; more are refused at once, and the site
+// asks again.
+const tokenBacklog = 1024
 
 // tokens answers the sites' requests for service account tokens, in the name of the
 // node that asks: the API server gives a node tokens for its own pods only.
@@ -36,7 +32,7 @@ type tokens struct {
 // run answers until ctx ends.
 func (t *tokens) run(ctx context.Context, nc *nats.Conn, workers int) error {
 	queue := make(chan *nats.Msg, tokenBacklog)
-	sub, err := nc.Subscribe(requestFilter, func(m *nats.Msg) {
+	sub, err := nc.Subscribe(streams.RequestFilter, func(m *nats.Msg) {
 		select {
 		case queue <- m:
 		default:

@@ -118,6 +118,15 @@ func TelemetrySubject(site, kind string, source ...string) string {
 	return telemetryPrefix + "." + EscapeToken(site) + "." + joinEscaped(kind, source)
 }
 
+// ReportedFilter matches everything that a site reports.
+func ReportedFilter(site string) string { return reportedPrefix + "." + EscapeToken(site) + ".>" }
+
+// PresenceFilter and RequestFilter match the heartbeats and the requests of all sites.
+const (
+	PresenceFilter = presencePrefix + ".*"
+	RequestFilter  = requestPrefix + ".*.*"
+)
+
 // PresenceSubject carries a site's heartbeat. It is not stored.
 func PresenceSubject(site string) string { return presencePrefix + "." + EscapeToken(site) }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,15 +17,13 @@ func up() *cobra.Command {
 	return &cobra.Command{
 		Use: "up", Short: "Start everything that does not run, and wait until it does its work", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			l, err := openAsRoot()
-			if err != nil {
-				return err
-			}
-			if err := l.Up(cmd.Context()); err != nil {
-				return err
-			}
-			l.Hints()
-			return nil
+			return locked(true, func(l *lab.Lab) error {
+				if err := l.Up(cmd.Context()); err != nil {
+					return err
+				}
+				l.Hints()
+				return nil
+			})
 		},
 	}
 }
@@ -34,11 +33,7 @@ func down() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "down", Short: "Stop everything; the files stay", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			l, err := openAsRoot()
-			if err != nil {
-				return err
-			}
-			return l.Down(purge)
+			return locked(true, func(l *lab.Lab) error { return l.Down(purge) })
 		},
 	}
 	cmd.Flags().BoolVar(&purge, "purge", false, "remove the files too: the next start is a first one")
@@ -76,14 +71,24 @@ func restart() *cobra.Command {
 	}
 }
 
+// locked opens the lab as root and runs while other commands keep away.
+func locked(exclusive bool, run func(*lab.Lab) error) (err error) {
+	l, err := openAsRoot()
+	if err != nil {
+		return err
+	}
+	release, err := l.Lock(exclusive)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	return run(l)
+}
+
 // onSite opens the lab for a command with one argument.
 func onSite(run func(*cobra.Command, *lab.Lab, string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		l, err := openAsRoot()
-		if err != nil {
-			return err
-		}
-		return run(cmd, l, args[0])
+		return locked(false, func(l *lab.Lab) error { return run(cmd, l, args[0]) })
 	}
 }
 

@@ -28,7 +28,7 @@ var ours = []struct {
 	allowed []string
 }{
 	{"streams", nil},
-	{"devices/api", nil},
+	{"devices/api", []string{"devices/api"}},
 	{"devices/modbus", []string{"devices"}},
 	{"devices", []string{"devices"}},
 	{"bridge", []string{"bridge", "streams", "devices/api", "internal/configfile", "internal/version"}},
