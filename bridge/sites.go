@@ -181,7 +181,7 @@ func (s *survey) writeStatus(ctx context.Context, site string, nodes int, info *
 	if equality.Semantic.DeepEqual(*status, current.Status) {
 		return nil
 	}
-	return s.patchStatus(ctx, &current, status)
+	return s.patchStatus(ctx, o, status)
 }
 
 // oldestPending is when the first object that the site has not stored was published.
@@ -196,26 +196,29 @@ func (s *survey) oldestPending(ctx context.Context, site string, floor uint64) (
 	return wireTime(msg.Time), nil
 }
 
-func (s *survey) patchStatus(ctx context.Context, site *v1alpha1.Site, status *v1alpha1.SiteStatus) error {
-	was, err := json.Marshal(v1alpha1.Site{Status: site.Status})
+// patchStatus writes what differs from the object as it is served: a field that is not
+// there yet is written even when its value is zero.
+func (s *survey) patchStatus(ctx context.Context, o *unstructured.Unstructured, status *v1alpha1.SiteStatus) error {
+	site := o.GetName()
+	was, err := json.Marshal(map[string]any{"status": o.Object["status"]})
 	if err != nil {
-		return fmt.Errorf("encode status of site %s: %w", site.Name, err)
+		return fmt.Errorf("encode status of site %s: %w", site, err)
 	}
-	is, err := json.Marshal(v1alpha1.Site{ObjectMeta: metav1.ObjectMeta{UID: site.UID}, Status: *status})
+	is, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": o.GetUID()}, "status": status})
 	if err != nil {
-		return fmt.Errorf("encode status of site %s: %w", site.Name, err)
+		return fmt.Errorf("encode status of site %s: %w", site, err)
 	}
 	patch, err := mergePatch(was, is)
 	if err != nil {
-		return fmt.Errorf("compare status of site %s: %w", site.Name, err)
+		return fmt.Errorf("compare status of site %s: %w", site, err)
 	}
 	gvr := v1alpha1.GroupVersion.WithResource("sites")
-	_, err = s.clients.dynamic.Resource(gvr).Patch(ctx, site.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
+	_, err = s.clients.dynamic.Resource(gvr).Patch(ctx, site, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil // deleted or recreated; its own event follows
 	}
 	if err != nil {
-		return fmt.Errorf("write status of site %s: %w", site.Name, err)
+		return fmt.Errorf("write status of site %s: %w", site, err)
 	}
 	return nil
 }

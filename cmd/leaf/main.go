@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"go.uber.org/zap"
@@ -26,6 +27,9 @@ func main() {
 }
 
 func run() int {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50) // on a gateway memory is scarcer than processor time
+	}
 	path := flag.String("config", "/etc/petiole/leaf.yaml", "configuration `file`")
 	printVersion := flag.Bool("version", false, "print the version and exit")
 	flag.Parse()

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -80,6 +81,7 @@ func (k *Kubelet) once(ctx context.Context) error {
 	}, k.Args...)
 	cmd := exec.CommandContext(ctx, self, args...)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	cmd.Env = environment(os.Environ())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopGrace
@@ -99,4 +101,15 @@ func (k *Kubelet) once(ctx context.Context) error {
 		return errors.New("exit code 0")
 	}
 	return err
+}
+
+// environment makes the kubelet collect garbage twice as often as Go's default, unless
+// the operator chose otherwise: on a gateway memory is scarcer than processor time.
+func environment(env []string) []string {
+	for _, v := range env {
+		if strings.HasPrefix(v, "GOGC=") {
+			return env
+		}
+	}
+	return append(env, "GOGC=50")
 }
