@@ -67,7 +67,7 @@ func reboot() *cobra.Command {
 func restart() *cobra.Command {
 	return &cobra.Command{
 		Use: "restart PART", Short: "Kill one part with SIGKILL and start it again", Args: cobra.ExactArgs(1),
-		RunE: onSite(func(cmd *cobra.Command, l *lab.Lab, part string) error { return l.Restart(cmd.Context(), part) }),
+		RunE: onSite(func(_ *cobra.Command, l *lab.Lab, part string) error { return l.Restart(part) }),
 	}
 }
 
