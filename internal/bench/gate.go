@@ -1,0 +1,100 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+)
+
+// gate lets the stock node, and nobody else, reach the API server, which listens on the
+// host's loopback only. On Linux it copies in the kernel (splice).
+type gate struct {
+	listener net.Listener
+	target   string
+	guest    netip.Addr
+
+	mu    sync.Mutex
+	open  map[net.Conn]struct{}
+	ended bool
+	wg    sync.WaitGroup
+}
+
+func openGate(listen, target string, guest netip.Addr) (*gate, error) {
+	l, err := net.Listen("tcp", listen)
+	if err != nil {
+		return nil, fmt.Errorf("open the stock node's way to the API server: %w", err)
+	}
+	g := &gate{listener: l, target: target, guest: guest, open: map[net.Conn]struct{}{}}
+	g.wg.Go(g.accept)
+	return g, nil
+}
+
+func (g *gate) address() string { return g.listener.Addr().String() }
+
+// close ends every connection and returns when all is stopped.
+func (g *gate) close() error {
+	err := g.listener.Close()
+	g.mu.Lock()
+	g.ended = true
+	for c := range g.open {
+		err = errors.Join(err, c.Close())
+	}
+	g.mu.Unlock()
+	g.wg.Wait()
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func (g *gate) accept() {
+	for {
+		conn, err := g.listener.Accept()
+		if err != nil {
+			return // closed
+		}
+		g.wg.Go(func() { g.serve(conn) })
+	}
+}
+
+func (g *gate) serve(conn net.Conn) {
+	defer conn.Close()
+	from, err := netip.ParseAddrPort(conn.RemoteAddr().String())
+	if err != nil || from.Addr().Unmap() != g.guest || !g.note(conn) {
+		return
+	}
+	defer g.forget(conn)
+	server, err := net.Dial("tcp", g.target)
+	if err != nil || !g.note(server) {
+		return // the kubelet sees the end of its connection, and tries again
+	}
+	defer g.forget(server)
+	defer server.Close()
+	done := make(chan struct{}, 2)
+	for _, pair := range [][2]net.Conn{{server, conn}, {conn, server}} {
+		g.wg.Go(func() {
+			io.Copy(pair[0], pair[1]) //nolint:errcheck // the end of either direction ends both
+			done <- struct{}{}
+		})
+	}
+	<-done
+}
+
+func (g *gate) note(c net.Conn) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ended {
+		return false
+	}
+	g.open[c] = struct{}{}
+	return true
+}
+
+func (g *gate) forget(c net.Conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.open, c)
+}

@@ -1,0 +1,215 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/watch"
+)
+
+// LatencyConfig says how much is measured. Zero is the default that is named.
+type LatencyConfig struct {
+	Config
+	// Pods of each kind on each node; default 20.
+	Pods int
+	// Changes of one ConfigMap; default 100.
+	Changes int
+}
+
+const (
+	bulkPods       = 5
+	bulkConfigMaps = 40 // of each pod
+)
+
+// Latency measures API change → applied at the node, pod create → Running, without and
+// with a service account token, and 5 pods with 40 ConfigMap volumes each. It prints one
+// table.
+func Latency(ctx context.Context, cfg LatencyConfig) error {
+	if cfg.Pods == 0 {
+		cfg.Pods = 20
+	}
+	if cfg.Changes == 0 {
+		cfg.Changes = 100
+	}
+	return run(ctx, cfg.Config, func(ctx context.Context, b *bench) error {
+		results := []row{}
+		for _, m := range []func(context.Context, LatencyConfig) ([]row, error){b.applied, b.podStart, b.bulk} {
+			rows, err := m(ctx, cfg)
+			if err != nil {
+				return err
+			}
+			results = append(results, rows...)
+		}
+		printLatency(b.out, results)
+		return nil
+	})
+}
+
+// applied changes one ConfigMap that a pod on each node uses, and takes the time until a
+// watch with the node's own credentials, at the API that the node's kubelet uses, has
+// the change. Both nodes see the same change.
+func (b *bench) applied(ctx context.Context, cfg LatencyConfig) ([]row, error) {
+	b.say("API change → applied at the node: %d changes of one ConfigMap…", cfg.Changes)
+	const name = "applied"
+	kube := b.rig.Kube.CoreV1().ConfigMaps(namespace)
+	_, err := kube.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string]string{"n": "0"}}, metav1.CreateOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("create ConfigMap: %w", err)
+	}
+	var pods []*corev1.Pod
+	for _, n := range b.nodes {
+		pods = append(pods, mount(b.pod(n, "applied-"+n.name, false), name))
+	}
+	if _, err := b.createAndAwait(ctx, pods...); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var watches []watch.Interface
+	for _, n := range b.nodes {
+		w, err := n.client.CoreV1().ConfigMaps(namespace).Watch(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String()})
+		if err != nil {
+			return nil, fmt.Errorf("watch as %s: %w", n.name, err)
+		}
+		defer w.Stop()
+		watches = append(watches, w)
+	}
+	times := make([][]time.Duration, len(b.nodes))
+	for i := 1; i <= cfg.Changes; i++ {
+		value := strconv.Itoa(i)
+		start := time.Now()
+		seen := make(chan sighting, len(watches))
+		for j, w := range watches {
+			go func() { seen <- await(ctx, j, w, value) }()
+		}
+		_, err := kube.Update(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string]string{"n": value}}, metav1.UpdateOptions{})
+		if err != nil {
+			return nil, fmt.Errorf("change ConfigMap: %w", err)
+		}
+		for range watches {
+			s := <-seen
+			if s.err != nil {
+				return nil, fmt.Errorf("watch as %s: %w", b.nodes[s.node].name, s.err)
+			}
+			times[s.node] = append(times[s.node], s.at.Sub(start))
+		}
+	}
+	if err := b.clear(ctx); err != nil {
+		return nil, err
+	}
+	return []row{{what: "ConfigMap change → applied at the node", stock: times[0], petiole: times[1], goal: 1.5}}, nil
+}
+
+type sighting struct {
+	node int
+	at   time.Time
+	err  error
+}
+
+// await reads the watch up to the value.
+func await(ctx context.Context, node int, w watch.Interface, value string) sighting {
+	timeout := time.NewTimer(runningLimit)
+	defer timeout.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return sighting{node: node, err: ctx.Err()}
+		case <-timeout.C:
+			return sighting{node: node, err: fmt.Errorf("the value %s is not seen within %s", value, runningLimit)}
+		case e, open := <-w.ResultChan():
+			if !open {
+				return sighting{node: node, err: fmt.Errorf("the watch ended before the value %s", value)}
+			}
+			if c, ok := e.Object.(*corev1.ConfigMap); ok && c.Data["n"] == value {
+				return sighting{node: node, at: time.Now()}
+			}
+		}
+	}
+}
+
+// podStart starts pods one at a time, in turn on either node, and keeps them until all
+// are measured.
+func (b *bench) podStart(ctx context.Context, cfg LatencyConfig) ([]row, error) {
+	for _, n := range b.nodes { // the first pod pulls the image
+		if _, err := b.createAndAwait(ctx, b.pod(n, "warm-"+n.name, true)); err != nil {
+			return nil, err
+		}
+	}
+	var rows []row
+	for _, kind := range []struct {
+		token          bool
+		what, baseline string
+		kubeedge       time.Duration
+	}{
+		{false, "pod create → Running", "0.213 / 0.405", 1005 * time.Millisecond},
+		{true, "pod create → Running, with token", "0.500 / 0.544", 1006 * time.Millisecond},
+	} {
+		b.say("%s: %d pods on each node…", kind.what, cfg.Pods)
+		times := make([][]time.Duration, len(b.nodes))
+		for i := range cfg.Pods {
+			for j := range b.nodes {
+				j = (j + i) % len(b.nodes) // neither is always the first
+				took, err := b.createAndAwait(ctx, b.pod(b.nodes[j], fmt.Sprintf("start-%t-%d-%d", kind.token, i, j), kind.token))
+				if err != nil {
+					return nil, err
+				}
+				times[j] = append(times[j], took)
+			}
+		}
+		rows = append(rows, row{what: kind.what, stock: times[0], petiole: times[1], goal: 1.2, before: kind.baseline, kubeedge: kind.kubeedge})
+		if err := b.clear(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return rows, nil
+}
+
+// bulk starts a few pods with many ConfigMaps, which exist before but are new to the
+// node.
+func (b *bench) bulk(ctx context.Context, _ LatencyConfig) ([]row, error) {
+	b.say("%d pods × %d ConfigMap volumes, create → all Running…", bulkPods, bulkConfigMaps)
+	out := row{what: fmt.Sprintf("%d pods × %d ConfigMaps, create → all Running", bulkPods, bulkConfigMaps), before: "1.7", kubeedge: 13 * time.Second}
+	for j, n := range b.nodes {
+		var pods []*corev1.Pod
+		for i := range bulkPods {
+			pod := b.pod(n, fmt.Sprintf("bulk-%d-%d", j, i), false)
+			for k := range bulkConfigMaps {
+				name := fmt.Sprintf("bulk-%d-%d-%d", j, i, k)
+				_, err := b.rig.Kube.CoreV1().ConfigMaps(namespace).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string]string{"k": name}}, metav1.CreateOptions{})
+				if err != nil {
+					return nil, fmt.Errorf("create ConfigMap: %w", err)
+				}
+				mount(pod, name)
+			}
+			pods = append(pods, pod)
+		}
+		took, err := b.createAndAwait(ctx, pods...)
+		if err != nil {
+			return nil, err
+		}
+		if j == 0 {
+			out.stock = []time.Duration{took}
+		} else {
+			out.petiole = []time.Duration{took}
+		}
+		if err := b.clear(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return []row{out}, nil
+}
+
+// mount adds a ConfigMap volume.
+func mount(pod *corev1.Pod, name string) *corev1.Pod {
+	pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
+		ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: name}},
+	}})
+	c := &pod.Spec.Containers[0]
+	c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: name, MountPath: "/mnt/" + name})
+	return pod
+}

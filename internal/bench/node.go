@@ -1,0 +1,84 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/petiole-io/petiole/internal/e2e/rig"
+)
+
+// node is one of the two that are compared.
+type node struct {
+	// name is the Node's, label what tables call it.
+	name, label string
+	// client is what the node's kubelet has: its credentials, its way to its API.
+	client kubernetes.Interface
+	// linkBytes counts what the node's link has carried.
+	linkBytes func() (int64, error)
+	// processes are the agent's, by what tables call them.
+	processes func() (map[string]rig.Process, error)
+}
+
+// siteNode is a site's node; its client watches the leaf's node API from inside.
+func siteNode(r *rig.Rig, s *rig.Site) (*node, error) {
+	client, err := nodeClient(r.NodeKubeconfig(s), s.Dial)
+	if err != nil {
+		return nil, err
+	}
+	return &node{
+		name: s.Node, label: "Petiole", client: client, linkBytes: s.LinkBytes,
+		processes: func() (map[string]rig.Process, error) {
+			leaf, err := s.Leaf()
+			if err != nil {
+				return nil, err
+			}
+			kubelet, err := s.Kubelet()
+			if err != nil {
+				return nil, err
+			}
+			return map[string]rig.Process{"leaf": leaf, "kubelet child": kubelet}, nil
+		},
+	}, nil
+}
+
+func nodeClient(kubeconfig string, dial func(context.Context, string, string) (net.Conn, error)) (kubernetes.Interface, error) {
+	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("read the node's kubeconfig: %w", err)
+	}
+	cfg = rest.CopyConfig(cfg)
+	cfg.Dial, cfg.QPS, cfg.Burst = dial, 200, 400
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("make client of a node: %w", err)
+	}
+	return client, nil
+}
+
+// memory is the sum of all processes of the node's agent, and each by its name.
+func (n *node) memory() (rig.Memory, map[string]rig.Memory, error) {
+	processes, err := n.processes()
+	if err != nil {
+		return rig.Memory{}, nil, err
+	}
+	var sum rig.Memory
+	each := map[string]rig.Memory{}
+	for name, p := range processes {
+		m, err := p.Memory()
+		if err != nil {
+			return rig.Memory{}, nil, err
+		}
+		sum, each[name] = sum.Add(m), m
+	}
+	return sum, each, nil
+}
+
+// settle is how long a node is left alone after its load has changed, before it is
+// measured: two of the kubelet's housekeeping periods.
+const settle = 20 * time.Second

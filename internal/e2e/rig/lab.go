@@ -1,0 +1,27 @@
+package rig
+
+import (
+	"context"
+	"fmt"
+	"strings"
+)
+
+// Cut takes the site's link down.
+func (r *Rig) Cut(ctx context.Context, s *Site) error { return r.lab(ctx, "cut", s.Name) }
+
+// Heal takes the site's link up.
+func (r *Rig) Heal(ctx context.Context, s *Site) error { return r.lab(ctx, "heal", s.Name) }
+
+// Reboot restarts the site as a power cycle does; the link stays as it is.
+func (r *Rig) Reboot(ctx context.Context, s *Site) error { return r.lab(ctx, "reboot", s.Name) }
+
+// Restart starts one of the lab's daemons again.
+func (r *Rig) Restart(ctx context.Context, daemon string) error { return r.lab(ctx, "restart", daemon) }
+
+func (r *Rig) lab(ctx context.Context, args ...string) error {
+	out, err := r.Command(ctx, r.Bin("lab"), args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("lab %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}

@@ -1,0 +1,81 @@
+package rig
+
+import (
+	"path/filepath"
+	"strings"
+
+	"github.com/petiole-io/petiole/internal/lab/network"
+)
+
+// What the lab calls its parts.
+const (
+	labDir = ".lab"
+
+	// HubDaemon and the others are names of the lab's processes, for Rig.Daemon.
+	HubDaemon          = "hub"
+	BridgeDaemon       = "bridge"
+	ControlPlaneDaemon = "controlplane"
+
+	// BridgeDevice joins the sites; BridgePrefix is its network.
+	BridgeDevice = "petiole0"
+	BridgePrefix = "10.98.0.0/24"
+	// Registry serves the images to the sites.
+	Registry = "10.98.0.1:5000"
+
+	hubContext = "hub"
+	// hubLeafAddr is where the sites reach the hub.
+	hubLeafAddr = "10.98.0.1:7422"
+	slaveAddr   = "127.0.0.1:502"
+)
+
+// layout is where the lab puts one site.
+type layout struct {
+	Name, Node string
+	Net        network.Site
+}
+
+var sites = []layout{
+	{Name: "plant-a", Node: "plant-a-1", Net: network.Site{Name: "plant-a", Number: 1}},
+	{Name: "plant-b", Node: "plant-b-1", Net: network.Site{Name: "plant-b", Number: 2}},
+}
+
+// LeafDaemon and SlaveDaemon are the names of the site's processes.
+func (l layout) LeafDaemon() string  { return "leaf-" + l.Name }
+func (l layout) SlaveDaemon() string { return "modbus-" + l.Name }
+
+func (l layout) socket() string { return filepath.Join("/run/petiole-lab", l.Name, "crio/crio.sock") }
+
+// hostVeth is the host's end of the link.
+func (l layout) hostVeth() string { return BridgeDevice + "-" + string(rune('0'+l.Net.Number)) }
+
+// Image is the reference of one of the lab's images by its short name.
+func (r *Rig) Image(name string) string { return Registry + "/petiole/" + name + ":1" }
+
+func (r *Rig) slaveWritesFile(site string) string {
+	return filepath.Join(r.Dir, "sites", site, "modbus-writes.jsonl")
+}
+
+func (r *Rig) natsConfigHome() string { return filepath.Join(r.Dir, "config") }
+
+// Bin is one of the lab's programs.
+func (r *Rig) Bin(name string) string { return filepath.Join(r.Dir, "bin", name) }
+
+// SeedFile holds the nkey seed of a user of the hub.
+func (r *Rig) SeedFile(user string) string { return filepath.Join(r.Dir, "nats", user+".nk") }
+
+// HubCAFile verifies the hub's certificate.
+func (r *Rig) HubCAFile() string { return filepath.Join(r.Dir, "nats", "nats-ca.crt") }
+
+// NodeKubeconfig is what the site's kubelet has for the node API.
+func (r *Rig) NodeKubeconfig(s *Site) string {
+	return filepath.Join(r.Dir, "sites", s.Name, "leaf", "kubeconfig")
+}
+
+// ControlPlaneDir holds the control plane's authority.
+func (r *Rig) ControlPlaneDir() string { return filepath.Join(r.Dir, "controlplane") }
+
+// APIAddress is the API server's host and port.
+func (r *Rig) APIAddress() string {
+	_, hostPort, _ := strings.Cut(r.REST.Host, "://")
+	return hostPort
+}

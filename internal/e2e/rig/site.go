@@ -1,0 +1,105 @@
+package rig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// Site is one of the lab's sites, seen from all sides.
+type Site struct {
+	layout
+
+	Runtime *Runtime
+	// Operator is a client of the site's account at the hub, and JS the site's own
+	// JetStream domain through it: it answers only while the link is up.
+	Operator *nats.Conn
+	JS       jetstream.JetStream
+
+	rig *Rig
+}
+
+func (r *Rig) openSite(l layout) (*Site, error) {
+	s := &Site{layout: l, rig: r}
+	var err error
+	if s.Runtime, err = openRuntime(l.socket()); err != nil {
+		return nil, err
+	}
+	var domain string
+	if s.Operator, domain, err = r.natsContext(l.Name); err != nil {
+		return nil, errors.Join(err, s.Runtime.Close())
+	}
+	if s.JS, err = openJetStream(s.Operator, domain); err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	return s, nil
+}
+
+func (s *Site) close() error {
+	if s.Operator != nil {
+		s.Operator.Close()
+	}
+	return s.Runtime.Close()
+}
+
+// Leaf is the site's leaf process.
+func (s *Site) Leaf() (Process, error) { return s.rig.Daemon(s.LeafDaemon()) }
+
+// Kubelet is the leaf's kubelet child.
+func (s *Site) Kubelet() (Process, error) {
+	leaf, err := s.Leaf()
+	if err != nil {
+		return Process{}, err
+	}
+	children, err := leaf.Children(" kubelet ")
+	if err != nil {
+		return Process{}, err
+	}
+	if len(children) != 1 {
+		return Process{}, fmt.Errorf("the leaf of %s has %d kubelet children, want 1: %w", s.Name, len(children), os.ErrProcessDone)
+	}
+	return children[0], nil
+}
+
+// Slave is the site's Modbus slave.
+func (s *Site) Slave() Slave { return Slave{site: s, addr: slaveAddr} }
+
+// LinkBytes counts what the link has carried since it exists, both directions, with
+// Ethernet headers.
+func (s *Site) LinkBytes() (int64, error) { return InterfaceBytes(s.hostVeth()) }
+
+// InterfaceBytes counts what a network device has received and sent.
+func InterfaceBytes(device string) (int64, error) {
+	var sum int64
+	for _, counter := range []string{"rx_bytes", "tx_bytes"} {
+		path := filepath.Join("/sys/class/net", device, "statistics", counter)
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return 0, fmt.Errorf("read link counter: %w", err)
+		}
+		n, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read link counter %s: %w", path, err)
+		}
+		sum += n
+	}
+	return sum, nil
+}
+
+// Consumer is the site's durable consumer on DESIRED.
+func (s *Site) Consumer(ctx context.Context) (*jetstream.ConsumerInfo, error) {
+	c, err := s.rig.JS.PushConsumer(ctx, streams.Desired, s.Name)
+	if err != nil {
+		return nil, fmt.Errorf("read consumer %s: %w", s.Name, err)
+	}
+	return c.CachedInfo(), nil
+}
