@@ -4,7 +4,11 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 )
+
+// labLimit bounds one command of the lab.
+const labLimit = 2 * time.Minute
 
 // Cut takes the site's link down.
 func (r *Rig) Cut(ctx context.Context, s *Site) error { return r.lab(ctx, "cut", s.Name) }
@@ -19,6 +23,8 @@ func (r *Rig) Reboot(ctx context.Context, s *Site) error { return r.lab(ctx, "re
 func (r *Rig) Restart(ctx context.Context, daemon string) error { return r.lab(ctx, "restart", daemon) }
 
 func (r *Rig) lab(ctx context.Context, args ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, labLimit)
+	defer cancel()
 	out, err := r.Command(ctx, r.Bin("lab"), args...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("lab %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
