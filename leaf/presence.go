@@ -3,6 +3,7 @@ package leaf
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -76,9 +77,17 @@ func (p *presence) send(ctx context.Context, linkSince time.Time) error {
 	return p.nc.Publish(streams.PresenceSubject(p.site), data)
 }
 
-// pending is how many messages of a stream wait for the hub's acknowledgement.
+// pending is how many messages of a stream wait for the hub's acknowledgement: all of
+// them, before the forwarder has run for the first time.
 func (p *presence) pending(ctx context.Context, stream string) (uint64, error) {
-	c, err := p.js.Consumer(ctx, stream, streams.ForwardConsumer)
+	s, err := p.js.Stream(ctx, stream)
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", stream, err)
+	}
+	c, err := s.Consumer(ctx, streams.ForwardConsumer)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return s.CachedInfo().State.Msgs, nil
+	}
 	if err != nil {
 		return 0, fmt.Errorf("read consumer %s of %s: %w", streams.ForwardConsumer, stream, err)
 	}
