@@ -20,8 +20,8 @@ var errLinkChanged = errors.New("the link to the hub changed")
 // sessions runs one session after another until ctx ends, each from a time when the
 // link is up until something fails or the link changes. A session returns how much it
 // got done: after some progress the next one starts soon. The delay has jitter, so that
-// the sites do not all return at once after an outage of the hub. Only a change between
-// working and waiting is logged.
+// the sites do not all return at once after an outage of the hub. A failure is logged
+// once until there is progress again; changes of the link are logged where they are seen.
 func (l *link) sessions(ctx context.Context, log *zap.Logger, session func(context.Context) (int, error)) error {
 	backoff, waiting := minBackoff, false
 	for {
@@ -33,13 +33,9 @@ func (l *link) sessions(ctx context.Context, log *zap.Logger, session func(conte
 			return nil
 		}
 		if done > 0 {
-			backoff = minBackoff
-			if waiting {
-				log.Info("going on")
-			}
-			waiting = false
+			backoff, waiting = minBackoff, false
 		}
-		if !waiting {
+		if !waiting && !errors.Is(err, errLinkChanged) {
 			log.Warn("waiting for the hub", zap.Error(err))
 			waiting = true
 		}
