@@ -24,6 +24,7 @@ type LatencyConfig struct {
 const (
 	bulkPods       = 5
 	bulkConfigMaps = 40 // of each pod
+	bulkRounds     = 3
 )
 
 // Latency measures API change → applied at the node, pod create → Running, without and
@@ -141,6 +142,7 @@ func (b *bench) podStart(ctx context.Context, cfg LatencyConfig) ([]row, error) 
 		}
 	}
 	var rows []row
+	cfg.Pods = max(cfg.Pods, deletions)
 	for _, kind := range []struct {
 		token          bool
 		what, baseline string
@@ -162,6 +164,11 @@ func (b *bench) podStart(ctx context.Context, cfg LatencyConfig) ([]row, error) 
 			}
 		}
 		rows = append(rows, row{what: kind.what, stock: times[0], petiole: times[1], goal: 1.2, before: kind.baseline, kubeedge: kind.kubeedge})
+		gone, err := b.podEnd(ctx, kind.token)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, gone)
 		if err := b.clear(ctx); err != nil {
 			return nil, err
 		}
@@ -169,39 +176,68 @@ func (b *bench) podStart(ctx context.Context, cfg LatencyConfig) ([]row, error) 
 	return rows, nil
 }
 
+// deletions of each kind on each node are measured.
+const deletions = 5
+
+// podEnd deletes a few of the pods that podStart has started, one at a time.
+func (b *bench) podEnd(ctx context.Context, token bool) (row, error) {
+	times := make([][]time.Duration, len(b.nodes))
+	for i := range deletions {
+		for j := range b.nodes {
+			name := fmt.Sprintf("start-%t-%d-%d", token, i, j)
+			took, err := b.deleteAndAwait(ctx, name)
+			if err != nil {
+				return row{}, err
+			}
+			times[j] = append(times[j], took)
+		}
+	}
+	what := "pod delete → gone (grace 1 s)"
+	if token {
+		what += ", with token"
+	}
+	return row{what: what, stock: times[0], petiole: times[1], before: "3.01 / 3.04", kubeedge: 3010 * time.Millisecond}, nil
+}
+
 // bulk starts a few pods with many ConfigMaps, which exist before but are new to the
 // node.
 func (b *bench) bulk(ctx context.Context, _ LatencyConfig) ([]row, error) {
 	b.say("%d pods × %d ConfigMap volumes, create → all Running…", bulkPods, bulkConfigMaps)
 	out := row{what: fmt.Sprintf("%d pods × %d ConfigMaps, create → all Running", bulkPods, bulkConfigMaps), before: "1.7", kubeedge: 13 * time.Second}
-	for j, n := range b.nodes {
-		var pods []*corev1.Pod
-		for i := range bulkPods {
-			pod := b.pod(n, fmt.Sprintf("bulk-%d-%d", j, i), false)
-			for k := range bulkConfigMaps {
-				name := fmt.Sprintf("bulk-%d-%d-%d", j, i, k)
-				_, err := b.rig.Kube.CoreV1().ConfigMaps(namespace).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string]string{"k": name}}, metav1.CreateOptions{})
-				if err != nil {
-					return nil, fmt.Errorf("create ConfigMap: %w", err)
-				}
-				mount(pod, name)
+	times := make([][]time.Duration, len(b.nodes))
+	for round := range bulkRounds {
+		for j := range b.nodes {
+			j = (j + round) % len(b.nodes)
+			took, err := b.bulkOnce(ctx, b.nodes[j], fmt.Sprintf("bulk-%d-%d", round, j))
+			if err != nil {
+				return nil, err
 			}
-			pods = append(pods, pod)
-		}
-		took, err := b.createAndAwait(ctx, pods...)
-		if err != nil {
-			return nil, err
-		}
-		if j == 0 {
-			out.stock = []time.Duration{took}
-		} else {
-			out.petiole = []time.Duration{took}
-		}
-		if err := b.clear(ctx); err != nil {
-			return nil, err
+			times[j] = append(times[j], took)
 		}
 	}
+	out.stock, out.petiole = times[0], times[1]
 	return []row{out}, nil
+}
+
+func (b *bench) bulkOnce(ctx context.Context, n *node, prefix string) (time.Duration, error) {
+	var pods []*corev1.Pod
+	for i := range bulkPods {
+		pod := b.pod(n, fmt.Sprintf("%s-%d", prefix, i), false)
+		for k := range bulkConfigMaps {
+			name := fmt.Sprintf("%s-%d-%d", prefix, i, k)
+			_, err := b.rig.Kube.CoreV1().ConfigMaps(namespace).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string]string{"k": name}}, metav1.CreateOptions{})
+			if err != nil {
+				return 0, fmt.Errorf("create ConfigMap: %w", err)
+			}
+			mount(pod, name)
+		}
+		pods = append(pods, pod)
+	}
+	took, err := b.createAndAwait(ctx, pods...)
+	if err != nil {
+		return 0, err
+	}
+	return took, b.clear(ctx)
 }
 
 // mount adds a ConfigMap volume.

@@ -119,6 +119,32 @@ func (b *bench) createAndAwait(ctx context.Context, pods ...*corev1.Pod) (time.D
 	return 0, fmt.Errorf("%d pods are not Running: %w", len(waiting), errors.Join(errors.New("the watch ended"), ctx.Err()))
 }
 
+// deleteAndAwait deletes a pod and returns how long it took until the API had it no
+// more.
+func (b *bench) deleteAndAwait(ctx context.Context, name string) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, runningLimit)
+	defer cancel()
+	api := b.rig.Kube.CoreV1().Pods(namespace)
+	w, err := api.Watch(ctx, metav1.SingleObject(metav1.ObjectMeta{Name: name}))
+	if err != nil {
+		return 0, fmt.Errorf("watch pod %s: %w", name, err)
+	}
+	defer w.Stop()
+	start := time.Now()
+	if err := api.Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+		return 0, fmt.Errorf("delete pod %s: %w", name, err)
+	}
+	for e := range w.ResultChan() {
+		switch e.Type {
+		case watch.Deleted:
+			return time.Since(start), nil
+		case watch.Error:
+			return 0, fmt.Errorf("watch pod %s: %w", name, apierrors.FromObject(e.Object))
+		}
+	}
+	return 0, fmt.Errorf("pod %s is not gone: %w", name, errors.Join(errors.New("the watch ended"), ctx.Err()))
+}
+
 // clear deletes all pods of the namespace and returns when they are gone.
 func (b *bench) clear(ctx context.Context) error {
 	api := b.rig.Kube.CoreV1().Pods(namespace)

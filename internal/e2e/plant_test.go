@@ -92,9 +92,21 @@ func (p *plant) settle(t *testing.T) content {
 	return before
 }
 
-// cut cuts the site's link; the test's end heals it.
+// cut takes the site's link down; the test's end heals it.
 func (p *plant) cut(t *testing.T) {
 	t.Helper()
+	p.healAtEnd(t)
+	must(t, lab.Cut(t.Context(), p.site))
+}
+
+// cutSilently is cut by packets that vanish: nobody is told.
+func (p *plant) cutSilently(t *testing.T) {
+	t.Helper()
+	p.healAtEnd(t)
+	must(t, lab.CutSilently(t.Context(), p.site))
+}
+
+func (p *plant) healAtEnd(t *testing.T) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
@@ -105,7 +117,6 @@ func (p *plant) cut(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	must(t, lab.Cut(t.Context(), p.site))
 }
 
 func (p *plant) scale(t *testing.T, replicas int) {

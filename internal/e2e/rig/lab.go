@@ -13,6 +13,11 @@ const labLimit = 2 * time.Minute
 // Cut takes the site's link down.
 func (r *Rig) Cut(ctx context.Context, s *Site) error { return r.lab(ctx, "cut", s.Name) }
 
+// CutSilently lets packets vanish while both ends of the link look healthy.
+func (r *Rig) CutSilently(ctx context.Context, s *Site) error {
+	return r.lab(ctx, "cut", "--silent", s.Name)
+}
+
 // Heal takes the site's link up.
 func (r *Rig) Heal(ctx context.Context, s *Site) error { return r.lab(ctx, "heal", s.Name) }
 
