@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -27,8 +29,6 @@ type Container struct {
 	ExitCode                         int32
 	Attempt                          uint32
 	Created, StartedAt, FinishedTime time.Time
-	// PID is the first process, 0 when the container does not run.
-	PID int
 }
 
 // Runtime is the CRI endpoint of a site: the truth that the API must match.
@@ -58,7 +58,7 @@ func (r *Runtime) Version(ctx context.Context) (string, error) {
 }
 
 // Containers are all containers of a namespace, running or not; of all when it is
-// empty.
+// empty. One that is removed while they are read is left out.
 func (r *Runtime) Containers(ctx context.Context, namespace string) ([]Container, error) {
 	filter := &criv1.ContainerFilter{}
 	if namespace != "" {
@@ -70,11 +70,14 @@ func (r *Runtime) Containers(ctx context.Context, namespace string) ([]Container
 	}
 	out := make([]Container, 0, len(list.Containers))
 	for _, c := range list.Containers {
-		status, err := r.client.ContainerStatus(ctx, &criv1.ContainerStatusRequest{ContainerId: c.Id, Verbose: true})
+		answer, err := r.client.ContainerStatus(ctx, &criv1.ContainerStatusRequest{ContainerId: c.Id})
+		if status.Code(err) == codes.NotFound {
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("read container %s: %w", c.Id, err)
 		}
-		out = append(out, container(c, status))
+		out = append(out, container(c, answer.Status))
 	}
 	return out, nil
 }
@@ -97,20 +100,32 @@ func (r *Runtime) Sandboxes(ctx context.Context, namespace string) ([]string, er
 	return uids, nil
 }
 
-func container(c *criv1.Container, s *criv1.ContainerStatusResponse) Container {
-	out := Container{
-		ID: c.Id, Name: c.Labels[labelContainer],
-		PodNamespace: c.Labels[labelPodNamespace], PodName: c.Labels[labelPodName], PodUID: c.Labels[labelPodUID],
-		Running: s.Status.State == criv1.ContainerState_CONTAINER_RUNNING, ExitCode: s.Status.ExitCode, Attempt: c.Metadata.GetAttempt(),
-		Created: time.Unix(0, s.Status.CreatedAt), StartedAt: time.Unix(0, s.Status.StartedAt), FinishedTime: time.Unix(0, s.Status.FinishedAt),
+// PID is the first process of a running container. Only CRI-O's verbose answer has it,
+// which fails for a container that is being removed.
+func (r *Runtime) PID(ctx context.Context, id string) (int, error) {
+	answer, err := r.client.ContainerStatus(ctx, &criv1.ContainerStatusRequest{ContainerId: id, Verbose: true})
+	if err != nil {
+		return 0, fmt.Errorf("read container %s: %w", id, err)
 	}
 	var info struct {
 		PID int `json:"pid"`
 	}
-	if out.Running && json.Unmarshal([]byte(s.Info["info"]), &info) == nil {
-		out.PID = info.PID
+	if err := json.Unmarshal([]byte(answer.Info["info"]), &info); err != nil {
+		return 0, fmt.Errorf("read process of container %s: %w", id, err)
 	}
-	return out
+	if info.PID <= 1 {
+		return 0, fmt.Errorf("read process of container %s: the runtime says %d", id, info.PID)
+	}
+	return info.PID, nil
+}
+
+func container(c *criv1.Container, s *criv1.ContainerStatus) Container {
+	return Container{
+		ID: c.Id, Name: c.Labels[labelContainer],
+		PodNamespace: c.Labels[labelPodNamespace], PodName: c.Labels[labelPodName], PodUID: c.Labels[labelPodUID],
+		Running: s.State == criv1.ContainerState_CONTAINER_RUNNING, ExitCode: s.ExitCode, Attempt: c.Metadata.GetAttempt(),
+		Created: time.Unix(0, s.CreatedAt), StartedAt: time.Unix(0, s.StartedAt), FinishedTime: time.Unix(0, s.FinishedAt),
+	}
 }
 
 // PodIP is the address of the pod's ready sandbox.
