@@ -52,7 +52,7 @@ func run() int {
 		fmt.Fprintln(os.Stderr, err)
 		return configfile.ExitCode
 	}
-	logCfg.Sampling = nil
+	logCfg.Sampling, logCfg.DisableStacktrace = nil, true
 	log, err := logCfg.Build()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "open log:", err)
