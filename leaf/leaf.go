@@ -105,6 +105,7 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	})
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return link.Run(ctx) })
+	group.Go(func() error { return trim(ctx) })
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := &forwarder{
 			site: l.cfg.Site, stream: stream, js: js, link: link,
