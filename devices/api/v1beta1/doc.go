@@ -11,5 +11,5 @@
 // +groupName=devices.kubeedge.io
 package v1beta1
 
-//go:generate go run k8s.io/code-generator/cmd/deepcopy-gen --output-file zz_generated.deepcopy.go .
+//go:generate go run k8s.io/code-generator/cmd/deepcopy-gen@v0.37.2 --output-file zz_generated.deepcopy.go .
 //go:generate go run ../crdgen . ../../../deploy/kubernetes/crds
