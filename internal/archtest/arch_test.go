@@ -35,8 +35,8 @@ var ours = []struct {
 	{"leaf/node/kubelet", nil},
 	{"leaf/nodeapi", []string{"leaf/nodeapi", "streams"}},
 	{"leaf", []string{"leaf", "devices", "streams", "internal/configfile", "internal/version"}},
-	{"cmd/bridge", []string{"bridge", "internal/configfile", "internal/version", "internal/logging"}},
-	{"cmd/leaf", []string{"leaf", "internal/configfile", "internal/version", "internal/logging"}},
+	{"cmd/bridge", []string{"bridge", "internal/configfile", "internal/version"}},
+	{"cmd/leaf", []string{"leaf", "internal/configfile", "internal/version"}},
 }
 
 // fenced says which folders alone may import an outside library.

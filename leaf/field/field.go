@@ -135,8 +135,7 @@ func (f *Field) readAll(ctx context.Context, stream jetstream.Stream, host *devi
 			return fmt.Errorf("read %s: %w", streams.SiteDesired, err)
 		}
 		pending = meta.NumPending
-		// What cannot be taken now is still in front of the durable consumer, or was
-		// set aside before.
+		// One that is unreadable is set aside here too: it may never have been consumed.
 		if err := f.take(ctx, stream, host, msg.Subject(), msg.Headers(), msg.Data()); err != nil {
 			return err
 		}

@@ -61,13 +61,7 @@ func newLeaf(t *testing.T) *leaf {
 	t.Cleanup(nc.Close)
 	js, err := jetstream.New(nc)
 	must(t, err)
-	cfgs := streams.LeafStreams(site, streams.LeafLimits{})
-	for i := range cfgs {
-		if cfgs[i].Name == streams.SiteDesired {
-			cfgs[i].Sources, cfgs[i].Subjects = nil, []string{"desired.>"}
-		}
-	}
-	must(t, streams.Ensure(t.Context(), js, cfgs))
+	must(t, streams.Ensure(t.Context(), js, streams.LeafStreams(site, streams.LeafLimits{})))
 	return &leaf{t: t, nc: nc, js: js}
 }
 
