@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -18,9 +19,19 @@ const (
 	HeaderEpoch   = "Petiole-Epoch"
 	HeaderHash    = "Petiole-Hash"
 	HeaderParts   = "Petiole-Parts"
+	// HeaderTerm is the term of the bridge that published a message of DESIRED: how
+	// often leadership had changed hands when it won the lease. A bridge that meets a
+	// higher term than its own has been deposed.
+	HeaderTerm = "Petiole-Term"
+	// HeaderControl marks a message on a SyncSubject that is neither a delivery nor a
+	// heartbeat, but a word of the bridge to the leaf: ControlVerify.
+	HeaderControl = "Petiole-Control"
 	// HeaderTrace carries a W3C traceparent.
 	HeaderTrace = "traceparent"
 )
+
+// ControlVerify tells a leaf to compare its manifest now (RequestManifest).
+const ControlVerify = "verify"
 
 // Op says what a message does to its object.
 type Op string
@@ -56,6 +67,8 @@ type Message struct {
 	// Hash is the digest of what the publisher compares to tell a change from a
 	// repetition.
 	Hash string
+	// Term is HeaderTerm, 0 when it is absent.
+	Term uint64
 	// Trace is a W3C traceparent, or empty.
 	Trace string
 	// Object is the JSON of the object, nil with OpDelete.
@@ -72,6 +85,9 @@ func (m Message) Encode(subject string) *nats.Msg {
 		if v != "" {
 			msg.Header.Set(k, v)
 		}
+	}
+	if m.Term > 0 {
+		msg.Header.Set(HeaderTerm, strconv.FormatUint(m.Term, 10))
 	}
 	msg.Data = m.Object
 	return msg
@@ -94,6 +110,7 @@ func Decode(subject string, header nats.Header, data []byte) (site string, m Mes
 		return "", Message{}, fmt.Errorf("%w: %w", ErrUndecodable, err)
 	}
 	m.Op, m.UID, m.Version = Op(header.Get(HeaderOp)), header.Get(HeaderUID), header.Get(HeaderVersion)
+	m.Term = TermOf(header)
 	m.Epoch, m.Hash, m.Trace = header.Get(HeaderEpoch), header.Get(HeaderHash), header.Get(HeaderTrace)
 	switch m.Op {
 	case OpDelete:
@@ -107,6 +124,15 @@ func Decode(subject string, header nats.Header, data []byte) (site string, m Mes
 	}
 	m.Object = data
 	return site, m, m.checkObject()
+}
+
+// TermOf reads HeaderTerm, 0 when it is absent or no number.
+func TermOf(h nats.Header) uint64 {
+	n, err := strconv.ParseUint(h.Get(HeaderTerm), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 func (m Message) checkObject() error {

@@ -30,12 +30,33 @@ type Presence struct {
 	Applied uint64 `json:"applied"`
 	// AppliedHub is the same position as a sequence of DESIRED, 0 when not known.
 	AppliedHub uint64 `json:"appliedHub,omitempty"`
+	// Unapplied counts the messages of SITE_DESIRED that are stored and not taken over
+	// yet by the node API or the device worker.
+	Unapplied uint64 `json:"unapplied,omitempty"`
 	// Quarantined counts the messages that the leaf could not read.
 	Quarantined uint64 `json:"quarantined,omitempty"`
+	// Dropped counts the records that a limit of the site dropped before the hub had
+	// them, since its store was made.
+	Dropped uint64 `json:"dropped,omitempty"`
+	// Degraded names what is wrong with the leaf now (DegradedDiskFull, ...), sorted;
+	// empty when nothing is.
+	Degraded []string `json:"degraded,omitempty"`
 	// ReportedPending and TelemetryPending count what waits for the link.
 	ReportedPending  uint64 `json:"reportedPending,omitempty"`
 	TelemetryPending uint64 `json:"telemetryPending,omitempty"`
 }
+
+// What Presence.Degraded may name.
+const (
+	// DegradedDiskFull: the store refuses to grow; producers get errors.
+	DegradedDiskFull = "DiskFull"
+	// DegradedStore: a stream of the site's store had to be set aside and made anew.
+	DegradedStore = "StoreRebuilt"
+)
+
+// ManifestInterval is how often a site that is connected compares its manifest, beside
+// after each start of a session.
+const ManifestInterval = 10 * time.Minute
 
 // NodePresence says when a node's kubelet last renewed its lease at the node API, by
 // the clock of Presence.Time.

@@ -16,6 +16,7 @@ const (
 	telemetryPrefix      = "telemetry"
 	presencePrefix       = "presence"
 	requestPrefix        = "request"
+	commandPrefix        = "command"
 	syncPrefix           = "sync"
 	localReportedPrefix  = "local.reported"
 	localTelemetryPrefix = "local.telemetry"
@@ -150,6 +151,33 @@ func ParseRequest(subject string) (site, verb string, err error) {
 	verb, err = UnescapeToken(t[2])
 	return site, verb, err
 }
+
+// CommandSubject is where a device of a site takes commands: a request that is not
+// stored, in the site's account, from the hub or at the site itself.
+func CommandSubject(site, namespace, device string) string {
+	return commandPrefix + "." + EscapeToken(site) + "." + EscapeToken(namespace) + "." + EscapeToken(device)
+}
+
+// CommandFilter matches the commands to all devices of a site.
+func CommandFilter(site string) string { return commandPrefix + "." + EscapeToken(site) + ".*.*" }
+
+// ParseCommand is the inverse of CommandSubject.
+func ParseCommand(subject string) (site, namespace, device string, err error) {
+	t := strings.Split(subject, ".")
+	if len(t) != 4 || t[0] != commandPrefix {
+		return "", "", "", fmt.Errorf("command subject %q: %w", subject, ErrSubject)
+	}
+	var v [3]string
+	for i := range v {
+		if v[i], err = UnescapeToken(t[i+1]); err != nil {
+			return "", "", "", fmt.Errorf("command subject %q: %w", subject, err)
+		}
+	}
+	return v[0], v[1], v[2], nil
+}
+
+// TelemetryFilter matches all records of a site at the hub.
+func TelemetryFilter(site string) string { return telemetryPrefix + "." + EscapeToken(site) + ".>" }
 
 // SyncSubject is the deliver subject of a site's durable consumer on DESIRED.
 func SyncSubject(site string) string { return syncPrefix + "." + EscapeToken(site) }

@@ -30,13 +30,16 @@ var ours = []struct {
 	{"streams", nil},
 	{"devices/api", []string{"devices/api"}},
 	{"devices/modbus", []string{"devices"}},
+	{"devices/dmi/v1beta1", nil},
 	{"devices", []string{"devices"}},
-	{"bridge", []string{"bridge", "streams", "devices/api", "internal/configfile", "internal/version"}},
+	{"bridge", []string{"bridge", "streams", "devices/api", "internal/configfile", "internal/metrics", "internal/version"}},
 	{"leaf/node/kubelet", nil},
 	{"leaf/nodeapi", []string{"leaf/nodeapi", "streams"}},
-	{"leaf", []string{"leaf", "devices", "streams", "internal/configfile", "internal/version"}},
+	{"leaf", []string{"leaf", "devices", "streams", "internal/configfile", "internal/metrics", "internal/version"}},
 	{"cmd/bridge", []string{"bridge", "internal/configfile", "internal/version"}},
-	{"cmd/leaf", []string{"leaf", "internal/configfile", "internal/version"}},
+	{"cmd/leaf", []string{"leaf", "devices", "internal/configfile", "internal/version"}},
+	{"cmd/opcua-mapper", []string{"cmd/opcua-mapper", "devices/dmi/v1beta1"}},
+	{"cmd/kubectl-petiole", []string{"cmd/kubectl-petiole", "bridge/api", "streams", "internal/version"}},
 }
 
 // fenced says which folders alone may import an outside library.
@@ -45,6 +48,7 @@ var fenced = map[string][]string{
 	"k8s.io/kubernetes":                 {"leaf/node/kubelet", "internal/lab", "cmd/lab"},
 	"github.com/goburrow/modbus":        {"devices/modbus"},
 	"go.etcd.io/etcd":                   {"internal/lab", "cmd/lab"},
+	"github.com/gopcua/opcua":           {"cmd/opcua-mapper"},
 }
 
 func TestImports(t *testing.T) {
