@@ -46,36 +46,6 @@ var kinds = []kind{
 
 var age = apiext.CustomResourceColumnDefinition{Name: "Age", Type: "date", JSONPath: ".metadata.creationTimestamp"}
 
-// rules says about a field (Type.jsonName) what its Go type cannot.
-var rules = map[string]func(*apiext.JSONSchemaProps){
-	"ModelProperty.type":          enum("INT", "FLOAT", "DOUBLE", "STRING", "BOOLEAN", "BYTES", "STREAM"),
-	"ModelProperty.accessMode":    enum("ReadWrite", "ReadOnly"),
-	"DeviceProperty.collectCycle": notNegative,
-	"DeviceProperty.reportCycle":  notNegative,
-	"DeviceSpec.properties":       byName,
-	"DeviceModelSpec.properties":  byName,
-}
-
-func enum(values ...string) func(*apiext.JSONSchemaProps) {
-	return func(p *apiext.JSONSchemaProps) {
-		for _, v := range values {
-			p.Enum = append(p.Enum, apiext.JSON{Raw: fmt.Appendf(nil, "%q", v)})
-		}
-	}
-}
-
-func notNegative(p *apiext.JSONSchemaProps) {
-	zero := 0.0
-	p.Minimum = &zero
-}
-
-// byName makes names unique in a list.
-func byName(p *apiext.JSONSchemaProps) {
-	list := "map"
-	p.XListType, p.XListMapKeys = &list, []string{"name"}
-	p.Items.Schema.Required = append(p.Items.Schema.Required, "name")
-}
-
 // Files makes the manifests, by file name. Source is the directory of package
 // v1beta1, for the comments.
 func Files(source string) (map[string][]byte, error) {
@@ -141,6 +111,7 @@ func (b builder) of(t reflect.Type) apiext.JSONSchemaProps {
 	case reflect.Struct:
 		s := apiext.JSONSchemaProps{Type: "object", Properties: map[string]apiext.JSONSchemaProps{}}
 		b.fields(t, &s)
+		s.XValidations = validations[t.Name()]
 		return s
 	default:
 		return apiext.JSONSchemaProps{Type: "string"}
