@@ -1,4 +1,5 @@
-// Command bench compares Petiole with a stock kubelet, in the lab that is up.
+// Command bench compares Petiole with others: with a stock kubelet, in the lab that is
+// up, and with Telegraf's Modbus input.
 package main
 
 import (
@@ -8,14 +9,20 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/petiole-io/petiole/internal/bench"
+	"github.com/petiole-io/petiole/internal/bench/fieldbus"
 	"github.com/petiole-io/petiole/internal/e2e/rig"
 )
 
 const usage = `usage: bench latency   [-pods 20] [-changes 100]
        bench footprint [-duration 5m]
+       bench modbus    [-duration 5s] -telegraf BINARY
 `
+
+// collect is the subcommand by which the benchmark runs its own collector.
+const collect = "modbus-collect"
 
 func main() { os.Exit(run(os.Args[1:])) }
 
@@ -27,23 +34,28 @@ func run(args []string) int {
 	flags := flag.NewFlagSet("bench "+args[0], flag.ContinueOnError)
 	pods := flags.Int("pods", 20, "pods of each kind on each node")
 	changes := flags.Int("changes", 100, "changes of one ConfigMap")
-	duration := flags.Duration("duration", 0, "how long the link is watched in each state (default 5m)")
+	duration := flags.Duration("duration", 0, "how long the link is watched in each state (default 5m), or each plan is carried out (default 5s)")
+	telegraf := flags.String("telegraf", "", "the binary of internal/bench/telegraf")
 	if err := flags.Parse(args[1:]); err != nil {
 		return 2
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	root, err := rig.FindRoot()
-	if err != nil {
+	if err != nil && args[0] != collect {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		return 1
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	cfg := bench.Config{Root: root, Out: os.Stdout}
 	switch args[0] {
 	case "latency":
 		err = bench.Latency(ctx, bench.LatencyConfig{Config: cfg, Pods: *pods, Changes: *changes})
 	case "footprint":
 		err = bench.Footprint(ctx, bench.FootprintConfig{Config: cfg, Duration: *duration})
+	case "modbus":
+		err = modbus(ctx, *telegraf, *duration)
+	case collect:
+		err = fieldbus.Collect(ctx, *duration, os.Stdin, os.Stdout)
 	default:
 		fmt.Fprint(os.Stderr, usage)
 		return 2
@@ -53,4 +65,17 @@ func run(args []string) int {
 		return 1
 	}
 	return 0
+}
+
+func modbus(ctx context.Context, telegraf string, duration time.Duration) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if duration == 0 {
+		duration = 5 * time.Second
+	}
+	return fieldbus.Run(ctx, fieldbus.Config{
+		Collector: []string{self, collect, "-duration"}, Telegraf: telegraf, Duration: duration, Out: os.Stdout,
+	})
 }

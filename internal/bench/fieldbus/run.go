@@ -1,0 +1,112 @@
+package fieldbus
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"text/tabwriter"
+	"time"
+)
+
+// Config says what Run measures with.
+type Config struct {
+	// Collector is the command that takes a duration as its last argument and calls
+	// Collect; Telegraf is the binary of internal/bench/telegraf.
+	Collector []string
+	Telegraf  string
+	// Duration is how long each plan is carried out by each collector.
+	Duration time.Duration
+	Out      io.Writer
+}
+
+// Run carries out every plan, first with Telegraf and then with Petiole, and prints a
+// table for each. A goal that is missed is said in the table; it is no error.
+func Run(ctx context.Context, cfg Config) error {
+	dir, err := os.MkdirTemp("", "bench-modbus-")
+	if err != nil {
+		return fmt.Errorf("make folder: %w", err)
+	}
+	r := &runner{cfg: cfg, dir: dir}
+	for _, scenario := range []func(context.Context) error{r.contiguous, r.slow, r.sparse, r.writes, r.fleet} {
+		if err = scenario(ctx); err != nil {
+			break
+		}
+	}
+	return errors.Join(err, os.RemoveAll(dir))
+}
+
+type runner struct {
+	cfg Config
+	dir string
+}
+
+// petiole carries a plan out with the driver, in a process of its own.
+func (r *runner) petiole(ctx context.Context, p plan) (result, error) {
+	in, err := json.Marshal(p)
+	if err != nil {
+		return result{}, fmt.Errorf("encode plan: %w", err)
+	}
+	args := append(r.cfg.Collector[1:len(r.cfg.Collector):len(r.cfg.Collector)], r.cfg.Duration.String())
+	cmd := exec.CommandContext(ctx, r.cfg.Collector[0], args...)
+	cmd.Stdin = bytes.NewReader(in)
+	return collected(cmd)
+}
+
+// telegraf carries a plan out with Telegraf's input, in a process of its own.
+func (r *runner) telegraf(ctx context.Context, p plan, fill int) (result, error) {
+	file := filepath.Join(r.dir, "telegraf-"+strconv.Itoa(fill)+".conf")
+	if err := os.WriteFile(file, []byte(p.telegraf(fill)), 0o600); err != nil {
+		return result{}, fmt.Errorf("write configuration: %w", err)
+	}
+	return collected(exec.CommandContext(ctx, r.cfg.Telegraf, "-config", file,
+		"-duration", r.cfg.Duration.String(), "-interval", p.Interval.String()))
+}
+
+func collected(cmd *exec.Cmd) (result, error) {
+	var out, problems bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &problems
+	if err := cmd.Run(); err != nil {
+		return result{}, fmt.Errorf("run %s: %w: %s", filepath.Base(cmd.Path), err, tail(problems.Bytes()))
+	}
+	var r result
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
+		return result{}, fmt.Errorf("read result of %s: %w", filepath.Base(cmd.Path), err)
+	}
+	return r, nil
+}
+
+func tail(b []byte) []byte {
+	if len(b) > 500 {
+		return b[len(b)-500:]
+	}
+	return b
+}
+
+// table prints aligned lines below a title.
+type table struct{ w *tabwriter.Writer }
+
+func (r *runner) table(title, head string) table {
+	fmt.Fprintf(r.cfg.Out, "\n%s\n", title)
+	w := tabwriter.NewWriter(r.cfg.Out, 2, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "  "+head)
+	return table{w}
+}
+
+func (t table) row(format string, args ...any) { fmt.Fprintf(t.w, "  "+format+"\n", args...) }
+
+func (t table) end() error { return t.w.Flush() }
+
+// goal says what is asked and whether it is met.
+func goal(met bool, what string) string {
+	if met {
+		return what + ": met"
+	}
+	return what + ": MISSED"
+}
