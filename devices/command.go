@@ -3,215 +3,241 @@ package devices
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
-	"sort"
+	"slices"
 	"time"
 
-	"go.uber.org/zap"
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// written is the end of an attempt to give a property its desired value.
-type written struct {
-	session  uint64
-	property string
-	command  command
-	outcome  Outcome
-	err      error
+const (
+	// defaultDeadline is the deadline of a command that has none, from when it was
+	// received; longestDeadline is how far it may be away.
+	defaultDeadline = 30 * time.Second
+	longestDeadline = 24 * time.Hour
+	longestID       = 128
+	// commandQueue bounds the commands of a device that wait.
+	commandQueue = 64
+	// unstored bounds the audits and events of a device that wait for the sink while
+	// commands are still taken: what cannot be recorded is not done.
+	unstored = 1024
+)
+
+// The reasons why commands are refused, beside those of values.
+const (
+	ReasonUnknownMethod   = "UnknownMethod"
+	ReasonNotInMethod     = "PropertyNotInMethod"
+	ReasonUnknownProperty = "UnknownProperty"
+	ReasonOtherDevice     = "OtherDevice"
+	ReasonBusy            = "TooManyCommands"
+	ReasonNotTried        = "NotTried"
+	ReasonStopped         = "HostStopped"
+)
+
+// Command asks a device to do something now. It is carried out at most once for its
+// id, never after its deadline, and never replayed.
+//
+// Before anything is written all of it is checked: the method, that the properties
+// are in it, and each value as a desired one is. Properties are then written one
+// after the other, in the order of the method, without one by name; the first that
+// is not applied ends the command, and the rest is not tried. A device that is
+// offline fails a command at once: it waits for nothing but other commands. Commands
+// go before desired values. They do not change what is desired: a property with the
+// drift policy enforce gets its desired value again.
+type Command struct {
+	// ID is unique for the device, at most 128 bytes.
+	ID string `json:"id"`
+	// Device is whom it is for. UID may be empty.
+	Device Ref `json:"device"`
+	// Method is a method of Device.spec.methods, which bounds what may be set; empty:
+	// the properties are written as they are.
+	Method string `json:"method,omitempty"`
+	// Properties are the values to write, in string form.
+	Properties map[string]string `json:"properties"`
+	// Deadline is when nothing is written any more, at most 24 h away; zero: 30 s after
+	// it was received.
+	Deadline time.Time `json:"deadline,omitzero"`
 }
 
-// want takes the desired values of a target over.
-func (w *worker) want(desired []Desired, version string) {
-	now, superseded := next(desired, version, w.def.mark(), w.facts.commands)
-	for p, c := range superseded {
-		if w.writing && w.underway == p {
-			continue // told when its end is known
-		}
-		c.Ack = Superseded
-		w.audit(p, c, Outcome{})
+// CommandResult is what became of a command: applied when each of its properties
+// was, else the ack of the first that was not.
+type CommandResult struct {
+	ID      string `json:"id"`
+	Ack     Ack    `json:"ack"`
+	Reason  string `json:"reason,omitempty"`
+	Message string `json:"message,omitempty"`
+	// Properties is what became of each. It is empty when the command was refused as a
+	// whole.
+	Properties map[string]PropertyResult `json:"properties,omitempty"`
+	// Repeated tells that the id was known: this is the recorded result, and nothing
+	// was executed again.
+	Repeated bool `json:"repeated,omitempty"`
+}
+
+// PropertyResult is what became of one property of a command.
+type PropertyResult struct {
+	Ack Ack `json:"ack"`
+	// Before and After are the values as they were read, empty when they were not.
+	Before  string `json:"before,omitempty"`
+	After   string `json:"after,omitempty"`
+	Reason  string `json:"reason,omitempty"`
+	Message string `json:"message,omitempty"`
+}
+
+// ErrUnknownDevice reports that the host operates no such device.
+var ErrUnknownDevice = errors.New("unknown device")
+
+// request is a command with the one who waits for its result.
+type request struct {
+	command  Command
+	deadline time.Time
+	reply    chan CommandResult // takes one without blocking
+}
+
+// Command has a device carry out a command and returns what became of it. It blocks
+// until then, which is soon after the deadline at the latest. The end of ctx does not
+// end the command: asked again with the same id, it answers how it ended. Errors are
+// ErrUnknownDevice, ErrStopped, or that of ctx; everything else is a result.
+//
+// The id is recorded in State before anything is written. A repeated id, also after a
+// restart, gets the recorded result; when the host was killed meanwhile that is
+// failed, reason Unknown. At least the newest 240 ids of a device are remembered, and
+// in any case those whose deadlines have not passed. A command that was refused or
+// that expired before anything was written is not recorded: repeated, it is judged
+// anew.
+func (h *Host) Command(ctx context.Context, c Command) (CommandResult, error) {
+	r := &request{command: c, deadline: c.Deadline, reply: make(chan CommandResult, 1)}
+	if c.Deadline.IsZero() {
+		r.deadline = time.Now().Add(defaultDeadline)
 	}
-	if !maps.Equal(now, w.facts.commands) {
-		w.facts.commands, w.remember = now, true
-		w.retryAt, w.retryWait = time.Now(), writeRetry
+	var w *worker
+	err := h.call(ctx, func(_ context.Context, ro *roster) error {
+		w = ro.workers[c.Device.String()]
+		return nil
+	})
+	if err != nil {
+		return CommandResult{}, fmt.Errorf("command device %s: %w", c.Device, err)
+	}
+	if w == nil {
+		return CommandResult{}, fmt.Errorf("command device %s: %w", c.Device, ErrUnknownDevice)
+	}
+	select {
+	case w.requests <- r:
+	case <-w.gone:
+	case <-ctx.Done():
+		return CommandResult{}, fmt.Errorf("command device %s: %w", c.Device, ctx.Err())
+	}
+	select {
+	case result := <-r.reply:
+		return result, nil
+	case <-ctx.Done():
+		return CommandResult{}, fmt.Errorf("command device %s: %w", c.Device, ctx.Err())
+	case <-w.gone:
+	}
+	select {
+	case result := <-r.reply:
+		return result, nil
+	default:
+		return CommandResult{}, fmt.Errorf("command device %s: %w", c.Device, ErrStopped)
 	}
 }
 
-// work starts the next thing that is due: saving the commands, then one write. At
-// most one runs at a time, outside of the worker's goroutine.
-func (w *worker) work(ctx context.Context) {
-	if w.writing || w.retryAt.IsZero() || time.Now().Before(w.retryAt) {
-		return
+// plan is the order in which a command's properties are written.
+type plan []int
+
+// admit checks a command against a definition. It returns what is to be written in
+// order, as indexes of points, or why it is refused. It is pure.
+func admit(c Command, deadline time.Time, def Definition, now time.Time) (plan, *Rejection) {
+	switch {
+	case c.ID == "" || len(c.ID) > longestID:
+		return nil, reject(ReasonNotValid, "the id has %d bytes, 1 to %d are allowed", len(c.ID), longestID)
+	case c.Device.UID != "" && c.Device.UID != def.Device.UID:
+		return nil, reject(ReasonOtherDevice, "the device has UID %s", def.Device.UID)
+	case deadline.Sub(now) > longestDeadline:
+		return nil, reject(ReasonNotValid, "the deadline is more than %s away", longestDeadline)
+	case len(c.Properties) == 0:
+		return nil, reject(ReasonNotValid, "no properties")
 	}
-	if w.remember {
-		// Before anything is written: a restart must find that it may have been.
-		if err := save(ctx, w.host.state, w.device, w.facts.commands); err != nil {
-			w.later()
-			w.log.Warn("state not saved, writes wait", zap.Error(err))
-			return
+	order, no := orderOf(c, def)
+	if no != nil {
+		return nil, no
+	}
+	var out plan
+	for _, name := range order {
+		i := slices.IndexFunc(def.Points, func(p Point) bool { return p.Name == name })
+		if i < 0 {
+			return nil, reject(ReasonUnknownProperty, "the device has no usable property %q", name)
 		}
-		w.remember = false
-	}
-	for _, property := range w.pending() {
-		i := w.point(property)
-		c := w.facts.commands[property]
-		if i < 0 || w.session == nil {
-			continue // a problem of the definition; what it waits for is a new one
+		if no := check(def.Points[i], c.Properties[name]); no != nil {
+			no.Message = "property " + name + ": " + no.Message
+			return nil, no
 		}
-		if r := check(w.def.Points[i], c.Value); r != nil {
-			w.finish(property, c, Outcome{}, r)
-			continue
-		}
-		w.write(ctx, i, property, c)
-		return
+		out = append(out, i)
 	}
-	if !w.remember {
-		w.retryAt = time.Time{}
-	}
+	return out, nil
 }
 
-func (w *worker) pending() []string {
-	var names []string
-	for p, c := range w.facts.commands {
-		if c.Ack == Pending {
-			names = append(names, p)
+// orderOf is the order of a command's properties: that of its method, or by name.
+func orderOf(c Command, def Definition) ([]string, *Rejection) {
+	names := sortedKeys(c.Properties)
+	if c.Method == "" {
+		return names, nil
+	}
+	i := slices.IndexFunc(def.Methods, func(m v1beta1.DeviceMethod) bool { return m.Name == c.Method })
+	if i < 0 {
+		return nil, reject(ReasonUnknownMethod, "the device has no method %q", c.Method)
+	}
+	var order []string
+	for _, name := range def.Methods[i].PropertyNames {
+		if _, ok := c.Properties[name]; ok && !slices.Contains(order, name) {
+			order = append(order, name)
 		}
 	}
-	sort.Strings(names)
-	// A property that was tried goes behind those that were not.
-	sort.SliceStable(names, func(a, b int) bool { return w.facts.commands[names[a]].Time < w.facts.commands[names[b]].Time })
-	return names
-}
-
-func (w *worker) point(property string) int {
-	for i, p := range w.def.Points {
-		if p.Name == property {
-			return i
+	for _, name := range names {
+		if !slices.Contains(order, name) {
+			return nil, reject(ReasonNotInMethod, "method %q does not set property %q", c.Method, name)
 		}
 	}
-	return -1
+	return order, nil
 }
 
-func (w *worker) write(ctx context.Context, point int, property string, c command) {
-	w.writing, w.underway = true, property
-	r := w.session
-	go func() {
-		// The session's end makes the write end too.
-		wctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		go func() {
-			select {
-			case <-r.done:
-				cancel()
-			case <-wctx.Done():
-			}
-		}()
-		out, err := r.session.Write(wctx, point, c.Value)
-		w.writes <- written{session: r.number, property: property, command: c, outcome: out, err: err}
-	}()
-}
-
-// settle takes the end of a write.
-func (w *worker) settle(r written) {
-	w.writing = false
-	now, ok := w.facts.commands[r.property]
-	if !ok || now.Mark != r.command.Mark {
-		// A newer value came meanwhile. What was done is told all the same.
-		c := r.command
-		c.Ack = Superseded
-		w.audit(r.property, c, r.outcome)
-		return
+// end is what became of a property that was written, from the outcome of its write.
+// It is pure.
+func end(o Outcome, err error, replaced, late bool) PropertyResult {
+	r := PropertyResult{Ack: Failed, Before: o.Before, After: o.After}
+	if err != nil {
+		r.Message = err.Error()
 	}
-	if r.err != nil && w.stale(r) {
-		w.retryAt = time.Now() // cut off by a change of the definition
-		return
-	}
-	if errors.Is(r.err, ErrUnreachable) {
-		told := now.Reason == ReasonOffline
-		now.Reason, now.Message, now.Time = ReasonOffline, r.err.Error(), time.Now().UnixMilli()
-		w.facts.commands[r.property] = now
-		if !told {
-			w.audit(r.property, now, r.outcome)
-			w.changed()
-		}
-		w.later()
-		return
-	}
-	w.finish(r.property, now, r.outcome, r.err)
-}
-
-// stale tells that a write failed because its session was replaced.
-func (w *worker) stale(r written) bool { return w.session == nil || w.session.number != r.session }
-
-// finish settles a command for good.
-func (w *worker) finish(property string, c command, o Outcome, err error) {
 	var no *Rejection
-	typ := EventWarning
 	switch {
 	case err == nil:
-		c.Ack, c.Reason, c.Message, c.Actual = Applied, "", "", o.After
-		typ = EventNormal
+		r.Ack = Applied
 	case errors.As(err, &no):
-		c.Ack, c.Reason, c.Message, c.Actual = Rejected, no.Reason, no.Message, o.After
+		r.Ack, r.Reason, r.Message = Rejected, no.Reason, no.Message
+	case o.Written && unreachable(err):
+		r.Reason = ReasonUnverified
+	case late && unreachable(err):
+		r.Ack, r.Reason = Expired, ReasonDeadline
+	case replaced:
+		r.Reason = ReasonInterrupted
+	case unreachable(err):
+		r.Reason = ReasonOffline
 	default:
-		c.Ack, c.Reason, c.Message, c.Actual = Failed, "DeviceFailure", err.Error(), o.After
+		r.Reason = ReasonFailure
 	}
-	c.Time, c.Basis = time.Now().UnixMilli(), w.def.mark()
-	w.facts.commands[property] = c
-	w.remember = true
-	w.retryAt, w.retryWait = time.Now(), writeRetry
-	w.audit(property, c, o)
-	message := property + " = " + c.Value
-	if c.Message != "" {
-		message += ": " + c.Message
-	}
-	w.log.Info("desired value settled", zap.String("property", property), zap.String("ack", string(c.Ack)),
-		zap.String("version", c.Version), zap.String("reason", c.Reason), zap.Bool("written", o.Written))
-	w.event(typ, eventOf(c.Ack), message)
-	w.changed()
+	return r
 }
 
-func eventOf(a Ack) string {
-	switch a {
-	case Applied:
-		return "DesiredApplied"
-	case Rejected:
-		return "DesiredRejected"
-	default:
-		return "DesiredFailed"
+// resultOf is the result of a command from those of its properties, in the order in
+// which they were written.
+func resultOf(id string, order []string, properties map[string]PropertyResult) CommandResult {
+	r := CommandResult{ID: id, Ack: Applied, Properties: maps.Clone(properties)}
+	for _, name := range order {
+		if p := properties[name]; p.Ack != Applied {
+			r.Ack, r.Reason, r.Message = p.Ack, p.Reason, "property "+name+": "+p.Message
+			break
+		}
 	}
-}
-
-// later puts the next attempt off.
-func (w *worker) later() {
-	w.retryAt = time.Now().Add(w.retryWait)
-	w.retryWait = min(2*w.retryWait, writeRetryMax)
-}
-
-// drift compares a fresh reported value with what was applied, and tells whether
-// the command's ack changed.
-func (w *worker) drift(point int) bool {
-	property, t := w.def.Points[point].Name, w.facts.twins[point]
-	c, ok := w.facts.commands[property]
-	if !ok {
-		return false
-	}
-	is := drifted(c, t.text)
-	switch {
-	case is && c.Ack == Applied && t.time.UnixMilli() > c.Time:
-		c.Ack, c.Reason, c.Message = Drifted, "ChangedAtDevice", "the device has "+t.text
-		w.event(EventWarning, "DesiredDrifted", property+": desired "+c.Value+", the device has "+t.text)
-	case !is && c.Ack == Drifted:
-		c.Ack, c.Reason, c.Message = Applied, "", ""
-	default:
-		return false
-	}
-	w.facts.commands[property] = c
-	return true
-}
-
-func (w *worker) audit(property string, c command, o Outcome) {
-	w.audits++
-	w.outbox.put(&Audit{
-		Device: w.device, Node: w.host.node, Epoch: w.epoch, Sequence: w.audits, Property: property, Version: c.Version, Value: c.Value,
-		Before: o.Before, After: o.After, Written: o.Written, Ack: c.Ack, Reason: c.Reason, Message: c.Message, Time: time.Now().UnixMilli(),
-	})
+	return r
 }

@@ -7,7 +7,7 @@ import (
 )
 
 func TestNextKeepsWhatIsSettled(t *testing.T) {
-	recorded := map[string]command{
+	recorded := map[string]wish{
 		"same":    {Mark: "1", Version: "3", Ack: Applied},
 		"newer":   {Mark: "1", Version: "3", Ack: Applied},
 		"waiting": {Mark: "1", Version: "3", Ack: Pending},
@@ -15,8 +15,8 @@ func TestNextKeepsWhatIsSettled(t *testing.T) {
 		"refused": {Mark: "1", Version: "3", Ack: Rejected, Basis: "old", Reason: "r"},
 		"still":   {Mark: "1", Version: "3", Ack: Rejected, Basis: "new"},
 	}
-	now, superseded := next([]Desired{{"same", "v", "1"}, {"newer", "v", "2"}, {"waiting", "v", "2"}, {"refused", "v", "1"}, {"still", "v", "1"}}, "9", "new", recorded)
-	for p, want := range map[string]command{
+	now, superseded := next([]Desired{{Property: "same", Value: "v", Mark: "1"}, {Property: "newer", Value: "v", Mark: "2"}, {Property: "waiting", Value: "v", Mark: "2"}, {Property: "refused", Value: "v", Mark: "1"}, {Property: "still", Value: "v", Mark: "1"}}, "9", "new", recorded)
+	for p, want := range map[string]wish{
 		"same":    {Mark: "1", Version: "3", Ack: Applied},
 		"newer":   {Mark: "2", Version: "9", Value: "v", Ack: Pending},
 		"waiting": {Mark: "2", Version: "9", Value: "v", Ack: Pending},
@@ -36,12 +36,12 @@ func TestNextKeepsWhatIsSettled(t *testing.T) {
 // mark or, after a refusal, the definition changed.
 func TestNextIsIdempotent(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		recorded := map[string]command{}
+		recorded := map[string]wish{}
 		for range rapid.IntRange(1, 8).Draw(t, "steps") {
 			var desired []Desired
 			for _, p := range []string{"a", "b", "c"} {
 				if m := rapid.IntRange(0, 2).Draw(t, p); m > 0 {
-					desired = append(desired, Desired{p, "v", string(rune('0' + m))})
+					desired = append(desired, Desired{Property: p, Value: "v", Mark: string(rune('0' + m))})
 				}
 			}
 			now, _ := next(desired, "1", "basis", recorded)

@@ -9,7 +9,8 @@ import (
 
 // Driver speaks one protocol. It is safe for concurrent use.
 type Driver interface {
-	// Protocols are the names, in any case, by which devices ask for the driver.
+	// Protocols are the names, in any case, by which devices ask for the driver. The
+	// name AnyProtocol stands for every protocol that no other driver names.
 	Protocols() []string
 	// Open checks a device's definition and prepares to operate it, without I/O.
 	// Problems name points that cannot be used; the session leaves them out. An
@@ -17,15 +18,31 @@ type Driver interface {
 	Open(def Definition) (Session, []Problem, error)
 }
 
+// AnyProtocol is the protocol name of a driver for all that have none of their own.
+const AnyProtocol = "*"
+
 // Session operates one device. Points are named by their index in the definition.
 type Session interface {
 	// Run reads every point at its period and delivers what it read, until ctx ends.
-	// It returns after all that it started has stopped. Deliver may block.
+	// It returns after all that it started has stopped. Deliver may block. When it
+	// returns before ctx ends the device is offline, and another session is opened
+	// after a pause.
 	Run(ctx context.Context, deliver func(Batch)) error
 	// Write makes a point have a value: it reads first and writes only when the
-	// value is not there already, then reads back. It works while Run does. Errors
-	// are a *Rejection, wrap ErrUnreachable, or mean that the device failed.
+	// value is not there already, then reads back. It works while Run does, and is
+	// called by one goroutine at a time. It must not begin to change the device after
+	// ctx has ended; what it has begun it may finish. Errors are a *Rejection, wrap
+	// ErrUnreachable or the error of ctx, or mean that the device failed; with each of
+	// them the Outcome tells whether the device was told to change.
 	Write(ctx context.Context, point int, value string) (Outcome, error)
+}
+
+// Redefiner is a Session that is told when its definition is another one that reads the
+// same: desired values have changed. A mapper is told of them with its device, so that
+// it knows them when it starts anew.
+type Redefiner interface {
+	// Redefine takes the definition over. It does not block.
+	Redefine(def Definition)
 }
 
 // ErrUnreachable reports that a device did not take part: trying again may help.
@@ -53,6 +70,33 @@ const (
 	ReasonReadBack    = "ReadBackDiffers"
 )
 
+// The other reasons of acks.
+const (
+	// ReasonFailure: the device took part and failed.
+	ReasonFailure = "DeviceFailure"
+	// ReasonUnverified: the device was told to change, and whether it did is not known.
+	ReasonUnverified = "NotVerified"
+	// ReasonInterrupted: the definition changed or the host stopped meanwhile.
+	ReasonInterrupted = "Interrupted"
+	// ReasonUnknown: the host was killed while the command was carried out.
+	ReasonUnknown = "Unknown"
+	// ReasonDeadline: the command's deadline or the desired value's expiresAt passed.
+	ReasonDeadline = "DeadlinePassed"
+	// ReasonDrifted: the device has another value than the one that is desired.
+	ReasonDrifted = "ChangedAtDevice"
+	// ReasonEnforced: the value was written again after the device had another one.
+	ReasonEnforced = "Enforced"
+	// ReasonEnforceEnded: the device has another value and it is not written again.
+	ReasonEnforceEnded = "EnforcementEnded"
+)
+
+// The reasons of qualities that this package gives.
+const (
+	ReasonNoValue = "NoValue"
+	// ReasonOld: the value was not read for longer than staleAfter.
+	ReasonOld = "Stale"
+)
+
 // Outcome is what a write did.
 type Outcome struct {
 	// Written tells whether anything was sent to the device to change it.
@@ -73,7 +117,8 @@ const (
 )
 
 // Reading is one attempt to read a point. With quality Bad there is no value, and
-// the reason says why.
+// the reason says why. A reading whose Time is before that of an earlier one of the
+// point is left out; one whose Time is in the future counts as of now.
 type Reading struct {
 	Point   int
 	Value   Value
@@ -85,9 +130,14 @@ type Reading struct {
 // Batch is what one request, or one failure, tells of a device.
 type Batch struct {
 	Readings []Reading
-	// Reachable tells whether the device answered, be it with an error.
+	// Reachable tells whether the device answered, be it with an error. A batch that
+	// has readings of some points only makes the device offline when the next one is
+	// not answered either.
 	Reachable bool
-	// Reason and Message say why it did not.
+	// Degraded tells that the device answers and says of itself that it is not well.
+	// It holds until the next batch.
+	Degraded bool
+	// Reason and Message say why.
 	Reason, Message string
 	Time            time.Time
 }

@@ -29,7 +29,8 @@ type Config struct {
 	State State
 	// Log may be nil.
 	Log *zap.Logger
-	// StatusInterval is the shortest time between two statuses of one device; zero: 200 ms.
+	// StatusInterval is the shortest time between two statuses of one device; zero: 1 s.
+	// A change after a longer silence is told at once. A device may have a longer one.
 	StatusInterval time.Duration
 }
 
@@ -41,6 +42,7 @@ type Host struct {
 	state    State
 	log      *zap.Logger
 	interval time.Duration
+	meters   *meters
 
 	ops     chan op
 	stopped chan struct{}
@@ -64,7 +66,7 @@ func New(c Config) (*Host, error) {
 	}
 	h := &Host{
 		node: c.Node, drivers: map[string]Driver{}, sink: c.Sink, state: c.State, log: c.Log,
-		interval: c.StatusInterval, ops: make(chan op), stopped: make(chan struct{}),
+		interval: c.StatusInterval, meters: newMeters(), ops: make(chan op), stopped: make(chan struct{}),
 	}
 	for _, d := range c.Drivers {
 		for _, p := range d.Protocols() {
@@ -79,7 +81,7 @@ func New(c Config) (*Host, error) {
 		h.log = zap.NewNop()
 	}
 	if h.interval <= 0 {
-		h.interval = 200 * time.Millisecond
+		h.interval = time.Second
 	}
 	return h, errors.Join(errs...)
 }
@@ -94,7 +96,7 @@ func (h *Host) Run(ctx context.Context) error {
 	}
 	defer close(h.stopped)
 	r := &roster{host: h, workers: map[string]*worker{}, devices: map[string]*v1beta1.Device{},
-		versions: map[string]string{}, models: map[string]*v1beta1.DeviceModel{}}
+		origins: map[string]origin{}, models: map[string]*v1beta1.DeviceModel{}}
 	defer r.wg.Wait()
 	for {
 		select {
@@ -110,9 +112,21 @@ func (h *Host) Run(ctx context.Context) error {
 // device's worker has taken it over, so that the caller may acknowledge it; until
 // Run runs, it blocks. Applying the same again changes nothing. Version is the
 // object's resourceVersion: it becomes the version of the desired values that the
-// object changes. The device must not be changed afterwards.
+// object changes. An object that is older (by generation, then by version) than one
+// of its UID that was applied before, be it in an earlier life, is left out; when
+// there is no newer one to operate, it is read from but not written to. The device
+// must not be changed afterwards.
 func (h *Host) ApplyDevice(ctx context.Context, d *v1beta1.Device, version string) error {
-	return h.call(ctx, func(run context.Context, r *roster) error { r.applyDevice(run, d, version); return nil })
+	return h.ApplyDeviceFrom(ctx, "", d, version)
+}
+
+// ApplyDeviceFrom is ApplyDevice of an object from the store that epoch names. Those
+// of different stores are not compared: the one that is applied later is the newer.
+func (h *Host) ApplyDeviceFrom(ctx context.Context, epoch string, d *v1beta1.Device, version string) error {
+	return h.call(ctx, func(run context.Context, r *roster) error {
+		r.applyDevice(run, d, originOf(epoch, d, version))
+		return nil
+	})
 }
 
 // ApplyModel makes the host use a model. Its devices follow before it returns. The
@@ -130,7 +144,7 @@ func (h *Host) DeleteDevice(ctx context.Context, namespace, name, uid string) er
 	var stopped <-chan struct{}
 	err := h.call(ctx, func(_ context.Context, r *roster) error {
 		if r.workers[ref.String()] == nil { // deleted while the host was not running
-			return h.state.Delete(ctx, ref.String())
+			return forget(ctx, h.state, ref)
 		}
 		stopped = r.deleteDevice(ref)
 		return nil
@@ -166,19 +180,24 @@ func (h *Host) call(ctx context.Context, do func(context.Context, *roster) error
 	}
 }
 
-func (h *Host) driver(protocol string) Driver { return h.drivers[strings.ToLower(protocol)] }
+func (h *Host) driver(protocol string) Driver {
+	if d := h.drivers[strings.ToLower(protocol)]; d != nil {
+		return d
+	}
+	return h.drivers[AnyProtocol]
+}
 
 // roster is who works on what. Only Run's goroutine touches it.
 type roster struct {
-	host     *Host
-	wg       sync.WaitGroup
-	workers  map[string]*worker
-	devices  map[string]*v1beta1.Device
-	versions map[string]string
-	models   map[string]*v1beta1.DeviceModel
+	host    *Host
+	wg      sync.WaitGroup
+	workers map[string]*worker
+	devices map[string]*v1beta1.Device
+	origins map[string]origin
+	models  map[string]*v1beta1.DeviceModel
 }
 
-func (r *roster) applyDevice(ctx context.Context, d *v1beta1.Device, version string) {
+func (r *roster) applyDevice(ctx context.Context, d *v1beta1.Device, o origin) {
 	ref := refOf(d)
 	if d.Spec.NodeName != r.host.node {
 		r.deleteDevice(Ref{Namespace: ref.Namespace, Name: ref.Name})
@@ -191,13 +210,18 @@ func (r *roster) applyDevice(ctx context.Context, d *v1beta1.Device, version str
 		after = r.deleteDevice(w.device)
 		w = nil
 	}
+	if w != nil && o.older(r.origins[k]) {
+		r.host.meters.stale.Add(1)
+		w.log.Info("older device object left out", zap.String("version", o.Version), zap.Int64("generation", o.Generation))
+		return
+	}
 	if w == nil {
 		w = newWorker(r.host, ref)
 		r.workers[k] = w
 		r.wg.Go(func() { w.run(ctx, after) })
 	}
-	r.devices[k], r.versions[k] = d, version
-	w.assign(target{device: d, model: r.modelOf(d), version: version})
+	r.devices[k], r.origins[k] = d, o
+	w.assign(target{device: d, model: r.modelOf(d), origin: o})
 }
 
 func (r *roster) applyModel(m *v1beta1.DeviceModel) {
@@ -213,7 +237,7 @@ func (r *roster) deleteModel(namespace, name string) {
 func (r *roster) reassign(namespace, name string) {
 	for k, d := range r.devices {
 		if d.Namespace == namespace && d.Spec.DeviceModelRef != nil && d.Spec.DeviceModelRef.Name == name {
-			r.workers[k].assign(target{device: d, model: r.modelOf(d), version: r.versions[k]})
+			r.workers[k].assign(target{device: d, model: r.modelOf(d), origin: r.origins[k]})
 		}
 	}
 }
@@ -235,7 +259,7 @@ func (r *roster) deleteDevice(ref Ref) <-chan struct{} {
 	}
 	delete(r.workers, k)
 	delete(r.devices, k)
-	delete(r.versions, k)
+	delete(r.origins, k)
 	w.end()
 	return w.gone
 }

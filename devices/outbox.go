@@ -22,18 +22,28 @@ const (
 // until it is taken. When the sink takes nothing the oldest samples are dropped and
 // the number of them is told with the next.
 type outbox struct {
-	sink Sink
-	log  *zap.Logger
+	sink   Sink
+	meters *meters
+	log    *zap.Logger
 
 	mu      sync.Mutex
 	queue   []any
 	samples int
+	// dropped counts the batches of the epoch that were lost.
 	dropped uint64
+	epoch   int64
 	wake    chan struct{}
 }
 
-func newOutbox(sink Sink, log *zap.Logger) *outbox {
-	return &outbox{sink: sink, log: log, wake: make(chan struct{}, 1)}
+func newOutbox(sink Sink, m *meters, log *zap.Logger) *outbox {
+	return &outbox{sink: sink, meters: m, log: log, wake: make(chan struct{}, 1)}
+}
+
+// records is how many audits and events wait.
+func (o *outbox) records() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.queue) - o.samples
 }
 
 // put never blocks. item is a *Samples, *Audit or *Event.
@@ -45,8 +55,11 @@ func (o *outbox) put(item any) {
 		}
 		o.samples++
 		s.Dropped = 0
+		o.meters.batches.Add(1)
+		o.meters.samples.Add(uint64(len(s.Samples)))
 	}
 	o.queue = append(o.queue, item)
+	o.meters.waiting.Add(1)
 	o.mu.Unlock()
 	select {
 	case o.wake <- struct{}{}:
@@ -56,13 +69,27 @@ func (o *outbox) put(item any) {
 
 func (o *outbox) dropOldest() {
 	for i, item := range o.queue {
-		if _, ok := item.(*Samples); ok {
-			o.queue = append(o.queue[:i], o.queue[i+1:]...)
-			o.samples--
-			o.dropped++
-			return
+		s, ok := item.(*Samples)
+		if !ok {
+			continue
 		}
+		copy(o.queue[1:i+1], o.queue[:i]) // what is before it is little
+		o.queue[0] = nil
+		o.queue = o.queue[1:]
+		o.samples--
+		o.lose(s)
+		o.meters.waiting.Add(-1)
+		return
 	}
+}
+
+// lose counts a batch that the sink will never get.
+func (o *outbox) lose(s *Samples) {
+	if s.Epoch != o.epoch {
+		o.epoch, o.dropped = s.Epoch, 0
+	}
+	o.dropped++
+	o.meters.dropped.Add(1)
 }
 
 func (o *outbox) take() any {
@@ -74,9 +101,12 @@ func (o *outbox) take() any {
 	item := o.queue[0]
 	o.queue[0] = nil
 	o.queue = o.queue[1:]
+	o.meters.waiting.Add(-1)
 	if s, ok := item.(*Samples); ok {
 		o.samples--
-		s.Dropped = o.dropped
+		if s.Epoch == o.epoch {
+			s.Dropped = o.dropped
+		}
 	}
 	return item
 }
@@ -99,16 +129,32 @@ func (o *outbox) run(ctx context.Context) {
 	defer cancel()
 	for item := o.take(); item != nil; item = o.take() {
 		if !o.deliver(last, item) {
-			o.log.Warn("records lost at stop")
+			o.unget(item)
+			o.abandon()
 			return
 		}
 	}
+}
+
+// abandon gives up what the sink did not take before the end.
+func (o *outbox) abandon() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, item := range o.queue {
+		if s, ok := item.(*Samples); ok {
+			o.lose(s)
+		}
+	}
+	o.log.Warn("records lost at stop", zap.Int("batches", o.samples), zap.Int("others", len(o.queue)-o.samples))
+	o.meters.waiting.Add(-int64(len(o.queue)))
+	o.queue, o.samples = nil, 0
 }
 
 func (o *outbox) unget(item any) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.queue = append([]any{item}, o.queue...)
+	o.meters.waiting.Add(1)
 	if _, ok := item.(*Samples); ok {
 		o.samples++
 	}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/big"
 	"strings"
@@ -21,14 +22,20 @@ const (
 	suspiciousCycle = 24 * time.Hour
 )
 
+// AnnotationDisabled on a Device, with the value true, has the device left alone: it
+// is neither read nor written until the annotation is gone.
+const AnnotationDisabled = "petiole.dev/disabled"
+
 // Resolve merges a device with its model and tells everything that is wrong. The
 // model's settings are defaults: the device's win, key by key. A property with a
 // problem is left out; a problem without a property concerns the whole device. It
 // is pure and never panics.
 func Resolve(d *v1beta1.Device, m *v1beta1.DeviceModel) (Definition, []Desired, []Problem) {
 	desired := wanted(d)
-	def := Definition{Device: refOf(d), Protocol: strings.TrimSpace(d.Spec.Protocol.ProtocolName)}
-	var problems []Problem
+	def := Definition{
+		Device: refOf(d), Protocol: strings.TrimSpace(d.Spec.Protocol.ProtocolName), Methods: d.Spec.Methods, Object: d, Model: m,
+	}
+	def.Disabled, _ = ParseBool(d.Annotations[AnnotationDisabled])
 	if m == nil {
 		name := ""
 		if d.Spec.DeviceModelRef != nil {
@@ -36,22 +43,41 @@ func Resolve(d *v1beta1.Device, m *v1beta1.DeviceModel) (Definition, []Desired, 
 		}
 		return def, desired, []Problem{{Reason: ReasonWaitingForModel, Message: fmt.Sprintf("waiting for model %q", name)}}
 	}
+	var problems []Problem
 	if def.Protocol == "" {
 		def.Protocol = strings.TrimSpace(m.Spec.Protocol)
 	}
 	if def.Protocol == "" {
 		problems = append(problems, Problem{Reason: ReasonUnknownProtocol, Message: "protocol.protocolName is empty"})
 	}
-	def.Config = Merge(data(m.Spec.ProtocolConfigData), data(d.Spec.Protocol.ConfigData))
+	config := Merge(data(m.Spec.ProtocolConfigData), data(d.Spec.Protocol.ConfigData))
+	own, config := config.split(append([]string{statusIntervalSetting}, propertySettings...)...)
+	def.Config = config
+	report, err := stateReportingOf(d, own)
+	_, _, errDefaults := reportingOf(defaultCycle, own, nil)
+	if err := errors.Join(err, errDefaults); err != nil {
+		problems = append(problems, Problem{Reason: ReasonInvalidReporting, Message: err.Error()})
+	}
+	def.Report = report
+	def.Points, problems = resolvePoints(d, m, def.Protocol, own, problems)
+	for i := range desired {
+		if desired[i].Policy == "" {
+			desired[i].Policy = policyOf(def.Points, desired[i].Property)
+		}
+	}
+	return def, desired, problems
+}
 
+func resolvePoints(d *v1beta1.Device, m *v1beta1.DeviceModel, protocol string, own Settings, problems []Problem) ([]Point, []Problem) {
 	models := make(map[string]*v1beta1.ModelProperty, len(m.Spec.Properties))
 	for i := range m.Spec.Properties {
 		models[m.Spec.Properties[i].Name] = &m.Spec.Properties[i]
 	}
+	var points []Point
 	used := map[string]bool{}
 	for i := range d.Spec.Properties {
 		p := &d.Spec.Properties[i]
-		point, warning, problem := resolvePoint(def.Protocol, p, models[p.Name])
+		point, warnings, problem := resolvePoint(protocol, own, p, models[p.Name])
 		if problem == nil && used[p.Name] {
 			problem = &Problem{Reason: ReasonInvalidProperty, Message: "the property appears twice"}
 		}
@@ -63,13 +89,20 @@ func Resolve(d *v1beta1.Device, m *v1beta1.DeviceModel) (Definition, []Desired, 
 			problems = append(problems, *problem)
 			continue
 		}
-		if warning != nil {
-			problems = append(problems, *warning)
-		}
+		problems = append(problems, warnings...)
 		used[p.Name] = true
-		def.Points = append(def.Points, point)
+		points = append(points, point)
 	}
-	return def, desired, problems
+	return points, problems
+}
+
+func policyOf(points []Point, property string) DriftPolicy {
+	for _, p := range points {
+		if p.Name == property {
+			return p.Drift
+		}
+	}
+	return DriftOnce
 }
 
 // wanted are the desired values of a device, the first of each property. An empty
@@ -80,26 +113,30 @@ func wanted(d *v1beta1.Device) []Desired {
 	for i := range d.Spec.Properties {
 		p := &d.Spec.Properties[i]
 		if p.Desired != nil && p.Desired.Value != "" && !used[p.Name] {
-			desired = append(desired, Desired{Property: p.Name, Value: p.Desired.Value, Mark: mark(p.Desired)})
+			w := Desired{Property: p.Name, Value: p.Desired.Value, Mark: mark(p.Desired)}
+			w.metadata(p.Desired.Metadata)
+			desired = append(desired, w)
 		}
 		used[p.Name] = true
 	}
 	return desired
 }
 
-func resolvePoint(protocol string, p *v1beta1.DeviceProperty, m *v1beta1.ModelProperty) (point Point, warning, problem *Problem) {
+func resolvePoint(protocol string, own Settings, p *v1beta1.DeviceProperty, m *v1beta1.ModelProperty) (point Point, warnings []Problem, problem *Problem) {
 	if m == nil {
 		return point, nil, &Problem{Reason: ReasonNotInModel, Message: "the model has no such property"}
 	}
 	point = Point{
 		Name: p.Name, Type: v1beta1.PropertyType(strings.ToUpper(string(m.Type))), Minimum: m.Minimum, Maximum: m.Maximum, Unit: m.Unit,
-		Writable: strings.EqualFold(string(m.AccessMode), string(v1beta1.ReadWrite)), Report: p.ReportToCloud, Cycle: defaultCycle,
+		Writable: strings.EqualFold(string(m.AccessMode), string(v1beta1.ReadWrite)), Report: p.ReportToCloud, Push: p.PushMethod,
 	}
 	if point.Type == "" {
 		point.Type = v1beta1.STRING
 	}
 	switch point.Type {
 	case v1beta1.INT, v1beta1.FLOAT, v1beta1.DOUBLE, v1beta1.STRING, v1beta1.BOOLEAN, v1beta1.BYTES:
+	case v1beta1.STREAM:
+		return point, nil, &Problem{Reason: ReasonStream, Message: "properties of type STREAM are left to mappers"}
 	default:
 		return point, nil, invalid("type %q is not supported", m.Type)
 	}
@@ -108,28 +145,54 @@ func resolvePoint(protocol string, p *v1beta1.DeviceProperty, m *v1beta1.ModelPr
 			return point, nil, invalid("the model's %s %q is not a number", name, s)
 		}
 	}
+	visitor, problem := visitorOf(protocol, p, m)
+	if problem != nil {
+		return point, nil, problem
+	}
+	for _, c := range []struct {
+		name string
+		ms   int64
+		into *time.Duration
+	}{{"collectCycle", p.CollectCycle, &point.Cycle}, {"reportCycle", p.ReportCycle, &point.ReportCycle}} {
+		if c.ms < 0 {
+			return point, nil, invalid("%s %d is negative", c.name, c.ms)
+		}
+		if c.ms > int64(suspiciousCycle/time.Millisecond) {
+			warnings = append(warnings, Problem{Property: p.Name, Reason: ReasonSuspiciousPeriod,
+				Message: fmt.Sprintf("%s %d is milliseconds and longer than a day", c.name, c.ms)})
+		}
+		*c.into = cycleOf(c.ms)
+	}
+	named, rest := visitor.split(propertySettings...)
+	point.Visitor = rest
+	var err error
+	if point.Reporting, point.Drift, err = reportingOf(point.Cycle, own, named); err != nil && len(named) > 0 {
+		warnings = append(warnings, Problem{Property: p.Name, Reason: ReasonInvalidReporting, Message: err.Error()})
+	}
+	return point, warnings, nil
+}
+
+// visitorOf merges the settings of a property.
+func visitorOf(protocol string, p *v1beta1.DeviceProperty, m *v1beta1.ModelProperty) (Settings, *Problem) {
 	var defaults, own map[string]any
 	if m.Visitors != nil && sameProtocol(m.Visitors.ProtocolName, protocol) {
 		defaults = data(m.Visitors.ConfigData)
 	}
 	if p.Visitors != nil {
 		if !sameProtocol(p.Visitors.ProtocolName, protocol) {
-			return point, nil, invalid("visitors are for protocol %q, the device speaks %q", p.Visitors.ProtocolName, protocol)
+			return nil, invalid("visitors are for protocol %q, the device speaks %q", p.Visitors.ProtocolName, protocol)
 		}
 		own = data(p.Visitors.ConfigData)
 	}
-	point.Visitor = Merge(defaults, own)
-	switch {
-	case p.CollectCycle < 0:
-		return point, nil, invalid("collectCycle %d is negative", p.CollectCycle)
-	case p.CollectCycle > int64(suspiciousCycle/time.Millisecond):
-		warning = &Problem{Property: p.Name, Reason: ReasonSuspiciousPeriod,
-			Message: fmt.Sprintf("collectCycle %d is milliseconds and longer than a day", p.CollectCycle)}
-		point.Cycle = time.Duration(min(p.CollectCycle, int64(1<<62/time.Millisecond))) * time.Millisecond
-	case p.CollectCycle > 0:
-		point.Cycle = max(time.Duration(p.CollectCycle)*time.Millisecond, shortestCycle)
+	return Merge(defaults, own), nil
+}
+
+// cycleOf is the period that a number of milliseconds means; 0: the default.
+func cycleOf(ms int64) time.Duration {
+	if ms == 0 {
+		return defaultCycle
 	}
-	return point, warning, nil
+	return max(time.Duration(min(ms, int64(1<<62/time.Millisecond)))*time.Millisecond, shortestCycle)
 }
 
 func invalid(format string, args ...any) *Problem {
@@ -151,7 +214,10 @@ func sameProtocol(a, b string) bool {
 func mark(p *v1beta1.TwinProperty) string { return digest(p) }
 
 // mark is the same for definitions that a driver cannot tell apart.
-func (d Definition) mark() string { return digest(d) }
+func (d Definition) mark() string {
+	d.Object, d.Model = nil, nil
+	return digest(d)
+}
 
 func digest(v any) string {
 	b, err := json.Marshal(v) // map keys are sorted

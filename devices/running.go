@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-
-	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
 // replace ends the session and starts the one for a definition. The new one starts
@@ -15,16 +13,17 @@ import (
 func (w *worker) replace(ctx context.Context, def Definition, problems []Problem) []Problem {
 	old := w.session
 	w.session = nil
-	session, more, state := w.open(def, problems)
+	session, more := w.open(def, problems)
 	w.adopt(def)
-	w.facts.health = state
-	w.retryAt = time.Now() // what waited may be possible now
+	w.forgetFaults()
+	w.misses = 0
+	w.setHealth(judge(def, append(more, problems...)))
+	w.workAt, w.calmUntil = time.Now(), time.Time{} // what waited may be possible now
+	w.reopenAt, w.reopenWait = time.Time{}, writeRetry
 	if session != nil {
-		number := uint64(1)
-		if old != nil {
-			number = old.number + 1
-		}
-		w.start(ctx, number, session)
+		w.start(ctx, session)
+	} else {
+		w.doubtAll(w.facts.health.reason, time.Now())
 	}
 	if old != nil {
 		old.cancel()
@@ -33,27 +32,21 @@ func (w *worker) replace(ctx context.Context, def Definition, problems []Problem
 	return more
 }
 
-func (w *worker) open(def Definition, problems []Problem) (Session, []Problem, health) {
-	for _, p := range problems {
-		if p.Property != "" {
-			continue
-		}
-		if p.Reason == ReasonWaitingForModel {
-			return nil, nil, health{v1beta1.StateUnknown, p.Reason, p.Message}
-		}
-		return nil, nil, health{v1beta1.StateUnhealthy, p.Reason, p.Message}
+// open makes the session of a definition; nil when there is none to be had, or the
+// device is not to be operated.
+func (w *worker) open(def Definition, problems []Problem) (Session, []Problem) {
+	if judge(def, problems).reason != ReasonConnecting {
+		return nil, nil
 	}
 	driver := w.host.driver(def.Protocol)
 	if driver == nil {
-		p := Problem{Reason: ReasonUnknownProtocol, Message: fmt.Sprintf("no driver for protocol %q", def.Protocol)}
-		return nil, []Problem{p}, health{v1beta1.StateUnhealthy, p.Reason, p.Message}
+		return nil, []Problem{{Reason: ReasonUnknownProtocol, Message: fmt.Sprintf("no driver for protocol %q", def.Protocol)}}
 	}
 	session, more, err := driver.Open(def)
 	if err != nil {
-		p := Problem{Reason: ReasonInvalidProtocol, Message: err.Error()}
-		return nil, append(more, p), health{v1beta1.StateUnhealthy, p.Reason, p.Message}
+		return nil, append(more, Problem{Reason: ReasonInvalidProtocol, Message: err.Error()})
 	}
-	return session, more, health{v1beta1.StateUnknown, ReasonConnecting, ""}
+	return session, more
 }
 
 // adopt takes over a definition's points; the twins of points that stay are kept.
@@ -68,8 +61,10 @@ func (w *worker) adopt(def Definition) {
 	}
 }
 
-func (w *worker) start(parent context.Context, number uint64, s Session) {
+func (w *worker) start(parent context.Context, s Session) {
 	ctx, cancel := context.WithCancel(parent)
+	w.sessions++
+	number := w.sessions
 	r := &running{number: number, session: s, cancel: cancel, done: make(chan struct{})}
 	w.session = r
 	go func() {
@@ -80,10 +75,44 @@ func (w *worker) start(parent context.Context, number uint64, s Session) {
 			case <-ctx.Done():
 			}
 		})
-		if err != nil && ctx.Err() == nil {
-			w.log.Error("session ended", zap.Error(err))
+		select {
+		case w.over <- sessionEnd{number, err}:
+		case <-ctx.Done():
 		}
 	}()
+}
+
+// sessionOver takes note that a session ended by itself. It is opened again after a
+// pause that doubles until the device answers.
+func (w *worker) sessionOver(e sessionEnd, now time.Time) {
+	if w.session == nil || w.session.number != e.number {
+		return
+	}
+	message := "the driver gave up"
+	if e.err != nil {
+		message = e.err.Error()
+	}
+	w.log.Error("session ended", zap.String("message", message))
+	w.stopSession()
+	w.reopenAt = now.Add(w.reopenWait)
+	w.reopenWait = min(2*w.reopenWait, writeRetryMax)
+	if w.reach(Batch{Reason: ReasonSessionEnded, Message: message, Time: now}, now) {
+		w.changed()
+	}
+}
+
+// reopen opens the session again that ended by itself.
+func (w *worker) reopen(ctx context.Context) {
+	w.reopenAt = time.Time{}
+	session, problems := w.open(w.def, nil)
+	if session == nil {
+		w.opened = problems
+		w.setHealth(judge(w.def, problems))
+		w.changed()
+		return
+	}
+	w.start(ctx, session)
+	w.workAt = time.Now()
 }
 
 func (w *worker) stopSession() {

@@ -26,9 +26,10 @@ type Sink interface {
 type Samples struct {
 	Device Ref    `json:"device"`
 	Node   string `json:"node,omitempty"`
-	// Epoch is when the worker that numbers the batches started (ms since 1970);
-	// within it Sequence counts from 1 without gaps. Device UID, epoch and sequence
-	// together name the batch.
+	// Epoch is when the worker that numbers the batches started (ms since 1970), or
+	// when its clock was set back; within it Sequence counts from 1 without gaps, and
+	// the times of a property's samples do not decrease. Device UID, epoch and
+	// sequence together name the batch.
 	Epoch    int64  `json:"epoch"`
 	Sequence uint64 `json:"sequence"`
 	// Dropped is how many batches of the epoch were lost before this one because the
@@ -47,17 +48,21 @@ type Sample struct {
 	Time int64 `json:"time"`
 }
 
-// Audit is the record of one attempt to give a property its desired value, with
-// what came of it. Attempts that did not reach the device are recorded when their
-// reason changes.
+// Audit is the record of one attempt to give a property a value, with what came of
+// it. Desired values that did not reach the device are recorded when the reason
+// changes; every command is recorded, also one that was refused.
 type Audit struct {
 	Device   Ref    `json:"device"`
 	Node     string `json:"node,omitempty"`
 	Epoch    int64  `json:"epoch"`
 	Sequence uint64 `json:"sequence"`
 	Property string `json:"property"`
-	// Version is the desired version: the version of the Device that brought the value.
-	Version string `json:"version"`
+	// Version is the desired version: the version of the Device that brought the
+	// value. It is empty for commands.
+	Version string `json:"version,omitempty"`
+	// Command is the id of the command that wrote, and Method its method.
+	Command string `json:"command,omitempty"`
+	Method  string `json:"method,omitempty"`
 	Value   string `json:"value"`
 	Before  string `json:"before,omitempty"`
 	After   string `json:"after,omitempty"`

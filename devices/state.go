@@ -7,8 +7,9 @@ import (
 	"fmt"
 )
 
-// State keeps one small value for each device across restarts. Keys are
-// <namespace>/<name>. Save returns after the value would survive a power cut.
+// State keeps small values across restarts. Keys are <namespace>/<name>, or
+// <namespace>/<name>/commands/<number>. Save returns after the value would survive a
+// power cut.
 type State interface {
 	// Load returns the value of a key, nil without an error when there is none.
 	Load(ctx context.Context, key string) ([]byte, error)
@@ -20,38 +21,67 @@ type State interface {
 // errCorrupt reports a value that no retry makes readable.
 var errCorrupt = errors.New("corrupt state")
 
-// memory is what is kept of a device: the commands by property. UID fences it from
-// an earlier device of the same name.
+// memory is what is kept of a device besides its commands. UID fences it from an
+// earlier device of the same name.
 type memory struct {
-	UID      string             `json:"uid"`
-	Commands map[string]command `json:"commands"`
+	UID    string          `json:"uid"`
+	Wishes map[string]wish `json:"desired,omitempty"`
+	// Origin is the newest state of the object that was seen.
+	Origin origin `json:"origin,omitzero"`
+	// LastOnline is when the device last answered, ms since 1970.
+	LastOnline int64 `json:"lastOnline,omitempty"`
+	// Segments is how many segments of the ledger may be there.
+	Segments int `json:"segments,omitempty"`
 }
 
-func load(ctx context.Context, s State, device Ref) (map[string]command, error) {
+// load reads the memory of a device. What an earlier device of its name left is
+// forgotten but for the number of segments, which are still there.
+func load(ctx context.Context, s State, device Ref) (memory, error) {
+	fresh := memory{UID: device.UID, Wishes: map[string]wish{}}
 	b, err := s.Load(ctx, device.String())
 	if err != nil {
-		return nil, fmt.Errorf("load state of %s: %w", device, err)
+		return fresh, fmt.Errorf("load state of %s: %w", device, err)
 	}
-	var m memory
 	if len(b) == 0 {
-		return map[string]command{}, nil
+		return fresh, nil
 	}
+	m := fresh
 	if err := json.Unmarshal(b, &m); err != nil {
-		return nil, fmt.Errorf("%w of %s: %w", errCorrupt, device, err)
+		fresh.Segments = ledgerSegments
+		return fresh, fmt.Errorf("%w of %s: %w", errCorrupt, device, err)
 	}
-	if m.UID != device.UID || m.Commands == nil {
-		return map[string]command{}, nil
+	m.Segments = max(0, min(m.Segments, ledgerSegments))
+	if m.UID != device.UID {
+		fresh.Segments = m.Segments
+		return fresh, nil
 	}
-	return m.Commands, nil
+	return m, nil
 }
 
-func save(ctx context.Context, s State, device Ref, commands map[string]command) error {
-	b, err := json.Marshal(memory{UID: device.UID, Commands: commands})
+func (m memory) save(ctx context.Context, s State, device Ref) error {
+	b, err := json.Marshal(m)
 	if err != nil {
 		return fmt.Errorf("encode state of %s: %w", device, err)
 	}
 	if err := s.Save(ctx, device.String(), b); err != nil {
 		return fmt.Errorf("save state of %s: %w", device, err)
+	}
+	return nil
+}
+
+// forget deletes everything that is kept of a device, its memory last.
+func forget(ctx context.Context, s State, device Ref) error {
+	m, err := load(ctx, s, device)
+	if err != nil && !errors.Is(err, errCorrupt) {
+		return err
+	}
+	for i := range m.Segments {
+		if err := s.Delete(ctx, segmentKey(device, i)); err != nil {
+			return fmt.Errorf("forget commands of %s: %w", device, err)
+		}
+	}
+	if err := s.Delete(ctx, device.String()); err != nil {
+		return fmt.Errorf("forget state of %s: %w", device, err)
 	}
 	return nil
 }

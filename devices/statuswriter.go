@@ -2,6 +2,7 @@ package devices
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -11,17 +12,21 @@ import (
 // interval. It asks for the newest when it is ready, so that nothing is copied for
 // statuses that are never written.
 type statusWriter struct {
-	sink     Sink
-	device   Ref
-	interval time.Duration
-	log      *zap.Logger
+	sink   Sink
+	device Ref
+	meters *meters
+	log    *zap.Logger
+	// interval is the shortest time between two statuses, in ns.
+	interval atomic.Int64
 	// ready offers to take a status; whoever receives from it sends one to in.
 	ready chan struct{}
 	in    chan facts
 }
 
-func newStatusWriter(sink Sink, device Ref, interval time.Duration, log *zap.Logger) *statusWriter {
-	return &statusWriter{sink: sink, device: device, interval: interval, log: log, ready: make(chan struct{}), in: make(chan facts, 1)}
+func newStatusWriter(sink Sink, device Ref, interval time.Duration, m *meters, log *zap.Logger) *statusWriter {
+	s := &statusWriter{sink: sink, device: device, meters: m, log: log, ready: make(chan struct{}), in: make(chan facts, 1)}
+	s.interval.Store(int64(interval))
+	return s
 }
 
 // run delivers until ctx ends. It answers whether a status is left that the sink
@@ -36,7 +41,7 @@ func (s *statusWriter) run(ctx context.Context) (left bool) {
 		if !s.deliver(ctx, <-s.in) {
 			return true
 		}
-		pause(ctx, s.interval)
+		pause(ctx, time.Duration(s.interval.Load()))
 	}
 }
 
@@ -44,8 +49,9 @@ func (s *statusWriter) run(ctx context.Context) (left bool) {
 func (s *statusWriter) deliver(ctx context.Context, f facts) bool {
 	wait := sinkRetry
 	for failed := false; ; failed = true {
-		err := s.sink.Status(ctx, s.device, f.status())
+		err := s.sink.Status(ctx, s.device, f.status(time.Now()))
 		if err == nil {
+			s.meters.statuses.Add(1)
 			return true
 		}
 		if !failed && ctx.Err() == nil {

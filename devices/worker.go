@@ -2,9 +2,6 @@ package devices
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"reflect"
 	"sync"
 	"time"
 
@@ -20,13 +17,15 @@ const (
 	// writeRetryMax is how often an unreachable device is tried when nothing else
 	// tells that it is back.
 	writeRetryMax = 30 * time.Second
+	// writeLimit is how long a driver may take to write a desired value.
+	writeLimit = 15 * time.Second
 )
 
 // target is what a worker shall work on.
 type target struct {
-	device  *v1beta1.Device
-	model   *v1beta1.DeviceModel
-	version string
+	device *v1beta1.Device
+	model  *v1beta1.DeviceModel
+	origin origin
 }
 
 // worker operates one device. Its fields below run belong to the goroutine of run.
@@ -41,24 +40,51 @@ type worker struct {
 	ended   chan struct{}
 	gone    chan struct{}
 
-	outbox    *outbox
-	status    *statusWriter
-	batches   chan arrival
-	writes    chan written
-	epoch     int64
-	sequence  uint64
-	audits    uint64
-	facts     facts
-	def       Definition
-	session   *running
-	announced string // the problems that were told in an event
-	dirty     bool   // the status is newer than the one handed over
-	remember  bool   // commands are not saved yet
-	loaded    bool
+	// requests are commands that came in.
+	requests chan *request
+
+	outbox   *outbox
+	status   *statusWriter
+	batches  chan arrival
+	over     chan sessionEnd
+	writes   chan written
+	epoch    int64
+	sequence uint64
+	audits   uint64
+	clock    clock
+	quota    quota
+
+	target *target // is taken over when the memory is loaded
+	memory memory  // what is recorded, but for the wishes, which are in facts
+	ledger ledger
+	loaded bool
+	loadAt time.Time
+	facts  facts
+	def    Definition
+	fenced bool // the object is older than recorded: nothing is written
+	// misses counts how often in a row the device did not answer.
+	misses   int
+	session  *running
+	sessions uint64 // how many there were
+	// reopenAt is when a session that ended by itself is opened again.
+	reopenAt   time.Time
+	reopenWait time.Duration
+	opened     []Problem // what the driver found when it opened the session
+	announced  string    // the problems that were told in an event
+	dirty      bool      // the status is newer than the one handed over
+	toldAt     time.Time // when a status was handed over
+	toldSeen   time.Time // and when the device had been seen last then
+	checkAt    time.Time // when time alone changes something
+
+	remember  bool // the memory is not saved yet
 	writing   bool
-	underway  string // the property that is written
-	retryAt   time.Time
+	underway  string    // the property whose desired value is written, if any
+	workAt    time.Time // when desired values are to be looked at; zero: when something happens
+	calmUntil time.Time // an unreachable device is left in peace until then
 	retryWait time.Duration
+
+	queue     []*execution // commands that have not begun
+	executing *execution
 }
 
 // running is a session that runs. Its number tells its batches and writes from those
@@ -70,6 +96,12 @@ type running struct {
 	done    chan struct{}
 }
 
+// sessionEnd tells that a session ended by itself.
+type sessionEnd struct {
+	number uint64
+	err    error
+}
+
 type arrival struct {
 	session uint64
 	batch   Batch
@@ -77,13 +109,15 @@ type arrival struct {
 
 func newWorker(h *Host, ref Ref) *worker {
 	log := h.log.With(zap.String("device", ref.String()))
-	return &worker{
-		host: h, device: ref, log: log, outbox: newOutbox(h.sink, log), status: newStatusWriter(h.sink, ref, h.interval, log),
+	w := &worker{
+		host: h, device: ref, log: log, outbox: newOutbox(h.sink, h.meters, log), status: newStatusWriter(h.sink, ref, h.interval, h.meters, log),
 		news: make(chan struct{}, 1), ended: make(chan struct{}), gone: make(chan struct{}),
-		batches: make(chan arrival, batchQueue), writes: make(chan written, 1), retryWait: writeRetry,
-		facts: facts{device: ref, node: h.node, commands: map[string]command{},
-			health: health{state: v1beta1.StateUnknown, reason: ReasonConnecting}},
+		batches: make(chan arrival, batchQueue), over: make(chan sessionEnd, 1), writes: make(chan written, 1), requests: make(chan *request, 1), retryWait: writeRetry,
+		quota: newQuota(time.Now()), clock: newClock(),
+		facts: facts{device: ref, node: h.node, wishes: map[string]wish{}, health: health{state: v1beta1.StateUnknown, reason: ReasonConnecting}},
 	}
+	h.meters.move("", w.facts.health.state)
+	return w
 }
 
 // assign gives the worker its newest target. It does not block.
@@ -115,12 +149,11 @@ func (w *worker) run(parent context.Context, after <-chan struct{}) {
 	w.epoch = time.Now().UnixMilli()
 	w.loop(ctx)
 	w.stopSession()
-	if w.writing {
-		w.settle(<-w.writes)
-	}
+	w.abandon(context.WithoutCancel(ctx))
 	cancel()
 	wg.Wait()
 	w.leave(parent, left)
+	w.host.meters.move(w.facts.health.state, "")
 }
 
 // leave does what must not be cut off by the end that it follows.
@@ -129,30 +162,31 @@ func (w *worker) leave(parent context.Context, statusLeft bool) {
 	defer cancel()
 	select {
 	case <-w.ended:
-		if err := w.host.state.Delete(ctx, w.device.String()); err != nil {
+		if err := forget(ctx, w.host.state, w.device); err != nil {
 			w.log.Warn("state of deleted device is left behind", zap.Error(err))
 		}
 		return
 	default:
 	}
-	if w.remember {
-		if err := save(ctx, w.host.state, w.device, w.facts.commands); err != nil {
+	if w.loaded && (w.remember || w.memory.LastOnline != unixMilli(w.facts.lastOnline)) {
+		if err := w.save(ctx); err != nil {
 			w.log.Warn("state not saved at stop", zap.Error(err))
 		}
 	}
 	if w.dirty || statusLeft {
-		if err := w.host.sink.Status(ctx, w.device, w.facts.status()); err != nil {
+		if err := w.host.sink.Status(ctx, w.device, w.facts.status(time.Now())); err != nil {
 			w.log.Warn("status lost at stop", zap.Error(err))
 		}
 	}
 }
 
+// loop does what is due and waits for the next thing to happen.
 func (w *worker) loop(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
-		w.work(ctx)
-		timer.Reset(w.nextTry())
+		w.advance(ctx)
+		timer.Reset(w.idle(time.Now()))
 		var ready <-chan struct{}
 		if w.dirty {
 			ready = w.status.ready
@@ -164,180 +198,68 @@ func (w *worker) loop(ctx context.Context) {
 			return
 		case <-w.news:
 			w.mu.Lock()
-			t := w.waiting
-			w.waiting = nil
-			w.mu.Unlock()
-			if t != nil {
-				w.reconcile(ctx, *t)
+			if w.waiting != nil {
+				w.target, w.waiting = w.waiting, nil
 			}
+			w.mu.Unlock()
 		case a := <-w.batches:
 			if w.session != nil && a.session == w.session.number {
 				w.observe(a.batch)
 			}
+		case e := <-w.over:
+			w.sessionOver(e, time.Now())
 		case r := <-w.writes:
-			w.settle(r)
+			w.settle(ctx, r)
+		case r := <-w.requests:
+			w.receive(r)
 		case <-ready:
-			w.dirty = false
-			w.status.in <- w.facts.snapshot()
+			w.hand(time.Now())
 		case <-timer.C:
 		}
 	}
 }
 
-// nextTry is how long nothing needs to be done unless something happens.
-func (w *worker) nextTry() time.Duration {
-	if w.writing || w.retryAt.IsZero() {
-		return time.Hour
+// advance does everything that is due.
+func (w *worker) advance(ctx context.Context) {
+	if w.target != nil && w.load(ctx) {
+		t := *w.target
+		w.target = nil
+		w.reconcile(ctx, t)
 	}
-	return max(time.Until(w.retryAt), 0)
+	if now := time.Now(); !w.checkAt.IsZero() && !now.Before(w.checkAt) {
+		w.check(now)
+	}
+	if !w.reopenAt.IsZero() && !time.Now().Before(w.reopenAt) {
+		w.reopen(ctx)
+	}
+	w.work(ctx)
 }
 
-// reconcile takes a new target over: the desired values always, the session only
-// when what it reads has changed.
-func (w *worker) reconcile(ctx context.Context, t target) {
-	if !w.loaded && !w.load(ctx) {
-		return
+// idle is how long nothing needs to be done unless something happens.
+func (w *worker) idle(now time.Time) time.Duration {
+	next := now.Add(time.Hour)
+	sooner := func(t time.Time) {
+		if !t.IsZero() && t.Before(next) {
+			next = t
+		}
 	}
-	def, desired, problems := Resolve(t.device, t.model)
-	if w.session == nil || !reflect.DeepEqual(def, w.def) {
-		problems = append(problems, w.replace(ctx, def, problems)...)
-		w.facts.problems = problems
-	} else {
-		w.facts.problems = keepOpened(w.facts.problems, problems)
+	sooner(w.checkAt)
+	sooner(w.reopenAt)
+	if w.target != nil {
+		sooner(w.loadAt)
 	}
-	if t.model != nil { // without it nothing can be said of the desired values
-		w.want(desired, t.version)
+	for _, e := range w.queue {
+		sooner(e.deadline)
 	}
-	w.announce()
-	w.changed()
+	if !w.writing {
+		sooner(w.workAt)
+	}
+	return max(next.Sub(now), 0)
 }
 
-// load reads what was recorded of the device, as often as it takes: without it a
-// value might be written twice.
-func (w *worker) load(ctx context.Context) bool {
-	wait := sinkRetry
-	for {
-		c, err := load(ctx, w.host.state, w.device)
-		if errors.Is(err, errCorrupt) {
-			// Values are compared with the device before they are written, so going on
-			// without the record is the smaller harm.
-			w.log.Error("state unreadable, going on without", zap.Error(err))
-			c, err = map[string]command{}, nil
-		}
-		if err == nil {
-			w.facts.commands, w.loaded = c, true
-			return true
-		}
-		w.log.Warn("state not readable", zap.Error(err))
-		select {
-		case <-w.ended:
-			return false
-		default:
-		}
-		if !pause(ctx, wait) {
-			return false
-		}
-		wait = min(2*wait, sinkRetryMax)
+func unixMilli(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
 	}
-}
-
-// observe takes what a session has read.
-func (w *worker) observe(b Batch) {
-	changed := w.reach(b)
-	samples := make([]Sample, 0, len(b.Readings))
-	for _, r := range b.Readings {
-		if r.Point < 0 || r.Point >= len(w.facts.points) {
-			continue
-		}
-		c, sample := w.facts.twins[r.Point].observe(r)
-		changed = changed || c
-		if c && r.Quality == Good && w.drift(r.Point) {
-			changed = true
-		}
-		if sample {
-			samples = append(samples, Sample{
-				Property: w.facts.points[r.Point].Name, Value: r.Value, Quality: r.Quality, Reason: r.Reason, Time: r.Time.UnixMilli(),
-			})
-		}
-	}
-	if len(samples) > 0 {
-		w.sequence++
-		w.outbox.put(&Samples{Device: w.device, Node: w.host.node, Epoch: w.epoch, Sequence: w.sequence, Samples: samples})
-	}
-	if changed {
-		w.changed()
-	}
-}
-
-// reach tells whether the device's state changed with a batch.
-func (w *worker) reach(b Batch) bool {
-	was := w.facts.health
-	if b.Reachable {
-		w.facts.lastOnline = b.Time
-		if was.state == v1beta1.StateOnline {
-			return false
-		}
-		w.facts.health = health{v1beta1.StateOnline, ReasonOnline, ""}
-		w.log.Info("device online")
-		w.event(EventNormal, ReasonOnline, "the device answers")
-		w.retryAt, w.retryWait = time.Now(), writeRetry // what waits for the device is tried at once
-		return true
-	}
-	if was.state == v1beta1.StateOffline && was.reason == b.Reason {
-		return false // the message may differ every time and is not worth a status
-	}
-	w.facts.health = health{v1beta1.StateOffline, b.Reason, b.Message}
-	if was.state != v1beta1.StateOffline {
-		w.log.Warn("device offline", zap.String("reason", b.Reason), zap.String("message", b.Message))
-		w.event(EventWarning, ReasonOffline, b.Reason+": "+b.Message)
-	}
-	return true
-}
-
-// changed has the status written soon. Before the device has been tried there is
-// nothing to tell: the last status stays.
-func (w *worker) changed() {
-	if w.facts.health.reason != ReasonConnecting || len(w.facts.problems) > 0 || len(w.facts.points) == 0 {
-		w.dirty = true
-	}
-}
-
-func (w *worker) event(typ, reason, message string) {
-	w.outbox.put(&Event{Device: w.device, Node: w.host.node, Type: typ, Reason: reason, Message: message, Time: time.Now().UnixMilli()})
-}
-
-// announce tells the problems, when they are others than were told before.
-func (w *worker) announce() {
-	text := fmt.Sprint(w.facts.problems)
-	if len(w.facts.problems) == 0 {
-		text = ""
-	}
-	if text == w.announced {
-		return
-	}
-	w.announced = text
-	for _, p := range w.facts.problems {
-		message := p.Message
-		if p.Property != "" {
-			message = "property " + p.Property + ": " + message
-		}
-		w.log.Warn("device definition has a problem", zap.String("reason", p.Reason), zap.String("message", message))
-		w.event(EventWarning, p.Reason, message)
-	}
-}
-
-// keepOpened joins fresh problems of resolving with earlier ones of opening, which
-// was not repeated.
-func keepOpened(earlier, fresh []Problem) []Problem {
-	out := append([]Problem(nil), fresh...)
-	for _, p := range earlier {
-		found := false
-		for _, f := range fresh {
-			found = found || f == p
-		}
-		if !found {
-			out = append(out, p)
-		}
-	}
-	return out
+	return t.UnixMilli()
 }

@@ -1,0 +1,388 @@
+package devices
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
+)
+
+// commands are a bench whose device has a method.
+func commands(t *testing.T) *bench {
+	b := newBench(t)
+	b.model.Spec.Properties[0].Minimum, b.model.Spec.Properties[0].Maximum = "0", "100"
+	b.device.Spec.Methods = []v1beta1.DeviceMethod{{Name: "start", PropertyNames: []string{"b", "a"}}, {Name: "one", PropertyNames: []string{"a"}}}
+	return b
+}
+
+func (b *bench) command(c Command) CommandResult {
+	b.t.Helper()
+	c.Device = Ref{Namespace: "ns", Name: "d", UID: c.Device.UID}
+	r, err := b.host.Command(context.Background(), c)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return r
+}
+
+func (b *bench) restart() {
+	b.t.Helper()
+	b.stop()
+	b.driver.set(func() { b.driver.deliver = nil })
+	b.start()
+	b.online()
+}
+
+// A command writes once, in the order of its method; repeated, also after a restart,
+// it gets the recorded result.
+func TestCommandOncePerID(t *testing.T) {
+	b := commands(t)
+	b.online()
+	c := Command{ID: "1", Method: "start", Properties: map[string]string{"a": "7", "b": "8"}}
+	r := b.command(c)
+	if r.Ack != Applied || r.Repeated || r.ID != "1" || r.Properties["a"] != (PropertyResult{Ack: Applied, After: "7"}) {
+		t.Fatalf("%+v", r)
+	}
+	for _, again := range []func(){func() {}, b.restart, b.restart} {
+		again()
+		if r := b.command(c); r.Ack != Applied || !r.Repeated || r.Properties["b"].After != "8" {
+			t.Fatalf("%+v", r)
+		}
+	}
+	if got := b.driver.written(); got != "b=8 a=7" {
+		t.Fatal(got)
+	}
+	audits := b.audits(func(a *Audit) bool { return a.Command == "1" && a.Method == "start" && a.Ack == Applied && a.Written })
+	if len(audits) != 2 || audits[0].Property != "b" {
+		t.Fatalf("%+v", audits)
+	}
+}
+
+// Callers that ask at the same time share one execution.
+func TestCommandAskedAtOnce(t *testing.T) {
+	b := commands(t)
+	b.online()
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	first := 0
+	for range 20 {
+		wg.Go(func() {
+			r, err := b.host.Command(context.Background(), Command{ID: "x", Device: Ref{Namespace: "ns", Name: "d"}, Properties: map[string]string{"a": "9"}})
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil || r.Ack != Applied {
+				t.Errorf("%+v %v", r, err)
+			}
+			if !r.Repeated {
+				first++
+			}
+		})
+	}
+	wg.Wait()
+	if got := b.driver.written(); got != "a=9" || first != 1 {
+		t.Fatal(got, first)
+	}
+}
+
+// What a command must not do is refused as a whole, before anything is written, and
+// leaves a record.
+func TestCommandRefused(t *testing.T) {
+	b := commands(t)
+	b.online()
+	for reason, c := range map[string]Command{
+		ReasonUnknownMethod:   {ID: "1", Method: "stop", Properties: map[string]string{"a": "1"}},
+		ReasonNotInMethod:     {ID: "2", Method: "one", Properties: map[string]string{"a": "1", "b": "1"}},
+		ReasonUnknownProperty: {ID: "3", Properties: map[string]string{"a": "1", "nowhere": "1"}},
+		ReasonReadOnly:        {ID: "4", Properties: map[string]string{"a": "1", "quiet": "1"}},
+		ReasonOutOfBounds:     {ID: "5", Method: "start", Properties: map[string]string{"b": "1", "a": "101"}},
+		ReasonNotValid:        {ID: "6", Properties: map[string]string{"a": "1.5"}},
+		ReasonOtherDevice:     {ID: "7", Device: Ref{UID: "other"}, Properties: map[string]string{"a": "1"}},
+	} {
+		if r := b.command(c); r.Ack != Rejected || r.Reason != reason || r.Message == "" || len(r.Properties) != 0 {
+			t.Errorf("%s: %+v", reason, r)
+		}
+		if n := len(b.audits(func(a *Audit) bool { return a.Command == c.ID && a.Ack == Rejected && !a.Written })); n != len(c.Properties) {
+			b.eventually("audits of "+reason, func() bool {
+				return len(b.audits(func(a *Audit) bool { return a.Command == c.ID && a.Reason == reason })) == len(c.Properties)
+			})
+		}
+	}
+	for _, c := range []Command{
+		{Properties: map[string]string{"a": "1"}},
+		{ID: strings.Repeat("x", longestID+1), Properties: map[string]string{"a": "1"}},
+		{ID: "8"},
+		{ID: "9", Properties: map[string]string{"a": "1"}, Deadline: time.Now().Add(longestDeadline + time.Hour)},
+	} {
+		if r := b.command(c); r.Ack != Rejected || r.Reason != ReasonNotValid {
+			t.Errorf("%+v", r)
+		}
+	}
+	if got := b.driver.written(); got != "" {
+		t.Fatal(got)
+	}
+	if _, err := b.host.Command(context.Background(), Command{ID: "1", Device: Ref{Namespace: "ns", Name: "e"}}); !errors.Is(err, ErrUnknownDevice) {
+		t.Fatal(err)
+	}
+	if n := b.host.Stats().Commands[Rejected]; n != 11 {
+		t.Fatalf("%d counted", n)
+	}
+}
+
+// A command whose deadline passes while it waits, or between two of its properties,
+// writes nothing any more.
+func TestCommandNotAfterItsDeadline(t *testing.T) {
+	b := commands(t)
+	b.online()
+	if r := b.command(Command{ID: "late", Properties: map[string]string{"a": "1"}, Deadline: time.Now().Add(-time.Second)}); r.Ack != Expired {
+		t.Fatalf("%+v", r)
+	}
+	b.driver.set(func() { b.driver.entered, b.driver.gate = make(chan struct{}), make(chan struct{}) })
+	b.desire("50")
+	<-b.driver.entered // a desired value is being written
+	if r := b.command(Command{ID: "waits", Properties: map[string]string{"a": "2"}, Deadline: time.Now().Add(50 * time.Millisecond)}); r.Ack != Expired || r.Reason != ReasonDeadline {
+		t.Fatalf("%+v", r)
+	}
+	b.driver.gate <- struct{}{}
+	done := make(chan CommandResult)
+	go func() {
+		done <- b.command(Command{ID: "two", Method: "start", Properties: map[string]string{"a": "3", "b": "4"}, Deadline: time.Now().Add(100 * time.Millisecond)})
+	}()
+	<-b.driver.entered
+	b.driver.gate <- struct{}{} // b is written
+	<-b.driver.entered          // a waits until it is too late
+	if r := <-done; r.Ack != Expired || r.Properties["b"].Ack != Applied || r.Properties["a"].Ack != Expired {
+		t.Fatalf("%+v", r)
+	}
+	if got := b.driver.written(); got != "a=50 b=4" {
+		t.Fatal(got)
+	}
+	b.driver.set(func() { b.driver.deaf = true })
+	deadline := time.Now().Add(50 * time.Millisecond)
+	go func() {
+		done <- b.command(Command{ID: "deaf", Method: "start", Properties: map[string]string{"a": "5", "b": "6"}, Deadline: deadline})
+	}()
+	<-b.driver.entered
+	time.Sleep(time.Until(deadline)) // the driver takes longer than it may
+	close(b.driver.gate)
+	if r := <-done; r.Properties["b"].Ack != Applied || r.Properties["a"].Ack != Expired {
+		t.Fatalf("%+v", r)
+	}
+	if got := b.driver.written(); got != "a=50 b=4 b=6" {
+		t.Fatal(got)
+	}
+}
+
+// A definition that changes meanwhile ends a command: it was checked against another.
+func TestCommandWhileTheDefinitionChanges(t *testing.T) {
+	b := commands(t)
+	b.online()
+	b.driver.set(func() {
+		b.driver.entered, b.driver.gate, b.driver.deaf = make(chan struct{}), make(chan struct{}), true
+	})
+	done := make(chan CommandResult, 1)
+	go func() {
+		done <- b.command(Command{ID: "1", Method: "start", Properties: map[string]string{"a": "1", "b": "2"}})
+	}()
+	<-b.driver.entered
+	opened := b.driver.opened()
+	b.device.Spec.Properties[0].CollectCycle = 9
+	b.apply()
+	b.eventually("opened again", func() bool { return b.driver.opened() == opened+1 && b.running() })
+	close(b.driver.gate)
+	if r := <-done; r.Ack != Failed || r.Properties["b"].Ack != Applied || r.Properties["a"].Reason != ReasonInterrupted {
+		t.Fatalf("%+v", r)
+	}
+	if got := b.driver.written(); got != "b=2" {
+		t.Fatal(got)
+	}
+}
+
+// More commands than may wait are refused, those that wait are carried out in order.
+func TestCommandsThatWaitAreBounded(t *testing.T) {
+	b := commands(t)
+	b.online()
+	b.driver.set(func() { b.driver.entered, b.driver.gate = make(chan struct{}), make(chan struct{}) })
+	results := make(chan CommandResult)
+	send := func(i int) {
+		go func() {
+			results <- b.command(Command{ID: fmt.Sprint(i), Properties: map[string]string{"a": fmt.Sprint(i)}})
+		}()
+	}
+	send(0)
+	<-b.driver.entered
+	for i := 1; i <= commandQueue; i++ {
+		send(i)
+		b.eventually("received", func() bool { return b.host.Stats().PendingCommands == int64(i+1) })
+	}
+	send(commandQueue + 1)
+	if r := <-results; r.Ack != Rejected || r.Reason != ReasonBusy {
+		t.Fatalf("%+v", r)
+	}
+	b.driver.set(func() { b.driver.entered = nil })
+	close(b.driver.gate)
+	var want []string
+	for i := range commandQueue + 1 {
+		if r := <-results; r.Ack != Applied {
+			t.Fatalf("%+v", r)
+		}
+		want = append(want, fmt.Sprintf("a=%d", i))
+	}
+	if got := b.driver.written(); got != strings.Join(want, " ") {
+		t.Fatal(got)
+	}
+}
+
+// Killed while it is carried out, a command is not carried out again, and nobody is
+// told that it was.
+func TestCommandKilledMeanwhile(t *testing.T) {
+	b := commands(t)
+	b.online()
+	b.driver.set(func() { b.driver.entered, b.driver.gate = make(chan struct{}), make(chan struct{}) })
+	c := Command{ID: "k", Properties: map[string]string{"a": "1"}, Deadline: time.Now().Add(time.Hour)}
+	go func() {
+		_, _ = b.host.Command(context.Background(), Command{ID: c.ID, Device: Ref{Namespace: "ns", Name: "d"}, Properties: c.Properties, Deadline: c.Deadline})
+	}()
+	<-b.driver.entered
+	left := map[string][]byte{}
+	b.state.mu.Lock()
+	for k, v := range b.state.m {
+		left[k] = v
+	}
+	b.state.mu.Unlock()
+	if !strings.Contains(string(left["ns/d/commands/0"]), `"k"`) {
+		t.Fatalf("%s", left)
+	}
+	b.stop()
+	b.driver.set(func() { b.driver.entered = nil })
+	b.state.m = left // as a kill would have left it
+	b.restart()
+	if r := b.command(c); r.Ack != Failed || r.Reason != ReasonUnknown || !r.Repeated {
+		t.Fatalf("%+v", r)
+	}
+	if got := b.driver.written(); got != "" {
+		t.Fatal(got)
+	}
+	b.eventually("audit", func() bool {
+		return len(b.audits(func(a *Audit) bool {
+			return a.Command == "k" && a.Property == "a" && a.Value == "1" && a.Reason == ReasonUnknown
+		})) == 1
+	})
+}
+
+// What cannot be recorded is not done, and may be asked for again.
+func TestCommandNotRecorded(t *testing.T) {
+	b := commands(t)
+	b.online()
+	b.state.setFail(errors.New("disk full"))
+	c := Command{ID: "1", Properties: map[string]string{"a": "1"}}
+	if r := b.command(c); r.Ack != Failed || r.Reason != ReasonStateStore || b.driver.written() != "" {
+		t.Fatalf("%+v %s", r, b.driver.written())
+	}
+	b.state.setFail(nil)
+	if r := b.command(c); r.Ack != Applied || r.Repeated || b.driver.written() != "a=1" {
+		t.Fatalf("%+v %s", r, b.driver.written())
+	}
+}
+
+// A device that is offline, disabled or misconfigured fails a command at once.
+func TestCommandToADeviceThatDoesNotAnswer(t *testing.T) {
+	b := commands(t)
+	b.online()
+	b.driver.set(func() { b.driver.away = true })
+	b.driver.read()
+	b.eventually("offline", func() bool { return b.status().State == v1beta1.StateOffline })
+	start := time.Now()
+	if r := b.command(Command{ID: "1", Properties: map[string]string{"a": "1"}}); r.Ack != Failed || r.Reason != ReasonOffline || time.Since(start) > time.Second {
+		t.Fatalf("%+v", r)
+	}
+	b.device.Annotations = map[string]string{AnnotationDisabled: "true"}
+	b.apply()
+	b.eventually("disabled", func() bool { return b.status().State == StateDisabled && !b.running() })
+	if r := b.command(Command{ID: "2", Properties: map[string]string{"a": "1"}}); r.Ack != Failed || r.Reason != ReasonDisabled {
+		t.Fatalf("%+v", r)
+	}
+	b.device.Annotations, b.device.Spec.Protocol.ProtocolName = nil, "none"
+	b.apply()
+	b.eventually("misconfigured", func() bool { return b.status().State == StateMisconfigured })
+	if r := b.command(Command{ID: "3", Properties: map[string]string{"a": "1"}}); r.Ack != Failed || r.Reason != ReasonUnknownProtocol {
+		t.Fatalf("%+v", r)
+	}
+	if got := b.driver.written(); got != "" {
+		t.Fatal(got)
+	}
+}
+
+// Commands go before desired values that wait, and the first property that is not
+// applied ends one.
+func TestCommandsGoFirstAndStopAtAFailure(t *testing.T) {
+	b := commands(t)
+	b.online()
+	b.driver.set(func() { b.driver.entered, b.driver.gate = make(chan struct{}), make(chan struct{}) })
+	b.device.Spec.Properties[0].Desired = &v1beta1.TwinProperty{Value: "1"}
+	b.device.Spec.Properties[1].Desired = &v1beta1.TwinProperty{Value: "2"}
+	b.apply()
+	<-b.driver.entered
+	done := make(chan CommandResult, 1)
+	go func() { done <- b.command(Command{ID: "first", Properties: map[string]string{"a": "10"}}) }()
+	b.eventually("received", func() bool { return b.host.Stats().PendingCommands == 1 })
+	close(b.driver.gate)
+	<-b.driver.entered
+	if r := <-done; r.Ack != Applied {
+		t.Fatalf("%+v", r)
+	}
+	<-b.driver.entered
+	b.driver.set(func() { b.driver.entered = nil })
+	b.eventually("written", func() bool { return b.driver.written() == "a=1 a=10 b=2" })
+
+	b.driver.set(func() { b.driver.fails = map[string]error{"b": reject(ReasonRefused, "no")} })
+	r := b.command(Command{ID: "stops", Method: "start", Properties: map[string]string{"a": "11", "b": "12"}})
+	if r.Ack != Rejected || r.Reason != ReasonRefused || r.Properties["a"] != (PropertyResult{Ack: Failed, Reason: ReasonNotTried, Message: "property b was not applied"}) {
+		t.Fatalf("%+v", r)
+	}
+	if got := b.driver.written(); got != "a=1 a=10 b=2" {
+		t.Fatal(got)
+	}
+}
+
+// worker is the worker of the bench's device.
+func (b *bench) worker() (w *worker) {
+	if err := b.host.call(context.Background(), func(_ context.Context, r *roster) error { w = r.workers["ns/d"]; return nil }); err != nil {
+		b.t.Fatal(err)
+	}
+	return w
+}
+
+// A host that stops ends the command that is under way; a deleted device leaves
+// nothing behind.
+func TestCommandWhileStopping(t *testing.T) {
+	b := commands(t)
+	b.online()
+	b.driver.set(func() { b.driver.entered, b.driver.gate = make(chan struct{}), make(chan struct{}) })
+	done := make(chan CommandResult, 1)
+	go func() {
+		done <- b.command(Command{ID: "1", Method: "start", Properties: map[string]string{"a": "1", "b": "2"}})
+	}()
+	<-b.driver.entered
+	b.stop()
+	if r := <-done; r.Ack != Failed || r.Reason != ReasonInterrupted || r.Properties["a"].Reason != ReasonNotTried {
+		t.Fatalf("%+v", r)
+	}
+	b.driver.set(func() { b.driver.entered = nil })
+	b.restart()
+	if r := b.command(Command{ID: "1", Method: "start", Properties: map[string]string{"a": "1"}}); !r.Repeated || r.Reason != ReasonInterrupted {
+		t.Fatalf("%+v", r)
+	}
+	if err := b.host.DeleteDevice(context.Background(), "ns", "d", ""); err != nil {
+		t.Fatal(err)
+	}
+	b.state.mu.Lock()
+	defer b.state.mu.Unlock()
+	if len(b.state.m) != 0 || b.driver.written() != "" {
+		t.Fatal(b.state.m, b.driver.written())
+	}
+}
