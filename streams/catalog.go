@@ -143,7 +143,7 @@ func LeafStreams(site string, l LeafLimits) []jetstream.StreamConfig {
 		{
 			Name: SiteReported, Description: "What is true here, newest state per object; waits for the link",
 			Subjects: []string{localReportedPrefix + ".>"}, MaxMsgsPerSubject: 1, Discard: jetstream.DiscardOld,
-			AllowDirect: true, AllowMsgTTL: true,
+			AllowDirect: true, AllowMsgTTL: true, AllowAtomicPublish: true,
 		},
 		{
 			Name: SiteTelemetry, Description: "Every sample, event and result; waits for the link",

@@ -1,6 +1,6 @@
-// Package field connects a site's devices to its streams: it feeds the device host
-// from SITE_DESIRED and stores what the devices tell in SITE_REPORTED and
-// SITE_TELEMETRY.
+// Package field connects a site's devices to its streams and to those at the site who
+// deal with them: it feeds the device host from SITE_DESIRED, stores what the devices tell
+// in SITE_REPORTED and SITE_TELEMETRY, and serves commands.
 //
 // It acknowledges a message after the device's worker has taken the object over, and
 // tells the worker that something is stored after the leaf's JetStream has answered.
@@ -9,185 +9,108 @@ package field
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync/atomic"
-	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/petiole-io/petiole/devices"
-	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/push"
+	"github.com/petiole-io/petiole/leaf/field/mqtt"
 	"github.com/petiole-io/petiole/streams"
 )
 
-// retryDelay is after how long a message that could not be taken over comes again.
-const retryDelay = time.Second
-
-// Config is what a Field needs. All fields are required.
+// Config is what a Field needs. All fields but MQTT are required.
 type Config struct {
 	Site, Node string
 	JS         jetstream.JetStream
 	Drivers    []devices.Driver
-	Log        *zap.Logger
+	// MQTT serves KubeEdge's device topics.
+	MQTT bool
+	Log  *zap.Logger
 }
 
 // Field operates the devices of one node of a site.
 type Field struct {
 	cfg         Config
+	records     *recorder
+	reports     *recorder
+	pusher      *push.Pusher
 	quarantined atomic.Uint64
 }
 
-// New returns a Field that does nothing yet.
-func New(cfg Config) *Field { return &Field{cfg: cfg} }
+// Stats is what became of the devices' records since the start.
+type Stats struct {
+	// Records of telemetry are stored, in so many Commits; Bytes is what they say. Failed
+	// counts the attempts that were refused or not answered, and are repeated.
+	Records, Commits, Bytes, Failed uint64
+	// Push is what became of pushed samples, by endpoint.
+	Push []push.Stats
+}
 
-// Quarantined counts the messages that could not be read since the start.
+// New returns a Field that does nothing yet.
+func New(cfg Config) *Field {
+	return &Field{
+		cfg: cfg, records: newRecorder(cfg.JS, streams.SiteTelemetry), reports: newRecorder(cfg.JS, streams.SiteReported),
+		pusher: push.New(push.Config{Log: cfg.Log.Named("push")}),
+	}
+}
+
+// Quarantined counts the messages that were set aside as unreadable since the start.
 func (f *Field) Quarantined() uint64 { return f.quarantined.Load() }
 
-// Run operates the devices until ctx ends.
+// Stats may be called at any time.
+func (f *Field) Stats() Stats {
+	c := &f.records.counts
+	return Stats{
+		Records: c.records.Load(), Commits: c.commits.Load(), Bytes: c.bytes.Load(), Failed: c.failed.Load(),
+		Push: f.pusher.Stats(),
+	}
+}
+
+// Run operates the devices until ctx ends. It may be called once.
 func (f *Field) Run(ctx context.Context) error {
 	state, err := openState(ctx, f.cfg.JS)
 	if err != nil {
 		return err
 	}
+	for _, r := range []*recorder{f.records, f.reports} {
+		if err := r.open(ctx); err != nil {
+			return err
+		}
+	}
+	out := &sink{node: f.cfg.Node, js: f.cfg.JS, records: f.records, reports: f.reports, pusher: f.pusher}
 	host, err := devices.New(devices.Config{
-		Node: f.cfg.Node, Drivers: f.cfg.Drivers, State: state, Log: f.cfg.Log,
-		Sink: &sink{node: f.cfg.Node, js: f.cfg.JS},
+		Node: f.cfg.Node, Drivers: f.cfg.Drivers, State: state, Log: f.cfg.Log, Sink: out,
 	})
 	if err != nil {
 		return fmt.Errorf("make device host: %w", err)
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return host.Run(ctx) })
-	group.Go(func() error { return f.consume(ctx, host) })
-	return group.Wait()
-}
-
-// consume brings the host to the state of SITE_DESIRED and then follows it. The
-// durable consumer's position is progress for people to see, not truth: after a
-// restart the host knows nothing, so everything is read once.
-func (f *Field) consume(ctx context.Context, host *devices.Host) error {
-	stream, err := f.cfg.JS.Stream(ctx, streams.SiteDesired)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", streams.SiteDesired, err)
+	in := newFeed(f, host, out)
+	commands := newCommands(f.cfg.Site, f.cfg.Node, in.roster, host.Command, f.cfg.Log)
+	// The recorders outlive the host, whose devices say their last words at the end.
+	recording, stopRecording := context.WithCancel(context.WithoutCancel(ctx))
+	group, parts := errgroup.WithContext(ctx)
+	if f.cfg.MQTT {
+		out.local = mqtt.New(mqtt.Config{
+			Node: f.cfg.Node, Conn: f.cfg.JS.Conn(), Command: commands.do, Elsewhere: in.roster.elsewhere(f.cfg.Node), Log: f.cfg.Log.Named("mqtt"),
+		})
+		group.Go(func() error { return in.whenReady(parts, out.local.Run) })
 	}
-	var filters []string
-	for _, resource := range []string{v1beta1.ResourceDeviceModels, v1beta1.ResourceDevices} {
-		filters = append(filters, streams.DesiredResourceFilter(f.cfg.Site, "*", v1beta1.GroupName, resource))
-	}
-	if err := f.readAll(ctx, stream, host, filters); err != nil {
-		return err
-	}
-	c, err := stream.CreateOrUpdateConsumer(ctx, streams.LocalConsumer(streams.DevicesConsumer, "what the device worker has taken over", 1, filters...))
-	if err != nil {
-		return fmt.Errorf("open consumer %s: %w", streams.DevicesConsumer, err)
-	}
-	messages, err := c.Messages(jetstream.PullMaxMessages(64))
-	if err != nil {
-		return fmt.Errorf("consume %s: %w", streams.SiteDesired, err)
-	}
-	defer context.AfterFunc(ctx, messages.Stop)()
-	for {
-		msg, err := messages.Next()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("consume %s: %w", streams.SiteDesired, err)
-		}
-		if err := f.take(ctx, stream, host, msg.Subject(), msg.Headers(), msg.Data()); err != nil {
-			f.cfg.Log.Warn("device message comes again", zap.String("subject", msg.Subject()), zap.Error(err))
-			err = msg.NakWithDelay(retryDelay)
-			if err != nil {
-				return fmt.Errorf("refuse %s: %w", msg.Subject(), err)
-			}
-			continue
-		}
-		if err := msg.Ack(); err != nil {
-			return fmt.Errorf("acknowledge %s: %w", msg.Subject(), err)
-		}
-	}
-}
-
-// readAll takes the last message of every subject.
-func (f *Field) readAll(ctx context.Context, stream jetstream.Stream, host *devices.Host, filters []string) error {
-	c, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		FilterSubjects: filters, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
+	group.Go(func() error { f.records.run(recording); return nil })
+	group.Go(func() error { f.reports.run(recording); return nil })
+	group.Go(func() error { defer stopRecording(); return host.Run(parts) })
+	group.Go(func() error { return f.pusher.Run(parts) })
+	group.Go(func() error { return in.consume(parts) })
+	group.Go(func() error {
+		return in.whenReady(parts, func(ctx context.Context) error { return commands.run(ctx, f.cfg.JS.Conn()) })
 	})
-	if err != nil {
-		return fmt.Errorf("read %s: %w", streams.SiteDesired, err)
-	}
-	info, err := c.Info(ctx)
-	if err != nil {
-		return fmt.Errorf("read %s: %w", streams.SiteDesired, err)
-	}
-	for pending := info.NumPending; pending > 0; {
-		msg, err := c.Next(jetstream.FetchContext(ctx))
-		if err != nil {
-			return fmt.Errorf("read %s: %w", streams.SiteDesired, err)
-		}
-		meta, err := msg.Metadata()
-		if err != nil {
-			return fmt.Errorf("read %s: %w", streams.SiteDesired, err)
-		}
-		pending = meta.NumPending
-		// One that is unreadable is set aside here too: it may never have been consumed.
-		if err := f.take(ctx, stream, host, msg.Subject(), msg.Headers(), msg.Data()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// take gives one message to the host. It returns nil when the message may be
-// acknowledged: taken over, superseded, or set aside as unreadable.
-func (f *Field) take(ctx context.Context, stream jetstream.Stream, host *devices.Host, subject string, header nats.Header, data []byte) error {
-	if streams.IsPart(subject) {
-		return nil
-	}
-	_, m, err := streams.Load(ctx, stream, subject, header, data)
-	if err == nil {
-		err = apply(ctx, host, m)
-	}
-	switch {
-	case errors.Is(err, streams.ErrSuperseded):
-		return nil
-	case errors.Is(err, streams.ErrUndecodable):
-		f.quarantined.Add(1)
-		f.cfg.Log.Warn("device message set aside", zap.String("subject", subject), zap.Error(err))
-		return streams.SetAside(ctx, f.cfg.JS, streams.SiteQuarantine, subject, header, data, err)
+	err = group.Wait()
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil // cut off while it started
 	}
 	return err
-}
-
-func apply(ctx context.Context, host *devices.Host, m streams.Message) error {
-	switch {
-	case m.Resource == v1beta1.ResourceDevices && m.Op == streams.OpDelete:
-		return host.DeleteDevice(ctx, m.Namespace, m.Name, m.UID)
-	case m.Resource == v1beta1.ResourceDevices:
-		device := &v1beta1.Device{}
-		if err := decode(m, device); err != nil {
-			return err
-		}
-		return host.ApplyDevice(ctx, device, m.Version)
-	case m.Op == streams.OpDelete:
-		return host.DeleteModel(ctx, m.Namespace, m.Name)
-	default:
-		model := &v1beta1.DeviceModel{}
-		if err := decode(m, model); err != nil {
-			return err
-		}
-		return host.ApplyModel(ctx, model, m.Version)
-	}
-}
-
-func decode(m streams.Message, into any) error {
-	if err := json.Unmarshal(m.Object, into); err != nil {
-		return fmt.Errorf("%w: %s: %w", streams.ErrUndecodable, m.Ref, err)
-	}
-	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/push"
+	"github.com/petiole-io/petiole/leaf/field/mqtt"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -25,22 +28,56 @@ const (
 	kindAudit  = "audit"
 )
 
+// largeReport is from where on a report is stored by itself, if need be in parts.
+const largeReport = 64 << 10
+
 // sink stores what devices tell in the leaf's streams. Every method returns after
 // JetStream has stored it.
 type sink struct {
-	node string
-	js   jetstream.JetStream
+	node    string
+	js      jetstream.JetStream
+	records *recorder // to SITE_TELEMETRY
+	reports *recorder // to SITE_REPORTED
+	pusher  *push.Pusher
+	local   *mqtt.Bridge // nil: nobody follows over MQTT
+}
+
+// follow makes pushers and MQTT follow a device as it now is, and tells what is wrong
+// with its push methods.
+func (s *sink) follow(d *v1beta1.Device) []devices.Problem {
+	if s.local != nil {
+		s.local.Apply(d)
+	}
+	return s.pusher.Apply(d)
+}
+
+func (s *sink) forget(namespace, name string) {
+	s.pusher.Remove(namespace, name)
+	if s.local != nil {
+		s.local.Remove(namespace, name)
+	}
 }
 
 func (s *sink) Status(ctx context.Context, device devices.Ref, status *v1beta1.DeviceStatus) error {
+	if s.local != nil {
+		s.local.Status(device, status)
+	}
 	return s.report(ctx, streams.OpPut, device.UID, streams.Ref{
 		Node: s.node, Group: v1beta1.GroupName, Resource: v1beta1.ResourceDeviceStatuses,
 		Namespace: device.Namespace, Name: device.Name,
 	}, status)
 }
 
+// Samples stores a batch, and then offers it to those who follow.
 func (s *sink) Samples(ctx context.Context, b *devices.Samples) error {
-	return s.record(ctx, kindSample, b.Device, b.Epoch, b.Sequence, b)
+	if err := s.record(ctx, kindSample, b.Device, b.Epoch, b.Sequence, b); err != nil {
+		return err
+	}
+	s.pusher.Offer(b)
+	if s.local != nil {
+		s.local.Samples(b)
+	}
+	return nil
 }
 
 func (s *sink) Audit(ctx context.Context, a *devices.Audit) error {
@@ -75,21 +112,33 @@ func (s *sink) report(ctx context.Context, op streams.Op, uid string, ref stream
 		return fmt.Errorf("encode %s: %w", ref, err)
 	}
 	m := streams.Message{Ref: ref, Op: op, UID: uid, Object: body}
-	_, err = streams.Put(ctx, s.js, streams.LocalReportedSubject(ref), m)
-	return err
+	subject := streams.LocalReportedSubject(ref)
+	if len(body) > largeReport {
+		_, err = streams.Put(ctx, s.js, subject, m)
+		return err
+	}
+	return s.reports.store(ctx, &record{msg: m.Encode(subject)})
 }
 
-// record stores one numbered record of a device. The message id is the record's
-// number, so that a record given twice is stored once.
-func (s *sink) record(ctx context.Context, kind string, d devices.Ref, epoch int64, seq uint64, record any) error {
-	body, err := json.Marshal(record)
+// record stores one numbered record of a device. A record given twice is stored once.
+func (s *sink) record(ctx context.Context, kind string, d devices.Ref, epoch int64, seq uint64, content any) error {
+	body, err := json.Marshal(content)
 	if err != nil {
 		return fmt.Errorf("encode %s of device %s: %w", kind, d, err)
 	}
-	id := fmt.Sprintf("%s.%s.%d.%d", kind, d.UID, epoch, seq)
-	subject := streams.LocalTelemetrySubject(kind, d.Namespace, d.Name)
-	if _, err := s.js.Publish(ctx, subject, body, jetstream.WithMsgID(id)); err != nil {
-		return fmt.Errorf("store %s of device %s: %w", kind, d, err)
+	msg := nats.NewMsg(streams.LocalTelemetrySubject(kind, d.Namespace, d.Name))
+	msg.Data = body
+	return s.records.store(ctx, &record{msg: msg, epoch: epoch, sequence: seq})
+}
+
+// numberOf reads epoch and sequence of a stored record; what is none has zeros.
+func numberOf(body []byte) (epoch int64, sequence uint64) {
+	var r struct {
+		Epoch    int64  `json:"epoch"`
+		Sequence uint64 `json:"sequence"`
 	}
-	return nil
+	if err := json.Unmarshal(body, &r); err != nil {
+		return 0, 0
+	}
+	return r.Epoch, r.Sequence
 }

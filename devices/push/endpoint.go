@@ -1,0 +1,115 @@
+package push
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// sender delivers one message after the other to an endpoint.
+type sender interface {
+	// send returns nil after the endpoint has taken the message. An error that wraps
+	// errRefused is final.
+	send(ctx context.Context, m Message) error
+	close()
+}
+
+// endpoint is a web server or a broker with what waits for it.
+type endpoint struct {
+	address string
+	queue   *queue
+	sender  sender
+	log     *zap.Logger
+	// unused is closed when no device names the endpoint any more.
+	unused        chan struct{}
+	sent, refused atomic.Uint64
+}
+
+func newEndpoint(address string, limit int, log *zap.Logger) *endpoint {
+	e := &endpoint{address: address, queue: newQueue(limit), unused: make(chan struct{})}
+	e.log = log.With(zap.String("endpoint", redacted(address)))
+	if strings.HasPrefix(address, "http") {
+		e.sender = newWeb()
+	} else {
+		e.sender = newBroker(address)
+	}
+	return e
+}
+
+// run sends until ctx ends or the endpoint is unused.
+func (e *endpoint) run(ctx context.Context) {
+	defer e.sender.close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-e.unused:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	for ctx.Err() == nil {
+		m, ok := e.queue.take()
+		if !ok {
+			select {
+			case <-e.queue.wake:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		e.deliver(ctx, m)
+	}
+}
+
+// deliver tries until the endpoint takes the message or refuses it for good.
+func (e *endpoint) deliver(ctx context.Context, m Message) {
+	wait := retryWait
+	for failed := false; ; failed = true {
+		attempt, cancel := context.WithTimeout(ctx, m.Target.Timeout)
+		err := e.sender.send(attempt, m)
+		cancel()
+		switch {
+		case err == nil:
+			e.sent.Add(1)
+			if failed {
+				e.log.Info("samples are pushed again")
+			}
+			return
+		case errors.Is(err, errRefused):
+			if e.refused.Add(1) == 1 {
+				e.log.Warn("a pushed sample was refused; the number is counted", zap.Error(err))
+			}
+			return
+		case ctx.Err() != nil:
+			return
+		case !failed:
+			e.log.Warn("samples cannot be pushed and wait", zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, retryWaitMax)
+	}
+}
+
+func (e *endpoint) stats() Stats {
+	s := Stats{Endpoint: redacted(e.address), Sent: e.sent.Load(), Refused: e.refused.Load()}
+	s.Waiting, s.Dropped = e.queue.state()
+	return s
+}
+
+// redacted is an address without its password.
+func redacted(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return "?"
+	}
+	return u.Redacted()
+}

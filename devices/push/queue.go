@@ -1,0 +1,48 @@
+package push
+
+import "sync"
+
+// queue holds what waits for an endpoint, oldest first. When it is full the oldest goes.
+type queue struct {
+	mu       sync.Mutex
+	messages []Message
+	limit    int
+	dropped  uint64
+	wake     chan struct{}
+}
+
+func newQueue(limit int) *queue { return &queue{limit: limit, wake: make(chan struct{}, 1)} }
+
+// put never blocks.
+func (q *queue) put(m Message) {
+	q.mu.Lock()
+	if len(q.messages) >= q.limit {
+		q.messages[0] = Message{}
+		q.messages = q.messages[1:]
+		q.dropped++
+	}
+	q.messages = append(q.messages, m)
+	q.mu.Unlock()
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (q *queue) take() (Message, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.messages) == 0 {
+		return Message{}, false
+	}
+	m := q.messages[0]
+	q.messages[0] = Message{}
+	q.messages = q.messages[1:]
+	return m, true
+}
+
+func (q *queue) state() (waiting int, dropped uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.messages), q.dropped
+}

@@ -1,0 +1,98 @@
+package push
+
+import (
+	"encoding/json"
+
+	"github.com/petiole-io/petiole/devices"
+)
+
+// Message is one sample on its way to one target.
+type Message struct {
+	Target Target
+	Body   []byte
+}
+
+// Body is what is pushed: one sample as JSON. Value is a number, a truth value, a text
+// (bytes: hexadecimal), or null when the quality is bad. Time is ms since 1970.
+type Body struct {
+	Namespace string          `json:"namespace"`
+	Device    string          `json:"device"`
+	Property  string          `json:"property"`
+	Value     devices.Value   `json:"value"`
+	Quality   devices.Quality `json:"quality"`
+	Reason    string          `json:"reason,omitempty"`
+	Time      int64           `json:"time"`
+}
+
+// schedule decides which samples of one device are due. It is no more than the rules
+// and when each was last obeyed, and is not safe for concurrent use.
+type schedule struct {
+	rules map[string][]*turn // by property
+}
+
+// turn is a rule with when it is due again, in ms since 1970.
+type turn struct {
+	Rule
+	next    int64
+	quality devices.Quality
+}
+
+// newSchedule takes the turns of an earlier one over where the rule is the same, so that
+// a change of the device does not push everything at once.
+func newSchedule(rules []Rule, earlier *schedule) *schedule {
+	s := &schedule{rules: map[string][]*turn{}}
+	for _, r := range rules {
+		t := &turn{Rule: r}
+		if earlier != nil {
+			for _, was := range earlier.rules[r.Property] {
+				if was.Rule == r {
+					t = was
+				}
+			}
+		}
+		s.rules[r.Property] = append(s.rules[r.Property], t)
+	}
+	return s
+}
+
+// due makes the messages of a batch.
+func (s *schedule) due(b *devices.Samples) ([]Message, error) {
+	var out []Message
+	for _, sample := range b.Samples {
+		var body []byte
+		for _, t := range s.rules[sample.Property] {
+			if !t.take(sample) {
+				continue
+			}
+			if body == nil {
+				var err error
+				body, err = json.Marshal(Body{
+					Namespace: b.Device.Namespace, Device: b.Device.Name, Property: sample.Property, Value: sample.Value,
+					Quality: sample.Quality, Reason: sample.Reason, Time: sample.Time,
+				})
+				if err != nil {
+					return out, err
+				}
+			}
+			out = append(out, Message{t.Target, body})
+		}
+	}
+	return out, nil
+}
+
+// take tells whether a sample is due. Periods are kept on the average: reading is never
+// exactly periodic, so a tenth of the period too early is in time. A clock that was set
+// back starts a new period.
+func (t *turn) take(s devices.Sample) bool {
+	every := t.Every.Milliseconds()
+	early := t.next - s.Time
+	if t.quality == s.Quality && early > every/10 && early <= 2*every {
+		return false
+	}
+	t.quality = s.Quality
+	t.next += every
+	if t.next <= s.Time || t.next > s.Time+2*every {
+		t.next = s.Time + every
+	}
+	return true
+}

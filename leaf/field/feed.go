@@ -1,0 +1,206 @@
+package field
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/streams"
+)
+
+// retryDelay is after how long a message that could not be taken over comes again.
+const retryDelay = time.Second
+
+// feed brings Devices and DeviceModels from SITE_DESIRED to the host and to those who
+// follow its devices.
+type feed struct {
+	*Field
+	host   *devices.Host
+	sink   *sink
+	roster *roster
+	// complained are the problems that were told in events, by device.
+	complained map[string]string
+	// ready is closed when everything that was in the stream has been taken over.
+	ready chan struct{}
+}
+
+func newFeed(f *Field, host *devices.Host, s *sink) *feed {
+	return &feed{Field: f, host: host, sink: s, roster: newRoster(), complained: map[string]string{}, ready: make(chan struct{})}
+}
+
+// whenReady runs what must know all devices.
+func (f *feed) whenReady(ctx context.Context, run func(context.Context) error) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-f.ready:
+		return run(ctx)
+	}
+}
+
+// consume brings the host to the state of SITE_DESIRED and then follows it. The
+// durable consumer's position is progress for people to see, not truth: after a
+// restart the host knows nothing, so everything is read once.
+func (f *feed) consume(ctx context.Context) error {
+	stream, err := f.cfg.JS.Stream(ctx, streams.SiteDesired)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", streams.SiteDesired, err)
+	}
+	var filters []string
+	for _, resource := range []string{v1beta1.ResourceDeviceModels, v1beta1.ResourceDevices} {
+		filters = append(filters, streams.DesiredResourceFilter(f.cfg.Site, "*", v1beta1.GroupName, resource))
+	}
+	if err := f.readAll(ctx, stream, filters); err != nil {
+		return err
+	}
+	close(f.ready)
+	c, err := stream.CreateOrUpdateConsumer(ctx, streams.LocalConsumer(streams.DevicesConsumer, "what the device worker has taken over", 1, filters...))
+	if err != nil {
+		return fmt.Errorf("open consumer %s: %w", streams.DevicesConsumer, err)
+	}
+	messages, err := c.Messages(jetstream.PullMaxMessages(64))
+	if err != nil {
+		return fmt.Errorf("consume %s: %w", streams.SiteDesired, err)
+	}
+	defer context.AfterFunc(ctx, messages.Stop)()
+	for {
+		msg, err := messages.Next()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("consume %s: %w", streams.SiteDesired, err)
+		}
+		if err := f.take(ctx, stream, msg.Subject(), msg.Headers(), msg.Data()); err != nil {
+			f.cfg.Log.Warn("device message comes again", zap.String("subject", msg.Subject()), zap.Error(err))
+			err = msg.NakWithDelay(retryDelay)
+			if err != nil {
+				return fmt.Errorf("refuse %s: %w", msg.Subject(), err)
+			}
+			continue
+		}
+		if err := msg.Ack(); err != nil {
+			return fmt.Errorf("acknowledge %s: %w", msg.Subject(), err)
+		}
+	}
+}
+
+// readAll takes the last message of every subject.
+func (f *feed) readAll(ctx context.Context, stream jetstream.Stream, filters []string) error {
+	c, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+		FilterSubjects: filters, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
+	})
+	if err != nil {
+		return fmt.Errorf("read %s: %w", streams.SiteDesired, err)
+	}
+	info, err := c.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", streams.SiteDesired, err)
+	}
+	for pending := info.NumPending; pending > 0; {
+		msg, err := c.Next(jetstream.FetchContext(ctx))
+		if err != nil {
+			return fmt.Errorf("read %s: %w", streams.SiteDesired, err)
+		}
+		meta, err := msg.Metadata()
+		if err != nil {
+			return fmt.Errorf("read %s: %w", streams.SiteDesired, err)
+		}
+		pending = meta.NumPending
+		// One that is unreadable is set aside here too: it may never have been consumed.
+		if err := f.take(ctx, stream, msg.Subject(), msg.Headers(), msg.Data()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// take gives one message to the host. It returns nil when the message may be
+// acknowledged: taken over, superseded, or set aside as unreadable.
+func (f *feed) take(ctx context.Context, stream jetstream.Stream, subject string, header nats.Header, data []byte) error {
+	if streams.IsPart(subject) {
+		return nil
+	}
+	_, m, err := streams.Load(ctx, stream, subject, header, data)
+	if err == nil {
+		err = f.apply(ctx, m)
+	}
+	switch {
+	case errors.Is(err, streams.ErrSuperseded):
+		return nil
+	case errors.Is(err, streams.ErrUndecodable):
+		return f.setAside(ctx, subject, header, data, err)
+	}
+	return err
+}
+
+func (f *feed) apply(ctx context.Context, m streams.Message) error {
+	switch {
+	case m.Resource == v1beta1.ResourceDevices && m.Op == streams.OpDelete:
+		f.forget(m.Namespace, m.Name)
+		return f.host.DeleteDevice(ctx, m.Namespace, m.Name, m.UID)
+	case m.Resource == v1beta1.ResourceDevices:
+		device := &v1beta1.Device{}
+		if err := decode(m, device); err != nil {
+			return err
+		}
+		f.announce(ctx, device)
+		return f.host.ApplyDeviceFrom(ctx, m.Epoch, device, m.Version)
+	case m.Op == streams.OpDelete:
+		return f.host.DeleteModel(ctx, m.Namespace, m.Name)
+	default:
+		model := &v1beta1.DeviceModel{}
+		if err := decode(m, model); err != nil {
+			return err
+		}
+		return f.host.ApplyModel(ctx, model, m.Version)
+	}
+}
+
+// announce tells the others about a device before the host operates it, so that they
+// miss nothing.
+func (f *feed) announce(ctx context.Context, d *v1beta1.Device) {
+	f.roster.put(d.Namespace, d.Name, d.Spec.NodeName)
+	if d.Spec.NodeName != f.cfg.Node {
+		f.sink.forget(d.Namespace, d.Name)
+		return
+	}
+	problems := f.sink.follow(d)
+	k, text := d.Namespace+"/"+d.Name, fmt.Sprint(problems)
+	if f.complained[k] == text {
+		return
+	}
+	f.complained[k] = text
+	for _, p := range problems {
+		f.cfg.Log.Warn("push method not followed", zap.String("device", k), zap.String("property", p.Property), zap.String("reason", p.Reason))
+		err := f.sink.Event(ctx, &devices.Event{
+			Device: devices.Ref{Namespace: d.Namespace, Name: d.Name, UID: string(d.UID)}, Node: f.cfg.Node,
+			Type: devices.EventWarning, Reason: p.Reason, Message: "property " + p.Property + ": " + p.Message, Time: time.Now().UnixMilli(),
+		})
+		if err != nil {
+			f.cfg.Log.Warn("event not stored", zap.String("device", k), zap.Error(err))
+			delete(f.complained, k)
+		}
+	}
+}
+
+func (f *feed) forget(namespace, name string) {
+	f.roster.remove(namespace, name)
+	delete(f.complained, namespace+"/"+name)
+	f.sink.forget(namespace, name)
+}
+
+func decode(m streams.Message, into any) error {
+	if err := json.Unmarshal(m.Object, into); err != nil {
+		return fmt.Errorf("%w: %s: %w", streams.ErrUndecodable, m.Ref, err)
+	}
+	return nil
+}

@@ -1,0 +1,168 @@
+package mqtt
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
+)
+
+// The payloads are KubeEdge's, with quality and reason beside the timestamp of an actual
+// value. Timestamps are ms since 1970.
+type (
+	header struct {
+		EventID   string `json:"event_id"`
+		Timestamp int64  `json:"timestamp"`
+	}
+	failure struct {
+		header
+		Code   int    `json:"code"`
+		Reason string `json:"reason"`
+	}
+	twinMessage struct {
+		header
+		Twin map[string]*twin `json:"twin"`
+	}
+	deltaMessage struct {
+		twinMessage
+		Delta map[string]string `json:"delta"`
+	}
+	documentMessage struct {
+		header
+		Twin map[string]change `json:"twin"`
+	}
+	stateMessage struct {
+		header
+		Device deviceState `json:"device"`
+	}
+	memberMessage struct {
+		header
+		Devices []deviceState `json:"devices"`
+	}
+	memberNews struct {
+		header
+		Added   []deviceState `json:"added_devices"`
+		Removed []deviceState `json:"removed_devices"`
+	}
+
+	twin struct {
+		Expected *value    `json:"expected,omitempty"`
+		Actual   *value    `json:"actual,omitempty"`
+		Metadata *typeInfo `json:"metadata,omitempty"`
+	}
+	value struct {
+		Value    *string    `json:"value,omitempty"`
+		Metadata *valueInfo `json:"metadata,omitempty"`
+	}
+	valueInfo struct {
+		Timestamp int64           `json:"timestamp,omitempty"`
+		Quality   devices.Quality `json:"quality,omitempty"`
+		Reason    string          `json:"reason,omitempty"`
+	}
+	typeInfo struct {
+		Type string `json:"type,omitempty"`
+	}
+	change struct {
+		Last    *twin `json:"last"`
+		Current *twin `json:"current"`
+	}
+	deviceState struct {
+		ID          string `json:"id,omitempty"` // namespace/name
+		Name        string `json:"name"`
+		Description string `json:"description,omitempty"`
+		State       string `json:"state,omitempty"`
+		LastOnline  string `json:"last_online,omitempty"`
+	}
+)
+
+// The codes of failures, which are those of HTTP.
+const (
+	badRequest  = 400
+	notFound    = 404
+	conflict    = 409
+	serverError = 500
+)
+
+func answerTo(eventID string) header {
+	return header{EventID: eventID, Timestamp: time.Now().UnixMilli()}
+}
+
+// readHeader reads the event_id of a request; an empty payload has none.
+func readHeader(payload []byte) (header, error) {
+	var h header
+	if len(payload) == 0 {
+		return h, nil
+	}
+	if err := json.Unmarshal(payload, &h); err != nil {
+		return h, fmt.Errorf("read the payload: %w", err)
+	}
+	return h, nil
+}
+
+// readUpdate reads what an application wants to set. Only expected values can be set: the
+// actual ones come from the device.
+func readUpdate(payload []byte) (eventID string, properties map[string]string, err error) {
+	var m twinMessage
+	if err := json.Unmarshal(payload, &m); err != nil {
+		return "", nil, fmt.Errorf("read the payload: %w", err)
+	}
+	if m.EventID == "" {
+		return "", nil, errors.New("event_id is missing: what is set is set once for each")
+	}
+	if len(m.Twin) == 0 {
+		return m.EventID, nil, errors.New("twin is empty: nothing to set")
+	}
+	properties = make(map[string]string, len(m.Twin))
+	for name, t := range m.Twin {
+		switch {
+		case t == nil:
+			return m.EventID, nil, fmt.Errorf("twin.%s is null: properties are those of the Device", name)
+		case t.Actual != nil:
+			return m.EventID, nil, fmt.Errorf("twin.%s.actual: actual values come from the device", name)
+		case t.Expected == nil || t.Expected.Value == nil:
+			return m.EventID, nil, fmt.Errorf("twin.%s.expected.value is missing", name)
+		}
+		properties[name] = *t.Expected.Value
+	}
+	return m.EventID, properties, nil
+}
+
+// typeOf is KubeEdge's name of a value's type, empty for no value.
+func typeOf(v devices.Value) string {
+	switch v.Kind() {
+	case devices.KindBool:
+		return "boolean"
+	case devices.KindInt, devices.KindUint:
+		return "int"
+	case devices.KindFloat32:
+		return "float"
+	case devices.KindFloat:
+		return "double"
+	case devices.KindString:
+		return "string"
+	case devices.KindBytes:
+		return "bytes"
+	default:
+		return ""
+	}
+}
+
+// expectedOf is what the Device wants of each property.
+func expectedOf(d *v1beta1.Device) map[string]*value {
+	all := map[string]*value{}
+	for _, p := range d.Spec.Properties {
+		if p.Desired == nil || p.Desired.Value == "" {
+			continue
+		}
+		v := &value{Value: &p.Desired.Value}
+		if at, err := strconv.ParseInt(p.Desired.Metadata["timestamp"], 10, 64); err == nil {
+			v.Metadata = &valueInfo{Timestamp: at}
+		}
+		all[p.Name] = v
+	}
+	return all
+}

@@ -1,0 +1,259 @@
+package field
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// mqttConf is the part of a leaf's nats-server configuration that serves applications at
+// the site, as deploy/leaf/leaf.conf.tmpl has it.
+const mqttConf = `
+mqtt { listen: %q, no_auth_user: application }
+no_auth_user: gateway
+authorization {
+  users: [
+    { user: gateway, password: "", allowed_connection_types: ["STANDARD", "IN_PROCESS"] }
+    {
+      user: application, password: "", allowed_connection_types: ["MQTT"]
+      permissions: {
+        publish: ["$hw.events.device.*.*.twin.get", "$hw.events.device.*.*.twin.update", "$hw.events.device.*.*.state.get",
+          "$hw.events.device.*.*.state.update", "$hw.events.node.*.membership.get", "app.>"]
+        # A topic filter that ends with # asks for the level above too.
+        subscribe: ["$hw.events", "$hw.events.>", "$ke.events", "$ke.events.>", "local.telemetry", "local.telemetry.>",
+          "app", "app.>", "$MQTT.sub.>", "$MQTT.deliver.pubrel.>"]
+      }
+    }
+  ]
+}
+`
+
+// application is a program at the site with an MQTT library that is not ours.
+type application struct {
+	t        *testing.T
+	client   mqtt.Client
+	mu       sync.Mutex
+	received map[string][]string // by topic
+}
+
+func connectApplication(t *testing.T, address string) *application {
+	t.Helper()
+	a := &application{t: t, received: map[string][]string{}}
+	a.client = mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + address).SetClientID("app"))
+	a.await(a.client.Connect())
+	t.Cleanup(func() { a.client.Disconnect(100) })
+	return a
+}
+
+func (a *application) await(k mqtt.Token) {
+	a.t.Helper()
+	if !k.WaitTimeout(10*time.Second) || k.Error() != nil {
+		a.t.Fatalf("MQTT: %v", k.Error())
+	}
+}
+
+func (a *application) subscribe(filter string, qos byte) {
+	a.t.Helper()
+	k := a.client.Subscribe(filter, qos, func(_ mqtt.Client, m mqtt.Message) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.received[m.Topic()] = append(a.received[m.Topic()], string(m.Payload()))
+	})
+	a.await(k)
+	if granted := k.(*mqtt.SubscribeToken).Result()[filter]; granted > 2 {
+		a.t.Fatalf("subscription to %s: refused", filter)
+	}
+}
+
+func (a *application) publish(topic, payload string) {
+	a.t.Helper()
+	a.await(a.client.Publish(topic, 1, false, payload))
+}
+
+// got is the newest payload of a topic that has all the texts, or empty.
+func (a *application) got(topic string, texts ...string) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	all := a.received[topic]
+next:
+	for i := len(all) - 1; i >= 0; i-- {
+		for _, text := range texts {
+			if !strings.Contains(all[i], text) {
+				continue next
+			}
+		}
+		return all[i]
+	}
+	return ""
+}
+
+func (r *rig) receives(a *application, topic string, texts ...string) string {
+	r.t.Helper()
+	r.eventually(fmt.Sprint(topic, " with ", texts), func() bool { return a.got(topic, texts...) != "" })
+	return a.got(topic, texts...)
+}
+
+// TestApplicationOverMQTT uses KubeEdge's topics through the MQTT listener of nats-server.
+func TestApplicationOverMQTT(t *testing.T) {
+	address := freeAddress(t)
+	r := newRig(t, fmt.Sprintf(mqttConf, address))
+	a := connectApplication(t, address)
+	for _, filter := range []string{"$hw/events/#", "$ke/events/device/+/+/data/update", "local/telemetry/sample/#"} {
+		a.subscribe(filter, 1)
+	}
+	_, stop := r.run()
+	defer stop()
+	r.model()
+	r.device("1", "7")
+	r.deviceAt("plant-a-1", "pump.south", "1", `"reportCycle":0`)
+	r.deviceAt("plant-a-2", "other", "1", `"reportCycle":0`)
+	const events = "$hw/events/device/default/"
+
+	r.receives(a, "$ke/events/device/default/pump/data/update", `"setpoint":{"value":"7","metadata":{"timestamp":`, `"quality":"good","type":"int"`)
+	r.receives(a, "local/telemetry/sample/default/pump", `"property":"setpoint","value":7,"quality":"good"`)
+	r.receives(a, events+"pump/state/update/result", `"id":"default/pump"`, `"state":"online"`)
+	r.receives(a, "$hw/events/node/plant-a-1/membership/updated", `"added_devices":[{"id":"default/pump.south"`)
+
+	a.publish(events+"pump/twin/get", `{"event_id":"1"}`)
+	r.receives(a, events+"pump/twin/get/result", `"event_id":"1"`, `"expected":{"value":"7"}`, `"actual":{"value":"7","metadata":{"timestamp":`, `"metadata":{"type":"int"}`)
+	a.publish(events+"pump.south/state/get", ``) // a name with a dot
+	r.receives(a, events+"pump.south/state/get/result", `"name":"pump.south"`)
+	a.publish("$hw/events/node/plant-a-1/membership/get", `{"event_id":"2"}`)
+	r.receives(a, "$hw/events/node/plant-a-1/membership/get/result", `"event_id":"2"`, `"devices":[{"id":"default/pump","name":"pump","state":"online"`)
+
+	a.publish(events+"pump/twin/update", `{"event_id":"3","twin":{"setpoint":{"expected":{"value":"11"}}}}`)
+	r.receives(a, events+"pump/twin/update/result", `"event_id":"3"`, `"twin":{"setpoint":{"actual":{"value":"11"`)
+	r.receives(a, events+"pump/twin/update/document", `"last":{`, `"current":{`, `"value":"11"`)
+	a.publish(events+"pump/twin/update", `{"event_id":"3","twin":{"setpoint":{"expected":{"value":"11"}}}}`) // delivered again
+	r.receives(a, events+"pump/twin/update/result", `"event_id":"3"`)
+	for id, c := range map[string][2]string{
+		"pump/twin/update":  {`{"event_id":"4","twin":{"setpoint":{"expected":{"value":"5000"}}}}`, `"code":400`},
+		"ghost/twin/update": {`{"event_id":"5","twin":{"setpoint":{"expected":{"value":"1"}}}}`, `"code":404`},
+		"ghost/twin/get":    {`{"event_id":"6"}`, `"code":404`},
+		"pump/state/update": {`{"event_id":"7","state":"offline"}`, `"code":400`},
+	} {
+		a.publish(events+id, c[0])
+		r.receives(a, events+id+"/result", c[1], c[0][:len(`{"event_id":"4"`)])
+	}
+	for _, body := range []string{`{"twin":{"setpoint":{"expected":{"value":"5"}}}}`, `{"event_id":"8","twin":{"setpoint":{"actual":{"value":"5"}}}}`, `{`} {
+		a.publish(events+"pump/twin/update", body)
+	}
+	r.receives(a, events+"pump/twin/update/result", `"code":400`, "event_id is missing")
+	r.receives(a, events+"pump/twin/update/result", `"code":400`, "twin.setpoint.actual")
+	r.receives(a, events+"pump/twin/update/result", `"code":400`, "read the payload")
+	r.device("2", "12")
+	r.receives(a, events+"pump/twin/update/delta", `"delta":{"setpoint":"12"}`)
+	r.eventually("written", func() bool { return r.slave.written() == "[7 11 12]" })
+	if got := a.got(events+"other/state/get/result", ""); got != "" {
+		t.Errorf("a device of another node was answered for: %s", got)
+	}
+}
+
+// TestApplicationsStayOutside has an application publish what is not for it.
+func TestApplicationsStayOutside(t *testing.T) {
+	address := freeAddress(t)
+	r := newRig(t, fmt.Sprintf(mqttConf, address))
+	a := connectApplication(t, address)
+	before := r.messages(streams.SiteDesired) + r.messages(streams.SiteTelemetry) + r.messages(streams.SiteReported)
+	for _, topic := range []string{
+		"desired/plant-a/_/_/pods/default/x", "local/telemetry/sample/default/x", "local/reported/_/_/pods/default/x",
+		"$JS/API/STREAM/DELETE/SITE_TELEMETRY", "command/plant-a/default/pump",
+	} {
+		a.publish(topic, `{}`)
+	}
+	for qos := range byte(3) { // among themselves they do as they like
+		topic := fmt.Sprint("app/alarm/", qos)
+		a.subscribe(topic+"/#", qos)
+		a.await(a.client.Publish(topic, qos, false, "on"))
+		r.receives(a, topic, "on")
+	}
+	if after := r.messages(streams.SiteDesired) + r.messages(streams.SiteTelemetry) + r.messages(streams.SiteReported); after != before {
+		t.Errorf("%d messages were stored", after-before)
+	}
+	intruder := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + address).SetClientID("intruder").SetUsername("gateway"))
+	if k := intruder.Connect(); k.WaitTimeout(10*time.Second) && k.Error() == nil {
+		intruder.Disconnect(0)
+		t.Error("an application is the gateway")
+	}
+	if k := a.client.Subscribe("desired/#", 0, nil); k.WaitTimeout(10*time.Second) && k.(*mqtt.SubscribeToken).Result()["desired/#"] <= 2 {
+		t.Error("an application may read what is desired")
+	}
+}
+
+func (r *rig) messages(stream string) uint64 {
+	r.t.Helper()
+	s, err := r.js.Stream(r.ctx, stream)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return s.CachedInfo().State.Msgs
+}
+
+// TestPushMethods posts samples to a web server and tells, in an event, which push method
+// is not followed.
+func TestPushMethods(t *testing.T) {
+	bodies := make(chan string, 1024)
+	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {
+		b, err := io.ReadAll(q.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		bodies <- string(b)
+	}))
+	defer hook.Close()
+	host, port, err := net.SplitHostPort(hook.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t)
+	f, stop := r.run()
+	defer stop()
+	r.model()
+	r.deviceAt("plant-a-1", "pump", "1", fmt.Sprintf(
+		`"reportCycle":100,"pushMethod":{"http":{"hostName":%q,"port":%s,"requestPath":"/x"},"otel":{"endpointURL":"http://x"}}`, host, port))
+	for range 3 {
+		var body struct {
+			Device, Property, Quality string
+			Value                     *int
+		}
+		if err := json.Unmarshal([]byte(<-bodies), &body); err != nil || body.Device != "pump" || body.Property != "setpoint" || body.Quality != "good" || body.Value == nil {
+			t.Errorf("pushed: %+v; %v", body, err)
+		}
+	}
+	r.eventually("counters", func() bool { s := f.Stats(); return len(s.Push) == 1 && s.Push[0].Sent >= 3 && s.Records >= 3 })
+	stream, err := r.js.Stream(r.ctx, streams.SiteReported)
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := 0
+	for seq := stream.CachedInfo().State.FirstSeq; seq <= stream.CachedInfo().State.LastSeq; seq++ {
+		m, err := stream.GetMsg(r.ctx, seq)
+		if err == nil && strings.Contains(string(m.Data), "PushMethodNotSupported") && strings.Contains(string(m.Data), "consumer of the stream TELEMETRY") {
+			events++
+		}
+	}
+	if events != 1 {
+		t.Errorf("%d events about the push method that is not followed, want 1", events)
+	}
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}

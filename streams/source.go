@@ -1,0 +1,31 @@
+package streams
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// HeaderSource is, on a message of SITE_DESIRED, its place in DESIRED (Source).
+const HeaderSource = "Petiole-Source"
+
+// Source is a place in DESIRED: a sequence, and the identity of the stream, which
+// changes when the stream is made anew. The zero value is the place before the first
+// message of a stream that is not known.
+type Source struct {
+	Seq      uint64
+	Identity string
+}
+
+// String is "<seq> <identity>", the value of HeaderSource.
+func (s Source) String() string { return strconv.FormatUint(s.Seq, 10) + " " + s.Identity }
+
+// ParseSource is the inverse of String.
+func ParseSource(s string) (Source, error) {
+	seq, identity, _ := strings.Cut(s, " ")
+	n, err := strconv.ParseUint(seq, 10, 64)
+	if err != nil {
+		return Source{}, fmt.Errorf("header %s is %q, want a sequence and an identity", HeaderSource, s)
+	}
+	return Source{n, identity}, nil
+}
