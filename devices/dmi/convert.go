@@ -1,0 +1,172 @@
+package dmi
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	pb "github.com/petiole-io/petiole/devices/dmi/v1beta1"
+)
+
+// bundle is all that a mapper shall have of a device.
+type bundle struct {
+	device *pb.Device
+	model  *pb.DeviceModel
+	digest string // of both
+}
+
+// convert makes the bundle of a device. The model's settings are merged into the
+// device's, because the interface's model has none. Properties are those of the
+// definition that are usable, and streams, which mappers handle among themselves.
+func convert(def devices.Definition, unusable map[string]bool, values map[string]told) (bundle, error) {
+	config, err := protocolSettings(def)
+	if err != nil {
+		return bundle{}, fmt.Errorf("protocol config: %w", err)
+	}
+	spec := &pb.DeviceSpec{
+		DeviceModelReference: def.Model.Name,
+		Protocol:             &pb.ProtocolConfig{ProtocolName: def.Protocol, ConfigData: config},
+	}
+	status := &pb.DeviceStatus{ReportToCloud: true}
+	if r := def.Object.Spec.StateReport; r != nil {
+		status.ReportToCloud, status.ReportCycle = r.ReportToCloud, r.ReportCycle
+	}
+	sent := map[string]bool{}
+	for i := range def.Object.Spec.Properties {
+		p := &def.Object.Spec.Properties[i]
+		if sent[p.Name] || unusable[p.Name] || !forMapper(def, p.Name) {
+			continue
+		}
+		sent[p.Name] = true
+		property, err := convertProperty(def, p, values[p.Name])
+		if err != nil {
+			return bundle{}, fmt.Errorf("property %s: %w", p.Name, err)
+		}
+		spec.Properties = append(spec.Properties, property)
+		// The first mappers of v1beta1 look here for the properties to report.
+		status.Twins = append(status.Twins, &pb.Twin{PropertyName: p.Name, ObservedDesired: property.Desired, Reported: &pb.TwinProperty{}})
+	}
+	for _, m := range def.Object.Spec.Methods {
+		spec.Methods = append(spec.Methods, &pb.DeviceMethod{Name: m.Name, Description: m.Description, PropertyNames: m.PropertyNames})
+	}
+	b := bundle{
+		device: &pb.Device{Name: def.Device.Name, Namespace: def.Device.Namespace, Spec: spec, Status: status},
+		model:  convertModel(def.Model),
+	}
+	b.digest, err = digest(b.model, b.device)
+	return b, err
+}
+
+// forMapper tells whether a mapper shall know of a property.
+func forMapper(def devices.Definition, name string) bool {
+	for _, p := range def.Points {
+		if p.Name == name {
+			return true
+		}
+	}
+	m := modelProperty(def.Model, name)
+	return m != nil && strings.EqualFold(string(m.Type), string(v1beta1.STREAM))
+}
+
+func convertProperty(def devices.Definition, p *v1beta1.DeviceProperty, value told) (*pb.DeviceProperty, error) {
+	visitors, err := visitorSettings(def, p.Name)
+	if err != nil {
+		return nil, err
+	}
+	method, err := convertPush(p.PushMethod)
+	if err != nil {
+		return nil, err
+	}
+	m := modelProperty(def.Model, p.Name)
+	return &pb.DeviceProperty{
+		Name: p.Name, Desired: convertDesired(p, m, value), Visitors: visitors,
+		ReportCycle: p.ReportCycle, CollectCycle: p.CollectCycle, PushMethod: method,
+		// To the mapper the cloud is the leaf, which needs every value: for telemetry, and
+		// to see a write take effect. What goes on to the cloud is decided here.
+		ReportToCloud: true,
+	}, nil
+}
+
+// convertDesired is the value that the mapper was told to write; without one it is
+// empty, but there: mappers look into it unasked.
+func convertDesired(p *v1beta1.DeviceProperty, m *v1beta1.ModelProperty, value told) *pb.TwinProperty {
+	metadata := map[string]string{"type": strings.ToLower(string(m.Type))}
+	if value.Time != 0 {
+		metadata["timestamp"] = strconv.FormatInt(value.Time, 10)
+	}
+	if p.Desired != nil && p.Desired.Value == value.Value {
+		maps.Copy(metadata, p.Desired.Metadata)
+	}
+	return &pb.TwinProperty{Value: value.Value, Metadata: metadata}
+}
+
+func convertModel(m *v1beta1.DeviceModel) *pb.DeviceModel {
+	spec := &pb.DeviceModelSpec{}
+	for _, p := range m.Spec.Properties {
+		spec.Properties = append(spec.Properties, &pb.ModelProperty{
+			Name: p.Name, Description: p.Description, Type: string(p.Type), AccessMode: string(p.AccessMode),
+			Minimum: p.Minimum, Maximum: p.Maximum, Unit: p.Unit,
+		})
+	}
+	return &pb.DeviceModel{Name: m.Name, Namespace: m.Namespace, Spec: spec}
+}
+
+// protocolSettings are the settings of the device's protocol.
+func protocolSettings(def devices.Definition) (*pb.CustomizedValue, error) {
+	return pack(overlay(def.Model.Spec.ProtocolConfigData, def.Object.Spec.Protocol.ConfigData))
+}
+
+// visitorSettings say where the protocol finds a property.
+func visitorSettings(def devices.Definition, name string) (*pb.VisitorConfig, error) {
+	var defaults, own *v1beta1.CustomizedValue
+	if m := modelProperty(def.Model, name); m != nil && m.Visitors != nil && ours(def, m.Visitors) {
+		defaults = m.Visitors.ConfigData
+	}
+	for i := range def.Object.Spec.Properties {
+		if p := &def.Object.Spec.Properties[i]; p.Name == name && p.Visitors != nil {
+			own = p.Visitors.ConfigData
+			break
+		}
+	}
+	data, err := pack(overlay(defaults, own))
+	if err != nil {
+		return nil, err
+	}
+	return &pb.VisitorConfig{ProtocolName: def.Protocol, ConfigData: data}, nil
+}
+
+// ours tells whether a model's visitors are for the device's protocol.
+func ours(def devices.Definition, v *v1beta1.VisitorConfig) bool {
+	name := strings.TrimSpace(v.ProtocolName)
+	return name == "" || strings.EqualFold(name, def.Protocol)
+}
+
+func modelProperty(m *v1beta1.DeviceModel, name string) *v1beta1.ModelProperty {
+	for i := range m.Spec.Properties {
+		if m.Spec.Properties[i].Name == name {
+			return &m.Spec.Properties[i]
+		}
+	}
+	return nil
+}
+
+// digest is the same for the same messages.
+func digest(messages ...proto.Message) (string, error) {
+	h := sha256.New()
+	for _, m := range messages {
+		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+		if err != nil {
+			return "", fmt.Errorf("encode for the mapper: %w", err) // a text that is not UTF-8
+		}
+		fmt.Fprintf(h, "%d ", len(b))
+		h.Write(b)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16]), nil
+}

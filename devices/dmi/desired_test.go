@@ -1,0 +1,174 @@
+package dmi
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
+)
+
+// TestDesired: a desired value goes to the mapper, and is applied when the mapper
+// reports it.
+func TestDesired(t *testing.T) {
+	p := newPlant(t, nil)
+	f := newField()
+	m := p.newMapper(f).start(true)
+	p.apply(model(), pump("a"))
+	p.await("online", "a", online)
+	p.apply(pump("a", desiring("speed", "1500"), desiring("running", "true")))
+	p.await("applied", "a", func(s *v1beta1.DeviceStatus) bool {
+		return acked("speed", devices.Applied, "")(s) && acked("running", devices.Applied, "")(s)
+	})
+	p.await("reported", "a", reported("speed", "1500"))
+	if f.get("a", "speed") != "1500" || f.get("a", "running") != "true" {
+		t.Error("not written")
+	}
+	eventually(t, "audit", func() bool {
+		a := p.sink.lastAudit()
+		return a.Property == "speed" && a.Written && a.Before == "0" && a.After == "1500" && a.Ack == devices.Applied
+	})
+	p.apply(pump("a", desiring("speed", "1600"), desiring("running", "true")))
+	p.await("applied again", "a", func(s *v1beta1.DeviceStatus) bool {
+		return acked("speed", devices.Applied, "")(s) && reported("speed", "1600")(s)
+	})
+	if n := m.count("update a"); n != 3 {
+		t.Errorf("%d updates for three values: %s", n, m.log())
+	}
+}
+
+// TestDesiredOutOfBounds: what the model forbids never reaches the mapper.
+func TestDesiredOutOfBounds(t *testing.T) {
+	p := newPlant(t, nil)
+	m := p.newMapper(newField()).start(true)
+	p.apply(model(), pump("a", desiring("speed", "9000")))
+	p.await("rejected", "a", acked("speed", devices.Rejected, devices.ReasonOutOfBounds))
+	p.await("online", "a", online)
+	if v := m.device("a").GetSpec().GetProperties()[1].GetDesired().GetValue(); v != "" {
+		t.Errorf("the mapper was told %q", v)
+	}
+}
+
+// TestDesiredNotTaken: the device keeps another value than the mapper tells it.
+func TestDesiredNotTaken(t *testing.T) {
+	p := newPlant(t, func(x *timing) { x.applied = 400 * time.Millisecond })
+	f := newField()
+	f.deaf["a"] = true
+	p.newMapper(f).start(true)
+	p.apply(model(), pump("a", desiring("speed", "1500")))
+	p.await("rejected", "a", acked("speed", devices.Rejected, devices.ReasonReadBack))
+}
+
+// TestDesiredRefused: a value with which the mapper refuses the device is taken back, so
+// that the device goes on.
+func TestDesiredRefused(t *testing.T) {
+	p := newPlant(t, nil)
+	m := p.newMapper(newField()).start(true)
+	p.apply(model(), pump("a", desiring("speed", "1500")))
+	p.await("applied", "a", acked("speed", devices.Applied, ""))
+	m.set(func() { m.dislike = "2999" })
+	p.apply(pump("a", desiring("speed", "2999")))
+	p.await("rejected", "a", acked("speed", devices.Rejected, devices.ReasonRefused))
+	p.await("online", "a", online)
+	eventually(t, "old value at the mapper", func() bool {
+		return m.device("a").GetSpec().GetProperties()[1].GetDesired().GetValue() == "1500"
+	})
+}
+
+// TestDesiredWhileMapperIsAway: it is told with the registration, and applied when it
+// is reported.
+func TestDesiredWhileMapperIsAway(t *testing.T) {
+	p := newPlant(t, nil)
+	p.apply(model(), pump("a", desiring("speed", "1500")))
+	p.await("waiting", "a", acked("speed", devices.Pending, devices.ReasonOffline))
+	m := p.newMapper(newField()).start(true)
+	p.await("applied", "a", acked("speed", devices.Applied, ""))
+	if m.log() != "[]" {
+		t.Errorf("told twice: %s", m.log())
+	}
+}
+
+// TestDesiredThatExpires: a value that must not be told late is not kept for a mapper
+// that is away.
+func TestDesiredThatExpires(t *testing.T) {
+	p := newPlant(t, nil)
+	p.apply(model(), pump("a", desiring("speed", "1500"), func(d *v1beta1.Device) {
+		d.Spec.Properties[1].Desired.Metadata = map[string]string{"expiresAt": time.Now().Add(300 * time.Millisecond).Format(time.RFC3339Nano)}
+	}))
+	p.await("expired", "a", acked("speed", devices.Expired, devices.ReasonDeadline))
+	answer, err := p.newMapper(newField()).register(true)
+	if err != nil || len(answer.GetDeviceList()) != 1 {
+		t.Fatal(answer, err)
+	}
+	if v := answer.GetDeviceList()[0].GetSpec().GetProperties()[1].GetDesired().GetValue(); v != "" {
+		t.Errorf("told late: %s", v)
+	}
+}
+
+// TestDesiredRemoved: what is desired no more is left alone, also by a new mapper.
+func TestDesiredRemoved(t *testing.T) {
+	p := newPlant(t, nil)
+	m := p.newMapper(newField()).start(true)
+	p.apply(model(), pump("a", desiring("speed", "1500")))
+	p.await("applied", "a", acked("speed", devices.Applied, ""))
+	undesired := pump("a")
+	p.apply(undesired)
+	p.server.mu.Lock()
+	x := p.server.sessions["default/a"]
+	p.server.mu.Unlock()
+	x.Redefine(resolved(t, undesired, model()))
+	eventually(t, "taken back", func() bool {
+		return m.device("a").GetSpec().GetProperties()[1].GetDesired().GetValue() == ""
+	})
+	if m.field.get("a", "speed") != "1500" {
+		t.Error("the device was changed")
+	}
+}
+
+// TestDesiredSurvivesLeafRestart: a value that was applied is not told again.
+func TestDesiredSurvivesLeafRestart(t *testing.T) {
+	p := newPlant(t, nil)
+	f := newField()
+	m := p.newMapper(f).start(true)
+	p.apply(model(), pump("a", desiring("speed", "1500")))
+	p.await("applied", "a", acked("speed", devices.Applied, ""))
+	before := m.count("update a")
+	f.set("a", "speed", "1400") // somebody turns the knob
+	p.await("drifted", "a", acked("speed", devices.Drifted, "ChangedAtDevice"))
+	p.restart()
+	p.apply(model(), pump("a", desiring("speed", "1500")))
+	eventually(t, "introduced again", func() bool { return m.count("register a") > 0 })
+	p.await("still drifted", "a", reported("speed", "1400"))
+	if m.count("update a") != before {
+		t.Error(m.log())
+	}
+}
+
+// TestWriteOnce: a value that is not desired, as a command brings it, is told once.
+func TestWriteOnce(t *testing.T) {
+	p := newPlant(t, nil)
+	f := newField()
+	m := p.newMapper(f).start(true)
+	p.apply(model(), pump("a"))
+	p.await("reported", "a", reported("speed", "0"))
+	p.server.mu.Lock()
+	x := p.server.sessions["default/a"]
+	p.server.mu.Unlock()
+	o, err := x.Write(t.Context(), 1, "700")
+	if err != nil || !o.Written || o.Before != "0" || o.After != "700" {
+		t.Fatalf("%+v, %v", o, err)
+	}
+	f.set("a", "speed", "0")
+	m.kill()
+	p.await("offline", "a", offline(ReasonMapperAway))
+	if _, err := x.Write(t.Context(), 1, "800"); !errors.Is(err, devices.ErrUnreachable) {
+		t.Errorf("write without a mapper: %v", err)
+	}
+	m = p.newMapper(f).start(true)
+	p.await("online again", "a", online)
+	p.await("not told again", "a", reported("speed", "0"))
+	if v := m.device("a").GetSpec().GetProperties()[1].GetDesired().GetValue(); v != "" {
+		t.Errorf("told again: %q", v)
+	}
+}

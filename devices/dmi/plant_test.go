@@ -1,0 +1,320 @@
+package dmi
+
+import (
+	"context"
+	"encoding/json"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/zap/zaptest"
+
+	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
+)
+
+const node = "node-1"
+
+// plant is a leaf's device host with a Server, without the leaf.
+type plant struct {
+	t      *testing.T
+	dir    string
+	tune   func(*timing)
+	state  *memory
+	sink   *sink
+	server *Server
+	host   *devices.Host
+	stop   func()
+}
+
+// fast makes waiting short. Times that tell things apart stay well apart.
+func fast(x *timing) {
+	x.reprobe, x.probe, x.grace, x.retry, x.retryMax = 20*time.Millisecond, time.Second, time.Second, 20*time.Millisecond, 200*time.Millisecond
+	x.settle, x.linger, x.applied = 50*time.Millisecond, 200*time.Millisecond, 2*time.Second
+}
+
+func newPlant(t *testing.T, tune func(*timing)) *plant {
+	t.Helper()
+	p := &plant{t: t, dir: t.TempDir(), tune: tune, state: &memory{m: map[string][]byte{}}, sink: &sink{}}
+	p.start()
+	t.Cleanup(func() { p.stop() })
+	return p
+}
+
+func (p *plant) socket() string { return filepath.Join(p.dir, "dmi", "dmi.sock") }
+
+// start starts server and host as after a start of the leaf.
+func (p *plant) start() {
+	p.t.Helper()
+	log := zaptest.NewLogger(p.t)
+	p.server = New(Config{Socket: p.socket(), StateFile: filepath.Join(p.dir, "mappers.json"), Log: log.Named("dmi")})
+	fast(&p.server.timing)
+	if p.tune != nil {
+		p.tune(&p.server.timing)
+	}
+	host, err := devices.New(devices.Config{
+		Node: node, Drivers: []devices.Driver{p.server}, Sink: p.sink, State: p.state, Log: log.Named("devices"), StatusInterval: time.Millisecond,
+	})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.host = host
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := p.server.Run(ctx); err != nil {
+			p.t.Error("run server:", err)
+		}
+	})
+	wg.Go(func() {
+		if err := host.Run(ctx); err != nil {
+			p.t.Error("run host:", err)
+		}
+	})
+	p.stop = func() { cancel(); wg.Wait() }
+	select {
+	case <-p.server.loaded:
+	case <-time.After(5 * time.Second):
+		p.t.Fatal("server does not start")
+	}
+}
+
+func (p *plant) restart() { p.stop(); p.start() }
+
+func (p *plant) apply(objects ...any) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for _, o := range objects {
+		var err error
+		switch x := o.(type) {
+		case *v1beta1.Device:
+			err = p.host.ApplyDevice(ctx, x, x.ResourceVersion)
+		case *v1beta1.DeviceModel:
+			err = p.host.ApplyModel(ctx, x, x.ResourceVersion)
+		}
+		if err != nil {
+			p.t.Fatal(err)
+		}
+	}
+}
+
+func (p *plant) delete(name string) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := p.host.DeleteDevice(ctx, "default", name, ""); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// await waits until the newest status of a device fulfils a condition.
+func (p *plant) await(what, device string, ok func(*v1beta1.DeviceStatus) bool) {
+	p.t.Helper()
+	eventually(p.t, what, func() bool { s := p.sink.status(device); return s != nil && ok(s) })
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(15 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not seen: %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func online(s *v1beta1.DeviceStatus) bool { return s.Status.State == v1beta1.StateOnline }
+
+func offline(reason string) func(*v1beta1.DeviceStatus) bool {
+	return func(s *v1beta1.DeviceStatus) bool {
+		return s.Status.State == v1beta1.StateOffline && s.Status.Extensions.Data["reason"] == reason
+	}
+}
+
+func reported(property, value string) func(*v1beta1.DeviceStatus) bool {
+	return func(s *v1beta1.DeviceStatus) bool {
+		for _, t := range s.Status.Twins {
+			if t.PropertyName == property && t.Reported != nil {
+				return t.Reported.Value == value && t.Reported.Metadata["quality"] == string(devices.Good)
+			}
+		}
+		return false
+	}
+}
+
+func quality(property string, q devices.Quality, reason string) func(*v1beta1.DeviceStatus) bool {
+	return func(s *v1beta1.DeviceStatus) bool {
+		for _, t := range s.Status.Twins {
+			if t.PropertyName == property && t.Reported != nil {
+				return t.Reported.Metadata["quality"] == string(q) && t.Reported.Metadata["reason"] == reason
+			}
+		}
+		return false
+	}
+}
+
+func acked(property string, ack devices.Ack, reason string) func(*v1beta1.DeviceStatus) bool {
+	return func(s *v1beta1.DeviceStatus) bool {
+		for _, t := range s.Status.Twins {
+			if t.PropertyName == property && t.ObservedDesired != nil {
+				return t.ObservedDesired.Metadata["ack"] == string(ack) && t.ObservedDesired.Metadata["reason"] == reason
+			}
+		}
+		return false
+	}
+}
+
+// model is a model with a value to read, one to write, and a truth value.
+func model() *v1beta1.DeviceModel {
+	m := &v1beta1.DeviceModel{}
+	decode(`{
+		"metadata": {"name": "pump", "namespace": "default", "resourceVersion": "1"},
+		"spec": {
+			"protocol": "telepathy",
+			"protocolConfigData": {"Port": 4840, "timeout": 1000},
+			"properties": [
+				{"name": "flow", "type": "FLOAT", "accessMode": "ReadOnly", "unit": "l/s",
+				 "visitors": {"protocolName": "telepathy", "configData": {"thought": "flow", "scale": 0.5}}},
+				{"name": "speed", "type": "INT", "accessMode": "ReadWrite", "minimum": "0", "maximum": "3000"},
+				{"name": "running", "type": "BOOLEAN", "accessMode": "ReadWrite"}
+			]
+		}
+	}`, m)
+	return m
+}
+
+// pump is a device of the model; changes are made to it before it is returned.
+func pump(name string, changes ...func(*v1beta1.Device)) *v1beta1.Device {
+	d := &v1beta1.Device{}
+	decode(`{
+		"metadata": {"namespace": "default", "resourceVersion": "1"},
+		"spec": {
+			"deviceModelRef": {"name": "pump"}, "nodeName": "node-1",
+			"protocol": {"protocolName": "telepathy", "configData": {"host": "10.0.0.1", "port": 4841}},
+			"properties": [
+				{"name": "flow", "collectCycle": 50, "reportToCloud": true, "visitors": {"configData": {"Thought": "inflow"}}},
+				{"name": "speed", "collectCycle": 50, "reportToCloud": true},
+				{"name": "running", "collectCycle": 50, "reportToCloud": true}
+			]
+		}
+	}`, d)
+	d.Name = name
+	d.UID = uidOf(name)
+	for _, c := range changes {
+		c(d)
+	}
+	return d
+}
+
+func desiring(property, value string) func(*v1beta1.Device) {
+	return func(d *v1beta1.Device) {
+		for i := range d.Spec.Properties {
+			if d.Spec.Properties[i].Name == property {
+				d.Spec.Properties[i].Desired = &v1beta1.TwinProperty{Value: value}
+			}
+		}
+		d.ResourceVersion += "1"
+	}
+}
+
+func decode(text string, into any) {
+	if err := json.NewDecoder(strings.NewReader(text)).Decode(into); err != nil {
+		panic(err)
+	}
+}
+
+// sink remembers what devices tell.
+type sink struct {
+	mu       sync.Mutex
+	statuses map[string]*v1beta1.DeviceStatus
+	samples  int
+	audits   []devices.Audit
+	block    chan struct{} // samples wait for it
+}
+
+func (s *sink) Status(_ context.Context, d devices.Ref, status *v1beta1.DeviceStatus) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.statuses == nil {
+		s.statuses = map[string]*v1beta1.DeviceStatus{}
+	}
+	s.statuses[d.Name] = status
+	return nil
+}
+
+func (s *sink) Samples(ctx context.Context, x *devices.Samples) error {
+	s.mu.Lock()
+	block := s.block
+	s.mu.Unlock()
+	if block != nil {
+		select {
+		case <-block:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.samples += len(x.Samples)
+	return nil
+}
+
+func (s *sink) Audit(_ context.Context, a *devices.Audit) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.audits = append(s.audits, *a)
+	return nil
+}
+
+func (s *sink) Event(context.Context, *devices.Event) error { return nil }
+
+func (s *sink) status(device string) *v1beta1.DeviceStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.statuses[device]
+}
+
+func (s *sink) sampled() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.samples
+}
+
+func (s *sink) lastAudit() devices.Audit {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.audits) == 0 {
+		return devices.Audit{}
+	}
+	return s.audits[len(s.audits)-1]
+}
+
+// memory is a State.
+type memory struct {
+	mu sync.Mutex
+	m  map[string][]byte
+}
+
+func (s *memory) Load(_ context.Context, k string) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.m[k], nil
+}
+
+func (s *memory) Save(_ context.Context, k string, v []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.m[k] = v
+	return nil
+}
+
+func (s *memory) Delete(_ context.Context, k string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.m, k)
+	return nil
+}

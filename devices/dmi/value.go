@@ -1,0 +1,107 @@
+package dmi
+
+import (
+	"encoding/hex"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
+)
+
+// The reasons of readings without a value.
+const (
+	reasonNoValue   = "NoValue"
+	reasonNotValid  = "NotValid"
+	reasonNotFinite = "NotFinite"
+)
+
+// parseValue reads a reported value, which the interface carries as text. Without a
+// value the reason says why.
+func parseValue(t v1beta1.PropertyType, text string) (value devices.Value, reason string) {
+	trimmed := strings.TrimSpace(text)
+	switch t {
+	case v1beta1.STRING:
+		return devices.String(text), ""
+	case v1beta1.BYTES:
+		// Mappers send bytes as they are where they can; hexadecimal digits are taken for
+		// what a desired value would mean by them.
+		if b, err := hex.DecodeString(trimmed); err == nil && trimmed != "" {
+			return devices.Bytes(b), ""
+		}
+		return devices.String(text), ""
+	}
+	if trimmed == "" {
+		return devices.Value{}, reasonNoValue
+	}
+	switch t {
+	case v1beta1.BOOLEAN:
+		if b, ok := devices.ParseBool(trimmed); ok {
+			return devices.Bool(b), ""
+		}
+	case v1beta1.INT:
+		return parseInt(trimmed)
+	default:
+		return parseFloat(t, trimmed)
+	}
+	return devices.Value{}, reasonNotValid
+}
+
+func parseInt(s string) (devices.Value, string) {
+	if i, err := strconv.ParseInt(s, 10, 64); err == nil {
+		return devices.Int(i), ""
+	}
+	if u, err := strconv.ParseUint(s, 10, 64); err == nil {
+		return devices.Uint(u), ""
+	}
+	// 21.0 is what a mapper says that knows only floats.
+	if f, err := strconv.ParseFloat(s, 64); err == nil && f == math.Trunc(f) && math.Abs(f) <= 1<<53 {
+		return devices.Int(int64(f)), ""
+	}
+	return devices.Value{}, reasonNotValid
+}
+
+// parseFloat takes a FLOAT whose digits are those of a single-precision number for one:
+// mappers print 21.1 as 21.100000381469727.
+func parseFloat(t v1beta1.PropertyType, s string) (devices.Value, string) {
+	f, err := strconv.ParseFloat(s, 64)
+	switch {
+	case err != nil && !math.IsInf(f, 0):
+		return devices.Value{}, reasonNotValid
+	case math.IsInf(f, 0) || math.IsNaN(f):
+		return devices.Value{}, reasonNotFinite
+	case t == v1beta1.FLOAT && float64(float32(f)) == f:
+		return devices.Float32(float32(f)), ""
+	default:
+		return devices.Float(f), ""
+	}
+}
+
+// same tells whether a reported value is a desired one. A FLOAT needs to agree in
+// single precision only.
+func same(t v1beta1.PropertyType, reported devices.Value, desired string) bool {
+	wanted, reason := parseValue(t, desired)
+	if reason != "" || reported.Kind() == devices.None {
+		return false
+	}
+	if wanted == reported {
+		return true
+	}
+	a, ok := reported.Float64()
+	if !ok {
+		return false
+	}
+	b, ok := wanted.Float64()
+	if !ok {
+		return false
+	}
+	switch t {
+	case v1beta1.FLOAT:
+		return float32(a) == float32(b)
+	case v1beta1.DOUBLE:
+		return a == b
+	default:
+		return false // integers are equal only when they are the same
+	}
+}
