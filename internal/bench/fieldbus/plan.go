@@ -23,7 +23,7 @@ type target struct {
 	// Address is host:port, or the path of a serial port.
 	Address string `json:"address"`
 	Unit    byte   `json:"unit"`
-	// Baud is that of a serial port (8N1), 0: Modbus TCP.
+	// Baud is that of a serial port (8E1), 0: Modbus TCP.
 	Baud int `json:"baud,omitempty"`
 	// Timeout is that of one transaction.
 	Timeout time.Duration `json:"timeout"`
@@ -88,6 +88,7 @@ func (t target) definition(name string, cycle time.Duration) devices.Definition 
 	config := map[string]any{"slaveID": int64(t.Unit), "timeout": t.Timeout.Milliseconds()}
 	if t.Baud > 0 {
 		config["communicateMode"], config["serialName"], config["baudRate"] = "RTU", t.Address, int64(t.Baud)
+		config["parity"] = "even"
 	} else {
 		config["communicateMode"], config["address"] = "TCP", t.Address
 	}
@@ -118,7 +119,7 @@ func (p plan) telegraf(fill int) string {
 		first := controller[0]
 		b.WriteString("[[inputs.modbus]]\n  name = \"bench\"\n  configuration_type = \"request\"\n")
 		if first.Baud > 0 {
-			fmt.Fprintf(&b, "  controller = \"file://%s\"\n  transmission_mode = \"RTU\"\n  baud_rate = %d\n  data_bits = 8\n  parity = \"N\"\n  stop_bits = 1\n", first.Address, first.Baud)
+			fmt.Fprintf(&b, "  controller = \"file://%s\"\n  transmission_mode = \"RTU\"\n  baud_rate = %d\n  data_bits = 8\n  parity = \"E\"\n  stop_bits = 1\n", first.Address, first.Baud)
 		} else {
 			fmt.Fprintf(&b, "  controller = \"tcp://%s\"\n", first.Address)
 		}

@@ -34,7 +34,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("make folder: %w", err)
 	}
 	r := &runner{cfg: cfg, dir: dir}
-	for _, scenario := range []func(context.Context) error{r.contiguous, r.slow, r.sparse, r.writes, r.fleet} {
+	for _, scenario := range []func(context.Context) error{r.contiguous, r.slow, r.sparse, r.writes, r.fleet, r.serial, r.bus} {
 		if err = scenario(ctx); err != nil {
 			break
 		}
