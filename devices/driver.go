@@ -37,6 +37,13 @@ type Session interface {
 	Write(ctx context.Context, point int, value string) (Outcome, error)
 }
 
+// Commander is a Session whose commands overtake the desired values that wait on its
+// link.
+type Commander interface {
+	// Command is Session.Write for a command.
+	Command(ctx context.Context, point int, value string) (Outcome, error)
+}
+
 // Redefiner is a Session that is told when its definition is another one that reads the
 // same: desired values have changed. A mapper is told of them with its device, so that
 // it knows them when it starts anew.

@@ -176,7 +176,11 @@ func (w *worker) write(ctx context.Context, point int, value string, limit time.
 			case <-wctx.Done():
 			}
 		}()
-		job.outcome, job.err = r.session.Write(wctx, point, value)
+		write := r.session.Write
+		if c, ok := r.session.(Commander); ok && job.execution != nil {
+			write = c.Command
+		}
+		job.outcome, job.err = write(wctx, point, value)
 		w.writes <- job
 	}()
 }

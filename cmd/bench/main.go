@@ -18,7 +18,7 @@ import (
 
 const usage = `usage: bench latency   [-pods 20] [-changes 100]
        bench footprint [-duration 5m]
-       bench modbus    [-duration 5s] -telegraf BINARY
+       bench modbus    [-duration 5s] [-only PLAN] -telegraf BINARY -leaf BINARY
 `
 
 // collect is the subcommand by which the benchmark runs its own collector.
@@ -36,6 +36,8 @@ func run(args []string) int {
 	changes := flags.Int("changes", 100, "changes of one ConfigMap")
 	duration := flags.Duration("duration", 0, "how long the link is watched in each state (default 5m), or each plan is carried out (default 5s)")
 	telegraf := flags.String("telegraf", "", "the binary of internal/bench/telegraf")
+	only := flags.String("only", "", "carry out one plan (default all)")
+	leaf := flags.String("leaf", "", "the binary of cmd/leaf")
 	if err := flags.Parse(args[1:]); err != nil {
 		return 2
 	}
@@ -53,7 +55,7 @@ func run(args []string) int {
 	case "footprint":
 		err = bench.Footprint(ctx, bench.FootprintConfig{Config: cfg, Duration: *duration})
 	case "modbus":
-		err = modbus(ctx, *telegraf, *duration)
+		err = modbus(ctx, fieldbus.Config{Telegraf: *telegraf, Leaf: *leaf, Only: *only, Duration: *duration, Out: os.Stdout})
 	case collect:
 		err = fieldbus.Collect(ctx, *duration, os.Stdin, os.Stdout)
 	default:
@@ -67,15 +69,14 @@ func run(args []string) int {
 	return 0
 }
 
-func modbus(ctx context.Context, telegraf string, duration time.Duration) error {
+func modbus(ctx context.Context, cfg fieldbus.Config) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	if duration == 0 {
-		duration = 5 * time.Second
+	if cfg.Duration == 0 {
+		cfg.Duration = 5 * time.Second
 	}
-	return fieldbus.Run(ctx, fieldbus.Config{
-		Collector: []string{self, collect, "-duration"}, Telegraf: telegraf, Duration: duration, Out: os.Stdout,
-	})
+	cfg.Collector = []string{self, collect, "-duration"}
+	return fieldbus.Run(ctx, cfg)
 }

@@ -1,4 +1,5 @@
-// Command leaf runs a site's gateway. As `leaf kubelet` it is upstream's kubelet.
+// Command leaf runs a site's gateway. As `leaf kubelet` it is upstream's kubelet; `leaf
+// device` shows an engineer what polling a Modbus device costs and what it holds.
 package main
 
 import (
@@ -22,6 +23,9 @@ import (
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == node.Command {
 		os.Exit(kubelet.Run(context.Background(), os.Args[2:]))
+	}
+	if len(os.Args) > 1 && os.Args[1] == deviceCommand {
+		os.Exit(runDevice(os.Args[2:], os.Stdin, os.Stdout, os.Stderr))
 	}
 	os.Exit(run())
 }

@@ -25,6 +25,11 @@ const (
 	formBytes
 	formBit  // one bit of one register
 	formBool // a register that is zero or not
+	// formDecimal is a signed decimal exponent in the first byte and a number of three
+	// bytes: number·10^exponent (the T5 and T6 of power meters).
+	formDecimal
+	// formTenThousands has four decimal digits in each register.
+	formTenThousands
 )
 
 // packing is which bytes of its registers a value uses.
@@ -46,6 +51,8 @@ type codec struct {
 	bit     uint    // with formBit, 0 is the least significant
 	scale   scale
 	typ     v1beta1.PropertyType
+	// unsigned tells formDecimal and formTenThousands without a sign.
+	unsignedDigits bool
 }
 
 // The reasons for which registers hold no value.
@@ -54,6 +61,7 @@ var (
 	errInfinite   = errors.New("Infinite")
 	errNotBCD     = errors.New("NotBCD")
 	errTooLarge   = errors.New("TooLarge")
+	errNotDigits  = errors.New("NotFourDigits")
 )
 
 // partial tells that the point is only a part of its register, so that writing
@@ -90,6 +98,10 @@ func (c codec) decode(wire []byte) (devices.Value, error) {
 			return devices.Value{}, err
 		}
 		return c.unsigned(u)
+	case formDecimal:
+		return c.decodeDecimal(b)
+	case formTenThousands:
+		return c.decodeTenThousands(b)
 	}
 	switch {
 	case c.packing == packHigh:
@@ -210,8 +222,11 @@ func (c codec) encode(value string, before []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.form == formFloat {
+	switch c.form {
+	case formFloat:
 		return c.encodeFloat(raw)
+	case formDecimal:
+		return c.encodeDecimal(value, raw)
 	}
 	if !raw.IsInt() {
 		return nil, notValid("%q is not a multiple of the scale", value)
@@ -250,6 +265,11 @@ func (c codec) encodeInteger(value string, n *big.Int, before []byte) ([]byte, e
 		low.Neg(high)
 	case formBCD:
 		high.Exp(big.NewInt(10), big.NewInt(int64(2*size)), nil)
+	case formTenThousands:
+		high.Exp(big.NewInt(10), big.NewInt(int64(2*size)), nil)
+		if !c.unsignedDigits {
+			low.Neg(high).Add(low, big.NewInt(1))
+		}
 	case formBit, formBool:
 		high.SetInt64(2)
 	}
@@ -263,6 +283,8 @@ func (c codec) encodeInteger(value string, n *big.Int, before []byte) ([]byte, e
 	switch {
 	case c.form == formBCD:
 		return c.order.scatter(toBCD(u, size)), nil
+	case c.form == formTenThousands:
+		return c.order.scatter(toTenThousands(n.Int64(), c.words)), nil
 	case c.partial():
 		return c.order.scatter(c.merge(c.order.gather(before), u)), nil
 	}
@@ -276,13 +298,18 @@ func (c codec) merge(register []byte, u uint64) []byte {
 	r := binary.BigEndian.Uint16(register)
 	switch {
 	case c.form == formBit:
-		r = r&^(1<<c.bit) | uint16(u)<<c.bit
+		r = r&^(1<<c.bit) | uint16(u&1)<<c.bit
 	case c.packing == packHigh:
 		r = r&0x00ff | uint16(u)<<8
 	default:
 		r = r&0xff00 | uint16(u)&0xff
 	}
 	return binary.BigEndian.AppendUint16(nil, r)
+}
+
+// part is the bits of the register, as it is on the wire, that a partial point has.
+func (c codec) part() uint16 {
+	return binary.BigEndian.Uint16(c.order.scatter(c.merge([]byte{0, 0}, math.MaxUint64)))
 }
 
 func (c codec) encodeFloat(raw *big.Rat) ([]byte, error) {

@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math"
-	"strings"
+	"strconv"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -39,6 +39,8 @@ func TestCodecIsExactlyInvertible(t *testing.T) {
 		{"int16", v1beta1.FLOAT, 1, []any{0.1, "0.01", "1e-3", 2.5, -0.1}}, {"uint16", v1beta1.DOUBLE, 1, []any{0.1, "0.125"}},
 		{"int32", v1beta1.DOUBLE, 2, []any{0.1, "0.001"}}, {"int64", v1beta1.STRING, 4, []any{nil}},
 		{"float16", v1beta1.FLOAT, 1, []any{nil}}, {"float32", v1beta1.FLOAT, 2, []any{nil}}, {"float64", v1beta1.DOUBLE, 4, []any{nil}},
+		{"int48", v1beta1.INT, 3, []any{nil, 2}}, {"uint48", v1beta1.DOUBLE, 3, []any{"0.5"}}, {"bcd16", v1beta1.INT, 1, []any{nil}}, {"bcd64", v1beta1.INT, 4, []any{nil}},
+		{"t5", v1beta1.DOUBLE, 2, []any{nil}}, {"t6", v1beta1.DOUBLE, 2, []any{nil}}, {"mod10k", v1beta1.INT, 2, []any{nil}}, {"umod10k", v1beta1.INT, 2, []any{nil}},
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		c := rapid.SampledFrom(types).Draw(t, "type")
@@ -55,21 +57,63 @@ func TestCodecIsExactlyInvertible(t *testing.T) {
 		}
 		p := points(t, c.typ, visitor)
 		wire := rapid.SliceOfN(rapid.Byte(), 2*c.words, 2*c.words).Draw(t, "wire")
+		switch p.codec.form { // most bytes are no value of these
+		case formBCD:
+			wire = p.codec.order.scatter(toBCD(rapid.Uint64Range(0, 1e16-1).Draw(t, "digits"), 2*c.words))
+		case formTenThousands:
+			low := int64(0)
+			if !p.codec.unsignedDigits {
+				low = -99_999_999
+			}
+			wire = p.codec.order.scatter(toTenThousands(rapid.Int64Range(low, 99_999_999).Draw(t, "digits"), c.words))
+		}
 		v, err := p.codec.decode(wire)
 		if err != nil {
-			if !strings.HasPrefix(c.data, "float") {
+			if p.codec.form != formFloat && p.codec.form != formBCD && p.codec.form != formTenThousands {
 				t.Fatalf("decode %x: %v", wire, err)
 			}
 			return // not a number: no value
 		}
 		back, err := p.codec.encode(v.String(), nil)
 		if err != nil {
+			if p.codec.form == formDecimal { // a float of 53 bits has more digits than 24 bits hold
+				return
+			}
 			t.Fatalf("encode %s: %v", v, err)
+		}
+		if again, err := p.codec.decode(back); err != nil || again != v {
+			t.Fatalf("%v: %x decodes to %s, that again to %s, %v", visitor, wire, v, again, err)
+		}
+		if p.codec.form == formDecimal { // one number has several forms
+			return
 		}
 		if !bytes.Equal(back, wire) && !negativeZero(p.codec, wire) {
 			t.Fatalf("%v: %x decodes to %s, which encodes to %x", visitor, wire, v, back)
 		}
 	})
+}
+
+// Decimal floats are exact for every number that they can hold.
+func TestCodecDecimalFloats(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := points(t, v1beta1.DOUBLE, map[string]any{"register": "HoldingRegister", "offset": 0, "dataType": "t6", "byteOrder": rapid.SampledFrom(orders).Draw(t, "order")})
+		in := strconv.Itoa(rapid.IntRange(-1<<23, 1<<23-1).Draw(t, "number")) + "e" + strconv.Itoa(rapid.IntRange(-100, 100).Draw(t, "exponent"))
+		wire, err := p.codec.encode(in, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := p.codec.decode(wire)
+		want, _ := strconv.ParseFloat(in, 64)
+		if f, ok := v.Float64(); err != nil || !ok || f != want {
+			t.Fatalf("%s became %s (%v)", in, v, err)
+		}
+	})
+	p := points(t, v1beta1.DOUBLE, map[string]any{"register": "HoldingRegister", "offset": 0, "dataType": "t5"})
+	for _, tooMuch := range []string{"-1", "16777217.5", "1e200"} {
+		if wire, err := p.codec.encode(tooMuch, nil); err == nil {
+			t.Errorf("%s became %x", tooMuch, wire)
+		}
+	}
 }
 
 func negativeZero(c codec, wire []byte) bool {

@@ -1,55 +1,180 @@
 package modbus
 
 import (
+	"cmp"
+	"maps"
 	"slices"
 	"time"
 
 	"github.com/petiole-io/petiole/devices"
 )
 
-// Plan is what a device costs its link, for people to read.
+// Plan is what devices cost one link, for people to read. Times are estimates, for
+// slaves that take 2 ms to answer.
 type Plan struct {
 	Endpoint string    `json:"endpoint"`
-	Unit     int       `json:"unit"`
 	Requests []Request `json:"requests"`
-	// Utilisation is the part of the link's time that the device takes, 1 being all.
+	Classes  []Class   `json:"classes"`
+	// Holes are the ranges that the settings forbid; the driver learns others while it
+	// runs.
+	Holes []string `json:"holes,omitempty"`
+	// Utilisation is the part of the link's time that polling takes, 1 being all: more
+	// cannot be kept.
 	Utilisation float64 `json:"utilisation"`
 	// Cycle is what reading everything once takes.
-	Cycle time.Duration `json:"cycle"`
+	Cycle time.Duration `json:"cycleNs"`
 }
 
 // Request is one request of a plan.
 type Request struct {
-	Table    string        `json:"table"`
-	Start    int           `json:"start"`
-	Count    int           `json:"count"`
+	Unit     int    `json:"unit"`
+	Function int    `json:"function"`
+	Table    string `json:"table"`
+	Start    int    `json:"start"` // as on the wire
+	Count    int    `json:"count"`
+	// Points are <namespace>/<device>.<property>.
 	Points   []string      `json:"points"`
-	Period   time.Duration `json:"period"`
-	Estimate time.Duration `json:"estimate"`
+	Period   time.Duration `json:"periodNs"`
+	Estimate time.Duration `json:"estimateNs"`
 }
 
-// Describe plans a device without touching it. Times are estimates, for a slave that
-// takes 2 ms to answer; the driver learns holes only while it runs. The error and
-// the problems are those of Open.
-func Describe(def devices.Definition) (Plan, []devices.Problem, error) {
-	s, points, problems, err := parse(def)
-	if err != nil {
-		return Plan{}, problems, err
-	}
-	out := Plan{Endpoint: s.endpoint.String(), Unit: int(s.unit)}
-	c := lineCost(s.endpoint, turnaround)
-	sess := &session{def: def, settings: s, points: points}
-	for _, g := range sess.groups(time.Now()) {
-		for _, b := range g.blocks {
-			r := Request{Table: b.table.String(), Start: b.start, Count: b.count, Period: g.period, Estimate: c.of(b.table, b.count)}
-			for _, p := range b.points {
-				r.Points = append(r.Points, p.name)
+// Class is all requests of one period.
+type Class struct {
+	Period      time.Duration `json:"periodNs"`
+	Requests    int           `json:"requests"`
+	Points      int           `json:"points"`
+	Cycle       time.Duration `json:"cycleNs"`
+	Utilisation float64       `json:"utilisation"`
+}
+
+// Finding is something wrong, or suspicious, with a device of a plan.
+type Finding struct {
+	Device string `json:"device"`
+	devices.Problem
+	// Warning tells that the device works all the same.
+	Warning bool `json:"warning,omitempty"`
+}
+
+// ReasonUnknownSetting is the reason of a finding about a setting that nothing reads.
+const ReasonUnknownSetting = "UnknownSetting"
+
+// Describe plans devices without touching them, as the driver would: those of one
+// endpoint share a link, those of one unit share requests.
+func Describe(defs ...devices.Definition) ([]Plan, []Finding) {
+	var found []Finding
+	pollers := map[pollKey]*group{}
+	for _, def := range defs {
+		name := def.Device.String()
+		s, points, problems, err := parse(def)
+		for _, p := range problems {
+			found = append(found, Finding{Device: name, Problem: p})
+		}
+		if err != nil {
+			found = append(found, Finding{Device: name, Problem: devices.Problem{Reason: devices.ReasonInvalidProtocol, Message: err.Error()}})
+			continue
+		}
+		found = append(found, unread(def, s)...)
+		for period, of := range (&session{settings: s, points: points}).periods() {
+			k := pollKey{settings: s.polling(), period: period}
+			if pollers[k] == nil {
+				g := newGroup(s)
+				g.stale = true
+				pollers[k] = &g
 			}
-			out.Requests = append(out.Requests, r)
-			out.Cycle += r.Estimate
-			out.Utilisation += float64(r.Estimate) / float64(g.period)
+			for _, p := range of {
+				p.name = name + "." + p.name
+				pollers[k].points = append(pollers[k].points, p)
+			}
 		}
 	}
-	slices.SortStableFunc(out.Requests, func(a, b Request) int { return int(a.Period - b.Period) })
-	return out, problems, nil
+	return plans(pollers), found
+}
+
+func plans(pollers map[pollKey]*group) []Plan {
+	links := map[endpoint]*Plan{}
+	for _, k := range slices.SortedFunc(maps.Keys(pollers), comparePollers) {
+		e, g := k.settings.endpoint, pollers[k]
+		if links[e] == nil {
+			links[e] = &Plan{Endpoint: e.String()}
+		}
+		g.refresh(time.Now())
+		links[e].add(k, g)
+	}
+	out := make([]Plan, 0, len(links))
+	for _, p := range links {
+		out = append(out, *p)
+	}
+	slices.SortFunc(out, func(a, b Plan) int { return cmp.Compare(a.Endpoint, b.Endpoint) })
+	return out
+}
+
+func comparePollers(a, b pollKey) int {
+	return cmp.Or(cmp.Compare(a.period, b.period), cmp.Compare(a.settings.unit, b.settings.unit),
+		cmp.Compare(a.settings.timeout, b.settings.timeout), cmp.Compare(a.settings.maxRegisters, b.settings.maxRegisters))
+}
+
+// add counts a poller's requests to its link.
+func (p *Plan) add(k pollKey, g *group) {
+	if n := len(p.Classes); n == 0 || p.Classes[n-1].Period != k.period {
+		p.Classes = append(p.Classes, Class{Period: k.period})
+	}
+	c := &p.Classes[len(p.Classes)-1]
+	for _, h := range g.forbidden {
+		if !slices.Contains(p.Holes, h.String()) {
+			p.Holes = append(p.Holes, h.String())
+		}
+	}
+	for _, b := range g.blocks {
+		// Requests in flight together take their time together.
+		took := g.requestCost(&b, &k.settings) / time.Duration(k.settings.window)
+		r := Request{Unit: int(k.settings.unit), Function: b.table.function(), Table: b.table.String(), Start: b.start, Count: b.count, Period: k.period, Estimate: took}
+		for i := range b.points {
+			r.Points = append(r.Points, b.points[i].name)
+		}
+		p.Requests = append(p.Requests, r)
+		c.Requests++
+		c.Points += len(b.points)
+		c.Cycle += took
+		c.Utilisation += float64(took) / float64(k.period)
+		p.Cycle += took
+		p.Utilisation += float64(took) / float64(k.period)
+	}
+}
+
+// requestCost is what reading a block takes, with the pauses that the settings want.
+func (g *group) requestCost(b *block, s *settings) time.Duration {
+	if s.singleRegisters && !b.table.bits() {
+		return time.Duration(b.count) * (g.cost.of(b.table, 1) + s.between)
+	}
+	return g.cost.of(b.table, b.count) + s.between
+}
+
+// ignored are settings of KubeEdge's samples that mean nothing here.
+var ignored = []string{"protocolid", "serialtype", "reconntimeout", "reconnretrytimes", "collecttimeout", "collectretrytimes", "collecttype", "max", "min", "name", "unitname"}
+
+// elsewhere are settings of the other modes: manifests name both.
+var elsewhere = []string{"ip", "host", "address", "hostname", "port", "baudRate", "baud", "dataBits", "stopBits", "parity", "rs485Enabled",
+	"caFile", "certFile", "keyFile", "serverName"}
+
+// unread finds the settings that nothing reads: most likely they are misspelt.
+func unread(def devices.Definition, s *settings) []Finding {
+	var found []Finding
+	warn := func(property string, keys []string) {
+		for _, k := range keys {
+			if !slices.Contains(ignored, k) {
+				found = append(found, Finding{Device: def.Device.String(), Warning: true,
+					Problem: devices.Problem{Property: property, Reason: ReasonUnknownSetting, Message: k + " is not a setting of the driver"}})
+			}
+		}
+	}
+	r := def.Config.Read()
+	readSettings(r)
+	r.Has(elsewhere...)
+	warn("", r.Unread())
+	for i, p := range def.Points {
+		r := p.Visitor.Read()
+		readPoint(r, i, p, *s)
+		warn(p.Name, r.Unread())
+	}
+	return found
 }

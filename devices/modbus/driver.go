@@ -25,6 +25,15 @@ type shared struct {
 	users int
 	stop  context.CancelFunc
 	done  chan struct{}
+	// pollers read what the devices of one unit want with one period.
+	pollers map[pollKey]*sharedPoller
+}
+
+type sharedPoller struct {
+	poller *poller
+	users  int
+	stop   context.CancelFunc
+	done   chan struct{}
 }
 
 // New makes a driver that does nothing yet. Log may be nil.
@@ -80,7 +89,7 @@ func (d *Driver) acquire(e endpoint) (*link, error) {
 	}
 	if s == nil {
 		ctx, cancel := context.WithCancel(context.Background())
-		s = &shared{stop: cancel, done: make(chan struct{})}
+		s = &shared{stop: cancel, done: make(chan struct{}), pollers: map[pollKey]*sharedPoller{}}
 		s.link = newLink(e, func() int { return d.users(e) }, d.log)
 		d.links[e.key()] = s
 		go func() {
@@ -105,6 +114,44 @@ func (d *Driver) release(e endpoint) {
 	if last {
 		s.stop()
 		<-s.done
+	}
+}
+
+// subscribe has the points of a subscriber read until unsubscribe. The caller has
+// acquired the link.
+func (d *Driver) subscribe(k pollKey, sub *subscriber) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.links[k.settings.endpoint.key()]
+	p := s.pollers[k]
+	if p == nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		p = &sharedPoller{poller: newPoller(k, s.link, d.log), stop: cancel, done: make(chan struct{})}
+		s.pollers[k] = p
+		go func() {
+			defer close(p.done)
+			p.poller.run(ctx)
+		}()
+	}
+	p.users++
+	p.poller.add(sub)
+}
+
+// unsubscribe ends a subscription; the last one's waits until the poller has stopped.
+func (d *Driver) unsubscribe(k pollKey, sub *subscriber) {
+	d.mu.Lock()
+	s := d.links[k.settings.endpoint.key()]
+	p := s.pollers[k]
+	p.poller.remove(sub)
+	p.users--
+	last := p.users == 0
+	if last {
+		delete(s.pollers, k)
+	}
+	d.mu.Unlock()
+	if last {
+		p.stop()
+		<-p.done
 	}
 }
 

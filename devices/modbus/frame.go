@@ -39,22 +39,30 @@ func (m *mbap) packager(unit byte) modbus.Packager { return mbapUnit{m, unit} }
 func (m *mbap) find(request, buf []byte) ([]byte, int, error) {
 	used := 0
 	for {
-		rest := buf[used:]
-		if len(rest) < mbapHeader {
-			return nil, used, nil
+		frame, n, err := nextFrame(buf[used:])
+		if frame == nil || err != nil {
+			return nil, used, err
 		}
-		length := int(binary.BigEndian.Uint16(rest[4:]))
-		if binary.BigEndian.Uint16(rest[2:]) != 0 || length < 3 || length > 1+maxPDU {
-			return nil, used, fmt.Errorf("%w: header % x", errGarbled, rest[:mbapHeader])
-		}
-		if len(rest) < 6+length {
-			return nil, used, nil
-		}
-		used += 6 + length
-		if binary.BigEndian.Uint16(rest) == binary.BigEndian.Uint16(request) {
-			return rest[:6+length], used, nil
+		used += n
+		if binary.BigEndian.Uint16(frame) == binary.BigEndian.Uint16(request) {
+			return frame, used, nil
 		}
 	}
+}
+
+// nextFrame is the first whole frame of buf, nil when more is needed, and its length.
+func nextFrame(buf []byte) ([]byte, int, error) {
+	if len(buf) < mbapHeader {
+		return nil, 0, nil
+	}
+	length := int(binary.BigEndian.Uint16(buf[4:]))
+	if binary.BigEndian.Uint16(buf[2:]) != 0 || length < 3 || length > 1+maxPDU {
+		return nil, 0, fmt.Errorf("%w: header % x", errGarbled, buf[:mbapHeader])
+	}
+	if len(buf) < 6+length {
+		return nil, 0, nil
+	}
+	return buf[:6+length], 6 + length, nil
 }
 
 // mbapUnit is the packager of one unit.

@@ -1,7 +1,3 @@
-//go:build interop
-
-// These tests need python3-pymodbus, socat and mbpoll, and fail without them.
-
 package modbus
 
 import (
@@ -11,9 +7,15 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/modbus/modbustest"
 )
+
+// These tests run against other people's programs, of the Debian packages
+// python3-pymodbus, mbpoll and libmodbus5, and fail without them.
+const python = "/usr/bin/python3" // Debian's, whatever else is in the path
 
 func TestInteropPymodbusTCP(t *testing.T) {
 	addr := freeAddr(t)
@@ -21,58 +23,120 @@ func TestInteropPymodbusTCP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	command(t, "/usr/bin/python3", "testdata/slave.py", "tcp", port)
-	interop(t, func(unit int) map[string]any { return map[string]any{"ip": "127.0.0.1", "port": port, "slaveID": unit} })
+	start(t, "testdata/slave.py", "tcp", port)
+	p := newProxy(t, addr)
+	n := functions(p)
+	interop(t, []int{1, 2}, func(unit int) map[string]any { return map[string]any{"ip": p.addr, "port": nil, "slaveID": unit} })
+	if n[22].Load() != 2 {
+		t.Errorf("%d bits were written with function 22", n[22].Load())
+	}
 	// Another master sees what we have written.
 	out, err := exec.Command("mbpoll", "-m", "tcp", "-p", port, "-a", "1", "-t", "4", "-0", "-r", "20", "-c", "1", "-1", "127.0.0.1").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "4321") {
-		t.Fatalf("%v\n%s", err, out)
+		t.Fatalf("mbpoll (Debian package mbpoll): %v\n%s", err, out)
 	}
 }
 
 func TestInteropPymodbusRTU(t *testing.T) {
-	dir := t.TempDir()
-	a, b := dir+"/a", dir+"/b"
-	command(t, "socat", "pty,raw,echo=0,link="+a, "pty,raw,echo=0,link="+b)
-	eventually(t, "pty pair", func() bool { _, errA := os.Stat(a); _, errB := os.Stat(b); return errA == nil && errB == nil })
-	command(t, "/usr/bin/python3", "testdata/slave.py", "rtu", a)
-	interop(t, func(unit int) map[string]any {
-		return map[string]any{"serialPort": b, "baudRate": 19200, "slaveID": unit, "timeout": 500}
+	p := pair(t)
+	start(t, "testdata/slave.py", "rtu", p.A)
+	interop(t, []int{1, 2}, func(unit int) map[string]any {
+		return map[string]any{"serialPort": p.B, "baudRate": 19200, "slaveID": unit, "timeout": 500}
 	})
 }
 
-func interop(t *testing.T, config func(int) map[string]any) {
+func TestInteropLibmodbusTCP(t *testing.T) {
+	addr := freeAddr(t)
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, "testdata/libmodbus.py", "tcp", port)
+	config := map[string]any{"ip": "127.0.0.1", "port": port, "slaveID": 1}
+	interop(t, []int{1}, func(int) map[string]any { return config })
+	misbehaviour(t, map[string]any{"ip": "127.0.0.1", "port": port, "slaveID": 1, "timeout": 150, "retries": 0})
+}
+
+func TestInteropLibmodbusRTU(t *testing.T) {
+	p := pair(t)
+	start(t, "testdata/libmodbus.py", "rtu", p.A)
+	config := map[string]any{"serialPort": p.B, "baudRate": 19200, "slaveID": 1, "timeout": 500}
+	interop(t, []int{1}, func(int) map[string]any { return config })
+	misbehaviour(t, map[string]any{"serialPort": p.B, "baudRate": 19200, "slaveID": 1, "timeout": 150, "retries": 0})
+}
+
+func pair(t *testing.T) *modbustest.Pair {
+	t.Helper()
+	p, err := modbustest.NewPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.Close() })
+	return p
+}
+
+func interop(t *testing.T, units []int, config func(int) map[string]any) {
 	r := newRig(t)
-	for unit, name := range map[int]string{1: "one", 2: "two"} {
-		r.apply(name, "127.0.0.1:1", config(unit),
-			prop{name: "hr", typ: "INT", visitor: holding(7), cycle: 50}, prop{name: "ir", typ: "INT", ro: true, visitor: visitor("InputRegister", 150, nil), cycle: 50},
+	defer r.stop()
+	names := map[int]string{1: "one", 2: "two"}
+	for _, unit := range units {
+		r.apply(names[unit], "127.0.0.1:1", config(unit),
+			prop{name: "hr", typ: "INT", visitor: holding(7), cycle: 50}, prop{name: "ir", typ: "INT", ro: true, visitor: visitor("InputRegister", 140, nil), cycle: 50},
 			prop{name: "co", typ: "BOOLEAN", visitor: visitor("CoilRegister", 3, nil), cycle: 50}, prop{name: "di", typ: "BOOLEAN", ro: true, visitor: visitor("DiscreteInputRegister", 4, nil), cycle: 50},
 			prop{name: "beyond", typ: "INT", ro: true, visitor: holding(199), cycle: 50}, prop{name: "outside", typ: "INT", ro: true, visitor: holding(201), cycle: 50},
 			prop{name: "set", typ: "INT", visitor: holding(20), cycle: 50, desired: "4321"}, prop{name: "set32", typ: "FLOAT", visitor: holding(30), cycle: 50, desired: "-2.5"},
-			prop{name: "setco", typ: "BOOLEAN", visitor: visitor("CoilRegister", 10, nil), cycle: 50, desired: "true"})
+			prop{name: "setco", typ: "BOOLEAN", visitor: visitor("CoilRegister", 10, nil), cycle: 50, desired: "true"},
+			prop{name: "bit", typ: "BOOLEAN", visitor: holding(40, "bit", 15), cycle: 50, desired: "true"})
 	}
-	for unit, name := range map[int]string{1: "one", 2: "two"} {
-		base := int64(1000 * unit)
+	for _, unit := range units {
+		name, base := names[unit], int64(1000*unit)
 		for property, want := range map[string]string{
-			"hr": devices.Int(base + 7).String(), "ir": devices.Int(base + 150).String(), "co": "true", "di": "false",
-			"beyond": devices.Int(base + 199).String(), "set": "4321", "set32": "-2.5", "setco": "true",
+			"hr": devices.Int(base + 7).String(), "ir": devices.Int(base + 140).String(), "co": "true", "di": "false",
+			"beyond": devices.Int(base + 199).String(), "set": "4321", "set32": "-2.5", "setco": "true", "bit": "true",
 		} {
-			eventually(t, name+" "+property, func() bool { return r.sink.reported(name, property) == want })
+			within(t, 10*time.Second, name+" "+property, func() bool { return r.sink.reported(name, property) == want })
 		}
-		eventually(t, "the refused point", func() bool {
+		within(t, 10*time.Second, "the refused point", func() bool {
 			tw := r.sink.twin(name, "outside").Reported
 			return tw != nil && tw.Metadata["reason"] == "IllegalAddress"
 		})
-		for _, p := range []string{"set", "set32", "setco"} {
+		for _, p := range []string{"set", "set32", "setco", "bit"} {
 			eventually(t, p, func() bool { return r.sink.ack(name, p) == "applied" })
 		}
 	}
 }
 
-// command runs a program for the test; a Python one has said that it is ready.
-func command(t *testing.T, name string, args ...string) {
+// misbehaviour is what libmodbus does at some addresses: none of it becomes a value,
+// and nothing else suffers. While it is late with one answer it gives no other, so that
+// it is asked for that one less often.
+func misbehaviour(t *testing.T, config map[string]any) {
+	config["oneRequestPerProperty"] = true
+	r := newRig(t)
+	defer r.stop()
+	r.apply("d", "127.0.0.1:1", config, prop{name: "good", typ: "INT", visitor: holding(7), cycle: 50}, prop{name: "late", typ: "INT", visitor: holding(150), cycle: 1500},
+		prop{name: "busy", typ: "INT", visitor: holding(151), cycle: 400}, prop{name: "wrong", typ: "INT", visitor: holding(152), cycle: 400})
+	for property, reason := range map[string]string{"late": "Timeout", "busy": "UnitBusy", "wrong": "Timeout"} {
+		within(t, 15*time.Second, property, func() bool {
+			tw := r.sink.twin("d", property).Reported
+			return tw != nil && tw.Metadata["quality"] == "bad" && tw.Metadata["reason"] == reason && tw.Value == ""
+		})
+	}
+	n := r.sink.count("d", "good")
+	within(t, 15*time.Second, "the others go on", func() bool { return r.sink.count("d", "good") > n+10 })
+	r.stop()
+	for _, b := range r.sink.samples["d"] {
+		for _, x := range b.Samples {
+			if x.Quality == devices.Good && (x.Property != "good" || x.Value != devices.Int(1007)) {
+				t.Fatalf("%s = %s", x.Property, x.Value)
+			}
+		}
+	}
+}
+
+// start runs a slave of testdata until the test ends; it has said that it is ready.
+func start(t *testing.T, args ...string) {
 	t.Helper()
-	c := exec.Command(name, args...)
+	c := exec.Command(python, args...)
 	out, err := c.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -82,9 +146,7 @@ func command(t *testing.T, name string, args ...string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Process.Kill(); _ = c.Wait() })
-	if name == "/usr/bin/python3" {
-		if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
-			t.Fatalf("%s %v: %v", name, args, err)
-		}
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatalf("%v does not start (Debian packages python3-pymodbus, libmodbus5): %v", args, err)
 	}
 }

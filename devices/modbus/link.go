@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/goburrow/modbus"
@@ -20,38 +21,43 @@ const (
 )
 
 // link owns one connection and does one job after another on it. Everything below
-// queue belongs to the goroutine of run.
+// silent belongs to the goroutine of run.
 type link struct {
 	endpoint endpoint
 	log      *zap.Logger
 	queue    *queue
 	jobs     func() int // devices that use the link
+	// silent marks the units that do not answer at present.
+	silent [256]atomic.Bool
 
 	wire     *wire
-	clients  map[byte]modbus.Client
-	breakers map[byte]*breaker
+	peers    map[byte]*peer
 	redialAt time.Time
 	redial   time.Duration
-	downErr  error // why the link is down, nil while it is up
-	mute     int   // unanswered requests in a row
-	opened   time.Time
+	downErr  error         // why the link is down, nil while it is up
+	mute     int           // unanswered requests in a row
+	muteOf   map[byte]bool // the units they went to
+	confused bool          // the last answer was garbled
+	// latencies are those of all units.
+	latencies latencies
+}
+
+// peer is what a link knows of a unit.
+type peer struct {
+	client    modbus.Client
+	packager  modbus.Packager
+	breaker   breaker
+	latencies latencies
+	// proven tells that the unit answered on this connection, and has not missed since.
+	proven bool
+	// unmasked tells that the unit does not know function 22.
+	unmasked bool
 }
 
 func newLink(e endpoint, users func() int, log *zap.Logger) *link {
-	l := &link{endpoint: e, log: log.With(zap.String("link", e.String())), queue: newQueue(), jobs: users,
-		clients: map[byte]modbus.Client{}, breakers: map[byte]*breaker{}}
-	switch e.mode {
-	case modeTLS:
-		l.wire = newTLS(e)
-	case modeUDP:
-		l.wire = newUDP(e)
-	case modeRTUOverTCP:
-		l.wire = newRTUOverTCP(e)
-	case modeRTU:
-		l.wire = newSerial(e)
-	default:
-		l.wire = newTCP(e)
-	}
+	l := &link{endpoint: e, log: log.With(zap.String("link", e.String())), queue: newQueue(), jobs: users, peers: map[byte]*peer{}, muteOf: map[byte]bool{}}
+	l.wire = newWire(e)
+	l.wire.log = l.log
 	return l
 }
 
@@ -61,65 +67,83 @@ func (l *link) run(ctx context.Context) {
 		j := l.queue.take(ctx)
 		if j == nil || ctx.Err() != nil {
 			if j != nil {
-				j.done <- errStopped
+				j.end(errStopped)
 			}
 			break
 		}
-		if j.taken.Swap(true) || j.ctx.Err() != nil {
-			j.done <- errStopped
-			continue
+		switch {
+		case !j.take():
+			j.end(errStopped)
+		case pipelined(j):
+			l.pipeline(ctx, j)
+		default:
+			j.end(l.execute(ctx, j))
 		}
-		j.done <- l.execute(ctx, j)
 	}
 	for _, j := range l.queue.close() {
-		j.done <- errStopped
+		j.end(errStopped)
 	}
 	l.wire.disconnect()
 }
 
+// take claims a job; false means that nobody wants its result any more.
+func (j *job) take() bool { return !j.taken.Swap(true) && j.ctx.Err() == nil }
+
+// submit queues a job. It does not block.
+func (l *link) submit(j *job) {
+	if j.priority != prioCommand && j.priority != prioWrite && l.silent[j.unit].Load() {
+		j.priority = prioProbe
+	}
+	if !l.queue.put(j) {
+		j.end(errStopped)
+	}
+}
+
 // do has a job done and waits for its end. When the job's context ends before, it
 // does not wait, unless the job is under way and to be finished.
-func (l *link) do(j *job) error {
-	j.done = make(chan error, 1)
-	if !l.queue.put(j) {
-		return errStopped
-	}
+func (l *link) do(j *job, finish bool) error {
+	done := make(chan error, 1)
+	j.end = func(err error) { done <- err }
+	l.submit(j)
 	select {
-	case err := <-j.done:
+	case err := <-done:
 		return err
 	case <-j.ctx.Done():
 	}
-	if j.taken.Swap(true) && j.finish {
-		return <-j.done
+	if j.taken.Swap(true) && finish {
+		return <-done
 	}
-	return errStopped
+	return fmt.Errorf("%w: %w", errStopped, j.ctx.Err())
 }
 
 // execute is one job. A silent unit is refused at once between its probes, and a
 // link that is down between its redials, so that neither holds up the others.
 func (l *link) execute(ctx context.Context, j *job) error {
-	b := l.breakers[j.unit]
-	if b == nil {
-		b = &breaker{}
-		l.breakers[j.unit] = b
-	}
-	if !b.allows(time.Now()) {
+	p := l.peer(j.unit)
+	if !p.breaker.allows(time.Now()) {
 		return errSilent
 	}
 	if err := l.connect(ctx, j.settings); err != nil {
 		return err
 	}
-	u := &unit{link: l, ctx: ctx, id: j.unit, settings: j.settings, breaker: b, client: l.client(j.unit)}
-	return j.do(u)
+	u := &unit{link: l, ctx: ctx, wish: j.ctx, id: j.unit, settings: j.settings, peer: p}
+	if j.ask == nil {
+		return j.do(u)
+	}
+	var err error
+	j.ask.data, err = u.read(j.ask.table, j.ask.start, j.ask.count)
+	j.ask.at = u.at
+	return err
 }
 
-func (l *link) client(id byte) modbus.Client {
-	c := l.clients[id]
-	if c == nil {
-		c = modbus.NewClient2(l.wire.framing.packager(id), l.wire)
-		l.clients[id] = c
+func (l *link) peer(id byte) *peer {
+	p := l.peers[id]
+	if p == nil {
+		packager := l.wire.framing.packager(id)
+		p = &peer{packager: packager, client: modbus.NewClient2(packager, l.wire)}
+		l.peers[id] = p
 	}
-	return c
+	return p
 }
 
 // connect opens the connection when it is closed and a redial is due.
@@ -136,7 +160,10 @@ func (l *link) connect(ctx context.Context, s *settings) error {
 		return err
 	}
 	if opened {
-		l.mute, l.opened = 0, time.Now()
+		l.hear()
+		for _, p := range l.peers {
+			p.proven = false
+		}
 		l.log.Debug("link connected")
 		if s.afterConnect > 0 {
 			wait(ctx, s.afterConnect)
@@ -150,7 +177,7 @@ func (l *link) down(err error) {
 	l.redial = min(max(2*l.redial, redialFirst), redialMax)
 	l.redialAt = time.Now().Add(l.redial - time.Duration(rand.Float64()*float64(l.redial)/4)) //nolint:gosec // jitter
 	if l.downErr == nil {
-		l.log.Warn("link down", zap.Error(err))
+		l.log.Warn("link down", zap.Error(err), zap.Stringers("frames", l.wire.frames.list()))
 	}
 	l.downErr = err
 }
@@ -160,135 +187,65 @@ func (l *link) up() {
 	if l.downErr != nil {
 		l.log.Info("link up")
 	}
-	l.downErr, l.redial, l.redialAt, l.mute = nil, 0, time.Time{}, 0
+	l.downErr, l.redial, l.redialAt, l.confused = nil, 0, time.Time{}, false
+	l.hear()
 }
 
-// unit is one unit while a job is done on its link. It belongs to the link's
-// goroutine.
-type unit struct {
-	link     *link
-	ctx      context.Context //nolint:containedctx // a unit lives as long as one job
-	id       byte
-	settings *settings
-	breaker  *breaker
-	client   modbus.Client
-	// at is the middle of the last transaction.
-	at time.Time
-}
-
-// call is one transaction. Resend tells that it may be sent twice without harm: it
-// is, when the connection proves to have been closed before.
-func (u *unit) call(resend bool, do func(modbus.Client) ([]byte, error)) ([]byte, error) {
-	l := u.link
-	if err := l.connect(u.ctx, u.settings); err != nil { // lost earlier in the same job
-		return nil, err
+// halfOpen tells that the connection is most likely one without another side: several
+// units are silent, or the only one that is in use.
+func (l *link) halfOpen() bool {
+	if l.mute < halfOpen || l.wire.datagram {
+		return false
 	}
-	if rest := u.settings.between - time.Since(l.wire.end); u.settings.between > 0 && rest > 0 {
-		wait(u.ctx, rest)
-	}
-	out, err := u.once(do)
-	if resend && errors.Is(err, errClosed) {
-		if err := l.connect(u.ctx, u.settings); err != nil {
-			return nil, err
+	for _, p := range l.peers {
+		if p.proven && len(l.muteOf) < halfOpen {
+			return false
 		}
-		out, err = u.once(do)
 	}
-	return out, u.judge(err)
+	return true
 }
 
-func (u *unit) once(do func(modbus.Client) ([]byte, error)) ([]byte, error) {
-	w := u.link.wire
-	w.timeout = u.settings.timeout
-	out, err := do(u.client)
-	u.at = w.begin.Add(w.end.Sub(w.begin) / 2)
-	return out, err
+// hear forgets what was not answered.
+func (l *link) hear() {
+	l.mute = 0
+	clear(l.muteOf)
 }
 
-// judge draws the conclusions for unit and link.
-func (u *unit) judge(err error) error {
-	l, now := u.link, time.Now()
+// garbled tells of an answer that makes no sense, the first of a row.
+func (l *link) garbled(err error) {
+	if !l.confused {
+		l.log.Warn("answer garbled", zap.Error(err), zap.Stringers("frames", l.wire.frames.list()))
+	}
+	l.confused = true
+}
+
+// judge draws the conclusions for unit and link from the end of a transaction.
+func (l *link) judge(u *unit, err error) error {
 	switch {
 	case errors.Is(err, errTimeout):
-		u.miss(now)
-		if l.mute++; l.mute >= halfOpen && !l.wire.datagram {
-			l.mute = 0
-			l.wire.disconnect() // half open, most likely
+		u.missed()
+		l.mute++
+		l.muteOf[u.id] = true
+		if l.halfOpen() {
+			l.hear()
+			l.wire.disconnect()
 		}
 	case errors.Is(err, errLink):
 		l.down(err)
 	case errors.Is(err, errGarbled):
 		l.wire.disconnect()
+		l.garbled(err)
 	case exception(err) == excGatewayPath || exception(err) == excGatewayTarget:
 		l.up()
-		u.miss(now)
+		u.missed()
 		return fmt.Errorf("%w: %w", errGateway, err)
 	case exception(err) == excBusy || exception(err) == excAcknowledge:
 		l.up()
-		u.breaker.answered()
+		u.answered()
 		return fmt.Errorf("%w: %w", errBusy, err)
 	default: // an answer, be it another exception
 		l.up()
-		u.breaker.answered()
+		u.answered()
 	}
 	return err
-}
-
-func (u *unit) miss(now time.Time) {
-	silent := u.breaker.open()
-	u.breaker.missed(now, longestStep(u.link.jobs() == 1, u.settings.timeout), rand.Float64()) //nolint:gosec // jitter
-	if !silent && u.breaker.open() {
-		u.link.log.Warn("unit silent", zap.Uint8("unit", u.id))
-	}
-}
-
-// read reads registers, or packed bits.
-func (u *unit) read(t table, start, count int) ([]byte, error) {
-	return u.call(true, func(c modbus.Client) ([]byte, error) {
-		switch t {
-		case coils:
-			return c.ReadCoils(uint16(start), uint16(count))
-		case discretes:
-			return c.ReadDiscreteInputs(uint16(start), uint16(count))
-		case inputs:
-			return c.ReadInputRegisters(uint16(start), uint16(count))
-		default:
-			return c.ReadHoldingRegisters(uint16(start), uint16(count))
-		}
-	})
-}
-
-// writeRegisters writes registers with one request: function 6 for a single one,
-// else 16, unless the settings want another.
-func (u *unit) writeRegisters(start int, wire []byte) error {
-	_, err := u.call(false, func(c modbus.Client) ([]byte, error) {
-		if len(wire) == 2 && u.settings.write != writeMultiple {
-			return c.WriteSingleRegister(uint16(start), uint16(wire[0])<<8|uint16(wire[1]))
-		}
-		return c.WriteMultipleRegisters(uint16(start), uint16(len(wire)/2), wire)
-	})
-	return err
-}
-
-// writeBits writes coils with one request: function 5 for a single one, else 15.
-func (u *unit) writeBits(start, count int, packed []byte) error {
-	_, err := u.call(false, func(c modbus.Client) ([]byte, error) {
-		if count == 1 && u.settings.write != writeMultiple {
-			on := uint16(0)
-			if packed[0]&1 == 1 {
-				on = 0xff00
-			}
-			return c.WriteSingleCoil(uint16(start), on)
-		}
-		return c.WriteMultipleCoils(uint16(start), uint16(count), packed)
-	})
-	return err
-}
-
-func wait(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
 }

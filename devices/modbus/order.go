@@ -10,8 +10,8 @@ import (
 // undone by scatter.
 type order struct {
 	swapBytes, swapRegisters bool
-	// permutation, when set, is for 8-byte values only: byte i of the value is byte
-	// permutation[i] on the wire.
+	// permutation, when set, is for 8-byte values: byte i of the value is byte
+	// permutation[i] on the wire. The swaps are for shorter ones then.
 	permutation []int
 }
 
@@ -39,7 +39,21 @@ func parseOrder(s string) (order, error) {
 			return order{}, fmt.Errorf("%q is not an order of bytes", s)
 		}
 	}
-	return order{permutation: p}, nil
+	o, err := parseOrder(narrow(s))
+	if err != nil { // an order that only eight bytes can have
+		o = order{}
+	}
+	o.permutation = p
+	return o, nil
+}
+
+// narrow is the order of four letters that an order of eight has in its first half.
+func narrow(s string) string {
+	b := []byte(s[:4])
+	for i := range b {
+		b[i] = 'A' + (b[i]-'A')%4
+	}
+	return string(b)
 }
 
 // gather returns wire bytes as a big-endian value. It does not change wire.

@@ -1,7 +1,9 @@
 package modbus
 
 import (
+	"fmt"
 	"sort"
+	"strings"
 	"time"
 )
 
@@ -9,11 +11,18 @@ import (
 type block struct {
 	table        table
 	start, count int
-	points       []point // by address
+	points       []point   // by address
+	parts        [][]point // the same by owner, after share
 }
 
 // limits is what one request may ask for.
-type limits struct{ registers, bits int }
+type limits struct {
+	registers, bits int
+	// alone gives every point a request of its own.
+	alone bool
+	// coilsFromZero makes every request for coils begin with the first.
+	coilsFromZero bool
+}
 
 func (l limits) of(t table) int {
 	if t.bits() {
@@ -53,6 +62,15 @@ type hole struct {
 	start, end int
 }
 
+// String is the form that the setting forbidden has.
+func (h hole) String() string {
+	name := strings.ToLower(strings.TrimSuffix(h.table.String(), "Register"))
+	if h.end-h.start == 1 {
+		return fmt.Sprintf("%s:%d", name, h.start)
+	}
+	return fmt.Sprintf("%s:%d-%d", name, h.start, h.end-1)
+}
+
 // plan groups the points of one period into requests of the least total cost that
 // never split a point, keep the limits and touch no hole. Points that lie in a hole
 // themselves get a request of their own. The answer is ordered by table and address.
@@ -72,14 +90,15 @@ func plan(points []point, l limits, c cost, holes []hole) []block {
 			}
 			return ps[a].count < ps[b].count
 		})
-		blocks = append(blocks, planTable(t, ps, l.of(t), c, holes)...)
+		blocks = append(blocks, planTable(t, ps, l, c, holes)...)
 	}
 	return blocks
 }
 
 // planTable finds the cheapest way to cut a sorted row of points: best[i] is the
 // cheapest way for the first i.
-func planTable(t table, ps []point, limit int, c cost, holes []hole) []block {
+func planTable(t table, ps []point, l limits, c cost, holes []hole) []block {
+	limit, fromZero := l.of(t), t == coils && l.coilsFromZero
 	best := make([]time.Duration, len(ps)+1)
 	cut := make([]int, len(ps)+1)
 	for i := 1; i <= len(ps); i++ {
@@ -88,6 +107,12 @@ func planTable(t table, ps []point, limit int, c cost, holes []hole) []block {
 		for j := i - 1; j >= 0; j-- {
 			end = max(end, ps[j].end())
 			start := ps[j].address
+			if fromZero {
+				start = 0
+			}
+			if j < i-1 && l.alone && !samePlace(&ps[j], &ps[j+1]) {
+				break
+			}
 			if end-start > limit && j < i-1 {
 				break
 			}
@@ -101,7 +126,11 @@ func planTable(t table, ps []point, limit int, c cost, holes []hole) []block {
 	}
 	var blocks []block
 	for i := len(ps); i > 0; i = cut[i] {
-		blocks = append(blocks, newBlock(t, ps[cut[i]:i]))
+		b := newBlock(t, ps[cut[i]:i])
+		if fromZero {
+			b.start, b.count = 0, b.start+b.count
+		}
+		blocks = append(blocks, b)
 	}
 	for i, j := 0, len(blocks)-1; i < j; i, j = i+1, j-1 {
 		blocks[i], blocks[j] = blocks[j], blocks[i]
@@ -117,6 +146,9 @@ func inHole(t table, start, end int, holes []hole) bool {
 	}
 	return false
 }
+
+// samePlace tells points that several devices have in common.
+func samePlace(a, b *point) bool { return a.address == b.address && a.count == b.count }
 
 // newBlock spans points sorted by address.
 func newBlock(t table, ps []point) block {

@@ -60,7 +60,7 @@ func TestPlanGapFollowsTheLine(t *testing.T) {
 	gap := func(e endpoint, turnaround time.Duration) int {
 		for g := 1; g < 124; g++ {
 			points := []point{{address: 0, count: 1, table: holdings}, {index: 1, address: 1 + g, count: 1, table: holdings}}
-			if len(plan(points, limits{125, 2000}, lineCost(e, turnaround), nil)) == 2 {
+			if len(plan(points, limits{registers: 125, bits: 2000}, lineCost(e, turnaround), nil)) == 2 {
 				return g
 			}
 		}
@@ -77,16 +77,22 @@ func TestPlanGapFollowsTheLine(t *testing.T) {
 }
 
 func TestDescribe(t *testing.T) {
-	def := devices.Definition{Config: devices.Settings{"ip": "10.0.0.1"}, Points: []devices.Point{
+	def := devices.Definition{Device: devices.Ref{Namespace: "ns", Name: "a"}, Config: devices.Settings{"ip": "10.0.0.1", "forbidden": "input:30-31", "retires": 3}, Points: []devices.Point{
 		{Name: "a", Type: "INT", Cycle: time.Second, Visitor: devices.Settings{"register": "HoldingRegister", "offset": 0}},
 		{Name: "b", Type: "INT", Cycle: time.Second, Visitor: devices.Settings{"register": "HoldingRegister", "offset": 9}},
 		{Name: "c", Type: "INT", Cycle: 100 * time.Millisecond, Visitor: devices.Settings{"register": "InputRegister", "offset": 9}},
 		{Name: "d", Type: "INT", Cycle: time.Second, Visitor: devices.Settings{"register": "Nowhere"}},
 	}}
-	p, problems, err := Describe(def)
-	if err != nil || len(problems) != 1 || len(p.Requests) != 2 || p.Requests[1].Count != 10 || len(p.Requests[1].Points) != 2 ||
-		p.Endpoint != "tcp://10.0.0.1:502" || p.Cycle <= 0 || p.Utilisation <= 0 || p.Utilisation > 0.1 {
-		t.Fatalf("%+v %v %v", p, problems, err)
+	second := def // another device of the same unit costs nothing more
+	second.Device.Name = "b"
+	plans, found := Describe(def, second)
+	if len(plans) != 1 || len(found) != 4 || !found[1].Warning || found[1].Message != "retires is not a setting of the driver" {
+		t.Fatalf("%+v %+v", plans, found)
+	}
+	p := plans[0]
+	if len(p.Requests) != 2 || p.Requests[1].Count != 10 || len(p.Requests[1].Points) != 4 || p.Requests[1].Function != 3 || p.Requests[0].Function != 4 ||
+		p.Endpoint != "tcp://10.0.0.1:502" || p.Cycle <= 0 || p.Utilisation <= 0 || p.Utilisation > 0.1 || len(p.Classes) != 2 || p.Holes[0] != "input:30-31" {
+		t.Fatalf("%+v", p)
 	}
 }
 
@@ -96,19 +102,21 @@ func TestQueueGivesPollsTheirShare(t *testing.T) {
 	for range 20 {
 		q.put(&job{priority: prioWrite, due: now})
 	}
+	q.put(&job{priority: prioProbe, due: now.Add(-time.Hour)})
+	q.put(&job{priority: prioCommand, due: now.Add(time.Second)})
 	q.put(&job{priority: prioPoll, due: now})
 	q.put(&job{priority: prioOverdue, due: now.Add(time.Second)})
 	q.put(&job{priority: prioPoll, due: now.Add(-time.Second)})
 	var order []priority
-	for range 23 {
-		order = append(order, q.next().priority)
+	for range 25 {
+		order = append(order, q.next(nil).priority)
 	}
-	for i, want := range map[int]priority{0: prioWrite, 3: prioWrite, 4: prioOverdue, 5: prioWrite, 9: prioPoll, 14: prioPoll} {
+	for i, want := range map[int]priority{0: prioCommand, 1: prioWrite, 3: prioWrite, 4: prioOverdue, 5: prioWrite, 9: prioPoll, 14: prioPoll, 15: prioWrite, 24: prioProbe} {
 		if order[i] != want {
 			t.Fatalf("place %d: %v", i, order)
 		}
 	}
-	if q.next() != nil {
+	if q.next(nil) != nil {
 		t.Fatal("more than was put")
 	}
 }

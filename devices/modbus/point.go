@@ -23,6 +23,9 @@ var tableNames = [...]string{"CoilRegister", "DiscreteInputRegister", "HoldingRe
 
 func (t table) String() string { return tableNames[t] }
 
+// function is the function code that reads the table.
+func (t table) function() int { return [...]int{1, 2, 3, 4}[t] }
+
 // bits tells the tables whose items are bits.
 func (t table) bits() bool { return t == coils || t == discretes }
 
@@ -40,17 +43,27 @@ type point struct {
 	// verify tells that the point can be read, so that writes are compared.
 	verify    bool
 	readDelay time.Duration
+	owner     *subscriber // who wants it, in the plan of a poller
 }
 
-func (p point) end() int { return p.address + p.count }
+func (p *point) end() int { return p.address + p.count }
+
+// span is the place of the point.
+func (p *point) span() hole { return hole{p.table, p.address, p.end()} }
 
 // parsePoint reads a property's visitor settings:
 //
 //	register (registerType)  CoilRegister, DiscreteInputRegister, HoldingRegister, InputRegister
-//	offset (address)         0 to 65535, as it is on the wire
+//	offset (address)         0 to 65535, as it is on the wire, or as addressing says
+//	addressing               as the device's setting, for this property
 //	limit (count, quantity)  registers or bits; 0 or absent: from the data type
 //	dataType                 bool, bit, int, int8…int64, uint, uint8…uint64, float, float16…float64,
-//	                         double, bcd, string, bytes; absent: from the property's type
+//	                         double, bcd, string, bytes, t5 and t6 (a decimal exponent and 24
+//	                         bits, without and with sign), mod10k and umod10k (four digits in
+//	                         each register); absent: from the property's type
+//	signed                   as the device's setting, for this property: without it an INT
+//	                         is unsigned, as KubeEdge's mappers read it, and a FLOAT or
+//	                         DOUBLE in a single register is signed
 //	scale, valueOffset       value = raw·scale + valueOffset; scale 0 or absent: 1
 //	isSwap                   the two bytes of each register are exchanged
 //	isRegisterSwap           the registers are in reverse order
@@ -62,30 +75,31 @@ func (p point) end() int { return p.address + p.count }
 //	readBackDelay 0          ms between a write and its read-back
 func parsePoint(i int, p devices.Point, dev settings) (point, error) {
 	r := p.Visitor.Read()
+	out := readPoint(r, i, p, dev)
+	return out, r.Err()
+}
+
+func readPoint(r *devices.Reader, i int, p devices.Point, dev settings) point {
 	out := point{index: i, name: p.Name, cycle: p.Cycle, verify: r.Bool(true, "readBack"),
 		readDelay: time.Duration(r.Int(0, 0, 10_000, "readBackDelay")) * time.Millisecond}
-	t, ok := parseTable(r.Text("", "register", "registerType", "registerName"))
-	if !ok {
-		r.Fail("register", fmt.Sprintf("%q is none of %s", r.Text("", "register", "registerType", "registerName"), strings.Join(tableNames[:], ", ")))
-	}
-	out.table = t
-	if !r.Has("offset", "address") {
-		r.Fail("offset", "is missing")
-	}
-	out.address = int(r.Int(0, 0, 65535, "offset", "address"))
+	t, at := readAddress(r, dev.addressing)
+	out.table, out.address = t, at
 	limit := int(r.Int(0, 0, 2000, "limit", "count", "quantity"))
 	if t.bits() {
 		out.codec, out.count = parseBits(r, p.Type, limit)
 	} else {
-		out.codec = parseCodec(r, p.Type, limit, dev.order)
+		out.codec = parseCodec(r, p.Type, limit, dev)
 		out.count = out.codec.words
 	}
-	limits := dev.maxRegisters
-	if t.bits() {
-		limits = dev.maxBits
+	need := out.count
+	switch {
+	case t == coils && dev.coilsFromZero:
+		need = out.end()
+	case dev.singleRegisters && !t.bits():
+		need = 1
 	}
-	if out.count > limits {
-		r.Fail("limit", fmt.Sprintf("%d is more than one request may have (%d)", out.count, limits))
+	if most := dev.limits().of(t); need > most {
+		r.Fail("limit", fmt.Sprintf("%d is more than one request may have (%d)", need, most))
 	}
 	if out.end() > 65536 {
 		r.Fail("offset", "and limit reach beyond 65535")
@@ -93,7 +107,13 @@ func parsePoint(i int, p devices.Point, dev settings) (point, error) {
 	if p.Writable && !t.writable() {
 		r.Fail("register", fmt.Sprintf("%s cannot be written, but the property is ReadWrite", t))
 	}
-	return out, r.Err()
+	if dev.broadcasts() {
+		out.verify = false
+		if !p.Writable {
+			r.Fail("slaveID", "0 is the broadcast, which can only be written")
+		}
+	}
+	return out
 }
 
 func parseTable(s string) (table, bool) {
@@ -144,17 +164,26 @@ var widths = map[string]struct {
 	"short": {formSigned, 1}, "ushort": {formUnsigned, 1}, "long": {formSigned, 4}, "word": {formUnsigned, 1}, "dword": {formUnsigned, 2},
 	"float16": {formFloat, 1}, "float32": {formFloat, 2}, "float64": {formFloat, 4},
 	"bit": {formBit, 1}, "bool": {formBool, 1}, "boolean": {formBool, 1},
+	"int48": {formSigned, 3}, "uint48": {formUnsigned, 3},
 	"bcd16": {formBCD, 1}, "bcd32": {formBCD, 2}, "bcd64": {formBCD, 4},
+	"t5": {formDecimal, 2}, "t6": {formDecimal, 2},
 }
 
-func parseCodec(r *devices.Reader, typ v1beta1.PropertyType, limit int, deviceOrder string) codec {
-	name := strings.ToLower(r.Text(defaultType(typ, limit), "dataType"))
+func parseCodec(r *devices.Reader, typ v1beta1.PropertyType, limit int, dev settings) codec {
+	signed := r.Bool(dev.signed, "signed")
+	name := strings.ToLower(r.Text(defaultType(typ, limit, signed || !r.Has("signed")), "dataType"))
+	if !signed && (name == "int" || name == "integer") {
+		name = "uint" // as KubeEdge's mappers read it
+	}
 	if r.Has("bit") && (!r.Has("dataType") || name == "bool" || name == "boolean") {
 		name = "bit"
 	}
-	c := codec{typ: typ, bit: uint(r.Int(0, 0, 15, "bit")), order: parseByteOrder(r, deviceOrder)}
+	c := codec{typ: typ, bit: uint(r.Int(0, 0, 15, "bit")), order: parseByteOrder(r, dev.order), unsignedDigits: name == "t5" || name == "umod10k"}
 	c.packing = map[string]packing{"both": packBoth, "high": packHigh, "low": packLow}[r.Choice("both", []string{"both", "high", "low"}, "packing")]
 	c.form, c.words = shape(r, name, limit)
+	if c.words != 4 && len(r.Text("", "byteOrder")) == 8 {
+		r.Fail("byteOrder", fmt.Sprintf("has eight letters, the value has %d bytes", 2*c.words))
+	}
 	eight := name == "int8" || name == "uint8"
 	switch {
 	case eight && c.packing == packBoth:
@@ -180,16 +209,16 @@ func parseCodec(r *devices.Reader, typ v1beta1.PropertyType, limit int, deviceOr
 
 // defaultType is the data type of a property that does not name one. A FLOAT in a
 // single register is a scaled integer: that is what such registers hold.
-func defaultType(typ v1beta1.PropertyType, limit int) string {
+func defaultType(typ v1beta1.PropertyType, limit int, signed bool) string {
 	switch typ {
-	case v1beta1.FLOAT:
-		if limit == 1 {
+	case v1beta1.FLOAT, v1beta1.DOUBLE:
+		switch {
+		case limit == 1 && signed:
 			return "int16"
-		}
-		return "float"
-	case v1beta1.DOUBLE:
-		if limit == 1 {
-			return "int16"
+		case limit == 1:
+			return "uint16"
+		case typ == v1beta1.FLOAT:
+			return "float"
 		}
 		return "double"
 	case v1beta1.STRING:
@@ -220,6 +249,8 @@ func shape(r *devices.Reader, name string, limit int) (form, int) {
 		f = formUnsigned
 	case "bcd":
 		f = formBCD
+	case "mod10k", "umod10k":
+		f, def = formTenThousands, 2
 	case "float":
 		f, def = formFloat, 2
 	case "double":
@@ -238,7 +269,7 @@ func shape(r *devices.Reader, name string, limit int) (form, int) {
 	if limit == 0 {
 		limit = def
 	}
-	if (limit != 1 && limit != 2 && limit != 4) && !(f == formBCD && limit == 3) {
+	if limit > 4 || (limit == 3 && f == formFloat) {
 		r.Fail("limit", fmt.Sprintf("%d registers do not make dataType %s", limit, name))
 		limit = def
 	}
@@ -266,7 +297,7 @@ func parseByteOrder(r *devices.Reader, deviceOrder string) order {
 
 // decodeBits reads a point of a table of bits out of a block's packed bits, from
 // the bit at position at.
-func (p point) decodeBits(packed []byte, at int) (devices.Value, error) {
+func (p *point) decodeBits(packed []byte, at int) (devices.Value, error) {
 	var u uint64
 	for i := 0; i < p.count; i++ {
 		if packed[(at+i)/8]>>((at+i)%8)&1 == 1 {
@@ -280,7 +311,7 @@ func (p point) decodeBits(packed []byte, at int) (devices.Value, error) {
 }
 
 // encodeBits is the inverse of decodeBits, packed from bit 0.
-func (p point) encodeBits(value string) ([]byte, error) {
+func (p *point) encodeBits(value string) ([]byte, error) {
 	raw, err := p.codec.raw(value)
 	if err != nil {
 		return nil, err

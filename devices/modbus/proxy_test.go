@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 )
 
 // proxy stands between driver and slave and does to answers what bad networks and
@@ -21,6 +22,7 @@ type proxy struct {
 	accepted int
 	single   bool // refuse a second connection
 	refuse   bool
+	opened   time.Time // the newest connection
 }
 
 func newProxy(t *testing.T, to string) *proxy {
@@ -55,7 +57,7 @@ func (p *proxy) admit(c net.Conn) bool {
 	if p.refuse || (p.single && len(p.conns) > 0) {
 		return false
 	}
-	p.conns[c] = true
+	p.conns[c], p.opened = true, time.Now()
 	return true
 }
 

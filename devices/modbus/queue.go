@@ -12,39 +12,58 @@ import (
 type priority uint8
 
 const (
-	prioWrite priority = iota
+	prioCommand priority = iota
+	prioWrite
 	prioOverdue
 	prioPoll
+	prioProbe
 )
 
-// writesInRow is how many writes go before a waiting poll at most, so that polls
-// keep a share of the link.
-const writesInRow = 4
+const (
+	// defaultPollShare is the part of the transactions, in percent, that waiting polls
+	// get while writes wait too.
+	defaultPollShare = 20
+	// pollsPerProbe is how many polls go before a waiting probe at most, so that a
+	// silent unit is found again also on a link that is never idle.
+	pollsPerProbe = 32
+)
 
-// job is something to do on a link without interruption.
+// job is something to do on a link: an exclusive part of its time, or one read,
+// which may share the link with other reads in flight.
 type job struct {
 	ctx      context.Context
 	priority priority
 	due      time.Time
 	unit     byte
 	settings *settings
-	do       func(*unit) error
-	// finish tells that the caller wants the result even when its context ends while
-	// the job is done.
-	finish bool
+	// Either do or ask is set.
+	do  func(*unit) error
+	ask *ask
+	// end gets the job's end, once. It does not block.
+	end func(error)
 
-	done  chan error
 	order uint64
 	taken atomic.Bool
 }
 
-// queue holds the jobs of a link, writes apart from the rest. It is safe for
-// concurrent use.
+// ask is a read that needs nothing but one request. Its answer is read after the
+// job's end.
+type ask struct {
+	table        table
+	start, count int
+	data         []byte
+	at           time.Time
+}
+
+// queue holds the jobs of a link in three rows: writes, polls and probes. It is safe
+// for concurrent use by many that put and one that takes.
 type queue struct {
 	mu     sync.Mutex
 	writes jobs
 	polls  jobs
-	row    int
+	probes jobs
+	row    int // writes taken since the last poll
+	polled int // polls taken since the last probe
 	count  uint64
 	closed bool
 	wake   chan struct{}
@@ -61,11 +80,7 @@ func (q *queue) put(j *job) bool {
 	}
 	q.count++
 	j.order = q.count
-	if j.priority == prioWrite {
-		heap.Push(&q.writes, j)
-	} else {
-		heap.Push(&q.polls, j)
-	}
+	heap.Push(q.rowOf(j.priority), j)
 	select {
 	case q.wake <- struct{}{}:
 	default:
@@ -73,10 +88,21 @@ func (q *queue) put(j *job) bool {
 	return true
 }
 
+func (q *queue) rowOf(p priority) *jobs {
+	switch p {
+	case prioCommand, prioWrite:
+		return &q.writes
+	case prioProbe:
+		return &q.probes
+	default:
+		return &q.polls
+	}
+}
+
 // take waits for the next job; nil means that ctx ended.
 func (q *queue) take(ctx context.Context) *job {
 	for {
-		if j := q.next(); j != nil {
+		if j := q.next(nil); j != nil {
 			return j
 		}
 		select {
@@ -87,18 +113,47 @@ func (q *queue) take(ctx context.Context) *job {
 	}
 }
 
-func (q *queue) next() *job {
+// next takes the job whose turn it is, if there is one and it suits.
+func (q *queue) next(suits func(*job) bool) *job {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.writes) > 0 && (q.row < writesInRow || len(q.polls) == 0) {
+	row := q.turn()
+	if row == nil || (suits != nil && !suits((*row)[0])) {
+		return nil
+	}
+	switch row {
+	case &q.writes:
 		q.row++
-		return heap.Pop(&q.writes).(*job)
+	case &q.polls:
+		q.row = 0
+		q.polled++
+	default:
+		q.polled = 0
 	}
-	q.row = 0
-	if len(q.polls) > 0 {
-		return heap.Pop(&q.polls).(*job)
+	return heap.Pop(row).(*job)
+}
+
+// turn is the row whose turn it is, nil when nothing waits.
+func (q *queue) turn() *jobs {
+	switch {
+	case len(q.writes) > 0 && (len(q.polls) == 0 || q.row < writesPerPoll(q.polls[0].settings)):
+		return &q.writes
+	case len(q.polls) > 0 && (len(q.probes) == 0 || q.polled < pollsPerProbe):
+		return &q.polls
+	case len(q.probes) > 0:
+		return &q.probes
+	default:
+		return nil
 	}
-	return nil
+}
+
+// writesPerPoll is how many writes go before a waiting poll at most.
+func writesPerPoll(s *settings) int {
+	share := defaultPollShare
+	if s != nil && s.pollShare > 0 {
+		share = s.pollShare
+	}
+	return max((100-share)/share, 1)
 }
 
 // close refuses further jobs and returns those that wait.
@@ -106,8 +161,8 @@ func (q *queue) close() []*job {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
-	rest := append(append([]*job(nil), q.writes...), q.polls...)
-	q.writes, q.polls = nil, nil
+	rest := append(append(append([]*job(nil), q.writes...), q.polls...), q.probes...)
+	q.writes, q.polls, q.probes = nil, nil, nil
 	return rest
 }
 

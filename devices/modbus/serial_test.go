@@ -220,13 +220,20 @@ func TestRTUOverTCP(t *testing.T) {
 // Pain 2 on a line without numbers: a late answer of the same unit, function and
 // length is never taken for the next request's.
 func TestPain02LateAnswerOnASerialLine(t *testing.T) {
+	// The second is later than anybody waits for late answers.
+	for _, late := range []time.Duration{70 * time.Millisecond, 130 * time.Millisecond} {
+		t.Run(late.String(), func(t *testing.T) { lateOnASerialLine(t, late) })
+	}
+}
+
+func lateOnASerialLine(t *testing.T, late time.Duration) {
 	s := newSlave(t)
 	l, path, _ := newPort(t, s.addr)
 	n := 0
 	l.set(func(l *line) {
 		l.fault = func(a []byte, send func([]byte)) {
 			if n++; n%4 == 0 {
-				time.Sleep(70 * time.Millisecond)
+				time.Sleep(late)
 			}
 			send(a)
 		}
@@ -251,12 +258,12 @@ func TestPain02LateAnswerOnASerialLine(t *testing.T) {
 	}
 }
 
-// An adapter that is pulled out is noticed at once, without a busy loop, and used
-// again when it is back.
-func TestUnpluggedAdapter(t *testing.T) {
+// Pain 24: an adapter that is pulled out is noticed at once, without a busy loop, and
+// used again when it is back under another number: its name by id counts.
+func TestPain24RenumberedAdapterIsFoundByItsName(t *testing.T) {
 	s := newSlave(t)
 	_, path, master := newPort(t, s.addr)
-	link := t.TempDir() + "/by-id" // pain 24: a stable name
+	link := t.TempDir() + "/by-id"
 	if err := os.Symlink(path, link); err != nil {
 		t.Fatal(err)
 	}

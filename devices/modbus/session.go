@@ -3,7 +3,6 @@ package modbus
 import (
 	"context"
 	"errors"
-	"hash/fnv"
 	"sync"
 	"time"
 
@@ -13,10 +12,6 @@ import (
 )
 
 const (
-	// holeMemory is how long a refused range is not asked for again.
-	holeMemory = 30 * time.Minute
-	busyTries  = 3
-	busyWait   = 20 * time.Millisecond
 	// A port that is in use with other settings is tried again after conflictWait, and
 	// reported after conflictTries.
 	conflictWait  = 200 * time.Millisecond
@@ -36,22 +31,7 @@ type session struct {
 	deliver func(devices.Batch)
 }
 
-// group is the points that are read with one period, with the plan to read them.
-type group struct {
-	period time.Duration
-	points []point
-	blocks []block
-	holes  []hole
-	limits limits
-	// refused are points, by index, that lie in holes themselves.
-	refused map[int]bool
-	// expires is when holes, refused points and limits are forgotten.
-	expires time.Time
-	stale   bool // the blocks are to be planned again
-	due     time.Time
-}
-
-// Run polls until ctx ends.
+// Run has the device's points polled until ctx ends.
 func (s *session) Run(ctx context.Context, deliver func(devices.Batch)) error {
 	l := s.acquire(ctx, deliver)
 	if l == nil {
@@ -61,24 +41,40 @@ func (s *session) Run(ctx context.Context, deliver func(devices.Batch)) error {
 	s.attach(l, deliver)
 	defer s.attach(nil, nil)
 
-	groups := s.groups(time.Now())
-	if len(groups) == 0 {
-		<-ctx.Done()
-		return nil
+	ctx, cancel := context.WithCancel(ctx)
+	mail := newMailbox()
+	for period, points := range s.periods() {
+		k := pollKey{settings: s.settings.polling(), period: period}
+		sub := &subscriber{ctx: ctx, points: points, mail: mail}
+		s.driver.subscribe(k, sub)
+		defer s.driver.unsubscribe(k, sub)
 	}
-	timer := time.NewTimer(0)
-	defer timer.Stop()
+	defer cancel() // before the subscriptions end: a poller may wait for this device
 	for {
-		g := first(groups)
-		timer.Reset(time.Until(g.due))
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-timer.C:
+		case <-mail.news:
 		}
-		s.poll(ctx, l, g, deliver)
-		g.due = following(g.due, g.period, time.Now())
+		for _, a := range mail.take() {
+			if ctx.Err() != nil {
+				return nil
+			}
+			deliver(s.batch(a))
+		}
 	}
+}
+
+// periods are the points to be polled, by period. Nobody answers a broadcast.
+func (s *session) periods() map[time.Duration][]point {
+	byPeriod := map[time.Duration][]point{}
+	if s.settings.broadcasts() {
+		return byPeriod
+	}
+	for _, p := range s.points {
+		byPeriod[p.cycle] = append(byPeriod[p.cycle], p)
+	}
+	return byPeriod
 }
 
 // acquire waits for the link; nil means that ctx ended. A serial port may still be
@@ -103,149 +99,44 @@ func (s *session) attach(l *link, deliver func(devices.Batch)) {
 	s.link, s.deliver = l, deliver
 }
 
-// groups plans the points of each period. The first cycle comes at once; the later
-// ones are spread, so that devices of one period do not ask in step.
-func (s *session) groups(now time.Time) []*group {
-	var groups []*group
-	for _, p := range s.points {
-		var g *group
-		for _, x := range groups {
-			if x.period == p.cycle {
-				g = x
-			}
-		}
-		if g == nil {
-			g = &group{period: p.cycle, due: now, limits: s.limits()}
-			groups = append(groups, g)
-		}
-		g.points = append(g.points, p)
+// batch makes the readings of an answer.
+func (s *session) batch(a answered) devices.Batch {
+	out := devices.Batch{Reachable: !errors.Is(a.err, devices.ErrUnreachable) || errors.Is(a.err, errBusy), Time: a.at,
+		Readings: make([]devices.Reading, len(a.points))}
+	if a.err != nil {
+		out.Reason, out.Message = reason(a.err), a.err.Error()
 	}
-	for _, g := range groups {
-		s.replan(g)
-		g.due = now.Add(-phase(s.def.Device.String(), g.period))
-	}
-	return groups
-}
-
-func (s *session) replan(g *group) {
-	g.stale = false
-	g.blocks = plan(g.usable(), g.limits, lineCost(s.settings.endpoint, turnaround), g.holes)
-}
-
-// phase is a fixed part of the period for each name.
-func phase(name string, period time.Duration) time.Duration {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(name)) // never fails
-	return time.Duration(uint64(h.Sum32()) * uint64(period) >> 32)
-}
-
-func first(groups []*group) *group {
-	g := groups[0]
-	for _, x := range groups[1:] {
-		if x.due.Before(g.due) {
-			g = x
-		}
-	}
-	return g
-}
-
-// following is the first multiple of the period after due that is not past: missed
-// cycles are not made up for.
-func following(due time.Time, period time.Duration, now time.Time) time.Time {
-	late := now.Sub(due)
-	if late < period {
-		return due.Add(period)
-	}
-	return due.Add((late/period + 1) * period)
-}
-
-// poll reads every block of a group, and each block's points become one batch.
-func (s *session) poll(ctx context.Context, l *link, g *group, deliver func(devices.Batch)) {
-	if !g.expires.IsZero() && time.Now().After(g.expires) {
-		g.forget(s.limits())
-	}
-	if g.stale {
-		s.replan(g)
-	}
-	for _, b := range g.blocks {
-		data, at, err := s.read(ctx, l, g, b.table, b.start, b.count)
-		if ctx.Err() != nil {
-			return
-		}
-		if err != nil && illegalRange(err) && len(b.points) > 1 {
-			s.explore(ctx, l, g, b, deliver)
+	for i := range a.points {
+		p := &a.points[i]
+		r := &out.Readings[i]
+		r.Point, r.Time, r.Quality = p.index, a.at, devices.Good
+		if a.err != nil {
+			r.Quality, r.Reason = devices.Bad, out.Reason
 			continue
 		}
-		deliver(s.batch(b, data, at, err))
-		if err != nil && illegalRange(err) {
-			g.refuse(b.points[0])
-			g.expires, g.stale = time.Now().Add(holeMemory), true
-		}
-	}
-}
-
-// answer is what a job brings back. It is read only after the job is done.
-type answer struct {
-	data []byte
-	at   time.Time
-}
-
-// read asks once, and again as often as the settings and a busy unit want.
-func (s *session) read(ctx context.Context, l *link, g *group, t table, start, count int) ([]byte, time.Time, error) {
-	pauses := busyWait
-	busy, retries := busyTries, s.settings.retries
-	for {
-		a := new(answer)
-		j := &job{ctx: ctx, priority: prioPoll, due: g.due, unit: s.settings.unit, settings: s.settings}
-		if time.Since(g.due) > g.period {
-			j.priority = prioOverdue
-		}
-		j.do = func(u *unit) (err error) {
-			a.data, err = u.read(t, start, count)
-			a.at = u.at
-			return err
-		}
-		err := l.do(j)
+		v, err := p.decode(a.data, a.start)
 		switch {
-		case err == nil:
-			return a.data, a.at, nil
-		case errors.Is(err, errBusy) && busy > 0:
-			busy--
-			wait(ctx, pauses)
-			pauses *= 2
-		case (errors.Is(err, errTimeout) || errors.Is(err, errGarbled)) && retries > 0:
-			retries--
-		default:
-			return nil, time.Now(), err
-		}
-	}
-}
-
-// batch makes the readings of a block.
-func (s *session) batch(b block, data []byte, at time.Time, err error) devices.Batch {
-	out := devices.Batch{Reachable: !errors.Is(err, devices.ErrUnreachable) || errors.Is(err, errBusy), Time: at,
-		Readings: make([]devices.Reading, 0, len(b.points))}
-	if err != nil {
-		out.Reason, out.Message = reason(err), err.Error()
-		for _, p := range b.points {
-			out.Readings = append(out.Readings, devices.Reading{Point: p.index, Quality: devices.Bad, Reason: out.Reason, Time: at})
-		}
-		return out
-	}
-	for _, p := range b.points {
-		r := devices.Reading{Point: p.index, Quality: devices.Good, Time: at}
-		v, err := p.decode(data, b.start)
-		if err != nil {
+		case err != nil:
 			r.Quality, r.Reason = devices.Bad, err.Error()
+		case s.settings.singleRegisters && p.count > 1 && !p.table.bits():
+			r.Quality, r.Reason = devices.Uncertain, "ReadInParts"
 		}
 		r.Value = v
-		out.Readings = append(out.Readings, r)
 	}
 	return out
 }
 
-// Write has a point written before anything else on the link.
+// Write has a point written before anything is polled on the link.
 func (s *session) Write(ctx context.Context, index int, value string) (devices.Outcome, error) {
+	return s.write(ctx, index, value, prioWrite)
+}
+
+// Command is Write, before anything else on the link.
+func (s *session) Command(ctx context.Context, index int, value string) (devices.Outcome, error) {
+	return s.write(ctx, index, value, prioCommand)
+}
+
+func (s *session) write(ctx context.Context, index int, value string, pr priority) (devices.Outcome, error) {
 	s.mu.Lock()
 	l, deliver := s.link, s.deliver
 	s.mu.Unlock()
@@ -262,21 +153,29 @@ func (s *session) Write(ctx context.Context, index int, value string) (devices.O
 		return devices.Outcome{}, notValid("the property has no usable settings")
 	}
 	w := new(wrote)
-	j := &job{ctx: ctx, priority: prioWrite, due: time.Now(), unit: s.settings.unit, settings: s.settings, finish: true}
+	j := &job{ctx: ctx, priority: pr, due: time.Now(), unit: s.settings.unit, settings: s.settings}
 	j.do = func(u *unit) (err error) {
-		w.outcome, w.value, err = u.write(*p, value)
+		w.outcome, w.value, err = u.write(p, value)
 		w.at = u.at
 		return err
 	}
-	err := l.do(j)
+	err := l.do(j, true)
 	if errors.Is(err, errStopped) {
 		return devices.Outcome{}, err
 	}
 	if w.value.Kind() != devices.None { // the twin need not wait for the next poll
-		r := devices.Reading{Point: index, Value: w.value, Quality: devices.Good, Time: w.at}
-		deliver(devices.Batch{Readings: []devices.Reading{r}, Reachable: true, Time: w.at})
+		deliver(devices.Batch{Readings: []devices.Reading{s.written(index, w)}, Reachable: true, Time: w.at})
 	}
 	return w.outcome, err
+}
+
+// written is the reading that a write gives. What was broadcast nobody has confirmed.
+func (s *session) written(index int, w *wrote) devices.Reading {
+	r := devices.Reading{Point: index, Value: w.value, Quality: devices.Good, Time: w.at}
+	if s.settings.broadcasts() {
+		r.Quality, r.Reason = devices.Uncertain, "Broadcast"
+	}
+	return r
 }
 
 // wrote is what a write brings back. It is read only after the job is done.
@@ -285,5 +184,3 @@ type wrote struct {
 	value   devices.Value
 	at      time.Time
 }
-
-func (s *session) limits() limits { return limits{s.settings.maxRegisters, s.settings.maxBits} }

@@ -21,6 +21,9 @@ const (
 	modeRTUOverTCP mode = "rtuovertcp"
 )
 
+// rtu tells frames without numbers.
+func (m mode) rtu() bool { return m == modeRTU || m == modeRTUOverTCP }
+
 // endpoint is what one link connects to. Devices whose endpoints are equal share it.
 type endpoint struct {
 	mode    mode
@@ -65,35 +68,93 @@ func (s serialSettings) silence() time.Duration {
 
 type tlsSettings struct{ ca, cert, key, serverName string }
 
-// settings are a device's protocol settings. Times are in milliseconds:
+// settings are a device's protocol settings. Times are in milliseconds, names in any
+// case, aliases in brackets:
 //
-//	communicateMode (mode)   TCP, RTU, RTUOverTCP, UDP or TLS; default RTU when a serial
-//	                         port is named, else TCP
-//	ip (host, address), port default port 502, TLS 802
-//	slaveID (deviceID, unitID) 0…255, RTU 1…247; default 1
-//	serialName (serialPort), baudRate 9600, dataBits 8, parity none, stopBits 1, rs485Enabled
-//	caFile, certFile, keyFile, serverName
+//	communicateMode (mode, commType)  TCP, RTU, RTUOverTCP, UDP or TLS; default RTU when a
+//	                         serial port is named, else TCP
+//	ip (host, address, hostname), port default port 502, TLS 802
+//	slaveID (deviceID, unitID, slave, unit) 1; 0…255, on serial lines 0…247, where 0 is
+//	                         the broadcast: written, never read, answered by nobody
+//	serialName (serialPort, serial), baudRate (baud) 9600, dataBits 8, parity none,
+//	                         stopBits 1, rs485Enabled false
+//	localEcho false          the adapter returns what is sent; without it an echo is found
+//	                         too, except that of a write that nobody answers
+//	caFile, certFile, keyFile, serverName  of TLS
 //	timeout 1000             of one transaction, and of connecting
+//	minTimeout               how far the time that a unit took for its last answers may
+//	                         lower the timeout: a quarter of it, but 50 at least; the
+//	                         same as timeout: the timeout stays as it is
 //	retries 1                of a read that was not answered
+//	maxBackoff 0             between probes of a silent unit at most; 0: 5000 for a
+//	                         device alone on its link, else fifty timeouts, at most 60000
 //	pauseAfterConnect 0, pauseBetweenRequests 0
-//	maxRegisters 125, maxBits 2000   per request
+//	broadcastDelay 100       after a broadcast, until the slaves have acted on it
+//	requestWindow (window) 1 reads in flight at the same time, up to 16; TCP and TLS only
+//	pollShare 20             percent of the transactions that polls get while writes wait
+//	maxRegisters 125, maxBits (maxCoils) 2000   per request
+//	oneRequestPerProperty false  nothing is merged
+//	oneRegisterAtATime false registers are read and written one by one; values of several
+//	                         registers are then of uncertain quality
+//	forbidden                ranges that no request may touch: holding:12-16, input:30; the
+//	                         addresses are those on the wire, without a table: holding
+//	readCoilsFromZero false  every request for coils begins with coil 0
 //	writeFunction auto       or single (FC 5, 6) or multiple (FC 15, 16)
+//	maskWrite auto           FC 22 for parts of registers: auto tries it, on, off
+//	addressing zero          how visitors count: zero, one, or modicon (40001, 400001)
+//	signed false             whether dataType int, and INT without one, are signed
 //	byteOrder ABCD           the default of the device's visitors
+//	trace false              every frame is logged, at level debug
 type settings struct {
-	endpoint     endpoint
-	unit         byte
-	timeout      time.Duration
-	retries      int
-	afterConnect time.Duration
-	between      time.Duration
-	maxRegisters int
-	maxBits      int
-	write        string
-	order        string
+	endpoint        endpoint
+	unit            byte
+	timeout         time.Duration
+	minTimeout      time.Duration
+	retries         int
+	maxBackoff      time.Duration
+	afterConnect    time.Duration
+	between         time.Duration
+	broadcastDelay  time.Duration
+	window          int
+	pollShare       int
+	maxRegisters    int
+	maxBits         int
+	alone           bool
+	singleRegisters bool
+	coilsFromZero   bool
+	forbidden       string
+	localEcho       bool
+	trace           bool
+
+	// What follows concerns single points and writes, not the requests of polls.
+	write      string
+	maskWrite  string
+	addressing string
+	order      string
+	signed     bool
+}
+
+// polling are the settings that the requests of polls depend on.
+func (s *settings) polling() settings {
+	p := *s
+	p.write, p.maskWrite, p.addressing, p.order, p.signed = "", "", "", "", false
+	return p
+}
+
+// broadcasts tells the unit that is all units.
+func (s *settings) broadcasts() bool { return s.unit == broadcast && s.endpoint.mode.rtu() }
+
+func (s *settings) limits() limits {
+	return limits{registers: s.maxRegisters, bits: s.maxBits, alone: s.alone || s.singleRegisters, coilsFromZero: s.coilsFromZero}
 }
 
 func parseSettings(s devices.Settings) (settings, error) {
 	r := s.Read()
+	c := readSettings(r)
+	return c, r.Err()
+}
+
+func readSettings(r *devices.Reader) settings {
 	ms := func(def, max int64, names ...string) time.Duration {
 		return time.Duration(r.Int(def, 0, max, names...)) * time.Millisecond
 	}
@@ -105,37 +166,55 @@ func parseSettings(s devices.Settings) (settings, error) {
 	m := mode(strings.NewReplacer("-", "", "_", "").Replace(r.Choice(def, modeNames, "communicateMode", "mode", "commType")))
 	c := settings{
 		endpoint: endpoint{mode: m, address: port}, timeout: ms(1000, 60_000, "timeout"), retries: int(r.Int(1, 0, 10, "retries")),
-		afterConnect: ms(0, 60_000, "pauseAfterConnect"), between: ms(0, 10_000, "pauseBetweenRequests"),
+		maxBackoff: ms(0, 3_600_000, "maxBackoff"), afterConnect: ms(0, 60_000, "pauseAfterConnect"), between: ms(0, 10_000, "pauseBetweenRequests"),
+		broadcastDelay: ms(100, 10_000, "broadcastDelay"), window: int(r.Int(1, 1, 16, "requestWindow", "window")), pollShare: int(r.Int(defaultPollShare, 1, 90, "pollShare")),
 		maxRegisters: int(r.Int(125, 1, 125, "maxRegisters")), maxBits: int(r.Int(2000, 1, 2000, "maxBits", "maxCoils")),
-		write: r.Choice(writeAuto, []string{writeAuto, writeSingle, writeMultiple}, "writeFunction"),
-		order: r.Text("", "byteOrder"),
+		alone: r.Bool(false, "oneRequestPerProperty"), singleRegisters: r.Bool(false, "oneRegisterAtATime"), coilsFromZero: r.Bool(false, "readCoilsFromZero"),
+		forbidden: r.Text("", "forbidden"), localEcho: r.Bool(false, "localEcho"),
+		trace: r.Bool(false, "trace"), write: r.Choice(writeAuto, []string{writeAuto, writeSingle, writeMultiple}, "writeFunction"),
+		maskWrite:  r.Choice(maskAuto, []string{maskAuto, maskOn, maskOff, "true", "false"}, "maskWrite"),
+		addressing: readAddressing(r, addressZero), order: r.Text("", "byteOrder"), signed: r.Bool(false, "signed"),
 	}
+	c.maskWrite = strings.NewReplacer("true", maskOn, "false", maskOff).Replace(c.maskWrite)
 	if c.timeout < 10*time.Millisecond {
 		r.Fail("timeout", "is less than 10 ms")
 	}
-	low, high := int64(0), int64(255)
-	if m == modeRTU || m == modeRTUOverTCP {
-		low, high = 1, 247
+	c.minTimeout = min(ms(max(c.timeout.Milliseconds()/4, 50), 60_000, "minTimeout"), c.timeout)
+	if c.window > 1 && ((m != modeTCP && m != modeTLS) || c.between > 0) {
+		r.Fail("requestWindow", "needs TCP or TLS, and no pauseBetweenRequests")
 	}
-	c.unit = byte(r.Int(1, low, high, "slaveID", "deviceID", "unitID", "slave", "unit"))
+	most := int64(255)
+	if m.rtu() {
+		most = 247
+	}
+	c.unit = byte(r.Int(1, 0, most, "slaveID", "deviceID", "unitID", "slave", "unit"))
 	if _, err := parseOrder(c.order); err != nil {
 		r.Fail("byteOrder", err.Error())
 	}
+	if _, err := parseHoles(c.forbidden); err != nil {
+		r.Fail("forbidden", err.Error())
+	}
+	c.endpoint = readEndpoint(r, m, port)
+	return c
+}
+
+func readEndpoint(r *devices.Reader, m mode, port string) endpoint {
+	e := endpoint{mode: m, address: port}
 	if m == modeRTU {
-		c.endpoint.serial = parseSerial(r)
+		e.serial = parseSerial(r)
 		if port == "" {
 			r.Fail("serialName", "is missing")
 		}
-		return c, r.Err()
+		return e
 	}
-	c.endpoint.address = parseAddress(r, m)
+	e.address = parseAddress(r, m)
 	if m == modeTLS {
-		c.endpoint.tls = tlsSettings{ca: r.Text("", "caFile"), cert: r.Text("", "certFile"), key: r.Text("", "keyFile"), serverName: r.Text("", "serverName")}
-		if (c.endpoint.tls.cert == "") != (c.endpoint.tls.key == "") {
+		e.tls = tlsSettings{ca: r.Text("", "caFile"), cert: r.Text("", "certFile"), key: r.Text("", "keyFile"), serverName: r.Text("", "serverName")}
+		if (e.tls.cert == "") != (e.tls.key == "") {
 			r.Fail("certFile, keyFile", "belong together")
 		}
 	}
-	return c, r.Err()
+	return e
 }
 
 var modeNames = []string{"tcp", "rtu", "udp", "tls", "rtuovertcp", "rtu-over-tcp", "rtu_over_tcp"}
@@ -144,6 +223,10 @@ const (
 	writeAuto     = "auto"
 	writeSingle   = "single"
 	writeMultiple = "multiple"
+
+	maskAuto = "auto"
+	maskOn   = "on"
+	maskOff  = "off"
 )
 
 func parseSerial(r *devices.Reader) serialSettings {

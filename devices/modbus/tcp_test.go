@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
@@ -242,13 +243,13 @@ func TestBadInputLeavesTheRestAlone(t *testing.T) {
 	extra := r.apply("model", s.addr, nil, prop{name: "x", typ: "INT", visitor: holding(0), cycle: 20})
 	extra.Spec.Properties = append(extra.Spec.Properties, v1beta1.DeviceProperty{Name: "nowhere"})
 	r.send(extra, nil)
-	for _, name := range []string{"good", "part", "model"} {
-		eventually(t, name, func() bool { return r.sink.reported(name, "x") == "7" && r.sink.state(name) == v1beta1.StateOnline })
+	for name, state := range map[string]string{"good": v1beta1.StateOnline, "part": devices.StateDegraded, "model": devices.StateDegraded} {
+		eventually(t, name, func() bool { return r.sink.reported(name, "x") == "7" && r.sink.state(name) == state })
 	}
 	for name, reason := range map[string]string{"proto": "UnknownProtocol", "addr": "InvalidProtocolConfig"} {
 		eventually(t, name, func() bool {
 			st := r.sink.status(name)
-			return st != nil && st.State == v1beta1.StateUnhealthy && st.Extensions.Data["reason"] == reason
+			return st != nil && st.State == devices.StateMisconfigured && st.Extensions.Data["reason"] == reason
 		})
 		eventually(t, name+" event", func() bool { return r.sink.event(reason) != nil })
 	}

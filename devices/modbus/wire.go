@@ -1,12 +1,16 @@
 package modbus
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // conn is an open connection: a socket or a serial port.
@@ -24,6 +28,12 @@ const maxUnanswered = 4096
 // lineSettled is the shortest silence after which a late answer counts as over.
 const lineSettled = 5 * time.Millisecond
 
+// readSize is the least room for what is received at once: more than any frame.
+const readSize = 512
+
+// errBroadcast tells that a request was sent to all units, so that none answers.
+var errBroadcast = errors.New("broadcast: nobody answers")
+
 // errClosed marks a connection that had gone before anything was answered: a read
 // may be sent again over a new one.
 var errClosed = fmt.Errorf("%w: closed by the other side", errLink)
@@ -39,24 +49,46 @@ type wire struct {
 	silence, character time.Duration
 
 	// timeout is how long the next transaction may take, besides the time that its
-	// characters need.
-	timeout time.Duration
+	// characters need. A late answer comes within longest, at the latest.
+	timeout, longest time.Duration
+	// turnaround is how long slaves take to act on a broadcast.
+	turnaround time.Duration
+	traced     bool
+	echoes     bool // what is sent comes back before the answer
 
-	conn   conn
-	unhook func() bool
-	buf    []byte
-	proven bool // something was answered on this connection
-	begin  time.Time
-	end    time.Time // of the last transaction
-	owed   owed
-	heard  bool // anything came in during the last transaction
+	log     *zap.Logger
+	conn    conn
+	unhook  func() bool
+	buf     []byte
+	proven  bool // something was answered on this connection
+	begin   time.Time
+	end     time.Time // of the last transaction
+	latency time.Duration
+	touched time.Time // when anything was sent or received last
+	// owed is until when answers that did not come in time may still come, by unit.
+	owed map[byte]time.Time
+	// doubtful tells that the next answer may be one that is owed; grace is how long
+	// the unit takes for the one after it.
+	doubtful bool
+	grace    time.Duration
+	heard    bool // anything came in during the last transaction
+	frames   frames
 }
 
-// owed is an answer without a number that did not come in time. Until then it could
-// be taken for the answer to the next request of the same unit.
-type owed struct {
-	unit  byte
-	until time.Time
+// newWire makes the wire of an endpoint, without I/O.
+func newWire(e endpoint) *wire {
+	switch e.mode {
+	case modeTLS:
+		return newTLS(e)
+	case modeUDP:
+		return newUDP(e)
+	case modeRTUOverTCP:
+		return newRTUOverTCP(e)
+	case modeRTU:
+		return newSerial(e)
+	default:
+		return newTCP(e)
+	}
 }
 
 // connect opens the connection if it is not open. When ctx ends the connection is
@@ -71,7 +103,7 @@ func (w *wire) connect(ctx context.Context, timeout time.Duration) (opened bool,
 	if err != nil {
 		return false, fmt.Errorf("%w: connect: %w", errLink, err)
 	}
-	w.conn, w.buf, w.proven, w.owed = c, w.buf[:0], false, owed{}
+	w.conn, w.buf, w.proven, w.owed, w.touched = c, w.buf[:0], false, map[byte]time.Time{}, time.Now()
 	w.unhook = context.AfterFunc(ctx, func() { _ = c.Close() })
 	return true, nil
 }
@@ -98,9 +130,11 @@ func (w *wire) Send(request []byte) ([]byte, error) {
 	switch {
 	case err == nil:
 		w.proven = true
+		delete(w.owed, request[0])
+	case errors.Is(err, errBroadcast):
 	case errors.Is(err, errTimeout):
 		if !w.framing.numbered() {
-			w.owed = owed{unit: request[0], until: w.end.Add(w.end.Sub(w.begin))}
+			w.owed[request[0]] = w.end.Add(max(w.longest, w.end.Sub(w.begin)))
 		}
 	default:
 		w.disconnect()
@@ -113,21 +147,30 @@ func (w *wire) transact(request []byte) ([]byte, error) {
 		return nil, err
 	}
 	w.begin = time.Now()
-	deadline := w.begin.Add(w.timeout)
-	if w.character > 0 {
-		characters := len(request) + answerLength(request[1:len(request)-2]) + rtuEnvelope
-		deadline = deadline.Add(time.Duration(characters) * w.character)
+	line := w.lineTime(request)
+	if err := w.post(request, w.begin.Add(w.timeout+line)); err != nil {
+		return nil, err
 	}
-	if err := w.conn.SetDeadline(deadline); err != nil {
-		return nil, w.failed(err)
+	if !w.framing.numbered() && request[0] == broadcast {
+		return nil, w.hush(line)
 	}
-	if _, err := w.conn.Write(request); err != nil {
-		return nil, w.failed(err)
+	if err := w.unecho(request); err != nil {
+		return nil, err
 	}
+	answer, err := w.await(request)
+	w.latency = max(time.Since(w.begin)-line, 0)
+	if err == nil && w.doubtful {
+		return w.confirm(request, answer, line)
+	}
+	return answer, err
+}
+
+// await receives until something answers a request.
+func (w *wire) await(request []byte) ([]byte, error) {
 	for {
 		answer, used, err := w.framing.find(request, w.buf)
 		if answer != nil {
-			answer = append([]byte(nil), answer...)
+			answer = slices.Clone(answer)
 			w.consume(used)
 			return answer, nil
 		}
@@ -144,56 +187,87 @@ func (w *wire) transact(request []byte) ([]byte, error) {
 	}
 }
 
-// settle makes sure that what comes next can only be the answer to request.
-func (w *wire) settle(request []byte) error {
-	if w.framing.numbered() {
-		if w.datagram {
-			w.buf = w.buf[:0]
+// unecho takes the echo of a request off what is received.
+func (w *wire) unecho(request []byte) error {
+	for w.echoes && !w.framing.numbered() {
+		if at := bytes.Index(w.buf, request); at >= 0 {
+			w.consume(at + len(request))
+			return nil
 		}
-		return nil
-	}
-	now := time.Now()
-	if w.owed.unit == request[0] && now.Before(w.owed.until) {
-		if err := w.discard(w.owed.until, max(w.silence, lineSettled)); err != nil {
+		if err := w.receive(); err != nil {
 			return err
 		}
 	}
-	w.owed = owed{}
-	if w.silence > 0 {
-		if err := w.discard(time.Now().Add(w.silence), w.silence); err != nil {
-			return err
-		}
-	}
-	w.buf = w.buf[:0]
 	return nil
 }
 
-// discard drops what comes in until a time, or, once something came, until the line
-// has been silent for quiet.
-func (w *wire) discard(until time.Time, quiet time.Duration) error {
+// lineTime is what the characters of a request and its answer take on the line.
+func (w *wire) lineTime(request []byte) time.Duration {
+	if w.character == 0 {
+		return 0
+	}
+	characters := len(request)
+	if request[0] != broadcast {
+		characters += answerLength(request[1:len(request)-2]) + rtuEnvelope
+	}
+	if w.echoes {
+		characters += len(request)
+	}
+	return time.Duration(characters) * w.character
+}
+
+// post sends a request. What is received until the deadline may answer it.
+func (w *wire) post(request []byte, deadline time.Time) error {
+	if err := w.conn.SetDeadline(deadline); err != nil {
+		return w.failed(err)
+	}
+	w.trace(true, request)
+	if _, err := w.conn.Write(request); err != nil {
+		return w.failed(err)
+	}
+	w.touched = time.Now()
+	return nil
+}
+
+// hush waits until a broadcast is over the line and the slaves have acted on it
+// (Modbus over Serial Line V1.02, 2.4.1).
+func (w *wire) hush(line time.Duration) error {
+	if _, err := w.discard(w.begin.Add(line+w.turnaround), line+w.turnaround); err != nil {
+		return err
+	}
+	return errBroadcast
+}
+
+// next waits for the next whole frame of a link with numbers, whosever answer it is.
+func (w *wire) next(until time.Time) ([]byte, error) {
 	for {
+		frame, used, err := nextFrame(w.buf)
+		if err != nil {
+			return nil, err
+		}
+		if frame != nil {
+			frame = slices.Clone(frame)
+			w.consume(used)
+			return frame, nil
+		}
 		if err := w.conn.SetDeadline(until); err != nil {
-			return w.failed(err)
+			return nil, w.failed(err)
 		}
-		err := w.receive()
-		w.buf = w.buf[:0]
-		switch {
-		case errors.Is(err, errTimeout):
-			return nil
-		case err != nil:
-			return err
+		if err := w.receive(); err != nil {
+			return nil, err
 		}
-		until = time.Now().Add(quiet)
 	}
 }
 
 func (w *wire) receive() error {
-	var chunk [512]byte
-	n, err := w.conn.Read(chunk[:])
-	w.buf = append(w.buf, chunk[:n]...)
+	w.buf = slices.Grow(w.buf, readSize)
+	at := len(w.buf)
+	n, err := w.conn.Read(w.buf[at : at+readSize])
+	w.buf = w.buf[:at+n]
 	switch {
 	case n > 0:
-		w.heard = true
+		w.heard, w.touched = true, time.Now()
+		w.trace(false, w.buf[at:])
 		return nil
 	case err == nil:
 		return w.failed(io.ErrUnexpectedEOF) // what reads nothing has been unplugged

@@ -2,6 +2,7 @@ package modbus
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -11,10 +12,13 @@ import (
 // write gives a point a value, as one uninterrupted job: read, compare, write, read
 // back, compare. The comparison is of raw registers, so that rounding cannot fake a
 // difference nor hide one. Now is the value that was read last.
-func (u *unit) write(p point, value string) (out devices.Outcome, now devices.Value, err error) {
+func (u *unit) write(p *point, value string) (out devices.Outcome, now devices.Value, err error) {
+	if u.settings.broadcasts() {
+		return u.announce(p, value)
+	}
 	var before []byte
 	if p.verify || p.codec.partial() {
-		if before, err = u.read(p.table, p.address, p.count); err != nil {
+		if before, err = u.readSurely(p); err != nil {
 			return out, now, refused(err, "read before write")
 		}
 		now, out.Before = p.show(before)
@@ -23,21 +27,21 @@ func (u *unit) write(p point, value string) (out devices.Outcome, now devices.Va
 	if err != nil {
 		return out, now, err
 	}
-	if p.verify && bytes.Equal(want, p.mask(before)) {
+	if p.verify && p.same(want, before) {
 		out.After = out.Before
 		return out, now, nil
 	}
-	now, out.Written = devices.Value{}, true
-	if p.table == coils {
-		err = u.writeBits(p.address, p.count, want)
-	} else {
-		err = u.writeRegisters(p.address, want)
+	if err := u.wish.Err(); err != nil { // too late to begin
+		return out, now, fmt.Errorf("%w before the write", err)
 	}
-	if err != nil && (exception(err) != 0 || errors.Is(err, devices.ErrUnreachable) || !p.verify) {
+	now, out.Written = devices.Value{}, true
+	err = u.put(p, want)
+	unanswered := errors.Is(err, errTimeout)
+	if err != nil && (exception(err) != 0 || (errors.Is(err, devices.ErrUnreachable) && !unanswered) || !p.verify) {
 		return out, now, refused(err, "write")
 	}
-	// Any other error is an echo that differs: what the unit has made of the value
-	// shows in the register.
+	// Any other error is an answer that was lost, or an echo that differs: what the
+	// unit has made of the value shows in the register.
 	if !p.verify {
 		_, out.After = p.show(want)
 		return out, now, nil
@@ -45,15 +49,73 @@ func (u *unit) write(p point, value string) (out devices.Outcome, now devices.Va
 	if p.readDelay > 0 {
 		wait(u.ctx, p.readDelay)
 	}
-	after, err := u.read(p.table, p.address, p.count)
-	if err != nil {
-		return out, now, fmt.Errorf("%w: read back: %w", devices.ErrUnreachable, err)
+	after, failed := u.readSurely(p)
+	if failed != nil {
+		return out, now, fmt.Errorf("%w: read back: %w", devices.ErrUnreachable, failed)
 	}
 	now, out.After = p.show(after)
-	if !bytes.Equal(want, p.mask(after)) {
+	if unanswered && !p.same(want, after) {
+		return out, now, refused(err, "write")
+	}
+	if !p.same(want, after) {
 		return out, now, &devices.Rejection{Reason: devices.ReasonReadBack, Message: fmt.Sprintf("the device has %q", out.After)}
 	}
 	return out, now, nil
+}
+
+// readSurely reads a point, again as often as the settings want when nothing was
+// answered.
+func (u *unit) readSurely(p *point) ([]byte, error) {
+	for retries := u.settings.retries; ; retries-- {
+		data, err := u.readPoint(p)
+		if retries <= 0 || !(errors.Is(err, errTimeout) || errors.Is(err, errGarbled)) || u.peer.breaker.open() {
+			return data, err
+		}
+	}
+}
+
+// announce writes a value to all units of the line, which nobody answers.
+func (u *unit) announce(p *point, value string) (out devices.Outcome, now devices.Value, err error) {
+	if p.codec.partial() {
+		return out, now, notValid("a part of a register cannot be broadcast")
+	}
+	want, err := p.encode(value, nil)
+	if err != nil {
+		return out, now, err
+	}
+	out.Written = true
+	if err := u.put(p, want); err != nil {
+		return out, now, fmt.Errorf("broadcast: %w", err)
+	}
+	now, out.After = p.show(want)
+	return out, now, nil
+}
+
+// put writes registers or coils. A part of a register is written with function 22,
+// which nothing can come between, when the unit knows it; else the whole register is.
+func (u *unit) put(p *point, want []byte) error {
+	if p.table == coils {
+		return u.writeBits(p.address, p.count, want)
+	}
+	if !p.codec.partial() || !u.masks() {
+		return u.writeRegisters(p.address, want)
+	}
+	part := p.codec.part()
+	err := u.maskRegister(p.address, ^part, binary.BigEndian.Uint16(want)&part)
+	if u.settings.maskWrite == maskOn || err == nil {
+		return err
+	}
+	u.peer.unmasked = true
+	if exception(err) != excIllegalFunction {
+		return err
+	}
+	return u.writeRegisters(p.address, want)
+}
+
+// masks tells that function 22 is to be used, or at least to be tried.
+func (u *unit) masks() bool {
+	s := u.settings
+	return s.maskWrite == maskOn || (s.maskWrite == maskAuto && s.write == writeAuto && !u.peer.unmasked)
 }
 
 // refused turns the exceptions that no retry changes into rejections.
@@ -68,7 +130,7 @@ func refused(err error, what string) error {
 }
 
 // encode makes the registers or packed bits of a value.
-func (p point) encode(value string, before []byte) ([]byte, error) {
+func (p *point) encode(value string, before []byte) ([]byte, error) {
 	if p.table.bits() {
 		return p.encodeBits(value)
 	}
@@ -76,7 +138,7 @@ func (p point) encode(value string, before []byte) ([]byte, error) {
 }
 
 // decode reads the point out of the data of a request that began at start.
-func (p point) decode(data []byte, start int) (devices.Value, error) {
+func (p *point) decode(data []byte, start int) (devices.Value, error) {
 	if p.table.bits() {
 		return p.decodeBits(data, p.address-start)
 	}
@@ -84,9 +146,26 @@ func (p point) decode(data []byte, start int) (devices.Value, error) {
 	return p.codec.decode(data[at : at+2*p.count])
 }
 
-// mask clears the padding of packed bits, which is the unit's to choose.
-func (p point) mask(data []byte) []byte {
-	if !p.table.bits() || p.count%8 == 0 {
+// same compares the point's own bits in two forms of its registers or packed bits,
+// or, where one number has several forms, the numbers.
+func (p *point) same(want, is []byte) bool {
+	switch {
+	case p.table.bits():
+		return bytes.Equal(want, p.unpadded(is))
+	case p.codec.partial():
+		part := p.codec.part()
+		return binary.BigEndian.Uint16(want)&part == binary.BigEndian.Uint16(is)&part
+	case p.codec.form == formDecimal:
+		a, errA := p.codec.decode(want)
+		b, errB := p.codec.decode(is)
+		return errA == nil && errB == nil && a == b
+	}
+	return bytes.Equal(want, is)
+}
+
+// unpadded clears the padding of packed bits, which is the unit's to choose.
+func (p *point) unpadded(data []byte) []byte {
+	if p.count%8 == 0 {
 		return data
 	}
 	out := append([]byte(nil), data...)
@@ -95,7 +174,7 @@ func (p point) mask(data []byte) []byte {
 }
 
 // show is the value of the point's data, and its string form, if it has one.
-func (p point) show(data []byte) (devices.Value, string) {
+func (p *point) show(data []byte) (devices.Value, string) {
 	v, err := p.decode(data, p.address)
 	if err != nil {
 		return devices.Value{}, ""

@@ -42,12 +42,7 @@ func Collect(ctx context.Context, duration time.Duration, in io.Reader, out io.W
 		}
 		sessions = append(sessions, s)
 	}
-	before, _, err := usage()
-	if err != nil {
-		return fmt.Errorf("read processor time: %w", err)
-	}
-	start := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, duration)
+	ctx, cancel := context.WithTimeout(ctx, p.Settle+duration)
 	defer cancel()
 	var wg sync.WaitGroup
 	for i, s := range sessions {
@@ -61,6 +56,16 @@ func Collect(ctx context.Context, duration time.Duration, in io.Reader, out io.W
 	if p.Writes > 0 {
 		wg.Go(func() { c.write(ctx, sessions[0], len(p.Targets[0].Points), p.Writes) })
 	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(p.Settle):
+	}
+	start := time.Now()
+	before, _, err := usage()
+	if err != nil {
+		return fmt.Errorf("read processor time: %w", err)
+	}
+	c.forget()
 	wg.Wait()
 	r := c.result
 	r.Seconds = time.Since(start).Seconds()
@@ -76,6 +81,13 @@ func Collect(ctx context.Context, duration time.Duration, in io.Reader, out io.W
 type collector struct {
 	mu     sync.Mutex
 	result result
+}
+
+// forget begins to count anew.
+func (c *collector) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.result = result{}
 }
 
 // target counts for one target; a cycle is from one reading of its first point to the

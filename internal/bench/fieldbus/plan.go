@@ -14,6 +14,9 @@ type plan struct {
 	Targets []target `json:"targets"`
 	// Interval is the period of reading, in nanoseconds; 0: as fast as possible.
 	Interval time.Duration `json:"interval"`
+	// Settle is how long is read before anything counts: what a collector has to find
+	// out once, such as which units are dead.
+	Settle time.Duration `json:"settle,omitempty"`
 	// Writes is how many desired values a second are written while reading.
 	Writes int `json:"writes,omitempty"`
 }

@@ -21,9 +21,13 @@ type Config struct {
 	// Collect; Telegraf is the binary of internal/bench/telegraf.
 	Collector []string
 	Telegraf  string
+	// Leaf is the binary of cmd/leaf.
+	Leaf string
 	// Duration is how long each plan is carried out by each collector.
 	Duration time.Duration
-	Out      io.Writer
+	// Only is the name of one plan; empty: all.
+	Only string
+	Out  io.Writer
 }
 
 // Run carries out every plan, first with Telegraf and then with Petiole, and prints a
@@ -34,10 +38,22 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("make folder: %w", err)
 	}
 	r := &runner{cfg: cfg, dir: dir}
-	for _, scenario := range []func(context.Context) error{r.contiguous, r.slow, r.sparse, r.writes, r.fleet, r.serial, r.bus} {
-		if err = scenario(ctx); err != nil {
-			break
+	var names []string
+	ran := false
+	for _, s := range []struct {
+		name  string
+		carry func(context.Context) error
+	}{
+		{"contiguous", r.contiguous}, {"slow", r.slow}, {"sparse", r.sparse}, {"writes", r.writes}, {"fleet", r.fleet},
+		{"gateway", r.gateway}, {"serial", r.serial}, {"bus", r.bus},
+	} {
+		names = append(names, s.name)
+		if err == nil && (cfg.Only == "" || cfg.Only == s.name) {
+			err, ran = s.carry(ctx), true
 		}
+	}
+	if !ran {
+		err = fmt.Errorf("there is no plan %q, but %v", cfg.Only, names)
 	}
 	return errors.Join(err, os.RemoveAll(dir))
 }

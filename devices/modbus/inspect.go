@@ -1,0 +1,121 @@
+package modbus
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/devices"
+)
+
+// Observation is one point as it was read once.
+type Observation struct {
+	Point   string          `json:"point"`
+	Table   string          `json:"table"`
+	Address int             `json:"address"` // as on the wire
+	Value   devices.Value   `json:"value"`
+	Quality devices.Quality `json:"quality"`
+	Reason  string          `json:"reason,omitempty"`
+	// Registers are the point's registers; of coils and discrete inputs, its bits.
+	Registers []uint16 `json:"registers"`
+	// Time is the middle of the transaction, After how long after the beginning of the
+	// inspection that was.
+	Time  time.Time     `json:"time"`
+	After time.Duration `json:"afterNs"`
+}
+
+// Inspection is a device that was read once.
+type Inspection struct {
+	Endpoint     string        `json:"endpoint"`
+	Unit         int           `json:"unit"`
+	Observations []Observation `json:"observations"`
+	// Refused are the ranges that the device refused, in the form of the setting
+	// forbidden.
+	Refused []string `json:"refused,omitempty"`
+	// Frames are the last ones that were sent and received.
+	Frames []string `json:"frames,omitempty"`
+}
+
+// Inspect reads every point of a device once, over a link of its own, as the driver
+// would, and stops. The error says that the definition cannot be operated; a device
+// that does not answer shows in the observations. Problems are those of Open.
+func Inspect(ctx context.Context, def devices.Definition, log *zap.Logger) (Inspection, []devices.Problem, error) {
+	s, points, problems, err := parse(def)
+	if err != nil {
+		return Inspection{}, problems, err
+	}
+	out := Inspection{Endpoint: s.endpoint.String(), Unit: int(s.unit)}
+	if s.broadcasts() {
+		return out, problems, errors.New("nobody answers unit 0, so nothing can be read")
+	}
+	if log == nil {
+		log = zap.NewNop()
+	}
+	l := newLink(s.endpoint, func() int { return 1 }, log)
+	lctx, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { l.run(lctx) })
+	out.Observations, out.Refused = inspect(ctx, l, s, points, log)
+	stop()
+	wg.Wait()
+	for _, f := range l.wire.frames.list() {
+		out.Frames = append(out.Frames, f.String())
+	}
+	return out, problems, nil
+}
+
+func inspect(ctx context.Context, l *link, s *settings, points []point, log *zap.Logger) ([]Observation, []string) {
+	seen := make([]Observation, len(points))
+	self := &subscriber{ctx: ctx, mail: newMailbox()}
+	p := newPoller(pollKey{settings: s.polling(), period: time.Hour}, l, log)
+	for i := range points {
+		seen[i] = Observation{Point: points[i].name, Table: points[i].table.String(), Address: points[i].address, Quality: devices.Bad, Reason: reason(errStopped)}
+		pt := points[i]
+		pt.index, pt.owner = i, self // the index of an observation, from here on
+		p.group.points = append(p.group.points, pt)
+	}
+	p.group.stale, p.due = true, time.Now()
+	begin := time.Now()
+	p.cycle(ctx)
+	for _, a := range self.mail.take() {
+		note(seen, s, a, begin)
+	}
+	var refused []string
+	for _, h := range p.group.holes[len(p.group.forbidden):] {
+		refused = append(refused, h.String())
+	}
+	return seen, refused
+}
+
+// note keeps what an answer says of its points.
+func note(seen []Observation, s *settings, a answered, begin time.Time) {
+	b := (&session{settings: s}).batch(a)
+	for i, r := range b.Readings {
+		p, o := &a.points[i], &seen[r.Point]
+		o.Value, o.Quality, o.Reason, o.Time, o.After = r.Value, r.Quality, r.Reason, r.Time, a.at.Sub(begin)
+		if r.Reason != "" && b.Message != "" {
+			o.Reason = fmt.Sprintf("%s: %s", r.Reason, b.Message)
+		}
+		if a.err == nil {
+			o.Registers = p.registers(a.data, a.start)
+		}
+	}
+}
+
+// registers are the point's registers or bits in the data of a request.
+func (p *point) registers(data []byte, start int) []uint16 {
+	var out []uint16
+	for i := p.address - start; i < p.address-start+p.count; i++ {
+		if p.table.bits() {
+			out = append(out, uint16(data[i/8]>>(i%8)&1))
+			continue
+		}
+		out = append(out, binary.BigEndian.Uint16(data[2*i:]))
+	}
+	return out
+}

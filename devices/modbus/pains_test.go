@@ -1,0 +1,217 @@
+package modbus
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	server "github.com/simonvetter/modbus"
+
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/modbus/modbustest"
+)
+
+// pains are what users of other drivers have suffered from.
+var pains = map[int]string{
+	1: "one dead slave stalls or blanks the whole bus", 2: "a late reply shifts all later answers", 3: "broken pipe, never reconnects",
+	4: "a gateway allows one connection", 5: "two devices on one serial port race", 6: "writes are not serialised with polls",
+	7: "writes starve behind polls", 8: "a batched read over a hole gives nothing", 9: "fewer registers per request than the protocol allows",
+	10: "a negative scaled value reads as 65 5xx", 11: "byte and word order", 12: "addresses off by one", 13: "a pause after connecting",
+	14: "a pause between requests", 15: "strings in one byte of registers, coils from 0, vendor floats", 16: "wrong function code, extra bytes",
+	17: "a broadcast waits for an answer", 18: "all devices are polled in phase", 19: "a change recreates devices", 20: "back-off too long",
+	21: "a silent unit closes the connection of others", 22: "a write acknowledged but not applied", 23: "an error recorded as 0",
+	24: "ttys renumbered", 25: "RTU over TCP in pieces, with noise", 26: "only function 16", 27: "a panic on bad settings",
+	28: "unit 0, 255 and 1 on TCP", 29: "half-open connections", 30: "local echo",
+}
+
+// Every pain has a test that has its number.
+func TestEveryPainHasATest(t *testing.T) {
+	files, err := filepath.Glob("*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	for _, f := range files {
+		parsed, err := parser.ParseFile(token.NewFileSet(), f, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range parsed.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && strings.HasPrefix(fn.Name.Name, "TestPain") {
+				found[fn.Name.Name[len("TestPain"):][:2]] = true
+			}
+		}
+	}
+	for n := 1; n <= 30; n++ {
+		if pains[n] == "" || !found[fmt.Sprintf("%02d", n)] {
+			t.Errorf("pain %d (%s) has no test", n, pains[n])
+		}
+	}
+}
+
+// Pain 6: what belongs to one write is not interrupted by polls or by other writes,
+// so that bits of one register which several devices write are not lost.
+func TestPain06WritesAreSerialisedWithPolls(t *testing.T) {
+	for _, mask := range []string{"off", "auto"} {
+		t.Run("maskWrite "+mask, func(t *testing.T) {
+			s := newSlave(t)
+			r := newRig(t)
+			for i := range 8 {
+				r.apply(string(rune('a'+i)), s.addr, map[string]any{"maskWrite": mask}, prop{name: "bit", typ: "BOOLEAN", visitor: holding(0, "bit", i), cycle: 1, desired: "true"},
+					prop{name: "x", typ: "INT", ro: true, visitor: visitor("InputRegister", i, nil), cycle: 1})
+			}
+			for i := range 8 {
+				eventually(t, "ack", func() bool { return r.sink.ack(string(rune('a'+i)), "bit") == "applied" })
+			}
+			r.stop()
+			if got := s.get(1, holdings, 0); got != 0xff {
+				t.Fatalf("register holds %08b", got)
+			}
+			log := s.requests()
+			for i, q := range log {
+				if q.write && (i == 0 || i+1 == len(log) || log[i-1].table != holdings || log[i+1].table != holdings || log[i+1].write) {
+					t.Fatalf("write %d of %v is interrupted", i, log)
+				}
+			}
+		})
+	}
+}
+
+// Pain 17: nobody answers a broadcast, and nobody waits for it.
+func TestPain17BroadcastWaitsForNoAnswer(t *testing.T) {
+	s := benchSlave(t, modbustest.Config{})
+	var written atomic.Int64
+	s.OnWrite(func(unit byte, address, value uint16) {
+		if unit == 0 && address == 5 && value == 1234 {
+			written.Add(1)
+		}
+	})
+	l, err := modbustest.NewLine(modbustest.LineConfig{Baud: 115200, Slave: s.Addr()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	r := newRig(t)
+	c := serialConfig(l.Path(), 1)
+	c["timeout"], c["parity"] = 5000, "even"
+	r.apply("one", "127.0.0.1:1", c, prop{name: "x", typ: "INT", ro: true, visitor: holding(0), cycle: 20})
+	eventually(t, "polls", func() bool { return r.sink.count("one", "x") > 3 })
+	all := serialConfig(l.Path(), 0)
+	all["timeout"], all["parity"] = 5000, "even"
+	begin := time.Now()
+	r.apply("all", "127.0.0.1:1", all, prop{name: "set", typ: "INT", visitor: holding(5), desired: "1234"},
+		prop{name: "readonly", typ: "INT", ro: true, visitor: holding(6)}, prop{name: "bit", typ: "BOOLEAN", visitor: holding(7, "bit", 3), desired: "true"})
+	eventually(t, "ack", func() bool { return r.sink.ack("all", "set") == "applied" && r.sink.ack("all", "bit") == "rejected" })
+	if took := time.Since(begin); took > 2*time.Second {
+		t.Errorf("took %s", took)
+	}
+	if written.Load() != 1 {
+		t.Errorf("%d broadcasts", written.Load())
+	}
+	eventually(t, "told as uncertain", func() bool {
+		tw := r.sink.twin("all", "set").Reported
+		return tw != nil && tw.Value == "1234" && tw.Metadata["quality"] == "uncertain"
+	})
+	n := r.sink.count("one", "x")
+	eventually(t, "polls go on", func() bool { return r.sink.count("one", "x") > n+3 })
+	if list, _ := r.sink.status("all").Extensions.Data["problems"].([]any); len(list) != 1 {
+		t.Errorf("problems: %v", list)
+	}
+}
+
+// Pain 20, too: the bound is that of the settings.
+func TestPain20BackOffFollowsTheSettings(t *testing.T) {
+	s := newSlave(t)
+	p := newProxy(t, s.addr)
+	var asked atomic.Int64
+	p.set(func(p *proxy) {
+		p.drop = func(unit byte) bool {
+			if unit == 9 {
+				asked.Add(1)
+			}
+			return unit == 9
+		}
+	})
+	r := newRig(t)
+	r.apply("up", p.addr, nil, one)
+	r.apply("dead", p.addr, map[string]any{"slaveID": 9, "timeout": 50, "maxBackoff": 100, "retries": 0}, one)
+	eventually(t, "silent", func() bool {
+		tw := r.sink.twin("dead", "x").Reported
+		return tw != nil && tw.Metadata["reason"] == "UnitSilent"
+	})
+	n, begin := asked.Load(), time.Now()
+	eventually(t, "probes", func() bool { return asked.Load() > n+9 })
+	if took := time.Since(begin); took > 3*time.Second {
+		t.Errorf("ten probes took %s", took)
+	}
+}
+
+// Pain 28: on TCP 0, 1 and 255 are three units, and a gateway's exception may come
+// from 0 or 255 for any of them.
+func TestPain28UnitsZeroOneAnd255(t *testing.T) {
+	s := newSlave(t)
+	p := newProxy(t, s.addr)
+	r := newRig(t)
+	for _, unit := range []int{0, 1, 255} {
+		s.set(byte(unit), holdings, 0, uint16(1000+unit))
+		r.apply(fmt.Sprint("u", unit), p.addr, map[string]any{"slaveID": unit}, one)
+	}
+	for _, unit := range []int{0, 1, 255} {
+		eventually(t, "value", func() bool { return r.sink.reported(fmt.Sprint("u", unit), "x") == fmt.Sprint(1000+unit) })
+	}
+	for _, from := range []byte{0, 255} {
+		s.setFail(1, server.ErrGWPathUnavailable)
+		p.set(func(p *proxy) {
+			p.fault = func(unit byte, a []byte, send func([]byte)) {
+				if a[7]&0x80 != 0 {
+					a[6] = from
+				}
+				send(a)
+			}
+		})
+		eventually(t, "gateway's exception", func() bool { return r.sink.twin("u1", "x").Reported.Metadata["reason"] == "GatewayTargetSilent" })
+		s.setFail(1, nil)
+		eventually(t, "good again", func() bool { return r.sink.twin("u1", "x").Reported.Metadata["quality"] == "good" })
+	}
+}
+
+// Pain 30: an adapter that returns what is sent. The echo of a write looks like its
+// answer: it must not make a write to a silent unit look done.
+func TestPain30LocalEcho(t *testing.T) {
+	for _, told := range []bool{false, true} {
+		t.Run(fmt.Sprint("localEcho ", told), func(t *testing.T) {
+			s := newSlave(t)
+			s.set(1, inputs, 0, 55)
+			l, path, _ := newPort(t, s.addr)
+			l.set(func(l *line) { l.echo = true })
+			r := newRig(t)
+			c := serialConfig(path, 1)
+			c["localEcho"] = told
+			d := r.apply("d", s.addr, c, prop{name: "in", typ: "INT", ro: true, visitor: visitor("InputRegister", 0, nil), cycle: 20},
+				prop{name: "set", typ: "INT", visitor: holding(0), cycle: 20, desired: "7"},
+				prop{name: "blind", typ: "INT", visitor: holding(1, "readBack", false), cycle: 1000, desired: ""})
+			eventually(t, "value", func() bool { return r.sink.reported("d", "in") == "55" })
+			eventually(t, "ack", func() bool { return r.sink.ack("d", "set") == "applied" && s.get(1, holdings, 0) == 7 })
+			l.set(func(l *line) { l.mute = func(byte) bool { return true } })
+			r.desire(d, "set", "8")
+			if told {
+				r.desire(d, "blind", "9")
+			}
+			eventually(t, "offline", func() bool { return r.sink.state("d") == v1beta1.StateOffline })
+			if r.sink.ack("d", "set") == "applied" && r.sink.twin("d", "set").ObservedDesired.Value == "8" {
+				t.Fatal("a write that nobody answered is acknowledged")
+			}
+			if told && r.sink.ack("d", "blind") == "applied" {
+				t.Fatal("an echo is acknowledged")
+			}
+			l.set(func(l *line) { l.mute = nil })
+			within(t, 10*time.Second, "written after all", func() bool { return s.get(1, holdings, 0) == 8 })
+		})
+	}
+}

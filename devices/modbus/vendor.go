@@ -1,0 +1,101 @@
+package modbus
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"math/big"
+
+	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
+)
+
+const (
+	decimalDigits   = 24 // bits of the number of a formDecimal
+	tenThousandBase = 10_000
+)
+
+// decodeDecimal reads exponent and number exactly; the value is the float nearest.
+func (c codec) decodeDecimal(b []byte) (devices.Value, error) {
+	n := int64(binary.BigEndian.Uint32(b) & (1<<decimalDigits - 1))
+	if !c.unsignedDigits {
+		n = n << (64 - decimalDigits) >> (64 - decimalDigits)
+	}
+	raw := new(big.Rat).SetInt64(n)
+	raw.Mul(raw, powerOfTen(int(int8(b[0]))))
+	if c.scale.on {
+		raw.Add(raw.Mul(raw, c.scale.factor), c.scale.offset)
+	}
+	if c.typ == v1beta1.INT && raw.IsInt() && raw.Num().IsInt64() {
+		return devices.Int(raw.Num().Int64()), nil
+	}
+	f, _ := raw.Float64()
+	switch {
+	case math.IsInf(f, 0):
+		return devices.Value{}, errTooLarge
+	case c.typ == v1beta1.INT:
+		return whole(f)
+	}
+	return c.present(devices.Float(f)), nil
+}
+
+// encodeDecimal finds the exponent nearest to zero with which the number is exact.
+func (c codec) encodeDecimal(value string, raw *big.Rat) ([]byte, error) {
+	low, high := new(big.Int), big.NewInt(1<<decimalDigits)
+	if !c.unsignedDigits {
+		high.Rsh(high, 1)
+		low.Neg(high)
+	}
+	for step := 0; step < 256; step++ {
+		e := (step + 1) / 2
+		if step%2 == 1 {
+			e = -e
+		}
+		if e < math.MinInt8 || e > math.MaxInt8 {
+			continue
+		}
+		n := new(big.Rat).Quo(raw, powerOfTen(e))
+		if n.IsInt() && n.Num().Cmp(low) >= 0 && n.Num().Cmp(high) < 0 {
+			b := binary.BigEndian.AppendUint32(nil, uint32(n.Num().Int64())&(1<<decimalDigits-1))
+			b[0] = byte(int8(e))
+			return c.order.scatter(b), nil
+		}
+	}
+	return nil, &devices.Rejection{Reason: devices.ReasonOutOfBounds, Message: fmt.Sprintf("%s does not fit %d bits and a power of ten", value, decimalDigits)}
+}
+
+func powerOfTen(e int) *big.Rat {
+	p := new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(max(e, -e))), nil)
+	if e < 0 {
+		return new(big.Rat).SetFrac(big.NewInt(1), p)
+	}
+	return new(big.Rat).SetInt(p)
+}
+
+// decodeTenThousands adds registers up, the first one being the highest. With a sign
+// every register has it.
+func (c codec) decodeTenThousands(b []byte) (devices.Value, error) {
+	var n int64
+	sign := int64(0)
+	for i := 0; i < len(b); i += 2 {
+		d := int64(int16(binary.BigEndian.Uint16(b[i:])))
+		wrong := d <= -tenThousandBase || d >= tenThousandBase || (d < 0 && c.unsignedDigits) || d*sign < 0
+		if wrong {
+			return devices.Value{}, errNotDigits
+		}
+		if d != 0 {
+			sign = d
+		}
+		n = n*tenThousandBase + d
+	}
+	return c.signed(n)
+}
+
+func toTenThousands(n int64, words int) []byte {
+	b := make([]byte, 2*words)
+	for i := words - 1; i >= 0; i-- {
+		binary.BigEndian.PutUint16(b[2*i:], uint16(n%tenThousandBase))
+		n /= tenThousandBase
+	}
+	return b
+}

@@ -1,0 +1,103 @@
+// Package delivery measures what delivery costs, on a world of its own (package world):
+// how soon a site that was away holds what changed, what a reconnect of many sites asks of
+// the API server, and what a bridge keeps in memory while a site is away. `bench
+// delivery` calls it; it needs root and the programs of `task build`, and no lab beside it.
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/petiole-io/petiole/internal/breaker/world"
+)
+
+// Options say what is measured. The zero value of a field is the default that is named.
+type Options struct {
+	// Root is the repository.
+	Root string
+	// Sites is the number of simulated sites that reconnect; default 200. ChangesPerSite
+	// is how many objects of each changed meanwhile; default 10.
+	Sites, ChangesPerSite int
+	// Backlogs are the numbers of changed objects after which a site's return is
+	// measured; default 200, 200, 200 and 5000.
+	Backlogs []int
+	// Changes is how many changes a bridge sees while a site is away; default 100000.
+	Changes int
+}
+
+// Run measures and prints. It takes some minutes.
+func Run(ctx context.Context, o Options, out io.Writer) (err error) {
+	o = o.withDefaults()
+	dir := filepath.Join(o.Root, ".lab", "bench-delivery")
+	w, err := world.New(world.Options{Root: o.Root, Dir: dir, Sites: 1, Simulated: o.Sites, OnWrite: func(world.Write) {}})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, w.Close())
+		if err == nil {
+			err = os.RemoveAll(dir)
+		}
+	}()
+	begin, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	if err := w.Up(begin); err != nil {
+		return err
+	}
+	b := &bench{opts: o, world: w, out: out, dir: dir}
+	if err := b.open(); err != nil {
+		return err
+	}
+	defer b.admin.Close()
+	for _, part := range []func(context.Context) error{b.returns, b.reconnect, b.memory} {
+		if err := part(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o Options) withDefaults() Options {
+	set := func(n *int, to int) {
+		if *n == 0 {
+			*n = to
+		}
+	}
+	set(&o.Sites, 200)
+	set(&o.ChangesPerSite, 10)
+	set(&o.Changes, 100_000)
+	if len(o.Backlogs) == 0 {
+		o.Backlogs = []int{200, 200, 200, 5000}
+	}
+	return o
+}
+
+// sleep waits and reports whether ctx still runs.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// await polls until cond returns nil.
+func await(ctx context.Context, what string, limit time.Duration, cond func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		err := cond(ctx)
+		if err == nil {
+			return nil
+		}
+		if !sleep(ctx, 50*time.Millisecond) {
+			return fmt.Errorf("await %s: %w", what, err)
+		}
+	}
+}
