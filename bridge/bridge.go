@@ -3,17 +3,15 @@ package bridge
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/util/workqueue"
 
+	"github.com/petiole-io/petiole/internal/metrics"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -21,14 +19,20 @@ var tokenResource = schema.GroupResource{Resource: "serviceaccounts/token"}
 
 // Bridge joins one API server to one hub. Make it with New.
 type Bridge struct {
-	cfg   Config
-	log   *zap.Logger
-	count counters
+	cfg     Config
+	log     *zap.Logger
+	count   counters
+	metrics *instruments
+	fence   *fence
 }
 
 // New returns a bridge that has not started anything yet. The configuration is taken as
 // valid: see Config.Validate.
-func New(cfg Config, log *zap.Logger) *Bridge { return &Bridge{cfg: cfg, log: log} }
+func New(cfg Config, log *zap.Logger) *Bridge {
+	b := &Bridge{cfg: cfg, log: log, fence: newFence(time.Now)}
+	b.metrics = newInstruments(&b.count)
+	return b
+}
 
 // Counters says what the bridge has done since it was made. It is safe for concurrent
 // use.
@@ -38,11 +42,20 @@ func (b *Bridge) Counters() Counters { return b.count.snapshot() }
 // nil, after all that it started has stopped. An API server or a hub that is away is
 // waited for. An error means that the configuration cannot work.
 func (b *Bridge) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return metrics.Serve(ctx, b.cfg.Metrics.Listen, b.metrics.registry, b.ready, nil) })
+	g.Go(func() error { return b.compete(ctx) })
+	return g.Wait()
+}
+
+// compete competes for leadership until ctx ends.
+func (b *Bridge) compete(ctx context.Context) error {
 	rc, err := restConfig(b.cfg.Kubernetes)
 	if err != nil {
 		return err
 	}
-	clients, err := newClients(rc, b.cfg.Kubernetes.Impersonation)
+	rc.Wrap(b.metrics.requests.transport)
+	clients, err := newClients(rc, b.cfg.Kubernetes.Impersonation, b.fence)
 	if err != nil {
 		return err
 	}
@@ -52,12 +65,16 @@ func (b *Bridge) Run(ctx context.Context) error {
 		return err
 	}
 	defer closeHub(nc)
+	b.metrics.health.hub.Store(nc)
 	if err := b.awaitAPI(ctx, clients); err != nil {
 		return nil // ctx has ended
 	}
 	log := b.log.With(zap.String("identity", b.cfg.LeaderElection.Identity))
 	for ctx.Err() == nil {
-		if err := campaign(ctx, b.cfg.LeaderElection, clients.own, log, func(ctx context.Context) { b.lead(ctx, clients, nc) }); err != nil {
+		err := campaign(ctx, b.cfg.LeaderElection, clients.election, b.fence, log, func(ctx context.Context, transitions uint64) {
+			b.lead(ctx, clients, nc, transitions)
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -78,7 +95,7 @@ func closeHub(nc *nats.Conn) {
 
 // awaitAPI returns when the API server answers, or with ctx's error.
 func (b *Bridge) awaitAPI(ctx context.Context, c *clients) error {
-	out := newOutage(b.log, "API server")
+	out := b.metrics.watching(newOutage(b.log, "API server"))
 	for n := 0; ; n++ {
 		err := c.own.CoreV1().RESTClient().Get().AbsPath("/version").Do(ctx).Error()
 		if ctx.Err() != nil {
@@ -94,18 +111,27 @@ func (b *Bridge) awaitAPI(ctx context.Context, c *clients) error {
 	}
 }
 
-// lead acts until ctx ends. What fails as a whole, such as a hub whose streams were
-// replaced, is started again with what the streams hold then.
-func (b *Bridge) lead(ctx context.Context, c *clients, nc *nats.Conn) {
-	out := newOutage(b.log, "hub and API server")
+// lead acts until ctx ends or another bridge leads. What fails as a whole, such as a hub
+// whose streams were replaced, is started again with what the streams hold then.
+func (b *Bridge) lead(ctx context.Context, c *clients, nc *nats.Conn, transitions uint64) {
+	defer b.metrics.leading()()
+	out := b.metrics.watching(newOutage(b.log, "hub and API server"))
 	for n := 0; ctx.Err() == nil; n++ {
 		started := time.Now()
-		err := b.act(ctx, c, nc, func() { out.report(nil) })
+		err := b.act(ctx, c, nc, transitions, func() {
+			out.report(nil)
+			b.metrics.acting(b.fence.current())
+		})
+		b.metrics.idle()
 		if ctx.Err() != nil {
 			return
 		}
+		if errors.Is(err, errDeposed) || errors.Is(err, errNotLeading) {
+			b.log.Warn("leadership is over", zap.Error(err))
+			return
+		}
 		out.report(err)
-		if errors.Is(err, errHubReplaced) || time.Since(started) > time.Minute {
+		if errors.Is(err, errHubReplaced) || errors.Is(err, errEpoch) || time.Since(started) > time.Minute {
 			n = 0
 		}
 		if !pause(ctx, backoff(n)) {
@@ -116,18 +142,14 @@ func (b *Bridge) lead(ctx context.Context, c *clients, nc *nats.Conn) {
 
 // act runs all parts until ctx ends or one of them fails. ready is called when they
 // run.
-func (b *Bridge) act(ctx context.Context, c *clients, nc *nats.Conn, ready func()) error {
+func (b *Bridge) act(ctx context.Context, c *clients, nc *nats.Conn, transitions uint64, ready func()) error {
 	hub, err := openHub(ctx, nc, streams.HubLimits{
 		MaxSites: b.cfg.Limits.MaxSites, TelemetryBytes: b.cfg.Limits.TelemetryBytes, Replicas: b.cfg.NATS.Replicas,
 	})
 	if err != nil {
 		return err
 	}
-	epoch, err := b.epoch(ctx, c)
-	if err != nil {
-		return err
-	}
-	was, err := recoverPublished(ctx, hub)
+	was, seen, err := recoverPublished(ctx, hub)
 	if err != nil {
 		return err
 	}
@@ -136,7 +158,15 @@ func (b *Bridge) act(ctx context.Context, c *clients, nc *nats.Conn, ready func(
 		return err
 	}
 	defer p.close()
+	p.foreign.seen = seen
+	renewed, err := p.storage.begin(ctx, transitions, was)
+	if err != nil {
+		return err
+	}
+	p.epoch, p.term = p.storage.record.name(), b.fence.current()
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return b.fence.watch(ctx) })
+	g.Go(func() error { return p.storage.run(ctx) })
 	synced := make(chan struct{})
 	g.Go(func() error {
 		p.watch.run(ctx, func() { close(synced) })
@@ -148,26 +178,16 @@ func (b *Bridge) act(ctx context.Context, c *clients, nc *nats.Conn, ready func(
 			return nil
 		case <-synced:
 		}
-		p.publish.start(hub, epoch, was)
-		if err := p.intake.recover(ctx, ">", false); err != nil {
+		p.publish.start(hub, p.epoch, was)
+		if err := p.intake.recover(ctx); err != nil {
 			return err
 		}
-		p.adoptSites()
+		p.adoptSites(renewed)
 		ready()
 		p.start(ctx, g, nc, b.cfg.Limits.Workers)
 		return nil
 	})
 	return g.Wait()
-}
-
-// epoch names the API server's storage: the UID of an object that every cluster has
-// for as long as it lives.
-func (b *Bridge) epoch(ctx context.Context, c *clients) (string, error) {
-	ns, err := c.own.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
-	if err != nil {
-		return "", fmt.Errorf("read namespace %s: %w", metav1.NamespaceSystem, err)
-	}
-	return string(ns.UID), nil
 }
 
 // parts are what a leading bridge consists of.
@@ -182,23 +202,29 @@ type parts struct {
 	intake     *intake
 	writeback  *writeback
 	autonomy   *autonomy
-	tokens     *tokens
+	repairs    *repairs
+	backlogs   *backlogs
+	repairParts
+	// epoch names the API server's storage, term this bridge's time of leading.
+	epoch string
+	term  uint64
 }
 
 // assemble makes the parts and joins them; nothing runs yet.
 func (b *Bridge) assemble(h *hub, c *clients) (*parts, error) {
-	outageOf := func(what string) *outage { return newOutage(b.log, what) }
-	p := &parts{log: b.log, presence: newPresence(), reports: newReports()}
+	outageOf := func(what string) *outage { return b.metrics.watching(newOutage(b.log, what)) }
+	p := &parts{log: b.log, presence: newPresence(), reports: newReports(), repairs: newRepairs()}
 	w, err := newWatch(c.dynamic, outageOf("watch the API server"), p.changed)
 	if err != nil {
 		return nil, err
 	}
 	p.watch = w
-	p.publish = newPublisher(w, &b.count, b.log)
-	queue := workqueue.NewTypedRateLimitingQueue(retryDelays[reportKey](writeRetry))
+	p.publish = newPublisher(w, b.fence, &b.count, b.metrics, b.log)
+	queue := newQueue[reportKey](b.metrics, "writeback", writeRetry)
 	p.intake = &intake{
 		hub: h, reports: p.reports, publish: p.publish, presence: p.presence, log: b.log, count: &b.count, queue: queue,
-		last: map[string]uint64{}, spent: map[string][]uint64{}, strays: map[string]bool{},
+		expiry: reportExpiry(timingFor(b.cfg.LeaderElection.LeaseDuration.Duration).lease), last: map[string]uint64{}, spent: map[string][]uint64{}, strays: map[string]bool{},
+		putOff: map[string]*putOff{}, present: p.present,
 	}
 	p.writeback = &writeback{
 		clients: c, watch: w, publish: p.publish, presence: p.presence, reports: p.reports, intake: p.intake,
@@ -207,18 +233,28 @@ func (b *Bridge) assemble(h *hub, c *clients) (*parts, error) {
 	p.intake.woke, p.intake.changed = p.writeback.woke, p.siteChanged
 	p.autonomy = &autonomy{
 		clients: c, watch: w, publish: p.publish, log: b.log, outage: outageOf("set tolerations"),
-		queue: workqueue.NewTypedRateLimitingQueue(retryDelays[objectKey](writeRetry)),
+		queue: newQueue[objectKey](b.metrics, "autonomy", writeRetry),
 	}
 	p.heartbeats = &heartbeats{
-		clients: c, watch: w, publish: p.publish, presence: p.presence, log: b.log, outage: outageOf("renew node leases"),
-		queue: workqueue.NewTypedRateLimitingQueue(retryDelays[string](writeRetry)), renew: map[string][]string{},
+		clients: c, watch: w, publish: p.publish, presence: p.presence, log: b.log, count: &b.count, outage: outageOf("renew node leases"),
+		queue: newQueue[string](b.metrics, "leases", writeRetry), boots: newBoots(), renew: map[string][]string{}, versions: map[string]string{},
 		woke: p.writeback.woke, changed: p.siteChanged,
 	}
 	p.survey = &survey{
-		hub: h, clients: c, watch: w, publish: p.publish, presence: p.presence, log: b.log, outage: outageOf("positions of the sites"),
-		poke: make(chan struct{}, 1), ensured: map[string]bool{},
+		hub: h, clients: c, watch: w, publish: p.publish, presence: p.presence, repairs: p.repairs, boots: p.heartbeats.boots,
+		events:  newSiteEvents(c.own, b.cfg.LeaderElection.Identity, b.log),
+		metrics: b.metrics.sites, log: b.log, outage: outageOf("positions of the sites"),
+		leading: func() (string, uint64) { return p.epoch, p.term },
+		poke:    make(chan struct{}, 1), ensured: map[string]bool{}, written: map[string]siteWrite{},
 	}
-	p.tokens = &tokens{clients: c, watch: w, log: b.log, count: &b.count}
+	p.backlogs = &backlogs{
+		hub: h, client: c.dynamic, publish: p.publish, outage: outageOf("answer backlogs"), queue: newQueue[string](b.metrics, "backlogs", writeRetry),
+	}
+	p.repairs.changed = func(site string) {
+		b.metrics.repaired(site, p.repairs.of(site))
+		p.survey.now()
+	}
+	b.assembleRepair(p, h, c, outageOf)
 	return p, nil
 }
 
@@ -231,10 +267,12 @@ func (p *parts) changed(k objectKey) {
 	switch {
 	case k.Group == siteGroup:
 		p.survey.now()
+		p.resync.changed(k.Name)
 	case k.Group == "" && k.Resource == "nodes":
 		p.survey.now()
 		if p.watch.get(k) == nil {
 			p.writeback.clients.forget(k.Name)
+			p.heartbeats.setVersion(k.Name, "")
 		}
 	case k.Group == deviceGroup && k.Resource == "devices":
 		// A report that came before its device is held against it now.
@@ -253,10 +291,24 @@ func (p *parts) siteChanged(site string) {
 	p.survey.now()
 }
 
-// adoptSites takes over what an earlier bridge knew of the sites.
-func (p *parts) adoptSites() {
+// present says whether the object that a report is about is in the API: of a device's
+// status the device.
+func (p *parts) present(k reportKey) bool {
+	o := keyOf(k.ref)
+	if o.Group == deviceGroup && o.Resource == "devicestatuses" {
+		o.Resource = "devices"
+	}
+	return p.watch.get(o) != nil
+}
+
+// adoptSites takes over what an earlier bridge knew of the sites. In a renewed epoch each
+// is to compare what it has when it has got everything anew.
+func (p *parts) adoptSites(renewed bool) {
 	now := time.Now()
 	for site := range p.publish.siteNodes() {
+		if renewed {
+			p.resync.check(site)
+		}
 		if o := p.watch.get(objectKey{Group: siteGroup, Resource: "sites", Name: site}); o != nil {
 			connected, since := siteStatusOf(o)
 			p.presence.adopt(site, connected, since, now)
@@ -271,6 +323,7 @@ func (p *parts) close() {
 	p.writeback.queue.ShutDown()
 	p.autonomy.queue.ShutDown()
 	p.heartbeats.queue.ShutDown()
+	p.backlogs.queue.ShutDown()
 }
 
 // start runs the parts in g until ctx ends.
@@ -280,6 +333,7 @@ func (p *parts) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn, wor
 	g.Go(func() error { p.autonomy.run(ctx); return nil })
 	g.Go(func() error { return p.heartbeats.run(ctx, nc, workers) })
 	g.Go(func() error { return p.survey.run(ctx) })
+	g.Go(func() error { return p.backlogs.run(ctx) })
 	g.Go(func() error { return p.intake.run(ctx) })
-	g.Go(func() error { return p.tokens.run(ctx, nc, workers) })
+	p.repairParts.start(ctx, g, nc)
 }

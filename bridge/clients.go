@@ -3,6 +3,7 @@ package bridge
 import (
 	"fmt"
 	"sync"
+	"time"
 
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -37,8 +38,11 @@ type clients struct {
 	config  *rest.Config
 	own     kubernetes.Interface
 	dynamic dynamic.Interface
-	classic bool
-	idle    func()
+	// election holds the lease. It waits for nobody's requests, and may write also when
+	// this bridge does not lead.
+	election kubernetes.Interface
+	classic  bool
+	idle     func()
 
 	mu    sync.Mutex
 	nodes map[string]*nodeClient
@@ -52,7 +56,14 @@ type nodeClient struct {
 	idle    func()
 }
 
-func newClients(rc *rest.Config, impersonation string) (*clients, error) {
+// newClients makes the clients. All writes but the election's go through the fence.
+func newClients(rc *rest.Config, impersonation string, f *fence) (*clients, error) {
+	election, electionIdle, err := newElectionClient(rc)
+	if err != nil {
+		return nil, err
+	}
+	rc = rest.CopyConfig(rc)
+	rc.Wrap(f.transport)
 	hc, err := rest.HTTPClientFor(rc)
 	if err != nil {
 		return nil, fmt.Errorf("make Kubernetes client: %w", err)
@@ -66,9 +77,30 @@ func newClients(rc *rest.Config, impersonation string) (*clients, error) {
 		return nil, fmt.Errorf("make dynamic Kubernetes client: %w", err)
 	}
 	return &clients{
-		config: rc, own: own, dynamic: dyn, idle: hc.CloseIdleConnections,
+		config: rc, own: own, dynamic: dyn, election: election,
+		idle:    func() { hc.CloseIdleConnections(); electionIdle() },
 		classic: impersonation == ImpersonationClassic, nodes: map[string]*nodeClient{},
 	}, nil
+}
+
+// electionTimeout bounds each request for the lease, so that one that is lost on a dead
+// connection leaves time for another.
+const electionTimeout = 3 * time.Second
+
+func newElectionClient(rc *rest.Config) (kubernetes.Interface, func(), error) {
+	rc = rest.CopyConfig(rc)
+	rc.UserAgent += " leader-election"
+	rc.RateLimiter, rc.QPS, rc.Burst = nil, 20, 40
+	rc.Timeout = electionTimeout
+	hc, err := rest.HTTPClientFor(rc)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make Kubernetes client: %w", err)
+	}
+	client, err := kubernetes.NewForConfigAndClient(rc, hc)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make Kubernetes client: %w", err)
+	}
+	return client, hc.CloseIdleConnections, nil
 }
 
 // as returns the client that acts as the node.

@@ -2,9 +2,11 @@ package bridge
 
 import (
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"time"
 
 	"go.uber.org/zap/zapcore"
@@ -20,6 +22,7 @@ type Config struct {
 	// LeaderElection chooses which of several bridges acts.
 	LeaderElection LeaderElectionConfig `json:"leaderElection"`
 	Limits         LimitsConfig         `json:"limits"`
+	Metrics        MetricsConfig        `json:"metrics"`
 	Log            LogConfig            `json:"log"`
 }
 
@@ -76,6 +79,13 @@ type LimitsConfig struct {
 	Workers int `json:"workers"`
 }
 
+// MetricsConfig says where the bridge speaks of itself.
+type MetricsConfig struct {
+	// Listen is the address of /metrics, /healthz and /readyz, over HTTP without
+	// authentication; default 127.0.0.1:10442, empty: off.
+	Listen string `json:"listen"`
+}
+
 // LogConfig says what is logged, as JSON lines to standard error.
 type LogConfig struct {
 	// Level is debug, info, warn or error; default info.
@@ -95,8 +105,9 @@ func DefaultConfig() Config {
 			Namespace: "petiole-system", Name: "bridge", Identity: fmt.Sprintf("%s-%d", host, os.Getpid()),
 			LeaseDuration: metav1.Duration{Duration: 15 * time.Second},
 		},
-		Limits: LimitsConfig{MaxSites: 10_000, TelemetryBytes: 8 << 30, Workers: 8},
-		Log:    LogConfig{Level: "info"},
+		Limits:  LimitsConfig{MaxSites: 10_000, TelemetryBytes: 8 << 30, Workers: 8},
+		Metrics: MetricsConfig{Listen: "127.0.0.1:10442"},
+		Log:     LogConfig{Level: "info"},
 	}
 }
 
@@ -149,6 +160,7 @@ func (c Config) Validate() error {
 	check(c.Limits.MaxSites > 0, "limits.maxSites", c.Limits.MaxSites, "must be more than 0")
 	check(c.Limits.TelemetryBytes >= 1<<20, "limits.telemetryBytes", c.Limits.TelemetryBytes, "must be at least 1048576")
 	check(c.Limits.Workers >= 1 && c.Limits.Workers <= 256, "limits.workers", c.Limits.Workers, "must be 1 to 256")
+	check(c.Metrics.Listen == "" || listenAddress(c.Metrics.Listen), "metrics.listen", c.Metrics.Listen, "must be host:port, or empty")
 	check(slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level), "log.level", c.Log.Level, "must be debug, info, warn or error")
 	return p.Err()
 }
@@ -165,6 +177,16 @@ func (c LogConfig) ZapLevel() zapcore.Level {
 func natsURL(value string) bool {
 	u, err := url.Parse(value)
 	return err == nil && slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) && u.Hostname() != ""
+}
+
+// listenAddress says whether value is host:port; an empty host means all addresses.
+func listenAddress(value string) bool {
+	_, port, err := net.SplitHostPort(value)
+	if err != nil {
+		return false
+	}
+	_, err = strconv.ParseUint(port, 10, 16)
+	return err == nil
 }
 
 // redacted is a URL without its password.

@@ -47,6 +47,7 @@ func TestConfigReportsEveryBadFieldWithItsValue(t *testing.T) {
 	cfg.LeaderElection.Identity = ""
 	cfg.LeaderElection.LeaseDuration.Duration = time.Second
 	cfg.Limits = LimitsConfig{MaxSites: -2, TelemetryBytes: 3, Workers: 999}
+	cfg.Metrics.Listen = "10442"
 	cfg.Log.Level = "loud"
 	err := cfg.Validate()
 	if err == nil {
@@ -57,7 +58,7 @@ func TestConfigReportsEveryBadFieldWithItsValue(t *testing.T) {
 		`nats.urls[0]: "http://u:xxxxx@hub"`, `nats.urls[1]: "nats:"`, `nats.nkeySeedFile: "/no/such/seed"`, `nats.credentialsFile: "/no/such/creds"`,
 		`nats.caFile: "/no/such/ca"`, `nats.replicas: "7"`, `leaderElection.namespace: "Not A Name"`, `leaderElection.name: ""`,
 		`leaderElection.identity: ""`, `leaderElection.leaseDuration: "1s"`, `limits.maxSites: "-2"`, `limits.telemetryBytes: "3"`,
-		`limits.workers: "999"`, `log.level: "loud"`,
+		`limits.workers: "999"`, `metrics.listen: "10442"`, `log.level: "loud"`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("Validate does not report %s; it says:\n%v", want, err)

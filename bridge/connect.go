@@ -77,6 +77,10 @@ type hub struct {
 	// them from later ones of the same name.
 	desired, reported     jetstream.Stream
 	desiredID, reportedID time.Time
+	// identity is how the sites' leaves tell DESIRED from a later one of its name.
+	identity string
+	// record is the bucket of the bridge's own record.
+	record jetstream.KeyValue
 }
 
 // openHub ensures the streams. It fails while the hub is away.
@@ -95,7 +99,46 @@ func openHub(ctx context.Context, nc *nats.Conn, limits streams.HubLimits) (*hub
 	if h.reported, h.reportedID, err = openStream(ctx, js, streams.Reported); err != nil {
 		return nil, err
 	}
+	if h.identity, err = identityOf(ctx, js, streams.Desired); err != nil {
+		return nil, err
+	}
+	if h.record, err = openRecord(ctx, js, limits.Replicas); err != nil {
+		return nil, err
+	}
 	return h, nil
+}
+
+// headerIdentity asks for, and answers with, the identity of a stream.
+const headerIdentity = "Nats-Stream-Identity"
+
+// identityOf asks the hub for a stream's identity as a leaf does: with the reset of a
+// consumer, here of one that is made for it.
+func identityOf(ctx context.Context, js jetstream.JetStream, stream string) (string, error) {
+	cons, err := js.CreateConsumer(ctx, stream, jetstream.ConsumerConfig{
+		Description: "asks for the identity of the stream", HeadersOnly: true,
+		AckPolicy: jetstream.AckExplicitPolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: 30 * time.Second,
+	})
+	if err != nil {
+		return "", fmt.Errorf("read identity of %s: %w", stream, err)
+	}
+	name := cons.CachedInfo().Name
+	defer func() {
+		// It would go by itself; until then it would stand among the sites' consumers.
+		_ = js.DeleteConsumer(context.WithoutCancel(ctx), stream, name)
+	}()
+	msg := nats.NewMsg("$JS." + streams.HubDomain + ".API.CONSUMER.RESET." + stream + "." + name)
+	msg.Header.Set(headerIdentity, "?")
+	asking, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	reply, err := js.Conn().RequestMsgWithContext(asking, msg)
+	if err != nil {
+		return "", fmt.Errorf("read identity of %s: %w", stream, err)
+	}
+	id := reply.Header.Get(headerIdentity)
+	if id == "" {
+		return "", fmt.Errorf("read identity of %s: the hub answers %s", stream, reply.Data)
+	}
+	return id, nil
 }
 
 func openStream(ctx context.Context, js jetstream.JetStream, name string) (jetstream.Stream, time.Time, error) {
@@ -106,17 +149,17 @@ func openStream(ctx context.Context, js jetstream.JetStream, name string) (jetst
 	return s, s.CachedInfo().Created, nil
 }
 
-// readAll calls take for every message that the stream holds now, in order. With
-// headersOnly the bodies stay at the hub.
-func readAll(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, filter string, headersOnly bool, take func(jetstream.Msg) error) error {
+// readAll calls take for every message that the stream holds now from a sequence on, in
+// order. With headersOnly the bodies stay at the hub.
+func readAll(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, from uint64, filter string, headersOnly bool, take func(jetstream.Msg) error) error {
 	name := stream.CachedInfo().Config.Name
 	info, err := stream.Info(ctx)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", name, err)
 	}
 	cons, err := js.CreateConsumer(ctx, name, jetstream.ConsumerConfig{
-		Description: "the bridge's memory after a start", FilterSubject: filter, HeadersOnly: headersOnly,
-		DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: 30 * time.Second,
+		Description: "the bridge's memory", FilterSubject: filter, HeadersOnly: headersOnly,
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1), AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: 30 * time.Second,
 	})
 	if err != nil {
 		return fmt.Errorf("read %s: %w", name, err)

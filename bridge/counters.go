@@ -7,7 +7,11 @@ type counters struct {
 	published, tombstones atomic.Uint64
 	accepted, dropped     atomic.Uint64
 	quarantined, strays   atomic.Uint64
-	tokens                atomic.Uint64
+	tokens, refused       atomic.Uint64
+	checks, mismatches    atomic.Uint64
+	resyncs, epochs       atomic.Uint64
+	foreign, deferred     atomic.Uint64
+	conflicts             atomic.Uint64
 }
 
 // Counters is a snapshot of what a bridge has done since it started.
@@ -18,14 +22,30 @@ type Counters struct {
 	// objects that are gone or were replaced; Quarantined those that were unreadable
 	// or refused; Strays those of sites without a Site object.
 	Accepted, Dropped, Quarantined, Strays uint64
-	// Tokens counts service account tokens handed out.
-	Tokens uint64
+	// Tokens counts service account tokens handed out; Refused the requests of sites
+	// that were unknown, too large or too many.
+	Tokens, Refused uint64
+	// Checks counts the manifest queries answered, Mismatches those that found a
+	// difference, Resyncs the sites that were told to take everything anew.
+	Checks, Mismatches, Resyncs uint64
+	// Epochs counts the new epochs that this bridge has begun, Foreign the messages of
+	// other bridges that it found in DESIRED.
+	Epochs, Foreign uint64
+	// Deferred counts the reports that were put back because too many of their site
+	// waited for the API server.
+	Deferred uint64
+	// Conflicts counts the writes that the API server refused because the object had
+	// been changed; they are made again.
+	Conflicts uint64
 }
 
 func (c *counters) snapshot() Counters {
 	return Counters{
 		Published: c.published.Load(), Tombstones: c.tombstones.Load(),
 		Accepted: c.accepted.Load(), Dropped: c.dropped.Load(),
-		Quarantined: c.quarantined.Load(), Strays: c.strays.Load(), Tokens: c.tokens.Load(),
+		Quarantined: c.quarantined.Load(), Strays: c.strays.Load(),
+		Tokens: c.tokens.Load(), Refused: c.refused.Load(),
+		Checks: c.checks.Load(), Mismatches: c.mismatches.Load(), Resyncs: c.resyncs.Load(),
+		Epochs: c.epochs.Load(), Foreign: c.foreign.Load(), Deferred: c.deferred.Load(), Conflicts: c.conflicts.Load(),
 	}
 }

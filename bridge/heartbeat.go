@@ -19,8 +19,40 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// maxPresence bounds a heartbeat's size; a site with 1,000 nodes stays below.
-const maxPresence = 256 << 10
+// The bounds of a heartbeat. A site with maxSiteNodes nodes stays below.
+const (
+	maxPresence = 256 << 10
+	maxDegraded = 32
+	maxName     = 253
+)
+
+// decodePresence reads a heartbeat, if it is within the bounds.
+func decodePresence(data []byte) (streams.Presence, error) {
+	var b streams.Presence
+	if len(data) > maxPresence {
+		return b, fmt.Errorf("heartbeat has %d bytes, at most %d are read", len(data), maxPresence)
+	}
+	if err := boundedJSON(data, maxSiteNodes+16); err != nil {
+		return b, err
+	}
+	if err := json.Unmarshal(data, &b); err != nil {
+		return b, fmt.Errorf("read heartbeat: %w", err)
+	}
+	for _, s := range append([]string{b.Site, b.Version, b.Boot}, b.Degraded...) {
+		if len(s) > maxName {
+			return b, fmt.Errorf("heartbeat with a name of %d bytes", len(s))
+		}
+	}
+	for _, n := range b.Nodes {
+		if len(n.Name) > maxName {
+			return b, fmt.Errorf("heartbeat with a name of %d bytes", len(n.Name))
+		}
+	}
+	if len(b.Degraded) > maxDegraded {
+		return b, fmt.Errorf("heartbeat with %d reasons", len(b.Degraded))
+	}
+	return b, nil
+}
 
 // heartbeats takes in presence.*, renews the leases of the nodes that are alive, and
 // tells the others when a site or a node is heard again or falls silent.
@@ -30,8 +62,10 @@ type heartbeats struct {
 	publish  *publisher
 	presence *presence
 	log      *zap.Logger
+	count    *counters
 	queue    workqueue.TypedRateLimitingInterface[string]
 	outage   *outage
+	boots    *boots
 
 	// woke is called when nodes of a site can be spoken for again, changed when a site
 	// was connected or disconnected.
@@ -40,6 +74,8 @@ type heartbeats struct {
 
 	mu    sync.Mutex
 	renew map[string][]string
+	// versions are the resource versions of the leases as this bridge wrote them last.
+	versions map[string]string
 }
 
 // run takes heartbeats until ctx ends.
@@ -79,14 +115,16 @@ func (h *heartbeats) run(ctx context.Context, nc *nats.Conn, workers int) error 
 // take runs on the subscription's goroutine: it notes and enqueues.
 func (h *heartbeats) take(m *nats.Msg) {
 	site, err := streams.SiteOfPresence(m.Subject)
-	if err != nil || len(m.Data) > maxPresence || !h.publish.siteExists(site) {
+	if err != nil || !h.publish.siteExists(site) {
 		return
 	}
-	var b streams.Presence
-	if err := json.Unmarshal(m.Data, &b); err != nil {
-		h.log.Warn("heartbeat not understood", zap.String("site", site), zap.Error(err))
+	b, err := decodePresence(m.Data)
+	if err != nil {
+		h.count.refused.Add(1)
+		h.log.Debug("heartbeat not understood", zap.String("site", site), zap.Error(err))
 		return
 	}
+	h.boots.beat(site, b.Boot, time.Now())
 	alive, woken, connected := h.presence.beat(site, b, time.Now())
 	if connected {
 		h.log.Info("site connected", zap.String("site", site), zap.String("version", b.Version))
@@ -116,6 +154,12 @@ func (h *heartbeats) work(ctx context.Context, site string) {
 		if ctx.Err() != nil {
 			return
 		}
+		if apierrors.IsConflict(err) {
+			// Somebody else has renewed it, or it was made anew: once more.
+			h.count.conflicts.Add(1)
+			h.queue.AddRateLimited(site)
+			return
+		}
 		h.outage.report(err)
 		if err != nil {
 			h.queue.AddRateLimited(site)
@@ -130,28 +174,80 @@ func (h *heartbeats) work(ctx context.Context, site string) {
 func (h *heartbeats) renewLease(ctx context.Context, site, node string) error {
 	o := h.watch.get(coreKey("nodes", "", node))
 	if o == nil || o.GetLabels()[SiteLabel] != site {
+		h.setVersion(node, "")
 		return nil
 	}
-	leases := h.clients.own.CoordinationV1().Leases(corev1.NamespaceNodeLease)
-	now := metav1.NowMicro()
-	seconds := int32(nodeLeaseDuration / time.Second)
-	patch, err := json.Marshal(map[string]any{"spec": coordinationv1.LeaseSpec{
-		HolderIdentity: &node, LeaseDurationSeconds: &seconds, RenewTime: &now,
-	}})
-	if err != nil {
-		return fmt.Errorf("encode lease of node %s: %w", node, err)
-	}
-	_, err = leases.Patch(ctx, node, types.MergePatchType, patch, metav1.PatchOptions{})
+	version, err := h.leaseVersion(ctx, node)
 	if apierrors.IsNotFound(err) {
-		_, err = leases.Create(ctx, &coordinationv1.Lease{
-			ObjectMeta: metav1.ObjectMeta{Name: node, OwnerReferences: []metav1.OwnerReference{
-				{APIVersion: "v1", Kind: "Node", Name: node, UID: o.GetUID()},
-			}},
-			Spec: coordinationv1.LeaseSpec{HolderIdentity: &node, LeaseDurationSeconds: &seconds, RenewTime: &now},
-		}, metav1.CreateOptions{})
+		version, err = h.createLease(ctx, node, o.GetUID())
+	} else if err == nil {
+		version, err = h.patchLease(ctx, node, version)
 	}
+	h.setVersion(node, version)
 	if err != nil {
 		return fmt.Errorf("renew lease of node %s: %w", node, err)
 	}
 	return nil
+}
+
+// leaseVersion is the resource version of the lease, from this bridge's last write or,
+// when it has not written yet, by a patch that changes nothing: the bridge may not read
+// leases.
+func (h *heartbeats) leaseVersion(ctx context.Context, node string) (string, error) {
+	h.mu.Lock()
+	version := h.versions[node]
+	h.mu.Unlock()
+	if version != "" {
+		return version, nil
+	}
+	l, err := h.clients.own.CoordinationV1().Leases(corev1.NamespaceNodeLease).Patch(ctx, node, types.MergePatchType, []byte("{}"), metav1.PatchOptions{})
+	if err != nil {
+		return "", err
+	}
+	return l.ResourceVersion, nil
+}
+
+func (h *heartbeats) setVersion(node, version string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if version == "" {
+		delete(h.versions, node)
+		return
+	}
+	h.versions[node] = version
+}
+
+// patchLease renews this version of the lease: a renewal of a former leader that comes
+// late is refused. It returns the new version, empty when it is not known.
+func (h *heartbeats) patchLease(ctx context.Context, node, version string) (string, error) {
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"resourceVersion": version}, "spec": leaseSpec(node),
+	})
+	if err != nil {
+		return "", err
+	}
+	l, err := h.clients.own.CoordinationV1().Leases(corev1.NamespaceNodeLease).Patch(ctx, node, types.MergePatchType, patch, metav1.PatchOptions{})
+	if err != nil {
+		return "", err
+	}
+	return l.ResourceVersion, nil
+}
+
+func (h *heartbeats) createLease(ctx context.Context, node string, uid types.UID) (string, error) {
+	l, err := h.clients.own.CoordinationV1().Leases(corev1.NamespaceNodeLease).Create(ctx, &coordinationv1.Lease{
+		ObjectMeta: metav1.ObjectMeta{Name: node, OwnerReferences: []metav1.OwnerReference{
+			{APIVersion: "v1", Kind: "Node", Name: node, UID: uid},
+		}},
+		Spec: leaseSpec(node),
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return "", err
+	}
+	return l.ResourceVersion, nil
+}
+
+// leaseSpec is a renewal now.
+func leaseSpec(node string) coordinationv1.LeaseSpec {
+	now, seconds := metav1.NowMicro(), int32(nodeLeaseDuration/time.Second)
+	return coordinationv1.LeaseSpec{HolderIdentity: &node, LeaseDurationSeconds: &seconds, RenewTime: &now}
 }

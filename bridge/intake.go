@@ -27,47 +27,27 @@ type intake struct {
 	log      *zap.Logger
 	count    *counters
 	queue    workqueue.TypedRateLimitingInterface[reportKey]
+	// expiry is how long one request for reports stands: a bridge that stands still gets
+	// none any more when another one leads.
+	expiry time.Duration
 	// woke and changed are called when a report shows that a node is alive, or a site
 	// connected, again.
 	woke    func(site string, nodes []string)
 	changed func(site string)
 
+	// present says whether the object that a report is about is in the API.
+	present func(k reportKey) bool
+
 	mu     sync.Mutex
 	last   map[string]uint64
 	spent  map[string][]uint64
 	strays map[string]bool
+	putOff map[string]*putOff
 }
 
-// recover reads what REPORTED holds: the memory of the write-back after a restart. With
-// fresh it takes in all of it as if it had just arrived.
-func (i *intake) recover(ctx context.Context, filter string, fresh bool) error {
-	return readAll(ctx, i.hub.js, i.hub.reported, filter, false, func(msg jetstream.Msg) error {
-		meta, err := msg.Metadata()
-		if err != nil {
-			return err
-		}
-		site, m, err := streams.Load(ctx, i.hub.reported, msg.Subject(), msg.Headers(), msg.Data())
-		if site != "" {
-			i.note(site, meta.Sequence.Stream)
-		}
-		switch {
-		case streams.IsPart(msg.Subject()), errors.Is(err, streams.ErrUndecodable), errors.Is(err, streams.ErrSuperseded):
-			return nil // the durable consumer has dealt with it, or will
-		case err != nil:
-			return err
-		case !i.publish.siteExists(site):
-			i.stray(site)
-			return nil
-		case !fresh && !keeps(m):
-			return nil
-		}
-		k := reportKey{site, m.Ref}
-		i.reports.put(k, &report{seq: meta.Sequence.Stream, msg: m, stored: meta.Timestamp, fresh: fresh})
-		if fresh {
-			i.queue.Add(k)
-		}
-		return nil
-	})
+// reportExpiry is the expiry of requests for reports under a lease.
+func reportExpiry(lease time.Duration) time.Duration {
+	return min(max(lease/2, time.Second), 5*time.Second)
 }
 
 // run takes reports from the durable consumer until ctx ends.
@@ -80,8 +60,13 @@ func (i *intake) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open consumer %s on %s: %w", streams.BridgeConsumer, streams.Reported, err)
 	}
+	// What a former leader was given and has not acknowledged comes at once, and not only
+	// when its time to acknowledge is over.
+	if _, err := i.hub.js.ResetConsumer(ctx, streams.Reported, streams.BridgeConsumer); err != nil {
+		return fmt.Errorf("reset consumer %s on %s: %w", streams.BridgeConsumer, streams.Reported, err)
+	}
 	consuming, err := cons.Consume(func(msg jetstream.Msg) { i.take(ctx, msg) },
-		jetstream.PullMaxMessages(256), jetstream.PullHeartbeat(5*time.Second),
+		jetstream.PullMaxMessages(256), jetstream.PullExpiry(i.expiry), jetstream.PullHeartbeat(i.expiry/2),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 			i.log.Debug("reports interrupted", zap.Error(err))
 		}))
@@ -92,6 +77,9 @@ func (i *intake) run(ctx context.Context) error {
 		consuming.Stop()
 		<-consuming.Closed()
 	}()
+	var trimming sync.WaitGroup
+	defer trimming.Wait()
+	trimming.Go(func() { i.trim(ctx) })
 	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
 	for {
@@ -101,8 +89,7 @@ func (i *intake) run(ctx context.Context) error {
 		case <-consuming.Closed():
 			return fmt.Errorf("consumer %s on %s ended", streams.BridgeConsumer, streams.Reported)
 		case <-tick.C:
-			i.trim(ctx)
-			i.welcome(ctx)
+			i.resume(ctx)
 		}
 	}
 }
@@ -118,7 +105,11 @@ func (i *intake) take(ctx context.Context, msg jetstream.Msg) {
 		i.ack(msg)
 		return
 	}
-	site, m, err := streams.Load(ctx, i.hub.reported, msg.Subject(), msg.Headers(), msg.Data())
+	if i.overloaded() {
+		i.later(msg, meta)
+		return
+	}
+	site, m, err := loadReport(ctx, i.hub.reported, msg)
 	if site != "" {
 		i.note(site, meta.Sequence.Stream)
 	}
@@ -131,7 +122,10 @@ func (i *intake) take(ctx context.Context, msg jetstream.Msg) {
 		i.later(msg, meta)
 	case !i.publish.siteExists(site):
 		i.stray(site)
-		i.ack(msg)
+		i.leave(ctx, site, msg, meta)
+	case i.reports.room(site) <= 0:
+		i.count.deferred.Add(1)
+		i.leave(ctx, site, msg, meta)
 	default:
 		i.accept(site, m, msg, meta)
 	}
@@ -180,82 +174,5 @@ func (i *intake) later(msg jetstream.Msg, meta *jetstream.MsgMetadata) {
 func (i *intake) ack(msg jetstream.Msg) {
 	if err := msg.Ack(); err != nil && !errors.Is(err, jetstream.ErrMsgAlreadyAckd) && !errors.Is(err, nats.ErrConnectionClosed) {
 		i.log.Debug("report not acknowledged, it comes again", zap.String("subject", msg.Subject()), zap.Error(err))
-	}
-}
-
-// stray notes a report of a site without a Site object. It stays in the stream, and is
-// read when the Site is created.
-func (i *intake) stray(site string) {
-	i.count.strays.Add(1)
-	i.mu.Lock()
-	first := !i.strays[site]
-	i.strays[site] = true
-	i.mu.Unlock()
-	if first {
-		i.log.Warn("reports of a site without a Site object are not written back", zap.String("site", site))
-	}
-}
-
-// welcome reads the reports of sites that have a Site object now and had none when the
-// reports came.
-func (i *intake) welcome(ctx context.Context) {
-	var sites []string
-	i.mu.Lock()
-	for s := range i.strays {
-		sites = append(sites, s)
-	}
-	i.mu.Unlock()
-	for _, s := range sites {
-		if !i.publish.siteExists(s) {
-			continue
-		}
-		if err := i.recover(ctx, streams.ReportedFilter(s), true); err != nil {
-			i.log.Warn("reports of a new site not read, trying again", zap.String("site", s), zap.Error(err))
-			continue
-		}
-		i.mu.Lock()
-		delete(i.strays, s)
-		i.mu.Unlock()
-	}
-}
-
-// note keeps the highest sequence of each site. Its message is never removed: the
-// site's forwarder expects to find it.
-func (i *intake) note(site string, seq uint64) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.last[site] = max(i.last[site], seq)
-}
-
-// discard marks a message that nobody needs any more, such as an accepted event.
-func (i *intake) discard(site string, seq uint64) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.spent[site] = append(i.spent[site], seq)
-}
-
-// trim removes the discarded messages from REPORTED, except each site's last.
-func (i *intake) trim(ctx context.Context) {
-	var remove []uint64
-	i.mu.Lock()
-	for site, seqs := range i.spent {
-		var keep []uint64
-		for _, seq := range seqs {
-			if seq < i.last[site] {
-				remove = append(remove, seq)
-			} else {
-				keep = append(keep, seq)
-			}
-		}
-		if i.spent[site] = keep; len(keep) == 0 {
-			delete(i.spent, site)
-		}
-	}
-	i.mu.Unlock()
-	for _, seq := range remove {
-		err := i.hub.reported.DeleteMsg(ctx, seq)
-		if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
-			i.log.Debug("report not trimmed, it stays until the next of its object", zap.Uint64("seq", seq), zap.Error(err))
-		}
 	}
 }

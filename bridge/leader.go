@@ -2,7 +2,9 @@ package bridge
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"go.uber.org/zap"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -11,20 +13,33 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
+// timing is how long a lease holds, until when a leader that cannot renew it goes on
+// trying, and how often it is renewed and looked at.
+type timing struct{ lease, deadline, retry time.Duration }
+
+// timingFor divides the time in which another bridge takes over from one that died:
+// until its lease has run out, and until that is noticed. A lease is counted in whole
+// seconds.
+func timingFor(takeover time.Duration) timing {
+	lease := (takeover * 2 / 3).Truncate(time.Second)
+	return timing{lease: lease, deadline: lease * 2 / 3, retry: lease / 12}
+}
+
 // campaign waits for leadership, runs lead while it lasts, and returns when lead has
-// returned. When ctx ends the lease is given back, after lead has returned, so that
+// returned. transitions is how often leadership had changed hands before. When ctx ends,
+// or lead returns by itself, the lease is given back, after lead has returned, so that
 // another bridge need not wait for it to expire.
-func campaign(ctx context.Context, cfg LeaderElectionConfig, client kubernetes.Interface, log *zap.Logger, lead func(context.Context)) error {
+func campaign(ctx context.Context, cfg LeaderElectionConfig, client kubernetes.Interface, f *fence, log *zap.Logger, lead func(ctx context.Context, transitions uint64)) error {
 	election, giveBack := context.WithCancel(context.WithoutCancel(ctx))
 	defer giveBack()
 	done := make(chan struct{})
+	t := timingFor(cfg.LeaseDuration.Duration)
 	lock := &lock{Interface: &resourcelock.LeaseLock{
 		LeaseMeta: metav1.ObjectMeta{Namespace: cfg.Namespace, Name: cfg.Name}, Client: client.CoordinationV1(),
 		LockConfig: resourcelock.ResourceLockConfig{Identity: cfg.Identity},
-	}, won: make(chan struct{})}
-	lease := cfg.LeaseDuration.Duration
+	}, fence: f, lease: t.lease, won: make(chan struct{})}
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock: lock, LeaseDuration: lease, RenewDeadline: lease * 2 / 3, RetryPeriod: lease * 2 / 15, ReleaseOnCancel: true, Name: cfg.Name,
+		Lock: lock, LeaseDuration: t.lease, RenewDeadline: t.deadline, RetryPeriod: t.retry, ReleaseOnCancel: true, Name: cfg.Name,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(lost context.Context) {
 				defer close(done)
@@ -32,7 +47,7 @@ func campaign(ctx context.Context, cfg LeaderElectionConfig, client kubernetes.I
 				defer stop()
 				defer context.AfterFunc(lost, stop)()
 				log.Info("leading")
-				lead(work)
+				lead(work, lock.first)
 				log.Info("not leading any more")
 				giveBack()
 			},
@@ -55,7 +70,9 @@ func campaign(ctx context.Context, cfg LeaderElectionConfig, client kubernetes.I
 			giveBack()
 		}
 	})()
+	f.raise()
 	elector.Run(election)
+	f.fall()
 	select {
 	case <-lock.won:
 		<-done
@@ -64,17 +81,70 @@ func campaign(ctx context.Context, cfg LeaderElectionConfig, client kubernetes.I
 	return nil
 }
 
-// lock tells when the lease was won: the elector then records its first event.
+// errForeignLease refuses to give back a lease that another bridge has taken over.
+var errForeignLease = errors.New("the lease is another bridge's")
+
+// lock tells when the lease was won, the elector then records its first event, and tells
+// the fence when it was renewed. The elector's one goroutine calls it.
 type lock struct {
 	resourcelock.Interface
-	won chan struct{}
+	fence *fence
+	lease time.Duration
+	won   chan struct{}
+	// transitions is what the record said that this bridge wrote last, first the same
+	// when the lease was won, and holder who held it when it was read last.
+	transitions, first uint64
+	holder             string
 }
 
-// RecordEvent is called by the elector's one goroutine.
+// RecordEvent implements resourcelock.Interface.
 func (l *lock) RecordEvent(string) {
 	select {
 	case <-l.won:
 	default:
+		l.first = l.transitions
 		close(l.won)
 	}
+}
+
+// Get implements resourcelock.Interface.
+func (l *lock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	r, raw, err := l.Interface.Get(ctx)
+	if err == nil {
+		l.holder = r.HolderIdentity
+	}
+	return r, raw, err
+}
+
+// Create implements resourcelock.Interface.
+func (l *lock) Create(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
+	sent := l.fence.now()
+	if err := l.Interface.Create(ctx, r); err != nil {
+		return err
+	}
+	l.renewed(sent, r)
+	return nil
+}
+
+// Update implements resourcelock.Interface. The elector believes that the lease is its
+// own when it gives it back; after a long sleep it need not be.
+func (l *lock) Update(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
+	if r.HolderIdentity == "" && l.holder != l.Identity() {
+		return errForeignLease
+	}
+	sent := l.fence.now()
+	if err := l.Interface.Update(ctx, r); err != nil {
+		return err
+	}
+	l.renewed(sent, r)
+	return nil
+}
+
+func (l *lock) renewed(sent time.Time, r resourcelock.LeaderElectionRecord) {
+	if r.HolderIdentity != l.Identity() {
+		l.fence.fall()
+		return
+	}
+	l.transitions = uint64(max(r.LeaderTransitions, 0))
+	l.fence.renewed(sent, l.lease)
 }

@@ -33,6 +33,8 @@ func (w *writeback) writeNode(ctx context.Context, k reportKey, r *report) error
 	switch {
 	case o == nil && !r.fresh:
 		return errGone // deleted by somebody; the next report of its kubelet registers it
+	case o == nil && len(w.publish.nodesOf(k.site)) >= maxSiteNodes:
+		return fmt.Errorf("%w: site %s has %d nodes", errRefused, k.site, maxSiteNodes)
 	case o == nil:
 		created, err := w.register(ctx, k.site, &reported)
 		if err != nil {
@@ -89,25 +91,37 @@ func (w *writeback) register(ctx context.Context, site string, reported *corev1.
 	return created, nil
 }
 
-// markEdge sets the role label, which NodeRestriction forbids nodes to set themselves.
+// markEdge sets the role label, which NodeRestriction forbids nodes to set themselves,
+// and replaces current by the changed node.
 func (w *writeback) markEdge(ctx context.Context, current *corev1.Node) error {
 	if _, ok := current.Labels[EdgeRoleLabel]; ok {
 		return nil
 	}
-	patch := fmt.Appendf(nil, `{"metadata":{"labels":{%q:""}}}`, EdgeRoleLabel)
-	_, err := w.clients.own.CoreV1().Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
-	return verdict(err)
+	meta := preconditions(current.UID, current.ResourceVersion)
+	meta["labels"] = map[string]any{EdgeRoleLabel: ""}
+	patch, err := json.Marshal(map[string]any{"metadata": meta})
+	if err != nil {
+		return fmt.Errorf("encode labels of node %s: %w", current.Name, err)
+	}
+	changed, err := w.clients.own.CoreV1().Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	if err != nil {
+		return verdict(err)
+	}
+	*current = *changed
+	return nil
 }
 
-// patchNodeMeta sets the labels and annotations that a kubelet owns. Others may have
-// been changed in the cloud since the site saw them.
+// patchNodeMeta sets the labels and annotations that a kubelet owns, and replaces current
+// by the changed node. Others may have been changed in the cloud since the site saw them.
 func (w *writeback) patchNodeMeta(ctx context.Context, current, reported *corev1.Node) error {
 	labels := changedOf(current.Labels, reported.Labels, kubeletLabel)
 	annotations := changedOf(current.Annotations, reported.Annotations, kubeletAnnotation)
 	if len(labels) == 0 && len(annotations) == 0 {
 		return nil
 	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": labels, "annotations": annotations}})
+	meta := preconditions(current.UID, current.ResourceVersion)
+	meta["labels"], meta["annotations"] = labels, annotations
+	patch, err := json.Marshal(map[string]any{"metadata": meta})
 	if err != nil {
 		return fmt.Errorf("encode labels of node %s: %w", current.Name, err)
 	}
@@ -115,8 +129,12 @@ func (w *writeback) patchNodeMeta(ctx context.Context, current, reported *corev1
 	if err != nil {
 		return err
 	}
-	_, err = as.core.Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
-	return verdict(err)
+	changed, err := as.core.Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	if err != nil {
+		return verdict(err)
+	}
+	*current = *changed
+	return nil
 }
 
 func changedOf(current, reported map[string]string, owned func(string) bool) map[string]string {
@@ -170,8 +188,8 @@ func (w *writeback) patchNodeStatus(ctx context.Context, k reportKey, r *report,
 	return nil
 }
 
-// nodeStatusPatch is the strategic merge patch between two statuses of a node. Addresses
-// are replaced as a whole: their merge key, the type, is not unique.
+// nodeStatusPatch is the strategic merge patch between two statuses of a node, for this
+// version of it only. Addresses are replaced as a whole: their merge key, the type, is not unique.
 func nodeStatusPatch(current, wanted *corev1.Node) ([]byte, error) {
 	to := wanted.Status.DeepCopy()
 	to.Addresses = current.Status.Addresses
@@ -179,7 +197,7 @@ func nodeStatusPatch(current, wanted *corev1.Node) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode status of node %s: %w", current.Name, err)
 	}
-	target, err := json.Marshal(corev1.Node{ObjectMeta: metav1.ObjectMeta{UID: current.UID}, Status: *to})
+	target, err := json.Marshal(corev1.Node{ObjectMeta: metav1.ObjectMeta{UID: current.UID, ResourceVersion: current.ResourceVersion}, Status: *to})
 	if err != nil {
 		return nil, fmt.Errorf("encode status of node %s: %w", current.Name, err)
 	}

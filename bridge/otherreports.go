@@ -121,6 +121,9 @@ func (w *writeback) writeDeviceStatus(ctx context.Context, k reportKey, r *repor
 	if !differs {
 		return nil
 	}
+	if patch, err = withPreconditions(patch, current.GetUID(), current.GetResourceVersion()); err != nil {
+		return fmt.Errorf("compare %s: %w", k.ref, err)
+	}
 	_, err = w.clients.dynamic.Resource(deviceStatuses).Namespace(k.ref.Namespace).Patch(ctx, k.ref.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	if apierrors.IsNotFound(err) {
 		return err // deleted in between: create it at the next try

@@ -12,13 +12,15 @@ import (
 type outage struct {
 	log  *zap.Logger
 	what string
+	// note is told of each change of state; it is set before the first use.
+	note func(down bool)
 
 	mu   sync.Mutex
 	down map[string]bool
 }
 
 func newOutage(log *zap.Logger, what string) *outage {
-	return &outage{log: log, what: what, down: map[string]bool{}}
+	return &outage{log: log, what: what, note: func(bool) {}, down: map[string]bool{}}
 }
 
 // report takes in the outcome of one attempt.
@@ -42,7 +44,9 @@ func (o *outage) part(name string, err error) {
 			fields = append(fields, zap.String("part", name))
 		}
 		o.log.Warn("unavailable, trying again", fields...)
+		o.note(true)
 	case before > 0 && len(o.down) == 0:
 		o.log.Info("available again", zap.String("what", o.what))
+		o.note(false)
 	}
 }

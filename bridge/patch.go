@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/jsonmergepatch"
 )
 
@@ -31,4 +33,35 @@ func mergePatchOf(from, to any) (patch []byte, differs bool, err error) {
 		return nil, false, err
 	}
 	return patch, !bytes.Equal(patch, []byte("{}")), nil
+}
+
+// onlyMetadata says whether a patch carries nothing but preconditions.
+func onlyMetadata(patch []byte) bool {
+	var p map[string]json.RawMessage
+	if err := json.Unmarshal(patch, &p); err != nil {
+		return false
+	}
+	delete(p, "metadata")
+	return len(p) == 0
+}
+
+// preconditions are the metadata by which the API server refuses a patch of an object
+// that is not, or not any more, the one that the patch was made for.
+func preconditions(uid types.UID, version string) map[string]any {
+	return map[string]any{"uid": uid, "resourceVersion": version}
+}
+
+// withPreconditions adds preconditions to a merge patch.
+func withPreconditions(patch []byte, uid types.UID, version string) ([]byte, error) {
+	var p map[string]any
+	if err := json.Unmarshal(patch, &p); err != nil {
+		return nil, fmt.Errorf("read patch: %w", err)
+	}
+	meta, _ := p["metadata"].(map[string]any)
+	if meta == nil {
+		meta = map[string]any{}
+		p["metadata"] = meta
+	}
+	maps.Copy(meta, preconditions(uid, version))
+	return json.Marshal(p)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -23,7 +22,7 @@ var podConditionsOfKubelet = map[corev1.PodConditionType]bool{
 }
 
 // writePodStatus does what the kubelet's status manager does: a strategic merge patch of
-// the status that carries the pod's UID.
+// the status that carries the pod's UID, and here its resource version as well.
 func (w *writeback) writePodStatus(ctx context.Context, k reportKey, r *report) error {
 	current, err := w.pod(k, r)
 	if err != nil {
@@ -45,9 +44,6 @@ func (w *writeback) writePodStatus(ctx context.Context, k reportKey, r *report) 
 		return err
 	}
 	_, err = as.core.Pods(k.ref.Namespace).Patch(ctx, k.ref.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
-	if apierrors.IsConflict(err) {
-		return fmt.Errorf("%w: %w", errGone, err) // the UID in the patch is of another pod
-	}
 	return verdict(err)
 }
 
@@ -92,8 +88,9 @@ func podStatusPatch(current *corev1.Pod, reported corev1.PodStatus) ([]byte, err
 	if err != nil {
 		return nil, fmt.Errorf("encode status of pod %s/%s: %w", current.Namespace, current.Name, err)
 	}
-	// The UID is in the new object only, so that it is in the patch, as a precondition.
-	to, err := json.Marshal(corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: current.UID}, Status: merged})
+	// UID and version are in the new object only, so that they are in the patch, as
+	// preconditions.
+	to, err := json.Marshal(corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: current.UID, ResourceVersion: current.ResourceVersion}, Status: merged})
 	if err != nil {
 		return nil, fmt.Errorf("encode status of pod %s/%s: %w", current.Namespace, current.Name, err)
 	}
@@ -101,7 +98,7 @@ func podStatusPatch(current *corev1.Pod, reported corev1.PodStatus) ([]byte, err
 	if err != nil {
 		return nil, fmt.Errorf("compare status of pod %s/%s: %w", current.Namespace, current.Name, err)
 	}
-	if string(patch) == `{"metadata":{"uid":`+strconv.Quote(string(current.UID))+`}}` {
+	if onlyMetadata(patch) {
 		return nil, nil
 	}
 	return patch, nil

@@ -12,6 +12,9 @@ import (
 // leaf, for the node to count as alive: the duration of a node lease.
 const nodeLeaseDuration = 40 * time.Second
 
+// maxSiteNodes is how many nodes of a site are known; more are not heard.
+const maxSiteNodes = 1000
+
 // presence knows which sites and nodes were heard, and when. It does no I/O, reads no
 // clock, and is safe for concurrent use.
 type presence struct {
@@ -59,7 +62,7 @@ func (p *presence) beat(site string, b streams.Presence, now time.Time) (alive, 
 	h.last = b
 	connected = h.hear(now)
 	for _, n := range b.Nodes {
-		if b.Time.Sub(n.Renewed) >= nodeLeaseDuration {
+		if b.Time.Sub(n.Renewed) >= nodeLeaseDuration || !h.admits(n.Name) {
 			continue
 		}
 		if !h.alive(n.Name, now) {
@@ -85,11 +88,20 @@ func (p *presence) report(site, node string, stored, now time.Time) (woken, conn
 	h := p.site(site)
 	h.prune(now)
 	connected = h.hear(stored)
+	if !h.admits(node) {
+		return false, connected
+	}
 	woken = !h.alive(node, now)
 	if stored.After(h.nodes[node]) {
 		h.nodes[node] = stored
 	}
 	return woken, connected
+}
+
+// admits says whether one more node may be known.
+func (h *heard) admits(node string) bool {
+	_, known := h.nodes[node]
+	return known || len(h.nodes) < maxSiteNodes
 }
 
 func (h *heard) hear(at time.Time) (connected bool) {

@@ -4,23 +4,24 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/petiole-io/petiole/streams"
 )
 
-// errMoved reports that DESIRED holds something else on a subject than this bridge
-// published last. The entry has been read anew; the caller tries again.
-var errMoved = errors.New("desired stream was changed by another writer")
+var (
+	// errMoved reports that the hub holds something else than this bridge knew of. It has
+	// been read anew; the caller tries again.
+	errMoved = errors.New("changed by another writer")
+	// errBehind reports that the copy of an object is older than what was published of
+	// it. The caller tries again when the watch has caught up.
+	errBehind = errors.New("the watch is behind what was published")
+)
 
 // publisher makes DESIRED equal to what each site needs. Changes of objects come in
 // through changed, one worker applies them to the closure, and several workers publish
@@ -28,9 +29,12 @@ var errMoved = errors.New("desired stream was changed by another writer")
 type publisher struct {
 	hub   *hub
 	watch *watch
+	fence *fence
 	epoch string
 	log   *zap.Logger
 	count *counters
+	// suspect is told of an object whose version is lower than what was published of it.
+	suspect func(k objectKey, uid, published string)
 
 	objects workqueue.TypedRateLimitingInterface[objectKey]
 	queue   workqueue.TypedRateLimitingInterface[string]
@@ -39,18 +43,26 @@ type publisher struct {
 	closure   *closure
 	published *published
 	dirty     map[string]*dirtySite
+	// busy are the sites that are being published now.
+	busy map[string]bool
 }
 
+// dirtySite is what is to be done for a site.
 type dirtySite struct {
 	recompute bool
 	keys      keySet
+	// again are objects to publish although they have not changed.
+	again keySet
+	// strangers are what the site has, by subject, and should not.
+	strangers map[string]streams.ManifestEntry
 }
 
-func newPublisher(w *watch, count *counters, log *zap.Logger) *publisher {
+func newPublisher(w *watch, f *fence, count *counters, metrics *instruments, log *zap.Logger) *publisher {
 	return &publisher{
-		watch: w, log: log, count: count, closure: newClosure(), published: newPublished(), dirty: map[string]*dirtySite{},
-		objects: workqueue.NewTypedRateLimitingQueue(retryDelays[objectKey](publishRetry)),
-		queue:   workqueue.NewTypedRateLimitingQueue(retryDelays[string](publishRetry)),
+		watch: w, fence: f, log: log, count: count, closure: newClosure(), published: newPublished(),
+		dirty: map[string]*dirtySite{}, busy: map[string]bool{}, suspect: func(objectKey, string, string) {},
+		objects: newQueue[objectKey](metrics, "objects", publishRetry),
+		queue:   newQueue[string](metrics, "sites", publishRetry),
 	}
 }
 
@@ -109,7 +121,7 @@ func (p *publisher) work(ctx context.Context, site string) {
 		p.queue.Forget(site)
 	case ctx.Err() != nil:
 	default:
-		if p.queue.NumRequeues(site) == 0 && !errors.Is(err, errMoved) {
+		if p.queue.NumRequeues(site) == 0 && !errors.Is(err, errMoved) && !errors.Is(err, errBehind) {
 			p.log.Warn("publish interrupted, trying again", zap.String("site", site), zap.Error(err))
 		}
 		p.queue.AddRateLimited(site)
@@ -153,7 +165,7 @@ func (p *publisher) mark(site string) *dirtySite {
 func (p *publisher) list(site string) *dirtySite {
 	d := p.dirty[site]
 	if d == nil {
-		d = &dirtySite{keys: keySet{}}
+		d = &dirtySite{keys: keySet{}, again: keySet{}, strangers: map[string]streams.ManifestEntry{}}
 		p.dirty[site] = d
 	}
 	return d
@@ -163,9 +175,19 @@ func (p *publisher) list(site string) *dirtySite {
 func (p *publisher) remember(site string, left []task) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if len(left) == 0 {
+		return
+	}
 	d := p.list(site)
 	for _, t := range left {
+		if t.stranger != nil {
+			d.strangers[t.stranger.Subject] = *t.stranger
+			continue
+		}
 		d.keys[t.key] = struct{}{}
+		if t.again {
+			d.again[t.key] = struct{}{}
+		}
 	}
 }
 
@@ -174,15 +196,20 @@ type task struct {
 	key    objectKey
 	node   string
 	wanted bool
+	// again says to publish it also when it has not changed.
+	again bool
+	// stranger is what a site has on a subject that is not wanted there.
+	stranger *streams.ManifestEntry
 }
 
-// plan takes what is marked for a site and orders it. known is false when there is no
-// such Site.
+// plan takes what is marked for a site and orders it; from now on the site is busy.
+// known is false when there is no such Site.
 func (p *publisher) plan(site string) (tasks []task, known bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d := p.dirty[site]
 	delete(p.dirty, site)
+	p.busy[site] = true
 	if !p.closure.sites[site] {
 		p.closure.recompute(site)
 		return nil, false
@@ -198,7 +225,11 @@ func (p *publisher) plan(site string) (tasks []task, known bool) {
 	}
 	for k := range d.keys {
 		node, wanted := p.closure.node(site, k)
-		tasks = append(tasks, task{k, node, wanted})
+		_, again := d.again[k]
+		tasks = append(tasks, task{key: k, node: node, wanted: wanted, again: again})
+	}
+	for _, e := range d.strangers {
+		tasks = append(tasks, task{stranger: &e})
 	}
 	slices.SortFunc(tasks, func(a, b task) int {
 		return cmp.Or(cmp.Compare(a.key.rank(), b.key.rank()), strings.Compare(a.key.Namespace, b.key.Namespace), strings.Compare(a.key.Name, b.key.Name))
@@ -208,16 +239,39 @@ func (p *publisher) plan(site string) (tasks []task, known bool) {
 
 func (p *publisher) publishSite(ctx context.Context, site string) error {
 	tasks, known := p.plan(site)
+	defer p.rest(site)
 	if !known {
 		return p.removeSite(ctx, site)
 	}
+	var left []task
+	var behind error
 	for i, t := range tasks {
-		if err := p.publishObject(ctx, site, t); err != nil {
-			p.remember(site, tasks[i:])
+		err := p.carryOut(ctx, site, t)
+		if errors.Is(err, errBehind) {
+			left, behind = append(left, t), err
+			continue // the others need not wait for it
+		}
+		if err != nil {
+			p.remember(site, append(left, tasks[i:]...))
 			return err
 		}
 	}
-	return nil
+	p.remember(site, left)
+	return behind
+}
+
+func (p *publisher) carryOut(ctx context.Context, site string, t task) error {
+	if t.stranger != nil {
+		return p.dismiss(ctx, site, *t.stranger)
+	}
+	return p.publishObject(ctx, site, t)
+}
+
+// rest notes that a site is not being published any more.
+func (p *publisher) rest(site string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.busy, site)
 }
 
 // removeSite takes away what is left of a site without a Site object.
@@ -228,6 +282,9 @@ func (p *publisher) removeSite(ctx context.Context, site string) error {
 	if left == 0 {
 		return nil
 	}
+	if err := p.fence.check(); err != nil {
+		return err
+	}
 	if err := streams.RemoveSite(ctx, p.hub.js, site); err != nil {
 		return err
 	}
@@ -235,125 +292,6 @@ func (p *publisher) removeSite(ctx context.Context, site string) error {
 	p.published.removeSite(site)
 	p.mu.Unlock()
 	p.log.Info("site removed", zap.String("site", site))
-	return nil
-}
-
-// publishObject makes DESIRED hold the object as it is now, or a tombstone.
-func (p *publisher) publishObject(ctx context.Context, site string, t task) error {
-	p.mu.Lock()
-	entries := maps.Clone(p.published.of(site, t.key))
-	p.mu.Unlock()
-
-	o := p.watch.get(t.key)
-	subject := ""
-	if t.wanted && o != nil {
-		subject = streams.DesiredSubject(site, t.key.ref(t.node))
-	}
-	for _, e := range entries {
-		if e.subject == subject || e.op == streams.OpDelete {
-			continue
-		}
-		if err := p.tombstone(ctx, site, t.key, e); err != nil {
-			return err
-		}
-	}
-	if subject == "" {
-		return nil
-	}
-	return p.publishBody(ctx, site, t, o, entries[subject])
-}
-
-func (p *publisher) publishBody(ctx context.Context, site string, t task, o *unstructured.Unstructured, was entry) error {
-	data, hash, err := body(t.key, o)
-	if err != nil {
-		return err
-	}
-	uid := string(o.GetUID())
-	if was.op == streams.OpPut && was.uid == uid && was.hash == hash && was.epoch == p.epoch {
-		return nil
-	}
-	subject := streams.DesiredSubject(site, t.key.ref(t.node))
-	m := streams.Message{
-		Ref: t.key.ref(t.node), Op: streams.OpPut, UID: uid, Version: o.GetResourceVersion(), Epoch: p.epoch, Hash: hash, Object: data,
-	}
-	seq, err := p.put(ctx, site, t.key, subject, m, was.seq)
-	if err != nil {
-		return err
-	}
-	p.record(site, t.key, entry{
-		subject: subject, op: m.Op, uid: uid, version: m.Version, epoch: m.Epoch, hash: hash, seq: seq,
-		parts: was.parts || int64(len(data)) > p.hub.nc.MaxPayload()/2,
-	})
-	p.count.published.Add(1)
-	return nil
-}
-
-func (p *publisher) tombstone(ctx context.Context, site string, k objectKey, was entry) error {
-	_, ref, err := streams.ParseDesired(was.subject)
-	if err != nil {
-		return err
-	}
-	m := streams.Message{Ref: ref, Op: streams.OpDelete, UID: was.uid, Version: was.version, Epoch: p.epoch}
-	seq, err := p.put(ctx, site, k, was.subject, m, was.seq)
-	if err != nil {
-		return err
-	}
-	if was.parts {
-		if err := p.hub.desired.Purge(ctx, jetstream.WithPurgeSubject(was.subject+".>")); err != nil {
-			return fmt.Errorf("purge parts of %s: %w", ref, err)
-		}
-	}
-	p.record(site, k, entry{subject: was.subject, op: streams.OpDelete, uid: was.uid, version: was.version, epoch: p.epoch, seq: seq})
-	p.count.tombstones.Add(1)
-	return nil
-}
-
-// put stores m if the subject still holds what this bridge knows of, so that a former
-// leader that wakes up late changes nothing.
-func (p *publisher) put(ctx context.Context, site string, k objectKey, subject string, m streams.Message, last uint64) (uint64, error) {
-	seq, err := streams.Put(ctx, p.hub.js, subject, m, jetstream.WithExpectLastSequencePerSubject(last))
-	var api *jetstream.APIError
-	if !errors.As(err, &api) || api.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence && api.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequenceConstant {
-		return seq, err
-	}
-	msg, gerr := p.hub.desired.GetLastMsgForSubject(ctx, subject)
-	switch {
-	case errors.Is(gerr, jetstream.ErrMsgNotFound):
-		p.mu.Lock()
-		p.published.remove(site, k, subject)
-		p.mu.Unlock()
-	case gerr != nil:
-		return 0, fmt.Errorf("read %s: %w", subject, gerr)
-	default:
-		p.record(site, k, entryOf(subject, msg.Header, msg.Sequence))
-	}
-	return 0, fmt.Errorf("%s: %w", m.Ref, errMoved)
-}
-
-func (p *publisher) record(site string, k objectKey, e entry) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.published.put(site, k, e)
-}
-
-// sweep removes the tombstones that the site has stored: its acknowledgement floor
-// has passed them.
-func (p *publisher) sweep(ctx context.Context, site string, floor uint64) error {
-	p.mu.Lock()
-	passed := p.published.passed(site, floor)
-	p.mu.Unlock()
-	for k, entries := range passed {
-		for _, e := range entries {
-			if err := p.hub.desired.DeleteMsg(ctx, e.seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
-				return fmt.Errorf("remove tombstone of %s: %w", k.ref(""), err)
-			}
-			p.mu.Lock()
-			if now := p.published.of(site, k)[e.subject]; now.seq == e.seq {
-				p.published.remove(site, k, e.subject)
-			}
-			p.mu.Unlock()
-		}
-	}
 	return nil
 }
 
@@ -366,6 +304,13 @@ func (p *publisher) siteNodes() map[string][]string {
 		out[s] = p.closure.nodes(s)
 	}
 	return out
+}
+
+// nodesOf are the nodes of a site.
+func (p *publisher) nodesOf(site string) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closure.nodes(site)
 }
 
 // siteExists says whether there is a Site of that name.

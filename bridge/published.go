@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -18,8 +19,15 @@ type entry struct {
 	epoch   string
 	hash    string
 	seq     uint64
+	// term is that of the bridge that published it, 0 when it is not known.
+	term uint64
 	// parts says that there may be messages with the parts of a large object.
 	parts bool
+}
+
+// manifest is what a site's manifest says of the entry; false for a tombstone.
+func (e entry) manifest() (streams.ManifestEntry, bool) {
+	return streams.ManifestEntry{Subject: e.subject, UID: e.uid, Version: e.version, Epoch: e.epoch, Hash: e.hash}, e.op != streams.OpDelete
 }
 
 // published mirrors the headers of DESIRED. Its owner serialises the calls.
@@ -30,10 +38,15 @@ type published struct {
 	sites map[string]map[objectKey]map[string]entry
 	// tombstones are the subjects that wait for the site to pass them.
 	tombstones map[string]map[string]objectKey
+	// manifests are kept up to date with the entries.
+	manifests map[string]*streams.Manifest
 }
 
 func newPublished() *published {
-	return &published{sites: map[string]map[objectKey]map[string]entry{}, tombstones: map[string]map[string]objectKey{}}
+	return &published{
+		sites: map[string]map[objectKey]map[string]entry{}, tombstones: map[string]map[string]objectKey{},
+		manifests: map[string]*streams.Manifest{},
+	}
 }
 
 func (p *published) put(site string, k objectKey, e entry) {
@@ -43,6 +56,7 @@ func (p *published) put(site string, k objectKey, e entry) {
 	if p.sites[site][k] == nil {
 		p.sites[site][k] = map[string]entry{}
 	}
+	p.count(site, p.sites[site][k][e.subject], e)
 	p.sites[site][k][e.subject] = e
 	if e.op != streams.OpDelete {
 		delete(p.tombstones[site], e.subject)
@@ -54,7 +68,23 @@ func (p *published) put(site string, k objectKey, e entry) {
 	p.tombstones[site][e.subject] = k
 }
 
+// count takes one entry out of the site's manifest and another in.
+func (p *published) count(site string, was, is entry) {
+	m := p.manifests[site]
+	if m == nil {
+		m = new(streams.Manifest)
+		p.manifests[site] = m
+	}
+	if e, ok := was.manifest(); ok && was.subject != "" {
+		m.Remove(e)
+	}
+	if e, ok := is.manifest(); ok && is.subject != "" {
+		m.Add(e)
+	}
+}
+
 func (p *published) remove(site string, k objectKey, subject string) {
+	p.count(site, p.sites[site][k][subject], entry{})
 	delete(p.tombstones[site], subject)
 	delete(p.sites[site][k], subject)
 	if len(p.sites[site][k]) == 0 {
@@ -65,6 +95,52 @@ func (p *published) remove(site string, k objectKey, subject string) {
 func (p *published) removeSite(site string) {
 	delete(p.sites, site)
 	delete(p.tombstones, site)
+	delete(p.manifests, site)
+}
+
+// last is the highest sequence that DESIRED holds for a site. What was held and is not
+// any more does not count: a site that starts anew cannot get it.
+func (p *published) last(site string) uint64 {
+	var seq uint64
+	for _, entries := range p.sites[site] {
+		for _, e := range entries {
+			seq = max(seq, e.seq)
+		}
+	}
+	return seq
+}
+
+// manifest is the digest of what a site should have; it must not be changed.
+func (p *published) manifest(site string) *streams.Manifest {
+	if m := p.manifests[site]; m != nil {
+		return m
+	}
+	return new(streams.Manifest)
+}
+
+// within are the entries of a site's manifest in the buckets, by subject.
+func (p *published) within(site string, buckets map[int]bool) map[string]streams.ManifestEntry {
+	out := map[string]streams.ManifestEntry{}
+	for _, entries := range p.sites[site] {
+		for _, e := range entries {
+			if m, ok := e.manifest(); ok && buckets[m.Bucket()] {
+				out[m.Subject] = m
+			}
+		}
+	}
+	return out
+}
+
+// newest are the highest number of an epoch and the highest term of all entries.
+func (p *published) newest() (number, term uint64) {
+	for _, objects := range p.sites {
+		for _, entries := range objects {
+			for _, e := range entries {
+				number, term = max(number, epochNumber(e.epoch)), max(term, e.term)
+			}
+		}
+	}
+	return number, term
 }
 
 // of are the entries of one object, by subject. The map must not be changed.
@@ -85,11 +161,15 @@ func (p *published) passed(site string, floor uint64) map[objectKey][]entry {
 	return out
 }
 
-// recoverPublished reads the headers of DESIRED. A subject that is not of the contract
-// belongs to no site and is left alone.
-func recoverPublished(ctx context.Context, h *hub) (*published, error) {
+// recoverPublished reads the headers of DESIRED, and returns up to which sequence it
+// has. A subject that is not of the contract belongs to no site and is left alone.
+func recoverPublished(ctx context.Context, h *hub) (*published, uint64, error) {
 	p := newPublished()
-	err := readAll(ctx, h.js, h.desired, ">", true, func(msg jetstream.Msg) error {
+	info, err := h.desired.Info(ctx)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read %s: %w", streams.Desired, err)
+	}
+	err = readAll(ctx, h.js, h.desired, 1, ">", true, func(msg jetstream.Msg) error {
 		if streams.IsPart(msg.Subject()) {
 			return nil
 		}
@@ -104,13 +184,13 @@ func recoverPublished(ctx context.Context, h *hub) (*published, error) {
 		p.put(site, keyOf(ref), entryOf(msg.Subject(), msg.Headers(), meta.Sequence.Stream))
 		return nil
 	})
-	return p, err
+	return p, info.State.LastSeq, err
 }
 
 func entryOf(subject string, h nats.Header, seq uint64) entry {
 	return entry{
 		subject: subject, op: streams.Op(h.Get(streams.HeaderOp)), uid: h.Get(streams.HeaderUID),
 		version: h.Get(streams.HeaderVersion), epoch: h.Get(streams.HeaderEpoch), hash: h.Get(streams.HeaderHash),
-		seq: seq, parts: h.Get(streams.HeaderParts) != "",
+		seq: seq, term: streams.TermOf(h), parts: h.Get(streams.HeaderParts) != "",
 	}
 }

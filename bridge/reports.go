@@ -20,8 +20,9 @@ type report struct {
 	seq    uint64
 	msg    streams.Message
 	stored time.Time
-	// fresh says that the API server has not taken the report over yet.
-	fresh bool
+	// fresh says that the API server has not taken the report over yet, waiting that it
+	// is to be tried now, and not only when its node is heard.
+	fresh, waiting bool
 	// from is the message to acknowledge when the API server has taken the report
 	// over; nil when it has, and when the report was read from the stream's past.
 	from jetstream.Msg
@@ -34,11 +35,46 @@ type reports struct {
 	all      map[reportKey]*report
 	byObject map[objectKey]map[reportKey]struct{}
 	bySite   map[string]map[reportKey]struct{}
+	// waiting counts the reports of a site that wait for the API server.
+	waiting map[string]int
 }
 
 func newReports() *reports {
 	return &reports{
 		all: map[reportKey]*report{}, byObject: map[objectKey]map[reportKey]struct{}{}, bySite: map[string]map[reportKey]struct{}{},
+		waiting: map[string]int{},
+	}
+}
+
+// maxWaiting is how many reports of one site may wait for the API server, so that no
+// site can take the place of the others'.
+const maxWaiting = 200
+
+// room is how many more reports of a site may wait.
+func (r *reports) room(site string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maxWaiting - r.waiting[site]
+}
+
+// knows says whether this report of an object, or a later one, is held.
+func (r *reports) knows(k reportKey, seq uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.all[k]
+	return n != nil && n.seq >= seq
+}
+
+// wait notes whether a report waits. The caller holds the lock.
+func (r *reports) wait(site string, n *report, waiting bool) {
+	if n == nil || n.waiting == waiting {
+		return
+	}
+	n.waiting = waiting
+	if waiting {
+		r.waiting[site]++
+	} else if r.waiting[site]--; r.waiting[site] == 0 {
+		delete(r.waiting, site)
 	}
 }
 
@@ -57,6 +93,8 @@ func (r *reports) put(k reportKey, n *report) (stale []jetstream.Msg) {
 	case was != nil && was.seq < n.seq && was.from != nil:
 		stale = append(stale, was.from)
 	}
+	r.wait(k.site, was, false)
+	r.wait(k.site, n, n.fresh)
 	r.all[k] = n
 	index(r.byObject, keyOf(k.ref), k)
 	index(r.bySite, k.site, k)
@@ -82,6 +120,7 @@ func (r *reports) settle(k reportKey, seq uint64, drop bool) {
 	if n == nil || n.seq != seq {
 		return
 	}
+	r.wait(k.site, n, false)
 	if !drop {
 		n.from, n.fresh = nil, false
 		return
@@ -89,6 +128,22 @@ func (r *reports) settle(k reportKey, seq uint64, drop bool) {
 	delete(r.all, k)
 	unindex(r.byObject, keyOf(k.ref), k)
 	unindex(r.bySite, k.site, k)
+}
+
+// park notes that report seq waits for its node, and returns the message that is to be
+// acknowledged: REPORTED keeps it as the newest of its object, and it must not take the
+// place of others'.
+func (r *reports) park(k reportKey, seq uint64) jetstream.Msg {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.all[k]
+	if n == nil || n.seq != seq {
+		return nil
+	}
+	r.wait(k.site, n, false)
+	from := n.from
+	n.from = nil
+	return from
 }
 
 // about are the reports about one object.

@@ -9,9 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -33,19 +31,35 @@ const (
 var errHubReplaced = errors.New("the hub's streams were replaced")
 
 // survey keeps one durable consumer for each Site, reads how far each site is, and
-// writes it to the Site's status.
+// writes what is known of it to the Site's status, to Events and to the metrics.
 type survey struct {
 	hub      *hub
 	clients  *clients
 	watch    *watch
 	publish  *publisher
 	presence *presence
+	repairs  *repairs
+	boots    *boots
+	events   *siteEvents
+	metrics  *siteMetrics
 	log      *zap.Logger
 	outage   *outage
+	// leading is the epoch and the term that this bridge acts in.
+	leading func() (epoch string, term uint64)
 	// poke asks for a round at once.
 	poke chan struct{}
 
 	ensured map[string]bool
+	written map[string]siteWrite
+}
+
+// siteWrite is what this bridge knows of its writes to one Site.
+type siteWrite struct {
+	uid types.UID
+	// at is when the status was written last, zero for not yet.
+	at time.Time
+	// mismatches is what earlier bridges had counted.
+	mismatches int64
 }
 
 // now asks for a round at once. It does not block.
@@ -56,8 +70,8 @@ func (s *survey) now() {
 	}
 }
 
-// run makes rounds until ctx ends. With many sites it slows down, so that reading
-// positions takes at most a tenth of the time.
+// run makes rounds until ctx ends. With many sites it slows down, so that the hub lists
+// consumers for at most a tenth of the time, and rounds take at most half of it.
 func (s *survey) run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -69,7 +83,7 @@ func (s *survey) run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		start := time.Now()
-		err := s.round(ctx)
+		listing, err := s.round(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -77,7 +91,7 @@ func (s *survey) run(ctx context.Context) error {
 			return err
 		}
 		s.outage.report(err)
-		rest := max(surveySpacing, 10*time.Since(start))
+		rest := max(surveySpacing, 10*listing, time.Since(start))
 		timer.Reset(max(surveyInterval, rest))
 		if !pause(ctx, rest) {
 			return nil
@@ -85,35 +99,47 @@ func (s *survey) run(ctx context.Context) error {
 	}
 }
 
-func (s *survey) round(ctx context.Context) error {
+// round looks at every site once. It returns for how long the hub listed consumers.
+func (s *survey) round(ctx context.Context) (listing time.Duration, err error) {
 	if err := s.sameHub(ctx); err != nil {
-		return err
+		return 0, err
 	}
+	start := time.Now()
 	found := map[string]*jetstream.ConsumerInfo{}
 	list := s.hub.desired.ListConsumers(ctx)
 	for info := range list.Info() {
 		found[info.Name] = info
 	}
+	listing = time.Since(start)
 	if err := list.Err(); err != nil {
-		return fmt.Errorf("list consumers of %s: %w", streams.Desired, err)
+		return listing, fmt.Errorf("list consumers of %s: %w", streams.Desired, err)
 	}
 	sites := s.publish.siteNodes()
 	for name, info := range found {
 		if _, ok := sites[name]; !ok && info.Config.DeliverSubject == streams.SyncSubject(name) {
 			if err := streams.RemoveSite(ctx, s.hub.js, name); err != nil {
-				return err
+				return listing, err
 			}
-			s.presence.forget(name)
-			delete(s.ensured, name)
+			s.forget(name)
 		}
 	}
+	s.metrics.retain(func(site string) bool { _, ok := sites[site]; return ok })
 	var errs []error
 	for site, nodes := range sites {
-		if err := s.site(ctx, site, len(nodes), found[site]); err != nil {
+		if err := s.site(ctx, site, nodes, found[site]); err != nil {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(errs...)
+	return listing, errors.Join(append(errs, s.events.flush(ctx))...)
+}
+
+// forget drops what is known of a site that is gone.
+func (s *survey) forget(site string) {
+	s.presence.forget(site)
+	s.repairs.forget(site)
+	s.boots.forget(site)
+	delete(s.ensured, site)
+	delete(s.written, site)
 }
 
 // sameHub finds out whether the streams are still those that were recovered from.
@@ -135,7 +161,7 @@ func (s *survey) sameHub(ctx context.Context) error {
 	return nil
 }
 
-func (s *survey) site(ctx context.Context, site string, nodes int, info *jetstream.ConsumerInfo) error {
+func (s *survey) site(ctx context.Context, site string, nodes []string, info *jetstream.ConsumerInfo) error {
 	if info == nil || !s.ensured[site] {
 		if err := streams.EnsureConsumer(ctx, s.hub.js, streams.Desired, streams.SiteConsumer(site)); err != nil {
 			return err
@@ -150,42 +176,65 @@ func (s *survey) site(ctx context.Context, site string, nodes int, info *jetstre
 	if err := s.publish.sweep(ctx, site, info.AckFloor.Stream); err != nil {
 		return err
 	}
-	return s.writeStatus(ctx, site, nodes, info)
+	return s.tell(ctx, site, nodes, info)
 }
 
-func (s *survey) writeStatus(ctx context.Context, site string, nodes int, info *jetstream.ConsumerInfo) error {
+// tell makes the Site's status, the Events and the metrics say what is known.
+func (s *survey) tell(ctx context.Context, site string, nodes []string, info *jetstream.ConsumerInfo) error {
 	o := s.watch.get(objectKey{Group: siteGroup, Resource: "sites", Name: site})
 	if o == nil {
 		return nil
 	}
-	var current v1alpha1.Site
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &current); err != nil {
+	var served v1alpha1.Site
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &served); err != nil {
 		return fmt.Errorf("read site %s: %w", site, err)
 	}
-	status := current.Status.DeepCopy()
-	connected, since, last := s.presence.of(site)
-	if since.IsZero() {
-		since = current.CreationTimestamp.Time
+	w := s.written[site]
+	if w.uid != o.GetUID() {
+		w = siteWrite{uid: o.GetUID(), mismatches: served.Status.Mismatches}
+		s.written[site] = w
 	}
-	position{
-		connected: connected, since: since, last: last, nodes: nodes,
-		pending: int64(info.NumPending) + int64(info.NumAckPending), lastAck: info.AckFloor.Last,
-	}.apply(status)
-	if status.Pending == 0 {
-		status.OldestPending = nil
-	} else if at, err := s.oldestPending(ctx, site, info.AckFloor.Stream); err != nil {
+	seen, err := s.observe(ctx, &served, nodes, info)
+	if err != nil {
 		return err
-	} else if at != nil {
-		status.OldestPending = at
 	}
-	if equality.Semantic.DeepEqual(*status, current.Status) {
+	seen.earlier = w.mismatches
+	status := seen.status(served.Status)
+	s.metrics.set(site, status)
+	if !due(served.Status, status, w.at, seen.now) {
 		return nil
 	}
-	return s.patchStatus(ctx, o, status)
+	if err := s.patchStatus(ctx, o, &status); errors.Is(err, errStatusMoved) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	w.at = seen.now
+	s.written[site] = w
+	s.events.add(o, seen.now, eventsOf(served.Status, status))
+	return nil
+}
+
+// observe gathers what is known of a site now.
+func (s *survey) observe(ctx context.Context, o *v1alpha1.Site, nodes []string, info *jetstream.ConsumerInfo) (observation, error) {
+	seen := observation{
+		now: time.Now(), created: o.CreationTimestamp.Time, nodes: len(nodes), unobserved: s.unobserved(nodes),
+		unpublished: !s.publish.settled(o.Name),
+		pending:     info.NumPending + uint64(info.NumAckPending), lastAck: info.AckFloor.Last, stored: info.AckFloor.Stream,
+		duplicate: s.boots.doubled(o.Name), repair: s.repairs.of(o.Name),
+	}
+	seen.connected, seen.since, seen.last = s.presence.of(o.Name)
+	seen.epoch, seen.term = s.leading()
+	if seen.pending == 0 {
+		return seen, nil
+	}
+	var err error
+	seen.oldest, err = s.oldestPending(ctx, o.Name, info.AckFloor.Stream)
+	return seen, err
 }
 
 // oldestPending is when the first object that the site has not stored was published.
-func (s *survey) oldestPending(ctx context.Context, site string, floor uint64) (*metav1.Time, error) {
+func (s *survey) oldestPending(ctx context.Context, site string, floor uint64) (*time.Time, error) {
 	msg, err := s.hub.desired.GetMsg(ctx, floor+1, jetstream.WithGetMsgSubject(streams.DesiredFilter(site)))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, nil
@@ -193,18 +242,25 @@ func (s *survey) oldestPending(ctx context.Context, site string, floor uint64) (
 	if err != nil {
 		return nil, fmt.Errorf("read oldest pending of site %s: %w", site, err)
 	}
-	return wireTime(msg.Time), nil
+	return &msg.Time, nil
 }
 
+// errStatusMoved reports that the Site is not what it was when it was read: the next
+// round reads it anew.
+var errStatusMoved = errors.New("site was changed by another writer")
+
 // patchStatus writes what differs from the object as it is served: a field that is not
-// there yet is written even when its value is zero.
+// there yet is written even when its value is zero. The resource version keeps a bridge
+// that slept from writing over what its successor knows.
 func (s *survey) patchStatus(ctx context.Context, o *unstructured.Unstructured, status *v1alpha1.SiteStatus) error {
 	site := o.GetName()
 	was, err := json.Marshal(map[string]any{"status": o.Object["status"]})
 	if err != nil {
 		return fmt.Errorf("encode status of site %s: %w", site, err)
 	}
-	is, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": o.GetUID()}, "status": status})
+	is, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": o.GetUID(), "resourceVersion": o.GetResourceVersion()}, "status": status,
+	})
 	if err != nil {
 		return fmt.Errorf("encode status of site %s: %w", site, err)
 	}
@@ -212,48 +268,14 @@ func (s *survey) patchStatus(ctx context.Context, o *unstructured.Unstructured, 
 	if err != nil {
 		return fmt.Errorf("compare status of site %s: %w", site, err)
 	}
-	gvr := v1alpha1.GroupVersion.WithResource("sites")
-	_, err = s.clients.dynamic.Resource(gvr).Patch(ctx, site, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil // deleted or recreated; its own event follows
-	}
-	if err != nil {
+	_, err = s.clients.dynamic.Resource(v1alpha1.Sites).Patch(ctx, site, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
+	switch {
+	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
+		return errStatusMoved // deleted, recreated or newer than the watch; its own event follows
+	case err != nil:
 		return fmt.Errorf("write status of site %s: %w", site, err)
 	}
 	return nil
-}
-
-// position is what the bridge knows of a site at one moment.
-type position struct {
-	connected bool
-	since     time.Time
-	last      streams.Presence
-	nodes     int
-	pending   int64
-	lastAck   *time.Time
-}
-
-// apply makes a status say it. What only the leaf knows stays as it was until the leaf
-// is heard.
-func (p position) apply(status *v1alpha1.SiteStatus) {
-	status.Connected, status.Since, status.Nodes, status.Pending = p.connected, wireTime(p.since), int32(p.nodes), p.pending
-	if p.lastAck != nil {
-		status.LastAck = wireTime(*p.lastAck)
-	}
-	if !p.last.Time.IsZero() {
-		status.Version, status.Applied, status.Quarantined = p.last.Version, int64(p.last.Applied), int64(p.last.Quarantined)
-	}
-	c := metav1.Condition{Type: v1alpha1.ConditionConnected, Status: metav1.ConditionTrue, Reason: "Heard", Message: "the leaf sends heartbeats", LastTransitionTime: *status.Since}
-	if !p.connected {
-		c.Status, c.Reason, c.Message = metav1.ConditionFalse, "Silent", "no heartbeat of the leaf arrives"
-	}
-	meta.SetStatusCondition(&status.Conditions, c)
-}
-
-// wireTime is a time as the API carries it: whole seconds.
-func wireTime(t time.Time) *metav1.Time {
-	m := metav1.NewTime(t.Truncate(time.Second).Local())
-	return &m
 }
 
 // siteStatusOf reads what an earlier bridge wrote.

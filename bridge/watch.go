@@ -61,6 +61,11 @@ func listWatch(client dynamic.Interface, r schema.GroupVersionResource, out *out
 	}
 	return cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			if o.ResourceVersion == "0" {
+				// Not whatever an API server has in its cache: what is missing there would be
+				// taken away from the sites.
+				o.ResourceVersion = ""
+			}
 			list, err := client.Resource(r).List(ctx, o)
 			report(ctx, err)
 			return list, err

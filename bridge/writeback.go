@@ -101,11 +101,19 @@ func (w *writeback) work(ctx context.Context, k reportKey) {
 		w.accepted(k, r)
 	case errors.Is(err, errSilent):
 		w.queue.Forget(k)
+		if from := w.reports.park(k, r.seq); from != nil {
+			w.intake.ack(from)
+		}
 	case errors.Is(err, errGone):
 		w.count.dropped.Add(1)
 		w.done(k, r)
 	case errors.Is(err, errRefused):
 		w.refused(ctx, k, r, err)
+	case apierrors.IsConflict(err):
+		// Somebody else wrote in between, or the watch is behind: what it brings is looked
+		// at as soon as it comes, and without it after a while.
+		w.count.conflicts.Add(1)
+		w.queue.AddRateLimited(k)
 	default:
 		if !errors.Is(err, errNodeUnknown) {
 			w.outage.report(err)

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"go.etcd.io/etcd/server/v3/embed"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -38,15 +37,27 @@ type api struct {
 	dynamic dynamic.Interface
 	// kubeconfig is of the ServiceAccount petiole-system/bridge.
 	kubeconfig string
-	// addr is where the server listens.
-	addr string
+	// addr is where the server listens, config how its administrator reaches it.
+	addr   string
+	config *rest.Config
+	// disposable says that no other test uses the server.
+	disposable bool
 }
+
+// apiOptions leaves out the checks of the API server's own metrics: the servers of a
+// process share them.
+func apiOptions() *apitesting.TestServerInstanceOptions {
+	o := apitesting.NewDefaultTestServerOptions()
+	o.DisableInvariantChecks = true
+	return o
+}
+
+// apiFlags are those of every API server here.
+var apiFlags = []string{"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction"}
 
 func startAPI(t *testing.T) *api {
 	t.Helper()
-	server, err := apitesting.StartTestServer(t, apitesting.NewDefaultTestServerOptions(), []string{
-		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
-	}, startEtcd(t))
+	server, err := apitesting.StartTestServer(t, apiOptions(), apiFlags, startEtcd(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,6 +69,18 @@ func startAPI(t *testing.T) *api {
 	if a.dynamic, err = dynamic.NewForConfig(server.ClientConfig); err != nil {
 		t.Fatal(err)
 	}
+	u, err := url.Parse(server.ClientConfig.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.addr, a.config = u.Host, server.ClientConfig
+	a.install(t, server.ClientConfig)
+	return a
+}
+
+// install applies the bridge's manifests and makes its kubeconfig.
+func (a *api) install(t *testing.T, admin *rest.Config) {
+	t.Helper()
 	ctx := context.Background()
 	eventually(t, "namespaces of the system", func() bool {
 		_, err1 := a.admin.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
@@ -71,31 +94,13 @@ func startAPI(t *testing.T) *api {
 	for _, f := range append(crds, "../../deploy/kubernetes/rbac.yaml") {
 		a.applyFile(t, f)
 	}
-	u, err := url.Parse(server.ClientConfig.Host)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.addr = u.Host
-	a.kubeconfig = a.bridgeKubeconfig(t, server.ClientConfig)
-	return a
+	a.kubeconfig = a.bridgeKubeconfig(t, admin)
 }
 
 func startEtcd(t *testing.T) *storagebackend.Config {
 	t.Helper()
-	cfg := embed.NewConfig()
-	cfg.Dir, cfg.LogLevel, cfg.UnsafeNoFsync = t.TempDir(), "error", true
-	any := url.URL{Scheme: "http", Host: "127.0.0.1:0"}
-	cfg.ListenClientUrls, cfg.ListenPeerUrls = []url.URL{any}, []url.URL{any}
-	e, err := embed.StartEtcd(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := runEtcd(t, t.TempDir(), "")
 	t.Cleanup(e.Close)
-	select {
-	case <-e.Server.ReadyNotify():
-	case <-time.After(time.Minute):
-		t.Fatal("etcd is not ready after a minute")
-	}
 	s := storagebackend.NewDefaultConfig("/registry", nil)
 	s.Transport.ServerList = []string{"http://" + e.Clients[0].Addr().String()}
 	return s

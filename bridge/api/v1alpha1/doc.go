@@ -1,7 +1,14 @@
 // Package v1alpha1 is the Kubernetes API of Petiole itself, group petiole.dev: a Site
 // is a place behind a link that cannot be trusted, and its status is what
-// `kubectl get sites` shows.
+// `kubectl get sites` shows; a Backlog is a question, answered once, about what a site
+// has not stored.
 //
-// The bridge writes the status; people and installers create and delete Sites. The
-// package holds types only and talks to no server.
+// The bridge writes the status of both. People and installers create and delete Sites;
+// kubectl-petiole creates and deletes Backlogs. The package holds types only and talks
+// to no server.
+//
+// +k8s:deepcopy-gen=package
+// +groupName=petiole.dev
 package v1alpha1
+
+//go:generate go run k8s.io/code-generator/cmd/deepcopy-gen@v0.37.2 --output-file zz_generated.deepcopy.go .

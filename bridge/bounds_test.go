@@ -1,0 +1,144 @@
+package bridge
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// A site's requests take a bounded place in the queue, and leave room for the others'.
+func TestRequestsAreBounded(t *testing.T) {
+	l := &lane{handler: &handler{perSite: 3}, queue: make(chan request, 5), waiting: map[string]int{}}
+	enter := func(site string) bool { return l.enter(request{site, &nats.Msg{}}) }
+	for i := range 5 {
+		if got, want := enter("greedy"), i < 3; got != want {
+			t.Errorf("request %d of a greedy site: %v, want %v", i, got, want)
+		}
+	}
+	if !enter("other") || !enter("third") {
+		t.Error("no room for other sites")
+	}
+	if enter("fourth") {
+		t.Error("the queue is not bounded")
+	}
+	l.leave((<-l.queue).site)
+	if !enter("greedy") || len(l.waiting) != 3 {
+		t.Errorf("after an answer: waiting %v", l.waiting)
+	}
+	for range 5 {
+		l.leave((<-l.queue).site)
+	}
+	if len(l.waiting) != 0 {
+		t.Errorf("sites that wait for nothing are remembered: %v", l.waiting)
+	}
+}
+
+// A site's reports wait for the API server up to a bound; a newer report of an object
+// takes the older one's place.
+func TestWaitingReportsAreCounted(t *testing.T) {
+	r := newReports()
+	k := func(name string) reportKey {
+		return reportKey{"plant-a", streams.Ref{Node: "n", Resource: "pods", Namespace: "d", Name: name}}
+	}
+	r.put(k("a"), &report{seq: 1, fresh: true})
+	r.put(k("a"), &report{seq: 2, fresh: true})
+	r.put(k("b"), &report{seq: 3, fresh: true})
+	r.put(k("old"), &report{seq: 4})
+	if n := maxWaiting - r.room("plant-a"); n != 2 {
+		t.Errorf("%d wait, want 2", n)
+	}
+	r.park(k("a"), 1)
+	r.park(k("a"), 2)
+	r.park(k("a"), 2)
+	r.settle(k("b"), 3, true)
+	if n := maxWaiting - r.room("plant-a"); n != 0 || len(r.waiting) != 0 {
+		t.Errorf("%d wait, want none: %v", n, r.waiting)
+	}
+	if !r.knows(k("a"), 2) || r.knows(k("a"), 3) || r.knows(k("b"), 3) {
+		t.Error("what is held is not what is known")
+	}
+	r.put(k("a"), &report{seq: 5, fresh: true})
+	if n := maxWaiting - r.room("plant-a"); n != 1 {
+		t.Errorf("%d wait after a parked report was replaced, want 1", n)
+	}
+}
+
+func TestPresenceIsBounded(t *testing.T) {
+	p, at := newPresence(), time.Unix(1_000_000, 0)
+	for i := range 20 {
+		b := streams.Presence{Time: at}
+		for j := range 500 {
+			b.Nodes = append(b.Nodes, streams.NodePresence{Name: strings.Repeat("x", i) + string(rune('a'+j)), Renewed: at})
+		}
+		p.beat("plant-a", b, at)
+		p.report("plant-a", strings.Repeat("y", i+1), at, at)
+	}
+	if n := len(p.sites["plant-a"].nodes); n != maxSiteNodes {
+		t.Errorf("%d nodes are known, want %d", n, maxSiteNodes)
+	}
+}
+
+func FuzzPresence(f *testing.F) {
+	data, err := json.Marshal(streams.Presence{Site: "s", Time: time.Unix(1, 0), Nodes: []streams.NodePresence{{Name: "n", Renewed: time.Unix(1, 0)}}, Degraded: []string{"DiskFull"}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data)
+	f.Add([]byte(`{"nodes":[` + strings.Repeat("{},", 2000) + `{}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		b, err := decodePresence(data)
+		if err != nil {
+			return
+		}
+		if len(b.Nodes) > maxSiteNodes+16 || len(b.Degraded) > maxDegraded {
+			t.Fatalf("%d bytes became %d nodes", len(data), len(b.Nodes))
+		}
+		newPresence().beat("s", b, time.Unix(1, 0))
+	})
+}
+
+// Whatever a site reports as the status of a pod or a node: it is refused, or becomes a
+// patch with the preconditions.
+func FuzzReportedStatus(f *testing.F) {
+	f.Add([]byte(`{"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"}]}}`))
+	f.Add([]byte(`{"status":{"addresses":[{"type":"InternalIP","address":"10.1.0.1"}],"conditions":[{"type":"Ready"}],"capacity":{"cpu":"1"}}}`))
+	f.Add([]byte(`{"status":{"containerStatuses":[{},{"name":"c"}]}}`))
+	pod := &corev1.Pod{}
+	pod.UID, pod.ResourceVersion = "u", "7"
+	node := &corev1.Node{}
+	node.UID, node.ResourceVersion = "u", "7"
+	guarded := func(t *testing.T, patch []byte) {
+		var p struct {
+			Metadata struct{ UID, ResourceVersion string }
+		}
+		if err := json.Unmarshal(patch, &p); err != nil || p.Metadata.UID != "u" || p.Metadata.ResourceVersion != "7" {
+			t.Fatalf("patch without preconditions: %s (%v)", patch, err)
+		}
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if boundedJSON(data, maxReportObjects) != nil {
+			return
+		}
+		var p corev1.Pod
+		if json.Unmarshal(data, &p) == nil {
+			if patch, err := podStatusPatch(pod, p.Status); err == nil && patch != nil {
+				guarded(t, patch)
+			}
+		}
+		var n corev1.Node
+		if json.Unmarshal(data, &n) == nil {
+			wanted := node.DeepCopy()
+			wanted.Status = mergeNodeStatus(node.Status, n.Status, true, time.Unix(1, 0))
+			if patch, err := nodeStatusPatch(node, wanted); err == nil {
+				guarded(t, patch)
+			}
+		}
+	})
+}

@@ -1,0 +1,236 @@
+package bridgetest
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
+
+	"github.com/petiole-io/petiole/bridge"
+	"github.com/petiole-io/petiole/streams"
+)
+
+// behind a front: a bridge, a site, a pod and some ConfigMaps.
+func behindFront(t *testing.T, a *api) (*world, *front, *running, *leafCopy, *corev1.Pod) {
+	t.Helper()
+	w := newWorld(t, a, "plant-a")
+	f := newFront(t, a.config)
+	b := w.startWith("one", w.hubAddr(), f.kubeconfig(a), bridge.ImpersonationConstrained)
+	s := w.site("plant-a")
+	s.register("a1")
+	for _, name := range []string{"kept", "changed", "deleted"} {
+		w.configMap(name, "1")
+	}
+	pod := w.podWith("web", "a1", "kept", "changed", "deleted", "created")
+	w.settled("plant-a", "web", "a1")
+	l := s.leaf()
+	l.beat(0, "a1")
+	l.equal()
+	return w, f, b, l, pod
+}
+
+// A watch whose version has expired makes the bridge list anew, and the list is compared
+// as a set: a delete that was missed is delivered, what did not change is not published.
+func relistsAfterExpiry(t *testing.T, a *api) {
+	w, f, b, l, _ := behindFront(t, a)
+	var blind atomic.Bool
+	var expired atomic.Int32
+	f.inject(func(rw http.ResponseWriter, r *http.Request) bool {
+		if !blind.Load() || r.Method != http.MethodGet || !strings.HasSuffix(r.URL.Path, "/configmaps") {
+			return false
+		}
+		if q := r.URL.Query(); q.Get("watch") == "" || q.Get("sendInitialEvents") == "true" {
+			refuse(rw, http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable)
+			return true
+		}
+		expired.Add(1)
+		// As the API server says it: in the stream.
+		rw.Header().Set("Content-Type", "application/json")
+		rw.WriteHeader(http.StatusOK)
+		gone, err := json.Marshal(metav1.Status{
+			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusFailure,
+			Code: http.StatusGone, Reason: metav1.StatusReasonExpired, Message: "too old resource version",
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		_, _ = fmt.Fprintf(rw, `{"type":%q,"object":%s}`+"\n", apiwatch.Error, gone) // the client may be gone
+		return true
+	})
+	blind.Store(true)
+	f.drop()
+	before := w.lastSeq()
+	w.setConfigMap("changed", "2")
+	w.configMap("created", "1")
+	w.must(a.admin.CoreV1().ConfigMaps(w.namespace).Delete(w.ctx, "deleted", metav1.DeleteOptions{}))
+	f.lists()
+	blind.Store(false)
+	l.awaitKept(w.configMapRef("created"), true)
+	l.awaitKept(w.configMapRef("deleted"), false)
+	w.awaitDesired("plant-a", w.configMapRef("changed"), "changed", contains(`"v":"2"`))
+	l.equal()
+	if expired.Load() == 0 {
+		t.Error("no watch has expired")
+	}
+	if n := w.lastSeq() - before; n != 3 {
+		t.Errorf("%d messages were published for a change, a creation and a deletion", n)
+	}
+	if n := b.Counters().Epochs; n > 1 {
+		t.Errorf("a relist began epoch %d", n)
+	}
+}
+
+// Refusals, errors and broken connections at random: everything arrives, nothing twice.
+func survivesABadAPIServer(t *testing.T, a *api) {
+	w, f, b, l, pod := behindFront(t, a)
+	rec := w.recorder()
+	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // faults, not secrets
+	var faults [4]atomic.Int32
+	draw := make(chan int)
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		for {
+			select {
+			case draw <- random.IntN(10):
+			case <-done:
+				return
+			}
+		}
+	}()
+	f.inject(func(rw http.ResponseWriter, r *http.Request) bool {
+		if strings.Contains(r.URL.Path, "/leases/bridge") {
+			return false
+		}
+		switch <-draw {
+		case 0:
+			faults[0].Add(1)
+			refuse(rw, http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests)
+		case 1:
+			faults[1].Add(1)
+			refuse(rw, http.StatusInternalServerError, metav1.StatusReasonInternalError)
+		case 2:
+			faults[2].Add(1)
+			refuse(rw, http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable)
+		case 3:
+			faults[3].Add(1)
+			panic(http.ErrAbortHandler)
+		default:
+			return false
+		}
+		return true
+	})
+	for i := range 30 {
+		w.setConfigMap("changed", fmt.Sprint("c", i))
+		p := reported(pod, corev1.PodRunning, corev1.ConditionTrue)
+		p.Status.Message = fmt.Sprint("m", i)
+		l.report(streams.OpPut, w.podRef("web", "a1"), string(pod.UID), p)
+		l.beat(0, "a1")
+		if i%5 == 0 {
+			f.drop()
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	w.awaitDesired("plant-a", w.configMapRef("changed"), "newest", contains(`"v":"c29"`))
+	eventually(t, "newest report", func() bool { l.beat(0, "a1"); return w.getPod("web").Status.Message == "m29" })
+	f.inject(nil)
+	l.equal()
+	rec.check(t)
+	for i, what := range []string{"429", "500", "503", "broken connections"} {
+		if n := faults[i].Load(); n == 0 {
+			t.Errorf("no %s were injected", what)
+		} else {
+			t.Logf("%s: %d", what, n)
+		}
+	}
+	if n := b.Counters().Quarantined; n != 0 {
+		t.Errorf("an API server that is not well made %d reports go to quarantine: %q", n, w.quarantined(""))
+	}
+}
+
+// An API server that is started again, on the same storage.
+func survivesARestartOfTheAPIServer(t *testing.T, _ *api) {
+	c := startControlPlane(t)
+	w := newWorld(t, c.api, "plant-a")
+	w.lease = time.Minute
+	b := w.start("one")
+	s := w.site("plant-a")
+	s.register("a1")
+	w.configMap("settings", "1")
+	pod := w.pod("web", "a1", "settings")
+	w.settled("plant-a", "web", "a1")
+	l := s.leaf()
+	l.beat(0, "a1")
+	l.equal()
+	before := w.lastSeq()
+	c.stop()
+	p := reported(pod, corev1.PodRunning, corev1.ConditionTrue)
+	s.report(streams.OpPut, w.podRef("web", "a1"), string(pod.UID), p)
+	c.start()
+	w.setConfigMap("settings", "2")
+	seq := w.awaitDesired("plant-a", w.configMapRef("settings"), "changed", contains(`"v":"2"`))
+	if seq != before+1 {
+		t.Errorf("a restart of the API server published %d messages", seq-before-1)
+	}
+	eventually(t, "report that came meanwhile", func() bool { l.beat(0, "a1"); return w.getPod("web").Status.Phase == corev1.PodRunning })
+	l.equal()
+	if n := b.Counters().Epochs; n != 1 {
+		t.Errorf("%d epochs", n)
+	}
+}
+
+// A pod that is deleted and made again under its name while the site is away: the site
+// learns of the old one's end before, or with, the new one, and of the new UID only.
+func recreatesUnderOneName(t *testing.T, a *api) {
+	w, _, _, l, old := behindFront(t, a)
+	ref := w.podRef("web", "a1")
+	l.disconnect()
+	deliveries := len(l.of(ref))
+	now := metav1.DeleteOptions{GracePeriodSeconds: new(int64)}
+	w.must(a.admin.CoreV1().Pods(w.namespace).Delete(w.ctx, "web", now))
+	again := w.podWith("web", "a1", "kept", "changed")
+	w.settled("plant-a", "web", "a1")
+	// Reports about the old pod that arrive now concern nobody.
+	l.report(streams.OpPut, ref, string(old.UID), reported(old, corev1.PodFailed, corev1.ConditionFalse))
+	l.report(streams.OpDelete, ref, string(old.UID), nil)
+	l.connect()
+	eventually(t, "the new pod at the site", func() bool { e, _ := l.has(ref); return e.UID == string(again.UID) })
+	l.equal()
+	ended := false
+	for _, d := range l.of(ref)[deliveries:] {
+		switch {
+		case d.uid == string(old.UID) && d.op != streams.OpDelete:
+			t.Errorf("the old pod was delivered again: %+v", d)
+		case d.uid == string(again.UID) && d.op == streams.OpDelete:
+			t.Errorf("the new pod was taken away: %+v", d)
+		case d.uid == string(old.UID) && ended:
+			t.Errorf("the old pod ended after the new one began: %+v", d)
+		}
+		ended = ended || d.uid == string(again.UID)
+	}
+	if p := w.getPod("web"); p.UID != again.UID || p.Status.Phase == corev1.PodFailed {
+		t.Errorf("reports about the old pod changed the new one: %s %s", p.UID, p.Status.Phase)
+	}
+
+	// The same with the site there, to another node, and back.
+	l.register("a2")
+	w.must(a.admin.CoreV1().Pods(w.namespace).Delete(w.ctx, "web", now))
+	moved := w.podWith("web", "a2", "kept")
+	l.awaitKept(w.podRef("web", "a2"), true)
+	l.awaitKept(ref, false)
+	if d := l.of(ref); d[len(d)-1].op != streams.OpDelete || d[len(d)-1].uid != string(again.UID) {
+		t.Errorf("the pod on the former node ended by %+v", d[len(d)-1])
+	}
+	if e, _ := l.has(w.podRef("web", "a2")); e.UID != string(moved.UID) {
+		t.Errorf("the pod on the other node is %+v", e)
+	}
+	l.equal()
+}

@@ -1,0 +1,122 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// holdings is what the bridge compares a site's manifest with.
+type holdings struct {
+	// identity is that of the stream DESIRED, last the highest sequence that it holds
+	// for the site.
+	identity string
+	last     uint64
+	// settled says that nothing is being published, or waits to be, for the site.
+	settled  bool
+	manifest *streams.Manifest
+	// within returns the entries of the buckets, by subject.
+	within func(buckets map[int]bool) map[string]streams.ManifestEntry
+}
+
+// difference is what a comparison found. lacking are the entries that the site should
+// have and has not, or has otherwise; strangers those that it has and should not.
+type difference struct{ lacking, strangers []streams.ManifestEntry }
+
+func (d difference) size() int { return len(d.lacking) + len(d.strangers) }
+
+// errQuery marks a query that does not follow the protocol.
+var errQuery = errors.New("malformed manifest query")
+
+// compare decides what to answer a site's query, and what is to be repaired. It is a
+// pure function.
+func compare(site string, have holdings, q streams.ManifestQuery) (streams.ManifestAnswer, difference, error) {
+	if err := checkQuery(site, q); err != nil {
+		return streams.ManifestAnswer{}, difference{}, err
+	}
+	sameStream := q.Identity == have.identity || q.Identity == "" && q.Position == 0
+	if !have.settled || !sameStream || q.Position < have.last {
+		return streams.ManifestAnswer{State: streams.ManifestBehind}, difference{}, nil
+	}
+	equal := q.Count == have.manifest.Count() && q.Digest == have.manifest.Digest()
+	switch {
+	case q.Of != nil:
+		d := differ(have.within(set(q.Of)), q.Entries)
+		if d.size() > 0 {
+			return streams.ManifestAnswer{State: streams.ManifestRepairing}, d, nil
+		}
+	case q.Buckets != nil:
+		buckets, err := have.manifest.Differing(q.Buckets)
+		if err != nil {
+			return streams.ManifestAnswer{}, difference{}, fmt.Errorf("%w: %w", errQuery, err)
+		}
+		if len(buckets) > 0 {
+			return streams.ManifestAnswer{State: streams.ManifestSendEntries, Buckets: buckets}, difference{}, nil
+		}
+	}
+	if equal {
+		return streams.ManifestAnswer{State: streams.ManifestEqual}, difference{}, nil
+	}
+	return streams.ManifestAnswer{State: streams.ManifestSendBuckets}, difference{}, nil
+}
+
+// checkQuery refuses what a site may not say: entries of another site, or outside the
+// buckets that it names.
+func checkQuery(site string, q streams.ManifestQuery) error {
+	named := set(q.Of)
+	for b := range named {
+		if b < 0 || b >= streams.ManifestBuckets {
+			return fmt.Errorf("%w: there is no bucket %d", errQuery, b)
+		}
+	}
+	if q.Of == nil && len(q.Entries) > 0 {
+		return fmt.Errorf("%w: entries of no bucket", errQuery)
+	}
+	seen := make(map[string]bool, len(q.Entries))
+	for _, e := range q.Entries {
+		of, _, err := streams.ParseDesired(e.Subject)
+		switch {
+		case err != nil:
+			return fmt.Errorf("%w: %w", errQuery, err)
+		case of != site:
+			return fmt.Errorf("%w: %s is not of site %s", errQuery, e.Subject, site)
+		case !named[e.Bucket()]:
+			return fmt.Errorf("%w: %s is not of the named buckets", errQuery, e.Subject)
+		case seen[e.Subject]:
+			return fmt.Errorf("%w: %s is there twice", errQuery, e.Subject)
+		}
+		seen[e.Subject] = true
+	}
+	return nil
+}
+
+// differ is the difference between what should be and what is.
+func differ(want map[string]streams.ManifestEntry, is []streams.ManifestEntry) difference {
+	var d difference
+	missing := maps.Clone(want)
+	for _, e := range is {
+		w, ok := want[e.Subject]
+		switch {
+		case !ok:
+			d.strangers = append(d.strangers, e)
+		case w != e:
+			d.lacking = append(d.lacking, w)
+		}
+		delete(missing, e.Subject)
+	}
+	for _, subject := range slices.Sorted(maps.Keys(missing)) {
+		d.lacking = append(d.lacking, want[subject])
+	}
+	return d
+}
+
+func set(buckets []int) map[int]bool {
+	m := make(map[int]bool, len(buckets))
+	for _, b := range buckets {
+		m[b] = true
+	}
+	return m
+}

@@ -1,0 +1,171 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+type entries = map[string]streams.ManifestEntry
+
+func holdingsOf(want entries) holdings {
+	m := new(streams.Manifest)
+	for _, e := range want {
+		m.Add(e)
+	}
+	return holdings{identity: "id", last: 100, settled: true, manifest: m, within: func(buckets map[int]bool) map[string]streams.ManifestEntry {
+		out := entries{}
+		for s, e := range want {
+			if buckets[e.Bucket()] {
+				out[s] = e
+			}
+		}
+		return out
+	}}
+}
+
+// check runs the whole protocol for a site that has is, with at most so many entries in
+// one query, and returns what was to be repaired.
+func check(t interface{ Fatalf(string, ...any) }, have holdings, is entries, most int) difference {
+	var m streams.Manifest
+	for _, e := range is {
+		m.Add(e)
+	}
+	q := streams.ManifestQuery{Identity: "id", Position: 100, Count: m.Count(), Digest: m.Digest()}
+	for range 8 {
+		a, d, err := compare("s", have, q)
+		if err != nil {
+			t.Fatalf("%+v: %v", q, err)
+		}
+		switch a.State {
+		case streams.ManifestSendBuckets:
+			q.Buckets, q.Of, q.Entries = m.Buckets(), nil, nil
+		case streams.ManifestSendEntries:
+			q.Buckets, q.Of, q.Entries = nil, nil, nil
+			for _, b := range a.Buckets {
+				var within []streams.ManifestEntry
+				for _, e := range is {
+					if e.Bucket() == b {
+						within = append(within, e)
+					}
+				}
+				if len(q.Of) > 0 && len(q.Entries)+len(within) > most {
+					break
+				}
+				q.Of, q.Entries = append(q.Of, b), append(q.Entries, within...)
+			}
+		case streams.ManifestEqual, streams.ManifestRepairing:
+			return d
+		default:
+			t.Fatalf("answer is %+v", a)
+		}
+	}
+	t.Fatalf("no end after 8 rounds")
+	return difference{}
+}
+
+func genSet(t *rapid.T, label string) entries {
+	set := entries{}
+	for _, i := range rapid.SliceOfDistinct(rapid.IntRange(0, 60), rapid.ID[int]).Draw(t, label) {
+		s := fmt.Sprintf("desired.s._._.configmaps.default.c%d", i)
+		set[s] = streams.ManifestEntry{Subject: s, UID: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "uid"), Version: rapid.SampledFrom([]string{"1", "2"}).Draw(t, "version")}
+	}
+	return set
+}
+
+// Whatever a site has and should have: carrying out what comparisons find makes the two
+// equal, touches nothing that is equal, and ends.
+func TestComparisonsConverge(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		want, is := genSet(t, "want"), genSet(t, "is")
+		have, most := holdingsOf(want), rapid.IntRange(1, 20).Draw(t, "most")
+		for range 1 + streams.ManifestBuckets {
+			d := check(t, have, is, most)
+			if d.size() == 0 {
+				if !maps.Equal(want, is) {
+					t.Fatalf("nothing to repair, and %v is not %v", is, want)
+				}
+				return
+			}
+			for _, e := range d.lacking {
+				if want[e.Subject] != e || is[e.Subject] == e {
+					t.Fatalf("%+v is repaired; it should be %+v and is %+v", e, want[e.Subject], is[e.Subject])
+				}
+				is[e.Subject] = e
+			}
+			for _, e := range d.strangers {
+				if _, ok := want[e.Subject]; ok {
+					t.Fatalf("%+v is dismissed and wanted", e)
+				}
+				delete(is, e.Subject)
+			}
+		}
+		t.Fatalf("no end")
+	})
+}
+
+func TestComparisonWaits(t *testing.T) {
+	subject := "desired.s._._.configmaps.default.c"
+	e := streams.ManifestEntry{Subject: subject, UID: "a"}
+	want := entries{subject: e}
+	q := streams.ManifestQuery{Identity: "id", Position: 100, Digest: "other"}
+	for name, change := range map[string]func(*holdings, *streams.ManifestQuery){
+		"something is being published": func(h *holdings, _ *streams.ManifestQuery) { h.settled = false },
+		"the site is behind":           func(_ *holdings, q *streams.ManifestQuery) { q.Position = 99 },
+		"another stream":               func(_ *holdings, q *streams.ManifestQuery) { q.Identity = "former" },
+		"a new site, not served yet":   func(_ *holdings, q *streams.ManifestQuery) { q.Identity, q.Position = "", 0 },
+	} {
+		h, q := holdingsOf(want), q
+		change(&h, &q)
+		if a, _, err := compare("s", h, q); err != nil || a.State != streams.ManifestBehind {
+			t.Errorf("%s: %+v, %v", name, a, err)
+		}
+	}
+	h := holdingsOf(nil)
+	h.last = 0
+	empty := new(streams.Manifest)
+	if a, _, err := compare("s", h, streams.ManifestQuery{Digest: empty.Digest()}); err != nil || a.State != streams.ManifestEqual {
+		t.Errorf("a site without anything: %+v, %v", a, err)
+	}
+	// What changed between two queries of one check begins it anew.
+	q.Of, q.Entries = []int{e.Bucket()}, []streams.ManifestEntry{e}
+	if a, _, err := compare("s", holdingsOf(want), q); err != nil || a.State != streams.ManifestSendBuckets {
+		t.Errorf("a bucket that is equal by now: %+v, %v", a, err)
+	}
+}
+
+func FuzzManifestQuery(f *testing.F) {
+	f.Add([]byte(`{"identity":"id","position":100,"count":1,"digest":"x"}`))
+	f.Add([]byte(`{"identity":"id","position":100,"buckets":"AAAA"}`))
+	f.Add([]byte(`{"identity":"id","position":100,"of":[1,2],"entries":[{"subject":"desired.s._._.pods.d.p","uid":"u"}]}`))
+	subject := "desired.s._._.configmaps.default.c"
+	want := entries{subject: {Subject: subject, UID: "a"}}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		q, err := decodeManifestQuery(data)
+		if err != nil {
+			if !errors.Is(err, errQuery) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if len(q.Of) > streams.ManifestBuckets || len(q.Entries) > 1+len(data)/minEntryBytes {
+			t.Fatalf("%d bytes became %d buckets and %d entries", len(data), len(q.Of), len(q.Entries))
+		}
+		_, d, err := compare("s", holdingsOf(want), q)
+		if err != nil && !errors.Is(err, errQuery) {
+			t.Fatal(err)
+		}
+		for _, e := range slices.Concat(d.lacking, d.strangers) {
+			if !strings.HasPrefix(e.Subject, "desired.s.") {
+				t.Fatalf("%+v is not of the site", e)
+			}
+		}
+	})
+}

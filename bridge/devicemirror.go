@@ -1,0 +1,79 @@
+package bridge
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	devicesv1beta1 "github.com/petiole-io/petiole/devices/api/v1beta1"
+)
+
+// mirrorInterval is how much newer a device's last online time must be to be repeated
+// when nothing else changed.
+const mirrorInterval = time.Minute
+
+var deviceResource = schema.GroupVersionResource{Group: deviceGroup, Version: "v1beta1", Resource: "devices"}
+
+// mirror repeats what `kubectl get devices` shows, the state and when the device was
+// last online, from the DeviceStatus into Device.status, where KubeEdge had them up to
+// 1.22. While the site is not connected nobody knows the state, and that is said. A
+// device that was replaced meanwhile is left alone: its own report follows.
+func (w *writeback) mirror(ctx context.Context, site string, device *unstructured.Unstructured, status any) error {
+	reported, _ := status.(map[string]any)
+	current, _ := device.Object["status"].(map[string]any)
+	connected, _, _ := w.presence.of(site)
+	next := mirrored(current, reported, connected)
+	if next == nil {
+		return nil
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": device.GetUID()}, "status": next})
+	if err != nil {
+		return fmt.Errorf("encode status of device %s/%s: %w", device.GetNamespace(), device.GetName(), err)
+	}
+	_, err = w.clients.dynamic.Resource(deviceResource).Namespace(device.GetNamespace()).
+		Patch(ctx, device.GetName(), types.MergePatchType, patch, metav1.PatchOptions{})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("write status of device %s/%s: %w", device.GetNamespace(), device.GetName(), err)
+	}
+	return nil
+}
+
+// mirrored decides what to write into Device.status, nil for nothing. It is pure.
+func mirrored(current, reported map[string]any, connected bool) map[string]any {
+	state, _ := reported["state"].(string)
+	online, _ := reported["lastOnlineTime"].(string)
+	if !connected {
+		state = devicesv1beta1.StateUnknown
+	}
+	was, _ := current["state"].(string)
+	seen, _ := current["lastOnlineTime"].(string)
+	if state == was && !laterBy(mirrorInterval, online, seen) {
+		return nil
+	}
+	next := map[string]any{"state": state}
+	if online != "" {
+		next["lastOnlineTime"] = online
+	}
+	return next
+}
+
+// laterBy tells whether a time in RFC 3339 is at least d after another, or the first
+// that can be read.
+func laterBy(d time.Duration, at, than string) bool {
+	a, err := time.Parse(time.RFC3339, at)
+	if err != nil {
+		return false
+	}
+	b, err := time.Parse(time.RFC3339, than)
+	return err != nil || a.Sub(b) >= d
+}

@@ -1,0 +1,128 @@
+package bridge
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestFence(t *testing.T) {
+	start := time.Now()
+	now := start
+	f := newFence(func() time.Time { return now })
+	wants := func(what string, want error) {
+		t.Helper()
+		if err := f.check(); !errors.Is(err, want) || (err == nil) != (want == nil) {
+			t.Errorf("%s: %v, want %v", what, err, want)
+		}
+	}
+	f.raise()
+	wants("before the lease is won", errNotLeading)
+	f.renewed(now, 10*time.Second)
+	f.claim(5)
+	wants("leading", nil)
+	now = start.Add(9 * time.Second)
+	wants("late", nil)
+	now = start.Add(10 * time.Second)
+	wants("lease over", errNotLeading)
+	f.renewed(now, 10*time.Second)
+	wants("renewed", nil)
+
+	// A machine that was suspended: the wall clock went on, the monotonic one did not.
+	// Without a monotonic reading the difference is that of the wall clock.
+	now = start.Add(10 * time.Second).Round(0).Add(time.Minute)
+	wants("suspended", errNotLeading)
+	// The wall clock was set back: the monotonic one counts.
+	now = start.Add(30 * time.Second)
+	wants("clock set", errNotLeading)
+	now = start.Add(11 * time.Second)
+	wants("still running", nil)
+
+	f.met(5)
+	f.met(4)
+	wants("its own and earlier terms", nil)
+	select {
+	case <-f.deposed():
+		t.Error("deposed by an earlier term")
+	default:
+	}
+	f.met(6)
+	f.met(7)
+	wants("a later term", errDeposed)
+	<-f.deposed()
+	f.renewed(now, 10*time.Second)
+	wants("a renewal does not help", errDeposed)
+	f.raise()
+	f.claim(8)
+	wants("leading again", nil)
+	f.fall()
+	wants("given back", errNotLeading)
+}
+
+// An earlier leader's terms, and those of a time before the term was claimed, depose
+// nobody.
+func TestFenceIgnoresTermsBeforeItsOwn(t *testing.T) {
+	f := newFence(time.Now)
+	f.raise()
+	f.renewed(time.Now(), time.Minute)
+	f.met(99)
+	if err := f.check(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFencedTransport(t *testing.T) {
+	f := newFence(time.Now)
+	f.raise()
+	var agents []string
+	rt := f.transport(roundTrip(func(r *http.Request) (*http.Response, error) {
+		agents = append(agents, r.Method+" "+r.UserAgent())
+		return &http.Response{StatusCode: 200, Body: http.NoBody}, nil
+	}))
+	do := func(method string) error {
+		r, err := http.NewRequest(method, "http://localhost/", strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("User-Agent", "petiole-bridge")
+		answer, err := rt.RoundTrip(r)
+		if err == nil {
+			answer.Body.Close()
+		}
+		return err
+	}
+	for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		if err := do(method); !errors.Is(err, errNotLeading) {
+			t.Errorf("%s without a lease: %v", method, err)
+		}
+	}
+	if err := do(http.MethodGet); err != nil {
+		t.Errorf("a read without a lease: %v", err)
+	}
+	f.renewed(time.Now(), time.Minute)
+	f.claim(7)
+	if err := do(http.MethodPatch); err != nil {
+		t.Error(err)
+	}
+	if want := "PATCH petiole-bridge term/7"; agents[len(agents)-1] != want || len(agents) != 2 {
+		t.Errorf("requests %q, want two, the last %q", agents, want)
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// Another bridge takes over within the time that is asked for: it sees the last renewal
+// up to two looks late, waits for the lease, and looks again.
+func TestTimingTakesOverInTime(t *testing.T) {
+	for takeover := 3 * time.Second; takeover <= 5*time.Minute; takeover += time.Second {
+		d := timingFor(takeover)
+		longest := d.lease + 2*d.retry*22/10 // the elector waits up to 2.2 times its period
+		if longest > takeover || d.lease < time.Second || d.deadline <= d.retry*12/10 || d.deadline >= d.lease {
+			t.Fatalf("for %v: %+v, which takes %v", takeover, d, longest)
+		}
+	}
+}

@@ -1,0 +1,163 @@
+package bridge
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+const (
+	// maxManifestQuery bounds a query, in bytes; the hub's max_payload is the usual limit.
+	maxManifestQuery = 4 << 20
+	// minEntryBytes is what an entry takes at least; a query that claims more entries
+	// than that allows is refused before they take memory.
+	minEntryBytes = 32
+	// repairSpacing is how soon after a repair another one of the same site is made.
+	repairSpacing = 2 * time.Second
+	// maxStrangers bounds the tombstones that wait for a site for what only the site
+	// knew: a site that invents objects cannot fill the memory.
+	maxStrangers = 10_000
+)
+
+// manifests answers the sites' comparisons and has repaired what differs.
+type manifests struct {
+	publish *publisher
+	repairs *repairs
+	resync  *resyncs
+	log     *zap.Logger
+	count   *counters
+	now     func() time.Time
+	// identity is that of the stream DESIRED.
+	identity string
+}
+
+func (m *manifests) handler() *handler {
+	return &handler{
+		workers: 2, backlog: 256, perSite: 2, maxBytes: maxManifestQuery,
+		answer: func(_ context.Context, site string, data []byte) any { return m.answer(site, data) },
+		refuse: func(reason string) any {
+			return streams.ManifestAnswer{State: streams.ManifestBehind, Error: reason}
+		},
+	}
+}
+
+func (m *manifests) answer(site string, data []byte) streams.ManifestAnswer {
+	if !m.publish.siteExists(site) {
+		return streams.ManifestAnswer{State: streams.ManifestBehind, Error: fmt.Sprintf("there is no Site %s", site)}
+	}
+	q, err := decodeManifestQuery(data)
+	if err != nil {
+		return streams.ManifestAnswer{State: streams.ManifestBehind, Error: err.Error()}
+	}
+	a, d, err := m.publish.compare(site, m.identity, q)
+	if err != nil {
+		return streams.ManifestAnswer{State: streams.ManifestBehind, Error: err.Error()}
+	}
+	if a.State == streams.ManifestRepairing {
+		a = m.repair(site, d)
+	}
+	if a.State == streams.ManifestEqual || a.State == streams.ManifestRepairing {
+		m.repairs.update(site, func(s *siteRepair) {
+			s.LastCheck, s.Outcome = m.now(), a.State
+			if a.State == streams.ManifestEqual {
+				s.inRow = 0
+			}
+		})
+	}
+	m.count.checks.Add(1)
+	return a
+}
+
+// repair has published again what a site lacks, and tombstones for what it should not
+// have. The second mismatch in a row, and every second one after it, has the site take
+// everything anew: what was published again did not help.
+func (m *manifests) repair(site string, d difference) streams.ManifestAnswer {
+	now := m.now()
+	if last := m.repairs.of(site); last.Outcome == streams.ManifestRepairing && now.Sub(last.LastCheck) < repairSpacing {
+		return streams.ManifestAnswer{State: streams.ManifestBehind}
+	}
+	if !m.publish.publishAgain(site, d) {
+		return streams.ManifestAnswer{State: streams.ManifestBehind, Error: "too many tombstones wait for the site"}
+	}
+	m.count.mismatches.Add(1)
+	row := 0
+	m.repairs.update(site, func(s *siteRepair) {
+		s.Mismatches++
+		s.Published += uint64(d.size())
+		s.inRow++
+		row = s.inRow
+	})
+	m.log.Warn("site differs from what was published, repairing", zap.String("site", site),
+		zap.Int("lacking", len(d.lacking)), zap.Int("strangers", len(d.strangers)), zap.Int("row", row))
+	if row%2 == 0 {
+		m.resync.repeated(site)
+	}
+	return streams.ManifestAnswer{State: streams.ManifestRepairing, Published: d.size()}
+}
+
+// compare compares a site's manifest with what was published for it.
+func (p *publisher) compare(site, identity string, q streams.ManifestQuery) (streams.ManifestAnswer, difference, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return compare(site, holdings{
+		identity: identity, last: p.published.last(site), settled: p.dirty[site] == nil && !p.busy[site],
+		manifest: p.published.manifest(site),
+		within:   func(b map[int]bool) map[string]streams.ManifestEntry { return p.published.within(site, b) },
+	}, q)
+}
+
+// publishAgain marks what differs to be published. It returns false, and marks nothing,
+// when too many tombstones wait for the site.
+func (p *publisher) publishAgain(site string, d difference) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(d.strangers) > 0 && len(p.published.tombstones[site])+len(d.strangers) > maxStrangers {
+		return false
+	}
+	marked := p.mark(site)
+	for _, e := range d.lacking {
+		if _, ref, err := streams.ParseDesired(e.Subject); err == nil {
+			marked.keys[keyOf(ref)], marked.again[keyOf(ref)] = struct{}{}, struct{}{}
+		}
+	}
+	for _, e := range d.strangers {
+		marked.strangers[e.Subject] = e
+	}
+	return true
+}
+
+// decodeManifestQuery reads a query without letting it grow much beyond its size.
+func decodeManifestQuery(data []byte) (streams.ManifestQuery, error) {
+	if len(data) > maxManifestQuery {
+		return streams.ManifestQuery{}, fmt.Errorf("%w: %d bytes", errQuery, len(data))
+	}
+	if n := bytes.Count(data, []byte("{")); n > 1+len(data)/minEntryBytes {
+		return streams.ManifestQuery{}, fmt.Errorf("%w: %d entries in %d bytes", errQuery, n, len(data))
+	}
+	var q struct {
+		streams.ManifestQuery
+		Of few `json:"of"`
+	}
+	if err := json.Unmarshal(data, &q); err != nil {
+		return streams.ManifestQuery{}, fmt.Errorf("%w: %w", errQuery, err)
+	}
+	q.ManifestQuery.Of = q.Of
+	return q.ManifestQuery, nil
+}
+
+// few is a list of as many numbers as there are buckets at most.
+type few []int
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (f *few) UnmarshalJSON(data []byte) error {
+	if bytes.Count(data, []byte(",")) >= streams.ManifestBuckets {
+		return fmt.Errorf("more than %d buckets", streams.ManifestBuckets)
+	}
+	return json.Unmarshal(data, (*[]int)(f))
+}

@@ -1,0 +1,56 @@
+package bridge
+
+import (
+	"fmt"
+	"runtime"
+	"testing"
+	"time"
+)
+
+func heap() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// While a site is away, what the bridge and the hub hold for it depends on how many
+// objects there are, not on how often they change.
+func TestMemoryIsBoundedByObjects(t *testing.T) {
+	const changes = 100_000
+	for _, test := range []struct{ objects int }{{10}, {5000}} {
+		t.Run(fmt.Sprintf("%d changes of %d objects", changes, test.objects), func(t *testing.T) {
+			p := startPublishing(t)
+			keys := p.populate(test.objects)
+			before, published := heap(), p.count.published.Load()
+			start := time.Now()
+			for i := range changes {
+				p.write(keys[i%len(keys)], i+1)
+				if i%20_000 == 19_999 {
+					p.await("the changes published", p.idle)
+				}
+			}
+			took := time.Since(start)
+			after := heap()
+			n := p.count.published.Load() - published
+			t.Logf("heap %.1f MiB before, %.1f MiB after %d changes of %d objects in %v, of which %d were published, the others merged",
+				mib(before), mib(after), changes, test.objects, took.Round(time.Millisecond), n)
+			if after > before+before/4+8<<20 {
+				t.Errorf("the heap grew from %.1f to %.1f MiB", mib(before), mib(after))
+			}
+			info, err := p.hub.desired.Info(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := info.State.Msgs, uint64(test.objects+2); got != want {
+				t.Errorf("the hub holds %d messages, want %d: one for each object", got, want)
+			}
+			if n < uint64(test.objects) {
+				t.Errorf("%d messages were published", n)
+			}
+		})
+	}
+}
+
+func mib(n uint64) float64 { return float64(n) / (1 << 20) }

@@ -1,0 +1,199 @@
+package bridge
+
+import (
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/petiole-io/petiole/internal/version"
+)
+
+// namespace and subsystem of every metric of the bridge.
+const (
+	metricsNamespace = "petiole"
+	metricsSubsystem = "bridge"
+)
+
+// instruments are what a bridge says about itself to Prometheus: a registry of its own,
+// with series whose number depends on the number of Sites and on nothing else that
+// grows. It is safe for concurrent use.
+type instruments struct {
+	registry *prometheus.Registry
+	queues   *queueMetrics
+	requests *requestMetrics
+	sites    *siteMetrics
+	health   *health
+
+	leader, term prometheus.Gauge
+	down         *prometheus.GaugeVec
+
+	outages, checks, resyncs *prometheus.CounterVec
+
+	mu      sync.Mutex
+	repairs map[string]siteRepair
+}
+
+// newInstruments makes the metrics of a bridge. count is read at each scrape.
+func newInstruments(count *counters) *instruments {
+	t := &instruments{
+		registry: prometheus.NewRegistry(),
+		queues:   newQueueMetrics(), requests: newRequestMetrics(), sites: newSiteMetrics(), health: &health{}, repairs: map[string]siteRepair{},
+		leader:  prometheus.NewGauge(gaugeOpts("leader", "Whether this bridge leads: 1 or 0.")),
+		term:    prometheus.NewGauge(gaugeOpts("term", "The term for which this bridge leads, 0 when it does not.")),
+		down:    prometheus.NewGaugeVec(gaugeOpts("outage", "Whether something that the bridge needs does not work now: 1 or 0."), []string{"what"}),
+		outages: counterVec("outages_total", "How often something that the bridge needs has stopped working.", "what"),
+		checks:  counterVec("manifest_checks_total", "Comparisons of what a site has with what it should have.", "outcome"),
+		resyncs: counterVec("resyncs_total", "Sites that were told to take everything anew.", "reason"),
+	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "build_info", Help: "1, with the version of the bridge.",
+		ConstLabels: prometheus.Labels{"version": version.String()},
+	})
+	build.Set(1)
+	hub := prometheus.NewGaugeFunc(gaugeOpts("hub_connected", "Whether the hub is connected: 1 or 0."), func() float64 { return flag(t.health.connected()) })
+	t.registry.MustRegister(build, hub, t.leader, t.term, t.down, t.outages, t.checks, t.resyncs,
+		t.queues, t.requests, t.sites, workMetrics{count},
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return t
+}
+
+// leading notes that this bridge leads. The returned function notes that it does not
+// any more.
+func (t *instruments) leading() (end func()) {
+	t.health.leading.Store(true)
+	t.leader.Set(1)
+	return func() {
+		t.health.leading.Store(false)
+		t.leader.Set(0)
+	}
+}
+
+// acting notes that all parts of a leading bridge run, in a term; idle that they do not
+// any more: then nothing is said about sites.
+func (t *instruments) acting(term uint64) {
+	t.health.acting.Store(true)
+	t.term.Set(float64(term))
+}
+
+func (t *instruments) idle() {
+	t.health.acting.Store(false)
+	t.term.Set(0)
+	t.sites.clear()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.repairs)
+}
+
+// watching makes an outage tell the metrics as well.
+func (t *instruments) watching(o *outage) *outage {
+	what := slug(o.what)
+	down, outages := t.down.WithLabelValues(what), t.outages.WithLabelValues(what)
+	down.Set(0)
+	o.note = func(is bool) {
+		if !is {
+			down.Set(0)
+			return
+		}
+		down.Set(1)
+		outages.Inc()
+	}
+	return o
+}
+
+// repaired takes in what is known of a site's comparisons and resyncs, after each of
+// them.
+func (t *instruments) repaired(site string, r siteRepair) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	was := t.repairs[site]
+	if !r.LastCheck.Equal(was.LastCheck) {
+		t.checks.WithLabelValues(string(r.Outcome)).Inc()
+	}
+	if !r.Resynced.Equal(was.Resynced) {
+		t.resyncs.WithLabelValues(r.ResyncReason).Inc()
+	}
+	t.repairs[site] = r
+}
+
+// slug makes a label value of words.
+func slug(words string) string {
+	b := []byte(words)
+	for i, c := range b {
+		switch {
+		case c >= 'A' && c <= 'Z':
+			b[i] = c + 'a' - 'A'
+		case c == ' ':
+			b[i] = '_'
+		}
+	}
+	return string(b)
+}
+
+func gaugeOpts(name, help string) prometheus.GaugeOpts {
+	return prometheus.GaugeOpts{Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: name, Help: help}
+}
+
+func counterVec(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: name, Help: help}, labels)
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(prometheus.BuildFQName(metricsNamespace, metricsSubsystem, name), help, labels, nil)
+}
+
+// workMetrics are the bridge's own counters, read at each scrape.
+type workMetrics struct{ count *counters }
+
+var (
+	publishedDesc = desc("published_total", "Messages stored in DESIRED, by what they say of their object.", "change")
+	reportsDesc   = desc("reports_total", "Reports of sites, by what became of them.", "outcome")
+	tokensDesc    = desc("tokens_issued_total", "Service account tokens handed out to sites.")
+	queriesDesc   = desc("manifest_queries_total", "Queries of sites that compare what they have; one comparison takes several.")
+	mismatchDesc  = desc("manifest_mismatches_total", "Comparisons that found a difference.")
+	refusedDesc   = desc("requests_refused_total", "Requests of sites that were unknown, too large or too many.")
+	epochsDesc    = desc("epochs_total", "How often the API server's storage was found to have been restored or replaced.")
+	foreignDesc   = desc("foreign_messages_total", "Messages in DESIRED that this bridge has not published.")
+)
+
+// workCounters is the table of what has no label.
+var workCounters = []struct {
+	desc  *prometheus.Desc
+	value func(Counters) uint64
+}{
+	{tokensDesc, func(c Counters) uint64 { return c.Tokens }},
+	{queriesDesc, func(c Counters) uint64 { return c.Checks }},
+	{mismatchDesc, func(c Counters) uint64 { return c.Mismatches }},
+	{refusedDesc, func(c Counters) uint64 { return c.Refused }},
+	{epochsDesc, func(c Counters) uint64 { return c.Epochs }},
+	{foreignDesc, func(c Counters) uint64 { return c.Foreign }},
+}
+
+func (workMetrics) Describe(ch chan<- *prometheus.Desc) {
+	ch <- publishedDesc
+	ch <- reportsDesc
+	for _, w := range workCounters {
+		ch <- w.desc
+	}
+}
+
+func (w workMetrics) Collect(ch chan<- prometheus.Metric) {
+	c := w.count.snapshot()
+	count := func(d *prometheus.Desc, n uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
+	}
+	count(publishedDesc, c.Published, "put")
+	count(publishedDesc, c.Tombstones, "delete")
+	count(reportsDesc, c.Accepted, "accepted")
+	count(reportsDesc, c.Dropped, "dropped")
+	count(reportsDesc, c.Quarantined, "quarantined")
+	count(reportsDesc, c.Strays, "stray")
+	count(reportsDesc, c.Deferred, "deferred")
+	for _, w := range workCounters {
+		count(w.desc, w.value(c))
+	}
+}
+
+// age is how long ago a time was, 0 of one that is in the future.
+func age(since, now time.Time) float64 { return max(0, now.Sub(since).Seconds()) }

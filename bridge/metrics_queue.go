@@ -1,0 +1,101 @@
+package bridge
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/client-go/util/workqueue"
+)
+
+// waitBuckets are the bounds of what is measured in seconds, from 1 ms to about 4 min.
+var waitBuckets = prometheus.ExponentialBuckets(0.001, 4, 10)
+
+// newQueue is a queue that the metrics follow by its name, with delays up to longest
+// between tries.
+func newQueue[T comparable](t *instruments, name string, longest time.Duration) workqueue.TypedRateLimitingInterface[T] {
+	t.queues.reset(name)
+	return workqueue.NewTypedRateLimitingQueueWithConfig(retryDelays[T](longest), workqueue.TypedRateLimitingQueueConfig[T]{
+		Name: name, MetricsProvider: t.queues,
+	})
+}
+
+// queueMetrics follows the queues by their names. It implements
+// workqueue.MetricsProvider.
+type queueMetrics struct {
+	depth, unfinished, longest *prometheus.GaugeVec
+	adds, retries              *prometheus.CounterVec
+	wait, work                 *prometheus.HistogramVec
+}
+
+func newQueueMetrics() *queueMetrics {
+	labels := []string{"queue"}
+	gauge := func(name, help string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(gaugeOpts(name, help), labels)
+	}
+	histogram := func(name, help string) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: name, Help: help, Buckets: waitBuckets,
+		}, labels)
+	}
+	return &queueMetrics{
+		depth:      gauge("queue_depth", "What waits in a queue."),
+		unfinished: gauge("queue_unfinished_work_seconds", "How long what is being worked on has taken so far, summed up."),
+		longest:    gauge("queue_longest_running_seconds", "How long the longest of that has taken so far."),
+		adds:       counterVec("queue_adds_total", "What was put into a queue.", labels...),
+		retries:    counterVec("queue_retries_total", "What was put into a queue again because it did not succeed.", labels...),
+		wait:       histogram("queue_wait_seconds", "How long it waits in a queue."),
+		work:       histogram("queue_work_seconds", "How long the work on it takes."),
+	}
+}
+
+// reset forgets what waited in a queue that was given up.
+func (m *queueMetrics) reset(queue string) {
+	for _, g := range []*prometheus.GaugeVec{m.depth, m.unfinished, m.longest} {
+		g.WithLabelValues(queue).Set(0)
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (m *queueMetrics) Describe(ch chan<- *prometheus.Desc) {
+	m.each(func(c prometheus.Collector) { c.Describe(ch) })
+}
+
+// Collect implements prometheus.Collector.
+func (m *queueMetrics) Collect(ch chan<- prometheus.Metric) {
+	m.each(func(c prometheus.Collector) { c.Collect(ch) })
+}
+
+func (m *queueMetrics) each(do func(prometheus.Collector)) {
+	for _, c := range []prometheus.Collector{m.depth, m.unfinished, m.longest, m.adds, m.retries, m.wait, m.work} {
+		do(c)
+	}
+}
+
+// NewDepthMetric implements workqueue.MetricsProvider, as do the following.
+func (m *queueMetrics) NewDepthMetric(queue string) workqueue.GaugeMetric {
+	return m.depth.WithLabelValues(queue)
+}
+
+func (m *queueMetrics) NewAddsMetric(queue string) workqueue.CounterMetric {
+	return m.adds.WithLabelValues(queue)
+}
+
+func (m *queueMetrics) NewLatencyMetric(queue string) workqueue.HistogramMetric {
+	return m.wait.WithLabelValues(queue)
+}
+
+func (m *queueMetrics) NewWorkDurationMetric(queue string) workqueue.HistogramMetric {
+	return m.work.WithLabelValues(queue)
+}
+
+func (m *queueMetrics) NewUnfinishedWorkSecondsMetric(queue string) workqueue.SettableGaugeMetric {
+	return m.unfinished.WithLabelValues(queue)
+}
+
+func (m *queueMetrics) NewLongestRunningProcessorSecondsMetric(queue string) workqueue.SettableGaugeMetric {
+	return m.longest.WithLabelValues(queue)
+}
+
+func (m *queueMetrics) NewRetriesMetric(queue string) workqueue.CounterMetric {
+	return m.retries.WithLabelValues(queue)
+}

@@ -1,0 +1,113 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// requestMetrics counts the requests to the API server, and remembers whether it
+// answers.
+type requestMetrics struct {
+	total    *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+
+	mu       sync.Mutex
+	answered time.Time
+	failure  error
+}
+
+func newRequestMetrics() *requestMetrics {
+	return &requestMetrics{
+		total: counterVec("api_requests_total", "Requests to the API server, by method and by the class of its answer; error: no answer.", "method", "code"),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "api_request_duration_seconds",
+			Help: "How long the API server takes to begin its answer.", Buckets: waitBuckets,
+		}, []string{"method"}),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (m *requestMetrics) Describe(ch chan<- *prometheus.Desc) {
+	m.total.Describe(ch)
+	m.duration.Describe(ch)
+}
+
+// Collect implements prometheus.Collector.
+func (m *requestMetrics) Collect(ch chan<- prometheus.Metric) {
+	m.total.Collect(ch)
+	m.duration.Collect(ch)
+}
+
+// transport counts what passes.
+func (m *requestMetrics) transport(next http.RoundTripper) http.RoundTripper {
+	return &counted{m, next}
+}
+
+type counted struct {
+	*requestMetrics
+	next http.RoundTripper
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *counted) RoundTrip(r *http.Request) (*http.Response, error) {
+	start := time.Now()
+	answer, err := t.next.RoundTrip(r)
+	switch {
+	case err == nil:
+		t.total.WithLabelValues(r.Method, class(answer.StatusCode)).Inc()
+		t.duration.WithLabelValues(r.Method).Observe(time.Since(start).Seconds())
+	case errors.Is(err, context.Canceled), errors.Is(err, errNotLeading), errors.Is(err, errDeposed):
+		return answer, err // says nothing about the API server
+	default:
+		t.total.WithLabelValues(r.Method, "error").Inc()
+	}
+	t.note(answer, err)
+	return answer, err
+}
+
+// WrappedRoundTripper lets client-go find the transport that can be cancelled.
+func (t *counted) WrappedRoundTripper() http.RoundTripper { return t.next }
+
+// note remembers whether the API server works: an answer of its own, also a refusal,
+// says that it does.
+func (m *requestMetrics) note(answer *http.Response, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case err != nil:
+		m.failure = err
+	case answer.StatusCode >= http.StatusInternalServerError:
+		m.failure = errors.New(answer.Status)
+	default:
+		m.answered, m.failure = time.Now(), nil
+	}
+}
+
+// working is nil when the API server has answered the last request, or has failed for
+// less than grace.
+func (m *requestMetrics) working(now time.Time, grace time.Duration) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.answered.IsZero() && m.failure == nil:
+		return errors.New("has not answered yet")
+	case m.failure != nil && now.Sub(m.answered) >= grace:
+		return m.failure
+	}
+	return nil
+}
+
+// class is 2xx, 4xx, ...; the codes that mean something of their own stay.
+func class(code int) string {
+	switch code {
+	case http.StatusNotFound, http.StatusConflict, http.StatusGone, http.StatusTooManyRequests, http.StatusForbidden, http.StatusUnauthorized:
+		return strconv.Itoa(code)
+	}
+	return strconv.Itoa(code/100) + "xx"
+}

@@ -1,0 +1,116 @@
+package bridge
+
+import (
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+)
+
+// siteMetrics are what the leading bridge knows of each Site: as many series for each
+// as siteGauges has lines, none for a site that is gone.
+type siteMetrics struct {
+	mu    sync.Mutex
+	sites map[string]v1alpha1.SiteStatus
+}
+
+func newSiteMetrics() *siteMetrics { return &siteMetrics{sites: map[string]v1alpha1.SiteStatus{}} }
+
+// set takes in what is known of a site.
+func (m *siteMetrics) set(site string, status v1alpha1.SiteStatus) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sites[site] = status
+}
+
+// retain forgets the sites that keep does not know.
+func (m *siteMetrics) retain(keep func(site string) bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for site := range m.sites {
+		if !keep(site) {
+			delete(m.sites, site)
+		}
+	}
+}
+
+func (m *siteMetrics) clear() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.sites)
+}
+
+// siteGauge is one series of a site.
+type siteGauge struct {
+	desc  *prometheus.Desc
+	value func(s v1alpha1.SiteStatus, now time.Time) float64
+}
+
+// siteGauges is the table of what is said of each site.
+var siteGauges = []siteGauge{
+	siteValue("connected", "Whether the site is heard: 1 or 0.", func(s v1alpha1.SiteStatus) float64 { return flag(s.Connected) }),
+	{desc("site_since_seconds", "For how long the site has been connected, or not.", "site"), func(s v1alpha1.SiteStatus, now time.Time) float64 {
+		if s.Since == nil {
+			return 0
+		}
+		return age(s.Since.Time, now)
+	}},
+	siteValue("synced", "The condition Synced of the site: 1 or 0.", func(s v1alpha1.SiteStatus) float64 {
+		return flag(meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionSynced))
+	}),
+	siteValue("healthy", "The condition Healthy of the site: 1 or 0.", func(s v1alpha1.SiteStatus) float64 {
+		return flag(meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionHealthy))
+	}),
+	siteValue("nodes", "Nodes of the site.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Nodes) }),
+	siteValue("pending_objects", "Objects that the site has not stored.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Pending) }),
+	{desc("site_oldest_pending_seconds", "Age of the oldest object that the site has not stored, 0 when there is none.", "site"), func(s v1alpha1.SiteStatus, now time.Time) float64 {
+		if s.OldestPending == nil {
+			return 0
+		}
+		return age(s.OldestPending.Time, now)
+	}},
+	siteValue("unapplied_messages", "Messages that the site has stored and not taken over.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Unapplied) }),
+	siteValue("unobserved_objects", "Pods and devices of the site whose status is of an older version.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Unobserved) }),
+	siteValue("reported_pending_objects", "States of objects that wait at the site for the link.", func(s v1alpha1.SiteStatus) float64 { return float64(s.ReportedPending) }),
+	siteValue("telemetry_pending_records", "Records that wait at the site for the link.", func(s v1alpha1.SiteStatus) float64 { return float64(s.TelemetryPending) }),
+	siteValue("quarantined_messages", "Messages that the leaf could not read since it started.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Quarantined) }),
+	siteValue("dropped_records", "Records that a limit of the site dropped, since its store was made.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Dropped) }),
+	siteValue("manifest_mismatches", "Comparisons that found a difference, since the Site was made.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Mismatches) }),
+	siteValue("duplicate_identity", "Whether two leaves call themselves by the name of the site: 1 or 0.", func(s v1alpha1.SiteStatus) float64 {
+		c := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionHealthy)
+		return flag(c != nil && c.Reason == v1alpha1.ReasonDuplicateIdentity)
+	}),
+}
+
+func siteValue(name, help string, value func(v1alpha1.SiteStatus) float64) siteGauge {
+	return siteGauge{desc("site_"+name, help, "site"), func(s v1alpha1.SiteStatus, _ time.Time) float64 { return value(s) }}
+}
+
+func flag(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}
+
+// Describe implements prometheus.Collector.
+func (m *siteMetrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, g := range siteGauges {
+		ch <- g.desc
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *siteMetrics) Collect(ch chan<- prometheus.Metric) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	for site, status := range m.sites {
+		for _, g := range siteGauges {
+			ch <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, g.value(status, now), site)
+		}
+	}
+}

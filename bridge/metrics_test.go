@@ -1,0 +1,189 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/zap"
+	"sigs.k8s.io/yaml"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// names are those of all metrics, also of those without series yet.
+func names(r *prometheus.Registry) map[string]bool {
+	descs := make(chan *prometheus.Desc)
+	go func() {
+		r.Describe(descs)
+		close(descs)
+	}()
+	fq := regexp.MustCompile(`fqName: "([^"]+)"`)
+	out := map[string]bool{}
+	for d := range descs {
+		out[fq.FindStringSubmatch(d.String())[1]] = true
+	}
+	return out
+}
+
+// TestAlertsAreAboutMetricsThatExist: an alert about a metric that was renamed never
+// fires.
+func TestAlertsAreAboutMetricsThatExist(t *testing.T) {
+	data, err := os.ReadFile("../deploy/kubernetes/alerts.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Groups []struct {
+			Name  string `json:"name"`
+			Rules []struct {
+				Alert       string            `json:"alert"`
+				Expr        string            `json:"expr"`
+				For         string            `json:"for"`
+				Labels      map[string]string `json:"labels"`
+				Annotations map[string]string `json:"annotations"`
+			} `json:"rules"`
+		} `json:"groups"`
+	}
+	if err := yaml.UnmarshalStrict(data, &file); err != nil {
+		t.Fatal(err)
+	}
+	known := names(newInstruments(&counters{}).registry)
+	metric := regexp.MustCompile(`petiole_[a-z_]+`)
+	alerts := 0
+	for _, g := range file.Groups {
+		for _, r := range g.Rules {
+			alerts++
+			used := metric.FindAllString(r.Expr, -1)
+			if len(used) == 0 || r.Labels["severity"] == "" || r.Annotations["summary"] == "" || r.Annotations["description"] == "" {
+				t.Errorf("alert %s is incomplete", r.Alert)
+			}
+			for _, m := range used {
+				if !known[m] {
+					t.Errorf("alert %s is about %s, which is not there", r.Alert, m)
+				}
+			}
+		}
+	}
+	if alerts < 5 {
+		t.Errorf("%d alerts", alerts)
+	}
+}
+
+func TestRepairsAreCountedByOutcome(t *testing.T) {
+	m := newInstruments(&counters{})
+	first := siteRepair{LastCheck: noon, Outcome: streams.ManifestEqual}
+	m.repaired("plant-a", first)
+	m.repaired("plant-a", first)
+	second := siteRepair{LastCheck: noon.Add(time.Second), Outcome: streams.ManifestRepairing, Resynced: noon, ResyncReason: ResyncMismatch}
+	m.repaired("plant-a", second)
+	m.repaired("plant-b", first)
+	for outcome, want := range map[string]float64{"equal": 2, "repairing": 1} {
+		if got := testutil.ToFloat64(m.checks.WithLabelValues(outcome)); got != want {
+			t.Errorf("%v comparisons were %s, want %v", got, outcome, want)
+		}
+	}
+	if got := testutil.ToFloat64(m.resyncs.WithLabelValues(ResyncMismatch)); got != 1 {
+		t.Errorf("%v resyncs", got)
+	}
+}
+
+func TestOutagesAreCounted(t *testing.T) {
+	m := newInstruments(&counters{})
+	o := m.watching(newOutage(zap.NewNop(), "watch the API server"))
+	for _, err := range []error{errors.New("away"), errors.New("away"), nil, errors.New("away")} {
+		o.report(err)
+	}
+	if got := testutil.ToFloat64(m.outages.WithLabelValues("watch_the_api_server")); got != 2 {
+		t.Errorf("%v outages, want 2", got)
+	}
+	if got := testutil.ToFloat64(m.down.WithLabelValues("watch_the_api_server")); got != 1 {
+		t.Error("the outage is over for the metrics only")
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func TestRequestsAreCounted(t *testing.T) {
+	m := newRequestMetrics()
+	if m.working(noon, time.Second) == nil {
+		t.Error("an API server that has never answered works")
+	}
+	answer := func(code int, err error) {
+		t.Helper()
+		request, rerr := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://api/x", nil)
+		if rerr != nil {
+			t.Fatal(rerr)
+		}
+		_, got := m.transport(roundTripper(func(*http.Request) (*http.Response, error) {
+			if err != nil {
+				return nil, err
+			}
+			return &http.Response{StatusCode: code, Body: http.NoBody}, nil
+		})).RoundTrip(request)
+		if !errors.Is(got, err) {
+			t.Errorf("error %v became %v", err, got)
+		}
+	}
+	for code, want := range map[int]string{200: "2xx", 201: "2xx", 302: "3xx", 404: "404", 409: "409", 422: "4xx", 429: "429", 503: "5xx"} {
+		if got := class(code); got != want {
+			t.Errorf("%d counts as %s, want %s", code, got, want)
+		}
+	}
+	answer(409, nil)
+	if err := m.working(time.Now(), 0); err != nil {
+		t.Errorf("an API server that refuses does not work: %v", err)
+	}
+	answer(0, context.Canceled)
+	answer(0, errNotLeading)
+	if err := m.working(time.Now(), 0); err != nil {
+		t.Errorf("what was not sent speaks against the API server: %v", err)
+	}
+	answer(503, nil)
+	answer(0, errors.New("connection refused"))
+	if err := m.working(time.Now(), time.Minute); err != nil {
+		t.Errorf("no grace: %v", err)
+	}
+	if err := m.working(time.Now().Add(time.Hour), time.Minute); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("after an hour without answers: %v", err)
+	}
+	for code, want := range map[string]float64{"409": 1, "5xx": 1, "error": 1} {
+		if got := testutil.ToFloat64(m.total.WithLabelValues(http.MethodGet, code)); got != want {
+			t.Errorf("%v requests with %s, want %v", got, code, want)
+		}
+	}
+	answer(200, nil)
+	if err := m.working(time.Now().Add(time.Hour), time.Minute); err != nil {
+		t.Errorf("it answers again: %v", err)
+	}
+}
+
+func TestReadyWhenItActsOrStandsBy(t *testing.T) {
+	b := New(DefaultConfig(), zap.NewNop())
+	err := b.ready()
+	if err == nil || !strings.Contains(err.Error(), "API server: has not answered yet") || !strings.Contains(err.Error(), "hub: not connected") {
+		t.Errorf("a bridge that has just been made: %v", err)
+	}
+	end := b.metrics.leading()
+	if err := b.ready(); !strings.Contains(err.Error(), "leading, and not acting yet") {
+		t.Errorf("a bridge that leads and does nothing: %v", err)
+	}
+	b.metrics.acting(7)
+	if err := b.ready(); strings.Contains(err.Error(), "acting") || testutil.ToFloat64(b.metrics.term) != 7 {
+		t.Errorf("a bridge that acts: %v", err)
+	}
+	b.metrics.idle()
+	end()
+	if testutil.ToFloat64(b.metrics.leader) != 0 || testutil.ToFloat64(b.metrics.term) != 0 {
+		t.Error("a bridge that does not lead any more says that it does")
+	}
+}

@@ -1,0 +1,92 @@
+package bridge
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// positionTimeout bounds the read of one position.
+const positionTimeout = 5 * time.Second
+
+// positions answers what of a leaf's stream the hub has stored.
+type positions struct{ js jetstream.JetStream }
+
+func (p *positions) handler() *handler {
+	return &handler{
+		workers: 4, backlog: 1024, perSite: 8, maxBytes: 4 << 10,
+		answer: func(ctx context.Context, site string, data []byte) any {
+			id, err := p.answer(ctx, site, data)
+			if err != nil {
+				return streams.PositionAnswer{Error: err.Error()}
+			}
+			return streams.PositionAnswer{ID: id}
+		},
+		refuse: func(reason string) any { return streams.PositionAnswer{Error: reason} },
+	}
+}
+
+func (p *positions) answer(ctx context.Context, site string, data []byte) (string, error) {
+	var q streams.PositionQuery
+	if err := json.Unmarshal(data, &q); err != nil {
+		return "", fmt.Errorf("read query: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, positionTimeout)
+	defer cancel()
+	switch q.Stream {
+	case streams.SiteReported:
+		return p.last(ctx, streams.Reported, streams.ReportedFilter(site))
+	case streams.SiteTelemetry:
+		return p.last(ctx, streams.Telemetry, streams.TelemetryFilter(site))
+	}
+	return "", fmt.Errorf("stream %q is not one that a site forwards", q.Stream)
+}
+
+// last is the id of the newest message that matches. The stream's leader is asked, by a
+// request of JetStream's API that a stream with direct get offers no other way.
+func (p *positions) last(ctx context.Context, stream, filter string) (string, error) {
+	body, err := json.Marshal(map[string]string{"last_by_subj": filter})
+	if err != nil {
+		return "", fmt.Errorf("encode query of %s: %w", stream, err)
+	}
+	reply, err := p.js.Conn().RequestWithContext(ctx, "$JS."+streams.HubDomain+".API.STREAM.MSG.GET."+stream, body)
+	if err != nil {
+		return "", fmt.Errorf("read the end of %s: %w", stream, err)
+	}
+	var answer struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message *struct {
+			Header []byte `json:"hdrs"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(reply.Data, &answer); err != nil {
+		return "", fmt.Errorf("read the end of %s: %w", stream, err)
+	}
+	switch {
+	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		return "", nil
+	case answer.Error != nil:
+		return "", fmt.Errorf("read the end of %s: %w", stream, answer.Error)
+	case answer.Message == nil:
+		return "", errors.New("the answer of " + stream + " holds no message")
+	}
+	return messageID(answer.Message.Header)
+}
+
+func messageID(header []byte) (string, error) {
+	if len(header) == 0 {
+		return "", nil
+	}
+	h, err := nats.DecodeHeadersMsg(header)
+	if err != nil {
+		return "", fmt.Errorf("read headers: %w", err)
+	}
+	return h.Get(jetstream.MsgIDHeader), nil
+}

@@ -1,0 +1,175 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// publishObject makes DESIRED hold the object as it is now, or a tombstone.
+func (p *publisher) publishObject(ctx context.Context, site string, t task) error {
+	p.mu.Lock()
+	entries := maps.Clone(p.published.of(site, t.key))
+	p.mu.Unlock()
+
+	o := p.watch.get(t.key)
+	subject := ""
+	if t.wanted && o != nil {
+		subject = streams.DesiredSubject(site, t.key.ref(t.node))
+	}
+	for _, e := range entries {
+		if e.subject == subject || e.op == streams.OpDelete {
+			continue
+		}
+		if err := p.tombstone(ctx, site, t.key, e); err != nil {
+			return err
+		}
+	}
+	if subject == "" {
+		return nil
+	}
+	return p.publishBody(ctx, site, t, o, entries[subject])
+}
+
+func (p *publisher) publishBody(ctx context.Context, site string, t task, o *unstructured.Unstructured, was entry) error {
+	data, hash, err := body(t.key, o)
+	if err != nil {
+		return err
+	}
+	uid := string(o.GetUID())
+	if was.op == streams.OpPut && was.uid == uid && was.hash == hash && was.epoch == p.epoch && !t.again {
+		return nil
+	}
+	if was.uid == uid && was.epoch == p.epoch && olderVersion(o.GetResourceVersion(), was.version) {
+		p.suspect(t.key, uid, was.version)
+		return fmt.Errorf("%s: %w: version %s after %s", t.key.ref(""), errBehind, o.GetResourceVersion(), was.version)
+	}
+	subject := streams.DesiredSubject(site, t.key.ref(t.node))
+	m := streams.Message{
+		Ref: t.key.ref(t.node), Op: streams.OpPut, UID: uid, Version: o.GetResourceVersion(), Epoch: p.epoch, Hash: hash, Term: p.fence.current(), Object: data,
+	}
+	seq, err := p.put(ctx, site, t.key, subject, m, was.seq)
+	if err != nil {
+		return err
+	}
+	p.record(site, t.key, entry{
+		subject: subject, op: m.Op, uid: uid, version: m.Version, epoch: m.Epoch, hash: hash, seq: seq, term: m.Term,
+		parts: was.parts || int64(len(data)) > p.hub.nc.MaxPayload()/2,
+	})
+	p.count.published.Add(1)
+	return nil
+}
+
+func (p *publisher) tombstone(ctx context.Context, site string, k objectKey, was entry) error {
+	_, ref, err := streams.ParseDesired(was.subject)
+	if err != nil {
+		return err
+	}
+	m := streams.Message{Ref: ref, Op: streams.OpDelete, UID: was.uid, Version: was.version, Epoch: p.epoch, Term: p.fence.current()}
+	seq, err := p.put(ctx, site, k, was.subject, m, was.seq)
+	if err != nil {
+		return err
+	}
+	if was.parts {
+		if err := p.hub.desired.Purge(ctx, jetstream.WithPurgeSubject(was.subject+".>")); err != nil {
+			return fmt.Errorf("purge parts of %s: %w", ref, err)
+		}
+	}
+	p.record(site, k, entry{subject: was.subject, op: streams.OpDelete, uid: was.uid, version: was.version, epoch: p.epoch, seq: seq, term: m.Term})
+	p.count.tombstones.Add(1)
+	return nil
+}
+
+// dismiss has a site forget what it has on a subject and should not have.
+func (p *publisher) dismiss(ctx context.Context, site string, e streams.ManifestEntry) error {
+	_, ref, err := streams.ParseDesired(e.Subject)
+	if err != nil {
+		return err
+	}
+	k := keyOf(ref)
+	p.mu.Lock()
+	was := p.published.of(site, k)[e.Subject]
+	p.mu.Unlock()
+	if was.op == streams.OpPut {
+		return nil // wanted there by now
+	}
+	return p.tombstone(ctx, site, k, entry{subject: e.Subject, uid: e.UID, version: e.Version, seq: was.seq})
+}
+
+// put stores m if this bridge leads and the subject still holds what it knows of, so
+// that a former leader that wakes up late changes nothing.
+func (p *publisher) put(ctx context.Context, site string, k objectKey, subject string, m streams.Message, last uint64) (uint64, error) {
+	if err := p.fence.check(); err != nil {
+		return 0, err
+	}
+	seq, err := streams.Put(ctx, p.hub.js, subject, m, jetstream.WithExpectLastSequencePerSubject(last))
+	if !isWrongLastSequence(err) {
+		return seq, err
+	}
+	if err := p.reread(ctx, site, k, subject); err != nil {
+		return 0, err
+	}
+	return 0, fmt.Errorf("%s: %w", m.Ref, errMoved)
+}
+
+// reread takes in what DESIRED holds on a subject now. What a later leader wrote
+// deposes this bridge.
+func (p *publisher) reread(ctx context.Context, site string, k objectKey, subject string) error {
+	msg, err := p.hub.desired.GetLastMsgForSubject(ctx, subject)
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		p.mu.Lock()
+		p.published.remove(site, k, subject)
+		p.mu.Unlock()
+	case err != nil:
+		return fmt.Errorf("read %s: %w", subject, err)
+	default:
+		p.record(site, k, entryOf(subject, msg.Header, msg.Sequence))
+		p.fence.met(streams.TermOf(msg.Header))
+	}
+	return p.fence.check()
+}
+
+func isWrongLastSequence(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+}
+
+func (p *publisher) record(site string, k objectKey, e entry) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.published.put(site, k, e)
+}
+
+// sweep removes the tombstones that the site has stored: its acknowledgement floor
+// has passed them.
+func (p *publisher) sweep(ctx context.Context, site string, floor uint64) error {
+	p.mu.Lock()
+	passed := p.published.passed(site, floor)
+	p.mu.Unlock()
+	if len(passed) == 0 {
+		return nil
+	}
+	if err := p.fence.check(); err != nil {
+		return err
+	}
+	for k, entries := range passed {
+		for _, e := range entries {
+			if err := p.hub.desired.DeleteMsg(ctx, e.seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+				return fmt.Errorf("remove tombstone of %s: %w", k.ref(""), err)
+			}
+			p.mu.Lock()
+			if now := p.published.of(site, k)[e.subject]; now.seq == e.seq {
+				p.published.remove(site, k, e.subject)
+			}
+			p.mu.Unlock()
+		}
+	}
+	return nil
+}

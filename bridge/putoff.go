@@ -1,0 +1,199 @@
+package bridge
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// putOffPrefix begins the keys of the bridge's bucket that say from which sequence the
+// reports of a site are to be read again.
+const putOffPrefix = "reports."
+
+// putOff says that reports of a site were acknowledged, so that they do not take the
+// place of others', but not dealt with: too many of them waited for the API server, or
+// there was no Site. They stay in REPORTED, each as the newest about its object, and are
+// read again when there is room. The bridge's bucket remembers it.
+type putOff struct {
+	from uint64
+	// since is the first that was put off after the site was read again, 0 for none.
+	since uint64
+	// read says that all of them have been read again; they are remembered until they have
+	// been dealt with.
+	read bool
+	// kept is what the bucket's key says, revision the key's.
+	kept, revision uint64
+}
+
+// errFull ends a read when no more reports of the site may wait.
+var errFull = errors.New("too many reports wait")
+
+// stray notes a report of a site without a Site object.
+func (i *intake) stray(site string) {
+	i.count.strays.Add(1)
+	i.mu.Lock()
+	first := !i.strays[site]
+	i.strays[site] = true
+	i.mu.Unlock()
+	if first {
+		i.log.Warn("reports of a site without a Site object are not written back", zap.String("site", site))
+	}
+}
+
+// leave puts a report off and acknowledges it.
+func (i *intake) leave(ctx context.Context, site string, msg jetstream.Msg, meta *jetstream.MsgMetadata) {
+	if err := i.put(ctx, site, meta.Sequence.Stream); err != nil {
+		i.log.Debug("report not put off, it comes again", zap.String("site", site), zap.Error(err))
+		i.later(msg, meta)
+		return
+	}
+	i.ack(msg)
+}
+
+// put remembers that the reports of a site from a sequence on are to be read again.
+func (i *intake) put(ctx context.Context, site string, seq uint64) error {
+	i.mu.Lock()
+	p := i.putOff[site]
+	if p != nil && p.kept <= seq {
+		p.since = least(p.since, seq)
+		if !p.read {
+			p.from = min(p.from, seq)
+		}
+		i.mu.Unlock()
+		return nil
+	}
+	i.mu.Unlock()
+	revision, err := i.hub.record.Put(ctx, putOffKey(site), []byte(strconv.FormatUint(seq, 10)))
+	if err != nil {
+		return fmt.Errorf("remember reports of site %s: %w", site, err)
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.putOff[site] = &putOff{from: seq, kept: seq, revision: revision}
+	return nil
+}
+
+// least is the smaller of two sequences, of which 0 is none.
+func least(a, b uint64) uint64 {
+	if a == 0 {
+		return b
+	}
+	return min(a, b)
+}
+
+func putOffKey(site string) string { return putOffPrefix + hex.EncodeToString([]byte(site)) }
+
+// recoverPutOff reads what an earlier bridge put off.
+func (i *intake) recoverPutOff(ctx context.Context) error {
+	keys, err := i.hub.record.ListKeysFiltered(ctx, putOffPrefix+"*")
+	if err != nil {
+		return fmt.Errorf("read what was put off: %w", err)
+	}
+	for key := range keys.Keys() {
+		site, err := hex.DecodeString(strings.TrimPrefix(key, putOffPrefix))
+		if err != nil {
+			continue // nobody's
+		}
+		e, err := i.hub.record.Get(ctx, key)
+		if errors.Is(err, jetstream.ErrKeyNotFound) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read what was put off: %w", err)
+		}
+		from, err := strconv.ParseUint(string(e.Value()), 10, 64)
+		if err != nil {
+			from = 1 // not understood: all of them
+		}
+		i.mu.Lock()
+		i.putOff[string(site)] = &putOff{from: from, kept: from, revision: e.Revision()}
+		i.mu.Unlock()
+	}
+	return nil
+}
+
+// isPutOff says whether a report is one of those that are to be read again.
+func (i *intake) isPutOff(site string, seq uint64) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	p := i.putOff[site]
+	return p != nil && p.kept <= seq
+}
+
+// resume reads the reports that were put off, of sites that have a Site and room, and
+// forgets those that have been dealt with.
+func (i *intake) resume(ctx context.Context) {
+	again, over := i.due()
+	for s, from := range again {
+		next, err := i.readAgain(ctx, s, from)
+		i.mu.Lock()
+		if p := i.putOff[s]; err == nil {
+			p.read = true
+		} else {
+			p.from = next
+		}
+		i.mu.Unlock()
+		if err != nil && ctx.Err() == nil && !errors.Is(err, errFull) {
+			i.log.Warn("reports of a site not read, trying again", zap.String("site", s), zap.Error(err))
+		}
+	}
+	for s, revision := range over {
+		// One that was put off meanwhile has another revision, and stays.
+		if err := i.hub.record.Delete(ctx, putOffKey(s), jetstream.LastRevision(revision)); err != nil {
+			i.log.Debug("reports of a site remembered for longer than needed", zap.String("site", s), zap.Error(err))
+		}
+	}
+}
+
+// due returns from which sequence which sites are to be read again, and takes out those
+// that have been dealt with, with the revisions of their keys.
+func (i *intake) due() (again, over map[string]uint64) {
+	again, over = map[string]uint64{}, map[string]uint64{}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for s, p := range i.putOff {
+		room := i.reports.room(s)
+		switch {
+		case !i.publish.siteExists(s):
+		case p.read && p.since > 0:
+			p.from, p.since, p.read = p.since, 0, false
+		case p.read && room == maxWaiting:
+			over[s] = p.revision
+			delete(i.putOff, s)
+		case !p.read && room > maxWaiting/2:
+			again[s] = p.from
+			p.since = 0
+			delete(i.strays, s)
+		}
+	}
+	return again, over
+}
+
+// readAgain takes in the reports of a site from a sequence on as if they had just
+// arrived. With an error it returns from where to go on.
+func (i *intake) readAgain(ctx context.Context, site string, from uint64) (next uint64, err error) {
+	next = from
+	err = readAll(ctx, i.hub.js, i.hub.reported, from, streams.ReportedFilter(site), false, func(msg jetstream.Msg) error {
+		r, k, err := i.read(ctx, msg)
+		if err != nil || r == nil || i.reports.knows(k, r.seq) {
+			return err
+		}
+		next = r.seq
+		if i.reports.room(site) <= 0 {
+			return errFull
+		}
+		r.fresh = true
+		i.reports.put(k, r)
+		i.queue.Add(k)
+		return nil
+	})
+	return next, err
+}

@@ -1,0 +1,80 @@
+package bridge
+
+import (
+	"sync"
+	"time"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// siteRepair is what is known of a site's comparisons and resyncs.
+type siteRepair struct {
+	// LastCheck is when the site last asked for a comparison that was carried out, and
+	// Outcome what came of it; zero before the first.
+	LastCheck time.Time
+	Outcome   streams.ManifestState
+	// Mismatches counts the comparisons that found a difference, Published the objects
+	// and tombstones that were published again for them, since this bridge leads.
+	Mismatches, Published uint64
+	// Resynced is when the site was last told to take everything anew, and ResyncReason
+	// why; zero when it has not been since this bridge leads.
+	Resynced     time.Time
+	ResyncReason string
+	// ResyncRequested is the value of v1alpha1.ResyncAnnotation that was carried out last.
+	ResyncRequested string
+
+	// inRow counts the mismatches since the site was last found equal.
+	inRow int
+}
+
+// The reasons of a full resync.
+const (
+	// ResyncRequested: somebody set v1alpha1.ResyncAnnotation.
+	ResyncRequested = "Requested"
+	// ResyncMismatch: the site differed again after what differed had been repaired.
+	ResyncMismatch = "RepeatedMismatch"
+)
+
+// repairs holds what is known of each site's comparisons. It does no I/O, reads no
+// clock, and is safe for concurrent use.
+type repairs struct {
+	mu    sync.Mutex
+	sites map[string]*siteRepair
+	// changed is told when what is known of a site has changed; it must not block. It is
+	// set before the first use.
+	changed func(site string)
+}
+
+func newRepairs() *repairs {
+	return &repairs{sites: map[string]*siteRepair{}, changed: func(string) {}}
+}
+
+// of is what is known of a site.
+func (r *repairs) of(site string) siteRepair {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.sites[site]; s != nil {
+		return *s
+	}
+	return siteRepair{}
+}
+
+// update changes what is known of a site.
+func (r *repairs) update(site string, change func(*siteRepair)) {
+	r.mu.Lock()
+	s := r.sites[site]
+	if s == nil {
+		s = &siteRepair{}
+		r.sites[site] = s
+	}
+	change(s)
+	r.mu.Unlock()
+	r.changed(site)
+}
+
+// forget drops a site that is gone.
+func (r *repairs) forget(site string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.sites, site)
+}

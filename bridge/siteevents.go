@@ -1,0 +1,109 @@
+package bridge
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/util/duration"
+
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/streams"
+)
+
+// The reasons of the Events on a Site.
+const (
+	EventConnected         = "Connected"
+	EventDisconnected      = "Disconnected"
+	EventLeafStarted       = "LeafStarted"
+	EventManifestMismatch  = "ManifestMismatch"
+	EventResync            = "Resync"
+	EventNewEpoch          = "NewEpoch"
+	EventQuarantined       = "Quarantined"
+	EventDropped           = "Dropped"
+	EventDegraded          = "Degraded"
+	EventRecovered         = "Recovered"
+	EventDuplicateIdentity = "DuplicateIdentity"
+)
+
+// siteEvent is something that happened to a site.
+type siteEvent struct {
+	kind, reason, message string
+}
+
+func normal(reason, format string, args ...any) siteEvent {
+	return siteEvent{corev1.EventTypeNormal, reason, fmt.Sprintf(format, args...)}
+}
+
+func warning(reason, format string, args ...any) siteEvent {
+	return siteEvent{corev1.EventTypeWarning, reason, fmt.Sprintf(format, args...)}
+}
+
+// eventsOf are what happened between two statuses of a site, the one that the API has
+// and the one that is written: so nothing is told twice by bridges that follow each
+// other. It is a pure function.
+func eventsOf(was, is v1alpha1.SiteStatus) []siteEvent {
+	events := linkEvents(was, is)
+	if is.Mismatches > was.Mismatches {
+		events = append(events, warning(EventManifestMismatch, "what the site had differed from what was published; what differs is published again"))
+	}
+	if r := is.Resync; r != nil && !r.Time.IsZero() && (was.Resync == nil || !was.Resync.Time.Equal(&r.Time)) {
+		events = append(events, normal(EventResync, "the site gets everything anew: %s", r.Reason))
+	}
+	if was.Epoch != "" && is.Epoch != was.Epoch {
+		events = append(events, warning(EventNewEpoch, "the API server's storage was restored or replaced; everything is published again"))
+	}
+	if n := growth(was.Quarantined, is.Quarantined); n > 0 {
+		events = append(events, warning(EventQuarantined, "the leaf could not read %d messages, they are in its stream %s", n, streams.SiteQuarantine))
+	}
+	if n := growth(was.Dropped, is.Dropped); n > 0 {
+		events = append(events, warning(EventDropped, "a limit of the site dropped %d records before the hub had them", n))
+	}
+	if names := without(is.Degraded, was.Degraded); len(names) > 0 {
+		events = append(events, warning(EventDegraded, "the leaf says: %s", strings.Join(names, ", ")))
+	}
+	if names := without(was.Degraded, is.Degraded); len(names) > 0 {
+		events = append(events, normal(EventRecovered, "no longer: %s", strings.Join(names, ", ")))
+	}
+	if duplicate(is) && !duplicate(was) {
+		events = append(events, warning(EventDuplicateIdentity, "two leaves call themselves by the name of this site; stop one of them"))
+	}
+	return events
+}
+
+// linkEvents are those about hearing the leaf at all.
+func linkEvents(was, is v1alpha1.SiteStatus) []siteEvent {
+	var events []siteEvent
+	switch {
+	case is.Connected && !was.Connected && was.Boot == "":
+		events = append(events, normal(EventConnected, "the leaf is heard for the first time"))
+	case is.Connected && !was.Connected && was.Since != nil && is.Since != nil:
+		events = append(events, normal(EventConnected, "the leaf is heard again after %s", duration.HumanDuration(is.Since.Sub(was.Since.Time))))
+	case !is.Connected && was.Connected:
+		events = append(events, warning(EventDisconnected, "no heartbeat of the leaf arrives; %d objects wait to be stored at the site", is.Pending))
+	}
+	if was.Boot != "" && is.Boot != was.Boot && !duplicate(is) {
+		events = append(events, normal(EventLeafStarted, "the leaf was started again, version %s", is.Version))
+	}
+	return events
+}
+
+func duplicate(s v1alpha1.SiteStatus) bool {
+	c := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionHealthy)
+	return c != nil && c.Reason == v1alpha1.ReasonDuplicateIdentity
+}
+
+// growth is by how much a count has grown that begins at 0 again when its owner does.
+func growth(was, is int64) int64 {
+	if is < was {
+		return is
+	}
+	return is - was
+}
+
+// without are the names in a that are not in b.
+func without(a, b []string) []string {
+	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
+}

@@ -1,0 +1,125 @@
+package bridge
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+)
+
+const (
+	// eventSeries is within which time the same happening is counted in one Event.
+	eventSeries = 10 * time.Minute
+	// eventsWaiting bounds the Events that wait for the API server; the oldest goes.
+	eventsWaiting = 1000
+)
+
+// siteEvents writes Events about Sites, in the namespace default as Kubernetes does for
+// what has no namespace. What the API server does not take is tried again. It is not
+// safe for concurrent use.
+type siteEvents struct {
+	client   kubernetes.Interface
+	identity string
+	log      *zap.Logger
+
+	waiting []happening
+	series  map[seriesKey]written
+	made    int
+}
+
+// happening is an event of one Site, with the name that it gets in the API.
+type happening struct {
+	name string
+	site corev1.ObjectReference
+	at   time.Time
+	siteEvent
+}
+
+// seriesKey tells what is counted in one Event; its message is that of the last time.
+type seriesKey struct {
+	uid    types.UID
+	reason string
+}
+
+// written is an Event in the API.
+type written struct {
+	name  string
+	count int32
+	last  time.Time
+}
+
+func newSiteEvents(client kubernetes.Interface, identity string, log *zap.Logger) *siteEvents {
+	return &siteEvents{client: client, identity: identity, log: log, series: map[seriesKey]written{}}
+}
+
+// add notes what happened to a site; flush writes it.
+func (e *siteEvents) add(site *unstructured.Unstructured, at time.Time, events []siteEvent) {
+	ref := corev1.ObjectReference{
+		APIVersion: site.GetAPIVersion(), Kind: site.GetKind(), Name: site.GetName(), UID: site.GetUID(), ResourceVersion: site.GetResourceVersion(),
+	}
+	for _, ev := range events {
+		e.made++
+		name := fmt.Sprintf("%s.%x.%x", site.GetName(), at.UnixNano(), e.made)
+		e.waiting = append(e.waiting, happening{name, ref, at, ev})
+	}
+	if n := len(e.waiting) - eventsWaiting; n > 0 {
+		e.log.Warn("events about sites dropped, the API server does not take them", zap.Int("count", n))
+		e.waiting = e.waiting[n:]
+	}
+}
+
+// flush writes what waits, in order, up to the first that is not taken.
+func (e *siteEvents) flush(ctx context.Context) error {
+	for len(e.waiting) > 0 {
+		if err := e.write(ctx, e.waiting[0]); err != nil {
+			return fmt.Errorf("write event about site %s: %w", e.waiting[0].site.Name, err)
+		}
+		e.waiting = e.waiting[1:]
+	}
+	e.waiting = nil
+	for k, w := range e.series {
+		if time.Since(w.last) > eventSeries {
+			delete(e.series, k)
+		}
+	}
+	return nil
+}
+
+func (e *siteEvents) write(ctx context.Context, h happening) error {
+	k := seriesKey{h.site.UID, h.reason}
+	at := metav1.NewTime(h.at)
+	events := e.client.CoreV1().Events(metav1.NamespaceDefault)
+	if w, ok := e.series[k]; ok && h.at.Sub(w.last) <= eventSeries {
+		patch, err := json.Marshal(map[string]any{"count": w.count + 1, "lastTimestamp": at, "message": h.message})
+		if err != nil {
+			return err
+		}
+		_, err = events.Patch(ctx, w.name, types.MergePatchType, patch, metav1.PatchOptions{})
+		if err == nil {
+			e.series[k] = written{w.name, w.count + 1, h.at}
+			return nil
+		}
+		if !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	_, err := events.Create(ctx, &corev1.Event{
+		ObjectMeta:     metav1.ObjectMeta{Name: h.name, Namespace: metav1.NamespaceDefault},
+		InvolvedObject: h.site, Type: h.kind, Reason: h.reason, Message: h.message, Count: 1,
+		FirstTimestamp: at, LastTimestamp: at,
+		Source: corev1.EventSource{Component: "petiole-bridge", Host: e.identity}, ReportingController: "petiole.dev/bridge", ReportingInstance: e.identity,
+	}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return err
+	}
+	e.series[k] = written{h.name, 1, h.at}
+	return nil
+}

@@ -1,0 +1,165 @@
+package bridge
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/streams"
+)
+
+// duplicateTime is for how long two leaves of one name make a site unhealthy after they
+// were heard last.
+const duplicateTime = 2 * time.Minute
+
+// observation is what the bridge knows of a site at one moment.
+type observation struct {
+	now, created time.Time
+
+	connected bool
+	since     time.Time
+	last      streams.Presence
+	duplicate time.Time
+
+	nodes, unobserved int
+	// unpublished says that something is to be published for the site and is not yet.
+	unpublished bool
+	// pending, oldest, lastAck and stored are the hub's consumer of the site.
+	pending uint64
+	oldest  *time.Time
+	lastAck *time.Time
+	stored  uint64
+
+	epoch string
+	term  uint64
+	// repair is since this bridge leads; earlier mismatches are added to its own.
+	repair  siteRepair
+	earlier int64
+}
+
+// status is a Site's status that says it. What is not known, such as what only the leaf
+// knows before the leaf is heard, stays as it was. It is a pure function.
+func (o observation) status(before v1alpha1.SiteStatus) v1alpha1.SiteStatus {
+	s := *before.DeepCopy()
+	since := o.since
+	if since.IsZero() {
+		since = o.created
+	}
+	s.Connected, s.Since, s.Nodes = o.connected, wireTime(since), int32(o.nodes)
+	s.Pending, s.Stored, s.Unobserved = int64(o.pending), int64(o.stored), int32(o.unobserved)
+	s.OldestPending = nil
+	if o.oldest != nil && o.pending > 0 {
+		s.OldestPending = wireTime(*o.oldest)
+	}
+	if o.lastAck != nil {
+		s.LastAck = wireTime(*o.lastAck)
+	}
+	o.heard(&s)
+	if !o.duplicate.IsZero() {
+		s.DuplicateSeen = wireTime(o.duplicate)
+	}
+	s.Epoch, s.Term = o.epoch, int64(o.term)
+	o.repaired(&s)
+	for _, c := range []metav1.Condition{o.connectedCondition(s), o.syncedCondition(s), o.healthyCondition(s)} {
+		c.LastTransitionTime = *wireTime(o.now)
+		if c.Type == v1alpha1.ConditionConnected {
+			c.LastTransitionTime = *s.Since
+		}
+		meta.SetStatusCondition(&s.Conditions, c)
+	}
+	return s
+}
+
+// heard takes over what the leaf says.
+func (o observation) heard(s *v1alpha1.SiteStatus) {
+	p := o.last
+	if p.Time.IsZero() {
+		return
+	}
+	s.Version, s.Boot = p.Version, p.Boot
+	s.Unapplied, s.Applied, s.AppliedHub = int64(p.Unapplied), int64(p.Applied), int64(p.AppliedHub)
+	s.ReportedPending, s.TelemetryPending = int64(p.ReportedPending), int64(p.TelemetryPending)
+	s.Quarantined, s.Dropped = int64(p.Quarantined), int64(p.Dropped)
+	s.Degraded = slices.Compact(slices.Sorted(slices.Values(p.Degraded)))
+}
+
+// repaired takes over what came of comparisons and resyncs.
+func (o observation) repaired(s *v1alpha1.SiteStatus) {
+	r := o.repair
+	if !r.LastCheck.IsZero() {
+		s.LastCheck = &v1alpha1.SiteCheck{Time: *wireTime(r.LastCheck), Outcome: string(r.Outcome)}
+	}
+	s.Mismatches = o.earlier + int64(r.Mismatches)
+	if r.Resynced.IsZero() && r.ResyncRequested == "" {
+		return
+	}
+	if s.Resync == nil {
+		s.Resync = &v1alpha1.SiteResync{}
+	}
+	if !r.Resynced.IsZero() {
+		s.Resync.Time, s.Resync.Reason = *wireTime(r.Resynced), r.ResyncReason
+	}
+	if r.ResyncRequested != "" {
+		s.Resync.Requested = r.ResyncRequested
+	}
+}
+
+func (o observation) connectedCondition(s v1alpha1.SiteStatus) metav1.Condition {
+	switch {
+	case s.Connected:
+		return condition(v1alpha1.ConditionConnected, metav1.ConditionTrue, v1alpha1.ReasonHeard, "the leaf sends heartbeats")
+	case s.Boot == "" && o.since.IsZero():
+		return condition(v1alpha1.ConditionConnected, metav1.ConditionFalse, v1alpha1.ReasonNeverSeen, "no leaf has been heard yet")
+	}
+	return condition(v1alpha1.ConditionConnected, metav1.ConditionFalse, v1alpha1.ReasonSilent, "no heartbeat of the leaf arrives")
+}
+
+// syncedCondition has no numbers in its messages: they are in the status, and would
+// make the condition change all the time.
+func (o observation) syncedCondition(s v1alpha1.SiteStatus) metav1.Condition {
+	const t = v1alpha1.ConditionSynced
+	var outcome streams.ManifestState
+	if s.LastCheck != nil {
+		outcome = streams.ManifestState(s.LastCheck.Outcome)
+	}
+	switch {
+	case outcome == streams.ManifestSendBuckets, outcome == streams.ManifestSendEntries, outcome == streams.ManifestRepairing:
+		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonDiffers, "what the site has differs from what was published, and is being repaired")
+	case o.unpublished:
+		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonUnpublished, "objects wait to be published for the site")
+	case s.Pending > 0:
+		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonPending, "objects wait to be stored at the site")
+	case s.Unapplied > 0:
+		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonUnapplied, "the site has stored objects that it has not taken over")
+	}
+	return condition(t, metav1.ConditionTrue, v1alpha1.ReasonUpToDate, "the site has stored and taken over everything")
+}
+
+func (o observation) healthyCondition(s v1alpha1.SiteStatus) metav1.Condition {
+	const t = v1alpha1.ConditionHealthy
+	switch {
+	case s.DuplicateSeen != nil && o.now.Sub(s.DuplicateSeen.Time) < duplicateTime:
+		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonDuplicateIdentity, "two leaves call themselves by the name of this site")
+	case !s.Connected:
+		return condition(t, metav1.ConditionUnknown, v1alpha1.ReasonNotHeard, "the leaf is not heard")
+	case len(s.Degraded) > 0:
+		return condition(t, metav1.ConditionFalse, s.Degraded[0], "the leaf says: "+strings.Join(s.Degraded, ", "))
+	case s.Quarantined > 0:
+		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonQuarantined, "the leaf could not read messages, they are in its stream "+streams.SiteQuarantine)
+	}
+	return condition(t, metav1.ConditionTrue, v1alpha1.ReasonAsExpected, "nothing is wrong with the leaf")
+}
+
+func condition(t string, status metav1.ConditionStatus, reason, message string) metav1.Condition {
+	return metav1.Condition{Type: t, Status: status, Reason: reason, Message: message}
+}
+
+// wireTime is a time as the API carries it: whole seconds.
+func wireTime(t time.Time) *metav1.Time {
+	m := metav1.NewTime(t.Truncate(time.Second).Local())
+	return &m
+}

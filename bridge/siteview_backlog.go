@@ -1,0 +1,242 @@
+package bridge
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/streams"
+)
+
+const (
+	// backlogLife is after how long a Backlog is deleted, answered or not.
+	backlogLife = time.Minute
+	// backlogWait is for how long the hub is waited for with an answer.
+	backlogWait = 5 * time.Second
+)
+
+// backlogs answers the Backlogs: which objects a site has not stored. It reads headers
+// from the hub, which is where the truth is, one question at a time.
+type backlogs struct {
+	hub     *hub
+	client  dynamic.Interface
+	publish *publisher
+	outage  *outage
+	queue   workqueue.TypedRateLimitingInterface[string]
+}
+
+// run answers until ctx ends.
+func (b *backlogs) run(ctx context.Context) error {
+	questions := cache.NewSharedIndexInformerWithOptions(listWatch(b.client, v1alpha1.Backlogs, b.outage), &unstructured.Unstructured{},
+		cache.SharedIndexInformerOptions{ObjectDescription: v1alpha1.Backlogs.String()})
+	if err := questions.SetTransform(dropManagedFields); err != nil {
+		return fmt.Errorf("prepare watch of backlogs: %w", err)
+	}
+	// The outcome of each call is reported where it is made.
+	if err := questions.SetWatchErrorHandlerWithContext(func(context.Context, *cache.Reflector, error) {}); err != nil {
+		return fmt.Errorf("prepare watch of backlogs: %w", err)
+	}
+	if _, err := questions.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) {
+			if o, ok := obj.(*unstructured.Unstructured); ok {
+				b.queue.Add(o.GetName())
+			}
+		},
+	}); err != nil {
+		return fmt.Errorf("prepare watch of backlogs: %w", err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { questions.RunWithContext(ctx) })
+	wg.Go(func() {
+		<-ctx.Done()
+		b.queue.ShutDown()
+	})
+	wg.Go(func() {
+		for name, down := b.queue.Get(); !down; name, down = b.queue.Get() {
+			b.work(ctx, questions, name)
+			b.queue.Done(name)
+		}
+	})
+	wg.Wait()
+	return nil
+}
+
+// work takes a question one step on: it is answered, or deleted, or left until it is to
+// be deleted.
+func (b *backlogs) work(ctx context.Context, questions cache.SharedIndexInformer, name string) {
+	obj, found, err := questions.GetStore().GetByKey(name)
+	o, ok := obj.(*unstructured.Unstructured)
+	if err != nil || !found || !ok {
+		b.queue.Forget(name)
+		return
+	}
+	left := backlogLife - time.Since(o.GetCreationTimestamp().Time)
+	if left <= 0 {
+		err = b.remove(ctx, o)
+	} else {
+		err = b.answer(ctx, o)
+	}
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		b.outage.report(err)
+		b.queue.AddRateLimited(name)
+	default:
+		b.outage.report(nil)
+		b.queue.Forget(name)
+		if left > 0 {
+			b.queue.AddAfter(name, left+time.Second)
+		}
+	}
+}
+
+func (b *backlogs) remove(ctx context.Context, o *unstructured.Unstructured) error {
+	uid := o.GetUID()
+	err := b.client.Resource(v1alpha1.Backlogs).Delete(ctx, o.GetName(), metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("delete backlog %s: %w", o.GetName(), err)
+	}
+	return nil
+}
+
+// answer writes the status of a question that has none yet.
+func (b *backlogs) answer(ctx context.Context, o *unstructured.Unstructured) error {
+	var q v1alpha1.Backlog
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &q); err != nil {
+		return fmt.Errorf("read backlog %s: %w", o.GetName(), err)
+	}
+	if q.Status.Time != nil {
+		return nil
+	}
+	var status v1alpha1.BacklogStatus
+	if b.publish.siteExists(q.Spec.Site) {
+		wait, cancel := context.WithTimeout(ctx, backlogWait)
+		defer cancel()
+		var err error
+		if status, err = b.list(wait, q.Spec); err != nil {
+			status = v1alpha1.BacklogStatus{Error: err.Error()}
+		}
+	} else {
+		status.Error = fmt.Sprintf("there is no Site %s", q.Spec.Site)
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	status.Time = wireTime(time.Now())
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": o.GetUID()}, "status": status})
+	if err != nil {
+		return fmt.Errorf("encode backlog %s: %w", o.GetName(), err)
+	}
+	_, err = b.client.Resource(v1alpha1.Backlogs).Patch(ctx, o.GetName(), types.MergePatchType, patch, metav1.PatchOptions{}, "status")
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("answer backlog %s: %w", o.GetName(), err)
+	}
+	return nil
+}
+
+// list reads what DESIRED holds for a site behind the site's acknowledgements.
+func (b *backlogs) list(ctx context.Context, q v1alpha1.BacklogSpec) (v1alpha1.BacklogStatus, error) {
+	var status v1alpha1.BacklogStatus
+	consumer, err := b.hub.desired.PushConsumer(ctx, q.Site)
+	if err != nil {
+		return status, fmt.Errorf("read consumer %s: %w", q.Site, err)
+	}
+	info := consumer.CachedInfo()
+	status.Pending = int64(info.NumPending) + int64(info.NumAckPending)
+	after := max(uint64(q.After), info.AckFloor.Stream)
+	limit := int(q.Limit)
+	if limit == 0 {
+		limit = v1alpha1.BacklogLimit
+	}
+	last, more, err := readHeaders(ctx, b.hub, streams.DesiredFilter(q.Site), after+1, limit, func(msg jetstream.Msg, seq uint64, at time.Time) {
+		if object, ok := pendingObject(msg, seq, at); ok {
+			status.Items = append(status.Items, object)
+		}
+	})
+	if err != nil {
+		return status, fmt.Errorf("read backlog of %s: %w", q.Site, err)
+	}
+	if more {
+		status.Next = int64(last)
+	}
+	return status, nil
+}
+
+// pendingObject is what a message of DESIRED says of its object, by its headers. A part
+// of a large object, and what is not of the contract, is none.
+func pendingObject(msg jetstream.Msg, seq uint64, at time.Time) (v1alpha1.PendingObject, bool) {
+	if streams.IsPart(msg.Subject()) {
+		return v1alpha1.PendingObject{}, false
+	}
+	_, ref, err := streams.ParseDesired(msg.Subject())
+	if err != nil {
+		return v1alpha1.PendingObject{}, false
+	}
+	change := streams.OpPut
+	if streams.Op(msg.Headers().Get(streams.HeaderOp)) == streams.OpDelete {
+		change = streams.OpDelete
+	}
+	// With headers only the server says how long the body is.
+	size, err := strconv.ParseInt(msg.Headers().Get(nats.MsgSize), 10, 64)
+	if err != nil {
+		size = int64(len(msg.Data()))
+	}
+	return v1alpha1.PendingObject{
+		Group: ref.Group, Resource: ref.Resource, Namespace: ref.Namespace, Name: ref.Name, Node: ref.Node,
+		Change: string(change), Published: *wireTime(at), Bytes: size, Sequence: int64(seq),
+	}, true
+}
+
+// readHeaders calls take for up to limit messages of DESIRED from a sequence on. It
+// returns the last sequence that was read and whether there is more.
+func readHeaders(ctx context.Context, h *hub, filter string, from uint64, limit int, take func(msg jetstream.Msg, seq uint64, at time.Time)) (last uint64, more bool, err error) {
+	consumer, err := h.js.CreateConsumer(ctx, streams.Desired, jetstream.ConsumerConfig{
+		Description: "a question about a backlog", FilterSubject: filter, HeadersOnly: true,
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
+		AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: 10 * time.Second,
+	})
+	if err != nil {
+		return 0, false, err
+	}
+	defer func() {
+		// It would go by itself; until then it would stand among the sites' consumers.
+		_ = h.js.DeleteConsumer(context.WithoutCancel(ctx), streams.Desired, consumer.CachedInfo().Name)
+	}()
+	left := consumer.CachedInfo().NumPending
+	if left == 0 {
+		return 0, false, nil
+	}
+	batch, err := consumer.Fetch(int(min(left, uint64(limit))), jetstream.FetchMaxWait(backlogWait/2))
+	if err != nil {
+		return 0, false, err
+	}
+	for msg := range batch.Messages() {
+		meta, err := msg.Metadata()
+		if err != nil {
+			return 0, false, err
+		}
+		take(msg, meta.Sequence.Stream, meta.Timestamp)
+		last, left = meta.Sequence.Stream, meta.NumPending
+	}
+	// What was pending may have been replaced meanwhile: then fewer come than were there.
+	if err := batch.Error(); err != nil && !errors.Is(err, jetstream.ErrNoMessages) {
+		return 0, false, err
+	}
+	return last, left > 0 && last > 0, nil
+}

@@ -1,0 +1,102 @@
+package bridge
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// boundTo are the pods and devices of the nodes.
+func (p *publisher) boundTo(nodes []string) []objectKey {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var keys []objectKey
+	for _, n := range nodes {
+		for k := range p.closure.bound[n] {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+// unobserved counts the pods and devices of the nodes whose status in the API does not
+// speak of their newest version.
+func (s *survey) unobserved(nodes []string) int {
+	n := 0
+	for _, k := range s.publish.boundTo(nodes) {
+		o := s.watch.get(k)
+		if o == nil {
+			continue
+		}
+		if k.Group == deviceGroup {
+			status := s.watch.get(objectKey{Group: deviceGroup, Resource: "devicestatuses", Namespace: k.Namespace, Name: k.Name})
+			if !deviceObserved(o, status) {
+				n++
+			}
+		} else if !podObserved(o) {
+			n++
+		}
+	}
+	return n
+}
+
+// podObserved says whether the node has seen the pod's newest generation (KEP-5067). A
+// pod without generations, such as a mirror of a static one, is its node's own.
+func podObserved(pod *unstructured.Unstructured) bool {
+	if pod.GetGeneration() == 0 || pod.GetAnnotations()[corev1.MirrorPodAnnotationKey] != "" {
+		return true
+	}
+	seen, _, err := unstructured.NestedInt64(pod.Object, "status", "observedGeneration")
+	return err == nil && seen >= pod.GetGeneration()
+}
+
+// deviceObserved says whether the site has given its final word about every desired
+// value of the device. A device for which nothing is desired is observed when there is
+// any status of it.
+func deviceObserved(device, status *unstructured.Unstructured) bool {
+	if status == nil {
+		return false
+	}
+	said := map[string]map[string]any{}
+	for _, t := range objectsAt(status, "status", "twins") {
+		if name, ok := t["propertyName"].(string); ok {
+			if observed, ok := t["observedDesired"].(map[string]any); ok {
+				said[name] = observed
+			}
+		}
+	}
+	for _, p := range objectsAt(device, "spec", "properties") {
+		desired, _ := p["desired"].(map[string]any)
+		name, _ := p["name"].(string)
+		value, _ := desired["value"].(string)
+		if value == "" {
+			continue // nothing is desired of the property
+		}
+		observed := said[name]
+		if observed == nil || observed["value"] != value || !settled(observed) {
+			return false
+		}
+	}
+	return true
+}
+
+// settled says whether what was said of a desired value is final.
+func settled(observed map[string]any) bool {
+	m, _ := observed["metadata"].(map[string]any)
+	return m["ack"] != "pending"
+}
+
+// objectsAt are the objects in the list at a path.
+func objectsAt(o *unstructured.Unstructured, path ...string) []map[string]any {
+	list, _, err := unstructured.NestedFieldNoCopy(o.Object, path...)
+	items, ok := list.([]any)
+	if err != nil || !ok {
+		return nil
+	}
+	var out []map[string]any
+	for _, i := range items {
+		if m, ok := i.(map[string]any); ok {
+			out = append(out, m)
+		}
+	}
+	return out
+}

@@ -1,0 +1,78 @@
+// Package plugin is a kubectl plugin that shows what the sites lack, object by object,
+// and has a site take everything anew.
+//
+// It talks to the API server alone, with the user's kubeconfig and rights; the bridge
+// answers through objects there (Site and Backlog), wherever it runs. It shows names and
+// never contents. deploy/kubernetes/rbac.yaml has the roles that it needs,
+// petiole-viewer and petiole-operator. cmd/kubectl-petiole calls it.
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+
+	"github.com/petiole-io/petiole/internal/version"
+)
+
+// completer is the name by which kubectl runs a plugin to complete words: a link to the
+// plugin's program.
+const completer = "kubectl_complete-petiole"
+
+// Run runs the command that is called by a name with arguments, and returns the exit
+// code as kubectl does: 0, or 1 after an error was printed. It returns early when ctx
+// ends.
+func Run(ctx context.Context, name string, args []string, std genericiooptions.IOStreams) int {
+	if name == completer {
+		args = append([]string{cobra.ShellCompRequestCmd}, args...)
+	}
+	cmd := newCommand(std)
+	cmd.SetArgs(args)
+	cmd.SetIn(std.In)
+	cmd.SetOut(std.Out)
+	cmd.SetErr(std.ErrOut)
+	if err := cmd.ExecuteContext(ctx); err != nil {
+		explain(std.ErrOut, err)
+		return 1
+	}
+	return 0
+}
+
+func newCommand(std genericiooptions.IOStreams) *cobra.Command {
+	s := &session{IOStreams: std, config: genericclioptions.NewConfigFlags(true)}
+	cmd := &cobra.Command{
+		Use:   "kubectl-petiole",
+		Short: "Show what sites lack, and have them take everything anew",
+		Annotations: map[string]string{
+			cobra.CommandDisplayNameAnnotation: "kubectl petiole",
+		},
+		Version:      version.String(),
+		SilenceUsage: true, SilenceErrors: true,
+	}
+	flags := cmd.PersistentFlags()
+	s.config.AddFlags(flags)
+	flags.StringVar(&s.lease.namespace, "bridge-namespace", "petiole-system", "Namespace of the Lease that bridges compete for")
+	flags.StringVar(&s.lease.name, "bridge-lease", "bridge", "Name of that Lease")
+	cmd.AddCommand(newBacklogCommand(s), newStatusCommand(s), newResyncCommand(s))
+	return cmd
+}
+
+// explain prints an error as kubectl does.
+func explain(w io.Writer, err error) {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		fmt.Fprintf(w, "error: %v\n", err)
+		return
+	}
+	if reason := status.Status().Reason; reason != "" {
+		fmt.Fprintf(w, "Error from server (%s): %v\n", reason, err)
+		return
+	}
+	fmt.Fprintf(w, "Error from server: %v\n", err)
+}

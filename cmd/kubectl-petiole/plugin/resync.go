@@ -1,0 +1,112 @@
+package plugin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+)
+
+func newResyncCommand(s *session) *cobra.Command {
+	var wait bool
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "resync SITE...",
+		Short: "Have sites take everything anew",
+		Long: `Have sites take everything that is wanted there anew, and compare it afterwards. Nothing
+is stopped or restarted that is as it should be. A site that is away does it when it
+comes back. To use it, one must be allowed to patch sites.petiole.dev.`,
+		Example: `  # Ask, and return at once
+  kubectl petiole resync plant-a
+
+  # Wait until the site has everything and the comparison found no difference
+  kubectl petiole resync plant-a --wait`,
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: s.completeSites(false),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			var errs []error
+			for _, site := range args {
+				errs = append(errs, s.resync(cmd.Context(), c, site, wait, timeout))
+			}
+			return errors.Join(errs...)
+		},
+	}
+	cmd.Flags().BoolVar(&wait, "wait", false, "Wait until the site has everything")
+	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "How long to wait")
+	return cmd
+}
+
+func (s *session) resync(ctx context.Context, c dynamic.Interface, site string, wait bool, timeout time.Duration) error {
+	value := time.Now().UTC().Format(time.RFC3339Nano)
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{v1alpha1.ResyncAnnotation: value}}})
+	if err != nil {
+		return err
+	}
+	if _, err := c.Resource(v1alpha1.Sites).Patch(ctx, site, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		return err
+	}
+	if !wait {
+		_, err := fmt.Fprintf(s.Out, "site.petiole.dev/%s resync requested\n", site)
+		return err
+	}
+	if err := s.awaitResync(ctx, c, site, value, timeout); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(s.Out, "site.petiole.dev/%s resynced\n", site)
+	return err
+}
+
+func (s *session) awaitResync(ctx context.Context, c dynamic.Interface, site, value string, timeout time.Duration) error {
+	waiting, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	for {
+		o, err := s.site(ctx, c, site)
+		if err != nil {
+			return err
+		}
+		left := missing(&o.Status, value)
+		if left == "" {
+			return nil
+		}
+		select {
+		case <-waiting.Done():
+			if ctx.Err() != nil {
+				return errors.New("interrupted")
+			}
+			return fmt.Errorf("timed out waiting for site %s: %s; %s", site, left, s.leader(ctx, c))
+		case <-time.After(4 * pollInterval):
+		}
+	}
+}
+
+// missing says what a resync that was asked for by a value still waits for, empty when
+// the site has everything and a comparison afterwards has shown it.
+func missing(st *v1alpha1.SiteStatus, value string) string {
+	var left []string
+	add := func(is bool, what string) {
+		if is {
+			left = append(left, what)
+		}
+	}
+	done := st.Resync != nil && st.Resync.Requested == value
+	add(!st.Connected, "the site is not connected")
+	add(!done, "the bridge has not begun")
+	if done {
+		add(st.Pending > 0, fmt.Sprintf("%d objects are pending", st.Pending))
+		add(st.LastCheck == nil || st.LastCheck.Time.Before(&st.Resync.Time) || st.LastCheck.Outcome != "equal", "no comparison has found it equal since")
+	}
+	return strings.Join(left, ", ")
+}

@@ -1,0 +1,179 @@
+package plugin
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+)
+
+func newStatusCommand(s *session) *cobra.Command {
+	var o *output
+	cmd := &cobra.Command{
+		Use:   "status [SITE]",
+		Short: "Show how far sites are: stored, applied, observed",
+		Long: `Show how far sites are behind what the API wants, at the three levels of acknowledgement:
+stored (on the site's disk), applied (taken over by the site's node API), observed (its
+status is back in the API). Events are in: kubectl events --for site/NAME.`,
+		Example: `  # All sites
+  kubectl petiole status
+
+  # One site in full
+  kubectl petiole status plant-a`,
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: s.completeSites(true),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return s.status(cmd.Context(), o, args)
+		},
+	}
+	o = newOutput(cmd)
+	return cmd
+}
+
+func (s *session) status(ctx context.Context, o *output, args []string) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	c, err := s.client()
+	if err != nil {
+		return err
+	}
+	var all *v1alpha1.SiteList
+	var object runtime.Object
+	if len(args) == 1 {
+		site, err := s.site(ctx, c, args[0])
+		if err != nil {
+			return err
+		}
+		if o.format() == "" {
+			return s.describe(site, s.leader(ctx, c))
+		}
+		object, all = site, &v1alpha1.SiteList{Items: []v1alpha1.Site{*site}}
+	} else {
+		if all, err = s.sites(ctx, c); err != nil {
+			return err
+		}
+		object = all
+	}
+	switch o.format() {
+	case "", "wide":
+		return s.printSites(o, all, s.leader(ctx, c))
+	case "name":
+		for _, site := range all.Items {
+			if _, err := fmt.Fprintln(s.Out, "site.petiole.dev/"+site.Name); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	p, err := o.printer()
+	if err != nil {
+		return err
+	}
+	return p.PrintObj(object, s.Out)
+}
+
+func (s *session) printSites(o *output, all *v1alpha1.SiteList, leader string) error {
+	if len(all.Items) == 0 {
+		_, err := fmt.Fprintln(s.ErrOut, "No sites found.")
+		return err
+	}
+	columns := []metav1.TableColumnDefinition{
+		column("Name"), column("Connected"), column("Since"), column("Pending"), column("Oldest"), column("Unapplied"), column("Unobserved"), column("State"),
+		wide("Nodes"), wide("Last-Ack"), wide("Checked"), wide("Resync"), wide("Version"),
+	}
+	var rows []metav1.TableRow
+	for i := range all.Items {
+		site := &all.Items[i]
+		st := &site.Status
+		checked, resync := none, none
+		if st.LastCheck != nil {
+			checked = st.LastCheck.Outcome + " " + age(&st.LastCheck.Time)
+		}
+		if st.Resync != nil {
+			resync = age(&st.Resync.Time)
+		}
+		rows = append(rows, metav1.TableRow{Cells: []any{
+			site.Name, fmt.Sprint(st.Connected), age(st.Since), fmt.Sprint(st.Pending), age(st.OldestPending),
+			fmt.Sprint(st.Unapplied), fmt.Sprint(st.Unobserved), state(st),
+			fmt.Sprint(st.Nodes), age(st.LastAck), checked, resync, orNone(st.Version),
+		}})
+	}
+	if err := s.table(o, columns, rows); err != nil || o.noHeaders {
+		return err
+	}
+	_, err := fmt.Fprintf(s.ErrOut, "\n%s\n", sentence(leader))
+	return err
+}
+
+// state are the reasons of the conditions that are not True.
+func state(st *v1alpha1.SiteStatus) string {
+	if len(st.Conditions) == 0 {
+		return "Unknown"
+	}
+	var reasons []string
+	for _, c := range st.Conditions {
+		// What is not heard is said by Connected already.
+		if c.Status != metav1.ConditionTrue && c.Reason != v1alpha1.ReasonNotHeard {
+			reasons = append(reasons, c.Reason)
+		}
+	}
+	if len(reasons) == 0 {
+		return "OK"
+	}
+	return strings.Join(reasons, ",")
+}
+
+// describe prints one site in full.
+func (s *session) describe(site *v1alpha1.Site, leader string) error {
+	st := &site.Status
+	w := tabwriter.NewWriter(s.Out, 0, 8, 2, ' ', 0)
+	line := func(key, format string, args ...any) { fmt.Fprintf(w, key+":\t"+format+"\n", args...) }
+	line("Name", "%s", site.Name)
+	if site.Spec.Description != "" {
+		line("Description", "%s", site.Spec.Description)
+	}
+	line("Connected", "%t, for %s", st.Connected, age(st.Since))
+	line("Nodes", "%d", st.Nodes)
+	line("Stored", "%d objects pending, the oldest for %s; last acknowledgement %s ago", st.Pending, age(st.OldestPending), age(st.LastAck))
+	line("Applied", "%d stored messages not applied", st.Unapplied)
+	line("Observed", "%d pods and devices not observed", st.Unobserved)
+	line("Upward", "%d states and %d records wait at the site; %d dropped", st.ReportedPending, st.TelemetryPending, st.Dropped)
+	line("Quarantined", "%d", st.Quarantined)
+	if c := st.LastCheck; c != nil {
+		line("Compared", "%s, %s ago; %d mismatches so far", c.Outcome, age(&c.Time), st.Mismatches)
+	} else {
+		line("Compared", "not yet")
+	}
+	if r := st.Resync; r != nil && !r.Time.IsZero() {
+		line("Resync", "%s ago: %s", age(&r.Time), r.Reason)
+	} else {
+		line("Resync", "never")
+	}
+	if asked := site.Annotations[v1alpha1.ResyncAnnotation]; asked != "" && (st.Resync == nil || st.Resync.Requested != asked) {
+		line("", "requested, not carried out yet")
+	}
+	line("Leaf", "version %s, boot %s", orNone(st.Version), orNone(st.Boot))
+	line("Epoch", "%s, term %d", orNone(st.Epoch), st.Term)
+	line("Bridge", "%s", leader)
+	fmt.Fprintln(w, "Conditions:")
+	fmt.Fprintln(w, "  TYPE\tSTATUS\tFOR\tREASON\tMESSAGE")
+	for _, c := range st.Conditions {
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", c.Type, c.Status, age(&c.LastTransitionTime), c.Reason, c.Message)
+	}
+	return w.Flush()
+}
+
+// sentence begins with a capital and ends with a stop.
+func sentence(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:] + "."
+}

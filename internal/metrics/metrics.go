@@ -1,0 +1,101 @@
+// Package metrics serves what a daemon says about itself over HTTP: Prometheus metrics,
+// whether it lives, and whether it is ready.
+//
+// The bridge and the leaf call Serve with a registry of their own; nothing here is
+// global, and nothing is registered. There is neither TLS nor authentication: listen on
+// loopback, or behind a network policy. Answers hold names and numbers, never contents
+// of objects.
+package metrics
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Bounds of a request and of the end of the server.
+const (
+	requestTimeout = 10 * time.Second
+	closeTimeout   = 2 * time.Second
+)
+
+// Serve answers at listen until ctx ends, then returns nil after the requests under way
+// have ended. An error means that listen cannot be listened at. An empty listen turns
+// the server off: Serve returns nil at once.
+//
+//   - /metrics: what g gathers, in the Prometheus text format or OpenMetrics.
+//   - /healthz: 200 while the process answers.
+//   - /readyz: 200, or 503 with the text of ready's error. A nil ready is always ready.
+//   - the patterns of more, as for http.ServeMux.
+func Serve(ctx context.Context, listen string, g prometheus.Gatherer, ready func() error, more map[string]http.Handler) error {
+	if listen == "" {
+		return nil
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
+	if err != nil {
+		return fmt.Errorf("serve metrics: %w", err)
+	}
+	return serve(ctx, l, Handler(g, ready, more))
+}
+
+// Handler is what Serve serves.
+func Handler(g prometheus.Gatherer, ready func() error, more map[string]http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(g, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if ready != nil {
+			if err := ready(); err != nil {
+				answer(w, http.StatusServiceUnavailable, err.Error())
+				return
+			}
+		}
+		answer(w, http.StatusOK, "ok")
+	})
+	for pattern, h := range more {
+		mux.Handle(pattern, h)
+	}
+	return mux
+}
+
+// answer writes a line. A reader that has gone away needs no answer.
+func answer(w http.ResponseWriter, code int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	_, _ = io.WriteString(w, text+"\n")
+}
+
+// serve owns l.
+func serve(ctx context.Context, l net.Listener, h http.Handler) error {
+	s := &http.Server{
+		Handler: h, ReadHeaderTimeout: requestTimeout, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(l) }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("serve metrics at %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	// ctx has ended: the requests under way get a moment of their own.
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	err := s.Shutdown(closing)
+	if err != nil {
+		err = s.Close()
+	}
+	<-ended
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		return fmt.Errorf("stop serving metrics at %s: %w", l.Addr(), err)
+	}
+	return nil
+}

@@ -1,0 +1,156 @@
+package metrics
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func start(t *testing.T, h http.Handler) (url string, stop func() error) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- serve(ctx, l, h) }()
+	return "http://" + l.Addr().String(), func() error {
+		cancel()
+		http.DefaultClient.CloseIdleConnections()
+		return <-done
+	}
+}
+
+func get(t *testing.T, url string) (int, string) {
+	t.Helper()
+	r, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.StatusCode, string(body)
+}
+
+func TestServesMetricsAndHealth(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	c := prometheus.NewCounter(prometheus.CounterOpts{Name: "petiole_test_things_total", Help: "Things."})
+	registry.MustRegister(c)
+	c.Add(3)
+	var broken atomic.Bool
+	url, stop := start(t, Handler(registry, func() error {
+		if broken.Load() {
+			return errors.New("hub: not connected")
+		}
+		return nil
+	}, map[string]http.Handler{"GET /more/{what}": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.PathValue("what"))
+	})}))
+	defer func() {
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+
+	if code, body := get(t, url+"/metrics"); code != http.StatusOK || !strings.Contains(body, "petiole_test_things_total 3") {
+		t.Errorf("/metrics = %d %s", code, body)
+	}
+	if code, body := get(t, url+"/readyz"); code != http.StatusOK || body != "ok\n" {
+		t.Errorf("/readyz = %d %q", code, body)
+	}
+	broken.Store(true)
+	if code, body := get(t, url+"/readyz"); code != http.StatusServiceUnavailable || body != "hub: not connected\n" {
+		t.Errorf("/readyz = %d %q of a part that is not ready", code, body)
+	}
+	if code, _ := get(t, url+"/healthz"); code != http.StatusOK {
+		t.Errorf("/healthz = %d: not being ready is no reason to be restarted", code)
+	}
+	if code, body := get(t, url+"/more/x"); code != http.StatusOK || body != "x" {
+		t.Errorf("/more/x = %d %q", code, body)
+	}
+	if code, _ := get(t, url+"/"); code != http.StatusNotFound {
+		t.Errorf("/ = %d", code)
+	}
+	answer, err := http.Post(url+"/readyz", "text/plain", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("POST /readyz = %d", answer.StatusCode)
+	}
+}
+
+func TestOffWhenThereIsNoAddress(t *testing.T) {
+	if err := Serve(t.Context(), "", prometheus.NewRegistry(), nil, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAnAddressThatIsTakenIsAnError(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	err = Serve(t.Context(), l.Addr().String(), prometheus.NewRegistry(), nil, nil)
+	if err == nil || !strings.Contains(err.Error(), l.Addr().String()) {
+		t.Errorf("Serve = %v, want an error that names the address", err)
+	}
+}
+
+func TestTheEndWaitsForRequests(t *testing.T) {
+	under, release := make(chan struct{}), make(chan struct{})
+	url, stop := start(t, Handler(prometheus.NewRegistry(), nil, map[string]http.Handler{
+		"GET /slow": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			close(under)
+			<-release
+			_, _ = io.WriteString(w, "done")
+		}),
+	}))
+	got := make(chan string, 1)
+	go func() {
+		r, err := http.Get(url + "/slow")
+		if err != nil {
+			got <- err.Error()
+			return
+		}
+		defer r.Body.Close()
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			got <- err.Error()
+			return
+		}
+		got <- string(body)
+	}()
+	<-under
+	stopped := make(chan error, 1)
+	go func() { stopped <- stop() }()
+	select {
+	case err := <-stopped:
+		t.Fatalf("stopped with a request under way: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(release)
+	if body := <-got; body != "done" {
+		t.Errorf("the request under way got %q", body)
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
