@@ -101,23 +101,34 @@ func (s store) commit(ctx context.Context, msgs []*nats.Msg) error {
 // is how many bytes are on the way, m's included. An acknowledgement from another
 // domain is an error: the message would then be stored at the wrong end.
 func (s store) request(ctx context.Context, m *nats.Msg, size int) (pubAck, error) {
-	ctx, cancel := context.WithTimeout(ctx, ackWait+time.Duration(size)*time.Second/slowestLink)
+	ctx, cancel := context.WithTimeout(ctx, ackWait+transfer(size))
 	defer cancel()
 	reply, err := s.nc.RequestMsgWithContext(ctx, m)
 	if err != nil {
 		return pubAck{}, fmt.Errorf("publish %s (id %s): %w", m.Subject, m.Header.Get(jetstream.MsgIDHeader), err)
 	}
+	ack, err := parseAck(reply.Data, s.domain)
+	if err != nil {
+		return pubAck{}, fmt.Errorf("publish %s: %w", m.Subject, err)
+	}
+	return ack, nil
+}
+
+// parseAck reads an acknowledgement of the JetStream of domain.
+func parseAck(data []byte, domain string) (pubAck, error) {
 	var ack pubAck
-	if err := json.Unmarshal(reply.Data, &ack); err != nil {
-		return pubAck{}, fmt.Errorf("read acknowledgement of %s: %w", m.Subject, err)
+	if err := json.Unmarshal(data, &ack); err != nil {
+		return pubAck{}, fmt.Errorf("read the acknowledgement: %w", err)
 	}
 	switch {
 	case ack.Error != nil && ack.Error.Code == errCodeBatchDuplicate:
 		return pubAck{}, errDuplicate
 	case ack.Error != nil:
-		return pubAck{}, fmt.Errorf("publish %s: refused: %s (%d)", m.Subject, ack.Error.Description, ack.Error.Code)
-	case ack.Domain != s.domain:
-		return pubAck{}, fmt.Errorf("publish %s: acknowledged by JetStream domain %q, want %q", m.Subject, ack.Domain, s.domain)
+		return pubAck{}, fmt.Errorf("refused: %s (%d)", ack.Error.Description, ack.Error.Code)
+	case ack.Stream == "":
+		return pubAck{}, errors.New("the acknowledgement names no stream")
+	case ack.Domain != domain:
+		return pubAck{}, fmt.Errorf("acknowledged by JetStream domain %q, want %q", ack.Domain, domain)
 	}
 	return ack, nil
 }

@@ -26,6 +26,7 @@ type Config struct {
 	Kubelet KubeletConfig `json:"kubelet"`
 	Devices DevicesConfig `json:"devices"`
 	Storage StorageConfig `json:"storage"`
+	Metrics MetricsConfig `json:"metrics"`
 }
 
 // NATSConfig says which NATS server is the site's leaf node: the embedded one, by a
@@ -67,6 +68,18 @@ type StorageConfig struct {
 	// TelemetryBytes bounds SITE_TELEMETRY; beyond it the oldest records are dropped
 	// and counted. Default 268435456 (256 MiB).
 	TelemetryBytes int64 `json:"telemetryBytes"`
+	// ReserveBytes is what telemetry leaves free on the disk of the embedded server's
+	// store, for desired state, commands and status: below it the oldest telemetry goes.
+	// On a small disk it is a quarter of it at most. 0 reserves nothing. Default 67108864
+	// (64 MiB).
+	ReserveBytes int64 `json:"reserveBytes"`
+}
+
+// MetricsConfig is about what the leaf says about itself.
+type MetricsConfig struct {
+	// Listen serves /metrics, /healthz and /readyz on host:port, without
+	// authentication. Empty: off. Default 127.0.0.1:10443.
+	Listen string `json:"listen"`
 }
 
 // DefaultConfig is what a configuration file is decoded over.
@@ -74,7 +87,8 @@ func DefaultConfig() Config {
 	return Config{
 		DataDir: "/var/lib/petiole", LogLevel: "info",
 		NodeAPI: NodeAPIConfig{Listen: "127.0.0.1:10441"},
-		Storage: StorageConfig{TelemetryBytes: 256 << 20},
+		Storage: StorageConfig{TelemetryBytes: 256 << 20, ReserveBytes: 64 << 20},
+		Metrics: MetricsConfig{Listen: "127.0.0.1:10443"},
 	}
 }
 
@@ -104,6 +118,14 @@ func (c Config) Validate() error {
 	}
 	if c.Storage.TelemetryBytes < 1<<20 {
 		p.Add("storage.telemetryBytes", c.Storage.TelemetryBytes, "must be at least 1048576")
+	}
+	if c.Storage.ReserveBytes < 0 {
+		p.Add("storage.reserveBytes", c.Storage.ReserveBytes, "must not be negative")
+	}
+	if c.Metrics.Listen != "" {
+		if _, _, err := net.SplitHostPort(c.Metrics.Listen); err != nil {
+			p.Add("metrics.listen", c.Metrics.Listen, "must be host:port, or empty")
+		}
 	}
 	return p.Err()
 }

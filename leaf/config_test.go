@@ -15,7 +15,8 @@ func TestValidateReportsEveryBadField(t *testing.T) {
 	cfg.NATS.URL, cfg.NATS.ConfigFile = "", ""
 	cfg.NodeAPI.Listen = "0.0.0.0:10441"
 	cfg.Kubelet.ConfigFile = "/nowhere/kubelet.yaml"
-	cfg.Storage.TelemetryBytes = 7
+	cfg.Storage.TelemetryBytes, cfg.Storage.ReserveBytes = 7, -1
+	cfg.Metrics.Listen = "here"
 	err := cfg.Validate()
 	if err == nil {
 		t.Fatal("a configuration that is wrong in every field is accepted")
@@ -23,6 +24,7 @@ func TestValidateReportsEveryBadField(t *testing.T) {
 	for _, want := range []string{
 		`site: "Plant A"`, `node: ""`, `dataDir: ""`, `logLevel: "loud"`, `nats.configFile: ""`,
 		`nodeAPI.listen: "0.0.0.0:10441"`, `kubelet.configFile: "/nowhere/kubelet.yaml"`, `storage.telemetryBytes: "7"`,
+		`storage.reserveBytes: "-1"`, `metrics.listen: "here"`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the error does not name %s:\n%v", want, err)

@@ -7,13 +7,15 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/petiole-io/petiole/streams"
 )
 
-// delivery is a message that the hub's consumer delivered: its place in the stream, and
-// its number since the consumer was reset.
+// delivery is a message that the hub's consumer delivered: its place in the stream, its
+// number since the consumer was reset, and how many more wait behind it.
 type delivery struct {
 	*nats.Msg
-	stream, consumer uint64
+	stream, consumer, pending uint64
 }
 
 // errGap says that a delivery is missing.
@@ -55,6 +57,14 @@ func (o *deliveryOrder) heartbeat(msg *nats.Msg) error {
 	return nil
 }
 
+// control is what the bridge says to the leaf in between, "" when msg is something else.
+func control(msg *nats.Msg) string {
+	if msg.Reply != "" {
+		return ""
+	}
+	return msg.Header.Get(streams.HeaderControl)
+}
+
 // parseDelivery reads the reply subject of a delivery,
 // $JS.ACK.<stream>.<consumer>.<times>.<stream seq>.<consumer seq>.<time>.<pending>.
 func parseDelivery(msg *nats.Msg) (delivery, error) {
@@ -62,13 +72,13 @@ func parseDelivery(msg *nats.Msg) (delivery, error) {
 	if len(t) != 9 || t[0] != "$JS" || t[1] != "ACK" {
 		return delivery{}, fmt.Errorf("reply subject %q of %s is not a JetStream acknowledgement", msg.Reply, msg.Subject)
 	}
-	stream, err := strconv.ParseUint(t[5], 10, 64)
-	if err != nil {
-		return delivery{}, fmt.Errorf("reply subject %q: %w", msg.Reply, err)
+	d := delivery{Msg: msg}
+	for i, into := range map[int]*uint64{5: &d.stream, 6: &d.consumer, 8: &d.pending} {
+		n, err := strconv.ParseUint(t[i], 10, 64)
+		if err != nil {
+			return delivery{}, fmt.Errorf("reply subject %q: %w", msg.Reply, err)
+		}
+		*into = n
 	}
-	consumer, err := strconv.ParseUint(t[6], 10, 64)
-	if err != nil {
-		return delivery{}, fmt.Errorf("reply subject %q: %w", msg.Reply, err)
-	}
-	return delivery{msg, stream, consumer}, nil
+	return d, nil
 }

@@ -15,8 +15,13 @@ import (
 )
 
 const (
-	// batchMessages bounds what one commit carries: one round trip for so many.
+	// batchMessages bounds what one commit carries: one round trip for so many. A
+	// session begins with firstBatch and doubles with each commit, so that a link that
+	// is up for moments only gets something done.
 	batchMessages = 256
+	firstBatch    = 16
+	// commitBytes is how large a commit becomes before it is sent.
+	commitBytes = 256 << 10
 	// idleFetch is how long one request for the next message waits.
 	idleFetch = 30 * time.Second
 	// forwardAckWait exceeds what a batch may take on a slow link; a session that ends
@@ -26,14 +31,36 @@ const (
 
 // forwarder carries one stream of the leaf to the hub: in the stream's order, at
 // least once. It acknowledges locally only after the hub's JetStream has answered
-// that it stored the message.
+// that it stored the message. A session begins where the hub's last message of the
+// stream says. What a limit dropped before is counted and reported in its place.
 type forwarder struct {
 	site   string
 	stream string
 	js     jetstream.JetStream
 	hub    store
 	link   *link
+	claims *claimer
+	ledger *ledger
+	counts *counts
 	log    *zap.Logger
+
+	// One session runs at a time. silent is when the bridge did not say what the hub has;
+	// reached is what the session before had done.
+	silent  time.Time
+	reached spot
+	// doubt is when a commit failed that the hub may have stored, zero when none did.
+	doubt time.Time
+}
+
+// route is one session's way through the stream.
+type route struct {
+	stream   jetstream.Stream
+	lineage  lineage
+	consumer jetstream.Consumer
+	// next is the first sequence that was not taken yet, done the last one that the hub
+	// has, or that is reported to it as dropped.
+	next, done uint64
+	size       int
 }
 
 // Run forwards until ctx ends. While the link is down it holds nothing in memory, so
@@ -44,46 +71,90 @@ func (f *forwarder) Run(ctx context.Context) error {
 
 // session forwards until something fails and returns how many messages the hub took.
 func (f *forwarder) session(ctx context.Context) (sent int, err error) {
-	s, err := f.js.Stream(ctx, f.stream)
+	r, err := f.open(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("open %s: %w", f.stream, err)
+		return 0, err
 	}
-	cfg := streams.LocalConsumer(streams.ForwardConsumer, "what the hub has stored", 2*batchMessages)
-	cfg.AckWait = forwardAckWait
-	consumer, err := s.CreateOrUpdateConsumer(ctx, cfg)
-	if err != nil {
-		return 0, fmt.Errorf("open consumer %s of %s: %w", streams.ForwardConsumer, f.stream, err)
+	defer func() {
+		f.reached = r.lineage.spot(r.done)
+		f.written(f.ledger.note(f.stream, f.reached))
+	}()
+	if err := f.reportDropped(ctx, r); err != nil {
+		return 0, err
 	}
-	// What an earlier session fetched and did not acknowledge comes first again.
-	if _, err := s.ResetConsumer(ctx, streams.ForwardConsumer); err != nil {
-		return 0, fmt.Errorf("reset consumer %s of %s: %w", streams.ForwardConsumer, f.stream, err)
-	}
-	ids := fmt.Sprintf("%s.%s.%d", f.site, f.stream, s.CachedInfo().Created.UnixNano())
 	for {
-		batch, err := f.fetch(ctx, consumer)
+		batch, err := f.fetch(ctx, r)
 		if err != nil {
 			return sent, err
 		}
 		if len(batch) == 0 {
+			if err := f.reportDropped(ctx, r); err != nil {
+				return sent, err
+			}
 			continue
 		}
-		if err := f.publish(ctx, ids, batch); err != nil {
+		n, err := f.carry(ctx, r, batch)
+		sent += n
+		if err != nil {
 			return sent, err
 		}
-		for _, m := range batch {
-			if err := m.Ack(); err != nil {
-				return sent, fmt.Errorf("acknowledge %s of %s: %w", m.Subject(), f.stream, err)
-			}
-		}
-		sent += len(batch)
+		r.size = min(2*r.size, batchMessages)
+	}
+}
+
+// open finds out where the session begins and sets the consumer to it.
+func (f *forwarder) open(ctx context.Context) (*route, error) {
+	l, err := f.claims.lineage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s, err := f.js.Stream(ctx, f.stream)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", f.stream, err)
+	}
+	cfg := streams.LocalConsumer(streams.ForwardConsumer, "what the hub has stored", 2*batchMessages)
+	cfg.AckWait = forwardAckWait
+	c, err := s.CreateOrUpdateConsumer(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open consumer %s of %s: %w", streams.ForwardConsumer, f.stream, err)
+	}
+	p := place{acked: c.CachedInfo().AckFloor.Stream, last: s.CachedInfo().State.LastSeq}
+	if p.noted, p.exact = l.find(f.reached); !p.exact {
+		p.noted, _ = l.find(f.ledger.noted(f.stream))
+	}
+	if p.hub, p.known, err = f.hubPosition(ctx, l, p.last); err != nil {
+		return nil, err
+	}
+	r := &route{stream: s, lineage: l, consumer: c, next: resumeAt(p), size: firstBatch}
+	r.done = r.next - 1
+	f.compare(p, r.next)
+	// What an earlier session fetched and did not acknowledge comes again, too.
+	if _, err := s.ResetConsumerToSequence(ctx, streams.ForwardConsumer, r.next); err != nil {
+		return nil, fmt.Errorf("reset consumer %s of %s: %w", streams.ForwardConsumer, f.stream, err)
+	}
+	return r, nil
+}
+
+// compare tells how the hub's position differs from what was acknowledged here.
+func (f *forwarder) compare(p place, next uint64) {
+	had := p.acked
+	if p.exact {
+		had = p.noted
+	}
+	switch {
+	case next > had+1:
+		f.log.Info("the hub has more than it acknowledged", zap.Uint64("acknowledged", had), zap.Uint64("next", next))
+		f.counts.passedOver.WithLabelValues(f.stream).Add(float64(next - 1 - had))
+	case next <= had && p.exact:
+		f.log.Warn("the hub has less than it acknowledged; sending again", zap.Uint64("acknowledged", had), zap.Uint64("next", next))
 	}
 }
 
 // fetch waits for the next message and takes along what is there already.
-func (f *forwarder) fetch(ctx context.Context, c jetstream.Consumer) ([]jetstream.Msg, error) {
+func (f *forwarder) fetch(ctx context.Context, r *route) ([]jetstream.Msg, error) {
 	idle, cancel := context.WithTimeout(ctx, idleFetch)
 	defer cancel()
-	first, err := c.Next(jetstream.FetchContext(idle))
+	first, err := r.consumer.Next(jetstream.FetchContext(idle))
 	if idle.Err() != nil || errors.Is(err, nats.ErrTimeout) {
 		return nil, ctx.Err()
 	}
@@ -91,7 +162,7 @@ func (f *forwarder) fetch(ctx context.Context, c jetstream.Consumer) ([]jetstrea
 		return nil, fmt.Errorf("fetch from %s: %w", f.stream, err)
 	}
 	batch := []jetstream.Msg{first}
-	more, err := c.FetchNoWait(batchMessages - 1)
+	more, err := r.consumer.FetchNoWait(r.size - 1)
 	if err != nil {
 		return nil, fmt.Errorf("fetch from %s: %w", f.stream, err)
 	}
@@ -104,29 +175,131 @@ func (f *forwarder) fetch(ctx context.Context, c jetstream.Consumer) ([]jetstrea
 	return batch, nil
 }
 
-// publish stores the messages at the hub, in order, and returns when all are stored.
-func (f *forwarder) publish(ctx context.Context, ids string, msgs []jetstream.Msg) error {
-	out := make([]*nats.Msg, 0, len(msgs))
-	for _, m := range msgs {
+// carry stores the messages at the hub in order, in commits of a bounded size, and
+// acknowledges each commit. It returns how many messages the hub took.
+func (f *forwarder) carry(ctx context.Context, r *route, msgs []jetstream.Msg) (sent int, err error) {
+	var out []*nats.Msg
+	begin, bytes := 0, 0
+	for i, m := range msgs {
 		meta, err := m.Metadata()
 		if err != nil {
-			return fmt.Errorf("read metadata of %s: %w", m.Subject(), err)
+			return sent, fmt.Errorf("read metadata of %s: %w", m.Subject(), err)
 		}
-		subject, err := streams.ForwardSubject(f.site, m.Subject())
+		seq := meta.Sequence.Stream
+		if seq < r.next {
+			return sent, fmt.Errorf("message %d of %s came after %d", seq, f.stream, r.next-1)
+		}
+		gaps, err := f.gaps(ctx, r, seq-1)
 		if err != nil {
-			return err
+			return sent, err
 		}
-		msg := nats.NewMsg(subject)
-		for k, v := range m.Headers() {
-			if !strings.HasPrefix(k, "Nats-") || k == jetstream.MsgTTLHeader { // instructions to the local stream
-				msg.Header[k] = v
-			}
+		msg, err := f.encode(r.lineage, m, seq)
+		if err != nil {
+			return sent, err
 		}
-		// The id is the message's place in this stream, so that what is sent again is
-		// stored once. The stream's creation time keeps it apart from a store rebuilt.
-		msg.Header.Set(jetstream.MsgIDHeader, fmt.Sprintf("%s.%d", ids, meta.Sequence.Stream))
-		msg.Data = m.Data()
+		out = append(append(out, gaps...), msg)
+		r.next = seq + 1
+		if bytes += msg.Size(); bytes < commitBytes && i < len(msgs)-1 {
+			continue
+		}
+		if err := f.commit(ctx, r, out, msgs[begin:i+1]); err != nil {
+			return sent, err
+		}
+		sent += i + 1 - begin
+		out, begin, bytes = nil, i+1, 0
+	}
+	return sent, nil
+}
+
+// commit stores out at the hub and then acknowledges the messages that it was made of.
+func (f *forwarder) commit(ctx context.Context, r *route, out []*nats.Msg, msgs []jetstream.Msg) error {
+	if err := f.hub.put(ctx, out); err != nil {
+		if f.doubt.IsZero() {
+			f.doubt = time.Now()
+		}
+		return err
+	}
+	f.doubt = time.Time{}
+	r.done = r.next - 1
+	f.counts.forwarded.WithLabelValues(f.stream).Add(float64(len(msgs)))
+	for _, m := range msgs {
+		if err := m.Ack(); err != nil {
+			return fmt.Errorf("acknowledge %s of %s: %w", m.Subject(), f.stream, err)
+		}
+	}
+	return nil
+}
+
+// gaps are the records about the sequences from the next one up to before, which did
+// not come: of a stream of states they were superseded, and there are none.
+func (f *forwarder) gaps(ctx context.Context, r *route, before uint64) ([]*nats.Msg, error) {
+	if f.stream != streams.SiteTelemetry || before < r.next {
+		return nil, nil
+	}
+	info, err := r.stream.Info(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", f.stream, err)
+	}
+	var out []*nats.Msg
+	found := missing(r.next, before, info.State.FirstSeq)
+	for _, reason := range []string{streams.GapLimit, streams.GapLost} {
+		s, ok := found[reason]
+		if !ok {
+			continue
+		}
+		f.log.Warn("records were dropped before the hub had them", zap.Uint64("from", s.from), zap.Uint64("to", s.to), zap.String("reason", reason))
+		f.written(f.ledger.drop(f.stream, r.lineage, reason, s))
+		msg, err := gapMessage(f.site, f.stream, r.lineage, s, reason)
+		if err != nil {
+			return nil, err
+		}
 		out = append(out, msg)
 	}
-	return f.hub.put(ctx, out)
+	return out, nil
+}
+
+// reportDropped reports what was dropped and has nothing behind it that would come.
+func (f *forwarder) reportDropped(ctx context.Context, r *route) error {
+	info, err := r.stream.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", f.stream, err)
+	}
+	if info.State.Msgs > 0 {
+		return nil
+	}
+	out, err := f.gaps(ctx, r, info.State.LastSeq)
+	if err != nil || len(out) == 0 {
+		return err
+	}
+	if err := f.hub.put(ctx, out); err != nil {
+		return err
+	}
+	r.done = info.State.LastSeq
+	r.next = r.done + 1
+	return nil
+}
+
+// written tells of a ledger that could not be written. What it counts is kept in memory
+// and written with the next entry; the records go on meanwhile.
+func (f *forwarder) written(err error) {
+	if err != nil {
+		f.log.Warn("what was dropped is counted in memory only", zap.Error(err))
+	}
+}
+
+// encode makes the hub's message of a local one.
+func (f *forwarder) encode(l lineage, m jetstream.Msg, seq uint64) (*nats.Msg, error) {
+	subject, err := streams.ForwardSubject(f.site, m.Subject())
+	if err != nil {
+		return nil, err
+	}
+	msg := nats.NewMsg(subject)
+	for k, v := range m.Headers() {
+		if !strings.HasPrefix(k, "Nats-") || k == jetstream.MsgTTLHeader { // instructions to the local stream
+			msg.Header[k] = v
+		}
+	}
+	msg.Header.Set(jetstream.MsgIDHeader, l.id(f.site, f.stream, seq).String())
+	msg.Data = m.Data()
+	return msg, nil
 }

@@ -3,8 +3,10 @@
 // kubelet, and the device worker.
 //
 // It guarantees that a site lives without the cloud: everything that its pods and
-// devices need to start again is in the leaf's store before it is acknowledged. It
-// never waits for the link, and never imports the bridge. cmd/leaf calls it.
+// devices need to start again is in the leaf's store before it is acknowledged. A full
+// disk and a damaged store are states that it gets out of by itself (keeper). It never
+// waits for the link, but for a store that was made anew to be filled again, and never
+// imports the bridge. cmd/leaf calls it.
 package leaf
 
 import (
@@ -12,9 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
@@ -36,25 +36,31 @@ const KubeconfigName = "kubeconfig"
 type Leaf struct {
 	cfg     Config
 	version string
-	log     *zap.Logger
+	// boot changes at each start.
+	boot   string
+	counts *counts
+	log    *zap.Logger
 }
 
 // New returns a leaf of a valid configuration. It starts nothing.
 func New(cfg Config, version string, log *zap.Logger) *Leaf {
-	return &Leaf{cfg: cfg, version: version, log: log.With(zap.String("site", cfg.Site), zap.String("node", cfg.Node))}
+	return &Leaf{
+		cfg: cfg, version: version, counts: newCounts(), boot: nuid.Next(),
+		log: log.With(zap.String("site", cfg.Site), zap.String("node", cfg.Node)),
+	}
 }
 
 // Run starts everything, whether or not the hub can be reached, and blocks until ctx
 // ends or a part fails for good. It returns when all that it started has stopped.
 func (l *Leaf) Run(ctx context.Context) error {
-	var embedded *server.Server
+	var embedded *host
 	if l.cfg.NATS.ConfigFile != "" {
-		s, err := startServer(ctx, l.cfg.NATS.ConfigFile, l.log)
+		h, err := startHost(ctx, l.cfg.NATS.ConfigFile, l.log)
 		if err != nil {
 			return err
 		}
-		defer func() { s.Shutdown(); s.WaitForShutdown() }()
-		embedded = s
+		defer h.stop()
+		embedded = h
 	}
 	nc, err := connect(l.cfg.NATS, embedded, l.cfg.Site, l.log)
 	if err != nil {
@@ -65,76 +71,84 @@ func (l *Leaf) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open JetStream: %w", err)
 	}
-	if err := l.ensureStreams(ctx, js); err != nil {
+	for {
+		keep := newKeeper(l, embedded, js)
+		if err := keep.open(ctx); err != nil {
+			return err
+		}
+		err := l.runParts(ctx, nc, js, embedded, keep)
+		if ctx.Err() == nil && errors.Is(err, errRebuild) {
+			l.log.Error("starting all parts again", zap.Error(err))
+			continue
+		}
+		keep.seal(context.WithoutCancel(ctx))
 		return err
 	}
-	return l.runParts(ctx, nc, js, newLink(embedded, l.log))
 }
 
-// ensureStreams makes the site's streams. A server of the gateway's own may come up
-// after the leaf, so it is tried again until ctx ends, with one log line.
-func (l *Leaf) ensureStreams(ctx context.Context, js jetstream.JetStream) error {
-	want := streams.LeafStreams(l.cfg.Site, streams.LeafLimits{TelemetryBytes: l.cfg.Storage.TelemetryBytes})
-	for waiting := false; ; waiting = true {
-		attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
-		err := streams.Ensure(attempt, js, want)
-		cancel()
-		var refused *jetstream.APIError
-		switch {
-		case err == nil:
-			return nil
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case errors.As(err, &refused):
-			return err
-		case !waiting:
-			l.log.Warn("waiting for the site's JetStream", zap.Error(err))
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Second):
-		}
-	}
-}
-
-func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, link *link) error {
+func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, h *host, keep *keeper) error {
 	api := nodeapi.New(nodeapi.Config{
 		Site: l.cfg.Site, Node: l.cfg.Node, JS: js,
 		DataDir: l.cfg.DataDir, Listen: l.cfg.NodeAPI.Listen, Log: l.log.Named("nodeapi"),
 	})
+	link := newLink(h, l.counts, l.log)
+	state := &status{js: js, quarantined: []quarantine{api}, ledger: keep.ledger, degraded: keep.degraded}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return link.Run(ctx) })
 	group.Go(func() error { return trim(ctx) })
+	group.Go(func() error { return keep.Run(ctx) })
+	group.Go(func() error { return keep.sweep(ctx, tombstoneLife) })
+	group.Go(func() error {
+		// A site lives without its metrics.
+		if err := expose(ctx, l.cfg.Metrics.Listen, l.counts, &gauges{state, link, keep, api}, api.Ready()); err != nil {
+			l.log.Error("no metrics", zap.Error(err))
+		}
+		return nil
+	})
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := &forwarder{
-			site: l.cfg.Site, stream: stream, js: js, link: link,
+			site: l.cfg.Site, stream: stream, js: js, link: link, claims: keep.claims[stream], ledger: keep.ledger, counts: l.counts,
 			hub: store{nc: nc, domain: streams.HubDomain}, log: l.log.Named("forward").With(zap.String("stream", stream)),
 		}
 		group.Go(func() error { return f.Run(ctx) })
 	}
 	r := &replicator{
-		site: l.cfg.Site, js: js, nc: nc, link: link,
+		site: l.cfg.Site, js: js, nc: nc, link: link, counts: l.counts,
 		local: store{nc: nc, domain: l.cfg.Site}, log: l.log.Named("replicate"),
+		complete: keep.completed, unreadable: keep.doubt, storing: &keep.storing,
 	}
 	group.Go(func() error { return r.Run(ctx) })
-	group.Go(func() error { return api.Run(ctx) })
-	quarantined := []counter{api}
+	// What reads desired state waits until it is complete: see keeper.
+	group.Go(func() error { return after(ctx, keep.complete, api.Run) })
 	if !l.cfg.Devices.Disabled {
-		f := field.New(field.Config{
-			Site: l.cfg.Site, Node: l.cfg.Node, JS: js, Log: l.log.Named("devices"),
-			Drivers: []devices.Driver{modbus.New(l.log.Named("modbus"))},
-		})
-		quarantined = append(quarantined, f)
-		group.Go(func() error { return f.Run(ctx) })
+		f := field.New(field.Config{Site: l.cfg.Site, Node: l.cfg.Node, JS: js, Log: l.log.Named("devices"), Drivers: l.drivers()})
+		state.quarantined = append(state.quarantined, f)
+		group.Go(func() error { return after(ctx, keep.complete, f.Run) })
 	}
 	heartbeat := &presence{
-		site: l.cfg.Site, boot: nuid.Next(), version: l.version,
-		nc: nc, js: js, link: link, node: api, quarantined: quarantined, log: l.log,
+		site: l.cfg.Site, boot: l.boot, version: l.version,
+		nc: nc, link: link, node: api, status: state, log: l.log,
 	}
 	group.Go(func() error { return heartbeat.Run(ctx) })
 	group.Go(func() error { return l.runKubelet(ctx, api) })
 	return group.Wait()
+}
+
+// after runs run when ready is closed.
+func after(ctx context.Context, ready <-chan struct{}, run func(context.Context) error) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-ready:
+		return run(ctx)
+	}
+}
+
+// drivers are the protocols of this leaf's device worker: one line for each.
+func (l *Leaf) drivers() []devices.Driver {
+	return []devices.Driver{
+		modbus.New(l.log.Named("modbus")),
+	}
 }
 
 // runKubelet waits for the node API and then runs the kubelet against it. The

@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"go.uber.org/zap"
 )
 
@@ -17,7 +16,8 @@ const linkPoll = 200 * time.Millisecond
 // With the embedded server it is exact. With a nats-server of the gateway's own it
 // cannot know, and says up: callers find out by sending.
 type link struct {
-	server *server.Server
+	host   *host
+	counts *counts
 	log    *zap.Logger
 
 	mu      sync.Mutex
@@ -27,13 +27,13 @@ type link struct {
 	changed chan struct{} // closed and replaced at each change
 }
 
-func newLink(s *server.Server, log *zap.Logger) *link {
-	return &link{server: s, log: log, up: s == nil, since: time.Now(), changed: make(chan struct{})}
+func newLink(h *host, c *counts, log *zap.Logger) *link {
+	return &link{host: h, counts: c, log: log, up: h == nil, since: time.Now(), changed: make(chan struct{})}
 }
 
 // Run follows the link until ctx ends.
 func (l *link) Run(ctx context.Context) error {
-	if l.server == nil {
+	if l.host == nil {
 		<-ctx.Done()
 		return nil
 	}
@@ -51,10 +51,11 @@ func (l *link) Run(ctx context.Context) error {
 
 // connection is the id of the connection to the hub, 0 when there is none.
 func (l *link) connection() uint64 {
-	if l.server.NumLeafNodes() == 0 {
+	s := l.host.server()
+	if s == nil || s.NumLeafNodes() == 0 {
 		return 0
 	}
-	z, err := l.server.Leafz(nil)
+	z, err := s.Leafz(nil)
 	if err != nil || len(z.Leafs) == 0 {
 		return 0
 	}
@@ -71,6 +72,7 @@ func (l *link) set(conn uint64) {
 	up := conn != 0
 	l.log.Info("link changed", zap.Bool("up", up), zap.Duration("after", time.Since(l.since).Round(time.Millisecond)))
 	l.up, l.since = up, time.Now()
+	l.counts.linkChanges.Inc()
 	close(l.changed)
 	l.changed = make(chan struct{})
 }

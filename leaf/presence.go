@@ -3,12 +3,10 @@ package leaf
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/streams"
@@ -19,21 +17,18 @@ import (
 type presence struct {
 	site, boot, version string
 	nc                  *nats.Conn
-	js                  jetstream.JetStream
 	link                *link
 	node                nodeState
-	quarantined         []counter
+	status              *status
 	log                 *zap.Logger
 }
 
 // nodeState is what the node API knows of its node.
 type nodeState interface {
 	Applied() uint64
+	AppliedSource() uint64
 	Leases() []streams.NodePresence
 }
-
-// counter counts the messages that a part of the leaf could not read.
-type counter interface{ Quarantined() uint64 }
 
 // Run sends at each change of the link and every streams.PresenceInterval.
 func (p *presence) Run(ctx context.Context) error {
@@ -42,7 +37,7 @@ func (p *presence) Run(ctx context.Context) error {
 	for {
 		up, since, changed := p.link.State()
 		if up {
-			if err := p.send(ctx, since); err != nil {
+			if err := p.send(ctx, since); err != nil && ctx.Err() == nil {
 				p.log.Warn("heartbeat not sent", zap.Error(err))
 			}
 		}
@@ -56,41 +51,21 @@ func (p *presence) Run(ctx context.Context) error {
 }
 
 func (p *presence) send(ctx context.Context, linkSince time.Time) error {
-	msg := streams.Presence{
-		Site: p.site, Time: time.Now(), Version: p.version, Boot: p.boot, LinkSince: linkSince,
-		Nodes: p.node.Leases(), Applied: p.node.Applied(),
-	}
-	for _, c := range p.quarantined {
-		msg.Quarantined += c.Quarantined()
-	}
-	var err error
-	if msg.ReportedPending, err = p.pending(ctx, streams.SiteReported); err != nil {
-		return err
-	}
-	if msg.TelemetryPending, err = p.pending(ctx, streams.SiteTelemetry); err != nil {
-		return err
-	}
-	data, err := json.Marshal(msg)
+	// A store that is being restarted must not keep the site from saying that it is there.
+	asking, cancel := context.WithTimeout(ctx, statusWait)
+	defer cancel()
+	data, err := json.Marshal(p.heartbeat(p.status.read(asking), linkSince))
 	if err != nil {
 		return fmt.Errorf("encode heartbeat: %w", err)
 	}
 	return p.nc.Publish(streams.PresenceSubject(p.site), data)
 }
 
-// pending is how many messages of a stream wait for the hub's acknowledgement: all of
-// them, before the forwarder has run for the first time.
-func (p *presence) pending(ctx context.Context, stream string) (uint64, error) {
-	s, err := p.js.Stream(ctx, stream)
-	if err != nil {
-		return 0, fmt.Errorf("read %s: %w", stream, err)
+func (p *presence) heartbeat(s reading, linkSince time.Time) streams.Presence {
+	return streams.Presence{
+		Site: p.site, Time: time.Now(), Version: p.version, Boot: p.boot, LinkSince: linkSince,
+		Nodes: p.node.Leases(), Applied: p.node.Applied(), AppliedHub: p.node.AppliedSource(), Unapplied: s.unapplied,
+		Quarantined: s.quarantined, Dropped: s.dropped, Degraded: s.degraded,
+		ReportedPending: s.pending[streams.SiteReported], TelemetryPending: s.pending[streams.SiteTelemetry],
 	}
-	c, err := s.Consumer(ctx, streams.ForwardConsumer)
-	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return s.CachedInfo().State.Msgs, nil
-	}
-	if err != nil {
-		return 0, fmt.Errorf("read consumer %s of %s: %w", streams.ForwardConsumer, stream, err)
-	}
-	i := c.CachedInfo()
-	return i.NumPending + uint64(i.NumAckPending), nil
 }

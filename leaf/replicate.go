@@ -1,12 +1,13 @@
 package leaf
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -17,9 +18,6 @@ import (
 )
 
 const (
-	// headerSource is the place in DESIRED of a message of SITE_DESIRED: the sequence
-	// and the identity of the hub's stream.
-	headerSource = "Petiole-Source"
 	// headerIdentity asks for, and answers with, the identity of a stream: it changes
 	// when the stream is made anew.
 	headerIdentity = "Nats-Stream-Identity"
@@ -30,13 +28,26 @@ const (
 // replicator brings what the hub's consumer of this site delivers into SITE_DESIRED, in
 // order, and acknowledges it when it is on disk. What was acknowledged and is not there
 // any more (a store rolled back by a power cut, or a new gateway) is asked for again.
+// When it has caught up it has what is on disk compared with the bridge's manifest.
 type replicator struct {
-	site  string
-	js    jetstream.JetStream
-	nc    *nats.Conn
-	local store
-	link  *link
-	log   *zap.Logger
+	site   string
+	js     jetstream.JetStream
+	nc     *nats.Conn
+	local  store
+	link   *link
+	counts *counts
+	log    *zap.Logger
+	pace   checkPace
+	// complete is called when the site has caught up and was compared, as far as the
+	// bridge answers; unreadable when what is stored cannot be read. Neither blocks.
+	complete   func(context.Context)
+	unreadable func()
+	// storing is held while SITE_DESIRED is changed, and while all of it is read.
+	storing *sync.Mutex
+
+	// restarted is when a session ended because the bridge said behind. One session
+	// runs at a time.
+	restarted time.Time
 }
 
 // Run replicates until ctx ends.
@@ -57,31 +68,55 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	order := deliveryOrder{}
+	ctx, end := context.WithCancelCause(ctx)
+	check := newChecker(r, identity)
+	var checking sync.WaitGroup
+	checking.Go(func() {
+		if err := check.run(ctx); err != nil {
+			end(err)
+		}
+	})
+	defer checking.Wait()
+	defer end(nil)
+	in := intake{deliveries: deliveries}
 	for {
-		batch, err := gather(ctx, deliveries, &order)
+		got, err := in.gather(ctx)
 		if err != nil {
 			return stored, err
 		}
-		if len(batch) == 0 {
-			continue // a heartbeat, or what was under way before the reset
+		if err := r.takeOver(ctx, identity, got.batch); err != nil {
+			return stored, cmp.Or(context.Cause(ctx), err)
 		}
-		if err := r.store(ctx, identity, batch); err != nil {
-			return stored, err
+		stored += len(got.batch)
+		if got.began {
+			r.log.Info("the hub delivers everything again")
+			r.counts.resyncs.Inc()
 		}
-		for _, d := range batch {
-			if err := r.nc.Publish(d.Reply, []byte("+ACK")); err != nil {
-				return stored, fmt.Errorf("acknowledge %s: %w", d.Subject, err)
-			}
-		}
-		stored += len(batch)
+		check.note(got)
 	}
+}
+
+// takeOver stores a batch and acknowledges it.
+func (r *replicator) takeOver(ctx context.Context, identity string, batch []delivery) error {
+	if len(batch) == 0 {
+		return nil // a heartbeat, or what was under way before the reset
+	}
+	if err := r.store(ctx, identity, batch); err != nil {
+		return err
+	}
+	r.counts.replicated.Add(float64(len(batch)))
+	for _, d := range batch {
+		if err := r.nc.Publish(d.Reply, []byte("+ACK")); err != nil {
+			return fmt.Errorf("acknowledge %s: %w", d.Subject, err)
+		}
+	}
+	return nil
 }
 
 // rewind resets the hub's consumer to what this site has, and returns the identity of
 // the hub's stream.
 func (r *replicator) rewind(ctx context.Context) (string, error) {
-	have, err := r.position(ctx)
+	have, err := sourceOf(ctx, r.js)
 	if err != nil {
 		return "", err
 	}
@@ -89,60 +124,52 @@ func (r *replicator) rewind(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	from := rewindTo(have, position{floor, identity})
+	from := rewindTo(have, streams.Source{Seq: floor, Identity: identity})
 	if from == 0 {
 		return identity, nil
 	}
 	r.log.Warn("the hub believes this site has more than it has; asking again",
-		zap.Uint64("acknowledged", floor), zap.Uint64("stored", have.seq), zap.Bool("recreated", have.identity != identity), zap.Uint64("from", from))
+		zap.Uint64("acknowledged", floor), zap.Uint64("stored", have.Seq), zap.Bool("recreated", have.Identity != identity), zap.Uint64("from", from))
+	r.counts.rewinds.Inc()
 	_, identity, err = r.reset(ctx, from)
 	return identity, err
 }
 
-// position is a place in a stream.
-type position struct {
-	seq      uint64
-	identity string
-}
-
 // rewindTo decides from which sequence the hub has to deliver again, 0 for where it is:
 // the site lacks what was acknowledged, or the hub's stream is another one.
-func rewindTo(site, hub position) uint64 {
+func rewindTo(site, hub streams.Source) uint64 {
 	switch {
-	case site.identity != "" && site.identity != hub.identity:
+	case site.Identity != "" && site.Identity != hub.Identity:
 		return 1
-	case site.seq < hub.seq:
-		return site.seq + 1
+	case site.Seq < hub.Seq:
+		return site.Seq + 1
 	}
 	return 0
 }
 
-// position is where SITE_DESIRED ends.
-func (r *replicator) position(ctx context.Context) (position, error) {
-	s, err := r.js.Stream(ctx, streams.SiteDesired)
+// sourceOf is where SITE_DESIRED ends, as a place in DESIRED: the zero value when it is
+// empty, or when its end cannot be read, so that everything is asked for again.
+func sourceOf(ctx context.Context, js jetstream.JetStream) (streams.Source, error) {
+	s, err := js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
-		return position{}, fmt.Errorf("open %s: %w", streams.SiteDesired, err)
+		return streams.Source{}, fmt.Errorf("open %s: %w", streams.SiteDesired, err)
 	}
 	state := s.CachedInfo().State
 	if state.Msgs == 0 {
-		return position{}, nil
+		return streams.Source{}, nil
 	}
 	last, err := s.GetMsg(ctx, state.LastSeq)
-	if err != nil {
-		return position{}, fmt.Errorf("read the end of %s: %w", streams.SiteDesired, err)
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return streams.Source{}, nil
+	case err != nil:
+		return streams.Source{}, fmt.Errorf("read the end of %s: %w", streams.SiteDesired, err)
 	}
-	return parsePosition(last.Header.Get(headerSource))
-}
-
-func (p position) String() string { return strconv.FormatUint(p.seq, 10) + " " + p.identity }
-
-func parsePosition(s string) (position, error) {
-	seq, identity, _ := strings.Cut(s, " ")
-	n, err := strconv.ParseUint(seq, 10, 64)
+	at, err := streams.ParseSource(last.Header.Get(streams.HeaderSource))
 	if err != nil {
-		return position{}, fmt.Errorf("header %s of the end of %s: %q is not a position", headerSource, streams.SiteDesired, s)
+		return streams.Source{}, nil //nolint:nilerr // not of the replicator's making: ask again
 	}
-	return position{n, identity}, nil
+	return at, nil
 }
 
 // reset asks the hub to deliver from a sequence, or with 0 from the acknowledgement
@@ -156,23 +183,32 @@ func (r *replicator) reset(ctx context.Context, from uint64) (floor uint64, iden
 		msg.Data = fmt.Appendf(nil, `{"seq":%d}`, from)
 	}
 	reply, err := r.nc.RequestMsgWithContext(ctx, msg)
+	if err == nil {
+		floor, err = parseReset(reply.Data)
+	}
 	if err != nil {
 		return 0, "", fmt.Errorf("reset the hub's consumer %s: %w", r.site, err)
 	}
+	return floor, reply.Header.Get(headerIdentity), nil
+}
+
+// parseReset reads the answer to a reset: the sequence before the first that will be
+// delivered.
+func parseReset(data []byte) (uint64, error) {
 	var answer struct {
 		Error    *jetstream.APIError `json:"error"`
 		ResetSeq uint64              `json:"reset_seq"`
 	}
-	if err := json.Unmarshal(reply.Data, &answer); err != nil {
-		return 0, "", fmt.Errorf("reset the hub's consumer %s: %w", r.site, err)
+	if err := json.Unmarshal(data, &answer); err != nil {
+		return 0, err
 	}
 	if answer.Error != nil {
-		return 0, "", fmt.Errorf("reset the hub's consumer %s: %w", r.site, answer.Error)
+		return 0, answer.Error
 	}
 	if answer.ResetSeq == 0 {
-		return 0, "", fmt.Errorf("reset the hub's consumer %s: the answer has no reset_seq", r.site)
+		return 0, errors.New("the answer has no reset_seq")
 	}
-	return answer.ResetSeq - 1, reply.Header.Get(headerIdentity), nil
+	return answer.ResetSeq - 1, nil
 }
 
 // store puts deliveries into SITE_DESIRED and returns when they are on disk.
@@ -185,10 +221,12 @@ func (r *replicator) store(ctx context.Context, identity string, batch []deliver
 				msg.Header[k] = v
 			}
 		}
-		msg.Header.Set(headerSource, position{d.stream, identity}.String())
+		msg.Header.Set(streams.HeaderSource, streams.Source{Seq: d.stream, Identity: identity}.String())
 		msg.Data = d.Data
 		out[i] = msg
 	}
+	r.storing.Lock()
+	defer r.storing.Unlock()
 	return r.local.put(ctx, out)
 }
 
@@ -197,42 +235,4 @@ func ignoreClosed(err error) error {
 		return nil
 	}
 	return err
-}
-
-// gather waits for the next delivery and takes along what is there already.
-func gather(ctx context.Context, deliveries <-chan *nats.Msg, order *deliveryOrder) ([]delivery, error) {
-	var batch []delivery
-	silence := time.NewTimer(hubSilence)
-	defer silence.Stop()
-	take := func(msg *nats.Msg) error {
-		d, ok, err := order.take(msg)
-		if ok {
-			if d.consumer == 1 {
-				batch = batch[:0] // the hub began again
-			}
-			batch = append(batch, d)
-		}
-		return err
-	}
-	select {
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case <-silence.C:
-		return nil, fmt.Errorf("no heartbeat from the hub for %s", hubSilence)
-	case msg := <-deliveries:
-		if err := take(msg); err != nil {
-			return nil, err
-		}
-	}
-	for len(batch) < batchMessages {
-		select {
-		case msg := <-deliveries:
-			if err := take(msg); err != nil {
-				return nil, err
-			}
-		default:
-			return batch, nil
-		}
-	}
-	return batch, nil
 }

@@ -12,12 +12,17 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-func putDesired(t *testing.T, ctx context.Context, s *site, name string, value int) {
-	t.Helper()
-	m := streams.Message{
-		Ref: streams.Ref{Resource: "configmaps", Namespace: "default", Name: name}, Op: streams.OpPut,
-		Object: fmt.Appendf(nil, `{"metadata":{"name":%q},"data":{"v":"%d"}}`, name, value),
+// configMap is an object for the site, with a value.
+func configMap(name string, value any) streams.Message {
+	return streams.Message{
+		Ref: streams.Ref{Resource: "configmaps", Namespace: "default", Name: name}, Op: streams.OpPut, UID: "u-" + name,
+		Object: fmt.Appendf(nil, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"namespace":"default","name":%q,"uid":%q},"data":{"v":"%v"}}`, name, "u-"+name, value),
 	}
+}
+
+func putDesired(t *testing.T, ctx context.Context, s *site, name string, value any) {
+	t.Helper()
+	m := configMap(name, value)
 	if _, err := streams.Put(ctx, s.hub, streams.DesiredSubject("plant-a", m.Ref), m); err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +46,7 @@ func same(t *testing.T, ctx context.Context, s *site) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	leaf, err := s.leaf.Stream(ctx, streams.SiteDesired)
+	leaf, err := s.js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +119,7 @@ func TestStoreRolledBack(t *testing.T) {
 	wait(t, "objects", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
 	s.line.Cut()
 	wait(t, "link down", func() bool { up, _, _ := s.link.State(); return !up })
-	leaf, err := s.leaf.Stream(ctx, streams.SiteDesired)
+	leaf, err := s.js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,17 +190,39 @@ func TestDeliveryOrder(t *testing.T) {
 	}
 }
 
+func FuzzDelivery(f *testing.F) {
+	f.Add("$JS.ACK.DESIRED.plant-a.1.117.17.1700000000000000000.0", "", "")
+	f.Add("", "17", "")
+	f.Add("", "", "verify")
+	f.Fuzz(func(t *testing.T, reply, last, word string) {
+		msg := &nats.Msg{Subject: "sync.plant-a", Reply: reply, Header: nats.Header{"Nats-Last-Consumer": {last}, streams.HeaderControl: {word}}}
+		in := intake{}
+		var a arrival
+		err := in.take(&a, msg)
+		d, ok, again := (&deliveryOrder{}).take(msg)
+		switch {
+		case len(a.batch) > 1, len(a.batch) == 1 && (err != nil || !ok || d.consumer != 1):
+			t.Fatalf("%q is taken as %+v, %v", reply, a.batch, again)
+		case a.verify && (reply != "" || word != streams.ControlVerify):
+			t.Fatalf("%q with %q is taken for a word of the bridge", reply, word)
+		case a.began:
+			t.Fatalf("%q begins again what has not begun", reply)
+		}
+	})
+}
+
 func TestRewindTo(t *testing.T) {
+	at := func(seq uint64, identity string) streams.Source { return streams.Source{Seq: seq, Identity: identity} }
 	for _, c := range []struct {
-		site, hub position
+		site, hub streams.Source
 		want      uint64
 	}{
-		{position{}, position{0, "s"}, 0},
-		{position{7, "s"}, position{7, "s"}, 0},
-		{position{9, "s"}, position{7, "s"}, 0}, // acknowledgements were lost
-		{position{4, "s"}, position{7, "s"}, 5}, // the site's store was rolled back
-		{position{}, position{7, "s"}, 1},       // the site's store is new
-		{position{9, "s"}, position{2, "r"}, 1}, // the hub's stream is new
+		{streams.Source{}, at(0, "s"), 0},
+		{at(7, "s"), at(7, "s"), 0},
+		{at(9, "s"), at(7, "s"), 0},       // acknowledgements were lost
+		{at(4, "s"), at(7, "s"), 5},       // the site's store was rolled back
+		{streams.Source{}, at(7, "s"), 1}, // the site's store is new
+		{at(9, "s"), at(2, "r"), 1},       // the hub's stream is new
 	} {
 		if got := rewindTo(c.site, c.hub); got != c.want {
 			t.Errorf("rewindTo(%v, %v) = %d, want %d", c.site, c.hub, got, c.want)
@@ -205,7 +232,7 @@ func TestRewindTo(t *testing.T) {
 
 func lastSeq(t *testing.T, ctx context.Context, s *site) uint64 {
 	t.Helper()
-	leaf, err := s.leaf.Stream(ctx, streams.SiteDesired)
+	leaf, err := s.js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +242,7 @@ func lastSeq(t *testing.T, ctx context.Context, s *site) uint64 {
 // rollback makes SITE_DESIRED what it was at an earlier sequence.
 func rollback(t *testing.T, ctx context.Context, s *site, cfg jetstream.StreamConfig, to uint64) {
 	t.Helper()
-	leaf, err := s.leaf.Stream(ctx, cfg.Name)
+	leaf, err := s.js.Stream(ctx, cfg.Name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,15 +254,15 @@ func rollback(t *testing.T, ctx context.Context, s *site, cfg jetstream.StreamCo
 		}
 		keep = append(keep, m)
 	}
-	if err := s.leaf.DeleteStream(ctx, cfg.Name); err != nil {
+	if err := s.js.DeleteStream(ctx, cfg.Name); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.leaf.CreateStream(ctx, cfg); err != nil {
+	if _, err := s.js.CreateStream(ctx, cfg); err != nil {
 		t.Fatal(err)
 	}
 	for _, m := range keep {
-		header := nats.Header{headerSource: m.Header[headerSource], streams.HeaderOp: m.Header[streams.HeaderOp]}
-		if _, err := s.leaf.PublishMsg(ctx, &nats.Msg{Subject: m.Subject, Header: header, Data: m.Data}); err != nil {
+		header := nats.Header{streams.HeaderSource: m.Header[streams.HeaderSource], streams.HeaderOp: m.Header[streams.HeaderOp]}
+		if _, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: m.Subject, Header: header, Data: m.Data}); err != nil {
 			t.Fatal(err)
 		}
 	}

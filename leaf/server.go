@@ -2,9 +2,12 @@ package leaf
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -15,42 +18,126 @@ import (
 // startTimeout is how long the embedded server may take to recover its store.
 const startTimeout = 60 * time.Second
 
-// startServer runs the site's leaf node in this process, from a stock nats-server
-// configuration file. It returns when the server accepts connections.
-func startServer(ctx context.Context, configFile string, log *zap.Logger) (*server.Server, error) {
-	opts, err := server.ProcessConfigFile(configFile)
+// errNoServer says that the embedded server does not run at the moment.
+var errNoServer = errors.New("the embedded nats-server is not running")
+
+// host runs the site's leaf node in this process, from a stock nats-server configuration
+// file, and can restart it in place: connections in process come back by themselves. It
+// is safe for concurrent use.
+type host struct {
+	configFile string
+	log        *zap.Logger
+
+	mu sync.Mutex
+	s  *server.Server
+}
+
+// startHost returns when the server accepts connections.
+func startHost(ctx context.Context, configFile string, log *zap.Logger) (*host, error) {
+	h := &host{configFile: configFile, log: log}
+	return h, h.start(ctx)
+}
+
+func (h *host) start(ctx context.Context) error {
+	opts, err := server.ProcessConfigFile(h.configFile)
 	if err != nil {
-		return nil, fmt.Errorf("nats.configFile: %w", err)
+		return fmt.Errorf("nats.configFile: %w", err)
 	}
 	opts.NoSigs = true // the leaf handles signals
+	if opts.JetStreamMaxStore <= 0 {
+		// By itself the server takes what is free at its start for a limit, and would
+		// stay full for ever when it was started on a full disk.
+		opts.JetStreamMaxStore = server.JetStreamMaxStoreDefault
+	}
 	s, err := server.NewServer(opts)
 	if err != nil {
-		return nil, fmt.Errorf("create nats-server of %s: %w", configFile, err)
+		return fmt.Errorf("create nats-server of %s: %w", h.configFile, err)
 	}
-	s.SetLoggerV2(natsLogger{log.Named("nats").Sugar()}, opts.Debug, opts.Trace, false)
+	s.SetLoggerV2(natsLogger{h.log.Named("nats").Sugar()}, opts.Debug, opts.Trace, false)
 	s.Start()
 	deadline := time.Now().Add(startTimeout)
 	for !s.ReadyForConnections(100 * time.Millisecond) {
 		if ctx.Err() != nil || time.Now().After(deadline) {
 			s.Shutdown()
 			s.WaitForShutdown()
-			return nil, fmt.Errorf("start nats-server of %s: not ready within %s", configFile, startTimeout)
+			return fmt.Errorf("start nats-server of %s: not ready within %s", h.configFile, startTimeout)
 		}
 	}
 	if !s.JetStreamEnabled() {
 		s.Shutdown()
 		s.WaitForShutdown()
-		return nil, fmt.Errorf("start nats-server of %s: JetStream is not enabled; its configuration needs a jetstream block", configFile)
+		return fmt.Errorf("start nats-server of %s: JetStream is not enabled; its configuration needs a jetstream block", h.configFile)
 	}
-	return s, nil
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.s = s
+	return nil
 }
 
-// connect returns the leaf's own connection: in process to s, or to the server of
-// cfg.URL when s is nil. It retries without end; a lost connection is logged once.
-func connect(cfg NATSConfig, s *server.Server, site string, log *zap.Logger) (*nats.Conn, error) {
+// stop ends the server and waits for it.
+func (h *host) stop() {
+	h.mu.Lock()
+	s := h.s
+	h.s = nil
+	h.mu.Unlock()
+	if s != nil {
+		s.Shutdown()
+		s.WaitForShutdown()
+	}
+}
+
+// restart stops the server, calls between, and starts it again also when that fails.
+func (h *host) restart(ctx context.Context, between func() error) error {
+	h.stop()
+	err := between()
+	return errors.Join(err, h.start(ctx))
+}
+
+// server is nil while none runs.
+func (h *host) server() *server.Server {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.s
+}
+
+// storeDir is JetStream's folder.
+func (h *host) storeDir() string {
+	if s := h.server(); s != nil {
+		if c := s.JetStreamConfig(); c != nil {
+			return c.StoreDir
+		}
+	}
+	return ""
+}
+
+// frozen is why JetStream does not store, nil when it does. After an error of the disk
+// a stream stays frozen until the server is started again.
+func (h *host) frozen() error {
+	s := h.server()
+	if s == nil {
+		return errNoServer
+	}
+	if z := s.Healthz(nil); z.Error != "" {
+		return errors.New(z.Error)
+	}
+	return nil
+}
+
+// InProcessConn connects to the server that runs now (nats.InProcessConnProvider).
+func (h *host) InProcessConn() (net.Conn, error) {
+	s := h.server()
+	if s == nil {
+		return nil, errNoServer
+	}
+	return s.InProcessConn()
+}
+
+// connect returns the leaf's own connection: in process to h, or to the server of
+// cfg.URL when h is nil. It retries without end; a lost connection is logged once.
+func connect(cfg NATSConfig, h *host, site string, log *zap.Logger) (*nats.Conn, error) {
 	opts := []nats.Option{
 		nats.Name("petiole-leaf"), nats.MaxReconnects(-1), nats.ReconnectWait(time.Second),
-		nats.RetryOnFailedConnect(s == nil), nats.CustomInboxPrefix("_INBOX_" + site),
+		nats.RetryOnFailedConnect(h == nil), nats.CustomInboxPrefix("_INBOX_" + site),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { log.Warn("nats connection lost", zap.Error(err)) }),
 		nats.ReconnectHandler(func(nc *nats.Conn) { log.Info("nats connection back", zap.String("url", nc.ConnectedUrlRedacted())) }),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
@@ -73,8 +160,8 @@ func connect(cfg NATSConfig, s *server.Server, site string, log *zap.Logger) (*n
 		opts = append(opts, nats.UserInfo(cfg.User, password))
 	}
 	url := cfg.URL
-	if s != nil {
-		opts = append(opts, nats.InProcessServer(s))
+	if h != nil {
+		opts = append(opts, nats.InProcessServer(h), nats.ReconnectWait(100*time.Millisecond))
 		url = ""
 	}
 	nc, err := nats.Connect(url, opts...)

@@ -12,6 +12,8 @@ import (
 const (
 	minBackoff = 200 * time.Millisecond
 	maxBackoff = 5 * time.Second
+	// settle is how long a session waits at most after the link has changed.
+	settle = 100 * time.Millisecond
 )
 
 // errLinkChanged ends a session: what is in flight on the old connection is lost.
@@ -20,8 +22,10 @@ var errLinkChanged = errors.New("the link to the hub changed")
 // sessions runs one session after another until ctx ends, each from a time when the
 // link is up until something fails or the link changes. A session returns how much it
 // got done: after some progress the next one starts soon. The delay has jitter, so that
-// the sites do not all return at once after an outage of the hub. A failure is logged
-// once until there is progress again; changes of the link are logged where they are seen.
+// the sites do not all return at once after an outage of the hub; after a change of the
+// link it is short, as nats-server has waited at random before it connected. A failure is
+// logged once until there is progress again; changes of the link are logged where they
+// are seen.
 func (l *link) sessions(ctx context.Context, log *zap.Logger, session func(context.Context) (int, error)) error {
 	backoff, waiting := minBackoff, false
 	for {
@@ -35,16 +39,22 @@ func (l *link) sessions(ctx context.Context, log *zap.Logger, session func(conte
 		if done > 0 {
 			backoff, waiting = minBackoff, false
 		}
-		if !waiting && !errors.Is(err, errLinkChanged) {
+		delay := backoff/2 + rand.N(backoff)
+		switch {
+		case errors.Is(err, errLinkChanged):
+			delay = rand.N(settle)
+		case !waiting:
 			log.Warn("waiting for the hub", zap.Error(err))
 			waiting = true
+			fallthrough
+		default:
+			backoff = min(2*backoff, maxBackoff)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(backoff/2 + rand.N(backoff)):
+		case <-time.After(delay):
 		}
-		backoff = min(2*backoff, maxBackoff)
 	}
 }
 

@@ -12,7 +12,12 @@ import (
 // site and listens for clients on loopback.
 func LeafConf(t testing.TB, site, hubAddr string) string {
 	t.Helper()
-	dir := t.TempDir()
+	return LeafConfIn(t, t.TempDir(), site, hubAddr)
+}
+
+// LeafConfIn is LeafConf with everything in dir, which may be a small disk of its own.
+func LeafConfIn(t testing.TB, dir, site, hubAddr string) string {
+	t.Helper()
 	conf := fmt.Sprintf(`
 server_name: %[1]q
 listen: "127.0.0.1:%[5]d"
@@ -21,7 +26,7 @@ leafnodes {
   reconnect: "100ms"
   remotes: [ { url: "nats-leaf://%[1]s:%[4]s@%[3]s", ignore_discovered_servers: true } ]
 }
-ping_interval: "5s"
+ping_interval: "4s"
 ping_max: 2
 `, site, filepath.Join(dir, "js"), hubAddr, Password, freePort(t))
 	path := filepath.Join(dir, "leaf.conf")

@@ -1,22 +1,35 @@
 package natstest
 
 import (
-	"io"
 	"net"
 	"sync"
 	"testing"
+	"time"
 )
 
-// Line forwards TCP connections to a target until it is cut.
+// Line forwards TCP connections to a target, with the faults of a bad link. A new one
+// is up and without limits. Its methods are safe for concurrent use.
 type Line struct {
 	target   string
 	listener net.Listener
+	end      chan struct{}
 
 	mu    sync.Mutex
 	up    bool
+	lost  [2]bool // by direction: what is sent is swallowed
+	rate  int     // bytes per second and direction, 0 for no limit
 	conns map[net.Conn]struct{}
 	wait  sync.WaitGroup
 }
+
+// Direction is one of the two of a line.
+type Direction int
+
+// Upward is what the near end sends to the target, Downward what it gets from there.
+const (
+	Upward Direction = iota
+	Downward
+)
 
 // NewLine returns a line to target ("host:port") that is up.
 func NewLine(t testing.TB, target string) *Line {
@@ -25,10 +38,11 @@ func NewLine(t testing.TB, target string) *Line {
 	if err != nil {
 		t.Fatal(err)
 	}
-	line := &Line{target: target, listener: l, up: true, conns: map[net.Conn]struct{}{}}
+	line := &Line{target: target, listener: l, up: true, conns: map[net.Conn]struct{}{}, end: make(chan struct{})}
 	line.wait.Go(line.accept)
 	t.Cleanup(func() {
 		l.Close()
+		close(line.end)
 		line.Cut()
 		line.wait.Wait()
 	})
@@ -48,11 +62,37 @@ func (l *Line) Cut() {
 	}
 }
 
-// Heal lets connections through again.
+// Heal ends every fault: connections are let through, nothing is swallowed, and there
+// is no limit. A connection that lost bytes is broken for good; its ends find out.
 func (l *Line) Heal() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.up, l.lost, l.rate = true, [2]bool{}, 0
+}
+
+// Restore ends a cut and leaves other faults as they are.
+func (l *Line) Restore() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.up = true
+}
+
+// Swallow makes the directions silent: bytes are taken and go nowhere, connections stay
+// open and new ones are accepted. Neither end is told.
+func (l *Line) Swallow(directions ...Direction) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, d := range directions {
+		l.lost[d] = true
+	}
+}
+
+// Limit bounds each direction of each connection to so many bytes per second, 0 for no
+// limit.
+func (l *Line) Limit(bytesPerSecond int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rate = bytesPerSecond
 }
 
 func (l *Line) accept() {
@@ -69,8 +109,8 @@ func (l *Line) accept() {
 			}
 			continue
 		}
-		l.wait.Go(func() { l.copy(near, far) })
-		l.wait.Go(func() { l.copy(far, near) })
+		l.wait.Go(func() { l.copy(far, near, Upward) })
+		l.wait.Go(func() { l.copy(near, far, Downward) })
 	}
 }
 
@@ -86,8 +126,33 @@ func (l *Line) add(conns ...net.Conn) bool {
 	return true
 }
 
-func (l *Line) copy(dst, src net.Conn) {
-	io.Copy(dst, src) //nolint:errcheck // either end may close first; both are closed below
+// copy forwards until either end closes. A direction that lost bytes stays lost for
+// this connection, as the rest of the stream would make no sense.
+func (l *Line) copy(dst, src net.Conn, d Direction) {
+	buf := make([]byte, 16<<10)
+	broken := false
+	for {
+		n, err := src.Read(buf)
+		if err != nil {
+			break
+		}
+		l.mu.Lock()
+		broken = broken || l.lost[d]
+		rate := l.rate
+		l.mu.Unlock()
+		if broken {
+			continue
+		}
+		if rate > 0 {
+			select {
+			case <-l.end:
+			case <-time.After(time.Duration(n) * time.Second / time.Duration(rate)):
+			}
+		}
+		if _, err := dst.Write(buf[:n]); err != nil {
+			break
+		}
+	}
 	dst.Close()
 	src.Close()
 	l.mu.Lock()

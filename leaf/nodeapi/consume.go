@@ -25,29 +25,33 @@ const (
 
 // progress is how far SITE_DESIRED has been taken over.
 type progress struct {
-	mu      sync.Mutex
-	applied uint64
-	// waiting are the messages whose parts have to be read again.
-	waiting map[uint64]struct{}
+	mu sync.Mutex
+	// applied is the place in SITE_DESIRED, source the same place in DESIRED.
+	applied, source uint64
+	// waiting are the messages whose parts have to be read again, with their places in
+	// DESIRED.
+	waiting map[uint64]uint64
 	// unreadable are the messages that were counted as such.
 	unreadable map[uint64]struct{}
 }
 
 func newProgress() *progress {
-	return &progress{waiting: map[uint64]struct{}{}, unreadable: map[uint64]struct{}{}}
+	return &progress{waiting: map[uint64]uint64{}, unreadable: map[uint64]struct{}{}}
 }
 
-func (p *progress) done(seq uint64) {
+func (p *progress) done(seq, source uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.waiting, seq)
-	p.applied = max(p.applied, seq)
+	if seq >= p.applied {
+		p.applied, p.source = seq, source
+	}
 }
 
-func (p *progress) wait(seq uint64) {
+func (p *progress) wait(seq, source uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.waiting[seq] = struct{}{}
+	p.waiting[seq] = source
 }
 
 func (p *progress) bad(seq uint64) {
@@ -66,6 +70,27 @@ func (a *API) Applied() uint64 {
 		n = min(n, seq-1)
 	}
 	return n
+}
+
+// AppliedSource is the same place as a sequence of the hub's stream DESIRED, 0 when it
+// is not known. It is safe for concurrent use.
+func (a *API) AppliedSource() uint64 {
+	a.progress.mu.Lock()
+	defer a.progress.mu.Unlock()
+	n := a.progress.source
+	for _, source := range a.progress.waiting {
+		n = min(n, max(source, 1)-1)
+	}
+	return n
+}
+
+// sourceOf is the place in DESIRED of a message of SITE_DESIRED, 0 when it says none.
+func sourceOf(msg jetstream.Msg) uint64 {
+	at, err := streams.ParseSource(msg.Headers().Get(streams.HeaderSource))
+	if err != nil {
+		return 0
+	}
+	return at.Seq
 }
 
 // Quarantined counts the messages that could not be read since the start, among them
@@ -103,7 +128,7 @@ func (a *API) load(ctx context.Context) error {
 		case err != nil:
 			return err
 		}
-		a.progress.done(md.Sequence.Stream)
+		a.progress.done(md.Sequence.Stream, sourceOf(msg))
 		return nil
 	})
 	if err != nil {
@@ -267,7 +292,7 @@ func (a *API) handle(ctx context.Context, s jetstream.Stream, msg jetstream.Msg)
 	err = a.take(ctx, s, msg)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		if md.NumDelivered < partAttempts {
-			a.progress.wait(seq)
+			a.progress.wait(seq, sourceOf(msg))
 			return msg.NakWithDelay(partRetry)
 		}
 		err = fmt.Errorf("%w: %w", streams.ErrUndecodable, err)
@@ -283,7 +308,7 @@ func (a *API) handle(ctx context.Context, s jetstream.Stream, msg jetstream.Msg)
 	if err != nil {
 		return err
 	}
-	a.progress.done(seq)
+	a.progress.done(seq, sourceOf(msg))
 	if err := msg.Ack(); err != nil {
 		return fmt.Errorf("acknowledge %s: %w", msg.Subject(), err)
 	}

@@ -9,8 +9,9 @@ import (
 // desired is the last message of one desired subject. An object that moves from node
 // to node has one for each.
 type desired struct {
-	// gone marks a tombstone.
+	// gone marks a tombstone, goneAt is when it was taken over, s since 1970.
 	gone                bool
+	goneAt              int64
 	uid, version, epoch string
 	// arrived orders messages of different epochs.
 	arrived uint64

@@ -18,6 +18,14 @@ import (
 // janitorEvery is how often what has done its work is looked for.
 const janitorEvery = 5 * time.Second
 
+// A tombstone is remembered for tombstoneLife, like in the leaf's store: until then an
+// older version of its object is not taken for a new one. What is older is looked for
+// every buryEvery.
+const (
+	tombstoneLife = 24 * time.Hour
+	buryEvery     = time.Hour
+)
+
 // janitor removes what is no longer needed: tokens of pods that are gone, old Events,
 // and local messages about pods that the cloud has finished with. A local message
 // goes only after the forwarder's acknowledgement, which says that the hub has it.
@@ -29,6 +37,7 @@ type janitor struct {
 	mu sync.Mutex
 	// pending are the Events that left the view and wait for the forwarder.
 	pending []eventRef
+	buried  time.Time
 }
 
 func (j *janitor) wake() {
@@ -67,6 +76,10 @@ func (j *janitor) run(ctx context.Context) error {
 func (j *janitor) round(ctx context.Context) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if now := time.Now(); now.Sub(j.buried) > buryEvery {
+		j.api.store.bury(now.Add(-tombstoneLife))
+		j.buried = now
+	}
 	return errors.Join(j.tokens(), j.expireEvents(), j.purge(ctx))
 }
 

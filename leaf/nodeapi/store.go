@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -79,6 +80,10 @@ func (s *store) apply(m streams.Message) (bool, error) {
 		gone: m.Op == streams.OpDelete, uid: m.UID, version: m.Version, epoch: m.Epoch,
 		arrived: s.arrived, body: m.Object,
 	}
+	if d := e.desired[m.Node]; d.gone {
+		d.goneAt = time.Now().Unix()
+		e.desired[m.Node] = d
+	}
 	if err := s.refresh(t, k, e); err != nil {
 		delete(e.desired, m.Node)
 		if had {
@@ -125,6 +130,30 @@ func (s *store) forget(r resource, k key, seq uint64) error {
 	}
 	_, err := s.report(r, k, nil)
 	return err
+}
+
+// bury forgets the tombstones that were taken over before a time, of objects of which
+// nothing else is known here. It returns how many.
+func (s *store) bury(before time.Time) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.tables {
+		for k, e := range t.entries {
+			if e.local != nil || e.view != nil {
+				continue
+			}
+			for node, d := range e.desired {
+				if d.gone && d.goneAt < before.Unix() {
+					delete(e.desired, node)
+					n++
+				}
+			}
+			if e.idle() {
+				delete(t.entries, k)
+			}
+		}
+	}
+	return n
 }
 
 // get returns the object that clients see, nil when there is none.

@@ -1,0 +1,306 @@
+package leaf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// mutation damages the folder of one stream of a leaf that does not run.
+type mutation struct {
+	name string
+	do   func(t *testing.T, rng *rand.Rand, dir string)
+}
+
+func mutations() []mutation {
+	remove := func(names ...string) func(*testing.T, *rand.Rand, string) {
+		return func(t *testing.T, _ *rand.Rand, dir string) {
+			for _, n := range names {
+				if err := os.RemoveAll(filepath.Join(dir, n)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	both := func(fs ...func(*testing.T, *rand.Rand, string)) func(*testing.T, *rand.Rand, string) {
+		return func(t *testing.T, rng *rand.Rand, dir string) {
+			for _, f := range fs {
+				f(t, rng, dir)
+			}
+		}
+	}
+	return []mutation{
+		{"description missing", remove("meta.inf")},
+		{"description flipped", flip("meta.inf")},
+		{"description truncated", truncate("meta.inf")},
+		{"checksum of the description missing", remove("meta.sum")},
+		{"index missing", remove("msgs/index.db")},
+		{"index flipped", flip("msgs/index.db")},
+		{"index truncated", truncate("msgs/index.db")},
+		{"first block flipped", flip("msgs/1.blk")},
+		{"first block flipped, index missing", both(flip("msgs/1.blk"), remove("msgs/index.db"))},
+		{"first block truncated", truncate("msgs/1.blk")},
+		{"first block missing", remove("msgs/1.blk")},
+		{"first block empty", empty("msgs/1.blk")},
+		{"last block flipped", flip("msgs/*.blk")},
+		{"last block truncated", truncate("msgs/*.blk")},
+		{"last block truncated, index missing", both(truncate("msgs/*.blk"), remove("msgs/index.db"))},
+		{"last block missing", func(t *testing.T, rng *rand.Rand, dir string) {
+			remove(filepath.Base(last(t, dir, "msgs/*.blk")))(t, rng, filepath.Join(dir, "msgs"))
+		}},
+		{"messages missing", remove("msgs")},
+		{"everything missing", remove("")},
+		{"consumers missing", remove("obs")},
+		{"consumer's state flipped", flip("obs/*/o.dat")},
+		{"consumer's state missing", func(t *testing.T, _ *rand.Rand, dir string) {
+			if err := os.Remove(last(t, dir, "obs/*/o.dat")); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"consumer's description flipped", flip("obs/*/meta.inf")},
+	}
+}
+
+// last is the last file by number or name that matches.
+func last(t *testing.T, dir, pattern string) string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(dir, pattern))
+	if err != nil || len(found) == 0 {
+		t.Fatalf("no file %s in %s: %v", pattern, dir, err)
+	}
+	slices.SortFunc(found, func(a, b string) int { return len(a)*1000 + int(a[len(a)-5]) - len(b)*1000 - int(b[len(b)-5]) })
+	return found[len(found)-1]
+}
+
+// flip turns 16 bits of a file round.
+func flip(pattern string) func(*testing.T, *rand.Rand, string) {
+	return func(t *testing.T, rng *rand.Rand, dir string) {
+		edit(t, last(t, dir, pattern), func(b []byte) []byte {
+			for range 16 {
+				b[rng.IntN(len(b))] ^= 1 << rng.IntN(8)
+			}
+			return b
+		})
+	}
+}
+
+func truncate(pattern string) func(*testing.T, *rand.Rand, string) {
+	return func(t *testing.T, rng *rand.Rand, dir string) {
+		edit(t, last(t, dir, pattern), func(b []byte) []byte { return b[:rng.IntN(len(b))] })
+	}
+}
+
+func empty(pattern string) func(*testing.T, *rand.Rand, string) {
+	return func(t *testing.T, _ *rand.Rand, dir string) {
+		edit(t, last(t, dir, pattern), func([]byte) []byte { return nil })
+	}
+}
+
+func edit(t *testing.T, path string, f func([]byte) []byte) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(b) == 0 {
+		t.Fatalf("%s is empty", path)
+	}
+	if err := os.WriteFile(path, f(b), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// eachMutation runs a test for each, with a fixed seed.
+func eachMutation(t *testing.T, stream string, run func(t *testing.T, damage func(store string))) {
+	for i, m := range mutations() {
+		t.Run(m.name, func(t *testing.T) {
+			t.Parallel()
+			run(t, func(store string) {
+				m.do(t, rand.New(rand.NewPCG(uint64(i), 11)), filepath.Join(store, "$G", "streams", stream))
+			})
+		})
+	}
+}
+
+// asides are the copies of damaged streams that are kept.
+func asides(t *testing.T, s *site) (dirs []string) {
+	t.Helper()
+	root := filepath.Join(filepath.Dir(s.host.storeDir()), asideName, "$G")
+	found, err := os.ReadDir(root)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	for _, f := range found {
+		dirs = append(dirs, f.Name())
+	}
+	return dirs
+}
+
+// TestDamagedDesired damages SITE_DESIRED in every way: the leaf starts, nobody is shown
+// less than there was before all of it has come again, and it becomes what the hub has.
+func TestDamagedDesired(t *testing.T) {
+	eachMutation(t, streams.SiteDesired, func(t *testing.T, damage func(string)) {
+		s, ctx := newSite(t)
+		s.pace = quick
+		b := respond(t, s)
+		s.start(t, ctx)
+		// A consumer as the node API has one.
+		if err := streams.EnsureConsumer(ctx, s.js, streams.SiteDesired, streams.LocalConsumer(streams.ApplyConsumer, "", 256)); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 200 {
+			putDesiredAsync(t, s, fmt.Sprintf("cm-%d", i%80), i)
+		}
+		wait(t, "objects", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
+		apply(t, ctx, s)
+		wait(t, "comparison", func() bool { return b.seen(streams.ManifestEqual) > 0 })
+		s.cut(t)
+		before := desiredSet(t, ctx, s)
+		s.restart(t, ctx, damage)
+		select {
+		case <-s.keep.complete:
+			if after := desiredSet(t, ctx, s); after != before {
+				t.Errorf("desired state is shown although it is not what it was")
+			}
+		default:
+			t.Log("waits for the hub")
+		}
+		if n := len(asides(t, s)); n > 1 {
+			t.Errorf("%d copies are kept", n)
+		}
+		b.set(func() { b.states = nil })
+		s.line.Heal()
+		wait(t, "convergence", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+		putDesired(t, ctx, s, "new", 1)
+		wait(t, "comparison", func() bool { return same(t, ctx, s) && b.seen(streams.ManifestEqual) > 0 })
+		if after := desiredSet(t, ctx, s); after == before {
+			t.Error("the new object is missing")
+		}
+		select {
+		case <-s.keep.complete:
+		case <-ctx.Done():
+			t.Error("desired state is never shown again")
+		}
+	})
+}
+
+// apply acknowledges everything as the node API does.
+func apply(t *testing.T, ctx context.Context, s *site) {
+	t.Helper()
+	c, err := s.js.Consumer(ctx, streams.SiteDesired, streams.ApplyConsumer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch, err := c.FetchNoWait(256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for m := range batch.Messages() {
+		if err := m.DoubleAck(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func desiredSet(t *testing.T, ctx context.Context, s *site) string {
+	t.Helper()
+	m, err := manifestOf(ctx, s.desired(t, ctx), "plant-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.Digest()
+}
+
+// TestDamagedTelemetry damages SITE_TELEMETRY in every way while half of it waits for the
+// link: the leaf starts, what can be read arrives, and what cannot is in a gap.
+func TestDamagedTelemetry(t *testing.T) {
+	eachMutation(t, streams.SiteTelemetry, func(t *testing.T, damage func(string)) {
+		s, ctx := newSite(t)
+		s.cfg.Storage.TelemetryBytes = 2 << 20 // so that there are several blocks
+		respond(t, s)
+		s.start(t, ctx)
+		const forwarded, waiting, later = 150, 450, 10
+		for i := range forwarded {
+			s.record(t, ctx, i, 2000)
+		}
+		wait(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == forwarded })
+		s.cut(t)
+		for i := range waiting {
+			s.record(t, ctx, forwarded+i, 2000)
+		}
+		s.restart(t, ctx, damage)
+		if n := len(asides(t, s)); n > 1 {
+			t.Errorf("%d copies are kept", n)
+		}
+		for i := range later {
+			s.record(t, ctx, forwarded+waiting+i, 2000)
+		}
+		s.line.Heal()
+		want := forwarded + waiting + later
+		wait(t, "the last record", func() bool { return s.arrived(t, ctx, want-1) })
+		lost, twice := covered(t, s.stored(t, ctx), want)
+		t.Logf("%d lost, %d twice, %d dropped by count", lost, twice, s.keep.ledger.total())
+		if got := s.keep.ledger.total(); got < uint64(lost) {
+			t.Errorf("%d are counted as dropped, %d are missing", got, lost)
+		}
+	})
+}
+
+// covered checks that each of the numbers below want is at the hub or in a gap.
+func covered(t *testing.T, all []stored, want int) (lost, twice int) {
+	t.Helper()
+	have, gone := make([]int, want), make([]bool, want)
+	for _, one := range all {
+		if one.gap == nil {
+			have[one.number]++
+			continue
+		}
+		for n := one.gap.From; n <= one.gap.To && int(n) <= want; n++ {
+			gone[n-1] = true
+		}
+	}
+	for n := range want {
+		switch {
+		case have[n] == 0 && !gone[n]:
+			t.Fatalf("record %d is neither at the hub nor in a gap", n)
+		case have[n] == 0:
+			lost++
+		case have[n] > 1:
+			twice++
+		}
+	}
+	return lost, twice
+}
+
+// TestUnreadableMessageIsFound damages a message of a leaf that runs: the next comparison
+// finds it, and all parts are started again on a store that is made anew.
+func TestUnreadableMessageIsFound(t *testing.T) {
+	s, ctx, _ := startChecked(t, 40)
+	want := desiredSet(t, ctx, s)
+	store := s.host.storeDir()
+	s.restart(t, ctx, func(string) {
+		// The folder of a stream that was closed well, with its index: one body flipped.
+		edit(t, filepath.Join(store, "$G", "streams", streams.SiteDesired, "msgs", "1.blk"), func(b []byte) []byte {
+			b[len(b)-40] ^= 1
+			return b
+		})
+	})
+	if got := counted(t, s, "petiole_leaf_streams_rebuilt_total"); got != 1 {
+		t.Errorf("%v streams rebuilt, want 1", got)
+	}
+	wait(t, "convergence", func() bool { return same(t, ctx, s) })
+	if got := desiredSet(t, ctx, s); got != want {
+		t.Error("not what it was")
+	}
+	if !slices.Contains(s.keep.degraded.list(), streams.DegradedStore) {
+		t.Error("presence does not say so")
+	}
+}

@@ -1,0 +1,85 @@
+package leaf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+const (
+	// ballastBytes is kept in a file beside the store, to be given up when the disk is
+	// so full that not even a limit can be lowered.
+	ballastBytes = 1 << 20
+	ballastName  = "ballast"
+	// minTelemetry is what SITE_TELEMETRY keeps on the fullest disk.
+	minTelemetry = 1 << 20
+)
+
+// disk is the file system of the store.
+type disk struct {
+	// dir is a folder there of the leaf's own.
+	dir string
+	// reserve is what telemetry leaves free for everything else, in bytes.
+	reserve int64
+}
+
+// space is what the file system has, in bytes.
+type space struct{ free, total int64 }
+
+func (d disk) space() (space, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(d.dir, &st); err != nil {
+		return space{}, fmt.Errorf("read free space of %s: %w", d.dir, err)
+	}
+	return space{free: int64(st.Bavail) * st.Bsize, total: int64(st.Blocks) * st.Bsize}, nil
+}
+
+// kept is the reserve, of a small disk a quarter of it.
+func (d disk) kept(s space) int64 { return min(d.reserve, s.total/4) }
+
+// full says whether so little is left that writes are about to fail.
+func (d disk) full(s space) bool { return s.free < min(d.kept(s)/4, ballastBytes) }
+
+// bound is how many bytes SITE_TELEMETRY, which has used bytes now and has the limit
+// now, may have at most: as many as configured, as long as the reserve stays free. Small
+// steps are left out, so that the limit does not change all the time.
+func (d disk) bound(s space, used, now, configured int64) int64 {
+	fits := max(min(used+s.free-d.kept(s), configured), min(minTelemetry, configured))
+	switch {
+	case fits > now && fits < configured && fits-now < now/4,
+		fits < now && now-fits < now/8 && s.free > d.kept(s):
+		return now
+	}
+	return fits
+}
+
+// inflate makes the ballast if it is not there and there is room for it.
+func (d disk) inflate(s space) error {
+	path := filepath.Join(d.dir, ballastName)
+	if st, err := os.Stat(path); err == nil && st.Size() == ballastBytes || s.free < 4*ballastBytes {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("make ballast: %w", err)
+	}
+	err = syscall.Fallocate(int(f.Fd()), 0, 0, ballastBytes)
+	if errors.Is(err, syscall.EOPNOTSUPP) {
+		_, err = f.Write(make([]byte, ballastBytes))
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("make ballast: %w", errors.Join(err, os.Remove(path)))
+	}
+	return nil
+}
+
+// deflate gives the ballast up, and the copies of damaged streams with it.
+func (d disk) deflate() error {
+	err := os.Remove(filepath.Join(d.dir, ballastName))
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, os.RemoveAll(filepath.Join(d.dir, asideName)))
+}

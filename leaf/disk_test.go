@@ -1,0 +1,284 @@
+package leaf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/streams"
+)
+
+// volume is a small disk. Making one needs root.
+type volume struct {
+	t                *testing.T
+	kind, dir, image string
+}
+
+func newVolume(t *testing.T, kind string, megabytes int) *volume {
+	t.Helper()
+	v := &volume{t: t, kind: kind, dir: t.TempDir()}
+	if kind == "ext4" {
+		v.image = filepath.Join(t.TempDir(), "image")
+		v.run("truncate", "-s", fmt.Sprintf("%dM", megabytes), v.image)
+		v.run("mkfs.ext4", "-q", "-m", "0", v.image)
+		v.mount()
+	} else if err := syscall.Mount("tmpfs", v.dir, "tmpfs", 0, fmt.Sprintf("size=%dm", megabytes)); err != nil {
+		t.Fatalf("mount a small disk (needs root): %v", err)
+	}
+	t.Cleanup(v.unmount)
+	return v
+}
+
+func (v *volume) run(name string, args ...string) {
+	v.t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		v.t.Fatalf("%s %v (needs root): %v\n%s", name, args, err, out)
+	}
+}
+
+func (v *volume) mount() { v.t.Helper(); v.run("mount", "-o", "loop", v.image, v.dir) }
+
+func (v *volume) unmount() {
+	if err := syscall.Unmount(v.dir, 0); err != nil {
+		v.t.Errorf("unmount %s: %v", v.dir, err)
+	}
+}
+
+// powerCut takes the disk away from whoever writes: what was not synced is gone, the
+// journal's tail with it (EXT4_IOC_SHUTDOWN with NOLOGFLUSH).
+func (v *volume) powerCut() {
+	v.t.Helper()
+	d, err := os.Open(v.dir)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	defer d.Close()
+	const shutdown, noLogFlush = 0x8004587d, 2
+	flags := uint32(noLogFlush)
+	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, d.Fd(), shutdown, uintptr(unsafe.Pointer(&flags))); errno != 0 {
+		v.t.Fatalf("shut the file system down: %v", errno)
+	}
+}
+
+// fill leaves no byte free and returns how to empty it again.
+func (v *volume) fill() func() {
+	v.t.Helper()
+	path := filepath.Join(v.dir, "somebody-elses")
+	f, err := os.Create(path)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	defer f.Close()
+	for size := 1 << 20; size >= 512; size /= 2 {
+		for chunk := make([]byte, size); err == nil; {
+			_, err = f.Write(chunk)
+		}
+		if !errors.Is(err, syscall.ENOSPC) {
+			v.t.Fatal(err)
+		}
+		err = f.Sync()
+	}
+	return func() {
+		if err := os.Remove(path); err != nil {
+			v.t.Fatal(err)
+		}
+	}
+}
+
+func startOn(t *testing.T, v *volume) (*site, context.Context) {
+	t.Helper()
+	s, ctx := newSite(t)
+	s.cfg.NATS.ConfigFile = natstest.LeafConfIn(t, v.dir, "plant-a", s.line.Addr())
+	syscall.Sync() // the configuration is not what is tested
+	respond(t, s)
+	s.start(t, ctx)
+	return s, ctx
+}
+
+func (s *site) tryPublish(ctx context.Context, subject string, data []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+	defer cancel()
+	_, err := s.js.Publish(ctx, subject, data)
+	return err
+}
+
+// TestTelemetryYields writes more telemetry than the disk can hold while the link is
+// down: it never takes the reserve, and desired state and status go on being stored.
+func TestTelemetryYields(t *testing.T) {
+	v := newVolume(t, "ext4", 48)
+	s, ctx := startOn(t, v)
+	for i := range 20 {
+		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
+	}
+	wait(t, "objects", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	s.cut(t)
+	body := make([]byte, 16<<10)
+	const records = 4000 // 64 MB
+	for i := range records {
+		if _, err := s.js.PublishAsync(streams.LocalTelemetrySubject("sample", "default", "pump"), fmt.Appendf(nil, "%d %s", i, body), jetstream.WithStallWait(20*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if i%100 == 0 {
+			if err := s.tryPublish(ctx, "local.reported.n._.pods.default.web", nil); err != nil {
+				t.Fatalf("after %d records a status is refused: %v", i, err)
+			}
+		}
+	}
+	<-s.js.PublishAsyncComplete()
+	free, err := s.keep.disk.space()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d MB of %d free, reserve %d", free.free>>20, free.total>>20, s.keep.disk.kept(free)>>20)
+	if free.free < s.keep.disk.kept(free)/2 {
+		t.Errorf("telemetry has taken the reserve: %d bytes are free", free.free)
+	}
+	if counted(t, s, "petiole_leaf_server_restarts_total") != 0 {
+		t.Error("the store was frozen")
+	}
+	s.line.Heal()
+	waitFor(t, 60*time.Second, "account", func() bool { return s.arrived(t, ctx, records-1) })
+	if missing := checkAccount(t, s.stored(t, ctx), records); missing == 0 {
+		t.Error("nothing was dropped: the test has proved nothing")
+	}
+	if !same(t, ctx, s) {
+		t.Error("desired state was evicted")
+	}
+}
+
+// TestDiskFull has somebody else fill the disk: producers get errors, what was
+// acknowledged stays, and after the disk has room again everything goes on by itself.
+func TestDiskFull(t *testing.T) {
+	for _, kind := range []string{"tmpfs", "ext4"} {
+		t.Run(kind, func(t *testing.T) {
+			v := newVolume(t, kind, 64)
+			s, ctx := startOn(t, v)
+			putDesired(t, ctx, s, "before", 1)
+			wait(t, "object", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+			acked, n := []int{}, 0
+			publish := func() error {
+				err := s.tryPublish(ctx, streams.LocalTelemetrySubject("sample", "default", "pump"), fmt.Appendf(nil, "%d %s", n, make([]byte, 4000)))
+				if err == nil {
+					acked = append(acked, n)
+				}
+				n++
+				return err
+			}
+			for range 100 {
+				if err := publish(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			empty := v.fill()
+			wait(t, "an error for the producer", func() bool { return publish() != nil })
+			reported := "local.reported.n._.pods.default.web"
+			wait(t, "an error for the status", func() bool { return s.tryPublish(ctx, reported, make([]byte, 4000)) != nil })
+			putDesired(t, ctx, s, "meanwhile", 1)
+			wait(t, "DiskFull", func() bool { return slices.Contains(s.keep.degraded.list(), streams.DegradedDiskFull) })
+			empty()
+			waitFor(t, 40*time.Second, "telemetry is taken again", func() bool { return publish() == nil })
+			wait(t, "status is taken again", func() bool { return s.tryPublish(ctx, reported, nil) == nil })
+			wait(t, "not DiskFull", func() bool { return len(s.keep.degraded.list()) == 0 })
+			// An object that was acknowledged and not stored would never come.
+			wait(t, "desired state", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+			wait(t, "every acknowledged record", func() bool { return hasAll(s.stored(t, ctx), acked) })
+			if counted(t, s, "petiole_leaf_server_restarts_total") == 0 {
+				t.Error("the store was never frozen: the test has proved nothing")
+			}
+		})
+	}
+}
+
+func hasAll(all []stored, numbers []int) bool {
+	have := map[int]bool{}
+	for _, one := range all {
+		if one.gap == nil {
+			have[one.number] = true
+		}
+	}
+	return !slices.ContainsFunc(numbers, func(n int) bool { return !have[n] })
+}
+
+// TestPowerCut takes the power away while telemetry and desired state are written: what
+// was acknowledged is there after it, and the site converges.
+func TestPowerCut(t *testing.T) {
+	v := newVolume(t, "ext4", 64)
+	s, ctx := startOn(t, v)
+	s.up(t)
+	s.record(t, ctx, 0, 10)
+	wait(t, "first record", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 1 })
+	s.cut(t)
+	var acked atomic.Int64
+	writing, end := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := 1; writing.Err() == nil; i++ {
+			if s.tryPublish(writing, streams.LocalTelemetrySubject("sample", "default", "pump"), fmt.Append(nil, i)) != nil {
+				return
+			}
+			acked.Store(int64(i))
+		}
+	}()
+	s.line.Heal()
+	for i := range 300 {
+		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i%40), i)
+	}
+	wait(t, "records", func() bool { return acked.Load() > 500 })
+	v.powerCut()
+	s.line.Cut()
+	end()
+	<-done
+	s.stop()
+	v.unmount()
+	v.mount()
+	s.start(t, ctx)
+	last := int(acked.Load())
+	if got := count(t, ctx, s.js, streams.SiteTelemetry); got < uint64(last)+1 {
+		t.Errorf("%d records after the power cut, %d were acknowledged", got, last+1)
+	}
+	s.line.Heal()
+	wait(t, "convergence", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	want := make([]int, last+1)
+	for i := range want {
+		want[i] = i
+	}
+	wait(t, "records at the hub", func() bool { return hasAll(s.stored(t, ctx), want) })
+}
+
+// TestBound decides what telemetry may have.
+func TestBound(t *testing.T) {
+	const mb = 1 << 20
+	d := disk{reserve: 64 * mb}
+	for _, c := range []struct {
+		name                        string
+		free, total                 int64
+		used, now, configured, want int64
+	}{
+		{"plenty", 900 * mb, 1000 * mb, 10 * mb, 256 * mb, 256 * mb, 256 * mb},
+		{"the disk is smaller than configured", 190 * mb, 400 * mb, 10 * mb, 256 * mb, 256 * mb, 136 * mb},
+		{"the reserve is taken", 40 * mb, 400 * mb, 100 * mb, 136 * mb, 256 * mb, 76 * mb},
+		{"nothing is left", 0, 400 * mb, 20 * mb, 136 * mb, 256 * mb, 1 * mb},
+		{"a small disk", 30 * mb, 40 * mb, 0, 256 * mb, 256 * mb, 20 * mb},
+		{"some room again", 70 * mb, 400 * mb, 76 * mb, 76 * mb, 256 * mb, 76 * mb},
+		{"more room again", 100 * mb, 400 * mb, 76 * mb, 76 * mb, 256 * mb, 112 * mb},
+		{"all of it again", 300 * mb, 400 * mb, 76 * mb, 76 * mb, 256 * mb, 256 * mb},
+		{"configured is less than the least", 0, 400 * mb, 20 * mb, mb / 2, mb / 2, mb / 2},
+	} {
+		if got := d.bound(space{c.free, c.total}, c.used, c.now, c.configured); got != c.want {
+			t.Errorf("%s: %d MB, want %d", c.name, got/mb, c.want/mb)
+		}
+	}
+}

@@ -1,0 +1,49 @@
+package leaf
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// span are the sequences of a stream from one up to another, both included.
+type span struct{ from, to uint64 }
+
+func (s span) count() uint64 { return s.to - s.from + 1 }
+
+// missing divides the sequences from next up to before, which the stream does not give
+// out any more, by the reason: below first a limit dropped them from the stream's old
+// end, within the stream they were lost.
+func missing(next, before, first uint64) map[string]span {
+	out := map[string]span{}
+	if limit := min(before, max(first, 1)-1); next <= limit {
+		out[streams.GapLimit] = span{next, limit}
+		next = limit + 1
+	}
+	if next <= before {
+		out[streams.GapLost] = span{next, before}
+	}
+	return out
+}
+
+// gapMessage is the record of the hub's TELEMETRY that stands where the sequences would
+// have stood. It has the id of the last of them, so that the hub's position moves on
+// and a record that is sent again is dropped.
+func gapMessage(site, stream string, l lineage, s span, reason string) (*nats.Msg, error) {
+	id := l.id(site, stream, s.to)
+	data, err := json.Marshal(streams.Gap{
+		Stream: stream, Created: id.Created.UnixNano(), From: s.from, To: s.to, Reason: reason, Time: time.Now(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encode a gap of %s: %w", stream, err)
+	}
+	msg := nats.NewMsg(streams.TelemetrySubject(site, streams.GapKind, stream))
+	msg.Header.Set(jetstream.MsgIDHeader, id.String())
+	msg.Data = data
+	return msg, nil
+}

@@ -1,0 +1,177 @@
+package leaf
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/streams"
+)
+
+// twin is a second leaf with the identity and a copy of the store of the first.
+func (s *site) twin(t *testing.T) *site {
+	t.Helper()
+	dir := t.TempDir()
+	store := s.keep.disk.dir
+	if err := os.CopyFS(filepath.Join(dir, "js"), os.DirFS(store)); err != nil {
+		t.Fatal(err)
+	}
+	other := &site{hubServer: s.hubServer, hub: s.hub, bridge: s.bridge, cfg: s.cfg, pace: s.pace}
+	other.line = natstest.NewLine(t, s.hubServer.LeafAddr())
+	other.cfg.DataDir = t.TempDir()
+	if err := os.CopyFS(other.cfg.DataDir, os.DirFS(s.cfg.DataDir)); err != nil {
+		t.Fatal(err)
+	}
+	other.cfg.NATS.ConfigFile = natstest.LeafConfIn(t, dir, "plant-a", other.line.Addr())
+	return other
+}
+
+func (s *site) say(t *testing.T, ctx context.Context, who string, i int) {
+	t.Helper()
+	if _, err := s.js.Publish(ctx, streams.LocalTelemetrySubject("sample", "default", who), fmt.Append(nil, i)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// heard is what the hub has of one of the twins, in order.
+func heard(t *testing.T, ctx context.Context, s *site, who string) (numbers []int) {
+	t.Helper()
+	hub, err := s.hub.Stream(ctx, streams.Telemetry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	subject := streams.TelemetrySubject("plant-a", "sample", "default", who)
+	for seq := uint64(1); seq <= hub.CachedInfo().State.LastSeq; seq++ {
+		m, err := hub.GetMsg(ctx, seq)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Subject != subject {
+			continue
+		}
+		var n int
+		if _, err := fmt.Sscan(string(m.Data), &n); err != nil {
+			t.Fatal(err)
+		}
+		numbers = append(numbers, n)
+	}
+	return numbers
+}
+
+// TestTwoLeavesWithOneIdentity clones a gateway's disk and lets both go on: the sequences
+// of their streams are the same, their records are not, and the hub gets all of both. The
+// objects of the site reach both.
+func TestTwoLeavesWithOneIdentity(t *testing.T) {
+	const before, each = 20, 100
+	s, ctx := newSite(t)
+	s.pace = quick
+	respond(t, s)
+	s.start(t, ctx)
+	for i := range before {
+		s.say(t, ctx, "both", i)
+		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
+	}
+	wait(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == before && backlog(t, ctx, s) == 0 })
+	s.stop()
+	other := s.twin(t)
+	for _, one := range []*site{s, other} {
+		// As deployed: they take the connection from one another at this pace.
+		edit(t, one.cfg.NATS.ConfigFile, func(b []byte) []byte { return bytes.ReplaceAll(b, []byte(`"100ms"`), []byte(`"1s"`)) })
+	}
+	s.start(t, ctx)
+	other.start(t, ctx)
+	for i := range each {
+		s.say(t, ctx, "first", i)
+		other.say(t, ctx, "second", i)
+		if i%10 == 0 {
+			putDesired(t, ctx, s, "shared", i)
+		}
+	}
+	start := time.Now()
+	all := func(numbers []int) bool {
+		have := map[int]bool{}
+		for _, n := range numbers {
+			have[n] = true
+		}
+		return len(have) == each
+	}
+	waitFor(t, 60*time.Second, "the records of both", func() bool {
+		return all(heard(t, ctx, s, "first")) && all(heard(t, ctx, s, "second"))
+	})
+	t.Logf("after %s", time.Since(start).Round(time.Millisecond))
+	if got := len(heard(t, ctx, s, "both")); got != before {
+		t.Errorf("the %d records from before the copy are %d at the hub", before, got)
+	}
+	waitFor(t, 60*time.Second, "the objects at both", func() bool { return same(t, ctx, s) && same(t, ctx, other) })
+}
+
+// TestOlderCopyOfTheStore puts back a copy of the store from before some records were
+// made, forwarded and acknowledged: what is stored at the same sequences afterwards
+// arrives, what the hub has is not sent again, and desired state converges.
+func TestOlderCopyOfTheStore(t *testing.T) {
+	const before, between, after = 20, 30, 40
+	s, ctx := newSite(t)
+	s.shortWindow(t, ctx)
+	respond(t, s)
+	s.start(t, ctx)
+	for i := range before {
+		s.say(t, ctx, "pump", i)
+		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
+	}
+	wait(t, "records", func() bool {
+		return count(t, ctx, s.hub, streams.Telemetry) == before && backlog(t, ctx, s) == 0 && same(t, ctx, s)
+	})
+	copied := t.TempDir()
+	s.restart(t, ctx, func(store string) {
+		if err := os.CopyFS(filepath.Join(copied, "js"), os.DirFS(store)); err != nil {
+			t.Fatal(err)
+		}
+	})
+	for i := range between {
+		s.say(t, ctx, "pump", before+i)
+		putDesired(t, ctx, s, fmt.Sprintf("later-%d", i), i)
+	}
+	wait(t, "more records", func() bool {
+		return count(t, ctx, s.hub, streams.Telemetry) == before+between && backlog(t, ctx, s) == 0
+	})
+	s.cut(t)
+	s.restart(t, ctx, func(store string) {
+		if err := os.RemoveAll(store); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.CopyFS(store, os.DirFS(filepath.Join(copied, "js"))); err != nil {
+			t.Fatal(err)
+		}
+	})
+	select {
+	case <-s.keep.complete:
+		t.Error("desired state is shown although some of it is gone")
+	default:
+	}
+	for i := range after {
+		s.say(t, ctx, "pump", before+between+i)
+	}
+	s.line.Heal()
+	const all = before + between + after
+	wait(t, "all records", func() bool { return s.arrived(t, ctx, all-1) })
+	if got := heard(t, ctx, s, "pump"); len(got) != all {
+		t.Errorf("%d records at the hub, want %d", len(got), all)
+	}
+	wait(t, "convergence", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	wait(t, "desired state shown again", func() bool {
+		select {
+		case <-s.keep.complete:
+			return true
+		default:
+			return false
+		}
+	})
+	if n := s.keep.ledger.total(); n != 0 {
+		t.Errorf("%d records are counted as dropped, the hub has them all", n)
+	}
+}

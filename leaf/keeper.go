@@ -1,0 +1,370 @@
+package leaf
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+const (
+	// watchInterval is how often the keeper looks at disk and store.
+	watchInterval = time.Second
+	// The embedded server is restarted because of its store after minRest at the
+	// earliest, doubled each time that it did not help.
+	minRest = 5 * time.Second
+	maxRest = time.Minute
+)
+
+// errRebuild says that SITE_DESIRED has to be made anew, and that all who read it have
+// to start again.
+var errRebuild = errors.New("the store of desired state is damaged")
+
+// keeper looks after the site's streams: that they exist, that they are whole, and that
+// there is room for them. What it cannot know of a nats-server of the gateway's own,
+// it leaves to that.
+type keeper struct {
+	site      string
+	telemetry int64
+	host      *host // nil: a nats-server of the gateway's own
+	js        jetstream.JetStream
+	disk      disk
+	ledger    *ledger
+	marks     *marks
+	claims    map[string]*claimer
+	degraded  *degraded
+	counts    *counts
+	log       *zap.Logger
+
+	// storing is held while SITE_DESIRED is changed, and while all of it is read: what is
+	// superseded in between would count as missing.
+	storing sync.Mutex
+
+	// complete is closed when SITE_DESIRED holds what it should.
+	complete chan struct{}
+	once     sync.Once
+	// suspect holds a word when a reader found messages of SITE_DESIRED unreadable.
+	suspect chan struct{}
+
+	rest      time.Duration
+	restarted time.Time
+
+	saying sync.Mutex
+	said   map[string]bool
+}
+
+func newKeeper(l *Leaf, h *host, js jetstream.JetStream) *keeper {
+	book, err := openLedger(l.cfg.DataDir)
+	if err != nil {
+		l.log.Warn("what was dropped before is not known", zap.Error(err))
+	}
+	k := &keeper{
+		site: l.cfg.Site, telemetry: l.cfg.Storage.TelemetryBytes, host: h, js: js,
+		ledger: book, marks: openMarks(l.cfg.DataDir), degraded: &degraded{}, counts: l.counts, log: l.log.Named("store"),
+		complete: make(chan struct{}), suspect: make(chan struct{}, 1), rest: minRest, said: map[string]bool{},
+		claims: map[string]*claimer{},
+	}
+	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
+		k.claims[stream] = &claimer{js: js, stream: stream}
+	}
+	if h != nil {
+		k.disk = disk{dir: filepath.Dir(h.storeDir()), reserve: l.cfg.Storage.ReserveBytes}
+	}
+	return k
+}
+
+// open brings the streams up, whatever state their files are in, and returns when they
+// can be used. It blocks until there is a JetStream, and room to make what is missing.
+func (k *keeper) open(ctx context.Context) error {
+	if err := k.recover(ctx, true); err != nil {
+		return err
+	}
+	for {
+		err := k.verifyDesired(ctx)
+		if k.told("desired state not read", err); err == nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+	for stream, c := range k.claims {
+		if _, err := c.lineage(ctx); err != nil && ctx.Err() == nil {
+			// The forwarder claims again before it sends anything.
+			k.log.Warn("stream not claimed", zap.String("stream", stream), zap.Error(err))
+		}
+	}
+	// After the claims: what is reported about it has an id of this start.
+	for stream := range k.claims {
+		k.countLost(ctx, stream)
+	}
+	k.look(ctx) // so that telemetry is bounded from the beginning
+	return ctx.Err()
+}
+
+// recover makes the streams that are missing, and sets aside those whose files the
+// server does not accept: of what the hub may not have, the messages are kept, unless
+// they are what the server does not accept.
+func (k *keeper) recover(ctx context.Context, keepMessages bool) error {
+	if k.host == nil {
+		return k.ensure(ctx)
+	}
+	store := k.host.storeDir()
+	bad, err := unrecovered(k.host.server(), store)
+	if err != nil {
+		return err
+	}
+	consumers, err := unrecoveredConsumers(k.host.server(), store)
+	if err != nil {
+		return err
+	}
+	for _, dir := range consumers {
+		k.log.Warn("consumer removed, its files are damaged", zap.String("folder", dir))
+		k.told("remove consumer", os.RemoveAll(dir))
+	}
+	if len(bad) == 0 {
+		return k.ensure(ctx)
+	}
+	var keep []streamDir
+	for _, d := range bad {
+		k.rebuilt(d.stream, "the server does not recover it")
+		if keepMessages && upstream(d.stream) {
+			keep = append(keep, d)
+		}
+	}
+	k.told("set aside", setAside(store, bad))
+	if err := k.ensure(ctx); err != nil || len(keep) == 0 {
+		return err
+	}
+	k.told("keep messages", k.host.restart(ctx, func() error { return graft(store, keep) }))
+	return k.recover(ctx, false)
+}
+
+// ensure makes the streams what they should be. A server of the gateway's own may come
+// up after the leaf, and a full disk may be emptied, so it is tried again until ctx ends.
+// A stream that exists is used as it is when the disk does not let it be changed.
+func (k *keeper) ensure(ctx context.Context) error {
+	for {
+		attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := k.ensureOnce(attempt)
+		cancel()
+		var refused *jetstream.APIError
+		switch {
+		case err == nil:
+			k.told("waiting for the site's JetStream", nil)
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.As(err, &refused) && refused.Code != 500 && refused.Code != 503:
+			return err
+		}
+		k.told("waiting for the site's JetStream", err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (k *keeper) ensureOnce(ctx context.Context) error {
+	want := streams.LeafStreams(k.site, streams.LeafLimits{TelemetryBytes: k.telemetry})
+	for i := range want {
+		have, err := k.js.Stream(ctx, want[i].Name)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			if _, err := k.js.CreateStream(ctx, want[i]); err != nil {
+				return fmt.Errorf("make stream %s: %w", want[i].Name, err)
+			}
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("look up stream %s: %w", want[i].Name, err)
+		}
+		cfg := have.CachedInfo().Config
+		want[i].Metadata = maps.Clone(cfg.Metadata) // the lineage
+		if want[i].Name == streams.SiteTelemetry && cfg.MaxBytes < want[i].MaxBytes {
+			want[i].MaxBytes = cfg.MaxBytes // raised again when the disk has room
+		}
+		if err := streams.Ensure(ctx, k.js, want[i:i+1]); err != nil {
+			var refused *jetstream.APIError
+			if !errors.As(err, &refused) || refused.Code != 500 {
+				return err
+			}
+			k.told("stream "+want[i].Name+" stays as it is", err)
+		}
+	}
+	return nil
+}
+
+// verifyDesired reads all of SITE_DESIRED and makes it anew when something is wrong with
+// it, and says whether it holds all that it held before.
+func (k *keeper) verifyDesired(ctx context.Context) error {
+	reason, whole, err := k.inspect(ctx)
+	if err != nil {
+		return err
+	}
+	if reason != "" && k.host != nil {
+		account, err := accountOf(k.host.server(), streams.SiteDesired)
+		if err != nil {
+			return err
+		}
+		k.rebuilt(streams.SiteDesired, reason)
+		store := k.host.storeDir()
+		k.told("set aside", k.host.restart(ctx, func() error {
+			return setAside(store, []streamDir{{account, streams.SiteDesired}})
+		}))
+		if err := k.ensure(ctx); err != nil {
+			return err
+		}
+	}
+	was, _ := k.marks.get(streams.SiteDesired)
+	if reason != "" || !whole || was.Incomplete {
+		// A kubelet that sees less than there was would stop what still has to run.
+		k.log.Warn("desired state is not complete; pods and devices stay as they are until it has arrived")
+		return k.mark(ctx, streams.SiteDesired, "", true)
+	}
+	k.completed(ctx)
+	return nil
+}
+
+// inspect says why SITE_DESIRED cannot be used, "" when it can, and whether all that was
+// seen of it is there.
+func (k *keeper) inspect(ctx context.Context) (reason string, whole bool, err error) {
+	k.storing.Lock()
+	defer k.storing.Unlock()
+	s, err := k.js.Stream(ctx, streams.SiteDesired)
+	if err != nil {
+		return "", false, fmt.Errorf("open %s: %w", streams.SiteDesired, err)
+	}
+	info := s.CachedInfo()
+	was, known := k.marks.get(streams.SiteDesired)
+	whole = !known || !was.lost(info.Created, info.State.LastSeq)
+	if info.State.LastSeq == 0 {
+		return "", whole, nil
+	}
+	// The last message of this stream is never removed.
+	_, err = s.GetMsg(ctx, info.State.LastSeq)
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return "its end is missing", false, nil
+	case err != nil:
+		return "", false, fmt.Errorf("read the end of %s: %w", streams.SiteDesired, err)
+	}
+	m := &streams.Manifest{}
+	err = readLast(ctx, s, streams.DesiredFilter(k.site), false, func(msg jetstream.Msg, _ *jetstream.MsgMetadata) error {
+		if e, ok := streams.EntryOf(msg.Subject(), msg.Headers()); ok {
+			m.Add(e)
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, errUnreadable):
+		return "messages cannot be read", false, nil
+	case err != nil:
+		return "", false, fmt.Errorf("read %s: %w", streams.SiteDesired, err)
+	case whole && was.Digest != "" && was.Last == info.State.LastSeq && was.Digest != m.Digest():
+		return "it holds something else than when it was closed", false, nil
+	}
+	return "", whole, nil
+}
+
+// completed notes that SITE_DESIRED holds what it should.
+func (k *keeper) completed(ctx context.Context) {
+	k.once.Do(func() {
+		k.told("mark", k.mark(ctx, streams.SiteDesired, "", false))
+		close(k.complete)
+	})
+}
+
+// mark remembers how far a stream has come.
+func (k *keeper) mark(ctx context.Context, stream, digest string, incomplete bool) error {
+	s, err := k.js.Stream(ctx, stream)
+	if err != nil {
+		return fmt.Errorf("look up stream %s: %w", stream, err)
+	}
+	i := s.CachedInfo()
+	return k.marks.put(stream, mark{Created: i.Created.UnixNano(), Last: i.State.LastSeq, Digest: digest, Incomplete: incomplete})
+}
+
+// seal remembers all streams when nothing is written any more.
+func (k *keeper) seal(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, readWait)
+	defer cancel()
+	s, err := k.js.Stream(ctx, streams.SiteDesired)
+	if err != nil {
+		return // there is no server to ask
+	}
+	select {
+	case <-k.complete:
+		if m, err := manifestOf(ctx, s, k.site); err == nil {
+			k.told("mark", k.mark(ctx, streams.SiteDesired, m.Digest(), false))
+		}
+	default:
+	}
+	k.markUpstream(ctx)
+}
+
+func (k *keeper) markUpstream(ctx context.Context) {
+	for stream := range k.claims {
+		if err := k.mark(ctx, stream, "", false); err != nil && ctx.Err() == nil {
+			k.told("mark", err)
+		}
+	}
+}
+
+// countLost counts and reports what a stream had and has no more.
+func (k *keeper) countLost(ctx context.Context, stream string) {
+	was, known := k.marks.get(stream)
+	s, err := k.js.Stream(ctx, stream)
+	if err != nil || !known {
+		return
+	}
+	info := s.CachedInfo()
+	last := info.State.LastSeq
+	if was.Last <= last {
+		return
+	}
+	lost := span{max(last, k.ledger.noted(stream).Seq) + 1, was.Last}
+	if lost.from > lost.to {
+		return // the hub has all of it
+	}
+	k.log.Warn("records were lost with the store", zap.String("stream", stream), zap.Uint64("from", lost.from), zap.Uint64("to", lost.to))
+	data, err := json.Marshal(streams.Gap{
+		Stream: stream, Created: was.Created, From: lost.from, To: lost.to, Reason: streams.GapLost, Time: time.Now(),
+	})
+	if err == nil {
+		_, err = k.js.Publish(ctx, streams.LocalTelemetrySubject(streams.GapKind, stream), data)
+	}
+	k.told("report what was lost", err)
+	k.told("count what was lost", k.ledger.lose(stream, lost.count()))
+	k.told("mark", k.mark(ctx, stream, "", false))
+}
+
+// rebuilt notes that a stream is set aside.
+func (k *keeper) rebuilt(stream, reason string) {
+	k.log.Error("stream set aside, its files are damaged", zap.String("stream", stream), zap.String("reason", reason))
+	k.counts.rebuilt.WithLabelValues(stream).Inc()
+	k.degraded.set(streams.DegradedStore, true)
+}
+
+// told logs a failure once until it is over.
+func (k *keeper) told(what string, err error) {
+	k.saying.Lock()
+	defer k.saying.Unlock()
+	if err != nil && !k.said[what] {
+		k.log.Warn(what, zap.Error(err))
+	}
+	k.said[what] = err != nil
+}

@@ -1,0 +1,210 @@
+package leaf
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/streams"
+)
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// whole is a complete leaf, as cmd/leaf runs it, without a kubelet.
+type whole struct {
+	*site
+	stop  func()
+	ended chan error
+
+	mu    sync.Mutex
+	beats []streams.Presence
+}
+
+func startWhole(t *testing.T, s *site, ctx context.Context) *whole {
+	t.Helper()
+	w := &whole{site: s, ended: make(chan error, 1)}
+	s.cfg.NodeAPI.Listen, s.cfg.Metrics.Listen = freeAddr(t), freeAddr(t)
+	sub, err := s.bridge.Subscribe(streams.PresenceFilter, func(m *nats.Msg) {
+		var p streams.Presence
+		if err := json.Unmarshal(m.Data, &p); err != nil {
+			t.Errorf("heartbeat %q: %v", m.Data, err)
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.beats = append(w.beats, p)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	go func() { w.ended <- New(s.cfg, "v1", zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))).Run(ctx) }()
+	w.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-w.ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if err := sub.Unsubscribe(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(w.stop)
+	return w
+}
+
+func (w *whole) get(t *testing.T, path string) (int, string) {
+	t.Helper()
+	resp, err := http.Get("http://" + w.cfg.Metrics.Listen + path)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}
+
+func (w *whole) alive(t *testing.T) {
+	t.Helper()
+	select {
+	case err := <-w.ended:
+		w.ended <- err
+		t.Fatalf("the leaf has ended: %v", err)
+	default:
+	}
+}
+
+func (w *whole) beat(f func(streams.Presence) bool) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.beats, f)
+}
+
+// TestLeafSaysHowItIs reads the metrics, the health and the heartbeat of a whole leaf.
+func TestLeafSaysHowItIs(t *testing.T) {
+	s, ctx := newSite(t)
+	respond(t, s)
+	for i := range 7 {
+		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
+	}
+	w := startWhole(t, s, ctx)
+	wait(t, "ready", func() bool { code, _ := w.get(t, "/readyz"); return code == http.StatusOK })
+	if code, body := w.get(t, "/healthz"); code != http.StatusOK {
+		t.Errorf("/healthz: %d %s", code, body)
+	}
+	var body string
+	wait(t, "metrics", func() bool {
+		_, body = w.get(t, "/metrics")
+		return strings.Contains(body, "petiole_leaf_applied_sequence 7\n") && strings.Contains(body, "petiole_leaf_link_up 1\n") &&
+			strings.Contains(body, "petiole_leaf_unapplied_messages 0\n")
+	})
+	for _, want := range []string{
+		"petiole_leaf_replicated_total", `petiole_leaf_pending_messages{stream="SITE_TELEMETRY"} 0`,
+		`petiole_leaf_store_degraded{reason="DiskFull"} 0`, "petiole_leaf_disk_free_bytes", "process_resident_memory_bytes",
+		"petiole_leaf_link_changes_total 1",
+	} {
+		if !strings.Contains(body, want) {
+			t.Errorf("/metrics has no %s", want)
+		}
+	}
+	// The next heartbeat is sent when the link comes up the next time.
+	s.line.Cut()
+	wait(t, "link down", func() bool { _, body := w.get(t, "/metrics"); return strings.Contains(body, "petiole_leaf_link_up 0") })
+	s.line.Heal()
+	wait(t, "heartbeat", func() bool {
+		return w.beat(func(p streams.Presence) bool {
+			return p.AppliedHub == 7 && p.Unapplied == 0 && p.Boot != "" && len(p.Degraded) == 0
+		})
+	})
+}
+
+// TestLeafOutlivesAFullDisk runs a whole leaf, devices and node API included, on a disk
+// that somebody fills: it says so, its process goes on, and it recovers.
+func TestLeafOutlivesAFullDisk(t *testing.T) {
+	v := newVolume(t, "tmpfs", 64)
+	s, ctx := newSite(t)
+	s.cfg.NATS.ConfigFile = natstest.LeafConfIn(t, v.dir, "plant-a", s.line.Addr())
+	s.cfg.DataDir = filepath.Join(v.dir, "data")
+	respond(t, s)
+	putDesired(t, ctx, s, "before", 1)
+	w := startWhole(t, s, ctx)
+	wait(t, "ready", func() bool { code, _ := w.get(t, "/readyz"); return code == http.StatusOK })
+	wait(t, "object", func() bool { return backlog(t, ctx, s) == 0 })
+	empty := v.fill()
+	putDesired(t, ctx, s, "meanwhile", strings.Repeat("x", 100<<10))
+	wait(t, "unhealthy", func() bool { code, _ := w.get(t, "/healthz"); return code == http.StatusServiceUnavailable })
+	s.line.Cut()
+	wait(t, "link down", func() bool { _, body := w.get(t, "/metrics"); return strings.Contains(body, "petiole_leaf_link_up 0") })
+	s.line.Heal()
+	wait(t, "heartbeat says so", func() bool {
+		return w.beat(func(p streams.Presence) bool { return slices.Contains(p.Degraded, streams.DegradedDiskFull) })
+	})
+	w.alive(t)
+	empty()
+	waitFor(t, 40*time.Second, "healthy", func() bool { code, _ := w.get(t, "/healthz"); return code == http.StatusOK })
+	wait(t, "object", func() bool { return backlog(t, ctx, s) == 0 })
+	wait(t, "applied", func() bool {
+		_, body := w.get(t, "/metrics")
+		return strings.Contains(body, "petiole_leaf_applied_sequence 2")
+	})
+	w.alive(t)
+}
+
+// TestLeafStartsAgainOnADamagedStore flips a byte under a leaf that runs: the comparison
+// finds it, all parts start again on a store that is made anew, in one process.
+func TestLeafStartsAgainOnADamagedStore(t *testing.T) {
+	s, ctx := newSite(t)
+	respond(t, s)
+	for i := range 40 {
+		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
+	}
+	w := startWhole(t, s, ctx)
+	applied := func() bool {
+		_, body := w.get(t, "/metrics")
+		return strings.Contains(body, "petiole_leaf_applied_sequence 40")
+	}
+	wait(t, "applied", applied)
+	w.stop()
+	block := filepath.Join(filepath.Dir(s.cfg.NATS.ConfigFile), "js", "jetstream", "$G", "streams", streams.SiteDesired, "msgs", "1.blk")
+	b, err := os.ReadFile(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)-60] ^= 1
+	if err := os.WriteFile(block, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w = startWhole(t, s, ctx)
+	wait(t, "applied", applied)
+	_, body := w.get(t, "/metrics")
+	for _, want := range []string{`petiole_leaf_streams_rebuilt_total{stream="SITE_DESIRED"} 1`, `petiole_leaf_store_degraded{reason="StoreRebuilt"} 1`} {
+		if !strings.Contains(body, want) {
+			t.Errorf("/metrics has no %s", want)
+		}
+	}
+	wait(t, "same", func() bool { return backlog(t, ctx, s) == 0 })
+}

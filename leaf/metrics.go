@@ -1,0 +1,124 @@
+package leaf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/petiole-io/petiole/internal/metrics"
+	"github.com/petiole-io/petiole/streams"
+)
+
+// gauges reads the leaf's state when somebody scrapes.
+type gauges struct {
+	status *status
+	link   *link
+	keep   *keeper
+	node   nodeState
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("petiole_leaf_"+name, help, labels, nil)
+}
+
+var (
+	descLinkUp      = desc("link_up", "Whether the link to the hub is up.")
+	descPending     = desc("pending_messages", "Messages that the hub has not acknowledged.", "stream")
+	descUnapplied   = desc("unapplied_messages", "Messages of SITE_DESIRED that the slowest consumer has not taken over.")
+	descApplied     = desc("applied_sequence", "Sequence of DESIRED up to which the node API has taken over everything; 0 when not known.")
+	descDropped     = desc("dropped_total", "Records that were dropped before the hub had them, since the store was made.", "stream", "reason")
+	descQuarantined = desc("quarantined_messages", "Messages that could not be read since the start.")
+	descDiskFree    = desc("disk_free_bytes", "Free space of the disk that holds the store.")
+	descDegraded    = desc("store_degraded", "Whether the store is degraded, by what is wrong with it.", "reason")
+)
+
+// Describe implements prometheus.Collector.
+func (g *gauges) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descLinkUp, descPending, descUnapplied, descApplied, descDropped, descQuarantined, descDiskFree, descDegraded} {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (g *gauges) Collect(out chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), statusWait)
+	defer cancel()
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	up, _, _ := g.link.State()
+	gauge(descLinkUp, number(up))
+	now := g.status.read(ctx)
+	for stream, n := range now.pending {
+		gauge(descPending, float64(n), stream)
+	}
+	gauge(descUnapplied, float64(now.unapplied))
+	gauge(descApplied, float64(g.node.AppliedSource()))
+	gauge(descQuarantined, float64(now.quarantined))
+	g.keep.ledger.each(func(stream, reason string, n uint64) {
+		out <- prometheus.MustNewConstMetric(descDropped, prometheus.CounterValue, float64(n), stream, reason)
+	})
+	if g.keep.host != nil {
+		if s, err := g.keep.disk.space(); err == nil {
+			gauge(descDiskFree, float64(s.free))
+		}
+	}
+	is := map[string]bool{}
+	for _, name := range now.degraded {
+		is[name] = true
+	}
+	for _, name := range []string{streams.DegradedDiskFull, streams.DegradedStore} {
+		gauge(descDegraded, number(is[name]), name)
+	}
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// expose serves metrics and health at listen until ctx ends: /healthz fails while the
+// store is frozen, /readyz until the node API answers. An empty listen serves nothing.
+func expose(ctx context.Context, listen string, c *counts, g *gauges, ready <-chan struct{}) error {
+	if listen == "" {
+		return nil
+	}
+	gather := prometheus.NewRegistry()
+	gather.MustRegister(g, collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux := http.NewServeMux()
+	mux.Handle("/", metrics.Handler(prometheus.Gatherers{c.registry, gather}, func() error {
+		select {
+		case <-ready:
+			return nil
+		default:
+			return errors.New("the node API does not answer yet")
+		}
+	}, nil))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if g.keep.host != nil {
+			if err := g.keep.host.frozen(); err != nil {
+				http.Error(w, err.Error(), http.StatusServiceUnavailable)
+				return
+			}
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	l, err := net.Listen("tcp", listen)
+	if err != nil {
+		return fmt.Errorf("serve metrics: %w", err)
+	}
+	server := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second}
+	defer context.AfterFunc(ctx, func() { server.Close() })()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve metrics at %s: %w", listen, err)
+	}
+	return nil
+}

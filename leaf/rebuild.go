@@ -1,0 +1,148 @@
+package leaf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+const (
+	// asideName is the folder beside JetStream's where damaged streams are kept: of each
+	// stream the last copy.
+	asideName = "aside"
+	// The folders of a stream's messages and of its consumers.
+	messagesDir  = "msgs"
+	consumersDir = "obs"
+)
+
+// streamDir is the folder of a stream in JetStream's store.
+type streamDir struct{ account, stream string }
+
+func (d streamDir) in(store string) string {
+	return filepath.Join(store, d.account, "streams", d.stream)
+}
+
+// aside is where a damaged stream of a store is kept.
+func (d streamDir) aside(store string) string {
+	return filepath.Join(filepath.Dir(store), asideName, d.account, d.stream)
+}
+
+// unrecovered are the streams that have a folder and that the server did not bring up.
+func unrecovered(s *server.Server, store string) ([]streamDir, error) {
+	z, err := s.Jsz(&server.JSzOptions{Accounts: true, Streams: true})
+	if err != nil {
+		return nil, fmt.Errorf("list streams: %w", err)
+	}
+	up := map[streamDir]bool{}
+	for _, a := range z.AccountDetails {
+		for _, s := range a.Streams {
+			up[streamDir{a.Name, s.Name}] = true
+		}
+	}
+	folders, err := filepath.Glob(filepath.Join(store, "*", "streams", "*"))
+	if err != nil {
+		return nil, fmt.Errorf("list streams: %w", err)
+	}
+	var out []streamDir
+	for _, f := range folders {
+		d := streamDir{filepath.Base(filepath.Dir(filepath.Dir(f))), filepath.Base(f)}
+		if !up[d] && !strings.HasPrefix(d.stream, ".") { // the server removes those itself
+			out = append(out, d)
+		}
+	}
+	return out, nil
+}
+
+// unrecoveredConsumers are the folders of durable consumers that the server did not bring
+// up, and would not make anew either.
+func unrecoveredConsumers(s *server.Server, store string) ([]string, error) {
+	z, err := s.Jsz(&server.JSzOptions{Accounts: true, Streams: true, Consumer: true})
+	if err != nil {
+		return nil, fmt.Errorf("list consumers: %w", err)
+	}
+	var out []string
+	for _, a := range z.AccountDetails {
+		for _, d := range a.Streams {
+			folders, err := filepath.Glob(filepath.Join(streamDir{a.Name, d.Name}.in(store), consumersDir, "*"))
+			if err != nil {
+				return nil, fmt.Errorf("list consumers: %w", err)
+			}
+			for _, f := range folders {
+				up := func(c *server.ConsumerInfo) bool { return c.Name == filepath.Base(f) }
+				if !slices.ContainsFunc(d.Consumer, up) {
+					out = append(out, f)
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+// accountOf finds the account whose stream it is.
+func accountOf(s *server.Server, stream string) (string, error) {
+	z, err := s.Jsz(&server.JSzOptions{Accounts: true, Streams: true})
+	if err != nil {
+		return "", fmt.Errorf("list streams: %w", err)
+	}
+	for _, a := range z.AccountDetails {
+		if slices.ContainsFunc(a.Streams, func(d server.StreamDetail) bool { return d.Name == stream }) {
+			return a.Name, nil
+		}
+	}
+	return "", fmt.Errorf("no account has stream %s", stream)
+}
+
+// setAside moves the folders of damaged streams out of the store, over an earlier copy.
+// The server must not run, or not have the streams open.
+func setAside(store string, dirs []streamDir) error {
+	var errs []error
+	for _, d := range dirs {
+		to := d.aside(store)
+		err := os.RemoveAll(to)
+		if err == nil {
+			err = os.MkdirAll(filepath.Dir(to), 0o700)
+		}
+		if err == nil {
+			err = os.Rename(d.in(store), to)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("set aside %s: %w", d.stream, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// graft moves the messages and the consumers of streams that were set aside into those
+// that were made in their place. The server must not run.
+func graft(store string, dirs []streamDir) error {
+	var errs []error
+	for _, d := range dirs {
+		for _, part := range []string{messagesDir, consumersDir} {
+			from, to := filepath.Join(d.aside(store), part), filepath.Join(d.in(store), part)
+			if _, err := os.Stat(from); err != nil {
+				continue // there is nothing to keep
+			}
+			err := os.RemoveAll(to)
+			if err == nil {
+				err = os.Rename(from, to)
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("keep the messages of %s: %w", d.stream, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// upstream says whether a stream holds what the hub may not have yet, so that what can
+// be read of it is kept. The others are made anew.
+func upstream(stream string) bool {
+	return stream == streams.SiteReported || stream == streams.SiteTelemetry || stream == streams.SiteQuarantine
+}

@@ -1,0 +1,120 @@
+package leaf
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+const (
+	// positionWait is how long the bridge may take to say what the hub has, and
+	// silentWait how long within silentTime after it did not, so that a link that is up
+	// for moments only gets something done without it.
+	positionWait = 5 * time.Second
+	silentWait   = 300 * time.Millisecond
+	silentTime   = time.Minute
+	// doubtWait is how long after a commit that may or may not have been stored a session
+	// insists on an answer: on a link that is half open the commit gets through, and
+	// neither its acknowledgement nor the answer comes back.
+	doubtWait = 15 * time.Second
+)
+
+// place is what is known at the start of a session of a stream that is forwarded.
+type place struct {
+	// acked is the local acknowledgement floor. It may be behind, and it may be ahead: a
+	// message that a limit drops while it is on its way counts as acknowledged there.
+	acked uint64
+	// noted is what the leaf itself remembers to have dealt with: exactly, when it is of
+	// the session before, and otherwise something that may be behind.
+	noted uint64
+	exact bool
+	// last is the stream's last sequence.
+	last uint64
+	// hub is up to where the hub has the stream, when known.
+	hub   uint64
+	known bool
+}
+
+// resumeAt is the first sequence to forward. The hub knows best: it may have stored what
+// was never acknowledged, and it may have lost what was.
+func resumeAt(p place) uint64 {
+	at := max(p.acked, p.noted)
+	switch {
+	case p.known:
+		at = p.hub
+	case p.exact:
+		at = p.noted
+	}
+	return min(at, p.last) + 1
+}
+
+// hubPosition asks the bridge up to where the hub has this stream. false: it is not
+// known, and the session goes on from what is known here.
+func (f *forwarder) hubPosition(ctx context.Context, l lineage, last uint64) (uint64, bool, error) {
+	id, err := f.askPosition(ctx)
+	if err != nil {
+		if !f.doubt.IsZero() && time.Since(f.doubt) < doubtWait {
+			return 0, false, err
+		}
+		f.log.Info("position at the hub not known", zap.Error(err))
+		return 0, false, nil
+	}
+	if id == "" {
+		// The hub has nothing. State is worth sending again; of telemetry it may have
+		// dropped what it once had.
+		return 0, f.stream == streams.SiteReported, nil
+	}
+	parsed, err := streams.ParseForwardID(id)
+	if err != nil {
+		f.log.Info("position at the hub not known", zap.Error(err))
+		return 0, false, nil
+	}
+	at, ok := l.locate(f.stream, parsed)
+	switch {
+	case !ok:
+		f.log.Info("the hub's last message is of another life of this stream", zap.String("id", id))
+	case at > last:
+		f.log.Warn("the stream was rolled back", zap.Uint64("forwarded", at), zap.Uint64("last", last))
+		f.claims.again()
+	}
+	return at, ok, nil
+}
+
+func (f *forwarder) askPosition(ctx context.Context) (string, error) {
+	patience := positionWait
+	if time.Since(f.silent) < silentTime {
+		patience = silentWait
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	query, err := json.Marshal(streams.PositionQuery{Stream: f.stream})
+	if err != nil {
+		return "", fmt.Errorf("encode the query of the position: %w", err)
+	}
+	reply, err := f.hub.nc.RequestWithContext(ctx, streams.RequestSubject(f.site, streams.RequestPosition), query)
+	if err != nil {
+		if patience == positionWait {
+			f.silent = time.Now()
+		}
+		return "", fmt.Errorf("ask for the position: %w", err)
+	}
+	f.silent = time.Time{}
+	return parsePosition(reply.Data)
+}
+
+func parsePosition(data []byte) (string, error) {
+	var a streams.PositionAnswer
+	if err := json.Unmarshal(data, &a); err != nil {
+		return "", fmt.Errorf("read the answer of the position: %w", err)
+	}
+	if a.Error != "" {
+		return "", errors.New("the bridge does not know the position: " + a.Error)
+	}
+	return a.ID, nil
+}

@@ -1,0 +1,364 @@
+package leaf
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/streams"
+)
+
+// shortWindow gives the hub's telemetry a duplicate window that is over soon.
+func (s *site) shortWindow(t *testing.T, ctx context.Context) {
+	t.Helper()
+	for _, cfg := range streams.HubStreams(streams.HubLimits{}) {
+		if cfg.Name == streams.Telemetry || cfg.Name == streams.Reported {
+			cfg.Duplicates = 100 * time.Millisecond
+			if _, err := s.hub.UpdateStream(ctx, cfg); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func (s *site) record(t *testing.T, ctx context.Context, i, size int) {
+	t.Helper()
+	body := fmt.Sprintf("%d %s", i, strings.Repeat("x", size))
+	if _, err := s.js.Publish(ctx, streams.LocalTelemetrySubject("sample", "default", "pump"), []byte(body)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// stored is what the hub's TELEMETRY has, in order: the number of each record, or the
+// numbers that a gap says are missing.
+type stored struct {
+	number int
+	gap    *streams.Gap
+}
+
+func (s *site) stored(t *testing.T, ctx context.Context) []stored {
+	t.Helper()
+	hub, err := s.hub.Stream(ctx, streams.Telemetry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []stored
+	state := hub.CachedInfo().State
+	if state.Msgs == 0 {
+		return nil
+	}
+	for seq := state.FirstSeq; seq <= state.LastSeq; seq++ {
+		m, err := hub.GetMsg(ctx, seq)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var one stored
+		if strings.HasPrefix(m.Subject, streams.TelemetrySubject("plant-a", streams.GapKind)) {
+			if err := json.Unmarshal(m.Data, &one.gap); err != nil {
+				t.Fatal(err)
+			}
+		} else if _, err := fmt.Sscan(string(m.Data), &one.number); err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, one)
+	}
+	return out
+}
+
+// TestAcknowledgementLostLongAgo lets the hub store records whose acknowledgements are
+// swallowed, and the link come back after the duplicate window: each is stored once.
+func TestAcknowledgementLostLongAgo(t *testing.T) {
+	s, ctx := newSite(t)
+	s.shortWindow(t, ctx)
+	b := respond(t, s)
+	s.start(t, ctx)
+	s.up(t)
+	s.record(t, ctx, 0, 10)
+	wait(t, "first record", func() bool {
+		c, err := s.js.Consumer(ctx, streams.SiteTelemetry, streams.ForwardConsumer)
+		return err == nil && c.CachedInfo().AckFloor.Stream == 1
+	})
+	s.line.Swallow(natstest.Downward)
+	for i := 1; i <= 40; i++ {
+		s.record(t, ctx, i, 10)
+	}
+	var sent uint64
+	wait(t, "records without acknowledgement", func() bool {
+		sent = count(t, ctx, s.hub, streams.Telemetry)
+		return sent > 1
+	})
+	time.Sleep(300 * time.Millisecond) // the duplicate window
+	s.cut(t)
+	for i := 41; i <= 50; i++ {
+		s.record(t, ctx, i, 10)
+	}
+	s.line.Heal()
+	wait(t, "all records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) >= 51 })
+	for i, got := range s.stored(t, ctx) {
+		if got.gap != nil || got.number != i {
+			t.Fatalf("message %d at the hub is %+v", i, got)
+		}
+	}
+	if counted(t, s, "petiole_leaf_passed_over_total") == 0 {
+		t.Error("nothing was passed over: the test has proved nothing")
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.asked == 0 {
+		t.Error("nobody asked for the position")
+	}
+}
+
+// TestPositionNotKnown has a bridge that does not answer: records go on, and what is
+// sent again within the duplicate window is stored once.
+func TestPositionNotKnown(t *testing.T) {
+	s, ctx := newSite(t)
+	b := respond(t, s)
+	b.silent = true
+	s.start(t, ctx)
+	s.up(t)
+	for i := range 20 {
+		s.record(t, ctx, i, 10)
+	}
+	wait(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 20 })
+	s.cut(t)
+	for i := range 5 {
+		s.record(t, ctx, 20+i, 10)
+	}
+	s.line.Heal()
+	wait(t, "all records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 25 })
+}
+
+// TestHubLostWhatItAcknowledged rolls the hub's stream back: the site sends again what
+// it still has.
+func TestHubLostWhatItAcknowledged(t *testing.T) {
+	s, ctx := newSite(t)
+	s.shortWindow(t, ctx)
+	respond(t, s)
+	s.start(t, ctx)
+	for i := range 30 {
+		s.record(t, ctx, i, 10)
+	}
+	wait(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 30 })
+	s.cut(t)
+	hub, err := s.hub.Stream(ctx, streams.Telemetry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for seq := uint64(30); seq > 20; seq-- {
+		if err := hub.DeleteMsg(ctx, seq); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(200 * time.Millisecond) // the duplicate window
+	s.line.Heal()
+	wait(t, "records again", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 30 })
+}
+
+// arrived says whether the hub's last record is that number.
+func (s *site) arrived(t *testing.T, ctx context.Context, number int) bool {
+	t.Helper()
+	hub, err := s.hub.Stream(ctx, streams.Telemetry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, err := hub.GetLastMsgForSubject(ctx, streams.TelemetrySubject("plant-a", "sample", "default", "pump"))
+	var got int
+	if err == nil {
+		_, err = fmt.Sscan(string(last.Data), &got)
+	}
+	return err == nil && got == number
+}
+
+// checkAccount says whether every number from 0 up to before is at the hub once, or in
+// exactly one gap, in order; number i is sequence i+1 of the leaf's stream.
+func checkAccount(t *testing.T, all []stored, before int) (missing int) {
+	t.Helper()
+	next := 0
+	for i, one := range all {
+		switch {
+		case one.gap != nil:
+			if int(one.gap.From) != next+1 {
+				t.Fatalf("message %d: a gap from %d to %d, want it from %d", i, one.gap.From, one.gap.To, next+1)
+			}
+			missing += int(one.gap.To - one.gap.From + 1)
+			next = int(one.gap.To)
+		case one.number != next:
+			t.Fatalf("message %d is record %d, want %d", i, one.number, next)
+		default:
+			next++
+		}
+	}
+	if next != before {
+		t.Fatalf("the hub's account ends at %d, want %d", next, before)
+	}
+	return missing
+}
+
+// TestEveryDroppedRecordIsReported lets a small telemetry stream overflow while the link
+// is down, three times, with a restart: each record is at the hub or in one gap.
+func TestEveryDroppedRecordIsReported(t *testing.T) {
+	s, ctx := newSite(t)
+	s.cfg.Storage.TelemetryBytes = 100 << 10
+	respond(t, s)
+	s.start(t, ctx)
+	n := 0
+	for round := range 3 {
+		s.up(t)
+		for range 50 {
+			s.record(t, ctx, n, 1000)
+			n++
+		}
+		s.cut(t)
+		for range 300 {
+			s.record(t, ctx, n, 1000)
+			n++
+		}
+		if round == 1 {
+			s.restart(t, ctx, nil)
+		}
+		s.line.Heal()
+		wait(t, "account", func() bool { return s.arrived(t, ctx, n-1) })
+	}
+	missing := checkAccount(t, s.stored(t, ctx), n)
+	if missing < 100 {
+		t.Fatalf("%d records were dropped: the test has proved nothing", missing)
+	}
+	if got := s.keep.ledger.total(); got != uint64(missing) {
+		t.Errorf("%d are counted as dropped, %d are reported", got, missing)
+	}
+	s.restart(t, ctx, nil)
+	if got := s.keep.ledger.total(); got != uint64(missing) {
+		t.Errorf("after a restart %d are counted as dropped, want %d", got, missing)
+	}
+}
+
+// TestMissing divides what is missing at the place where the stream begins.
+func TestMissing(t *testing.T) {
+	for _, c := range []struct {
+		next, before, first uint64
+		limit, lost         span
+	}{
+		{5, 9, 10, span{5, 9}, span{}},
+		{5, 9, 30, span{5, 9}, span{}},
+		{5, 9, 1, span{}, span{5, 9}},
+		{5, 9, 7, span{5, 6}, span{7, 9}},
+		{5, 5, 5, span{}, span{5, 5}},
+		{5, 9, 0, span{}, span{5, 9}},
+	} {
+		got := missing(c.next, c.before, c.first)
+		if got[streams.GapLimit] != c.limit || got[streams.GapLost] != c.lost {
+			t.Errorf("missing(%d, %d, %d) = %v", c.next, c.before, c.first, got)
+		}
+	}
+}
+
+// TestLineage copies a store at random moments and lets both copies go on: a sequence
+// that holds two records never has one id for both, and a position of the other copy
+// never makes one pass over what is its own.
+func TestLineage(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		type copyOf struct {
+			l       lineage
+			last    uint64
+			records map[uint64]int // by sequence, what was stored there
+		}
+		ids, next := int64(1), 0
+		start := func(c *copyOf) {
+			ids++
+			c.l = c.l.with(claim{id: ids, from: c.last + 1})
+		}
+		created := time.Unix(0, 1)
+		first, err := parseLineage("", created)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copies := []*copyOf{{l: first, records: map[uint64]int{}}}
+		start(copies[0])
+		owner := map[string]int{}
+		for range rapid.IntRange(1, 120).Draw(t, "steps") {
+			c := copies[rapid.IntRange(0, len(copies)-1).Draw(t, "copy")]
+			switch rapid.IntRange(0, 5).Draw(t, "step") {
+			case 0:
+				start(c)
+			case 1:
+				other := &copyOf{l: append(lineage{}, c.l...), last: c.last, records: map[uint64]int{}}
+				for k, v := range c.records {
+					other.records[k] = v
+				}
+				start(other)
+				copies = append(copies, other)
+			default:
+				c.last++
+				next++
+				c.records[c.last] = next
+				id := c.l.id("s", streams.SiteTelemetry, c.last).String()
+				if was, ok := owner[id]; ok && was != next {
+					t.Fatalf("record %d has the id %s of record %d", next, id, was)
+				}
+				owner[id] = next
+			}
+			written, err := parseLineage(c.l.String(), created)
+			if err != nil || written.String() != c.l.String() {
+				t.Fatalf("%q is read as %q, %v", c.l, written, err)
+			}
+		}
+		for _, c := range copies {
+			for _, other := range copies {
+				id := other.l.id("s", streams.SiteTelemetry, other.last)
+				at, ok := c.l.locate(streams.SiteTelemetry, id)
+				for seq := uint64(1); ok && seq <= min(at, c.last); seq++ {
+					if c.records[seq] != other.records[seq] {
+						t.Fatalf("with %s at the hub record %d is passed over", id, c.records[seq])
+					}
+				}
+			}
+		}
+	})
+}
+
+func FuzzAnswers(f *testing.F) {
+	f.Add([]byte(`{"id":"plant-a.SITE_TELEMETRY.17.4"}`))
+	f.Add([]byte(`{"stream":"TELEMETRY","seq":4,"domain":"hub","count":3}`))
+	f.Add([]byte(`{"error":{"err_code":10201}}`))
+	f.Add([]byte(`{"reset_seq":1}`))
+	l := lineage{{id: 17}}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if ack, err := parseAck(data, "hub"); err == nil && (ack.Domain != "hub" || ack.Stream == "") {
+			t.Fatalf("%q is taken for an acknowledgement of the hub", data)
+		}
+		if floor, err := parseReset(data); err == nil && floor+1 == 0 {
+			t.Fatalf("%q resets to nothing", data)
+		}
+		id, err := parsePosition(data)
+		if err != nil || id == "" {
+			return
+		}
+		if p, err := streams.ParseForwardID(id); err == nil {
+			if at, ok := l.locate(streams.SiteTelemetry, p); ok && at != p.Seq {
+				t.Fatalf("%q locates %d", id, at)
+			}
+		}
+	})
+}
+
+func FuzzLineage(f *testing.F) {
+	f.Add("17:4,18:9")
+	f.Add("17:4,18:3")
+	f.Fuzz(func(t *testing.T, s string) {
+		l, err := parseLineage(s, time.Unix(0, 5))
+		if err != nil {
+			return
+		}
+		again, err := parseLineage(l.String(), time.Unix(0, 5))
+		if err != nil || len(again) != len(l) {
+			t.Fatalf("%q is read as %v and then as %v, %v", s, l, again, err)
+		}
+	})
+}

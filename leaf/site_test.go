@@ -1,0 +1,175 @@
+package leaf
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/streams"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// site is a hub, a line with faults, and a leaf's server with what runs on it: a
+// replicator, and a forwarder on each stream. No node API and no devices.
+type site struct {
+	hubServer *natstest.Hub
+	hub       jetstream.JetStream
+	bridge    *nats.Conn
+	line      *natstest.Line
+	cfg       Config
+	limits    streams.LeafLimits
+	pace      checkPace
+
+	leaf *Leaf
+	host *host
+	nc   *nats.Conn
+	js   jetstream.JetStream
+	link *link
+	keep *keeper
+	r    *replicator
+	stop func()
+}
+
+// newSite is a site whose leaf does not run yet.
+func newSite(t *testing.T) (*site, context.Context) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Second)
+	t.Cleanup(cancel)
+	s := &site{hubServer: natstest.StartHub(t, "plant-a"), cfg: DefaultConfig()}
+	s.line = natstest.NewLine(t, s.hubServer.LeafAddr())
+	s.cfg.Site, s.cfg.Node, s.cfg.DataDir = "plant-a", "plant-a-1", t.TempDir()
+	s.cfg.NATS.ConfigFile = natstest.LeafConf(t, "plant-a", s.line.Addr())
+	s.bridge = s.hubServer.Connect(t, "bridge")
+	var err error
+	if s.hub, err = jetstream.New(s.bridge); err != nil {
+		t.Fatal(err)
+	}
+	if err := streams.Ensure(ctx, s.hub, streams.HubStreams(streams.HubLimits{})); err != nil {
+		t.Fatal(err)
+	}
+	if err := streams.EnsureConsumer(ctx, s.hub, streams.Desired, streams.SiteConsumer("plant-a")); err != nil {
+		t.Fatal(err)
+	}
+	return s, ctx
+}
+
+func startSite(t *testing.T) (*site, context.Context) {
+	t.Helper()
+	s, ctx := newSite(t)
+	s.start(t, ctx)
+	return s, ctx
+}
+
+// start runs the leaf's parts until stop is called or the test ends.
+func (s *site) start(t *testing.T, ctx context.Context) {
+	t.Helper()
+	// Errors that the faults provoke are no failures of the test.
+	log := zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel))
+	s.leaf = New(s.cfg, "test", log)
+	var err error
+	if s.host, err = startHost(ctx, s.cfg.NATS.ConfigFile, log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))); err != nil {
+		t.Fatal(err)
+	}
+	if s.nc, err = connect(NATSConfig{}, s.host, "plant-a", log); err != nil {
+		t.Fatal(err)
+	}
+	if s.js, err = jetstream.New(s.nc); err != nil {
+		t.Fatal(err)
+	}
+	s.keep = newKeeper(s.leaf, s.host, s.js)
+	if err := s.keep.open(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.run(t, ctx, log)
+}
+
+func (s *site) run(t *testing.T, ctx context.Context, log *zap.Logger) {
+	runCtx, end := context.WithCancel(ctx)
+	done := make(chan error, 5)
+	s.link = newLink(s.host, s.leaf.counts, log)
+	s.r = &replicator{
+		site: "plant-a", js: s.js, nc: s.nc, local: store{nc: s.nc, domain: "plant-a"}, link: s.link, counts: s.leaf.counts,
+		pace: s.pace, complete: s.keep.completed, unreadable: s.keep.doubt, storing: &s.keep.storing, log: log,
+	}
+	parts := []func(context.Context) error{s.r.Run, s.link.Run, s.keep.Run}
+	for _, name := range []string{streams.SiteReported, streams.SiteTelemetry} {
+		f := &forwarder{
+			site: "plant-a", stream: name, js: s.js, hub: store{nc: s.nc, domain: streams.HubDomain}, link: s.link,
+			claims: s.keep.claims[name], ledger: s.keep.ledger, counts: s.leaf.counts, log: log.With(zap.String("stream", name)),
+		}
+		parts = append(parts, f.Run)
+	}
+	for _, run := range parts {
+		go func() { done <- run(runCtx) }()
+	}
+	stopped := false
+	s.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		end()
+		for range parts {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+		s.keep.seal(context.WithoutCancel(ctx))
+		s.nc.Close()
+		s.host.stop()
+	}
+	t.Cleanup(s.stop)
+}
+
+// restart stops the leaf, changes its files, and starts it again.
+func (s *site) restart(t *testing.T, ctx context.Context, between func(storeDir string)) {
+	t.Helper()
+	dir := s.host.storeDir()
+	s.stop()
+	if between != nil {
+		between(dir)
+	}
+	s.start(t, ctx)
+}
+
+func (s *site) up(t *testing.T) {
+	t.Helper()
+	wait(t, "link up", func() bool { up, _, _ := s.link.State(); return up })
+}
+
+func (s *site) cut(t *testing.T) {
+	t.Helper()
+	s.line.Cut()
+	wait(t, "link down", func() bool { up, _, _ := s.link.State(); return !up })
+}
+
+func wait(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	waitFor(t, 20*time.Second, what, cond)
+}
+
+func waitFor(t *testing.T, limit time.Duration, what string, cond func() bool) {
+	t.Helper()
+	for start := time.Now(); !cond(); time.Sleep(5 * time.Millisecond) {
+		if time.Since(start) > limit {
+			t.Fatalf("%s: not within %s", what, limit)
+		}
+	}
+}
+
+func count(t *testing.T, ctx context.Context, js jetstream.JetStream, stream string) uint64 {
+	t.Helper()
+	s, err := js.Stream(ctx, stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.CachedInfo().State.Msgs
+}

@@ -1,0 +1,173 @@
+package leaf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// tombstoneLife is how long a tombstone stays in SITE_DESIRED at least.
+//
+// The node API decides by the last message of an object whether the next one is newer. A
+// tombstone that is gone decides nothing: an older version of the object would be taken
+// for a new one. DESIRED holds one message for each object, the newest, so that an older
+// one can only come from a hub whose store was put back to an earlier state, until the
+// bridge, which compares that store with the API server when it starts, has published
+// the tombstone again. A day covers that.
+const tombstoneLife = 24 * time.Hour
+
+const (
+	// tombstoneInterval is how often they are looked for.
+	tombstoneInterval = time.Hour
+	// trimChunk is how many messages are removed before a batch of the hub gets its turn.
+	trimChunk = 500
+)
+
+// refuse is what may be removed from SITE_DESIRED: tombstones that every consumer has
+// passed, and the parts of large objects that are not there.
+type refuse struct {
+	seqs []uint64
+	// floor is what every consumer has acknowledged, last the stream's end.
+	floor, last uint64
+	before      time.Time
+	// live are the objects whose parts are needed; only those with parts are in it.
+	live map[string]bool
+	part []struct {
+		object string
+		seq    uint64
+	}
+}
+
+// take looks at one message, in the order of the stream.
+func (r *refuse) take(msg jetstream.Msg, md *jetstream.MsgMetadata) {
+	seq, subject := md.Sequence.Stream, msg.Subject()
+	old := seq <= r.floor && seq != r.last && md.Timestamp.Before(r.before)
+	h := msg.Headers()
+	switch {
+	case streams.IsPart(subject):
+		if old {
+			r.part = append(r.part, struct {
+				object string
+				seq    uint64
+			}{streams.ObjectSubject(subject), seq})
+		}
+	case h.Get(streams.HeaderOp) != string(streams.OpDelete):
+		if h.Get(streams.HeaderParts) != "" {
+			r.live[subject] = true
+		}
+	case old:
+		r.seqs = append(r.seqs, seq)
+	}
+}
+
+// all is what may go.
+func (r *refuse) all() []uint64 {
+	for _, p := range r.part {
+		if !r.live[p.object] {
+			r.seqs = append(r.seqs, p.seq)
+		}
+	}
+	return r.seqs
+}
+
+// sweep removes old tombstones until ctx ends. life is tombstoneLife outside tests.
+func (k *keeper) sweep(ctx context.Context, life time.Duration) error {
+	tick := time.NewTicker(min(tombstoneInterval, max(life, time.Second)))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		n, err := k.trim(ctx, life)
+		if k.told("trim "+streams.SiteDesired, err); n > 0 {
+			k.log.Info("tombstones removed", zap.Int("count", n))
+			k.counts.trimmed.Add(float64(n))
+		}
+	}
+}
+
+// trim removes the refuse of SITE_DESIRED once and returns how many messages it was. The
+// last message stays in any case: it holds the site's position.
+func (k *keeper) trim(ctx context.Context, life time.Duration) (n int, err error) {
+	s, err := k.js.Stream(ctx, streams.SiteDesired)
+	if err != nil {
+		return 0, fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
+	}
+	seqs, err := k.refuse(ctx, s, time.Now().Add(-life))
+	if err != nil {
+		return 0, err
+	}
+	for chunk := range slices.Chunk(seqs, trimChunk) {
+		m, err := k.remove(ctx, s, chunk)
+		if n += m; err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// refuse finds what may be removed.
+func (k *keeper) refuse(ctx context.Context, s jetstream.Stream, before time.Time) ([]uint64, error) {
+	k.storing.Lock()
+	defer k.storing.Unlock()
+	info, err := s.Info(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
+	}
+	r := refuse{last: info.State.LastSeq, floor: math.MaxUint64, before: before, live: map[string]bool{}}
+	consumers := s.ListConsumers(ctx)
+	for c := range consumers.Info() {
+		if c.Config.Durable != "" {
+			r.floor = min(r.floor, passed(c, r.last))
+		}
+	}
+	if err := consumers.Err(); err != nil {
+		return nil, fmt.Errorf("list consumers of %s: %w", streams.SiteDesired, err)
+	}
+	if r.floor == math.MaxUint64 || r.floor == 0 {
+		return nil, nil // nobody has read anything yet
+	}
+	err = readLast(ctx, s, streams.DesiredFilter(k.site), true, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
+		r.take(msg, md)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", streams.SiteDesired, err)
+	}
+	return r.all(), nil
+}
+
+// remove removes messages; what was superseded meanwhile is gone already.
+func (k *keeper) remove(ctx context.Context, s jetstream.Stream, seqs []uint64) (n int, err error) {
+	k.storing.Lock()
+	defer k.storing.Unlock()
+	for _, seq := range seqs {
+		err := s.DeleteMsg(ctx, seq)
+		switch {
+		case errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful), errors.Is(err, jetstream.ErrMsgNotFound):
+		case err != nil:
+			return n, fmt.Errorf("remove message %d of %s: %w", seq, streams.SiteDesired, err)
+		default:
+			n++
+		}
+	}
+	return n, nil
+}
+
+// passed is the sequence up to which a consumer has taken over all that concerns it.
+func passed(c *jetstream.ConsumerInfo, last uint64) uint64 {
+	if c.NumPending == 0 && c.NumAckPending == 0 {
+		return last
+	}
+	return c.AckFloor.Stream
+}

@@ -1,0 +1,153 @@
+package leaf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// Run watches until ctx ends. errRebuild: SITE_DESIRED is damaged.
+func (k *keeper) Run(ctx context.Context) error {
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			k.look(ctx)
+		case <-k.suspect:
+			if reason, _, err := k.inspect(ctx); err == nil && reason != "" && k.host != nil {
+				return fmt.Errorf("%w: %s", errRebuild, reason)
+			}
+		}
+	}
+}
+
+// doubt says that messages of SITE_DESIRED could not be read.
+func (k *keeper) doubt() {
+	select {
+	case k.suspect <- struct{}{}:
+	default:
+	}
+}
+
+// look is one look at disk and store.
+func (k *keeper) look(ctx context.Context) {
+	asking, cancel := context.WithTimeout(ctx, statusWait)
+	defer cancel()
+	if k.host == nil {
+		k.markAll(asking)
+		return
+	}
+	s, err := k.disk.space()
+	if err != nil {
+		k.told("free space not known", err)
+		return
+	}
+	frozen := k.host.frozen()
+	if changed := k.degraded.set(streams.DegradedDiskFull, frozen != nil || k.disk.full(s)); changed {
+		k.log.Warn("store changed", zap.Bool("stores", frozen == nil), zap.Int64("free", s.free), zap.NamedError("reason", frozen))
+	}
+	if frozen != nil {
+		k.thaw(ctx, s)
+		return
+	}
+	k.rest = minRest
+	k.markAll(asking)
+	err = k.boundTelemetry(asking, s)
+	if err != nil && k.disk.full(s) {
+		err = errors.Join(k.disk.deflate(), k.boundTelemetry(asking, s))
+	}
+	k.told("bound telemetry", err)
+	if s.free > k.disk.kept(s) {
+		k.told("make ballast", k.disk.inflate(s))
+	}
+}
+
+func (k *keeper) markAll(ctx context.Context) {
+	select {
+	case <-k.complete:
+		was, _ := k.marks.get(streams.SiteDesired)
+		if s, err := k.js.Stream(ctx, streams.SiteDesired); err == nil && was.Last != s.CachedInfo().State.LastSeq {
+			k.told("mark", k.mark(ctx, streams.SiteDesired, "", false))
+		}
+	default:
+	}
+	k.markUpstream(ctx)
+}
+
+// thaw restarts a server that does not store any more, when there is a chance that it
+// will: after an error of the disk a stream refuses everything until then.
+func (k *keeper) thaw(ctx context.Context, s space) {
+	if time.Since(k.restarted) < k.rest {
+		return
+	}
+	if k.disk.full(s) {
+		if err := k.disk.deflate(); err != nil {
+			k.told("give ballast up", err)
+		}
+		now, err := k.disk.space()
+		if err != nil || k.disk.full(now) {
+			return
+		}
+	}
+	k.log.Warn("restarting the embedded server, whose store is frozen")
+	k.counts.restarts.Inc()
+	err := k.host.restart(ctx, func() error { return nil })
+	k.restarted, k.rest = time.Now(), min(2*k.rest, maxRest)
+	k.told("restart", err)
+	if err != nil {
+		return
+	}
+	// Before anybody else takes what little there is.
+	yielding, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for yielding.Err() == nil {
+		now, err := k.disk.space()
+		if err == nil {
+			err = k.boundTelemetry(yielding, now)
+		}
+		if k.told("bound telemetry", err); err == nil {
+			return
+		}
+		select {
+		case <-yielding.Done():
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// boundTelemetry sets the limit of SITE_TELEMETRY to what the disk has room for. The
+// oldest records yield.
+func (k *keeper) boundTelemetry(ctx context.Context, s space) error {
+	stream, err := k.js.Stream(ctx, streams.SiteTelemetry)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look up stream %s: %w", streams.SiteTelemetry, err)
+	}
+	info := stream.CachedInfo()
+	cfg := info.Config
+	bound := k.disk.bound(s, int64(info.State.Bytes), cfg.MaxBytes, k.telemetry)
+	if bound == cfg.MaxBytes {
+		return nil
+	}
+	if bound < cfg.MaxBytes {
+		k.log.Warn("telemetry yields to the rest of the store", zap.Int64("free", s.free), zap.Int64("bound", bound))
+	} else {
+		k.log.Info("telemetry may grow again", zap.Int64("free", s.free), zap.Int64("bound", bound))
+	}
+	cfg.MaxBytes = bound
+	if _, err := k.js.UpdateStream(ctx, cfg); err != nil {
+		return fmt.Errorf("bound %s: %w", streams.SiteTelemetry, err)
+	}
+	return nil
+}
