@@ -43,7 +43,7 @@ func (b *Bridge) Counters() Counters { return b.count.snapshot() }
 // waited for. An error means that the configuration cannot work.
 func (b *Bridge) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return metrics.Serve(ctx, b.cfg.Metrics.Listen, b.metrics.registry, b.ready, nil) })
+	g.Go(func() error { return metrics.Serve(ctx, b.cfg.Metrics.Listen, b.metrics.registry, nil, b.ready) })
 	g.Go(func() error { return b.compete(ctx) })
 	return g.Wait()
 }
@@ -280,11 +280,12 @@ func (p *parts) changed(k objectKey) {
 	}
 }
 
-// siteChanged is told when a site was connected or disconnected: its nodes and its
-// Site say so.
+// siteChanged is told when a site was connected or disconnected: its nodes, its devices
+// and its Site say so.
 func (p *parts) siteChanged(site string) {
 	for _, k := range p.reports.ofSite(site) {
-		if k.ref.Group == "" && k.ref.Resource == "nodes" {
+		switch {
+		case k.ref.Group == "" && k.ref.Resource == "nodes", k.ref.Group == deviceGroup && k.ref.Resource == "devicestatuses":
 			p.writeback.queue.Add(k)
 		}
 	}

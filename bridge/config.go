@@ -64,8 +64,8 @@ type LeaderElectionConfig struct {
 	Name      string `json:"name"`
 	// Identity distinguishes this process; default the host name and process id.
 	Identity string `json:"identity"`
-	// LeaseDuration is how long a dead leader is waited for; default 15s. The leader
-	// renews within two thirds of it.
+	// LeaseDuration is how long it takes at most until another bridge leads after one
+	// that died; default 15s.
 	LeaseDuration metav1.Duration `json:"leaseDuration"`
 }
 

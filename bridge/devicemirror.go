@@ -42,10 +42,7 @@ func (w *writeback) mirror(ctx context.Context, site string, device *unstructure
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("write status of device %s/%s: %w", device.GetNamespace(), device.GetName(), err)
-	}
-	return nil
+	return verdict(err)
 }
 
 // mirrored decides what to write into Device.status, nil for nothing. It is pure.

@@ -89,8 +89,8 @@ func (w *writeback) writeCSINode(ctx context.Context, k reportKey, r *report) er
 
 var deviceStatuses = schema.GroupVersionResource{Group: deviceGroup, Version: "v1beta1", Resource: "devicestatuses"}
 
-// writeDeviceStatus makes the API's DeviceStatus say what the site reports, and the
-// Device its owner.
+// writeDeviceStatus makes the API's DeviceStatus say what the site reports, with the
+// Device as its owner, and the Device repeat the state.
 func (w *writeback) writeDeviceStatus(ctx context.Context, k reportKey, r *report) error {
 	var reported unstructured.Unstructured
 	if err := json.Unmarshal(r.msg.Object, &reported.Object); err != nil {
@@ -107,6 +107,13 @@ func (w *writeback) writeDeviceStatus(ctx context.Context, k reportKey, r *repor
 		return fmt.Errorf("%w: device %s/%s is bound to node %q", errGone, k.ref.Namespace, k.ref.Name, text(device, "spec", "nodeName"))
 	}
 	status := reported.Object["status"]
+	if err := w.putDeviceStatus(ctx, k, device, status); err != nil {
+		return err
+	}
+	return w.mirror(ctx, k.site, device, status)
+}
+
+func (w *writeback) putDeviceStatus(ctx context.Context, k reportKey, device *unstructured.Unstructured, status any) error {
 	current := w.watch.get(keyOf(k.ref))
 	if current == nil {
 		return w.createDeviceStatus(ctx, k, device, status)

@@ -2,6 +2,7 @@ package leaf
 
 import (
 	"net"
+	"path/filepath"
 
 	"go.uber.org/zap/zapcore"
 
@@ -61,6 +62,12 @@ type KubeletConfig struct {
 type DevicesConfig struct {
 	// Disabled leaves the devices of this node to another worker. Default false.
 	Disabled bool `json:"disabled"`
+	// MQTT serves KubeEdge's device topics on the site's nats-server, whose own
+	// configuration says whether it listens for MQTT. Default true.
+	MQTT bool `json:"mqtt"`
+	// DMISocket is the Unix socket at which KubeEdge's mappers register, for them
+	// /etc/kubeedge/dmi.sock. Empty, the default: no mappers.
+	DMISocket string `json:"dmiSocket"`
 }
 
 // StorageConfig bounds what the leaf's streams may hold.
@@ -88,7 +95,7 @@ func DefaultConfig() Config {
 		DataDir: "/var/lib/petiole", LogLevel: "info",
 		NodeAPI: NodeAPIConfig{Listen: "127.0.0.1:10441"},
 		Storage: StorageConfig{TelemetryBytes: 256 << 20, ReserveBytes: 64 << 20},
-		Metrics: MetricsConfig{Listen: "127.0.0.1:10443"},
+		Metrics: MetricsConfig{Listen: "127.0.0.1:10443"}, Devices: DevicesConfig{MQTT: true},
 	}
 }
 
@@ -118,6 +125,9 @@ func (c Config) Validate() error {
 	}
 	if c.Storage.TelemetryBytes < 1<<20 {
 		p.Add("storage.telemetryBytes", c.Storage.TelemetryBytes, "must be at least 1048576")
+	}
+	if s := c.Devices.DMISocket; s != "" && !filepath.IsAbs(s) {
+		p.Add("devices.dmiSocket", s, "must be an absolute path, or empty")
 	}
 	if c.Storage.ReserveBytes < 0 {
 		p.Add("storage.reserveBytes", c.Storage.ReserveBytes, "must not be negative")

@@ -18,10 +18,12 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/dmi"
 	"github.com/petiole-io/petiole/devices/modbus"
 	"github.com/petiole-io/petiole/leaf/field"
 	"github.com/petiole-io/petiole/leaf/node"
@@ -98,13 +100,7 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	group.Go(func() error { return trim(ctx) })
 	group.Go(func() error { return keep.Run(ctx) })
 	group.Go(func() error { return keep.sweep(ctx, tombstoneLife) })
-	group.Go(func() error {
-		// A site lives without its metrics.
-		if err := expose(ctx, l.cfg.Metrics.Listen, l.counts, &gauges{state, link, keep, api}, api.Ready()); err != nil {
-			l.log.Error("no metrics", zap.Error(err))
-		}
-		return nil
-	})
+	collect := []prometheus.Collector{&gauges{state, link, keep, api}}
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := &forwarder{
 			site: l.cfg.Site, stream: stream, js: js, link: link, claims: keep.claims[stream], ledger: keep.ledger, counts: l.counts,
@@ -121,10 +117,27 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	// What reads desired state waits until it is complete: see keeper.
 	group.Go(func() error { return after(ctx, keep.complete, api.Run) })
 	if !l.cfg.Devices.Disabled {
-		f := field.New(field.Config{Site: l.cfg.Site, Node: l.cfg.Node, JS: js, Log: l.log.Named("devices"), Drivers: l.drivers()})
-		state.quarantined = append(state.quarantined, f)
+		drivers := []devices.Driver{modbus.New(l.log.Named("modbus"))}
+		if l.cfg.Devices.DMISocket != "" {
+			mappers := dmi.New(dmi.Config{
+				Socket: l.cfg.Devices.DMISocket, StateFile: filepath.Join(l.cfg.DataDir, "mappers.json"), Log: l.log.Named("dmi"),
+			})
+			drivers = append(drivers, mappers)
+			group.Go(func() error { return mappers.Run(ctx) })
+		}
+		f := field.New(field.Config{
+			Site: l.cfg.Site, Node: l.cfg.Node, JS: js, Log: l.log.Named("devices"), Drivers: drivers, MQTT: l.cfg.Devices.MQTT,
+		})
+		state.quarantined, collect = append(state.quarantined, f), append(collect, &deviceGauges{f})
 		group.Go(func() error { return after(ctx, keep.complete, f.Run) })
 	}
+	group.Go(func() error {
+		// A site lives without its metrics.
+		if err := expose(ctx, l.cfg.Metrics.Listen, l.counts, collect, keep, api.Ready()); err != nil {
+			l.log.Error("no metrics", zap.Error(err))
+		}
+		return nil
+	})
 	heartbeat := &presence{
 		site: l.cfg.Site, boot: l.boot, version: l.version,
 		nc: nc, link: link, node: api, status: state, log: l.log,
@@ -141,13 +154,6 @@ func after(ctx context.Context, ready <-chan struct{}, run func(context.Context)
 		return nil
 	case <-ready:
 		return run(ctx)
-	}
-}
-
-// drivers are the protocols of this leaf's device worker: one line for each.
-func (l *Leaf) drivers() []devices.Driver {
-	return []devices.Driver{
-		modbus.New(l.log.Named("modbus")),
 	}
 }
 

@@ -3,10 +3,6 @@ package leaf
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net"
-	"net/http"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -87,38 +83,21 @@ func number(b bool) float64 {
 
 // expose serves metrics and health at listen until ctx ends: /healthz fails while the
 // store is frozen, /readyz until the node API answers. An empty listen serves nothing.
-func expose(ctx context.Context, listen string, c *counts, g *gauges, ready <-chan struct{}) error {
-	if listen == "" {
-		return nil
-	}
+func expose(ctx context.Context, listen string, c *counts, more []prometheus.Collector, keep *keeper, ready <-chan struct{}) error {
 	gather := prometheus.NewRegistry()
-	gather.MustRegister(g, collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	mux := http.NewServeMux()
-	mux.Handle("/", metrics.Handler(prometheus.Gatherers{c.registry, gather}, func() error {
+	gather.MustRegister(append(more, collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))...)
+	healthy := func() error {
+		if keep.host == nil {
+			return nil
+		}
+		return keep.host.frozen()
+	}
+	return metrics.Serve(ctx, listen, prometheus.Gatherers{c.registry, gather}, healthy, func() error {
 		select {
 		case <-ready:
 			return nil
 		default:
 			return errors.New("the node API does not answer yet")
 		}
-	}, nil))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		if g.keep.host != nil {
-			if err := g.keep.host.frozen(); err != nil {
-				http.Error(w, err.Error(), http.StatusServiceUnavailable)
-				return
-			}
-		}
-		fmt.Fprintln(w, "ok")
 	})
-	l, err := net.Listen("tcp", listen)
-	if err != nil {
-		return fmt.Errorf("serve metrics: %w", err)
-	}
-	server := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second}
-	defer context.AfterFunc(ctx, func() { server.Close() })()
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve metrics at %s: %w", listen, err)
-	}
-	return nil
 }

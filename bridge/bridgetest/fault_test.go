@@ -3,9 +3,11 @@ package bridgetest
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -88,46 +90,52 @@ func relistsAfterExpiry(t *testing.T, a *api) {
 	}
 }
 
-// Refusals, errors and broken connections at random: everything arrives, nothing twice.
-func survivesABadAPIServer(t *testing.T, a *api) {
-	w, f, b, l, pod := behindFront(t, a)
-	rec := w.recorder()
-	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // faults, not secrets
-	var faults [4]atomic.Int32
-	draw := make(chan int)
-	done := make(chan struct{})
-	defer close(done)
-	go func() {
-		for {
-			select {
-			case draw <- random.IntN(10):
-			case <-done:
-				return
-			}
+// randomFaults has four of ten requests fail, in one of four ways, but those for the
+// leader's lease. It returns how often each was injected.
+func randomFaults(t *testing.T, f *front) func() map[string]int {
+	t.Helper()
+	var mu sync.Mutex
+	random := rand.New(rand.NewPCG(1, 2))
+	counts := map[string]int{"429": 0, "500": 0, "503": 0, "a broken connection": 0}
+	draw := func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		what := map[int]string{0: "429", 1: "500", 2: "503", 3: "a broken connection"}[random.IntN(10)]
+		if what != "" {
+			counts[what]++
 		}
-	}()
+		return what
+	}
 	f.inject(func(rw http.ResponseWriter, r *http.Request) bool {
 		if strings.Contains(r.URL.Path, "/leases/bridge") {
 			return false
 		}
-		switch <-draw {
-		case 0:
-			faults[0].Add(1)
+		switch draw() {
+		case "429":
 			refuse(rw, http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests)
-		case 1:
-			faults[1].Add(1)
+		case "500":
 			refuse(rw, http.StatusInternalServerError, metav1.StatusReasonInternalError)
-		case 2:
-			faults[2].Add(1)
+		case "503":
 			refuse(rw, http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable)
-		case 3:
-			faults[3].Add(1)
+		case "a broken connection":
 			panic(http.ErrAbortHandler)
 		default:
 			return false
 		}
 		return true
 	})
+	return func() map[string]int {
+		mu.Lock()
+		defer mu.Unlock()
+		return maps.Clone(counts)
+	}
+}
+
+// Refusals, errors and broken connections at random: everything arrives, nothing twice.
+func survivesABadAPIServer(t *testing.T, a *api) {
+	w, f, b, l, pod := behindFront(t, a)
+	rec := w.recorder()
+	faults := randomFaults(t, f)
 	for i := range 30 {
 		w.setConfigMap("changed", fmt.Sprint("c", i))
 		p := reported(pod, corev1.PodRunning, corev1.ConditionTrue)
@@ -144,11 +152,9 @@ func survivesABadAPIServer(t *testing.T, a *api) {
 	f.inject(nil)
 	l.equal()
 	rec.check(t)
-	for i, what := range []string{"429", "500", "503", "broken connections"} {
-		if n := faults[i].Load(); n == 0 {
-			t.Errorf("no %s were injected", what)
-		} else {
-			t.Logf("%s: %d", what, n)
+	for what, n := range faults() {
+		if t.Logf("%s: %d", what, n); n == 0 {
+			t.Errorf("%s was not injected", what)
 		}
 	}
 	if n := b.Counters().Quarantined; n != 0 {

@@ -56,10 +56,9 @@ func deliversToASiteThatWasAway(t *testing.T, a *api) {
 	again.equal()
 }
 
-// A change of many objects that concerns many sites: every site gets each once, and the
-// leases of the nodes are renewed meanwhile.
-func stormOfChanges(t *testing.T, a *api) {
-	const sites, services = 20, 200
+// crowd is a number of sites with a pod each, in one namespace with services.
+func crowd(t *testing.T, a *api, sites, services int) (*world, []*site) {
+	t.Helper()
 	var names []string
 	for i := range sites {
 		names = append(names, fmt.Sprint("plant-", i))
@@ -85,12 +84,17 @@ func stormOfChanges(t *testing.T, a *api) {
 	for i, name := range names {
 		w.settled(name, fmt.Sprint("web-", i), fmt.Sprint("node-", i))
 	}
-	ref := func(i int) streams.Ref {
-		return streams.Ref{Resource: "services", Namespace: w.namespace, Name: fmt.Sprint("svc-", i)}
-	}
 	for _, name := range names {
-		w.awaitDesired(name, ref(services-1), "published", isPut)
+		w.awaitDesired(name, streams.Ref{Resource: "services", Namespace: w.namespace, Name: fmt.Sprint("svc-", services-1)}, "published", isPut)
 	}
+	return w, all
+}
+
+// A change of many objects that concerns many sites: every site gets each once, and the
+// leases of the nodes are renewed meanwhile.
+func stormOfChanges(t *testing.T, a *api) {
+	const sites, services = 20, 200
+	w, all := crowd(t, a, sites, services)
 	before := w.lastSeq()
 	beats := map[string]time.Time{}
 	renewed := func(node string) time.Time {
@@ -133,6 +137,24 @@ func stormOfChanges(t *testing.T, a *api) {
 	}
 }
 
+// fleet is a leaf at each of the sites, which has a node with a pod.
+func (w *world) fleet(names []string, node func(int) string) []*leafCopy {
+	w.t.Helper()
+	var fleet []*leafCopy
+	for i, name := range names {
+		s := w.site(name)
+		s.sayNode(streams.OpCreate, node(i), corev1.ConditionTrue)
+		w.pod(fmt.Sprint("web-", i), node(i), "settings")
+	}
+	for i, name := range names {
+		w.awaitDesired(name, w.podRef(fmt.Sprint("web-", i), node(i)), "published", isPut)
+		w.awaitDesired(name, w.configMapRef("settings"), "published", isPut)
+		w.settled(name, fmt.Sprint("web-", i), node(i))
+		fleet = append(fleet, w.site(name).leaf())
+	}
+	return fleet
+}
+
 // A fleet that comes back after an outage of the hub's link costs what changed: no list
 // or watch at the API server, and one message for each object that changed.
 func fleetReconnects(t *testing.T, a *api) {
@@ -146,18 +168,7 @@ func fleetReconnects(t *testing.T, a *api) {
 	w.startWith("one", w.hubAddr(), f.kubeconfig(a), bridge.ImpersonationConstrained)
 	w.configMap("settings", "1")
 	node := func(i int) string { return fmt.Sprint("fleet-node-", i) }
-	var fleet []*leafCopy
-	for i, name := range names {
-		s := w.site(name)
-		s.sayNode(streams.OpCreate, node(i), corev1.ConditionTrue)
-		w.pod(fmt.Sprint("web-", i), node(i), "settings")
-	}
-	for i, name := range names {
-		w.awaitDesired(name, w.podRef(fmt.Sprint("web-", i), node(i)), "published", isPut)
-		w.awaitDesired(name, w.configMapRef("settings"), "published", isPut)
-		w.settled(name, fmt.Sprint("web-", i), node(i))
-		fleet = append(fleet, w.site(name).leaf())
-	}
+	fleet := w.fleet(names, node)
 	delivered := func() (n int) {
 		for _, l := range fleet {
 			l.mu.Lock()

@@ -255,6 +255,16 @@ func writesDeviceStatus(t *testing.T, a *api) {
 	}
 	report(device.GetUID(), "1", "online")
 	eventually(t, "DeviceStatus", is("1", "online"))
+	mirrored := func(want string) func() bool {
+		return func() bool {
+			o, err := a.dynamic.Resource(devicesGVR).Namespace(w.namespace).Get(w.ctx, "pump", metav1.GetOptions{})
+			w.must(err)
+			got, _, _ := unstructured.NestedString(o.Object, "status", "state")
+			return got == want
+		}
+	}
+	_, published := w.desired("plant-a", ref)
+	eventually(t, "the Device says the state", mirrored("online"))
 	report(device.GetUID(), "2", "")
 	eventually(t, "changed DeviceStatus, without what is gone", is("2", ""))
 
@@ -263,6 +273,16 @@ func writesDeviceStatus(t *testing.T, a *api) {
 	eventually(t, "status of another device of that name dropped", func() bool { return b.Counters().Dropped == dropped+1 })
 	if !is("2", "")() {
 		t.Error("the DeviceStatus was overwritten")
+	}
+	report(device.GetUID(), "3", "online")
+	eventually(t, "the state again", mirrored("online"))
+	for silent := time.Now(); !mirrored("unknown")(); time.Sleep(100 * time.Millisecond) {
+		if time.Since(silent) > streams.PresenceTimeout+patience {
+			t.Fatal("a silent site's devices are not unknown")
+		}
+	}
+	if _, now := w.desired("plant-a", ref); now != published {
+		t.Errorf("the Device was published again (%d after %d) because of its state", now, published)
 	}
 	w.must(a.dynamic.Resource(devicesGVR).Namespace(w.namespace).Delete(w.ctx, "pump", metav1.DeleteOptions{}))
 	w.awaitDesired("plant-a", ref, "deleted", tombstoneOf(device.GetUID()))

@@ -42,6 +42,7 @@ func run(args []string) int {
 	log := logger(cfg.Log)
 	defer func() { _ = log.Sync() }() // standard error cannot always be synced
 	klog.SetLogger(clientLogger(cfg.Log, log))
+	noticeDeadConnections()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -50,6 +51,16 @@ func run(args []string) int {
 		return 1
 	}
 	return 0
+}
+
+// noticeDeadConnections has client-go give up a silent connection to the API server
+// after 15 s and not 45, unless the environment says otherwise.
+func noticeDeadConnections() {
+	for name, seconds := range map[string]string{"HTTP2_READ_IDLE_TIMEOUT_SECONDS": "10", "HTTP2_PING_TIMEOUT_SECONDS": "5"} {
+		if _, set := os.LookupEnv(name); !set {
+			_ = os.Setenv(name, seconds) // fails for malformed names only
+		}
+	}
 }
 
 func logger(cfg bridge.LogConfig) *zap.Logger {

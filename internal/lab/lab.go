@@ -21,6 +21,7 @@ const (
 	hubMonitor  = "127.0.0.1:8222"
 	hubLeaves   = "10.98.0.1:7422"
 	leafClients = "127.0.0.1:4222"
+	leafMQTT    = "127.0.0.1:1883"
 	modbusPort  = "502"
 
 	// ImagesAddress is where `lab registry` serves the images.

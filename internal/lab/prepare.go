@@ -108,7 +108,7 @@ func (l *Lab) prepareSite(s site) error {
 	}
 	natsDir := filepath.Join(s.dir, "nats")
 	err := fabric.RepoTemplates(l.root).WriteLeaf(filepath.Join(natsDir, "leaf.conf"), fabric.Leaf{
-		Site: s.Name, Listen: leafClients, Store: filepath.Join(natsDir, "store"),
+		Site: s.Name, Listen: leafClients, MQTT: leafMQTT, Store: filepath.Join(natsDir, "store"),
 		URL: "tls://" + hubLeaves, SeedFile: l.keyFile(s.Name + "-leaf"), CAFile: filepath.Join(filepath.Dir(l.hubConf()), "nats-ca.crt"),
 	})
 	if err != nil {

@@ -31,10 +31,10 @@ const (
 // the server off: Serve returns nil at once.
 //
 //   - /metrics: what g gathers, in the Prometheus text format or OpenMetrics.
-//   - /healthz: 200 while the process answers.
-//   - /readyz: 200, or 503 with the text of ready's error. A nil ready is always ready.
-//   - the patterns of more, as for http.ServeMux.
-func Serve(ctx context.Context, listen string, g prometheus.Gatherer, ready func() error, more map[string]http.Handler) error {
+//   - /healthz: 200, or 503 with the text of healthy's error. A nil healthy is healthy
+//     while the process answers.
+//   - /readyz: the same with ready.
+func Serve(ctx context.Context, listen string, g prometheus.Gatherer, healthy, ready func() error) error {
 	if listen == "" {
 		return nil
 	}
@@ -42,27 +42,28 @@ func Serve(ctx context.Context, listen string, g prometheus.Gatherer, ready func
 	if err != nil {
 		return fmt.Errorf("serve metrics: %w", err)
 	}
-	return serve(ctx, l, Handler(g, ready, more))
+	return serve(ctx, l, Handler(g, healthy, ready))
 }
 
 // Handler is what Serve serves.
-func Handler(g prometheus.Gatherer, ready func() error, more map[string]http.Handler) http.Handler {
+func Handler(g prometheus.Gatherer, healthy, ready func() error) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(g, promhttp.HandlerOpts{EnableOpenMetrics: true}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if ready != nil {
-			if err := ready(); err != nil {
+	mux.HandleFunc("GET /healthz", probe(healthy))
+	mux.HandleFunc("GET /readyz", probe(ready))
+	return mux
+}
+
+func probe(ok func() error) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		if ok != nil {
+			if err := ok(); err != nil {
 				answer(w, http.StatusServiceUnavailable, err.Error())
 				return
 			}
 		}
 		answer(w, http.StatusOK, "ok")
-	})
-	for pattern, h := range more {
-		mux.Handle(pattern, h)
 	}
-	return mux
 }
 
 // answer writes a line. A reader that has gone away needs no answer.

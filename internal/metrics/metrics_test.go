@@ -52,15 +52,18 @@ func TestServesMetricsAndHealth(t *testing.T) {
 	c := prometheus.NewCounter(prometheus.CounterOpts{Name: "petiole_test_things_total", Help: "Things."})
 	registry.MustRegister(c)
 	c.Add(3)
-	var broken atomic.Bool
+	var broken, frozen atomic.Bool
 	url, stop := start(t, Handler(registry, func() error {
+		if frozen.Load() {
+			return errors.New("store: frozen")
+		}
+		return nil
+	}, func() error {
 		if broken.Load() {
 			return errors.New("hub: not connected")
 		}
 		return nil
-	}, map[string]http.Handler{"GET /more/{what}": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.WriteString(w, r.PathValue("what"))
-	})}))
+	}))
 	defer func() {
 		if err := stop(); err != nil {
 			t.Error(err)
@@ -80,8 +83,9 @@ func TestServesMetricsAndHealth(t *testing.T) {
 	if code, _ := get(t, url+"/healthz"); code != http.StatusOK {
 		t.Errorf("/healthz = %d: not being ready is no reason to be restarted", code)
 	}
-	if code, body := get(t, url+"/more/x"); code != http.StatusOK || body != "x" {
-		t.Errorf("/more/x = %d %q", code, body)
+	frozen.Store(true)
+	if code, body := get(t, url+"/healthz"); code != http.StatusServiceUnavailable || body != "store: frozen\n" {
+		t.Errorf("/healthz = %d %q of a part that is broken", code, body)
 	}
 	if code, _ := get(t, url+"/"); code != http.StatusNotFound {
 		t.Errorf("/ = %d", code)
@@ -116,16 +120,14 @@ func TestAnAddressThatIsTakenIsAnError(t *testing.T) {
 
 func TestTheEndWaitsForRequests(t *testing.T) {
 	under, release := make(chan struct{}), make(chan struct{})
-	url, stop := start(t, Handler(prometheus.NewRegistry(), nil, map[string]http.Handler{
-		"GET /slow": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			close(under)
-			<-release
-			_, _ = io.WriteString(w, "done")
-		}),
+	url, stop := start(t, Handler(prometheus.NewRegistry(), nil, func() error {
+		close(under)
+		<-release
+		return nil
 	}))
 	got := make(chan string, 1)
 	go func() {
-		r, err := http.Get(url + "/slow")
+		r, err := http.Get(url + "/readyz")
 		if err != nil {
 			got <- err.Error()
 			return
@@ -147,7 +149,7 @@ func TestTheEndWaitsForRequests(t *testing.T) {
 	case <-time.After(50 * time.Millisecond):
 	}
 	close(release)
-	if body := <-got; body != "done" {
+	if body := <-got; body != "ok\n" {
 		t.Errorf("the request under way got %q", body)
 	}
 	if err := <-stopped; err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -28,8 +29,9 @@ type feed struct {
 	roster *roster
 	// complained are the problems that were told in events, by device.
 	complained map[string]string
-	// ready is closed when everything that was in the stream has been taken over.
+	// ready is closed, once, when everything that was in the stream has been taken over.
 	ready chan struct{}
+	once  sync.Once
 }
 
 func newFeed(f *Field, host *devices.Host, s *sink) *feed {
@@ -43,6 +45,24 @@ func (f *feed) whenReady(ctx context.Context, run func(context.Context) error) e
 		return nil
 	case <-f.ready:
 		return run(ctx)
+	}
+}
+
+// follow consumes until ctx ends. It outlives restarts of the server and of the stream.
+func (f *feed) follow(ctx context.Context) error {
+	for failing := false; ; failing = true {
+		err := f.consume(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !failing {
+			f.cfg.Log.Warn("following the devices interrupted", zap.String("stream", streams.SiteDesired), zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(retryDelay):
+		}
 	}
 }
 
@@ -61,7 +81,7 @@ func (f *feed) consume(ctx context.Context) error {
 	if err := f.readAll(ctx, stream, filters); err != nil {
 		return err
 	}
-	close(f.ready)
+	f.once.Do(func() { close(f.ready) })
 	c, err := stream.CreateOrUpdateConsumer(ctx, streams.LocalConsumer(streams.DevicesConsumer, "what the device worker has taken over", 1, filters...))
 	if err != nil {
 		return fmt.Errorf("open consumer %s: %w", streams.DevicesConsumer, err)

@@ -39,6 +39,7 @@ type Field struct {
 	records     *recorder
 	reports     *recorder
 	pusher      *push.Pusher
+	host        atomic.Pointer[devices.Host]
 	quarantined atomic.Uint64
 }
 
@@ -49,6 +50,8 @@ type Stats struct {
 	Records, Commits, Bytes, Failed uint64
 	// Push is what became of pushed samples, by endpoint.
 	Push []push.Stats
+	// Devices is what the devices' host counts; zero before Run.
+	Devices devices.Stats
 }
 
 // New returns a Field that does nothing yet.
@@ -65,7 +68,12 @@ func (f *Field) Quarantined() uint64 { return f.quarantined.Load() }
 // Stats may be called at any time.
 func (f *Field) Stats() Stats {
 	c := &f.records.counts
+	var host devices.Stats
+	if h := f.host.Load(); h != nil {
+		host = h.Stats()
+	}
 	return Stats{
+		Devices: host,
 		Records: c.records.Load(), Commits: c.commits.Load(), Bytes: c.bytes.Load(), Failed: c.failed.Load(),
 		Push: f.pusher.Stats(),
 	}
@@ -89,6 +97,7 @@ func (f *Field) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make device host: %w", err)
 	}
+	f.host.Store(host)
 	in := newFeed(f, host, out)
 	commands := newCommands(f.cfg.Site, f.cfg.Node, in.roster, host.Command, f.cfg.Log)
 	// The recorders outlive the host, whose devices say their last words at the end.
@@ -104,7 +113,7 @@ func (f *Field) Run(ctx context.Context) error {
 	group.Go(func() error { f.reports.run(recording); return nil })
 	group.Go(func() error { defer stopRecording(); return host.Run(parts) })
 	group.Go(func() error { return f.pusher.Run(parts) })
-	group.Go(func() error { return in.consume(parts) })
+	group.Go(func() error { return in.follow(parts) })
 	group.Go(func() error {
 		return in.whenReady(parts, func(ctx context.Context) error { return commands.run(ctx, f.cfg.JS.Conn()) })
 	})

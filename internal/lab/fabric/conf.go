@@ -39,6 +39,8 @@ type Site struct {
 // Leaf is what a leaf's configuration says.
 type Leaf struct {
 	Site, Listen, Store string
+	// MQTT is where the leaf listens for MQTT; empty: nowhere.
+	MQTT string
 	// URL is the hub's leaf listener, for example "tls://10.98.0.1:7422".
 	URL string
 	// SeedFile holds the seed of the site's leaf user, CAFile the hub's authority.
