@@ -118,7 +118,7 @@ func (s *survey) round(ctx context.Context) (listing time.Duration, err error) {
 	for name, info := range found {
 		if _, ok := sites[name]; !ok && info.Config.DeliverSubject == streams.SyncSubject(name) {
 			if err := s.publish.fence.check(); err != nil {
-				return 0, err
+				return listing, err
 			}
 			if err := streams.RemoveSite(ctx, s.hub.js, name); err != nil {
 				return listing, err
