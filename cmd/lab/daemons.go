@@ -13,27 +13,34 @@ import (
 )
 
 func controlPlane() *cobra.Command {
-	return &cobra.Command{
+	var cfg controlplane.Config
+	cmd := &cobra.Command{
 		Use: "controlplane", Short: "Run etcd and the Kubernetes control plane in this process", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			l, err := open()
-			if err != nil {
-				return err
+			if cfg.Dir == "" {
+				l, err := open()
+				if err != nil {
+					return err
+				}
+				cfg.Dir = l.ControlPlaneDir()
 			}
 			log, err := logger()
 			if err != nil {
 				return err
 			}
-			c, err := controlplane.New(controlplane.Config{
-				Dir: l.ControlPlaneDir(), APIPort: lab.APIPort, EtcdPort: lab.EtcdPort, EtcdPeerPort: lab.EtcdPeerPort,
-				AdvertiseAddress: lab.AdvertiseAddress,
-			}, log)
+			c, err := controlplane.New(cfg, log)
 			if err != nil {
 				return err
 			}
 			return c.Run(cmd.Context())
 		},
 	}
+	cmd.Flags().StringVar(&cfg.Dir, "dir", "", "folder of credentials and data (default the lab's)")
+	cmd.Flags().IntVar(&cfg.APIPort, "api-port", lab.APIPort, "port of the API server")
+	cmd.Flags().IntVar(&cfg.EtcdPort, "etcd-port", lab.EtcdPort, "port of etcd for clients")
+	cmd.Flags().IntVar(&cfg.EtcdPeerPort, "etcd-peer-port", lab.EtcdPeerPort, "port of etcd for peers")
+	cmd.Flags().StringVar(&cfg.AdvertiseAddress, "advertise", lab.AdvertiseAddress, "address that default/kubernetes shows")
+	return cmd
 }
 
 func registry() *cobra.Command {

@@ -130,7 +130,7 @@ func backlogIs(site *rig.Site, before content) func(context.Context) error {
 		if err != nil {
 			return err
 		}
-		changed := now.changedSince(before)
+		changed := now.ChangedSince(before)
 		info, err := site.Consumer(ctx)
 		if err != nil {
 			return err

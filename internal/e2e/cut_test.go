@@ -48,13 +48,13 @@ func TestLinkCut(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if changed := now.changedSince(before); len(changed) < want {
+			if changed := now.ChangedSince(before); len(changed) < want {
 				return fmt.Errorf("%d objects changed in the API, want at least %d", len(changed), want)
 			}
 			return backlogIs(site, before)(ctx)
 		})
 		now := got[content](t)(wanted(t.Context(), site.Name))
-		t.Logf("backlog of %s: %d, all accounts agree, %s after the changes", site.Name, len(now.changedSince(before)), took.Round(time.Millisecond))
+		t.Logf("backlog of %s: %d, all accounts agree, %s after the changes", site.Name, len(now.ChangedSince(before)), took.Round(time.Millisecond))
 		t.Logf("nats consumer report DESIRED\n%s", got[string](t)(lab.Output(t.Context(), "nats", "consumer", "report", "DESIRED")))
 	})
 	t.Run("a container that dies is restarted by the node", p.testContainerDies)

@@ -126,7 +126,7 @@ func TestSiteColumns(t *testing.T) {
 			return err
 		}
 		lines := strings.Split(strings.TrimSpace(out), "\n")
-		for _, column := range []string{"CONNECTED", "SINCE", "NODES", "PENDING", "LAST ACK", "APPLIED", "VERSION"} {
+		for _, column := range []string{"CONNECTED", "SINCE", "NODES", "PENDING", "LAST-ACK", "APPLIED", "VERSION"} {
 			if !strings.Contains(lines[0], column) {
 				return fmt.Errorf("no column %s in %q", column, lines[0])
 			}

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/internal/e2e/oracle"
 	"github.com/petiole-io/petiole/internal/e2e/rig"
 )
 
@@ -76,7 +77,7 @@ func apply(t *testing.T, namespace string, manifests ...string) {
 }
 
 func deviceStatus(ctx context.Context, namespace, name string) (*v1beta1.DeviceStatus, error) {
-	u, err := lab.Dynamic.Resource(device("devicestatuses")).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
+	u, err := lab.Dynamic.Resource(oracle.Device("devicestatuses")).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +146,7 @@ func desire(t *testing.T, namespace, name, value string) {
 	t.Helper()
 	patch, err := json.Marshal([]map[string]any{{"op": "add", "path": "/spec/properties/0/desired", "value": map[string]string{"value": value}}})
 	must(t, err)
-	_, err = lab.Dynamic.Resource(device("devices")).Namespace(namespace).Patch(t.Context(), name, types.JSONPatchType, patch, metav1.PatchOptions{})
+	_, err = lab.Dynamic.Resource(oracle.Device("devices")).Namespace(namespace).Patch(t.Context(), name, types.JSONPatchType, patch, metav1.PatchOptions{})
 	must(t, err)
 }
 

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
+
+	"github.com/petiole-io/petiole/internal/breaker"
+	"github.com/petiole-io/petiole/internal/lab"
+)
+
+func breakIt() *cobra.Command {
+	var o breaker.Options
+	cmd := &cobra.Command{
+		Use: "breaker", Short: "Try to break delivery: random faults on a world of its own, judged by invariants", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			klog.SetLogger(logr.Discard()) // the client's own lines: faults make many
+			return locked(true, func(l *lab.Lab) error {
+				if o.Seed == 0 {
+					o.Seed = uint64(time.Now().UnixNano()) % 1_000_000
+				}
+				o.Root, o.Out = filepath.Dir(l.Dir()), os.Stdout
+				o.Dir = filepath.Join(l.Dir(), "breaker", fmt.Sprint(o.Seed))
+				return breaker.Run(cmd.Context(), o)
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.IntVar(&o.Sites, "sites", 8, "light sites")
+	f.DurationVar(&o.Duration, "duration", 10*time.Minute, "how long rounds are begun")
+	f.IntVar(&o.Rounds, "rounds", 0, "how many rounds instead")
+	f.Uint64Var(&o.Seed, "seed", 0, "what chooses the faults; 0: by the clock")
+	f.StringSliceVar(&o.Faults, "faults", nil, "kinds of faults: names, prefixes that end in *, and -name to leave one out (default all)")
+	f.IntVar(&o.FaultsPerRound, "faults-per-round", 0, "faults of a round (default three for each site)")
+	f.DurationVar(&o.RoundLength, "round", 30*time.Second, "time within which the faults of a round begin")
+	f.DurationVar(&o.Patience, "patience", 2*time.Minute, "how long sites may take to converge")
+	return cmd
+}

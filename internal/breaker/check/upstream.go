@@ -1,0 +1,152 @@
+package check
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// siteTelemetry is the leaf's stream of telemetry.
+const siteTelemetry = "SITE_TELEMETRY"
+
+// upstream judges I11 and I22: each record that the leaf acknowledged is at the hub at
+// least once, the first occurrences of one source in the order in which they were
+// produced, or a gap record says that it is missing. What was lost with a disk that was
+// rolled back to an older copy, or in a stream that was damaged, is counted and no
+// violation: nothing at the site could know of it.
+type upstream struct {
+	sources map[string]*source
+	gaps    map[string][]gap
+	damages map[string][]damage
+	// lost and told count what is excused.
+	lost, told int
+}
+
+type source struct {
+	site    string
+	acked   map[int64]ackedRecord
+	arrived map[int64]bool
+	newest  int64
+}
+
+type ackedRecord struct {
+	seq uint64
+	at  time.Duration
+}
+
+type gap struct{ from, to uint64 }
+
+type damage struct{ since, at time.Duration }
+
+func newUpstream() *upstream {
+	return &upstream{sources: map[string]*source{}, gaps: map[string][]gap{}, damages: map[string][]damage{}}
+}
+
+func (u *upstream) source(e Event) *source {
+	key := e.Site + "/" + e.Source
+	s := u.sources[key]
+	if s == nil {
+		s = &source{site: e.Site, acked: map[int64]ackedRecord{}, arrived: map[int64]bool{}}
+		u.sources[key] = s
+	}
+	return s
+}
+
+func (u *upstream) observe(e Event) []Violation {
+	switch e.Kind {
+	case Acked:
+		s := u.source(e)
+		if !s.arrived[e.N] {
+			s.acked[e.N] = ackedRecord{e.Seq, e.At}
+		}
+	case Arrived:
+		s := u.source(e)
+		if s.arrived[e.N] {
+			return nil
+		}
+		s.arrived[e.N] = true
+		delete(s.acked, e.N)
+		if e.N < s.newest {
+			return violation("I11", "record %d of %s at %s arrives after record %d", e.N, e.Source, e.Site, s.newest)
+		}
+		s.newest = e.N
+	case GapTold:
+		if e.Stream == siteTelemetry {
+			u.gaps[e.Site] = append(u.gaps[e.Site], gap{e.From, e.To})
+		}
+	case StoreLost:
+		if e.Stream == "" || e.Stream == siteTelemetry {
+			u.damages[e.Site] = append(u.damages[e.Site], damage{e.Since, e.At})
+		}
+	}
+	return nil
+}
+
+// missing are the acknowledged records that have not arrived and are not excused, by
+// source.
+func (u *upstream) missing() map[string][]int64 {
+	out := map[string][]int64{}
+	u.lost, u.told = 0, 0
+	for key, s := range u.sources {
+		for n, r := range s.acked {
+			switch {
+			case slices.ContainsFunc(u.gaps[s.site], func(g gap) bool { return g.from <= r.seq && r.seq <= g.to }):
+				u.told++
+			case slices.ContainsFunc(u.damages[s.site], func(d damage) bool { return r.at >= d.since && r.at <= d.at }):
+				u.lost++
+			default:
+				out[key] = append(out[key], n)
+			}
+		}
+	}
+	return out
+}
+
+func (u *upstream) finish() []Violation {
+	var all []Violation
+	missing := u.missing()
+	for _, key := range slices.Sorted(maps.Keys(missing)) {
+		n := missing[key]
+		slices.Sort(n)
+		all = append(all, violation("I11", "%d acknowledged records of %s have not arrived: %s", len(n), key, shorten(n))...)
+	}
+	return all
+}
+
+func shorten(n []int64) string {
+	var words []string
+	for _, v := range n[:min(len(n), 10)] {
+		words = append(words, fmt.Sprint(v))
+	}
+	if len(n) > 10 {
+		words = append(words, "…")
+	}
+	return strings.Join(words, ", ")
+}
+
+// Missing counts the acknowledged records that have not arrived and are not excused.
+func (j *Judge) Missing() int {
+	n := 0
+	for _, c := range j.checkers {
+		if u, ok := c.(*upstream); ok {
+			for _, m := range u.missing() {
+				n += len(m)
+			}
+		}
+	}
+	return n
+}
+
+// Excused counts the acknowledged records that were lost with a damaged or rolled back
+// store, and those that a gap record tells of.
+func (j *Judge) Excused() (lost, told int) {
+	for _, c := range j.checkers {
+		if u, ok := c.(*upstream); ok {
+			u.missing()
+			return u.lost, u.told
+		}
+	}
+	return 0, 0
+}

@@ -1,0 +1,245 @@
+package breaker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/petiole-io/petiole/internal/breaker/check"
+	"github.com/petiole-io/petiole/internal/e2e/oracle"
+	"github.com/petiole-io/petiole/streams"
+)
+
+const convergePoll = 400 * time.Millisecond
+
+// errDiverged ends a run whose sites do not converge.
+var errDiverged = errors.New("sites do not converge")
+
+// converge waits until every site holds exactly what the API wants (I2), the API shows
+// the newest status of every pod (I15), all that was acknowledged upstream has arrived
+// (I11), and what cannot be read is in quarantine (I10). Nobody may change anything
+// meanwhile.
+func (r *run) converge(ctx context.Context) error {
+	begun := time.Now()
+	open := map[int]string{}
+	for i := range r.views {
+		open[i] = "not looked at"
+	}
+	for {
+		r.look(ctx, begun, open)
+		missing := 0
+		r.record.ask(func(j *check.Judge) { missing = j.Missing() })
+		poisoned := r.findPoison(ctx)
+		if len(open) == 0 && missing == 0 && poisoned == 0 {
+			return nil
+		}
+		if time.Since(begun) > r.opts.Patience || !sleep(ctx, convergePoll) {
+			for i, why := range open {
+				r.record.add(check.Event{Kind: check.Diverged, Site: r.world.Sites[i].Name, What: why})
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return fmt.Errorf("%w within %s: %d differ, %d acknowledged records are missing, %d unreadable messages are not in quarantine",
+				errDiverged, r.opts.Patience, len(open), missing, poisoned)
+		}
+	}
+}
+
+// look compares the sites that are open and removes those that agree.
+func (r *run) look(ctx context.Context, begun time.Time, open map[int]string) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	api, err := oracle.Read(ctx, r.world.Dynamic)
+	if err != nil {
+		return
+	}
+	for i := range open {
+		if err := r.agrees(ctx, api, i); err != nil {
+			open[i] = err.Error()
+			continue
+		}
+		took := time.Since(begun)
+		delete(open, i)
+		r.record.add(check.Event{Kind: check.Converged, Site: r.world.Sites[i].Name, Took: took})
+		r.mu.Lock()
+		r.converged = append(r.converged, took)
+		r.mu.Unlock()
+	}
+}
+
+// agrees returns nil when site i holds what the API wants and the API shows what it
+// reported.
+func (r *run) agrees(ctx context.Context, api oracle.API, i int) error {
+	v := r.views[i]
+	want, err := api.Wanted(v.site.Name)
+	if err != nil {
+		return err
+	}
+	holds, err := v.holds(ctx)
+	if err != nil {
+		return err
+	}
+	have := contentOf(holds)
+	if diff := want.ChangedSince(have); len(diff) > 0 {
+		return fmt.Errorf("%d objects differ: %s", len(diff), explain(want, have, diff))
+	}
+	for _, p := range api[oracle.Core("pods")] {
+		report, known := r.nodes[i].report(string(p.GetUID()))
+		shown, _, err := unstructured.NestedString(p.Object, "status", "message")
+		if err != nil {
+			return err
+		}
+		if known && shown != report.message {
+			return fmt.Errorf("the API shows for pod %s/%s status %q, reported was %q", p.GetNamespace(), p.GetName(), shown, report.message)
+		}
+	}
+	return nil
+}
+
+// nudgeAnnotation is what the node API adds to pods so that a kubelet looks at them.
+const nudgeAnnotation = "petiole.dev/content-version"
+
+// contentOf is what a site holds in the form of what it shall hold.
+func contentOf(holds map[schema.GroupVersionResource][]unstructured.Unstructured) oracle.Content {
+	out := oracle.Content{}
+	for gvr, items := range holds {
+		for _, o := range items {
+			ref := streams.Ref{Group: gvr.Group, Resource: gvr.Resource, Namespace: o.GetNamespace(), Name: o.GetName()}
+			switch gvr.Resource {
+			case "nodes":
+				ref.Node = o.GetName()
+			case "pods":
+				ref.Node, _, _ = unstructured.NestedString(o.Object, "spec", "nodeName")
+			}
+			unstructured.RemoveNestedField(o.Object, "metadata", "annotations", nudgeAnnotation)
+			out[ref] = oracle.Canonical(o.Object)
+		}
+	}
+	return out
+}
+
+// explain says of the first differences what they are.
+func explain(want, have oracle.Content, diff []streams.Ref) string {
+	var lines []string
+	for _, ref := range diff[:min(len(diff), 4)] {
+		w, wanted := want[ref]
+		h, held := have[ref]
+		switch {
+		case !wanted:
+			lines = append(lines, ref.String()+" should not be there")
+		case !held:
+			lines = append(lines, ref.String()+" is missing")
+		default:
+			lines = append(lines, fmt.Sprintf("%s is %s instead of %s", ref, around(h, w), around(w, h)))
+		}
+	}
+	return strings.Join(lines, "; ")
+}
+
+// around is where a begins to differ from b.
+func around(a, b string) string {
+	i := 0
+	for i < min(len(a), len(b)) && a[i] == b[i] {
+		i++
+	}
+	return fmt.Sprintf("%.80q", a[max(0, i-30):])
+}
+
+// findPoison looks for the unreadable messages in quarantine and returns how many were
+// not found. One that the hub or the site does not hold any more, because it was
+// withdrawn before the site had it, cannot be found.
+func (r *run) findPoison(ctx context.Context) int {
+	var waiting map[string][]string
+	r.record.ask(func(j *check.Judge) { waiting = j.Unquarantined() })
+	n := 0
+	for i, v := range r.views {
+		subjects := waiting[v.site.Name]
+		if len(subjects) == 0 {
+			continue
+		}
+		n += len(subjects)
+		found, err := r.quarantined(ctx, i, subjects)
+		if err != nil {
+			continue // asked again
+		}
+		for _, subject := range found {
+			r.record.add(check.Event{Kind: check.Quarantined, Site: v.site.Name, Subject: subject})
+		}
+		n -= len(found)
+	}
+	return n
+}
+
+func (r *run) quarantined(ctx context.Context, i int, subjects []string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	nc, err := r.world.Sites[i].Connect()
+	if err != nil {
+		return nil, err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, subject := range subjects {
+		if strings.HasPrefix(subject, "reported.") {
+			if ok, err := holdsMessage(ctx, r.hub.js, streams.Quarantine, "quarantine."+subject); err != nil {
+				return found, err
+			} else if ok {
+				found = append(found, subject)
+			}
+			continue
+		}
+		set, err := holdsMessage(ctx, js, streams.SiteQuarantine, "local.quarantine."+subject)
+		if err != nil {
+			return found, err
+		}
+		withdrawn, err := r.withdrawn(ctx, subject)
+		if err != nil {
+			return found, err
+		}
+		if set || withdrawn {
+			found = append(found, subject)
+		}
+	}
+	return found, nil
+}
+
+// withdrawn says that DESIRED does not hold the unreadable message any more: it was
+// deleted with its stream, or a tombstone took its place.
+func (r *run) withdrawn(ctx context.Context, subject string) (bool, error) {
+	s, err := r.hub.js.Stream(ctx, streams.Desired)
+	if err != nil {
+		return false, err
+	}
+	m, err := s.GetLastMsgForSubject(ctx, subject)
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return true, nil
+	case err != nil:
+		return false, err
+	}
+	return nats.Header(m.Header).Get(streams.HeaderOp) == string(streams.OpDelete), nil
+}
+
+func holdsMessage(ctx context.Context, js jetstream.JetStream, stream, subject string) (bool, error) {
+	s, err := js.Stream(ctx, stream)
+	if err != nil {
+		return false, err
+	}
+	_, err = s.GetLastMsgForSubject(ctx, subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}

@@ -1,0 +1,60 @@
+package breaker
+
+import (
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// action is one fault of a plan.
+type action struct {
+	// at is when it is due, counted from the start of its round, and lasts how long it
+	// lasts.
+	at, lasts time.Duration
+	kind      *fault
+	// target is the number of a site, or of a bridge: 0 for the leader.
+	target int
+	// dice are the fault's own choices.
+	dice uint64
+}
+
+// deck deals faults as a shuffled pack of cards, so that none is missing in a long run:
+// each kind is in the pack as often as it weighs.
+type deck struct {
+	rng   *rand.Rand
+	kinds []*fault
+	cards []*fault
+}
+
+func newDeck(seed uint64, kinds []*fault) *deck {
+	return &deck{rng: rand.New(rand.NewPCG(seed, 0x7065746f6c65)), kinds: kinds}
+}
+
+func (d *deck) draw() *fault {
+	if len(d.cards) == 0 {
+		for _, k := range d.kinds {
+			for range k.weight {
+				d.cards = append(d.cards, k)
+			}
+		}
+		d.rng.Shuffle(len(d.cards), func(i, j int) { d.cards[i], d.cards[j] = d.cards[j], d.cards[i] })
+	}
+	last := len(d.cards) - 1
+	k := d.cards[last]
+	d.cards = d.cards[:last]
+	return k
+}
+
+// round plans the faults of one round, in the order in which they are due.
+func (d *deck) round(faults, sites int, length time.Duration) []action {
+	plan := make([]action, 0, faults)
+	for range faults {
+		k := d.draw()
+		plan = append(plan, action{
+			at: time.Duration(d.rng.Int64N(int64(length))), lasts: k.min + time.Duration(d.rng.Int64N(int64(k.max-k.min)+1)),
+			kind: k, target: d.rng.IntN(k.targets(sites)), dice: d.rng.Uint64(),
+		})
+	}
+	slices.SortStableFunc(plan, func(a, b action) int { return int(a.at - b.at) })
+	return plan
+}

@@ -1,0 +1,66 @@
+package breaker
+
+import (
+	"fmt"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/petiole-io/petiole/internal/breaker/check"
+)
+
+// report prints the figures of the run.
+func (r *run) report(kinds []*fault) {
+	w := tabwriter.NewWriter(r.opts.Out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "\nFAULT\tINJECTED\tNOT INJECTED")
+	injected, never := 0, 0
+	for _, k := range kinds {
+		n := r.injected[k.name]
+		injected += n
+		if n == 0 {
+			never++
+		}
+		fmt.Fprintf(w, "%s\t%d\t%d\n", k.name, n, r.failed[k.name])
+	}
+	fmt.Fprintf(w, "in all\t%d\t%d kinds never\n", injected, never)
+	c := r.record.counts
+	lost, told := r.record.judge.Excused()
+	lists, expired, spoiled := int64(0), int64(0), int64(0)
+	for _, b := range r.world.Bridges {
+		if b.Gate != nil {
+			expired, spoiled = expired+b.Gate.Expired.Load(), spoiled+b.Gate.Spoiled.Load()
+			for _, n := range b.Gate.Listed() {
+				lists += n
+			}
+		}
+	}
+	fmt.Fprintln(w, "\nWHAT\tFIGURE")
+	for _, row := range []struct {
+		what  string
+		value any
+	}{
+		{"versions written", c[check.Wrote]}, {"objects deleted", c[check.Deleted]}, {"versions seen at sites", c[check.Seen]},
+		{"messages seen in DESIRED", c[check.Published]}, {"writes of bridges", c[check.BridgeWrote]},
+		{"pod statuses acknowledged by leaves", c[check.Reported]}, {"pod statuses seen in the API", c[check.Status]},
+		{"telemetry records acknowledged", c[check.Acked]}, {"refused with an error", c[check.Refused]}, {"records and writes without an answer", c[check.Unsure]}, {"arrived", c[check.Arrived]},
+		{"lost with a damaged or rolled back disk", lost}, {"told by gap records", told},
+		{"unreadable messages", c[check.Poisoned]}, {"stores damaged or rolled back", c[check.StoreLost]}, {"restores of etcd", c[check.Restored]},
+		{"LIST requests of bridges", lists}, {"answers 410", expired}, {"answers spoiled by gates", spoiled},
+		{"time to converge, median and most", quantiles(r.converged)}, {"slowest start of a leaf", r.slowestStart.Round(10 * time.Millisecond)},
+		{"most memory of a bridge, MiB", r.memory["bridge"] >> 20}, {"of the hub", r.memory["hub"] >> 20}, {"of a leaf", r.memory["leaf"] >> 20},
+		{"violations", len(r.record.violations)},
+	} {
+		fmt.Fprintf(w, "%s\t%v\n", row.what, row.value)
+	}
+	if err := w.Flush(); err != nil {
+		fmt.Fprintln(r.opts.Out, err)
+	}
+}
+
+func quantiles(d []time.Duration) string {
+	if len(d) == 0 {
+		return "-"
+	}
+	s := slices.Sorted(slices.Values(d))
+	return fmt.Sprintf("%s, %s", s[len(s)/2].Round(10*time.Millisecond), s[len(s)-1].Round(10*time.Millisecond))
+}

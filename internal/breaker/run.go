@@ -1,0 +1,382 @@
+package breaker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/petiole-io/petiole/internal/breaker/check"
+	"github.com/petiole-io/petiole/internal/breaker/world"
+	"github.com/petiole-io/petiole/streams"
+)
+
+// Options say how to run. The zero value of a field is the default that is named.
+type Options struct {
+	// Root is the repository; Dir, below its .lab, is where the run keeps its files.
+	Root, Dir string
+	// Sites is the number of light sites; default 8.
+	Sites int
+	// Duration is how long rounds are begun; default 10 minutes. Rounds, when it is set,
+	// is how many there are instead.
+	Duration time.Duration
+	Rounds   int
+	// Seed chooses the faults.
+	Seed uint64
+	// Faults selects kinds by name, as choose explains; empty: all.
+	Faults []string
+	// FaultsPerRound is how many faults a round has; default three for each site. They
+	// begin within RoundLength; default 30 s.
+	FaultsPerRound int
+	RoundLength    time.Duration
+	// Patience is how long sites may take to converge; default 2 minutes.
+	Patience time.Duration
+	// Pace is the mean time between two changes of one site; default 500 ms.
+	Pace time.Duration
+	Out  io.Writer
+}
+
+// ErrViolated says that an invariant was violated.
+var ErrViolated = errors.New("delivery was broken")
+
+// run is one run while it lasts.
+type run struct {
+	opts    Options
+	world   *world.World
+	record  *recorder
+	work    *workload
+	writers []*writer
+	views   []*siteView
+	nodes   []*node
+	api     *apiView
+	hub     *hubView
+	quiet   atomic.Bool
+
+	guard sync.Mutex
+	locks map[string]*sync.Mutex
+
+	mu           sync.Mutex
+	injected     map[string]int
+	failed       map[string]int
+	cutOff       map[int]int
+	slowestStart time.Duration
+	converged    []time.Duration
+	memory       map[string]int64
+}
+
+// Run runs the suite and prints what it did. ErrViolated means that it found something,
+// another error that it could not run; the history is kept then.
+func Run(ctx context.Context, o Options) (err error) {
+	o = o.withDefaults()
+	kinds, err := choose(catalog(), o.Faults)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+		return fmt.Errorf("make folder: %w", err)
+	}
+	history := filepath.Join(o.Dir, "history.jsonl")
+	record, err := newRecorder(history, o.Out)
+	if err != nil {
+		return err
+	}
+	r := &run{opts: o, record: record, locks: map[string]*sync.Mutex{}, injected: map[string]int{}, failed: map[string]int{}, cutOff: map[int]int{}, memory: map[string]int64{}}
+	if r.world, err = world.New(world.Options{Root: o.Root, Dir: filepath.Join(o.Dir, "world"), Sites: o.Sites, OnWrite: r.bridgeWrote}); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.world.Close()) }()
+	record.say("seed %d, %d sites, %d kinds of faults", o.Seed, o.Sites, len(kinds))
+	err = r.all(ctx, kinds)
+	record.finish()
+	err = errors.Join(err, record.close())
+	r.report(kinds)
+	if len(record.violations) > 0 {
+		fmt.Fprintf(o.Out, "\nthe history is %s, the logs are in %s\n", history, filepath.Join(o.Dir, "world/log"))
+		return errors.Join(ErrViolated, err)
+	}
+	return err
+}
+
+func (o Options) withDefaults() Options {
+	set := func(d *time.Duration, to time.Duration) {
+		if *d == 0 {
+			*d = to
+		}
+	}
+	if o.Sites == 0 {
+		o.Sites = 8
+	}
+	set(&o.Duration, 10*time.Minute)
+	set(&o.RoundLength, 30*time.Second)
+	set(&o.Patience, 2*time.Minute)
+	set(&o.Pace, 500*time.Millisecond)
+	if o.FaultsPerRound == 0 {
+		o.FaultsPerRound = 3 * o.Sites
+	}
+	return o
+}
+
+// all brings the world up, runs the rounds and stops all that it started.
+func (r *run) all(ctx context.Context, kinds []*fault) error {
+	begin, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	if err := r.world.Up(begin); err != nil {
+		return err
+	}
+	admin, err := r.world.Admin()
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	js, err := jetstream.NewWithDomain(admin, streams.HubDomain)
+	if err != nil {
+		return fmt.Errorf("open JetStream of the hub: %w", err)
+	}
+	r.hub = &hubView{js: js, record: r.record}
+	r.work = &workload{kube: r.world.Kube, record: r.record, pace: r.opts.Pace}
+	r.api = &apiView{kube: r.world.Kube, record: r.record, siteOf: r.siteOf, pausable: &pausable{}}
+	work, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	if err := r.people(begin, work, &wg); err != nil {
+		return err
+	}
+	r.record.say("%d sites are up, and hold what they shall", r.opts.Sites)
+	return r.rounds(ctx, kinds)
+}
+
+// people starts all that acts and looks. It returns when every site has its objects.
+func (r *run) people(begin, work context.Context, wg *sync.WaitGroup) error {
+	for i, s := range r.world.Sites {
+		v := newSiteView(s, r.record, &pausable{})
+		n := newNode(v, r.opts.Seed)
+		n.quiet = &r.quiet
+		r.views, r.nodes = append(r.views, v), append(r.nodes, n)
+		r.writers = append(r.writers, &writer{workload: r.work, site: s, rng: rand.New(rand.NewPCG(r.opts.Seed, uint64(i)))})
+		wg.Go(func() { v.run(work) })
+		wg.Go(func() { n.run(work) })
+	}
+	for _, w := range r.writers {
+		if err := r.await(begin, "node "+w.site.Node(), func(ctx context.Context) error {
+			_, err := r.world.Kube.CoreV1().Nodes().Get(ctx, w.site.Node(), metav1.GetOptions{})
+			return err
+		}); err != nil {
+			return err
+		}
+		if err := w.setup(begin); err != nil {
+			return fmt.Errorf("set up %s: %w", w.site.Name, err)
+		}
+	}
+	wg.Go(func() { r.api.run(work) })
+	wg.Go(func() { r.hub.run(work, streams.Telemetry, r.hub.telemetry) })
+	wg.Go(func() { r.hub.run(work, streams.Desired, r.hub.desired) })
+	wg.Go(func() { r.watchProcesses(work) })
+	r.quiet.Store(true)
+	if err := r.converge(begin); err != nil {
+		return err
+	}
+	for i, w := range r.writers {
+		wg.Go(func() { w.run(work) })
+		for _, source := range producers {
+			wg.Go(func() { produce(work, r.views[i], source, &r.quiet) })
+		}
+	}
+	return nil
+}
+
+func (r *run) await(ctx context.Context, what string, cond func(context.Context) error) error {
+	for {
+		err := cond(ctx)
+		if err == nil {
+			return nil
+		}
+		if !sleep(ctx, 100*time.Millisecond) {
+			return fmt.Errorf("await %s: %w", what, err)
+		}
+	}
+}
+
+// rounds runs rounds until the time is up. It stops at the first one after which the
+// sites do not converge: what follows would not say anything.
+func (r *run) rounds(ctx context.Context, kinds []*fault) error {
+	d := newDeck(r.opts.Seed, kinds)
+	begun := time.Now()
+	for n := 1; ; n++ {
+		if r.opts.Rounds > 0 && n > r.opts.Rounds || r.opts.Rounds == 0 && time.Since(begun) >= r.opts.Duration {
+			return nil
+		}
+		plan := d.round(r.opts.FaultsPerRound, r.opts.Sites, r.opts.RoundLength)
+		r.quiet.Store(false)
+		if err := r.play(ctx, plan); err != nil {
+			return err
+		}
+		r.quiet.Store(true)
+		r.work.pausable.pause()
+		err := r.converge(ctx)
+		r.work.pausable.resume()
+		if err != nil {
+			return err
+		}
+		r.summary(n, len(plan))
+	}
+}
+
+// play injects the faults of a round and returns when all are healed.
+func (r *run) play(ctx context.Context, plan []action) error {
+	begun := time.Now()
+	errs := make([]error, len(plan))
+	var wg sync.WaitGroup
+	for i, a := range plan {
+		if !sleep(ctx, a.at-time.Since(begun)) {
+			break
+		}
+		wg.Go(func() { errs[i] = r.act(ctx, a) })
+	}
+	wg.Wait()
+	return errors.Join(append(errs, ctx.Err())...)
+}
+
+// act injects one fault, waits, and heals it. What cannot be healed ends the run; what
+// could not be injected is counted.
+func (r *run) act(ctx context.Context, a action) error {
+	defer r.hold(a.kind.holds(a))()
+	e := check.Event{Kind: check.Fault, What: a.kind.name, Target: fmt.Sprint(a.target), Took: a.lasts}
+	if n := a.kind.targets(r.opts.Sites); n == r.opts.Sites && n > 2 {
+		e.Site = r.world.Sites[a.target].Name
+	}
+	r.record.add(e)
+	// Also a fault that is not injected in full is healed, also when the run ends early.
+	whole, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Minute)
+	defer cancel()
+	heal, err := a.kind.inject(whole, r, a)
+	r.mu.Lock()
+	if err == nil {
+		r.injected[a.kind.name]++
+	} else {
+		r.failed[a.kind.name]++
+	}
+	r.mu.Unlock()
+	if err != nil {
+		r.record.say("%s %d was not injected: %v", a.kind.name, a.target, err)
+	}
+	if heal == nil {
+		return nil
+	}
+	sleep(ctx, a.lasts)
+	if err := heal(whole); err != nil {
+		return fmt.Errorf("heal %s %d: %w", a.kind.name, a.target, err)
+	}
+	e.Kind = check.Healed
+	r.record.add(e)
+	return nil
+}
+
+// hold takes locks in the order of their names, so that no two faults wait for each
+// other.
+func (r *run) hold(names []string) (release func()) {
+	names = slices.Sorted(slices.Values(names))
+	var held []*sync.Mutex
+	for _, n := range names {
+		r.guard.Lock()
+		m := r.locks[n]
+		if m == nil {
+			m = &sync.Mutex{}
+			r.locks[n] = m
+		}
+		r.guard.Unlock()
+		m.Lock()
+		held = append(held, m)
+	}
+	return func() {
+		for _, m := range held {
+			m.Unlock()
+		}
+	}
+}
+
+func (r *run) siteOf(node string) string { return strings.TrimSuffix(node, "-1") }
+
+// bridgeWrote is told by the gates of every write. Those of the election itself are no
+// writes of a leader.
+func (r *run) bridgeWrote(w world.Write) {
+	if w.Code < 200 || w.Code >= 300 || w.Term == 0 || strings.Contains(w.Path, "/namespaces/petiole-system/leases") {
+		return
+	}
+	r.record.add(check.Event{
+		Kind: check.BridgeWrote, Bridge: w.Bridge, Subject: w.Path, Term: w.Term, Op: w.Method, Since: w.Call.Sub(r.record.start),
+	})
+}
+
+// watchProcesses sees crashes and the growth of processes.
+func (r *run) watchProcesses(ctx context.Context) {
+	for sleep(ctx, time.Second) {
+		for _, p := range r.world.Processes() {
+			if p.Crashed() {
+				r.record.add(check.Event{Kind: check.Crashed, Target: p.Name(), What: lastLine(p.Log())})
+				if err := p.Start(); err != nil {
+					r.record.say("start %s again: %v", p.Name(), err)
+				}
+				continue
+			}
+			if pid, ok := p.PID(); ok {
+				r.weigh(p.Name(), residentBytes(pid))
+			}
+		}
+	}
+}
+
+// lastLine is what a process wrote last, with the name of its log.
+func lastLine(log string) string {
+	data, err := os.ReadFile(log)
+	if err != nil {
+		return err.Error()
+	}
+	data = bytes.TrimSpace(data)
+	return fmt.Sprintf("%s: %.400s", log, data[bytes.LastIndexByte(data, '\n')+1:])
+}
+
+func (r *run) weigh(name string, bytes int64) {
+	kind, _, _ := strings.Cut(name, "-")
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.memory[kind] = max(r.memory[kind], bytes)
+}
+
+// residentBytes is what a process occupies, 0 when it is gone.
+func residentBytes(pid int) int64 {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		return 0
+	}
+	var size, resident int64
+	if _, err := fmt.Sscan(string(data), &size, &resident); err != nil {
+		return 0
+	}
+	return resident * int64(os.Getpagesize())
+}
+
+// summary is a line after each round.
+func (r *run) summary(n, faults int) {
+	r.mu.Lock()
+	total := 0
+	for v := range maps.Values(r.injected) {
+		total += v
+	}
+	slowest := slices.Max(r.converged[len(r.converged)-r.opts.Sites:])
+	r.mu.Unlock()
+	r.record.say("round %d: %d faults (%d in all), every site converged within %s", n, faults, total, slowest.Round(10*time.Millisecond))
+}

@@ -1,0 +1,224 @@
+package breaker
+
+import (
+	"context"
+	"math/rand/v2"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/petiole-io/petiole/internal/breaker/check"
+	"github.com/petiole-io/petiole/internal/breaker/world"
+)
+
+// writeTimeout bounds one request to the API server.
+const writeTimeout = 5 * time.Second
+
+// workload changes what the sites shall hold, directly at the API server: one writer for
+// each site, so that the counters of one object are given out in the order of its
+// versions.
+type workload struct {
+	kube    kubernetes.Interface
+	record  *recorder
+	counter atomic.Int64
+	// pausable holds the writers up while the storage is replaced.
+	pausable pausable
+	// pace is the mean time between two changes of one site.
+	pace time.Duration
+}
+
+// writer changes the objects of one site.
+type writer struct {
+	*workload
+	site *world.Site
+	rng  *rand.Rand
+}
+
+// setup makes what is there for the whole run. The site's node must be registered.
+func (w *writer) setup(ctx context.Context) error {
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.site.Objects()}}
+	if _, err := w.kube.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	// Pods need the service account, which a controller makes.
+	for {
+		_, err := w.kube.CoreV1().ServiceAccounts(w.site.Objects()).Get(ctx, "default", metav1.GetOptions{})
+		if err == nil {
+			break
+		}
+		if !sleep(ctx, 100*time.Millisecond) {
+			return err
+		}
+	}
+	for i := range pods {
+		w.putMap(ctx, looseName(i), smallFill)
+		w.putSecret(ctx, looseName(i))
+	}
+	p := anchorPod(w.site.Name, w.site.Objects(), w.site.Node(), w.counter.Add(1))
+	p, err := w.kube.CoreV1().Pods(w.site.Objects()).Create(ctx, p, metav1.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	w.wrote("pods", p)
+	return nil
+}
+
+// run changes objects until ctx ends.
+func (w *writer) run(ctx context.Context) {
+	for sleep(ctx, w.pace/2+time.Duration(w.rng.Int64N(int64(w.pace)))) {
+		w.pausable.do(ctx, w.step)
+	}
+}
+
+// step makes one change. Its choices depend on the seed alone.
+func (w *writer) step(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	what, i, remove := w.rng.IntN(100), w.rng.IntN(1000), w.rng.IntN(4) == 0
+	switch {
+	case what < 45:
+		if name := anchoredMap(i % anchoredMaps); remove {
+			w.remove(ctx, "configmaps", name)
+		} else {
+			w.putMap(ctx, name, smallFill)
+		}
+	case what < 65:
+		if name := anchoredSecret(i % anchoredSecrets); remove {
+			w.remove(ctx, "secrets", name)
+		} else {
+			w.putSecret(ctx, name)
+		}
+	case what < 75:
+		w.putMap(ctx, looseName(i%pods), smallFill)
+	case what < 80:
+		w.putSecret(ctx, looseName(i%pods))
+	case what < 90:
+		w.annotatePod(ctx, podName(i%pods))
+	default:
+		w.togglePod(ctx, i%pods)
+	}
+}
+
+func (w *writer) putMap(ctx context.Context, name string, size int) {
+	c := w.kube.CoreV1().ConfigMaps(w.site.Objects())
+	n := w.counter.Add(1)
+	o := &corev1.ConfigMap{ObjectMeta: meta(w.site.Name, w.site.Objects(), name, n), Data: map[string]string{"fill": strings.Repeat("x", size)}}
+	_, err := c.Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		o, err = c.Create(ctx, o, metav1.CreateOptions{})
+	case err == nil:
+		o, err = c.Update(ctx, o, metav1.UpdateOptions{})
+	default:
+		return
+	}
+	w.done("configmaps", name, o, err)
+}
+
+func (w *writer) putSecret(ctx context.Context, name string) {
+	c := w.kube.CoreV1().Secrets(w.site.Objects())
+	n := w.counter.Add(1)
+	o := &corev1.Secret{ObjectMeta: meta(w.site.Name, w.site.Objects(), name, n), StringData: map[string]string{"fill": strings.Repeat("y", smallFill)}}
+	_, err := c.Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		o, err = c.Create(ctx, o, metav1.CreateOptions{})
+	case err == nil:
+		o, err = c.Update(ctx, o, metav1.UpdateOptions{})
+	default:
+		return
+	}
+	w.done("secrets", name, o, err)
+}
+
+// annotatePod changes a pod that is there.
+func (w *writer) annotatePod(ctx context.Context, name string) {
+	c := w.kube.CoreV1().Pods(w.site.Objects())
+	p, err := c.Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return
+	}
+	p.Annotations[counterAnnotation] = meta("", "", "", w.counter.Add(1)).Annotations[counterAnnotation]
+	p, err = c.Update(ctx, p, metav1.UpdateOptions{})
+	w.done("pods", name, p, err)
+}
+
+// togglePod creates a pod that is not there and deletes one that is. One that is being
+// deleted is left to its node, but sometimes is taken away by force and made again under
+// its name at once.
+func (w *writer) togglePod(ctx context.Context, i int) {
+	c := w.kube.CoreV1().Pods(w.site.Objects())
+	name := podName(i)
+	p, err := c.Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		p, err = c.Create(ctx, loosePod(w.site.Name, w.site.Objects(), w.site.Node(), i, w.counter.Add(1)), metav1.CreateOptions{})
+		w.done("pods", name, p, err)
+	case err != nil:
+	case p.DeletionTimestamp != nil && w.rng.IntN(3) == 0:
+		grace := int64(0)
+		if err := c.Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &grace, Preconditions: &metav1.Preconditions{UID: &p.UID}}); err != nil {
+			return
+		}
+		w.record.add(check.Event{Kind: check.Deleted, Site: w.site.Name, Object: objectName("pods", w.site.Objects(), name), UID: string(p.UID)})
+		p, err = c.Create(ctx, loosePod(w.site.Name, w.site.Objects(), w.site.Node(), i, w.counter.Add(1)), metav1.CreateOptions{})
+		w.done("pods", name, p, err)
+	case p.DeletionTimestamp == nil:
+		if err := c.Delete(ctx, name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &p.UID}}); err == nil {
+			w.record.add(check.Event{Kind: check.Deleted, Site: w.site.Name, Object: objectName("pods", w.site.Objects(), name), UID: string(p.UID)})
+		}
+	}
+}
+
+func (w *writer) remove(ctx context.Context, resource, name string) {
+	ns := w.site.Objects()
+	var uid string
+	var err error
+	if resource == "secrets" {
+		var o *corev1.Secret
+		if o, err = w.kube.CoreV1().Secrets(ns).Get(ctx, name, metav1.GetOptions{}); err == nil {
+			uid = string(o.UID)
+			err = w.kube.CoreV1().Secrets(ns).Delete(ctx, name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &o.UID}})
+		}
+	} else {
+		var o *corev1.ConfigMap
+		if o, err = w.kube.CoreV1().ConfigMaps(ns).Get(ctx, name, metav1.GetOptions{}); err == nil {
+			uid = string(o.UID)
+			err = w.kube.CoreV1().ConfigMaps(ns).Delete(ctx, name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &o.UID}})
+		}
+	}
+	if err == nil {
+		w.record.add(check.Event{Kind: check.Deleted, Site: w.site.Name, Object: objectName(resource, ns, name), UID: uid})
+	}
+}
+
+func (w *writer) done(resource, name string, o metav1.Object, err error) {
+	switch {
+	case err == nil:
+		w.wrote(resource, o)
+	case apierrors.ReasonForError(err) == metav1.StatusReasonUnknown, apierrors.IsServerTimeout(err), apierrors.IsTimeout(err):
+		w.record.add(check.Event{Kind: check.Unsure, Site: w.site.Name, Object: objectName(resource, w.site.Objects(), name), What: err.Error()})
+	}
+}
+
+func (w *writer) wrote(resource string, o metav1.Object) {
+	w.record.add(check.Event{
+		Kind: check.Wrote, Site: w.site.Name, Object: objectName(resource, o.GetNamespace(), o.GetName()),
+		UID: string(o.GetUID()), Counter: counterOf(o.GetAnnotations()),
+	})
+}
+
+// sleep waits and reports whether ctx still runs.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}

@@ -1,0 +1,120 @@
+package world
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"sync"
+
+	"github.com/petiole-io/petiole/internal/lab/network"
+)
+
+// Link is the cable between a site and the hub, with what can be wrong with it. One
+// thing can be wrong at a time.
+type Link struct {
+	net     network.Network
+	site    network.Site
+	address netip.Addr
+
+	mu    sync.Mutex
+	rules bool
+	slow  bool
+}
+
+func newLink(n network.Network, s network.Site) *Link {
+	return &Link{net: n, site: s, address: n.SiteAddress(s)}
+}
+
+// Down takes the device down: both ends see it.
+func (l *Link) Down() error { return l.net.Cut(l.site) }
+
+// Silent drops every packet in both directions; both ends look healthy.
+func (l *Link) Silent() error { return l.filter("drop", "drop") }
+
+// Reset answers every packet with a TCP reset, at both ends.
+func (l *Link) Reset() error {
+	return l.filter("meta l4proto tcp reject with tcp reset", "meta l4proto tcp reject with tcp reset")
+}
+
+// Mute drops what the site sends and lets through what the hub sends.
+func (l *Link) Mute() error { return l.filter("drop", "") }
+
+// Deafen drops what the hub sends and lets through what the site sends.
+func (l *Link) Deafen() error { return l.filter("", "drop") }
+
+// Lose drops a share of the packets, in percent, in both directions.
+func (l *Link) Lose(percent int) error {
+	rule := fmt.Sprintf("numgen random mod 100 < %d drop", percent)
+	return l.filter(rule, rule)
+}
+
+// Slow limits both directions to a rate such as "64kbit".
+func (l *Link) Slow(rate string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.slow = true
+	tbf := []string{"root", "tbf", "rate", rate, "burst", "4kb", "latency", "1s"}
+	return errors.Join(
+		command("tc", append([]string{"qdisc", "replace", "dev", l.host()}, tbf...)...),
+		command("tc", append([]string{"-n", l.namespace(), "qdisc", "replace", "dev", "uplink"}, tbf...)...),
+	)
+}
+
+// Heal undoes everything.
+func (l *Link) Heal() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var errs []error
+	if l.rules {
+		errs = append(errs, command("nft", "delete", "table", "ip", l.table()))
+		l.rules = false
+	}
+	if l.slow {
+		errs = append(errs,
+			command("tc", "qdisc", "del", "dev", l.host(), "root"),
+			command("tc", "-n", l.namespace(), "qdisc", "del", "dev", "uplink", "root"))
+		l.slow = false
+	}
+	return errors.Join(append(errs, l.net.Heal(l.site))...)
+}
+
+// filter applies a rule to what comes from the site and one to what goes to it.
+func (l *Link) filter(from, to string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	line := func(match, rule string) string {
+		if rule == "" {
+			return ""
+		}
+		return match + " " + l.address.String() + " " + rule
+	}
+	var b strings.Builder
+	if l.rules {
+		fmt.Fprintf(&b, "delete table ip %s\n", l.table())
+	}
+	fmt.Fprintf(&b, "table ip %s {\nchain in {\ntype filter hook input priority -200;\n%s\n}\nchain out {\ntype filter hook output priority -200;\n%s\n}\n}\n",
+		l.table(), line("ip saddr", from), line("ip daddr", to))
+	cmd := exec.Command("nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(b.String())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("filter the link of %s: %w: %s", l.site.Name, err, strings.TrimSpace(string(out)))
+	}
+	l.rules = true
+	return nil
+}
+
+func (l *Link) table() string { return fmt.Sprintf("petiole_breaker_%d", l.site.Number) }
+
+func (l *Link) host() string { return fmt.Sprintf("%s-%d", l.net.Device, l.site.Number) }
+
+func (l *Link) namespace() string { return "petiole-" + l.site.Name }
+
+// Forget removes the filter, also that of an earlier process.
+func (l *Link) Forget() error {
+	if exec.Command("nft", "list", "table", "ip", l.table()).Run() != nil {
+		return nil
+	}
+	return command("nft", "delete", "table", "ip", l.table())
+}

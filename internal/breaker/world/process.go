@@ -1,0 +1,163 @@
+package world
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/petiole-io/petiole/internal/lab/daemon"
+)
+
+// stopGrace is how long a process may take to end by itself.
+const stopGrace = 10 * time.Second
+
+// Process is one part of the world that runs in a process of its own. Its methods are
+// safe for concurrent use.
+type Process struct {
+	set daemon.Set
+	def daemon.Daemon
+	// ports are where it listens on the host. A process that was killed a moment ago may
+	// still hold them.
+	ports []string
+
+	mu sync.Mutex
+	// wanted is whether it should run: an end that nobody asked for is a crash.
+	wanted  bool
+	stopped bool
+	started time.Time
+}
+
+func newProcess(set daemon.Set, def daemon.Daemon, ports ...string) *Process {
+	return &Process{set: set, def: def, ports: ports}
+}
+
+// Name is the process's, unique in its world.
+func (p *Process) Name() string { return p.def.Name }
+
+// Log is the file with its output.
+func (p *Process) Log() string { return p.set.LogFile(p.def.Name) }
+
+// PID is its process id while it runs.
+func (p *Process) PID() (int, bool) { return p.set.PID(p.def.Name) }
+
+// Start runs it, unless it runs already.
+func (p *Process) Start() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, running := p.set.PID(p.def.Name); !running {
+		if err := awaitFree(p.ports); err != nil {
+			return fmt.Errorf("start %s: %w", p.def.Name, err)
+		}
+	}
+	if _, err := p.set.Start(p.def); err != nil {
+		return err
+	}
+	p.wanted, p.stopped, p.started = true, false, time.Now()
+	return nil
+}
+
+// Kill ends it with SIGKILL, and all processes that it started.
+func (p *Process) Kill() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wanted, p.stopped = false, false
+	return p.set.Kill(p.def.Name)
+}
+
+// Stop asks it to end, and kills it when it does not.
+func (p *Process) Stop() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wanted = false
+	if p.stopped {
+		if err := p.signal(syscall.SIGCONT); err != nil {
+			return err
+		}
+		p.stopped = false
+	}
+	return p.set.Stop(p.def.Name, stopGrace)
+}
+
+// Pause stops it with SIGSTOP: it keeps its connections and knows nothing of the time
+// that passes.
+func (p *Process) Pause() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	p.stopped = true
+	return nil
+}
+
+// Resume undoes Pause.
+func (p *Process) Resume() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.stopped {
+		return nil
+	}
+	p.stopped = false
+	return p.signal(syscall.SIGCONT)
+}
+
+func (p *Process) signal(s syscall.Signal) error {
+	pid, running := p.set.PID(p.def.Name)
+	if !running {
+		return fmt.Errorf("signal %s: it does not run", p.def.Name)
+	}
+	if err := syscall.Kill(pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("signal %s: %w", p.def.Name, err)
+	}
+	return nil
+}
+
+// Crashed reports that it ended although nobody ended it.
+func (p *Process) Crashed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.wanted {
+		return false
+	}
+	_, running := p.set.PID(p.def.Name)
+	return !running
+}
+
+// Running reports that it runs and is not paused.
+func (p *Process) Running() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, running := p.set.PID(p.def.Name)
+	return running && !p.stopped
+}
+
+// Started is when it was last started.
+func (p *Process) Started() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.started
+}
+
+// awaitFree returns when nobody listens at the addresses.
+func awaitFree(addresses []string) error {
+	deadline := time.Now().Add(stopGrace)
+	for _, a := range addresses {
+		for {
+			l, err := net.Listen("tcp", a)
+			if err == nil {
+				if err := l.Close(); err != nil {
+					return err
+				}
+				break
+			}
+			if time.Now().After(deadline) {
+				return err
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	return nil
+}

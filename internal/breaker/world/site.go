@@ -1,0 +1,182 @@
+package world
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/yaml"
+
+	"github.com/petiole-io/petiole/internal/lab/daemon"
+	"github.com/petiole-io/petiole/internal/lab/fabric"
+	"github.com/petiole-io/petiole/internal/lab/network"
+	"github.com/petiole-io/petiole/internal/lab/render"
+)
+
+// telemetryBytes bounds a site's telemetry, so that it can be reached in a run.
+const telemetryBytes = 16 << 20
+
+// Site is a light site: a leaf without kubelet and devices, in a network namespace, on
+// a disk of its own.
+type Site struct {
+	network.Site
+	Leaf *Process
+	Disk Disk
+	Link *Link
+
+	world *World
+	dir   string
+}
+
+func (w *World) newSite(number int) *Site {
+	s := &Site{Site: network.Site{Name: fmt.Sprintf("s%02d", number), Number: number}, world: w}
+	s.dir = filepath.Join(w.opts.Dir, "sites", s.Name)
+	s.Disk = Disk{Image: s.dir + ".img", Dir: filepath.Join(s.dir, "disk")}
+	s.Link = newLink(w.net, s.Site)
+	s.Leaf = newProcess(w.set, daemon.Daemon{
+		Name: "leaf-" + s.Name, Path: filepath.Join(w.bin, "leaf"), NetNS: s.Namespace(), Args: []string{"--config", s.config()},
+	})
+	return s
+}
+
+// Node is the name of the site's node.
+func (s *Site) Node() string { return s.Name + "-1" }
+
+// Objects is the Kubernetes namespace of the site's objects.
+func (s *Site) Objects() string { return "breaker-" + s.Name }
+
+// Store is the folder of the leaf's JetStream.
+func (s *Site) Store() string { return filepath.Join(s.Disk.Dir, "store") }
+
+func (s *Site) config() string { return filepath.Join(s.dir, "leaf.yaml") }
+
+func (s *Site) create() error {
+	if err := s.world.net.Join(s.Site); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.dir, 0o755); err != nil {
+		return err
+	}
+	if err := s.Disk.Make(); err != nil {
+		return err
+	}
+	if err := s.Disk.Mount(); err != nil {
+		return err
+	}
+	return s.writeConfig(s.dir, s.Disk.Dir)
+}
+
+// writeConfig writes the leaf's configuration to dir; the leaf keeps its files in data.
+func (s *Site) writeConfig(dir, data string) error {
+	w := s.world
+	conf := filepath.Join(dir, "nats", "leaf.conf")
+	err := fabric.RepoTemplates(w.opts.Root).WriteLeaf(conf, fabric.Leaf{
+		Site: s.Name, Listen: leafClients, Store: filepath.Join(data, "store"), URL: "tls://" + w.hubLeaves(),
+		SeedFile: w.key(s.Name + "-leaf"), CAFile: w.natsCA.CertFile,
+	})
+	if err != nil {
+		return err
+	}
+	out, err := yaml.Marshal(map[string]any{
+		"site": s.Name, "node": s.Node(), "dataDir": filepath.Join(data, "leaf"),
+		"nats": map[string]any{"configFile": conf}, "nodeAPI": map[string]any{"listen": nodeAPI},
+		"devices": map[string]any{"disabled": true}, "storage": map[string]any{"telemetryBytes": telemetryBytes},
+	})
+	if err != nil {
+		return fmt.Errorf("encode configuration: %w", err)
+	}
+	return render.Secret(filepath.Join(dir, "leaf.yaml"), out)
+}
+
+// destroy stops the leaf and removes disk, link and namespace.
+func (s *Site) destroy() error {
+	var errs []error
+	for _, name := range []string{s.Leaf.Name(), s.twinName()} {
+		errs = append(errs, s.world.set.Kill(name))
+	}
+	errs = append(errs, s.Disk.Unmount(), s.Link.Forget(), s.world.net.Leave(s.Site), s.world.net.Leave(s.twinSite()))
+	return errors.Join(errs...)
+}
+
+// AwaitReady blocks until the leaf serves its node API.
+func (s *Site) AwaitReady(ctx context.Context) error {
+	return await(ctx, "the leaf of "+s.Name, func(context.Context) error {
+		if s.Leaf.Crashed() {
+			return fmt.Errorf("the leaf ended, see %s", s.Leaf.Log())
+		}
+		if _, err := os.Stat(s.kubeconfig()); err != nil {
+			return err
+		}
+		conn, err := s.Dial(nodeAPI, time.Second)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+}
+
+func (s *Site) kubeconfig() string { return filepath.Join(s.Disk.Dir, "leaf", "kubeconfig") }
+
+// NodeAPI is how the site's node reaches the node API.
+func (s *Site) NodeAPI() (*rest.Config, error) {
+	cfg, err := clientcmd.BuildConfigFromFlags("", s.kubeconfig())
+	if err != nil {
+		return nil, fmt.Errorf("read kubeconfig of %s: %w", s.Name, err)
+	}
+	cfg.QPS, cfg.Burst = 200, 400
+	cfg.Dial = func(_ context.Context, _, address string) (net.Conn, error) { return s.Dial(address, 3*time.Second) }
+	return cfg, nil
+}
+
+// Connect connects to the leaf's NATS server as a program at the site does.
+func (s *Site) Connect() (*nats.Conn, error) {
+	nc, err := nats.Connect("nats://"+leafClients, nats.SetCustomDialer(inside{s}), nats.Name("breaker"),
+		nats.MaxReconnects(-1), nats.ReconnectWait(200*time.Millisecond), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(-1),
+		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2))
+	if err != nil {
+		return nil, fmt.Errorf("connect to the leaf of %s: %w", s.Name, err)
+	}
+	return nc, nil
+}
+
+// inside dials from within a site.
+type inside struct{ site *Site }
+
+func (i inside) Dial(_, address string) (net.Conn, error) { return i.site.Dial(address, 3*time.Second) }
+
+func (s *Site) twinName() string { return s.Leaf.Name() + "-twin" }
+
+func (s *Site) twinSite() network.Site {
+	return network.Site{Name: s.Name + "-twin", Number: s.Number + MaxSites}
+}
+
+// Twin starts a second leaf with the identity of this site and a store of its own,
+// which is empty, in another namespace, as a cloned disk or a gateway that was replaced
+// too early does. It runs until stop is called.
+func (s *Site) Twin() (stop func() error, err error) {
+	w, twin := s.world, s.twinSite()
+	if err := w.net.Join(twin); err != nil {
+		return nil, err
+	}
+	dir := s.dir + "-twin"
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, fmt.Errorf("start twin of %s: %w", s.Name, err)
+	}
+	if err := s.writeConfig(dir, dir); err != nil {
+		return nil, err
+	}
+	p := newProcess(w.set, daemon.Daemon{
+		Name: s.twinName(), Path: filepath.Join(w.bin, "leaf"), NetNS: twin.Namespace(), Args: []string{"--config", filepath.Join(dir, "leaf.yaml")},
+	})
+	if err := p.Start(); err != nil {
+		return nil, err
+	}
+	return func() error { return errors.Join(p.Kill(), w.net.Leave(twin)) }, nil
+}

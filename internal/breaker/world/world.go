@@ -1,0 +1,256 @@
+package world
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/petiole-io/petiole/internal/lab/cluster"
+	"github.com/petiole-io/petiole/internal/lab/daemon"
+	"github.com/petiole-io/petiole/internal/lab/network"
+	"github.com/petiole-io/petiole/internal/lab/pki"
+)
+
+// Where the parts listen. The lab's own ports and devices are others, so that the
+// configuration of neither depends on whether the other is there.
+const (
+	apiPort      = 16443
+	etcdPort     = 12379
+	etcdPeerPort = 12380
+	hubClients   = "127.0.0.1:14222"
+	hubMonitor   = "127.0.0.1:18222"
+	hubLeafPort  = 7422
+	gatePort     = 16501
+	metricsPort  = 16601
+	device       = "petbrk"
+	prefix       = "10.97.0.0/24"
+	leafClients  = "127.0.0.1:4222"
+	nodeAPI      = "127.0.0.1:10441"
+)
+
+// MaxSites is how many sites a world can have: as many as its network has addresses for,
+// twins included.
+const MaxSites = 100
+
+// Options say what a world consists of.
+type Options struct {
+	// Root is the repository, Dir where the world keeps its files; what is there is
+	// removed.
+	Root, Dir string
+	// Sites is the number of light sites, Simulated that of further sites for leaves that
+	// somebody else runs.
+	Sites, Simulated int
+	// OnWrite is told of every change that a bridge makes at the API server, or tries to.
+	// It is called concurrently.
+	OnWrite func(Write)
+}
+
+// World is a running world. Make it with New and Up.
+type World struct {
+	opts Options
+	net  network.Network
+	set  daemon.Set
+	bin  string
+
+	ControlPlane *ControlPlane
+	Hub          *Process
+	Bridges      []*Bridge
+	Sites        []*Site
+
+	// REST reaches the API server directly, as an administrator.
+	REST    *rest.Config
+	Kube    kubernetes.Interface
+	Dynamic dynamic.Interface
+
+	kubeCA, natsCA *pki.Authority
+	race           election
+}
+
+// New returns a world that does not run yet.
+func New(o Options) (*World, error) {
+	if o.Sites < 1 || o.Sites > MaxSites {
+		return nil, fmt.Errorf("a world has 1 to %d sites, not %d", MaxSites, o.Sites)
+	}
+	w := &World{
+		opts: o, net: network.Network{Device: device, Prefix: netip.MustParsePrefix(prefix)},
+		set: daemon.Set{RunDir: filepath.Join(o.Dir, "run"), LogDir: filepath.Join(o.Dir, "log")},
+		bin: filepath.Join(o.Root, ".lab/bin"),
+	}
+	for i := range o.Sites {
+		w.Sites = append(w.Sites, w.newSite(i+1))
+	}
+	return w, nil
+}
+
+// Up starts everything and returns when the API server is ready, both bridges run and
+// every leaf serves its node API.
+func (w *World) Up(ctx context.Context) error {
+	if err := w.Close(); err != nil { // what an earlier run left
+		return fmt.Errorf("clear the world of an earlier run: %w", err)
+	}
+	if err := os.RemoveAll(w.opts.Dir); err != nil {
+		return fmt.Errorf("clear the world of an earlier run: %w", err)
+	}
+	if err := os.MkdirAll(w.opts.Dir, 0o755); err != nil {
+		return fmt.Errorf("make world: %w", err)
+	}
+	if err := w.net.Lay(); err != nil {
+		return err
+	}
+	if err := w.prepareCentre(); err != nil {
+		return err
+	}
+	if err := w.startCentre(ctx); err != nil {
+		return err
+	}
+	for _, s := range w.Sites {
+		if err := s.create(); err != nil {
+			return fmt.Errorf("create site %s: %w", s.Name, err)
+		}
+	}
+	for _, s := range w.Sites {
+		if err := s.Leaf.Start(); err != nil {
+			return err
+		}
+	}
+	for _, s := range w.Sites {
+		if err := s.AwaitReady(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startCentre starts control plane, hub and bridges.
+func (w *World) startCentre(ctx context.Context) error {
+	if err := w.ControlPlane.Start(); err != nil {
+		return err
+	}
+	if err := w.Hub.Start(); err != nil {
+		return err
+	}
+	if err := w.ControlPlane.AwaitReady(ctx); err != nil {
+		return err
+	}
+	if err := w.apply(ctx); err != nil {
+		return err
+	}
+	for _, b := range w.Bridges {
+		if err := b.open(); err != nil {
+			return err
+		}
+		if err := b.Start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// apply puts the definitions, the rights of the bridge and the Sites into the API.
+func (w *World) apply(ctx context.Context) error {
+	applier, err := cluster.NewApplier(w.REST)
+	if err != nil {
+		return err
+	}
+	manifests := []string{filepath.Join(w.opts.Root, "deploy/kubernetes/crds"), filepath.Join(w.opts.Root, "deploy/kubernetes/rbac.yaml")}
+	for _, name := range w.siteNames() {
+		path := filepath.Join(w.opts.Dir, "sites", name+".yaml")
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return fmt.Errorf("write manifest of %s: %w", name, err)
+		}
+		manifest := fmt.Sprintf("apiVersion: petiole.dev/v1alpha1\nkind: Site\nmetadata: {name: %s}\n", name)
+		if err := os.WriteFile(path, []byte(manifest), 0o644); err != nil {
+			return fmt.Errorf("write manifest of %s: %w", name, err)
+		}
+		manifests = append(manifests, path)
+	}
+	_, err = applier.Apply(ctx, manifests...)
+	return err
+}
+
+// Close stops and removes everything but the files. It can be called at any time, also
+// for a world that an earlier process left behind, and goes on after an error.
+func (w *World) Close() error {
+	var errs []error
+	note := func(err error) { errs = append(errs, err) }
+	for _, s := range w.Sites {
+		note(s.destroy())
+	}
+	for _, name := range []string{"bridge-a", "bridge-b", "hub", "controlplane"} {
+		note(w.set.Kill(name))
+	}
+	for _, b := range w.Bridges {
+		note(b.close())
+	}
+	note(w.simulatedLink().Forget())
+	note(w.net.Lift())
+	return errors.Join(errs...)
+}
+
+// Admin connects to the hub's account of the bridge as a person does.
+func (w *World) Admin(opts ...nats.Option) (*nats.Conn, error) {
+	seed, err := nats.NkeyOptionFromSeed(w.key("admin"))
+	if err != nil {
+		return nil, fmt.Errorf("read key of the hub's administrator: %w", err)
+	}
+	opts = append([]nats.Option{seed, nats.Name("breaker"), nats.MaxReconnects(-1), nats.ReconnectWait(200 * time.Millisecond), nats.RetryOnFailedConnect(true)}, opts...)
+	nc, err := nats.Connect("nats://"+hubClients, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the hub: %w", err)
+	}
+	return nc, nil
+}
+
+// Processes are all parts that run in processes of their own.
+func (w *World) Processes() []*Process {
+	all := []*Process{w.ControlPlane.Process, w.Hub}
+	for _, b := range w.Bridges {
+		all = append(all, b.Process)
+	}
+	for _, s := range w.Sites {
+		all = append(all, s.Leaf)
+	}
+	return all
+}
+
+// siteNames are those of all sites.
+func (w *World) siteNames() []string {
+	var names []string
+	for _, s := range w.Sites {
+		names = append(names, s.Name)
+	}
+	for i := range w.opts.Simulated {
+		names = append(names, SimulatedName(i))
+	}
+	return names
+}
+
+func (w *World) key(user string) string {
+	return filepath.Join(w.opts.Dir, "nats", user+".nk")
+}
+
+// await polls until probe returns nil.
+func await(ctx context.Context, what string, probe func(context.Context) error) error {
+	for {
+		look, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := probe(look)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("await %s: %w (last look: %w)", what, ctx.Err(), err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
