@@ -1,0 +1,48 @@
+package archtest
+
+import (
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+var (
+	testName = regexp.MustCompile(`\bTest[A-Z]\w*(?:/\w+)?`)
+	declared = regexp.MustCompile(`func (Test[A-Z]\w*)\(t \*testing\.T\)`)
+)
+
+// A promise whose test does not exist is no promise.
+func TestDeliveryNamesTestsThatExist(t *testing.T) {
+	const doc = "../../docs/delivery.md"
+	text, err := os.ReadFile(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := exec.Command("git", "-C", "../..", "ls-files", "--cached", "--others", "--exclude-standard", "*_test.go").Output()
+	if err != nil {
+		t.Fatalf("list test files: %v", err)
+	}
+	all, sources := map[string]bool{}, ""
+	for _, file := range strings.Fields(string(list)) {
+		source, err := os.ReadFile("../../" + file)
+		if err != nil {
+			continue // deleted and not committed yet
+		}
+		for _, m := range declared.FindAllStringSubmatch(string(source), -1) {
+			all[m[1]] = true
+		}
+		sources += string(source)
+	}
+	names := testName.FindAllString(string(text), -1)
+	if len(names) < 40 {
+		t.Errorf("%s names %d tests", doc, len(names))
+	}
+	for _, name := range names {
+		test, sub, _ := strings.Cut(name, "/")
+		if !all[test] || sub != "" && !strings.Contains(sources, `"`+sub+`"`) {
+			t.Errorf("%s names %s, which does not exist", doc, name)
+		}
+	}
+}
