@@ -45,6 +45,8 @@ type replicator struct {
 	// storing is held while SITE_DESIRED is changed, and while all of it is read.
 	storing *sync.Mutex
 
+	// sure is where the store ended when it was last compared with the hub, or added to.
+	sure streams.Source
 	// restarted is when a session ended because the bridge said behind. One session
 	// runs at a time.
 	restarted time.Time
@@ -64,7 +66,7 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 		return 0, fmt.Errorf("subscribe to %s: %w", streams.SyncSubject(r.site), err)
 	}
 	defer func() { err = errors.Join(err, ignoreClosed(sub.Unsubscribe())) }()
-	identity, err := r.rewind(ctx)
+	identity, lacked, err := r.rewind(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -86,6 +88,14 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 		}
 		if err := r.takeOver(ctx, identity, got.batch); err != nil {
 			return stored, cmp.Or(context.Cause(ctx), err)
+		}
+		if n := len(got.batch); n > 0 {
+			if first := got.batch[0].stream; first <= lacked {
+				r.log.Warn("the hub believed this site had more than it has; it was asked again",
+					zap.Uint64("acknowledged", lacked), zap.Uint64("from", first))
+				r.counts.rewinds.Inc()
+			}
+			lacked, r.sure = 0, streams.Source{Seq: got.batch[n-1].stream, Identity: identity}
 		}
 		stored += len(got.batch)
 		if got.began {
@@ -114,25 +124,28 @@ func (r *replicator) takeOver(ctx context.Context, identity string, batch []deli
 }
 
 // rewind resets the hub's consumer to what this site has, and returns the identity of
-// the hub's stream.
-func (r *replicator) rewind(ctx context.Context) (string, error) {
+// the hub's stream. lacked is up to where the hub had been acknowledged when the site was
+// found behind, 0 when it was not: what comes from below it was lost here. The hub counts
+// other sites' messages as passed, so that most sites look behind without having lost
+// anything. A store that has not gone back since the last session needs no second reset,
+// which would have everything that waits delivered twice.
+func (r *replicator) rewind(ctx context.Context) (identity string, lacked uint64, err error) {
 	have, err := sourceOf(ctx, r.js)
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
 	floor, identity, err := r.reset(ctx, 0)
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
 	from := rewindTo(have, streams.Source{Seq: floor, Identity: identity})
-	if from == 0 {
-		return identity, nil
+	kept := have.Identity == identity && r.sure.Identity == identity && have.Seq >= r.sure.Seq
+	r.sure = have
+	if from == 0 || kept {
+		return identity, 0, nil
 	}
-	r.log.Warn("the hub believes this site has more than it has; asking again",
-		zap.Uint64("acknowledged", floor), zap.Uint64("stored", have.Seq), zap.Bool("recreated", have.Identity != identity), zap.Uint64("from", from))
-	r.counts.rewinds.Inc()
 	_, identity, err = r.reset(ctx, from)
-	return identity, err
+	return identity, floor, err
 }
 
 // rewindTo decides from which sequence the hub has to deliver again, 0 for where it is:
