@@ -32,6 +32,7 @@ func breakIt() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.IntVar(&o.Sites, "sites", 8, "light sites")
+	f.BoolVar(&o.Full, "full", true, "one more site, with kubelet, CRI-O and containers")
 	f.DurationVar(&o.Duration, "duration", 10*time.Minute, "how long rounds are begun")
 	f.IntVar(&o.Rounds, "rounds", 0, "how many rounds instead")
 	f.Uint64Var(&o.Seed, "seed", 0, "what chooses the faults; 0: by the clock")

@@ -44,16 +44,19 @@ func controlPlane() *cobra.Command {
 }
 
 func registry() *cobra.Command {
-	return &cobra.Command{
+	var address string
+	cmd := &cobra.Command{
 		Use: "registry", Short: "Serve the lab's images", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log, err := logger()
 			if err != nil {
 				return err
 			}
-			return images.Run(cmd.Context(), lab.ImagesAddress, host.Busybox, log)
+			return images.Run(cmd.Context(), address, host.Busybox, log)
 		},
 	}
+	cmd.Flags().StringVar(&address, "listen", lab.ImagesAddress, "host and port")
+	return cmd
 }
 
 func logger() (*zap.Logger, error) {

@@ -91,6 +91,9 @@ func (r *run) agrees(ctx context.Context, api oracle.API, i int) error {
 	if diff := want.ChangedSince(have); len(diff) > 0 {
 		return fmt.Errorf("%d objects differ: %s", len(diff), explain(want, have, diff))
 	}
+	if v.site.Runtime != nil {
+		return r.containersAgree(ctx, api, holds[oracle.Core("pods")], v.site)
+	}
 	for _, p := range api[oracle.Core("pods")] {
 		report, known := r.nodes[i].report(string(p.GetUID()))
 		shown, _, err := unstructured.NestedString(p.Object, "status", "message")

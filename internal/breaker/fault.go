@@ -34,8 +34,9 @@ func holdsGate(a action) []string { return []string{fmt.Sprintf("gate %d", a.tar
 func holdsBridges(action) []string {
 	return []string{"bridges"}
 }
-func holdsHub(action) []string { return []string{"hub"} }
-func holdsAPI(action) []string { return []string{"api", "gate 0", "gate 1"} }
+func holdsFull(action) []string { return []string{"full"} }
+func holdsHub(action) []string  { return []string{"hub"} }
+func holdsAPI(action) []string  { return []string{"api", "gate 0", "gate 1"} }
 func holdsNothing(action) []string {
 	return nil
 }
@@ -49,6 +50,7 @@ func catalog() []*fault {
 		{"bridge-kill", 2, 0, 10 * s, two, holdsBridges, killBridge},
 		{"bridge-pause", 2, 3 * s, 40 * s, two, holdsBridges, pauseBridge},
 		{"bridges-kill", 1, 0, 10 * s, one, holdsBridges, killBridges},
+		{"kubelet-kill", 1, 0, 0, one, holdsFull, killKubelet},
 		{"hub-kill", 2, 0, 8 * s, one, holdsHub, killHub},
 		{"hub-pause", 1, 2 * s, 15 * s, one, holdsHub, pauseHub},
 

@@ -54,6 +54,18 @@ func pauseLeaf(_ context.Context, r *run, a action) (func(context.Context) error
 	}, s.Leaf.Pause()
 }
 
+// killKubelet kills the kubelet of the full site; the leaf starts another.
+func killKubelet(_ context.Context, r *run, _ action) (func(context.Context) error, error) {
+	full := r.world.Sites[len(r.world.Sites)-1]
+	if full.Runtime == nil {
+		return nil, errNoFullSite
+	}
+	defer r.hold(holdsLeaf(action{target: len(r.world.Sites) - 1}))()
+	return nil, full.KillKubelet()
+}
+
+var errNoFullSite = errors.New("there is no full site")
+
 // bridge is the leader, or with 1 the other one.
 func (r *run) bridge(ctx context.Context, role int) *world.Bridge {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)

@@ -43,8 +43,8 @@ func meta(site, namespace, name string, counter int64) metav1.ObjectMeta {
 }
 
 // anchorPod refers to all anchored objects, whether they exist or not.
-func anchorPod(site, namespace, node string, counter int64) *corev1.Pod {
-	p := pod(site, namespace, anchor, node, counter)
+func anchorPod(site, namespace, node, image string, counter int64) *corev1.Pod {
+	p := pod(site, namespace, anchor, node, image, counter)
 	for i := range anchoredMaps {
 		p.Spec.Volumes = append(p.Spec.Volumes, mapVolume(anchoredMap(i)))
 	}
@@ -56,17 +56,17 @@ func anchorPod(site, namespace, node string, counter int64) *corev1.Pod {
 }
 
 // loosePod refers to what is only there for it.
-func loosePod(site, namespace, node string, i int, counter int64) *corev1.Pod {
-	p := pod(site, namespace, podName(i), node, counter)
+func loosePod(site, namespace, node, image string, i int, counter int64) *corev1.Pod {
+	p := pod(site, namespace, podName(i), node, image, counter)
 	p.Spec.Volumes = append(p.Spec.Volumes, mapVolume(looseName(i)), secretVolume(looseName(i)))
 	return p
 }
 
-func pod(site, namespace, name, node string, counter int64) *corev1.Pod {
+func pod(site, namespace, name, node, image string, counter int64) *corev1.Pod {
 	grace := int64(1)
 	return &corev1.Pod{ObjectMeta: meta(site, namespace, name, counter), Spec: corev1.PodSpec{
 		NodeName: node, TerminationGracePeriodSeconds: &grace, RestartPolicy: corev1.RestartPolicyAlways,
-		Containers: []corev1.Container{{Name: "c", Image: "none"}},
+		Containers: []corev1.Container{{Name: "c", Image: image}},
 	}}
 }
 

@@ -28,8 +28,10 @@ import (
 type Options struct {
 	// Root is the repository; Dir, below its .lab, is where the run keeps its files.
 	Root, Dir string
-	// Sites is the number of light sites; default 8.
+	// Sites is the number of light sites; default 8. Full adds one with kubelet, CRI-O and
+	// containers.
 	Sites int
+	Full  bool
 	// Duration is how long rounds are begun; default 10 minutes. Rounds, when it is set,
 	// is how many there are instead.
 	Duration time.Duration
@@ -85,6 +87,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
+	if !o.Full {
+		kinds = slices.DeleteFunc(kinds, func(f *fault) bool { return f.name == "kubelet-kill" })
+	}
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		return fmt.Errorf("make folder: %w", err)
 	}
@@ -94,11 +99,11 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	r := &run{opts: o, record: record, locks: map[string]*sync.Mutex{}, injected: map[string]int{}, failed: map[string]int{}, cutOff: map[int]int{}, memory: map[string]int64{}}
-	if r.world, err = world.New(world.Options{Root: o.Root, Dir: filepath.Join(o.Dir, "world"), Sites: o.Sites, OnWrite: r.bridgeWrote}); err != nil {
+	if r.world, err = world.New(world.Options{Root: o.Root, Dir: filepath.Join(o.Dir, "world"), Sites: o.Sites, Full: o.Full, OnWrite: r.bridgeWrote}); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.world.Close()) }()
-	record.say("seed %d, %d sites, %d kinds of faults", o.Seed, o.Sites, len(kinds))
+	record.say("seed %d, %d sites, %d kinds of faults", o.Seed, len(r.world.Sites), len(kinds))
 	err = r.all(ctx, kinds)
 	record.finish()
 	err = errors.Join(err, record.close())
@@ -155,7 +160,7 @@ func (r *run) all(ctx context.Context, kinds []*fault) error {
 	if err := r.people(begin, work, &wg); err != nil {
 		return err
 	}
-	r.record.say("%d sites are up, and hold what they shall", r.opts.Sites)
+	r.record.say("%d sites are up, and hold what they shall", len(r.world.Sites))
 	return r.rounds(ctx, kinds)
 }
 
@@ -166,9 +171,14 @@ func (r *run) people(begin, work context.Context, wg *sync.WaitGroup) error {
 		n := newNode(v, r.opts.Seed)
 		n.quiet = &r.quiet
 		r.views, r.nodes = append(r.views, v), append(r.nodes, n)
-		r.writers = append(r.writers, &writer{workload: r.work, site: s, rng: rand.New(rand.NewPCG(r.opts.Seed, uint64(i)))})
+		w := &writer{workload: r.work, site: s, rng: rand.New(rand.NewPCG(r.opts.Seed, uint64(i))), image: "none"}
 		wg.Go(func() { v.run(work) })
-		wg.Go(func() { n.run(work) })
+		if s.Runtime == nil {
+			wg.Go(func() { n.run(work) })
+		} else {
+			w.image = r.world.Image()
+		}
+		r.writers = append(r.writers, w)
 	}
 	for _, w := range r.writers {
 		if err := r.await(begin, "node "+w.site.Node(), func(ctx context.Context) error {
@@ -219,7 +229,7 @@ func (r *run) rounds(ctx context.Context, kinds []*fault) error {
 		if r.opts.Rounds > 0 && n > r.opts.Rounds || r.opts.Rounds == 0 && time.Since(begun) >= r.opts.Duration {
 			return nil
 		}
-		plan := d.round(r.opts.FaultsPerRound, r.opts.Sites, r.opts.RoundLength)
+		plan := d.round(r.opts.FaultsPerRound, len(r.world.Sites), r.opts.RoundLength)
 		r.quiet.Store(false)
 		if err := r.play(ctx, plan); err != nil {
 			return err
@@ -255,7 +265,7 @@ func (r *run) play(ctx context.Context, plan []action) error {
 func (r *run) act(ctx context.Context, a action) error {
 	defer r.hold(a.kind.holds(a))()
 	e := check.Event{Kind: check.Fault, What: a.kind.name, Target: fmt.Sprint(a.target), Took: a.lasts}
-	if n := a.kind.targets(r.opts.Sites); n == r.opts.Sites && n > 2 {
+	if sites := len(r.world.Sites); sites > 2 && a.kind.targets(sites) == sites {
 		e.Site = r.world.Sites[a.target].Name
 	}
 	r.record.add(e)
@@ -376,7 +386,7 @@ func (r *run) summary(n, faults int) {
 	for v := range maps.Values(r.injected) {
 		total += v
 	}
-	slowest := slices.Max(r.converged[len(r.converged)-r.opts.Sites:])
+	slowest := slices.Max(r.converged[len(r.converged)-len(r.world.Sites):])
 	r.mu.Unlock()
 	r.record.say("round %d: %d faults (%d in all), every site converged within %s", n, faults, total, slowest.Round(10*time.Millisecond))
 }

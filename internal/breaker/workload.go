@@ -37,6 +37,8 @@ type writer struct {
 	*workload
 	site *world.Site
 	rng  *rand.Rand
+	// image is that of the containers; light sites run none.
+	image string
 }
 
 // setup makes what is there for the whole run. The site's node must be registered.
@@ -59,7 +61,7 @@ func (w *writer) setup(ctx context.Context) error {
 		w.putMap(ctx, looseName(i), smallFill)
 		w.putSecret(ctx, looseName(i))
 	}
-	p := anchorPod(w.site.Name, w.site.Objects(), w.site.Node(), w.counter.Add(1))
+	p := anchorPod(w.site.Name, w.site.Objects(), w.site.Node(), w.image, w.counter.Add(1))
 	p, err := w.kube.CoreV1().Pods(w.site.Objects()).Create(ctx, p, metav1.CreateOptions{})
 	if err != nil {
 		return err
@@ -157,7 +159,7 @@ func (w *writer) togglePod(ctx context.Context, i int) {
 	p, err := c.Get(ctx, name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		p, err = c.Create(ctx, loosePod(w.site.Name, w.site.Objects(), w.site.Node(), i, w.counter.Add(1)), metav1.CreateOptions{})
+		p, err = c.Create(ctx, loosePod(w.site.Name, w.site.Objects(), w.site.Node(), w.image, i, w.counter.Add(1)), metav1.CreateOptions{})
 		w.done("pods", name, p, err)
 	case err != nil:
 	case p.DeletionTimestamp != nil && w.rng.IntN(3) == 0:
@@ -166,7 +168,7 @@ func (w *writer) togglePod(ctx context.Context, i int) {
 			return
 		}
 		w.record.add(check.Event{Kind: check.Deleted, Site: w.site.Name, Object: objectName("pods", w.site.Objects(), name), UID: string(p.UID)})
-		p, err = c.Create(ctx, loosePod(w.site.Name, w.site.Objects(), w.site.Node(), i, w.counter.Add(1)), metav1.CreateOptions{})
+		p, err = c.Create(ctx, loosePod(w.site.Name, w.site.Objects(), w.site.Node(), w.image, i, w.counter.Add(1)), metav1.CreateOptions{})
 		w.done("pods", name, p, err)
 	case p.DeletionTimestamp == nil:
 		if err := c.Delete(ctx, name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &p.UID}}); err == nil {

@@ -72,6 +72,8 @@ func TestEachInvariantCanBeViolated(t *testing.T) {
 		{"an old leader publishes", "I26", []Event{published("1", 2), published("2", 1)}},
 		{"poison is set aside", "", []Event{poisoned, {Kind: Quarantined, Site: "a", Subject: "s"}}},
 		{"poison is lost", "I10", []Event{poisoned}},
+		{"a container lives on", "", []Event{{Kind: Runs, Digest: "c"}, {Kind: Runs, Digest: "c"}}},
+		{"a container is replaced", "I18", []Event{{Kind: Runs, Digest: "c"}, {Kind: Runs, Digest: "d"}}},
 		{"a process crashes", "I34", []Event{{Kind: Crashed}}},
 		{"a site differs", "I2", []Event{{Kind: Diverged}}},
 	} {

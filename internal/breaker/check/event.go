@@ -60,6 +60,10 @@ const (
 	// Quarantined: such a message was found in quarantine. Site, Subject.
 	Quarantined Kind = "quarantined"
 
+	// Runs: a pod that nobody deletes runs in a container. Site, Object, UID, Digest (the
+	// container's id).
+	Runs Kind = "runs"
+
 	// Fault and Healed: something was broken, or is in order again. What, Site or Target.
 	Fault  Kind = "fault"
 	Healed Kind = "healed"
@@ -136,7 +140,7 @@ type Judge struct {
 
 // NewJudge returns a judge that has seen nothing.
 func NewJudge() *Judge {
-	return &Judge{checkers: []checker{newOrder(), newUpstream(), newReports(), newLeases(), newFencing(), newPoison(), ends{}}}
+	return &Judge{checkers: []checker{newOrder(), newUpstream(), newReports(), newLeases(), newFencing(), newPoison(), autonomy{}, ends{}}}
 }
 
 // Observe takes in the next event.

@@ -139,6 +139,9 @@ func (w *World) prepareCentre() error {
 			"--etcd-peer-port", fmt.Sprint(etcdPeerPort), "--advertise", w.net.Address().String(),
 		},
 	}, local(apiPort), local(etcdPort), local(etcdPeerPort))}
+	w.images = newProcess(w.set, daemon.Daemon{
+		Name: "registry", Path: filepath.Join(w.bin, "lab"), Dir: w.opts.Root, Args: []string{"registry", "--listen", w.registry()},
+	}, w.registry())
 	if err := w.prepareHub(); err != nil {
 		return err
 	}

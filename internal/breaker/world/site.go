@@ -23,19 +23,21 @@ import (
 // telemetryBytes bounds a site's telemetry, so that it can be reached in a run.
 const telemetryBytes = 16 << 20
 
-// Site is a light site: a leaf without kubelet and devices, in a network namespace, on
-// a disk of its own.
+// Site is a leaf without devices in a network namespace, with its store on a disk of its
+// own. A light site has no kubelet.
 type Site struct {
 	network.Site
 	Leaf *Process
 	Disk Disk
 	Link *Link
+	// Runtime is what runs the containers of a full site; nil for a light one.
+	Runtime *Runtime
 
 	world *World
 	dir   string
 }
 
-func (w *World) newSite(number int) *Site {
+func (w *World) newSite(number int, full bool) *Site {
 	s := &Site{Site: network.Site{Name: fmt.Sprintf("s%02d", number), Number: number}, world: w}
 	s.dir = filepath.Join(w.opts.Dir, "sites", s.Name)
 	s.Disk = Disk{Image: s.dir + ".img", Dir: filepath.Join(s.dir, "disk")}
@@ -43,6 +45,9 @@ func (w *World) newSite(number int) *Site {
 	s.Leaf = newProcess(w.set, daemon.Daemon{
 		Name: "leaf-" + s.Name, Path: filepath.Join(w.bin, "leaf"), NetNS: s.Namespace(), Args: []string{"--config", s.config()},
 	})
+	if full {
+		s.Runtime = w.newRuntime(s)
+	}
 	return s
 }
 
@@ -70,11 +75,17 @@ func (s *Site) create() error {
 	if err := s.Disk.Mount(); err != nil {
 		return err
 	}
-	return s.writeConfig(s.dir, s.Disk.Dir)
+	if s.Runtime != nil {
+		if err := s.Runtime.prepare(s); err != nil {
+			return err
+		}
+	}
+	return s.writeConfig(s.dir, s.Disk.Dir, s.Runtime)
 }
 
 // writeConfig writes the leaf's configuration to dir; the leaf keeps its files in data.
-func (s *Site) writeConfig(dir, data string) error {
+// It runs a kubelet if there is a runtime.
+func (s *Site) writeConfig(dir, data string, r *Runtime) error {
 	w := s.world
 	conf := filepath.Join(dir, "nats", "leaf.conf")
 	err := fabric.RepoTemplates(w.opts.Root).WriteLeaf(conf, fabric.Leaf{
@@ -84,11 +95,17 @@ func (s *Site) writeConfig(dir, data string) error {
 	if err != nil {
 		return err
 	}
-	out, err := yaml.Marshal(map[string]any{
+	cfg := map[string]any{
 		"site": s.Name, "node": s.Node(), "dataDir": filepath.Join(data, "leaf"),
 		"nats": map[string]any{"configFile": conf}, "nodeAPI": map[string]any{"listen": nodeAPI},
 		"devices": map[string]any{"disabled": true}, "storage": map[string]any{"telemetryBytes": telemetryBytes},
-	})
+	}
+	if r != nil {
+		cfg["kubelet"] = map[string]any{"configFile": r.kubeletConfig(), "args": []string{
+			"--root-dir=" + r.kubeletRoot(), "--cert-dir=" + filepath.Join(r.kubeletRoot(), "pki"), "--node-ip=" + w.net.SiteAddress(s.Site).String(),
+		}}
+	}
+	out, err := yaml.Marshal(cfg)
 	if err != nil {
 		return fmt.Errorf("encode configuration: %w", err)
 	}
@@ -100,6 +117,9 @@ func (s *Site) destroy() error {
 	var errs []error
 	for _, name := range []string{s.Leaf.Name(), s.twinName()} {
 		errs = append(errs, s.world.set.Kill(name))
+	}
+	if s.Runtime != nil {
+		errs = append(errs, s.Runtime.destroy(s))
 	}
 	errs = append(errs, s.Disk.Unmount(), s.Link.Forget(), s.world.net.Leave(s.Site), s.world.net.Leave(s.twinSite()))
 	return errors.Join(errs...)
@@ -169,7 +189,7 @@ func (s *Site) Twin() (stop func() error, err error) {
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, fmt.Errorf("start twin of %s: %w", s.Name, err)
 	}
-	if err := s.writeConfig(dir, dir); err != nil {
+	if err := s.writeConfig(dir, dir, nil); err != nil {
 		return nil, err
 	}
 	p := newProcess(w.set, daemon.Daemon{

@@ -49,6 +49,8 @@ type Options struct {
 	// Sites is the number of light sites, Simulated that of further sites for leaves that
 	// somebody else runs.
 	Sites, Simulated int
+	// Full adds a site with kubelet and CRI-O; it is the last one.
+	Full bool
 	// OnWrite is told of every change that a bridge makes at the API server, or tries to.
 	// It is called concurrently.
 	OnWrite func(Write)
@@ -73,12 +75,13 @@ type World struct {
 
 	kubeCA, natsCA *pki.Authority
 	race           election
+	images         *Process
 }
 
 // New returns a world that does not run yet.
 func New(o Options) (*World, error) {
-	if o.Sites < 1 || o.Sites > MaxSites {
-		return nil, fmt.Errorf("a world has 1 to %d sites, not %d", MaxSites, o.Sites)
+	if o.Sites < 1 || o.Sites >= MaxSites {
+		return nil, fmt.Errorf("a world has 1 to %d light sites, not %d", MaxSites-1, o.Sites)
 	}
 	w := &World{
 		opts: o, net: network.Network{Device: device, Prefix: netip.MustParsePrefix(prefix)},
@@ -86,7 +89,10 @@ func New(o Options) (*World, error) {
 		bin: filepath.Join(o.Root, ".lab/bin"),
 	}
 	for i := range o.Sites {
-		w.Sites = append(w.Sites, w.newSite(i+1))
+		w.Sites = append(w.Sites, w.newSite(i+1, false))
+	}
+	if o.Full {
+		w.Sites = append(w.Sites, w.newSite(o.Sites+1, true))
 	}
 	return w, nil
 }
@@ -115,6 +121,14 @@ func (w *World) Up(ctx context.Context) error {
 	for _, s := range w.Sites {
 		if err := s.create(); err != nil {
 			return fmt.Errorf("create site %s: %w", s.Name, err)
+		}
+	}
+	if s := w.fullSite(); s != nil {
+		if err := w.images.Start(); err != nil {
+			return err
+		}
+		if err := s.Runtime.start(ctx); err != nil {
+			return err
 		}
 	}
 	for _, s := range w.Sites {
@@ -185,7 +199,7 @@ func (w *World) Close() error {
 	for _, s := range w.Sites {
 		note(s.destroy())
 	}
-	for _, name := range []string{"bridge-a", "bridge-b", "hub", "controlplane"} {
+	for _, name := range []string{"bridge-a", "bridge-b", "hub", "controlplane", "registry"} {
 		note(w.set.Kill(name))
 	}
 	for _, b := range w.Bridges {
@@ -218,6 +232,9 @@ func (w *World) Processes() []*Process {
 	}
 	for _, s := range w.Sites {
 		all = append(all, s.Leaf)
+		if s.Runtime != nil {
+			all = append(all, s.Runtime.CRIO)
+		}
 	}
 	return all
 }

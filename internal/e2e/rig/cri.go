@@ -37,7 +37,8 @@ type Runtime struct {
 	client criv1.RuntimeServiceClient
 }
 
-func openRuntime(socket string) (*Runtime, error) {
+// OpenRuntime connects to a CRI endpoint, the path of a socket.
+func OpenRuntime(socket string) (*Runtime, error) {
 	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, fmt.Errorf("open CRI %s: %w", socket, err)

@@ -31,7 +31,7 @@ type Site struct {
 func (r *Rig) openSite(l layout) (*Site, error) {
 	s := &Site{layout: l, rig: r}
 	var err error
-	if s.Runtime, err = openRuntime(l.socket()); err != nil {
+	if s.Runtime, err = OpenRuntime(l.socket()); err != nil {
 		return nil, err
 	}
 	var domain string
