@@ -1,5 +1,5 @@
-// Command bench compares Petiole with others: with a stock kubelet, in the lab that is
-// up, and with Telegraf's Modbus input.
+// Command bench measures Petiole: beside a stock kubelet, in the lab that is up; beside
+// Telegraf's Modbus input; and how soon sites converge, on a world of its own.
 package main
 
 import (
@@ -12,12 +12,14 @@ import (
 	"time"
 
 	"github.com/petiole-io/petiole/internal/bench"
+	"github.com/petiole-io/petiole/internal/bench/delivery"
 	"github.com/petiole-io/petiole/internal/bench/fieldbus"
 	"github.com/petiole-io/petiole/internal/e2e/rig"
 )
 
 const usage = `usage: bench latency   [-pods 20] [-changes 100]
        bench footprint [-duration 5m]
+       bench delivery
        bench modbus    [-duration 5s] [-only PLAN] -telegraf BINARY -leaf BINARY
 `
 
@@ -54,6 +56,8 @@ func run(args []string) int {
 		err = bench.Latency(ctx, bench.LatencyConfig{Config: cfg, Pods: *pods, Changes: *changes})
 	case "footprint":
 		err = bench.Footprint(ctx, bench.FootprintConfig{Config: cfg, Duration: *duration})
+	case "delivery":
+		err = delivery.Run(ctx, delivery.Options{Root: root}, os.Stdout)
 	case "modbus":
 		err = modbus(ctx, fieldbus.Config{Telegraf: *telegraf, Leaf: *leaf, Only: *only, Duration: *duration, Out: os.Stdout})
 	case collect:
