@@ -252,6 +252,7 @@ func (p *publisher) publishSite(ctx context.Context, site string) error {
 			continue // the others need not wait for it
 		}
 		if err != nil {
+			tasks[i].again = t.again || errors.Is(err, errReturned)
 			p.remember(site, append(left, tasks[i:]...))
 			return err
 		}

@@ -170,3 +170,27 @@ func TestHubPutBack(t *testing.T) {
 		t.Errorf("search: %v, want %v", err, errHubReplaced)
 	}
 }
+
+// A hub that is killed can find a message again that had been superseded and removed. The
+// site has passed its sequence: that the subject holds the right thing is not enough.
+func TestRemovedMessageThatIsBackIsPublishedAgain(t *testing.T) {
+	p := startPublishing(t)
+	k := p.populate(3)[0]
+	subject := streams.DesiredSubject("plant-a", k.ref(""))
+	before, err := p.hub.desired.GetLastMsgForSubject(t.Context(), subject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.mu.Lock()
+	p.published.remove("plant-a", k, subject) // as after a tombstone that was swept
+	p.mu.Unlock()
+	p.write(k, 0)
+	p.await("published again", func() bool {
+		now, err := p.hub.desired.GetLastMsgForSubject(t.Context(), subject)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return now.Sequence > before.Sequence
+	})
+	p.await("settled", p.idle)
+}

@@ -112,15 +112,27 @@ func (p *publisher) put(ctx context.Context, site string, k objectKey, subject s
 	if !isWrongLastSequence(err) {
 		return seq, err
 	}
-	if err := p.reread(ctx, site, k, subject); err != nil {
+	p.mu.Lock()
+	highest := p.published.last(site)
+	p.mu.Unlock()
+	found, err := p.reread(ctx, site, k, subject)
+	if err != nil {
 		return 0, err
+	}
+	if found > 0 && found < highest {
+		return 0, fmt.Errorf("%s: %w: sequence %d, the site's last is %d", m.Ref, errReturned, found, highest)
 	}
 	return 0, fmt.Errorf("%s: %w", m.Ref, errMoved)
 }
 
+// errReturned is errMoved of a message that is older than what this bridge has published
+// since: one that had been superseded or removed, and that a hub which was killed has
+// found again. The site has passed it and will not get it, whatever it says.
+var errReturned = fmt.Errorf("%w: a removed message is back", errMoved)
+
 // reread takes in what DESIRED holds on a subject now. What a later leader wrote
 // deposes this bridge.
-func (p *publisher) reread(ctx context.Context, site string, k objectKey, subject string) error {
+func (p *publisher) reread(ctx context.Context, site string, k objectKey, subject string) (found uint64, err error) {
 	msg, err := p.hub.desired.GetLastMsgForSubject(ctx, subject)
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
@@ -128,12 +140,13 @@ func (p *publisher) reread(ctx context.Context, site string, k objectKey, subjec
 		p.published.remove(site, k, subject)
 		p.mu.Unlock()
 	case err != nil:
-		return fmt.Errorf("read %s: %w", subject, err)
+		return 0, fmt.Errorf("read %s: %w", subject, err)
 	default:
+		found = msg.Sequence
 		p.record(site, k, entryOf(subject, msg.Header, msg.Sequence))
 		p.fence.met(streams.TermOf(msg.Header))
 	}
-	return p.fence.check()
+	return found, p.fence.check()
 }
 
 func isWrongLastSequence(err error) bool {
