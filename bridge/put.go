@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,7 +72,10 @@ func (p *publisher) tombstone(ctx context.Context, site string, k objectKey, was
 	if err != nil {
 		return err
 	}
-	m := streams.Message{Ref: ref, Op: streams.OpDelete, UID: was.uid, Version: was.version, Epoch: p.epoch, Term: p.fence.current()}
+	// The version is one of the epoch in which it was published: in a new one it would be
+	// above those of the object that is wanted again.
+	epoch := cmp.Or(was.epoch, p.epoch)
+	m := streams.Message{Ref: ref, Op: streams.OpDelete, UID: was.uid, Version: was.version, Epoch: epoch, Term: p.fence.current()}
 	seq, err := p.put(ctx, site, k, was.subject, m, was.seq)
 	if err != nil {
 		return err
@@ -81,7 +85,7 @@ func (p *publisher) tombstone(ctx context.Context, site string, k objectKey, was
 			return fmt.Errorf("purge parts of %s: %w", ref, err)
 		}
 	}
-	p.record(site, k, entry{subject: was.subject, op: streams.OpDelete, uid: was.uid, version: was.version, epoch: p.epoch, seq: seq, term: m.Term})
+	p.record(site, k, entry{subject: was.subject, op: streams.OpDelete, uid: was.uid, version: was.version, epoch: epoch, seq: seq, term: m.Term})
 	p.count.tombstones.Add(1)
 	return nil
 }
@@ -99,7 +103,7 @@ func (p *publisher) dismiss(ctx context.Context, site string, e streams.Manifest
 	if was.op == streams.OpPut {
 		return nil // wanted there by now
 	}
-	return p.tombstone(ctx, site, k, entry{subject: e.Subject, uid: e.UID, version: e.Version, seq: was.seq})
+	return p.tombstone(ctx, site, k, entry{subject: e.Subject, uid: e.UID, version: e.Version, epoch: e.Epoch, seq: was.seq})
 }
 
 // put stores m if this bridge leads and the subject still holds what it knows of, so

@@ -136,7 +136,7 @@ func (h *host) InProcessConn() (net.Conn, error) {
 // cfg.URL when h is nil. It retries without end; a lost connection is logged once.
 func connect(cfg NATSConfig, h *host, site string, log *zap.Logger) (*nats.Conn, error) {
 	opts := []nats.Option{
-		nats.Name("petiole-leaf"), nats.MaxReconnects(-1), nats.ReconnectWait(time.Second),
+		nats.Name("petiole-leaf"), nats.Timeout(startTimeout), nats.MaxReconnects(-1), nats.ReconnectWait(time.Second),
 		nats.RetryOnFailedConnect(h == nil), nats.CustomInboxPrefix("_INBOX_" + site),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { log.Warn("nats connection lost", zap.Error(err)) }),
 		nats.ReconnectHandler(func(nc *nats.Conn) { log.Info("nats connection back", zap.String("url", nc.ConnectedUrlRedacted())) }),

@@ -20,17 +20,18 @@ type desired struct {
 
 // yields decides whether m, on the same subject, is newer than d. Within one epoch
 // the version decides; a different epoch, or a version that does not compare, is
-// newer when it comes later. A tombstone ends only the object whose UID it carries.
+// newer when it comes later.
 func (d desired) yields(m streams.Message) bool {
-	foreign := d.uid != "" && m.UID != "" && d.uid != m.UID
-	if m.Op == streams.OpDelete && foreign && !d.gone {
-		return false
-	}
 	if d.epoch != m.Epoch {
 		return true
 	}
 	c, err := resourceversion.CompareResourceVersion(m.Version, d.version)
+	foreign := d.uid != "" && m.UID != "" && d.uid != m.UID
 	switch {
+	case m.Op == streams.OpDelete && foreign && !d.gone:
+		// The tombstone of a successor that never came here ends what is here, too; that
+		// of a predecessor does not.
+		return err == nil && c > 0
 	case err != nil, c > 0:
 		return true
 	case c < 0:
