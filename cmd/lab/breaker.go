@@ -11,7 +11,6 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/petiole-io/petiole/internal/breaker"
-	"github.com/petiole-io/petiole/internal/lab"
 )
 
 func breakIt() *cobra.Command {
@@ -20,14 +19,16 @@ func breakIt() *cobra.Command {
 		Use: "breaker", Short: "Try to break delivery: random faults on a world of its own, judged by invariants", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			klog.SetLogger(logr.Discard()) // the client's own lines: faults make many
-			return locked(true, func(l *lab.Lab) error {
-				if o.Seed == 0 {
-					o.Seed = uint64(time.Now().UnixNano()) % 1_000_000
-				}
-				o.Root, o.Out = filepath.Dir(l.Dir()), os.Stdout
-				o.Dir = filepath.Join(l.Dir(), "breaker", fmt.Sprint(o.Seed))
-				return breaker.Run(cmd.Context(), o)
-			})
+			l, err := openAsRoot()
+			if err != nil {
+				return err
+			}
+			if o.Seed == 0 {
+				o.Seed = uint64(time.Now().UnixNano()) % 1_000_000
+			}
+			o.Root, o.Out = filepath.Dir(l.Dir()), os.Stdout
+			o.Dir = filepath.Join(l.Dir(), "breaker", fmt.Sprint(o.Seed))
+			return breaker.Run(cmd.Context(), o)
 		},
 	}
 	f := cmd.Flags()

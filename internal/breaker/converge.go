@@ -40,12 +40,12 @@ func (r *run) converge(ctx context.Context) error {
 		if len(open) == 0 && missing == 0 && poisoned == 0 {
 			return nil
 		}
-		if time.Since(begun) > r.opts.Patience || !sleep(ctx, convergePoll) {
+		if !sleep(ctx, convergePoll) {
+			return ctx.Err()
+		}
+		if time.Since(begun) > r.opts.Patience {
 			for i, why := range open {
 				r.record.add(check.Event{Kind: check.Diverged, Site: r.world.Sites[i].Name, What: why})
-			}
-			if ctx.Err() != nil {
-				return ctx.Err()
 			}
 			return fmt.Errorf("%w within %s: %d differ, %d acknowledged records are missing, %d unreadable messages are not in quarantine",
 				errDiverged, r.opts.Patience, len(open), missing, poisoned)

@@ -11,30 +11,42 @@ type pausable struct {
 	// mu is held for reading while a worker is in the middle of something.
 	mu sync.RWMutex
 
-	guard   sync.Mutex
-	session context.Context
-	cancel  context.CancelFunc
-	held    int
+	guard sync.Mutex
+	// ended is closed when somebody pauses, and made anew by the last resume.
+	ended chan struct{}
+	held  int
 }
 
 // do runs f with a context that ends when somebody pauses. It waits while somebody does.
 func (p *pausable) do(ctx context.Context, f func(context.Context)) {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
+	ended := p.session()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(p.current(), cancel)()
+	go func() {
+		select {
+		case <-ended:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	f(ctx)
 }
 
-// current ends when somebody pauses.
-func (p *pausable) current() context.Context {
+// session is closed when somebody pauses.
+func (p *pausable) session() <-chan struct{} {
 	p.guard.Lock()
 	defer p.guard.Unlock()
-	if p.session == nil {
-		p.session, p.cancel = context.WithCancel(context.Background())
+	return p.open()
+}
+
+// open returns the channel of the present session. The guard must be held.
+func (p *pausable) open() chan struct{} {
+	if p.ended == nil {
+		p.ended = make(chan struct{})
 	}
-	return p.session
+	return p.ended
 }
 
 // pause makes the workers stop and returns when none is in the middle of something.
@@ -43,13 +55,11 @@ func (p *pausable) pause() {
 	p.guard.Lock()
 	p.held++
 	first := p.held == 1
-	if p.session == nil {
-		p.session, p.cancel = context.WithCancel(context.Background())
+	if first {
+		close(p.open())
 	}
-	cancel := p.cancel
 	p.guard.Unlock()
 	if first {
-		cancel()
 		p.mu.Lock()
 	}
 }
@@ -58,7 +68,7 @@ func (p *pausable) resume() {
 	p.guard.Lock()
 	defer p.guard.Unlock()
 	if p.held--; p.held == 0 {
-		p.session, p.cancel = context.WithCancel(context.Background())
+		p.ended = nil
 		p.mu.Unlock()
 	}
 }

@@ -102,10 +102,16 @@ func Run(ctx context.Context, o Options) (err error) {
 	if r.world, err = world.New(world.Options{Root: o.Root, Dir: filepath.Join(o.Dir, "world"), Sites: o.Sites, Full: o.Full, OnWrite: r.bridgeWrote}); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.world.Close()) }()
+	defer func() {
+		if err = errors.Join(err, r.world.Close()); err == nil {
+			err = os.RemoveAll(o.Dir) // nobody needs the history of a run that found nothing
+		}
+	}()
 	record.say("seed %d, %d sites, %d kinds of faults", o.Seed, len(r.world.Sites), len(kinds))
 	err = r.all(ctx, kinds)
-	record.finish()
+	if ctx.Err() == nil {
+		record.finish() // of a run that was broken off, anything may be missing
+	}
 	err = errors.Join(err, record.close())
 	r.report(kinds)
 	if len(record.violations) > 0 {

@@ -182,24 +182,15 @@ func (g *Gate) end(all bool) {
 	}
 }
 
-// group is requests that end together.
-type group struct {
-	ctx    context.Context
-	cancel context.CancelFunc
-}
+// group is requests that end together: its channel is closed then.
+type group struct{ ended chan struct{} }
 
-func newGroup() *group {
-	g := &group{}
-	g.renew()
-	return g
-}
-
-func (g *group) renew() { g.ctx, g.cancel = context.WithCancel(context.Background()) }
+func newGroup() *group { return &group{make(chan struct{})} }
 
 // end ends all that is under way. What comes later is another matter.
 func (g *group) end() {
-	g.cancel()
-	g.renew()
+	close(g.ended)
+	g.ended = make(chan struct{})
 }
 
 func (g *Gate) close() error {
@@ -212,14 +203,20 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	g.mu.Lock()
-	active := g.others.ctx
+	ended := g.others.ended
 	if watches(r) {
-		active = g.watches.ctx
+		ended = g.watches.ended
 	}
 	g.mu.Unlock()
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	defer context.AfterFunc(active, cancel)()
+	go func() {
+		select {
+		case <-ended:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	r = r.WithContext(ctx)
 	if r.Method == http.MethodGet && isList(r.URL) {
 		g.mu.Lock()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sys/unix"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -76,6 +77,7 @@ type World struct {
 	kubeCA, natsCA *pki.Authority
 	race           election
 	images         *Process
+	locked         *os.File
 }
 
 // New returns a world that does not run yet.
@@ -97,10 +99,29 @@ func New(o Options) (*World, error) {
 	return w, nil
 }
 
+// lockFile is the machine's: the names of namespaces and devices are, too.
+const lockFile = "/run/petiole-breaker.lock"
+
+// lock keeps other worlds away until Close.
+func (w *World) lock() error {
+	f, err := os.OpenFile(lockFile, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("lock the world: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return errors.Join(fmt.Errorf("lock the world with %s, is there another one: %w", lockFile, err), f.Close())
+	}
+	w.locked = f
+	return nil
+}
+
 // Up starts everything and returns when the API server is ready, both bridges run and
 // every leaf serves its node API.
 func (w *World) Up(ctx context.Context) error {
-	if err := w.Close(); err != nil { // what an earlier run left
+	if err := w.lock(); err != nil {
+		return err
+	}
+	if err := w.clear(); err != nil { // what an earlier run left
 		return fmt.Errorf("clear the world of an earlier run: %w", err)
 	}
 	if err := os.RemoveAll(w.opts.Dir); err != nil {
@@ -191,9 +212,17 @@ func (w *World) apply(ctx context.Context) error {
 	return err
 }
 
-// Close stops and removes everything but the files. It can be called at any time, also
-// for a world that an earlier process left behind, and goes on after an error.
+// Close stops and removes everything but the files, and lets go of the lock.
 func (w *World) Close() error {
+	if w.locked == nil {
+		return nil // it never was up
+	}
+	return errors.Join(w.clear(), w.locked.Close())
+}
+
+// clear stops and removes everything, also what an earlier process left behind, and goes
+// on after an error.
+func (w *World) clear() error {
 	var errs []error
 	note := func(err error) { errs = append(errs, err) }
 	for _, s := range w.Sites {
