@@ -72,7 +72,9 @@ func redactedAll(urls []string) []string {
 // hub is the JetStream side of the hub, with its streams in place.
 type hub struct {
 	nc *nats.Conn
-	js jetstream.JetStream
+	// server is the id of the server that the streams were read from.
+	server string
+	js     jetstream.JetStream
 	// desired and reported are handles of the streams; desiredID and reportedID tell
 	// them from later ones of the same name.
 	desired, reported     jetstream.Stream
@@ -92,7 +94,7 @@ func openHub(ctx context.Context, nc *nats.Conn, limits streams.HubLimits) (*hub
 	if err := streams.Ensure(ctx, js, streams.HubStreams(limits)); err != nil {
 		return nil, err
 	}
-	h := &hub{nc: nc, js: js}
+	h := &hub{nc: nc, server: nc.ConnectedServerId(), js: js}
 	if h.desired, h.desiredID, err = openStream(ctx, js, streams.Desired); err != nil {
 		return nil, err
 	}

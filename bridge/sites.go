@@ -145,8 +145,14 @@ func (s *survey) forget(site string) {
 	delete(s.written, site)
 }
 
-// sameHub finds out whether the streams are still those that were recovered from.
+// sameHub finds out whether the streams are still those that were recovered from. A server
+// that was started again may hold other messages in them: nats-server 2.15.2 brings back
+// what was superseded when the message that superseded it is removed and the server is
+// killed soon after.
 func (s *survey) sameHub(ctx context.Context) error {
+	if id := s.hub.nc.ConnectedServerId(); id != "" && id != s.hub.server {
+		return errHubReplaced
+	}
 	for _, w := range []struct {
 		stream jetstream.Stream
 		id     time.Time
