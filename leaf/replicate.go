@@ -45,8 +45,6 @@ type replicator struct {
 	// storing is held while SITE_DESIRED is changed, and while all of it is read.
 	storing *sync.Mutex
 
-	// sure is where the store ended when it was last compared with the hub, or added to.
-	sure streams.Source
 	// restarted is when a session ended because the bridge said behind. One session
 	// runs at a time.
 	restarted time.Time
@@ -89,13 +87,13 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 		if err := r.takeOver(ctx, identity, got.batch); err != nil {
 			return stored, cmp.Or(context.Cause(ctx), err)
 		}
-		if n := len(got.batch); n > 0 {
+		if len(got.batch) > 0 {
 			if first := got.batch[0].stream; first <= lacked {
 				r.log.Warn("the hub believed this site had more than it has; it was asked again",
 					zap.Uint64("acknowledged", lacked), zap.Uint64("from", first))
 				r.counts.rewinds.Inc()
 			}
-			lacked, r.sure = 0, streams.Source{Seq: got.batch[n-1].stream, Identity: identity}
+			lacked = 0
 		}
 		stored += len(got.batch)
 		if got.began {
@@ -127,8 +125,8 @@ func (r *replicator) takeOver(ctx context.Context, identity string, batch []deli
 // the hub's stream. lacked is up to where the hub had been acknowledged when the site was
 // found behind, 0 when it was not: what comes from below it was lost here. The hub counts
 // other sites' messages as passed, so that most sites look behind without having lost
-// anything. A store that has not gone back since the last session needs no second reset,
-// which would have everything that waits delivered twice.
+// anything; the second reset then has what waits delivered twice at worst. A leaf that
+// shares its identity with another by mistake gets what the other acknowledged.
 func (r *replicator) rewind(ctx context.Context) (identity string, lacked uint64, err error) {
 	have, err := sourceOf(ctx, r.js)
 	if err != nil {
@@ -139,9 +137,7 @@ func (r *replicator) rewind(ctx context.Context) (identity string, lacked uint64
 		return "", 0, err
 	}
 	from := rewindTo(have, streams.Source{Seq: floor, Identity: identity})
-	kept := have.Identity == identity && r.sure.Identity == identity && have.Seq >= r.sure.Seq
-	r.sure = have
-	if from == 0 || kept {
+	if from == 0 {
 		return identity, 0, nil
 	}
 	_, identity, err = r.reset(ctx, from)
