@@ -79,12 +79,17 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 	defer checking.Wait()
 	defer end(nil)
 	in := intake{deliveries: deliveries}
+	twice, top, kept := lacked > 0, uint64(0), uint64(0)
 	for {
 		got, err := in.gather(ctx)
 		if err != nil {
 			return stored, err
 		}
-		if err := r.takeOver(ctx, identity, got.batch); err != nil {
+		if got.began && twice {
+			// What came between the two resets of this session is stored.
+			got.began, twice, kept = false, false, top
+		}
+		if err := r.takeOver(ctx, identity, got.batch, kept); err != nil {
 			return stored, cmp.Or(context.Cause(ctx), err)
 		}
 		if len(got.batch) > 0 {
@@ -93,7 +98,7 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 					zap.Uint64("acknowledged", lacked), zap.Uint64("from", first))
 				r.counts.rewinds.Inc()
 			}
-			lacked = 0
+			lacked, top = 0, max(top, got.batch[len(got.batch)-1].stream)
 		}
 		stored += len(got.batch)
 		if got.began {
@@ -104,15 +109,18 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 	}
 }
 
-// takeOver stores a batch and acknowledges it.
-func (r *replicator) takeOver(ctx context.Context, identity string, batch []delivery) error {
-	if len(batch) == 0 {
-		return nil // a heartbeat, or what was under way before the reset
+// takeOver stores what of a batch is behind kept, and acknowledges all of it.
+func (r *replicator) takeOver(ctx context.Context, identity string, batch []delivery, kept uint64) error {
+	fresh := batch
+	for len(fresh) > 0 && fresh[0].stream <= kept {
+		fresh = fresh[1:]
 	}
-	if err := r.store(ctx, identity, batch); err != nil {
-		return err
+	if len(fresh) > 0 {
+		if err := r.store(ctx, identity, fresh); err != nil {
+			return err
+		}
 	}
-	r.counts.replicated.Add(float64(len(batch)))
+	r.counts.replicated.Add(float64(len(fresh)))
 	for _, d := range batch {
 		if err := r.nc.Publish(d.Reply, []byte("+ACK")); err != nil {
 			return fmt.Errorf("acknowledge %s: %w", d.Subject, err)
