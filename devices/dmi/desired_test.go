@@ -76,6 +76,19 @@ func TestDesiredRefused(t *testing.T) {
 	})
 }
 
+// TestDesiredRefusedWithTheDevice: a value that was desired while the mapper was away, and
+// with which it refuses the device when it is back, is rejected; the device goes on.
+func TestDesiredRefusedWithTheDevice(t *testing.T) {
+	p := newPlant(t, nil)
+	p.apply(model(), pump("a", desiring("speed", "2999")))
+	p.await("waiting", "a", acked("speed", devices.Pending, devices.ReasonOffline))
+	m := p.newMapper(newField())
+	m.dislike = "2999"
+	m.start(false)
+	p.await("rejected", "a", acked("speed", devices.Rejected, devices.ReasonRefused))
+	p.await("online", "a", online)
+}
+
 // TestDesiredWhileMapperIsAway: it is told with the registration, and applied when it
 // is reported.
 func TestDesiredWhileMapperIsAway(t *testing.T) {

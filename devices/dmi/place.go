@@ -52,6 +52,9 @@ func (x *session) bringAlways(ctx context.Context) {
 	wait := x.server.timing.retry
 	for ctx.Err() == nil {
 		err := x.bring(ctx, nil)
+		if refuses(err) && x.withdraw() {
+			err = x.bring(ctx, nil)
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -71,6 +74,22 @@ func (x *session) bringAlways(ctx context.Context) {
 		}
 		timer.Stop()
 	}
+}
+
+// withdraw takes back the values that the mapper never confirmed, one of which may be why
+// it refuses the device, and tells whether there were any. They are written again, each
+// with a verdict of its own, once the device is there.
+func (x *session) withdraw() bool {
+	withdrawn := false
+	x.server.store.note(x.device.String(), func(r *record) {
+		for p, t := range r.Told {
+			if !t.Confirmed {
+				delete(r.Told, p)
+				withdrawn = true
+			}
+		}
+	})
+	return withdrawn
 }
 
 // awaitValues waits a moment for the values that are desired of a new device: a mapper
@@ -102,10 +121,9 @@ func (x *session) awaitValues(ctx context.Context) {
 func (x *session) refused(err error) {
 	now := refusal{}
 	switch {
-	case err == nil || unreachable(err) || unsent(err):
 	case errors.Is(err, errStore):
 		now = refusal{devices.ReasonStateStore, err.Error()}
-	default:
+	case refuses(err):
 		now = refusal{ReasonMapperRefuses, status.Convert(err).Message()}
 	}
 	x.mu.Lock()
@@ -119,6 +137,11 @@ func (x *session) refused(err error) {
 		x.log.Warn("device does not get to its mapper", zap.Error(err))
 	}
 	poke(x.health)
+}
+
+// refuses tells that a mapper answered that it does not take a device.
+func refuses(err error) bool {
+	return err != nil && !unreachable(err) && !unsent(err) && !errors.Is(err, errStore)
 }
 
 // unsent tells that a mapper was not even asked to take a device, and may be later.
@@ -151,13 +174,28 @@ func (x *session) bundle(r record, once map[string]told) (bundle, error) {
 // bring makes the mapper have what it shall have of the device, and tells it the values
 // that are told only once. It returns nil when the mapper has said so.
 func (x *session) bring(ctx context.Context, once map[string]told) error {
+	end, err := x.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	return x.bringInTurn(ctx, once)
+}
+
+// turn waits until nobody else brings the device anywhere, and keeps it so until end is
+// called.
+func (x *session) turn(ctx context.Context) (end func(), err error) {
 	p := x.place
 	select {
 	case p.turn <- struct{}{}:
-		defer func() { <-p.turn }()
+		return func() { <-p.turn }, nil
 	case <-ctx.Done():
-		return errBusy
+		return nil, errBusy
 	}
+}
+
+// bringInTurn is bring for who has the turn.
+func (x *session) bringInTurn(ctx context.Context, once map[string]told) error {
 	if !x.server.current(x) {
 		return errReplaced
 	}

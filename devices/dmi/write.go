@@ -37,7 +37,7 @@ func (x *session) Write(ctx context.Context, point int, value string) (devices.O
 	x.mu.Unlock()
 	now := told{Value: value, Time: time.Now().UnixMilli()}
 	if wish == nil { // a command
-		return x.write(ctx, point, value, attempt{once: map[string]told{p.Name: now}, takeBack: func() {}}, o)
+		return x.write(ctx, point, value, attempt{once: map[string]told{p.Name: now}, record: func() error { return nil }, takeBack: func() {}}, o)
 	}
 	r, _ := x.server.store.device(x.device.String())
 	was, known := r.Told[p.Name]
@@ -47,13 +47,13 @@ func (x *session) Write(ctx context.Context, point int, value string) (devices.O
 		x.confirmed(p.Name)
 		return o, nil
 	}
-	// A value that the mapper got with the device a moment ago only needs to be awaited.
-	if !repeated || was.Confirmed || x.heldFor() > x.appliedBy(p) {
-		if err := x.server.store.save(x.device.String(), func(r *record) { r.tell(p.Name, now) }); err != nil {
-			return o, fmt.Errorf("%w: %w", devices.ErrUnreachable, err)
+	o, err := x.write(ctx, point, value, attempt{keep: !expires(wish), record: func() error {
+		// A value that the mapper got with the device a moment ago only needs to be awaited.
+		if repeated && !was.Confirmed && x.heldFor() <= x.appliedBy(p) {
+			return nil
 		}
-	}
-	o, err := x.write(ctx, point, value, attempt{keep: !expires(wish), takeBack: func() {
+		return x.server.store.save(x.device.String(), func(r *record) { r.tell(p.Name, now) })
+	}, takeBack: func() {
 		x.server.store.note(x.device.String(), func(r *record) {
 			delete(r.Told, p.Name)
 			if known && !repeated {
@@ -84,6 +84,8 @@ type attempt struct {
 	// keep has a value that could not be told yet told with the device, as soon as it is
 	// brought to its mapper.
 	keep bool
+	// record makes the device have the value.
+	record func() error
 	// takeBack makes the device what it was without the value.
 	takeBack func()
 }
@@ -91,42 +93,60 @@ type attempt struct {
 // write tells the mapper a value and waits until it reports it. A value that the mapper
 // does not take is taken back.
 func (x *session) write(ctx context.Context, point int, value string, a attempt, o devices.Outcome) (devices.Outcome, error) {
+	sightings, release := x.watch(point)
+	defer release()
+	told, err := x.tellMapper(ctx, a)
+	o.Written = told
+	if err != nil {
+		return o, err
+	}
+	return x.confirm(ctx, x.points[point], value, o, sightings)
+}
+
+// tellMapper brings the device with the value to its mapper, and tells whether that may
+// have got it. It keeps the turn until the mapper's verdict has been followed: nobody else
+// brings the device with a value that may be refused.
+func (x *session) tellMapper(ctx context.Context, a attempt) (told bool, err error) {
+	end, err := x.turn(ctx)
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", devices.ErrUnreachable, err)
+	}
+	defer end()
+	if err := a.record(); err != nil {
+		return false, fmt.Errorf("%w: %w", devices.ErrUnreachable, err)
+	}
 	if reason, message := x.trouble(); reason != "" {
 		if !a.keep {
 			a.takeBack()
 		}
-		return o, fmt.Errorf("%w: %s", devices.ErrUnreachable, message)
+		return false, fmt.Errorf("%w: %s", devices.ErrUnreachable, message)
 	}
-	sightings, release := x.watch(point)
-	defer release()
-	err := x.bring(ctx, a.once)
-	if err != nil && !unsent(err) && !unreachable(err) { // it may have lost device or model: it gets both again
-		err = x.bring(ctx, a.once)
+	err = x.bringInTurn(ctx, a.once)
+	if refuses(err) { // it may have lost device or model: it gets both again
+		err = x.bringInTurn(ctx, a.once)
 	}
 	switch {
 	case err == nil:
-		o.Written = true
-		return x.confirm(ctx, x.points[point], value, o, sightings)
+		return true, nil
 	case unsent(err) || errors.Is(err, errStore):
 		if !a.keep {
 			a.takeBack()
 		}
 		poke(x.news)
-		return o, fmt.Errorf("%w: %w", devices.ErrUnreachable, err)
+		return false, fmt.Errorf("%w: %w", devices.ErrUnreachable, err)
 	case unreachable(err): // whether it was told is not known
-		o.Written = true
 		poke(x.news)
-		return o, fmt.Errorf("%w: %s", devices.ErrUnreachable, status.Convert(err).Message())
+		return true, fmt.Errorf("%w: %s", devices.ErrUnreachable, status.Convert(err).Message())
 	}
 	// Is it the value, or does the mapper not take the device at all?
 	a.takeBack()
-	without := x.bring(ctx, nil)
+	without := x.bringInTurn(ctx, nil)
 	x.refused(without)
 	if without != nil {
 		poke(x.news)
-		return o, fmt.Errorf("%w: %s", devices.ErrUnreachable, status.Convert(without).Message())
+		return false, fmt.Errorf("%w: %s", devices.ErrUnreachable, status.Convert(without).Message())
 	}
-	return o, &devices.Rejection{Reason: devices.ReasonRefused, Message: status.Convert(err).Message()}
+	return false, &devices.Rejection{Reason: devices.ReasonRefused, Message: status.Convert(err).Message()}
 }
 
 // tell records a value that the mapper shall have. What it has is unknown then.
