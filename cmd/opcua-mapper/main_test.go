@@ -13,10 +13,9 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/gopcua/opcua/id"
-	"github.com/gopcua/opcua/server"
-	"github.com/gopcua/opcua/ua"
 	"go.uber.org/goleak"
+
+	"github.com/petiole-io/petiole/cmd/opcua-mapper/opcuatest"
 )
 
 // The test binary is also the mapper and the OPC UA server, so that both can be killed.
@@ -30,44 +29,20 @@ func TestMain(m *testing.M) {
 		os.Exit(run([]string{"-config", path}))
 	}
 	if address := os.Getenv(envServer); address != "" {
-		if err := serveOPCUA(address); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
+		os.Exit(serve(address))
 	}
 	goleak.VerifyTestMain(m)
 }
 
-// serveOPCUA serves a few variables until the process is told to end.
-func serveOPCUA(address string) error {
-	host, port, _ := strings.Cut(address, ":")
-	n, err := strconv.Atoi(port)
-	if err != nil {
-		return err
-	}
-	s := server.New(
-		server.EndPoint(host, n), server.EnableSecurity("None", ua.MessageSecurityModeNone), server.EnableAuthMode(ua.UserTokenTypeAnonymous),
-	)
-	root, err := s.Namespace(0)
-	if err != nil {
-		return err
-	}
-	ns := server.NewNodeNameSpace(s, "urn:plant")
-	s.AddNamespace(ns)
-	root.Objects().AddRef(ns.Objects(), id.HasComponent, true)
-	for name, value := range map[string]any{
-		"Temperature": 21.5, "Setpoint": float32(40), "Speed": int32(900), "Running": false, "Serial": "PX-7",
-	} {
-		ns.Objects().AddRef(ns.AddNewVariableStringNode(name, value), id.HasComponent, true)
-	}
+// serve is the server, until the process is told to end.
+func serve(address string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	if err := s.Start(ctx); err != nil {
-		return err
+	if err := opcuatest.Serve(ctx, address); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
-	<-ctx.Done()
-	return s.Close()
+	return 0
 }
 
 // TestImports: the mapper knows nothing of Petiole but the interface.

@@ -172,3 +172,18 @@ func newTank(t *testing.T, site *rig.Site, theme string) (namespace string) {
 	t.Logf("MEASURED Device and DeviceModel created → reported value in DeviceStatus: %s", took.Round(time.Millisecond))
 	return ns
 }
+
+// deviceIs returns nil when kubectl would show the state for the device.
+func deviceIs(namespace, name, state string) condition {
+	return func(ctx context.Context) error {
+		u, err := lab.Dynamic.Resource(oracle.Device("devices")).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		has, _, err := unstructured.NestedString(u.Object, "status", "state")
+		if err == nil && has != state {
+			err = fmt.Errorf("device %s is %q, want %q", name, has, state)
+		}
+		return err
+	}
+}

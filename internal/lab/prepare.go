@@ -120,6 +120,7 @@ func (l *Lab) prepareSite(s site) error {
 		"PodLogsDir": filepath.Join(s.dir, "pod-logs"), "StaticPods": filepath.Join(s.dir, "static-pods"),
 		"DataDir": filepath.Join(s.dir, "leaf"), "NATSConfig": filepath.Join(natsDir, "leaf.conf"),
 		"KubeletConfig": filepath.Join(s.dir, "kubelet.yaml"), "PodSubnet": s.crio.PodSubnet,
+		"DMISocket": filepath.Join(s.runDir, "dmi.sock"),
 	}
 	if err := os.MkdirAll(data["StaticPods"], 0o755); err != nil {
 		return fmt.Errorf("make folder of static pods: %w", err)

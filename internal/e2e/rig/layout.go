@@ -43,6 +43,9 @@ var sites = []layout{
 func (l layout) LeafDaemon() string  { return "leaf-" + l.Name }
 func (l layout) SlaveDaemon() string { return "modbus-" + l.Name }
 
+// DMISocket is where mappers of the site register.
+func (l layout) DMISocket() string { return filepath.Join("/run/petiole-lab", l.Name, "dmi.sock") }
+
 func (l layout) socket() string { return filepath.Join("/run/petiole-lab", l.Name, "crio/crio.sock") }
 
 // hostVeth is the host's end of the link.
