@@ -162,14 +162,17 @@ func (p *published) passed(site string, floor uint64) map[objectKey][]entry {
 }
 
 // recoverPublished reads the headers of DESIRED, and returns up to which sequence it
-// has. A subject that is not of the contract belongs to no site and is left alone.
+// has. A subject that is not of the contract belongs to no site and is left alone. An
+// object that lacks parts is of no content: it is published again.
 func recoverPublished(ctx context.Context, h *hub) (*published, uint64, error) {
 	p := newPublished()
 	info, err := h.desired.Info(ctx)
 	if err != nil {
 		return nil, 0, fmt.Errorf("read %s: %w", streams.Desired, err)
 	}
+	parts := streams.PartsSeen{}
 	err = readAll(ctx, h.js, h.desired, 1, ">", true, func(msg jetstream.Msg) error {
+		whole := parts.Take(msg.Subject(), msg.Headers())
 		if streams.IsPart(msg.Subject()) {
 			return nil
 		}
@@ -181,7 +184,12 @@ func recoverPublished(ctx context.Context, h *hub) (*published, uint64, error) {
 		if err != nil {
 			return err
 		}
-		p.put(site, keyOf(ref), entryOf(msg.Subject(), msg.Headers(), meta.Sequence.Stream))
+		e := entryOf(msg.Subject(), msg.Headers(), meta.Sequence.Stream)
+		e.parts = e.parts || len(parts[msg.Subject()]) > 0
+		if !whole {
+			e.hash = ""
+		}
+		p.put(site, keyOf(ref), e)
 		return nil
 	})
 	return p, info.State.LastSeq, err

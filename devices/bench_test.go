@@ -303,7 +303,7 @@ func (b *bench) desire(value string) {
 
 func (b *bench) eventually(what string, ok func() bool) {
 	b.t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(20 * time.Second)
 	for !ok() {
 		if time.Now().After(deadline) {
 			b.t.Fatal("not in time: " + what)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
@@ -135,7 +136,9 @@ func TestCommandRefused(t *testing.T) {
 
 // A command whose deadline passes while it waits, or between two of its properties,
 // writes nothing any more.
-func TestCommandNotAfterItsDeadline(t *testing.T) {
+func TestCommandNotAfterItsDeadline(t *testing.T) { synctest.Test(t, commandNotAfterItsDeadline) }
+
+func commandNotAfterItsDeadline(t *testing.T) {
 	b := commands(t)
 	b.online()
 	if r := b.command(Command{ID: "late", Properties: map[string]string{"a": "1"}, Deadline: time.Now().Add(-time.Second)}); r.Ack != Expired {

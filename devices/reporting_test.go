@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap/zaptest"
@@ -182,7 +183,9 @@ func TestExceeds(t *testing.T) {
 
 // A value that does not change is told again after its heartbeat, while it is read;
 // one that is not read for long becomes uncertain and keeps value, time and age.
-func TestHeartbeatAndAge(t *testing.T) {
+func TestHeartbeatAndAge(t *testing.T) { synctest.Test(t, heartbeatAndAge) }
+
+func heartbeatAndAge(t *testing.T) {
 	b := newBench(t)
 	b.setting(true, map[string]any{"reportHeartbeat": 100, "staleAfter": "300"})
 	b.apply()

@@ -2,28 +2,15 @@ package leaf
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
-)
 
-// The headers of an atomic batch (ADR-50): all messages of a batch are stored in
-// order or none is.
-const (
-	headerBatchID     = "Nats-Batch-Id"
-	headerBatchSeq    = "Nats-Batch-Sequence"
-	headerBatchCommit = "Nats-Batch-Commit"
+	"github.com/petiole-io/petiole/streams"
 )
-
-// errCodeBatchDuplicate is the API error of a batch that holds a message which is
-// stored already (JSAtomicPublishContainsDuplicateMessageErr).
-const errCodeBatchDuplicate = 10201
 
 // The wait for an acknowledgement of a batch: ackWait, and the time that what is sent
 // takes on a link of slowestLink bytes per second (64 kbit/s shared with other traffic).
@@ -31,19 +18,6 @@ const (
 	ackWait     = 5 * time.Second
 	slowestLink = 4 << 10
 )
-
-// pubAck is JetStream's answer to a publish.
-type pubAck struct {
-	Error *struct {
-		Code        int    `json:"err_code"`
-		Description string `json:"description"`
-	} `json:"error"`
-	Stream    string `json:"stream"`
-	Seq       uint64 `json:"seq"`
-	Domain    string `json:"domain"`
-	Duplicate bool   `json:"duplicate"`
-	Count     int    `json:"count"`
-}
 
 // errDuplicate says that some of a batch is stored already.
 var errDuplicate = errors.New("the batch holds a message that is stored already")
@@ -64,10 +38,8 @@ func (s store) put(ctx context.Context, msgs []*nats.Msg) error {
 			return err
 		}
 	}
-	for _, m := range msgs {
-		for _, h := range []string{headerBatchID, headerBatchSeq, headerBatchCommit} {
-			m.Header.Del(h)
-		}
+	for i, m := range msgs {
+		streams.MarkBatch(msgs[i : i+1])
 		if _, err := s.request(ctx, m, m.Size()); err != nil {
 			return err
 		}
@@ -76,16 +48,10 @@ func (s store) put(ctx context.Context, msgs []*nats.Msg) error {
 }
 
 func (s store) commit(ctx context.Context, msgs []*nats.Msg) error {
-	id := nuid.Next()
-	last, size := len(msgs)-1, 0
-	for i, m := range msgs {
+	streams.MarkBatch(msgs)
+	last, size := len(msgs)-1, msgs[len(msgs)-1].Size()
+	for _, m := range msgs[:last] {
 		size += m.Size()
-		m.Header.Set(headerBatchID, id)
-		m.Header.Set(headerBatchSeq, strconv.Itoa(i+1))
-		if i == last {
-			m.Header.Set(headerBatchCommit, "1")
-			break
-		}
 		if err := s.nc.PublishMsg(m); err != nil {
 			return fmt.Errorf("publish %s: %w", m.Subject, err)
 		}
@@ -100,35 +66,31 @@ func (s store) commit(ctx context.Context, msgs []*nats.Msg) error {
 // request publishes m and waits for the acknowledgement of the domain's JetStream; size
 // is how many bytes are on the way, m's included. An acknowledgement from another
 // domain is an error: the message would then be stored at the wrong end.
-func (s store) request(ctx context.Context, m *nats.Msg, size int) (pubAck, error) {
+func (s store) request(ctx context.Context, m *nats.Msg, size int) (streams.Ack, error) {
 	ctx, cancel := context.WithTimeout(ctx, ackWait+transfer(size))
 	defer cancel()
 	reply, err := s.nc.RequestMsgWithContext(ctx, m)
 	if err != nil {
-		return pubAck{}, fmt.Errorf("publish %s (id %s): %w", m.Subject, m.Header.Get(jetstream.MsgIDHeader), err)
+		return streams.Ack{}, fmt.Errorf("publish %s (id %s): %w", m.Subject, m.Header.Get(jetstream.MsgIDHeader), err)
 	}
 	ack, err := parseAck(reply.Data, s.domain)
 	if err != nil {
-		return pubAck{}, fmt.Errorf("publish %s: %w", m.Subject, err)
+		return streams.Ack{}, fmt.Errorf("publish %s: %w", m.Subject, err)
 	}
 	return ack, nil
 }
 
 // parseAck reads an acknowledgement of the JetStream of domain.
-func parseAck(data []byte, domain string) (pubAck, error) {
-	var ack pubAck
-	if err := json.Unmarshal(data, &ack); err != nil {
-		return pubAck{}, fmt.Errorf("read the acknowledgement: %w", err)
-	}
+func parseAck(data []byte, domain string) (streams.Ack, error) {
+	ack, err := streams.ReadAck(data)
+	var no *streams.Refusal
 	switch {
-	case ack.Error != nil && ack.Error.Code == errCodeBatchDuplicate:
-		return pubAck{}, errDuplicate
-	case ack.Error != nil:
-		return pubAck{}, fmt.Errorf("refused: %s (%d)", ack.Error.Description, ack.Error.Code)
-	case ack.Stream == "":
-		return pubAck{}, errors.New("the acknowledgement names no stream")
+	case errors.As(err, &no) && no.Code == streams.CodeBatchDuplicate:
+		return streams.Ack{}, errDuplicate
+	case err != nil:
+		return streams.Ack{}, err
 	case ack.Domain != domain:
-		return pubAck{}, fmt.Errorf("acknowledged by JetStream domain %q, want %q", ack.Domain, domain)
+		return streams.Ack{}, fmt.Errorf("acknowledged by JetStream domain %q, want %q", ack.Domain, domain)
 	}
 	return ack, nil
 }

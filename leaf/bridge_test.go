@@ -198,14 +198,13 @@ func (b *responder) repair(q streams.ManifestQuery, all map[string]streams.Manif
 			b.t.Error(err)
 			continue
 		}
-		msg := nats.NewMsg(subject)
-		for _, h := range []string{streams.HeaderOp, streams.HeaderUID, streams.HeaderVersion, streams.HeaderEpoch, streams.HeaderHash} {
-			if v := raw.Header.Get(h); v != "" {
-				msg.Header.Set(h, v)
-			}
+		_, m, err := streams.Load(context.Background(), hub, subject, raw.Header, raw.Data)
+		if err == nil {
+			_, err = streams.Put(context.Background(), b.s.hub, subject, m)
 		}
-		msg.Data = raw.Data
-		b.put(subject, msg)
+		if err != nil {
+			b.t.Errorf("publish %s again: %v", subject, err)
+		}
 		n++
 	}
 	return n

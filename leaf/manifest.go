@@ -27,9 +27,13 @@ func manifestOf(ctx context.Context, s jetstream.Stream, site string) (*streams.
 	return m, err
 }
 
-// entries calls f with every entry on disk.
+// entries calls f with every entry on disk. An object that lacks parts is not there.
 func entries(ctx context.Context, s jetstream.Stream, site string, f func(streams.ManifestEntry)) error {
+	parts := streams.PartsSeen{}
 	return readLast(ctx, s, streams.DesiredFilter(site), true, func(msg jetstream.Msg, _ *jetstream.MsgMetadata) error {
+		if !parts.Take(msg.Subject(), msg.Headers()) {
+			return nil
+		}
 		if e, ok := streams.EntryOf(msg.Subject(), msg.Headers()); ok {
 			f(e)
 		}

@@ -3,6 +3,7 @@ package leaf
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -91,6 +92,30 @@ func TestManifestFindsWhatIsMissing(t *testing.T) {
 	wait(t, "repair", func() bool { return same(t, ctx, s) && b.seen(streams.ManifestEqual) == 1 })
 	if b.seen(streams.ManifestRepairing) != 1 {
 		t.Errorf("%d repairs, want 1", b.seen(streams.ManifestRepairing))
+	}
+}
+
+// TestManifestFindsMissingParts removes a part of a large object behind the leaf's back.
+func TestManifestFindsMissingParts(t *testing.T) {
+	s, ctx, b := startChecked(t, 3)
+	putDesired(t, ctx, s, "large", strings.Repeat("x", 2<<20))
+	wait(t, "large object", func() bool { return same(t, ctx, s) })
+	d := s.desired(t, ctx)
+	part, err := d.GetLastMsgForSubject(ctx, streams.DesiredSubject("plant-a", configMap("large", 0).Ref)+".=part.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.DeleteMsg(ctx, part.Sequence); err != nil {
+		t.Fatal(err)
+	}
+	s.verify(t)
+	wait(t, "repair", func() bool { return same(t, ctx, s) && b.seen(streams.ManifestRepairing) == 1 })
+	raw, err := d.GetLastMsgForSubject(ctx, streams.ObjectSubject(part.Subject))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := streams.Load(ctx, d, raw.Subject, raw.Header, raw.Data); err != nil {
+		t.Errorf("the repaired object: %v", err)
 	}
 }
 

@@ -72,7 +72,7 @@ func HubStreams(l HubLimits) []jetstream.StreamConfig {
 		{
 			Name: Desired, Description: "What the cloud wants at each site, one message per object",
 			Subjects: []string{desiredPrefix + ".>"}, MaxMsgsPerSubject: 1, Discard: jetstream.DiscardOld,
-			AllowDirect: true, AllowMsgTTL: true, MaxConsumers: maxSites + 16, Replicas: replicas,
+			AllowDirect: true, AllowMsgTTL: true, AllowAtomicPublish: true, MaxConsumers: maxSites + 16, Replicas: replicas,
 		},
 		{
 			Name: Reported, Description: "What is true at each site, newest state per object",

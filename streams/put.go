@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,20 +23,16 @@ const headerPartHash = "Petiole-Part-Hash"
 // than the message that asked for them. The newer version's own message follows.
 var ErrSuperseded = errors.New("superseded by a newer version")
 
-// Put stores m on subject and returns its stream sequence. It blocks until
-// JetStream acknowledges, or ctx ends. A message larger than the server's
-// max_payload is stored as parts first and then as a message that names them, so
-// that a reader who sees the message finds the parts.
+// Put stores m on subject and returns its stream sequence. It blocks until JetStream
+// acknowledges, or ctx ends. A message larger than the server's max_payload is stored as
+// parts and a message that names them, all of them or none (ADR-50): a reader who sees the
+// message finds its parts, and what is refused for opts has changed no part.
 func Put(ctx context.Context, js jetstream.JetStream, subject string, m Message, opts ...jetstream.PublishOpt) (uint64, error) {
 	msg := m.Encode(subject)
 	if limit := int(js.Conn().MaxPayload()) - headerRoom; limit > 0 && len(msg.Data) > limit {
-		n, hash, err := putParts(ctx, js, subject, msg.Data, limit)
-		if err != nil {
+		if err := sendParts(js.Conn(), msg, limit); err != nil {
 			return 0, fmt.Errorf("store parts of %s: %w", m.Ref, err)
 		}
-		msg.Data = nil
-		msg.Header.Set(HeaderParts, strconv.Itoa(n))
-		msg.Header.Set(headerPartHash, hash)
 	}
 	ack, err := js.PublishMsg(ctx, msg, opts...)
 	if err != nil {
@@ -44,21 +41,30 @@ func Put(ctx context.Context, js jetstream.JetStream, subject string, m Message,
 	return ack.Sequence, nil
 }
 
-func putParts(ctx context.Context, js jetstream.JetStream, subject string, data []byte, limit int) (int, string, error) {
-	sum := sha256.Sum256(data)
+// sendParts sends what is in msg as the parts of an atomic batch that msg commits.
+func sendParts(nc *nats.Conn, msg *nats.Msg, limit int) error {
+	sum := sha256.Sum256(msg.Data)
 	hash := hex.EncodeToString(sum[:])
-	n := 0
-	for ; len(data) > 0; n++ {
-		size := min(limit, len(data))
-		msg := nats.NewMsg(partSubject(subject, n))
-		msg.Header.Set(headerPartHash, hash)
-		msg.Data = data[:size]
-		if _, err := js.PublishMsg(ctx, msg); err != nil {
-			return 0, "", err
-		}
-		data = data[size:]
+	var batch []*nats.Msg
+	for data := range slices.Chunk(msg.Data, limit) {
+		part := nats.NewMsg(partSubject(msg.Subject, len(batch)))
+		part.Header.Set(headerPartHash, hash)
+		part.Data = data
+		batch = append(batch, part)
 	}
-	return n, hash, nil
+	if len(batch) >= MaxBatch {
+		return fmt.Errorf("%d bytes are %d parts, the most are %d", len(msg.Data), len(batch), MaxBatch-1)
+	}
+	msg.Data = nil
+	msg.Header.Set(HeaderParts, strconv.Itoa(len(batch)))
+	msg.Header.Set(headerPartHash, hash)
+	MarkBatch(append(batch, msg))
+	for _, part := range batch {
+		if err := nc.PublishMsg(part); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Load decodes one stored message and, when it is in parts, reads them from stream.
@@ -69,8 +75,8 @@ func Load(ctx context.Context, stream jetstream.Stream, subject string, header n
 		return site, m, err
 	}
 	n, err := strconv.Atoi(header.Get(HeaderParts))
-	if err != nil || n < 1 || n > 1024 {
-		return site, m, fmt.Errorf("%w: %s: header %s is %q, want 1 to 1024", ErrUndecodable, m.Ref, HeaderParts, header.Get(HeaderParts))
+	if err != nil || n < 1 || n >= MaxBatch {
+		return site, m, fmt.Errorf("%w: %s: header %s is %q, want 1 to %d", ErrUndecodable, m.Ref, HeaderParts, header.Get(HeaderParts), MaxBatch-1)
 	}
 	hash := header.Get(headerPartHash)
 	var body []byte
@@ -98,4 +104,24 @@ func ObjectSubject(subject string) string {
 		return subject[:i]
 	}
 	return subject
+}
+
+// PartsSeen tells, in a reading of a stream's last messages in their order, which objects
+// in parts are whole: for each object it holds how many parts of which digest there were.
+// The zero value is not usable; make it.
+type PartsSeen map[string]map[string]int
+
+// Take notes a message, and reports whether that is an object, or a tombstone, with all of
+// its parts. It is false for a part.
+func (p PartsSeen) Take(subject string, h nats.Header) bool {
+	object, hash := ObjectSubject(subject), h.Get(headerPartHash)
+	if object != subject {
+		if p[object] == nil {
+			p[object] = map[string]int{}
+		}
+		p[object][hash]++
+		return false
+	}
+	n, err := strconv.Atoi(h.Get(HeaderParts))
+	return err != nil || p[object][hash] >= n
 }

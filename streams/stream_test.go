@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/petiole-io/petiole/internal/natstest"
@@ -189,4 +190,62 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("Decode(%q) accepted %+v: %v", subject, m.Ref, err)
 		}
 	})
+}
+
+// TestRefusedLargeObjectChangesNoPart: an object in parts whose message is refused, since
+// another writer was first, leaves the other's parts as they are.
+func TestRefusedLargeObjectChangesNoPart(t *testing.T) {
+	ctx, js := hub(t)
+	s, err := js.Stream(ctx, streams.Desired)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := configMap(2 << 20)
+	subject := streams.DesiredSubject("plant-a", m.Ref)
+	seq, err := streams.Put(ctx, js, subject, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var api *jetstream.APIError
+	if _, err := streams.Put(ctx, js, subject, configMap(3<<20), jetstream.WithExpectLastSequencePerSubject(seq-1)); !errors.As(err, &api) || api.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence {
+		t.Fatalf("Put after another writer: %v, want a wrong last sequence", err)
+	}
+	raw, err := s.GetLastMsgForSubject(ctx, subject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, got, err := streams.Load(ctx, s, raw.Subject, raw.Header, raw.Data)
+	if err != nil || !bytes.Equal(got.Object, m.Object) {
+		t.Errorf("the object that was first cannot be read any more: %v", err)
+	}
+	if next, err := streams.Put(ctx, js, subject, configMap(3<<20), jetstream.WithExpectLastSequencePerSubject(seq)); err != nil || next <= seq {
+		t.Errorf("Put in time: sequence %d, %v", next, err)
+	}
+}
+
+// TestPartsSeen: only an object with all parts of its own digest is whole.
+func TestPartsSeen(t *testing.T) {
+	part := func(hash string) nats.Header { return nats.Header{"Petiole-Part-Hash": {hash}} }
+	main := func(hash, n string) nats.Header {
+		return nats.Header{"Petiole-Part-Hash": {hash}, streams.HeaderParts: {n}}
+	}
+	p := streams.PartsSeen{}
+	for i, step := range []struct {
+		subject string
+		header  nats.Header
+		want    bool
+	}{
+		{"desired.a.=part.0", part("x"), false},
+		{"desired.a.=part.1", part("x"), false},
+		{"desired.a", main("x", "2"), true},
+		{"desired.b", main("x", "2"), false},
+		{"desired.c.=part.0", part("x"), false},
+		{"desired.c.=part.1", part("y"), false},
+		{"desired.c", main("y", "2"), false},
+		{"desired.d", nats.Header{}, true},
+	} {
+		if got := p.Take(step.subject, step.header); got != step.want {
+			t.Errorf("step %d: %s is whole: %t, want %t", i, step.subject, got, step.want)
+		}
+	}
 }

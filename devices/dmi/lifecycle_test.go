@@ -117,7 +117,7 @@ func TestLeafRestart(t *testing.T) {
 
 // TestDeviceDeletedWhileLeafIsDown: the mapper is told when the leaf is back.
 func TestDeviceDeletedWhileLeafIsDown(t *testing.T) {
-	p := newPlant(t, func(x *timing) { x.orphan = 300 * time.Millisecond })
+	p := newPlant(t, func(x *timing) { x.orphan = 3 * time.Second })
 	m := p.newMapper(newField()).start(true)
 	p.apply(model(), pump("a"), pump("b"))
 	p.await("online", "a", online)

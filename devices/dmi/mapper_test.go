@@ -107,7 +107,7 @@ func (m *fakeMapper) start(withData bool) *fakeMapper {
 func (m *fakeMapper) register(withData bool) (*pb.MapperRegisterResponse, error) {
 	c, done := dial(m.t, m.plant.socket())
 	defer done()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
 	return pb.NewDeviceManagerServiceClient(c).MapperRegister(ctx, &pb.MapperRegisterRequest{WithData: withData, Mapper: &pb.MapperInfo{
 		Name: "fake", Version: "v1", ApiVersion: "v1.0.0", Protocol: "telepathy", Address: []byte(m.path), State: "ok",

@@ -169,7 +169,7 @@ func TestStates(t *testing.T) {
 // TestSilence: a device whose reports used to come is unreachable when none comes any
 // more, but not while one comes.
 func TestSilence(t *testing.T) {
-	p, _, c := reporter(t, func(x *timing) { x.silence = 400 * time.Millisecond }, "a", "quiet")
+	p, _, c := reporter(t, func(x *timing) { x.silence = 2 * time.Second }, "a", "quiet")
 	say := func(device string, properties ...string) {
 		t.Helper()
 		for _, n := range properties {
@@ -181,7 +181,7 @@ func TestSilence(t *testing.T) {
 	say("quiet", "flow")
 	say("a", "flow", "speed", "flow", "speed", "flow", "speed")
 	p.await("online", "a", online)
-	for until := time.Now().Add(time.Second); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
 		say("a", "speed")
 		if !online(p.sink.status("a")) {
 			t.Fatal("a device that is reported is not silent")

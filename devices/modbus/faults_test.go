@@ -24,16 +24,21 @@ func TestPain01DeadUnitLeavesTheOthersAlone(t *testing.T) {
 	for i, name := range []string{"a", "b", "c"} {
 		r.apply(name, p.addr, map[string]any{"slaveID": i + 1}, one)
 	}
+	cycles := func() time.Duration { // that 25 cycles of 20 ms take
+		t.Helper()
+		n := [3]int{r.sink.count("a", "x"), r.sink.count("b", "x"), r.sink.count("c", "x")}
+		begin := time.Now()
+		eventually(t, "25 cycles", func() bool {
+			return r.sink.count("a", "x") > n[0]+25 && r.sink.count("b", "x") > n[1]+25 && r.sink.count("c", "x") > n[2]+25
+		})
+		return time.Since(begin)
+	}
+	alone := cycles()
 	r.apply("dead", p.addr, map[string]any{"slaveID": 9, "timeout": 100}, one)
 	eventually(t, "dead is offline", func() bool { return r.sink.state("dead") == v1beta1.StateOffline })
 	eventually(t, "breaker", func() bool { return r.sink.twin("dead", "x").Reported.Metadata["reason"] == "UnitSilent" })
-	n := [3]int{r.sink.count("a", "x"), r.sink.count("b", "x"), r.sink.count("c", "x")}
-	begin := time.Now()
-	eventually(t, "the others go on", func() bool {
-		return r.sink.count("a", "x") > n[0]+25 && r.sink.count("b", "x") > n[1]+25 && r.sink.count("c", "x") > n[2]+25
-	})
-	if took := time.Since(begin); took > 1500*time.Millisecond { // 25 cycles of 20 ms and a probe
-		t.Errorf("25 cycles of 20 ms took %s", took)
+	if took := cycles(); took > alone+time.Second { // a probe now and then
+		t.Errorf("25 cycles of 20 ms took %s, and %s without the dead unit", took, alone)
 	}
 	p.set(func(p *proxy) { p.drop = nil })
 	eventually(t, "dead is back", func() bool { return r.sink.state("dead") == v1beta1.StateOnline })
@@ -141,8 +146,8 @@ func TestPain08HolesAreFoundAndRemembered(t *testing.T) {
 	s.requests()
 	eventually(t, "cycles", func() bool { return r.sink.count("d", "0") >= n+4 })
 	log := s.requests()
-	if len(log) > 4*6 {
-		t.Fatalf("%d requests for four cycles: %v", len(log), log)
+	if n := r.sink.count("d", "0") - n; len(log) > 6*n {
+		t.Fatalf("%d requests for %d cycles: %v", len(log), n, log)
 	}
 	if r.sink.state("d") != devices.StateDegraded {
 		t.Fatal("a refused point does not make a device offline")
@@ -179,7 +184,7 @@ func TestPain13PauseAfterConnect(t *testing.T) {
 	var lost atomic.Int64
 	p.set(func(p *proxy) {
 		p.drop = func(byte) bool { // the proxy's lock is held
-			early := time.Since(p.opened) < 60*time.Millisecond
+			early := time.Since(p.opened) < 300*time.Millisecond
 			if early {
 				lost.Add(1)
 			}
@@ -187,7 +192,7 @@ func TestPain13PauseAfterConnect(t *testing.T) {
 		}
 	})
 	r := newRig(t)
-	r.apply("d", p.addr, map[string]any{"pauseAfterConnect": "80"}, one)
+	r.apply("d", p.addr, map[string]any{"pauseAfterConnect": "600"}, one)
 	eventually(t, "value", func() bool { return r.sink.reported("d", "x") == "3" })
 	if lost.Load() != 0 {
 		t.Fatalf("%d requests came while the device was deaf", lost.Load())

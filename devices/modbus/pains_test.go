@@ -6,7 +6,9 @@ import (
 	"go/parser"
 	"go/token"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -129,11 +131,14 @@ func TestPain17BroadcastWaitsForNoAnswer(t *testing.T) {
 func TestPain20BackOffFollowsTheSettings(t *testing.T) {
 	s := newSlave(t)
 	p := newProxy(t, s.addr)
-	var asked atomic.Int64
+	var mu sync.Mutex
+	var asked []time.Time
 	p.set(func(p *proxy) {
 		p.drop = func(unit byte) bool {
 			if unit == 9 {
-				asked.Add(1)
+				mu.Lock()
+				asked = append(asked, time.Now())
+				mu.Unlock()
 			}
 			return unit == 9
 		}
@@ -145,10 +150,18 @@ func TestPain20BackOffFollowsTheSettings(t *testing.T) {
 		tw := r.sink.twin("dead", "x").Reported
 		return tw != nil && tw.Metadata["reason"] == "UnitSilent"
 	})
-	n, begin := asked.Load(), time.Now()
-	eventually(t, "probes", func() bool { return asked.Load() > n+9 })
-	if took := time.Since(begin); took > 3*time.Second {
-		t.Errorf("ten probes took %s", took)
+	mu.Lock()
+	asked = nil
+	mu.Unlock()
+	eventually(t, "probes", func() bool { mu.Lock(); defer mu.Unlock(); return len(asked) > 10 })
+	mu.Lock()
+	defer mu.Unlock()
+	gaps := make([]time.Duration, 10)
+	for i := range gaps {
+		gaps[i] = asked[i+1].Sub(asked[i])
+	}
+	if slices.Sort(gaps); gaps[5] > 300*time.Millisecond { // a pause and a timeout are 150 ms
+		t.Errorf("the pauses between probes were %s", gaps)
 	}
 }
 

@@ -207,7 +207,7 @@ func (r *rig) apply(name, addr string, config map[string]any, props ...prop) *v1
 
 func (r *rig) send(d *v1beta1.Device, m *v1beta1.DeviceModel) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	r.rev++
 	if m != nil {
@@ -247,7 +247,7 @@ func parseUint(s string) (uint64, error) { return strconv.ParseUint(s, 10, 64) }
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	within(t, 5*time.Second, what, ok)
+	within(t, 20*time.Second, what, ok)
 }
 
 func within(t *testing.T, limit time.Duration, what string, ok func() bool) {

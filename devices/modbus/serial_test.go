@@ -271,7 +271,7 @@ func TestPain24RenumberedAdapterIsFoundByItsName(t *testing.T) {
 	r.apply("d", s.addr, serialConfig(link, 1), one)
 	eventually(t, "online", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
 	_ = master.Close()
-	within(t, time.Second, "offline", func() bool {
+	within(t, 5*time.Second, "offline", func() bool {
 		st := r.sink.status("d")
 		return st.State == v1beta1.StateOffline && st.Extensions.Data["reason"] == "LinkDown"
 	})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"sync"
 	"time"
@@ -78,6 +79,21 @@ func (r *recorder) say(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	fmt.Fprintf(r.out, "%7.1fs  %s\n", r.now().Seconds(), fmt.Sprintf(format, args...))
+}
+
+// counted is how many events of each kind there were so far. Bridges that still run go on
+// adding some.
+func (r *recorder) counted() map[check.Kind]int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.counts)
+}
+
+// violated is how many violations were found so far.
+func (r *recorder) violated() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.violations)
 }
 
 // ask reads from the judge.

@@ -9,6 +9,26 @@ import (
 	"github.com/petiole-io/petiole/internal/breaker/check"
 )
 
+// evidence is what every run sees. Without it an invariant would hold because nobody
+// looked.
+var evidence = []check.Kind{
+	check.Wrote, check.Seen, check.Published, check.BridgeWrote, check.Reported, check.Status, check.Acked, check.Arrived,
+}
+
+// judged returns an error when a history lacks evidence.
+func judged(counts map[check.Kind]int) error {
+	var lacks []check.Kind
+	for _, k := range evidence {
+		if counts[k] == 0 {
+			lacks = append(lacks, k)
+		}
+	}
+	if len(lacks) > 0 {
+		return fmt.Errorf("judge the run: its history has no %v", lacks)
+	}
+	return nil
+}
+
 // report prints the figures of the run.
 func (r *run) report(kinds []*fault) {
 	w := tabwriter.NewWriter(r.opts.Out, 0, 0, 2, ' ', 0)
@@ -23,8 +43,9 @@ func (r *run) report(kinds []*fault) {
 		fmt.Fprintf(w, "%s\t%d\t%d\n", k.name, n, r.failed[k.name])
 	}
 	fmt.Fprintf(w, "in all\t%d\t%d kinds never\n", injected, never)
-	c := r.record.counts
-	lost, told := r.record.judge.Excused()
+	c := r.record.counted()
+	lost, told := 0, 0
+	r.record.ask(func(j *check.Judge) { lost, told = j.Excused() })
 	lists, expired, spoiled := int64(0), int64(0), int64(0)
 	for _, b := range r.world.Bridges {
 		if b.Gate != nil {
@@ -48,7 +69,7 @@ func (r *run) report(kinds []*fault) {
 		{"LIST requests of bridges", lists}, {"answers 410", expired}, {"answers spoiled by gates", spoiled},
 		{"time to converge, median and most", quantiles(r.converged)}, {"slowest start of a leaf", r.slowestStart.Round(10 * time.Millisecond)},
 		{"most memory of a bridge, MiB", r.memory["bridge"] >> 20}, {"of the hub", r.memory["hub"] >> 20}, {"of a leaf", r.memory["leaf"] >> 20},
-		{"violations", len(r.record.violations)},
+		{"violations", r.record.violated()},
 	} {
 		fmt.Fprintf(w, "%s\t%v\n", row.what, row.value)
 	}

@@ -100,7 +100,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	r := &run{opts: o, record: record, locks: map[string]*sync.Mutex{}, injected: map[string]int{}, failed: map[string]int{}, cutOff: map[int]int{}, memory: map[string]int64{}}
 	if r.world, err = world.New(world.Options{Root: o.Root, Dir: filepath.Join(o.Dir, "world"), Sites: o.Sites, Full: o.Full, OnWrite: r.bridgeWrote}); err != nil {
-		return err
+		return errors.Join(err, record.close())
 	}
 	defer func() {
 		if err = errors.Join(err, r.world.Close()); err == nil {
@@ -108,13 +108,15 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 	}()
 	record.say("seed %d, %d sites, %d kinds of faults", o.Seed, len(r.world.Sites), len(kinds))
-	err = r.all(ctx, kinds)
+	if err = r.all(ctx, kinds); err == nil {
+		err = judged(record.counted())
+	}
 	if ctx.Err() == nil {
 		record.finish() // of a run that was broken off, anything may be missing
 	}
 	err = errors.Join(err, record.close())
 	r.report(kinds)
-	if len(record.violations) > 0 {
+	if record.violated() > 0 {
 		fmt.Fprintf(o.Out, "\nthe history is %s, the logs are in %s\n", history, filepath.Join(o.Dir, "world/log"))
 		return errors.Join(ErrViolated, err)
 	}

@@ -85,13 +85,13 @@ func (w *writer) step(ctx context.Context) {
 	switch {
 	case what < 45:
 		if name := anchoredMap(i % anchoredMaps); remove {
-			w.remove(ctx, "configmaps", name)
+			drop(ctx, w, w.maps(), "configmaps", name)
 		} else {
 			w.putMap(ctx, name, smallFill)
 		}
 	case what < 65:
 		if name := anchoredSecret(i % anchoredSecrets); remove {
-			w.remove(ctx, "secrets", name)
+			drop(ctx, w, w.secrets(), "secrets", name)
 		} else {
 			w.putSecret(ctx, name)
 		}
@@ -106,26 +106,37 @@ func (w *writer) step(ctx context.Context) {
 	}
 }
 
+// objects are those of one resource in the namespace of a site.
+type objects[O metav1.Object] interface {
+	Get(context.Context, string, metav1.GetOptions) (O, error)
+	Create(context.Context, O, metav1.CreateOptions) (O, error)
+	Update(context.Context, O, metav1.UpdateOptions) (O, error)
+	Delete(context.Context, string, metav1.DeleteOptions) error
+}
+
+func (w *writer) maps() objects[*corev1.ConfigMap] {
+	return w.kube.CoreV1().ConfigMaps(w.site.Objects())
+}
+
+func (w *writer) secrets() objects[*corev1.Secret] {
+	return w.kube.CoreV1().Secrets(w.site.Objects())
+}
+
 func (w *writer) putMap(ctx context.Context, name string, size int) {
-	c := w.kube.CoreV1().ConfigMaps(w.site.Objects())
-	n := w.counter.Add(1)
-	o := &corev1.ConfigMap{ObjectMeta: meta(w.site.Name, w.site.Objects(), name, n), Data: map[string]string{"fill": strings.Repeat("x", size)}}
-	_, err := c.Get(ctx, name, metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
-		o, err = c.Create(ctx, o, metav1.CreateOptions{})
-	case err == nil:
-		o, err = c.Update(ctx, o, metav1.UpdateOptions{})
-	default:
-		return
-	}
-	w.done("configmaps", name, o, err)
+	put(ctx, w, w.maps(), "configmaps", &corev1.ConfigMap{
+		ObjectMeta: meta(w.site.Name, w.site.Objects(), name, w.counter.Add(1)), Data: map[string]string{"fill": strings.Repeat("x", size)},
+	})
 }
 
 func (w *writer) putSecret(ctx context.Context, name string) {
-	c := w.kube.CoreV1().Secrets(w.site.Objects())
-	n := w.counter.Add(1)
-	o := &corev1.Secret{ObjectMeta: meta(w.site.Name, w.site.Objects(), name, n), StringData: map[string]string{"fill": strings.Repeat("y", smallFill)}}
+	put(ctx, w, w.secrets(), "secrets", &corev1.Secret{
+		ObjectMeta: meta(w.site.Name, w.site.Objects(), name, w.counter.Add(1)), StringData: map[string]string{"fill": strings.Repeat("y", smallFill)},
+	})
+}
+
+// put creates an object or changes the one that is there.
+func put[O metav1.Object](ctx context.Context, w *writer, c objects[O], resource string, o O) {
+	name := o.GetName()
 	_, err := c.Get(ctx, name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
@@ -135,7 +146,7 @@ func (w *writer) putSecret(ctx context.Context, name string) {
 	default:
 		return
 	}
-	w.done("secrets", name, o, err)
+	w.done(resource, name, o, err)
 }
 
 // annotatePod changes a pod that is there.
@@ -177,25 +188,15 @@ func (w *writer) togglePod(ctx context.Context, i int) {
 	}
 }
 
-func (w *writer) remove(ctx context.Context, resource, name string) {
-	ns := w.site.Objects()
-	var uid string
-	var err error
-	if resource == "secrets" {
-		var o *corev1.Secret
-		if o, err = w.kube.CoreV1().Secrets(ns).Get(ctx, name, metav1.GetOptions{}); err == nil {
-			uid = string(o.UID)
-			err = w.kube.CoreV1().Secrets(ns).Delete(ctx, name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &o.UID}})
-		}
-	} else {
-		var o *corev1.ConfigMap
-		if o, err = w.kube.CoreV1().ConfigMaps(ns).Get(ctx, name, metav1.GetOptions{}); err == nil {
-			uid = string(o.UID)
-			err = w.kube.CoreV1().ConfigMaps(ns).Delete(ctx, name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &o.UID}})
-		}
+// drop deletes an object that is there.
+func drop[O metav1.Object](ctx context.Context, w *writer, c objects[O], resource, name string) {
+	o, err := c.Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return
 	}
-	if err == nil {
-		w.record.add(check.Event{Kind: check.Deleted, Site: w.site.Name, Object: objectName(resource, ns, name), UID: uid})
+	uid := o.GetUID()
+	if err := c.Delete(ctx, name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}}); err == nil {
+		w.record.add(check.Event{Kind: check.Deleted, Site: w.site.Name, Object: objectName(resource, w.site.Objects(), name), UID: string(uid)})
 	}
 }
 

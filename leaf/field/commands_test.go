@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -85,7 +86,9 @@ func TestCommand(t *testing.T) {
 
 // TestCommandsAtOnce fills all places with commands that take their time: one more is
 // told so, and every one is answered soon after its deadline.
-func TestCommandsAtOnce(t *testing.T) {
+func TestCommandsAtOnce(t *testing.T) { synctest.Test(t, commandsAllAtOnce) }
+
+func commandsAllAtOnce(t *testing.T) {
 	r := newRoster()
 	r.put("default", "pump", "plant-a-1")
 	entered := make(chan struct{}, commandsAtOnce)

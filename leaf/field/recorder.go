@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/petiole-io/petiole/streams"
 )
 
 // commitBytes bounds the records of one commit, so that a commit takes no longer than
@@ -48,7 +50,7 @@ type record struct {
 }
 
 func newRecorder(js jetstream.JetStream, stream string) *recorder {
-	return &recorder{js: js, stream: stream, in: make(chan *record, maxCommit), most: maxCommit, doubtful: map[string]bool{}}
+	return &recorder{js: js, stream: stream, in: make(chan *record, streams.MaxBatch), most: streams.MaxBatch, doubtful: map[string]bool{}}
 }
 
 // open finds out whether the stream takes atomic batches; if not, it is one message a
@@ -115,7 +117,7 @@ func (c *recorder) commit(ctx context.Context, batch []*record) {
 		return
 	}
 	err := c.publish(ctx, batch)
-	if len(batch) > 1 && errors.As(err, new(*refusal)) {
+	if len(batch) > 1 && errors.As(err, new(*streams.Refusal)) {
 		c.commitEach(ctx, batch) // one may be the reason, and the others shall not suffer
 		return
 	}
@@ -126,7 +128,7 @@ func (c *recorder) commit(ctx context.Context, batch []*record) {
 func (c *recorder) commitEach(ctx context.Context, batch []*record) {
 	for i := range batch {
 		err := c.publish(ctx, batch[i:i+1])
-		if err != nil && !errors.As(err, new(*refusal)) {
+		if err != nil && !errors.As(err, new(*streams.Refusal)) {
 			c.finish(batch[i:], err)
 			return
 		}

@@ -187,7 +187,7 @@ func TestOneRecordDoesNotHoldUpOthers(t *testing.T) {
 	large := &nats.Msg{Subject: streams.LocalTelemetrySubject(kindSample, "default", "large"), Header: nats.Header{}, Data: make([]byte, 5000)}
 	for range 20 {
 		before := p.total()
-		if err := p.sink.records.store(t.Context(), &record{msg: large, epoch: 7, sequence: 1}); !errors.As(err, new(*refusal)) {
+		if err := p.sink.records.store(t.Context(), &record{msg: large, epoch: 7, sequence: 1}); !errors.As(err, new(*streams.Refusal)) {
 			t.Fatalf("a record beyond the limit: %v, want a refusal", err)
 		}
 		eventually(t, "others", func() bool { return p.total() > before })

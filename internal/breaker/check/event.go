@@ -73,8 +73,6 @@ const (
 	Converged Kind = "converged"
 	// Diverged: it does not. Site, What.
 	Diverged Kind = "diverged"
-	// Grew: a process occupies Bytes of memory, more than before. Target.
-	Grew Kind = "grew"
 )
 
 // Event is one line of a history. At and Since count from the start of the run.
@@ -112,7 +110,6 @@ type Event struct {
 	What   string        `json:"what,omitempty"`
 	Since  time.Duration `json:"since,omitempty"`
 	Took   time.Duration `json:"took,omitempty"`
-	Bytes  int64         `json:"bytes,omitempty"`
 
 	Objects map[string]int64 `json:"objects,omitempty"`
 }

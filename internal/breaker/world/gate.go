@@ -121,7 +121,9 @@ func openGate(bridge, address, upstream string, ca *pki.Authority, serving, clie
 		return nil, fmt.Errorf("open gate: %w", err)
 	}
 	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(pem)
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("open gate: %s holds no certificate", ca.CertFile)
+	}
 	own, err := tls.LoadX509KeyPair(client.CertFile, client.KeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("open gate: %w", err)
