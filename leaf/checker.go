@@ -54,7 +54,8 @@ func (p checkPace) orDefault() checkPace {
 // the session began, after the hub began to deliver again, when the bridge asks for it,
 // and every now and then. It does so beside the deliveries.
 type checker struct {
-	r        *replicator
+	r *replicator
+	// identity is the hub's stream, guarded by r.storing.
 	identity string
 	pace     checkPace
 	level    level
@@ -70,6 +71,13 @@ func newChecker(r *replicator, identity string) *checker {
 	c := &checker{r: r, identity: identity, pace: r.pace.orDefault(), due: make(chan struct{}, 1), level: level{changed: make(chan struct{})}}
 	c.want()
 	return c
+}
+
+// of says which stream the hub has now.
+func (c *checker) of(identity string) {
+	c.r.storing.Lock()
+	defer c.r.storing.Unlock()
+	c.identity = identity
 }
 
 // note takes over what has arrived and been stored.

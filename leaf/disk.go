@@ -13,6 +13,8 @@ const (
 	// so full that not even a limit can be lowered.
 	ballastBytes = 1 << 20
 	ballastName  = "ballast"
+	// refusedSize is the largest message of SITE_TELEMETRY while it refuses records.
+	refusedSize = 1
 	// minTelemetry is what SITE_TELEMETRY keeps on the fullest disk.
 	minTelemetry = 1 << 20
 )
@@ -41,6 +43,17 @@ func (d disk) kept(s space) int64 { return min(d.reserve, s.total/4) }
 
 // full says whether so little is left that writes are about to fail.
 func (d disk) full(s space) bool { return s.free < min(d.kept(s)/4, ballastBytes) }
+
+// refuse says whether so little is left, and telemetry with the limit bound so little to
+// yield, that it has to be refused, which may have been so before. nats-server answers a producer nothing once a write has failed, so it is
+// refused before that. It is lifted when there is twice as much room.
+func (d disk) refuse(s space, bound int64, refused bool) bool {
+	least := min(d.kept(s)/4, 4*ballastBytes)
+	if refused {
+		least *= 2
+	}
+	return bound <= minTelemetry && s.free < least
+}
 
 // bound is how many bytes SITE_TELEMETRY, which has used bytes now and has the limit
 // now, may have at most: as many as configured, as long as the reserve stays free. Small

@@ -211,6 +211,65 @@ func hasAll(all []stored, numbers []int) bool {
 	return !slices.ContainsFunc(numbers, func(n int) bool { return !have[n] })
 }
 
+// leave fills the disk up to so many bytes and returns how to empty it again.
+func (v *volume) leave(bytes int64) func() {
+	v.t.Helper()
+	s, err := disk{dir: v.dir}.space()
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	path := filepath.Join(v.dir, "somebody-elses")
+	if err := os.WriteFile(path, make([]byte, s.free-bytes), 0o600); err != nil {
+		v.t.Fatal(err)
+	}
+	return func() {
+		if err := os.Remove(path); err != nil {
+			v.t.Fatal(err)
+		}
+	}
+}
+
+// TestFullDiskRefusesAtOnce has somebody else take the disk, all of it and nearly all of
+// it: within seconds producers are told so at once, desired state still arrives, and with
+// room again records are taken.
+func TestFullDiskRefusesAtOnce(t *testing.T) {
+	for name, take := range map[string]func(*volume) func(){
+		"all":    (*volume).fill,
+		"nearly": func(v *volume) func() { return v.leave(3 << 20) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := newVolume(t, "tmpfs", 64)
+			s, ctx := startOn(t, v)
+			s.up(t)
+			publish := func() (err error, refused bool) {
+				err = s.tryPublish(ctx, streams.LocalTelemetrySubject("sample", "default", "pump"), make([]byte, 4000))
+				return err, errors.As(err, new(*jetstream.APIError))
+			}
+			for range 100 {
+				if err, _ := publish(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			empty := take(v)
+			start := time.Now()
+			wait(t, "a refusal", func() bool { _, refused := publish(); return refused })
+			t.Logf("refused after %s", time.Since(start).Round(time.Millisecond))
+			putDesired(t, ctx, s, "meanwhile", 1)
+			for range 20 {
+				if err, refused := publish(); !refused {
+					t.Fatalf("not refused: %v", err)
+				}
+			}
+			wait(t, "desired state", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+			if n := counted(t, s, "petiole_leaf_server_restarts_total"); name == "nearly" && n != 0 {
+				t.Errorf("the store was frozen %v times", n)
+			}
+			empty()
+			wait(t, "records are taken again", func() bool { err, _ := publish(); return err == nil })
+		})
+	}
+}
+
 // TestPowerCut takes the power away while telemetry and desired state are written: what
 // was acknowledged is there after it, and the site converges.
 func TestPowerCut(t *testing.T) {

@@ -79,9 +79,10 @@ func TestTwoLeavesWithOneIdentity(t *testing.T) {
 	wait(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == before && backlog(t, ctx, s) == 0 })
 	s.stop()
 	other := s.twin(t)
+	reconnect := deployedReconnect(t)
 	for _, one := range []*site{s, other} {
-		// As deployed: they take the connection from one another at this pace.
-		edit(t, one.cfg.NATS.ConfigFile, func(b []byte) []byte { return bytes.ReplaceAll(b, []byte(`"100ms"`), []byte(`"1s"`)) })
+		// They take the connection from one another at this pace.
+		edit(t, one.cfg.NATS.ConfigFile, func(b []byte) []byte { return bytes.ReplaceAll(b, []byte(`"100ms"`), reconnect) })
 	}
 	s.start(t, ctx)
 	other.start(t, ctx)

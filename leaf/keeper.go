@@ -42,9 +42,11 @@ type keeper struct {
 	ledger    *ledger
 	marks     *marks
 	claims    map[string]*claimer
-	degraded  *degraded
-	counts    *counts
-	log       *zap.Logger
+	// censusFile says what SITE_DESIRED held when it was trimmed.
+	censusFile string
+	degraded   *degraded
+	counts     *counts
+	log        *zap.Logger
 
 	// storing is held while SITE_DESIRED is changed, and while all of it is read: what is
 	// superseded in between would count as missing.
@@ -72,7 +74,7 @@ func newKeeper(l *Leaf, h *host, js jetstream.JetStream) *keeper {
 		site: l.cfg.Site, telemetry: l.cfg.Storage.TelemetryBytes, host: h, js: js,
 		ledger: book, marks: openMarks(l.cfg.DataDir), degraded: &degraded{}, counts: l.counts, log: l.log.Named("store"),
 		complete: make(chan struct{}), suspect: make(chan struct{}, 1), rest: minRest, said: map[string]bool{},
-		claims: map[string]*claimer{},
+		claims: map[string]*claimer{}, censusFile: filepath.Join(l.cfg.DataDir, CensusName),
 	}
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		k.claims[stream] = &claimer{js: js, stream: stream}
@@ -90,7 +92,10 @@ func (k *keeper) open(ctx context.Context) error {
 		return err
 	}
 	for {
-		err := k.verifyDesired(ctx)
+		err := k.recount(ctx)
+		if err == nil {
+			err = k.verifyDesired(ctx)
+		}
 		if k.told("desired state not read", err); err == nil {
 			break
 		}

@@ -8,8 +8,12 @@ import (
 	"go.uber.org/zap"
 )
 
-// linkPoll is how often the embedded server is asked for its leaf connection.
-const linkPoll = 200 * time.Millisecond
+// The embedded server is asked for its leaf connection every linkPoll, and while there is
+// none every downPoll, which costs it less.
+const (
+	linkPoll = 200 * time.Millisecond
+	downPoll = 20 * time.Millisecond
+)
 
 // link knows whether the site is connected to the hub.
 //
@@ -37,14 +41,16 @@ func (l *link) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	tick := time.NewTicker(linkPoll)
-	defer tick.Stop()
 	for {
-		l.set(l.connection())
+		conn, next := l.connection(), linkPoll
+		if conn == 0 {
+			next = downPoll
+		}
+		l.set(conn)
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-time.After(next):
 		}
 	}
 }

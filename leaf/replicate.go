@@ -23,6 +23,8 @@ const (
 	headerIdentity = "Nats-Stream-Identity"
 	// hubSilence is after how long without a message or a heartbeat a session ends.
 	hubSilence = 3*streams.SyncHeartbeat + streams.SyncHeartbeat/3
+	// resetSettle is how long after a reset deliveries of before it may still come.
+	resetSettle = time.Second
 )
 
 // replicator brings what the hub's consumer of this site delivers into SITE_DESIRED, in
@@ -56,7 +58,9 @@ func (r *replicator) Run(ctx context.Context) error { return r.link.sessions(ctx
 // session replicates until something fails and returns how many messages it stored.
 //
 // After the reset the hub numbers its deliveries from 1. Only an unbroken count from 1
-// is stored and acknowledged; what was under way before the reset falls out of it.
+// is stored and acknowledged; what was under way before the reset falls out of it. When
+// the hub begins again later, its stream may be another one, which only a reset tells:
+// nothing of that run is taken, and it comes again behind the reset.
 func (r *replicator) session(ctx context.Context) (stored int, err error) {
 	deliveries := make(chan *nats.Msg, 2*streams.SiteConsumer(r.site).MaxAckPending)
 	sub, err := r.nc.ChanSubscribe(streams.SyncSubject(r.site), deliveries)
@@ -79,7 +83,7 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 	defer checking.Wait()
 	defer end(nil)
 	in := intake{deliveries: deliveries}
-	twice, top, kept := lacked > 0, uint64(0), uint64(0)
+	asked, twice, top, kept := time.Now(), lacked > 0, uint64(0), uint64(0)
 	for {
 		got, err := in.gather(ctx)
 		if err != nil {
@@ -88,6 +92,19 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 		if got.began && twice {
 			// What came between the two resets of this session is stored.
 			got.began, twice, kept = false, false, top
+		}
+		if got.began {
+			r.log.Info("the hub delivers everything again")
+			r.counts.resyncs.Inc()
+		}
+		if got.began && time.Since(asked) > resetSettle {
+			check.note(arrival{batch: got.batch, began: true})
+			if identity, lacked, err = r.rewind(ctx); err != nil {
+				return stored, cmp.Or(context.Cause(ctx), err)
+			}
+			check.of(identity)
+			in.order, asked, twice, top, kept = deliveryOrder{}, time.Now(), lacked > 0, 0, 0
+			continue
 		}
 		if err := r.takeOver(ctx, identity, got.batch, kept); err != nil {
 			return stored, cmp.Or(context.Cause(ctx), err)
@@ -101,10 +118,6 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 			lacked, top = 0, max(top, got.batch[len(got.batch)-1].stream)
 		}
 		stored += len(got.batch)
-		if got.began {
-			r.log.Info("the hub delivers everything again")
-			r.counts.resyncs.Inc()
-		}
 		check.note(got)
 	}
 }
@@ -145,7 +158,7 @@ func (r *replicator) rewind(ctx context.Context) (identity string, lacked uint64
 		return "", 0, err
 	}
 	from := rewindTo(have, streams.Source{Seq: floor, Identity: identity})
-	if from == 0 {
+	if from == 0 || from == floor+1 {
 		return identity, 0, nil
 	}
 	_, identity, err = r.reset(ctx, from)

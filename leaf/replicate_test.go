@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -150,6 +151,45 @@ func TestHubStreamRecreated(t *testing.T) {
 		t.Fatal(err)
 	}
 	wait(t, "convergence", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+}
+
+// TestHubStreamRecreatedIsFetchedOnce deletes the hub's stream while the link stays up:
+// what the site stores of the new one is known by the new one's identity, so that the
+// next session has nothing to fetch again.
+func TestHubStreamRecreatedIsFetchedOnce(t *testing.T) {
+	const objects = 10
+	s, ctx := startSite(t)
+	put := func(generation int) {
+		for i := range objects {
+			putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), 100*generation+i)
+		}
+	}
+	put(0)
+	wait(t, "objects", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	_, since, _ := s.link.State()
+	time.Sleep(resetSettle) // until then a run that begins is taken for that of the reset
+	if err := s.hub.DeleteStream(ctx, streams.Desired); err != nil {
+		t.Fatal(err)
+	}
+	if err := streams.Ensure(ctx, s.hub, streams.HubStreams(streams.HubLimits{})); err != nil {
+		t.Fatal(err)
+	}
+	put(1)
+	if err := streams.EnsureConsumer(ctx, s.hub, streams.Desired, streams.SiteConsumer("plant-a")); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "convergence", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	if _, now, _ := s.link.State(); now != since {
+		t.Fatal("the link did not stay up: the test has proved nothing")
+	}
+	before := lastSeq(t, ctx, s)
+	s.cut(t)
+	putDesired(t, ctx, s, "new", 1)
+	s.line.Heal()
+	wait(t, "convergence", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	if got := lastSeq(t, ctx, s) - before; got != 1 {
+		t.Errorf("%d messages crossed after the cut, want 1", got)
+	}
 }
 
 func TestDeliveryOrder(t *testing.T) {

@@ -44,11 +44,14 @@ type refuse struct {
 		object string
 		seq    uint64
 	}
+	// seen are all messages.
+	seen []uint64
 }
 
 // take looks at one message, in the order of the stream.
 func (r *refuse) take(msg jetstream.Msg, md *jetstream.MsgMetadata) {
 	seq, subject := md.Sequence.Stream, msg.Subject()
+	r.seen = append(r.seen, seq)
 	old := seq <= r.floor && seq != r.last && md.Timestamp.Before(r.before)
 	h := msg.Headers()
 	switch {
@@ -97,14 +100,18 @@ func (k *keeper) sweep(ctx context.Context, life time.Duration) error {
 }
 
 // trim removes the refuse of SITE_DESIRED once and returns how many messages it was. The
-// last message stays in any case: it holds the site's position.
+// last message stays in any case: it holds the site's position. What stays is written
+// down before anything is removed (census).
 func (k *keeper) trim(ctx context.Context, life time.Duration) (n int, err error) {
 	s, err := k.js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
 		return 0, fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
 	}
-	seqs, err := k.refuse(ctx, s, time.Now().Add(-life))
-	if err != nil {
+	seqs, rest, err := k.refuse(ctx, s, time.Now().Add(-life))
+	if err != nil || len(seqs) == 0 {
+		return 0, err
+	}
+	if err := rest.write(k.censusFile); err != nil {
 		return 0, err
 	}
 	for chunk := range slices.Chunk(seqs, trimChunk) {
@@ -116,13 +123,13 @@ func (k *keeper) trim(ctx context.Context, life time.Duration) (n int, err error
 	return n, nil
 }
 
-// refuse finds what may be removed.
-func (k *keeper) refuse(ctx context.Context, s jetstream.Stream, before time.Time) ([]uint64, error) {
+// refuse finds what may be removed, and what stays when it is.
+func (k *keeper) refuse(ctx context.Context, s jetstream.Stream, before time.Time) ([]uint64, census, error) {
 	k.storing.Lock()
 	defer k.storing.Unlock()
 	info, err := s.Info(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
+		return nil, census{}, fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
 	}
 	r := refuse{last: info.State.LastSeq, floor: math.MaxUint64, before: before, live: map[string]bool{}}
 	consumers := s.ListConsumers(ctx)
@@ -132,19 +139,20 @@ func (k *keeper) refuse(ctx context.Context, s jetstream.Stream, before time.Tim
 		}
 	}
 	if err := consumers.Err(); err != nil {
-		return nil, fmt.Errorf("list consumers of %s: %w", streams.SiteDesired, err)
+		return nil, census{}, fmt.Errorf("list consumers of %s: %w", streams.SiteDesired, err)
 	}
 	if r.floor == math.MaxUint64 || r.floor == 0 {
-		return nil, nil // nobody has read anything yet
+		return nil, census{}, nil // nobody has read anything yet
 	}
 	err = readLast(ctx, s, streams.DesiredFilter(k.site), true, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
 		r.take(msg, md)
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", streams.SiteDesired, err)
+		return nil, census{}, fmt.Errorf("read %s: %w", streams.SiteDesired, err)
 	}
-	return r.all(), nil
+	seqs := r.all()
+	return seqs, newCensus(info, r.seen, seqs), nil
 }
 
 // remove removes messages; what was superseded meanwhile is gone already.

@@ -115,6 +115,7 @@ func (k *keeper) thaw(ctx context.Context, s space) {
 			err = k.boundTelemetry(yielding, now)
 		}
 		if k.told("bound telemetry", err); err == nil {
+			k.told("desired state not counted again", k.recount(yielding))
 			return
 		}
 		select {
@@ -125,7 +126,7 @@ func (k *keeper) thaw(ctx context.Context, s space) {
 }
 
 // boundTelemetry sets the limit of SITE_TELEMETRY to what the disk has room for. The
-// oldest records yield.
+// oldest records yield; on a disk that is as good as full new ones are refused.
 func (k *keeper) boundTelemetry(ctx context.Context, s space) error {
 	stream, err := k.js.Stream(ctx, streams.SiteTelemetry)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -137,15 +138,23 @@ func (k *keeper) boundTelemetry(ctx context.Context, s space) error {
 	info := stream.CachedInfo()
 	cfg := info.Config
 	bound := k.disk.bound(s, int64(info.State.Bytes), cfg.MaxBytes, k.telemetry)
-	if bound == cfg.MaxBytes {
+	refused := cfg.MaxMsgSize == refusedSize
+	refuse := k.disk.refuse(s, bound, refused)
+	if bound == cfg.MaxBytes && refuse == refused {
 		return nil
 	}
-	if bound < cfg.MaxBytes {
+	switch {
+	case refuse && !refused:
+		k.log.Warn("telemetry is refused, the disk is full", zap.Int64("free", s.free))
+	case bound < cfg.MaxBytes:
 		k.log.Warn("telemetry yields to the rest of the store", zap.Int64("free", s.free), zap.Int64("bound", bound))
-	} else {
+	default:
 		k.log.Info("telemetry may grow again", zap.Int64("free", s.free), zap.Int64("bound", bound))
 	}
-	cfg.MaxBytes = bound
+	cfg.MaxBytes, cfg.MaxMsgSize = bound, -1
+	if refuse {
+		cfg.MaxMsgSize = refusedSize
+	}
 	if _, err := k.js.UpdateStream(ctx, cfg); err != nil {
 		return fmt.Errorf("bound %s: %w", streams.SiteTelemetry, err)
 	}

@@ -47,8 +47,14 @@ type leaf struct {
 
 func newLeaf(t *testing.T) *leaf {
 	t.Helper()
+	return newLeafIn(t, t.TempDir())
+}
+
+// newLeafIn is newLeaf with its store in a folder.
+func newLeafIn(t *testing.T, dir string) *leaf {
+	t.Helper()
 	s, err := server.NewServer(&server.Options{
-		Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true, MaxPayload: 64 << 10,
+		Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: dir, SyncAlways: true, NoLog: true, NoSigs: true, MaxPayload: 64 << 10,
 	})
 	must(t, err)
 	s.Start()
@@ -68,7 +74,13 @@ func newLeaf(t *testing.T) *leaf {
 // send publishes a desired message for a typed object, nil for a tombstone.
 func (l *leaf) send(ref streams.Ref, op streams.Op, uid, version string, obj runtime.Object) uint64 {
 	l.t.Helper()
-	m := streams.Message{Ref: ref, Op: op, UID: uid, Version: version, Epoch: "e1"}
+	return l.sendIn("e1", ref, op, uid, version, obj)
+}
+
+// sendIn is send in an epoch.
+func (l *leaf) sendIn(epoch string, ref streams.Ref, op streams.Op, uid, version string, obj runtime.Object) uint64 {
+	l.t.Helper()
+	m := streams.Message{Ref: ref, Op: op, UID: uid, Version: version, Epoch: epoch}
 	if obj != nil {
 		b, err := json.Marshal(obj)
 		must(l.t, err)

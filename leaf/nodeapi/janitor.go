@@ -28,7 +28,12 @@ const (
 
 // janitor removes what is no longer needed: tokens of pods that are gone, old Events,
 // and local messages about pods that the cloud has finished with. A local message
-// goes only after the forwarder's acknowledgement, which says that the hub has it.
+// goes only after the forwarder's acknowledgement, which says that the hub has it. The
+// end of a pod that the cloud wants nevertheless is reported again.
+//
+// A message that goes may bring its predecessor back when the server is killed (see the
+// leaf's census). That shows no pod that the cloud has taken away, and goes like the one
+// before it; a mirror pod that it shows the kubelet deletes again.
 type janitor struct {
 	api   *API
 	woken chan struct{}
@@ -80,7 +85,7 @@ func (j *janitor) round(ctx context.Context) error {
 		j.api.store.bury(now.Add(-tombstoneLife))
 		j.buried = now
 	}
-	return errors.Join(j.tokens(), j.expireEvents(), j.purge(ctx))
+	return errors.Join(j.tokens(), j.expireEvents(), j.insist(ctx), j.purge(ctx))
 }
 
 // tokens removes those of pods that clients no longer see.
@@ -102,6 +107,23 @@ func (j *janitor) expireEvents() error {
 			errs = append(errs, err)
 		}
 		j.pending = append(j.pending, ref)
+	}
+	return errors.Join(errs...)
+}
+
+// insist reports the end of pods again that are wanted although they ended here: once
+// for each message that wants one, and once after a start. A pod whose end this site has
+// forgotten, because the cloud had taken note of it, runs again.
+func (j *janitor) insist(ctx context.Context) error {
+	var pods []key
+	j.api.store.each(podsGR, func(k key, e *entry) {
+		if _, due := e.unanswered(); due {
+			pods = append(pods, k)
+		}
+	})
+	var errs []error
+	for _, k := range pods {
+		errs = append(errs, j.api.reportEndAgain(ctx, k))
 	}
 	return errors.Join(errs...)
 }

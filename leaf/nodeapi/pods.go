@@ -1,8 +1,10 @@
 package nodeapi
 
 import (
+	"context"
 	"fmt"
 
+	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -60,4 +62,20 @@ func (a *API) mayDeletePod(view *object, live bool, opts metav1.DeleteOptions) e
 		return nil
 	}
 	return forbidden(podsGR, view.name)
+}
+
+// reportEndAgain stores the final deletion of a pod anew if the cloud wants the pod and
+// has not been told since.
+func (a *API) reportEndAgain(ctx context.Context, k key) error {
+	defer a.locks.lock(podsGR, k)()
+	d, due := a.store.unanswered(podsGR, k)
+	if !due {
+		return nil
+	}
+	l := &local{op: streams.OpDelete, uid: d.uid, version: d.version, answers: d.arrived}
+	if _, err := a.keep(ctx, a.store.resource(podsGR), k, l, nil); err != nil {
+		return fmt.Errorf("report the end of pod %s again: %w", k, err)
+	}
+	a.log.Info("pod is wanted that has ended here; its end is reported again", zap.Stringer("pod", k), zap.String("uid", d.uid))
+	return nil
 }

@@ -178,6 +178,16 @@ func (s *store) known(gr schema.GroupResource, k key) (view *object, want desire
 	return e.view, want, live, e.local
 }
 
+// unanswered is entry.unanswered of one object.
+func (s *store) unanswered(gr schema.GroupResource, k key) (desired, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if e := s.tableOf(gr).entries[k]; e != nil {
+		return e.unanswered()
+	}
+	return desired{}, false
+}
+
 // list returns the matching objects in the order of their names, and the resource
 // version at which that was so.
 func (s *store) list(gr schema.GroupResource, sel selection) ([]*object, uint64) {

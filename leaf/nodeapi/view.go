@@ -25,6 +25,18 @@ type local struct {
 	version string
 	// seq is its place in SITE_REPORTED, 0 when it is kept in memory only.
 	seq uint64
+	// answers is, of a delete, the desired message that the cloud gets it for, by
+	// desired.arrived; 0 when that was before the start.
+	answers uint64
+}
+
+// unanswered says whether the cloud wants a pod that has come to its end here, and has
+// not been told since it said so. An etcd that was put back to an earlier state has such
+// pods again, and the report of their end is used up.
+func (e *entry) unanswered() (desired, bool) {
+	d, live := e.wanted()
+	l := e.local
+	return d, live && l != nil && l.op == streams.OpDelete && l.uid == d.uid && l.answers != d.arrived
 }
 
 // obsolete says whether the local message about a pod has done its work, so that it

@@ -252,7 +252,7 @@ func (a *API) remove(w http.ResponseWriter, q *request) error {
 		}
 		l := &local{op: streams.OpDelete, uid: view.uid}
 		if live {
-			l.version = want.version
+			l.version, l.answers = want.version, want.arrived
 		}
 		if _, err := a.keep(q.Context(), q.resource, q.key, l, nil); err != nil {
 			return err

@@ -1,0 +1,137 @@
+package leaf
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// CensusName is the file of the data folder that says what SITE_DESIRED held.
+const CensusName = "census.json"
+
+// census is what SITE_DESIRED holds without the tombstones that are about to be removed.
+//
+// nats-server writes no record of a message that is superseded by the next one of its
+// subject. When that next one is removed, and the server is killed at any time after it,
+// the stream is rebuilt from its message blocks, and the superseded message is back: an
+// object that was deleted. It lies in its block until the block is compacted, which may
+// be never. A message that is not in the census and not newer than it is one of those.
+//
+// The bound of the file is the number of objects of the site, not of removals.
+type census struct {
+	// Created is when the stream was made, ns since 1970; another stream has other
+	// sequences.
+	Created int64 `json:"created"`
+	// Last is the stream's last sequence, Taken the time, ns since 1970. A message up to
+	// Last that is younger is of a store that was rolled back and went on.
+	Last  uint64 `json:"last"`
+	Taken int64  `json:"taken"`
+	// Kept are the sequences of the messages, in order.
+	Kept []uint64 `json:"kept"`
+}
+
+// newCensus is what is left of the messages seen without those that go.
+func newCensus(info *jetstream.StreamInfo, seen, going []uint64) census {
+	goes := make(map[uint64]bool, len(going))
+	for _, seq := range going {
+		goes[seq] = true
+	}
+	c := census{Created: info.Created.UnixNano(), Last: info.State.LastSeq, Taken: time.Now().UnixNano(), Kept: []uint64{}}
+	for _, seq := range seen {
+		if !goes[seq] {
+			c.Kept = append(c.Kept, seq)
+		}
+	}
+	return c
+}
+
+// write replaces the file and returns when that is on disk.
+func (c census) write(path string) error {
+	data, err := json.Marshal(c)
+	if err == nil {
+		err = replaceFile(path, data)
+	}
+	if err != nil {
+		return fmt.Errorf("write census: %w", err)
+	}
+	return nil
+}
+
+// readCensus reads the file; false when there is none.
+func readCensus(path string) (c census, known bool, err error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return census{}, false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &c)
+	}
+	if err != nil {
+		return census{}, false, fmt.Errorf("read census: %w", err)
+	}
+	return c, true, nil
+}
+
+// of says whether the census is of a stream as it is now, and not of one that was made
+// anew or rolled back since.
+func (c census) of(info *jetstream.StreamInfo) bool {
+	return c.Created == info.Created.UnixNano() && c.Last <= info.State.LastSeq
+}
+
+// back finds the messages of the stream that had been removed or superseded.
+func (c census) back(ctx context.Context, s jetstream.Stream, site string) (seqs []uint64, err error) {
+	kept := make(map[uint64]bool, len(c.Kept))
+	for _, seq := range c.Kept {
+		kept[seq] = true
+	}
+	err = readLast(ctx, s, streams.DesiredFilter(site), true, func(_ jetstream.Msg, md *jetstream.MsgMetadata) error {
+		seq := md.Sequence.Stream
+		if seq <= c.Last && !kept[seq] && md.Timestamp.UnixNano() <= c.Taken {
+			seqs = append(seqs, seq)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", streams.SiteDesired, err)
+	}
+	return seqs, nil
+}
+
+// recount removes from SITE_DESIRED what a rebuilt store has brought back. It is called
+// after every start of the server, before anybody reads the stream. A disk that does not
+// take the removal does not hold up the site: the next start tries again.
+func (k *keeper) recount(ctx context.Context) error {
+	c, known, err := readCensus(k.censusFile)
+	if k.told("what was removed before is not known", err); !known {
+		return nil
+	}
+	s, err := k.js.Stream(ctx, streams.SiteDesired)
+	if err != nil {
+		return fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
+	}
+	if !c.of(s.CachedInfo()) {
+		k.told("forget the census", os.Remove(k.censusFile))
+		return nil
+	}
+	k.storing.Lock()
+	seqs, err := c.back(ctx, s, k.site)
+	k.storing.Unlock()
+	if errors.Is(err, errUnreadable) {
+		return nil // verifyDesired finds that, too, and makes the stream anew
+	}
+	if err != nil || len(seqs) == 0 {
+		return err
+	}
+	n, err := k.remove(ctx, s, seqs)
+	k.log.Warn("removed messages were back and were removed again", zap.String("stream", streams.SiteDesired), zap.Int("count", n))
+	k.told("remove what was back", err)
+	return nil
+}

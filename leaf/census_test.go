@@ -1,0 +1,156 @@
+package leaf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// wanted publishes desired state at the site itself.
+func (s *site) wanted(t *testing.T, ctx context.Context, name string, op streams.Op, version int) {
+	t.Helper()
+	m := configMap(name, version)
+	m.Op, m.Version = op, fmt.Sprint(version)
+	if _, err := streams.Put(ctx, s.js, streams.DesiredSubject("plant-a", m.Ref), m); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// takeOver acknowledges all of SITE_DESIRED.
+func (s *site) takeOver(t *testing.T, ctx context.Context) {
+	t.Helper()
+	if err := streams.EnsureConsumer(ctx, s.js, streams.SiteDesired, streams.LocalConsumer(streams.ApplyConsumer, "", 1000)); err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.js.Consumer(ctx, streams.SiteDesired, streams.ApplyConsumer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch, err := c.Fetch(int(c.CachedInfo().NumPending))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for m := range batch.Messages() {
+		if err := m.DoubleAck(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// has returns the version that SITE_DESIRED has of an object, "" for none.
+func (s *site) has(t *testing.T, ctx context.Context, name string) string {
+	t.Helper()
+	m, err := s.desired(t, ctx).GetLastMsgForSubject(ctx, streams.DesiredSubject("plant-a", configMap(name, 0).Ref))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return ""
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.Header.Get(streams.HeaderVersion)
+}
+
+// TestTrimmedObjectsStayAwayAfterAKill removes tombstones and leaves the server's files
+// as a kill does: the versions before the tombstones do not come back, twice, while the
+// same files without the census bring them back.
+func TestTrimmedObjectsStayAwayAfterAKill(t *testing.T) {
+	s, ctx := startSite(t)
+	s.cut(t)
+	gone := []string{"gone-1", "gone-2", "gone-3"}
+	s.wanted(t, ctx, "stays", streams.OpPut, 1)
+	s.wanted(t, ctx, "changes", streams.OpPut, 1)
+	for _, name := range gone {
+		for version := 1; version <= 3; version++ {
+			s.wanted(t, ctx, name, streams.OpPut, version)
+		}
+		s.wanted(t, ctx, name, streams.OpDelete, 4)
+	}
+	s.wanted(t, ctx, "end", streams.OpPut, 1)
+	s.takeOver(t, ctx)
+	if n, err := s.keep.trim(ctx, 0); n != len(gone) || err != nil {
+		t.Fatalf("%d tombstones removed, error %v", n, err)
+	}
+	s.wanted(t, ctx, "changes", streams.OpPut, 2)
+	s.wanted(t, ctx, "gone-1", streams.OpPut, 5)
+
+	without := s.twin(t)
+	if err := os.Remove(filepath.Join(without.cfg.DataDir, CensusName)); err != nil {
+		t.Fatal(err)
+	}
+	without.line.Cut()
+	without.start(t, ctx)
+	if got := without.has(t, ctx, "gone-2"); got != "3" {
+		t.Errorf("without the census gone-2 is at version %q: the test has proved nothing", got)
+	}
+
+	killed := s.twin(t)
+	for round := range 2 {
+		killed.line.Cut()
+		killed.start(t, ctx)
+		for name, want := range map[string]string{"gone-1": "5", "gone-2": "", "gone-3": "", "stays": "1", "changes": "2", "end": "1"} {
+			if got := killed.has(t, ctx, name); got != want {
+				t.Errorf("start %d: %s is at version %q, want %q", round+1, name, got, want)
+			}
+		}
+		killed = killed.twin(t)
+	}
+}
+
+// TestNothingIsTrimmedWithoutACensus cannot write the census: the tombstones stay.
+func TestNothingIsTrimmedWithoutACensus(t *testing.T) {
+	s, ctx := startSite(t)
+	s.cut(t)
+	s.wanted(t, ctx, "gone", streams.OpPut, 1)
+	s.wanted(t, ctx, "gone", streams.OpDelete, 2)
+	s.wanted(t, ctx, "end", streams.OpPut, 1)
+	s.takeOver(t, ctx)
+	if err := os.Mkdir(s.keep.censusFile, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.keep.trim(ctx, 0); n != 0 || err == nil {
+		t.Errorf("%d removed, error %v", n, err)
+	}
+	if got := s.has(t, ctx, "gone"); got != "2" {
+		t.Errorf("gone is at version %q, want its tombstone", got)
+	}
+	if err := os.Remove(s.keep.censusFile); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.keep.trim(ctx, 0); n != 1 || err != nil {
+		t.Errorf("%d removed, error %v", n, err)
+	}
+}
+
+// TestCensusOfAnotherStream is of a stream that was made anew, or rolled back: it says
+// nothing of that.
+func TestCensusOfAnotherStream(t *testing.T) {
+	made := time.Unix(1_700_000_000, 7)
+	info := func(created time.Time, last uint64) *jetstream.StreamInfo {
+		return &jetstream.StreamInfo{Created: created, State: jetstream.StreamState{LastSeq: last}}
+	}
+	c := newCensus(info(made, 9), []uint64{2, 5, 9}, []uint64{5})
+	if fmt.Sprint(c.Kept) != "[2 9]" {
+		t.Errorf("kept %v", c.Kept)
+	}
+	for _, one := range []struct {
+		info *jetstream.StreamInfo
+		want bool
+	}{
+		{info(made, 9), true},
+		{info(made, 12), true},
+		{info(made, 8), false},
+		{info(made.Add(time.Second), 12), false},
+	} {
+		if got := c.of(one.info); got != one.want {
+			t.Errorf("of(%v, %d) = %t", one.info.Created, one.info.State.LastSeq, got)
+		}
+	}
+}
