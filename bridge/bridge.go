@@ -223,12 +223,12 @@ func (b *Bridge) assemble(h *hub, c *clients) (*parts, error) {
 	queue := newQueue[reportKey](b.metrics, "writeback", writeRetry)
 	p.intake = &intake{
 		hub: h, reports: p.reports, publish: p.publish, presence: p.presence, log: b.log, count: &b.count, queue: queue,
-		expiry: reportExpiry(timingFor(b.cfg.LeaderElection.LeaseDuration.Duration).lease), last: map[string]uint64{}, spent: map[string][]uint64{}, strays: map[string]bool{},
+		expiry: reportExpiry(timingFor(b.cfg.LeaderElection.LeaseDuration.Duration).lease), last: map[string]uint64{}, spent: map[string][]spent{}, strays: map[string]bool{},
 		putOff: map[string]*putOff{}, present: p.present,
 	}
 	p.writeback = &writeback{
 		clients: c, watch: w, publish: p.publish, presence: p.presence, reports: p.reports, intake: p.intake,
-		log: b.log, count: &b.count, queue: queue, outage: outageOf("write back to the API server"),
+		log: b.log, count: &b.count, queue: queue, outage: outageOf("write back to the API server"), now: time.Now,
 	}
 	p.intake.woke, p.intake.changed = p.writeback.woke, p.siteChanged
 	p.autonomy = &autonomy{
@@ -292,15 +292,8 @@ func (p *parts) siteChanged(site string) {
 	p.survey.now()
 }
 
-// present says whether the object that a report is about is in the API: of a device's
-// status the device.
-func (p *parts) present(k reportKey) bool {
-	o := keyOf(k.ref)
-	if o.Group == deviceGroup && o.Resource == "devicestatuses" {
-		o.Resource = "devices"
-	}
-	return p.watch.get(o) != nil
-}
+// present says whether the object that a report is about is in the API.
+func (p *parts) present(k reportKey) bool { return p.watch.get(subjectOf(k)) != nil }
 
 // adoptSites takes over what an earlier bridge knew of the sites. In a renewed epoch each
 // is to compare what it has when it has got everything anew.

@@ -16,7 +16,7 @@ type epochRecord struct {
 	Number uint64 `json:"number"`
 	// UID is that of the namespace kube-system.
 	UID string `json:"uid"`
-	// Version is the highest resource version that was seen.
+	// Version is that of the storage when the marker was last written.
 	Version string `json:"version"`
 	// Marker is the highest generation that was written to the marker in the API.
 	Marker uint64 `json:"marker"`
@@ -42,7 +42,7 @@ func epochNumber(name string) uint64 {
 type storeState struct {
 	// UID is that of the namespace kube-system.
 	UID string
-	// Version is the resource version of the storage as a whole.
+	// Version is the marker's resource version, empty when there is no marker.
 	Version string
 	// Marker is the generation that the marker carries, Number the epoch that it was
 	// written in; both 0 when there is no marker.

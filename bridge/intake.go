@@ -40,7 +40,7 @@ type intake struct {
 
 	mu     sync.Mutex
 	last   map[string]uint64
-	spent  map[string][]uint64
+	spent  map[string][]spent
 	strays map[string]bool
 	putOff map[string]*putOff
 }
@@ -159,7 +159,7 @@ func (i *intake) reject(ctx context.Context, site string, msg jetstream.Msg, met
 	i.count.quarantined.Add(1)
 	i.ack(msg)
 	if site != "" {
-		i.discard(site, meta.Sequence.Stream)
+		i.discard(site, spent{seq: meta.Sequence.Stream})
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -128,15 +129,18 @@ func mergePodConditions(current, reported []corev1.PodCondition, ended bool) []c
 
 func terminal(p corev1.PodPhase) bool { return p == corev1.PodSucceeded || p == corev1.PodFailed }
 
-// deletePod carries out a kubelet's final deletion: only of a pod that the cloud is
-// deleting, or of a mirror pod, and only of the UID that was reported.
+// deletePod carries out a kubelet's final deletion, only of the UID that was reported. A
+// pod that is not being deleted is one that a restored storage has again: its containers
+// have ended for good, and a kubelet never starts a pod of that UID again. It goes, too,
+// so that its controller makes another; a kubelet may delete any pod of its node.
 func (w *writeback) deletePod(ctx context.Context, k reportKey, r *report) error {
 	pod, err := w.pod(k, r)
 	if err != nil {
 		return err
 	}
 	if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; !mirror && pod.DeletionTimestamp == nil {
-		return fmt.Errorf("%w: %s is not being deleted", errRefused, k.ref)
+		w.log.Warn("pod has ended at its site and is not being deleted, deleting it",
+			zap.String("site", k.site), zap.Stringer("object", k.ref), zap.String("uid", r.msg.UID))
 	}
 	as, err := w.clients.as(k.ref.Node)
 	if err != nil {

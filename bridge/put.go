@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strconv"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -28,7 +29,7 @@ func (p *publisher) publishObject(ctx context.Context, site string, t task) erro
 		if e.subject == subject || e.op == streams.OpDelete {
 			continue
 		}
-		if err := p.tombstone(ctx, site, t.key, e); err != nil {
+		if err := p.tombstone(ctx, site, t.key, e, ended(o, e.uid, subject != "")); err != nil {
 			return err
 		}
 	}
@@ -67,15 +68,22 @@ func (p *publisher) publishBody(ctx context.Context, site string, t task, o *uns
 	return nil
 }
 
-func (p *publisher) tombstone(ctx context.Context, site string, k objectKey, was entry) error {
+// tombstone replaces what DESIRED holds on a subject, or what only the site has on it.
+// ended says that no version of it comes back there: the tombstone is then of a higher
+// version, so that a site which has it refuses the message that a hub brings back after it
+// was killed. Otherwise it is of the same: that version may be wanted again.
+func (p *publisher) tombstone(ctx context.Context, site string, k objectKey, was entry, ended bool) error {
 	_, ref, err := streams.ParseDesired(was.subject)
 	if err != nil {
 		return err
 	}
 	// The version is one of the epoch in which it was published: in a new one it would be
 	// above those of the object that is wanted again.
-	epoch := cmp.Or(was.epoch, p.epoch)
-	m := streams.Message{Ref: ref, Op: streams.OpDelete, UID: was.uid, Version: was.version, Epoch: epoch, Term: p.fence.current()}
+	epoch, version := cmp.Or(was.epoch, p.epoch), was.version
+	if ended {
+		version = nextVersion(version)
+	}
+	m := streams.Message{Ref: ref, Op: streams.OpDelete, UID: was.uid, Version: version, Epoch: epoch, Term: p.fence.current()}
 	seq, err := p.put(ctx, site, k, was.subject, m, was.seq)
 	if err != nil {
 		return err
@@ -85,9 +93,26 @@ func (p *publisher) tombstone(ctx context.Context, site string, k objectKey, was
 			return fmt.Errorf("purge parts of %s: %w", ref, err)
 		}
 	}
-	p.record(site, k, entry{subject: was.subject, op: streams.OpDelete, uid: was.uid, version: was.version, epoch: epoch, seq: seq, term: m.Term})
+	p.record(site, k, entry{subject: was.subject, op: streams.OpDelete, uid: was.uid, version: version, epoch: epoch, seq: seq, term: m.Term})
 	p.count.tombstones.Add(1)
 	return nil
+}
+
+// ended says whether what was published under a UID is over where it was published: o, as
+// it is in the API now, is gone, is another of its name, or is wanted elsewhere.
+func ended(o *unstructured.Unstructured, uid string, elsewhere bool) bool {
+	return o == nil || string(o.GetUID()) != uid || elsewhere
+}
+
+// nextVersion is the lowest version above that of a put. Whatever follows the put on its
+// subject has a higher one still: its end in the API has taken a version, too. One that is
+// no number stays as it is.
+func nextVersion(version string) string {
+	n, err := strconv.ParseUint(version, 10, 64)
+	if err != nil {
+		return version
+	}
+	return strconv.FormatUint(n+1, 10)
 }
 
 // dismiss has a site forget what it has on a subject and should not have.
@@ -103,7 +128,8 @@ func (p *publisher) dismiss(ctx context.Context, site string, e streams.Manifest
 	if was.op == streams.OpPut {
 		return nil // wanted there by now
 	}
-	return p.tombstone(ctx, site, k, entry{subject: e.Subject, uid: e.UID, version: e.Version, epoch: e.Epoch, seq: was.seq})
+	gone := ended(p.watch.get(k), e.UID, false)
+	return p.tombstone(ctx, site, k, entry{subject: e.Subject, uid: e.UID, version: e.Version, epoch: e.Epoch, seq: was.seq}, gone)
 }
 
 // put stores m if this bridge leads and the subject still holds what it knows of, so

@@ -21,20 +21,53 @@ func (i *intake) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	newest := newestDevices{}
 	return readAll(ctx, i.hub.js, i.hub.reported, 1, ">", false, func(msg jetstream.Msg) error {
 		r, k, err := i.read(ctx, msg)
-		switch {
-		case err != nil:
+		if err != nil || r == nil {
 			return err
-		case r == nil:
-			return nil
-		case keeps(r.msg) && i.present(k):
+		}
+		past := r.seq <= floor && !i.isPutOff(k.site, r.seq)
+		switch {
+		case lasts(r.msg) && i.present(k):
+			if !keeps(r.msg) {
+				return nil
+			}
+			if was := newest.take(k, r); was != nil {
+				i.reports.settle(was.key, was.seq, true)
+			}
 			i.reports.put(k, r)
-		case r.seq <= floor && !i.isPutOff(k.site, r.seq):
-			i.discard(k.site, r.seq)
+		case past:
+			i.discard(k.site, spent{seq: r.seq})
 		}
 		return nil
 	})
+}
+
+// newestDevices are the newest reports about devices, of which a site has one for each
+// node that a device was bound to. They are read in the order of the stream.
+type newestDevices map[deviceOf]deviceReport
+
+type deviceOf struct{ site, namespace, name, uid string }
+
+type deviceReport struct {
+	key reportKey
+	seq uint64
+}
+
+// take takes in a report, and returns the one that is overtaken by it, if any: that must
+// not be written again when the device is bound to its former node again.
+func (n newestDevices) take(k reportKey, r *report) *deviceReport {
+	if k.ref.Group != deviceGroup {
+		return nil
+	}
+	device := deviceOf{k.site, k.ref.Namespace, k.ref.Name, r.msg.UID}
+	was, ok := n[device]
+	n[device] = deviceReport{k, r.seq}
+	if !ok || was.key == k {
+		return nil
+	}
+	return &was
 }
 
 // floor is up to where the bridge has acknowledged.

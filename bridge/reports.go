@@ -23,6 +23,9 @@ type report struct {
 	// fresh says that the API server has not taken the report over yet, waiting that it
 	// is to be tried now, and not only when its node is heard.
 	fresh, waiting bool
+	// denied is since when the API server has forbidden the report, zero when it has not at
+	// the last try.
+	denied time.Time
 	// from is the message to acknowledge when the API server has taken the report
 	// over; nil when it has, and when the report was read from the stream's past.
 	from jetstream.Msg
@@ -146,6 +149,35 @@ func (r *reports) park(k reportKey, seq uint64) jetstream.Msg {
 	return from
 }
 
+// deny notes when report seq was forbidden, zero that it was not, and returns since when
+// it has been forbidden at every try.
+func (r *reports) deny(k reportKey, seq uint64, at time.Time) time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.all[k]
+	switch {
+	case n == nil || n.seq != seq:
+		return at
+	case n.denied.IsZero() || at.IsZero():
+		n.denied = at
+	}
+	return n.denied
+}
+
+// release returns the message of report seq, which is to be acknowledged while the report
+// goes on waiting.
+func (r *reports) release(k reportKey, seq uint64) jetstream.Msg {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.all[k]
+	if n == nil || n.seq != seq {
+		return nil
+	}
+	from := n.from
+	n.from = nil
+	return from
+}
+
 // about are the reports about one object.
 func (r *reports) about(o objectKey) []reportKey {
 	r.mu.Lock()
@@ -194,3 +226,24 @@ func keeps(m streams.Message) bool {
 	}
 	return false
 }
+
+// lasts says which reports stay in REPORTED while their object is in the API: the state
+// of an object, also one that is not held against the API.
+func lasts(m streams.Message) bool {
+	return keeps(m) || isCSINode(m.Ref) && m.Op != streams.OpDelete
+}
+
+// subjectOf is the object that a report is about: of a device's status the device, of a
+// CSINode the node.
+func subjectOf(k reportKey) objectKey {
+	o := keyOf(k.ref)
+	switch {
+	case o.Group == deviceGroup && o.Resource == "devicestatuses":
+		o.Resource = "devices"
+	case isCSINode(k.ref):
+		o = coreKey("nodes", "", o.Name)
+	}
+	return o
+}
+
+func isCSINode(r streams.Ref) bool { return r.Group == storageGroup && r.Resource == "csinodes" }

@@ -31,3 +31,36 @@ func TestReportsKeepTheNewest(t *testing.T) {
 		t.Error("a dropped report is still there")
 	}
 }
+
+// A device that was bound to one node after the other leaves a report for each: only the
+// newest counts, whatever node it is bound to now.
+func TestNewestReportOfADevice(t *testing.T) {
+	of := func(site, node string) reportKey {
+		return reportKey{site, streams.Ref{Node: node, Group: deviceGroup, Resource: "devicestatuses", Namespace: "n", Name: "pump"}}
+	}
+	said := func(seq uint64, uid string) *report {
+		return &report{seq: seq, msg: streams.Message{UID: uid}}
+	}
+	n := newestDevices{}
+	for _, step := range []struct {
+		key  reportKey
+		r    *report
+		over uint64
+	}{
+		{of("a", "a1"), said(1, "u"), 0},
+		{of("a", "a2"), said(5, "u"), 1},
+		{of("a", "a2"), said(6, "u"), 0},
+		{of("a", "a1"), said(7, "other"), 0},
+		{of("b", "b1"), said(8, "u"), 0},
+		{of("a", "a1"), said(9, "u"), 6},
+		{reportKey{"a", streams.Ref{Node: "a1", Resource: "pods", Namespace: "n", Name: "pump"}}, said(10, "u"), 0},
+	} {
+		var over uint64
+		if was := n.take(step.key, step.r); was != nil {
+			over = was.seq
+		}
+		if over != step.over {
+			t.Errorf("report %d overtakes %d, want %d", step.r.seq, over, step.over)
+		}
+	}
+}

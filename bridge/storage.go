@@ -22,10 +22,8 @@ const (
 	recordBucket, recordKey = "bridge", "epoch"
 	// markerName is the ConfigMap that moves back with the API server's storage.
 	markerName = "bridge-epoch"
-	// storageInterval is how often the storage is looked at, markerInterval how often
-	// the marker is written.
+	// storageInterval is how often the marker is written, and the storage looked at by it.
 	storageInterval = 10 * time.Second
-	markerInterval  = time.Minute
 )
 
 // errEpoch reports that the API server's storage is not what this bridge has read: it
@@ -49,7 +47,9 @@ type storage struct {
 
 	record   epochRecord
 	revision uint64
-	marked   time.Time
+	// marker is the marker as this bridge has read or written it last, nil when there is
+	// none.
+	marker *corev1.ConfigMap
 }
 
 // suspect is an object whose copy is older than what was published of it.
@@ -97,6 +97,11 @@ func (s *storage) begin(ctx context.Context, transitions uint64, was *published)
 	if reason != "" {
 		s.begun(next, reason)
 	}
+	// Nothing is published before the marker tells the storage of now from a copy of it
+	// that was made before.
+	if err := s.mark(ctx); err != nil {
+		return false, err
+	}
 	return next.Number != known, nil
 }
 
@@ -116,8 +121,7 @@ func (s *storage) run(ctx context.Context) error {
 	defer func() { _ = watcher.Stop() }() // ends with the connection at the latest
 	tick := time.NewTicker(storageInterval)
 	defer tick.Stop()
-	// The marker tells the storage of now from a copy of it made before.
-	for err = s.mark(ctx, true); ; {
+	for {
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -159,18 +163,14 @@ func (s *storage) look(ctx context.Context) error {
 	if _, err := s.kv.Status(ctx); errors.Is(err, jetstream.ErrBucketNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
 		return errHubReplaced
 	}
-	now, err := s.read(ctx)
+	uid, err := s.cluster(ctx)
 	if err != nil {
 		return err
 	}
-	next, reason := s.record.next(now, 0)
-	if reason != "" {
-		return fmt.Errorf("%w: %s", errEpoch, reason)
+	if uid != s.record.UID {
+		return fmt.Errorf("%w: %s", errEpoch, epochReplaced)
 	}
-	if err := s.save(ctx, next); err != nil {
-		return err
-	}
-	return s.mark(ctx, false)
+	return s.mark(ctx)
 }
 
 // suspect notes an object whose copy is older than what was published of it: either the
@@ -267,25 +267,41 @@ func (s *storage) save(ctx context.Context, next epochRecord) error {
 // read reads the storage consistently: not from a cache of the API server, which may
 // know more than a storage that was restored under it.
 func (s *storage) read(ctx context.Context) (storeState, error) {
+	uid, err := s.cluster(ctx)
+	if err != nil {
+		return storeState{}, err
+	}
+	if err := s.readMarker(ctx); err != nil {
+		return storeState{}, err
+	}
+	state := storeState{UID: uid}
+	if s.marker != nil {
+		state.Version = s.marker.ResourceVersion
+		state.Marker, state.Number = markerOf(s.marker)
+	}
+	return state, nil
+}
+
+// cluster tells the storage from another one.
+func (s *storage) cluster(ctx context.Context) (uid string, err error) {
 	ns, err := s.clients.own.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
 	if err != nil {
-		return storeState{}, fmt.Errorf("read namespace %s: %w", metav1.NamespaceSystem, err)
+		return "", fmt.Errorf("read namespace %s: %w", metav1.NamespaceSystem, err)
 	}
-	// A list of one carries the version of the storage as a whole.
-	list, err := s.clients.own.CoreV1().ConfigMaps(s.namespace).List(ctx, metav1.ListOptions{Limit: 1})
-	if err != nil {
-		return storeState{}, fmt.Errorf("read the version of the storage: %w", err)
-	}
-	state := storeState{UID: string(ns.UID), Version: list.ResourceVersion}
+	return string(ns.UID), nil
+}
+
+func (s *storage) readMarker(ctx context.Context) error {
 	cm, err := s.clients.own.CoreV1().ConfigMaps(s.namespace).Get(ctx, markerName, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
+		s.marker = nil
 	case err != nil:
-		return storeState{}, fmt.Errorf("read the marker: %w", err)
+		return fmt.Errorf("read the marker: %w", err)
 	default:
-		state.Marker, state.Number = markerOf(cm)
+		s.marker = cm
 	}
-	return state, nil
+	return nil
 }
 
 func markerOf(cm *corev1.ConfigMap) (generation, number uint64) {
@@ -293,39 +309,52 @@ func markerOf(cm *corev1.ConfigMap) (generation, number uint64) {
 	return generation, epochNumber(cm.Data["epoch"])
 }
 
-// mark writes the marker when it is due, the API first: a marker that is ahead of the
-// record is no move backwards.
-func (s *storage) mark(ctx context.Context, now bool) error {
-	if !now && time.Since(s.marked) < markerInterval {
-		return nil
-	}
-	maps := s.clients.own.CoreV1().ConfigMaps(s.namespace)
-	data := map[string]string{
-		"generation": strconv.FormatUint(s.record.Marker+1, 10), "epoch": s.record.name(), "term": strconv.FormatUint(s.record.Term, 10),
-	}
-	cm, err := maps.Get(ctx, markerName, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		cm, err = maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: markerName}, Data: data}, metav1.CreateOptions{})
-	} else if err == nil {
-		if generation, _ := markerOf(cm); generation < s.record.Marker {
+// mark writes the marker, and the record after it: a marker that is ahead of the record is
+// no move backwards. The version that the marker gets is that of the storage as a whole.
+// A marker that is not the one that was written last is read first.
+func (s *storage) mark(ctx context.Context) error {
+	written, err := s.writeMarker(ctx)
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err) {
+		if err := s.readMarker(ctx); err != nil {
+			return err
+		}
+		var generation uint64
+		if s.marker != nil {
+			generation, _ = markerOf(s.marker)
+		}
+		if generation < s.record.Marker {
 			return fmt.Errorf("%w: %s", errEpoch, epochMarker)
 		}
-		cm.Data = data
-		cm, err = maps.Update(ctx, cm, metav1.UpdateOptions{})
+		written, err = s.writeMarker(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("write the marker: %w", err)
 	}
-	next := s.record
-	next.Marker++
-	if !olderVersion(cm.ResourceVersion, next.Version) {
-		next.Version = cm.ResourceVersion
-	} else {
+	s.marker = written
+	if olderVersion(written.ResourceVersion, s.record.Version) {
 		return fmt.Errorf("%w: %s", errEpoch, epochVersion)
 	}
-	if err := s.save(ctx, next); err != nil {
-		return err
+	next := s.record
+	next.Marker, _ = markerOf(written)
+	next.Version = written.ResourceVersion
+	return s.save(ctx, next)
+}
+
+// writeMarker makes the marker, or changes the one that this bridge knows of.
+func (s *storage) writeMarker(ctx context.Context) (*corev1.ConfigMap, error) {
+	maps := s.clients.own.CoreV1().ConfigMaps(s.namespace)
+	generation := s.record.Marker
+	if s.marker != nil {
+		has, _ := markerOf(s.marker)
+		generation = max(generation, has)
 	}
-	s.marked = time.Now()
-	return nil
+	data := map[string]string{
+		"generation": strconv.FormatUint(generation+1, 10), "epoch": s.record.name(), "term": strconv.FormatUint(s.record.Term, 10),
+	}
+	if s.marker == nil {
+		return maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: markerName}, Data: data}, metav1.CreateOptions{})
+	}
+	cm := s.marker.DeepCopy()
+	cm.Data = data
+	return maps.Update(ctx, cm, metav1.UpdateOptions{})
 }

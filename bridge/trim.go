@@ -15,8 +15,20 @@ const (
 	trimInterval = time.Second
 	trimBatch    = 1000
 	// maxSpent is how many messages may wait to be removed before no more are taken in.
-	maxSpent = 50_000
+	maxSpent = 100_000
 )
+
+// spent is a message of REPORTED that is to be removed.
+//
+// A hub that is killed within minutes of the removal of a subject's newest message may
+// bring its predecessor back. So the state of an object that is in the API stays. What is
+// removed has predecessors that are about another UID, or are no state: these do no harm
+// when the consumer does not deliver them again, which it does up to its floor.
+type spent struct {
+	seq uint64
+	// floored says that the consumer's floor must have passed the message.
+	floored bool
+}
 
 // note keeps the highest sequence of each site. Its message is never removed: the
 // site's forwarder expects to find it.
@@ -37,18 +49,20 @@ func (i *intake) overloaded() bool {
 	return n > maxSpent
 }
 
-// discard marks a message that nobody needs any more, such as an accepted event.
-func (i *intake) discard(site string, seq uint64) {
+// discard marks a message that nobody needs any more.
+func (i *intake) discard(site string, m spent) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.spent[site] = append(i.spent[site], seq)
+	i.spent[site] = append(i.spent[site], m)
 }
 
 // trim removes the discarded messages from REPORTED, except each site's last, until ctx
 // ends.
 func (i *intake) trim(ctx context.Context) {
+	// floor is that of the round before, which the hub has on disk by now.
+	var floor uint64
 	for {
-		batch := i.removable()
+		batch := i.removable(floor)
 		for _, seq := range batch {
 			err := i.hub.reported.DeleteMsg(ctx, seq)
 			if ctx.Err() != nil {
@@ -58,24 +72,47 @@ func (i *intake) trim(ctx context.Context) {
 				i.log.Debug("report not trimmed, it stays until the next of its object", zap.Uint64("seq", seq), zap.Error(err))
 			}
 		}
-		if len(batch) < trimBatch && !pause(ctx, trimInterval) {
+		if len(batch) == trimBatch {
+			continue
+		}
+		next := i.passed(ctx, floor)
+		if !pause(ctx, trimInterval) {
 			return
 		}
+		floor = next
 	}
 }
 
-// removable takes up to trimBatch of the discarded messages that may be removed.
-func (i *intake) removable() []uint64 {
+// passed is the consumer's floor, or what was known of it when that is not needed or not
+// to be had.
+func (i *intake) passed(ctx context.Context, known uint64) uint64 {
+	i.mu.Lock()
+	idle := len(i.spent) == 0
+	i.mu.Unlock()
+	if idle {
+		return known
+	}
+	floor, err := i.floor(ctx)
+	if err != nil {
+		i.log.Debug("reports are trimmed later", zap.Error(err))
+		return known
+	}
+	return max(known, floor)
+}
+
+// removable takes up to trimBatch of the discarded messages that may be removed when the
+// consumer has acknowledged up to floor.
+func (i *intake) removable(floor uint64) []uint64 {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	var batch []uint64
-	for site, seqs := range i.spent {
-		var keep []uint64
-		for _, seq := range seqs {
-			if seq < i.last[site] && len(batch) < trimBatch {
-				batch = append(batch, seq)
+	for site, all := range i.spent {
+		var keep []spent
+		for _, m := range all {
+			if m.seq < i.last[site] && (m.seq <= floor || !m.floored) && len(batch) < trimBatch {
+				batch = append(batch, m.seq)
 			} else {
-				keep = append(keep, seq)
+				keep = append(keep, m)
 			}
 		}
 		if i.spent[site] = keep; len(keep) == 0 {

@@ -26,6 +26,9 @@ var (
 	errSilent = errors.New("node is silent")
 	// errNodeUnknown marks a report about a node that has not registered (yet).
 	errNodeUnknown = errors.New("node is not registered")
+	// errDenied marks a report that the API server forbids: it forbids everything while it
+	// starts, until its RBAC is loaded. See denial.
+	errDenied = errors.New("denied")
 )
 
 // unknownNodeTries bounds how often a report about an unregistered node is tried, which
@@ -46,6 +49,7 @@ type writeback struct {
 	count    *counters
 	queue    workqueue.TypedRateLimitingInterface[reportKey]
 	outage   *outage
+	now      func() time.Time
 }
 
 // run writes until ctx ends.
@@ -93,7 +97,7 @@ func (w *writeback) work(ctx context.Context, k reportKey) {
 	if ctx.Err() != nil {
 		return
 	}
-	if errors.Is(err, errNodeUnknown) && w.queue.NumRequeues(k) >= unknownNodeTries {
+	if errors.Is(err, errNodeUnknown) && w.queue.NumRequeues(k) >= unknownNodeTries || w.denied(ctx, k, r, err) {
 		err = fmt.Errorf("%w: %w", errRefused, err)
 	}
 	switch {
@@ -107,6 +111,7 @@ func (w *writeback) work(ctx context.Context, k reportKey) {
 	case errors.Is(err, errGone):
 		w.count.dropped.Add(1)
 		w.done(k, r)
+		w.intake.discard(k.site, spent{seq: r.seq})
 	case errors.Is(err, errRefused):
 		w.refused(ctx, k, r, err)
 	case apierrors.IsConflict(err):
@@ -115,7 +120,7 @@ func (w *writeback) work(ctx context.Context, k reportKey) {
 		w.count.conflicts.Add(1)
 		w.queue.AddRateLimited(k)
 	default:
-		if !errors.Is(err, errNodeUnknown) {
+		if !errors.Is(err, errNodeUnknown) && !errors.Is(err, errDenied) {
 			w.outage.report(err)
 		}
 		w.queue.AddRateLimited(k)
@@ -136,17 +141,18 @@ func (w *writeback) accepted(k reportKey, r *report) {
 		return
 	}
 	w.reports.settle(k, r.seq, true)
-	w.intake.discard(k.site, r.seq)
+	if !lasts(r.msg) {
+		w.intake.discard(k.site, spent{seq: r.seq, floored: true})
+	}
 }
 
-// done acknowledges a report that leaves no trace.
+// done acknowledges a report with which nothing more is to be done.
 func (w *writeback) done(k reportKey, r *report) {
 	w.queue.Forget(k)
 	if r.from != nil {
 		w.intake.ack(r.from)
 	}
 	w.reports.settle(k, r.seq, true)
-	w.intake.discard(k.site, r.seq)
 }
 
 func (w *writeback) refused(ctx context.Context, k reportKey, r *report, reason error) {
@@ -166,6 +172,23 @@ func (w *writeback) refused(ctx context.Context, k reportKey, r *report, reason 
 		w.log.Warn("report quarantined", zap.String("site", k.site), zap.Stringer("object", k.ref), zap.Uint64("seq", r.seq), zap.Error(reason))
 	}
 	w.done(k, r)
+	if !lasts(r.msg) || !w.concerns(k) {
+		w.intake.discard(k.site, spent{seq: r.seq})
+	}
+}
+
+// concerns says whether a report is about an object that is in the API, and on the node of
+// the site that reports it.
+func (w *writeback) concerns(k reportKey) bool {
+	subject := subjectOf(k)
+	o := w.watch.get(subject)
+	if o == nil || w.owns(k.site, k.ref.Node) != nil {
+		return false
+	}
+	if bindable(subject) {
+		return text(o, "spec", "nodeName") == k.ref.Node
+	}
+	return subject.Name == k.ref.Node
 }
 
 // write carries out one report. nil means that the API server says what the report
@@ -222,14 +245,16 @@ func (w *writeback) speaksFor(site, node string) (bool, time.Time) {
 }
 
 // verdict sorts an API server's answer: what no retry can change is errRefused or
-// errGone, the rest is returned as it is and tried again.
+// errGone, what it forbids errDenied, the rest is returned as it is and tried again.
 func verdict(err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case apierrors.HasStatusCause(err, "NamespaceTerminating"), apierrors.IsNotFound(err):
 		return fmt.Errorf("%w: %w", errGone, err)
-	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsBadRequest(err),
+	case apierrors.IsForbidden(err):
+		return fmt.Errorf("%w: %w", errDenied, err)
+	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err),
 		apierrors.IsMethodNotSupported(err), apierrors.IsRequestEntityTooLargeError(err), apierrors.IsUnsupportedMediaType(err):
 		return fmt.Errorf("%w: %w", errRefused, err)
 	}

@@ -46,6 +46,8 @@ func TestBridge(t *testing.T) {
 		{"FindsMessagesOfOtherBridges", foreignMessagesAreFound},
 		{"RelistsAfterExpiry", relistsAfterExpiry},
 		{"SurvivesABadAPIServer", survivesABadAPIServer},
+		{"SurvivesMissingRoles", survivesMissingRoles},
+		{"KilledHubBringsNoOlderReportBack", killedHubBringsNothingBack},
 		{"RecreatesUnderOneName", recreatesUnderOneName},
 		{"SurvivesARestartOfTheAPIServer", survivesARestartOfTheAPIServer},
 		{"TombstonesWaitForTheSite", tombstonesWaitForTheSite},

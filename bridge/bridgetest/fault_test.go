@@ -162,6 +162,34 @@ func survivesABadAPIServer(t *testing.T, a *api) {
 	}
 }
 
+// An API server that has just been started forbids everything that goes by its roles, until
+// it has read them. Nothing is lost by that.
+func survivesMissingRoles(t *testing.T, a *api) {
+	w, f, b, l, pod := behindFront(t, a)
+	var forbidden atomic.Int32
+	f.inject(func(rw http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodGet || strings.Contains(r.URL.Path, "/leases/bridge") {
+			return false
+		}
+		forbidden.Add(1)
+		refuse(rw, http.StatusForbidden, metav1.StatusReasonForbidden)
+		return true
+	})
+	l.report(streams.OpPut, w.podRef("web", "a1"), string(pod.UID), reported(pod, corev1.PodRunning, corev1.ConditionTrue))
+	l.reportNode("a1", corev1.ConditionFalse)
+	eventually(t, "writes forbidden", func() bool { l.beat(0, "a1"); return forbidden.Load() > 10 })
+	f.inject(nil)
+	eventually(t, "status of pod and node", func() bool {
+		l.beat(0, "a1")
+		n, err := a.admin.CoreV1().Nodes().Get(w.ctx, "a1", metav1.GetOptions{})
+		w.must(err)
+		return w.getPod("web").Status.Phase == corev1.PodRunning && nodeCondition(n, corev1.NodeReady) == corev1.ConditionFalse
+	})
+	if n := b.Counters().Quarantined; n != 0 {
+		t.Errorf("%d reports are in quarantine: %q", n, w.quarantined(""))
+	}
+}
+
 // An API server that is started again, on the same storage.
 func survivesARestartOfTheAPIServer(t *testing.T, _ *api) {
 	c := startControlPlane(t)

@@ -121,10 +121,9 @@ func (f *front) serve(w http.ResponseWriter, r *http.Request) {
 	p.ServeHTTP(w, r)
 }
 
-// isList says whether a request lists or watches a resource. A list of one object is the
-// bridge's look at the version of the storage.
+// isList says whether a request lists or watches a resource.
 func isList(r *http.Request) bool {
-	if r.Method != http.MethodGet || r.URL.Query().Get("limit") == "1" {
+	if r.Method != http.MethodGet {
 		return false
 	}
 	t := strings.Split(strings.Trim(r.URL.Path, "/"), "/")

@@ -16,7 +16,13 @@ import (
 // childConfig is the environment variable by which this binary is a bridge and no test.
 const childConfig = "BRIDGETEST_CHILD_CONFIG"
 
+// childHub is the one by which it is a hub.
+const childHub = "BRIDGETEST_CHILD_HUB"
+
 func TestMain(m *testing.M) {
+	if path := os.Getenv(childHub); path != "" {
+		os.Exit(runHub(path))
+	}
 	if path := os.Getenv(childConfig); path != "" {
 		os.Exit(child(path))
 	}

@@ -119,10 +119,6 @@ func deletesPods(t *testing.T, a *api) {
 	w.settled("plant-a", "web", "a1")
 	ref := w.podRef("web", "a1")
 
-	s.report(streams.OpDelete, ref, string(pod.UID), nil)
-	eventually(t, "deletion that nobody asked for refused", func() bool { return b.Counters().Quarantined == 1 })
-	w.getPod("web")
-
 	w.must(a.admin.CoreV1().Pods(w.namespace).Delete(w.ctx, "web", metav1.DeleteOptions{}))
 	w.awaitDesired("plant-a", ref, "is being deleted", contains("deletionTimestamp"))
 	s.report(streams.OpDelete, ref, "00000000-0000-0000-0000-000000000001", nil)
@@ -135,6 +131,25 @@ func deletesPods(t *testing.T, a *api) {
 		return apierrors.IsNotFound(err)
 	})
 	w.awaitDesired("plant-a", ref, "deleted", tombstoneOf(pod.UID))
+
+	// A pod that nobody deletes, but whose containers have ended for good, as after a
+	// restore of etcd.
+	again := w.pod("web", "a1", "settings")
+	w.settled("plant-a", "web", "a1")
+	s.report(streams.OpDelete, ref, string(pod.UID), nil)
+	eventually(t, "deletion of the former pod dropped", func() bool { return b.Counters().Dropped == 2 })
+	if p := w.getPod("web"); p.UID != again.UID || p.DeletionTimestamp != nil {
+		t.Errorf("the former pod's end ended %s", p.UID)
+	}
+	s.report(streams.OpDelete, ref, string(again.UID), nil)
+	eventually(t, "pod gone", func() bool {
+		_, err := a.admin.CoreV1().Pods(w.namespace).Get(w.ctx, "web", metav1.GetOptions{})
+		return apierrors.IsNotFound(err)
+	})
+	w.awaitDesired("plant-a", ref, "deleted", tombstoneOf(again.UID))
+	if n := b.Counters().Quarantined; n != 0 {
+		t.Errorf("%d reports are in quarantine", n)
+	}
 }
 
 func writesTheRest(t *testing.T, a *api) {
@@ -192,7 +207,7 @@ func writesTheRest(t *testing.T, a *api) {
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: metav1.ObjectMeta{Name: "rogue", Namespace: w.namespace},
 		Spec: corev1.PodSpec{NodeName: "a1", Containers: []corev1.Container{{Name: "c", Image: "busybox"}}},
 	})
-	eventually(t, "a site's own pod refused", func() bool { return len(w.quarantined("rogue")) == 1 })
+	reported := time.Now()
 
 	// Accepted events do not pile up at the hub; only the site's last message stays.
 	reportedStream, err := w.js.Stream(w.ctx, streams.Reported)
@@ -201,6 +216,15 @@ func writesTheRest(t *testing.T, a *api) {
 		_, err := reportedStream.GetLastMsgForSubject(w.ctx, streams.ReportedSubject("plant-a", ref))
 		return err != nil
 	})
+	if n := len(w.quarantined("")); n != 0 {
+		t.Errorf("what the API server forbids was refused after %v", time.Since(reported))
+	}
+	for len(w.quarantined("rogue")) == 0 {
+		if time.Since(reported) > time.Minute+patience {
+			t.Fatal("a site's own pod is not refused")
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 var (

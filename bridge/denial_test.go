@@ -1,0 +1,140 @@
+package bridge
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// writing is a write-back at a real hub and an API server whose answers a test chooses.
+type writing struct {
+	*publishing
+	*writeback
+	ahead atomic.Int64 // how far its clock is ahead, ns
+}
+
+func startWriting(t *testing.T, answer http.HandlerFunc) *writing {
+	t.Helper()
+	p := startPublishing(t)
+	server := httptest.NewServer(answer)
+	t.Cleanup(server.Close)
+	c, err := newClients(&rest.Config{Host: server.URL}, ImpersonationConstrained, p.fence)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.close)
+	log := zap.NewNop()
+	queue := newQueue[reportKey](newInstruments(p.count), "writeback", time.Millisecond)
+	in := &intake{
+		hub: p.hub, reports: newReports(), publish: p.publisher, presence: newPresence(), log: log, count: p.count, queue: queue, expiry: time.Second,
+		last: map[string]uint64{}, spent: map[string][]spent{}, strays: map[string]bool{}, putOff: map[string]*putOff{},
+		woke: func(string, []string) {}, changed: func(string) {}, present: func(k reportKey) bool { return p.watch.get(subjectOf(k)) != nil },
+	}
+	w := &writing{publishing: p}
+	w.writeback = &writeback{
+		clients: c, watch: p.watch, publish: p.publisher, presence: in.presence, reports: in.reports, intake: in,
+		log: log, count: p.count, queue: queue, outage: newOutage(log, "write back"), now: func() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) },
+	}
+	w.populate(1)
+	return w
+}
+
+// start takes in and writes back until the test ends.
+func (w *writing) start() {
+	ctx, done := w.publishing.t.Context(), make(chan struct{}, 2)
+	go func() { w.writeback.run(ctx, 2); done <- struct{}{} }()
+	go func() {
+		if err := w.intake.run(ctx); err != nil && ctx.Err() == nil {
+			w.publishing.t.Error(err)
+		}
+		done <- struct{}{}
+	}()
+	w.publishing.t.Cleanup(func() { <-done; <-done })
+}
+
+// say reports that the pod runs.
+func (w *writing) say(message string) {
+	w.publishing.t.Helper()
+	data, err := json.Marshal(corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default", UID: "uid-web"}, Status: corev1.PodStatus{Phase: corev1.PodRunning, Message: message},
+	})
+	if err != nil {
+		w.publishing.t.Fatal(err)
+	}
+	ref := streams.Ref{Node: "a1", Resource: "pods", Namespace: "default", Name: "web"}
+	m := streams.Message{Ref: ref, Op: streams.OpPut, UID: "uid-web", Object: data}
+	if _, err := streams.Put(w.publishing.t.Context(), w.intake.hub.js, streams.ReportedSubject("plant-a", ref), m); err != nil {
+		w.publishing.t.Fatal(err)
+	}
+}
+
+func forbid(rw http.ResponseWriter) {
+	rw.Header().Set("Content-Type", "application/json")
+	rw.WriteHeader(http.StatusForbidden)
+	_ = json.NewEncoder(rw).Encode(metav1.Status{ // the client may be gone
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusFailure, Code: http.StatusForbidden, Reason: metav1.StatusReasonForbidden,
+	})
+}
+
+// An API server that starts forbids everything for a while: nothing is refused by that,
+// and what waits does not take the place of others. One that forbids a report for long
+// refuses it.
+func TestForbiddenReportsWait(t *testing.T) {
+	var tries atomic.Int64
+	var open atomic.Bool
+	w := startWriting(t, func(rw http.ResponseWriter, _ *http.Request) {
+		tries.Add(1)
+		if !open.Load() {
+			forbid(rw)
+			return
+		}
+		rw.Header().Set("Content-Type", "application/json")
+		_, _ = rw.Write([]byte(`{"apiVersion":"v1","kind":"Pod"}`))
+	})
+	w.start()
+	unacknowledged := func() int {
+		c, err := w.intake.hub.reported.Consumer(t.Context(), streams.BridgeConsumer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.CachedInfo().NumAckPending
+	}
+	w.say("first")
+	w.await("tried again and again", func() bool { return tries.Load() > 5 })
+	if n := unacknowledged(); n != 1 {
+		t.Errorf("%d reports are not acknowledged, want the one that waits", n)
+	}
+	w.ahead.Store(int64(denialPatience - 10*time.Second))
+	w.await("waiting without a place", func() bool { return unacknowledged() == 0 })
+	if kept, err := w.intake.hub.record.Get(t.Context(), putOffKey("plant-a")); err != nil || len(kept.Value()) == 0 {
+		t.Errorf("what waits is not remembered: %v", err)
+	}
+	before := tries.Load()
+	w.await("still tried", func() bool { return tries.Load() > before+5 })
+	open.Store(true)
+	w.await("written", func() bool { return w.writeback.count.accepted.Load() == 1 })
+	w.await("forgotten", func() bool { _, err := w.intake.hub.record.Get(t.Context(), putOffKey("plant-a")); return err != nil })
+	if n := w.writeback.count.quarantined.Load(); n != 0 {
+		t.Fatalf("%d reports are in quarantine", n)
+	}
+
+	open.Store(false)
+	w.say("second")
+	before = tries.Load()
+	w.await("tried anew", func() bool { return tries.Load() > before+5 })
+	if n := w.writeback.count.quarantined.Load(); n != 0 {
+		t.Fatalf("refused at once, although the patience begins anew: %d", n)
+	}
+	w.ahead.Add(int64(denialPatience))
+	w.await("refused in the end", func() bool { return w.writeback.count.quarantined.Load() == 1 })
+}
