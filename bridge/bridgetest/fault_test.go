@@ -231,6 +231,10 @@ func recreatesUnderOneName(t *testing.T, a *api) {
 	now := metav1.DeleteOptions{GracePeriodSeconds: new(int64)}
 	w.must(a.admin.CoreV1().Pods(w.namespace).Delete(w.ctx, "web", now))
 	again := w.podWith("web", "a1", "kept", "changed")
+	eventually(t, "the new pod published", func() bool {
+		m, _ := w.desired("plant-a", ref)
+		return m != nil && m.UID == string(again.UID)
+	})
 	w.settled("plant-a", "web", "a1")
 	// Reports about the old pod that arrive now concern nobody.
 	l.report(streams.OpPut, ref, string(old.UID), reported(old, corev1.PodFailed, corev1.ConditionFalse))
