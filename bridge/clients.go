@@ -2,11 +2,13 @@ package bridge
 
 import (
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
 
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	coordinationv1client "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	storagev1client "k8s.io/client-go/kubernetes/typed/storage/v1"
 	"k8s.io/client-go/rest"
@@ -27,7 +29,7 @@ func restConfig(cfg KubernetesConfig) (*rest.Config, error) {
 	}
 	rc.UserAgent = "petiole-bridge"
 	rc.QPS, rc.Burst = cfg.QPS, cfg.Burst
-	// One bucket for all clients, the impersonating ones included.
+	// One bucket for all clients, the impersonating ones included; but see newClients.
 	rc.RateLimiter = flowcontrol.NewTokenBucketRateLimiter(cfg.QPS, cfg.Burst)
 	return rc, nil
 }
@@ -38,6 +40,9 @@ type clients struct {
 	config  *rest.Config
 	own     kubernetes.Interface
 	dynamic dynamic.Interface
+	// leases renews the leases of nodes. It waits for nobody else's requests: a node whose
+	// lease runs out loses its pods.
+	leases coordinationv1client.LeasesGetter
 	// election holds the lease. It waits for nobody's requests, and may write also when
 	// this bridge does not lead.
 	election kubernetes.Interface
@@ -76,11 +81,26 @@ func newClients(rc *rest.Config, impersonation string, f *fence) (*clients, erro
 	if err != nil {
 		return nil, fmt.Errorf("make dynamic Kubernetes client: %w", err)
 	}
+	leases, err := newLeasesClient(rc, hc)
+	if err != nil {
+		return nil, err
+	}
 	return &clients{
-		config: rc, own: own, dynamic: dyn, election: election,
+		config: rc, own: own, dynamic: dyn, leases: leases, election: election,
 		idle:    func() { hc.CloseIdleConnections(); electionIdle() },
 		classic: impersonation == ImpersonationClassic, nodes: map[string]*nodeClient{},
 	}, nil
+}
+
+// newLeasesClient makes a client with a bucket of its own, as large as that of all others.
+func newLeasesClient(rc *rest.Config, hc *http.Client) (coordinationv1client.LeasesGetter, error) {
+	rc = rest.CopyConfig(rc)
+	rc.RateLimiter = nil
+	client, err := coordinationv1client.NewForConfigAndClient(rc, hc)
+	if err != nil {
+		return nil, fmt.Errorf("make client for leases: %w", err)
+	}
+	return client, nil
 }
 
 // electionTimeout bounds each request for the lease, so that one that is lost on a dead

@@ -5,12 +5,24 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 
 	"github.com/petiole-io/petiole/streams"
 )
 
+const (
+	// maxEntryField bounds the UID, version, epoch and hash that a site says an object has,
+	// in bytes: they get into the tombstones of what it should not have.
+	maxEntryField = 128
+	// maxEpoch and maxVersion bound the numbers in them, so that one more than the highest
+	// is always a number.
+	maxEpoch, maxVersion = 1 << 62, 1 << 63
+)
+
 // holdings is what the bridge compares a site's manifest with.
 type holdings struct {
+	// epoch is the number of the epoch.
+	epoch uint64
 	// identity is that of the stream DESIRED, last the highest sequence that it holds
 	// for the site.
 	identity string
@@ -34,7 +46,7 @@ var errQuery = errors.New("malformed manifest query")
 // compare decides what to answer a site's query, and what is to be repaired. It is a
 // pure function.
 func compare(site string, have holdings, q streams.ManifestQuery) (streams.ManifestAnswer, difference, error) {
-	if err := checkQuery(site, q); err != nil {
+	if err := checkQuery(site, q, max(maxEpoch, have.epoch)); err != nil {
 		return streams.ManifestAnswer{}, difference{}, err
 	}
 	sameStream := q.Identity == have.identity || q.Identity == "" && q.Position == 0
@@ -63,9 +75,9 @@ func compare(site string, have holdings, q streams.ManifestQuery) (streams.Manif
 	return streams.ManifestAnswer{State: streams.ManifestSendBuckets}, difference{}, nil
 }
 
-// checkQuery refuses what a site may not say: entries of another site, or outside the
-// buckets that it names.
-func checkQuery(site string, q streams.ManifestQuery) error {
+// checkQuery refuses what a site may not say: entries of another site, outside the
+// buckets that it names, or out of bounds.
+func checkQuery(site string, q streams.ManifestQuery, newest uint64) error {
 	named := set(q.Of)
 	for b := range named {
 		if b < 0 || b >= streams.ManifestBuckets {
@@ -88,7 +100,27 @@ func checkQuery(site string, q streams.ManifestQuery) error {
 		case seen[e.Subject]:
 			return fmt.Errorf("%w: %s is there twice", errQuery, e.Subject)
 		}
+		if err := checkEntry(e, newest); err != nil {
+			return fmt.Errorf("%w: %s: %w", errQuery, e.Subject, err)
+		}
 		seen[e.Subject] = true
+	}
+	return nil
+}
+
+// checkEntry refuses what no object has. newest is the highest number that an epoch may
+// have.
+func checkEntry(e streams.ManifestEntry, newest uint64) error {
+	for _, s := range []string{e.UID, e.Version, e.Epoch, e.Hash} {
+		if len(s) > maxEntryField {
+			return fmt.Errorf("a field of %d bytes, at most %d are taken", len(s), maxEntryField)
+		}
+	}
+	if n := epochNumber(e.Epoch); n > newest {
+		return fmt.Errorf("there is no epoch %d", n)
+	}
+	if n, err := strconv.ParseUint(e.Version, 10, 64); err == nil && n >= maxVersion {
+		return fmt.Errorf("there is no version %d", n)
 	}
 	return nil
 }

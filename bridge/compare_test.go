@@ -169,3 +169,37 @@ func FuzzManifestQuery(f *testing.F) {
 		}
 	})
 }
+
+// What a site says of an object gets into tombstones, which the hub and the next bridge
+// keep: no site can fill them, or make the next epoch's number overflow.
+func TestEntriesAreBounded(t *testing.T) {
+	e := streams.ManifestEntry{Subject: "desired.s._._.configmaps.default.c", UID: "u", Version: "1", Epoch: "3-u", Hash: "h"}
+	long := strings.Repeat("x", maxEntryField+1)
+	for name, c := range map[string]struct {
+		change func(*streams.ManifestEntry)
+		epoch  uint64
+		ok     bool
+	}{
+		"as it is":            {func(*streams.ManifestEntry) {}, 3, true},
+		"as long as may be":   {func(e *streams.ManifestEntry) { e.Hash = long[1:] }, 3, true},
+		"a later epoch":       {func(e *streams.ManifestEntry) { e.Epoch = "9-u" }, 3, true},
+		"long UID":            {func(e *streams.ManifestEntry) { e.UID = long }, 3, false},
+		"long version":        {func(e *streams.ManifestEntry) { e.Version = long }, 3, false},
+		"long epoch":          {func(e *streams.ManifestEntry) { e.Epoch = long }, 3, false},
+		"long hash":           {func(e *streams.ManifestEntry) { e.Hash = long }, 3, false},
+		"last version":        {func(e *streams.ManifestEntry) { e.Version = "18446744073709551615" }, 3, false},
+		"last epoch":          {func(e *streams.ManifestEntry) { e.Epoch = "18446744073709551615-x" }, 3, false},
+		"high epoch":          {func(e *streams.ManifestEntry) { e.Epoch = fmt.Sprint(uint64(maxEpoch)+1, "-x") }, 3, false},
+		"high, and there":     {func(e *streams.ManifestEntry) { e.Epoch = fmt.Sprint(uint64(maxEpoch)+1, "-x") }, maxEpoch + 1, true},
+		"high, and not there": {func(e *streams.ManifestEntry) { e.Epoch = fmt.Sprint(uint64(maxEpoch)+2, "-x") }, maxEpoch + 1, false},
+	} {
+		h, said := holdingsOf(nil), e
+		h.epoch = c.epoch
+		c.change(&said)
+		q := streams.ManifestQuery{Identity: "id", Position: 100, Count: 1, Of: []int{said.Bucket()}, Entries: []streams.ManifestEntry{said}}
+		_, d, err := compare("s", h, q)
+		if c.ok && (err != nil || len(d.strangers) != 1) || !c.ok && !errors.Is(err, errQuery) {
+			t.Errorf("%s: %+v, %v", name, d, err)
+		}
+	}
+}

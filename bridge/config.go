@@ -33,7 +33,10 @@ type KubernetesConfig struct {
 	// Impersonation is how the bridge acts as system:node:<node>: "constrained"
 	// (KEP-5284, Kubernetes 1.36 and later; the default) or "classic".
 	Impersonation string `json:"impersonation"`
-	// QPS and Burst bound the requests to the API server; default 200 and 400.
+	// QPS and Burst bound the requests to the API server; default 200 and 400. The renewals
+	// of node leases, one for each live node every streams.PresenceInterval, have as much
+	// again for themselves: QPS times PresenceInterval, 2000 by default, is how many nodes
+	// can be kept alive.
 	QPS   float32 `json:"qps"`
 	Burst int     `json:"burst"`
 }

@@ -20,7 +20,7 @@ import (
 type writing struct {
 	*publishing
 	*writeback
-	ahead atomic.Int64 // how far its clock is ahead, ns
+	ahead atomic.Int64 // how far its clock has gone, ns
 }
 
 func startWriting(t *testing.T, answer http.HandlerFunc) *writing {
@@ -40,10 +40,10 @@ func startWriting(t *testing.T, answer http.HandlerFunc) *writing {
 		last: map[string]uint64{}, spent: map[string][]spent{}, strays: map[string]bool{}, putOff: map[string]*putOff{},
 		woke: func(string, []string) {}, changed: func(string) {}, present: func(k reportKey) bool { return p.watch.get(subjectOf(k)) != nil },
 	}
-	w := &writing{publishing: p}
+	w, began := &writing{publishing: p}, time.Now()
 	w.writeback = &writeback{
 		clients: c, watch: p.watch, publish: p.publisher, presence: in.presence, reports: in.reports, intake: in,
-		log: log, count: p.count, queue: queue, outage: newOutage(log, "write back"), now: func() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) },
+		log: log, count: p.count, queue: queue, outage: newOutage(log, "write back"), now: func() time.Time { return began.Add(time.Duration(w.ahead.Load())) },
 	}
 	w.populate(1)
 	return w

@@ -103,5 +103,8 @@ func (p *publisher) adopt(site string, k objectKey, e entry) bool {
 func (p *publisher) settled(site string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.dirty[site] == nil && !p.busy[site]
+	return p.quiet(site)
 }
+
+// quiet is settled for a caller that holds the lock.
+func (p *publisher) quiet(site string) bool { return p.dirty[site] == nil && !p.busy[site] }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
+	"regexp"
 	"sync"
 	"time"
 
@@ -19,14 +21,20 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// The bounds of a heartbeat. A site with maxSiteNodes nodes stays below.
+// The bounds of a heartbeat. A site with maxSiteNodes nodes stays below. What a heartbeat
+// says is written to the Site's status: these are the bounds of its schema, too.
 const (
 	maxPresence = 256 << 10
 	maxDegraded = 32
 	maxName     = 253
+	maxReason   = 128
 )
 
-// decodePresence reads a heartbeat, if it is within the bounds.
+// reasonPattern is that of a condition's reason.
+var reasonPattern = regexp.MustCompile(`^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$`)
+
+// decodePresence reads a heartbeat, if it is within the bounds. A count above the highest
+// that the API can say becomes that.
 func decodePresence(data []byte) (streams.Presence, error) {
 	var b streams.Presence
 	if len(data) > maxPresence {
@@ -38,7 +46,7 @@ func decodePresence(data []byte) (streams.Presence, error) {
 	if err := json.Unmarshal(data, &b); err != nil {
 		return b, fmt.Errorf("read heartbeat: %w", err)
 	}
-	for _, s := range append([]string{b.Site, b.Version, b.Boot}, b.Degraded...) {
+	for _, s := range []string{b.Site, b.Version, b.Boot} {
 		if len(s) > maxName {
 			return b, fmt.Errorf("heartbeat with a name of %d bytes", len(s))
 		}
@@ -50,6 +58,14 @@ func decodePresence(data []byte) (streams.Presence, error) {
 	}
 	if len(b.Degraded) > maxDegraded {
 		return b, fmt.Errorf("heartbeat with %d reasons", len(b.Degraded))
+	}
+	for _, s := range b.Degraded {
+		if len(s) > maxReason || !reasonPattern.MatchString(s) {
+			return b, fmt.Errorf("heartbeat with a reason of %d bytes, or one that does not match %s", len(s), reasonPattern)
+		}
+	}
+	for _, n := range []*uint64{&b.Applied, &b.AppliedHub, &b.Unapplied, &b.Quarantined, &b.Dropped, &b.ReportedPending, &b.TelemetryPending} {
+		*n = min(*n, math.MaxInt64)
 	}
 	return b, nil
 }
@@ -200,7 +216,7 @@ func (h *heartbeats) leaseVersion(ctx context.Context, node string) (string, err
 	if version != "" {
 		return version, nil
 	}
-	l, err := h.clients.own.CoordinationV1().Leases(corev1.NamespaceNodeLease).Patch(ctx, node, types.MergePatchType, []byte("{}"), metav1.PatchOptions{})
+	l, err := h.clients.leases.Leases(corev1.NamespaceNodeLease).Patch(ctx, node, types.MergePatchType, []byte("{}"), metav1.PatchOptions{})
 	if err != nil {
 		return "", err
 	}
@@ -226,7 +242,7 @@ func (h *heartbeats) patchLease(ctx context.Context, node, version string) (stri
 	if err != nil {
 		return "", err
 	}
-	l, err := h.clients.own.CoordinationV1().Leases(corev1.NamespaceNodeLease).Patch(ctx, node, types.MergePatchType, patch, metav1.PatchOptions{})
+	l, err := h.clients.leases.Leases(corev1.NamespaceNodeLease).Patch(ctx, node, types.MergePatchType, patch, metav1.PatchOptions{})
 	if err != nil {
 		return "", err
 	}
@@ -234,7 +250,7 @@ func (h *heartbeats) patchLease(ctx context.Context, node, version string) (stri
 }
 
 func (h *heartbeats) createLease(ctx context.Context, node string, uid types.UID) (string, error) {
-	l, err := h.clients.own.CoordinationV1().Leases(corev1.NamespaceNodeLease).Create(ctx, &coordinationv1.Lease{
+	l, err := h.clients.leases.Leases(corev1.NamespaceNodeLease).Create(ctx, &coordinationv1.Lease{
 		ObjectMeta: metav1.ObjectMeta{Name: node, OwnerReferences: []metav1.OwnerReference{
 			{APIVersion: "v1", Kind: "Node", Name: node, UID: uid},
 		}},

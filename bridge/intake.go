@@ -38,6 +38,9 @@ type intake struct {
 	// present says whether the object that a report is about is in the API.
 	present func(k reportKey) bool
 
+	// putting is held by who changes what the bucket says.
+	putting sync.Mutex
+
 	mu     sync.Mutex
 	last   map[string]uint64
 	spent  map[string][]spent

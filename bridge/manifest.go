@@ -89,7 +89,6 @@ func (m *manifests) repair(site string, d difference) streams.ManifestAnswer {
 	row := 0
 	m.repairs.update(site, func(s *siteRepair) {
 		s.Mismatches++
-		s.Published += uint64(d.size())
 		s.inRow++
 		row = s.inRow
 	})
@@ -106,7 +105,7 @@ func (p *publisher) compare(site, identity string, q streams.ManifestQuery) (str
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return compare(site, holdings{
-		identity: identity, last: p.published.last(site), settled: p.dirty[site] == nil && !p.busy[site],
+		epoch: epochNumber(p.epoch), identity: identity, last: p.published.last(site), settled: p.quiet(site),
 		manifest: p.published.manifest(site),
 		within:   func(b map[int]bool) map[string]streams.ManifestEntry { return p.published.within(site, b) },
 	}, q)

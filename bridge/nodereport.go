@@ -86,6 +86,7 @@ func (w *writeback) register(ctx context.Context, site string, reported *corev1.
 		created, err = as.core.Nodes().Get(ctx, node.Name, metav1.GetOptions{})
 	}
 	if err != nil {
+		w.clients.forget(reported.Name) // there may be no such node
 		return nil, verdict(err)
 	}
 	return created, nil

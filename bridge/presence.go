@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -140,11 +141,11 @@ func (p *presence) expire(now time.Time) []string {
 	return silent
 }
 
-// forget drops a site that is gone.
-func (p *presence) forget(site string) {
+// retain drops the sites that are gone.
+func (p *presence) retain(exists func(site string) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.sites, site)
+	maps.DeleteFunc(p.sites, func(site string, _ *heard) bool { return !exists(site) })
 }
 
 // of is what is known of a site; its last heartbeat is zero when this bridge has not

@@ -45,6 +45,9 @@ type publisher struct {
 	dirty     map[string]*dirtySite
 	// busy are the sites that are being published now.
 	busy map[string]bool
+	// retired are names that the hub has a consumer for although there was no such Site
+	// when it was looked for.
+	retired map[string]bool
 }
 
 // dirtySite is what is to be done for a site.
@@ -60,7 +63,7 @@ type dirtySite struct {
 func newPublisher(w *watch, f *fence, count *counters, metrics *instruments, log *zap.Logger) *publisher {
 	return &publisher{
 		watch: w, fence: f, log: log, count: count, closure: newClosure(), published: newPublished(),
-		dirty: map[string]*dirtySite{}, busy: map[string]bool{}, suspect: func(objectKey, string, string) {},
+		dirty: map[string]*dirtySite{}, busy: map[string]bool{}, retired: map[string]bool{}, suspect: func(objectKey, string, string) {},
 		objects: newQueue[objectKey](metrics, "objects", publishRetry),
 		queue:   newQueue[string](metrics, "sites", publishRetry),
 	}
@@ -214,6 +217,7 @@ func (p *publisher) plan(site string) (tasks []task, known bool) {
 		p.closure.recompute(site)
 		return nil, false
 	}
+	delete(p.retired, site) // it was made again
 	if d == nil {
 		return nil, true
 	}
@@ -275,12 +279,21 @@ func (p *publisher) rest(site string) {
 	delete(p.busy, site)
 }
 
-// removeSite takes away what is left of a site without a Site object.
+// retire has what is left of a site taken away, unless the Site is there again by then.
+func (p *publisher) retire(site string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.retired[site] = true
+	p.mark(site)
+}
+
+// removeSite takes away what is left of a site without a Site object. Only the worker that
+// has the site does this: one that is made again meanwhile is published afterwards.
 func (p *publisher) removeSite(ctx context.Context, site string) error {
 	p.mu.Lock()
-	left := len(p.published.sites[site])
+	left := p.retired[site] || len(p.published.sites[site]) > 0
 	p.mu.Unlock()
-	if left == 0 {
+	if !left {
 		return nil
 	}
 	if err := p.fence.check(); err != nil {
@@ -291,6 +304,7 @@ func (p *publisher) removeSite(ctx context.Context, site string) error {
 	}
 	p.mu.Lock()
 	p.published.removeSite(site)
+	delete(p.retired, site)
 	p.mu.Unlock()
 	p.log.Info("site removed", zap.String("site", site))
 	return nil

@@ -104,7 +104,8 @@ func (p *publishing) populate(n int) []objectKey {
 	p.set(coreKey("pods", "default", "web"), map[string]any{"spec": map[string]any{
 		"nodeName": "a1", "volumes": []any{map[string]any{"name": "v", "projected": map[string]any{"sources": sources}}},
 	}})
-	p.await("everything published", func() bool { return p.idle() && p.count.published.Load() >= uint64(n) })
+	// With the node and the pod.
+	p.await("everything published", func() bool { return p.idle() && p.count.published.Load() >= uint64(n)+2 })
 	return keys
 }
 

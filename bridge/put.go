@@ -133,8 +133,12 @@ func (p *publisher) dismiss(ctx context.Context, site string, e streams.Manifest
 }
 
 // put stores m if this bridge leads and the subject still holds what it knows of, so
-// that a former leader that wakes up late changes nothing.
+// that a former leader that wakes up late changes nothing. It blocks while the storage
+// that m comes from has not been looked at.
 func (p *publisher) put(ctx context.Context, site string, k objectKey, subject string, m streams.Message, last uint64) (uint64, error) {
+	if err := p.watch.lookout.await(ctx); err != nil {
+		return 0, err
+	}
 	if err := p.fence.check(); err != nil {
 		return 0, err
 	}

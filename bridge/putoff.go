@@ -60,6 +60,8 @@ func (i *intake) leave(ctx context.Context, site string, msg jetstream.Msg, meta
 
 // put remembers that the reports of a site from a sequence on are to be read again.
 func (i *intake) put(ctx context.Context, site string, seq uint64) error {
+	i.putting.Lock()
+	defer i.putting.Unlock()
 	i.mu.Lock()
 	p := i.putOff[site]
 	if p != nil && p.kept <= seq {
@@ -71,14 +73,43 @@ func (i *intake) put(ctx context.Context, site string, seq uint64) error {
 		return nil
 	}
 	i.mu.Unlock()
-	revision, err := i.hub.record.Put(ctx, putOffKey(site), []byte(strconv.FormatUint(seq, 10)))
+	kept, revision, err := i.keep(ctx, putOffKey(site), seq)
 	if err != nil {
 		return fmt.Errorf("remember reports of site %s: %w", site, err)
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.putOff[site] = &putOff{from: seq, kept: seq, revision: revision}
+	i.putOff[site] = &putOff{from: kept, kept: kept, revision: revision}
 	return nil
+}
+
+// keep has a key say the smaller of seq and what it says, which may be another bridge's,
+// in a revision of its own.
+func (i *intake) keep(ctx context.Context, key string, seq uint64) (kept, revision uint64, err error) {
+	if err := i.publish.fence.check(); err != nil {
+		return 0, 0, err
+	}
+	e, err := i.hub.record.Get(ctx, key)
+	switch {
+	case errors.Is(err, jetstream.ErrKeyNotFound):
+		revision, err = i.hub.record.Create(ctx, key, []byte(strconv.FormatUint(seq, 10)))
+		return seq, revision, err
+	case err != nil:
+		return 0, 0, err
+	}
+	kept = min(seq, keptBy(e))
+	revision, err = i.hub.record.Update(ctx, key, []byte(strconv.FormatUint(kept, 10)), e.Revision())
+	return kept, revision, err
+}
+
+// keptBy is what a key says; one that is not understood says that all reports are to be
+// read again.
+func keptBy(e jetstream.KeyValueEntry) uint64 {
+	from, err := strconv.ParseUint(string(e.Value()), 10, 64)
+	if err != nil {
+		return 1
+	}
+	return from
 }
 
 // least is the smaller of two sequences, of which 0 is none.
@@ -109,10 +140,7 @@ func (i *intake) recoverPutOff(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("read what was put off: %w", err)
 		}
-		from, err := strconv.ParseUint(string(e.Value()), 10, 64)
-		if err != nil {
-			from = 1 // not understood: all of them
-		}
+		from := keptBy(e)
 		i.mu.Lock()
 		i.putOff[string(site)] = &putOff{from: from, kept: from, revision: e.Revision()}
 		i.mu.Unlock()
@@ -132,12 +160,14 @@ func (i *intake) isPutOff(site string, seq uint64) bool {
 // forgets those that have been dealt with.
 func (i *intake) resume(ctx context.Context) {
 	again, over := i.due()
-	for s, from := range again {
-		next, err := i.readAgain(ctx, s, from)
+	for s, begun := range again {
+		next, err := i.readAgain(ctx, s, begun.from)
 		i.mu.Lock()
-		if p := i.putOff[s]; err == nil {
+		switch p := i.putOff[s]; {
+		case p != begun.putOff: // an earlier one was put off meanwhile
+		case err == nil:
 			p.read = true
-		} else {
+		default:
 			p.from = next
 		}
 		i.mu.Unlock()
@@ -153,10 +183,16 @@ func (i *intake) resume(ctx context.Context) {
 	}
 }
 
+// rereading is what is to be read again, from a sequence on.
+type rereading struct {
+	putOff *putOff
+	from   uint64
+}
+
 // due returns from which sequence which sites are to be read again, and takes out those
 // that have been dealt with, with the revisions of their keys.
-func (i *intake) due() (again, over map[string]uint64) {
-	again, over = map[string]uint64{}, map[string]uint64{}
+func (i *intake) due() (again map[string]rereading, over map[string]uint64) {
+	again, over = map[string]rereading{}, map[string]uint64{}
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for s, p := range i.putOff {
@@ -169,7 +205,7 @@ func (i *intake) due() (again, over map[string]uint64) {
 			over[s] = p.revision
 			delete(i.putOff, s)
 		case !p.read && room > maxWaiting/2:
-			again[s] = p.from
+			again[s] = rereading{p, p.from}
 			p.since = 0
 			delete(i.strays, s)
 		}

@@ -28,7 +28,7 @@ func (b *Bridge) assembleRepair(p *parts, h *hub, c *clients, outageOf func(stri
 	p.foreign = &foreign{hub: h, publish: p.publish, fence: b.fence, log: b.log, count: &b.count, outage: outageOf("search the desired stream")}
 	p.storage = &storage{
 		kv: h.record, clients: c, fence: b.fence, log: b.log, count: &b.count, outage: outageOf("epoch of the API server's storage"),
-		identity: b.cfg.LeaderElection.Identity, namespace: b.cfg.LeaderElection.Namespace, suspects: make(chan suspect, 1),
+		identity: b.cfg.LeaderElection.Identity, namespace: b.cfg.LeaderElection.Namespace, suspects: make(chan suspect, 1), lookout: p.watch.lookout,
 	}
 	p.publish.suspect = p.storage.suspect
 	m := &manifests{publish: p.publish, repairs: p.repairs, resync: r, log: b.log, count: &b.count, now: time.Now, identity: h.identity}

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -13,9 +14,8 @@ type siteRepair struct {
 	// Outcome what came of it; zero before the first.
 	LastCheck time.Time
 	Outcome   streams.ManifestState
-	// Mismatches counts the comparisons that found a difference, Published the objects
-	// and tombstones that were published again for them, since this bridge leads.
-	Mismatches, Published uint64
+	// Mismatches counts the comparisons that found a difference, since this bridge leads.
+	Mismatches uint64
 	// Resynced is when the site was last told to take everything anew, and ResyncReason
 	// why; zero when it has not been since this bridge leads.
 	Resynced     time.Time
@@ -77,4 +77,11 @@ func (r *repairs) forget(site string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.sites, site)
+}
+
+// retain drops the sites that are gone.
+func (r *repairs) retain(exists func(site string) bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.sites, func(site string, _ *siteRepair) bool { return !exists(site) })
 }

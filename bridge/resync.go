@@ -21,6 +21,8 @@ const (
 	// resyncSpacing is how soon after a resync a site is resynced again without being
 	// asked to by people.
 	resyncSpacing = 10 * time.Minute
+	// maxResyncValue bounds the value of the annotation, in bytes: the status repeats it.
+	maxResyncValue = 1024
 )
 
 // resyncs has sites take everything anew: the hub's consumer of the site begins again at
@@ -42,10 +44,13 @@ type resyncs struct {
 	// touched are Sites whose annotation is to be looked at, mismatched those that
 	// differed again and again, verify those to tell to compare.
 	touched, mismatched, verify map[string]bool
+
+	// refused are Sites whose annotation is not carried out; only run uses it.
+	refused map[string]bool
 }
 
 func newResyncs() *resyncs {
-	return &resyncs{touched: map[string]bool{}, mismatched: map[string]bool{}, verify: map[string]bool{}, now: time.Now}
+	return &resyncs{touched: map[string]bool{}, mismatched: map[string]bool{}, verify: map[string]bool{}, refused: map[string]bool{}, now: time.Now}
 }
 
 // changed looks at the annotation of a Site. It does not block.
@@ -108,9 +113,18 @@ func (r *resyncs) requested(ctx context.Context, site string) error {
 	o := r.watch.get(objectKey{Group: siteGroup, Resource: "sites", Name: site})
 	if o == nil {
 		r.repairs.forget(site)
+		delete(r.refused, site)
 		return nil
 	}
 	value := o.GetAnnotations()[v1alpha1.ResyncAnnotation]
+	if len(value) > maxResyncValue {
+		if !r.refused[site] {
+			r.log.Warn("resync refused, the value of the annotation is too long", zap.String("site", site), zap.Int("bytes", len(value)), zap.Int("most", maxResyncValue))
+		}
+		r.refused[site] = true
+		return nil
+	}
+	delete(r.refused, site)
 	if value == "" || value == r.repairs.of(site).ResyncRequested || value == text(o, "status", "resync", "requested") {
 		return nil
 	}

@@ -3,7 +3,9 @@ package bridge
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"go.uber.org/zap"
@@ -33,6 +35,8 @@ type siteEvents struct {
 	waiting []happening
 	series  map[seriesKey]written
 	made    int
+	// refusing says that the last Event was refused.
+	refusing bool
 }
 
 // happening is an event of one Site, with the name that it gets in the API.
@@ -76,12 +80,19 @@ func (e *siteEvents) add(site *unstructured.Unstructured, at time.Time, events [
 	}
 }
 
-// flush writes what waits, in order, up to the first that is not taken.
+// flush writes what waits, in order, up to the first that cannot be written now. One that
+// is refused, by a quota or an admission policy, is dropped: the others need not wait.
 func (e *siteEvents) flush(ctx context.Context) error {
 	for len(e.waiting) > 0 {
-		if err := e.write(ctx, e.waiting[0]); err != nil {
+		err := e.write(ctx, e.waiting[0])
+		refused := refusedForGood(err)
+		if err != nil && !refused {
 			return fmt.Errorf("write event about site %s: %w", e.waiting[0].site.Name, err)
 		}
+		if refused && !e.refusing {
+			e.log.Warn("events about sites dropped until the API server accepts one", zap.String("site", e.waiting[0].site.Name), zap.Error(err))
+		}
+		e.refusing = refused
 		e.waiting = e.waiting[1:]
 	}
 	e.waiting = nil
@@ -122,4 +133,19 @@ func (e *siteEvents) write(ctx context.Context, h happening) error {
 	}
 	e.series[k] = written{h.name, 1, h.at}
 	return nil
+}
+
+// refusedForGood says whether the API server refused what would be refused again: a client
+// error that neither time nor another version of the object makes go away.
+func refusedForGood(err error) bool {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		return false
+	}
+	switch code := status.Status().Code; code {
+	case http.StatusUnauthorized, http.StatusRequestTimeout, http.StatusConflict, http.StatusTooManyRequests:
+		return false
+	default:
+		return code >= 400 && code < 500
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -117,16 +118,10 @@ func (s *survey) round(ctx context.Context) (listing time.Duration, err error) {
 	sites := s.publish.siteNodes()
 	for name, info := range found {
 		if _, ok := sites[name]; !ok && info.Config.DeliverSubject == streams.SyncSubject(name) {
-			if err := s.publish.fence.check(); err != nil {
-				return listing, err
-			}
-			if err := streams.RemoveSite(ctx, s.hub.js, name); err != nil {
-				return listing, err
-			}
-			s.forget(name)
+			s.publish.retire(name)
 		}
 	}
-	s.metrics.retain(func(site string) bool { _, ok := sites[site]; return ok })
+	s.retain(func(site string) bool { _, ok := sites[site]; return ok })
 	var errs []error
 	for site, nodes := range sites {
 		if err := s.site(ctx, site, nodes, found[site]); err != nil {
@@ -136,13 +131,14 @@ func (s *survey) round(ctx context.Context) (listing time.Duration, err error) {
 	return listing, errors.Join(append(errs, s.events.flush(ctx))...)
 }
 
-// forget drops what is known of a site that is gone.
-func (s *survey) forget(site string) {
-	s.presence.forget(site)
-	s.repairs.forget(site)
-	s.boots.forget(site)
-	delete(s.ensured, site)
-	delete(s.written, site)
+// retain drops what is known of the sites that are gone.
+func (s *survey) retain(exists func(site string) bool) {
+	s.metrics.retain(exists)
+	s.presence.retain(exists)
+	s.repairs.retain(exists)
+	s.boots.retain(exists)
+	maps.DeleteFunc(s.ensured, func(site string, _ bool) bool { return !exists(site) })
+	maps.DeleteFunc(s.written, func(site string, _ siteWrite) bool { return !exists(site) })
 }
 
 // sameHub finds out whether the streams are still those that were recovered from. A server

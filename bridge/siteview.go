@@ -127,7 +127,7 @@ func (o observation) syncedCondition(s v1alpha1.SiteStatus) metav1.Condition {
 		outcome = streams.ManifestState(s.LastCheck.Outcome)
 	}
 	switch {
-	case outcome == streams.ManifestSendBuckets, outcome == streams.ManifestSendEntries, outcome == streams.ManifestRepairing:
+	case outcome == streams.ManifestRepairing:
 		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonDiffers, "what the site has differs from what was published, and is being repaired")
 	case o.unpublished:
 		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonUnpublished, "objects wait to be published for the site")

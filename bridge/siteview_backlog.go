@@ -39,18 +39,22 @@ type backlogs struct {
 	publish *publisher
 	outage  *outage
 	queue   workqueue.TypedRateLimitingInterface[string]
+
+	// asked is when each question was seen first, by name; only the worker uses it.
+	asked map[string]asked
+}
+
+// asked is a question, and when it was seen first by this bridge's clock.
+type asked struct {
+	uid types.UID
+	at  time.Time
 }
 
 // run answers until ctx ends.
 func (b *backlogs) run(ctx context.Context) error {
-	questions := cache.NewSharedIndexInformerWithOptions(listWatch(b.client, v1alpha1.Backlogs, b.outage), &unstructured.Unstructured{},
-		cache.SharedIndexInformerOptions{ObjectDescription: v1alpha1.Backlogs.String()})
-	if err := questions.SetTransform(dropManagedFields); err != nil {
-		return fmt.Errorf("prepare watch of backlogs: %w", err)
-	}
-	// The outcome of each call is reported where it is made.
-	if err := questions.SetWatchErrorHandlerWithContext(func(context.Context, *cache.Reflector, error) {}); err != nil {
-		return fmt.Errorf("prepare watch of backlogs: %w", err)
+	questions, err := newInformer(b.client, v1alpha1.Backlogs, b.outage, func() {})
+	if err != nil {
+		return err
 	}
 	if _, err := questions.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(obj any) {
@@ -61,6 +65,7 @@ func (b *backlogs) run(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("prepare watch of backlogs: %w", err)
 	}
+	b.asked = map[string]asked{}
 	var wg sync.WaitGroup
 	wg.Go(func() { questions.RunWithContext(ctx) })
 	wg.Go(func() {
@@ -84,9 +89,10 @@ func (b *backlogs) work(ctx context.Context, questions cache.SharedIndexInformer
 	o, ok := obj.(*unstructured.Unstructured)
 	if err != nil || !found || !ok {
 		b.queue.Forget(name)
+		delete(b.asked, name)
 		return
 	}
-	left := backlogLife - time.Since(o.GetCreationTimestamp().Time)
+	left := b.left(o, time.Now())
 	if left <= 0 {
 		err = b.remove(ctx, o)
 	} else {
@@ -102,8 +108,21 @@ func (b *backlogs) work(ctx context.Context, questions cache.SharedIndexInformer
 		b.queue.Forget(name)
 		if left > 0 {
 			b.queue.AddAfter(name, left+time.Second)
+		} else {
+			delete(b.asked, name)
 		}
 	}
+}
+
+// left is for how long a question stays. It counts from when the question was seen first:
+// the clock of the API server may be another.
+func (b *backlogs) left(o *unstructured.Unstructured, now time.Time) time.Duration {
+	q := b.asked[o.GetName()]
+	if q.uid != o.GetUID() {
+		q = asked{o.GetUID(), now}
+		b.asked[o.GetName()] = q
+	}
+	return backlogLife - now.Sub(q.at)
 }
 
 func (b *backlogs) remove(ctx context.Context, o *unstructured.Unstructured) error {
@@ -234,9 +253,27 @@ func readHeaders(ctx context.Context, h *hub, filter string, from uint64, limit 
 		take(msg, meta.Sequence.Stream, meta.Timestamp)
 		last, left = meta.Sequence.Stream, meta.NumPending
 	}
-	// What was pending may have been replaced meanwhile: then fewer come than were there.
 	if err := batch.Error(); err != nil && !errors.Is(err, jetstream.ErrNoMessages) {
 		return 0, false, err
 	}
-	return last, left > 0 && last > 0, nil
+	if last > 0 {
+		return last, left > 0, nil
+	}
+	return 0, false, nothingLeft(ctx, consumer)
 }
+
+// nothingLeft is nil when a consumer that got nothing has nothing to get: what was pending
+// may have been removed meanwhile.
+func nothingLeft(ctx context.Context, consumer jetstream.Consumer) error {
+	now, err := consumer.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if now.NumPending > 0 {
+		return errSilentHub
+	}
+	return nil
+}
+
+// errSilentHub reports that the hub sent nothing of what it has.
+var errSilentHub = errors.New("the hub does not send what it holds, ask again")

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"maps"
 	"sync"
 	"time"
 )
@@ -52,9 +53,9 @@ func (b *boots) doubled(site string) time.Time {
 	return time.Time{}
 }
 
-// forget drops a site that is gone.
-func (b *boots) forget(site string) {
+// retain drops the sites that are gone.
+func (b *boots) retain(exists func(site string) bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.sites, site)
+	maps.DeleteFunc(b.sites, func(site string, _ *bootsOf) bool { return !exists(site) })
 }

@@ -24,6 +24,8 @@ const (
 	markerName = "bridge-epoch"
 	// storageInterval is how often the marker is written, and the storage looked at by it.
 	storageInterval = 10 * time.Second
+	// lookRetry is how soon a look is taken again that failed and that is waited for.
+	lookRetry = time.Second
 )
 
 // errEpoch reports that the API server's storage is not what this bridge has read: it
@@ -44,6 +46,8 @@ type storage struct {
 	namespace string
 	// suspects are objects that may prove that the storage has moved back.
 	suspects chan suspect
+	// lookout waits for looks at the storage.
+	lookout *lookout
 
 	record   epochRecord
 	revision uint64
@@ -110,7 +114,8 @@ func (s *storage) begun(r epochRecord, reason string) {
 	s.log.Warn("new epoch", zap.String("epoch", r.name()), zap.String("reason", reason), zap.Uint64("term", r.Term))
 }
 
-// run looks at the storage every storageInterval until ctx ends. It returns errEpoch
+// run looks at the storage every storageInterval, and when an API server was heard anew,
+// until ctx ends. It returns errEpoch
 // when the storage has changed under this bridge, and errDeposed when another bridge
 // has written the record.
 func (s *storage) run(ctx context.Context) error {
@@ -132,10 +137,18 @@ func (s *storage) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case e := <-watcher.Updates():
+		case e, open := <-watcher.Updates():
+			if !open { // the hub has lost the bucket
+				return errHubReplaced
+			}
 			err = s.seen(e)
 		case q := <-s.suspects:
 			err = s.examine(ctx, q)
+		case <-s.lookout.due:
+			if err = s.look(ctx); err != nil {
+				pause(ctx, lookRetry)
+				s.lookout.again()
+			}
 		case <-tick.C:
 			err = s.look(ctx)
 		}
@@ -160,6 +173,7 @@ func (s *storage) seen(e jetstream.KeyValueEntry) error {
 
 // look compares the storage with the record and writes down how far it is.
 func (s *storage) look(ctx context.Context) error {
+	answers := s.lookout.now()
 	if _, err := s.kv.Status(ctx); errors.Is(err, jetstream.ErrBucketNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
 		return errHubReplaced
 	}
@@ -170,7 +184,11 @@ func (s *storage) look(ctx context.Context) error {
 	if uid != s.record.UID {
 		return fmt.Errorf("%w: %s", errEpoch, epochReplaced)
 	}
-	return s.mark(ctx)
+	if err := s.mark(ctx); err != nil {
+		return err
+	}
+	s.lookout.cover(answers)
+	return nil
 }
 
 // suspect notes an object whose copy is older than what was published of it: either the

@@ -19,22 +19,18 @@ import (
 // changed which object to look at. It decides nothing.
 type watch struct {
 	informers map[schema.GroupResource]cache.SharedIndexInformer
+	lookout   *lookout
 }
 
 // newWatch prepares the informers. changed is called for each object that appeared,
 // changed or vanished, from several goroutines, and must not block.
 func newWatch(client dynamic.Interface, out *outage, changed func(objectKey)) (*watch, error) {
-	w := &watch{informers: map[schema.GroupResource]cache.SharedIndexInformer{}}
+	w := &watch{informers: map[schema.GroupResource]cache.SharedIndexInformer{}, lookout: newLookout()}
 	for _, r := range watched {
 		gr := r.GroupResource()
-		inf := cache.NewSharedIndexInformerWithOptions(listWatch(client, r, out), &unstructured.Unstructured{},
-			cache.SharedIndexInformerOptions{ObjectDescription: r.String()})
-		if err := inf.SetTransform(dropManagedFields); err != nil {
-			return nil, fmt.Errorf("prepare watch of %s: %w", gr, err)
-		}
-		// The outcome of each call is reported where it is made.
-		if err := inf.SetWatchErrorHandlerWithContext(func(context.Context, *cache.Reflector, error) {}); err != nil {
-			return nil, fmt.Errorf("prepare watch of %s: %w", gr, err)
+		inf, err := newInformer(client, r, out, w.lookout.heard)
+		if err != nil {
+			return nil, err
 		}
 		note := func(obj any) {
 			if k, ok := keyFor(gr, obj); ok {
@@ -51,9 +47,27 @@ func newWatch(client dynamic.Interface, out *outage, changed func(objectKey)) (*
 	return w, nil
 }
 
+// newInformer prepares the watch of one resource. heard is called when an API server has
+// answered a list or begun a watch, before anything of it is in the store.
+func newInformer(client dynamic.Interface, r schema.GroupVersionResource, out *outage, heard func()) (cache.SharedIndexInformer, error) {
+	inf := cache.NewSharedIndexInformerWithOptions(listWatch(client, r, out, heard), &unstructured.Unstructured{},
+		cache.SharedIndexInformerOptions{ObjectDescription: r.String()})
+	if err := inf.SetTransform(dropManagedFields); err != nil {
+		return nil, fmt.Errorf("prepare watch of %s: %w", r.GroupResource(), err)
+	}
+	// The outcome of each call is reported where it is made.
+	if err := inf.SetWatchErrorHandlerWithContext(func(context.Context, *cache.Reflector, error) {}); err != nil {
+		return nil, fmt.Errorf("prepare watch of %s: %w", r.GroupResource(), err)
+	}
+	return inf, nil
+}
+
 // listWatch is how one resource is listed and watched, with every outcome reported.
-func listWatch(client dynamic.Interface, r schema.GroupVersionResource, out *outage) cache.ListerWatcher {
+func listWatch(client dynamic.Interface, r schema.GroupVersionResource, out *outage, heard func()) cache.ListerWatcher {
 	report := func(ctx context.Context, err error) {
+		if err == nil {
+			heard()
+		}
 		// An expired version is no outage: the resource is listed anew.
 		if ctx.Err() == nil && !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
 			out.part(r.GroupResource().String(), err)

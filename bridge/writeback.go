@@ -35,6 +35,10 @@ var (
 // takes about two minutes.
 const unknownNodeTries = 30
 
+// unknownNodeHold is after how many tries, about three seconds, such a report gives up its
+// place among the few that the consumer has under way for all sites.
+const unknownNodeHold = 6
+
 // writeback makes the API server say what the sites report: the newest report of each
 // object is written, and written again when something else overwrote it while the node
 // was heard. One object is handled by one worker at a time.
@@ -97,7 +101,8 @@ func (w *writeback) work(ctx context.Context, k reportKey) {
 	if ctx.Err() != nil {
 		return
 	}
-	if errors.Is(err, errNodeUnknown) && w.queue.NumRequeues(k) >= unknownNodeTries || w.denied(ctx, k, r, err) {
+	tries := w.queue.NumRequeues(k)
+	if errors.Is(err, errNodeUnknown) && tries >= unknownNodeTries || w.denied(ctx, k, r, err) {
 		err = fmt.Errorf("%w: %w", errRefused, err)
 	}
 	switch {
@@ -114,13 +119,18 @@ func (w *writeback) work(ctx context.Context, k reportKey) {
 		w.intake.discard(k.site, spent{seq: r.seq})
 	case errors.Is(err, errRefused):
 		w.refused(ctx, k, r, err)
-	case apierrors.IsConflict(err):
+	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err):
 		// Somebody else wrote in between, or the watch is behind: what it brings is looked
 		// at as soon as it comes, and without it after a while.
 		w.count.conflicts.Add(1)
 		w.queue.AddRateLimited(k)
 	default:
-		if !errors.Is(err, errNodeUnknown) && !errors.Is(err, errDenied) {
+		switch {
+		case errors.Is(err, errNodeUnknown):
+			if tries >= unknownNodeHold && r.from != nil {
+				w.release(ctx, k, r)
+			}
+		case !errors.Is(err, errDenied):
 			w.outage.report(err)
 		}
 		w.queue.AddRateLimited(k)

@@ -58,6 +58,12 @@ func restored(t *testing.T) (*controlPlane, *world, *running, *leafCopy, string)
 	l.awaitKept(w.configMapRef("created"), true)
 	l.awaitKept(w.configMapRef("deleted"), false)
 	w.awaitDesired("plant-a", w.configMapRef("changed"), "changed", contains(`"v":"2"`))
+	// Nothing at the hub tells any more what was deleted.
+	eventually(t, "tombstone removed", func() bool {
+		l.beat(0, "a1")
+		m, _ := w.desired("plant-a", w.configMapRef("deleted"))
+		return m == nil
+	})
 	return c, w, b, l, snapshot
 }
 
@@ -77,6 +83,14 @@ func converged(w *world, l *leafCopy, epoch int) {
 	w.awaitDesired("plant-a", w.configMapRef("changed"), "as it was", contains(`"v":"1"`))
 	l.awaitKept(w.configMapRef("deleted"), true)
 	l.awaitKept(w.configMapRef("created"), false)
+	ended := ""
+	for _, d := range l.of(w.configMapRef("deleted")) {
+		if d.op == streams.OpDelete {
+			ended = d.epoch
+		} else if d.epoch == ended {
+			t.Errorf("what was deleted in epoch %s came back in it: %+v", ended, d)
+		}
+	}
 	eventually(t, "the site told to compare", func() bool { l.beat(0, "a1"); return l.verifies() > 0 })
 	l.equal()
 

@@ -64,7 +64,7 @@ func (w *world) recorder() *stored {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		h := m.Headers()
-		r.msgs = append(r.msgs, kept{m.Subject(), streams.Op(h.Get(streams.HeaderOp)), h.Get(streams.HeaderUID), h.Get(streams.HeaderHash), h.Get(streams.HeaderVersion), streams.TermOf(h)})
+		r.msgs = append(r.msgs, kept{m.Subject(), streams.Op(h.Get(streams.HeaderOp)), h.Get(streams.HeaderUID), h.Get(streams.HeaderHash), h.Get(streams.HeaderVersion), h.Get(streams.HeaderEpoch), streams.TermOf(h)})
 	})
 	w.must(err)
 	w.t.Cleanup(func() { consuming.Stop(); <-consuming.Closed() })

@@ -37,6 +37,7 @@ type kept struct {
 	uid     string
 	hash    string
 	version string
+	epoch   string
 	term    uint64
 }
 
@@ -130,7 +131,7 @@ func (l *leafCopy) take(m *nats.Msg) {
 	}
 	l.history = append(l.history, kept{
 		m.Subject, streams.Op(m.Header.Get(streams.HeaderOp)), m.Header.Get(streams.HeaderUID),
-		m.Header.Get(streams.HeaderHash), m.Header.Get(streams.HeaderVersion), streams.TermOf(m.Header),
+		m.Header.Get(streams.HeaderHash), m.Header.Get(streams.HeaderVersion), m.Header.Get(streams.HeaderEpoch), streams.TermOf(m.Header),
 	})
 	if err := l.nc.Publish(m.Reply, []byte("+ACK")); err != nil {
 		l.t.Error(err)

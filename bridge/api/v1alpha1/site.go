@@ -109,8 +109,7 @@ type SiteStatus struct {
 // SiteCheck is a comparison of a site's manifest with the bridge's.
 type SiteCheck struct {
 	Time metav1.Time `json:"time"`
-	// Outcome is equal, behind (more was on its way), send-buckets or send-entries (it
-	// differs, the comparison goes on), or repairing.
+	// Outcome is equal, or repairing: it differs, and what differs is published again.
 	Outcome string `json:"outcome"`
 }
 

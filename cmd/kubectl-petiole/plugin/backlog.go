@@ -160,7 +160,11 @@ func (s *session) printBacklog(o *output, b *v1alpha1.Backlog) error {
 	switch o.format() {
 	case "", "wide":
 		if len(b.Status.Items) == 0 {
-			_, err := fmt.Fprintf(s.ErrOut, "Site %s has stored everything.\n", b.Spec.Site)
+			answer := fmt.Sprintf("Site %s has stored everything.", b.Spec.Site)
+			if n := b.Status.Pending; n > 0 {
+				answer = fmt.Sprintf("Site %s has %d messages to store, none of them was listed: ask again.", b.Spec.Site, n)
+			}
+			_, err := fmt.Fprintln(s.ErrOut, answer)
 			return err
 		}
 		columns := []metav1.TableColumnDefinition{column("Namespace"), column("Name"), column("Change"), column("Age"), column("Size"), wide("Node"), wide("Sequence")}

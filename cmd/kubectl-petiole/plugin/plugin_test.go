@@ -185,6 +185,10 @@ func TestBacklogThatCannotBeHad(t *testing.T) {
 	if code, out, errOut := empty("backlog", "plant-a"); code != 0 || out != "" || !strings.Contains(errOut, "has stored everything") {
 		t.Errorf("empty: code %d, %q, %q", code, out, errOut)
 	}
+	unlisted := (&apiServer{t: t, pages: []v1alpha1.BacklogStatus{{Time: ago(0), Pending: 3}}}).start()
+	if code, out, errOut := unlisted("backlog", "plant-a"); code != 0 || out != "" || !strings.Contains(errOut, "3 messages to store") {
+		t.Errorf("nothing listed of 3: code %d, %q, %q", code, out, errOut)
+	}
 	refused := (&apiServer{t: t, pages: []v1alpha1.BacklogStatus{{Time: ago(0), Error: "read consumer plant-a: timeout"}}}).start()
 	if code, _, errOut := refused("backlog", "plant-a"); code != 1 || errOut != "error: the bridge cannot answer: read consumer plant-a: timeout\n" {
 		t.Errorf("refused: code %d, %q", code, errOut)

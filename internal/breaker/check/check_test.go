@@ -20,6 +20,7 @@ func TestEachInvariantCanBeViolated(t *testing.T) {
 		return Event{Kind: Acked, Site: "a", Source: "p", N: n, Seq: seq}
 	}
 	arrived := func(n int64) Event { return Event{Kind: Arrived, Site: "a", Source: "p", N: n} }
+	unsure := func(n int64) Event { return Event{Kind: Unsure, Site: "a", Source: "p", N: n} }
 	status := func(n int64, phase string) Event {
 		return Event{Kind: Status, Site: "a", UID: "u", About: "u", N: n, Phase: phase}
 	}
@@ -60,6 +61,8 @@ func TestEachInvariantCanBeViolated(t *testing.T) {
 		{"a record is lost after the disk", "I11", []Event{lost, {Kind: Acked, At: time.Second, Site: "a", Source: "p", N: 1}}},
 		{"a record is lost with another stream", "I11", []Event{acked(1, 1), {Kind: StoreLost, Site: "a", Stream: "SITE_DESIRED"}}},
 		{"records change places", "I11", []Event{acked(1, 1), acked(2, 2), arrived(2), arrived(1)}},
+		{"a record without an answer comes late", "", []Event{unsure(1), acked(2, 1), arrived(2), arrived(1)}},
+		{"records change places after a late one", "I11", []Event{unsure(1), acked(2, 1), acked(3, 2), arrived(3), arrived(1), arrived(2)}},
 		{"a status goes back", "I12", []Event{status(2, ""), status(1, "")}},
 		{"a status of another pod", "I13", []Event{{Kind: Status, UID: "u", About: "v"}}},
 		{"an ended pod runs", "I14", []Event{status(1, "Succeeded"), status(2, "Running")}},

@@ -28,7 +28,11 @@ type source struct {
 	site    string
 	acked   map[int64]ackedRecord
 	arrived map[int64]bool
-	newest  int64
+	// unsure are records whose producer got no answer. A server that stood still may store
+	// one after others that the producer sent meanwhile over another connection: what it did
+	// not acknowledge has no place in the order.
+	unsure map[int64]bool
+	newest int64
 }
 
 type ackedRecord struct {
@@ -48,7 +52,7 @@ func (u *upstream) source(e Event) *source {
 	key := e.Site + "/" + e.Source
 	s := u.sources[key]
 	if s == nil {
-		s = &source{site: e.Site, acked: map[int64]ackedRecord{}, arrived: map[int64]bool{}}
+		s = &source{site: e.Site, acked: map[int64]ackedRecord{}, arrived: map[int64]bool{}, unsure: map[int64]bool{}}
 		u.sources[key] = s
 	}
 	return s
@@ -61,6 +65,8 @@ func (u *upstream) observe(e Event) []Violation {
 		if !s.arrived[e.N] {
 			s.acked[e.N] = ackedRecord{e.Seq, e.At}
 		}
+	case Unsure:
+		u.source(e).unsure[e.N] = true
 	case Arrived:
 		s := u.source(e)
 		if s.arrived[e.N] {
@@ -68,10 +74,10 @@ func (u *upstream) observe(e Event) []Violation {
 		}
 		s.arrived[e.N] = true
 		delete(s.acked, e.N)
-		if e.N < s.newest {
+		if e.N < s.newest && !s.unsure[e.N] {
 			return violation("I11", "record %d of %s at %s arrives after record %d", e.N, e.Source, e.Site, s.newest)
 		}
-		s.newest = e.N
+		s.newest = max(s.newest, e.N)
 	case GapTold:
 		if e.Stream == siteTelemetry {
 			u.gaps[e.Site] = append(u.gaps[e.Site], gap{e.From, e.To})

@@ -1,0 +1,108 @@
+package bridge
+
+import (
+	"encoding/json"
+	"math"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/streams"
+)
+
+// crdSchema is of a custom resource what the tests need.
+type crdSchema struct {
+	Properties map[string]crdSchema `json:"properties"`
+	Items      *crdSchema           `json:"items"`
+	MaxLength  int                  `json:"maxLength"`
+	MaxItems   int                  `json:"maxItems"`
+	Pattern    string               `json:"pattern"`
+	Enum       []string             `json:"enum"`
+}
+
+// siteStatusSchema is that of a Site's status.
+func siteStatusSchema(t *testing.T) crdSchema {
+	t.Helper()
+	data, err := os.ReadFile("../deploy/kubernetes/crds/petiole.dev_sites.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var crd struct {
+		Spec struct {
+			Versions []struct {
+				Schema struct {
+					OpenAPIV3Schema crdSchema `json:"openAPIV3Schema"`
+				} `json:"schema"`
+			} `json:"versions"`
+		} `json:"spec"`
+	}
+	if err := yaml.Unmarshal(data, &crd); err != nil {
+		t.Fatal(err)
+	}
+	return crd.Spec.Versions[0].Schema.OpenAPIV3Schema.Properties["status"]
+}
+
+// The API server takes every status that a heartbeat can lead to: the bounds of the one are
+// those of the other.
+func TestBoundsOfAHeartbeatAreThoseOfTheStatus(t *testing.T) {
+	s := siteStatusSchema(t)
+	reason := s.Properties["conditions"].Items.Properties["reason"]
+	if got := s.Properties["degraded"]; got.MaxItems != maxDegraded || got.Items.MaxLength != maxReason || reason.MaxLength < maxReason {
+		t.Errorf("degraded is %+v of %+v, a condition's reason %+v", got, got.Items, reason)
+	}
+	if reason.Pattern != reasonPattern.String() {
+		t.Errorf("a condition's reason matches %s, a heartbeat's %s", reason.Pattern, reasonPattern)
+	}
+	for _, name := range []string{"version", "boot"} {
+		if n := s.Properties[name].MaxLength; n < maxName {
+			t.Errorf("%s has at most %d characters, in a heartbeat %d", name, n, maxName)
+		}
+	}
+	if n := s.Properties["resync"].Properties["requested"].MaxLength; n < maxResyncValue {
+		t.Errorf("the value of a resync has at most %d characters, the annotation %d", n, maxResyncValue)
+	}
+	outcomes := []string{string(streams.ManifestEqual), string(streams.ManifestRepairing)}
+	if got := s.Properties["lastCheck"].Properties["outcome"].Enum; !slices.Equal(got, outcomes) {
+		t.Errorf("outcomes are %v, want %v", got, outcomes)
+	}
+}
+
+func TestHeartbeatsOutOfBounds(t *testing.T) {
+	for reason, ok := range map[string]bool{
+		streams.DegradedDiskFull: true, streams.DegradedStore: true, strings.Repeat("x", maxReason): true, strings.Repeat("x", maxReason+1): false,
+		"": false, "disk full": false, "Disk-Full": false, "1": false, "DiskFull\n": false,
+	} {
+		data, err := json.Marshal(streams.Presence{Time: noon, Degraded: []string{streams.DegradedDiskFull, reason}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := decodePresence(data); (err == nil) != ok {
+			t.Errorf("reason %q: %v", reason, err)
+		}
+	}
+	const most = math.MaxUint64
+	data, err := json.Marshal(streams.Presence{
+		Time: noon, Applied: most, AppliedHub: most, Unapplied: most, Quarantined: most, Dropped: most, ReportedPending: most, TelemetryPending: most,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := decodePresence(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := connectedSite()
+	o.last = b
+	status, err := json.Marshal(o.status(v1alpha1.SiteStatus{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if negative := regexp.MustCompile(`"[a-zA-Z]+":-`).FindAll(status, -1); len(negative) > 0 {
+		t.Errorf("negative counts %s", negative)
+	}
+}

@@ -1,0 +1,209 @@
+package bridge
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/flowcontrol"
+
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/streams"
+)
+
+// statusError answers as an API server that does not do it.
+func statusError(w http.ResponseWriter, code int, reason metav1.StatusReason) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(metav1.Status{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusFailure, Code: int32(code), Reason: reason,
+	})
+}
+
+// leadingFence is the fence of a bridge that leads.
+func leadingFence() *fence {
+	f := newFence(time.Now)
+	f.raise()
+	f.renewed(time.Now(), time.Hour)
+	f.claim(1)
+	return f
+}
+
+// An Event that the API server refuses for good does not keep those of the other sites
+// back; one that it does not take for now does.
+func TestRefusedEventsAreDropped(t *testing.T) {
+	var mu sync.Mutex
+	var taken []string
+	answers := map[string]int{"quota": http.StatusForbidden, "invalid": http.StatusUnprocessableEntity, "busy": http.StatusTooManyRequests}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var ev corev1.Event
+		if err := json.NewDecoder(r.Body).Decode(&ev); err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if code := answers[ev.InvolvedObject.Name]; code != 0 {
+			statusError(w, code, "")
+			return
+		}
+		taken = append(taken, ev.InvolvedObject.Name)
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(ev)
+	}))
+	t.Cleanup(server.Close)
+	c, err := newClients(&rest.Config{Host: server.URL, ContentConfig: rest.ContentConfig{ContentType: "application/json"}}, ImpersonationConstrained, leadingFence())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.close)
+	core, logged := observer.New(zapcore.WarnLevel)
+	e := newSiteEvents(c.own, "test", zap.New(core))
+	for _, site := range []string{"quota", "invalid", "a", "busy", "b"} {
+		o := &unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"name": site, "uid": site}}}
+		e.add(o, time.Now(), []siteEvent{warning(EventDegraded, "disk")})
+	}
+	if err := e.flush(t.Context()); err == nil || !strings.Contains(err.Error(), "busy") {
+		t.Errorf("flush: %v", err)
+	}
+	if !slices.Equal(taken, []string{"a"}) || len(e.waiting) != 2 || logged.Len() != 1 {
+		t.Errorf("taken %v, %d wait, %d lines logged", taken, len(e.waiting), logged.Len())
+	}
+	mu.Lock()
+	delete(answers, "busy")
+	mu.Unlock()
+	if err := e.flush(t.Context()); err != nil || !slices.Equal(taken, []string{"a", "busy", "b"}) {
+		t.Errorf("taken %v: %v", taken, err)
+	}
+}
+
+// A site cannot fill the memory with names of nodes that the API server does not accept.
+func TestRefusedNodesAreForgotten(t *testing.T) {
+	w := startWriting(t, func(w http.ResponseWriter, _ *http.Request) {
+		statusError(w, http.StatusForbidden, metav1.StatusReasonForbidden)
+	})
+	t.Cleanup(w.writeback.queue.ShutDown)
+	for _, name := range []string{"x1", "x2"} {
+		data, err := json.Marshal(corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		k := reportKey{"plant-a", streams.Ref{Node: name, Resource: "nodes", Name: name}}
+		if err := w.writeNode(t.Context(), k, &report{fresh: true, msg: streams.Message{Ref: k.ref, Object: data}}); err == nil {
+			t.Errorf("node %s is accepted", name)
+		}
+	}
+	if n := len(w.clients.nodes); n != 0 {
+		t.Errorf("%d clients are kept for nodes that do not exist", n)
+	}
+}
+
+// The leases of nodes are renewed also when all other requests wait for their turn.
+func TestLeasesHaveTheirOwnBucket(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte(`{"kind":"Lease","apiVersion":"coordination.k8s.io/v1","metadata":{"name":"n","resourceVersion":"2"}}`))
+	}))
+	t.Cleanup(server.Close)
+	rc := &rest.Config{Host: server.URL}
+	cfg := DefaultConfig().Kubernetes
+	rc.QPS, rc.Burst, rc.RateLimiter = cfg.QPS, cfg.Burst, exhausted{}
+	c, err := newClients(rc, ImpersonationConstrained, leadingFence())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.close)
+	if _, err := c.own.CoreV1().Nodes().Get(t.Context(), "n", metav1.GetOptions{}); err == nil {
+		t.Fatal("the bucket of the others is not empty")
+	}
+	h := &heartbeats{clients: c, versions: map[string]string{}}
+	if v, err := h.patchLease(t.Context(), "n", "1"); err != nil || v != "2" {
+		t.Errorf("renewal: version %q, %v", v, err)
+	}
+}
+
+// The value of the annotation is repeated in the status, which has room for so much.
+func TestLongResyncIsRefused(t *testing.T) {
+	p := startPublishing(t)
+	p.populate(1)
+	if err := streams.EnsureConsumer(t.Context(), p.hub.js, streams.Desired, streams.SiteConsumer("plant-a")); err != nil {
+		t.Fatal(err)
+	}
+	core, logged := observer.New(zapcore.WarnLevel)
+	r := newResyncs()
+	r.hub, r.watch, r.publish, r.presence, r.repairs, r.fence = p.hub, p.watch, p.publisher, newPresence(), newRepairs(), p.fence
+	r.log, r.count = zap.New(core), p.count
+	ask := func(value string) string {
+		t.Helper()
+		p.set(siteKey("plant-a"), map[string]any{"metadata": map[string]any{"annotations": map[string]any{v1alpha1.ResyncAnnotation: value}}})
+		if err := r.requested(t.Context(), "plant-a"); err != nil {
+			t.Fatal(err)
+		}
+		return r.repairs.of("plant-a").ResyncRequested
+	}
+	long := strings.Repeat("x", maxResyncValue+1)
+	if got := ask(long); got != "" {
+		t.Errorf("a value of %d bytes was carried out", len(got))
+	}
+	if ask(long); logged.Len() != 1 {
+		t.Errorf("logged %d times", logged.Len())
+	}
+	if got := ask(long[1:]); got != long[1:] {
+		t.Errorf("a value of %d bytes was not carried out", maxResyncValue)
+	}
+}
+
+// A question stays for its time by the clock of the bridge, whatever the API server's is.
+func TestBacklogsCountTheirTimeThemselves(t *testing.T) {
+	b := &backlogs{asked: map[string]asked{}}
+	o := &unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"name": "q", "uid": "1"}}}
+	o.SetCreationTimestamp(metav1.NewTime(noon.Add(-time.Hour)))
+	if left := b.left(o, noon); left != backlogLife {
+		t.Errorf("a new question stays for %v", left)
+	}
+	if left := b.left(o, noon.Add(backlogLife)); left != 0 {
+		t.Errorf("an old question stays for %v", left)
+	}
+	o.SetUID("2")
+	if left := b.left(o, noon.Add(backlogLife)); left != backlogLife {
+		t.Errorf("another question of the same name stays for %v", left)
+	}
+}
+
+// No message is not the same as no backlog.
+func TestHubThatSendsNothing(t *testing.T) {
+	p := startPublishing(t)
+	p.populate(1)
+	for filter, want := range map[string]error{streams.DesiredFilter("plant-a"): errSilentHub, streams.DesiredFilter("plant-b"): nil} {
+		c, err := p.hub.js.CreateConsumer(t.Context(), streams.Desired, jetstream.ConsumerConfig{FilterSubject: filter, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := nothingLeft(t.Context(), c); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", filter, err, want)
+		}
+	}
+}
+
+// exhausted is a bucket with nothing in it.
+type exhausted struct{ flowcontrol.RateLimiter }
+
+// Wait implements flowcontrol.RateLimiter.
+func (exhausted) Wait(context.Context) error { return errors.New("nothing in the bucket") }
+
+// TryAccept implements flowcontrol.RateLimiter.
+func (exhausted) TryAccept() bool { return false }

@@ -1,0 +1,142 @@
+package bridge
+
+import (
+	"fmt"
+	"testing"
+
+	"go.uber.org/zap"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// surveyAt is a survey of what p publishes, whose API server is away.
+func surveyAt(p *publishing) *survey {
+	p.t.Helper()
+	c, err := newClients(&rest.Config{Host: "127.0.0.1:1", QPS: -1}, ImpersonationConstrained, p.fence)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(c.close)
+	log := zap.NewNop()
+	return &survey{
+		hub: p.hub, clients: c, watch: p.watch, publish: p.publisher, presence: newPresence(), repairs: newRepairs(), boots: newBoots(),
+		events: newSiteEvents(c.own, "test", log), metrics: newInstruments(p.count).sites, log: log, outage: newOutage(log, "survey"),
+		leading: func() (string, uint64) { return "1-e", 1 }, poke: make(chan struct{}, 1),
+		ensured: map[string]bool{}, written: map[string]siteWrite{},
+	}
+}
+
+// unset takes an object out of the copy of the API, as the watch does.
+func (p *publishing) unset(k objectKey) {
+	p.t.Helper()
+	inf := p.watch.informers[schema.GroupResource{Group: k.Group, Resource: k.Resource}]
+	if err := inf.GetStore().Delete(&unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"name": k.Name, "namespace": k.Namespace}}}); err != nil {
+		p.t.Fatal(err)
+	}
+	p.changed(k)
+}
+
+func siteKey(name string) objectKey {
+	return objectKey{Group: siteGroup, Resource: "sites", Name: name}
+}
+
+// lost are the objects that are published, as far as the bridge knows, and not in DESIRED.
+func (p *publishing) lost() []string {
+	p.mu.Lock()
+	want := map[string]uint64{}
+	for _, objects := range p.published.sites {
+		for _, entries := range objects {
+			for subject, e := range entries {
+				want[subject] = e.seq
+			}
+		}
+	}
+	p.mu.Unlock()
+	var lost []string
+	for subject, seq := range want {
+		if msg, err := p.hub.desired.GetLastMsgForSubject(p.t.Context(), subject); err != nil || msg.Sequence != seq {
+			lost = append(lost, fmt.Sprintf("%s: %v", subject, err))
+		}
+	}
+	return lost
+}
+
+// Sites that are deleted and made again while the survey looks at them have everything, and
+// those that stay away leave nothing behind.
+func TestSitesMadeAgainHaveEverything(t *testing.T) {
+	const count = 100
+	p := startPublishing(t)
+	s := surveyAt(p)
+	var sites []string
+	for i := range count {
+		sites = append(sites, fmt.Sprint("site-", i))
+	}
+	idle := func() bool {
+		if p.objects.Len() > 0 {
+			return false
+		}
+		for _, site := range sites {
+			if !p.settled(site) {
+				return false
+			}
+		}
+		return true
+	}
+	objects := func(site string) (n int) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.published.sites[site])
+	}
+	for _, site := range sites {
+		p.set(siteKey(site), map[string]any{})
+	}
+	p.await("Sites seen", func() bool { return idle() && len(p.siteNodes()) == count })
+	// The status cannot be written; all else is done.
+	_, _ = s.round(t.Context())
+	if len(s.ensured) != count {
+		t.Fatalf("%d consumers, want %d", len(s.ensured), count)
+	}
+	// Nothing is published for them: only the survey knows that there is something left.
+	for _, site := range sites {
+		p.unset(siteKey(site))
+	}
+	p.await("deletions seen", func() bool { return idle() && len(p.siteNodes()) == 0 })
+	done := make(chan struct{})
+	go func() { _, _ = s.round(t.Context()); close(done) }()
+	p.await("the survey is on it", func() bool {
+		info, err := p.hub.desired.Info(t.Context())
+		return err == nil && info.State.Consumers < count
+	})
+	for _, site := range sites {
+		p.set(coreKey("nodes", "", "n-"+site), map[string]any{"metadata": map[string]any{"labels": map[string]any{SiteLabel: site}}})
+		p.set(siteKey(site), map[string]any{})
+	}
+	<-done
+	p.await("published again", func() bool { return idle() && objects(sites[count-1]) > 0 })
+	_, _ = s.round(t.Context())
+	p.await("settled", idle)
+	if lost := p.lost(); len(lost) > 0 {
+		t.Errorf("%d published objects are not in DESIRED, such as %s", len(lost), lost[0])
+	}
+	for _, site := range sites {
+		if objects(site) == 0 {
+			t.Errorf("nothing is published for %s", site)
+		}
+		if _, err := p.hub.desired.PushConsumer(t.Context(), site); err != nil {
+			t.Errorf("consumer of %s: %v", site, err)
+		}
+	}
+	s.presence.beat("site-0", streams.Presence{}, noon)
+	p.unset(siteKey("site-0"))
+	p.await("deletion seen", func() bool { return p.objects.Len() == 0 && !p.siteExists("site-0") && idle() })
+	_, _ = s.round(t.Context())
+	s.presence.mu.Lock()
+	heard := len(s.presence.sites)
+	s.presence.mu.Unlock()
+	if s.ensured["site-0"] || heard > 0 {
+		t.Error("a site that is gone is remembered")
+	}
+}
