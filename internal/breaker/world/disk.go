@@ -112,12 +112,12 @@ func (d Disk) Fill() error {
 	return nil
 }
 
-// Free undoes Fill.
+// Free undoes Fill, for good: a power cut does not bring it back.
 func (d Disk) Free() error {
 	if err := os.Remove(filepath.Join(d.Dir, ballast)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("free %s: %w", d.Dir, err)
 	}
-	return nil
+	return d.ioctl(unix.Syncfs)
 }
 
 func (d Disk) ioctl(act func(fd int) error) error {
