@@ -100,6 +100,9 @@ func next(desired []Desired, version, basis string, recorded map[string]wish) (n
 	return now, superseded
 }
 
+// is tells whether both are the same desired value of a property, whatever became of it.
+func (c wish) is(other wish) bool { return c.Mark == other.Mark && c.Version == other.Version }
+
 // due tells whether the wish waits to be written, and from when on.
 func (c wish) due() (since time.Time, waits bool) {
 	switch {

@@ -83,7 +83,8 @@ const (
 	ReasonFailure = "DeviceFailure"
 	// ReasonUnverified: the device was told to change, and whether it did is not known.
 	ReasonUnverified = "NotVerified"
-	// ReasonInterrupted: the definition changed or the host stopped meanwhile.
+	// ReasonInterrupted: the session with the device ended meanwhile, because the
+	// definition changed, the driver gave up or the host stopped.
 	ReasonInterrupted = "Interrupted"
 	// ReasonUnknown: the host was killed while the command was carried out.
 	ReasonUnknown = "Unknown"

@@ -190,7 +190,7 @@ func (w *worker) proceed(ctx context.Context, e *execution, now time.Time) (star
 		w.write(ctx, e.plan[e.done], e.command.Properties[name], e.deadline, written{property: name, execution: e})
 		return true
 	}
-	w.stopAt(e, PropertyResult{Ack: Failed, Reason: ReasonInterrupted, Message: "the definition of the device changed"})
+	w.stopAt(e, PropertyResult{Ack: Failed, Reason: ReasonInterrupted, Message: "the session with the device ended before it was written"})
 	return false
 }
 

@@ -108,9 +108,9 @@ func (h *Host) Run(ctx context.Context) error {
 	}
 }
 
-// ApplyDevice makes the host operate a device as it now is. It returns after the
-// device's worker has taken it over, so that the caller may acknowledge it; until
-// Run runs, it blocks. Applying the same again changes nothing. Version is the
+// ApplyDevice makes the host operate a device as it now is. It returns when the device's
+// worker has it as what to do next, so that the caller, who reads everything again after
+// a restart, may acknowledge it; until Run runs, it blocks. Applying the same again changes nothing. Version is the
 // object's resourceVersion: it becomes the version of the desired values that the
 // object changes. An object that is older (by generation, then by version) than one
 // of its UID that was applied before, be it in an earlier life, is left out; when
@@ -133,6 +133,16 @@ func (h *Host) ApplyDeviceFrom(ctx context.Context, epoch string, d *v1beta1.Dev
 // model must not be changed afterwards.
 func (h *Host) ApplyModel(ctx context.Context, m *v1beta1.DeviceModel, version string) error {
 	return h.call(ctx, func(_ context.Context, r *roster) error { r.applyModel(m); return nil })
+}
+
+// Operates tells whether the host operates a device of that name.
+func (h *Host) Operates(ctx context.Context, namespace, name string) (operates bool, err error) {
+	ref := Ref{Namespace: namespace, Name: name}
+	err = h.call(ctx, func(_ context.Context, r *roster) error {
+		operates = r.workers[ref.String()] != nil
+		return nil
+	})
+	return operates, err
 }
 
 // DeleteDevice stops operating a device and forgets what was recorded of it; the
@@ -199,21 +209,21 @@ type roster struct {
 
 func (r *roster) applyDevice(ctx context.Context, d *v1beta1.Device, o origin) {
 	ref := refOf(d)
+	k := ref.String()
+	w := r.workers[k]
+	if w != nil && w.device.UID == ref.UID && o.older(r.origins[k]) {
+		r.host.meters.stale.Add(1)
+		w.log.Info("older device object left out", zap.String("version", o.Version), zap.Int64("generation", o.Generation))
+		return
+	}
 	if d.Spec.NodeName != r.host.node {
 		r.deleteDevice(Ref{Namespace: ref.Namespace, Name: ref.Name})
 		return
 	}
-	k := ref.String()
-	w := r.workers[k]
 	var after <-chan struct{}
 	if w != nil && w.device.UID != ref.UID { // recreated: the old worker stops before the new one starts
 		after = r.deleteDevice(w.device)
 		w = nil
-	}
-	if w != nil && o.older(r.origins[k]) {
-		r.host.meters.stale.Add(1)
-		w.log.Info("older device object left out", zap.String("version", o.Version), zap.Int64("generation", o.Generation))
-		return
 	}
 	if w == nil {
 		w = newWorker(r.host, ref)

@@ -72,7 +72,7 @@ func TestCrashAfterWriteWritesOnce(t *testing.T) {
 // the one under way is told as superseded.
 func TestNewestWins(t *testing.T) {
 	b := newBench(t)
-	b.driver.entered, b.driver.gate = make(chan struct{}), make(chan struct{})
+	b.driver.entered, b.driver.gate, b.driver.deaf = make(chan struct{}), make(chan struct{}), true
 	b.desire("1")
 	<-b.driver.entered
 	for _, v := range []string{"2", "3", "4"} {
@@ -219,30 +219,5 @@ func TestCallsAfterStop(t *testing.T) {
 	}
 	if err := b.host.Run(context.Background()); err == nil {
 		t.Fatal("runs twice")
-	}
-}
-
-func TestFileState(t *testing.T) {
-	f := FileState{Dir: t.TempDir() + "/deep/state"}
-	ctx := context.Background()
-	if v, err := f.Load(ctx, "ns/a.b"); v != nil || err != nil {
-		t.Fatal(v, err)
-	}
-	if err := f.Delete(ctx, "ns/a.b"); err != nil {
-		t.Fatal(err)
-	}
-	for _, v := range []string{"1", "22"} {
-		if err := f.Save(ctx, "ns/a.b", []byte(v)); err != nil {
-			t.Fatal(err)
-		}
-		if got, err := f.Load(ctx, "ns/a.b"); string(got) != v || err != nil {
-			t.Fatal(got, err)
-		}
-	}
-	if err := f.Delete(ctx, "ns/a.b"); err != nil {
-		t.Fatal(err)
-	}
-	if v, err := f.Load(ctx, "ns/a.b"); v != nil || err != nil {
-		t.Fatal(v, err)
 	}
 }

@@ -41,6 +41,8 @@ type ledger struct {
 	segments [ledgerSegments][]record
 	current  int
 	number   uint64
+	// stored is how many segments were stored when it was read, up to the last one.
+	stored int
 }
 
 // find is the record of an id, nil when there is none.
@@ -97,10 +99,11 @@ func (l *ledger) finish(id string, result CommandResult) (segment int, ok bool) 
 	return 0, false
 }
 
-// interrupted are the commands of an earlier life that have no result. They get one.
-func (l *ledger) interrupted() []record {
-	var open []record
+// interrupted are the commands of an earlier life that have no result. They get one,
+// which is to be saved with their segments.
+func (l *ledger) interrupted() (open []record, segments []int) {
 	for i := range l.segments {
+		before := len(open)
 		for j := range l.segments[i] {
 			r := &l.segments[i][j]
 			if r.Result != nil {
@@ -110,8 +113,11 @@ func (l *ledger) interrupted() []record {
 			r.Result = &CommandResult{ID: r.ID, Ack: Failed, Reason: ReasonUnknown, Message: "interrupted by a restart"}
 			r.Method, r.Properties = "", nil
 		}
+		if len(open) > before {
+			segments = append(segments, i)
+		}
 	}
-	return open
+	return open, segments
 }
 
 func segmentKey(device Ref, i int) string { return fmt.Sprintf("%s/commands/%d", device, i) }
@@ -141,6 +147,7 @@ func loadLedger(ctx context.Context, s State, device Ref, n int) (ledger, error)
 		if len(b) == 0 {
 			continue
 		}
+		l.stored = i + 1
 		var g segment
 		if err := json.Unmarshal(b, &g); err != nil {
 			corrupt = fmt.Errorf("%w of commands of %s: %w", errCorrupt, device, err)

@@ -29,6 +29,7 @@ type outbox struct {
 	mu      sync.Mutex
 	queue   []any
 	samples int
+	inHand  any // what the sink is given now
 	// dropped counts the batches of the epoch that were lost.
 	dropped uint64
 	epoch   int64
@@ -39,11 +40,16 @@ func newOutbox(sink Sink, m *meters, log *zap.Logger) *outbox {
 	return &outbox{sink: sink, meters: m, log: log, wake: make(chan struct{}, 1)}
 }
 
-// records is how many audits and events wait.
+// records is how many audits and events the sink has not taken.
 func (o *outbox) records() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return len(o.queue) - o.samples
+	n := len(o.queue) - o.samples
+	switch o.inHand.(type) {
+	case *Audit, *Event:
+		n++
+	}
+	return n
 }
 
 // put never blocks. item is a *Samples, *Audit or *Event.
@@ -101,6 +107,7 @@ func (o *outbox) take() any {
 	item := o.queue[0]
 	o.queue[0] = nil
 	o.queue = o.queue[1:]
+	o.inHand = item
 	o.meters.waiting.Add(-1)
 	if s, ok := item.(*Samples); ok {
 		o.samples--
@@ -115,7 +122,9 @@ func (o *outbox) take() any {
 func (o *outbox) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if item := o.take(); item != nil {
-			if !o.deliver(ctx, item) {
+			if o.deliver(ctx, item) {
+				o.taken()
+			} else {
 				o.unget(item)
 			}
 			continue
@@ -133,7 +142,14 @@ func (o *outbox) run(ctx context.Context) {
 			o.abandon()
 			return
 		}
+		o.taken()
 	}
+}
+
+func (o *outbox) taken() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.inHand = nil
 }
 
 // abandon gives up what the sink did not take before the end.
@@ -153,6 +169,7 @@ func (o *outbox) abandon() {
 func (o *outbox) unget(item any) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.inHand = nil
 	o.queue = append([]any{item}, o.queue...)
 	o.meters.waiting.Add(1)
 	if _, ok := item.(*Samples); ok {

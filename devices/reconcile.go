@@ -67,12 +67,29 @@ func (w *worker) load(ctx context.Context) bool {
 	if m.LastOnline > 0 {
 		w.facts.lastOnline = time.UnixMilli(m.LastOnline)
 	}
-	for _, r := range w.ledger.interrupted() {
+	open, segments := w.ledger.interrupted()
+	w.interrupted = segments
+	for _, r := range open {
 		for _, p := range sortedKeys(r.Properties) {
 			w.auditCommand(r.ID, r.Method, p, r.Properties[p], PropertyResult{Ack: Failed, Reason: ReasonUnknown, Message: "interrupted by a restart"}, false)
 		}
 	}
 	return true
+}
+
+// saveInterrupted saves that commands were interrupted, after the sink has stored it:
+// else the next start finds them open and tells it again.
+func (w *worker) saveInterrupted(ctx context.Context) {
+	if len(w.interrupted) == 0 || w.outbox.records() > 0 {
+		return
+	}
+	for _, i := range w.interrupted {
+		if err := w.ledger.saveSegment(ctx, w.host.state, w.device, i); err != nil {
+			w.log.Warn("interrupted commands not recorded", zap.Error(err))
+			return
+		}
+	}
+	w.interrupted = nil
 }
 
 // recall reads memory and ledger. What is unreadable for good is left behind: desired
@@ -93,6 +110,7 @@ func (w *worker) recall(ctx context.Context) (memory, ledger, error) {
 	if err != nil {
 		w.log.Error("commands unreadable, going on without", zap.Error(err))
 	}
+	m.Segments = l.stored
 	return m, l, nil
 }
 

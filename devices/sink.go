@@ -50,7 +50,8 @@ type Sample struct {
 
 // Audit is the record of one attempt to give a property a value, with what came of
 // it. Desired values that did not reach the device are recorded when the reason
-// changes; every command is recorded, also one that was refused.
+// changes; every command that a device got is recorded, also one that was refused, but
+// for one that was refused because too many wait.
 type Audit struct {
 	Device   Ref    `json:"device"`
 	Node     string `json:"node,omitempty"`

@@ -35,9 +35,10 @@ type memory struct {
 }
 
 // load reads the memory of a device. What an earlier device of its name left is
-// forgotten but for the number of segments, which are still there.
+// forgotten but for the number of segments, which are still there. Where there is no
+// memory, or none that is readable, any segment may be there.
 func load(ctx context.Context, s State, device Ref) (memory, error) {
-	fresh := memory{UID: device.UID, Wishes: map[string]wish{}}
+	fresh := memory{UID: device.UID, Wishes: map[string]wish{}, Segments: ledgerSegments}
 	b, err := s.Load(ctx, device.String())
 	if err != nil {
 		return fresh, fmt.Errorf("load state of %s: %w", device, err)
@@ -45,9 +46,8 @@ func load(ctx context.Context, s State, device Ref) (memory, error) {
 	if len(b) == 0 {
 		return fresh, nil
 	}
-	m := fresh
+	m := memory{UID: device.UID, Wishes: map[string]wish{}}
 	if err := json.Unmarshal(b, &m); err != nil {
-		fresh.Segments = ledgerSegments
 		return fresh, fmt.Errorf("%w of %s: %w", errCorrupt, device, err)
 	}
 	m.Segments = max(0, min(m.Segments, ledgerSegments))
@@ -69,8 +69,16 @@ func (m memory) save(ctx context.Context, s State, device Ref) error {
 	return nil
 }
 
-// forget deletes everything that is kept of a device, its memory last.
+// forget deletes everything that is kept of a device, its memory last: where there is
+// none, nothing is looked for.
 func forget(ctx context.Context, s State, device Ref) error {
+	b, err := s.Load(ctx, device.String())
+	if err != nil {
+		return fmt.Errorf("load state of %s: %w", device, err)
+	}
+	if len(b) == 0 {
+		return nil
+	}
 	m, err := load(ctx, s, device)
 	if err != nil && !errors.Is(err, errCorrupt) {
 		return err

@@ -78,13 +78,15 @@ type worker struct {
 
 	remember  bool // the memory is not saved yet
 	writing   bool
-	underway  string    // the property whose desired value is written, if any
+	underway  attempt   // the write of a desired value, if any
 	workAt    time.Time // when desired values are to be looked at; zero: when something happens
 	calmUntil time.Time // an unreachable device is left in peace until then
 	retryWait time.Duration
 
-	queue     []*execution // commands that have not begun
-	executing *execution
+	queue []*execution // commands that have not begun
+	// interrupted are the segments of commands that were, until that is saved.
+	interrupted []int
+	executing   *execution
 }
 
 // running is a session that runs. Its number tells its batches and writes from those
@@ -142,8 +144,10 @@ func (w *worker) run(parent context.Context, after <-chan struct{}) {
 		<-after
 	}
 	ctx, cancel := context.WithCancel(parent)
+	// The outbox outlives the host's end, to take what the write says that runs then.
+	recording, stopRecording := context.WithCancel(context.WithoutCancel(parent))
 	var wg sync.WaitGroup
-	wg.Go(func() { w.outbox.run(ctx) })
+	wg.Go(func() { w.outbox.run(recording) })
 	left := false
 	wg.Go(func() { left = w.status.run(ctx) })
 	w.epoch = time.Now().UnixMilli()
@@ -151,6 +155,7 @@ func (w *worker) run(parent context.Context, after <-chan struct{}) {
 	w.stopSession()
 	w.abandon(context.WithoutCancel(ctx))
 	cancel()
+	stopRecording()
 	wg.Wait()
 	w.leave(parent, left)
 	w.host.meters.move(w.facts.health.state, "")
@@ -232,6 +237,7 @@ func (w *worker) advance(ctx context.Context) {
 	if !w.reopenAt.IsZero() && !time.Now().Before(w.reopenAt) {
 		w.reopen(ctx)
 	}
+	w.saveInterrupted(ctx)
 	w.work(ctx)
 }
 
@@ -247,6 +253,9 @@ func (w *worker) idle(now time.Time) time.Duration {
 	sooner(w.reopenAt)
 	if w.target != nil {
 		sooner(w.loadAt)
+	}
+	if len(w.interrupted) > 0 {
+		sooner(now.Add(writeRetry))
 	}
 	for _, e := range w.queue {
 		sooner(e.deadline)

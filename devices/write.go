@@ -23,12 +23,24 @@ type written struct {
 	err       error
 }
 
+// attempt is a write of a desired value, from when the driver has it to its end.
+type attempt struct {
+	property string
+	wish     wish
+	// cancel keeps the driver from beginning it; unwanted tells that it was called.
+	cancel   context.CancelFunc
+	unwanted bool
+}
+
+// of tells whether it is that of a property's desired value.
+func (a *attempt) of(property string, c wish) bool { return a.property == property && a.wish.is(c) }
+
 // want takes the desired values of a target over.
 func (w *worker) want(desired []Desired, version string) {
 	before := w.facts.wishes
 	now, superseded := next(desired, version, w.def.mark(), before)
 	for p, c := range superseded {
-		if w.underway == p {
+		if w.underway.of(p, c) {
 			continue // told when its end is known
 		}
 		c.Ack = Superseded
@@ -39,6 +51,7 @@ func (w *worker) want(desired []Desired, version string) {
 		return
 	}
 	w.facts.wishes, w.remember = now, true
+	w.withdraw()
 	w.workAt, w.calmUntil, w.retryWait = time.Now(), time.Time{}, writeRetry
 	for _, p := range sortedKeys(now) {
 		if c := now[p]; c.Mark != before[p].Mark && c.Ack == Rejected { // because of its metadata
@@ -50,6 +63,21 @@ func (w *worker) want(desired []Desired, version string) {
 			w.compare(i, time.Now())
 		}
 	}
+}
+
+// withdraw keeps the write under way from beginning when its value is no longer to be
+// written. One that has begun goes on.
+func (w *worker) withdraw() {
+	u := &w.underway
+	if u.property == "" {
+		return
+	}
+	c, ok := w.facts.wishes[u.property]
+	if _, waits := c.due(); ok && waits && c.is(u.wish) {
+		return
+	}
+	u.unwanted = true
+	u.cancel()
 }
 
 // work starts the next thing that is due: a command, else saving the memory and then
@@ -125,8 +153,8 @@ func (w *worker) try(ctx context.Context, property string, now time.Time) (start
 	if c.Expires != 0 && time.UnixMilli(c.Expires).Before(limit) {
 		limit = time.UnixMilli(c.Expires)
 	}
-	w.underway = property
-	w.write(ctx, i, c.Value, limit, written{property: property, wish: c})
+	cancel := w.write(ctx, i, c.Value, limit, written{property: property, wish: c})
+	w.underway = attempt{property: property, wish: c, cancel: cancel}
 	return true
 }
 
@@ -159,15 +187,15 @@ func (w *worker) point(property string) int {
 	return slices.IndexFunc(w.def.Points, func(p Point) bool { return p.Name == property })
 }
 
-// write has the session write a value before the limit. What comes of it arrives in
-// w.writes.
-func (w *worker) write(ctx context.Context, point int, value string, limit time.Time, job written) {
+// write has the session write a value before the limit, unless it is cancelled before it
+// began. What comes of it arrives in w.writes.
+func (w *worker) write(ctx context.Context, point int, value string, limit time.Time, job written) context.CancelFunc {
 	w.writing = true
 	r := w.session
 	job.session = r.number
+	wctx, cancel := context.WithDeadline(ctx, limit)
 	go func() {
 		// The session's end makes the write end too.
-		wctx, cancel := context.WithDeadline(ctx, limit)
 		defer cancel()
 		go func() {
 			select {
@@ -183,6 +211,7 @@ func (w *worker) write(ctx context.Context, point int, value string, limit time.
 		job.outcome, job.err = write(wctx, point, value)
 		w.writes <- job
 	}()
+	return cancel
 }
 
 // settle takes the end of a write.
@@ -192,21 +221,32 @@ func (w *worker) settle(ctx context.Context, r written) {
 		w.wrote(ctx, r)
 		return
 	}
-	w.underway = ""
+	unwanted := w.underway.unwanted
+	w.underway = attempt{}
 	w.workBy(time.Now())
 	now, ok := w.facts.wishes[r.property]
-	if !ok || now.Mark != r.wish.Mark {
-		// A newer value came meanwhile. What was done is told all the same.
+	switch {
+	case !ok || !now.is(r.wish):
+		// Another value is wanted meanwhile, or none. What was done is told all the same.
 		c := r.wish
 		c.Ack = Superseded
+		if r.outcome.Written && r.err != nil {
+			c.Message = r.err.Error()
+		}
 		w.host.meters.wrote(c.Ack)
 		w.audit(r.property, c, r.outcome)
 		return
-	}
-	if r.err != nil && w.stale(ctx, r) {
-		return // cut off by a change of the definition, or by the end
-	}
-	if unreachable(r.err) {
+	case r.err != nil && w.stale(ctx, r):
+		// Cut off by a change of the definition, or by the end: it is tried again.
+		if r.outcome.Written {
+			c := now
+			c.Reason, c.Message = ReasonInterrupted, r.err.Error()
+			w.audit(r.property, c, r.outcome)
+		}
+		return
+	case unwanted && !r.outcome.Written && unreachable(r.err):
+		return // withdrawn before it began
+	case unreachable(r.err):
 		told := now.Reason == ReasonOffline
 		now.Reason, now.Message, now.Time = ReasonOffline, r.err.Error(), time.Now().UnixMilli()
 		w.facts.wishes[r.property] = now
@@ -287,7 +327,7 @@ func (w *worker) later() {
 func (w *worker) compare(point int, now time.Time) bool {
 	p, t := w.def.Points[point], &w.facts.twins[point]
 	c, ok := w.facts.wishes[p.Name]
-	if !ok || w.underway == p.Name {
+	if !ok || w.underway.property == p.Name {
 		return false
 	}
 	is, changed := c.compare(p.Type, t.text, t.time, now)

@@ -28,7 +28,9 @@ func (w *wire) settle(request []byte) error {
 }
 
 // confirm waits whether a doubtful answer is followed by another: a unit answers one
-// request after the other, so that the last one is the one that was asked for.
+// request after the other, so that the last one is the one that was asked for. A read
+// that nothing follows is sent again, because the unit may answer it with nothing at all;
+// what was written is not, and its answer says what it is the answer to.
 func (w *wire) confirm(request, answer []byte, line time.Duration) ([]byte, error) {
 	if err := w.conn.SetDeadline(time.Now().Add(w.grace + line)); err != nil {
 		return nil, w.failed(err)
@@ -36,11 +38,25 @@ func (w *wire) confirm(request, answer []byte, line time.Duration) ([]byte, erro
 	switch last, err := w.await(request); {
 	case err == nil:
 		return last, nil
+	case errors.Is(err, errTimeout) && isRead(request[1]):
+		return w.again(request, line)
 	case errors.Is(err, errTimeout):
 		return answer, nil
 	default:
 		return nil, err
 	}
+}
+
+// again sends a request a second time.
+func (w *wire) again(request []byte, line time.Duration) ([]byte, error) {
+	w.begin = time.Now()
+	if err := w.post(request, w.begin.Add(w.timeout+line)); err != nil {
+		return nil, err
+	}
+	if err := w.unecho(request); err != nil {
+		return nil, err
+	}
+	return w.await(request)
 }
 
 // discard drops what comes in until a time, or, once something came, until the line

@@ -136,7 +136,7 @@ type rig struct {
 	stop  func()
 }
 
-func newRig(t *testing.T) *rig { return newRigWith(t, devices.FileState{Dir: t.TempDir()}) }
+func newRig(t *testing.T) *rig { return newRigWith(t, newKept()) }
 
 func newRigWith(t *testing.T, state devices.State) *rig {
 	t.Helper()

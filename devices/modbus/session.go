@@ -160,9 +160,6 @@ func (s *session) write(ctx context.Context, index int, value string, pr priorit
 		return err
 	}
 	err := l.do(j, true)
-	if errors.Is(err, errStopped) {
-		return devices.Outcome{}, err
-	}
 	if w.value.Kind() != devices.None { // the twin need not wait for the next poll
 		deliver(devices.Batch{Readings: []devices.Reading{s.written(index, w)}, Reachable: true, Time: w.at})
 	}

@@ -83,6 +83,9 @@ func (u *unit) announce(p *point, value string) (out devices.Outcome, now device
 	if err != nil {
 		return out, now, err
 	}
+	if err := u.wish.Err(); err != nil { // too late to begin
+		return out, now, fmt.Errorf("%w before the broadcast", err)
+	}
 	out.Written = true
 	if err := u.put(p, want); err != nil {
 		return out, now, fmt.Errorf("broadcast: %w", err)

@@ -1,8 +1,8 @@
-"""A libmodbus slave for the interoperability tests: libmodbus.py tcp <port> | rtu <tty>.
+"""A libmodbus slave for the interoperability tests: libmodbus.py tcp <port> | rtu <tty> <late>.
 
 Holding and input register i holds 1000 + i; coil and discrete input i is i odd; 200 of
 each. As unit 1 on a serial port, as every unit on TCP. Misbehaves for holding register
-150 (answers after 300 ms), 151 (busy) and 152 (another unit, or transaction). Prints
+150 (answers after late seconds, on TCP 0.3), 151 (busy) and 152 (another unit, or transaction). Prints
 "ready" once it listens. Debian has no binding, so the library itself is called.
 """
 import ctypes
@@ -28,7 +28,7 @@ lib.modbus_new_tcp.restype = lib.modbus_new_rtu.restype = ctypes.c_void_p
 lib.modbus_mapping_new.restype = ctypes.POINTER(Mapping)
 
 
-def serve(context, mapping):
+def serve(context, mapping, late):
     query = (ctypes.c_uint8 * 260)()
     header = lib.modbus_get_header_length(context)
     while True:
@@ -39,7 +39,7 @@ def serve(context, mapping):
             continue
         address = query[header + 1] << 8 | query[header + 2]
         if query[header] == READ_HOLDING and address == 150:
-            time.sleep(0.3)
+            time.sleep(late)
         if query[header] == READ_HOLDING and address == 151:
             lib.modbus_reply_exception(context, query, BUSY)
             continue
@@ -61,7 +61,7 @@ def main():
         listener = ctypes.c_int(lib.modbus_tcp_listen(context, 4))
         print("ready", flush=True)
         while lib.modbus_tcp_accept(context, ctypes.byref(listener)) != -1:
-            serve(context, mapping)
+            serve(context, mapping, 0.3)
             lib.modbus_close(context)
     else:
         context = ctypes.c_void_p(lib.modbus_new_rtu(sys.argv[2].encode(), 19200, ctypes.c_char(b"N"), 8, 1))
@@ -69,7 +69,7 @@ def main():
         lib.modbus_connect(context)
         print("ready", flush=True)
         while True:  # a damaged request ends nothing
-            serve(context, mapping)
+            serve(context, mapping, float(sys.argv[3]))
 
 
 main()

@@ -1,0 +1,109 @@
+package devices
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A command whose record is left is not carried out again when only the device's memory
+// is lost.
+func TestCommandOnceThoughMemoryIsLost(t *testing.T) {
+	b := commands(t)
+	b.online()
+	c := Command{ID: "1", Properties: map[string]string{"a": "7"}, Deadline: time.Now().Add(time.Hour)}
+	if r := b.command(c); r.Ack != Applied || r.Repeated {
+		t.Fatalf("%+v", r)
+	}
+	b.stop()
+	delete(b.state.m, "ns/d")
+	b.driver.set(func() { b.driver.deliver, b.driver.values["a"] = nil, "0" })
+	b.start()
+	b.online()
+	if r := b.command(c); r.Ack != Applied || !r.Repeated {
+		t.Fatalf("%+v", r)
+	}
+	if got := b.driver.written(); got != "a=7" {
+		t.Fatal(got)
+	}
+	// The memory that is made anew has the segments that there are, no more.
+	b.eventually("saved", func() bool {
+		b.state.mu.Lock()
+		defer b.state.mu.Unlock()
+		return strings.Contains(string(b.state.m["ns/d"]), `"segments":1}`)
+	})
+}
+
+// A command that was interrupted is told once, by the first start after which the sink
+// takes it.
+func TestInterruptedCommandIsToldOnce(t *testing.T) {
+	b := commands(t)
+	b.online()
+	b.driver.set(func() { b.driver.entered, b.driver.gate = make(chan struct{}), make(chan struct{}) })
+	c := Command{ID: "k", Device: Ref{Namespace: "ns", Name: "d"}, Properties: map[string]string{"a": "1"}, Deadline: time.Now().Add(time.Hour)}
+	go func() { _, _ = b.host.Command(context.Background(), c) }()
+	<-b.driver.entered
+	b.state.mu.Lock()
+	left := maps.Clone(b.state.m)
+	b.state.mu.Unlock()
+	b.stop()
+	b.driver.set(func() { b.driver.entered = nil })
+	b.state.m = left // as a kill would have left it
+	open := func() bool {
+		b.state.mu.Lock()
+		defer b.state.mu.Unlock()
+		return !strings.Contains(string(b.state.m["ns/d/commands/0"]), ReasonUnknown)
+	}
+	told := func() int {
+		return len(b.audits(func(a *Audit) bool { return a.Command == "k" && a.Reason == ReasonUnknown }))
+	}
+
+	b.ear.mu.Lock()
+	b.ear.fail = errors.New("away")
+	b.ear.mu.Unlock()
+	b.restart()
+	b.stop()
+	if !open() || told() != 0 {
+		t.Fatal("recorded as told though the sink took nothing")
+	}
+	b.ear.mu.Lock()
+	b.ear.fail = nil
+	b.ear.mu.Unlock()
+	for range 2 {
+		b.restart()
+		b.eventually("told and recorded", func() bool { return told() == 1 && !open() })
+	}
+	b.stop()
+	if told() != 1 {
+		t.Fatalf("told %d times", told())
+	}
+}
+
+// countedState counts what is deleted.
+type countedState struct {
+	*memoryState
+	deleted []string
+}
+
+func (s *countedState) Delete(ctx context.Context, k string) error {
+	s.deleted = append(s.deleted, k)
+	return s.memoryState.Delete(ctx, k)
+}
+
+// Of a device that nothing is kept of nothing is deleted; of another one all is.
+func TestForget(t *testing.T) {
+	ctx, device := context.Background(), Ref{Namespace: "ns", Name: "d", UID: "u"}
+	s := &countedState{memoryState: &memoryState{m: map[string][]byte{}}}
+	if err := forget(ctx, s, device); err != nil || len(s.deleted) != 0 {
+		t.Fatal(err, s.deleted)
+	}
+	if err := (memory{UID: "u", Segments: 2}).save(ctx, s, device); err != nil {
+		t.Fatal(err)
+	}
+	if err := forget(ctx, s, Ref{Namespace: "ns", Name: "d"}); err != nil || strings.Join(s.deleted, " ") != "ns/d/commands/0 ns/d/commands/1 ns/d" {
+		t.Fatal(err, s.deleted)
+	}
+}

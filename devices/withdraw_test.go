@@ -1,0 +1,196 @@
+package devices
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"testing"
+	"time"
+
+	"go.uber.org/zap/zaptest"
+
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
+)
+
+// gated has every write of the bench's driver wait before it begins; deaf, after.
+func gated(t *testing.T, deaf bool) *bench {
+	b := newBench(t)
+	b.online()
+	b.driver.set(func() {
+		b.driver.entered, b.driver.gate, b.driver.deaf = make(chan struct{}), make(chan struct{}), deaf
+	})
+	return b
+}
+
+// desireTaken has a value wanted, and returns when the worker knows.
+func (b *bench) desireTaken(value string) {
+	b.t.Helper()
+	b.desire(value)
+	b.eventually("taken over", func() bool { b.driver.read(); return b.observed("a") == value })
+}
+
+// told are the audits of a value.
+func (b *bench) told(value string, ack Ack, written bool) int {
+	return len(b.audits(func(a *Audit) bool { return a.Value == value && a.Ack == ack && a.Written == written }))
+}
+
+// A value that the driver has not begun to write is not written any more when another
+// one is wanted.
+func TestSupersededValueIsNotBegun(t *testing.T) {
+	b := gated(t, false)
+	b.desire("1")
+	<-b.driver.entered
+	b.desire("2")
+	<-b.driver.entered // no one has opened the gate
+	b.eventually("superseded", func() bool { return b.told("1", Superseded, false) == 1 })
+	b.driver.gate <- struct{}{}
+	b.eventually("applied", func() bool { return b.told("2", Applied, true) == 1 })
+	if got, all := b.driver.written(), len(b.audits(func(*Audit) bool { return true })); got != "a=2" || all != 2 {
+		t.Fatal(got, all)
+	}
+}
+
+// Nor is it when nothing is wanted any more.
+func TestWithdrawnValueIsNotBegun(t *testing.T) {
+	b := gated(t, false)
+	b.desire("1")
+	<-b.driver.entered
+	b.device.Spec.Properties[0].Desired = nil
+	b.apply()
+	b.eventually("superseded", func() bool { return b.told("1", Superseded, false) == 1 })
+	if got := b.driver.written(); got != "" {
+		t.Fatal(got)
+	}
+}
+
+// Nor is it when it is only to be observed from now on; it stays desired.
+func TestValueToBeObservedIsNotBegun(t *testing.T) {
+	b := gated(t, false)
+	b.desire("1")
+	<-b.driver.entered
+	b.driver.set(func() { b.driver.values["a"] = "0" })
+	b.device.Spec.Protocol.ConfigData = &v1beta1.CustomizedValue{Data: map[string]any{"driftPolicy": "observe"}}
+	b.apply()
+	b.eventually("observed", func() bool { b.driver.read(); return b.ear.ack("a") == Drifted })
+	if got, n := b.driver.written(), b.told("1", Pending, false); got != "" || n != 0 {
+		t.Fatalf("written %q, %d attempts told", got, n)
+	}
+}
+
+// Of two values that come while one is being written the first is told as superseded.
+func TestEverySupersededValueIsTold(t *testing.T) {
+	b := gated(t, true)
+	b.desire("1")
+	<-b.driver.entered
+	b.desireTaken("2")
+	b.desireTaken("3")
+	b.eventually("the second is told", func() bool { return b.told("2", Superseded, false) == 1 })
+	b.driver.gate <- struct{}{}
+	<-b.driver.entered
+	b.driver.gate <- struct{}{}
+	b.eventually("all are told", func() bool { return b.told("1", Superseded, true) == 1 && b.told("3", Applied, true) == 1 })
+	if got, all := b.driver.written(), len(b.audits(func(*Audit) bool { return true })); got != "a=1 a=3" || all != 3 {
+		t.Fatal(got, all)
+	}
+}
+
+// A value that is wanted again, after another one, is one of its own.
+func TestValueWantedAgain(t *testing.T) {
+	b := gated(t, true)
+	b.desire("1")
+	<-b.driver.entered
+	first := b.rev
+	b.desireTaken("2")
+	b.desireTaken("1")
+	b.driver.gate <- struct{}{}
+	<-b.driver.entered
+	b.driver.gate <- struct{}{} // it finds the value there
+	b.eventually("told", func() bool {
+		return b.told("1", Superseded, true) == 1 && b.told("2", Superseded, false) == 1 && b.told("1", Applied, false) == 1
+	})
+	if a := b.audits(func(a *Audit) bool { return a.Ack == Applied }); a[0].Version == strconv.Itoa(first) || b.driver.written() != "a=1" {
+		t.Fatalf("%+v", a[0])
+	}
+}
+
+// torn is a fake whose writes have begun when their session ends.
+type torn struct{ *fake }
+
+func (d torn) Open(def Definition) (Session, []Problem, error) {
+	s, p, err := d.fake.Open(def)
+	return tornSession{s}, p, err
+}
+
+type tornSession struct{ Session }
+
+func (s tornSession) Write(ctx context.Context, _ int, _ string) (Outcome, error) {
+	f := s.Session.(fakeSession).fake
+	select {
+	case f.entered <- struct{}{}:
+	case <-ctx.Done():
+		return Outcome{}, ctx.Err()
+	}
+	<-ctx.Done()
+	return Outcome{Written: true, Before: "0"}, errors.Join(ErrUnreachable, ctx.Err())
+}
+
+// A write that had begun when its session ended is told, though it is tried again.
+func TestWriteCutOffIsTold(t *testing.T) {
+	b := newBench(t)
+	b.stop()
+	b.driver.entered = make(chan struct{})
+	h, err := New(Config{Node: "n", Drivers: []Driver{torn{b.driver}}, Sink: b.ear, State: b.state, Log: zaptest.NewLogger(t), StatusInterval: 20 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- h.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if n := b.told("1", Pending, true); n != 2 { // by the change, and by the end
+			t.Errorf("told %d times", n)
+		}
+	}()
+	b.host = h
+	b.desire("1")
+	<-b.driver.entered
+	b.device.Spec.Properties[0].CollectCycle = 7
+	b.apply()
+	<-b.driver.entered // again, in the next session
+	b.eventually("told", func() bool {
+		return len(b.audits(func(a *Audit) bool { return a.Written && a.Reason == ReasonInterrupted && a.Before == "0" })) == 1
+	})
+}
+
+// An older object that binds a device elsewhere does not end it.
+func TestOlderObjectEndsNothing(t *testing.T) {
+	b := newBench(t)
+	b.rev = 10
+	b.online()
+	old := b.device.DeepCopy()
+	old.Spec.NodeName = "other"
+	if err := b.host.ApplyDevice(context.Background(), old, "9"); err != nil {
+		t.Fatal(err)
+	}
+	operates := func() bool {
+		is, err := b.host.Operates(context.Background(), "ns", "d")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return is
+	}
+	if !operates() || b.host.Stats().StaleObjects != 1 {
+		t.Fatal("ended by an older object")
+	}
+	if err := b.host.ApplyDevice(context.Background(), old, "12"); err != nil {
+		t.Fatal(err)
+	}
+	if operates() {
+		t.Fatal("not ended by a newer object")
+	}
+	b.eventually("stopped", func() bool { return b.host.Stats().Devices[v1beta1.StateOnline] == 0 })
+}
