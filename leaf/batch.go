@@ -12,8 +12,8 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// The wait for an acknowledgement of a batch: ackWait, and the time that what is sent
-// takes on a link of slowestLink bytes per second (64 kbit/s shared with other traffic).
+// The wait for an acknowledgement of a batch: ackWait, and to the hub the time that what is
+// sent takes on a link of slowestLink bytes per second (64 kbit/s shared with other traffic).
 const (
 	ackWait     = 5 * time.Second
 	slowestLink = 4 << 10
@@ -67,7 +67,7 @@ func (s store) commit(ctx context.Context, msgs []*nats.Msg) error {
 // is how many bytes are on the way, m's included. An acknowledgement from another
 // domain is an error: the message would then be stored at the wrong end.
 func (s store) request(ctx context.Context, m *nats.Msg, size int) (streams.Ack, error) {
-	ctx, cancel := context.WithTimeout(ctx, ackWait+transfer(size))
+	ctx, cancel := context.WithTimeout(ctx, s.patience(size))
 	defer cancel()
 	reply, err := s.nc.RequestMsgWithContext(ctx, m)
 	if err != nil {
@@ -78,6 +78,15 @@ func (s store) request(ctx context.Context, m *nats.Msg, size int) (streams.Ack,
 		return streams.Ack{}, fmt.Errorf("publish %s: %w", m.Subject, err)
 	}
 	return ack, nil
+}
+
+// patience is how long the acknowledgement of so many bytes is waited for: only those for
+// the hub cross a slow link.
+func (s store) patience(size int) time.Duration {
+	if s.domain != streams.HubDomain {
+		return ackWait
+	}
+	return ackWait + transfer(size)
 }
 
 // parseAck reads an acknowledgement of the JetStream of domain.

@@ -8,6 +8,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
@@ -105,15 +107,41 @@ func (c census) back(ctx context.Context, s jetstream.Stream, site string) (seqs
 	return seqs, nil
 }
 
+// first recounts on a server that was started again, before anybody reads from it.
+func (k *keeper) first(ctx context.Context, s *server.Server) {
+	err := func() error {
+		login, err := k.nats.login()
+		if err != nil {
+			return err
+		}
+		nc, err := nats.Connect("", append(login, nats.InProcessServer(s), nats.CustomInboxPrefix("_INBOX_"+k.site))...)
+		if err != nil {
+			return fmt.Errorf("connect to the server: %w", err)
+		}
+		defer nc.Close()
+		js, err := jetstream.New(nc)
+		if err != nil {
+			return fmt.Errorf("open JetStream: %w", err)
+		}
+		ctx, cancel := context.WithTimeout(ctx, 2*readWait)
+		defer cancel()
+		return k.recount(ctx, js)
+	}()
+	if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		k.told("desired state not counted again", err)
+	}
+}
+
 // recount removes from SITE_DESIRED what a rebuilt store has brought back. It is called
-// after every start of the server, before anybody reads the stream. A disk that does not
-// take the removal does not hold up the site: the next start tries again.
-func (k *keeper) recount(ctx context.Context) error {
+// after every start of the server, before anybody in this process reads the stream. A
+// disk that does not take the removal does not hold up the site: the next start tries
+// again.
+func (k *keeper) recount(ctx context.Context, js jetstream.JetStream) error {
 	c, known, err := readCensus(k.censusFile)
 	if k.told("what was removed before is not known", err); !known {
 		return nil
 	}
-	s, err := k.js.Stream(ctx, streams.SiteDesired)
+	s, err := js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
 	}

@@ -71,6 +71,13 @@ func (f *forwarder) Run(ctx context.Context) error {
 
 // session forwards until something fails and returns how many messages the hub took.
 func (f *forwarder) session(ctx context.Context) (sent int, err error) {
+	ctx, end := f.claims.session(ctx)
+	defer func() {
+		if errors.Is(context.Cause(ctx), errRolledBack) {
+			err = errRolledBack
+		}
+		end(nil)
+	}()
 	r, err := f.open(ctx)
 	if err != nil {
 		return 0, err

@@ -111,6 +111,16 @@ func TestTwoLeavesWithOneIdentity(t *testing.T) {
 	waitFor(t, 60*time.Second, "the objects at both", func() bool { return same(t, ctx, s) && same(t, ctx, other) })
 }
 
+// acknowledged waits until the leaf knows that the hub has its first n records: the hub has
+// them before.
+func (s *site) acknowledged(t *testing.T, ctx context.Context, n uint64) {
+	t.Helper()
+	wait(t, "acknowledgements", func() bool {
+		c, err := s.js.Consumer(ctx, streams.SiteTelemetry, streams.ForwardConsumer)
+		return err == nil && c.CachedInfo().AckFloor.Stream == n
+	})
+}
+
 // TestOlderCopyOfTheStore puts back a copy of the store from before some records were
 // made, forwarded and acknowledged: what is stored at the same sequences afterwards
 // arrives, what the hub has is not sent again, and desired state converges.
@@ -127,6 +137,7 @@ func TestOlderCopyOfTheStore(t *testing.T) {
 	wait(t, "records", func() bool {
 		return count(t, ctx, s.hub, streams.Telemetry) == before && backlog(t, ctx, s) == 0 && same(t, ctx, s)
 	})
+	s.acknowledged(t, ctx, before)
 	copied := t.TempDir()
 	s.restart(t, ctx, func(store string) {
 		if err := os.CopyFS(filepath.Join(copied, "js"), os.DirFS(store)); err != nil {
@@ -140,6 +151,7 @@ func TestOlderCopyOfTheStore(t *testing.T) {
 	wait(t, "more records", func() bool {
 		return count(t, ctx, s.hub, streams.Telemetry) == before+between && backlog(t, ctx, s) == 0
 	})
+	s.acknowledged(t, ctx, before+between)
 	s.cut(t)
 	s.restart(t, ctx, func(store string) {
 		if err := os.RemoveAll(store); err != nil {

@@ -20,6 +20,8 @@ type intake struct {
 type arrival struct {
 	// batch is to be stored, in order.
 	batch []delivery
+	// size is the batch's, in bytes.
+	size int
 	// caughtUp: behind the batch, or behind a heartbeat without one, nothing waits.
 	caughtUp bool
 	// began: the hub began again at number 1 after it had delivered before.
@@ -29,7 +31,7 @@ type arrival struct {
 }
 
 // gather waits for the next delivery, heartbeat or word of the bridge and takes along
-// what is there already. An error ends the session.
+// what is there already, up to what one commit carries. An error ends the session.
 func (in *intake) gather(ctx context.Context) (arrival, error) {
 	var a arrival
 	silence := time.NewTimer(hubSilence)
@@ -44,7 +46,7 @@ func (in *intake) gather(ctx context.Context) (arrival, error) {
 			return arrival{}, err
 		}
 	}
-	for len(a.batch) < batchMessages {
+	for len(a.batch) < batchMessages && a.size < commitBytes {
 		select {
 		case msg := <-in.deliveries:
 			if err := in.take(&a, msg); err != nil {
@@ -69,10 +71,10 @@ func (in *intake) take(a *arrival, msg *nats.Msg) error {
 		return err
 	case ok:
 		if d.consumer == 1 {
-			a.batch = a.batch[:0]
+			a.batch, a.size = a.batch[:0], 0
 			a.began = a.began || seen > 0
 		}
-		a.batch = append(a.batch, d)
+		a.batch, a.size = append(a.batch, d), a.size+d.Size()
 		a.caughtUp = d.pending == 0
 	case msg.Reply == "":
 		a.caughtUp = true // a heartbeat: all that was delivered has been seen

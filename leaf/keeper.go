@@ -2,18 +2,19 @@ package leaf
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/leaf/field"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -36,6 +37,7 @@ var errRebuild = errors.New("the store of desired state is damaged")
 type keeper struct {
 	site      string
 	telemetry int64
+	nats      NATSConfig
 	host      *host // nil: a nats-server of the gateway's own
 	js        jetstream.JetStream
 	disk      disk
@@ -71,7 +73,7 @@ func newKeeper(l *Leaf, h *host, js jetstream.JetStream) *keeper {
 		l.log.Warn("what was dropped before is not known", zap.Error(err))
 	}
 	k := &keeper{
-		site: l.cfg.Site, telemetry: l.cfg.Storage.TelemetryBytes, host: h, js: js,
+		site: l.cfg.Site, telemetry: l.cfg.Storage.TelemetryBytes, nats: l.cfg.NATS, host: h, js: js,
 		ledger: book, marks: openMarks(l.cfg.DataDir), degraded: &degraded{}, counts: l.counts, log: l.log.Named("store"),
 		complete: make(chan struct{}), suspect: make(chan struct{}, 1), rest: minRest, said: map[string]bool{},
 		claims: map[string]*claimer{}, censusFile: filepath.Join(l.cfg.DataDir, CensusName),
@@ -80,6 +82,7 @@ func newKeeper(l *Leaf, h *host, js jetstream.JetStream) *keeper {
 		k.claims[stream] = &claimer{js: js, stream: stream}
 	}
 	if h != nil {
+		h.first = k.first
 		k.disk = disk{dir: filepath.Dir(h.storeDir()), reserve: l.cfg.Storage.ReserveBytes}
 	}
 	return k
@@ -92,12 +95,15 @@ func (k *keeper) open(ctx context.Context) error {
 		return err
 	}
 	for {
-		err := k.recount(ctx)
+		err := k.recount(ctx, k.js)
 		if err == nil {
 			err = k.verifyDesired(ctx)
 		}
 		if k.told("desired state not read", err); err == nil {
 			break
+		}
+		if k.host != nil && k.host.server() == nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -105,16 +111,8 @@ func (k *keeper) open(ctx context.Context) error {
 		case <-time.After(time.Second):
 		}
 	}
-	for stream, c := range k.claims {
-		if _, err := c.lineage(ctx); err != nil && ctx.Err() == nil {
-			// The forwarder claims again before it sends anything.
-			k.log.Warn("stream not claimed", zap.String("stream", stream), zap.Error(err))
-		}
-	}
-	// After the claims: what is reported about it has an id of this start.
-	for stream := range k.claims {
-		k.countLost(ctx, stream)
-	}
+	k.markUpstream(ctx)
+	k.told("device worker's memory not known", k.recall(ctx, false))
 	k.look(ctx) // so that telemetry is bounded from the beginning
 	return ctx.Err()
 }
@@ -145,7 +143,10 @@ func (k *keeper) recover(ctx context.Context, keepMessages bool) error {
 	var keep []streamDir
 	for _, d := range bad {
 		k.rebuilt(d.stream, "the server does not recover it")
-		if keepMessages && upstream(d.stream) {
+		if d.stream == field.StateStream {
+			k.told("note that the device worker's memory is damaged", k.recall(ctx, true))
+		}
+		if keepMessages && lasting(d.stream) {
 			keep = append(keep, d)
 		}
 	}
@@ -153,8 +154,23 @@ func (k *keeper) recover(ctx context.Context, keepMessages bool) error {
 	if err := k.ensure(ctx); err != nil || len(keep) == 0 {
 		return err
 	}
-	k.told("keep messages", k.host.restart(ctx, func() error { return graft(store, keep) }))
+	if slices.ContainsFunc(keep, func(d streamDir) bool { return d.stream == field.StateStream }) {
+		k.told("make the device worker's memory", field.MakeState(ctx, k.js))
+	}
+	if err := k.restart(ctx, "keep messages", func() error { return graft(store, keep) }); err != nil {
+		return err
+	}
 	return k.recover(ctx, false)
+}
+
+// restart restarts the server and calls between while it does not run, whose error is
+// told: the server runs without what it should have done. An error: no server runs.
+func (k *keeper) restart(ctx context.Context, what string, between func() error) error {
+	err := k.host.restart(ctx, between)
+	if k.told(what, err); k.host.server() == nil {
+		return fmt.Errorf("restart the embedded server: %w", err)
+	}
+	return nil
 }
 
 // ensure makes the streams what they should be. A server of the gateway's own may come
@@ -227,10 +243,11 @@ func (k *keeper) verifyDesired(ctx context.Context) error {
 		}
 		k.rebuilt(streams.SiteDesired, reason)
 		store := k.host.storeDir()
-		k.told("set aside", k.host.restart(ctx, func() error {
-			return setAside(store, []streamDir{{account, streams.SiteDesired}})
-		}))
-		if err := k.ensure(ctx); err != nil {
+		err = k.restart(ctx, "set aside", func() error { return setAside(store, []streamDir{{account, streams.SiteDesired}}) })
+		if err == nil {
+			err = k.ensure(ctx)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -319,42 +336,6 @@ func (k *keeper) seal(ctx context.Context) {
 	default:
 	}
 	k.markUpstream(ctx)
-}
-
-func (k *keeper) markUpstream(ctx context.Context) {
-	for stream := range k.claims {
-		if err := k.mark(ctx, stream, "", false); err != nil && ctx.Err() == nil {
-			k.told("mark", err)
-		}
-	}
-}
-
-// countLost counts and reports what a stream had and has no more.
-func (k *keeper) countLost(ctx context.Context, stream string) {
-	was, known := k.marks.get(stream)
-	s, err := k.js.Stream(ctx, stream)
-	if err != nil || !known {
-		return
-	}
-	info := s.CachedInfo()
-	last := info.State.LastSeq
-	if was.Last <= last {
-		return
-	}
-	lost := span{max(last, k.ledger.noted(stream).Seq) + 1, was.Last}
-	if lost.from > lost.to {
-		return // the hub has all of it
-	}
-	k.log.Warn("records were lost with the store", zap.String("stream", stream), zap.Uint64("from", lost.from), zap.Uint64("to", lost.to))
-	data, err := json.Marshal(streams.Gap{
-		Stream: stream, Created: was.Created, From: lost.from, To: lost.to, Reason: streams.GapLost, Time: time.Now(),
-	})
-	if err == nil {
-		_, err = k.js.Publish(ctx, streams.LocalTelemetrySubject(streams.GapKind, stream), data)
-	}
-	k.told("report what was lost", err)
-	k.told("count what was lost", k.ledger.lose(stream, lost.count()))
-	k.told("mark", k.mark(ctx, stream, "", false))
 }
 
 // rebuilt notes that a stream is set aside.

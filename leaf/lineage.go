@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"strconv"
@@ -141,6 +142,10 @@ type claimer struct {
 
 	mu      sync.Mutex
 	claimed bool
+	// from is what the next claim begins with, 0: behind the stream's end.
+	from uint64
+	// end ends the session that forwards the stream.
+	end context.CancelCauseFunc
 }
 
 // lineage returns the stream's lineage, after this start's claim was stored with it.
@@ -160,7 +165,11 @@ func (c *claimer) lineage(ctx context.Context) (lineage, error) {
 		// Not of our making: what was claimed is not known.
 		l = lineage{{id: info.Created.UnixNano()}}
 	}
-	mine, err := newClaim(info.State.LastSeq + 1)
+	from := info.State.LastSeq + 1
+	if c.from > 0 {
+		from = min(from, max(c.from, l[len(l)-1].from))
+	}
+	mine, err := newClaim(from)
 	if err != nil {
 		return nil, err
 	}
@@ -174,14 +183,29 @@ func (c *claimer) lineage(ctx context.Context) (lineage, error) {
 	if _, err := c.js.UpdateStream(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("claim %s: %w", c.stream, err)
 	}
-	c.claimed = true
+	c.claimed, c.from = true, 0
 	return l, nil
 }
 
-// again makes the next call of lineage store a new claim: the stream was found to have
-// been rolled back.
-func (c *claimer) again() {
+// errRolledBack ends a session: what the stream stores now has ids of another claim.
+var errRolledBack = errors.New("the stream was rolled back")
+
+// again makes the next call of lineage store a new claim, on what is behind end: the
+// stream was found to have been rolled back to there. It ends the session.
+func (c *claimer) again(end uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.claimed = false
+	c.claimed, c.from = false, end+1
+	if c.end != nil {
+		c.end(errRolledBack)
+	}
+}
+
+// session returns a context for a session that forwards the stream, one at a time, which
+// lasts as long as the claim.
+func (c *claimer) session(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ctx, c.end = context.WithCancelCause(ctx)
+	return ctx, c.end
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
+	"github.com/petiole-io/petiole/leaf/field"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -141,8 +142,13 @@ func graft(store string, dirs []streamDir) error {
 	return errors.Join(errs...)
 }
 
-// upstream says whether a stream holds what the hub may not have yet, so that what can
-// be read of it is kept. The others are made anew.
-func upstream(stream string) bool {
-	return stream == streams.SiteReported || stream == streams.SiteTelemetry || stream == streams.SiteQuarantine
+// lasting says whether a stream holds what nobody else has: what the hub may not have
+// yet, or the device worker's memory. What can be read of it is kept. The others are made
+// anew.
+func lasting(stream string) bool {
+	switch stream {
+	case streams.SiteReported, streams.SiteTelemetry, streams.SiteQuarantine, field.StateStream:
+		return true
+	}
+	return false
 }

@@ -81,7 +81,8 @@ func (f *forwarder) hubPosition(ctx context.Context, l lineage, last uint64) (ui
 		f.log.Info("the hub's last message is of another life of this stream", zap.String("id", id))
 	case at > last:
 		f.log.Warn("the stream was rolled back", zap.Uint64("forwarded", at), zap.Uint64("last", last))
-		f.claims.again()
+		f.claims.again(last)
+		return 0, false, errRolledBack
 	}
 	return at, ok, nil
 }

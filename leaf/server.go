@@ -28,8 +28,14 @@ type host struct {
 	configFile string
 	log        *zap.Logger
 
+	// first is called with a server that has started, before anybody in this process
+	// connects to it. It may be nil.
+	first func(context.Context, *server.Server)
+
 	mu sync.Mutex
 	s  *server.Server
+	// began is where the streams ended when s started, before anybody connected.
+	began map[string]uint64
 }
 
 // startHost returns when the server accepts connections.
@@ -68,10 +74,42 @@ func (h *host) start(ctx context.Context) error {
 		s.WaitForShutdown()
 		return fmt.Errorf("start nats-server of %s: JetStream is not enabled; its configuration needs a jetstream block", h.configFile)
 	}
+	began := ends(s)
+	if h.first != nil {
+		h.first(ctx, s)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.s = s
+	h.s, h.began = s, began
 	return nil
+}
+
+// ends are the last sequences of the streams that a server has, by name; none of a stream
+// that it does not tell.
+func ends(s *server.Server) map[string]uint64 {
+	out := map[string]uint64{}
+	if s == nil {
+		return out
+	}
+	z, err := s.Jsz(&server.JSzOptions{Accounts: true, Streams: true})
+	if err != nil {
+		return out
+	}
+	for _, a := range z.AccountDetails {
+		for _, d := range a.Streams {
+			out[d.Name] = d.State.LastSeq
+		}
+	}
+	return out
+}
+
+// beginning is where a stream ended when the server that runs now started, before anybody
+// in this process could store anything; false when it is not known.
+func (h *host) beginning(stream string) (uint64, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	last, ok := h.began[stream]
+	return last, ok
 }
 
 // stop ends the server and waits for it.
@@ -148,17 +186,11 @@ func connect(cfg NATSConfig, h *host, site string, log *zap.Logger) (*nats.Conn,
 			log.Warn("nats error", zap.String("subject", subject), zap.Error(err))
 		}),
 	}
-	if cfg.User != "" {
-		password := ""
-		if cfg.PasswordFile != "" {
-			data, err := os.ReadFile(cfg.PasswordFile)
-			if err != nil {
-				return nil, fmt.Errorf("nats.passwordFile: %w", err)
-			}
-			password = strings.TrimSpace(string(data))
-		}
-		opts = append(opts, nats.UserInfo(cfg.User, password))
+	login, err := cfg.login()
+	if err != nil {
+		return nil, err
 	}
+	opts = append(opts, login...)
 	url := cfg.URL
 	if h != nil {
 		opts = append(opts, nats.InProcessServer(h), nats.ReconnectWait(100*time.Millisecond))
@@ -169,6 +201,22 @@ func connect(cfg NATSConfig, h *host, site string, log *zap.Logger) (*nats.Conn,
 		return nil, fmt.Errorf("connect to the site's nats-server: %w", err)
 	}
 	return nc, nil
+}
+
+// login is how to authenticate.
+func (c NATSConfig) login() ([]nats.Option, error) {
+	if c.User == "" {
+		return nil, nil
+	}
+	password := ""
+	if c.PasswordFile != "" {
+		data, err := os.ReadFile(c.PasswordFile)
+		if err != nil {
+			return nil, fmt.Errorf("nats.passwordFile: %w", err)
+		}
+		password = strings.TrimSpace(string(data))
+	}
+	return []nats.Option{nats.UserInfo(c.User, password)}, nil
 }
 
 // natsLogger gives the embedded server's log to zap.

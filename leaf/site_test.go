@@ -27,6 +27,8 @@ type site struct {
 	cfg       Config
 	limits    streams.LeafLimits
 	pace      checkPace
+	// unwatched: the keeper does not look after the server, the test restarts it.
+	unwatched bool
 
 	leaf *Leaf
 	host *host
@@ -41,7 +43,7 @@ type site struct {
 // newSite is a site whose leaf does not run yet.
 func newSite(t *testing.T) (*site, context.Context) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	s := &site{hubServer: natstest.StartHub(t, "plant-a"), cfg: DefaultConfig()}
 	s.line = natstest.NewLine(t, s.hubServer.LeafAddr())
@@ -99,7 +101,10 @@ func (s *site) run(t *testing.T, ctx context.Context, log *zap.Logger) {
 		site: "plant-a", js: s.js, nc: s.nc, local: store{nc: s.nc, domain: "plant-a"}, link: s.link, counts: s.leaf.counts,
 		pace: s.pace, complete: s.keep.completed, unreadable: s.keep.doubt, storing: &s.keep.storing, log: log,
 	}
-	parts := []func(context.Context) error{s.r.Run, s.link.Run, s.keep.Run}
+	parts := []func(context.Context) error{s.r.Run, s.link.Run}
+	if !s.unwatched {
+		parts = append(parts, s.keep.Run)
+	}
 	for _, name := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := &forwarder{
 			site: "plant-a", stream: name, js: s.js, hub: store{nc: s.nc, domain: streams.HubDomain}, link: s.link,

@@ -81,6 +81,7 @@ func (k *keeper) markAll(ctx context.Context) {
 	default:
 	}
 	k.markUpstream(ctx)
+	k.told("device worker's memory not known", k.recall(ctx, false))
 }
 
 // thaw restarts a server that does not store any more, when there is a chance that it
@@ -100,11 +101,23 @@ func (k *keeper) thaw(ctx context.Context, s space) {
 	}
 	k.log.Warn("restarting the embedded server, whose store is frozen")
 	k.counts.restarts.Inc()
-	err := k.host.restart(ctx, func() error { return nil })
+	k.revive(ctx, func() error { return nil })
+}
+
+// revive restarts the server and calls between while it does not run. A stream that has
+// less afterwards is claimed anew before anything of it is forwarded or marked.
+func (k *keeper) revive(ctx context.Context, between func() error) {
+	had := ends(k.host.server())
+	err := k.restart(ctx, "restart", between)
 	k.restarted, k.rest = time.Now(), min(2*k.rest, maxRest)
-	k.told("restart", err)
 	if err != nil {
 		return
+	}
+	for stream, c := range k.claims {
+		was, _ := k.marks.get(stream)
+		if has, ok := k.host.beginning(stream); ok && has < max(had[stream], was.Last) {
+			c.again(has)
+		}
 	}
 	// Before anybody else takes what little there is.
 	yielding, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -115,7 +128,7 @@ func (k *keeper) thaw(ctx context.Context, s space) {
 			err = k.boundTelemetry(yielding, now)
 		}
 		if k.told("bound telemetry", err); err == nil {
-			k.told("desired state not counted again", k.recount(yielding))
+			k.markUpstream(yielding)
 			return
 		}
 		select {

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
@@ -17,8 +16,16 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// retryDelay is after how long a message that could not be taken over comes again.
-const retryDelay = time.Second
+const (
+	// retryDelay is after how long what did not succeed is tried again.
+	retryDelay = time.Second
+	// partAttempts is how often a large object comes whose parts are not all there: one
+	// may still arrive, but not for ever.
+	partAttempts = 30
+)
+
+// errPartMissing reports a large object of which a part is not in the stream.
+var errPartMissing = errors.New("part missing")
 
 // feed brings Devices and DeviceModels from SITE_DESIRED to the host and to those who
 // follow its devices.
@@ -99,18 +106,33 @@ func (f *feed) consume(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("consume %s: %w", streams.SiteDesired, err)
 		}
-		if err := f.take(ctx, stream, msg.Subject(), msg.Headers(), msg.Data()); err != nil {
-			f.cfg.Log.Warn("device message comes again", zap.String("subject", msg.Subject()), zap.Error(err))
-			err = msg.NakWithDelay(retryDelay)
-			if err != nil {
-				return fmt.Errorf("refuse %s: %w", msg.Subject(), err)
-			}
-			continue
-		}
-		if err := msg.Ack(); err != nil {
-			return fmt.Errorf("acknowledge %s: %w", msg.Subject(), err)
+		if err := f.handle(ctx, stream, msg); err != nil {
+			return err
 		}
 	}
+}
+
+// handle takes one message over and acknowledges it, or has it come again.
+func (f *feed) handle(ctx context.Context, stream jetstream.Stream, msg jetstream.Msg) error {
+	meta, err := msg.Metadata()
+	if err != nil {
+		return fmt.Errorf("read %s: %w", msg.Subject(), err)
+	}
+	err = f.take(ctx, stream, msg)
+	if errors.Is(err, errPartMissing) && meta.NumDelivered >= partAttempts {
+		err = f.setAside(ctx, msg.Subject(), msg.Headers(), msg.Data(), fmt.Errorf("%w: %w", streams.ErrUndecodable, err))
+	}
+	if err != nil {
+		f.cfg.Log.Warn("device message comes again", zap.String("subject", msg.Subject()), zap.Error(err))
+		if err := msg.NakWithDelay(f.retry); err != nil {
+			return fmt.Errorf("refuse %s: %w", msg.Subject(), err)
+		}
+		return nil
+	}
+	if err := msg.Ack(); err != nil {
+		return fmt.Errorf("acknowledge %s: %w", msg.Subject(), err)
+	}
+	return nil
 }
 
 // readAll takes the last message of every subject.
@@ -136,7 +158,12 @@ func (f *feed) readAll(ctx context.Context, stream jetstream.Stream, filters []s
 		}
 		pending = meta.NumPending
 		// One that is unreadable is set aside here too: it may never have been consumed.
-		if err := f.take(ctx, stream, msg.Subject(), msg.Headers(), msg.Data()); err != nil {
+		err = f.take(ctx, stream, msg)
+		if errors.Is(err, errPartMissing) { // the consumer waits for it
+			f.cfg.Log.Warn("device message lacks a part", zap.String("subject", msg.Subject()), zap.Error(err))
+			continue
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -145,11 +172,14 @@ func (f *feed) readAll(ctx context.Context, stream jetstream.Stream, filters []s
 
 // take gives one message to the host. It returns nil when the message may be
 // acknowledged: taken over, superseded, or set aside as unreadable.
-func (f *feed) take(ctx context.Context, stream jetstream.Stream, subject string, header nats.Header, data []byte) error {
-	if streams.IsPart(subject) {
+func (f *feed) take(ctx context.Context, stream jetstream.Stream, msg jetstream.Msg) error {
+	if streams.IsPart(msg.Subject()) {
 		return nil
 	}
-	_, m, err := streams.Load(ctx, stream, subject, header, data)
+	_, m, err := streams.Load(ctx, stream, msg.Subject(), msg.Headers(), msg.Data())
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return fmt.Errorf("%w: %w", errPartMissing, err)
+	}
 	if err == nil {
 		err = f.apply(ctx, m)
 	}
@@ -157,7 +187,7 @@ func (f *feed) take(ctx context.Context, stream jetstream.Stream, subject string
 	case errors.Is(err, streams.ErrSuperseded):
 		return nil
 	case errors.Is(err, streams.ErrUndecodable):
-		return f.setAside(ctx, subject, header, data, err)
+		return f.setAside(ctx, msg.Subject(), msg.Headers(), msg.Data(), err)
 	}
 	return err
 }
@@ -165,15 +195,13 @@ func (f *feed) take(ctx context.Context, stream jetstream.Stream, subject string
 func (f *feed) apply(ctx context.Context, m streams.Message) error {
 	switch {
 	case m.Resource == v1beta1.ResourceDevices && m.Op == streams.OpDelete:
-		f.forget(m.Namespace, m.Name)
-		return f.host.DeleteDevice(ctx, m.Namespace, m.Name, m.UID)
+		return f.delete(ctx, m)
 	case m.Resource == v1beta1.ResourceDevices:
 		device := &v1beta1.Device{}
 		if err := decode(m, device); err != nil {
 			return err
 		}
-		f.announce(ctx, device)
-		return f.host.ApplyDeviceFrom(ctx, m.Epoch, device, m.Version)
+		return f.put(ctx, m, device)
 	case m.Op == streams.OpDelete:
 		return f.host.DeleteModel(ctx, m.Namespace, m.Name)
 	default:
@@ -183,6 +211,35 @@ func (f *feed) apply(ctx context.Context, m streams.Message) error {
 		}
 		return f.host.ApplyModel(ctx, model, m.Version)
 	}
+}
+
+// put gives a device to the host. Of one that is bound to another node the host speaks
+// first: it goes on with a newer object that binds the device here.
+func (f *feed) put(ctx context.Context, m streams.Message, d *v1beta1.Device) error {
+	if d.Spec.NodeName == f.cfg.Node {
+		f.announce(ctx, d)
+		return f.host.ApplyDeviceFrom(ctx, m.Epoch, d, m.Version)
+	}
+	if err := f.host.ApplyDeviceFrom(ctx, m.Epoch, d, m.Version); err != nil {
+		return err
+	}
+	stays, err := f.host.Operates(ctx, d.Namespace, d.Name)
+	if err == nil && !stays {
+		f.announce(ctx, d)
+	}
+	return err
+}
+
+// delete ends a device. What is said of a node tells nothing of a device that has moved to
+// another one.
+func (f *feed) delete(ctx context.Context, m streams.Message) error {
+	if at, ok := f.roster.nodeOf(m.Namespace, m.Name); !ok || at == m.Node {
+		f.forget(m.Namespace, m.Name)
+	}
+	if m.Node != f.cfg.Node {
+		return nil
+	}
+	return f.host.DeleteDevice(ctx, m.Namespace, m.Name, m.UID)
 }
 
 // announce tells the others about a device before the host operates it, so that they

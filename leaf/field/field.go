@@ -11,7 +11,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
@@ -23,14 +25,28 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// Config is what a Field needs. All fields but MQTT are required.
+// Config is what a Field needs. All fields but MQTT and Forgot are required.
 type Config struct {
 	Site, Node string
 	JS         jetstream.JetStream
 	Drivers    []devices.Driver
 	// MQTT serves KubeEdge's device topics.
 	MQTT bool
-	Log  *zap.Logger
+	// Forgot is when StateStream was found to have lost something, zero when it has not.
+	// For a while after that no command is carried out, because one with its id may have
+	// been, and been forgotten. nil: never. It must not block.
+	Forgot func() time.Time
+	Log    *zap.Logger
+}
+
+// StateStream is the stream of the device worker's memory: which desired values it has
+// dealt with, and which commands.
+const StateStream = "KV_" + stateBucket
+
+// MakeState makes StateStream if it is missing.
+func MakeState(ctx context.Context, js jetstream.JetStream) error {
+	_, err := openState(ctx, js)
+	return err
 }
 
 // Field operates the devices of one node of a site.
@@ -41,6 +57,8 @@ type Field struct {
 	pusher      *push.Pusher
 	host        atomic.Pointer[devices.Host]
 	quarantined atomic.Uint64
+	// retry is after how long a message that could not be taken over comes again.
+	retry time.Duration
 }
 
 // Stats is what became of the devices' records since the start.
@@ -58,7 +76,7 @@ type Stats struct {
 func New(cfg Config) *Field {
 	return &Field{
 		cfg: cfg, records: newRecorder(cfg.JS, streams.SiteTelemetry), reports: newRecorder(cfg.JS, streams.SiteReported),
-		pusher: push.New(push.Config{Log: cfg.Log.Named("push")}),
+		pusher: push.New(push.Config{Log: cfg.Log.Named("push")}), retry: retryDelay,
 	}
 }
 
@@ -77,6 +95,22 @@ func (f *Field) Stats() Stats {
 		Records: c.records.Load(), Commits: c.commits.Load(), Bytes: c.bytes.Load(), Failed: c.failed.Load(),
 		Push: f.pusher.Stats(),
 	}
+}
+
+// reasonForgotten is that of commands that are refused because of Config.Forgot.
+const reasonForgotten = "MemoryLost"
+
+// command has the host carry out a command, unless one with its id may have been carried
+// out and forgotten: commandTimeMax later a deadline of before has passed.
+func (f *Field) command(ctx context.Context, c devices.Command) (devices.CommandResult, error) {
+	if f.cfg.Forgot != nil {
+		at := f.cfg.Forgot()
+		if until := at.Add(commandTimeMax); !at.IsZero() && time.Now().Before(until) {
+			return devices.CommandResult{ID: c.ID, Ack: devices.Failed, Reason: reasonForgotten, Message: "nothing was done: what was done before may be forgotten; " +
+				"commands are taken again at " + until.UTC().Format(time.RFC3339)}, nil
+		}
+	}
+	return f.host.Load().Command(ctx, c)
 }
 
 // Run operates the devices until ctx ends. It may be called once.
@@ -99,9 +133,12 @@ func (f *Field) Run(ctx context.Context) error {
 	}
 	f.host.Store(host)
 	in := newFeed(f, host, out)
-	commands := newCommands(f.cfg.Site, f.cfg.Node, in.roster, host.Command, f.cfg.Log)
-	// The recorders outlive the host, whose devices say their last words at the end.
+	commands := newCommands(f.cfg.Site, f.cfg.Node, in.roster, f.command, f.cfg.Log)
+	// The recorders outlive all that give them something: the host, whose devices say their
+	// last words at the end, and the feed, which tells what is wrong with a device.
 	recording, stopRecording := context.WithCancel(context.WithoutCancel(ctx))
+	var telling sync.WaitGroup
+	telling.Add(2)
 	group, parts := errgroup.WithContext(ctx)
 	if f.cfg.MQTT {
 		out.local = mqtt.New(mqtt.Config{
@@ -111,9 +148,10 @@ func (f *Field) Run(ctx context.Context) error {
 	}
 	group.Go(func() error { f.records.run(recording); return nil })
 	group.Go(func() error { f.reports.run(recording); return nil })
-	group.Go(func() error { defer stopRecording(); return host.Run(parts) })
+	group.Go(func() error { telling.Wait(); stopRecording(); return nil })
+	group.Go(func() error { defer telling.Done(); return host.Run(parts) })
 	group.Go(func() error { return f.pusher.Run(parts) })
-	group.Go(func() error { return in.follow(parts) })
+	group.Go(func() error { defer telling.Done(); return in.follow(parts) })
 	group.Go(func() error {
 		return in.whenReady(parts, func(ctx context.Context) error { return commands.run(ctx, f.cfg.JS.Conn()) })
 	})

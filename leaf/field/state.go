@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -13,11 +14,14 @@ import (
 // nothing twice.
 const stateBucket = "device-state"
 
+// markerTTL is how long the bucket keeps the marker of a deleted key.
+const markerTTL = time.Hour
+
 type state struct{ kv jetstream.KeyValue }
 
 func openState(ctx context.Context, js jetstream.JetStream) (*state, error) {
 	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: stateBucket, Description: "Desired values that the device worker has dealt with", History: 1,
+		Bucket: stateBucket, Description: "Desired values that the device worker has dealt with", History: 1, LimitMarkerTTL: markerTTL,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", stateBucket, err)
@@ -46,9 +50,9 @@ func (s *state) Save(ctx context.Context, key string, value []byte) error {
 	return nil
 }
 
-// Delete forgets the key and its history.
+// Delete forgets the key and its history, and in the end that there was one.
 func (s *state) Delete(ctx context.Context, key string) error {
-	if err := s.kv.Purge(ctx, key); err != nil {
+	if err := s.kv.Purge(ctx, key, jetstream.PurgeTTL(markerTTL)); err != nil {
 		return fmt.Errorf("delete %s of bucket %s: %w", key, stateBucket, err)
 	}
 	return nil

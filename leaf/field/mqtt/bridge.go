@@ -35,10 +35,16 @@ type Bridge struct {
 
 	mu      sync.Mutex
 	devices map[string]*device
+	// late are the devices whose changes wait because their last document was a moment
+	// ago; waiting tells Run that there are some.
+	late    map[*device]struct{}
+	waiting chan struct{}
 }
 
 // New returns a Bridge that knows no devices yet.
-func New(cfg Config) *Bridge { return &Bridge{cfg: cfg, devices: map[string]*device{}} }
+func New(cfg Config) *Bridge {
+	return &Bridge{cfg: cfg, devices: map[string]*device{}, late: map[*device]struct{}{}, waiting: make(chan struct{}, 1)}
+}
 
 // Apply takes a device of the node as it now is.
 func (b *Bridge) Apply(o *v1beta1.Device) {
@@ -68,6 +74,7 @@ func (b *Bridge) Remove(namespace, name string) {
 		return
 	}
 	delete(b.devices, namespace+"/"+name)
+	delete(b.late, d)
 	b.publish(nodeSubject(b.cfg.Node, membershipNews), memberNews{answerTo(""), []deviceState{}, []deviceState{d.describe()}})
 }
 
@@ -98,10 +105,38 @@ func (b *Bridge) Status(ref devices.Ref, status *v1beta1.DeviceStatus) {
 	b.publishDocument(d)
 }
 
+// publishDocument tells what has changed, or has Run tell it when it is time.
 func (b *Bridge) publishDocument(d *device) {
 	if changes := d.document(time.Now()); changes != nil {
 		b.publish(deviceSubject(d.namespace, d.name, twinDocument), documentMessage{answerTo(""), changes})
 	}
+	if len(d.told) == 0 {
+		delete(b.late, d)
+		return
+	}
+	b.late[d] = struct{}{}
+	select {
+	case b.waiting <- struct{}{}:
+	default:
+	}
+}
+
+// documents tells the changes that have waited long enough, and returns when the next
+// ones will have; nil when none wait.
+func (b *Bridge) documents() <-chan time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	next := documentInterval
+	for d := range b.late {
+		b.publishDocument(d)
+		if len(d.told) > 0 {
+			next = min(next, documentInterval-time.Since(d.toldAt))
+		}
+	}
+	if len(b.late) == 0 {
+		return nil
+	}
+	return time.After(next)
 }
 
 // members are the devices by name.

@@ -41,10 +41,17 @@ func (b *Bridge) Run(ctx context.Context) error {
 			}
 		}()
 	}
+	var due <-chan time.Time // nil while no document waits
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-b.waiting:
+			if due == nil {
+				due = b.documents()
+			}
+		case <-due:
+			due = b.documents()
 		case m := <-requests:
 			if _, _, what, _ := parseDevice(m.Subject); what == twinUpdate {
 				updates.Go(func() { b.update(ctx, m) })

@@ -1,0 +1,99 @@
+package field
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/modbus"
+	"github.com/petiole-io/petiole/streams"
+)
+
+// TestEndWhileADeviceIsAnnounced ends the field while the feed tells what is wrong with
+// each of a device's properties, and the first of it is being stored: it ends.
+func TestEndWhileADeviceIsAnnounced(t *testing.T) {
+	r := newRig(t)
+	f, stop := r.run()
+	r.eventually("a host", func() bool { return f.host.Load() != nil })
+	if err := r.js.DeleteStream(r.ctx, streams.SiteReported); err != nil {
+		t.Fatal(err)
+	}
+	storing := make(chan struct{})
+	once := sync.OnceFunc(func() { close(storing) })
+	sub, err := r.js.Conn().Subscribe("local.reported.>", func(m *nats.Msg) { // a slow stream
+		once()
+		time.Sleep(100 * time.Millisecond)
+		if err := m.Respond([]byte(`{"stream":"SITE_REPORTED","seq":1}`)); err != nil {
+			t.Error(err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var properties []string
+	for i := range 40 {
+		properties = append(properties, fmt.Sprintf(`{"name":"p%d","pushMethod":{"http":{"hostName":""}}}`, i))
+	}
+	r.put(streams.Ref{Node: "plant-a-1", Group: v1beta1.GroupName, Resource: v1beta1.ResourceDevices, Namespace: "default", Name: "pump"}, "1",
+		fmt.Sprintf(`{"metadata":{"namespace":"default","name":"pump"},"spec":{"deviceModelRef":{"name":"pump"},"nodeName":"plant-a-1",
+		"protocol":{"protocolName":"modbus"},"properties":[%s]}}`, strings.Join(properties, ",")))
+	select {
+	case <-storing:
+	case <-r.ctx.Done():
+		t.Fatal("nothing is told")
+	}
+	ended := make(chan struct{})
+	go func() { defer close(ended); stop() }()
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		t.Fatal("it does not end")
+	}
+	if err := sub.Unsubscribe(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestNoCommandAfterMemoryWasLost refuses commands until
+// every deadline of before has passed.
+func TestNoCommandAfterMemoryWasLost(t *testing.T) {
+	r := newRig(t)
+	r.model()
+	r.device("1", "7")
+	var forgot atomic.Int64
+	forgot.Store(time.Now().UnixNano())
+	f := New(Config{
+		Site: "plant-a", Node: "plant-a-1", JS: r.js, Log: zaptest.NewLogger(t),
+		Drivers: []devices.Driver{modbus.New(nil)}, Forgot: func() time.Time { return time.Unix(0, forgot.Load()) },
+	})
+	ctx, cancel := context.WithCancel(r.ctx)
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	r.eventually("reported value", func() bool { return r.reported() == "7" })
+	got := r.command("pump", `{"id":"a","properties":{"setpoint":"21"}}`)
+	if got.Ack != devices.Failed || got.Reason != reasonForgotten {
+		t.Errorf("command: %+v", got)
+	}
+	forgot.Add(-int64(commandTimeMax))
+	if got := r.command("pump", `{"id":"a","properties":{"setpoint":"21"}}`); got.Ack != devices.Applied {
+		t.Errorf("command: %+v", got)
+	}
+	if got, want := r.slave.written(), "[7 21]"; got != want {
+		t.Errorf("written: %s, want %s", got, want)
+	}
+}

@@ -1,0 +1,140 @@
+package leaf
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/leaf/field"
+	"github.com/petiole-io/petiole/streams"
+)
+
+// forgotten is for how long it is remembered that the device worker's memory is not
+// whole: longer than any command may wait for its deadline.
+const forgotten = time.Hour
+
+// markUpstream notes how far the streams have come that are forwarded.
+func (k *keeper) markUpstream(ctx context.Context) {
+	for stream, c := range k.claims {
+		if err := k.follow(ctx, stream, c); ctx.Err() == nil {
+			k.told("mark "+stream, err)
+		}
+	}
+}
+
+// follow notes how far a stream has come that is forwarded. When it has less than it had,
+// it is claimed anew, so that what is stored there now has other ids, and what is lost is
+// counted once and reported as soon as the report can be stored: the mark names it until
+// then.
+func (k *keeper) follow(ctx context.Context, stream string, c *claimer) error {
+	s, err := k.js.Stream(ctx, stream)
+	if err != nil {
+		return fmt.Errorf("look up stream %s: %w", stream, err)
+	}
+	was, known := k.marks.get(stream)
+	end := s.CachedInfo().State.LastSeq
+	if known && was.Created == s.CachedInfo().Created.UnixNano() && was.Claims == s.CachedInfo().Config.Metadata[claimsKey] && end < was.Last {
+		c.again(end)
+	}
+	l, err := c.lineage(ctx)
+	if err != nil {
+		return err
+	}
+	now := mark{Created: l[0].id, Last: end, Claims: l.String(), Lost: was.Lost}
+	if lost, ok := was.lostSince(l, k.ledger.noted(stream)); known && ok {
+		k.log.Warn("records were lost with the store", zap.String("stream", stream), zap.Uint64("from", lost.From), zap.Uint64("to", lost.To))
+		k.told("count what was lost", k.ledger.lose(stream, lost.To-lost.From+1))
+		now.Lost = append(slices.Clone(was.Lost), lost)
+	}
+	if err := k.marks.put(stream, now); err != nil {
+		return err
+	}
+	for len(now.Lost) > 0 {
+		if err := k.report(ctx, stream, now.Lost[0]); err != nil {
+			return err
+		}
+		if now.Lost = now.Lost[1:]; len(now.Lost) == 0 {
+			now.Lost = nil
+		}
+		if err := k.marks.put(stream, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// report stores the record of a loss. Its id keeps a second attempt from storing another.
+func (k *keeper) report(ctx context.Context, stream string, lost loss) error {
+	data, err := json.Marshal(streams.Gap{
+		Stream: stream, Created: lost.Created, From: lost.From, To: lost.To, Reason: streams.GapLost, Time: time.Now(),
+	})
+	if err == nil {
+		id := fmt.Sprintf("lost.%s.%d.%d.%d", stream, lost.Created, lost.From, lost.To)
+		_, err = k.js.Publish(ctx, streams.LocalTelemetrySubject(streams.GapKind, stream), data, jetstream.WithMsgID(id))
+	}
+	if err != nil {
+		return fmt.Errorf("report what was lost of %s: %w", stream, err)
+	}
+	return nil
+}
+
+// lostSince is what a stream had at the time of the mark, has no more with the lineage l,
+// and was not forwarded according to noted: what was claimed since the mark is not what
+// was there.
+func (k mark) lostSince(l lineage, noted spot) (loss, bool) {
+	then, err := parseLineage(k.Claims, time.Unix(0, k.Created))
+	if err != nil {
+		then = lineage{{id: k.Created}}
+	}
+	kept := uint64(math.MaxUint64)
+	for i, c := range l[1:] {
+		if (k.Claims != "" || i == len(l)-2) && !slices.ContainsFunc(then, func(o claim) bool { return o.id == c.id }) {
+			kept = min(kept, max(c.from, 1)-1)
+		}
+	}
+	forwarded, _ := then.find(noted) // 0: of another life of the stream
+	if kept >= k.Last || forwarded >= k.Last {
+		return loss{}, false
+	}
+	return loss{Created: k.Created, From: max(kept, forwarded) + 1, To: k.Last}, true
+}
+
+// recall notes how far the device worker's memory has come, and that it has forgotten
+// something when it is damaged or has less than it had.
+func (k *keeper) recall(ctx context.Context, damaged bool) error {
+	was, _ := k.marks.get(field.StateStream)
+	now := mark{Forgot: was.Forgot}
+	s, err := k.js.Stream(ctx, field.StateStream)
+	switch {
+	case err == nil:
+		info := s.CachedInfo()
+		now.Created, now.Last = info.Created.UnixNano(), info.State.LastSeq
+		damaged = damaged || info.State.Lost != nil
+	case !errors.Is(err, jetstream.ErrStreamNotFound):
+		return fmt.Errorf("look up stream %s: %w", field.StateStream, err)
+	}
+	switch {
+	case damaged || now.Last < was.Last:
+		k.log.Error("the device worker's memory is not whole; commands are refused for a while", zap.Uint64("had", was.Last), zap.Uint64("has", now.Last))
+		k.degraded.set(streams.DegradedStore, true)
+		now.Forgot = time.Now().UnixNano()
+	case time.Since(time.Unix(0, was.Forgot)) > forgotten:
+		now.Forgot = 0
+	}
+	return k.marks.put(field.StateStream, now)
+}
+
+// forgot is when the device worker's memory was found not to be whole, zero when it is.
+func (k *keeper) forgot() time.Time {
+	if was, _ := k.marks.get(field.StateStream); was.Forgot != 0 {
+		return time.Unix(0, was.Forgot)
+	}
+	return time.Time{}
+}

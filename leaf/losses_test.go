@@ -1,0 +1,312 @@
+package leaf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/petiole-io/petiole/leaf/field"
+	"github.com/petiole-io/petiole/streams"
+)
+
+// still starts the leaf's server and a keeper, and nothing that runs.
+func (s *site) still(t *testing.T, ctx context.Context) {
+	t.Helper()
+	log := zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel))
+	var err error
+	if s.host, err = startHost(ctx, s.cfg.NATS.ConfigFile, log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.host.stop)
+	if s.nc, err = connect(NATSConfig{}, s.host, "plant-a", log); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.nc.Close)
+	if s.js, err = jetstream.New(s.nc); err != nil {
+		t.Fatal(err)
+	}
+	s.keep = newKeeper(New(s.cfg, "test", log), s.host, s.js)
+}
+
+// TestStoreRolledBackWhileTheLeafRuns restarts the server on an older copy of the store,
+// as a frozen one may be: what is stored at the same sequences afterwards arrives.
+func TestStoreRolledBackWhileTheLeafRuns(t *testing.T) {
+	const before, between, after = 20, 30, 40
+	s, ctx := newSite(t)
+	s.unwatched = true
+	respond(t, s)
+	s.start(t, ctx)
+	for i := range before {
+		s.say(t, ctx, "pump", i)
+	}
+	s.acknowledged(t, ctx, before)
+	copied := filepath.Join(t.TempDir(), "js")
+	store := s.host.storeDir()
+	s.keep.revive(ctx, func() error { return os.CopyFS(copied, os.DirFS(store)) })
+	for i := range between {
+		s.say(t, ctx, "pump", before+i)
+	}
+	s.acknowledged(t, ctx, before+between)
+	s.keep.revive(ctx, func() error {
+		return errors.Join(os.RemoveAll(store), os.CopyFS(store, os.DirFS(copied)))
+	})
+	for i := range after {
+		s.say(t, ctx, "pump", before+between+i)
+	}
+	const all = before + between + after
+	wait(t, "all records", func() bool { return s.arrived(t, ctx, all-1) })
+	if got := heard(t, ctx, s, "pump"); len(got) != all {
+		t.Errorf("%d records at the hub, want %d", len(got), all)
+	}
+	if n := s.keep.ledger.total(); n != 0 {
+		t.Errorf("%d records are counted as dropped, the hub has them all", n)
+	}
+}
+
+// TestLossIsReportedLater finds records lost while the stream takes no report: they are
+// counted once, also after a restart, and reported when it does again.
+func TestLossIsReportedLater(t *testing.T) {
+	s, ctx := newSite(t)
+	s.still(t, ctx)
+	if err := s.keep.open(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.say(t, ctx, "pump", 0)
+	s.keep.markUpstream(ctx)
+	had, _ := s.keep.marks.get(streams.SiteTelemetry)
+	had.Last = 4
+	if err := s.keep.marks.put(streams.SiteTelemetry, had); err != nil {
+		t.Fatal(err)
+	}
+	largest := func(n int32) {
+		stream, err := s.js.Stream(ctx, streams.SiteTelemetry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg := stream.CachedInfo().Config
+		cfg.MaxMsgSize = n
+		if _, err := s.js.UpdateStream(ctx, cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	largest(refusedSize)
+	for range 2 {
+		s.keep.markUpstream(ctx)
+	}
+	if n := count(t, ctx, s.js, streams.SiteTelemetry); n != 1 {
+		t.Fatalf("%d records, the report was to be refused", n)
+	}
+	if n := s.keep.ledger.total(); n != 3 {
+		t.Errorf("%d records are counted as lost, want 3", n)
+	}
+	s.nc.Close()
+	s.host.stop()
+	s.still(t, ctx)
+	s.keep.markUpstream(ctx)
+	largest(-1)
+	for range 2 {
+		s.keep.markUpstream(ctx)
+	}
+	stream, err := s.js.Stream(ctx, streams.SiteTelemetry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.GetLastMsgForSubject(ctx, streams.LocalTelemetrySubject(streams.GapKind, streams.SiteTelemetry)); err != nil {
+		t.Errorf("report: %v", err)
+	}
+	if n := count(t, ctx, s.js, streams.SiteTelemetry); n != 2 {
+		t.Errorf("%d records, want one and a report", n)
+	}
+	if n := s.keep.ledger.total(); n != 3 {
+		t.Errorf("%d records are counted as lost, want 3", n)
+	}
+}
+
+// TestLostSince compares a mark with what a stream has become.
+func TestLostSince(t *testing.T) {
+	const made = 100
+	lives := func(claims ...claim) lineage { return append(lineage{{id: made}}, claims...) }
+	was := mark{Created: made, Last: 50, Claims: lives(claim{101, 1}, claim{102, 21}).String()}
+	for name, one := range map[string]struct {
+		l     lineage
+		noted spot
+		want  span // zero: nothing
+	}{
+		"nothing happened":              {lives(claim{101, 1}, claim{102, 21}), spot{102, 30}, span{}},
+		"started again":                 {lives(claim{101, 1}, claim{102, 21}, claim{103, 51}), spot{102, 30}, span{}},
+		"went on, started again":        {lives(claim{101, 1}, claim{102, 21}, claim{103, 61}), spot{102, 30}, span{}},
+		"rolled back":                   {lives(claim{101, 1}, claim{103, 21}), spot{102, 30}, span{31, 50}},
+		"rolled back, all forwarded":    {lives(claim{101, 1}, claim{103, 21}), spot{102, 50}, span{}},
+		"rolled back, little forwarded": {lives(claim{101, 1}, claim{103, 21}), spot{101, 10}, span{21, 50}},
+		"rolled back, started twice":    {lives(claim{101, 1}, claim{103, 21}, claim{104, 90}), spot{102, 30}, span{31, 50}},
+		"made anew":                     {lineage{{id: 200}, {201, 1}}, spot{102, 30}, span{31, 50}},
+		"noted in an earlier life":      {lineage{{id: 200}, {201, 1}}, spot{7, 500}, span{1, 50}},
+		"made anew with the messages":   {lineage{{id: 200}, {201, 51}}, spot{102, 30}, span{}},
+	} {
+		got, ok := was.lostSince(one.l, one.noted)
+		if ok != (one.want != span{}) || ok && (span{got.From, got.To}) != one.want {
+			t.Errorf("%s: %v, %t; want %v", name, got, ok, one.want)
+		}
+	}
+}
+
+// TestGraveMarksAreOnDisk asks when the file is synced: with what must not be forgotten
+// in it, and when that goes.
+func TestGraveMarksAreOnDisk(t *testing.T) {
+	m := openMarks(t.TempDir())
+	var synced []bool
+	var fails error
+	m.write = func(path string, data []byte, sync bool) error {
+		synced = append(synced, sync)
+		return errors.Join(fails, rename(path, data, sync))
+	}
+	put := func(stream string, k mark) {
+		if err := m.put(stream, k); !errors.Is(err, fails) {
+			t.Error(err)
+		}
+	}
+	put("a", mark{Last: 1})
+	put("b", mark{Last: 1, Incomplete: true})
+	put("a", mark{Last: 2}) // would tear the other one with it
+	put("b", mark{Last: 1})
+	put("a", mark{Last: 3})
+	put("a", mark{Last: 3})
+	fails = errors.New("no room")
+	put("a", mark{Last: 3, Lost: []loss{{1, 2, 3}}})
+	fails = nil
+	put("a", mark{Last: 3, Lost: []loss{{1, 2, 3}}})
+	if want := []bool{false, true, true, true, false, true, true}; !slices.Equal(synced, want) {
+		t.Errorf("synced %v, want %v", synced, want)
+	}
+	if got, _ := openMarks(filepath.Dir(m.path)).get("a"); len(got.Lost) != 1 {
+		t.Errorf("read again: %+v", got)
+	}
+}
+
+// TestServerThatDoesNotStartAgain damages a store, so that the server has to be
+// restarted, and takes the configuration away: the leaf says so and does not wait.
+func TestServerThatDoesNotStartAgain(t *testing.T) {
+	for _, stream := range []string{streams.SiteTelemetry, streams.SiteDesired} {
+		t.Run(stream, func(t *testing.T) {
+			s, ctx := newSite(t)
+			s.start(t, ctx)
+			putDesired(t, ctx, s, "cm", 1)
+			wait(t, "object", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+			s.record(t, ctx, 1, 10)
+			store := s.host.storeDir()
+			s.stop()
+			dir := filepath.Join(store, "$G", "streams", stream)
+			if stream == streams.SiteTelemetry {
+				if err := os.Remove(filepath.Join(dir, "meta.sum")); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				edit(t, filepath.Join(dir, "msgs", "1.blk"), func(b []byte) []byte { b[len(b)-40] ^= 1; return b })
+			}
+			s.still(t, ctx)
+			if err := os.Remove(s.cfg.NATS.ConfigFile); err != nil {
+				t.Fatal(err)
+			}
+			opening, cancel := context.WithTimeout(ctx, 30*time.Second)
+			defer cancel()
+			if err := s.keep.open(opening); err == nil || opening.Err() != nil {
+				t.Errorf("open returns %v, its context %v", err, opening.Err())
+			}
+		})
+	}
+}
+
+// TestDeviceMemoryIsKept damages the device worker's memory: what can be read is kept,
+// and it is said that something may be forgotten.
+func TestDeviceMemoryIsKept(t *testing.T) {
+	for name, damage := range map[string]struct {
+		do   func(t *testing.T, dir string)
+		kept bool
+	}{
+		"description missing": {func(t *testing.T, dir string) {
+			if err := os.Remove(filepath.Join(dir, "meta.inf")); err != nil {
+				t.Fatal(err)
+			}
+		}, true},
+		"checksum flipped": {func(t *testing.T, dir string) {
+			edit(t, filepath.Join(dir, "meta.sum"), func(b []byte) []byte { b[0] ^= 1; return b })
+		}, true},
+		"everything missing": {func(t *testing.T, dir string) {
+			if err := os.RemoveAll(dir); err != nil {
+				t.Fatal(err)
+			}
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, ctx := newSite(t)
+			s.start(t, ctx)
+			if err := field.MakeState(ctx, s.js); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.js.Publish(ctx, "$KV.device-state.pump.commands", []byte("c-1")); err != nil {
+				t.Fatal(err)
+			}
+			s.restart(t, ctx, nil)
+			if at := s.keep.forgot(); !at.IsZero() {
+				t.Fatalf("forgot at %s, nothing was damaged", at)
+			}
+			s.restart(t, ctx, func(store string) { damage.do(t, filepath.Join(store, "$G", "streams", field.StateStream)) })
+			for range 2 {
+				if s.keep.forgot().IsZero() {
+					t.Error("nothing is said to be forgotten")
+				}
+				kv, err := s.js.KeyValue(ctx, "device-state")
+				if err == nil {
+					var e jetstream.KeyValueEntry
+					if e, err = kv.Get(ctx, "pump.commands"); err == nil && string(e.Value()) != "c-1" {
+						t.Errorf("value %q", e.Value())
+					}
+				}
+				if (err == nil) != damage.kept {
+					t.Errorf("read the memory: %v", err)
+				}
+				s.restart(t, ctx, nil)
+			}
+		})
+	}
+}
+
+// TestLocalStoreIsNotAwaitedAtTheLinksPace bounds how long SITE_DESIRED is held.
+func TestLocalStoreIsNotAwaitedAtTheLinksPace(t *testing.T) {
+	if got := (store{domain: "plant-a"}).patience(256 << 10); got != ackWait {
+		t.Errorf("the site's own store is awaited for %s", got)
+	}
+	if got := (store{domain: streams.HubDomain}).patience(256 << 10); got != ackWait+64*time.Second {
+		t.Errorf("the hub is awaited for %s", got)
+	}
+}
+
+// TestBatchOfTheHubIsBounded has large messages waiting.
+func TestBatchOfTheHubIsBounded(t *testing.T) {
+	deliveries := make(chan *nats.Msg, batchMessages)
+	for i := range 20 {
+		deliveries <- &nats.Msg{Subject: "desired.a.x", Reply: fmt.Sprintf("$JS.ACK.DESIRED.a.1.%d.%d.1.0", i+1, i+1), Data: make([]byte, 100<<10)}
+	}
+	in := intake{deliveries: deliveries}
+	total := 0
+	for total < 20 {
+		got, err := in.gather(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got.batch) > 3 {
+			t.Errorf("%d messages of 100 KiB in one batch", len(got.batch))
+		}
+		total += len(got.batch)
+	}
+}
