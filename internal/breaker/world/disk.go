@@ -51,16 +51,45 @@ func (d Disk) Mount() error {
 	return command("mount", "-t", "ext4", "-o", "loop", d.Image, d.Dir)
 }
 
-// Unmount waits for the processes that were killed a moment ago.
+// Unmount waits for the processes that were killed a moment ago, and until nothing has the
+// file system any more: a container that is being made has a copy of all mounts, and what
+// is mounted again meanwhile is the file system as it was left.
 func (d Disk) Unmount() error {
-	var err error
-	for range 100 {
-		if err = unix.Unmount(d.Dir, 0); err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-			return nil
+	unmounted := false
+	for range 200 {
+		if !unmounted {
+			err := unix.Unmount(d.Dir, 0)
+			unmounted = err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT)
+		}
+		if unmounted {
+			if used, err := d.attached(); err != nil || !used {
+				return err
+			}
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	return fmt.Errorf("unmount %s: %w", d.Dir, err)
+	return fmt.Errorf("unmount %s: it is in use (unmounted here: %t)", d.Dir, unmounted)
+}
+
+// attached says whether a loop device has the image.
+func (d Disk) attached() (bool, error) {
+	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		return false, err
+	}
+	for _, f := range files {
+		image, err := os.ReadFile(f)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENXIO) {
+			continue // released in between
+		}
+		if err != nil {
+			return false, fmt.Errorf("read whose %s is: %w", f, err)
+		}
+		if strings.TrimSuffix(strings.TrimSpace(string(image)), " (deleted)") == d.Image {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // CutPower makes every further access fail and forgets what was not synced. The file
