@@ -20,10 +20,11 @@ const (
 
 // spent is a message of REPORTED that is to be removed.
 //
-// A hub that is killed within minutes of the removal of a subject's newest message may
-// bring its predecessor back. So the state of an object that is in the API stays. What is
-// removed has predecessors that are about another UID, or are no state: these do no harm
-// when the consumer does not deliver them again, which it does up to its floor.
+// A hub that is killed after the removal of a subject's newest message may bring its
+// predecessor back (docs/decisions/0013). So the state of an object that is in the API
+// stays. What is removed has predecessors that are about another UID, or are no state:
+// these do no harm when the consumer does not deliver them again, which is so up to its
+// floor.
 type spent struct {
 	seq uint64
 	// floored says that the consumer's floor must have passed the message.
