@@ -49,3 +49,15 @@ func TestReadAck(t *testing.T) {
 		}
 	}
 }
+
+// FuzzReadAck: whatever arrives is an acknowledgement of a named stream, or an error.
+func FuzzReadAck(f *testing.F) {
+	f.Add([]byte(`{"stream":"S","seq":4,"domain":"hub","count":3}`))
+	f.Add([]byte(`{"error":{"err_code":10201,"description":"duplicate"},"stream":"S"}`))
+	f.Add([]byte(`{"error":null,"stream":""}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if ack, err := ReadAck(data); (err == nil) != (ack.Stream != "") {
+			t.Errorf("%q: %+v, %v", data, ack, err)
+		}
+	})
+}
