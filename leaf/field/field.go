@@ -115,6 +115,14 @@ func (f *Field) command(ctx context.Context, c devices.Command) (devices.Command
 
 // Run operates the devices until ctx ends. It may be called once.
 func (f *Field) Run(ctx context.Context) error {
+	err := f.operate(ctx)
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil // cut off while it started
+	}
+	return err
+}
+
+func (f *Field) operate(ctx context.Context) error {
 	state, err := openState(ctx, f.cfg.JS)
 	if err != nil {
 		return err
@@ -155,9 +163,5 @@ func (f *Field) Run(ctx context.Context) error {
 	group.Go(func() error {
 		return in.whenReady(parts, func(ctx context.Context) error { return commands.run(ctx, f.cfg.JS.Conn()) })
 	})
-	err = group.Wait()
-	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		return nil // cut off while it started
-	}
-	return err
+	return group.Wait()
 }

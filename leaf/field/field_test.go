@@ -257,10 +257,10 @@ func TestPoisonIsSetAsideOnce(t *testing.T) {
 	if got := quarantined(); got != 1 || f.Quarantined() != 1 {
 		t.Errorf("%d messages in quarantine, %d counted; want 1", got, f.Quarantined())
 	}
-	for range 2 {
+	for _, value := range []string{"8", "9"} {
 		f, stop = r.run()
-		r.device("2", "8")
-		r.eventually("reported value", func() bool { return r.reported() == "8" })
+		r.device(value, value)
+		r.eventually("reported value", func() bool { return r.reported() == value })
 		r.eventually("everything taken over", func() bool { return r.backlog() == 0 })
 		stop()
 	}
