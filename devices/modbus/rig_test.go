@@ -50,6 +50,19 @@ func (s *sink) Audit(_ context.Context, a *devices.Audit) error {
 	return nil
 }
 
+// firstWritten is the first audit of a write that may have reached the device, nil when
+// there is none: one that came while the session began is told as not written.
+func (s *sink) firstWritten() *devices.Audit {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range s.audits {
+		if a.Written {
+			return a
+		}
+	}
+	return nil
+}
+
 func (s *sink) Event(_ context.Context, e *devices.Event) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
