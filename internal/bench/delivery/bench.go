@@ -88,7 +88,23 @@ func (b *bench) populate(ctx context.Context, site string, maps int) error {
 			return fmt.Errorf("make pod of %s: %w", site, err)
 		}
 	}
-	return nil
+	return b.awaitPublished(ctx, site, maps)
+}
+
+// awaitPublished waits until the hub has at least so many objects for a site: before that
+// an empty backlog says nothing.
+func (b *bench) awaitPublished(ctx context.Context, site string, objects int) error {
+	s, err := b.js.Stream(ctx, streams.Desired)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", streams.Desired, err)
+	}
+	return await(ctx, "what "+site+" shall have", 3*time.Minute, func(ctx context.Context) error {
+		info, err := s.Info(ctx, jetstream.WithSubjectFilter(streams.DesiredFilter(site)))
+		if err == nil && len(info.State.Subjects) < objects {
+			err = fmt.Errorf("%d objects are published, want %d", len(info.State.Subjects), objects)
+		}
+		return err
+	})
 }
 
 // change writes n into the first ConfigMaps of a site.
