@@ -50,17 +50,19 @@ func (s *sink) Audit(_ context.Context, a *devices.Audit) error {
 	return nil
 }
 
-// firstWritten is the first audit of a write that may have reached the device, nil when
-// there is none: one that came while the session began is told as not written.
-func (s *sink) firstWritten() *devices.Audit {
+// audited are the audits of writes that may have reached the device, and the others. One
+// of a value that came while the session began is told as pending before it is written.
+func (s *sink) audited() (written, others []*devices.Audit) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, a := range s.audits {
 		if a.Written {
-			return a
+			written = append(written, a)
+		} else {
+			others = append(others, a)
 		}
 	}
-	return nil
+	return written, others
 }
 
 func (s *sink) Event(_ context.Context, e *devices.Event) error {

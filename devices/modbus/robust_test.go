@@ -120,11 +120,18 @@ func TestValuesAreNeverTorn(t *testing.T) {
 	close(stop)
 	<-done
 	r.stop()
+	good := 0
+	defer func() {
+		if good < 30*len(props)/2 { // half of what was waited for
+			t.Errorf("%d good values", good)
+		}
+	}()
 	for _, b := range r.sink.samples["d"] {
 		for _, x := range b.Samples {
 			if x.Quality != devices.Good {
 				continue // the machine is slow
 			}
+			good++
 			var u [8]byte
 			n, err := parseUint(x.Value.String())
 			if err != nil {

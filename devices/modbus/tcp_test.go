@@ -57,8 +57,12 @@ func TestExampleDevice(t *testing.T) {
 	if o.Namespace != "default" || o.OwnerReferences[0].UID != "u" || !*o.OwnerReferences[0].Controller {
 		t.Fatal(pretty(o))
 	}
-	if a := r.sink.firstWritten(); a == nil || a.Property != "setpoint" || a.Before != "0" || a.After != "21.5" || a.Ack != "applied" {
-		t.Fatal(pretty(a))
+	written, others := r.sink.audited()
+	if len(written) != 1 || written[0].Property != "setpoint" || written[0].Before != "0" || written[0].After != "21.5" || written[0].Ack != "applied" {
+		t.Fatal(pretty(written))
+	}
+	if slices.ContainsFunc(others, func(a *devices.Audit) bool { return a.Ack != devices.Pending || a.Reason != devices.ReasonOffline }) {
+		t.Fatal(pretty(others))
 	}
 }
 
@@ -149,7 +153,7 @@ func TestEqualValueIsAcknowledgedWithoutAWrite(t *testing.T) {
 	r := newRig(t)
 	r.apply("d", s.addr, nil, prop{name: "set", typ: "INT", visitor: holding(0), desired: "42"})
 	eventually(t, "ack", func() bool { return r.sink.ack("d", "set") == "applied" })
-	if s.writes() != 0 || r.sink.firstWritten() != nil {
+	if written, _ := r.sink.audited(); s.writes() != 0 || len(written) != 0 {
 		t.Fatal("written")
 	}
 }
