@@ -119,7 +119,7 @@ func misbehaviour(t *testing.T, config map[string]any, slow int64) {
 	r.apply("d", "127.0.0.1:1", config, prop{name: "good", typ: "INT", visitor: holding(7), cycle: 50}, prop{name: "late", typ: "INT", visitor: holding(150), cycle: 1500 * slow},
 		prop{name: "busy", typ: "INT", visitor: holding(151), cycle: 400}, prop{name: "wrong", typ: "INT", visitor: holding(152), cycle: 400 * slow})
 	for property, reason := range map[string]string{"late": "Timeout", "busy": "UnitBusy", "wrong": "Timeout"} {
-		within(t, 15*time.Second, property, func() bool {
+		within(t, time.Minute, property, func() bool {
 			tw := r.sink.twin("d", property).Reported
 			return tw != nil && tw.Metadata["quality"] == "bad" && tw.Metadata["reason"] == reason && tw.Value == ""
 		})
