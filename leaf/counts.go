@@ -30,7 +30,7 @@ func newCounts() *counts {
 		forwarded:   counters("forwarded_total", "Messages that the hub acknowledged.", "stream"),
 		passedOver:  counters("passed_over_total", "Messages whose acknowledgement was lost and that the hub had already.", "stream"),
 		trimmed:     counter("tombstones_trimmed_total", "Tombstones, and parts of objects that are gone, that were removed from SITE_DESIRED."),
-		restarts:    counter("server_restarts_total", "Restarts of the embedded server because of its store."),
+		restarts:    counter("server_restarts_total", "Restarts of the embedded server: its store was frozen, or it did not try to reach the hub."),
 		rebuilt:     counters("streams_rebuilt_total", "Streams that were set aside because their files were damaged.", "stream"),
 	}
 	c.registry.MustRegister(c.linkChanges, c.replicated, c.rewinds, c.resyncs, c.checks, c.forwarded, c.passedOver, c.trimmed, c.restarts, c.rebuilt)

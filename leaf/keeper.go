@@ -63,6 +63,10 @@ type keeper struct {
 	rest      time.Duration
 	restarted time.Time
 
+	// idle is how many looks in a row found that nobody tries to reach the hub, stall after
+	// how many that is mended: stallLooks.
+	idle, stall int
+
 	saying sync.Mutex
 	said   map[string]bool
 }
@@ -75,7 +79,7 @@ func newKeeper(l *Leaf, h *host, js jetstream.JetStream) *keeper {
 	k := &keeper{
 		site: l.cfg.Site, telemetry: l.cfg.Storage.TelemetryBytes, nats: l.cfg.NATS, host: h, js: js,
 		ledger: book, marks: openMarks(l.cfg.DataDir), degraded: &degraded{}, counts: l.counts, log: l.log.Named("store"),
-		complete: make(chan struct{}), suspect: make(chan struct{}, 1), rest: minRest, said: map[string]bool{},
+		complete: make(chan struct{}), suspect: make(chan struct{}, 1), rest: minRest, stall: stallLooks, said: map[string]bool{},
 		claims: map[string]*claimer{}, censusFile: filepath.Join(l.cfg.DataDir, CensusName),
 	}
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {

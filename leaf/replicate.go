@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -50,6 +49,8 @@ type replicator struct {
 	// restarted is when a session ended because the bridge said behind. One session
 	// runs at a time.
 	restarted time.Time
+	// buried is nil until a session has read it.
+	buried *buried
 }
 
 // Run replicates until ctx ends.
@@ -68,6 +69,9 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 		return 0, fmt.Errorf("subscribe to %s: %w", streams.SyncSubject(r.site), err)
 	}
 	defer func() { err = errors.Join(err, ignoreClosed(sub.Unsubscribe())) }()
+	if err := r.exhume(ctx); err != nil {
+		return 0, err
+	}
 	identity, lacked, err := r.rewind(ctx)
 	if err != nil {
 		return 0, err
@@ -245,19 +249,22 @@ func parseReset(data []byte) (uint64, error) {
 func (r *replicator) store(ctx context.Context, identity string, batch []delivery) error {
 	out := make([]*nats.Msg, len(batch))
 	for i, d := range batch {
-		msg := nats.NewMsg(d.Subject)
-		for k, v := range d.Header {
-			if !strings.HasPrefix(k, "Nats-") { // instructions to the hub's stream
-				msg.Header[k] = v
-			}
+		var err error
+		if out[i], err = r.message(ctx, d, identity); err != nil {
+			return err
 		}
-		msg.Header.Set(streams.HeaderSource, streams.Source{Seq: d.stream, Identity: identity}.String())
-		msg.Data = d.Data
-		out[i] = msg
 	}
 	r.storing.Lock()
 	defer r.storing.Unlock()
-	return r.local.put(ctx, out)
+	if err := r.local.put(ctx, out); err != nil {
+		r.buried = nil // some of it may be on disk: the next session reads it
+		return err
+	}
+	now := time.Now()
+	for _, m := range out {
+		r.buried.stored(m.Subject, m.Header, now)
+	}
+	return nil
 }
 
 func ignoreClosed(err error) error {

@@ -32,8 +32,14 @@ type host struct {
 	// connects to it. It may be nil.
 	first func(context.Context, *server.Server)
 
+	attempts attempts
+
 	mu sync.Mutex
 	s  *server.Server
+	// remotes is how many leaf connections s shall have, between the longest time from one
+	// attempt to the next.
+	remotes int
+	between time.Duration
 	// began is where the streams ended when s started, before anybody connected.
 	began map[string]uint64
 }
@@ -55,11 +61,12 @@ func (h *host) start(ctx context.Context) error {
 		// stay full for ever when it was started on a full disk.
 		opts.JetStreamMaxStore = server.JetStreamMaxStoreDefault
 	}
+	opts.ConnectErrorReports, opts.ReconnectErrorReports = 1, 1 // attempts are counted: see attempts
 	s, err := server.NewServer(opts)
 	if err != nil {
 		return fmt.Errorf("create nats-server of %s: %w", h.configFile, err)
 	}
-	s.SetLoggerV2(natsLogger{h.log.Named("nats").Sugar()}, opts.Debug, opts.Trace, false)
+	s.SetLoggerV2(natsLogger{h.log.Named("nats").Sugar(), &h.attempts}, opts.Debug, opts.Trace, false)
 	s.Start()
 	deadline := time.Now().Add(startTimeout)
 	for !s.ReadyForConnections(100 * time.Millisecond) {
@@ -81,7 +88,17 @@ func (h *host) start(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.s, h.began = s, began
+	h.remotes, h.between = len(opts.LeafNode.Remotes), between(opts)
 	return nil
+}
+
+// between is how long it takes from one attempt to reach the hub to the next, at most.
+func between(opts *server.Options) time.Duration {
+	dial := opts.LeafNode.DialTimeout
+	for _, r := range opts.LeafNode.Remotes {
+		dial = max(dial, r.DialTimeout)
+	}
+	return 2*opts.LeafNode.ReconnectInterval + dial // the server adds up to as much again at random
 }
 
 // ends are the last sequences of the streams that a server has, by name; none of a stream
@@ -220,13 +237,26 @@ func (c NATSConfig) login() ([]nats.Option, error) {
 }
 
 // natsLogger gives the embedded server's log to zap.
-type natsLogger struct{ log *zap.SugaredLogger }
+type natsLogger struct {
+	log      *zap.SugaredLogger
+	attempts *attempts
+}
 
-func (l natsLogger) Noticef(format string, v ...any) { l.log.Infof(format, v...) }
-func (l natsLogger) Warnf(format string, v ...any)   { l.log.Warnf(format, v...) }
-func (l natsLogger) Errorf(format string, v ...any)  { l.log.Errorf(format, v...) }
-func (l natsLogger) Debugf(format string, v ...any)  { l.log.Debugf(format, v...) }
-func (l natsLogger) Tracef(format string, v ...any)  { l.log.Debugf(format, v...) }
+func (l natsLogger) Noticef(format string, v ...any) {
+	if l.attempts.note(format, v) {
+		l.log.Infof(format, v...)
+	}
+}
+
+func (l natsLogger) Errorf(format string, v ...any) {
+	if l.attempts.note(format, v) {
+		l.log.Errorf(format, v...)
+	}
+}
+
+func (l natsLogger) Warnf(format string, v ...any)  { l.log.Warnf(format, v...) }
+func (l natsLogger) Debugf(format string, v ...any) { l.log.Debugf(format, v...) }
+func (l natsLogger) Tracef(format string, v ...any) { l.log.Debugf(format, v...) }
 
 // Fatalf logs only: whether the process ends is the leaf's decision.
 func (l natsLogger) Fatalf(format string, v ...any) { l.log.Errorf(format, v...) }

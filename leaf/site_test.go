@@ -1,6 +1,7 @@
 package leaf
 
 import (
+	"cmp"
 	"context"
 	"testing"
 	"time"
@@ -29,6 +30,8 @@ type site struct {
 	pace      checkPace
 	// unwatched: the keeper does not look after the server, the test restarts it.
 	unwatched bool
+	// stall is the keeper's, when it is not 0.
+	stall int
 
 	leaf *Leaf
 	host *host
@@ -87,6 +90,7 @@ func (s *site) start(t *testing.T, ctx context.Context) {
 		t.Fatal(err)
 	}
 	s.keep = newKeeper(s.leaf, s.host, s.js)
+	s.keep.stall = cmp.Or(s.stall, s.keep.stall)
 	if err := s.keep.open(ctx); err != nil {
 		t.Fatal(err)
 	}

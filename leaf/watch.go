@@ -46,6 +46,9 @@ func (k *keeper) look(ctx context.Context) {
 		k.markAll(asking)
 		return
 	}
+	if k.unstick(func() { k.revive(ctx, func() error { return nil }) }) {
+		return
+	}
 	s, err := k.disk.space()
 	if err != nil {
 		k.told("free space not known", err)

@@ -1,0 +1,79 @@
+package leaf
+
+import (
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// TestNobodyTriesToReachTheHub takes the embedded server's remote out of service, so that
+// it is disconnected and does not try: the leaf notices and connects again.
+func TestNobodyTriesToReachTheHub(t *testing.T) {
+	s, ctx := newSite(t)
+	s.stall = 2
+	s.start(t, ctx)
+	s.up(t)
+	opts, err := server.ProcessConfigFile(s.cfg.NATS.ConfigFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.NoSigs, opts.JetStreamMaxStore = true, server.JetStreamMaxStoreDefault
+	for _, r := range opts.LeafNode.Remotes {
+		r.Disabled = true
+	}
+	if err := s.host.server().ReloadOptions(opts); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "link down", func() bool { up, _, _ := s.link.State(); return !up })
+	putDesired(t, ctx, s, "one", 1)
+	s.up(t)
+	wait(t, "convergence", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	if n := counted(t, s, "petiole_leaf_server_restarts_total"); n != 1 {
+		t.Errorf("%v restarts, want 1", n)
+	}
+}
+
+// TestAttemptsAreSeen cuts the line for longer than the keeper's patience, before the
+// first connection and after it: nats-server tries all the time, and is not restarted.
+func TestAttemptsAreSeen(t *testing.T) {
+	for name, connected := range map[string]bool{"from the start": false, "later": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, ctx := newSite(t)
+			s.stall = 2
+			if !connected {
+				s.line.Cut()
+			}
+			s.start(t, ctx)
+			if connected {
+				s.up(t)
+				s.cut(t)
+			}
+			looks := s.keep.patience() + 2
+			time.Sleep(time.Duration(looks) * watchInterval) // the outage itself
+			s.line.Heal()
+			s.up(t)
+			if n := counted(t, s, "petiole_leaf_server_restarts_total"); n != 0 {
+				t.Errorf("%v restarts, want none", n)
+			}
+		})
+	}
+}
+
+// TestAttemptsLogged logs the 1st, 2nd, 4th, 8th failed attempt, and everything else.
+func TestAttemptsLogged(t *testing.T) {
+	var a attempts
+	logged := 0
+	for n := 1; n <= 1000; n++ {
+		if a.note(attemptFailed+" %q (attempt %v): %v", []any{"hub:7422", n, "refused"}) {
+			logged++
+		}
+	}
+	if logged != 10 || !a.seen.Swap(false) {
+		t.Errorf("%d of 1,000 failed attempts are logged, want 10", logged)
+	}
+	if !a.note("Server is ready", nil) || a.seen.Load() {
+		t.Error("a line that is no attempt is one")
+	}
+}
