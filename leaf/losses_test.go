@@ -38,6 +38,14 @@ func (s *site) still(t *testing.T, ctx context.Context) {
 	s.keep = newKeeper(New(s.cfg, "test", log), s.host, s.js)
 }
 
+// revive restarts the server and returns when the leaf's connection is to the new one: a
+// request that the old one has taken over gets no answer.
+func (s *site) revive(t *testing.T, ctx context.Context, between func() error) {
+	t.Helper()
+	s.keep.revive(ctx, between)
+	wait(t, "connection to the new server", func() bool { _, err := s.nc.RTT(); return err == nil })
+}
+
 // TestStoreRolledBackWhileTheLeafRuns restarts the server on an older copy of the store,
 // as a frozen one may be: what is stored at the same sequences afterwards arrives.
 func TestStoreRolledBackWhileTheLeafRuns(t *testing.T) {
@@ -52,12 +60,12 @@ func TestStoreRolledBackWhileTheLeafRuns(t *testing.T) {
 	s.acknowledged(t, ctx, before)
 	copied := filepath.Join(t.TempDir(), "js")
 	store := s.host.storeDir()
-	s.keep.revive(ctx, func() error { return os.CopyFS(copied, os.DirFS(store)) })
+	s.revive(t, ctx, func() error { return os.CopyFS(copied, os.DirFS(store)) })
 	for i := range between {
 		s.say(t, ctx, "pump", before+i)
 	}
 	s.acknowledged(t, ctx, before+between)
-	s.keep.revive(ctx, func() error {
+	s.revive(t, ctx, func() error {
 		return errors.Join(os.RemoveAll(store), os.CopyFS(store, os.DirFS(copied)))
 	})
 	for i := range after {

@@ -28,6 +28,7 @@ func TestNobodyTriesToReachTheHub(t *testing.T) {
 	wait(t, "link down", func() bool { up, _, _ := s.link.State(); return !up })
 	putDesired(t, ctx, s, "one", 1)
 	s.up(t)
+	wait(t, "connection to the new server", func() bool { _, err := s.nc.RTT(); return err == nil })
 	wait(t, "convergence", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
 	if n := counted(t, s, "petiole_leaf_server_restarts_total"); n != 1 {
 		t.Errorf("%v restarts, want 1", n)
