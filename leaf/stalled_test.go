@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/petiole-io/petiole/internal/natstest"
 )
 
 // TestNobodyTriesToReachTheHub takes the embedded server's remote out of service, so that
@@ -35,25 +37,32 @@ func TestNobodyTriesToReachTheHub(t *testing.T) {
 	}
 }
 
-// TestAttemptsAreSeen cuts the line for longer than the keeper's patience, before the
-// first connection and after it: nats-server tries all the time, and is not restarted.
+// TestAttemptsAreSeen is away from the hub for longer than the keeper's patience, before the
+// first connection and after it: nats-server tries all the time, and is not restarted. A hub
+// that does not run refuses connections, a cut line ends them.
 func TestAttemptsAreSeen(t *testing.T) {
-	for name, connected := range map[string]bool{"from the start": false, "later": true} {
+	for name, connected := range map[string]bool{"refused from the start": false, "refused later": true, "cut later": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s, ctx := newSite(t)
 			s.stall = 2
+			leave, back := s.line.Cut, s.line.Heal
+			if name != "cut later" {
+				s.cfg.NATS.ConfigFile = natstest.LeafConf(t, "plant-a", s.hubServer.LeafAddr())
+				leave, back = s.hubServer.Stop, func() { s.hubServer.Start(t) }
+			}
 			if !connected {
-				s.line.Cut()
+				leave()
 			}
 			s.start(t, ctx)
 			if connected {
 				s.up(t)
-				s.cut(t)
+				leave()
+				wait(t, "link down", func() bool { up, _, _ := s.link.State(); return !up })
 			}
 			looks := s.keep.patience() + 2
 			time.Sleep(time.Duration(looks) * watchInterval) // the outage itself
-			s.line.Heal()
+			back()
 			s.up(t)
 			if n := counted(t, s, "petiole_leaf_server_restarts_total"); n != 0 {
 				t.Errorf("%v restarts, want none", n)
