@@ -23,7 +23,7 @@ import (
 // refuses it because of the tombstone; but a stream keeps the last message of a subject, and
 // a node API that starts later would read nothing else. So the tombstone is what is stored.
 //
-// It knows as many tombstones as the stream holds, and some that were removed from it.
+// It knows those of the last tombstoneLife, and up to as many older ones.
 type buried struct {
 	of map[string]grave
 	// pruned is how many there were when old ones were forgotten the last time.
