@@ -165,17 +165,26 @@ func (h *host) storeDir() string {
 	return ""
 }
 
+// makingStream is how long a stream may take to be made.
+const makingStream = time.Second
+
 // frozen is why JetStream does not store, nil when it does. After an error of the disk
-// a stream stays frozen until the server is started again.
+// a stream stays frozen until the server is started again. It blocks for makingStream when
+// the folder of a stream is there and the stream is not, as when it is being made.
 func (h *host) frozen() error {
-	s := h.server()
-	if s == nil {
-		return errNoServer
+	for start := time.Now(); ; time.Sleep(makingStream / 20) {
+		s := h.server()
+		if s == nil {
+			return errNoServer
+		}
+		why := s.Healthz(nil).Error
+		switch {
+		case why == "":
+			return nil
+		case !strings.Contains(why, "could not be recovered") || time.Since(start) > makingStream:
+			return errors.New(why)
+		}
 	}
-	if z := s.Healthz(nil); z.Error != "" {
-		return errors.New(z.Error)
-	}
-	return nil
 }
 
 // InProcessConn connects to the server that runs now (nats.InProcessConnProvider).
