@@ -21,19 +21,50 @@ func FuzzEscapeToken(f *testing.F) {
 	})
 }
 
-func FuzzParseDesired(f *testing.F) {
-	f.Add("desired.plant-a.node-1.devices~kubeedge~io.devices.default.pump")
-	f.Add("desired.plant-a._._.configmaps.default.kube-root-ca~crt")
-	f.Add("desired.a.b")
+// FuzzSubjects has every subject that a decoder accepts be the one that its encoder makes.
+func FuzzSubjects(f *testing.F) {
+	for _, s := range []string{
+		"desired.plant-a.node-1.devices~kubeedge~io.devices.default.pump", "desired.plant-a._._.configmaps.default.kube-root-ca~crt", "desired.a.b",
+		"reported.plant-a.node-1._.pods.default.web",
+	} {
+		f.Add(s)
+	}
+	for _, s := range []string{
+		ReportedSubject("a", Ref{Resource: "pods", Name: "x"}), LocalReportedSubject(Ref{Resource: "pods", Name: "x"}),
+		PresenceSubject("a.b"), RequestSubject("a", "token"), CommandSubject("a", "default", "p"),
+	} {
+		f.Add(s)
+	}
 	f.Fuzz(func(t *testing.T, subject string) {
-		site, r, err := ParseDesired(subject)
-		if err != nil {
-			return
-		}
-		if got := DesiredSubject(site, r); got != subject {
-			t.Fatalf("ParseDesired(%q) = %q %+v, whose subject is %q", subject, site, r, got)
+		for _, made := range remade(subject) {
+			if made != subject {
+				t.Fatalf("%q is read as what %q names", subject, made)
+			}
 		}
 	})
+}
+
+// remade are the subjects of what the decoders read from one.
+func remade(subject string) (out []string) {
+	if site, r, err := ParseDesired(subject); err == nil {
+		out = append(out, DesiredSubject(site, r))
+	}
+	if site, r, err := ParseReported(subject); err == nil {
+		out = append(out, ReportedSubject(site, r))
+	}
+	if r, err := ParseLocalReported(subject); err == nil {
+		out = append(out, LocalReportedSubject(r))
+	}
+	if site, err := SiteOfPresence(subject); err == nil {
+		out = append(out, PresenceSubject(site))
+	}
+	if site, verb, err := ParseRequest(subject); err == nil {
+		out = append(out, RequestSubject(site, verb))
+	}
+	if site, namespace, device, err := ParseCommand(subject); err == nil {
+		out = append(out, CommandSubject(site, namespace, device))
+	}
+	return out
 }
 
 func TestSubjectsAreReadable(t *testing.T) {
