@@ -18,8 +18,8 @@ type action struct {
 	dice uint64
 }
 
-// deck deals faults as a shuffled pack of cards, so that none is missing in a long run:
-// each kind is in the pack as often as it weighs.
+// deck deals faults as a pack of cards, so that none is missing in a long run: each kind is
+// in it as often as it weighs, and once among its first cards, as many as there are kinds.
 type deck struct {
 	rng   *rand.Rand
 	kinds []*fault
@@ -32,17 +32,21 @@ func newDeck(seed uint64, kinds []*fault) *deck {
 
 func (d *deck) draw() *fault {
 	if len(d.cards) == 0 {
-		for _, k := range d.kinds {
-			for range k.weight {
-				d.cards = append(d.cards, k)
-			}
-		}
-		d.rng.Shuffle(len(d.cards), func(i, j int) { d.cards[i], d.cards[j] = d.cards[j], d.cards[i] })
+		d.cards = append(d.shuffled(func(k *fault) int { return k.weight - 1 }), d.shuffled(func(*fault) int { return 1 })...)
 	}
 	last := len(d.cards) - 1
 	k := d.cards[last]
 	d.cards = d.cards[:last]
 	return k
+}
+
+// shuffled are cards of every kind, as many as are asked for. The last is dealt first.
+func (d *deck) shuffled(count func(*fault) int) (cards []*fault) {
+	for _, k := range d.kinds {
+		cards = append(cards, slices.Repeat([]*fault{k}, count(k))...)
+	}
+	d.rng.Shuffle(len(cards), func(i, j int) { cards[i], cards[j] = cards[j], cards[i] })
+	return cards
 }
 
 // round plans the faults of one round, in the order in which they are due.

@@ -24,8 +24,8 @@ func TestThePlanFollowsFromTheSeed(t *testing.T) {
 	}
 }
 
-// TestEveryKindIsDealt: one deck holds each kind as often as it weighs, and every action
-// is within the bounds of its kind.
+// TestEveryKindIsDealt: one deck holds each kind as often as it weighs and once among its
+// first cards, and every action is within the bounds of its kind.
 func TestEveryKindIsDealt(t *testing.T) {
 	kinds, cards := catalog(), 0
 	for _, k := range kinds {
@@ -37,6 +37,14 @@ func TestEveryKindIsDealt(t *testing.T) {
 		if a.lasts < a.kind.min || a.lasts > a.kind.max || a.target < 0 || a.target >= a.kind.targets(5) || a.at >= time.Minute {
 			t.Errorf("%s is dealt for %s after %s to target %d", a.kind.name, a.lasts, a.at, a.target)
 		}
+	}
+	first := map[*fault]bool{}
+	for d := newDeck(3, kinds); len(first) < len(kinds); {
+		k := d.draw()
+		if first[k] {
+			t.Fatalf("%s is dealt again before every kind has been", k.name)
+		}
+		first[k] = true
 	}
 	for _, k := range kinds {
 		if dealt[k.name] != k.weight {
