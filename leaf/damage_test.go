@@ -2,6 +2,7 @@ package leaf
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -65,7 +66,22 @@ func mutations() []mutation {
 				t.Fatal(err)
 			}
 		}},
+		{"consumer's state counts deliveries that are not there", counting(1<<28, 0)},
+		{"consumer's state counts redeliveries that are not there", counting(0, 1<<50)},
 		{"consumer's description flipped", flip("obs/*/meta.inf")},
+	}
+}
+
+// counting makes a consumer's state that says how much it holds, and holds nothing.
+func counting(pending, redelivered uint64) func(*testing.T, *rand.Rand, string) {
+	return func(t *testing.T, _ *rand.Rand, dir string) {
+		edit(t, last(t, dir, "obs/*/o.dat"), func(b []byte) []byte {
+			b = b[:2]
+			for _, v := range []uint64{1, 1, 1, 1, pending, redelivered} {
+				b = binary.AppendUvarint(b, v)
+			}
+			return b
+		})
 	}
 }
 

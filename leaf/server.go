@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -62,6 +63,11 @@ func (h *host) start(ctx context.Context) error {
 		opts.JetStreamMaxStore = server.JetStreamMaxStoreDefault
 	}
 	opts.ConnectErrorReports, opts.ReconnectErrorReports = 1, 1 // attempts are counted: see attempts
+	if opts.StoreDir != "" {
+		if err := checkConsumers(filepath.Join(opts.StoreDir, server.JetStreamStoreDir), h.log); err != nil {
+			h.log.Warn("consumers not checked", zap.Error(err))
+		}
+	}
 	s, err := server.NewServer(opts)
 	if err != nil {
 		return fmt.Errorf("create nats-server of %s: %w", h.configFile, err)

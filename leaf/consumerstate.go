@@ -1,0 +1,79 @@
+package leaf
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"go.uber.org/zap"
+)
+
+// The beginning of a consumer's state file, as nats-server 2.15.2 writes it
+// (encodeConsumerState in server/filestore.go).
+const (
+	stateFile  = "o.dat"
+	stateMagic = 22
+)
+
+// checkConsumers removes the state files that would keep nats-server from starting: it
+// believes the counts in them, and makes room for so many entries, or reads as many, before
+// it looks whether they are there. A consumer without the file delivers everything again.
+// store is JetStream's folder; the server must not run.
+func checkConsumers(store string, log *zap.Logger) error {
+	files, err := filepath.Glob(filepath.Join(store, "*", "streams", "*", consumersDir, "*", stateFile))
+	if err != nil {
+		return fmt.Errorf("list consumers: %w", err)
+	}
+	var errs []error
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && countsFit(data) {
+			continue
+		}
+		if err == nil {
+			log.Warn("state of a consumer removed, it is damaged", zap.String("file", f))
+			err = os.Remove(f)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// countsFit says whether a state file has room for as many entries as it says. Other damage
+// nats-server finds by itself; of an encrypted store it finds all.
+func countsFit(data []byte) bool {
+	if len(data) < 2 || data[0] != stateMagic || data[1] != 1 && data[1] != 2 {
+		return true
+	}
+	// Of an entry: its sequence in the stream, since version 2 that of its delivery, its time.
+	numbers := uint64(data[1]) + 1
+	rest, ok := data[2:], true
+	next := func() uint64 {
+		v, n := binary.Uvarint(rest)
+		if ok = ok && n > 0; !ok {
+			return 0
+		}
+		rest = rest[n:]
+		return v
+	}
+	for range 4 { // acknowledgement floor and last delivery, by consumer and stream
+		next()
+	}
+	pending := next()
+	if pending > uint64(len(rest)) {
+		return false
+	}
+	if pending > 0 {
+		next() // the time that the entries count from
+	}
+	for range numbers * pending {
+		if next(); !ok {
+			return true
+		}
+	}
+	redelivered := next()
+	return redelivered <= uint64(len(rest))
+}
