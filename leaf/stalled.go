@@ -12,8 +12,9 @@ import (
 // a connection to the hub nor an attempt at one, before the embedded server is restarted.
 //
 // nats-server 2.15.2 can stop trying when a connection breaks by a write error while it is
-// being set up; others have seen it on mobile links (nats-io/nats-server#7615). Looks are counted instead of time, so that a process that slept, or a clock
-// that jumped, says nothing.
+// being set up; others have seen it on mobile links (nats-io/nats-server#7615). Looks are
+// counted instead of time, so that a process that slept, or a clock that jumped, says
+// nothing.
 const stallLooks = 60
 
 // What nats-server logs about every attempt: that it failed, or that the hub answered.
