@@ -2,17 +2,18 @@
 //
 // A daemon outlives the command that started it: it leads a session of its own, its log
 // is a file, and a record of its process says which one it is, so that a reused process
-// id is never taken for it. Starting a running daemon does nothing. Nothing is
-// restarted: what was killed stays dead until it is started again.
+// id is never taken for it. A daemon whose record is missing or damaged, because the
+// command was killed or somebody cleaned the folder, is found again by its command line.
+// Starting a running daemon does nothing. Nothing is restarted: what was killed stays
+// dead until it is started again.
 package daemon
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -40,12 +41,19 @@ type record struct {
 	PID int `json:"pid"`
 	// Started is when it started, in clock ticks since boot.
 	Started string `json:"started"`
+	// LogStart is the size that the log had then, in bytes.
+	LogStart int64 `json:"logStart"`
 }
 
-// Start runs d unless it runs already. It reports whether it started it now.
+// Start runs d unless it runs already. It reports whether it started it now. What is
+// left of a daemon that died, its children, is killed first.
 func (s Set) Start(d Daemon) (bool, error) {
-	if _, running := s.PID(d.Name); running {
-		return false, nil
+	running, err := s.Adopt(d)
+	if err != nil || running {
+		return false, err
+	}
+	if err := s.Kill(d.Name); err != nil {
+		return false, err
 	}
 	for _, dir := range []string{s.RunDir, s.LogDir} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -57,6 +65,10 @@ func (s Set) Start(d Daemon) (bool, error) {
 		return false, fmt.Errorf("start %s: %w", d.Name, err)
 	}
 	defer log.Close()
+	size, err := log.Seek(0, io.SeekEnd)
+	if err != nil {
+		return false, fmt.Errorf("start %s: %w", d.Name, err)
+	}
 	argv := append([]string{d.Path}, d.Args...)
 	if d.NetNS != "" {
 		// Not `ip netns exec`: that remounts /sys and hides cgroup v1.
@@ -70,16 +82,13 @@ func (s Set) Start(d Daemon) (bool, error) {
 		return false, fmt.Errorf("start %s: %w", d.Name, err)
 	}
 	pid := cmd.Process.Pid
-	if err := s.write(d.Name, pid); err != nil {
+	if err := s.write(d.Name, pid, size); err != nil {
 		return false, errors.Join(fmt.Errorf("record %s: %w", d.Name, err), cmd.Process.Kill(), cmd.Wait())
 	}
 	// Reaps the child if it ends before this command does.
 	go cmd.Wait() //nolint:errcheck // its end is seen by PID
 	return true, nil
 }
-
-// LogFile is where the daemon's output goes.
-func (s Set) LogFile(name string) string { return filepath.Join(s.LogDir, name+".log") }
 
 // PID returns the process of a running daemon.
 func (s Set) PID(name string) (int, bool) {
@@ -118,13 +127,15 @@ func (s Set) Stop(name string, grace time.Duration) error {
 }
 
 // Kill ends the daemon and every process of its session at once, as a power cut does,
-// and forgets it.
+// and forgets it. A damaged record names no process; it is removed.
 func (s Set) Kill(name string) error {
 	r, err := s.read(name)
-	if errors.Is(err, os.ErrNotExist) {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
 		return nil
-	}
-	if err != nil {
+	case errors.Is(err, errDamaged):
+		return os.Remove(s.recordFile(name))
+	case err != nil:
 		return fmt.Errorf("kill %s: %w", name, err)
 	}
 	if err := KillAll(func() []int { return session(r) }); err != nil {
@@ -134,30 +145,4 @@ func (s Set) Kill(name string) error {
 		return fmt.Errorf("kill %s: %w", name, err)
 	}
 	return nil
-}
-
-func (s Set) recordFile(name string) string { return filepath.Join(s.RunDir, name+".json") }
-
-func (s Set) write(name string, pid int) error {
-	p, err := readProcess(pid)
-	if err != nil {
-		return err
-	}
-	data, err := json.Marshal(record{PID: pid, Started: p.started})
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(s.recordFile(name), data, 0o644)
-}
-
-func (s Set) read(name string) (record, error) {
-	data, err := os.ReadFile(s.recordFile(name))
-	if err != nil {
-		return record{}, err
-	}
-	var r record
-	if err := json.Unmarshal(data, &r); err != nil {
-		return record{}, fmt.Errorf("decode %s: %w", s.recordFile(name), err)
-	}
-	return r, nil
 }

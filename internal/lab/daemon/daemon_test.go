@@ -14,7 +14,7 @@ func TestDaemonLifecycle(t *testing.T) {
 	dir := t.TempDir()
 	s := Set{RunDir: filepath.Join(dir, "run"), LogDir: filepath.Join(dir, "log")}
 	childFile := filepath.Join(dir, "child")
-	d := Daemon{Name: "x", Path: "/bin/sh", Args: []string{"-c", "sleep 1000 & echo $! > $CHILD.new && mv $CHILD.new $CHILD; echo started; wait"}, Env: []string{"CHILD=" + childFile}}
+	d := Daemon{Name: "x", Path: "/bin/sh", Args: []string{"-c", "echo started; sleep 1000 & echo $! > $CHILD.new && mv $CHILD.new $CHILD; wait"}, Env: []string{"CHILD=" + childFile}}
 	t.Cleanup(func() {
 		if err := s.Kill("x"); err != nil {
 			t.Error(err)

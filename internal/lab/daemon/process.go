@@ -58,6 +58,30 @@ func session(leader record) []int {
 	return pids
 }
 
+// leaderOf finds the process with this command line that leads a session, as a daemon
+// does. Processes of other PID namespaces, which may be those of another lab in a box,
+// are left alone.
+func leaderOf(argv []string) (int, bool) {
+	here, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return 0, false
+	}
+	want := strings.Join(argv, "\x00") + "\x00"
+	for _, p := range processes() {
+		if p.session != p.pid || p.state == "Z" {
+			continue
+		}
+		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.pid))
+		if err != nil || string(cmdline) != want {
+			continue
+		}
+		if ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", p.pid)); err == nil && ns == here {
+			return p.pid, true
+		}
+	}
+	return 0, false
+}
+
 func processes() []process {
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
