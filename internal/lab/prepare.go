@@ -136,12 +136,12 @@ func (l *Lab) prepareSite(s site) error {
 // writeEnv writes what a shell sources, and the nats command with the lab's contexts.
 func (l *Lab) writeEnv() error {
 	env := fmt.Sprintf("# source this file\nexport KUBECONFIG=%q\nexport PATH=%q:\"$PATH\"\n", l.Kubeconfig(), filepath.Join(l.dir, "bin"))
-	if err := os.WriteFile(filepath.Join(l.dir, "env"), []byte(env), 0o644); err != nil {
+	if err := render.Write(filepath.Join(l.dir, "env"), []byte(env), 0o644); err != nil {
 		return fmt.Errorf("write env: %w", err)
 	}
 	// The contexts must not hide those that the user has already.
 	nats := fmt.Sprintf("#!/bin/sh\nXDG_CONFIG_HOME=%q exec %q \"$@\"\n", l.natsConfigHome(), l.bin("nats-cli"))
-	if err := os.WriteFile(l.bin("nats"), []byte(nats), 0o755); err != nil {
+	if err := render.Write(l.bin("nats"), []byte(nats), 0o755); err != nil {
 		return fmt.Errorf("write nats command: %w", err)
 	}
 	return nil

@@ -14,6 +14,8 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Network is the lab's bridge.
@@ -77,24 +79,29 @@ func (n Network) Lay() error {
 	return ip("link", "set", n.Device, "up")
 }
 
-// Join makes what is missing of the site's namespace and link. A link that exists
-// keeps its state.
+// Join makes what is missing of the site's namespace and link, also of those that a
+// killed command left half made. A link that exists keeps its state.
 func (n Network) Join(s Site) error {
-	if !exists(s.Namespace()) {
-		if err := ip("netns", "add", s.namespace()); err != nil {
+	ns := s.namespace()
+	if !isNamespace(s.Namespace()) {
+		if err := n.Leave(s); err != nil {
+			return err
+		}
+		if err := ip("netns", "add", ns); err != nil {
 			return err
 		}
 	}
-	if deviceExists(n.veth(s)) {
-		return nil
+	if !deviceExists(n.veth(s)) {
+		// One request: a pair whose end is not up would be taken for a cut link.
+		if err := ip("link", "add", n.veth(s), "up", "master", n.Device, "type", "veth", "peer", "name", "uplink", "netns", ns); err != nil {
+			return err
+		}
 	}
-	ns := s.namespace()
 	for _, args := range [][]string{
 		{"-n", ns, "link", "set", "lo", "up"},
-		{"link", "add", n.veth(s), "type", "veth", "peer", "name", "uplink", "netns", ns},
-		{"-n", ns, "addr", "add", fmt.Sprintf("%s/%d", n.SiteAddress(s), n.Prefix.Bits()), "dev", "uplink"},
+		{"-n", ns, "addr", "replace", fmt.Sprintf("%s/%d", n.SiteAddress(s), n.Prefix.Bits()), "dev", "uplink"},
 		{"-n", ns, "link", "set", "uplink", "up"},
-		{"link", "set", n.veth(s), "master", n.Device, "up"},
+		{"link", "set", n.veth(s), "master", n.Device},
 	} {
 		if err := ip(args...); err != nil {
 			return err
@@ -154,8 +161,11 @@ func (n Network) Leave(s Site) error {
 	if deviceExists(n.veth(s)) {
 		errs = append(errs, ip("link", "del", n.veth(s)))
 	}
-	if exists(s.Namespace()) {
+	switch {
+	case isNamespace(s.Namespace()):
 		errs = append(errs, ip("netns", "del", s.namespace()))
+	case exists(s.Namespace()): // the empty file of an `ip netns add` that was killed
+		errs = append(errs, os.Remove(s.Namespace()))
 	}
 	return errors.Join(errs...)
 }
@@ -174,6 +184,12 @@ func (s Site) DeleteDevice(name string) error {
 		return nil
 	}
 	return ip("-n", s.namespace(), "link", "del", name)
+}
+
+// isNamespace reports whether a namespace is mounted at path.
+func isNamespace(path string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(path, &fs) == nil && fs.Type == unix.NSFS_MAGIC
 }
 
 func deviceExists(name string) bool { return exists("/sys/class/net/" + name) }

@@ -5,6 +5,7 @@ package render
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -29,9 +30,39 @@ func File(source, path string, data any) error {
 }
 
 // Secret writes a file readable by its owner only, and makes its folder.
-func Secret(path string, data []byte) error {
+func Secret(path string, data []byte) error { return Write(path, data, 0o600) }
+
+// Write replaces the file at path as a whole, and makes its folder, which only the owner
+// may read. Whoever is killed meanwhile leaves the old file or the new one. A file that
+// is right already is left alone.
+func Write(path string, data []byte, mode os.FileMode) (err error) {
+	if same(path, data, mode) {
+		return nil
+	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(path, data, 0o600)
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+func same(path string, data []byte, mode os.FileMode) bool {
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode() != mode {
+		return false
+	}
+	old, err := os.ReadFile(path)
+	return err == nil && bytes.Equal(old, data)
 }
