@@ -10,6 +10,7 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/controlplane"
 	"github.com/petiole-io/petiole/internal/lab/host"
 	images "github.com/petiole-io/petiole/internal/lab/registry"
+	"github.com/petiole-io/petiole/internal/lab/slave"
 )
 
 func controlPlane() *cobra.Command {
@@ -56,6 +57,17 @@ func registry() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&address, "listen", lab.ImagesAddress, "host and port")
+	return cmd
+}
+
+func modbusSlave() *cobra.Command {
+	var address, writes string
+	cmd := &cobra.Command{
+		Use: "modbus-slave", Short: "Serve a Modbus TCP slave", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return slave.Run(cmd.Context(), address, writes) },
+	}
+	cmd.Flags().StringVar(&address, "listen", "127.0.0.1:502", "host and port")
+	cmd.Flags().StringVar(&writes, "writes", "/dev/stdout", "file that each write of a master is appended to, as a line of JSON")
 	return cmd
 }
 

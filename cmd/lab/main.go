@@ -1,7 +1,7 @@
 // Command lab runs a whole Petiole on one Debian machine, for development and tests.
 //
 // It is the one binary that embeds a Kubernetes control plane; `lab up` starts itself
-// again as `lab controlplane` and `lab registry`.
+// again as `lab controlplane`, `lab registry` and `lab modbus-slave`.
 package main
 
 import (
@@ -40,7 +40,7 @@ func root() *cobra.Command {
 		Use: "lab", Short: "A whole Petiole on one machine: control plane, hub, bridge and two sites",
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	cmd.AddCommand(up(), down(), cut(), heal(), reboot(), restart(), status(), env(), enter(), controlPlane(), registry(), breakIt())
+	cmd.AddCommand(up(), down(), cut(), heal(), reboot(), restart(), status(), env(), enter(), controlPlane(), registry(), modbusSlave(), breakIt())
 	return cmd
 }
 

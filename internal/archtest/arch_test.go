@@ -47,6 +47,7 @@ var fenced = map[string][]string{
 	"github.com/nats-io/nats-server/v2": {"leaf", "internal/natstest", "internal/lab"},
 	"k8s.io/kubernetes":                 {"leaf/node/kubelet", "internal/lab", "cmd/lab"},
 	"github.com/goburrow/modbus":        {"devices/modbus"},
+	"github.com/simonvetter/modbus":     {"devices/modbus/modbustest", "internal/bench", "internal/lab"},
 	"go.etcd.io/etcd":                   {"internal/lab", "cmd/lab"},
 	"github.com/gopcua/opcua":           {"cmd/opcua-mapper"},
 }

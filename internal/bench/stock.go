@@ -60,8 +60,8 @@ func newStock(r *rig.Rig, out io.Writer) (*stock, error) {
 		daemons: daemon.Set{RunDir: filepath.Join(dir, "run"), LogDir: filepath.Join(dir, "log")},
 		crio: crio.Config{
 			Site: stockName, StateDir: filepath.Join(dir, "crio"), RunDir: "/run/petiole-lab/stock/crio",
-			PodSubnet: stockPods, Registry: rig.Registry, Conmon: "/usr/bin/conmon", Pinns: r.Bin("pinns"),
-			Runtime: "/usr/sbin/runc", CNIPlugins: host.CNIPlugins, StorageDriver: "overlay",
+			PodSubnet: stockPods, Registry: rig.Registry, Conmon: host.Conmon, Pinns: r.Bin("pinns"),
+			Runtime: host.Runc, CNIPlugins: host.CNIPlugins, StorageDriver: "overlay",
 			PolicyFile: filepath.Join(r.Root, "deploy/lab/policy.json"),
 		},
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/petiole-io/petiole/internal/e2e/rig"
+	"github.com/petiole-io/petiole/internal/lab/slave"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -63,7 +64,7 @@ func TestDeviceWhileCut(t *testing.T) {
 	// The cut lasts until the hub has noticed it and the site has taken a few dozen samples.
 	eventually(t, time.Minute, "the Site shows that it is not connected", siteConnected(site, false))
 	must(t, registerIs(site, setpointRegister, 10)(t.Context()))
-	if w := got[[]rig.SlaveWrite](t)(site.Slave().Writes(setpointRegister, cutAt)); len(w) != 0 {
+	if w := got[[]slave.Write](t)(site.Slave().Writes(setpointRegister, cutAt)); len(w) != 0 {
 		t.Errorf("while cut the slave was told to write %+v", w)
 	}
 
@@ -83,7 +84,7 @@ func TestDeviceWhileCut(t *testing.T) {
 	})
 	measured(t, "heal → desired value written, samples there", last(took), convergeGoal)
 
-	writes := got[[]rig.SlaveWrite](t)(site.Slave().Writes(setpointRegister, cutAt))
+	writes := got[[]slave.Write](t)(site.Slave().Writes(setpointRegister, cutAt))
 	if len(writes) != 1 || len(writes[0].Values) != 1 || writes[0].Values[0] != 25 {
 		t.Errorf("the slave was told to write %+v, want 25, once", writes)
 	}

@@ -101,7 +101,7 @@ func (l *Lab) sites() []site {
 		s.crio = crio.Config{
 			Site: name, StateDir: filepath.Join(s.dir, "crio"), RunDir: filepath.Join(s.runDir, "crio"),
 			PodSubnet: fmt.Sprintf("10.98.%d.0/24", s.Number), Registry: ImagesAddress,
-			Conmon: "/usr/bin/conmon", Pinns: l.bin("pinns"), Runtime: "/usr/sbin/runc", CNIPlugins: host.CNIPlugins,
+			Conmon: host.Conmon, Pinns: l.bin("pinns"), Runtime: host.Runc, CNIPlugins: host.CNIPlugins,
 			StorageDriver: "overlay", PolicyFile: filepath.Join(l.root, "deploy/lab/policy.json"),
 		}
 		if l.wrapRunc {

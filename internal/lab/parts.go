@@ -60,8 +60,8 @@ func (l *Lab) crioPart(s site) part {
 func (l *Lab) modbusPart(s site) part {
 	return part{
 		daemon.Daemon{
-			Name: "modbus-" + s.Name, Path: host.Python, NetNS: s.Namespace(),
-			Args: []string{l.template("modbus-slave.py"), "0.0.0.0", modbusPort, l.ModbusWrites(s.Name)},
+			Name: "modbus-" + s.Name, Path: l.bin("lab"), NetNS: s.Namespace(),
+			Args: []string{"modbus-slave", "--listen", "0.0.0.0:" + modbusPort, "--writes", l.ModbusWrites(s.Name)},
 		},
 		func(context.Context) error { return s.tcpProbe("127.0.0.1:" + modbusPort) },
 	}

@@ -8,7 +8,18 @@ import sys
 
 from pymodbus.datastore import ModbusSequentialDataBlock, ModbusServerContext, ModbusSlaveContext
 from pymodbus.server import StartAsyncSerialServer, StartAsyncTcpServer
-from pymodbus.transaction import ModbusRtuFramer
+
+try:
+    from pymodbus.framer import FramerType
+
+    RTU = FramerType.RTU
+except ImportError:  # before version 3.7, for example in Debian 12
+    from pymodbus.transaction import ModbusRtuFramer as RTU
+
+# A table begins at protocol address 0 where pymodbus has zero_mode. Where it has not, for
+# example in Debian 13, protocol address 0 is a table's address 1.
+ZERO_MODE = {"zero_mode": True} if hasattr(ModbusSlaveContext(), "zero_mode") else {}
+FIRST = 0 if ZERO_MODE else 1
 
 
 def context():
@@ -17,11 +28,11 @@ def context():
         registers = [1000 * unit + i for i in range(200)]
         bits = [i % 2 == 1 for i in range(200)]
         slaves[unit] = ModbusSlaveContext(
-            di=ModbusSequentialDataBlock(0, list(bits)),
-            co=ModbusSequentialDataBlock(0, list(bits)),
-            hr=ModbusSequentialDataBlock(0, list(registers)),
-            ir=ModbusSequentialDataBlock(0, list(registers)),
-            zero_mode=True,
+            di=ModbusSequentialDataBlock(FIRST, list(bits)),
+            co=ModbusSequentialDataBlock(FIRST, list(bits)),
+            hr=ModbusSequentialDataBlock(FIRST, list(registers)),
+            ir=ModbusSequentialDataBlock(FIRST, list(registers)),
+            **ZERO_MODE,
         )
     return ModbusServerContext(slaves=slaves, single=False)
 
@@ -32,7 +43,7 @@ async def main():
         await StartAsyncTcpServer(context(), address=("127.0.0.1", int(sys.argv[2])))
     else:
         # No parity: a pseudo terminal has none, and pymodbus insists.
-        await StartAsyncSerialServer(context(), framer=ModbusRtuFramer, port=sys.argv[2], baudrate=19200)
+        await StartAsyncSerialServer(context(), framer=RTU, port=sys.argv[2], baudrate=19200)
 
 
 asyncio.run(main())

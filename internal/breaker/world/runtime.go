@@ -41,7 +41,7 @@ func (w *World) registry() string { return fmt.Sprintf("%s:%d", w.net.Address(),
 func (w *World) newRuntime(s *Site) *Runtime {
 	r := &Runtime{world: w, dir: s.dir, cfg: crio.Config{
 		Site: "breaker", StateDir: filepath.Join(s.dir, "crio"), RunDir: "/run/petiole-breaker/crio", PodSubnet: podSubnet, Registry: w.registry(),
-		Conmon: "/usr/bin/conmon", Pinns: filepath.Join(w.bin, "pinns"), Runtime: "/usr/sbin/runc", CNIPlugins: host.CNIPlugins,
+		Conmon: host.Conmon, Pinns: filepath.Join(w.bin, "pinns"), Runtime: host.Runc, CNIPlugins: host.CNIPlugins,
 		StorageDriver: "overlay", PolicyFile: filepath.Join(w.opts.Root, "deploy/lab/policy.json"),
 	}}
 	r.CRIO = newProcess(w.set, daemon.Daemon{Name: "crio", Path: filepath.Join(w.bin, "crio"), Args: r.cfg.Args(), NetNS: s.Namespace()})

@@ -11,6 +11,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"github.com/petiole-io/petiole/internal/lab/slave"
 )
 
 // Slave is the site's Modbus slave as an independent master sees it: one connection
@@ -88,27 +90,19 @@ func readAnswer(conn net.Conn, function byte) ([]byte, error) {
 	return nil, errors.New("another function's answer")
 }
 
-// SlaveWrite is one line of the slave's own log of what it was told to write.
-type SlaveWrite struct {
-	Time    time.Time `json:"time"`
-	Table   string    `json:"table"`
-	Address int       `json:"address"`
-	Values  []int     `json:"values"`
-}
-
 // Writes are the writes to a holding register since a time, by the slave's log.
-func (s Slave) Writes(register int, since time.Time) ([]SlaveWrite, error) {
+func (s Slave) Writes(register int, since time.Time) ([]slave.Write, error) {
 	f, err := os.Open(s.site.rig.slaveWritesFile(s.site.Name))
 	if err != nil {
 		return nil, fmt.Errorf("read the slave's log: %w", err)
 	}
 	defer f.Close()
-	var found []SlaveWrite
+	var found []slave.Write
 	for lines := bufio.NewScanner(f); ; {
 		if !lines.Scan() {
 			return found, lines.Err()
 		}
-		var w SlaveWrite
+		var w slave.Write
 		if err := json.Unmarshal(lines.Bytes(), &w); err != nil {
 			return nil, fmt.Errorf("read the slave's log: %w", err)
 		}

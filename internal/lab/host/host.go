@@ -3,13 +3,11 @@
 package host
 
 import (
-	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -18,13 +16,6 @@ import (
 
 // ErrUnfit marks a machine or a caller that cannot run the lab.
 var ErrUnfit = errors.New("this machine cannot run the lab")
-
-// Paths of what Debian's packages bring.
-const (
-	Busybox    = "/bin/busybox"
-	Python     = "/usr/bin/python3"
-	CNIPlugins = "/usr/lib/cni"
-)
 
 // Check reports everything that no package can cure, at once.
 func Check() error {
@@ -37,8 +28,8 @@ func Check() error {
 	}
 	if runtime.GOOS == "linux" {
 		if _, err := exec.LookPath("apt-get"); err != nil {
-			if need := Missing(); len(need) > 0 {
-				missing = append(missing, "apt-get (Debian or Ubuntu), or these packages by hand: "+strings.Join(need, " "))
+			if need := Missing(Lab()); len(need) > 0 {
+				missing = append(missing, "apt-get (Debian or Ubuntu), or these packages by hand: "+strings.Join(Names(need), " "))
 			}
 		}
 	}
@@ -46,39 +37,6 @@ func Check() error {
 		return nil
 	}
 	return fmt.Errorf("%w; missing:\n  - %s", ErrUnfit, strings.Join(missing, "\n  - "))
-}
-
-// needs are the packages by what proves that they are there.
-var needs = []struct {
-	pkg   string
-	there func() bool
-}{
-	{"conmon", program("conmon")},
-	{"runc", program("runc")},
-	{"containernetworking-plugins", file(filepath.Join(CNIPlugins, "bridge"))},
-	{"iproute2", program("ip")},
-	{"nftables", program("nft")},
-	{"iptables", program("iptables")},
-	{"util-linux", program("nsenter")},
-	{"procps", program("sysctl")},
-	{"gcc", program("gcc")},
-	{"libc6-dev", file("/usr/include/stdlib.h")},
-	{"pkg-config", program("pkg-config")},
-	{"libseccomp-dev", file("/usr/include/seccomp.h")},
-	{"busybox-static", static(Busybox)},
-	{"python3-pymodbus", func() bool { return exec.Command(Python, "-c", "import pymodbus").Run() == nil }},
-	{"mbpoll", program("mbpoll")},
-}
-
-// Missing names the packages that must be installed.
-func Missing() []string {
-	var pkgs []string
-	for _, n := range needs {
-		if !n.there() {
-			pkgs = append(pkgs, n.pkg)
-		}
-	}
-	return pkgs
 }
 
 // Install installs the packages and shows apt's progress on out.
@@ -126,33 +84,6 @@ func hugetlb() bool {
 	if data, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers"); err == nil {
 		return slices.Contains(strings.Fields(string(data)), "hugetlb")
 	}
-	return file("/sys/fs/cgroup/hugetlb")()
-}
-
-func program(name string) func() bool {
-	return func() bool {
-		_, err := exec.LookPath(name)
-		return err == nil
-	}
-}
-
-func file(path string) func() bool {
-	return func() bool {
-		_, err := os.Stat(path)
-		return err == nil
-	}
-}
-
-// static reports whether the program needs no shared libraries: Debian's package
-// busybox has the same path and is dynamic.
-func static(path string) func() bool {
-	return func() bool {
-		f, err := elf.Open(path)
-		if err != nil {
-			return false
-		}
-		defer f.Close()
-		libs, err := f.ImportedLibraries()
-		return err == nil && len(libs) == 0
-	}
+	_, err := os.Stat("/sys/fs/cgroup/hugetlb")
+	return err == nil
 }

@@ -1,19 +1,21 @@
 // Command preflight comes before the lab is built, which takes minutes on a fresh
 // machine: it says at once what is missing, with exit code 2, and installs the Debian
-// packages that builds and lab need.
+// packages that builds and lab need, and with --tests also those that only tests need.
 package main
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/petiole-io/petiole/internal/lab/host"
 )
 
 func main() {
-	err := run()
+	tests := flag.Bool("tests", false, "install what the tests need, too")
+	flag.Parse()
+	err := run(*tests)
 	if err == nil {
 		return
 	}
@@ -24,20 +26,28 @@ func main() {
 	os.Exit(1)
 }
 
-func run() error {
+func run(tests bool) error {
 	if err := host.Check(); err != nil {
 		return err
 	}
-	need := host.Missing()
-	if len(need) == 0 {
+	need := host.Lab()
+	if tests {
+		need = append(need, host.Tests()...)
+	}
+	lacks := host.Missing(need)
+	if len(lacks) == 0 {
 		return nil
 	}
-	fmt.Println("installing Debian packages:", strings.Join(need, " "))
-	if err := host.Install(os.Stdout, need); err != nil {
+	fmt.Println("installing Debian packages:")
+	for _, l := range lacks {
+		fmt.Printf("  %-28s %s\n", l.Name, l.Use)
+	}
+	if err := host.Install(os.Stdout, host.Names(lacks)); err != nil {
 		return err
 	}
-	if still := host.Missing(); len(still) > 0 {
-		return fmt.Errorf("still missing after installation: %s", strings.Join(still, " "))
+	var errs []error
+	for _, l := range host.Missing(need) {
+		errs = append(errs, fmt.Errorf("package %s does not work after its installation: %w", l.Name, l.Err))
 	}
-	return nil
+	return errors.Join(errs...)
 }
