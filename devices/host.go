@@ -146,31 +146,27 @@ func (h *Host) Operates(ctx context.Context, namespace, name string) (operates b
 }
 
 // DeleteDevice stops operating a device and forgets what was recorded of it; the
-// device itself is left as it is. It returns after the worker has stopped. UID may
-// be empty; otherwise a device of another UID is kept. A device that is not there
-// is no error.
+// device itself is left as it is. It returns after the worker has stopped, and an error
+// when what was recorded could not be forgotten: then it is to be called again. UID may
+// be empty; otherwise a device of another UID is kept. A device that is not there is no
+// error.
 func (h *Host) DeleteDevice(ctx context.Context, namespace, name, uid string) error {
 	ref := Ref{Namespace: namespace, Name: name, UID: uid}
-	var stopped <-chan struct{}
+	var ending *worker
 	err := h.call(ctx, func(_ context.Context, r *roster) error {
 		if r.workers[ref.String()] == nil { // deleted while the host was not running
 			return forget(ctx, h.state, ref)
 		}
-		stopped = r.deleteDevice(ref)
+		ending = r.deleteDevice(ref)
 		return nil
 	})
+	if err == nil && ending != nil {
+		err = ending.wait(ctx)
+	}
 	if err != nil {
 		return fmt.Errorf("delete device %s: %w", ref, err)
 	}
-	if stopped == nil {
-		return nil
-	}
-	select {
-	case <-stopped:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("delete device %s: %w", ref, ctx.Err())
-	}
+	return nil
 }
 
 // DeleteModel makes a model unknown. Devices that use it stop and wait for one.
@@ -222,7 +218,7 @@ func (r *roster) applyDevice(ctx context.Context, d *v1beta1.Device, o origin) {
 	}
 	var after <-chan struct{}
 	if w != nil && w.device.UID != ref.UID { // recreated: the old worker stops before the new one starts
-		after = r.deleteDevice(w.device)
+		after = r.deleteDevice(w.device).gone
 		w = nil
 	}
 	if w == nil {
@@ -259,9 +255,9 @@ func (r *roster) modelOf(d *v1beta1.Device) *v1beta1.DeviceModel {
 	return r.models[d.Namespace+"/"+d.Spec.DeviceModelRef.Name]
 }
 
-// deleteDevice ends a worker, which forgets what it recorded, and returns a channel
-// that is closed when it is gone; nil when there is none of that name and UID.
-func (r *roster) deleteDevice(ref Ref) <-chan struct{} {
+// deleteDevice ends a worker, which forgets what it recorded. It returns the worker, nil
+// when there is none of that name and UID.
+func (r *roster) deleteDevice(ref Ref) *worker {
 	k := ref.String()
 	w := r.workers[k]
 	if w == nil || (ref.UID != "" && w.device.UID != ref.UID) {
@@ -271,5 +267,5 @@ func (r *roster) deleteDevice(ref Ref) <-chan struct{} {
 	delete(r.devices, k)
 	delete(r.origins, k)
 	w.end()
-	return w.gone
+	return w
 }

@@ -210,6 +210,26 @@ func TestMovedAndRecreated(t *testing.T) {
 	b.eventually("forgotten", func() bool { b.state.mu.Lock(); defer b.state.mu.Unlock(); return len(b.state.m) == 0 })
 }
 
+// A device is deleted when what was recorded of it is forgotten, and not before.
+func TestDeleteIsNoSuccessBeforeTheStateIsForgotten(t *testing.T) {
+	b := newBench(t)
+	b.desire("1")
+	b.eventually("written", func() bool { return b.driver.written() == "a=1" })
+	b.state.setFail(errors.New("disk full"))
+	if err := b.host.DeleteDevice(t.Context(), "ns", "d", ""); err == nil {
+		t.Error("deleted, and its state is still there")
+	}
+	b.state.setFail(nil)
+	if err := b.host.DeleteDevice(t.Context(), "ns", "d", ""); err != nil {
+		t.Error(err)
+	}
+	b.state.mu.Lock()
+	defer b.state.mu.Unlock()
+	if n := len(b.state.m); n != 0 {
+		t.Errorf("%d keys are left", n)
+	}
+}
+
 func TestCallsAfterStop(t *testing.T) {
 	b := newBench(t)
 	b.apply()

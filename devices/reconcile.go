@@ -56,6 +56,9 @@ func (w *worker) load(ctx context.Context) bool {
 		return false
 	}
 	m, l, err := w.recall(ctx)
+	if ctx.Err() != nil {
+		return false // it ends: what was not read is no news
+	}
 	if err != nil {
 		w.log.Warn("state not readable", zap.Error(err))
 		w.loadAt = time.Now().Add(w.retryWait)

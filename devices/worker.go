@@ -39,6 +39,9 @@ type worker struct {
 	news    chan struct{}
 	ended   chan struct{}
 	gone    chan struct{}
+	// unforgotten is why what was recorded of an ended device is still there. It is read
+	// after gone is closed.
+	unforgotten error
 
 	// requests are commands that came in.
 	requests chan *request
@@ -136,6 +139,17 @@ func (w *worker) assign(t target) {
 // end stops the worker for good and makes it forget. It may be called once.
 func (w *worker) end() { close(w.ended) }
 
+// wait blocks until the worker that was ended is gone, or ctx ends. It returns an error
+// when what was recorded is still there.
+func (w *worker) wait(ctx context.Context) error {
+	select {
+	case <-w.gone:
+		return w.unforgotten
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // run works until ctx or the worker ends. It starts after the channel, if any, is
 // closed.
 func (w *worker) run(parent context.Context, after <-chan struct{}) {
@@ -167,8 +181,8 @@ func (w *worker) leave(parent context.Context, statusLeft bool) {
 	defer cancel()
 	select {
 	case <-w.ended:
-		if err := forget(ctx, w.host.state, w.device); err != nil {
-			w.log.Warn("state of deleted device is left behind", zap.Error(err))
+		if w.unforgotten = forget(ctx, w.host.state, w.device); w.unforgotten != nil {
+			w.log.Warn("state of deleted device is left behind", zap.Error(w.unforgotten))
 		}
 		return
 	default:

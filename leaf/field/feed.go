@@ -76,6 +76,10 @@ func (f *feed) follow(ctx context.Context) error {
 // consume brings the host to the state of SITE_DESIRED and then follows it. The
 // durable consumer's position is progress for people to see, not truth: after a
 // restart the host knows nothing, so everything is read once.
+//
+// The consumer is reset to what it has acknowledged: a message that an earlier life was
+// given and did not acknowledge would otherwise hold up all others, a deletion among
+// them, until its time to acknowledge is over.
 func (f *feed) consume(ctx context.Context) error {
 	stream, err := f.cfg.JS.Stream(ctx, streams.SiteDesired)
 	if err != nil {
@@ -93,16 +97,16 @@ func (f *feed) consume(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open consumer %s: %w", streams.DevicesConsumer, err)
 	}
+	if _, err := stream.ResetConsumer(ctx, streams.DevicesConsumer); err != nil {
+		return fmt.Errorf("reset consumer %s: %w", streams.DevicesConsumer, err)
+	}
 	messages, err := c.Messages(jetstream.PullMaxMessages(64))
 	if err != nil {
 		return fmt.Errorf("consume %s: %w", streams.SiteDesired, err)
 	}
-	defer context.AfterFunc(ctx, messages.Stop)()
+	defer messages.Stop()
 	for {
-		msg, err := messages.Next()
-		if ctx.Err() != nil {
-			return nil
-		}
+		msg, err := messages.Next(jetstream.NextContext(ctx))
 		if err != nil {
 			return fmt.Errorf("consume %s: %w", streams.SiteDesired, err)
 		}
@@ -121,6 +125,9 @@ func (f *feed) handle(ctx context.Context, stream jetstream.Stream, msg jetstrea
 	err = f.take(ctx, stream, msg)
 	if errors.Is(err, errPartMissing) && meta.NumDelivered >= partAttempts {
 		err = f.setAside(ctx, msg.Subject(), msg.Headers(), msg.Data(), fmt.Errorf("%w: %w", streams.ErrUndecodable, err))
+	}
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return err // not taken over: the next life is given it again
 	}
 	if err != nil {
 		f.cfg.Log.Warn("device message comes again", zap.String("subject", msg.Subject()), zap.Error(err))

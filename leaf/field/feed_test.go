@@ -124,6 +124,34 @@ func TestTombstoneOfAnotherNode(t *testing.T) {
 	r.eventually("ended", func() bool { return !r.operates(f, "pump") })
 }
 
+// TestTombstoneAfterAnUnacknowledgedMessage leaves a device unacknowledged, as a worker
+// does that is killed before it has taken it over: the next worker is not held up by that
+// and ends another device that is deleted, long before the consumer's AckWait has passed.
+func TestTombstoneAfterAnUnacknowledgedMessage(t *testing.T) {
+	r := newRig(t)
+	r.model()
+	r.device("1", "7")
+	f, stop := r.operate()
+	r.eventually("everything taken over", func() bool { return r.operates(f, "pump") && r.backlog() == 0 })
+	stop()
+	r.deviceAt("plant-a-1", "other", "2", `"reportCycle":0`)
+	c, err := r.js.Consumer(r.ctx, streams.SiteDesired, streams.DevicesConsumer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Next(jetstream.FetchMaxWait(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	f, stop = r.operate()
+	defer stop()
+	r.eventually("operated", func() bool { return r.operates(f, "pump") && r.operates(f, "other") })
+	m := streams.Message{Ref: deviceRef("plant-a-1", "pump"), Op: streams.OpDelete, Version: "3"}
+	if _, err := streams.Put(r.ctx, r.js, streams.DesiredSubject("plant-a", m.Ref), m); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("ended", func() bool { return !r.operates(f, "pump") })
+}
+
 // TestStateForgetsThatThereWasAKey opens a bucket that was made without a limit to
 // markers, as earlier ones were.
 func TestStateForgetsThatThereWasAKey(t *testing.T) {

@@ -265,6 +265,11 @@ func (a *API) consume(ctx context.Context, running func()) error {
 	if err != nil {
 		return fmt.Errorf("open consumer %s: %w", streams.ApplyConsumer, err)
 	}
+	// What an earlier reader was given and did not acknowledge comes at once, and not only
+	// when its time to acknowledge is over.
+	if _, err := s.ResetConsumer(ctx, streams.ApplyConsumer); err != nil {
+		return fmt.Errorf("reset consumer %s: %w", streams.ApplyConsumer, err)
+	}
 	msgs, err := c.Messages(jetstream.PullMaxMessages(applyAhead))
 	if err != nil {
 		return fmt.Errorf("read consumer %s: %w", streams.ApplyConsumer, err)
@@ -282,7 +287,8 @@ func (a *API) consume(ctx context.Context, running func()) error {
 	}
 }
 
-// handle takes one message over and only then acknowledges it.
+// handle takes one message over and only then acknowledges it. One that cannot be taken
+// over now comes again and holds up nothing.
 func (a *API) handle(ctx context.Context, s jetstream.Stream, msg jetstream.Msg) error {
 	md, err := msg.Metadata()
 	if err != nil {
@@ -290,27 +296,36 @@ func (a *API) handle(ctx context.Context, s jetstream.Stream, msg jetstream.Msg)
 	}
 	seq := md.Sequence.Stream
 	err = a.take(ctx, s, msg)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		if md.NumDelivered < partAttempts {
-			a.progress.wait(seq, sourceOf(msg))
-			return msg.NakWithDelay(partRetry)
-		}
+	if errors.Is(err, jetstream.ErrMsgNotFound) && md.NumDelivered >= partAttempts {
 		err = fmt.Errorf("%w: %w", streams.ErrUndecodable, err)
 	}
 	if errors.Is(err, streams.ErrUndecodable) {
-		if err := streams.SetAside(ctx, a.cfg.JS, streams.SiteQuarantine, msg.Subject(), msg.Headers(), msg.Data(), err); err != nil {
-			return err
-		}
-		a.progress.bad(seq)
-		a.log.Warn("message set aside", zap.String("subject", msg.Subject()), zap.Uint64("seq", seq), zap.Error(err))
-		err = nil
+		err = a.setAside(ctx, msg, seq, err)
 	}
 	if err != nil {
-		return err
+		a.progress.wait(seq, sourceOf(msg))
+		if ctx.Err() != nil {
+			return err
+		}
+		a.log.Warn("desired state comes again", zap.String("subject", msg.Subject()), zap.Uint64("seq", seq), zap.Error(err))
+		if err := msg.NakWithDelay(partRetry); err != nil {
+			return fmt.Errorf("refuse %s: %w", msg.Subject(), err)
+		}
+		return nil
 	}
 	a.progress.done(seq, sourceOf(msg))
 	if err := msg.Ack(); err != nil {
 		return fmt.Errorf("acknowledge %s: %w", msg.Subject(), err)
 	}
+	return nil
+}
+
+// setAside keeps an unreadable message where a person finds it.
+func (a *API) setAside(ctx context.Context, msg jetstream.Msg, seq uint64, reason error) error {
+	if err := streams.SetAside(ctx, a.cfg.JS, streams.SiteQuarantine, msg.Subject(), msg.Headers(), msg.Data(), reason); err != nil {
+		return err
+	}
+	a.progress.bad(seq)
+	a.log.Warn("message set aside", zap.String("subject", msg.Subject()), zap.Uint64("seq", seq), zap.Error(reason))
 	return nil
 }

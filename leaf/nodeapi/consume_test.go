@@ -1,9 +1,11 @@
 package nodeapi
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats.go/jetstream"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -77,5 +79,35 @@ func TestPoisonMessageIsSetAside(t *testing.T) {
 	}
 	if info, err := q.Info(t.Context()); err != nil || info.State.Msgs != 2 {
 		t.Errorf("quarantine after a restart: %+v, %v", info, err)
+	}
+}
+
+// TestFollowsAfterUnacknowledgedMessages leaves as many messages unacknowledged as the
+// consumer allows, as a node API does that is killed: the next one takes over what comes
+// then long before the consumer's AckWait has passed.
+func TestFollowsAfterUnacknowledgedMessages(t *testing.T) {
+	l := newLeaf(t)
+	dir := t.TempDir()
+	r := l.start(dir)
+	r.applied(l.pod(newPod("web", "u1", "10")))
+	r.stop()
+	c, err := l.js.Consumer(t.Context(), streams.SiteDesired, streams.ApplyConsumer)
+	must(t, err)
+	most := c.CachedInfo().Config.MaxAckPending
+	for i := range most {
+		l.configMap(newConfigMap("c"+strconv.Itoa(i), "u", strconv.Itoa(11+i), "x"))
+	}
+	for given := 0; given < most; {
+		batch, err := c.Fetch(most-given, jetstream.FetchMaxWait(wait))
+		must(t, err)
+		for range batch.Messages() {
+			given++
+		}
+		must(t, batch.Error())
+	}
+	r = l.start(dir)
+	r.applied(l.send(podRef("default", "web"), streams.OpDelete, "u1", "1000", nil))
+	if _, err := r.json().CoreV1().Pods("default").Get(t.Context(), "web", metav1.GetOptions{}); err == nil {
+		t.Error("the pod that was deleted is still served")
 	}
 }
