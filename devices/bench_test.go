@@ -67,6 +67,15 @@ func (f fakeSession) Run(ctx context.Context, deliver func(Batch)) error {
 
 // Write does not begin after ctx has ended, like every driver but a deaf one.
 func (f *fake) Write(ctx context.Context, i int, value string) (Outcome, error) {
+	return f.write(ctx, i, value, false)
+}
+
+// Command writes also what is there.
+func (f *fake) Command(ctx context.Context, i int, value string) (Outcome, error) {
+	return f.write(ctx, i, value, true)
+}
+
+func (f *fake) write(ctx context.Context, i int, value string, always bool) (Outcome, error) {
 	f.mu.Lock()
 	entered, gate := f.entered, f.gate
 	if f.deaf {
@@ -94,8 +103,9 @@ func (f *fake) Write(ctx context.Context, i int, value string) (Outcome, error) 
 	if err := f.fails[p]; err != nil {
 		return Outcome{Before: f.values[p]}, err
 	}
-	o := Outcome{Before: f.values[p], After: value, Written: f.values[p] != value}
+	o := Outcome{Before: f.values[p], After: value, Written: always || f.values[p] != value}
 	if o.Written {
+		o.Sent = p + "=" + value
 		f.writes = append(f.writes, p+"="+value)
 		f.values[p] = value
 	}

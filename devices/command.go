@@ -42,7 +42,8 @@ const (
 // are in it, and each value as a desired one is. Properties are then written one
 // after the other, in the order of the method, without one by name; the first that
 // is not applied ends the command, and the rest is not tried. A device that is
-// offline fails a command at once: it waits for nothing but other commands. Commands
+// offline fails a command at once: it waits for nothing but other commands. Each value is
+// sent, also one that the device has already: it may act on being written. Commands
 // go before desired values. They do not change what is desired: a property with the
 // drift policy enforce gets its desired value again.
 type Command struct {
@@ -78,9 +79,15 @@ type CommandResult struct {
 // PropertyResult is what became of one property of a command.
 type PropertyResult struct {
 	Ack Ack `json:"ack"`
+	// Written tells whether anything was sent to change the device, and Sent what, in the
+	// words of the protocol, with the device's answer where that was not consent.
+	Written bool   `json:"written"`
+	Sent    string `json:"sent,omitempty"`
 	// Before and After are the values as they were read, empty when they were not.
-	Before  string `json:"before,omitempty"`
-	After   string `json:"after,omitempty"`
+	Before string `json:"before,omitempty"`
+	After  string `json:"after,omitempty"`
+	// Reason says why the value was not applied, or what is open about one that was:
+	// ReasonReset, ReasonUnverified.
 	Reason  string `json:"reason,omitempty"`
 	Message string `json:"message,omitempty"`
 }
@@ -105,7 +112,7 @@ type request struct {
 // failed, reason Unknown. At least the newest 240 ids of a device are remembered, and
 // in any case those whose deadlines have not passed. A command that was refused or
 // that expired before anything was written is not recorded: repeated, it is judged
-// anew.
+// again.
 func (h *Host) Command(ctx context.Context, c Command) (CommandResult, error) {
 	r := &request{command: c, deadline: c.Deadline, reply: make(chan CommandResult, 1)}
 	if c.Deadline.IsZero() {
@@ -205,14 +212,14 @@ func orderOf(c Command, def Definition) ([]string, *Rejection) {
 // end is what became of a property that was written, from the outcome of its write.
 // It is pure.
 func end(o Outcome, err error, replaced, late bool) PropertyResult {
-	r := PropertyResult{Ack: Failed, Before: o.Before, After: o.After}
+	r := PropertyResult{Ack: Failed, Written: o.Written, Sent: o.Sent, Before: o.Before, After: o.After}
 	if err != nil {
 		r.Message = err.Error()
 	}
 	var no *Rejection
 	switch {
 	case err == nil:
-		r.Ack = Applied
+		r.Ack, r.Reason, r.Message = Applied, o.Reason, o.Message
 	case errors.As(err, &no):
 		r.Ack, r.Reason, r.Message = Rejected, no.Reason, no.Message
 	case o.Written && unreachable(err):

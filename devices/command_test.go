@@ -46,7 +46,7 @@ func TestCommandOncePerID(t *testing.T) {
 	b.online()
 	c := Command{ID: "1", Method: "start", Properties: map[string]string{"a": "7", "b": "8"}}
 	r := b.command(c)
-	if r.Ack != Applied || r.Repeated || r.ID != "1" || r.Properties["a"] != (PropertyResult{Ack: Applied, After: "7"}) {
+	if r.Ack != Applied || r.Repeated || r.ID != "1" || r.Properties["a"] != (PropertyResult{Ack: Applied, Written: true, Sent: "a=7", After: "7"}) {
 		t.Fatalf("%+v", r)
 	}
 	for _, again := range []func(){func() {}, b.restart, b.restart} {
@@ -61,6 +61,46 @@ func TestCommandOncePerID(t *testing.T) {
 	audits := b.audits(func(a *Audit) bool { return a.Command == "1" && a.Method == "start" && a.Ack == Applied && a.Written })
 	if len(audits) != 2 || audits[0].Property != "b" {
 		t.Fatalf("%+v", audits)
+	}
+}
+
+// The same value under another id is sent again, and the answer and the record say so.
+func TestCommandSendsWhatIsThereAlready(t *testing.T) {
+	b := commands(t)
+	b.online()
+	b.command(Command{ID: "1", Properties: map[string]string{"a": "7"}})
+	r := b.command(Command{ID: "2", Properties: map[string]string{"a": "7"}})
+	if want := (PropertyResult{Ack: Applied, Written: true, Sent: "a=7", Before: "7", After: "7"}); r.Properties["a"] != want {
+		t.Fatalf("%+v", r)
+	}
+	if got := b.driver.written(); got != "a=7 a=7" {
+		t.Fatal(got)
+	}
+	b.eventually("records", func() bool {
+		return len(b.audits(func(a *Audit) bool { return a.Command != "" && a.Written && a.Sent == "a=7" })) == 2
+	})
+	b.desire("7") // a desired value that is there is not written
+	b.eventually("applied", func() bool {
+		return len(b.audits(func(a *Audit) bool { return a.Command == "" && a.Ack == Applied && !a.Written })) == 1
+	})
+	if got := b.driver.written(); got != "a=7 a=7" {
+		t.Fatal(got)
+	}
+}
+
+// What is open about a value that was sent is in the answer, beside applied.
+func TestCommandTellsWhatIsOpen(t *testing.T) {
+	r := end(Outcome{Written: true, Sent: "x", Reason: ReasonReset, Message: "it reads zero"}, nil, false, false)
+	if r != (PropertyResult{Ack: Applied, Written: true, Sent: "x", Reason: ReasonReset, Message: "it reads zero"}) {
+		t.Errorf("%+v", r)
+	}
+	r = end(Outcome{Written: true}, ErrUnreachable, false, true)
+	if r.Ack != Failed || r.Reason != ReasonUnverified {
+		t.Errorf("%+v", r)
+	}
+	r = end(Outcome{}, ErrUnreachable, false, false)
+	if r.Ack != Failed || r.Reason != ReasonOffline || r.Written {
+		t.Errorf("%+v", r)
 	}
 }
 

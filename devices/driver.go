@@ -35,12 +35,11 @@ type Session interface {
 	// ErrUnreachable or the error of ctx, or mean that the device failed; with each of
 	// them the Outcome tells whether the device was told to change.
 	Write(ctx context.Context, point int, value string) (Outcome, error)
-}
-
-// Commander is a Session whose commands overtake the desired values that wait on its
-// link.
-type Commander interface {
-	// Command is Session.Write for a command.
+	// Command sends a point a value for a command: also when the value is there already,
+	// and never twice. It overtakes the desired values that wait. Else it is as Write. A
+	// value that the device took and does not show, because it acts on it and resets it,
+	// is no error: the Outcome's Reason says so. An error that wraps ErrUnreachable while
+	// Outcome.Written is true means that nobody knows whether the device acted.
 	Command(ctx context.Context, point int, value string) (Outcome, error)
 }
 
@@ -83,6 +82,8 @@ const (
 	ReasonFailure = "DeviceFailure"
 	// ReasonUnverified: the device was told to change, and whether it did is not known.
 	ReasonUnverified = "NotVerified"
+	// ReasonReset: the device took a command's value and does not keep it: it reads zero.
+	ReasonReset = "ResetByDevice"
 	// ReasonInterrupted: the session with the device ended meanwhile, because the
 	// definition changed, the driver gave up or the host stopped.
 	ReasonInterrupted = "Interrupted"
@@ -112,6 +113,11 @@ type Outcome struct {
 	// Before and After are the point's values, in string form, as they were read;
 	// empty when they were not.
 	Before, After string
+	// Sent is what went out to change the device, in the words of the protocol.
+	Sent string
+	// Reason and Message say what a command that was carried out leaves open:
+	// ReasonReset or ReasonUnverified.
+	Reason, Message string
 }
 
 // Quality tells how far a value can be trusted.

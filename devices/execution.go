@@ -87,7 +87,7 @@ func (w *worker) repeat(e *execution) bool {
 // refuse ends a command of which nothing was written.
 func (w *worker) refuse(e *execution, r CommandResult) {
 	for _, p := range sortedKeys(e.command.Properties) {
-		w.auditCommand(e.command.ID, e.command.Method, p, e.command.Properties[p], PropertyResult{Ack: r.Ack, Reason: r.Reason, Message: r.Message}, false)
+		w.auditCommand(e.command.ID, e.command.Method, p, e.command.Properties[p], PropertyResult{Ack: r.Ack, Reason: r.Reason, Message: r.Message})
 	}
 	w.log.Info("command refused", zap.String("command", e.command.ID), zap.String("ack", string(r.Ack)), zap.String("reason", r.Reason))
 	w.answer(e, r)
@@ -200,24 +200,24 @@ func (w *worker) wrote(ctx context.Context, r written) {
 	// Of two clocks that end a write at once either may be seen first.
 	late := time.Until(e.deadline) <= 0
 	result := end(r.outcome, r.err, w.stale(ctx, r), late)
-	w.settleProperty(e, result, r.outcome.Written)
+	w.settleProperty(e, result)
 	if result.Ack != Applied {
 		w.stopAt(e, PropertyResult{Ack: Failed, Reason: ReasonNotTried, Message: "property " + r.property + " was not applied"})
 	}
 	w.changed()
 }
 
-func (w *worker) settleProperty(e *execution, r PropertyResult, told bool) {
+func (w *worker) settleProperty(e *execution, r PropertyResult) {
 	name := e.order[e.done]
 	e.results[name] = r
 	e.done++
-	w.auditCommand(e.command.ID, e.command.Method, name, e.command.Properties[name], r, told)
+	w.auditCommand(e.command.ID, e.command.Method, name, e.command.Properties[name], r)
 }
 
 // stopAt settles the rest of a command's properties.
 func (w *worker) stopAt(e *execution, r PropertyResult) {
 	for e.done < len(e.order) {
-		w.settleProperty(e, r, false)
+		w.settleProperty(e, r)
 	}
 }
 
@@ -274,9 +274,9 @@ func (w *worker) abandon(ctx context.Context) {
 	w.queue = nil
 }
 
-func (w *worker) auditCommand(id, method, property, value string, r PropertyResult, told bool) {
+func (w *worker) auditCommand(id, method, property, value string, r PropertyResult) {
 	w.record(&Audit{
-		Command: id, Method: method, Property: property, Value: value, Before: r.Before, After: r.After, Written: told,
+		Command: id, Method: method, Property: property, Value: value, Before: r.Before, After: r.After, Written: r.Written, Sent: r.Sent,
 		Ack: r.Ack, Reason: r.Reason, Message: r.Message,
 	})
 }

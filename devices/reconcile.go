@@ -74,7 +74,7 @@ func (w *worker) load(ctx context.Context) bool {
 	w.interrupted = segments
 	for _, r := range open {
 		for _, p := range sortedKeys(r.Properties) {
-			w.auditCommand(r.ID, r.Method, p, r.Properties[p], PropertyResult{Ack: Failed, Reason: ReasonUnknown, Message: "interrupted by a restart"}, false)
+			w.auditCommand(r.ID, r.Method, p, r.Properties[p], PropertyResult{Ack: Failed, Reason: ReasonUnknown, Message: "interrupted by a restart"})
 		}
 	}
 	return true

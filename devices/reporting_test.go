@@ -129,6 +129,10 @@ func (m *many) Run(ctx context.Context, deliver func(Batch)) error {
 
 func (m *many) Write(context.Context, int, string) (Outcome, error) { return Outcome{}, ErrUnreachable }
 
+func (m *many) Command(context.Context, int, string) (Outcome, error) {
+	return Outcome{}, ErrUnreachable
+}
+
 func (m *many) count() int { m.mu.Lock(); defer m.mu.Unlock(); return len(m.open) }
 
 func (m *many) deliver(round, points int) {

@@ -68,7 +68,9 @@ type Audit struct {
 	Before  string `json:"before,omitempty"`
 	After   string `json:"after,omitempty"`
 	// Written tells whether the device was told to change.
-	Written bool   `json:"written"`
+	Written bool `json:"written"`
+	// Sent is what went out, in the words of the protocol.
+	Sent    string `json:"sent,omitempty"`
 	Ack     Ack    `json:"ack"`
 	Reason  string `json:"reason,omitempty"`
 	Message string `json:"message,omitempty"`

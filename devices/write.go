@@ -205,8 +205,8 @@ func (w *worker) write(ctx context.Context, point int, value string, limit time.
 			}
 		}()
 		write := r.session.Write
-		if c, ok := r.session.(Commander); ok && job.execution != nil {
-			write = c.Command
+		if job.execution != nil {
+			write = r.session.Command
 		}
 		job.outcome, job.err = write(wctx, point, value)
 		w.writes <- job
@@ -348,7 +348,7 @@ func (w *worker) compare(point int, now time.Time) bool {
 
 func (w *worker) audit(property string, c wish, o Outcome) {
 	w.record(&Audit{
-		Property: property, Version: c.Version, Value: c.Value, Before: o.Before, After: o.After, Written: o.Written,
+		Property: property, Version: c.Version, Value: c.Value, Before: o.Before, After: o.After, Written: o.Written, Sent: o.Sent,
 		Ack: c.Ack, Reason: c.Reason, Message: c.Message,
 	})
 }

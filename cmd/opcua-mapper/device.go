@@ -34,11 +34,16 @@ type device struct {
 	desired map[string]wish
 }
 
-// wish is a desired value. Done tells that it was written, or never can be.
+// wish is a desired value. Done tells that it was written, or never can be; command that
+// it is one of a command, which is written also when the variable has it.
 type wish struct {
-	value, stamp string
-	done         bool
+	value, stamp  string
+	command, done bool
 }
+
+// differs reports whether a value is to be written over what the variable has: that of a
+// command is in any case.
+func (w wish) differs(value, now *ua.Variant) bool { return w.command || !equal(value, now) }
 
 func newDevice(d *dmi.Device, model *dmi.DeviceModel, log *zap.Logger) (*device, error) {
 	s, err := parse(d, model)
@@ -54,7 +59,7 @@ func newDevice(d *dmi.Device, model *dmi.DeviceModel, log *zap.Logger) (*device,
 func (x *device) want(d *dmi.Device) {
 	next := map[string]wish{}
 	for _, p := range d.GetSpec().GetProperties() {
-		w := wish{value: p.GetDesired().GetValue(), stamp: p.GetDesired().GetMetadata()["timestamp"]}
+		w := wish{value: p.GetDesired().GetValue(), stamp: p.GetDesired().GetMetadata()["timestamp"], command: p.GetDesired().GetMetadata()["command"] == "true"}
 		if w.value == "" {
 			continue
 		}
@@ -212,8 +217,9 @@ func (x *device) read(ctx context.Context, client *opcua.Client, leaf dmi.Device
 	return nil
 }
 
-// fulfil writes the value that is desired of a variable, if it has another one. An error
-// means that the connection is broken; a value that the server refuses is given up.
+// fulfil writes the value that is desired of a variable, if it has another one, and that
+// of a command in any case, once. An error means that the connection is broken; a value
+// that the server refuses is given up, and so is a command that was cut off.
 func (x *device) fulfil(ctx context.Context, client *opcua.Client, v variable, now *ua.DataValue) (written bool, err error) {
 	x.mu.Lock()
 	w, ok := x.desired[v.property]
@@ -222,12 +228,15 @@ func (x *device) fulfil(ctx context.Context, client *opcua.Client, v variable, n
 		return false, nil
 	}
 	value, wrong := variant(w.value, now.Value)
-	if wrong == nil && !equal(value, now.Value) {
+	if wrong == nil && w.differs(value, now.Value) {
 		answer, err := client.Write(ctx, &ua.WriteRequest{NodesToWrite: []*ua.WriteValue{{
 			NodeID: v.node, AttributeID: ua.AttributeIDValue,
 			Value: &ua.DataValue{EncodingMask: ua.DataValueValue, Value: value},
 		}}})
 		if err != nil {
+			if w.command {
+				x.settled(v.property, w)
+			}
 			return false, fmt.Errorf("write %s: %w", v.property, err)
 		}
 		if len(answer.Results) == 1 && answer.Results[0] != ua.StatusOK {
@@ -238,13 +247,18 @@ func (x *device) fulfil(ctx context.Context, client *opcua.Client, v variable, n
 	if wrong != nil {
 		x.log.Warn("desired value is not written", zap.String("property", v.property), zap.String("value", w.value), zap.Error(wrong))
 	}
+	x.settled(v.property, w)
+	return written, nil
+}
+
+// settled remembers that a value needs no further write, unless it is another one by now.
+func (x *device) settled(property string, w wish) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if now := x.desired[v.property]; now.value == w.value && now.stamp == w.stamp {
+	if now := x.desired[property]; now.value == w.value && now.stamp == w.stamp {
 		w.done = true
-		x.desired[v.property] = w
+		x.desired[property] = w
 	}
-	return written, nil
 }
 
 // twin makes the report of a value that was read at a time. Quality and reason are what

@@ -5,7 +5,8 @@
 // A device is one server (protocol.configData: url, timeout in milliseconds), a property
 // is one variable (visitors.configData: nodeID, for example ns=2;s=Speed). Sessions are
 // anonymous and not encrypted. A desired value is written when it differs from the
-// variable's, in the variable's own type.
+// variable's, and that of a command (metadata command: "true") once in any case, in the
+// variable's own type.
 package main
 
 import (

@@ -94,6 +94,10 @@ func convertProperty(def devices.Definition, p *v1beta1.DeviceProperty, value to
 	}, nil
 }
 
+// MetaCommand is the metadata of a value that a command brings: a mapper that compares
+// before it writes writes it all the same. KubeEdge's mappers write whatever they are told.
+const MetaCommand = "command"
+
 // convertDesired is the value that the mapper was told to write; without one it is
 // empty, but there: mappers look into it unasked.
 func convertDesired(p *v1beta1.DeviceProperty, m *v1beta1.ModelProperty, value told) *pb.TwinProperty {
@@ -101,7 +105,10 @@ func convertDesired(p *v1beta1.DeviceProperty, m *v1beta1.ModelProperty, value t
 	if value.Time != 0 {
 		metadata["timestamp"] = strconv.FormatInt(value.Time, 10)
 	}
-	if p.Desired != nil && p.Desired.Value == value.Value {
+	if value.Command {
+		metadata[MetaCommand] = "true"
+	}
+	if p.Desired != nil && p.Desired.Value == value.Value && !value.Command {
 		maps.Copy(metadata, p.Desired.Metadata)
 	}
 	return &pb.TwinProperty{Value: value.Value, Metadata: metadata}

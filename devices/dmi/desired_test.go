@@ -185,3 +185,75 @@ func TestWriteOnce(t *testing.T) {
 		t.Errorf("told again: %q", v)
 	}
 }
+
+// session is the one that operates a device.
+func (p *plant) session(device string) *session {
+	p.server.mu.Lock()
+	defer p.server.mu.Unlock()
+	return p.server.sessions["default/"+device]
+}
+
+// TestCommandIsToldEachTime: a command is told whatever is desired, told or reported, and
+// leaves no trace in what the mapper gets with the device.
+func TestCommandIsToldEachTime(t *testing.T) {
+	p := newPlant(t, nil)
+	f := newField()
+	m := p.newMapper(f).start(true)
+	p.apply(model(), pump("a", desiring("speed", "1500")))
+	p.await("applied", "a", acked("speed", devices.Applied, ""))
+	p.await("reported", "a", reported("speed", "1500"))
+	x := p.session("a")
+	before := m.count("update a")
+	for range 2 {
+		o, err := x.Command(t.Context(), 1, "1500")
+		if err != nil || !o.Written || o.Before != "1500" || o.After != "1500" || o.Sent != "UpdateDevice default/a: speed = 1500" {
+			t.Fatalf("%+v, %v", o, err)
+		}
+	}
+	if n := m.count("update a") - before; n != 2 {
+		t.Errorf("two commands were told %d times: %s", n, m.log())
+	}
+	if got := m.device("a").GetSpec().GetProperties()[1].GetDesired().GetMetadata()[MetaCommand]; got != "true" {
+		t.Error("the mapper cannot tell it from a desired value")
+	}
+	// Another value than the desired one is told once, too.
+	if o, err := x.Command(t.Context(), 1, "700"); err != nil || o.After != "700" {
+		t.Fatalf("%+v, %v", o, err)
+	}
+	m.kill()
+	p.await("offline", "a", offline(ReasonMapperAway))
+	if o, err := x.Command(t.Context(), 1, "800"); !errors.Is(err, devices.ErrUnreachable) || o.Written || o.Sent != "" {
+		t.Errorf("command without a mapper: %+v, %v", o, err)
+	}
+	m = p.newMapper(f).start(true)
+	p.await("online again", "a", online)
+	eventually(t, "the device", func() bool { return m.device("a") != nil })
+	if d := m.device("a").GetSpec().GetProperties()[1].GetDesired(); d.GetValue() != "1500" || d.GetMetadata()[MetaCommand] != "" {
+		t.Errorf("told with the device: %v", d)
+	}
+}
+
+// TestCommandNotTaken: a mapper's consent is not the device's. Whether a value that reads
+// zero was acted on is not known; any other value was not taken.
+func TestCommandNotTaken(t *testing.T) {
+	p := newPlant(t, func(x *timing) { x.applied = 400 * time.Millisecond })
+	f := newField()
+	f.deaf["a"] = true
+	m := p.newMapper(f).start(true)
+	p.apply(model(), pump("a"))
+	p.await("reported", "a", reported("speed", "0"))
+	x := p.session("a")
+	o, err := x.Command(t.Context(), 1, "1")
+	if !errors.Is(err, devices.ErrUnreachable) || !o.Written || o.After != "0" {
+		t.Errorf("%+v, %v", o, err)
+	}
+	f.set("a", "speed", "20")
+	p.await("reported", "a", reported("speed", "20"))
+	var no *devices.Rejection
+	if o, err = x.Command(t.Context(), 1, "30"); !errors.As(err, &no) || no.Reason != devices.ReasonReadBack || !o.Written {
+		t.Errorf("%+v, %v", o, err)
+	}
+	if n := m.count("update a"); n != 2 {
+		t.Errorf("two commands were told %d times: %s", n, m.log())
+	}
+}

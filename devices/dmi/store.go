@@ -44,6 +44,8 @@ type told struct {
 	Time int64 `json:"time"`
 	// Confirmed tells that the mapper has reported the value since.
 	Confirmed bool `json:"confirmed,omitempty"`
+	// Command tells that it is one of a command, which is never recorded.
+	Command bool `json:"-"`
 }
 
 func (r record) clone() record {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,31 +14,22 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// Write tells the mapper a value and waits until it reports it. A value that is desired
-// of the property stays with the device: a mapper that starts again gets it with the
-// device. Any other is told once. A desired value that the mapper was told before, and
-// reports now, is not told again.
+// Write tells the mapper a desired value and waits until it reports it. While it is
+// desired it stays with the device: a mapper that starts again gets it with the device.
+// One that the mapper was told before, and reports now, is not told again. One that is
+// no longer desired is told once.
 func (x *session) Write(ctx context.Context, point int, value string) (devices.Outcome, error) {
-	if point < 0 || point >= len(x.points) {
-		return devices.Outcome{}, fmt.Errorf("write %s: no point %d", x.device, point)
-	}
-	select {
-	case <-x.joined:
-	case <-ctx.Done():
-		return devices.Outcome{}, fmt.Errorf("%w: %w", devices.ErrUnreachable, ctx.Err())
+	if err := x.ready(ctx, point); err != nil {
+		return devices.Outcome{}, err
 	}
 	p := x.points[point]
-	last, fresh := x.last(point)
-	var o devices.Outcome
-	if fresh {
-		o.Before = last.reading.Value.String()
-	}
+	last, fresh, o := x.before(point)
 	x.mu.Lock()
 	wish := desired(x.def, p.Name)
 	x.mu.Unlock()
 	now := told{Value: value, Time: time.Now().UnixMilli()}
-	if wish == nil { // a command
-		return x.write(ctx, point, value, attempt{once: map[string]told{p.Name: now}, record: func() error { return nil }, takeBack: func() {}}, o)
+	if wish == nil {
+		return x.write(ctx, point, value, once(p, now), o)
 	}
 	r, _ := x.server.store.device(x.device.String())
 	was, known := r.Told[p.Name]
@@ -65,6 +57,59 @@ func (x *session) Write(ctx context.Context, point int, value string) (devices.O
 		x.confirmed(p.Name)
 	}
 	return o, err
+}
+
+// Command tells the mapper a value once, whatever it reports and whatever is desired of
+// the property, and waits until it reports it. A mapper that took the value and reports
+// zero may have acted on it, or not: nobody knows.
+func (x *session) Command(ctx context.Context, point int, value string) (devices.Outcome, error) {
+	if err := x.ready(ctx, point); err != nil {
+		return devices.Outcome{}, err
+	}
+	p := x.points[point]
+	_, _, o := x.before(point)
+	now := told{Value: value, Time: time.Now().UnixMilli(), Command: true}
+	o, err := x.write(ctx, point, value, once(p, now), o)
+	var no *devices.Rejection
+	if errors.As(err, &no) && no.Reason == devices.ReasonReadBack && zero(o.After) && !zero(value) {
+		err = fmt.Errorf("%w: the mapper took the value and reports %s: whether the device acted on it is not known", devices.ErrUnreachable, o.After)
+	}
+	return o, err
+}
+
+// ready waits until the session is the one of its device.
+func (x *session) ready(ctx context.Context, point int) error {
+	if point < 0 || point >= len(x.points) {
+		return fmt.Errorf("write %s: no point %d", x.device, point)
+	}
+	select {
+	case <-x.joined:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", devices.ErrUnreachable, ctx.Err())
+	}
+}
+
+// before is the last that was reported of a point, whether it tells how the point is now,
+// and an outcome that begins with it.
+func (x *session) before(point int) (last sighting, fresh bool, o devices.Outcome) {
+	last, fresh = x.last(point)
+	if fresh {
+		o.Before = last.reading.Value.String()
+	}
+	return last, fresh, o
+}
+
+// zero reports whether a value in string form is false, or the number zero.
+func zero(value string) bool {
+	f, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+	b, ok := devices.ParseBool(value)
+	return err == nil && f == 0 || ok && !b
+}
+
+// once is how a value is told that does not stay with the device.
+func once(p devices.Point, value told) attempt {
+	return attempt{once: map[string]told{p.Name: value}, record: func() error { return nil }, takeBack: func() {}}
 }
 
 // expires tells a desired value that must not be told late.
@@ -96,7 +141,9 @@ func (x *session) write(ctx context.Context, point int, value string, a attempt,
 	sightings, release := x.watch(point)
 	defer release()
 	told, err := x.tellMapper(ctx, a)
-	o.Written = told
+	if o.Written = told; told {
+		o.Sent = fmt.Sprintf("UpdateDevice %s: %s = %s", x.device, x.points[point].Name, value)
+	}
 	if err != nil {
 		return o, err
 	}

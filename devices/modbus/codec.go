@@ -132,7 +132,11 @@ func (c codec) signed(i int64) (devices.Value, error) {
 	if !c.scale.on || c.typ == v1beta1.BOOLEAN {
 		return c.present(devices.Int(i)), nil
 	}
-	return c.scaled(c.scale.integer(i))
+	f := c.scale.integer(i)
+	if c.typ == v1beta1.INT && math.Abs(f) >= exact {
+		return c.wholly(new(big.Rat).SetInt64(i))
+	}
+	return c.scaled(f)
 }
 
 func (c codec) unsigned(u uint64) (devices.Value, error) {
@@ -142,7 +146,23 @@ func (c codec) unsigned(u uint64) (devices.Value, error) {
 	if !c.scale.on || c.typ == v1beta1.BOOLEAN {
 		return c.present(devices.Uint(u)), nil
 	}
-	return c.scaled(c.scale.rat(new(big.Rat).SetInt(new(big.Int).SetUint64(u))))
+	raw := new(big.Rat).SetInt(new(big.Int).SetUint64(u))
+	if c.typ == v1beta1.INT {
+		return c.wholly(raw)
+	}
+	return c.scaled(c.scale.rat(raw))
+}
+
+// wholly is the whole number nearest to a scaled one that a float may not hold.
+func (c codec) wholly(raw *big.Rat) (devices.Value, error) {
+	switch n := c.scale.whole(raw); {
+	case n.IsInt64():
+		return devices.Int(n.Int64()), nil
+	case n.IsUint64():
+		return devices.Uint(n.Uint64()), nil
+	default:
+		return devices.Value{}, errTooLarge
+	}
 }
 
 func (c codec) scaled(f float64) (devices.Value, error) {

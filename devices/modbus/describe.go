@@ -74,6 +74,12 @@ func Describe(defs ...devices.Definition) ([]Plan, []Finding) {
 			continue
 		}
 		found = append(found, unread(def, s)...)
+		for i := range points {
+			p := def.Points[points[i].index]
+			for _, message := range ambiguous(p, &points[i], s) {
+				found = append(found, Finding{Device: name, Warning: true, Problem: devices.Problem{Property: p.Name, Reason: ReasonAmbiguous, Message: message}})
+			}
+		}
 		for period, of := range (&session{settings: s, points: points}).periods() {
 			k := pollKey{settings: s.polling(), period: period}
 			if pollers[k] == nil {

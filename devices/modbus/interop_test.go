@@ -27,13 +27,17 @@ func TestInteropPymodbusTCP(t *testing.T) {
 	p := newProxy(t, addr)
 	n := functions(p)
 	interop(t, []int{1, 2}, func(unit int) map[string]any { return map[string]any{"ip": p.addr, "port": nil, "slaveID": unit} })
-	if n[22].Load() != 2 {
+	if n[22].Load() != 6 { // of two units: a desired value, and a command twice
 		t.Errorf("%d bits were written with function 22", n[22].Load())
 	}
 	// Another master sees what we have written.
 	out, err := exec.Command("mbpoll", "-m", "tcp", "-p", port, "-a", "1", "-t", "4", "-0", "-r", "20", "-c", "1", "-1", "127.0.0.1").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "4321") {
 		t.Fatalf("mbpoll (Debian package mbpoll): %v\n%s", err, out)
+	}
+	out, err = exec.Command("mbpoll", "-m", "tcp", "-p", port, "-a", "1", "-t", "4", "-0", "-r", "50", "-c", "1", "-1", "127.0.0.1").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "\t425") {
+		t.Fatalf("42.5 in tenths: %v\n%s", err, out)
 	}
 }
 
@@ -88,13 +92,17 @@ func interop(t *testing.T, units []int, config func(int) map[string]any) {
 			prop{name: "beyond", typ: "INT", ro: true, visitor: holding(199), cycle: 50}, prop{name: "outside", typ: "INT", ro: true, visitor: holding(201), cycle: 50},
 			prop{name: "set", typ: "INT", visitor: holding(20), cycle: 50, desired: "4321"}, prop{name: "set32", typ: "FLOAT", visitor: holding(30), cycle: 50, desired: "-2.5"},
 			prop{name: "setco", typ: "BOOLEAN", visitor: visitor("CoilRegister", 10, nil), cycle: 50, desired: "true"},
-			prop{name: "bit", typ: "BOOLEAN", visitor: holding(40, "bit", 15), cycle: 50, desired: "true"})
+			prop{name: "bit", typ: "BOOLEAN", visitor: holding(40, "bit", 15), cycle: 50, desired: "true"},
+			// As KubeEdge's manifests say it: a number of 16 bits in tenths.
+			prop{name: "tenths", typ: "FLOAT", ro: true, visitor: holding(51, "dataType", "float", "limit", 1, "scale", 0.1), cycle: 50},
+			prop{name: "settenths", typ: "FLOAT", visitor: holding(50, "dataType", "float", "limit", 1, "scale", 0.1), cycle: 50, desired: "42.5"})
 	}
 	for _, unit := range units {
 		name, base := names[unit], int64(1000*unit)
 		for property, want := range map[string]string{
 			"hr": devices.Int(base + 7).String(), "ir": devices.Int(base + 140).String(), "co": "true", "di": "false",
 			"beyond": devices.Int(base + 199).String(), "set": "4321", "set32": "-2.5", "setco": "true", "bit": "true",
+			"tenths": devices.Float(float64(base+51) / 10).String(), "settenths": "42.5",
 		} {
 			within(t, 10*time.Second, name+" "+property, func() bool { return r.sink.reported(name, property) == want })
 		}
@@ -102,8 +110,15 @@ func interop(t *testing.T, units []int, config func(int) map[string]any) {
 			tw := r.sink.twin(name, "outside").Reported
 			return tw != nil && tw.Metadata["reason"] == "IllegalAddress"
 		})
-		for _, p := range []string{"set", "set32", "setco", "bit"} {
+		for _, p := range []string{"set", "set32", "setco", "bit", "settenths"} {
 			eventually(t, p, func() bool { return r.sink.ack(name, p) == "applied" })
+		}
+		for _, id := range []string{"first", "again"} { // commands are carried out each time
+			for property, value := range map[string]string{"set": "4321", "set32": "-2.5", "setco": "true", "bit": "true"} {
+				if got := r.command(name, property+id, property, value); got.Ack != devices.Applied || !got.Written || got.Before != value || got.After != value {
+					t.Errorf("%s %s: %+v", name, property, got)
+				}
+			}
 		}
 	}
 }

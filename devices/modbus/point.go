@@ -60,11 +60,15 @@ func (p *point) span() hole { return hole{p.table, p.address, p.end()} }
 //	dataType                 bool, bit, int, int8…int64, uint, uint8…uint64, float, float16…float64,
 //	                         double, bcd, string, bytes, t5 and t6 (a decimal exponent and 24
 //	                         bits, without and with sign), mod10k and umod10k (four digits in
-//	                         each register); absent: from the property's type
-//	signed                   as the device's setting, for this property: without it an INT
-//	                         is unsigned, as KubeEdge's mappers read it, and a FLOAT or
-//	                         DOUBLE in a single register is signed
-//	scale, valueOffset       value = raw·scale + valueOffset; scale 0 or absent: 1
+//	                         each register); absent: from the property's type. Int, float and
+//	                         double are KubeEdge's and name the type of the value: see
+//	                         registerType. Bits have none of these: it is not used there
+//	signed                   as the device's setting, for this property: without it int is
+//	                         unsigned, and so are float and double in a single register, as
+//	                         KubeEdge's drivers read them; a FLOAT or DOUBLE in a single
+//	                         register without a dataType is signed
+//	scale, valueOffset       value = raw·scale + valueOffset; scale 0 or absent: 1. They apply
+//	                         to numbers, also to those of several bits, never to truth values
 //	isSwap                   the two bytes of each register are exchanged
 //	isRegisterSwap           the registers are in reverse order
 //	byteOrder                ABCD, BADC, CDAB, DCBA or eight letters, instead of these two
@@ -138,10 +142,15 @@ func parseTable(s string) (table, bool) {
 func parseBits(r *devices.Reader, typ v1beta1.PropertyType, limit int) (codec, int) {
 	count := max(limit, 1)
 	c := codec{form: formBool, typ: typ}
+	// KubeEdge's manifests say these of every property.
+	r.Has("dataType", "isSwap", "isRegisterSwap")
+	if count > 1 {
+		c.form = formUnsigned
+	}
+	c.scale = readScale(r, c.form, typ)
 	if count == 1 {
 		return c, 1
 	}
-	c.form = formUnsigned
 	if typ == v1beta1.BOOLEAN {
 		r.Fail("limit", "of a truth value is 1")
 	}
@@ -171,10 +180,7 @@ var widths = map[string]struct {
 
 func parseCodec(r *devices.Reader, typ v1beta1.PropertyType, limit int, dev settings) codec {
 	signed := r.Bool(dev.signed, "signed")
-	name := strings.ToLower(r.Text(defaultType(typ, limit, signed || !r.Has("signed")), "dataType"))
-	if !signed && (name == "int" || name == "integer") {
-		name = "uint" // as KubeEdge's mappers read it
-	}
+	name := registerType(strings.ToLower(r.Text(defaultType(typ, limit, signed || !r.Has("signed")), "dataType")), limit, signed)
 	if r.Has("bit") && (!r.Has("dataType") || name == "bool" || name == "boolean") {
 		name = "bit"
 	}
@@ -199,12 +205,47 @@ func parseCodec(r *devices.Reader, typ v1beta1.PropertyType, limit int, dev sett
 	case c.form == formText && typ != v1beta1.STRING:
 		r.Fail("dataType", fmt.Sprintf("string does not give %s", typ))
 	}
-	var ok bool
+	c.scale = readScale(r, c.form, typ)
+	return c
+}
+
+// registerType turns the names that KubeEdge gives to types of values into types of
+// registers: its drivers read an int as an unsigned number, and a float or double in a
+// single register as an unsigned number times scale. Half a float is a float16 only.
+func registerType(name string, limit int, signed bool) string {
+	switch name {
+	case "int", "integer":
+		if !signed {
+			return "uint"
+		}
+	case "float", "double":
+		switch {
+		case limit != 1:
+		case signed:
+			return "int16"
+		default:
+			return "uint16"
+		}
+	}
+	return name
+}
+
+// readScale reads the scale of a number. Truth values have none: where one would change
+// a FLOAT or DOUBLE it is an error, elsewhere it is left out.
+func readScale(r *devices.Reader, f form, typ v1beta1.PropertyType) scale {
 	factor, offset := r.Text("", "scale"), r.Text("", "valueOffset", "bias")
-	if c.scale, ok = newScale(factor, offset); !ok {
+	s, ok := newScale(factor, offset)
+	if !ok {
 		r.Fail("scale, valueOffset", fmt.Sprintf("%q, %q are not numbers", factor, offset))
 	}
-	return c
+	truth := f == formBit || f == formBool
+	if truth && s.on && (typ == v1beta1.FLOAT || typ == v1beta1.DOUBLE) {
+		r.Fail("scale, valueOffset", "do not apply to a truth value, which is 0 or 1")
+	}
+	if truth || typ == v1beta1.BOOLEAN {
+		return scale{}
+	}
+	return s
 }
 
 // defaultType is the data type of a property that does not name one. A FLOAT in a
@@ -251,7 +292,7 @@ func shape(r *devices.Reader, name string, limit int) (form, int) {
 		f = formBCD
 	case "mod10k", "umod10k":
 		f, def = formTenThousands, 2
-	case "float":
+	case "float": // in one register it is none: see registerType
 		f, def = formFloat, 2
 	case "double":
 		f, def = formFloat, 4
@@ -316,7 +357,10 @@ func (p *point) encodeBits(value string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !raw.IsInt() || raw.Sign() < 0 || raw.Num().BitLen() > p.count {
+	if !raw.IsInt() {
+		return nil, notValid("%q is not a multiple of the scale", value)
+	}
+	if raw.Sign() < 0 || raw.Num().BitLen() > p.count {
 		return nil, &devices.Rejection{Reason: devices.ReasonOutOfBounds, Message: fmt.Sprintf("%s does not fit %d bits", value, p.count)}
 	}
 	u := raw.Num().Uint64()

@@ -77,6 +77,14 @@ func (s scale) rat(raw *big.Rat) float64 {
 	return f
 }
 
+// whole is the whole number nearest to the value of a raw number, halves away from zero.
+func (s scale) whole(raw *big.Rat) *big.Int {
+	v := new(big.Rat).Add(new(big.Rat).Mul(raw, s.factor), s.offset)
+	half := big.NewRat(int64(v.Sign()), 2)
+	v.Add(v, half)
+	return new(big.Int).Quo(v.Num(), v.Denom()) // cuts off towards zero
+}
+
 // float is the value of a raw float.
 func (s scale) float(raw float64) float64 {
 	f, _ := s.factor.Float64()

@@ -128,15 +128,17 @@ func (s *session) batch(a answered) devices.Batch {
 
 // Write has a point written before anything is polled on the link.
 func (s *session) Write(ctx context.Context, index int, value string) (devices.Outcome, error) {
-	return s.write(ctx, index, value, prioWrite)
+	return s.write(ctx, index, value, prioWrite, (*unit).write)
 }
 
-// Command is Write, before anything else on the link.
+// Command has a point sent a value before anything else on the link.
 func (s *session) Command(ctx context.Context, index int, value string) (devices.Outcome, error) {
-	return s.write(ctx, index, value, prioCommand)
+	return s.write(ctx, index, value, prioCommand, (*unit).command)
 }
 
-func (s *session) write(ctx context.Context, index int, value string, pr priority) (devices.Outcome, error) {
+// write has a point written by a function of the unit, as one job.
+func (s *session) write(ctx context.Context, index int, value string, pr priority,
+	do func(*unit, *point, string) (devices.Outcome, devices.Value, error)) (devices.Outcome, error) {
 	s.mu.Lock()
 	l, deliver := s.link, s.deliver
 	s.mu.Unlock()
@@ -155,7 +157,8 @@ func (s *session) write(ctx context.Context, index int, value string, pr priorit
 	w := new(wrote)
 	j := &job{ctx: ctx, priority: pr, due: time.Now(), unit: s.settings.unit, settings: s.settings}
 	j.do = func(u *unit) (err error) {
-		w.outcome, w.value, err = u.write(p, value)
+		w.outcome, w.value, err = do(u, p, value)
+		w.outcome.Written, w.outcome.Sent = len(u.sent) > 0, u.told()
 		w.at = u.at
 		return err
 	}

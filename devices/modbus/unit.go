@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/goburrow/modbus"
@@ -25,6 +27,8 @@ type unit struct {
 	peer     *peer
 	// at is the middle of the last transaction.
 	at time.Time
+	// sent is what went out to change the unit, for people to read.
+	sent []string
 }
 
 // call is one transaction. Resend tells that it may be sent twice without harm: it
@@ -167,46 +171,81 @@ func (u *unit) writeRegisters(start int, wire []byte) error {
 	if len(wire) == 2 && u.settings.write != writeMultiple {
 		return u.writeRegister(start, wire)
 	}
-	_, err := u.call(false, func(c modbus.Client) ([]byte, error) {
+	what := fmt.Sprintf("FC 16 %s %d-%d: %s", holdings, start, start+len(wire)/2-1, registerText(wire))
+	return u.change(what, func(c modbus.Client) ([]byte, error) {
 		return c.WriteMultipleRegisters(uint16(start), uint16(len(wire)/2), wire)
 	})
-	return err
 }
 
 func (u *unit) writeRegister(at int, wire []byte) error {
-	_, err := u.call(false, func(c modbus.Client) ([]byte, error) {
+	return u.change(fmt.Sprintf("FC 6 %s %d: %x", holdings, at, wire), func(c modbus.Client) ([]byte, error) {
 		return c.WriteSingleRegister(uint16(at), binary.BigEndian.Uint16(wire))
 	})
-	return err
 }
 
 // maskRegister changes some bits of a register (function 22): the register becomes
 // (register AND and) OR or.
 func (u *unit) maskRegister(at int, and, or uint16) error {
-	_, err := u.call(false, func(c modbus.Client) ([]byte, error) { return c.MaskWriteRegister(uint16(at), and, or) })
-	return err
+	what := fmt.Sprintf("FC 22 %s %d: and %04x or %04x", holdings, at, and, or)
+	return u.change(what, func(c modbus.Client) ([]byte, error) { return c.MaskWriteRegister(uint16(at), and, or) })
 }
 
 // writeBits writes coils with one request: function 5 for a single one, else 15. A
 // unit that knows only function 5 gets one request for each coil.
 func (u *unit) writeBits(start, count int, packed []byte) error {
 	if u.settings.write == writeMultiple || (count > 1 && u.settings.write != writeSingle) {
-		_, err := u.call(false, func(c modbus.Client) ([]byte, error) {
+		what := fmt.Sprintf("FC 15 %s %d-%d: %s", coils, start, start+count-1, digits(packed, 0, count))
+		return u.change(what, func(c modbus.Client) ([]byte, error) {
 			return c.WriteMultipleCoils(uint16(start), uint16(count), packed)
 		})
-		return err
 	}
 	for i := range count {
 		on := uint16(0)
 		if packed[i/8]>>(i%8)&1 == 1 {
 			on = 0xff00
 		}
-		_, err := u.call(false, func(c modbus.Client) ([]byte, error) { return c.WriteSingleCoil(uint16(start+i), on) })
-		if err != nil {
+		what := fmt.Sprintf("FC 5 %s %d: %s", coils, start+i, digits(packed, i, i+1))
+		if err := u.change(what, func(c modbus.Client) ([]byte, error) { return c.WriteSingleCoil(uint16(start+i), on) }); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// change is a transaction that changes the unit. It is never sent twice. What went out is
+// noted, with what became of it where that is not success.
+func (u *unit) change(what string, do func(modbus.Client) ([]byte, error)) error {
+	u.link.wire.posted = false
+	_, err := u.call(false, do)
+	if !u.link.wire.posted {
+		return err
+	}
+	if err != nil {
+		what += " (" + reason(err) + ")"
+	}
+	u.sent = append(u.sent, what)
+	return err
+}
+
+// registerText is the registers of a request in hexadecimal.
+func registerText(wire []byte) string {
+	var b strings.Builder
+	for i := 0; i < len(wire); i += 2 {
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		fmt.Fprintf(&b, "%x", wire[i:i+2])
+	}
+	return b.String()
+}
+
+// digits are packed bits from one to before another, the first one first.
+func digits(packed []byte, from, to int) string {
+	var b strings.Builder
+	for i := from; i < to; i++ {
+		b.WriteByte('0' + packed[i/8]>>(i%8)&1)
+	}
+	return b.String()
 }
 
 func wait(ctx context.Context, d time.Duration) {

@@ -72,7 +72,9 @@ type wire struct {
 	doubtful bool
 	grace    time.Duration
 	heard    bool // anything came in during the last transaction
-	frames   frames
+	// posted tells that something went out since the last change began.
+	posted bool
+	frames frames
 }
 
 // newWire makes the wire of an endpoint, without I/O.
@@ -222,7 +224,9 @@ func (w *wire) post(request []byte, deadline time.Time) error {
 		return w.failed(err)
 	}
 	w.trace(true, request)
-	if _, err := w.conn.Write(request); err != nil {
+	n, err := w.conn.Write(request)
+	w.posted = w.posted || n > 0
+	if err != nil {
 		return w.failed(err)
 	}
 	w.touched = time.Now()

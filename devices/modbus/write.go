@@ -7,35 +7,30 @@ import (
 	"fmt"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// write gives a point a value, as one uninterrupted job: read, compare, write, read
+// write makes a point have a value, as one uninterrupted job: read, compare, write, read
 // back, compare. The comparison is of raw registers, so that rounding cannot fake a
 // difference nor hide one. Now is the value that was read last.
 func (u *unit) write(p *point, value string) (out devices.Outcome, now devices.Value, err error) {
 	if u.settings.broadcasts() {
 		return u.announce(p, value)
 	}
-	var before []byte
-	if p.verify || p.codec.partial() {
-		if before, err = u.readSurely(p); err != nil {
-			return out, now, refused(err, "read before write")
-		}
-		now, out.Before = p.show(before)
-	}
-	want, err := p.encode(value, before)
+	w, now, err := u.prepare(p, value)
+	out.Before = w.shown
 	if err != nil {
 		return out, now, err
 	}
-	if p.verify && p.same(want, before) {
+	if p.verify && p.same(w.want, w.before) {
 		out.After = out.Before
 		return out, now, nil
 	}
 	if err := u.wish.Err(); err != nil { // too late to begin
 		return out, now, fmt.Errorf("%w before the write", err)
 	}
-	now, out.Written = devices.Value{}, true
-	err = u.put(p, want)
+	now = devices.Value{}
+	err = u.put(p, w.want)
 	unanswered := errors.Is(err, errTimeout)
 	if err != nil && (exception(err) != 0 || (errors.Is(err, devices.ErrUnreachable) && !unanswered) || !p.verify) {
 		return out, now, refused(err, "write")
@@ -43,24 +38,49 @@ func (u *unit) write(p *point, value string) (out devices.Outcome, now devices.V
 	// Any other error is an answer that was lost, or an echo that differs: what the
 	// unit has made of the value shows in the register.
 	if !p.verify {
-		_, out.After = p.show(want)
+		_, out.After = p.show(w.want)
 		return out, now, nil
 	}
-	if p.readDelay > 0 {
-		wait(u.ctx, p.readDelay)
-	}
-	after, failed := u.readSurely(p)
+	after, failed := u.readBack(p)
 	if failed != nil {
 		return out, now, fmt.Errorf("%w: read back: %w", devices.ErrUnreachable, failed)
 	}
 	now, out.After = p.show(after)
-	if unanswered && !p.same(want, after) {
+	if unanswered && !p.same(w.want, after) {
 		return out, now, refused(err, "write")
 	}
-	if !p.same(want, after) {
+	if !p.same(w.want, after) {
 		return out, now, &devices.Rejection{Reason: devices.ReasonReadBack, Message: fmt.Sprintf("the device has %q", out.After)}
 	}
 	return out, now, nil
+}
+
+// wanted is what is to be written. Before are the registers as they are, if they were
+// read, and shown their value in string form.
+type wanted struct {
+	want, before []byte
+	shown        string
+}
+
+// prepare reads a point, if it can be read or is a part of a register, and makes the
+// registers of a value.
+func (u *unit) prepare(p *point, value string) (w wanted, now devices.Value, err error) {
+	if p.verify || p.codec.partial() {
+		if w.before, err = u.readSurely(p); err != nil {
+			return w, now, refused(err, "read before write")
+		}
+		now, w.shown = p.show(w.before)
+	}
+	w.want, err = p.encode(value, w.before)
+	return w, now, err
+}
+
+// readBack reads a point after it was written.
+func (u *unit) readBack(p *point) ([]byte, error) {
+	if p.readDelay > 0 {
+		wait(u.ctx, p.readDelay)
+	}
+	return u.readSurely(p)
 }
 
 // readSurely reads a point, again as often as the settings want when nothing was
@@ -86,7 +106,6 @@ func (u *unit) announce(p *point, value string) (out devices.Outcome, now device
 	if err := u.wish.Err(); err != nil { // too late to begin
 		return out, now, fmt.Errorf("%w before the broadcast", err)
 	}
-	out.Written = true
 	if err := u.put(p, want); err != nil {
 		return out, now, fmt.Errorf("broadcast: %w", err)
 	}
@@ -132,14 +151,6 @@ func refused(err error, what string) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// encode makes the registers or packed bits of a value.
-func (p *point) encode(value string, before []byte) ([]byte, error) {
-	if p.table.bits() {
-		return p.encodeBits(value)
-	}
-	return p.codec.encode(value, before)
-}
-
 // decode reads the point out of the data of a request that began at start.
 func (p *point) decode(data []byte, start int) (devices.Value, error) {
 	if p.table.bits() {
@@ -150,7 +161,7 @@ func (p *point) decode(data []byte, start int) (devices.Value, error) {
 }
 
 // same compares the point's own bits in two forms of its registers or packed bits,
-// or, where one number has several forms, the numbers.
+// or, where one value has several forms, as a truth value of a whole register, the values.
 func (p *point) same(want, is []byte) bool {
 	switch {
 	case p.table.bits():
@@ -158,7 +169,7 @@ func (p *point) same(want, is []byte) bool {
 	case p.codec.partial():
 		part := p.codec.part()
 		return binary.BigEndian.Uint16(want)&part == binary.BigEndian.Uint16(is)&part
-	case p.codec.form == formDecimal:
+	case p.codec.form == formDecimal || p.codec.typ == v1beta1.BOOLEAN:
 		a, errA := p.codec.decode(want)
 		b, errB := p.codec.decode(is)
 		return errA == nil && errB == nil && a == b

@@ -1,0 +1,94 @@
+package modbus
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
+)
+
+// ReasonAmbiguous is the reason of a finding about settings that other drivers, or
+// people, read in another way.
+const ReasonAmbiguous = "AmbiguousSetting"
+
+// ambiguous finds the settings of a usable point that may be meant differently. Each
+// finding says how the driver reads them, and what makes the other meaning plain.
+func ambiguous(p devices.Point, pt *point, dev *settings) []string {
+	v := visitorWords(p.Visitor)
+	v.signed = v.signed || dev.signed
+	found := bounds(p, v)
+	if pt.table.bits() {
+		return append(found, bitsAmbiguous(v, pt)...)
+	}
+	return append(found, registersAmbiguous(p.Type, v, pt)...)
+}
+
+// words are settings as a manifest has them.
+type words struct {
+	dataType  string
+	limit     int
+	signed    bool // it is said whether the registers are signed
+	scale     scale
+	swaps     bool // isSwap or isRegisterSwap is true
+	min, max  bool
+	otherText bool // packing is not both
+}
+
+func visitorWords(s devices.Settings) words {
+	r := s.Read()
+	v := words{
+		dataType: strings.ToLower(r.Text("", "dataType")), limit: int(r.Int(0, 0, 2000, "limit", "count", "quantity")),
+		signed: r.Has("signed"), min: r.Has("min"), max: r.Has("max"), otherText: r.Text("both", "packing") != "both",
+	}
+	v.swaps = r.Bool(false, "isSwap") || r.Bool(false, "isRegisterSwap")
+	v.scale, _ = newScale(r.Text("", "scale"), r.Text("", "valueOffset", "bias"))
+	return v
+}
+
+// fractional reports whether whole raw numbers can have values that are not whole.
+func (s scale) fractional() bool { return s.on && (!s.factor.IsInt() || !s.offset.IsInt()) }
+
+func bounds(p devices.Point, v words) (found []string) {
+	if p.Writable && (v.min && p.Minimum == "" || v.max && p.Maximum == "") {
+		found = append(found, "min and max bound nothing, here as in KubeEdge's drivers: say minimum and maximum in the model")
+	}
+	return found
+}
+
+func bitsAmbiguous(v words, pt *point) (found []string) {
+	if pt.count == 1 && v.scale.on {
+		found = append(found, "scale and valueOffset change no truth value")
+	}
+	if pt.count > 8 && v.swaps {
+		found = append(found, "isSwap and isRegisterSwap change nothing: the first bit is the lowest of the number")
+	}
+	return found
+}
+
+func registersAmbiguous(typ v1beta1.PropertyType, v words, pt *point) (found []string) {
+	number := typ == v1beta1.FLOAT || typ == v1beta1.DOUBLE
+	value := v.dataType == "float" || v.dataType == "double"
+	switch {
+	case value && v.limit == 1 && !v.signed:
+		found = append(found, fmt.Sprintf("%s with limit 1 is an unsigned 16-bit number times scale, as in KubeEdge's drivers: uint16, int16 or float16 are plain", v.dataType))
+	case v.dataType == "" && number && v.limit == 1 && !v.signed:
+		found = append(found, "without dataType a single register is a signed 16-bit number times scale: int16, uint16 or float16 are plain")
+	case (v.dataType == "int" || v.dataType == "integer") && number && !v.signed:
+		found = append(found, "int is an unsigned whole number, times scale: uint16 to uint64, int16 to int64 or float32 and float64 are plain")
+	case (value || v.dataType == "" && number) && v.limit == 0 && v.scale.on:
+		found = append(found, fmt.Sprintf("without limit it is a float of %d registers: say limit 1 for a scaled number in one, or float32 or float64", pt.count))
+	case v.dataType == "double" && v.limit == 2, v.dataType == "float" && v.limit == 4:
+		found = append(found, fmt.Sprintf("%s with limit %d is a float%d: the registers decide", v.dataType, v.limit, 16*v.limit))
+	case pt.codec.form == formText && pt.count == 1 && !v.otherText:
+		found = append(found, "a string in one register is two characters: the number in it as a text is uint16")
+	}
+	truth := pt.codec.form == formBit || pt.codec.form == formBool || typ == v1beta1.BOOLEAN
+	switch {
+	case truth && v.scale.on:
+		found = append(found, "scale and valueOffset change no truth value")
+	case typ == v1beta1.INT && (v.scale.fractional() || pt.codec.form == formFloat || pt.codec.form == formDecimal):
+		found = append(found, "an INT is rounded to a whole number: type FLOAT or DOUBLE keeps the fraction")
+	}
+	return found
+}
