@@ -80,6 +80,8 @@ func registersAmbiguous(typ v1beta1.PropertyType, v words, pt *point) (found []s
 		found = append(found, fmt.Sprintf("without limit it is a float of %d registers: say limit 1 for a scaled number in one, or float32 or float64", pt.count))
 	case v.dataType == "double" && v.limit == 2, v.dataType == "float" && v.limit == 4:
 		found = append(found, fmt.Sprintf("%s with limit %d is a float%d: the registers decide", v.dataType, v.limit, 16*v.limit))
+	case v.dataType == "long":
+		found = append(found, "long has 64 bits: int32 or int64 are plain")
 	case pt.codec.form == formText && pt.count == 1 && !v.otherText:
 		found = append(found, "a string in one register is two characters: the number in it as a text is uint16")
 	}

@@ -257,7 +257,7 @@ func (c codec) encode(value string, before []byte) ([]byte, error) {
 // raw is the number that shall be in the registers.
 func (c codec) raw(value string) (*big.Rat, error) {
 	if c.typ == v1beta1.BOOLEAN || c.form == formBit || c.form == formBool {
-		b, ok := devices.ParseBool(value)
+		b, ok := truth(value)
 		if !ok {
 			return nil, notValid("%q is not true or false", value)
 		}

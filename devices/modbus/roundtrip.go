@@ -43,8 +43,8 @@ func (c codec) shows(want string, v devices.Value) bool {
 	case c.form == formBytes:
 		return strings.EqualFold(got, want)
 	case c.typ == v1beta1.BOOLEAN || c.form == formBit || c.form == formBool:
-		a, okA := devices.ParseBool(want)
-		b, okB := devices.ParseBool(got)
+		a, okA := truth(want)
+		b, okB := truth(got)
 		return okA && okB && a == b
 	}
 	a, okA := decimal(want)
@@ -60,4 +60,17 @@ func (c codec) shows(want string, v devices.Value) bool {
 	f, _ := a.Float64()
 	g, _ := b.Float64()
 	return f == g || (c.form == formFloat && a.Sign() == b.Sign())
+}
+
+// truth reads a truth value, or a number that is 0 or 1.
+func truth(s string) (value, ok bool) {
+	if b, ok := devices.ParseBool(s); ok {
+		return b, true
+	}
+	n, ok := decimal(strings.TrimSpace(s))
+	if !ok || !n.IsInt() || !n.Num().IsInt64() {
+		return false, false
+	}
+	i := n.Num().Int64()
+	return i == 1, s != "" && (i == 0 || i == 1)
 }

@@ -67,7 +67,7 @@ type wanted struct {
 func (u *unit) prepare(p *point, value string) (w wanted, now devices.Value, err error) {
 	if p.verify || p.codec.partial() {
 		if w.before, err = u.readSurely(p); err != nil {
-			return w, now, refused(err, "read before write")
+			return w, now, refused(err, "read before write (readBack: false writes without)")
 		}
 		now, w.shown = p.show(w.before)
 	}
