@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,15 +12,16 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/petiole-io/petiole/internal/lab"
+	"github.com/petiole-io/petiole/internal/lab/host"
 )
 
 func up() *cobra.Command {
 	return &cobra.Command{
 		Use: "up", Short: "Start everything that does not run, and wait until it does its work", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return locked(true, func(l *lab.Lab) error {
+			return locked(cmd.Context(), true, func(l *lab.Lab) error {
 				if err := l.Up(cmd.Context()); err != nil {
-					return err
+					return advise(err)
 				}
 				l.Hints()
 				return nil
@@ -28,12 +30,21 @@ func up() *cobra.Command {
 	}
 }
 
+// advise adds what to do. A machine that cannot run the lab needs something else, which
+// the error says.
+func advise(err error) error {
+	if errors.Is(err, host.ErrUnfit) {
+		return err
+	}
+	return fmt.Errorf("%w\n\n%s", err, lab.Advice)
+}
+
 func down() *cobra.Command {
 	var purge bool
 	cmd := &cobra.Command{
 		Use: "down", Short: "Stop everything; the files stay", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			return locked(true, func(l *lab.Lab) error { return l.Down(purge) })
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return locked(cmd.Context(), true, func(l *lab.Lab) error { return l.Down(purge) })
 		},
 	}
 	cmd.Flags().BoolVar(&purge, "purge", false, "remove the files too: the next start is a first one")
@@ -72,12 +83,12 @@ func restart() *cobra.Command {
 }
 
 // locked opens the lab as root and runs while other commands keep away.
-func locked(exclusive bool, run func(*lab.Lab) error) (err error) {
+func locked(ctx context.Context, exclusive bool, run func(*lab.Lab) error) (err error) {
 	l, err := openAsRoot()
 	if err != nil {
 		return err
 	}
-	release, err := l.Lock(exclusive)
+	release, err := l.Lock(ctx, exclusive)
 	if err != nil {
 		return err
 	}
@@ -88,13 +99,14 @@ func locked(exclusive bool, run func(*lab.Lab) error) (err error) {
 // onSite opens the lab for a command with one argument.
 func onSite(run func(*cobra.Command, *lab.Lab, string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		return locked(false, func(l *lab.Lab) error { return run(cmd, l, args[0]) })
+		return locked(cmd.Context(), false, func(l *lab.Lab) error { return run(cmd, l, args[0]) })
 	}
 }
 
 func status() *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "Show what runs, the links, and what is pending", Args: cobra.NoArgs,
+		Long: "Show what runs, the links, and what is pending.\n\nThe exit code is 0 when every part does its work, 1 when some do, 3 when nothing runs.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := open()
 			if err != nil {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,21 +19,36 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/host"
 )
 
-// exitUnfit is the exit code when the machine or the caller cannot run the lab.
-const exitUnfit = 2
+// Exit codes besides 0 and 1.
+const (
+	exitUnfit       = 2   // the machine or the caller cannot run the lab
+	exitNotUp       = 3   // nothing runs, as for an init script's status (LSB)
+	exitInterrupted = 130 // as shells say of SIGINT
+)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A second Ctrl-C ends at once; one that reaches the group and the process is one.
+	context.AfterFunc(ctx, func() { time.AfterFunc(time.Second, stop) })
 	err := root().ExecuteContext(ctx)
 	stop()
 	if err == nil {
 		return
 	}
 	fmt.Fprintln(os.Stderr, "lab:", err)
-	if errors.Is(err, host.ErrUnfit) {
-		os.Exit(exitUnfit)
+	os.Exit(exitCode(err))
+}
+
+func exitCode(err error) int {
+	switch {
+	case errors.Is(err, host.ErrUnfit):
+		return exitUnfit
+	case errors.Is(err, lab.ErrNotUp):
+		return exitNotUp
+	case errors.Is(err, context.Canceled):
+		return exitInterrupted
 	}
-	os.Exit(1)
+	return 1
 }
 
 func root() *cobra.Command {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +19,9 @@ const stopGrace = 15 * time.Second
 // in the lab's folder stay, and the next Up goes on with them, unless purge is set: then
 // all go but the built programs. It goes on after an error, and returns all of them.
 func (l *Lab) Down(purge bool) error {
+	if err := l.adopt(); err != nil {
+		return err
+	}
 	var errs []error
 	note := func(err error) { errs = append(errs, err) }
 	for _, s := range l.sites() {
@@ -68,6 +70,9 @@ func (l *Lab) Reboot(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	if err := l.adopt(); err != nil {
+		return err
+	}
 	for _, d := range []string{"leaf-" + name, "crio-" + name} {
 		if err := l.daemons.Kill(d); err != nil {
 			return err
@@ -89,7 +94,9 @@ func (l *Lab) Reboot(ctx context.Context, name string) error {
 	if err := l.prepareSite(s); err != nil {
 		return fmt.Errorf("prepare %s: %w", name, err)
 	}
-	if err := l.startRuntime(ctx, s); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	if err := errors.Join(l.startRuntime(ctx, s)); err != nil {
 		return err
 	}
 	if err := l.startLeaf(ctx, s); err != nil {
@@ -107,24 +114,13 @@ func (l *Lab) Restart(name string) error {
 	if err != nil {
 		return err
 	}
+	if err := l.adopt(); err != nil {
+		return err
+	}
 	if err := l.daemons.Kill(name); err != nil {
 		return err
 	}
 	return l.start(p)
-}
-
-func (l *Lab) part(name string) (part, error) {
-	if slices.Contains([]string{partRegistry, partControlPlane, partHub, partBridge}, name) {
-		return l.centralPart(name), nil
-	}
-	for _, s := range l.sites() {
-		for _, p := range []part{l.crioPart(s), l.modbusPart(s), l.leafPart(s)} {
-			if p.Name == name {
-				return p, nil
-			}
-		}
-	}
-	return part{}, fmt.Errorf("no part is named %q; lab status lists them", name)
 }
 
 // purge removes the files, but not the programs.

@@ -24,3 +24,10 @@ Try next:
   go tool task lab:heal SITE=plant-a
 `, env)
 }
+
+// Advice is what to do after a start that failed or was interrupted.
+const Advice = `What to do:
+  go tool task lab           goes on: it starts what does not run, and keeps all data
+  go tool task lab:status    shows each part, and why one does not do its work
+  go tool task lab:down      stops everything; PURGE=1 also removes the data below .lab,
+                             which helps when files there are damaged`

@@ -47,6 +47,8 @@ type Lab struct {
 	daemons daemon.Set
 	// wrapRunc is whether containers need ociwrap here.
 	wrapRunc bool
+	// lock is the file that commands of labs on this machine hold.
+	lock string
 }
 
 // Open returns the lab of the repository that holds folder from, or one of its parents.
@@ -62,7 +64,7 @@ func Open(from string, p Printer) (*Lab, error) {
 	}
 	dir := filepath.Join(root, ".lab")
 	return &Lab{
-		root: root, dir: dir, out: newProgress(p.Out), wrapRunc: wrap,
+		root: root, dir: dir, out: newProgress(p.Out), wrapRunc: wrap, lock: lockFile,
 		net:     network.Network{Device: "petiole0", Prefix: netip.MustParsePrefix("10.98.0.0/24")},
 		daemons: daemon.Set{RunDir: filepath.Join(dir, "run"), LogDir: filepath.Join(dir, "log")},
 	}, nil

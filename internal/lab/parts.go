@@ -2,22 +2,21 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/petiole-io/petiole/internal/lab/daemon"
-	"github.com/petiole-io/petiole/internal/lab/host"
+	"github.com/petiole-io/petiole/internal/lab/registry"
 )
 
 // part is a daemon and how one sees that it does its work.
 type part struct {
 	daemon.Daemon
-	// probe is one look; nil when a running process is all there is to see.
+	// probe is one look at whether the part does its work.
 	probe func(ctx context.Context) error
 }
 
@@ -32,9 +31,9 @@ const (
 func (l *Lab) centralPart(name string) part {
 	switch name {
 	case partRegistry:
-		return part{l.self(name, "registry"), httpProbe("http://" + ImagesAddress + "/v2/")}
+		return part{l.self(name, "registry"), func(ctx context.Context) error { return registry.Probe(ctx, ImagesAddress) }}
 	case partControlPlane:
-		return part{l.self(name, "controlplane"), nil}
+		return part{l.self(name, "controlplane"), l.controlPlaneProbe}
 	case partHub:
 		return part{
 			daemon.Daemon{Name: name, Path: l.bin("nats-server"), Args: []string{"-c", l.hubConf()}},
@@ -103,23 +102,58 @@ func httpProbe(url string) func(context.Context) error {
 	}
 }
 
-// start runs the part, unless it runs already. One whose program was built anew is
-// restarted, so that a test never meets an older build.
-func (l *Lab) start(p part) error {
-	if _, err := os.Stat(p.Path); err != nil {
-		return fmt.Errorf("start %s: %w (run `go tool task build`)", p.Name, err)
+// parts are all daemons of the lab, in the order in which they are shown.
+func (l *Lab) parts() []part {
+	var all []part
+	for _, name := range []string{partControlPlane, partHub, partBridge, partRegistry} {
+		all = append(all, l.centralPart(name))
 	}
-	if l.daemons.Stale(p.Name) {
-		l.out.say("%s is of an older build", p.Name)
-		if err := l.daemons.Stop(p.Name, stopGrace); err != nil {
+	for _, s := range l.sites() {
+		all = append(all, l.crioPart(s), l.leafPart(s), l.modbusPart(s))
+	}
+	return all
+}
+
+func (l *Lab) part(name string) (part, error) {
+	for _, p := range l.parts() {
+		if p.Name == name {
+			return p, nil
+		}
+	}
+	return part{}, fmt.Errorf("no part is named %q; lab status lists them", name)
+}
+
+// adopt finds the daemons that run without a record.
+func (l *Lab) adopt() error {
+	for _, p := range l.parts() {
+		if _, err := l.daemons.Adopt(p.Daemon); err != nil {
 			return err
 		}
 	}
-	started, err := l.daemons.Start(p.Daemon)
-	if err != nil {
-		return err
+	return nil
+}
+
+// start runs the part, unless it runs already. One whose program was built again, or
+// which another version of the lab started, is restarted, so that a test never meets an
+// older build.
+func (l *Lab) start(p part) error {
+	if _, err := os.Stat(p.Path); err != nil {
+		return &PartError{Part: p.Name, Err: fmt.Errorf("not started: %w (`go tool task build` builds it)", err)}
 	}
-	if started {
+	if l.daemons.Stale(p.Daemon) {
+		l.out.say("%s is of an older build", p.Name)
+		if err := l.daemons.Stop(p.Name, stopGrace); err != nil {
+			return &PartError{Part: p.Name, Err: err}
+		}
+	}
+	again := l.daemons.Ended(p.Name)
+	started, err := l.daemons.Start(p.Daemon)
+	switch {
+	case err != nil:
+		return &PartError{Part: p.Name, Err: err}
+	case started && again:
+		l.out.say("%s had ended, started again", p.Name)
+	case started:
 		l.out.say("%s started", p.Name)
 	}
 	return nil
@@ -128,16 +162,18 @@ func (l *Lab) start(p part) error {
 // await blocks until the part's probe succeeds. A part that ends meanwhile is an error
 // with the end of its log.
 func (l *Lab) await(ctx context.Context, p part) error {
-	return l.awaitCondition(ctx, p.Name, p.probe)
+	return l.awaitCondition(ctx, p.probe, p.Name)
 }
 
-func (l *Lab) awaitCondition(ctx context.Context, name string, probe func(context.Context) error) error {
+// awaitCondition blocks until probe succeeds. It fails when one of the parts ends, and
+// when ctx does: then with the last answer of probe and the complaints of the parts, of
+// which the first is at fault.
+func (l *Lab) awaitCondition(ctx context.Context, probe func(context.Context) error, parts ...string) error {
 	for {
-		if _, running := l.daemons.PID(name); !running {
-			return fmt.Errorf("%s ended; the end of %s:\n%s", name, l.daemons.LogFile(name), tail(l.daemons.LogFile(name), 15))
-		}
-		if probe == nil {
-			return nil
+		for _, name := range parts {
+			if _, running := l.daemons.PID(name); !running {
+				return l.ended(name)
+			}
 		}
 		look, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := probe(look)
@@ -147,42 +183,11 @@ func (l *Lab) awaitCondition(ctx context.Context, name string, probe func(contex
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("await %s: %w (last look: %w); see %s", name, ctx.Err(), err, l.daemons.LogFile(name))
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return fmt.Errorf("await %s: %w", parts[0], ctx.Err())
+			}
+			return l.idle(fmt.Errorf("runs, and does not do its work within %v: %w", readyTimeout, err), parts...)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-}
-
-// checkPorts reports the addresses of the host that something else occupies, before
-// anything is started.
-func (l *Lab) checkPorts() error {
-	var taken []string
-	for address, owner := range map[string]string{
-		hubClients: partHub, hubMonitor: partHub,
-		fmt.Sprintf("127.0.0.1:%d", APIPort): partControlPlane, fmt.Sprintf("127.0.0.1:%d", EtcdPort): partControlPlane,
-		fmt.Sprintf("127.0.0.1:%d", EtcdPeerPort): partControlPlane,
-	} {
-		if _, running := l.daemons.PID(owner); running {
-			continue
-		}
-		listener, err := net.Listen("tcp", address)
-		if err != nil {
-			taken = append(taken, fmt.Sprintf("%s (for the %s): %v", address, owner, err))
-			continue
-		}
-		listener.Close()
-	}
-	if len(taken) > 0 {
-		return fmt.Errorf("%w; something else listens at:\n  - %s", host.ErrUnfit, strings.Join(taken, "\n  - "))
-	}
-	return nil
-}
-
-func tail(path string, lines int) string {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return err.Error()
-	}
-	all := strings.Split(strings.TrimRight(string(data), "\n"), "\n")
-	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -15,25 +18,40 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/cluster"
 )
 
-// ErrNotUp reports that a part of the lab does not run.
-var ErrNotUp = errors.New("the lab is not up")
+var (
+	// ErrNotUp reports that no part of the lab runs.
+	ErrNotUp = errors.New("the lab is not up")
+	// ErrPartlyUp reports that some parts of the lab do their work and some do not.
+	ErrPartlyUp = errors.New("the lab is partly up")
+)
 
-// Status writes what runs, the state of each link, and what is pending for each site.
-// It returns ErrNotUp when a part does not run.
+// partState is what Status finds of a part.
+type partState struct {
+	name string
+	pid  int
+	// state is a word for the table; fault says more when the part does not do its work.
+	state, fault string
+	log          LogEnd
+}
+
+// Status writes what runs, the state of each link, and what is pending for each site; of
+// parts that do not do their work, why. It returns ErrNotUp when nothing runs, ErrPartlyUp
+// when a part does not do its work.
 func (l *Lab) Status(ctx context.Context, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
+	if command, held := l.busy(); held {
+		fmt.Fprintf(out, "Another lab command is at work: %s\n\n", command)
+	}
+	states := l.partStates(ctx)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "PART\tPID\tLOG")
-	up := true
-	for _, name := range l.partNames() {
-		pid, running := l.daemons.PID(name)
-		if !running {
-			up = false
-			fmt.Fprintf(w, "%s\t-\t%s\n", name, l.daemons.LogFile(name))
-			continue
+	fmt.Fprintln(w, "PART\tPID\tSTATE\tLOG")
+	for _, s := range states {
+		pid := "-"
+		if s.pid != 0 {
+			pid = fmt.Sprint(s.pid)
 		}
-		fmt.Fprintf(w, "%s\t%d\t%s\n", name, pid, l.daemons.LogFile(name))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.name, pid, s.state, l.daemons.LogFile(s.name))
 	}
 	nodes := l.nodeStates(ctx)
 	pending, pendingErr := l.backlogs(ctx)
@@ -51,18 +69,84 @@ func (l *Lab) Status(ctx context.Context, out io.Writer) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	if !up {
-		return ErrNotUp
-	}
-	return nil
+	writeFaults(out, states)
+	return verdict(states)
 }
 
-func (l *Lab) partNames() []string {
-	names := []string{partControlPlane, partHub, partBridge, partRegistry}
-	for _, s := range l.sites() {
-		names = append(names, l.crioPart(s).Name, l.leafPart(s).Name, l.modbusPart(s).Name)
+// partStates looks at every part at once.
+func (l *Lab) partStates(ctx context.Context) []partState {
+	parts := l.parts()
+	states := make([]partState, len(parts))
+	var wg sync.WaitGroup
+	for i, p := range parts {
+		wg.Go(func() { states[i] = l.partState(ctx, p) })
 	}
-	return names
+	wg.Wait()
+	return states
+}
+
+func (l *Lab) partState(ctx context.Context, p part) partState {
+	s := partState{name: p.Name}
+	if os.Geteuid() == 0 { // others cannot write the record that is missing
+		if _, err := l.daemons.Adopt(p.Daemon); err != nil {
+			s.state, s.fault = "unknown", err.Error()
+			return s
+		}
+	}
+	pid, running := l.daemons.PID(p.Name)
+	switch {
+	case !running && l.daemons.Ended(p.Name):
+		s.state, s.fault, s.log = "ended", errEnded.Error(), l.logEnd(p.Name, lastLines)
+		return s
+	case !running:
+		s.state = "not started"
+		return s
+	}
+	s.pid, s.state = pid, "runs"
+	if os.Geteuid() != 0 { // keys and namespaces are root's
+		return s
+	}
+	look, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	if err := p.probe(look); err != nil {
+		s.state, s.fault, s.log = "not ready", err.Error(), l.logEnd(p.Name, complaints)
+		return s
+	}
+	s.state = "ready"
+	return s
+}
+
+// writeFaults says why parts do not do their work.
+func writeFaults(out io.Writer, states []partState) {
+	for _, s := range states {
+		if s.fault != "" {
+			fmt.Fprintf(out, "\n%v\n", &PartError{Part: s.name, Err: errors.New(s.fault), Logs: []LogEnd{s.log}})
+		}
+	}
+}
+
+// verdict sums up. That parts were not started needs an explanation only beside parts that
+// were.
+func verdict(states []partState) error {
+	var bad []string
+	stopped := 0
+	for _, s := range states {
+		switch s.state {
+		case "ready", "runs":
+			continue
+		case "not started":
+			stopped++
+		}
+		bad = append(bad, fmt.Sprintf("%s (%s)", s.name, s.state))
+	}
+	const again = "`go tool task lab` starts what does not run"
+	switch {
+	case len(bad) == 0:
+		return nil
+	case stopped == len(states):
+		return fmt.Errorf("%w: nothing runs; %s", ErrNotUp, again)
+	}
+	return fmt.Errorf("%w: %d of %d parts do their work; these do not: %s; %s", ErrPartlyUp, len(states)-len(bad), len(states), strings.Join(bad, ", "), again)
 }
 
 // nodeStates answers with the Ready condition of a node, or why it is not known.

@@ -5,12 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/petiole-io/petiole/internal/lab/cluster"
 	"github.com/petiole-io/petiole/internal/lab/host"
@@ -21,9 +17,14 @@ import (
 const readyTimeout = 3 * time.Minute
 
 // Up starts what does not run and returns when all of it does its work: the API server
-// answers, and the nodes of every site whose link is up are Ready.
+// answers and accepts the samples, and the nodes of every site whose link is up are
+// Ready. A part that fails does not keep those from starting that do not need it; the
+// StartError names all that failed. It can be called again after any end.
 func (l *Lab) Up(ctx context.Context) error {
 	if err := host.Check(); err != nil {
+		return err
+	}
+	if err := l.adopt(); err != nil {
 		return err
 	}
 	if err := l.checkPorts(); err != nil {
@@ -37,27 +38,51 @@ func (l *Lab) Up(ctx context.Context) error {
 	if err := l.prepare(); err != nil {
 		return err
 	}
-	group, groupCtx := errgroup.WithContext(ctx)
-	group.Go(func() error { return l.upCentre(groupCtx) })
-	for _, s := range l.sites() {
-		group.Go(func() error {
-			if err := l.net.Join(s.Site); err != nil {
-				return err
-			}
-			return l.startRuntime(groupCtx, s)
-		})
+	failed := failures{l: l}
+	var wg sync.WaitGroup
+	var centre bool
+	wg.Go(func() { centre = failed.note(l.upCentre(ctx)) })
+	sites := l.sites()
+	runtimes := make([]bool, len(sites))
+	for i, s := range sites {
+		wg.Go(func() { runtimes[i] = l.upRuntime(ctx, s, &failed) })
 	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
+	wg.Wait()
 	// Leaves come last: one that asks for its consumer before the bridge has made it
 	// is answered no, and nats-server then waits up to a minute before it asks again.
-	for _, s := range l.sites() {
-		if err := l.startLeaf(ctx, s); err != nil {
-			return err
+	if centre {
+		for i, s := range sites {
+			if runtimes[i] {
+				wg.Go(func() { failed.note(l.upNode(ctx, s)) })
+			}
 		}
+		wg.Wait()
+		failed.note(l.awaitSamples(ctx))
 	}
-	return l.awaitNodes(ctx)
+	return failed.result(ctx)
+}
+
+// upRuntime reports whether the site has what its leaf needs. A Modbus slave that fails
+// concerns the devices alone.
+func (l *Lab) upRuntime(ctx context.Context, s site, failed *failures) bool {
+	if !failed.note(l.net.Join(s.Site)) {
+		return false
+	}
+	modbus, crio := l.startRuntime(ctx, s)
+	failed.note(modbus)
+	return failed.note(crio)
+}
+
+// upNode starts the leaf, and waits for the node if the site is not cut off.
+func (l *Lab) upNode(ctx context.Context, s site) error {
+	if err := l.startLeaf(ctx, s); err != nil {
+		return err
+	}
+	if state := l.net.State(s.Site); state != network.Up {
+		l.out.say("%s: not waiting for its node, the link is %s", s.Name, state)
+		return nil
+	}
+	return l.awaitNode(ctx, s)
 }
 
 func (l *Lab) upCentre(ctx context.Context) error {
@@ -71,11 +96,10 @@ func (l *Lab) upCentre(ctx context.Context) error {
 			return err
 		}
 	}
-	cfg, err := cluster.Config(l.Kubeconfig())
-	if err != nil {
+	if err := l.await(ctx, l.centralPart(partControlPlane)); err != nil {
 		return err
 	}
-	err = l.awaitCondition(ctx, partControlPlane, func(ctx context.Context) error { return cluster.AwaitReady(ctx, cfg) })
+	cfg, err := cluster.Config(l.Kubeconfig())
 	if err != nil {
 		return err
 	}
@@ -100,23 +124,28 @@ func (l *Lab) upCentre(ctx context.Context) error {
 	return l.await(ctx, bridge)
 }
 
-// startRuntime starts what the site's leaf needs.
-func (l *Lab) startRuntime(ctx context.Context, s site) error {
+// controlPlaneProbe needs the credentials, which are there once the part is started.
+func (l *Lab) controlPlaneProbe(ctx context.Context) error {
+	cfg, err := cluster.Config(l.Kubeconfig())
+	if err != nil {
+		return err
+	}
+	return cluster.AwaitReady(ctx, cfg)
+}
+
+// startRuntime starts what the site's leaf needs: CRI-O, and the slave of its devices.
+func (l *Lab) startRuntime(ctx context.Context, s site) (modbus, crio error) {
 	if err := os.MkdirAll(s.crio.RunDir, 0o711); err != nil {
-		return fmt.Errorf("make run directory: %w", err)
+		return nil, fmt.Errorf("make run directory: %w", err)
 	}
-	parts := []part{l.crioPart(s), l.modbusPart(s)}
-	for _, p := range parts {
-		if err := l.start(p); err != nil {
-			return err
-		}
+	crio, modbus = l.start(l.crioPart(s)), l.start(l.modbusPart(s))
+	if crio == nil {
+		crio = l.await(ctx, l.crioPart(s))
 	}
-	for _, p := range parts {
-		if err := l.await(ctx, p); err != nil {
-			return err
-		}
+	if modbus == nil {
+		modbus = l.await(ctx, l.modbusPart(s))
 	}
-	return nil
+	return modbus, crio
 }
 
 func (l *Lab) startLeaf(ctx context.Context, s site) error {
@@ -126,43 +155,30 @@ func (l *Lab) startLeaf(ctx context.Context, s site) error {
 	return l.await(ctx, l.leafPart(s))
 }
 
-func (l *Lab) awaitNodes(ctx context.Context) error {
+// samplesTimeout is how long the API server may take to serve what was applied to it.
+const samplesTimeout = 20 * time.Second
+
+// awaitSamples blocks until the API server would accept what a newcomer applies first.
+func (l *Lab) awaitSamples(ctx context.Context) error {
 	cfg, err := cluster.Config(l.Kubeconfig())
 	if err != nil {
 		return err
 	}
-	client, err := kubernetes.NewForConfig(cfg)
+	applier, err := cluster.NewApplier(cfg)
 	if err != nil {
-		return fmt.Errorf("make client: %w", err)
+		return err
 	}
-	for _, s := range l.sites() {
-		if state := l.net.State(s.Site); state != network.Up {
-			l.out.say("%s: not waiting for its node, the link is %s", s.Name, state)
-			continue
+	ctx, cancel := context.WithTimeout(ctx, samplesTimeout)
+	defer cancel()
+	for {
+		err := applier.Check(ctx, filepath.Join(l.root, "deploy/lab/samples"))
+		if err == nil {
+			return nil
 		}
-		err := l.awaitCondition(ctx, "leaf-"+s.Name, func(ctx context.Context) error {
-			node, err := client.CoreV1().Nodes().Get(ctx, s.node(), metav1.GetOptions{})
-			if err != nil {
-				return err
-			}
-			return nodeReady(node)
-		})
-		if err != nil {
-			return err
-		}
-		l.out.say("node %s is Ready", s.node())
-	}
-	return nil
-}
-
-func nodeReady(node *corev1.Node) error {
-	for _, c := range node.Status.Conditions {
-		if c.Type == corev1.NodeReady {
-			if c.Status == corev1.ConditionTrue {
-				return nil
-			}
-			return fmt.Errorf("node %s is not ready: %s: %s", node.Name, c.Reason, c.Message)
+		select {
+		case <-ctx.Done():
+			return l.idle(fmt.Errorf("the API server does not accept the samples: %w", err), partControlPlane)
+		case <-time.After(200 * time.Millisecond):
 		}
 	}
-	return fmt.Errorf("node %s has no Ready condition yet", node.Name)
 }

@@ -70,6 +70,33 @@ func (a *Applier) Apply(ctx context.Context, paths ...string) (int, error) {
 	return n, nil
 }
 
+// Check reports whether the API server would accept the files now, admission included. It
+// changes nothing and does not wait.
+func (a *Applier) Check(ctx context.Context, path string) error {
+	a.mapper.Reset()
+	files, err := manifests(path)
+	if err != nil {
+		return fmt.Errorf("find manifests: %w", err)
+	}
+	for _, f := range files {
+		objects, err := decodeFile(f)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", f, err)
+		}
+		for _, o := range objects {
+			mapping, err := a.mapper.RESTMapping(o.GroupVersionKind().GroupKind(), o.GroupVersionKind().Version)
+			if err != nil {
+				return fmt.Errorf("%s of %s: %w", o.GetName(), f, err)
+			}
+			opts := metav1.ApplyOptions{FieldManager: fieldManager, Force: true, DryRun: []string{metav1.DryRunAll}}
+			if _, err := a.scoped(mapping, o).Apply(ctx, o.GetName(), o, opts); err != nil {
+				return fmt.Errorf("%s of %s: %w", o.GetName(), f, err)
+			}
+		}
+	}
+	return nil
+}
+
 func (a *Applier) applyObject(ctx context.Context, o *unstructured.Unstructured) error {
 	client, err := a.resource(ctx, o)
 	if err != nil {
@@ -107,15 +134,20 @@ func (a *Applier) resource(ctx context.Context, o *unstructured.Unstructured) (d
 	if err != nil {
 		return nil, fmt.Errorf("find the resource of %s: %w", gvk, err)
 	}
+	return a.scoped(mapping, o), nil
+}
+
+// scoped is the client for the object's resource, in the object's namespace if it has one.
+func (a *Applier) scoped(mapping *meta.RESTMapping, o *unstructured.Unstructured) dynamic.ResourceInterface {
 	client := a.client.Resource(mapping.Resource)
 	if mapping.Scope.Name() == meta.RESTScopeNameRoot {
-		return client, nil
+		return client
 	}
 	namespace := o.GetNamespace()
 	if namespace == "" {
 		namespace = metav1.NamespaceDefault
 	}
-	return client.Namespace(namespace), nil
+	return client.Namespace(namespace)
 }
 
 func established(crd *unstructured.Unstructured) bool {

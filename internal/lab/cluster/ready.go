@@ -3,6 +3,8 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"regexp"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -32,6 +34,7 @@ func AwaitReady(ctx context.Context, cfg *rest.Config) error {
 	var last error
 	err = wait.PollUntilContextCancel(ctx, 200*time.Millisecond, true, func(ctx context.Context) (bool, error) {
 		if last = client.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error(); last != nil {
+			last = unready(last)
 			return false, nil
 		}
 		_, last = client.CoreV1().ServiceAccounts("default").Get(ctx, "default", metav1.GetOptions{})
@@ -41,4 +44,16 @@ func AwaitReady(ctx context.Context, cfg *rest.Config) error {
 		return fmt.Errorf("await API server: %w (last answer: %w)", err, last)
 	}
 	return nil
+}
+
+// failedCheck matches what an answer of /readyz says of a check that fails.
+var failedCheck = regexp.MustCompile(`\[-\][^ ]+`)
+
+// unready shortens an answer of /readyz, a line for each of 40 checks, to those that fail.
+func unready(err error) error {
+	failed := failedCheck.FindAllString(err.Error(), -1)
+	if len(failed) == 0 {
+		return err
+	}
+	return fmt.Errorf("not ready yet: %s", strings.Join(failed, " "))
 }

@@ -36,6 +36,11 @@ type Daemon struct {
 	Dir string
 }
 
+// cmdline is the command line as /proc shows it.
+func (d Daemon) cmdline() string {
+	return strings.Join(append([]string{d.Path}, d.Args...), "\x00") + "\x00"
+}
+
 // record identifies a process for as long as the machine runs.
 type record struct {
 	PID int `json:"pid"`
@@ -103,14 +108,20 @@ func (s Set) PID(name string) (int, bool) {
 	return r.PID, true
 }
 
-// Stale reports whether the daemon runs a program that was replaced since.
-func (s Set) Stale(name string) bool {
-	pid, running := s.PID(name)
+// Stale reports whether the daemon runs, but with a program that was replaced since it
+// started, or with another command line than d's.
+func (s Set) Stale(d Daemon) bool {
+	pid, running := s.PID(d.Name)
 	if !running {
 		return false
 	}
 	program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-	return err == nil && strings.HasSuffix(program, " (deleted)")
+	if err == nil && strings.HasSuffix(program, " (deleted)") {
+		return true
+	}
+	// A daemon that was started a moment ago may still be nsenter, followed by its own.
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && len(cmdline) > 0 && !strings.HasSuffix(string(cmdline), d.cmdline())
 }
 
 // Stop asks the daemon to end, kills it and what is left of its session after grace,

@@ -61,12 +61,11 @@ func session(leader record) []int {
 // leaderOf finds the process with this command line that leads a session, as a daemon
 // does. Processes of other PID namespaces, which may be those of another lab in a box,
 // are left alone.
-func leaderOf(argv []string) (int, bool) {
+func leaderOf(want string) (int, bool) {
 	here, err := os.Readlink("/proc/self/ns/pid")
 	if err != nil {
 		return 0, false
 	}
-	want := strings.Join(argv, "\x00") + "\x00"
 	for _, p := range processes() {
 		if p.session != p.pid || p.state == "Z" {
 			continue

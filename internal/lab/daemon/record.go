@@ -27,7 +27,7 @@ func (s Set) Adopt(d Daemon) (running bool, err error) {
 	if _, running := s.PID(d.Name); running {
 		return true, nil
 	}
-	pid, found := leaderOf(append([]string{d.Path}, d.Args...))
+	pid, found := leaderOf(d.cmdline())
 	if !found {
 		return false, nil
 	}

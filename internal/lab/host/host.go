@@ -5,7 +5,6 @@ package host
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -37,25 +36,6 @@ func Check() error {
 		return nil
 	}
 	return fmt.Errorf("%w; missing:\n  - %s", ErrUnfit, strings.Join(missing, "\n  - "))
-}
-
-// Install installs the packages and shows apt's progress on out.
-func Install(out io.Writer, pkgs []string) error {
-	if len(pkgs) == 0 {
-		return nil
-	}
-	for _, args := range [][]string{
-		{"update", "-q"},
-		append([]string{"install", "-y", "-q", "--no-install-recommends"}, pkgs...),
-	} {
-		cmd := exec.Command("apt-get", args...)
-		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-		cmd.Stdout, cmd.Stderr = out, out
-		if err := cmd.Run(); err != nil {
-			return fmt.Errorf("apt-get %s: %w", strings.Join(args, " "), err)
-		}
-	}
-	return nil
 }
 
 // NeedsWrapper reports whether root here lacks what runc needs for the kubelet's

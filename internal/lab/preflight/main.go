@@ -1,13 +1,19 @@
 // Command preflight comes before the lab is built, which takes minutes on a fresh
-// machine: it says at once what is missing, with exit code 2, and installs the Debian
-// packages that builds and lab need, and with --tests also those that only tests need.
+// machine. It runs in the repository's root, and says at once what a first build takes and
+// what will be installed. With exit code 2 it names what no installation can cure, too
+// little room included, before anything is changed. Then it installs the Debian packages
+// that builds and lab need, with --tests also those that only tests need, and downloads the
+// Go modules. On a machine where all of it is done it says nothing.
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/petiole-io/petiole/internal/lab/host"
 )
@@ -15,7 +21,9 @@ import (
 func main() {
 	tests := flag.Bool("tests", false, "install what the tests need, too")
 	flag.Parse()
-	err := run(*tests)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, *tests)
+	stop()
 	if err == nil {
 		return
 	}
@@ -26,7 +34,7 @@ func main() {
 	os.Exit(1)
 }
 
-func run(tests bool) error {
+func run(ctx context.Context, tests bool) error {
 	if err := host.Check(); err != nil {
 		return err
 	}
@@ -35,6 +43,31 @@ func run(tests bool) error {
 		need = append(need, host.Tests()...)
 	}
 	lacks := host.Missing(need)
+	root, err := os.Getwd()
+	if err != nil {
+		return fmt.Errorf("find the working folder: %w", err)
+	}
+	room, err := host.MeasureRoom(ctx, root, len(lacks) > 0)
+	if err != nil {
+		return err
+	}
+	if text := room.String(); text != "" {
+		fmt.Println(text)
+	}
+	if err := room.Check(); err != nil {
+		return err
+	}
+	if err := installPackages(ctx, need, lacks); err != nil {
+		return err
+	}
+	modules, err := host.MissingModules(ctx, root)
+	if err != nil {
+		return err
+	}
+	return host.DownloadModules(ctx, os.Stdout, modules)
+}
+
+func installPackages(ctx context.Context, need []host.Package, lacks []host.Lack) error {
 	if len(lacks) == 0 {
 		return nil
 	}
@@ -42,7 +75,7 @@ func run(tests bool) error {
 	for _, l := range lacks {
 		fmt.Printf("  %-28s %s\n", l.Name, l.Use)
 	}
-	if err := host.Install(os.Stdout, host.Names(lacks)); err != nil {
+	if err := host.Install(ctx, os.Stdout, host.Names(lacks)); err != nil {
 		return err
 	}
 	var errs []error

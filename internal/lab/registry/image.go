@@ -24,15 +24,17 @@ const (
 	group  = "root:x:0:\nnogroup:x:65534:\n"
 )
 
+// commands are what the images run, by repository and tag.
+var commands = map[string][]string{
+	"petiole/sleeper:1": {"/bin/sleep", "infinity"},
+	"petiole/web:1":     {"/bin/httpd", "-f", "-v", "-p", "8080", "-h", "/www"},
+}
+
 // images are the lab's images by repository and tag.
 func images(busybox string) (map[string]v1.Image, error) {
 	layer, err := rootLayer(busybox)
 	if err != nil {
 		return nil, fmt.Errorf("make image layer: %w", err)
-	}
-	commands := map[string][]string{
-		"petiole/sleeper:1": {"/bin/sleep", "infinity"},
-		"petiole/web:1":     {"/bin/httpd", "-f", "-v", "-p", "8080", "-h", "/www"},
 	}
 	made := map[string]v1.Image{}
 	for name, command := range commands {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/registry"
@@ -42,4 +43,27 @@ func Run(ctx context.Context, address, busybox string, log *zap.Logger) error {
 	case <-ctx.Done():
 		return server.Close()
 	}
+}
+
+// Probe returns nil when every image can be pulled from the registry at address.
+func Probe(ctx context.Context, address string) error {
+	for name := range commands {
+		repository, version, _ := strings.Cut(name, ":")
+		url := "http://" + address + "/v2/" + repository + "/manifests/" + version
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return err
+		}
+		answer, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return fmt.Errorf("ask for image %s: %w", name, err)
+		}
+		if err := answer.Body.Close(); err != nil {
+			return fmt.Errorf("ask for image %s: %w", name, err)
+		}
+		if answer.StatusCode != http.StatusOK {
+			return fmt.Errorf("ask for image %s: %s", name, answer.Status)
+		}
+	}
+	return nil
 }

@@ -1,0 +1,173 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"sync"
+)
+
+// errEnded reports that a part was started and runs no more.
+var errEnded = errors.New("ended by itself")
+
+// PartError reports a part of the lab that does not do its work.
+type PartError struct {
+	Part string
+	Err  error
+	// Logs are the lines that may tell why.
+	Logs []LogEnd
+}
+
+// LogEnd is the end of a log.
+type LogEnd struct {
+	File  string
+	Lines []string
+}
+
+func (e *PartError) Unwrap() error { return e.Err }
+
+func (e *PartError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %v", e.Part, e.Err)
+	for _, l := range e.Logs {
+		if len(l.Lines) == 0 {
+			fmt.Fprintf(&b, "\n  %s has no lines since the start", l.File)
+			continue
+		}
+		fmt.Fprintf(&b, "\n  %s ends with:\n    %s", l.File, strings.Join(l.Lines, "\n    "))
+	}
+	return b.String()
+}
+
+// StartError reports the parts that a start could not bring to do their work.
+type StartError struct {
+	Failed []error
+	// Running are the parts whose processes run, and go on.
+	Running []string
+}
+
+func (e *StartError) Unwrap() []error { return e.Failed }
+
+func (e *StartError) Error() string {
+	var b strings.Builder
+	b.WriteString("the lab is not wholly up\n")
+	for _, err := range e.Failed {
+		fmt.Fprintf(&b, "\n%v\n", err)
+	}
+	if len(e.Running) > 0 {
+		fmt.Fprintf(&b, "\nThese parts run and go on: %s\n", strings.Join(e.Running, " "))
+	}
+	return strings.TrimRight(b.String(), "\n")
+}
+
+// failures collects what fails while independent parts go on.
+type failures struct {
+	l   *Lab
+	mu  sync.Mutex
+	all []error
+}
+
+// note tells a failure at once, and keeps it. It reports whether err is nil.
+func (f *failures) note(err error) bool {
+	if err == nil {
+		return true
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.all = append(f.all, err)
+	if !errors.Is(err, context.Canceled) {
+		first, _, _ := strings.Cut(err.Error(), "\n")
+		f.l.out.say("%s", first)
+	}
+	return false
+}
+
+// result is the end of a start: one interruption, or all failures.
+func (f *failures) result(ctx context.Context) error {
+	switch {
+	case len(f.all) == 0:
+		return nil
+	case errors.Is(ctx.Err(), context.Canceled):
+		return &StartError{Failed: []error{fmt.Errorf("interrupted: %w", context.Canceled)}, Running: f.l.running()}
+	}
+	return &StartError{Failed: f.all, Running: f.l.running()}
+}
+
+func (l *Lab) running() []string {
+	var names []string
+	for _, p := range l.parts() {
+		if _, running := l.daemons.PID(p.Name); running {
+			names = append(names, p.Name)
+		}
+	}
+	return names
+}
+
+// ended describes a part that ended, with all that it said last.
+func (l *Lab) ended(name string) *PartError {
+	return &PartError{Part: name, Err: errEnded, Logs: []LogEnd{l.logEnd(name, lastLines)}}
+}
+
+// idle describes a part that runs and does not do its work, with the complaints of the
+// parts that may be the cause.
+func (l *Lab) idle(err error, names ...string) *PartError {
+	e := &PartError{Part: names[0], Err: err}
+	for _, n := range names {
+		e.Logs = append(e.Logs, l.logEnd(n, complaints))
+	}
+	return e
+}
+
+// logEnd is what choose takes of the lines that a part wrote since it was started.
+func (l *Lab) logEnd(name string, choose func([]string) []string) LogEnd {
+	lines, err := l.daemons.Log(name)
+	if err != nil {
+		lines = []string{err.Error()}
+	}
+	lines = choose(lines)
+	for i, line := range lines {
+		if len(line) > widest {
+			lines[i] = strings.ToValidUTF8(line[:widest], "") + " …"
+		}
+	}
+	return LogEnd{File: l.daemons.LogFile(name), Lines: lines}
+}
+
+const (
+	shownLines = 15
+	// widest is how much of a line is shown, in bytes.
+	widest = 400
+)
+
+func lastLines(lines []string) []string { return lines[max(0, len(lines)-shownLines):] }
+
+// complaint matches errors of klog, zap, logrus and nats-server, the warnings of our own
+// programs, and what Go and Python write when they give up. The warnings of Kubernetes and
+// etcd are many and mean little.
+var complaint = regexp.MustCompile(`^[EF]\d{4} |"level":"(warn|error|dpanic|panic|fatal)".*"msg"|level="?(error|fatal|panic)"?|\[(ERR|FTL)\]|^panic: |^fatal error: |^\w*(Error|Exception)\b`)
+
+// etcd matches the lines of etcd, which names its callers.
+var etcd = regexp.MustCompile(`"level":"warn".*"caller":`)
+
+// complaints are the last errors, or the last lines when there are none. Of lines that
+// differ in numbers alone, such as times, the last is shown.
+func complaints(lines []string) []string {
+	const few = 8
+	var found []string
+	seen := map[string]bool{}
+	for i := len(lines) - 1; i >= 0 && len(found) < few; i-- {
+		key := digits.ReplaceAllString(lines[i], "#")
+		if complaint.MatchString(lines[i]) && !etcd.MatchString(lines[i]) && !seen[key] {
+			seen[key] = true
+			found = append([]string{lines[i]}, found...)
+		}
+	}
+	if len(found) == 0 {
+		return lines[max(0, len(lines)-few):]
+	}
+	return found
+}
+
+var digits = regexp.MustCompile(`\d+`)
