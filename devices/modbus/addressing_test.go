@@ -94,6 +94,8 @@ func TestIntegersAreUnsignedUnlessSaidOtherwise(t *testing.T) {
 		{"INT", nil, nil, "65436"}, {"INT", nil, map[string]any{"dataType": "int"}, "65436"}, {"INT", nil, map[string]any{"dataType": "int16"}, "-100"},
 		{"INT", nil, map[string]any{"signed": true}, "-100"}, {"INT", map[string]any{"signed": "true"}, nil, "-100"},
 		{"INT", map[string]any{"signed": "true"}, map[string]any{"signed": false}, "65436"}, {"INT", map[string]any{"signed": true}, map[string]any{"dataType": "uint16"}, "65436"},
+		{"FLOAT", nil, map[string]any{"dataType": "float", "limit": 1, "scale": 0.1}, "6543.6"}, {"FLOAT", nil, map[string]any{"dataType": "float", "limit": 1, "scale": 0.1, "signed": true}, "-10"},
+		{"DOUBLE", map[string]any{"signed": true}, map[string]any{"dataType": "double", "limit": 1, "scale": 0.1}, "-10"},
 		{"FLOAT", nil, map[string]any{"limit": 1, "scale": 0.1}, "-10"}, {"FLOAT", nil, map[string]any{"limit": 1, "scale": 0.1, "signed": false}, "6543.6"},
 	} {
 		dev, visitor := map[string]any{"ip": "h"}, map[string]any{"register": "HoldingRegister", "offset": 0}

@@ -180,13 +180,14 @@ var widths = map[string]struct {
 
 func parseCodec(r *devices.Reader, typ v1beta1.PropertyType, limit int, dev settings) codec {
 	signed := r.Bool(dev.signed, "signed")
-	name := registerType(strings.ToLower(r.Text(defaultType(typ, limit, signed || !r.Has("signed")), "dataType")), limit, signed)
+	said := strings.ToLower(r.Text(defaultType(typ, limit, signed || !r.Has("signed")), "dataType"))
+	name := registerType(said, limit, signed)
 	if r.Has("bit") && (!r.Has("dataType") || name == "bool" || name == "boolean") {
 		name = "bit"
 	}
 	c := codec{typ: typ, bit: uint(r.Int(0, 0, 15, "bit")), order: parseByteOrder(r, dev.order), unsignedDigits: name == "t5" || name == "umod10k"}
 	c.packing = map[string]packing{"both": packBoth, "high": packHigh, "low": packLow}[r.Choice("both", []string{"both", "high", "low"}, "packing")]
-	c.form, c.words = shape(r, name, limit)
+	c.form, c.words = shape(r, name, said, limit)
 	if c.words != 4 && len(r.Text("", "byteOrder")) == 8 {
 		r.Fail("byteOrder", fmt.Sprintf("has eight letters, the value has %d bytes", 2*c.words))
 	}
@@ -199,7 +200,7 @@ func parseCodec(r *devices.Reader, typ v1beta1.PropertyType, limit int, dev sett
 	}
 	switch {
 	case typ == v1beta1.BYTES && c.form != formBytes:
-		r.Fail("dataType", fmt.Sprintf("%s does not give BYTES", name))
+		r.Fail("dataType", fmt.Sprintf("%s does not give BYTES", said))
 	case c.form == formBytes && typ != v1beta1.BYTES && typ != v1beta1.STRING:
 		r.Fail("dataType", fmt.Sprintf("bytes do not give %s", typ))
 	case c.form == formText && typ != v1beta1.STRING:
@@ -273,11 +274,12 @@ func defaultType(typ v1beta1.PropertyType, limit int, signed bool) string {
 	}
 }
 
-// shape finds form and width; a limit must agree with a width in the name.
-func shape(r *devices.Reader, name string, limit int) (form, int) {
+// shape finds form and width of a type of registers; a limit must agree with a width in
+// the name. Errors name the type as the manifest does.
+func shape(r *devices.Reader, name, said string, limit int) (form, int) {
 	if w, ok := widths[name]; ok {
 		if limit != 0 && limit != w.words {
-			r.Fail("limit", fmt.Sprintf("%d does not fit dataType %s, which has %d registers", limit, name, w.words))
+			r.Fail("limit", fmt.Sprintf("%d does not fit dataType %s, which has %d registers", limit, said, w.words))
 		}
 		return w.form, w.words
 	}
@@ -298,20 +300,20 @@ func shape(r *devices.Reader, name string, limit int) (form, int) {
 		f, def = formFloat, 4
 	case "string", "bytes":
 		if limit == 0 {
-			r.Fail("limit", fmt.Sprintf("is missing: how many registers has the %s", name))
+			r.Fail("limit", fmt.Sprintf("is missing: how many registers has the %s", said))
 		}
 		if name == "string" {
 			return formText, limit
 		}
 		return formBytes, limit
 	default:
-		r.Fail("dataType", fmt.Sprintf("%q is not known", name))
+		r.Fail("dataType", fmt.Sprintf("%q is not known", said))
 	}
 	if limit == 0 {
 		limit = def
 	}
 	if limit > 4 || (limit == 3 && f == formFloat) {
-		r.Fail("limit", fmt.Sprintf("%d registers do not make dataType %s", limit, name))
+		r.Fail("limit", fmt.Sprintf("%d registers do not make dataType %s", limit, said))
 		limit = def
 	}
 	return f, limit

@@ -102,7 +102,8 @@ type tlsSettings struct{ ca, cert, key, serverName string }
 //	writeFunction auto       or single (FC 5, 6) or multiple (FC 15, 16)
 //	maskWrite auto           FC 22 for parts of registers: auto tries it, on, off
 //	addressing zero          how visitors count: zero, one, or modicon (40001, 400001)
-//	signed false             whether dataType int, and INT without one, are signed
+//	signed false             whether dataType int, INT without one, and dataType float and
+//	                         double in a single register are signed
 //	byteOrder ABCD           the default of the device's visitors
 //	trace false              every frame is logged, at level debug
 type settings struct {
