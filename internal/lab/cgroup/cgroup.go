@@ -44,28 +44,56 @@ func hierarchies() ([]string, error) {
 
 // Make makes the cgroup name in every hierarchy.
 func Make(name string) error {
-	roots, err := hierarchies()
+	dirs, err := makeEmpty(name)
 	if err != nil {
 		return err
 	}
-	for _, root := range roots {
-		dir := filepath.Join(root, name)
-		if err := delegate(root); err != nil {
-			return err
-		}
-		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("make cgroup: %w", err)
-		}
+	for _, dir := range dirs {
 		if err := delegate(dir); err != nil {
 			return err
 		}
-		for _, f := range []string{"cpuset.cpus", "cpuset.mems"} {
-			if err := inherit(root, dir, f); err != nil {
-				return err
-			}
+	}
+	return nil
+}
+
+// Confine makes the cgroup name in every hierarchy and moves a process into it. It does not
+// delegate the cgroup's controllers: on v2 one whose children have them holds no process.
+func Confine(name string, pid int) error {
+	dirs, err := makeEmpty(name)
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+			return fmt.Errorf("enter cgroup: %w", err)
 		}
 	}
 	return nil
+}
+
+// makeEmpty makes the cgroup's folder in every hierarchy, ready for processes.
+func makeEmpty(name string) ([]string, error) {
+	roots, err := hierarchies()
+	if err != nil {
+		return nil, err
+	}
+	dirs := make([]string, 0, len(roots))
+	for _, root := range roots {
+		dir := filepath.Join(root, name)
+		if err := delegate(root); err != nil {
+			return nil, err
+		}
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return nil, fmt.Errorf("make cgroup: %w", err)
+		}
+		for _, f := range []string{"cpuset.cpus", "cpuset.mems"} {
+			if err := inherit(root, dir, f); err != nil {
+				return nil, err
+			}
+		}
+		dirs = append(dirs, dir)
+	}
+	return dirs, nil
 }
 
 // delegate lets the children of a v2 cgroup use its controllers.

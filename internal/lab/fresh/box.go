@@ -1,0 +1,223 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/petiole-io/petiole/internal/lab/cgroup"
+)
+
+// Where things are inside the box.
+const (
+	home   = "/root"
+	goRoot = "/usr/local/go"
+)
+
+// The arguments that this program starts itself with: as process 1 of the box, and as its
+// user.
+const (
+	asInit = "box-init"
+	asUser = "box-user"
+)
+
+// boxCgroup is the box's. One gate at a time runs on a machine.
+const boxCgroup = "petiole-fresh"
+
+// box is a root file system and the namespaces in which it is a machine of its own.
+type box struct{ suite, root string }
+
+// settings are what process 1 of the box is told.
+type settings struct {
+	Suite, Root string
+	Started     time.Time
+	Mounts      []mount
+	// Mirror is where packages are served in the box.
+	Mirror string
+}
+
+// lock keeps other gates away until release is called. It blocks, and says so.
+func lock(dir string) (release func(), err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make %s: %w", dir, err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		fmt.Println("waiting for another run to end")
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), f.Close())
+	}
+	return func() { f.Close() }, nil
+}
+
+// newBox makes an empty box. What a run that was killed has left is removed.
+func newBox(dir, suite string) (box, error) {
+	b := box{suite: suite, root: filepath.Join(dir, suite)}
+	if err := b.remove(); err != nil {
+		return b, err
+	}
+	if err := os.MkdirAll(b.root, 0o755); err != nil {
+		return b, fmt.Errorf("make root: %w", err)
+	}
+	return b, nil
+}
+
+func (b box) path(parts ...string) string {
+	return filepath.Join(append([]string{b.root}, parts...)...)
+}
+
+func (b box) remove() error {
+	return errors.Join(cgroup.Kill(boxCgroup), cgroup.Remove(boxCgroup), removeRoot(b.root))
+}
+
+// run starts the box and blocks until its user is done or ctx is. Every process in it ends
+// with it: process 1 does, when this one does.
+func (b box) run(ctx context.Context, m mirror, folders []mount, out progress, log *os.File) error {
+	// The kernel ends the box with the thread that has made it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", asInit)
+	cmd.Env = []string{
+		"HOME=" + home, "LANG=C.UTF-8", "TERM=dumb", "GOPROXY=off", "GOTOOLCHAIN=local",
+		"PATH=" + goRoot + "/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+	}
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = os.Stdout, os.Stderr, []*os.File{log}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setsid: true, Pdeathsig: syscall.SIGKILL,
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+	}
+	told, err := cmd.StdinPipe() // it waits until it is told its settings
+	if err != nil {
+		return fmt.Errorf("make the box: %w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("make the box: %w", err)
+	}
+	err = func() error {
+		defer told.Close()
+		if err := cgroup.Confine(boxCgroup, cmd.Process.Pid); err != nil {
+			return err
+		}
+		listener, err := listenIn(cmd.Process.Pid)
+		if err != nil {
+			return err
+		}
+		server := &http.Server{Handler: m, ReadHeaderTimeout: time.Minute}
+		defer server.Close()
+		go server.Serve(listener) //nolint:errcheck // its end is Close
+		text, err := json.Marshal(settings{
+			Suite: b.suite, Root: b.root, Started: out.start, Mounts: folders, Mirror: "http://" + listener.Addr().String(),
+		})
+		if err != nil {
+			return err
+		}
+		if _, err := told.Write(append(text, '\n')); err != nil {
+			return fmt.Errorf("tell the box its settings: %w", err)
+		}
+		return cmd.Wait()
+	}()
+	if cmd.ProcessState == nil {
+		return errors.Join(err, cmd.Process.Kill(), cmd.Wait())
+	}
+	return err
+}
+
+// listenIn listens on the loopback of a process's network namespace, and brings it up.
+func listenIn(pid int) (net.Listener, error) {
+	type result struct {
+		listener net.Listener
+		err      error
+	}
+	done := make(chan result, 1)
+	go func() {
+		// Not unlocked: the thread has left this process's namespace and ends with this
+		// goroutine.
+		runtime.LockOSThread()
+		l, err := listenHere(fmt.Sprintf("/proc/%d/ns/net", pid))
+		done <- result{l, err}
+	}()
+	r := <-done
+	return r.listener, r.err
+}
+
+func listenHere(namespace string) (net.Listener, error) {
+	ns, err := unix.Open(namespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open network of the box: %w", err)
+	}
+	defer unix.Close(ns)
+	if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
+		return nil, fmt.Errorf("enter network of the box: %w", err)
+	}
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("bring up loopback: %w", err)
+	}
+	defer unix.Close(socket)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return nil, fmt.Errorf("bring up loopback: %w", err)
+	}
+	lo.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(socket, unix.SIOCSIFFLAGS, lo); err != nil {
+		return nil, fmt.Errorf("bring up loopback: %w", err)
+	}
+	return net.Listen("tcp4", "127.0.0.1:0")
+}
+
+// hierarchy is a mounted cgroup hierarchy, as a box mounts it again.
+type hierarchy struct{ name, kind, options string }
+
+// hierarchies reads mountinfo, see proc_pid_mountinfo(5). On cgroup v2 alone there is one,
+// without a name.
+func hierarchies(mountinfo []byte) []hierarchy {
+	const top = "/sys/fs/cgroup"
+	var found []hierarchy
+	for line := range bytes.Lines(mountinfo) {
+		mounted, file, ok := strings.Cut(string(line), " - ")
+		point, kind := strings.Fields(mounted), strings.Fields(file)
+		if !ok || len(point) < 5 || len(kind) < 3 || !strings.HasPrefix(kind[0], "cgroup") || !strings.HasPrefix(point[4], top) {
+			continue
+		}
+		h := hierarchy{name: strings.TrimPrefix(strings.TrimPrefix(point[4], top), "/"), kind: kind[0]}
+		if h.kind == "cgroup" {
+			h.options = controllers(kind[2])
+		}
+		found = append(found, h)
+	}
+	return found
+}
+
+// controllers are what identifies a v1 hierarchy among the options of its mount.
+func controllers(options string) string {
+	var kept []string
+	for _, o := range strings.Split(options, ",") {
+		switch {
+		case strings.HasPrefix(o, "name="):
+			kept = append(kept, "none", o)
+		case o == "rw" || o == "ro" || o == "xattr" || o == "clone_children" || o == "noprefix" || o == "cpuset_v2_mode" || strings.Contains(o, "="):
+		default:
+			kept = append(kept, o)
+		}
+	}
+	return strings.Join(kept, ",")
+}

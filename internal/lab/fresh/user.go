@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/petiole-io/petiole/internal/lab/host"
+)
+
+// step is what a user does, and how long it may take.
+type step struct {
+	command string
+	bound   time.Duration
+}
+
+// tour is the README's first command, and what shows that it has done what it promises.
+var tour = []step{
+	{"go tool task lab", timeout},
+	{inLab("kubectl wait node/plant-a-1 node/plant-b-1 --for=condition=Ready --timeout=60s"), 2 * time.Minute},
+	{inLab("kubectl apply -f deploy/lab/samples/"), time.Minute},
+	{inLab("kubectl rollout status deployment/web --timeout=120s"), 3 * time.Minute},
+	{inLab("kubectl wait devicestatus/boiler --for=create --timeout=60s"), 2 * time.Minute},
+	{inLab("kubectl wait devicestatus/boiler --for=jsonpath={.status.state}=online --timeout=60s"), 2 * time.Minute},
+}
+
+var goodbye = step{"go tool task lab:down", 3 * time.Minute}
+
+func inLab(command string) string { return "source .lab/env && " + command }
+
+// user does the tour in the box, stops the lab and looks for what it has left.
+func user(ctx context.Context) error {
+	started, err := time.Parse(time.RFC3339, os.Getenv("STARTED"))
+	if err != nil {
+		return fmt.Errorf("read the start: %w", err)
+	}
+	out := progress{suite: os.Getenv("SUITE"), start: started}
+	log := os.NewFile(3, "log")
+	unix.CloseOnExec(3)
+	before, err := look()
+	if err != nil {
+		return err
+	}
+	for _, s := range tour {
+		if err := s.do(ctx, out, log); err != nil {
+			return errors.Join(err, untried())
+		}
+	}
+	if err := goodbye.do(ctx, out, log); err != nil {
+		return err
+	}
+	return awaitNothing(ctx, before)
+}
+
+// untried names the packages of the complete list that do not work in the box, whatever the
+// list of the tried copy is.
+func untried() error {
+	var errs []error
+	for _, l := range host.Missing(host.Lab()) {
+		errs = append(errs, fmt.Errorf("package %s (%s) does not work here: %w", l.Name, l.Use, l.Err))
+	}
+	return errors.Join(errs...)
+}
+
+// do runs the step's command. Its output goes to the log. It shows the last line when the
+// command takes long, and the last thirty when it fails.
+func (s step) do(ctx context.Context, out progress, log io.Writer) error {
+	out.say("%s", strings.TrimPrefix(s.command, inLab("")))
+	ctx, cancel := context.WithTimeout(ctx, s.bound)
+	defer cancel()
+	recent := &tail{log: log}
+	fmt.Fprintf(recent, "\n$ %s\n", s.command)
+	cmd := exec.CommandContext(ctx, "bash", "-c", s.command)
+	cmd.Stdout, cmd.Stderr = recent, recent
+	cmd.WaitDelay = 10 * time.Second
+	done := make(chan error, 1)
+	go func() { done <- cmd.Run() }()
+	busy := time.NewTicker(30 * time.Second)
+	defer busy.Stop()
+	for {
+		select {
+		case <-busy.C:
+			out.say("… %s", strings.Join(recent.lines(1), ""))
+		case err := <-done:
+			if ctx.Err() != nil {
+				err = fmt.Errorf("ended after %v: %w", s.bound, ctx.Err())
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w; its last lines:\n%s", s.command, err, strings.Join(recent.lines(30), "\n"))
+			}
+			return nil
+		}
+	}
+}
+
+// tail writes to the log, and keeps the end.
+type tail struct {
+	mu   sync.Mutex
+	log  io.Writer
+	text []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	const keep = 16 << 10
+	t.text = append(t.text, p...)
+	if over := len(t.text) - keep; over > 0 {
+		t.text = t.text[over:]
+	}
+	return t.log.Write(p)
+}
+
+func (t *tail) lines(n int) []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return lastLines(string(t.text), n)
+}
