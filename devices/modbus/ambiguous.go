@@ -2,6 +2,7 @@ package modbus
 
 import (
 	"fmt"
+	"math/big"
 	"strings"
 
 	"github.com/petiole-io/petiole/devices"
@@ -17,7 +18,7 @@ const ReasonAmbiguous = "AmbiguousSetting"
 func ambiguous(p devices.Point, pt *point, dev *settings) []string {
 	v := visitorWords(p.Visitor)
 	v.signed = v.signed || dev.signed
-	found := bounds(p, v)
+	found := bounds(p, v, pt)
 	if pt.table.bits() {
 		return append(found, bitsAmbiguous(v, pt)...)
 	}
@@ -49,7 +50,20 @@ func visitorWords(s devices.Settings) words {
 // fractional reports whether whole raw numbers can have values that are not whole.
 func (s scale) fractional() bool { return s.on && (!s.factor.IsInt() || !s.offset.IsInt()) }
 
-func bounds(p devices.Point, v words) (found []string) {
+// lowest is the lowest value of numbers that are not negative; false means that the scale
+// makes it the highest.
+func (s scale) lowest() (*big.Rat, bool) {
+	if !s.on {
+		return new(big.Rat), true
+	}
+	return s.offset, s.factor.Sign() > 0
+}
+
+func bounds(p devices.Point, v words, pt *point) (found []string) {
+	least, known := decimal(p.Minimum)
+	if lowest, ok := v.scale.lowest(); ok && known && pt.codec.form == formUnsigned && least.Cmp(lowest) < 0 {
+		found = append(found, fmt.Sprintf("the registers are unsigned, so that the model's minimum %s is never reached: signed: true, or int16 to int64", p.Minimum))
+	}
 	if p.Writable && (v.min && p.Minimum == "" || v.max && p.Maximum == "") {
 		found = append(found, "min and max bound nothing, here as in KubeEdge's drivers: say minimum and maximum in the model")
 	}

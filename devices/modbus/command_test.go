@@ -134,7 +134,7 @@ func TestCommandWhoseAnswerIsLost(t *testing.T) {
 	}
 	answers(func(a []byte, send func([]byte)) { send(a) })
 	r := newRig(t)
-	r.apply("d", p.addr, map[string]any{"timeout": 150, "retries": 1}, prop{name: "x", typ: "INT", visitor: holding(0), cycle: 1000}, prop{name: "blind", typ: "INT", visitor: holding(1, "readBack", false), cycle: 1000})
+	r.apply("d", p.addr, map[string]any{"timeout": 500, "minTimeout": 500, "retries": 1}, prop{name: "x", typ: "INT", visitor: holding(0), cycle: 1000}, prop{name: "blind", typ: "INT", visitor: holding(1, "readBack", false), cycle: 1000})
 	eventually(t, "value", func() bool { return r.sink.count("d", "x") > 0 })
 	drop := func([]byte, func([]byte)) {}
 	for i, c := range []struct {

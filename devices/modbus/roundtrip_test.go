@@ -149,6 +149,17 @@ func TestAmbiguousSettings(t *testing.T) {
 			t.Errorf("%s %v: %+v", c.typ, c.visitor, found)
 		}
 	}
+	// Negative numbers that the registers do not have.
+	for minimum, want := range map[string]int{"-40": 1, "-39.9": 1, "0": 0, "": 0} {
+		_, found := Describe(devices.Definition{Config: devices.Settings{"ip": "h"}, Points: []devices.Point{
+			{Name: "unsigned", Type: "INT", Minimum: minimum, Cycle: 1, Visitor: devices.Merge(holding(0))},
+			{Name: "signed", Type: "INT", Minimum: minimum, Cycle: 1, Visitor: devices.Merge(holding(1, "signed", true))},
+			{Name: "offset", Type: "FLOAT", Minimum: minimum, Cycle: 1, Visitor: devices.Merge(holding(2, "dataType", "uint16", "valueOffset", -40))},
+		}})
+		if len(found) != want || want == 1 && (found[0].Property != "unsigned" || !strings.Contains(found[0].Message, minimum)) {
+			t.Errorf("minimum %q: %+v", minimum, found)
+		}
+	}
 	// What would change a number without sense is refused.
 	_, err := parsePoint(0, devices.Point{Type: "FLOAT", Visitor: devices.Merge(visitor("CoilRegister", 0, []any{"scale", 0.1}))}, settings{maxRegisters: 125, maxBits: 2000})
 	if err == nil || !strings.Contains(err.Error(), "truth value") {
