@@ -90,10 +90,17 @@ func (f *failures) result(ctx context.Context) error {
 	case len(f.all) == 0:
 		return nil
 	case errors.Is(ctx.Err(), context.Canceled):
-		return &StartError{Failed: []error{fmt.Errorf("interrupted: %w", context.Canceled)}, Running: f.l.running()}
+		return &StartError{Failed: []error{interrupted{}}, Running: f.l.running()}
 	}
 	return &StartError{Failed: f.all, Running: f.l.running()}
 }
+
+// interrupted is context.Canceled in the words of who pressed Ctrl-C.
+type interrupted struct{}
+
+func (interrupted) Error() string { return "interrupted" }
+
+func (interrupted) Is(target error) bool { return target == context.Canceled }
 
 func (l *Lab) running() []string {
 	var names []string

@@ -135,6 +135,23 @@ These parts run and go on: hub bridge`
 	}
 }
 
+// TestInterruptedStart: an interruption is one line, whatever it cut off.
+func TestInterruptedStart(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	f := failures{l: newLab(t)}
+	for range 3 {
+		f.note(fmt.Errorf("await hub: %w", ctx.Err()))
+	}
+	err := f.result(ctx)
+	if got := err.Error(); got != "the lab is not wholly up\n\ninterrupted" {
+		t.Errorf("got: %s", got)
+	}
+	if !errors.Is(err, context.Canceled) {
+		t.Error("not known as an interruption")
+	}
+}
+
 func TestVerdict(t *testing.T) {
 	for name, c := range map[string]struct {
 		states []string

@@ -100,7 +100,8 @@ func TestUnfetched(t *testing.T) {
 	if err := unfetched(".", []byte(`{"Path":"a.test/y","Version":"v1.1.0"}`), nil); err != nil {
 		t.Errorf("all is there: %v", err)
 	}
-	if err := unfetched(".", nil, errors.New("go.mod: no such file")); err == nil {
-		t.Error("an error of the go command is lost")
+	err = unfetched(".", nil, errors.New("go: cel.dev/expr@v0.25.2: no such host"))
+	if err == nil || !strings.Contains(err.Error(), "cel.dev/expr@v0.25.2") || !strings.Contains(err.Error(), "GOPROXY") {
+		t.Errorf("an error of the go command is lost: %v", err)
 	}
 }

@@ -57,6 +57,8 @@ func DownloadModules(ctx context.Context, out io.Writer, dirs []string) error {
 	return nil
 }
 
+const fetchAdvice = "Mend the network, or set GOPROXY to a module proxy that can be reached, and run the command again: what was fetched stays."
+
 // unfetched reads the answer of `go mod download -json` in dir, which ended with err.
 func unfetched(dir string, answer []byte, err error) error {
 	var failed []module
@@ -72,8 +74,11 @@ func unfetched(dir string, answer []byte, err error) error {
 			failed = append(failed, m)
 		}
 	}
-	if len(failed) == 0 {
-		return err
+	switch {
+	case len(failed) == 0 && err == nil:
+		return nil
+	case len(failed) == 0: // not even the list of what to fetch is complete
+		return fmt.Errorf("%w\n%s", err, fetchAdvice)
 	}
 	const shown = 3
 	var b strings.Builder
@@ -84,7 +89,7 @@ func unfetched(dir string, answer []byte, err error) error {
 	if len(failed) > shown {
 		fmt.Fprintf(&b, "\n  - … and %d more", len(failed)-shown)
 	}
-	b.WriteString("\nMend the network, or set GOPROXY to a module proxy that can be reached, and run the command again: what was fetched stays.")
+	b.WriteString("\n" + fetchAdvice)
 	return errors.New(b.String())
 }
 
