@@ -38,7 +38,9 @@ type NATSConfig struct {
 	ConfigFile string `json:"configFile"`
 	// URL is the nats-server on the gateway, for example nats://127.0.0.1:4222.
 	URL string `json:"url"`
-	// User and PasswordFile authenticate to either. Empty: no authentication.
+	// User and PasswordFile authenticate at URL; the embedded server needs neither. The
+	// file has one line, the password, alone or as leaf.conf includes it (password: "…").
+	// Empty: no authentication, which makes the site Healthy=False.
 	User         string `json:"user"`
 	PasswordFile string `json:"passwordFile"`
 }
@@ -114,7 +116,12 @@ func (c Config) Validate() error {
 	case c.NATS.ConfigFile != "":
 		p.File("nats.configFile", c.NATS.ConfigFile)
 	}
-	if c.NATS.PasswordFile != "" {
+	switch user := c.NATS.User; {
+	case c.NATS.ConfigFile != "" && (user != "" || c.NATS.PasswordFile != ""):
+		p.Add("nats.user", user, "nats.user and nats.passwordFile are for nats.url; the embedded server needs neither")
+	case (user == "") != (c.NATS.PasswordFile == ""):
+		p.Add("nats.user", user, "nats.user and nats.passwordFile need each other")
+	case user != "":
 		p.File("nats.passwordFile", c.NATS.PasswordFile)
 	}
 	if !loopback(c.NodeAPI.Listen) {

@@ -42,3 +42,22 @@ func TestUnknownKeyIsAnError(t *testing.T) {
 		t.Errorf("Load = %v, want an error that names the key", err)
 	}
 }
+
+// TestValidateLogin has a user where the server is embedded, and half a login.
+func TestValidateLogin(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Site, cfg.Node, cfg.NATS.ConfigFile = "plant-a", "plant-a-1", "config_test.go"
+	if err := cfg.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	for name, n := range map[string]NATSConfig{
+		"embedded":    {ConfigFile: "config_test.go", User: "leaf", PasswordFile: "config_test.go"},
+		"no password": {URL: "nats://127.0.0.1:4222", User: "leaf"},
+		"no user":     {URL: "nats://127.0.0.1:4222", PasswordFile: "config_test.go"},
+	} {
+		cfg.NATS = n
+		if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "nats.user") {
+			t.Errorf("%s: Validate = %v, want an error that names nats.user", name, err)
+		}
+	}
+}

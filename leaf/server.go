@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -13,7 +12,10 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/leaf/credential"
 )
 
 // startTimeout is how long the embedded server may take to recover its store.
@@ -27,7 +29,9 @@ var errNoServer = errors.New("the embedded nats-server is not running")
 // is safe for concurrent use.
 type host struct {
 	configFile string
-	log        *zap.Logger
+	// key is the leaf as a user of the server, as long as this process lives.
+	key nkeys.KeyPair
+	log *zap.Logger
 
 	// first is called with a server that has started, before anybody in this process
 	// connects to it. It may be nil.
@@ -47,7 +51,11 @@ type host struct {
 
 // startHost returns when the server accepts connections.
 func startHost(ctx context.Context, configFile string, log *zap.Logger) (*host, error) {
-	h := &host{configFile: configFile, log: log}
+	key, err := nkeys.CreateUser()
+	if err != nil {
+		return nil, fmt.Errorf("make the leaf's own nkey: %w", err)
+	}
+	h := &host{configFile: configFile, key: key, log: log}
 	return h, h.start(ctx)
 }
 
@@ -56,6 +64,17 @@ func (h *host) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("nats.configFile: %w", err)
 	}
+	nkey, err := h.key.PublicKey()
+	if err != nil {
+		return fmt.Errorf("read the leaf's own nkey: %w", err)
+	}
+	if err := secure(opts, nkey); err != nil {
+		return fmt.Errorf("nats.configFile %s: %w", h.configFile, err)
+	}
+	if err := adopt(opts); err != nil {
+		return fmt.Errorf("take over the store of the default account: %w", err)
+	}
+	warnOthers(opts, nkey, h.log)
 	opts.NoSigs = true // the leaf handles signals
 	if opts.JetStreamMaxStore <= 0 {
 		// By itself the server takes what is free at its start for a limit, and would
@@ -218,15 +237,20 @@ func connect(cfg NATSConfig, h *host, site string, log *zap.Logger) (*nats.Conn,
 			log.Warn("nats error", zap.String("subject", subject), zap.Error(err))
 		}),
 	}
-	login, err := cfg.login()
-	if err != nil {
-		return nil, err
-	}
-	opts = append(opts, login...)
 	url := cfg.URL
 	if h != nil {
-		opts = append(opts, nats.InProcessServer(h), nats.ReconnectWait(100*time.Millisecond))
+		nkey, err := h.key.PublicKey()
+		if err != nil {
+			return nil, fmt.Errorf("read the leaf's own nkey: %w", err)
+		}
+		opts = append(opts, nats.InProcessServer(h), nats.Nkey(nkey, h.key.Sign), nats.ReconnectWait(100*time.Millisecond))
 		url = ""
+	} else {
+		login, err := cfg.login()
+		if err != nil {
+			return nil, err
+		}
+		opts = append(opts, login...)
 	}
 	nc, err := nats.Connect(url, opts...)
 	if err != nil {
@@ -240,13 +264,9 @@ func (c NATSConfig) login() ([]nats.Option, error) {
 	if c.User == "" {
 		return nil, nil
 	}
-	password := ""
-	if c.PasswordFile != "" {
-		data, err := os.ReadFile(c.PasswordFile)
-		if err != nil {
-			return nil, fmt.Errorf("nats.passwordFile: %w", err)
-		}
-		password = strings.TrimSpace(string(data))
+	password, err := credential.ReadPassword(c.PasswordFile)
+	if err != nil {
+		return nil, fmt.Errorf("nats.passwordFile: %w", err)
 	}
 	return []nats.Option{nats.UserInfo(c.User, password)}, nil
 }

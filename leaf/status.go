@@ -68,7 +68,7 @@ type reading struct {
 }
 
 func (s *status) read(ctx context.Context) reading {
-	r := reading{pending: map[string]uint64{}, dropped: s.ledger.total(), degraded: s.degraded.list()}
+	r := reading{pending: map[string]uint64{}, dropped: s.ledger.total(), degraded: s.reasons()}
 	for _, q := range s.quarantined {
 		r.quarantined += q.Quarantined()
 	}

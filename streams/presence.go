@@ -52,6 +52,8 @@ const (
 	DegradedDiskFull = "DiskFull"
 	// DegradedStore: a stream of the site's store had to be set aside and made anew.
 	DegradedStore = "StoreRebuilt"
+	// DegradedOpen: the gateway's own nats-server lets anybody in without authentication.
+	DegradedOpen = "NoAuthentication"
 )
 
 // ManifestInterval is how often a site that is connected compares its manifest, beside

@@ -1,5 +1,6 @@
 // Command leaf runs a site's gateway. As `leaf kubelet` it is upstream's kubelet; `leaf
-// device` shows an engineer what polling a Modbus device costs and what it holds.
+// device` shows an engineer what polling a Modbus device costs and what it holds; `leaf
+// user` makes the credential of a user of leaf.conf.
 package main
 
 import (
@@ -26,6 +27,9 @@ func main() {
 	}
 	if len(os.Args) > 1 && os.Args[1] == deviceCommand {
 		os.Exit(runDevice(os.Args[2:], os.Stdin, os.Stdout, os.Stderr))
+	}
+	if len(os.Args) > 1 && os.Args[1] == userCommand {
+		os.Exit(runUser(os.Args[2:], os.Stdout, os.Stderr))
 	}
 	os.Exit(run())
 }

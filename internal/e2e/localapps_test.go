@@ -14,20 +14,29 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/internal/e2e/rig"
+	"github.com/petiole-io/petiole/internal/lab/fabric"
+	"github.com/petiole-io/petiole/leaf/credential"
 	"github.com/petiole-io/petiole/streams"
 )
 
 // mqttAddress is where applications on a gateway find MQTT.
 const mqttAddress = "127.0.0.1:1883"
 
+// mqttOptions are those of a program on the site's gateway that has no credential.
+func mqttOptions(t *testing.T, site *rig.Site) *mqtt.ClientOptions {
+	t.Helper()
+	opts := mqtt.NewClientOptions().AddBroker("tcp://" + mqttAddress).SetClientID("e2e").SetConnectTimeout(5 * time.Second)
+	return opts.SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) {
+		return site.Dial(t.Context(), "tcp", mqttAddress)
+	})
+}
+
 // mqttClient is an application on the site's gateway.
 func mqttClient(t *testing.T, site *rig.Site) mqtt.Client {
 	t.Helper()
-	opts := mqtt.NewClientOptions().AddBroker("tcp://" + mqttAddress).SetClientID("e2e").SetConnectTimeout(5 * time.Second)
-	opts.SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) {
-		return site.Dial(t.Context(), "tcp", mqttAddress)
-	})
-	c := mqtt.NewClient(opts)
+	password, err := credential.ReadPassword(lab.UserFile(site, fabric.UserApplication))
+	must(t, err)
+	c := mqtt.NewClient(mqttOptions(t, site).SetUsername(fabric.UserApplication).SetPassword(password))
 	must(t, done(c.Connect()))
 	t.Cleanup(func() { c.Disconnect(100) })
 	return c

@@ -123,6 +123,9 @@ type site struct {
 
 func (s site) node() string { return s.Name + "-1" }
 
+// leafConf is the nats-server configuration of the site's leaf.
+func (s site) leafConf() string { return filepath.Join(s.dir, "nats", "leaf.conf") }
+
 func (s site) kubeletRoot() string { return filepath.Join(s.dir, "kubelet") }
 
 func (l *Lab) bin(name string) string { return filepath.Join(l.dir, "bin", name) }

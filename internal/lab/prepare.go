@@ -10,6 +10,7 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/fabric"
 	"github.com/petiole-io/petiole/internal/lab/pki"
 	"github.com/petiole-io/petiole/internal/lab/render"
+	"github.com/petiole-io/petiole/leaf/credential"
 )
 
 // ControlPlaneDir holds the control plane's credentials and data.
@@ -46,6 +47,9 @@ func (l *Lab) prepare() error {
 			return fmt.Errorf("prepare %s: %w", s.Name, err)
 		}
 	}
+	if err := l.prepareContexts(); err != nil {
+		return err
+	}
 	return l.writeEnv()
 }
 
@@ -63,36 +67,55 @@ func (l *Lab) prepareHub() error {
 		Listen: hubClients, Monitor: hubMonitor, LeafListen: hubLeaves,
 		Store: filepath.Join(dir, "hub"), CertFile: cert.CertFile, KeyFile: cert.KeyFile,
 	}
-	if hub.Bridge, err = fabric.Key(l.keyFile("bridge")); err != nil {
+	if hub.Bridge, err = credential.Seed(l.keyFile("bridge")); err != nil {
 		return err
 	}
-	if hub.Admin, err = fabric.Key(l.keyFile("admin")); err != nil {
+	if hub.Admin, err = credential.Seed(l.keyFile("admin")); err != nil {
 		return err
 	}
-	contexts := []fabric.Context{{
-		Name: "hub", Description: "the hub's streams", URL: "nats://" + hubClients, SeedFile: l.keyFile("admin"),
-	}}
+	if hub.System, err = credential.Seed(l.keyFile("system")); err != nil {
+		return err
+	}
 	for _, name := range SiteNames {
 		s := fabric.Site{Name: name}
-		if s.Leaf, err = fabric.Key(l.keyFile(name + "-leaf")); err != nil {
+		if s.Leaf, err = credential.Seed(l.keyFile(name + "-leaf")); err != nil {
 			return err
 		}
-		if s.Operator, err = fabric.Key(l.keyFile(name + "-operator")); err != nil {
+		if s.Operator, err = credential.Seed(l.keyFile(name + "-operator")); err != nil {
 			return err
 		}
 		hub.Sites = append(hub.Sites, s)
+	}
+	return fabric.RepoTemplates(l.root).WriteHub(l.hubConf(), hub)
+}
+
+// prepareContexts writes the contexts of the nats command, for the users that the hub and
+// the sites have.
+func (l *Lab) prepareContexts() error {
+	contexts := []fabric.Context{{
+		Name: "hub", Description: "the hub's streams", URL: "nats://" + hubClients, SeedFile: l.keyFile("admin"),
+	}, {
+		Name: "system", Description: "the hub itself: nats --context system server …", URL: "nats://" + hubClients, SeedFile: l.keyFile("system"),
+	}}
+	for _, s := range l.sites() {
+		users, at := fabric.UsersDir(s.leafConf()), "at the site: lab exec "+s.Name+" nats --context "+s.Name
+		password, err := credential.ReadPassword(filepath.Join(users, fabric.UserApplication+".conf"))
+		if err != nil {
+			return err
+		}
 		contexts = append(contexts,
 			fabric.Context{
-				Name: name, Description: "the streams of " + name + ", through the hub and the link",
-				URL: "nats://" + hubClients, SeedFile: l.keyFile(name + "-operator"), Domain: name,
+				Name: s.Name, Description: "the streams of " + s.Name + ", through the hub and the link",
+				URL: "nats://" + hubClients, SeedFile: l.keyFile(s.Name + "-operator"), Domain: s.Name,
 			},
 			fabric.Context{
-				Name: name + "-local", Description: "the streams of " + name + ", at the site: lab exec " + name + " nats --context " + name + "-local …",
-				URL: "nats://" + leafClients,
+				Name: s.Name + "-local", Description: "the streams of " + s.Name + ", " + at + "-local …",
+				URL: "nats://" + leafClients, SeedFile: filepath.Join(users, fabric.UserOperator+".nk"),
+			},
+			fabric.Context{
+				Name: s.Name + "-app", Description: "samples and commands as an application, " + at + "-app …",
+				URL: "nats://" + leafClients, User: fabric.UserApplication, Password: password,
 			})
-	}
-	if err := fabric.RepoTemplates(l.root).WriteHub(l.hubConf(), hub); err != nil {
-		return err
 	}
 	return fabric.WriteContexts(l.natsConfigHome(), contexts)
 }
@@ -107,7 +130,7 @@ func (l *Lab) prepareSite(s site) error {
 		return err
 	}
 	natsDir := filepath.Join(s.dir, "nats")
-	err := fabric.RepoTemplates(l.root).WriteLeaf(filepath.Join(natsDir, "leaf.conf"), fabric.Leaf{
+	err := fabric.RepoTemplates(l.root).WriteLeaf(s.leafConf(), fabric.Leaf{
 		Site: s.Name, Listen: leafClients, MQTT: leafMQTT, Store: filepath.Join(natsDir, "store"),
 		URL: "tls://" + hubLeaves, SeedFile: l.keyFile(s.Name + "-leaf"), CAFile: filepath.Join(filepath.Dir(l.hubConf()), "nats-ca.crt"),
 	})
@@ -118,7 +141,7 @@ func (l *Lab) prepareSite(s site) error {
 		"Site": s.Name, "Node": s.node(), "NodeIP": l.net.SiteAddress(s.Site).String(),
 		"RunDir": s.crio.RunDir, "CgroupRoot": "/" + s.cgroup, "KubeletRoot": s.kubeletRoot(),
 		"PodLogsDir": filepath.Join(s.dir, "pod-logs"), "StaticPods": filepath.Join(s.dir, "static-pods"),
-		"DataDir": filepath.Join(s.dir, "leaf"), "NATSConfig": filepath.Join(natsDir, "leaf.conf"),
+		"DataDir": filepath.Join(s.dir, "leaf"), "NATSConfig": s.leafConf(),
 		"KubeletConfig": filepath.Join(s.dir, "kubelet.yaml"), "PodSubnet": s.crio.PodSubnet,
 		"DMISocket": filepath.Join(s.runDir, "dmi.sock"),
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -77,23 +76,18 @@ type rig struct {
 	port  string
 }
 
-func newRig(t *testing.T, conf ...string) *rig {
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	s := startServer(t, natstest.LeafConf(t, "plant-a", "127.0.0.1:1"))
+	return newRigWith(t, s.streams(t, streams.LeafLimits{}))
+}
+
+// newRigWith is a rig on streams that are there.
+func newRigWith(t *testing.T, js jetstream.JetStream) *rig {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	t.Cleanup(cancel)
-	path := natstest.LeafConf(t, "plant-a", "127.0.0.1:1")
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := f.WriteString(strings.Join(conf, "\n")); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	s := startServer(t, path)
-	r := &rig{t: t, ctx: ctx, slave: &slave{}, js: s.streams(t, streams.LeafLimits{})}
+	r := &rig{t: t, ctx: ctx, slave: &slave{}, js: js}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

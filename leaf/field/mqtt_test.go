@@ -7,37 +7,52 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
+	"github.com/nats-io/nats.go"
 
+	"github.com/petiole-io/petiole/internal/lab/fabric"
+	"github.com/petiole-io/petiole/leaf/credential"
 	"github.com/petiole-io/petiole/streams"
 )
 
-// mqttConf is the part of a leaf's nats-server configuration that serves applications at
-// the site, as deploy/leaf/leaf.conf.tmpl has it.
-const mqttConf = `
-mqtt { listen: %q, no_auth_user: application }
-no_auth_user: gateway
-authorization {
-  users: [
-    { user: gateway, password: "", allowed_connection_types: ["STANDARD", "IN_PROCESS"] }
-    {
-      user: application, password: "", allowed_connection_types: ["MQTT"]
-      permissions: {
-        publish: ["$hw.events.device.*.*.twin.get", "$hw.events.device.*.*.twin.update", "$hw.events.device.*.*.state.get",
-          "$hw.events.device.*.*.state.update", "$hw.events.node.*.membership.get", "app.>"]
-        # A topic filter that ends with # asks for the level above too.
-        subscribe: ["$hw.events", "$hw.events.>", "$ke.events", "$ke.events.>", "local.telemetry", "local.telemetry.>",
-          "app", "app.>", "$MQTT.sub.>", "$MQTT.deliver.pubrel.>"]
-      }
-    }
-  ]
+// newDeployedRig is a rig whose server runs from deploy/leaf/leaf.conf.tmpl, with users and an
+// MQTT listener. broker has the application's options.
+func newDeployedRig(t *testing.T) (r *rig, broker func() *mqtt.ClientOptions) {
+	t.Helper()
+	dir := t.TempDir()
+	l := fabric.Leaf{
+		Site: "plant-a", Listen: "127.0.0.1:-1", MQTT: freeAddress(t), LeafUser: true, Store: filepath.Join(dir, "js"),
+		URL: "nats-leaf://127.0.0.1:1", SeedFile: filepath.Join(dir, "leaf.nk"),
+	}
+	conf := filepath.Join(dir, "leaf.conf")
+	if _, err := credential.Seed(l.SeedFile); err != nil {
+		t.Fatal(err)
+	}
+	if err := fabric.RepoTemplates("../..").WriteLeaf(conf, l); err != nil {
+		t.Fatal(err)
+	}
+	password := func(user string) string {
+		p, err := credential.ReadPassword(filepath.Join(fabric.UsersDir(conf), user+".conf"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	s := startServer(t, conf)
+	js := s.connect(t, s.ClientURL(), nats.UserInfo(fabric.UserLeaf, password(fabric.UserLeaf)))
+	if err := streams.Ensure(t.Context(), js, streams.LeafStreams("plant-a", streams.LeafLimits{})); err != nil {
+		t.Fatal(err)
+	}
+	return newRigWith(t, js), func() *mqtt.ClientOptions {
+		return mqtt.NewClientOptions().AddBroker("tcp://" + l.MQTT).SetUsername(fabric.UserApplication).SetPassword(password(fabric.UserApplication))
+	}
 }
-`
 
 // application is a program at the site with an MQTT library that is not ours.
 type application struct {
@@ -47,10 +62,10 @@ type application struct {
 	received map[string][]string // by topic
 }
 
-func connectApplication(t *testing.T, address string) *application {
+func connectApplication(t *testing.T, broker func() *mqtt.ClientOptions) *application {
 	t.Helper()
 	a := &application{t: t, received: map[string][]string{}}
-	a.client = mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + address).SetClientID("app"))
+	a.client = mqtt.NewClient(broker().SetClientID("app"))
 	a.await(a.client.Connect())
 	t.Cleanup(func() { a.client.Disconnect(100) })
 	return a
@@ -106,9 +121,8 @@ func (r *rig) receives(a *application, topic string, texts ...string) string {
 
 // TestApplicationOverMQTT uses KubeEdge's topics through the MQTT listener of nats-server.
 func TestApplicationOverMQTT(t *testing.T) {
-	address := freeAddress(t)
-	r := newRig(t, fmt.Sprintf(mqttConf, address))
-	a := connectApplication(t, address)
+	r, broker := newDeployedRig(t)
+	a := connectApplication(t, broker)
 	for _, filter := range []string{"$hw/events/#", "$ke/events/device/+/+/data/update", "local/telemetry/sample/#"} {
 		a.subscribe(filter, 1)
 	}
@@ -162,9 +176,8 @@ func TestApplicationOverMQTT(t *testing.T) {
 
 // TestApplicationsStayOutside has an application publish what is not for it.
 func TestApplicationsStayOutside(t *testing.T) {
-	address := freeAddress(t)
-	r := newRig(t, fmt.Sprintf(mqttConf, address))
-	a := connectApplication(t, address)
+	r, broker := newDeployedRig(t)
+	a := connectApplication(t, broker)
 	before := r.messages(streams.SiteDesired) + r.messages(streams.SiteTelemetry) + r.messages(streams.SiteReported)
 	for _, topic := range []string{
 		"desired/plant-a/_/_/pods/default/x", "local/telemetry/sample/default/x", "local/reported/_/_/pods/default/x",
@@ -181,10 +194,12 @@ func TestApplicationsStayOutside(t *testing.T) {
 	if after := r.messages(streams.SiteDesired) + r.messages(streams.SiteTelemetry) + r.messages(streams.SiteReported); after != before {
 		t.Errorf("%d messages were stored", after-before)
 	}
-	intruder := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + address).SetClientID("intruder").SetUsername("gateway"))
-	if k := intruder.Connect(); k.WaitTimeout(10*time.Second) && k.Error() == nil {
-		intruder.Disconnect(0)
-		t.Error("an application is the gateway")
+	for user, password := range map[string]string{"": "", fabric.UserApplication: "", fabric.UserLeaf: ""} {
+		intruder := mqtt.NewClient(broker().SetClientID("intruder").SetUsername(user).SetPassword(password))
+		if k := intruder.Connect(); k.WaitTimeout(10*time.Second) && k.Error() == nil {
+			intruder.Disconnect(0)
+			t.Errorf("%q is let in without a password", user)
+		}
 	}
 	if k := a.client.Subscribe("desired/#", 0, nil); k.WaitTimeout(10*time.Second) && k.(*mqtt.SubscribeToken).Result()["desired/#"] <= 2 {
 		t.Error("an application may read what is desired")

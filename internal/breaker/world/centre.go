@@ -21,6 +21,7 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/fabric"
 	"github.com/petiole-io/petiole/internal/lab/pki"
 	"github.com/petiole-io/petiole/internal/lab/render"
+	"github.com/petiole-io/petiole/leaf/credential"
 )
 
 // ControlPlane is etcd, kube-apiserver, scheduler and controller-manager in one process.
@@ -170,18 +171,21 @@ func (w *World) prepareHub() error {
 		Listen: hubClients, Monitor: hubMonitor, LeafListen: w.hubLeaves(),
 		Store: filepath.Join(dir, "hub"), CertFile: cert.CertFile, KeyFile: cert.KeyFile,
 	}
-	if hub.Bridge, err = fabric.Key(w.key("bridge")); err != nil {
+	if hub.Bridge, err = credential.Seed(w.key("bridge")); err != nil {
 		return err
 	}
-	if hub.Admin, err = fabric.Key(w.key("admin")); err != nil {
+	if hub.Admin, err = credential.Seed(w.key("admin")); err != nil {
+		return err
+	}
+	if hub.System, err = credential.Seed(w.key("system")); err != nil {
 		return err
 	}
 	for _, name := range w.siteNames() {
 		site := fabric.Site{Name: name}
-		if site.Leaf, err = fabric.Key(w.key(name + "-leaf")); err != nil {
+		if site.Leaf, err = credential.Seed(w.key(name + "-leaf")); err != nil {
 			return err
 		}
-		if site.Operator, err = fabric.Key(w.key(name + "-operator")); err != nil {
+		if site.Operator, err = credential.Seed(w.key(name + "-operator")); err != nil {
 			return err
 		}
 		hub.Sites = append(hub.Sites, site)

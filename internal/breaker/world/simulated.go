@@ -11,13 +11,12 @@ import (
 func SimulatedName(i int) string { return fmt.Sprintf("v%03d", i) }
 
 // SimulatedConfig writes the nats-server configuration of a simulated site's leaf, which
-// runs on the host, to dir, and returns its path. It listens on a port of the system's
-// choice.
+// runs on the host, to dir, and returns its path. Nothing listens.
 func (w *World) SimulatedConfig(i int, dir string) (string, error) {
 	name := SimulatedName(i)
 	conf := filepath.Join(dir, "leaf.conf")
 	return conf, fabric.RepoTemplates(w.opts.Root).WriteLeaf(conf, fabric.Leaf{
-		Site: name, Listen: "127.0.0.1:-1", Store: filepath.Join(dir, "store"), URL: "tls://" + w.hubLeaves(),
+		Site: name, Store: filepath.Join(dir, "store"), URL: "tls://" + w.hubLeaves(),
 		SeedFile: w.key(name + "-leaf"), CAFile: w.natsCA.CertFile,
 	})
 }

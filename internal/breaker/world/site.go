@@ -18,6 +18,7 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/fabric"
 	"github.com/petiole-io/petiole/internal/lab/network"
 	"github.com/petiole-io/petiole/internal/lab/render"
+	"github.com/petiole-io/petiole/leaf/credential"
 )
 
 // telemetryBytes bounds a site's telemetry, so that it can be reached in a run.
@@ -87,9 +88,10 @@ func (s *Site) create() error {
 // It runs a kubelet if there is a runtime.
 func (s *Site) writeConfig(dir, data string, r *Runtime) error {
 	w := s.world
-	conf := filepath.Join(dir, "nats", "leaf.conf")
+	conf := natsConf(dir)
 	err := fabric.RepoTemplates(w.opts.Root).WriteLeaf(conf, fabric.Leaf{
-		Site: s.Name, Listen: leafClients, Store: filepath.Join(data, "store"), URL: "tls://" + w.hubLeaves(),
+		// The breaker writes at the site what a device worker would: it uses the leaf's user.
+		Site: s.Name, Listen: leafClients, LeafUser: true, Store: filepath.Join(data, "store"), URL: "tls://" + w.hubLeaves(),
 		SeedFile: w.key(s.Name + "-leaf"), CAFile: w.natsCA.CertFile,
 	})
 	if err != nil {
@@ -111,6 +113,9 @@ func (s *Site) writeConfig(dir, data string, r *Runtime) error {
 	}
 	return render.Secret(filepath.Join(dir, "leaf.yaml"), out)
 }
+
+// natsConf is the nats-server configuration of a leaf whose files are in dir.
+func natsConf(dir string) string { return filepath.Join(dir, "nats", "leaf.conf") }
 
 // destroy stops the leaf and removes disk, link and namespace.
 func (s *Site) destroy() error {
@@ -155,9 +160,13 @@ func (s *Site) NodeAPI() (*rest.Config, error) {
 	return cfg, nil
 }
 
-// Connect connects to the leaf's NATS server as a program at the site does.
+// Connect connects to the leaf's NATS server as a user who may write what the leaf may.
 func (s *Site) Connect() (*nats.Conn, error) {
-	nc, err := nats.Connect("nats://"+leafClients, nats.SetCustomDialer(inside{s}), nats.Name("breaker"),
+	password, err := credential.ReadPassword(filepath.Join(fabric.UsersDir(natsConf(s.dir)), fabric.UserLeaf+".conf"))
+	if err != nil {
+		return nil, err
+	}
+	nc, err := nats.Connect("nats://"+leafClients, nats.UserInfo(fabric.UserLeaf, password), nats.SetCustomDialer(inside{s}), nats.Name("breaker"),
 		nats.MaxReconnects(-1), nats.ReconnectWait(200*time.Millisecond), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(-1),
 		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2))
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/petiole-io/petiole/internal/lab/fabric"
 	"github.com/petiole-io/petiole/internal/lab/network"
 )
 
@@ -65,6 +66,11 @@ func (r *Rig) Bin(name string) string { return filepath.Join(r.Dir, "bin", name)
 
 // SeedFile holds the nkey seed of a user of the hub.
 func (r *Rig) SeedFile(user string) string { return filepath.Join(r.Dir, "nats", user+".nk") }
+
+// UserFile holds the password of a user of a site's nats-server (credential.ReadPassword).
+func (r *Rig) UserFile(s *Site, user string) string {
+	return filepath.Join(fabric.UsersDir(filepath.Join(r.Dir, "sites", s.Name, "nats", "leaf.conf")), user+".conf")
+}
 
 // HubCAFile verifies the hub's certificate.
 func (r *Rig) HubCAFile() string { return filepath.Join(r.Dir, "nats", "nats-ca.crt") }

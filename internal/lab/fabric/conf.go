@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/petiole-io/petiole/internal/lab/render"
+	"github.com/petiole-io/petiole/leaf/credential"
 )
 
 // Templates are the configuration templates of deploy/, by their paths.
@@ -25,8 +26,11 @@ func RepoTemplates(root string) Templates {
 type Hub struct {
 	Listen, Monitor, LeafListen string
 	Store, CertFile, KeyFile    string
-	Bridge, Admin               string
-	Sites                       []Site
+	// ClientTLS has Listen speak TLS only, with the certificate that LeafListen has.
+	ClientTLS bool
+	// System is a user of the system account.
+	Bridge, Admin, System string
+	Sites                 []Site
 }
 
 // Site is one site's account at the hub.
@@ -36,22 +40,40 @@ type Site struct {
 	Leaf, Operator string
 }
 
+// The users of a leaf's configuration.
+const (
+	// UserOperator authenticates by nkey and looks only.
+	UserOperator = "operator"
+	// UserApplication authenticates by password, over NATS and MQTT.
+	UserApplication = "application"
+	// UserLeaf authenticates by password and may do what the leaf may.
+	UserLeaf = "leaf"
+)
+
 // Leaf is what a leaf's configuration says.
 type Leaf struct {
-	Site, Listen, Store string
-	// MQTT is where the leaf listens for MQTT; empty: nowhere.
-	MQTT string
+	Site, Store string
+	// Listen and MQTT are where the server listens for NATS clients and for MQTT; empty:
+	// nowhere, if the server is embedded.
+	Listen, MQTT string
+	// LeafUser makes UserLeaf, which a leaf needs whose server is not embedded.
+	LeafUser bool
 	// URL is the hub's leaf listener, for example "tls://10.98.0.1:7422".
 	URL string
-	// SeedFile holds the seed of the site's leaf user, CAFile the hub's authority.
+	// SeedFile holds the seed of the site's leaf user, CAFile the hub's authority; empty: one
+	// that the system knows.
 	SeedFile, CAFile string
 }
 
 // WriteHub renders the hub's configuration to path.
 func (t Templates) WriteHub(path string, h Hub) error { return render.File(t.Hub, path, h) }
 
+// UsersDir is the folder beside a leaf's configuration that holds its users' credentials,
+// as package credential makes them.
+func UsersDir(conf string) string { return filepath.Join(filepath.Dir(conf), "users") }
+
 // WriteLeaf renders a leaf's configuration to path. The seed is copied beside it, in
-// the form that the configuration includes.
+// the form that the configuration includes, and its users get credentials.
 func (t Templates) WriteLeaf(path string, l Leaf) error {
 	seed, err := os.ReadFile(l.SeedFile)
 	if err != nil {
@@ -63,5 +85,24 @@ func (t Templates) WriteLeaf(path string, l Leaf) error {
 		return fmt.Errorf("write seed of the leaf: %w", err)
 	}
 	l.SeedFile = include
+	if err := writeUsers(UsersDir(path), l); err != nil {
+		return err
+	}
 	return render.File(t.Leaf, path, l)
+}
+
+// writeUsers makes the credentials of the users that l has.
+func writeUsers(dir string, l Leaf) error {
+	if l.LeafUser {
+		if err := credential.PasswordUser(dir, UserLeaf); err != nil {
+			return err
+		}
+	}
+	if l.Listen == "" && l.MQTT == "" {
+		return nil
+	}
+	if err := credential.KeyUser(dir, UserOperator); err != nil {
+		return err
+	}
+	return credential.PasswordUser(dir, UserApplication)
 }

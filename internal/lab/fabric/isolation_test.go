@@ -19,6 +19,7 @@ import (
 
 	"github.com/petiole-io/petiole/internal/lab/pki"
 	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/leaf/credential"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -179,6 +180,14 @@ type world struct {
 
 func newWorld(t *testing.T, sites ...string) *world {
 	t.Helper()
+	w := prepareWorld(t, sites...)
+	run(t, w.writeHub(t))
+	return w
+}
+
+// prepareWorld makes keys and certificates for a hub that does not run yet.
+func prepareWorld(t *testing.T, sites ...string) *world {
+	t.Helper()
 	dir := t.TempDir()
 	ca, err := pki.NewAuthority(dir, "nats-ca")
 	must(t, err)
@@ -189,23 +198,33 @@ func newWorld(t *testing.T, sites ...string) *world {
 		Store: filepath.Join(dir, "hub"), CertFile: cert.CertFile, KeyFile: cert.KeyFile,
 	}}
 	w.url = "nats://" + w.hub.Listen
-	w.hub.Bridge, w.hub.Admin = w.key(t, "bridge"), w.key(t, "admin")
+	w.hub.Bridge, w.hub.Admin, w.hub.System = w.key(t, "bridge"), w.key(t, "admin"), w.key(t, "system")
 	for _, s := range sites {
-		w.hub.Sites = append(w.hub.Sites, Site{Name: s, Leaf: w.key(t, s+"-leaf"), Operator: w.key(t, s+"-operator")})
+		w.addSite(t, s)
 	}
-	conf := filepath.Join(dir, "hub.conf")
-	must(t, w.templates.WriteHub(conf, w.hub))
-	run(t, conf)
 	return w
+}
+
+func (w *world) addSite(t *testing.T, s string) {
+	t.Helper()
+	w.hub.Sites = append(w.hub.Sites, Site{Name: s, Leaf: w.key(t, s+"-leaf"), Operator: w.key(t, s+"-operator")})
+}
+
+// writeHub writes the hub's configuration and returns its path.
+func (w *world) writeHub(t *testing.T) string {
+	t.Helper()
+	conf := filepath.Join(w.dir, "hub.conf")
+	must(t, w.templates.WriteHub(conf, w.hub))
+	return conf
 }
 
 func (w *world) keyFile(user string) string { return filepath.Join(w.dir, user+".nk") }
 
 func (w *world) key(t *testing.T, user string) string {
 	t.Helper()
-	public, err := Key(w.keyFile(user))
+	public, err := credential.Seed(w.keyFile(user))
 	must(t, err)
-	again, err := Key(w.keyFile(user))
+	again, err := credential.Seed(w.keyFile(user))
 	must(t, err)
 	if again != public {
 		t.Fatalf("key of %s changed from %s to %s", user, public, again)
@@ -222,7 +241,7 @@ func (w *world) seed(t *testing.T, user string) nats.Option {
 
 func (w *world) connect(t *testing.T, user string) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(w.url, w.seed(t, user))
+	nc, err := nats.Connect(w.url, w.seed(t, user), nats.RootCAs(w.authority.CertFile))
 	must(t, err)
 	t.Cleanup(nc.Close)
 	return nc
@@ -243,11 +262,13 @@ func (w *world) startLeaf(t *testing.T, ctx context.Context, site, hubAddr strin
 	t.Helper()
 	conf, listen := filepath.Join(w.dir, site, "leaf.conf"), freeAddr(t)
 	must(t, w.templates.WriteLeaf(conf, Leaf{
-		Site: site, Listen: listen, Store: filepath.Join(w.dir, site, "js"),
+		Site: site, Listen: listen, MQTT: freeAddr(t), LeafUser: true, Store: filepath.Join(w.dir, site, "js"),
 		URL: "tls://" + hubAddr, SeedFile: w.keyFile(site + "-leaf"), CAFile: w.authority.CertFile,
 	}))
 	run(t, conf)
-	nc, err := nats.Connect("nats://" + listen)
+	password, err := credential.ReadPassword(filepath.Join(UsersDir(conf), UserLeaf+".conf"))
+	must(t, err)
+	nc, err := nats.Connect("nats://"+listen, nats.UserInfo(UserLeaf, password))
 	must(t, err)
 	t.Cleanup(nc.Close)
 	js, err := jetstream.New(nc)

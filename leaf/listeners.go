@@ -1,0 +1,142 @@
+package leaf
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// errOpen reports a configuration with which anybody could use the embedded server.
+var errOpen = errors.New("lets anybody on the gateway in without authentication")
+
+// secure changes the options of the embedded server so that only who authenticates may
+// use it, and only over listeners that the configuration asks for. The leaf becomes a
+// user of its own account, by the public nkey and in process alone. It returns errOpen, with
+// every setting that is to blame, for what it cannot close.
+func secure(opts *server.Options, nkey string) error {
+	opts.DontListen = opts.Host == "" && opts.Port == 0 // nats-server's default is 0.0.0.0:4222
+	if opts.DontListen {
+		opts.Host = "127.0.0.1" // the default of the monitoring listener, too
+	}
+	if err := closed(opts); err != nil {
+		return err
+	}
+	opts.Nkeys = append(opts.Nkeys, &server.NkeyUser{
+		Nkey: nkey, Account: ownAccount(opts),
+		AllowedConnectionTypes: map[string]struct{}{"IN_PROCESS": {}},
+	})
+	return nil
+}
+
+// closed reports every setting by which somebody without a credential would get in.
+func closed(o *server.Options) error {
+	var errs []error
+	refuse := func(is bool, setting, remedy string) {
+		if is {
+			errs = append(errs, fmt.Errorf("%s %w: %s", setting, errOpen, remedy))
+		}
+	}
+	const users = "give each user an nkey or a password (deploy/leaf/leaf.conf.tmpl)"
+	refuse(o.NoAuthUser != "", fmt.Sprintf("no_auth_user %q", o.NoAuthUser), users)
+	refuse(o.MQTT.NoAuthUser != "", fmt.Sprintf("mqtt.no_auth_user %q", o.MQTT.NoAuthUser), users)
+	refuse(o.Websocket.NoAuthUser != "", fmt.Sprintf("websocket.no_auth_user %q", o.Websocket.NoAuthUser), users)
+	for _, u := range o.Users {
+		refuse(u.Password == "" && !o.TLSMap, fmt.Sprintf("the empty password of user %q", u.Username), users)
+	}
+	refuse(o.Cluster.Port != 0 && o.Cluster.Username == "", "cluster", "remove it, a gateway's server is no cluster")
+	refuse(o.Gateway.Port != 0 && o.Gateway.Username == "", "gateway", "remove it, a gateway's server is no cluster")
+	refuse(o.ProfPort != 0, "prof_port", "remove it")
+	refuse((o.HTTPPort != 0 || o.HTTPSPort != 0) && !loopbackHost(cmp.Or(o.HTTPHost, o.Host)), "the monitoring listener (http, https)", `name a loopback address, as in http: "127.0.0.1:8222"`)
+	if o.Username != "" || o.Authorization != "" {
+		errs = append(errs, errors.New("authorization: a single user or token leaves no place for the leaf itself: use authorization.users or accounts"))
+	}
+	if len(o.TrustedOperators) > 0 {
+		errs = append(errs, errors.New("operator: the leaf has no JWT for the server that it embeds: use accounts with users, or nats.url"))
+	}
+	return errors.Join(errs...)
+}
+
+func loopbackHost(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// ownAccount is the account that the link to the hub belongs to, and so the leaf's; nil
+// is the server's default account.
+func ownAccount(o *server.Options) *server.Account {
+	for _, r := range o.LeafNode.Remotes {
+		for _, a := range o.Accounts {
+			if a.Name == r.LocalAccount {
+				return a
+			}
+		}
+	}
+	return nil
+}
+
+// adopt renames the folder of the default account, as gateways had it before the leaf had
+// an account of its own, to that of the leaf's account, unless that has a folder already.
+// Nothing that waits there for the link is forgotten.
+func adopt(o *server.Options) error {
+	own := ownAccount(o)
+	if own == nil || o.StoreDir == "" {
+		return nil
+	}
+	root := filepath.Join(o.StoreDir, server.JetStreamStoreDir)
+	before, now := filepath.Join(root, server.DEFAULT_GLOBAL_ACCOUNT), filepath.Join(root, own.Name)
+	if _, err := os.Stat(now); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(before, "streams", streams.SiteDesired)); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	return os.Rename(before, now)
+}
+
+// warnOthers names the users that may write desired state because they share the leaf's
+// account.
+func warnOthers(o *server.Options, nkey string, log *zap.Logger) {
+	var names []string
+	own := ownAccount(o)
+	for _, u := range o.Users {
+		if u.Account == own {
+			names = append(names, u.Username)
+		}
+	}
+	for _, u := range o.Nkeys {
+		if u.Account == own && u.Nkey != nkey {
+			names = append(names, u.Nkey)
+		}
+	}
+	if len(names) > 0 {
+		slices.Sort(names)
+		log.Warn("users of the leaf's own account can have anything run on this gateway", zap.Strings("users", names))
+	}
+}
+
+// open reports whether the server that nc is connected to lets anybody in.
+func open(nc *nats.Conn) bool { return nc.IsConnected() && !nc.AuthRequired() }
+
+// reasons are what is wrong with the leaf now and with the server that it uses.
+func (s *status) reasons() []string {
+	names := s.degraded.list()
+	if open(s.js.Conn()) {
+		names = append(names, streams.DegradedOpen)
+		slices.Sort(names)
+	}
+	return names
+}
