@@ -45,7 +45,7 @@ func (w *world) startHub(t *testing.T) *hubProcess {
 		must(t, log.Close())
 	})
 	eventually(t, "the hub answers", func() bool {
-		nc, err := nats.Connect(w.url, w.seed(t, "system"), nats.RootCAs(w.authority.CertFile))
+		nc, err := nats.Connect(w.url, w.seed(t, "system"))
 		if err == nil {
 			h.system, h.server = nc, nc.ConnectedServerId()
 		}

@@ -241,7 +241,11 @@ func (w *world) seed(t *testing.T, user string) nats.Option {
 
 func (w *world) connect(t *testing.T, user string) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(w.url, w.seed(t, user), nats.RootCAs(w.authority.CertFile))
+	opts := []nats.Option{w.seed(t, user)}
+	if w.hub.ClientTLS {
+		opts = append(opts, nats.RootCAs(w.authority.CertFile))
+	}
+	nc, err := nats.Connect(w.url, opts...)
 	must(t, err)
 	t.Cleanup(nc.Close)
 	return nc
