@@ -3,9 +3,11 @@ package nodeapi
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/petiole-io/petiole/streams"
@@ -23,6 +25,9 @@ type resource struct {
 	subs map[string][]string
 	// virtual resources answer a create and store nothing.
 	virtual bool
+	// why is the reason why a write that is not served is refused; empty: only the cloud
+	// may do it.
+	why string
 }
 
 func (r resource) gvk() schema.GroupVersionKind { return r.GroupVersion().WithKind(r.kind) }
@@ -46,6 +51,17 @@ func (r resource) with(verbs ...string) resource { r.verbs = verbs; return r }
 func (r resource) under(name string, verbs ...string) resource {
 	r.subs = map[string][]string{name: verbs}
 	return r
+}
+
+// refusing gives the reason why a write that is not served is refused.
+func (r resource) refusing(why string) resource { r.why = why; return r }
+
+// refusal is the error of a write that is not served.
+func (r resource) refusal(name string) error {
+	if r.why == "" {
+		return forbidden(r.GroupResource(), name)
+	}
+	return apierrors.NewForbidden(r.GroupResource(), name, errors.New(r.why))
 }
 
 func (r resource) answered() resource { r.virtual, r.verbs = true, []string{"create"}; return r }
@@ -76,22 +92,34 @@ var builtins = []resource{
 	builtin("", "v1", "endpoints", "Endpoints", true, "ep"),
 	builtin("", "v1", "serviceaccounts", "ServiceAccount", true, "sa").under("token", "create"),
 	builtin("", "v1", "namespaces", "Namespace", false, "ns"),
-	builtin("", "v1", "persistentvolumes", "PersistentVolume", false, "pv"),
-	builtin("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", true, "pvc"),
+	builtin("", "v1", "persistentvolumes", "PersistentVolume", false, "pv").refusing(noExpansion),
+	builtin("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", true, "pvc").refusing(noExpansion),
 	builtin("", "v1", "events", "Event", true, "ev").with("create", "patch", "update"),
 	builtin("coordination.k8s.io", "v1", "leases", "Lease", true).with("create", "delete", "patch", "update"),
-	builtin("storage.k8s.io", "v1", "csinodes", "CSINode", false).with("create", "patch", "update"),
+	builtin("storage.k8s.io", "v1", "csinodes", "CSINode", false).with("create", "delete", "patch", "update").
+		refusing("this is a site's node API, which takes no status of a CSINode: leave the kubelet's feature gate CSIVolumeHealth off"),
 	builtin("storage.k8s.io", "v1", "csidrivers", "CSIDriver", false),
-	builtin("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", false),
+	builtin("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", false).
+		refusing("this is a site's node API, and volumes are attached by the cloud: leave enableControllerAttachDetach of the KubeletConfiguration on"),
 	builtin("storage.k8s.io", "v1", "storageclasses", "StorageClass", false, "sc"),
 	builtin("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", false),
 	builtin("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", true),
-	builtin("certificates.k8s.io", "v1", "podcertificaterequests", "PodCertificateRequest", true),
+	builtin("certificates.k8s.io", "v1", "podcertificaterequests", "PodCertificateRequest", true).
+		refusing("this is a site's node API, and no certificates for pods are issued at a site: use a projected service account token"),
 	builtin("certificates.k8s.io", "v1", "clustertrustbundles", "ClusterTrustBundle", false),
 	builtin("resource.k8s.io", "v1", "resourceslices", "ResourceSlice", false).with("deletecollection"),
 	builtin("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim", true),
 	builtin("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", false).answered(),
 	builtin("authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", false).answered(),
+}
+
+const noExpansion = "this is a site's node API, and volumes are not expanded at a site: expand the volume by hand"
+
+// unserved are resources that a kubelet asks for when it is configured so, and that a site
+// cannot serve, with the reason.
+var unserved = map[schema.GroupResource]string{
+	{Group: "certificates.k8s.io", Resource: "certificatesigningrequests"}: "this is a site's node API, which signs no certificates: " +
+		"set serverTLSBootstrap and rotateCertificates of the KubeletConfiguration to false",
 }
 
 // catalog knows the served resources by group and name. It is guarded by the

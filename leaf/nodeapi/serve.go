@@ -60,6 +60,9 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	res, ok := a.store.lookup(rt.GroupVersionResource)
 	if !ok {
+		if why := unserved[rt.GroupResource()]; why != "" {
+			return apierrors.NewForbidden(rt.GroupResource(), rt.name, errors.New(why))
+		}
 		return noSuchPath()
 	}
 	q := &request{Request: r, resource: res, route: rt, verb: verbOf(r, rt.name != "")}
@@ -88,14 +91,14 @@ func (q *request) check() error {
 			if q.verb == "get" {
 				return noSuchPath()
 			}
-			return forbidden(gr, q.name)
+			return q.resource.refusal(q.name)
 		}
 	}
 	switch {
 	case slices.Contains(verbs, q.verb):
 		return nil
 	case slices.Contains([]string{"create", "update", "patch", "delete", "deletecollection"}, q.verb):
-		return forbidden(gr, q.name)
+		return q.resource.refusal(q.name)
 	}
 	return apierrors.NewMethodNotSupported(gr, q.Method)
 }

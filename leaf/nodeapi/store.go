@@ -197,9 +197,29 @@ func (s *store) list(gr schema.GroupResource, sel selection) ([]*object, uint64)
 }
 
 // refresh computes the view of k again and tells the watchers what changed. An error
-// leaves the view as it was.
+// leaves the view as it was. With the UID of a node the owner of its CSINode changes.
 func (s *store) refresh(t *table, k key, e *entry) error {
+	uid := e.uid()
+	if err := s.recompute(t, k, e); err != nil {
+		return err
+	}
+	if t.GroupResource() != nodesGR || e.uid() == uid {
+		return nil
+	}
+	csi := s.tables[csiNodesGR]
+	if csi == nil || csi.entries[k] == nil {
+		return nil
+	}
+	return s.recompute(csi, k, csi.entries[k])
+}
+
+func (s *store) recompute(t *table, k key, e *entry) error {
 	d, err := compose(t.GroupResource(), e)
+	if err == nil && d != nil && t.GroupResource() == csiNodesGR {
+		if node := s.tableOf(nodesGR).entries[k]; node != nil {
+			err = ownedByNode(d, k.name, node.uid())
+		}
+	}
 	if err != nil {
 		return err
 	}

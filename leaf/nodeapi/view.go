@@ -88,6 +88,14 @@ func (e *entry) tombstoned() bool {
 	return !live && len(e.desired) > 0
 }
 
+// uid is that of the view, empty when there is none.
+func (e *entry) uid() string {
+	if e.view == nil {
+		return ""
+	}
+	return e.view.uid
+}
+
 func (e *entry) idle() bool { return e.local == nil && len(e.desired) == 0 && e.view == nil }
 
 // keepsOwnBody says which resources are served as something else than their desired

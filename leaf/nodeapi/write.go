@@ -246,18 +246,27 @@ func (a *API) remove(w http.ResponseWriter, q *request) error {
 		p.ResourceVersion != nil && *p.ResourceVersion != strconv.FormatUint(view.rv, 10)) {
 		return apierrors.NewConflict(gr, q.name, fmt.Errorf("the precondition is not met: the object's UID is %s, its version %d", view.uid, view.rv))
 	}
-	if gr == podsGR {
+	switch gr {
+	case podsGR:
 		if err := a.mayDeletePod(view, live, opts); err != nil {
 			return err
 		}
+	case csiNodesGR:
+		if q.name != a.cfg.Node {
+			return apierrors.NewForbidden(gr, q.name, fmt.Errorf("this node is %s", a.cfg.Node))
+		}
+	}
+	// A delete that the cloud gets is a report like any other: the last on its subject.
+	if goesUp(gr) {
 		l := &local{op: streams.OpDelete, uid: view.uid}
 		if live {
 			l.version, l.answers = want.version, want.arrived
 		}
-		if _, err := a.keep(q.Context(), q.resource, q.key, l, nil); err != nil {
-			return err
-		}
-	} else if _, err := a.store.report(q.resource, q.key, nil); err != nil {
+		_, err = a.keep(q.Context(), q.resource, q.key, l, nil)
+	} else {
+		_, err = a.store.report(q.resource, q.key, nil)
+	}
+	if err != nil {
 		return err
 	}
 	return writeObject(w, http.StatusOK, q.out, view)

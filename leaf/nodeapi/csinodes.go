@@ -1,0 +1,49 @@
+package nodeapi
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// ownedByNode makes a CSINode belong to its node as it is now, which has another UID than
+// the kubelet wrote after the cloud gave it one, or after somebody deleted the node in the
+// cloud and it came back. The owner that was the last before stays: a kubelet that runs
+// knows its node by the UID that it had when the kubelet started, and deletes a CSINode
+// that has no owner of that UID (ensureNodeOwnsCSINode of pkg/volume/csi/nodeinfomanager).
+func ownedByNode(d document, node, uid string) error {
+	meta, err := d.child("metadata")
+	if err != nil || uid == "" {
+		return err
+	}
+	var owners, others []metav1.OwnerReference
+	if !empty(meta["ownerReferences"]) {
+		if err := json.Unmarshal(meta["ownerReferences"], &owners); err != nil {
+			return fmt.Errorf("metadata.ownerReferences: %w", err)
+		}
+	}
+	isNode := func(o metav1.OwnerReference) bool { return o.Kind == "Node" && o.Name == node }
+	last := -1
+	for i, o := range owners {
+		if isNode(o) {
+			if o.UID == types.UID(uid) {
+				return nil
+			}
+			last = i
+		}
+	}
+	for i, o := range owners {
+		if !isNode(o) || i == last {
+			others = append(others, o)
+		}
+	}
+	owners = append(slices.Clip(others), metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: node, UID: types.UID(uid)})
+	if meta["ownerReferences"], err = json.Marshal(owners); err != nil {
+		return fmt.Errorf("metadata.ownerReferences: %w", err)
+	}
+	d["metadata"] = meta.encode()
+	return nil
+}
