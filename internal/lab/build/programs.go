@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// program is one executable file.
+type program struct {
+	name string
+	pkg  string
+	// extra programs are built only when they are named.
+	extra bool
+}
+
+// module is what one go command builds: programs of the same module with the same flags
+// share their packages, which are compiled while another program is linked.
+type module struct {
+	// dir is the module's folder, from the repository's root.
+	dir string
+	// cgo is whether C is compiled, too.
+	cgo  bool
+	tags []string
+	// kubernetes is whether the programs report the version of Kubernetes.
+	kubernetes bool
+	// beside modules have one core at most: they are built while another lane has all.
+	beside   bool
+	programs []program
+}
+
+// key names one of the packages that the module is built of: other modules may have the
+// same package in another version.
+func (m module) key(pkg string) string { return m.dir + " " + pkg }
+
+// modules are in the order in which they are built, small programs first.
+var modules = []module{
+	{
+		dir: ".", kubernetes: true,
+		programs: []program{
+			{name: "ociwrap", pkg: "./internal/lab/ociwrap"},
+			{name: "nats-server", pkg: "github.com/nats-io/nats-server/v2"},
+			{name: "opcua-mapper", pkg: "./cmd/opcua-mapper"},
+			{name: "kubectl-petiole", pkg: "./cmd/kubectl-petiole"},
+			{name: "bridge", pkg: "./cmd/bridge"},
+			{name: "leaf", pkg: "./cmd/leaf"},
+			{name: "kubectl", pkg: "k8s.io/kubernetes/cmd/kubectl"},
+			{name: "lab", pkg: "./cmd/lab"},
+			{name: "bench", pkg: "./cmd/bench", extra: true},
+		},
+	},
+	{
+		dir: "deploy/natscli", beside: true,
+		programs: []program{{name: "nats-cli", pkg: "github.com/nats-io/natscli/nats"}},
+	},
+	{
+		dir: "deploy/crio", beside: true, cgo: true,
+		tags: []string{
+			"containers_image_openpgp", "exclude_graphdriver_btrfs", "btrfs_noversion",
+			"exclude_graphdriver_devicemapper", "libdm_no_deferred_remove", "seccomp",
+		},
+		programs: []program{{name: "crio", pkg: "github.com/cri-o/cri-o/cmd/crio"}},
+	},
+	{
+		dir: "internal/bench/telegraf", beside: true,
+		programs: []program{{name: "telegraf", pkg: ".", extra: true}},
+	},
+}
+
+func names(all []module) []string {
+	var list []string
+	for _, m := range all {
+		for _, p := range m.programs {
+			list = append(list, p.name)
+		}
+	}
+	return list
+}
+
+// choose returns the modules with the named programs only, or with those of the lab when
+// none is named. A name that is not there is an error.
+func choose(all []module, wanted []string) ([]module, error) {
+	for _, name := range wanted {
+		if !slices.Contains(names(all), name) {
+			return nil, fmt.Errorf("program %q: there are %s", name, strings.Join(names(all), ", "))
+		}
+	}
+	var chosen []module
+	for _, m := range all {
+		m.programs = slices.DeleteFunc(slices.Clone(m.programs), func(p program) bool {
+			if len(wanted) == 0 {
+				return p.extra
+			}
+			return !slices.Contains(wanted, p.name)
+		})
+		if len(m.programs) > 0 {
+			chosen = append(chosen, m)
+		}
+	}
+	return chosen, nil
+}
