@@ -3,54 +3,95 @@ package main
 
 import (
 	"context"
-	"flag"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/funcr"
+	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"k8s.io/klog/v2"
 
 	"github.com/petiole-io/petiole/bridge"
 	"github.com/petiole-io/petiole/internal/configfile"
+	"github.com/petiole-io/petiole/internal/version"
 )
 
-func main() { os.Exit(run(os.Args[1:])) }
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
 
-func run(args []string) int {
-	flags := flag.NewFlagSet("bridge", flag.ContinueOnError)
-	path := flags.String("config", "", "configuration `file` (required)")
-	if err := flags.Parse(args); err != nil {
-		return configfile.ExitCode
+var (
+	// errStopped is the error of a bridge that has logged already why it ended.
+	errStopped       = errors.New("bridge ended")
+	errConfiguration = errors.New("configuration is not valid")
+)
+
+// run runs the command with arguments and returns its exit code: 0, 1 for a bridge that
+// ended with an error, 2 for wrong arguments or a wrong configuration.
+func run(ctx context.Context, args []string, out, errs io.Writer) int {
+	cmd := newCommand()
+	cmd.SetArgs(args)
+	cmd.SetOut(out)
+	cmd.SetErr(errs)
+	err := cmd.ExecuteContext(ctx)
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errStopped):
+		return 1
+	case errors.Is(err, errConfiguration):
+		fmt.Fprintln(errs, err)
+	default:
+		fmt.Fprintf(errs, "%v\nSee 'bridge --help'.\n", err)
 	}
-	if *path == "" || flags.NArg() > 0 {
-		fmt.Fprintln(os.Stderr, "usage: bridge --config FILE")
-		return configfile.ExitCode
+	return configfile.ExitCode
+}
+
+func newCommand() *cobra.Command {
+	var config string
+	cmd := &cobra.Command{
+		Use: "bridge --config FILE", Short: "Join a Kubernetes API server to a NATS hub",
+		Args: cobra.NoArgs, Version: version.String(),
+		SilenceUsage: true, SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runBridge(cmd.Context(), config) },
 	}
-	cfg, err := bridge.LoadConfig(*path)
+	cmd.Flags().StringVar(&config, "config", "", "configuration `file` (required)")
+	cmd.AddCommand(&cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), version.String()) },
+	})
+	return cmd
+}
+
+func runBridge(ctx context.Context, path string) error {
+	if path == "" {
+		return errors.New("--config is missing")
+	}
+	cfg, err := bridge.LoadConfig(path)
 	if err == nil {
 		err = cfg.Validate()
 	}
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "bridge: configuration %s is not valid:\n%v\n", *path, err)
-		return configfile.ExitCode
+		return fmt.Errorf("%s: %w:\n%w", path, errConfiguration, err)
 	}
 	log := logger(cfg.Log)
 	defer func() { _ = log.Sync() }() // standard error cannot always be synced
 	klog.SetLogger(clientLogger(cfg.Log, log))
 	noticeDeadConnections()
-
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	if err := bridge.New(cfg, log).Run(ctx); err != nil {
 		log.Error("bridge ended", zap.Error(err))
-		return 1
+		return errStopped
 	}
-	return 0
+	return nil
 }
 
 // noticeDeadConnections has client-go give up a silent connection to the API server

@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bytes"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/petiole-io/petiole/internal/configfile"
+	"github.com/petiole-io/petiole/internal/version"
 )
 
 func TestBadConfigurationStartsNothing(t *testing.T) {
@@ -19,15 +23,37 @@ func TestBadConfigurationStartsNothing(t *testing.T) {
 			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if code := run([]string{"--config", path}); code != configfile.ExitCode {
+			if code := run(t.Context(), []string{"--config", path}, io.Discard, io.Discard); code != configfile.ExitCode {
 				t.Errorf("exit code %d", code)
 			}
 		})
 	}
-	if code := run([]string{"--config", filepath.Join(t.TempDir(), "missing")}); code != configfile.ExitCode {
+	if code := run(t.Context(), []string{"--config", filepath.Join(t.TempDir(), "missing")}, io.Discard, io.Discard); code != configfile.ExitCode {
 		t.Errorf("exit code %d for a missing file", code)
 	}
-	if code := run(nil); code != configfile.ExitCode {
+	if code := run(t.Context(), []string{}, io.Discard, io.Discard); code != configfile.ExitCode {
 		t.Errorf("exit code %d without a file", code)
+	}
+}
+
+func TestArguments(t *testing.T) {
+	for _, c := range []struct {
+		args      []string
+		code      int
+		out, errs string
+	}{
+		{[]string{"version"}, 0, version.String() + "\n", ""},
+		{[]string{"--version"}, 0, version.String(), ""},
+		{[]string{"--help"}, 0, "--config file", ""},
+		{[]string{"version", "now"}, configfile.ExitCode, "", `unknown command "now"`},
+		{[]string{"start"}, configfile.ExitCode, "", `unknown command "start"`},
+		{[]string{"--colour"}, configfile.ExitCode, "", "unknown flag: --colour"},
+		{[]string{}, configfile.ExitCode, "", "--config is missing"},
+	} {
+		var out, errs bytes.Buffer
+		code := run(t.Context(), c.args, &out, &errs)
+		if code != c.code || !strings.Contains(out.String(), c.out) || !strings.Contains(errs.String(), c.errs) {
+			t.Errorf("%v: exit code %d, printed %q and %q; want %d, %q and %q", c.args, code, out.String(), errs.String(), c.code, c.out, c.errs)
+		}
 	}
 }

@@ -1,101 +1,112 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"text/tabwriter"
+
+	"github.com/spf13/cobra"
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/modbus"
-	"github.com/petiole-io/petiole/internal/configfile"
 )
 
-// deviceCommand is the first argument that makes leaf look at devices.
-const deviceCommand = "device"
-
-const deviceUsage = `usage: leaf device plan -f file [-f file]… [-o text|json]
-       leaf device read -f file [-f file]… [-o text|json] [-device namespace/name] [-frames]
-
-The files are manifests of Devices and DeviceModels, several documents each; - is
-standard input. plan shows what the Modbus driver will ask for, and how long that
-takes; it touches nothing. read reads every property once from the live devices.
-
-Exit code: 0 nothing is wrong, 1 a device has a problem (told with field and value) or
-could not be read, 2 wrong arguments.
-`
-
-// files collects the values of a flag that may be given several times.
-type files []string
-
-func (f *files) String() string     { return strings.Join(*f, ",") }
-func (f *files) Set(s string) error { *f = append(*f, s); return nil }
-
-// deviceOptions are the arguments of leaf device.
+// deviceOptions are the flags of leaf device.
 type deviceOptions struct {
-	files  files
+	files  []string
 	output string
 	device string
 	frames bool
 }
 
-// runDevice is leaf device; it returns the exit code.
-func runDevice(args []string, in io.Reader, out, errs io.Writer) int {
-	verb, o, err := deviceArguments(args)
-	if err != nil {
-		fmt.Fprintf(errs, "%s\n\n%s", err, deviceUsage)
-		return configfile.ExitCode
+const deviceHelp = `The files are manifests of Devices and DeviceModels, several documents each; - is
+standard input.
+
+Exit code: 0 nothing is wrong, 1 a device has a problem (told with field and value) or
+could not be read, 2 wrong arguments.`
+
+func newDeviceCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "device", Short: "Look at Modbus devices and their manifests, without a leaf that runs",
+		Long: "Look at Modbus devices and their manifests, without a leaf that runs.\n\n" + deviceHelp,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return errors.New("expected plan or read") },
 	}
-	defs, findings, err := loadDevices(o.files, in)
+	cmd.AddCommand(newPlanCommand(), newReadCommand())
+	return cmd
+}
+
+func newPlanCommand() *cobra.Command {
+	var o deviceOptions
+	cmd := &cobra.Command{
+		Use: "plan -f FILE", Short: "Show what the Modbus driver will ask for, and how long that takes; touches nothing",
+		Long: "Show what the Modbus driver will ask for, and how long that takes; touches nothing.\n\n" + deviceHelp,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runDevice(cmd, o, planDevices) },
+	}
+	o.addFlags(cmd)
+	return cmd
+}
+
+func newReadCommand() *cobra.Command {
+	var o deviceOptions
+	cmd := &cobra.Command{
+		Use: "read -f FILE", Short: "Read every property once from the live devices",
+		Long: "Read every property once from the live devices.\n\n" + deviceHelp,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runDevice(cmd, o, func(defs []devices.Definition, findings []modbus.Finding, o deviceOptions, out, errs io.Writer) int {
+				return readDevices(cmd.Context(), defs, findings, o, out, errs)
+			})
+		},
+	}
+	o.addFlags(cmd)
+	cmd.Flags().BoolVar(&o.frames, "frames", false, "show the last frames")
+	return cmd
+}
+
+func (o *deviceOptions) addFlags(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringArrayVarP(&o.files, "filename", "f", nil, "manifest `file`; may be given several times")
+	flags.StringVarP(&o.output, "output", "o", "text", "output `format`: text or json")
+	flags.StringVar(&o.device, "device", "", "only this device, `namespace/name`")
+}
+
+func (o *deviceOptions) validate() error {
+	if len(o.files) == 0 {
+		return errors.New("-f is missing")
+	}
+	if o.output != "text" && o.output != "json" {
+		return fmt.Errorf("-o %q is neither text nor json", o.output)
+	}
+	return nil
+}
+
+// runDevice loads the devices that are asked for and looks at them. What look returns is
+// the exit code.
+func runDevice(cmd *cobra.Command, o deviceOptions, look func([]devices.Definition, []modbus.Finding, deviceOptions, io.Writer, io.Writer) int) error {
+	if err := o.validate(); err != nil {
+		return err
+	}
+	defs, findings, err := loadDevices(o.files, cmd.InOrStdin())
 	if err != nil {
-		fmt.Fprintln(errs, err)
-		return 1
+		return exitError{1, err}
 	}
 	if o.device != "" {
 		defs = slices.DeleteFunc(defs, func(d devices.Definition) bool { return d.Device.String() != o.device })
 		findings = slices.DeleteFunc(findings, func(f modbus.Finding) bool { return f.Device != o.device })
 	}
 	if len(defs) == 0 && len(findings) == 0 {
-		fmt.Fprintln(errs, "no Modbus device in the files")
-		return 1
+		return exitError{1, errors.New("no Modbus device in the files")}
 	}
-	if verb == "plan" {
-		return planDevices(defs, findings, o, out, errs)
+	if code := look(defs, findings, o, cmd.OutOrStdout(), cmd.ErrOrStderr()); code != 0 {
+		return exitError{code, errReported}
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	return readDevices(ctx, defs, findings, o, out, errs)
-}
-
-func deviceArguments(args []string) (verb string, o deviceOptions, err error) {
-	if len(args) == 0 || (args[0] != "plan" && args[0] != "read") {
-		return "", o, errors.New("expected plan or read")
-	}
-	fs := flag.NewFlagSet("leaf device "+args[0], flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	fs.Var(&o.files, "f", "manifest `file`")
-	fs.StringVar(&o.output, "o", "text", "output `format`")
-	fs.StringVar(&o.device, "device", "", "only this device, namespace/name")
-	fs.BoolVar(&o.frames, "frames", false, "show the last frames")
-	if err := fs.Parse(args[1:]); err != nil {
-		return "", o, err
-	}
-	switch {
-	case fs.NArg() > 0:
-		err = fmt.Errorf("unexpected argument %q", fs.Arg(0))
-	case len(o.files) == 0:
-		err = errors.New("-f is missing")
-	case o.output != "text" && o.output != "json":
-		err = fmt.Errorf("-o %q is neither text nor json", o.output)
-	}
-	return args[0], o, err
+	return nil
 }
 
 // tell writes findings, and whether one of them is a problem.

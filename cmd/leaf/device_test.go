@@ -18,7 +18,7 @@ const examples = "../../deploy/kubernetes/examples/devices/"
 func device(t *testing.T, args ...string) (code int, out, errs string) {
 	t.Helper()
 	var o, e bytes.Buffer
-	code = runDevice(args, strings.NewReader(""), &o, &e)
+	code = run(t.Context(), append([]string{"device"}, args...), strings.NewReader(""), &o, &e)
 	return code, o.String(), e.String()
 }
 
@@ -116,7 +116,7 @@ func TestDeviceReadShowsTheLiveDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := write(t, fmt.Sprintf(manifest, host, port, "9"))
-	code, out, errs := device(t, "read", "-f", path, "-frames")
+	code, out, errs := device(t, "read", "-f", path, "--frames")
 	if code != 1 { // one property cannot be read
 		t.Fatal(code, errs)
 	}

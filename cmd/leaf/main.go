@@ -5,13 +5,15 @@ package main
 
 import (
 	"context"
-	"flag"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"runtime/debug"
 	"syscall"
 
+	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/internal/configfile"
@@ -22,55 +24,101 @@ import (
 )
 
 func main() {
+	// The kubelet takes over the process with flags of its own.
 	if len(os.Args) > 1 && os.Args[1] == node.Command {
 		os.Exit(kubelet.Run(context.Background(), os.Args[2:]))
 	}
-	if len(os.Args) > 1 && os.Args[1] == deviceCommand {
-		os.Exit(runDevice(os.Args[2:], os.Stdin, os.Stdout, os.Stderr))
-	}
-	if len(os.Args) > 1 && os.Args[1] == userCommand {
-		os.Exit(runUser(os.Args[2:], os.Stdout, os.Stderr))
-	}
-	os.Exit(run())
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
 }
 
-func run() int {
+// exitError carries the exit code of an error that a command returned. An error without
+// one is about the arguments.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e exitError) Error() string { return e.err.Error() }
+func (e exitError) Unwrap() error { return e.err }
+
+// errReported is the error of a command that has printed already what is wrong.
+var errReported = errors.New("reported")
+
+// run runs the command with arguments and returns its exit code: 0, 1 after a failure, 2
+// for wrong arguments or a wrong configuration.
+func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
+	cmd := newCommand()
+	cmd.SetArgs(args)
+	cmd.SetIn(in)
+	cmd.SetOut(out)
+	cmd.SetErr(errs)
+	err := cmd.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	if !errors.Is(err, errReported) {
+		fmt.Fprintln(errs, err)
+	}
+	var exit exitError
+	if errors.As(err, &exit) {
+		return exit.code
+	}
+	fmt.Fprintln(errs, "See 'leaf --help'.")
+	return configfile.ExitCode
+}
+
+func newCommand() *cobra.Command {
+	var config string
+	cmd := &cobra.Command{
+		Use: "leaf", Short: "Run a site's gateway: its NATS leaf node, its kubelet and its devices",
+		Args: cobra.NoArgs, Version: version.String(),
+		SilenceUsage: true, SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runLeaf(cmd.Context(), config) },
+	}
+	cmd.Flags().StringVar(&config, "config", "/etc/petiole/leaf.yaml", "configuration `file`")
+	cmd.AddCommand(newDeviceCommand(), newUserCommand(), newVersionCommand(), &cobra.Command{
+		Use: node.Command, Short: "Run upstream's kubelet, as the leaf does by itself; see 'leaf kubelet --help'",
+		DisableFlagParsing: true,
+		RunE:               func(*cobra.Command, []string) error { return errors.New("kubelet must be the first argument") },
+	})
+	return cmd
+}
+
+func newVersionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), version.String()) },
+	}
+}
+
+func runLeaf(ctx context.Context, path string) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50) // on a gateway memory is scarcer than processor time
 	}
-	path := flag.String("config", "/etc/petiole/leaf.yaml", "configuration `file`")
-	printVersion := flag.Bool("version", false, "print the version and exit")
-	flag.Parse()
-	if *printVersion {
-		fmt.Println(version.String())
-		return 0
-	}
 	cfg := leaf.DefaultConfig()
-	err := configfile.Load(*path, &cfg)
+	err := configfile.Load(path, &cfg)
 	if err == nil {
 		err = cfg.Validate()
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return configfile.ExitCode
+		return exitError{configfile.ExitCode, err}
 	}
 	logCfg := zap.NewProductionConfig()
 	logCfg.Level, err = zap.ParseAtomicLevel(cfg.LogLevel)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return configfile.ExitCode
+		return exitError{configfile.ExitCode, err}
 	}
 	logCfg.Sampling, logCfg.DisableStacktrace = nil, true
 	log, err := logCfg.Build()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "open log:", err)
-		return 1
+		return exitError{1, fmt.Errorf("open log: %w", err)}
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
 	if err := leaf.New(cfg, version.String(), log).Run(ctx); err != nil && ctx.Err() == nil {
 		log.Error("leaf stopped", zap.Error(err))
-		return 1
+		return exitError{1, errReported}
 	}
-	return 0
+	return nil
 }

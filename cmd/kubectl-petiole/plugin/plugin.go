@@ -59,8 +59,15 @@ func newCommand(std genericiooptions.IOStreams) *cobra.Command {
 	s.config.AddFlags(flags)
 	flags.StringVar(&s.lease.namespace, "bridge-namespace", "petiole-system", "Namespace of the Lease that bridges compete for")
 	flags.StringVar(&s.lease.name, "bridge-lease", "bridge", "Name of that Lease")
-	cmd.AddCommand(newBacklogCommand(s), newStatusCommand(s), newResyncCommand(s))
+	cmd.AddCommand(newBacklogCommand(s), newStatusCommand(s), newResyncCommand(s), newVersionCommand(s))
 	return cmd
+}
+
+func newVersionCommand(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version of this plugin", Args: cobra.NoArgs,
+		Run: func(*cobra.Command, []string) { fmt.Fprintln(s.Out, version.String()) },
+	}
 }
 
 // explain prints an error as kubectl does.
