@@ -96,7 +96,7 @@ func TestDeviceProblemsAreNamed(t *testing.T) {
 		}
 	}
 	for _, args := range [][]string{{}, {"draw"}, {"plan"}, {"plan", "-f", "x", "-o", "yaml"}, {"plan", "-x"}, {"plan", "-f", "x", "y"}} {
-		if code, _, errs := device(t, args...); code != 2 || !strings.Contains(errs, "usage:") {
+		if code, _, errs := device(t, args...); code != 2 || !strings.Contains(errs, "See 'leaf device") {
 			t.Errorf("%v: %d", args, code)
 		}
 	}

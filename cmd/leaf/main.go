@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/internal/configfile"
@@ -55,7 +56,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	cmd.SetIn(in)
 	cmd.SetOut(out)
 	cmd.SetErr(errs)
-	err := cmd.ExecuteContext(ctx)
+	called, err := cmd.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
@@ -66,11 +67,13 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	if errors.As(err, &exit) {
 		return exit.code
 	}
-	fmt.Fprintln(errs, "See 'leaf --help'.")
+	fmt.Fprintf(errs, "See '%s --help'.\n", called.CommandPath())
 	return configfile.ExitCode
 }
 
 func newCommand() *cobra.Command {
+	// The kubelet's packages register flags there, which cobra would take for the leaf's.
+	pflag.CommandLine = pflag.NewFlagSet("leaf", pflag.ContinueOnError)
 	var config string
 	cmd := &cobra.Command{
 		Use: "leaf", Short: "Run a site's gateway: its NATS leaf node, its kubelet and its devices",
