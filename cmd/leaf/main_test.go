@@ -11,7 +11,8 @@ import (
 )
 
 func TestArguments(t *testing.T) {
-	missing := filepath.Join(t.TempDir(), "leaf.yaml")
+	dir := t.TempDir()
+	missing := filepath.Join(dir, "leaf.yaml")
 	for _, c := range []struct {
 		args      []string
 		code      int
@@ -24,6 +25,9 @@ func TestArguments(t *testing.T) {
 		{[]string{"foo"}, configfile.ExitCode, "", `unknown command "foo"`},
 		{[]string{"device"}, configfile.ExitCode, "", "expected plan or read"},
 		{[]string{"device", "plan"}, configfile.ExitCode, "", "-f is missing"},
+		{[]string{"user"}, configfile.ExitCode, "", "accepts 1 arg(s)"},
+		{[]string{"user", "--dir", dir, "Öperator"}, configfile.ExitCode, "", `"Öperator"`},
+		{[]string{"user", "--dir", dir, "operator"}, 0, filepath.Join(dir, "operator.conf"), ""},
 		{[]string{"--colour"}, configfile.ExitCode, "", "unknown flag: --colour"},
 		{[]string{"--config", missing}, configfile.ExitCode, "", missing},
 	} {
