@@ -57,6 +57,22 @@ func mutations() []mutation {
 		{"last block missing", func(t *testing.T, rng *rand.Rand, dir string) {
 			remove(filepath.Base(last(t, dir, "msgs/*.blk")))(t, rng, filepath.Join(dir, "msgs"))
 		}},
+		{"last record's sequence far ahead", flipLast(4, 26)},
+		{"last record's sequence out of reach", flipLast(4, 40)},
+		{"last record's sequence erased", flipLast(4, 63)},
+		{"last record's sequence of a tombstone", flipLast(4, 62)},
+		{"last record's length out of reach", flipLast(0, 30)},
+		{"last record's headers longer than the message", flipHeaders(20)},
+		{"last block oversize", func(t *testing.T, _ *rand.Rand, dir string) {
+			if err := os.Truncate(last(t, dir, "msgs/*.blk"), 2<<30); err != nil { // of zeros that are not on disk
+				t.Fatal(err)
+			}
+		}},
+		{"index oversize", func(t *testing.T, _ *rand.Rand, dir string) {
+			if err := os.Truncate(last(t, dir, "msgs/index.db"), 2<<30); err != nil {
+				t.Fatal(err)
+			}
+		}},
 		{"messages missing", remove("msgs")},
 		{"everything missing", remove("")},
 		{"consumers missing", remove("obs")},
@@ -106,6 +122,38 @@ func flip(pattern string) func(*testing.T, *rand.Rand, string) {
 			return b
 		})
 	}
+}
+
+// flipLast flips a bit of the last record of the last block, counted from an offset on.
+func flipLast(offset, bit int) func(*testing.T, *rand.Rand, string) {
+	return func(t *testing.T, _ *rand.Rand, dir string) {
+		edit(t, last(t, dir, "msgs/*.blk"), func(b []byte) []byte {
+			b[lastRecord(b)+offset+bit/8] ^= 1 << (bit % 8)
+			return b
+		})
+	}
+}
+
+// flipHeaders flips a bit of the length of the last record's headers.
+func flipHeaders(bit int) func(*testing.T, *rand.Rand, string) {
+	return func(t *testing.T, _ *rand.Rand, dir string) {
+		edit(t, last(t, dir, "msgs/*.blk"), func(b []byte) []byte {
+			at := lastRecord(b)
+			if b[at+3]>>7 == 0 {
+				return b // it has none
+			}
+			b[at+22+int(binary.LittleEndian.Uint16(b[at+20:]))+bit/8] ^= 1 << (bit % 8)
+			return b
+		})
+	}
+}
+
+// lastRecord is the offset of the last record of a block.
+func lastRecord(block []byte) (at int) {
+	for next := 0; next < len(block); next += int(binary.LittleEndian.Uint32(block[next:]) &^ (1 << 31)) {
+		at = next
+	}
+	return at
 }
 
 func truncate(pattern string) func(*testing.T, *rand.Rand, string) {

@@ -60,6 +60,9 @@ type keeper struct {
 	// suspect holds a word when a reader found messages of SITE_DESIRED unreadable.
 	suspect chan struct{}
 
+	// damaged: a block of SITE_DESIRED was, when the server started.
+	damaged bool
+
 	rest      time.Duration
 	restarted time.Time
 
@@ -98,6 +101,7 @@ func (k *keeper) open(ctx context.Context) error {
 	if err := k.recover(ctx, true); err != nil {
 		return err
 	}
+	k.noteDamaged(ctx)
 	for {
 		err := k.recount(ctx, k.js)
 		if err == nil {
@@ -248,6 +252,7 @@ func (k *keeper) verifyDesired(ctx context.Context) error {
 		k.rebuilt(streams.SiteDesired, reason)
 		store := k.host.storeDir()
 		err = k.restart(ctx, "set aside", func() error { return setAside(store, []streamDir{{account, streams.SiteDesired}}) })
+		k.damaged = false
 		if err == nil {
 			err = k.ensure(ctx)
 		}
@@ -277,6 +282,9 @@ func (k *keeper) inspect(ctx context.Context) (reason string, whole bool, err er
 	info := s.CachedInfo()
 	was, known := k.marks.get(streams.SiteDesired)
 	whole = !known || !was.lost(info.Created, info.State.LastSeq)
+	if k.damaged {
+		return "a block is damaged", false, nil
+	}
 	if info.State.LastSeq == 0 {
 		return "", whole, nil
 	}
@@ -304,6 +312,33 @@ func (k *keeper) inspect(ctx context.Context) (reason string, whole bool, err er
 		return "it holds something else than when it was closed", false, nil
 	}
 	return "", whole, nil
+}
+
+// noteDamaged notes what follows from damage that was found in the files before the server
+// started. Of what is forwarded, the forwarder and the marks tell what is missing.
+func (k *keeper) noteDamaged(ctx context.Context) {
+	if k.host == nil {
+		return
+	}
+	for stream, d := range k.host.takeDamaged() {
+		k.degraded.set(streams.DegradedStore, true)
+		switch stream {
+		case streams.SiteDesired:
+			if !d.Cut {
+				continue // it is read anyway
+			}
+			was, _ := k.marks.get(stream)
+			was.Incomplete, k.damaged = true, true
+			k.told("note that desired state is damaged", k.marks.put(stream, was))
+			select {
+			case <-k.complete:
+				k.doubt() // there are readers of what was there
+			default:
+			}
+		case field.StateStream:
+			k.told("note that the device worker's memory is damaged", k.recall(ctx, true))
+		}
+	}
 }
 
 // completed notes that SITE_DESIRED holds what it should.

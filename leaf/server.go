@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/leaf/credential"
+	"github.com/petiole-io/petiole/leaf/filestore"
 )
 
 // startTimeout is how long the embedded server may take to recover its store.
@@ -45,6 +46,8 @@ type host struct {
 	// attempt to the next.
 	remotes int
 	between time.Duration
+	// damaged are the streams that a check of the store found damaged, until somebody asks.
+	damaged map[string]filestore.Damaged
 	// began is where the streams ended when s started, before anybody connected.
 	began map[string]uint64
 }
@@ -83,9 +86,11 @@ func (h *host) start(ctx context.Context) error {
 	}
 	opts.ConnectErrorReports, opts.ReconnectErrorReports = 1, 1 // attempts are counted: see attempts
 	if opts.StoreDir != "" {
-		if err := checkConsumers(filepath.Join(opts.StoreDir, server.JetStreamStoreDir), h.log); err != nil {
-			h.log.Warn("consumers not checked", zap.Error(err))
+		damaged, err := filestore.Check(ctx, filepath.Join(opts.StoreDir, server.JetStreamStoreDir), h.log.Named("store"))
+		if err != nil {
+			h.log.Warn("stored messages not checked", zap.Error(err))
 		}
+		h.noteDamaged(damaged)
 	}
 	s, err := server.NewServer(opts)
 	if err != nil {
@@ -152,6 +157,27 @@ func (h *host) beginning(stream string) (uint64, bool) {
 	defer h.mu.Unlock()
 	last, ok := h.began[stream]
 	return last, ok
+}
+
+func (h *host) noteDamaged(found []filestore.Damaged) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, d := range found {
+		if h.damaged == nil {
+			h.damaged = map[string]filestore.Damaged{}
+		}
+		h.damaged[d.Stream] = d
+	}
+}
+
+// takeDamaged returns the streams that were found damaged before a start of the server, by
+// name, and that it has not returned before.
+func (h *host) takeDamaged() map[string]filestore.Damaged {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	found := h.damaged
+	h.damaged = nil
+	return found
 }
 
 // stop ends the server and waits for it.

@@ -116,6 +116,7 @@ func (k *keeper) revive(ctx context.Context, between func() error) {
 	if err != nil {
 		return
 	}
+	k.noteDamaged(ctx)
 	for stream, c := range k.claims {
 		was, _ := k.marks.get(stream)
 		if has, ok := k.host.beginning(stream); ok && has < max(had[stream], was.Last) {

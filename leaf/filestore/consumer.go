@@ -1,4 +1,4 @@
-package leaf
+package filestore
 
 import (
 	"encoding/binary"
@@ -16,6 +16,8 @@ import (
 const (
 	stateFile  = "o.dat"
 	stateMagic = 22
+	// maxState is the longest state that is believed, in bytes: of a million deliveries.
+	maxState = 16 << 20
 )
 
 // checkConsumers removes the state files that would keep nats-server from starting: it
@@ -29,8 +31,8 @@ func checkConsumers(store string, log *zap.Logger) error {
 	}
 	var errs []error
 	for _, f := range files {
-		data, err := os.ReadFile(f)
-		if errors.Is(err, fs.ErrNotExist) || err == nil && countsFit(data) {
+		fits, err := stateFits(f)
+		if errors.Is(err, fs.ErrNotExist) || fits {
 			continue
 		}
 		if err == nil {
@@ -42,7 +44,17 @@ func checkConsumers(store string, log *zap.Logger) error {
 	return errors.Join(errs...)
 }
 
-// countsFit says whether a state file has room for as many entries as it says. Other damage
+// stateFits reports whether nats-server may read a state file.
+func stateFits(path string) (bool, error) {
+	info, err := os.Stat(path)
+	if err != nil || info.Size() > maxState {
+		return false, err
+	}
+	data, err := os.ReadFile(path)
+	return err == nil && countsFit(data), err
+}
+
+// countsFit reports whether a state file has room for as many entries as it says. Other damage
 // nats-server finds by itself; of an encrypted store it finds all.
 func countsFit(data []byte) bool {
 	if len(data) < 2 || data[0] != stateMagic || data[1] != 1 && data[1] != 2 {

@@ -1,4 +1,4 @@
-package leaf
+package filestore
 
 import (
 	"encoding/binary"

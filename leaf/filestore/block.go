@@ -1,0 +1,202 @@
+package filestore
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/minio/highwayhash"
+)
+
+// A record of a block file: length (4 bytes; the highest bit: it has headers), sequence (8;
+// the highest bit: erased, the next: a tombstone), time (8), length of the subject (2),
+// subject, with headers their length (4), headers and body, hash (8).
+const (
+	recordHeader = 22
+	recordHash   = 8
+	hasHeaders   = 1 << 31
+	erased       = 1 << 63
+	tombstone    = 1 << 62
+	// maxRecord is the longest record that nats-server accepts, in bytes.
+	maxRecord = 32 << 20
+	// readAhead is how much of a block is read at once, in bytes.
+	readAhead = 256 << 10
+)
+
+// compressed is the beginning of a block with S2 compression, whose chunks have checksums
+// that nats-server verifies before it looks at the records.
+var compressed = []byte("cmp\x01")
+
+// damage is the place of a record that cannot be what was written, and why.
+type damage struct {
+	offset int64
+	reason string
+	// confirmed is the length of the record if nats-server finds its hash to be right, as
+	// the length of the headers is no part of that.
+	confirmed int64
+}
+
+// blockReader verifies a block.
+type blockReader struct {
+	hash *highwayhash.Digest64
+	in   *bufio.Reader
+	// last is the sequence before, 0: there is none.
+	last uint64
+	// newest is the greatest sequence of a record that can be read, tombstones included.
+	newest uint64
+	// opaque: the block is compressed.
+	opaque bool
+	// unreadable counts records whose hash is wrong and that mislead nobody: nats-server
+	// verifies the hash when the message is read, and gives out all others.
+	unreadable int
+}
+
+// newBlockReader returns a reader for a block of a stream, which reads through in: both
+// names are the key of its hashes.
+func newBlockReader(stream string, number uint32, in *bufio.Reader) (*blockReader, error) {
+	h, err := newHash(fmt.Sprintf("%s-%d", stream, number))
+	return &blockReader{hash: h, in: in}, err
+}
+
+func newHash(name string) (*highwayhash.Digest64, error) {
+	key := sha256.Sum256([]byte(name))
+	h, err := highwayhash.NewDigest64(key[:])
+	if err != nil {
+		return nil, fmt.Errorf("make the hash of %s: %w", name, err)
+	}
+	return h, nil
+}
+
+// verify returns the first place of a block where nats-server would be misled, nil if
+// there is none. Every length must fit, and a sequence must follow the one before it or be
+// confirmed by the hash of its record.
+func (b *blockReader) verify(path string) (*damage, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // it was only read
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	b.in.Reset(f)
+	if start, _ := b.in.Peek(len(compressed)); bytes.Equal(start, compressed) {
+		b.opaque = true
+		return nil, nil
+	}
+	for at, size := int64(0), info.Size(); at < size; {
+		n, bad, err := b.record(size - at)
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", path, err)
+		}
+		if bad != nil {
+			bad.offset = at
+			return bad, nil
+		}
+		at += n
+	}
+	return nil, nil
+}
+
+// record passes a record of a block that has left more bytes. It returns the record's
+// length, or what is wrong with it.
+func (b *blockReader) record(left int64) (int64, *damage, error) {
+	if left < recordHeader {
+		return 0, &damage{reason: fmt.Sprintf("%d bytes after the last record", left)}, nil
+	}
+	var head [recordHeader]byte
+	if _, err := io.ReadFull(b.in, head[:]); err != nil {
+		return 0, nil, err
+	}
+	length := int64(binary.LittleEndian.Uint32(head[:]))
+	extra := int64(0)
+	if length&hasHeaders != 0 {
+		length, extra = length&^hasHeaders, 4
+	}
+	subject := int64(binary.LittleEndian.Uint16(head[20:]))
+	text := length - recordHeader - subject - extra - recordHash
+	if length > left || length > maxRecord || text < 0 {
+		return 0, &damage{reason: fmt.Sprintf("length %d with a subject of %d, in %d bytes", length, subject, left)}, nil
+	}
+	b.hash.Reset()
+	if _, err := b.hash.Write(head[4:20]); err != nil {
+		return 0, nil, err
+	}
+	if err := b.pass(subject); err != nil {
+		return 0, nil, err
+	}
+	var headers [4]byte
+	if _, err := io.ReadFull(b.in, headers[:extra]); err != nil {
+		return 0, nil, err
+	}
+	var want, got [recordHash]byte
+	if err := b.pass(text); err != nil {
+		return 0, nil, err
+	}
+	if _, err := io.ReadFull(b.in, want[:]); err != nil {
+		return 0, nil, err
+	}
+	right := [recordHash]byte(b.hash.Sum(got[:0])) == want
+	seq := binary.LittleEndian.Uint64(head[4:])
+	switch n := int64(binary.LittleEndian.Uint32(headers[:])); {
+	case n > text && right:
+		return 0, &damage{reason: fmt.Sprintf("headers of %d bytes in a message of %d", n, text), confirmed: length}, nil
+	case !right && (b.last == 0 || seq != b.last+1):
+		return 0, &damage{reason: fmt.Sprintf("sequence %d after %d", seq, b.last)}, nil
+	case !right:
+		b.unreadable++
+	}
+	if right {
+		b.newest = max(b.newest, seq&^(erased|tombstone))
+	}
+	if seq&tombstone == 0 {
+		b.last = seq &^ erased
+	}
+	return length, nil, nil
+}
+
+// pass reads the next n bytes into the hash.
+func (b *blockReader) pass(n int64) error {
+	for n > 0 {
+		part, err := b.in.Peek(int(min(n, readAhead)))
+		if err != nil {
+			return err
+		}
+		if _, err := b.hash.Write(part); err != nil {
+			return err
+		}
+		if _, err := b.in.Discard(len(part)); err != nil {
+			return err
+		}
+		n -= int64(len(part))
+	}
+	return nil
+}
+
+// spoil changes the hash of a record that is damaged and whose hash is right, so that
+// nats-server finds it, too.
+func (d damage) spoil(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	var sum [recordHash]byte
+	at := d.offset + d.confirmed - recordHash
+	_, err = f.ReadAt(sum[:], at)
+	for i := range sum {
+		sum[i] ^= 0xff
+	}
+	if err == nil {
+		_, err = f.WriteAt(sum[:], at)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}

@@ -1,0 +1,225 @@
+package filestore
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	messagesDir  = "msgs"
+	consumersDir = "obs"
+	indexFile    = "index.db"
+	// keyFile is there if a stream is encrypted.
+	keyFile = "meta.key"
+
+	// maxDescription bounds a description of a stream or consumer, and slack what files
+	// beside the blocks may be longer than all blocks together, in bytes.
+	maxDescription = 1 << 20
+	slack          = 1 << 20
+	// progressInterval is how often a check that takes long says how far it has come.
+	progressInterval = 5 * time.Second
+)
+
+// Damaged is a stream of which messages are lost.
+type Damaged struct {
+	Account, Stream string
+	// Cut: nats-server removes the damaged record of a block and all that follow it there.
+	// Otherwise only messages that are damaged themselves cannot be read.
+	Cut bool
+}
+
+// Check makes JetStream's folder fit to be opened, and logs what it found damaged. It reads
+// all blocks, so it takes as long as the disk needs for that. It returns the streams that
+// lost messages. An error says what could not be checked; the rest was.
+func Check(ctx context.Context, store string, log *zap.Logger) ([]Damaged, error) {
+	errs := []error{boundDescriptions(store, log), checkConsumers(store, log)}
+	found, err := filepath.Glob(filepath.Join(store, "*", "streams", "*", messagesDir))
+	errs = append(errs, err)
+	var all []*messages
+	p := progress{log: log, next: time.Now().Add(progressInterval)}
+	for _, dir := range found {
+		m, err := openMessages(dir, log)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("check %s: %w", dir, err))
+			continue
+		}
+		all = append(all, m)
+		p.total += m.bytes
+	}
+	var bad []Damaged
+	for _, m := range all {
+		cut, unreadable, err := m.check(ctx, &p)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("check %s: %w", m.dir, err))
+		}
+		if cut || unreadable {
+			bad = append(bad, Damaged{m.account(), m.stream(), cut})
+		}
+	}
+	return bad, errors.Join(errs...)
+}
+
+// boundDescriptions cuts what nats-server reads whole into memory, and afterwards finds not
+// to be what its checksum says.
+func boundDescriptions(store string, log *zap.Logger) error {
+	var errs []error
+	for _, pattern := range []string{"*/streams/*/meta.*", "*/streams/*/" + consumersDir + "/*/meta.*"} {
+		files, err := filepath.Glob(filepath.Join(store, pattern))
+		errs = append(errs, err)
+		for _, f := range files {
+			if info, err := os.Stat(f); err == nil && info.Size() > maxDescription {
+				log.Warn("description of a stream or consumer cut, it is damaged", zap.String("file", f), zap.Int64("bytes", info.Size()))
+				errs = append(errs, os.Truncate(f, maxDescription))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// messages is the folder of a stream's messages.
+type messages struct {
+	dir    string
+	blocks []block // in the order of their numbers
+	bytes  int64   // of all blocks
+	log    *zap.Logger
+}
+
+// block is a block file.
+type block struct {
+	number uint32
+	size   int64
+}
+
+func openMessages(dir string, log *zap.Logger) (*messages, error) {
+	m := &messages{dir: dir, log: log}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		var b block
+		if n, err := fmt.Sscanf(e.Name(), "%d.blk", &b.number); err != nil || n != 1 || e.Name() != filepath.Base(m.path(b)) {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil {
+			return nil, err
+		}
+		b.size = info.Size()
+		m.blocks, m.bytes = append(m.blocks, b), m.bytes+b.size
+	}
+	slices.SortFunc(m.blocks, func(a, b block) int { return int(int64(a.number) - int64(b.number)) })
+	return m, nil
+}
+
+func (m *messages) path(b block) string {
+	return filepath.Join(m.dir, fmt.Sprintf("%d.blk", b.number))
+}
+
+func (m *messages) stream() string { return filepath.Base(filepath.Dir(m.dir)) }
+
+// account is four folders up: account/streams/stream/msgs.
+func (m *messages) account() string {
+	return filepath.Base(filepath.Dir(filepath.Dir(filepath.Dir(m.dir))))
+}
+
+// check makes the folder fit to be opened, and reports whether nats-server is going to cut
+// a block, and whether messages cannot be read.
+func (m *messages) check(ctx context.Context, p *progress) (cut, unreadable bool, err error) {
+	if err := m.boundIndex(); err != nil {
+		return false, false, err
+	}
+	use, err := m.indexUsed()
+	if err != nil {
+		return false, false, err
+	}
+	if use == unknown {
+		return false, false, m.removeIndex()
+	}
+	known, err := m.indexLast()
+	if err != nil {
+		return false, false, err
+	}
+	var newest uint64
+	in := bufio.NewReaderSize(nil, readAhead)
+	for i, b := range m.blocks {
+		if err := ctx.Err(); err != nil {
+			return cut, unreadable, err
+		}
+		r, err := newBlockReader(m.stream(), b.number, in)
+		if err != nil {
+			return cut, unreadable, err
+		}
+		bad, err := r.verify(m.path(b))
+		if err != nil {
+			return cut, unreadable, err
+		}
+		p.add(b.size)
+		newest = max(newest, r.newest)
+		if r.opaque {
+			newest = math.MaxUint64 // not known
+		}
+		if end := use == unused && i == len(m.blocks)-1; end && (bad == nil || bad.confirmed == 0 && b.size <= maxRecord) {
+			continue // as a power cut leaves it: what was being written was not acknowledged
+		}
+		log := m.log.With(zap.String("file", m.path(b)))
+		if r.unreadable > 0 {
+			unreadable = true
+			log.Warn("messages of a stream are damaged and cannot be read", zap.Int("messages", r.unreadable))
+		}
+		if bad == nil {
+			continue
+		}
+		cut = true
+		log.Warn("block of a stream is damaged, the messages behind are lost", zap.Int64("offset", bad.offset), zap.String("found", bad.reason))
+		if err := m.reveal(b, *bad); err != nil {
+			return cut, unreadable, err
+		}
+	}
+	// Without an index, nats-server verifies all hashes: it cuts a block also where only a
+	// body is damaged. And the stream ends where its records do, not where the index says;
+	// whether that is less than was acknowledged, the leaf knows.
+	if use == unused {
+		cut = cut || unreadable
+	}
+	if use == used && cut || use == unused && known > newest {
+		return cut, unreadable, m.removeIndex()
+	}
+	return cut, unreadable, nil
+}
+
+// reveal makes nats-server find damage without harm when it reads the block again.
+func (m *messages) reveal(b block, d damage) error {
+	switch {
+	case d.confirmed > 0:
+		return d.spoil(m.path(b))
+	case b.size > maxRecord:
+		// It would read all of it. A byte is left by which it sees that there was more.
+		return os.Truncate(m.path(b), d.offset+1)
+	}
+	return nil
+}
+
+// boundIndex removes an index that is longer than what it is about, as nats-server reads it
+// whole.
+func (m *messages) boundIndex() error {
+	info, err := os.Stat(m.index())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil || info.Size() <= m.bytes+slack {
+		return err
+	}
+	m.log.Warn("index of a stream removed, it is damaged", zap.String("file", m.index()), zap.Int64("bytes", info.Size()))
+	return m.removeIndex()
+}
