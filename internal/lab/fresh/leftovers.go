@@ -20,8 +20,8 @@ import (
 // cgroups, each under a name that says which it is.
 type view map[string]bool
 
-// look takes a view. This process and process 1 are not in it.
-func look() (view, error) {
+// inspect takes a view. This process and process 1 are not in it.
+func inspect() (view, error) {
 	v := view{}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -87,7 +87,7 @@ func awaitNothing(ctx context.Context, before view) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	for {
-		now, err := look()
+		now, err := inspect()
 		if err != nil {
 			return err
 		}

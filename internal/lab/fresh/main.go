@@ -92,7 +92,7 @@ func (g gate) run(ctx context.Context, suites []string) error {
 
 // try runs the first command on one suite.
 func (g gate) try(ctx context.Context, repo repository, suite string) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done within %v", timeout))
 	defer cancel()
 	out := newProgress(suite)
 	mirror, err := findMirror(ctx, suite)

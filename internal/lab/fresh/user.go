@@ -22,8 +22,8 @@ type step struct {
 	bound   time.Duration
 }
 
-// tour is the README's first command, and what shows that it has done what it promises.
-var tour = []step{
+// steps are the README's first command, and what shows that it does what it promises.
+var steps = []step{
 	{"go tool task lab", timeout},
 	{inLab("kubectl wait node/plant-a-1 node/plant-b-1 --for=condition=Ready --timeout=60s"), 2 * time.Minute},
 	{inLab("kubectl apply -f deploy/lab/samples/"), time.Minute},
@@ -32,11 +32,11 @@ var tour = []step{
 	{inLab("kubectl wait devicestatus/boiler --for=jsonpath={.status.state}=online --timeout=60s"), 2 * time.Minute},
 }
 
-var goodbye = step{"go tool task lab:down", 3 * time.Minute}
+var stopLab = step{"go tool task lab:down", 3 * time.Minute}
 
 func inLab(command string) string { return "source .lab/env && " + command }
 
-// user does the tour in the box, stops the lab and looks for what it has left.
+// user carries the steps out in the box, stops the lab and looks for what it has left.
 func user(ctx context.Context) error {
 	started, err := time.Parse(time.RFC3339, os.Getenv("STARTED"))
 	if err != nil {
@@ -45,24 +45,24 @@ func user(ctx context.Context) error {
 	out := progress{suite: os.Getenv("SUITE"), start: started}
 	log := os.NewFile(3, "log")
 	unix.CloseOnExec(3)
-	before, err := look()
+	before, err := inspect()
 	if err != nil {
 		return err
 	}
-	for _, s := range tour {
+	for _, s := range steps {
 		if err := s.do(ctx, out, log); err != nil {
-			return errors.Join(err, untried())
+			return errors.Join(err, missingPackages())
 		}
 	}
-	if err := goodbye.do(ctx, out, log); err != nil {
+	if err := stopLab.do(ctx, out, log); err != nil {
 		return err
 	}
 	return awaitNothing(ctx, before)
 }
 
-// untried names the packages of the complete list that do not work in the box, whatever the
-// list of the tried copy is.
-func untried() error {
+// missingPackages names the packages of the complete list that do not work in the box,
+// whatever the list in the tried copy is.
+func missingPackages() error {
 	var errs []error
 	for _, l := range host.Missing(host.Lab()) {
 		errs = append(errs, fmt.Errorf("package %s (%s) does not work here: %w", l.Name, l.Use, l.Err))
