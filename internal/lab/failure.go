@@ -120,9 +120,11 @@ func (l *Lab) ended(name string) *PartError {
 // idle describes a part that runs and does not do its work, with the complaints of the
 // parts that may be the cause.
 func (l *Lab) idle(err error, names ...string) *PartError {
-	e := &PartError{Part: names[0], Err: err}
-	for _, n := range names {
-		e.Logs = append(e.Logs, l.logEnd(n, complaints))
+	e := &PartError{Part: names[0], Err: err, Logs: []LogEnd{l.logEnd(names[0], complaints)}}
+	for _, n := range names[1:] {
+		if end := l.logEnd(n, onlyComplaints); len(end.Lines) > 0 {
+			e.Logs = append(e.Logs, end)
+		}
 	}
 	return e
 }
@@ -158,21 +160,28 @@ var complaint = regexp.MustCompile(`^[EF]\d{4} |"level":"(warn|error|dpanic|pani
 // etcd matches the lines of etcd, which names its callers.
 var etcd = regexp.MustCompile(`"level":"warn".*"caller":`)
 
-// complaints are the last errors, or the last lines when there are none. Of lines that
-// differ in numbers alone, such as times, the last is shown.
+// fewLines is how many lines are shown of a log that is not a dead part's.
+const fewLines = 8
+
+// complaints are the last errors, or the last lines when there are none.
 func complaints(lines []string) []string {
-	const few = 8
+	if found := onlyComplaints(lines); len(found) > 0 {
+		return found
+	}
+	return lines[max(0, len(lines)-fewLines):]
+}
+
+// onlyComplaints are the last errors. Of lines that differ in numbers alone, such as
+// times, the last is shown.
+func onlyComplaints(lines []string) []string {
 	var found []string
 	seen := map[string]bool{}
-	for i := len(lines) - 1; i >= 0 && len(found) < few; i-- {
+	for i := len(lines) - 1; i >= 0 && len(found) < fewLines; i-- {
 		key := digits.ReplaceAllString(lines[i], "#")
 		if complaint.MatchString(lines[i]) && !etcd.MatchString(lines[i]) && !seen[key] {
 			seen[key] = true
 			found = append([]string{lines[i]}, found...)
 		}
-	}
-	if len(found) == 0 {
-		return lines[max(0, len(lines)-few):]
 	}
 	return found
 }

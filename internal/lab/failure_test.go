@@ -103,6 +103,9 @@ func TestComplaints(t *testing.T) {
 	if got := complaints(calm); len(got) != 8 || got[7] != "line 19" {
 		t.Errorf("without complaints: %q", got)
 	}
+	if got := onlyComplaints(calm); len(got) != 0 {
+		t.Errorf("complaints of a log without any: %q", got)
+	}
 	if got := complaints(nil); len(got) != 0 {
 		t.Errorf("of an empty log: %q", got)
 	}
@@ -155,22 +158,24 @@ func TestInterruptedStart(t *testing.T) {
 func TestVerdict(t *testing.T) {
 	for name, c := range map[string]struct {
 		states []string
+		idle   []string
 		want   error
 		text   string
 	}{
-		"all":       {[]string{"ready", "runs"}, nil, ""},
-		"none":      {[]string{"not started", "not started"}, ErrNotUp, "nothing runs"},
-		"one ended": {[]string{"ready", "ended", "ready"}, ErrPartlyUp, "2 of 3 parts do their work; these do not: part1 (ended); `go tool task lab`"},
-		"not begun": {[]string{"ready", "not started"}, ErrPartlyUp, "1 of 2 parts do their work; these do not: part1 (not started)"},
-		"all ended": {[]string{"ended", "ended"}, ErrPartlyUp, "0 of 2"},
-		"idle":      {[]string{"ready", "not ready"}, ErrPartlyUp, "part1 (not ready)"},
+		"all":       {[]string{"ready", "runs"}, nil, nil, ""},
+		"none":      {[]string{"not started", "not started"}, nil, ErrNotUp, "nothing runs"},
+		"one ended": {[]string{"ready", "ended", "ready"}, nil, ErrPartlyUp, "2 of 3 parts do their work; these do not: part1 (ended); `go tool task lab`"},
+		"not begun": {[]string{"ready", "not started"}, nil, ErrPartlyUp, "1 of 2 parts do their work; these do not: part1 (not started)"},
+		"all ended": {[]string{"ended", "ended"}, nil, ErrPartlyUp, "0 of 2"},
+		"node":      {[]string{"ready"}, []string{"node a-1 (Ready: not registered)"}, ErrPartlyUp, "node a-1 (Ready: not registered)"},
+		"idle":      {[]string{"ready", "not ready"}, nil, ErrPartlyUp, "part1 (not ready)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var states []partState
 			for i, s := range c.states {
 				states = append(states, partState{name: fmt.Sprint("part", i), state: s})
 			}
-			err := verdict(states)
+			err := verdict(states, c.idle)
 			if !errors.Is(err, c.want) || (err != nil && !strings.Contains(err.Error(), c.text)) {
 				t.Errorf("verdict %v, want %v with %q", err, c.want, c.text)
 			}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/petiole-io/petiole/internal/lab/cgroup"
 	"github.com/petiole-io/petiole/internal/lab/cluster"
+	"github.com/petiole-io/petiole/internal/lab/network"
 )
 
 var (
@@ -36,7 +37,7 @@ type partState struct {
 
 // Status writes what runs, the state of each link, and what is pending for each site; of
 // parts that do not do their work, why. It returns ErrNotUp when nothing runs, ErrPartlyUp
-// when a part does not do its work.
+// when a part does not do its work or a node whose link is up is not Ready.
 func (l *Lab) Status(ctx context.Context, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -56,7 +57,11 @@ func (l *Lab) Status(ctx context.Context, out io.Writer) error {
 	nodes := l.nodeStates(ctx)
 	pending, pendingErr := l.backlogs(ctx)
 	fmt.Fprintln(w, "\nSITE\tLINK\tNODE\tREADY\tPENDING\tPROCESSES IN PODS")
+	var idle []string
 	for _, s := range l.sites() {
+		if ready := nodes(s.node()); l.net.State(s.Site) == network.Up && ready != "True" && !strings.HasPrefix(ready, "?") {
+			idle = append(idle, fmt.Sprintf("node %s (Ready: %s)", s.node(), ready))
+		}
 		processes, err := cgroup.Count(s.cgroup)
 		if err != nil {
 			return err
@@ -70,7 +75,7 @@ func (l *Lab) Status(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	writeFaults(out, states)
-	return verdict(states)
+	return verdict(states, idle)
 }
 
 // partStates looks at every part at once.
@@ -125,9 +130,9 @@ func writeFaults(out io.Writer, states []partState) {
 	}
 }
 
-// verdict sums up. That parts were not started needs an explanation only beside parts that
+// verdict sums up; idle names nodes that should be Ready and are not. That parts were not started needs an explanation only beside parts that
 // were.
-func verdict(states []partState) error {
+func verdict(states []partState, idle []string) error {
 	var bad []string
 	stopped := 0
 	for _, s := range states {
@@ -141,12 +146,12 @@ func verdict(states []partState) error {
 	}
 	const again = "`go tool task lab` starts what does not run"
 	switch {
-	case len(bad) == 0:
+	case len(bad) == 0 && len(idle) == 0:
 		return nil
 	case stopped == len(states):
 		return fmt.Errorf("%w: nothing runs; %s", ErrNotUp, again)
 	}
-	return fmt.Errorf("%w: %d of %d parts do their work; these do not: %s; %s", ErrPartlyUp, len(states)-len(bad), len(states), strings.Join(bad, ", "), again)
+	return fmt.Errorf("%w: %d of %d parts do their work; these do not: %s; %s", ErrPartlyUp, len(states)-len(bad), len(states), strings.Join(append(bad, idle...), ", "), again)
 }
 
 // nodeStates answers with the Ready condition of a node, or why it is not known.

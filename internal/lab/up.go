@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -56,8 +57,8 @@ func (l *Lab) Up(ctx context.Context) error {
 				wg.Go(func() { failed.note(l.upNode(ctx, s)) })
 			}
 		}
+		wg.Go(func() { failed.note(l.awaitSamples(ctx)) })
 		wg.Wait()
-		failed.note(l.awaitSamples(ctx))
 	}
 	return failed.result(ctx)
 }
@@ -177,6 +178,9 @@ func (l *Lab) awaitSamples(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return fmt.Errorf("await the samples: %w", ctx.Err())
+			}
 			return l.idle(fmt.Errorf("the API server does not accept the samples: %w", err), partControlPlane)
 		case <-time.After(200 * time.Millisecond):
 		}

@@ -17,8 +17,8 @@ import (
 var aptOptions = []string{"-q", "-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=30"}
 
 // dpkgJournal holds files while dpkg works; those that are left are of one that was
-// interrupted, and apt refuses to go on.
-const dpkgJournal = "/var/lib/dpkg/updates"
+// interrupted, and apt refuses to go on. Tests have another one.
+var dpkgJournal = "/var/lib/dpkg/updates"
 
 // Install installs the packages and shows apt's progress on out. Packages that cannot be
 // installed do not keep the others away; the error names each with apt's reason.

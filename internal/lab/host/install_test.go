@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -84,6 +85,34 @@ func TestOldPackageListsSuffice(t *testing.T) {
 	fakeApt(t, "[ $verb = install ]")
 	if err := Install(t.Context(), io.Discard, []string{"conmon"}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestInterruptedInstallation: what dpkg left undone is finished first, as apt demands.
+func TestInterruptedInstallation(t *testing.T) {
+	was := dpkgJournal
+	dpkgJournal = t.TempDir()
+	t.Cleanup(func() { dpkgJournal = was })
+	left := filepath.Join(dpkgJournal, "0001")
+	installed := fakeApt(t, `
+[ -e `+left+` ] && { echo "E: dpkg was interrupted, you must manually run 'dpkg --configure -a' to correct the problem." >&2; exit 100; }
+[ $verb = update ] || echo done >> $log`)
+	apt, err := exec.LookPath("apt-get")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dpkg := "#!/bin/sh\n[ \"$*\" = \"--configure -a\" ] && rm " + left + "\n"
+	if err := os.WriteFile(filepath.Join(filepath.Dir(apt), "dpkg"), []byte(dpkg), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(left, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := Install(t.Context(), io.Discard, []string{"conmon"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := installed(); got != "done" {
+		t.Errorf("installed: %q", got)
 	}
 }
 
