@@ -428,3 +428,27 @@ func lastSequence(t testing.TB, dir, stream string) (file string, offset int) {
 	r := records(b)
 	return file, r[len(r)-1] + 4
 }
+
+// TestDescriptionsAreBounded makes files that nats-server reads whole as long as 1 GB: it
+// starts, with the other streams.
+func TestDescriptionsAreBounded(t *testing.T) {
+	store := makeStore(t, "")
+	consumer := filepath.Join(consumersDir, streams.ApplyConsumer)
+	for _, file := range []string{"meta.inf", "meta.sum", filepath.Join(consumer, "meta.inf"), filepath.Join(consumer, stateFile)} {
+		t.Run(file, func(t *testing.T) {
+			dir := copyStore(t, store)
+			if err := os.Truncate(filepath.Join(streamDir(dir, streams.SiteDesired), file), 1<<30); err != nil {
+				t.Fatal(err)
+			}
+			c := startChild(t)
+			defer c.stop()
+			got, err := c.open(order{Dir: dir, Check: true, Sequences: sequences})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, ok := got.Streams[streams.SiteTelemetry]; !ok {
+				t.Error("another stream is not there")
+			}
+		})
+	}
+}

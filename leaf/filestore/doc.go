@@ -4,6 +4,7 @@
 // those of server/filestore.go of that version; docs/upstream.md has the reports.
 //
 // It guarantees that what it leaves can be opened within memory that depends on what is
-// stored, not on what the damaged bytes say. It removes only what nats-server makes again
-// from the messages: it never removes a message. The leaf calls it while no server runs.
+// stored, not on what the damaged bytes say; docs/decisions/0016-store-check.md says what is
+// not found. It removes what nats-server makes again from the messages, and of messages only
+// those that are damaged for certain. The leaf calls it while no server runs.
 package filestore
