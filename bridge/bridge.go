@@ -214,7 +214,8 @@ type parts struct {
 func (b *Bridge) assemble(h *hub, c *clients) (*parts, error) {
 	outageOf := func(what string) *outage { return b.metrics.watching(newOutage(b.log, what)) }
 	p := &parts{log: b.log, presence: newPresence(), reports: newReports(), repairs: newRepairs()}
-	w, err := newWatch(c.dynamic, outageOf("watch the API server"), p.changed)
+	deleted := newDeletedNodes()
+	w, err := newWatch(c.dynamic, outageOf("watch the API server"), p.changed, deleted.put)
 	if err != nil {
 		return nil, err
 	}
@@ -228,7 +229,7 @@ func (b *Bridge) assemble(h *hub, c *clients) (*parts, error) {
 	}
 	p.writeback = &writeback{
 		clients: c, watch: w, publish: p.publish, presence: p.presence, reports: p.reports, intake: p.intake,
-		log: b.log, count: &b.count, queue: queue, outage: outageOf("write back to the API server"), now: time.Now,
+		log: b.log, count: &b.count, queue: queue, outage: outageOf("write back to the API server"), now: time.Now, deleted: deleted,
 	}
 	p.intake.woke, p.intake.changed = p.writeback.woke, p.siteChanged
 	p.autonomy = &autonomy{
@@ -261,7 +262,11 @@ func (b *Bridge) assemble(h *hub, c *clients) (*parts, error) {
 // changed hands an object that changed to the parts that care. It runs on the watch's
 // goroutines and only enqueues.
 func (p *parts) changed(k objectKey) {
-	p.publish.changed(k)
+	if p.returns(k) {
+		p.publish.objects.AddAfter(k, nodeReturn)
+	} else {
+		p.publish.changed(k)
+	}
 	p.autonomy.changed(k)
 	p.writeback.changed(k)
 	switch {
@@ -270,6 +275,7 @@ func (p *parts) changed(k objectKey) {
 		p.resync.changed(k.Name)
 	case k.Group == "" && k.Resource == "nodes":
 		p.survey.now()
+		p.writeback.changed(csiNodeKey(k.Name))
 		if p.watch.get(k) == nil {
 			p.writeback.clients.forget(k.Name)
 			p.heartbeats.setVersion(k.Name, "")
@@ -278,6 +284,20 @@ func (p *parts) changed(k objectKey) {
 		// A report that came before its device is held against it now.
 		p.writeback.changed(objectKey{Group: deviceGroup, Resource: "devicestatuses", Namespace: k.Namespace, Name: k.Name})
 	}
+}
+
+// returns reports whether an object is a node that was deleted and is about to be registered
+// again, because it is heard. Its site is not told meanwhile that it has no such node, nor
+// pods.
+func (p *parts) returns(k objectKey) bool {
+	if k.Group != "" || k.Resource != "nodes" || p.watch.get(k) != nil {
+		return false
+	}
+	site := p.publish.siteOf(k.Name)
+	if site == "" || !p.publish.siteExists(site) {
+		return false
+	}
+	return len(p.reports.about(k)) > 0 && p.writeback.heard(reportKey{site, k.ref(k.Name)})
 }
 
 // siteChanged is told when a site was connected or disconnected: its nodes, its devices

@@ -43,7 +43,7 @@ func startWriting(t *testing.T, answer http.HandlerFunc) *writing {
 	w, began := &writing{publishing: p}, time.Now()
 	w.writeback = &writeback{
 		clients: c, watch: p.watch, publish: p.publisher, presence: in.presence, reports: in.reports, intake: in,
-		log: log, count: p.count, queue: queue, outage: newOutage(log, "write back"), now: func() time.Time { return began.Add(time.Duration(w.ahead.Load())) },
+		log: log, count: p.count, queue: queue, outage: newOutage(log, "write back"), now: func() time.Time { return began.Add(time.Duration(w.ahead.Load())) }, deleted: newDeletedNodes(),
 	}
 	w.populate(1)
 	return w

@@ -31,9 +31,12 @@ func (w *writeback) writeNode(ctx context.Context, k reportKey, r *report) error
 	var current corev1.Node
 	o := w.watch.get(coreKey("nodes", "", k.ref.Name))
 	switch {
-	case o == nil && !r.fresh:
-		return errGone // deleted by somebody; the next report of its kubelet registers it
-	case o == nil && len(w.publish.nodesOf(k.site)) >= maxSiteNodes:
+	case o == nil && !w.publish.siteExists(k.site):
+		return fmt.Errorf("%w: site %s", errGone, k.site)
+	case o == nil && !r.fresh && !w.heard(k):
+		// Deleted by somebody: it is registered again when it is heard.
+		return fmt.Errorf("%w: %s was deleted", errSilent, k.ref.Name)
+	case o == nil && w.publish.siteOf(k.ref.Name) != k.site && len(w.publish.nodesOf(k.site)) >= maxSiteNodes:
 		return fmt.Errorf("%w: site %s has %d nodes", errRefused, k.site, maxSiteNodes)
 	case o == nil:
 		created, err := w.register(ctx, k.site, &reported)
@@ -49,6 +52,9 @@ func (w *writeback) writeNode(ctx context.Context, k reportKey, r *report) error
 	if owner := current.Labels[SiteLabel]; owner != k.site {
 		return fmt.Errorf("%w: node %s belongs to site %q, not to %s", errRefused, k.ref.Name, owner, k.site)
 	}
+	if err := w.restore(ctx, k.site, &current); err != nil {
+		return err
+	}
 	if err := w.markEdge(ctx, &current); err != nil {
 		return err
 	}
@@ -59,9 +65,14 @@ func (w *writeback) writeNode(ctx context.Context, k reportKey, r *report) error
 }
 
 // register creates the node in its own name. The site's label goes with it, so that the
-// node is never without an owner. One that exists already is returned as it is.
+// node is never without an owner, and of one that somebody deleted the taints that people
+// had set. One that exists already is returned as it is.
 func (w *writeback) register(ctx context.Context, site string, reported *corev1.Node) (*corev1.Node, error) {
 	as, err := w.clients.as(reported.Name)
+	if err != nil {
+		return nil, err
+	}
+	was, err := w.deleted.of(site, reported.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +92,9 @@ func (w *writeback) register(ctx context.Context, site string, reported *corev1.
 		}
 	}
 	node.Labels[SiteLabel] = site
+	if was != nil {
+		node.Spec.Taints, node.Spec.Unschedulable = setByPeople(was.Spec)
+	}
 	created, err := as.core.Nodes().Create(ctx, node, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		created, err = as.core.Nodes().Get(ctx, node.Name, metav1.GetOptions{})
@@ -90,6 +104,12 @@ func (w *writeback) register(ctx context.Context, site string, reported *corev1.
 		return nil, verdict(err)
 	}
 	return created, nil
+}
+
+// heard reports whether the node that a report is about is alive.
+func (w *writeback) heard(k reportKey) bool {
+	alive, _ := w.speaksFor(k.site, k.ref.Node)
+	return alive
 }
 
 // markEdge sets the role label, which NodeRestriction forbids nodes to set themselves,

@@ -6,8 +6,6 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	storagev1 "k8s.io/api/storage/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -45,45 +43,6 @@ func (w *writeback) writeEvent(ctx context.Context, k reportKey, r *report) erro
 	if apierrors.IsNotFound(err) {
 		return err // it expired in between: create it at the next try
 	}
-	return verdict(err)
-}
-
-// writeCSINode makes the API's CSINode say what the node reports.
-func (w *writeback) writeCSINode(ctx context.Context, k reportKey, r *report) error {
-	var reported storagev1.CSINode
-	if err := json.Unmarshal(r.msg.Object, &reported); err != nil {
-		return fmt.Errorf("%w: %w", errRefused, err)
-	}
-	if k.ref.Name != k.ref.Node || reported.Name != k.ref.Node {
-		return fmt.Errorf("%w: node %s reports about CSINode %s", errRefused, k.ref.Node, k.ref.Name)
-	}
-	node := w.watch.get(coreKey("nodes", "", k.ref.Node))
-	if node == nil {
-		return fmt.Errorf("%w: %s", errNodeUnknown, k.ref.Node)
-	}
-	as, err := w.clients.as(k.ref.Node)
-	if err != nil {
-		return err
-	}
-	nodes := as.storage.CSINodes()
-	current, err := nodes.Get(ctx, k.ref.Name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		freshMeta(&reported.ObjectMeta)
-		reported.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.GetName(), UID: node.GetUID()}}
-		_, err = nodes.Create(ctx, &reported, metav1.CreateOptions{})
-		if apierrors.IsAlreadyExists(err) {
-			return err
-		}
-		return verdict(err)
-	}
-	if err != nil {
-		return verdict(err)
-	}
-	if equality.Semantic.DeepEqual(current.Spec, reported.Spec) {
-		return nil
-	}
-	current.Spec = reported.Spec
-	_, err = nodes.Update(ctx, current, metav1.UpdateOptions{})
 	return verdict(err)
 }
 

@@ -335,6 +335,13 @@ func (p *publisher) siteExists(site string) bool {
 	return p.closure.sites[site]
 }
 
+// siteOf is the site of a node, empty when the node is not known or not of a site.
+func (p *publisher) siteOf(node string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closure.siteOf(node)
+}
+
 // podsOn are the pods bound to a node.
 func (p *publisher) podsOn(node string) []objectKey {
 	p.mu.Lock()

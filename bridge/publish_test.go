@@ -38,7 +38,7 @@ func startPublishing(t *testing.T) *publishing {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := newWatch(nowhere, newOutage(zap.NewNop(), "watch"), func(objectKey) {})
+	w, err := newWatch(nowhere, newOutage(zap.NewNop(), "watch"), func(objectKey) {}, func(objectKey, *unstructured.Unstructured) {})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -221,17 +221,15 @@ func keeps(m streams.Message) bool {
 	switch {
 	case m.Group == "" && m.Resource == "pods":
 		return m.Op == streams.OpPut // a create is of a mirror pod, a delete is final
-	case m.Group == "" && m.Resource == "nodes", m.Group == deviceGroup && m.Resource == "devicestatuses":
+	case m.Group == "" && m.Resource == "nodes", m.Group == deviceGroup && m.Resource == "devicestatuses", isCSINode(m.Ref):
 		return m.Op != streams.OpDelete
 	}
 	return false
 }
 
 // lasts says which reports stay in REPORTED while their object is in the API: the state
-// of an object, also one that is not held against the API.
-func lasts(m streams.Message) bool {
-	return keeps(m) || isCSINode(m.Ref) && m.Op != streams.OpDelete
-}
+// of an object, also that there is no CSINode of a node.
+func lasts(m streams.Message) bool { return keeps(m) || isCSINode(m.Ref) }
 
 // subjectOf is the object that a report is about: of a device's status the device, of a
 // CSINode the node.

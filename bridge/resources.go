@@ -52,6 +52,11 @@ const (
 	siteGroup      = "petiole.dev"
 )
 
+// csiNodeKey is the CSINode of a node.
+func csiNodeKey(node string) objectKey {
+	return objectKey{Group: storageGroup, Resource: "csinodes", Name: node}
+}
+
 // watched are the resources that the bridge follows. The order is the order of
 // publication within a site: what a pod needs comes before the pod.
 var watched = []schema.GroupVersionResource{
@@ -71,6 +76,7 @@ var watched = []schema.GroupVersionResource{
 	{Version: "v1", Resource: "pods"},
 	{Group: deviceGroup, Version: "v1beta1", Resource: "devices"},
 	{Group: deviceGroup, Version: "v1beta1", Resource: "devicestatuses"},
+	{Group: storageGroup, Version: "v1", Resource: "csinodes"},
 }
 
 var publishRank = func() map[schema.GroupResource]int {

@@ -24,7 +24,8 @@ type watch struct {
 
 // newWatch prepares the informers. changed is called for each object that appeared,
 // changed or vanished, from several goroutines, and must not block.
-func newWatch(client dynamic.Interface, out *outage, changed func(objectKey)) (*watch, error) {
+// deleted is called before with an object that vanished, as it was last seen.
+func newWatch(client dynamic.Interface, out *outage, changed func(objectKey), deleted func(objectKey, *unstructured.Unstructured)) (*watch, error) {
 	w := &watch{informers: map[schema.GroupResource]cache.SharedIndexInformer{}, lookout: newLookout()}
 	for _, r := range watched {
 		gr := r.GroupResource()
@@ -38,7 +39,14 @@ func newWatch(client dynamic.Interface, out *outage, changed func(objectKey)) (*
 			}
 		}
 		if _, err := inf.AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc: note, UpdateFunc: func(_, obj any) { note(obj) }, DeleteFunc: note,
+			AddFunc: note, UpdateFunc: func(_, obj any) { note(obj) }, DeleteFunc: func(obj any) {
+				if k, ok := keyFor(gr, obj); ok {
+					if o := lastSeen(obj); o != nil {
+						deleted(k, o)
+					}
+					changed(k)
+				}
+			},
 		}); err != nil {
 			return nil, fmt.Errorf("prepare watch of %s: %w", gr, err)
 		}
@@ -137,6 +145,16 @@ func (w *watch) keys() []objectKey {
 		}
 	}
 	return all
+}
+
+// lastSeen takes the object from what the informer tells of its deletion, which it may
+// have missed.
+func lastSeen(obj any) *unstructured.Unstructured {
+	if missed, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = missed.Obj
+	}
+	o, _ := obj.(*unstructured.Unstructured)
+	return o
 }
 
 // keyFor takes the name from an object or from what the informer leaves of an object

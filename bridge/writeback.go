@@ -54,6 +54,8 @@ type writeback struct {
 	queue    workqueue.TypedRateLimitingInterface[reportKey]
 	outage   *outage
 	now      func() time.Time
+	// deleted are the nodes that somebody deleted.
+	deleted *deletedNodes
 }
 
 // run writes until ctx ends.
@@ -215,9 +217,14 @@ func (w *writeback) write(ctx context.Context, k reportKey, r *report) error {
 		return w.writeNode(ctx, k, r)
 	}
 	if err := w.owns(k.site, k.ref.Node); err != nil {
+		if isCSINode(k.ref) && errors.Is(err, errNodeUnknown) {
+			return withoutNode(k, r, err)
+		}
 		return err
 	}
 	switch {
+	case isCSINode(k.ref) && r.msg.Op == streams.OpDelete:
+		return w.deleteCSINode(ctx, k)
 	case kind == "pods" && r.msg.Op == streams.OpDelete:
 		return w.deletePod(ctx, k, r)
 	case kind == "pods" && r.msg.Op == streams.OpCreate:
@@ -225,7 +232,7 @@ func (w *writeback) write(ctx context.Context, k reportKey, r *report) error {
 	case kind == "pods":
 		return w.writePodStatus(ctx, k, r)
 	case r.msg.Op == streams.OpDelete:
-		return fmt.Errorf("%w: a site deletes pods only, not %s", errRefused, k.ref)
+		return fmt.Errorf("%w: a site deletes pods and CSINodes only, not %s", errRefused, k.ref)
 	case kind == "events", kind == "events.events.k8s.io":
 		return w.writeEvent(ctx, k, r)
 	case kind == "csinodes."+storageGroup:

@@ -1,0 +1,128 @@
+package bridge
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// withoutNode is what becomes of a report about the CSINode of a node that is not in the
+// API: the deletion has nothing to do, because the CSINode goes with its node; what is
+// known of it waits for the node to come back; a new report waits for the node to register.
+func withoutNode(k reportKey, r *report, unknown error) error {
+	switch {
+	case r.msg.Op == streams.OpDelete:
+		return fmt.Errorf("%w: node %s", errGone, k.ref.Node)
+	case !r.fresh:
+		return fmt.Errorf("%w: %s is not registered", errSilent, k.ref.Node)
+	}
+	return unknown
+}
+
+// writeCSINode makes the API's CSINode say what the node reports, under the node as it is
+// in the API. One that belongs to a former node of that name is replaced, as a kubelet
+// does: Kubernetes is about to collect it.
+func (w *writeback) writeCSINode(ctx context.Context, k reportKey, r *report) error {
+	var reported storagev1.CSINode
+	if err := json.Unmarshal(r.msg.Object, &reported); err != nil {
+		return fmt.Errorf("%w: %w", errRefused, err)
+	}
+	if k.ref.Name != k.ref.Node || reported.Name != k.ref.Node {
+		return fmt.Errorf("%w: node %s reports about CSINode %s", errRefused, k.ref.Node, k.ref.Name)
+	}
+	node := w.watch.get(coreKey("nodes", "", k.ref.Node))
+	if node == nil {
+		return fmt.Errorf("%w: %s", errNodeUnknown, k.ref.Node)
+	}
+	current, err := w.csiNode(k.ref.Name)
+	if err != nil {
+		return err
+	}
+	if current != nil && !belongsTo(current, node.GetUID()) {
+		if err := w.removeCSINode(ctx, k.ref.Node, current); err != nil {
+			return err
+		}
+		current = nil
+	}
+	as, err := w.clients.as(k.ref.Node)
+	if err != nil {
+		return err
+	}
+	nodes := as.storage.CSINodes()
+	if current == nil {
+		freshMeta(&reported.ObjectMeta)
+		reported.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.GetName(), UID: node.GetUID()}}
+		_, err = nodes.Create(ctx, &reported, metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) {
+			return err // the watch is behind: look again at the next try
+		}
+		return verdict(err)
+	}
+	if equality.Semantic.DeepEqual(current.Spec, reported.Spec) {
+		return nil
+	}
+	current.Spec = reported.Spec
+	_, err = nodes.Update(ctx, current, metav1.UpdateOptions{})
+	if apierrors.IsNotFound(err) {
+		return err // deleted in between: create it at the next try
+	}
+	return verdict(err)
+}
+
+// deleteCSINode carries out that a kubelet has deleted the CSINode of its node.
+func (w *writeback) deleteCSINode(ctx context.Context, k reportKey) error {
+	if k.ref.Name != k.ref.Node {
+		return fmt.Errorf("%w: node %s reports about CSINode %s", errRefused, k.ref.Node, k.ref.Name)
+	}
+	current, err := w.csiNode(k.ref.Name)
+	if err != nil || current == nil {
+		return err
+	}
+	return w.removeCSINode(ctx, k.ref.Node, current)
+}
+
+// removeCSINode deletes the API's CSINode, this version of it only.
+func (w *writeback) removeCSINode(ctx context.Context, node string, current *storagev1.CSINode) error {
+	as, err := w.clients.as(node)
+	if err != nil {
+		return err
+	}
+	err = as.storage.CSINodes().Delete(ctx, current.Name, metav1.DeleteOptions{
+		Preconditions: &metav1.Preconditions{UID: &current.UID, ResourceVersion: &current.ResourceVersion},
+	})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return verdict(err)
+}
+
+// csiNode is the CSINode as it was last seen, nil without one.
+func (w *writeback) csiNode(name string) (*storagev1.CSINode, error) {
+	o := w.watch.get(csiNodeKey(name))
+	if o == nil {
+		return nil, nil
+	}
+	n := &storagev1.CSINode{}
+	if err := typed(o, n); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// belongsTo reports whether an owner of a CSINode is the node of that UID.
+func belongsTo(n *storagev1.CSINode, node types.UID) bool {
+	for _, o := range n.OwnerReferences {
+		if o.Kind == "Node" && o.UID == node {
+			return true
+		}
+	}
+	return false
+}
