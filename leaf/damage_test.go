@@ -10,8 +10,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
+	"github.com/petiole-io/petiole/leaf/field"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -366,5 +368,44 @@ func TestUnreadableMessageIsFound(t *testing.T) {
 	}
 	if !slices.Contains(s.keep.degraded.list(), streams.DegradedStore) {
 		t.Error("presence does not say so")
+	}
+}
+
+// TestDamagedMemoryIsForgotten damages the body of a superseding value of the device
+// worker's memory, which nats-server leaves out without a word: the leaf knows.
+func TestDamagedMemoryIsForgotten(t *testing.T) {
+	s, ctx := newSite(t)
+	s.still(t, ctx)
+	if err := s.keep.open(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := field.MakeState(ctx, s.js); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		subject := "$KV." + strings.TrimPrefix(field.StateStream, "KV_") + ".pump"
+		if _, err := s.js.Publish(ctx, subject, fmt.Appendf(nil, `{"command":%d}`, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.keep.recall(ctx, false); err != nil || !s.keep.forgot().IsZero() {
+		t.Fatalf("forgot %s, %v", s.keep.forgot(), err)
+	}
+	dir := filepath.Join(s.host.storeDir(), "$G", "streams", field.StateStream)
+	s.nc.Close()
+	s.host.stop()
+	edit(t, last(t, dir, "msgs/*.blk"), func(b []byte) []byte {
+		b[len(b)-10] ^= 1
+		return b
+	})
+	s.still(t, ctx)
+	if err := s.keep.open(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if s.keep.forgot().IsZero() {
+		t.Error("the memory counts as whole")
+	}
+	if !slices.Contains(s.keep.degraded.list(), streams.DegradedStore) {
+		t.Error("presence does not tell")
 	}
 }
