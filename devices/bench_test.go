@@ -246,6 +246,9 @@ func (s *memoryState) setFail(err error) {
 	s.fail = err
 }
 
+// statusInterval is the bench's shortest time between two statuses of a device.
+const statusInterval = 20 * time.Millisecond
+
 type bench struct {
 	t      *testing.T
 	host   *Host
@@ -278,7 +281,7 @@ spec:
 
 func (b *bench) start() {
 	b.t.Helper()
-	h, err := New(Config{Node: "n", Drivers: []Driver{b.driver}, Sink: b.ear, State: b.state, Log: zaptest.NewLogger(b.t), StatusInterval: 20 * time.Millisecond})
+	h, err := New(Config{Node: "n", Drivers: []Driver{b.driver}, Sink: b.ear, State: b.state, Log: zaptest.NewLogger(b.t), StatusInterval: statusInterval})
 	if err != nil {
 		b.t.Fatal(err)
 	}

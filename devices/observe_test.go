@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap/zaptest"
@@ -135,7 +136,9 @@ func TestSessionThatEnds(t *testing.T) {
 }
 
 // What is not reported to the cloud makes no status.
-func TestQuietPropertiesMakeNoStatus(t *testing.T) {
+func TestQuietPropertiesMakeNoStatus(t *testing.T) { synctest.Test(t, quietProperties) }
+
+func quietProperties(t *testing.T) {
 	b := newBench(t)
 	b.online()
 	b.eventually("status", func() bool { return b.statuses() == 1 })
@@ -144,7 +147,7 @@ func TestQuietPropertiesMakeNoStatus(t *testing.T) {
 		b.driver.say(Batch{Reachable: true, Time: now, Readings: []Reading{{2, Int(int64(i)), Good, "", now}}})
 	}
 	b.eventually("samples", func() bool { return b.host.Stats().Batches == 50 })
-	time.Sleep(60 * time.Millisecond) // three intervals in which none may come
+	b.intervals(3)
 	if n := b.statuses(); n != 1 {
 		t.Fatal(n)
 	}

@@ -35,6 +35,15 @@ func (b *bench) statuses() int {
 	return len(b.ear.statuses)
 }
 
+// intervals lets n intervals pass in which a status may be told. It is for the clock of
+// synctest, which goes on only when all that was due has been done: what was not told by
+// then is not told.
+func (b *bench) intervals(n int) {
+	b.t.Helper()
+	time.Sleep(time.Duration(n) * statusInterval)
+	synctest.Wait()
+}
+
 // Readings of 5,000 samples a second become at most one status for each device and
 // interval, and every one of them is telemetry.
 func TestFiveThousandSamplesASecond(t *testing.T) {
@@ -150,7 +159,9 @@ func (m *many) deliver(round, points int) {
 
 // Within the dead-band nothing is told, beyond it the newest value is; samples are
 // telemetry all the same.
-func TestDeadband(t *testing.T) {
+func TestDeadband(t *testing.T) { synctest.Test(t, deadband) }
+
+func deadband(t *testing.T) {
 	b := newBench(t)
 	b.setting(true, map[string]any{"reportDeadband": "5", "reportDeadbandPercent": 10, "reportHeartbeat": 0})
 	b.apply()
@@ -162,7 +173,7 @@ func TestDeadband(t *testing.T) {
 		b.sayInt(v)
 	}
 	b.eventually("samples", func() bool { b.ear.mu.Lock(); defer b.ear.mu.Unlock(); return len(b.ear.samples) == 21 })
-	time.Sleep(60 * time.Millisecond) // three intervals in which none may come
+	b.intervals(3)
 	if got := b.statuses(); got != n || b.reported("a").Value != "100" {
 		t.Fatalf("%d statuses, %s", got-n, b.reported("a").Value)
 	}
