@@ -222,16 +222,15 @@ func (b *Bridge) assemble(h *hub, c *clients) (*parts, error) {
 	p.watch = w
 	p.publish = newPublisher(w, b.fence, &b.count, b.metrics, b.log)
 	queue := newQueue[reportKey](b.metrics, "writeback", writeRetry)
-	p.intake = &intake{
-		hub: h, reports: p.reports, publish: p.publish, presence: p.presence, log: b.log, count: &b.count, queue: queue,
-		expiry: reportExpiry(timingFor(b.cfg.LeaderElection.LeaseDuration.Duration).lease), last: map[string]uint64{}, spent: map[string][]spent{}, strays: map[string]bool{},
-		putOff: map[string]*putOff{}, present: p.present,
-	}
+	p.intake = newIntake(h, p.reports, p.publish, p.presence, queue, newQueue[string](b.metrics, "reports", writeRetry), b.log)
+	p.intake.count, p.intake.metrics, p.intake.workers = &b.count, b.metrics.sites, b.cfg.Limits.Workers
+	p.intake.expiry = reportExpiry(timingFor(b.cfg.LeaderElection.LeaseDuration.Duration).lease)
 	p.writeback = &writeback{
 		clients: c, watch: w, publish: p.publish, presence: p.presence, reports: p.reports, intake: p.intake,
 		log: b.log, count: &b.count, queue: queue, outage: outageOf("write back to the API server"), now: time.Now, deleted: deleted,
 	}
 	p.intake.woke, p.intake.changed = p.writeback.woke, p.siteChanged
+	p.intake.present, p.intake.concerns = p.present, p.writeback.concerns
 	p.autonomy = &autonomy{
 		clients: c, watch: w, publish: p.publish, log: b.log, outage: outageOf("set tolerations"),
 		queue: newQueue[objectKey](b.metrics, "autonomy", writeRetry),
@@ -335,6 +334,7 @@ func (p *parts) close() {
 	p.publish.objects.ShutDown()
 	p.publish.queue.ShutDown()
 	p.writeback.queue.ShutDown()
+	p.intake.sites.ShutDown()
 	p.autonomy.queue.ShutDown()
 	p.heartbeats.queue.ShutDown()
 	p.backlogs.queue.ShutDown()

@@ -20,7 +20,9 @@ import (
 type writing struct {
 	*publishing
 	*writeback
-	ahead atomic.Int64 // how far its clock has gone, ns
+	clients *clients
+	began   time.Time
+	ahead   atomic.Int64 // how far its clock has gone, ns
 }
 
 func startWriting(t *testing.T, answer http.HandlerFunc) *writing {
@@ -28,25 +30,39 @@ func startWriting(t *testing.T, answer http.HandlerFunc) *writing {
 	p := startPublishing(t)
 	server := httptest.NewServer(answer)
 	t.Cleanup(server.Close)
-	c, err := newClients(&rest.Config{Host: server.URL}, ImpersonationConstrained, p.fence)
+	c, err := newClients(&rest.Config{Host: server.URL, QPS: -1}, ImpersonationConstrained, p.fence)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.close)
-	log := zap.NewNop()
-	queue := newQueue[reportKey](newInstruments(p.count), "writeback", time.Millisecond)
-	in := &intake{
-		hub: p.hub, reports: newReports(), publish: p.publisher, presence: newPresence(), log: log, count: p.count, queue: queue, expiry: time.Second,
-		last: map[string]uint64{}, spent: map[string][]spent{}, strays: map[string]bool{}, putOff: map[string]*putOff{},
-		woke: func(string, []string) {}, changed: func(string) {}, present: func(k reportKey) bool { return p.watch.get(subjectOf(k)) != nil },
-	}
-	w, began := &writing{publishing: p}, time.Now()
-	w.writeback = &writeback{
-		clients: c, watch: p.watch, publish: p.publisher, presence: in.presence, reports: in.reports, intake: in,
-		log: log, count: p.count, queue: queue, outage: newOutage(log, "write back"), now: func() time.Time { return began.Add(time.Duration(w.ahead.Load())) }, deleted: newDeletedNodes(),
-	}
+	w := &writing{publishing: p, clients: c, began: time.Now()}
+	w.assemble()
 	w.populate(1)
 	return w
+}
+
+// assemble makes a write-back that has not started.
+func (w *writing) assemble() {
+	p, log := w.publishing, zap.NewNop()
+	metrics := newInstruments(p.count)
+	queue := newQueue[reportKey](metrics, "writeback", time.Millisecond)
+	in := newIntake(p.hub, newReports(), p.publisher, newPresence(), queue, newQueue[string](metrics, "reports", time.Millisecond), log)
+	in.count, in.metrics, in.workers, in.expiry = p.count, metrics.sites, 2, time.Second
+	in.woke, in.changed = func(string, []string) {}, func(string) {}
+	in.present = func(k reportKey) bool { return p.watch.get(subjectOf(k)) != nil }
+	w.writeback = &writeback{
+		clients: w.clients, watch: p.watch, publish: p.publisher, presence: in.presence, reports: in.reports, intake: in,
+		log: log, count: p.count, queue: queue, outage: newOutage(log, "write back"), now: func() time.Time { return w.began.Add(time.Duration(w.ahead.Load())) }, deleted: newDeletedNodes(),
+	}
+	in.now, in.concerns = w.writeback.now, w.concerns
+	p.t.Cleanup(func() { queue.ShutDown(); in.sites.ShutDown() })
+}
+
+// successor is the write-back of the next bridge.
+func (w *writing) successor() *writing {
+	next := &writing{publishing: w.publishing, clients: w.clients, began: w.began}
+	next.assemble()
+	return next
 }
 
 // start takes in and writes back until the test ends.

@@ -11,13 +11,36 @@ import (
 )
 
 // siteMetrics are what the leading bridge knows of each Site: as many series for each
-// as siteGauges has lines, none for a site that is gone.
+// as siteGauges has lines, and one for each reason for which reports of it were set aside;
+// none for a site that is gone.
 type siteMetrics struct {
-	mu    sync.Mutex
-	sites map[string]v1alpha1.SiteStatus
+	mu          sync.Mutex
+	sites       map[string]v1alpha1.SiteStatus
+	quarantined map[string]map[string]uint64
 }
 
-func newSiteMetrics() *siteMetrics { return &siteMetrics{sites: map[string]v1alpha1.SiteStatus{}} }
+func newSiteMetrics() *siteMetrics {
+	return &siteMetrics{sites: map[string]v1alpha1.SiteStatus{}, quarantined: map[string]map[string]uint64{}}
+}
+
+// Why a report is in QUARANTINE.
+const (
+	reasonUndecodable = "undecodable"
+	reasonIncomplete  = "incomplete"
+	reasonRefused     = "refused"
+)
+
+var quarantinedDesc = desc("site_reports_quarantined_total", "Reports of the site that this bridge has set aside in QUARANTINE, by the reason.", "site", "reason")
+
+// setAside counts a report of a site that is in QUARANTINE for that reason.
+func (m *siteMetrics) setAside(site, reason string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.quarantined[site] == nil {
+		m.quarantined[site] = map[string]uint64{}
+	}
+	m.quarantined[site][reason]++
+}
 
 // set takes in what is known of a site.
 func (m *siteMetrics) set(site string, status v1alpha1.SiteStatus) {
@@ -33,6 +56,11 @@ func (m *siteMetrics) retain(keep func(site string) bool) {
 	for site := range m.sites {
 		if !keep(site) {
 			delete(m.sites, site)
+		}
+	}
+	for site := range m.quarantined {
+		if !keep(site) {
+			delete(m.quarantined, site)
 		}
 	}
 }
@@ -101,6 +129,7 @@ func (m *siteMetrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, g := range siteGauges {
 		ch <- g.desc
 	}
+	ch <- quarantinedDesc
 }
 
 // Collect implements prometheus.Collector.
@@ -111,6 +140,11 @@ func (m *siteMetrics) Collect(ch chan<- prometheus.Metric) {
 	for site, status := range m.sites {
 		for _, g := range siteGauges {
 			ch <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, g.value(status, now), site)
+		}
+	}
+	for site, reasons := range m.quarantined {
+		for reason, n := range reasons {
+			ch <- prometheus.MustNewConstMetric(quarantinedDesc, prometheus.CounterValue, float64(n), site, reason)
 		}
 	}
 }

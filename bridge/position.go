@@ -38,8 +38,6 @@ func (p *positions) answer(ctx context.Context, site string, data []byte) (strin
 	if err := json.Unmarshal(data, &q); err != nil {
 		return "", fmt.Errorf("read query: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, positionTimeout)
-	defer cancel()
 	switch q.Stream {
 	case streams.SiteReported:
 		return p.last(ctx, streams.Reported, streams.ReportedFilter(site))
@@ -49,44 +47,70 @@ func (p *positions) answer(ctx context.Context, site string, data []byte) (strin
 	return "", fmt.Errorf("stream %q is not one that a site forwards", q.Stream)
 }
 
-// last is the id of the newest message that matches. The stream's leader is asked, by a
-// request of JetStream's API that a stream with direct get offers no other way.
+// last is the id of the newest message that matches.
 func (p *positions) last(ctx context.Context, stream, filter string) (string, error) {
+	m, err := lastMessage(ctx, p.js.Conn(), stream, filter)
+	if err != nil || m == nil {
+		return "", err
+	}
+	return m.Header.Get(jetstream.MsgIDHeader), nil
+}
+
+// storedMessage is a message as a stream has it.
+type storedMessage struct {
+	Subject string
+	Seq     uint64
+	Header  nats.Header
+}
+
+// lastMessage is the newest message of a stream of the hub that matches, nil when there is
+// none. The stream's leader is asked, by a request of JetStream's API that the client
+// library does not offer for a stream with direct get: there a replica may answer that is
+// behind.
+func lastMessage(ctx context.Context, nc *nats.Conn, stream, filter string) (*storedMessage, error) {
 	body, err := json.Marshal(map[string]string{"last_by_subj": filter})
 	if err != nil {
-		return "", fmt.Errorf("encode query of %s: %w", stream, err)
+		return nil, fmt.Errorf("encode query of %s: %w", stream, err)
 	}
-	reply, err := p.js.Conn().RequestWithContext(ctx, "$JS."+streams.HubDomain+".API.STREAM.MSG.GET."+stream, body)
+	ctx, cancel := context.WithTimeout(ctx, positionTimeout)
+	defer cancel()
+	reply, err := nc.RequestWithContext(ctx, "$JS."+streams.HubDomain+".API.STREAM.MSG.GET."+stream, body)
 	if err != nil {
-		return "", fmt.Errorf("read the end of %s: %w", stream, err)
+		return nil, fmt.Errorf("read the end of %s: %w", stream, err)
 	}
 	var answer struct {
 		Error   *jetstream.APIError `json:"error"`
 		Message *struct {
-			Header []byte `json:"hdrs"`
+			Subject string `json:"subject"`
+			Seq     uint64 `json:"seq"`
+			Header  []byte `json:"hdrs"`
 		} `json:"message"`
 	}
 	if err := json.Unmarshal(reply.Data, &answer); err != nil {
-		return "", fmt.Errorf("read the end of %s: %w", stream, err)
+		return nil, fmt.Errorf("read the end of %s: %w", stream, err)
 	}
 	switch {
 	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
-		return "", nil
+		return nil, nil
 	case answer.Error != nil:
-		return "", fmt.Errorf("read the end of %s: %w", stream, answer.Error)
+		return nil, fmt.Errorf("read the end of %s: %w", stream, answer.Error)
 	case answer.Message == nil:
-		return "", errors.New("the answer of " + stream + " holds no message")
+		return nil, errors.New("the answer of " + stream + " holds no message")
 	}
-	return messageID(answer.Message.Header)
+	header, err := decodeHeader(answer.Message.Header)
+	if err != nil {
+		return nil, err
+	}
+	return &storedMessage{answer.Message.Subject, answer.Message.Seq, header}, nil
 }
 
-func messageID(header []byte) (string, error) {
+func decodeHeader(header []byte) (nats.Header, error) {
 	if len(header) == 0 {
-		return "", nil
+		return nil, nil
 	}
 	h, err := nats.DecodeHeadersMsg(header)
 	if err != nil {
-		return "", fmt.Errorf("read headers: %w", err)
+		return nil, fmt.Errorf("read headers: %w", err)
 	}
-	return h.Get(jetstream.MsgIDHeader), nil
+	return h, nil
 }

@@ -19,9 +19,10 @@ import (
 const putOffPrefix = "reports."
 
 // putOff says that reports of a site were acknowledged, so that they do not take the
-// place of others', but not dealt with: too many of them waited for the API server, or
-// there was no Site. They stay in REPORTED, each as the newest about its object, and are
-// read again when there is room. The bridge's bucket remembers it.
+// place of others', but not dealt with: too many of them waited, their parts were missing,
+// there was no Site, or the API server did not take them for long. They stay in REPORTED,
+// each as the newest about its object, and those that are not in memory are read again
+// when there is room. The bridge's bucket remembers it.
 type putOff struct {
 	from uint64
 	// since is the first that was put off after the site was read again, 0 for none.
@@ -49,25 +50,30 @@ func (i *intake) stray(site string) {
 }
 
 // leave puts a report off and acknowledges it.
-func (i *intake) leave(ctx context.Context, site string, msg jetstream.Msg, meta *jetstream.MsgMetadata) {
-	if err := i.put(ctx, site, meta.Sequence.Stream); err != nil {
-		i.log.Debug("report not put off, it comes again", zap.String("site", site), zap.Error(err))
-		i.later(msg, meta)
+func (i *intake) leave(ctx context.Context, site string, a *arrival) {
+	err := i.put(ctx, site, a.seq, true)
+	switch {
+	case err == nil:
+		i.ack(a.from)
 		return
+	case ctx.Err() == nil:
+		i.log.Debug("report not put off, it comes again", zap.String("site", site), zap.Error(err))
 	}
-	i.ack(msg)
+	if a.from != nil {
+		i.later(a.from)
+	}
 }
 
-// put remembers that the reports of a site from a sequence on are to be read again.
-func (i *intake) put(ctx context.Context, site string, seq uint64) error {
+// put remembers that the reports of a site from a sequence on are to be read again: with
+// again by this bridge, otherwise by the next one only.
+func (i *intake) put(ctx context.Context, site string, seq uint64, again bool) error {
 	i.putting.Lock()
 	defer i.putting.Unlock()
 	i.mu.Lock()
 	p := i.putOff[site]
 	if p != nil && p.kept <= seq {
-		p.since = least(p.since, seq)
-		if !p.read {
-			p.from = min(p.from, seq)
+		if again {
+			p.add(seq)
 		}
 		i.mu.Unlock()
 		return nil
@@ -79,8 +85,21 @@ func (i *intake) put(ctx context.Context, site string, seq uint64) error {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.putOff[site] = &putOff{from: kept, kept: kept, revision: revision}
+	was := i.putOff[site]
+	p = &putOff{from: kept, kept: kept, revision: revision, read: !again && kept == seq && (was == nil || was.read)}
+	if was != nil && was.read {
+		p.since = was.since
+	}
+	i.putOff[site] = p
 	return nil
+}
+
+// add notes that a report is to be read again.
+func (p *putOff) add(seq uint64) {
+	p.since = least(p.since, seq)
+	if !p.read {
+		p.from = min(p.from, seq)
+	}
 }
 
 // keep has a key say the smaller of seq and what it says, which may be another bridge's,
@@ -156,6 +175,23 @@ func (i *intake) isPutOff(site string, seq uint64) bool {
 	return p != nil && p.kept <= seq
 }
 
+// moreToRead reports whether reports of a site were put off that have not been read again
+// since.
+func (i *intake) moreToRead(site string) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	p := i.putOff[site]
+	return p != nil && !p.read
+}
+
+// wake has them read without waiting for the next round. It does not block.
+func (i *intake) wake() {
+	select {
+	case i.woken <- struct{}{}:
+	default:
+	}
+}
+
 // resume reads the reports that were put off, of sites that have a Site and room, and
 // forgets those that have been dealt with.
 func (i *intake) resume(ctx context.Context) {
@@ -196,9 +232,9 @@ func (i *intake) due() (again map[string]rereading, over map[string]uint64) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for s, p := range i.putOff {
-		room := i.reports.room(s)
+		room, idle := i.reports.room(s), i.inbox.len(s) == 0
 		switch {
-		case !i.publish.siteExists(s):
+		case !i.publish.siteExists(s) || !idle:
 		case p.read && p.since > 0:
 			p.from, p.since, p.read = p.since, 0, false
 		case p.read && room == maxWaiting:
@@ -213,22 +249,29 @@ func (i *intake) due() (again map[string]rereading, over map[string]uint64) {
 	return again, over
 }
 
-// readAgain takes in the reports of a site from a sequence on as if they had just
-// arrived. With an error it returns from where to go on.
+// readAgain puts the reports of a site from a sequence on, which were acknowledged before,
+// into its inbox. With an error it returns from where to go on.
 func (i *intake) readAgain(ctx context.Context, site string, from uint64) (next uint64, err error) {
 	next = from
+	n := 0
 	err = readAll(ctx, i.hub.js, i.hub.reported, from, streams.ReportedFilter(site), false, func(msg jetstream.Msg) error {
-		r, k, err := i.read(ctx, msg)
-		if err != nil || r == nil || i.reports.knows(k, r.seq) {
+		meta, err := msg.Metadata()
+		if err != nil {
 			return err
 		}
-		next = r.seq
-		if i.reports.room(site) <= 0 {
+		if _, part := i.note(msg, meta); part {
+			return nil
+		}
+		if _, ref, err := streams.ParseReported(msg.Subject()); err == nil && i.reports.knows(reportKey{site, ref}, meta.Sequence.Stream) {
+			return nil
+		}
+		next = meta.Sequence.Stream
+		if n >= i.reports.room(site) || i.spentRoom(site) <= n {
 			return errFull
 		}
-		r.fresh = true
-		i.reports.put(k, r)
-		i.queue.Add(k)
+		n++
+		i.inbox.put(site, arrivalOf(msg, meta))
+		i.sites.Add(site)
 		return nil
 	})
 	return next, err

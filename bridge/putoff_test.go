@@ -18,7 +18,7 @@ func TestPutOffKeepsTheFirst(t *testing.T) {
 		var wg sync.WaitGroup
 		for seq := uint64(10); seq < 20; seq++ {
 			wg.Go(func() {
-				if err := w.intake.put(ctx, site, seq); err != nil {
+				if err := w.intake.put(ctx, site, seq, true); err != nil {
 					t.Error(err)
 				}
 			})
@@ -31,7 +31,7 @@ func TestPutOffKeepsTheFirst(t *testing.T) {
 	}
 	// A successor finds an earlier one, and leaves it.
 	delete(w.intake.putOff, "s0")
-	if err := w.intake.put(ctx, "s0", 15); err != nil {
+	if err := w.intake.put(ctx, "s0", 15, true); err != nil {
 		t.Fatal(err)
 	}
 	e, err := w.intake.hub.record.Get(ctx, putOffKey("s0"))

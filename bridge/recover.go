@@ -29,7 +29,7 @@ func (i *intake) recover(ctx context.Context) error {
 		}
 		past := r.seq <= floor && !i.isPutOff(k.site, r.seq)
 		switch {
-		case lasts(r.msg) && i.present(k):
+		case lasts(r.msg) && r.msg.Object != nil && i.present(k):
 			if !keeps(r.msg) {
 				return nil
 			}
@@ -83,21 +83,37 @@ func (i *intake) floor(ctx context.Context) (uint64, error) {
 }
 
 // read reads a message again that the durable consumer delivers, or has delivered. It
-// returns nothing for what the consumer alone deals with.
+// returns nothing for what the consumer alone deals with, and no object for one in parts
+// that is not about an object of its site: it is not looked for.
 func (i *intake) read(ctx context.Context, msg jetstream.Msg) (*report, reportKey, error) {
 	meta, err := msg.Metadata()
 	if err != nil {
 		return nil, reportKey{}, err
 	}
-	site, m, err := loadReport(ctx, i.hub.reported, msg)
-	if site != "" {
-		i.note(site, meta.Sequence.Stream)
+	site, part := i.note(msg, meta)
+	if part {
+		return nil, reportKey{}, nil
 	}
+	a := arrivalOf(msg, meta)
+	m, err := i.decode(ctx, site, a)
 	switch {
-	case streams.IsPart(msg.Subject()), errors.Is(err, streams.ErrUndecodable), errors.Is(err, streams.ErrSuperseded), errors.Is(err, jetstream.ErrMsgNotFound):
+	case errors.Is(err, streams.ErrUndecodable), errors.Is(err, streams.ErrSuperseded), errors.Is(err, jetstream.ErrMsgNotFound):
 		return nil, reportKey{}, nil
 	case err != nil:
 		return nil, reportKey{}, err
 	}
-	return &report{seq: meta.Sequence.Stream, msg: m, stored: meta.Timestamp}, reportKey{site, m.Ref}, nil
+	return &report{seq: a.seq, msg: m, stored: a.stored}, reportKey{site, m.Ref}, nil
+}
+
+// decode reads a report; but of one in parts that is not about an object of its site only
+// what its headers tell.
+func (i *intake) decode(ctx context.Context, site string, a *arrival) (streams.Message, error) {
+	if a.header.Get(streams.HeaderParts) != "" {
+		_, m, err := streams.Decode(a.subject, a.header, a.data)
+		if err != nil || !lasts(m) || !i.concerns(reportKey{site, m.Ref}) {
+			return m, err
+		}
+	}
+	_, m, err := loadReport(ctx, i.hub.reported, a)
+	return m, err
 }

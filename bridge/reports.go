@@ -27,8 +27,10 @@ type report struct {
 	// the last try.
 	denied time.Time
 	// from is the message to acknowledge when the API server has taken the report
-	// over; nil when it has, and when the report was read from the stream's past.
-	from jetstream.Msg
+	// over; nil when it has, and when the report was read from the stream's past. taken is
+	// when it came.
+	from  jetstream.Msg
+	taken time.Time
 }
 
 // reports holds the newest report of each object, at most one for each. It does no I/O
@@ -40,12 +42,14 @@ type reports struct {
 	bySite   map[string]map[reportKey]struct{}
 	// waiting counts the reports of a site that wait for the API server.
 	waiting map[string]int
+	// held are the reports that are not acknowledged.
+	held map[reportKey]*report
 }
 
 func newReports() *reports {
 	return &reports{
 		all: map[reportKey]*report{}, byObject: map[objectKey]map[reportKey]struct{}{}, bySite: map[string]map[reportKey]struct{}{},
-		waiting: map[string]int{},
+		waiting: map[string]int{}, held: map[reportKey]*report{},
 	}
 }
 
@@ -99,6 +103,9 @@ func (r *reports) put(k reportKey, n *report) (stale []jetstream.Msg) {
 	r.wait(k.site, was, false)
 	r.wait(k.site, n, n.fresh)
 	r.all[k] = n
+	if delete(r.held, k); n.from != nil {
+		r.held[k] = n
+	}
 	index(r.byObject, keyOf(k.ref), k)
 	index(r.bySite, k.site, k)
 	return stale
@@ -124,6 +131,7 @@ func (r *reports) settle(k reportKey, seq uint64, drop bool) {
 		return
 	}
 	r.wait(k.site, n, false)
+	delete(r.held, k)
 	if !drop {
 		n.from, n.fresh = nil, false
 		return
@@ -144,9 +152,35 @@ func (r *reports) park(k reportKey, seq uint64) jetstream.Msg {
 		return nil
 	}
 	r.wait(k.site, n, false)
+	return r.let(k, n)
+}
+
+// let returns the message of a report that is to be acknowledged, nil when it was. The
+// caller holds the lock.
+func (r *reports) let(k reportKey, n *report) jetstream.Msg {
 	from := n.from
 	n.from = nil
+	delete(r.held, k)
 	return from
+}
+
+// heldReport is a report that is not acknowledged.
+type heldReport struct {
+	key reportKey
+	seq uint64
+}
+
+// heldSince are the reports that came before a time and are not acknowledged.
+func (r *reports) heldSince(before time.Time) []heldReport {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var held []heldReport
+	for k, n := range r.held {
+		if n.taken.Before(before) {
+			held = append(held, heldReport{k, n.seq})
+		}
+	}
+	return held
 }
 
 // deny notes when report seq was forbidden, zero that it was not, and returns since when
@@ -173,9 +207,7 @@ func (r *reports) release(k reportKey, seq uint64) jetstream.Msg {
 	if n == nil || n.seq != seq {
 		return nil
 	}
-	from := n.from
-	n.from = nil
-	return from
+	return r.let(k, n)
 }
 
 // about are the reports about one object.

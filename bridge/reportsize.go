@@ -20,22 +20,26 @@ const (
 
 // loadReport reads a message of REPORTED, if it is within the bounds; what is not is
 // streams.ErrUndecodable.
-func loadReport(ctx context.Context, stream jetstream.Stream, msg jetstream.Msg) (string, streams.Message, error) {
-	if n, err := strconv.Atoi(msg.Headers().Get(streams.HeaderParts)); err == nil && n > maxReportParts {
-		site, ref, _ := streams.ParseReported(msg.Subject())
-		return site, streams.Message{Ref: ref}, fmt.Errorf("%w: %s is in %d parts, at most %d are read", streams.ErrUndecodable, ref, n, maxReportParts)
+func loadReport(ctx context.Context, stream jetstream.Stream, a *arrival) (string, streams.Message, error) {
+	parts := a.header.Get(streams.HeaderParts)
+	if n, err := strconv.Atoi(parts); err == nil && n > maxReportParts {
+		return unreadable(a, fmt.Errorf("in %d parts, at most %d are read", n, maxReportParts))
 	}
-	if err := boundedJSON(msg.Data(), maxReportObjects); err != nil {
-		site, ref, _ := streams.ParseReported(msg.Subject())
-		return site, streams.Message{Ref: ref}, fmt.Errorf("%w: %s: %w", streams.ErrUndecodable, ref, err)
+	if err := boundedJSON(a.data, maxReportObjects); err != nil {
+		return unreadable(a, err)
 	}
-	site, m, err := streams.Load(ctx, stream, msg.Subject(), msg.Headers(), msg.Data())
-	if err == nil && msg.Headers().Get(streams.HeaderParts) != "" {
-		if err = boundedJSON(m.Object, maxReportObjects); err != nil {
-			err = fmt.Errorf("%w: %s: %w", streams.ErrUndecodable, m.Ref, err)
+	site, m, err := streams.Load(ctx, stream, a.subject, a.header, a.data)
+	if err == nil && parts != "" {
+		if err := boundedJSON(m.Object, maxReportObjects); err != nil {
+			return unreadable(a, err)
 		}
 	}
 	return site, m, err
+}
+
+func unreadable(a *arrival, reason error) (string, streams.Message, error) {
+	site, ref, _ := streams.ParseReported(a.subject)
+	return site, streams.Message{Ref: ref}, fmt.Errorf("%w: %s: %w", streams.ErrUndecodable, ref, reason)
 }
 
 // boundedJSON refuses a document with more than so many objects and lists.

@@ -7,6 +7,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/streams"
 )
 
 const (
@@ -14,8 +16,9 @@ const (
 	// before it is looked at what was discarded meanwhile.
 	trimInterval = time.Second
 	trimBatch    = 1000
-	// maxSpent is how many messages may wait to be removed before no more are taken in.
-	maxSpent = 100_000
+	// maxSpent is how many messages of a site may wait to be removed before no more of that
+	// site are taken in.
+	maxSpent = 20_000
 )
 
 // spent is a message of REPORTED that is to be removed.
@@ -31,23 +34,34 @@ type spent struct {
 	floored bool
 }
 
-// note keeps the highest sequence of each site. Its message is never removed: the
-// site's forwarder expects to find it.
-func (i *intake) note(site string, seq uint64) {
+// note returns the site that a message belongs to, and whether it is a part of a report,
+// which whoever reads the report reads. It keeps the highest sequence of each site: that
+// message is never removed, the site's forwarder expects to find it.
+func (i *intake) note(msg jetstream.Msg, meta *jetstream.MsgMetadata) (site string, part bool) {
+	site, err := streams.ReportedSite(msg.Subject())
+	if err != nil {
+		site = "" // the hub takes it from no site
+	} else if streams.IsPart(msg.Subject()) {
+		_, _, err := streams.ParsePart(msg.Subject())
+		part = err == nil
+	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.last[site] = max(i.last[site], seq)
+	i.last[site] = max(i.last[site], meta.Sequence.Stream)
+	if part {
+		i.partsDue(site, orphanWait)
+	}
+	return site, part
 }
 
-// overloaded says whether too many messages wait to be removed.
-func (i *intake) overloaded() bool {
+// full reports whether too many messages of a site wait to be removed.
+func (i *intake) full(site string) bool { return i.spentRoom(site) <= 0 }
+
+// spentRoom is how many more messages of a site may wait to be removed.
+func (i *intake) spentRoom(site string) int {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	n := 0
-	for _, seqs := range i.spent {
-		n += len(seqs)
-	}
-	return n > maxSpent
+	return maxSpent - len(i.spent[site])
 }
 
 // discard marks a message that nobody needs any more.
@@ -55,6 +69,9 @@ func (i *intake) discard(site string, m spent) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.spent[site] = append(i.spent[site], m)
+	if _, has := i.parts[site]; has {
+		i.partsDue(site, orphanWait)
+	}
 }
 
 // trim removes the discarded messages from REPORTED, except each site's last, until ctx

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/petiole-io/petiole/streams"
@@ -34,10 +37,6 @@ var (
 // unknownNodeTries bounds how often a report about an unregistered node is tried, which
 // takes about two minutes.
 const unknownNodeTries = 30
-
-// unknownNodeHold is after how many tries, about three seconds, such a report gives up its
-// place among the few that the consumer has under way for all sites.
-const unknownNodeHold = 6
 
 // writeback makes the API server say what the sites report: the newest report of each
 // object is written, and written again when something else overwrote it while the node
@@ -104,7 +103,7 @@ func (w *writeback) work(ctx context.Context, k reportKey) {
 		return
 	}
 	tries := w.queue.NumRequeues(k)
-	if errors.Is(err, errNodeUnknown) && tries >= unknownNodeTries || w.denied(ctx, k, r, err) {
+	if errors.Is(err, errNodeUnknown) && tries >= unknownNodeTries || w.denied(k, r, err) {
 		err = fmt.Errorf("%w: %w", errRefused, err)
 	}
 	switch {
@@ -112,9 +111,7 @@ func (w *writeback) work(ctx context.Context, k reportKey) {
 		w.accepted(k, r)
 	case errors.Is(err, errSilent):
 		w.queue.Forget(k)
-		if from := w.reports.park(k, r.seq); from != nil {
-			w.intake.ack(from)
-		}
+		w.intake.ack(w.reports.park(k, r.seq))
 	case errors.Is(err, errGone):
 		w.count.dropped.Add(1)
 		w.done(k, r)
@@ -127,12 +124,7 @@ func (w *writeback) work(ctx context.Context, k reportKey) {
 		w.count.conflicts.Add(1)
 		w.queue.AddRateLimited(k)
 	default:
-		switch {
-		case errors.Is(err, errNodeUnknown):
-			if tries >= unknownNodeHold && r.from != nil {
-				w.release(ctx, k, r)
-			}
-		case !errors.Is(err, errDenied):
+		if !errors.Is(err, errNodeUnknown) && !errors.Is(err, errDenied) {
 			w.outage.report(err)
 		}
 		w.queue.AddRateLimited(k)
@@ -145,9 +137,7 @@ func (w *writeback) accepted(k reportKey, r *report) {
 	if r.fresh {
 		w.count.accepted.Add(1)
 	}
-	if r.from != nil {
-		w.intake.ack(r.from)
-	}
+	w.intake.ack(r.from)
 	if keeps(r.msg) {
 		w.reports.settle(k, r.seq, false)
 		return
@@ -161,9 +151,7 @@ func (w *writeback) accepted(k reportKey, r *report) {
 // done acknowledges a report with which nothing more is to be done.
 func (w *writeback) done(k reportKey, r *report) {
 	w.queue.Forget(k)
-	if r.from != nil {
-		w.intake.ack(r.from)
-	}
+	w.intake.ack(r.from)
 	w.reports.settle(k, r.seq, true)
 }
 
@@ -180,7 +168,7 @@ func (w *writeback) refused(ctx context.Context, k reportKey, r *report, reason 
 			w.queue.AddRateLimited(k)
 			return
 		}
-		w.count.quarantined.Add(1)
+		w.intake.quarantined(k.site, reasonRefused)
 		w.log.Warn("report quarantined", zap.String("site", k.site), zap.Stringer("object", k.ref), zap.Uint64("seq", r.seq), zap.Error(reason))
 	}
 	w.done(k, r)
@@ -206,8 +194,8 @@ func (w *writeback) concerns(k reportKey) bool {
 // write carries out one report. nil means that the API server says what the report
 // says.
 func (w *writeback) write(ctx context.Context, k reportKey, r *report) error {
-	if k.ref.Node == "" {
-		return fmt.Errorf("%w: %s names no node", errRefused, k.ref)
+	if err := checkRef(k.ref); err != nil {
+		return err
 	}
 	kind := k.ref.Resource
 	if k.ref.Group != "" {
@@ -241,6 +229,26 @@ func (w *writeback) write(ctx context.Context, k reportKey, r *report) error {
 		return w.writeDeviceStatus(ctx, k, r)
 	}
 	return fmt.Errorf("%w: %s is not a resource that sites report", errRefused, k.ref)
+}
+
+// checkRef refuses a report about a name that no object can have, before a request is made
+// of it.
+func checkRef(r streams.Ref) error {
+	if r.Node == "" {
+		return fmt.Errorf("%w: %s names no node", errRefused, r)
+	}
+	if problems := validation.NameIsDNSSubdomain(r.Node, false); len(problems) > 0 {
+		return fmt.Errorf("%w: node %q of %q: %s", errRefused, r.Node, r, strings.Join(problems, ", "))
+	}
+	if r.Namespace != "" {
+		if problems := validation.ValidateNamespaceName(r.Namespace, false); len(problems) > 0 {
+			return fmt.Errorf("%w: namespace %q of %q: %s", errRefused, r.Namespace, r, strings.Join(problems, ", "))
+		}
+	}
+	if problems := path.ValidatePathSegmentName(r.Name, false); len(problems) > 0 {
+		return fmt.Errorf("%w: name %q of %q: %s", errRefused, r.Name, r, strings.Join(problems, ", "))
+	}
+	return nil
 }
 
 // owns checks that a node is of a site: it carries the site's label, which is set at

@@ -111,13 +111,17 @@ func SiteConsumer(site string) jetstream.ConsumerConfig {
 	}
 }
 
+// MaxUnacked is how many messages of REPORTED, of all sites together, the hub delivers to
+// the bridge before one of them is acknowledged.
+const MaxUnacked = 1000
+
 // ReportedConsumer is the bridge's consumer on REPORTED. A message that is not
 // acknowledged is delivered again after ackWait.
 func ReportedConsumer(ackWait time.Duration) jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
 		Durable: BridgeConsumer, Name: BridgeConsumer, Description: "what the API server has accepted",
 		DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: ackWait, MaxAckPending: 1000,
+		AckWait: ackWait, MaxAckPending: MaxUnacked,
 	}
 }
 

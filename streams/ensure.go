@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -52,23 +53,67 @@ func RemoveSite(ctx context.Context, js jetstream.JetStream, site string) error 
 	return nil
 }
 
-// SetAside stores an unreadable message in the quarantine stream of its side, with
-// its subject, its headers and the reason, for a person to find. Only then may the
-// caller acknowledge it.
+// The headers of a message that was set aside.
+const (
+	// HeaderReason is why the message was set aside.
+	HeaderReason = "Petiole-Reason"
+	// HeaderTruncated is how many bytes the body had, if it was cut to fit the server's
+	// max_payload.
+	HeaderTruncated = "Petiole-Truncated"
+	// originalPrefix precedes the names of the headers that the message had. The server
+	// would act upon its own headers.
+	originalPrefix = "Original-"
+	// maxReason bounds HeaderReason, in bytes: an API server repeats what it refuses.
+	maxReason = 2048
+)
+
+// SetAside stores an unreadable message in the quarantine stream of its side, with its
+// subject, its headers and the reason, for a person to find. A message that has become
+// larger than the server's max_payload by that is cut: its body, and when its headers
+// alone are too large, all of them but what says what the message was. Only when SetAside
+// returns nil may the caller acknowledge the message.
 func SetAside(ctx context.Context, js jetstream.JetStream, quarantineStream, subject string, header nats.Header, data []byte, reason error) error {
 	prefix := map[string]string{Quarantine: "quarantine.", SiteQuarantine: "local.quarantine."}[quarantineStream]
 	if prefix == "" {
 		return fmt.Errorf("set aside %q: %q is not a quarantine stream", subject, quarantineStream)
 	}
-	msg := nats.NewMsg(prefix + subject)
-	for k, v := range header {
-		// The server would act upon its own headers.
-		msg.Header["Original-"+k] = v
-	}
-	msg.Header.Set("Petiole-Reason", reason.Error())
-	msg.Data = data
+	msg := asideMessage(prefix+subject, header, data, reason, int(js.Conn().MaxPayload()))
 	if _, err := js.PublishMsg(ctx, msg); err != nil {
 		return fmt.Errorf("set aside %q: %w", subject, err)
 	}
 	return nil
+}
+
+func asideMessage(subject string, header nats.Header, data []byte, reason error, limit int) *nats.Msg {
+	msg := nats.NewMsg(subject)
+	why := reason.Error()
+	msg.Header.Set(HeaderReason, why[:min(len(why), maxReason)])
+	for k, v := range header {
+		msg.Header[originalPrefix+k] = v
+	}
+	if limit > 0 && headerBytes(msg) > limit-headerRoom {
+		msg.Header = nats.Header{HeaderReason: msg.Header[HeaderReason]}
+		for _, k := range []string{HeaderOp, HeaderUID, HeaderVersion, HeaderParts} {
+			if v := header.Get(k); v != "" && len(v) < 256 {
+				msg.Header.Set(originalPrefix+k, v)
+			}
+		}
+	}
+	msg.Data = data
+	if room := limit - headerBytes(msg) - headerRoom; limit > 0 && len(data) > max(room, 0) {
+		msg.Header.Set(HeaderTruncated, strconv.Itoa(len(data)))
+		msg.Data = data[:max(room, 0)]
+	}
+	return msg
+}
+
+// headerBytes is at least what the headers of a message take on the wire.
+func headerBytes(m *nats.Msg) int {
+	n := 0
+	for k, values := range m.Header {
+		for _, v := range values {
+			n += len(k) + len(v) + len(": \r\n")
+		}
+	}
+	return n
 }

@@ -73,7 +73,7 @@ func TestManifestLeavesOutTombstonesAndParts(t *testing.T) {
 	if _, ok := EntryOf(gone.Subject, gone.Header); ok {
 		t.Error("a tombstone is in the manifest")
 	}
-	if _, ok := EntryOf(partSubject("desired.s._._.pods.d.p", 0), nil); ok {
+	if _, ok := EntryOf(PartSubject("desired.s._._.pods.d.p", 0), nil); ok {
 		t.Error("a part is in the manifest")
 	}
 	if _, err := new(Manifest).Differing(slices.Repeat([]byte{0}, 7)); err == nil {

@@ -47,7 +47,7 @@ func sendParts(nc *nats.Conn, msg *nats.Msg, limit int) error {
 	hash := hex.EncodeToString(sum[:])
 	var batch []*nats.Msg
 	for data := range slices.Chunk(msg.Data, limit) {
-		part := nats.NewMsg(partSubject(msg.Subject, len(batch)))
+		part := nats.NewMsg(PartSubject(msg.Subject, len(batch)))
 		part.Header.Set(headerPartHash, hash)
 		part.Data = data
 		batch = append(batch, part)
@@ -81,7 +81,7 @@ func Load(ctx context.Context, stream jetstream.Stream, subject string, header n
 	hash := header.Get(headerPartHash)
 	var body []byte
 	for i := range n {
-		part, err := stream.GetLastMsgForSubject(ctx, partSubject(subject, i))
+		part, err := stream.GetLastMsgForSubject(ctx, PartSubject(subject, i))
 		if err != nil {
 			return site, m, fmt.Errorf("read part %d of %s: %w", i, m.Ref, err)
 		}
@@ -104,6 +104,13 @@ func ObjectSubject(subject string) string {
 		return subject[:i]
 	}
 	return subject
+}
+
+// NamesPart reports whether an object's message with the headers h has the part of that
+// number and with those headers.
+func NamesPart(h nats.Header, index int, part nats.Header) bool {
+	n, err := strconv.Atoi(h.Get(HeaderParts))
+	return err == nil && index < n && h.Get(headerPartHash) == part.Get(headerPartHash)
 }
 
 // PartsSeen tells, in a reading of a stream's last messages in their order, which objects

@@ -3,6 +3,7 @@ package streams
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -122,6 +123,25 @@ func TelemetrySubject(site, kind string, source ...string) string {
 // ReportedFilter matches everything that a site reports.
 func ReportedFilter(site string) string { return reportedPrefix + "." + EscapeToken(site) + ".>" }
 
+// ReportedPartsFilter matches the parts of the large objects that a site reports.
+func ReportedPartsFilter(site string) string {
+	return reportedPrefix + "." + EscapeToken(site) + ".*.*.*.*.*." + partToken + ".*"
+}
+
+// ReportedSite is the site that a subject of REPORTED belongs to, also of a subject that
+// names no object.
+func ReportedSite(subject string) (string, error) {
+	t := strings.Split(subject, ".")
+	if len(t) < 2 || t[0] != reportedPrefix {
+		return "", fmt.Errorf("subject %q is not below %s: %w", subject, reportedPrefix, ErrSubject)
+	}
+	site, err := UnescapeToken(t[1])
+	if err == nil && site == "" {
+		err = fmt.Errorf("subject %q has no site: %w", subject, ErrSubject)
+	}
+	return site, err
+}
+
 // PresenceFilter and RequestFilter match the heartbeats and the requests of all sites.
 const (
 	PresenceFilter = presencePrefix + ".*"
@@ -219,7 +239,23 @@ func ParseLocalReported(subject string) (Ref, error) {
 // reads by itself: a consumer acknowledges it and goes on.
 func IsPart(subject string) bool { return strings.Contains(subject, "."+partToken+".") }
 
-func partSubject(subject string, i int) string {
+// ParsePart splits the subject of a part of a reported object into the object's subject
+// and the part's number. It returns ErrSubject for a subject that no message can name as
+// its part.
+func ParsePart(subject string) (object string, index int, err error) {
+	object = ObjectSubject(subject)
+	if _, _, err := ParseReported(object); err != nil {
+		return "", 0, err
+	}
+	index, err = strconv.Atoi(subject[strings.LastIndexByte(subject, '.')+1:])
+	if err != nil || index < 0 || index >= MaxBatch || PartSubject(object, index) != subject {
+		return "", 0, fmt.Errorf("subject %q is no part of %s: %w", subject, object, ErrSubject)
+	}
+	return object, index, nil
+}
+
+// PartSubject is the subject of a part of the object with that subject.
+func PartSubject(subject string, i int) string {
 	return fmt.Sprintf("%s.%s.%d", subject, partToken, i)
 }
 

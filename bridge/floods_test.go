@@ -1,0 +1,381 @@
+package bridge
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// startFlooded is a write-back with two sites: plant-a, which reports what it should, and
+// plant-b.
+func startFlooded(t *testing.T, answer http.HandlerFunc) *writing {
+	t.Helper()
+	w := startWriting(t, answer)
+	w.set(siteKey("plant-b"), map[string]any{})
+	w.set(coreKey("nodes", "", "b1"), map[string]any{"metadata": map[string]any{"labels": map[string]any{SiteLabel: "plant-b"}}})
+	w.set(coreKey("pods", "default", "large"), map[string]any{"spec": map[string]any{"nodeName": "b1"}})
+	w.await("another site", func() bool { return w.siteExists("plant-b") && w.publisher.idleSites() })
+	return w
+}
+
+// idleSites reports whether nothing waits to be published.
+func (p *publisher) idleSites() bool { return p.objects.Len() == 0 && p.queue.Len() == 0 }
+
+// send stores messages in REPORTED as they are.
+func (w *writing) send(msgs ...*nats.Msg) {
+	w.publishing.t.Helper()
+	js := w.intake.hub.js
+	for some := range slices.Chunk(msgs, 1000) {
+		for _, m := range some {
+			if _, err := js.PublishMsgAsync(m); err != nil {
+				w.publishing.t.Fatal(err)
+			}
+		}
+		select {
+		case <-js.PublishAsyncComplete():
+		case <-time.After(time.Minute):
+			w.publishing.t.Fatal("the hub has not stored everything after a minute")
+		}
+	}
+}
+
+// put is a message of plant-b with a header that says what it does.
+func put(subject, data string) *nats.Msg {
+	m := nats.NewMsg(subject)
+	m.Header.Set(streams.HeaderOp, string(streams.OpPut))
+	m.Header.Set(streams.HeaderUID, "uid-large")
+	m.Data = []byte(data)
+	return m
+}
+
+// incomplete is a report whose parts are not there.
+func incomplete(name string) *nats.Msg {
+	m := put(streams.ReportedSubject("plant-b", streams.Ref{Node: "b1", Resource: "pods", Namespace: "default", Name: name}), "")
+	m.Header.Set(streams.HeaderParts, "1")
+	return m
+}
+
+// accepts is an API server that takes everything.
+func accepts(rw http.ResponseWriter, _ *http.Request) {
+	rw.Header().Set("Content-Type", "application/json")
+	_, _ = rw.Write([]byte(`{"apiVersion":"v1","kind":"Pod"}`)) // the client may be gone
+}
+
+func (w *writing) unacknowledged() int {
+	w.publishing.t.Helper()
+	c, err := w.intake.hub.reported.Consumer(w.publishing.t.Context(), streams.BridgeConsumer)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return 0 // nothing was read yet
+	}
+	if err != nil {
+		w.publishing.t.Fatal(err)
+	}
+	return c.CachedInfo().NumAckPending
+}
+
+// stored is what REPORTED holds that matches.
+func (w *writing) stored(filter string) map[string]uint64 {
+	w.publishing.t.Helper()
+	info, err := w.intake.hub.reported.Info(w.publishing.t.Context(), jetstream.WithSubjectFilter(filter))
+	if err != nil {
+		w.publishing.t.Fatal(err)
+	}
+	return info.State.Subjects
+}
+
+// Reports whose parts never come hold up nobody, are given up, and take no place while
+// they wait for them.
+func TestMissingPartsHoldUpNobody(t *testing.T) {
+	const n = streams.MaxUnacked + 100
+	w := startFlooded(t, accepts)
+	var flood []*nats.Msg
+	for i := range n {
+		flood = append(flood, incomplete(fmt.Sprint("p", i)))
+	}
+	w.send(flood...)
+	w.start()
+	w.say("first")
+	w.await("another site's report written", func() bool { return w.writeback.count.accepted.Load() == 1 })
+	w.await("nothing waits for an acknowledgement", func() bool { return w.unacknowledged() == 0 })
+	if q := w.writeback.count.quarantined.Load(); q != 0 {
+		t.Errorf("%d reports were given up at once", q)
+	}
+	w.ahead.Store(int64(2 * partPatience))
+	w.await("given up", func() bool { return w.writeback.count.quarantined.Load() == n })
+	w.await("removed", func() bool { return len(w.stored("reported.plant-b.>")) == 1 })
+	raw, err := w.intake.hub.js.Stream(t.Context(), streams.Quarantine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := raw.GetLastMsgForSubject(t.Context(), "quarantine."+incomplete("p0").Subject)
+	if err != nil || !strings.Contains(m.Header.Get(streams.HeaderReason), "incomplete: read part 0 of pods default/p0") {
+		t.Errorf("set aside: %+v, %v", m, err)
+	}
+}
+
+// A part that is late is waited for.
+func TestLatePartsAreWaitedFor(t *testing.T) {
+	w := startFlooded(t, accepts)
+	var late *nats.Msg
+	for _, m := range largeReport(t, w) {
+		if strings.HasSuffix(m.Subject, ".0") {
+			late = m
+			continue
+		}
+		w.send(m)
+	}
+	w.start()
+	w.await("the missing part noticed", func() bool {
+		_, err := w.intake.hub.record.Get(t.Context(), putOffKey("plant-b"))
+		return err == nil && w.unacknowledged() == 0
+	})
+	w.ahead.Store(int64(partPatience) / 2)
+	w.send(late)
+	w.await("written", func() bool { return w.writeback.count.accepted.Load() == 1 })
+	w.await("forgotten", func() bool { _, err := w.intake.hub.record.Get(t.Context(), putOffKey("plant-b")); return err != nil })
+	if q := w.writeback.count.quarantined.Load(); q != 0 {
+		t.Errorf("%d reports are in quarantine", q)
+	}
+}
+
+// largeReport is a report about the pod default/large in parts, in the order in which a
+// site stores them.
+func largeReport(t *testing.T, w *writing) []*nats.Msg {
+	t.Helper()
+	ref := streams.Ref{Node: "b1", Resource: "pods", Namespace: "default", Name: "large"}
+	data, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"name": "large", "namespace": "default", "uid": "uid-large"},
+		"status":   map[string]any{"phase": "Running", "message": strings.Repeat("x", 2<<20)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc := w.intake.hub.nc
+	sub, err := nc.SubscribeSync(streams.ReportedSubject("plant-b", ref) + ".>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	subject := streams.ReportedSubject("plant-b", ref)
+	m := streams.Message{Ref: ref, Op: streams.OpPut, UID: "uid-large", Object: data}
+	seq, err := streams.Put(t.Context(), w.intake.hub.js, subject, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var msgs []*nats.Msg
+	for range 3 {
+		part, err := sub.NextMsg(5 * time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		msgs = append(msgs, part)
+	}
+	head, err := w.intake.hub.reported.GetMsg(t.Context(), seq)
+	if err != nil {
+		t.Fatal(err)
+	}
+	msgs = append(msgs, &nats.Msg{Subject: head.Subject, Header: head.Header, Data: head.Data})
+	for _, m := range msgs {
+		m.Reply = ""
+		for k := range m.Header {
+			if strings.HasPrefix(k, "Nats-") {
+				delete(m.Header, k)
+			}
+		}
+	}
+	if err := w.intake.hub.reported.Purge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return msgs
+}
+
+// Messages that cannot be read are set aside one after the other, for each site by itself.
+func TestUnreadableReportsHoldUpNobody(t *testing.T) {
+	const n = 5000
+	w := startFlooded(t, accepts)
+	var flood []*nats.Msg
+	for i := range n {
+		flood = append(flood, put(fmt.Sprintf("reported.plant-b.nonsense.%d", i), "{"))
+	}
+	w.send(flood...)
+	w.say("first")
+	w.start()
+	w.await("another site's report written", func() bool { return w.writeback.count.accepted.Load() == 1 })
+	if q := w.writeback.count.quarantined.Load(); q > n/2 {
+		t.Errorf("another site's report was written after %d messages had been set aside", q)
+	}
+	w.await("all set aside", func() bool { return w.writeback.count.quarantined.Load() == n })
+	w.await("removed, but for the site's last", func() bool { return len(w.stored("reported.plant-b.>")) == 1 })
+}
+
+// What the API server does not take for long, of one site, takes no place of others', and
+// goes on being tried.
+func TestRetriedReportsTakeNoPlace(t *testing.T) {
+	w := startFlooded(t, func(rw http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.Header.Get("Impersonate-User"), "b1") {
+			statusError(rw, http.StatusInternalServerError, metav1.StatusReasonInternalError)
+			return
+		}
+		accepts(rw, r)
+	})
+	for i := range streams.MaxUnacked + 100 {
+		ref := streams.Ref{Node: "b1", Resource: "events", Namespace: "default", Name: fmt.Sprint("e", i)}
+		w.send(put(streams.ReportedSubject("plant-b", ref), fmt.Sprintf(`{"metadata":{"name":%q}}`, ref.Name)))
+	}
+	w.start()
+	w.await("the site's share", func() bool { n := w.unacknowledged(); return n > 0 && n <= maxWaiting })
+	w.say("first")
+	w.await("another site's report written", func() bool { return w.writeback.count.accepted.Load() == 1 })
+	w.ahead.Store(int64(2 * maxHold))
+	w.await("waiting without a place", func() bool { return w.unacknowledged() == 0 })
+	if kept, err := w.intake.hub.record.Get(t.Context(), putOffKey("plant-b")); err != nil || string(kept.Value()) == "" {
+		t.Errorf("what waits is not remembered: %v", err)
+	}
+}
+
+// Names that no object can have are refused before a request is made of them.
+func TestImpossibleNamesAreRefused(t *testing.T) {
+	w := startFlooded(t, accepts)
+	w.start()
+	for _, ref := range []streams.Ref{
+		{Node: "b1\nX-Forged: yes", Resource: "nodes", Name: "b1\nX-Forged: yes"},
+		{Node: "b1\x00", Resource: "nodes", Name: "b1\x00"},
+		{Node: "b1", Resource: "events", Namespace: "default", Name: ".."},
+		{Node: "b1", Resource: "events", Namespace: "default", Name: "a/b"},
+		{Node: "b1", Resource: "events", Namespace: "a/b", Name: "e"},
+	} {
+		name, err := json.Marshal(ref.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := w.writeback.count.quarantined.Load()
+		w.send(put(streams.ReportedSubject("plant-b", ref), `{"metadata":{"name":`+string(name)+`}}`))
+		w.await(fmt.Sprintf("%q refused", ref), func() bool { return w.writeback.count.quarantined.Load() == before+1 })
+	}
+	w.await("nothing waits", func() bool { return w.unacknowledged() == 0 })
+}
+
+// A refused message that is larger than what the hub takes once the reason is in it.
+func TestLargestReportIsSetAside(t *testing.T) {
+	w := startFlooded(t, accepts)
+	w.start()
+	m := put("reported.plant-b.b1._.widgets.default.w", `{"metadata":{"name":"w"},"x":"`)
+	m.Data = append(m.Data, strings.Repeat("x", int(w.intake.hub.nc.MaxPayload())-m.Size()-2)...)
+	m.Data = append(m.Data, `"}`...)
+	w.send(m)
+	w.await("set aside", func() bool { return w.writeback.count.quarantined.Load() == 1 })
+	w.await("nothing waits", func() bool { return w.unacknowledged() == 0 })
+}
+
+// Parts that belong to no report are removed; those that a report has, and the last ones
+// of a site, whose report may still come, are not.
+func TestOrphanPartsAreRemoved(t *testing.T) {
+	const n = 1500
+	w := startFlooded(t, accepts)
+	whole := largeReport(t, w)
+	w.send(whole...)
+	var orphans []*nats.Msg
+	for i := range n {
+		orphans = append(orphans, nats.NewMsg(streams.PartSubject(incomplete(fmt.Sprint("p", i)).Subject, 0)))
+	}
+	w.send(orphans...)
+	w.send(put("reported.plant-b.b1._.pods.default.web.=part.x", ""))
+	last := incomplete("last").Subject
+	w.send(nats.NewMsg(streams.PartSubject(last, 0)), nats.NewMsg(streams.PartSubject(last, 1)))
+	w.start()
+	w.await("the large report written", func() bool { return w.writeback.count.accepted.Load() == 1 })
+	w.ahead.Store(int64(orphanWait))
+	w.await("orphans removed", func() bool {
+		w.ahead.Add(int64(time.Millisecond))
+		return len(w.stored("reported.plant-b.>")) == len(whole)+2
+	})
+	left := w.stored("reported.plant-b.>")
+	for _, m := range append(whole, nats.NewMsg(streams.PartSubject(last, 0)), nats.NewMsg(streams.PartSubject(last, 1))) {
+		if left[m.Subject] != 1 {
+			t.Errorf("%s was removed", m.Subject)
+		}
+	}
+	if n := w.writeback.count.quarantined.Load(); n != 1 {
+		t.Errorf("%d messages were set aside, want that which is no part of anything", n)
+	}
+	// A small report takes the place of the large one.
+	w.send(put(whole[3].Subject, `{"metadata":{"name":"large","uid":"uid-large"}}`))
+	w.send(put(streams.ReportedSubject("plant-b", streams.Ref{Node: "b1", Resource: "pods", Namespace: "default", Name: "other"}), `{"metadata":{"name":"other"}}`))
+	w.ahead.Add(int64(2 * partsInterval))
+	w.await("its parts removed", func() bool {
+		w.ahead.Add(int64(time.Millisecond))
+		return len(w.stored("reported.plant-b.*.*.*.*.*.=part.*")) == 0
+	})
+}
+
+// The next bridge starts with what the former one had put off, and stalls nobody either.
+func TestRestartDoesNotBringTheStallBack(t *testing.T) {
+	w := startFlooded(t, accepts)
+	for i := range streams.MaxUnacked + 100 {
+		w.send(incomplete(fmt.Sprint("p", i)))
+	}
+	first, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- w.intake.run(first) }()
+	w.await("put off", func() bool { return w.writeback.count.deferred.Load() > 0 && w.unacknowledged() == 0 })
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	next := w.successor()
+	if err := next.intake.recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	next.start()
+	next.say("first")
+	next.await("another site's report written", func() bool { return next.writeback.count.accepted.Load() == 1 })
+	next.await("nothing waits for an acknowledgement", func() bool { return next.unacknowledged() == 0 })
+}
+
+// One site has no more than its share unacknowledged, and that is less when others hold
+// nearly everything.
+func TestShareOfASite(t *testing.T) {
+	u, seq := newUnacked(), uint64(0)
+	fill := func(site string) (n int) {
+		for {
+			if seq++; !u.hold(site, seq) {
+				return n
+			}
+			n++
+		}
+	}
+	total := 0
+	for i := range 100 {
+		n := fill(fmt.Sprint("s", i))
+		if i == 0 && n != maxWaiting || n > maxWaiting || n < siteUnacked {
+			t.Fatalf("site %d holds %d", i, n)
+		}
+		if total += n; total > streams.MaxUnacked-siteUnacked {
+			break
+		}
+	}
+	if n := len(u.count); n < 8 {
+		t.Errorf("%d sites hold %d of %d", n, total, streams.MaxUnacked)
+	}
+	if !u.hold("late", seq+1) || !u.hold("late", seq+1) || u.count["late"] != 1 {
+		t.Error("another site has no place, or two for one report")
+	}
+	for s := range seq + 2 {
+		u.free(s)
+	}
+	if len(u.count) != 0 || len(u.sites) != 0 {
+		t.Errorf("left: %v", u.count)
+	}
+}

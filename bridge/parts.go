@@ -1,0 +1,142 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+const (
+	// orphanWait is how soon after a part was stored, or a report was discarded, a site's
+	// parts are looked at; partsInterval how often while it has any.
+	orphanWait    = 5 * time.Second
+	partsInterval = time.Minute
+)
+
+// partsDue has the parts of a site looked at after d at the latest. The caller holds the
+// lock.
+func (i *intake) partsDue(site string, d time.Duration) {
+	at := i.now().Add(d)
+	if due, ok := i.parts[site]; !ok || at.Before(due) {
+		i.parts[site] = at
+	}
+}
+
+// collectParts removes the parts in REPORTED that no report has, until ctx ends.
+func (i *intake) collectParts(ctx context.Context) {
+	for pause(ctx, trimInterval) {
+		for _, site := range i.partsToCheck() {
+			left, more, err := i.removeOrphans(ctx, site)
+			if ctx.Err() != nil {
+				return
+			}
+			if err != nil {
+				i.log.Debug("parts are removed later", zap.String("site", site), zap.Error(err))
+			}
+			i.mu.Lock()
+			switch {
+			case more:
+				i.partsDue(site, 0)
+			case left > 0 || err != nil:
+				i.partsDue(site, partsInterval)
+			}
+			i.mu.Unlock()
+		}
+	}
+}
+
+// partsToCheck takes out the sites whose parts are due.
+func (i *intake) partsToCheck() []string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	var due []string
+	for site, at := range i.parts {
+		if !at.After(i.now()) {
+			due = append(due, site)
+			delete(i.parts, site)
+		}
+	}
+	return due
+}
+
+// removeOrphans removes up to trimBatch of the parts of a site that belong to no report. It
+// returns how many parts it left, and whether there may be more to remove.
+//
+// A site's reports come in the order in which it stored them, the parts of each before the
+// report and nothing of another object between them. So parts after which something else
+// has come, and whose report is not there or has other parts, are nobody's; the last
+// ones may still wait for their report.
+func (i *intake) removeOrphans(ctx context.Context, site string) (left int, more bool, err error) {
+	nc := i.hub.js.Conn()
+	newest, err := lastMessage(ctx, nc, streams.Reported, streams.ReportedFilter(site))
+	if err != nil || newest == nil {
+		return 0, false, err
+	}
+	open := "" // the object whose report may still come
+	if streams.IsPart(newest.Subject) {
+		open = streams.ObjectSubject(newest.Subject)
+	}
+	var object string
+	var report *storedMessage
+	var orphans []uint64
+	err = readAll(ctx, i.hub.js, i.hub.reported, 1, streams.ReportedPartsFilter(site), true, func(msg jetstream.Msg) error {
+		of, index, err := streams.ParsePart(msg.Subject())
+		if err != nil {
+			return nil // it is read, and rejected, as a report
+		}
+		meta, err := msg.Metadata()
+		if err != nil {
+			return err
+		}
+		if of == open || meta.Sequence.Stream > newest.Seq {
+			left++
+			return nil
+		}
+		if of != object {
+			if report, err = lastMessage(ctx, nc, streams.Reported, of); err != nil {
+				return err
+			}
+			object = of
+		}
+		if report != nil && streams.NamesPart(report.Header, index, msg.Headers()) {
+			left++
+			return nil
+		}
+		if orphans = append(orphans, meta.Sequence.Stream); len(orphans) >= trimBatch {
+			return errFull
+		}
+		return nil
+	})
+	if more = errors.Is(err, errFull); err != nil && !more {
+		return left, false, err
+	}
+	for _, seq := range orphans {
+		if err := i.hub.reported.DeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+			return left, more, fmt.Errorf("remove part %d of %s: %w", seq, streams.Reported, err)
+		}
+	}
+	return left, more, nil
+}
+
+// hasParts reports whether the hub's leader has all parts of a report.
+func hasParts(ctx context.Context, nc *nats.Conn, report *storedMessage) (bool, error) {
+	n, err := strconv.Atoi(report.Header.Get(streams.HeaderParts))
+	if err != nil {
+		return false, fmt.Errorf("read header %s of %s: %w", streams.HeaderParts, report.Subject, err)
+	}
+	for index := range min(n, maxReportParts) {
+		part, err := lastMessage(ctx, nc, streams.Reported, streams.PartSubject(report.Subject, index))
+		if err != nil || part == nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
