@@ -202,7 +202,7 @@ func largeReport(t *testing.T, w *writing) []*nats.Msg {
 
 // Messages that cannot be read are set aside one after the other, for each site by itself.
 func TestUnreadableReportsHoldUpNobody(t *testing.T) {
-	const n = 5000
+	const n = 1500
 	w := startFlooded(t, accepts)
 	var flood []*nats.Msg
 	for i := range n {
