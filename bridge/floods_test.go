@@ -113,7 +113,7 @@ func TestMissingPartsHoldUpNobody(t *testing.T) {
 		t.Errorf("%d reports were given up at once", q)
 	}
 	w.ahead.Store(int64(2 * partPatience))
-	w.await("given up", func() bool { return w.writeback.count.quarantined.Load() == n })
+	w.await("given up", func() bool { return w.writeback.count.quarantined.Load() >= n })
 	w.await("removed", func() bool { return len(w.stored("reported.plant-b.>")) == 1 })
 	raw, err := w.intake.hub.js.Stream(t.Context(), streams.Quarantine)
 	if err != nil {
@@ -215,7 +215,7 @@ func TestUnreadableReportsHoldUpNobody(t *testing.T) {
 	if q := w.writeback.count.quarantined.Load(); q > n/2 {
 		t.Errorf("another site's report was written after %d messages had been set aside", q)
 	}
-	w.await("all set aside", func() bool { return w.writeback.count.quarantined.Load() == n })
+	w.await("all set aside", func() bool { return w.writeback.count.quarantined.Load() >= n })
 	w.await("removed, but for the site's last", func() bool { return len(w.stored("reported.plant-b.>")) == 1 })
 }
 

@@ -253,7 +253,7 @@ func (i *intake) due() (again map[string]rereading, over map[string]uint64) {
 // into its inbox. With an error it returns from where to go on.
 func (i *intake) readAgain(ctx context.Context, site string, from uint64) (next uint64, err error) {
 	next = from
-	n := 0
+	n, over := 0, i.spentOf(site)
 	err = readAll(ctx, i.hub.js, i.hub.reported, from, streams.ReportedFilter(site), false, func(msg jetstream.Msg) error {
 		meta, err := msg.Metadata()
 		if err != nil {
@@ -264,6 +264,9 @@ func (i *intake) readAgain(ctx context.Context, site string, from uint64) (next 
 		}
 		if _, ref, err := streams.ParseReported(msg.Subject()); err == nil && i.reports.knows(reportKey{site, ref}, meta.Sequence.Stream) {
 			return nil
+		}
+		if over[meta.Sequence.Stream] {
+			return nil // it was dealt with, and is about to be removed
 		}
 		next = meta.Sequence.Stream
 		if n >= i.reports.room(site) || i.spentRoom(site) <= n {

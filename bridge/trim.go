@@ -64,6 +64,17 @@ func (i *intake) spentRoom(site string) int {
 	return maxSpent - len(i.spent[site])
 }
 
+// spentOf are the messages of a site that wait to be removed.
+func (i *intake) spentOf(site string) map[uint64]bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	of := make(map[uint64]bool, len(i.spent[site]))
+	for _, m := range i.spent[site] {
+		of[m.seq] = true
+	}
+	return of
+}
+
 // discard marks a message that nobody needs any more.
 func (i *intake) discard(site string, m spent) {
 	i.mu.Lock()

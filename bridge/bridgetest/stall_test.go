@@ -85,8 +85,8 @@ func TestOneSiteStallsNobody(t *testing.T) {
 					t.Error("a message was set aside without a reason")
 				}
 			}
-			if n := len(w.quarantined("plant-b")); n != stall {
-				t.Errorf("%d messages are in quarantine, want %d", n, stall)
+			if n := len(w.quarantined("plant-b")); n < stall {
+				t.Errorf("%d messages are in quarantine, want at least %d", n, stall)
 			}
 			eventually(t, "the site's own report written", func() bool {
 				n, err := a.admin.CoreV1().Nodes().Get(w.ctx, "b1", metav1.GetOptions{})
