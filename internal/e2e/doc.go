@@ -8,7 +8,8 @@
 // lab that is up and leaves it up, PETIOLE_KEEP_LAB=1 only leaves it up.
 //
 // Every test polls for a condition with a deadline. Times that the project promises
-// are measured and printed with their goal; a test fails at three times the goal,
-// because machines are shared. Tests of one lab cannot run in parallel with those that
+// are measured and printed with their goal, and with how busy the machine was meanwhile: a
+// test fails above the goal on a machine that had nothing else to do, and above three
+// times the goal on one that had. Tests of one lab cannot run in parallel with those that
 // cut its links, so none does.
 package e2e

@@ -8,10 +8,6 @@ import (
 	"github.com/petiole-io/petiole/internal/e2e/rig"
 )
 
-// slack is how much longer than promised something may take on a shared machine before
-// the test fails.
-const slack = 3
-
 // eventually polls until cond returns nil and returns how long that took. After limit
 // the test fails with what was still wrong.
 func eventually(t *testing.T, limit time.Duration, what string, cond func(context.Context) error) time.Duration {
@@ -25,13 +21,23 @@ func eventually(t *testing.T, limit time.Duration, what string, cond func(contex
 	return time.Since(start)
 }
 
-// measured prints a time with its goal and fails the test when it is out of all
-// proportion.
+// measured prints how long something that ended just now took, with its goal, and fails
+// the test when that is longer than it may be.
 func measured(t *testing.T, what string, took, goal time.Duration) {
 	t.Helper()
-	t.Logf("MEASURED %s: %s (goal %s)", what, took.Round(time.Millisecond), goal)
-	if took > slack*goal {
-		t.Errorf("%s took %s, more than %d times the goal of %s", what, took.Round(time.Millisecond), slack, goal)
+	now := time.Now()
+	measuredBetween(t, what, now.Add(-took), now, goal)
+}
+
+// measuredBetween is measured for what began and ended at these times.
+func measuredBetween(t *testing.T, what string, from, to time.Time, goal time.Duration) {
+	t.Helper()
+	share, known := pressure.Between(from, to)
+	took := to.Sub(from)
+	bound, why := rig.Bound(goal, share, known)
+	t.Logf("MEASURED %s: %s (goal %s, bound here %s: %s)", what, took.Round(time.Millisecond), goal, bound, why)
+	if took > bound {
+		t.Errorf("%s took %s, more than %s: %s", what, took.Round(time.Millisecond), bound, why)
 	}
 }
 

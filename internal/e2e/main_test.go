@@ -16,6 +16,9 @@ import (
 // lab is the running lab of all tests.
 var lab *rig.Rig
 
+// pressure is how busy the machine is while the tests run.
+var pressure rig.Pressure
+
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) (code int) {
@@ -53,6 +56,15 @@ func run(m *testing.M) (code int) {
 		if err := lab.Close(); err != nil {
 			fmt.Fprintln(os.Stderr, "e2e:", err)
 			code = 1
+		}
+	}()
+	watching, stop := context.WithCancel(context.Background())
+	watched := make(chan error, 1)
+	go func() { watched <- pressure.Run(watching) }()
+	defer func() {
+		stop()
+		if err := <-watched; err != nil {
+			fmt.Fprintln(os.Stderr, "e2e:", err)
 		}
 	}()
 	return m.Run()

@@ -57,7 +57,7 @@ func TestRebootWhileCut(t *testing.T) {
 		}
 		return nil
 	})
-	measured(t, fmt.Sprintf("reboot while cut: leaf start → last of %d pods running", len(before)), started.Sub(leaf.Started), rebootGoal)
+	measuredBetween(t, fmt.Sprintf("reboot while cut: leaf start → last of %d pods running", len(before)), leaf.Started, started, rebootGoal)
 
 	for _, pod := range pods {
 		if pod.Labels["app"] != "web" {
