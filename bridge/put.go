@@ -62,7 +62,7 @@ func (p *publisher) publishBody(ctx context.Context, site string, t task, o *uns
 	}
 	p.record(site, t.key, entry{
 		subject: subject, op: m.Op, uid: uid, version: m.Version, epoch: m.Epoch, hash: hash, seq: seq, term: m.Term,
-		parts: was.parts || int64(len(data)) > p.hub.nc.MaxPayload()/2,
+		parts: was.parts || len(data) > streams.PartBytes/2,
 	})
 	p.count.published.Add(1)
 	return nil

@@ -14,7 +14,7 @@ import (
 // The bounds of one report. An object of the API has 1.5 MiB at most; one that is
 // decoded takes memory by its number of parts, which empty ones make much of.
 const (
-	maxReportParts   = 8
+	maxReportParts   = 256
 	maxReportObjects = 20_000
 )
 

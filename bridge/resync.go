@@ -169,7 +169,7 @@ func (r *resyncs) tell(ctx context.Context, site string) error {
 	if connected, _, _ := r.presence.of(site); !connected || !r.publish.siteExists(site) {
 		return nil
 	}
-	cons, err := r.hub.js.PushConsumer(ctx, streams.Desired, site)
+	cons, err := r.hub.js.Consumer(ctx, streams.Desired, site)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		r.check(site)
 		return nil

@@ -117,7 +117,7 @@ func (s *survey) round(ctx context.Context) (listing time.Duration, err error) {
 	}
 	sites := s.publish.siteNodes()
 	for name, info := range found {
-		if _, ok := sites[name]; !ok && info.Config.DeliverSubject == streams.SyncSubject(name) {
+		if _, ok := sites[name]; !ok && info.Config.FilterSubject == streams.DesiredFilter(name) {
 			s.publish.retire(name)
 		}
 	}
@@ -172,7 +172,7 @@ func (s *survey) site(ctx context.Context, site string, nodes []string, info *je
 			return err
 		}
 		s.ensured[site] = true
-		cons, err := s.hub.desired.PushConsumer(ctx, site)
+		cons, err := s.hub.desired.Consumer(ctx, site)
 		if err != nil {
 			return fmt.Errorf("read consumer %s: %w", site, err)
 		}

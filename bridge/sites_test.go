@@ -125,7 +125,7 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 		if objects(site) == 0 {
 			t.Errorf("nothing is published for %s", site)
 		}
-		if _, err := p.hub.desired.PushConsumer(t.Context(), site); err != nil {
+		if _, err := p.hub.desired.Consumer(t.Context(), site); err != nil {
 			t.Errorf("consumer of %s: %v", site, err)
 		}
 	}

@@ -172,7 +172,7 @@ func (b *backlogs) answer(ctx context.Context, o *unstructured.Unstructured) err
 // list reads what DESIRED holds for a site behind the site's acknowledgements.
 func (b *backlogs) list(ctx context.Context, q v1alpha1.BacklogSpec) (v1alpha1.BacklogStatus, error) {
 	var status v1alpha1.BacklogStatus
-	consumer, err := b.hub.desired.PushConsumer(ctx, q.Site)
+	consumer, err := b.hub.desired.Consumer(ctx, q.Site)
 	if err != nil {
 		return status, fmt.Errorf("read consumer %s: %w", q.Site, err)
 	}

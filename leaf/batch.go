@@ -12,10 +12,12 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// The wait for an acknowledgement of a batch: ackWait, and to the hub the time that what is
-// sent takes on a link of slowestLink bytes per second (64 kbit/s shared with other traffic).
+// The wait for an acknowledgement of a batch: ackWait, and from the hub hubWait and the time
+// that what is sent takes on a link of slowestLink bytes per second (64 kbit/s shared with
+// other traffic). A link that is dead is found sooner.
 const (
 	ackWait     = 5 * time.Second
+	hubWait     = 15 * time.Second
 	slowestLink = 4 << 10
 )
 
@@ -86,7 +88,7 @@ func (s store) patience(size int) time.Duration {
 	if s.domain != streams.HubDomain {
 		return ackWait
 	}
-	return ackWait + transfer(size)
+	return hubWait + transfer(size)
 }
 
 // parseAck reads an acknowledgement of the JetStream of domain.

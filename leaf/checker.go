@@ -51,11 +51,11 @@ func (p checkPace) orDefault() checkPace {
 }
 
 // checker has the manifest of one session compared: when the site has caught up after
-// the session began, after the hub began to deliver again, when the bridge asks for it,
-// and every now and then. It does so beside the deliveries.
+// the session began, when the bridge asks for it, and every now and then. It does so beside
+// the deliveries.
 type checker struct {
 	r *replicator
-	// identity is the hub's stream, guarded by r.storing.
+	// identity is the hub's stream.
 	identity string
 	pace     checkPace
 	level    level
@@ -73,19 +73,12 @@ func newChecker(r *replicator, identity string) *checker {
 	return c
 }
 
-// of says which stream the hub has now.
-func (c *checker) of(identity string) {
-	c.r.storing.Lock()
-	defer c.r.storing.Unlock()
-	c.identity = identity
-}
-
 // note takes over what has arrived and been stored.
 func (c *checker) note(a arrival) {
 	if len(a.batch) > 0 || a.caughtUp {
 		c.level.set(a.caughtUp)
 	}
-	if a.began || a.verify {
+	if a.verify {
 		c.want()
 	}
 }

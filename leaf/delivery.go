@@ -25,22 +25,19 @@ var errGap = errors.New("deliveries are missing")
 // seen none.
 type deliveryOrder struct{ last uint64 }
 
-// take returns whether msg is the next of the run. Number 1 begins a new run at any
-// time; before the first, others are left over from before the reset and are passed
-// over. A heartbeat is checked and passed over. errGap: the run is broken.
-func (o *deliveryOrder) take(msg *nats.Msg) (delivery, bool, error) {
-	if msg.Reply == "" {
-		return delivery{}, false, o.heartbeat(msg)
-	}
-	d, err := parseDelivery(msg)
+// take returns the next delivery of the run. began: it is number 1 again, as after a reset
+// that somebody else asked for. errGap: the run is broken, as when a request that was made
+// before the line was cut took deliveries away.
+func (o *deliveryOrder) take(msg *nats.Msg) (d delivery, began bool, err error) {
+	d, err = parseDelivery(msg)
 	switch {
 	case err != nil:
 		return delivery{}, false, err
-	case d.consumer == 1, o.last > 0 && d.consumer == o.last+1:
+	case d.consumer == o.last+1:
 		o.last = d.consumer
-		return d, true, nil
-	case o.last == 0:
-		return delivery{}, false, nil
+		return d, false, nil
+	case d.consumer == 1:
+		return delivery{}, true, nil
 	}
 	return delivery{}, false, fmt.Errorf("%w: number %d came after %d", errGap, d.consumer, o.last)
 }

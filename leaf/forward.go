@@ -20,8 +20,11 @@ const (
 	// is up for moments only gets something done.
 	batchMessages = 256
 	firstBatch    = 16
-	// commitBytes is how large a commit becomes before it is sent.
-	commitBytes = 256 << 10
+	// commitBytes is how large a commit becomes before it is sent, on a line that carries so
+	// much within commitTarget: one is under way at a time, and its acknowledgement comes
+	// before the next.
+	commitBytes  = 256 << 10
+	commitTarget = 2 * time.Second
 	// idleFetch is how long one request for the next message waits.
 	idleFetch = 30 * time.Second
 	// forwardAckWait exceeds what a batch may take on a slow link; a session that ends
@@ -50,6 +53,8 @@ type forwarder struct {
 	reached spot
 	// doubt is when a commit failed that the hub may have stored, zero when none did.
 	doubt time.Time
+	// window is what the line from this site carries; the zero value knows nothing of it.
+	window window
 }
 
 // route is one session's way through the stream.
@@ -135,6 +140,10 @@ func (f *forwarder) open(ctx context.Context) (*route, error) {
 	r := &route{stream: s, lineage: l, consumer: c, next: resumeAt(p), size: firstBatch}
 	r.done = r.next - 1
 	f.compare(p, r.next)
+	if f.window == (window{}) {
+		f.window = newWindow(commitBytes, commitTarget)
+	}
+	f.window.begin(r.done < p.last)
 	// What an earlier session fetched and did not acknowledge comes again, too.
 	if _, err := s.ResetConsumerToSequence(ctx, streams.ForwardConsumer, r.next); err != nil {
 		return nil, fmt.Errorf("reset consumer %s of %s: %w", streams.ForwardConsumer, f.stream, err)
@@ -206,7 +215,7 @@ func (f *forwarder) carry(ctx context.Context, r *route, msgs []jetstream.Msg) (
 		}
 		out = append(append(out, gaps...), msg)
 		r.next = seq + 1
-		if bytes += msg.Size(); bytes < commitBytes && i < len(msgs)-1 {
+		if bytes += msg.Size(); bytes < f.window.bytes && i < len(msgs)-1 {
 			continue
 		}
 		if err := f.commit(ctx, r, out, msgs[begin:i+1]); err != nil {
@@ -220,12 +229,17 @@ func (f *forwarder) carry(ctx context.Context, r *route, msgs []jetstream.Msg) (
 
 // commit stores out at the hub and then acknowledges the messages that it was made of.
 func (f *forwarder) commit(ctx context.Context, r *route, out []*nats.Msg, msgs []jetstream.Msg) error {
+	start, size := time.Now(), 0
 	if err := f.hub.put(ctx, out); err != nil {
 		if f.doubt.IsZero() {
 			f.doubt = time.Now()
 		}
 		return err
 	}
+	for _, m := range out {
+		size += m.Size()
+	}
+	f.window.note(size, time.Since(start))
 	f.doubt = time.Time{}
 	r.done = r.next - 1
 	f.counts.forwarded.WithLabelValues(f.stream).Add(float64(len(msgs)))

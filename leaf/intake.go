@@ -14,6 +14,7 @@ import (
 type intake struct {
 	deliveries <-chan *nats.Msg
 	order      deliveryOrder
+	pull       *puller
 }
 
 // arrival is what one call of gather brought.
@@ -24,16 +25,21 @@ type arrival struct {
 	size int
 	// caughtUp: behind the batch, or behind a heartbeat without one, nothing waits.
 	caughtUp bool
-	// began: the hub began again at number 1 after it had delivered before.
+	// began: the hub began again at number 1 after it had delivered before; the batch ends
+	// before that.
 	began bool
 	// verify: the bridge asks for a comparison.
 	verify bool
 }
 
-// gather waits for the next delivery, heartbeat or word of the bridge and takes along
-// what is there already, up to what one commit carries. An error ends the session.
+// gather asks for deliveries, waits for the next one, a heartbeat or a word of the bridge,
+// and takes along what is there already, up to what one commit carries. An error ends the
+// session.
 func (in *intake) gather(ctx context.Context) (arrival, error) {
 	var a arrival
+	if err := in.pull.ask(time.Now()); err != nil {
+		return arrival{}, err
+	}
 	silence := time.NewTimer(hubSilence)
 	defer silence.Stop()
 	select {
@@ -46,7 +52,10 @@ func (in *intake) gather(ctx context.Context) (arrival, error) {
 			return arrival{}, err
 		}
 	}
-	for len(a.batch) < batchMessages && a.size < commitBytes {
+	for len(a.batch) < batchMessages && a.size < commitBytes && !a.began {
+		if err := in.pull.ask(time.Now()); err != nil {
+			return arrival{}, err
+		}
 		select {
 		case msg := <-in.deliveries:
 			if err := in.take(&a, msg); err != nil {
@@ -64,20 +73,20 @@ func (in *intake) take(a *arrival, msg *nats.Msg) error {
 		a.verify = a.verify || word == streams.ControlVerify
 		return nil
 	}
-	seen := in.order.last
-	d, ok, err := in.order.take(msg)
-	switch {
-	case err != nil:
-		return err
-	case ok:
-		if d.consumer == 1 {
-			a.batch, a.size = a.batch[:0], 0
-			a.began = a.began || seen > 0
+	if msg.Reply == "" {
+		if msg.Header.Get("Status") != "100" {
+			return in.pull.status(msg, time.Now())
 		}
-		a.batch, a.size = append(a.batch, d), a.size+d.Size()
-		a.caughtUp = d.pending == 0
-	case msg.Reply == "":
-		a.caughtUp = true // a heartbeat: all that was delivered has been seen
+		a.caughtUp = true // all that was delivered has been seen, and nothing waits
+		return in.order.heartbeat(msg)
 	}
+	d, began, err := in.order.take(msg)
+	if err != nil || began {
+		a.began = began
+		return err
+	}
+	in.pull.delivered(d, time.Now())
+	a.batch, a.size = append(a.batch, d), a.size+d.Size()
+	a.caughtUp = d.pending == 0
 	return nil
 }

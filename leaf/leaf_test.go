@@ -167,9 +167,10 @@ func TestLeafOutlivesAFullDisk(t *testing.T) {
 	empty()
 	waitFor(t, 40*time.Second, "healthy", func() bool { code, _ := w.get(t, "/healthz"); return code == http.StatusOK })
 	wait(t, "object", func() bool { return backlog(t, ctx, s) == 0 })
+	messages := count(t, ctx, s.hub, streams.Desired) // the second object is in parts
 	wait(t, "applied", func() bool {
 		_, body := w.get(t, "/metrics")
-		return strings.Contains(body, "petiole_leaf_applied_sequence 2")
+		return strings.Contains(body, fmt.Sprintf("petiole_leaf_applied_sequence %d\n", messages))
 	})
 	w.alive(t)
 }

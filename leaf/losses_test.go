@@ -294,7 +294,7 @@ func TestLocalStoreIsNotAwaitedAtTheLinksPace(t *testing.T) {
 	if got := (store{domain: "plant-a"}).patience(256 << 10); got != ackWait {
 		t.Errorf("the site's own store is awaited for %s", got)
 	}
-	if got := (store{domain: streams.HubDomain}).patience(256 << 10); got != ackWait+64*time.Second {
+	if got := (store{domain: streams.HubDomain}).patience(256 << 10); got != hubWait+64*time.Second {
 		t.Errorf("the hub is awaited for %s", got)
 	}
 }
@@ -305,7 +305,7 @@ func TestBatchOfTheHubIsBounded(t *testing.T) {
 	for i := range 20 {
 		deliveries <- &nats.Msg{Subject: "desired.a.x", Reply: fmt.Sprintf("$JS.ACK.DESIRED.a.1.%d.%d.1.0", i+1, i+1), Data: make([]byte, 100<<10)}
 	}
-	in := intake{deliveries: deliveries}
+	in := newIntake(t, deliveries)
 	total := 0
 	for total < 20 {
 		got, err := in.gather(t.Context())

@@ -160,7 +160,7 @@ func TestVerifyDoesNotEndTheSession(t *testing.T) {
 // backlogStart is the number of the last delivery since the consumer was reset.
 func backlogStart(t *testing.T, ctx context.Context, s *site) int {
 	t.Helper()
-	c, err := s.hub.PushConsumer(ctx, streams.Desired, "plant-a")
+	c, err := s.hub.Consumer(ctx, streams.Desired, "plant-a")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,9 +22,15 @@ const (
 	headerIdentity = "Nats-Stream-Identity"
 	// hubSilence is after how long without a message or a heartbeat a session ends.
 	hubSilence = 3*streams.SyncHeartbeat + streams.SyncHeartbeat/3
-	// resetSettle is how long after a reset deliveries of before it may still come.
-	resetSettle = time.Second
+	// staleRequest is how long nats-server answers a request of a leaf whose connection has
+	// ended (defaultGatewayRecentSubExpiration): what it delivers goes nowhere.
+	staleRequest = 2 * time.Second
+	// resetPace is between two resets while a request of before is open.
+	resetPace = 20 * time.Millisecond
 )
+
+// errBeganAgain ends a session whose consumer was reset by somebody else, or is a new one.
+var errBeganAgain = errors.New("the hub delivers everything again")
 
 // replicator brings what the hub's consumer of this site delivers into SITE_DESIRED, in
 // order, and acknowledges it when it is on disk. What was acknowledged and is not there
@@ -51,6 +57,8 @@ type replicator struct {
 	restarted time.Time
 	// buried is nil until a session has read it.
 	buried *buried
+	// window is what the line to this site carries; the zero value knows nothing of it.
+	window window
 }
 
 // Run replicates until ctx ends.
@@ -58,26 +66,29 @@ func (r *replicator) Run(ctx context.Context) error { return r.link.sessions(ctx
 
 // session replicates until something fails and returns how many messages it stored.
 //
-// After the reset the hub numbers its deliveries from 1. Only an unbroken count from 1
-// is stored and acknowledged; what was under way before the reset falls out of it. When
-// the hub begins again later, its stream may be another one, which only a reset tells:
-// nothing of that run is taken, and it comes again behind the reset.
+// After the reset the hub numbers its deliveries from 1, and nothing is delivered before it
+// is asked for. Only an unbroken count from 1 is stored and acknowledged. When the hub begins
+// again later, its stream may be another one, which only a reset tells: nothing of that run
+// is taken, and it comes again in the next session.
 func (r *replicator) session(ctx context.Context) (stored int, err error) {
 	deliveries := make(chan *nats.Msg, 2*streams.SiteConsumer(r.site).MaxAckPending)
-	sub, err := r.nc.ChanSubscribe(streams.SyncSubject(r.site), deliveries)
-	if err != nil {
-		return 0, fmt.Errorf("subscribe to %s: %w", streams.SyncSubject(r.site), err)
+	inbox := r.nc.NewInbox()
+	for _, subject := range []string{streams.SyncSubject(r.site), inbox + ".*"} {
+		sub, err := r.nc.ChanSubscribe(subject, deliveries)
+		if err != nil {
+			return 0, fmt.Errorf("subscribe to %s: %w", subject, err)
+		}
+		defer func() { err = errors.Join(err, ignoreClosed(sub.Unsubscribe())) }()
 	}
-	defer func() { err = errors.Join(err, ignoreClosed(sub.Unsubscribe())) }()
 	if err := r.exhume(ctx); err != nil {
 		return 0, err
 	}
-	identity, lacked, err := r.rewind(ctx)
+	from, err := r.rewind(ctx)
 	if err != nil {
 		return 0, err
 	}
 	ctx, end := context.WithCancelCause(ctx)
-	check := newChecker(r, identity)
+	check := newChecker(r, from.identity)
 	var checking sync.WaitGroup
 	checking.Go(func() {
 		if err := check.run(ctx); err != nil {
@@ -86,58 +97,50 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 	})
 	defer checking.Wait()
 	defer end(nil)
-	in := intake{deliveries: deliveries}
-	asked, twice, top, kept := time.Now(), lacked > 0, uint64(0), uint64(0)
+	in := intake{deliveries: deliveries, pull: r.puller(inbox, from.waiting)}
 	for {
 		got, err := in.gather(ctx)
 		if err != nil {
 			return stored, err
 		}
-		if got.began && twice {
-			// What came between the two resets of this session is stored.
-			got.began, twice, kept = false, false, top
+		if err := r.takeOver(ctx, from.identity, got.batch); err != nil {
+			return stored, cmp.Or(context.Cause(ctx), err)
 		}
+		if len(got.batch) > 0 && stored == 0 && got.batch[0].stream <= from.lacked {
+			r.log.Warn("the hub believed this site had more than it has; it was asked again",
+				zap.Uint64("acknowledged", from.lacked), zap.Uint64("from", got.batch[0].stream))
+			r.counts.rewinds.Inc()
+		}
+		stored += len(got.batch)
 		if got.began {
 			r.log.Info("the hub delivers everything again")
 			r.counts.resyncs.Inc()
+			return stored, errBeganAgain
 		}
-		if got.began && time.Since(asked) > resetSettle {
-			check.note(arrival{batch: got.batch, began: true})
-			if identity, lacked, err = r.rewind(ctx); err != nil {
-				return stored, cmp.Or(context.Cause(ctx), err)
-			}
-			check.of(identity)
-			in.order, asked, twice, top, kept = deliveryOrder{}, time.Now(), lacked > 0, 0, 0
-			continue
-		}
-		if err := r.takeOver(ctx, identity, got.batch, kept); err != nil {
-			return stored, cmp.Or(context.Cause(ctx), err)
-		}
-		if len(got.batch) > 0 {
-			if first := got.batch[0].stream; first <= lacked {
-				r.log.Warn("the hub believed this site had more than it has; it was asked again",
-					zap.Uint64("acknowledged", lacked), zap.Uint64("from", first))
-				r.counts.rewinds.Inc()
-			}
-			lacked, top = 0, max(top, got.batch[len(got.batch)-1].stream)
-		}
-		stored += len(got.batch)
 		check.note(got)
 	}
 }
 
-// takeOver stores what of a batch is behind kept, and acknowledges all of it.
-func (r *replicator) takeOver(ctx context.Context, identity string, batch []delivery, kept uint64) error {
-	fresh := batch
-	for len(fresh) > 0 && fresh[0].stream <= kept {
-		fresh = fresh[1:]
+// puller asks for what this session takes. waiting is how much the hub has.
+func (r *replicator) puller(inbox string, waiting uint64) *puller {
+	if r.window == (window{}) {
+		r.window = newWindow(pullWindow, pullTarget)
 	}
-	if len(fresh) > 0 {
-		if err := r.store(ctx, identity, fresh); err != nil {
-			return err
-		}
+	r.window.begin(waiting > 0)
+	return &puller{inbox: inbox, waiting: waiting, window: &r.window, publish: func(inbox string, body []byte) error {
+		return r.nc.PublishRequest(streams.PullSubject(r.site), inbox, body)
+	}}
+}
+
+// takeOver stores a batch and acknowledges it.
+func (r *replicator) takeOver(ctx context.Context, identity string, batch []delivery) error {
+	if len(batch) == 0 {
+		return nil
 	}
-	r.counts.replicated.Add(float64(len(fresh)))
+	if err := r.store(ctx, identity, batch); err != nil {
+		return err
+	}
+	r.counts.replicated.Add(float64(len(batch)))
 	for _, d := range batch {
 		if err := r.nc.Publish(d.Reply, []byte("+ACK")); err != nil {
 			return fmt.Errorf("acknowledge %s: %w", d.Subject, err)
@@ -146,27 +149,57 @@ func (r *replicator) takeOver(ctx context.Context, identity string, batch []deli
 	return nil
 }
 
-// rewind resets the hub's consumer to what this site has, and returns the identity of
-// the hub's stream. lacked is up to where the hub had been acknowledged when the site was
-// found behind, 0 when it was not: what comes from below it was lost here. The hub counts
-// other sites' messages as passed, so that most sites look behind without having lost
-// anything; the second reset then has what waits delivered twice at worst. A leaf that
-// shares its identity with another by mistake gets what the other acknowledged.
-func (r *replicator) rewind(ctx context.Context) (identity string, lacked uint64, err error) {
+// beginning is where a session begins.
+type beginning struct {
+	// identity is that of the hub's stream.
+	identity string
+	// lacked is up to where the hub had been acknowledged when the site was found behind, 0
+	// when it was not: what comes from below it was lost here. The hub counts other sites'
+	// messages as passed, so that most sites look behind without having lost anything.
+	lacked uint64
+	// waiting is how many messages the hub has for this site.
+	waiting uint64
+}
+
+// rewind resets the hub's consumer to what this site has. A leaf that shares its identity
+// with another by mistake gets what the other acknowledged.
+//
+// A request of the session before may be open at the hub, which answers it although nobody
+// hears that: the consumer is reset until there is none. Two leaves of one identity take
+// deliveries from each other for good.
+func (r *replicator) rewind(ctx context.Context) (beginning, error) {
 	have, err := sourceOf(ctx, r.js)
 	if err != nil {
-		return "", 0, err
+		return beginning{}, err
 	}
-	floor, identity, err := r.reset(ctx, 0)
-	if err != nil {
-		return "", 0, err
+	b, from := beginning{}, uint64(0)
+	for start := time.Now(); ; {
+		hub, err := r.reset(ctx, from)
+		if err != nil {
+			return beginning{}, err
+		}
+		b.identity, b.waiting = hub.identity, hub.pending
+		again := hub.requests > 0 && time.Since(start) < staleRequest+resetPace
+		if from == 0 {
+			if from = rewindTo(have, streams.Source{Seq: hub.floor, Identity: hub.identity}); from == hub.floor+1 {
+				from = 0
+			}
+			if from > 0 {
+				b.lacked, again = hub.floor, true
+			}
+		}
+		if !again {
+			return b, nil
+		}
+		if hub.requests == 0 {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return beginning{}, context.Cause(ctx)
+		case <-time.After(resetPace):
+		}
 	}
-	from := rewindTo(have, streams.Source{Seq: floor, Identity: identity})
-	if from == 0 || from == floor+1 {
-		return identity, 0, nil
-	}
-	_, identity, err = r.reset(ctx, from)
-	return identity, floor, err
 }
 
 // rewindTo decides from which sequence the hub has to deliver again, 0 for where it is:
@@ -206,43 +239,56 @@ func sourceOf(ctx context.Context, js jetstream.JetStream) (streams.Source, erro
 	return at, nil
 }
 
-// reset asks the hub to deliver from a sequence, or with 0 from the acknowledgement
-// floor, and returns that floor and the stream's identity.
-func (r *replicator) reset(ctx context.Context, from uint64) (floor uint64, identity string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, ackWait)
+// resetAnswer is what the hub says to a reset.
+type resetAnswer struct {
+	// floor is the sequence before the first that will be delivered, identity the stream's.
+	floor    uint64
+	identity string
+	// pending is how many messages wait for the site, requests how many requests for them
+	// are open.
+	pending  uint64
+	requests int
+}
+
+// reset asks the hub to deliver from a sequence, or with 0 from the acknowledgement floor.
+func (r *replicator) reset(ctx context.Context, from uint64) (resetAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, hubWait)
 	defer cancel()
 	msg := nats.NewMsg(streams.ResetSubject(r.site))
 	msg.Header.Set(headerIdentity, "?")
 	if from > 0 {
 		msg.Data = fmt.Appendf(nil, `{"seq":%d}`, from)
 	}
+	var a resetAnswer
 	reply, err := r.nc.RequestMsgWithContext(ctx, msg)
 	if err == nil {
-		floor, err = parseReset(reply.Data)
+		a, err = parseReset(reply.Data)
 	}
 	if err != nil {
-		return 0, "", fmt.Errorf("reset the hub's consumer %s: %w", r.site, err)
+		return resetAnswer{}, fmt.Errorf("reset the hub's consumer %s: %w", r.site, err)
 	}
-	return floor, reply.Header.Get(headerIdentity), nil
+	a.identity = reply.Header.Get(headerIdentity)
+	return a, nil
 }
 
-// parseReset reads the answer to a reset: the sequence before the first that will be
-// delivered.
-func parseReset(data []byte) (uint64, error) {
+// parseReset reads the answer to a reset.
+func parseReset(data []byte) (resetAnswer, error) {
 	var answer struct {
 		Error    *jetstream.APIError `json:"error"`
 		ResetSeq uint64              `json:"reset_seq"`
+		Pending  uint64              `json:"num_pending"`
+		Waiting  int                 `json:"num_waiting"`
 	}
 	if err := json.Unmarshal(data, &answer); err != nil {
-		return 0, err
+		return resetAnswer{}, err
 	}
 	if answer.Error != nil {
-		return 0, answer.Error
+		return resetAnswer{}, answer.Error
 	}
 	if answer.ResetSeq == 0 {
-		return 0, errors.New("the answer has no reset_seq")
+		return resetAnswer{}, errors.New("the answer has no reset_seq")
 	}
-	return answer.ResetSeq - 1, nil
+	return resetAnswer{floor: answer.ResetSeq - 1, pending: answer.Pending, requests: answer.Waiting}, nil
 }
 
 // store puts deliveries into SITE_DESIRED and returns when they are on disk.

@@ -333,7 +333,7 @@ func FuzzAnswers(f *testing.F) {
 		if ack, err := parseAck(data, "hub"); err == nil && (ack.Domain != "hub" || ack.Stream == "") {
 			t.Fatalf("%q is taken for an acknowledgement of the hub", data)
 		}
-		if floor, err := parseReset(data); err == nil && floor+1 == 0 {
+		if a, err := parseReset(data); err == nil && a.floor+1 == 0 {
 			t.Fatalf("%q resets to nothing", data)
 		}
 		id, err := parsePosition(data)

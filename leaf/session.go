@@ -43,6 +43,8 @@ func (l *link) sessions(ctx context.Context, log *zap.Logger, session func(conte
 		switch {
 		case errors.Is(err, errLinkChanged):
 			delay = rand.N(settle)
+		case errors.Is(err, errBeganAgain): // the hub is there
+			backoff = min(2*backoff, maxBackoff)
 		case !waiting:
 			log.Warn("waiting for the hub", zap.Error(err))
 			waiting = true

@@ -47,6 +47,12 @@ func ResetSubject(site string) string {
 	return "$JS.FABRIC.API.CONSUMER.RESET." + Desired + "." + site
 }
 
+// PullSubject is where a leaf asks the hub for the next deliveries of its consumer, in the
+// pseudo domain of ResetSubject.
+func PullSubject(site string) string {
+	return "$JS.FABRIC.API.CONSUMER.MSG.NEXT." + Desired + "." + site
+}
+
 // HubLimits bounds the hub's streams. Zero is the default that is named.
 type HubLimits struct {
 	// MaxSites is the number of site consumers DESIRED may have; default 10,000.
@@ -94,7 +100,8 @@ const SyncHeartbeat = 15 * time.Second
 
 // SiteConsumer is a site's durable consumer on DESIRED. The leaf acknowledges what it
 // has on disk, so that the consumer's acknowledgement floor is the site's position and
-// its pending count the site's backlog. Only the bridge makes it.
+// its pending count the site's backlog. Only the bridge makes it. The leaf asks for as
+// many bytes as its line carries (docs/decisions/0017-slow-lines.md).
 //
 // Each message is acknowledged for itself. With AckAll, and so with AckFlowControl, a
 // message that is superseded between delivery and acknowledgement counts as an
@@ -102,12 +109,12 @@ const SyncHeartbeat = 15 * time.Second
 func SiteConsumer(site string) jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
 		Durable: site, Name: site, Description: "what site " + site + " has on disk",
-		DeliverSubject: SyncSubject(site), FilterSubject: DesiredFilter(site),
+		FilterSubject: DesiredFilter(site),
 		DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckExplicitPolicy,
 		ReplayPolicy: jetstream.ReplayInstantPolicy,
 		// The leaf resets the consumer when it connects; until then a message on a slow
 		// link must not be sent twice.
-		AckWait: 5 * time.Minute, IdleHeartbeat: SyncHeartbeat, MaxAckPending: 512,
+		AckWait: 5 * time.Minute, MaxAckPending: 512,
 	}
 }
 

@@ -22,14 +22,17 @@ func Ensure(ctx context.Context, js jetstream.JetStream, streams []jetstream.Str
 	return nil
 }
 
-// EnsureConsumer creates the durable consumer or repairs it, and leaves its position
-// alone.
+// EnsureConsumer creates the durable pull consumer or repairs it, and leaves its position
+// alone; a push consumer of its name is replaced, and the new one begins at the beginning.
 func EnsureConsumer(ctx context.Context, js jetstream.JetStream, stream string, cfg jetstream.ConsumerConfig) error {
-	var err error
-	if cfg.DeliverSubject != "" {
-		_, err = js.CreateOrUpdatePushConsumer(ctx, stream, cfg)
-	} else {
-		_, err = js.CreateOrUpdateConsumer(ctx, stream, cfg)
+	_, err := js.CreateOrUpdateConsumer(ctx, stream, cfg)
+	if err != nil {
+		// nats-server makes no pull consumer of the push consumer that a former version made.
+		if _, notPush := js.PushConsumer(ctx, stream, cfg.Durable); notPush == nil {
+			if err = js.DeleteConsumer(ctx, stream, cfg.Durable); err == nil {
+				_, err = js.CreateConsumer(ctx, stream, cfg)
+			}
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("ensure consumer %s on %s: %w", cfg.Durable, stream, err)

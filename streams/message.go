@@ -23,8 +23,7 @@ const (
 	// often leadership had changed hands when it won the lease. A bridge that meets a
 	// higher term than its own has been deposed.
 	HeaderTerm = "Petiole-Term"
-	// HeaderControl marks a message on a SyncSubject that is neither a delivery nor a
-	// heartbeat, but a word of the bridge to the leaf: ControlVerify.
+	// HeaderControl says what the bridge wants of the leaf, on a SyncSubject: ControlVerify.
 	HeaderControl = "Petiole-Control"
 	// HeaderTrace carries a W3C traceparent.
 	HeaderTrace = "traceparent"

@@ -14,6 +14,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// PartBytes is the most that one message of an object carries: what a line of 9.6 kbit/s
+// takes less time for than the ends wait for an answer to their pings.
+const PartBytes = 8 << 10
+
+// maxObject bounds what is put together of parts. The API server takes 1.5 MiB.
+const maxObject = 8 << 20
+
 // headerRoom is what the headers and the protocol take of max_payload at most.
 const headerRoom = 4096
 
@@ -24,12 +31,17 @@ const headerPartHash = "Petiole-Part-Hash"
 var ErrSuperseded = errors.New("superseded by a newer version")
 
 // Put stores m on subject and returns its stream sequence. It blocks until JetStream
-// acknowledges, or ctx ends. A message larger than the server's max_payload is stored as
+// acknowledges, or ctx ends. An object larger than PartBytes, or than
+// what the server's max_payload leaves room for, is stored as
 // parts and a message that names them, all of them or none (ADR-50): a reader who sees the
 // message finds its parts, and what is refused for opts has changed no part.
 func Put(ctx context.Context, js jetstream.JetStream, subject string, m Message, opts ...jetstream.PublishOpt) (uint64, error) {
 	msg := m.Encode(subject)
-	if limit := int(js.Conn().MaxPayload()) - headerRoom; limit > 0 && len(msg.Data) > limit {
+	limit := PartBytes
+	if most := int(js.Conn().MaxPayload()) - headerRoom; most > 0 {
+		limit = min(limit, most)
+	}
+	if len(msg.Data) > limit {
 		if err := sendParts(js.Conn(), msg, limit); err != nil {
 			return 0, fmt.Errorf("store parts of %s: %w", m.Ref, err)
 		}
@@ -88,7 +100,9 @@ func Load(ctx context.Context, stream jetstream.Stream, subject string, header n
 		if part.Header.Get(headerPartHash) != hash {
 			return site, m, fmt.Errorf("part %d of %s: %w", i, m.Ref, ErrSuperseded)
 		}
-		body = append(body, part.Data...)
+		if body = append(body, part.Data...); len(body) > maxObject {
+			return site, m, fmt.Errorf("%w: %s: its parts have more than %d bytes", ErrUndecodable, m.Ref, maxObject)
+		}
 	}
 	if sum := sha256.Sum256(body); hex.EncodeToString(sum[:]) != hash {
 		return site, m, fmt.Errorf("%w: %s: its parts do not have the digest %s", ErrUndecodable, m.Ref, hash)

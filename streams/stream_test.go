@@ -101,7 +101,7 @@ func TestSupersedingIsNotAnAcknowledgement(t *testing.T) {
 	if err := streams.EnsureConsumer(ctx, js, streams.Desired, streams.SiteConsumer("plant-a")); err != nil {
 		t.Fatal(err)
 	}
-	sub, err := js.Conn().SubscribeSync(streams.SyncSubject("plant-a"))
+	deliveries, err := js.Consumer(ctx, streams.Desired, "plant-a")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func TestSupersedingIsNotAnAcknowledgement(t *testing.T) {
 		if _, err := js.Publish(ctx, "desired.plant-a._._.configmaps.default."+name, nil); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := sub.NextMsgWithContext(ctx); err != nil {
+		if _, err := deliveries.Next(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -119,7 +119,7 @@ func TestSupersedingIsNotAnAcknowledgement(t *testing.T) {
 	put("two")
 	var info *jetstream.ConsumerInfo
 	for { // until the consumer has dealt with the removal of the first "two"
-		c, err := js.PushConsumer(ctx, streams.Desired, "plant-a")
+		c, err := js.Consumer(ctx, streams.Desired, "plant-a")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -130,6 +130,23 @@ func TestSupersedingIsNotAnAcknowledgement(t *testing.T) {
 	if info.NumAckPending != 2 || info.AckFloor.Stream != 0 {
 		t.Errorf("after one of three deliveries was superseded: %d wait for acknowledgement, floor %d; want 2, 0",
 			info.NumAckPending, info.AckFloor.Stream)
+	}
+}
+
+// TestEnsureReplacesAPushConsumer: what a former version made is no obstacle.
+func TestEnsureReplacesAPushConsumer(t *testing.T) {
+	ctx, js := hub(t)
+	want := streams.SiteConsumer("plant-a")
+	former := want
+	former.DeliverSubject, former.IdleHeartbeat = streams.SyncSubject("plant-a"), streams.SyncHeartbeat
+	if _, err := js.CreatePushConsumer(ctx, streams.Desired, former); err != nil {
+		t.Fatal(err)
+	}
+	if err := streams.EnsureConsumer(ctx, js, streams.Desired, want); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Consumer(ctx, streams.Desired, "plant-a"); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -199,7 +199,8 @@ func ParseCommand(subject string) (site, namespace, device string, err error) {
 // TelemetryFilter matches all records of a site at the hub.
 func TelemetryFilter(site string) string { return telemetryPrefix + "." + EscapeToken(site) + ".>" }
 
-// SyncSubject is the deliver subject of a site's durable consumer on DESIRED.
+// SyncSubject is where the bridge says something to a connected site that is not stored
+// (HeaderControl).
 func SyncSubject(site string) string { return syncPrefix + "." + EscapeToken(site) }
 
 // ForwardSubject maps a local subject to the one the forwarder publishes at the hub.

@@ -185,7 +185,7 @@ func acknowledge(t *testing.T, w *world, site string) *sync.Map {
 	t.Helper()
 	var ops sync.Map
 	nc := w.hub.Connect(t, site)
-	_, err := nc.Subscribe(streams.SyncSubject(site), func(m *nats.Msg) {
+	natstest.Pull(t, nc, site, func(m *nats.Msg) {
 		if m.Reply != "" {
 			ops.Store(m.Subject, m.Header.Get(streams.HeaderOp))
 			if err := nc.Publish(m.Reply, []byte("+ACK")); err != nil {
@@ -193,7 +193,6 @@ func acknowledge(t *testing.T, w *world, site string) *sync.Map {
 			}
 		}
 	})
-	w.must(err)
 	return &ops
 }
 
@@ -207,7 +206,7 @@ func removesASite(t *testing.T, a *api) {
 		return m != nil
 	}
 	hasConsumer := func(site string) bool {
-		_, err := w.js.PushConsumer(w.ctx, streams.Desired, site)
+		_, err := w.js.Consumer(w.ctx, streams.Desired, site)
 		return err == nil
 	}
 	eventually(t, "both sites served", func() bool {

@@ -2,6 +2,7 @@ package bridgetest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -20,6 +22,8 @@ import (
 type leafCopy struct {
 	*site
 	sub *nats.Subscription
+	// stop ends the deliveries.
+	stop func() error
 
 	mu       sync.Mutex
 	kept     map[string]streams.ManifestEntry
@@ -72,6 +76,7 @@ func (l *leafCopy) connect() {
 	case position < floor:
 		_, _, _ = l.reset(position + 1)
 	}
+	l.stop = natstest.Pull(l.t, l.nc, l.name, l.take)
 	l.mu.Lock()
 	l.identity = now
 	l.mu.Unlock()
@@ -79,7 +84,7 @@ func (l *leafCopy) connect() {
 
 func (l *leafCopy) disconnect() {
 	l.t.Helper()
-	l.must(l.sub.Unsubscribe())
+	l.must(errors.Join(l.sub.Unsubscribe(), l.stop()))
 	l.must(l.nc.Flush())
 	l.mu.Lock()
 	l.last = 0
@@ -99,8 +104,10 @@ func (l *leafCopy) reset(from uint64) (floor uint64, identity string, ok bool) {
 	var answer struct {
 		Error    json.RawMessage `json:"error"`
 		ResetSeq uint64          `json:"reset_seq"`
+		Waiting  int             `json:"num_waiting"`
 	}
-	if json.Unmarshal(reply.Data, &answer) != nil || answer.Error != nil || answer.ResetSeq == 0 {
+	// A request of before, which is still open, would take deliveries away.
+	if json.Unmarshal(reply.Data, &answer) != nil || answer.Error != nil || answer.ResetSeq == 0 || answer.Waiting > 0 {
 		return 0, "", false
 	}
 	return answer.ResetSeq - 1, reply.Header.Get("Nats-Stream-Identity"), true

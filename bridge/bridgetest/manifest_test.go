@@ -117,7 +117,7 @@ func resyncsASiteThatIsAway(t *testing.T, a *api) {
 	_, err := w.dynamic.Resource(sitesGVR).Patch(w.ctx, "plant-a", types.MergePatchType, patch, metav1.PatchOptions{})
 	w.must(err)
 	eventually(t, "the backlog is everything", func() bool {
-		c, err := w.js.PushConsumer(w.ctx, streams.Desired, "plant-a")
+		c, err := w.js.Consumer(w.ctx, streams.Desired, "plant-a")
 		w.must(err)
 		i := c.CachedInfo()
 		return int(i.NumPending)+i.NumAckPending >= len(all.kept)

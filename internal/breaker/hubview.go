@@ -122,7 +122,7 @@ func (h *hubView) desired(stream string, m jetstream.Msg, md *jetstream.MsgMetad
 
 // backlog is what the hub counts as not stored by a site.
 func (h *hubView) backlog(ctx context.Context, site string) (uint64, error) {
-	c, err := h.js.PushConsumer(ctx, streams.Desired, site)
+	c, err := h.js.Consumer(ctx, streams.Desired, site)
 	if err != nil {
 		return 0, fmt.Errorf("read consumer %s: %w", site, err)
 	}

@@ -145,6 +145,8 @@ func testForeignRequests(t *testing.T, nc *nats.Conn, victim, thief *rig.Site) {
 		"$JS.API.CONSUMER.RESET.DESIRED." + v:                              `{"seq":1}`,
 		"$JS.FABRIC.API.CONSUMER.RESET.DESIRED." + v:                       `{"seq":1}`,
 		"$JS.hub.API.CONSUMER.RESET.DESIRED." + v:                          `{"seq":1}`,
+		"$JS.API.CONSUMER.MSG.NEXT.DESIRED." + v:                           "1",
+		"$JS.FABRIC.API.CONSUMER.MSG.NEXT.DESIRED." + v:                    "1",
 		"$JS.API.CONSUMER.CREATE.DESIRED.thief.desired." + v + ".>":        `{"stream_name":"DESIRED","config":{"name":"thief","deliver_subject":"thief"}}`,
 		"$JS.hub.API.CONSUMER.DELETE.DESIRED." + v:                         "",
 		"$JS." + v + ".API.STREAM.INFO." + streams.SiteDesired:             "",

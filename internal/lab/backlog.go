@@ -32,7 +32,7 @@ func (l *Lab) backlogs(ctx context.Context) (map[string]int, error) {
 	}
 	pending := map[string]int{}
 	for _, name := range SiteNames {
-		c, err := js.PushConsumer(ctx, streams.Desired, name)
+		c, err := js.Consumer(ctx, streams.Desired, name)
 		switch {
 		case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
 		case err != nil:

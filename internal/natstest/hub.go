@@ -41,6 +41,7 @@ accounts {
     users: [ { user: bridge, password: "{{.Password}}" } ]
     exports: [
       { service: "$JS.API.CONSUMER.RESET.DESIRED.*", account_token_position: 6 }
+      { service: "$JS.API.CONSUMER.MSG.NEXT.DESIRED.*", response_type: stream, account_token_position: 7 }
       { service: "$JS.ACK.DESIRED.*.>", account_token_position: 4 }
       { stream: "sync.*", account_token_position: 2 }
       { service: "reported.*.>", account_token_position: 2 }
@@ -54,6 +55,7 @@ accounts {
     users: [ { user: "{{.}}", password: "{{$.Password}}" } ]
     imports: [
       { service: { account: FABRIC, subject: "$JS.API.CONSUMER.RESET.DESIRED.{{.}}" }, to: "$JS.FABRIC.API.CONSUMER.RESET.DESIRED.{{.}}" }
+      { service: { account: FABRIC, subject: "$JS.API.CONSUMER.MSG.NEXT.DESIRED.{{.}}" }, to: "$JS.FABRIC.API.CONSUMER.MSG.NEXT.DESIRED.{{.}}" }
       { service: { account: FABRIC, subject: "$JS.ACK.DESIRED.{{.}}.>" } }
       { stream: { account: FABRIC, subject: "sync.{{.}}" } }
       { service: { account: FABRIC, subject: "reported.{{.}}.>" } }

@@ -5,7 +5,28 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/petiole-io/petiole/streams"
 )
+
+// Pull gives take all that the hub's consumer of a site delivers, on a connection at the
+// site, until the result is called.
+func Pull(t testing.TB, nc *nats.Conn, site string, take nats.MsgHandler) (stop func() error) {
+	t.Helper()
+	inbox := nc.NewInbox()
+	sub, err := nc.Subscribe(inbox+".*", take)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := fmt.Appendf(nil, `{"batch":1000000,"expires":%d}`, time.Hour)
+	if err := nc.PublishRequest(streams.PullSubject(site), inbox+".1", body); err != nil {
+		t.Fatal(err)
+	}
+	return sub.Unsubscribe
+}
 
 // LeafConf writes a leaf's stock nats-server configuration to a temporary folder
 // and returns its path. The leaf keeps its store there, connects to hubAddr as the

@@ -95,6 +95,12 @@ func (l *Line) Limit(bytesPerSecond int) {
 	l.rate = bytesPerSecond
 }
 
+func (l *Line) limit() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.rate
+}
+
 func (l *Line) accept() {
 	for {
 		near, err := l.listener.Accept()
@@ -127,26 +133,35 @@ func (l *Line) add(conns ...net.Conn) bool {
 }
 
 // copy forwards until either end closes. A direction that lost bytes stays lost for
-// this connection, as the rest of the stream would make no sense.
+// this connection, as the rest of the stream would make no sense. With a limit it takes
+// little at a time, so that what comes after it waits in the sockets' buffers: the queue of
+// a slow line.
 func (l *Line) copy(dst, src net.Conn, d Direction) {
 	buf := make([]byte, 16<<10)
-	broken := false
+	broken, free := false, time.Now()
 	for {
-		n, err := src.Read(buf)
+		take := len(buf)
+		if rate := l.limit(); rate > 0 {
+			take = min(take, max(rate/20, 64))
+		}
+		n, err := src.Read(buf[:take])
 		if err != nil {
 			break
 		}
 		l.mu.Lock()
 		broken = broken || l.lost[d]
-		rate := l.rate
 		l.mu.Unlock()
 		if broken {
 			continue
 		}
-		if rate > 0 {
+		if rate := l.limit(); rate > 0 {
+			if now := time.Now(); free.Before(now) {
+				free = now
+			}
+			free = free.Add(time.Duration(n) * time.Second / time.Duration(rate))
 			select {
 			case <-l.end:
-			case <-time.After(time.Duration(n) * time.Second / time.Duration(rate)):
+			case <-time.After(time.Until(free)):
 			}
 		}
 		if _, err := dst.Write(buf[:n]); err != nil {

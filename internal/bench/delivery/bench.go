@@ -134,7 +134,7 @@ func mapName(i int) string { return "map-" + strconv.Itoa(i) }
 
 // pending is the hub's count of what a site has not stored.
 func (b *bench) pending(ctx context.Context, site string) (int, error) {
-	c, err := b.js.PushConsumer(ctx, streams.Desired, site)
+	c, err := b.js.Consumer(ctx, streams.Desired, site)
 	if err != nil {
 		return 0, fmt.Errorf("read consumer %s: %w", site, err)
 	}

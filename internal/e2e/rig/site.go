@@ -97,7 +97,7 @@ func InterfaceBytes(device string) (int64, error) {
 
 // Consumer is the site's durable consumer on DESIRED.
 func (s *Site) Consumer(ctx context.Context) (*jetstream.ConsumerInfo, error) {
-	c, err := s.rig.JS.PushConsumer(ctx, streams.Desired, s.Name)
+	c, err := s.rig.JS.Consumer(ctx, streams.Desired, s.Name)
 	if err != nil {
 		return nil, fmt.Errorf("read consumer %s: %w", s.Name, err)
 	}

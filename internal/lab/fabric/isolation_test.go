@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -37,7 +38,8 @@ func TestDeployedConfiguration(t *testing.T) {
 	hubJS := w.hubJetStream(t, ctx)
 	line := natstest.NewLine(t, w.hub.LeafListen)
 	atSite := w.startLeaf(t, ctx, "plant-a", line.Addr())
-	stored := storeDeliveries(t, atSite)
+	stored, pull := storeDeliveries(t, atSite)
+	pull()
 
 	putConfigMap(t, ctx, hubJS, "plant-a", "one", "0")
 	putConfigMap(t, ctx, hubJS, "plant-b", "other", "0")
@@ -54,6 +56,11 @@ func TestDeployedConfiguration(t *testing.T) {
 		t.Errorf("after 100 changes of two objects %d are pending, want 2", n)
 	}
 	line.Heal()
+	eventually(t, "the link is back", func() bool {
+		_, err := atSite.RequestWithContext(ctx, streams.ResetSubject("plant-a"), nil)
+		return err == nil
+	})
+	pull()
 	eventually(t, "both objects are at the site", func() bool { return stored() == 2 })
 	eventually(t, "nothing is pending", func() bool { return pending(t, ctx, hubJS, "plant-a") == 0 })
 	if n := pending(t, ctx, hubJS, "plant-b"); n != 1 {
@@ -134,6 +141,7 @@ func (w *world) testIsolation(t *testing.T, ctx context.Context, hubJS jetstream
 		}
 	}
 	for _, api := range []string{
+		streams.PullSubject("plant-b"), "$JS.hub.API.CONSUMER.MSG.NEXT.DESIRED.plant-b", "$JS.API.CONSUMER.MSG.NEXT.DESIRED.plant-b",
 		streams.ResetSubject("plant-b"), "$JS.hub.API.CONSUMER.RESET.DESIRED.plant-b",
 		"$JS.API.CONSUMER.RESET.DESIRED.plant-b", "$JS.hub.API.STREAM.INFO.DESIRED", "$JS.FABRIC.API.STREAM.INFO.DESIRED",
 		"$JS.hub.API.DIRECT.GET.DESIRED", "$JS.hub.API.CONSUMER.CREATE.DESIRED",
@@ -269,6 +277,7 @@ func (w *world) startLeaf(t *testing.T, ctx context.Context, site, hubAddr strin
 		Site: site, Listen: listen, MQTT: freeAddr(t), LeafUser: true, Store: filepath.Join(w.dir, site, "js"),
 		URL: "tls://" + hubAddr, SeedFile: w.keyFile(site + "-leaf"), CAFile: w.authority.CertFile,
 	}))
+	throughTheLine(t, conf)
 	run(t, conf)
 	password, err := credential.ReadPassword(filepath.Join(UsersDir(conf), UserLeaf+".conf"))
 	must(t, err)
@@ -279,6 +288,19 @@ func (w *world) startLeaf(t *testing.T, ctx context.Context, site, hubAddr strin
 	must(t, err)
 	must(t, streams.Ensure(ctx, js, streams.LeafStreams(site, streams.LeafLimits{})))
 	return nc
+}
+
+// throughTheLine has a leaf reach the hub where the test can cut it: by itself it also tries
+// the address that the hub told it.
+func throughTheLine(t *testing.T, conf string) {
+	t.Helper()
+	data, err := os.ReadFile(conf)
+	must(t, err)
+	changed := strings.Replace(string(data), `url: "tls://`, `ignore_discovered_servers: true, url: "tls://`, 1)
+	if changed == string(data) {
+		t.Fatalf("%s names no hub", conf)
+	}
+	must(t, os.WriteFile(conf, []byte(changed), 0o600))
 }
 
 func run(t *testing.T, conf string) {
@@ -310,14 +332,14 @@ func putConfigMap(t *testing.T, ctx context.Context, js jetstream.JetStream, sit
 
 // storeDeliveries does at the site what the contract asks of a leaf: it stores each
 // delivery under its own subject and then acknowledges it. The result counts the
-// distinct objects.
-func storeDeliveries(t *testing.T, nc *nats.Conn) (stored func() int) {
+// distinct objects; pull asks for deliveries, once for each connection of the leaf.
+func storeDeliveries(t *testing.T, nc *nats.Conn) (stored func() int, pull func()) {
 	t.Helper()
 	js, err := jetstream.New(nc)
 	must(t, err)
 	var mu sync.Mutex
 	objects := map[string]bool{}
-	_, err = nc.Subscribe(streams.SyncSubject("plant-a"), func(m *nats.Msg) {
+	take := func(m *nats.Msg) {
 		if m.Header.Get("Status") != "" {
 			return // an idle heartbeat
 		}
@@ -337,25 +359,25 @@ func storeDeliveries(t *testing.T, nc *nats.Conn) (stored func() int) {
 		mu.Lock()
 		defer mu.Unlock()
 		objects[m.Subject] = true
-	})
-	must(t, err)
-	return func() int {
+	}
+	stored = func() int {
 		mu.Lock()
 		defer mu.Unlock()
 		return len(objects)
 	}
+	return stored, func() { natstest.Pull(t, nc, "plant-a", take) }
 }
 
 func active(t *testing.T, ctx context.Context, js jetstream.JetStream, site string) bool {
 	t.Helper()
-	c, err := js.PushConsumer(ctx, streams.Desired, site)
+	c, err := js.Consumer(ctx, streams.Desired, site)
 	must(t, err)
-	return c.CachedInfo().PushBound
+	return c.CachedInfo().NumWaiting > 0
 }
 
 func pending(t *testing.T, ctx context.Context, js jetstream.JetStream, site string) int {
 	t.Helper()
-	c, err := js.PushConsumer(ctx, streams.Desired, site)
+	c, err := js.Consumer(ctx, streams.Desired, site)
 	must(t, err)
 	return int(c.CachedInfo().NumPending) + c.CachedInfo().NumAckPending
 }

@@ -1,0 +1,118 @@
+package leaf
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// kbit is 1 kbit/s, in bytes per second.
+const kbit = 1000 / 8
+
+// noise does not compress by more than a quarter.
+func noise(bytes int) string {
+	b := make([]byte, bytes*3/4)
+	for i := range b {
+		b[i] = byte(rand.IntN(256))
+	}
+	return base64.StdEncoding.EncodeToString(b)
+}
+
+// slow limits the line and waits until the link is up on it.
+func (s *site) slow(t *testing.T, rate int) {
+	t.Helper()
+	s.line.Limit(rate)
+	s.line.Restore()
+	waitFor(t, 60*time.Second, "link up", func() bool { up, _, _ := s.link.State(); return up })
+}
+
+// TestSlowLineBringsABacklog has a site return over a slow line with a backlog that is many
+// times what the line carries between two pings: it arrives, the connection is not lost
+// meanwhile, and what is asked in between is answered.
+func TestSlowLineBringsABacklog(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ rate, objects, size int }{
+		"256 kbit/s, 40 objects of 20 kB": {256 * kbit, 40, 20_000},
+		"64 kbit/s, 8 objects of 20 kB":   {64 * kbit, 8, 20_000},
+		"64 kbit/s, one of 120 kB":        {64 * kbit, 1, 120_000},
+		"9.6 kbit/s, 15 objects of 1 kB":  {96 * kbit / 10, 15, 1_000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, ctx := startSite(t)
+			respond(t, s)
+			s.up(t)
+			s.cut(t)
+			for i := range c.objects {
+				putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), noise(c.size))
+			}
+			s.slow(t, c.rate)
+			_, since, _ := s.link.State()
+			start, slowest := time.Now(), time.Duration(0)
+			for backlog(t, ctx, s) > 0 {
+				asked := time.Now()
+				if _, err := s.nc.Request(streams.RequestSubject("plant-a", streams.RequestPosition), []byte(`{"stream":"SITE_TELEMETRY"}`), 20*time.Second); err != nil {
+					t.Fatalf("with a backlog of %d: %v", backlog(t, ctx, s), err)
+				}
+				slowest = max(slowest, time.Since(asked))
+				if _, now, _ := s.link.State(); now != since {
+					t.Fatalf("the link was lost after %s, with a backlog of %d", time.Since(start).Round(time.Second), backlog(t, ctx, s))
+				}
+			}
+			took := time.Since(start)
+			t.Logf("%d bytes in %s, %.0f%% of the line; answers within %s", c.objects*c.size, took.Round(time.Second),
+				100*float64(c.objects*c.size)/float64(c.rate)/took.Seconds(), slowest.Round(10*time.Millisecond))
+			if !same(t, ctx, s) {
+				t.Error("an object is missing at the site")
+			}
+		})
+	}
+}
+
+// TestSlowLineTakesATelemetryBacklog has what a site recorded while it was away go up a slow
+// line: it arrives in order, and the connection is not lost meanwhile.
+func TestSlowLineTakesATelemetryBacklog(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ rate, records, size int }{
+		"64 kbit/s, 20 records of 10 kB": {64 * kbit, 20, 10_000},
+		"64 kbit/s, 600 of 300 bytes":    {64 * kbit, 600, 300},
+		"9.6 kbit/s, 60 of 300 bytes":    {96 * kbit / 10, 60, 300},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, ctx := startSite(t)
+			respond(t, s)
+			s.up(t)
+			s.cut(t)
+			for range c.records {
+				if _, err := s.js.PublishAsync(streams.LocalTelemetrySubject("sample", "default", "pump"), []byte(noise(c.size)), jetstream.WithStallWait(10*time.Second)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			<-s.js.PublishAsyncComplete()
+			s.slow(t, c.rate)
+			_, since, _ := s.link.State()
+			start := time.Now()
+			for arrived(t, ctx, s) < c.records {
+				if _, now, _ := s.link.State(); now != since {
+					t.Fatalf("the link was lost after %s, with %d records at the hub", time.Since(start).Round(time.Second), arrived(t, ctx, s))
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+			took := time.Since(start)
+			t.Logf("%d bytes in %s, %.0f%% of the line", c.records*c.size, took.Round(time.Second), 100*float64(c.records*c.size)/float64(c.rate)/took.Seconds())
+		})
+	}
+}
+
+func arrived(t *testing.T, ctx context.Context, s *site) int {
+	t.Helper()
+	return int(count(t, ctx, s.hub, streams.Telemetry))
+}
