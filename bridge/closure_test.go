@@ -115,8 +115,12 @@ spec:
 		{
 			name: "services of the pods' namespaces and of the API server, and CSI drivers",
 			extra: [][2]string{
-				{"services default/web", ""}, {"endpointslices.discovery.k8s.io default/web-x", ""}, {"services other/db", ""},
-				{"services default/kubernetes", ""}, {"endpointslices.discovery.k8s.io default/kubernetes", ""}, {"csidrivers.storage.k8s.io nfs", ""},
+				{"services default/web", ""},
+				{"endpointslices.discovery.k8s.io default/web-x", ""},
+				{"services other/db", ""},
+				{"services default/kubernetes", ""},
+				{"endpointslices.discovery.k8s.io default/kubernetes", ""},
+				{"csidrivers.storage.k8s.io nfs", ""},
 			},
 			want: []string{
 				"services default/web", "endpointslices.discovery.k8s.io default/web-x",

@@ -164,8 +164,13 @@ func (r *refs) env(env []corev1.EnvVar, from []corev1.EnvFromSource) {
 func volumeSecrets(o *unstructured.Unstructured) []objectKey {
 	r := refs{seen: map[objectKey]bool{}}
 	for _, path := range [][]string{
-		{"spec", "csi", "nodePublishSecretRef"}, {"spec", "csi", "nodeStageSecretRef"}, {"spec", "csi", "nodeExpandSecretRef"},
-		{"spec", "iscsi", "secretRef"}, {"spec", "flexVolume", "secretRef"}, {"spec", "cephfs", "secretRef"}, {"spec", "rbd", "secretRef"},
+		{"spec", "csi", "nodePublishSecretRef"},
+		{"spec", "csi", "nodeStageSecretRef"},
+		{"spec", "csi", "nodeExpandSecretRef"},
+		{"spec", "iscsi", "secretRef"},
+		{"spec", "flexVolume", "secretRef"},
+		{"spec", "cephfs", "secretRef"},
+		{"spec", "rbd", "secretRef"},
 	} {
 		namespace := text(o, append(slices.Clone(path), "namespace")...)
 		if namespace == "" {

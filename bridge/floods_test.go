@@ -369,7 +369,8 @@ func TestShareOfASite(t *testing.T) {
 	if n := len(u.count); n < 8 {
 		t.Errorf("%d sites hold %d of %d", n, total, streams.MaxUnacked)
 	}
-	if !u.hold("late", seq+1) || !u.hold("late", seq+1) || u.count["late"] != 1 {
+	first, again := u.hold("late", seq+1), u.hold("late", seq+1)
+	if !first || !again || u.count["late"] != 1 {
 		t.Error("another site has no place, or two for one report")
 	}
 	for s := range seq + 2 {

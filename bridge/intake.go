@@ -196,7 +196,7 @@ func (i *intake) lookInto(ctx context.Context, site string, a *arrival) {
 		i.leave(ctx, site, a)
 		return
 	}
-	_, m, err := loadReport(ctx, i.hub.reported, a)
+	m, err := loadReport(ctx, i.hub.reported, a)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		err = i.missing(ctx, a, err)
 	}

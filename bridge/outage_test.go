@@ -16,8 +16,14 @@ func TestOutageLogsChangesOfState(t *testing.T) {
 		err   error
 		lines int
 	}{
-		{"pods", nil, 0}, {"pods", down, 1}, {"pods", down, 1}, {"nodes", down, 1},
-		{"pods", nil, 1}, {"nodes", nil, 2}, {"nodes", nil, 2}, {"nodes", down, 3},
+		{"pods", nil, 0},
+		{"pods", down, 1},
+		{"pods", down, 1},
+		{"nodes", down, 1},
+		{"pods", nil, 1},
+		{"nodes", nil, 2},
+		{"nodes", nil, 2},
+		{"nodes", down, 3},
 	} {
 		o.part(step.part, step.err)
 		if n := logs.Len(); n != step.lines {

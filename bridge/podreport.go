@@ -191,7 +191,7 @@ func (w *writeback) createMirrorPod(ctx context.Context, k reportKey, r *report)
 func freshMeta(m *metav1.ObjectMeta) {
 	m.UID, m.ResourceVersion, m.Generation = "", "", 0
 	m.CreationTimestamp, m.DeletionTimestamp, m.DeletionGracePeriodSeconds = metav1.Time{}, nil, nil
-	m.ManagedFields, m.SelfLink = nil, ""
+	m.ManagedFields = nil
 }
 
 // typed converts an object as it was last seen; a missing one is errGone.

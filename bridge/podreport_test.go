@@ -30,8 +30,10 @@ func TestPodStatusPatch(t *testing.T) {
 		{name: "the cloud's conditions are the cloud's", current: running(ready("True"), gate), reported: running(ready("True"), staleGate), nothing: true},
 		{name: "a terminal phase is never left", current: corev1.PodStatus{Phase: corev1.PodFailed}, reported: running(ready("True")), nothing: true},
 		{name: "ends", current: running(), reported: corev1.PodStatus{Phase: corev1.PodSucceeded}, want: corev1.PodStatus{Phase: corev1.PodSucceeded}},
-		{name: "fields that are gone", current: corev1.PodStatus{Phase: corev1.PodPending, Reason: "Wait", PodIP: "10.0.0.1"}, reported: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.0.0.2"},
-			want: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.0.0.2"}},
+		{
+			name: "fields that are gone", current: corev1.PodStatus{Phase: corev1.PodPending, Reason: "Wait", PodIP: "10.0.0.1"}, reported: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.0.0.2"},
+			want: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.0.0.2"},
+		},
 		{name: "what the cloud decides", current: corev1.PodStatus{Phase: corev1.PodPending, QOSClass: corev1.PodQOSBurstable, NominatedNodeName: "n"}, reported: corev1.PodStatus{Phase: corev1.PodPending}, nothing: true},
 	}
 	for _, tt := range tests {
@@ -94,9 +96,13 @@ func TestMergeNodeStatus(t *testing.T) {
 		{"fresh heartbeat", []corev1.NodeCondition{cond("Ready", "True", 1)}, []corev1.NodeCondition{cond("Ready", "True", 5)}, true, []corev1.NodeCondition{cond("Ready", "True", 5)}},
 		{"old heartbeat", []corev1.NodeCondition{cond("Ready", "True", 9)}, []corev1.NodeCondition{cond("Ready", "True", 5)}, false, []corev1.NodeCondition{cond("Ready", "True", 9)}},
 		{"KCM said unknown", []corev1.NodeCondition{cond("Ready", "Unknown", 5)}, []corev1.NodeCondition{cond("Ready", "True", 5)}, false, []corev1.NodeCondition{cond("Ready", "True", 77)}},
-		{"the cloud's conditions stay", []corev1.NodeCondition{cond(SiteConnectedCondition, "False", 1), cond("NetworkUnavailable", "False", 1)},
-			[]corev1.NodeCondition{cond(SiteConnectedCondition, "True", 5), cond("NetworkUnavailable", "True", 5)}, true,
-			[]corev1.NodeCondition{cond(SiteConnectedCondition, "False", 1), cond("NetworkUnavailable", "False", 1)}},
+		{
+			"the cloud's conditions stay",
+			[]corev1.NodeCondition{cond(SiteConnectedCondition, "False", 1), cond("NetworkUnavailable", "False", 1)},
+			[]corev1.NodeCondition{cond(SiteConnectedCondition, "True", 5), cond("NetworkUnavailable", "True", 5)},
+			true,
+			[]corev1.NodeCondition{cond(SiteConnectedCondition, "False", 1), cond("NetworkUnavailable", "False", 1)},
+		},
 		{"new condition", nil, []corev1.NodeCondition{cond("Ready", "True", 5)}, true, []corev1.NodeCondition{cond("Ready", "True", 5)}},
 	}
 	for _, tt := range tests {

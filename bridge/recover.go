@@ -114,6 +114,6 @@ func (i *intake) decode(ctx context.Context, site string, a *arrival) (streams.M
 			return m, err
 		}
 	}
-	_, m, err := loadReport(ctx, i.hub.reported, a)
+	m, err := loadReport(ctx, i.hub.reported, a)
 	return m, err
 }

@@ -20,7 +20,7 @@ const (
 
 // loadReport reads a message of REPORTED, if it is within the bounds; what is not is
 // streams.ErrUndecodable.
-func loadReport(ctx context.Context, stream jetstream.Stream, a *arrival) (string, streams.Message, error) {
+func loadReport(ctx context.Context, stream jetstream.Stream, a *arrival) (streams.Message, error) {
 	parts := a.header.Get(streams.HeaderParts)
 	if n, err := strconv.Atoi(parts); err == nil && n > maxReportParts {
 		return unreadable(a, fmt.Errorf("in %d parts, at most %d are read", n, maxReportParts))
@@ -28,18 +28,18 @@ func loadReport(ctx context.Context, stream jetstream.Stream, a *arrival) (strin
 	if err := boundedJSON(a.data, maxReportObjects); err != nil {
 		return unreadable(a, err)
 	}
-	site, m, err := streams.Load(ctx, stream, a.subject, a.header, a.data)
+	_, m, err := streams.Load(ctx, stream, a.subject, a.header, a.data)
 	if err == nil && parts != "" {
 		if err := boundedJSON(m.Object, maxReportObjects); err != nil {
 			return unreadable(a, err)
 		}
 	}
-	return site, m, err
+	return m, err
 }
 
-func unreadable(a *arrival, reason error) (string, streams.Message, error) {
-	site, ref, _ := streams.ParseReported(a.subject)
-	return site, streams.Message{Ref: ref}, fmt.Errorf("%w: %s: %w", streams.ErrUndecodable, ref, reason)
+func unreadable(a *arrival, reason error) (streams.Message, error) {
+	_, ref, _ := streams.ParseReported(a.subject)
+	return streams.Message{Ref: ref}, fmt.Errorf("%w: %s: %w", streams.ErrUndecodable, ref, reason)
 }
 
 // boundedJSON refuses a document with more than so many objects and lists.

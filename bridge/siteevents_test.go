@@ -20,7 +20,8 @@ func TestEventsTellWhatHappened(t *testing.T) {
 		"disconnected": {nil, silent, []string{EventDisconnected}},
 		"connected": {
 			func(o *observation) { o.connected, o.since = false, noon.Add(-3*time.Minute) },
-			func(o *observation) { o.since = noon }, []string{EventConnected},
+			func(o *observation) { o.since = noon },
+			[]string{EventConnected},
 		},
 		"leaf started":  {nil, func(o *observation) { o.last.Boot = "b2" }, []string{EventLeafStarted}},
 		"mismatch":      {nil, func(o *observation) { o.repair.Mismatches = 1 }, []string{EventManifestMismatch}},

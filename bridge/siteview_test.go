@@ -188,8 +188,12 @@ func TestObserved(t *testing.T) {
 		status *unstructured.Unstructured
 		want   bool
 	}{
-		{status("42", "applied"), true}, {status("42", "rejected"), true}, {status("42", "pending"), false},
-		{status("41", "applied"), false}, {&unstructured.Unstructured{Object: map[string]any{}}, false}, {nil, false},
+		{status("42", "applied"), true},
+		{status("42", "rejected"), true},
+		{status("42", "pending"), false},
+		{status("41", "applied"), false},
+		{&unstructured.Unstructured{Object: map[string]any{}}, false},
+		{nil, false},
 	} {
 		if got := deviceObserved(device, c.status); got != c.want {
 			t.Errorf("deviceObserved(%v) = %v", c.status, got)

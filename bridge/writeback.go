@@ -12,7 +12,7 @@ import (
 	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/petiole-io/petiole/streams"
@@ -245,7 +245,7 @@ func checkRef(r streams.Ref) error {
 			return fmt.Errorf("%w: namespace %q of %q: %s", errRefused, r.Namespace, r, strings.Join(problems, ", "))
 		}
 	}
-	if problems := path.ValidatePathSegmentName(r.Name, false); len(problems) > 0 {
+	if problems := content.IsPathSegmentName(r.Name); len(problems) > 0 {
 		return fmt.Errorf("%w: name %q of %q: %s", errRefused, r.Name, r, strings.Join(problems, ", "))
 	}
 	return nil

@@ -188,12 +188,15 @@ func (e *ear) take(do func()) error {
 func (e *ear) Status(_ context.Context, _ Ref, s *v1beta1.DeviceStatus) error {
 	return e.take(func() { e.statuses = append(e.statuses, s); e.when = append(e.when, time.Now()) })
 }
+
 func (e *ear) Samples(_ context.Context, s *Samples) error {
 	return e.take(func() { e.samples = append(e.samples, s) })
 }
+
 func (e *ear) Audit(_ context.Context, a *Audit) error {
 	return e.take(func() { e.audits = append(e.audits, a) })
 }
+
 func (e *ear) Event(_ context.Context, x *Event) error {
 	return e.take(func() { e.events = append(e.events, x) })
 }

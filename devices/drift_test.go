@@ -162,8 +162,10 @@ func TestEnforcingIsBounded(t *testing.T) {
 // A reading from before a write was settled says nothing of it.
 func TestOldReadingIsNoDrift(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		c := wish{Value: "1", Ack: rapid.SampledFrom(acks).Draw(t, "ack"), Actual: "1", Time: 1000,
-			Policy: rapid.SampledFrom([]DriftPolicy{DriftOnce, DriftEnforce}).Draw(t, "policy")}
+		c := wish{
+			Value: "1", Ack: rapid.SampledFrom(acks).Draw(t, "ack"), Actual: "1", Time: 1000,
+			Policy: rapid.SampledFrom([]DriftPolicy{DriftOnce, DriftEnforce}).Draw(t, "policy"),
+		}
 		at := time.UnixMilli(int64(rapid.IntRange(1, 2000).Draw(t, "at")))
 		is, changed := c.compare(v1beta1.INT, rapid.SampledFrom([]string{"1", "2"}).Draw(t, "value"), at, at)
 		if changed != (is != c) || changed && (at.UnixMilli() <= c.Time || c.Ack != Applied && c.Ack != Drifted) {
@@ -178,9 +180,15 @@ func TestSameValue(t *testing.T) {
 		a, b string
 		same bool
 	}{
-		{v1beta1.INT, "5", "5.0", true}, {v1beta1.INT, "5", "6", false}, {v1beta1.FLOAT, "0.1", "0.10000000149", true},
-		{v1beta1.DOUBLE, "0.1", "0.10000000149", false}, {v1beta1.DOUBLE, "1e2", "100", true}, {v1beta1.BOOLEAN, "on", "true", true},
-		{v1beta1.BYTES, "0A", "0a", true}, {v1beta1.STRING, "A", "a", false}, {v1beta1.INT, "x", "5", false},
+		{v1beta1.INT, "5", "5.0", true},
+		{v1beta1.INT, "5", "6", false},
+		{v1beta1.FLOAT, "0.1", "0.10000000149", true},
+		{v1beta1.DOUBLE, "0.1", "0.10000000149", false},
+		{v1beta1.DOUBLE, "1e2", "100", true},
+		{v1beta1.BOOLEAN, "on", "true", true},
+		{v1beta1.BYTES, "0A", "0a", true},
+		{v1beta1.STRING, "A", "a", false},
+		{v1beta1.INT, "x", "5", false},
 	} {
 		if sameValue(c.typ, c.a, c.b) != c.same || sameValue(c.typ, c.b, c.a) != c.same {
 			t.Errorf("%+v", c)

@@ -95,8 +95,10 @@ func (h *Host) Run(ctx context.Context) error {
 		return errors.New("run device host: called twice")
 	}
 	defer close(h.stopped)
-	r := &roster{host: h, workers: map[string]*worker{}, devices: map[string]*v1beta1.Device{},
-		origins: map[string]origin{}, models: map[string]*v1beta1.DeviceModel{}}
+	r := &roster{
+		host: h, workers: map[string]*worker{}, devices: map[string]*v1beta1.Device{},
+		origins: map[string]origin{}, models: map[string]*v1beta1.DeviceModel{},
+	}
 	defer r.wg.Wait()
 	for {
 		select {

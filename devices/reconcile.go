@@ -3,6 +3,7 @@ package devices
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -15,8 +16,10 @@ func (w *worker) reconcile(ctx context.Context, t target) {
 	w.fenced = t.origin.older(w.memory.Origin)
 	if w.fenced {
 		w.host.meters.stale.Add(1)
-		problems = append(problems, Problem{Reason: ReasonStale,
-			Message: "the Device is older than one that was seen before; it is read from and not written to"})
+		problems = append(problems, Problem{
+			Reason:  ReasonStale,
+			Message: "the Device is older than one that was seen before; it is read from and not written to",
+		})
 	}
 	if w.session == nil || def.mark() != w.def.mark() || def.Disabled {
 		w.opened = w.replace(ctx, def, problems)
@@ -26,7 +29,7 @@ func (w *worker) reconcile(ctx context.Context, t target) {
 			s.Redefine(def)
 		}
 	}
-	w.facts.problems = append(problems, w.opened...)
+	w.facts.problems = slices.Concat(problems, w.opened)
 	w.facts.report, w.facts.generation = def.Report, t.device.Generation
 	w.status.interval.Store(int64(max(w.host.interval, def.Report.Interval)))
 	if !w.fenced {

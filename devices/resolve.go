@@ -158,8 +158,10 @@ func resolvePoint(protocol string, own Settings, p *v1beta1.DeviceProperty, m *v
 			return point, nil, invalid("%s %d is negative", c.name, c.ms)
 		}
 		if c.ms > int64(suspiciousCycle/time.Millisecond) {
-			warnings = append(warnings, Problem{Property: p.Name, Reason: ReasonSuspiciousPeriod,
-				Message: fmt.Sprintf("%s %d is milliseconds and longer than a day", c.name, c.ms)})
+			warnings = append(warnings, Problem{
+				Property: p.Name, Reason: ReasonSuspiciousPeriod,
+				Message: fmt.Sprintf("%s %d is milliseconds and longer than a day", c.name, c.ms),
+			})
 		}
 		*c.into = cycleOf(c.ms)
 	}

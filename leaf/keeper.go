@@ -264,7 +264,7 @@ func (k *keeper) verifyDesired(ctx context.Context) error {
 	if reason != "" || !whole || was.Incomplete {
 		// A kubelet that sees less than there was would stop what still has to run.
 		k.log.Warn("desired state is not complete; pods and devices stay as they are until it has arrived")
-		return k.mark(ctx, streams.SiteDesired, "", true)
+		return k.mark(ctx, "", true)
 	}
 	k.completed(ctx)
 	return nil
@@ -344,19 +344,19 @@ func (k *keeper) noteDamaged(ctx context.Context) {
 // completed notes that SITE_DESIRED holds what it should.
 func (k *keeper) completed(ctx context.Context) {
 	k.once.Do(func() {
-		k.told("mark", k.mark(ctx, streams.SiteDesired, "", false))
+		k.told("mark", k.mark(ctx, "", false))
 		close(k.complete)
 	})
 }
 
-// mark remembers how far a stream has come.
-func (k *keeper) mark(ctx context.Context, stream, digest string, incomplete bool) error {
-	s, err := k.js.Stream(ctx, stream)
+// mark remembers how far SITE_DESIRED has come.
+func (k *keeper) mark(ctx context.Context, digest string, incomplete bool) error {
+	s, err := k.js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
-		return fmt.Errorf("look up stream %s: %w", stream, err)
+		return fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
 	}
 	i := s.CachedInfo()
-	return k.marks.put(stream, mark{Created: i.Created.UnixNano(), Last: i.State.LastSeq, Digest: digest, Incomplete: incomplete})
+	return k.marks.put(streams.SiteDesired, mark{Created: i.Created.UnixNano(), Last: i.State.LastSeq, Digest: digest, Incomplete: incomplete})
 }
 
 // seal remembers all streams when nothing is written any more.
@@ -370,7 +370,7 @@ func (k *keeper) seal(ctx context.Context) {
 	select {
 	case <-k.complete:
 		if m, err := manifestOf(ctx, s, k.site); err == nil {
-			k.told("mark", k.mark(ctx, streams.SiteDesired, m.Digest(), false))
+			k.told("mark", k.mark(ctx, m.Digest(), false))
 		}
 	default:
 	}

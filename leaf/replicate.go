@@ -234,7 +234,7 @@ func sourceOf(ctx context.Context, js jetstream.JetStream) (streams.Source, erro
 	}
 	at, err := streams.ParseSource(last.Header.Get(streams.HeaderSource))
 	if err != nil {
-		return streams.Source{}, nil //nolint:nilerr // not of the replicator's making: ask again
+		return streams.Source{}, nil // not of the replicator's making: ask again
 	}
 	return at, nil
 }

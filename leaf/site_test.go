@@ -26,7 +26,6 @@ type site struct {
 	bridge    *nats.Conn
 	line      *natstest.Line
 	cfg       Config
-	limits    streams.LeafLimits
 	pace      checkPace
 	// unwatched: the keeper does not look after the server, the test restarts it.
 	unwatched bool

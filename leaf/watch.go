@@ -79,7 +79,7 @@ func (k *keeper) markAll(ctx context.Context) {
 	case <-k.complete:
 		was, _ := k.marks.get(streams.SiteDesired)
 		if s, err := k.js.Stream(ctx, streams.SiteDesired); err == nil && was.Last != s.CachedInfo().State.LastSeq {
-			k.told("mark", k.mark(ctx, streams.SiteDesired, "", false))
+			k.told("mark", k.mark(ctx, "", false))
 		}
 	default:
 	}

@@ -136,8 +136,10 @@ func floodOfOneSite(t *testing.T, a *api) {
 	w.settled("plant-a", "web", "a1")
 	for i := range n {
 		// A node that never registers: each report is tried for two minutes.
-		m := streams.Message{Ref: streams.Ref{Node: "ghost", Resource: "pods", Namespace: w.namespace, Name: fmt.Sprint("p", i)}, Op: streams.OpPut, UID: "u",
-			Object: fmt.Appendf(nil, `{"metadata":{"name":"p%d"}}`, i)}
+		m := streams.Message{
+			Ref: streams.Ref{Node: "ghost", Resource: "pods", Namespace: w.namespace, Name: fmt.Sprint("p", i)}, Op: streams.OpPut, UID: "u",
+			Object: fmt.Appendf(nil, `{"metadata":{"name":"p%d"}}`, i),
+		}
 		w.must(flooding.nc.PublishMsg(m.Encode(streams.ReportedSubject("plant-b", m.Ref))))
 	}
 	w.must(flooding.nc.Flush())

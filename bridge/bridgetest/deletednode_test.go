@@ -44,7 +44,8 @@ var csiRef = streams.Ref{Node: "a1", Group: "storage.k8s.io", Resource: "csinode
 func (s *site) reportCSINode(op streams.Op, owner types.UID, drivers ...string) {
 	s.t.Helper()
 	n := storagev1.CSINode{TypeMeta: metav1.TypeMeta{APIVersion: "storage.k8s.io/v1", Kind: "CSINode"}, ObjectMeta: metav1.ObjectMeta{
-		Name: "a1", OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: "a1", UID: owner}}}}
+		Name: "a1", OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: "a1", UID: owner}},
+	}}
 	for _, d := range drivers {
 		n.Spec.Drivers = append(n.Spec.Drivers, storagev1.CSINodeDriver{Name: d, NodeID: "a1"})
 	}

@@ -233,11 +233,11 @@ func countsUnobserved(t *testing.T, a *api) {
 	s := w.site("plant-a")
 	s.register("a1")
 	w.configMap("settings", "1")
-	pod := w.pod("web", "a1", "settings")
+	w.pod("web", "a1", "settings")
 	w.settled("plant-a", "web", "a1")
 	eventually(t, "a pod that is not observed", func() bool { return w.siteStatus("plant-a").Unobserved == 1 })
 	s.beat(0, "a1")
-	pod = reported(w.getPod("web"), corev1.PodRunning, corev1.ConditionTrue)
+	pod := reported(w.getPod("web"), corev1.PodRunning, corev1.ConditionTrue)
 	pod.Status.ObservedGeneration = pod.Generation
 	s.report(streams.OpPut, w.podRef("web", "a1"), string(pod.UID), pod)
 	eventually(t, "everything observed", func() bool { return w.siteStatus("plant-a").Unobserved == 0 })

@@ -45,8 +45,10 @@ func loadDevices(paths []string, in io.Reader) ([]devices.Definition, []modbus.F
 		if model == nil {
 			problems = []devices.Problem{{Reason: devices.ReasonWaitingForModel, Message: fmt.Sprintf("deviceModelRef.name %q is in none of the files", modelName(d))}}
 		} else if !spoken(def.Protocol) {
-			problems = append(problems, devices.Problem{Reason: devices.ReasonUnknownProtocol,
-				Message: fmt.Sprintf("protocol.protocolName %q is not Modbus", def.Protocol)})
+			problems = append(problems, devices.Problem{
+				Reason:  devices.ReasonUnknownProtocol,
+				Message: fmt.Sprintf("protocol.protocolName %q is not Modbus", def.Protocol),
+			})
 			whole = true
 		}
 		for _, p := range problems {
@@ -120,7 +122,7 @@ func (m *manifests) add(doc []byte) error {
 		}
 		d.Namespace = namespaceOf(d.Namespace)
 		if slices.ContainsFunc(m.devices, func(x *v1beta1.Device) bool { return x.Namespace == d.Namespace && x.Name == d.Name }) {
-			return fmt.Errorf("Device %s/%s appears twice", d.Namespace, d.Name)
+			return fmt.Errorf("device %s/%s appears twice", d.Namespace, d.Name)
 		}
 		m.devices = append(m.devices, &d)
 	case "DeviceModel":

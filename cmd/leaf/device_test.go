@@ -27,8 +27,10 @@ func TestDevicePlanOfTheExamples(t *testing.T) {
 	if code != 0 || errs != "" {
 		t.Fatal(code, errs)
 	}
-	for _, want := range []string{"LINK tcp://127.0.0.1:1502", "LINK rtu:///dev/serial/by-id/usb-adapter-port0", "utilisation",
-		"default/boiler-1.temperature default/boiler-1.pressure", "InputRegister"} {
+	for _, want := range []string{
+		"LINK tcp://127.0.0.1:1502", "LINK rtu:///dev/serial/by-id/usb-adapter-port0", "utilisation",
+		"default/boiler-1.temperature default/boiler-1.pressure", "InputRegister",
+	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is missing in\n%s", want, out)
 		}

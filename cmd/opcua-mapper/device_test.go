@@ -13,7 +13,8 @@ import (
 func TestCommandIsWrittenOnceInAnyCase(t *testing.T) {
 	told := func(stamp, command string) *dmi.Device {
 		return &dmi.Device{Spec: &dmi.DeviceSpec{Properties: []*dmi.DeviceProperty{{Name: "speed", Desired: &dmi.TwinProperty{
-			Value: "900", Metadata: map[string]string{"timestamp": stamp, "command": command}}}}}}
+			Value: "900", Metadata: map[string]string{"timestamp": stamp, "command": command},
+		}}}}}
 	}
 	same := ua.MustVariant(int32(900))
 	x := &device{}

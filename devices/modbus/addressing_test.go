@@ -16,12 +16,25 @@ func TestPain12AddressesAsManualsCount(t *testing.T) {
 		address              int
 		wrong                bool
 	}{
-		{"zero", "HoldingRegister", 7, holdings, 7, false}, {"one", "HoldingRegister", 8, holdings, 7, false}, {"one", "CoilRegister", "1", coils, 0, false},
-		{"modicon", "", 40008, holdings, 7, false}, {"modicon", "HoldingRegister", "400008", holdings, 7, false}, {"4xxxx", "", 30001, inputs, 0, false},
-		{"modicon", "", 10005, discretes, 4, false}, {"modicon", "", "00003", coils, 2, false}, {"modicon", "", 3, coils, 2, false},
-		{"modicon", "", "000003", coils, 2, false}, {"modicon", "", 465536, holdings, 65535, false}, {"MODICON", "", 365536, inputs, 65535, false},
-		{"one", "HoldingRegister", 0, 0, 0, true}, {"one", "HoldingRegister", 65536, holdings, 65535, false}, {"modicon", "", 40000, 0, 0, true},
-		{"modicon", "InputRegister", 40001, 0, 0, true}, {"modicon", "", 20001, 0, 0, true}, {"modicon", "", 50001, 0, 0, true}, {"zero", "", 40001, 0, 0, true},
+		{"zero", "HoldingRegister", 7, holdings, 7, false},
+		{"one", "HoldingRegister", 8, holdings, 7, false},
+		{"one", "CoilRegister", "1", coils, 0, false},
+		{"modicon", "", 40008, holdings, 7, false},
+		{"modicon", "HoldingRegister", "400008", holdings, 7, false},
+		{"4xxxx", "", 30001, inputs, 0, false},
+		{"modicon", "", 10005, discretes, 4, false},
+		{"modicon", "", "00003", coils, 2, false},
+		{"modicon", "", 3, coils, 2, false},
+		{"modicon", "", "000003", coils, 2, false},
+		{"modicon", "", 465536, holdings, 65535, false},
+		{"MODICON", "", 365536, inputs, 65535, false},
+		{"one", "HoldingRegister", 0, 0, 0, true},
+		{"one", "HoldingRegister", 65536, holdings, 65535, false},
+		{"modicon", "", 40000, 0, 0, true},
+		{"modicon", "InputRegister", 40001, 0, 0, true},
+		{"modicon", "", 20001, 0, 0, true},
+		{"modicon", "", 50001, 0, 0, true},
+		{"zero", "", 40001, 0, 0, true},
 	} {
 		for _, level := range []string{"device", "property"} {
 			dev, visitor := map[string]any{"ip": "h"}, map[string]any{"offset": c.offset, "register": c.register}
@@ -91,12 +104,18 @@ func TestIntegersAreUnsignedUnlessSaidOtherwise(t *testing.T) {
 		visitor map[string]any
 		want    string
 	}{
-		{"INT", nil, nil, "65436"}, {"INT", nil, map[string]any{"dataType": "int"}, "65436"}, {"INT", nil, map[string]any{"dataType": "int16"}, "-100"},
-		{"INT", nil, map[string]any{"signed": true}, "-100"}, {"INT", map[string]any{"signed": "true"}, nil, "-100"},
-		{"INT", map[string]any{"signed": "true"}, map[string]any{"signed": false}, "65436"}, {"INT", map[string]any{"signed": true}, map[string]any{"dataType": "uint16"}, "65436"},
-		{"FLOAT", nil, map[string]any{"dataType": "float", "limit": 1, "scale": 0.1}, "6543.6"}, {"FLOAT", nil, map[string]any{"dataType": "float", "limit": 1, "scale": 0.1, "signed": true}, "-10"},
+		{"INT", nil, nil, "65436"},
+		{"INT", nil, map[string]any{"dataType": "int"}, "65436"},
+		{"INT", nil, map[string]any{"dataType": "int16"}, "-100"},
+		{"INT", nil, map[string]any{"signed": true}, "-100"},
+		{"INT", map[string]any{"signed": "true"}, nil, "-100"},
+		{"INT", map[string]any{"signed": "true"}, map[string]any{"signed": false}, "65436"},
+		{"INT", map[string]any{"signed": true}, map[string]any{"dataType": "uint16"}, "65436"},
+		{"FLOAT", nil, map[string]any{"dataType": "float", "limit": 1, "scale": 0.1}, "6543.6"},
+		{"FLOAT", nil, map[string]any{"dataType": "float", "limit": 1, "scale": 0.1, "signed": true}, "-10"},
 		{"DOUBLE", map[string]any{"signed": true}, map[string]any{"dataType": "double", "limit": 1, "scale": 0.1}, "-10"},
-		{"FLOAT", nil, map[string]any{"limit": 1, "scale": 0.1}, "-10"}, {"FLOAT", nil, map[string]any{"limit": 1, "scale": 0.1, "signed": false}, "6543.6"},
+		{"FLOAT", nil, map[string]any{"limit": 1, "scale": 0.1}, "-10"},
+		{"FLOAT", nil, map[string]any{"limit": 1, "scale": 0.1, "signed": false}, "6543.6"},
 	} {
 		dev, visitor := map[string]any{"ip": "h"}, map[string]any{"register": "HoldingRegister", "offset": 0}
 		for k, v := range c.dev {

@@ -78,8 +78,10 @@ func measure(b *testing.B, n int, config devices.Settings, points []devices.Poin
 }
 
 func benchPoint(at int, typ v1beta1.PropertyType, data string) devices.Point {
-	return devices.Point{Name: strconv.Itoa(at), Type: typ, Cycle: time.Microsecond, Writable: true,
-		Visitor: devices.Settings{"register": "HoldingRegister", "offset": at, "datatype": data}}
+	return devices.Point{
+		Name: strconv.Itoa(at), Type: typ, Cycle: time.Microsecond, Writable: true,
+		Visitor: devices.Settings{"register": "HoldingRegister", "offset": at, "datatype": data},
+	}
 }
 
 func benchSlave(t testing.TB, c modbustest.Config) *modbustest.Slave {

@@ -33,14 +33,27 @@ func TestCodecIsExactlyInvertible(t *testing.T) {
 		words int
 		scale []any
 	}{
-		{"int16", v1beta1.INT, 1, []any{0, 1, 10, -3}}, {"uint16", v1beta1.INT, 1, []any{nil, "2"}},
-		{"int32", v1beta1.INT, 2, []any{nil, 5}}, {"uint32", v1beta1.INT, 2, []any{nil}},
-		{"int64", v1beta1.INT, 4, []any{nil}}, {"uint64", v1beta1.INT, 4, []any{nil}},
-		{"int16", v1beta1.FLOAT, 1, []any{0.1, "0.01", "1e-3", 2.5, -0.1}}, {"uint16", v1beta1.DOUBLE, 1, []any{0.1, "0.125"}},
-		{"int32", v1beta1.DOUBLE, 2, []any{0.1, "0.001"}}, {"int64", v1beta1.STRING, 4, []any{nil}},
-		{"float16", v1beta1.FLOAT, 1, []any{nil}}, {"float32", v1beta1.FLOAT, 2, []any{nil}}, {"float64", v1beta1.DOUBLE, 4, []any{nil}},
-		{"int48", v1beta1.INT, 3, []any{nil, 2}}, {"uint48", v1beta1.DOUBLE, 3, []any{"0.5"}}, {"bcd16", v1beta1.INT, 1, []any{nil}}, {"bcd64", v1beta1.INT, 4, []any{nil}},
-		{"t5", v1beta1.DOUBLE, 2, []any{nil}}, {"t6", v1beta1.DOUBLE, 2, []any{nil}}, {"mod10k", v1beta1.INT, 2, []any{nil}}, {"umod10k", v1beta1.INT, 2, []any{nil}},
+		{"int16", v1beta1.INT, 1, []any{0, 1, 10, -3}},
+		{"uint16", v1beta1.INT, 1, []any{nil, "2"}},
+		{"int32", v1beta1.INT, 2, []any{nil, 5}},
+		{"uint32", v1beta1.INT, 2, []any{nil}},
+		{"int64", v1beta1.INT, 4, []any{nil}},
+		{"uint64", v1beta1.INT, 4, []any{nil}},
+		{"int16", v1beta1.FLOAT, 1, []any{0.1, "0.01", "1e-3", 2.5, -0.1}},
+		{"uint16", v1beta1.DOUBLE, 1, []any{0.1, "0.125"}},
+		{"int32", v1beta1.DOUBLE, 2, []any{0.1, "0.001"}},
+		{"int64", v1beta1.STRING, 4, []any{nil}},
+		{"float16", v1beta1.FLOAT, 1, []any{nil}},
+		{"float32", v1beta1.FLOAT, 2, []any{nil}},
+		{"float64", v1beta1.DOUBLE, 4, []any{nil}},
+		{"int48", v1beta1.INT, 3, []any{nil, 2}},
+		{"uint48", v1beta1.DOUBLE, 3, []any{"0.5"}},
+		{"bcd16", v1beta1.INT, 1, []any{nil}},
+		{"bcd64", v1beta1.INT, 4, []any{nil}},
+		{"t5", v1beta1.DOUBLE, 2, []any{nil}},
+		{"t6", v1beta1.DOUBLE, 2, []any{nil}},
+		{"mod10k", v1beta1.INT, 2, []any{nil}},
+		{"umod10k", v1beta1.INT, 2, []any{nil}},
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		c := rapid.SampledFrom(types).Draw(t, "type")
@@ -210,8 +223,10 @@ func TestPain11Orders(t *testing.T) {
 		swap, registerSw bool
 		wire             []byte
 	}{
-		{"ABCD", false, false, []byte{0x42, 0x28, 0, 0}}, {"CDAB", false, true, []byte{0, 0, 0x42, 0x28}},
-		{"BADC", true, false, []byte{0x28, 0x42, 0, 0}}, {"DCBA", true, true, []byte{0, 0, 0x28, 0x42}},
+		{"ABCD", false, false, []byte{0x42, 0x28, 0, 0}},
+		{"CDAB", false, true, []byte{0, 0, 0x42, 0x28}},
+		{"BADC", true, false, []byte{0x28, 0x42, 0, 0}},
+		{"DCBA", true, true, []byte{0, 0, 0x28, 0x42}},
 	} {
 		for _, visitor := range []map[string]any{
 			{"register": "HoldingRegister", "offset": 0, "dataType": "float", "byteOrder": c.order},

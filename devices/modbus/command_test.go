@@ -33,9 +33,12 @@ func TestCommandIsSentEachTime(t *testing.T) {
 	n := functions(p)
 	r := newRig(t)
 	props := []prop{
-		{name: "reset", typ: "INT", visitor: holding(60), cycle: 20}, {name: "block", typ: "BYTES", visitor: holding(70, "limit", 3), cycle: 20},
-		{name: "coil", typ: "BOOLEAN", visitor: visitor("CoilRegister", 5, nil), cycle: 20}, {name: "coils", typ: "INT", visitor: visitor("CoilRegister", 8, []any{"limit", 3}), cycle: 20},
-		{name: "blind", typ: "INT", visitor: holding(80, "readBack", false), cycle: 20}, {name: "bit", typ: "BOOLEAN", visitor: holding(90, "bit", 3), cycle: 20},
+		{name: "reset", typ: "INT", visitor: holding(60), cycle: 20},
+		{name: "block", typ: "BYTES", visitor: holding(70, "limit", 3), cycle: 20},
+		{name: "coil", typ: "BOOLEAN", visitor: visitor("CoilRegister", 5, nil), cycle: 20},
+		{name: "coils", typ: "INT", visitor: visitor("CoilRegister", 8, []any{"limit", 3}), cycle: 20},
+		{name: "blind", typ: "INT", visitor: holding(80, "readBack", false), cycle: 20},
+		{name: "bit", typ: "BOOLEAN", visitor: holding(90, "bit", 3), cycle: 20},
 	}
 	r.apply("d", p.addr, nil, props...)
 	eventually(t, "value", func() bool { return r.sink.count("d", "bit") > 0 })
@@ -44,9 +47,12 @@ func TestCommandIsSentEachTime(t *testing.T) {
 		property, value, sent string
 		function              byte
 	}{
-		{"reset", "1", "FC 6 HoldingRegister 60: 0001", 6}, {"block", "080c00000001", "FC 16 HoldingRegister 70-72: 080c 0000 0001", 16},
-		{"coil", "true", "FC 5 CoilRegister 5: 1", 5}, {"coils", "5", "FC 15 CoilRegister 8-10: 101", 15},
-		{"blind", "7", "FC 6 HoldingRegister 80: 0007", 6}, {"bit", "true", "FC 6 HoldingRegister 90: 0008", 6},
+		{"reset", "1", "FC 6 HoldingRegister 60: 0001", 6},
+		{"block", "080c00000001", "FC 16 HoldingRegister 70-72: 080c 0000 0001", 16},
+		{"coil", "true", "FC 5 CoilRegister 5: 1", 5},
+		{"coils", "5", "FC 15 CoilRegister 8-10: 101", 15},
+		{"blind", "7", "FC 6 HoldingRegister 80: 0007", 6},
+		{"bit", "true", "FC 6 HoldingRegister 90: 0008", 6},
 	} {
 		before := n[c.function].Load()
 		for _, id := range []string{"1", "2", "3"} {
@@ -96,9 +102,13 @@ func TestCommandAndWhatTheUnitKeeps(t *testing.T) {
 	for _, c := range []struct {
 		property, value, ack, reason, after string
 	}{
-		{"trigger", "1", "applied", devices.ReasonReset, "0"}, {"trigger", "1", "applied", devices.ReasonReset, "0"}, {"bits", "7", "applied", devices.ReasonReset, "0"},
-		{"clamped", "60", "rejected", devices.ReasonReadBack, "50"}, {"ignored", "40", "rejected", devices.ReasonReadBack, "30"},
-		{"kept", "9", "applied", "", "9"}, {"kept", "0", "applied", "", "0"},
+		{"trigger", "1", "applied", devices.ReasonReset, "0"},
+		{"trigger", "1", "applied", devices.ReasonReset, "0"},
+		{"bits", "7", "applied", devices.ReasonReset, "0"},
+		{"clamped", "60", "rejected", devices.ReasonReadBack, "50"},
+		{"ignored", "40", "rejected", devices.ReasonReadBack, "30"},
+		{"kept", "9", "applied", "", "9"},
+		{"kept", "0", "applied", "", "0"},
 	} {
 		got := r.command("d", c.property+c.value+time.Now().String(), c.property, c.value)
 		if string(got.Ack) != c.ack || got.Reason != c.reason || got.After != c.after || !got.Written || got.Sent == "" {
@@ -185,9 +195,12 @@ func TestCommandThatIsDeclined(t *testing.T) {
 		code             byte
 		ack, reason, why string
 	}{
-		{excIllegalValue, "rejected", devices.ReasonRefused, "IllegalValue"}, {excDeviceFailure, "failed", devices.ReasonFailure, "DeviceFailure"},
-		{excBusy, "failed", devices.ReasonFailure, "UnitBusy"}, {excAcknowledge, "failed", devices.ReasonUnverified, "UnitBusy"},
-		{excGatewayPath, "failed", devices.ReasonFailure, "GatewayTargetSilent"}, {excGatewayTarget, "failed", devices.ReasonUnverified, "GatewayTargetSilent"},
+		{excIllegalValue, "rejected", devices.ReasonRefused, "IllegalValue"},
+		{excDeviceFailure, "failed", devices.ReasonFailure, "DeviceFailure"},
+		{excBusy, "failed", devices.ReasonFailure, "UnitBusy"},
+		{excAcknowledge, "failed", devices.ReasonUnverified, "UnitBusy"},
+		{excGatewayPath, "failed", devices.ReasonFailure, "GatewayTargetSilent"},
+		{excGatewayTarget, "failed", devices.ReasonUnverified, "GatewayTargetSilent"},
 	} {
 		eventually(t, "online", func() bool { return r.sink.state("d") == "online" })
 		code.Store(uint32(c.code))

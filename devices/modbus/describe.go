@@ -159,8 +159,10 @@ func (g *group) requestCost(b *block, s *settings) time.Duration {
 var ignored = []string{"protocolid", "serialtype", "reconntimeout", "reconnretrytimes", "collecttimeout", "collectretrytimes", "collecttype", "max", "min", "name", "unitname"}
 
 // elsewhere are settings of the other modes: manifests name both.
-var elsewhere = []string{"ip", "host", "address", "hostname", "port", "baudRate", "baud", "dataBits", "stopBits", "parity", "rs485Enabled",
-	"caFile", "certFile", "keyFile", "serverName"}
+var elsewhere = []string{
+	"ip", "host", "address", "hostname", "port", "baudRate", "baud", "dataBits", "stopBits", "parity", "rs485Enabled",
+	"caFile", "certFile", "keyFile", "serverName",
+}
 
 // unread finds the settings that nothing reads: most likely they are misspelt.
 func unread(def devices.Definition, s *settings) []Finding {
@@ -168,8 +170,10 @@ func unread(def devices.Definition, s *settings) []Finding {
 	warn := func(property string, keys []string) {
 		for _, k := range keys {
 			if !slices.Contains(ignored, k) {
-				found = append(found, Finding{Device: def.Device.String(), Warning: true,
-					Problem: devices.Problem{Property: property, Reason: ReasonUnknownSetting, Message: k + " is not a setting of the driver"}})
+				found = append(found, Finding{
+					Device: def.Device.String(), Warning: true,
+					Problem: devices.Problem{Property: property, Reason: ReasonUnknownSetting, Message: k + " is not a setting of the driver"},
+				})
 			}
 		}
 	}

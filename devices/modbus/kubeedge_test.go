@@ -95,7 +95,8 @@ func parseCombination(t *testing.T, row []string) combination {
 		t.Fatal(err)
 	}
 	c := combination{typ: v1beta1.PropertyType(row[0]), visitor: map[string]any{
-		"register": "HoldingRegister", "offset": 0, "dataType": row[1], "limit": limit, "scale": row[3], "isSwap": row[4], "isRegisterSwap": row[5]}}
+		"register": "HoldingRegister", "offset": 0, "dataType": row[1], "limit": limit, "scale": row[3], "isSwap": row[4], "isRegisterSwap": row[5],
+	}}
 	if c.registers, err = hex.DecodeString(row[6]); err != nil {
 		t.Fatal(err)
 	}

@@ -175,7 +175,7 @@ func (l *link) connect(ctx context.Context, s *settings) error {
 // down puts the next dial off.
 func (l *link) down(err error) {
 	l.redial = min(max(2*l.redial, redialFirst), redialMax)
-	l.redialAt = time.Now().Add(l.redial - time.Duration(rand.Float64()*float64(l.redial)/4)) //nolint:gosec // jitter
+	l.redialAt = time.Now().Add(l.redial - time.Duration(rand.Float64()*float64(l.redial)/4)) // jitter
 	if l.downErr == nil {
 		l.log.Warn("link down", zap.Error(err), zap.Stringers("frames", l.wire.frames.list()))
 	}

@@ -164,8 +164,10 @@ func (f *flight) finish(l *link, frame []byte) {
 
 // pdu is the request of a read (MODBUS Application Protocol V1.1b3, 6.1 to 6.4).
 func (a *ask) pdu() *modbus.ProtocolDataUnit {
-	function := map[table]byte{coils: modbus.FuncCodeReadCoils, discretes: modbus.FuncCodeReadDiscreteInputs,
-		holdings: modbus.FuncCodeReadHoldingRegisters, inputs: modbus.FuncCodeReadInputRegisters}[a.table]
+	function := map[table]byte{
+		coils: modbus.FuncCodeReadCoils, discretes: modbus.FuncCodeReadDiscreteInputs,
+		holdings: modbus.FuncCodeReadHoldingRegisters, inputs: modbus.FuncCodeReadInputRegisters,
+	}[a.table]
 	data := binary.BigEndian.AppendUint16(nil, uint16(a.start))
 	return &modbus.ProtocolDataUnit{FunctionCode: function, Data: binary.BigEndian.AppendUint16(data, uint16(a.count))}
 }

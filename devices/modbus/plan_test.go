@@ -17,8 +17,10 @@ func TestPlanKeepsItsRules(t *testing.T) {
 		n := rapid.IntRange(0, 40).Draw(t, "points")
 		points := make([]point, n)
 		for i := range points {
-			points[i] = point{index: i, table: table(rapid.IntRange(0, 3).Draw(t, "table")),
-				address: rapid.IntRange(0, 400).Draw(t, "address"), count: rapid.IntRange(1, 4).Draw(t, "count")}
+			points[i] = point{
+				index: i, table: table(rapid.IntRange(0, 3).Draw(t, "table")),
+				address: rapid.IntRange(0, 400).Draw(t, "address"), count: rapid.IntRange(1, 4).Draw(t, "count"),
+			}
 		}
 		var holes []hole
 		for range rapid.IntRange(0, 4).Draw(t, "holes") {

@@ -84,8 +84,10 @@ func parsePoint(i int, p devices.Point, dev settings) (point, error) {
 }
 
 func readPoint(r *devices.Reader, i int, p devices.Point, dev settings) point {
-	out := point{index: i, name: p.Name, cycle: p.Cycle, verify: r.Bool(true, "readBack"),
-		readDelay: time.Duration(r.Int(0, 0, 10_000, "readBackDelay")) * time.Millisecond}
+	out := point{
+		index: i, name: p.Name, cycle: p.Cycle, verify: r.Bool(true, "readBack"),
+		readDelay: time.Duration(r.Int(0, 0, 10_000, "readBackDelay")) * time.Millisecond,
+	}
 	t, at := readAddress(r, dev.addressing)
 	out.table, out.address = t, at
 	limit := int(r.Int(0, 0, 2000, "limit", "count", "quantity"))

@@ -58,8 +58,10 @@ type answered struct {
 
 func newPoller(k pollKey, l *link, log *zap.Logger) *poller {
 	now := time.Now()
-	return &poller{key: k, link: l, log: log.With(zap.String("link", k.settings.endpoint.String()), zap.Uint8("unit", k.settings.unit)),
-		wake: make(chan struct{}, 1), due: now.Add(-k.phase()), group: newGroup(&k.settings)}
+	return &poller{
+		key: k, link: l, log: log.With(zap.String("link", k.settings.endpoint.String()), zap.Uint8("unit", k.settings.unit)),
+		wake: make(chan struct{}, 1), due: now.Add(-k.phase()), group: newGroup(&k.settings),
+	}
 }
 
 // phase is a fixed part of the period for each unit, so that units of one period do

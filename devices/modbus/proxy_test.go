@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -132,7 +133,7 @@ func readFrame(r io.Reader) ([]byte, error) {
 	if _, err := io.ReadFull(r, h); err != nil {
 		return nil, err
 	}
-	f := append(h, make([]byte, binary.BigEndian.Uint16(h[4:]))...)
+	f := slices.Concat(h, make([]byte, binary.BigEndian.Uint16(h[4:])))
 	_, err := io.ReadFull(r, f[6:])
 	return f, err
 }

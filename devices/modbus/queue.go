@@ -31,7 +31,7 @@ const (
 // job is something to do on a link: an exclusive part of its time, or one read,
 // which may share the link with other reads in flight.
 type job struct {
-	ctx      context.Context
+	ctx      context.Context //nolint:containedctx // ends when nobody wants the job any longer
 	priority priority
 	due      time.Time
 	unit     byte

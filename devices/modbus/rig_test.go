@@ -209,8 +209,10 @@ func (r *rig) apply(name, addr string, config map[string]any, props ...prop) *v1
 			access = v1beta1.ReadOnly
 		}
 		m.Spec.Properties = append(m.Spec.Properties, v1beta1.ModelProperty{Name: p.name, Type: p.typ, AccessMode: access, Minimum: p.min, Maximum: p.max})
-		dp := v1beta1.DeviceProperty{Name: p.name, CollectCycle: p.cycle, ReportToCloud: true,
-			Visitors: &v1beta1.VisitorConfig{ProtocolName: "modbus", ConfigData: &v1beta1.CustomizedValue{Data: p.visitor}}}
+		dp := v1beta1.DeviceProperty{
+			Name: p.name, CollectCycle: p.cycle, ReportToCloud: true,
+			Visitors: &v1beta1.VisitorConfig{ProtocolName: "modbus", ConfigData: &v1beta1.CustomizedValue{Data: p.visitor}},
+		}
 		if p.desired != "" {
 			dp.Desired = &v1beta1.TwinProperty{Value: p.desired}
 		}

@@ -46,7 +46,7 @@ func (s *session) Run(ctx context.Context, deliver func(devices.Batch)) error {
 	for period, points := range s.periods() {
 		k := pollKey{settings: s.settings.polling(), period: period}
 		sub := &subscriber{ctx: ctx, points: points, mail: mail}
-		s.driver.subscribe(k, sub)
+		s.driver.subscribe(k, sub) //nolint:contextcheck // the poller outlives this subscriber
 		defer s.driver.unsubscribe(k, sub)
 	}
 	defer cancel() // before the subscriptions end: a poller may wait for this device
@@ -81,7 +81,7 @@ func (s *session) periods() map[time.Duration][]point {
 // in use with the settings that this session replaces.
 func (s *session) acquire(ctx context.Context, deliver func(devices.Batch)) *link {
 	for tries := 1; ctx.Err() == nil; tries++ {
-		l, err := s.driver.acquire(s.settings.endpoint)
+		l, err := s.driver.acquire(s.settings.endpoint) //nolint:contextcheck // the link outlives this session
 		if err == nil {
 			return l
 		}
@@ -101,8 +101,10 @@ func (s *session) attach(l *link, deliver func(devices.Batch)) {
 
 // batch makes the readings of an answer.
 func (s *session) batch(a answered) devices.Batch {
-	out := devices.Batch{Reachable: !errors.Is(a.err, devices.ErrUnreachable) || errors.Is(a.err, errBusy), Time: a.at,
-		Readings: make([]devices.Reading, len(a.points))}
+	out := devices.Batch{
+		Reachable: !errors.Is(a.err, devices.ErrUnreachable) || errors.Is(a.err, errBusy), Time: a.at,
+		Readings: make([]devices.Reading, len(a.points)),
+	}
 	if a.err != nil {
 		out.Reason, out.Message = reason(a.err), a.err.Error()
 	}
@@ -138,7 +140,8 @@ func (s *session) Command(ctx context.Context, index int, value string) (devices
 
 // write has a point written by a function of the unit, as one job.
 func (s *session) write(ctx context.Context, index int, value string, pr priority,
-	do func(*unit, *point, string) (devices.Outcome, devices.Value, error)) (devices.Outcome, error) {
+	do func(*unit, *point, string) (devices.Outcome, devices.Value, error),
+) (devices.Outcome, error) {
 	s.mu.Lock()
 	l, deliver := s.link, s.deliver
 	s.mu.Unlock()

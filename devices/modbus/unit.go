@@ -115,7 +115,7 @@ func (u *unit) answered() {
 func (u *unit) missed() {
 	l, b := u.link, &u.peer.breaker
 	was := b.open()
-	b.missed(time.Now(), u.longestStep(), rand.Float64()) //nolint:gosec // jitter
+	b.missed(time.Now(), u.longestStep(), rand.Float64()) // jitter
 	u.peer.latencies.missed()
 	u.peer.proven = false
 	if !was && b.open() {

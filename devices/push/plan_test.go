@@ -32,14 +32,22 @@ func TestPlan(t *testing.T) {
 	for _, c := range []struct {
 		method, want, problem string
 	}{
-		{`{"http":{"hostName":"10.0.0.5","port":8080,"requestPath":"/data","timeout":300}}`,
-			`{http://10.0.0.5:8080 http://10.0.0.5:8080/data 300ms  0 false}`, ""},
-		{`{"http":{"hostName":"http://10.0.0.5","port":8080,"requestPath":"data?site=a"}}`,
-			`{http://10.0.0.5:8080 http://10.0.0.5:8080/data?site=a 5s  0 false}`, ""},
-		{`{"http":{"hostName":"https://historian.plant.example/"}}`,
-			`{https://historian.plant.example https://historian.plant.example/ 5s  0 false}`, ""},
-		{`{"mqtt":{"address":"10.0.0.6:1884","topic":"plant/boiler","qos":1,"retained":true}}`,
-			`{tcp://10.0.0.6:1884  5s plant/boiler 1 true}`, ""},
+		{
+			`{"http":{"hostName":"10.0.0.5","port":8080,"requestPath":"/data","timeout":300}}`,
+			`{http://10.0.0.5:8080 http://10.0.0.5:8080/data 300ms  0 false}`, "",
+		},
+		{
+			`{"http":{"hostName":"http://10.0.0.5","port":8080,"requestPath":"data?site=a"}}`,
+			`{http://10.0.0.5:8080 http://10.0.0.5:8080/data?site=a 5s  0 false}`, "",
+		},
+		{
+			`{"http":{"hostName":"https://historian.plant.example/"}}`,
+			`{https://historian.plant.example https://historian.plant.example/ 5s  0 false}`, "",
+		},
+		{
+			`{"mqtt":{"address":"10.0.0.6:1884","topic":"plant/boiler","qos":1,"retained":true}}`,
+			`{tcp://10.0.0.6:1884  5s plant/boiler 1 true}`, "",
+		},
 		{`{"mqtt":{"address":"ssl://broker","topic":"t"}}`, `{ssl://broker:8883  5s t 0 false}`, ""},
 		{`{}`, "", ""},
 		{`{"http":{"port":80}}`, "", "hostName is empty"},

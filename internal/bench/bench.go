@@ -46,7 +46,7 @@ func run(ctx context.Context, cfg Config, measure func(context.Context, *bench) 
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.stop()) }()
+	defer func() { err = errors.Join(err, s.stop()) }() //nolint:contextcheck // also once ctx has ended
 	stock, err := s.start(ctx)
 	if err != nil {
 		return err

@@ -36,8 +36,8 @@ func nodeReady(ctx context.Context, kube kubernetes.Interface, name string) erro
 
 // makeNamespace makes the namespace and returns what removes it.
 func makeNamespace(ctx context.Context, kube kubernetes.Interface) (remove func() error, err error) {
-	remove = func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), runningLimit)
+	remove = func() error { // also once ctx has ended
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), runningLimit)
 		defer cancel()
 		err := kube.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{})
 		if err != nil && !apierrors.IsNotFound(err) {

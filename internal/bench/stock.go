@@ -88,7 +88,7 @@ func (s *stock) start(ctx context.Context) (*node, error) {
 	if s.gate, err = openGate(net.JoinHostPort(s.net.Address().String(), "0"), s.rig.APIAddress(), address); err != nil {
 		return nil, err
 	}
-	kubeconfig, err := s.prepare(address.String())
+	kubeconfig, err := s.prepare()
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +163,7 @@ const kubernetesVersion = "v1.37.2"
 
 // prepare writes the configuration of CRI-O and kubelet, the same as a site's, and
 // returns the kubelet's kubeconfig.
-func (s *stock) prepare(address string) (string, error) {
+func (s *stock) prepare() (string, error) {
 	templates := filepath.Join(s.rig.Root, "deploy/lab")
 	if err := s.crio.Write(templates); err != nil {
 		return "", err

@@ -15,8 +15,13 @@ func TestQuantile(t *testing.T) {
 		q    float64
 		want time.Duration
 	}{
-		{d, 0.5, 50}, {d, 0.99, 99}, {d, 1, 100}, {d, 0, 1},
-		{d[:1], 0.5, 100}, {[]time.Duration{3, 1, 2}, 0.5, 2}, {[]time.Duration{4, 3, 2, 1}, 0.99, 4},
+		{d, 0.5, 50},
+		{d, 0.99, 99},
+		{d, 1, 100},
+		{d, 0, 1},
+		{d[:1], 0.5, 100},
+		{[]time.Duration{3, 1, 2}, 0.5, 2},
+		{[]time.Duration{4, 3, 2, 1}, 0.99, 4},
 	} {
 		if got := quantile(tc.d, tc.q); got != tc.want {
 			t.Errorf("quantile of %d values at %v is %d, want %d", len(tc.d), tc.q, got, tc.want)

@@ -21,7 +21,7 @@ func (r *run) containersAgree(ctx context.Context, api oracle.API, local []unstr
 	if err != nil {
 		return err
 	}
-	defer runtime.Close()
+	defer runtime.Close() //nolint:errcheck // it was only read
 	containers, err := runtime.Containers(ctx, site.Objects())
 	if err != nil {
 		return err

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -232,7 +231,7 @@ func (r *run) withdrawn(ctx context.Context, subject string) (bool, error) {
 	case err != nil:
 		return false, err
 	}
-	return nats.Header(m.Header).Get(streams.HeaderOp) == string(streams.OpDelete), nil
+	return m.Header.Get(streams.HeaderOp) == string(streams.OpDelete), nil
 }
 
 func holdsMessage(ctx context.Context, js jetstream.JetStream, stream, subject string) (bool, error) {

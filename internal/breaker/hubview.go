@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -118,14 +117,4 @@ func (h *hubView) desired(stream string, m jetstream.Msg, md *jetstream.MsgMetad
 		Kind: check.Published, Site: site, Subject: m.Subject(), Op: g.Get(streams.HeaderOp), UID: g.Get(streams.HeaderUID),
 		Version: g.Get(streams.HeaderVersion), Epoch: g.Get(streams.HeaderEpoch), Term: int64(streams.TermOf(g)), Seq: md.Sequence.Stream, Stream: stream,
 	})
-}
-
-// backlog is what the hub counts as not stored by a site.
-func (h *hubView) backlog(ctx context.Context, site string) (uint64, error) {
-	c, err := h.js.Consumer(ctx, streams.Desired, site)
-	if err != nil {
-		return 0, fmt.Errorf("read consumer %s: %w", site, err)
-	}
-	i := c.CachedInfo()
-	return i.NumPending + uint64(i.NumAckPending), nil
 }

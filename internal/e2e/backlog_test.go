@@ -70,7 +70,7 @@ func firstPage(ctx context.Context, command string) (string, error) {
 		}
 	}
 	cancel()
-	cmd.Wait() //nolint:errcheck // it was ended on purpose, what counts is the page
+	cmd.Wait() // it was ended on purpose, what counts is the page
 	return page.String(), nil
 }
 

@@ -71,12 +71,22 @@ storage: {telemetryBytes: 5}
 // badFields are the words that one line of the output must have, for each bad field.
 var badFields = map[string][][]string{
 	"bridge": {
-		{"kubernetes.kubeconfig", "/nowhere/kubeconfig"}, {"kubernetes.impersonation", "pretended"}, {"kubernetes.qps", "-3"},
-		{"nats.urls[0]", "ftp://hub"}, {"nats.replicas", "9"}, {"leaderElection.namespace", "Not A Label"}, {"log.level", "chatty"},
+		{"kubernetes.kubeconfig", "/nowhere/kubeconfig"},
+		{"kubernetes.impersonation", "pretended"},
+		{"kubernetes.qps", "-3"},
+		{"nats.urls[0]", "ftp://hub"},
+		{"nats.replicas", "9"},
+		{"leaderElection.namespace", "Not A Label"},
+		{"log.level", "chatty"},
 	},
 	"leaf": {
-		{"site", "Plant.A"}, {"node", "no node"}, {"logLevel", "chatty"}, {"nats.configFile", "/nowhere/leaf.conf"},
-		{"nodeAPI.listen", "0.0.0.0:10441"}, {"kubelet.configFile", "/nowhere/kubelet.yaml"}, {"storage.telemetryBytes", "5"},
+		{"site", "Plant.A"},
+		{"node", "no node"},
+		{"logLevel", "chatty"},
+		{"nats.configFile", "/nowhere/leaf.conf"},
+		{"nodeAPI.listen", "0.0.0.0:10441"},
+		{"kubelet.configFile", "/nowhere/kubelet.yaml"},
+		{"storage.telemetryBytes", "5"},
 	},
 	"bridge with an unknown key": {{"nonsense"}},
 	"leaf with an unknown key":   {{"nonsense"}},

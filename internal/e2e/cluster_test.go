@@ -44,7 +44,7 @@ func dropNamespace(t *testing.T, name string) {
 	}
 	err := rig.Poll(ctx, "namespace "+name+" is gone everywhere", func(ctx context.Context) error {
 		if _, err := lab.Kube.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-			return fmt.Errorf("the API still has it (%v)", err)
+			return fmt.Errorf("the API still has it (%w)", err)
 		}
 		for _, s := range lab.Sites {
 			left, err := s.Runtime.Sandboxes(ctx, name)

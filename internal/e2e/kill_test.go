@@ -67,10 +67,7 @@ func TestKill(t *testing.T) {
 			must(t, lab.Heal(t.Context(), site))
 			took := timed(t, healAt, convergeLimit, p.convergence(dying, greeting, replicas))
 			t.Logf("MEASURED kill of %s while cut, heal → everything converged: %s", v.name, last(took).Round(time.Millisecond))
-			gone := []string{string(dying.UID)}
-			for _, pod := range p.scaledAway(t, living) {
-				gone = append(gone, pod)
-			}
+			gone := append([]string{string(dying.UID)}, p.scaledAway(t, living)...)
 			p.stillRunning(t, living, gone...)
 		})
 	}

@@ -60,8 +60,12 @@ func TestNobodyOnAGateway(t *testing.T) {
 	pod := streams.DesiredSubject(site.Name, streams.Ref{Node: site.Node, Resource: "pods", Namespace: "default", Name: "forged"})
 	for _, login := range [][]string{nil, {"--user=gateway", "--password="}, {"--user=application", "--password=guess"}, {"--user=leaf", "--password="}} {
 		for _, args := range [][]string{
-			{"stream", "ls"}, {"stream", "get", streams.SiteDesired, "1"}, {"stream", "purge", streams.SiteDesired, "-f"},
-			{"pub", pod, "{}"}, {"pub", "local.reported._._.nodes._." + site.Node, "{}"}, {"req", "request." + site.Name + ".token", "{}"},
+			{"stream", "ls"},
+			{"stream", "get", streams.SiteDesired, "1"},
+			{"stream", "purge", streams.SiteDesired, "-f"},
+			{"pub", pod, "{}"},
+			{"pub", "local.reported._._.nodes._." + site.Node, "{}"},
+			{"req", "request." + site.Name + ".token", "{}"},
 			{"req", streams.CommandSubject(site.Name, "default", "boiler"), "{}"},
 		} {
 			all := append(append([]string{"--server=nats://127.0.0.1:4222", "--timeout=2s"}, login...), args...)

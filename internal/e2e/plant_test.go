@@ -155,7 +155,7 @@ func (p *plant) pod(ctx context.Context, name string) (*corev1.Pod, error) {
 func (p *plant) podGone(name, uid string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		if _, err := p.pod(ctx, name); !apierrors.IsNotFound(err) {
-			return fmt.Errorf("the API has pod %s (%v)", name, err)
+			return fmt.Errorf("the API has pod %s (%w)", name, err)
 		}
 		sandboxes, err := p.site.Runtime.Sandboxes(ctx, p.ns)
 		if err != nil {

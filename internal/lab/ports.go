@@ -17,8 +17,10 @@ import (
 func (l *Lab) checkPorts() error {
 	var taken []string
 	for _, p := range []struct{ address, owner string }{
-		{hubClients, partHub}, {hubMonitor, partHub},
-		{fmt.Sprintf("127.0.0.1:%d", APIPort), partControlPlane}, {fmt.Sprintf("127.0.0.1:%d", EtcdPort), partControlPlane},
+		{hubClients, partHub},
+		{hubMonitor, partHub},
+		{fmt.Sprintf("127.0.0.1:%d", APIPort), partControlPlane},
+		{fmt.Sprintf("127.0.0.1:%d", EtcdPort), partControlPlane},
 		{fmt.Sprintf("127.0.0.1:%d", EtcdPeerPort), partControlPlane},
 	} {
 		if _, running := l.daemons.PID(p.owner); running {

@@ -115,8 +115,10 @@ func (c *commands) do(ctx context.Context, command devices.Command) devices.Comm
 	case c.free <- struct{}{}:
 		defer func() { <-c.free }()
 	default:
-		return devices.CommandResult{ID: command.ID, Ack: devices.Failed, Reason: reasonBusy,
-			Message: fmt.Sprintf("%d commands are under way: nothing was done, try again", commandsAtOnce)}
+		return devices.CommandResult{
+			ID: command.ID, Ack: devices.Failed, Reason: reasonBusy,
+			Message: fmt.Sprintf("%d commands are under way: nothing was done, try again", commandsAtOnce),
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, max(time.Until(command.Deadline), 0)+commandGrace)
 	defer cancel()
@@ -127,8 +129,10 @@ func (c *commands) do(ctx context.Context, command devices.Command) devices.Comm
 	case errors.Is(err, devices.ErrUnknownDevice):
 		return devices.CommandResult{ID: command.ID, Ack: devices.Rejected, Reason: reasonUnknown, Message: "the site has no device " + command.Device.String()}
 	default:
-		return devices.CommandResult{ID: command.ID, Ack: devices.Failed, Reason: reasonNoWord,
-			Message: err.Error() + ": ask again with the same id to learn the outcome"}
+		return devices.CommandResult{
+			ID: command.ID, Ack: devices.Failed, Reason: reasonNoWord,
+			Message: err.Error() + ": ask again with the same id to learn the outcome",
+		}
 	}
 }
 

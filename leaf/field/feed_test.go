@@ -91,8 +91,10 @@ func TestTombstoneOfAnotherNode(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	command := devices.Command{ID: "1", Device: devices.Ref{Namespace: "default", Name: "pump"},
-		Properties: map[string]string{"setpoint": "9"}, Deadline: time.Now().Add(time.Hour)}
+	command := devices.Command{
+		ID: "1", Device: devices.Ref{Namespace: "default", Name: "pump"},
+		Properties: map[string]string{"setpoint": "9"}, Deadline: time.Now().Add(time.Hour),
+	}
 	marks := 0
 	check := func(f *Field, repeated bool) {
 		t.Helper()

@@ -172,7 +172,8 @@ func (r *rig) reported() string {
 		r.t.Fatal(err)
 	}
 	raw, err := s.GetLastMsgForSubject(r.ctx, streams.LocalReportedSubject(streams.Ref{
-		Node: "plant-a-1", Group: v1beta1.GroupName, Resource: "devicestatuses", Namespace: "default", Name: "pump"}))
+		Node: "plant-a-1", Group: v1beta1.GroupName, Resource: "devicestatuses", Namespace: "default", Name: "pump",
+	}))
 	if err != nil {
 		return ""
 	}

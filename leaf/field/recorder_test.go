@@ -313,7 +313,8 @@ func TestStatusesShareCommits(t *testing.T) {
 		}
 		for d := range size {
 			m, err := stream.GetLastMsgForSubject(t.Context(), streams.LocalReportedSubject(streams.Ref{
-				Node: "plant-a-1", Group: v1beta1.GroupName, Resource: "devicestatuses", Namespace: "default", Name: fmt.Sprint("press-", d)}))
+				Node: "plant-a-1", Group: v1beta1.GroupName, Resource: "devicestatuses", Namespace: "default", Name: fmt.Sprint("press-", d),
+			}))
 			if err != nil || !strings.Contains(string(m.Data), fmt.Sprintf(`"state":"%d"`, rounds-1)) {
 				t.Fatalf("the newest report of device %d: %v", d, err)
 			}

@@ -102,7 +102,7 @@ func tail(path string, n int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // it was only read
+	defer f.Close()
 	b := make([]byte, n)
 	info, err := f.Stat()
 	if err != nil || info.Size() < n {

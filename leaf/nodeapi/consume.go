@@ -221,7 +221,7 @@ func (a *API) take(ctx context.Context, s jetstream.Stream, msg jetstream.Msg) e
 	if err != nil {
 		return err
 	}
-	_, err = a.store.apply(m)
+	err = a.store.apply(m)
 	return err
 }
 

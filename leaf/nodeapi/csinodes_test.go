@@ -19,8 +19,10 @@ func csiNodeRef() streams.Ref {
 
 // csiNodeOf is what the kubelet makes for its node.
 func csiNodeOf(uid types.UID) *storagev1.CSINode {
-	return &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: node,
-		OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node, UID: uid}}}}
+	return &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{
+		Name:            node,
+		OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node, UID: uid}},
+	}}
 }
 
 // cloudNode has the cloud publish the node under a UID.

@@ -231,7 +231,8 @@ func TestWhatTheKubeletAsksFor(t *testing.T) {
 		}, ""},
 		{"subjectaccessreviews create", "cmd/kubelet/app/auth.go BuildAuth", func(ctx context.Context, c kube) error {
 			_, err := c.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-				User: "system:node:" + node, NonResourceAttributes: &authorizationv1.NonResourceAttributes{Path: "/healthz", Verb: "get"}}}, metav1.CreateOptions{})
+				User: "system:node:" + node, NonResourceAttributes: &authorizationv1.NonResourceAttributes{Path: "/healthz", Verb: "get"},
+			}}, metav1.CreateOptions{})
 			return err
 		}, ""},
 	} {

@@ -76,8 +76,6 @@ var (
 	leasesGR          = schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}
 	csiNodesGR        = schema.GroupResource{Group: "storage.k8s.io", Resource: "csinodes"}
 	resourceSlicesGR  = schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceslices"}
-	tokenReviewsGR    = schema.GroupResource{Group: "authentication.k8s.io", Resource: "tokenreviews"}
-	accessReviewsGR   = schema.GroupResource{Group: "authorization.k8s.io", Resource: "subjectaccessreviews"}
 	serviceAccountsGR = schema.GroupResource{Resource: "serviceaccounts"}
 )
 

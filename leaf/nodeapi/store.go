@@ -53,27 +53,26 @@ func (s *store) resources() []resource {
 	return s.catalog.sorted()
 }
 
-// apply takes over a desired message. It returns whether the message was newer than
-// what was known. An error is streams.ErrUndecodable and changes nothing.
-func (s *store) apply(m streams.Message) (bool, error) {
+// apply takes over a desired message, if it is newer than what is known. An error is streams.ErrUndecodable and changes nothing.
+func (s *store) apply(m streams.Message) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if m.Op != streams.OpDelete {
 		if err := s.catalog.admit(m); err != nil {
-			return false, err
+			return err
 		}
 	}
 	gr := schema.GroupResource{Group: m.Group, Resource: m.Resource}
 	r, known := s.catalog[gr]
 	if !known {
 		// The tombstone of a resource that was never seen here.
-		return false, nil
+		return nil
 	}
 	t, k := s.table(r), key{m.Namespace, m.Name}
 	e := t.entry(k)
 	before, had := e.desired[m.Node]
 	if had && !before.yields(m) {
-		return false, nil
+		return nil
 	}
 	s.arrived++
 	e.desired[m.Node] = desired{
@@ -89,14 +88,14 @@ func (s *store) apply(m streams.Message) (bool, error) {
 		if had {
 			e.desired[m.Node] = before
 		}
-		return false, fmt.Errorf("%w: %s: %w", streams.ErrUndecodable, m.Ref, err)
+		return fmt.Errorf("%w: %s: %w", streams.ErrUndecodable, m.Ref, err)
 	}
 	if d := e.desired[m.Node]; !d.gone && e.view != nil && e.view.uid == d.uid && !keepsOwnBody(gr) && e.local == nil {
 		// The view holds the same content: one copy is enough.
 		d.body = e.view.json
 		e.desired[m.Node] = d
 	}
-	return true, nil
+	return nil
 }
 
 // report takes over local state, nil to forget it, and returns the view that follows

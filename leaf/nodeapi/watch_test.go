@@ -3,6 +3,7 @@ package nodeapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -191,14 +192,14 @@ func TestLaggingWatcherIsEnded(t *testing.T) {
 	w, _, _ := s.watchAll(r, sel)
 	for i := range queueEvents + 2 {
 		b, _ := json.Marshal(newConfigMap("a", "u1", fmt.Sprint(i+1), fmt.Sprint(i)))
-		if _, err := s.apply(streams.Message{
+		if err := s.apply(streams.Message{
 			Ref: streams.Ref{Resource: "configmaps", Namespace: "default", Name: "a"},
 			Op:  streams.OpPut, UID: "u1", Version: fmt.Sprint(i + 1), Object: b,
 		}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, _, err := s.take(w); err != errExpired {
+	if _, _, err := s.take(w); !errors.Is(err, errExpired) {
 		t.Errorf("take: %v, want errExpired", err)
 	}
 	if n := len(s.table(r).history.events); n > historyEvents {

@@ -196,7 +196,7 @@ func (q *request) checkIdentity(view *object, next document) error {
 		return apierrors.NewBadRequest(fmt.Sprintf("metadata.name is %q, the request's is %q", n, view.name))
 	}
 	if uid := meta.text("uid"); uid != "" && uid != view.uid {
-		return apierrors.NewConflict(gr, q.name, fmt.Errorf("Precondition failed: UID in precondition: %s, UID in object meta: %s", uid, view.uid))
+		return apierrors.NewConflict(gr, q.name, fmt.Errorf("precondition failed: UID in precondition: %s, UID in object meta: %s", uid, view.uid))
 	}
 	if rv := meta.text("resourceVersion"); rv != "" && rv != strconv.FormatUint(view.rv, 10) {
 		return apierrors.NewConflict(gr, q.name, fmt.Errorf("the object has been modified; please apply your changes to the latest version and try again"))

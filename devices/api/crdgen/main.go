@@ -29,7 +29,7 @@ func main() {
 
 func write(dir string, files map[string][]byte) error {
 	for name, b := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil { //nolint:gosec // public manifests
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil { // public manifests
 			return err
 		}
 	}

@@ -30,8 +30,10 @@ func Collect(ctx context.Context, duration time.Duration, in io.Reader, out io.W
 	for i, t := range p.Targets {
 		def := t.definition("d"+strconv.Itoa(i), max(p.Interval, fastest))
 		if p.Writes > 0 && i == 0 {
-			def.Points = append(def.Points, devices.Point{Name: "setpoint", Type: "INT", Writable: true, Cycle: time.Hour,
-				Visitor: devices.Merge(map[string]any{"register": "HoldingRegister", "offset": int64(writable), "dataType": "uint16"})})
+			def.Points = append(def.Points, devices.Point{
+				Name: "setpoint", Type: "INT", Writable: true, Cycle: time.Hour,
+				Visitor: devices.Merge(map[string]any{"register": "HoldingRegister", "offset": int64(writable), "dataType": "uint16"}),
+			})
 		}
 		s, problems, err := driver.Open(def)
 		if err != nil {

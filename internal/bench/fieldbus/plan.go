@@ -60,14 +60,6 @@ func (p point) expected(unit byte, v devices.Value) bool {
 	return n>>24 == uint64(unit) && n>>8&0xffff == uint64(p.Address)
 }
 
-// values is how many values one pass over the plan has.
-func (p plan) values() (n int) {
-	for _, t := range p.Targets {
-		n += len(t.Points)
-	}
-	return n
-}
-
 // contiguous are n floats from address 0.
 func contiguous(n int) []point {
 	points := make([]point, n)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"text/tabwriter"
 	"time"
@@ -44,8 +45,14 @@ func Run(ctx context.Context, cfg Config) error {
 		name  string
 		carry func(context.Context) error
 	}{
-		{"contiguous", r.contiguous}, {"slow", r.slow}, {"sparse", r.sparse}, {"writes", r.writes}, {"fleet", r.fleet},
-		{"gateway", r.gateway}, {"serial", r.serial}, {"bus", r.bus},
+		{"contiguous", r.contiguous},
+		{"slow", r.slow},
+		{"sparse", r.sparse},
+		{"writes", r.writes},
+		{"fleet", r.fleet},
+		{"gateway", r.gateway},
+		{"serial", r.serial},
+		{"bus", r.bus},
 	} {
 		names = append(names, s.name)
 		if err == nil && (cfg.Only == "" || cfg.Only == s.name) {
@@ -69,7 +76,7 @@ func (r *runner) petiole(ctx context.Context, p plan) (result, error) {
 	if err != nil {
 		return result{}, fmt.Errorf("encode plan: %w", err)
 	}
-	args := append(r.cfg.Collector[1:len(r.cfg.Collector):len(r.cfg.Collector)], r.cfg.Duration.String())
+	args := append(slices.Clone(r.cfg.Collector[1:]), r.cfg.Duration.String())
 	cmd := exec.CommandContext(ctx, r.cfg.Collector[0], args...)
 	cmd.Stdin = bytes.NewReader(in)
 	return collected(cmd)

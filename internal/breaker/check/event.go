@@ -6,72 +6,73 @@ import "time"
 type Kind string
 
 const (
-	// Wrote: the API server accepted a version of an object. Object, UID, Counter.
+	// Wrote means that the API server accepted a version of an object. Object, UID, Counter.
 	Wrote Kind = "wrote"
-	// Unsure: a write ended without an answer: it may have happened, now or never.
+	// Unsure means that a write ended without an answer: it may have happened, now or never.
 	Unsure Kind = "unsure"
-	// Deleted: the API server accepted the deletion of an object. Object, UID.
+	// Deleted means that the API server accepted the deletion of an object. Object, UID.
 	Deleted Kind = "deleted"
-	// Restored: the API server's storage was replaced by an older one. Counter is the
+	// Restored means that the API server's storage was replaced by an older one. Counter is the
 	// highest that was given out before; Objects has the counter of every object that is
 	// there now, by UID.
 	Restored Kind = "restored"
 
-	// Seen: a site's node API shows an object. Site, Object, UID, Counter, Owner, Digest;
+	// Seen means that a site's node API shows an object. Site, Object, UID, Counter, Owner, Digest;
 	// Listed when it was part of a list rather than a watch event, Loose when it may go
 	// and come back because it is there for another object only.
 	Seen Kind = "seen"
-	// Gone: a site's node API does not show an object any more. Site, Object, UID.
+	// Gone means that a site's node API does not show an object any more. Site, Object, UID.
 	Gone Kind = "gone"
-	// StoreLost: something of a site's disk is not what the leaf had stored. Site, What,
+	// StoreLost means that something of a site's disk is not what the leaf had stored. Site, What,
 	// Stream, and for a rolled back disk Since, the time of the copy.
 	StoreLost Kind = "store-lost"
 
-	// Acked: the leaf acknowledged a telemetry record. Site, Source, N, Seq.
+	// Acked means that the leaf acknowledged a telemetry record. Site, Source, N, Seq.
 	Acked Kind = "acked"
-	// Refused: the leaf answered a record, or a report, with an error. Site, Source.
+	// Refused means that the leaf answered a record, or a report, with an error. Site, Source.
 	Refused Kind = "refused"
-	// Arrived: the hub's stream holds a telemetry record. Site, Source, N.
+	// Arrived means that the hub's stream holds a telemetry record. Site, Source, N.
 	Arrived Kind = "arrived"
-	// GapTold: a gap record arrived at the hub. Site, Stream, From, To.
+	// GapTold means that a gap record arrived at the hub. Site, Stream, From, To.
 	GapTold Kind = "gap-told"
 
-	// Reported: the node API acknowledged a status of a pod. Site, Object, UID, N, Phase.
+	// Reported means that the node API acknowledged a status of a pod. Site, Object, UID, N, Phase.
 	Reported Kind = "reported"
-	// Status: the API server shows a status of a pod. Site, Object, UID, About, N, Phase,
+	// Status means that the API server shows a status of a pod. Site, Object, UID, About, N, Phase,
 	// Restarts.
 	Status Kind = "status"
-	// Renewed: the API server shows that a node's lease was renewed. Site.
+	// Renewed means that the API server shows that a node's lease was renewed. Site.
 	Renewed Kind = "renewed"
-	// Unreachable and Reachable: nothing that the site sends can arrive at the hub, and
-	// the end of it. Site.
+	// Unreachable means that nothing that the site sends can arrive at the hub. Site.
 	Unreachable Kind = "unreachable"
-	Reachable   Kind = "reachable"
+	// Reachable means the end of it. Site.
+	Reachable Kind = "reachable"
 
-	// Published: the hub's stream DESIRED holds a message. Site, Subject, Op, UID,
+	// Published means that the hub's stream DESIRED holds a message. Site, Subject, Op, UID,
 	// Version, Epoch, Term, Seq, Stream (its identity).
 	Published Kind = "published"
-	// BridgeWrote: a bridge's request to change something was accepted by the API server.
+	// BridgeWrote means that a bridge's request to change something was accepted by the API server.
 	// Bridge, Subject (the path), Term, Since (when it was sent).
 	BridgeWrote Kind = "bridge-wrote"
 
-	// Poisoned: a message was put where no such message may be. Site, Subject.
+	// Poisoned means that a message was put where no such message may be. Site, Subject.
 	Poisoned Kind = "poisoned"
-	// Quarantined: such a message was found in quarantine. Site, Subject.
+	// Quarantined means that such a message was found in quarantine. Site, Subject.
 	Quarantined Kind = "quarantined"
 
-	// Runs: a pod that nobody deletes runs in a container. Site, Object, UID, Digest (the
+	// Runs means that a pod that nobody deletes runs in a container. Site, Object, UID, Digest (the
 	// container's id).
 	Runs Kind = "runs"
 
-	// Fault and Healed: something was broken, or is in order again. What, Site or Target.
-	Fault  Kind = "fault"
+	// Fault means that something was broken. What, Site or Target.
+	Fault Kind = "fault"
+	// Healed means that it is in order again. What, Site or Target.
 	Healed Kind = "healed"
-	// Crashed: a process ended that nobody had ended. Target.
+	// Crashed means that a process ended that nobody had ended. Target.
 	Crashed Kind = "crashed"
-	// Converged: a site holds what the API wants, Took after the last fault was healed.
+	// Converged means that a site holds what the API wants, Took after the last fault was healed.
 	Converged Kind = "converged"
-	// Diverged: it does not. Site, What.
+	// Diverged means that it does not hold that in time. Site, What.
 	Diverged Kind = "diverged"
 )
 

@@ -55,7 +55,7 @@ func (r *Runtime) kubeletRoot() string   { return filepath.Join(r.dir, "kubelet"
 func (r *Runtime) kubeletConfig() string { return filepath.Join(r.dir, "kubelet.yaml") }
 
 // prepare writes the configuration and makes the cgroup.
-func (r *Runtime) prepare(s *Site) error {
+func (r *Runtime) prepare() error {
 	wrap, err := host.NeedsWrapper()
 	if err != nil {
 		return err
@@ -93,7 +93,7 @@ func (r *Runtime) start(ctx context.Context) error {
 }
 
 // destroy ends all containers, and CRI-O, whose leaf must have ended.
-func (r *Runtime) destroy(s *Site) error {
+func (r *Runtime) destroy() error {
 	errs := []error{cgroup.Kill(runtimeGroup), r.world.set.Kill(r.CRIO.Name()), r.cfg.PowerCut(r.kubeletRoot()), cgroup.Remove(runtimeGroup)}
 	// libcni remembers pods in a folder that all users of CNI on the machine share.
 	files, err := filepath.Glob("/var/lib/cni/results/petiole-breaker-*")

@@ -77,7 +77,7 @@ func (s *Site) create() error {
 		return err
 	}
 	if s.Runtime != nil {
-		if err := s.Runtime.prepare(s); err != nil {
+		if err := s.Runtime.prepare(); err != nil {
 			return err
 		}
 	}
@@ -124,7 +124,7 @@ func (s *Site) destroy() error {
 		errs = append(errs, s.world.set.Kill(name))
 	}
 	if s.Runtime != nil {
-		errs = append(errs, s.Runtime.destroy(s))
+		errs = append(errs, s.Runtime.destroy())
 	}
 	errs = append(errs, s.Disk.Unmount(), s.Link.Forget(), s.world.net.Leave(s.Site), s.world.net.Leave(s.twinSite()))
 	return errors.Join(errs...)

@@ -26,8 +26,9 @@ func main() {
 	out := flag.String("out", ".lab/bin", "folder of the programs; the log is beside it")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, *out, flag.Args()); err != nil {
+	err := run(ctx, *out, flag.Args())
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -65,6 +65,14 @@ var modules = []module{
 		dir: "internal/bench/telegraf", beside: true,
 		programs: []program{{name: "telegraf", pkg: ".", extra: true}},
 	},
+	{
+		dir: "internal/tools", beside: true,
+		programs: []program{
+			{name: "golangci-lint", pkg: "github.com/golangci/golangci-lint/v2/cmd/golangci-lint", extra: true},
+			{name: "govulncheck", pkg: "golang.org/x/vuln/cmd/govulncheck", extra: true},
+			{name: "gofumpt", pkg: "mvdan.cc/gofumpt", extra: true},
+		},
+	},
 }
 
 func names(all []module) []string {

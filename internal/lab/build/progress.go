@@ -34,7 +34,6 @@ type progress struct {
 	waiting  map[string]bool
 	download string // what is being downloaded, "" once something was compiled
 	said     bool   // something was printed
-	lastLine time.Time
 }
 
 func newProgress(out io.Writer, programs []string, logFile string) *progress {

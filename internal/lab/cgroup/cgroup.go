@@ -140,7 +140,7 @@ func inherit(parent, child, file string) error {
 // Kill ends every process below the cgroup at once.
 func Kill(name string) error {
 	err := daemon.KillAll(func() []int {
-		pids, _ := members(name) //nolint:errcheck // a cgroup that vanishes meanwhile is empty
+		pids, _ := members(name) // a cgroup that vanishes meanwhile is empty
 		return pids
 	})
 	if err != nil {

@@ -16,8 +16,10 @@ func TestHierarchiesAreThoseThatTheMachineHas(t *testing.T) {
 38 29 0:35 / /sys/fs/cgroup/systemd rw,relatime - cgroup systemd rw,xattr,release_agent=/lib/systemd/systemd-cgroups-agent,name=systemd
 39 29 0:36 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
 `, []hierarchy{
-			{"cpu", "cgroup", "cpu"}, {"net_cls,net_prio", "cgroup", "net_cls,net_prio"},
-			{"systemd", "cgroup", "none,name=systemd"}, {"unified", "cgroup2", ""},
+			{"cpu", "cgroup", "cpu"},
+			{"net_cls,net_prio", "cgroup", "net_cls,net_prio"},
+			{"systemd", "cgroup", "none,name=systemd"},
+			{"unified", "cgroup2", ""},
 		}},
 		"v2": {`22 27 0:21 / /proc rw,relatime - proc proc rw
 35 23 0:30 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot

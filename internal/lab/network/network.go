@@ -37,6 +37,7 @@ type Site struct {
 type State string
 
 const (
+	// Up means that packets pass.
 	Up State = "up"
 	// Cut means that the host's end of the veth pair is down.
 	Cut State = "cut"

@@ -64,9 +64,13 @@ func rootLayer(busybox string) (v1.Layer, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	entries := []entry{
-		{"bin/", tar.TypeDir, "", nil, 0o755}, {"etc/", tar.TypeDir, "", nil, 0o755},
-		{"tmp/", tar.TypeDir, "", nil, 0o1777}, {"root/", tar.TypeDir, "", nil, 0o700}, {"www/", tar.TypeDir, "", nil, 0o755},
-		{"bin/busybox", tar.TypeReg, "", binary, 0o755}, {"etc/passwd", tar.TypeReg, "", []byte(passwd), 0o644},
+		{"bin/", tar.TypeDir, "", nil, 0o755},
+		{"etc/", tar.TypeDir, "", nil, 0o755},
+		{"tmp/", tar.TypeDir, "", nil, 0o1777},
+		{"root/", tar.TypeDir, "", nil, 0o700},
+		{"www/", tar.TypeDir, "", nil, 0o755},
+		{"bin/busybox", tar.TypeReg, "", binary, 0o755},
+		{"etc/passwd", tar.TypeReg, "", []byte(passwd), 0o644},
 		{"etc/group", tar.TypeReg, "", []byte(group), 0o644},
 		{"www/index.html", tar.TypeReg, "", []byte("petiole\n"), 0o644},
 	}

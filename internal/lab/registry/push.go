@@ -69,7 +69,7 @@ func send(ctx context.Context, method, url, contentType string, body io.Reader) 
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusCreated {
-		text, _ := io.ReadAll(io.LimitReader(answer.Body, 1000)) //nolint:errcheck // it is part of an error already
+		text, _ := io.ReadAll(io.LimitReader(answer.Body, 1000)) // it is part of an error already
 		return fmt.Errorf("%s %s: %s: %s", method, url, answer.Status, text)
 	}
 	return nil

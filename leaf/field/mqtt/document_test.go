@@ -39,9 +39,11 @@ func connect(t *testing.T) *nats.Conn {
 // as soon as documents may follow.
 func TestLastChangeIsTold(t *testing.T) {
 	nc := connect(t)
-	b := New(Config{Node: "n", Conn: nc, Log: zaptest.NewLogger(t),
+	b := New(Config{
+		Node: "n", Conn: nc, Log: zaptest.NewLogger(t),
 		Command:   func(context.Context, devices.Command) devices.CommandResult { return devices.CommandResult{} },
-		Elsewhere: func(string, string) bool { return false }})
+		Elsewhere: func(string, string) bool { return false },
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- b.Run(ctx) }()
@@ -57,15 +59,19 @@ func TestLastChangeIsTold(t *testing.T) {
 	}
 	names := []string{"p1", "p2", "p3"}
 	for _, name := range names {
-		b.Apply(&v1beta1.Device{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name},
-			Spec: v1beta1.DeviceSpec{Properties: []v1beta1.DeviceProperty{{Name: "p"}}}})
+		b.Apply(&v1beta1.Device{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name},
+			Spec:       v1beta1.DeviceSpec{Properties: []v1beta1.DeviceProperty{{Name: "p"}}},
+		})
 	}
 	for round := range 3 { // a pause between rounds: none waits then
 		begin := time.Now()
 		for i := range int64(2) {
 			for _, name := range names {
-				b.Samples(&devices.Samples{Device: devices.Ref{Namespace: "ns", Name: name},
-					Samples: []devices.Sample{{Property: "p", Value: devices.Int(int64(10*round) + i), Quality: devices.Good, Time: i}}})
+				b.Samples(&devices.Samples{
+					Device:  devices.Ref{Namespace: "ns", Name: name},
+					Samples: []devices.Sample{{Property: "p", Value: devices.Int(int64(10*round) + i), Quality: devices.Good, Time: i}},
+				})
 			}
 		}
 		last := map[string]string{}

@@ -47,8 +47,10 @@ func TestData(t *testing.T) {
 // TestDocumentsTellChangesTogether gives changes faster than documents may follow.
 func TestDocumentsTellChangesTogether(t *testing.T) {
 	d := newDevice("default", "pump")
-	d.apply(&v1beta1.Device{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "pump"},
-		Spec: v1beta1.DeviceSpec{Properties: []v1beta1.DeviceProperty{{Name: "p", Desired: &v1beta1.TwinProperty{Value: "9"}}, {Name: "q"}}}})
+	d.apply(&v1beta1.Device{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "pump"},
+		Spec:       v1beta1.DeviceSpec{Properties: []v1beta1.DeviceProperty{{Name: "p", Desired: &v1beta1.TwinProperty{Value: "9"}}, {Name: "q"}}},
+	})
 	observe := func(at int64, v devices.Value, quality devices.Quality) {
 		d.observe(&devices.Samples{Samples: []devices.Sample{{Property: "p", Value: v, Quality: quality, Time: at}}})
 	}
@@ -70,11 +72,15 @@ func TestDocumentsTellChangesTogether(t *testing.T) {
 	}{
 		{func() {}, 0, `{"p":{"last":{"expected":{"value":"9"}},"current":` + p("1", 1, "good") + `}}`},
 		{func() { observe(2, devices.Int(1), devices.Good) }, 2 * time.Second, `null`}, // no change
-		{func() { observe(3, devices.Int(2), devices.Good); observe(4, devices.Int(3), devices.Good) }, 3 * time.Second,
-			`{"p":{"last":` + p("1", 2, "good") + `,"current":` + p("3", 4, "good") + `}}`},
+		{
+			func() { observe(3, devices.Int(2), devices.Good); observe(4, devices.Int(3), devices.Good) }, 3 * time.Second,
+			`{"p":{"last":` + p("1", 2, "good") + `,"current":` + p("3", 4, "good") + `}}`,
+		},
 		{func() { observe(5, devices.Int(4), devices.Good) }, 3500 * time.Millisecond, `null`}, // too early
-		{func() { observe(6, devices.Value{}, devices.Bad) }, 4 * time.Second,
-			`{"p":{"last":` + p("3", 4, "good") + `,"current":` + p("4", 5, "bad") + `}}`}, // the last good value stays
+		{
+			func() { observe(6, devices.Value{}, devices.Bad) }, 4 * time.Second,
+			`{"p":{"last":` + p("3", 4, "good") + `,"current":` + p("4", 5, "bad") + `}}`,
+		}, // the last good value stays
 	} {
 		step.do()
 		if got := document(step.at); got != step.want {

@@ -15,13 +15,13 @@ var rules = map[string]func(*apiext.JSONSchemaProps){
 	"ModelProperty.minimum":         number,
 	"ModelProperty.maximum":         number,
 	"DeviceProperty.name":           named,
-	"DeviceProperty.collectCycle":   between(0, nil),
-	"DeviceProperty.reportCycle":    between(0, nil),
-	"DeviceStateReport.reportCycle": between(0, nil),
+	"DeviceProperty.collectCycle":   upTo(nil),
+	"DeviceProperty.reportCycle":    upTo(nil),
+	"DeviceStateReport.reportCycle": upTo(nil),
 	"DeviceMethod.name":             named,
-	"PushMethodHTTP.port":           between(0, new(65535.0)),
-	"PushMethodHTTP.timeout":        between(0, nil),
-	"PushMethodMQTT.qos":            between(0, new(2.0)),
+	"PushMethodHTTP.port":           upTo(new(65535.0)),
+	"PushMethodHTTP.timeout":        upTo(nil),
+	"PushMethodMQTT.qos":            upTo(new(2.0)),
 	"DeviceSpec.nodeName":           node,
 	"DeviceSpec.properties":         byName,
 	"DeviceModelSpec.properties":    byName,
@@ -47,8 +47,9 @@ func enum(values ...string) func(*apiext.JSONSchemaProps) {
 	}
 }
 
-func between(low float64, high *float64) func(*apiext.JSONSchemaProps) {
-	return func(p *apiext.JSONSchemaProps) { p.Minimum, p.Maximum = &low, high }
+// upTo asks for a number from zero to high, where there is a bound.
+func upTo(high *float64) func(*apiext.JSONSchemaProps) {
+	return func(p *apiext.JSONSchemaProps) { p.Minimum, p.Maximum = new(0.0), high }
 }
 
 // number is a decimal number in string form, or empty.
