@@ -243,7 +243,7 @@ func (b *Bridge) assemble(h *hub, c *clients) (*parts, error) {
 	p.survey = &survey{
 		hub: h, clients: c, watch: w, publish: p.publish, presence: p.presence, repairs: p.repairs, boots: p.heartbeats.boots,
 		events:  newSiteEvents(c.own, b.cfg.LeaderElection.Identity, b.log),
-		metrics: b.metrics.sites, log: b.log, outage: outageOf("positions of the sites"),
+		metrics: b.metrics.sites, count: &b.count, log: b.log, outage: outageOf("positions of the sites"),
 		leading: func() (string, uint64) { return p.epoch, p.term },
 		poke:    make(chan struct{}, 1), ensured: map[string]bool{}, written: map[string]siteWrite{},
 	}

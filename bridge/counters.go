@@ -12,6 +12,7 @@ type counters struct {
 	resyncs, epochs       atomic.Uint64
 	foreign, deferred     atomic.Uint64
 	conflicts             atomic.Uint64
+	surveys, trims        atomic.Uint64
 }
 
 // Counters is a snapshot of what a bridge has done since it started.
@@ -37,6 +38,10 @@ type Counters struct {
 	// Conflicts counts the writes that the API server refused because the object had
 	// been changed; they are made again.
 	Conflicts uint64
+	// Surveys counts the rounds in which the position of every site was read and the
+	// tombstones that it has passed were removed, Trims those in which reports that nobody
+	// needs were.
+	Surveys, Trims uint64
 }
 
 func (c *counters) snapshot() Counters {
@@ -47,5 +52,6 @@ func (c *counters) snapshot() Counters {
 		Tokens: c.tokens.Load(), Refused: c.refused.Load(),
 		Checks: c.checks.Load(), Mismatches: c.mismatches.Load(), Resyncs: c.resyncs.Load(),
 		Epochs: c.epochs.Load(), Foreign: c.foreign.Load(), Deferred: c.deferred.Load(), Conflicts: c.conflicts.Load(),
+		Surveys: c.surveys.Load(), Trims: c.trims.Load(),
 	}
 }

@@ -43,6 +43,7 @@ type survey struct {
 	boots    *boots
 	events   *siteEvents
 	metrics  *siteMetrics
+	count    *counters
 	log      *zap.Logger
 	outage   *outage
 	// leading is the epoch and the term that this bridge acts in.
@@ -92,6 +93,9 @@ func (s *survey) run(ctx context.Context) error {
 			return err
 		}
 		s.outage.report(err)
+		if err == nil {
+			s.count.surveys.Add(1)
+		}
 		rest := max(surveySpacing, 10*listing, time.Since(start))
 		timer.Reset(max(surveyInterval, rest))
 		if !pause(ctx, rest) {

@@ -23,7 +23,7 @@ func surveyAt(p *publishing) *survey {
 	log := zap.NewNop()
 	return &survey{
 		hub: p.hub, clients: c, watch: p.watch, publish: p.publisher, presence: newPresence(), repairs: newRepairs(), boots: newBoots(),
-		events: newSiteEvents(c.own, "test", log), metrics: newInstruments(p.count).sites, log: log, outage: newOutage(log, "survey"),
+		events: newSiteEvents(c.own, "test", log), metrics: newInstruments(p.count).sites, count: p.count, log: log, outage: newOutage(log, "survey"),
 		leading: func() (string, uint64) { return "1-e", 1 }, poke: make(chan struct{}, 1),
 		ensured: map[string]bool{}, written: map[string]siteWrite{},
 	}

@@ -105,6 +105,7 @@ func (i *intake) trim(ctx context.Context) {
 			continue
 		}
 		next := i.passed(ctx, floor)
+		i.count.trims.Add(1)
 		if !pause(ctx, trimInterval) {
 			return
 		}

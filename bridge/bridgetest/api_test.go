@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	apitesting "k8s.io/kubernetes/cmd/kube-apiserver/app/testing"
+	"k8s.io/kubernetes/test/utils/ktesting"
 )
 
 // patience is how long a test waits for what must happen.
@@ -55,13 +56,25 @@ func apiOptions() *apitesting.TestServerInstanceOptions {
 // apiFlags are those of every API server here.
 var apiFlags = []string{"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction"}
 
+// startAPI runs an API server of the test's own.
 func startAPI(t *testing.T) *api {
 	t.Helper()
-	server, err := apitesting.StartTestServer(t, apiOptions(), apiFlags, startEtcd(t))
+	return launchAPI(t, t, t.TempDir())
+}
+
+// launchAPI runs an API server with an etcd that keeps its data below dir, until host
+// cleans up.
+func launchAPI(t *testing.T, host ktesting.TB, dir string) *api {
+	t.Helper()
+	e := runEtcd(t, filepath.Join(dir, "etcd"), "")
+	host.Cleanup(e.Close)
+	s := storagebackend.NewDefaultConfig("/registry", nil)
+	s.Transport.ServerList = []string{"http://" + e.Clients[0].Addr().String()}
+	server, err := apitesting.StartTestServer(host, apiOptions(), apiFlags, s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(server.TearDownFn)
+	host.Cleanup(server.TearDownFn)
 	a := &api{}
 	if a.admin, err = kubernetes.NewForConfig(server.ClientConfig); err != nil {
 		t.Fatal(err)
@@ -74,12 +87,12 @@ func startAPI(t *testing.T) *api {
 		t.Fatal(err)
 	}
 	a.addr, a.config = u.Host, server.ClientConfig
-	a.install(t, server.ClientConfig)
+	a.install(t, server.ClientConfig, dir)
 	return a
 }
 
-// install applies the bridge's manifests and makes its kubeconfig.
-func (a *api) install(t *testing.T, admin *rest.Config) {
+// install applies the bridge's manifests and makes its kubeconfig, a file in dir.
+func (a *api) install(t *testing.T, admin *rest.Config, dir string) {
 	t.Helper()
 	ctx := context.Background()
 	eventually(t, "namespaces of the system", func() bool {
@@ -94,16 +107,7 @@ func (a *api) install(t *testing.T, admin *rest.Config) {
 	for _, f := range append(crds, "../../deploy/kubernetes/rbac.yaml") {
 		a.applyFile(t, f)
 	}
-	a.kubeconfig = a.bridgeKubeconfig(t, admin)
-}
-
-func startEtcd(t *testing.T) *storagebackend.Config {
-	t.Helper()
-	e := runEtcd(t, t.TempDir(), "")
-	t.Cleanup(e.Close)
-	s := storagebackend.NewDefaultConfig("/registry", nil)
-	s.Transport.ServerList = []string{"http://" + e.Clients[0].Addr().String()}
-	return s
+	a.kubeconfig = a.bridgeKubeconfig(t, admin, dir)
 }
 
 // applyFile creates the objects of a manifest.
@@ -139,7 +143,7 @@ func (a *api) applyFile(t *testing.T, path string) {
 	}
 }
 
-func (a *api) bridgeKubeconfig(t *testing.T, admin *rest.Config) string {
+func (a *api) bridgeKubeconfig(t *testing.T, admin *rest.Config, dir string) string {
 	t.Helper()
 	hour := int64(3600)
 	token, err := a.admin.CoreV1().ServiceAccounts("petiole-system").CreateToken(context.Background(), "bridge",
@@ -154,7 +158,7 @@ func (a *api) bridgeKubeconfig(t *testing.T, admin *rest.Config) string {
 	cfg.AuthInfos["u"] = &clientcmdapi.AuthInfo{Token: token.Status.Token}
 	cfg.Contexts["x"] = &clientcmdapi.Context{Cluster: "c", AuthInfo: "u"}
 	cfg.CurrentContext = "x"
-	path := filepath.Join(t.TempDir(), "kubeconfig")
+	path := filepath.Join(dir, "kubeconfig")
 	if err := clientcmd.WriteToFile(*cfg, path); err != nil {
 		t.Fatal(err)
 	}

@@ -13,8 +13,20 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/petiole-io/petiole/bridge"
 	"github.com/petiole-io/petiole/streams"
 )
+
+// TestAway: what waits for a site, and what a site may make others wait for.
+func TestAway(t *testing.T) {
+	runAll(t, []sharing{
+		{"TombstonesWaitForTheSite", tombstonesWaitForTheSite},
+		{"FloodOfOneSiteHoldsUpNobody", floodOfOneSite},
+		{"PutOffReportsArrive", putOffReportsArrive},
+		{"SilentSitesTakeNoPlace", silentSitesTakeNoPlace},
+		{"BoundsWhatASiteSends", boundsWhatASiteSends},
+	})
+}
 
 // projected makes a pod that mounts n ConfigMaps, which are made as well.
 func (w *world) projected(pod, node string, n int) []streams.Ref {
@@ -94,7 +106,7 @@ func tombstonesWaitForTheSite(t *testing.T, a *api) {
 	b = w.start("two")
 	w.setConfigMap("many-0", "2") // concerns nobody any more
 	eventually(t, "positions read by the next bridge", func() bool { return w.siteStatus("plant-a").Pending > n })
-	time.Sleep(3 * time.Second) // longer than a round of the survey: something that must not happen
+	b.rounds(t, "the survey", 2, func(c bridge.Counters) uint64 { return c.Surveys })
 	if got := w.tombstones("plant-a"); got <= n {
 		t.Fatalf("%d tombstones wait, want more than %d", got, n)
 	}

@@ -42,7 +42,7 @@ func startControlPlane(t *testing.T) *controlPlane {
 	t.Cleanup(func() { c.stop() })
 	c.start()
 	c.front = newFront(t, c.server.ClientConfig)
-	c.install(t, c.server.ClientConfig)
+	c.install(t, c.server.ClientConfig, t.TempDir())
 	c.kubeconfig = c.front.kubeconfig(c.api)
 	return c
 }

@@ -14,17 +14,11 @@ import (
 
 // TestDeletedNode deletes nodes with kubectl's request, each under a Site of its own.
 func TestDeletedNode(t *testing.T) {
-	a := startAPI(t)
-	for _, test := range []struct {
-		name string
-		run  func(*testing.T, *api)
-	}{
+	runAll(t, []sharing{
 		{"ComesBackAsItWas", deletedNodeComesBack},
 		{"ComesBackWhenItIsHeard", deletedNodeComesBackWhenHeard},
 		{"CSINodeIsReplaced", csiNodeIsReplaced},
-	} {
-		t.Run(test.name, func(t *testing.T) { test.run(t, a) })
-	}
+	})
 }
 
 // csiNode is the API's CSINode of a1, nil without one.

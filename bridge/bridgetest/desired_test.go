@@ -18,6 +18,19 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
+// TestDesired: what the API server says reaches DESIRED, and nothing else does.
+func TestDesired(t *testing.T) {
+	runAll(t, []sharing{
+		{"RegistersNodesAndPublishesTheirClosure", registersAndPublishes},
+		{"PublishesOnlyRealChanges", publishesOnlyRealChanges},
+		{"DeliversWhatItMissed", deliversWhatItMissed},
+		{"RemovesTombstonesThatTheSiteHasStored", removesTombstones},
+		{"RemovesASite", removesASite},
+		{"WaitsForTheHub", waitsForTheHub},
+		{"DeliversLargeObjects", largeObjects},
+	})
+}
+
 func registersAndPublishes(t *testing.T, a *api) {
 	w := newWorld(t, a, "plant-a", "plant-b")
 	w.start("one")

@@ -12,6 +12,16 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
+// TestEpochs: a storage that moved back begins an epoch, and nothing else does.
+func TestEpochs(t *testing.T) {
+	runAll(t, []sharing{
+		{"ObjectThatMovedBackBeginsAnEpoch", objectMovedBack},
+		{"EtcdRestoredWhileRunning", etcdRestoredWhileRunning},
+		{"EtcdRestoredWhileDown", etcdRestoredWhileDown},
+		{"EpochSurvivesRestarts", epochSurvivesRestarts},
+	})
+}
+
 // epochOf is the number of the epoch of what DESIRED holds about an object.
 func (w *world) epochOf(site string, r streams.Ref) int {
 	w.t.Helper()

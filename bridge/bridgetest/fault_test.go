@@ -20,6 +20,17 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
+// TestAPIServer: an API server that refuses, breaks off, forgets or restarts.
+func TestAPIServer(t *testing.T) {
+	runAll(t, []sharing{
+		{"RelistsAfterExpiry", relistsAfterExpiry},
+		{"SurvivesABadAPIServer", survivesABadAPIServer},
+		{"SurvivesMissingRoles", survivesMissingRoles},
+		{"SurvivesARestartOfTheAPIServer", survivesARestartOfTheAPIServer},
+		{"RecreatesUnderOneName", recreatesUnderOneName},
+	})
+}
+
 // behind a front: a bridge, a site, a pod and some ConfigMaps.
 func behindFront(t *testing.T, a *api) (*world, *front, *running, *leafCopy, *corev1.Pod) {
 	t.Helper()

@@ -19,6 +19,18 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
+// TestLeadership: one bridge writes, whatever becomes of the others.
+func TestLeadership(t *testing.T) {
+	runAll(t, []sharing{
+		{"HasOneLeader", oneLeader},
+		{"LeaderFlaps", leaderFlaps},
+		{"StoppedLeaderReturns", stoppedLeaderReturns},
+		{"TakesOverWithin15s", takesOver},
+		{"LateWritesAreRefused", lateWritesAreRefused},
+		{"FindsMessagesOfOtherBridges", foreignMessagesAreFound},
+	})
+}
+
 func (w *world) electionLease() *coordinationv1.Lease {
 	w.t.Helper()
 	l, err := w.admin.CoordinationV1().Leases("petiole-system").Get(w.ctx, "bridge", metav1.GetOptions{})
@@ -285,6 +297,9 @@ func lateWritesAreRefused(t *testing.T, a *api) {
 // wrote deposes this bridge, which then stands for election again.
 func foreignMessagesAreFound(t *testing.T, a *api) {
 	w := newWorld(t, a, "plant-a")
+	before := w.start("zero") // so that there is a term before that of the next
+	w.awaitLeader("zero", patience)
+	before.stop()
 	b := w.start("one")
 	s := w.site("plant-a")
 	s.register("a1")

@@ -14,6 +14,15 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
+// TestFleet: many sites, and one that returns after long.
+func TestFleet(t *testing.T) {
+	runAll(t, []sharing{
+		{"DeliversToASiteThatWasAway", deliversToASiteThatWasAway},
+		{"SurvivesAStormOfChanges", stormOfChanges},
+		{"FleetReconnectsWithoutLists", fleetReconnects},
+	})
+}
+
 // What was made and changed before a site was ever there, and while it was away, is what
 // it gets; a site whose store was lost gets all of it again.
 func deliversToASiteThatWasAway(t *testing.T, a *api) {

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
@@ -17,6 +16,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/petiole-io/petiole/bridge"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -149,10 +149,11 @@ func (h *history) trimmed() {
 	eventually(h.t, "event trimmed", func() bool { return h.inReported(h.event) == 0 })
 }
 
-// A hub that is killed brings back what a removed message had superseded: events and states
-// of nodes that are older than what the API says. They are not written.
-func killedHubBringsNothingBack(t *testing.T, a *api) {
-	w := newWorld(t, a, "plant-a")
+// TestKilledHubBringsNoOlderReportBack: a hub that is killed brings back what a removed
+// message had superseded: events and states of nodes that are older than what the API says.
+// They are not written.
+func TestKilledHubBringsNoOlderReportBack(t *testing.T) {
+	w := newWorld(t, sharedAPI(t), "plant-a")
 	hub := w.hubProcess()
 	b := w.start("one")
 	h := &history{
@@ -180,7 +181,7 @@ func killedHubBringsNothingBack(t *testing.T, a *api) {
 	h.reportCSINode("nfs")
 	eventually(t, "second event and CSINode", func() bool { return h.written() == want })
 	h.noted(corev1.ConditionTrue)
-	time.Sleep(3 * time.Second) // longer than a round of trimming: something that must not happen
+	b.rounds(t, "trimming", 2, func(c bridge.Counters) uint64 { return c.Trims }) // the second knows what the hub had on disk in the first
 	b.stop()
 	hub.killed()
 	b = w.start("two")

@@ -26,7 +26,9 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv(childConfig); path != "" {
 		os.Exit(child(path))
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	stopShared()
+	os.Exit(code)
 }
 
 // child runs a bridge until it is told to end.

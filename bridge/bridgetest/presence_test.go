@@ -13,6 +13,15 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
+// TestPresence: what heartbeats, and silence, do.
+func TestPresence(t *testing.T) {
+	runAll(t, []sharing{
+		{"RenewsLeasesOfTheLiving", renewsLeases},
+		{"SaysThatASiteIsSilent", saysSilent},
+		{"TakesInASiteThatComesLate", lateSite},
+	})
+}
+
 func renewsLeases(t *testing.T, a *api) {
 	w := newWorld(t, a, "plant-a", "plant-b")
 	w.start("one")
@@ -115,7 +124,10 @@ func oneLeader(t *testing.T, a *api) {
 	}
 }
 
-func actsByClassicImpersonation(t *testing.T, a *api) {
+// TestActsByClassicImpersonation has an API server of its own: who may impersonate in the
+// classic way is not asked about the other.
+func TestActsByClassicImpersonation(t *testing.T) {
+	a := startAPI(t)
 	w := newWorld(t, a, "plant-a")
 	const name = "petiole-bridge-classic-impersonation"
 	_, err := a.admin.RbacV1().ClusterRoleBindings().Create(w.ctx, &rbacv1.ClusterRoleBinding{

@@ -20,6 +20,20 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
+// TestReported: what sites report and ask for reaches the API server with their own rights.
+func TestReported(t *testing.T) {
+	runAll(t, []sharing{
+		{"WritesPodStatusOfTheRightUID", writesPodStatus},
+		{"RepairsOnlyForNodesThatAreHeard", repairsForTheHeard},
+		{"CarriesOutFinalDeletions", deletesPods},
+		{"WritesEventsCSINodesAndMirrorPods", writesTheRest},
+		{"WritesDeviceStatus", writesDeviceStatus},
+		{"HandsOutTokens", handsOutTokens},
+		{"SetsPoisonAside", setsPoisonAside},
+		{"KeepsSitesApart", keepsSitesApart},
+	})
+}
+
 func writesPodStatus(t *testing.T, a *api) {
 	w := newWorld(t, a, "plant-a")
 	b := w.start("one")

@@ -21,7 +21,6 @@ const stall = streams.MaxUnacked + 100
 // is written all the same, also after a restart of the bridge, and what was sent is set
 // aside and removed.
 func TestOneSiteStallsNobody(t *testing.T) {
-	a := startAPI(t)
 	for _, test := range []struct {
 		name string
 		// message is the n-th that the site sends.
@@ -41,6 +40,7 @@ func TestOneSiteStallsNobody(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			a := sharedAPI(t)
 			w := newWorld(t, a, "plant-a", "plant-b")
 			b := w.start("one")
 			s, flooding := w.site("plant-a"), w.site("plant-b")

@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,11 +42,13 @@ type world struct {
 	// empty for nowhere.
 	lease   time.Duration
 	metrics string
+	// before are the bridges' goroutines that a failed test has left.
+	before map[string]string
 }
 
 func newWorld(t *testing.T, a *api, sites ...string) *world {
 	t.Helper()
-	w := &world{t: t, ctx: context.Background(), api: a, hub: natstest.StartHub(t, sites...), lease: 5 * time.Second}
+	w := &world{t: t, ctx: context.Background(), api: a, hub: natstest.StartHub(t, sites...), lease: 5 * time.Second, before: bridgeGoroutines()}
 	w.nc = w.hub.Connect(t, "bridge")
 	var err error
 	if w.js, err = jetstream.NewWithDomain(w.nc, streams.HubDomain); err != nil {
@@ -146,31 +150,46 @@ func (w *world) startWith(identity, hubAddr, kubeconfig, impersonation string) *
 				w.t.Errorf("Run = %v", err)
 			}
 		case <-time.After(patience):
-			w.t.Fatalf("the bridge has not stopped:\n%s", bridgeGoroutines())
+			w.t.Fatalf("the bridge has not stopped:\n%s", w.left())
 		}
 	}
 	w.t.Cleanup(func() {
 		stop()
-		if left := bridgeGoroutines(); left != "" {
+		if left := w.left(); left != "" {
 			w.t.Errorf("the bridge left goroutines:\n%s", left)
 		}
 	})
 	return &running{b, stop}
 }
 
-// bridgeGoroutines are the stacks that run the bridge's code.
-func bridgeGoroutines() string {
+// rounds waits until n whole rounds of what count counts have been made.
+func (b *running) rounds(t *testing.T, what string, n uint64, count func(bridge.Counters) uint64) {
+	t.Helper()
+	end := count(b.Counters()) + 1 + n // one may be under way
+	eventually(t, fmt.Sprintf("%d rounds of %s", n, what), func() bool { return count(b.Counters()) >= end })
+}
+
+// left returns the stacks of this test's goroutines that run the bridge's code.
+func (w *world) left() string {
+	now := bridgeGoroutines()
+	maps.DeleteFunc(now, func(name, _ string) bool { _, ok := w.before[name]; return ok })
+	return strings.Join(slices.Collect(maps.Values(now)), "\n\n")
+}
+
+// bridgeGoroutines returns the stacks that run the bridge's code, by the goroutine's name.
+func bridgeGoroutines() map[string]string {
 	var all bytes.Buffer
 	if err := pprof.Lookup("goroutine").WriteTo(&all, 2); err != nil {
-		return err.Error()
+		return map[string]string{"": err.Error()}
 	}
-	var out []string
+	out := map[string]string{}
 	for _, g := range strings.Split(all.String(), "\n\n") {
 		if strings.Contains(g, "petiole/bridge.") {
-			out = append(out, g)
+			name, _, _ := strings.Cut(g, " [")
+			out[name] = g
 		}
 	}
-	return strings.Join(out, "\n\n")
+	return out
 }
 
 // desired is what DESIRED holds about an object; nil when nothing.
