@@ -43,7 +43,7 @@ type whole struct {
 	beats []streams.Presence
 }
 
-func startWhole(t *testing.T, s *site, ctx context.Context) *whole {
+func startWhole(t *testing.T, ctx context.Context, s *site) *whole {
 	t.Helper()
 	w := &whole{site: s, ended: make(chan error, 1)}
 	s.cfg.NodeAPI.Listen, s.cfg.Metrics.Listen = freeAddr(t), freeAddr(t)
@@ -111,7 +111,7 @@ func TestLeafSaysHowItIs(t *testing.T) {
 	for i := range 7 {
 		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
 	}
-	w := startWhole(t, s, ctx)
+	w := startWhole(t, ctx, s)
 	wait(t, "ready", func() bool { code, _ := w.get(t, "/readyz"); return code == http.StatusOK })
 	if code, body := w.get(t, "/healthz"); code != http.StatusOK {
 		t.Errorf("/healthz: %d %s", code, body)
@@ -151,7 +151,7 @@ func TestLeafOutlivesAFullDisk(t *testing.T) {
 	s.cfg.DataDir = filepath.Join(v.dir, "data")
 	respond(t, s)
 	putDesired(t, ctx, s, "before", 1)
-	w := startWhole(t, s, ctx)
+	w := startWhole(t, ctx, s)
 	wait(t, "ready", func() bool { code, _ := w.get(t, "/readyz"); return code == http.StatusOK })
 	wait(t, "object", func() bool { return backlog(t, ctx, s) == 0 })
 	empty := v.fill()
@@ -183,7 +183,7 @@ func TestLeafStartsAgainOnADamagedStore(t *testing.T) {
 	for i := range 40 {
 		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
 	}
-	w := startWhole(t, s, ctx)
+	w := startWhole(t, ctx, s)
 	applied := func() bool {
 		_, body := w.get(t, "/metrics")
 		return strings.Contains(body, "petiole_leaf_applied_sequence 40")
@@ -199,7 +199,7 @@ func TestLeafStartsAgainOnADamagedStore(t *testing.T) {
 	if err := os.WriteFile(block, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	w = startWhole(t, s, ctx)
+	w = startWhole(t, ctx, s)
 	wait(t, "applied", applied)
 	_, body := w.get(t, "/metrics")
 	for _, want := range []string{`petiole_leaf_streams_rebuilt_total{stream="SITE_DESIRED"} 1`, `petiole_leaf_store_degraded{reason="StoreRebuilt"} 1`} {

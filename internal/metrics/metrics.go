@@ -94,7 +94,9 @@ func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	if err != nil {
 		err = s.Close()
 	}
-	<-ended
+	if served := <-ended; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
 	if err != nil && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("stop serving metrics at %s: %w", l.Addr(), err)
 	}

@@ -34,7 +34,8 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	default:
 	}
-	if err := a.serve(w, r); err != nil && r.Context().Err() == nil {
+	if err := a.serve(w, r); err != nil && //nolint:contextcheck // the request carries it
+		r.Context().Err() == nil {
 		status := statusOf(err)
 		if status.Code == http.StatusInternalServerError {
 			a.log.Error("request failed", zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.Error(err))

@@ -137,7 +137,7 @@ func TestNobodyWithoutACredential(t *testing.T) {
 		}
 	}
 	for user, password := range map[string]string{
-		"": "", "gateway": "", UserApplication: "", "application ": "wrong", UserOperator: "", UserLeaf: g.password(t, UserLeaf),
+		"": "", "gateway": "", UserApplication: "", UserApplication + "-": "wrong", UserOperator: "", UserLeaf: g.password(t, UserLeaf),
 	} {
 		if c, err := g.mqttClient(user, password); err == nil {
 			c.Disconnect(0)
