@@ -110,11 +110,11 @@ func (c census) back(ctx context.Context, s jetstream.Stream, site string) (seqs
 // first recounts on a server that was started again, before anybody reads from it.
 func (k *keeper) first(ctx context.Context, s *server.Server) {
 	err := func() error {
-		login, err := k.nats.login()
+		login, err := k.host.login()
 		if err != nil {
 			return err
 		}
-		nc, err := nats.Connect("", append(login, nats.InProcessServer(s), nats.CustomInboxPrefix("_INBOX_"+k.site))...)
+		nc, err := nats.Connect("", login, nats.InProcessServer(s), nats.CustomInboxPrefix("_INBOX_"+k.site))
 		if err != nil {
 			return fmt.Errorf("connect to the server: %w", err)
 		}

@@ -104,6 +104,28 @@ func TestTrimmedObjectsStayAwayAfterAKill(t *testing.T) {
 	}
 }
 
+// TestRecountBeforeTheSiteReads restarts the server under a leaf that runs, as its keeper
+// does, with a census that lacks a message: that is removed before anybody else is connected
+// to the new server.
+func TestRecountBeforeTheSiteReads(t *testing.T) {
+	s, ctx := newSite(t)
+	s.still(t, ctx)
+	if err := s.keep.open(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.wanted(t, ctx, "back", streams.OpPut, 1)
+	s.wanted(t, ctx, "stays", streams.OpPut, 1)
+	if err := newCensus(s.desired(t, ctx).CachedInfo(), []uint64{1, 2}, []uint64{1}).write(s.keep.censusFile); err != nil {
+		t.Fatal(err)
+	}
+	s.revive(t, ctx, func() error { return nil })
+	for name, want := range map[string]string{"back": "", "stays": "1"} {
+		if got := s.has(t, ctx, name); got != want {
+			t.Errorf("%s is at version %q, want %q", name, got, want)
+		}
+	}
+}
+
 // TestNothingIsTrimmedWithoutACensus cannot write the census: the tombstones stay.
 func TestNothingIsTrimmedWithoutACensus(t *testing.T) {
 	s, ctx := startSite(t)

@@ -37,7 +37,6 @@ var errRebuild = errors.New("the store of desired state is damaged")
 type keeper struct {
 	site      string
 	telemetry int64
-	nats      NATSConfig
 	host      *host // nil: a nats-server of the gateway's own
 	js        jetstream.JetStream
 	disk      disk
@@ -80,7 +79,7 @@ func newKeeper(l *Leaf, h *host, js jetstream.JetStream) *keeper {
 		l.log.Warn("what was dropped before is not known", zap.Error(err))
 	}
 	k := &keeper{
-		site: l.cfg.Site, telemetry: l.cfg.Storage.TelemetryBytes, nats: l.cfg.NATS, host: h, js: js,
+		site: l.cfg.Site, telemetry: l.cfg.Storage.TelemetryBytes, host: h, js: js,
 		ledger: book, marks: openMarks(l.cfg.DataDir), degraded: &degraded{}, counts: l.counts, log: l.log.Named("store"),
 		complete: make(chan struct{}), suspect: make(chan struct{}, 1), rest: minRest, stall: stallLooks, said: map[string]bool{},
 		claims: map[string]*claimer{}, censusFile: filepath.Join(l.cfg.DataDir, CensusName),

@@ -265,11 +265,11 @@ func connect(cfg NATSConfig, h *host, site string, log *zap.Logger) (*nats.Conn,
 	}
 	url := cfg.URL
 	if h != nil {
-		nkey, err := h.key.PublicKey()
+		login, err := h.login()
 		if err != nil {
-			return nil, fmt.Errorf("read the leaf's own nkey: %w", err)
+			return nil, err
 		}
-		opts = append(opts, nats.InProcessServer(h), nats.Nkey(nkey, h.key.Sign), nats.ReconnectWait(100*time.Millisecond))
+		opts = append(opts, login, nats.InProcessServer(h), nats.ReconnectWait(100*time.Millisecond))
 		url = ""
 	} else {
 		login, err := cfg.login()
@@ -285,7 +285,16 @@ func connect(cfg NATSConfig, h *host, site string, log *zap.Logger) (*nats.Conn,
 	return nc, nil
 }
 
-// login is how to authenticate.
+// login is how the leaf authenticates at the server that it embeds.
+func (h *host) login() (nats.Option, error) {
+	nkey, err := h.key.PublicKey()
+	if err != nil {
+		return nil, fmt.Errorf("read the leaf's own nkey: %w", err)
+	}
+	return nats.Nkey(nkey, h.key.Sign), nil
+}
+
+// login is how the leaf authenticates at a nats-server of the gateway's own.
 func (c NATSConfig) login() ([]nats.Option, error) {
 	if c.User == "" {
 		return nil, nil
