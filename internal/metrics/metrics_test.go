@@ -142,12 +142,28 @@ func TestTheEndWaitsForRequests(t *testing.T) {
 	}()
 	<-under
 	stopped := make(chan error, 1)
-	go func() { stopped <- stop() }()
+	var released atomic.Bool
+	go func() {
+		err := stop()
+		if !released.Load() {
+			err = errors.Join(err, errors.New("stopped with a request under way"))
+		}
+		stopped <- err
+	}()
+	// The end has begun when nobody is let in any more.
+	for {
+		c, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+		if err != nil {
+			break
+		}
+		c.Close()
+	}
 	select {
 	case err := <-stopped:
-		t.Fatalf("stopped with a request under way: %v", err)
+		t.Fatal(err)
 	case <-time.After(50 * time.Millisecond):
 	}
+	released.Store(true)
 	close(release)
 	if body := <-got; body != "ok\n" {
 		t.Errorf("the request under way got %q", body)
