@@ -3,10 +3,12 @@ package fabric
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -230,9 +232,16 @@ func TestUsersOfASite(t *testing.T) {
 	}
 }
 
-// tryRequests asks for what is the leaf's alone. No answer, or an error, is right.
+// tryRequests asks for what is the leaf's alone. Each is refused: the server says so, or
+// that nobody is there to answer, or the answer is an error.
 func tryRequests(t *testing.T, nc *nats.Conn) {
 	t.Helper()
+	denied := make(chan string, 100)
+	nc.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+		if errors.Is(err, nats.ErrPermissionViolation) {
+			denied <- err.Error()
+		}
+	})
 	push := `{"stream_name":"SITE_TELEMETRY","config":{"deliver_subject":"` + podSubject + `","ack_policy":"none"}}`
 	for subject, body := range map[string]string{
 		"$JS.API.STREAM.MSG.GET.SITE_DESIRED":                                    `{"last_by_subj":"` + secretSubject + `"}`,
@@ -256,10 +265,26 @@ func tryRequests(t *testing.T, nc *nats.Conn) {
 		streams.RequestSubject("plant-a", streams.RequestToken):                  `{}`,
 		streams.DesiredSubject("plant-a", streams.Ref{Resource: "x", Name: "x"}): `{}`,
 	} {
-		m, err := nc.Request(subject, []byte(body), 300*time.Millisecond)
-		if err == nil && !refused(m) && m.Header.Get("Status") == "" {
-			t.Errorf("%s is answered: %.300s", subject, m.Data)
+		answers := make(chan *nats.Msg, 1)
+		// What is refused is named as the server maps it.
+		mapped := strings.Replace(subject, "$JS.plant-a.API.", "$JS.API.", 1)
+		sub, err := nc.ChanSubscribe(nc.NewInbox(), answers)
+		must(t, err)
+		must(t, nc.PublishRequest(subject, sub.Subject, []byte(body)))
+		for limit, waits := time.After(10*time.Second), true; waits; {
+			select {
+			case m := <-answers:
+				if waits = false; !refused(m) && m.Header.Get("Status") == "" {
+					t.Errorf("%s is answered: %.300s", subject, m.Data)
+				}
+			case text := <-denied:
+				waits = !strings.Contains(text, strconv.Quote(subject)) && !strings.Contains(text, strconv.Quote(mapped))
+			case <-limit:
+				t.Errorf("%s is neither refused nor answered", subject)
+				waits = false
+			}
 		}
+		must(t, sub.Unsubscribe())
 	}
 }
 
