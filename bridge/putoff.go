@@ -242,7 +242,9 @@ func (i *intake) due() (again map[string]rereading, over map[string]uint64) {
 			delete(i.putOff, s)
 		case !p.read && room > maxWaiting/2:
 			again[s] = rereading{p, p.from}
-			p.since = 0
+			if p.since >= p.from {
+				p.since = 0 // this read comes to it; an earlier one waits for the next
+			}
 			delete(i.strays, s)
 		}
 	}

@@ -24,6 +24,13 @@ func (i *intake) recover(ctx context.Context) error {
 	newest := newestDevices{}
 	return readAll(ctx, i.hub.js, i.hub.reported, 1, ">", false, func(msg jetstream.Msg) error {
 		r, k, err := i.read(ctx, msg)
+		if errors.Is(err, streams.ErrUndecodable) {
+			// Acknowledged, it was set aside by an earlier bridge that did not come to removing it.
+			if r.seq <= floor && !i.isPutOff(k.site, r.seq) {
+				i.discard(k.site, spent{seq: r.seq})
+			}
+			return nil
+		}
 		if err != nil || r == nil {
 			return err
 		}
@@ -83,8 +90,9 @@ func (i *intake) floor(ctx context.Context) (uint64, error) {
 }
 
 // read reads a message again that the durable consumer delivers, or has delivered. It
-// returns nothing for what the consumer alone deals with, and no object for one in parts
-// that is not about an object of its site: it is not looked for.
+// returns nothing for what the consumer alone deals with, streams.ErrUndecodable with the
+// place of what cannot be read, and no object for one in parts that is not about an object
+// of its site: it is not looked for.
 func (i *intake) read(ctx context.Context, msg jetstream.Msg) (*report, reportKey, error) {
 	meta, err := msg.Metadata()
 	if err != nil {
@@ -97,7 +105,9 @@ func (i *intake) read(ctx context.Context, msg jetstream.Msg) (*report, reportKe
 	a := arrivalOf(msg, meta)
 	m, err := i.decode(ctx, site, a)
 	switch {
-	case errors.Is(err, streams.ErrUndecodable), errors.Is(err, streams.ErrSuperseded), errors.Is(err, jetstream.ErrMsgNotFound):
+	case errors.Is(err, streams.ErrUndecodable):
+		return &report{seq: a.seq}, reportKey{site: site}, err
+	case errors.Is(err, streams.ErrSuperseded), errors.Is(err, jetstream.ErrMsgNotFound):
 		return nil, reportKey{}, nil
 	case err != nil:
 		return nil, reportKey{}, err
