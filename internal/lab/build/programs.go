@@ -69,8 +69,8 @@ var modules = []module{
 		dir: "internal/tools", beside: true,
 		programs: []program{
 			{name: "golangci-lint", pkg: "github.com/golangci/golangci-lint/v2/cmd/golangci-lint", extra: true},
-			{name: "govulncheck", pkg: "golang.org/x/vuln/cmd/govulncheck", extra: true},
 			{name: "gofumpt", pkg: "mvdan.cc/gofumpt", extra: true},
+			{name: "vulnerabilities", pkg: "./vulnerabilities", extra: true},
 		},
 	},
 }
