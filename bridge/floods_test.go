@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -157,7 +158,7 @@ func largeReport(t *testing.T, w *writing) []*nats.Msg {
 	ref := streams.Ref{Node: "b1", Resource: "pods", Namespace: "default", Name: "large"}
 	data, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"name": "large", "namespace": "default", "uid": "uid-large"},
-		"status":   map[string]any{"phase": "Running", "message": strings.Repeat("x", 2<<20)},
+		"status":   map[string]any{"phase": "Running", "message": strings.Repeat("x", 1<<20)},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -173,17 +174,21 @@ func largeReport(t *testing.T, w *writing) []*nats.Msg {
 	if err != nil {
 		t.Fatal(err)
 	}
+	head, err := w.intake.hub.reported.GetMsg(t.Context(), seq)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts, err := strconv.Atoi(head.Header.Get(streams.HeaderParts))
+	if err != nil {
+		t.Fatal(err)
+	}
 	var msgs []*nats.Msg
-	for range 3 {
+	for range parts {
 		part, err := sub.NextMsg(5 * time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
 		msgs = append(msgs, part)
-	}
-	head, err := w.intake.hub.reported.GetMsg(t.Context(), seq)
-	if err != nil {
-		t.Fatal(err)
 	}
 	msgs = append(msgs, &nats.Msg{Subject: head.Subject, Header: head.Header, Data: head.Data})
 	for _, m := range msgs {
@@ -310,7 +315,7 @@ func TestOrphanPartsAreRemoved(t *testing.T) {
 		t.Errorf("%d messages were set aside, want that which is no part of anything", n)
 	}
 	// A small report takes the place of the large one.
-	w.send(put(whole[3].Subject, `{"metadata":{"name":"large","uid":"uid-large"}}`))
+	w.send(put(whole[len(whole)-1].Subject, `{"metadata":{"name":"large","uid":"uid-large"}}`))
 	w.send(put(streams.ReportedSubject("plant-b", streams.Ref{Node: "b1", Resource: "pods", Namespace: "default", Name: "other"}), `{"metadata":{"name":"other"}}`))
 	w.ahead.Add(int64(2 * partsInterval))
 	w.await("its parts removed", func() bool {
