@@ -30,6 +30,12 @@ func one(int) int           { return 1 }
 func holdsLink(a action) []string { return []string{fmt.Sprintf("link %d", a.target)} }
 func holdsLeaf(a action) []string { return []string{fmt.Sprintf("leaf %d", a.target)} }
 func holdsSite(a action) []string { return append(holdsLink(a), holdsLeaf(a)...) }
+
+// holdsDelivery holds up what would keep a site from getting what the API wants.
+func holdsDelivery(a action) []string {
+	return append(holdsSite(a), "hub", "bridges", "api", "gate 0", "gate 1")
+}
+
 func holdsGate(a action) []string { return []string{fmt.Sprintf("gate %d", a.target)} }
 func holdsBridges(action) []string {
 	return []string{"bridges"}
@@ -61,6 +67,7 @@ func catalog() []*fault {
 		{"link-deaf", 2, 2 * s, 40 * s, perSite, holdsLink, linkFault((*linkOf).Deafen, false)},
 		{"link-flap", 2, 5 * s, 20 * s, perSite, holdsLink, flap},
 		{"link-slow", 1, 10 * s, 40 * s, perSite, holdsLink, linkFault(slow64, false)},
+		{"link-backlog", 1, 20 * s, 40 * s, perSite, holdsDelivery, comeBackSlow},
 		{"link-loss", 1, 10 * s, 30 * s, perSite, holdsLink, linkFault(lose20, false)},
 
 		{"desired-deleted", 1, 0, 0, one, holdsHub, deleteDesired},

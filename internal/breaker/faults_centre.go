@@ -237,7 +237,7 @@ func oversize(ctx context.Context, r *run, a action) (func(context.Context) erro
 	r.work.pausable.do(ctx, func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 		defer cancel()
-		r.writers[a.target].putMap(ctx, bigMap, bigBytes)
+		r.writers[a.target].putMap(ctx, bigMap, fill(bigBytes))
 	})
 	return nil, nil
 }

@@ -3,9 +3,14 @@ package breaker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/petiole-io/petiole/internal/breaker/check"
 	"github.com/petiole-io/petiole/internal/breaker/world"
+	"github.com/petiole-io/petiole/streams"
 )
 
 type linkOf = world.Link
@@ -60,4 +65,78 @@ func flap(_ context.Context, r *run, a action) (func(context.Context) error, err
 		close(stop)
 		return errors.Join(<-done, l.Heal())
 	}, nil
+}
+
+// backlogRates are those of slow lines, from a radio modem's to a DSL line's.
+var backlogRates = []string{"9600bit", "64kbit", "128kbit", "256kbit", "512kbit"}
+
+// backlogFill is the size of each ConfigMap of a backlog. All of them take a line of
+// 64 kbit/s longer than the leaf's pings wait.
+const backlogFill = 20000
+
+// comeBackSlow ends the connection, gives the site a backlog, and lets the link come back at
+// a low rate. It records whether any of the backlog got through until the fault is over: a site
+// that holds what the API wants only when the line is fast again would not tell.
+func comeBackSlow(ctx context.Context, r *run, a action) (func(context.Context) error, error) {
+	site := r.world.Sites[a.target]
+	rate := backlogRates[a.dice%uint64(len(backlogRates))]
+	r.reach(a.target, false)
+	err := site.Link.Reset()
+	if err == nil {
+		err = r.pileUp(ctx, a.target)
+	}
+	if err == nil {
+		err = site.Link.Slow(rate)
+	}
+	err = errors.Join(err, site.Link.Unblock())
+	r.reach(a.target, true)
+	if err != nil {
+		return func(context.Context) error { return site.Link.Heal() }, err
+	}
+	begun := time.Now()
+	before, err := r.consumer(ctx, site.Name)
+	if err != nil {
+		return func(context.Context) error { return site.Link.Heal() }, err
+	}
+	return func(ctx context.Context) error {
+		after, err := r.consumer(ctx, site.Name)
+		if waiting := before.NumPending + uint64(before.NumAckPending); err == nil && waiting > 0 {
+			r.record.add(check.Event{
+				Kind: check.Carried, Site: site.Name, What: rate, From: before.AckFloor.Stream, To: after.AckFloor.Stream, N: int64(waiting), Took: time.Since(begun),
+			})
+		}
+		return errors.Join(err, site.Link.Heal())
+	}, nil
+}
+
+// pileUp changes the anchored ConfigMaps of a site to large ones that no compression makes
+// small, and waits until the bridge has published them.
+func (r *run) pileUp(ctx context.Context, site int) error {
+	name := r.world.Sites[site].Name
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	r.work.pausable.do(ctx, func(ctx context.Context) {
+		for i := range anchoredMaps {
+			r.writers[site].putMap(ctx, anchoredMap(i), noise(backlogFill))
+		}
+	})
+	return r.await(ctx, "backlog of "+name, func(ctx context.Context) error {
+		c, err := r.consumer(ctx, name)
+		if err == nil && c.NumPending+uint64(c.NumAckPending) < anchoredMaps {
+			err = fmt.Errorf("%d messages are pending", c.NumPending+uint64(c.NumAckPending))
+		}
+		return err
+	})
+}
+
+// consumer reads the hub's consumer of a site.
+func (r *run) consumer(ctx context.Context, site string) (info *jetstream.ConsumerInfo, err error) {
+	err = r.hubCall(ctx, func(ctx context.Context) error {
+		c, err := r.hub.js.Consumer(ctx, streams.Desired, site)
+		if err == nil {
+			info = c.CachedInfo()
+		}
+		return err
+	})
+	return info, err
 }

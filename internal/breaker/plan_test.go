@@ -60,8 +60,8 @@ func TestChoose(t *testing.T) {
 	}{
 		{nil, len(catalog())},
 		{[]string{"hub-kill"}, 1},
-		{[]string{"link-*"}, 8},
-		{[]string{"link-*", "-link-slow"}, 7},
+		{[]string{"link-*"}, 9},
+		{[]string{"link-*", "-link-slow"}, 8},
 		{[]string{"-etcd-restored"}, len(catalog()) - 1},
 	} {
 		if got, err := choose(catalog(), c.names); err != nil || len(got) != c.want {

@@ -2,6 +2,8 @@ package breaker
 
 import (
 	"context"
+	crand "crypto/rand"
+	"encoding/base64"
 	"math/rand/v2"
 	"strings"
 	"sync/atomic"
@@ -58,7 +60,7 @@ func (w *writer) setup(ctx context.Context) error {
 		}
 	}
 	for i := range pods {
-		w.putMap(ctx, looseName(i), smallFill)
+		w.putMap(ctx, looseName(i), fill(smallFill))
 		w.putSecret(ctx, looseName(i))
 	}
 	p := anchorPod(w.site.Name, w.site.Objects(), w.site.Node(), w.image, w.counter.Add(1))
@@ -87,7 +89,7 @@ func (w *writer) step(ctx context.Context) {
 		if name := anchoredMap(i % anchoredMaps); remove {
 			drop(ctx, w, w.maps(), "configmaps", name)
 		} else {
-			w.putMap(ctx, name, smallFill)
+			w.putMap(ctx, name, fill(smallFill))
 		}
 	case what < 65:
 		if name := anchoredSecret(i % anchoredSecrets); remove {
@@ -96,7 +98,7 @@ func (w *writer) step(ctx context.Context) {
 			w.putSecret(ctx, name)
 		}
 	case what < 75:
-		w.putMap(ctx, looseName(i%pods), smallFill)
+		w.putMap(ctx, looseName(i%pods), fill(smallFill))
 	case what < 80:
 		w.putSecret(ctx, looseName(i%pods))
 	case what < 90:
@@ -122,10 +124,19 @@ func (w *writer) secrets() objects[*corev1.Secret] {
 	return w.kube.CoreV1().Secrets(w.site.Objects())
 }
 
-func (w *writer) putMap(ctx context.Context, name string, size int) {
+func (w *writer) putMap(ctx context.Context, name, data string) {
 	put(ctx, w, w.maps(), "configmaps", &corev1.ConfigMap{
-		ObjectMeta: meta(w.site.Name, w.site.Objects(), name, w.counter.Add(1)), Data: map[string]string{"fill": strings.Repeat("x", size)},
+		ObjectMeta: meta(w.site.Name, w.site.Objects(), name, w.counter.Add(1)), Data: map[string]string{"fill": data},
 	})
+}
+
+// fill is text of a size that is easily compressed, noise one that is not.
+func fill(size int) string { return strings.Repeat("x", size) }
+
+func noise(size int) string {
+	data := make([]byte, size*3/4)
+	crand.Read(data) //nolint:errcheck // it never returns an error
+	return base64.StdEncoding.EncodeToString(data)
 }
 
 func (w *writer) putSecret(ctx context.Context, name string) {

@@ -78,6 +78,8 @@ func TestEachInvariantCanBeViolated(t *testing.T) {
 		{"a container lives on", "", []Event{{Kind: Runs, Digest: "c"}, {Kind: Runs, Digest: "c"}}},
 		{"a container is replaced", "I18", []Event{{Kind: Runs, Digest: "c"}, {Kind: Runs, Digest: "d"}}},
 		{"a process crashes", "I34", []Event{{Kind: Crashed}}},
+		{"a slow line carries its backlog", "", []Event{{Kind: Carried, N: 3, From: 7, To: 8}}},
+		{"a slow line carries nothing", "I37", []Event{{Kind: Carried, N: 3, From: 7, To: 7}}},
 		{"a site differs", "I2", []Event{{Kind: Diverged}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -74,6 +74,10 @@ const (
 	Converged Kind = "converged"
 	// Diverged means that it does not hold that in time. Site, What.
 	Diverged Kind = "diverged"
+	// Carried: a line of the rate What, which nothing else was wrong with, was up for Took.
+	// N messages were pending for the site; it had acknowledged up to From before, to To
+	// after. Site.
+	Carried Kind = "carried"
 )
 
 // Event is one line of a history. At and Since count from the start of the run.
@@ -166,8 +170,8 @@ func (j *Judge) Finish() []Violation {
 	return all
 }
 
-// ends passes on what was found wrong elsewhere: processes that crashed, and sites that
-// do not converge.
+// ends passes on what was found wrong elsewhere: processes that crashed, sites that do not
+// converge, and slow lines that carry nothing.
 type ends struct{}
 
 func (ends) observe(e Event) []Violation {
@@ -176,6 +180,10 @@ func (ends) observe(e Event) []Violation {
 		return violation("I34", "%s ended although nobody ended it: %s", e.Target, e.What)
 	case Diverged:
 		return violation("I2", "%s does not hold what the API wants: %s", e.Site, e.What)
+	case Carried:
+		if e.N > 0 && e.To <= e.From {
+			return violation("I37", "of %d messages for %s, a line of %s carried none in %s", e.N, e.Site, e.What, e.Took)
+		}
 	}
 	return nil
 }

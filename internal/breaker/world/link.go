@@ -62,22 +62,34 @@ func (l *Link) Slow(rate string) error {
 	)
 }
 
+// Unblock undoes everything but the rate.
+func (l *Link) Unblock() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.unblock()
+}
+
 // Heal undoes everything.
 func (l *Link) Heal() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var errs []error
-	if l.rules {
-		errs = append(errs, command("nft", "delete", "table", "ip", l.table()))
-		l.rules = false
-	}
 	if l.slow {
 		errs = append(errs,
 			command("tc", "qdisc", "del", "dev", l.host(), "root"),
 			command("tc", "-n", l.namespace(), "qdisc", "del", "dev", "uplink", "root"))
 		l.slow = false
 	}
-	return errors.Join(append(errs, l.net.Heal(l.site))...)
+	return errors.Join(append(errs, l.unblock())...)
+}
+
+func (l *Link) unblock() error {
+	var err error
+	if l.rules {
+		err = command("nft", "delete", "table", "ip", l.table())
+		l.rules = false
+	}
+	return errors.Join(err, l.net.Heal(l.site))
 }
 
 // filter applies a rule to what comes from the site and one to what goes to it.
