@@ -24,8 +24,12 @@ func TestDeletedNode(t *testing.T) {
 	p := newPlant(t, site, "deleted-node", 1, 0)
 	p.settle(t)
 	nodes, csiNodes := lab.Kube.CoreV1().Nodes(), lab.Kube.StorageV1().CSINodes()
-	_, err := nodes.Patch(t.Context(), site.Node, types.MergePatchType, []byte(`{"metadata":{"labels":{"hall":"3"}}}`), metav1.PatchOptions{})
-	must(t, err)
+	label := func(ctx context.Context, patch string) {
+		_, err := nodes.Patch(ctx, site.Node, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+		must(t, err)
+	}
+	label(t.Context(), `{"metadata":{"labels":{"hall":"3"}}}`)
+	t.Cleanup(func() { label(context.Background(), `{"metadata":{"labels":{"hall":null}}}`) })
 	was, err := nodes.Get(t.Context(), site.Node, metav1.GetOptions{})
 	must(t, err)
 	living := got[map[string]string](t)(p.running(t.Context()))
