@@ -15,6 +15,8 @@ const (
 	// how long.
 	pressureInterval = 100 * time.Millisecond
 	pressureKept     = 15 * time.Minute
+	// pressureWindow is the shortest time over which a share says something.
+	pressureWindow = time.Second
 	// idlePressure is the share of time in which something may have waited for a CPU on a
 	// machine that has nothing else to do than the lab's work.
 	idlePressure = 0.5
@@ -64,8 +66,12 @@ func (p *Pressure) note(n pressureNote) {
 }
 
 // Between returns the share of the time between two moments, 0 to 1, in which something
-// waited for a CPU, and false when that was not recorded.
+// waited for a CPU, and false when that was not recorded. What is shorter than a second is
+// judged by the second that ends with it.
 func (p *Pressure) Between(from, to time.Time) (float64, bool) {
+	if to.Sub(from) < pressureWindow {
+		from = to.Add(-pressureWindow)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var first, last *pressureNote

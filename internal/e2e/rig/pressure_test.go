@@ -47,7 +47,7 @@ func TestPressureBetween(t *testing.T) {
 	for _, c := range []struct {
 		from, to int
 		want     float64
-	}{{0, 10, 1}, {10, 20, 0}, {20, 30, 0.25}, {5, 15, 0.5}, {0, 30, 1.25 / 3}} {
+	}{{0, 10, 1}, {10, 20, 0}, {20, 30, 0.25}, {5, 15, 0.5}, {0, 30, 1.25 / 3}, {10, 10, 1}, {19, 20, 0}, {14, 15, 0.5}} {
 		if got, known := p.Between(at(c.from), at(c.to)); !known || got < c.want-0.001 || got > c.want+0.001 {
 			t.Errorf("%d to %d: %v, %t; want %v", c.from, c.to, got, known, c.want)
 		}
