@@ -349,6 +349,7 @@ func covered(t *testing.T, all []stored, want int) (lost, twice int) {
 // TestUnreadableMessageIsFound damages a message of a leaf that runs: the next comparison
 // finds it, and all parts are started again on a store that is made anew.
 func TestUnreadableMessageIsFound(t *testing.T) {
+	t.Parallel()
 	s, ctx, _ := startChecked(t, 40)
 	want := desiredSet(t, ctx, s)
 	store := s.host.storeDir()

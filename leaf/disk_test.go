@@ -117,6 +117,7 @@ func (s *site) tryPublish(ctx context.Context, subject string, data []byte) erro
 // TestTelemetryYields writes more telemetry than the disk can hold while the link is
 // down: it never takes the reserve, and desired state and status go on being stored.
 func TestTelemetryYields(t *testing.T) {
+	t.Parallel()
 	v := newVolume(t, "ext4", 48)
 	s, ctx := startOn(t, v)
 	for i := range 20 {
@@ -178,6 +179,7 @@ func TestTelemetryYields(t *testing.T) {
 // TestDiskFull has somebody else fill the disk: producers get errors, what was
 // acknowledged stays, and after the disk has room again everything goes on by itself.
 func TestDiskFull(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"tmpfs", "ext4"} {
 		t.Run(kind, func(t *testing.T) {
 			v := newVolume(t, kind, 64)
@@ -250,6 +252,7 @@ func (v *volume) leave(bytes int64) func() {
 // it: within seconds producers are told so at once, desired state still arrives, and with
 // room again records are taken.
 func TestFullDiskRefusesAtOnce(t *testing.T) {
+	t.Parallel()
 	for name, take := range map[string]func(*volume) func(){
 		"all":    (*volume).fill,
 		"nearly": func(v *volume) func() { return v.leave(3 << 20) },

@@ -145,6 +145,7 @@ func TestLeafSaysHowItIs(t *testing.T) {
 // TestLeafOutlivesAFullDisk runs a whole leaf, devices and node API included, on a disk
 // that somebody fills: it says so, its process goes on, and it recovers.
 func TestLeafOutlivesAFullDisk(t *testing.T) {
+	t.Parallel()
 	v := newVolume(t, "tmpfs", 64)
 	s, ctx := newSite(t)
 	s.cfg.NATS.ConfigFile = natstest.LeafConfIn(t, v.dir, "plant-a", s.line.Addr())
@@ -178,6 +179,7 @@ func TestLeafOutlivesAFullDisk(t *testing.T) {
 // TestLeafStartsAgainOnADamagedStore flips a byte under a leaf that runs: the comparison
 // finds it, all parts start again on a store that is made anew, in one process.
 func TestLeafStartsAgainOnADamagedStore(t *testing.T) {
+	t.Parallel()
 	s, ctx := newSite(t)
 	respond(t, s)
 	for i := range 40 {

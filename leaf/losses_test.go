@@ -49,6 +49,7 @@ func (s *site) revive(t *testing.T, ctx context.Context, between func() error) {
 // TestStoreRolledBackWhileTheLeafRuns restarts the server on an older copy of the store,
 // as a frozen one may be: what is stored at the same sequences afterwards arrives.
 func TestStoreRolledBackWhileTheLeafRuns(t *testing.T) {
+	t.Parallel()
 	const before, between, after = 20, 30, 40
 	s, ctx := newSite(t)
 	s.unwatched = true
@@ -237,6 +238,7 @@ func TestServerThatDoesNotStartAgain(t *testing.T) {
 // TestDeviceMemoryIsKept damages the device worker's memory: what can be read is kept,
 // and it is said that something may be forgotten.
 func TestDeviceMemoryIsKept(t *testing.T) {
+	t.Parallel()
 	for name, damage := range map[string]struct {
 		do   func(t *testing.T, dir string)
 		kept bool
