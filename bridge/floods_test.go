@@ -2,6 +2,8 @@ package bridge
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -279,6 +281,27 @@ func TestLargestReportIsSetAside(t *testing.T) {
 	m.Data = append(m.Data, strings.Repeat("x", int(w.intake.hub.nc.MaxPayload())-m.Size()-2)...)
 	m.Data = append(m.Data, `"}`...)
 	w.send(m)
+	w.await("set aside", func() bool { return w.writeback.count.quarantined.Load() == 1 })
+	w.await("nothing waits", func() bool { return w.unacknowledged() == 0 })
+}
+
+// Parts may each be as large as the hub takes: what they are together is bounded.
+func TestLargeReportsAreBounded(t *testing.T) {
+	w := startFlooded(t, accepts)
+	w.start()
+	body := []byte(`{"metadata":{"name":"large"},"status":{"message":"` + strings.Repeat("x", maxReportBytes) + `"}}`)
+	head := put(streams.ReportedSubject("plant-b", streams.Ref{Node: "b1", Resource: "pods", Namespace: "default", Name: "large"}), "")
+	sum := sha256.Sum256(body)
+	head.Header.Set("Petiole-Part-Hash", hex.EncodeToString(sum[:]))
+	parts := 0
+	for data := range slices.Chunk(body, 900<<10) {
+		part := nats.NewMsg(streams.PartSubject(head.Subject, parts))
+		part.Header, part.Data = nats.Header{"Petiole-Part-Hash": head.Header["Petiole-Part-Hash"]}, data
+		w.send(part)
+		parts++
+	}
+	head.Header.Set(streams.HeaderParts, fmt.Sprint(parts))
+	w.send(head)
 	w.await("set aside", func() bool { return w.writeback.count.quarantined.Load() == 1 })
 	w.await("nothing waits", func() bool { return w.unacknowledged() == 0 })
 }

@@ -12,9 +12,11 @@ import (
 )
 
 // The bounds of one report. An object of the API has 1.5 MiB at most; one that is
-// decoded takes memory by its number of parts, which empty ones make much of.
+// decoded takes memory by its number of objects and lists, which empty ones make much of.
+// With maxWaiting they bound what the bridge keeps of one site.
 const (
 	maxReportParts   = 256
+	maxReportBytes   = maxReportParts * streams.PartBytes
 	maxReportObjects = 20_000
 )
 
@@ -30,6 +32,9 @@ func loadReport(ctx context.Context, stream jetstream.Stream, a *arrival) (strea
 	}
 	_, m, err := streams.Load(ctx, stream, a.subject, a.header, a.data)
 	if err == nil && parts != "" {
+		if len(m.Object) > maxReportBytes {
+			return unreadable(a, fmt.Errorf("of %d bytes, at most %d are read", len(m.Object), maxReportBytes))
+		}
 		if err := boundedJSON(m.Object, maxReportObjects); err != nil {
 			return unreadable(a, err)
 		}

@@ -270,7 +270,7 @@ func boundsWhatASiteSends(t *testing.T, a *api) {
 	parts := nats.NewMsg(streams.ReportedSubject("plant-a", w.podRef("parts", "a1")))
 	parts.Header.Set(streams.HeaderOp, string(streams.OpPut))
 	parts.Header.Set(streams.HeaderUID, "u")
-	parts.Header.Set(streams.HeaderParts, "1024")
+	parts.Header.Set(streams.HeaderParts, "257")
 	s.send(parts)
 	deep := nats.NewMsg(streams.ReportedSubject("plant-a", w.podRef("deep", "a1")))
 	deep.Header.Set(streams.HeaderOp, string(streams.OpPut))
