@@ -144,35 +144,17 @@ func (f *feed) handle(ctx context.Context, stream jetstream.Stream, msg jetstrea
 
 // readAll takes the last message of every subject.
 func (f *feed) readAll(ctx context.Context, stream jetstream.Stream, filters []string) error {
-	c, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		FilterSubjects: filters, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
+	err := streams.ReadLast(ctx, stream, filters, func(msg jetstream.Msg, _ *jetstream.MsgMetadata) error {
+		// One that is unreadable is set aside here too: it may never have been consumed.
+		err := f.take(ctx, stream, msg)
+		if errors.Is(err, errPartMissing) { // the consumer waits for it
+			f.cfg.Log.Warn("device message lacks a part", zap.String("subject", msg.Subject()), zap.Error(err))
+			return nil
+		}
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("read %s: %w", streams.SiteDesired, err)
-	}
-	info, err := c.Info(ctx)
-	if err != nil {
-		return fmt.Errorf("read %s: %w", streams.SiteDesired, err)
-	}
-	for pending := info.NumPending; pending > 0; {
-		msg, err := c.Next(jetstream.FetchContext(ctx))
-		if err != nil {
-			return fmt.Errorf("read %s: %w", streams.SiteDesired, err)
-		}
-		meta, err := msg.Metadata()
-		if err != nil {
-			return fmt.Errorf("read %s: %w", streams.SiteDesired, err)
-		}
-		pending = meta.NumPending
-		// One that is unreadable is set aside here too: it may never have been consumed.
-		err = f.take(ctx, stream, msg)
-		if errors.Is(err, errPartMissing) { // the consumer waits for it
-			f.cfg.Log.Warn("device message lacks a part", zap.String("subject", msg.Subject()), zap.Error(err))
-			continue
-		}
-		if err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -111,13 +111,13 @@ func (a *API) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open stream %s: %w", streams.SiteReported, err)
 	}
-	err = readAll(ctx, reported, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
+	err = streams.ReadLast(ctx, reported, nil, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
 		return a.restore(ctx, reported, msg, md)
 	})
 	if err != nil {
 		return fmt.Errorf("read %s: %w", streams.SiteReported, err)
 	}
-	err = readAll(ctx, desired, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
+	err = streams.ReadLast(ctx, desired, nil, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
 		err := a.take(ctx, desired, msg)
 		switch {
 		case errors.Is(err, streams.ErrUndecodable):
@@ -135,38 +135,6 @@ func (a *API) load(ctx context.Context) error {
 		return fmt.Errorf("read %s: %w", streams.SiteDesired, err)
 	}
 	return nil
-}
-
-// readAll calls f with the last message of every subject that the stream holds now.
-func readAll(ctx context.Context, s jetstream.Stream, f func(jetstream.Msg, *jetstream.MsgMetadata) error) error {
-	c, err := s.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy})
-	if err != nil {
-		return err
-	}
-	if c.CachedInfo().NumPending == 0 {
-		return nil
-	}
-	msgs, err := c.Messages(jetstream.PullMaxMessages(applyAhead))
-	if err != nil {
-		return err
-	}
-	defer msgs.Stop()
-	for {
-		msg, err := msgs.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			return err
-		}
-		md, err := msg.Metadata()
-		if err != nil {
-			return err
-		}
-		if err := f(msg, md); err != nil {
-			return err
-		}
-		if md.NumPending == 0 {
-			return nil
-		}
-	}
 }
 
 // restore takes over one message of SITE_REPORTED. What is not for this API, or
