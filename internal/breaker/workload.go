@@ -135,7 +135,7 @@ func fill(size int) string { return strings.Repeat("x", size) }
 
 func noise(size int) string {
 	data := make([]byte, size*3/4)
-	crand.Read(data) //nolint:errcheck // it never returns an error
+	crand.Read(data) // never returns an error
 	return base64.StdEncoding.EncodeToString(data)
 }
 

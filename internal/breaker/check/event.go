@@ -74,7 +74,7 @@ const (
 	Converged Kind = "converged"
 	// Diverged means that it does not hold that in time. Site, What.
 	Diverged Kind = "diverged"
-	// Carried: a line of the rate What, which nothing else was wrong with, was up for Took.
+	// Carried means that a line of the rate What, which nothing else was wrong with, was up for Took.
 	// N messages were pending for the site; it had acknowledged up to From before, to To
 	// after. Site.
 	Carried Kind = "carried"
