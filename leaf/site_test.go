@@ -3,6 +3,9 @@ package leaf
 import (
 	"cmp"
 	"context"
+	"flag"
+	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
@@ -16,7 +19,17 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain lets twice as many tests run at a time as usual: those that may wait for lines,
+// disks and servers rather than compute.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
+		if err := parallel.Value.Set(strconv.Itoa(2 * runtime.GOMAXPROCS(0))); err != nil {
+			panic(err)
+		}
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // site is a hub, a line with faults, and a leaf's server with what runs on it: a
 // replicator, and a forwarder on each stream. No node API and no devices.
