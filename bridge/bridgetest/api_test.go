@@ -13,9 +13,12 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/client-go/discovery/cached/memory"
@@ -140,6 +143,25 @@ func (a *api) applyFile(t *testing.T, path string) {
 		if _, err := r.Create(context.Background(), &o, metav1.CreateOptions{}); err != nil {
 			t.Fatalf("%s: create %s %s: %v", path, o.GetKind(), o.GetName(), err)
 		}
+		if o.GetKind() == "CustomResourceDefinition" {
+			a.awaitServed(t, &o)
+		}
+	}
+}
+
+// awaitServed waits until objects of a definition can be listed, and so created.
+func (a *api) awaitServed(t *testing.T, crd *unstructured.Unstructured) {
+	t.Helper()
+	var d apiextensionsv1.CustomResourceDefinition
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(crd.Object, &d); err != nil {
+		t.Fatalf("definition %s: %v", crd.GetName(), err)
+	}
+	for _, v := range d.Spec.Versions {
+		gvr := schema.GroupVersionResource{Group: d.Spec.Group, Version: v.Name, Resource: d.Spec.Names.Plural}
+		eventually(t, gvr.String()+" is served", func() bool {
+			_, err := a.dynamic.Resource(gvr).List(context.Background(), metav1.ListOptions{Limit: 1})
+			return err == nil
+		})
 	}
 }
 

@@ -74,6 +74,7 @@ func listsBacklog(t *testing.T, a *api) {
 	w.settled("plant-a", "gone", "a1")
 	// The site stores all this, and goes away.
 	l := s.leaf()
+	w.storedAll("plant-a")
 	w.awaitCondition("plant-a", v1alpha1.ConditionSynced, v1alpha1.ReasonUpToDate)
 	l.disconnect()
 	if code, out, errOut := viewer("backlog", "plant-a"); code != 0 || out != "" || !strings.Contains(errOut, "has stored everything") {
@@ -216,6 +217,7 @@ func resyncsByCommand(t *testing.T, a *api) {
 	w.settled("plant-a", "web", "a1")
 	l := s.leaf()
 	s.beat(0, "a1")
+	w.storedAll("plant-a")
 	w.awaitCondition("plant-a", v1alpha1.ConditionSynced, v1alpha1.ReasonUpToDate)
 	operator := w.kubectl("petiole-operator")
 	eventually(t, "rights of the operator", func() bool { code, _, _ := operator("status"); return code == 0 })

@@ -95,6 +95,17 @@ func (w *world) awaitCondition(site, condition, reason string) {
 	})
 }
 
+// storedAll waits until a site has acknowledged everything that it was sent.
+func (w *world) storedAll(site string) {
+	w.t.Helper()
+	c, err := w.js.Consumer(w.ctx, streams.Desired, site)
+	w.must(err)
+	eventually(w.t, site+" has stored everything", func() bool {
+		i, err := c.Info(w.ctx)
+		return err == nil && i.NumPending == 0 && i.NumAckPending == 0
+	})
+}
+
 func showsColumns(t *testing.T, a *api) {
 	w := newWorld(t, a, "plant-a")
 	w.start("one")
