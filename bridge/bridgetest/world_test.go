@@ -74,7 +74,8 @@ func (w *world) must(err error) {
 	}
 }
 
-// cleanUp leaves the API server without sites and nodes for the next test.
+// cleanUp leaves the API server without sites, nodes and their leases for the next test:
+// there is no garbage collector here.
 func (w *world) cleanUp() {
 	if w.disposable {
 		return
@@ -82,6 +83,7 @@ func (w *world) cleanUp() {
 	now := metav1.DeleteOptions{GracePeriodSeconds: new(int64)}
 	w.must(w.admin.CoreV1().Pods(w.namespace).DeleteCollection(w.ctx, now, metav1.ListOptions{}))
 	w.must(w.admin.CoreV1().Nodes().DeleteCollection(w.ctx, now, metav1.ListOptions{}))
+	w.must(w.admin.CoordinationV1().Leases(corev1.NamespaceNodeLease).DeleteCollection(w.ctx, now, metav1.ListOptions{}))
 	w.must(w.dynamic.Resource(sitesGVR).DeleteCollection(w.ctx, now, metav1.ListOptions{}))
 }
 
