@@ -96,11 +96,14 @@ func (w *world) awaitCondition(site, condition, reason string) {
 }
 
 // storedAll waits until a site has acknowledged everything that it was sent.
-func (w *world) storedAll(site string) {
+func (w *world) storedAll(site string) { w.acknowledged(streams.Desired, site) }
+
+// acknowledged waits until a durable consumer has nothing that is not acknowledged.
+func (w *world) acknowledged(stream, consumer string) {
 	w.t.Helper()
-	c, err := w.js.Consumer(w.ctx, streams.Desired, site)
+	c, err := w.js.Consumer(w.ctx, stream, consumer)
 	w.must(err)
-	eventually(w.t, site+" has stored everything", func() bool {
+	eventually(w.t, consumer+" has acknowledged all of "+stream, func() bool {
 		i, err := c.Info(w.ctx)
 		return err == nil && i.NumPending == 0 && i.NumAckPending == 0
 	})
