@@ -54,7 +54,7 @@ func (w *writing) send(msgs ...*nats.Msg) {
 	}
 }
 
-// put is a message of plant-b with a header that says what it does.
+// put is a message of plant-b with a header that names what it does.
 func put(subject, data string) *nats.Msg {
 	m := nats.NewMsg(subject)
 	m.Header.Set(streams.HeaderOp, string(streams.OpPut))

@@ -34,7 +34,7 @@ type inbox struct {
 
 type siteInbox struct {
 	arrivals []*arrival
-	// busy says that one of the site's is being looked into.
+	// busy reports whether a message of the site is being read.
 	busy bool
 }
 
