@@ -29,16 +29,16 @@ var ours = []struct {
 }{
 	{"streams", nil},
 	{"devices/api", []string{"devices/api"}},
-	{"devices/modbus", []string{"devices"}},
+	{"devices/modbus", []string{"devices", "internal/logonce"}},
 	{"devices/dmi/v1beta1", nil},
-	{"devices", []string{"devices"}},
-	{"bridge", []string{"bridge", "streams", "devices/api", "internal/configfile", "internal/metrics", "internal/version"}},
+	{"devices", []string{"devices", "internal/durable", "internal/logonce"}},
+	{"bridge", []string{"bridge", "streams", "devices/api", "internal/configfile", "internal/logonce", "internal/metrics", "internal/version"}},
 	{"leaf/node/kubelet", nil},
-	{"leaf/nodeapi", []string{"leaf/nodeapi", "streams"}},
-	{"leaf", []string{"leaf", "devices", "streams", "internal/configfile", "internal/metrics", "internal/version"}},
+	{"leaf/nodeapi", []string{"leaf/nodeapi", "streams", "internal/durable", "internal/logonce"}},
+	{"leaf", []string{"leaf", "devices", "streams", "internal/configfile", "internal/durable", "internal/logonce", "internal/metrics", "internal/version"}},
 	{"cmd/bridge", []string{"bridge", "internal/configfile", "internal/version"}},
 	{"cmd/leaf", []string{"leaf", "devices", "internal/configfile", "internal/version"}},
-	{"cmd/opcua-mapper", []string{"cmd/opcua-mapper", "devices/dmi/v1beta1"}},
+	{"cmd/opcua-mapper", []string{"cmd/opcua-mapper", "devices/dmi/v1beta1", "internal/logonce"}},
 	{"cmd/kubectl-petiole", []string{"cmd/kubectl-petiole", "bridge/api", "streams", "internal/version"}},
 }
 
