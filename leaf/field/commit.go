@@ -17,8 +17,9 @@ const commitWait = 5 * time.Second
 
 // commit stores msgs, of one stream and streams.MaxBatch at most, in one commit, and
 // returns when they are stored. A *streams.Refusal is the stream's own answer, or that no
-// stream takes the subject; after any other error nobody knows what became of them.
-func commit(ctx context.Context, nc *nats.Conn, msgs []*nats.Msg) error {
+// stream takes the subject; after any other error, as when no answer comes within wait,
+// they may be stored or not.
+func commit(ctx context.Context, nc *nats.Conn, msgs []*nats.Msg, wait time.Duration) error {
 	streams.MarkBatch(msgs)
 	last := msgs[len(msgs)-1]
 	for _, m := range msgs[:len(msgs)-1] {
@@ -26,7 +27,7 @@ func commit(ctx context.Context, nc *nats.Conn, msgs []*nats.Msg) error {
 			return fmt.Errorf("store %s: %w", m.Subject, err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, commitWait)
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	defer cancelWhenLost(nc, cancel)()
 	reply, err := nc.RequestMsgWithContext(ctx, last)

@@ -62,6 +62,7 @@ func (r *rig) partless(name string) {
 // TestMissingPartHoldsUpNothing has a large device whose parts are not there, before the
 // field starts and while it runs: the other devices go on, and it is set aside.
 func TestMissingPartHoldsUpNothing(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.partless("big")
 	r.model()
@@ -80,6 +81,7 @@ func TestMissingPartHoldsUpNothing(t *testing.T) {
 // the other node ends nothing here, neither live nor at a start, in either order. A
 // command with a known id is the proof that nothing was forgotten.
 func TestTombstoneOfAnotherNode(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.model()
 	r.deviceAt("plant-a-2", "pump", "1", `"desired":{"value":"5"}`)
@@ -130,6 +132,7 @@ func TestTombstoneOfAnotherNode(t *testing.T) {
 // does that is killed before it has taken it over: the next worker is not held up by that
 // and ends another device that is deleted, long before the consumer's AckWait has passed.
 func TestTombstoneAfterAnUnacknowledgedMessage(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.model()
 	r.device("1", "7")

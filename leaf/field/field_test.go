@@ -206,6 +206,7 @@ func (r *rig) backlog() uint64 {
 // TestDesiredReachesTheRegisterOnce writes a desired value once, whatever is restarted
 // or delivered again, and reports what the register holds.
 func TestDesiredReachesTheRegisterOnce(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.model()
 	r.device("1", "7")
@@ -228,6 +229,7 @@ func TestDesiredReachesTheRegisterOnce(t *testing.T) {
 // TestPoisonIsSetAsideOnce puts a message that cannot be read between two that can, and
 // starts the field again, which reads everything again.
 func TestPoisonIsSetAsideOnce(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	f, stop := r.run()
 	r.model()
@@ -270,6 +272,7 @@ func TestPoisonIsSetAsideOnce(t *testing.T) {
 
 // TestSamplesAreNumberedWithoutGaps reads what one device stored.
 func TestSamplesAreNumberedWithoutGaps(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.model()
 	r.device("1", "7")

@@ -121,6 +121,7 @@ func (r *rig) receives(a *application, topic string, texts ...string) string {
 
 // TestApplicationOverMQTT uses KubeEdge's topics through the MQTT listener of nats-server.
 func TestApplicationOverMQTT(t *testing.T) {
+	t.Parallel()
 	r, broker := newDeployedRig(t)
 	a := connectApplication(t, broker)
 	for _, filter := range []string{"$hw/events/#", "$ke/events/device/+/+/data/update", "local/telemetry/sample/#"} {
@@ -169,6 +170,10 @@ func TestApplicationOverMQTT(t *testing.T) {
 	r.device("2", "12")
 	r.receives(a, events+"pump/twin/update/delta", `"delta":{"setpoint":"12"}`)
 	r.eventually("written", func() bool { return r.slave.written() == "[7 11 12]" })
+	// Requests that need no device are answered in their order.
+	a.publish(events+"other/state/get", `{"event_id":"9"}`)
+	a.publish(events+"pump/state/get", `{"event_id":"10"}`)
+	r.receives(a, events+"pump/state/get/result", `"event_id":"10"`)
 	if got := a.got(events+"other/state/get/result", ""); got != "" {
 		t.Errorf("a device of another node was answered for: %s", got)
 	}
@@ -176,6 +181,7 @@ func TestApplicationOverMQTT(t *testing.T) {
 
 // TestApplicationsStayOutside has an application publish what is not for it.
 func TestApplicationsStayOutside(t *testing.T) {
+	t.Parallel()
 	r, broker := newDeployedRig(t)
 	a := connectApplication(t, broker)
 	before := r.messages(streams.SiteDesired) + r.messages(streams.SiteTelemetry) + r.messages(streams.SiteReported)
@@ -218,6 +224,7 @@ func (r *rig) messages(stream string) uint64 {
 // TestPushMethods posts samples to a web server and tells, in an event, which push method
 // is not followed.
 func TestPushMethods(t *testing.T) {
+	t.Parallel()
 	bodies := make(chan string, 1024)
 	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {
 		b, err := io.ReadAll(q.Body)

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -30,6 +31,8 @@ type recorder struct {
 	counts recorderCounts
 	// most is how many messages a commit may have.
 	most int
+	// wait is how long a commit and a look at the stream may take.
+	wait time.Duration
 	// doubtful are the subjects whose last record may be stored though nobody said so.
 	// Only run touches it.
 	doubtful map[string]bool
@@ -50,7 +53,7 @@ type record struct {
 }
 
 func newRecorder(js jetstream.JetStream, stream string) *recorder {
-	return &recorder{js: js, stream: stream, in: make(chan *record, streams.MaxBatch), most: streams.MaxBatch, doubtful: map[string]bool{}}
+	return &recorder{js: js, stream: stream, in: make(chan *record, streams.MaxBatch), most: streams.MaxBatch, wait: commitWait, doubtful: map[string]bool{}}
 }
 
 // open finds out whether the stream takes atomic batches; if not, it is one message a
@@ -141,7 +144,7 @@ func (c *recorder) publish(ctx context.Context, batch []*record) error {
 	for i, r := range batch {
 		msgs[i] = r.msg
 	}
-	return commit(ctx, c.js.Conn(), msgs)
+	return commit(ctx, c.js.Conn(), msgs, c.wait)
 }
 
 // finish answers those who wait. After an error it is looked up whether they are stored
@@ -200,7 +203,7 @@ func (c *recorder) dispel(ctx context.Context, batch []*record) []*record {
 
 // stored tells whether r is in the stream, and otherwise sets its fence.
 func (c *recorder) stored(ctx context.Context, r *record) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, commitWait)
+	ctx, cancel := context.WithTimeout(ctx, c.wait)
 	defer cancel()
 	stream, err := c.js.Stream(ctx, c.stream)
 	if err != nil {

@@ -37,8 +37,12 @@ type plant struct {
 
 func startPlant(t *testing.T, js jetstream.JetStream, size int) *plant {
 	t.Helper()
-	records := newRecorder(js, streams.SiteTelemetry)
-	p := &plant{sink: &sink{node: "plant-a-1", js: js, records: records, pusher: push.New(push.Config{})}, stored: make([]atomic.Uint64, size)}
+	return startPlantOn(t, newRecorder(js, streams.SiteTelemetry), size)
+}
+
+func startPlantOn(t *testing.T, records *recorder, size int) *plant {
+	t.Helper()
+	p := &plant{sink: &sink{node: "plant-a-1", js: records.js, records: records, pusher: push.New(push.Config{})}, stored: make([]atomic.Uint64, size)}
 	recording, stop := context.WithCancel(context.Background())
 	p.ended.Go(func() { records.run(recording) })
 	ctx, cancel := context.WithCancel(context.Background())
@@ -89,17 +93,29 @@ func (p *plant) verify(t *testing.T, js jetstream.JetStream) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c, err := stream.OrderedConsumer(t.Context(), jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	messages, err := c.Messages()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer messages.Stop()
 	found := make([]uint64, len(p.stored))
 	for seq := uint64(1); seq <= stream.CachedInfo().State.LastSeq; seq++ {
-		m, err := stream.GetMsg(t.Context(), seq)
+		m, err := messages.Next(jetstream.NextMaxWait(10 * time.Second))
 		if err != nil {
 			t.Fatalf("message %d: %v", seq, err)
 		}
-		var device int
-		if _, err := fmt.Sscanf(m.Subject, "local.telemetry.sample.default.press-%d", &device); err != nil {
-			t.Fatalf("subject %q: %v", m.Subject, err)
+		if meta, err := m.Metadata(); err != nil || meta.Sequence.Stream != seq {
+			t.Fatalf("message %d: %+v comes instead; %v", seq, meta, err)
 		}
-		_, sequence := numberOf(m.Data)
+		var device int
+		if _, err := fmt.Sscanf(m.Subject(), "local.telemetry.sample.default.press-%d", &device); err != nil {
+			t.Fatalf("subject %q: %v", m.Subject(), err)
+		}
+		_, sequence := numberOf(m.Data())
 		if sequence != found[device]+1 {
 			t.Fatalf("device %d: sequence %d follows %d", device, sequence, found[device])
 		}
@@ -124,6 +140,7 @@ func eventually(t *testing.T, what string, cond func() bool) {
 // TestRecordsAreStoredOnceWhateverIsCut cuts the connection to the server again and
 // again while commits are under way, so that acknowledgements get lost.
 func TestRecordsAreStoredOnceWhateverIsCut(t *testing.T) {
+	t.Parallel()
 	s := startServer(t, natstest.LeafConf(t, "plant-a", "127.0.0.1:1"))
 	inside := s.streams(t, streams.LeafLimits{})
 	line := natstest.NewLine(t, fmt.Sprintf("127.0.0.1:%d", s.port))
@@ -144,6 +161,7 @@ func TestRecordsAreStoredOnceWhateverIsCut(t *testing.T) {
 // TestRefusedRecordsWait makes the stream refuse what is beyond a limit: the devices
 // are told so and go on when there is room again.
 func TestRefusedRecordsWait(t *testing.T) {
+	t.Parallel()
 	s := startServer(t, natstest.LeafConf(t, "plant-a", "127.0.0.1:1"))
 	js := s.streams(t, streams.LeafLimits{})
 	stream, err := js.Stream(t.Context(), streams.SiteTelemetry)
@@ -172,6 +190,7 @@ func TestRefusedRecordsWait(t *testing.T) {
 
 // TestOneRecordDoesNotHoldUpOthers puts one that the stream never takes among others.
 func TestOneRecordDoesNotHoldUpOthers(t *testing.T) {
+	t.Parallel()
 	s := startServer(t, natstest.LeafConf(t, "plant-a", "127.0.0.1:1"))
 	js := s.streams(t, streams.LeafLimits{})
 	stream, err := js.Stream(t.Context(), streams.SiteTelemetry)
@@ -199,6 +218,7 @@ func TestOneRecordDoesNotHoldUpOthers(t *testing.T) {
 // TestFullDisk fills the disk of the server: nothing that the disk does not have is
 // acknowledged, and after a restart with room everything goes on, in order and once.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Fatal("this test mounts a small file system and needs root")
 	}
@@ -212,7 +232,7 @@ func TestFullDisk(t *testing.T) {
 		}
 	})
 	ballast := filepath.Join(dir, "ballast")
-	if err := os.WriteFile(ballast, make([]byte, 21<<20), 0o600); err != nil {
+	if err := os.WriteFile(ballast, make([]byte, 22<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	conf := natstest.LeafConf(t, "plant-a", "127.0.0.1:1")
@@ -228,7 +248,9 @@ func TestFullDisk(t *testing.T) {
 	s := startServer(t, conf)
 	s.streams(t, streams.LeafLimits{TelemetryBytes: 256 << 20})
 	outside := s.connect(t, fmt.Sprintf("nats://127.0.0.1:%d", s.port), nats.ReconnectBufSize(-1))
-	p := startPlant(t, outside, 20)
+	records := newRecorder(outside, streams.SiteTelemetry)
+	records.wait = time.Second // it passes twice: no answer comes from a stream that could not write
+	p := startPlantOn(t, records, 20)
 	// A stream that could not write answers nobody until its server is started again.
 	eventually(t, "a full disk", func() bool { return p.failures.Load() >= 20 })
 	full := p.total()
@@ -272,6 +294,7 @@ func TestALoneRecordIsOneMessage(t *testing.T) {
 // TestStatusesShareCommits has many devices report at once: a status is not numbered, the
 // newest of each is what is kept.
 func TestStatusesShareCommits(t *testing.T) {
+	t.Parallel()
 	s := startServer(t, natstest.LeafConf(t, "plant-a", "127.0.0.1:1"))
 	js := s.streams(t, streams.LeafLimits{})
 	stream, err := js.Stream(t.Context(), streams.SiteReported)

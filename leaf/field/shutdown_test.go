@@ -21,6 +21,7 @@ import (
 // TestEndWhileADeviceIsAnnounced ends the field while the feed tells what is wrong with
 // each of a device's properties, and the first of it is being stored: it ends.
 func TestEndWhileADeviceIsAnnounced(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	f, stop := r.run()
 	r.eventually("a host", func() bool { return f.host.Load() != nil })
@@ -66,6 +67,7 @@ func TestEndWhileADeviceIsAnnounced(t *testing.T) {
 // TestNoCommandAfterMemoryWasLost refuses commands until
 // every deadline of before has passed.
 func TestNoCommandAfterMemoryWasLost(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
 	r.model()
 	r.device("1", "7")

@@ -16,6 +16,7 @@ import (
 )
 
 func TestForeignWritesPointToTheCloud(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	l.configMap(newConfigMap("a", "u1", "10", "x"))
 	l.pod(newPod("p", "u2", "11"))
@@ -41,6 +42,7 @@ func TestForeignWritesPointToTheCloud(t *testing.T) {
 }
 
 func TestOnlyTheNodesTokenIsServed(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	dir := t.TempDir()
 	r := l.start(dir)
@@ -76,6 +78,7 @@ func TestOnlyTheNodesTokenIsServed(t *testing.T) {
 }
 
 func TestReviews(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	r := l.start(t.TempDir())
 	c := r.proto()

@@ -13,6 +13,7 @@ import (
 )
 
 func TestLargeObjectArrivesInParts(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	dir := t.TempDir()
 	r := l.start(dir)
@@ -44,6 +45,7 @@ func TestLargeObjectArrivesInParts(t *testing.T) {
 }
 
 func TestPoisonMessageIsSetAside(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	_, err := l.js.Publish(t.Context(), "desired.plant-a._._.configmaps.default.broken", []byte("{"))
 	must(t, err)
@@ -86,6 +88,7 @@ func TestPoisonMessageIsSetAside(t *testing.T) {
 // consumer allows, as a node API does that is killed: the next one takes over what comes
 // then long before the consumer's AckWait has passed.
 func TestFollowsAfterUnacknowledgedMessages(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	dir := t.TempDir()
 	r := l.start(dir)

@@ -37,6 +37,7 @@ func (l *leaf) cloudNode(uid, version string) uint64 {
 // another node, and makes it again: both are reports, the later is the one that is left,
 // and both outlive a restart.
 func TestCSINodeIsDeletedAndMadeAgain(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	dir := t.TempDir()
 	r := l.start(dir)
@@ -81,6 +82,7 @@ func TestCSINodeIsDeletedAndMadeAgain(t *testing.T) {
 // first registers it and when it comes back after somebody deleted it: the CSINode belongs
 // to it at once, and still to the node as a kubelet knows it that runs on.
 func TestCSINodeBelongsToTheNodeAsItIs(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	dir := t.TempDir()
 	r := l.start(dir)

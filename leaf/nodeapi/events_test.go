@@ -15,6 +15,7 @@ import (
 )
 
 func TestEventsAndCSINodesGoUp(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	dir := t.TempDir()
 	r := l.start(dir)

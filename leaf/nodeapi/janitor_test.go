@@ -45,6 +45,7 @@ func (r *running) shows() bool {
 }
 
 func TestLocalDeleteIsCleanedUpAfterForwarding(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	l.pod(newPod("a", "u1", "10", terminating))
 	r := l.start(t.TempDir())
@@ -61,6 +62,7 @@ func TestLocalDeleteIsCleanedUpAfterForwarding(t *testing.T) {
 // TestEndOfAPodThatIsWantedAgain finishes a pod that an etcd which was put back has
 // again: its end is reported once more for each message that wants it, and after a start.
 func TestEndOfAPodThatIsWantedAgain(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	ref := podRef("default", "a")
 	l.pod(newPod("a", "u1", "10", terminating))
@@ -113,6 +115,7 @@ func TestEndOfAPodThatIsWantedAgain(t *testing.T) {
 // TestWhatAKillBringsBackIsCleanedUp removes the last report of a pod and leaves the
 // server's files as a kill does. An older report is back, which changes nothing.
 func TestWhatAKillBringsBackIsCleanedUp(t *testing.T) {
+	t.Parallel()
 	store := t.TempDir()
 	l := newLeafIn(t, store)
 	l.pod(newPod("a", "u1", "10"))

@@ -23,6 +23,7 @@ import (
 // from the places of its source that are named: each works, or is refused with the reason.
 // They build upon each other. Tokens of service accounts have tests of their own.
 func TestWhatTheKubeletAsksFor(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	l.cloudNode("n1", "5")
 	l.pod(newPod("web", "u1", "10"))

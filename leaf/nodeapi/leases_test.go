@@ -11,6 +11,7 @@ import (
 )
 
 func TestLeasesStayHere(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	dir := t.TempDir()
 	r := l.start(dir)

@@ -14,6 +14,7 @@ import (
 )
 
 func TestNodeRegistersHereAndTakesTheCloudsIdentity(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	dir := t.TempDir()
 	r := l.start(dir)

@@ -20,6 +20,7 @@ func mounts(p *corev1.Pod) {
 }
 
 func TestChangedContentNudgesItsPods(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	for _, n := range []string{"plain", "projected", "unused"} {
 		l.configMap(newConfigMap(n, n, "10", "1"))

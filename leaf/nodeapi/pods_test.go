@@ -15,6 +15,7 @@ import (
 )
 
 func TestPodStatusIsStoredBeforeTheAnswerAndKept(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	l.pod(newPod("a", "u1", "10"))
 	dir := t.TempDir()
@@ -73,6 +74,7 @@ func finalDelete(uid string) metav1.DeleteOptions {
 }
 
 func TestFinalDeleteIsReportedAndRemembered(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	l.pod(newPod("a", "u1", "10"))
 	dir := t.TempDir()
@@ -119,6 +121,7 @@ func TestFinalDeleteIsReportedAndRemembered(t *testing.T) {
 }
 
 func TestRecreateUnderOneName(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	l.pod(newPod("a", "u1", "10"))
 	r := l.start(t.TempDir())
@@ -146,6 +149,7 @@ func TestRecreateUnderOneName(t *testing.T) {
 }
 
 func TestTombstoneOfALivingPodReachesTheKubelet(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	l.pod(newPod("a", "u1", "10"))
 	r := l.start(t.TempDir())
@@ -157,6 +161,7 @@ func TestTombstoneOfALivingPodReachesTheKubelet(t *testing.T) {
 }
 
 func TestMirrorPodsAreMadeHere(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	dir := t.TempDir()
 	r := l.start(dir)

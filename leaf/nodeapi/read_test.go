@@ -25,6 +25,7 @@ func encodings(t *testing.T, r *running, f func(*testing.T, kubernetes.Interface
 }
 
 func TestReadsWhatTheCloudWants(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	l.pod(newPod("a", "u1", "10"))
 	l.pod(newPod("elsewhere", "u2", "11", func(p *corev1.Pod) { p.Spec.NodeName = "plant-a-2" }))
@@ -74,6 +75,7 @@ func TestReadsWhatTheCloudWants(t *testing.T) {
 }
 
 func TestCustomResourcesAreServedAsJSON(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	r := l.start(t.TempDir())
 	gvr := schema.GroupVersionResource{Group: "devices.kubeedge.io", Version: "v1beta1", Resource: "devices"}

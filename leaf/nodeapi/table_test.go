@@ -10,6 +10,7 @@ import (
 )
 
 func TestTablesForKubectl(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	l.pod(newPod("a", "u1", "10", func(p *corev1.Pod) {
 		p.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.1.2.3", ContainerStatuses: []corev1.ContainerStatus{{Ready: true, RestartCount: 2}}}

@@ -53,6 +53,7 @@ func askToken(t *testing.T, c kubernetes.Interface, podUID string, audiences ...
 }
 
 func TestTokensOutliveTheLinkAndRestarts(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	l.pod(newPod("a", "u-1", "10"))
 	dir := t.TempDir()
@@ -123,6 +124,7 @@ func TestTokensOutliveTheLinkAndRestarts(t *testing.T) {
 }
 
 func TestRefusedTokensAreNotReplacedByACopy(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	l.pod(newPod("a", "u-1", "10"))
 	r := l.start(t.TempDir())

@@ -13,6 +13,7 @@ import (
 // TestTombstonesAreForgotten makes and deletes many pods: a while later nothing of them
 // is in memory, and until then an older version does not come back.
 func TestTombstonesAreForgotten(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	r := l.start(t.TempDir())
 	var seq uint64
@@ -42,6 +43,7 @@ func TestTombstonesAreForgotten(t *testing.T) {
 
 // TestAppliedSource follows the place in the hub's stream.
 func TestAppliedSource(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	r := l.start(t.TempDir())
 	if n := r.AppliedSource(); n != 0 {

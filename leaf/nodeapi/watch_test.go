@@ -59,6 +59,7 @@ func (e *events) kinds() string {
 }
 
 func TestStreamingListEndsWithBookmark(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	l.pod(newPod("a", "u1", "10"))
 	l.pod(newPod("b", "u2", "11"))
@@ -82,6 +83,7 @@ func TestStreamingListEndsWithBookmark(t *testing.T) {
 }
 
 func TestInformersFollow(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	l.configMap(newConfigMap("before", "u1", "10", "x"))
 	r := l.start(t.TempDir())
@@ -115,6 +117,7 @@ func TestInformersFollow(t *testing.T) {
 }
 
 func TestWatchFromUnknownVersionIsExpired(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	l.pod(newPod("a", "u1", "10"))
 	dir := t.TempDir()
@@ -138,6 +141,7 @@ func TestWatchFromUnknownVersionIsExpired(t *testing.T) {
 }
 
 func TestWatchResumesWithinHistory(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	r := l.start(t.TempDir())
 	c := r.json()
@@ -160,6 +164,7 @@ func TestWatchResumesWithinHistory(t *testing.T) {
 }
 
 func TestWatchEndsWithItsTimeAndABookmark(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	r := l.start(t.TempDir())
 	one := int64(1)
@@ -208,6 +213,7 @@ func TestLaggingWatcherIsEnded(t *testing.T) {
 }
 
 func TestSelectorTransitions(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	r := l.start(t.TempDir())
 	w, err := r.json().CoreV1().Pods("").Watch(t.Context(), metav1.ListOptions{LabelSelector: "color=red"})

@@ -36,6 +36,7 @@ func running1(s *corev1.PodStatus) {
 }
 
 func TestStatusByUpdateAndOtherPatches(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	l.pod(newPod("a", "u1", "10"))
 	r := l.start(t.TempDir())
@@ -72,6 +73,7 @@ func TestStatusByUpdateAndOtherPatches(t *testing.T) {
 }
 
 func TestAWriteThatIsNotStoredIsNotAnswered(t *testing.T) {
+	t.Parallel()
 	l := newLeaf(t)
 	l.pod(newPod("a", "u1", "10"))
 	r := l.start(t.TempDir())
