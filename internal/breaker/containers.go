@@ -10,8 +10,8 @@ import (
 
 	"github.com/petiole-io/petiole/internal/breaker/check"
 	"github.com/petiole-io/petiole/internal/breaker/world"
-	"github.com/petiole-io/petiole/internal/e2e/oracle"
 	"github.com/petiole-io/petiole/internal/e2e/rig"
+	"github.com/petiole-io/petiole/internal/oracle"
 )
 
 // containersAgree returns nil when the full site runs exactly one container for each of

@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/petiole-io/petiole/internal/breaker/check"
-	"github.com/petiole-io/petiole/internal/e2e/oracle"
+	"github.com/petiole-io/petiole/internal/oracle"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -78,7 +78,7 @@ func (r *run) look(ctx context.Context, begun time.Time, open map[int]string) {
 // reported.
 func (r *run) agrees(ctx context.Context, api oracle.API, i int) error {
 	v := r.views[i]
-	want, err := api.Wanted(v.site.Name)
+	want, err := api.Desired(v.site.Name)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ import (
 
 	"github.com/petiole-io/petiole/internal/breaker/check"
 	"github.com/petiole-io/petiole/internal/breaker/world"
-	"github.com/petiole-io/petiole/internal/e2e/oracle"
+	"github.com/petiole-io/petiole/internal/oracle"
 	"github.com/petiole-io/petiole/streams"
 )
 

@@ -15,7 +15,7 @@ import (
 
 	"github.com/petiole-io/petiole/internal/breaker/check"
 	"github.com/petiole-io/petiole/internal/breaker/world"
-	"github.com/petiole-io/petiole/internal/e2e/oracle"
+	"github.com/petiole-io/petiole/internal/oracle"
 )
 
 // followed are the resources whose every version at a site is recorded.

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/petiole-io/petiole/internal/e2e/oracle"
 	"github.com/petiole-io/petiole/internal/e2e/rig"
+	"github.com/petiole-io/petiole/internal/oracle"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -15,7 +15,7 @@ type content = oracle.Content
 
 // wanted reads the API.
 func wanted(ctx context.Context, site string) (content, error) {
-	return oracle.Wanted(ctx, lab.Dynamic, site)
+	return oracle.Desired(ctx, lab.Dynamic, site)
 }
 
 // stored reads what a stream of DESIRED's form holds for a site: the hub's or, through

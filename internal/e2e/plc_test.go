@@ -13,8 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
-	"github.com/petiole-io/petiole/internal/e2e/oracle"
 	"github.com/petiole-io/petiole/internal/e2e/rig"
+	"github.com/petiole-io/petiole/internal/oracle"
 )
 
 // The holding registers of the slave that this suite uses. Input register 0 counts the

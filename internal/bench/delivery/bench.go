@@ -16,7 +16,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/petiole-io/petiole/internal/breaker/world"
-	"github.com/petiole-io/petiole/internal/e2e/oracle"
+	"github.com/petiole-io/petiole/internal/oracle"
 	"github.com/petiole-io/petiole/streams"
 )
 

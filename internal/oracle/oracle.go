@@ -1,6 +1,6 @@
-// Package oracle says what a site shall hold according to the API server alone, by other
-// code than the bridge's, so that the two can be compared. The end-to-end suite and the
-// breaker suite call it. It covers the resources that these suites use.
+// Package oracle computes the desired state of a site from the API server alone, with code
+// of its own, so that the bridge's result can be compared with it. The end-to-end suite,
+// the breaker suite and the benchmarks call it. It covers the resources that they use.
 package oracle
 
 import (
@@ -26,13 +26,13 @@ const SiteLabel = "petiole.dev/site"
 // DevicesGroup is the API group of devices.
 const DevicesGroup = "devices.kubeedge.io"
 
-// Content is, for each object, the canonical JSON of all that concerns a site.
+// Content maps each object to the canonical JSON of the parts that a site needs.
 type Content map[streams.Ref]string
 
-// API is a picture of an API server from which what each site wants is computed.
+// API is a snapshot of the objects of an API server, by resource.
 type API map[schema.GroupVersionResource][]unstructured.Unstructured
 
-// Read lists all that sites may want.
+// Read lists all objects that a site may need.
 func Read(ctx context.Context, client dynamic.Interface) (API, error) {
 	a := API{}
 	for _, gvr := range []schema.GroupVersionResource{
@@ -48,99 +48,100 @@ func Read(ctx context.Context, client dynamic.Interface) (API, error) {
 	return a, nil
 }
 
-// Wanted is what a site shall hold.
-func Wanted(ctx context.Context, client dynamic.Interface, site string) (Content, error) {
+// Desired reads the API server and returns the desired state of a site.
+func Desired(ctx context.Context, client dynamic.Interface, site string) (Content, error) {
 	a, err := Read(ctx, client)
 	if err != nil {
 		return nil, err
 	}
-	return a.Wanted(site)
+	return a.Desired(site)
 }
 
-// Wanted is what a site shall hold.
-func (a API) Wanted(site string) (Content, error) {
-	w := want{API: a, out: Content{}}
-	if err := w.collect(site); err != nil {
-		return nil, fmt.Errorf("compute what %s shall have: %w", site, err)
+// Desired returns the desired state of a site.
+func (a API) Desired(site string) (Content, error) {
+	c := collector{API: a, out: Content{}}
+	if err := c.collect(site); err != nil {
+		return nil, fmt.Errorf("compute the desired state of %s: %w", site, err)
 	}
-	return w.out, nil
+	return c.out, nil
 }
 
-type want struct {
+type collector struct {
 	API
 	out Content
 }
 
-// Core is a resource of the core group.
+// Core returns a resource of the core group.
 func Core(resource string) schema.GroupVersionResource {
 	return schema.GroupVersionResource{Version: "v1", Resource: resource}
 }
 
-// Device is a resource of the devices' group.
+// Device returns a resource of the group DevicesGroup.
 func Device(resource string) schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: DevicesGroup, Version: "v1beta1", Resource: resource}
 }
 
-// EndpointSlices is their resource.
+// EndpointSlices is the resource of endpoint slices.
 var EndpointSlices = schema.GroupVersionResource{Group: "discovery.k8s.io", Version: "v1", Resource: "endpointslices"}
 
-func (w want) collect(site string) error {
-	mine := map[string]bool{}
-	for _, n := range w.API[Core("nodes")] {
+func (c collector) collect(site string) error {
+	nodes := map[string]bool{}
+	for _, n := range c.API[Core("nodes")] {
 		if n.GetLabels()[SiteLabel] == site {
-			mine[n.GetName()] = true
-			w.put(Core("nodes"), n.GetName(), n)
+			nodes[n.GetName()] = true
+			c.add(Core("nodes"), n.GetName(), n)
 		}
 	}
 	namespaces := map[string]bool{}
-	for _, p := range w.API[Core("pods")] {
+	for _, p := range c.API[Core("pods")] {
 		node, _, err := unstructured.NestedString(p.Object, "spec", "nodeName")
-		if err != nil || !mine[node] {
+		if err != nil || !nodes[node] {
 			continue
 		}
-		w.put(Core("pods"), node, p)
+		c.add(Core("pods"), node, p)
 		namespaces[p.GetNamespace()] = true
-		if err := w.podNeeds(p); err != nil {
+		if err := c.addReferences(p); err != nil {
 			return err
 		}
 	}
-	w.namespaced(namespaces)
-	return w.devices(mine)
+	c.addNamespaces(namespaces)
+	return c.addDevices(nodes)
 }
 
-// namespaced takes the namespaces of pods with their services, and the one service by
-// which pods find the API server.
-func (w want) namespaced(namespaces map[string]bool) {
+// addNamespaces adds the namespaces of pods with their services, and the service
+// default/kubernetes, by which pods find the API server.
+func (c collector) addNamespaces(namespaces map[string]bool) {
 	for ns := range namespaces {
-		w.take(Core("namespaces"), "", ns)
+		c.addNamed(Core("namespaces"), "", ns)
 	}
 	for _, gvr := range []schema.GroupVersionResource{Core("services"), EndpointSlices} {
-		for _, s := range w.API[gvr] {
+		for _, s := range c.API[gvr] {
 			if namespaces[s.GetNamespace()] || s.GetNamespace() == "default" && s.GetName() == "kubernetes" {
-				w.put(gvr, "", s)
+				c.add(gvr, "", s)
 			}
 		}
 	}
 }
 
-func (w want) devices(nodes map[string]bool) error {
-	for _, d := range w.API[Device("devices")] {
+func (c collector) addDevices(nodes map[string]bool) error {
+	for _, d := range c.API[Device("devices")] {
 		node, _, err := unstructured.NestedString(d.Object, "spec", "nodeName")
 		if err != nil || !nodes[node] {
 			continue
 		}
-		w.put(Device("devices"), node, d)
+		c.add(Device("devices"), node, d)
 		model, _, err := unstructured.NestedString(d.Object, "spec", "deviceModelRef", "name")
 		if err != nil {
 			return err
 		}
-		w.take(Device("devicemodels"), d.GetNamespace(), model)
+		c.addNamed(Device("devicemodels"), d.GetNamespace(), model)
 	}
 	return nil
 }
 
-// podNeeds finds every name that a pod refers to by the JSON keys that hold one.
-func (w want) podNeeds(pod unstructured.Unstructured) error {
+// addReferences adds the objects that a pod refers to. It finds them by the JSON keys
+// under which a name may stand.
+func (c collector) addReferences(pod unstructured.Unstructured) error {
 	data, err := json.Marshal(pod.Object["spec"])
 	if err != nil {
 		return err
@@ -150,7 +151,7 @@ func (w want) podNeeds(pod unstructured.Unstructured) error {
 		return err
 	}
 	ns := pod.GetNamespace()
-	need := map[schema.GroupVersionResource]map[string]bool{Core("configmaps"): {}, Core("secrets"): {}, Core("serviceaccounts"): {spec.ServiceAccountName: true}}
+	needed := map[schema.GroupVersionResource]map[string]bool{Core("configmaps"): {}, Core("secrets"): {}, Core("serviceaccounts"): {spec.ServiceAccountName: true}}
 	var walk func(v any)
 	walk = func(v any) {
 		switch v := v.(type) {
@@ -164,14 +165,14 @@ func (w want) podNeeds(pod unstructured.Unstructured) error {
 				name, _ := m["name"].(string)
 				switch key {
 				case "configMap", "configMapRef", "configMapKeyRef":
-					need[Core("configmaps")][name] = ok
+					needed[Core("configmaps")][name] = ok
 				case "secret":
 					if secretName, isVolume := m["secretName"].(string); isVolume {
 						name = secretName
 					}
-					need[Core("secrets")][name] = ok
+					needed[Core("secrets")][name] = ok
 				case "secretRef", "secretKeyRef":
-					need[Core("secrets")][name] = ok
+					needed[Core("secrets")][name] = ok
 				}
 				walk(inner)
 			}
@@ -182,33 +183,34 @@ func (w want) podNeeds(pod unstructured.Unstructured) error {
 		return err
 	}
 	walk(generic)
-	for gvr, names := range need {
+	for gvr, names := range needed {
 		for name, ok := range names {
 			if !ok || name == "" {
 				continue
 			}
-			w.take(gvr, ns, name)
+			c.addNamed(gvr, ns, name)
 		}
 	}
 	return nil
 }
 
-// take adds one object if it exists.
-func (w want) take(gvr schema.GroupVersionResource, namespace, name string) {
-	for _, e := range w.API[gvr] {
+// addNamed adds one object if it exists.
+func (c collector) addNamed(gvr schema.GroupVersionResource, namespace, name string) {
+	for _, e := range c.API[gvr] {
 		if e.GetNamespace() == namespace && e.GetName() == name {
-			w.put(gvr, "", e)
+			c.add(gvr, "", e)
 		}
 	}
 }
 
-func (w want) put(gvr schema.GroupVersionResource, node string, u unstructured.Unstructured) {
+func (c collector) add(gvr schema.GroupVersionResource, node string, u unstructured.Unstructured) {
 	ref := streams.Ref{Node: node, Group: gvr.Group, Resource: gvr.Resource, Namespace: u.GetNamespace(), Name: u.GetName()}
-	w.out[ref] = Canonical(u.Object)
+	c.out[ref] = Canonical(u.Object)
 }
 
-// Canonical is what of an object concerns a site, with its keys in order: not the
-// version counters, not the status, and of a node not what the cloud says of the link.
+// Canonical returns the JSON of the parts of an object that a site needs, with sorted keys:
+// without status and version counters, and for a node without the taints that the cloud
+// sets while the link is down.
 func Canonical(object map[string]any) string {
 	u := unstructured.Unstructured{Object: object}
 	c := u.DeepCopy()
@@ -237,7 +239,7 @@ func Canonical(object map[string]any) string {
 	return string(data)
 }
 
-// ChangedSince lists the objects that were added, removed or changed.
+// ChangedSince returns the objects that were added, removed or changed, in order.
 func (c Content) ChangedSince(before Content) []streams.Ref {
 	changed := map[streams.Ref]bool{}
 	for r, v := range c {
@@ -255,7 +257,7 @@ func (c Content) ChangedSince(before Content) []streams.Ref {
 	return refs
 }
 
-// Shorten names the first of many objects.
+// Shorten returns the names of the first eight objects.
 func Shorten(refs []streams.Ref) string {
 	var names []string
 	for _, r := range refs[:min(len(refs), 8)] {
