@@ -11,6 +11,7 @@ import (
 func seconds(n int64) *int64 { return &n }
 
 func TestAutonomySeconds(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name      string
 		pod, node string
@@ -44,6 +45,7 @@ func annotation(v string) map[string]string {
 }
 
 func TestTolerationsFor(t *testing.T) {
+	t.Parallel()
 	tol := func(key string, s *int64) corev1.Toleration {
 		return corev1.Toleration{Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: s}
 	}

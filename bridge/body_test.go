@@ -7,6 +7,7 @@ import (
 )
 
 func TestBodyTellsAChangeFromARepetition(t *testing.T) {
+	t.Parallel()
 	const node = `
 apiVersion: v1
 kind: Node
@@ -37,6 +38,7 @@ status: {phase: Running}
 }
 
 func TestBodyOfANodeHasNoTaintsOfTheLink(t *testing.T) {
+	t.Parallel()
 	const tainted = `
 metadata: {uid: u, managedFields: [{manager: m}]}
 spec: {taints: [{key: node.kubernetes.io/unreachable, effect: NoExecute}, {key: dedicated, effect: NoSchedule}, {key: node.kubernetes.io/not-ready, effect: NoSchedule}]}

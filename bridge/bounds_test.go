@@ -15,6 +15,7 @@ import (
 
 // A site's requests take a bounded place in the queue, and leave room for the others'.
 func TestRequestsAreBounded(t *testing.T) {
+	t.Parallel()
 	l := &lane{handler: &handler{perSite: 3}, queue: make(chan request, 5), waiting: map[string]int{}}
 	enter := func(site string) bool { return l.enter(request{site, &nats.Msg{}}) }
 	for i := range 5 {
@@ -43,6 +44,7 @@ func TestRequestsAreBounded(t *testing.T) {
 // A site's reports wait for the API server up to a bound; a newer report of an object
 // takes the older one's place.
 func TestWaitingReportsAreCounted(t *testing.T) {
+	t.Parallel()
 	r := newReports()
 	k := func(name string) reportKey {
 		return reportKey{"plant-a", streams.Ref{Node: "n", Resource: "pods", Namespace: "d", Name: name}}
@@ -71,6 +73,7 @@ func TestWaitingReportsAreCounted(t *testing.T) {
 }
 
 func TestPresenceIsBounded(t *testing.T) {
+	t.Parallel()
 	p, at := newPresence(), time.Unix(1_000_000, 0)
 	for i := range 20 {
 		b := streams.Presence{Time: at}

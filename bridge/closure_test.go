@@ -69,6 +69,7 @@ func twoSites(t *testing.T) *closure {
 }
 
 func TestClosureOfASite(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name  string
 		extra [][2]string
@@ -158,6 +159,7 @@ spec:
 }
 
 func TestClosureConcernsOnlyTheSitesOfAChange(t *testing.T) {
+	t.Parallel()
 	fresh := func() *closure {
 		c := twoSites(t)
 		see(t, c, "persistentvolumeclaims default/data", "")
@@ -204,6 +206,7 @@ func TestClosureConcernsOnlyTheSitesOfAChange(t *testing.T) {
 }
 
 func TestClosureTakesAwayWhatIsNotNeeded(t *testing.T) {
+	t.Parallel()
 	c := twoSites(t)
 	c.recompute("plant-a")
 	k := coreKey("pods", "default", "pa")
@@ -221,6 +224,7 @@ func TestClosureTakesAwayWhatIsNotNeeded(t *testing.T) {
 }
 
 func TestClosureKnowsNoSiteWithoutASiteObject(t *testing.T) {
+	t.Parallel()
 	c := newClosure()
 	see(t, c, "nodes a1", nodeOfA)
 	if changed, _ := c.recompute("plant-a"); len(changed) > 0 {
@@ -229,6 +233,7 @@ func TestClosureKnowsNoSiteWithoutASiteObject(t *testing.T) {
 }
 
 func TestClosureNodeTokens(t *testing.T) {
+	t.Parallel()
 	c := twoSites(t)
 	see(t, c, "devices.devices.kubeedge.io plant/pump", `spec: {nodeName: a1}`)
 	c.recompute("plant-a")

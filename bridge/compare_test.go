@@ -83,6 +83,7 @@ func genSet(t *rapid.T, label string) entries {
 // Whatever a site has and should have: carrying out what comparisons find makes the two
 // equal, touches nothing that is equal, and ends.
 func TestComparisonsConverge(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		want, is := genSet(t, "want"), genSet(t, "is")
 		have, most := holdingsOf(want), rapid.IntRange(1, 20).Draw(t, "most")
@@ -112,6 +113,7 @@ func TestComparisonsConverge(t *testing.T) {
 }
 
 func TestComparisonWaits(t *testing.T) {
+	t.Parallel()
 	subject := "desired.s._._.configmaps.default.c"
 	e := streams.ManifestEntry{Subject: subject, UID: "a"}
 	want := entries{subject: e}
@@ -173,6 +175,7 @@ func FuzzManifestQuery(f *testing.F) {
 // What a site says of an object gets into tombstones, which the hub and the next bridge
 // keep: no site can fill them, or make the next epoch's number overflow.
 func TestEntriesAreBounded(t *testing.T) {
+	t.Parallel()
 	e := streams.ManifestEntry{Subject: "desired.s._._.configmaps.default.c", UID: "u", Version: "1", Epoch: "3-u", Hash: "h"}
 	long := strings.Repeat("x", maxEntryField+1)
 	for name, c := range map[string]struct {

@@ -9,6 +9,7 @@ import (
 )
 
 func TestConfigDecodesOverTheDefaults(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "bridge.yaml")
 	write(t, path, "nats:\n  urls: [nats://hub:4222]\nleaderElection:\n  leaseDuration: 4s\nlog:\n  level: debug\n")
 	cfg, err := LoadConfig(path)
@@ -24,6 +25,7 @@ func TestConfigDecodesOverTheDefaults(t *testing.T) {
 }
 
 func TestConfigRefusesAnUnknownKey(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "bridge.yaml")
 	write(t, path, "nats:\n  urls: [nats://hub:4222]\n  speed: 9\n")
 	if _, err := LoadConfig(path); err == nil || !strings.Contains(err.Error(), "speed") {
@@ -32,6 +34,7 @@ func TestConfigRefusesAnUnknownKey(t *testing.T) {
 }
 
 func TestConfigReportsEveryBadFieldWithItsValue(t *testing.T) {
+	t.Parallel()
 	cfg := DefaultConfig()
 	cfg.Kubernetes.Kubeconfig = "/no/such/kubeconfig"
 	cfg.Kubernetes.Impersonation = "root"

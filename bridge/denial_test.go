@@ -106,6 +106,7 @@ func forbid(rw http.ResponseWriter) {
 // and what waits does not take the place of others. One that forbids a report for long
 // refuses it.
 func TestForbiddenReportsWait(t *testing.T) {
+	t.Parallel()
 	var tries atomic.Int64
 	var open atomic.Bool
 	w := startWriting(t, func(rw http.ResponseWriter, _ *http.Request) {

@@ -6,6 +6,7 @@ import (
 )
 
 func TestMirroredDeviceState(t *testing.T) {
+	t.Parallel()
 	status := func(state, online string) map[string]any {
 		m := map[string]any{"state": state}
 		if online != "" {

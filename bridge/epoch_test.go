@@ -8,6 +8,7 @@ import (
 )
 
 func TestEpochBegins(t *testing.T) {
+	t.Parallel()
 	r := epochRecord{Number: 3, UID: "u1", Version: "1000", Marker: 7, Term: 2, Holder: "a"}
 	for _, test := range []struct {
 		name   string
@@ -48,6 +49,7 @@ func TestEpochBegins(t *testing.T) {
 // Within one epoch the version never goes down, and epochs are never used again, in
 // whatever order a storage is written, restored and looked at.
 func TestEpochsKeepVersionsComparable(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		type image struct{ version, marker, number uint64 }
 		now, saved := image{version: 1}, image{version: 1}

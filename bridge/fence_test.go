@@ -9,6 +9,7 @@ import (
 )
 
 func TestFence(t *testing.T) {
+	t.Parallel()
 	start := time.Now()
 	now := start
 	f := newFence(func() time.Time { return now })
@@ -64,6 +65,7 @@ func TestFence(t *testing.T) {
 // An earlier leader's terms, and those of a time before the term was claimed, depose
 // nobody.
 func TestFenceIgnoresTermsBeforeItsOwn(t *testing.T) {
+	t.Parallel()
 	f := newFence(time.Now)
 	f.raise()
 	f.renewed(time.Now(), time.Minute)
@@ -74,6 +76,7 @@ func TestFenceIgnoresTermsBeforeItsOwn(t *testing.T) {
 }
 
 func TestFencedTransport(t *testing.T) {
+	t.Parallel()
 	f := newFence(time.Now)
 	f.raise()
 	var agents []string
@@ -118,6 +121,7 @@ func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f
 // Another bridge takes over within the time that is asked for: it sees the last renewal
 // up to two looks late, waits for the lease, and looks again.
 func TestTimingTakesOverInTime(t *testing.T) {
+	t.Parallel()
 	for takeover := 3 * time.Second; takeover <= 5*time.Minute; takeover += time.Second {
 		d := timingFor(takeover)
 		longest := d.lease + 2*d.retry*22/10 // the elector waits up to 2.2 times its period

@@ -101,6 +101,7 @@ func (w *writing) stored(filter string) map[string]uint64 {
 // Reports whose parts never come hold up nobody, are given up, and take no place while
 // they wait for them.
 func TestMissingPartsHoldUpNobody(t *testing.T) {
+	t.Parallel()
 	const n = streams.MaxUnacked + 100
 	w := startFlooded(t, accepts)
 	var flood []*nats.Msg
@@ -130,6 +131,7 @@ func TestMissingPartsHoldUpNobody(t *testing.T) {
 
 // A part that is late is waited for.
 func TestLatePartsAreWaitedFor(t *testing.T) {
+	t.Parallel()
 	w := startFlooded(t, accepts)
 	var late *nats.Msg
 	for _, m := range largeReport(t, w) {
@@ -209,7 +211,8 @@ func largeReport(t *testing.T, w *writing) []*nats.Msg {
 
 // Messages that cannot be read are set aside one after the other, for each site by itself.
 func TestUnreadableReportsHoldUpNobody(t *testing.T) {
-	const n = 1500
+	t.Parallel()
+	const n = streams.MaxUnacked + 100
 	w := startFlooded(t, accepts)
 	var flood []*nats.Msg
 	for i := range n {
@@ -229,6 +232,7 @@ func TestUnreadableReportsHoldUpNobody(t *testing.T) {
 // What the API server does not take for long, of one site, takes no place of others', and
 // goes on being tried.
 func TestRetriedReportsTakeNoPlace(t *testing.T) {
+	t.Parallel()
 	w := startFlooded(t, func(rw http.ResponseWriter, r *http.Request) {
 		if strings.Contains(r.Header.Get("Impersonate-User"), "b1") {
 			statusError(rw, http.StatusInternalServerError, metav1.StatusReasonInternalError)
@@ -253,6 +257,7 @@ func TestRetriedReportsTakeNoPlace(t *testing.T) {
 
 // Names that no object can have are refused before a request is made of them.
 func TestImpossibleNamesAreRefused(t *testing.T) {
+	t.Parallel()
 	w := startFlooded(t, accepts)
 	w.start()
 	for _, ref := range []streams.Ref{
@@ -275,6 +280,7 @@ func TestImpossibleNamesAreRefused(t *testing.T) {
 
 // A refused message that is larger than what the hub takes once the reason is in it.
 func TestLargestReportIsSetAside(t *testing.T) {
+	t.Parallel()
 	w := startFlooded(t, accepts)
 	w.start()
 	m := put("reported.plant-b.b1._.widgets.default.w", `{"metadata":{"name":"w"},"x":"`)
@@ -287,6 +293,7 @@ func TestLargestReportIsSetAside(t *testing.T) {
 
 // Parts may each be as large as the hub takes: what they are together is bounded.
 func TestLargeReportsAreBounded(t *testing.T) {
+	t.Parallel()
 	w := startFlooded(t, accepts)
 	w.start()
 	body := []byte(`{"metadata":{"name":"large"},"status":{"message":"` + strings.Repeat("x", maxReportBytes) + `"}}`)
@@ -309,7 +316,8 @@ func TestLargeReportsAreBounded(t *testing.T) {
 // Parts that belong to no report are removed; those that a report has, and the last ones
 // of a site, whose report may still come, are not.
 func TestOrphanPartsAreRemoved(t *testing.T) {
-	const n = 1500
+	t.Parallel()
+	const n = streams.MaxUnacked + 100
 	w := startFlooded(t, accepts)
 	whole := largeReport(t, w)
 	w.send(whole...)
@@ -325,7 +333,7 @@ func TestOrphanPartsAreRemoved(t *testing.T) {
 	w.await("the large report written", func() bool { return w.writeback.count.accepted.Load() == 1 })
 	w.ahead.Store(int64(orphanWait))
 	w.await("orphans removed", func() bool {
-		w.ahead.Add(int64(time.Millisecond))
+		w.ahead.Add(int64(10 * time.Millisecond))
 		return len(w.stored("reported.plant-b.>")) == len(whole)+2
 	})
 	left := w.stored("reported.plant-b.>")
@@ -342,13 +350,14 @@ func TestOrphanPartsAreRemoved(t *testing.T) {
 	w.send(put(streams.ReportedSubject("plant-b", streams.Ref{Node: "b1", Resource: "pods", Namespace: "default", Name: "other"}), `{"metadata":{"name":"other"}}`))
 	w.ahead.Add(int64(2 * partsInterval))
 	w.await("its parts removed", func() bool {
-		w.ahead.Add(int64(time.Millisecond))
+		w.ahead.Add(int64(10 * time.Millisecond))
 		return len(w.stored("reported.plant-b.*.*.*.*.*.=part.*")) == 0
 	})
 }
 
 // The next bridge starts with what the former one had put off, and stalls nobody either.
 func TestRestartDoesNotBringTheStallBack(t *testing.T) {
+	t.Parallel()
 	w := startFlooded(t, accepts)
 	for i := range streams.MaxUnacked + 100 {
 		w.send(incomplete(fmt.Sprint("p", i)))
@@ -375,6 +384,7 @@ func TestRestartDoesNotBringTheStallBack(t *testing.T) {
 // One site has no more than its share unacknowledged, and that is less when others hold
 // nearly everything.
 func TestShareOfASite(t *testing.T) {
+	t.Parallel()
 	u, seq := newUnacked(), uint64(0)
 	fill := func(site string) (n int) {
 		for {

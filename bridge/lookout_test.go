@@ -9,6 +9,7 @@ import (
 // TestLookout: what is published waits for a look that began after the API server was
 // heard; one that began before covers nothing of it.
 func TestLookout(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLookout()
 		if err := l.await(t.Context()); err != nil {

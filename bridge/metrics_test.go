@@ -36,6 +36,7 @@ func names(r *prometheus.Registry) map[string]bool {
 // TestAlertsAreAboutMetricsThatExist: an alert about a metric that was renamed never
 // fires.
 func TestAlertsAreAboutMetricsThatExist(t *testing.T) {
+	t.Parallel()
 	data, err := os.ReadFile("../deploy/kubernetes/alerts.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -78,6 +79,7 @@ func TestAlertsAreAboutMetricsThatExist(t *testing.T) {
 }
 
 func TestRepairsAreCountedByOutcome(t *testing.T) {
+	t.Parallel()
 	m := newInstruments(&counters{})
 	first := siteRepair{LastCheck: noon, Outcome: streams.ManifestEqual}
 	m.repaired("plant-a", first)
@@ -96,6 +98,7 @@ func TestRepairsAreCountedByOutcome(t *testing.T) {
 }
 
 func TestOutagesAreCounted(t *testing.T) {
+	t.Parallel()
 	m := newInstruments(&counters{})
 	o := m.watching(newOutage(zap.NewNop(), "watch the API server"))
 	for _, err := range []error{errors.New("away"), errors.New("away"), nil, errors.New("away")} {
@@ -114,6 +117,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func TestRequestsAreCounted(t *testing.T) {
+	t.Parallel()
 	m := newRequestMetrics()
 	if m.working(noon, time.Second) == nil {
 		t.Error("an API server that has never answered works")
@@ -168,6 +172,7 @@ func TestRequestsAreCounted(t *testing.T) {
 }
 
 func TestReadyWhenItActsOrStandsBy(t *testing.T) {
+	t.Parallel()
 	b := New(DefaultConfig(), zap.NewNop())
 	err := b.ready()
 	if err == nil || !strings.Contains(err.Error(), "API server: has not answered yet") || !strings.Contains(err.Error(), "hub: not connected") {

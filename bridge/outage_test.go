@@ -9,6 +9,7 @@ import (
 )
 
 func TestOutageLogsChangesOfState(t *testing.T) {
+	t.Parallel()
 	core, logs := observer.New(zap.DebugLevel)
 	o, down := newOutage(zap.New(core), "API server"), errors.New("refused")
 	for _, step := range []struct {

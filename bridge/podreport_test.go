@@ -11,6 +11,7 @@ import (
 )
 
 func TestPodStatusPatch(t *testing.T) {
+	t.Parallel()
 	ready := func(s corev1.ConditionStatus) corev1.PodCondition {
 		return corev1.PodCondition{Type: corev1.PodReady, Status: s}
 	}
@@ -83,6 +84,7 @@ func mustJSON(t *testing.T, v any) string {
 }
 
 func TestMergeNodeStatus(t *testing.T) {
+	t.Parallel()
 	at := func(n int) metav1.Time { return metav1.NewTime(time.Unix(int64(n), 0)) }
 	cond := func(kind corev1.NodeConditionType, s corev1.ConditionStatus, beat int) corev1.NodeCondition {
 		return corev1.NodeCondition{Type: kind, Status: s, LastHeartbeatTime: at(beat)}
@@ -117,6 +119,7 @@ func TestMergeNodeStatus(t *testing.T) {
 }
 
 func TestNodeStatusPatchReplacesAddresses(t *testing.T) {
+	t.Parallel()
 	node := func(addresses ...string) *corev1.Node {
 		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", UID: "u"}}
 		for _, a := range addresses {

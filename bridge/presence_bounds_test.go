@@ -50,6 +50,7 @@ func siteStatusSchema(t *testing.T) crdSchema {
 // The API server takes every status that a heartbeat can lead to: the bounds of the one are
 // those of the other.
 func TestBoundsOfAHeartbeatAreThoseOfTheStatus(t *testing.T) {
+	t.Parallel()
 	s := siteStatusSchema(t)
 	reason := s.Properties["conditions"].Items.Properties["reason"]
 	if got := s.Properties["degraded"]; got.MaxItems != maxDegraded || got.Items.MaxLength != maxReason || reason.MaxLength < maxReason {
@@ -73,6 +74,7 @@ func TestBoundsOfAHeartbeatAreThoseOfTheStatus(t *testing.T) {
 }
 
 func TestHeartbeatsOutOfBounds(t *testing.T) {
+	t.Parallel()
 	for reason, ok := range map[string]bool{
 		streams.DegradedDiskFull: true, streams.DegradedStore: true, strings.Repeat("x", maxReason): true, strings.Repeat("x", maxReason+1): false,
 		"": false, "disk full": false, "Disk-Full": false, "1": false, "DiskFull\n": false,

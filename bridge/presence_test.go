@@ -9,6 +9,7 @@ import (
 )
 
 func TestPresence(t *testing.T) {
+	t.Parallel()
 	p, at := newPresence(), time.Unix(1_000_000, 0)
 	clock := time.Unix(500, 0) // the site's clock is another
 	beat := func(ages ...time.Duration) streams.Presence {
@@ -59,6 +60,7 @@ func TestPresence(t *testing.T) {
 }
 
 func TestPresenceOfAnEarlierBridge(t *testing.T) {
+	t.Parallel()
 	p, at := newPresence(), time.Unix(1_000_000, 0)
 	since := at.Add(-time.Hour)
 	p.adopt("up", true, since, at)

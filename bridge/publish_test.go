@@ -79,7 +79,7 @@ func (p *publishing) set(k objectKey, object map[string]any) {
 // await waits until nothing is left to be published.
 func (p *publishing) await(what string, cond func() bool) {
 	p.t.Helper()
-	for start := time.Now(); !cond(); time.Sleep(time.Millisecond) {
+	for start := time.Now(); !cond(); time.Sleep(10 * time.Millisecond) {
 		if time.Since(start) > time.Minute {
 			p.t.Fatalf("%s: not within a minute", what)
 		}
@@ -117,6 +117,7 @@ func (p *publishing) write(k objectKey, value int) {
 // A message of a leader that stood still, and of one that lost its lease: neither
 // replaces what the next leader wrote.
 func TestLateMessagesAreRefused(t *testing.T) {
+	t.Parallel()
 	p := startPublishing(t)
 	k := p.populate(1)[0]
 	subject := streams.DesiredSubject("plant-a", k.ref(""))
@@ -160,6 +161,7 @@ func TestLateMessagesAreRefused(t *testing.T) {
 
 // A hub whose store was put back to an older one has less than this bridge knows of.
 func TestHubPutBack(t *testing.T) {
+	t.Parallel()
 	p := startPublishing(t)
 	p.populate(3)
 	f := &foreign{hub: p.hub, publish: p.publisher, fence: p.fence, log: zap.NewNop(), count: p.count}
@@ -175,6 +177,7 @@ func TestHubPutBack(t *testing.T) {
 // A hub that is killed can find a message again that had been superseded and removed. The
 // site has passed its sequence: that the subject holds the right thing is not enough.
 func TestRemovedMessageThatIsBackIsPublishedAgain(t *testing.T) {
+	t.Parallel()
 	p := startPublishing(t)
 	k := p.populate(3)[0]
 	subject := streams.DesiredSubject("plant-a", k.ref(""))

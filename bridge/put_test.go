@@ -43,6 +43,7 @@ func (p *publishing) on(r streams.Ref, op streams.Op, uid string) streams.Messag
 // The tombstone of what cannot come back is of a higher version than what it ends, and
 // below whatever follows; that of what may be wanted again is of the same.
 func TestTombstoneVersions(t *testing.T) {
+	t.Parallel()
 	p := startPublishing(t)
 	k := p.populate(2)[0]
 	pod := coreKey("pods", "default", "web")
@@ -97,6 +98,7 @@ func TestTombstoneVersions(t *testing.T) {
 }
 
 func TestNextVersion(t *testing.T) {
+	t.Parallel()
 	for is, want := range map[string]string{"1": "2", "999": "1000", "": "", "abc": "abc"} {
 		if got := nextVersion(is); got != want {
 			t.Errorf("after %q comes %q, want %q", is, got, want)

@@ -10,6 +10,7 @@ import (
 // Reports of one site that are put off at the same time are all remembered: the bucket has
 // the first of them, also after one was removed from it meanwhile.
 func TestPutOffKeepsTheFirst(t *testing.T) {
+	t.Parallel()
 	w := startWriting(t, func(rw http.ResponseWriter, _ *http.Request) { forbid(rw) })
 	w.start()
 	ctx := t.Context()

@@ -47,6 +47,7 @@ func leadingFence() *fence {
 // An Event that the API server refuses for good does not keep those of the other sites
 // back; one that it does not take for now does.
 func TestRefusedEventsAreDropped(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	var taken []string
 	answers := map[string]int{"quota": http.StatusForbidden, "invalid": http.StatusUnprocessableEntity, "busy": http.StatusTooManyRequests}
@@ -93,6 +94,7 @@ func TestRefusedEventsAreDropped(t *testing.T) {
 
 // A site cannot fill the memory with names of nodes that the API server does not accept.
 func TestRefusedNodesAreForgotten(t *testing.T) {
+	t.Parallel()
 	w := startWriting(t, func(w http.ResponseWriter, _ *http.Request) {
 		statusError(w, http.StatusForbidden, metav1.StatusReasonForbidden)
 	})
@@ -114,6 +116,7 @@ func TestRefusedNodesAreForgotten(t *testing.T) {
 
 // The leases of nodes are renewed also when all other requests wait for their turn.
 func TestLeasesHaveTheirOwnBucket(t *testing.T) {
+	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write([]byte(`{"kind":"Lease","apiVersion":"coordination.k8s.io/v1","metadata":{"name":"n","resourceVersion":"2"}}`))
@@ -138,6 +141,7 @@ func TestLeasesHaveTheirOwnBucket(t *testing.T) {
 
 // The value of the annotation is repeated in the status, which has room for so much.
 func TestLongResyncIsRefused(t *testing.T) {
+	t.Parallel()
 	p := startPublishing(t)
 	p.populate(1)
 	if err := streams.EnsureConsumer(t.Context(), p.hub.js, streams.Desired, streams.SiteConsumer("plant-a")); err != nil {
@@ -169,6 +173,7 @@ func TestLongResyncIsRefused(t *testing.T) {
 
 // A question stays for its time by the clock of the bridge, whatever the API server's is.
 func TestBacklogsCountTheirTimeThemselves(t *testing.T) {
+	t.Parallel()
 	b := &backlogs{asked: map[string]asked{}}
 	o := &unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"name": "q", "uid": "1"}}}
 	o.SetCreationTimestamp(metav1.NewTime(noon.Add(-time.Hour)))
@@ -186,6 +191,7 @@ func TestBacklogsCountTheirTimeThemselves(t *testing.T) {
 
 // No message is not the same as no backlog.
 func TestHubThatSendsNothing(t *testing.T) {
+	t.Parallel()
 	p := startPublishing(t)
 	p.populate(1)
 	for filter, want := range map[string]error{streams.DesiredFilter("plant-a"): errSilentHub, streams.DesiredFilter("plant-b"): nil} {

@@ -7,6 +7,7 @@ import (
 )
 
 func TestReportsKeepTheNewest(t *testing.T) {
+	t.Parallel()
 	r := newReports()
 	k := reportKey{"plant-a", streams.Ref{Node: "n1", Resource: "pods", Namespace: "default", Name: "p"}}
 	o := coreKey("pods", "default", "p")
@@ -35,6 +36,7 @@ func TestReportsKeepTheNewest(t *testing.T) {
 // A device that was bound to one node after the other leaves a report for each: only the
 // newest counts, whatever node it is bound to now.
 func TestNewestReportOfADevice(t *testing.T) {
+	t.Parallel()
 	of := func(site, node string) reportKey {
 		return reportKey{site, streams.Ref{Node: node, Group: deviceGroup, Resource: "devicestatuses", Namespace: "n", Name: "pump"}}
 	}

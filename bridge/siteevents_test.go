@@ -11,6 +11,7 @@ import (
 )
 
 func TestEventsTellWhatHappened(t *testing.T) {
+	t.Parallel()
 	silent := func(o *observation) { o.connected, o.since = false, noon }
 	for name, c := range map[string]struct {
 		before, after func(*observation)
@@ -56,6 +57,7 @@ func TestEventsTellWhatHappened(t *testing.T) {
 }
 
 func TestEventsSayHowLongASiteWasAway(t *testing.T) {
+	t.Parallel()
 	was, is := connectedSite(), connectedSite()
 	was.connected, was.since, is.since = false, noon.Add(-3*time.Minute), noon
 	before := was.status(v1alpha1.SiteStatus{})

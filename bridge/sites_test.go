@@ -67,6 +67,7 @@ func (p *publishing) lost() []string {
 // Sites that are deleted and made again while the survey looks at them have everything, and
 // those that stay away leave nothing behind.
 func TestSitesMadeAgainHaveEverything(t *testing.T) {
+	t.Parallel()
 	const count = 100
 	p := startPublishing(t)
 	s := surveyAt(p)

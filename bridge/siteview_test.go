@@ -24,6 +24,7 @@ func connectedSite() observation {
 }
 
 func TestStatusSaysWhatIsKnown(t *testing.T) {
+	t.Parallel()
 	o := connectedSite()
 	o.pending, o.unobserved = 7, 3
 	oldest, ack := noon.Add(-90*time.Second), noon.Add(-time.Second)
@@ -45,6 +46,7 @@ func TestStatusSaysWhatIsKnown(t *testing.T) {
 }
 
 func TestStatusKeepsWhatIsNotKnownAnew(t *testing.T) {
+	t.Parallel()
 	o := connectedSite()
 	o.repair = siteRepair{LastCheck: noon, Outcome: streams.ManifestEqual, Resynced: noon, ResyncReason: "Requested", ResyncRequested: "x"}
 	o.lastAck = &noon
@@ -60,6 +62,7 @@ func TestStatusKeepsWhatIsNotKnownAnew(t *testing.T) {
 }
 
 func TestConditions(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		change                     func(*observation)
 		connected, synced, healthy string
@@ -98,6 +101,7 @@ func TestConditions(t *testing.T) {
 }
 
 func TestStatusIsWrittenWhenItIsDue(t *testing.T) {
+	t.Parallel()
 	served := connectedSite().status(v1alpha1.SiteStatus{})
 	moved, pending, checked := *served.DeepCopy(), *served.DeepCopy(), *served.DeepCopy()
 	moved.LastAck, moved.Stored, moved.AppliedHub, moved.TelemetryPending = wireTime(noon.Add(time.Hour)), 99, 99, 99
@@ -129,6 +133,7 @@ func TestStatusIsWrittenWhenItIsDue(t *testing.T) {
 }
 
 func TestTwoLeavesOfOneName(t *testing.T) {
+	t.Parallel()
 	b := newBoots()
 	at := noon
 	beat := func(boot string, after time.Duration) {
@@ -160,6 +165,7 @@ func TestTwoLeavesOfOneName(t *testing.T) {
 }
 
 func TestObserved(t *testing.T) {
+	t.Parallel()
 	pod := func(generation, observed int64) *unstructured.Unstructured {
 		return &unstructured.Unstructured{Object: map[string]any{
 			"metadata": map[string]any{"generation": generation}, "status": map[string]any{"observedGeneration": observed},
