@@ -43,6 +43,7 @@ func TestDriftIsReported(t *testing.T) {
 // With enforce the value is written again, which is recorded; so it is after the
 // device restarted and forgot it.
 func TestDriftIsEnforced(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.online()
 	b.desireWith("5", map[string]string{"DriftPolicy": "Enforce"})
@@ -92,6 +93,7 @@ func (b *bench) turnOnWith(value string) {
 // A desired value whose time is over before the device could be told is never
 // written; one whose time cannot be read is refused.
 func TestDesiredExpires(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.online()
 	b.driver.set(func() { b.driver.away = true })

@@ -22,6 +22,7 @@ func TestNewNeedsSinkAndState(t *testing.T) {
 // Nothing is written before it is recorded that it may be: while the state cannot be
 // saved the value waits.
 func TestNothingIsWrittenUnrecorded(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.apply()
 	b.eventually("session", b.running)
@@ -150,6 +151,7 @@ func TestStatusIsThrottledAndSamplesAreNot(t *testing.T) {
 // A sink that takes nothing for a while loses nothing that fits, and later the newest
 // status.
 func TestSinkAway(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.apply()
 	b.eventually("session", b.running)

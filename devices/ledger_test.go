@@ -13,6 +13,7 @@ import (
 // killed, each is carried out at most once, none after its deadline, and memory stays
 // bounded.
 func TestLedgerLetsNoCommandThroughTwice(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		ctx, device := context.Background(), Ref{Namespace: "ns", Name: "d", UID: "u"}
 		state := &memoryState{m: map[string][]byte{}}

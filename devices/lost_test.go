@@ -40,6 +40,7 @@ func TestCommandOnceThoughMemoryIsLost(t *testing.T) {
 // A command that was interrupted is told once, by the first start after which the sink
 // takes it.
 func TestInterruptedCommandIsToldOnce(t *testing.T) {
+	t.Parallel()
 	b := commands(t)
 	b.online()
 	b.driver.set(func() { b.driver.entered, b.driver.gate = make(chan struct{}), make(chan struct{}) })

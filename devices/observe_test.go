@@ -26,6 +26,7 @@ func ref(name string) *corev1.LocalObjectReference { return &corev1.LocalObjectR
 
 // states of a device, from its first answer to its end.
 func TestDeviceStates(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.driver.values["a"] = "1"
 	b.online()
@@ -115,6 +116,7 @@ func TestOfflineValuesAreDoubted(t *testing.T) {
 
 // A session that ends by itself leaves the device offline and is opened again.
 func TestSessionThatEnds(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.driver.crash = make(chan error)
 	b.driver.values["a"] = "1"

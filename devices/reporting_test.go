@@ -47,6 +47,7 @@ func (b *bench) intervals(n int) {
 // Readings of 5,000 samples a second become at most one status for each device and
 // interval, and every one of them is telemetry.
 func TestFiveThousandSamplesASecond(t *testing.T) {
+	t.Parallel()
 	const interval, devices, perBatch, rounds = 250 * time.Millisecond, 5, 50, 40 // 40 rounds in 2 s: 5,000/s
 	sink := &ear{}
 	driver := &many{}

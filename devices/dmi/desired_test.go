@@ -12,6 +12,7 @@ import (
 // TestDesired: a desired value goes to the mapper, and is applied when the mapper
 // reports it.
 func TestDesired(t *testing.T) {
+	t.Parallel()
 	p := newPlant(t, nil)
 	f := newField()
 	m := p.newMapper(f).start(true)
@@ -52,6 +53,7 @@ func TestDesiredOutOfBounds(t *testing.T) {
 
 // TestDesiredNotTaken: the device keeps another value than the mapper tells it.
 func TestDesiredNotTaken(t *testing.T) {
+	t.Parallel()
 	p := newPlant(t, func(x *timing) { x.applied = 400 * time.Millisecond })
 	f := newField()
 	f.deaf["a"] = true
@@ -105,6 +107,7 @@ func TestDesiredWhileMapperIsAway(t *testing.T) {
 // TestDesiredThatExpires: a value that must not be told late is not kept for a mapper
 // that is away.
 func TestDesiredThatExpires(t *testing.T) {
+	t.Parallel()
 	p := newPlant(t, nil)
 	p.apply(model(), pump("a", desiring("speed", "1500"), func(d *v1beta1.Device) {
 		d.Spec.Properties[1].Desired.Metadata = map[string]string{"expiresAt": time.Now().Add(300 * time.Millisecond).Format(time.RFC3339Nano)}
@@ -141,6 +144,7 @@ func TestDesiredRemoved(t *testing.T) {
 
 // TestDesiredSurvivesLeafRestart: a value that was applied is not told again.
 func TestDesiredSurvivesLeafRestart(t *testing.T) {
+	t.Parallel()
 	p := newPlant(t, nil)
 	f := newField()
 	m := p.newMapper(f).start(true)
@@ -160,6 +164,7 @@ func TestDesiredSurvivesLeafRestart(t *testing.T) {
 
 // TestWriteOnce: a value that is not desired, as a command brings it, is told once.
 func TestWriteOnce(t *testing.T) {
+	t.Parallel()
 	p := newPlant(t, nil)
 	f := newField()
 	m := p.newMapper(f).start(true)
@@ -196,6 +201,7 @@ func (p *plant) session(device string) *session {
 // TestCommandIsToldEachTime: a command is told whatever is desired, told or reported, and
 // leaves no trace in what the mapper gets with the device.
 func TestCommandIsToldEachTime(t *testing.T) {
+	t.Parallel()
 	p := newPlant(t, nil)
 	f := newField()
 	m := p.newMapper(f).start(true)
@@ -236,6 +242,7 @@ func TestCommandIsToldEachTime(t *testing.T) {
 // TestCommandNotTaken: a mapper's consent is not the device's. Whether a value that reads
 // zero was acted on is not known; any other value was not taken.
 func TestCommandNotTaken(t *testing.T) {
+	t.Parallel()
 	p := newPlant(t, func(x *timing) { x.applied = 400 * time.Millisecond })
 	f := newField()
 	f.deaf["a"] = true

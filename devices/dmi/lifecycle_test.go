@@ -59,6 +59,7 @@ func TestRegistrationWithoutData(t *testing.T) {
 // TestMapperRestart: the mapper dies, its devices are unreachable with the reason; it
 // comes again, knows nothing, and has its devices and their desired values.
 func TestMapperRestart(t *testing.T) {
+	t.Parallel()
 	for name, withData := range map[string]bool{"asks for devices": true, "has devices brought": false} {
 		t.Run(name, func(t *testing.T) {
 			p := newPlant(t, nil)
@@ -94,6 +95,7 @@ func TestMapperBeforeDevices(t *testing.T) {
 // TestLeafRestart: a mapper registers once, when it starts. After a restart the leaf
 // finds it by itself, changes nothing that has not changed, and tells what has.
 func TestLeafRestart(t *testing.T) {
+	t.Parallel()
 	p := newPlant(t, nil)
 	f := newField()
 	m := p.newMapper(f).start(true)
@@ -117,6 +119,7 @@ func TestLeafRestart(t *testing.T) {
 
 // TestDeviceDeletedWhileLeafIsDown: the mapper is told when the leaf is back.
 func TestDeviceDeletedWhileLeafIsDown(t *testing.T) {
+	t.Parallel()
 	p := newPlant(t, func(x *timing) { x.orphan = 3 * time.Second })
 	m := p.newMapper(newField()).start(true)
 	p.apply(model(), pump("a"), pump("b"))
@@ -132,6 +135,7 @@ func TestDeviceDeletedWhileLeafIsDown(t *testing.T) {
 
 // TestDeviceDeleted: the mapper forgets the device, and the model after its last device.
 func TestDeviceDeleted(t *testing.T) {
+	t.Parallel()
 	p := newPlant(t, nil)
 	m := p.newMapper(newField()).start(true)
 	p.apply(model(), pump("a"), pump("b"))
@@ -184,6 +188,7 @@ func TestModelChanged(t *testing.T) {
 // TestPoisonDevice: a device that its mapper refuses holds up no other and is tried until
 // it is taken.
 func TestPoisonDevice(t *testing.T) {
+	t.Parallel()
 	p := newPlant(t, nil)
 	m := p.newMapper(newField())
 	m.refuse["poison"] = errors.New("what a terrible thought")
@@ -198,6 +203,7 @@ func TestPoisonDevice(t *testing.T) {
 
 // TestForgetfulMapper: a mapper that has lost model and device gets both again.
 func TestForgetfulMapper(t *testing.T) {
+	t.Parallel()
 	p := newPlant(t, nil)
 	m := p.newMapper(newField()).start(true)
 	p.apply(model(), pump("a"))

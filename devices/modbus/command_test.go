@@ -123,6 +123,7 @@ func TestCommandAndWhatTheUnitKeeps(t *testing.T) {
 // A command is never sent twice. Where its answer is lost, applied is said only when the
 // register shows that the unit took it.
 func TestCommandWhoseAnswerIsLost(t *testing.T) {
+	t.Parallel()
 	s := newSlave(t)
 	s.set(1, holdings, 0, 5)
 	p := newProxy(t, s.addr)

@@ -17,6 +17,7 @@ var one = prop{name: "x", typ: "INT", visitor: holding(0), cycle: 20}
 // Pain 1: a silent unit neither stalls nor blanks the others of its link, and is asked
 // ever more rarely.
 func TestPain01DeadUnitLeavesTheOthersAlone(t *testing.T) {
+	t.Parallel()
 	s := newSlave(t)
 	p := newProxy(t, s.addr)
 	p.set(func(p *proxy) { p.drop = func(unit byte) bool { return unit == 9 } })
@@ -46,6 +47,7 @@ func TestPain01DeadUnitLeavesTheOthersAlone(t *testing.T) {
 
 // Pain 2: a late answer is never taken for another request's.
 func TestPain02LateAnswerShiftsNothing(t *testing.T) {
+	t.Parallel()
 	s := newSlave(t)
 	for i := range 100 {
 		s.set(1, holdings, i*200, uint16(1000+i))
@@ -79,6 +81,7 @@ func TestPain02LateAnswerShiftsNothing(t *testing.T) {
 
 // Pain 3: a connection that breaks is made again, also in the middle of an answer.
 func TestPain03ReconnectsByItself(t *testing.T) {
+	t.Parallel()
 	s := newSlave(t)
 	p := newProxy(t, s.addr)
 	r := newRig(t)
@@ -178,6 +181,7 @@ func TestPain09SmallestRequestIsLearned(t *testing.T) {
 
 // Pain 13: a device that is deaf for a while after connecting.
 func TestPain13PauseAfterConnect(t *testing.T) {
+	t.Parallel()
 	s := newSlave(t)
 	s.set(1, holdings, 0, 3)
 	p := newProxy(t, s.addr)
@@ -270,6 +274,7 @@ func TestPain23ErrorsAreNotZero(t *testing.T) {
 
 // Exceptions 10 and 11 mean that the unit is down, and the link is not.
 func TestGatewayExceptionsTakeOnlyTheUnitDown(t *testing.T) {
+	t.Parallel()
 	s := newSlave(t)
 	s.setFail(2, server.ErrGWTargetFailedToRespond)
 	p := newProxy(t, s.addr)
@@ -314,6 +319,7 @@ func TestPain26FunctionSixteenOnly(t *testing.T) {
 
 // Pain 29: a peer that lost its power is found by its silence, not by a minute of TCP.
 func TestPain29HalfOpenConnectionIsReplaced(t *testing.T) {
+	t.Parallel()
 	s := newSlave(t)
 	p := newProxy(t, s.addr)
 	r := newRig(t)

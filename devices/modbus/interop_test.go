@@ -18,6 +18,7 @@ import (
 const python = "/usr/bin/python3" // Debian's, whatever else is in the path
 
 func TestInteropPymodbusTCP(t *testing.T) {
+	t.Parallel()
 	addr := freeAddr(t)
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -42,6 +43,7 @@ func TestInteropPymodbusTCP(t *testing.T) {
 }
 
 func TestInteropPymodbusRTU(t *testing.T) {
+	t.Parallel()
 	p := pair(t)
 	start(t, "testdata/slave.py", "rtu", p.A)
 	interop(t, []int{1, 2}, func(unit int) map[string]any {
@@ -50,6 +52,7 @@ func TestInteropPymodbusRTU(t *testing.T) {
 }
 
 func TestInteropLibmodbusTCP(t *testing.T) {
+	t.Parallel()
 	addr := freeAddr(t)
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -62,6 +65,7 @@ func TestInteropLibmodbusTCP(t *testing.T) {
 }
 
 func TestInteropLibmodbusRTU(t *testing.T) {
+	t.Parallel()
 	p := pair(t)
 	start(t, "testdata/libmodbus.py", "rtu", p.A, "0.5")
 	config := map[string]any{"serialPort": p.B, "baudRate": 19200, "slaveID": 1, "timeout": 500}

@@ -22,6 +22,7 @@ import (
 
 // Datagrams that are lost, doubled or late are no values of others.
 func TestUDP(t *testing.T) {
+	t.Parallel()
 	s := newSlave(t)
 	s.set(1, holdings, 0, 5)
 	s.set(1, holdings, 500, 6)
@@ -79,6 +80,7 @@ func TestUDP(t *testing.T) {
 // Modbus/TCP Security against a server that demands a client certificate; without
 // one the device is offline and says why.
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	ca, caKey := certificate(t, dir, "ca", nil, nil)
 	certificate(t, dir, "server", ca, caKey)

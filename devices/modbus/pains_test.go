@@ -129,6 +129,7 @@ func TestPain17BroadcastWaitsForNoAnswer(t *testing.T) {
 
 // Pain 20, too: the bound is that of the settings.
 func TestPain20BackOffFollowsTheSettings(t *testing.T) {
+	t.Parallel()
 	s := newSlave(t)
 	p := newProxy(t, s.addr)
 	var mu sync.Mutex
@@ -197,6 +198,7 @@ func TestPain28UnitsZeroOneAnd255(t *testing.T) {
 // Pain 30: an adapter that returns what is sent. The echo of a write looks like its
 // answer: it must not make a write to a silent unit look done.
 func TestPain30LocalEcho(t *testing.T) {
+	t.Parallel()
 	for _, told := range []bool{false, true} {
 		t.Run(fmt.Sprint("localEcho ", told), func(t *testing.T) {
 			s := newSlave(t)

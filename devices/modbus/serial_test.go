@@ -185,12 +185,14 @@ func rtuSuite(t *testing.T, s *slave, l *line, config func(unit int) map[string]
 }
 
 func TestRTU(t *testing.T) {
+	t.Parallel()
 	s := newSlave(t)
 	l, path, _ := newPort(t, s.addr)
 	rtuSuite(t, s, l, func(unit int) map[string]any { return serialConfig(path, unit) })
 }
 
 func TestRTUOverTCP(t *testing.T) {
+	t.Parallel()
 	s := newSlave(t)
 	l := &line{}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -220,6 +222,7 @@ func TestRTUOverTCP(t *testing.T) {
 // Pain 2 on a line without numbers: a late answer of the same unit, function and
 // length is never taken for the next request's.
 func TestPain02LateAnswerOnASerialLine(t *testing.T) {
+	t.Parallel()
 	// The second is later than anybody waits for late answers.
 	for _, late := range []time.Duration{70 * time.Millisecond, 130 * time.Millisecond} {
 		t.Run(late.String(), func(t *testing.T) { lateOnASerialLine(t, late) })
@@ -287,6 +290,7 @@ func TestPain24RenumberedAdapterIsFoundByItsName(t *testing.T) {
 
 // One port with two baud rates cannot be: the second device says so.
 func TestConflictingSerialSettings(t *testing.T) {
+	t.Parallel()
 	s := newSlave(t)
 	_, path, _ := newPort(t, s.addr)
 	r := newRig(t)

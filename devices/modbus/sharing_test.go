@@ -16,6 +16,7 @@ import (
 // Pain 5: devices on one serial port share one queue, whatever their units: on a line
 // that takes its time no request comes too early and no value is another's.
 func TestPain05DevicesOnOnePortDoNotRace(t *testing.T) {
+	t.Parallel()
 	l := benchLine(t, 57600, nil)
 	r := newRig(t)
 	for i := range 6 {
@@ -102,6 +103,7 @@ func TestPain18PollsAreSpread(t *testing.T) {
 
 // Pain 21: a silent unit does not cost the others their connection.
 func TestPain21SilentUnitKeepsTheConnection(t *testing.T) {
+	t.Parallel()
 	s := newSlave(t)
 	p := newProxy(t, s.addr)
 	p.set(func(p *proxy) { p.drop = func(unit byte) bool { return unit == 9 } })

@@ -12,6 +12,7 @@ import (
 // Pain 2 where nothing follows the late answer: it is not taken for that of a register
 // that the unit does not answer for, however late it is.
 func TestPain02LateAnswerBeforeSilence(t *testing.T) {
+	t.Parallel()
 	s := newSlave(t)
 	l, path, _ := newPort(t, s.addr)
 	var silences atomic.Int64

@@ -104,6 +104,7 @@ func plainly(_ int64, a []byte) [][]byte { return [][]byte{a} }
 // With a window, answers come in any order, twice, late or never, and every value is
 // still its own register's.
 func TestWindowTellsAnswersApartByTheirNumber(t *testing.T) {
+	t.Parallel()
 	s := benchSlave(t, modbustest.Config{})
 	odd := func(n int64, a []byte) [][]byte {
 		switch {
