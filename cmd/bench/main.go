@@ -1,5 +1,5 @@
-// Command bench measures Petiole: beside a stock kubelet, in the lab that is up; beside
-// Telegraf's Modbus input; and how soon sites converge, on a world of its own.
+// Command bench measures Petiole: against a stock kubelet in the running lab, against
+// Telegraf's Modbus input, and how soon sites converge, in a world of its own.
 package main
 
 import (
@@ -36,9 +36,9 @@ func run(args []string) int {
 	flags := flag.NewFlagSet("bench "+args[0], flag.ContinueOnError)
 	pods := flags.Int("pods", 20, "pods of each kind on each node")
 	changes := flags.Int("changes", 100, "changes of one ConfigMap")
-	duration := flags.Duration("duration", 0, "how long the link is watched in each state (default 5m), or each plan is carried out (default 5s)")
+	duration := flags.Duration("duration", 0, "how long the link is measured in each state (default 5m), or each plan runs (default 5s)")
 	telegraf := flags.String("telegraf", "", "the binary of internal/bench/telegraf")
-	only := flags.String("only", "", "carry out one plan (default all)")
+	only := flags.String("only", "", "run only this plan (default all)")
 	leaf := flags.String("leaf", "", "the binary of cmd/leaf")
 	if err := flags.Parse(args[1:]); err != nil {
 		return 2

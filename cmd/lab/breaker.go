@@ -13,12 +13,12 @@ import (
 	"github.com/petiole-io/petiole/internal/breaker"
 )
 
-func breakIt() *cobra.Command {
+func runBreaker() *cobra.Command {
 	var o breaker.Options
 	cmd := &cobra.Command{
 		Use: "breaker", Short: "Try to break delivery: random faults on a world of its own, judged by invariants", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			klog.SetLogger(logr.Discard()) // the client's own lines: faults make many
+			klog.SetLogger(logr.Discard()) // faults make the client log much
 			l, err := openAsRoot()
 			if err != nil {
 				return err

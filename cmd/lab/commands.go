@@ -17,7 +17,7 @@ import (
 
 func up() *cobra.Command {
 	return &cobra.Command{
-		Use: "up", Short: "Start everything that does not run, and wait until it does its work", Args: cobra.NoArgs,
+		Use: "up", Short: "Start every part that does not run, and wait until all are ready", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return locked(cmd.Context(), true, func(l *lab.Lab) error {
 				if err := l.Up(cmd.Context()); err != nil {
@@ -30,7 +30,7 @@ func up() *cobra.Command {
 	}
 }
 
-// advise adds what to do. A machine that cannot run the lab needs something else, which
+// advise adds what to do next. A machine that cannot run the lab needs something else, which
 // the error says.
 func advise(err error) error {
 	if errors.Is(err, host.ErrUnfit) {
@@ -47,7 +47,7 @@ func down() *cobra.Command {
 			return locked(cmd.Context(), true, func(l *lab.Lab) error { return l.Down(purge) })
 		},
 	}
-	cmd.Flags().BoolVar(&purge, "purge", false, "remove the files too: the next start is a first one")
+	cmd.Flags().BoolVar(&purge, "purge", false, "delete the files too: the next start is like the first")
 	return cmd
 }
 
@@ -82,7 +82,7 @@ func restart() *cobra.Command {
 	}
 }
 
-// locked opens the lab as root and runs while other commands keep away.
+// locked opens the lab as root and calls run while it holds the lab's lock.
 func locked(ctx context.Context, exclusive bool, run func(*lab.Lab) error) (err error) {
 	l, err := openAsRoot()
 	if err != nil {
@@ -106,7 +106,7 @@ func onSite(run func(*cobra.Command, *lab.Lab, string) error) func(*cobra.Comman
 func status() *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "Show what runs, the links, and what is pending", Args: cobra.NoArgs,
-		Long: "Show what runs, the links, and what is pending.\n\nThe exit code is 0 when every part does its work, 1 when some do, 3 when nothing runs.",
+		Long: "Show what runs, the links, and what is pending.\n\nThe exit code is 0 when every part works, 1 when some do, 3 when nothing runs.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := open()
 			if err != nil {

@@ -21,8 +21,8 @@ type pkg struct {
 // rel is the package's folder in the module.
 func (p pkg) rel() string { return strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/") }
 
-// ours says which of our own packages each folder may import, as prefixes. The first
-// prefix that matches a package decides; a folder that no rule names may import all.
+// ours lists which of our own packages each folder may import, as prefixes. The first
+// rule that matches a package decides; a folder without a rule may import all.
 var ours = []struct {
 	folder  string
 	allowed []string
@@ -42,7 +42,7 @@ var ours = []struct {
 	{"cmd/kubectl-petiole", []string{"cmd/kubectl-petiole", "bridge/api", "streams", "internal/version"}},
 }
 
-// fenced says which folders alone may import an outside library.
+// fenced lists the only folders that may import an outside library.
 var fenced = map[string][]string{
 	"github.com/nats-io/nats-server/v2": {"leaf", "internal/natstest", "internal/lab"},
 	"k8s.io/kubernetes":                 {"leaf/node/kubelet", "internal/lab", "cmd/lab"},
@@ -70,7 +70,7 @@ func TestImports(t *testing.T) {
 	}
 }
 
-func TestEveryPackageSaysWhatItIs(t *testing.T) {
+func TestEveryPackageHasAComment(t *testing.T) {
 	for _, p := range list(t) {
 		if p.Doc == "" && p.rel() != "internal/archtest" {
 			t.Errorf("%s has no package comment", p.rel())

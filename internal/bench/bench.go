@@ -25,7 +25,7 @@ type bench struct {
 	nodes []*node // the stock node first: others are compared with it
 }
 
-// run measures with both nodes up, and takes away what it has made.
+// run measures with both nodes up, and takes away what it has created.
 func run(ctx context.Context, cfg Config, measure func(context.Context, *bench) error) (err error) {
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
 		return errors.New("run benchmark: needs Linux and root, for a node of its own")

@@ -56,7 +56,7 @@ func nodeClient(kubeconfig string, dial func(context.Context, string, string) (n
 	cfg.Dial, cfg.QPS, cfg.Burst = dial, 200, 400
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("make client of a node: %w", err)
+		return nil, fmt.Errorf("create client of a node: %w", err)
 	}
 	return client, nil
 }

@@ -34,7 +34,7 @@ func nodeReady(ctx context.Context, kube kubernetes.Interface, name string) erro
 	return fmt.Errorf("node %s is not ready", name)
 }
 
-// makeNamespace makes the namespace and returns what removes it.
+// makeNamespace creates the namespace and returns what removes it.
 func makeNamespace(ctx context.Context, kube kubernetes.Interface) (remove func() error, err error) {
 	remove = func() error { // also once ctx has ended
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), runningLimit)
@@ -56,7 +56,7 @@ func makeNamespace(ctx context.Context, kube kubernetes.Interface) (remove func(
 	}
 	_, err = kube.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("make namespace %s: %w", namespace, err)
+		return nil, fmt.Errorf("create namespace %s: %w", namespace, err)
 	}
 	err = rig.Poll(ctx, "the default service account", func(ctx context.Context) error {
 		if _, err := kube.CoreV1().ServiceAccounts(namespace).Get(ctx, "default", metav1.GetOptions{}); err != nil {

@@ -77,10 +77,10 @@ func (s *stock) start(ctx context.Context) (*node, error) {
 	if err := s.build(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.net.Join(s.site); err != nil {
+	if err := s.net.CreateSite(s.site); err != nil {
 		return nil, err
 	}
-	if err := cgroup.Make(stockCgroup); err != nil {
+	if err := cgroup.Create(stockCgroup); err != nil {
 		return nil, err
 	}
 	address := s.net.SiteAddress(s.site)
@@ -138,7 +138,7 @@ func (s *stock) stop() error {
 	if err := s.rig.Kube.CoreV1().Nodes().Delete(ctx, stockNode, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		errs = append(errs, fmt.Errorf("delete node %s: %w", stockNode, err))
 	}
-	errs = append(errs, s.net.Leave(s.site), s.crio.PowerCut(s.kubeletRoot()), cgroup.Remove(stockCgroup),
+	errs = append(errs, s.net.DeleteSite(s.site), s.crio.PowerCut(s.kubeletRoot()), cgroup.Remove(stockCgroup),
 		os.RemoveAll(filepath.Dir(s.crio.RunDir)), os.RemoveAll(s.dir))
 	return errors.Join(errs...)
 }
@@ -170,7 +170,7 @@ func (s *stock) prepare() (string, error) {
 	}
 	static := filepath.Join(s.dir, "static-pods")
 	if err := os.MkdirAll(static, 0o755); err != nil {
-		return "", fmt.Errorf("make folder of static pods: %w", err)
+		return "", fmt.Errorf("create folder of static pods: %w", err)
 	}
 	err := render.File(filepath.Join(templates, "kubelet.yaml.tmpl"), filepath.Join(s.dir, "kubelet.yaml"), map[string]string{
 		"RunDir": s.crio.RunDir, "CgroupRoot": "/" + stockCgroup, "PodLogsDir": filepath.Join(s.dir, "pod-logs"), "StaticPods": static,

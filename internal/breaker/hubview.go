@@ -29,7 +29,7 @@ func (h *hubView) run(ctx context.Context, stream string, take func(stream strin
 		s, err := h.js.Stream(look, stream)
 		cancel()
 		if err != nil {
-			continue // away, or not made yet
+			continue // away, or not created yet
 		}
 		if created := strconv.FormatInt(s.CachedInfo().Created.UnixNano(), 10); created != identity {
 			identity, at = created, 0

@@ -91,7 +91,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		kinds = slices.DeleteFunc(kinds, func(f *fault) bool { return f.name == "kubelet-kill" })
 	}
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
-		return fmt.Errorf("make folder: %w", err)
+		return fmt.Errorf("create folder: %w", err)
 	}
 	history := filepath.Join(o.Dir, "history.jsonl")
 	record, err := newRecorder(history, o.Out)

@@ -43,13 +43,13 @@ type writer struct {
 	image string
 }
 
-// setup makes what is there for the whole run. The site's node must be registered.
+// setup creates what is there for the whole run. The site's node must be registered.
 func (w *writer) setup(ctx context.Context) error {
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.site.Objects()}}
 	if _, err := w.kube.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil {
 		return err
 	}
-	// Pods need the service account, which a controller makes.
+	// Pods need the service account, which a controller creates.
 	for {
 		_, err := w.kube.CoreV1().ServiceAccounts(w.site.Objects()).Get(ctx, "default", metav1.GetOptions{})
 		if err == nil {
@@ -173,7 +173,7 @@ func (w *writer) annotatePod(ctx context.Context, name string) {
 }
 
 // togglePod creates a pod that is not there and deletes one that is. One that is being
-// deleted is left to its node, but sometimes is taken away by force and made again under
+// deleted is left to its node, but sometimes is taken away by force and created again under
 // its name at once.
 func (w *writer) togglePod(ctx context.Context, i int) {
 	c := w.kube.CoreV1().Pods(w.site.Objects())

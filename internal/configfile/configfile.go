@@ -11,7 +11,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// ExitCode is what a binary returns when its configuration is wrong. It has then
+// ExitCode is the exit code of a binary whose configuration is wrong. It has then
 // started nothing.
 const ExitCode = 2
 
@@ -28,7 +28,7 @@ func Load(path string, into any) error {
 	return nil
 }
 
-// Problems collects what is wrong with a configuration. The zero value is ready.
+// Problems collects the errors of a configuration. The zero value is ready for use.
 type Problems struct{ errs []error }
 
 // Add reports a field by its path, its value and what it must be.
@@ -61,7 +61,7 @@ func (p *Problems) File(field, value string) {
 	f.Close()
 }
 
-// Err is nil, or all problems together.
+// Err returns all problems together, or nil if there are none.
 func (p *Problems) Err() error { return errors.Join(p.errs...) }
 
 var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)

@@ -121,7 +121,7 @@ func loggedAttempts(m mark) (int64, error) {
 	return most, nil
 }
 
-// worksAgain makes a pod and waits for it.
+// worksAgain creates a pod and waits for it.
 func worksAgain(t *testing.T, site *rig.Site, ns string) {
 	t.Helper()
 	start := time.Now()

@@ -17,7 +17,7 @@ import (
 // namespaceGone bounds how long the pods of a test may take to go.
 const namespaceGone = 90 * time.Second
 
-// newNamespace makes a namespace that is gone, with all that the site had of it, when
+// newNamespace creates a namespace that is gone, with all that the site had of it, when
 // the test has ended.
 func newNamespace(t *testing.T, theme string) string {
 	t.Helper()

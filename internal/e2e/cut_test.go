@@ -70,7 +70,7 @@ func TestLinkCut(t *testing.T) {
 	p.stillRunning(t, living, string(dying.UID), string(evicted.UID))
 }
 
-// addMortal makes a pod that may be evicted one second after its node is unreachable.
+// addMortal creates a pod that may be evicted one second after its node is unreachable.
 // Its eviction shows that the others are not evicted for a reason.
 func (p *plant) addMortal(t *testing.T) *corev1.Pod {
 	t.Helper()

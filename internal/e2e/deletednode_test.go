@@ -17,7 +17,7 @@ import (
 const nodeReturnGoal = 10 * time.Second
 
 // TestDeletedNode deletes a node as people do by mistake: it comes back by itself with its
-// labels, its containers run on, and a kubelet that is killed then starts again and makes
+// labels, its containers run on, and a kubelet that is killed then starts again and creates
 // the node Ready.
 func TestDeletedNode(t *testing.T) {
 	site := lab.Sites[0]

@@ -73,7 +73,7 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// ensureDoomed makes the pod that is to be deleted, if the last round has deleted it.
+// ensureDoomed creates the pod that is to be deleted, if the last round has deleted it.
 func (p *plant) ensureDoomed(t *testing.T) *corev1.Pod {
 	t.Helper()
 	if pod, err := p.pod(t.Context(), doomed); err == nil {

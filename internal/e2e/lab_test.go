@@ -52,9 +52,9 @@ func TestLabGoesOn(t *testing.T) {
 
 	text, code := labCommand(t.Context(), t, "up")
 	expect(t, "the start", text, code, 1,
-		slave+": ended by itself", lab.Log(slave), "is a directory", "These parts run and go on: ", "go tool task lab ")
+		slave+": ended by itself", lab.Log(slave), "is a directory", "These parts keep running: ", "go tool task lab ")
 	text, code = labCommand(t.Context(), t, "status")
-	expect(t, "the status", text, code, 1, "9 of 10 parts do their work", slave+" (ended)", "is a directory")
+	expect(t, "the status", text, code, 1, "9 of 10 parts work", slave+" (ended)", "is a directory")
 	unharmed()
 
 	must(t, os.Remove(writes))

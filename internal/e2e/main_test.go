@@ -23,7 +23,7 @@ func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) (code int) {
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
-		fmt.Fprintf(os.Stderr, "e2e: needs Linux and root: it makes network namespaces and runs containers (here: %s, uid %d)\n", runtime.GOOS, os.Geteuid())
+		fmt.Fprintf(os.Stderr, "e2e: needs Linux and root: it creates network namespaces and runs containers (here: %s, uid %d)\n", runtime.GOOS, os.Geteuid())
 		return 1
 	}
 	root, err := rig.FindRoot()

@@ -161,7 +161,7 @@ func registerIs(site *rig.Site, register, want uint16) condition {
 	}
 }
 
-// newTank makes the model and one device in a namespace of its own, and returns when
+// newTank creates the model and one device in a namespace of its own, and returns when
 // the device is online.
 func newTank(t *testing.T, site *rig.Site, theme string) (namespace string) {
 	t.Helper()

@@ -11,8 +11,8 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// backlogs counts, as the hub does, what each site has not stored yet. A site without
-// a consumer is missing.
+// backlogs returns the hub's count of the messages that each site has not stored yet. A site
+// without a consumer is missing.
 func (l *Lab) backlogs(ctx context.Context) (map[string]int, error) {
 	if _, running := l.daemons.PID(partHub); !running {
 		return nil, errors.New("the hub does not run")
@@ -51,7 +51,7 @@ func backlog(pending map[string]int, site string) string {
 	return "no consumer"
 }
 
-// bridgeProbe sees that the bridge has made every site's consumer.
+// bridgeProbe checks that the bridge has created every site's consumer.
 func (l *Lab) bridgeProbe(ctx context.Context) error {
 	pending, err := l.backlogs(ctx)
 	if err != nil {

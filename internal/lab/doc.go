@@ -3,7 +3,7 @@
 // and Modbus slave.
 //
 // It guarantees that Up and Down are idempotent, that a site's link is the only way
-// between it and the rest, and that Reboot leaves of a site what a power cut leaves. It
+// between it and the rest, and that Reboot keeps only what a power cut keeps of a site. It
 // is for development and tests; it needs root. cmd/lab and the end-to-end suite call it.
 package lab
 

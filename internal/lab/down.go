@@ -16,8 +16,8 @@ import (
 const stopGrace = 15 * time.Second
 
 // Down stops everything, and removes namespaces, devices, mounts and cgroups. The files
-// in the lab's folder stay, and the next Up goes on with them, unless purge is set: then
-// all go but the built programs. It goes on after an error, and returns all of them.
+// in the lab's folder stay and the next Up uses them, unless purge is set: then
+// all are deleted but the built programs. It continues after an error and returns all errors.
 func (l *Lab) Down(purge bool) error {
 	if err := l.adopt(); err != nil {
 		return err
@@ -34,13 +34,13 @@ func (l *Lab) Down(purge bool) error {
 		return err // what still runs needs the network and the files
 	}
 	for _, s := range l.sites() {
-		note(l.net.Leave(s.Site))
+		note(l.net.DeleteSite(s.Site))
 		note(s.crio.PowerCut(s.kubeletRoot()))
 		note(os.RemoveAll(s.runDir))
 		note(cgroup.Remove(s.cgroup))
 		note(removeCNICache(s.Name))
 	}
-	note(l.net.Lift())
+	note(l.net.DeleteBridge())
 	if purge {
 		note(l.purge())
 	}
@@ -62,8 +62,8 @@ func (l *Lab) stopSite(s site) error {
 	return errors.Join(errs...)
 }
 
-// Reboot does to a site what a power cycle does: kills leaf, kubelet, CRI-O and all
-// containers at once, empties what is in memory, and starts the site again. The link
+// Reboot power-cycles a site: it kills leaf, kubelet, CRI-O and all
+// containers at once, empties the folders that are in memory, and starts the site again. The link
 // stays as it is.
 func (l *Lab) Reboot(ctx context.Context, name string) error {
 	s, err := l.site(name)
@@ -107,8 +107,8 @@ func (l *Lab) Reboot(ctx context.Context, name string) error {
 }
 
 // Restart kills a part (see Status for the names) with SIGKILL and starts it again. It
-// does not wait until the part does its work: what that needs may be away on purpose. A
-// site's containers live on.
+// does not wait until the part is ready: what it depends on may be stopped on purpose. A
+// site's containers keep running.
 func (l *Lab) Restart(name string) error {
 	p, err := l.part(name)
 	if err != nil {
@@ -123,7 +123,7 @@ func (l *Lab) Restart(name string) error {
 	return l.start(p)
 }
 
-// purge removes the files, but not the programs.
+// purge deletes the files but not the programs.
 func (l *Lab) purge() error {
 	var dirs []string
 	for _, s := range l.sites() {
@@ -150,7 +150,7 @@ func (l *Lab) purge() error {
 	return errors.Join(errs...)
 }
 
-// removeCNICache removes what libcni remembers of a site's pods, in a folder that all
+// removeCNICache deletes libcni's records of a site's pods from a folder that all
 // users of CNI on the machine share.
 func removeCNICache(site string) error {
 	files, err := filepath.Glob("/var/lib/cni/results/petiole-" + site + "-*")

@@ -9,14 +9,14 @@ import (
 	"sync"
 )
 
-// errEnded reports that a part was started and runs no more.
+// errEnded reports that a part was started and no longer runs.
 var errEnded = errors.New("ended by itself")
 
-// PartError reports a part of the lab that does not do its work.
+// PartError reports a part of the lab that does not work.
 type PartError struct {
 	Part string
 	Err  error
-	// Logs are the lines that may tell why.
+	// Logs are the lines that may show the cause.
 	Logs []LogEnd
 }
 
@@ -41,10 +41,10 @@ func (e *PartError) Error() string {
 	return b.String()
 }
 
-// StartError reports the parts that a start could not bring to do their work.
+// StartError reports the parts that did not become ready.
 type StartError struct {
 	Failed []error
-	// Running are the parts whose processes run, and go on.
+	// Running are the parts whose processes keep running.
 	Running []string
 }
 
@@ -52,24 +52,24 @@ func (e *StartError) Unwrap() []error { return e.Failed }
 
 func (e *StartError) Error() string {
 	var b strings.Builder
-	b.WriteString("the lab is not wholly up\n")
+	b.WriteString("the lab is only partly up\n")
 	for _, err := range e.Failed {
 		fmt.Fprintf(&b, "\n%v\n", err)
 	}
 	if len(e.Running) > 0 {
-		fmt.Fprintf(&b, "\nThese parts run and go on: %s\n", strings.Join(e.Running, " "))
+		fmt.Fprintf(&b, "\nThese parts keep running: %s\n", strings.Join(e.Running, " "))
 	}
 	return strings.TrimRight(b.String(), "\n")
 }
 
-// failures collects what fails while independent parts go on.
+// failures collects the failures of parts while independent parts continue.
 type failures struct {
 	l   *Lab
 	mu  sync.Mutex
 	all []error
 }
 
-// note tells a failure at once, and keeps it. It reports whether err is nil.
+// note prints and keeps a failure. It reports whether err is nil.
 func (f *failures) note(err error) bool {
 	if err == nil {
 		return true
@@ -84,7 +84,7 @@ func (f *failures) note(err error) bool {
 	return false
 }
 
-// result is the end of a start: one interruption, or all failures.
+// result returns the error of a start: one interruption, or all failures.
 func (f *failures) result(ctx context.Context) error {
 	switch {
 	case len(f.all) == 0:
@@ -95,7 +95,7 @@ func (f *failures) result(ctx context.Context) error {
 	return &StartError{Failed: f.all, Running: f.l.running()}
 }
 
-// interrupted is context.Canceled in the words of who pressed Ctrl-C.
+// interrupted is a context.Canceled whose message suits a person who pressed Ctrl-C.
 type interrupted struct{}
 
 func (interrupted) Error() string { return "interrupted" }
@@ -112,24 +112,24 @@ func (l *Lab) running() []string {
 	return names
 }
 
-// ended describes a part that ended, with all that it said last.
+// ended returns the error of a part that ended, with its last lines.
 func (l *Lab) ended(name string) *PartError {
 	return &PartError{Part: name, Err: errEnded, Logs: []LogEnd{l.logEnd(name, lastLines)}}
 }
 
-// idle describes a part that runs and does not do its work, with the complaints of the
+// idle returns the error of a part that runs and does not work, with the last errors of the
 // parts that may be the cause.
 func (l *Lab) idle(err error, names ...string) *PartError {
-	e := &PartError{Part: names[0], Err: err, Logs: []LogEnd{l.logEnd(names[0], complaints)}}
+	e := &PartError{Part: names[0], Err: err, Logs: []LogEnd{l.logEnd(names[0], lastErrors)}}
 	for _, n := range names[1:] {
-		if end := l.logEnd(n, onlyComplaints); len(end.Lines) > 0 {
+		if end := l.logEnd(n, onlyErrors); len(end.Lines) > 0 {
 			e.Logs = append(e.Logs, end)
 		}
 	}
 	return e
 }
 
-// logEnd is what choose takes of the lines that a part wrote since it was started.
+// logEnd returns the lines that choose takes of those that a part wrote since it was started.
 func (l *Lab) logEnd(name string, choose func([]string) []string) LogEnd {
 	lines, err := l.daemons.Log(name)
 	if err != nil {
@@ -146,39 +146,39 @@ func (l *Lab) logEnd(name string, choose func([]string) []string) LogEnd {
 
 const (
 	shownLines = 15
-	// widest is how much of a line is shown, in bytes.
+	// widest bounds how much of a line is shown, in bytes.
 	widest = 400
 )
 
 func lastLines(lines []string) []string { return lines[max(0, len(lines)-shownLines):] }
 
-// complaint matches errors of klog, zap, logrus and nats-server, the warnings of our own
+// errorLine matches errors of klog, zap, logrus and nats-server, the warnings of our own
 // programs, and what Go and Python write when they give up. The warnings of Kubernetes and
 // etcd are many and mean little.
-var complaint = regexp.MustCompile(`^[EF]\d{4} |"level":"(warn|error|dpanic|panic|fatal)".*"msg"|level="?(error|fatal|panic)"?|\[(ERR|FTL)\]|^panic: |^fatal error: |^\w*(Error|Exception)\b`)
+var errorLine = regexp.MustCompile(`^[EF]\d{4} |"level":"(warn|error|dpanic|panic|fatal)".*"msg"|level="?(error|fatal|panic)"?|\[(ERR|FTL)\]|^panic: |^fatal error: |^\w*(Error|Exception)\b`)
 
 // etcd matches the lines of etcd, which names its callers.
 var etcd = regexp.MustCompile(`"level":"warn".*"caller":`)
 
-// fewLines is how many lines are shown of a log that is not a dead part's.
+// fewLines is the number of lines shown of the log of a part that still runs.
 const fewLines = 8
 
-// complaints are the last errors, or the last lines when there are none.
-func complaints(lines []string) []string {
-	if found := onlyComplaints(lines); len(found) > 0 {
+// lastErrors returns the last errors, or the last lines if there are none.
+func lastErrors(lines []string) []string {
+	if found := onlyErrors(lines); len(found) > 0 {
 		return found
 	}
 	return lines[max(0, len(lines)-fewLines):]
 }
 
-// onlyComplaints are the last errors. Of lines that differ in numbers alone, such as
-// times, the last is shown.
-func onlyComplaints(lines []string) []string {
+// onlyErrors returns the last errors. Of lines that differ only in numbers, such as
+// times, it returns the last.
+func onlyErrors(lines []string) []string {
 	var found []string
 	seen := map[string]bool{}
 	for i := len(lines) - 1; i >= 0 && len(found) < fewLines; i-- {
 		key := digits.ReplaceAllString(lines[i], "#")
-		if complaint.MatchString(lines[i]) && !etcd.MatchString(lines[i]) && !seen[key] {
+		if errorLine.MatchString(lines[i]) && !etcd.MatchString(lines[i]) && !seen[key] {
 			seen[key] = true
 			found = append([]string{lines[i]}, found...)
 		}

@@ -76,7 +76,7 @@ func TestAPartThatIsNotBuilt(t *testing.T) {
 	}
 }
 
-func TestComplaints(t *testing.T) {
+func TestLastErrors(t *testing.T) {
 	lines := []string{
 		`I1126 01:00:00.000001 1 kubelet.go:1] "Starting"`,
 		`E1126 01:00:01.000001 1 kubelet.go:2] "Container runtime network not ready" networkReady="NetworkReady=false"`,
@@ -93,20 +93,20 @@ func TestComplaints(t *testing.T) {
 		`I1126 01:00:03.000001 1 kubelet.go:1] "The end"`,
 	}
 	want := []string{lines[2], lines[6], lines[8], lines[10], lines[11]}
-	if got := complaints(lines); strings.Join(got, "\n") != strings.Join(want, "\n") {
+	if got := lastErrors(lines); strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 	calm := make([]string, 20)
 	for i := range calm {
 		calm[i] = fmt.Sprint("line ", i)
 	}
-	if got := complaints(calm); len(got) != 8 || got[7] != "line 19" {
-		t.Errorf("without complaints: %q", got)
+	if got := lastErrors(calm); len(got) != 8 || got[7] != "line 19" {
+		t.Errorf("without errors: %q", got)
 	}
-	if got := onlyComplaints(calm); len(got) != 0 {
-		t.Errorf("complaints of a log without any: %q", got)
+	if got := onlyErrors(calm); len(got) != 0 {
+		t.Errorf("last errors of a log without any: %q", got)
 	}
-	if got := complaints(nil); len(got) != 0 {
+	if got := lastErrors(nil); len(got) != 0 {
 		t.Errorf("of an empty log: %q", got)
 	}
 }
@@ -119,7 +119,7 @@ func TestStartError(t *testing.T) {
 		},
 		Running: []string{"hub", "bridge"},
 	})
-	want := `the lab is not wholly up
+	want := `the lab is only partly up
 
 modbus-plant-b: ended by itself
   /x/modbus-plant-b.log ends with:
@@ -129,7 +129,7 @@ modbus-plant-b: ended by itself
 leaf-plant-a: no node
   /x/leaf-plant-a.log has no lines since the start
 
-These parts run and go on: hub bridge`
+These parts keep running: hub bridge`
 	if err.Error() != want {
 		t.Errorf("got:\n%v\nwant:\n%s", err, want)
 	}
@@ -147,7 +147,7 @@ func TestInterruptedStart(t *testing.T) {
 		f.note(fmt.Errorf("await hub: %w", ctx.Err()))
 	}
 	err := f.result(ctx)
-	if got := err.Error(); got != "the lab is not wholly up\n\ninterrupted" {
+	if got := err.Error(); got != "the lab is only partly up\n\ninterrupted" {
 		t.Errorf("got: %s", got)
 	}
 	if !errors.Is(err, context.Canceled) {
@@ -164,8 +164,8 @@ func TestVerdict(t *testing.T) {
 	}{
 		"all":       {[]string{"ready", "runs"}, nil, nil, ""},
 		"none":      {[]string{"not started", "not started"}, nil, ErrNotUp, "nothing runs"},
-		"one ended": {[]string{"ready", "ended", "ready"}, nil, ErrPartlyUp, "2 of 3 parts do their work; these do not: part1 (ended); `go tool task lab`"},
-		"not begun": {[]string{"ready", "not started"}, nil, ErrPartlyUp, "1 of 2 parts do their work; these do not: part1 (not started)"},
+		"one ended": {[]string{"ready", "ended", "ready"}, nil, ErrPartlyUp, "2 of 3 parts work; these do not: part1 (ended); `go tool task lab`"},
+		"not begun": {[]string{"ready", "not started"}, nil, ErrPartlyUp, "1 of 2 parts work; these do not: part1 (not started)"},
 		"all ended": {[]string{"ended", "ended"}, nil, ErrPartlyUp, "0 of 2"},
 		"node":      {[]string{"ready"}, []string{"node a-1 (Ready: not registered)"}, ErrPartlyUp, "node a-1 (Ready: not registered)"},
 		"idle":      {[]string{"ready", "not ready"}, nil, ErrPartlyUp, "part1 (not ready)"},
@@ -183,20 +183,20 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
-func TestSiteComplaints(t *testing.T) {
+func TestFailedConditions(t *testing.T) {
 	site := &v1alpha1.Site{ObjectMeta: metav1.ObjectMeta{Name: "plant-a"}}
-	if got := siteComplaints(site); got != "; the bridge has not written the status of site plant-a" {
+	if got := failedConditions(site); got != "; the bridge has not written the status of site plant-a" {
 		t.Errorf("without status: %q", got)
 	}
 	site.Status.Conditions = []metav1.Condition{
 		{Type: "Connected", Status: "False", Reason: "Silent", Message: "not heard since 01:00"},
 		{Type: "Healthy", Status: "True"},
 	}
-	if got := siteComplaints(site); got != "; site plant-a: Connected is False: Silent: not heard since 01:00" {
+	if got := failedConditions(site); got != "; site plant-a: Connected is False: Silent: not heard since 01:00" {
 		t.Errorf("cut off: %q", got)
 	}
 	site.Status.Conditions[0].Status = "True"
-	if got := siteComplaints(site); got != "" {
+	if got := failedConditions(site); got != "" {
 		t.Errorf("in order: %q", got)
 	}
 }

@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 )
 
-// Hints prints what to try next.
+// Hints prints commands to try next.
 func (l *Lab) Hints() {
 	env := filepath.Join(l.dir, "env")
 	if rel, err := filepath.Rel(l.root, env); err == nil {
@@ -25,9 +25,9 @@ Try next:
 `, env)
 }
 
-// Advice is what to do after a start that failed or was interrupted.
+// Advice tells a person what to do after a start that failed or was interrupted.
 const Advice = `What to do:
   go tool task lab           goes on: it starts what does not run, and keeps all data
-  go tool task lab:status    shows each part, and why one does not do its work
+  go tool task lab:status    shows each part, and why one does not work
   go tool task lab:down      stops everything; PURGE=1 also removes the data below .lab,
                              which helps when files there are damaged`

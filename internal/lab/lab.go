@@ -26,7 +26,7 @@ const (
 
 	// ImagesAddress is where `lab registry` serves the images.
 	ImagesAddress = "10.98.0.1:5000"
-	// AdvertiseAddress is what default/kubernetes shows as the API server's address.
+	// AdvertiseAddress is the API server's address in the endpoints of default/kubernetes.
 	// The API server does not listen there: no site can reach it.
 	AdvertiseAddress = "10.98.0.1"
 	// APIPort and the etcd ports are on the host's loopback.
@@ -45,7 +45,7 @@ type Lab struct {
 	out     progress
 	net     network.Network
 	daemons daemon.Set
-	// wrapRunc is whether containers need ociwrap here.
+	// wrapRunc reports that containers need ociwrap here.
 	wrapRunc bool
 	// lock is the file that commands of labs on this machine hold.
 	lock string
@@ -70,16 +70,16 @@ func Open(from string, p Printer) (*Lab, error) {
 	}, nil
 }
 
-// Dir is the folder of everything that the lab writes, except below /run/petiole-lab.
+// Dir returns the folder of everything that the lab writes, except below /run/petiole-lab.
 func (l *Lab) Dir() string { return l.dir }
 
-// Kubeconfig is the administrator's.
+// Kubeconfig returns the administrator's kubeconfig.
 func (l *Lab) Kubeconfig() string { return filepath.Join(l.dir, "kubeconfig") }
 
-// SiteDir holds a site's files.
+// SiteDir returns the folder of a site's files.
 func (l *Lab) SiteDir(site string) string { return filepath.Join(l.dir, "sites", site) }
 
-// ModbusWrites is the log of the writes that a site's Modbus slave accepted.
+// ModbusWrites returns the log of the writes that a site's Modbus slave accepted.
 func (l *Lab) ModbusWrites(site string) string {
 	return filepath.Join(l.SiteDir(site), "modbus-writes.jsonl")
 }
@@ -114,7 +114,7 @@ func (l *Lab) sites() []site {
 	return all
 }
 
-// site is one site's place on this machine.
+// site holds the folders and addresses of one site on this machine.
 type site struct {
 	network.Site
 	dir, runDir, cgroup string
@@ -123,7 +123,7 @@ type site struct {
 
 func (s site) node() string { return s.Name + "-1" }
 
-// leafConf is the nats-server configuration of the site's leaf.
+// leafConf returns the nats-server configuration of the site's leaf.
 func (s site) leafConf() string { return filepath.Join(s.dir, "nats", "leaf.conf") }
 
 func (s site) kubeletRoot() string { return filepath.Join(s.dir, "kubelet") }

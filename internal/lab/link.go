@@ -18,7 +18,7 @@ func (l *Lab) Cut(name string, silent bool) error {
 	return nil
 }
 
-// Heal undoes Cut.
+// Heal ends a Cut.
 func (l *Lab) Heal(name string) error {
 	s, err := l.site(name)
 	if err != nil {
@@ -31,7 +31,7 @@ func (l *Lab) Heal(name string) error {
 	return nil
 }
 
-// Namespace is the file of a site's network namespace, for nsenter --net.
+// Namespace returns the file of a site's network namespace, for nsenter --net.
 func (l *Lab) Namespace(name string) (string, error) {
 	s, err := l.site(name)
 	if err != nil {

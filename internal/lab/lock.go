@@ -17,8 +17,8 @@ import (
 const lockFile = "/run/petiole-lab.lock"
 
 // Lock keeps other commands of any lab on this machine away until release is called or
-// the process ends. Starting and stopping the lab needs it exclusively; what acts on one
-// site shares it. It blocks until ctx ends, and says for whom it waits.
+// the process ends. Starting and stopping the lab needs it exclusively; commands that act on one
+// site share it. It blocks until ctx ends, and prints which command it waits for.
 func (l *Lab) Lock(ctx context.Context, exclusive bool) (release func() error, err error) {
 	f, err := os.OpenFile(l.lock, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -28,7 +28,7 @@ func (l *Lab) Lock(ctx context.Context, exclusive bool) (release func() error, e
 	if exclusive {
 		how = unix.LOCK_EX | unix.LOCK_NB
 	}
-	for told := false; ; told = true {
+	for announced := false; ; announced = true {
 		err := unix.Flock(int(f.Fd()), how)
 		if err == nil {
 			break
@@ -36,7 +36,7 @@ func (l *Lab) Lock(ctx context.Context, exclusive bool) (release func() error, e
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
 			return nil, errors.Join(fmt.Errorf("lock the lab with %s: %w", l.lock, err), f.Close())
 		}
-		if !told {
+		if !announced {
 			l.out.say("waiting for another lab command to end: %s", holder(f))
 		}
 		select {
@@ -45,13 +45,13 @@ func (l *Lab) Lock(ctx context.Context, exclusive bool) (release func() error, e
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-	if err := sign(f); err != nil {
+	if err := writeHolder(f); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock the lab: %w", err), f.Close())
 	}
 	return f.Close, nil
 }
 
-// busy names the command that holds the lock exclusively, if one does.
+// busy returns the command that holds the lock exclusively, if one does.
 func (l *Lab) busy() (command string, held bool) {
 	f, err := os.OpenFile(l.lock, os.O_RDWR, 0)
 	if err != nil {
@@ -64,8 +64,8 @@ func (l *Lab) busy() (command string, held bool) {
 	return holder(f), true
 }
 
-// sign writes who holds the lock into its file.
-func sign(f *os.File) error {
+// writeHolder writes into the lock's file which command holds it.
+func writeHolder(f *os.File) error {
 	if err := f.Truncate(0); err != nil {
 		return err
 	}

@@ -18,8 +18,8 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/cluster"
 )
 
-// awaitNode blocks until the site's node is Ready. An error says what the API server
-// knows of node and site, and what leaf, kubelet and CRI-O complain of.
+// awaitNode blocks until the site's node is Ready. An error has the conditions that the API server
+// shows of node and site, and the last errors of leaf, kubelet and CRI-O.
 func (l *Lab) awaitNode(ctx context.Context, s site) error {
 	cfg, err := cluster.Config(l.Kubeconfig())
 	if err != nil {
@@ -27,7 +27,7 @@ func (l *Lab) awaitNode(ctx context.Context, s site) error {
 	}
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
-		return fmt.Errorf("make client: %w", err)
+		return fmt.Errorf("create client: %w", err)
 	}
 	err = l.awaitCondition(ctx, func(ctx context.Context) error {
 		node, err := client.CoreV1().Nodes().Get(ctx, s.node(), metav1.GetOptions{})
@@ -70,7 +70,7 @@ func nodeReady(node *corev1.Node) error {
 	return fmt.Errorf("node %s has no Ready condition yet", node.Name)
 }
 
-// siteState is a clause with the conditions of a Site that are not as they should be. The
+// siteState returns a clause with the conditions of a Site that are not as they should be. The
 // wait is over, so it has a few seconds of its own.
 func siteState(ctx context.Context, client dynamic.Interface, name string) string {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
@@ -83,10 +83,10 @@ func siteState(ctx context.Context, client dynamic.Interface, name string) strin
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, &site); err != nil {
 		return fmt.Sprintf("; site %s: %v", name, err)
 	}
-	return siteComplaints(&site)
+	return failedConditions(&site)
 }
 
-func siteComplaints(site *v1alpha1.Site) string {
+func failedConditions(site *v1alpha1.Site) string {
 	if len(site.Status.Conditions) == 0 {
 		return fmt.Sprintf("; the bridge has not written the status of site %s", site.Name)
 	}

@@ -13,10 +13,10 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/registry"
 )
 
-// part is a daemon and how one sees that it does its work.
+// part is a daemon with the probe that tells whether it works.
 type part struct {
 	daemon.Daemon
-	// probe is one look at whether the part does its work.
+	// probe returns nil if the part works.
 	probe func(ctx context.Context) error
 }
 
@@ -102,7 +102,7 @@ func httpProbe(url string) func(context.Context) error {
 	}
 }
 
-// parts are all daemons of the lab, in the order in which they are shown.
+// parts returns all daemons of the lab, in the order in which they are shown.
 func (l *Lab) parts() []part {
 	var all []part
 	for _, name := range []string{partControlPlane, partHub, partBridge, partRegistry} {
@@ -133,7 +133,7 @@ func (l *Lab) adopt() error {
 	return nil
 }
 
-// start runs the part, unless it runs already. One whose program was built again, or
+// start runs the part unless it runs already. A part whose program was built again, or
 // which another version of the lab started, is restarted, so that a test never meets an
 // older build.
 func (l *Lab) start(p part) error {
@@ -166,7 +166,7 @@ func (l *Lab) await(ctx context.Context, p part) error {
 }
 
 // awaitCondition blocks until probe succeeds. It fails when one of the parts ends, and
-// when ctx does: then with the last answer of probe and the complaints of the parts, of
+// when ctx does: then with the last answer of probe and the last errors of the parts, of
 // which the first is at fault.
 func (l *Lab) awaitCondition(ctx context.Context, probe func(context.Context) error, parts ...string) error {
 	for {
@@ -186,7 +186,7 @@ func (l *Lab) awaitCondition(ctx context.Context, probe func(context.Context) er
 			if errors.Is(ctx.Err(), context.Canceled) {
 				return fmt.Errorf("await %s: %w", parts[0], ctx.Err())
 			}
-			return l.idle(fmt.Errorf("runs, and does not do its work within %v: %w", readyTimeout, err), parts...)
+			return l.idle(fmt.Errorf("runs, but is not ready after %v: %w", readyTimeout, err), parts...)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/petiole-io/petiole/leaf/credential"
 )
 
-// ControlPlaneDir holds the control plane's credentials and data.
+// ControlPlaneDir returns the folder of the control plane's credentials and data.
 func (l *Lab) ControlPlaneDir() string { return filepath.Join(l.dir, "controlplane") }
 
 func (l *Lab) hubConf() string { return filepath.Join(l.dir, "nats/hub.conf") }
@@ -24,7 +24,7 @@ func (l *Lab) bridgeConf() string { return filepath.Join(l.dir, "bridge.yaml") }
 func (l *Lab) prepare() error {
 	creds, err := cluster.NewCredentials(l.ControlPlaneDir(), APIPort)
 	if err != nil {
-		return fmt.Errorf("make credentials: %w", err)
+		return fmt.Errorf("create credentials: %w", err)
 	}
 	kubeconfig, err := os.ReadFile(creds.Admin)
 	if err != nil {
@@ -123,7 +123,7 @@ func (l *Lab) prepareContexts() error {
 func (l *Lab) natsConfigHome() string { return filepath.Join(l.dir, "config") }
 
 func (l *Lab) prepareSite(s site) error {
-	if err := cgroup.Make(s.cgroup); err != nil {
+	if err := cgroup.Create(s.cgroup); err != nil {
 		return err
 	}
 	if err := s.crio.Write(filepath.Join(l.root, "deploy/lab")); err != nil {
@@ -146,7 +146,7 @@ func (l *Lab) prepareSite(s site) error {
 		"DMISocket": filepath.Join(s.runDir, "dmi.sock"),
 	}
 	if err := os.MkdirAll(data["StaticPods"], 0o755); err != nil {
-		return fmt.Errorf("make folder of static pods: %w", err)
+		return fmt.Errorf("create folder of static pods: %w", err)
 	}
 	for _, file := range []string{"kubelet.yaml", "leaf.yaml", "site.yaml"} {
 		if err := render.File(l.template(file+".tmpl"), filepath.Join(s.dir, file), data); err != nil {
@@ -156,7 +156,7 @@ func (l *Lab) prepareSite(s site) error {
 	return nil
 }
 
-// writeEnv writes what a shell sources, and the nats command with the lab's contexts.
+// writeEnv writes the file that a shell sources, and the nats command with the lab's contexts.
 func (l *Lab) writeEnv() error {
 	env := fmt.Sprintf("# source this file\nexport KUBECONFIG=%q\nexport PATH=%q:\"$PATH\"\n", l.Kubeconfig(), filepath.Join(l.dir, "bin"))
 	if err := render.Write(filepath.Join(l.dir, "env"), []byte(env), 0o644); err != nil {

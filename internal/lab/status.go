@@ -22,22 +22,22 @@ import (
 var (
 	// ErrNotUp reports that no part of the lab runs.
 	ErrNotUp = errors.New("the lab is not up")
-	// ErrPartlyUp reports that some parts of the lab do their work and some do not.
+	// ErrPartlyUp reports that some parts of the lab work and some do not.
 	ErrPartlyUp = errors.New("the lab is partly up")
 )
 
-// partState is what Status finds of a part.
+// partState is the state of a part.
 type partState struct {
 	name string
 	pid  int
-	// state is a word for the table; fault says more when the part does not do its work.
+	// state is a word for the table; fault says more when the part does not work.
 	state, fault string
 	log          LogEnd
 }
 
 // Status writes what runs, the state of each link, and what is pending for each site; of
-// parts that do not do their work, why. It returns ErrNotUp when nothing runs, ErrPartlyUp
-// when a part does not do its work or a node whose link is up is not Ready.
+// parts that do not work, why. It returns ErrNotUp when nothing runs, ErrPartlyUp
+// when a part does not work or a node whose link is up is not Ready.
 func (l *Lab) Status(ctx context.Context, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -114,14 +114,14 @@ func (l *Lab) partState(ctx context.Context, p part) partState {
 	look, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	if err := p.probe(look); err != nil {
-		s.state, s.fault, s.log = "not ready", err.Error(), l.logEnd(p.Name, complaints)
+		s.state, s.fault, s.log = "not ready", err.Error(), l.logEnd(p.Name, lastErrors)
 		return s
 	}
 	s.state = "ready"
 	return s
 }
 
-// writeFaults says why parts do not do their work.
+// writeFaults writes why parts do not work.
 func writeFaults(out io.Writer, states []partState) {
 	for _, s := range states {
 		if s.fault != "" {
@@ -130,8 +130,8 @@ func writeFaults(out io.Writer, states []partState) {
 	}
 }
 
-// verdict sums up; idle names nodes that should be Ready and are not. That parts were not started needs an explanation only beside parts that
-// were.
+// verdict returns the overall result; idle names nodes that should be Ready and are not. That
+// parts were not started needs an explanation only beside parts that were.
 func verdict(states []partState, idle []string) error {
 	var bad []string
 	stopped := 0
@@ -151,10 +151,10 @@ func verdict(states []partState, idle []string) error {
 	case stopped == len(states):
 		return fmt.Errorf("%w: nothing runs; %s", ErrNotUp, again)
 	}
-	return fmt.Errorf("%w: %d of %d parts do their work; these do not: %s; %s", ErrPartlyUp, len(states)-len(bad), len(states), strings.Join(append(bad, idle...), ", "), again)
+	return fmt.Errorf("%w: %d of %d parts work; these do not: %s; %s", ErrPartlyUp, len(states)-len(bad), len(states), strings.Join(append(bad, idle...), ", "), again)
 }
 
-// nodeStates answers with the Ready condition of a node, or why it is not known.
+// nodeStates returns a function that returns the Ready condition of a node, or why it is not known.
 func (l *Lab) nodeStates(ctx context.Context) func(string) string {
 	unknown := func(err error) func(string) string { return func(string) string { return "? (" + err.Error() + ")" } }
 	if _, running := l.daemons.PID(partControlPlane); !running {

@@ -17,9 +17,9 @@ import (
 // readyTimeout bounds Up. A warm start takes a quarter of it.
 const readyTimeout = 3 * time.Minute
 
-// Up starts what does not run and returns when all of it does its work: the API server
+// Up starts the parts that do not run and returns when all are ready: the API server
 // answers and accepts the samples, and the nodes of every site whose link is up are
-// Ready. A part that fails does not keep those from starting that do not need it; the
+// Ready. A part that fails does not stop the parts that do not depend on it; the
 // StartError names all that failed. It can be called again after any end.
 func (l *Lab) Up(ctx context.Context) error {
 	if err := host.Check(); err != nil {
@@ -33,7 +33,7 @@ func (l *Lab) Up(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	if err := l.net.Lay(); err != nil {
+	if err := l.net.CreateBridge(); err != nil {
 		return err
 	}
 	if err := l.prepare(); err != nil {
@@ -49,8 +49,8 @@ func (l *Lab) Up(ctx context.Context) error {
 		wg.Go(func() { runtimes[i] = l.upRuntime(ctx, s, &failed) })
 	}
 	wg.Wait()
-	// Leaves come last: one that asks for its consumer before the bridge has made it
-	// is answered no, and nats-server then waits up to a minute before it asks again.
+	// Leaves come last: one that asks for its consumer before the bridge has created it
+	// gets an error, and nats-server then waits up to a minute before it asks again.
 	if centre {
 		for i, s := range sites {
 			if runtimes[i] {
@@ -63,10 +63,10 @@ func (l *Lab) Up(ctx context.Context) error {
 	return failed.result(ctx)
 }
 
-// upRuntime reports whether the site has what its leaf needs. A Modbus slave that fails
-// concerns the devices alone.
+// upRuntime starts the parts that the site's leaf needs and reports whether the leaf can start.
+// A Modbus slave that fails affects the devices only.
 func (l *Lab) upRuntime(ctx context.Context, s site, failed *failures) bool {
-	if !failed.note(l.net.Join(s.Site)) {
+	if !failed.note(l.net.CreateSite(s.Site)) {
 		return false
 	}
 	modbus, crio := l.startRuntime(ctx, s)
@@ -125,7 +125,7 @@ func (l *Lab) upCentre(ctx context.Context) error {
 	return l.await(ctx, bridge)
 }
 
-// controlPlaneProbe needs the credentials, which are there once the part is started.
+// controlPlaneProbe needs the credentials, which exist once the part is started.
 func (l *Lab) controlPlaneProbe(ctx context.Context) error {
 	cfg, err := cluster.Config(l.Kubeconfig())
 	if err != nil {
@@ -134,10 +134,10 @@ func (l *Lab) controlPlaneProbe(ctx context.Context) error {
 	return cluster.AwaitReady(ctx, cfg)
 }
 
-// startRuntime starts what the site's leaf needs: CRI-O, and the slave of its devices.
+// startRuntime starts the parts that the site's leaf needs: CRI-O and the Modbus slave.
 func (l *Lab) startRuntime(ctx context.Context, s site) (modbus, crio error) {
 	if err := os.MkdirAll(s.crio.RunDir, 0o711); err != nil {
-		return nil, fmt.Errorf("make run directory: %w", err)
+		return nil, fmt.Errorf("create run directory: %w", err)
 	}
 	crio, modbus = l.start(l.crioPart(s)), l.start(l.modbusPart(s))
 	if crio == nil {
@@ -156,10 +156,11 @@ func (l *Lab) startLeaf(ctx context.Context, s site) error {
 	return l.await(ctx, l.leafPart(s))
 }
 
-// samplesTimeout is how long the API server may take to serve what was applied to it.
+// samplesTimeout bounds the time until the API server serves the applied definitions.
 const samplesTimeout = 20 * time.Second
 
-// awaitSamples blocks until the API server would accept what a newcomer applies first.
+// awaitSamples blocks until the API server would accept the samples, which a newcomer applies
+// first.
 func (l *Lab) awaitSamples(ctx context.Context) error {
 	cfg, err := cluster.Config(l.Kubeconfig())
 	if err != nil {

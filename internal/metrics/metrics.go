@@ -1,5 +1,5 @@
-// Package metrics serves what a daemon says about itself over HTTP: Prometheus metrics,
-// whether it lives, and whether it is ready.
+// Package metrics serves a daemon's state over HTTP: Prometheus metrics,
+// liveness and readiness.
 //
 // The bridge and the leaf call Serve with a registry of their own; nothing here is
 // global, and nothing is registered. There is neither TLS nor authentication: listen on
@@ -20,17 +20,17 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Bounds of a request and of the end of the server.
+// Bounds of a request and of the server's shutdown.
 const (
 	requestTimeout = 10 * time.Second
 	closeTimeout   = 2 * time.Second
 )
 
-// Serve answers at listen until ctx ends, then returns nil after the requests under way
-// have ended. An error means that listen cannot be listened at. An empty listen turns
+// Serve serves at listen until ctx ends, then returns nil after the requests under way
+// have ended. It returns an error if it cannot listen there. An empty listen turns
 // the server off: Serve returns nil at once.
 //
-//   - /metrics: what g gathers, in the Prometheus text format or OpenMetrics.
+//   - /metrics: the metrics that g gathers, in the Prometheus text format or OpenMetrics.
 //   - /healthz: 200, or 503 with the text of healthy's error. A nil healthy is healthy
 //     while the process answers.
 //   - /readyz: the same with ready.
@@ -45,7 +45,7 @@ func Serve(ctx context.Context, listen string, g prometheus.Gatherer, healthy, r
 	return serve(ctx, l, Handler(g, healthy, ready))
 }
 
-// Handler is what Serve serves.
+// Handler returns the handler of Serve.
 func Handler(g prometheus.Gatherer, healthy, ready func() error) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(g, promhttp.HandlerOpts{EnableOpenMetrics: true}))

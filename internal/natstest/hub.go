@@ -95,7 +95,7 @@ func (h *Hub) Stop() {
 	h.Server.WaitForShutdown()
 }
 
-// LeafAddr is where leaves connect.
+// LeafAddr returns the address that leaves connect to.
 func (h *Hub) LeafAddr() string { return fmt.Sprintf("127.0.0.1:%d", h.leaf) }
 
 // Connect returns a connection of user at the hub that ends with the test.

@@ -12,8 +12,8 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// Pull gives take all that the hub's consumer of a site delivers, on a connection at the
-// site, until the result is called.
+// Pull calls take with every message of the hub's consumer of a site, on a connection at the
+// site, until the returned function is called.
 func Pull(t testing.TB, nc *nats.Conn, site string, take nats.MsgHandler) (stop func() error) {
 	t.Helper()
 	inbox := nc.NewInbox()

@@ -16,16 +16,16 @@ type Line struct {
 
 	mu    sync.Mutex
 	up    bool
-	lost  [2]bool // by direction: what is sent is swallowed
+	lost  [2]bool // by direction: bytes are discarded
 	rate  int     // bytes per second and direction, 0 for no limit
 	conns map[net.Conn]struct{}
 	wait  sync.WaitGroup
 }
 
-// Direction is one of the two of a line.
+// Direction is one of the two directions of a line.
 type Direction int
 
-// Upward is what the near end sends to the target, Downward what it gets from there.
+// Upward is from the near end to the target, Downward the other way.
 const (
 	Upward Direction = iota
 	Downward
@@ -49,7 +49,7 @@ func NewLine(t testing.TB, target string) *Line {
 	return line
 }
 
-// Addr is where the near end connects.
+// Addr returns the address that the near end connects to.
 func (l *Line) Addr() string { return l.listener.Addr().String() }
 
 // Cut closes every connection and refuses new ones.
@@ -62,7 +62,7 @@ func (l *Line) Cut() {
 	}
 }
 
-// Heal ends every fault: connections are let through, nothing is swallowed, and there
+// Heal ends every fault: connections are let through, nothing is discarded, and there
 // is no limit. A connection that lost bytes is broken for good; its ends find out.
 func (l *Line) Heal() {
 	l.mu.Lock()
@@ -77,8 +77,8 @@ func (l *Line) Restore() {
 	l.up = true
 }
 
-// Swallow makes the directions silent: bytes are taken and go nowhere, connections stay
-// open and new ones are accepted. Neither end is told.
+// Swallow makes the directions silent: bytes are accepted and discarded, connections stay
+// open and new ones are accepted. Neither end sees an error.
 func (l *Line) Swallow(directions ...Direction) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

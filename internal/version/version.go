@@ -3,7 +3,7 @@ package version
 
 import "runtime/debug"
 
-// String is the module's version, or the revision that a development build was made
+// String is the module's version, or the revision that a development build was built
 // of. It is never empty.
 func String() string {
 	info, ok := debug.ReadBuildInfo()

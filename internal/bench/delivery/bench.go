@@ -44,7 +44,7 @@ func (b *bench) open() error {
 	cfg.QPS, cfg.Burst = 5000, 5000
 	var err error
 	if b.kube, err = kubernetes.NewForConfig(&cfg); err != nil {
-		return fmt.Errorf("make client: %w", err)
+		return fmt.Errorf("create client: %w", err)
 	}
 	if b.admin, err = b.world.Admin(); err != nil {
 		return err
@@ -55,16 +55,16 @@ func (b *bench) open() error {
 	return nil
 }
 
-// populate gives a site a node, and pods that refer to ConfigMaps which it makes. The
-// node is made here and not by a kubelet.
+// populate gives a site a node, and pods that refer to ConfigMaps which it creates. The
+// node is created here and not by a kubelet.
 func (b *bench) populate(ctx context.Context, site string, maps int) error {
 	core := b.kube.CoreV1()
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: site + "-1", Labels: map[string]string{oracle.SiteLabel: site}}}
 	if _, err := core.Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil {
-		return fmt.Errorf("make node of %s: %w", site, err)
+		return fmt.Errorf("create node of %s: %w", site, err)
 	}
 	if _, err := core.Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: site}}, metav1.CreateOptions{}); err != nil {
-		return fmt.Errorf("make namespace of %s: %w", site, err)
+		return fmt.Errorf("create namespace of %s: %w", site, err)
 	}
 	err := await(ctx, "the service account of "+site, time.Minute, func(ctx context.Context) error {
 		_, err := core.ServiceAccounts(site).Get(ctx, "default", metav1.GetOptions{})
@@ -85,7 +85,7 @@ func (b *bench) populate(ctx context.Context, site string, maps int) error {
 			c.EnvFrom = append(c.EnvFrom, corev1.EnvFromSource{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: mapName(i)}}})
 		}
 		if _, err := core.Pods(site).Create(ctx, pod, metav1.CreateOptions{}); err != nil {
-			return fmt.Errorf("make pod of %s: %w", site, err)
+			return fmt.Errorf("create pod of %s: %w", site, err)
 		}
 	}
 	return b.awaitPublished(ctx, site, maps)
@@ -127,7 +127,7 @@ func (b *bench) change(ctx context.Context, site string, maps, n int) error {
 	return nil
 }
 
-// fill makes a ConfigMap of a common size.
+// fill creates a ConfigMap of a common size.
 const fill = "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789"
 
 func mapName(i int) string { return "map-" + strconv.Itoa(i) }

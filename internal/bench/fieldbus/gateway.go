@@ -113,7 +113,7 @@ type gatewayProcess struct {
 
 func startGateway(ctx context.Context, binary, dir string) (*gatewayProcess, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make folder: %w", err)
+		return nil, fmt.Errorf("create folder: %w", err)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -135,7 +135,7 @@ func startGateway(ctx context.Context, binary, dir string) (*gatewayProcess, err
 	}
 	log, err := os.Create(filepath.Join(dir, "leaf.log"))
 	if err != nil {
-		return nil, fmt.Errorf("make log: %w", err)
+		return nil, fmt.Errorf("create log: %w", err)
 	}
 	g := &gatewayProcess{cmd: exec.CommandContext(ctx, binary, "-config", filepath.Join(dir, "leaf.yaml"))}
 	g.cmd.Stdout, g.cmd.Stderr = log, log

@@ -36,7 +36,7 @@ type Config struct {
 func Run(ctx context.Context, cfg Config) error {
 	dir, err := os.MkdirTemp("", "bench-modbus-")
 	if err != nil {
-		return fmt.Errorf("make folder: %w", err)
+		return fmt.Errorf("create folder: %w", err)
 	}
 	r := &runner{cfg: cfg, dir: dir}
 	var names []string

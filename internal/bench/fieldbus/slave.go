@@ -42,7 +42,7 @@ func startSlave(turnaround time.Duration, illegal func(int) bool) (*slave, error
 	}
 	s.server, err = server.NewServer(&server.ServerConfiguration{URL: "tcp://" + s.addr, MaxClients: 2000}, s)
 	if err != nil {
-		return nil, fmt.Errorf("make slave: %w", err)
+		return nil, fmt.Errorf("create slave: %w", err)
 	}
 	if err := s.server.Start(); err != nil {
 		return nil, fmt.Errorf("start slave: %w", err)

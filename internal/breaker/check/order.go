@@ -23,7 +23,7 @@ type restore struct {
 	objects map[string]int64
 }
 
-// siteOrder is what one site was seen to hold since its store was made or replaced.
+// siteOrder is what one site was seen to hold since its store was created or replaced.
 type siteOrder struct {
 	present map[string]string // object → UID
 	known   map[string]*lifetime

@@ -120,7 +120,7 @@ func (w *World) prepareCentre() error {
 	dir := filepath.Join(w.opts.Dir, "controlplane")
 	creds, err := cluster.NewCredentials(dir, apiPort)
 	if err != nil {
-		return fmt.Errorf("make credentials: %w", err)
+		return fmt.Errorf("create credentials: %w", err)
 	}
 	if w.kubeCA, err = pki.NewAuthority(dir, "kubernetes-ca"); err != nil {
 		return err
@@ -129,10 +129,10 @@ func (w *World) prepareCentre() error {
 		return err
 	}
 	if w.Kube, err = kubernetes.NewForConfig(w.REST); err != nil {
-		return fmt.Errorf("make client: %w", err)
+		return fmt.Errorf("create client: %w", err)
 	}
 	if w.Dynamic, err = dynamic.NewForConfig(w.REST); err != nil {
-		return fmt.Errorf("make client: %w", err)
+		return fmt.Errorf("create client: %w", err)
 	}
 	w.ControlPlane = &ControlPlane{world: w, dir: dir, Process: newProcess(w.set, daemon.Daemon{
 		Name: "controlplane", Path: filepath.Join(w.bin, "lab"), Dir: w.opts.Root, Args: []string{

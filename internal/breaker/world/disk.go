@@ -31,14 +31,14 @@ type Disk struct {
 	Image, Dir string
 }
 
-// Make makes an empty file system.
+// Create creates an empty file system.
 func (d Disk) Make() error {
 	f, err := os.Create(d.Image)
 	if err != nil {
-		return fmt.Errorf("make disk: %w", err)
+		return fmt.Errorf("create disk: %w", err)
 	}
 	if err := errors.Join(f.Truncate(diskSize), f.Close()); err != nil {
-		return fmt.Errorf("make disk: %w", err)
+		return fmt.Errorf("create disk: %w", err)
 	}
 	return command("mkfs.ext4", "-q", "-F", "-m", "0", d.Image)
 }
@@ -52,7 +52,7 @@ func (d Disk) Mount() error {
 }
 
 // Unmount waits for the processes that were killed a moment ago, and until nothing has the
-// file system any more: a container that is being made has a copy of all mounts, and what
+// file system any more: a container that is being created has a copy of all mounts, and what
 // is mounted again meanwhile is the file system as it was left.
 func (d Disk) Unmount() error {
 	unmounted := false

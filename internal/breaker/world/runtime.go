@@ -54,7 +54,7 @@ func (r *Runtime) Socket() string { return r.cfg.Socket() }
 func (r *Runtime) kubeletRoot() string   { return filepath.Join(r.dir, "kubelet") }
 func (r *Runtime) kubeletConfig() string { return filepath.Join(r.dir, "kubelet.yaml") }
 
-// prepare writes the configuration and makes the cgroup.
+// prepare writes the configuration and creates the cgroup.
 func (r *Runtime) prepare() error {
 	wrap, err := host.NeedsWrapper()
 	if err != nil {
@@ -63,7 +63,7 @@ func (r *Runtime) prepare() error {
 	if wrap {
 		r.cfg.Runtime = filepath.Join(r.world.bin, "ociwrap")
 	}
-	if err := cgroup.Make(runtimeGroup); err != nil {
+	if err := cgroup.Create(runtimeGroup); err != nil {
 		return err
 	}
 	templates := filepath.Join(r.world.opts.Root, "deploy/lab")
@@ -72,7 +72,7 @@ func (r *Runtime) prepare() error {
 	}
 	static := filepath.Join(r.dir, "static-pods")
 	if err := os.MkdirAll(static, 0o755); err != nil {
-		return fmt.Errorf("make folder of static pods: %w", err)
+		return fmt.Errorf("create folder of static pods: %w", err)
 	}
 	return render.File(filepath.Join(templates, "kubelet.yaml.tmpl"), r.kubeletConfig(), map[string]string{
 		"RunDir": r.cfg.RunDir, "CgroupRoot": "/" + runtimeGroup, "PodLogsDir": filepath.Join(r.dir, "pod-logs"), "StaticPods": static,

@@ -64,7 +64,7 @@ func (s *Site) Store() string { return filepath.Join(s.Disk.Dir, "store") }
 func (s *Site) config() string { return filepath.Join(s.dir, "leaf.yaml") }
 
 func (s *Site) create() error {
-	if err := s.world.net.Join(s.Site); err != nil {
+	if err := s.world.net.CreateSite(s.Site); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(s.dir, 0o755); err != nil {
@@ -126,7 +126,7 @@ func (s *Site) destroy() error {
 	if s.Runtime != nil {
 		errs = append(errs, s.Runtime.destroy())
 	}
-	errs = append(errs, s.Disk.Unmount(), s.Link.Forget(), s.world.net.Leave(s.Site), s.world.net.Leave(s.twinSite()))
+	errs = append(errs, s.Disk.Unmount(), s.Link.Forget(), s.world.net.DeleteSite(s.Site), s.world.net.DeleteSite(s.twinSite()))
 	return errors.Join(errs...)
 }
 
@@ -191,7 +191,7 @@ func (s *Site) twinSite() network.Site {
 // too early does. It runs until stop is called.
 func (s *Site) Twin() (stop func() error, err error) {
 	w, twin := s.world, s.twinSite()
-	if err := w.net.Join(twin); err != nil {
+	if err := w.net.CreateSite(twin); err != nil {
 		return nil, err
 	}
 	dir := s.dir + "-twin"
@@ -207,5 +207,5 @@ func (s *Site) Twin() (stop func() error, err error) {
 	if err := p.Start(); err != nil {
 		return nil, err
 	}
-	return func() error { return errors.Join(p.Kill(), w.net.Leave(twin)) }, nil
+	return func() error { return errors.Join(p.Kill(), w.net.DeleteSite(twin)) }, nil
 }

@@ -128,9 +128,9 @@ func (w *World) Up(ctx context.Context) error {
 		return fmt.Errorf("clear the world of an earlier run: %w", err)
 	}
 	if err := os.MkdirAll(w.opts.Dir, 0o755); err != nil {
-		return fmt.Errorf("make world: %w", err)
+		return fmt.Errorf("create world: %w", err)
 	}
-	if err := w.net.Lay(); err != nil {
+	if err := w.net.CreateBridge(); err != nil {
 		return err
 	}
 	if err := w.prepareCentre(); err != nil {
@@ -235,7 +235,7 @@ func (w *World) clear() error {
 		note(b.close())
 	}
 	note(w.simulatedLink().Forget())
-	note(w.net.Lift())
+	note(w.net.DeleteBridge())
 	return errors.Join(errs...)
 }
 

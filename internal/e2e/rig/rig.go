@@ -68,10 +68,10 @@ func Open(ctx context.Context, root string) (*Rig, error) {
 		return nil, err
 	}
 	if r.Kube, err = kubernetes.NewForConfig(r.REST); err != nil {
-		return nil, fmt.Errorf("make client: %w", err)
+		return nil, fmt.Errorf("create client: %w", err)
 	}
 	if r.Dynamic, err = dynamic.NewForConfig(r.REST); err != nil {
-		return nil, fmt.Errorf("make client: %w", err)
+		return nil, fmt.Errorf("create client: %w", err)
 	}
 	var domain string
 	if r.Admin, domain, err = r.natsContext(hubContext); err != nil {

@@ -1,7 +1,7 @@
-// Package cgroup makes, empties and removes a cgroup of its own for each site, so that
+// Package cgroup creates, empties and removes a cgroup of its own for each site, so that
 // two kubelets on one machine do not clean up each other's pods.
 //
-// It works on cgroup v1, hybrid and v2. Make fills what v1's cpuset needs and, on v2,
+// It works on cgroup v1, hybrid and v2. Create fills the files that v1's cpuset needs and, on v2,
 // delegates every controller that the machine has.
 package cgroup
 
@@ -42,9 +42,9 @@ func hierarchies() ([]string, error) {
 	return found, nil
 }
 
-// Make makes the cgroup name in every hierarchy.
-func Make(name string) error {
-	dirs, err := makeEmpty(name)
+// Create creates the cgroup in every hierarchy.
+func Create(name string) error {
+	dirs, err := createEmpty(name)
 	if err != nil {
 		return err
 	}
@@ -56,10 +56,10 @@ func Make(name string) error {
 	return nil
 }
 
-// Confine makes the cgroup name in every hierarchy and moves a process into it. It does not
+// CreateWith creates the cgroup in every hierarchy and moves a process into it. It does not
 // delegate the cgroup's controllers: on v2 one whose children have them holds no process.
-func Confine(name string, pid int) error {
-	dirs, err := makeEmpty(name)
+func CreateWith(name string, pid int) error {
+	dirs, err := createEmpty(name)
 	if err != nil {
 		return err
 	}
@@ -71,8 +71,8 @@ func Confine(name string, pid int) error {
 	return nil
 }
 
-// makeEmpty makes the cgroup's folder in every hierarchy, ready for processes.
-func makeEmpty(name string) ([]string, error) {
+// createEmpty creates the cgroup's folder in every hierarchy, ready for processes.
+func createEmpty(name string) ([]string, error) {
 	roots, err := hierarchies()
 	if err != nil {
 		return nil, err
@@ -84,7 +84,7 @@ func makeEmpty(name string) ([]string, error) {
 			return nil, err
 		}
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-			return nil, fmt.Errorf("make cgroup: %w", err)
+			return nil, fmt.Errorf("create cgroup: %w", err)
 		}
 		for _, f := range []string{"cpuset.cpus", "cpuset.mems"} {
 			if err := inherit(root, dir, f); err != nil {
@@ -149,7 +149,7 @@ func Kill(name string) error {
 	return nil
 }
 
-// Count is the number of processes below the cgroup.
+// Count returns the number of processes below the cgroup.
 func Count(name string) (int, error) {
 	pids, err := members(name)
 	return len(pids), err

@@ -31,7 +31,7 @@ type Credentials struct {
 // has inside a cluster, so that the same RBAC binds both.
 const BridgeUser = "system:serviceaccount:petiole-system:bridge"
 
-// NewCredentials makes in dir what is missing of the credentials for the API server at
+// NewCredentials creates in dir the missing credentials for the API server at
 // 127.0.0.1:port, and keeps the rest.
 func NewCredentials(dir string, port int) (Credentials, error) {
 	ca, err := pki.NewAuthority(dir, "kubernetes-ca")

@@ -12,14 +12,14 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/cluster"
 )
 
-// Config says where the control plane keeps its data and listens. All ports are on
+// Config configures where the control plane keeps its data and listens. All ports are on
 // 127.0.0.1.
 type Config struct {
 	// Dir holds certificates, kubeconfigs and etcd's data.
 	Dir string
 	// APIPort, EtcdPort and EtcdPeerPort: there is no default.
 	APIPort, EtcdPort, EtcdPeerPort int
-	// AdvertiseAddress is what the endpoints of default/kubernetes show. Nothing
+	// AdvertiseAddress is shown by the endpoints of default/kubernetes. Nothing
 	// needs to listen there.
 	AdvertiseAddress string
 }
@@ -31,16 +31,16 @@ type ControlPlane struct {
 	log   *zap.Logger
 }
 
-// New makes the credentials that are missing in cfg.Dir.
+// New creates the credentials that are missing in cfg.Dir.
 func New(cfg Config, log *zap.Logger) (*ControlPlane, error) {
 	creds, err := cluster.NewCredentials(cfg.Dir, cfg.APIPort)
 	if err != nil {
-		return nil, fmt.Errorf("make credentials: %w", err)
+		return nil, fmt.Errorf("create credentials: %w", err)
 	}
 	return &ControlPlane{cfg: cfg, creds: creds, log: log}, nil
 }
 
-// Credentials are the files with which one talks to it.
+// Credentials returns the files of its clients' credentials.
 func (c *ControlPlane) Credentials() cluster.Credentials { return c.creds }
 
 // Run starts the components in order and blocks until ctx ends or one of them fails;
@@ -76,7 +76,7 @@ func (c *ControlPlane) etcdDir() string { return filepath.Join(c.cfg.Dir, "etcd"
 
 func (c *ControlPlane) etcdURL() string { return fmt.Sprintf("http://127.0.0.1:%d", c.cfg.EtcdPort) }
 
-// ended says what a component's return means: once ctx has ended, that it stopped as
+// ended returns the error of a component that has returned: nil if ctx has ended and it stopped as
 // asked.
 func ended(ctx context.Context, component string, err error) error {
 	switch {

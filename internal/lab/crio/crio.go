@@ -1,5 +1,5 @@
 // Package crio prepares one CRI-O per site of the lab: its configuration, its CNI
-// network, and the emptying of what a power cut empties.
+// network, and the emptying of the folders that a power cut empties.
 //
 // It starts nothing: the daemon is the lab's.
 package crio
@@ -19,10 +19,10 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/render"
 )
 
-// Config is what the templates of deploy/lab need. All paths are absolute.
+// Config holds the values of the templates in deploy/lab. All paths are absolute.
 type Config struct {
 	Site string
-	// StateDir is on disk; RunDir is what a reboot empties.
+	// StateDir is on disk; a reboot empties RunDir.
 	StateDir, RunDir string
 	// PodSubnet is the site's pod network.
 	PodSubnet string
@@ -36,23 +36,23 @@ type Config struct {
 	PolicyFile string
 }
 
-// CNIDir holds the CNI configuration.
+// CNIDir returns the folder of the CNI configuration.
 func (c Config) CNIDir() string { return filepath.Join(c.StateDir, "net.d") }
 
-// Socket is the CRI endpoint.
+// Socket returns the CRI endpoint.
 func (c Config) Socket() string { return filepath.Join(c.RunDir, "crio.sock") }
 
-// ConfigFile is CRI-O's configuration.
+// ConfigFile returns the file of CRI-O's configuration.
 func (c Config) ConfigFile() string { return filepath.Join(c.StateDir, "crio.conf") }
 
-// Args start CRI-O with nothing of the machine's own configuration.
+// Args returns arguments that start CRI-O without the machine's own configuration.
 func (c Config) Args() []string { return []string{"--config", c.ConfigFile(), "--config-dir", ""} }
 
 // Write renders the configuration from the templates in dir.
 func (c Config) Write(dir string) error {
 	for _, d := range []string{c.RunDir, c.StateDir} {
 		if err := os.MkdirAll(d, 0o711); err != nil {
-			return fmt.Errorf("make folders of CRI-O: %w", err)
+			return fmt.Errorf("create folders of CRI-O: %w", err)
 		}
 	}
 	if err := render.File(filepath.Join(dir, "crio.conf.tmpl"), c.ConfigFile(), c); err != nil {
@@ -78,7 +78,7 @@ func (c Config) Probe(ctx context.Context) error {
 	defer conn.Close()
 	status, err := runtimeapi.NewRuntimeServiceClient(conn).Status(ctx, &runtimeapi.StatusRequest{})
 	if err != nil {
-		return fmt.Errorf("ask CRI-O: %w", err)
+		return fmt.Errorf("query CRI-O: %w", err)
 	}
 	for _, cond := range status.GetStatus().GetConditions() {
 		if !cond.Status {
@@ -88,7 +88,7 @@ func (c Config) Probe(ctx context.Context) error {
 	return nil
 }
 
-// PowerCut undoes what lives in memory on a real machine: mounts, and the run
+// PowerCut removes what a real machine keeps in memory: mounts, and the run
 // directory. Every process of the site must have been killed.
 func (c Config) PowerCut(alsoUnmount ...string) error {
 	if err := mounts.Detach(append(alsoUnmount, c.StateDir, c.RunDir)...); err != nil {

@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// Set is the folder pair that daemons of one lab share.
+// Set is the pair of folders that the daemons of one lab share.
 type Set struct{ RunDir, LogDir string }
 
 // Daemon is one process.
@@ -44,14 +44,14 @@ func (d Daemon) cmdline() string {
 // record identifies a process for as long as the machine runs.
 type record struct {
 	PID int `json:"pid"`
-	// Started is when it started, in clock ticks since boot.
+	// Started is the time of its start, in clock ticks since boot.
 	Started string `json:"started"`
 	// LogStart is the size that the log had then, in bytes.
 	LogStart int64 `json:"logStart"`
 }
 
-// Start runs d unless it runs already. It reports whether it started it now. What is
-// left of a daemon that died, its children, is killed first.
+// Start runs d unless it runs already, and reports whether it did. The children that are
+// left of a daemon that died are killed first.
 func (s Set) Start(d Daemon) (bool, error) {
 	running, err := s.Adopt(d)
 	if err != nil || running {

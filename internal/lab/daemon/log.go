@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// logWindow is how much of the end of a log is looked at, in bytes.
+// logWindow bounds how much of the end of a log is read, in bytes.
 const logWindow = 256 << 10
 
-// LogFile is where the daemon's output goes.
+// LogFile returns the file of the daemon's output.
 func (s Set) LogFile(name string) string { return filepath.Join(s.LogDir, name+".log") }
 
 // Log returns the lines that the daemon wrote since its last start, at most the last

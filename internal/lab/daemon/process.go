@@ -25,11 +25,11 @@ func (p process) since(started string) bool {
 	return errA == nil && errB == nil && a >= b
 }
 
-// killTimeout is how long the kernel may take to end a killed process.
+// killTimeout bounds the time that the kernel takes to end a killed process.
 const killTimeout = 10 * time.Second
 
-// KillAll kills the processes that find names, asks again for those that appeared
-// meanwhile, and returns when it names none.
+// KillAll kills the processes that find returns, looks again for those that appeared
+// meanwhile, and returns when there are none.
 func KillAll(find func() []int) error {
 	var left []int
 	gone := await(killTimeout, func() bool {
@@ -42,7 +42,7 @@ func KillAll(find func() []int) error {
 		return len(left) == 0
 	})
 	if !gone {
-		return fmt.Errorf("processes %v live on after SIGKILL", left)
+		return fmt.Errorf("processes %v still run after SIGKILL", left)
 	}
 	return nil
 }

@@ -56,7 +56,7 @@ type Leaf struct {
 	// Listen and MQTT are where the server listens for NATS clients and for MQTT; empty:
 	// nowhere, if the server is embedded.
 	Listen, MQTT string
-	// LeafUser makes UserLeaf, which a leaf needs whose server is not embedded.
+	// LeafUser creates UserLeaf, which a leaf needs whose server is not embedded.
 	LeafUser bool
 	// URL is the hub's leaf listener, for example "tls://10.98.0.1:7422".
 	URL string
@@ -69,7 +69,7 @@ type Leaf struct {
 func (t Templates) WriteHub(path string, h Hub) error { return render.File(t.Hub, path, h) }
 
 // UsersDir is the folder beside a leaf's configuration that holds its users' credentials,
-// as package credential makes them.
+// as package credential creates them.
 func UsersDir(conf string) string { return filepath.Join(filepath.Dir(conf), "users") }
 
 // WriteLeaf renders a leaf's configuration to path. The seed is copied beside it, in
@@ -91,7 +91,7 @@ func (t Templates) WriteLeaf(path string, l Leaf) error {
 	return render.File(t.Leaf, path, l)
 }
 
-// writeUsers makes the credentials of the users that l has.
+// writeUsers creates the credentials of the users that l has.
 func writeUsers(dir string, l Leaf) error {
 	if l.LeafUser {
 		if err := credential.PasswordUser(dir, UserLeaf); err != nil {

@@ -192,7 +192,7 @@ func newWorld(t *testing.T, sites ...string) *world {
 	return w
 }
 
-// prepareWorld makes keys and certificates for a hub that does not run yet.
+// prepareWorld creates keys and certificates for a hub that does not run yet.
 func prepareWorld(t *testing.T, sites ...string) *world {
 	t.Helper()
 	dir := t.TempDir()

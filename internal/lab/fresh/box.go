@@ -52,7 +52,7 @@ type settings struct {
 // lock keeps other gates away until release is called. It blocks, and says so.
 func lock(dir string) (release func(), err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make %s: %w", dir, err)
+		return nil, fmt.Errorf("create %s: %w", dir, err)
 	}
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -69,14 +69,14 @@ func lock(dir string) (release func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// newBox makes an empty box. What a run that was killed has left is removed.
+// newBox creates an empty box. What a run that was killed has left is removed.
 func newBox(dir, suite string) (box, error) {
 	b := box{suite: suite, root: filepath.Join(dir, suite)}
 	if err := b.remove(); err != nil {
 		return b, err
 	}
 	if err := os.MkdirAll(b.root, 0o755); err != nil {
-		return b, fmt.Errorf("make root: %w", err)
+		return b, fmt.Errorf("create root: %w", err)
 	}
 	return b, nil
 }
@@ -92,7 +92,7 @@ func (b box) remove() error {
 // run starts the box and blocks until its user is done or ctx is. Every process in it ends
 // with it: process 1 does, when this one does.
 func (b box) run(ctx context.Context, m mirror, folders []mount, out progress, log *os.File) error {
-	// The kernel ends the box with the thread that has made it.
+	// The kernel ends the box with the thread that has created it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", asInit)
@@ -107,14 +107,14 @@ func (b box) run(ctx context.Context, m mirror, folders []mount, out progress, l
 	}
 	told, err := cmd.StdinPipe() // it waits until it is told its settings
 	if err != nil {
-		return fmt.Errorf("make the box: %w", err)
+		return fmt.Errorf("create the box: %w", err)
 	}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("make the box: %w", err)
+		return fmt.Errorf("create the box: %w", err)
 	}
 	err = func() error {
 		defer told.Close()
-		if err := cgroup.Confine(boxCgroup, cmd.Process.Pid); err != nil {
+		if err := cgroup.CreateWith(boxCgroup, cmd.Process.Pid); err != nil {
 			return err
 		}
 		listener, err := listenIn(cmd.Process.Pid)

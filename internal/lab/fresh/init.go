@@ -29,7 +29,7 @@ func boxInit() error {
 		return fmt.Errorf("read settings: %w", err)
 	}
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
-		return fmt.Errorf("make a cgroup namespace: %w", err)
+		return fmt.Errorf("create a cgroup namespace: %w", err)
 	}
 	if err := enterRoot(s); err != nil {
 		return err
@@ -129,7 +129,7 @@ func enterRoot(s settings) error {
 
 func bind(from, to string, readOnly bool) error {
 	if err := os.MkdirAll(to, 0o755); err != nil {
-		return fmt.Errorf("make %s: %w", to, err)
+		return fmt.Errorf("create %s: %w", to, err)
 	}
 	if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("mount %s on %s: %w", from, to, err)
@@ -154,7 +154,7 @@ func mountCgroups(top string, all []hierarchy) error {
 	for _, h := range all {
 		dir := filepath.Join(top, h.name)
 		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return fmt.Errorf("make %s: %w", dir, err)
+			return fmt.Errorf("create %s: %w", dir, err)
 		}
 		if err := unix.Mount(h.kind, dir, h.kind, 0, h.options); err != nil {
 			return fmt.Errorf("mount cgroup hierarchy %q with %q: %w", h.name, h.options, err)
@@ -186,7 +186,7 @@ func leaveTopCgroup() error {
 	for _, file := range found {
 		dir := filepath.Join(filepath.Dir(file), "init")
 		if err := os.Mkdir(dir, 0o755); err != nil {
-			return fmt.Errorf("make cgroup: %w", err)
+			return fmt.Errorf("create cgroup: %w", err)
 		}
 		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("1"), 0); err != nil {
 			return fmt.Errorf("enter cgroup: %w", err)

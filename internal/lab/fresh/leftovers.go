@@ -73,7 +73,7 @@ func inspect() (view, error) {
 func (v view) left(before view) []string {
 	var found []string
 	for _, name := range slices.Sorted(maps.Keys(v)) {
-		// ip(8) mounts its folder of namespaces when it makes the first one, for ever.
+		// ip(8) mounts its folder of namespaces when it creates the first one, for ever.
 		if !before[name] && name != "mount /run/netns" {
 			found = append(found, name)
 		}

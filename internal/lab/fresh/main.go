@@ -1,5 +1,5 @@
 // Command fresh runs the README's first command as a new user would: on a bare Debian, of
-// which debootstrap makes one for each suite, with nothing but Go in it. It then waits
+// which debootstrap creates one for each suite, with nothing but Go in it. It then waits
 // until both nodes are Ready, a Deployment runs and a Device is online, stops the lab, and
 // shows that nothing of it is left.
 //
@@ -68,7 +68,7 @@ type gate struct {
 
 func (g gate) run(ctx context.Context, suites []string) error {
 	if os.Geteuid() != 0 {
-		return errors.New("root is needed: it makes namespaces, and a whole Debian")
+		return errors.New("root is needed: it creates namespaces, and a whole Debian")
 	}
 	release, err := lock(g.dir)
 	if err != nil {

@@ -32,15 +32,15 @@ func openRepository(ctx context.Context) (repository, error) {
 	return repository{dir: dir, dirty: changes != ""}, nil
 }
 
-// logFile makes the file that the output of all commands on a suite goes to.
+// logFile creates the file that the output of all commands on a suite goes to.
 func (r repository) logFile(suite string) (*os.File, error) {
 	dir := filepath.Join(r.dir, ".lab/fresh")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make log: %w", err)
+		return nil, fmt.Errorf("create log: %w", err)
 	}
 	f, err := os.Create(filepath.Join(dir, suite+".log"))
 	if err != nil {
-		return nil, fmt.Errorf("make log: %w", err)
+		return nil, fmt.Errorf("create log: %w", err)
 	}
 	return f, nil
 }

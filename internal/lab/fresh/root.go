@@ -20,7 +20,7 @@ import (
 // cacheAge is how long a bare root is used again.
 const cacheAge = 7 * 24 * time.Hour
 
-// makeRoot fills the box with a bare Debian, as debootstrap makes it.
+// makeRoot fills the box with a bare Debian, as debootstrap creates it.
 func (b box) makeRoot(ctx context.Context, m mirror, out progress) error {
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -50,7 +50,7 @@ func (b box) makeRoot(ctx context.Context, m mirror, out progress) error {
 	return nil
 }
 
-// debootstrap makes an archive of a bare root.
+// debootstrap creates an archive of a bare root.
 func (b box) debootstrap(ctx context.Context, m mirror, archive string) error {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

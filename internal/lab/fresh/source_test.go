@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// httpTime is when the source's file was made.
+// httpTime is when the source's file was created.
 var httpTime = time.Date(2025, 8, 9, 0, 0, 0, 0, time.UTC)
 
 func TestSourcesAreEachRepositoryOnce(t *testing.T) {

@@ -1,4 +1,4 @@
-// Package host says whether this machine can be a lab, and installs the Debian
+// Package host checks whether this machine can run the lab, and installs the Debian
 // packages that it lacks.
 package host
 
@@ -16,7 +16,7 @@ import (
 // ErrUnfit marks a machine or a caller that cannot run the lab.
 var ErrUnfit = errors.New("this machine cannot run the lab")
 
-// Check reports everything that no package can cure, at once.
+// Check returns everything that is missing and that no package provides, as one error.
 func Check() error {
 	var missing []string
 	if runtime.GOOS != "linux" {

@@ -46,7 +46,7 @@ func Install(ctx context.Context, out io.Writer, pkgs []string) error {
 			refused[p] = errors.New(reason(output, err))
 		}
 	}
-	return refusal(pkgs, refused, updateErr)
+	return installError(pkgs, refused, updateErr)
 }
 
 func install(pkgs ...string) []string {
@@ -57,7 +57,7 @@ func apt(ctx context.Context, out io.Writer, args ...string) ([]byte, error) {
 	return show(ctx, out, "apt-get", append(slices.Clone(aptOptions), args...)...)
 }
 
-// show runs a command with its output on out, and returns the output, too.
+// show runs a command with its output on out, and also returns the output.
 func show(ctx context.Context, out io.Writer, name string, args ...string) ([]byte, error) {
 	var kept bytes.Buffer
 	cmd := exec.CommandContext(ctx, name, args...)
@@ -70,7 +70,7 @@ func show(ctx context.Context, out io.Writer, name string, args ...string) ([]by
 	return kept.Bytes(), nil
 }
 
-// reason is the first error that apt named.
+// reason returns the first error that apt printed.
 func reason(output []byte, err error) string {
 	for line := range strings.Lines(string(output)) {
 		if text, ok := strings.CutPrefix(strings.TrimSpace(line), "E: "); ok {
@@ -80,9 +80,9 @@ func reason(output []byte, err error) string {
 	return err.Error()
 }
 
-// refusal names the packages that could not be installed and what became of the others.
+// installError names the packages that could not be installed and says what became of the others.
 // It returns nil when there is none.
-func refusal(pkgs []string, refused map[string]error, updateErr error) error {
+func installError(pkgs []string, refused map[string]error, updateErr error) error {
 	if len(refused) == 0 {
 		return nil
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 // fakeApt is an apt-get that cannot install some packages, which real sources cannot be
-// made to do. It notes what it installs.
+// made to do. It records what it installs.
 func fakeApt(t *testing.T, script string) (installed func() string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -116,20 +116,20 @@ func TestInterruptedInstallation(t *testing.T) {
 	}
 }
 
-func TestUnfetched(t *testing.T) {
+func TestDownloadError(t *testing.T) {
 	answer := []byte(`{"Path":"a.test/x","Version":"v1.0.0","Error":"a.test/x@v1.0.0: Get \"https://proxy.test\": no such host"}
 {"Path":"a.test/y","Version":"v1.1.0"}
 `)
-	err := unfetched("deploy/crio", answer, errors.New("exit status 1"))
+	err := downloadError("deploy/crio", answer, errors.New("exit status 1"))
 	for _, want := range []string{"go mod download in deploy/crio", "1 of 2 modules", `a.test/x@v1.0.0: Get "https://proxy.test": no such host`, "GOPROXY"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)
 		}
 	}
-	if err := unfetched(".", []byte(`{"Path":"a.test/y","Version":"v1.1.0"}`), nil); err != nil {
+	if err := downloadError(".", []byte(`{"Path":"a.test/y","Version":"v1.1.0"}`), nil); err != nil {
 		t.Errorf("all is there: %v", err)
 	}
-	err = unfetched(".", nil, errors.New("go: cel.dev/expr@v0.25.2: no such host"))
+	err = downloadError(".", nil, errors.New("go: cel.dev/expr@v0.25.2: no such host"))
 	if err == nil || !strings.Contains(err.Error(), "cel.dev/expr@v0.25.2") || !strings.Contains(err.Error(), "GOPROXY") {
 		t.Errorf("an error of the go command is lost: %v", err)
 	}

@@ -13,12 +13,12 @@ import (
 	"strings"
 )
 
-// module is what `go mod download -json` says of a module.
+// module is an entry in the output of `go mod download -json`.
 type module struct{ Path, Version, Error string }
 
 // moduleFolders are the folders with the Go modules that are built, and the largest module
 // that each needs: when that is there, the others are taken to be, too. The build fetches
-// what is missing nevertheless.
+// any that are missing nevertheless.
 var moduleFolders = []struct{ dir, largest string }{
 	{".", "k8s.io/kubernetes"},
 	{"deploy/crio", "github.com/cri-o/cri-o"},
@@ -50,7 +50,7 @@ func DownloadModules(ctx context.Context, out io.Writer, dirs []string) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("download Go modules: %w", ctx.Err())
 		}
-		if err := unfetched(dir, answer, err); err != nil {
+		if err := downloadError(dir, answer, err); err != nil {
 			return err
 		}
 	}
@@ -59,8 +59,9 @@ func DownloadModules(ctx context.Context, out io.Writer, dirs []string) error {
 
 const fetchAdvice = "Mend the network, or set GOPROXY to a module proxy that can be reached, and run the command again: what was fetched stays."
 
-// unfetched reads the answer of `go mod download -json` in dir, which ended with err.
-func unfetched(dir string, answer []byte, err error) error {
+// downloadError returns the error in the output of `go mod download -json` in dir, which ended
+// with err.
+func downloadError(dir string, answer []byte, err error) error {
 	var failed []module
 	n := 0
 	for d := json.NewDecoder(bytes.NewReader(answer)); ; n++ {

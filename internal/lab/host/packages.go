@@ -16,14 +16,15 @@ import (
 // Package is a Debian package that something here needs.
 type Package struct {
 	Name string
-	// Use is what it is for.
+	// Use says why it is needed.
 	Use string
-	// try runs what will be run of it. That a package is installed proves nothing: half of
-	// what a program needs may be a recommendation, and a file may be another package's.
+	// try runs the programs that will be run of it. That a package is installed proves nothing:
+	// half of what a program needs may be a recommendation, and a file may be another
+	// package's.
 	try func() error
 }
 
-// Paths of what Debian's packages bring.
+// Paths of files in Debian's packages.
 const (
 	Busybox    = "/bin/busybox"
 	Conmon     = "/usr/bin/conmon"
@@ -33,7 +34,7 @@ const (
 	python = "/usr/bin/python3"
 )
 
-// Lab are the packages that building and running the lab takes.
+// Lab returns the packages that building and running the lab needs.
 func Lab() []Package {
 	return []Package{
 		{"gcc", "builds CRI-O and its helper pinns", run("gcc", "--version")},
@@ -43,13 +44,13 @@ func Lab() []Package {
 		{"conmon", "watches a container for CRI-O", run(Conmon, "--version")},
 		{"runc", "runs containers", run(Runc, "--version")},
 		{"containernetworking-plugins", "connects pods to the network of their site", cniPlugins("bridge", "host-local", "loopback")},
-		{"iproute2", "makes the namespaces and links of the sites", run("ip", "netns", "list")},
+		{"iproute2", "creates the namespaces and links of the sites", run("ip", "netns", "list")},
 		{"nftables", "drops the packets of a link that is cut silently", run("nft", "list", "tables")},
 		{"busybox-static", "is what the lab's images are made of", static(Busybox)},
 	}
 }
 
-// Tests are the packages that the tests take beside those of the lab.
+// Tests returns the packages that the tests need besides those of the lab.
 func Tests() []Package {
 	return []Package{
 		{"python3-pymodbus", "a Modbus slave that is not ours", imports("pymodbus")},
@@ -60,11 +61,11 @@ func Tests() []Package {
 		{"mbpoll", "a Modbus master that is not ours", run("mbpoll", "-V")},
 		{"e2fsprogs", "makes the disks that fail and fill up", run("mkfs.ext4", "-V")},
 		{"git", "copies the tree for the run on a fresh Debian", run("git", "--version")},
-		{"debootstrap", "makes the fresh Debian", run("debootstrap", "--version")},
+		{"debootstrap", "creates the fresh Debian", run("debootstrap", "--version")},
 	}
 }
 
-// Lack is a package that must be installed, and how that showed.
+// Lack is a package that must be installed, with the error that showed it.
 type Lack struct {
 	Package
 	Err error
@@ -81,7 +82,7 @@ func Missing(all []Package) []Lack {
 	return lacks
 }
 
-// Names are the names of the packages.
+// Names returns the names of the packages.
 func Names(lacks []Lack) []string {
 	names := make([]string, len(lacks))
 	for i, l := range lacks {
@@ -105,7 +106,7 @@ func execute(stdin, program string, args ...string) error {
 	return nil
 }
 
-// lastLine is where programs say why they failed.
+// lastLine returns the last line, where programs write why they failed.
 func lastLine(out []byte) string {
 	out = bytes.TrimSpace(out)
 	if len(out) == 0 {
@@ -114,7 +115,7 @@ func lastLine(out []byte) string {
 	return ": " + string(out[bytes.LastIndexByte(out, '\n')+1:])
 }
 
-// compile succeeds when gcc makes a program of the source.
+// compile succeeds when gcc compiles the source.
 func compile(source string, flags ...string) func() error {
 	return func() error {
 		dir, err := os.MkdirTemp("", "petiole-preflight-")

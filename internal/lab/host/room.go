@@ -250,7 +250,7 @@ func (r Room) String() string {
 
 func size(bytes uint64) string { return fmt.Sprintf("%.1f GB", float64(bytes)/1e9) }
 
-// freeAt looks at the file system of dir, or of the folder where dir will be made.
+// freeAt looks at the file system of dir, or of the folder where dir will be created.
 func freeAt(dir string) (volume, error) {
 	var info unix.Stat_t
 	err := unix.Stat(dir, &info)

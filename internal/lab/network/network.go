@@ -1,4 +1,4 @@
-// Package network lays the lab's cables: a bridge device where the hub listens, and
+// Package network builds the lab's network: a bridge device where the hub listens, and
 // per site a network namespace that is joined to it by one veth pair, the link that can
 // be cut.
 //
@@ -26,14 +26,14 @@ type Network struct {
 	Prefix netip.Prefix
 }
 
-// Site is one site's end.
+// Site is the site's end of its link.
 type Site struct {
 	Name string
 	// Number is unique and at least 1.
 	Number int
 }
 
-// State is what a link does with packets.
+// State is the state of a link.
 type State string
 
 const (
@@ -47,28 +47,28 @@ const (
 	Absent State = "absent"
 )
 
-// Address is the host's on the bridge.
+// Address returns the host's address on the bridge.
 func (n Network) Address() netip.Addr { return n.Prefix.Masked().Addr().Next() }
 
-// SiteAddress is the site's: .11 for site 1 and so on.
+// SiteAddress returns the site's address: .11 for site 1 and so on.
 func (n Network) SiteAddress(s Site) netip.Addr {
 	b := n.Prefix.Masked().Addr().As4()
 	b[3] = byte(10 + s.Number)
 	return netip.AddrFrom4(b)
 }
 
-// Namespace is the file of the site's network namespace.
+// Namespace returns the file of the site's network namespace.
 func (s Site) Namespace() string { return "/run/netns/" + s.namespace() }
 
 func (s Site) namespace() string { return "petiole-" + s.Name }
 
-// veth names the host's end: device names have 15 characters at most.
+// veth returns the name of the host's end. Device names have 15 characters at most.
 func (n Network) veth(s Site) string { return fmt.Sprintf("%s-%d", n.Device, s.Number) }
 
 func (s Site) table() string { return fmt.Sprintf("petiole_cut_%d", s.Number) }
 
-// Lay makes what is missing of the bridge.
-func (n Network) Lay() error {
+// CreateBridge creates the bridge if it does not exist, and brings it up.
+func (n Network) CreateBridge() error {
 	if !deviceExists(n.Device) {
 		if err := ip("link", "add", n.Device, "type", "bridge"); err != nil {
 			return err
@@ -80,12 +80,12 @@ func (n Network) Lay() error {
 	return ip("link", "set", n.Device, "up")
 }
 
-// Join makes what is missing of the site's namespace and link, also of those that a
-// killed command left half made. A link that exists keeps its state.
-func (n Network) Join(s Site) error {
+// CreateSite creates the parts of the site's namespace and link that are missing, also where a
+// killed command left some of them. A link that exists keeps its state.
+func (n Network) CreateSite(s Site) error {
 	ns := s.namespace()
 	if !isNamespace(s.Namespace()) {
-		if err := n.Leave(s); err != nil {
+		if err := n.DeleteSite(s); err != nil {
 			return err
 		}
 		if err := ip("netns", "add", ns); err != nil {
@@ -137,7 +137,7 @@ func (n Network) Heal(s Site) error {
 	return ip("link", "set", n.veth(s), "up")
 }
 
-// State is what the link does now.
+// State returns the present state of the site's link.
 func (n Network) State(s Site) State {
 	flags, err := os.ReadFile("/sys/class/net/" + n.veth(s) + "/flags")
 	if err != nil {
@@ -153,8 +153,8 @@ func (n Network) State(s Site) State {
 	return Up
 }
 
-// Leave removes the site's namespace, and with it the link.
-func (n Network) Leave(s Site) error {
+// DeleteSite deletes the site's namespace, and with it the link.
+func (n Network) DeleteSite(s Site) error {
 	var errs []error
 	if n.State(s) == Silent {
 		errs = append(errs, run("", "nft", "delete", "table", "ip", s.table()))
@@ -171,15 +171,15 @@ func (n Network) Leave(s Site) error {
 	return errors.Join(errs...)
 }
 
-// Lift removes the bridge.
-func (n Network) Lift() error {
+// DeleteBridge deletes the bridge if it exists.
+func (n Network) DeleteBridge() error {
 	if !deviceExists(n.Device) {
 		return nil
 	}
 	return ip("link", "del", n.Device)
 }
 
-// DeleteDevice removes a device inside the site, if it exists.
+// DeleteDevice deletes a device inside the site if it exists.
 func (s Site) DeleteDevice(name string) error {
 	if exec.Command("ip", "-n", s.namespace(), "link", "show", name).Run() != nil {
 		return nil

@@ -22,7 +22,7 @@ var (
 func TestJoinGoesOn(t *testing.T) {
 	for name, left := range map[string]func() error{
 		"nothing":    func() error { return nil },
-		"everything": func() error { return testNet.Join(testSite) },
+		"everything": func() error { return testNet.CreateSite(testSite) },
 		"file of a namespace": func() error {
 			if err := os.MkdirAll("/run/netns", 0o755); err != nil {
 				return err
@@ -37,7 +37,7 @@ func TestJoinGoesOn(t *testing.T) {
 			return ip("link", "add", testNet.veth(testSite), "up", "type", "veth", "peer", "name", "uplink", "netns", "petiole-a")
 		},
 		"name of the namespace removed": func() error {
-			if err := testNet.Join(testSite); err != nil {
+			if err := testNet.CreateSite(testSite); err != nil {
 				return err
 			}
 			return unix.Unmount(testSite.Namespace(), unix.MNT_DETACH)
@@ -45,13 +45,13 @@ func TestJoinGoesOn(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inOwnNamespaces(t, func() error {
-				if err := testNet.Lay(); err != nil {
+				if err := testNet.CreateBridge(); err != nil {
 					return err
 				}
 				if err := left(); err != nil {
 					return fmt.Errorf("prepare: %w", err)
 				}
-				if err := testNet.Join(testSite); err != nil {
+				if err := testNet.CreateSite(testSite); err != nil {
 					return err
 				}
 				if s := testNet.State(testSite); s != Up {
@@ -67,10 +67,10 @@ func TestJoinGoesOn(t *testing.T) {
 func TestJoinKeepsACut(t *testing.T) {
 	inOwnNamespaces(t, func() error {
 		for _, step := range []func() error{
-			testNet.Lay,
-			func() error { return testNet.Join(testSite) },
+			testNet.CreateBridge,
+			func() error { return testNet.CreateSite(testSite) },
 			func() error { return testNet.Cut(testSite) },
-			func() error { return testNet.Join(testSite) },
+			func() error { return testNet.CreateSite(testSite) },
 		} {
 			if err := step(); err != nil {
 				return err
@@ -102,7 +102,7 @@ func inOwnNamespaces(t *testing.T, do func() error) {
 		runtime.LockOSThread()
 		done <- func() error {
 			if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS); err != nil {
-				return fmt.Errorf("make namespaces (this needs root): %w", err)
+				return fmt.Errorf("create namespaces (this needs root): %w", err)
 			}
 			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 				return err

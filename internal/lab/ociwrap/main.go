@@ -40,7 +40,7 @@ func run(args []string) error {
 	return nil
 }
 
-// bundle is the value of --bundle or -b, the working folder without it.
+// bundle returns the value of --bundle or -b, or the working folder without it.
 func bundle(args []string) string {
 	for i, a := range args {
 		if value, ok := strings.CutPrefix(a, "--bundle="); ok {

@@ -1,4 +1,4 @@
-// Package pki makes the lab's certificates: one authority per purpose, and leaf
+// Package pki creates the lab's certificates: one authority per purpose, and leaf
 // certificates that live as long as the lab's folder.
 //
 // Every function keeps what is on disk already, so that a lab that is started again
@@ -36,7 +36,7 @@ type Authority struct {
 	key  crypto.Signer
 }
 
-// Subject is whom a certificate names. Hosts are DNS names or IP addresses of a
+// Subject is the subject of a certificate. Hosts are DNS names or IP addresses of a
 // server; a certificate without hosts is a client's.
 type Subject struct {
 	Name   string
@@ -44,7 +44,7 @@ type Subject struct {
 	Hosts  []string
 }
 
-// NewAuthority reads the authority name from dir, or makes it there.
+// NewAuthority reads the authority name from dir, or creates it there.
 func NewAuthority(dir, name string) (*Authority, error) {
 	a := &Authority{Pair: pairIn(dir, name)}
 	err := a.read()
@@ -59,7 +59,7 @@ func NewAuthority(dir, name string) (*Authority, error) {
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature | x509.KeyUsageCRLSign,
 	}
 	if err := write(a.Pair, template, nil); err != nil {
-		return nil, fmt.Errorf("make authority %s: %w", name, err)
+		return nil, fmt.Errorf("create authority %s: %w", name, err)
 	}
 	if err := a.read(); err != nil {
 		return nil, fmt.Errorf("read authority %s: %w", name, err)
@@ -67,7 +67,7 @@ func NewAuthority(dir, name string) (*Authority, error) {
 	return a, nil
 }
 
-// Issue returns the certificate file in dir for the subject, and makes it when it is
+// Issue returns the certificate file in dir for the subject, and creates it when it is
 // missing.
 func (a *Authority) Issue(dir, file string, s Subject) (Pair, error) {
 	p := pairIn(dir, file)
@@ -93,14 +93,14 @@ func (a *Authority) Issue(dir, file string, s Subject) (Pair, error) {
 	return p, nil
 }
 
-// SigningKey returns the file of a private key without certificate, made when missing.
+// SigningKey returns the file of a private key without certificate, created when missing.
 func SigningKey(dir, file string) (string, error) {
 	path := filepath.Join(dir, file+".key")
 	if exists(path) {
 		return path, nil
 	}
 	if _, err := newKey(path); err != nil {
-		return "", fmt.Errorf("make key %s: %w", file, err)
+		return "", fmt.Errorf("create key %s: %w", file, err)
 	}
 	return path, nil
 }

@@ -1,9 +1,9 @@
-// Command preflight comes before the lab is built, which takes minutes on a fresh
-// machine. It runs in the repository's root, and says at once what a first build takes and
-// what will be installed. With exit code 2 it names what no installation can cure, too
-// little room included, before anything is changed. Then it installs the Debian packages
-// that builds and lab need, with --tests also those that only tests need, and downloads the
-// Go modules. On a machine where all of it is done it says nothing.
+// Command preflight comes before the lab is built, which takes minutes on a fresh machine. It
+// runs in the repository's root, and prints at once what a first build takes and what will be
+// installed. It exits with code 2 and names every problem that no installation solves, too
+// little disk space included, before anything is changed. Then it installs the Debian packages
+// that builds and lab need, with --tests also those that only tests need, and downloads the Go
+// modules. On a machine where all of it is done it prints nothing.
 package main
 
 import (

@@ -24,7 +24,7 @@ const (
 	group  = "root:x:0:\nnogroup:x:65534:\n"
 )
 
-// commands are what the images run, by repository and tag.
+// commands are the commands of the images, by repository and tag.
 var commands = map[string][]string{
 	"petiole/sleeper:1": {"/bin/sleep", "infinity"},
 	"petiole/web:1":     {"/bin/httpd", "-f", "-v", "-p", "8080", "-h", "/www"},
@@ -34,26 +34,26 @@ var commands = map[string][]string{
 func images(busybox string) (map[string]v1.Image, error) {
 	layer, err := rootLayer(busybox)
 	if err != nil {
-		return nil, fmt.Errorf("make image layer: %w", err)
+		return nil, fmt.Errorf("create image layer: %w", err)
 	}
-	made := map[string]v1.Image{}
+	images := map[string]v1.Image{}
 	for name, command := range commands {
 		image, err := mutate.AppendLayers(empty.Image, layer)
 		if err != nil {
-			return nil, fmt.Errorf("make image %s: %w", name, err)
+			return nil, fmt.Errorf("create image %s: %w", name, err)
 		}
 		file, err := image.ConfigFile()
 		if err != nil {
-			return nil, fmt.Errorf("make image %s: %w", name, err)
+			return nil, fmt.Errorf("create image %s: %w", name, err)
 		}
 		file = file.DeepCopy()
 		file.Architecture, file.OS = runtime.GOARCH, "linux"
 		file.Config = v1.Config{Cmd: command, Env: []string{"PATH=/bin"}, WorkingDir: "/"}
-		if made[name], err = mutate.ConfigFile(image, file); err != nil {
-			return nil, fmt.Errorf("make image %s: %w", name, err)
+		if images[name], err = mutate.ConfigFile(image, file); err != nil {
+			return nil, fmt.Errorf("create image %s: %w", name, err)
 		}
 	}
-	return made, nil
+	return images, nil
 }
 
 func rootLayer(busybox string) (v1.Layer, error) {

@@ -1,7 +1,7 @@
-// Package registry serves the lab's images: an OCI registry whose content is made from
+// Package registry serves the lab's images: an OCI registry whose content is built from
 // the machine's static busybox, because a lab must not need the internet to start pods.
 //
-// It keeps images in memory and makes them again at each start; the same busybox gives
+// It keeps images in memory and creates them again at each start; the same busybox gives
 // the same digests.
 package registry
 

@@ -13,7 +13,7 @@ import (
 )
 
 // File renders the template at source with data to path, readable by root only, and
-// makes path's folder.
+// creates path's folder.
 func File(source, path string, data any) error {
 	t, err := template.ParseFiles(source)
 	if err != nil {
@@ -29,11 +29,11 @@ func File(source, path string, data any) error {
 	return nil
 }
 
-// Secret writes a file readable by its owner only, and makes its folder.
+// Secret writes a file readable by its owner only, and creates its folder.
 func Secret(path string, data []byte) error { return Write(path, data, 0o600) }
 
-// Write replaces the file at path as a whole, and makes its folder, which only the owner
-// may read. Whoever is killed meanwhile leaves the old file or the new one. A file that
+// Write replaces the file at path as a whole, and creates its folder, which only the owner
+// may read. A process that is killed meanwhile leaves the old file or the new one. A file that
 // is right already is left alone.
 func Write(path string, data []byte, mode os.FileMode) (err error) {
 	if same(path, data, mode) {

@@ -26,8 +26,8 @@ const (
 	temperature = 215
 
 	maxClients = 100
-	// idleTimeout is when a connection without requests is closed. Masters keep theirs
-	// open, so it is longer than any test.
+	// idleTimeout is the time after which a connection without requests is closed. Masters keep
+	// theirs open, so it is longer than any test.
 	idleTimeout = 24 * time.Hour
 )
 
@@ -54,7 +54,7 @@ func Run(ctx context.Context, address, writeLog string) (err error) {
 		URL: "tcp://" + address, MaxClients: maxClients, Timeout: idleTimeout,
 	}, &tables{started: time.Now(), log: log})
 	if err != nil {
-		return fmt.Errorf("make Modbus slave: %w", err)
+		return fmt.Errorf("create Modbus slave: %w", err)
 	}
 	if err := server.Start(); err != nil {
 		return fmt.Errorf("start Modbus slave: %w", err)
@@ -163,7 +163,7 @@ func (t *tables) record(table string, at addresses, values []int) error {
 	return nil
 }
 
-// addresses are those from from up to, not including, to.
+// addresses returns the addresses from from up to, not including, to.
 type addresses struct{ from, to int }
 
 func span(from, quantity uint16) (addresses, error) {
