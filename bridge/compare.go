@@ -29,14 +29,14 @@ type holdings struct {
 	last     uint64
 	// settled says that nothing is being published, or waits to be, for the site.
 	settled  bool
-	manifest *streams.Manifest
+	manifest *streams.Inventory
 	// within returns the entries of the buckets, by subject.
-	within func(buckets map[int]bool) map[string]streams.ManifestEntry
+	within func(buckets map[int]bool) map[string]streams.InventoryEntry
 }
 
 // difference is what a comparison found. lacking are the entries that the site should
 // have and has not, or has otherwise; strangers those that it has and should not.
-type difference struct{ lacking, strangers []streams.ManifestEntry }
+type difference struct{ lacking, strangers []streams.InventoryEntry }
 
 func (d difference) size() int { return len(d.lacking) + len(d.strangers) }
 
@@ -45,42 +45,42 @@ var errQuery = errors.New("malformed manifest query")
 
 // compare decides what to answer a site's query, and what is to be repaired. It is a
 // pure function.
-func compare(site string, have holdings, q streams.ManifestQuery) (streams.ManifestAnswer, difference, error) {
+func compare(site string, have holdings, q streams.InventoryQuery) (streams.InventoryAnswer, difference, error) {
 	if err := checkQuery(site, q, max(maxEpoch, have.epoch)); err != nil {
-		return streams.ManifestAnswer{}, difference{}, err
+		return streams.InventoryAnswer{}, difference{}, err
 	}
 	sameStream := q.Identity == have.identity || q.Identity == "" && q.Position == 0
 	if !have.settled || !sameStream || q.Position < have.last {
-		return streams.ManifestAnswer{State: streams.ManifestBehind}, difference{}, nil
+		return streams.InventoryAnswer{State: streams.InventoryBehind}, difference{}, nil
 	}
 	equal := q.Count == have.manifest.Count() && q.Digest == have.manifest.Digest()
 	switch {
 	case q.Of != nil:
 		d := differ(have.within(set(q.Of)), q.Entries)
 		if d.size() > 0 {
-			return streams.ManifestAnswer{State: streams.ManifestRepairing}, d, nil
+			return streams.InventoryAnswer{State: streams.InventoryRepairing}, d, nil
 		}
 	case q.Buckets != nil:
 		buckets, err := have.manifest.Differing(q.Buckets)
 		if err != nil {
-			return streams.ManifestAnswer{}, difference{}, fmt.Errorf("%w: %w", errQuery, err)
+			return streams.InventoryAnswer{}, difference{}, fmt.Errorf("%w: %w", errQuery, err)
 		}
 		if len(buckets) > 0 {
-			return streams.ManifestAnswer{State: streams.ManifestSendEntries, Buckets: buckets}, difference{}, nil
+			return streams.InventoryAnswer{State: streams.InventorySendEntries, Buckets: buckets}, difference{}, nil
 		}
 	}
 	if equal {
-		return streams.ManifestAnswer{State: streams.ManifestEqual}, difference{}, nil
+		return streams.InventoryAnswer{State: streams.InventoryEqual}, difference{}, nil
 	}
-	return streams.ManifestAnswer{State: streams.ManifestSendBuckets}, difference{}, nil
+	return streams.InventoryAnswer{State: streams.InventorySendBuckets}, difference{}, nil
 }
 
 // checkQuery refuses what a site may not say: entries of another site, outside the
 // buckets that it names, or out of bounds.
-func checkQuery(site string, q streams.ManifestQuery, newest uint64) error {
+func checkQuery(site string, q streams.InventoryQuery, newest uint64) error {
 	named := set(q.Of)
 	for b := range named {
-		if b < 0 || b >= streams.ManifestBuckets {
+		if b < 0 || b >= streams.InventoryBuckets {
 			return fmt.Errorf("%w: there is no bucket %d", errQuery, b)
 		}
 	}
@@ -110,7 +110,7 @@ func checkQuery(site string, q streams.ManifestQuery, newest uint64) error {
 
 // checkEntry refuses what no object has. newest is the highest number that an epoch may
 // have.
-func checkEntry(e streams.ManifestEntry, newest uint64) error {
+func checkEntry(e streams.InventoryEntry, newest uint64) error {
 	for _, s := range []string{e.UID, e.Version, e.Epoch, e.Hash} {
 		if len(s) > maxEntryField {
 			return fmt.Errorf("a field of %d bytes, at most %d are taken", len(s), maxEntryField)
@@ -126,7 +126,7 @@ func checkEntry(e streams.ManifestEntry, newest uint64) error {
 }
 
 // differ is the difference between what should be and what is.
-func differ(want map[string]streams.ManifestEntry, is []streams.ManifestEntry) difference {
+func differ(want map[string]streams.InventoryEntry, is []streams.InventoryEntry) difference {
 	var d difference
 	missing := maps.Clone(want)
 	for _, e := range is {

@@ -13,14 +13,14 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-type entries = map[string]streams.ManifestEntry
+type entries = map[string]streams.InventoryEntry
 
 func holdingsOf(want entries) holdings {
-	m := new(streams.Manifest)
+	m := new(streams.Inventory)
 	for _, e := range want {
 		m.Add(e)
 	}
-	return holdings{identity: "id", last: 100, settled: true, manifest: m, within: func(buckets map[int]bool) map[string]streams.ManifestEntry {
+	return holdings{identity: "id", last: 100, settled: true, manifest: m, within: func(buckets map[int]bool) map[string]streams.InventoryEntry {
 		out := entries{}
 		for s, e := range want {
 			if buckets[e.Bucket()] {
@@ -34,23 +34,23 @@ func holdingsOf(want entries) holdings {
 // check runs the whole protocol for a site that has is, with at most so many entries in
 // one query, and returns what was to be repaired.
 func check(t interface{ Fatalf(string, ...any) }, have holdings, is entries, most int) difference {
-	var m streams.Manifest
+	var m streams.Inventory
 	for _, e := range is {
 		m.Add(e)
 	}
-	q := streams.ManifestQuery{Identity: "id", Position: 100, Count: m.Count(), Digest: m.Digest()}
+	q := streams.InventoryQuery{Identity: "id", Position: 100, Count: m.Count(), Digest: m.Digest()}
 	for range 8 {
 		a, d, err := compare("s", have, q)
 		if err != nil {
 			t.Fatalf("%+v: %v", q, err)
 		}
 		switch a.State {
-		case streams.ManifestSendBuckets:
+		case streams.InventorySendBuckets:
 			q.Buckets, q.Of, q.Entries = m.Buckets(), nil, nil
-		case streams.ManifestSendEntries:
+		case streams.InventorySendEntries:
 			q.Buckets, q.Of, q.Entries = nil, nil, nil
 			for _, b := range a.Buckets {
-				var within []streams.ManifestEntry
+				var within []streams.InventoryEntry
 				for _, e := range is {
 					if e.Bucket() == b {
 						within = append(within, e)
@@ -61,7 +61,7 @@ func check(t interface{ Fatalf(string, ...any) }, have holdings, is entries, mos
 				}
 				q.Of, q.Entries = append(q.Of, b), append(q.Entries, within...)
 			}
-		case streams.ManifestEqual, streams.ManifestRepairing:
+		case streams.InventoryEqual, streams.InventoryRepairing:
 			return d
 		default:
 			t.Fatalf("answer is %+v", a)
@@ -75,7 +75,7 @@ func genSet(t *rapid.T, label string) entries {
 	set := entries{}
 	for _, i := range rapid.SliceOfDistinct(rapid.IntRange(0, 60), rapid.ID[int]).Draw(t, label) {
 		s := fmt.Sprintf("desired.s._._.configmaps.default.c%d", i)
-		set[s] = streams.ManifestEntry{Subject: s, UID: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "uid"), Version: rapid.SampledFrom([]string{"1", "2"}).Draw(t, "version")}
+		set[s] = streams.InventoryEntry{Subject: s, UID: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "uid"), Version: rapid.SampledFrom([]string{"1", "2"}).Draw(t, "version")}
 	}
 	return set
 }
@@ -87,7 +87,7 @@ func TestComparisonsConverge(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		want, is := genSet(t, "want"), genSet(t, "is")
 		have, most := holdingsOf(want), rapid.IntRange(1, 20).Draw(t, "most")
-		for range 1 + streams.ManifestBuckets {
+		for range 1 + streams.InventoryBuckets {
 			d := check(t, have, is, most)
 			if d.size() == 0 {
 				if !maps.Equal(want, is) {
@@ -115,30 +115,30 @@ func TestComparisonsConverge(t *testing.T) {
 func TestComparisonWaits(t *testing.T) {
 	t.Parallel()
 	subject := "desired.s._._.configmaps.default.c"
-	e := streams.ManifestEntry{Subject: subject, UID: "a"}
+	e := streams.InventoryEntry{Subject: subject, UID: "a"}
 	want := entries{subject: e}
-	q := streams.ManifestQuery{Identity: "id", Position: 100, Digest: "other"}
-	for name, change := range map[string]func(*holdings, *streams.ManifestQuery){
-		"something is being published": func(h *holdings, _ *streams.ManifestQuery) { h.settled = false },
-		"the site is behind":           func(_ *holdings, q *streams.ManifestQuery) { q.Position = 99 },
-		"another stream":               func(_ *holdings, q *streams.ManifestQuery) { q.Identity = "former" },
-		"a new site, not served yet":   func(_ *holdings, q *streams.ManifestQuery) { q.Identity, q.Position = "", 0 },
+	q := streams.InventoryQuery{Identity: "id", Position: 100, Digest: "other"}
+	for name, change := range map[string]func(*holdings, *streams.InventoryQuery){
+		"something is being published": func(h *holdings, _ *streams.InventoryQuery) { h.settled = false },
+		"the site is behind":           func(_ *holdings, q *streams.InventoryQuery) { q.Position = 99 },
+		"another stream":               func(_ *holdings, q *streams.InventoryQuery) { q.Identity = "former" },
+		"a new site, not served yet":   func(_ *holdings, q *streams.InventoryQuery) { q.Identity, q.Position = "", 0 },
 	} {
 		h, q := holdingsOf(want), q
 		change(&h, &q)
-		if a, _, err := compare("s", h, q); err != nil || a.State != streams.ManifestBehind {
+		if a, _, err := compare("s", h, q); err != nil || a.State != streams.InventoryBehind {
 			t.Errorf("%s: %+v, %v", name, a, err)
 		}
 	}
 	h := holdingsOf(nil)
 	h.last = 0
-	empty := new(streams.Manifest)
-	if a, _, err := compare("s", h, streams.ManifestQuery{Digest: empty.Digest()}); err != nil || a.State != streams.ManifestEqual {
+	empty := new(streams.Inventory)
+	if a, _, err := compare("s", h, streams.InventoryQuery{Digest: empty.Digest()}); err != nil || a.State != streams.InventoryEqual {
 		t.Errorf("a site without anything: %+v, %v", a, err)
 	}
 	// What changed between two queries of one check begins it anew.
-	q.Of, q.Entries = []int{e.Bucket()}, []streams.ManifestEntry{e}
-	if a, _, err := compare("s", holdingsOf(want), q); err != nil || a.State != streams.ManifestSendBuckets {
+	q.Of, q.Entries = []int{e.Bucket()}, []streams.InventoryEntry{e}
+	if a, _, err := compare("s", holdingsOf(want), q); err != nil || a.State != streams.InventorySendBuckets {
 		t.Errorf("a bucket that is equal by now: %+v, %v", a, err)
 	}
 }
@@ -157,7 +157,7 @@ func FuzzManifestQuery(f *testing.F) {
 			}
 			return
 		}
-		if len(q.Of) > streams.ManifestBuckets || len(q.Entries) > 1+len(data)/minEntryBytes {
+		if len(q.Of) > streams.InventoryBuckets || len(q.Entries) > 1+len(data)/minEntryBytes {
 			t.Fatalf("%d bytes became %d buckets and %d entries", len(data), len(q.Of), len(q.Entries))
 		}
 		_, d, err := compare("s", holdingsOf(want), q)
@@ -176,30 +176,30 @@ func FuzzManifestQuery(f *testing.F) {
 // keep: no site can fill them, or make the next epoch's number overflow.
 func TestEntriesAreBounded(t *testing.T) {
 	t.Parallel()
-	e := streams.ManifestEntry{Subject: "desired.s._._.configmaps.default.c", UID: "u", Version: "1", Epoch: "3-u", Hash: "h"}
+	e := streams.InventoryEntry{Subject: "desired.s._._.configmaps.default.c", UID: "u", Version: "1", Epoch: "3-u", Hash: "h"}
 	long := strings.Repeat("x", maxEntryField+1)
 	for name, c := range map[string]struct {
-		change func(*streams.ManifestEntry)
+		change func(*streams.InventoryEntry)
 		epoch  uint64
 		ok     bool
 	}{
-		"as it is":            {func(*streams.ManifestEntry) {}, 3, true},
-		"as long as may be":   {func(e *streams.ManifestEntry) { e.Hash = long[1:] }, 3, true},
-		"a later epoch":       {func(e *streams.ManifestEntry) { e.Epoch = "9-u" }, 3, true},
-		"long UID":            {func(e *streams.ManifestEntry) { e.UID = long }, 3, false},
-		"long version":        {func(e *streams.ManifestEntry) { e.Version = long }, 3, false},
-		"long epoch":          {func(e *streams.ManifestEntry) { e.Epoch = long }, 3, false},
-		"long hash":           {func(e *streams.ManifestEntry) { e.Hash = long }, 3, false},
-		"last version":        {func(e *streams.ManifestEntry) { e.Version = "18446744073709551615" }, 3, false},
-		"last epoch":          {func(e *streams.ManifestEntry) { e.Epoch = "18446744073709551615-x" }, 3, false},
-		"high epoch":          {func(e *streams.ManifestEntry) { e.Epoch = fmt.Sprint(uint64(maxEpoch)+1, "-x") }, 3, false},
-		"high, and there":     {func(e *streams.ManifestEntry) { e.Epoch = fmt.Sprint(uint64(maxEpoch)+1, "-x") }, maxEpoch + 1, true},
-		"high, and not there": {func(e *streams.ManifestEntry) { e.Epoch = fmt.Sprint(uint64(maxEpoch)+2, "-x") }, maxEpoch + 1, false},
+		"as it is":            {func(*streams.InventoryEntry) {}, 3, true},
+		"as long as may be":   {func(e *streams.InventoryEntry) { e.Hash = long[1:] }, 3, true},
+		"a later epoch":       {func(e *streams.InventoryEntry) { e.Epoch = "9-u" }, 3, true},
+		"long UID":            {func(e *streams.InventoryEntry) { e.UID = long }, 3, false},
+		"long version":        {func(e *streams.InventoryEntry) { e.Version = long }, 3, false},
+		"long epoch":          {func(e *streams.InventoryEntry) { e.Epoch = long }, 3, false},
+		"long hash":           {func(e *streams.InventoryEntry) { e.Hash = long }, 3, false},
+		"last version":        {func(e *streams.InventoryEntry) { e.Version = "18446744073709551615" }, 3, false},
+		"last epoch":          {func(e *streams.InventoryEntry) { e.Epoch = "18446744073709551615-x" }, 3, false},
+		"high epoch":          {func(e *streams.InventoryEntry) { e.Epoch = fmt.Sprint(uint64(maxEpoch)+1, "-x") }, 3, false},
+		"high, and there":     {func(e *streams.InventoryEntry) { e.Epoch = fmt.Sprint(uint64(maxEpoch)+1, "-x") }, maxEpoch + 1, true},
+		"high, and not there": {func(e *streams.InventoryEntry) { e.Epoch = fmt.Sprint(uint64(maxEpoch)+2, "-x") }, maxEpoch + 1, false},
 	} {
 		h, said := holdingsOf(nil), e
 		h.epoch = c.epoch
 		c.change(&said)
-		q := streams.ManifestQuery{Identity: "id", Position: 100, Count: 1, Of: []int{said.Bucket()}, Entries: []streams.ManifestEntry{said}}
+		q := streams.InventoryQuery{Identity: "id", Position: 100, Count: 1, Of: []int{said.Bucket()}, Entries: []streams.InventoryEntry{said}}
 		_, d, err := compare("s", h, q)
 		if c.ok && (err != nil || len(d.strangers) != 1) || !c.ok && !errors.Is(err, errQuery) {
 			t.Errorf("%s: %+v, %v", name, d, err)

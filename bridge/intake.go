@@ -264,7 +264,7 @@ func (i *intake) accept(site string, m streams.Message, a *arrival) {
 // reject keeps a message that cannot be read where a person finds it, then acknowledges it
 // and has it removed.
 func (i *intake) reject(ctx context.Context, site string, a *arrival, reason error) {
-	if err := streams.SetAside(ctx, i.hub.js, streams.Quarantine, a.subject, a.header, a.data, reason); err != nil {
+	if err := streams.QuarantineMessage(ctx, i.hub.js, streams.Quarantine, a.subject, a.header, a.data, reason); err != nil {
 		i.log.Debug("report not set aside, it is read again", zap.String("subject", a.subject), zap.Error(err))
 		i.leave(ctx, site, a)
 		return

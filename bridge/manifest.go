@@ -42,30 +42,30 @@ func (m *manifests) handler() *handler {
 		workers: 2, backlog: 256, perSite: 2, maxBytes: maxManifestQuery,
 		answer: func(_ context.Context, site string, data []byte) any { return m.answer(site, data) },
 		refuse: func(reason string) any {
-			return streams.ManifestAnswer{State: streams.ManifestBehind, Error: reason}
+			return streams.InventoryAnswer{State: streams.InventoryBehind, Error: reason}
 		},
 	}
 }
 
-func (m *manifests) answer(site string, data []byte) streams.ManifestAnswer {
+func (m *manifests) answer(site string, data []byte) streams.InventoryAnswer {
 	if !m.publish.siteExists(site) {
-		return streams.ManifestAnswer{State: streams.ManifestBehind, Error: fmt.Sprintf("there is no Site %s", site)}
+		return streams.InventoryAnswer{State: streams.InventoryBehind, Error: fmt.Sprintf("there is no Site %s", site)}
 	}
 	q, err := decodeManifestQuery(data)
 	if err != nil {
-		return streams.ManifestAnswer{State: streams.ManifestBehind, Error: err.Error()}
+		return streams.InventoryAnswer{State: streams.InventoryBehind, Error: err.Error()}
 	}
 	a, d, err := m.publish.compare(site, m.identity, q)
 	if err != nil {
-		return streams.ManifestAnswer{State: streams.ManifestBehind, Error: err.Error()}
+		return streams.InventoryAnswer{State: streams.InventoryBehind, Error: err.Error()}
 	}
-	if a.State == streams.ManifestRepairing {
+	if a.State == streams.InventoryRepairing {
 		a = m.repair(site, d)
 	}
-	if a.State == streams.ManifestEqual || a.State == streams.ManifestRepairing {
+	if a.State == streams.InventoryEqual || a.State == streams.InventoryRepairing {
 		m.repairs.update(site, func(s *siteRepair) {
 			s.LastCheck, s.Outcome = m.now(), a.State
-			if a.State == streams.ManifestEqual {
+			if a.State == streams.InventoryEqual {
 				s.inRow = 0
 			}
 		})
@@ -77,13 +77,13 @@ func (m *manifests) answer(site string, data []byte) streams.ManifestAnswer {
 // repair has published again what a site lacks, and tombstones for what it should not
 // have. The second mismatch in a row, and every second one after it, has the site take
 // everything anew: what was published again did not help.
-func (m *manifests) repair(site string, d difference) streams.ManifestAnswer {
+func (m *manifests) repair(site string, d difference) streams.InventoryAnswer {
 	now := m.now()
-	if last := m.repairs.of(site); last.Outcome == streams.ManifestRepairing && now.Sub(last.LastCheck) < repairSpacing {
-		return streams.ManifestAnswer{State: streams.ManifestBehind}
+	if last := m.repairs.of(site); last.Outcome == streams.InventoryRepairing && now.Sub(last.LastCheck) < repairSpacing {
+		return streams.InventoryAnswer{State: streams.InventoryBehind}
 	}
 	if !m.publish.publishAgain(site, d) {
-		return streams.ManifestAnswer{State: streams.ManifestBehind, Error: "too many tombstones wait for the site"}
+		return streams.InventoryAnswer{State: streams.InventoryBehind, Error: "too many tombstones wait for the site"}
 	}
 	m.count.mismatches.Add(1)
 	row := 0
@@ -97,17 +97,17 @@ func (m *manifests) repair(site string, d difference) streams.ManifestAnswer {
 	if row%2 == 0 {
 		m.resync.repeated(site)
 	}
-	return streams.ManifestAnswer{State: streams.ManifestRepairing, Published: d.size()}
+	return streams.InventoryAnswer{State: streams.InventoryRepairing, Published: d.size()}
 }
 
 // compare compares a site's manifest with what was published for it.
-func (p *publisher) compare(site, identity string, q streams.ManifestQuery) (streams.ManifestAnswer, difference, error) {
+func (p *publisher) compare(site, identity string, q streams.InventoryQuery) (streams.InventoryAnswer, difference, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return compare(site, holdings{
 		epoch: epochNumber(p.epoch), identity: identity, last: p.published.last(site), settled: p.quiet(site),
 		manifest: p.published.manifest(site),
-		within:   func(b map[int]bool) map[string]streams.ManifestEntry { return p.published.within(site, b) },
+		within:   func(b map[int]bool) map[string]streams.InventoryEntry { return p.published.within(site, b) },
 	}, q)
 }
 
@@ -132,22 +132,22 @@ func (p *publisher) publishAgain(site string, d difference) bool {
 }
 
 // decodeManifestQuery reads a query without letting it grow much beyond its size.
-func decodeManifestQuery(data []byte) (streams.ManifestQuery, error) {
+func decodeManifestQuery(data []byte) (streams.InventoryQuery, error) {
 	if len(data) > maxManifestQuery {
-		return streams.ManifestQuery{}, fmt.Errorf("%w: %d bytes", errQuery, len(data))
+		return streams.InventoryQuery{}, fmt.Errorf("%w: %d bytes", errQuery, len(data))
 	}
 	if n := bytes.Count(data, []byte("{")); n > 1+len(data)/minEntryBytes {
-		return streams.ManifestQuery{}, fmt.Errorf("%w: %d entries in %d bytes", errQuery, n, len(data))
+		return streams.InventoryQuery{}, fmt.Errorf("%w: %d entries in %d bytes", errQuery, n, len(data))
 	}
 	var q struct {
-		streams.ManifestQuery
+		streams.InventoryQuery
 		Of few `json:"of"`
 	}
 	if err := json.Unmarshal(data, &q); err != nil {
-		return streams.ManifestQuery{}, fmt.Errorf("%w: %w", errQuery, err)
+		return streams.InventoryQuery{}, fmt.Errorf("%w: %w", errQuery, err)
 	}
-	q.ManifestQuery.Of = q.Of
-	return q.ManifestQuery, nil
+	q.InventoryQuery.Of = q.Of
+	return q.InventoryQuery, nil
 }
 
 // few is a list of as many numbers as there are buckets at most.
@@ -155,8 +155,8 @@ type few []int
 
 // UnmarshalJSON implements json.Unmarshaler.
 func (f *few) UnmarshalJSON(data []byte) error {
-	if bytes.Count(data, []byte(",")) >= streams.ManifestBuckets {
-		return fmt.Errorf("more than %d buckets", streams.ManifestBuckets)
+	if bytes.Count(data, []byte(",")) >= streams.InventoryBuckets {
+		return fmt.Errorf("more than %d buckets", streams.InventoryBuckets)
 	}
 	return json.Unmarshal(data, (*[]int)(f))
 }

@@ -81,10 +81,10 @@ func TestAlertsAreAboutMetricsThatExist(t *testing.T) {
 func TestRepairsAreCountedByOutcome(t *testing.T) {
 	t.Parallel()
 	m := newInstruments(&counters{})
-	first := siteRepair{LastCheck: noon, Outcome: streams.ManifestEqual}
+	first := siteRepair{LastCheck: noon, Outcome: streams.InventoryEqual}
 	m.repaired("plant-a", first)
 	m.repaired("plant-a", first)
-	second := siteRepair{LastCheck: noon.Add(time.Second), Outcome: streams.ManifestRepairing, Resynced: noon, ResyncReason: ResyncMismatch}
+	second := siteRepair{LastCheck: noon.Add(time.Second), Outcome: streams.InventoryRepairing, Resynced: noon, ResyncReason: ResyncMismatch}
 	m.repaired("plant-a", second)
 	m.repaired("plant-b", first)
 	for outcome, want := range map[string]float64{"equal": 2, "repairing": 1} {

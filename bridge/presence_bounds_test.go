@@ -67,7 +67,7 @@ func TestBoundsOfAHeartbeatAreThoseOfTheStatus(t *testing.T) {
 	if n := s.Properties["resync"].Properties["requested"].MaxLength; n < maxResyncValue {
 		t.Errorf("the value of a resync has at most %d characters, the annotation %d", n, maxResyncValue)
 	}
-	outcomes := []string{string(streams.ManifestEqual), string(streams.ManifestRepairing)}
+	outcomes := []string{string(streams.InventoryEqual), string(streams.InventoryRepairing)}
 	if got := s.Properties["lastCheck"].Properties["outcome"].Enum; !slices.Equal(got, outcomes) {
 		t.Errorf("outcomes are %v, want %v", got, outcomes)
 	}

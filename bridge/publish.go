@@ -57,7 +57,7 @@ type dirtySite struct {
 	// again are objects to publish although they have not changed.
 	again keySet
 	// strangers are what the site has, by subject, and should not.
-	strangers map[string]streams.ManifestEntry
+	strangers map[string]streams.InventoryEntry
 }
 
 func newPublisher(w *watch, f *fence, count *counters, metrics *instruments, log *zap.Logger) *publisher {
@@ -168,7 +168,7 @@ func (p *publisher) mark(site string) *dirtySite {
 func (p *publisher) list(site string) *dirtySite {
 	d := p.dirty[site]
 	if d == nil {
-		d = &dirtySite{keys: keySet{}, again: keySet{}, strangers: map[string]streams.ManifestEntry{}}
+		d = &dirtySite{keys: keySet{}, again: keySet{}, strangers: map[string]streams.InventoryEntry{}}
 		p.dirty[site] = d
 	}
 	return d
@@ -202,7 +202,7 @@ type task struct {
 	// again says to publish it also when it has not changed.
 	again bool
 	// stranger is what a site has on a subject that is not wanted there.
-	stranger *streams.ManifestEntry
+	stranger *streams.InventoryEntry
 }
 
 // plan takes what is marked for a site and orders it; from now on the site is busy.

@@ -26,8 +26,8 @@ type entry struct {
 }
 
 // manifest is what a site's manifest says of the entry; false for a tombstone.
-func (e entry) manifest() (streams.ManifestEntry, bool) {
-	return streams.ManifestEntry{Subject: e.subject, UID: e.uid, Version: e.version, Epoch: e.epoch, Hash: e.hash}, e.op != streams.OpDelete
+func (e entry) manifest() (streams.InventoryEntry, bool) {
+	return streams.InventoryEntry{Subject: e.subject, UID: e.uid, Version: e.version, Epoch: e.epoch, Hash: e.hash}, e.op != streams.OpDelete
 }
 
 // published mirrors the headers of DESIRED. Its owner serialises the calls.
@@ -39,13 +39,13 @@ type published struct {
 	// tombstones are the subjects that wait for the site to pass them.
 	tombstones map[string]map[string]objectKey
 	// manifests are kept up to date with the entries.
-	manifests map[string]*streams.Manifest
+	manifests map[string]*streams.Inventory
 }
 
 func newPublished() *published {
 	return &published{
 		sites: map[string]map[objectKey]map[string]entry{}, tombstones: map[string]map[string]objectKey{},
-		manifests: map[string]*streams.Manifest{},
+		manifests: map[string]*streams.Inventory{},
 	}
 }
 
@@ -72,7 +72,7 @@ func (p *published) put(site string, k objectKey, e entry) {
 func (p *published) count(site string, was, is entry) {
 	m := p.manifests[site]
 	if m == nil {
-		m = new(streams.Manifest)
+		m = new(streams.Inventory)
 		p.manifests[site] = m
 	}
 	if e, ok := was.manifest(); ok && was.subject != "" {
@@ -111,16 +111,16 @@ func (p *published) last(site string) uint64 {
 }
 
 // manifest is the digest of what a site should have; it must not be changed.
-func (p *published) manifest(site string) *streams.Manifest {
+func (p *published) manifest(site string) *streams.Inventory {
 	if m := p.manifests[site]; m != nil {
 		return m
 	}
-	return new(streams.Manifest)
+	return new(streams.Inventory)
 }
 
 // within are the entries of a site's manifest in the buckets, by subject.
-func (p *published) within(site string, buckets map[int]bool) map[string]streams.ManifestEntry {
-	out := map[string]streams.ManifestEntry{}
+func (p *published) within(site string, buckets map[int]bool) map[string]streams.InventoryEntry {
+	out := map[string]streams.InventoryEntry{}
 	for _, entries := range p.sites[site] {
 		for _, e := range entries {
 			if m, ok := e.manifest(); ok && buckets[m.Bucket()] {
@@ -172,7 +172,7 @@ func recoverPublished(ctx context.Context, h *hub) (*published, uint64, error) {
 	}
 	parts := streams.PartsSeen{}
 	err = readAll(ctx, h.js, h.desired, 1, ">", true, func(msg jetstream.Msg) error {
-		whole := parts.Take(msg.Subject(), msg.Headers())
+		whole := parts.Add(msg.Subject(), msg.Headers())
 		if streams.IsPart(msg.Subject()) {
 			return nil
 		}

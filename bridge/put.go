@@ -116,7 +116,7 @@ func nextVersion(version string) string {
 }
 
 // dismiss has a site forget what it has on a subject and should not have.
-func (p *publisher) dismiss(ctx context.Context, site string, e streams.ManifestEntry) error {
+func (p *publisher) dismiss(ctx context.Context, site string, e streams.InventoryEntry) error {
 	_, ref, err := streams.ParseDesired(e.Subject)
 	if err != nil {
 		return err

@@ -34,9 +34,9 @@ func (b *Bridge) assembleRepair(p *parts, h *hub, c *clients, outageOf func(stri
 	m := &manifests{publish: p.publish, repairs: p.repairs, resync: r, log: b.log, count: &b.count, now: time.Now, identity: h.identity}
 	t := &tokens{clients: c, watch: p.watch, count: &b.count}
 	p.requests = &requests{log: b.log, count: &b.count, handlers: map[string]*handler{
-		streams.RequestToken:    t.handler(b.cfg.Limits.Workers),
-		streams.RequestManifest: m.handler(),
-		streams.RequestPosition: (&positions{js: h.js}).handler(),
+		streams.RequestToken:     t.handler(b.cfg.Limits.Workers),
+		streams.RequestInventory: m.handler(),
+		streams.RequestPosition:  (&positions{js: h.js}).handler(),
 	}}
 }
 

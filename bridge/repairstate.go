@@ -13,7 +13,7 @@ type siteRepair struct {
 	// LastCheck is when the site last asked for a comparison that was carried out, and
 	// Outcome what came of it; zero before the first.
 	LastCheck time.Time
-	Outcome   streams.ManifestState
+	Outcome   streams.InventoryState
 	// Mismatches counts the comparisons that found a difference, since this bridge leads.
 	Mismatches uint64
 	// Resynced is when the site was last told to take everything anew, and ResyncReason

@@ -122,12 +122,12 @@ func (o observation) connectedCondition(s v1alpha1.SiteStatus) metav1.Condition 
 // make the condition change all the time.
 func (o observation) syncedCondition(s v1alpha1.SiteStatus) metav1.Condition {
 	const t = v1alpha1.ConditionSynced
-	var outcome streams.ManifestState
+	var outcome streams.InventoryState
 	if s.LastCheck != nil {
-		outcome = streams.ManifestState(s.LastCheck.Outcome)
+		outcome = streams.InventoryState(s.LastCheck.Outcome)
 	}
 	switch {
-	case outcome == streams.ManifestRepairing:
+	case outcome == streams.InventoryRepairing:
 		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonDiffers, "what the site has differs from what was published, and is being repaired")
 	case o.unpublished:
 		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonUnpublished, "objects wait to be published for the site")

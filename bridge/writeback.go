@@ -163,7 +163,7 @@ func (w *writeback) refused(ctx context.Context, k reportKey, r *report, reason 
 		if r.from != nil {
 			header, data = r.from.Headers(), r.from.Data()
 		}
-		if err := streams.SetAside(ctx, w.intake.hub.js, streams.Quarantine, subject, header, data, reason); err != nil {
+		if err := streams.QuarantineMessage(ctx, w.intake.hub.js, streams.Quarantine, subject, header, data, reason); err != nil {
 			w.outage.report(err)
 			w.queue.AddRateLimited(k)
 			return

@@ -21,8 +21,8 @@ type responder struct {
 	sub *nats.Subscription
 
 	mu      sync.Mutex
-	queries []streams.ManifestQuery
-	states  []streams.ManifestState
+	queries []streams.InventoryQuery
+	states  []streams.InventoryState
 	delay   time.Duration
 	idle    bool // says that it repairs, and does not
 	silent  bool // does not know positions
@@ -62,7 +62,7 @@ func (b *responder) set(f func()) {
 }
 
 // seen are the outcomes so far.
-func (b *responder) seen(state streams.ManifestState) (n int) {
+func (b *responder) seen(state streams.InventoryState) (n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, s := range b.states {
@@ -83,8 +83,8 @@ func (b *responder) answer(m *nats.Msg) {
 	defer b.mu.Unlock()
 	var a any
 	switch verb {
-	case streams.RequestManifest:
-		var q streams.ManifestQuery
+	case streams.RequestInventory:
+		var q streams.InventoryQuery
 		if err := json.Unmarshal(m.Data, &q); err != nil {
 			b.t.Errorf("manifest query: %v", err)
 		}
@@ -128,13 +128,13 @@ func (b *responder) position(data []byte) streams.PositionAnswer {
 	return streams.PositionAnswer{ID: last.Header.Get(jetstream.MsgIDHeader)}
 }
 
-func (b *responder) published() (map[string]streams.ManifestEntry, *streams.Manifest, uint64) {
+func (b *responder) published() (map[string]streams.InventoryEntry, *streams.Inventory, uint64) {
 	hub, err := b.s.hub.Stream(context.Background(), streams.Desired)
 	if err != nil {
 		b.t.Error(err)
 		return nil, nil, 0
 	}
-	all, m, highest := map[string]streams.ManifestEntry{}, &streams.Manifest{}, uint64(0)
+	all, m, highest := map[string]streams.InventoryEntry{}, &streams.Inventory{}, uint64(0)
 	err = readLast(context.Background(), hub, streams.DesiredFilter("plant-a"), true, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
 		highest = max(highest, md.Sequence.Stream)
 		if e, ok := streams.EntryOf(msg.Subject(), msg.Headers()); ok {
@@ -149,34 +149,34 @@ func (b *responder) published() (map[string]streams.ManifestEntry, *streams.Mani
 	return all, m, highest
 }
 
-func (b *responder) compare(q streams.ManifestQuery) streams.ManifestAnswer {
+func (b *responder) compare(q streams.InventoryQuery) streams.InventoryAnswer {
 	all, m, highest := b.published()
 	switch {
 	case b.idle:
-		return streams.ManifestAnswer{State: streams.ManifestRepairing}
+		return streams.InventoryAnswer{State: streams.InventoryRepairing}
 	case q.Position < highest:
-		return streams.ManifestAnswer{State: streams.ManifestBehind}
+		return streams.InventoryAnswer{State: streams.InventoryBehind}
 	case q.Digest == m.Digest():
-		return streams.ManifestAnswer{State: streams.ManifestEqual}
+		return streams.InventoryAnswer{State: streams.InventoryEqual}
 	case q.Buckets == nil && q.Of == nil:
-		return streams.ManifestAnswer{State: streams.ManifestSendBuckets}
+		return streams.InventoryAnswer{State: streams.InventorySendBuckets}
 	case q.Of == nil:
 		buckets, err := m.Differing(q.Buckets)
 		if err != nil {
-			return streams.ManifestAnswer{Error: err.Error()}
+			return streams.InventoryAnswer{Error: err.Error()}
 		}
-		return streams.ManifestAnswer{State: streams.ManifestSendEntries, Buckets: buckets}
+		return streams.InventoryAnswer{State: streams.InventorySendEntries, Buckets: buckets}
 	}
-	return streams.ManifestAnswer{State: streams.ManifestRepairing, Published: b.repair(q, all)}
+	return streams.InventoryAnswer{State: streams.InventoryRepairing, Published: b.repair(q, all)}
 }
 
 // repair puts on DESIRED again what differs in the buckets of the query.
-func (b *responder) repair(q streams.ManifestQuery, all map[string]streams.ManifestEntry) (n int) {
+func (b *responder) repair(q streams.InventoryQuery, all map[string]streams.InventoryEntry) (n int) {
 	of := map[int]bool{}
 	for _, i := range q.Of {
 		of[i] = true
 	}
-	has := map[string]streams.ManifestEntry{}
+	has := map[string]streams.InventoryEntry{}
 	for _, e := range q.Entries {
 		has[e.Subject] = e
 		if _, ok := all[e.Subject]; !ok {

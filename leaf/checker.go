@@ -27,7 +27,7 @@ var errBehind = errors.New("the bridge says that more was delivered than has com
 // checkPace is how long a checker waits. Zero values are the defaults that are named.
 type checkPace struct {
 	// interval is between two checks while nothing is wrong; default
-	// streams.ManifestInterval. Each wait gets 20 % of jitter.
+	// streams.InventoryInterval. Each wait gets 20 % of jitter.
 	interval time.Duration
 	// retry is after how long a check that failed is made again, doubled up to interval
 	// each time; default 15 s.
@@ -39,7 +39,7 @@ type checkPace struct {
 
 func (p checkPace) orDefault() checkPace {
 	if p.interval == 0 {
-		p.interval = streams.ManifestInterval
+		p.interval = streams.InventoryInterval
 	}
 	if p.retry == 0 {
 		p.retry = 15 * time.Second
@@ -117,7 +117,7 @@ func (c *checker) run(ctx context.Context) error {
 			c.r.log.Info("manifest not compared", zap.Error(err))
 			c.r.counts.checks.WithLabelValues("failed").Inc()
 		}
-		if err == nil && outcome == streams.ManifestEqual {
+		if err == nil && outcome == streams.InventoryEqual {
 			retry = c.pace.retry
 		} else {
 			next = retry
@@ -132,7 +132,7 @@ func (c *checker) run(ctx context.Context) error {
 
 // check compares until the sets are equal, or until there is no use in it, and returns
 // the last outcome.
-func (c *checker) check(ctx context.Context) (outcome streams.ManifestState, err error) {
+func (c *checker) check(ctx context.Context) (outcome streams.InventoryState, err error) {
 	again := c.pace.again
 	if err := c.level.await(ctx); err != nil {
 		return "", err
@@ -143,11 +143,11 @@ func (c *checker) check(ctx context.Context) (outcome streams.ManifestState, err
 		if outcome, err = c.compare(ctx); err != nil {
 			return "", err
 		}
-		if c.stuck++; outcome != streams.ManifestBehind || c.position != before {
+		if c.stuck++; outcome != streams.InventoryBehind || c.position != before {
 			c.stuck = 0
 		}
 		c.r.counts.checks.WithLabelValues(string(outcome)).Inc()
-		if outcome == streams.ManifestEqual {
+		if outcome == streams.InventoryEqual {
 			c.stuck = 0
 			return outcome, nil
 		}

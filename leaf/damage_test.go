@@ -227,7 +227,7 @@ func TestDamagedDesired(t *testing.T) {
 		}
 		wait(t, "objects", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 		apply(t, ctx, s)
-		wait(t, "comparison", func() bool { return b.seen(streams.ManifestEqual) > 0 })
+		wait(t, "comparison", func() bool { return b.seen(streams.InventoryEqual) > 0 })
 		s.cut(t)
 		before := desiredSet(t, ctx, s)
 		s.restart(t, ctx, damage)
@@ -246,7 +246,7 @@ func TestDamagedDesired(t *testing.T) {
 		s.line.Heal()
 		wait(t, "convergence", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
 		putDesired(t, ctx, s, "new", 1)
-		wait(t, "comparison", func() bool { return same(t, ctx, s) && b.seen(streams.ManifestEqual) > 0 })
+		wait(t, "comparison", func() bool { return same(t, ctx, s) && b.seen(streams.InventoryEqual) > 0 })
 		if after := desiredSet(t, ctx, s); after == before {
 			t.Error("the new object is missing")
 		}

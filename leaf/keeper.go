@@ -295,7 +295,7 @@ func (k *keeper) inspect(ctx context.Context) (reason string, whole bool, err er
 	case err != nil:
 		return "", false, fmt.Errorf("read the end of %s: %w", streams.SiteDesired, err)
 	}
-	m := &streams.Manifest{}
+	m := &streams.Inventory{}
 	err = readLast(ctx, s, streams.DesiredFilter(k.site), false, func(msg jetstream.Msg, _ *jetstream.MsgMetadata) error {
 		if e, ok := streams.EntryOf(msg.Subject(), msg.Headers()); ok {
 			m.Add(e)

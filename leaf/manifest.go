@@ -21,17 +21,17 @@ const (
 )
 
 // manifestOf reads the manifest of what SITE_DESIRED has on disk.
-func manifestOf(ctx context.Context, s jetstream.Stream, site string) (*streams.Manifest, error) {
-	m := &streams.Manifest{}
-	err := entries(ctx, s, site, func(e streams.ManifestEntry) { m.Add(e) })
+func manifestOf(ctx context.Context, s jetstream.Stream, site string) (*streams.Inventory, error) {
+	m := &streams.Inventory{}
+	err := entries(ctx, s, site, func(e streams.InventoryEntry) { m.Add(e) })
 	return m, err
 }
 
 // entries calls f with every entry on disk. An object that lacks parts is not there.
-func entries(ctx context.Context, s jetstream.Stream, site string, f func(streams.ManifestEntry)) error {
+func entries(ctx context.Context, s jetstream.Stream, site string, f func(streams.InventoryEntry)) error {
 	parts := streams.PartsSeen{}
 	return readLast(ctx, s, streams.DesiredFilter(site), true, func(msg jetstream.Msg, _ *jetstream.MsgMetadata) error {
-		if !parts.Take(msg.Subject(), msg.Headers()) {
+		if !parts.Add(msg.Subject(), msg.Headers()) {
 			return nil
 		}
 		if e, ok := streams.EntryOf(msg.Subject(), msg.Headers()); ok {
@@ -44,17 +44,17 @@ func entries(ctx context.Context, s jetstream.Stream, site string, f func(stream
 // compare is one comparison with the bridge, of three queries at most: the digest, the
 // buckets when it differs, the entries of the buckets that differ. It returns equal,
 // behind or repairing. What was stored between two readings makes the bridge say behind.
-func (c *checker) compare(ctx context.Context) (streams.ManifestState, error) {
+func (c *checker) compare(ctx context.Context) (streams.InventoryState, error) {
 	q, m, err := c.query(ctx, nil)
 	if err != nil {
 		return "", err
 	}
 	a, err := c.ask(ctx, q)
-	if err == nil && a.State == streams.ManifestSendBuckets {
+	if err == nil && a.State == streams.InventorySendBuckets {
 		q.Buckets = m.Buckets()
 		a, err = c.ask(ctx, q)
 	}
-	if err == nil && a.State == streams.ManifestSendEntries {
+	if err == nil && a.State == streams.InventorySendEntries {
 		if q, _, err = c.query(ctx, a.Buckets); err != nil {
 			return "", err
 		}
@@ -64,72 +64,72 @@ func (c *checker) compare(ctx context.Context) (streams.ManifestState, error) {
 		return "", err
 	}
 	switch a.State {
-	case streams.ManifestEqual, streams.ManifestRepairing:
+	case streams.InventoryEqual, streams.InventoryRepairing:
 		return a.State, nil
-	case streams.ManifestBehind, streams.ManifestSendBuckets, streams.ManifestSendEntries:
+	case streams.InventoryBehind, streams.InventorySendBuckets, streams.InventorySendEntries:
 		// What is asked for again has changed in between.
-		return streams.ManifestBehind, nil
+		return streams.InventoryBehind, nil
 	}
 	return "", fmt.Errorf("compare the manifest: the bridge answers %q", a.State)
 }
 
 // query reads the manifest and the position that belongs to it and, when buckets are
 // named, the entries of as many of them as fit into one message.
-func (c *checker) query(ctx context.Context, buckets []int) (streams.ManifestQuery, *streams.Manifest, error) {
+func (c *checker) query(ctx context.Context, buckets []int) (streams.InventoryQuery, *streams.Inventory, error) {
 	// Nothing is stored meanwhile, so that all belongs together.
 	c.r.storing.Lock()
 	defer c.r.storing.Unlock()
 	s, err := c.r.js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
-		return streams.ManifestQuery{}, nil, fmt.Errorf("open %s: %w", streams.SiteDesired, err)
+		return streams.InventoryQuery{}, nil, fmt.Errorf("open %s: %w", streams.SiteDesired, err)
 	}
 	at, err := sourceOf(ctx, c.r.js)
 	if err != nil {
-		return streams.ManifestQuery{}, nil, err
+		return streams.InventoryQuery{}, nil, err
 	}
 	if at.Identity == "" {
 		at.Identity = c.identity
 	}
-	m, sizes := &streams.Manifest{}, [streams.ManifestBuckets]int{}
-	err = entries(ctx, s, c.r.site, func(e streams.ManifestEntry) {
+	m, sizes := &streams.Inventory{}, [streams.InventoryBuckets]int{}
+	err = entries(ctx, s, c.r.site, func(e streams.InventoryEntry) {
 		m.Add(e)
 		sizes[e.Bucket()] += entrySize(e)
 	})
 	if err != nil {
-		return streams.ManifestQuery{}, nil, fmt.Errorf("read the manifest of %s: %w", streams.SiteDesired, err)
+		return streams.InventoryQuery{}, nil, fmt.Errorf("read the manifest of %s: %w", streams.SiteDesired, err)
 	}
 	c.position = at.Seq
-	q := streams.ManifestQuery{Identity: at.Identity, Position: at.Seq, Count: m.Count(), Digest: m.Digest()}
+	q := streams.InventoryQuery{Identity: at.Identity, Position: at.Seq, Count: m.Count(), Digest: m.Digest()}
 	if len(buckets) == 0 {
 		return q, m, nil
 	}
 	if q.Of, err = fitting(buckets, &sizes, int(c.r.nc.MaxPayload())-queryRoom); err != nil {
-		return streams.ManifestQuery{}, nil, err
+		return streams.InventoryQuery{}, nil, err
 	}
-	wanted := [streams.ManifestBuckets]bool{}
+	wanted := [streams.InventoryBuckets]bool{}
 	for _, b := range q.Of {
 		wanted[b] = true
 	}
-	q.Entries = []streams.ManifestEntry{}
-	err = entries(ctx, s, c.r.site, func(e streams.ManifestEntry) {
+	q.Entries = []streams.InventoryEntry{}
+	err = entries(ctx, s, c.r.site, func(e streams.InventoryEntry) {
 		if wanted[e.Bucket()] {
 			q.Entries = append(q.Entries, e)
 		}
 	})
 	if err != nil {
-		return streams.ManifestQuery{}, nil, fmt.Errorf("read the entries of %s: %w", streams.SiteDesired, err)
+		return streams.InventoryQuery{}, nil, fmt.Errorf("read the entries of %s: %w", streams.SiteDesired, err)
 	}
 	return q, m, nil
 }
 
 // fitting are the first of the buckets whose entries together take no more than limit
 // bytes.
-func fitting(buckets []int, sizes *[streams.ManifestBuckets]int, limit int) ([]int, error) {
+func fitting(buckets []int, sizes *[streams.InventoryBuckets]int, limit int) ([]int, error) {
 	var out []int
 	sum := 0
 	for _, b := range buckets {
-		if b < 0 || b >= streams.ManifestBuckets {
-			return nil, fmt.Errorf("the bridge asks for bucket %d of a manifest of %d", b, streams.ManifestBuckets)
+		if b < 0 || b >= streams.InventoryBuckets {
+			return nil, fmt.Errorf("the bridge asks for bucket %d of an inventory of %d", b, streams.InventoryBuckets)
 		}
 		if sum += sizes[b]; sum > limit {
 			break
@@ -144,7 +144,7 @@ func fitting(buckets []int, sizes *[streams.ManifestBuckets]int, limit int) ([]i
 
 // entrySize is what an entry takes in a query at most: subjects and versions have no
 // characters that JSON escapes, other than by a header that is not of this contract.
-func entrySize(e streams.ManifestEntry) int {
+func entrySize(e streams.InventoryEntry) int {
 	const names = len(`{"subject":"","uid":"","version":"","epoch":"","hash":""},`)
 	n := names
 	for _, s := range []string{e.Subject, e.UID, e.Version, e.Epoch, e.Hash} {
@@ -158,30 +158,30 @@ func entrySize(e streams.ManifestEntry) int {
 	return n
 }
 
-func (c *checker) ask(ctx context.Context, q streams.ManifestQuery) (streams.ManifestAnswer, error) {
+func (c *checker) ask(ctx context.Context, q streams.InventoryQuery) (streams.InventoryAnswer, error) {
 	data, err := json.Marshal(q)
 	if err != nil {
-		return streams.ManifestAnswer{}, fmt.Errorf("encode the manifest: %w", err)
+		return streams.InventoryAnswer{}, fmt.Errorf("encode the manifest: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, manifestWait+transfer(len(data)))
 	defer cancel()
-	reply, err := c.r.nc.RequestWithContext(ctx, streams.RequestSubject(c.r.site, streams.RequestManifest), data)
+	reply, err := c.r.nc.RequestWithContext(ctx, streams.RequestSubject(c.r.site, streams.RequestInventory), data)
 	if err != nil {
-		return streams.ManifestAnswer{}, fmt.Errorf("ask for the manifest: %w", err)
+		return streams.InventoryAnswer{}, fmt.Errorf("ask for the manifest: %w", err)
 	}
 	return parseManifestAnswer(reply)
 }
 
-func parseManifestAnswer(msg *nats.Msg) (streams.ManifestAnswer, error) {
-	var a streams.ManifestAnswer
+func parseManifestAnswer(msg *nats.Msg) (streams.InventoryAnswer, error) {
+	var a streams.InventoryAnswer
 	if err := json.Unmarshal(msg.Data, &a); err != nil {
-		return streams.ManifestAnswer{}, fmt.Errorf("read the manifest's answer: %w", err)
+		return streams.InventoryAnswer{}, fmt.Errorf("read the manifest's answer: %w", err)
 	}
 	if a.Error != "" {
-		return streams.ManifestAnswer{}, errors.New("the bridge refuses the manifest: " + a.Error)
+		return streams.InventoryAnswer{}, errors.New("the bridge refuses the manifest: " + a.Error)
 	}
-	if a.State == streams.ManifestSendEntries && len(a.Buckets) == 0 {
-		return streams.ManifestAnswer{}, errors.New("the bridge asks for the entries of no bucket")
+	if a.State == streams.InventorySendEntries && len(a.Buckets) == 0 {
+		return streams.InventoryAnswer{}, errors.New("the bridge asks for the entries of no bucket")
 	}
 	return a, nil
 }

@@ -31,10 +31,10 @@ func startPaced(t *testing.T, objects int, pace checkPace) (*site, context.Conte
 		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
 	}
 	s.start(t, ctx)
-	wait(t, "first comparison", func() bool { return b.seen(streams.ManifestEqual) > 0 })
+	wait(t, "first comparison", func() bool { return b.seen(streams.InventoryEqual) > 0 })
 	// The deliveries from before the session's reset may have begun a run of their own.
 	for last, since := 0, time.Now(); time.Since(since) < 300*time.Millisecond; time.Sleep(5 * time.Millisecond) {
-		if n := b.seen(streams.ManifestEqual); n != last {
+		if n := b.seen(streams.InventoryEqual); n != last {
 			last, since = n, time.Now()
 		}
 	}
@@ -89,9 +89,9 @@ func TestManifestFindsWhatIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.verify(t)
-	wait(t, "repair", func() bool { return same(t, ctx, s) && b.seen(streams.ManifestEqual) == 1 })
-	if b.seen(streams.ManifestRepairing) != 1 {
-		t.Errorf("%d repairs, want 1", b.seen(streams.ManifestRepairing))
+	wait(t, "repair", func() bool { return same(t, ctx, s) && b.seen(streams.InventoryEqual) == 1 })
+	if b.seen(streams.InventoryRepairing) != 1 {
+		t.Errorf("%d repairs, want 1", b.seen(streams.InventoryRepairing))
 	}
 }
 
@@ -109,7 +109,7 @@ func TestManifestFindsMissingParts(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.verify(t)
-	wait(t, "repair", func() bool { return same(t, ctx, s) && b.seen(streams.ManifestRepairing) == 1 })
+	wait(t, "repair", func() bool { return same(t, ctx, s) && b.seen(streams.InventoryRepairing) == 1 })
 	raw, err := d.GetLastMsgForSubject(ctx, streams.ObjectSubject(part.Subject))
 	if err != nil {
 		t.Fatal(err)
@@ -134,7 +134,7 @@ func TestManifestRemovesZombies(t *testing.T) {
 		last, err := s.desired(t, ctx).GetLastMsgForSubject(ctx, msg.Subject)
 		return err == nil && last.Header.Get(streams.HeaderOp) == string(streams.OpDelete) && last.Header.Get(streams.HeaderUID) == "z"
 	})
-	wait(t, "equal", func() bool { return b.seen(streams.ManifestEqual) == 1 })
+	wait(t, "equal", func() bool { return b.seen(streams.InventoryEqual) == 1 })
 }
 
 // TestVerifyDoesNotEndTheSession lets the bridge ask in the middle of deliveries.
@@ -148,7 +148,7 @@ func TestVerifyDoesNotEndTheSession(t *testing.T) {
 		}
 	}
 	wait(t, "convergence", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
-	wait(t, "comparison", func() bool { return b.seen(streams.ManifestEqual) > 0 })
+	wait(t, "comparison", func() bool { return b.seen(streams.InventoryEqual) > 0 })
 	if got := backlogStart(t, ctx, s); got < began {
 		t.Errorf("the hub counts deliveries from anew: %d after %d", got, began)
 	}
@@ -192,7 +192,7 @@ func TestCheckFollowsARewind(t *testing.T) {
 	last := lastSeq(t, ctx, s)
 	rollback(t, ctx, s, s.desired(t, ctx).CachedInfo().Config, last-7)
 	s.line.Heal()
-	wait(t, "comparison", func() bool { return b.seen(streams.ManifestEqual) >= 1 && same(t, ctx, s) })
+	wait(t, "comparison", func() bool { return b.seen(streams.InventoryEqual) >= 1 && same(t, ctx, s) })
 	if counted(t, s, "petiole_leaf_rewinds_total") != 1 {
 		t.Errorf("%v rewinds, want 1", counted(t, s, "petiole_leaf_rewinds_total"))
 	}
@@ -217,7 +217,7 @@ func TestCheckFollowsAResync(t *testing.T) {
 		t.Fatal(err)
 	}
 	wait(t, "everything again", func() bool { return lastSeq(t, ctx, s) >= before+30 })
-	wait(t, "comparison", func() bool { return b.seen(streams.ManifestRepairing) == 1 && b.seen(streams.ManifestEqual) == 1 })
+	wait(t, "comparison", func() bool { return b.seen(streams.InventoryRepairing) == 1 && b.seen(streams.InventoryEqual) == 1 })
 	if got := counted(t, s, "petiole_leaf_resyncs_total") - resyncs; got != 1 {
 		t.Errorf("%v resyncs, want 1", got)
 	}
@@ -242,12 +242,12 @@ func TestCheckIsBounded(t *testing.T) {
 	s, ctx, b := startPaced(t, 5, checkPace{interval: time.Hour, retry: time.Hour, again: time.Millisecond})
 	b.set(func() { b.idle = true })
 	s.verify(t)
-	wait(t, "a full check", func() bool { return b.seen(streams.ManifestRepairing) == maxComparisons })
+	wait(t, "a full check", func() bool { return b.seen(streams.InventoryRepairing) == maxComparisons })
 	s.verify(t)
-	wait(t, "another when told to", func() bool { return b.seen(streams.ManifestRepairing) == 2*maxComparisons })
+	wait(t, "another when told to", func() bool { return b.seen(streams.InventoryRepairing) == 2*maxComparisons })
 	b.set(func() { b.idle = false })
 	s.verify(t)
-	wait(t, "equal", func() bool { return same(t, ctx, s) && b.seen(streams.ManifestEqual) == 1 })
+	wait(t, "equal", func() bool { return same(t, ctx, s) && b.seen(streams.InventoryEqual) == 1 })
 }
 
 // TestStuckSessionBeginsAnew takes the end of the store away while the session goes on:
@@ -261,7 +261,7 @@ func TestStuckSessionBeginsAnew(t *testing.T) {
 		}
 	}
 	s.verify(t)
-	wait(t, "repair", func() bool { return same(t, ctx, s) && b.seen(streams.ManifestEqual) > 0 })
+	wait(t, "repair", func() bool { return same(t, ctx, s) && b.seen(streams.InventoryEqual) > 0 })
 	if counted(t, s, "petiole_leaf_rewinds_total") == 0 {
 		t.Error("nothing was asked for again")
 	}
@@ -287,10 +287,10 @@ func TestManifestOfManyObjects(t *testing.T) {
 	}
 	start := time.Now()
 	s.verify(t)
-	waitFor(t, 60*time.Second, "repair", func() bool { return b.seen(streams.ManifestEqual) >= 1 })
+	waitFor(t, 60*time.Second, "repair", func() bool { return b.seen(streams.InventoryEqual) >= 1 })
 	t.Logf("took %d objects away in %s, %d queries", objects, time.Since(start).Round(time.Millisecond), len(b.queries))
-	if b.seen(streams.ManifestRepairing) < 2 {
-		t.Errorf("%d repairs: all fitted into one message", b.seen(streams.ManifestRepairing))
+	if b.seen(streams.InventoryRepairing) < 2 {
+		t.Errorf("%d repairs: all fitted into one message", b.seen(streams.InventoryRepairing))
 	}
 	m, err := manifestOf(ctx, s.desired(t, ctx), "plant-a")
 	if err != nil || m.Count() != 1 {
@@ -315,8 +315,8 @@ func FuzzManifestAnswer(f *testing.F) {
 		if err != nil {
 			return
 		}
-		var sizes [streams.ManifestBuckets]int
-		if a.State == streams.ManifestSendEntries {
+		var sizes [streams.InventoryBuckets]int
+		if a.State == streams.InventorySendEntries {
 			of, err := fitting(a.Buckets, &sizes, 1000)
 			if err == nil && len(of) != len(a.Buckets) {
 				t.Fatalf("%d of %d empty buckets fit", len(of), len(a.Buckets))

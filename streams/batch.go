@@ -10,10 +10,11 @@ import (
 	"github.com/nats-io/nuid"
 )
 
-// MaxBatch is how many messages nats-server takes in one atomic batch by default.
+// MaxBatch is the number of messages that nats-server accepts in one atomic batch by
+// default.
 const MaxBatch = 1000
 
-// CodeBatchDuplicate is the API error of a batch that holds a message which is stored
+// CodeBatchDuplicate is the code of the API error for a batch with a message that is stored
 // already (JSAtomicPublishContainsDuplicateMessageErr).
 const CodeBatchDuplicate = 10201
 
@@ -24,9 +25,9 @@ const (
 	headerBatchCommit = "Nats-Batch-Commit"
 )
 
-// MarkBatch makes msgs one atomic batch (ADR-50): published in their order, all of them
-// are stored, or none is. JetStream answers the last one. A message that is alone becomes
-// a plain one. In which batch a message was before does not matter.
+// MarkBatch sets the headers that make msgs one atomic batch (ADR-50): if they are published
+// in this order, JetStream stores all of them or none, and answers the last one. A single
+// message becomes a plain one. Headers of an earlier batch are replaced.
 func MarkBatch(msgs []*nats.Msg) {
 	if len(msgs) == 1 {
 		for _, h := range []string{headerBatchID, headerBatchSeq, headerBatchCommit} {
@@ -45,26 +46,26 @@ func MarkBatch(msgs []*nats.Msg) {
 	}
 }
 
-// Ack is JetStream's answer that it has stored a message or a batch.
+// Ack is JetStream's acknowledgement that it has stored a message or a batch.
 type Ack struct {
 	Stream string `json:"stream"`
 	Domain string `json:"domain"`
-	// Count is how many messages the batch had, zero for a plain message.
+	// Count is the number of messages in the batch, zero for a plain message.
 	Count int `json:"count"`
 }
 
-// Refusal is JetStream's answer that it has not stored what it was given.
+// Refusal is JetStream's answer that it has not stored a message or a batch.
 type Refusal struct {
-	// Code is that of the API error, such as CodeBatchDuplicate.
+	// Code is the err_code of the API error, such as CodeBatchDuplicate.
 	Code        int    `json:"err_code"`
 	Description string `json:"description"`
 }
 
-// Error tells what JetStream said.
+// Error returns JetStream's description and code.
 func (r *Refusal) Error() string { return fmt.Sprintf("refused: %s (%d)", r.Description, r.Code) }
 
-// ReadAck reads the answer to a plain message or to the last one of a batch. An error
-// that is no *Refusal leaves open what became of it.
+// ReadAck decodes the answer to a plain message or to the last one of a batch. After an
+// error other than *Refusal the message or batch may be stored or not.
 func ReadAck(data []byte) (Ack, error) {
 	var a struct {
 		Ack

@@ -22,14 +22,13 @@ const (
 	Quarantine = "QUARANTINE"
 )
 
-// The durable consumers, by what they do.
+// The names of the durable consumers.
 const (
-	// BridgeConsumer (on REPORTED) acknowledges what the API server has taken over.
+	// BridgeConsumer (on REPORTED) acknowledges what the API server has accepted.
 	BridgeConsumer = "bridge"
-	// ApplyConsumer (on SITE_DESIRED) acknowledges what the node API has taken over.
+	// ApplyConsumer (on SITE_DESIRED) acknowledges what the node API has applied.
 	ApplyConsumer = "apply"
-	// DevicesConsumer (on SITE_DESIRED) acknowledges what the device worker has
-	// taken over.
+	// DevicesConsumer (on SITE_DESIRED) acknowledges what the device worker has applied.
 	DevicesConsumer = "devices"
 	// ForwardConsumer (on SITE_REPORTED and SITE_TELEMETRY) acknowledges what the
 	// hub has stored.
@@ -39,21 +38,21 @@ const (
 // HubDomain is the JetStream domain of the hub.
 const HubDomain = "hub"
 
-// ResetSubject is where a leaf asks the hub to start its consumer again from what the
-// leaf has acknowledged. It is a pseudo domain that the site's account maps to the
-// hub's JetStream API: with the real domain's name the leaf connection's own mapping
-// would capture the request.
+// ResetSubject is the subject on which a leaf asks the hub to reset its consumer to what the
+// leaf has acknowledged. It uses a pseudo domain that the site's account maps to the hub's
+// JetStream API: with the name of the real domain, the leaf connection's own mapping would
+// capture the request.
 func ResetSubject(site string) string {
 	return "$JS.FABRIC.API.CONSUMER.RESET." + Desired + "." + site
 }
 
-// PullSubject is where a leaf asks the hub for the next deliveries of its consumer, in the
-// pseudo domain of ResetSubject.
+// PullSubject is the subject on which a leaf asks the hub for the next messages of its
+// consumer, in the pseudo domain of ResetSubject.
 func PullSubject(site string) string {
 	return "$JS.FABRIC.API.CONSUMER.MSG.NEXT." + Desired + "." + site
 }
 
-// HubLimits bounds the hub's streams. Zero is the default that is named.
+// HubLimits bounds the hub's streams. A zero field stands for its default.
 type HubLimits struct {
 	// MaxSites is the number of site consumers DESIRED may have; default 10,000.
 	MaxSites int
@@ -63,7 +62,7 @@ type HubLimits struct {
 	Replicas int
 }
 
-// HubStreams are the streams at the hub.
+// HubStreams returns the configuration of the hub's streams.
 func HubStreams(l HubLimits) []jetstream.StreamConfig {
 	maxSites := l.MaxSites
 	if maxSites == 0 {
@@ -94,36 +93,36 @@ func HubStreams(l HubLimits) []jetstream.StreamConfig {
 	}
 }
 
-// SyncHeartbeat is how often the hub tells a connected site, when nothing else
-// happens, the sequence that it delivered last.
+// SyncHeartbeat is the interval at which the hub tells an idle connected site the sequence
+// that it delivered last.
 const SyncHeartbeat = 15 * time.Second
 
-// SiteConsumer is a site's durable consumer on DESIRED. The leaf acknowledges what it
-// has on disk, so that the consumer's acknowledgement floor is the site's position and
-// its pending count the site's backlog. Only the bridge makes it. The leaf asks for as
-// many bytes as its line carries (docs/decisions/0017-slow-lines.md).
+// SiteConsumer returns the configuration of a site's durable consumer on DESIRED. The leaf
+// acknowledges what it has on disk, so that the consumer's acknowledgement floor is the
+// site's position and its pending count is the site's backlog. Only the bridge creates it.
+// The leaf requests as many bytes as its line carries (docs/decisions/0017-slow-lines.md).
 //
-// Each message is acknowledged for itself. With AckAll, and so with AckFlowControl, a
+// Each message is acknowledged on its own. With AckAll, and so with AckFlowControl, a
 // message that is superseded between delivery and acknowledgement counts as an
-// acknowledgement of all before it (docs/decisions/0008-replicator.md).
+// acknowledgement of all messages before it (docs/decisions/0008-replicator.md).
 func SiteConsumer(site string) jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
 		Durable: site, Name: site, Description: "what site " + site + " has on disk",
 		FilterSubject: DesiredFilter(site),
 		DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckExplicitPolicy,
 		ReplayPolicy: jetstream.ReplayInstantPolicy,
-		// The leaf resets the consumer when it connects; until then a message on a slow
-		// link must not be sent twice.
+		// The leaf resets the consumer when it connects; until then a slow link must not
+		// carry a message twice.
 		AckWait: 5 * time.Minute, MaxAckPending: 512,
 	}
 }
 
-// MaxUnacked is how many messages of REPORTED, of all sites together, the hub delivers to
-// the bridge before one of them is acknowledged.
+// MaxUnacked is the number of messages of REPORTED, of all sites together, that may be
+// delivered to the bridge and not yet acknowledged.
 const MaxUnacked = 1000
 
-// ReportedConsumer is the bridge's consumer on REPORTED. A message that is not
-// acknowledged is delivered again after ackWait.
+// ReportedConsumer returns the configuration of the bridge's consumer on REPORTED. A message
+// that is not acknowledged within ackWait is delivered again.
 func ReportedConsumer(ackWait time.Duration) jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
 		Durable: BridgeConsumer, Name: BridgeConsumer, Description: "what the API server has accepted",
@@ -132,14 +131,14 @@ func ReportedConsumer(ackWait time.Duration) jetstream.ConsumerConfig {
 	}
 }
 
-// LeafLimits bounds a leaf's streams. Zero is the default that is named.
+// LeafLimits bounds a leaf's streams. A zero field stands for its default.
 type LeafLimits struct {
 	// TelemetryBytes bounds SITE_TELEMETRY, oldest dropped first; default 1 GiB.
 	TelemetryBytes int64
 }
 
-// LeafStreams are the streams at a site's leaf. The leaf's replicator alone publishes
-// to SITE_DESIRED, what it gets from DESIRED.
+// LeafStreams returns the configuration of the streams at a site's leaf. Only the leaf's
+// replicator publishes to SITE_DESIRED, what it receives from DESIRED.
 func LeafStreams(site string, l LeafLimits) []jetstream.StreamConfig {
 	telemetry := l.TelemetryBytes
 	if telemetry == 0 {
@@ -165,7 +164,8 @@ func LeafStreams(site string, l LeafLimits) []jetstream.StreamConfig {
 	}
 }
 
-// LocalConsumer is a durable, explicitly acknowledged consumer on a leaf's stream.
+// LocalConsumer returns the configuration of a durable consumer with explicit
+// acknowledgements on a leaf's stream.
 func LocalConsumer(name, description string, maxAckPending int, filters ...string) jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
 		Durable: name, Name: name, Description: description, FilterSubjects: filters,

@@ -10,9 +10,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Ensure creates the streams that are missing and repairs those that differ. It
-// never deletes one: a difference that the server refuses to change is an error that
-// names the stream.
+// Ensure creates the streams that are missing and updates those whose configuration
+// differs. It never deletes one: it returns an error that names the stream if the server
+// rejects the update.
 func Ensure(ctx context.Context, js jetstream.JetStream, streams []jetstream.StreamConfig) error {
 	for _, cfg := range streams {
 		if _, err := js.CreateOrUpdateStream(ctx, cfg); err != nil {
@@ -22,12 +22,13 @@ func Ensure(ctx context.Context, js jetstream.JetStream, streams []jetstream.Str
 	return nil
 }
 
-// EnsureConsumer creates the durable pull consumer or repairs it, and leaves its position
-// alone; a push consumer of its name is replaced, and the new one begins at the beginning.
+// EnsureConsumer creates the durable pull consumer or updates it, and keeps its position. A
+// push consumer of the same name is replaced, and the new consumer starts at the beginning.
 func EnsureConsumer(ctx context.Context, js jetstream.JetStream, stream string, cfg jetstream.ConsumerConfig) error {
 	_, err := js.CreateOrUpdateConsumer(ctx, stream, cfg)
 	if err != nil {
-		// nats-server makes no pull consumer of the push consumer that a former version made.
+		// nats-server does not turn a push consumer, as an earlier version created it, into a
+		// pull consumer.
 		if _, notPush := js.PushConsumer(ctx, stream, cfg.Durable); notPush == nil {
 			if err = js.DeleteConsumer(ctx, stream, cfg.Durable); err == nil {
 				_, err = js.CreateConsumer(ctx, stream, cfg)
@@ -40,8 +41,8 @@ func EnsureConsumer(ctx context.Context, js jetstream.JetStream, stream string, 
 	return nil
 }
 
-// RemoveSite takes a site's consumer and its desired objects away from the hub.
-// Missing ones are no error.
+// RemoveSite deletes a site's consumer and its desired objects from the hub. It is no error
+// if they do not exist.
 func RemoveSite(ctx context.Context, js jetstream.JetStream, site string) error {
 	if err := js.DeleteConsumer(ctx, Desired, site); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return fmt.Errorf("delete consumer %s on %s: %w", site, Desired, err)
@@ -56,38 +57,38 @@ func RemoveSite(ctx context.Context, js jetstream.JetStream, site string) error 
 	return nil
 }
 
-// The headers of a message that was set aside.
+// The headers of a message in quarantine.
 const (
-	// HeaderReason is why the message was set aside.
+	// HeaderReason is the error for which the message was quarantined.
 	HeaderReason = "Petiole-Reason"
-	// HeaderTruncated is how many bytes the body had, if it was cut to fit the server's
-	// max_payload.
+	// HeaderTruncated is the size of the original body in bytes, if the body was cut to fit
+	// the server's max_payload.
 	HeaderTruncated = "Petiole-Truncated"
-	// originalPrefix precedes the names of the headers that the message had. The server
-	// would act upon its own headers.
+	// originalPrefix precedes the names of the original headers: the server would act on
+	// its own ones.
 	originalPrefix = "Original-"
-	// maxReason bounds HeaderReason, in bytes: an API server repeats what it refuses.
+	// maxReason bounds HeaderReason, in bytes: an API server's error repeats the object.
 	maxReason = 2048
 )
 
-// SetAside stores an unreadable message in the quarantine stream of its side, with its
-// subject, its headers and the reason, for a person to find. A message that has become
-// larger than the server's max_payload by that is cut: its body, and when its headers
-// alone are too large, all of them but what says what the message was. Only when SetAside
-// returns nil may the caller acknowledge the message.
-func SetAside(ctx context.Context, js jetstream.JetStream, quarantineStream, subject string, header nats.Header, data []byte, reason error) error {
+// QuarantineMessage stores an unreadable message in quarantineStream, Quarantine or
+// SiteQuarantine, with its subject, its headers and the reason. If that makes it larger than
+// the server's max_payload, its body is cut, and if the headers alone are too large, only
+// those that identify the message are kept. The caller may acknowledge the message only
+// after QuarantineMessage has returned nil.
+func QuarantineMessage(ctx context.Context, js jetstream.JetStream, quarantineStream, subject string, header nats.Header, data []byte, reason error) error {
 	prefix := map[string]string{Quarantine: "quarantine.", SiteQuarantine: "local.quarantine."}[quarantineStream]
 	if prefix == "" {
-		return fmt.Errorf("set aside %q: %q is not a quarantine stream", subject, quarantineStream)
+		return fmt.Errorf("quarantine %q: %q is not a quarantine stream", subject, quarantineStream)
 	}
-	msg := asideMessage(prefix+subject, header, data, reason, int(js.Conn().MaxPayload()))
+	msg := quarantineMessage(prefix+subject, header, data, reason, int(js.Conn().MaxPayload()))
 	if _, err := js.PublishMsg(ctx, msg); err != nil {
-		return fmt.Errorf("set aside %q: %w", subject, err)
+		return fmt.Errorf("quarantine %q: %w", subject, err)
 	}
 	return nil
 }
 
-func asideMessage(subject string, header nats.Header, data []byte, reason error, limit int) *nats.Msg {
+func quarantineMessage(subject string, header nats.Header, data []byte, reason error, limit int) *nats.Msg {
 	msg := nats.NewMsg(subject)
 	why := reason.Error()
 	msg.Header.Set(HeaderReason, why[:min(len(why), maxReason)])
@@ -110,7 +111,7 @@ func asideMessage(subject string, header nats.Header, data []byte, reason error,
 	return msg
 }
 
-// headerBytes is at least what the headers of a message take on the wire.
+// headerBytes returns at least the size of a message's headers on the wire.
 func headerBytes(m *nats.Msg) int {
 	n := 0
 	for k, values := range m.Header {

@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// EscapeToken turns any string into one NATS subject token, reversibly: the dots
-// of Kubernetes names become '~', the empty string becomes NoValue, and every
-// other byte that a token or a terminal cannot carry becomes '=' and two upper-case
-// hexadecimal digits. Letters, digits and the common punctuation of Kubernetes
-// names stay as they are, so that subjects remain readable.
+// EscapeToken encodes any string as one NATS subject token: the dots of Kubernetes names
+// become '~', the empty string becomes NoValue, and every other byte that a token or a
+// terminal cannot carry becomes '=' and two upper-case hexadecimal digits. Letters, digits
+// and the common punctuation of Kubernetes names stay as they are, so that subjects remain
+// readable. UnescapeToken decodes it.
 func EscapeToken(s string) string {
 	if s == "" {
 		return NoValue
@@ -32,8 +32,8 @@ func EscapeToken(s string) string {
 	return b.String()
 }
 
-// UnescapeToken is the inverse of EscapeToken. A token that EscapeToken would not
-// have made is an error, so that two subjects never name one object.
+// UnescapeToken is the inverse of EscapeToken. It returns an error for a token that
+// EscapeToken does not produce, so that two subjects never name the same object.
 func UnescapeToken(t string) (string, error) {
 	if t == NoValue {
 		return "", nil
@@ -64,7 +64,7 @@ func UnescapeToken(t string) (string, error) {
 	return s, nil
 }
 
-// plain says which bytes stand for themselves. '~' and '=' are the escapes.
+// plain reports whether a byte is not escaped. '~' and '=' are the escapes.
 func plain(c byte) bool {
 	switch {
 	case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':

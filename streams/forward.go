@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// ForwardID identifies a message that a site's forwarder carries to the hub: the place
-// in the leaf's stream where it was acknowledged to its producer. created, the creation
-// time of that stream, keeps apart a store that was made anew. It is the message's
+// ForwardID identifies a message that a site's forwarder sends to the hub, by its sequence
+// in the leaf's stream. Created, the creation time of that stream, tells it from a message
+// of the same sequence in a store that was created later. The ForwardID is the message's
 // Nats-Msg-Id at the hub.
 type ForwardID struct {
 	Site, Stream string
@@ -17,7 +17,7 @@ type ForwardID struct {
 	Seq          uint64
 }
 
-// String is <site>.<stream>.<created, ns since 1970>.<seq>.
+// String returns <site>.<stream>.<created, ns since 1970>.<seq>.
 func (id ForwardID) String() string {
 	return fmt.Sprintf("%s.%s.%d.%d", EscapeToken(id.Site), id.Stream, id.Created.UnixNano(), id.Seq)
 }
@@ -43,10 +43,10 @@ func ParseForwardID(s string) (ForwardID, error) {
 	return ForwardID{Site: site, Stream: t[1], Created: time.Unix(0, created), Seq: seq}, nil
 }
 
-// RequestPosition asks the bridge what of a leaf's stream the hub has stored: a
-// PositionQuery, answered by a PositionAnswer. The forwarder asks at the start of a
-// session and passes over what is stored already, however long ago its acknowledgement
-// was lost: the hub's duplicate window is not relied upon.
+// RequestPosition asks the bridge how much of a leaf's stream the hub has stored: a
+// PositionQuery, answered by a PositionAnswer. The forwarder asks at the start of a session
+// and skips what is stored already, however long ago its acknowledgement was lost: it does
+// not depend on the hub's duplicate window.
 const RequestPosition = "position"
 
 // PositionQuery names one of the leaf's streams that are forwarded.
@@ -54,20 +54,20 @@ type PositionQuery struct {
 	Stream string `json:"stream"`
 }
 
-// PositionAnswer carries the Nats-Msg-Id of the last message of the site in the hub's
-// stream, empty when there is none, or why it is not known.
+// PositionAnswer carries the Nats-Msg-Id of the site's last message in the hub's stream,
+// empty if there is none, or the error for which it is unknown.
 type PositionAnswer struct {
 	ID    string `json:"id,omitempty"`
 	Error string `json:"error,omitempty"`
 }
 
-// Gap is a record of TELEMETRY, of kind GapKind and with the leaf's stream as its
-// source, that says what a limit of the site dropped before the hub had it.
+// Gap is a record of TELEMETRY about messages that a limit of the site dropped before the
+// hub had them. Its kind is GapKind, its source the leaf's stream.
 type Gap struct {
 	Stream string `json:"stream"`
 	// Created is the creation time of the leaf's stream, ns since 1970.
 	Created int64 `json:"created"`
-	// From and To are the first and the last sequence that are missing.
+	// From and To are the first and the last missing sequence.
 	From uint64 `json:"from"`
 	To   uint64 `json:"to"`
 	// Reason is GapLimit or GapLost.
@@ -75,10 +75,10 @@ type Gap struct {
 	Time   time.Time `json:"time"`
 }
 
-// GapKind is the kind of gap records (LocalTelemetrySubject, TelemetrySubject).
+// GapKind is the kind of a Gap in LocalTelemetrySubject and TelemetrySubject.
 const GapKind = "gap"
 
-// The reasons of gaps: a limit of the leaf's stream, or a store that was damaged.
+// The reasons of a Gap: a limit of the leaf's stream, or a damaged store.
 const (
 	GapLimit = "limit"
 	GapLost  = "lost"

@@ -9,17 +9,18 @@ import (
 )
 
 const (
-	// lastAhead bounds the messages of ReadLast that wait in memory.
+	// lastAhead is the number of messages that ReadLast buffers.
 	lastAhead = 16
-	// lastWait is after how long without a message ReadLast asks whether more will come.
+	// lastWait is the time without a message after which ReadLast asks the server whether
+	// there are more.
 	lastWait = time.Second
 )
 
-// ReadLast calls take with the last message of every subject that stream holds now and that
-// matches one of filters, all without any, in the order of the stream. It blocks until it
-// has read them or ctx ends, and returns the first error of take. What is removed meanwhile
-// is not waited for.
-func ReadLast(ctx context.Context, stream jetstream.Stream, filters []string, take func(jetstream.Msg, *jetstream.MsgMetadata) error) error {
+// ReadLast calls handle with the last message of each subject in stream that matches one of
+// filters (all subjects if filters is empty), in stream order. It blocks until it has read
+// them or ctx ends, and returns the first error of handle. It does not wait for messages
+// that are removed in the meantime.
+func ReadLast(ctx context.Context, stream jetstream.Stream, filters []string, handle func(jetstream.Msg, *jetstream.MsgMetadata) error) error {
 	c, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
 		FilterSubjects: filters, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
 	})
@@ -36,12 +37,12 @@ func ReadLast(ctx context.Context, stream jetstream.Stream, filters []string, ta
 	defer msgs.Stop()
 	read := uint64(0)
 	for {
-		waiting, cancel := context.WithTimeout(ctx, lastWait)
-		msg, err := msgs.Next(jetstream.NextContext(waiting))
+		waitCtx, cancel := context.WithTimeout(ctx, lastWait)
+		msg, err := msgs.Next(jetstream.NextContext(waitCtx))
 		cancel()
 		if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
-			// An error of the question is no end: the consumer outlives the server's restart.
-			if now, err := c.Info(ctx); err == nil && now.NumPending == 0 && now.Delivered.Consumer <= read {
+			// An error of Info does not end the loop: the consumer survives a restart of the server.
+			if info, err := c.Info(ctx); err == nil && info.NumPending == 0 && info.Delivered.Consumer <= read {
 				return nil
 			}
 			continue
@@ -53,7 +54,7 @@ func ReadLast(ctx context.Context, stream jetstream.Stream, filters []string, ta
 		if err != nil {
 			return err
 		}
-		if err := take(msg, md); err != nil {
+		if err := handle(msg, md); err != nil {
 			return err
 		}
 		if read = md.Sequence.Consumer; md.NumPending == 0 {

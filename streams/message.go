@@ -10,8 +10,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// The headers of an object message. They repeat what a consumer must know before,
-// or without, decoding the body.
+// The headers of an object message. They repeat what a consumer needs to know before it
+// decodes the body, or without decoding it.
 const (
 	HeaderOp      = "Petiole-Op"
 	HeaderUID     = "Petiole-Uid"
@@ -19,62 +19,63 @@ const (
 	HeaderEpoch   = "Petiole-Epoch"
 	HeaderHash    = "Petiole-Hash"
 	HeaderParts   = "Petiole-Parts"
-	// HeaderTerm is the term of the bridge that published a message of DESIRED: how
-	// often leadership had changed hands when it won the lease. A bridge that meets a
-	// higher term than its own has been deposed.
+	// HeaderTerm is the term of the bridge that published a message of DESIRED: the number
+	// of leader transitions when it acquired the lease. A bridge that sees a higher term
+	// than its own is no longer the leader.
 	HeaderTerm = "Petiole-Term"
-	// HeaderControl says what the bridge wants of the leaf, on a SyncSubject: ControlVerify.
+	// HeaderControl carries the bridge's instruction to a leaf on a SyncSubject:
+	// ControlVerify.
 	HeaderControl = "Petiole-Control"
 	// HeaderTrace carries a W3C traceparent.
 	HeaderTrace = "traceparent"
 )
 
-// ControlVerify tells a leaf to compare its manifest now (RequestManifest).
+// ControlVerify tells a leaf to compare its inventory now (RequestInventory).
 const ControlVerify = "verify"
 
-// Op says what a message does to its object.
+// Op is what a message does to its object.
 type Op string
 
 const (
-	// OpPut replaces the object, or creates it. Reported upward, it sets the status
-	// of an existing object.
+	// OpPut replaces the object, or creates it. In a report it sets the status of an
+	// existing object.
 	OpPut Op = "put"
-	// OpCreate asks the bridge to create an object that was made at the site.
+	// OpCreate asks the bridge to create an object that was created at the site.
 	OpCreate Op = "create"
 	// OpDelete removes the object: a tombstone, with an empty body. Deletes are
 	// messages because purges do not cross the link.
 	OpDelete Op = "delete"
 )
 
-// ErrUndecodable marks a message that no retry can make readable. A consumer keeps
-// it aside, counts it and goes on.
+// ErrUndecodable reports a message that no retry can make readable. A consumer stores it
+// in the quarantine stream, counts it and goes on.
 var ErrUndecodable = errors.New("undecodable message")
 
 // Message is one object on its way between cloud and site.
 type Message struct {
 	Ref
 	Op Op
-	// UID is the object's metadata.uid; it fences a recreated object from its
-	// predecessor of the same name.
+	// UID is the object's metadata.uid. It distinguishes an object from an earlier one of
+	// the same name.
 	UID string
-	// Version is the resourceVersion at the source. It is comparable within one
+	// Version is the resourceVersion at the source. Versions are comparable within one
 	// Epoch only.
 	Version string
-	// Epoch names the store that counted Version: it changes when the API server's
+	// Epoch identifies the storage that assigned Version: it changes when the API server's
 	// storage is restored or replaced.
 	Epoch string
-	// Hash is the digest of what the publisher compares to tell a change from a
+	// Hash is a digest of the content, by which the publisher tells a change from a
 	// repetition.
 	Hash string
-	// Term is HeaderTerm, 0 when it is absent.
+	// Term is the value of HeaderTerm, 0 if it is absent.
 	Term uint64
 	// Trace is a W3C traceparent, or empty.
 	Trace string
-	// Object is the JSON of the object, nil with OpDelete.
+	// Object is the object in JSON, nil with OpDelete.
 	Object json.RawMessage
 }
 
-// Encode makes the NATS message for subject.
+// Encode returns m as a NATS message on subject.
 func (m Message) Encode(subject string) *nats.Msg {
 	msg := nats.NewMsg(subject)
 	for k, v := range map[string]string{
@@ -92,10 +93,10 @@ func (m Message) Encode(subject string) *nats.Msg {
 	return msg
 }
 
-// Decode reads a message of DESIRED, SITE_DESIRED, REPORTED or SITE_REPORTED. site
-// is empty for the local subjects of a leaf. Every error is ErrUndecodable. The
-// object is checked to be JSON and its uid to be the header's. A message with parts
-// has no Object yet: see Load.
+// Decode decodes a message of DESIRED, SITE_DESIRED, REPORTED or SITE_REPORTED. site is
+// empty for the local subjects of a leaf. It checks that the object is JSON with the name
+// in the subject and the uid in the header; every error is ErrUndecodable. A message with
+// parts has no Object yet: see Load.
 func Decode(subject string, header nats.Header, data []byte) (site string, m Message, err error) {
 	switch {
 	case strings.HasPrefix(subject, desiredPrefix+"."):
@@ -125,7 +126,7 @@ func Decode(subject string, header nats.Header, data []byte) (site string, m Mes
 	return site, m, m.checkObject()
 }
 
-// TermOf reads HeaderTerm, 0 when it is absent or no number.
+// TermOf returns the value of HeaderTerm, 0 if it is absent or not a number.
 func TermOf(h nats.Header) uint64 {
 	n, err := strconv.ParseUint(h.Get(HeaderTerm), 10, 64)
 	if err != nil {
@@ -147,7 +148,8 @@ func (m Message) checkObject() error {
 	if o.Metadata.Name != m.Name {
 		return fmt.Errorf("%w: %s: metadata.name is %q", ErrUndecodable, m.Ref, o.Metadata.Name)
 	}
-	// An object made at the site has no uid of its own yet; the header then names its owner's.
+	// An object created at the site has no uid of its own yet; the header then holds its
+	// owner's.
 	if o.Metadata.UID != "" && m.UID != "" && o.Metadata.UID != m.UID {
 		return fmt.Errorf("%w: %s: metadata.uid is %q, header %s is %q", ErrUndecodable, m.Ref, o.Metadata.UID, HeaderUID, m.UID)
 	}

@@ -14,27 +14,27 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// PartBytes is the most that one message of an object carries: what a line of 9.6 kbit/s
-// takes less time for than the ends wait for an answer to their pings.
+// PartBytes is the maximum size of an object in one message: a line of 9.6 kbit/s transmits
+// it in less time than the two ends wait for the answer to a ping.
 const PartBytes = 8 << 10
 
-// maxObject bounds what is put together of parts. The API server takes 1.5 MiB.
+// maxObject bounds an object that is assembled from parts. The API server accepts 1.5 MiB.
 const maxObject = 8 << 20
 
-// headerRoom is what the headers and the protocol take of max_payload at most.
+// headerRoom is the part of max_payload that is left for the headers and the protocol.
 const headerRoom = 4096
 
 const headerPartHash = "Petiole-Part-Hash"
 
-// ErrSuperseded reports that the parts of a large object belong to a newer version
-// than the message that asked for them. The newer version's own message follows.
+// ErrSuperseded reports that the parts of a large object belong to a newer version than
+// the message that refers to them. The newer version's own message follows.
 var ErrSuperseded = errors.New("superseded by a newer version")
 
 // Put stores m on subject and returns its stream sequence. It blocks until JetStream
-// acknowledges, or ctx ends. An object larger than PartBytes, or than
-// what the server's max_payload leaves room for, is stored as
-// parts and a message that names them, all of them or none (ADR-50): a reader who sees the
-// message finds its parts, and what is refused for opts has changed no part.
+// acknowledges, or ctx ends. An object larger than PartBytes, or than the server's
+// max_payload allows, is stored in parts and a message that refers to them, atomically
+// (ADR-50): a reader that sees the message finds its parts, and a Put that fails because of
+// opts changes no part.
 func Put(ctx context.Context, js jetstream.JetStream, subject string, m Message, opts ...jetstream.PublishOpt) (uint64, error) {
 	msg := m.Encode(subject)
 	limit := PartBytes
@@ -53,7 +53,8 @@ func Put(ctx context.Context, js jetstream.JetStream, subject string, m Message,
 	return ack.Sequence, nil
 }
 
-// sendParts sends what is in msg as the parts of an atomic batch that msg commits.
+// sendParts moves the body of msg into parts and publishes them as the beginning of an
+// atomic batch, which msg commits.
 func sendParts(nc *nats.Conn, msg *nats.Msg, limit int) error {
 	sum := sha256.Sum256(msg.Data)
 	hash := hex.EncodeToString(sum[:])
@@ -65,7 +66,7 @@ func sendParts(nc *nats.Conn, msg *nats.Msg, limit int) error {
 		batch = append(batch, part)
 	}
 	if len(batch) >= MaxBatch {
-		return fmt.Errorf("%d bytes are %d parts, the most are %d", len(msg.Data), len(batch), MaxBatch-1)
+		return fmt.Errorf("%d bytes make %d parts, the maximum is %d", len(msg.Data), len(batch), MaxBatch-1)
 	}
 	msg.Data = nil
 	msg.Header.Set(HeaderParts, strconv.Itoa(len(batch)))
@@ -79,8 +80,8 @@ func sendParts(nc *nats.Conn, msg *nats.Msg, limit int) error {
 	return nil
 }
 
-// Load decodes one stored message and, when it is in parts, reads them from stream.
-// Errors: ErrUndecodable, ErrSuperseded, or the stream's, which a retry may cure.
+// Load decodes a stored message and, if its object is in parts, reads them from stream. It
+// returns ErrUndecodable, ErrSuperseded, or an error of the stream, which may be temporary.
 func Load(ctx context.Context, stream jetstream.Stream, subject string, header nats.Header, data []byte) (string, Message, error) {
 	site, m, err := Decode(subject, header, data)
 	if err != nil || header.Get(HeaderParts) == "" || m.Op == OpDelete {
@@ -101,7 +102,7 @@ func Load(ctx context.Context, stream jetstream.Stream, subject string, header n
 			return site, m, fmt.Errorf("part %d of %s: %w", i, m.Ref, ErrSuperseded)
 		}
 		if body = append(body, part.Data...); len(body) > maxObject {
-			return site, m, fmt.Errorf("%w: %s: its parts have more than %d bytes", ErrUndecodable, m.Ref, maxObject)
+			return site, m, fmt.Errorf("%w: %s: its parts are larger than %d bytes", ErrUndecodable, m.Ref, maxObject)
 		}
 	}
 	if sum := sha256.Sum256(body); hex.EncodeToString(sum[:]) != hash {
@@ -111,8 +112,8 @@ func Load(ctx context.Context, stream jetstream.Stream, subject string, header n
 	return site, m, m.checkObject()
 }
 
-// ObjectSubject is the subject of the object that a part belongs to, or subject
-// itself.
+// ObjectSubject returns the subject of the object that a part belongs to, or subject itself
+// if it is not that of a part.
 func ObjectSubject(subject string) string {
 	if i := strings.Index(subject, "."+partToken+"."); i >= 0 {
 		return subject[:i]
@@ -120,21 +121,21 @@ func ObjectSubject(subject string) string {
 	return subject
 }
 
-// NamesPart reports whether an object's message with the headers h has the part of that
-// number and with those headers.
+// NamesPart reports whether an object's message with the headers h refers to the part with
+// the given index and headers.
 func NamesPart(h nats.Header, index int, part nats.Header) bool {
 	n, err := strconv.Atoi(h.Get(HeaderParts))
 	return err == nil && index < n && h.Get(headerPartHash) == part.Get(headerPartHash)
 }
 
-// PartsSeen tells, in a reading of a stream's last messages in their order, which objects
-// in parts are whole: for each object it holds how many parts of which digest there were.
-// The zero value is not usable; make it.
+// PartsSeen counts the parts of large objects while the last messages of a stream are read
+// in order, by object and digest, to find the objects that are complete. Create it with
+// make.
 type PartsSeen map[string]map[string]int
 
-// Take notes a message, and reports whether that is an object, or a tombstone, with all of
-// its parts. It is false for a part.
-func (p PartsSeen) Take(subject string, h nats.Header) bool {
+// Add counts a message. It reports whether the message is an object with all of its parts,
+// or a tombstone; it returns false for a part.
+func (p PartsSeen) Add(subject string, h nats.Header) bool {
 	object, hash := ObjectSubject(subject), h.Get(headerPartHash)
 	if object != subject {
 		if p[object] == nil {

@@ -6,18 +6,18 @@ import (
 	"strings"
 )
 
-// HeaderSource is, on a message of SITE_DESIRED, its place in DESIRED (Source).
+// HeaderSource carries the position in DESIRED (Source) of a message of SITE_DESIRED.
 const HeaderSource = "Petiole-Source"
 
-// Source is a place in DESIRED: a sequence, and the identity of the stream, which
-// changes when the stream is made anew. The zero value is the place before the first
-// message of a stream that is not known.
+// Source is a position in DESIRED: a sequence, and the identity of the stream, which
+// changes when the stream is created again. The zero value is the position before the first
+// message of an unknown stream.
 type Source struct {
 	Seq      uint64
 	Identity string
 }
 
-// String is "<seq> <identity>", the value of HeaderSource.
+// String returns "<seq> <identity>", the value of HeaderSource.
 func (s Source) String() string { return strconv.FormatUint(s.Seq, 10) + " " + s.Identity }
 
 // ParseSource is the inverse of String.

@@ -171,12 +171,12 @@ func TestEnsureRepairsDrift(t *testing.T) {
 	}
 }
 
-// TestSetAsideKeepsTheMessage finds a poison message with its reason and its headers.
-func TestSetAsideKeepsTheMessage(t *testing.T) {
+// TestQuarantineKeepsTheMessage finds a poison message with its reason and its headers.
+func TestQuarantineKeepsTheMessage(t *testing.T) {
 	ctx, js := hub(t)
 	header := map[string][]string{"Nats-Expected-Last-Sequence": {"99"}, streams.HeaderOp: {"bogus"}}
 	reason := fmt.Errorf("%w: header", streams.ErrUndecodable)
-	if err := streams.SetAside(ctx, js, streams.Quarantine, "desired.plant-a.x", header, []byte("{"), reason); err != nil {
+	if err := streams.QuarantineMessage(ctx, js, streams.Quarantine, "desired.plant-a.x", header, []byte("{"), reason); err != nil {
 		t.Fatal(err)
 	}
 	s, err := js.Stream(ctx, streams.Quarantine)
@@ -261,7 +261,7 @@ func TestPartsSeen(t *testing.T) {
 		{"desired.c", main("y", "2"), false},
 		{"desired.d", nats.Header{}, true},
 	} {
-		if got := p.Take(step.subject, step.header); got != step.want {
+		if got := p.Add(step.subject, step.header); got != step.want {
 			t.Errorf("step %d: %s is whole: %t, want %t", i, step.subject, got, step.want)
 		}
 	}

@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// The first tokens of the subjects that cross the link, and of the local ones
-// that the leaf's own streams capture. A local subject is never captured at the
-// hub: if both ends stored it, the local acknowledgement would win and the hub
-// would never get the message.
+// The first tokens of the subjects that cross the link, and of the local subjects that the
+// leaf's own streams capture. No stream at the hub captures a local subject: if both ends
+// stored it, the local acknowledgement would arrive first and the hub might never get the
+// message.
 const (
 	desiredPrefix        = "desired"
 	reportedPrefix       = "reported"
@@ -22,24 +22,24 @@ const (
 	localReportedPrefix  = "local.reported"
 	localTelemetryPrefix = "local.telemetry"
 
-	// partToken follows an object's subject in the subjects of its parts.
+	// partToken follows the object's subject in the subject of a part.
 	partToken = "=part"
 
 	// NoValue stands for an empty node, namespace or (core) group in a subject.
 	NoValue = "_"
 )
 
-// ErrSubject reports a subject that is not of this contract.
+// ErrSubject reports a subject that this package does not define.
 var ErrSubject = errors.New("not a petiole subject")
 
-// Ref names one Kubernetes object in subject space. Node is the node that the
-// object is bound to, empty for objects of the whole site. Group is empty for the
-// core API group, Namespace for cluster-scoped resources.
+// Ref identifies a Kubernetes object in a subject. Node is the node that the object is
+// bound to, empty for an object of the whole site. Group is empty for the core API group,
+// Namespace for a cluster-scoped resource.
 type Ref struct {
 	Node, Group, Resource, Namespace, Name string
 }
 
-// String is the reference as people write it: group/resource namespace/name.
+// String returns "resource.group namespace/name".
 func (r Ref) String() string {
 	s := r.Resource
 	if r.Group != "" {
@@ -51,7 +51,7 @@ func (r Ref) String() string {
 	return s + " " + r.Name
 }
 
-// Validate reports the first field that cannot be part of a subject.
+// Validate returns an error for the first field that cannot be part of a subject.
 func (r Ref) Validate() error {
 	switch {
 	case r.Resource == "":
@@ -84,16 +84,16 @@ func parseRef(tokens []string) (Ref, error) {
 	return r, r.Validate()
 }
 
-// DesiredSubject is where the bridge publishes an object for a site.
+// DesiredSubject returns the subject on which the bridge publishes an object for a site.
 func DesiredSubject(site string, r Ref) string {
 	return desiredPrefix + "." + EscapeToken(site) + "." + r.tokens()
 }
 
-// DesiredFilter matches everything that is desired at a site.
+// DesiredFilter matches all objects that are desired at a site.
 func DesiredFilter(site string) string { return desiredPrefix + "." + EscapeToken(site) + ".>" }
 
-// DesiredResourceFilter matches one resource at a site: of one node, of the whole
-// site (node NoValue) or of any node (node "*").
+// DesiredResourceFilter matches the objects of one resource at a site: those of one node,
+// of the whole site (node NoValue) or of any node (node "*").
 func DesiredResourceFilter(site, node, group, resource string) string {
 	if node != "*" && node != NoValue {
 		node = EscapeToken(node)
@@ -101,35 +101,38 @@ func DesiredResourceFilter(site, node, group, resource string) string {
 	return strings.Join([]string{desiredPrefix, EscapeToken(site), node, EscapeToken(group), EscapeToken(resource), ">"}, ".")
 }
 
-// ReportedSubject is where a site's forwarder publishes an object's state at the hub.
+// ReportedSubject returns the subject on which a site's forwarder publishes the state of an
+// object at the hub.
 func ReportedSubject(site string, r Ref) string {
 	return reportedPrefix + "." + EscapeToken(site) + "." + r.tokens()
 }
 
-// LocalReportedSubject is where producers at a site report an object's state.
+// LocalReportedSubject returns the subject on which a producer at a site reports the state
+// of an object.
 func LocalReportedSubject(r Ref) string { return localReportedPrefix + "." + r.tokens() }
 
-// LocalTelemetrySubject is where producers at a site publish records of a kind
-// ("sample", "audit", ...) about a source, for example ("sample", namespace, device).
+// LocalTelemetrySubject returns the subject on which a producer at a site publishes records
+// of a kind ("sample", "audit", ...) about a source, for example ("sample", namespace,
+// device).
 func LocalTelemetrySubject(kind string, source ...string) string {
 	return localTelemetryPrefix + "." + joinEscaped(kind, source)
 }
 
-// TelemetrySubject is the same record's subject at the hub.
+// TelemetrySubject returns the subject of the same records at the hub.
 func TelemetrySubject(site, kind string, source ...string) string {
 	return telemetryPrefix + "." + EscapeToken(site) + "." + joinEscaped(kind, source)
 }
 
-// ReportedFilter matches everything that a site reports.
+// ReportedFilter matches all reports of a site.
 func ReportedFilter(site string) string { return reportedPrefix + "." + EscapeToken(site) + ".>" }
 
-// ReportedPartsFilter matches the parts of the large objects that a site reports.
+// ReportedPartsFilter matches the parts of the large objects in a site's reports.
 func ReportedPartsFilter(site string) string {
 	return reportedPrefix + "." + EscapeToken(site) + ".*.*.*.*.*." + partToken + ".*"
 }
 
-// ReportedSite is the site that a subject of REPORTED belongs to, also of a subject that
-// names no object.
+// ReportedSite returns the site of a subject of REPORTED, even if the subject does not name
+// an object.
 func ReportedSite(subject string) (string, error) {
 	t := strings.Split(subject, ".")
 	if len(t) < 2 || t[0] != reportedPrefix {
@@ -148,13 +151,13 @@ const (
 	RequestFilter  = requestPrefix + ".*.*"
 )
 
-// PresenceSubject carries a site's heartbeat. It is not stored.
+// PresenceSubject returns the subject of a site's heartbeats, which are not stored.
 func PresenceSubject(site string) string { return presencePrefix + "." + EscapeToken(site) }
 
-// SiteOfPresence is the site a heartbeat's subject names.
+// SiteOfPresence returns the site in the subject of a heartbeat.
 func SiteOfPresence(subject string) (string, error) { return siteOf(presencePrefix, subject) }
 
-// RequestSubject is where a site asks the bridge something and waits for the answer.
+// RequestSubject returns the subject on which a site sends a request to the bridge.
 func RequestSubject(site, verb string) string {
 	return requestPrefix + "." + EscapeToken(site) + "." + EscapeToken(verb)
 }
@@ -172,8 +175,8 @@ func ParseRequest(subject string) (site, verb string, err error) {
 	return site, verb, err
 }
 
-// CommandSubject is where a device of a site takes commands: a request that is not
-// stored, in the site's account, from the hub or at the site itself.
+// CommandSubject returns the subject on which a device of a site accepts commands: requests
+// that are not stored, in the site's account, from the hub or at the site itself.
 func CommandSubject(site, namespace, device string) string {
 	return commandPrefix + "." + EscapeToken(site) + "." + EscapeToken(namespace) + "." + EscapeToken(device)
 }
@@ -199,11 +202,12 @@ func ParseCommand(subject string) (site, namespace, device string, err error) {
 // TelemetryFilter matches all records of a site at the hub.
 func TelemetryFilter(site string) string { return telemetryPrefix + "." + EscapeToken(site) + ".>" }
 
-// SyncSubject is where the bridge says something to a connected site that is not stored
-// (HeaderControl).
+// SyncSubject returns the subject on which the bridge sends a connected site instructions
+// that are not stored (HeaderControl).
 func SyncSubject(site string) string { return syncPrefix + "." + EscapeToken(site) }
 
-// ForwardSubject maps a local subject to the one the forwarder publishes at the hub.
+// ForwardSubject returns the subject at the hub on which the forwarder publishes a message
+// of a local subject.
 func ForwardSubject(site, local string) (string, error) {
 	for l, h := range map[string]string{localReportedPrefix: reportedPrefix, localTelemetryPrefix: telemetryPrefix} {
 		if rest, ok := strings.CutPrefix(local, l+"."); ok && rest != "" {
@@ -236,13 +240,12 @@ func ParseLocalReported(subject string) (Ref, error) {
 	return r, nil
 }
 
-// IsPart reports whether a subject holds a part of a large object, which Load
-// reads by itself: a consumer acknowledges it and goes on.
+// IsPart reports whether a subject is that of a part of a large object. A consumer
+// acknowledges such a message and goes on: Load reads the parts.
 func IsPart(subject string) bool { return strings.Contains(subject, "."+partToken+".") }
 
 // ParsePart splits the subject of a part of a reported object into the object's subject
-// and the part's number. It returns ErrSubject for a subject that no message can name as
-// its part.
+// and the part's index. It returns ErrSubject for a subject that is not that of a part.
 func ParsePart(subject string) (object string, index int, err error) {
 	object = ObjectSubject(subject)
 	if _, _, err := ParseReported(object); err != nil {
@@ -255,7 +258,8 @@ func ParsePart(subject string) (object string, index int, err error) {
 	return object, index, nil
 }
 
-// PartSubject is the subject of a part of the object with that subject.
+// PartSubject returns the subject of the part with index i of the object with the given
+// subject.
 func PartSubject(subject string, i int) string {
 	return fmt.Sprintf("%s.%s.%d", subject, partToken, i)
 }

@@ -26,7 +26,7 @@ type leafCopy struct {
 	stop func() error
 
 	mu       sync.Mutex
-	kept     map[string]streams.ManifestEntry
+	kept     map[string]streams.InventoryEntry
 	position uint64
 	identity string
 	last     uint64
@@ -48,7 +48,7 @@ type kept struct {
 // leaf returns an empty copy that is connected.
 func (s *site) leaf() *leafCopy {
 	s.t.Helper()
-	l := &leafCopy{site: s, kept: map[string]streams.ManifestEntry{}}
+	l := &leafCopy{site: s, kept: map[string]streams.InventoryEntry{}}
 	l.connect()
 	return l
 }
@@ -147,7 +147,7 @@ func (l *leafCopy) take(m *nats.Msg) {
 
 // image is what a copy has on disk at one moment.
 type image struct {
-	kept     map[string]streams.ManifestEntry
+	kept     map[string]streams.InventoryEntry
 	position uint64
 }
 
@@ -165,14 +165,14 @@ func (l *leafCopy) restore(i image) {
 }
 
 // damage changes what is kept, behind the bridge's back.
-func (l *leafCopy) damage(change func(map[string]streams.ManifestEntry)) {
+func (l *leafCopy) damage(change func(map[string]streams.InventoryEntry)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	change(l.kept)
 }
 
 // has says what the copy keeps of an object.
-func (l *leafCopy) has(r streams.Ref) (streams.ManifestEntry, bool) {
+func (l *leafCopy) has(r streams.Ref) (streams.InventoryEntry, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e, ok := l.kept[streams.DesiredSubject(l.name, r)]
@@ -208,37 +208,37 @@ func (s *site) request(verb, data string, answer any) {
 }
 
 // ask sends one manifest query.
-func (s *site) ask(q streams.ManifestQuery) streams.ManifestAnswer {
+func (s *site) ask(q streams.InventoryQuery) streams.InventoryAnswer {
 	s.t.Helper()
 	data, err := json.Marshal(q)
 	s.must(err)
 	return s.askRaw(data)
 }
 
-func (s *site) askRaw(data []byte) streams.ManifestAnswer {
+func (s *site) askRaw(data []byte) streams.InventoryAnswer {
 	s.t.Helper()
-	var a streams.ManifestAnswer
-	s.request(streams.RequestManifest, string(data), &a)
+	var a streams.InventoryAnswer
+	s.request(streams.RequestInventory, string(data), &a)
 	return a
 }
 
 // compare is one check of the manifest, as the leaf makes it: at most 8 rounds.
-func (l *leafCopy) compare() streams.ManifestAnswer {
+func (l *leafCopy) compare() streams.InventoryAnswer {
 	l.t.Helper()
 	l.mu.Lock()
 	at, identity := image{maps.Clone(l.kept), l.position}, l.identity
 	l.mu.Unlock()
-	var m streams.Manifest
+	var m streams.Inventory
 	for _, e := range at.kept {
 		m.Add(e)
 	}
-	q := streams.ManifestQuery{Identity: identity, Position: at.position, Count: m.Count(), Digest: m.Digest()}
+	q := streams.InventoryQuery{Identity: identity, Position: at.position, Count: m.Count(), Digest: m.Digest()}
 	a := l.ask(q)
 	for range 7 {
 		switch a.State {
-		case streams.ManifestSendBuckets:
+		case streams.InventorySendBuckets:
 			q.Buckets, q.Of, q.Entries = m.Buckets(), nil, nil
-		case streams.ManifestSendEntries:
+		case streams.InventorySendEntries:
 			q.Buckets, q.Of, q.Entries = nil, a.Buckets, nil
 			for _, e := range at.kept {
 				for _, b := range a.Buckets {
@@ -261,9 +261,9 @@ func (l *leafCopy) equal() (repairs int) {
 	l.t.Helper()
 	eventually(l.t, l.name+" equal to what was published", func() bool {
 		switch a := l.compare(); a.State {
-		case streams.ManifestEqual:
+		case streams.InventoryEqual:
 			return true
-		case streams.ManifestRepairing:
+		case streams.InventoryRepairing:
 			repairs++
 			time.Sleep(2 * time.Second) // a leaf asks again when it has caught up, and not at once
 		}

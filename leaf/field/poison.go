@@ -28,7 +28,7 @@ func (f *Field) setAside(ctx context.Context, subject string, header nats.Header
 	if err == nil && isCopy(last, header, data) {
 		return nil
 	}
-	if err := streams.SetAside(ctx, f.cfg.JS, streams.SiteQuarantine, subject, header, data, reason); err != nil {
+	if err := streams.QuarantineMessage(ctx, f.cfg.JS, streams.SiteQuarantine, subject, header, data, reason); err != nil {
 		return err
 	}
 	f.quarantined.Add(1)

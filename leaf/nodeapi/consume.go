@@ -290,7 +290,7 @@ func (a *API) handle(ctx context.Context, s jetstream.Stream, msg jetstream.Msg)
 
 // setAside keeps an unreadable message where a person finds it.
 func (a *API) setAside(ctx context.Context, msg jetstream.Msg, seq uint64, reason error) error {
-	if err := streams.SetAside(ctx, a.cfg.JS, streams.SiteQuarantine, msg.Subject(), msg.Headers(), msg.Data(), reason); err != nil {
+	if err := streams.QuarantineMessage(ctx, a.cfg.JS, streams.SiteQuarantine, msg.Subject(), msg.Headers(), msg.Data(), reason); err != nil {
 		return err
 	}
 	a.progress.bad(seq)

@@ -8,8 +8,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-func genEntry(t *rapid.T, label string) ManifestEntry {
-	return ManifestEntry{
+func genEntry(t *rapid.T, label string) InventoryEntry {
+	return InventoryEntry{
 		Subject: fmt.Sprintf("desired.s._._.configmaps.default.c%d", rapid.IntRange(0, 40).Draw(t, label)),
 		UID:     rapid.StringMatching(`[ab]{1}`).Draw(t, "uid"), Version: rapid.StringMatching(`[1-3]`).Draw(t, "version"),
 	}
@@ -17,10 +17,10 @@ func genEntry(t *rapid.T, label string) ManifestEntry {
 
 // Two sets have one digest exactly when they are equal, in whatever order they came
 // about, and the buckets that differ are those of the entries that differ.
-func TestManifestIsADigestOfTheSet(t *testing.T) {
+func TestInventoryIsADigestOfTheSet(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		sets := [2]map[string]ManifestEntry{{}, {}}
-		var m [2]Manifest
+		sets := [2]map[string]InventoryEntry{{}, {}}
+		var m [2]Inventory
 		for range rapid.IntRange(0, 60).Draw(t, "steps") {
 			side := rapid.IntRange(0, 1).Draw(t, "side")
 			e := genEntry(t, "name")
@@ -63,20 +63,20 @@ func TestManifestIsADigestOfTheSet(t *testing.T) {
 	})
 }
 
-func TestManifestLeavesOutTombstonesAndParts(t *testing.T) {
+func TestInventoryLeavesOutTombstonesAndParts(t *testing.T) {
 	put := Message{Op: OpPut, UID: "u", Version: "7", Epoch: "e", Hash: "h"}.Encode("desired.s._._.pods.d.p")
 	e, ok := EntryOf(put.Subject, put.Header)
-	if !ok || e != (ManifestEntry{put.Subject, "u", "7", "e", "h"}) {
+	if !ok || e != (InventoryEntry{put.Subject, "u", "7", "e", "h"}) {
 		t.Errorf("EntryOf(put) = %+v, %v", e, ok)
 	}
 	gone := Message{Op: OpDelete, UID: "u"}.Encode("desired.s._._.pods.d.p")
 	if _, ok := EntryOf(gone.Subject, gone.Header); ok {
-		t.Error("a tombstone is in the manifest")
+		t.Error("a tombstone is in the inventory")
 	}
 	if _, ok := EntryOf(PartSubject("desired.s._._.pods.d.p", 0), nil); ok {
-		t.Error("a part is in the manifest")
+		t.Error("a part is in the inventory")
 	}
-	if _, err := new(Manifest).Differing(slices.Repeat([]byte{0}, 7)); err == nil {
+	if _, err := new(Inventory).Differing(slices.Repeat([]byte{0}, 7)); err == nil {
 		t.Error("short buckets are accepted")
 	}
 }
