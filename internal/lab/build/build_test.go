@@ -49,11 +49,11 @@ func TestWhatIsProgress(t *testing.T) {
 	b := &builder{progress: newProgress(&bytes.Buffer{}, []string{"leaf"}, "build.log")}
 	m := module{dir: "."}
 	for line, want := range map[string]bool{
-		"k8s.io/api/core/v1":                          true,
-		"github.com/google/gnostic-models/jsonschema": true,
-		"go: downloading k8s.io/api v0.37.2":          true,
-		"# github.com/petiole-io/petiole/leaf":        false,
-		"leaf/leaf.go:3:1: syntax error":              false,
+		"k8s.io/api/core/v1":                                                           true,
+		"github.com/google/gnostic-models/jsonschema":                                  true,
+		"go: downloading k8s.io/api v0.37.2":                                           true,
+		"# github.com/petiole-io/petiole/leaf":                                         false,
+		"leaf/leaf.go:3:1: syntax error":                                               false,
 		"go: github.com/a/b@v1.0.0: Get \"https://…\": dial tcp: lookup: no such host": false,
 	} {
 		if got := b.heard(m, line); got != want {
@@ -92,5 +92,22 @@ func TestNothingToDoIsSilent(t *testing.T) {
 	p.finish()
 	if out.Len() > 0 {
 		t.Errorf("printed %q", out.String())
+	}
+}
+
+func TestCompilersStayWithinTheMemory(t *testing.T) {
+	const gib = 1 << 30
+	for _, c := range []struct {
+		available uint64
+		cores     int
+		want      []string
+	}{
+		{4 * gib, 2, []string{"GOGC=400"}},
+		{24 * gib, 2, []string{"GOGC=off", "GOMEMLIMIT=4294967296"}},
+		{24 * gib, 64, []string{"GOGC=400"}},
+	} {
+		if got := collection(c.available, c.cores); !slices.Equal(got, c.want) {
+			t.Errorf("%d bytes, %d cores: %v, want %v", c.available, c.cores, got, c.want)
+		}
 	}
 }

@@ -15,15 +15,19 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/petiole-io/petiole/internal/lab/host"
 )
 
 // builder runs the go command, once a module.
 type builder struct {
-	out      string // folder of the programs
-	log      io.Writer
-	logFile  string
-	stamp    string // linker flags that say which Kubernetes this is
-	progress *progress
+	out     string // folder of the programs
+	log     io.Writer
+	logFile string
+	stamp   string // linker flags that say which Kubernetes this is
+	// collection sets how the compilers collect their garbage.
+	collection []string
+	progress   *progress
 }
 
 // build builds the modules in two lanes: one has all cores, the other one core, so that
@@ -51,14 +55,18 @@ func (b *builder) lanes(ctx context.Context, selected []module) error {
 			main = append(main, m)
 		}
 	}
-	cores := runtime.NumCPU()
+	parallel := host.Parallel(os.Getenv("GOFLAGS"), runtime.NumCPU())
+	if parallel == 1 { // for want of memory: no linker beside another one
+		return b.modules(ctx, selected, 1)
+	}
+	aside := parallel
 	if len(main) > 0 {
-		cores = 1
+		aside = 1
 	}
 	var wg sync.WaitGroup
 	var mainErr, besideErr error
-	wg.Go(func() { mainErr = b.modules(ctx, main, runtime.NumCPU()) })
-	wg.Go(func() { besideErr = b.modules(ctx, beside, cores) })
+	wg.Go(func() { mainErr = b.modules(ctx, main, parallel) })
+	wg.Go(func() { besideErr = b.modules(ctx, beside, aside) })
 	wg.Wait()
 	return errors.Join(mainErr, besideErr)
 }
@@ -205,9 +213,7 @@ func (b *builder) command(ctx context.Context, m module, name string, args ...st
 	cmd.Dir = m.dir
 	cmd.Env = os.Environ()
 	if os.Getenv("GOGC") == "" {
-		// Compilers are short-lived: collecting their garbage costs a quarter of their
-		// processor time, and not collecting it a quarter more memory.
-		cmd.Env = append(cmd.Env, "GOGC=400")
+		cmd.Env = append(cmd.Env, b.collection...)
 	}
 	if m.cgo {
 		cmd.Env = append(cmd.Env, "CGO_ENABLED=1")

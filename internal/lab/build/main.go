@@ -14,8 +14,11 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
+
+	"github.com/petiole-io/petiole/internal/lab/host"
 )
 
 func main() {
@@ -60,7 +63,11 @@ func run(ctx context.Context, out string, programs []string) error {
 	if err != nil {
 		return err
 	}
-	b := builder{out: out, log: log, logFile: shorter(logFile), stamp: stamp}
+	memory, err := host.AvailableMemory()
+	if err != nil {
+		return err
+	}
+	b := builder{out: out, log: log, logFile: shorter(logFile), stamp: stamp, collection: collection(memory, runtime.NumCPU())}
 	b.progress = newProgress(os.Stdout, names(selected), b.logFile)
 	err = b.build(ctx, selected)
 	if ctx.Err() != nil {

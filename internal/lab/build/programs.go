@@ -69,6 +69,7 @@ var modules = []module{
 		dir: "internal/tools", beside: true,
 		programs: []program{
 			{name: "golangci-lint", pkg: "github.com/golangci/golangci-lint/v2/cmd/golangci-lint", extra: true},
+			{name: "gotestsum", pkg: "gotest.tools/gotestsum", extra: true},
 			{name: "gofumpt", pkg: "mvdan.cc/gofumpt", extra: true},
 			{name: "vulnerabilities", pkg: "./vulnerabilities", extra: true},
 		},

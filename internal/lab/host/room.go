@@ -84,7 +84,7 @@ func MeasureRoom(ctx context.Context, root string, installing bool) (Room, error
 	if err != nil {
 		return Room{}, err
 	}
-	memory, err := availableMemory()
+	memory, err := AvailableMemory()
 	if err != nil {
 		return Room{}, err
 	}
@@ -124,16 +124,19 @@ func demands(first, modules bool, modCache, cache, work, lab string) []Demand {
 	return all
 }
 
-// links is how many large programs the go command links at once: its -p, which is the
+// Parallel returns how many programs the go command runs at once: its -p, which is the
 // number of CPUs unless GOFLAGS says otherwise.
-func links(goflags string, cpus int) int {
+func Parallel(goflags string, cpus int) int {
 	for _, f := range strings.Fields(goflags) {
 		if n, err := strconv.Atoi(strings.TrimPrefix(f, "-p=")); err == nil && n > 0 {
 			cpus = n
 		}
 	}
-	return min(cpus, 2)
+	return cpus
 }
+
+// links returns how many large programs are linked at once.
+func links(goflags string, cpus int) int { return min(Parallel(goflags, cpus), 2) }
 
 // need is what is demanded of one file system.
 type need struct {
@@ -216,7 +219,8 @@ func (r Room) memoryLack(bytes uint64, needs []need) string {
 	text := fmt.Sprintf("memory: %s available, %s needed to link %d large programs at once", size(r.Memory), size(bytes), r.Links)
 	var advice []string
 	if r.Links > 1 {
-		advice = append(advice, fmt.Sprintf(`GOFLAGS="-trimpath -p=1" links one at a time, takes longer and needs %s less`, size(linkMemory)))
+		advice = append(advice, fmt.Sprintf(`GOFLAGS=%q links one at a time, takes longer and needs %s less`,
+			strings.TrimSpace(os.Getenv("GOFLAGS")+" -p=1"), size(linkMemory)))
 	}
 	for _, n := range needs {
 		for _, d := range n.demands {
@@ -268,9 +272,9 @@ func freeAt(dir string) (volume, error) {
 	return volume{id: info.Dev, free: s.Bavail * uint64(s.Bsize), memory: s.Type == unix.TMPFS_MAGIC}, nil
 }
 
-// availableMemory is what the kernel estimates, or the limit of the cgroup (a container's)
-// if that is less.
-func availableMemory() (uint64, error) {
+// AvailableMemory returns how many bytes can be used without swapping: the kernel's
+// estimate, or the limit of the cgroup (a container's) if that is less.
+func AvailableMemory() (uint64, error) {
 	data, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
 		return 0, fmt.Errorf("read memory: %w", err)
