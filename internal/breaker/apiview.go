@@ -16,7 +16,7 @@ import (
 	"github.com/petiole-io/petiole/internal/breaker/check"
 )
 
-// apiView follows what the API server shows of the sites: the status of their pods and
+// apiView follows the sites' objects at the API server: the status of their pods and
 // the leases of their nodes.
 type apiView struct {
 	kube     kubernetes.Interface
@@ -37,7 +37,7 @@ func (v *apiView) run(ctx context.Context) {
 	wg.Wait()
 }
 
-// pods is one list and the watch after it.
+// pods runs one list and the watch after it.
 func (v *apiView) pods(ctx context.Context) {
 	c := v.kube.CoreV1().Pods("")
 	look, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -76,7 +76,7 @@ func (v *apiView) pod(p *corev1.Pod) {
 	v.record.add(e)
 }
 
-// leases is one list and the watch after it.
+// leases runs one list and the watch after it.
 func (v *apiView) leases(ctx context.Context) {
 	c := v.kube.CoordinationV1().Leases(corev1.NamespaceNodeLease)
 	look, cancel := context.WithTimeout(ctx, 10*time.Second)

@@ -63,7 +63,7 @@ func (r *run) containersAgree(ctx context.Context, api oracle.API, local []unstr
 	return nil
 }
 
-// containerOf is the container that a pod's status names.
+// containerOf returns the container that a pod's status names.
 func containerOf(p unstructured.Unstructured) string {
 	statuses, _, err := unstructured.NestedSlice(p.Object, "status", "containerStatuses")
 	if err != nil || len(statuses) != 1 {

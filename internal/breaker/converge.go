@@ -21,9 +21,9 @@ const convergePoll = 400 * time.Millisecond
 // errDiverged ends a run whose sites do not converge.
 var errDiverged = errors.New("sites do not converge")
 
-// converge waits until every site holds exactly what the API wants (I2), the API shows
-// the newest status of every pod (I15), all that was acknowledged upstream has arrived
-// (I11), and what cannot be read is in quarantine (I10). Nobody may change anything
+// converge waits until every site has exactly its desired state (I2), the API shows
+// the newest status of every pod (I15), every record acknowledged upstream has arrived
+// (I11), and unreadable messages are in quarantine (I10). Nobody may change anything
 // meanwhile.
 func (r *run) converge(ctx context.Context) error {
 	begun := time.Now()
@@ -32,9 +32,9 @@ func (r *run) converge(ctx context.Context) error {
 		open[i] = "not looked at"
 	}
 	for {
-		r.look(ctx, begun, open)
+		r.compareOpen(ctx, begun, open)
 		missing := 0
-		r.record.ask(func(j *check.Judge) { missing = j.Missing() })
+		r.record.withJudge(func(j *check.Judge) { missing = j.Missing() })
 		poisoned := r.findPoison(ctx)
 		if len(open) == 0 && missing == 0 && poisoned == 0 {
 			return nil
@@ -52,8 +52,8 @@ func (r *run) converge(ctx context.Context) error {
 	}
 }
 
-// look compares the sites that are open and removes those that agree.
-func (r *run) look(ctx context.Context, begun time.Time, open map[int]string) {
+// compareOpen compares the sites that have not converged yet and removes those that agree.
+func (r *run) compareOpen(ctx context.Context, begun time.Time, open map[int]string) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	api, err := oracle.Read(ctx, r.world.Dynamic)
@@ -61,7 +61,7 @@ func (r *run) look(ctx context.Context, begun time.Time, open map[int]string) {
 		return
 	}
 	for i := range open {
-		if err := r.agrees(ctx, api, i); err != nil {
+		if err := r.compareSite(ctx, api, i); err != nil {
 			open[i] = err.Error()
 			continue
 		}
@@ -74,19 +74,19 @@ func (r *run) look(ctx context.Context, begun time.Time, open map[int]string) {
 	}
 }
 
-// agrees returns nil when site i holds what the API wants and the API shows what it
+// compareSite returns nil if site i has its desired state and the API shows the status that it
 // reported.
-func (r *run) agrees(ctx context.Context, api oracle.API, i int) error {
+func (r *run) compareSite(ctx context.Context, api oracle.API, i int) error {
 	v := r.views[i]
 	want, err := api.Desired(v.site.Name)
 	if err != nil {
 		return err
 	}
-	holds, err := v.holds(ctx)
+	holds, err := v.list(ctx)
 	if err != nil {
 		return err
 	}
-	have := contentOf(holds)
+	have := toContent(holds)
 	if diff := want.ChangedSince(have); len(diff) > 0 {
 		return fmt.Errorf("%d objects differ: %s", len(diff), explain(want, have, diff))
 	}
@@ -106,11 +106,11 @@ func (r *run) agrees(ctx context.Context, api oracle.API, i int) error {
 	return nil
 }
 
-// nudgeAnnotation is what the node API adds to pods so that a kubelet looks at them.
+// nudgeAnnotation is added to pods by the node API so that a kubelet syncs them again.
 const nudgeAnnotation = "petiole.dev/content-version"
 
-// contentOf is what a site holds in the form of what it shall hold.
-func contentOf(holds map[schema.GroupVersionResource][]unstructured.Unstructured) oracle.Content {
+// toContent converts the objects of a site to the form of its desired state.
+func toContent(holds map[schema.GroupVersionResource][]unstructured.Unstructured) oracle.Content {
 	out := oracle.Content{}
 	for gvr, items := range holds {
 		for _, o := range items {
@@ -128,7 +128,7 @@ func contentOf(holds map[schema.GroupVersionResource][]unstructured.Unstructured
 	return out
 }
 
-// explain says of the first differences what they are.
+// explain describes the first differences.
 func explain(want, have oracle.Content, diff []streams.Ref) string {
 	var lines []string
 	for _, ref := range diff[:min(len(diff), 4)] {
@@ -140,14 +140,14 @@ func explain(want, have oracle.Content, diff []streams.Ref) string {
 		case !held:
 			lines = append(lines, ref.String()+" is missing")
 		default:
-			lines = append(lines, fmt.Sprintf("%s is %s instead of %s", ref, around(h, w), around(w, h)))
+			lines = append(lines, fmt.Sprintf("%s is %s instead of %s", ref, firstDifference(h, w), firstDifference(w, h)))
 		}
 	}
 	return strings.Join(lines, "; ")
 }
 
-// around is where a begins to differ from b.
-func around(a, b string) string {
+// firstDifference returns the text of a around the place where it begins to differ from b.
+func firstDifference(a, b string) string {
 	i := 0
 	for i < min(len(a), len(b)) && a[i] == b[i] {
 		i++
@@ -156,11 +156,11 @@ func around(a, b string) string {
 }
 
 // findPoison looks for the unreadable messages in quarantine and returns how many were
-// not found. One that the hub or the site does not hold any more, because it was
+// not found. One that the hub or the site no longer holds, because it was
 // withdrawn before the site had it, cannot be found.
 func (r *run) findPoison(ctx context.Context) int {
 	var waiting map[string][]string
-	r.record.ask(func(j *check.Judge) { waiting = j.Unquarantined() })
+	r.record.withJudge(func(j *check.Judge) { waiting = j.Unquarantined() })
 	n := 0
 	for i, v := range r.views {
 		subjects := waiting[v.site.Name]
@@ -217,7 +217,7 @@ func (r *run) quarantined(ctx context.Context, i int, subjects []string) ([]stri
 	return found, nil
 }
 
-// withdrawn says that DESIRED does not hold the unreadable message any more: it was
+// withdrawn reports whether DESIRED no longer holds the unreadable message: it was
 // deleted with its stream, or a tombstone took its place.
 func (r *run) withdrawn(ctx context.Context, subject string) (bool, error) {
 	s, err := r.hub.js.Stream(ctx, streams.Desired)

@@ -13,12 +13,12 @@ import (
 	"github.com/petiole-io/petiole/internal/breaker/world"
 )
 
-// whileDown runs change while the site's leaf is dead and nobody looks at the site, and
+// whileDown runs change while the site's leaf is dead and nobody observes the site, and
 // starts the leaf again after rest.
 func (r *run) whileDown(ctx context.Context, target int, rest time.Duration, change func(*world.Site) error) error {
 	s, v := r.world.Sites[target], r.views[target]
-	r.reach(target, false)
-	defer r.reach(target, true)
+	r.countCut(target, false)
+	defer r.countCut(target, true)
 	v.pause()
 	defer v.resume()
 	if err := s.Leaf.Kill(); err != nil {
@@ -33,7 +33,7 @@ func (r *run) whileDown(ctx context.Context, target int, rest time.Duration, cha
 	return r.startLeaf(ctx, s)
 }
 
-// cutPower makes the disk forget what was not synced, as a power cut does. Nothing that
+// cutPower discards what the disk has not synced, as a power cut does. Nothing that
 // was acknowledged may be lost.
 func cutPower(ctx context.Context, r *run, a action) (func(context.Context) error, error) {
 	if err := r.world.Sites[a.target].Disk.CutPower(); err != nil {
@@ -44,7 +44,7 @@ func cutPower(ctx context.Context, r *run, a action) (func(context.Context) erro
 	})
 }
 
-// rollBack puts the site's disk back to what it was a while ago.
+// rollBack restores an older copy of the site's disk.
 func rollBack(ctx context.Context, r *run, a action) (func(context.Context) error, error) {
 	s := r.world.Sites[a.target]
 	copied := s.Disk.Image + ".copy"
@@ -58,7 +58,7 @@ func rollBack(ctx context.Context, r *run, a action) (func(context.Context) erro
 	}
 	return nil, r.whileDown(ctx, a.target, 0, func(s *world.Site) error {
 		err := errors.Join(s.Disk.Unmount(), s.Disk.Restore(copied), s.Disk.Mount())
-		r.views[a.target].forget()
+		r.views[a.target].reset()
 		r.record.add(check.Event{Kind: check.StoreLost, Site: s.Name, What: "rolled back", Since: since})
 		return err
 	})
@@ -70,7 +70,7 @@ func truncateStore(ctx context.Context, r *run, a action) (func(context.Context)
 	})
 }
 
-// flippedBits is how many bits of a file are turned over.
+// flippedBits is the number of bits of a file that are flipped.
 const flippedBits = 8
 
 func flipStore(ctx context.Context, r *run, a action) (func(context.Context) error, error) {
@@ -113,15 +113,16 @@ func (r *run) damage(ctx context.Context, a action, what string, change func(*os
 		if err == nil {
 			err = change(f, info.Size())
 		}
-		r.views[a.target].forget()
+		r.views[a.target].reset()
 		rel, rerr := filepath.Rel(s.Store(), path)
 		r.record.add(check.Event{Kind: check.StoreLost, Site: s.Name, What: what + " " + rel, Stream: stream})
-		r.record.say("%s: %s of %d bytes %s", s.Name, rel, info.Size(), what)
+		r.record.printf("%s: %s of %d bytes %s", s.Name, rel, info.Size(), what)
 		return errors.Join(err, rerr, f.Close())
 	})
 }
 
-// streamOf is the stream whose folder a file is in: <store>/jetstream/<account>/streams/<stream>/….
+// streamOf returns the stream whose folder a file is in:
+// <store>/jetstream/<account>/streams/<stream>/….
 func streamOf(path string) string {
 	parts := strings.Split(path, string(filepath.Separator))
 	for i, p := range parts[:len(parts)-1] {

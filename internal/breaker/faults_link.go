@@ -15,17 +15,17 @@ import (
 
 type linkOf = world.Link
 
-// linkFault is a fault of a site's link; cuts says that nothing of the site can arrive
+// linkFault returns a fault of a site's link; with cuts, nothing of the site can arrive
 // at the hub meanwhile.
 func linkFault(do func(*linkOf) error, cuts bool) func(context.Context, *run, action) (func(context.Context) error, error) {
 	return func(_ context.Context, r *run, a action) (func(context.Context) error, error) {
 		l := r.world.Sites[a.target].Link
 		if cuts {
-			r.reach(a.target, false)
+			r.countCut(a.target, false)
 		}
 		return func(context.Context) error {
 			if cuts {
-				defer r.reach(a.target, true)
+				defer r.countCut(a.target, true)
 			}
 			return l.Heal()
 		}, do(l)
@@ -35,7 +35,7 @@ func linkFault(do func(*linkOf) error, cuts bool) func(context.Context, *run, ac
 func slow64(l *linkOf) error { return l.Slow("64kbit") }
 func lose20(l *linkOf) error { return l.Lose(20) }
 
-// flapPeriod is how long a flapping link is down, and up.
+// flapPeriod is the time that a flapping link is down, and up.
 const flapPeriod = time.Second
 
 // flap takes the link down and up again until the fault is over.
@@ -67,29 +67,29 @@ func flap(_ context.Context, r *run, a action) (func(context.Context) error, err
 	}, nil
 }
 
-// backlogRates are those of slow lines, from a radio modem's to a DSL line's.
+// backlogRates are the rates of slow lines, from a radio modem's to a DSL line's.
 var backlogRates = []string{"9600bit", "64kbit", "128kbit", "256kbit", "512kbit"}
 
 // backlogFill is the size of each ConfigMap of a backlog. All of them take a line of
 // 64 kbit/s longer than the leaf's pings wait.
 const backlogFill = 20000
 
-// comeBackSlow ends the connection, gives the site a backlog, and lets the link come back at
-// a low rate. It records whether any of the backlog got through until the fault is over: a site
-// that holds what the API wants only when the line is fast again would not tell.
-func comeBackSlow(ctx context.Context, r *run, a action) (func(context.Context) error, error) {
+// reconnectSlow ends the connection, gives the site a backlog, and brings the link up at a low
+// rate. It records whether any of the backlog got through until the fault is over: that a site
+// converges once the line is fast again would not show it.
+func reconnectSlow(ctx context.Context, r *run, a action) (func(context.Context) error, error) {
 	site := r.world.Sites[a.target]
 	rate := backlogRates[a.dice%uint64(len(backlogRates))]
-	r.reach(a.target, false)
+	r.countCut(a.target, false)
 	err := site.Link.Reset()
 	if err == nil {
-		err = r.pileUp(ctx, a.target)
+		err = r.createBacklog(ctx, a.target)
 	}
 	if err == nil {
 		err = site.Link.Slow(rate)
 	}
 	err = errors.Join(err, site.Link.Unblock())
-	r.reach(a.target, true)
+	r.countCut(a.target, true)
 	if err != nil {
 		return func(context.Context) error { return site.Link.Heal() }, err
 	}
@@ -109,9 +109,9 @@ func comeBackSlow(ctx context.Context, r *run, a action) (func(context.Context) 
 	}, nil
 }
 
-// pileUp changes the anchored ConfigMaps of a site to large ones that no compression makes
+// createBacklog changes the anchored ConfigMaps of a site to large ones that no compression makes
 // small, and waits until the bridge has published them.
-func (r *run) pileUp(ctx context.Context, site int) error {
+func (r *run) createBacklog(ctx context.Context, site int) error {
 	name := r.world.Sites[site].Name
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()

@@ -18,17 +18,17 @@ const readyTimeout = time.Minute
 
 func killLeaf(_ context.Context, r *run, a action) (func(context.Context) error, error) {
 	s := r.world.Sites[a.target]
-	r.reach(a.target, false)
+	r.countCut(a.target, false)
 	if err := s.Leaf.Kill(); err != nil {
 		return nil, err
 	}
 	return func(ctx context.Context) error {
-		defer r.reach(a.target, true)
+		defer r.countCut(a.target, true)
 		return r.startLeaf(ctx, s)
 	}, nil
 }
 
-// startLeaf starts a leaf and notes how long it takes to serve.
+// startLeaf starts a leaf and records how long it takes to serve.
 func (r *run) startLeaf(ctx context.Context, s *world.Site) error {
 	started := time.Now()
 	if err := s.Leaf.Start(); err != nil {
@@ -47,9 +47,9 @@ func (r *run) startLeaf(ctx context.Context, s *world.Site) error {
 
 func pauseLeaf(_ context.Context, r *run, a action) (func(context.Context) error, error) {
 	s := r.world.Sites[a.target]
-	r.reach(a.target, false)
+	r.countCut(a.target, false)
 	return func(context.Context) error {
-		defer r.reach(a.target, true)
+		defer r.countCut(a.target, true)
 		return s.Leaf.Resume()
 	}, s.Leaf.Pause()
 }
@@ -60,13 +60,13 @@ func killKubelet(_ context.Context, r *run, _ action) (func(context.Context) err
 	if full.Runtime == nil {
 		return nil, errNoFullSite
 	}
-	defer r.hold(holdsLeaf(action{target: len(r.world.Sites) - 1}))()
+	defer r.lock(locksLeaf(action{target: len(r.world.Sites) - 1}))()
 	return nil, full.KillKubelet()
 }
 
 var errNoFullSite = errors.New("there is no full site")
 
-// bridge is the leader, or with 1 the other one.
+// bridge returns the leader, or with role 1 the other bridge.
 func (r *run) bridge(ctx context.Context, role int) *world.Bridge {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
@@ -110,7 +110,7 @@ func pauseHub(_ context.Context, r *run, _ action) (func(context.Context) error,
 	return func(context.Context) error { return r.world.Hub.Resume() }, r.world.Hub.Pause()
 }
 
-// clockShifts are what clocks are set wrong by: an hour, a day, more than a year, and to
+// clockShifts are the shifts of clocks: an hour, a day, more than a year, and to
 // 1970 as a machine without a battery has it.
 var clockShifts = []time.Duration{
 	time.Hour, -time.Hour, 24 * time.Hour, -24 * time.Hour, 400 * 24 * time.Hour, -56 * 365 * 24 * time.Hour,
@@ -135,17 +135,17 @@ func shiftBridge(ctx context.Context, r *run, a action) (func(context.Context) e
 	return shiftClock(r.bridge(ctx, a.target).Process, a.dice, clockShifts[:4])
 }
 
-func startTwin(_ context.Context, r *run, a action) (func(context.Context) error, error) {
-	stop, err := r.world.Sites[a.target].Twin()
+func startClone(_ context.Context, r *run, a action) (func(context.Context) error, error) {
+	stop, err := r.world.Sites[a.target].StartClone()
 	if err != nil {
 		return nil, err
 	}
 	return func(context.Context) error { return stop() }, nil
 }
 
-// reach counts what cuts a site off, so that the history says when nothing of it can
-// arrive.
-func (r *run) reach(site int, again bool) {
+// countCut counts the faults that cut a site off, so that the history records when nothing of
+// it can arrive.
+func (r *run) countCut(site int, again bool) {
 	r.mu.Lock()
 	before := r.cutOff[site]
 	if again {

@@ -14,7 +14,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// hubView reads what the hub's streams hold.
+// hubView reads the hub's streams.
 type hubView struct {
 	js     jetstream.JetStream
 	record *recorder
@@ -57,7 +57,7 @@ func (h *hubView) follow(ctx context.Context, s jetstream.Stream, identity strin
 		idle := errors.Is(wait.Err(), context.DeadlineExceeded)
 		cancel()
 		if err != nil {
-			if idle && ctx.Err() == nil && h.same(ctx, s, identity) {
+			if idle && ctx.Err() == nil && h.isSameStream(ctx, s, identity) {
 				continue
 			}
 			return at
@@ -74,15 +74,15 @@ func (h *hubView) follow(ctx context.Context, s jetstream.Stream, identity strin
 	}
 }
 
-// same says whether the stream is still the one that is read.
-func (h *hubView) same(ctx context.Context, s jetstream.Stream, identity string) bool {
+// isSameStream reports whether the stream is still the one that is read.
+func (h *hubView) isSameStream(ctx context.Context, s jetstream.Stream, identity string) bool {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	info, err := s.Info(ctx)
 	return err == nil && strconv.FormatInt(info.Created.UnixNano(), 10) == identity
 }
 
-// telemetry takes a message of TELEMETRY.
+// telemetry records a message of TELEMETRY.
 func (h *hubView) telemetry(_ string, m jetstream.Msg, _ *jetstream.MsgMetadata) {
 	t := strings.Split(m.Subject(), ".")
 	if len(t) < 4 {
@@ -92,21 +92,21 @@ func (h *hubView) telemetry(_ string, m jetstream.Msg, _ *jetstream.MsgMetadata)
 	case recordKind:
 		var r telemetryRecord
 		if err := json.Unmarshal(m.Data(), &r); err != nil {
-			h.record.say("record on %s cannot be read: %v", m.Subject(), err)
+			h.record.printf("record on %s cannot be read: %v", m.Subject(), err)
 			return
 		}
 		h.record.add(check.Event{Kind: check.Arrived, Site: t[1], Source: t[3], N: r.N})
 	case streams.GapKind:
 		var g streams.Gap
 		if err := json.Unmarshal(m.Data(), &g); err != nil {
-			h.record.say("gap record on %s cannot be read: %v", m.Subject(), err)
+			h.record.printf("gap record on %s cannot be read: %v", m.Subject(), err)
 			return
 		}
-		h.record.add(check.Event{Kind: check.GapTold, Site: t[1], Stream: g.Stream, From: g.From, To: g.To, What: g.Reason})
+		h.record.add(check.Event{Kind: check.GapReported, Site: t[1], Stream: g.Stream, From: g.From, To: g.To, What: g.Reason})
 	}
 }
 
-// desired takes a message of DESIRED.
+// desired records a message of DESIRED.
 func (h *hubView) desired(stream string, m jetstream.Msg, md *jetstream.MsgMetadata) {
 	site, ref, err := streams.ParseDesired(m.Subject())
 	if err != nil || streams.IsPart(m.Subject()) || strings.HasPrefix(ref.Name, poisonPrefix) {

@@ -27,18 +27,18 @@ const (
 	nodeStep       = time.Second
 	leaseInterval  = 8 * time.Second
 	statusInterval = 15 * time.Second
-	// endAfter is after how many reports a pod ends, if it is one that ends.
+	// endAfter is the number of reports after which a pod ends, if it is one that ends.
 	endAfter = 12
 )
 
-// node does what a kubelet does to the node API, without containers: it registers the
+// node is a client of the node API that behaves as a kubelet without containers: it registers the
 // node, renews its lease, reports each pod's status with a number that grows, and
 // confirms deletions.
 type node struct {
 	*siteView
 	rng *rand.Rand
 	n   int64
-	// quiet keeps back changes that nothing asks for.
+	// quiet suppresses changes that nothing asks for.
 	quiet *atomic.Bool
 
 	renewed, posted time.Time
@@ -59,8 +59,8 @@ func newNode(v *siteView, seed uint64) *node {
 	return &node{siteView: v, rng: rand.New(rand.NewPCG(seed, uint64(v.site.Number))), reported: map[string]podReport{}}
 }
 
-// run acts until ctx ends. Errors mean that the leaf is down or its disk is full, and
-// are tried again.
+// run runs until ctx ends. Errors mean that the leaf is down or its disk is full, and
+// are retried.
 func (k *node) run(ctx context.Context) {
 	for sleep(ctx, nodeStep) {
 		k.do(ctx, func(ctx context.Context) {
@@ -78,7 +78,7 @@ func (k *node) run(ctx context.Context) {
 				return
 			}
 			for _, p := range k.pods() {
-				k.tend(ctx, c, p)
+				k.syncPod(ctx, c, p)
 			}
 		})
 	}
@@ -87,7 +87,7 @@ func (k *node) run(ctx context.Context) {
 // heartbeat keeps node and lease.
 func (k *node) heartbeat(ctx context.Context, c kubernetes.Interface) error {
 	if time.Since(k.posted) > statusInterval {
-		if err := k.post(ctx, c); err != nil {
+		if err := k.syncNode(ctx, c); err != nil {
 			return err
 		}
 		k.posted = time.Now()
@@ -107,8 +107,8 @@ func (k *node) heartbeat(ctx context.Context, c kubernetes.Interface) error {
 	return err
 }
 
-// post registers the node or says that it is well.
-func (k *node) post(ctx context.Context, c kubernetes.Interface) error {
+// syncNode registers the node or updates its status.
+func (k *node) syncNode(ctx context.Context, c kubernetes.Interface) error {
 	now := metav1.Now()
 	status := corev1.NodeStatus{
 		Capacity:    corev1.ResourceList{corev1.ResourcePods: resource.MustParse("110"), corev1.ResourceCPU: resource.MustParse("1"), corev1.ResourceMemory: resource.MustParse("1Gi")},
@@ -132,13 +132,13 @@ func (k *node) post(ctx context.Context, c kubernetes.Interface) error {
 	return err
 }
 
-// tend does what a pod needs: its end, or now and then a new status.
-func (k *node) tend(ctx context.Context, c kubernetes.Interface, p *unstructured.Unstructured) {
+// syncPod confirms a pod's deletion, ends it, or now and then reports a new status.
+func (k *node) syncPod(ctx context.Context, c kubernetes.Interface, p *unstructured.Unstructured) {
 	pods := c.CoreV1().Pods(p.GetNamespace())
 	uid := p.GetUID()
 	if p.GetDeletionTimestamp() != nil {
 		grace := int64(0)
-		// A refusal is tried again in the next step.
+		// A rejected write is retried in the next step.
 		_ = pods.Delete(ctx, p.GetName(), metav1.DeleteOptions{GracePeriodSeconds: &grace, Preconditions: &metav1.Preconditions{UID: &uid}})
 		return
 	}

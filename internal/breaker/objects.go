@@ -12,8 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// What marks the suite's objects: the counter that was given out for a version, and the
-// site that alone may hold it.
+// The annotations of the suite's objects: the counter that was assigned to a version, and the
+// only site that may hold it.
 const (
 	counterAnnotation = "breaker.petiole.dev/counter"
 	ownerLabel        = "breaker.petiole.dev/site"
@@ -21,7 +21,7 @@ const (
 
 // The objects of each site.
 const (
-	// anchor is the pod that is never deleted and refers to what is created, changed,
+	// anchor is the pod that is never deleted and refers to objects that are created, changed,
 	// deleted and recreated: anchored ConfigMaps and Secrets.
 	anchor          = "anchor"
 	anchoredMaps    = 6
@@ -55,7 +55,7 @@ func anchorPod(site, namespace, node, image string, counter int64) *corev1.Pod {
 	return p
 }
 
-// loosePod refers to what is only there for it.
+// loosePod refers to objects that exist only for it.
 func loosePod(site, namespace, node, image string, i int, counter int64) *corev1.Pod {
 	p := pod(site, namespace, podName(i), node, image, counter)
 	p.Spec.Volumes = append(p.Spec.Volumes, mapVolume(looseName(i)), secretVolume(looseName(i)))
@@ -90,7 +90,7 @@ func isLoose(name string) bool    { return strings.HasPrefix(name, loosePrefix) 
 
 const loosePrefix = "loose-"
 
-// counterOf reads the counter, 0 when there is none.
+// counterOf returns the counter, 0 if there is none.
 func counterOf(annotations map[string]string) int64 {
 	n, err := strconv.ParseInt(annotations[counterAnnotation], 10, 64)
 	if err != nil {
@@ -99,7 +99,7 @@ func counterOf(annotations map[string]string) int64 {
 	return n
 }
 
-// objectName is how the history names an object.
+// objectName returns the name of an object in the history.
 func objectName(resource, namespace, name string) string {
 	if namespace == "" {
 		return resource + " " + name

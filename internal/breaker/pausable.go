@@ -5,14 +5,14 @@ import (
 	"sync"
 )
 
-// pausable lets somebody else hold up workers at a point where none of them is in the
+// pausable pauses workers at a point where none of them is in the
 // middle of something. The zero value runs.
 type pausable struct {
 	// mu is held for reading while a worker is in the middle of something.
 	mu sync.RWMutex
 
 	guard sync.Mutex
-	// ended is closed when somebody pauses, and made anew by the last resume.
+	// ended is closed by pause and created again by the last resume.
 	ended chan struct{}
 	held  int
 }

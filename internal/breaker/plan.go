@@ -8,13 +8,13 @@ import (
 
 // action is one fault of a plan.
 type action struct {
-	// at is when it is due, counted from the start of its round, and lasts how long it
-	// lasts.
+	// at is the time of its start, counted from the start of its round, and lasts its
+	// duration.
 	at, lasts time.Duration
 	kind      *fault
 	// target is the number of a site, or of a bridge: 0 for the leader.
 	target int
-	// dice are the fault's own choices.
+	// dice is the source of the fault's own choices.
 	dice uint64
 }
 
@@ -40,7 +40,7 @@ func (d *deck) draw() *fault {
 	return k
 }
 
-// shuffled are cards of every kind, as many as are asked for. The last is dealt first.
+// shuffled returns cards of every kind, as many as count returns. The last is dealt first.
 func (d *deck) shuffled(count func(*fault) int) (cards []*fault) {
 	for _, k := range d.kinds {
 		cards = append(cards, slices.Repeat([]*fault{k}, count(k))...)

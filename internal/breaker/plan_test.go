@@ -64,11 +64,11 @@ func TestChoose(t *testing.T) {
 		{[]string{"link-*", "-link-slow"}, 8},
 		{[]string{"-etcd-restored"}, len(catalog()) - 1},
 	} {
-		if got, err := choose(catalog(), c.names); err != nil || len(got) != c.want {
+		if got, err := selectFaults(catalog(), c.names); err != nil || len(got) != c.want {
 			t.Errorf("choose(%q) gives %d kinds, %v; want %d", c.names, len(got), err, c.want)
 		}
 	}
-	if _, err := choose(catalog(), []string{"earthquake"}); err == nil {
+	if _, err := selectFaults(catalog(), []string{"earthquake"}); err == nil {
 		t.Error("a fault that does not exist is chosen")
 	}
 }

@@ -38,13 +38,13 @@ type telemetryRecord struct {
 func produce(ctx context.Context, v *siteView, source string, quiet *atomic.Bool) {
 	nc, err := v.site.Connect()
 	if err != nil {
-		v.record.say("no producer at %s: %v", v.site.Name, err)
+		v.record.printf("no producer at %s: %v", v.site.Name, err)
 		return
 	}
 	defer nc.Close()
 	js, err := jetstream.New(nc)
 	if err != nil {
-		v.record.say("no producer at %s: %v", v.site.Name, err)
+		v.record.printf("no producer at %s: %v", v.site.Name, err)
 		return
 	}
 	subject := streams.LocalTelemetrySubject(recordKind, source)
@@ -73,7 +73,8 @@ func produce(ctx context.Context, v *siteView, source string, quiet *atomic.Bool
 	}
 }
 
-// refused tells an answer that the record is not stored from the lack of an answer.
+// refused reports whether err is an answer that the record was not stored, rather than the lack
+// of an answer.
 func refused(err error) bool {
 	var api *jetstream.APIError
 	return errors.As(err, &api) || errors.Is(err, jetstream.ErrNoStreamResponse)

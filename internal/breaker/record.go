@@ -14,7 +14,7 @@ import (
 	"github.com/petiole-io/petiole/internal/breaker/check"
 )
 
-// recorder writes the history and has it judged. Its methods are safe for concurrent
+// recorder writes the history and passes it to the judge. Its methods are safe for concurrent
 // use; the order of the calls is the order of the history.
 type recorder struct {
 	start time.Time
@@ -37,7 +37,7 @@ func newRecorder(path string, out io.Writer) (*recorder, error) {
 	return &recorder{start: time.Now(), out: out, file: f, buf: bufio.NewWriterSize(f, 1<<16), judge: check.NewJudge(), counts: map[check.Kind]int{}}, nil
 }
 
-// now is the time of the history.
+// now returns the time since the start of the history.
 func (r *recorder) now() time.Duration { return time.Since(r.start) }
 
 // add appends an event and sets its time.
@@ -53,17 +53,17 @@ func (r *recorder) add(e check.Event) {
 		r.err = fmt.Errorf("write history: %w", err)
 	}
 	r.counts[e.Kind]++
-	r.accuse(r.judge.Observe(e))
+	r.addViolations(r.judge.Observe(e))
 }
 
-// finish has the judge say what is missing.
+// finish adds the violations that the judge finds at the end.
 func (r *recorder) finish() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.accuse(r.judge.Finish())
+	r.addViolations(r.judge.Finish())
 }
 
-func (r *recorder) accuse(found []check.Violation) {
+func (r *recorder) addViolations(found []check.Violation) {
 	for _, v := range found {
 		if len(r.violations) < maxViolations {
 			fmt.Fprintf(r.out, "%7.1fs  VIOLATION %s: %s\n", v.At.Seconds(), v.Invariant, v.What)
@@ -72,32 +72,32 @@ func (r *recorder) accuse(found []check.Violation) {
 	}
 }
 
-// maxViolations bounds what is printed; all are counted.
+// maxViolations bounds the number printed; all are counted.
 const maxViolations = 100
 
-func (r *recorder) say(format string, args ...any) {
+func (r *recorder) printf(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	fmt.Fprintf(r.out, "%7.1fs  %s\n", r.now().Seconds(), fmt.Sprintf(format, args...))
 }
 
-// counted is how many events of each kind there were so far. Bridges that still run go on
+// eventCounts returns the number of events of each kind so far. Bridges that still run go on
 // adding some.
-func (r *recorder) counted() map[check.Kind]int {
+func (r *recorder) eventCounts() map[check.Kind]int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return maps.Clone(r.counts)
 }
 
-// violated is how many violations were found so far.
-func (r *recorder) violated() int {
+// violationCount returns the number of violations so far.
+func (r *recorder) violationCount() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.violations)
 }
 
-// ask reads from the judge.
-func (r *recorder) ask(f func(*check.Judge)) {
+// withJudge calls f with the judge while no event is added.
+func (r *recorder) withJudge(f func(*check.Judge)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f(r.judge)

@@ -9,14 +9,14 @@ import (
 	"github.com/petiole-io/petiole/internal/breaker/check"
 )
 
-// evidence is what every run sees. Without it an invariant would hold because nobody
-// looked.
+// evidence lists the events that every run must see. Without them an invariant would hold
+// because nobody looked.
 var evidence = []check.Kind{
 	check.Wrote, check.Seen, check.Published, check.BridgeWrote, check.Reported, check.Status, check.Acked, check.Arrived,
 }
 
-// judged returns an error when a history lacks evidence.
-func judged(counts map[check.Kind]int) error {
+// checkEvidence returns an error if a history lacks evidence.
+func checkEvidence(counts map[check.Kind]int) error {
 	var lacks []check.Kind
 	for _, k := range evidence {
 		if counts[k] == 0 {
@@ -43,13 +43,13 @@ func (r *run) report(kinds []*fault) {
 		fmt.Fprintf(w, "%s\t%d\t%d\n", k.name, n, r.failed[k.name])
 	}
 	fmt.Fprintf(w, "in all\t%d\t%d kinds never\n", injected, never)
-	c := r.record.counted()
-	lost, told := 0, 0
-	r.record.ask(func(j *check.Judge) { lost, told = j.Excused() })
+	c := r.record.eventCounts()
+	lost, reported := 0, 0
+	r.record.withJudge(func(j *check.Judge) { lost, reported = j.Excused() })
 	lists, expired, spoiled := int64(0), int64(0), int64(0)
 	for _, b := range r.world.Bridges {
 		if b.Gate != nil {
-			expired, spoiled = expired+b.Gate.Expired.Load(), spoiled+b.Gate.Spoiled.Load()
+			expired, spoiled = expired+b.Gate.Expired.Load(), spoiled+b.Gate.Injected.Load()
 			for _, n := range b.Gate.Listed() {
 				lists += n
 			}
@@ -72,7 +72,7 @@ func (r *run) report(kinds []*fault) {
 		{"records and writes without an answer", c[check.Unsure]},
 		{"arrived", c[check.Arrived]},
 		{"lost with a damaged or rolled back disk", lost},
-		{"told by gap records", told},
+		{"in gap records", reported},
 		{"unreadable messages", c[check.Poisoned]},
 		{"stores damaged or rolled back", c[check.StoreLost]},
 		{"restores of etcd", c[check.Restored]},
@@ -84,7 +84,7 @@ func (r *run) report(kinds []*fault) {
 		{"most memory of a bridge, MiB", r.memory["bridge"] >> 20},
 		{"of the hub", r.memory["hub"] >> 20},
 		{"of a leaf", r.memory["leaf"] >> 20},
-		{"violations", r.record.violated()},
+		{"violations", r.record.violationCount()},
 	} {
 		fmt.Fprintf(w, "%s\t%v\n", row.what, row.value)
 	}

@@ -11,12 +11,12 @@ func TestAHistoryWithoutEvidenceIsNotJudged(t *testing.T) {
 	for _, k := range evidence {
 		counts[k] = 1
 	}
-	if err := judged(counts); err != nil {
+	if err := checkEvidence(counts); err != nil {
 		t.Error(err)
 	}
 	for _, k := range evidence {
 		counts[k] = 0
-		if judged(counts) == nil {
+		if checkEvidence(counts) == nil {
 			t.Errorf("a history without %s is judged", k)
 		}
 		counts[k] = 1

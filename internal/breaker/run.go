@@ -24,34 +24,34 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// Options say how to run. The zero value of a field is the default that is named.
+// Options configures a run. The zero value of a field stands for the default given.
 type Options struct {
-	// Root is the repository; Dir, below its .lab, is where the run keeps its files.
+	// Root is the repository; Dir, below its .lab, is the folder of the run's files.
 	Root, Dir string
 	// Sites is the number of light sites; default 8. Full adds one with kubelet, CRI-O and
 	// containers.
 	Sites int
 	Full  bool
-	// Duration is how long rounds are begun; default 10 minutes. Rounds, when it is set,
-	// is how many there are instead.
+	// Duration is the time during which rounds are begun; default 10 minutes. Rounds, if set,
+	// is their number instead.
 	Duration time.Duration
 	Rounds   int
 	// Seed chooses the faults.
 	Seed uint64
-	// Faults selects kinds by name, as choose explains; empty: all.
+	// Faults selects kinds by name, see selectFaults; empty: all.
 	Faults []string
-	// FaultsPerRound is how many faults a round has; default three for each site. They
+	// FaultsPerRound is the number of faults in a round; default three for each site. They
 	// begin within RoundLength; default 30 s.
 	FaultsPerRound int
 	RoundLength    time.Duration
-	// Patience is how long sites may take to converge; default 2 minutes.
+	// Patience bounds the time that sites take to converge; default 2 minutes.
 	Patience time.Duration
 	// Pace is the mean time between two changes of one site; default 500 ms.
 	Pace time.Duration
 	Out  io.Writer
 }
 
-// ErrViolated says that an invariant was violated.
+// ErrViolated reports that an invariant was violated.
 var ErrViolated = errors.New("delivery was broken")
 
 // run is one run while it lasts.
@@ -79,11 +79,11 @@ type run struct {
 	memory       map[string]int64
 }
 
-// Run runs the suite and prints what it did. ErrViolated means that it found something,
-// another error that it could not run; the history is kept then.
+// Run runs the suite and prints the results. ErrViolated means that it found a violation,
+// any other error that it could not run; the history is kept in both cases.
 func Run(ctx context.Context, o Options) (err error) {
 	o = o.withDefaults()
-	kinds, err := choose(catalog(), o.Faults)
+	kinds, err := selectFaults(catalog(), o.Faults)
 	if err != nil {
 		return err
 	}
@@ -107,16 +107,16 @@ func Run(ctx context.Context, o Options) (err error) {
 			err = os.RemoveAll(o.Dir) // nobody needs the history of a run that found nothing
 		}
 	}()
-	record.say("seed %d, %d sites, %d kinds of faults", o.Seed, len(r.world.Sites), len(kinds))
-	if err = r.all(ctx, kinds); err == nil {
-		err = judged(record.counted())
+	record.printf("seed %d, %d sites, %d kinds of faults", o.Seed, len(r.world.Sites), len(kinds))
+	if err = r.runAll(ctx, kinds); err == nil {
+		err = checkEvidence(record.eventCounts())
 	}
 	if ctx.Err() == nil {
 		record.finish() // of a run that was broken off, anything may be missing
 	}
 	err = errors.Join(err, record.close())
 	r.report(kinds)
-	if record.violated() > 0 {
+	if record.violationCount() > 0 {
 		fmt.Fprintf(o.Out, "\nthe history is %s, the logs are in %s\n", history, filepath.Join(o.Dir, "world/log"))
 		return errors.Join(ErrViolated, err)
 	}
@@ -142,8 +142,8 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// all brings the world up, runs the rounds and stops all that it started.
-func (r *run) all(ctx context.Context, kinds []*fault) error {
+// runAll brings the world up, runs the rounds and stops all that it started.
+func (r *run) runAll(ctx context.Context, kinds []*fault) error {
 	begin, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	if err := r.world.Up(begin); err != nil {
@@ -165,15 +165,16 @@ func (r *run) all(ctx context.Context, kinds []*fault) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer stop()
-	if err := r.people(begin, work, &wg); err != nil {
+	if err := r.startClients(begin, work, &wg); err != nil {
 		return err
 	}
-	r.record.say("%d sites are up, and hold what they shall", len(r.world.Sites))
+	r.record.printf("%d sites are up, and have their desired state", len(r.world.Sites))
 	return r.rounds(ctx, kinds)
 }
 
-// people starts all that acts and looks. It returns when every site has its objects.
-func (r *run) people(begin, work context.Context, wg *sync.WaitGroup) error {
+// startClients starts all clients, which write and observe. It returns when every site has its
+// objects.
+func (r *run) startClients(begin, work context.Context, wg *sync.WaitGroup) error {
 	for i, s := range r.world.Sites {
 		v := newSiteView(s, r.record, &pausable{})
 		n := newNode(v, r.opts.Seed)
@@ -228,8 +229,8 @@ func (r *run) await(ctx context.Context, what string, cond func(context.Context)
 	}
 }
 
-// rounds runs rounds until the time is up. It stops at the first one after which the
-// sites do not converge: what follows would not say anything.
+// rounds runs rounds until the time is up. It stops after the first one whose
+// sites do not converge: later ones would prove nothing.
 func (r *run) rounds(ctx context.Context, kinds []*fault) error {
 	d := newDeck(r.opts.Seed, kinds)
 	begun := time.Now()
@@ -239,7 +240,7 @@ func (r *run) rounds(ctx context.Context, kinds []*fault) error {
 		}
 		plan := d.round(r.opts.FaultsPerRound, len(r.world.Sites), r.opts.RoundLength)
 		r.quiet.Store(false)
-		if err := r.play(ctx, plan); err != nil {
+		if err := r.injectAll(ctx, plan); err != nil {
 			return err
 		}
 		r.quiet.Store(true)
@@ -253,8 +254,8 @@ func (r *run) rounds(ctx context.Context, kinds []*fault) error {
 	}
 }
 
-// play injects the faults of a round and returns when all are healed.
-func (r *run) play(ctx context.Context, plan []action) error {
+// injectAll injects the faults of a round and returns when all are healed.
+func (r *run) injectAll(ctx context.Context, plan []action) error {
 	begun := time.Now()
 	errs := make([]error, len(plan))
 	var wg sync.WaitGroup
@@ -262,22 +263,22 @@ func (r *run) play(ctx context.Context, plan []action) error {
 		if !sleep(ctx, a.at-time.Since(begun)) {
 			break
 		}
-		wg.Go(func() { errs[i] = r.act(ctx, a) })
+		wg.Go(func() { errs[i] = r.inject(ctx, a) })
 	}
 	wg.Wait()
 	return errors.Join(append(errs, ctx.Err())...)
 }
 
-// act injects one fault, waits, and heals it. What cannot be healed ends the run; what
-// could not be injected is counted.
-func (r *run) act(ctx context.Context, a action) error {
-	defer r.hold(a.kind.holds(a))()
+// inject injects one fault, waits, and heals it. A fault that cannot be healed ends the run;
+// one that could not be injected is counted.
+func (r *run) inject(ctx context.Context, a action) error {
+	defer r.lock(a.kind.locks(a))()
 	e := check.Event{Kind: check.Fault, What: a.kind.name, Target: fmt.Sprint(a.target), Took: a.lasts}
 	if sites := len(r.world.Sites); sites > 2 && a.kind.targets(sites) == sites {
 		e.Site = r.world.Sites[a.target].Name
 	}
 	r.record.add(e)
-	// Also a fault that is not injected in full is healed, also when the run ends early.
+	// A fault that was injected in part is healed too, also when the run ends early.
 	whole, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Minute)
 	defer cancel()
 	heal, err := a.kind.inject(whole, r, a)
@@ -289,7 +290,7 @@ func (r *run) act(ctx context.Context, a action) error {
 	}
 	r.mu.Unlock()
 	if err != nil {
-		r.record.say("%s %d was not injected: %v", a.kind.name, a.target, err)
+		r.record.printf("%s %d was not injected: %v", a.kind.name, a.target, err)
 	}
 	if heal == nil {
 		return nil
@@ -303,9 +304,9 @@ func (r *run) act(ctx context.Context, a action) error {
 	return nil
 }
 
-// hold takes locks in the order of their names, so that no two faults wait for each
+// lock takes locks in the order of their names, so that no two faults wait for each
 // other.
-func (r *run) hold(names []string) (release func()) {
+func (r *run) lock(names []string) (release func()) {
 	names = slices.Sorted(slices.Values(names))
 	var held []*sync.Mutex
 	for _, n := range names {
@@ -328,7 +329,7 @@ func (r *run) hold(names []string) (release func()) {
 
 func (r *run) siteOf(node string) string { return strings.TrimSuffix(node, "-1") }
 
-// bridgeWrote is told by the gates of every write. Those of the election itself are no
+// bridgeWrote is called by the gates for every write. Those of the election itself are no
 // writes of a leader.
 func (r *run) bridgeWrote(w world.Write) {
 	if w.Code < 200 || w.Code >= 300 || w.Term == 0 || strings.Contains(w.Path, "/namespaces/petiole-system/leases") {
@@ -339,25 +340,25 @@ func (r *run) bridgeWrote(w world.Write) {
 	})
 }
 
-// watchProcesses sees crashes and the growth of processes.
+// watchProcesses records crashes and the memory of processes.
 func (r *run) watchProcesses(ctx context.Context) {
 	for sleep(ctx, time.Second) {
 		for _, p := range r.world.Processes() {
 			if p.Crashed() {
 				r.record.add(check.Event{Kind: check.Crashed, Target: p.Name(), What: lastLine(p.Log())})
 				if err := p.Start(); err != nil {
-					r.record.say("start %s again: %v", p.Name(), err)
+					r.record.printf("start %s again: %v", p.Name(), err)
 				}
 				continue
 			}
 			if pid, ok := p.PID(); ok {
-				r.weigh(p.Name(), residentBytes(pid))
+				r.recordRSS(p.Name(), residentBytes(pid))
 			}
 		}
 	}
 }
 
-// lastLine is what a process wrote last, with the name of its log.
+// lastLine returns the last line of a log, with the log's name.
 func lastLine(log string) string {
 	data, err := os.ReadFile(log)
 	if err != nil {
@@ -367,14 +368,14 @@ func lastLine(log string) string {
 	return fmt.Sprintf("%s: %.400s", log, data[bytes.LastIndexByte(data, '\n')+1:])
 }
 
-func (r *run) weigh(name string, bytes int64) {
+func (r *run) recordRSS(name string, bytes int64) {
 	kind, _, _ := strings.Cut(name, "-")
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.memory[kind] = max(r.memory[kind], bytes)
 }
 
-// residentBytes is what a process occupies, 0 when it is gone.
+// residentBytes returns the resident memory of a process, 0 if it has ended.
 func residentBytes(pid int) int64 {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
 	if err != nil {
@@ -387,7 +388,7 @@ func residentBytes(pid int) int64 {
 	return resident * int64(os.Getpagesize())
 }
 
-// summary is a line after each round.
+// summary prints a line after each round.
 func (r *run) summary(n, faults int) {
 	r.mu.Lock()
 	total := 0
@@ -396,5 +397,5 @@ func (r *run) summary(n, faults int) {
 	}
 	slowest := slices.Max(r.converged[len(r.converged)-len(r.world.Sites):])
 	r.mu.Unlock()
-	r.record.say("round %d: %d faults (%d in all), every site converged within %s", n, faults, total, slowest.Round(10*time.Millisecond))
+	r.record.printf("round %d: %d faults (%d in all), every site converged within %s", n, faults, total, slowest.Round(10*time.Millisecond))
 }

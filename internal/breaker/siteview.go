@@ -18,15 +18,15 @@ import (
 	"github.com/petiole-io/petiole/internal/oracle"
 )
 
-// followed are the resources whose every version at a site is recorded.
-var followed = []string{"pods", "configmaps", "secrets"}
+// recordedResources are the resources whose every version at a site is recorded.
+var recordedResources = []string{"pods", "configmaps", "secrets"}
 
-// siteView follows what one site's node API shows, as a node's client does: it lists,
+// siteView follows the objects of one site's node API, as a node's client does: it lists,
 // watches, and lists again when the watch has ended.
 type siteView struct {
 	site   *world.Site
 	record *recorder
-	// pausable holds up all that looks at the site or writes there, while its disk is
+	// pausable pauses all clients of the site while its disk is
 	// changed.
 	*pausable
 
@@ -36,14 +36,14 @@ type siteView struct {
 
 func newSiteView(s *world.Site, r *recorder, p *pausable) *siteView {
 	v := &siteView{site: s, record: r, pausable: p, present: map[string]map[string]*unstructured.Unstructured{}}
-	for _, resource := range followed {
+	for _, resource := range recordedResources {
 		v.present[resource] = map[string]*unstructured.Unstructured{}
 	}
 	return v
 }
 
-// client talks to the site's node API; it is made anew for each session, since the leaf
-// may have got another disk.
+// client returns a client of the site's node API; there is a new one for each session, since
+// the leaf may have another disk.
 func (v *siteView) client() (*dynamic.DynamicClient, error) {
 	cfg, err := v.site.NodeAPI()
 	if err != nil {
@@ -55,7 +55,7 @@ func (v *siteView) client() (*dynamic.DynamicClient, error) {
 // run follows until ctx ends.
 func (v *siteView) run(ctx context.Context) {
 	var wg sync.WaitGroup
-	for _, resource := range followed {
+	for _, resource := range recordedResources {
 		wg.Go(func() {
 			for sleep(ctx, 100*time.Millisecond) {
 				v.do(ctx, func(ctx context.Context) { v.follow(ctx, resource) })
@@ -65,7 +65,7 @@ func (v *siteView) run(ctx context.Context) {
 	wg.Wait()
 }
 
-// follow is one list and the watch after it. Errors are of no interest: the site may be
+// follow runs one list and the watch after it. Errors are ignored: the site may be
 // down on purpose, and the next session shows what there is.
 func (v *siteView) follow(ctx context.Context, resource string) {
 	client, err := v.client()
@@ -142,7 +142,7 @@ func (v *siteView) gone(resource string, o *unstructured.Unstructured) {
 	v.record.add(check.Event{Kind: check.Gone, Site: v.site.Name, Object: objectName(resource, o.GetNamespace(), o.GetName()), UID: string(o.GetUID())})
 }
 
-// pods are the pods that the site shows.
+// pods returns the pods that the site shows.
 func (v *siteView) pods() []*unstructured.Unstructured {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -153,29 +153,29 @@ func (v *siteView) pods() []*unstructured.Unstructured {
 	return out
 }
 
-// forget is called when the site's disk is another one.
-func (v *siteView) forget() {
+// reset is called when the site has another disk.
+func (v *siteView) reset() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for _, resource := range followed {
+	for _, resource := range recordedResources {
 		clear(v.present[resource])
 	}
 }
 
-// compared are the resources that a site must hold exactly as the API wants.
-var compared = []schema.GroupVersionResource{
+// comparedResources are the resources of which a site must have exactly the desired state.
+var comparedResources = []schema.GroupVersionResource{
 	oracle.Core("nodes"), oracle.Core("pods"), oracle.Core("configmaps"), oracle.Core("secrets"), oracle.Core("serviceaccounts"),
 	oracle.Core("namespaces"), oracle.Core("services"), oracle.EndpointSlices,
 }
 
-// holds reads all that the site's node API shows.
-func (v *siteView) holds(ctx context.Context) (map[schema.GroupVersionResource][]unstructured.Unstructured, error) {
+// list lists all compared objects of the site's node API.
+func (v *siteView) list(ctx context.Context) (map[schema.GroupVersionResource][]unstructured.Unstructured, error) {
 	client, err := v.client()
 	if err != nil {
 		return nil, err
 	}
 	out := map[schema.GroupVersionResource][]unstructured.Unstructured{}
-	for _, gvr := range compared {
+	for _, gvr := range comparedResources {
 		l, err := client.Resource(gvr).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return nil, fmt.Errorf("list %s at %s: %w", gvr.Resource, v.site.Name, err)

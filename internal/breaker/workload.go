@@ -21,14 +21,14 @@ import (
 // writeTimeout bounds one request to the API server.
 const writeTimeout = 5 * time.Second
 
-// workload changes what the sites shall hold, directly at the API server: one writer for
-// each site, so that the counters of one object are given out in the order of its
+// workload changes the desired state of the sites, directly at the API server: one writer for
+// each site, so that the counters of one object are assigned in the order of its
 // versions.
 type workload struct {
 	kube    kubernetes.Interface
 	record  *recorder
 	counter atomic.Int64
-	// pausable holds the writers up while the storage is replaced.
+	// pausable pauses the writers while the storage is replaced.
 	pausable pausable
 	// pace is the mean time between two changes of one site.
 	pace time.Duration
@@ -39,11 +39,11 @@ type writer struct {
 	*workload
 	site *world.Site
 	rng  *rand.Rand
-	// image is that of the containers; light sites run none.
+	// image is the image of the containers; light sites run none.
 	image string
 }
 
-// setup creates what is there for the whole run. The site's node must be registered.
+// setup creates the objects that exist for the whole run. The site's node must be registered.
 func (w *writer) setup(ctx context.Context) error {
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.site.Objects()}}
 	if _, err := w.kube.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil {
@@ -87,13 +87,13 @@ func (w *writer) step(ctx context.Context) {
 	switch {
 	case what < 45:
 		if name := anchoredMap(i % anchoredMaps); remove {
-			drop(ctx, w, w.maps(), "configmaps", name)
+			deleteObject(ctx, w, w.maps(), "configmaps", name)
 		} else {
 			w.putMap(ctx, name, fill(smallFill))
 		}
 	case what < 65:
 		if name := anchoredSecret(i % anchoredSecrets); remove {
-			drop(ctx, w, w.secrets(), "secrets", name)
+			deleteObject(ctx, w, w.secrets(), "secrets", name)
 		} else {
 			w.putSecret(ctx, name)
 		}
@@ -108,7 +108,7 @@ func (w *writer) step(ctx context.Context) {
 	}
 }
 
-// objects are those of one resource in the namespace of a site.
+// objects is a client of one resource in the namespace of a site.
 type objects[O metav1.Object] interface {
 	Get(context.Context, string, metav1.GetOptions) (O, error)
 	Create(context.Context, O, metav1.CreateOptions) (O, error)
@@ -130,7 +130,7 @@ func (w *writer) putMap(ctx context.Context, name, data string) {
 	})
 }
 
-// fill is text of a size that is easily compressed, noise one that is not.
+// fill returns text that is easily compressed, noise text that is not.
 func fill(size int) string { return strings.Repeat("x", size) }
 
 func noise(size int) string {
@@ -145,7 +145,7 @@ func (w *writer) putSecret(ctx context.Context, name string) {
 	})
 }
 
-// put creates an object or changes the one that is there.
+// put creates an object or updates the existing one.
 func put[O metav1.Object](ctx context.Context, w *writer, c objects[O], resource string, o O) {
 	name := o.GetName()
 	_, err := c.Get(ctx, name, metav1.GetOptions{})
@@ -160,7 +160,7 @@ func put[O metav1.Object](ctx context.Context, w *writer, c objects[O], resource
 	w.done(resource, name, o, err)
 }
 
-// annotatePod changes a pod that is there.
+// annotatePod changes a pod if it exists.
 func (w *writer) annotatePod(ctx context.Context, name string) {
 	c := w.kube.CoreV1().Pods(w.site.Objects())
 	p, err := c.Get(ctx, name, metav1.GetOptions{})
@@ -172,8 +172,8 @@ func (w *writer) annotatePod(ctx context.Context, name string) {
 	w.done("pods", name, p, err)
 }
 
-// togglePod creates a pod that is not there and deletes one that is. One that is being
-// deleted is left to its node, but sometimes is taken away by force and created again under
+// togglePod creates a pod that does not exist and deletes one that does. One that is being
+// deleted is left to its node, but sometimes it is deleted by force and created again under
 // its name at once.
 func (w *writer) togglePod(ctx context.Context, i int) {
 	c := w.kube.CoreV1().Pods(w.site.Objects())
@@ -199,8 +199,8 @@ func (w *writer) togglePod(ctx context.Context, i int) {
 	}
 }
 
-// drop deletes an object that is there.
-func drop[O metav1.Object](ctx context.Context, w *writer, c objects[O], resource, name string) {
+// deleteObject deletes an object if it exists.
+func deleteObject[O metav1.Object](ctx context.Context, w *writer, c objects[O], resource, name string) {
 	o, err := c.Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
 		return
@@ -227,7 +227,7 @@ func (w *writer) wrote(resource string, o metav1.Object) {
 	})
 }
 
-// sleep waits and reports whether ctx still runs.
+// sleep waits and reports whether ctx has not ended.
 func sleep(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():

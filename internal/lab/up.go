@@ -41,8 +41,8 @@ func (l *Lab) Up(ctx context.Context) error {
 	}
 	failed := failures{l: l}
 	var wg sync.WaitGroup
-	var centre bool
-	wg.Go(func() { centre = failed.note(l.upCentre(ctx)) })
+	var cloud bool
+	wg.Go(func() { cloud = failed.note(l.upCloud(ctx)) })
 	sites := l.sites()
 	runtimes := make([]bool, len(sites))
 	for i, s := range sites {
@@ -51,7 +51,7 @@ func (l *Lab) Up(ctx context.Context) error {
 	wg.Wait()
 	// Leaves come last: one that asks for its consumer before the bridge has created it
 	// gets an error, and nats-server then waits up to a minute before it asks again.
-	if centre {
+	if cloud {
 		for i, s := range sites {
 			if runtimes[i] {
 				wg.Go(func() { failed.note(l.upNode(ctx, s)) })
@@ -86,7 +86,7 @@ func (l *Lab) upNode(ctx context.Context, s site) error {
 	return l.awaitNode(ctx, s)
 }
 
-func (l *Lab) upCentre(ctx context.Context) error {
+func (l *Lab) upCloud(ctx context.Context) error {
 	for _, name := range []string{partRegistry, partControlPlane, partHub} {
 		if err := l.start(l.centralPart(name)); err != nil {
 			return err

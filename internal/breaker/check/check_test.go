@@ -56,7 +56,7 @@ func TestEachInvariantCanBeViolated(t *testing.T) {
 		{"a change that is none", "I9", []Event{same, same}},
 		{"records arrive twice", "", []Event{acked(1, 1), acked(2, 2), arrived(1), arrived(2), arrived(1), arrived(2)}},
 		{"a record is lost", "I11", []Event{acked(1, 1), acked(2, 2), arrived(2)}},
-		{"a record is lost and told of", "", []Event{acked(1, 1), acked(2, 2), arrived(2), {Kind: GapTold, Site: "a", Stream: siteTelemetry, From: 1, To: 1}}},
+		{"a record is lost and reported", "", []Event{acked(1, 1), acked(2, 2), arrived(2), {Kind: GapReported, Site: "a", Stream: siteTelemetry, From: 1, To: 1}}},
 		{"a record is lost with the disk", "", []Event{acked(1, 1), lost}},
 		{"a record is lost after the disk", "I11", []Event{lost, {Kind: Acked, At: time.Second, Site: "a", Source: "p", N: 1}}},
 		{"a record is lost with another stream", "I11", []Event{acked(1, 1), {Kind: StoreLost, Site: "a", Stream: "SITE_DESIRED"}}},

@@ -2,7 +2,7 @@ package check
 
 import "time"
 
-// Kind says what an event is about, and so which fields of it are set.
+// Kind is the kind of an event. It determines which fields are set.
 type Kind string
 
 const (
@@ -21,7 +21,7 @@ const (
 	// Listed when it was part of a list rather than a watch event, Loose when it may go
 	// and come back because it is there for another object only.
 	Seen Kind = "seen"
-	// Gone means that a site's node API does not show an object any more. Site, Object, UID.
+	// Gone means that a site's node API no longer shows an object. Site, Object, UID.
 	Gone Kind = "gone"
 	// StoreLost means that something of a site's disk is not what the leaf had stored. Site, What,
 	// Stream, and for a rolled back disk Since, the time of the copy.
@@ -33,8 +33,8 @@ const (
 	Refused Kind = "refused"
 	// Arrived means that the hub's stream holds a telemetry record. Site, Source, N.
 	Arrived Kind = "arrived"
-	// GapTold means that a gap record arrived at the hub. Site, Stream, From, To.
-	GapTold Kind = "gap-told"
+	// GapReported means that a gap record arrived at the hub. Site, Stream, From, To.
+	GapReported Kind = "gap-reported"
 
 	// Reported means that the node API acknowledged a status of a pod. Site, Object, UID, N, Phase.
 	Reported Kind = "reported"
@@ -74,8 +74,8 @@ const (
 	Converged Kind = "converged"
 	// Diverged means that it does not hold that in time. Site, What.
 	Diverged Kind = "diverged"
-	// Carried means that a line of the rate What, which nothing else was wrong with, was up for Took.
-	// N messages were pending for the site; it had acknowledged up to From before, to To
+	// Carried means that a line of the rate What, which nothing else was wrong with, was up for
+	// Took. N messages were pending for the site; it had acknowledged up to From before, to To
 	// after. Site.
 	Carried Kind = "carried"
 )
@@ -130,7 +130,7 @@ type Violation struct {
 type checker interface {
 	// observe returns what the event violates, as invariant and explanation.
 	observe(Event) []Violation
-	// finish returns what is violated because it did not happen.
+	// finish returns the violations by events that did not happen.
 	finish() []Violation
 }
 
@@ -145,7 +145,7 @@ func NewJudge() *Judge {
 	return &Judge{checkers: []checker{newOrder(), newUpstream(), newReports(), newLeases(), newFencing(), newPoison(), autonomy{}, ends{}}}
 }
 
-// Observe takes in the next event.
+// Observe processes the next event.
 func (j *Judge) Observe(e Event) []Violation {
 	j.last = e.At
 	var all []Violation
@@ -158,7 +158,7 @@ func (j *Judge) Observe(e Event) []Violation {
 	return all
 }
 
-// Finish says what is missing. The system must have come to rest.
+// Finish returns what is missing. The system must have come to rest.
 func (j *Judge) Finish() []Violation {
 	var all []Violation
 	for _, c := range j.checkers {
@@ -170,7 +170,7 @@ func (j *Judge) Finish() []Violation {
 	return all
 }
 
-// ends passes on what was found wrong elsewhere: processes that crashed, sites that do not
+// ends reports the violations that others have found: processes that crashed, sites that do not
 // converge, and slow lines that carry nothing.
 type ends struct{}
 

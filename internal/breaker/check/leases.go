@@ -2,7 +2,7 @@ package check
 
 import "time"
 
-// leaseDuration is that of a node's lease (Kubernetes' default); leaseSlack is what lies
+// leaseDuration is the duration of a node's lease (Kubernetes' default); leaseSlack is the time
 // between a renewal and the moment when it is seen.
 const (
 	leaseDuration = 40 * time.Second

@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// order judges what the sites are seen to hold: I1 (no object goes back), I3 (what was
+// order judges the objects that the sites are seen to hold: I1 (no object goes back), I3 (what was
 // deleted does not come back), I5 (a recreated object comes after its predecessor has
-// gone), I6 (no site holds what is another's) and I9 (a repetition changes nothing).
+// gone), I6 (no site holds another's objects) and I9 (a repetition changes nothing).
 //
 // A counter that only grows is written with every version, so that two versions compare.
 // When the storage of the API server is replaced by an older one, versions go back
@@ -23,7 +23,8 @@ type restore struct {
 	objects map[string]int64
 }
 
-// siteOrder is what one site was seen to hold since its store was created or replaced.
+// siteOrder holds the objects that one site was seen to hold since its store was created or
+// replaced.
 type siteOrder struct {
 	present map[string]string // object → UID
 	known   map[string]*lifetime
@@ -88,7 +89,7 @@ func (o *order) seen(e Event) []Violation {
 		return found
 	}
 	if there && was == e.UID && !e.Listed && l.digest == e.Digest {
-		found = append(found, violation("I9", "%s tells of a change of %s (counter %d) that is none", e.Site, e.Object, e.Counter)...)
+		found = append(found, violation("I9", "%s reports a change of %s (counter %d) that is none", e.Site, e.Object, e.Counter)...)
 	}
 	l.digest = e.Digest
 	switch {
@@ -109,7 +110,7 @@ func (o *order) seen(e Event) []Violation {
 	return found
 }
 
-// epochOf is how many restores had happened when a counter was given out.
+// epochOf returns the number of restores before a counter was assigned.
 func (o *order) epochOf(counter int64) int {
 	n := 0
 	for _, r := range o.restores {
@@ -121,7 +122,7 @@ func (o *order) epochOf(counter int64) int {
 }
 
 // restoredTo finds the first restore after epoch that brought back the object. What a
-// site shows of it is what was restored or what was written to it later.
+// site shows of it was restored or written later.
 func (o *order) restoredTo(e Event, epoch int) (int, bool) {
 	for j := epoch; j < len(o.restores); j++ {
 		if c, ok := o.restores[j].objects[e.UID]; ok && e.Counter >= c {

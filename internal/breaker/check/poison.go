@@ -17,7 +17,7 @@ func (p *poison) observe(e Event) []Violation {
 	case Quarantined:
 		delete(p.waiting, e.Subject)
 	case StoreLost:
-		// What was in quarantine may be lost, too.
+		// The content of the quarantine may be lost, too.
 		maps.DeleteFunc(p.waiting, func(_ string, w Event) bool { return w.Site == e.Site })
 	}
 	return nil
@@ -31,7 +31,7 @@ func (p *poison) finish() []Violation {
 	return all
 }
 
-// Unquarantined are the subjects of unreadable messages that were not found yet, by
+// Unquarantined returns the subjects of unreadable messages that were not found yet, by
 // site.
 func (j *Judge) Unquarantined() map[string][]string {
 	out := map[string][]string{}

@@ -2,12 +2,12 @@ package check
 
 import "strconv"
 
-// reports judges what the API server shows of the sites' pods: I12 (a status never goes
+// reports judges the status of the sites' pods at the API server: I12 (a status never goes
 // back to an older observation), I13 (a status is of the pod with that UID) and I14 (an
 // ended pod stays ended, restarts never fall).
 type reports struct {
 	pods map[string]*podStatus
-	// lawful counts, for each site, what may set its pods back: a store that was rolled
+	// lawful counts, for each site, the events that may set its pods back: a store that was rolled
 	// back, and for all sites a restored API server.
 	lawful   map[string]int
 	restores int

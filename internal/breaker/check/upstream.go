@@ -20,8 +20,8 @@ type upstream struct {
 	sources map[string]*source
 	gaps    map[string][]gap
 	damages map[string][]damage
-	// lost and told count what is excused.
-	lost, told int
+	// lost and reported count the excused records.
+	lost, reported int
 }
 
 type source struct {
@@ -78,7 +78,7 @@ func (u *upstream) observe(e Event) []Violation {
 			return violation("I11", "record %d of %s at %s arrives after record %d", e.N, e.Source, e.Site, s.newest)
 		}
 		s.newest = max(s.newest, e.N)
-	case GapTold:
+	case GapReported:
 		if e.Stream == siteTelemetry {
 			u.gaps[e.Site] = append(u.gaps[e.Site], gap{e.From, e.To})
 		}
@@ -90,16 +90,16 @@ func (u *upstream) observe(e Event) []Violation {
 	return nil
 }
 
-// missing are the acknowledged records that have not arrived and are not excused, by
+// missing returns the acknowledged records that have not arrived and are not excused, by
 // source.
 func (u *upstream) missing() map[string][]int64 {
 	out := map[string][]int64{}
-	u.lost, u.told = 0, 0
+	u.lost, u.reported = 0, 0
 	for key, s := range u.sources {
 		for n, r := range s.acked {
 			switch {
 			case slices.ContainsFunc(u.gaps[s.site], func(g gap) bool { return g.from <= r.seq && r.seq <= g.to }):
-				u.told++
+				u.reported++
 			case slices.ContainsFunc(u.damages[s.site], func(d damage) bool { return r.at >= d.since && r.at <= d.at }):
 				u.lost++
 			default:
@@ -132,7 +132,7 @@ func shorten(n []int64) string {
 	return strings.Join(words, ", ")
 }
 
-// Missing counts the acknowledged records that have not arrived and are not excused.
+// Missing returns the number of acknowledged records that have not arrived and are not excused.
 func (j *Judge) Missing() int {
 	n := 0
 	for _, c := range j.checkers {
@@ -145,13 +145,13 @@ func (j *Judge) Missing() int {
 	return n
 }
 
-// Excused counts the acknowledged records that were lost with a damaged or rolled back
-// store, and those that a gap record tells of.
-func (j *Judge) Excused() (lost, told int) {
+// Excused returns the number of acknowledged records that were lost with a damaged or rolled back
+// store, and of those in a gap record.
+func (j *Judge) Excused() (lost, reported int) {
 	for _, c := range j.checkers {
 		if u, ok := c.(*upstream); ok {
 			u.missing()
-			return u.lost, u.told
+			return u.lost, u.reported
 		}
 	}
 	return 0, 0

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// ErrNoClock says that the wall clock of a single process cannot be set on this machine.
+// ErrNoClock reports that the wall clock of a single process cannot be set on this machine.
 var ErrNoClock = errors.New("the wall clock of one process can be set on linux/amd64 only")
 
 // clockCode replaces the vDSO's clock_gettime in one process: it makes the system call
@@ -66,7 +66,7 @@ func ShiftClock(pid int, shift time.Duration) error {
 	return nil
 }
 
-// clockFunction is the address of clock_gettime in the process's vDSO.
+// clockFunction returns the address of clock_gettime in the process's vDSO.
 func clockFunction(pid int, mem *os.File) (int64, error) {
 	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// diskSize is that of a site's disk; the file is sparse.
+	// diskSize is the size of a site's disk; the file is sparse.
 	diskSize = 224 << 20
 	// ext4Shutdown is EXT4_IOC_SHUTDOWN; with noLogFlush what was not synced is lost, as
 	// when the power fails.
@@ -27,12 +27,12 @@ const (
 
 // Disk is a small ext4 file system in a file, mounted through a loop device.
 type Disk struct {
-	// Image is the file, Dir where it is mounted.
+	// Image is the file, Dir its mount point.
 	Image, Dir string
 }
 
-// Create creates an empty file system.
-func (d Disk) Make() error {
+// Create creates an empty file system in the image.
+func (d Disk) Create() error {
 	f, err := os.Create(d.Image)
 	if err != nil {
 		return fmt.Errorf("create disk: %w", err)
@@ -51,9 +51,9 @@ func (d Disk) Mount() error {
 	return command("mount", "-t", "ext4", "-o", "loop", d.Image, d.Dir)
 }
 
-// Unmount waits for the processes that were killed a moment ago, and until nothing has the
-// file system any more: a container that is being created has a copy of all mounts, and what
-// is mounted again meanwhile is the file system as it was left.
+// Unmount waits for processes that were killed a moment ago, and until nothing holds the
+// file system: a container that is being created has a copy of all mounts, and a mount
+// meanwhile would find the file system as it was left.
 func (d Disk) Unmount() error {
 	unmounted := false
 	for range 200 {
@@ -71,7 +71,7 @@ func (d Disk) Unmount() error {
 	return fmt.Errorf("unmount %s: it is in use (unmounted here: %t)", d.Dir, unmounted)
 }
 
-// attached says whether a loop device has the image.
+// attached reports whether a loop device has the image.
 func (d Disk) attached() (bool, error) {
 	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	if err != nil {
@@ -92,7 +92,7 @@ func (d Disk) attached() (bool, error) {
 	return false, nil
 }
 
-// CutPower makes every further access fail and forgets what was not synced. The file
+// CutPower makes every further access fail and discards what was not synced. The file
 // system must be unmounted and mounted again then.
 func (d Disk) CutPower() error {
 	flag := uint32(noLogFlush)
@@ -141,7 +141,7 @@ func (d Disk) Fill() error {
 	return nil
 }
 
-// Free undoes Fill, for good: a power cut does not bring it back.
+// Free ends a Fill, durably: a power cut does not bring it back.
 func (d Disk) Free() error {
 	if err := os.Remove(filepath.Join(d.Dir, ballast)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("free %s: %w", d.Dir, err)

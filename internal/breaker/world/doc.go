@@ -1,4 +1,4 @@
-// Package world runs a whole Petiole that is made to be broken: etcd and kube-apiserver,
+// Package world runs a whole Petiole for fault injection: etcd and kube-apiserver,
 // a stock nats-server as hub, two bridges that each reach the API server through a gate
 // of their own, and many light sites, which are real leaf processes in network
 // namespaces with their stores on small ext4 file systems.

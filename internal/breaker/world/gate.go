@@ -27,22 +27,22 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/pki"
 )
 
-// Weather is what a gate does to requests.
-type Weather int32
+// Mode is the way in which a gate treats requests.
+type Mode int32
 
 const (
-	// Fair passes everything on.
-	Fair Weather = iota
-	// Closed breaks every connection.
-	Closed
-	// Throttled answers most requests with 429.
-	Throttled
-	// Broken answers many requests with a 5xx status, half of them after the API server
+	// PassAll forwards every request.
+	PassAll Mode = iota
+	// RefuseAll breaks every connection.
+	RefuseAll
+	// Throttle answers most requests with 429.
+	Throttle
+	// FailSome answers many requests with a 5xx status, half of them after the API server
 	// has carried them out.
-	Broken
-	// Held ends the watches that are under way in order, and lets new watches wait; other
+	FailSome
+	// HoldWatches ends open watches cleanly and delays new ones; other
 	// requests pass.
-	Held
+	HoldWatches
 )
 
 const (
@@ -56,10 +56,10 @@ const leasePath = "/apis/coordination.k8s.io/v1/namespaces/petiole-system/leases
 // Write is a change that a bridge made at the API server, or tried to.
 type Write struct {
 	Bridge, Method, Path string
-	// Term is the bridge's when it sent the request, by the world's own count: how often
+	// Term is the bridge's term when it sent the request, by the world's own count: how often
 	// leadership had changed hands when it last won the lease; 0 before.
 	Term int64
-	// Code is the API server's answer, 0 when there was none.
+	// Code is the status of the API server's answer, 0 if there was none.
 	Code      int
 	Call, End time.Time
 }
@@ -73,7 +73,7 @@ type election struct {
 	transitions int32
 }
 
-// won notes that a bridge holds the lease, and returns its term.
+// won records that a bridge holds the lease, and returns its term.
 func (e *election) won(holder string, transitions int32) int64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -84,8 +84,8 @@ func (e *election) won(holder string, transitions int32) int64 {
 	return e.term
 }
 
-// Gate stands between one bridge and the API server. It speaks for the bridge there,
-// sees every request, and can be made to spoil them.
+// Gate is a proxy between one bridge and the API server. It authenticates as the bridge,
+// sees every request, and can inject faults.
 type Gate struct {
 	bridge  string
 	server  *http.Server
@@ -94,18 +94,18 @@ type Gate struct {
 	onWrite func(Write)
 	race    *election
 
-	weather atomic.Int32
-	term    atomic.Int64
-	// Expired and Spoiled count the answers 410, and the answers that this gate made
+	mode atomic.Int32
+	term atomic.Int64
+	// Expired counts the answers 410, Injected the answers that this gate gave
 	// itself.
-	Expired, Spoiled atomic.Int64
+	Expired, Injected atomic.Int64
 
 	mu sync.Mutex
-	// watches and others are what is under way.
+	// watches and others are the requests under way.
 	watches, others *group
 	// lists counts the LIST requests by their paths.
 	lists map[string]int64
-	// changed is closed and replaced when the weather changes.
+	// changed is closed and replaced when the mode changes.
 	changed chan struct{}
 }
 
@@ -149,24 +149,24 @@ func openGate(bridge, address, upstream string, ca *pki.Authority, serving, clie
 	return g, nil
 }
 
-// Set makes the weather. Requests and watches that are under way are broken off, so
-// that they meet it.
-func (g *Gate) Set(w Weather) {
-	g.weather.Store(int32(w))
+// SetMode sets the mode. Requests and watches that are under way are broken off, so
+// that it applies to all.
+func (g *Gate) SetMode(w Mode) {
+	g.mode.Store(int32(w))
 	g.mu.Lock()
 	close(g.changed)
 	g.changed = make(chan struct{})
 	g.mu.Unlock()
 	switch w {
-	case Fair:
-	case Held:
+	case PassAll:
+	case HoldWatches:
 		g.end(false)
 	default:
 		g.end(true)
 	}
 }
 
-// Listed counts the LIST requests so far, by their paths.
+// Listed returns the number of LIST requests so far, by path.
 func (g *Gate) Listed() map[string]int64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -184,12 +184,12 @@ func (g *Gate) end(all bool) {
 	}
 }
 
-// group is requests that end together: its channel is closed then.
+// group holds requests that end together: its channel is closed then.
 type group struct{ ended chan struct{} }
 
 func newGroup() *group { return &group{make(chan struct{})} }
 
-// end ends all that is under way. What comes later is another matter.
+// end ends all requests under way. Later ones are not affected.
 func (g *group) end() {
 	close(g.ended)
 	g.ended = make(chan struct{})
@@ -201,7 +201,7 @@ func (g *Gate) close() error {
 }
 
 func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if watches(r) && !g.awaitUnheld(r.Context()) {
+	if watches(r) && !g.awaitRelease(r.Context()) {
 		panic(http.ErrAbortHandler)
 	}
 	g.mu.Lock()
@@ -225,22 +225,22 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.lists[r.URL.Path]++
 		g.mu.Unlock()
 	}
-	switch Weather(g.weather.Load()) {
-	case Closed:
-		g.Spoiled.Add(1)
+	switch Mode(g.mode.Load()) {
+	case RefuseAll:
+		g.Injected.Add(1)
 		panic(http.ErrAbortHandler)
-	case Throttled:
+	case Throttle:
 		if rand.Float64() < throttledShare {
-			g.Spoiled.Add(1)
+			g.Injected.Add(1)
 			w.Header().Set("Retry-After", "1")
 			http.Error(w, "too many requests", http.StatusTooManyRequests)
 			return
 		}
-	case Broken:
+	case FailSome:
 		if rand.Float64() < brokenShare {
-			g.Spoiled.Add(1)
+			g.Injected.Add(1)
 			if rand.IntN(2) == 0 && r.Method != http.MethodGet {
-				g.forward(blackhole{http.Header{}}, r)
+				g.forward(discardWriter{http.Header{}}, r)
 			}
 			codes := []int{http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout}
 			http.Error(w, "broken", codes[rand.IntN(len(codes))])
@@ -250,13 +250,13 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.forward(w, r)
 }
 
-// awaitUnheld waits while requests are held, and reports whether the client still does.
-func (g *Gate) awaitUnheld(ctx context.Context) bool {
+// awaitRelease blocks while watches are held, and reports whether the client still waits.
+func (g *Gate) awaitRelease(ctx context.Context) bool {
 	for {
 		g.mu.Lock()
 		changed := g.changed
 		g.mu.Unlock()
-		if Weather(g.weather.Load()) != Held {
+		if Mode(g.mode.Load()) != HoldWatches {
 			return true
 		}
 		select {
@@ -267,7 +267,7 @@ func (g *Gate) awaitUnheld(ctx context.Context) bool {
 	}
 }
 
-// forward passes the request on and, when it is a write, tells of it.
+// forward forwards the request and reports it to onWrite if it is a write.
 func (g *Gate) forward(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodGet {
 		g.proxy.ServeHTTP(w, r)
@@ -282,7 +282,7 @@ func (g *Gate) forward(w http.ResponseWriter, r *http.Request) {
 	g.proxy.ServeHTTP(seen, r)
 }
 
-// answered looks at the API server's answers: expired watches, and the lease.
+// answered inspects the API server's answers: expired watches, and the lease.
 func (g *Gate) answered(resp *http.Response) error {
 	r := resp.Request
 	if resp.StatusCode == http.StatusGone {
@@ -348,30 +348,30 @@ func (s *statusWriter) WriteHeader(code int) {
 
 func (s *statusWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
-// blackhole takes an answer that nobody will see.
-type blackhole struct{ header http.Header }
+// discardWriter discards an answer.
+type discardWriter struct{ header http.Header }
 
-func (b blackhole) Header() http.Header         { return b.header }
-func (b blackhole) Write(p []byte) (int, error) { return len(p), nil }
-func (b blackhole) WriteHeader(int)             {}
+func (b discardWriter) Header() http.Header         { return b.header }
+func (b discardWriter) Write(p []byte) (int, error) { return len(p), nil }
+func (b discardWriter) WriteHeader(int)             {}
 
-// watchBody notices an expired watch, an event of type ERROR whose status is 410, and
-// ends in order when requests are held.
+// watchBody counts an expired watch, an event of type ERROR whose status is 410, and
+// ends cleanly when watches are held.
 type watchBody struct {
 	io.ReadCloser
-	gate *Gate
-	told bool
+	gate    *Gate
+	counted bool
 }
 
 var gone = []byte(strconv.Itoa(http.StatusGone))
 
 func (b *watchBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if !b.told && bytes.Contains(p[:n], []byte(`ERROR`)) && (bytes.Contains(p[:n], gone) || bytes.Contains(p[:n], []byte("Expired"))) {
-		b.told = true
+	if !b.counted && bytes.Contains(p[:n], []byte(`ERROR`)) && (bytes.Contains(p[:n], gone) || bytes.Contains(p[:n], []byte("Expired"))) {
+		b.counted = true
 		b.gate.Expired.Add(1)
 	}
-	if err != nil && Weather(b.gate.weather.Load()) == Held {
+	if err != nil && Mode(b.gate.mode.Load()) == HoldWatches {
 		err = io.EOF
 	}
 	return n, err

@@ -11,8 +11,8 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/network"
 )
 
-// Link is the cable between a site and the hub, with what can be wrong with it. One
-// thing can be wrong at a time.
+// Link is the link between a site and the hub with its faults. Only one fault
+// is active at a time.
 type Link struct {
 	net     network.Network
 	site    network.Site
@@ -38,11 +38,11 @@ func (l *Link) Reset() error {
 	return l.filter("meta l4proto tcp reject with tcp reset", "meta l4proto tcp reject with tcp reset")
 }
 
-// Mute drops what the site sends and lets through what the hub sends.
-func (l *Link) Mute() error { return l.filter("drop", "") }
+// DropFromSite drops what the site sends and lets through what the hub sends.
+func (l *Link) DropFromSite() error { return l.filter("drop", "") }
 
-// Deafen drops what the hub sends and lets through what the site sends.
-func (l *Link) Deafen() error { return l.filter("", "drop") }
+// DropToSite drops what the hub sends and lets through what the site sends.
+func (l *Link) DropToSite() error { return l.filter("", "drop") }
 
 // Lose drops a share of the packets, in percent, in both directions.
 func (l *Link) Lose(percent int) error {
@@ -62,14 +62,14 @@ func (l *Link) Slow(rate string) error {
 	)
 }
 
-// Unblock undoes everything but the rate.
+// Unblock ends every fault but the rate limit.
 func (l *Link) Unblock() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.unblock()
 }
 
-// Heal undoes everything.
+// Heal ends every fault.
 func (l *Link) Heal() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -92,7 +92,7 @@ func (l *Link) unblock() error {
 	return errors.Join(err, l.net.Heal(l.site))
 }
 
-// filter applies a rule to what comes from the site and one to what goes to it.
+// filter applies one rule to packets from the site and one to packets to it.
 func (l *Link) filter(from, to string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -123,8 +123,8 @@ func (l *Link) host() string { return fmt.Sprintf("%s-%d", l.net.Device, l.site.
 
 func (l *Link) namespace() string { return "petiole-" + l.site.Name }
 
-// Forget removes the filter, also that of an earlier process.
-func (l *Link) Forget() error {
+// DeleteFilter deletes the filter, also that of an earlier process.
+func (l *Link) DeleteFilter() error {
 	if exec.Command("nft", "list", "table", "ip", l.table()).Run() != nil {
 		return nil
 	}

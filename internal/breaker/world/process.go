@@ -11,7 +11,7 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/daemon"
 )
 
-// stopGrace is how long a process may take to end by itself.
+// stopGrace bounds the time that a process takes to end by itself.
 const stopGrace = 10 * time.Second
 
 // Process is one part of the world that runs in a process of its own. Its methods are
@@ -19,12 +19,12 @@ const stopGrace = 10 * time.Second
 type Process struct {
 	set daemon.Set
 	def daemon.Daemon
-	// ports are where it listens on the host. A process that was killed a moment ago may
-	// still hold them.
+	// ports are the ports on which it listens on the host. A process that was killed a moment
+	// ago may still hold them.
 	ports []string
 
 	mu sync.Mutex
-	// wanted is whether it should run: an end that nobody asked for is a crash.
+	// wanted reports that it should run: an end that nobody asked for is a crash.
 	wanted  bool
 	stopped bool
 	started time.Time
@@ -34,13 +34,13 @@ func newProcess(set daemon.Set, def daemon.Daemon, ports ...string) *Process {
 	return &Process{set: set, def: def, ports: ports}
 }
 
-// Name is the process's, unique in its world.
+// Name returns the process's name, unique in its world.
 func (p *Process) Name() string { return p.def.Name }
 
-// Log is the file with its output.
+// Log returns the file with its output.
 func (p *Process) Log() string { return p.set.LogFile(p.def.Name) }
 
-// PID is its process id while it runs.
+// PID returns its process id while it runs.
 func (p *Process) PID() (int, bool) { return p.set.PID(p.def.Name) }
 
 // Start runs it, unless it runs already.
@@ -67,7 +67,7 @@ func (p *Process) Kill() error {
 	return p.set.Kill(p.def.Name)
 }
 
-// Stop asks it to end, and kills it when it does not.
+// Stop asks it to end, and kills it if it does not.
 func (p *Process) Stop() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -81,7 +81,7 @@ func (p *Process) Stop() error {
 	return p.set.Stop(p.def.Name, stopGrace)
 }
 
-// Pause stops it with SIGSTOP: it keeps its connections and knows nothing of the time
+// Pause stops it with SIGSTOP: it keeps its connections and does not notice the time
 // that passes.
 func (p *Process) Pause() error {
 	p.mu.Lock()
@@ -93,7 +93,7 @@ func (p *Process) Pause() error {
 	return nil
 }
 
-// Resume undoes Pause.
+// Resume ends a Pause.
 func (p *Process) Resume() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -115,7 +115,7 @@ func (p *Process) signal(s syscall.Signal) error {
 	return nil
 }
 
-// Crashed reports that it ended although nobody ended it.
+// Crashed reports whether it ended although nobody ended it.
 func (p *Process) Crashed() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -126,7 +126,7 @@ func (p *Process) Crashed() bool {
 	return !running
 }
 
-// Running reports that it runs and is not paused.
+// Running reports whether it runs and is not paused.
 func (p *Process) Running() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -134,7 +134,7 @@ func (p *Process) Running() bool {
 	return running && !p.stopped
 }
 
-// Started is when it was last started.
+// Started returns the time of its last start.
 func (p *Process) Started() time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -22,7 +22,7 @@ const (
 	podSubnet    = "10.97.1.0/24"
 )
 
-// Runtime is CRI-O of a full site, with what its kubelet needs.
+// Runtime is the CRI-O of a full site, with the files that its kubelet needs.
 type Runtime struct {
 	// CRIO is the process; it outlives the leaf.
 	CRIO *Process
@@ -32,12 +32,12 @@ type Runtime struct {
 	cfg   crio.Config
 }
 
-// Image is what runs for ever in the containers of full sites.
+// Image returns the image of the containers of full sites, which run for ever.
 func (w *World) Image() string { return w.registry() + "/petiole/sleeper:1" }
 
 func (w *World) registry() string { return fmt.Sprintf("%s:%d", w.net.Address(), registryPort) }
 
-// newRuntime says where the runtime of a site will be. It starts nothing.
+// newRuntime returns the runtime of a site. It starts nothing.
 func (w *World) newRuntime(s *Site) *Runtime {
 	r := &Runtime{world: w, dir: s.dir, cfg: crio.Config{
 		Site: "breaker", StateDir: filepath.Join(s.dir, "crio"), RunDir: "/run/petiole-breaker/crio", PodSubnet: podSubnet, Registry: w.registry(),
@@ -48,7 +48,7 @@ func (w *World) newRuntime(s *Site) *Runtime {
 	return r
 }
 
-// Socket is the CRI endpoint.
+// Socket returns the CRI endpoint.
 func (r *Runtime) Socket() string { return r.cfg.Socket() }
 
 func (r *Runtime) kubeletRoot() string   { return filepath.Join(r.dir, "kubelet") }
@@ -137,7 +137,7 @@ func (s *Site) KillKubelet() error {
 	return fmt.Errorf("kill kubelet of %s: the leaf has no child", s.Name)
 }
 
-// fullSite is the site with a runtime, nil when there is none.
+// fullSite returns the site with a runtime, or nil if there is none.
 func (w *World) fullSite() *Site {
 	for _, s := range w.Sites {
 		if s.Runtime != nil {

@@ -7,7 +7,7 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/fabric"
 )
 
-// SimulatedName is the name of the simulated site i, from 0.
+// SimulatedName returns the name of the simulated site i, from 0.
 func SimulatedName(i int) string { return fmt.Sprintf("v%03d", i) }
 
 // SimulatedConfig writes the nats-server configuration of a simulated site's leaf, which
@@ -29,8 +29,8 @@ func (w *World) CutSimulated() error {
 	return l.filter(rule, rule)
 }
 
-// HealSimulated undoes CutSimulated.
-func (w *World) HealSimulated() error { return w.simulatedLink().Forget() }
+// HealSimulated ends a CutSimulated.
+func (w *World) HealSimulated() error { return w.simulatedLink().DeleteFilter() }
 
-// simulatedLink stands for the host's own way to the hub.
+// simulatedLink returns a Link for the host's own connections to the hub.
 func (w *World) simulatedLink() *Link { return &Link{net: w.net, address: w.net.Address()} }

@@ -31,7 +31,7 @@ type Site struct {
 	Leaf *Process
 	Disk Disk
 	Link *Link
-	// Runtime is what runs the containers of a full site; nil for a light one.
+	// Runtime runs the containers of a full site; nil for a light one.
 	Runtime *Runtime
 
 	world *World
@@ -52,13 +52,13 @@ func (w *World) newSite(number int, full bool) *Site {
 	return s
 }
 
-// Node is the name of the site's node.
+// Node returns the name of the site's node.
 func (s *Site) Node() string { return s.Name + "-1" }
 
-// Objects is the Kubernetes namespace of the site's objects.
+// Objects returns the Kubernetes namespace of the site's objects.
 func (s *Site) Objects() string { return "breaker-" + s.Name }
 
-// Store is the folder of the leaf's JetStream.
+// Store returns the folder of the leaf's JetStream.
 func (s *Site) Store() string { return filepath.Join(s.Disk.Dir, "store") }
 
 func (s *Site) config() string { return filepath.Join(s.dir, "leaf.yaml") }
@@ -70,7 +70,7 @@ func (s *Site) create() error {
 	if err := os.MkdirAll(s.dir, 0o755); err != nil {
 		return err
 	}
-	if err := s.Disk.Make(); err != nil {
+	if err := s.Disk.Create(); err != nil {
 		return err
 	}
 	if err := s.Disk.Mount(); err != nil {
@@ -90,7 +90,7 @@ func (s *Site) writeConfig(dir, data string, r *Runtime) error {
 	w := s.world
 	conf := natsConf(dir)
 	err := fabric.RepoTemplates(w.opts.Root).WriteLeaf(conf, fabric.Leaf{
-		// The breaker writes at the site what a device worker would: it uses the leaf's user.
+		// The breaker writes the messages of a device worker at the site: it uses the leaf's user.
 		Site: s.Name, Listen: leafClients, LeafUser: true, Store: filepath.Join(data, "store"), URL: "tls://" + w.hubLeaves(),
 		SeedFile: w.key(s.Name + "-leaf"), CAFile: w.natsCA.CertFile,
 	})
@@ -114,19 +114,19 @@ func (s *Site) writeConfig(dir, data string, r *Runtime) error {
 	return render.Secret(filepath.Join(dir, "leaf.yaml"), out)
 }
 
-// natsConf is the nats-server configuration of a leaf whose files are in dir.
+// natsConf returns the nats-server configuration of a leaf whose files are in dir.
 func natsConf(dir string) string { return filepath.Join(dir, "nats", "leaf.conf") }
 
 // destroy stops the leaf and removes disk, link and namespace.
 func (s *Site) destroy() error {
 	var errs []error
-	for _, name := range []string{s.Leaf.Name(), s.twinName()} {
+	for _, name := range []string{s.Leaf.Name(), s.cloneName()} {
 		errs = append(errs, s.world.set.Kill(name))
 	}
 	if s.Runtime != nil {
 		errs = append(errs, s.Runtime.destroy())
 	}
-	errs = append(errs, s.Disk.Unmount(), s.Link.Forget(), s.world.net.DeleteSite(s.Site), s.world.net.DeleteSite(s.twinSite()))
+	errs = append(errs, s.Disk.Unmount(), s.Link.DeleteFilter(), s.world.net.DeleteSite(s.Site), s.world.net.DeleteSite(s.cloneSite()))
 	return errors.Join(errs...)
 }
 
@@ -149,7 +149,7 @@ func (s *Site) AwaitReady(ctx context.Context) error {
 
 func (s *Site) kubeconfig() string { return filepath.Join(s.Disk.Dir, "leaf", "kubeconfig") }
 
-// NodeAPI is how the site's node reaches the node API.
+// NodeAPI returns the client configuration of the site's node for the node API.
 func (s *Site) NodeAPI() (*rest.Config, error) {
 	cfg, err := clientcmd.BuildConfigFromFlags("", s.kubeconfig())
 	if err != nil {
@@ -160,13 +160,13 @@ func (s *Site) NodeAPI() (*rest.Config, error) {
 	return cfg, nil
 }
 
-// Connect connects to the leaf's NATS server as a user who may write what the leaf may.
+// Connect connects to the leaf's NATS server as the leaf's user.
 func (s *Site) Connect() (*nats.Conn, error) {
 	password, err := credential.ReadPassword(filepath.Join(fabric.UsersDir(natsConf(s.dir)), fabric.UserLeaf+".conf"))
 	if err != nil {
 		return nil, err
 	}
-	nc, err := nats.Connect("nats://"+leafClients, nats.UserInfo(fabric.UserLeaf, password), nats.SetCustomDialer(inside{s}), nats.Name("breaker"),
+	nc, err := nats.Connect("nats://"+leafClients, nats.UserInfo(fabric.UserLeaf, password), nats.SetCustomDialer(siteDialer{s}), nats.Name("breaker"),
 		nats.MaxReconnects(-1), nats.ReconnectWait(200*time.Millisecond), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(-1),
 		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2))
 	if err != nil {
@@ -175,37 +175,39 @@ func (s *Site) Connect() (*nats.Conn, error) {
 	return nc, nil
 }
 
-// inside dials from within a site.
-type inside struct{ site *Site }
+// siteDialer dials from within a site.
+type siteDialer struct{ site *Site }
 
-func (i inside) Dial(_, address string) (net.Conn, error) { return i.site.Dial(address, 3*time.Second) }
-
-func (s *Site) twinName() string { return s.Leaf.Name() + "-twin" }
-
-func (s *Site) twinSite() network.Site {
-	return network.Site{Name: s.Name + "-twin", Number: s.Number + MaxSites}
+func (i siteDialer) Dial(_, address string) (net.Conn, error) {
+	return i.site.Dial(address, 3*time.Second)
 }
 
-// Twin starts a second leaf with the identity of this site and a store of its own,
+func (s *Site) cloneName() string { return s.Leaf.Name() + "-clone" }
+
+func (s *Site) cloneSite() network.Site {
+	return network.Site{Name: s.Name + "-clone", Number: s.Number + MaxSites}
+}
+
+// StartClone starts a second leaf with the identity of this site and a store of its own,
 // which is empty, in another namespace, as a cloned disk or a gateway that was replaced
 // too early does. It runs until stop is called.
-func (s *Site) Twin() (stop func() error, err error) {
-	w, twin := s.world, s.twinSite()
-	if err := w.net.CreateSite(twin); err != nil {
+func (s *Site) StartClone() (stop func() error, err error) {
+	w, clone := s.world, s.cloneSite()
+	if err := w.net.CreateSite(clone); err != nil {
 		return nil, err
 	}
-	dir := s.dir + "-twin"
+	dir := s.dir + "-clone"
 	if err := os.RemoveAll(dir); err != nil {
-		return nil, fmt.Errorf("start twin of %s: %w", s.Name, err)
+		return nil, fmt.Errorf("start clone of %s: %w", s.Name, err)
 	}
 	if err := s.writeConfig(dir, dir, nil); err != nil {
 		return nil, err
 	}
 	p := newProcess(w.set, daemon.Daemon{
-		Name: s.twinName(), Path: filepath.Join(w.bin, "leaf"), NetNS: twin.Namespace(), Args: []string{"--config", filepath.Join(dir, "leaf.yaml")},
+		Name: s.cloneName(), Path: filepath.Join(w.bin, "leaf"), NetNS: clone.Namespace(), Args: []string{"--config", filepath.Join(dir, "leaf.yaml")},
 	})
 	if err := p.Start(); err != nil {
 		return nil, err
 	}
-	return func() error { return errors.Join(p.Kill(), w.net.DeleteSite(twin)) }, nil
+	return func() error { return errors.Join(p.Kill(), w.net.DeleteSite(clone)) }, nil
 }

@@ -38,26 +38,26 @@ const (
 	nodeAPI      = "127.0.0.1:10441"
 )
 
-// MaxSites is how many sites a world can have: as many as its network has addresses for,
-// twins included.
+// MaxSites bounds the number of sites of a world: its network has no more addresses,
+// clones included.
 const MaxSites = 100
 
-// Options say what a world consists of.
+// Options configures a world.
 type Options struct {
-	// Root is the repository, Dir where the world keeps its files; what is there is
+	// Root is the repository, Dir the folder of the world's files; its content is
 	// removed.
 	Root, Dir string
-	// Sites is the number of light sites, Simulated that of further sites for leaves that
+	// Sites is the number of light sites, Simulated the number of further sites for leaves that
 	// somebody else runs.
 	Sites, Simulated int
 	// Full adds a site with kubelet and CRI-O; it is the last one.
 	Full bool
-	// OnWrite is told of every change that a bridge makes at the API server, or tries to.
+	// OnWrite is called for every change that a bridge makes at the API server, or tries to.
 	// It is called concurrently.
 	OnWrite func(Write)
 }
 
-// World is a running world. Make it with New and Up.
+// World is a running world. New creates it, Up starts it.
 type World struct {
 	opts Options
 	net  network.Network
@@ -133,10 +133,10 @@ func (w *World) Up(ctx context.Context) error {
 	if err := w.net.CreateBridge(); err != nil {
 		return err
 	}
-	if err := w.prepareCentre(); err != nil {
+	if err := w.prepareCloud(); err != nil {
 		return err
 	}
-	if err := w.startCentre(ctx); err != nil {
+	if err := w.startCloud(ctx); err != nil {
 		return err
 	}
 	for _, s := range w.Sites {
@@ -165,8 +165,8 @@ func (w *World) Up(ctx context.Context) error {
 	return nil
 }
 
-// startCentre starts control plane, hub and bridges.
-func (w *World) startCentre(ctx context.Context) error {
+// startCloud starts control plane, hub and bridges.
+func (w *World) startCloud(ctx context.Context) error {
 	if err := w.ControlPlane.Start(); err != nil {
 		return err
 	}
@@ -212,15 +212,15 @@ func (w *World) apply(ctx context.Context) error {
 	return err
 }
 
-// Close stops and removes everything but the files, and lets go of the lock.
+// Close stops and removes everything but the files, and releases the lock.
 func (w *World) Close() error {
 	if w.locked == nil {
-		return nil // it never was up
+		return nil // it was never up
 	}
 	return errors.Join(w.clear(), w.locked.Close())
 }
 
-// clear stops and removes everything, also what an earlier process left behind, and goes
+// clear stops and removes everything, including what an earlier process left behind, and goes
 // on after an error.
 func (w *World) clear() error {
 	var errs []error
@@ -234,12 +234,12 @@ func (w *World) clear() error {
 	for _, b := range w.Bridges {
 		note(b.close())
 	}
-	note(w.simulatedLink().Forget())
+	note(w.simulatedLink().DeleteFilter())
 	note(w.net.DeleteBridge())
 	return errors.Join(errs...)
 }
 
-// Admin connects to the hub's account of the bridge as a person does.
+// Admin connects to the bridge's account at the hub, as an operator does.
 func (w *World) Admin(opts ...nats.Option) (*nats.Conn, error) {
 	seed, err := nats.NkeyOptionFromSeed(w.key("admin"))
 	if err != nil {
@@ -253,7 +253,7 @@ func (w *World) Admin(opts ...nats.Option) (*nats.Conn, error) {
 	return nc, nil
 }
 
-// Processes are all parts that run in processes of their own.
+// Processes returns all parts that run in processes of their own.
 func (w *World) Processes() []*Process {
 	all := []*Process{w.ControlPlane.Process, w.Hub}
 	for _, b := range w.Bridges {
@@ -268,7 +268,7 @@ func (w *World) Processes() []*Process {
 	return all
 }
 
-// siteNames are those of all sites.
+// siteNames returns the names of all sites.
 func (w *World) siteNames() []string {
 	var names []string
 	for _, s := range w.Sites {

@@ -30,8 +30,8 @@ func deleteConsumer(ctx context.Context, r *run, a action) (func(context.Context
 	}, jetstream.ErrConsumerNotFound, jetstream.ErrStreamNotFound)
 }
 
-// hubCall asks the hub, which may just be coming up, until it answers. Answers that
-// there is nothing are as good.
+// hubCall repeats a call to the hub, which may be starting, until it answers. The errors in fine,
+// such as "not found", are answers too.
 func (r *run) hubCall(ctx context.Context, call func(context.Context) error, fine ...error) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -69,12 +69,12 @@ func (r *run) startAPI(ctx context.Context) error {
 	return r.world.ControlPlane.AwaitReady(ctx)
 }
 
-// expireAPI lets the bridges' watches fall behind what the API server remembers: they
-// end while objects change, and when they are to go on the API server has started anew
+// expireAPI lets the bridges' watches fall behind the history of the API server: they
+// end while objects change, and before they continue the API server is restarted
 // and etcd is compacted, so that it answers 410.
 func expireAPI(ctx context.Context, r *run, a action) (func(context.Context) error, error) {
-	r.setGates(world.Held)
-	defer r.setGates(world.Fair)
+	r.setGates(world.HoldWatches)
+	defer r.setGates(world.PassAll)
 	if !sleep(ctx, a.lasts) {
 		return nil, ctx.Err()
 	}
@@ -88,28 +88,28 @@ func expireAPI(ctx context.Context, r *run, a action) (func(context.Context) err
 	return nil, err
 }
 
-func (r *run) setGates(w world.Weather) {
+func (r *run) setGates(w world.Mode) {
 	for _, b := range r.world.Bridges {
-		b.Gate.Set(w)
+		b.Gate.SetMode(w)
 	}
 }
 
-func gateFault(w world.Weather) func(context.Context, *run, action) (func(context.Context) error, error) {
+func gateFault(w world.Mode) func(context.Context, *run, action) (func(context.Context) error, error) {
 	return func(_ context.Context, r *run, a action) (func(context.Context) error, error) {
 		g := r.world.Bridges[a.target].Gate
-		g.Set(w)
-		return func(context.Context) error { g.Set(world.Fair); return nil }, nil
+		g.SetMode(w)
+		return func(context.Context) error { g.SetMode(world.PassAll); return nil }, nil
 	}
 }
 
 var (
-	throttleAPI = gateFault(world.Throttled)
-	breakAPI    = gateFault(world.Broken)
-	cutAPI      = gateFault(world.Closed)
+	throttleAPI = gateFault(world.Throttle)
+	failAPI     = gateFault(world.FailSome)
+	cutAPI      = gateFault(world.RefuseAll)
 )
 
-// restoreAPI takes a copy of etcd, lets some time pass, and puts the copy in its place:
-// what was written meanwhile never happened, and versions are given out again.
+// restoreAPI takes a copy of etcd, lets some time pass, and restores the copy:
+// the writes in between are undone, and versions are assigned a second time.
 func restoreAPI(ctx context.Context, r *run, a action) (func(context.Context) error, error) {
 	cp := r.world.ControlPlane
 	snapshot := filepath.Join(r.opts.Dir, "etcd-snapshot")
@@ -120,13 +120,13 @@ func restoreAPI(ctx context.Context, r *run, a action) (func(context.Context) er
 	if !sleep(ctx, a.lasts) {
 		return nil, ctx.Err()
 	}
-	// Nobody may see the restored objects before the history says that they are.
+	// Nobody may see the restored objects before the history records the restore.
 	r.work.pausable.pause()
 	defer r.work.pausable.resume()
 	r.api.pausable.pause()
 	defer r.api.pausable.resume()
-	r.setGates(world.Closed)
-	defer r.setGates(world.Fair)
+	r.setGates(world.RefuseAll)
+	defer r.setGates(world.PassAll)
 	if err := cp.Kill(); err != nil {
 		return nil, err
 	}
@@ -147,7 +147,7 @@ func restoreAPI(ctx context.Context, r *run, a action) (func(context.Context) er
 // counters reads the counter of every object of the suite, by UID.
 func (r *run) counters(ctx context.Context) (map[string]int64, error) {
 	out := map[string]int64{}
-	for _, resource := range followed {
+	for _, resource := range recordedResources {
 		l, err := r.world.Dynamic.Resource(oracle.Core(resource)).List(ctx, metav1.ListOptions{LabelSelector: ownerLabel})
 		if err != nil {
 			return nil, fmt.Errorf("list %s: %w", resource, err)
@@ -164,10 +164,10 @@ func (r *run) counters(ctx context.Context) (map[string]int64, error) {
 	return out, nil
 }
 
-// poisonPrefix is of the names of unreadable messages.
+// poisonPrefix begins the names of unreadable messages.
 const poisonPrefix = "poison-"
 
-// poisonDesired puts a message that is none of the bridge's on a subject of the site.
+// poisonDesired publishes a message that is not the bridge's on a subject of the site.
 func poisonDesired(ctx context.Context, r *run, a action) (func(context.Context) error, error) {
 	s := r.world.Sites[a.target]
 	ref := streams.Ref{Resource: "configmaps", Namespace: s.Objects(), Name: fmt.Sprintf("%s%d", poisonPrefix, r.work.counter.Add(1))}
@@ -183,7 +183,7 @@ func poisonDesired(ctx context.Context, r *run, a action) (func(context.Context)
 	return nil, err
 }
 
-// poison is one of the ways in which a message cannot be read.
+// poison makes a message unreadable in one of several ways.
 func poison(m *nats.Msg, name string, dice uint64) {
 	m.Header.Set(streams.HeaderOp, string(streams.OpPut))
 	switch dice % 4 {
@@ -200,7 +200,7 @@ func poison(m *nats.Msg, name string, dice uint64) {
 	}
 }
 
-// poisonReport has a program at the site report what cannot be read.
+// poisonReport publishes an unreadable report at the site.
 func poisonReport(ctx context.Context, r *run, a action) (func(context.Context) error, error) {
 	s, v := r.world.Sites[a.target], r.views[a.target]
 	ref := streams.Ref{Node: s.Node(), Resource: "pods", Namespace: s.Objects(), Name: fmt.Sprintf("%s%d", poisonPrefix, r.work.counter.Add(1))}

@@ -41,7 +41,7 @@ func (c *ControlPlane) AwaitReady(ctx context.Context) error {
 	})
 }
 
-// Snapshot copies what etcd has at one moment to a folder: the process stands still
+// Snapshot copies etcd's data of one moment to a folder: the process is paused
 // meanwhile.
 func (c *ControlPlane) Snapshot(to string) error {
 	if err := os.RemoveAll(to); err != nil {
@@ -57,7 +57,7 @@ func (c *ControlPlane) Snapshot(to string) error {
 	return err
 }
 
-// Restore puts a snapshot in the place of etcd's data. The control plane must not run.
+// Restore replaces etcd's data with a snapshot. The control plane must not run.
 func (c *ControlPlane) Restore(from string) error {
 	etcd := filepath.Join(c.dir, "etcd")
 	if err := os.RemoveAll(etcd); err != nil {
@@ -66,8 +66,8 @@ func (c *ControlPlane) Restore(from string) error {
 	return command("cp", "-r", from, etcd)
 }
 
-// Compact makes etcd forget all versions but the present ones, so that nobody can go on
-// watching from an older one. It returns the present revision.
+// Compact deletes all versions but the present ones from etcd, so that nobody can continue
+// a watch from an older one. It returns the present revision.
 func (c *ControlPlane) Compact(ctx context.Context) (int64, error) {
 	var now struct {
 		Header struct {
@@ -116,7 +116,7 @@ type Bridge struct {
 	close func() error
 }
 
-func (w *World) prepareCentre() error {
+func (w *World) prepareCloud() error {
 	dir := filepath.Join(w.opts.Dir, "controlplane")
 	creds, err := cluster.NewCredentials(dir, apiPort)
 	if err != nil {
@@ -236,8 +236,8 @@ func (w *World) newBridge(i int, id string) (*Bridge, error) {
 	return b, nil
 }
 
-// writeBridgeConfig sets what has no default, and what two bridges on one machine cannot
-// share.
+// writeBridgeConfig sets the fields that have no default, and those that two bridges on one
+// machine cannot share.
 func writeBridgeConfig(path, kubeconfig, seed, id string, metrics int) error {
 	data, err := yaml.Marshal(map[string]any{
 		"kubernetes":     map[string]any{"kubeconfig": kubeconfig},
