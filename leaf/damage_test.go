@@ -380,7 +380,7 @@ func TestDamagedMemoryIsForgotten(t *testing.T) {
 	if err := s.keep.open(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := field.MakeState(ctx, s.js); err != nil {
+	if err := field.CreateState(ctx, s.js); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 3 {

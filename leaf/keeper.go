@@ -162,7 +162,7 @@ func (k *keeper) recover(ctx context.Context, keepMessages bool) error {
 		return err
 	}
 	if slices.ContainsFunc(keep, func(d streamDir) bool { return d.stream == field.StateStream }) {
-		k.told("make the device worker's memory", field.MakeState(ctx, k.js))
+		k.told("make the device worker's memory", field.CreateState(ctx, k.js))
 	}
 	if err := k.restart(ctx, "keep messages", func() error { return graft(store, keep) }); err != nil {
 		return err

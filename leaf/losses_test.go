@@ -260,7 +260,7 @@ func TestDeviceMemoryIsKept(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s, ctx := newSite(t)
 			s.start(t, ctx)
-			if err := field.MakeState(ctx, s.js); err != nil {
+			if err := field.CreateState(ctx, s.js); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := s.js.Publish(ctx, "$KV.device-state.pump.commands", []byte("c-1")); err != nil {

@@ -42,15 +42,15 @@ func BenchmarkTelemetry(b *testing.B) {
 		b.Run(shape.name, func(b *testing.B) {
 			s := startServer(b, natstest.LeafConf(b, "plant-a", "127.0.0.1:1"))
 			js := s.streams(b, streams.LeafLimits{TelemetryBytes: shape.limit})
-			records := newRecorder(js, streams.SiteTelemetry)
+			records := newGroupWriter(js, streams.SiteTelemetry)
 			ctx, cancel := context.WithCancel(b.Context())
 			var running sync.WaitGroup
 			running.Go(func() { records.run(ctx) })
 			defer running.Wait()
 			defer cancel()
-			out := &sink{node: "plant-a-1", js: js, records: records, pusher: push.New(push.Config{})}
+			out := &sink{node: "plant-a-1", js: js, telemetry: records, pusher: push.New(push.Config{})}
 			if shape.mqtt {
-				out.local = mqtt.New(mqtt.Config{Node: "plant-a-1", Conn: js.Conn(), Log: zap.NewNop()})
+				out.mqtt = mqtt.New(mqtt.Config{Node: "plant-a-1", Conn: js.Conn(), Log: zap.NewNop()})
 			}
 			before := cpuTime(b)
 			b.ResetTimer()
@@ -72,7 +72,7 @@ func BenchmarkTelemetry(b *testing.B) {
 }
 
 func produce(b *testing.B, s *sink, device, records, tags int) {
-	if s.local != nil {
+	if s.mqtt != nil {
 		follow(s, device, tags)
 	}
 	ref := devices.Ref{Namespace: "default", Name: fmt.Sprintf("press-%03d", device), UID: "6f1b2a9e-6a0e-4a55-9b0e-0c1d2e3f4a5b"}
@@ -98,7 +98,7 @@ func follow(s *sink, device, tags int) {
 	for tag := range tags {
 		d.Spec.Properties = append(d.Spec.Properties, v1beta1.DeviceProperty{Name: fmt.Sprintf("temperature%02d", tag)})
 	}
-	s.follow(d)
+	s.setDevice(d)
 }
 
 func sizeOf(b *testing.B, dir string) (bytes int64) {

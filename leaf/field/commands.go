@@ -19,50 +19,52 @@ import (
 )
 
 const (
-	// commandsAtOnce bounds the commands under way; a device does its own in turn.
-	commandsAtOnce = 64
-	// commandTime is how long a command without a deadline may take.
-	commandTime = 30 * time.Second
-	// commandTimeMax bounds a deadline, so that nobody holds a place for hours.
-	commandTimeMax = 10 * time.Minute
-	// commandGrace is how long after the deadline the host's own word is waited for.
+	// maxConcurrentCommands bounds the commands in progress. Those of one device run one
+	// after another.
+	maxConcurrentCommands = 64
+	// defaultCommandTimeout is the timeout of a command without a deadline.
+	defaultCommandTimeout = 30 * time.Second
+	// maxCommandTimeout bounds a deadline, so that no command occupies a slot for hours.
+	maxCommandTimeout = 10 * time.Minute
+	// commandGrace is the time for which the host's result is awaited after the deadline.
 	commandGrace = 2 * time.Second
 )
 
-// The reasons of commands that did not reach a device.
+// The reasons of commands without a result from a device.
 const (
-	reasonInvalid = "InvalidCommand"
-	reasonUnknown = "UnknownDevice"
-	reasonBusy    = "Busy"
-	reasonNoWord  = "Unknown"
+	reasonInvalid        = "InvalidCommand"
+	reasonUnknownDevice  = "UnknownDevice"
+	reasonBusy           = "Busy"
+	reasonOutcomeUnknown = "Unknown"
 )
 
-// commands serves the requests for commands to devices.
+// commands answers the requests that are commands to devices.
 type commands struct {
 	site, node string
-	roster     *roster
-	// host carries a command out, at most once for its id.
-	host func(context.Context, devices.Command) (devices.CommandResult, error)
-	log  *zap.Logger
-	free chan struct{}
+	index      *deviceIndex
+	// host executes a command at most once for each id.
+	host  func(context.Context, devices.Command) (devices.CommandResult, error)
+	log   *zap.Logger
+	slots chan struct{}
 }
 
-func newCommands(site, node string, r *roster, host func(context.Context, devices.Command) (devices.CommandResult, error), log *zap.Logger) *commands {
-	return &commands{site: site, node: node, roster: r, host: host, log: log, free: make(chan struct{}, commandsAtOnce)}
+func newCommands(site, node string, r *deviceIndex, host func(context.Context, devices.Command) (devices.CommandResult, error), log *zap.Logger) *commands {
+	return &commands{site: site, node: node, index: r, host: host, log: log, slots: make(chan struct{}, maxConcurrentCommands)}
 }
 
-// run answers requests until ctx ends and all that are under way have been answered.
+// run answers requests until ctx ends. It returns after all requests in progress have been
+// answered.
 func (c *commands) run(ctx context.Context, nc *nats.Conn) error {
 	var answering sync.WaitGroup
 	defer answering.Wait()
-	requests := make(chan *nats.Msg, commandsAtOnce)
+	requests := make(chan *nats.Msg, maxConcurrentCommands)
 	sub, err := nc.ChanSubscribe(streams.CommandFilter(c.site), requests)
 	if err != nil {
 		return fmt.Errorf("subscribe %s: %w", streams.CommandFilter(c.site), err)
 	}
 	defer func() {
 		if err := sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
-			c.log.Warn("commands are still subscribed", zap.Error(err))
+			c.log.Warn("unsubscribe from commands", zap.Error(err))
 		}
 	}()
 	for {
@@ -76,48 +78,48 @@ func (c *commands) run(ctx context.Context, nc *nats.Conn) error {
 	}
 }
 
-// answer carries out one request. One for a device of another node is left to that
-// node's worker; one that expects no answer is ignored, because nobody would learn what
-// became of it.
+// answer handles one request. It leaves a request for a device of another node to the worker
+// of that node, and ignores one without a reply subject, because nobody would learn its
+// result.
 func (c *commands) answer(ctx context.Context, m *nats.Msg, received time.Time) {
 	_, namespace, name, err := streams.ParseCommand(m.Subject)
 	if err != nil || m.Reply == "" {
-		c.log.Warn("command ignored", zap.String("subject", m.Subject), zap.Bool("reply", m.Reply != ""), zap.Error(err))
+		c.log.Warn("command ignored: invalid subject or no reply subject", zap.String("subject", m.Subject), zap.Bool("reply", m.Reply != ""), zap.Error(err))
 		return
 	}
-	node, known := c.roster.nodeOf(namespace, name)
+	node, known := c.index.nodeOf(namespace, name)
 	if known && node != c.node {
 		return
 	}
-	result := c.carryOut(ctx, devices.Ref{Namespace: namespace, Name: name}, m.Data, received)
+	result := c.handle(ctx, devices.Ref{Namespace: namespace, Name: name}, m.Data, received)
 	body, err := json.Marshal(result)
 	if err == nil {
 		err = m.Respond(body)
 	}
 	if err != nil {
-		c.log.Warn("command not answered", zap.String("subject", m.Subject), zap.String("id", result.ID), zap.Error(err))
+		c.log.Warn("answer command", zap.String("subject", m.Subject), zap.String("id", result.ID), zap.Error(err))
 	}
 }
 
-func (c *commands) carryOut(ctx context.Context, device devices.Ref, body []byte, received time.Time) devices.CommandResult {
+func (c *commands) handle(ctx context.Context, device devices.Ref, body []byte, received time.Time) devices.CommandResult {
 	command, err := parseCommand(body, received)
 	if err != nil {
 		return devices.CommandResult{ID: command.ID, Ack: devices.Rejected, Reason: reasonInvalid, Message: err.Error()}
 	}
 	command.Device = device
-	return c.do(ctx, command)
+	return c.execute(ctx, command)
 }
 
-// do has the host carry out a command, and says what came of it soon after its deadline
-// at the latest.
-func (c *commands) do(ctx context.Context, command devices.Command) devices.CommandResult {
+// execute passes a command to the host. It returns at the latest commandGrace after the
+// command's deadline.
+func (c *commands) execute(ctx context.Context, command devices.Command) devices.CommandResult {
 	select {
-	case c.free <- struct{}{}:
-		defer func() { <-c.free }()
+	case c.slots <- struct{}{}:
+		defer func() { <-c.slots }()
 	default:
 		return devices.CommandResult{
 			ID: command.ID, Ack: devices.Failed, Reason: reasonBusy,
-			Message: fmt.Sprintf("%d commands are under way: nothing was done, try again", commandsAtOnce),
+			Message: fmt.Sprintf("%d commands are in progress: nothing was written, try again", maxConcurrentCommands),
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, max(time.Until(command.Deadline), 0)+commandGrace)
@@ -127,18 +129,18 @@ func (c *commands) do(ctx context.Context, command devices.Command) devices.Comm
 	case err == nil:
 		return result
 	case errors.Is(err, devices.ErrUnknownDevice):
-		return devices.CommandResult{ID: command.ID, Ack: devices.Rejected, Reason: reasonUnknown, Message: "the site has no device " + command.Device.String()}
+		return devices.CommandResult{ID: command.ID, Ack: devices.Rejected, Reason: reasonUnknownDevice, Message: "the site has no device " + command.Device.String()}
 	default:
 		return devices.CommandResult{
-			ID: command.ID, Ack: devices.Failed, Reason: reasonNoWord,
-			Message: err.Error() + ": ask again with the same id to learn the outcome",
+			ID: command.ID, Ack: devices.Failed, Reason: reasonOutcomeUnknown,
+			Message: err.Error() + ": send the command again with the same id to learn the outcome",
 		}
 	}
 }
 
-// parseCommand reads the body of a request, strictly; the host judges what
-// it says. The command is for no device yet. On an error it has the id, if the body had a
-// usable one.
+// parseCommand decodes the body of a request and rejects unknown fields; the host validates
+// the properties. The command has no device yet. On an error it has the id if the body
+// contains a valid one.
 func parseCommand(body []byte, received time.Time) (devices.Command, error) {
 	var b struct {
 		ID         string            `json:"id"`
@@ -157,7 +159,7 @@ func parseCommand(body []byte, received time.Time) (devices.Command, error) {
 	if err := checkID(b.ID); err != nil {
 		return devices.Command{}, err
 	}
-	c := devices.Command{ID: b.ID, Method: b.Method, Properties: b.Properties, Deadline: received.Add(commandTime)}
+	c := devices.Command{ID: b.ID, Method: b.Method, Properties: b.Properties, Deadline: received.Add(defaultCommandTimeout)}
 	if len(b.Properties) == 0 {
 		return c, errors.New("properties is empty: nothing to write")
 	}
@@ -169,8 +171,8 @@ func parseCommand(body []byte, received time.Time) (devices.Command, error) {
 	if b.Deadline != nil {
 		c.Deadline = *b.Deadline
 	}
-	if c.Deadline.After(received.Add(commandTimeMax)) {
-		return c, fmt.Errorf("deadline %s is more than %s away", c.Deadline.Format(time.RFC3339), commandTimeMax)
+	if c.Deadline.After(received.Add(maxCommandTimeout)) {
+		return c, fmt.Errorf("deadline %s is more than %s away", c.Deadline.Format(time.RFC3339), maxCommandTimeout)
 	}
 	return c, nil
 }

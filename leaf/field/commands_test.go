@@ -58,7 +58,7 @@ func TestCommand(t *testing.T) {
 		{"pump", `{"id":"h","properties":{"setpoint":"5"},"deadline":"2999-01-01T00:00:00Z"}`, "rejected", reasonInvalid, "2999-01-01T00:00:00Z"},
 		{"pump", `{"id":"i","properties":{"setpoint":"5"},"deadline":"2001-01-01T00:00:00Z"}`, "expired", "", ""},
 		{"pump", ``, "rejected", reasonInvalid, "EOF"},
-		{"ghost", `{"id":"j","properties":{"setpoint":"5"}}`, "rejected", reasonUnknown, "default/ghost"},
+		{"ghost", `{"id":"j","properties":{"setpoint":"5"}}`, "rejected", reasonUnknownDevice, "default/ghost"},
 	} {
 		got := r.command(c.device, c.body)
 		if string(got.Ack) != c.ack || c.reason != "" && got.Reason != c.reason || !strings.Contains(got.Message, c.message) {
@@ -102,30 +102,30 @@ func TestCommand(t *testing.T) {
 func TestCommandsAtOnce(t *testing.T) { synctest.Test(t, commandsAllAtOnce) }
 
 func commandsAllAtOnce(t *testing.T) {
-	r := newRoster()
+	r := newDeviceIndex()
 	r.put("default", "pump", "plant-a-1")
-	entered := make(chan struct{}, commandsAtOnce)
+	entered := make(chan struct{}, maxConcurrentCommands)
 	slow := func(ctx context.Context, c devices.Command) (devices.CommandResult, error) {
 		entered <- struct{}{}
 		<-ctx.Done()
 		return devices.CommandResult{}, ctx.Err()
 	}
 	c := newCommands("plant-a", "plant-a-1", r, slow, zaptest.NewLogger(t))
-	results := make(chan devices.CommandResult, commandsAtOnce)
+	results := make(chan devices.CommandResult, maxConcurrentCommands)
 	deadline := time.Now().Add(500 * time.Millisecond)
-	for i := range commandsAtOnce {
+	for i := range maxConcurrentCommands {
 		go func() {
-			results <- c.do(t.Context(), devices.Command{ID: fmt.Sprint(i), Deadline: deadline})
+			results <- c.execute(t.Context(), devices.Command{ID: fmt.Sprint(i), Deadline: deadline})
 		}()
 	}
-	for range commandsAtOnce {
+	for range maxConcurrentCommands {
 		<-entered
 	}
-	if got := c.do(t.Context(), devices.Command{ID: "more", Deadline: deadline}); got.Reason != reasonBusy {
+	if got := c.execute(t.Context(), devices.Command{ID: "more", Deadline: deadline}); got.Reason != reasonBusy {
 		t.Errorf("one more: %+v, want %s", got, reasonBusy)
 	}
-	for range commandsAtOnce {
-		if got := <-results; got.Ack != devices.Failed || got.Reason != reasonNoWord || time.Since(deadline) > commandGrace+time.Second {
+	for range maxConcurrentCommands {
+		if got := <-results; got.Ack != devices.Failed || got.Reason != reasonOutcomeUnknown || time.Since(deadline) > commandGrace+time.Second {
 			t.Fatalf("%s after the deadline: %+v", time.Since(deadline), got)
 		}
 	}

@@ -12,13 +12,13 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// commitWait is how long a commit may take: flash memory may stall for seconds.
+// commitWait is the timeout of a commit: flash memory may stall for seconds.
 const commitWait = 5 * time.Second
 
-// commit stores msgs, of one stream and streams.MaxBatch at most, in one commit, and
-// returns when they are stored. A *streams.Refusal is the stream's own answer, or that no
-// stream takes the subject; after any other error, as when no answer comes within wait,
-// they may be stored or not.
+// commit stores msgs, at most streams.MaxBatch for the same stream, as one atomic batch, and
+// returns when they are stored. It returns a *streams.Refusal if the stream rejects them or
+// no stream has the subject. After any other error, such as no answer within wait, they may
+// be stored or not.
 func commit(ctx context.Context, nc *nats.Conn, msgs []*nats.Msg, wait time.Duration) error {
 	streams.MarkBatch(msgs)
 	last := msgs[len(msgs)-1]
@@ -29,10 +29,10 @@ func commit(ctx context.Context, nc *nats.Conn, msgs []*nats.Msg, wait time.Dura
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	defer cancelWhenLost(nc, cancel)()
+	defer cancelOnDisconnect(nc, cancel)()
 	reply, err := nc.RequestMsgWithContext(ctx, last)
 	if errors.Is(err, nats.ErrNoResponders) {
-		err = &streams.Refusal{Description: "no stream takes it"}
+		err = &streams.Refusal{Description: "no stream has this subject"}
 	}
 	var ack streams.Ack
 	if err == nil {
@@ -42,20 +42,20 @@ func commit(ctx context.Context, nc *nats.Conn, msgs []*nats.Msg, wait time.Dura
 	case err != nil:
 		return fmt.Errorf("store %s: %w", last.Subject, err)
 	case len(msgs) > 1 && ack.Count != len(msgs):
-		return fmt.Errorf("store %d messages up to %s: %d were counted", len(msgs), last.Subject, ack.Count)
+		return fmt.Errorf("store %d messages up to %s: the acknowledgement counts %d", len(msgs), last.Subject, ack.Count)
 	}
 	return nil
 }
 
-// cancelWhenLost calls cancel when the connection is lost, with which the
-// acknowledgement is lost too. The returned function ends the watch.
-func cancelWhenLost(nc *nats.Conn, cancel context.CancelFunc) func() {
-	lost := nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
+// cancelOnDisconnect calls cancel when the connection is lost, because the acknowledgement
+// is then lost too. The returned function stops watching the connection.
+func cancelOnDisconnect(nc *nats.Conn, cancel context.CancelFunc) func() {
+	status := nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
 	var watch sync.WaitGroup
 	watch.Go(func() {
-		if _, ok := <-lost; ok {
+		if _, ok := <-status; ok {
 			cancel()
 		}
 	})
-	return func() { nc.RemoveStatusListener(lost); watch.Wait() }
+	return func() { nc.RemoveStatusListener(status); watch.Wait() }
 }

@@ -75,7 +75,7 @@ func TestNoCommandAfterMemoryWasLost(t *testing.T) {
 	forgot.Store(time.Now().UnixNano())
 	f := New(Config{
 		Site: "plant-a", Node: "plant-a-1", JS: r.js, Log: zaptest.NewLogger(t),
-		Drivers: []devices.Driver{modbus.New(nil)}, Forgot: func() time.Time { return time.Unix(0, forgot.Load()) },
+		Drivers: []devices.Driver{modbus.New(nil)}, StateLostAt: func() time.Time { return time.Unix(0, forgot.Load()) },
 	})
 	ctx, cancel := context.WithCancel(r.ctx)
 	done := make(chan error, 1)
@@ -88,10 +88,10 @@ func TestNoCommandAfterMemoryWasLost(t *testing.T) {
 	}()
 	r.eventually("reported value", func() bool { return r.reported() == "7" })
 	got := r.command("pump", `{"id":"a","properties":{"setpoint":"21"}}`)
-	if got.Ack != devices.Failed || got.Reason != reasonForgotten {
+	if got.Ack != devices.Failed || got.Reason != reasonStateLost {
 		t.Errorf("command: %+v", got)
 	}
-	forgot.Add(-int64(commandTimeMax))
+	forgot.Add(-int64(maxCommandTimeout))
 	if got := r.command("pump", `{"id":"a","properties":{"setpoint":"21"}}`); got.Ack != devices.Applied {
 		t.Errorf("command: %+v", got)
 	}

@@ -28,39 +28,39 @@ const (
 	kindAudit  = "audit"
 )
 
-// largeReport is from where on a report is stored by itself, if need be in parts.
+// largeReport is the size above which a report is stored on its own, in parts if necessary.
 const largeReport = 64 << 10
 
-// sink stores what devices tell in the leaf's streams. Every method returns after
-// JetStream has stored it.
+// sink implements devices.Sink: it stores what devices report in the leaf's streams. Each of
+// the methods of devices.Sink returns after JetStream has stored the message.
 type sink struct {
-	node    string
-	js      jetstream.JetStream
-	records *recorder // to SITE_TELEMETRY
-	reports *recorder // to SITE_REPORTED
-	pusher  *push.Pusher
-	local   *mqtt.Bridge // nil: nobody follows over MQTT
+	node      string
+	js        jetstream.JetStream
+	telemetry *groupWriter // of SITE_TELEMETRY
+	reported  *groupWriter // of SITE_REPORTED
+	pusher    *push.Pusher
+	mqtt      *mqtt.Gateway // nil if MQTT is disabled
 }
 
-// follow makes pushers and MQTT follow a device as it now is, and tells what is wrong
-// with its push methods.
-func (s *sink) follow(d *v1beta1.Device) []devices.Problem {
-	if s.local != nil {
-		s.local.Apply(d)
+// setDevice tells the pushers and the MQTT gateway about a new or changed device. It returns
+// the problems of its push methods.
+func (s *sink) setDevice(d *v1beta1.Device) []devices.Problem {
+	if s.mqtt != nil {
+		s.mqtt.Apply(d)
 	}
 	return s.pusher.Apply(d)
 }
 
-func (s *sink) forget(namespace, name string) {
+func (s *sink) removeDevice(namespace, name string) {
 	s.pusher.Remove(namespace, name)
-	if s.local != nil {
-		s.local.Remove(namespace, name)
+	if s.mqtt != nil {
+		s.mqtt.Remove(namespace, name)
 	}
 }
 
 func (s *sink) Status(ctx context.Context, device devices.Ref, status *v1beta1.DeviceStatus) error {
-	if s.local != nil {
-		s.local.Status(device, status)
+	if s.mqtt != nil {
+		s.mqtt.Status(device, status)
 	}
 	return s.report(ctx, streams.OpPut, device.UID, streams.Ref{
 		Node: s.node, Group: v1beta1.GroupName, Resource: v1beta1.ResourceDeviceStatuses,
@@ -68,24 +68,24 @@ func (s *sink) Status(ctx context.Context, device devices.Ref, status *v1beta1.D
 	}, status)
 }
 
-// Samples stores a batch, and then offers it to those who follow.
+// Samples stores a batch, and then passes it to the pushers and the MQTT gateway.
 func (s *sink) Samples(ctx context.Context, b *devices.Samples) error {
-	if err := s.record(ctx, kindSample, b.Device, b.Epoch, b.Sequence, b); err != nil {
+	if err := s.storeRecord(ctx, kindSample, b.Device, b.Epoch, b.Sequence, b); err != nil {
 		return err
 	}
 	s.pusher.Offer(b)
-	if s.local != nil {
-		s.local.Samples(b)
+	if s.mqtt != nil {
+		s.mqtt.Samples(b)
 	}
 	return nil
 }
 
 func (s *sink) Audit(ctx context.Context, a *devices.Audit) error {
-	return s.record(ctx, kindAudit, a.Device, a.Epoch, a.Sequence, a)
+	return s.storeRecord(ctx, kindAudit, a.Device, a.Epoch, a.Sequence, a)
 }
 
-// Event reports a Kubernetes Event about the device. Its name follows from what it
-// says and when, so that a second attempt stores the same one.
+// Event reports a Kubernetes Event about the device. Its name is a digest of its content and
+// time, so that a second attempt stores the same Event.
 func (s *sink) Event(ctx context.Context, e *devices.Event) error {
 	at := metav1.NewTime(time.UnixMilli(e.Time))
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %s %s %d", e.Device.UID, e.Type, e.Reason, e.Message, e.Time))
@@ -117,22 +117,23 @@ func (s *sink) report(ctx context.Context, op streams.Op, uid string, ref stream
 		_, err = streams.Put(ctx, s.js, subject, m)
 		return err
 	}
-	return s.reports.store(ctx, &record{msg: m.Encode(subject)})
+	return s.reported.store(ctx, &record{msg: m.Encode(subject)})
 }
 
-// record stores one numbered record of a device. A record given twice is stored once.
-func (s *sink) record(ctx context.Context, kind string, d devices.Ref, epoch int64, seq uint64, content any) error {
+// storeRecord stores a numbered record of a device. A record that is given twice is stored
+// once.
+func (s *sink) storeRecord(ctx context.Context, kind string, d devices.Ref, epoch int64, seq uint64, content any) error {
 	body, err := json.Marshal(content)
 	if err != nil {
 		return fmt.Errorf("encode %s of device %s: %w", kind, d, err)
 	}
 	msg := nats.NewMsg(streams.LocalTelemetrySubject(kind, d.Namespace, d.Name))
 	msg.Data = body
-	return s.records.store(ctx, &record{msg: msg, epoch: epoch, sequence: seq})
+	return s.telemetry.store(ctx, &record{msg: msg, epoch: epoch, sequence: seq})
 }
 
-// numberOf reads epoch and sequence of a stored record; what is none has zeros.
-func numberOf(body []byte) (epoch int64, sequence uint64) {
+// recordNumber returns epoch and sequence of a stored record, zeros if body is not a record.
+func recordNumber(body []byte) (epoch int64, sequence uint64) {
 	var r struct {
 		Epoch    int64  `json:"epoch"`
 		Sequence uint64 `json:"sequence"`

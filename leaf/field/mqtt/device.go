@@ -7,11 +7,11 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// documentInterval is the shortest time between two documents of one device: changes
-// between them are told together.
+// documentInterval is the minimum time between two documents of one device. The changes
+// between them are published together.
 const documentInterval = time.Second
 
-// device is what was last told of a device.
+// device is the last published state of a device.
 type device struct {
 	namespace, name, description string
 
@@ -19,22 +19,23 @@ type device struct {
 	properties        []string // those of the Device
 	expected          map[string]*value
 	actual            map[string]devices.Sample
-	// told is what the last document had of the properties that changed since.
-	told   map[string]*twin
-	toldAt time.Time
+	// changed holds the properties that have changed since the last document, with the
+	// twins that the document had.
+	changed    map[string]*twin
+	documentAt time.Time
 }
 
 func newDevice(namespace, name string) *device {
-	return &device{namespace: namespace, name: name, actual: map[string]devices.Sample{}, told: map[string]*twin{}}
+	return &device{namespace: namespace, name: name, actual: map[string]devices.Sample{}, changed: map[string]*twin{}}
 }
 
-// apply takes the Device as it now is and tells whether something else is expected.
-func (d *device) apply(o *v1beta1.Device) (news bool) {
+// apply updates the device. It reports whether an expected value has changed.
+func (d *device) apply(o *v1beta1.Device) (expectedChanged bool) {
 	d.description = o.Annotations["kubernetes.io/description"]
 	expected := expectedOf(o)
 	for name, v := range expected {
 		was := d.expected[name]
-		news = news || was == nil || *was.Value != *v.Value
+		expectedChanged = expectedChanged || was == nil || *was.Value != *v.Value
 	}
 	d.expected = expected
 	d.properties = d.properties[:0]
@@ -46,13 +47,13 @@ func (d *device) apply(o *v1beta1.Device) (news bool) {
 	for name := range d.actual {
 		if !used[name] {
 			delete(d.actual, name)
-			delete(d.told, name)
+			delete(d.changed, name)
 		}
 	}
-	return news
+	return expectedChanged
 }
 
-// observe takes samples. A bad one leaves the last good value and its time.
+// observe updates the actual values. A bad sample keeps the last good value and its time.
 func (d *device) observe(b *devices.Samples) {
 	for _, s := range b.Samples {
 		was, known := d.actual[s.Property]
@@ -63,29 +64,29 @@ func (d *device) observe(b *devices.Samples) {
 			d.actual[s.Property] = s
 			continue
 		}
-		if _, pending := d.told[s.Property]; !pending {
-			d.told[s.Property] = d.twin(s.Property)
+		if _, pending := d.changed[s.Property]; !pending {
+			d.changed[s.Property] = d.twin(s.Property)
 		}
 		d.actual[s.Property] = s
 	}
 }
 
-// document is what has changed since the last one, nil when it is too early or nothing
-// has.
+// document returns the changes since the last document, nil if there are none or it is too
+// early.
 func (d *device) document(now time.Time) map[string]change {
-	if len(d.told) == 0 || now.Sub(d.toldAt) < documentInterval {
+	if len(d.changed) == 0 || now.Sub(d.documentAt) < documentInterval {
 		return nil
 	}
-	out := make(map[string]change, len(d.told))
-	for name, last := range d.told {
+	out := make(map[string]change, len(d.changed))
+	for name, last := range d.changed {
 		out[name] = change{Last: last, Current: d.twin(name)}
 	}
-	clear(d.told)
-	d.toldAt = now
+	clear(d.changed)
+	d.documentAt = now
 	return out
 }
 
-// twin is a copy that later changes leave alone; nil when nothing is known.
+// twin returns a copy of a property's twin, nil if the property has no value.
 func (d *device) twin(property string) *twin {
 	t := &twin{Expected: d.expected[property]}
 	if s, ok := d.actual[property]; ok {
@@ -101,7 +102,7 @@ func (d *device) twin(property string) *twin {
 	return t
 }
 
-// twins are those of all properties; one of which nothing is known is empty.
+// twins returns the twins of all properties. The twin of a property without a value is empty.
 func (d *device) twins() map[string]*twin {
 	all := make(map[string]*twin, len(d.properties))
 	for _, name := range d.properties {
@@ -112,7 +113,7 @@ func (d *device) twins() map[string]*twin {
 	return all
 }
 
-// delta is what is expected where the device is known to have something else.
+// delta returns the expected values that differ from the actual ones.
 func (d *device) delta() map[string]string {
 	out := map[string]string{}
 	for name, v := range d.expected {

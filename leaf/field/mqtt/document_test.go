@@ -41,8 +41,8 @@ func TestLastChangeIsTold(t *testing.T) {
 	nc := connect(t)
 	b := New(Config{
 		Node: "n", Conn: nc, Log: zaptest.NewLogger(t),
-		Command:   func(context.Context, devices.Command) devices.CommandResult { return devices.CommandResult{} },
-		Elsewhere: func(string, string) bool { return false },
+		Command:           func(context.Context, devices.Command) devices.CommandResult { return devices.CommandResult{} },
+		OperatedElsewhere: func(string, string) bool { return false },
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -96,7 +96,7 @@ func TestLastChangeIsTold(t *testing.T) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.late) != 0 {
-		t.Errorf("%d devices still wait", len(b.late))
+	if len(b.delayed) != 0 {
+		t.Errorf("%d devices still wait", len(b.delayed))
 	}
 }

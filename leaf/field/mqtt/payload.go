@@ -39,11 +39,11 @@ type (
 		header
 		Device deviceState `json:"device"`
 	}
-	memberMessage struct {
+	membershipMessage struct {
 		header
 		Devices []deviceState `json:"devices"`
 	}
-	memberNews struct {
+	membershipUpdate struct {
 		header
 		Added   []deviceState `json:"added_devices"`
 		Removed []deviceState `json:"removed_devices"`
@@ -79,7 +79,7 @@ type (
 	}
 )
 
-// The codes of failures, which are those of HTTP.
+// The error codes, which are those of HTTP.
 const (
 	badRequest  = 400
 	notFound    = 404
@@ -87,11 +87,11 @@ const (
 	serverError = 500
 )
 
-func answerTo(eventID string) header {
+func newHeader(eventID string) header {
 	return header{EventID: eventID, Timestamp: time.Now().UnixMilli()}
 }
 
-// readHeader reads the event_id of a request; an empty payload has none.
+// readHeader decodes the header of a request. An empty payload has an empty header.
 func readHeader(payload []byte) (header, error) {
 	var h header
 	if len(payload) == 0 {
@@ -103,15 +103,15 @@ func readHeader(payload []byte) (header, error) {
 	return h, nil
 }
 
-// readUpdate reads what an application wants to set. Only expected values can be set: the
-// actual ones come from the device.
+// readUpdate decodes the values that an application wants to set. Only expected values can be
+// set: the actual values come from the device.
 func readUpdate(payload []byte) (eventID string, properties map[string]string, err error) {
 	var m twinMessage
 	if err := json.Unmarshal(payload, &m); err != nil {
 		return "", nil, fmt.Errorf("read the payload: %w", err)
 	}
 	if m.EventID == "" {
-		return "", nil, errors.New("event_id is missing: what is set is set once for each")
+		return "", nil, errors.New("event_id is missing: a property is set once for each event_id")
 	}
 	if len(m.Twin) == 0 {
 		return m.EventID, nil, errors.New("twin is empty: nothing to set")
@@ -120,7 +120,7 @@ func readUpdate(payload []byte) (eventID string, properties map[string]string, e
 	for name, t := range m.Twin {
 		switch {
 		case t == nil:
-			return m.EventID, nil, fmt.Errorf("twin.%s is null: properties are those of the Device", name)
+			return m.EventID, nil, fmt.Errorf("twin.%s is null: an application cannot remove a property of the Device", name)
 		case t.Actual != nil:
 			return m.EventID, nil, fmt.Errorf("twin.%s.actual: actual values come from the device", name)
 		case t.Expected == nil || t.Expected.Value == nil:
@@ -131,7 +131,7 @@ func readUpdate(payload []byte) (eventID string, properties map[string]string, e
 	return m.EventID, properties, nil
 }
 
-// typeOf is KubeEdge's name of a value's type, empty for no value.
+// typeOf returns KubeEdge's name of a value's type, empty if there is no value.
 func typeOf(v devices.Value) string {
 	switch v.Kind() {
 	case devices.KindBool:
@@ -151,7 +151,7 @@ func typeOf(v devices.Value) string {
 	}
 }
 
-// expectedOf is what the Device wants of each property.
+// expectedOf returns the desired value of each property of the Device.
 func expectedOf(d *v1beta1.Device) map[string]*value {
 	all := map[string]*value{}
 	for _, p := range d.Spec.Properties {

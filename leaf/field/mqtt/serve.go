@@ -14,117 +14,118 @@ import (
 )
 
 const (
-	// updateTime is how long an update may take.
-	updateTime = 30 * time.Second
-	// waitingRequests are held for a moment of many; more of them are lost, as MQTT
-	// allows with QoS 0.
-	waitingRequests = 1024
+	// updateTimeout is the timeout of an update.
+	updateTimeout = 30 * time.Second
+	// maxPendingRequests bounds the requests that wait to be handled. Requests above it are
+	// dropped, as MQTT allows with QoS 0.
+	maxPendingRequests = 1024
 )
 
-// Run answers applications until ctx ends and every update has been answered.
-func (b *Bridge) Run(ctx context.Context) error {
-	requests := make(chan *nats.Msg, waitingRequests)
+// Run answers requests until ctx ends. It returns after all updates in progress have been
+// answered.
+func (g *Gateway) Run(ctx context.Context) error {
+	requests := make(chan *nats.Msg, maxPendingRequests)
 	var updates sync.WaitGroup
 	defer updates.Wait()
 	for _, subject := range []string{
 		devicePrefix + deviceWildcards + twinGet, devicePrefix + deviceWildcards + twinUpdate,
 		devicePrefix + deviceWildcards + stateGet, devicePrefix + deviceWildcards + stateUpdate,
-		nodeSubject(b.cfg.Node, membershipGet),
+		nodeSubject(g.cfg.Node, membershipGet),
 	} {
-		sub, err := b.cfg.Conn.ChanSubscribe(subject, requests)
+		sub, err := g.cfg.Conn.ChanSubscribe(subject, requests)
 		if err != nil {
 			return fmt.Errorf("subscribe %s: %w", subject, err)
 		}
 		defer func() {
 			if err := sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
-				b.cfg.Log.Warn("MQTT topics are still subscribed", zap.String("subject", subject), zap.Error(err))
+				g.cfg.Log.Warn("unsubscribe from MQTT topics", zap.String("subject", subject), zap.Error(err))
 			}
 		}()
 	}
-	var due <-chan time.Time // nil while no document waits
+	var documentsDue <-chan time.Time // nil if no document waits
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-b.waiting:
-			if due == nil {
-				due = b.documents()
+		case <-g.wake:
+			if documentsDue == nil {
+				documentsDue = g.documents()
 			}
-		case <-due:
-			due = b.documents()
+		case <-documentsDue:
+			documentsDue = g.documents()
 		case m := <-requests:
 			if _, _, what, _ := parseDevice(m.Subject); what == twinUpdate {
-				updates.Go(func() { b.update(ctx, m) })
+				updates.Go(func() { g.update(ctx, m) })
 				continue
 			}
-			b.serve(m)
+			g.serve(m)
 		}
 	}
 }
 
-// serve answers what needs no device.
-func (b *Bridge) serve(m *nats.Msg) {
+// serve answers a request that is not a command to a device.
+func (g *Gateway) serve(m *nats.Msg) {
 	h, err := readHeader(m.Data)
-	if m.Subject == nodeSubject(b.cfg.Node, membershipGet) {
-		result := nodeSubject(b.cfg.Node, membershipList)
+	if m.Subject == nodeSubject(g.cfg.Node, membershipGet) {
+		result := nodeSubject(g.cfg.Node, membershipList)
 		if err != nil {
-			b.publish(result, failure{answerTo(""), badRequest, err.Error()})
+			g.publish(result, failure{newHeader(""), badRequest, err.Error()})
 			return
 		}
-		b.publish(result, memberMessage{answerTo(h.EventID), b.members()})
+		g.publish(result, membershipMessage{newHeader(h.EventID), g.members()})
 		return
 	}
 	namespace, name, what, ok := parseDevice(m.Subject)
-	if !ok || b.cfg.Elsewhere(namespace, name) {
+	if !ok || g.cfg.OperatedElsewhere(namespace, name) {
 		return
 	}
 	result := deviceSubject(namespace, name, what+".result")
 	if err != nil {
-		b.publish(result, failure{answerTo(""), badRequest, err.Error()})
+		g.publish(result, failure{newHeader(""), badRequest, err.Error()})
 		return
 	}
-	b.mu.Lock()
-	d := b.devices[namespace+"/"+name]
+	g.mu.Lock()
+	d := g.devices[namespace+"/"+name]
 	var answer any
 	switch {
 	case d == nil:
-		answer = failure{answerTo(h.EventID), notFound, "the site has no device " + namespace + "/" + name}
+		answer = failure{newHeader(h.EventID), notFound, "the site has no device " + namespace + "/" + name}
 	case what == twinGet:
-		answer = twinMessage{answerTo(h.EventID), d.twins()}
+		answer = twinMessage{newHeader(h.EventID), d.twins()}
 	case what == stateGet:
-		answer = stateMessage{answerTo(h.EventID), d.describe()}
+		answer = stateMessage{newHeader(h.EventID), d.describe()}
 	default:
-		answer = failure{answerTo(h.EventID), badRequest, "the state is what the driver observes: it cannot be set"}
+		answer = failure{newHeader(h.EventID), badRequest, "the state is what the driver observes: it cannot be set"}
 	}
-	b.mu.Unlock()
-	b.publish(result, answer)
+	g.mu.Unlock()
+	g.publish(result, answer)
 }
 
-// update sets what an application expects, by a command whose id is the event_id, and
-// answers with the twins or with why not.
-func (b *Bridge) update(ctx context.Context, m *nats.Msg) {
+// update sets the expected values of a request by a command whose id is the event_id. It
+// answers with the twins or the error.
+func (g *Gateway) update(ctx context.Context, m *nats.Msg) {
 	namespace, name, _, _ := parseDevice(m.Subject)
-	if b.cfg.Elsewhere(namespace, name) {
+	if g.cfg.OperatedElsewhere(namespace, name) {
 		return
 	}
 	result := deviceSubject(namespace, name, twinResult)
 	eventID, properties, err := readUpdate(m.Data)
 	if err != nil {
-		b.publish(result, failure{answerTo(eventID), badRequest, err.Error()})
+		g.publish(result, failure{newHeader(eventID), badRequest, err.Error()})
 		return
 	}
-	b.mu.Lock()
-	known := b.devices[namespace+"/"+name] != nil
-	b.mu.Unlock()
+	g.mu.Lock()
+	known := g.devices[namespace+"/"+name] != nil
+	g.mu.Unlock()
 	if !known {
-		b.publish(result, failure{answerTo(eventID), notFound, "the site has no device " + namespace + "/" + name})
+		g.publish(result, failure{newHeader(eventID), notFound, "the site has no device " + namespace + "/" + name})
 		return
 	}
-	done := b.cfg.Command(ctx, devices.Command{
-		ID: eventID, Device: devices.Ref{Namespace: namespace, Name: name}, Properties: properties, Deadline: time.Now().Add(updateTime),
+	done := g.cfg.Command(ctx, devices.Command{
+		ID: eventID, Device: devices.Ref{Namespace: namespace, Name: name}, Properties: properties, Deadline: time.Now().Add(updateTimeout),
 	})
 	if code := codeOf(done.Ack); code != 0 {
-		b.publish(result, failure{answerTo(eventID), code, fmt.Sprintf("%s: %s: %s", done.Ack, done.Reason, done.Message)})
+		g.publish(result, failure{newHeader(eventID), code, fmt.Sprintf("%s: %s: %s", done.Ack, done.Reason, done.Message)})
 		return
 	}
 	twins := make(map[string]*twin, len(properties))
@@ -134,10 +135,10 @@ func (b *Bridge) update(ctx context.Context, m *nats.Msg) {
 		}
 		twins[property] = &twin{Actual: &value{Value: &text}}
 	}
-	b.publish(result, twinMessage{answerTo(eventID), twins})
+	g.publish(result, twinMessage{newHeader(eventID), twins})
 }
 
-// codeOf is the code of a command that was not applied, else 0.
+// codeOf returns the error code of a command that was not applied, 0 for one that was.
 func codeOf(a devices.Ack) int {
 	switch a {
 	case devices.Applied:

@@ -37,12 +37,12 @@ type plant struct {
 
 func startPlant(t *testing.T, js jetstream.JetStream, size int) *plant {
 	t.Helper()
-	return startPlantOn(t, newRecorder(js, streams.SiteTelemetry), size)
+	return startPlantOn(t, newGroupWriter(js, streams.SiteTelemetry), size)
 }
 
-func startPlantOn(t *testing.T, records *recorder, size int) *plant {
+func startPlantOn(t *testing.T, records *groupWriter, size int) *plant {
 	t.Helper()
-	p := &plant{sink: &sink{node: "plant-a-1", js: records.js, records: records, pusher: push.New(push.Config{})}, stored: make([]atomic.Uint64, size)}
+	p := &plant{sink: &sink{node: "plant-a-1", js: records.js, telemetry: records, pusher: push.New(push.Config{})}, stored: make([]atomic.Uint64, size)}
 	recording, stop := context.WithCancel(context.Background())
 	p.ended.Go(func() { records.run(recording) })
 	ctx, cancel := context.WithCancel(context.Background())
@@ -115,7 +115,7 @@ func (p *plant) verify(t *testing.T, js jetstream.JetStream) {
 		if _, err := fmt.Sscanf(m.Subject(), "local.telemetry.sample.default.press-%d", &device); err != nil {
 			t.Fatalf("subject %q: %v", m.Subject(), err)
 		}
-		_, sequence := numberOf(m.Data())
+		_, sequence := recordNumber(m.Data())
 		if sequence != found[device]+1 {
 			t.Fatalf("device %d: sequence %d follows %d", device, sequence, found[device])
 		}
@@ -155,7 +155,7 @@ func TestRecordsAreStoredOnceWhateverIsCut(t *testing.T) {
 	}
 	p.end()
 	p.verify(t, inside)
-	t.Logf("%d records in %d commits, %d refused attempts", p.total(), p.sink.records.counts.commits.Load(), p.failures.Load())
+	t.Logf("%d records in %d commits, %d refused attempts", p.total(), p.sink.telemetry.counts.commits.Load(), p.failures.Load())
 }
 
 // TestRefusedRecordsWait makes the stream refuse what is beyond a limit: the devices
@@ -206,7 +206,7 @@ func TestOneRecordDoesNotHoldUpOthers(t *testing.T) {
 	large := &nats.Msg{Subject: streams.LocalTelemetrySubject(kindSample, "default", "large"), Header: nats.Header{}, Data: make([]byte, 5000)}
 	for range 20 {
 		before := p.total()
-		if err := p.sink.records.store(t.Context(), &record{msg: large, epoch: 7, sequence: 1}); !errors.As(err, new(*streams.Refusal)) {
+		if err := p.sink.telemetry.store(t.Context(), &record{msg: large, epoch: 7, sequence: 1}); !errors.As(err, new(*streams.Refusal)) {
 			t.Fatalf("a record beyond the limit: %v, want a refusal", err)
 		}
 		eventually(t, "others", func() bool { return p.total() > before })
@@ -248,7 +248,7 @@ func TestFullDisk(t *testing.T) {
 	s := startServer(t, conf)
 	s.streams(t, streams.LeafLimits{TelemetryBytes: 256 << 20})
 	outside := s.connect(t, fmt.Sprintf("nats://127.0.0.1:%d", s.port), nats.ReconnectBufSize(-1))
-	records := newRecorder(outside, streams.SiteTelemetry)
+	records := newGroupWriter(outside, streams.SiteTelemetry)
 	records.wait = time.Second // it passes twice: no answer comes from a stream that could not write
 	p := startPlantOn(t, records, 20)
 	// A stream that could not write answers nobody until its server is started again.
@@ -274,7 +274,7 @@ func TestALoneRecordIsOneMessage(t *testing.T) {
 	eventually(t, "records", func() bool { return p.total() > 20 })
 	p.end()
 	p.verify(t, js)
-	if c := &p.sink.records.counts; c.commits.Load() != c.records.Load() {
+	if c := &p.sink.telemetry.counts; c.commits.Load() != c.records.Load() {
 		t.Errorf("%d commits for %d records of one device", c.commits.Load(), c.records.Load())
 	}
 	stream, err := js.Stream(t.Context(), streams.SiteTelemetry)
@@ -307,14 +307,14 @@ func TestStatusesShareCommits(t *testing.T) {
 		if stream, err = js.UpdateStream(t.Context(), cfg); err != nil {
 			t.Fatal(err)
 		}
-		reports := newRecorder(js, streams.SiteReported)
+		reports := newGroupWriter(js, streams.SiteReported)
 		if err := reports.open(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		ctx, stop := context.WithCancel(t.Context())
 		var running, reporting sync.WaitGroup
 		running.Go(func() { reports.run(ctx) })
-		out := &sink{node: "plant-a-1", js: js, reports: reports}
+		out := &sink{node: "plant-a-1", js: js, reported: reports}
 		const size, rounds = 50, 20
 		for d := range size {
 			reporting.Go(func() {
