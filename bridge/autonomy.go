@@ -51,7 +51,7 @@ func (a *autonomy) run(ctx context.Context) {
 	})
 	wg.Go(func() {
 		for k, down := a.queue.Get(); !down; k, down = a.queue.Get() {
-			if err := a.tolerate(ctx, k); err == nil {
+			if err := a.setTolerations(ctx, k); err == nil {
 				a.queue.Forget(k)
 				a.outage.report(nil)
 			} else if ctx.Err() == nil {
@@ -64,7 +64,7 @@ func (a *autonomy) run(ctx context.Context) {
 	wg.Wait()
 }
 
-func (a *autonomy) tolerate(ctx context.Context, k objectKey) error {
+func (a *autonomy) setTolerations(ctx context.Context, k objectKey) error {
 	o := a.watch.get(k)
 	if o == nil {
 		return nil
@@ -74,7 +74,7 @@ func (a *autonomy) tolerate(ctx context.Context, k objectKey) error {
 		return nil
 	}
 	var pod corev1.Pod
-	if err := typed(o, &pod); err != nil {
+	if err := fromUnstructured(o, &pod); err != nil {
 		return err
 	}
 	seconds, err := autonomySeconds(pod.Annotations, node.GetAnnotations())

@@ -16,8 +16,8 @@ import (
 // A site's requests take a bounded place in the queue, and leave room for the others'.
 func TestRequestsAreBounded(t *testing.T) {
 	t.Parallel()
-	l := &lane{handler: &handler{perSite: 3}, queue: make(chan request, 5), waiting: map[string]int{}}
-	enter := func(site string) bool { return l.enter(request{site, &nats.Msg{}}) }
+	l := &verbQueue{handler: &handler{perSite: 3}, queue: make(chan request, 5), waiting: map[string]int{}}
+	enter := func(site string) bool { return l.add(request{site, &nats.Msg{}}) }
 	for i := range 5 {
 		if got, want := enter("greedy"), i < 3; got != want {
 			t.Errorf("request %d of a greedy site: %v, want %v", i, got, want)
@@ -29,12 +29,12 @@ func TestRequestsAreBounded(t *testing.T) {
 	if enter("fourth") {
 		t.Error("the queue is not bounded")
 	}
-	l.leave((<-l.queue).site)
+	l.done((<-l.queue).site)
 	if !enter("greedy") || len(l.waiting) != 3 {
 		t.Errorf("after an answer: waiting %v", l.waiting)
 	}
 	for range 5 {
-		l.leave((<-l.queue).site)
+		l.done((<-l.queue).site)
 	}
 	if len(l.waiting) != 0 {
 		t.Errorf("sites that wait for nothing are remembered: %v", l.waiting)
@@ -49,24 +49,24 @@ func TestWaitingReportsAreCounted(t *testing.T) {
 	k := func(name string) reportKey {
 		return reportKey{"plant-a", streams.Ref{Node: "n", Resource: "pods", Namespace: "d", Name: name}}
 	}
-	r.put(k("a"), &report{seq: 1, fresh: true})
-	r.put(k("a"), &report{seq: 2, fresh: true})
-	r.put(k("b"), &report{seq: 3, fresh: true})
+	r.put(k("a"), &report{seq: 1, pending: true})
+	r.put(k("a"), &report{seq: 2, pending: true})
+	r.put(k("b"), &report{seq: 3, pending: true})
 	r.put(k("old"), &report{seq: 4})
 	if n := maxWaiting - r.room("plant-a"); n != 2 {
 		t.Errorf("%d wait, want 2", n)
 	}
-	r.park(k("a"), 1)
-	r.park(k("a"), 2)
-	r.park(k("a"), 2)
-	r.settle(k("b"), 3, true)
+	r.waitForNode(k("a"), 1)
+	r.waitForNode(k("a"), 2)
+	r.waitForNode(k("a"), 2)
+	r.resolve(k("b"), 3, true)
 	if n := maxWaiting - r.room("plant-a"); n != 0 || len(r.waiting) != 0 {
 		t.Errorf("%d wait, want none: %v", n, r.waiting)
 	}
-	if !r.knows(k("a"), 2) || r.knows(k("a"), 3) || r.knows(k("b"), 3) {
+	if !r.has(k("a"), 2) || r.has(k("a"), 3) || r.has(k("b"), 3) {
 		t.Error("what is held is not what is known")
 	}
-	r.put(k("a"), &report{seq: 5, fresh: true})
+	r.put(k("a"), &report{seq: 5, pending: true})
 	if n := maxWaiting - r.room("plant-a"); n != 1 {
 		t.Errorf("%d wait after a parked report was replaced, want 1", n)
 	}
@@ -74,16 +74,16 @@ func TestWaitingReportsAreCounted(t *testing.T) {
 
 func TestPresenceIsBounded(t *testing.T) {
 	t.Parallel()
-	p, at := newPresence(), time.Unix(1_000_000, 0)
+	p, at := newLiveness(), time.Unix(1_000_000, 0)
 	for i := range 20 {
 		b := streams.Presence{Time: at}
 		for j := range 500 {
 			b.Nodes = append(b.Nodes, streams.NodePresence{Name: strings.Repeat("x", i) + string(rune('a'+j)), Renewed: at})
 		}
-		p.beat("plant-a", b, at)
+		p.heartbeat("plant-a", b, at)
 		p.report("plant-a", strings.Repeat("y", i+1), at, at)
 	}
-	if n := len(p.sites["plant-a"].nodes); n != maxSiteNodes {
+	if n := len(p.sites["plant-a"].nodeLastSeen); n != maxSiteNodes {
 		t.Errorf("%d nodes are known, want %d", n, maxSiteNodes)
 	}
 }
@@ -103,7 +103,7 @@ func FuzzPresence(f *testing.F) {
 		if len(b.Nodes) > maxSiteNodes+16 || len(b.Degraded) > maxDegraded {
 			t.Fatalf("%d bytes became %d nodes", len(data), len(b.Nodes))
 		}
-		newPresence().beat("s", b, time.Unix(1, 0))
+		newLiveness().heartbeat("s", b, time.Unix(1, 0))
 	})
 }
 

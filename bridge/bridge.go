@@ -71,7 +71,7 @@ func (b *Bridge) compete(ctx context.Context) error {
 	}
 	log := b.log.With(zap.String("identity", b.cfg.LeaderElection.Identity))
 	for ctx.Err() == nil {
-		err := campaign(ctx, b.cfg.LeaderElection, clients.election, b.fence, log, func(ctx context.Context, transitions uint64) {
+		err := runElection(ctx, b.cfg.LeaderElection, clients.election, b.fence, log, func(ctx context.Context, transitions uint64) {
 			b.lead(ctx, clients, nc, transitions)
 		})
 		if err != nil {
@@ -95,7 +95,7 @@ func closeHub(nc *nats.Conn) {
 
 // awaitAPI returns when the API server answers, or with ctx's error.
 func (b *Bridge) awaitAPI(ctx context.Context, c *clients) error {
-	out := b.metrics.watching(newOutage(b.log, "API server"))
+	out := b.metrics.trackOutage(newOutage(b.log, "API server"))
 	for n := 0; ; n++ {
 		err := c.own.CoreV1().RESTClient().Get().AbsPath("/version").Do(ctx).Error()
 		if ctx.Err() != nil {
@@ -105,7 +105,7 @@ func (b *Bridge) awaitAPI(ctx context.Context, c *clients) error {
 		if err == nil {
 			return nil
 		}
-		if !pause(ctx, backoff(n)) {
+		if !sleep(ctx, backoff(n)) {
 			return ctx.Err()
 		}
 	}
@@ -114,15 +114,15 @@ func (b *Bridge) awaitAPI(ctx context.Context, c *clients) error {
 // lead acts until ctx ends or another bridge leads. What fails as a whole, such as a hub
 // whose streams were replaced, is started again with what the streams hold then.
 func (b *Bridge) lead(ctx context.Context, c *clients, nc *nats.Conn, transitions uint64) {
-	defer b.metrics.leading()()
-	out := b.metrics.watching(newOutage(b.log, "hub and API server"))
+	defer b.metrics.startLeading()()
+	out := b.metrics.trackOutage(newOutage(b.log, "hub and API server"))
 	for n := 0; ctx.Err() == nil; n++ {
 		started := time.Now()
-		err := b.act(ctx, c, nc, transitions, func() {
+		err := b.runComponents(ctx, c, nc, transitions, func() {
 			out.report(nil)
-			b.metrics.acting(b.fence.current())
+			b.metrics.acting(b.fence.currentTerm())
 		})
-		b.metrics.idle()
+		b.metrics.stopped()
 		if ctx.Err() != nil {
 			return
 		}
@@ -134,7 +134,7 @@ func (b *Bridge) lead(ctx context.Context, c *clients, nc *nats.Conn, transition
 		if errors.Is(err, errHubReplaced) || errors.Is(err, errEpoch) || time.Since(started) > time.Minute {
 			n = 0
 		}
-		if !pause(ctx, backoff(n)) {
+		if !sleep(ctx, backoff(n)) {
 			return
 		}
 	}
@@ -142,28 +142,28 @@ func (b *Bridge) lead(ctx context.Context, c *clients, nc *nats.Conn, transition
 
 // act runs all parts until ctx ends or one of them fails. ready is called when they
 // run.
-func (b *Bridge) act(ctx context.Context, c *clients, nc *nats.Conn, transitions uint64, ready func()) error {
+func (b *Bridge) runComponents(ctx context.Context, c *clients, nc *nats.Conn, transitions uint64, ready func()) error {
 	hub, err := openHub(ctx, nc, streams.HubLimits{
 		MaxSites: b.cfg.Limits.MaxSites, TelemetryBytes: b.cfg.Limits.TelemetryBytes, Replicas: b.cfg.NATS.Replicas,
 	})
 	if err != nil {
 		return err
 	}
-	was, seen, err := recoverPublished(ctx, hub)
+	was, seen, err := loadDesired(ctx, hub)
 	if err != nil {
 		return err
 	}
-	p, err := b.assemble(hub, c)
+	p, err := b.newComponents(hub, c)
 	if err != nil {
 		return err
 	}
 	defer p.close()
-	p.foreign.seen = seen
+	p.externalWrites.lastSeq = seen
 	renewed, err := p.storage.begin(ctx, transitions, was)
 	if err != nil {
 		return err
 	}
-	p.epoch, p.term = p.storage.record.name(), b.fence.current()
+	p.epoch, p.term = p.storage.record.name(), b.fence.currentTerm()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return b.fence.watch(ctx) })
 	g.Go(func() error { return p.storage.run(ctx) })
@@ -178,11 +178,11 @@ func (b *Bridge) act(ctx context.Context, c *clients, nc *nats.Conn, transitions
 			return nil
 		case <-synced:
 		}
-		p.publish.start(hub, p.epoch, was)
-		if err := p.intake.recover(ctx); err != nil {
+		p.publish.load(hub, p.epoch, was)
+		if err := p.consumer.recoverReports(ctx); err != nil {
 			return err
 		}
-		p.adoptSites(renewed)
+		p.restoreSites(renewed)
 		ready()
 		p.start(ctx, g, nc, b.cfg.Limits.Workers)
 		return nil
@@ -191,104 +191,104 @@ func (b *Bridge) act(ctx context.Context, c *clients, nc *nats.Conn, transitions
 }
 
 // parts are what a leading bridge consists of.
-type parts struct {
+type components struct {
 	log        *zap.Logger
 	watch      *watch
 	publish    *publisher
-	presence   *presence
-	heartbeats *heartbeats
-	survey     *survey
+	liveness   *liveness
+	heartbeats *heartbeatConsumer
+	sites      *siteController
 	reports    *reports
-	intake     *intake
+	consumer   *reportConsumer
 	writeback  *writeback
 	autonomy   *autonomy
-	repairs    *repairs
+	syncStates *syncStates
 	backlogs   *backlogs
-	repairParts
+	consistencyParts
 	// epoch names the API server's storage, term this bridge's time of leading.
 	epoch string
 	term  uint64
 }
 
 // assemble makes the parts and joins them; nothing runs yet.
-func (b *Bridge) assemble(h *hub, c *clients) (*parts, error) {
-	outageOf := func(what string) *outage { return b.metrics.watching(newOutage(b.log, what)) }
-	p := &parts{log: b.log, presence: newPresence(), reports: newReports(), repairs: newRepairs()}
+func (b *Bridge) newComponents(h *hub, c *clients) (*components, error) {
+	outageOf := func(what string) *outage { return b.metrics.trackOutage(newOutage(b.log, what)) }
+	p := &components{log: b.log, liveness: newLiveness(), reports: newReports(), syncStates: newSyncStates()}
 	deleted := newDeletedNodes()
-	w, err := newWatch(c.dynamic, outageOf("watch the API server"), p.changed, deleted.put)
+	w, err := newWatch(c.dynamic, outageOf("watch the API server"), p.objectChanged, deleted.add)
 	if err != nil {
 		return nil, err
 	}
 	p.watch = w
 	p.publish = newPublisher(w, b.fence, &b.count, b.metrics, b.log)
 	queue := newQueue[reportKey](b.metrics, "writeback", writeRetry)
-	p.intake = newIntake(h, p.reports, p.publish, p.presence, queue, newQueue[string](b.metrics, "reports", writeRetry), b.log)
-	p.intake.count, p.intake.metrics, p.intake.workers = &b.count, b.metrics.sites, b.cfg.Limits.Workers
-	p.intake.expiry = reportExpiry(timingFor(b.cfg.LeaderElection.LeaseDuration.Duration).lease)
+	p.consumer = newReportConsumer(h, p.reports, p.publish, p.liveness, queue, newQueue[string](b.metrics, "reports", writeRetry), b.log)
+	p.consumer.count, p.consumer.metrics, p.consumer.workers = &b.count, b.metrics.sites, b.cfg.Limits.Workers
+	p.consumer.expiry = reportExpiry(timingFor(b.cfg.LeaderElection.LeaseDuration.Duration).lease)
 	p.writeback = &writeback{
-		clients: c, watch: w, publish: p.publish, presence: p.presence, reports: p.reports, intake: p.intake,
+		clients: c, watch: w, publish: p.publish, liveness: p.liveness, reports: p.reports, consumer: p.consumer,
 		log: b.log, count: &b.count, queue: queue, outage: outageOf("write back to the API server"), now: time.Now, deleted: deleted,
 	}
-	p.intake.woke, p.intake.changed = p.writeback.woke, p.siteChanged
-	p.intake.present, p.intake.concerns = p.present, p.writeback.concerns
+	p.consumer.onNodesAlive, p.consumer.onSiteChanged = p.writeback.nodesAlive, p.siteChanged
+	p.consumer.objectExists, p.consumer.ownsObject = p.objectExists, p.writeback.ownsObject
 	p.autonomy = &autonomy{
 		clients: c, watch: w, publish: p.publish, log: b.log, outage: outageOf("set tolerations"),
 		queue: newQueue[objectKey](b.metrics, "autonomy", writeRetry),
 	}
-	p.heartbeats = &heartbeats{
-		clients: c, watch: w, publish: p.publish, presence: p.presence, log: b.log, count: &b.count, outage: outageOf("renew node leases"),
-		queue: newQueue[string](b.metrics, "leases", writeRetry), boots: newBoots(), renew: map[string][]string{}, versions: map[string]string{},
-		woke: p.writeback.woke, changed: p.siteChanged,
+	p.heartbeats = &heartbeatConsumer{
+		clients: c, watch: w, publish: p.publish, liveness: p.liveness, log: b.log, count: &b.count, outage: outageOf("renew node leases"),
+		queue: newQueue[string](b.metrics, "leases", writeRetry), duplicates: newDuplicateDetector(), renew: map[string][]string{}, versions: map[string]string{},
+		onNodesAlive: p.writeback.nodesAlive, onSiteChanged: p.siteChanged,
 	}
-	p.survey = &survey{
-		hub: h, clients: c, watch: w, publish: p.publish, presence: p.presence, repairs: p.repairs, boots: p.heartbeats.boots,
+	p.sites = &siteController{
+		hub: h, clients: c, watch: w, publish: p.publish, liveness: p.liveness, syncStates: p.syncStates, duplicates: p.heartbeats.duplicates,
 		events:  newSiteEvents(c.own, b.cfg.LeaderElection.Identity, b.log),
 		metrics: b.metrics.sites, count: &b.count, log: b.log, outage: outageOf("positions of the sites"),
-		leading: func() (string, uint64) { return p.epoch, p.term },
-		poke:    make(chan struct{}, 1), ensured: map[string]bool{}, written: map[string]siteWrite{},
+		leadership: func() (string, uint64) { return p.epoch, p.term },
+		triggered:  make(chan struct{}, 1), ensured: map[string]bool{}, written: map[string]siteWrite{},
 	}
 	p.backlogs = &backlogs{
 		hub: h, client: c.dynamic, publish: p.publish, outage: outageOf("answer backlogs"), queue: newQueue[string](b.metrics, "backlogs", writeRetry),
 	}
-	p.repairs.changed = func(site string) {
-		b.metrics.repaired(site, p.repairs.of(site))
-		p.survey.now()
+	p.syncStates.onChange = func(site string) {
+		b.metrics.syncStateChanged(site, p.syncStates.get(site))
+		p.sites.trigger()
 	}
-	b.assembleRepair(p, h, c, outageOf)
+	b.newConsistencyParts(p, h, c, outageOf)
 	return p, nil
 }
 
 // changed hands an object that changed to the parts that care. It runs on the watch's
 // goroutines and only enqueues.
-func (p *parts) changed(k objectKey) {
-	if p.returns(k) {
-		p.publish.objects.AddAfter(k, nodeReturn)
+func (p *components) objectChanged(k objectKey) {
+	if p.awaitsReregistration(k) {
+		p.publish.objects.AddAfter(k, nodeReturnGrace)
 	} else {
-		p.publish.changed(k)
+		p.publish.enqueue(k)
 	}
 	p.autonomy.changed(k)
-	p.writeback.changed(k)
+	p.writeback.objectChanged(k)
 	switch {
 	case k.Group == siteGroup:
-		p.survey.now()
-		p.resync.changed(k.Name)
+		p.sites.trigger()
+		p.resync.annotationChanged(k.Name)
 	case k.Group == "" && k.Resource == "nodes":
-		p.survey.now()
-		p.writeback.changed(csiNodeKey(k.Name))
+		p.sites.trigger()
+		p.writeback.objectChanged(csiNodeKey(k.Name))
 		if p.watch.get(k) == nil {
 			p.writeback.clients.forget(k.Name)
 			p.heartbeats.setVersion(k.Name, "")
 		}
 	case k.Group == deviceGroup && k.Resource == "devices":
 		// A report that came before its device is held against it now.
-		p.writeback.changed(objectKey{Group: deviceGroup, Resource: "devicestatuses", Namespace: k.Namespace, Name: k.Name})
+		p.writeback.objectChanged(objectKey{Group: deviceGroup, Resource: "devicestatuses", Namespace: k.Namespace, Name: k.Name})
 	}
 }
 
 // returns reports whether an object is a node that was deleted and is about to be registered
 // again, because it is heard. Its site is not told meanwhile that it has no such node, nor
 // pods.
-func (p *parts) returns(k objectKey) bool {
+func (p *components) awaitsReregistration(k objectKey) bool {
 	if k.Group != "" || k.Resource != "nodes" || p.watch.get(k) != nil {
 		return false
 	}
@@ -296,58 +296,58 @@ func (p *parts) returns(k objectKey) bool {
 	if site == "" || !p.publish.siteExists(site) {
 		return false
 	}
-	return len(p.reports.about(k)) > 0 && p.writeback.heard(reportKey{site, k.ref(k.Name)})
+	return len(p.reports.ofObject(k)) > 0 && p.writeback.nodeOfReportAlive(reportKey{site, k.ref(k.Name)})
 }
 
 // siteChanged is told when a site was connected or disconnected: its nodes, its devices
 // and its Site say so.
-func (p *parts) siteChanged(site string) {
+func (p *components) siteChanged(site string) {
 	for _, k := range p.reports.ofSite(site) {
 		switch {
 		case k.ref.Group == "" && k.ref.Resource == "nodes", k.ref.Group == deviceGroup && k.ref.Resource == "devicestatuses":
 			p.writeback.queue.Add(k)
 		}
 	}
-	p.survey.now()
+	p.sites.trigger()
 }
 
 // present says whether the object that a report is about is in the API.
-func (p *parts) present(k reportKey) bool { return p.watch.get(subjectOf(k)) != nil }
+func (p *components) objectExists(k reportKey) bool { return p.watch.get(objectOf(k)) != nil }
 
 // adoptSites takes over what an earlier bridge knew of the sites. In a renewed epoch each
 // is to compare what it has when it has got everything anew.
-func (p *parts) adoptSites(renewed bool) {
+func (p *components) restoreSites(renewed bool) {
 	now := time.Now()
-	for site := range p.publish.siteNodes() {
+	for site := range p.publish.nodesBySite() {
 		if renewed {
-			p.resync.check(site)
+			p.resync.compareWhenCaughtUp(site)
 		}
 		if o := p.watch.get(objectKey{Group: siteGroup, Resource: "sites", Name: site}); o != nil {
 			connected, since := siteStatusOf(o)
-			p.presence.adopt(site, connected, since, now)
+			p.liveness.restore(site, connected, since, now)
 		}
 	}
 }
 
 // close ends the queues, also of parts that were never started.
-func (p *parts) close() {
+func (p *components) close() {
 	p.publish.objects.ShutDown()
 	p.publish.queue.ShutDown()
 	p.writeback.queue.ShutDown()
-	p.intake.sites.ShutDown()
+	p.consumer.sites.ShutDown()
 	p.autonomy.queue.ShutDown()
 	p.heartbeats.queue.ShutDown()
 	p.backlogs.queue.ShutDown()
 }
 
 // start runs the parts in g until ctx ends.
-func (p *parts) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn, workers int) {
+func (p *components) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn, workers int) {
 	g.Go(func() error { p.publish.run(ctx, workers); return nil })
 	g.Go(func() error { p.writeback.run(ctx, workers); return nil })
 	g.Go(func() error { p.autonomy.run(ctx); return nil })
 	g.Go(func() error { return p.heartbeats.run(ctx, nc, workers) })
-	g.Go(func() error { return p.survey.run(ctx) })
+	g.Go(func() error { return p.sites.run(ctx) })
 	g.Go(func() error { return p.backlogs.run(ctx) })
-	g.Go(func() error { return p.intake.run(ctx) })
-	p.repairParts.start(ctx, g, nc)
+	g.Go(func() error { return p.consumer.run(ctx) })
+	p.consistencyParts.start(ctx, g, nc)
 }

@@ -15,8 +15,8 @@ type keySet map[objectKey]struct{}
 // set and remove say which sites a change concerns, recompute costs the size of one
 // site.
 type closure struct {
-	sites map[string]bool
-	facts map[objectKey]facts
+	sites        map[string]bool
+	dependencies map[objectKey]dependencies
 
 	members     map[string]keySet // site → its nodes
 	bound       map[string]keySet // node → its pods and devices
@@ -31,7 +31,7 @@ type closure struct {
 
 func newClosure() *closure {
 	return &closure{
-		sites: map[string]bool{}, facts: map[objectKey]facts{},
+		sites: map[string]bool{}, dependencies: map[objectKey]dependencies{},
 		members: map[string]keySet{}, bound: map[string]keySet{}, inNamespace: map[string]keySet{}, everywhere: keySet{},
 		wanted: map[string]map[objectKey]string{}, wantedBy: map[objectKey]map[string]struct{}{},
 	}
@@ -39,29 +39,29 @@ func newClosure() *closure {
 
 // set takes in an object that exists and returns the sites whose needs it may have
 // changed, which is none for a change of content alone.
-func (c *closure) set(k objectKey, f facts) []string {
-	old, known := c.facts[k]
+func (c *closure) set(k objectKey, f dependencies) []string {
+	old, known := c.dependencies[k]
 	if known && old.equal(f) {
 		return nil
 	}
-	concerned := c.concerns(k)
+	affected := c.affectedSites(k)
 	c.unlink(k)
-	c.facts[k] = f
+	c.dependencies[k] = f
 	c.link(k, f)
-	maps.Copy(concerned, c.concerns(k))
-	return slices.Sorted(maps.Keys(concerned))
+	maps.Copy(affected, c.affectedSites(k))
+	return slices.Sorted(maps.Keys(affected))
 }
 
 // remove takes away an object that no longer exists and returns the sites whose needs
 // it may have changed.
 func (c *closure) remove(k objectKey) []string {
-	if _, known := c.facts[k]; !known {
+	if _, known := c.dependencies[k]; !known {
 		return nil
 	}
-	concerned := c.concerns(k)
+	affected := c.affectedSites(k)
 	c.unlink(k)
-	delete(c.facts, k)
-	return slices.Sorted(maps.Keys(concerned))
+	delete(c.dependencies, k)
+	return slices.Sorted(maps.Keys(affected))
 }
 
 // sitesWanting are the sites that needed the object when they were last recomputed.
@@ -79,7 +79,7 @@ func (c *closure) node(site string, k objectKey) (string, bool) {
 // siteOf is the site that a node belongs to, empty when the node is not known or not of
 // a site.
 func (c *closure) siteOf(node string) string {
-	return c.facts[coreKey("nodes", "", node)].Site
+	return c.dependencies[coreKey("nodes", "", node)].Site
 }
 
 // nodes are the names of a site's nodes.
@@ -143,7 +143,7 @@ func (c *closure) visit(now map[objectKey]string, k objectKey, node string) {
 		return
 	}
 	now[k] = node
-	for _, r := range c.facts[k].Refs {
+	for _, r := range c.dependencies[k].Refs {
 		c.visit(now, r, "")
 	}
 	if k.Group == "" && k.Resource == "namespaces" {
@@ -154,10 +154,10 @@ func (c *closure) visit(now map[objectKey]string, k objectKey, node string) {
 }
 
 // concerns are the sites whose needs depend on the object as it is linked now.
-func (c *closure) concerns(k objectKey) map[string]struct{} {
+func (c *closure) affectedSites(k objectKey) map[string]struct{} {
 	out := map[string]struct{}{}
 	add := func(sites map[string]struct{}) { maps.Copy(out, sites) }
-	f := c.facts[k]
+	f := c.dependencies[k]
 	switch {
 	case k.Resource == "sites", k.Resource == "nodes":
 		if f.Site != "" {
@@ -170,7 +170,7 @@ func (c *closure) concerns(k objectKey) map[string]struct{} {
 	case k.Resource == "services", k.Resource == "endpointslices":
 		add(c.wantedBy[coreKey("namespaces", "", k.Namespace)])
 	}
-	if ubiquitous(k) {
+	if neededEverywhere(k) {
 		for s := range c.wanted {
 			out[s] = struct{}{}
 		}
@@ -181,24 +181,24 @@ func (c *closure) concerns(k objectKey) map[string]struct{} {
 	return out
 }
 
-func (c *closure) link(k objectKey, f facts) {
+func (c *closure) link(k objectKey, f dependencies) {
 	switch {
 	case k.Resource == "sites":
 		c.sites[k.Name] = true
 	case k.Resource == "nodes" && f.Site != "":
-		insert(c.members, f.Site, k)
+		addKey(c.members, f.Site, k)
 	case bindable(k) && f.Node != "":
-		insert(c.bound, f.Node, k)
+		addKey(c.bound, f.Node, k)
 	case k.Resource == "services", k.Resource == "endpointslices":
-		insert(c.inNamespace, k.Namespace, k)
+		addKey(c.inNamespace, k.Namespace, k)
 	}
-	if ubiquitous(k) {
+	if neededEverywhere(k) {
 		c.everywhere[k] = struct{}{}
 	}
 }
 
 func (c *closure) unlink(k objectKey) {
-	f, known := c.facts[k]
+	f, known := c.dependencies[k]
 	if !known {
 		return
 	}
@@ -206,11 +206,11 @@ func (c *closure) unlink(k objectKey) {
 	case k.Resource == "sites":
 		delete(c.sites, k.Name)
 	case k.Resource == "nodes":
-		take(c.members, f.Site, k)
+		removeKey(c.members, f.Site, k)
 	case bindable(k):
-		take(c.bound, f.Node, k)
+		removeKey(c.bound, f.Node, k)
 	case k.Resource == "services", k.Resource == "endpointslices":
-		take(c.inNamespace, k.Namespace, k)
+		removeKey(c.inNamespace, k.Namespace, k)
 	}
 	delete(c.everywhere, k)
 }
@@ -221,7 +221,7 @@ func bindable(k objectKey) bool {
 
 // ubiquitous objects are needed at every site: CSI drivers, and the service by which
 // pods find the API server.
-func ubiquitous(k objectKey) bool {
+func neededEverywhere(k objectKey) bool {
 	switch k.Resource {
 	case "csidrivers":
 		return true
@@ -231,14 +231,14 @@ func ubiquitous(k objectKey) bool {
 	return false
 }
 
-func insert(m map[string]keySet, name string, k objectKey) {
+func addKey(m map[string]keySet, name string, k objectKey) {
 	if m[name] == nil {
 		m[name] = keySet{}
 	}
 	m[name][k] = struct{}{}
 }
 
-func take(m map[string]keySet, name string, k objectKey) {
+func removeKey(m map[string]keySet, name string, k objectKey) {
 	delete(m[name], k)
 	if len(m[name]) == 0 {
 		delete(m, name)

@@ -32,7 +32,7 @@ func object(t *testing.T, id, body string) (objectKey, *unstructured.Unstructure
 func see(t *testing.T, c *closure, id, body string) []string {
 	t.Helper()
 	k, o := object(t, id, body)
-	f, err := factsOf(k, o)
+	f, err := dependenciesOf(k, o)
 	if err != nil {
 		t.Fatal(err)
 	}

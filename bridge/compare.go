@@ -20,43 +20,43 @@ const (
 )
 
 // holdings is what the bridge compares a site's manifest with.
-type holdings struct {
+type expectedState struct {
 	// epoch is the number of the epoch.
 	epoch uint64
 	// identity is that of the stream DESIRED, last the highest sequence that it holds
 	// for the site.
 	identity string
-	last     uint64
+	lastSeq  uint64
 	// settled says that nothing is being published, or waits to be, for the site.
-	settled  bool
+	idle     bool
 	manifest *streams.Inventory
 	// within returns the entries of the buckets, by subject.
-	within func(buckets map[int]bool) map[string]streams.InventoryEntry
+	entriesIn func(buckets map[int]bool) map[string]streams.InventoryEntry
 }
 
 // difference is what a comparison found. lacking are the entries that the site should
 // have and has not, or has otherwise; strangers those that it has and should not.
-type difference struct{ lacking, strangers []streams.InventoryEntry }
+type difference struct{ missing, extra []streams.InventoryEntry }
 
-func (d difference) size() int { return len(d.lacking) + len(d.strangers) }
+func (d difference) size() int { return len(d.missing) + len(d.extra) }
 
 // errQuery marks a query that does not follow the protocol.
 var errQuery = errors.New("malformed manifest query")
 
 // compare decides what to answer a site's query, and what is to be repaired. It is a
 // pure function.
-func compare(site string, have holdings, q streams.InventoryQuery) (streams.InventoryAnswer, difference, error) {
+func compare(site string, have expectedState, q streams.InventoryQuery) (streams.InventoryAnswer, difference, error) {
 	if err := checkQuery(site, q, max(maxEpoch, have.epoch)); err != nil {
 		return streams.InventoryAnswer{}, difference{}, err
 	}
 	sameStream := q.Identity == have.identity || q.Identity == "" && q.Position == 0
-	if !have.settled || !sameStream || q.Position < have.last {
+	if !have.idle || !sameStream || q.Position < have.lastSeq {
 		return streams.InventoryAnswer{State: streams.InventoryBehind}, difference{}, nil
 	}
 	equal := q.Count == have.manifest.Count() && q.Digest == have.manifest.Digest()
 	switch {
 	case q.Of != nil:
-		d := differ(have.within(set(q.Of)), q.Entries)
+		d := diff(have.entriesIn(bucketSet(q.Of)), q.Entries)
 		if d.size() > 0 {
 			return streams.InventoryAnswer{State: streams.InventoryRepairing}, d, nil
 		}
@@ -78,7 +78,7 @@ func compare(site string, have holdings, q streams.InventoryQuery) (streams.Inve
 // checkQuery refuses what a site may not say: entries of another site, outside the
 // buckets that it names, or out of bounds.
 func checkQuery(site string, q streams.InventoryQuery, newest uint64) error {
-	named := set(q.Of)
+	named := bucketSet(q.Of)
 	for b := range named {
 		if b < 0 || b >= streams.InventoryBuckets {
 			return fmt.Errorf("%w: there is no bucket %d", errQuery, b)
@@ -126,26 +126,26 @@ func checkEntry(e streams.InventoryEntry, newest uint64) error {
 }
 
 // differ is the difference between what should be and what is.
-func differ(want map[string]streams.InventoryEntry, is []streams.InventoryEntry) difference {
+func diff(want map[string]streams.InventoryEntry, is []streams.InventoryEntry) difference {
 	var d difference
 	missing := maps.Clone(want)
 	for _, e := range is {
 		w, ok := want[e.Subject]
 		switch {
 		case !ok:
-			d.strangers = append(d.strangers, e)
+			d.extra = append(d.extra, e)
 		case w != e:
-			d.lacking = append(d.lacking, w)
+			d.missing = append(d.missing, w)
 		}
 		delete(missing, e.Subject)
 	}
 	for _, subject := range slices.Sorted(maps.Keys(missing)) {
-		d.lacking = append(d.lacking, want[subject])
+		d.missing = append(d.missing, want[subject])
 	}
 	return d
 }
 
-func set(buckets []int) map[int]bool {
+func bucketSet(buckets []int) map[int]bool {
 	m := make(map[int]bool, len(buckets))
 	for _, b := range buckets {
 		m[b] = true

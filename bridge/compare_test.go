@@ -15,12 +15,12 @@ import (
 
 type entries = map[string]streams.InventoryEntry
 
-func holdingsOf(want entries) holdings {
+func holdingsOf(want entries) expectedState {
 	m := new(streams.Inventory)
 	for _, e := range want {
 		m.Add(e)
 	}
-	return holdings{identity: "id", last: 100, settled: true, manifest: m, within: func(buckets map[int]bool) map[string]streams.InventoryEntry {
+	return expectedState{identity: "id", lastSeq: 100, idle: true, manifest: m, entriesIn: func(buckets map[int]bool) map[string]streams.InventoryEntry {
 		out := entries{}
 		for s, e := range want {
 			if buckets[e.Bucket()] {
@@ -33,7 +33,7 @@ func holdingsOf(want entries) holdings {
 
 // check runs the whole protocol for a site that has is, with at most so many entries in
 // one query, and returns what was to be repaired.
-func check(t interface{ Fatalf(string, ...any) }, have holdings, is entries, most int) difference {
+func check(t interface{ Fatalf(string, ...any) }, have expectedState, is entries, most int) difference {
 	var m streams.Inventory
 	for _, e := range is {
 		m.Add(e)
@@ -95,13 +95,13 @@ func TestComparisonsConverge(t *testing.T) {
 				}
 				return
 			}
-			for _, e := range d.lacking {
+			for _, e := range d.missing {
 				if want[e.Subject] != e || is[e.Subject] == e {
 					t.Fatalf("%+v is repaired; it should be %+v and is %+v", e, want[e.Subject], is[e.Subject])
 				}
 				is[e.Subject] = e
 			}
-			for _, e := range d.strangers {
+			for _, e := range d.extra {
 				if _, ok := want[e.Subject]; ok {
 					t.Fatalf("%+v is dismissed and wanted", e)
 				}
@@ -118,11 +118,11 @@ func TestComparisonWaits(t *testing.T) {
 	e := streams.InventoryEntry{Subject: subject, UID: "a"}
 	want := entries{subject: e}
 	q := streams.InventoryQuery{Identity: "id", Position: 100, Digest: "other"}
-	for name, change := range map[string]func(*holdings, *streams.InventoryQuery){
-		"something is being published": func(h *holdings, _ *streams.InventoryQuery) { h.settled = false },
-		"the site is behind":           func(_ *holdings, q *streams.InventoryQuery) { q.Position = 99 },
-		"another stream":               func(_ *holdings, q *streams.InventoryQuery) { q.Identity = "former" },
-		"a new site, not served yet":   func(_ *holdings, q *streams.InventoryQuery) { q.Identity, q.Position = "", 0 },
+	for name, change := range map[string]func(*expectedState, *streams.InventoryQuery){
+		"something is being published": func(h *expectedState, _ *streams.InventoryQuery) { h.idle = false },
+		"the site is behind":           func(_ *expectedState, q *streams.InventoryQuery) { q.Position = 99 },
+		"another stream":               func(_ *expectedState, q *streams.InventoryQuery) { q.Identity = "former" },
+		"a new site, not served yet":   func(_ *expectedState, q *streams.InventoryQuery) { q.Identity, q.Position = "", 0 },
 	} {
 		h, q := holdingsOf(want), q
 		change(&h, &q)
@@ -131,7 +131,7 @@ func TestComparisonWaits(t *testing.T) {
 		}
 	}
 	h := holdingsOf(nil)
-	h.last = 0
+	h.lastSeq = 0
 	empty := new(streams.Inventory)
 	if a, _, err := compare("s", h, streams.InventoryQuery{Digest: empty.Digest()}); err != nil || a.State != streams.InventoryEqual {
 		t.Errorf("a site without anything: %+v, %v", a, err)
@@ -164,7 +164,7 @@ func FuzzManifestQuery(f *testing.F) {
 		if err != nil && !errors.Is(err, errQuery) {
 			t.Fatal(err)
 		}
-		for _, e := range slices.Concat(d.lacking, d.strangers) {
+		for _, e := range slices.Concat(d.missing, d.extra) {
 			if !strings.HasPrefix(e.Subject, "desired.s.") {
 				t.Fatalf("%+v is not of the site", e)
 			}
@@ -201,7 +201,7 @@ func TestEntriesAreBounded(t *testing.T) {
 		c.change(&said)
 		q := streams.InventoryQuery{Identity: "id", Position: 100, Count: 1, Of: []int{said.Bucket()}, Entries: []streams.InventoryEntry{said}}
 		_, d, err := compare("s", h, q)
-		if c.ok && (err != nil || len(d.strangers) != 1) || !c.ok && !errors.Is(err, errQuery) {
+		if c.ok && (err != nil || len(d.extra) != 1) || !c.ok && !errors.Is(err, errQuery) {
 			t.Errorf("%s: %+v, %v", name, d, err)
 		}
 	}

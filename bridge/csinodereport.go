@@ -17,12 +17,12 @@ import (
 // withoutNode is what becomes of a report about the CSINode of a node that is not in the
 // API: the deletion has nothing to do, because the CSINode goes with its node; what is
 // known of it waits for the node to come back; a new report waits for the node to register.
-func withoutNode(k reportKey, r *report, unknown error) error {
+func csiNodeWithoutNode(k reportKey, r *report, unknown error) error {
 	switch {
 	case r.msg.Op == streams.OpDelete:
 		return fmt.Errorf("%w: node %s", errGone, k.ref.Node)
-	case !r.fresh:
-		return fmt.Errorf("%w: %s is not registered", errSilent, k.ref.Node)
+	case !r.pending:
+		return fmt.Errorf("%w: %s is not registered", errNodeNotAlive, k.ref.Node)
 	}
 	return unknown
 }
@@ -40,7 +40,7 @@ func (w *writeback) writeCSINode(ctx context.Context, k reportKey, r *report) er
 	}
 	node := w.watch.get(coreKey("nodes", "", k.ref.Node))
 	if node == nil {
-		return fmt.Errorf("%w: %s", errNodeUnknown, k.ref.Node)
+		return fmt.Errorf("%w: %s", errNodeNotRegistered, k.ref.Node)
 	}
 	current, err := w.csiNode(k.ref.Name)
 	if err != nil {
@@ -58,13 +58,13 @@ func (w *writeback) writeCSINode(ctx context.Context, k reportKey, r *report) er
 	}
 	nodes := as.storage.CSINodes()
 	if current == nil {
-		freshMeta(&reported.ObjectMeta)
+		clearServerFields(&reported.ObjectMeta)
 		reported.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.GetName(), UID: node.GetUID()}}
 		_, err = nodes.Create(ctx, &reported, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) {
 			return err // the watch is behind: look again at the next try
 		}
-		return verdict(err)
+		return classify(err)
 	}
 	if equality.Semantic.DeepEqual(current.Spec, reported.Spec) {
 		return nil
@@ -74,7 +74,7 @@ func (w *writeback) writeCSINode(ctx context.Context, k reportKey, r *report) er
 	if apierrors.IsNotFound(err) {
 		return err // deleted in between: create it at the next try
 	}
-	return verdict(err)
+	return classify(err)
 }
 
 // deleteCSINode carries out that a kubelet has deleted the CSINode of its node.
@@ -101,7 +101,7 @@ func (w *writeback) removeCSINode(ctx context.Context, node string, current *sto
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
-	return verdict(err)
+	return classify(err)
 }
 
 // csiNode is the CSINode as it was last seen, nil without one.
@@ -111,7 +111,7 @@ func (w *writeback) csiNode(name string) (*storagev1.CSINode, error) {
 		return nil, nil
 	}
 	n := &storagev1.CSINode{}
-	if err := typed(o, n); err != nil {
+	if err := fromUnstructured(o, n); err != nil {
 		return nil, err
 	}
 	return n, nil

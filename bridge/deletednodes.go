@@ -17,7 +17,7 @@ import (
 
 // nodeReturn is for how long the site of a node that was deleted is left as it is, pods
 // included: a node that is heard is registered again well before.
-const nodeReturn = 15 * time.Second
+const nodeReturnGrace = 15 * time.Second
 
 // deletedNodes remembers the nodes of sites that were deleted in the API, until they are
 // back: what people had set on them is known to nobody else. It does not outlive the
@@ -32,7 +32,7 @@ func newDeletedNodes() *deletedNodes {
 }
 
 // put remembers an object that was deleted if it is a node of a site.
-func (d *deletedNodes) put(k objectKey, o *unstructured.Unstructured) {
+func (d *deletedNodes) add(k objectKey, o *unstructured.Unstructured) {
 	if k.Group != "" || k.Resource != "nodes" || o.GetLabels()[SiteLabel] == "" {
 		return
 	}
@@ -42,7 +42,7 @@ func (d *deletedNodes) put(k objectKey, o *unstructured.Unstructured) {
 }
 
 // of is the node of a site as it was when it was deleted, nil when it was not.
-func (d *deletedNodes) of(site, name string) (*corev1.Node, error) {
+func (d *deletedNodes) get(site, name string) (*corev1.Node, error) {
 	d.mu.Lock()
 	o := d.nodes[name]
 	d.mu.Unlock()
@@ -50,7 +50,7 @@ func (d *deletedNodes) of(site, name string) (*corev1.Node, error) {
 		return nil, nil
 	}
 	node := &corev1.Node{}
-	return node, typed(o, node)
+	return node, fromUnstructured(o, node)
 }
 
 func (d *deletedNodes) forget(name string) {
@@ -61,7 +61,7 @@ func (d *deletedNodes) forget(name string) {
 
 // setByPeople returns the taints of a node but those by which Kubernetes tells of conditions,
 // and whether it was cordoned.
-func setByPeople(was corev1.NodeSpec) (taints []corev1.Taint, unschedulable bool) {
+func userSettings(was corev1.NodeSpec) (taints []corev1.Taint, unschedulable bool) {
 	for _, t := range was.Taints {
 		if !strings.HasPrefix(t.Key, "node.kubernetes.io/") {
 			taints = append(taints, t)
@@ -74,11 +74,11 @@ func setByPeople(was corev1.NodeSpec) (taints []corev1.Taint, unschedulable bool
 // had and has no more, and replaces current by the changed node. NodeRestriction forbids the
 // node to set most of them itself.
 func (w *writeback) restore(ctx context.Context, site string, current *corev1.Node) error {
-	was, err := w.deleted.of(site, current.Name)
+	was, err := w.deleted.get(site, current.Name)
 	if err != nil || was == nil || was.UID == current.UID {
 		return err
 	}
-	labels, annotations := lacking(current.Labels, was.Labels), lacking(current.Annotations, was.Annotations)
+	labels, annotations := missingKeys(current.Labels, was.Labels), missingKeys(current.Annotations, was.Annotations)
 	meta := preconditions(current.UID, current.ResourceVersion)
 	meta["labels"], meta["annotations"] = labels, annotations
 	patch, err := json.Marshal(map[string]any{"metadata": meta})
@@ -87,7 +87,7 @@ func (w *writeback) restore(ctx context.Context, site string, current *corev1.No
 	}
 	changed, err := w.clients.own.CoreV1().Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	if err != nil {
-		return verdict(err)
+		return classify(err)
 	}
 	*current = *changed
 	w.deleted.forget(current.Name)
@@ -95,7 +95,7 @@ func (w *writeback) restore(ctx context.Context, site string, current *corev1.No
 	return nil
 }
 
-func lacking(have, had map[string]string) map[string]string {
+func missingKeys(have, had map[string]string) map[string]string {
 	out := map[string]string{}
 	for k, v := range had {
 		if _, ok := have[k]; !ok {

@@ -25,11 +25,11 @@ var deviceResource = schema.GroupVersionResource{Group: deviceGroup, Version: "v
 // last online, from the DeviceStatus into Device.status, where KubeEdge had them up to
 // 1.22. While the site is not connected nobody knows the state, and that is said. A
 // device that was replaced meanwhile is left alone: its own report follows.
-func (w *writeback) mirror(ctx context.Context, site string, device *unstructured.Unstructured, status any) error {
+func (w *writeback) mirrorStatus(ctx context.Context, site string, device *unstructured.Unstructured, status any) error {
 	reported, _ := status.(map[string]any)
 	current, _ := device.Object["status"].(map[string]any)
-	connected, _, _ := w.presence.of(site)
-	next := mirrored(current, reported, connected)
+	connected, _, _ := w.liveness.state(site)
+	next := mirroredStatus(current, reported, connected)
 	if next == nil {
 		return nil
 	}
@@ -42,11 +42,11 @@ func (w *writeback) mirror(ctx context.Context, site string, device *unstructure
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil
 	}
-	return verdict(err)
+	return classify(err)
 }
 
 // mirrored decides what to write into Device.status, nil for nothing. It is pure.
-func mirrored(current, reported map[string]any, connected bool) map[string]any {
+func mirroredStatus(current, reported map[string]any, connected bool) map[string]any {
 	state, _ := reported["state"].(string)
 	online, _ := reported["lastOnlineTime"].(string)
 	if !connected {

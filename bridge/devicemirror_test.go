@@ -31,7 +31,7 @@ func TestMirroredDeviceState(t *testing.T) {
 		"site is back":     {status("unknown", noon), status("online", noon), true, status("online", noon)},
 		"unreadable times": {status("online", "yesterday"), status("online", "now"), true, nil},
 	} {
-		if got := mirrored(c.current, c.reported, c.connected); !maps.Equal(got, c.want) {
+		if got := mirroredStatus(c.current, c.reported, c.connected); !maps.Equal(got, c.want) {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 	}

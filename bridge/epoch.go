@@ -74,14 +74,14 @@ func (r epochRecord) next(now storeState, known uint64) (epochRecord, string) {
 		reason = epochMarker
 	}
 	if reason != "" {
-		return r.renewed(now, known), reason
+		return r.newEpoch(now, known), reason
 	}
 	r.Version, r.Marker = now.Version, now.Marker
 	return r, ""
 }
 
 // renewed is the record of a new epoch.
-func (r epochRecord) renewed(now storeState, known uint64) epochRecord {
+func (r epochRecord) newEpoch(now storeState, known uint64) epochRecord {
 	r.Number = max(r.Number, now.Number, known) + 1
 	r.UID, r.Version, r.Marker = now.UID, now.Version, now.Marker
 	return r

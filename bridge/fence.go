@@ -33,17 +33,17 @@ type fence struct {
 	term    uint64
 	// after is the highest term of another bridge that was met, 0 when none is above
 	// this one's.
-	after uint64
-	lost  chan struct{}
+	successor uint64
+	deposedCh chan struct{}
 }
 
-func newFence(now func() time.Time) *fence { return &fence{now: now, lost: make(chan struct{})} }
+func newFence(now func() time.Time) *fence { return &fence{now: now, deposedCh: make(chan struct{})} }
 
 // raise begins a time of leading whose term is not known yet.
-func (f *fence) raise() {
+func (f *fence) reset() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.term, f.after, f.lost = 0, 0, make(chan struct{})
+	f.term, f.successor, f.deposedCh = 0, 0, make(chan struct{})
 }
 
 // renewed takes in that the lease was renewed by a request sent at a time.
@@ -54,14 +54,14 @@ func (f *fence) renewed(sent time.Time, lease time.Duration) {
 }
 
 // fall ends the right to write.
-func (f *fence) fall() {
+func (f *fence) revoke() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.renewal = time.Time{}
 }
 
 // claim sets the term of this time of leading.
-func (f *fence) claim(term uint64) {
+func (f *fence) setTerm(term uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.term = term
@@ -69,18 +69,18 @@ func (f *fence) claim(term uint64) {
 
 // met takes in a term that was seen in what this bridge reads. One that is higher than
 // its own deposes it.
-func (f *fence) met(term uint64) {
+func (f *fence) observeTerm(term uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.term == 0 || term <= f.term || f.after > 0 {
+	if f.term == 0 || term <= f.term || f.successor > 0 {
 		return
 	}
-	f.after = term
-	close(f.lost)
+	f.successor = term
+	close(f.deposedCh)
 }
 
 // current is the term of this time of leading, 0 before it was claimed.
-func (f *fence) current() uint64 {
+func (f *fence) currentTerm() uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.term
@@ -90,15 +90,15 @@ func (f *fence) current() uint64 {
 func (f *fence) deposed() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.lost
+	return f.deposedCh
 }
 
 // check is nil while this bridge may write.
 func (f *fence) check() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.after > 0 {
-		return fmt.Errorf("%w: term %d after this one's %d", errDeposed, f.after, f.term)
+	if f.successor > 0 {
+		return fmt.Errorf("%w: term %d after this one's %d", errDeposed, f.successor, f.term)
 	}
 	if f.renewal.IsZero() {
 		return errNotLeading
@@ -135,20 +135,20 @@ func (f *fence) watch(ctx context.Context) error {
 
 // transport refuses the API writes of a bridge that may not write, and names the term
 // in the others' user agent, so that an audit log tells who wrote.
-func (f *fence) transport(next http.RoundTripper) http.RoundTripper { return &fenced{f, next} }
+func (f *fence) transport(next http.RoundTripper) http.RoundTripper { return &fencedTransport{f, next} }
 
-type fenced struct {
+type fencedTransport struct {
 	fence *fence
 	next  http.RoundTripper
 }
 
 // RoundTrip implements http.RoundTripper.
-func (t *fenced) RoundTrip(r *http.Request) (*http.Response, error) {
+func (t *fencedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		return t.next.RoundTrip(r)
 	}
 	r = r.Clone(r.Context())
-	r.Header.Set("User-Agent", fmt.Sprintf("%s term/%d", r.Header.Get("User-Agent"), t.fence.current()))
+	r.Header.Set("User-Agent", fmt.Sprintf("%s term/%d", r.Header.Get("User-Agent"), t.fence.currentTerm()))
 	if err := t.fence.check(); err != nil {
 		if r.Body != nil {
 			_ = r.Body.Close() // a round tripper closes it, also with an error
@@ -159,4 +159,4 @@ func (t *fenced) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // WrappedRoundTripper lets client-go find the transport that can be cancelled.
-func (t *fenced) WrappedRoundTripper() http.RoundTripper { return t.next }
+func (t *fencedTransport) WrappedRoundTripper() http.RoundTripper { return t.next }

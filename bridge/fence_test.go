@@ -19,10 +19,10 @@ func TestFence(t *testing.T) {
 			t.Errorf("%s: %v, want %v", what, err, want)
 		}
 	}
-	f.raise()
+	f.reset()
 	wants("before the lease is won", errNotLeading)
 	f.renewed(now, 10*time.Second)
-	f.claim(5)
+	f.setTerm(5)
 	wants("leading", nil)
 	now = start.Add(9 * time.Second)
 	wants("late", nil)
@@ -41,24 +41,24 @@ func TestFence(t *testing.T) {
 	now = start.Add(11 * time.Second)
 	wants("still running", nil)
 
-	f.met(5)
-	f.met(4)
+	f.observeTerm(5)
+	f.observeTerm(4)
 	wants("its own and earlier terms", nil)
 	select {
 	case <-f.deposed():
 		t.Error("deposed by an earlier term")
 	default:
 	}
-	f.met(6)
-	f.met(7)
+	f.observeTerm(6)
+	f.observeTerm(7)
 	wants("a later term", errDeposed)
 	<-f.deposed()
 	f.renewed(now, 10*time.Second)
 	wants("a renewal does not help", errDeposed)
-	f.raise()
-	f.claim(8)
+	f.reset()
+	f.setTerm(8)
 	wants("leading again", nil)
-	f.fall()
+	f.revoke()
 	wants("given back", errNotLeading)
 }
 
@@ -67,9 +67,9 @@ func TestFence(t *testing.T) {
 func TestFenceIgnoresTermsBeforeItsOwn(t *testing.T) {
 	t.Parallel()
 	f := newFence(time.Now)
-	f.raise()
+	f.reset()
 	f.renewed(time.Now(), time.Minute)
-	f.met(99)
+	f.observeTerm(99)
 	if err := f.check(); err != nil {
 		t.Error(err)
 	}
@@ -78,7 +78,7 @@ func TestFenceIgnoresTermsBeforeItsOwn(t *testing.T) {
 func TestFencedTransport(t *testing.T) {
 	t.Parallel()
 	f := newFence(time.Now)
-	f.raise()
+	f.reset()
 	var agents []string
 	rt := f.transport(roundTrip(func(r *http.Request) (*http.Response, error) {
 		agents = append(agents, r.Method+" "+r.UserAgent())
@@ -105,7 +105,7 @@ func TestFencedTransport(t *testing.T) {
 		t.Errorf("a read without a lease: %v", err)
 	}
 	f.renewed(time.Now(), time.Minute)
-	f.claim(7)
+	f.setTerm(7)
 	if err := do(http.MethodPatch); err != nil {
 		t.Error(err)
 	}

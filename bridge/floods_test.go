@@ -39,7 +39,7 @@ func (p *publisher) idleSites() bool { return p.objects.Len() == 0 && p.queue.Le
 // send stores messages in REPORTED as they are.
 func (w *writing) send(msgs ...*nats.Msg) {
 	w.publishing.t.Helper()
-	js := w.intake.hub.js
+	js := w.consumer.hub.js
 	for some := range slices.Chunk(msgs, 1000) {
 		for _, m := range some {
 			if _, err := js.PublishMsgAsync(m); err != nil {
@@ -78,7 +78,7 @@ func accepts(rw http.ResponseWriter, _ *http.Request) {
 
 func (w *writing) unacknowledged() int {
 	w.publishing.t.Helper()
-	c, err := w.intake.hub.reported.Consumer(w.publishing.t.Context(), streams.BridgeConsumer)
+	c, err := w.consumer.hub.reported.Consumer(w.publishing.t.Context(), streams.BridgeConsumer)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return 0 // nothing was read yet
 	}
@@ -91,7 +91,7 @@ func (w *writing) unacknowledged() int {
 // stored is what REPORTED holds that matches.
 func (w *writing) stored(filter string) map[string]uint64 {
 	w.publishing.t.Helper()
-	info, err := w.intake.hub.reported.Info(w.publishing.t.Context(), jetstream.WithSubjectFilter(filter))
+	info, err := w.consumer.hub.reported.Info(w.publishing.t.Context(), jetstream.WithSubjectFilter(filter))
 	if err != nil {
 		w.publishing.t.Fatal(err)
 	}
@@ -116,10 +116,10 @@ func TestMissingPartsHoldUpNobody(t *testing.T) {
 	if q := w.writeback.count.quarantined.Load(); q != 0 {
 		t.Errorf("%d reports were given up at once", q)
 	}
-	w.ahead.Store(int64(2 * partPatience))
+	w.ahead.Store(int64(2 * maxPartsWait))
 	w.await("given up", func() bool { return w.writeback.count.quarantined.Load() >= n })
 	w.await("removed", func() bool { return len(w.stored("reported.plant-b.>")) == 1 })
-	raw, err := w.intake.hub.js.Stream(t.Context(), streams.Quarantine)
+	raw, err := w.consumer.hub.js.Stream(t.Context(), streams.Quarantine)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,13 +143,16 @@ func TestLatePartsAreWaitedFor(t *testing.T) {
 	}
 	w.start()
 	w.await("the missing part noticed", func() bool {
-		_, err := w.intake.hub.record.Get(t.Context(), putOffKey("plant-b"))
+		_, err := w.consumer.hub.record.Get(t.Context(), deferredKey("plant-b"))
 		return err == nil && w.unacknowledged() == 0
 	})
-	w.ahead.Store(int64(partPatience) / 2)
+	w.ahead.Store(int64(maxPartsWait) / 2)
 	w.send(late)
 	w.await("written", func() bool { return w.writeback.count.accepted.Load() == 1 })
-	w.await("forgotten", func() bool { _, err := w.intake.hub.record.Get(t.Context(), putOffKey("plant-b")); return err != nil })
+	w.await("forgotten", func() bool {
+		_, err := w.consumer.hub.record.Get(t.Context(), deferredKey("plant-b"))
+		return err != nil
+	})
 	if q := w.writeback.count.quarantined.Load(); q != 0 {
 		t.Errorf("%d reports are in quarantine", q)
 	}
@@ -167,18 +170,18 @@ func largeReport(t *testing.T, w *writing) []*nats.Msg {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nc := w.intake.hub.nc
+	nc := w.consumer.hub.nc
 	sub, err := nc.SubscribeSync(streams.ReportedSubject("plant-b", ref) + ".>")
 	if err != nil {
 		t.Fatal(err)
 	}
 	subject := streams.ReportedSubject("plant-b", ref)
 	m := streams.Message{Ref: ref, Op: streams.OpPut, UID: "uid-large", Object: data}
-	seq, err := streams.Put(t.Context(), w.intake.hub.js, subject, m)
+	seq, err := streams.Put(t.Context(), w.consumer.hub.js, subject, m)
 	if err != nil {
 		t.Fatal(err)
 	}
-	head, err := w.intake.hub.reported.GetMsg(t.Context(), seq)
+	head, err := w.consumer.hub.reported.GetMsg(t.Context(), seq)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +206,7 @@ func largeReport(t *testing.T, w *writing) []*nats.Msg {
 			}
 		}
 	}
-	if err := w.intake.hub.reported.Purge(t.Context()); err != nil {
+	if err := w.consumer.hub.reported.Purge(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return msgs
@@ -248,9 +251,9 @@ func TestRetriedReportsTakeNoPlace(t *testing.T) {
 	w.await("the site's share", func() bool { n := w.unacknowledged(); return n > 0 && n <= maxWaiting })
 	w.say("first")
 	w.await("another site's report written", func() bool { return w.writeback.count.accepted.Load() == 1 })
-	w.ahead.Store(int64(2 * maxHold))
+	w.ahead.Store(int64(2 * maxUnackedTime))
 	w.await("waiting without a place", func() bool { return w.unacknowledged() == 0 })
-	if kept, err := w.intake.hub.record.Get(t.Context(), putOffKey("plant-b")); err != nil || string(kept.Value()) == "" {
+	if kept, err := w.consumer.hub.record.Get(t.Context(), deferredKey("plant-b")); err != nil || string(kept.Value()) == "" {
 		t.Errorf("what waits is not remembered: %v", err)
 	}
 }
@@ -284,7 +287,7 @@ func TestLargestReportIsSetAside(t *testing.T) {
 	w := startFlooded(t, accepts)
 	w.start()
 	m := put("reported.plant-b.b1._.widgets.default.w", `{"metadata":{"name":"w"},"x":"`)
-	m.Data = append(m.Data, strings.Repeat("x", int(w.intake.hub.nc.MaxPayload())-m.Size()-2)...)
+	m.Data = append(m.Data, strings.Repeat("x", int(w.consumer.hub.nc.MaxPayload())-m.Size()-2)...)
 	m.Data = append(m.Data, `"}`...)
 	w.send(m)
 	w.await("set aside", func() bool { return w.writeback.count.quarantined.Load() == 1 })
@@ -365,14 +368,14 @@ func TestRestartDoesNotBringTheStallBack(t *testing.T) {
 	first, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	ended := make(chan error, 1)
-	go func() { ended <- w.intake.run(first) }()
+	go func() { ended <- w.consumer.run(first) }()
 	w.await("put off", func() bool { return w.writeback.count.deferred.Load() > 0 && w.unacknowledged() == 0 })
 	cancel()
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
 	next := w.successor()
-	if err := next.intake.recover(t.Context()); err != nil {
+	if err := next.consumer.recoverReports(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	next.start()
@@ -385,10 +388,10 @@ func TestRestartDoesNotBringTheStallBack(t *testing.T) {
 // nearly everything.
 func TestShareOfASite(t *testing.T) {
 	t.Parallel()
-	u, seq := newUnacked(), uint64(0)
+	u, seq := newAckWindow(), uint64(0)
 	fill := func(site string) (n int) {
 		for {
-			if seq++; !u.hold(site, seq) {
+			if seq++; !u.acquire(site, seq) {
 				return n
 			}
 			n++
@@ -397,22 +400,22 @@ func TestShareOfASite(t *testing.T) {
 	total := 0
 	for i := range 100 {
 		n := fill(fmt.Sprint("s", i))
-		if i == 0 && n != maxWaiting || n > maxWaiting || n < siteUnacked {
+		if i == 0 && n != maxWaiting || n > maxWaiting || n < minSiteUnacked {
 			t.Fatalf("site %d holds %d", i, n)
 		}
-		if total += n; total > streams.MaxUnacked-siteUnacked {
+		if total += n; total > streams.MaxUnacked-minSiteUnacked {
 			break
 		}
 	}
 	if n := len(u.count); n < 8 {
 		t.Errorf("%d sites hold %d of %d", n, total, streams.MaxUnacked)
 	}
-	first, again := u.hold("late", seq+1), u.hold("late", seq+1)
+	first, again := u.acquire("late", seq+1), u.acquire("late", seq+1)
 	if !first || !again || u.count["late"] != 1 {
 		t.Error("another site has no place, or two for one report")
 	}
 	for s := range seq + 2 {
-		u.free(s)
+		u.release(s)
 	}
 	if len(u.count) != 0 || len(u.sites) != 0 {
 		t.Errorf("left: %v", u.count)

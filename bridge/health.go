@@ -24,7 +24,7 @@ type health struct {
 // answer. Its error has a line for each reason.
 func (b *Bridge) ready() error {
 	var reasons []error
-	if err := b.metrics.requests.working(time.Now(), apiGrace); err != nil {
+	if err := b.metrics.requests.lastFailure(time.Now(), apiGrace); err != nil {
 		reasons = append(reasons, fmt.Errorf("API server: %w", err))
 	}
 	if !b.metrics.health.connected() {

@@ -72,21 +72,21 @@ func decodePresence(data []byte) (streams.Presence, error) {
 
 // heartbeats takes in presence.*, renews the leases of the nodes that are alive, and
 // tells the others when a site or a node is heard again or falls silent.
-type heartbeats struct {
-	clients  *clients
-	watch    *watch
-	publish  *publisher
-	presence *presence
-	log      *zap.Logger
-	count    *counters
-	queue    workqueue.TypedRateLimitingInterface[string]
-	outage   *outage
-	boots    *boots
+type heartbeatConsumer struct {
+	clients    *clients
+	watch      *watch
+	publish    *publisher
+	liveness   *liveness
+	log        *zap.Logger
+	count      *counters
+	queue      workqueue.TypedRateLimitingInterface[string]
+	outage     *outage
+	duplicates *duplicateDetector
 
 	// woke is called when nodes of a site can be spoken for again, changed when a site
 	// was connected or disconnected.
-	woke    func(site string, nodes []string)
-	changed func(site string)
+	onNodesAlive  func(site string, nodes []string)
+	onSiteChanged func(site string)
 
 	mu    sync.Mutex
 	renew map[string][]string
@@ -95,8 +95,8 @@ type heartbeats struct {
 }
 
 // run takes heartbeats until ctx ends.
-func (h *heartbeats) run(ctx context.Context, nc *nats.Conn, workers int) error {
-	sub, err := nc.Subscribe(streams.PresenceFilter, func(m *nats.Msg) { h.take(m) })
+func (h *heartbeatConsumer) run(ctx context.Context, nc *nats.Conn, workers int) error {
+	sub, err := nc.Subscribe(streams.PresenceFilter, func(m *nats.Msg) { h.handle(m) })
 	if err != nil {
 		return fmt.Errorf("subscribe to presence: %w", err)
 	}
@@ -108,16 +108,16 @@ func (h *heartbeats) run(ctx context.Context, nc *nats.Conn, workers int) error 
 	for range workers {
 		wg.Go(func() {
 			for site, down := h.queue.Get(); !down; site, down = h.queue.Get() {
-				h.work(ctx, site)
+				h.renewLeases(ctx, site)
 				h.queue.Done(site)
 			}
 		})
 	}
 	wg.Go(func() {
-		for pause(ctx, time.Second) {
-			for _, site := range h.presence.expire(time.Now()) {
+		for sleep(ctx, time.Second) {
+			for _, site := range h.liveness.expire(time.Now()) {
 				h.log.Info("site disconnected", zap.String("site", site))
-				h.changed(site)
+				h.onSiteChanged(site)
 			}
 		}
 	})
@@ -129,7 +129,7 @@ func (h *heartbeats) run(ctx context.Context, nc *nats.Conn, workers int) error 
 }
 
 // take runs on the subscription's goroutine: it notes and enqueues.
-func (h *heartbeats) take(m *nats.Msg) {
+func (h *heartbeatConsumer) handle(m *nats.Msg) {
 	site, err := streams.SiteOfPresence(m.Subject)
 	if err != nil || !h.publish.siteExists(site) {
 		return
@@ -140,14 +140,14 @@ func (h *heartbeats) take(m *nats.Msg) {
 		h.log.Debug("heartbeat not understood", zap.String("site", site), zap.Error(err))
 		return
 	}
-	h.boots.beat(site, b.Boot, time.Now())
-	alive, woken, connected := h.presence.beat(site, b, time.Now())
+	h.duplicates.heartbeat(site, b.Boot, time.Now())
+	alive, woken, connected := h.liveness.heartbeat(site, b, time.Now())
 	if connected {
 		h.log.Info("site connected", zap.String("site", site), zap.String("version", b.Version))
-		h.changed(site)
+		h.onSiteChanged(site)
 	}
 	if len(woken) > 0 {
-		h.woke(site, woken)
+		h.onNodesAlive(site, woken)
 	}
 	if len(alive) > 0 {
 		h.mu.Lock()
@@ -157,13 +157,13 @@ func (h *heartbeats) take(m *nats.Msg) {
 	}
 }
 
-func (h *heartbeats) work(ctx context.Context, site string) {
+func (h *heartbeatConsumer) renewLeases(ctx context.Context, site string) {
 	h.mu.Lock()
 	nodes := h.renew[site]
 	h.mu.Unlock()
 	for _, n := range nodes {
 		// Only now: the heartbeat may have waited behind others, and a lease tells the truth.
-		if ok, _ := h.presence.alive(site, n, time.Now()); !ok {
+		if ok, _ := h.liveness.alive(site, n, time.Now()); !ok {
 			continue
 		}
 		err := h.renewLease(ctx, site, n)
@@ -187,7 +187,7 @@ func (h *heartbeats) work(ctx context.Context, site string) {
 
 // renewLease renews the node's lease, or creates it. A node that is not there, or not
 // of this site, has none.
-func (h *heartbeats) renewLease(ctx context.Context, site, node string) error {
+func (h *heartbeatConsumer) renewLease(ctx context.Context, site, node string) error {
 	o := h.watch.get(coreKey("nodes", "", node))
 	if o == nil || o.GetLabels()[SiteLabel] != site {
 		h.setVersion(node, "")
@@ -209,7 +209,7 @@ func (h *heartbeats) renewLease(ctx context.Context, site, node string) error {
 // leaseVersion is the resource version of the lease, from this bridge's last write or,
 // when it has not written yet, by a patch that changes nothing: the bridge may not read
 // leases.
-func (h *heartbeats) leaseVersion(ctx context.Context, node string) (string, error) {
+func (h *heartbeatConsumer) leaseVersion(ctx context.Context, node string) (string, error) {
 	h.mu.Lock()
 	version := h.versions[node]
 	h.mu.Unlock()
@@ -223,7 +223,7 @@ func (h *heartbeats) leaseVersion(ctx context.Context, node string) (string, err
 	return l.ResourceVersion, nil
 }
 
-func (h *heartbeats) setVersion(node, version string) {
+func (h *heartbeatConsumer) setVersion(node, version string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if version == "" {
@@ -235,7 +235,7 @@ func (h *heartbeats) setVersion(node, version string) {
 
 // patchLease renews this version of the lease: a renewal of a former leader that comes
 // late is refused. It returns the new version, empty when it is not known.
-func (h *heartbeats) patchLease(ctx context.Context, node, version string) (string, error) {
+func (h *heartbeatConsumer) patchLease(ctx context.Context, node, version string) (string, error) {
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"resourceVersion": version}, "spec": leaseSpec(node),
 	})
@@ -249,7 +249,7 @@ func (h *heartbeats) patchLease(ctx context.Context, node, version string) (stri
 	return l.ResourceVersion, nil
 }
 
-func (h *heartbeats) createLease(ctx context.Context, node string, uid types.UID) (string, error) {
+func (h *heartbeatConsumer) createLease(ctx context.Context, node string, uid types.UID) (string, error) {
 	l, err := h.clients.leases.Leases(corev1.NamespaceNodeLease).Create(ctx, &coordinationv1.Lease{
 		ObjectMeta: metav1.ObjectMeta{Name: node, OwnerReferences: []metav1.OwnerReference{
 			{APIVersion: "v1", Kind: "Node", Name: node, UID: uid},

@@ -10,7 +10,7 @@ import (
 
 // arrival is a message of REPORTED that was delivered, or read again, and has not been
 // looked into.
-type arrival struct {
+type delivery struct {
 	subject string
 	header  nats.Header
 	data    []byte
@@ -20,8 +20,8 @@ type arrival struct {
 	from jetstream.Msg
 }
 
-func arrivalOf(msg jetstream.Msg, meta *jetstream.MsgMetadata) *arrival {
-	return &arrival{subject: msg.Subject(), header: msg.Headers(), data: msg.Data(), seq: meta.Sequence.Stream, stored: meta.Timestamp}
+func newDelivery(msg jetstream.Msg, meta *jetstream.MsgMetadata) *delivery {
+	return &delivery{subject: msg.Subject(), header: msg.Headers(), data: msg.Data(), seq: meta.Sequence.Stream, stored: meta.Timestamp}
 }
 
 // inbox holds the arrivals of each site in their order, so that looking into those of one
@@ -33,14 +33,14 @@ type inbox struct {
 }
 
 type siteInbox struct {
-	arrivals []*arrival
+	deliveries []*delivery
 	// busy reports whether a message of the site is being read.
 	busy bool
 }
 
 func newInbox() *inbox { return &inbox{sites: map[string]*siteInbox{}} }
 
-func (b *inbox) put(site string, a *arrival) {
+func (b *inbox) put(site string, a *delivery) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.sites[site]
@@ -48,20 +48,20 @@ func (b *inbox) put(site string, a *arrival) {
 		s = &siteInbox{}
 		b.sites[site] = s
 	}
-	s.arrivals = append(s.arrivals, a)
+	s.deliveries = append(s.deliveries, a)
 }
 
 // next takes out the site's first arrival, nil when there is none. The caller calls done
 // when it has looked into it, and asks for no other one of that site before.
-func (b *inbox) next(site string) *arrival {
+func (b *inbox) next(site string) *delivery {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.sites[site]
-	if s == nil || len(s.arrivals) == 0 {
+	if s == nil || len(s.deliveries) == 0 {
 		return nil
 	}
-	a := s.arrivals[0]
-	s.arrivals[0], s.arrivals, s.busy = nil, s.arrivals[1:], true
+	a := s.deliveries[0]
+	s.deliveries[0], s.deliveries, s.busy = nil, s.deliveries[1:], true
 	return a
 }
 
@@ -70,7 +70,7 @@ func (b *inbox) done(site string) (more bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.sites[site]
-	if s.busy = false; len(s.arrivals) == 0 {
+	if s.busy = false; len(s.deliveries) == 0 {
 		delete(b.sites, site)
 		return false
 	}
@@ -86,7 +86,7 @@ func (b *inbox) len(site string) int {
 		return 0
 	}
 	if s.busy {
-		return len(s.arrivals) + 1
+		return len(s.deliveries) + 1
 	}
-	return len(s.arrivals)
+	return len(s.deliveries)
 }

@@ -29,12 +29,12 @@ func timingFor(takeover time.Duration) timing {
 // returned. transitions is how often leadership had changed hands before. When ctx ends,
 // or lead returns by itself, the lease is given back, after lead has returned, so that
 // another bridge need not wait for it to expire.
-func campaign(ctx context.Context, cfg LeaderElectionConfig, client kubernetes.Interface, f *fence, log *zap.Logger, lead func(ctx context.Context, transitions uint64)) error {
+func runElection(ctx context.Context, cfg LeaderElectionConfig, client kubernetes.Interface, f *fence, log *zap.Logger, lead func(ctx context.Context, transitions uint64)) error {
 	election, giveBack := context.WithCancel(context.WithoutCancel(ctx))
 	defer giveBack()
 	done := make(chan struct{})
 	t := timingFor(cfg.LeaseDuration.Duration)
-	lock := &lock{Interface: &resourcelock.LeaseLock{
+	lock := &leaseLock{Interface: &resourcelock.LeaseLock{
 		LeaseMeta: metav1.ObjectMeta{Namespace: cfg.Namespace, Name: cfg.Name}, Client: client.CoordinationV1(),
 		LockConfig: resourcelock.ResourceLockConfig{Identity: cfg.Identity},
 	}, fence: f, lease: t.lease, won: make(chan struct{})}
@@ -47,7 +47,7 @@ func campaign(ctx context.Context, cfg LeaderElectionConfig, client kubernetes.I
 				defer stop()
 				defer context.AfterFunc(lost, stop)()
 				log.Info("leading")
-				lead(work, lock.first)
+				lead(work, lock.transitionsWhenWon)
 				log.Info("not leading any more")
 				giveBack()
 			},
@@ -70,9 +70,9 @@ func campaign(ctx context.Context, cfg LeaderElectionConfig, client kubernetes.I
 			giveBack()
 		}
 	})()
-	f.raise()
+	f.reset()
 	elector.Run(election)
-	f.fall()
+	f.revoke()
 	select {
 	case <-lock.won:
 		<-done
@@ -82,33 +82,33 @@ func campaign(ctx context.Context, cfg LeaderElectionConfig, client kubernetes.I
 }
 
 // errForeignLease refuses to give back a lease that another bridge has taken over.
-var errForeignLease = errors.New("the lease is another bridge's")
+var errLeaseTaken = errors.New("the lease is another bridge's")
 
 // lock tells when the lease was won, the elector then records its first event, and tells
 // the fence when it was renewed. The elector's one goroutine calls it.
-type lock struct {
+type leaseLock struct {
 	resourcelock.Interface
 	fence *fence
 	lease time.Duration
 	won   chan struct{}
 	// transitions is what the record said that this bridge wrote last, first the same
 	// when the lease was won, and holder who held it when it was read last.
-	transitions, first uint64
-	holder             string
+	transitions, transitionsWhenWon uint64
+	holder                          string
 }
 
 // RecordEvent implements resourcelock.Interface.
-func (l *lock) RecordEvent(string) {
+func (l *leaseLock) RecordEvent(string) {
 	select {
 	case <-l.won:
 	default:
-		l.first = l.transitions
+		l.transitionsWhenWon = l.transitions
 		close(l.won)
 	}
 }
 
 // Get implements resourcelock.Interface.
-func (l *lock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+func (l *leaseLock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
 	r, raw, err := l.Interface.Get(ctx)
 	if err == nil {
 		l.holder = r.HolderIdentity
@@ -117,7 +117,7 @@ func (l *lock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []b
 }
 
 // Create implements resourcelock.Interface.
-func (l *lock) Create(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
+func (l *leaseLock) Create(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
 	sent := l.fence.now()
 	if err := l.Interface.Create(ctx, r); err != nil {
 		return err
@@ -128,9 +128,9 @@ func (l *lock) Create(ctx context.Context, r resourcelock.LeaderElectionRecord) 
 
 // Update implements resourcelock.Interface. The elector believes that the lease is its
 // own when it gives it back; after a long sleep it need not be.
-func (l *lock) Update(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
+func (l *leaseLock) Update(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
 	if r.HolderIdentity == "" && l.holder != l.Identity() {
-		return errForeignLease
+		return errLeaseTaken
 	}
 	sent := l.fence.now()
 	if err := l.Interface.Update(ctx, r); err != nil {
@@ -140,9 +140,9 @@ func (l *lock) Update(ctx context.Context, r resourcelock.LeaderElectionRecord) 
 	return nil
 }
 
-func (l *lock) renewed(sent time.Time, r resourcelock.LeaderElectionRecord) {
+func (l *leaseLock) renewed(sent time.Time, r resourcelock.LeaderElectionRecord) {
 	if r.HolderIdentity != l.Identity() {
-		l.fence.fall()
+		l.fence.revoke()
 		return
 	}
 	l.transitions = uint64(max(r.LeaderTransitions, 0))

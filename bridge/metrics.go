@@ -32,14 +32,14 @@ type instruments struct {
 	outages, checks, resyncs *prometheus.CounterVec
 
 	mu      sync.Mutex
-	repairs map[string]siteRepair
+	repairs map[string]syncState
 }
 
 // newInstruments makes the metrics of a bridge. count is read at each scrape.
 func newInstruments(count *counters) *instruments {
 	t := &instruments{
 		registry: prometheus.NewRegistry(),
-		queues:   newQueueMetrics(), requests: newRequestMetrics(), sites: newSiteMetrics(), health: &health{}, repairs: map[string]siteRepair{},
+		queues:   newQueueMetrics(), requests: newRequestMetrics(), sites: newSiteMetrics(), health: &health{}, repairs: map[string]syncState{},
 		leader:  prometheus.NewGauge(gaugeOpts("leader", "Whether this bridge leads: 1 or 0.")),
 		term:    prometheus.NewGauge(gaugeOpts("term", "The term for which this bridge leads, 0 when it does not.")),
 		down:    prometheus.NewGaugeVec(gaugeOpts("outage", "Whether something that the bridge needs does not work now: 1 or 0."), []string{"what"}),
@@ -52,7 +52,7 @@ func newInstruments(count *counters) *instruments {
 		ConstLabels: prometheus.Labels{"version": version.String()},
 	})
 	build.Set(1)
-	hub := prometheus.NewGaugeFunc(gaugeOpts("hub_connected", "Whether the hub is connected: 1 or 0."), func() float64 { return flag(t.health.connected()) })
+	hub := prometheus.NewGaugeFunc(gaugeOpts("hub_connected", "Whether the hub is connected: 1 or 0."), func() float64 { return boolValue(t.health.connected()) })
 	t.registry.MustRegister(build, hub, t.leader, t.term, t.down, t.outages, t.checks, t.resyncs,
 		t.queues, t.requests, t.sites, workMetrics{count},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -61,7 +61,7 @@ func newInstruments(count *counters) *instruments {
 
 // leading notes that this bridge leads. The returned function notes that it does not
 // any more.
-func (t *instruments) leading() (end func()) {
+func (t *instruments) startLeading() (end func()) {
 	t.health.leading.Store(true)
 	t.leader.Set(1)
 	return func() {
@@ -77,7 +77,7 @@ func (t *instruments) acting(term uint64) {
 	t.term.Set(float64(term))
 }
 
-func (t *instruments) idle() {
+func (t *instruments) stopped() {
 	t.health.acting.Store(false)
 	t.term.Set(0)
 	t.sites.clear()
@@ -87,11 +87,11 @@ func (t *instruments) idle() {
 }
 
 // watching makes an outage tell the metrics as well.
-func (t *instruments) watching(o *outage) *outage {
+func (t *instruments) trackOutage(o *outage) *outage {
 	what := slug(o.what)
 	down, outages := t.down.WithLabelValues(what), t.outages.WithLabelValues(what)
 	down.Set(0)
-	o.note = func(is bool) {
+	o.onChange = func(is bool) {
 		if !is {
 			down.Set(0)
 			return
@@ -104,7 +104,7 @@ func (t *instruments) watching(o *outage) *outage {
 
 // repaired takes in what is known of a site's comparisons and resyncs, after each of
 // them.
-func (t *instruments) repaired(site string, r siteRepair) {
+func (t *instruments) syncStateChanged(site string, r syncState) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	was := t.repairs[site]
@@ -154,7 +154,7 @@ var (
 	mismatchDesc  = desc("manifest_mismatches_total", "Comparisons that found a difference.")
 	refusedDesc   = desc("requests_refused_total", "Requests of sites that were unknown, too large or too many.")
 	epochsDesc    = desc("epochs_total", "How often the API server's storage was found to have been restored or replaced.")
-	foreignDesc   = desc("foreign_messages_total", "Messages in DESIRED that this bridge has not published.")
+	externalDesc  = desc("foreign_messages_total", "Messages in DESIRED that this bridge has not published.")
 )
 
 // workCounters is the table of what has no label.
@@ -167,7 +167,7 @@ var workCounters = []struct {
 	{mismatchDesc, func(c Counters) uint64 { return c.Mismatches }},
 	{refusedDesc, func(c Counters) uint64 { return c.Refused }},
 	{epochsDesc, func(c Counters) uint64 { return c.Epochs }},
-	{foreignDesc, func(c Counters) uint64 { return c.Foreign }},
+	{externalDesc, func(c Counters) uint64 { return c.ExternalWrites }},
 }
 
 func (workMetrics) Describe(ch chan<- *prometheus.Desc) {
@@ -188,7 +188,7 @@ func (w workMetrics) Collect(ch chan<- prometheus.Metric) {
 	count(reportsDesc, c.Accepted, "accepted")
 	count(reportsDesc, c.Dropped, "dropped")
 	count(reportsDesc, c.Quarantined, "quarantined")
-	count(reportsDesc, c.Strays, "stray")
+	count(reportsDesc, c.UnknownSite, "stray")
 	count(reportsDesc, c.Deferred, "deferred")
 	for _, w := range workCounters {
 		count(w.desc, w.value(c))

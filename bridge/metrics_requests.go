@@ -46,21 +46,21 @@ func (m *requestMetrics) Collect(ch chan<- prometheus.Metric) {
 
 // transport counts what passes.
 func (m *requestMetrics) transport(next http.RoundTripper) http.RoundTripper {
-	return &counted{m, next}
+	return &countingTransport{m, next}
 }
 
-type counted struct {
+type countingTransport struct {
 	*requestMetrics
 	next http.RoundTripper
 }
 
 // RoundTrip implements http.RoundTripper.
-func (t *counted) RoundTrip(r *http.Request) (*http.Response, error) {
+func (t *countingTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	start := time.Now()
 	answer, err := t.next.RoundTrip(r)
 	switch {
 	case err == nil:
-		t.total.WithLabelValues(r.Method, class(answer.StatusCode)).Inc()
+		t.total.WithLabelValues(r.Method, codeClass(answer.StatusCode)).Inc()
 		t.duration.WithLabelValues(r.Method).Observe(time.Since(start).Seconds())
 	case errors.Is(err, context.Canceled), errors.Is(err, errNotLeading), errors.Is(err, errDeposed):
 		return answer, err // says nothing about the API server
@@ -72,7 +72,7 @@ func (t *counted) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // WrappedRoundTripper lets client-go find the transport that can be cancelled.
-func (t *counted) WrappedRoundTripper() http.RoundTripper { return t.next }
+func (t *countingTransport) WrappedRoundTripper() http.RoundTripper { return t.next }
 
 // note remembers whether the API server works: an answer of its own, also a refusal,
 // says that it does.
@@ -91,7 +91,7 @@ func (m *requestMetrics) note(answer *http.Response, err error) {
 
 // working is nil when the API server has answered the last request, or has failed for
 // less than grace.
-func (m *requestMetrics) working(now time.Time, grace time.Duration) error {
+func (m *requestMetrics) lastFailure(now time.Time, grace time.Duration) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
@@ -104,7 +104,7 @@ func (m *requestMetrics) working(now time.Time, grace time.Duration) error {
 }
 
 // class is 2xx, 4xx, ...; the codes that mean something of their own stay.
-func class(code int) string {
+func codeClass(code int) string {
 	switch code {
 	case http.StatusNotFound, http.StatusConflict, http.StatusGone, http.StatusTooManyRequests, http.StatusForbidden, http.StatusUnauthorized:
 		return strconv.Itoa(code)

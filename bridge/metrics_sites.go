@@ -79,7 +79,7 @@ type siteGauge struct {
 
 // siteGauges is the table of what is said of each site.
 var siteGauges = []siteGauge{
-	siteValue("connected", "Whether the site is heard: 1 or 0.", func(s v1alpha1.SiteStatus) float64 { return flag(s.Connected) }),
+	siteValue("connected", "Whether the site is heard: 1 or 0.", func(s v1alpha1.SiteStatus) float64 { return boolValue(s.Connected) }),
 	{desc("site_since_seconds", "For how long the site has been connected, or not.", "site"), func(s v1alpha1.SiteStatus, now time.Time) float64 {
 		if s.Since == nil {
 			return 0
@@ -87,10 +87,10 @@ var siteGauges = []siteGauge{
 		return age(s.Since.Time, now)
 	}},
 	siteValue("synced", "The condition Synced of the site: 1 or 0.", func(s v1alpha1.SiteStatus) float64 {
-		return flag(meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionSynced))
+		return boolValue(meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionSynced))
 	}),
 	siteValue("healthy", "The condition Healthy of the site: 1 or 0.", func(s v1alpha1.SiteStatus) float64 {
-		return flag(meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionHealthy))
+		return boolValue(meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionHealthy))
 	}),
 	siteValue("nodes", "Nodes of the site.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Nodes) }),
 	siteValue("pending_objects", "Objects that the site has not stored.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Pending) }),
@@ -109,7 +109,7 @@ var siteGauges = []siteGauge{
 	siteValue("manifest_mismatches", "Comparisons that found a difference, since the Site was made.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Mismatches) }),
 	siteValue("duplicate_identity", "Whether two leaves call themselves by the name of the site: 1 or 0.", func(s v1alpha1.SiteStatus) float64 {
 		c := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionHealthy)
-		return flag(c != nil && c.Reason == v1alpha1.ReasonDuplicateIdentity)
+		return boolValue(c != nil && c.Reason == v1alpha1.ReasonDuplicateIdentity)
 	}),
 }
 
@@ -117,7 +117,7 @@ func siteValue(name, help string, value func(v1alpha1.SiteStatus) float64) siteG
 	return siteGauge{desc("site_"+name, help, "site"), func(s v1alpha1.SiteStatus, _ time.Time) float64 { return value(s) }}
 }
 
-func flag(is bool) float64 {
+func boolValue(is bool) float64 {
 	if is {
 		return 1
 	}

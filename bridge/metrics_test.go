@@ -81,12 +81,12 @@ func TestAlertsAreAboutMetricsThatExist(t *testing.T) {
 func TestRepairsAreCountedByOutcome(t *testing.T) {
 	t.Parallel()
 	m := newInstruments(&counters{})
-	first := siteRepair{LastCheck: noon, Outcome: streams.InventoryEqual}
-	m.repaired("plant-a", first)
-	m.repaired("plant-a", first)
-	second := siteRepair{LastCheck: noon.Add(time.Second), Outcome: streams.InventoryRepairing, Resynced: noon, ResyncReason: ResyncMismatch}
-	m.repaired("plant-a", second)
-	m.repaired("plant-b", first)
+	first := syncState{LastCheck: noon, Outcome: streams.InventoryEqual}
+	m.syncStateChanged("plant-a", first)
+	m.syncStateChanged("plant-a", first)
+	second := syncState{LastCheck: noon.Add(time.Second), Outcome: streams.InventoryRepairing, Resynced: noon, ResyncReason: ResyncMismatch}
+	m.syncStateChanged("plant-a", second)
+	m.syncStateChanged("plant-b", first)
 	for outcome, want := range map[string]float64{"equal": 2, "repairing": 1} {
 		if got := testutil.ToFloat64(m.checks.WithLabelValues(outcome)); got != want {
 			t.Errorf("%v comparisons were %s, want %v", got, outcome, want)
@@ -100,7 +100,7 @@ func TestRepairsAreCountedByOutcome(t *testing.T) {
 func TestOutagesAreCounted(t *testing.T) {
 	t.Parallel()
 	m := newInstruments(&counters{})
-	o := m.watching(newOutage(zap.NewNop(), "watch the API server"))
+	o := m.trackOutage(newOutage(zap.NewNop(), "watch the API server"))
 	for _, err := range []error{errors.New("away"), errors.New("away"), nil, errors.New("away")} {
 		o.report(err)
 	}
@@ -119,7 +119,7 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 func TestRequestsAreCounted(t *testing.T) {
 	t.Parallel()
 	m := newRequestMetrics()
-	if m.working(noon, time.Second) == nil {
+	if m.lastFailure(noon, time.Second) == nil {
 		t.Error("an API server that has never answered works")
 	}
 	answer := func(code int, err error) {
@@ -139,25 +139,25 @@ func TestRequestsAreCounted(t *testing.T) {
 		}
 	}
 	for code, want := range map[int]string{200: "2xx", 201: "2xx", 302: "3xx", 404: "404", 409: "409", 422: "4xx", 429: "429", 503: "5xx"} {
-		if got := class(code); got != want {
+		if got := codeClass(code); got != want {
 			t.Errorf("%d counts as %s, want %s", code, got, want)
 		}
 	}
 	answer(409, nil)
-	if err := m.working(time.Now(), 0); err != nil {
+	if err := m.lastFailure(time.Now(), 0); err != nil {
 		t.Errorf("an API server that refuses does not work: %v", err)
 	}
 	answer(0, context.Canceled)
 	answer(0, errNotLeading)
-	if err := m.working(time.Now(), 0); err != nil {
+	if err := m.lastFailure(time.Now(), 0); err != nil {
 		t.Errorf("what was not sent speaks against the API server: %v", err)
 	}
 	answer(503, nil)
 	answer(0, errors.New("connection refused"))
-	if err := m.working(time.Now(), time.Minute); err != nil {
+	if err := m.lastFailure(time.Now(), time.Minute); err != nil {
 		t.Errorf("no grace: %v", err)
 	}
-	if err := m.working(time.Now().Add(time.Hour), time.Minute); err == nil || !strings.Contains(err.Error(), "refused") {
+	if err := m.lastFailure(time.Now().Add(time.Hour), time.Minute); err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("after an hour without answers: %v", err)
 	}
 	for code, want := range map[string]float64{"409": 1, "5xx": 1, "error": 1} {
@@ -166,7 +166,7 @@ func TestRequestsAreCounted(t *testing.T) {
 		}
 	}
 	answer(200, nil)
-	if err := m.working(time.Now().Add(time.Hour), time.Minute); err != nil {
+	if err := m.lastFailure(time.Now().Add(time.Hour), time.Minute); err != nil {
 		t.Errorf("it answers again: %v", err)
 	}
 }
@@ -178,7 +178,7 @@ func TestReadyWhenItActsOrStandsBy(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "API server: has not answered yet") || !strings.Contains(err.Error(), "hub: not connected") {
 		t.Errorf("a bridge that has just been made: %v", err)
 	}
-	end := b.metrics.leading()
+	end := b.metrics.startLeading()
 	if err := b.ready(); !strings.Contains(err.Error(), "leading, and not acting yet") {
 		t.Errorf("a bridge that leads and does nothing: %v", err)
 	}
@@ -186,7 +186,7 @@ func TestReadyWhenItActsOrStandsBy(t *testing.T) {
 	if err := b.ready(); strings.Contains(err.Error(), "acting") || testutil.ToFloat64(b.metrics.term) != 7 {
 		t.Errorf("a bridge that acts: %v", err)
 	}
-	b.metrics.idle()
+	b.metrics.stopped()
 	end()
 	if testutil.ToFloat64(b.metrics.leader) != 0 || testutil.ToFloat64(b.metrics.term) != 0 {
 		t.Error("a bridge that does not lead any more says that it does")

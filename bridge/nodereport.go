@@ -33,9 +33,9 @@ func (w *writeback) writeNode(ctx context.Context, k reportKey, r *report) error
 	switch {
 	case o == nil && !w.publish.siteExists(k.site):
 		return fmt.Errorf("%w: site %s", errGone, k.site)
-	case o == nil && !r.fresh && !w.heard(k):
+	case o == nil && !r.pending && !w.nodeOfReportAlive(k):
 		// Deleted by somebody: it is registered again when it is heard.
-		return fmt.Errorf("%w: %s was deleted", errSilent, k.ref.Name)
+		return fmt.Errorf("%w: %s was deleted", errNodeNotAlive, k.ref.Name)
 	case o == nil && w.publish.siteOf(k.ref.Name) != k.site && len(w.publish.nodesOf(k.site)) >= maxSiteNodes:
 		return fmt.Errorf("%w: site %s has %d nodes", errRefused, k.site, maxSiteNodes)
 	case o == nil:
@@ -45,7 +45,7 @@ func (w *writeback) writeNode(ctx context.Context, k reportKey, r *report) error
 		}
 		current = *created
 	default:
-		if err := typed(o, &current); err != nil {
+		if err := fromUnstructured(o, &current); err != nil {
 			return err
 		}
 	}
@@ -55,7 +55,7 @@ func (w *writeback) writeNode(ctx context.Context, k reportKey, r *report) error
 	if err := w.restore(ctx, k.site, &current); err != nil {
 		return err
 	}
-	if err := w.markEdge(ctx, &current); err != nil {
+	if err := w.setEdgeRole(ctx, &current); err != nil {
 		return err
 	}
 	if err := w.patchNodeMeta(ctx, &current, &reported); err != nil {
@@ -72,7 +72,7 @@ func (w *writeback) register(ctx context.Context, site string, reported *corev1.
 	if err != nil {
 		return nil, err
 	}
-	was, err := w.deleted.of(site, reported.Name)
+	was, err := w.deleted.get(site, reported.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +93,7 @@ func (w *writeback) register(ctx context.Context, site string, reported *corev1.
 	}
 	node.Labels[SiteLabel] = site
 	if was != nil {
-		node.Spec.Taints, node.Spec.Unschedulable = setByPeople(was.Spec)
+		node.Spec.Taints, node.Spec.Unschedulable = userSettings(was.Spec)
 	}
 	created, err := as.core.Nodes().Create(ctx, node, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
@@ -101,20 +101,20 @@ func (w *writeback) register(ctx context.Context, site string, reported *corev1.
 	}
 	if err != nil {
 		w.clients.forget(reported.Name) // there may be no such node
-		return nil, verdict(err)
+		return nil, classify(err)
 	}
 	return created, nil
 }
 
 // heard reports whether the node that a report is about is alive.
-func (w *writeback) heard(k reportKey) bool {
-	alive, _ := w.speaksFor(k.site, k.ref.Node)
+func (w *writeback) nodeOfReportAlive(k reportKey) bool {
+	alive, _ := w.nodeAlive(k.site, k.ref.Node)
 	return alive
 }
 
 // markEdge sets the role label, which NodeRestriction forbids nodes to set themselves,
 // and replaces current by the changed node.
-func (w *writeback) markEdge(ctx context.Context, current *corev1.Node) error {
+func (w *writeback) setEdgeRole(ctx context.Context, current *corev1.Node) error {
 	if _, ok := current.Labels[EdgeRoleLabel]; ok {
 		return nil
 	}
@@ -126,7 +126,7 @@ func (w *writeback) markEdge(ctx context.Context, current *corev1.Node) error {
 	}
 	changed, err := w.clients.own.CoreV1().Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	if err != nil {
-		return verdict(err)
+		return classify(err)
 	}
 	*current = *changed
 	return nil
@@ -135,8 +135,8 @@ func (w *writeback) markEdge(ctx context.Context, current *corev1.Node) error {
 // patchNodeMeta sets the labels and annotations that a kubelet owns, and replaces current
 // by the changed node. Others may have been changed in the cloud since the site saw them.
 func (w *writeback) patchNodeMeta(ctx context.Context, current, reported *corev1.Node) error {
-	labels := changedOf(current.Labels, reported.Labels, kubeletLabel)
-	annotations := changedOf(current.Annotations, reported.Annotations, kubeletAnnotation)
+	labels := changedKeys(current.Labels, reported.Labels, isKubeletLabel)
+	annotations := changedKeys(current.Annotations, reported.Annotations, isKubeletAnnotation)
 	if len(labels) == 0 && len(annotations) == 0 {
 		return nil
 	}
@@ -152,13 +152,13 @@ func (w *writeback) patchNodeMeta(ctx context.Context, current, reported *corev1
 	}
 	changed, err := as.core.Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	if err != nil {
-		return verdict(err)
+		return classify(err)
 	}
 	*current = *changed
 	return nil
 }
 
-func changedOf(current, reported map[string]string, owned func(string) bool) map[string]string {
+func changedKeys(current, reported map[string]string, owned func(string) bool) map[string]string {
 	changed := map[string]string{}
 	for k, v := range reported {
 		if was, ok := current[k]; owned(k) && (!ok || was != v) {
@@ -168,7 +168,7 @@ func changedOf(current, reported map[string]string, owned func(string) bool) map
 	return changed
 }
 
-func kubeletLabel(l string) bool {
+func isKubeletLabel(l string) bool {
 	switch l {
 	case corev1.LabelHostname, corev1.LabelTopologyZone, corev1.LabelTopologyRegion, corev1.LabelInstanceTypeStable,
 		corev1.LabelOSStable, corev1.LabelArchStable, "beta.kubernetes.io/os", "beta.kubernetes.io/arch", corev1.LabelInstanceType,
@@ -178,16 +178,16 @@ func kubeletLabel(l string) bool {
 	return false
 }
 
-func kubeletAnnotation(a string) bool {
+func isKubeletAnnotation(a string) bool {
 	return strings.HasPrefix(a, "volumes.kubernetes.io/") || a == "csi.volume.kubernetes.io/nodeid" || a == "alpha.kubernetes.io/provided-node-ip"
 }
 
 func (w *writeback) patchNodeStatus(ctx context.Context, k reportKey, r *report, current, reported *corev1.Node) error {
-	connected, since, _ := w.presence.of(k.site)
+	connected, since, _ := w.liveness.state(k.site)
 	wanted := current.DeepCopy()
-	alive, heard := w.speaksFor(k.site, k.ref.Name)
+	alive, heard := w.nodeAlive(k.site, k.ref.Name)
 	if alive {
-		wanted.Status = mergeNodeStatus(current.Status, reported.Status, r.fresh, heard)
+		wanted.Status = mergeNodeStatus(current.Status, reported.Status, r.pending, heard)
 	}
 	setSiteCondition(&wanted.Status, connected, since, time.Now())
 	if !equality.Semantic.DeepEqual(current.Status, wanted.Status) {
@@ -200,11 +200,11 @@ func (w *writeback) patchNodeStatus(ctx context.Context, k reportKey, r *report,
 			return err
 		}
 		if _, err := as.core.Nodes().Patch(ctx, k.ref.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status"); err != nil {
-			return verdict(err)
+			return classify(err)
 		}
 	}
 	if !alive {
-		return fmt.Errorf("%w: %s", errSilent, k.ref.Name)
+		return fmt.Errorf("%w: %s", errNodeNotAlive, k.ref.Name)
 	}
 	return nil
 }

@@ -13,22 +13,22 @@ type outage struct {
 	log  *zap.Logger
 	what string
 	// note is told of each change of state; it is set before the first use.
-	note func(down bool)
+	onChange func(down bool)
 
 	mu   sync.Mutex
 	down map[string]bool
 }
 
 func newOutage(log *zap.Logger, what string) *outage {
-	return &outage{log: log, what: what, note: func(bool) {}, down: map[string]bool{}}
+	return &outage{log: log, what: what, onChange: func(bool) {}, down: map[string]bool{}}
 }
 
 // report takes in the outcome of one attempt.
-func (o *outage) report(err error) { o.part("", err) }
+func (o *outage) report(err error) { o.reportPart("", err) }
 
 // part takes in the outcome of one attempt at a part. The whole works when all its
 // parts do.
-func (o *outage) part(name string, err error) {
+func (o *outage) reportPart(name string, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	before := len(o.down)
@@ -44,9 +44,9 @@ func (o *outage) part(name string, err error) {
 			fields = append(fields, zap.String("part", name))
 		}
 		o.log.Warn("unavailable, trying again", fields...)
-		o.note(true)
+		o.onChange(true)
 	case before > 0 && len(o.down) == 0:
 		o.log.Info("available again", zap.String("what", o.what))
-		o.note(false)
+		o.onChange(false)
 	}
 }

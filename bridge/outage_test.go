@@ -26,7 +26,7 @@ func TestOutageLogsChangesOfState(t *testing.T) {
 		{"nodes", nil, 2},
 		{"nodes", down, 3},
 	} {
-		o.part(step.part, step.err)
+		o.reportPart(step.part, step.err)
 		if n := logs.Len(); n != step.lines {
 			t.Errorf("after %+v there are %d lines", step, n)
 		}

@@ -29,8 +29,8 @@ func (w *writeback) writePodStatus(ctx context.Context, k reportKey, r *report) 
 	if err != nil {
 		return err
 	}
-	if alive, _ := w.speaksFor(k.site, k.ref.Node); !alive {
-		return fmt.Errorf("%w: %s", errSilent, k.ref.Node)
+	if alive, _ := w.nodeAlive(k.site, k.ref.Node); !alive {
+		return fmt.Errorf("%w: %s", errNodeNotAlive, k.ref.Node)
 	}
 	var reported corev1.Pod
 	if err := json.Unmarshal(r.msg.Object, &reported); err != nil {
@@ -45,13 +45,13 @@ func (w *writeback) writePodStatus(ctx context.Context, k reportKey, r *report) 
 		return err
 	}
 	_, err = as.core.Pods(k.ref.Namespace).Patch(ctx, k.ref.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
-	return verdict(err)
+	return classify(err)
 }
 
 // pod is the API's pod, if it is the one that the report is about.
 func (w *writeback) pod(k reportKey, r *report) (*corev1.Pod, error) {
 	var pod corev1.Pod
-	if err := typed(w.watch.get(keyOf(k.ref)), &pod); err != nil {
+	if err := fromUnstructured(w.watch.get(keyOf(k.ref)), &pod); err != nil {
 		return nil, err
 	}
 	switch {
@@ -153,7 +153,7 @@ func (w *writeback) deletePod(ctx context.Context, k reportKey, r *report) error
 	if apierrors.IsConflict(err) {
 		return fmt.Errorf("%w: %w", errGone, err)
 	}
-	return verdict(err)
+	return classify(err)
 }
 
 // createMirrorPod shows a static pod of a node in the API. NodeRestriction sees to it
@@ -165,12 +165,12 @@ func (w *writeback) createMirrorPod(ctx context.Context, k reportKey, r *report)
 	}
 	node := w.watch.get(coreKey("nodes", "", k.ref.Node))
 	if node == nil {
-		return fmt.Errorf("%w: %s", errNodeUnknown, k.ref.Node)
+		return fmt.Errorf("%w: %s", errNodeNotRegistered, k.ref.Node)
 	}
 	if pod.Name != k.ref.Name || pod.Namespace != k.ref.Namespace {
 		return fmt.Errorf("%w: object is pod %s/%s, subject says %s", errRefused, pod.Namespace, pod.Name, k.ref)
 	}
-	freshMeta(&pod.ObjectMeta)
+	clearServerFields(&pod.ObjectMeta)
 	for i := range pod.OwnerReferences {
 		if o := &pod.OwnerReferences[i]; o.Kind == "Node" && o.Name == k.ref.Node {
 			o.UID = node.GetUID() // the site may know the node by another life
@@ -184,18 +184,18 @@ func (w *writeback) createMirrorPod(ctx context.Context, k reportKey, r *report)
 	if apierrors.IsAlreadyExists(err) {
 		return nil // its status follows, fenced by UID
 	}
-	return verdict(err)
+	return classify(err)
 }
 
 // freshMeta leaves of a site's metadata what a create may carry.
-func freshMeta(m *metav1.ObjectMeta) {
+func clearServerFields(m *metav1.ObjectMeta) {
 	m.UID, m.ResourceVersion, m.Generation = "", "", 0
 	m.CreationTimestamp, m.DeletionTimestamp, m.DeletionGracePeriodSeconds = metav1.Time{}, nil, nil
 	m.ManagedFields = nil
 }
 
 // typed converts an object as it was last seen; a missing one is errGone.
-func typed(o *unstructured.Unstructured, into any) error {
+func fromUnstructured(o *unstructured.Unstructured, into any) error {
 	if o == nil {
 		return errGone
 	}

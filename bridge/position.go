@@ -17,9 +17,9 @@ import (
 const positionTimeout = 5 * time.Second
 
 // positions answers what of a leaf's stream the hub has stored.
-type positions struct{ js jetstream.JetStream }
+type positionReader struct{ js jetstream.JetStream }
 
-func (p *positions) handler() *handler {
+func (p *positionReader) handler() *handler {
 	return &handler{
 		workers: 4, backlog: 1024, perSite: 8, maxBytes: 4 << 10,
 		answer: func(ctx context.Context, site string, data []byte) any {
@@ -33,7 +33,7 @@ func (p *positions) handler() *handler {
 	}
 }
 
-func (p *positions) answer(ctx context.Context, site string, data []byte) (string, error) {
+func (p *positionReader) answer(ctx context.Context, site string, data []byte) (string, error) {
 	var q streams.PositionQuery
 	if err := json.Unmarshal(data, &q); err != nil {
 		return "", fmt.Errorf("read query: %w", err)
@@ -48,7 +48,7 @@ func (p *positions) answer(ctx context.Context, site string, data []byte) (strin
 }
 
 // last is the id of the newest message that matches.
-func (p *positions) last(ctx context.Context, stream, filter string) (string, error) {
+func (p *positionReader) last(ctx context.Context, stream, filter string) (string, error) {
 	m, err := lastMessage(ctx, p.js.Conn(), stream, filter)
 	if err != nil || m == nil {
 		return "", err

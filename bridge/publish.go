@@ -17,10 +17,10 @@ import (
 var (
 	// errMoved reports that the hub holds something else than this bridge knew of. It has
 	// been read anew; the caller tries again.
-	errMoved = errors.New("changed by another writer")
+	errConcurrentWrite = errors.New("changed by another writer")
 	// errBehind reports that the copy of an object is older than what was published of
 	// it. The caller tries again when the watch has caught up.
-	errBehind = errors.New("the watch is behind what was published")
+	errStaleCache = errors.New("the watch is behind what was published")
 )
 
 // publisher makes DESIRED equal to what each site needs. Changes of objects come in
@@ -34,17 +34,17 @@ type publisher struct {
 	log   *zap.Logger
 	count *counters
 	// suspect is told of an object whose version is lower than what was published of it.
-	suspect func(k objectKey, uid, published string)
+	onOlderVersion func(k objectKey, uid, published string)
 
 	objects workqueue.TypedRateLimitingInterface[objectKey]
 	queue   workqueue.TypedRateLimitingInterface[string]
 
-	mu        sync.Mutex
-	closure   *closure
-	published *published
-	dirty     map[string]*dirtySite
+	mu      sync.Mutex
+	closure *closure
+	desired *desiredCache
+	dirty   map[string]*dirtySite
 	// busy are the sites that are being published now.
-	busy map[string]bool
+	publishing map[string]bool
 	// retired are names that the hub has a consumer for although there was no such Site
 	// when it was looked for.
 	retired map[string]bool
@@ -55,37 +55,37 @@ type dirtySite struct {
 	recompute bool
 	keys      keySet
 	// again are objects to publish although they have not changed.
-	again keySet
+	force keySet
 	// strangers are what the site has, by subject, and should not.
-	strangers map[string]streams.InventoryEntry
+	extra map[string]streams.InventoryEntry
 }
 
 func newPublisher(w *watch, f *fence, count *counters, metrics *instruments, log *zap.Logger) *publisher {
 	return &publisher{
-		watch: w, fence: f, log: log, count: count, closure: newClosure(), published: newPublished(),
-		dirty: map[string]*dirtySite{}, busy: map[string]bool{}, retired: map[string]bool{}, suspect: func(objectKey, string, string) {},
+		watch: w, fence: f, log: log, count: count, closure: newClosure(), desired: newDesiredCache(),
+		dirty: map[string]*dirtySite{}, publishing: map[string]bool{}, retired: map[string]bool{}, onOlderVersion: func(objectKey, string, string) {},
 		objects: newQueue[objectKey](metrics, "objects", publishRetry),
 		queue:   newQueue[string](metrics, "sites", publishRetry),
 	}
 }
 
 // changed notes that an object is to be looked at.
-func (p *publisher) changed(k objectKey) { p.objects.Add(k) }
+func (p *publisher) enqueue(k objectKey) { p.objects.Add(k) }
 
 // start takes over the objects that exist and what DESIRED held, and marks every site.
-func (p *publisher) start(h *hub, epoch string, was *published) {
+func (p *publisher) load(h *hub, epoch string, was *desiredCache) {
 	p.hub, p.epoch = h, epoch
 	for _, k := range p.watch.keys() {
-		p.observe(k)
+		p.index(k)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.published = was
+	p.desired = was
 	for site := range p.closure.sites {
-		p.mark(site).recompute = true
+		p.markDirty(site).recompute = true
 	}
 	for site, objects := range was.sites {
-		d := p.mark(site)
+		d := p.markDirty(site)
 		for k := range objects {
 			d.keys[k] = struct{}{}
 		}
@@ -102,14 +102,14 @@ func (p *publisher) run(ctx context.Context, workers int) {
 	})
 	wg.Go(func() {
 		for k, down := p.objects.Get(); !down; k, down = p.objects.Get() {
-			p.observe(k)
+			p.index(k)
 			p.objects.Done(k)
 		}
 	})
 	for range workers {
 		wg.Go(func() {
 			for site, down := p.queue.Get(); !down; site, down = p.queue.Get() {
-				p.work(ctx, site)
+				p.process(ctx, site)
 				p.queue.Done(site)
 			}
 		})
@@ -117,14 +117,14 @@ func (p *publisher) run(ctx context.Context, workers int) {
 	wg.Wait()
 }
 
-func (p *publisher) work(ctx context.Context, site string) {
+func (p *publisher) process(ctx context.Context, site string) {
 	err := p.publishSite(ctx, site)
 	switch {
 	case err == nil:
 		p.queue.Forget(site)
 	case ctx.Err() != nil:
 	default:
-		if p.queue.NumRequeues(site) == 0 && !errors.Is(err, errMoved) && !errors.Is(err, errBehind) {
+		if p.queue.NumRequeues(site) == 0 && !errors.Is(err, errConcurrentWrite) && !errors.Is(err, errStaleCache) {
 			p.log.Warn("publish interrupted, trying again", zap.String("site", site), zap.Error(err))
 		}
 		p.queue.AddRateLimited(site)
@@ -133,12 +133,12 @@ func (p *publisher) work(ctx context.Context, site string) {
 
 // observe takes an object as it is now into the closure and marks the sites that its
 // change concerns.
-func (p *publisher) observe(k objectKey) {
+func (p *publisher) index(k objectKey) {
 	o := p.watch.get(k)
-	var f facts
+	var f dependencies
 	if o != nil {
 		var err error
-		if f, err = factsOf(k, o); err != nil {
+		if f, err = dependenciesOf(k, o); err != nil {
 			p.log.Error("object not understood, its references are not followed", zap.Stringer("object", k.ref("")), zap.Error(err))
 		}
 	}
@@ -151,45 +151,45 @@ func (p *publisher) observe(k objectKey) {
 		sites = p.closure.remove(k)
 	}
 	for _, s := range sites {
-		p.mark(s).recompute = true
+		p.markDirty(s).recompute = true
 	}
 	for _, s := range p.closure.sitesWanting(k) {
-		p.mark(s).keys[k] = struct{}{}
+		p.markDirty(s).keys[k] = struct{}{}
 	}
 }
 
 // mark returns the list of what is to be done for a site, and sees to it that it is
 // done. The caller holds the lock.
-func (p *publisher) mark(site string) *dirtySite {
+func (p *publisher) markDirty(site string) *dirtySite {
 	p.queue.Add(site)
-	return p.list(site)
+	return p.dirtySite(site)
 }
 
-func (p *publisher) list(site string) *dirtySite {
+func (p *publisher) dirtySite(site string) *dirtySite {
 	d := p.dirty[site]
 	if d == nil {
-		d = &dirtySite{keys: keySet{}, again: keySet{}, strangers: map[string]streams.InventoryEntry{}}
+		d = &dirtySite{keys: keySet{}, force: keySet{}, extra: map[string]streams.InventoryEntry{}}
 		p.dirty[site] = d
 	}
 	return d
 }
 
 // remember keeps what could not be done; the caller sees to it that it is tried again.
-func (p *publisher) remember(site string, left []task) {
+func (p *publisher) restoreTasks(site string, left []task) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(left) == 0 {
 		return
 	}
-	d := p.list(site)
+	d := p.dirtySite(site)
 	for _, t := range left {
-		if t.stranger != nil {
-			d.strangers[t.stranger.Subject] = *t.stranger
+		if t.extra != nil {
+			d.extra[t.extra.Subject] = *t.extra
 			continue
 		}
 		d.keys[t.key] = struct{}{}
-		if t.again {
-			d.again[t.key] = struct{}{}
+		if t.force {
+			d.force[t.key] = struct{}{}
 		}
 	}
 }
@@ -200,9 +200,9 @@ type task struct {
 	node   string
 	wanted bool
 	// again says to publish it also when it has not changed.
-	again bool
+	force bool
 	// stranger is what a site has on a subject that is not wanted there.
-	stranger *streams.InventoryEntry
+	extra *streams.InventoryEntry
 }
 
 // plan takes what is marked for a site and orders it; from now on the site is busy.
@@ -212,7 +212,7 @@ func (p *publisher) plan(site string) (tasks []task, known bool) {
 	defer p.mu.Unlock()
 	d := p.dirty[site]
 	delete(p.dirty, site)
-	p.busy[site] = true
+	p.publishing[site] = true
 	if !p.closure.sites[site] {
 		p.closure.recompute(site)
 		return nil, false
@@ -229,11 +229,11 @@ func (p *publisher) plan(site string) (tasks []task, known bool) {
 	}
 	for k := range d.keys {
 		node, wanted := p.closure.node(site, k)
-		_, again := d.again[k]
-		tasks = append(tasks, task{key: k, node: node, wanted: wanted, again: again})
+		_, again := d.force[k]
+		tasks = append(tasks, task{key: k, node: node, wanted: wanted, force: again})
 	}
-	for _, e := range d.strangers {
-		tasks = append(tasks, task{stranger: &e})
+	for _, e := range d.extra {
+		tasks = append(tasks, task{extra: &e})
 	}
 	slices.SortFunc(tasks, func(a, b task) int {
 		return cmp.Or(cmp.Compare(a.key.rank(), b.key.rank()), strings.Compare(a.key.Namespace, b.key.Namespace), strings.Compare(a.key.Name, b.key.Name))
@@ -243,40 +243,40 @@ func (p *publisher) plan(site string) (tasks []task, known bool) {
 
 func (p *publisher) publishSite(ctx context.Context, site string) error {
 	tasks, known := p.plan(site)
-	defer p.rest(site)
+	defer p.finish(site)
 	if !known {
 		return p.removeSite(ctx, site)
 	}
 	var left []task
 	var behind error
 	for i, t := range tasks {
-		err := p.carryOut(ctx, site, t)
-		if errors.Is(err, errBehind) {
+		err := p.execute(ctx, site, t)
+		if errors.Is(err, errStaleCache) {
 			left, behind = append(left, t), err
 			continue // the others need not wait for it
 		}
 		if err != nil {
-			tasks[i].again = t.again || errors.Is(err, errReturned)
-			p.remember(site, append(left, tasks[i:]...))
+			tasks[i].force = t.force || errors.Is(err, errResurrected)
+			p.restoreTasks(site, append(left, tasks[i:]...))
 			return err
 		}
 	}
-	p.remember(site, left)
+	p.restoreTasks(site, left)
 	return behind
 }
 
-func (p *publisher) carryOut(ctx context.Context, site string, t task) error {
-	if t.stranger != nil {
-		return p.dismiss(ctx, site, *t.stranger)
+func (p *publisher) execute(ctx context.Context, site string, t task) error {
+	if t.extra != nil {
+		return p.deleteExtra(ctx, site, *t.extra)
 	}
 	return p.publishObject(ctx, site, t)
 }
 
 // rest notes that a site is not being published any more.
-func (p *publisher) rest(site string) {
+func (p *publisher) finish(site string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.busy, site)
+	delete(p.publishing, site)
 }
 
 // retire has what is left of a site taken away, unless the Site is there again by then.
@@ -284,14 +284,14 @@ func (p *publisher) retire(site string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.retired[site] = true
-	p.mark(site)
+	p.markDirty(site)
 }
 
 // removeSite takes away what is left of a site without a Site object. Only the worker that
 // has the site does this: one that is made again meanwhile is published afterwards.
 func (p *publisher) removeSite(ctx context.Context, site string) error {
 	p.mu.Lock()
-	left := p.retired[site] || len(p.published.sites[site]) > 0
+	left := p.retired[site] || len(p.desired.sites[site]) > 0
 	p.mu.Unlock()
 	if !left {
 		return nil
@@ -303,7 +303,7 @@ func (p *publisher) removeSite(ctx context.Context, site string) error {
 		return err
 	}
 	p.mu.Lock()
-	p.published.removeSite(site)
+	p.desired.removeSite(site)
 	delete(p.retired, site)
 	p.mu.Unlock()
 	p.log.Info("site removed", zap.String("site", site))
@@ -311,7 +311,7 @@ func (p *publisher) removeSite(ctx context.Context, site string) error {
 }
 
 // siteNodes are the nodes of every Site there is.
-func (p *publisher) siteNodes() map[string][]string {
+func (p *publisher) nodesBySite() map[string][]string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	out := make(map[string][]string, len(p.closure.sites))

@@ -43,12 +43,12 @@ func startPublishing(t *testing.T) *publishing {
 		t.Fatal(err)
 	}
 	f := newFence(time.Now)
-	f.raise()
+	f.reset()
 	f.renewed(time.Now(), time.Hour)
-	f.claim(1)
+	f.setTerm(1)
 	var count counters
 	p := &publishing{t: t, publisher: newPublisher(w, f, &count, newInstruments(&count), zap.NewNop())}
-	p.start(hub, "1-e", newPublished())
+	p.load(hub, "1-e", newDesiredCache())
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { p.run(ctx, 4); close(done) }()
@@ -73,7 +73,7 @@ func (p *publishing) set(k objectKey, object map[string]any) {
 	if err := inf.GetStore().Add(&unstructured.Unstructured{Object: object}); err != nil {
 		p.t.Fatal(err)
 	}
-	p.changed(k)
+	p.enqueue(k)
 }
 
 // await waits until nothing is left to be published.
@@ -86,7 +86,7 @@ func (p *publishing) await(what string, cond func() bool) {
 	}
 }
 
-func (p *publishing) idle() bool { return p.objects.Len() == 0 && p.settled("plant-a") }
+func (p *publishing) idle() bool { return p.objects.Len() == 0 && p.siteIdle("plant-a") }
 
 // populate makes a site whose pod needs n ConfigMaps.
 func (p *publishing) populate(n int) []objectKey {
@@ -164,12 +164,12 @@ func TestHubPutBack(t *testing.T) {
 	t.Parallel()
 	p := startPublishing(t)
 	p.populate(3)
-	f := &foreign{hub: p.hub, publish: p.publisher, fence: p.fence, log: zap.NewNop(), count: p.count}
-	if err := f.search(t.Context()); err != nil || f.seen == 0 {
-		t.Fatalf("search: %v, up to %d", err, f.seen)
+	f := &externalWrites{hub: p.hub, publish: p.publisher, fence: p.fence, log: zap.NewNop(), count: p.count}
+	if err := f.poll(t.Context()); err != nil || f.lastSeq == 0 {
+		t.Fatalf("search: %v, up to %d", err, f.lastSeq)
 	}
-	f.seen++
-	if err := f.search(t.Context()); !errors.Is(err, errHubReplaced) {
+	f.lastSeq++
+	if err := f.poll(t.Context()); !errors.Is(err, errHubReplaced) {
 		t.Errorf("search: %v, want %v", err, errHubReplaced)
 	}
 }
@@ -186,7 +186,7 @@ func TestRemovedMessageThatIsBackIsPublishedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.mu.Lock()
-	p.published.remove("plant-a", k, subject) // as after a tombstone that was swept
+	p.desired.remove("plant-a", k, subject) // as after a tombstone that was swept
 	p.mu.Unlock()
 	p.write(k, 0)
 	p.await("published again", func() bool {

@@ -17,7 +17,7 @@ import (
 // publishObject makes DESIRED hold the object as it is now, or a tombstone.
 func (p *publisher) publishObject(ctx context.Context, site string, t task) error {
 	p.mu.Lock()
-	entries := maps.Clone(p.published.of(site, t.key))
+	entries := maps.Clone(p.desired.entries(site, t.key))
 	p.mu.Unlock()
 
 	o := p.watch.get(t.key)
@@ -29,7 +29,7 @@ func (p *publisher) publishObject(ctx context.Context, site string, t task) erro
 		if e.subject == subject || e.op == streams.OpDelete {
 			continue
 		}
-		if err := p.tombstone(ctx, site, t.key, e, ended(o, e.uid, subject != "")); err != nil {
+		if err := p.tombstone(ctx, site, t.key, e, isGone(o, e.uid, subject != "")); err != nil {
 			return err
 		}
 	}
@@ -40,27 +40,27 @@ func (p *publisher) publishObject(ctx context.Context, site string, t task) erro
 }
 
 func (p *publisher) publishBody(ctx context.Context, site string, t task, o *unstructured.Unstructured, was entry) error {
-	data, hash, err := body(t.key, o)
+	data, hash, err := encodeObject(t.key, o)
 	if err != nil {
 		return err
 	}
 	uid := string(o.GetUID())
-	if was.op == streams.OpPut && was.uid == uid && was.hash == hash && was.epoch == p.epoch && !t.again {
+	if was.op == streams.OpPut && was.uid == uid && was.hash == hash && was.epoch == p.epoch && !t.force {
 		return nil
 	}
 	if was.uid == uid && was.epoch == p.epoch && olderVersion(o.GetResourceVersion(), was.version) {
-		p.suspect(t.key, uid, was.version)
-		return fmt.Errorf("%s: %w: version %s after %s", t.key.ref(""), errBehind, o.GetResourceVersion(), was.version)
+		p.onOlderVersion(t.key, uid, was.version)
+		return fmt.Errorf("%s: %w: version %s after %s", t.key.ref(""), errStaleCache, o.GetResourceVersion(), was.version)
 	}
 	subject := streams.DesiredSubject(site, t.key.ref(t.node))
 	m := streams.Message{
-		Ref: t.key.ref(t.node), Op: streams.OpPut, UID: uid, Version: o.GetResourceVersion(), Epoch: p.epoch, Hash: hash, Term: p.fence.current(), Object: data,
+		Ref: t.key.ref(t.node), Op: streams.OpPut, UID: uid, Version: o.GetResourceVersion(), Epoch: p.epoch, Hash: hash, Term: p.fence.currentTerm(), Object: data,
 	}
 	seq, err := p.put(ctx, site, t.key, subject, m, was.seq)
 	if err != nil {
 		return err
 	}
-	p.record(site, t.key, entry{
+	p.setEntry(site, t.key, entry{
 		subject: subject, op: m.Op, uid: uid, version: m.Version, epoch: m.Epoch, hash: hash, seq: seq, term: m.Term,
 		parts: was.parts || len(data) > streams.PartBytes/2,
 	})
@@ -72,7 +72,7 @@ func (p *publisher) publishBody(ctx context.Context, site string, t task, o *uns
 // ended says that no version of it comes back there: the tombstone is then of a higher
 // version, so that a site which has it refuses the message that a hub brings back after it
 // was killed. Otherwise it is of the same: that version may be wanted again.
-func (p *publisher) tombstone(ctx context.Context, site string, k objectKey, was entry, ended bool) error {
+func (p *publisher) tombstone(ctx context.Context, site string, k objectKey, was entry, final bool) error {
 	_, ref, err := streams.ParseDesired(was.subject)
 	if err != nil {
 		return err
@@ -80,10 +80,10 @@ func (p *publisher) tombstone(ctx context.Context, site string, k objectKey, was
 	// The version is one of the epoch in which it was published: in a new one it would be
 	// above those of the object that is wanted again.
 	epoch, version := cmp.Or(was.epoch, p.epoch), was.version
-	if ended {
+	if final {
 		version = nextVersion(version)
 	}
-	m := streams.Message{Ref: ref, Op: streams.OpDelete, UID: was.uid, Version: version, Epoch: epoch, Term: p.fence.current()}
+	m := streams.Message{Ref: ref, Op: streams.OpDelete, UID: was.uid, Version: version, Epoch: epoch, Term: p.fence.currentTerm()}
 	seq, err := p.put(ctx, site, k, was.subject, m, was.seq)
 	if err != nil {
 		return err
@@ -93,14 +93,14 @@ func (p *publisher) tombstone(ctx context.Context, site string, k objectKey, was
 			return fmt.Errorf("purge parts of %s: %w", ref, err)
 		}
 	}
-	p.record(site, k, entry{subject: was.subject, op: streams.OpDelete, uid: was.uid, version: version, epoch: epoch, seq: seq, term: m.Term})
+	p.setEntry(site, k, entry{subject: was.subject, op: streams.OpDelete, uid: was.uid, version: version, epoch: epoch, seq: seq, term: m.Term})
 	p.count.tombstones.Add(1)
 	return nil
 }
 
 // ended says whether what was published under a UID is over where it was published: o, as
 // it is in the API now, is gone, is another of its name, or is wanted elsewhere.
-func ended(o *unstructured.Unstructured, uid string, elsewhere bool) bool {
+func isGone(o *unstructured.Unstructured, uid string, elsewhere bool) bool {
 	return o == nil || string(o.GetUID()) != uid || elsewhere
 }
 
@@ -116,19 +116,19 @@ func nextVersion(version string) string {
 }
 
 // dismiss has a site forget what it has on a subject and should not have.
-func (p *publisher) dismiss(ctx context.Context, site string, e streams.InventoryEntry) error {
+func (p *publisher) deleteExtra(ctx context.Context, site string, e streams.InventoryEntry) error {
 	_, ref, err := streams.ParseDesired(e.Subject)
 	if err != nil {
 		return err
 	}
 	k := keyOf(ref)
 	p.mu.Lock()
-	was := p.published.of(site, k)[e.Subject]
+	was := p.desired.entries(site, k)[e.Subject]
 	p.mu.Unlock()
 	if was.op == streams.OpPut {
 		return nil // wanted there by now
 	}
-	gone := ended(p.watch.get(k), e.UID, false)
+	gone := isGone(p.watch.get(k), e.UID, false)
 	return p.tombstone(ctx, site, k, entry{subject: e.Subject, uid: e.UID, version: e.Version, epoch: e.Epoch, seq: was.seq}, gone)
 }
 
@@ -136,7 +136,7 @@ func (p *publisher) dismiss(ctx context.Context, site string, e streams.Inventor
 // that a former leader that wakes up late changes nothing. It blocks while the storage
 // that m comes from has not been looked at.
 func (p *publisher) put(ctx context.Context, site string, k objectKey, subject string, m streams.Message, last uint64) (uint64, error) {
-	if err := p.watch.lookout.await(ctx); err != nil {
+	if err := p.watch.barrier.wait(ctx); err != nil {
 		return 0, err
 	}
 	if err := p.fence.check(); err != nil {
@@ -147,38 +147,38 @@ func (p *publisher) put(ctx context.Context, site string, k objectKey, subject s
 		return seq, err
 	}
 	p.mu.Lock()
-	highest := p.published.last(site)
+	highest := p.desired.lastSeq(site)
 	p.mu.Unlock()
-	found, err := p.reread(ctx, site, k, subject)
+	found, err := p.refreshEntry(ctx, site, k, subject)
 	if err != nil {
 		return 0, err
 	}
 	if found > 0 && found < highest {
-		return 0, fmt.Errorf("%s: %w: sequence %d, the site's last is %d", m.Ref, errReturned, found, highest)
+		return 0, fmt.Errorf("%s: %w: sequence %d, the site's last is %d", m.Ref, errResurrected, found, highest)
 	}
-	return 0, fmt.Errorf("%s: %w", m.Ref, errMoved)
+	return 0, fmt.Errorf("%s: %w", m.Ref, errConcurrentWrite)
 }
 
 // errReturned is errMoved of a message that is older than what this bridge has published
 // since: one that had been superseded or removed, and that a hub which was killed has
 // found again. The site has passed it and will not get it, whatever it says.
-var errReturned = fmt.Errorf("%w: a removed message is back", errMoved)
+var errResurrected = fmt.Errorf("%w: a removed message is back", errConcurrentWrite)
 
 // reread takes in what DESIRED holds on a subject now. What a later leader wrote
 // deposes this bridge.
-func (p *publisher) reread(ctx context.Context, site string, k objectKey, subject string) (found uint64, err error) {
+func (p *publisher) refreshEntry(ctx context.Context, site string, k objectKey, subject string) (found uint64, err error) {
 	msg, err := p.hub.desired.GetLastMsgForSubject(ctx, subject)
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
 		p.mu.Lock()
-		p.published.remove(site, k, subject)
+		p.desired.remove(site, k, subject)
 		p.mu.Unlock()
 	case err != nil:
 		return 0, fmt.Errorf("read %s: %w", subject, err)
 	default:
 		found = msg.Sequence
-		p.record(site, k, entryOf(subject, msg.Header, msg.Sequence))
-		p.fence.met(streams.TermOf(msg.Header))
+		p.setEntry(site, k, entryOf(subject, msg.Header, msg.Sequence))
+		p.fence.observeTerm(streams.TermOf(msg.Header))
 	}
 	return found, p.fence.check()
 }
@@ -188,17 +188,17 @@ func isWrongLastSequence(err error) bool {
 	return errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
 }
 
-func (p *publisher) record(site string, k objectKey, e entry) {
+func (p *publisher) setEntry(site string, k objectKey, e entry) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.published.put(site, k, e)
+	p.desired.put(site, k, e)
 }
 
 // sweep removes the tombstones that the site has stored: its acknowledgement floor
 // has passed them.
-func (p *publisher) sweep(ctx context.Context, site string, floor uint64) error {
+func (p *publisher) expireTombstones(ctx context.Context, site string, floor uint64) error {
 	p.mu.Lock()
-	passed := p.published.passed(site, floor)
+	passed := p.desired.ackedTombstones(site, floor)
 	p.mu.Unlock()
 	if len(passed) == 0 {
 		return nil
@@ -212,8 +212,8 @@ func (p *publisher) sweep(ctx context.Context, site string, floor uint64) error 
 				return fmt.Errorf("remove tombstone of %s: %w", k.ref(""), err)
 			}
 			p.mu.Lock()
-			if now := p.published.of(site, k)[e.subject]; now.seq == e.seq {
-				p.published.remove(site, k, e.subject)
+			if now := p.desired.entries(site, k)[e.subject]; now.seq == e.seq {
+				p.desired.remove(site, k, e.subject)
 			}
 			p.mu.Unlock()
 		}

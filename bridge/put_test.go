@@ -20,7 +20,7 @@ func (p *publishing) vanish(k objectKey) {
 	if err := store.Delete(o); err != nil {
 		p.t.Fatal(err)
 	}
-	p.changed(k)
+	p.enqueue(k)
 }
 
 // on waits until DESIRED has a message of a kind on a subject, and returns it.

@@ -38,9 +38,9 @@ func statusError(w http.ResponseWriter, code int, reason metav1.StatusReason) {
 // leadingFence is the fence of a bridge that leads.
 func leadingFence() *fence {
 	f := newFence(time.Now)
-	f.raise()
+	f.reset()
 	f.renewed(time.Now(), time.Hour)
-	f.claim(1)
+	f.setTerm(1)
 	return f
 }
 
@@ -105,7 +105,7 @@ func TestRefusedNodesAreForgotten(t *testing.T) {
 			t.Fatal(err)
 		}
 		k := reportKey{"plant-a", streams.Ref{Node: name, Resource: "nodes", Name: name}}
-		if err := w.writeNode(t.Context(), k, &report{fresh: true, msg: streams.Message{Ref: k.ref, Object: data}}); err == nil {
+		if err := w.writeNode(t.Context(), k, &report{pending: true, msg: streams.Message{Ref: k.ref, Object: data}}); err == nil {
 			t.Errorf("node %s is accepted", name)
 		}
 	}
@@ -133,7 +133,7 @@ func TestLeasesHaveTheirOwnBucket(t *testing.T) {
 	if _, err := c.own.CoreV1().Nodes().Get(t.Context(), "n", metav1.GetOptions{}); err == nil {
 		t.Fatal("the bucket of the others is not empty")
 	}
-	h := &heartbeats{clients: c, versions: map[string]string{}}
+	h := &heartbeatConsumer{clients: c, versions: map[string]string{}}
 	if v, err := h.patchLease(t.Context(), "n", "1"); err != nil || v != "2" {
 		t.Errorf("renewal: version %q, %v", v, err)
 	}
@@ -148,16 +148,16 @@ func TestLongResyncIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	core, logged := observer.New(zapcore.WarnLevel)
-	r := newResyncs()
-	r.hub, r.watch, r.publish, r.presence, r.repairs, r.fence = p.hub, p.watch, p.publisher, newPresence(), newRepairs(), p.fence
+	r := newResyncer()
+	r.hub, r.watch, r.publish, r.liveness, r.syncStates, r.fence = p.hub, p.watch, p.publisher, newLiveness(), newSyncStates(), p.fence
 	r.log, r.count = zap.New(core), p.count
 	ask := func(value string) string {
 		t.Helper()
 		p.set(siteKey("plant-a"), map[string]any{"metadata": map[string]any{"annotations": map[string]any{v1alpha1.ResyncAnnotation: value}}})
-		if err := r.requested(t.Context(), "plant-a"); err != nil {
+		if err := r.resyncRequested(t.Context(), "plant-a"); err != nil {
 			t.Fatal(err)
 		}
-		return r.repairs.of("plant-a").ResyncRequested
+		return r.syncStates.get("plant-a").ResyncRequested
 	}
 	long := strings.Repeat("x", maxResyncValue+1)
 	if got := ask(long); got != "" {
@@ -174,17 +174,17 @@ func TestLongResyncIsRefused(t *testing.T) {
 // A question stays for its time by the clock of the bridge, whatever the API server's is.
 func TestBacklogsCountTheirTimeThemselves(t *testing.T) {
 	t.Parallel()
-	b := &backlogs{asked: map[string]asked{}}
+	b := &backlogs{requests: map[string]backlogRequest{}}
 	o := &unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"name": "q", "uid": "1"}}}
 	o.SetCreationTimestamp(metav1.NewTime(noon.Add(-time.Hour)))
-	if left := b.left(o, noon); left != backlogLife {
+	if left := b.remaining(o, noon); left != backlogLife {
 		t.Errorf("a new question stays for %v", left)
 	}
-	if left := b.left(o, noon.Add(backlogLife)); left != 0 {
+	if left := b.remaining(o, noon.Add(backlogLife)); left != 0 {
 		t.Errorf("an old question stays for %v", left)
 	}
 	o.SetUID("2")
-	if left := b.left(o, noon.Add(backlogLife)); left != backlogLife {
+	if left := b.remaining(o, noon.Add(backlogLife)); left != backlogLife {
 		t.Errorf("another question of the same name stays for %v", left)
 	}
 }
@@ -194,12 +194,12 @@ func TestHubThatSendsNothing(t *testing.T) {
 	t.Parallel()
 	p := startPublishing(t)
 	p.populate(1)
-	for filter, want := range map[string]error{streams.DesiredFilter("plant-a"): errSilentHub, streams.DesiredFilter("plant-b"): nil} {
+	for filter, want := range map[string]error{streams.DesiredFilter("plant-a"): errHubSentNothing, streams.DesiredFilter("plant-b"): nil} {
 		c, err := p.hub.js.CreateConsumer(t.Context(), streams.Desired, jetstream.ConsumerConfig{FilterSubject: filter, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := nothingLeft(t.Context(), c); !errors.Is(err, want) {
+		if err := confirmEmpty(t.Context(), c); !errors.Is(err, want) {
 			t.Errorf("%s: %v, want %v", filter, err, want)
 		}
 	}

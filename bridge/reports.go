@@ -22,15 +22,15 @@ type report struct {
 	stored time.Time
 	// fresh says that the API server has not taken the report over yet, waiting that it
 	// is to be tried now, and not only when its node is heard.
-	fresh, waiting bool
+	pending, waiting bool
 	// denied is since when the API server has forbidden the report, zero when it has not at
 	// the last try.
-	denied time.Time
+	forbiddenSince time.Time
 	// from is the message to acknowledge when the API server has taken the report
 	// over; nil when it has, and when the report was read from the stream's past. taken is
 	// when it came.
-	from  jetstream.Msg
-	taken time.Time
+	delivered  jetstream.Msg
+	receivedAt time.Time
 }
 
 // reports holds the newest report of each object, at most one for each. It does no I/O
@@ -43,13 +43,13 @@ type reports struct {
 	// waiting counts the reports of a site that wait for the API server.
 	waiting map[string]int
 	// held are the reports that are not acknowledged.
-	held map[reportKey]*report
+	unacked map[reportKey]*report
 }
 
 func newReports() *reports {
 	return &reports{
 		all: map[reportKey]*report{}, byObject: map[objectKey]map[reportKey]struct{}{}, bySite: map[string]map[reportKey]struct{}{},
-		waiting: map[string]int{}, held: map[reportKey]*report{},
+		waiting: map[string]int{}, unacked: map[reportKey]*report{},
 	}
 }
 
@@ -65,7 +65,7 @@ func (r *reports) room(site string) int {
 }
 
 // knows says whether this report of an object, or a later one, is held.
-func (r *reports) knows(k reportKey, seq uint64) bool {
+func (r *reports) has(k reportKey, seq uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.all[k]
@@ -73,7 +73,7 @@ func (r *reports) knows(k reportKey, seq uint64) bool {
 }
 
 // wait notes whether a report waits. The caller holds the lock.
-func (r *reports) wait(site string, n *report, waiting bool) {
+func (r *reports) setWaiting(site string, n *report, waiting bool) {
 	if n == nil || n.waiting == waiting {
 		return
 	}
@@ -93,18 +93,18 @@ func (r *reports) put(k reportKey, n *report) (stale []jetstream.Msg) {
 	was := r.all[k]
 	switch {
 	case was != nil && was.seq > n.seq:
-		if n.from != nil {
-			stale = append(stale, n.from)
+		if n.delivered != nil {
+			stale = append(stale, n.delivered)
 		}
 		return stale
-	case was != nil && was.seq < n.seq && was.from != nil:
-		stale = append(stale, was.from)
+	case was != nil && was.seq < n.seq && was.delivered != nil:
+		stale = append(stale, was.delivered)
 	}
-	r.wait(k.site, was, false)
-	r.wait(k.site, n, n.fresh)
+	r.setWaiting(k.site, was, false)
+	r.setWaiting(k.site, n, n.pending)
 	r.all[k] = n
-	if delete(r.held, k); n.from != nil {
-		r.held[k] = n
+	if delete(r.unacked, k); n.delivered != nil {
+		r.unacked[k] = n
 	}
 	index(r.byObject, keyOf(k.ref), k)
 	index(r.bySite, k.site, k)
@@ -123,17 +123,17 @@ func (r *reports) get(k reportKey) *report {
 
 // settle notes that report seq needs no acknowledgement any more, and with drop that
 // nothing more is to be done with it. A newer report is left alone.
-func (r *reports) settle(k reportKey, seq uint64, drop bool) {
+func (r *reports) resolve(k reportKey, seq uint64, drop bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.all[k]
 	if n == nil || n.seq != seq {
 		return
 	}
-	r.wait(k.site, n, false)
-	delete(r.held, k)
+	r.setWaiting(k.site, n, false)
+	delete(r.unacked, k)
 	if !drop {
-		n.from, n.fresh = nil, false
+		n.delivered, n.pending = nil, false
 		return
 	}
 	delete(r.all, k)
@@ -144,40 +144,40 @@ func (r *reports) settle(k reportKey, seq uint64, drop bool) {
 // park notes that report seq waits for its node, and returns the message that is to be
 // acknowledged: REPORTED keeps it as the newest of its object, and it must not take the
 // place of others'.
-func (r *reports) park(k reportKey, seq uint64) jetstream.Msg {
+func (r *reports) waitForNode(k reportKey, seq uint64) jetstream.Msg {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.all[k]
 	if n == nil || n.seq != seq {
 		return nil
 	}
-	r.wait(k.site, n, false)
-	return r.let(k, n)
+	r.setWaiting(k.site, n, false)
+	return r.detach(k, n)
 }
 
 // let returns the message of a report that is to be acknowledged, nil when it was. The
 // caller holds the lock.
-func (r *reports) let(k reportKey, n *report) jetstream.Msg {
-	from := n.from
-	n.from = nil
-	delete(r.held, k)
+func (r *reports) detach(k reportKey, n *report) jetstream.Msg {
+	from := n.delivered
+	n.delivered = nil
+	delete(r.unacked, k)
 	return from
 }
 
 // heldReport is a report that is not acknowledged.
-type heldReport struct {
+type unackedReport struct {
 	key reportKey
 	seq uint64
 }
 
 // heldSince are the reports that came before a time and are not acknowledged.
-func (r *reports) heldSince(before time.Time) []heldReport {
+func (r *reports) unackedBefore(before time.Time) []unackedReport {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var held []heldReport
-	for k, n := range r.held {
-		if n.taken.Before(before) {
-			held = append(held, heldReport{k, n.seq})
+	var held []unackedReport
+	for k, n := range r.unacked {
+		if n.receivedAt.Before(before) {
+			held = append(held, unackedReport{k, n.seq})
 		}
 	}
 	return held
@@ -185,33 +185,33 @@ func (r *reports) heldSince(before time.Time) []heldReport {
 
 // deny notes when report seq was forbidden, zero that it was not, and returns since when
 // it has been forbidden at every try.
-func (r *reports) deny(k reportKey, seq uint64, at time.Time) time.Time {
+func (r *reports) forbidden(k reportKey, seq uint64, at time.Time) time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.all[k]
 	switch {
 	case n == nil || n.seq != seq:
 		return at
-	case n.denied.IsZero() || at.IsZero():
-		n.denied = at
+	case n.forbiddenSince.IsZero() || at.IsZero():
+		n.forbiddenSince = at
 	}
-	return n.denied
+	return n.forbiddenSince
 }
 
 // release returns the message of report seq, which is to be acknowledged while the report
 // goes on waiting.
-func (r *reports) release(k reportKey, seq uint64) jetstream.Msg {
+func (r *reports) releaseMsg(k reportKey, seq uint64) jetstream.Msg {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.all[k]
 	if n == nil || n.seq != seq {
 		return nil
 	}
-	return r.let(k, n)
+	return r.detach(k, n)
 }
 
 // about are the reports about one object.
-func (r *reports) about(o objectKey) []reportKey {
+func (r *reports) ofObject(o objectKey) []reportKey {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return keysOf(r.byObject[o])
@@ -249,7 +249,7 @@ func keysOf(m map[reportKey]struct{}) []reportKey {
 // keeps says which reports stay when they are accepted, to be held against the API:
 // what a site says about the state of an object. Other reports, such as events and
 // deletions, are done with then.
-func keeps(m streams.Message) bool {
+func isState(m streams.Message) bool {
 	switch {
 	case m.Group == "" && m.Resource == "pods":
 		return m.Op == streams.OpPut // a create is of a mirror pod, a delete is final
@@ -261,11 +261,11 @@ func keeps(m streams.Message) bool {
 
 // lasts says which reports stay in REPORTED while their object is in the API: the state
 // of an object, also that there is no CSINode of a node.
-func lasts(m streams.Message) bool { return keeps(m) || isCSINode(m.Ref) }
+func isRetained(m streams.Message) bool { return isState(m) || isCSINode(m.Ref) }
 
 // subjectOf is the object that a report is about: of a device's status the device, of a
 // CSINode the node.
-func subjectOf(k reportKey) objectKey {
+func objectOf(k reportKey) objectKey {
 	o := keyOf(k.ref)
 	switch {
 	case o.Group == deviceGroup && o.Resource == "devicestatuses":

@@ -11,24 +11,24 @@ func TestReportsKeepTheNewest(t *testing.T) {
 	r := newReports()
 	k := reportKey{"plant-a", streams.Ref{Node: "n1", Resource: "pods", Namespace: "default", Name: "p"}}
 	o := coreKey("pods", "default", "p")
-	r.put(k, &report{seq: 7, fresh: true})
-	r.put(k, &report{seq: 5, fresh: true})
+	r.put(k, &report{seq: 7, pending: true})
+	r.put(k, &report{seq: 5, pending: true})
 	if got := r.get(k); got.seq != 7 {
 		t.Errorf("an older report replaced seq 7: %+v", got)
 	}
-	r.settle(k, 5, true)
+	r.resolve(k, 5, true)
 	if r.get(k) == nil {
 		t.Error("settling an older report dropped the newer")
 	}
-	r.settle(k, 7, false)
-	if got := r.get(k); got == nil || got.fresh {
+	r.resolve(k, 7, false)
+	if got := r.get(k); got == nil || got.pending {
 		t.Errorf("settled report is %+v", got)
 	}
-	if about, of := r.about(o), r.ofSite("plant-a"); len(about) != 1 || len(of) != 1 {
+	if about, of := r.ofObject(o), r.ofSite("plant-a"); len(about) != 1 || len(of) != 1 {
 		t.Errorf("about %v, of site %v", about, of)
 	}
-	r.settle(k, 7, true)
-	if r.get(k) != nil || len(r.about(o)) > 0 || len(r.ofSite("plant-a")) > 0 {
+	r.resolve(k, 7, true)
+	if r.get(k) != nil || len(r.ofObject(o)) > 0 || len(r.ofSite("plant-a")) > 0 {
 		t.Error("a dropped report is still there")
 	}
 }
@@ -43,7 +43,7 @@ func TestNewestReportOfADevice(t *testing.T) {
 	said := func(seq uint64, uid string) *report {
 		return &report{seq: seq, msg: streams.Message{UID: uid}}
 	}
-	n := newestDevices{}
+	n := newestDeviceReports{}
 	for _, step := range []struct {
 		key  reportKey
 		r    *report
@@ -58,7 +58,7 @@ func TestNewestReportOfADevice(t *testing.T) {
 		{reportKey{"a", streams.Ref{Node: "a1", Resource: "pods", Namespace: "n", Name: "pump"}}, said(10, "u"), 0},
 	} {
 		var over uint64
-		if was := n.take(step.key, step.r); was != nil {
+		if was := n.add(step.key, step.r); was != nil {
 			over = was.seq
 		}
 		if over != step.over {

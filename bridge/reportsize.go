@@ -22,7 +22,7 @@ const (
 
 // loadReport reads a message of REPORTED, if it is within the bounds; what is not is
 // streams.ErrUndecodable.
-func loadReport(ctx context.Context, stream jetstream.Stream, a *arrival) (streams.Message, error) {
+func loadReport(ctx context.Context, stream jetstream.Stream, a *delivery) (streams.Message, error) {
 	parts := a.header.Get(streams.HeaderParts)
 	if n, err := strconv.Atoi(parts); err == nil && n > maxReportParts {
 		return unreadable(a, fmt.Errorf("in %d parts, at most %d are read", n, maxReportParts))
@@ -42,7 +42,7 @@ func loadReport(ctx context.Context, stream jetstream.Stream, a *arrival) (strea
 	return m, err
 }
 
-func unreadable(a *arrival, reason error) (streams.Message, error) {
+func unreadable(a *delivery, reason error) (streams.Message, error) {
 	_, ref, _ := streams.ParseReported(a.subject)
 	return streams.Message{Ref: ref}, fmt.Errorf("%w: %s: %w", streams.ErrUndecodable, ref, reason)
 }

@@ -35,7 +35,7 @@ type requests struct {
 }
 
 // refusal is the answer to an unknown verb.
-type refusal struct {
+type errorAnswer struct {
 	Error  string         `json:"error"`
 	Status *metav1.Status `json:"status"`
 }
@@ -46,7 +46,7 @@ type request struct {
 }
 
 // lane is the queue of one verb.
-type lane struct {
+type verbQueue struct {
 	*handler
 	queue chan request
 
@@ -56,10 +56,10 @@ type lane struct {
 
 // run answers until ctx ends.
 func (r *requests) run(ctx context.Context, nc *nats.Conn) error {
-	lanes := map[string]*lane{}
+	lanes := map[string]*verbQueue{}
 	var wg sync.WaitGroup
 	for verb, h := range r.handlers {
-		l := &lane{handler: h, queue: make(chan request, h.backlog), waiting: map[string]int{}}
+		l := &verbQueue{handler: h, queue: make(chan request, h.backlog), waiting: map[string]int{}}
 		lanes[verb] = l
 		for range h.workers {
 			wg.Go(func() { r.work(ctx, l) })
@@ -79,7 +79,7 @@ func (r *requests) run(ctx context.Context, nc *nats.Conn) error {
 }
 
 // take runs on the subscription's goroutine and does not block.
-func (r *requests) take(lanes map[string]*lane, m *nats.Msg) {
+func (r *requests) take(lanes map[string]*verbQueue, m *nats.Msg) {
 	site, verb, err := streams.ParseRequest(m.Subject)
 	l := lanes[verb]
 	switch {
@@ -89,29 +89,29 @@ func (r *requests) take(lanes map[string]*lane, m *nats.Msg) {
 		r.unknown(m, fmt.Sprintf("no such request: %q", verb))
 	case len(m.Data) > l.maxBytes:
 		r.refuse(l, m, fmt.Sprintf("request has %d bytes, at most %d are taken", len(m.Data), l.maxBytes))
-	case !l.enter(request{site, m}):
+	case !l.add(request{site, m}):
 		r.refuse(l, m, "the bridge has too many requests")
 	}
 }
 
 func (r *requests) unknown(m *nats.Msg, reason string) {
 	r.count.refused.Add(1)
-	r.reply(m, refusal{Error: reason, Status: badRequest(reason)})
+	r.reply(m, errorAnswer{Error: reason, Status: badRequest(reason)})
 }
 
-func (r *requests) refuse(l *lane, m *nats.Msg, reason string) {
+func (r *requests) refuse(l *verbQueue, m *nats.Msg, reason string) {
 	r.count.refused.Add(1)
 	r.reply(m, l.handler.refuse(reason))
 }
 
-func (r *requests) work(ctx context.Context, l *lane) {
+func (r *requests) work(ctx context.Context, l *verbQueue) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case q := <-l.queue:
 			r.reply(q.msg, l.answer(ctx, q.site, q.msg.Data))
-			l.leave(q.site)
+			l.done(q.site)
 		}
 	}
 }
@@ -127,7 +127,7 @@ func (r *requests) reply(m *nats.Msg, a any) {
 }
 
 // enter queues a request, or returns false when there are too many.
-func (l *lane) enter(q request) bool {
+func (l *verbQueue) add(q request) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.waiting[q.site] >= l.perSite {
@@ -143,7 +143,7 @@ func (l *lane) enter(q request) bool {
 }
 
 // leave notes that a request of the site was answered.
-func (l *lane) leave(site string) {
+func (l *verbQueue) done(site string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.waiting[site]--; l.waiting[site] == 0 {

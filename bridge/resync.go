@@ -28,48 +28,48 @@ const (
 // resyncs has sites take everything anew: the hub's consumer of the site begins again at
 // the first message, whether the site is there or not. When the site has acknowledged
 // it all it is told to compare its manifest, which finds what it should not have.
-type resyncs struct {
-	hub      *hub
-	watch    *watch
-	publish  *publisher
-	presence *presence
-	repairs  *repairs
-	fence    *fence
-	log      *zap.Logger
-	count    *counters
-	outage   *outage
-	now      func() time.Time
+type resyncer struct {
+	hub        *hub
+	watch      *watch
+	publish    *publisher
+	liveness   *liveness
+	syncStates *syncStates
+	fence      *fence
+	log        *zap.Logger
+	count      *counters
+	outage     *outage
+	now        func() time.Time
 
 	mu sync.Mutex
 	// touched are Sites whose annotation is to be looked at, mismatched those that
 	// differed again and again, verify those to tell to compare.
-	touched, mismatched, verify map[string]bool
+	annotated, mismatched, toCompare map[string]bool
 
 	// refused are Sites whose annotation is not carried out; only run uses it.
-	refused map[string]bool
+	rejected map[string]bool
 }
 
-func newResyncs() *resyncs {
-	return &resyncs{touched: map[string]bool{}, mismatched: map[string]bool{}, verify: map[string]bool{}, refused: map[string]bool{}, now: time.Now}
+func newResyncer() *resyncer {
+	return &resyncer{annotated: map[string]bool{}, mismatched: map[string]bool{}, toCompare: map[string]bool{}, rejected: map[string]bool{}, now: time.Now}
 }
 
 // changed looks at the annotation of a Site. It does not block.
-func (r *resyncs) changed(site string) { r.note(r.touched, site) }
+func (r *resyncer) annotationChanged(site string) { r.add(r.annotated, site) }
 
 // repeated notes that a site differed although what differed was published again.
-func (r *resyncs) repeated(site string) { r.note(r.mismatched, site) }
+func (r *resyncer) mismatchRepeated(site string) { r.add(r.mismatched, site) }
 
 // check tells a site to compare its manifest when it has caught up.
-func (r *resyncs) check(site string) { r.note(r.verify, site) }
+func (r *resyncer) compareWhenCaughtUp(site string) { r.add(r.toCompare, site) }
 
-func (r *resyncs) note(in map[string]bool, site string) {
+func (r *resyncer) add(in map[string]bool, site string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	in[site] = true
 }
 
 // take empties a set.
-func (r *resyncs) take(from map[string]bool) []string {
+func (r *resyncer) drain(from map[string]bool) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	sites := make([]string, 0, len(from))
@@ -81,23 +81,23 @@ func (r *resyncs) take(from map[string]bool) []string {
 }
 
 // run works until ctx ends.
-func (r *resyncs) run(ctx context.Context) error {
-	for pause(ctx, resyncInterval) {
+func (r *resyncer) run(ctx context.Context) error {
+	for sleep(ctx, resyncInterval) {
 		var errs []error
-		for _, site := range r.take(r.touched) {
-			if err := r.requested(ctx, site); err != nil {
-				r.changed(site)
+		for _, site := range r.drain(r.annotated) {
+			if err := r.resyncRequested(ctx, site); err != nil {
+				r.annotationChanged(site)
 				errs = append(errs, err)
 			}
 		}
-		for _, site := range r.take(r.mismatched) {
-			if err := r.automatic(ctx, site); err != nil {
-				r.repeated(site)
+		for _, site := range r.drain(r.mismatched) {
+			if err := r.resyncMismatched(ctx, site); err != nil {
+				r.mismatchRepeated(site)
 				errs = append(errs, err)
 			}
 		}
-		for _, site := range r.take(r.verify) {
-			if err := r.tell(ctx, site); err != nil {
+		for _, site := range r.drain(r.toCompare) {
+			if err := r.requestComparison(ctx, site); err != nil {
 				errs = append(errs, err)
 			}
 		}
@@ -109,30 +109,30 @@ func (r *resyncs) run(ctx context.Context) error {
 }
 
 // requested carries out what the Site's annotation asks for, once for each value.
-func (r *resyncs) requested(ctx context.Context, site string) error {
+func (r *resyncer) resyncRequested(ctx context.Context, site string) error {
 	o := r.watch.get(objectKey{Group: siteGroup, Resource: "sites", Name: site})
 	if o == nil {
-		r.repairs.forget(site)
-		delete(r.refused, site)
+		r.syncStates.forget(site)
+		delete(r.rejected, site)
 		return nil
 	}
 	value := o.GetAnnotations()[v1alpha1.ResyncAnnotation]
 	if len(value) > maxResyncValue {
-		if !r.refused[site] {
+		if !r.rejected[site] {
 			r.log.Warn("resync refused, the value of the annotation is too long", zap.String("site", site), zap.Int("bytes", len(value)), zap.Int("most", maxResyncValue))
 		}
-		r.refused[site] = true
+		r.rejected[site] = true
 		return nil
 	}
-	delete(r.refused, site)
-	if value == "" || value == r.repairs.of(site).ResyncRequested || value == text(o, "status", "resync", "requested") {
+	delete(r.rejected, site)
+	if value == "" || value == r.syncStates.get(site).ResyncRequested || value == text(o, "status", "resync", "requested") {
 		return nil
 	}
 	return r.resync(ctx, site, ResyncRequested, value)
 }
 
-func (r *resyncs) automatic(ctx context.Context, site string) error {
-	if last := r.repairs.of(site).Resynced; !last.IsZero() && r.now().Sub(last) < resyncSpacing {
+func (r *resyncer) resyncMismatched(ctx context.Context, site string) error {
+	if last := r.syncStates.get(site).Resynced; !last.IsZero() && r.now().Sub(last) < resyncSpacing {
 		return nil
 	}
 	return r.resync(ctx, site, ResyncMismatch, "")
@@ -140,7 +140,7 @@ func (r *resyncs) automatic(ctx context.Context, site string) error {
 
 // resync resets the site's consumer. One that is not there begins at the first message
 // when it is made.
-func (r *resyncs) resync(ctx context.Context, site, reason, value string) error {
+func (r *resyncer) resync(ctx context.Context, site, reason, value string) error {
 	if err := r.fence.check(); err != nil {
 		return err
 	}
@@ -153,39 +153,39 @@ func (r *resyncs) resync(ctx context.Context, site, reason, value string) error 
 	}
 	r.log.Info("site takes everything anew", zap.String("site", site), zap.String("reason", reason))
 	r.count.resyncs.Add(1)
-	r.repairs.update(site, func(s *siteRepair) {
+	r.syncStates.update(site, func(s *syncState) {
 		s.Resynced, s.ResyncReason = r.now(), reason
 		if value != "" {
 			s.ResyncRequested = value
 		}
 	})
-	r.check(site)
+	r.compareWhenCaughtUp(site)
 	return nil
 }
 
 // tell has a site compare when it has acknowledged all that there is. A site that is
 // away compares by itself when it comes back.
-func (r *resyncs) tell(ctx context.Context, site string) error {
-	if connected, _, _ := r.presence.of(site); !connected || !r.publish.siteExists(site) {
+func (r *resyncer) requestComparison(ctx context.Context, site string) error {
+	if connected, _, _ := r.liveness.state(site); !connected || !r.publish.siteExists(site) {
 		return nil
 	}
 	cons, err := r.hub.js.Consumer(ctx, streams.Desired, site)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		r.check(site)
+		r.compareWhenCaughtUp(site)
 		return nil
 	}
 	if err != nil {
-		r.check(site)
+		r.compareWhenCaughtUp(site)
 		return fmt.Errorf("read consumer %s: %w", site, err)
 	}
-	if i := cons.CachedInfo(); i.NumPending > 0 || i.NumAckPending > 0 || !r.publish.settled(site) {
-		r.check(site)
+	if i := cons.CachedInfo(); i.NumPending > 0 || i.NumAckPending > 0 || !r.publish.siteIdle(site) {
+		r.compareWhenCaughtUp(site)
 		return nil
 	}
 	m := nats.NewMsg(streams.SyncSubject(site))
 	m.Header.Set(streams.HeaderControl, streams.ControlVerify)
 	if err := r.hub.nc.PublishMsg(m); err != nil {
-		r.check(site)
+		r.compareWhenCaughtUp(site)
 		return fmt.Errorf("tell site %s to compare: %w", site, err)
 	}
 	return nil

@@ -24,7 +24,7 @@ func backoff(n int) time.Duration {
 }
 
 // pause waits for d or for ctx to end, and says whether ctx is still alive.
-func pause(ctx context.Context, d time.Duration) bool {
+func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

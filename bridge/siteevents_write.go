@@ -19,7 +19,7 @@ import (
 
 const (
 	// eventSeries is within which time the same happening is counted in one Event.
-	eventSeries = 10 * time.Minute
+	seriesWindow = 10 * time.Minute
 	// eventsWaiting bounds the Events that wait for the API server; the oldest goes.
 	eventsWaiting = 1000
 )
@@ -32,15 +32,15 @@ type siteEvents struct {
 	identity string
 	log      *zap.Logger
 
-	waiting []happening
-	series  map[seriesKey]written
-	made    int
+	waiting []pendingEvent
+	series  map[seriesKey]writtenEvent
+	serial  int
 	// refusing says that the last Event was refused.
-	refusing bool
+	dropping bool
 }
 
 // happening is an event of one Site, with the name that it gets in the API.
-type happening struct {
+type pendingEvent struct {
 	name string
 	site corev1.ObjectReference
 	at   time.Time
@@ -54,14 +54,14 @@ type seriesKey struct {
 }
 
 // written is an Event in the API.
-type written struct {
+type writtenEvent struct {
 	name  string
 	count int32
 	last  time.Time
 }
 
 func newSiteEvents(client kubernetes.Interface, identity string, log *zap.Logger) *siteEvents {
-	return &siteEvents{client: client, identity: identity, log: log, series: map[seriesKey]written{}}
+	return &siteEvents{client: client, identity: identity, log: log, series: map[seriesKey]writtenEvent{}}
 }
 
 // add notes what happened to a site; flush writes it.
@@ -70,9 +70,9 @@ func (e *siteEvents) add(site *unstructured.Unstructured, at time.Time, events [
 		APIVersion: site.GetAPIVersion(), Kind: site.GetKind(), Name: site.GetName(), UID: site.GetUID(), ResourceVersion: site.GetResourceVersion(),
 	}
 	for _, ev := range events {
-		e.made++
-		name := fmt.Sprintf("%s.%x.%x", site.GetName(), at.UnixNano(), e.made)
-		e.waiting = append(e.waiting, happening{name, ref, at, ev})
+		e.serial++
+		name := fmt.Sprintf("%s.%x.%x", site.GetName(), at.UnixNano(), e.serial)
+		e.waiting = append(e.waiting, pendingEvent{name, ref, at, ev})
 	}
 	if n := len(e.waiting) - eventsWaiting; n > 0 {
 		e.log.Warn("events about sites dropped, the API server does not take them", zap.Int("count", n))
@@ -89,33 +89,33 @@ func (e *siteEvents) flush(ctx context.Context) error {
 		if err != nil && !refused {
 			return fmt.Errorf("write event about site %s: %w", e.waiting[0].site.Name, err)
 		}
-		if refused && !e.refusing {
+		if refused && !e.dropping {
 			e.log.Warn("events about sites dropped until the API server accepts one", zap.String("site", e.waiting[0].site.Name), zap.Error(err))
 		}
-		e.refusing = refused
+		e.dropping = refused
 		e.waiting = e.waiting[1:]
 	}
 	e.waiting = nil
 	for k, w := range e.series {
-		if time.Since(w.last) > eventSeries {
+		if time.Since(w.last) > seriesWindow {
 			delete(e.series, k)
 		}
 	}
 	return nil
 }
 
-func (e *siteEvents) write(ctx context.Context, h happening) error {
+func (e *siteEvents) write(ctx context.Context, h pendingEvent) error {
 	k := seriesKey{h.site.UID, h.reason}
 	at := metav1.NewTime(h.at)
 	events := e.client.CoreV1().Events(metav1.NamespaceDefault)
-	if w, ok := e.series[k]; ok && h.at.Sub(w.last) <= eventSeries {
+	if w, ok := e.series[k]; ok && h.at.Sub(w.last) <= seriesWindow {
 		patch, err := json.Marshal(map[string]any{"count": w.count + 1, "lastTimestamp": at, "message": h.message})
 		if err != nil {
 			return err
 		}
 		_, err = events.Patch(ctx, w.name, types.MergePatchType, patch, metav1.PatchOptions{})
 		if err == nil {
-			e.series[k] = written{w.name, w.count + 1, h.at}
+			e.series[k] = writtenEvent{w.name, w.count + 1, h.at}
 			return nil
 		}
 		if !apierrors.IsNotFound(err) {
@@ -131,7 +131,7 @@ func (e *siteEvents) write(ctx context.Context, h happening) error {
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return err
 	}
-	e.series[k] = written{h.name, 1, h.at}
+	e.series[k] = writtenEvent{h.name, 1, h.at}
 	return nil
 }
 

@@ -18,13 +18,13 @@ const maxTokenQuery = 64 << 10
 
 // tokens answers the sites' requests for service account tokens, in the name of the
 // node that asks: the API server gives a node tokens for its own pods only.
-type tokens struct {
+type tokenIssuer struct {
 	clients *clients
 	watch   *watch
 	count   *counters
 }
 
-func (t *tokens) handler(workers int) *handler {
+func (t *tokenIssuer) handler(workers int) *handler {
 	return &handler{
 		workers: workers, backlog: 1024, perSite: 128, maxBytes: maxTokenQuery,
 		answer: func(ctx context.Context, site string, data []byte) any { return t.answer(ctx, site, data) },
@@ -34,7 +34,7 @@ func (t *tokens) handler(workers int) *handler {
 	}
 }
 
-func (t *tokens) answer(ctx context.Context, site string, data []byte) streams.TokenAnswer {
+func (t *tokenIssuer) answer(ctx context.Context, site string, data []byte) streams.TokenAnswer {
 	var q streams.TokenQuery
 	if err := json.Unmarshal(data, &q); err != nil {
 		return streams.TokenAnswer{Status: badRequest(err.Error())}
@@ -47,7 +47,7 @@ func (t *tokens) answer(ctx context.Context, site string, data []byte) streams.T
 }
 
 // request fills in q's TokenRequest.
-func (t *tokens) request(ctx context.Context, site string, q *streams.TokenQuery) error {
+func (t *tokenIssuer) request(ctx context.Context, site string, q *streams.TokenQuery) error {
 	o := t.watch.get(coreKey("nodes", "", q.Node))
 	if o == nil || o.GetLabels()[SiteLabel] != site {
 		return apierrors.NewForbidden(tokenResource, q.ServiceAccount, fmt.Errorf("node %q does not belong to site %s", q.Node, site))

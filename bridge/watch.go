@@ -19,17 +19,17 @@ import (
 // changed which object to look at. It decides nothing.
 type watch struct {
 	informers map[schema.GroupResource]cache.SharedIndexInformer
-	lookout   *lookout
+	barrier   *storageBarrier
 }
 
 // newWatch prepares the informers. changed is called for each object that appeared,
 // changed or vanished, from several goroutines, and must not block.
 // deleted is called before with an object that vanished, as it was last seen.
 func newWatch(client dynamic.Interface, out *outage, changed func(objectKey), deleted func(objectKey, *unstructured.Unstructured)) (*watch, error) {
-	w := &watch{informers: map[schema.GroupResource]cache.SharedIndexInformer{}, lookout: newLookout()}
+	w := &watch{informers: map[schema.GroupResource]cache.SharedIndexInformer{}, barrier: newStorageBarrier()}
 	for _, r := range watched {
 		gr := r.GroupResource()
-		inf, err := newInformer(client, r, out, w.lookout.heard)
+		inf, err := newInformer(client, r, out, w.barrier.invalidate)
 		if err != nil {
 			return nil, err
 		}
@@ -78,7 +78,7 @@ func listWatch(client dynamic.Interface, r schema.GroupVersionResource, out *out
 		}
 		// An expired version is no outage: the resource is listed anew.
 		if ctx.Err() == nil && !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
-			out.part(r.GroupResource().String(), err)
+			out.reportPart(r.GroupResource().String(), err)
 		}
 	}
 	return cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{

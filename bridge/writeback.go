@@ -26,12 +26,12 @@ var (
 	errGone = errors.New("object is gone")
 	// errSilent marks a report that must not be written now, because the node is not
 	// heard and what Kubernetes says of it is the truth. It waits for the node.
-	errSilent = errors.New("node is silent")
+	errNodeNotAlive = errors.New("node is silent")
 	// errNodeUnknown marks a report about a node that has not registered (yet).
-	errNodeUnknown = errors.New("node is not registered")
+	errNodeNotRegistered = errors.New("node is not registered")
 	// errDenied marks a report that the API server forbids: it forbids everything while it
 	// starts, until its RBAC is loaded. See denial.
-	errDenied = errors.New("denied")
+	errForbidden = errors.New("denied")
 )
 
 // unknownNodeTries bounds how often a report about an unregistered node is tried, which
@@ -45,9 +45,9 @@ type writeback struct {
 	clients  *clients
 	watch    *watch
 	publish  *publisher
-	presence *presence
+	liveness *liveness
 	reports  *reports
-	intake   *intake
+	consumer *reportConsumer
 	log      *zap.Logger
 	count    *counters
 	queue    workqueue.TypedRateLimitingInterface[reportKey]
@@ -67,7 +67,7 @@ func (w *writeback) run(ctx context.Context, workers int) {
 	for range workers {
 		wg.Go(func() {
 			for k, down := w.queue.Get(); !down; k, down = w.queue.Get() {
-				w.work(ctx, k)
+				w.process(ctx, k)
 				w.queue.Done(k)
 			}
 		})
@@ -76,15 +76,15 @@ func (w *writeback) run(ctx context.Context, workers int) {
 }
 
 // changed looks again at what was reported about an object.
-func (w *writeback) changed(o objectKey) {
-	for _, k := range w.reports.about(o) {
+func (w *writeback) objectChanged(o objectKey) {
+	for _, k := range w.reports.ofObject(o) {
 		w.queue.Add(k)
 	}
 }
 
 // woke looks again at all that was reported about nodes that are heard again: the nodes
 // first, then their pods.
-func (w *writeback) woke(site string, nodes []string) {
+func (w *writeback) nodesAlive(site string, nodes []string) {
 	keys := slices.DeleteFunc(w.reports.ofSite(site), func(k reportKey) bool { return !slices.Contains(nodes, k.ref.Node) })
 	slices.SortFunc(keys, func(a, b reportKey) int { return keyOf(a.ref).rank() - keyOf(b.ref).rank() })
 	for _, k := range keys {
@@ -92,7 +92,7 @@ func (w *writeback) woke(site string, nodes []string) {
 	}
 }
 
-func (w *writeback) work(ctx context.Context, k reportKey) {
+func (w *writeback) process(ctx context.Context, k reportKey) {
 	r := w.reports.get(k)
 	if r == nil {
 		w.queue.Forget(k)
@@ -103,28 +103,28 @@ func (w *writeback) work(ctx context.Context, k reportKey) {
 		return
 	}
 	tries := w.queue.NumRequeues(k)
-	if errors.Is(err, errNodeUnknown) && tries >= unknownNodeTries || w.denied(k, r, err) {
+	if errors.Is(err, errNodeNotRegistered) && tries >= unknownNodeTries || w.forbiddenTooLong(k, r, err) {
 		err = fmt.Errorf("%w: %w", errRefused, err)
 	}
 	switch {
 	case err == nil:
 		w.accepted(k, r)
-	case errors.Is(err, errSilent):
+	case errors.Is(err, errNodeNotAlive):
 		w.queue.Forget(k)
-		w.intake.ack(w.reports.park(k, r.seq))
+		w.consumer.ack(w.reports.waitForNode(k, r.seq))
 	case errors.Is(err, errGone):
 		w.count.dropped.Add(1)
-		w.done(k, r)
-		w.intake.discard(k.site, spent{seq: r.seq})
+		w.finish(k, r)
+		w.consumer.markObsolete(k.site, obsolete{seq: r.seq})
 	case errors.Is(err, errRefused):
-		w.refused(ctx, k, r, err)
+		w.quarantine(ctx, k, r, err)
 	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err):
 		// Somebody else wrote in between, or the watch is behind: what it brings is looked
 		// at as soon as it comes, and without it after a while.
 		w.count.conflicts.Add(1)
 		w.queue.AddRateLimited(k)
 	default:
-		if !errors.Is(err, errNodeUnknown) && !errors.Is(err, errDenied) {
+		if !errors.Is(err, errNodeNotRegistered) && !errors.Is(err, errForbidden) {
 			w.outage.report(err)
 		}
 		w.queue.AddRateLimited(k)
@@ -134,55 +134,55 @@ func (w *writeback) work(ctx context.Context, k reportKey) {
 func (w *writeback) accepted(k reportKey, r *report) {
 	w.outage.report(nil)
 	w.queue.Forget(k)
-	if r.fresh {
+	if r.pending {
 		w.count.accepted.Add(1)
 	}
-	w.intake.ack(r.from)
-	if keeps(r.msg) {
-		w.reports.settle(k, r.seq, false)
+	w.consumer.ack(r.delivered)
+	if isState(r.msg) {
+		w.reports.resolve(k, r.seq, false)
 		return
 	}
-	w.reports.settle(k, r.seq, true)
-	if !lasts(r.msg) {
-		w.intake.discard(k.site, spent{seq: r.seq, floored: true})
+	w.reports.resolve(k, r.seq, true)
+	if !isRetained(r.msg) {
+		w.consumer.markObsolete(k.site, obsolete{seq: r.seq, afterFloor: true})
 	}
 }
 
 // done acknowledges a report with which nothing more is to be done.
-func (w *writeback) done(k reportKey, r *report) {
+func (w *writeback) finish(k reportKey, r *report) {
 	w.queue.Forget(k)
-	w.intake.ack(r.from)
-	w.reports.settle(k, r.seq, true)
+	w.consumer.ack(r.delivered)
+	w.reports.resolve(k, r.seq, true)
 }
 
-func (w *writeback) refused(ctx context.Context, k reportKey, r *report, reason error) {
-	if r.fresh {
+func (w *writeback) quarantine(ctx context.Context, k reportKey, r *report, reason error) {
+	if r.pending {
 		subject := streams.ReportedSubject(k.site, k.ref)
 		msg := r.msg.Encode(subject)
 		header, data := msg.Header, msg.Data
-		if r.from != nil {
-			header, data = r.from.Headers(), r.from.Data()
+		if r.delivered != nil {
+			header, data = r.delivered.Headers(), r.delivered.Data()
 		}
-		if err := streams.QuarantineMessage(ctx, w.intake.hub.js, streams.Quarantine, subject, header, data, reason); err != nil {
+		if err := streams.QuarantineMessage(ctx, w.consumer.hub.js, streams.Quarantine, subject, header, data, reason); err != nil {
 			w.outage.report(err)
 			w.queue.AddRateLimited(k)
 			return
 		}
-		w.intake.quarantined(k.site, reasonRefused)
+		w.consumer.countQuarantined(k.site, reasonRefused)
 		w.log.Warn("report quarantined", zap.String("site", k.site), zap.Stringer("object", k.ref), zap.Uint64("seq", r.seq), zap.Error(reason))
 	}
-	w.done(k, r)
-	if !lasts(r.msg) || !w.concerns(k) {
-		w.intake.discard(k.site, spent{seq: r.seq})
+	w.finish(k, r)
+	if !isRetained(r.msg) || !w.ownsObject(k) {
+		w.consumer.markObsolete(k.site, obsolete{seq: r.seq})
 	}
 }
 
 // concerns says whether a report is about an object that is in the API, and on the node of
 // the site that reports it.
-func (w *writeback) concerns(k reportKey) bool {
-	subject := subjectOf(k)
+func (w *writeback) ownsObject(k reportKey) bool {
+	subject := objectOf(k)
 	o := w.watch.get(subject)
-	if o == nil || w.owns(k.site, k.ref.Node) != nil {
+	if o == nil || w.checkOwner(k.site, k.ref.Node) != nil {
 		return false
 	}
 	if bindable(subject) {
@@ -204,9 +204,9 @@ func (w *writeback) write(ctx context.Context, k reportKey, r *report) error {
 	if kind == "nodes" {
 		return w.writeNode(ctx, k, r)
 	}
-	if err := w.owns(k.site, k.ref.Node); err != nil {
-		if isCSINode(k.ref) && errors.Is(err, errNodeUnknown) {
-			return withoutNode(k, r, err)
+	if err := w.checkOwner(k.site, k.ref.Node); err != nil {
+		if isCSINode(k.ref) && errors.Is(err, errNodeNotRegistered) {
+			return csiNodeWithoutNode(k, r, err)
 		}
 		return err
 	}
@@ -253,10 +253,10 @@ func checkRef(r streams.Ref) error {
 
 // owns checks that a node is of a site: it carries the site's label, which is set at
 // its first registration.
-func (w *writeback) owns(site, node string) error {
+func (w *writeback) checkOwner(site, node string) error {
 	o := w.watch.get(coreKey("nodes", "", node))
 	if o == nil {
-		return fmt.Errorf("%w: %s", errNodeUnknown, node)
+		return fmt.Errorf("%w: %s", errNodeNotRegistered, node)
 	}
 	if owner := o.GetLabels()[SiteLabel]; owner != site {
 		return fmt.Errorf("%w: node %s belongs to site %q, not to %s", errRefused, node, owner, site)
@@ -265,23 +265,38 @@ func (w *writeback) owns(site, node string) error {
 }
 
 // speaksFor says whether a node may be spoken for now, and when it was last heard.
-func (w *writeback) speaksFor(site, node string) (bool, time.Time) {
-	return w.presence.alive(site, node, time.Now())
+func (w *writeback) nodeAlive(site, node string) (bool, time.Time) {
+	return w.liveness.alive(site, node, time.Now())
 }
 
 // verdict sorts an API server's answer: what no retry can change is errRefused or
 // errGone, what it forbids errDenied, the rest is returned as it is and tried again.
-func verdict(err error) error {
+func classify(err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case apierrors.HasStatusCause(err, "NamespaceTerminating"), apierrors.IsNotFound(err):
 		return fmt.Errorf("%w: %w", errGone, err)
 	case apierrors.IsForbidden(err):
-		return fmt.Errorf("%w: %w", errDenied, err)
+		return fmt.Errorf("%w: %w", errForbidden, err)
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err),
 		apierrors.IsMethodNotSupported(err), apierrors.IsRequestEntityTooLargeError(err), apierrors.IsUnsupportedMediaType(err):
 		return fmt.Errorf("%w: %w", errRefused, err)
 	}
 	return err
+}
+
+// denialPatience is for how long a report is tried on that the API server forbids before
+// that counts as a refusal. A kube-apiserver that has just been started forbids everything
+// to everybody but its administrators until it has read its roles.
+const maxForbidden = time.Minute
+
+// denied takes in the outcome of a try, and reports whether the API server has forbidden
+// the report at every try for so long that it is refused.
+func (w *writeback) forbiddenTooLong(k reportKey, r *report, err error) bool {
+	if !errors.Is(err, errForbidden) {
+		w.reports.forbidden(k, r.seq, time.Time{})
+		return false
+	}
+	return w.now().Sub(w.reports.forbidden(k, r.seq, w.now())) >= maxForbidden
 }

@@ -106,7 +106,7 @@ func tombstonesWaitForTheSite(t *testing.T, a *api) {
 	b = w.start("two")
 	w.setConfigMap("many-0", "2") // concerns nobody any more
 	eventually(t, "positions read by the next bridge", func() bool { return w.siteStatus("plant-a").Pending > n })
-	b.rounds(t, "the survey", 2, func(c bridge.Counters) uint64 { return c.Surveys })
+	b.rounds(t, "the site controller", 2, func(c bridge.Counters) uint64 { return c.SiteRounds })
 	if got := w.tombstones("plant-a"); got <= n {
 		t.Fatalf("%d tombstones wait, want more than %d", got, n)
 	}

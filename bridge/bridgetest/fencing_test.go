@@ -322,7 +322,7 @@ func foreignMessagesAreFound(t *testing.T, a *api) {
 	put(ghost)
 	w.awaitDesired("plant-a", w.configMapRef("settings"), "put right", contains(`"v":"1"`))
 	w.awaitDesired("plant-a", w.configMapRef("ghost"), "taken away", tombstoneOf(ghost.UID))
-	if n := b.Counters().Foreign; n != 2 {
+	if n := b.Counters().ExternalWrites; n != 2 {
 		t.Errorf("%d foreign messages found, want 2", n)
 	}
 

@@ -181,7 +181,7 @@ func TestKilledHubBringsNoOlderReportBack(t *testing.T) {
 	h.reportCSINode("nfs")
 	eventually(t, "second event and CSINode", func() bool { return h.written() == want })
 	h.noted(corev1.ConditionTrue)
-	b.rounds(t, "trimming", 2, func(c bridge.Counters) uint64 { return c.Trims }) // the second knows what the hub had on disk in the first
+	b.rounds(t, "garbage collection", 2, func(c bridge.Counters) uint64 { return c.GCRounds }) // the second knows what the hub had on disk in the first
 	b.stop()
 	hub.killed()
 	b = w.start("two")

@@ -93,7 +93,7 @@ func lateSite(t *testing.T, a *api) {
 	b := w.start("one")
 	s := w.site("plant-a")
 	s.reportNode("a1", corev1.ConditionTrue)
-	eventually(t, "report of an unknown site passed over", func() bool { return b.Counters().Strays > 0 })
+	eventually(t, "report of an unknown site passed over", func() bool { return b.Counters().UnknownSite > 0 })
 	if _, err := a.admin.CoreV1().Nodes().Get(w.ctx, "a1", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("node of an unknown site: %v", err)
 	}

@@ -18,36 +18,36 @@ const maxSiteNodes = 1000
 
 // presence knows which sites and nodes were heard, and when. It does no I/O, reads no
 // clock, and is safe for concurrent use.
-type presence struct {
+type liveness struct {
 	mu    sync.Mutex
-	sites map[string]*heard
+	sites map[string]*siteLiveness
 }
 
-type heard struct {
-	at        time.Time
-	connected bool
-	since     time.Time
-	last      streams.Presence
-	nodes     map[string]time.Time
+type siteLiveness struct {
+	lastSeen      time.Time
+	connected     bool
+	since         time.Time
+	lastHeartbeat streams.Presence
+	nodeLastSeen  map[string]time.Time
 }
 
-func newPresence() *presence { return &presence{sites: map[string]*heard{}} }
+func newLiveness() *liveness { return &liveness{sites: map[string]*siteLiveness{}} }
 
 // adopt takes over what an earlier bridge knew of a site. A site that was connected
 // has from now as long as after a heartbeat to say something.
-func (p *presence) adopt(site string, connected bool, since, now time.Time) {
+func (p *liveness) restore(site string, connected bool, since, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.sites[site] == nil {
-		p.sites[site] = &heard{at: now, connected: connected, since: since, nodes: map[string]time.Time{}}
+		p.sites[site] = &siteLiveness{lastSeen: now, connected: connected, since: since, nodeLastSeen: map[string]time.Time{}}
 	}
 }
 
-func (p *presence) site(site string) *heard {
-	h := p.sites[site]
+func (p *liveness) ensureSite(ensureSite string) *siteLiveness {
+	h := p.sites[ensureSite]
 	if h == nil {
-		h = &heard{nodes: map[string]time.Time{}}
-		p.sites[site] = h
+		h = &siteLiveness{nodeLastSeen: map[string]time.Time{}}
+		p.sites[ensureSite] = h
 	}
 	return h
 }
@@ -55,21 +55,21 @@ func (p *presence) site(site string) *heard {
 // beat takes in a heartbeat that arrived now. alive are the nodes whose lease is to be
 // renewed, woken those of them that were not alive before; connected says that the
 // site was not connected before.
-func (p *presence) beat(site string, b streams.Presence, now time.Time) (alive, woken []string, connected bool) {
+func (p *liveness) heartbeat(site string, b streams.Presence, now time.Time) (alive, woken []string, connected bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	h := p.site(site)
+	h := p.ensureSite(site)
 	h.prune(now)
-	h.last = b
-	connected = h.hear(now)
+	h.lastHeartbeat = b
+	connected = h.markSeen(now)
 	for _, n := range b.Nodes {
-		if b.Time.Sub(n.Renewed) >= nodeLeaseDuration || !h.admits(n.Name) {
+		if b.Time.Sub(n.Renewed) >= nodeLeaseDuration || !h.hasRoomFor(n.Name) {
 			continue
 		}
 		if !h.alive(n.Name, now) {
 			woken = append(woken, n.Name)
 		}
-		h.nodes[n.Name] = now
+		h.nodeLastSeen[n.Name] = now
 		alive = append(alive, n.Name)
 	}
 	return alive, woken, connected
@@ -77,7 +77,7 @@ func (p *presence) beat(site string, b streams.Presence, now time.Time) (alive, 
 
 // report takes in that a node's kubelet said something at a time that the hub stored.
 // woken and connected say that the node was not alive, the site not connected, before.
-func (p *presence) report(site, node string, stored, now time.Time) (woken, connected bool) {
+func (p *liveness) report(site, node string, stored, now time.Time) (woken, connected bool) {
 	if stored.After(now) {
 		stored = now
 	}
@@ -86,28 +86,28 @@ func (p *presence) report(site, node string, stored, now time.Time) (woken, conn
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	h := p.site(site)
+	h := p.ensureSite(site)
 	h.prune(now)
-	connected = h.hear(stored)
-	if !h.admits(node) {
+	connected = h.markSeen(stored)
+	if !h.hasRoomFor(node) {
 		return false, connected
 	}
 	woken = !h.alive(node, now)
-	if stored.After(h.nodes[node]) {
-		h.nodes[node] = stored
+	if stored.After(h.nodeLastSeen[node]) {
+		h.nodeLastSeen[node] = stored
 	}
 	return woken, connected
 }
 
 // admits says whether one more node may be known.
-func (h *heard) admits(node string) bool {
-	_, known := h.nodes[node]
-	return known || len(h.nodes) < maxSiteNodes
+func (h *siteLiveness) hasRoomFor(node string) bool {
+	_, known := h.nodeLastSeen[node]
+	return known || len(h.nodeLastSeen) < maxSiteNodes
 }
 
-func (h *heard) hear(at time.Time) (connected bool) {
-	if at.After(h.at) {
-		h.at = at
+func (h *siteLiveness) markSeen(at time.Time) (connected bool) {
+	if at.After(h.lastSeen) {
+		h.lastSeen = at
 	}
 	if h.connected {
 		return false
@@ -118,21 +118,21 @@ func (h *heard) hear(at time.Time) (connected bool) {
 
 // prune forgets nodes that are not alive, so that a site cannot fill the memory with
 // names.
-func (h *heard) prune(now time.Time) {
-	for n := range h.nodes {
+func (h *siteLiveness) prune(now time.Time) {
+	for n := range h.nodeLastSeen {
 		if !h.alive(n, now) {
-			delete(h.nodes, n)
+			delete(h.nodeLastSeen, n)
 		}
 	}
 }
 
 // expire marks the sites that have been silent too long, and returns them.
-func (p *presence) expire(now time.Time) []string {
+func (p *liveness) expire(now time.Time) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var silent []string
 	for site, h := range p.sites {
-		if h.connected && now.Sub(h.at) >= streams.PresenceTimeout {
+		if h.connected && now.Sub(h.lastSeen) >= streams.PresenceTimeout {
 			h.connected, h.since = false, now
 			silent = append(silent, site)
 		}
@@ -142,37 +142,37 @@ func (p *presence) expire(now time.Time) []string {
 }
 
 // retain drops the sites that are gone.
-func (p *presence) retain(exists func(site string) bool) {
+func (p *liveness) retain(exists func(site string) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	maps.DeleteFunc(p.sites, func(site string, _ *heard) bool { return !exists(site) })
+	maps.DeleteFunc(p.sites, func(site string, _ *siteLiveness) bool { return !exists(site) })
 }
 
 // of is what is known of a site; its last heartbeat is zero when this bridge has not
 // heard one.
-func (p *presence) of(site string) (connected bool, since time.Time, last streams.Presence) {
+func (p *liveness) state(site string) (connected bool, since time.Time, last streams.Presence) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h := p.sites[site]
 	if h == nil {
 		return false, time.Time{}, streams.Presence{}
 	}
-	return h.connected, h.since, h.last
+	return h.connected, h.since, h.lastHeartbeat
 }
 
 // alive says whether a node may be spoken for, and when it was last heard: its site is
 // connected and its own kubelet renews.
-func (p *presence) alive(site, node string, now time.Time) (bool, time.Time) {
+func (p *liveness) alive(site, node string, now time.Time) (bool, time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h := p.sites[site]
 	if h == nil || !h.connected {
 		return false, time.Time{}
 	}
-	return h.alive(node, now), h.nodes[node]
+	return h.alive(node, now), h.nodeLastSeen[node]
 }
 
-func (h *heard) alive(node string, now time.Time) bool {
-	at, ok := h.nodes[node]
+func (h *siteLiveness) alive(node string, now time.Time) bool {
+	at, ok := h.nodeLastSeen[node]
 	return ok && now.Sub(at) < streams.PresenceTimeout
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // siteRepair is what is known of a site's comparisons and resyncs.
-type siteRepair struct {
+type syncState struct {
 	// LastCheck is when the site last asked for a comparison that was carried out, and
 	// Outcome what came of it; zero before the first.
 	LastCheck time.Time
@@ -24,7 +24,7 @@ type siteRepair struct {
 	ResyncRequested string
 
 	// inRow counts the mismatches since the site was last found equal.
-	inRow int
+	mismatchesInRow int
 }
 
 // The reasons of a full resync.
@@ -37,51 +37,51 @@ const (
 
 // repairs holds what is known of each site's comparisons. It does no I/O, reads no
 // clock, and is safe for concurrent use.
-type repairs struct {
+type syncStates struct {
 	mu    sync.Mutex
-	sites map[string]*siteRepair
+	sites map[string]*syncState
 	// changed is told when what is known of a site has changed; it must not block. It is
 	// set before the first use.
-	changed func(site string)
+	onChange func(site string)
 }
 
-func newRepairs() *repairs {
-	return &repairs{sites: map[string]*siteRepair{}, changed: func(string) {}}
+func newSyncStates() *syncStates {
+	return &syncStates{sites: map[string]*syncState{}, onChange: func(string) {}}
 }
 
 // of is what is known of a site.
-func (r *repairs) of(site string) siteRepair {
+func (r *syncStates) get(site string) syncState {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s := r.sites[site]; s != nil {
 		return *s
 	}
-	return siteRepair{}
+	return syncState{}
 }
 
 // update changes what is known of a site.
-func (r *repairs) update(site string, change func(*siteRepair)) {
+func (r *syncStates) update(site string, change func(*syncState)) {
 	r.mu.Lock()
 	s := r.sites[site]
 	if s == nil {
-		s = &siteRepair{}
+		s = &syncState{}
 		r.sites[site] = s
 	}
 	change(s)
 	r.mu.Unlock()
-	r.changed(site)
+	r.onChange(site)
 }
 
 // forget drops a site that is gone.
-func (r *repairs) forget(site string) {
+func (r *syncStates) forget(site string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.sites, site)
 }
 
 // retain drops the sites that are gone.
-func (r *repairs) retain(exists func(site string) bool) {
+func (r *syncStates) retain(exists func(site string) bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	maps.DeleteFunc(r.sites, func(site string, _ *siteRepair) bool { return !exists(site) })
+	maps.DeleteFunc(r.sites, func(site string, _ *syncState) bool { return !exists(site) })
 }

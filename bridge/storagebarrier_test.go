@@ -6,34 +6,34 @@ import (
 	"testing/synctest"
 )
 
-// TestLookout: what is published waits for a look that began after the API server was
+// TestStorageBarrier: what is published waits for a look that began after the API server was
 // heard; one that began before covers nothing of it.
-func TestLookout(t *testing.T) {
+func TestStorageBarrier(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := newLookout()
-		if err := l.await(t.Context()); err != nil {
+		l := newStorageBarrier()
+		if err := l.wait(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		early := l.now()
-		l.heard()
+		early := l.current()
+		l.invalidate()
 		done := make(chan error, 1)
-		go func() { done <- l.await(t.Context()) }()
-		l.cover(early)
+		go func() { done <- l.wait(t.Context()) }()
+		l.confirm(early)
 		synctest.Wait()
 		select {
 		case err := <-done:
 			t.Fatalf("a look from before was enough: %v", err)
-		case <-l.due:
+		case <-l.checkDue:
 		}
-		l.cover(l.now())
+		l.confirm(l.current())
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
-		l.heard()
+		l.invalidate()
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
-		if err := l.await(ended); err == nil {
+		if err := l.wait(ended); err == nil {
 			t.Error("nothing was waited for")
 		}
 	})

@@ -18,7 +18,7 @@ const (
 
 // due says whether a Site's status is to be written now, when it was written last at a
 // time. It is a pure function.
-func due(served, is v1alpha1.SiteStatus, written, now time.Time) bool {
+func statusDue(served, is v1alpha1.SiteStatus, written, now time.Time) bool {
 	waited := now.Sub(written)
 	switch {
 	case equality.Semantic.DeepEqual(served, is):
@@ -28,11 +28,11 @@ func due(served, is v1alpha1.SiteStatus, written, now time.Time) bool {
 	case waited >= statusLazy:
 		return true
 	}
-	return !equality.Semantic.DeepEqual(steady(served), steady(is))
+	return !equality.Semantic.DeepEqual(withoutVolatile(served), withoutVolatile(is))
 }
 
 // steady is a status without what moves all the time.
-func steady(s v1alpha1.SiteStatus) v1alpha1.SiteStatus {
+func withoutVolatile(s v1alpha1.SiteStatus) v1alpha1.SiteStatus {
 	s.LastAck, s.Stored, s.Applied, s.AppliedHub = nil, 0, 0, 0
 	s.ReportedPending, s.TelemetryPending, s.DuplicateSeen = 0, 0, nil
 	if s.LastCheck != nil {

@@ -46,15 +46,15 @@ func (w *writing) assemble() {
 	p, log := w.publishing, zap.NewNop()
 	metrics := newInstruments(p.count)
 	queue := newQueue[reportKey](metrics, "writeback", time.Millisecond)
-	in := newIntake(p.hub, newReports(), p.publisher, newPresence(), queue, newQueue[string](metrics, "reports", time.Millisecond), log)
+	in := newReportConsumer(p.hub, newReports(), p.publisher, newLiveness(), queue, newQueue[string](metrics, "reports", time.Millisecond), log)
 	in.count, in.metrics, in.workers, in.expiry = p.count, metrics.sites, 2, time.Second
-	in.woke, in.changed = func(string, []string) {}, func(string) {}
-	in.present = func(k reportKey) bool { return p.watch.get(subjectOf(k)) != nil }
+	in.onNodesAlive, in.onSiteChanged = func(string, []string) {}, func(string) {}
+	in.objectExists = func(k reportKey) bool { return p.watch.get(objectOf(k)) != nil }
 	w.writeback = &writeback{
-		clients: w.clients, watch: p.watch, publish: p.publisher, presence: in.presence, reports: in.reports, intake: in,
+		clients: w.clients, watch: p.watch, publish: p.publisher, liveness: in.liveness, reports: in.reports, consumer: in,
 		log: log, count: p.count, queue: queue, outage: newOutage(log, "write back"), now: func() time.Time { return w.began.Add(time.Duration(w.ahead.Load())) }, deleted: newDeletedNodes(),
 	}
-	in.now, in.concerns = w.writeback.now, w.concerns
+	in.now, in.ownsObject = w.writeback.now, w.ownsObject
 	p.t.Cleanup(func() { queue.ShutDown(); in.sites.ShutDown() })
 }
 
@@ -70,7 +70,7 @@ func (w *writing) start() {
 	ctx, done := w.publishing.t.Context(), make(chan struct{}, 2)
 	go func() { w.writeback.run(ctx, 2); done <- struct{}{} }()
 	go func() {
-		if err := w.intake.run(ctx); err != nil && ctx.Err() == nil {
+		if err := w.consumer.run(ctx); err != nil && ctx.Err() == nil {
 			w.publishing.t.Error(err)
 		}
 		done <- struct{}{}
@@ -89,7 +89,7 @@ func (w *writing) say(message string) {
 	}
 	ref := streams.Ref{Node: "a1", Resource: "pods", Namespace: "default", Name: "web"}
 	m := streams.Message{Ref: ref, Op: streams.OpPut, UID: "uid-web", Object: data}
-	if _, err := streams.Put(w.publishing.t.Context(), w.intake.hub.js, streams.ReportedSubject("plant-a", ref), m); err != nil {
+	if _, err := streams.Put(w.publishing.t.Context(), w.consumer.hub.js, streams.ReportedSubject("plant-a", ref), m); err != nil {
 		w.publishing.t.Fatal(err)
 	}
 }
@@ -120,7 +120,7 @@ func TestForbiddenReportsWait(t *testing.T) {
 	})
 	w.start()
 	unacknowledged := func() int {
-		c, err := w.intake.hub.reported.Consumer(t.Context(), streams.BridgeConsumer)
+		c, err := w.consumer.hub.reported.Consumer(t.Context(), streams.BridgeConsumer)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -131,16 +131,19 @@ func TestForbiddenReportsWait(t *testing.T) {
 	if n := unacknowledged(); n != 1 {
 		t.Errorf("%d reports are not acknowledged, want the one that waits", n)
 	}
-	w.ahead.Store(int64(denialPatience - 10*time.Second))
+	w.ahead.Store(int64(maxForbidden - 10*time.Second))
 	w.await("waiting without a place", func() bool { return unacknowledged() == 0 })
-	if kept, err := w.intake.hub.record.Get(t.Context(), putOffKey("plant-a")); err != nil || len(kept.Value()) == 0 {
+	if kept, err := w.consumer.hub.record.Get(t.Context(), deferredKey("plant-a")); err != nil || len(kept.Value()) == 0 {
 		t.Errorf("what waits is not remembered: %v", err)
 	}
 	before := tries.Load()
 	w.await("still tried", func() bool { return tries.Load() > before+5 })
 	open.Store(true)
 	w.await("written", func() bool { return w.writeback.count.accepted.Load() == 1 })
-	w.await("forgotten", func() bool { _, err := w.intake.hub.record.Get(t.Context(), putOffKey("plant-a")); return err != nil })
+	w.await("forgotten", func() bool {
+		_, err := w.consumer.hub.record.Get(t.Context(), deferredKey("plant-a"))
+		return err != nil
+	})
 	if n := w.writeback.count.quarantined.Load(); n != 0 {
 		t.Fatalf("%d reports are in quarantine", n)
 	}
@@ -152,6 +155,6 @@ func TestForbiddenReportsWait(t *testing.T) {
 	if n := w.writeback.count.quarantined.Load(); n != 0 {
 		t.Fatalf("refused at once, although the patience begins anew: %d", n)
 	}
-	w.ahead.Add(int64(denialPatience))
+	w.ahead.Add(int64(maxForbidden))
 	w.await("refused in the end", func() bool { return w.writeback.count.quarantined.Load() == 1 })
 }

@@ -22,22 +22,22 @@ const (
 	repairSpacing = 2 * time.Second
 	// maxStrangers bounds the tombstones that wait for a site for what only the site
 	// knew: a site that invents objects cannot fill the memory.
-	maxStrangers = 10_000
+	maxExtra = 10_000
 )
 
 // manifests answers the sites' comparisons and has repaired what differs.
-type manifests struct {
-	publish *publisher
-	repairs *repairs
-	resync  *resyncs
-	log     *zap.Logger
-	count   *counters
-	now     func() time.Time
+type antiEntropy struct {
+	publish    *publisher
+	syncStates *syncStates
+	resync     *resyncer
+	log        *zap.Logger
+	count      *counters
+	now        func() time.Time
 	// identity is that of the stream DESIRED.
 	identity string
 }
 
-func (m *manifests) handler() *handler {
+func (m *antiEntropy) handler() *handler {
 	return &handler{
 		workers: 2, backlog: 256, perSite: 2, maxBytes: maxManifestQuery,
 		answer: func(_ context.Context, site string, data []byte) any { return m.answer(site, data) },
@@ -47,7 +47,7 @@ func (m *manifests) handler() *handler {
 	}
 }
 
-func (m *manifests) answer(site string, data []byte) streams.InventoryAnswer {
+func (m *antiEntropy) answer(site string, data []byte) streams.InventoryAnswer {
 	if !m.publish.siteExists(site) {
 		return streams.InventoryAnswer{State: streams.InventoryBehind, Error: fmt.Sprintf("there is no Site %s", site)}
 	}
@@ -63,10 +63,10 @@ func (m *manifests) answer(site string, data []byte) streams.InventoryAnswer {
 		a = m.repair(site, d)
 	}
 	if a.State == streams.InventoryEqual || a.State == streams.InventoryRepairing {
-		m.repairs.update(site, func(s *siteRepair) {
+		m.syncStates.update(site, func(s *syncState) {
 			s.LastCheck, s.Outcome = m.now(), a.State
 			if a.State == streams.InventoryEqual {
-				s.inRow = 0
+				s.mismatchesInRow = 0
 			}
 		})
 	}
@@ -77,9 +77,9 @@ func (m *manifests) answer(site string, data []byte) streams.InventoryAnswer {
 // repair has published again what a site lacks, and tombstones for what it should not
 // have. The second mismatch in a row, and every second one after it, has the site take
 // everything anew: what was published again did not help.
-func (m *manifests) repair(site string, d difference) streams.InventoryAnswer {
+func (m *antiEntropy) repair(site string, d difference) streams.InventoryAnswer {
 	now := m.now()
-	if last := m.repairs.of(site); last.Outcome == streams.InventoryRepairing && now.Sub(last.LastCheck) < repairSpacing {
+	if last := m.syncStates.get(site); last.Outcome == streams.InventoryRepairing && now.Sub(last.LastCheck) < repairSpacing {
 		return streams.InventoryAnswer{State: streams.InventoryBehind}
 	}
 	if !m.publish.publishAgain(site, d) {
@@ -87,15 +87,15 @@ func (m *manifests) repair(site string, d difference) streams.InventoryAnswer {
 	}
 	m.count.mismatches.Add(1)
 	row := 0
-	m.repairs.update(site, func(s *siteRepair) {
+	m.syncStates.update(site, func(s *syncState) {
 		s.Mismatches++
-		s.inRow++
-		row = s.inRow
+		s.mismatchesInRow++
+		row = s.mismatchesInRow
 	})
 	m.log.Warn("site differs from what was published, repairing", zap.String("site", site),
-		zap.Int("lacking", len(d.lacking)), zap.Int("strangers", len(d.strangers)), zap.Int("row", row))
+		zap.Int("lacking", len(d.missing)), zap.Int("strangers", len(d.extra)), zap.Int("row", row))
 	if row%2 == 0 {
-		m.resync.repeated(site)
+		m.resync.mismatchRepeated(site)
 	}
 	return streams.InventoryAnswer{State: streams.InventoryRepairing, Published: d.size()}
 }
@@ -104,10 +104,10 @@ func (m *manifests) repair(site string, d difference) streams.InventoryAnswer {
 func (p *publisher) compare(site, identity string, q streams.InventoryQuery) (streams.InventoryAnswer, difference, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return compare(site, holdings{
-		epoch: epochNumber(p.epoch), identity: identity, last: p.published.last(site), settled: p.quiet(site),
-		manifest: p.published.manifest(site),
-		within:   func(b map[int]bool) map[string]streams.InventoryEntry { return p.published.within(site, b) },
+	return compare(site, expectedState{
+		epoch: epochNumber(p.epoch), identity: identity, lastSeq: p.desired.lastSeq(site), idle: p.siteIdleLocked(site),
+		manifest:  p.desired.manifest(site),
+		entriesIn: func(b map[int]bool) map[string]streams.InventoryEntry { return p.desired.entriesIn(site, b) },
 	}, q)
 }
 
@@ -116,17 +116,17 @@ func (p *publisher) compare(site, identity string, q streams.InventoryQuery) (st
 func (p *publisher) publishAgain(site string, d difference) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(d.strangers) > 0 && len(p.published.tombstones[site])+len(d.strangers) > maxStrangers {
+	if len(d.extra) > 0 && len(p.desired.tombstones[site])+len(d.extra) > maxExtra {
 		return false
 	}
-	marked := p.mark(site)
-	for _, e := range d.lacking {
+	marked := p.markDirty(site)
+	for _, e := range d.missing {
 		if _, ref, err := streams.ParseDesired(e.Subject); err == nil {
-			marked.keys[keyOf(ref)], marked.again[keyOf(ref)] = struct{}{}, struct{}{}
+			marked.keys[keyOf(ref)], marked.force[keyOf(ref)] = struct{}{}, struct{}{}
 		}
 	}
-	for _, e := range d.strangers {
-		marked.strangers[e.Subject] = e
+	for _, e := range d.extra {
+		marked.extra[e.Subject] = e
 	}
 	return true
 }
@@ -141,7 +141,7 @@ func decodeManifestQuery(data []byte) (streams.InventoryQuery, error) {
 	}
 	var q struct {
 		streams.InventoryQuery
-		Of few `json:"of"`
+		Of boundedInts `json:"of"`
 	}
 	if err := json.Unmarshal(data, &q); err != nil {
 		return streams.InventoryQuery{}, fmt.Errorf("%w: %w", errQuery, err)
@@ -151,10 +151,10 @@ func decodeManifestQuery(data []byte) (streams.InventoryQuery, error) {
 }
 
 // few is a list of as many numbers as there are buckets at most.
-type few []int
+type boundedInts []int
 
 // UnmarshalJSON implements json.Unmarshaler.
-func (f *few) UnmarshalJSON(data []byte) error {
+func (f *boundedInts) UnmarshalJSON(data []byte) error {
 	if bytes.Count(data, []byte(",")) >= streams.InventoryBuckets {
 		return fmt.Errorf("more than %d buckets", streams.InventoryBuckets)
 	}

@@ -41,11 +41,11 @@ type backlogs struct {
 	queue   workqueue.TypedRateLimitingInterface[string]
 
 	// asked is when each question was seen first, by name; only the worker uses it.
-	asked map[string]asked
+	requests map[string]backlogRequest
 }
 
 // asked is a question, and when it was seen first by this bridge's clock.
-type asked struct {
+type backlogRequest struct {
 	uid types.UID
 	at  time.Time
 }
@@ -65,7 +65,7 @@ func (b *backlogs) run(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("prepare watch of backlogs: %w", err)
 	}
-	b.asked = map[string]asked{}
+	b.requests = map[string]backlogRequest{}
 	var wg sync.WaitGroup
 	wg.Go(func() { questions.RunWithContext(ctx) })
 	wg.Go(func() {
@@ -74,7 +74,7 @@ func (b *backlogs) run(ctx context.Context) error {
 	})
 	wg.Go(func() {
 		for name, down := b.queue.Get(); !down; name, down = b.queue.Get() {
-			b.work(ctx, questions, name)
+			b.process(ctx, questions, name)
 			b.queue.Done(name)
 		}
 	})
@@ -84,15 +84,15 @@ func (b *backlogs) run(ctx context.Context) error {
 
 // work takes a question one step on: it is answered, or deleted, or left until it is to
 // be deleted.
-func (b *backlogs) work(ctx context.Context, questions cache.SharedIndexInformer, name string) {
+func (b *backlogs) process(ctx context.Context, questions cache.SharedIndexInformer, name string) {
 	obj, found, err := questions.GetStore().GetByKey(name)
 	o, ok := obj.(*unstructured.Unstructured)
 	if err != nil || !found || !ok {
 		b.queue.Forget(name)
-		delete(b.asked, name)
+		delete(b.requests, name)
 		return
 	}
-	left := b.left(o, time.Now())
+	left := b.remaining(o, time.Now())
 	if left <= 0 {
 		err = b.remove(ctx, o)
 	} else {
@@ -109,18 +109,18 @@ func (b *backlogs) work(ctx context.Context, questions cache.SharedIndexInformer
 		if left > 0 {
 			b.queue.AddAfter(name, left+time.Second)
 		} else {
-			delete(b.asked, name)
+			delete(b.requests, name)
 		}
 	}
 }
 
 // left is for how long a question stays. It counts from when the question was seen first:
 // the clock of the API server may be another.
-func (b *backlogs) left(o *unstructured.Unstructured, now time.Time) time.Duration {
-	q := b.asked[o.GetName()]
+func (b *backlogs) remaining(o *unstructured.Unstructured, now time.Time) time.Duration {
+	q := b.requests[o.GetName()]
 	if q.uid != o.GetUID() {
-		q = asked{o.GetUID(), now}
-		b.asked[o.GetName()] = q
+		q = backlogRequest{o.GetUID(), now}
+		b.requests[o.GetName()] = q
 	}
 	return backlogLife - now.Sub(q.at)
 }
@@ -259,21 +259,21 @@ func readHeaders(ctx context.Context, h *hub, filter string, from uint64, limit 
 	if last > 0 {
 		return last, left > 0, nil
 	}
-	return 0, false, nothingLeft(ctx, consumer)
+	return 0, false, confirmEmpty(ctx, consumer)
 }
 
 // nothingLeft is nil when a consumer that got nothing has nothing to get: what was pending
 // may have been removed meanwhile.
-func nothingLeft(ctx context.Context, consumer jetstream.Consumer) error {
+func confirmEmpty(ctx context.Context, consumer jetstream.Consumer) error {
 	now, err := consumer.Info(ctx)
 	if err != nil {
 		return err
 	}
 	if now.NumPending > 0 {
-		return errSilentHub
+		return errHubSentNothing
 	}
 	return nil
 }
 
 // errSilentHub reports that the hub sent nothing of what it has.
-var errSilentHub = errors.New("the hub does not send what it holds, ask again")
+var errHubSentNothing = errors.New("the hub does not send what it holds, ask again")

@@ -13,12 +13,12 @@ import (
 )
 
 // foreignInterval is how often DESIRED is searched for what others wrote.
-const foreignInterval = 5 * time.Second
+const externalWritesInterval = 5 * time.Second
 
 // foreign finds what other bridges wrote to DESIRED since this one has read it: a former
 // leader whose last message was under way when it stood still, or a later one, which
 // deposes this bridge. What a former leader wrote is looked at again.
-type foreign struct {
+type externalWrites struct {
 	hub     *hub
 	publish *publisher
 	fence   *fence
@@ -26,13 +26,13 @@ type foreign struct {
 	count   *counters
 	outage  *outage
 	// seen is the sequence up to which DESIRED was searched.
-	seen uint64
+	lastSeq uint64
 }
 
 // run searches until ctx ends, or returns errHubReplaced when DESIRED has lost messages.
-func (f *foreign) run(ctx context.Context) error {
-	for pause(ctx, foreignInterval) {
-		err := f.search(ctx)
+func (f *externalWrites) run(ctx context.Context) error {
+	for sleep(ctx, externalWritesInterval) {
+		err := f.poll(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -44,32 +44,32 @@ func (f *foreign) run(ctx context.Context) error {
 	return nil
 }
 
-func (f *foreign) search(ctx context.Context) error {
+func (f *externalWrites) poll(ctx context.Context) error {
 	info, err := f.hub.desired.Info(ctx)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", streams.Desired, err)
 	}
 	switch {
-	case info.State.LastSeq < f.seen:
+	case info.State.LastSeq < f.lastSeq:
 		return errHubReplaced // its store was put back to an older one
-	case info.State.LastSeq == f.seen:
+	case info.State.LastSeq == f.lastSeq:
 		return nil
 	}
-	term := f.fence.current()
-	err = readAll(ctx, f.hub.js, f.hub.desired, f.seen+1, ">", true, func(msg jetstream.Msg) error {
+	term := f.fence.currentTerm()
+	err = readAll(ctx, f.hub.js, f.hub.desired, f.lastSeq+1, ">", true, func(msg jetstream.Msg) error {
 		if t := streams.TermOf(msg.Headers()); t != term && !streams.IsPart(msg.Subject()) {
-			f.take(msg, t)
+			f.handle(msg, t)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	f.seen = info.State.LastSeq
+	f.lastSeq = info.State.LastSeq
 	return nil
 }
 
-func (f *foreign) take(msg jetstream.Msg, term uint64) {
+func (f *externalWrites) handle(msg jetstream.Msg, term uint64) {
 	site, ref, err := streams.ParseDesired(msg.Subject())
 	if err != nil {
 		return // not of the contract, and of no site
@@ -78,9 +78,9 @@ func (f *foreign) take(msg jetstream.Msg, term uint64) {
 	if err != nil {
 		return
 	}
-	f.fence.met(term)
-	if f.publish.adopt(site, keyOf(ref), entryOf(msg.Subject(), msg.Headers(), meta.Sequence.Stream)) {
-		f.count.foreign.Add(1)
+	f.fence.observeTerm(term)
+	if f.publish.mergeEntry(site, keyOf(ref), entryOf(msg.Subject(), msg.Headers(), meta.Sequence.Stream)) {
+		f.count.externalWrites.Add(1)
 		f.log.Warn("desired object was written by another bridge, looking at it again",
 			zap.String("site", site), zap.Stringer("object", ref), zap.Uint64("term", term), zap.Uint64("seq", meta.Sequence.Stream))
 	}
@@ -88,23 +88,25 @@ func (f *foreign) take(msg jetstream.Msg, term uint64) {
 
 // adopt takes in what DESIRED holds, unless a later message is known, and marks the
 // object to be looked at.
-func (p *publisher) adopt(site string, k objectKey, e entry) bool {
+func (p *publisher) mergeEntry(site string, k objectKey, e entry) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.published.of(site, k)[e.subject].seq >= e.seq {
+	if p.desired.entries(site, k)[e.subject].seq >= e.seq {
 		return false
 	}
-	p.published.put(site, k, e)
-	p.mark(site).keys[k] = struct{}{}
+	p.desired.put(site, k, e)
+	p.markDirty(site).keys[k] = struct{}{}
 	return true
 }
 
 // settled says whether nothing is being published, or waits to be, for the site.
-func (p *publisher) settled(site string) bool {
+func (p *publisher) siteIdle(site string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.quiet(site)
+	return p.siteIdleLocked(site)
 }
 
 // quiet is settled for a caller that holds the lock.
-func (p *publisher) quiet(site string) bool { return p.dirty[site] == nil && !p.busy[site] }
+func (p *publisher) siteIdleLocked(site string) bool {
+	return p.dirty[site] == nil && !p.publishing[site]
+}

@@ -5,46 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 )
-
-// writeEvent creates an event, or updates the one of the same name, in the node's name.
-func (w *writeback) writeEvent(ctx context.Context, k reportKey, r *report) error {
-	if k.ref.Group != "" {
-		return fmt.Errorf("%w: report events as core/v1 events, not %s", errRefused, k.ref)
-	}
-	var event corev1.Event
-	if err := json.Unmarshal(r.msg.Object, &event); err != nil {
-		return fmt.Errorf("%w: %w", errRefused, err)
-	}
-	event.Namespace = k.ref.Namespace
-	freshMeta(&event.ObjectMeta)
-	as, err := w.clients.as(k.ref.Node)
-	if err != nil {
-		return err
-	}
-	events := as.core.Events(k.ref.Namespace)
-	if _, err = events.Create(ctx, &event, metav1.CreateOptions{}); !apierrors.IsAlreadyExists(err) {
-		return verdict(err)
-	}
-	patch, err := json.Marshal(map[string]any{
-		"count": event.Count, "lastTimestamp": event.LastTimestamp, "message": event.Message,
-		"reason": event.Reason, "type": event.Type, "series": event.Series,
-	})
-	if err != nil {
-		return fmt.Errorf("encode %s: %w", k.ref, err)
-	}
-	_, err = events.Patch(ctx, k.ref.Name, types.MergePatchType, patch, metav1.PatchOptions{})
-	if apierrors.IsNotFound(err) {
-		return err // it expired in between: create it at the next try
-	}
-	return verdict(err)
-}
 
 var deviceStatuses = schema.GroupVersionResource{Group: deviceGroup, Version: "v1beta1", Resource: "devicestatuses"}
 
@@ -69,7 +35,7 @@ func (w *writeback) writeDeviceStatus(ctx context.Context, k reportKey, r *repor
 	if err := w.putDeviceStatus(ctx, k, device, status); err != nil {
 		return err
 	}
-	return w.mirror(ctx, k.site, device, status)
+	return w.mirrorStatus(ctx, k.site, device, status)
 }
 
 func (w *writeback) putDeviceStatus(ctx context.Context, k reportKey, device *unstructured.Unstructured, status any) error {
@@ -94,7 +60,7 @@ func (w *writeback) putDeviceStatus(ctx context.Context, k reportKey, device *un
 	if apierrors.IsNotFound(err) {
 		return err // deleted in between: create it at the next try
 	}
-	return verdict(err)
+	return classify(err)
 }
 
 func (w *writeback) createDeviceStatus(ctx context.Context, k reportKey, device *unstructured.Unstructured, status any) error {
@@ -111,7 +77,7 @@ func (w *writeback) createDeviceStatus(ctx context.Context, k reportKey, device 
 	if apierrors.IsAlreadyExists(err) {
 		return err // the watch is behind: patch it at the next try
 	}
-	return verdict(err)
+	return classify(err)
 }
 
 func ownerOf(device *unstructured.Unstructured) map[string]any {

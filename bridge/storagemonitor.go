@@ -25,7 +25,7 @@ const (
 	// storageInterval is how often the marker is written, and the storage looked at by it.
 	storageInterval = 10 * time.Second
 	// lookRetry is how soon a look is taken again that failed and that is waited for.
-	lookRetry = time.Second
+	checkRetry = time.Second
 )
 
 // errEpoch reports that the API server's storage is not what this bridge has read: it
@@ -34,7 +34,7 @@ var errEpoch = errors.New("the API server's storage moved back or was replaced")
 
 // storage watches over the API server's storage and over the terms of the bridges, with
 // a record at the hub and a marker in the API.
-type storage struct {
+type storageMonitor struct {
 	kv       jetstream.KeyValue
 	clients  *clients
 	fence    *fence
@@ -45,9 +45,9 @@ type storage struct {
 	// namespace is where the marker is.
 	namespace string
 	// suspects are objects that may prove that the storage has moved back.
-	suspects chan suspect
+	candidates chan rollbackCandidate
 	// lookout waits for looks at the storage.
-	lookout *lookout
+	barrier *storageBarrier
 
 	record   epochRecord
 	revision uint64
@@ -57,9 +57,9 @@ type storage struct {
 }
 
 // suspect is an object whose copy is older than what was published of it.
-type suspect struct {
-	key            objectKey
-	uid, published string
+type rollbackCandidate struct {
+	key                   objectKey
+	uid, publishedVersion string
 }
 
 // openRecord ensures the bucket of the record.
@@ -77,18 +77,18 @@ func openRecord(ctx context.Context, js jetstream.JetStream, replicas int) (jets
 // claims a term: higher than any before, and at least how often leadership changed
 // hands. was is what DESIRED holds. It returns whether the epoch is another than that of
 // what was published.
-func (s *storage) begin(ctx context.Context, transitions uint64, was *published) (renewed bool, err error) {
+func (s *storageMonitor) begin(ctx context.Context, transitions uint64, was *desiredCache) (renewed bool, err error) {
 	if err := s.load(ctx); err != nil {
 		return false, err
 	}
-	known, seen := was.newest()
+	known, seen := was.highest()
 	seen = max(seen, s.record.Term)
-	term := s.fence.current()
+	term := s.fence.currentTerm()
 	if term == 0 {
 		term = max(transitions, seen+1)
-		s.fence.claim(term)
+		s.fence.setTerm(term)
 	}
-	s.fence.met(seen)
+	s.fence.observeTerm(seen)
 	now, err := s.read(ctx)
 	if err != nil {
 		return false, err
@@ -99,17 +99,17 @@ func (s *storage) begin(ctx context.Context, transitions uint64, was *published)
 		return false, err
 	}
 	if reason != "" {
-		s.begun(next, reason)
+		s.logNewEpoch(next, reason)
 	}
 	// Nothing is published before the marker tells the storage of now from a copy of it
 	// that was made before.
-	if err := s.mark(ctx); err != nil {
+	if err := s.advanceMarker(ctx); err != nil {
 		return false, err
 	}
 	return next.Number != known, nil
 }
 
-func (s *storage) begun(r epochRecord, reason string) {
+func (s *storageMonitor) logNewEpoch(r epochRecord, reason string) {
 	s.count.epochs.Add(1)
 	s.log.Warn("new epoch", zap.String("epoch", r.name()), zap.String("reason", reason), zap.Uint64("term", r.Term))
 }
@@ -118,7 +118,7 @@ func (s *storage) begun(r epochRecord, reason string) {
 // until ctx ends. It returns errEpoch
 // when the storage has changed under this bridge, and errDeposed when another bridge
 // has written the record.
-func (s *storage) run(ctx context.Context) error {
+func (s *storageMonitor) run(ctx context.Context) error {
 	watcher, err := s.kv.Watch(ctx, recordKey, jetstream.UpdatesOnly())
 	if err != nil {
 		return fmt.Errorf("watch the record: %w", err)
@@ -141,22 +141,22 @@ func (s *storage) run(ctx context.Context) error {
 			if !open { // the hub has lost the bucket
 				return errHubReplaced
 			}
-			err = s.seen(e)
-		case q := <-s.suspects:
-			err = s.examine(ctx, q)
-		case <-s.lookout.due:
-			if err = s.look(ctx); err != nil {
-				pause(ctx, lookRetry)
-				s.lookout.again()
+			err = s.recordChanged(e)
+		case q := <-s.candidates:
+			err = s.verify(ctx, q)
+		case <-s.barrier.checkDue:
+			if err = s.check(ctx); err != nil {
+				sleep(ctx, checkRetry)
+				s.barrier.requestCheck()
 			}
 		case <-tick.C:
-			err = s.look(ctx)
+			err = s.check(ctx)
 		}
 	}
 }
 
 // seen takes in that the record was written.
-func (s *storage) seen(e jetstream.KeyValueEntry) error {
+func (s *storageMonitor) recordChanged(e jetstream.KeyValueEntry) error {
 	if e == nil || e.Operation() != jetstream.KeyValuePut {
 		return nil
 	}
@@ -164,7 +164,7 @@ func (s *storage) seen(e jetstream.KeyValueEntry) error {
 	if err := json.Unmarshal(e.Value(), &r); err != nil {
 		return nil // nobody's: load says so when it is read
 	}
-	s.fence.met(r.Term)
+	s.fence.observeTerm(r.Term)
 	if err := s.fence.check(); errors.Is(err, errDeposed) {
 		return err
 	}
@@ -172,38 +172,38 @@ func (s *storage) seen(e jetstream.KeyValueEntry) error {
 }
 
 // look compares the storage with the record and writes down how far it is.
-func (s *storage) look(ctx context.Context) error {
-	answers := s.lookout.now()
+func (s *storageMonitor) check(ctx context.Context) error {
+	answers := s.barrier.current()
 	if _, err := s.kv.Status(ctx); errors.Is(err, jetstream.ErrBucketNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
 		return errHubReplaced
 	}
-	uid, err := s.cluster(ctx)
+	uid, err := s.clusterUID(ctx)
 	if err != nil {
 		return err
 	}
 	if uid != s.record.UID {
 		return fmt.Errorf("%w: %s", errEpoch, epochReplaced)
 	}
-	if err := s.mark(ctx); err != nil {
+	if err := s.advanceMarker(ctx); err != nil {
 		return err
 	}
-	s.lookout.cover(answers)
+	s.barrier.confirm(answers)
 	return nil
 }
 
 // suspect notes an object whose copy is older than what was published of it: either the
 // watch is behind, or the storage has moved back. It does not block; what does not find
 // a place comes again.
-func (s *storage) suspect(k objectKey, uid, published string) {
+func (s *storageMonitor) addCandidate(k objectKey, uid, published string) {
 	select {
-	case s.suspects <- suspect{k, uid, published}:
+	case s.candidates <- rollbackCandidate{k, uid, published}:
 	default:
 	}
 }
 
 // examine reads an object from the storage itself. If that is older, too, than what was
 // published of it, a new epoch begins.
-func (s *storage) examine(ctx context.Context, q suspect) error {
+func (s *storageMonitor) verify(ctx context.Context, q rollbackCandidate) error {
 	i := slices.IndexFunc(watched, func(r schema.GroupVersionResource) bool {
 		return r.Group == q.key.Group && r.Resource == q.key.Resource
 	})
@@ -217,7 +217,7 @@ func (s *storage) examine(ctx context.Context, q suspect) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", q.key.ref(""), err)
 	}
-	if string(o.GetUID()) != q.uid || !olderVersion(o.GetResourceVersion(), q.published) {
+	if string(o.GetUID()) != q.uid || !olderVersion(o.GetResourceVersion(), q.publishedVersion) {
 		return nil
 	}
 	if err := s.load(ctx); err != nil {
@@ -227,15 +227,15 @@ func (s *storage) examine(ctx context.Context, q suspect) error {
 	if err != nil {
 		return err
 	}
-	next := s.record.renewed(now, 0)
+	next := s.record.newEpoch(now, 0)
 	if err := s.save(ctx, next); err != nil {
 		return err
 	}
-	s.begun(next, epochObject)
-	return fmt.Errorf("%w: %s has version %s after %s", errEpoch, q.key.ref(""), o.GetResourceVersion(), q.published)
+	s.logNewEpoch(next, epochObject)
+	return fmt.Errorf("%w: %s has version %s after %s", errEpoch, q.key.ref(""), o.GetResourceVersion(), q.publishedVersion)
 }
 
-func (s *storage) load(ctx context.Context) error {
+func (s *storageMonitor) load(ctx context.Context) error {
 	e, err := s.kv.Get(ctx, recordKey)
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound):
@@ -253,7 +253,7 @@ func (s *storage) load(ctx context.Context) error {
 }
 
 // save writes the record if it is still the one that this bridge has read.
-func (s *storage) save(ctx context.Context, next epochRecord) error {
+func (s *storageMonitor) save(ctx context.Context, next epochRecord) error {
 	if next == s.record && s.revision > 0 {
 		return nil
 	}
@@ -269,11 +269,11 @@ func (s *storage) save(ctx context.Context, next epochRecord) error {
 		if err := s.load(ctx); err != nil {
 			return err
 		}
-		s.fence.met(s.record.Term)
+		s.fence.observeTerm(s.record.Term)
 		if err := s.fence.check(); err != nil {
 			return err
 		}
-		return fmt.Errorf("write the record: %w", errMoved)
+		return fmt.Errorf("write the record: %w", errConcurrentWrite)
 	}
 	if err != nil {
 		return fmt.Errorf("write the record: %w", err)
@@ -284,8 +284,8 @@ func (s *storage) save(ctx context.Context, next epochRecord) error {
 
 // read reads the storage consistently: not from a cache of the API server, which may
 // know more than a storage that was restored under it.
-func (s *storage) read(ctx context.Context) (storeState, error) {
-	uid, err := s.cluster(ctx)
+func (s *storageMonitor) read(ctx context.Context) (storeState, error) {
+	uid, err := s.clusterUID(ctx)
 	if err != nil {
 		return storeState{}, err
 	}
@@ -301,7 +301,7 @@ func (s *storage) read(ctx context.Context) (storeState, error) {
 }
 
 // cluster tells the storage from another one.
-func (s *storage) cluster(ctx context.Context) (uid string, err error) {
+func (s *storageMonitor) clusterUID(ctx context.Context) (uid string, err error) {
 	ns, err := s.clients.own.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
 	if err != nil {
 		return "", fmt.Errorf("read namespace %s: %w", metav1.NamespaceSystem, err)
@@ -309,7 +309,7 @@ func (s *storage) cluster(ctx context.Context) (uid string, err error) {
 	return string(ns.UID), nil
 }
 
-func (s *storage) readMarker(ctx context.Context) error {
+func (s *storageMonitor) readMarker(ctx context.Context) error {
 	cm, err := s.clients.own.CoreV1().ConfigMaps(s.namespace).Get(ctx, markerName, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
@@ -330,7 +330,7 @@ func markerOf(cm *corev1.ConfigMap) (generation, number uint64) {
 // mark writes the marker, and the record after it: a marker that is ahead of the record is
 // no move backwards. The version that the marker gets is that of the storage as a whole.
 // A marker that is not the one that was written last is read first.
-func (s *storage) mark(ctx context.Context) error {
+func (s *storageMonitor) advanceMarker(ctx context.Context) error {
 	written, err := s.writeMarker(ctx)
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err) {
 		if err := s.readMarker(ctx); err != nil {
@@ -359,7 +359,7 @@ func (s *storage) mark(ctx context.Context) error {
 }
 
 // writeMarker makes the marker, or changes the one that this bridge knows of.
-func (s *storage) writeMarker(ctx context.Context) (*corev1.ConfigMap, error) {
+func (s *storageMonitor) writeMarker(ctx context.Context) (*corev1.ConfigMap, error) {
 	maps := s.clients.own.CoreV1().ConfigMaps(s.namespace)
 	generation := s.record.Marker
 	if s.marker != nil {

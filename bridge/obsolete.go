@@ -14,11 +14,11 @@ import (
 const (
 	// trimInterval is how often discarded messages are removed, trimBatch how many of them
 	// before it is looked at what was discarded meanwhile.
-	trimInterval = time.Second
-	trimBatch    = 1000
+	gcInterval = time.Second
+	gcBatch    = 1000
 	// maxSpent is how many messages of a site may wait to be removed before no more of that
 	// site are taken in.
-	maxSpent = 20_000
+	maxObsolete = 20_000
 )
 
 // spent is a message of REPORTED that is to be removed.
@@ -28,16 +28,16 @@ const (
 // stays. What is removed has predecessors that are about another UID, or are no state:
 // these do no harm when the consumer does not deliver them again, which is so up to its
 // floor.
-type spent struct {
+type obsolete struct {
 	seq uint64
 	// floored says that the consumer's floor must have passed the message.
-	floored bool
+	afterFloor bool
 }
 
 // note returns the site that a message belongs to, and whether it is a part of a report,
 // which whoever reads the report reads. It keeps the highest sequence of each site: that
 // message is never removed, the site's forwarder expects to find it.
-func (i *intake) note(msg jetstream.Msg, meta *jetstream.MsgMetadata) (site string, part bool) {
+func (c *reportConsumer) track(msg jetstream.Msg, meta *jetstream.MsgMetadata) (site string, part bool) {
 	site, err := streams.ReportedSite(msg.Subject())
 	if err != nil {
 		site = "" // the hub takes it from no site
@@ -45,68 +45,68 @@ func (i *intake) note(msg jetstream.Msg, meta *jetstream.MsgMetadata) (site stri
 		_, _, err := streams.ParsePart(msg.Subject())
 		part = err == nil
 	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.last[site] = max(i.last[site], meta.Sequence.Stream)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last[site] = max(c.last[site], meta.Sequence.Stream)
 	if part {
-		i.partsDue(site, orphanWait)
+		c.schedulePartsCheck(site, orphanWait)
 	}
 	return site, part
 }
 
 // full reports whether too many messages of a site wait to be removed.
-func (i *intake) full(site string) bool { return i.spentRoom(site) <= 0 }
+func (c *reportConsumer) obsoleteFull(site string) bool { return c.obsoleteRoom(site) <= 0 }
 
 // spentRoom is how many more messages of a site may wait to be removed.
-func (i *intake) spentRoom(site string) int {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return maxSpent - len(i.spent[site])
+func (c *reportConsumer) obsoleteRoom(site string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maxObsolete - len(c.obsolete[site])
 }
 
 // spentOf are the messages of a site that wait to be removed.
-func (i *intake) spentOf(site string) map[uint64]bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	of := make(map[uint64]bool, len(i.spent[site]))
-	for _, m := range i.spent[site] {
+func (c *reportConsumer) obsoleteSeqs(site string) map[uint64]bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	of := make(map[uint64]bool, len(c.obsolete[site]))
+	for _, m := range c.obsolete[site] {
 		of[m.seq] = true
 	}
 	return of
 }
 
 // discard marks a message that nobody needs any more.
-func (i *intake) discard(site string, m spent) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.spent[site] = append(i.spent[site], m)
-	if _, has := i.parts[site]; has {
-		i.partsDue(site, orphanWait)
+func (c *reportConsumer) markObsolete(site string, m obsolete) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.obsolete[site] = append(c.obsolete[site], m)
+	if _, has := c.parts[site]; has {
+		c.schedulePartsCheck(site, orphanWait)
 	}
 }
 
 // trim removes the discarded messages from REPORTED, except each site's last, until ctx
 // ends.
-func (i *intake) trim(ctx context.Context) {
+func (c *reportConsumer) collectGarbage(ctx context.Context) {
 	// floor is that of the round before, which the hub has on disk by now.
 	var floor uint64
 	for {
-		batch := i.removable(floor)
+		batch := c.takeRemovable(floor)
 		for _, seq := range batch {
-			err := i.hub.reported.DeleteMsg(ctx, seq)
+			err := c.hub.reported.DeleteMsg(ctx, seq)
 			if ctx.Err() != nil {
 				return
 			}
 			if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
-				i.log.Debug("report not trimmed, it stays until the next of its object", zap.Uint64("seq", seq), zap.Error(err))
+				c.log.Debug("report not trimmed, it stays until the next of its object", zap.Uint64("seq", seq), zap.Error(err))
 			}
 		}
-		if len(batch) == trimBatch {
+		if len(batch) == gcBatch {
 			continue
 		}
-		next := i.passed(ctx, floor)
-		i.count.trims.Add(1)
-		if !pause(ctx, trimInterval) {
+		next := c.refreshFloor(ctx, floor)
+		c.count.gcRounds.Add(1)
+		if !sleep(ctx, gcInterval) {
 			return
 		}
 		floor = next
@@ -115,16 +115,16 @@ func (i *intake) trim(ctx context.Context) {
 
 // passed is the consumer's floor, or what was known of it when that is not needed or not
 // to be had.
-func (i *intake) passed(ctx context.Context, known uint64) uint64 {
-	i.mu.Lock()
-	idle := len(i.spent) == 0
-	i.mu.Unlock()
+func (c *reportConsumer) refreshFloor(ctx context.Context, known uint64) uint64 {
+	c.mu.Lock()
+	idle := len(c.obsolete) == 0
+	c.mu.Unlock()
 	if idle {
 		return known
 	}
-	floor, err := i.floor(ctx)
+	floor, err := c.ackFloor(ctx)
 	if err != nil {
-		i.log.Debug("reports are trimmed later", zap.Error(err))
+		c.log.Debug("reports are trimmed later", zap.Error(err))
 		return known
 	}
 	return max(known, floor)
@@ -132,21 +132,21 @@ func (i *intake) passed(ctx context.Context, known uint64) uint64 {
 
 // removable takes up to trimBatch of the discarded messages that may be removed when the
 // consumer has acknowledged up to floor.
-func (i *intake) removable(floor uint64) []uint64 {
-	i.mu.Lock()
-	defer i.mu.Unlock()
+func (c *reportConsumer) takeRemovable(floor uint64) []uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	var batch []uint64
-	for site, all := range i.spent {
-		var keep []spent
+	for site, all := range c.obsolete {
+		var keep []obsolete
 		for _, m := range all {
-			if m.seq < i.last[site] && (m.seq <= floor || !m.floored) && len(batch) < trimBatch {
+			if m.seq < c.last[site] && (m.seq <= floor || !m.afterFloor) && len(batch) < gcBatch {
 				batch = append(batch, m.seq)
 			} else {
 				keep = append(keep, m)
 			}
 		}
-		if i.spent[site] = keep; len(keep) == 0 {
-			delete(i.spent, site)
+		if c.obsolete[site] = keep; len(keep) == 0 {
+			delete(c.obsolete, site)
 		}
 	}
 	return batch

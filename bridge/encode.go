@@ -20,12 +20,12 @@ import (
 // a site: resource version, generation, and the status, which for nodes, pods and
 // devices is the site's own echo. The status of a claim is the cloud's (the kubelet
 // waits for it to be Bound), so there it counts.
-func body(k objectKey, o *unstructured.Unstructured) (data []byte, hash string, err error) {
+func encodeObject(k objectKey, o *unstructured.Unstructured) (data []byte, hash string, err error) {
 	object := maps.Clone(o.Object)
-	meta := metadataOf(object)
+	meta := cloneMetadata(object)
 	delete(meta, "managedFields")
 	if k.Group == "" && k.Resource == "nodes" {
-		dropLinkTaints(object)
+		removeLinkTaints(object)
 	}
 	if data, err = json.Marshal(object); err != nil {
 		return nil, "", fmt.Errorf("encode %s: %w", k.ref(""), err)
@@ -45,14 +45,14 @@ func body(k objectKey, o *unstructured.Unstructured) (data []byte, hash string, 
 }
 
 // metadataOf replaces an object's metadata by a shallow copy and returns it.
-func metadataOf(object map[string]any) map[string]any {
+func cloneMetadata(object map[string]any) map[string]any {
 	meta, _ := object["metadata"].(map[string]any)
 	meta = maps.Clone(meta)
 	object["metadata"] = meta
 	return meta
 }
 
-func dropLinkTaints(object map[string]any) {
+func removeLinkTaints(object map[string]any) {
 	spec, _ := object["spec"].(map[string]any)
 	taints, _ := spec["taints"].([]any)
 	if len(taints) == 0 {

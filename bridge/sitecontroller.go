@@ -22,9 +22,9 @@ import (
 
 const (
 	// surveyInterval is how often the positions of the sites are read.
-	surveyInterval = 2 * time.Second
+	roundInterval = 2 * time.Second
 	// surveySpacing is how soon after a round another may be asked for.
-	surveySpacing = 200 * time.Millisecond
+	minRoundSpacing = 200 * time.Millisecond
 )
 
 // errHubReplaced reports that the hub's streams are not those that this bridge has
@@ -33,23 +33,23 @@ var errHubReplaced = errors.New("the hub's streams were replaced")
 
 // survey keeps one durable consumer for each Site, reads how far each site is, and
 // writes what is known of it to the Site's status, to Events and to the metrics.
-type survey struct {
-	hub      *hub
-	clients  *clients
-	watch    *watch
-	publish  *publisher
-	presence *presence
-	repairs  *repairs
-	boots    *boots
-	events   *siteEvents
-	metrics  *siteMetrics
-	count    *counters
-	log      *zap.Logger
-	outage   *outage
+type siteController struct {
+	hub        *hub
+	clients    *clients
+	watch      *watch
+	publish    *publisher
+	liveness   *liveness
+	syncStates *syncStates
+	duplicates *duplicateDetector
+	events     *siteEvents
+	metrics    *siteMetrics
+	count      *counters
+	log        *zap.Logger
+	outage     *outage
 	// leading is the epoch and the term that this bridge acts in.
-	leading func() (epoch string, term uint64)
+	leadership func() (epoch string, term uint64)
 	// poke asks for a round at once.
-	poke chan struct{}
+	triggered chan struct{}
 
 	ensured map[string]bool
 	written map[string]siteWrite
@@ -65,23 +65,23 @@ type siteWrite struct {
 }
 
 // now asks for a round at once. It does not block.
-func (s *survey) now() {
+func (s *siteController) trigger() {
 	select {
-	case s.poke <- struct{}{}:
+	case s.triggered <- struct{}{}:
 	default:
 	}
 }
 
 // run makes rounds until ctx ends. With many sites it slows down, so that the hub lists
 // consumers for at most a tenth of the time, and rounds take at most half of it.
-func (s *survey) run(ctx context.Context) error {
+func (s *siteController) run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-s.poke:
+		case <-s.triggered:
 		case <-timer.C:
 		}
 		start := time.Now()
@@ -94,18 +94,18 @@ func (s *survey) run(ctx context.Context) error {
 		}
 		s.outage.report(err)
 		if err == nil {
-			s.count.surveys.Add(1)
+			s.count.siteRounds.Add(1)
 		}
-		rest := max(surveySpacing, 10*listing, time.Since(start))
-		timer.Reset(max(surveyInterval, rest))
-		if !pause(ctx, rest) {
+		rest := max(minRoundSpacing, 10*listing, time.Since(start))
+		timer.Reset(max(roundInterval, rest))
+		if !sleep(ctx, rest) {
 			return nil
 		}
 	}
 }
 
 // round looks at every site once. It returns for how long the hub listed consumers.
-func (s *survey) round(ctx context.Context) (listing time.Duration, err error) {
+func (s *siteController) round(ctx context.Context) (listing time.Duration, err error) {
 	if err := s.sameHub(ctx); err != nil {
 		return 0, err
 	}
@@ -119,7 +119,7 @@ func (s *survey) round(ctx context.Context) (listing time.Duration, err error) {
 	if err := list.Err(); err != nil {
 		return listing, fmt.Errorf("list consumers of %s: %w", streams.Desired, err)
 	}
-	sites := s.publish.siteNodes()
+	sites := s.publish.nodesBySite()
 	for name, info := range found {
 		if _, ok := sites[name]; !ok && info.Config.FilterSubject == streams.DesiredFilter(name) {
 			s.publish.retire(name)
@@ -128,7 +128,7 @@ func (s *survey) round(ctx context.Context) (listing time.Duration, err error) {
 	s.retain(func(site string) bool { _, ok := sites[site]; return ok })
 	var errs []error
 	for site, nodes := range sites {
-		if err := s.site(ctx, site, nodes, found[site]); err != nil {
+		if err := s.reconcile(ctx, site, nodes, found[site]); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -136,11 +136,11 @@ func (s *survey) round(ctx context.Context) (listing time.Duration, err error) {
 }
 
 // retain drops what is known of the sites that are gone.
-func (s *survey) retain(exists func(site string) bool) {
+func (s *siteController) retain(exists func(site string) bool) {
 	s.metrics.retain(exists)
-	s.presence.retain(exists)
-	s.repairs.retain(exists)
-	s.boots.retain(exists)
+	s.liveness.retain(exists)
+	s.syncStates.retain(exists)
+	s.duplicates.retain(exists)
 	maps.DeleteFunc(s.ensured, func(site string, _ bool) bool { return !exists(site) })
 	maps.DeleteFunc(s.written, func(site string, _ siteWrite) bool { return !exists(site) })
 }
@@ -149,7 +149,7 @@ func (s *survey) retain(exists func(site string) bool) {
 // that was started again may hold other messages in them: nats-server 2.15.2 brings back
 // what was superseded when the message that superseded it is removed and the server is
 // killed soon after.
-func (s *survey) sameHub(ctx context.Context) error {
+func (s *siteController) sameHub(ctx context.Context) error {
 	if id := s.hub.nc.ConnectedServerId(); id != "" && id != s.hub.server {
 		return errHubReplaced
 	}
@@ -170,26 +170,26 @@ func (s *survey) sameHub(ctx context.Context) error {
 	return nil
 }
 
-func (s *survey) site(ctx context.Context, site string, nodes []string, info *jetstream.ConsumerInfo) error {
-	if info == nil || !s.ensured[site] {
-		if err := streams.EnsureConsumer(ctx, s.hub.js, streams.Desired, streams.SiteConsumer(site)); err != nil {
+func (s *siteController) reconcile(ctx context.Context, reconcile string, nodes []string, info *jetstream.ConsumerInfo) error {
+	if info == nil || !s.ensured[reconcile] {
+		if err := streams.EnsureConsumer(ctx, s.hub.js, streams.Desired, streams.SiteConsumer(reconcile)); err != nil {
 			return err
 		}
-		s.ensured[site] = true
-		cons, err := s.hub.desired.Consumer(ctx, site)
+		s.ensured[reconcile] = true
+		cons, err := s.hub.desired.Consumer(ctx, reconcile)
 		if err != nil {
-			return fmt.Errorf("read consumer %s: %w", site, err)
+			return fmt.Errorf("read consumer %s: %w", reconcile, err)
 		}
 		info = cons.CachedInfo()
 	}
-	if err := s.publish.sweep(ctx, site, info.AckFloor.Stream); err != nil {
+	if err := s.publish.expireTombstones(ctx, reconcile, info.AckFloor.Stream); err != nil {
 		return err
 	}
-	return s.tell(ctx, site, nodes, info)
+	return s.updateStatus(ctx, reconcile, nodes, info)
 }
 
 // tell makes the Site's status, the Events and the metrics say what is known.
-func (s *survey) tell(ctx context.Context, site string, nodes []string, info *jetstream.ConsumerInfo) error {
+func (s *siteController) updateStatus(ctx context.Context, site string, nodes []string, info *jetstream.ConsumerInfo) error {
 	o := s.watch.get(objectKey{Group: siteGroup, Resource: "sites", Name: site})
 	if o == nil {
 		return nil
@@ -203,14 +203,14 @@ func (s *survey) tell(ctx context.Context, site string, nodes []string, info *je
 		w = siteWrite{uid: o.GetUID(), mismatches: served.Status.Mismatches}
 		s.written[site] = w
 	}
-	seen, err := s.observe(ctx, &served, nodes, info)
+	seen, err := s.collect(ctx, &served, nodes, info)
 	if err != nil {
 		return err
 	}
 	seen.earlier = w.mismatches
 	status := seen.status(served.Status)
 	s.metrics.set(site, status)
-	if !due(served.Status, status, w.at, seen.now) {
+	if !statusDue(served.Status, status, w.at, seen.now) {
 		return nil
 	}
 	if err := s.patchStatus(ctx, o, &status); errors.Is(err, errStatusMoved) {
@@ -225,15 +225,15 @@ func (s *survey) tell(ctx context.Context, site string, nodes []string, info *je
 }
 
 // observe gathers what is known of a site now.
-func (s *survey) observe(ctx context.Context, o *v1alpha1.Site, nodes []string, info *jetstream.ConsumerInfo) (observation, error) {
+func (s *siteController) collect(ctx context.Context, o *v1alpha1.Site, nodes []string, info *jetstream.ConsumerInfo) (observation, error) {
 	seen := observation{
 		now: time.Now(), created: o.CreationTimestamp.Time, nodes: len(nodes), unobserved: s.unobserved(nodes),
-		unpublished: !s.publish.settled(o.Name),
+		unpublished: !s.publish.siteIdle(o.Name),
 		pending:     info.NumPending + uint64(info.NumAckPending), lastAck: info.AckFloor.Last, stored: info.AckFloor.Stream,
-		duplicate: s.boots.doubled(o.Name), repair: s.repairs.of(o.Name),
+		duplicate: s.duplicates.duplicateSeen(o.Name), repair: s.syncStates.get(o.Name),
 	}
-	seen.connected, seen.since, seen.last = s.presence.of(o.Name)
-	seen.epoch, seen.term = s.leading()
+	seen.connected, seen.since, seen.last = s.liveness.state(o.Name)
+	seen.epoch, seen.term = s.leadership()
 	if seen.pending == 0 {
 		return seen, nil
 	}
@@ -243,7 +243,7 @@ func (s *survey) observe(ctx context.Context, o *v1alpha1.Site, nodes []string, 
 }
 
 // oldestPending is when the first object that the site has not stored was published.
-func (s *survey) oldestPending(ctx context.Context, site string, floor uint64) (*time.Time, error) {
+func (s *siteController) oldestPending(ctx context.Context, site string, floor uint64) (*time.Time, error) {
 	msg, err := s.hub.desired.GetMsg(ctx, floor+1, jetstream.WithGetMsgSubject(streams.DesiredFilter(site)))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, nil
@@ -261,7 +261,7 @@ var errStatusMoved = errors.New("site was changed by another writer")
 // patchStatus writes what differs from the object as it is served: a field that is not
 // there yet is written even when its value is zero. The resource version keeps a bridge
 // that slept from writing over what its successor knows.
-func (s *survey) patchStatus(ctx context.Context, o *unstructured.Unstructured, status *v1alpha1.SiteStatus) error {
+func (s *siteController) patchStatus(ctx context.Context, o *unstructured.Unstructured, status *v1alpha1.SiteStatus) error {
 	site := o.GetName()
 	was, err := json.Marshal(map[string]any{"status": o.Object["status"]})
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 )
 
 // facts are what the closure must know of an object.
-type facts struct {
+type dependencies struct {
 	// Site is the label of a Node; the name of a Site.
 	Site string
 	// Node is what a Pod or a Device is bound to; empty while it is not.
@@ -19,37 +19,37 @@ type facts struct {
 	Refs []objectKey
 }
 
-func (f facts) equal(g facts) bool {
+func (f dependencies) equal(g dependencies) bool {
 	return f.Site == g.Site && f.Node == g.Node && slices.Equal(f.Refs, g.Refs)
 }
 
 // factsOf reads an object as the API serves it. It is a pure function.
-func factsOf(k objectKey, o *unstructured.Unstructured) (facts, error) {
+func dependenciesOf(k objectKey, o *unstructured.Unstructured) (dependencies, error) {
 	switch {
 	case k.Group == siteGroup && k.Resource == "sites":
-		return facts{Site: k.Name}, nil
+		return dependencies{Site: k.Name}, nil
 	case k.Group == "" && k.Resource == "nodes":
-		return facts{Site: o.GetLabels()[SiteLabel]}, nil
+		return dependencies{Site: o.GetLabels()[SiteLabel]}, nil
 	case k.Group == "" && k.Resource == "pods":
 		var pod corev1.Pod
 		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &pod); err != nil {
-			return facts{}, fmt.Errorf("read %s: %w", k.ref(""), err)
+			return dependencies{}, fmt.Errorf("read %s: %w", k.ref(""), err)
 		}
-		return facts{Node: pod.Spec.NodeName, Refs: podRefs(&pod)}, nil
+		return dependencies{Node: pod.Spec.NodeName, Refs: podRefs(&pod)}, nil
 	case k.Group == "" && k.Resource == "persistentvolumeclaims":
 		if v := text(o, "spec", "volumeName"); v != "" {
-			return facts{Refs: []objectKey{coreKey("persistentvolumes", "", v)}}, nil
+			return dependencies{Refs: []objectKey{coreKey("persistentvolumes", "", v)}}, nil
 		}
 	case k.Group == "" && k.Resource == "persistentvolumes":
-		return facts{Refs: volumeSecrets(o)}, nil
+		return dependencies{Refs: volumeSecrets(o)}, nil
 	case k.Group == deviceGroup && k.Resource == "devices":
-		f := facts{Node: text(o, "spec", "nodeName")}
+		f := dependencies{Node: text(o, "spec", "nodeName")}
 		if m := text(o, "spec", "deviceModelRef", "name"); m != "" {
 			f.Refs = []objectKey{{Group: deviceGroup, Resource: "devicemodels", Namespace: k.Namespace, Name: m}}
 		}
 		return f, nil
 	}
-	return facts{}, nil
+	return dependencies{}, nil
 }
 
 // podRefs are the objects that a node reads to run the pod (what the Node authorizer's

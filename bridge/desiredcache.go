@@ -34,7 +34,7 @@ func (e entry) manifest() (streams.InventoryEntry, bool) {
 //
 // An object may be on several subjects of a site: a pod that was recreated on, or a
 // device that was moved to, another node leaves one behind until it is a tombstone.
-type published struct {
+type desiredCache struct {
 	sites map[string]map[objectKey]map[string]entry
 	// tombstones are the subjects that wait for the site to pass them.
 	tombstones map[string]map[string]objectKey
@@ -42,21 +42,21 @@ type published struct {
 	manifests map[string]*streams.Inventory
 }
 
-func newPublished() *published {
-	return &published{
+func newDesiredCache() *desiredCache {
+	return &desiredCache{
 		sites: map[string]map[objectKey]map[string]entry{}, tombstones: map[string]map[string]objectKey{},
 		manifests: map[string]*streams.Inventory{},
 	}
 }
 
-func (p *published) put(site string, k objectKey, e entry) {
+func (p *desiredCache) put(site string, k objectKey, e entry) {
 	if p.sites[site] == nil {
 		p.sites[site] = map[objectKey]map[string]entry{}
 	}
 	if p.sites[site][k] == nil {
 		p.sites[site][k] = map[string]entry{}
 	}
-	p.count(site, p.sites[site][k][e.subject], e)
+	p.updateManifest(site, p.sites[site][k][e.subject], e)
 	p.sites[site][k][e.subject] = e
 	if e.op != streams.OpDelete {
 		delete(p.tombstones[site], e.subject)
@@ -69,7 +69,7 @@ func (p *published) put(site string, k objectKey, e entry) {
 }
 
 // count takes one entry out of the site's manifest and another in.
-func (p *published) count(site string, was, is entry) {
+func (p *desiredCache) updateManifest(site string, was, is entry) {
 	m := p.manifests[site]
 	if m == nil {
 		m = new(streams.Inventory)
@@ -83,8 +83,8 @@ func (p *published) count(site string, was, is entry) {
 	}
 }
 
-func (p *published) remove(site string, k objectKey, subject string) {
-	p.count(site, p.sites[site][k][subject], entry{})
+func (p *desiredCache) remove(site string, k objectKey, subject string) {
+	p.updateManifest(site, p.sites[site][k][subject], entry{})
 	delete(p.tombstones[site], subject)
 	delete(p.sites[site][k], subject)
 	if len(p.sites[site][k]) == 0 {
@@ -92,7 +92,7 @@ func (p *published) remove(site string, k objectKey, subject string) {
 	}
 }
 
-func (p *published) removeSite(site string) {
+func (p *desiredCache) removeSite(site string) {
 	delete(p.sites, site)
 	delete(p.tombstones, site)
 	delete(p.manifests, site)
@@ -100,7 +100,7 @@ func (p *published) removeSite(site string) {
 
 // last is the highest sequence that DESIRED holds for a site. What was held and is not
 // any more does not count: a site that starts anew cannot get it.
-func (p *published) last(site string) uint64 {
+func (p *desiredCache) lastSeq(site string) uint64 {
 	var seq uint64
 	for _, entries := range p.sites[site] {
 		for _, e := range entries {
@@ -111,7 +111,7 @@ func (p *published) last(site string) uint64 {
 }
 
 // manifest is the digest of what a site should have; it must not be changed.
-func (p *published) manifest(site string) *streams.Inventory {
+func (p *desiredCache) manifest(site string) *streams.Inventory {
 	if m := p.manifests[site]; m != nil {
 		return m
 	}
@@ -119,7 +119,7 @@ func (p *published) manifest(site string) *streams.Inventory {
 }
 
 // within are the entries of a site's manifest in the buckets, by subject.
-func (p *published) within(site string, buckets map[int]bool) map[string]streams.InventoryEntry {
+func (p *desiredCache) entriesIn(site string, buckets map[int]bool) map[string]streams.InventoryEntry {
 	out := map[string]streams.InventoryEntry{}
 	for _, entries := range p.sites[site] {
 		for _, e := range entries {
@@ -132,7 +132,7 @@ func (p *published) within(site string, buckets map[int]bool) map[string]streams
 }
 
 // newest are the highest number of an epoch and the highest term of all entries.
-func (p *published) newest() (number, term uint64) {
+func (p *desiredCache) highest() (number, term uint64) {
 	for _, objects := range p.sites {
 		for _, entries := range objects {
 			for _, e := range entries {
@@ -144,11 +144,11 @@ func (p *published) newest() (number, term uint64) {
 }
 
 // of are the entries of one object, by subject. The map must not be changed.
-func (p *published) of(site string, k objectKey) map[string]entry { return p.sites[site][k] }
+func (p *desiredCache) entries(site string, k objectKey) map[string]entry { return p.sites[site][k] }
 
 // passed are the tombstones of a site whose sequence the site's acknowledgement floor
 // has passed.
-func (p *published) passed(site string, floor uint64) map[objectKey][]entry {
+func (p *desiredCache) ackedTombstones(site string, floor uint64) map[objectKey][]entry {
 	var out map[objectKey][]entry
 	for subject, k := range p.tombstones[site] {
 		if e := p.sites[site][k][subject]; e.seq <= floor {
@@ -164,8 +164,8 @@ func (p *published) passed(site string, floor uint64) map[objectKey][]entry {
 // recoverPublished reads the headers of DESIRED, and returns up to which sequence it
 // has. A subject that is not of the contract belongs to no site and is left alone. An
 // object that lacks parts is of no content: it is published again.
-func recoverPublished(ctx context.Context, h *hub) (*published, uint64, error) {
-	p := newPublished()
+func loadDesired(ctx context.Context, h *hub) (*desiredCache, uint64, error) {
+	p := newDesiredCache()
 	info, err := h.desired.Info(ctx)
 	if err != nil {
 		return nil, 0, fmt.Errorf("read %s: %w", streams.Desired, err)

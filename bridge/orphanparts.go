@@ -23,45 +23,45 @@ const (
 
 // partsDue has the parts of a site looked at after d at the latest. The caller holds the
 // lock.
-func (i *intake) partsDue(site string, d time.Duration) {
-	at := i.now().Add(d)
-	if due, ok := i.parts[site]; !ok || at.Before(due) {
-		i.parts[site] = at
+func (c *reportConsumer) schedulePartsCheck(site string, d time.Duration) {
+	at := c.now().Add(d)
+	if due, ok := c.parts[site]; !ok || at.Before(due) {
+		c.parts[site] = at
 	}
 }
 
 // collectParts removes the parts in REPORTED that no report has, until ctx ends.
-func (i *intake) collectParts(ctx context.Context) {
-	for pause(ctx, trimInterval) {
-		for _, site := range i.partsToCheck() {
-			left, more, err := i.removeOrphans(ctx, site)
+func (c *reportConsumer) collectOrphanParts(ctx context.Context) {
+	for sleep(ctx, gcInterval) {
+		for _, site := range c.dueParts() {
+			left, more, err := c.removeOrphans(ctx, site)
 			if ctx.Err() != nil {
 				return
 			}
 			if err != nil {
-				i.log.Debug("parts are removed later", zap.String("site", site), zap.Error(err))
+				c.log.Debug("parts are removed later", zap.String("site", site), zap.Error(err))
 			}
-			i.mu.Lock()
+			c.mu.Lock()
 			switch {
 			case more:
-				i.partsDue(site, 0)
+				c.schedulePartsCheck(site, 0)
 			case left > 0 || err != nil:
-				i.partsDue(site, partsInterval)
+				c.schedulePartsCheck(site, partsInterval)
 			}
-			i.mu.Unlock()
+			c.mu.Unlock()
 		}
 	}
 }
 
 // partsToCheck takes out the sites whose parts are due.
-func (i *intake) partsToCheck() []string {
-	i.mu.Lock()
-	defer i.mu.Unlock()
+func (c *reportConsumer) dueParts() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	var due []string
-	for site, at := range i.parts {
-		if !at.After(i.now()) {
+	for site, at := range c.parts {
+		if !at.After(c.now()) {
 			due = append(due, site)
-			delete(i.parts, site)
+			delete(c.parts, site)
 		}
 	}
 	return due
@@ -74,8 +74,8 @@ func (i *intake) partsToCheck() []string {
 // report and nothing of another object between them. So parts after which something else
 // has come, and whose report is not there or has other parts, are nobody's; the last
 // ones may still wait for their report.
-func (i *intake) removeOrphans(ctx context.Context, site string) (left int, more bool, err error) {
-	nc := i.hub.js.Conn()
+func (c *reportConsumer) removeOrphans(ctx context.Context, site string) (left int, more bool, err error) {
+	nc := c.hub.js.Conn()
 	newest, err := lastMessage(ctx, nc, streams.Reported, streams.ReportedFilter(site))
 	if err != nil || newest == nil {
 		return 0, false, err
@@ -87,7 +87,7 @@ func (i *intake) removeOrphans(ctx context.Context, site string) (left int, more
 	var object string
 	var report *storedMessage
 	var orphans []uint64
-	err = readAll(ctx, i.hub.js, i.hub.reported, 1, streams.ReportedPartsFilter(site), true, func(msg jetstream.Msg) error {
+	err = readAll(ctx, c.hub.js, c.hub.reported, 1, streams.ReportedPartsFilter(site), true, func(msg jetstream.Msg) error {
 		of, index, err := streams.ParsePart(msg.Subject())
 		if err != nil {
 			return nil // it is read, and rejected, as a report
@@ -110,7 +110,7 @@ func (i *intake) removeOrphans(ctx context.Context, site string) (left int, more
 			left++
 			return nil
 		}
-		if orphans = append(orphans, meta.Sequence.Stream); len(orphans) >= trimBatch {
+		if orphans = append(orphans, meta.Sequence.Stream); len(orphans) >= gcBatch {
 			return errFull
 		}
 		return nil
@@ -119,7 +119,7 @@ func (i *intake) removeOrphans(ctx context.Context, site string) (left int, more
 		return left, false, err
 	}
 	for _, seq := range orphans {
-		if err := i.hub.reported.DeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+		if err := c.hub.reported.DeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
 			return left, more, fmt.Errorf("remove part %d of %s: %w", seq, streams.Reported, err)
 		}
 	}

@@ -48,7 +48,7 @@ spec: {taints: [{key: node.kubernetes.io/unreachable, effect: NoExecute}, {key: 
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, hash, err := body(k, o)
+	data, hash, err := encodeObject(k, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ spec: {taints: [{key: dedicated, effect: NoSchedule}]}
 func hashOf(t *testing.T, id, doc string) string {
 	t.Helper()
 	k, o := object(t, id, doc)
-	_, hash, err := body(k, o)
+	_, hash, err := encodeObject(k, o)
 	if err != nil {
 		t.Fatal(err)
 	}

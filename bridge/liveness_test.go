@@ -10,7 +10,7 @@ import (
 
 func TestPresence(t *testing.T) {
 	t.Parallel()
-	p, at := newPresence(), time.Unix(1_000_000, 0)
+	p, at := newLiveness(), time.Unix(1_000_000, 0)
 	clock := time.Unix(500, 0) // the site's clock is another
 	beat := func(ages ...time.Duration) streams.Presence {
 		b := streams.Presence{Site: "plant-a", Time: clock}
@@ -20,7 +20,7 @@ func TestPresence(t *testing.T) {
 		return b
 	}
 
-	alive, woken, connected := p.beat("plant-a", beat(5*time.Second, 41*time.Second), at)
+	alive, woken, connected := p.heartbeat("plant-a", beat(5*time.Second, 41*time.Second), at)
 	if !connected || !slices.Equal(alive, []string{"n1"}) || !slices.Equal(woken, []string{"n1"}) {
 		t.Fatalf("first heartbeat: alive %v, woken %v, connected %v", alive, woken, connected)
 	}
@@ -29,7 +29,7 @@ func TestPresence(t *testing.T) {
 	}
 
 	at = at.Add(10 * time.Second)
-	alive, woken, connected = p.beat("plant-a", beat(time.Second, time.Second), at)
+	alive, woken, connected = p.heartbeat("plant-a", beat(time.Second, time.Second), at)
 	if connected || !slices.Equal(alive, []string{"n1", "n2"}) || !slices.Equal(woken, []string{"n2"}) {
 		t.Fatalf("second heartbeat: alive %v, woken %v, connected %v", alive, woken, connected)
 	}
@@ -41,7 +41,7 @@ func TestPresence(t *testing.T) {
 	if silent := p.expire(gone); !slices.Equal(silent, []string{"plant-a"}) {
 		t.Fatalf("expired %v", silent)
 	}
-	if c, since, _ := p.of("plant-a"); c || !since.Equal(gone) {
+	if c, since, _ := p.state("plant-a"); c || !since.Equal(gone) {
 		t.Errorf("connected %v since %v", c, since)
 	}
 	if ok, _ := p.alive("plant-a", "n1", gone); ok {
@@ -61,17 +61,17 @@ func TestPresence(t *testing.T) {
 
 func TestPresenceOfAnEarlierBridge(t *testing.T) {
 	t.Parallel()
-	p, at := newPresence(), time.Unix(1_000_000, 0)
+	p, at := newLiveness(), time.Unix(1_000_000, 0)
 	since := at.Add(-time.Hour)
-	p.adopt("up", true, since, at)
-	p.adopt("down", false, since, at)
-	if c, s, _ := p.of("up"); !c || !s.Equal(since) {
+	p.restore("up", true, since, at)
+	p.restore("down", false, since, at)
+	if c, s, _ := p.state("up"); !c || !s.Equal(since) {
 		t.Errorf("up: connected %v since %v", c, s)
 	}
 	if ok, _ := p.alive("up", "n1", at); ok {
 		t.Error("a node that this bridge has not heard is alive")
 	}
-	if _, _, connected := p.beat("up", streams.Presence{Time: at}, at); connected {
+	if _, _, connected := p.heartbeat("up", streams.Presence{Time: at}, at); connected {
 		t.Error("the site was connected all the time")
 	}
 	if silent := p.expire(at.Add(streams.PresenceTimeout)); !slices.Equal(silent, []string{"up"}) {

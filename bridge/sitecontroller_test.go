@@ -12,8 +12,8 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// surveyAt is a survey of what p publishes, whose API server is away.
-func surveyAt(p *publishing) *survey {
+// controllerAt is a survey of what p publishes, whose API server is away.
+func controllerAt(p *publishing) *siteController {
 	p.t.Helper()
 	c, err := newClients(&rest.Config{Host: "127.0.0.1:1", QPS: -1}, ImpersonationConstrained, p.fence)
 	if err != nil {
@@ -21,10 +21,10 @@ func surveyAt(p *publishing) *survey {
 	}
 	p.t.Cleanup(c.close)
 	log := zap.NewNop()
-	return &survey{
-		hub: p.hub, clients: c, watch: p.watch, publish: p.publisher, presence: newPresence(), repairs: newRepairs(), boots: newBoots(),
+	return &siteController{
+		hub: p.hub, clients: c, watch: p.watch, publish: p.publisher, liveness: newLiveness(), syncStates: newSyncStates(), duplicates: newDuplicateDetector(),
 		events: newSiteEvents(c.own, "test", log), metrics: newInstruments(p.count).sites, count: p.count, log: log, outage: newOutage(log, "survey"),
-		leading: func() (string, uint64) { return "1-e", 1 }, poke: make(chan struct{}, 1),
+		leadership: func() (string, uint64) { return "1-e", 1 }, triggered: make(chan struct{}, 1),
 		ensured: map[string]bool{}, written: map[string]siteWrite{},
 	}
 }
@@ -36,7 +36,7 @@ func (p *publishing) unset(k objectKey) {
 	if err := inf.GetStore().Delete(&unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"name": k.Name, "namespace": k.Namespace}}}); err != nil {
 		p.t.Fatal(err)
 	}
-	p.changed(k)
+	p.enqueue(k)
 }
 
 func siteKey(name string) objectKey {
@@ -47,7 +47,7 @@ func siteKey(name string) objectKey {
 func (p *publishing) lost() []string {
 	p.mu.Lock()
 	want := map[string]uint64{}
-	for _, objects := range p.published.sites {
+	for _, objects := range p.desired.sites {
 		for _, entries := range objects {
 			for subject, e := range entries {
 				want[subject] = e.seq
@@ -70,7 +70,7 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 	t.Parallel()
 	const count = 100
 	p := startPublishing(t)
-	s := surveyAt(p)
+	s := controllerAt(p)
 	var sites []string
 	for i := range count {
 		sites = append(sites, fmt.Sprint("site-", i))
@@ -80,7 +80,7 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 			return false
 		}
 		for _, site := range sites {
-			if !p.settled(site) {
+			if !p.siteIdle(site) {
 				return false
 			}
 		}
@@ -89,12 +89,12 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 	objects := func(site string) (n int) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		return len(p.published.sites[site])
+		return len(p.desired.sites[site])
 	}
 	for _, site := range sites {
 		p.set(siteKey(site), map[string]any{})
 	}
-	p.await("Sites seen", func() bool { return idle() && len(p.siteNodes()) == count })
+	p.await("Sites seen", func() bool { return idle() && len(p.nodesBySite()) == count })
 	// The status cannot be written; all else is done.
 	_, _ = s.round(t.Context())
 	if len(s.ensured) != count {
@@ -104,7 +104,7 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 	for _, site := range sites {
 		p.unset(siteKey(site))
 	}
-	p.await("deletions seen", func() bool { return idle() && len(p.siteNodes()) == 0 })
+	p.await("deletions seen", func() bool { return idle() && len(p.nodesBySite()) == 0 })
 	done := make(chan struct{})
 	go func() { _, _ = s.round(t.Context()); close(done) }()
 	p.await("the survey is on it", func() bool {
@@ -130,13 +130,13 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 			t.Errorf("consumer of %s: %v", site, err)
 		}
 	}
-	s.presence.beat("site-0", streams.Presence{}, noon)
+	s.liveness.heartbeat("site-0", streams.Presence{}, noon)
 	p.unset(siteKey("site-0"))
 	p.await("deletion seen", func() bool { return p.objects.Len() == 0 && !p.siteExists("site-0") && idle() })
 	_, _ = s.round(t.Context())
-	s.presence.mu.Lock()
-	heard := len(s.presence.sites)
-	s.presence.mu.Unlock()
+	s.liveness.mu.Lock()
+	heard := len(s.liveness.sites)
+	s.liveness.mu.Unlock()
 	if s.ensured["site-0"] || heard > 0 {
 		t.Error("a site that is gone is remembered")
 	}

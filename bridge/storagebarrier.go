@@ -9,62 +9,62 @@ import (
 // looked at: a list, or a watch that begins, may come from a storage that was restored
 // from an older copy, and what it says is then of another epoch. It is safe for concurrent
 // use.
-type lookout struct {
+type storageBarrier struct {
 	// due is not empty when the storage is to be looked at.
-	due chan struct{}
+	checkDue chan struct{}
 
-	mu            sync.Mutex
-	answers, seen uint64
-	looked        chan struct{} // closed and made anew when seen grows
+	mu                   sync.Mutex
+	responses, confirmed uint64
+	advanced             chan struct{} // closed and made anew when seen grows
 }
 
-func newLookout() *lookout {
-	return &lookout{due: make(chan struct{}, 1), looked: make(chan struct{})}
+func newStorageBarrier() *storageBarrier {
+	return &storageBarrier{checkDue: make(chan struct{}, 1), advanced: make(chan struct{})}
 }
 
 // heard notes that an API server has answered a list or begun a watch.
-func (l *lookout) heard() {
+func (l *storageBarrier) invalidate() {
 	l.mu.Lock()
-	l.answers++
+	l.responses++
 	l.mu.Unlock()
-	l.again()
+	l.requestCheck()
 }
 
 // again asks for a look.
-func (l *lookout) again() {
+func (l *storageBarrier) requestCheck() {
 	select {
-	case l.due <- struct{}{}:
+	case l.checkDue <- struct{}{}:
 	default:
 	}
 }
 
 // now is what a look that begins now covers.
-func (l *lookout) now() uint64 {
+func (l *storageBarrier) current() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.answers
+	return l.responses
 }
 
 // cover notes that the storage was found to be the one that it was, by a look that covers
 // answers.
-func (l *lookout) cover(answers uint64) {
+func (l *storageBarrier) confirm(answers uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if answers > l.seen {
-		l.seen = answers
-		close(l.looked)
-		l.looked = make(chan struct{})
+	if answers > l.confirmed {
+		l.confirmed = answers
+		close(l.advanced)
+		l.advanced = make(chan struct{})
 	}
 }
 
 // await blocks until all that was heard so far is covered, or ctx ends.
-func (l *lookout) await(ctx context.Context) error {
+func (l *storageBarrier) wait(ctx context.Context) error {
 	l.mu.Lock()
-	want := l.answers
+	want := l.responses
 	l.mu.Unlock()
 	for {
 		l.mu.Lock()
-		enough, looked := l.seen >= want, l.looked
+		enough, looked := l.confirmed >= want, l.advanced
 		l.mu.Unlock()
 		if enough {
 			return nil

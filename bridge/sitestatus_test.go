@@ -31,7 +31,7 @@ func TestStatusSaysWhatIsKnown(t *testing.T) {
 	o.oldest, o.lastAck = &oldest, &ack
 	o.last.Unapplied, o.last.Quarantined, o.last.Dropped = 2, 1, 5
 	o.last.Degraded = []string{streams.DegradedStore, streams.DegradedDiskFull, streams.DegradedDiskFull}
-	o.repair = siteRepair{LastCheck: noon, Outcome: streams.InventoryEqual, Mismatches: 1, Resynced: noon, ResyncReason: "Requested", ResyncRequested: "x"}
+	o.repair = syncState{LastCheck: noon, Outcome: streams.InventoryEqual, Mismatches: 1, Resynced: noon, ResyncReason: "Requested", ResyncRequested: "x"}
 	o.earlier = 4
 	s := o.status(v1alpha1.SiteStatus{})
 	if !s.Connected || s.Nodes != 2 || s.Pending != 7 || !s.OldestPending.Time.Equal(oldest) || !s.LastAck.Time.Equal(ack) || s.Stored != 57 {
@@ -48,7 +48,7 @@ func TestStatusSaysWhatIsKnown(t *testing.T) {
 func TestStatusKeepsWhatIsNotKnownAnew(t *testing.T) {
 	t.Parallel()
 	o := connectedSite()
-	o.repair = siteRepair{LastCheck: noon, Outcome: streams.InventoryEqual, Resynced: noon, ResyncReason: "Requested", ResyncRequested: "x"}
+	o.repair = syncState{LastCheck: noon, Outcome: streams.InventoryEqual, Resynced: noon, ResyncReason: "Requested", ResyncRequested: "x"}
 	o.lastAck = &noon
 	before := o.status(v1alpha1.SiteStatus{})
 	// Another bridge, which has not heard the leaf yet.
@@ -73,7 +73,7 @@ func TestConditions(t *testing.T) {
 		"unpublished": {func(o *observation) { o.unpublished = true }, "Heard", "Unpublished", "AsExpected"},
 		"pending":     {func(o *observation) { o.pending = 1 }, "Heard", "Pending", "AsExpected"},
 		"unapplied":   {func(o *observation) { o.last.Unapplied = 1 }, "Heard", "Unapplied", "AsExpected"},
-		"repairing":   {func(o *observation) { o.repair = siteRepair{LastCheck: noon, Outcome: streams.InventoryRepairing} }, "Heard", "Differs", "AsExpected"},
+		"repairing":   {func(o *observation) { o.repair = syncState{LastCheck: noon, Outcome: streams.InventoryRepairing} }, "Heard", "Differs", "AsExpected"},
 		"disk full":   {func(o *observation) { o.last.Degraded = []string{streams.DegradedDiskFull} }, "Heard", "UpToDate", "DiskFull"},
 		"unreadable":  {func(o *observation) { o.last.Quarantined = 1 }, "Heard", "UpToDate", "Quarantined"},
 		"two leaves":  {func(o *observation) { o.duplicate = noon.Add(-time.Minute) }, "Heard", "UpToDate", "DuplicateIdentity"},
@@ -123,43 +123,43 @@ func TestStatusIsWrittenWhenItIsDue(t *testing.T) {
 		"another comparison, same outcome":  {checked, again, 9 * time.Second, false},
 		"another comparison, after a while": {checked, again, 10 * time.Second, true},
 	} {
-		if got := due(c.served, c.is, noon, noon.Add(c.after)); got != c.want {
+		if got := statusDue(c.served, c.is, noon, noon.Add(c.after)); got != c.want {
 			t.Errorf("%s: due %v after %v", name, got, c.after)
 		}
 	}
-	if !due(served, pending, time.Time{}, noon) {
+	if !statusDue(served, pending, time.Time{}, noon) {
 		t.Error("the first write is not due")
 	}
 }
 
 func TestTwoLeavesOfOneName(t *testing.T) {
 	t.Parallel()
-	b := newBoots()
+	b := newDuplicateDetector()
 	at := noon
 	beat := func(boot string, after time.Duration) {
 		at = at.Add(after)
-		b.beat("plant-a", boot, at)
+		b.heartbeat("plant-a", boot, at)
 	}
 	// Restarts, however many, are one leaf.
 	for _, boot := range []string{"1", "1", "2", "3", "3"} {
 		beat(boot, 5*time.Second)
 	}
-	if d := b.doubled("plant-a"); !d.IsZero() {
+	if d := b.duplicateSeen("plant-a"); !d.IsZero() {
 		t.Fatalf("restarts are taken for two leaves at %v", d)
 	}
 	beat("4", 5*time.Second)
-	if !b.doubled("plant-a").IsZero() {
+	if !b.duplicateSeen("plant-a").IsZero() {
 		t.Fatal("one change of the boot is taken for two leaves")
 	}
 	beat("3", 5*time.Second)
-	if !b.doubled("plant-a").Equal(at) {
-		t.Fatalf("two boots alternate and were seen at %v", b.doubled("plant-a"))
+	if !b.duplicateSeen("plant-a").Equal(at) {
+		t.Fatalf("two boots alternate and were seen at %v", b.duplicateSeen("plant-a"))
 	}
 	b.retain(func(string) bool { return false })
 	beat("5", time.Second)
 	beat("6", time.Second)
 	beat("5", 2*time.Minute)
-	if !b.doubled("plant-a").IsZero() {
+	if !b.duplicateSeen("plant-a").IsZero() {
 		t.Error("a boot that returns after minutes is taken for two leaves")
 	}
 }

@@ -20,7 +20,7 @@ func (p *publisher) boundTo(nodes []string) []objectKey {
 
 // unobserved counts the pods and devices of the nodes whose status in the API does not
 // speak of their newest version.
-func (s *survey) unobserved(nodes []string) int {
+func (s *siteController) unobserved(nodes []string) int {
 	n := 0
 	for _, k := range s.publish.boundTo(nodes) {
 		o := s.watch.get(k)
@@ -72,7 +72,7 @@ func deviceObserved(device, status *unstructured.Unstructured) bool {
 			continue // nothing is desired of the property
 		}
 		observed := said[name]
-		if observed == nil || observed["value"] != value || !settled(observed) {
+		if observed == nil || observed["value"] != value || !isFinal(observed) {
 			return false
 		}
 	}
@@ -80,7 +80,7 @@ func deviceObserved(device, status *unstructured.Unstructured) bool {
 }
 
 // settled says whether what was said of a desired value is final.
-func settled(observed map[string]any) bool {
+func isFinal(observed map[string]any) bool {
 	m, _ := observed["metadata"].(map[string]any)
 	return m["ack"] != "pending"
 }

@@ -7,29 +7,31 @@ import (
 )
 
 // siteUnacked is how many reports one site may always have unacknowledged.
-const siteUnacked = 20
+const minSiteUnacked = 20
 
 // unacked counts, for each site, the reports that the hub has delivered and that are not
 // acknowledged. The hub delivers streams.MaxUnacked of them, of all sites together, so
 // that each site has a share of these. It does no I/O and is safe for concurrent use.
-type unacked struct {
+type ackWindow struct {
 	mu    sync.Mutex
 	sites map[uint64]string
 	count map[string]int
 }
 
-func newUnacked() *unacked { return &unacked{sites: map[uint64]string{}, count: map[string]int{}} }
+func newAckWindow() *ackWindow {
+	return &ackWindow{sites: map[uint64]string{}, count: map[string]int{}}
+}
 
 // hold counts the report with that sequence, and returns false if its site has its share:
 // maxWaiting, less when others hold so many that few are left, but never less than
 // siteUnacked. A report that is delivered again is counted once.
-func (u *unacked) hold(site string, seq uint64) bool {
+func (u *ackWindow) acquire(site string, seq uint64) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if _, ok := u.sites[seq]; ok {
 		return true
 	}
-	if u.count[site] >= max(siteUnacked, min(maxWaiting, streams.MaxUnacked-len(u.sites))) {
+	if u.count[site] >= max(minSiteUnacked, min(maxWaiting, streams.MaxUnacked-len(u.sites))) {
 		return false
 	}
 	u.sites[seq] = site
@@ -38,7 +40,7 @@ func (u *unacked) hold(site string, seq uint64) bool {
 }
 
 // free notes that a report was acknowledged.
-func (u *unacked) free(seq uint64) {
+func (u *ackWindow) release(seq uint64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	site, ok := u.sites[seq]

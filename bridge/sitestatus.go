@@ -37,7 +37,7 @@ type observation struct {
 	epoch string
 	term  uint64
 	// repair is since this bridge leads; earlier mismatches are added to its own.
-	repair  siteRepair
+	repair  syncState
 	earlier int64
 }
 
@@ -58,12 +58,12 @@ func (o observation) status(before v1alpha1.SiteStatus) v1alpha1.SiteStatus {
 	if o.lastAck != nil {
 		s.LastAck = wireTime(*o.lastAck)
 	}
-	o.heard(&s)
+	o.applyHeartbeat(&s)
 	if !o.duplicate.IsZero() {
 		s.DuplicateSeen = wireTime(o.duplicate)
 	}
 	s.Epoch, s.Term = o.epoch, int64(o.term)
-	o.repaired(&s)
+	o.applySyncState(&s)
 	for _, c := range []metav1.Condition{o.connectedCondition(s), o.syncedCondition(s), o.healthyCondition(s)} {
 		c.LastTransitionTime = *wireTime(o.now)
 		if c.Type == v1alpha1.ConditionConnected {
@@ -75,7 +75,7 @@ func (o observation) status(before v1alpha1.SiteStatus) v1alpha1.SiteStatus {
 }
 
 // heard takes over what the leaf says.
-func (o observation) heard(s *v1alpha1.SiteStatus) {
+func (o observation) applyHeartbeat(s *v1alpha1.SiteStatus) {
 	p := o.last
 	if p.Time.IsZero() {
 		return
@@ -88,7 +88,7 @@ func (o observation) heard(s *v1alpha1.SiteStatus) {
 }
 
 // repaired takes over what came of comparisons and resyncs.
-func (o observation) repaired(s *v1alpha1.SiteStatus) {
+func (o observation) applySyncState(s *v1alpha1.SiteStatus) {
 	r := o.repair
 	if !r.LastCheck.IsZero() {
 		s.LastCheck = &v1alpha1.SiteCheck{Time: *wireTime(r.LastCheck), Outcome: string(r.Outcome)}

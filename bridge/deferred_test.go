@@ -9,7 +9,7 @@ import (
 
 // Reports of one site that are put off at the same time are all remembered: the bucket has
 // the first of them, also after one was removed from it meanwhile.
-func TestPutOffKeepsTheFirst(t *testing.T) {
+func TestDeferredKeepsTheFirst(t *testing.T) {
 	t.Parallel()
 	w := startWriting(t, func(rw http.ResponseWriter, _ *http.Request) { forbid(rw) })
 	w.start()
@@ -19,24 +19,24 @@ func TestPutOffKeepsTheFirst(t *testing.T) {
 		var wg sync.WaitGroup
 		for seq := uint64(10); seq < 20; seq++ {
 			wg.Go(func() {
-				if err := w.intake.put(ctx, site, seq, true); err != nil {
+				if err := w.consumer.recordDeferred(ctx, site, seq, true); err != nil {
 					t.Error(err)
 				}
 			})
 		}
 		wg.Wait()
-		e, err := w.intake.hub.record.Get(ctx, putOffKey(site))
+		e, err := w.consumer.hub.record.Get(ctx, deferredKey(site))
 		if err != nil || string(e.Value()) != "10" {
 			t.Fatalf("the bucket has %v, %v; want 10", e, err)
 		}
 	}
 	// A successor finds an earlier one, and leaves it.
-	delete(w.intake.putOff, "s0")
-	if err := w.intake.put(ctx, "s0", 15, true); err != nil {
+	delete(w.consumer.deferred, "s0")
+	if err := w.consumer.recordDeferred(ctx, "s0", 15, true); err != nil {
 		t.Fatal(err)
 	}
-	e, err := w.intake.hub.record.Get(ctx, putOffKey("s0"))
-	if err != nil || string(e.Value()) != "10" || w.intake.putOff["s0"].from != 10 {
+	e, err := w.consumer.hub.record.Get(ctx, deferredKey("s0"))
+	if err != nil || string(e.Value()) != "10" || w.consumer.deferred["s0"].from != 10 {
 		t.Errorf("after another bridge's 10 the bucket has %s, %v", e.Value(), err)
 	}
 }

@@ -1,0 +1,48 @@
+package bridge
+
+import (
+	"context"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// repairParts find out what differs between the API server, the hub and the sites, and
+// have it repaired.
+type consistencyParts struct {
+	resync         *resyncer
+	externalWrites *externalWrites
+	storage        *storageMonitor
+	requests       *requests
+}
+
+// assembleRepair makes the parts that find out what differs, and repair it.
+func (b *Bridge) newConsistencyParts(p *components, h *hub, c *clients, outageOf func(string) *outage) {
+	r := newResyncer()
+	r.hub, r.watch, r.publish, r.liveness, r.syncStates = h, p.watch, p.publish, p.liveness, p.syncStates
+	r.fence, r.log, r.count, r.outage = b.fence, b.log, &b.count, outageOf("resync sites")
+	p.resync = r
+	p.externalWrites = &externalWrites{hub: h, publish: p.publish, fence: b.fence, log: b.log, count: &b.count, outage: outageOf("search the desired stream")}
+	p.storage = &storageMonitor{
+		kv: h.record, clients: c, fence: b.fence, log: b.log, count: &b.count, outage: outageOf("epoch of the API server's storage"),
+		identity: b.cfg.LeaderElection.Identity, namespace: b.cfg.LeaderElection.Namespace, candidates: make(chan rollbackCandidate, 1), barrier: p.watch.barrier,
+	}
+	p.publish.onOlderVersion = p.storage.addCandidate
+	m := &antiEntropy{publish: p.publish, syncStates: p.syncStates, resync: r, log: b.log, count: &b.count, now: time.Now, identity: h.identity}
+	t := &tokenIssuer{clients: c, watch: p.watch, count: &b.count}
+	p.requests = &requests{log: b.log, count: &b.count, handlers: map[string]*handler{
+		streams.RequestToken:     t.handler(b.cfg.Limits.Workers),
+		streams.RequestInventory: m.handler(),
+		streams.RequestPosition:  (&positionReader{js: h.js}).handler(),
+	}}
+}
+
+// start runs the parts in g until ctx ends.
+func (r *consistencyParts) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn) {
+	g.Go(func() error { return r.requests.run(ctx, nc) })
+	g.Go(func() error { return r.resync.run(ctx) })
+	g.Go(func() error { return r.externalWrites.run(ctx) })
+}

@@ -1,0 +1,45 @@
+package bridge
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// writeEvent creates an event, or updates the one of the same name, in the node's name.
+func (w *writeback) writeEvent(ctx context.Context, k reportKey, r *report) error {
+	if k.ref.Group != "" {
+		return fmt.Errorf("%w: report events as core/v1 events, not %s", errRefused, k.ref)
+	}
+	var event corev1.Event
+	if err := json.Unmarshal(r.msg.Object, &event); err != nil {
+		return fmt.Errorf("%w: %w", errRefused, err)
+	}
+	event.Namespace = k.ref.Namespace
+	clearServerFields(&event.ObjectMeta)
+	as, err := w.clients.as(k.ref.Node)
+	if err != nil {
+		return err
+	}
+	events := as.core.Events(k.ref.Namespace)
+	if _, err = events.Create(ctx, &event, metav1.CreateOptions{}); !apierrors.IsAlreadyExists(err) {
+		return classify(err)
+	}
+	patch, err := json.Marshal(map[string]any{
+		"count": event.Count, "lastTimestamp": event.LastTimestamp, "message": event.Message,
+		"reason": event.Reason, "type": event.Type, "series": event.Series,
+	})
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", k.ref, err)
+	}
+	_, err = events.Patch(ctx, k.ref.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	if apierrors.IsNotFound(err) {
+		return err // it expired in between: create it at the next try
+	}
+	return classify(err)
+}
