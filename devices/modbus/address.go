@@ -7,7 +7,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 )
 
-// How manuals count the items of a table.
+// The ways in which manuals number the items of a table.
 const (
 	addressZero    = "zero"    // as on the wire
 	addressOne     = "one"     // the first item is number 1
@@ -49,7 +49,7 @@ func readAddress(r *devices.Reader, def string) (table, int) {
 	}
 }
 
-// modicon reads 1…9999 and 0xxxx as coils, 1xxxx as discrete inputs, 3xxxx as input
+// modicon converts 1…9999 and 0xxxx as coils, 1xxxx as discrete inputs, 3xxxx as input
 // registers and 4xxxx as holding registers, with five or six digits.
 func modicon(r *devices.Reader, t table, named bool) (table, int) {
 	n := int(r.Int(1, 1, 465536, "offset", "address"))

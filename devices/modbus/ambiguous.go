@@ -9,14 +9,14 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// ReasonAmbiguous is the reason of a finding about settings that other drivers, or
-// people, read in another way.
+// ReasonAmbiguous is the reason of a finding about settings that other drivers or people
+// understand differently.
 const ReasonAmbiguous = "AmbiguousSetting"
 
-// ambiguous finds the settings of a usable point that may be meant differently. Each
-// finding says how the driver reads them, and what makes the other meaning plain.
+// ambiguous finds the settings of a valid point that may be meant differently. Each finding
+// says how the driver understands them and how to write the other meaning.
 func ambiguous(p devices.Point, pt *point, dev *settings) []string {
-	v := visitorWords(p.Visitor)
+	v := readVisitor(p.Visitor)
 	v.signed = v.signed || dev.signed
 	found := bounds(p, v, pt)
 	if pt.table.bits() {
@@ -25,20 +25,20 @@ func ambiguous(p devices.Point, pt *point, dev *settings) []string {
 	return append(found, registersAmbiguous(p.Type, v, pt)...)
 }
 
-// words are settings as a manifest has them.
-type words struct {
+// visitorSettings are the settings of a property as the manifest has them.
+type visitorSettings struct {
 	dataType  string
 	limit     int
-	signed    bool // it is said whether the registers are signed
+	signed    bool // the setting is present
 	scale     scale
 	swaps     bool // isSwap or isRegisterSwap is true
 	min, max  bool
 	otherText bool // packing is not both
 }
 
-func visitorWords(s devices.Settings) words {
+func readVisitor(s devices.Settings) visitorSettings {
 	r := s.Read()
-	v := words{
+	v := visitorSettings{
 		dataType: strings.ToLower(r.Text("", "dataType")), limit: int(r.Int(0, 0, 2000, "limit", "count", "quantity")),
 		signed: r.Has("signed"), min: r.Has("min"), max: r.Has("max"), otherText: r.Text("both", "packing") != "both",
 	}
@@ -47,11 +47,11 @@ func visitorWords(s devices.Settings) words {
 	return v
 }
 
-// fractional reports whether whole raw numbers can have values that are not whole.
+// fractional reports whether integer raw numbers can have values that are no integers.
 func (s scale) fractional() bool { return s.on && (!s.factor.IsInt() || !s.offset.IsInt()) }
 
-// lowest is the lowest value of numbers that are not negative; false means that the scale
-// makes it the highest.
+// lowest returns the least value of raw numbers that are not negative. It returns false if
+// the scale has a negative factor.
 func (s scale) lowest() (*big.Rat, bool) {
 	if !s.on {
 		return new(big.Rat), true
@@ -59,7 +59,7 @@ func (s scale) lowest() (*big.Rat, bool) {
 	return s.offset, s.factor.Sign() > 0
 }
 
-func bounds(p devices.Point, v words, pt *point) (found []string) {
+func bounds(p devices.Point, v visitorSettings, pt *point) (found []string) {
 	least, known := decimal(p.Minimum)
 	if lowest, ok := v.scale.lowest(); ok && known && pt.codec.form == formUnsigned && least.Cmp(lowest) < 0 {
 		found = append(found, fmt.Sprintf("the registers are unsigned, so that the model's minimum %s is never reached: signed: true, or int16 to int64", p.Minimum))
@@ -70,9 +70,9 @@ func bounds(p devices.Point, v words, pt *point) (found []string) {
 	return found
 }
 
-func bitsAmbiguous(v words, pt *point) (found []string) {
+func bitsAmbiguous(v visitorSettings, pt *point) (found []string) {
 	if pt.count == 1 && v.scale.on {
-		found = append(found, "scale and valueOffset change no truth value")
+		found = append(found, "scale and valueOffset do not change a boolean")
 	}
 	if pt.count > 8 && v.swaps {
 		found = append(found, "isSwap and isRegisterSwap change nothing: the first bit is the lowest of the number")
@@ -80,7 +80,7 @@ func bitsAmbiguous(v words, pt *point) (found []string) {
 	return found
 }
 
-func registersAmbiguous(typ v1beta1.PropertyType, v words, pt *point) (found []string) {
+func registersAmbiguous(typ v1beta1.PropertyType, v visitorSettings, pt *point) (found []string) {
 	number := typ == v1beta1.FLOAT || typ == v1beta1.DOUBLE
 	value := v.dataType == "float" || v.dataType == "double"
 	switch {
@@ -102,7 +102,7 @@ func registersAmbiguous(typ v1beta1.PropertyType, v words, pt *point) (found []s
 	truth := pt.codec.form == formBit || pt.codec.form == formBool || typ == v1beta1.BOOLEAN
 	switch {
 	case truth && v.scale.on:
-		found = append(found, "scale and valueOffset change no truth value")
+		found = append(found, "scale and valueOffset do not change a boolean")
 	case typ == v1beta1.INT && (v.scale.fractional() || pt.codec.form == formFloat || pt.codec.form == formDecimal):
 		found = append(found, "an INT is rounded to a whole number: type FLOAT or DOUBLE keeps the fraction")
 	}

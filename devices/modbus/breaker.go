@@ -2,43 +2,43 @@ package modbus
 
 import "time"
 
-// breaker decides when a unit that does not answer is asked again: after three
-// misses in a row only once per step, from a second doubling to the longest. It is
-// pure but for its own fields; the zero breaker is closed.
+// breaker is the circuit breaker of one unit. After breakerThreshold unanswered requests in
+// a row it opens and allows one probe per back-off, which starts at firstBackoff and
+// doubles. It does no I/O and reads no clock. The zero breaker is closed.
 type breaker struct {
-	misses int
-	step   time.Duration
-	next   time.Time
+	failures int
+	backoff  time.Duration
+	next     time.Time
 }
 
 const (
-	breakerMisses = 3
-	breakerFirst  = time.Second
+	breakerThreshold = 3
+	firstBackoff     = time.Second
 )
 
-// allows tells whether the unit may be asked now.
-func (b *breaker) allows(now time.Time) bool { return b.step == 0 || !now.Before(b.next) }
+// allows reports whether a request may be sent to the unit now.
+func (b *breaker) allows(now time.Time) bool { return b.backoff == 0 || !now.Before(b.next) }
 
-// open tells that the unit counts as silent: what is asked now is a probe.
-func (b *breaker) open() bool { return b.step != 0 }
+// open reports whether the unit is considered silent, so that the next request is a probe.
+func (b *breaker) open() bool { return b.backoff != 0 }
 
-// answered closes the breaker.
-func (b *breaker) answered() { *b = breaker{} }
+// recordSuccess closes the breaker.
+func (b *breaker) recordSuccess() { *b = breaker{} }
 
-// missed counts a silence. Jitter is in [0, 1) and keeps units from coming back in
-// step; longest bounds the steps.
-func (b *breaker) missed(now time.Time, longest time.Duration, jitter float64) {
-	b.misses++
-	if b.misses < breakerMisses {
+// recordFailure counts an unanswered request. Longest bounds the back-off. Jitter is in
+// [0, 1) and keeps units from being probed in step.
+func (b *breaker) recordFailure(now time.Time, longest time.Duration, jitter float64) {
+	b.failures++
+	if b.failures < breakerThreshold {
 		return
 	}
-	b.step = min(max(2*b.step, breakerFirst), longest)
-	b.next = now.Add(b.step - time.Duration(jitter*float64(b.step)/4))
+	b.backoff = min(max(2*b.backoff, firstBackoff), longest)
+	b.next = now.Add(b.backoff - time.Duration(jitter*float64(b.backoff)/4))
 }
 
-// longestStep is how rarely a silent unit is asked. Alone on its link it harms no
-// other; else probes may take about two percent of the link's time.
-func longestStep(alone bool, timeout time.Duration) time.Duration {
+// defaultMaxBackoff returns the longest back-off for a unit. Alone on its link it delays
+// no other unit; otherwise its probes may take about two percent of the link's time.
+func defaultMaxBackoff(alone bool, timeout time.Duration) time.Duration {
 	if alone {
 		return 5 * time.Second
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// form is how a value lies in its registers.
+// form is the encoding of a value in its registers.
 type form uint8
 
 const (
@@ -28,11 +28,11 @@ const (
 	// formDecimal is a signed decimal exponent in the first byte and a number of three
 	// bytes: number·10^exponent (the T5 and T6 of power meters).
 	formDecimal
-	// formTenThousands has four decimal digits in each register.
-	formTenThousands
+	// formMod10k has four decimal digits in each register.
+	formMod10k
 )
 
-// packing is which bytes of its registers a value uses.
+// packing selects the bytes of its registers that a value uses.
 type packing uint8
 
 const (
@@ -41,8 +41,8 @@ const (
 	packLow
 )
 
-// codec turns the registers of one point into a value and back. Its methods are
-// pure; encode is the inverse of decode.
+// codec decodes the registers of one point into a value and encodes a value into them. Its
+// methods are pure functions; encode is the inverse of decode.
 type codec struct {
 	form    form
 	words   int // registers
@@ -51,11 +51,11 @@ type codec struct {
 	bit     uint    // with formBit, 0 is the least significant
 	scale   scale
 	typ     v1beta1.PropertyType
-	// unsigned tells formDecimal and formTenThousands without a sign.
+	// unsignedDigits makes formDecimal and formMod10k unsigned.
 	unsignedDigits bool
 }
 
-// The reasons for which registers hold no value.
+// The reasons why registers hold no value.
 var (
 	errNotANumber = errors.New("NotANumber")
 	errInfinite   = errors.New("Infinite")
@@ -64,19 +64,19 @@ var (
 	errNotDigits  = errors.New("NotFourDigits")
 )
 
-// partial tells that the point is only a part of its register, so that writing
-// means reading first.
+// partial reports whether the point is only a part of its register, so that a write needs
+// to read it first.
 func (c codec) partial() bool {
-	return c.form == formBit || (c.eight() && c.packing != packBoth)
+	return c.form == formBit || (c.isByte() && c.packing != packBoth)
 }
 
-// eight tells an 8-bit integer: it has half of one register.
-func (c codec) eight() bool {
+// isByte reports whether the value is an 8-bit integer, which has half of one register.
+func (c codec) isByte() bool {
 	return (c.form == formSigned || c.form == formUnsigned) && c.packing != packBoth
 }
 
-// decode reads the value of a point's registers; wire has 2·words bytes. The error
-// is one of the reasons above.
+// decode decodes the value of a point's registers; wire has 2·words bytes. The error is
+// one of the reasons above.
 func (c codec) decode(wire []byte) (devices.Value, error) {
 	switch c.form {
 	case formText:
@@ -87,9 +87,9 @@ func (c codec) decode(wire []byte) (devices.Value, error) {
 	b := c.order.gather(wire)
 	switch c.form {
 	case formBit:
-		return c.truth(binary.BigEndian.Uint16(b)>>c.bit&1 == 1), nil
+		return c.boolValue(binary.BigEndian.Uint16(b)>>c.bit&1 == 1), nil
 	case formBool:
-		return c.truth(bits(b) != 0), nil
+		return c.boolValue(toUint(b) != 0), nil
 	case formFloat:
 		return c.decodeFloat(b)
 	case formBCD:
@@ -100,8 +100,8 @@ func (c codec) decode(wire []byte) (devices.Value, error) {
 		return c.unsigned(u)
 	case formDecimal:
 		return c.decodeDecimal(b)
-	case formTenThousands:
-		return c.decodeTenThousands(b)
+	case formMod10k:
+		return c.decodeMod10k(b)
 	}
 	switch {
 	case c.packing == packHigh:
@@ -109,7 +109,7 @@ func (c codec) decode(wire []byte) (devices.Value, error) {
 	case c.packing == packLow:
 		b = b[1:2]
 	}
-	u := bits(b)
+	u := toUint(b)
 	if c.form == formUnsigned {
 		return c.unsigned(u)
 	}
@@ -117,7 +117,7 @@ func (c codec) decode(wire []byte) (devices.Value, error) {
 	return c.signed(int64(u<<shift) >> shift)
 }
 
-func (c codec) truth(b bool) devices.Value {
+func (c codec) boolValue(b bool) devices.Value {
 	if c.typ == v1beta1.BOOLEAN {
 		return devices.Bool(b)
 	}
@@ -125,16 +125,16 @@ func (c codec) truth(b bool) devices.Value {
 	if b {
 		n = 1
 	}
-	return c.present(devices.Int(n))
+	return c.asType(devices.Int(n))
 }
 
 func (c codec) signed(i int64) (devices.Value, error) {
 	if !c.scale.on || c.typ == v1beta1.BOOLEAN {
-		return c.present(devices.Int(i)), nil
+		return c.asType(devices.Int(i)), nil
 	}
 	f := c.scale.integer(i)
 	if c.typ == v1beta1.INT && math.Abs(f) >= exact {
-		return c.wholly(new(big.Rat).SetInt64(i))
+		return c.roundExact(new(big.Rat).SetInt64(i))
 	}
 	return c.scaled(f)
 }
@@ -144,18 +144,18 @@ func (c codec) unsigned(u uint64) (devices.Value, error) {
 		return c.signed(int64(u))
 	}
 	if !c.scale.on || c.typ == v1beta1.BOOLEAN {
-		return c.present(devices.Uint(u)), nil
+		return c.asType(devices.Uint(u)), nil
 	}
 	raw := new(big.Rat).SetInt(new(big.Int).SetUint64(u))
 	if c.typ == v1beta1.INT {
-		return c.wholly(raw)
+		return c.roundExact(raw)
 	}
 	return c.scaled(c.scale.rat(raw))
 }
 
-// wholly is the whole number nearest to a scaled one that a float may not hold.
-func (c codec) wholly(raw *big.Rat) (devices.Value, error) {
-	switch n := c.scale.whole(raw); {
+// roundExact scales a number that a float may not hold, and rounds it to an integer.
+func (c codec) roundExact(raw *big.Rat) (devices.Value, error) {
+	switch n := c.scale.round(raw); {
 	case n.IsInt64():
 		return devices.Int(n.Int64()), nil
 	case n.IsUint64():
@@ -167,12 +167,12 @@ func (c codec) wholly(raw *big.Rat) (devices.Value, error) {
 
 func (c codec) scaled(f float64) (devices.Value, error) {
 	if c.typ == v1beta1.INT {
-		return whole(f)
+		return roundToInt(f)
 	}
-	return c.present(devices.Float(f)), nil
+	return c.asType(devices.Float(f)), nil
 }
 
-func whole(f float64) (devices.Value, error) {
+func roundToInt(f float64) (devices.Value, error) {
 	f = math.Round(f)
 	if math.Abs(f) >= 1<<63 {
 		return devices.Value{}, errTooLarge
@@ -204,16 +204,16 @@ func (c codec) decodeFloat(b []byte) (devices.Value, error) {
 	case math.IsInf(f, 0) || (single && math.IsInf(float64(float32(f)), 0)):
 		return devices.Value{}, errTooLarge
 	case c.typ == v1beta1.INT:
-		return whole(f)
+		return roundToInt(f)
 	case single:
-		return c.present(devices.Float32(float32(f))), nil
+		return c.asType(devices.Float32(float32(f))), nil
 	default:
-		return c.present(devices.Float(f)), nil
+		return c.asType(devices.Float(f)), nil
 	}
 }
 
-// present gives a number the type that the model wants.
-func (c codec) present(v devices.Value) devices.Value {
+// asType converts a number to the type of the model.
+func (c codec) asType(v devices.Value) devices.Value {
 	switch c.typ {
 	case v1beta1.STRING:
 		return devices.String(v.String())
@@ -225,16 +225,16 @@ func (c codec) present(v devices.Value) devices.Value {
 	}
 }
 
-// encode makes the registers of a value in string form. before are the registers as
-// they are now, needed for points that are partial. Errors are *devices.Rejection.
+// encode encodes a value in string form. Before are the present registers, which partial
+// points need. Errors are *devices.Rejection.
 func (c codec) encode(value string, before []byte) ([]byte, error) {
 	switch c.form {
 	case formText:
 		return c.encodeText(value)
 	case formBytes:
 		b, err := hex.DecodeString(strings.TrimSpace(value))
-		if err != nil || len(b) != c.room() {
-			return nil, notValid("%q is not %d hexadecimal bytes", value, c.room())
+		if err != nil || len(b) != c.byteLen() {
+			return nil, notValid("%q is not %d hexadecimal bytes", value, c.byteLen())
 		}
 		return c.pack(b), nil
 	}
@@ -254,10 +254,10 @@ func (c codec) encode(value string, before []byte) ([]byte, error) {
 	return c.encodeInteger(value, raw.Num(), before)
 }
 
-// raw is the number that shall be in the registers.
+// raw returns the number to store in the registers.
 func (c codec) raw(value string) (*big.Rat, error) {
 	if c.typ == v1beta1.BOOLEAN || c.form == formBit || c.form == formBool {
-		b, ok := truth(value)
+		b, ok := parseTruth(value)
 		if !ok {
 			return nil, notValid("%q is not true or false", value)
 		}
@@ -275,7 +275,7 @@ func (c codec) raw(value string) (*big.Rat, error) {
 
 func (c codec) encodeInteger(value string, n *big.Int, before []byte) ([]byte, error) {
 	size := 2 * c.words
-	if c.eight() {
+	if c.isByte() {
 		size = 1
 	}
 	low, high := new(big.Int), new(big.Int).Lsh(big.NewInt(1), uint(8*size))
@@ -285,7 +285,7 @@ func (c codec) encodeInteger(value string, n *big.Int, before []byte) ([]byte, e
 		low.Neg(high)
 	case formBCD:
 		high.Exp(big.NewInt(10), big.NewInt(int64(2*size)), nil)
-	case formTenThousands:
+	case formMod10k:
 		high.Exp(big.NewInt(10), big.NewInt(int64(2*size)), nil)
 		if !c.unsignedDigits {
 			low.Neg(high).Add(low, big.NewInt(1))
@@ -303,8 +303,8 @@ func (c codec) encodeInteger(value string, n *big.Int, before []byte) ([]byte, e
 	switch {
 	case c.form == formBCD:
 		return c.order.scatter(toBCD(u, size)), nil
-	case c.form == formTenThousands:
-		return c.order.scatter(toTenThousands(n.Int64(), c.words)), nil
+	case c.form == formMod10k:
+		return c.order.scatter(toMod10k(n.Int64(), c.words)), nil
 	case c.partial():
 		return c.order.scatter(c.merge(c.order.gather(before), u)), nil
 	}
@@ -313,7 +313,7 @@ func (c codec) encodeInteger(value string, n *big.Int, before []byte) ([]byte, e
 	return c.order.scatter(b[8-size:]), nil
 }
 
-// merge puts a bit or a byte into its register.
+// merge replaces a bit or a byte of its register.
 func (c codec) merge(register []byte, u uint64) []byte {
 	r := binary.BigEndian.Uint16(register)
 	switch {
@@ -327,8 +327,8 @@ func (c codec) merge(register []byte, u uint64) []byte {
 	return binary.BigEndian.AppendUint16(nil, r)
 }
 
-// part is the bits of the register, as it is on the wire, that a partial point has.
-func (c codec) part() uint16 {
+// mask has the bits of the register, as it is on the wire, that belong to a partial point.
+func (c codec) mask() uint16 {
 	return binary.BigEndian.Uint16(c.order.scatter(c.merge([]byte{0, 0}, math.MaxUint64)))
 }
 
@@ -357,7 +357,7 @@ func (c codec) encodeFloat(raw *big.Rat) ([]byte, error) {
 	return c.order.scatter(b), nil
 }
 
-func bits(b []byte) uint64 {
+func toUint(b []byte) uint64 {
 	var u uint64
 	for _, x := range b {
 		u = u<<8 | uint64(x)

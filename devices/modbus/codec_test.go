@@ -73,16 +73,16 @@ func TestCodecIsExactlyInvertible(t *testing.T) {
 		switch p.codec.form { // most bytes are no value of these
 		case formBCD:
 			wire = p.codec.order.scatter(toBCD(rapid.Uint64Range(0, 1e16-1).Draw(t, "digits"), 2*c.words))
-		case formTenThousands:
+		case formMod10k:
 			low := int64(0)
 			if !p.codec.unsignedDigits {
 				low = -99_999_999
 			}
-			wire = p.codec.order.scatter(toTenThousands(rapid.Int64Range(low, 99_999_999).Draw(t, "digits"), c.words))
+			wire = p.codec.order.scatter(toMod10k(rapid.Int64Range(low, 99_999_999).Draw(t, "digits"), c.words))
 		}
 		v, err := p.codec.decode(wire)
 		if err != nil {
-			if p.codec.form != formFloat && p.codec.form != formBCD && p.codec.form != formTenThousands {
+			if p.codec.form != formFloat && p.codec.form != formBCD && p.codec.form != formMod10k {
 				t.Fatalf("decode %x: %v", wire, err)
 			}
 			return // not a number: no value
@@ -131,7 +131,7 @@ func TestCodecDecimalFloats(t *testing.T) {
 
 func negativeZero(c codec, wire []byte) bool {
 	b := c.order.gather(wire)
-	return c.form == formFloat && b[0] == 0x80 && bits(b[1:]) == 0
+	return c.form == formFloat && b[0] == 0x80 && toUint(b[1:]) == 0
 }
 
 func TestCodecTextsAndBytesAreInvertible(t *testing.T) {

@@ -128,7 +128,7 @@ func TestCommandWhoseAnswerIsLost(t *testing.T) {
 	s.set(1, holdings, 0, 5)
 	p := newProxy(t, s.addr)
 	var writes atomic.Int64
-	var mute atomic.Bool // no answer any more, to reads neither
+	var mute atomic.Bool // no more replies, not even to reads
 	answers := func(write func(answer []byte, send func([]byte))) {
 		mute.Store(false)
 		p.set(func(p *proxy) {

@@ -9,19 +9,18 @@ import (
 	"github.com/petiole-io/petiole/devices"
 )
 
-// Plan is what devices cost one link, for people to read. Times are estimates, for
-// slaves that take 2 ms to answer.
+// Plan lists the requests that devices cause on one link, for people to read. Times are
+// estimates, for units that take 2 ms to reply.
 type Plan struct {
 	Endpoint string    `json:"endpoint"`
 	Requests []Request `json:"requests"`
 	Classes  []Class   `json:"classes"`
-	// Holes are the ranges that the settings forbid; the driver learns others while it
-	// runs.
+	// Holes are the ranges that the settings forbid. The driver finds others while it runs.
 	Holes []string `json:"holes,omitempty"`
-	// Utilisation is the part of the link's time that polling takes, 1 being all: more
-	// cannot be kept.
+	// Utilisation is the fraction of the link's time that polling takes. Above 1 the link
+	// cannot keep the periods.
 	Utilisation float64 `json:"utilisation"`
-	// Cycle is what reading everything once takes.
+	// Cycle is the time to read everything once.
 	Cycle time.Duration `json:"cycleNs"`
 }
 
@@ -38,7 +37,7 @@ type Request struct {
 	Estimate time.Duration `json:"estimateNs"`
 }
 
-// Class is all requests of one period.
+// Class sums up the requests of one period.
 type Class struct {
 	Period      time.Duration `json:"periodNs"`
 	Requests    int           `json:"requests"`
@@ -47,19 +46,20 @@ type Class struct {
 	Utilisation float64       `json:"utilisation"`
 }
 
-// Finding is something wrong, or suspicious, with a device of a plan.
+// Finding is an error or a warning about a device of a plan.
 type Finding struct {
 	Device string `json:"device"`
 	devices.Problem
-	// Warning tells that the device works all the same.
+	// Warning reports that the device works nevertheless.
 	Warning bool `json:"warning,omitempty"`
 }
 
-// ReasonUnknownSetting is the reason of a finding about a setting that nothing reads.
+// ReasonUnknownSetting is the reason of a finding about a setting that the driver does not
+// know.
 const ReasonUnknownSetting = "UnknownSetting"
 
-// Describe plans devices without touching them, as the driver would: those of one
-// endpoint share a link, those of one unit share requests.
+// Describe plans the requests to devices as the driver would, without sending any: devices
+// with the same endpoint share a link, devices with the same unit share requests.
 func Describe(defs ...devices.Definition) ([]Plan, []Finding) {
 	var found []Finding
 	pollers := map[pollKey]*group{}
@@ -73,7 +73,7 @@ func Describe(defs ...devices.Definition) ([]Plan, []Finding) {
 			found = append(found, Finding{Device: name, Problem: devices.Problem{Reason: devices.ReasonInvalidProtocol, Message: err.Error()}})
 			continue
 		}
-		found = append(found, unread(def, s)...)
+		found = append(found, unknownSettings(def, s)...)
 		for i := range points {
 			p := def.Points[points[i].index]
 			for _, message := range ambiguous(p, &points[i], s) {
@@ -84,7 +84,7 @@ func Describe(defs ...devices.Definition) ([]Plan, []Finding) {
 			k := pollKey{settings: s.polling(), period: period}
 			if pollers[k] == nil {
 				g := newGroup(s)
-				g.stale = true
+				g.needsPlan = true
 				pollers[k] = &g
 			}
 			for _, p := range of {
@@ -119,7 +119,7 @@ func comparePollers(a, b pollKey) int {
 		cmp.Compare(a.settings.timeout, b.settings.timeout), cmp.Compare(a.settings.maxRegisters, b.settings.maxRegisters))
 }
 
-// add counts a poller's requests to its link.
+// add adds the requests of a poller to the plan of its link.
 func (p *Plan) add(k pollKey, g *group) {
 	if n := len(p.Classes); n == 0 || p.Classes[n-1].Period != k.period {
 		p.Classes = append(p.Classes, Class{Period: k.period})
@@ -131,7 +131,7 @@ func (p *Plan) add(k pollKey, g *group) {
 		}
 	}
 	for _, b := range g.blocks {
-		// Requests in flight together take their time together.
+		// Requests in flight at the same time share their time.
 		took := g.requestCost(&b, &k.settings) / time.Duration(k.settings.window)
 		r := Request{Unit: int(k.settings.unit), Function: b.table.function(), Table: b.table.String(), Start: b.start, Count: b.count, Period: k.period, Estimate: took}
 		for i := range b.points {
@@ -147,7 +147,7 @@ func (p *Plan) add(k pollKey, g *group) {
 	}
 }
 
-// requestCost is what reading a block takes, with the pauses that the settings want.
+// requestCost estimates how long reading a block takes, with the pauses of the settings.
 func (g *group) requestCost(b *block, s *settings) time.Duration {
 	if s.singleRegisters && !b.table.bits() {
 		return time.Duration(b.count) * (g.cost.of(b.table, 1) + s.between)
@@ -155,21 +155,21 @@ func (g *group) requestCost(b *block, s *settings) time.Duration {
 	return g.cost.of(b.table, b.count) + s.between
 }
 
-// ignored are settings of KubeEdge's samples that mean nothing here.
-var ignored = []string{"protocolid", "serialtype", "reconntimeout", "reconnretrytimes", "collecttimeout", "collectretrytimes", "collecttype", "max", "min", "name", "unitname"}
+// ignoredSettings are settings of KubeEdge's samples that have no meaning here.
+var ignoredSettings = []string{"protocolid", "serialtype", "reconntimeout", "reconnretrytimes", "collecttimeout", "collectretrytimes", "collecttype", "max", "min", "name", "unitname"}
 
-// elsewhere are settings of the other modes: manifests name both.
-var elsewhere = []string{
+// otherModes are the settings of all modes: manifests often contain those of several.
+var otherModes = []string{
 	"ip", "host", "address", "hostname", "port", "baudRate", "baud", "dataBits", "stopBits", "parity", "rs485Enabled",
 	"caFile", "certFile", "keyFile", "serverName",
 }
 
-// unread finds the settings that nothing reads: most likely they are misspelt.
-func unread(def devices.Definition, s *settings) []Finding {
+// unknownSettings finds settings that the driver does not know, most likely misspelt ones.
+func unknownSettings(def devices.Definition, s *settings) []Finding {
 	var found []Finding
 	warn := func(property string, keys []string) {
 		for _, k := range keys {
-			if !slices.Contains(ignored, k) {
+			if !slices.Contains(ignoredSettings, k) {
 				found = append(found, Finding{
 					Device: def.Device.String(), Warning: true,
 					Problem: devices.Problem{Property: property, Reason: ReasonUnknownSetting, Message: k + " is not a setting of the driver"},
@@ -179,7 +179,7 @@ func unread(def devices.Definition, s *settings) []Finding {
 	}
 	r := def.Config.Read()
 	readSettings(r)
-	r.Has(elsewhere...)
+	r.Has(otherModes...)
 	warn("", r.Unread())
 	for i, p := range def.Points {
 		r := p.Visitor.Read()

@@ -16,16 +16,16 @@ type Driver struct {
 	log *zap.Logger
 
 	mu    sync.Mutex
-	links map[string]*shared
+	links map[string]*sharedLink
 }
 
-// shared is a link that lives as long as somebody uses it.
-type shared struct {
+// sharedLink is a link with a reference count. It stops when the last user releases it.
+type sharedLink struct {
 	link  *link
 	users int
 	stop  context.CancelFunc
 	done  chan struct{}
-	// pollers read what the devices of one unit want with one period.
+	// pollers has one poller for each unit, period and set of settings.
 	pollers map[pollKey]*sharedPoller
 }
 
@@ -36,20 +36,20 @@ type sharedPoller struct {
 	done   chan struct{}
 }
 
-// New makes a driver that does nothing yet. Log may be nil.
+// New returns a driver. It does no I/O and starts nothing. Log may be nil.
 func New(log *zap.Logger) *Driver {
 	if log == nil {
 		log = zap.NewNop()
 	}
-	return &Driver{log: log, links: map[string]*shared{}}
+	return &Driver{log: log, links: map[string]*sharedLink{}}
 }
 
-// Protocols are the names of Modbus in manifests.
+// Protocols returns the names that manifests use for Modbus.
 func (d *Driver) Protocols() []string {
 	return []string{"modbus", "modbus-tcp", "modbus-rtu", "modbustcp", "modbusrtu"}
 }
 
-// Open checks a definition; see settings and parsePoint for what it reads.
+// Open validates a definition; settings and parsePoint list what it reads.
 func (d *Driver) Open(def devices.Definition) (devices.Session, []devices.Problem, error) {
 	s, points, problems, err := parse(def)
 	if err != nil {
@@ -58,7 +58,7 @@ func (d *Driver) Open(def devices.Definition) (devices.Session, []devices.Proble
 	return &session{driver: d, def: def, settings: s, points: points, log: d.log.With(zap.String("device", def.Device.String()))}, problems, nil
 }
 
-// parse reads a definition. Points with a problem are left out.
+// parse reads a definition. It leaves out points that have a problem.
 func parse(def devices.Definition) (*settings, []point, []devices.Problem, error) {
 	s, err := parseSettings(def.Config)
 	if err != nil {
@@ -77,9 +77,8 @@ func parse(def devices.Definition) (*settings, []point, []devices.Problem, error
 	return &s, points, problems, nil
 }
 
-// acquire gives the link of an endpoint, and starts it for its first user. It fails
-// when the serial port is in use with other settings. Every success is followed by
-// one release.
+// acquire returns the link of an endpoint and starts it for its first user. It fails
+// when the serial port is in use with other settings. The caller must release the link.
 func (d *Driver) acquire(e endpoint) (*link, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -89,7 +88,7 @@ func (d *Driver) acquire(e endpoint) (*link, error) {
 	}
 	if s == nil {
 		ctx, cancel := context.WithCancel(context.Background())
-		s = &shared{stop: cancel, done: make(chan struct{}), pollers: map[pollKey]*sharedPoller{}}
+		s = &sharedLink{stop: cancel, done: make(chan struct{}), pollers: map[pollKey]*sharedPoller{}}
 		s.link = newLink(e, func() int { return d.users(e) }, d.log)
 		d.links[e.key()] = s
 		go func() {
@@ -101,7 +100,7 @@ func (d *Driver) acquire(e endpoint) (*link, error) {
 	return s.link, nil
 }
 
-// release gives a link back; the last user's waits until it has stopped.
+// release drops one use of a link. The last release blocks until the link has stopped.
 func (d *Driver) release(e endpoint) {
 	d.mu.Lock()
 	s := d.links[e.key()]
@@ -117,7 +116,7 @@ func (d *Driver) release(e endpoint) {
 	}
 }
 
-// subscribe has the points of a subscriber read until unsubscribe. The caller has
+// subscribe polls the points of a subscriber until unsubscribe. The caller must have
 // acquired the link.
 func (d *Driver) subscribe(k pollKey, sub *subscriber) {
 	d.mu.Lock()
@@ -137,7 +136,7 @@ func (d *Driver) subscribe(k pollKey, sub *subscriber) {
 	p.poller.add(sub)
 }
 
-// unsubscribe ends a subscription; the last one's waits until the poller has stopped.
+// unsubscribe ends a subscription. The last one blocks until the poller has stopped.
 func (d *Driver) unsubscribe(k pollKey, sub *subscriber) {
 	d.mu.Lock()
 	s := d.links[k.settings.endpoint.key()]

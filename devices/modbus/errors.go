@@ -9,16 +9,16 @@ import (
 	"github.com/petiole-io/petiole/devices"
 )
 
-// What a transaction can end with besides an answer. All but errGarbled mean that
-// the device did not take part.
+// The errors of a transaction besides exceptions. All but errGarbled mean that the device
+// could not be reached.
 var (
-	errTimeout = fmt.Errorf("%w: no answer", devices.ErrUnreachable)
+	errTimeout = fmt.Errorf("%w: no reply", devices.ErrUnreachable)
 	errLink    = fmt.Errorf("%w: link down", devices.ErrUnreachable)
-	errSilent  = fmt.Errorf("%w: unit silent, next probe later", devices.ErrUnreachable)
+	errSilent  = fmt.Errorf("%w: unit does not respond and will be probed later", devices.ErrUnreachable)
 	errBusy    = fmt.Errorf("%w: unit busy", devices.ErrUnreachable)
-	errGateway = fmt.Errorf("%w: gateway does not reach the unit", devices.ErrUnreachable)
+	errGateway = fmt.Errorf("%w: gateway cannot reach the unit", devices.ErrUnreachable)
 	errStopped = fmt.Errorf("%w: session stopped", devices.ErrUnreachable)
-	errGarbled = errors.New("garbled answer")
+	errGarbled = errors.New("garbled reply")
 )
 
 // The exception codes that mean something to the driver (MODBUS Application Protocol
@@ -34,7 +34,7 @@ const (
 	excGatewayTarget   = 11
 )
 
-// exception is the code of a Modbus exception, 0 for any other error.
+// exception returns the code of a Modbus exception, or 0 for any other error.
 func exception(err error) byte {
 	var e *modbus.ModbusError
 	if errors.As(err, &e) {
@@ -43,13 +43,13 @@ func exception(err error) byte {
 	return 0
 }
 
-// hole tells that a unit refuses addresses, not the request as such.
+// illegalRange reports whether a unit refuses the addresses of a request.
 func illegalRange(err error) bool {
 	c := exception(err)
 	return c == excIllegalAddress || c == excIllegalValue
 }
 
-// reason is the word for an error in a reading.
+// reason returns the reason that a reading gives for an error.
 func reason(err error) string {
 	switch {
 	case errors.Is(err, errTimeout):

@@ -7,11 +7,11 @@ import (
 	"go.uber.org/zap"
 )
 
-// explore reads a refused block in ever smaller parts, so that its good points are
-// read in the same cycle, and learns from it what not to ask for: points that are
-// refused alone, gaps between points, or requests of that size.
+// explore bisects a block that the unit refused, so that its good points are read in the
+// same cycle. It finds out what the unit refuses, and adapts the plan: single points, gaps
+// between points, or requests of that size.
 func (p *poller) explore(ctx context.Context, b block) {
-	var leaves []*polled
+	var leaves []*pollRequest
 	if !p.bisect(ctx, b, &leaves) {
 		return
 	}
@@ -27,24 +27,24 @@ func (p *poller) explore(ctx context.Context, b block) {
 		default:
 			continue
 		}
-		if i+1 < len(leaves) && leaves[i+1].err == nil && p.probe(ctx, b.table, f.block.start+f.block.count, leaves[i+1].block.start) {
+		if i+1 < len(leaves) && leaves[i+1].err == nil && p.probeGap(ctx, b.table, f.block.start+f.block.count, leaves[i+1].block.start) {
 			learned = true
 		}
 	}
 	if !learned && longest > 0 {
-		g.lower(b.table, longest)
+		g.lowerLimit(b.table, longest)
 	}
-	g.learn(time.Now())
-	p.log.Info("unit refuses a range, plan adapted", zap.Stringer("table", b.table), zap.Int("start", b.start), zap.Int("count", b.count),
+	g.replan(time.Now())
+	p.log.Info("unit refused a range, requests were planned again", zap.Stringer("table", b.table), zap.Int("start", b.start), zap.Int("count", b.count),
 		zap.Int("holes", len(g.holes)), zap.Int("refused", len(g.refused)), zap.Int("longest", g.limit(b.table)))
 }
 
-// bisect settles every part of a block that is answered or cannot be divided; false
-// means that ctx ended.
-func (p *poller) bisect(ctx context.Context, b block, leaves *[]*polled) bool {
+// bisect divides a block until every part is read or cannot be divided further, and adds
+// those parts to leaves. It returns false if ctx ends first.
+func (p *poller) bisect(ctx context.Context, b block, leaves *[]*pollRequest) bool {
 	low, high := b.split()
 	for _, part := range []block{low, high} {
-		part.share()
+		part.splitByOwner()
 		r := p.read(ctx, part)
 		if r == nil {
 			return false
@@ -56,13 +56,13 @@ func (p *poller) bisect(ctx context.Context, b block, leaves *[]*polled) bool {
 			continue
 		}
 		*leaves = append(*leaves, r)
-		p.settle(r)
+		p.finish(r)
 	}
 	return true
 }
 
-// probe reads a gap between two good parts and tells whether it is a hole.
-func (p *poller) probe(ctx context.Context, t table, start, end int) bool {
+// probeGap reads the gap between two good parts. It reports whether the unit refuses it.
+func (p *poller) probeGap(ctx context.Context, t table, start, end int) bool {
 	if end <= start || end-start > p.group.limit(t) {
 		return false
 	}
@@ -70,6 +70,6 @@ func (p *poller) probe(ctx context.Context, t table, start, end int) bool {
 	if r == nil || !illegalRange(r.err) {
 		return false
 	}
-	p.group.addHole(hole{t, start, end})
+	p.group.addHole(addressRange{t, start, end})
 	return true
 }

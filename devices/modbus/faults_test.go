@@ -230,22 +230,22 @@ func TestPain20BackOffIsBounded(t *testing.T) {
 	b := breaker{}
 	now := time.Unix(0, 0)
 	for range 20 {
-		b.missed(now, longestStep(true, time.Second), 0)
+		b.recordFailure(now, defaultMaxBackoff(true, time.Second), 0)
 	}
 	if wait := b.next.Sub(now); wait > 5*time.Second {
 		t.Fatal(wait)
 	}
 	b = breaker{}
-	b.missed(now, time.Minute, 0)
-	b.missed(now, time.Minute, 0)
+	b.recordFailure(now, time.Minute, 0)
+	b.recordFailure(now, time.Minute, 0)
 	if b.open() || !b.allows(now) {
 		t.Fatal("two misses are not silence")
 	}
-	b.missed(now, time.Minute, 0)
+	b.recordFailure(now, time.Minute, 0)
 	if b.allows(now.Add(999*time.Millisecond)) || !b.allows(now.Add(time.Second)) {
 		t.Fatal("first step")
 	}
-	if b.answered(); b.open() {
+	if b.recordSuccess(); b.open() {
 		t.Fatal("answered")
 	}
 }

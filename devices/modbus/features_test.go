@@ -93,7 +93,7 @@ func TestForbiddenRangesAreNotTouched(t *testing.T) {
 	}
 }
 
-// Frames are logged on demand, and what happened last is told with an error.
+// Frames are logged if the settings say so, and the last ones are part of a warning.
 func TestFramesAreTraced(t *testing.T) {
 	s := newSlave(t)
 	p := newProxy(t, s.addr)
@@ -108,7 +108,7 @@ func TestFramesAreTraced(t *testing.T) {
 	if len(sent) != 3 || !strings.HasSuffix(sent[0].ContextMap()["bytes"].(string), "0006020300100001") {
 		t.Fatalf("%+v", sent)
 	}
-	silent := logged.FilterMessage("unit silent").All()
+	silent := logged.FilterMessage("unit does not respond").All()
 	if len(silent) != 1 || len(silent[0].ContextMap()["frames"].([]any)) != 3 {
 		t.Fatalf("%+v", silent)
 	}
@@ -132,21 +132,21 @@ func TestTimeoutFollowsTheUnit(t *testing.T) {
 		if got := l.timeout(shortest, longest); got != longest {
 			t.Fatalf("after %d answers: %s", i, got)
 		}
-		l.answered(30 * time.Millisecond)
+		l.add(30 * time.Millisecond)
 	}
 	if got := l.timeout(shortest, longest); got != 120*time.Millisecond {
 		t.Fatal(got)
 	}
-	l.missed()
+	l.recordTimeout()
 	if got := l.timeout(shortest, longest); got != longest {
 		t.Fatal("after a miss", got)
 	}
-	l.answered(400 * time.Millisecond) // slow, once
+	l.add(400 * time.Millisecond) // slow, once
 	if got := l.timeout(shortest, longest); got != longest {
 		t.Fatal(got)
 	}
 	for range 32 {
-		l.answered(time.Millisecond)
+		l.add(time.Millisecond)
 	}
 	if got := l.timeout(shortest, longest); got != shortest {
 		t.Fatal(got)

@@ -7,35 +7,34 @@ import (
 	"github.com/goburrow/modbus"
 )
 
-// framing is how a request travels as bytes and how its answer is found in what
-// comes back.
+// framing encodes requests as frames and finds their replies among the received bytes.
 type framing interface {
-	// packager encodes for a unit and checks and decodes its answers.
+	// packager returns the encoder of requests to a unit and decoder of its replies.
 	packager(unit byte) modbus.Packager
-	// find looks for the answer to request in buf. It returns the answer, or nil when
-	// more is needed, and how many bytes of buf are done with. An error means that
-	// nothing that follows can be understood.
-	find(request, buf []byte) (answer []byte, used int, err error)
-	// numbered tells that answers carry the number of their request, so that a late
-	// one cannot be taken for another.
+	// find looks for the reply to request in buf. It returns the reply, or nil if more bytes
+	// are needed, and how many bytes of buf are consumed. After an error nothing that
+	// follows can be decoded.
+	find(request, buf []byte) (reply []byte, used int, err error)
+	// numbered reports whether replies carry the transaction number of their request, so
+	// that a late one cannot be mistaken for another.
 	numbered() bool
 }
 
 const (
 	mbapHeader = 7
-	// maxPDU is the most that a frame carries besides its envelope (V1.1b3, 4.1).
+	// maxPDU is the greatest length of a PDU (V1.1b3, 4.1).
 	maxPDU = 253
 )
 
-// mbap is the framing of TCP, TLS and UDP. Transactions are numbered through a
-// link, so that one number serves all units behind it.
+// mbap is the framing of TCP, TLS and UDP. All units of a link share one sequence of
+// transaction numbers.
 type mbap struct{ last uint16 }
 
 func (m *mbap) numbered() bool { return true }
 
 func (m *mbap) packager(unit byte) modbus.Packager { return mbapUnit{m, unit} }
 
-// find drops answers to earlier requests: they are late, not wrong.
+// find drops replies to earlier requests: they are late, not invalid.
 func (m *mbap) find(request, buf []byte) ([]byte, int, error) {
 	used := 0
 	for {
@@ -50,7 +49,8 @@ func (m *mbap) find(request, buf []byte) ([]byte, int, error) {
 	}
 }
 
-// nextFrame is the first whole frame of buf, nil when more is needed, and its length.
+// nextFrame returns the first complete frame of buf and its length, or nil if more bytes
+// are needed.
 func nextFrame(buf []byte) ([]byte, int, error) {
 	if len(buf) < mbapHeader {
 		return nil, 0, nil
@@ -81,42 +81,42 @@ func (u mbapUnit) Encode(pdu *modbus.ProtocolDataUnit) ([]byte, error) {
 	return adu, nil
 }
 
-// Verify accepts an exception from unit 0 or 255 too: gateways answer so for a unit
-// that they do not reach.
-func (u mbapUnit) Verify(request, answer []byte) error {
-	unit, failed := answer[6], answer[7]&0x80 != 0
+// Verify accepts an exception from unit 0 or 255, too: gateways send it for a unit that
+// they do not reach.
+func (u mbapUnit) Verify(request, reply []byte) error {
+	unit, failed := reply[6], reply[7]&0x80 != 0
 	if unit != u.unit && !(failed && (unit == 0 || unit == 255)) {
 		return fmt.Errorf("%w: from unit %d, asked %d", errGarbled, unit, u.unit)
 	}
-	return verifyPDU(request[7:], answer[7:])
+	return verifyPDU(request[7:], reply[7:])
 }
 
 func (u mbapUnit) Decode(adu []byte) (*modbus.ProtocolDataUnit, error) {
 	return &modbus.ProtocolDataUnit{FunctionCode: adu[7], Data: adu[8:]}, nil
 }
 
-// verifyPDU holds an answer against its request: the function, and the exact number
-// of bytes. What a write echoes is for the caller to compare.
-func verifyPDU(request, answer []byte) error {
-	if answer[0] == request[0]|0x80 && len(answer) >= 2 {
+// verifyPDU compares the function code and the exact length of a reply with its request.
+// It does not compare what a write echoes.
+func verifyPDU(request, reply []byte) error {
+	if reply[0] == request[0]|0x80 && len(reply) >= 2 {
 		return nil
 	}
-	if answer[0] != request[0] {
-		return fmt.Errorf("%w: function %d, asked %d", errGarbled, answer[0], request[0])
+	if reply[0] != request[0] {
+		return fmt.Errorf("%w: function %d, asked %d", errGarbled, reply[0], request[0])
 	}
-	if want := answerLength(request); len(answer) != want {
-		return fmt.Errorf("%w: %d bytes, expected %d", errGarbled, len(answer), want)
+	if want := replyLength(request); len(reply) != want {
+		return fmt.Errorf("%w: %d bytes, expected %d", errGarbled, len(reply), want)
 	}
-	if isRead(request[0]) && int(answer[1]) != len(answer)-2 {
-		return fmt.Errorf("%w: byte count %d of %d bytes", errGarbled, answer[1], len(answer)-2)
+	if isRead(request[0]) && int(reply[1]) != len(reply)-2 {
+		return fmt.Errorf("%w: byte count %d of %d bytes", errGarbled, reply[1], len(reply)-2)
 	}
 	return nil
 }
 
 func isRead(function byte) bool { return function >= 1 && function <= 4 }
 
-// answerLength is the length of the PDU that answers a request without exception.
-func answerLength(request []byte) int {
+// replyLength returns the length of the PDU that replies to a request without exception.
+func replyLength(request []byte) int {
 	n := 0
 	if len(request) >= 5 {
 		n = int(binary.BigEndian.Uint16(request[3:]))

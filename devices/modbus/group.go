@@ -9,36 +9,36 @@ import (
 	"time"
 )
 
-// holeMemory is how long a refused range is not asked for again.
+// holeMemory is the time after which a refused range is tried again.
 const holeMemory = 30 * time.Minute
 
-// group is points that are read together, and the plan to read them.
+// group is a set of points that are read together, and the plan to read them.
 type group struct {
 	points []point
 	limits limits
 	cost   cost
-	// forbidden are the holes that the settings name.
-	forbidden []hole
+	// forbidden are the ranges that the settings forbid.
+	forbidden []addressRange
 
 	blocks []block
-	holes  []hole
-	// refused are the places of points that the unit refuses to read.
-	refused map[hole]bool
-	// expires is when holes, refused places and lowered limits are forgotten.
-	expires time.Time
-	lowered *limits
-	stale   bool // the blocks are to be planned again
+	holes  []addressRange
+	// refused holds the ranges of points that the unit refused to read.
+	refused map[addressRange]bool
+	// expires is when holes, refused ranges and lowered limits are dropped.
+	expires   time.Time
+	lowered   *limits
+	needsPlan bool // blocks must be planned again
 }
 
-// newGroup makes a group without points for a unit with these settings.
+// newGroup returns a group without points for a unit with these settings.
 func newGroup(s *settings) group {
-	forbidden, _ := parseHoles(s.forbidden) // was checked when the settings were read
+	forbidden, _ := parseHoles(s.forbidden) // validated when the settings were read
 	return group{limits: s.limits(), cost: lineCost(s.endpoint, turnaround), forbidden: forbidden, holes: slices.Clone(forbidden)}
 }
 
 // parseHoles reads ranges such as "holding:12-16, input:30".
-func parseHoles(s string) ([]hole, error) {
-	var holes []hole
+func parseHoles(s string) ([]addressRange, error) {
+	var holes []addressRange
 	for part := range strings.SplitSeq(s, ",") {
 		if part = strings.TrimSpace(part); part == "" {
 			continue
@@ -60,65 +60,65 @@ func parseHoles(s string) ([]hole, error) {
 		if err1 != nil || err2 != nil || first > last {
 			return nil, fmt.Errorf("%q is no range of addresses", part)
 		}
-		holes = append(holes, hole{t, int(first), int(last) + 1})
+		holes = append(holes, addressRange{t, int(first), int(last) + 1})
 	}
 	return holes, nil
 }
 
-// refresh plans again if something has changed.
+// refresh plans the blocks again if something has changed.
 func (g *group) refresh(now time.Time) {
 	if !g.expires.IsZero() && now.After(g.expires) {
-		g.holes, g.refused, g.lowered, g.expires, g.stale = slices.Clone(g.forbidden), nil, nil, time.Time{}, true
+		g.holes, g.refused, g.lowered, g.expires, g.needsPlan = slices.Clone(g.forbidden), nil, nil, time.Time{}, true
 	}
-	if !g.stale {
+	if !g.needsPlan {
 		return
 	}
-	g.stale = false
+	g.needsPlan = false
 	l := g.limits
 	if g.lowered != nil {
 		l = *g.lowered
 	}
 	g.blocks = plan(g.usable(), l, g.cost, g.holes)
 	for i := range g.blocks {
-		g.blocks[i].share()
+		g.blocks[i].splitByOwner()
 	}
 }
 
-// learn makes the plan follow what the unit was found to refuse.
-func (g *group) learn(now time.Time) { g.expires, g.stale = now.Add(holeMemory), true }
+// replan makes the next refresh plan again, after the unit refused something.
+func (g *group) replan(now time.Time) { g.expires, g.needsPlan = now.Add(holeMemory), true }
 
-// refuse leaves a point's place out of the plan for as long as holes are remembered.
-func (g *group) refuse(p *point) {
+// excludePoint leaves a point that the unit refused out of the plan until expires.
+func (g *group) excludePoint(p *point) {
 	if g.refused == nil {
-		g.refused = map[hole]bool{}
+		g.refused = map[addressRange]bool{}
 	}
-	g.refused[p.span()] = true
-	g.addHole(p.span())
-	g.learn(time.Now())
+	g.refused[p.addressRange()] = true
+	g.addHole(p.addressRange())
+	g.replan(time.Now())
 }
 
-func (g *group) addHole(h hole) {
+func (g *group) addHole(h addressRange) {
 	if !slices.Contains(g.holes, h) {
 		g.holes = append(g.holes, h)
 	}
 }
 
-// usable are the points that are not refused.
+// usable returns the points that were not refused.
 func (g *group) usable() []point {
 	if len(g.refused) == 0 {
 		return g.points
 	}
 	var ps []point
 	for _, p := range g.points {
-		if !g.refused[p.span()] {
+		if !g.refused[p.addressRange()] {
 			ps = append(ps, p)
 		}
 	}
 	return ps
 }
 
-// lower bounds requests to a table by a size that the unit is known to answer.
-func (g *group) lower(t table, n int) {
+// lowerLimit bounds requests to a table by a size that the unit has answered.
+func (g *group) lowerLimit(t table, n int) {
 	l := g.limits
 	if g.lowered != nil {
 		l = *g.lowered
@@ -131,7 +131,7 @@ func (g *group) lower(t table, n int) {
 	g.lowered = &l
 }
 
-// limit is how much one request to a table may ask for, as far as is known.
+// limit returns how many registers or bits one request to a table may read.
 func (g *group) limit(t table) int {
 	if g.lowered != nil {
 		return g.lowered.of(t)
@@ -139,8 +139,8 @@ func (g *group) limit(t table) int {
 	return g.limits.of(t)
 }
 
-// share sorts a block's points by their owners.
-func (b *block) share() {
+// splitByOwner fills byOwner.
+func (b *block) splitByOwner() {
 	byOwner := slices.Clone(b.points)
 	order := map[*subscriber]int{}
 	for i := range byOwner {
@@ -149,10 +149,10 @@ func (b *block) share() {
 		}
 	}
 	slices.SortStableFunc(byOwner, func(a, z point) int { return cmp.Compare(order[a.owner], order[z.owner]) })
-	b.parts = nil
+	b.byOwner = nil
 	for begin, i := 0, 1; i <= len(byOwner); i++ {
 		if i == len(byOwner) || byOwner[i].owner != byOwner[begin].owner {
-			b.parts = append(b.parts, byOwner[begin:i])
+			b.byOwner = append(b.byOwner, byOwner[begin:i])
 			begin = i
 		}
 	}

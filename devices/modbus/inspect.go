@@ -13,7 +13,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 )
 
-// Observation is one point as it was read once.
+// Observation is the result of reading one point once.
 type Observation struct {
 	Point   string          `json:"point"`
 	Table   string          `json:"table"`
@@ -23,27 +23,25 @@ type Observation struct {
 	Reason  string          `json:"reason,omitempty"`
 	// Registers are the point's registers; of coils and discrete inputs, its bits.
 	Registers []uint16 `json:"registers"`
-	// Time is the middle of the transaction, After how long after the beginning of the
-	// inspection that was.
+	// Time is the midpoint of the transaction, After the time since the inspection began.
 	Time  time.Time     `json:"time"`
 	After time.Duration `json:"afterNs"`
 }
 
-// Inspection is a device that was read once.
+// Inspection is the result of reading a device once.
 type Inspection struct {
 	Endpoint     string        `json:"endpoint"`
 	Unit         int           `json:"unit"`
 	Observations []Observation `json:"observations"`
-	// Refused are the ranges that the device refused, in the form of the setting
-	// forbidden.
+	// Refused are the ranges that the device refused, formatted as the setting forbidden.
 	Refused []string `json:"refused,omitempty"`
-	// Frames are the last ones that were sent and received.
+	// Frames are the last frames that were sent and received.
 	Frames []string `json:"frames,omitempty"`
 }
 
-// Inspect reads every point of a device once, over a link of its own, as the driver
-// would, and stops. The error says that the definition cannot be operated; a device
-// that does not answer shows in the observations. Problems are those of Open.
+// Inspect reads every point of a device once, as the driver would, over a link of its own.
+// It returns an error if the definition is invalid; a device that does not reply shows in
+// the observations. Problems are those of Open.
 func Inspect(ctx context.Context, def devices.Definition, log *zap.Logger) (Inspection, []devices.Problem, error) {
 	s, points, problems, err := parse(def)
 	if err != nil {
@@ -51,7 +49,7 @@ func Inspect(ctx context.Context, def devices.Definition, log *zap.Logger) (Insp
 	}
 	out := Inspection{Endpoint: s.endpoint.String(), Unit: int(s.unit)}
 	if s.broadcasts() {
-		return out, problems, errors.New("nobody answers unit 0, so nothing can be read")
+		return out, problems, errors.New("unit 0 is the broadcast, to which no unit replies: it cannot be read")
 	}
 	if log == nil {
 		log = zap.NewNop()
@@ -76,14 +74,14 @@ func inspect(ctx context.Context, l *link, s *settings, points []point, log *zap
 	for i := range points {
 		seen[i] = Observation{Point: points[i].name, Table: points[i].table.String(), Address: points[i].address, Quality: devices.Bad, Reason: reason(errStopped)}
 		pt := points[i]
-		pt.index, pt.owner = i, self // the index of an observation, from here on
+		pt.index, pt.owner = i, self // from here on the index of its observation
 		p.group.points = append(p.group.points, pt)
 	}
-	p.group.stale, p.due = true, time.Now()
+	p.group.needsPlan, p.due = true, time.Now()
 	begin := time.Now()
 	p.cycle(ctx)
-	for _, a := range self.mail.take() {
-		note(seen, s, a, begin)
+	for _, a := range self.mail.drain() {
+		record(seen, s, a, begin)
 	}
 	var refused []string
 	for _, h := range p.group.holes[len(p.group.forbidden):] {
@@ -92,8 +90,8 @@ func inspect(ctx context.Context, l *link, s *settings, points []point, log *zap
 	return seen, refused
 }
 
-// note keeps what an answer says of its points.
-func note(seen []Observation, s *settings, a answered, begin time.Time) {
+// record copies the result of a request into the observations of its points.
+func record(seen []Observation, s *settings, a readResult, begin time.Time) {
 	b := (&session{settings: s}).batch(a)
 	for i, r := range b.Readings {
 		p, o := &a.points[i], &seen[r.Point]
@@ -107,7 +105,7 @@ func note(seen []Observation, s *settings, a answered, begin time.Time) {
 	}
 }
 
-// registers are the point's registers or bits in the data of a request.
+// registers returns the point's registers or bits in the data of a request.
 func (p *point) registers(data []byte, start int) []uint16 {
 	var out []uint16
 	for i := p.address - start; i < p.address-start+p.count; i++ {

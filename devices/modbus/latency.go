@@ -5,35 +5,35 @@ import (
 	"time"
 )
 
-// latencies are how long a unit took for its last answers, without the time that
-// their characters take on the line. It is pure but for its own fields.
+// latencies keeps how long a unit took for its last replies, without the time that their
+// characters take on the line.
 type latencies struct {
 	last     [32]time.Duration
 	count    int
-	cautious bool // the last request was not answered
+	timedOut bool // the last request got no reply
 }
 
-// latencyMargin times the longest of the last latencies is waited for an answer.
+// A reply is awaited for latencyMargin times the longest of the last latencies.
 const latencyMargin = 4
 
-func (l *latencies) answered(d time.Duration) {
+func (l *latencies) add(d time.Duration) {
 	l.last[l.count%len(l.last)] = d
 	l.count++
-	l.cautious = false
+	l.timedOut = false
 }
 
-func (l *latencies) missed() { l.cautious = true }
+func (l *latencies) recordTimeout() { l.timedOut = true }
 
-// known tells that enough was seen to draw conclusions.
+// known reports whether enough replies were seen.
 func (l *latencies) known() bool { return l.count >= len(l.last) }
 
 func (l *latencies) longest() time.Duration { return slices.Max(l.last[:]) }
 
-// timeout is how long the next answer is waited for, between shortest and longest. It
-// is the longest until enough was seen, and after every miss: an answer that is only
-// slower than before is lost once at most.
+// timeout returns how long to wait for the next reply, between shortest and longest. It
+// returns longest until enough replies were seen, and after every timeout, so that a unit
+// that has become slower loses at most one reply.
 func (l *latencies) timeout(shortest, longest time.Duration) time.Duration {
-	if !l.known() || l.cautious {
+	if !l.known() || l.timedOut {
 		return longest
 	}
 	return min(max(latencyMargin*l.longest(), shortest), longest)

@@ -15,79 +15,80 @@ import (
 const (
 	redialFirst = 100 * time.Millisecond
 	redialMax   = 5 * time.Second
-	// halfOpen is after how many unanswered requests in a row, of any unit, a
-	// connection is taken for dead.
+	// halfOpen is the number of unanswered requests in a row, to any units, after which a
+	// connection may be considered dead.
 	halfOpen = 3
 )
 
-// link owns one connection and does one job after another on it. Everything below
-// silent belongs to the goroutine of run.
+// link owns one connection and runs jobs on it, one after the other. The fields below
+// silent belong to the goroutine of run.
 type link struct {
 	endpoint endpoint
 	log      *zap.Logger
 	queue    *queue
-	jobs     func() int // devices that use the link
-	// silent marks the units that do not answer at present.
+	users    func() int // number of devices that use the link
+	// silent marks the units that do not respond at present.
 	silent [256]atomic.Bool
 
-	wire     *wire
-	peers    map[byte]*peer
-	redialAt time.Time
-	redial   time.Duration
-	downErr  error         // why the link is down, nil while it is up
-	mute     int           // unanswered requests in a row
-	muteOf   map[byte]bool // the units they went to
-	confused bool          // the last answer was garbled
-	// latencies are those of all units.
+	wire            *wire
+	peers           map[byte]*peer
+	redialAt        time.Time
+	redial          time.Duration
+	downErr         error         // why the link is down, nil while it is up
+	unanswered      int           // number of unanswered requests in a row
+	unansweredUnits map[byte]bool // the units that they went to
+	garbledLast     bool          // the last reply was garbled
+	// latencies covers all units of the link.
 	latencies latencies
 }
 
-// peer is what a link knows of a unit.
+// peer is the state that a link keeps for one unit.
 type peer struct {
 	client    modbus.Client
 	packager  modbus.Packager
 	breaker   breaker
 	latencies latencies
-	// proven tells that the unit answered on this connection, and has not missed since.
-	proven bool
-	// unmasked tells that the unit does not know function 22.
-	unmasked bool
+	// answering reports whether the unit has replied on this connection, and to the last
+	// request.
+	answering bool
+	// noMaskWrite reports that the unit does not support function 22.
+	noMaskWrite bool
 }
 
 func newLink(e endpoint, users func() int, log *zap.Logger) *link {
-	l := &link{endpoint: e, log: log.With(zap.String("link", e.String())), queue: newQueue(), jobs: users, peers: map[byte]*peer{}, muteOf: map[byte]bool{}}
+	l := &link{endpoint: e, log: log.With(zap.String("link", e.String())), queue: newQueue(), users: users, peers: map[byte]*peer{}, unansweredUnits: map[byte]bool{}}
 	l.wire = newWire(e)
 	l.wire.log = l.log
 	return l
 }
 
-// run does jobs until ctx ends, and then refuses those that wait.
+// run executes jobs until ctx ends, and then ends those that wait with errStopped.
 func (l *link) run(ctx context.Context) {
 	for {
-		j := l.queue.take(ctx)
+		j := l.queue.pop(ctx)
 		if j == nil || ctx.Err() != nil {
 			if j != nil {
-				j.end(errStopped)
+				j.finish(errStopped)
 			}
 			break
 		}
 		switch {
-		case !j.take():
-			j.end(errStopped)
+		case !j.claim():
+			j.finish(errStopped)
 		case pipelined(j):
 			l.pipeline(ctx, j)
 		default:
-			j.end(l.execute(ctx, j))
+			j.finish(l.execute(ctx, j))
 		}
 	}
 	for _, j := range l.queue.close() {
-		j.end(errStopped)
+		j.finish(errStopped)
 	}
 	l.wire.disconnect()
 }
 
-// take claims a job; false means that nobody wants its result any more.
-func (j *job) take() bool { return !j.taken.Swap(true) && j.ctx.Err() == nil }
+// claim marks a job as begun. It returns false when its caller has given up.
+func (j *job) claim() bool { return !j.claimed.Swap(true) && j.ctx.Err() == nil }
 
 // submit queues a job. It does not block.
 func (l *link) submit(j *job) {
@@ -95,29 +96,29 @@ func (l *link) submit(j *job) {
 		j.priority = prioProbe
 	}
 	if !l.queue.put(j) {
-		j.end(errStopped)
+		j.finish(errStopped)
 	}
 }
 
-// do has a job done and waits for its end. When the job's context ends before, it
-// does not wait, unless the job is under way and to be finished.
+// do submits a job and waits for its end. If the job's context ends first, do returns at
+// once, unless the job has begun and finish is set.
 func (l *link) do(j *job, finish bool) error {
 	done := make(chan error, 1)
-	j.end = func(err error) { done <- err }
+	j.finish = func(err error) { done <- err }
 	l.submit(j)
 	select {
 	case err := <-done:
 		return err
 	case <-j.ctx.Done():
 	}
-	if j.taken.Swap(true) && finish {
+	if j.claimed.Swap(true) && finish {
 		return <-done
 	}
 	return fmt.Errorf("%w: %w", errStopped, j.ctx.Err())
 }
 
-// execute is one job. A silent unit is refused at once between its probes, and a
-// link that is down between its redials, so that neither holds up the others.
+// execute runs one job. It fails at once for a silent unit between its probes, and for a
+// link that is down between its dials, so that neither holds up other jobs.
 func (l *link) execute(ctx context.Context, j *job) error {
 	p := l.peer(j.unit)
 	if !p.breaker.allows(time.Now()) {
@@ -126,13 +127,13 @@ func (l *link) execute(ctx context.Context, j *job) error {
 	if err := l.connect(ctx, j.settings); err != nil {
 		return err
 	}
-	u := &unit{link: l, ctx: ctx, wish: j.ctx, id: j.unit, settings: j.settings, peer: p}
-	if j.ask == nil {
+	u := &unit{link: l, ctx: ctx, caller: j.ctx, id: j.unit, settings: j.settings, peer: p}
+	if j.read == nil {
 		return j.do(u)
 	}
 	var err error
-	j.ask.data, err = u.read(j.ask.table, j.ask.start, j.ask.count)
-	j.ask.at = u.at
+	j.read.data, err = u.read(j.read.table, j.read.start, j.read.count)
+	j.read.at = u.at
 	return err
 }
 
@@ -146,7 +147,8 @@ func (l *link) peer(id byte) *peer {
 	return p
 }
 
-// connect opens the connection when it is closed and a redial is due.
+// connect opens the connection if it is closed. It fails at once until the next dial is
+// due.
 func (l *link) connect(ctx context.Context, s *settings) error {
 	if l.wire.conn != nil {
 		return nil
@@ -160,9 +162,9 @@ func (l *link) connect(ctx context.Context, s *settings) error {
 		return err
 	}
 	if opened {
-		l.hear()
+		l.resetUnanswered()
 		for _, p := range l.peers {
-			p.proven = false
+			p.answering = false
 		}
 		l.log.Debug("link connected")
 		if s.afterConnect > 0 {
@@ -172,7 +174,8 @@ func (l *link) connect(ctx context.Context, s *settings) error {
 	return nil
 }
 
-// down puts the next dial off.
+// down records that the connection was lost or could not be opened, and schedules the
+// next dial.
 func (l *link) down(err error) {
 	l.redial = min(max(2*l.redial, redialFirst), redialMax)
 	l.redialAt = time.Now().Add(l.redial - time.Duration(rand.Float64()*float64(l.redial)/4)) // jitter
@@ -182,52 +185,53 @@ func (l *link) down(err error) {
 	l.downErr = err
 }
 
-// up is called when something was answered.
+// up records that a unit has replied.
 func (l *link) up() {
 	if l.downErr != nil {
 		l.log.Info("link up")
 	}
-	l.downErr, l.redial, l.redialAt, l.confused = nil, 0, time.Time{}, false
-	l.hear()
+	l.downErr, l.redial, l.redialAt, l.garbledLast = nil, 0, time.Time{}, false
+	l.resetUnanswered()
 }
 
-// halfOpen tells that the connection is most likely one without another side: several
-// units are silent, or the only one that is in use.
+// halfOpen reports whether the connection is most likely dead although it is open:
+// several units are silent, or the only one in use is.
 func (l *link) halfOpen() bool {
-	if l.mute < halfOpen || l.wire.datagram {
+	if l.unanswered < halfOpen || l.wire.datagram {
 		return false
 	}
 	for _, p := range l.peers {
-		if p.proven && len(l.muteOf) < halfOpen {
+		if p.answering && len(l.unansweredUnits) < halfOpen {
 			return false
 		}
 	}
 	return true
 }
 
-// hear forgets what was not answered.
-func (l *link) hear() {
-	l.mute = 0
-	clear(l.muteOf)
+// resetUnanswered starts to count unanswered requests again.
+func (l *link) resetUnanswered() {
+	l.unanswered = 0
+	clear(l.unansweredUnits)
 }
 
-// garbled tells of an answer that makes no sense, the first of a row.
+// garbled logs an invalid reply, if the one before it was valid.
 func (l *link) garbled(err error) {
-	if !l.confused {
-		l.log.Warn("answer garbled", zap.Error(err), zap.Stringers("frames", l.wire.frames.list()))
+	if !l.garbledLast {
+		l.log.Warn("reply is garbled, connection closed", zap.Error(err), zap.Stringers("frames", l.wire.frames.list()))
 	}
-	l.confused = true
+	l.garbledLast = true
 }
 
-// judge draws the conclusions for unit and link from the end of a transaction.
-func (l *link) judge(u *unit, err error) error {
+// recordOutcome updates the state of unit and link after a transaction. It returns err,
+// wrapped in the sentinel that describes it.
+func (l *link) recordOutcome(u *unit, err error) error {
 	switch {
 	case errors.Is(err, errTimeout):
-		u.missed()
-		l.mute++
-		l.muteOf[u.id] = true
+		u.recordTimeout()
+		l.unanswered++
+		l.unansweredUnits[u.id] = true
 		if l.halfOpen() {
-			l.hear()
+			l.resetUnanswered()
 			l.wire.disconnect()
 		}
 	case errors.Is(err, errLink):
@@ -237,15 +241,15 @@ func (l *link) judge(u *unit, err error) error {
 		l.garbled(err)
 	case exception(err) == excGatewayPath || exception(err) == excGatewayTarget:
 		l.up()
-		u.missed()
+		u.recordTimeout()
 		return fmt.Errorf("%w: %w", errGateway, err)
 	case exception(err) == excBusy || exception(err) == excAcknowledge:
 		l.up()
-		u.answered()
+		u.recordAnswer()
 		return fmt.Errorf("%w: %w", errBusy, err)
-	default: // an answer, be it another exception
+	default: // a reply, even if it is another exception
 		l.up()
-		u.answered()
+		u.recordAnswer()
 	}
 	return err
 }

@@ -5,38 +5,37 @@ import (
 	"sync"
 )
 
-// mailbox holds the answers for a device in the order in which they came. It takes
-// what it is given at once; who gives asks for room before. It is safe for concurrent
-// use.
+// mailbox queues the results for one device. Put never blocks: producers call awaitRoom
+// before they send further requests. It is safe for concurrent use.
 type mailbox struct {
 	mu      sync.Mutex
-	answers []answered
-	news    chan struct{}
-	emptied chan struct{} // closed when the answers are taken; nil: nobody waits
+	replies []readResult
+	ready   chan struct{}
+	emptied chan struct{} // closed by drain; nil: nobody waits
 }
 
-// mailboxRoom is how many answers a device may be behind before its unit waits.
+// mailboxRoom is the number of results a device may be behind before its poller waits.
 const mailboxRoom = 64
 
-func newMailbox() *mailbox { return &mailbox{news: make(chan struct{}, 1)} }
+func newMailbox() *mailbox { return &mailbox{ready: make(chan struct{}, 1)} }
 
-// put does not block.
-func (m *mailbox) put(a answered) {
+// put adds a result. It does not block.
+func (m *mailbox) put(a readResult) {
 	m.mu.Lock()
-	m.answers = append(m.answers, a)
+	m.replies = append(m.replies, a)
 	m.mu.Unlock()
 	select {
-	case m.news <- struct{}{}:
+	case m.ready <- struct{}{}:
 	default:
 	}
 }
 
-// take empties the mailbox.
-func (m *mailbox) take() []answered {
+// drain removes all results and returns them.
+func (m *mailbox) drain() []readResult {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	all := m.answers
-	m.answers = nil
+	all := m.replies
+	m.replies = nil
 	if m.emptied != nil {
 		close(m.emptied)
 		m.emptied = nil
@@ -44,11 +43,11 @@ func (m *mailbox) take() []answered {
 	return all
 }
 
-// room waits until there is room, or one of the contexts ends.
-func (m *mailbox) room(ctx, reader context.Context) {
+// awaitRoom blocks until there is room, or one of the contexts ends.
+func (m *mailbox) awaitRoom(ctx, reader context.Context) {
 	for {
 		m.mu.Lock()
-		if len(m.answers) < mailboxRoom {
+		if len(m.replies) < mailboxRoom {
 			m.mu.Unlock()
 			return
 		}

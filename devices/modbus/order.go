@@ -5,13 +5,12 @@ import (
 	"strings"
 )
 
-// order says how the bytes of a value lie in its registers. The zero order is big
-// endian throughout (ABCD). It is an involution or, for free permutations, it is
-// undone by scatter.
+// order is the byte order of a value in its registers. The zero order is big endian
+// throughout (ABCD).
 type order struct {
 	swapBytes, swapRegisters bool
-	// permutation, when set, is for 8-byte values: byte i of the value is byte
-	// permutation[i] on the wire. The swaps are for shorter ones then.
+	// permutation, if set, applies to 8-byte values, and the swaps only to shorter ones:
+	// byte i of the value is byte permutation[i] on the wire.
 	permutation []int
 }
 
@@ -40,14 +39,14 @@ func parseOrder(s string) (order, error) {
 		}
 	}
 	o, err := parseOrder(narrow(s))
-	if err != nil { // an order that only eight bytes can have
+	if err != nil { // an order that exists for eight bytes only
 		o = order{}
 	}
 	o.permutation = p
 	return o, nil
 }
 
-// narrow is the order of four letters that an order of eight has in its first half.
+// narrow returns the order of four letters in the first half of an order of eight.
 func narrow(s string) string {
 	b := []byte(s[:4])
 	for i := range b {
@@ -56,7 +55,7 @@ func narrow(s string) string {
 	return string(b)
 }
 
-// gather returns wire bytes as a big-endian value. It does not change wire.
+// gather converts bytes on the wire to a big-endian value. It does not change wire.
 func (o order) gather(wire []byte) []byte {
 	v := append(make([]byte, 0, 8), wire...)
 	if o.permutation != nil && len(v) == 8 {

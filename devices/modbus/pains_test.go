@@ -85,7 +85,7 @@ func TestPain06WritesAreSerialisedWithPolls(t *testing.T) {
 	}
 }
 
-// Pain 17: nobody answers a broadcast, and nobody waits for it.
+// Pain 17: no unit replies to a broadcast, and the driver does not wait for a reply.
 func TestPain17BroadcastWaitsForNoAnswer(t *testing.T) {
 	s := benchSlave(t, modbustest.Config{})
 	var written atomic.Int64
@@ -116,7 +116,7 @@ func TestPain17BroadcastWaitsForNoAnswer(t *testing.T) {
 	if written.Load() != 1 {
 		t.Errorf("%d broadcasts", written.Load())
 	}
-	eventually(t, "told as uncertain", func() bool {
+	eventually(t, "quality uncertain", func() bool {
 		tw := r.sink.twin("all", "set").Reported
 		return tw != nil && tw.Value == "1234" && tw.Metadata["quality"] == "uncertain"
 	})
@@ -199,33 +199,33 @@ func TestPain28UnitsZeroOneAnd255(t *testing.T) {
 // answer: it must not make a write to a silent unit look done.
 func TestPain30LocalEcho(t *testing.T) {
 	t.Parallel()
-	for _, told := range []bool{false, true} {
-		t.Run(fmt.Sprint("localEcho ", told), func(t *testing.T) {
+	for _, known := range []bool{false, true} {
+		t.Run(fmt.Sprint("localEcho ", known), func(t *testing.T) {
 			s := newSlave(t)
 			s.set(1, inputs, 0, 55)
 			l, path, _ := newPort(t, s.addr)
 			l.set(func(l *line) { l.echo = true })
 			r := newRig(t)
 			c := serialConfig(path, 1)
-			c["localEcho"] = told
+			c["localEcho"] = known
 			d := r.apply("d", s.addr, c, prop{name: "in", typ: "INT", ro: true, visitor: visitor("InputRegister", 0, nil), cycle: 20},
 				prop{name: "set", typ: "INT", visitor: holding(0), cycle: 20, desired: "7"},
 				prop{name: "blind", typ: "INT", visitor: holding(1, "readBack", false), cycle: 1000, desired: ""})
 			eventually(t, "value", func() bool { return r.sink.reported("d", "in") == "55" })
 			eventually(t, "ack", func() bool { return r.sink.ack("d", "set") == "applied" && s.get(1, holdings, 0) == 7 })
-			l.set(func(l *line) { l.mute = func(byte) bool { return true } })
+			l.set(func(l *line) { l.silent = func(byte) bool { return true } })
 			r.desire(d, "set", "8")
-			if told {
+			if known {
 				r.desire(d, "blind", "9")
 			}
 			eventually(t, "offline", func() bool { return r.sink.state("d") == v1beta1.StateOffline })
 			if r.sink.ack("d", "set") == "applied" && r.sink.twin("d", "set").ObservedDesired.Value == "8" {
 				t.Fatal("a write that nobody answered is acknowledged")
 			}
-			if told && r.sink.ack("d", "blind") == "applied" {
+			if known && r.sink.ack("d", "blind") == "applied" {
 				t.Fatal("an echo is acknowledged")
 			}
-			l.set(func(l *line) { l.mute = nil })
+			l.set(func(l *line) { l.silent = nil })
 			within(t, 10*time.Second, "written after all", func() bool { return s.get(1, holdings, 0) == 8 })
 		})
 	}

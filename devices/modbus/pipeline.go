@@ -9,8 +9,8 @@ import (
 	"github.com/goburrow/modbus"
 )
 
-// flight is a read that was sent and not answered yet.
-type flight struct {
+// pendingRead is a read that was sent and has no reply yet.
+type pendingRead struct {
 	job      *job
 	unit     *unit
 	request  []byte
@@ -18,16 +18,16 @@ type flight struct {
 	deadline time.Time
 }
 
-// pipelined tells that a job may be in flight together with others.
-func pipelined(j *job) bool { return j.ask != nil && j.settings.window > 1 }
+// pipelined reports whether a job may be in flight together with others.
+func pipelined(j *job) bool { return j.read != nil && j.settings.window > 1 }
 
-// pipeline sends reads without waiting for the answers of earlier ones, as many as
-// the settings' window allows, beginning with one, until none is left that may join.
-// Answers are told apart by their transaction number alone, whatever their order
-// (MODBUS Messaging on TCP/IP V1.0b, 4.2).
+// pipeline sends a read, and further ones from the queue without waiting for the replies
+// of earlier ones, as many as the settings' window allows, until none is left. Replies may
+// come in any order: the transaction number identifies them (MODBUS Messaging on TCP/IP
+// V1.0b, 4.2).
 func (l *link) pipeline(ctx context.Context, j *job) {
-	flights := map[uint16]*flight{}
-	l.launch(ctx, j, flights)
+	flights := map[uint16]*pendingRead{}
+	l.sendRead(ctx, j, flights)
 	for len(flights) > 0 {
 		for {
 			n := len(flights)
@@ -35,49 +35,50 @@ func (l *link) pipeline(ctx context.Context, j *job) {
 			if j == nil {
 				break
 			}
-			if !j.take() {
-				j.end(errStopped)
+			if !j.claim() {
+				j.finish(errStopped)
 				continue
 			}
-			l.launch(ctx, j, flights)
+			l.sendRead(ctx, j, flights)
 		}
 		if len(flights) > 0 {
-			l.land(ctx, flights)
+			l.receiveReply(ctx, flights)
 		}
 	}
 }
 
-// launch sends a read. Of a silent unit one at a time is enough.
-func (l *link) launch(ctx context.Context, j *job, flights map[uint16]*flight) {
+// sendRead sends a read. It ends the job at once if the unit is silent and another read of
+// it is pending.
+func (l *link) sendRead(ctx context.Context, j *job, flights map[uint16]*pendingRead) {
 	p := l.peer(j.unit)
-	if !p.breaker.allows(time.Now()) || (p.breaker.open() && inFlight(flights, j.unit)) {
-		j.end(errSilent)
+	if !p.breaker.allows(time.Now()) || (p.breaker.open() && unitPending(flights, j.unit)) {
+		j.finish(errSilent)
 		return
 	}
 	if err := l.connect(ctx, j.settings); err != nil {
-		j.end(err)
+		j.finish(err)
 		return
 	}
 	u := &unit{link: l, ctx: ctx, id: j.unit, settings: j.settings, peer: p}
-	request, err := p.packager.Encode(j.ask.pdu())
+	request, err := p.packager.Encode(j.read.pdu())
 	if err != nil {
-		j.end(err)
+		j.finish(err)
 		return
 	}
-	f := &flight{job: j, unit: u, request: request, begin: time.Now()}
+	f := &pendingRead{job: j, unit: u, request: request, begin: time.Now()}
 	f.deadline = f.begin.Add(u.timeout())
 	l.wire.traced = j.settings.trace
 	if len(flights) == 0 {
-		l.wire.heard = false
+		l.wire.received = false
 	}
 	flights[binary.BigEndian.Uint16(request)] = f
-	if err := l.wire.post(request, f.deadline); err != nil {
+	if err := l.wire.write(request, f.deadline); err != nil {
 		l.wire.disconnect()
-		l.crash(ctx, flights, err)
+		l.failPending(ctx, flights, err)
 	}
 }
 
-func inFlight(flights map[uint16]*flight, unit byte) bool {
+func unitPending(flights map[uint16]*pendingRead, unit byte) bool {
 	for _, f := range flights {
 		if f.job.unit == unit {
 			return true
@@ -86,46 +87,46 @@ func inFlight(flights map[uint16]*flight, unit byte) bool {
 	return false
 }
 
-// land takes the next answer, or the next timeout.
-func (l *link) land(ctx context.Context, flights map[uint16]*flight) {
+// receiveReply waits for the next reply or timeout.
+func (l *link) receiveReply(ctx context.Context, flights map[uint16]*pendingRead) {
 	var until time.Time
 	for _, f := range flights {
 		if until.IsZero() || f.deadline.Before(until) {
 			until = f.deadline
 		}
 	}
-	frame, err := l.wire.next(until)
+	frame, err := l.wire.receiveFrame(until)
 	l.wire.end = time.Now()
 	switch {
 	case err == nil:
-		l.wire.proven = true
+		l.wire.answered = true
 		id := binary.BigEndian.Uint16(frame)
-		if f := flights[id]; f != nil { // else it is late
+		if f := flights[id]; f != nil { // otherwise its request has timed out
 			delete(flights, id)
 			f.finish(l, frame)
 		}
-		if l.wire.conn == nil { // the answer was such that nothing more is expected
-			l.crash(ctx, flights, errClosed)
+		if l.wire.conn == nil { // the reply was invalid, and finish has closed the connection
+			l.failPending(ctx, flights, errClosed)
 		}
 	case errors.Is(err, errTimeout):
 		for id, f := range flights {
 			if !f.deadline.After(l.wire.end) {
 				delete(flights, id)
-				f.job.end(l.judge(f.unit, errTimeout))
+				f.job.finish(l.recordOutcome(f.unit, errTimeout))
 			}
 		}
 		if l.wire.conn == nil {
-			l.crash(ctx, flights, errClosed)
+			l.failPending(ctx, flights, errClosed)
 		}
 	default:
 		l.wire.disconnect()
-		l.crash(ctx, flights, err)
+		l.failPending(ctx, flights, err)
 	}
 }
 
-// crash ends all flights of a connection that is lost. Unless that is the fault of
-// what was received, they are done again, one at a time.
-func (l *link) crash(ctx context.Context, flights map[uint16]*flight, err error) {
+// failPending ends all pending reads of a connection that was lost. With errClosed it
+// executes them again instead, one at a time.
+func (l *link) failPending(ctx context.Context, flights map[uint16]*pendingRead, err error) {
 	switch {
 	case errors.Is(err, errClosed):
 	case errors.Is(err, errGarbled):
@@ -136,15 +137,15 @@ func (l *link) crash(ctx context.Context, flights map[uint16]*flight, err error)
 	for id, f := range flights {
 		delete(flights, id)
 		if errors.Is(err, errClosed) {
-			f.job.end(l.execute(ctx, f.job))
+			f.job.finish(l.execute(ctx, f.job))
 			continue
 		}
-		f.job.end(err)
+		f.job.finish(err)
 	}
 }
 
-// finish checks and decodes an answer, as the client of goburrow does.
-func (f *flight) finish(l *link, frame []byte) {
+// finish verifies and decodes a reply, as goburrow's client does, and ends the job.
+func (f *pendingRead) finish(l *link, frame []byte) {
 	p := f.unit.peer
 	err := p.packager.Verify(f.request, frame)
 	var pdu *modbus.ProtocolDataUnit
@@ -155,15 +156,15 @@ func (f *flight) finish(l *link, frame []byte) {
 		err = &modbus.ModbusError{FunctionCode: pdu.FunctionCode, ExceptionCode: pdu.Data[0]}
 	}
 	if err == nil {
-		f.unit.took(l.wire.end.Sub(f.begin))
-		f.job.ask.data = pdu.Data[1:]
+		f.unit.recordLatency(l.wire.end.Sub(f.begin))
+		f.job.read.data = pdu.Data[1:]
 	}
-	f.job.ask.at = f.begin.Add(l.wire.end.Sub(f.begin) / 2)
-	f.job.end(l.judge(f.unit, err))
+	f.job.read.at = f.begin.Add(l.wire.end.Sub(f.begin) / 2)
+	f.job.finish(l.recordOutcome(f.unit, err))
 }
 
-// pdu is the request of a read (MODBUS Application Protocol V1.1b3, 6.1 to 6.4).
-func (a *ask) pdu() *modbus.ProtocolDataUnit {
+// pdu encodes a read request (MODBUS Application Protocol V1.1b3, 6.1 to 6.4).
+func (a *readRequest) pdu() *modbus.ProtocolDataUnit {
 	function := map[table]byte{
 		coils: modbus.FuncCodeReadCoils, discretes: modbus.FuncCodeReadDiscreteInputs,
 		holdings: modbus.FuncCodeReadHoldingRegisters, inputs: modbus.FuncCodeReadInputRegisters,

@@ -11,16 +11,16 @@ import (
 type block struct {
 	table        table
 	start, count int
-	points       []point   // by address
-	parts        [][]point // the same by owner, after share
+	points       []point   // in order of address
+	byOwner      [][]point // the same points by owner; see splitByOwner
 }
 
-// limits is what one request may ask for.
+// limits bounds what one request may read.
 type limits struct {
 	registers, bits int
-	// alone gives every point a request of its own.
+	// alone reads every point with a request of its own.
 	alone bool
-	// coilsFromZero makes every request for coils begin with the first.
+	// coilsFromZero makes every request for coils start with coil 0.
 	coilsFromZero bool
 }
 
@@ -31,8 +31,8 @@ func (l limits) of(t table) int {
 	return l.registers
 }
 
-// cost is what a request takes: t(n) = request + n·item, for n registers; a bit
-// takes a sixteenth of a register. On a serial line it follows from the baud rate,
+// cost estimates how long a request takes: t(n) = request + n·register, for n registers; a
+// bit counts as a sixteenth of a register. On a serial line it follows from the baud rate;
 // elsewhere an additional register is almost free.
 type cost struct{ request, register time.Duration }
 
@@ -43,8 +43,8 @@ func (c cost) of(t table, n int) time.Duration {
 	return c.request + time.Duration(n)*c.register
 }
 
-// lineCost is the cost on an endpoint, with a slave that takes turnaround to answer
-// (MODBUS over Serial Line V1.02: request 8, answer 5+2n characters, two silences).
+// lineCost returns the cost on an endpoint, for a unit that takes turnaround to reply
+// (MODBUS over Serial Line V1.02: request 8, reply 5+2n characters, two silences).
 func lineCost(e endpoint, turnaround time.Duration) cost {
 	if e.mode == modeRTU {
 		c := e.serial.character()
@@ -53,17 +53,17 @@ func lineCost(e endpoint, turnaround time.Duration) cost {
 	return cost{request: 500*time.Microsecond + turnaround, register: 500 * time.Nanosecond}
 }
 
-// turnaround is what a slave is assumed to take before it answers.
+// turnaround is the time that a unit is assumed to take before it replies.
 const turnaround = 2 * time.Millisecond
 
-// hole is a range of a table, end exclusive, that a unit refuses to read.
-type hole struct {
+// addressRange is a range of a table, end exclusive.
+type addressRange struct {
 	table      table
 	start, end int
 }
 
-// String is the form that the setting forbidden has.
-func (h hole) String() string {
+// String formats the range as the setting forbidden does.
+func (h addressRange) String() string {
 	name := strings.ToLower(strings.TrimSuffix(h.table.String(), "Register"))
 	if h.end-h.start == 1 {
 		return fmt.Sprintf("%s:%d", name, h.start)
@@ -71,11 +71,11 @@ func (h hole) String() string {
 	return fmt.Sprintf("%s:%d-%d", name, h.start, h.end-1)
 }
 
-// plan groups the points of one period into requests of the least total cost that
-// never split a point, keep the limits and touch no hole. Points that lie in a hole
-// themselves get a request of their own. The answer is ordered by table and address.
-// It is pure.
-func plan(points []point, l limits, c cost, holes []hole) []block {
+// plan groups the points of one period into the requests with the least total cost that
+// do not split a point, exceed the limits or touch a hole. A point that lies in a hole
+// itself gets a request of its own. The result is in order of table and address. It is a
+// pure function.
+func plan(points []point, l limits, c cost, holes []addressRange) []block {
 	var blocks []block
 	for t := coils; t <= inputs; t++ {
 		var ps []point
@@ -95,9 +95,10 @@ func plan(points []point, l limits, c cost, holes []hole) []block {
 	return blocks
 }
 
-// planTable finds the cheapest way to cut a sorted row of points: best[i] is the
-// cheapest way for the first i.
-func planTable(t table, ps []point, l limits, c cost, holes []hole) []block {
+// planTable finds the cheapest way to divide sorted points into requests, with dynamic
+// programming: best[i] is the least cost of the first i points, cut[i] where their last
+// request starts.
+func planTable(t table, ps []point, l limits, c cost, holes []addressRange) []block {
 	limit, fromZero := l.of(t), t == coils && l.coilsFromZero
 	best := make([]time.Duration, len(ps)+1)
 	cut := make([]int, len(ps)+1)
@@ -110,7 +111,7 @@ func planTable(t table, ps []point, l limits, c cost, holes []hole) []block {
 			if fromZero {
 				start = 0
 			}
-			if j < i-1 && l.alone && !samePlace(&ps[j], &ps[j+1]) {
+			if j < i-1 && l.alone && !sameAddress(&ps[j], &ps[j+1]) {
 				break
 			}
 			if end-start > limit && j < i-1 {
@@ -138,7 +139,7 @@ func planTable(t table, ps []point, l limits, c cost, holes []hole) []block {
 	return blocks
 }
 
-func inHole(t table, start, end int, holes []hole) bool {
+func inHole(t table, start, end int, holes []addressRange) bool {
 	for _, h := range holes {
 		if h.table == t && h.start < end && start < h.end {
 			return true
@@ -147,10 +148,10 @@ func inHole(t table, start, end int, holes []hole) bool {
 	return false
 }
 
-// samePlace tells points that several devices have in common.
-func samePlace(a, b *point) bool { return a.address == b.address && a.count == b.count }
+// sameAddress reports whether two points, of different devices, are the same registers.
+func sameAddress(a, b *point) bool { return a.address == b.address && a.count == b.count }
 
-// newBlock spans points sorted by address.
+// newBlock returns the block that spans points sorted by address.
 func newBlock(t table, ps []point) block {
 	end := 0
 	for _, p := range ps {
@@ -159,7 +160,7 @@ func newBlock(t table, ps []point) block {
 	return block{table: t, start: ps[0].address, count: end - ps[0].address, points: ps}
 }
 
-// split halves a block between points. It is not for a block of one point.
+// split divides a block of at least two points between two of them.
 func (b block) split() (block, block) {
 	m := len(b.points) / 2
 	return newBlock(b.table, b.points[:m]), newBlock(b.table, b.points[m:])

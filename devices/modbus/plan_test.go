@@ -22,10 +22,10 @@ func TestPlanKeepsItsRules(t *testing.T) {
 				address: rapid.IntRange(0, 400).Draw(t, "address"), count: rapid.IntRange(1, 4).Draw(t, "count"),
 			}
 		}
-		var holes []hole
+		var holes []addressRange
 		for range rapid.IntRange(0, 4).Draw(t, "holes") {
 			start := rapid.IntRange(0, 400).Draw(t, "start")
-			holes = append(holes, hole{table(rapid.IntRange(0, 3).Draw(t, "table")), start, start + rapid.IntRange(1, 10).Draw(t, "length")})
+			holes = append(holes, addressRange{table(rapid.IntRange(0, 3).Draw(t, "table")), start, start + rapid.IntRange(1, 10).Draw(t, "length")})
 		}
 		c := cost{request: time.Duration(rapid.IntRange(1, 1000).Draw(t, "request")), register: time.Duration(rapid.IntRange(0, 50).Draw(t, "register"))}
 		seen := map[int]bool{}

@@ -23,15 +23,15 @@ var tableNames = [...]string{"CoilRegister", "DiscreteInputRegister", "HoldingRe
 
 func (t table) String() string { return tableNames[t] }
 
-// function is the function code that reads the table.
+// function returns the function code that reads the table.
 func (t table) function() int { return [...]int{1, 2, 3, 4}[t] }
 
-// bits tells the tables whose items are bits.
+// bits reports whether the items of the table are bits.
 func (t table) bits() bool { return t == coils || t == discretes }
 
 func (t table) writable() bool { return t == coils || t == holdings }
 
-// point is where a property lies and how it is read and written.
+// point has the address of a property and how to read and write it.
 type point struct {
 	index   int // in the definition
 	name    string
@@ -40,16 +40,16 @@ type point struct {
 	count   int // registers or bits
 	codec   codec
 	cycle   time.Duration
-	// verify tells that the point can be read, so that writes are compared.
+	// verify is set if the point can be read, so that writes are read back.
 	verify    bool
 	readDelay time.Duration
-	owner     *subscriber // who wants it, in the plan of a poller
+	owner     *subscriber // the device that it belongs to, in a poller
 }
 
 func (p *point) end() int { return p.address + p.count }
 
-// span is the place of the point.
-func (p *point) span() hole { return hole{p.table, p.address, p.end()} }
+// addressRange returns the addresses of the point.
+func (p *point) addressRange() addressRange { return addressRange{p.table, p.address, p.end()} }
 
 // parsePoint reads a property's visitor settings:
 //
@@ -68,7 +68,7 @@ func (p *point) span() hole { return hole{p.table, p.address, p.end()} }
 //	                         KubeEdge's drivers read them; a FLOAT or DOUBLE in a single
 //	                         register without a dataType is signed
 //	scale, valueOffset       value = raw·scale + valueOffset; scale 0 or absent: 1. They apply
-//	                         to numbers, also to those of several bits, never to truth values
+//	                         to numbers, also to those of several bits, never to booleans
 //	isSwap                   the two bytes of each register are exchanged
 //	isRegisterSwap           the registers are in reverse order
 //	byteOrder                ABCD, BADC, CDAB, DCBA or eight letters, instead of these two
@@ -139,12 +139,12 @@ func parseTable(s string) (table, bool) {
 	}
 }
 
-// parseBits makes the codec of coils and discrete inputs: one is a truth value,
-// several are a number whose least significant bit is the first.
+// parseBits returns the codec of coils and discrete inputs: one is a boolean, several are a
+// number whose least significant bit is the first.
 func parseBits(r *devices.Reader, typ v1beta1.PropertyType, limit int) (codec, int) {
 	count := max(limit, 1)
 	c := codec{form: formBool, typ: typ}
-	// KubeEdge's manifests say these of every property.
+	// KubeEdge's manifests have these settings in every property.
 	r.Has("dataType", "isSwap", "isRegisterSwap")
 	if count > 1 {
 		c.form = formUnsigned
@@ -154,19 +154,19 @@ func parseBits(r *devices.Reader, typ v1beta1.PropertyType, limit int) (codec, i
 		return c, 1
 	}
 	if typ == v1beta1.BOOLEAN {
-		r.Fail("limit", "of a truth value is 1")
+		r.Fail("limit", "of a boolean must be 1")
 	}
 	if typ == v1beta1.BYTES {
-		r.Fail("register", "of bits does not hold bytes")
+		r.Fail("register", "holds bits, which do not give BYTES")
 	}
 	if count > 64 {
-		r.Fail("limit", "of bits is at most 64")
+		r.Fail("limit", "of bits must be at most 64")
 	}
 	return c, count
 }
 
-// widths are the registers that a data type has when its name says so.
-var widths = map[string]struct {
+// dataTypes has the form and the number of registers of data types with a fixed width.
+var dataTypes = map[string]struct {
 	form  form
 	words int
 }{
@@ -182,14 +182,14 @@ var widths = map[string]struct {
 
 func parseCodec(r *devices.Reader, typ v1beta1.PropertyType, limit int, dev settings) codec {
 	signed := r.Bool(dev.signed, "signed")
-	said := strings.ToLower(r.Text(defaultType(typ, limit, signed || !r.Has("signed")), "dataType"))
-	name := registerType(said, limit, signed)
+	dataType := strings.ToLower(r.Text(defaultType(typ, limit, signed || !r.Has("signed")), "dataType"))
+	name := registerType(dataType, limit, signed)
 	if r.Has("bit") && (!r.Has("dataType") || name == "bool" || name == "boolean") {
 		name = "bit"
 	}
 	c := codec{typ: typ, bit: uint(r.Int(0, 0, 15, "bit")), order: parseByteOrder(r, dev.order), unsignedDigits: name == "t5" || name == "umod10k"}
 	c.packing = map[string]packing{"both": packBoth, "high": packHigh, "low": packLow}[r.Choice("both", []string{"both", "high", "low"}, "packing")]
-	c.form, c.words = shape(r, name, said, limit)
+	c.form, c.words = registerForm(r, name, dataType, limit)
 	if c.words != 4 && len(r.Text("", "byteOrder")) == 8 {
 		r.Fail("byteOrder", fmt.Sprintf("has eight letters, the value has %d bytes", 2*c.words))
 	}
@@ -202,7 +202,7 @@ func parseCodec(r *devices.Reader, typ v1beta1.PropertyType, limit int, dev sett
 	}
 	switch {
 	case typ == v1beta1.BYTES && c.form != formBytes:
-		r.Fail("dataType", fmt.Sprintf("%s does not give BYTES", said))
+		r.Fail("dataType", fmt.Sprintf("%s does not give BYTES", dataType))
 	case c.form == formBytes && typ != v1beta1.BYTES && typ != v1beta1.STRING:
 		r.Fail("dataType", fmt.Sprintf("bytes do not give %s", typ))
 	case c.form == formText && typ != v1beta1.STRING:
@@ -212,9 +212,9 @@ func parseCodec(r *devices.Reader, typ v1beta1.PropertyType, limit int, dev sett
 	return c
 }
 
-// registerType turns the names that KubeEdge gives to types of values into types of
-// registers: its drivers read an int as an unsigned number, and a float or double in a
-// single register as an unsigned number times scale. Half a float is a float16 only.
+// registerType converts KubeEdge's names, which are types of values, to types of registers:
+// its drivers read an int as an unsigned number, and a float or double in a single register
+// as an unsigned number times scale. Only float16 is a float in one register.
 func registerType(name string, limit int, signed bool) string {
 	switch name {
 	case "int", "integer":
@@ -233,8 +233,8 @@ func registerType(name string, limit int, signed bool) string {
 	return name
 }
 
-// readScale reads the scale of a number. Truth values have none: where one would change
-// a FLOAT or DOUBLE it is an error, elsewhere it is left out.
+// readScale reads the scale of a number. A boolean has none: the setting is an error if it
+// would change a FLOAT or DOUBLE, and ignored otherwise.
 func readScale(r *devices.Reader, f form, typ v1beta1.PropertyType) scale {
 	factor, offset := r.Text("", "scale"), r.Text("", "valueOffset", "bias")
 	s, ok := newScale(factor, offset)
@@ -243,7 +243,7 @@ func readScale(r *devices.Reader, f form, typ v1beta1.PropertyType) scale {
 	}
 	truth := f == formBit || f == formBool
 	if truth && s.on && (typ == v1beta1.FLOAT || typ == v1beta1.DOUBLE) {
-		r.Fail("scale, valueOffset", "do not apply to a truth value, which is 0 or 1")
+		r.Fail("scale, valueOffset", "do not apply to a boolean, which is 0 or 1")
 	}
 	if truth || typ == v1beta1.BOOLEAN {
 		return scale{}
@@ -251,8 +251,8 @@ func readScale(r *devices.Reader, f form, typ v1beta1.PropertyType) scale {
 	return s
 }
 
-// defaultType is the data type of a property that does not name one. A FLOAT in a
-// single register is a scaled integer: that is what such registers hold.
+// defaultType returns the data type of a property that does not name one. A FLOAT in a
+// single register is a scaled integer, as is usual for such registers.
 func defaultType(typ v1beta1.PropertyType, limit int, signed bool) string {
 	switch typ {
 	case v1beta1.FLOAT, v1beta1.DOUBLE:
@@ -276,12 +276,12 @@ func defaultType(typ v1beta1.PropertyType, limit int, signed bool) string {
 	}
 }
 
-// shape finds form and width of a type of registers; a limit must agree with a width in
-// the name. Errors name the type as the manifest does.
-func shape(r *devices.Reader, name, said string, limit int) (form, int) {
-	if w, ok := widths[name]; ok {
+// registerForm returns the form and the number of registers of a data type. A limit must
+// agree with a type of fixed width. Errors name the type as the manifest does.
+func registerForm(r *devices.Reader, name, dataType string, limit int) (form, int) {
+	if w, ok := dataTypes[name]; ok {
 		if limit != 0 && limit != w.words {
-			r.Fail("limit", fmt.Sprintf("%d does not fit dataType %s, which has %d registers", limit, said, w.words))
+			r.Fail("limit", fmt.Sprintf("%d does not fit dataType %s, which has %d registers", limit, dataType, w.words))
 		}
 		return w.form, w.words
 	}
@@ -295,27 +295,27 @@ func shape(r *devices.Reader, name, said string, limit int) (form, int) {
 	case "bcd":
 		f = formBCD
 	case "mod10k", "umod10k":
-		f, def = formTenThousands, 2
-	case "float": // in one register it is none: see registerType
+		f, def = formMod10k, 2
+	case "float": // not in one register: see registerType
 		f, def = formFloat, 2
 	case "double":
 		f, def = formFloat, 4
 	case "string", "bytes":
 		if limit == 0 {
-			r.Fail("limit", fmt.Sprintf("is missing: how many registers has the %s", said))
+			r.Fail("limit", fmt.Sprintf("is missing: the number of registers of the %s", dataType))
 		}
 		if name == "string" {
 			return formText, limit
 		}
 		return formBytes, limit
 	default:
-		r.Fail("dataType", fmt.Sprintf("%q is not known", said))
+		r.Fail("dataType", fmt.Sprintf("%q is not known", dataType))
 	}
 	if limit == 0 {
 		limit = def
 	}
 	if limit > 4 || (limit == 3 && f == formFloat) {
-		r.Fail("limit", fmt.Sprintf("%d registers do not make dataType %s", limit, said))
+		r.Fail("limit", fmt.Sprintf("%d registers cannot hold dataType %s", limit, dataType))
 		limit = def
 	}
 	return f, limit
@@ -335,13 +335,12 @@ func parseByteOrder(r *devices.Reader, deviceOrder string) order {
 		r.Fail("byteOrder", err.Error())
 	}
 	if swaps.swapBytes || swaps.swapRegisters {
-		r.Fail("byteOrder", "stands instead of isSwap and isRegisterSwap")
+		r.Fail("byteOrder", "cannot be used together with isSwap and isRegisterSwap")
 	}
 	return o
 }
 
-// decodeBits reads a point of a table of bits out of a block's packed bits, from
-// the bit at position at.
+// decodeBits decodes a point of a table of bits from packed bits, starting at position at.
 func (p *point) decodeBits(packed []byte, at int) (devices.Value, error) {
 	var u uint64
 	for i := 0; i < p.count; i++ {
@@ -350,12 +349,12 @@ func (p *point) decodeBits(packed []byte, at int) (devices.Value, error) {
 		}
 	}
 	if p.count == 1 {
-		return p.codec.truth(u == 1), nil
+		return p.codec.boolValue(u == 1), nil
 	}
 	return p.codec.unsigned(u)
 }
 
-// encodeBits is the inverse of decodeBits, packed from bit 0.
+// encodeBits is the inverse of decodeBits. The result is packed from bit 0.
 func (p *point) encodeBits(value string) ([]byte, error) {
 	raw, err := p.codec.raw(value)
 	if err != nil {

@@ -16,15 +16,15 @@ const (
 	busyWait  = 20 * time.Millisecond
 )
 
-// pollKey tells which devices can be read together: those whose requests are the
-// same in everything but the addresses.
+// pollKey identifies a poller. Devices with the same key can share requests: theirs differ
+// in nothing but the addresses.
 type pollKey struct {
-	settings settings // those that requests depend on
+	settings settings // the ones that requests depend on; see settings.polling
 	period   time.Duration
 }
 
-// poller reads, over one link, what all devices want of one unit with one period. A
-// register that several of them want is read once for all.
+// poller reads the points that devices poll from one unit with one period. A register
+// that several devices poll is read once for all of them.
 type poller struct {
 	key  pollKey
 	link *link
@@ -35,20 +35,20 @@ type poller struct {
 	subscribers []*subscriber
 	changed     bool
 
-	// The rest belongs to the goroutine of run.
+	// The fields below belong to the goroutine of run.
 	group group
 	due   time.Time
 }
 
-// subscriber is a device, as a poller sees it.
+// subscriber is a device that uses a poller.
 type subscriber struct {
 	ctx    context.Context //nolint:containedctx // it ends the subscription
 	points []point         // of the poller's period
 	mail   *mailbox
 }
 
-// answered is the end of one request, for one device. Points are the device's.
-type answered struct {
+// readResult is the result of one request, for one device. Points are those of the device.
+type readResult struct {
 	points []point
 	start  int
 	data   []byte
@@ -64,21 +64,21 @@ func newPoller(k pollKey, l *link, log *zap.Logger) *poller {
 	}
 }
 
-// phase is a fixed part of the period for each unit, so that units of one period do
-// not ask in step.
+// phase returns a fraction of the period that is fixed for each unit, so that units with
+// the same period are not polled in step.
 func (k pollKey) phase() time.Duration {
 	h := fnv.New64a()
 	_, _ = h.Write(append([]byte(k.settings.endpoint.key()), k.settings.unit)) // never fails
 	x := h.Sum64()
-	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9 // units have almost equal names: mix well
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9 // the keys of units are almost equal: mix well
 	x = (x ^ x>>27) * 0x94d049bb133111eb
 	return time.Duration(float64(x>>11) / (1 << 53) * float64(k.period))
 }
 
-// add has a device's points read from now on.
+// add starts to poll the points of a device.
 func (p *poller) add(s *subscriber) { p.change(func() { p.subscribers = append(p.subscribers, s) }) }
 
-// remove forgets a device.
+// remove stops polling the points of a device.
 func (p *poller) remove(s *subscriber) {
 	p.change(func() {
 		p.subscribers = slices.DeleteFunc(p.subscribers, func(x *subscriber) bool { return x == s })
@@ -96,12 +96,12 @@ func (p *poller) change(do func()) {
 	}
 }
 
-// run reads until ctx ends.
+// run polls until ctx ends.
 func (p *poller) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		p.follow(time.Now())
+		p.updateGroup(time.Now())
 		timer.Reset(time.Until(p.due))
 		select {
 		case <-ctx.Done():
@@ -111,24 +111,24 @@ func (p *poller) run(ctx context.Context) {
 		case <-timer.C:
 		}
 		p.cycle(ctx)
-		p.pace(ctx)
-		p.due = following(p.due, p.key.period, time.Now())
+		p.awaitRoom(ctx)
+		p.due = nextDue(p.due, p.key.period, time.Now())
 	}
 }
 
-// pace waits for devices that do not take their answers.
-func (p *poller) pace(ctx context.Context) {
+// awaitRoom waits for devices that are behind with their results.
+func (p *poller) awaitRoom(ctx context.Context) {
 	p.mu.Lock()
 	all := slices.Clone(p.subscribers)
 	p.mu.Unlock()
 	for _, s := range all {
-		s.mail.room(ctx, s.ctx)
+		s.mail.awaitRoom(ctx, s.ctx)
 	}
 }
 
-// follow takes over who wants what. The first cycle of a device that is new comes at
-// once; those after it come when they would have come.
-func (p *poller) follow(now time.Time) {
+// updateGroup takes over changes of the subscribers. The first cycle of a new device comes
+// at once; the later ones keep their times.
+func (p *poller) updateGroup(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.changed {
@@ -145,19 +145,19 @@ func (p *poller) follow(now time.Time) {
 			pt.owner = s
 			p.group.points = append(p.group.points, pt)
 			if !known[s] {
-				delete(p.group.refused, pt.span())
+				delete(p.group.refused, pt.addressRange())
 			}
 		}
 		if !known[s] && p.due.After(now) {
 			p.due = p.due.Add(-p.key.period)
 		}
 	}
-	p.group.stale = true
+	p.group.needsPlan = true
 }
 
-// following is the first multiple of the period after due that is not past: missed
-// cycles are not made up for.
-func following(due time.Time, period time.Duration, now time.Time) time.Time {
+// nextDue returns the first multiple of the period after due that is not in the past.
+// Missed cycles are not made up for.
+func nextDue(due time.Time, period time.Duration, now time.Time) time.Time {
 	late := now.Sub(due)
 	if late < period {
 		return due.Add(period)
@@ -165,23 +165,23 @@ func following(due time.Time, period time.Duration, now time.Time) time.Time {
 	return due.Add((late/period + 1) * period)
 }
 
-// polled is one request of a cycle, with what it may still cost.
-type polled struct {
+// pollRequest is one request of a cycle, with the retries that are left.
+type pollRequest struct {
 	block   block
-	ask     *ask
+	read    *readRequest
 	err     error
 	retries int
 	busy    int
 	pause   time.Duration
-	done    chan *polled
+	done    chan *pollRequest
 }
 
-// cycle reads everything once. All requests wait for the link at the same time, so
-// that it never idles between them.
+// cycle reads all points once. It submits all requests at the same time, so that the link
+// never idles between them.
 func (p *poller) cycle(ctx context.Context) {
 	p.group.refresh(time.Now())
 	blocks := p.group.blocks
-	done := make(chan *polled, len(blocks))
+	done := make(chan *pollRequest, len(blocks))
 	for _, b := range blocks {
 		p.submit(ctx, p.request(b, done))
 	}
@@ -195,58 +195,58 @@ func (p *poller) cycle(ctx context.Context) {
 			illegal = append(illegal, r.block)
 			continue
 		}
-		p.settle(r)
+		p.finish(r)
 	}
 	for _, b := range illegal {
 		p.explore(ctx, b)
 	}
 }
 
-// read has one block read now, with all retries; nil means that ctx ended.
-func (p *poller) read(ctx context.Context, b block) *polled {
-	done := make(chan *polled, 1)
+// read reads one block now, with all retries. It returns nil if ctx ends first.
+func (p *poller) read(ctx context.Context, b block) *pollRequest {
+	done := make(chan *pollRequest, 1)
 	p.submit(ctx, p.request(b, done))
 	return p.await(ctx, done)
 }
 
-func (p *poller) request(b block, done chan *polled) *polled {
-	return &polled{block: b, retries: p.key.settings.retries, busy: busyTries, pause: busyWait, done: done}
+func (p *poller) request(b block, done chan *pollRequest) *pollRequest {
+	return &pollRequest{block: b, retries: p.key.settings.retries, busy: busyTries, pause: busyWait, done: done}
 }
 
-func (p *poller) submit(ctx context.Context, r *polled) {
+func (p *poller) submit(ctx context.Context, r *pollRequest) {
 	j := &job{ctx: ctx, priority: prioPoll, due: p.due, unit: p.key.settings.unit, settings: &p.key.settings}
 	if time.Since(p.due) > p.key.period {
 		j.priority = prioOverdue
 	}
-	r.ask = &ask{table: r.block.table, start: r.block.start, count: r.block.count}
-	j.ask = r.ask
+	r.read = &readRequest{table: r.block.table, start: r.block.start, count: r.block.count}
+	j.read = r.read
 	if r.inParts(&p.key.settings) {
-		j.ask = nil
+		j.read = nil
 		j.do = func(u *unit) (err error) {
-			r.ask.data, err = u.readPoint(&r.block.points[0])
-			r.ask.at = u.at
+			r.read.data, err = u.readPoint(&r.block.points[0])
+			r.read.at = u.at
 			return err
 		}
 	}
-	j.end = func(err error) {
-		if r.err = err; err == nil { // at once, so that answers stay in their order
-			r.deliver(r.ask.at)
+	j.finish = func(err error) {
+		if r.err = err; err == nil { // at once, so that results stay in order
+			r.deliver(r.read.at)
 		}
 		r.done <- r
 	}
 	p.link.submit(j)
 }
 
-// inParts tells a value that is read register by register.
-func (r *polled) inParts(s *settings) bool {
+// inParts reports whether the request reads a value register by register.
+func (r *pollRequest) inParts(s *settings) bool {
 	return s.singleRegisters && r.block.count > 1 && !r.block.table.bits()
 }
 
-// await waits for the end of a request that is not asked again; nil means that ctx
-// ended.
-func (p *poller) await(ctx context.Context, done chan *polled) *polled {
+// await waits for a request to end for good, after its retries. It returns nil if ctx ends
+// first.
+func (p *poller) await(ctx context.Context, done chan *pollRequest) *pollRequest {
 	for {
-		var r *polled
+		var r *pollRequest
 		select {
 		case <-ctx.Done():
 			return nil
@@ -266,20 +266,20 @@ func (p *poller) await(ctx context.Context, done chan *polled) *polled {
 	}
 }
 
-// settle delivers the end of a request that failed, and learns from it.
-func (p *poller) settle(r *polled) {
+// finish delivers the failure of a request, and excludes a point that the unit refuses.
+func (p *poller) finish(r *pollRequest) {
 	if r.err == nil {
-		return // delivered when it came
+		return // delivered when the reply came
 	}
 	r.deliver(time.Now())
 	if illegalRange(r.err) {
-		p.group.refuse(&r.block.points[0])
+		p.group.excludePoint(&r.block.points[0])
 	}
 }
 
-// deliver gives every device its part of an answer. It does not block.
-func (r *polled) deliver(at time.Time) {
-	for _, part := range r.block.parts {
-		part[0].owner.mail.put(answered{points: part, start: r.block.start, data: r.ask.data, at: at, err: r.err})
+// deliver passes its part of the result to every device. It does not block.
+func (r *pollRequest) deliver(at time.Time) {
+	for _, part := range r.block.byOwner {
+		part[0].owner.mail.put(readResult{points: part, start: r.block.start, data: r.read.data, at: at, err: r.err})
 	}
 }

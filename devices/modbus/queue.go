@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// priority orders what waits for a link.
+// priority orders the jobs of a link.
 type priority uint8
 
 const (
@@ -20,58 +20,58 @@ const (
 )
 
 const (
-	// defaultPollShare is the part of the transactions, in percent, that waiting polls
-	// get while writes wait too.
+	// defaultPollShare is the percentage of transactions that polls get while writes wait
+	// too.
 	defaultPollShare = 20
-	// pollsPerProbe is how many polls go before a waiting probe at most, so that a
-	// silent unit is found again also on a link that is never idle.
+	// pollsPerProbe is the most polls that go before a waiting probe, so that a silent unit
+	// is found again even on a link that is never idle.
 	pollsPerProbe = 32
 )
 
-// job is something to do on a link: an exclusive part of its time, or one read,
-// which may share the link with other reads in flight.
+// job is a task for a link: a function that has the link for itself, or one read, which
+// may be in flight together with other reads.
 type job struct {
-	ctx      context.Context //nolint:containedctx // ends when nobody wants the job any longer
+	ctx      context.Context //nolint:containedctx // ends when the caller no longer wants the job
 	priority priority
 	due      time.Time
 	unit     byte
 	settings *settings
-	// Either do or ask is set.
-	do  func(*unit) error
-	ask *ask
-	// end gets the job's end, once. It does not block.
-	end func(error)
+	// Either do or read is set.
+	do   func(*unit) error
+	read *readRequest
+	// finish is called once with the job's result. It must not block.
+	finish func(error)
 
-	order uint64
-	taken atomic.Bool
+	order   uint64
+	claimed atomic.Bool
 }
 
-// ask is a read that needs nothing but one request. Its answer is read after the
-// job's end.
-type ask struct {
+// readRequest is a read of one range of a table. Data and at may be read after the job's
+// end.
+type readRequest struct {
 	table        table
 	start, count int
 	data         []byte
 	at           time.Time
 }
 
-// queue holds the jobs of a link in three rows: writes, polls and probes. It is safe
-// for concurrent use by many that put and one that takes.
+// queue holds the jobs of a link in three rows: writes, polls and probes. It is safe for
+// concurrent use by many producers and one consumer.
 type queue struct {
-	mu     sync.Mutex
-	writes jobs
-	polls  jobs
-	probes jobs
-	row    int // writes taken since the last poll
-	polled int // polls taken since the last probe
-	count  uint64
-	closed bool
-	wake   chan struct{}
+	mu          sync.Mutex
+	writes      jobs
+	polls       jobs
+	probes      jobs
+	writesTaken int // writes taken since the last poll
+	pollsTaken  int // polls taken since the last probe
+	count       uint64
+	closed      bool
+	wake        chan struct{}
 }
 
 func newQueue() *queue { return &queue{wake: make(chan struct{}, 1)} }
 
-// put adds a job; false means that the queue is closed.
+// put adds a job. It returns false if the queue is closed.
 func (q *queue) put(j *job) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -99,8 +99,8 @@ func (q *queue) rowOf(p priority) *jobs {
 	}
 }
 
-// take waits for the next job; nil means that ctx ended.
-func (q *queue) take(ctx context.Context) *job {
+// pop waits for the next job. It returns nil if ctx ends first.
+func (q *queue) pop(ctx context.Context) *job {
 	for {
 		if j := q.next(nil); j != nil {
 			return j
@@ -113,7 +113,8 @@ func (q *queue) take(ctx context.Context) *job {
 	}
 }
 
-// next takes the job whose turn it is, if there is one and it suits.
+// next removes the job whose turn it is and returns it. It returns nil if none waits, or
+// if that one does not suit. A nil function accepts every job.
 func (q *queue) next(suits func(*job) bool) *job {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -123,22 +124,22 @@ func (q *queue) next(suits func(*job) bool) *job {
 	}
 	switch row {
 	case &q.writes:
-		q.row++
+		q.writesTaken++
 	case &q.polls:
-		q.row = 0
-		q.polled++
+		q.writesTaken = 0
+		q.pollsTaken++
 	default:
-		q.polled = 0
+		q.pollsTaken = 0
 	}
 	return heap.Pop(row).(*job)
 }
 
-// turn is the row whose turn it is, nil when nothing waits.
+// turn returns the row whose turn it is, or nil if no job waits.
 func (q *queue) turn() *jobs {
 	switch {
-	case len(q.writes) > 0 && (len(q.polls) == 0 || q.row < writesPerPoll(q.polls[0].settings)):
+	case len(q.writes) > 0 && (len(q.polls) == 0 || q.writesTaken < writesPerPoll(q.polls[0].settings)):
 		return &q.writes
-	case len(q.polls) > 0 && (len(q.probes) == 0 || q.polled < pollsPerProbe):
+	case len(q.polls) > 0 && (len(q.probes) == 0 || q.pollsTaken < pollsPerProbe):
 		return &q.polls
 	case len(q.probes) > 0:
 		return &q.probes
@@ -147,7 +148,7 @@ func (q *queue) turn() *jobs {
 	}
 }
 
-// writesPerPoll is how many writes go before a waiting poll at most.
+// writesPerPoll returns the most writes that go before a waiting poll.
 func writesPerPoll(s *settings) int {
 	share := defaultPollShare
 	if s != nil && s.pollShare > 0 {
@@ -156,7 +157,7 @@ func writesPerPoll(s *settings) int {
 	return max((100-share)/share, 1)
 }
 
-// close refuses further jobs and returns those that wait.
+// close makes put fail from now on and returns the jobs that wait.
 func (q *queue) close() []*job {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -166,7 +167,7 @@ func (q *queue) close() []*job {
 	return rest
 }
 
-// jobs is a heap by priority, then by when they were due, then by arrival.
+// jobs is a heap by priority, then by due time, then by arrival.
 type jobs []*job
 
 func (j jobs) Len() int { return len(j) }

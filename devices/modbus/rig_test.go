@@ -20,7 +20,7 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// sink keeps what the devices tell.
+// sink records what the devices report.
 type sink struct {
 	mu       sync.Mutex
 	statuses map[string][]*v1beta1.DeviceStatus
@@ -51,7 +51,7 @@ func (s *sink) Audit(_ context.Context, a *devices.Audit) error {
 }
 
 // audited are the audits of writes that may have reached the device, and the others. One
-// of a value that came while the session began is told as pending before it is written.
+// of a value that came while the session began is audited as pending before it is written.
 func (s *sink) audited() (written, others []*devices.Audit) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,7 +127,7 @@ func (s *sink) event(reason string) *devices.Event {
 	return nil
 }
 
-// count is how many good samples of a property there are.
+// count returns the number of good samples of a property.
 func (s *sink) count(device, property string) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -141,7 +141,7 @@ func (s *sink) count(device, property string) (n int) {
 	return n
 }
 
-// rig is a host with the Modbus driver and a sink that remembers.
+// rig is a host with the Modbus driver and a sink that records.
 type rig struct {
 	t     *testing.T
 	host  *devices.Host
@@ -187,7 +187,7 @@ type prop struct {
 	max     string
 }
 
-// apply makes a device with a model of its own.
+// apply applies a device with a model of its own.
 func (r *rig) apply(name, addr string, config map[string]any, props ...prop) *v1beta1.Device {
 	r.t.Helper()
 	host, port, err := net.SplitHostPort(addr)

@@ -7,9 +7,9 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// encode makes the registers or packed bits of a value in string form. It rejects a value
-// that would read back as another one: what is written is what is wanted, or nothing is.
-// A float is the nearest that the registers hold.
+// encode encodes a value in string form into registers or packed bits. It rejects a value
+// that would read back as a different one. A float is rounded to the nearest one that the
+// registers can hold.
 func (p *point) encode(value string, before []byte) ([]byte, error) {
 	var data []byte
 	var err error
@@ -25,15 +25,15 @@ func (p *point) encode(value string, before []byte) ([]byte, error) {
 	if err != nil {
 		return nil, notValid("%q would read back as no value: %s", value, err)
 	}
-	if !p.codec.shows(value, v) {
+	if !p.codec.matches(value, v) {
 		return nil, notValid("%q would read back as %q", value, v)
 	}
 	return data, nil
 }
 
-// shows reports whether a reading is the value that is wanted, in the terms of the
-// property's type. It is pure.
-func (c codec) shows(want string, v devices.Value) bool {
+// matches reports whether a reading equals the desired value, by the rules of the
+// property's type. It is a pure function.
+func (c codec) matches(want string, v devices.Value) bool {
 	got := v.String()
 	if c.form == formText {
 		return got == want
@@ -43,8 +43,8 @@ func (c codec) shows(want string, v devices.Value) bool {
 	case c.form == formBytes:
 		return strings.EqualFold(got, want)
 	case c.typ == v1beta1.BOOLEAN || c.form == formBit || c.form == formBool:
-		a, okA := truth(want)
-		b, okB := truth(got)
+		a, okA := parseTruth(want)
+		b, okB := parseTruth(got)
 		return okA && okB && a == b
 	}
 	a, okA := decimal(want)
@@ -62,8 +62,8 @@ func (c codec) shows(want string, v devices.Value) bool {
 	return f == g || (c.form == formFloat && a.Sign() == b.Sign())
 }
 
-// truth reads a truth value, or a number that is 0 or 1.
-func truth(s string) (value, ok bool) {
+// parseTruth parses a boolean, or a number that is 0 or 1.
+func parseTruth(s string) (value, ok bool) {
 	if b, ok := devices.ParseBool(s); ok {
 		return b, true
 	}

@@ -110,7 +110,7 @@ func TestDesiredTruthIsComparedAsOne(t *testing.T) {
 	eventually(t, "false", func() bool { return r.sink.ack("d", "on") == "applied" && s.get(1, holdings, 0) == 0 })
 }
 
-// Settings that can be read in two ways are told, and the plain names are not.
+// Ambiguous settings are reported, and the plain names are not.
 func TestAmbiguousSettings(t *testing.T) {
 	for _, c := range []struct {
 		typ     v1beta1.PropertyType
@@ -134,9 +134,9 @@ func TestAmbiguousSettings(t *testing.T) {
 		{"INT", holding(0, "dataType", "long"), "64 bits"},
 		{"STRING", holding(0, "limit", 1), "two characters"},
 		{"STRING", holding(0, "limit", 4), ""},
-		{"BOOLEAN", holding(0, "scale", 0.1), "no truth value"},
+		{"BOOLEAN", holding(0, "scale", 0.1), "do not change a boolean"},
 		{"BOOLEAN", visitor("CoilRegister", 0, []any{"scale", 1, "isSwap", true, "dataType", "bool"}), ""},
-		{"INT", visitor("CoilRegister", 0, []any{"scale", 0.1}), "no truth value"},
+		{"INT", visitor("CoilRegister", 0, []any{"scale", 0.1}), "do not change a boolean"},
 		{"INT", visitor("CoilRegister", 0, []any{"limit", 16, "isSwap", true}), "the first bit"},
 		{"INT", holding(0, "max", 100), "maximum in the model"},
 	} {
@@ -160,9 +160,9 @@ func TestAmbiguousSettings(t *testing.T) {
 			t.Errorf("minimum %q: %+v", minimum, found)
 		}
 	}
-	// What would change a number without sense is refused.
+	// A scale that would change a boolean is refused.
 	_, err := parsePoint(0, devices.Point{Type: "FLOAT", Visitor: devices.Merge(visitor("CoilRegister", 0, []any{"scale", 0.1}))}, settings{maxRegisters: 125, maxBits: 2000})
-	if err == nil || !strings.Contains(err.Error(), "truth value") {
+	if err == nil || !strings.Contains(err.Error(), "boolean") {
 		t.Error(err)
 	}
 }

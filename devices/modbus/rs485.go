@@ -18,7 +18,7 @@ const (
 	rs485RTSOnSend = 1 << 1
 )
 
-// setRS485 has the kernel switch the direction of a two-wire line.
+// setRS485 makes the kernel switch the direction of a two-wire line.
 func setRS485(fd int) error {
 	c := serialRS485{flags: rs485Enabled | rs485RTSOnSend}
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCSRS485, uintptr(unsafe.Pointer(&c)))

@@ -6,13 +6,13 @@ import (
 	"strings"
 )
 
-// scale turns raw numbers into values and back: value = raw·factor + offset, with
-// factor and offset decimal and exact. The zero scale leaves numbers as they are.
+// scale converts between raw numbers and values: value = raw·factor + offset, with factor
+// and offset decimal and exact. The zero scale does not change numbers.
 type scale struct {
 	on             bool
 	factor, offset *big.Rat
-	// When both are small, value = (raw·mul + add) / div in integers, which a float64
-	// division rounds correctly.
+	// If fast is set, value = (raw·mul + add) / div in integers, which a float64 division
+	// rounds correctly.
 	mul, add int64
 	div      float64
 	fast     bool
@@ -27,7 +27,7 @@ func newScale(factor, offset string) (scale, bool) {
 	if !ok {
 		return scale{}, false
 	}
-	if f.Sign() == 0 { // not filled in
+	if f.Sign() == 0 { // not set
 		f.SetInt64(1)
 	}
 	if f.Cmp(big.NewRat(1, 1)) == 0 && o.Sign() == 0 {
@@ -45,7 +45,7 @@ func newScale(factor, offset string) (scale, bool) {
 	return s, true
 }
 
-// decimal reads a number exactly; empty is zero.
+// decimal parses a number exactly. An empty string is zero.
 func decimal(s string) (*big.Rat, bool) {
 	if s == "" {
 		return new(big.Rat), true
@@ -61,7 +61,7 @@ func decimal(s string) (*big.Rat, bool) {
 
 const exact = 1 << 53
 
-// integer is the value of a raw integer that fits into an int64.
+// integer returns the value of a raw integer that fits into an int64.
 func (s scale) integer(raw int64) float64 {
 	if s.fast && abs(raw) < exact && abs(s.mul) < exact {
 		if p, ok := multiply(raw, s.mul); ok && abs(p) < exact && abs(s.add) < exact && abs(p+s.add) < exact {
@@ -71,28 +71,28 @@ func (s scale) integer(raw int64) float64 {
 	return s.rat(new(big.Rat).SetInt64(raw))
 }
 
-// rat is the float nearest to the value of any raw number.
+// rat returns the float nearest to the value of any raw number.
 func (s scale) rat(raw *big.Rat) float64 {
 	f, _ := new(big.Rat).Add(new(big.Rat).Mul(raw, s.factor), s.offset).Float64()
 	return f
 }
 
-// whole is the whole number nearest to the value of a raw number, halves away from zero.
-func (s scale) whole(raw *big.Rat) *big.Int {
+// round returns the integer nearest to the value of a raw number, halves away from zero.
+func (s scale) round(raw *big.Rat) *big.Int {
 	v := new(big.Rat).Add(new(big.Rat).Mul(raw, s.factor), s.offset)
 	half := big.NewRat(int64(v.Sign()), 2)
 	v.Add(v, half)
-	return new(big.Int).Quo(v.Num(), v.Denom()) // cuts off towards zero
+	return new(big.Int).Quo(v.Num(), v.Denom()) // truncates towards zero
 }
 
-// float is the value of a raw float.
+// float returns the value of a raw float.
 func (s scale) float(raw float64) float64 {
 	f, _ := s.factor.Float64()
 	o, _ := s.offset.Float64()
 	return raw*f + o
 }
 
-// invert is the raw number of a value, exactly. It does not change value.
+// invert returns the raw number of a value, exactly. It does not change value.
 func (s scale) invert(value *big.Rat) *big.Rat {
 	if !s.on {
 		return value

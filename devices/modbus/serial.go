@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newSerial is RTU on a serial port.
+// newSerial returns the wire of RTU on a serial port.
 func newSerial(e endpoint) *wire {
 	return &wire{
 		framing: rtu{}, silence: e.serial.silence(), character: e.serial.character(),
@@ -16,15 +16,15 @@ func newSerial(e endpoint) *wire {
 	}
 }
 
-// openSerial opens a port for itself alone and sets the line. The file is
-// non-blocking and has deadlines, so that an unplugged adapter is an error at once.
+// openSerial opens a port exclusively and configures the line. The file is non-blocking and
+// supports deadlines, so that an unplugged adapter is an error at once.
 func openSerial(path string, s serialSettings) (*os.File, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	if err := setLine(fd, s); err != nil {
-		_ = unix.Close(fd) // the first error counts
+		_ = unix.Close(fd) // the first error is returned
 		return nil, fmt.Errorf("set line of %s: %w", path, err)
 	}
 	return os.NewFile(uintptr(fd), path), nil

@@ -19,11 +19,11 @@ import (
 // line is a serial line with slaves on it: a pseudo terminal, or a socket, whose far
 // end translates RTU frames for a TCP slave. Its checksums are goburrow's, not ours.
 type line struct {
-	mu    sync.Mutex
-	fault func(answer []byte, send func([]byte))
-	echo  bool
-	mute  func(unit byte) bool
-	seen  int
+	mu     sync.Mutex
+	fault  func(answer []byte, send func([]byte))
+	echo   bool
+	silent func(unit byte) bool
+	seen   int
 }
 
 func (l *line) set(change func(*line)) {
@@ -66,7 +66,7 @@ func (l *line) serve(port conn, slave string) {
 
 func (l *line) answer(port conn, s net.Conn, req []byte) error {
 	l.mu.Lock()
-	fault, echo, mute := l.fault, l.echo, l.mute
+	fault, echo, mute := l.fault, l.echo, l.silent
 	l.seen++
 	l.mu.Unlock()
 	if echo {
@@ -98,7 +98,7 @@ func (l *line) answer(port conn, s net.Conn, req []byte) error {
 	return nil
 }
 
-// newPort makes a pseudo terminal with a line behind it and answers its path.
+// newPort opens a pseudo terminal with a line behind it and returns its path.
 func newPort(t *testing.T, slave string) (*line, string, *os.File) {
 	t.Helper()
 	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
@@ -177,10 +177,10 @@ func rtuSuite(t *testing.T, s *slave, l *line, config func(unit int) map[string]
 	eventually(t, "a wrong checksum is no value", func() bool { return r.sink.twin("a", "in").Reported.Metadata["quality"] == "bad" })
 	l.set(func(l *line) { l.fault = nil })
 	goesOn("after noise", "a")
-	l.set(func(l *line) { l.mute = func(unit byte) bool { return unit == 2 } })
+	l.set(func(l *line) { l.silent = func(unit byte) bool { return unit == 2 } })
 	eventually(t, "unit 2 is offline", func() bool { return r.sink.state("b") == v1beta1.StateOffline })
 	goesOn("beside a silent unit", "c")
-	l.set(func(l *line) { l.mute = nil })
+	l.set(func(l *line) { l.silent = nil })
 	goesOn("after silence", "b")
 }
 
@@ -224,8 +224,8 @@ func TestRTUOverTCP(t *testing.T) {
 func TestPain02LateAnswerOnASerialLine(t *testing.T) {
 	t.Parallel()
 	// The second is later than anybody waits for late answers.
-	for _, late := range []time.Duration{70 * time.Millisecond, 130 * time.Millisecond} {
-		t.Run(late.String(), func(t *testing.T) { lateOnASerialLine(t, late) })
+	for _, late := range []time.Duration{140 * time.Millisecond, 260 * time.Millisecond} {
+		t.Run(late.String(), func(t *testing.T) { t.Parallel(); lateOnASerialLine(t, late) })
 	}
 }
 
@@ -248,7 +248,7 @@ func lateOnASerialLine(t *testing.T, late time.Duration) {
 	}
 	r := newRig(t)
 	c := serialConfig(path, 1)
-	c["timeout"], c["retries"], c["maxRegisters"] = 50, 2, 10
+	c["timeout"], c["retries"], c["maxRegisters"] = 100, 2, 10
 	r.apply("d", s.addr, c, props...)
 	within(t, 20*time.Second, "values", func() bool { return r.sink.count("d", "e") > 12 })
 	r.stop()

@@ -12,13 +12,13 @@ import (
 )
 
 const (
-	// A port that is in use with other settings is tried again after conflictWait, and
-	// reported after conflictTries.
+	// A port that is in use with other settings is retried every conflictWait, and
+	// reported after conflictTries attempts.
 	conflictWait  = 200 * time.Millisecond
 	conflictTries = 3
 )
 
-// session operates one device.
+// session is the devices.Session of one device.
 type session struct {
 	driver   *Driver
 	def      devices.Definition
@@ -31,7 +31,7 @@ type session struct {
 	deliver func(devices.Batch)
 }
 
-// Run has the device's points polled until ctx ends.
+// Run polls the device's points until ctx ends.
 func (s *session) Run(ctx context.Context, deliver func(devices.Batch)) error {
 	l := s.acquire(ctx, deliver)
 	if l == nil {
@@ -49,14 +49,14 @@ func (s *session) Run(ctx context.Context, deliver func(devices.Batch)) error {
 		s.driver.subscribe(k, sub) //nolint:contextcheck // the poller outlives this subscriber
 		defer s.driver.unsubscribe(k, sub)
 	}
-	defer cancel() // before the subscriptions end: a poller may wait for this device
+	defer cancel() // before unsubscribing: a poller may wait for this device
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-mail.news:
+		case <-mail.ready:
 		}
-		for _, a := range mail.take() {
+		for _, a := range mail.drain() {
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -65,7 +65,8 @@ func (s *session) Run(ctx context.Context, deliver func(devices.Batch)) error {
 	}
 }
 
-// periods are the points to be polled, by period. Nobody answers a broadcast.
+// periods returns the points to poll, by period: none for a
+// broadcast, to which no unit replies.
 func (s *session) periods() map[time.Duration][]point {
 	byPeriod := map[time.Duration][]point{}
 	if s.settings.broadcasts() {
@@ -77,8 +78,8 @@ func (s *session) periods() map[time.Duration][]point {
 	return byPeriod
 }
 
-// acquire waits for the link; nil means that ctx ended. A serial port may still be
-// in use with the settings that this session replaces.
+// acquire waits for the link. It returns nil when ctx ends first. A serial port may
+// still be in use with the settings of the session that this one replaces.
 func (s *session) acquire(ctx context.Context, deliver func(devices.Batch)) *link {
 	for tries := 1; ctx.Err() == nil; tries++ {
 		l, err := s.driver.acquire(s.settings.endpoint) //nolint:contextcheck // the link outlives this session
@@ -99,8 +100,8 @@ func (s *session) attach(l *link, deliver func(devices.Batch)) {
 	s.link, s.deliver = l, deliver
 }
 
-// batch makes the readings of an answer.
-func (s *session) batch(a answered) devices.Batch {
+// batch converts the result of a request into readings.
+func (s *session) batch(a readResult) devices.Batch {
 	out := devices.Batch{
 		Reachable: !errors.Is(a.err, devices.ErrUnreachable) || errors.Is(a.err, errBusy), Time: a.at,
 		Readings: make([]devices.Reading, len(a.points)),
@@ -128,17 +129,17 @@ func (s *session) batch(a answered) devices.Batch {
 	return out
 }
 
-// Write has a point written before anything is polled on the link.
+// Write writes a desired value to a point, ahead of the polls of the link.
 func (s *session) Write(ctx context.Context, index int, value string) (devices.Outcome, error) {
 	return s.write(ctx, index, value, prioWrite, (*unit).write)
 }
 
-// Command has a point sent a value before anything else on the link.
+// Command sends a value to a point, ahead of everything else on the link.
 func (s *session) Command(ctx context.Context, index int, value string) (devices.Outcome, error) {
 	return s.write(ctx, index, value, prioCommand, (*unit).command)
 }
 
-// write has a point written by a function of the unit, as one job.
+// write runs a write or command as one job of the link and waits for its end.
 func (s *session) write(ctx context.Context, index int, value string, pr priority,
 	do func(*unit, *point, string) (devices.Outcome, devices.Value, error),
 ) (devices.Outcome, error) {
@@ -155,25 +156,25 @@ func (s *session) write(ctx context.Context, index int, value string, pr priorit
 		}
 	}
 	if p == nil {
-		return devices.Outcome{}, notValid("the property has no usable settings")
+		return devices.Outcome{}, notValid("the property has no valid settings")
 	}
-	w := new(wrote)
+	w := new(writeResult)
 	j := &job{ctx: ctx, priority: pr, due: time.Now(), unit: s.settings.unit, settings: s.settings}
 	j.do = func(u *unit) (err error) {
 		w.outcome, w.value, err = do(u, p, value)
-		w.outcome.Written, w.outcome.Sent = len(u.sent) > 0, u.told()
+		w.outcome.Written, w.outcome.Sent = len(u.sent) > 0, u.sentText()
 		w.at = u.at
 		return err
 	}
 	err := l.do(j, true)
-	if w.value.Kind() != devices.None { // the twin need not wait for the next poll
+	if w.value.Kind() != devices.None { // update the twin without waiting for the next poll
 		deliver(devices.Batch{Readings: []devices.Reading{s.written(index, w)}, Reachable: true, Time: w.at})
 	}
 	return w.outcome, err
 }
 
-// written is the reading that a write gives. What was broadcast nobody has confirmed.
-func (s *session) written(index int, w *wrote) devices.Reading {
+// written returns the reading that follows from a write. A broadcast is not confirmed.
+func (s *session) written(index int, w *writeResult) devices.Reading {
 	r := devices.Reading{Point: index, Value: w.value, Quality: devices.Good, Time: w.at}
 	if s.settings.broadcasts() {
 		r.Quality, r.Reason = devices.Uncertain, "Broadcast"
@@ -181,8 +182,8 @@ func (s *session) written(index int, w *wrote) devices.Reading {
 	return r
 }
 
-// wrote is what a write brings back. It is read only after the job is done.
-type wrote struct {
+// writeResult is the result of a write job. It may be read only after the job is done.
+type writeResult struct {
 	outcome devices.Outcome
 	value   devices.Value
 	at      time.Time

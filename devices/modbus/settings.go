@@ -10,7 +10,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 )
 
-// mode is how frames travel.
+// mode is a transport of frames.
 type mode string
 
 const (
@@ -21,10 +21,11 @@ const (
 	modeRTUOverTCP mode = "rtuovertcp"
 )
 
-// rtu tells frames without numbers.
+// rtu reports whether frames are RTU frames, which have no transaction number.
 func (m mode) rtu() bool { return m == modeRTU || m == modeRTUOverTCP }
 
-// endpoint is what one link connects to. Devices whose endpoints are equal share it.
+// endpoint is the address and the line settings of a link. Devices with equal endpoints
+// share a link.
 type endpoint struct {
 	mode    mode
 	address string // host:port, or the path of the serial port
@@ -34,7 +35,7 @@ type endpoint struct {
 
 func (e endpoint) String() string { return string(e.mode) + "://" + e.address }
 
-// key names the thing that can be opened once only.
+// key identifies a resource that can be opened only once.
 func (e endpoint) key() string {
 	if e.mode == modeRTU {
 		return e.address
@@ -48,7 +49,7 @@ type serialSettings struct {
 	rs485                    bool
 }
 
-// character is the time that one character takes on the line.
+// character returns the time that one character takes on the line.
 func (s serialSettings) character() time.Duration {
 	bits := 1 + s.dataBits + s.stopBits
 	if s.parity != "none" {
@@ -57,7 +58,7 @@ func (s serialSettings) character() time.Duration {
 	return time.Duration(bits) * time.Second / time.Duration(s.baud)
 }
 
-// silence is the pause between frames: 3.5 characters, above 19200 baud 1.75 ms
+// silence returns the least time between frames: 3.5 characters, above 19200 baud 1.75 ms
 // (Modbus over Serial Line V1.02, 2.5.1.1).
 func (s serialSettings) silence() time.Duration {
 	if s.baud > 19200 {
@@ -75,25 +76,25 @@ type tlsSettings struct{ ca, cert, key, serverName string }
 //	                         serial port is named, else TCP
 //	ip (host, address, hostname), port default port 502, TLS 802
 //	slaveID (deviceID, unitID, slave, unit) 1; 0…255, on serial lines 0…247, where 0 is
-//	                         the broadcast: written, never read, answered by nobody
+//	                         the broadcast: written, never read, no unit replies
 //	serialName (serialPort, serial), baudRate (baud) 9600, dataBits 8, parity none,
 //	                         stopBits 1, rs485Enabled false
-//	localEcho false          the adapter returns what is sent; without it an echo is found
-//	                         too, except that of a write that nobody answers
+//	localEcho false          the adapter returns what is sent; without the setting an echo is
+//	                         found, too, except that of a write to which no unit replies
 //	caFile, certFile, keyFile, serverName  of TLS
 //	timeout 1000             of one transaction, and of connecting
-//	minTimeout               how far the time that a unit took for its last answers may
-//	                         lower the timeout: a quarter of it, but 50 at least; the
-//	                         same as timeout: the timeout stays as it is
-//	retries 1                of a read that was not answered
+//	minTimeout               the timeout adapts to the latencies of the unit, but not below
+//	                         this; default a quarter of timeout, at least 50; the same as
+//	                         timeout: it does not adapt
+//	retries 1                of a read that got no reply
 //	maxBackoff 0             between probes of a silent unit at most; 0: 5000 for a
 //	                         device alone on its link, else fifty timeouts, at most 60000
 //	pauseAfterConnect 0, pauseBetweenRequests 0
-//	broadcastDelay 100       after a broadcast, until the slaves have acted on it
+//	broadcastDelay 100       after a broadcast, until the units have acted on it
 //	requestWindow (window) 1 reads in flight at the same time, up to 16; TCP and TLS only
-//	pollShare 20             percent of the transactions that polls get while writes wait
+//	pollShare 20             percentage of transactions that polls get while writes wait
 //	maxRegisters 125, maxBits (maxCoils) 2000   per request
-//	oneRequestPerProperty false  nothing is merged
+//	oneRequestPerProperty false  properties are not merged into one request
 //	oneRegisterAtATime false registers are read and written one by one; values of several
 //	                         registers are then of uncertain quality
 //	forbidden                ranges that no request may touch: holding:12-16, input:30; the
@@ -127,7 +128,7 @@ type settings struct {
 	localEcho       bool
 	trace           bool
 
-	// What follows concerns single points and writes, not the requests of polls.
+	// The settings below concern single points and writes, not the requests of polls.
 	write      string
 	maskWrite  string
 	addressing string
@@ -135,14 +136,14 @@ type settings struct {
 	signed     bool
 }
 
-// polling are the settings that the requests of polls depend on.
+// polling returns the settings that the requests of polls depend on.
 func (s *settings) polling() settings {
 	p := *s
 	p.write, p.maskWrite, p.addressing, p.order, p.signed = "", "", "", "", false
 	return p
 }
 
-// broadcasts tells the unit that is all units.
+// broadcasts reports whether the unit id addresses all units.
 func (s *settings) broadcasts() bool { return s.unit == broadcast && s.endpoint.mode.rtu() }
 
 func (s *settings) limits() limits {
@@ -178,7 +179,7 @@ func readSettings(r *devices.Reader) settings {
 	}
 	c.maskWrite = strings.NewReplacer("true", maskOn, "false", maskOff).Replace(c.maskWrite)
 	if c.timeout < 10*time.Millisecond {
-		r.Fail("timeout", "is less than 10 ms")
+		r.Fail("timeout", "must be at least 10 ms")
 	}
 	c.minTimeout = min(ms(max(c.timeout.Milliseconds()/4, 50), 60_000, "minTimeout"), c.timeout)
 	if c.window > 1 && ((m != modeTCP && m != modeTLS) || c.between > 0) {
@@ -212,7 +213,7 @@ func readEndpoint(r *devices.Reader, m mode, port string) endpoint {
 	if m == modeTLS {
 		e.tls = tlsSettings{ca: r.Text("", "caFile"), cert: r.Text("", "certFile"), key: r.Text("", "keyFile"), serverName: r.Text("", "serverName")}
 		if (e.tls.cert == "") != (e.tls.key == "") {
-			r.Fail("certFile, keyFile", "belong together")
+			r.Fail("certFile, keyFile", "must be set together")
 		}
 	}
 	return e
@@ -254,7 +255,7 @@ func parseAddress(r *devices.Reader, m mode) string {
 	if h, p, err := net.SplitHostPort(host); err == nil {
 		n, err := strconv.ParseUint(p, 10, 16)
 		if err != nil || n == 0 {
-			r.Fail("ip", fmt.Sprintf("%q has no usable port", host))
+			r.Fail("ip", fmt.Sprintf("%q has no valid port", host))
 		}
 		host, def = h, int64(n)
 	}

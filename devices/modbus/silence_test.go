@@ -20,7 +20,7 @@ func TestPain02LateAnswerBeforeSilence(t *testing.T) {
 		l.fault = func(a []byte, send func([]byte)) {
 			switch binary.BigEndian.Uint16(a[3:]) {
 			case 1000: // later than anybody waits for late answers
-				time.Sleep(130 * time.Millisecond)
+				time.Sleep(250 * time.Millisecond)
 			case 1001:
 				silences.Add(1)
 				return
@@ -35,7 +35,7 @@ func TestPain02LateAnswerBeforeSilence(t *testing.T) {
 	}
 	r := newRig(t)
 	c := serialConfig(path, 1)
-	c["timeout"], c["minTimeout"], c["retries"], c["maxRegisters"] = 50, 50, 0, 10
+	c["timeout"], c["minTimeout"], c["retries"], c["maxRegisters"] = 100, 100, 0, 10
 	r.apply("d", s.addr, c, props...)
 	within(t, 60*time.Second, "silences", func() bool { return silences.Load() > 30 && r.sink.count("d", "good") > 10 })
 	r.stop()

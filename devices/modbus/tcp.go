@@ -6,13 +6,14 @@ import (
 	"time"
 )
 
-// newTCP is Modbus TCP. Keep-alive finds a peer that lost its power within half a
-// minute also when nothing is asked.
+// newTCP returns the wire of Modbus TCP. TCP keep-alive detects a peer that lost its power
+// within half a minute, even while no requests are sent.
 func newTCP(e endpoint) *wire {
 	return &wire{framing: &mbap{}, dial: dialTCP(e.address)}
 }
 
-// newRTUOverTCP is RTU frames through a serial server that does not translate.
+// newRTUOverTCP returns the wire of RTU frames through a serial device server that does not
+// translate them.
 func newRTUOverTCP(e endpoint) *wire {
 	return &wire{framing: rtu{}, dial: dialTCP(e.address)}
 }

@@ -233,7 +233,7 @@ func TestForbiddenValuesAreRejectedUnwritten(t *testing.T) {
 	}
 }
 
-// Wrong settings: what is wrong is told, and everything else goes on.
+// Invalid settings are reported, and everything else goes on.
 func TestBadInputLeavesTheRestAlone(t *testing.T) {
 	s := newSlave(t)
 	s.set(1, holdings, 0, 7)
@@ -313,14 +313,14 @@ func TestDeleteStopsAndForgets(t *testing.T) {
 	if err := r.host.DeleteDevice(context.Background(), "ns", "d", ""); err != nil {
 		t.Fatal(err)
 	}
-	// A device of the same name is another device: its value is written anew.
+	// A device of the same name is another device: its value is written again.
 	s.set(1, holdings, 0, 0)
 	d.UID = "uid-2"
 	r.send(d, nil)
 	eventually(t, "written anew", func() bool { return s.get(1, holdings, 0) == 1 })
 }
 
-// A value that somebody else changed is told, and not fought over.
+// A value that somebody else changed is reported, and not written again.
 func TestDriftIsTold(t *testing.T) {
 	s := newSlave(t)
 	r := newRig(t)

@@ -6,21 +6,21 @@ import (
 )
 
 func (c codec) encodeText(value string) ([]byte, error) {
-	if strings.IndexByte(value, 0) >= 0 || len(value) > c.room() {
-		return nil, notValid("%q does not fit %d characters", value, c.room())
+	if strings.IndexByte(value, 0) >= 0 || len(value) > c.byteLen() {
+		return nil, notValid("%q does not fit %d characters", value, c.byteLen())
 	}
-	return c.pack(append([]byte(value), make([]byte, c.room()-len(value))...)), nil
+	return c.pack(append([]byte(value), make([]byte, c.byteLen()-len(value))...)), nil
 }
 
-// room is how many bytes a text or byte string has.
-func (c codec) room() int {
+// byteLen returns the number of bytes of a text or byte string.
+func (c codec) byteLen() int {
 	if c.packing == packBoth {
 		return 2 * c.words
 	}
 	return c.words
 }
 
-// unpack takes the bytes of a text from its registers; pack is its inverse.
+// unpack extracts the bytes of a text from its registers; pack is its inverse.
 func (c codec) unpack(wire []byte) []byte {
 	b := append([]byte(nil), wire...)
 	c.order.swap(b)
@@ -54,7 +54,7 @@ func (c codec) pack(b []byte) []byte {
 	return wire
 }
 
-// text ends at the first NUL; bytes that are not UTF-8 are taken as Latin-1.
+// text converts bytes up to the first NUL. Bytes that are not UTF-8 are read as Latin-1.
 func text(b []byte) string {
 	if i := strings.IndexByte(string(b), 0); i >= 0 {
 		b = b[:i]

@@ -9,9 +9,9 @@ import (
 	"os"
 )
 
-// newTLS is Modbus/TCP Security (MB-TCP-Security-v21): TLS 1.2 or later, with a
-// client certificate when one is named. The files are read at every connect, so that
-// renewed certificates take effect. Without a CA file the system's roots count.
+// newTLS returns the wire of Modbus/TCP Security (MB-TCP-Security-v21): TLS 1.2 or later,
+// with a client certificate if one is named. It reads the files at every connect, so that
+// renewed certificates take effect. Without a CA file it trusts the system's roots.
 func newTLS(e endpoint) *wire {
 	return &wire{framing: &mbap{}, dial: func(ctx context.Context) (conn, error) {
 		c, err := tlsConfig(e)

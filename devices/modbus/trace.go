@@ -9,12 +9,12 @@ import (
 )
 
 const (
-	// tracedFrames is how many of the last frames a link remembers.
+	// tracedFrames is the number of frames that a link remembers.
 	tracedFrames = 8
 	tracedBytes  = 260
 )
 
-// frames is a ring of what was sent and received last. What came in several pieces
+// frames is a ring of the last frames sent and received. A frame received in several pieces
 // is one entry. It belongs to one goroutine.
 type frames struct {
 	ring [tracedFrames]frame
@@ -29,7 +29,7 @@ type frame struct {
 	data [tracedBytes]byte
 }
 
-// add remembers bytes.
+// add appends bytes that were sent or received.
 func (f *frames) add(sent bool, at time.Time, b []byte) {
 	last := &f.ring[(f.next+tracedFrames-1)%tracedFrames]
 	if !sent && !last.at.IsZero() && !last.sent && last.size < tracedBytes {
@@ -42,7 +42,7 @@ func (f *frames) add(sent bool, at time.Time, b []byte) {
 	e.size = copy(e.data[:], b)
 }
 
-// list is the ring's content, oldest first.
+// list returns the entries, oldest first.
 func (f *frames) list() []fmt.Stringer {
 	var out []fmt.Stringer
 	for i := range tracedFrames {
@@ -53,7 +53,7 @@ func (f *frames) list() []fmt.Stringer {
 	return out
 }
 
-// String is the time, the direction, and the bytes in hexadecimal.
+// String formats the time, the direction, and the bytes in hexadecimal.
 func (f frame) String() string {
 	arrow := "<"
 	if f.sent {
@@ -62,7 +62,7 @@ func (f frame) String() string {
 	return f.at.Format("15:04:05.000000") + " " + arrow + " " + hex.EncodeToString(f.data[:f.size])
 }
 
-// trace remembers bytes that were sent or received, and logs them on demand.
+// trace adds bytes to frames, and logs them if the settings say so.
 func (w *wire) trace(sent bool, b []byte) {
 	now := time.Now()
 	w.frames.add(sent, now, b)

@@ -5,7 +5,7 @@ import (
 	"net"
 )
 
-// newUDP is Modbus TCP's frames in datagrams.
+// newUDP returns the wire of Modbus TCP frames in UDP datagrams.
 func newUDP(e endpoint) *wire {
 	return &wire{framing: &mbap{}, datagram: true, dial: func(ctx context.Context) (conn, error) {
 		var d net.Dialer

@@ -13,73 +13,72 @@ import (
 	"go.uber.org/zap"
 )
 
-// broadcast is the unit that all slaves of a serial line listen to and none answers.
+// broadcast is the unit id that addresses all units of a serial line. None replies.
 const broadcast = 0
 
-// unit is one unit while a job is done on its link. It belongs to the link's
-// goroutine.
+// unit gives a job access to one unit of a link. It belongs to the link's goroutine.
 type unit struct {
 	link     *link
 	ctx      context.Context //nolint:containedctx // a unit lives as long as one job
-	wish     context.Context //nolint:containedctx // ends when nobody wants the job any more
+	caller   context.Context //nolint:containedctx // ends when the caller no longer wants the job
 	id       byte
 	settings *settings
 	peer     *peer
-	// at is the middle of the last transaction.
+	// at is the midpoint of the last transaction.
 	at time.Time
-	// sent is what went out to change the unit, for people to read.
+	// sent lists the write requests that went out, as text for people.
 	sent []string
 }
 
-// call is one transaction. Resend tells that it may be sent twice without harm: it
-// is, when the connection proves to have been closed before.
+// call runs one transaction. With resend, which is for reads only, it tries once more
+// when the connection turns out to have been closed by the other side before.
 func (u *unit) call(resend bool, do func(modbus.Client) ([]byte, error)) ([]byte, error) {
 	l := u.link
-	if err := l.connect(u.ctx, u.settings); err != nil { // lost earlier in the same job
+	if err := l.connect(u.ctx, u.settings); err != nil { // an earlier transaction of the job lost it
 		return nil, err
 	}
 	if rest := u.settings.between - time.Since(l.wire.end); u.settings.between > 0 && rest > 0 {
 		wait(u.ctx, rest)
 	}
-	out, err := u.once(do)
+	out, err := u.attempt(do)
 	if resend && errors.Is(err, errClosed) {
 		if err := l.connect(u.ctx, u.settings); err != nil {
 			return nil, err
 		}
-		out, err = u.once(do)
+		out, err = u.attempt(do)
 	}
 	if errors.Is(err, errBroadcast) {
 		return nil, nil
 	}
-	return out, l.judge(u, err)
+	return out, l.recordOutcome(u, err)
 }
 
-func (u *unit) once(do func(modbus.Client) ([]byte, error)) ([]byte, error) {
+func (u *unit) attempt(do func(modbus.Client) ([]byte, error)) ([]byte, error) {
 	w := u.link.wire
-	w.timeout, w.longest, w.turnaround, w.traced, w.echoes = u.timeout(), u.settings.timeout, u.settings.broadcastDelay, u.settings.trace, u.settings.localEcho
+	w.timeout, w.maxTimeout, w.turnaround, w.traced, w.echoes = u.timeout(), u.settings.timeout, u.settings.broadcastDelay, u.settings.trace, u.settings.localEcho
 	w.grace = u.grace()
 	out, err := do(u.peer.client)
 	u.at = w.begin.Add(w.end.Sub(w.begin) / 2)
 	if err == nil {
-		u.took(w.latency)
+		u.recordLatency(w.latency)
 	}
 	return out, err
 }
 
-// timeout is how long the unit may take for its next answer. Probes of a silent unit
-// wait only as long as it and the other units of the link have ever needed, so that
-// they cost the others little. Once they are as rare as they become, every second one
-// takes the whole timeout, for a unit that nothing is known of.
+// timeout returns how long to wait for the next reply of the unit. A probe of a silent
+// unit waits only a multiple of the latencies seen on the link, so that it delays the
+// other units little. At the longest back-off every second probe waits the whole timeout,
+// in case the unit has become slower than anything seen so far.
 func (u *unit) timeout() time.Duration {
 	own, all, b := &u.peer.latencies, &u.link.latencies, &u.peer.breaker
-	short := b.open() && (b.step < u.longestStep() || b.misses%2 == 0)
+	short := b.open() && (b.backoff < u.maxBackoff() || b.failures%2 == 0)
 	if short && all.known() {
 		return min(max(latencyMargin*max(own.longest(), all.longest()), shortestProbe), u.settings.timeout)
 	}
 	return own.timeout(u.settings.minTimeout, u.settings.timeout)
 }
 
-// grace is how long the unit takes for an answer when it has not stopped answering.
+// grace returns how long to wait for one more reply of a unit that has just replied.
 func (u *unit) grace() time.Duration {
 	if own := &u.peer.latencies; own.known() {
 		return min(max(latencyMargin*own.longest(), shortestProbe), u.settings.timeout)
@@ -87,44 +86,44 @@ func (u *unit) grace() time.Duration {
 	return u.settings.timeout
 }
 
-// longestStep is how rarely the unit is asked when it is silent.
-func (u *unit) longestStep() time.Duration {
+// maxBackoff returns the longest time between two probes of the unit.
+func (u *unit) maxBackoff() time.Duration {
 	if u.settings.maxBackoff > 0 {
 		return u.settings.maxBackoff
 	}
-	return longestStep(u.link.jobs() == 1, u.settings.timeout)
+	return defaultMaxBackoff(u.link.users() == 1, u.settings.timeout)
 }
 
-// shortestProbe is the least that a silent unit is given to answer.
+// shortestProbe is the shortest timeout of a probe.
 const shortestProbe = 50 * time.Millisecond
 
-func (u *unit) took(d time.Duration) {
-	u.peer.latencies.answered(d)
-	u.link.latencies.answered(d)
+func (u *unit) recordLatency(d time.Duration) {
+	u.peer.latencies.add(d)
+	u.link.latencies.add(d)
 }
 
-func (u *unit) answered() {
+func (u *unit) recordAnswer() {
 	if u.peer.breaker.open() {
 		u.link.silent[u.id].Store(false)
-		u.link.log.Info("unit answers again", zap.Uint8("unit", u.id))
+		u.link.log.Info("unit responds again", zap.Uint8("unit", u.id))
 	}
-	u.peer.breaker.answered()
-	u.peer.proven = true
+	u.peer.breaker.recordSuccess()
+	u.peer.answering = true
 }
 
-func (u *unit) missed() {
+func (u *unit) recordTimeout() {
 	l, b := u.link, &u.peer.breaker
 	was := b.open()
-	b.missed(time.Now(), u.longestStep(), rand.Float64()) // jitter
-	u.peer.latencies.missed()
-	u.peer.proven = false
+	b.recordFailure(time.Now(), u.maxBackoff(), rand.Float64())
+	u.peer.latencies.recordTimeout()
+	u.peer.answering = false
 	if !was && b.open() {
 		l.silent[u.id].Store(true)
-		l.log.Warn("unit silent", zap.Uint8("unit", u.id), zap.Stringers("frames", l.wire.frames.list()))
+		l.log.Warn("unit does not respond", zap.Uint8("unit", u.id), zap.Stringers("frames", l.wire.frames.list()))
 	}
 }
 
-// read reads registers, or packed bits.
+// read reads count registers, or count bits, packed.
 func (u *unit) read(t table, start, count int) ([]byte, error) {
 	return u.call(true, func(c modbus.Client) ([]byte, error) {
 		switch t {
@@ -140,7 +139,7 @@ func (u *unit) read(t table, start, count int) ([]byte, error) {
 	})
 }
 
-// readPoint reads a point alone; register by register if the settings want that.
+// readPoint reads a single point, register by register if the settings say so.
 func (u *unit) readPoint(p *point) ([]byte, error) {
 	if !u.settings.singleRegisters || p.table.bits() || p.count == 1 {
 		return u.read(p.table, p.address, p.count)
@@ -156,8 +155,8 @@ func (u *unit) readPoint(p *point) ([]byte, error) {
 	return data, nil
 }
 
-// writeRegisters writes registers: with function 6 for a single one, else with one
-// request of function 16, unless the settings want another.
+// writeRegisters writes a single register with function 6, and several with one
+// request of function 16, unless the settings choose another function.
 func (u *unit) writeRegisters(start int, wire []byte) error {
 	single := u.settings.write == writeSingle || u.settings.singleRegisters
 	if len(wire) > 2 && single {
@@ -183,7 +182,7 @@ func (u *unit) writeRegister(at int, wire []byte) error {
 	})
 }
 
-// maskRegister changes some bits of a register (function 22): the register becomes
+// maskRegister changes bits of one register with function 22: the register becomes
 // (register AND and) OR or.
 func (u *unit) maskRegister(at int, and, or uint16) error {
 	what := fmt.Sprintf("FC 22 %s %d: and %04x or %04x", holdings, at, and, or)
@@ -212,12 +211,12 @@ func (u *unit) writeBits(start, count int, packed []byte) error {
 	return nil
 }
 
-// change is a transaction that changes the unit. It is never sent twice. What went out is
-// noted, with what became of it where that is not success.
+// change runs a transaction that writes. It is never sent twice. If the request went out,
+// change adds what, with the reason of a failure, to sent.
 func (u *unit) change(what string, do func(modbus.Client) ([]byte, error)) error {
-	u.link.wire.posted = false
+	u.link.wire.written = false
 	_, err := u.call(false, do)
-	if !u.link.wire.posted {
+	if !u.link.wire.written {
 		return err
 	}
 	if err != nil {
@@ -227,7 +226,7 @@ func (u *unit) change(what string, do func(modbus.Client) ([]byte, error)) error
 	return err
 }
 
-// registerText is the registers of a request in hexadecimal.
+// registerText formats registers in hexadecimal.
 func registerText(wire []byte) string {
 	var b strings.Builder
 	for i := 0; i < len(wire); i += 2 {
@@ -239,7 +238,7 @@ func registerText(wire []byte) string {
 	return b.String()
 }
 
-// digits are packed bits from one to before another, the first one first.
+// digits formats the packed bits [from, to) as 0 and 1, the first one first.
 func digits(packed []byte, from, to int) string {
 	var b strings.Builder
 	for i := from; i < to; i++ {
@@ -248,6 +247,7 @@ func digits(packed []byte, from, to int) string {
 	return b.String()
 }
 
+// wait sleeps for d, or until ctx ends.
 func wait(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()

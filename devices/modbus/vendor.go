@@ -11,11 +11,11 @@ import (
 )
 
 const (
-	decimalDigits   = 24 // bits of the number of a formDecimal
-	tenThousandBase = 10_000
+	decimalDigits = 24 // bits of the number of a formDecimal
+	mod10kBase    = 10_000
 )
 
-// decodeDecimal reads exponent and number exactly; the value is the float nearest.
+// decodeDecimal decodes exponent and number exactly, and returns the nearest float.
 func (c codec) decodeDecimal(b []byte) (devices.Value, error) {
 	n := int64(binary.BigEndian.Uint32(b) & (1<<decimalDigits - 1))
 	if !c.unsignedDigits {
@@ -34,9 +34,9 @@ func (c codec) decodeDecimal(b []byte) (devices.Value, error) {
 	case math.IsInf(f, 0):
 		return devices.Value{}, errTooLarge
 	case c.typ == v1beta1.INT:
-		return whole(f)
+		return roundToInt(f)
 	}
-	return c.present(devices.Float(f)), nil
+	return c.asType(devices.Float(f)), nil
 }
 
 // encodeDecimal finds the exponent nearest to zero with which the number is exact.
@@ -72,30 +72,30 @@ func powerOfTen(e int) *big.Rat {
 	return new(big.Rat).SetInt(p)
 }
 
-// decodeTenThousands adds registers up, the first one being the highest. With a sign
-// every register has it.
-func (c codec) decodeTenThousands(b []byte) (devices.Value, error) {
+// decodeMod10k sums up registers of four digits, the first being the most significant. Of a
+// negative number every register is negative or zero.
+func (c codec) decodeMod10k(b []byte) (devices.Value, error) {
 	var n int64
 	sign := int64(0)
 	for i := 0; i < len(b); i += 2 {
 		d := int64(int16(binary.BigEndian.Uint16(b[i:])))
-		wrong := d <= -tenThousandBase || d >= tenThousandBase || (d < 0 && c.unsignedDigits) || d*sign < 0
+		wrong := d <= -mod10kBase || d >= mod10kBase || (d < 0 && c.unsignedDigits) || d*sign < 0
 		if wrong {
 			return devices.Value{}, errNotDigits
 		}
 		if d != 0 {
 			sign = d
 		}
-		n = n*tenThousandBase + d
+		n = n*mod10kBase + d
 	}
 	return c.signed(n)
 }
 
-func toTenThousands(n int64, words int) []byte {
+func toMod10k(n int64, words int) []byte {
 	b := make([]byte, 2*words)
 	for i := words - 1; i >= 0; i-- {
-		binary.BigEndian.PutUint16(b[2*i:], uint16(n%tenThousandBase))
-		n /= tenThousandBase
+		binary.BigEndian.PutUint16(b[2*i:], uint16(n%mod10kBase))
+		n /= mod10kBase
 	}
 	return b
 }

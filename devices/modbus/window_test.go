@@ -14,7 +14,7 @@ import (
 	"github.com/petiole-io/petiole/devices/modbus/modbustest"
 )
 
-// patience is how long a request may be unanswered and still count as in flight.
+// patience is the time that an unanswered request counts as in flight.
 const patience = 120 * time.Millisecond
 
 // distant is a slave behind a network that takes its time and answers in any order.

@@ -22,62 +22,63 @@ type conn interface {
 // dialer opens a connection.
 type dialer func(ctx context.Context) (conn, error)
 
-// maxUnanswered is how many bytes may come that answer nothing.
-const maxUnanswered = 4096
+// maxUnmatched is the most received bytes that may match no request.
+const maxUnmatched = 4096
 
-// lineSettled is the shortest silence after which a late answer counts as over.
-const lineSettled = 5 * time.Millisecond
+// minQuiet is the shortest silence that ends a late reply.
+const minQuiet = 5 * time.Millisecond
 
-// readSize is the least room for what is received at once: more than any frame.
+// readSize is the least room for one read: more than any frame needs.
 const readSize = 512
 
-// errBroadcast tells that a request was sent to all units, so that none answers.
-var errBroadcast = errors.New("broadcast: nobody answers")
+// errBroadcast is the result of a request to all units, to which none replies.
+var errBroadcast = errors.New("broadcast: no unit replies")
 
-// errClosed marks a connection that had gone before anything was answered: a read
-// may be sent again over a new one.
+// errClosed is the result of a request on a connection that the other side had closed
+// before: a read may be sent again over a new one.
 var errClosed = fmt.Errorf("%w: closed by the other side", errLink)
 
-// wire sends one request at a time over a connection and finds its answer. It is
+// wire sends one request at a time over a connection and finds its reply. It implements
 // the transporter of goburrow's clients. It belongs to one goroutine.
 type wire struct {
 	dial     dialer
 	framing  framing
 	datagram bool
-	// silence must lie between frames, and a character takes character, on a serial
-	// line; elsewhere both are zero.
+	// silence is the least time between frames, and character the duration of one
+	// character, on a serial line; elsewhere both are zero.
 	silence, character time.Duration
 
-	// timeout is how long the next transaction may take, besides the time that its
-	// characters need. A late answer comes within longest, at the latest.
-	timeout, longest time.Duration
-	// turnaround is how long slaves take to act on a broadcast.
+	// timeout bounds the next transaction, without the time that its characters take on the
+	// line. No reply comes later than maxTimeout.
+	timeout, maxTimeout time.Duration
+	// turnaround is the time that units take to act on a broadcast.
 	turnaround time.Duration
 	traced     bool
-	echoes     bool // what is sent comes back before the answer
+	echoes     bool // the adapter returns what is sent before the reply
 
-	log     *zap.Logger
-	conn    conn
-	unhook  func() bool
-	buf     []byte
-	proven  bool // something was answered on this connection
-	begin   time.Time
-	end     time.Time // of the last transaction
-	latency time.Duration
-	touched time.Time // when anything was sent or received last
-	// owed is until when answers that did not come in time may still come, by unit.
-	owed map[byte]time.Time
-	// doubtful tells that the next answer may be one that is owed; grace is how long
-	// the unit takes for the one after it.
-	doubtful bool
-	grace    time.Duration
-	heard    bool // anything came in during the last transaction
-	// posted tells that something went out since the last change began.
-	posted bool
-	frames frames
+	log          *zap.Logger
+	conn         conn
+	stopWatching func() bool
+	buf          []byte
+	answered     bool // a reply was received on this connection
+	begin        time.Time
+	end          time.Time // of the last transaction
+	latency      time.Duration
+	lastActivity time.Time // when something was sent or received last
+	// staleUntil has, for each unit that did not reply in time, until when its late reply
+	// may still come.
+	staleUntil map[byte]time.Time
+	// maybeStale reports that the next reply may be a late one; grace is how long to wait
+	// for the one after it.
+	maybeStale bool
+	grace      time.Duration
+	received   bool // something was received during the last transaction
+	// written reports whether a request went out since the last write began.
+	written bool
+	frames  frames
 }
 
-// newWire makes the wire of an endpoint, without I/O.
+// newWire returns the wire of an endpoint. It does no I/O.
 func newWire(e endpoint) *wire {
 	switch e.mode {
 	case modeTLS:
@@ -93,8 +94,8 @@ func newWire(e endpoint) *wire {
 	}
 }
 
-// connect opens the connection if it is not open. When ctx ends the connection is
-// closed, which ends what waits on it.
+// connect opens the connection if it is not open. When ctx ends the connection is closed,
+// which unblocks reads and writes.
 func (w *wire) connect(ctx context.Context, timeout time.Duration) (opened bool, err error) {
 	if w.conn != nil {
 		return false, nil
@@ -105,8 +106,8 @@ func (w *wire) connect(ctx context.Context, timeout time.Duration) (opened bool,
 	if err != nil {
 		return false, fmt.Errorf("%w: connect: %w", errLink, err)
 	}
-	w.conn, w.buf, w.proven, w.owed, w.touched = c, w.buf[:0], false, map[byte]time.Time{}, time.Now()
-	w.unhook = context.AfterFunc(ctx, func() { _ = c.Close() })
+	w.conn, w.buf, w.answered, w.staleUntil, w.lastActivity = c, w.buf[:0], false, map[byte]time.Time{}, time.Now()
+	w.stopWatching = context.AfterFunc(ctx, func() { _ = c.Close() })
 	return true, nil
 }
 
@@ -115,73 +116,73 @@ func (w *wire) disconnect() {
 	if w.conn == nil {
 		return
 	}
-	w.unhook()
-	_ = w.conn.Close() // nothing is buffered that a failing close could lose
+	w.stopWatching()
+	_ = w.conn.Close() // nothing is buffered, so a failing close loses nothing
 	w.conn = nil
 }
 
-// Send is one transaction. After any error but a timeout the connection is closed,
-// because nobody knows what comes next on it.
+// Send runs one transaction. After any error but a timeout it closes the connection,
+// because it cannot know what comes next on it.
 func (w *wire) Send(request []byte) ([]byte, error) {
 	if w.conn == nil {
 		return nil, errLink
 	}
-	w.heard = false
-	answer, err := w.transact(request)
+	w.received = false
+	reply, err := w.transact(request)
 	w.end = time.Now()
 	switch {
 	case err == nil:
-		w.proven = true
-		delete(w.owed, request[0])
+		w.answered = true
+		delete(w.staleUntil, request[0])
 	case errors.Is(err, errBroadcast):
 	case errors.Is(err, errTimeout):
 		if !w.framing.numbered() {
-			w.owed[request[0]] = w.end.Add(max(w.longest, w.end.Sub(w.begin)))
+			w.staleUntil[request[0]] = w.end.Add(max(w.maxTimeout, w.end.Sub(w.begin)))
 		}
 	default:
 		w.disconnect()
 	}
-	return answer, err
+	return reply, err
 }
 
 func (w *wire) transact(request []byte) ([]byte, error) {
-	if err := w.settle(request); err != nil {
+	if err := w.awaitStale(request); err != nil {
 		return nil, err
 	}
 	w.begin = time.Now()
 	line := w.lineTime(request)
-	if err := w.post(request, w.begin.Add(w.timeout+line)); err != nil {
+	if err := w.write(request, w.begin.Add(w.timeout+line)); err != nil {
 		return nil, err
 	}
 	if !w.framing.numbered() && request[0] == broadcast {
-		return nil, w.hush(line)
+		return nil, w.awaitBroadcast(line)
 	}
-	if err := w.unecho(request); err != nil {
+	if err := w.skipEcho(request); err != nil {
 		return nil, err
 	}
-	answer, err := w.await(request)
+	reply, err := w.awaitReply(request)
 	w.latency = max(time.Since(w.begin)-line, 0)
-	if err == nil && w.doubtful {
-		return w.confirm(request, answer, line)
+	if err == nil && w.maybeStale {
+		return w.lastReply(request, reply, line)
 	}
-	return answer, err
+	return reply, err
 }
 
-// await receives until something answers a request.
-func (w *wire) await(request []byte) ([]byte, error) {
+// awaitReply receives until the reply to a request is found.
+func (w *wire) awaitReply(request []byte) ([]byte, error) {
 	for {
-		answer, used, err := w.framing.find(request, w.buf)
-		if answer != nil {
-			answer = slices.Clone(answer)
+		reply, used, err := w.framing.find(request, w.buf)
+		if reply != nil {
+			reply = slices.Clone(reply)
 			w.consume(used)
-			return answer, nil
+			return reply, nil
 		}
 		if err != nil {
 			return nil, err
 		}
 		w.consume(used)
-		if len(w.buf) > maxUnanswered {
-			return nil, fmt.Errorf("%w: %d bytes that answer nothing", errGarbled, len(w.buf))
+		if len(w.buf) > maxUnmatched {
+			return nil, fmt.Errorf("%w: received %d bytes without a reply to the request", errGarbled, len(w.buf))
 		}
 		if err := w.receive(); err != nil {
 			return nil, err
@@ -189,8 +190,8 @@ func (w *wire) await(request []byte) ([]byte, error) {
 	}
 }
 
-// unecho takes the echo of a request off what is received.
-func (w *wire) unecho(request []byte) error {
+// skipEcho removes the echo of a request from the received bytes.
+func (w *wire) skipEcho(request []byte) error {
 	for w.echoes && !w.framing.numbered() {
 		if at := bytes.Index(w.buf, request); at >= 0 {
 			w.consume(at + len(request))
@@ -203,14 +204,15 @@ func (w *wire) unecho(request []byte) error {
 	return nil
 }
 
-// lineTime is what the characters of a request and its answer take on the line.
+// lineTime returns the time that the characters of a request and its reply take on the
+// line.
 func (w *wire) lineTime(request []byte) time.Duration {
 	if w.character == 0 {
 		return 0
 	}
 	characters := len(request)
 	if request[0] != broadcast {
-		characters += answerLength(request[1:len(request)-2]) + rtuEnvelope
+		characters += replyLength(request[1:len(request)-2]) + rtuEnvelope
 	}
 	if w.echoes {
 		characters += len(request)
@@ -218,32 +220,33 @@ func (w *wire) lineTime(request []byte) time.Duration {
 	return time.Duration(characters) * w.character
 }
 
-// post sends a request. What is received until the deadline may answer it.
-func (w *wire) post(request []byte, deadline time.Time) error {
+// write sends a request. Deadline applies to it and to the reads that follow.
+func (w *wire) write(request []byte, deadline time.Time) error {
 	if err := w.conn.SetDeadline(deadline); err != nil {
-		return w.failed(err)
+		return w.ioError(err)
 	}
 	w.trace(true, request)
 	n, err := w.conn.Write(request)
-	w.posted = w.posted || n > 0
+	w.written = w.written || n > 0
 	if err != nil {
-		return w.failed(err)
+		return w.ioError(err)
 	}
-	w.touched = time.Now()
+	w.lastActivity = time.Now()
 	return nil
 }
 
-// hush waits until a broadcast is over the line and the slaves have acted on it
-// (Modbus over Serial Line V1.02, 2.4.1).
-func (w *wire) hush(line time.Duration) error {
-	if _, err := w.discard(w.begin.Add(line+w.turnaround), line+w.turnaround); err != nil {
+// awaitBroadcast waits until a broadcast has passed the line and the units have acted on
+// it (Modbus over Serial Line V1.02, 2.4.1).
+func (w *wire) awaitBroadcast(line time.Duration) error {
+	if _, err := w.discardUntil(w.begin.Add(line+w.turnaround), line+w.turnaround); err != nil {
 		return err
 	}
 	return errBroadcast
 }
 
-// next waits for the next whole frame of a link with numbers, whosever answer it is.
-func (w *wire) next(until time.Time) ([]byte, error) {
+// receiveFrame waits for the next complete frame with a transaction number, whichever
+// request it replies to.
+func (w *wire) receiveFrame(until time.Time) ([]byte, error) {
 	for {
 		frame, used, err := nextFrame(w.buf)
 		if err != nil {
@@ -255,7 +258,7 @@ func (w *wire) next(until time.Time) ([]byte, error) {
 			return frame, nil
 		}
 		if err := w.conn.SetDeadline(until); err != nil {
-			return nil, w.failed(err)
+			return nil, w.ioError(err)
 		}
 		if err := w.receive(); err != nil {
 			return nil, err
@@ -270,21 +273,21 @@ func (w *wire) receive() error {
 	w.buf = w.buf[:at+n]
 	switch {
 	case n > 0:
-		w.heard, w.touched = true, time.Now()
+		w.received, w.lastActivity = true, time.Now()
 		w.trace(false, w.buf[at:])
 		return nil
 	case err == nil:
-		return w.failed(io.ErrUnexpectedEOF) // what reads nothing has been unplugged
+		return w.ioError(io.ErrUnexpectedEOF) // a port that returns no bytes has been unplugged
 	default:
-		return w.failed(err)
+		return w.ioError(err)
 	}
 }
 
-func (w *wire) failed(err error) error {
+func (w *wire) ioError(err error) error {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return errTimeout
-	case w.proven && !w.heard:
+	case w.answered && !w.received:
 		return fmt.Errorf("%w: %w", errClosed, err)
 	default:
 		return fmt.Errorf("%w: %w", errLink, err)

@@ -14,16 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LineConfig is what a serial line is like.
+// LineConfig configures a Line.
 type LineConfig struct {
 	// Baud is the line's rate; a character has 11 bits.
 	Baud int
 	// Slave is the address of a Modbus TCP slave whose units are on the line.
 	Slave string
-	// Turnaround is what a unit takes before it answers, besides the silence that ends
-	// a request.
+	// Turnaround is the time that a unit takes before it replies, in addition to the silence
+	// that ends a request.
 	Turnaround time.Duration
-	// Dead tells the units that do not answer; nil: none.
+	// Dead reports whether a unit does not reply; nil: all do.
 	Dead func(unit byte) bool
 }
 
@@ -45,7 +45,7 @@ type Line struct {
 
 const charBits = 11
 
-// NewLine starts a line. Close ends it.
+// NewLine starts a line. The caller must close it.
 func NewLine(c LineConfig) (*Line, error) {
 	l := &Line{config: c, done: make(chan struct{}), character: charBits * time.Second / time.Duration(c.Baud)}
 	l.silence = l.character * 7 / 2
@@ -54,11 +54,11 @@ func NewLine(c LineConfig) (*Line, error) {
 	}
 	var err error
 	if l.terminal, err = openTerminal(); err != nil {
-		return nil, fmt.Errorf("make serial line: %w", err)
+		return nil, fmt.Errorf("open serial line: %w", err)
 	}
 	slave, err := net.Dial("tcp", c.Slave)
 	if err != nil {
-		_ = l.terminal.close() // the first error counts
+		_ = l.terminal.close() // the first error is returned
 		return nil, fmt.Errorf("connect line to slave: %w", err)
 	}
 	l.slave = slave
@@ -66,23 +66,23 @@ func NewLine(c LineConfig) (*Line, error) {
 	return l, nil
 }
 
-// Path is the serial port for the master.
+// Path returns the path of the serial port for the master.
 func (l *Line) Path() string { return l.terminal.path }
 
-// Requests is how many whole requests came.
+// Requests returns the number of complete requests received.
 func (l *Line) Requests() int64 { return l.requests.Load() }
 
-// Early is how many requests came before the line had been silent for as long as
-// frames must be apart.
+// Early returns the number of requests that came before the line had been silent for the
+// time that must lie between frames.
 func (l *Line) Early() int64 { return l.early.Load() }
 
-// Ideal is the shortest time that reading n registers can take, from the beginning
-// of one request to that of the next.
+// Ideal returns the shortest time that reading n registers can take, from the start of one
+// request to that of the next.
 func (l *Line) Ideal(n int) time.Duration {
 	return time.Duration(13+2*n)*l.character + 2*l.silence + l.config.Turnaround
 }
 
-// Close ends the line.
+// Close closes the line.
 func (l *Line) Close() error {
 	var err error
 	l.closeOnce.Do(func() {
@@ -129,7 +129,7 @@ func (l *Line) serve() {
 	}
 }
 
-// requestLength is how long the request at the beginning of buf is.
+// requestLength returns the length of the request at the start of buf.
 func requestLength(buf []byte) int {
 	switch {
 	case len(buf) > 6 && (buf[1] == modbus.FuncCodeWriteMultipleCoils || buf[1] == modbus.FuncCodeWriteMultipleRegisters):
@@ -141,7 +141,7 @@ func requestLength(buf []byte) int {
 	}
 }
 
-// ask has the slave answer a request; no answer is one of no bytes.
+// ask forwards a request to the slave. It returns no bytes if there is no reply.
 func (l *Line) ask(request []byte) ([]byte, error) {
 	h := modbus.NewRTUClientHandler("")
 	h.SlaveId = request[0]
@@ -167,7 +167,7 @@ func (l *Line) ask(request []byte) ([]byte, error) {
 		return nil, err
 	}
 	if request[0] == 0 {
-		return nil, nil // nobody answers a broadcast
+		return nil, nil // no unit replies to a broadcast
 	}
 	return h.Encode(&modbus.ProtocolDataUnit{FunctionCode: body[1], Data: body[2:]})
 }

@@ -2,7 +2,7 @@ package modbustest
 
 import "math"
 
-// Layout is how a slave fills the registers that nobody has written.
+// Layout selects what a slave returns for registers that were not written.
 type Layout int
 
 const (
@@ -14,23 +14,23 @@ const (
 
 const floatBits = 12 // of the tag, and of the counter, in a Float
 
-// Word is what a register holds when the slave's counter is count: a tag of the
+// Word returns the content of a register when the slave's counter is count: a tag of the
 // unit and the address, plus the counter. Wrong units and addresses give counters
 // that are far off, stale answers give old ones, and torn values give several.
 func Word(unit byte, address, count uint16) uint16 { return tag(unit, address) + count }
 
-// WordCount is the counter that a register's value was made with, if it is that of
-// the unit and the address.
+// WordCount returns the counter in a register's value, which must be of this unit and
+// address.
 func WordCount(unit byte, address, value uint16) uint16 { return value - tag(unit, address) }
 
-// Float is what the float at an even address holds: an integer below 2^24, whose
+// Float returns the float at an even address: an integer below 2^24, whose
 // upper half is a tag of unit and address, and whose lower half is the counter.
 func Float(unit byte, address, count uint16) float32 {
 	return float32(uint32(tag(unit, address))>>(16-floatBits)<<floatBits | uint32(count)&(1<<floatBits-1))
 }
 
-// FloatCount is the counter that a float was made with; false means that it is not
-// one of the unit and the address.
+// FloatCount returns the counter in a float. It returns false if the float is not one of
+// this unit and address.
 func FloatCount(unit byte, address uint16, value float64) (uint16, bool) {
 	n := uint32(value)
 	if float64(n) != value || n>>floatBits != uint32(tag(unit, address))>>(16-floatBits) {
@@ -39,7 +39,7 @@ func FloatCount(unit byte, address uint16, value float64) (uint16, bool) {
 	return uint16(n & (1<<floatBits - 1)), true
 }
 
-// FloatAge is how many counts a float's counter is behind now.
+// FloatAge returns by how many counts a float's counter is behind now.
 func FloatAge(now, count uint16) uint16 { return (now - count) & (1<<floatBits - 1) }
 
 func tag(unit byte, address uint16) uint16 {
@@ -49,7 +49,7 @@ func tag(unit byte, address uint16) uint16 {
 	return uint16(x >> 16)
 }
 
-// fill is the word that a layout has at an address.
+// fill returns the word of a layout at an address.
 func (l Layout) fill(unit byte, address, count uint16) uint16 {
 	if l == Words {
 		return Word(unit, address, count)

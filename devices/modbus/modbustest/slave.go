@@ -10,19 +10,19 @@ import (
 	"github.com/simonvetter/modbus"
 )
 
-// Config is what a slave is like.
+// Config configures a Slave.
 type Config struct {
 	// Address to listen at; empty: a free port of loopback.
 	Address string
-	// Layout fills the registers that nobody has written.
+	// Layout fills the registers that were not written.
 	Layout Layout
-	// Turnaround is waited before every answer.
+	// Turnaround is the time before every reply.
 	Turnaround time.Duration
 	// MaxRegisters in one request; zero: no bound.
 	MaxRegisters int
-	// Illegal tells the registers that no request may touch; nil: none.
+	// Illegal reports whether a request that touches a register is refused; nil: none.
 	Illegal func(unit byte, address uint16) bool
-	// MaxClients is how many connections are accepted; zero: 100.
+	// MaxClients bounds the accepted connections; zero: 100.
 	MaxClients uint
 }
 
@@ -48,7 +48,7 @@ type place struct {
 	address uint16
 }
 
-// NewSlave starts a slave. Close stops it.
+// NewSlave starts a slave. The caller must close it.
 func NewSlave(c Config) (*Slave, error) {
 	if c.Address == "" {
 		addr, err := freeAddress()
@@ -84,16 +84,17 @@ func freeAddress() (string, error) {
 // Close stops the slave.
 func (s *Slave) Close() error { return s.server.Stop() }
 
-// Addr is host:port.
+// Addr returns host:port.
 func (s *Slave) Addr() string { return s.addr }
 
-// Count is the counter that registers have now.
+// Count returns the counter that registers have now.
 func (s *Slave) Count() uint16 { return uint16(s.count.Load()) }
 
-// Requests is how many requests were served.
+// Requests returns the number of requests served.
 func (s *Slave) Requests() int64 { return s.requests.Load() }
 
-// OnWrite is called for every register or coil that is written. It must not block.
+// OnWrite sets a function that is called for every register or coil written. It must not
+// block.
 func (s *Slave) OnWrite(f func(unit byte, address uint16, value uint16)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// terminal is a pseudo terminal: a serial port at path, whose other side is far. The
-// port is held open, or far would read errors while nobody uses it; it is raw, so that
-// nothing is echoed before its user sets it.
+// terminal is a pseudo terminal: a serial port at path, whose other side is far. It keeps
+// the port open, since far would read errors while no user has it open. The port is raw, so
+// that nothing is echoed before its user configures it.
 type terminal struct {
 	path string
 	far  *os.File
@@ -46,8 +46,8 @@ func openTerminal() (terminal, error) {
 
 func (t terminal) close() error { return errors.Join(t.far.Close(), unix.Close(t.hold)) }
 
-// Pair is two serial ports that are connected with each other, without a pace, for
-// slaves that want a port of their own.
+// Pair is two serial ports that are connected with each other, at full speed, for slaves
+// that need a port of their own.
 type Pair struct {
 	// A and B are the paths of the ports.
 	A, B  string
@@ -55,7 +55,7 @@ type Pair struct {
 	pumps sync.WaitGroup
 }
 
-// NewPair makes a pair. Close ends it.
+// NewPair connects two new ports. The caller must close the pair.
 func NewPair() (*Pair, error) {
 	a, err := openTerminal()
 	if err != nil {
@@ -73,7 +73,7 @@ func NewPair() (*Pair, error) {
 	return p, nil
 }
 
-// Close ends the pair.
+// Close closes both ports.
 func (p *Pair) Close() error {
 	err := errors.Join(p.ends[0].close(), p.ends[1].close())
 	p.pumps.Wait()

@@ -2,7 +2,7 @@ package modbus
 
 import "math"
 
-// halfToFloat widens an IEEE 754 binary16; every one has an exact float32.
+// halfToFloat converts an IEEE 754 binary16, exactly.
 func halfToFloat(h uint16) float32 {
 	sign, exponent, fraction := uint32(h>>15)<<31, uint32(h>>10&0x1f), uint32(h&0x3ff)
 	switch exponent {
@@ -16,8 +16,8 @@ func halfToFloat(h uint16) float32 {
 	}
 }
 
-// floatToHalf rounds to the nearest binary16, ties to even. Numbers beyond its range
-// become an infinity.
+// floatToHalf rounds to the nearest binary16, ties to even. A number beyond its range
+// becomes an infinity.
 func floatToHalf(f float64) uint16 {
 	sign := uint16(0)
 	if math.Signbit(f) {

@@ -7,9 +7,9 @@ import (
 	"github.com/goburrow/modbus"
 )
 
-// rtu is the framing of serial lines and of RTU over TCP. Frames have no number and
-// no length: an answer is found by its unit, function, expected length and checksum,
-// wherever it begins, so that noise and the local echo of two-wire adapters do no harm.
+// rtu is the framing of serial lines and of RTU over TCP. Frames have no number and no
+// length: a reply is found by its unit, function, expected length and checksum, wherever
+// it starts, so that noise and the local echo of two-wire adapters do no harm.
 type rtu struct{}
 
 const rtuEnvelope = 3 // unit and checksum
@@ -20,7 +20,7 @@ func (rtu) packager(unit byte) modbus.Packager { return rtuUnit{unit} }
 
 func (rtu) find(request, buf []byte) ([]byte, int, error) {
 	pdu := request[1 : len(request)-2]
-	want := answerLength(pdu) + rtuEnvelope
+	want := replyLength(pdu) + rtuEnvelope
 	for i := range buf {
 		rest := buf[i:]
 		if len(rest) < 5 {
@@ -30,9 +30,9 @@ func (rtu) find(request, buf []byte) ([]byte, int, error) {
 			continue
 		}
 		switch {
-		case rest[1] == pdu[0]|0x80 && checked(rest[:5]):
+		case rest[1] == pdu[0]|0x80 && checksumOK(rest[:5]):
 			return rest[:5], i + 5, nil
-		case rest[1] != pdu[0] || len(rest) < want || !checked(rest[:want]):
+		case rest[1] != pdu[0] || len(rest) < want || !checksumOK(rest[:want]):
 		case isRead(pdu[0]) && int(rest[2]) != want-rtuEnvelope-2:
 		default:
 			return rest[:want], i + want, nil
@@ -49,18 +49,18 @@ func (u rtuUnit) Encode(pdu *modbus.ProtocolDataUnit) ([]byte, error) {
 	return binary.LittleEndian.AppendUint16(adu, crc(adu)), nil
 }
 
-func (u rtuUnit) Verify(request, answer []byte) error {
-	if answer[0] != u.unit {
-		return fmt.Errorf("%w: from unit %d, asked %d", errGarbled, answer[0], u.unit)
+func (u rtuUnit) Verify(request, reply []byte) error {
+	if reply[0] != u.unit {
+		return fmt.Errorf("%w: from unit %d, asked %d", errGarbled, reply[0], u.unit)
 	}
-	return verifyPDU(request[1:len(request)-2], answer[1:len(answer)-2])
+	return verifyPDU(request[1:len(request)-2], reply[1:len(reply)-2])
 }
 
 func (u rtuUnit) Decode(adu []byte) (*modbus.ProtocolDataUnit, error) {
 	return &modbus.ProtocolDataUnit{FunctionCode: adu[1], Data: adu[2 : len(adu)-2]}, nil
 }
 
-func checked(frame []byte) bool {
+func checksumOK(frame []byte) bool {
 	n := len(frame) - 2
 	return binary.LittleEndian.Uint16(frame[n:]) == crc(frame[:n])
 }
@@ -80,7 +80,7 @@ var crcTable = func() (t [256]uint16) {
 	return t
 }()
 
-// crc is the checksum of a frame (Modbus over Serial Line V1.02, 6.2.2).
+// crc returns the checksum of a frame (Modbus over Serial Line V1.02, 6.2.2).
 func crc(b []byte) uint16 {
 	c := uint16(0xffff)
 	for _, x := range b {

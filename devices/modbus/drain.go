@@ -11,24 +11,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// quieten drops what came in since the last answer. On a serial line it waits until
-// the line has been silent for as long as frames must be apart. Timers of the runtime
-// are coarser than that silence, so the kernel waits.
-func (w *wire) quieten() error {
+// drain drops bytes that came in since the last reply. On a serial line it waits until the
+// line has been silent for the time that must lie between frames. It waits in the kernel,
+// because timers of the Go runtime are coarser than that.
+func (w *wire) drain() error {
 	raw, ok := w.conn.(syscall.Conn)
-	if !ok { // not a socket nor a port: nothing that could be asked without waiting
+	if !ok { // neither a socket nor a port: it cannot be polled
 		return nil
 	}
 	for begin := time.Now(); ; {
-		rest := max(w.silence-time.Since(w.touched), 0)
+		rest := max(w.silence-time.Since(w.lastActivity), 0)
 		came, err := awaitInput(raw, rest)
 		if err != nil {
-			return w.failed(err)
+			return w.ioError(err)
 		}
 		if !came {
 			return nil
 		}
-		if err := w.drop(raw); err != nil {
+		if err := w.discardAvailable(raw); err != nil {
 			return err
 		}
 		if time.Since(begin) > w.timeout {
@@ -37,8 +37,8 @@ func (w *wire) quieten() error {
 	}
 }
 
-// awaitInput waits in the kernel until something can be read; false means that
-// nothing came. The connection is not closed meanwhile.
+// awaitInput waits in the kernel until the connection is readable. It returns false if
+// that takes longer than limit. The connection must not be closed meanwhile.
 func awaitInput(c syscall.Conn, limit time.Duration) (bool, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -57,14 +57,14 @@ func awaitInput(c syscall.Conn, limit time.Duration) (bool, error) {
 	return ready > 0, err
 }
 
-// drop reads what has come in, without waiting, and forgets it.
-func (w *wire) drop(c syscall.Conn) error {
+// discardAvailable reads and drops what has been received, without waiting.
+func (w *wire) discardAvailable(c syscall.Conn) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return w.failed(err)
+		return w.ioError(err)
 	}
 	if err := w.conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
-		return w.failed(err)
+		return w.ioError(err)
 	}
 	var chunk [readSize]byte
 	n, failed := 0, error(nil)
@@ -74,15 +74,15 @@ func (w *wire) drop(c syscall.Conn) error {
 	})
 	switch {
 	case err != nil:
-		return w.failed(err)
+		return w.ioError(err)
 	case errors.Is(failed, unix.EAGAIN) || errors.Is(failed, unix.EINTR):
 		return nil
 	case failed != nil:
-		return w.failed(&os.PathError{Op: "read", Path: "connection", Err: failed})
+		return w.ioError(&os.PathError{Op: "read", Path: "connection", Err: failed})
 	case n == 0:
-		return w.failed(io.EOF)
+		return w.ioError(io.EOF)
 	}
-	w.touched = time.Now()
+	w.lastActivity = time.Now()
 	w.trace(false, chunk[:n])
 	return nil
 }
