@@ -11,7 +11,7 @@ import (
 	"github.com/petiole-io/petiole/internal/e2e/rig"
 )
 
-// Config is what both benchmarks need.
+// Config configures both benchmarks.
 type Config struct {
 	// Root is the repository whose lab is up.
 	Root string
@@ -25,7 +25,7 @@ type bench struct {
 	nodes []*node // the stock node first: others are compared with it
 }
 
-// run measures with both nodes up, and takes away what it has created.
+// run measures with both nodes up, and deletes what it has created.
 func run(ctx context.Context, cfg Config, measure func(context.Context, *bench) error) (err error) {
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
 		return errors.New("run benchmark: needs Linux and root, for a node of its own")
@@ -51,7 +51,7 @@ func run(ctx context.Context, cfg Config, measure func(context.Context, *bench) 
 	if err != nil {
 		return err
 	}
-	remove, err := makeNamespace(ctx, r.Kube)
+	remove, err := createNamespace(ctx, r.Kube)
 	if err != nil {
 		return err
 	}

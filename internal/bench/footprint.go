@@ -14,17 +14,17 @@ import (
 	"github.com/petiole-io/petiole/internal/e2e/rig"
 )
 
-// FootprintConfig says how long is measured.
+// FootprintConfig configures Footprint.
 type FootprintConfig struct {
 	Config
-	// Duration is how long the link is watched, once idle and once with pods; default
+	// Duration is the time for which the link is measured, once idle and once with pods; default
 	// 5 minutes, in which a kubelet reports its whole status once or twice.
 	Duration time.Duration
 }
 
 const footprintPods = 5
 
-// sample is what one node costs in one state.
+// sample is the cost of one node in one state.
 type sample struct {
 	sum  rig.Memory
 	each map[string]rig.Memory
@@ -61,7 +61,7 @@ func Footprint(ctx context.Context, cfg FootprintConfig) error {
 	})
 }
 
-// footprint watches both nodes at the same time.
+// footprint measures both nodes at the same time.
 func (b *bench) footprint(ctx context.Context, state string, duration time.Duration) ([]sample, error) {
 	b.say("%s: settling %s, then watching the link for %s…", state, settle, duration)
 	if err := wait(ctx, settle); err != nil {

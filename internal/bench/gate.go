@@ -63,15 +63,15 @@ func (g *gate) accept() {
 func (g *gate) serve(conn net.Conn) {
 	defer conn.Close()
 	from, err := netip.ParseAddrPort(conn.RemoteAddr().String())
-	if err != nil || from.Addr().Unmap() != g.guest || !g.note(conn) {
+	if err != nil || from.Addr().Unmap() != g.guest || !g.add(conn) {
 		return
 	}
-	defer g.forget(conn)
+	defer g.remove(conn)
 	server, err := net.Dial("tcp", g.target)
-	if err != nil || !g.note(server) {
+	if err != nil || !g.add(server) {
 		return // the kubelet sees the end of its connection, and tries again
 	}
-	defer g.forget(server)
+	defer g.remove(server)
 	defer server.Close()
 	done := make(chan struct{}, 2)
 	for _, pair := range [][2]net.Conn{{server, conn}, {conn, server}} {
@@ -83,7 +83,7 @@ func (g *gate) serve(conn net.Conn) {
 	<-done
 }
 
-func (g *gate) note(c net.Conn) bool {
+func (g *gate) add(c net.Conn) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.ended {
@@ -93,7 +93,7 @@ func (g *gate) note(c net.Conn) bool {
 	return true
 }
 
-func (g *gate) forget(c net.Conn) {
+func (g *gate) remove(c net.Conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.open, c)

@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// LatencyConfig says how much is measured. Zero is the default that is named.
+// LatencyConfig configures Latency. The zero value of a field stands for the default given.
 type LatencyConfig struct {
 	Config
 	// Pods of each kind on each node; default 20.
@@ -84,7 +84,7 @@ func (b *bench) applied(ctx context.Context, cfg LatencyConfig) ([]row, error) {
 	for i := 1; i <= cfg.Changes; i++ {
 		value := strconv.Itoa(i)
 		start := time.Now()
-		seen := make(chan sighting, len(watches))
+		seen := make(chan arrival, len(watches))
 		for j, w := range watches {
 			go func() { seen <- await(ctx, j, w, value) }()
 		}
@@ -106,28 +106,28 @@ func (b *bench) applied(ctx context.Context, cfg LatencyConfig) ([]row, error) {
 	return []row{{what: "ConfigMap change → applied at the node", stock: times[0], petiole: times[1], goal: 1.5}}, nil
 }
 
-type sighting struct {
+type arrival struct {
 	node int
 	at   time.Time
 	err  error
 }
 
 // await reads the watch up to the value.
-func await(ctx context.Context, node int, w watch.Interface, value string) sighting {
+func await(ctx context.Context, node int, w watch.Interface, value string) arrival {
 	timeout := time.NewTimer(runningLimit)
 	defer timeout.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return sighting{node: node, err: ctx.Err()}
+			return arrival{node: node, err: ctx.Err()}
 		case <-timeout.C:
-			return sighting{node: node, err: fmt.Errorf("the value %s is not seen within %s", value, runningLimit)}
+			return arrival{node: node, err: fmt.Errorf("the value %s is not seen within %s", value, runningLimit)}
 		case e, open := <-w.ResultChan():
 			if !open {
-				return sighting{node: node, err: fmt.Errorf("the watch ended before the value %s", value)}
+				return arrival{node: node, err: fmt.Errorf("the watch ended before the value %s", value)}
 			}
 			if c, ok := e.Object.(*corev1.ConfigMap); ok && c.Data["n"] == value {
-				return sighting{node: node, at: time.Now()}
+				return arrival{node: node, at: time.Now()}
 			}
 		}
 	}

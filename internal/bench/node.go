@@ -13,11 +13,11 @@ import (
 	"github.com/petiole-io/petiole/internal/e2e/rig"
 )
 
-// node is one of the two that are compared.
+// node is one of the two nodes that are compared.
 type node struct {
 	// name is the Node's, label what tables call it.
 	name, label string
-	// client is what the node's kubelet has: its credentials, its way to its API.
+	// client uses the kubelet's credentials and its connection to its API.
 	client kubernetes.Interface
 	// linkBytes counts what the node's link has carried.
 	linkBytes func() (int64, error)
@@ -61,7 +61,7 @@ func nodeClient(kubeconfig string, dial func(context.Context, string, string) (n
 	return client, nil
 }
 
-// memory is the sum of all processes of the node's agent, and each by its name.
+// memory returns the memory of all processes of the node's agent together, and of each by its name.
 func (n *node) memory() (rig.Memory, map[string]rig.Memory, error) {
 	processes, err := n.processes()
 	if err != nil {
@@ -79,6 +79,6 @@ func (n *node) memory() (rig.Memory, map[string]rig.Memory, error) {
 	return sum, each, nil
 }
 
-// settle is how long a node is left alone after its load has changed, before it is
+// settle is the pause after the load of a node has changed, before it is
 // measured: two of the kubelet's housekeeping periods.
 const settle = 20 * time.Second

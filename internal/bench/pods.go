@@ -15,7 +15,7 @@ import (
 	"github.com/petiole-io/petiole/internal/e2e/rig"
 )
 
-// namespace is where every object of a benchmark is; it is made anew and removed.
+// namespace holds every object of a benchmark; it is created and deleted.
 const namespace = "petiole-bench"
 
 // runningLimit bounds the wait for a pod.
@@ -34,8 +34,8 @@ func nodeReady(ctx context.Context, kube kubernetes.Interface, name string) erro
 	return fmt.Errorf("node %s is not ready", name)
 }
 
-// makeNamespace creates the namespace and returns what removes it.
-func makeNamespace(ctx context.Context, kube kubernetes.Interface) (remove func() error, err error) {
+// createNamespace creates the namespace and returns a function that deletes it.
+func createNamespace(ctx context.Context, kube kubernetes.Interface) (remove func() error, err error) {
 	remove = func() error { // also once ctx has ended
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), runningLimit)
 		defer cancel()

@@ -47,7 +47,7 @@ type stock struct {
 	gate    *gate
 }
 
-// newStock says where the stock node will be. It starts nothing.
+// newStock returns the stock node. It starts nothing.
 func newStock(r *rig.Rig, out io.Writer) (*stock, error) {
 	wrap, err := host.NeedsWrapper()
 	if err != nil {
@@ -127,7 +127,7 @@ func (s *stock) start(ctx context.Context) (*node, error) {
 	}, nil
 }
 
-// stop takes the node away, also after a start that failed half way.
+// stop removes the node, also after a start that failed half way.
 func (s *stock) stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

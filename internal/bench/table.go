@@ -14,8 +14,8 @@ type row struct {
 	stock, petiole []time.Duration
 	// goal bounds Petiole's p50 as a multiple of the stock kubelet's; 0: none.
 	goal float64
-	// before is what the stock kubelet had on the machine of the baseline, kubeedge what
-	// KubeEdge had there.
+	// before is the stock kubelet's figure on the machine of the baseline, kubeedge
+	// KubeEdge's there.
 	before   string
 	kubeedge time.Duration
 }

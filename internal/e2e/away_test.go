@@ -19,15 +19,15 @@ import (
 	"github.com/petiole-io/petiole/internal/e2e/rig"
 )
 
-// maxRepeats is how often one message may be in a log while something is away and
+// maxRepeats bounds how often one message may be in a log while something is away and
 // comes back: when it goes, and when it is back, of each of a few connections.
 const maxRepeats = 3
 
 const (
-	// awayAttempts is how often a leaf tries to reach the hub before that comes: so often
-	// that a line for each attempt would be seen.
+	// awayAttempts is the number of attempts of a leaf to reach the hub before the hub comes:
+	// so many that a line for each attempt would be seen.
 	awayAttempts = 4 * (maxRepeats + 1)
-	// awayFor is how long the other side of a bridge stays away: long enough for many
+	// awayFor is the time that the other side of a bridge stays away: long enough for many
 	// attempts, which nothing counts.
 	awayFor = 15 * time.Second
 )
@@ -100,11 +100,11 @@ func stayAway(t *testing.T, alive, longEnough func() error) {
 	t.Logf("away for %s", took.Round(time.Millisecond))
 }
 
-// attemptLine is what nats-server says of an attempt that failed; the leaf logs the 1st,
+// attemptLine matches nats-server's message about a failed attempt; the leaf logs the 1st,
 // 2nd, 4th, 8th and so on.
 var attemptLine = regexp.MustCompile(`Error trying to connect as leafnode to remote server .*\(attempt (\d+)\)`)
 
-// loggedAttempts returns how many attempts to reach the hub a leaf's log tells of since m.
+// loggedAttempts returns the number of attempts to reach the hub in a leaf's log since m.
 func loggedAttempts(m mark) (int64, error) {
 	data, err := m.read()
 	if err != nil {

@@ -163,7 +163,7 @@ func backlogIs(site *rig.Site, before content) func(context.Context) error {
 	}
 }
 
-// difference names what is in one of both only.
+// difference returns the names that only one of both has.
 func difference(site string, changed []streams.Ref, subjects map[string]bool) []string {
 	var only []string
 	expected := map[string]bool{}

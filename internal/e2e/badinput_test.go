@@ -105,8 +105,8 @@ func lineWith(text string, words ...string) bool {
 	return false
 }
 
-// TestBadDevices: a protocol that nobody speaks, an unknown register type or property is told in the
-// DeviceStatus and in an Event, and a good device beside them works on.
+// TestBadDevices: a protocol that nobody speaks, an unknown register type or property is
+// reported in the DeviceStatus and in an Event, and a good device beside them works on.
 func TestBadDevices(t *testing.T) {
 	site := lab.Sites[0]
 	ns := newTank(t, site, "baddevice")
@@ -126,21 +126,21 @@ func TestBadDevices(t *testing.T) {
 		{"bad-property", "PropertyNotInModel", "PropertyNotInModel", "colour"},
 	} {
 		t.Run(tc.device, func(t *testing.T) {
-			eventually(t, 30*time.Second, "the DeviceStatus tells the reason", func(ctx context.Context) error {
+			eventually(t, 30*time.Second, "the DeviceStatus shows the reason", func(ctx context.Context) error {
 				s, err := deviceStatus(ctx, ns, tc.device)
 				if err != nil {
 					return err
 				}
-				told, err := json.Marshal(s.Status)
+				shown, err := json.Marshal(s.Status)
 				if err != nil {
 					return err
 				}
-				if s.Status.State == "" || !strings.Contains(string(told), tc.reason) || !strings.Contains(string(told), tc.what) {
-					return fmt.Errorf("status is %s, want a state, %s and %q", told, tc.reason, tc.what)
+				if s.Status.State == "" || !strings.Contains(string(shown), tc.reason) || !strings.Contains(string(shown), tc.what) {
+					return fmt.Errorf("status is %s, want a state, %s and %q", shown, tc.reason, tc.what)
 				}
 				return nil
 			})
-			eventually(t, 30*time.Second, "an Event tells the reason", func(ctx context.Context) error {
+			eventually(t, 30*time.Second, "an Event shows the reason", func(ctx context.Context) error {
 				list, err := lab.Kube.CoreV1().Events(ns).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.kind=Device,involvedObject.name=" + tc.device})
 				if err != nil {
 					return err
@@ -162,7 +162,7 @@ func TestBadDevices(t *testing.T) {
 	eventually(t, 20*time.Second, "the good device still takes desired values", registerIs(site, setpointRegister, 77))
 }
 
-// TestUndecodableMessages: what cannot be read is kept where a person finds it, is
+// TestUndecodableMessages: an unreadable message is kept in quarantine, is
 // counted, and later messages flow.
 func TestUndecodableMessages(t *testing.T) {
 	site := lab.Sites[0]
@@ -174,7 +174,7 @@ func TestUndecodableMessages(t *testing.T) {
 			purge(t, site.JS, streams.SiteDesired, subject)
 		})
 		put(t, lab.JS, subject)
-		eventually(t, 30*time.Second, "it is in SITE_QUARANTINE with a reason", keptAside(site.JS, streams.SiteQuarantine, "local.quarantine."+subject))
+		eventually(t, 30*time.Second, "it is in SITE_QUARANTINE with a reason", quarantined(site.JS, streams.SiteQuarantine, "local.quarantine."+subject))
 		eventually(t, 30*time.Second, "the Site counts it", func(ctx context.Context) error {
 			n, err := siteStatus(ctx, site.Name, "quarantined")
 			if err == nil && n <= before {
@@ -189,7 +189,7 @@ func TestUndecodableMessages(t *testing.T) {
 		msg := undecodable(subject)
 		_, err := site.Operator.RequestMsg(msg, 10*time.Second)
 		must(t, err)
-		eventually(t, 30*time.Second, "it is in QUARANTINE with a reason", keptAside(lab.JS, streams.Quarantine, "quarantine."+subject))
+		eventually(t, 30*time.Second, "it is in QUARANTINE with a reason", quarantined(lab.JS, streams.Quarantine, "quarantine."+subject))
 		eventually(t, 30*time.Second, "the bridge goes on", bridgeIsIdle)
 	})
 	t.Run("later messages flow in both directions", func(t *testing.T) {
@@ -213,8 +213,8 @@ func put(t *testing.T, js jetstream.JetStream, subject string) {
 	must(t, err)
 }
 
-// keptAside returns nil when the stream holds the message with a reason.
-func keptAside(js jetstream.JetStream, stream, subject string) condition {
+// quarantined returns nil when the stream holds the message with a reason.
+func quarantined(js jetstream.JetStream, stream, subject string) condition {
 	return func(ctx context.Context) error {
 		s, err := js.Stream(ctx, stream)
 		if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/petiole-io/petiole/internal/e2e/rig"
 )
 
-// convergeLimit ends the wait for what shall take convergeGoal.
+// convergeLimit ends the wait for what should take convergeGoal.
 const (
 	convergeGoal  = 5 * time.Second
 	convergeLimit = 2 * time.Minute
@@ -58,7 +58,7 @@ func TestLinkCut(t *testing.T) {
 		t.Logf("nats consumer report DESIRED\n%s", got[string](t)(lab.Output(t.Context(), "nats", "consumer", "report", "DESIRED")))
 	})
 	t.Run("a container that dies is restarted by the node", p.testContainerDies)
-	t.Run("the API tells the truth and evicts nobody but whom it is told to", func(t *testing.T) { p.testNotEvicted(t, cutAt) })
+	t.Run("the API shows the truth and evicts only the pod without toleration", func(t *testing.T) { p.testNotEvicted(t, cutAt) })
 
 	living := got[map[string]string](t)(p.running(t.Context()))
 	healAt := time.Now()
@@ -206,7 +206,7 @@ func (p *plant) testNotEvicted(t *testing.T, cutAt time.Time) {
 		if pod.DeletionTimestamp != nil {
 			t.Errorf("pod %s is being deleted", pod.Name)
 		}
-		// What is tolerated without limit is never evicted; there is no need to wait
+		// A pod that tolerates without limit is never evicted; there is no need to wait
 		// for five minutes to see it.
 		for _, key := range []string{corev1.TaintNodeUnreachable, corev1.TaintNodeNotReady} {
 			if limit := toleration(&pod, key); limit != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// TestDevice: what a device reports reaches its DeviceStatus, what is desired reaches
-// its register.
+// TestDevice: a reported value reaches the DeviceStatus, a desired value
+// the register.
 func TestDevice(t *testing.T) {
 	site := lab.Sites[0]
 	ns := newTank(t, site, "device")
@@ -65,7 +65,7 @@ func TestDeviceWhileCut(t *testing.T) {
 	eventually(t, time.Minute, "the Site shows that it is not connected", siteConnected(site, false))
 	must(t, registerIs(site, setpointRegister, 10)(t.Context()))
 	if w := got[[]slave.Write](t)(site.Slave().Writes(setpointRegister, cutAt)); len(w) != 0 {
-		t.Errorf("while cut the slave was told to write %+v", w)
+		t.Errorf("while cut the slave got the writes %+v", w)
 	}
 
 	healAt := time.Now()
@@ -86,7 +86,7 @@ func TestDeviceWhileCut(t *testing.T) {
 
 	writes := got[[]slave.Write](t)(site.Slave().Writes(setpointRegister, cutAt))
 	if len(writes) != 1 || len(writes[0].Values) != 1 || writes[0].Values[0] != 25 {
-		t.Errorf("the slave was told to write %+v, want 25, once", writes)
+		t.Errorf("the slave got the writes %+v, want 25, once", writes)
 	}
 	s := got[sampled](t)(readSamples(t.Context(), site, ns, "tank"))
 	during := 0
@@ -114,7 +114,7 @@ type batch struct {
 	} `json:"samples"`
 }
 
-// sampled is what TELEMETRY holds of one device.
+// sampled holds the samples of one device in TELEMETRY.
 type sampled struct {
 	batches int
 	times   []time.Time // of the property uptime

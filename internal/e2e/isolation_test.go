@@ -101,7 +101,7 @@ func testForeignWrites(t *testing.T, nc *nats.Conn, victim, thief *rig.Site) {
 	} {
 		must(t, nc.Publish(subject, []byte(nonce)))
 	}
-	// What is allowed comes after it on the same connection.
+	// An allowed message follows on the same connection.
 	proof := streams.TelemetrySubject(thief.Name, "probe", "e2e")
 	must(t, nc.Publish(proof, []byte(nonce)))
 	deadline := time.Now().Add(10 * time.Second)

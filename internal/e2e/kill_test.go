@@ -18,10 +18,10 @@ func TestKill(t *testing.T) {
 	site := lab.Sites[0]
 	victims := []struct {
 		name string
-		// daemon is what the lab starts again; empty: it comes back by itself.
+		// daemon is the daemon that the lab starts again; empty: it restarts by itself.
 		daemon  string
 		process func() (rig.Process, error)
-		// noticed is whether the kill comes after everybody has noticed the cut, or while
+		// noticed: the kill comes after everybody has noticed the cut, otherwise while
 		// connections still look alive.
 		noticed bool
 	}{
@@ -86,7 +86,7 @@ func (p *plant) ensureDoomed(t *testing.T) *corev1.Pod {
 	return got[*corev1.Pod](t)(p.pod(t.Context(), doomed))
 }
 
-// scaledAway are the UIDs of the pods that ran and that the API has no more.
+// scaledAway returns the UIDs of the pods that ran and that the API no longer has.
 func (p *plant) scaledAway(t *testing.T, before map[string]string) []string {
 	t.Helper()
 	known := map[string]bool{}

@@ -19,10 +19,10 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// mqttAddress is where applications on a gateway find MQTT.
+// mqttAddress is the address of the gateway's MQTT listener.
 const mqttAddress = "127.0.0.1:1883"
 
-// mqttOptions are those of a program on the site's gateway that has no credential.
+// mqttOptions returns the options of a program on the site's gateway without credentials.
 func mqttOptions(t *testing.T, site *rig.Site) *mqtt.ClientOptions {
 	t.Helper()
 	opts := mqtt.NewClientOptions().AddBroker("tcp://" + mqttAddress).SetClientID("e2e").SetConnectTimeout(5 * time.Second)
@@ -31,7 +31,7 @@ func mqttOptions(t *testing.T, site *rig.Site) *mqtt.ClientOptions {
 	})
 }
 
-// mqttClient is an application on the site's gateway.
+// mqttClient connects as an application on the site's gateway.
 func mqttClient(t *testing.T, site *rig.Site) mqtt.Client {
 	t.Helper()
 	password, err := credential.ReadPassword(lab.UserFile(site, fabric.UserApplication))

@@ -16,7 +16,7 @@ import (
 // lab is the running lab of all tests.
 var lab *rig.Rig
 
-// pressure is how busy the machine is while the tests run.
+// pressure records how busy the machine is while the tests run.
 var pressure rig.Pressure
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -71,8 +71,8 @@ func run(m *testing.M) (code int) {
 }
 
 // command runs a command with its progress on standard output. Of the environment it
-// does not pass on what a task that runs the tests has set for its own builds: a task
-// prefers what is there to what its own file says.
+// does not pass on the variables that a task has set for its own builds: a task
+// prefers variables that are set to those of its own file.
 func command(root, name string, args ...string) error {
 	cmd := exec.Command(name, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = root, os.Stdout, os.Stderr

@@ -31,7 +31,7 @@ func asNobody(t *testing.T, site *rig.Site, name string, args ...string) (string
 	return string(out), err
 }
 
-// natsForNobody is a copy of the nats command where everybody may run it.
+// natsForNobody copies the nats command to a place where everybody may run it.
 func natsForNobody(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "petiole-nobody-")
@@ -52,7 +52,7 @@ func natsForNobody(t *testing.T) string {
 
 // TestNobodyOnAGateway tries, as a local user without rights, what would make him master of
 // the gateway: the site's streams, a Secret, a pod of his own, a device, and the files that
-// hold what would let him in.
+// hold credentials.
 func TestNobodyOnAGateway(t *testing.T) {
 	site := lab.Sites[1]
 	nats := natsForNobody(t)
@@ -84,7 +84,7 @@ func TestNobodyOnAGateway(t *testing.T) {
 	if k.WaitTimeout(10*time.Second) && k.Error() == nil {
 		t.Error("nobody is let in over MQTT")
 	}
-	// What people do there instead.
+	// The way that people use instead.
 	out, err := lab.Output(t.Context(), lab.Bin("lab"), "exec", site.Name, "nats", "--context", site.Name+"-local", "stream", "report")
 	if err != nil || !strings.Contains(out, streams.SiteDesired) {
 		t.Errorf("the operator looks at the streams: %v: %s", err, out)

@@ -13,20 +13,20 @@ import (
 
 type content = oracle.Content
 
-// wanted reads the API.
+// wanted returns the site's desired state according to the API server.
 func wanted(ctx context.Context, site string) (content, error) {
 	return oracle.Desired(ctx, lab.Dynamic, site)
 }
 
-// stored reads what a stream of DESIRED's form holds for a site: the hub's or, through
+// stored reads the objects of a site in a stream of DESIRED's form: the hub's or, through
 // the link, the site's own.
 func stored(ctx context.Context, site *rig.Site, name string) (content, error) {
 	js := lab.JS
 	if name == streams.SiteDesired {
 		js = site.JS
 	}
-	// What is asked while the link comes up may go into the old connection; the measured
-	// time shall not be that of waiting for an answer that cannot come.
+	// A request that is sent while the link comes up may go into the old connection; the measured
+	// time should not include waiting for an answer that cannot come.
 	open, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
 	defer cancel()
 	stream, err := js.Stream(open, name)
@@ -55,7 +55,7 @@ func stored(ctx context.Context, site *rig.Site, name string) (content, error) {
 	return out, err
 }
 
-// converged returns nil when the site's own stream holds exactly what the API wants.
+// converged returns nil when the site's own stream holds exactly its desired state.
 func converged(site *rig.Site) func(context.Context) error {
 	return func(ctx context.Context) error {
 		api, err := wanted(ctx, site.Name)

@@ -51,7 +51,7 @@ func timed(t *testing.T, start time.Time, limit time.Duration, conditions map[st
 	return took
 }
 
-// last is the longest of them.
+// last returns the longest of them.
 func last(took map[string]time.Duration) time.Duration {
 	var longest time.Duration
 	for _, d := range took {

@@ -77,8 +77,8 @@ func (p *plant) readerPod() *corev1.Pod {
 	return pod
 }
 
-// settle waits until the site has stored everything, and returns what the API wanted
-// of it then.
+// settle waits until the site has stored everything, and returns its desired state at that
+// time.
 func (p *plant) settle(t *testing.T) content {
 	t.Helper()
 	eventually(t, time.Minute, p.site.Name+" has everything", converged(p.site))
@@ -92,14 +92,14 @@ func (p *plant) settle(t *testing.T) content {
 	return before
 }
 
-// cut takes the site's link down; the test's end heals it.
+// cut takes the site's link down; it is healed when the test ends.
 func (p *plant) cut(t *testing.T) {
 	t.Helper()
 	p.healAtEnd(t)
 	must(t, lab.Cut(t.Context(), p.site))
 }
 
-// cutSilently is cut by packets that vanish: nobody is told.
+// cutSilently is cut with packets that are dropped: neither end sees an error.
 func (p *plant) cutSilently(t *testing.T) {
 	t.Helper()
 	p.healAtEnd(t)
@@ -151,7 +151,7 @@ func (p *plant) pod(ctx context.Context, name string) (*corev1.Pod, error) {
 	return lab.Kube.CoreV1().Pods(p.ns).Get(ctx, name, metav1.GetOptions{})
 }
 
-// podGone returns nil when neither the API nor the site knows the pod any more.
+// podGone returns nil when neither the API nor the site has the pod.
 func (p *plant) podGone(name, uid string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		if _, err := p.pod(ctx, name); !apierrors.IsNotFound(err) {
@@ -168,7 +168,7 @@ func (p *plant) podGone(name, uid string) func(context.Context) error {
 	}
 }
 
-// running are the ids of the running containers of the namespace at the site, by pod
+// running returns the ids of the running containers of the namespace at the site, by pod
 // UID and container name.
 func (p *plant) running(ctx context.Context) (map[string]string, error) {
 	containers, err := p.site.Runtime.Containers(ctx, p.ns)
@@ -185,7 +185,7 @@ func (p *plant) running(ctx context.Context) (map[string]string, error) {
 }
 
 // stillRunning fails the test when a container of before, unless its pod is among the
-// dead, does not run any more or was replaced.
+// dead, no longer runs or was replaced.
 func (p *plant) stillRunning(t *testing.T, before map[string]string, dead ...string) {
 	t.Helper()
 	now := got[map[string]string](t)(p.running(t.Context()))
@@ -201,7 +201,7 @@ func (p *plant) stillRunning(t *testing.T, before map[string]string, dead ...str
 }
 
 // truthful returns nil when the API's status of every pod of the namespace at the site
-// is what the runtime says, and the runtime runs no other pod.
+// agrees with the runtime, and the runtime runs no other pod.
 func (p *plant) truthful(ctx context.Context) error {
 	pods, err := podsOf(ctx, p.ns, "")
 	if err != nil {

@@ -66,7 +66,7 @@ spec:
 %s`, name, node, setpointRegister, levelRegister, more)
 }
 
-// apply gives manifests to the API with kubectl, as a person does.
+// apply applies manifests with kubectl, as a person does.
 func apply(t *testing.T, namespace string, manifests ...string) {
 	t.Helper()
 	cmd := lab.Command(t.Context(), "kubectl", "apply", "-n", namespace, "-f", "-")
@@ -132,7 +132,7 @@ func observed(namespace, name, property, want string) condition {
 	}
 }
 
-// show is a twin for people.
+// show formats a twin.
 func show(twin *v1beta1.Twin) string {
 	data, err := json.Marshal(twin)
 	if err != nil {

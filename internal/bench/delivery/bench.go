@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	// mapsPerPod is how many ConfigMaps one pod refers to.
+	// mapsPerPod is the number of ConfigMaps one pod refers to.
 	mapsPerPod = 200
 	// writers change objects in parallel.
 	writers = 16
@@ -92,13 +92,13 @@ func (b *bench) populate(ctx context.Context, site string, maps int) error {
 }
 
 // awaitPublished waits until the hub has at least so many objects for a site: before that
-// an empty backlog says nothing.
+// an empty backlog proves nothing.
 func (b *bench) awaitPublished(ctx context.Context, site string, objects int) error {
 	s, err := b.js.Stream(ctx, streams.Desired)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", streams.Desired, err)
 	}
-	return await(ctx, "what "+site+" shall have", 3*time.Minute, func(ctx context.Context) error {
+	return await(ctx, "the desired state of "+site, 3*time.Minute, func(ctx context.Context) error {
 		info, err := s.Info(ctx, jetstream.WithSubjectFilter(streams.DesiredFilter(site)))
 		if err == nil && len(info.State.Subjects) < objects {
 			err = fmt.Errorf("%d objects are published, want %d", len(info.State.Subjects), objects)
@@ -132,7 +132,7 @@ const fill = "012345678901234567890123456789012345678901234567890123456789012345
 
 func mapName(i int) string { return "map-" + strconv.Itoa(i) }
 
-// pending is the hub's count of what a site has not stored.
+// pending returns the hub's count of messages that a site has not stored.
 func (b *bench) pending(ctx context.Context, site string) (int, error) {
 	c, err := b.js.Consumer(ctx, streams.Desired, site)
 	if err != nil {

@@ -1,7 +1,7 @@
-// Package delivery measures what delivery costs, on a world of its own (package world):
-// how soon a site that was away holds what changed, what a reconnect of many sites asks of
-// the API server, and what a bridge keeps in memory while a site is away. `bench
-// delivery` calls it; it needs root and the programs of `task build`, and no lab beside it.
+// Package delivery measures what delivery costs, on a world of its own (package world): how
+// soon a site that was away has the changes, how many requests a reconnect of many sites sends
+// to the API server, and how much memory a bridge takes while a site is away. `bench delivery`
+// calls it; it needs root and the programs of `task build`, and no lab beside it.
 package delivery
 
 import (
@@ -16,21 +16,21 @@ import (
 	"github.com/petiole-io/petiole/internal/breaker/world"
 )
 
-// Options say what is measured. The zero value of a field is the default that is named.
+// Options configures the measurement. The zero value of a field stands for the default given.
 type Options struct {
 	// Root is the repository.
 	Root string
 	// Sites is the number of simulated sites that reconnect; default 200. ChangesPerSite
-	// is how many objects of each changed meanwhile; default 10.
+	// is the number of objects of each changed meanwhile; default 10.
 	Sites, ChangesPerSite int
 	// Backlogs are the numbers of changed objects after which a site's return is
 	// measured; default 200, 200, 200 and 5000.
 	Backlogs []int
-	// Changes is how many changes a bridge sees while a site is away; default 100000.
+	// Changes is the number of changes that a bridge sees while a site is away; default 100000.
 	Changes int
 }
 
-// Run measures and prints. It takes some minutes.
+// Run measures and prints the results. It takes some minutes.
 func Run(ctx context.Context, o Options, out io.Writer) (err error) {
 	o = o.withDefaults()
 	dir := filepath.Join(o.Root, ".lab", "bench-delivery")

@@ -23,7 +23,7 @@ import (
 func (b *bench) reconnect(ctx context.Context) error {
 	run, stop := context.WithCancel(ctx)
 	leaves, err := b.startLeaves(run)
-	defer func() { stop(); leaves.Wait() }() //nolint:errcheck // they end because they are told to
+	defer func() { stop(); leaves.Wait() }() //nolint:errcheck // they end because they were stopped
 	if err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func (b *bench) reconnect(ctx context.Context) error {
 	if err := b.allPending(ctx, b.opts.ChangesPerSite, b.opts.ChangesPerSite+others); err != nil {
 		return err
 	}
-	// What the cut itself and the changes have caused must not count.
+	// Requests that the cut itself and the changes have caused must not count.
 	if !sleep(ctx, 5*time.Second) {
 		return ctx.Err()
 	}
@@ -136,7 +136,7 @@ func (b *bench) startLeaves(ctx context.Context) (*errgroup.Group, error) {
 	return g, nil
 }
 
-// others is how many objects of a site may change beside those that the benchmark
+// others bounds the number of objects of a site that may change besides those that the benchmark
 // changes: controllers write to nodes and namespaces.
 const others = 10
 
@@ -169,7 +169,7 @@ func (b *bench) allPending(ctx context.Context, least, most int) error {
 	})
 }
 
-// published is the last sequence of DESIRED.
+// published returns the last sequence of DESIRED.
 func (b *bench) published(ctx context.Context) (uint64, error) {
 	s, err := b.js.Stream(ctx, streams.Desired)
 	if err != nil {
@@ -207,7 +207,7 @@ func (b *bench) lists(ctx context.Context) (all int64, bridges listed, err error
 	return all, bridges, nil
 }
 
-// memory measures what the bridges occupy while a site is away and objects of it change
+// memory measures the bridges' memory while a site is away and objects of it change
 // again and again.
 func (b *bench) memory(ctx context.Context) error {
 	site := b.world.Sites[0]
@@ -253,7 +253,7 @@ func (b *bench) memory(ctx context.Context) error {
 	return errors.Join(w.Flush(), site.Link.Heal())
 }
 
-// resident is what the larger of the bridges occupies.
+// resident returns the resident memory of the larger of the bridges.
 func (b *bench) resident() (int64, error) {
 	var most int64
 	for _, br := range b.world.Bridges {

@@ -14,10 +14,10 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// noticed is how long a cut lasts at least: both ends know of it then.
+// noticed is the shortest duration of a cut: both ends have noticed it then.
 const noticed = 16 * time.Second
 
-// returns measures how soon after the link has healed a site holds what changed.
+// returns measures how soon after the link has healed a site has the changes.
 func (b *bench) returns(ctx context.Context) error {
 	site := b.world.Sites[0]
 	if err := b.populate(ctx, site.Name, slices.Max(b.opts.Backlogs)); err != nil {

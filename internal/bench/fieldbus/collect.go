@@ -17,8 +17,8 @@ import (
 // fastest is the cycle of a plan without an interval: no slave keeps up with it.
 const fastest = time.Millisecond
 
-// Collect reads a plan from in, carries it out with Petiole's driver for the duration,
-// and writes the result to out. It is what the benchmark's own child process does.
+// Collect reads a plan from in, runs it with Petiole's driver for the duration,
+// and writes the result to out. The benchmark's own child process calls it.
 func Collect(ctx context.Context, duration time.Duration, in io.Reader, out io.Writer) error {
 	var p plan
 	if err := json.NewDecoder(in).Decode(&p); err != nil {
@@ -67,7 +67,7 @@ func Collect(ctx context.Context, duration time.Duration, in io.Reader, out io.W
 	if err != nil {
 		return fmt.Errorf("read processor time: %w", err)
 	}
-	c.forget()
+	c.reset()
 	wg.Wait()
 	r := c.result
 	r.Seconds = time.Since(start).Seconds()
@@ -79,20 +79,20 @@ func Collect(ctx context.Context, duration time.Duration, in io.Reader, out io.W
 	return json.NewEncoder(out).Encode(r)
 }
 
-// collector counts what is delivered.
+// collector counts the delivered values.
 type collector struct {
 	mu     sync.Mutex
 	result result
 }
 
-// forget begins to count anew.
-func (c *collector) forget() {
+// reset sets all counts to zero.
+func (c *collector) reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.result = result{}
 }
 
-// target counts for one target; a cycle is from one reading of its first point to the
+// target returns the sink of one target; a cycle is from one reading of its first point to the
 // next.
 func (c *collector) target(t target) func(devices.Batch) {
 	var last time.Time
@@ -129,7 +129,7 @@ func (c *collector) target(t target) func(devices.Batch) {
 	}
 }
 
-// write gives the setpoint a new value so many times a second and notes how long each
+// write gives the setpoint a new value so many times a second and records how long each
 // takes, read-back included.
 func (c *collector) write(ctx context.Context, s devices.Session, point, perSecond int) {
 	tick := time.NewTicker(time.Second / time.Duration(perSecond))

@@ -189,7 +189,7 @@ func (g *gatewayProcess) put(ctx context.Context, object any) error {
 	return err
 }
 
-// measured is what a gateway did.
+// measured is the result of a gateway.
 type measured struct {
 	samples, statuses, seconds, cores float64
 	gaps, bad                         int
@@ -263,7 +263,7 @@ func (g *gatewayProcess) measure(ctx context.Context, duration time.Duration) (m
 	return m, err
 }
 
-// reported is how many messages SITE_REPORTED has taken so far.
+// reported returns the number of messages that SITE_REPORTED has taken so far.
 func (g *gatewayProcess) reported(ctx context.Context) (uint64, error) {
 	s, err := g.js.Stream(ctx, streams.SiteReported)
 	if err != nil {
@@ -272,7 +272,7 @@ func (g *gatewayProcess) reported(ctx context.Context) (uint64, error) {
 	return s.CachedInfo().State.LastSeq, nil
 }
 
-// usage is the processor time so far, and the resident and the anonymous memory in bytes.
+// usage returns the processor time so far, and the resident and the anonymous memory in bytes.
 func (g *gatewayProcess) usage() (cpu time.Duration, rss, anonymous int64, err error) {
 	proc := filepath.Join("/proc", strconv.Itoa(g.cmd.Process.Pid))
 	stat, err := os.ReadFile(filepath.Join(proc, "stat"))

@@ -9,15 +9,15 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// plan is what both collectors are told to read.
+// plan lists the values that both collectors read.
 type plan struct {
 	Targets []target `json:"targets"`
 	// Interval is the period of reading, in nanoseconds; 0: as fast as possible.
 	Interval time.Duration `json:"interval"`
-	// Settle is how long is read before anything counts: what a collector has to find
+	// Settle is the time of reading before anything counts: what a collector has to find
 	// out once, such as which units are dead.
 	Settle time.Duration `json:"settle,omitempty"`
-	// Writes is how many desired values a second are written while reading.
+	// Writes is the number of desired values written per second while reading.
 	Writes int `json:"writes,omitempty"`
 }
 
@@ -26,9 +26,9 @@ type target struct {
 	// Address is host:port, or the path of a serial port.
 	Address string `json:"address"`
 	Unit    byte   `json:"unit"`
-	// Baud is that of a serial port (8E1), 0: Modbus TCP.
+	// Baud is the rate of a serial port (8E1), 0: Modbus TCP.
 	Baud int `json:"baud,omitempty"`
-	// Timeout is that of one transaction.
+	// Timeout bounds one transaction.
 	Timeout time.Duration `json:"timeout"`
 	Points  []point       `json:"points"`
 }
@@ -39,7 +39,7 @@ type point struct {
 	Float   bool `json:"float,omitempty"`
 }
 
-// name says what the value must be: see expected.
+// name encodes the expected value: see expected.
 func (p point) name(unit byte) string {
 	if p.Float {
 		return fmt.Sprintf("f%d", p.Address)
@@ -47,7 +47,7 @@ func (p point) name(unit byte) string {
 	return fmt.Sprintf("u%da%d", unit, p.Address)
 }
 
-// expected tells whether a value is the one of its point.
+// expected reports whether a value is the one of its point.
 func (p point) expected(unit byte, v devices.Value) bool {
 	f, ok := v.Float64()
 	if !ok || f < 0 {
@@ -60,7 +60,7 @@ func (p point) expected(unit byte, v devices.Value) bool {
 	return n>>24 == uint64(unit) && n>>8&0xffff == uint64(p.Address)
 }
 
-// contiguous are n floats from address 0.
+// contiguous returns n floats from address 0.
 func contiguous(n int) []point {
 	points := make([]point, n)
 	for i := range points {
@@ -69,7 +69,7 @@ func contiguous(n int) []point {
 	return points
 }
 
-// integers are n integers, each from the address that at names.
+// integers returns n integers, each from the address that at returns.
 func integers(n int, at func(int) int) []point {
 	points := make([]point, n)
 	for i := range points {
@@ -78,7 +78,7 @@ func integers(n int, at func(int) int) []point {
 	return points
 }
 
-// definition is the target for the driver.
+// definition returns the target for the driver.
 func (t target) definition(name string, cycle time.Duration) devices.Definition {
 	config := map[string]any{"slaveID": int64(t.Unit), "timeout": t.Timeout.Milliseconds()}
 	if t.Baud > 0 {
@@ -105,7 +105,7 @@ func (p point) definition(unit byte, cycle time.Duration) devices.Point {
 	return devices.Point{Name: p.name(unit), Type: kind, Cycle: cycle, Visitor: devices.Merge(v)}
 }
 
-// telegraf is the plan as Telegraf's configuration, in its request style. With fill
+// telegraf returns the plan as Telegraf's configuration, in its request style. With fill
 // above 0 it merges requests over holes of that many registers (max_insert), which is
 // its best setting where no hole is illegal.
 func (p plan) telegraf(fill int) string {

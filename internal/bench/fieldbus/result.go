@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// result is what a collector says of a run; times are microseconds.
+// result is the result of a collector's run; times are microseconds.
 type result struct {
 	Values int64 `json:"values"`
 	// Wrong counts the values that were not those of their points.
 	Wrong int64 `json:"wrong"`
-	// Errors counts what could not be read: passes at Telegraf, values here.
+	// Errors counts failed reads: passes at Telegraf, values here.
 	Errors int64 `json:"errors"`
 	// Cycles are the durations of the passes over a target.
 	Cycles []int64 `json:"cycles"`
@@ -26,7 +26,7 @@ type result struct {
 
 func (r result) rate() float64 { return float64(r.Values) / r.Seconds }
 
-// perValue is the processor time of one value.
+// perValue returns the processor time of one value.
 func (r result) perValue() time.Duration {
 	if r.Values == 0 {
 		return 0
@@ -34,10 +34,10 @@ func (r result) perValue() time.Duration {
 	return time.Duration(float64(r.CPU) / float64(r.Values) * float64(time.Microsecond))
 }
 
-// cores is how many processor cores were busy.
+// cores returns the number of processor cores that were busy.
 func (r result) cores() float64 { return float64(r.CPU) / 1e6 / r.Seconds }
 
-// quantile is the smallest time that at least the fraction q does not exceed, 0 of none.
+// quantile returns the smallest time that at least the fraction q does not exceed, 0 of none.
 func quantile(us []int64, q float64) time.Duration {
 	if len(us) == 0 {
 		return 0
@@ -48,7 +48,7 @@ func quantile(us []int64, q float64) time.Duration {
 	return time.Duration(sorted[min(max(i, 0), len(sorted)-1)]) * time.Microsecond
 }
 
-// usage is the processor time so far in microseconds, and the largest resident set in KiB.
+// usage returns the processor time so far in microseconds, and the largest resident set in KiB.
 func usage() (cpu, rss int64, err error) {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

@@ -47,8 +47,8 @@ func (r *runner) serial(ctx context.Context) error {
 	return t.end()
 }
 
-// bus: 32 units on one line, two of which never answer. What they cost the others is
-// what is compared.
+// bus: 32 units on one line, two of which never answer. Their cost for the others is
+// compared.
 func (r *runner) bus(ctx context.Context) error {
 	const (
 		baud   = 19200

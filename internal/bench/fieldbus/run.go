@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// Config says what Run measures with.
+// Config configures Run.
 type Config struct {
 	// Collector is the command that takes a duration as its last argument and calls
 	// Collect; Telegraf is the binary of internal/bench/telegraf.
@@ -24,15 +24,15 @@ type Config struct {
 	Telegraf  string
 	// Leaf is the binary of cmd/leaf.
 	Leaf string
-	// Duration is how long each plan is carried out by each collector.
+	// Duration is the time for which each collector runs each plan.
 	Duration time.Duration
 	// Only is the name of one plan; empty: all.
 	Only string
 	Out  io.Writer
 }
 
-// Run carries out every plan, first with Telegraf and then with Petiole, and prints a
-// table for each. A goal that is missed is said in the table; it is no error.
+// Run runs every plan, first with Telegraf and then with Petiole, and prints a
+// table for each. A missed goal is shown in the table and is no error.
 func Run(ctx context.Context, cfg Config) error {
 	dir, err := os.MkdirTemp("", "bench-modbus-")
 	if err != nil {
@@ -70,7 +70,7 @@ type runner struct {
 	dir string
 }
 
-// petiole carries a plan out with the driver, in a process of its own.
+// petiole runs a plan with the driver, in a process of its own.
 func (r *runner) petiole(ctx context.Context, p plan) (result, error) {
 	in, err := json.Marshal(p)
 	if err != nil {
@@ -82,7 +82,7 @@ func (r *runner) petiole(ctx context.Context, p plan) (result, error) {
 	return collected(cmd)
 }
 
-// telegraf carries a plan out with Telegraf's input, in a process of its own.
+// telegraf runs a plan with Telegraf's input, in a process of its own.
 func (r *runner) telegraf(ctx context.Context, p plan, fill int) (result, error) {
 	file := filepath.Join(r.dir, "telegraf-"+strconv.Itoa(fill)+".conf")
 	if err := os.WriteFile(file, []byte(p.telegraf(fill)), 0o600); err != nil {
@@ -126,7 +126,7 @@ func (t table) row(format string, args ...any) { fmt.Fprintf(t.w, "  "+format+"\
 
 func (t table) end() error { return t.w.Flush() }
 
-// goal says what is asked and whether it is met.
+// goal returns the text of a goal and whether it was met.
 func goal(met bool, what string) string {
 	if met {
 		return what + ": met"

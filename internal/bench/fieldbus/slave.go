@@ -19,9 +19,9 @@ const writable = 60_000
 // Input registers hold 32-bit integers of unit, address and count.
 type slave struct {
 	addr string
-	// turnaround is how long an answer takes.
+	// turnaround is the delay of an answer.
 	turnaround time.Duration
-	// illegal tells which input registers do not exist.
+	// illegal reports whether an input register does not exist.
 	illegal func(address int) bool
 
 	requests atomic.Int64
@@ -103,7 +103,7 @@ func integer(unit uint8, address int, now uint32) uint32 {
 	return uint32(unit)<<24 | uint32(address)<<8 | now
 }
 
-// half is the high register of a value at an even address, the low one at an odd.
+// half returns the high register of a value at an even address, the low one at an odd.
 func half(v uint32, address int) uint16 {
 	if address%2 == 0 {
 		return uint16(v >> 16)

@@ -1,5 +1,5 @@
 // Command telegraf runs Telegraf's modbus input, as it is, for the benchmark
-// `bench modbus`: it gathers for a while and writes what came of it as JSON. It is a
+// `bench modbus`: it gathers for a while and writes the result as JSON. It is a
 // module of its own because Telegraf pins hundreds of libraries that Petiole does not
 // need.
 package main
@@ -21,7 +21,7 @@ import (
 	_ "github.com/influxdata/telegraf/plugins/inputs/modbus"
 )
 
-// result is what the benchmark reads from standard output; times are microseconds.
+// result is written to standard output for the benchmark; times are microseconds.
 type result struct {
 	Values int64   `json:"values"`
 	Wrong  int64   `json:"wrong"`
@@ -29,9 +29,9 @@ type result struct {
 	Cycles []int64 `json:"cycles"`
 	CPU    int64   `json:"cpu"`
 	RSS    int64   `json:"rssKiB"`
-	// Seconds is how long the measured part took.
+	// Seconds is the duration of the measured part.
 	Seconds float64 `json:"seconds"`
-	// Last are the errors that were seen last.
+	// Last are the last errors.
 	Last string `json:"last,omitempty"`
 }
 
@@ -113,8 +113,8 @@ func run(file string, duration, interval time.Duration) error {
 	return json.NewEncoder(os.Stdout).Encode(r)
 }
 
-// expected tells whether a field holds what its name says: "f<address>" a float that
-// carries its address, "u<unit>a<address>" an integer that carries both.
+// expected reports whether a field has the value that its name stands for: "f<address>" a float
+// that carries its address, "u<unit>a<address>" an integer that carries both.
 func expected(name string, value any) bool {
 	if a, ok := strings.CutPrefix(name, "f"); ok {
 		v, isFloat := value.(float64)
@@ -124,7 +124,7 @@ func expected(name string, value any) bool {
 	return isInt && name == fmt.Sprintf("u%da%d", v>>24, v>>8&0xffff)
 }
 
-// cpu is the processor time of this process so far, in microseconds.
+// cpu returns the processor time of this process so far, in microseconds.
 func cpu() int64 {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -133,7 +133,7 @@ func cpu() int64 {
 	return (u.Utime.Sec+u.Stime.Sec)*1e6 + u.Utime.Usec + u.Stime.Usec
 }
 
-// peak is the largest resident set of this process, in KiB.
+// peak returns the largest resident set of this process, in KiB.
 func peak() int64 {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

@@ -21,7 +21,7 @@ const (
 	labelContainer    = "io.kubernetes.container.name"
 )
 
-// Container is a container as the site's runtime knows it.
+// Container is a container of the site's runtime.
 type Container struct {
 	ID, Name                         string
 	PodNamespace, PodName, PodUID    string
@@ -49,7 +49,7 @@ func OpenRuntime(socket string) (*Runtime, error) {
 // Close ends the connection.
 func (r *Runtime) Close() error { return r.conn.Close() }
 
-// Version is the runtime's name and version, as a node reports it.
+// Version returns the runtime's name and version, as a node reports it.
 func (r *Runtime) Version(ctx context.Context) (string, error) {
 	v, err := r.client.Version(ctx, &criv1.VersionRequest{})
 	if err != nil {
@@ -58,7 +58,7 @@ func (r *Runtime) Version(ctx context.Context) (string, error) {
 	return v.RuntimeName + "://" + v.RuntimeVersion, nil
 }
 
-// Containers are all containers of a namespace, running or not; of all when it is
+// Containers returns all containers of a namespace, running or not; of all if it is
 // empty. One that is removed while they are read is left out.
 func (r *Runtime) Containers(ctx context.Context, namespace string) ([]Container, error) {
 	filter := &criv1.ContainerFilter{}
@@ -83,7 +83,7 @@ func (r *Runtime) Containers(ctx context.Context, namespace string) ([]Container
 	return out, nil
 }
 
-// Sandboxes are the UIDs of the pods of a namespace that have a ready sandbox; of all
+// Sandboxes returns the UIDs of the pods of a namespace that have a ready sandbox; of all
 // when it is empty.
 func (r *Runtime) Sandboxes(ctx context.Context, namespace string) ([]string, error) {
 	filter := &criv1.PodSandboxFilter{State: &criv1.PodSandboxStateValue{State: criv1.PodSandboxState_SANDBOX_READY}}
@@ -101,7 +101,7 @@ func (r *Runtime) Sandboxes(ctx context.Context, namespace string) ([]string, er
 	return uids, nil
 }
 
-// PID is the first process of a running container. Only CRI-O's verbose answer has it,
+// PID returns the first process of a running container. Only CRI-O's verbose answer has it,
 // which fails for a container that is being removed.
 func (r *Runtime) PID(ctx context.Context, id string) (int, error) {
 	answer, err := r.client.ContainerStatus(ctx, &criv1.ContainerStatusRequest{ContainerId: id, Verbose: true})
@@ -129,7 +129,7 @@ func container(c *criv1.Container, s *criv1.ContainerStatus) Container {
 	}
 }
 
-// PodIP is the address of the pod's ready sandbox.
+// PodIP returns the address of the pod's ready sandbox.
 func (r *Runtime) PodIP(ctx context.Context, uid string) (string, error) {
 	list, err := r.client.ListPodSandbox(ctx, &criv1.ListPodSandboxRequest{Filter: &criv1.PodSandboxFilter{
 		State:         &criv1.PodSandboxStateValue{State: criv1.PodSandboxState_SANDBOX_READY},

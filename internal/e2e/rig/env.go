@@ -14,7 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// environment is what a person's shell has after `source .lab/env`.
+// environment is the environment of a shell after `source .lab/env`.
 type environment []string
 
 func readEnvironment(ctx context.Context, file string) (environment, error) {

@@ -8,7 +8,7 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/network"
 )
 
-// What the lab calls its parts.
+// Names of the lab's parts.
 const (
 	labDir = ".lab"
 
@@ -24,12 +24,12 @@ const (
 	Registry = "10.98.0.1:5000"
 
 	hubContext = "hub"
-	// hubLeafAddr is where the sites reach the hub.
+	// hubLeafAddr is the address at which the sites reach the hub.
 	hubLeafAddr = "10.98.0.1:7422"
 	slaveAddr   = "127.0.0.1:502"
 )
 
-// layout is where the lab puts one site.
+// layout holds the folders and names of one site of the lab.
 type layout struct {
 	Name, Node string
 	Net        network.Site
@@ -44,15 +44,15 @@ var sites = []layout{
 func (l layout) LeafDaemon() string  { return "leaf-" + l.Name }
 func (l layout) SlaveDaemon() string { return "modbus-" + l.Name }
 
-// DMISocket is where mappers of the site register.
+// DMISocket returns the socket at which mappers of the site register.
 func (l layout) DMISocket() string { return filepath.Join("/run/petiole-lab", l.Name, "dmi.sock") }
 
 func (l layout) socket() string { return filepath.Join("/run/petiole-lab", l.Name, "crio/crio.sock") }
 
-// hostVeth is the host's end of the link.
+// hostVeth returns the name of the host's end of the link.
 func (l layout) hostVeth() string { return BridgeDevice + "-" + string(rune('0'+l.Net.Number)) }
 
-// Image is the reference of one of the lab's images by its short name.
+// Image returns the reference of one of the lab's images by its short name.
 func (r *Rig) Image(name string) string { return Registry + "/petiole/" + name + ":1" }
 
 func (r *Rig) slaveWritesFile(site string) string {
@@ -61,29 +61,30 @@ func (r *Rig) slaveWritesFile(site string) string {
 
 func (r *Rig) natsConfigHome() string { return filepath.Join(r.Dir, "config") }
 
-// Bin is one of the lab's programs.
+// Bin returns the path of one of the lab's programs.
 func (r *Rig) Bin(name string) string { return filepath.Join(r.Dir, "bin", name) }
 
-// SeedFile holds the nkey seed of a user of the hub.
+// SeedFile returns the file with the nkey seed of a user of the hub.
 func (r *Rig) SeedFile(user string) string { return filepath.Join(r.Dir, "nats", user+".nk") }
 
-// UserFile holds the password of a user of a site's nats-server (credential.ReadPassword).
+// UserFile returns the file with the password of a user of a site's nats-server
+// (credential.ReadPassword).
 func (r *Rig) UserFile(s *Site, user string) string {
 	return filepath.Join(fabric.UsersDir(filepath.Join(r.Dir, "sites", s.Name, "nats", "leaf.conf")), user+".conf")
 }
 
-// HubCAFile verifies the hub's certificate.
+// HubCAFile returns the file of the authority that signed the hub's certificate.
 func (r *Rig) HubCAFile() string { return filepath.Join(r.Dir, "nats", "nats-ca.crt") }
 
-// NodeKubeconfig is what the site's kubelet has for the node API.
+// NodeKubeconfig returns the kubeconfig of the site's kubelet for the node API.
 func (r *Rig) NodeKubeconfig(s *Site) string {
 	return filepath.Join(r.Dir, "sites", s.Name, "leaf", "kubeconfig")
 }
 
-// ControlPlaneDir holds the control plane's authority.
+// ControlPlaneDir returns the folder with the control plane's authority.
 func (r *Rig) ControlPlaneDir() string { return filepath.Join(r.Dir, "controlplane") }
 
-// APIAddress is the API server's host and port.
+// APIAddress returns the API server's host and port.
 func (r *Rig) APIAddress() string {
 	_, hostPort, _ := strings.Cut(r.REST.Host, "://")
 	return hostPort

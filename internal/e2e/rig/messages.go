@@ -9,7 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// StoredMessage is a message as a stream holds it.
+// StoredMessage is a message of a stream.
 type StoredMessage struct {
 	Subject  string
 	Sequence uint64

@@ -8,14 +8,14 @@ import (
 )
 
 const (
-	// pollInterval is how often a condition is tried.
+	// pollInterval is the interval at which a condition is checked.
 	pollInterval = 50 * time.Millisecond
 	// attemptLimit bounds one try: a request that was sent into a dead connection is
 	// never answered.
 	attemptLimit = 5 * time.Second
 )
 
-// ErrNever reports, from a condition, that it will not become true any more.
+// ErrNever reports, from a condition, that it can no longer become true.
 var ErrNever = errors.New("can never become true")
 
 // Poll tries cond until it returns nil. When ctx ends first, or cond returns ErrNever,

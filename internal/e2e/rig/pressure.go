@@ -11,16 +11,16 @@ import (
 )
 
 const (
-	// pressureInterval is how often the machine's CPU pressure is noted, pressureKept for
-	// how long.
+	// pressureInterval is the interval at which the machine's CPU pressure is recorded,
+	// pressureKept the time for which it is kept.
 	pressureInterval = 100 * time.Millisecond
 	pressureKept     = 15 * time.Minute
-	// pressureWindow is the shortest time over which a share says something.
+	// pressureWindow is the shortest time over which a share means something.
 	pressureWindow = time.Second
 	// idlePressure is the share of time in which something may have waited for a CPU on a
 	// machine that has nothing else to do than the lab's work.
 	idlePressure = 0.5
-	// slack is how much longer than promised something may take on a machine that has.
+	// slack is the factor by which something may take longer on a machine that has.
 	slack = 3
 )
 
@@ -39,7 +39,7 @@ type pressureNote struct {
 	waited time.Duration
 }
 
-// Run notes the pressure until ctx ends.
+// Run records the pressure until ctx ends.
 func (p *Pressure) Run(ctx context.Context) error {
 	tick := time.NewTicker(pressureInterval)
 	defer tick.Stop()
@@ -66,7 +66,7 @@ func (p *Pressure) note(n pressureNote) {
 }
 
 // Between returns the share of the time between two moments, 0 to 1, in which something
-// waited for a CPU, and false when that was not recorded. What is shorter than a second is
+// waited for a CPU, and false if that was not recorded. A time shorter than a second is
 // judged by the second that ends with it.
 func (p *Pressure) Between(from, to time.Time) (float64, bool) {
 	if to.Sub(from) < pressureWindow {
@@ -134,7 +134,7 @@ func parseSteal(text string) (time.Duration, error) {
 	return time.Duration(ticks) * time.Second / clockTicks, nil
 }
 
-// Bound returns how long what is promised within goal may take where something waited for
+// Bound returns the time that an operation with this goal may take where something waited for
 // a CPU for a share of the time, and why: the goal itself on a machine that had nothing
 // else to do, or when that is not known; three times as long on one that had.
 func Bound(goal time.Duration, share float64, known bool) (time.Duration, string) {

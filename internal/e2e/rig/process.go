@@ -18,7 +18,7 @@ import (
 // clockTicks is USER_HZ, which is 100 on every Linux architecture that Go supports.
 const clockTicks = 100
 
-// Process is a running process: its id, and when it started, which tells it from a
+// Process is a running process: its id and the time of its start, which distinguishes it from a
 // later one with the same id.
 type Process struct {
 	PID     int
@@ -67,7 +67,7 @@ func (p Process) Kill(ctx context.Context) error {
 	})
 }
 
-// Children are the direct child processes whose command line holds every word.
+// Children returns the direct child processes whose command line has every word.
 func (p Process) Children(words ...string) ([]Process, error) {
 	entries, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
@@ -94,7 +94,7 @@ func (p Process) Children(words ...string) ([]Process, error) {
 	return found, nil
 }
 
-// CommandLine is the arguments of a process, empty when it is gone.
+// CommandLine returns the arguments of a process, empty if it has ended.
 func CommandLine(pid int) []string {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	if err != nil {
@@ -103,10 +103,10 @@ func CommandLine(pid int) []string {
 	return strings.Split(strings.TrimRight(string(data), "\x00"), "\x00")
 }
 
-// Memory is what a process occupies, in bytes.
+// Memory is the memory of a process, in bytes.
 type Memory struct{ Anonymous, RSS, PSS int64 }
 
-// Add is the sum of both.
+// Add returns the sum of both.
 func (m Memory) Add(n Memory) Memory {
 	return Memory{m.Anonymous + n.Anonymous, m.RSS + n.RSS, m.PSS + n.PSS}
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// reconnectWait is how often a client tries to reach a hub that was killed.
+// reconnectWait is the interval at which a client tries to reach a hub that was killed.
 const reconnectWait = 200 * time.Millisecond
 
 // Rig is a running lab.
@@ -35,14 +35,14 @@ type Rig struct {
 	JS    jetstream.JetStream
 	// Sites by their order: plant-a, plant-b.
 	Sites []*Site
-	// HubLeafAddr is where the sites reach the hub.
+	// HubLeafAddr is the address at which the sites reach the hub.
 	HubLeafAddr string
 
 	env     environment
 	daemons daemon.Set
 }
 
-// FindRoot is the repository that holds the working folder.
+// FindRoot returns the repository that holds the working folder.
 func FindRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -90,7 +90,7 @@ func Open(ctx context.Context, root string) (*Rig, error) {
 	return r, nil
 }
 
-// Close ends the connections. The lab runs on.
+// Close ends the connections. The lab keeps running.
 func (r *Rig) Close() error {
 	var errs []error
 	for _, s := range r.Sites {
@@ -102,15 +102,15 @@ func (r *Rig) Close() error {
 	return errors.Join(errs...)
 }
 
-// Desired is the hub's stream DESIRED.
+// Desired returns the hub's stream DESIRED.
 func (r *Rig) Desired(ctx context.Context) (jetstream.Stream, error) {
 	return r.JS.Stream(ctx, streams.Desired)
 }
 
-// Log is the path of a daemon's log.
+// Log returns the path of a daemon's log.
 func (r *Rig) Log(name string) string { return r.daemons.LogFile(name) }
 
-// Daemon is the process of one of the lab's daemons.
+// Daemon returns the process of one of the lab's daemons.
 func (r *Rig) Daemon(name string) (Process, error) {
 	pid, running := r.daemons.PID(name)
 	if !running {

@@ -51,10 +51,10 @@ func (s *Site) close() error {
 	return s.Runtime.Close()
 }
 
-// Leaf is the site's leaf process.
+// Leaf returns the site's leaf process.
 func (s *Site) Leaf() (Process, error) { return s.rig.Daemon(s.LeafDaemon()) }
 
-// Kubelet is the leaf's kubelet child.
+// Kubelet returns the leaf's kubelet process.
 func (s *Site) Kubelet() (Process, error) {
 	leaf, err := s.Leaf()
 	if err != nil {
@@ -70,14 +70,14 @@ func (s *Site) Kubelet() (Process, error) {
 	return children[0], nil
 }
 
-// Slave is the site's Modbus slave.
+// Slave returns the site's Modbus slave.
 func (s *Site) Slave() Slave { return Slave{site: s, addr: slaveAddr} }
 
-// LinkBytes counts what the link has carried since it exists, both directions, with
+// LinkBytes returns the bytes that the link has carried since it exists, both directions, with
 // Ethernet headers.
 func (s *Site) LinkBytes() (int64, error) { return InterfaceBytes(s.hostVeth()) }
 
-// InterfaceBytes counts what a network device has received and sent.
+// InterfaceBytes returns the bytes that a network device has received and sent.
 func InterfaceBytes(device string) (int64, error) {
 	var sum int64
 	for _, counter := range []string{"rx_bytes", "tx_bytes"} {
@@ -95,7 +95,7 @@ func InterfaceBytes(device string) (int64, error) {
 	return sum, nil
 }
 
-// Consumer is the site's durable consumer on DESIRED.
+// Consumer returns the site's durable consumer on DESIRED.
 func (s *Site) Consumer(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 	c, err := s.rig.JS.Consumer(ctx, streams.Desired, s.Name)
 	if err != nil {

@@ -21,7 +21,7 @@ func RepoTemplates(root string) Templates {
 	}
 }
 
-// Hub is what the hub's configuration says. Addresses are host:port; keys are public
+// Hub holds the values of the hub's configuration. Addresses are host:port; keys are public
 // nkeys.
 type Hub struct {
 	Listen, Monitor, LeafListen string
@@ -50,7 +50,7 @@ const (
 	UserLeaf = "leaf"
 )
 
-// Leaf is what a leaf's configuration says.
+// Leaf holds the values of a leaf's configuration.
 type Leaf struct {
 	Site, Store string
 	// Listen and MQTT are where the server listens for NATS clients and for MQTT; empty:

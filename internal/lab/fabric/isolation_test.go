@@ -414,7 +414,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// concreteSubject is a subject that the filter matches.
+// concreteSubject returns a subject that the filter matches.
 func concreteSubject(filter string) string {
 	if strings.HasPrefix(filter, "$JS.ACK.") {
 		return strings.TrimSuffix(filter, ">") + "1.1.1.1.1"

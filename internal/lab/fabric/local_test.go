@@ -99,7 +99,7 @@ func (g *gateway) mqttClient(user, password string) (mqtt.Client, error) {
 	return c, k.Error()
 }
 
-// stored are the last sequences of the site's streams.
+// stored returns the last sequences of the site's streams.
 func (g *gateway) stored(t *testing.T) string {
 	t.Helper()
 	var b strings.Builder
@@ -158,7 +158,7 @@ func TestNobodyWithoutACredential(t *testing.T) {
 	}))
 }
 
-// TestUsersOfASite has the operator and an application try what is the leaf's alone:
+// TestUsersOfASite has the operator and an application try what only the leaf may do:
 // nothing that they send reaches the leaf's account but what docs/install.md allows, and
 // the streams stay as they are.
 func TestUsersOfASite(t *testing.T) {
@@ -232,8 +232,8 @@ func TestUsersOfASite(t *testing.T) {
 	}
 }
 
-// tryRequests asks for what is the leaf's alone. Each is refused: the server says so, or
-// that nobody is there to answer, or the answer is an error.
+// tryRequests sends the requests that only the leaf may send. Each is refused: the server says
+// so, or that nobody is there to answer, or the answer is an error.
 func tryRequests(t *testing.T, nc *nats.Conn) {
 	t.Helper()
 	denied := make(chan string, 100)
@@ -266,7 +266,7 @@ func tryRequests(t *testing.T, nc *nats.Conn) {
 		streams.DesiredSubject("plant-a", streams.Ref{Resource: "x", Name: "x"}): `{}`,
 	} {
 		answers := make(chan *nats.Msg, 1)
-		// What is refused is named as the server maps it.
+		// The server names a refused subject as it maps it.
 		mapped := strings.Replace(subject, "$JS.plant-a.API.", "$JS.API.", 1)
 		sub, err := nc.ChanSubscribe(nc.NewInbox(), answers)
 		must(t, err)

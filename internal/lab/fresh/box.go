@@ -34,22 +34,22 @@ const (
 	asUser = "box-user"
 )
 
-// boxCgroup is the box's. One gate at a time runs on a machine.
+// boxCgroup is the cgroup of the box. One gate at a time runs on a machine.
 const boxCgroup = "petiole-fresh"
 
 // box is a root file system and the namespaces in which it is a machine of its own.
 type box struct{ suite, root string }
 
-// settings are what process 1 of the box is told.
+// settings is the configuration of process 1 of the box.
 type settings struct {
 	Suite, Root string
 	Started     time.Time
 	Mounts      []mount
-	// Mirror is where packages are served in the box.
+	// Mirror is the address of the package mirror in the box.
 	Mirror string
 }
 
-// lock keeps other gates away until release is called. It blocks, and says so.
+// lock excludes other gates until release is called. It prints a line if it has to wait.
 func lock(dir string) (release func(), err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("create %s: %w", dir, err)
@@ -69,7 +69,7 @@ func lock(dir string) (release func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// newBox creates an empty box. What a run that was killed has left is removed.
+// newBox creates an empty box. The remains of a run that was killed are removed.
 func newBox(dir, suite string) (box, error) {
 	b := box{suite: suite, root: filepath.Join(dir, suite)}
 	if err := b.remove(); err != nil {
@@ -89,7 +89,7 @@ func (b box) remove() error {
 	return errors.Join(cgroup.Kill(boxCgroup), cgroup.Remove(boxCgroup), removeRoot(b.root))
 }
 
-// run starts the box and blocks until its user is done or ctx is. Every process in it ends
+// run starts the box and blocks until its user has finished or ctx ends. Every process in it ends
 // with it: process 1 does, when this one does.
 func (b box) run(ctx context.Context, m mirror, folders []mount, out progress, log *os.File) error {
 	// The kernel ends the box with the thread that has created it.
@@ -105,7 +105,7 @@ func (b box) run(ctx context.Context, m mirror, folders []mount, out progress, l
 		Setsid: true, Pdeathsig: syscall.SIGKILL,
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
 	}
-	told, err := cmd.StdinPipe() // it waits until it is told its settings
+	input, err := cmd.StdinPipe() // it waits for its settings
 	if err != nil {
 		return fmt.Errorf("create the box: %w", err)
 	}
@@ -113,7 +113,7 @@ func (b box) run(ctx context.Context, m mirror, folders []mount, out progress, l
 		return fmt.Errorf("create the box: %w", err)
 	}
 	err = func() error {
-		defer told.Close()
+		defer input.Close()
 		if err := cgroup.CreateWith(boxCgroup, cmd.Process.Pid); err != nil {
 			return err
 		}
@@ -130,8 +130,8 @@ func (b box) run(ctx context.Context, m mirror, folders []mount, out progress, l
 		if err != nil {
 			return err
 		}
-		if _, err := told.Write(append(text, '\n')); err != nil {
-			return fmt.Errorf("tell the box its settings: %w", err)
+		if _, err := input.Write(append(text, '\n')); err != nil {
+			return fmt.Errorf("send the box its settings: %w", err)
 		}
 		return cmd.Wait()
 	}()
@@ -207,7 +207,7 @@ func hierarchies(mountinfo []byte) []hierarchy {
 	return found
 }
 
-// controllers are what identifies a v1 hierarchy among the options of its mount.
+// controllers returns the mount options that identify a v1 hierarchy.
 func controllers(options string) string {
 	var kept []string
 	for _, o := range strings.Split(options, ",") {

@@ -16,8 +16,8 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/mounts"
 )
 
-// view is what there is in the box: processes, network namespaces and devices, mounts and
-// cgroups, each under a name that says which it is.
+// view lists the contents of the box: processes, network namespaces and devices, mounts and
+// cgroups, each under a name with its kind.
 type view map[string]bool
 
 // inspect takes a view. This process and process 1 are not in it.
@@ -69,7 +69,7 @@ func inspect() (view, error) {
 	return v, nil
 }
 
-// left lists what is in v and was not before.
+// left returns the entries of v that were not there before.
 func (v view) left(before view) []string {
 	var found []string
 	for _, name := range slices.Sorted(maps.Keys(v)) {
@@ -81,8 +81,8 @@ func (v view) left(before view) []string {
 	return found
 }
 
-// awaitNothing returns when there is no more than before, and an error that lists it when
-// there still is after ten seconds: a process that was killed takes a moment to go.
+// awaitNothing returns when nothing is left that was not there before, or an error that lists what
+// is left after ten seconds: a process that was killed takes a moment to end.
 func awaitNothing(ctx context.Context, before view) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

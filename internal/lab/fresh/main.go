@@ -80,7 +80,7 @@ func (g gate) run(ctx context.Context, suites []string) error {
 		return err
 	}
 	if repo.dirty {
-		fmt.Println("what is not committed is not tried")
+		fmt.Println("uncommitted changes are not tested")
 	}
 	for _, suite := range suites {
 		if err := g.try(ctx, repo, suite); err != nil {
@@ -106,7 +106,7 @@ func (g gate) try(ctx context.Context, repo repository, suite string) (err error
 	if !g.keep {
 		defer func() { err = errors.Join(err, b.remove()) }()
 	}
-	out.say("making a bare Debian")
+	out.say("creating a bare Debian")
 	if err := b.makeRoot(ctx, mirror, out); err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func (r repository) logFile(suite string) (*os.File, error) {
 	return f, nil
 }
 
-// copyTo copies what is committed to a folder, with one package less in the preflight's
+// copyTo copies the committed files to a folder, with one package less in the preflight's
 // list, if one is named.
 func (r repository) copyTo(ctx context.Context, dir, without string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -101,13 +101,13 @@ func withoutPackage(source []byte, name string) ([]byte, error) {
 	return append(source[:from:from], rest...), nil
 }
 
-// mount is a folder of the caller's machine that is seen in the box.
+// mount is a folder of the caller's machine that is mounted in the box.
 type mount struct {
 	From, To string
 	ReadOnly bool
 }
 
-// goFolders are the toolchain and both caches, where a user's are by default.
+// goFolders returns the toolchain and both caches, where a user's are by default.
 func goFolders(ctx context.Context) ([]mount, error) {
 	text, err := output(ctx, "go", "env", "GOROOT", "GOMODCACHE", "GOCACHE")
 	if err != nil {

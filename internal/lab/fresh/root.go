@@ -17,7 +17,7 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/mounts"
 )
 
-// cacheAge is how long a bare root is used again.
+// cacheAge is the age up to which a bare root is reused.
 const cacheAge = 7 * 24 * time.Hour
 
 // makeRoot fills the box with a bare Debian, as debootstrap creates it.
@@ -32,7 +32,7 @@ func (b box) makeRoot(ctx context.Context, m mirror, out progress) error {
 		if err := b.debootstrap(ctx, m, archive); err != nil {
 			return err
 		}
-		// What is tried is what is unpacked, cached or not.
+		// The tested root is always the unpacked archive, cached or not.
 		if err := emptyFolder(b.root); err != nil {
 			return err
 		}
@@ -40,7 +40,7 @@ func (b box) makeRoot(ctx context.Context, m mirror, out progress) error {
 	if err := command(ctx, "tar", "-C", b.root, "--numeric-owner", "--xattrs", "-xf", archive); err != nil {
 		return err
 	}
-	// What an installer writes and debootstrap does not.
+	// Files that an installer writes and debootstrap does not.
 	hosts := fmt.Sprintf("127.0.0.1 localhost\n127.0.1.1 %s\n", b.suite)
 	for file, text := range map[string]string{"etc/hosts": hosts, "etc/hostname": b.suite + "\n", "etc/apt/apt.conf.d/99dates": m.checks} {
 		if err := os.WriteFile(b.path(file), []byte(text), 0o644); err != nil {

@@ -53,7 +53,7 @@ func findMirror(ctx context.Context, suite string) (mirror, error) {
 	return mirror{}, errors.Join(errs...)
 }
 
-// sources are the addresses of repositories in the output of apt-get indextargets, each
+// sources returns the addresses of repositories in the output of apt-get indextargets, each
 // once. Those that are not on a web server are left out.
 func sources(targets string) []string {
 	var found []string
@@ -95,7 +95,7 @@ func (m mirror) get(ctx context.Context, method, path string, header http.Header
 	return answer, nil
 }
 
-// ServeHTTP answers what a bare root asks. It follows redirections itself.
+// ServeHTTP forwards the requests of a bare root. It follows redirections itself.
 func (m mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		http.Error(w, "only GET and HEAD", http.StatusMethodNotAllowed)
@@ -134,7 +134,7 @@ func parseConfig(dump string) config {
 	return c
 }
 
-// checks are the settings on the dates of a release, as lines of apt.conf(5).
+// checks returns the settings on the dates of a release, as lines of apt.conf(5).
 func (c config) checks() string {
 	var lines strings.Builder
 	for _, name := range []string{"Acquire::Check-Valid-Until", "Acquire::Check-Date"} {
@@ -145,7 +145,7 @@ func (c config) checks() string {
 	return lines.String()
 }
 
-// proxy is the one that apt uses for an address, nil for none.
+// proxy returns the proxy that apt uses for an address, or nil.
 func (c config) proxy(u *url.URL) (*url.URL, error) {
 	value := c["acquire::"+u.Scheme+"::proxy::"+u.Hostname()]
 	if value == "" {

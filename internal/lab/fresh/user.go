@@ -16,13 +16,13 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/host"
 )
 
-// step is what a user does, and how long it may take.
+// step is a command of the user, with the time it may take.
 type step struct {
 	command string
 	bound   time.Duration
 }
 
-// steps are the README's first command, and what shows that it does what it promises.
+// steps are the README's first command, and the checks that it works.
 var steps = []step{
 	{"go tool task lab", timeout},
 	{inLab("kubectl wait node/plant-a-1 node/plant-b-1 --for=condition=Ready --timeout=60s"), 2 * time.Minute},
@@ -36,7 +36,7 @@ var stopLab = step{"go tool task lab:down", 3 * time.Minute}
 
 func inLab(command string) string { return "source .lab/env && " + command }
 
-// user carries the steps out in the box, stops the lab and looks for what it has left.
+// user runs the steps in the box, stops the lab and looks for leftovers.
 func user(ctx context.Context) error {
 	started, err := time.Parse(time.RFC3339, os.Getenv("STARTED"))
 	if err != nil {
@@ -70,7 +70,7 @@ func missingPackages() error {
 	return errors.Join(errs...)
 }
 
-// do runs the step's command. Its output goes to the log. It shows the last line when the
+// do runs the step's command and logs its output. It shows the last line when the
 // command takes long, and the last thirty when it fails.
 func (s step) do(ctx context.Context, out progress, log io.Writer) error {
 	out.say("%s", strings.TrimPrefix(s.command, inLab("")))

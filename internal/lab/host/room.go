@@ -19,7 +19,7 @@ import (
 // What a first build takes: measured on two cores, with an empty build cache and all
 // programs of the lab.
 const (
-	// FirstBuild is how long it takes with a filled module cache.
+	// FirstBuild is its duration with a filled module cache.
 	FirstBuild = 12 * time.Minute
 
 	moduleCache = 3200 * mb
@@ -28,12 +28,12 @@ const (
 	workFolder = 5000 * mb
 	// programs are the built ones, and the lab's own data.
 	programs = 1500 * mb
-	// linkMemory is what linking one of the large programs takes. As many are linked at
+	// linkMemory is the memory that linking one of the large programs takes. As many are linked at
 	// once as the go command may run commands, and two are large enough to matter.
 	linkMemory = 3500 * mb
 )
 
-// packages is what Debian's packages take when most of them are missing.
+// packages is the space that Debian's packages take when most of them are missing.
 const packages = 500 * mb
 
 // rebuild is the room that must be left when everything has been built before.
@@ -49,14 +49,14 @@ type Demand struct {
 	Variable string
 }
 
-// Room is what a build will take, and what there is.
+// Room holds the disk space and memory that a build needs, and those that are free.
 type Room struct {
 	// First reports that the programs were never built here.
 	First   bool
 	Demands []Demand
-	// Links is how many large programs are linked at once.
+	// Links is the number of large programs that are linked at once.
 	Links int
-	// Memory is how much can be used without swapping.
+	// Memory is the memory that can be used without swapping.
 	Memory uint64
 	// free finds the file system that holds a folder, and its free bytes.
 	free func(dir string) (volume, error)
@@ -138,7 +138,7 @@ func Parallel(goflags string, cpus int) int {
 // links returns how many large programs are linked at once.
 func links(goflags string, cpus int) int { return min(Parallel(goflags, cpus), 2) }
 
-// need is what is demanded of one file system.
+// need is the space needed on one file system.
 type need struct {
 	volume
 	bytes   uint64
@@ -165,7 +165,8 @@ func (r Room) needs() ([]need, error) {
 	return needs, nil
 }
 
-// memory is what the build takes of it: for its links, and for folders that are kept there.
+// memory returns the memory that the build takes: for its links, and for folders that are kept
+// there.
 func (r Room) memory(needs []need) uint64 {
 	if !r.First {
 		return 0
@@ -233,7 +234,7 @@ func (r Room) memoryLack(bytes uint64, needs []need) string {
 	return strings.TrimSuffix(text+": "+strings.Join(advice, "; "), ": ")
 }
 
-// String says what a first build will take and what there is, on one line; it is empty
+// String returns the needs of a first build and the free space on one line; it is empty
 // when everything was built before.
 func (r Room) String() string {
 	needs, err := r.needs()
@@ -254,7 +255,8 @@ func (r Room) String() string {
 
 func size(bytes uint64) string { return fmt.Sprintf("%.1f GB", float64(bytes)/1e9) }
 
-// freeAt looks at the file system of dir, or of the folder where dir will be created.
+// freeAt returns the free space of the file system of dir, or of the folder where dir will be
+// created.
 func freeAt(dir string) (volume, error) {
 	var info unix.Stat_t
 	err := unix.Stat(dir, &info)

@@ -1,7 +1,7 @@
 // Command vulnerabilities runs govulncheck on packages, with Go's vulnerability database
-// from the module proxy, and fails when the code calls what is vulnerable in a module that
-// go.mod requires. What is vulnerable in the standard library is told and does not fail:
-// it depends on the Go that builds, which the caller has to update.
+// from the module proxy, and fails if the code calls a vulnerable function of a module that
+// go.mod requires. Vulnerabilities of the standard library are printed and do not fail:
+// they depend on the Go that builds, which the caller has to update.
 //
 // Usage: vulnerabilities -db VERSION PACKAGE...
 package main
@@ -39,7 +39,7 @@ func main() {
 	}
 }
 
-// finding is what is told about one vulnerability that the code reaches.
+// finding is the report of one vulnerability that the code reaches.
 type finding struct {
 	module, found, fixed, summary string
 }
