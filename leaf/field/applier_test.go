@@ -59,9 +59,9 @@ func (r *rig) partless(name string) {
 	}
 }
 
-// TestMissingPartHoldsUpNothing has a large device whose parts are not there, before the
+// TestMissingPartBlocksNothing has a large device whose parts are not there, before the
 // field starts and while it runs: the other devices go on, and it is set aside.
-func TestMissingPartHoldsUpNothing(t *testing.T) {
+func TestMissingPartBlocksNothing(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.partless("big")
@@ -157,9 +157,9 @@ func TestTombstoneAfterAnUnacknowledgedMessage(t *testing.T) {
 	r.eventually("ended", func() bool { return !r.operates(f, "pump") })
 }
 
-// TestStateForgetsThatThereWasAKey opens a bucket that was made without a limit to
+// TestDeletedKeyLeavesAnExpiringMarker opens a bucket that was made without a limit to
 // markers, as earlier ones were.
-func TestStateForgetsThatThereWasAKey(t *testing.T) {
+func TestDeletedKeyLeavesAnExpiringMarker(t *testing.T) {
 	r := newRig(t)
 	if _, err := r.js.CreateKeyValue(r.ctx, jetstream.KeyValueConfig{Bucket: stateBucket, History: 1}); err != nil {
 		t.Fatal(err)

@@ -97,9 +97,9 @@ func TestCommand(t *testing.T) {
 	}
 }
 
-// TestCommandsAtOnce fills all places with commands that take their time: one more is
+// TestConcurrentCommandsAreBounded fills all places with commands that take their time: one more is
 // told so, and every one is answered soon after its deadline.
-func TestCommandsAtOnce(t *testing.T) { synctest.Test(t, commandsAllAtOnce) }
+func TestConcurrentCommandsAreBounded(t *testing.T) { synctest.Test(t, commandsAllAtOnce) }
 
 func commandsAllAtOnce(t *testing.T) {
 	r := newDeviceIndex()

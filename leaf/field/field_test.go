@@ -226,9 +226,9 @@ func TestDesiredReachesTheRegisterOnce(t *testing.T) {
 	}
 }
 
-// TestPoisonIsSetAsideOnce puts a message that cannot be read between two that can, and
+// TestUnreadableMessageIsQuarantinedOnce puts a message that cannot be read between two that can, and
 // starts the field again, which reads everything again.
-func TestPoisonIsSetAsideOnce(t *testing.T) {
+func TestUnreadableMessageIsQuarantinedOnce(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	f, stop := r.run()

@@ -137,9 +137,9 @@ func eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// TestRecordsAreStoredOnceWhateverIsCut cuts the connection to the server again and
+// TestRecordsAreStoredOnceDespiteLostConnections cuts the connection to the server again and
 // again while commits are under way, so that acknowledgements get lost.
-func TestRecordsAreStoredOnceWhateverIsCut(t *testing.T) {
+func TestRecordsAreStoredOnceDespiteLostConnections(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, natstest.LeafConf(t, "plant-a", "127.0.0.1:1"))
 	inside := s.streams(t, streams.LeafLimits{})
@@ -158,9 +158,9 @@ func TestRecordsAreStoredOnceWhateverIsCut(t *testing.T) {
 	t.Logf("%d records in %d commits, %d refused attempts", p.total(), p.sink.telemetry.counts.commits.Load(), p.failures.Load())
 }
 
-// TestRefusedRecordsWait makes the stream refuse what is beyond a limit: the devices
+// TestRejectedRecordsAreRetried makes the stream refuse what is beyond a limit: the devices
 // are told so and go on when there is room again.
-func TestRefusedRecordsWait(t *testing.T) {
+func TestRejectedRecordsAreRetried(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, natstest.LeafConf(t, "plant-a", "127.0.0.1:1"))
 	js := s.streams(t, streams.LeafLimits{})
@@ -188,8 +188,8 @@ func TestRefusedRecordsWait(t *testing.T) {
 	p.verify(t, js)
 }
 
-// TestOneRecordDoesNotHoldUpOthers puts one that the stream never takes among others.
-func TestOneRecordDoesNotHoldUpOthers(t *testing.T) {
+// TestOneRecordDoesNotBlockOthers puts one that the stream never takes among others.
+func TestOneRecordDoesNotBlockOthers(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, natstest.LeafConf(t, "plant-a", "127.0.0.1:1"))
 	js := s.streams(t, streams.LeafLimits{})
@@ -265,9 +265,9 @@ func TestFullDisk(t *testing.T) {
 	t.Logf("%d records before the disk was full, %d at the end", full, p.total())
 }
 
-// TestALoneRecordIsOneMessage finds a plain message with the documented content, and
+// TestSingleRecordIsOneMessage finds a plain message with the documented content, and
 // one commit for each when there is one device.
-func TestALoneRecordIsOneMessage(t *testing.T) {
+func TestSingleRecordIsOneMessage(t *testing.T) {
 	s := startServer(t, natstest.LeafConf(t, "plant-a", "127.0.0.1:1"))
 	js := s.streams(t, streams.LeafLimits{})
 	p := startPlant(t, js, 1)

@@ -179,8 +179,8 @@ func TestApplicationOverMQTT(t *testing.T) {
 	}
 }
 
-// TestApplicationsStayOutside has an application publish what is not for it.
-func TestApplicationsStayOutside(t *testing.T) {
+// TestApplicationPermissions has an application publish what is not for it.
+func TestApplicationPermissions(t *testing.T) {
 	t.Parallel()
 	r, broker := newDeployedRig(t)
 	a := connectApplication(t, broker)

@@ -18,9 +18,9 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// TestEndWhileADeviceIsAnnounced ends the field while the feed tells what is wrong with
+// TestStopWhileProblemsAreReported ends the field while the feed tells what is wrong with
 // each of a device's properties, and the first of it is being stored: it ends.
-func TestEndWhileADeviceIsAnnounced(t *testing.T) {
+func TestStopWhileProblemsAreReported(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	f, stop := r.run()
@@ -64,9 +64,9 @@ func TestEndWhileADeviceIsAnnounced(t *testing.T) {
 	}
 }
 
-// TestNoCommandAfterMemoryWasLost refuses commands until
+// TestNoCommandAfterStateWasLost refuses commands until
 // every deadline of before has passed.
-func TestNoCommandAfterMemoryWasLost(t *testing.T) {
+func TestNoCommandAfterStateWasLost(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.model()

@@ -15,23 +15,24 @@ import (
 )
 
 const (
-	// applyAhead bounds the messages that wait in memory for being taken over.
+	// applyAhead is the number of messages that are buffered in memory.
 	applyAhead = 16
-	// A part that is missing may still arrive, but not for ever.
-	partRetry    = time.Second
-	partAttempts = 30
-	followRetry  = time.Second
+	// A missing part may still arrive; after partAttempts deliveries its object is
+	// quarantined.
+	partRetryDelay = time.Second
+	partAttempts   = 30
+	retryDelay     = time.Second
 )
 
-// progress is how far SITE_DESIRED has been taken over.
+// progress is the position up to which SITE_DESIRED has been applied.
 type progress struct {
 	mu sync.Mutex
-	// applied is the place in SITE_DESIRED, source the same place in DESIRED.
+	// applied is the position in SITE_DESIRED, source the same position in DESIRED.
 	applied, source uint64
-	// waiting are the messages whose parts have to be read again, with their places in
-	// DESIRED.
+	// waiting holds the sequences of messages that are delivered again, with their positions
+	// in DESIRED.
 	waiting map[uint64]uint64
-	// unreadable are the messages that were counted as such.
+	// unreadable holds the sequences of messages that could not be read.
 	unreadable map[uint64]struct{}
 }
 
@@ -39,7 +40,7 @@ func newProgress() *progress {
 	return &progress{waiting: map[uint64]uint64{}, unreadable: map[uint64]struct{}{}}
 }
 
-func (p *progress) done(seq, source uint64) {
+func (p *progress) markApplied(seq, source uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.waiting, seq)
@@ -48,20 +49,20 @@ func (p *progress) done(seq, source uint64) {
 	}
 }
 
-func (p *progress) wait(seq, source uint64) {
+func (p *progress) markWaiting(seq, source uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.waiting[seq] = source
 }
 
-func (p *progress) bad(seq uint64) {
+func (p *progress) markUnreadable(seq uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.unreadable[seq] = struct{}{}
 }
 
-// Applied is the sequence of SITE_DESIRED up to which every message has been taken
-// over, 0 before the first. It is safe for concurrent use.
+// Applied returns the sequence of SITE_DESIRED up to which every message has been applied,
+// 0 before the first. It is safe for concurrent use.
 func (a *API) Applied() uint64 {
 	a.progress.mu.Lock()
 	defer a.progress.mu.Unlock()
@@ -72,8 +73,8 @@ func (a *API) Applied() uint64 {
 	return n
 }
 
-// AppliedSource is the same place as a sequence of the hub's stream DESIRED, 0 when it
-// is not known. It is safe for concurrent use.
+// AppliedSource returns the same position as a sequence of the hub's stream DESIRED, 0 if it
+// is unknown. It is safe for concurrent use.
 func (a *API) AppliedSource() uint64 {
 	a.progress.mu.Lock()
 	defer a.progress.mu.Unlock()
@@ -84,24 +85,24 @@ func (a *API) AppliedSource() uint64 {
 	return n
 }
 
-// sourceOf is the place in DESIRED of a message of SITE_DESIRED, 0 when it says none.
+// sourceOf returns the sequence in DESIRED of a message of SITE_DESIRED, 0 if it has none.
 func sourceOf(msg jetstream.Msg) uint64 {
-	at, err := streams.ParseSource(msg.Headers().Get(streams.HeaderSource))
+	source, err := streams.ParseSource(msg.Headers().Get(streams.HeaderSource))
 	if err != nil {
 		return 0
 	}
-	return at.Seq
+	return source.Seq
 }
 
-// Quarantined counts the messages that could not be read since the start, among them
-// those that still lie in SITE_DESIRED. It is safe for concurrent use.
+// Quarantined returns the number of messages that could not be read since the start,
+// including those that are still in SITE_DESIRED. It is safe for concurrent use.
 func (a *API) Quarantined() uint64 {
 	a.progress.mu.Lock()
 	defer a.progress.mu.Unlock()
 	return uint64(len(a.progress.unreadable))
 }
 
-// load fills the store from disk: what the cloud wants, and what is true here.
+// load fills the store from disk with the local and the desired state.
 func (a *API) load(ctx context.Context) error {
 	desired, err := a.cfg.JS.Stream(ctx, streams.SiteDesired)
 	if err != nil {
@@ -112,23 +113,23 @@ func (a *API) load(ctx context.Context) error {
 		return fmt.Errorf("open stream %s: %w", streams.SiteReported, err)
 	}
 	err = streams.ReadLast(ctx, reported, nil, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
-		return a.restore(ctx, reported, msg, md)
+		return a.restoreLocal(ctx, reported, msg, md)
 	})
 	if err != nil {
 		return fmt.Errorf("read %s: %w", streams.SiteReported, err)
 	}
 	err = streams.ReadLast(ctx, desired, nil, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
-		err := a.take(ctx, desired, msg)
+		err := a.process(ctx, desired, msg)
 		switch {
 		case errors.Is(err, streams.ErrUndecodable):
-			// The consumer meets it too, unless it has set it aside before.
-			a.progress.bad(md.Sequence.Stream)
+			// The consumer quarantines it, unless it has done so before.
+			a.progress.markUnreadable(md.Sequence.Stream)
 		case errors.Is(err, jetstream.ErrMsgNotFound):
-			a.log.Warn("desired state lacks a part", zap.String("subject", msg.Subject()), zap.Uint64("seq", md.Sequence.Stream), zap.Error(err))
+			a.log.Warn("desired object has a missing part: skipped", zap.String("subject", msg.Subject()), zap.Uint64("seq", md.Sequence.Stream), zap.Error(err))
 		case err != nil:
 			return err
 		}
-		a.progress.done(md.Sequence.Stream, sourceOf(msg))
+		a.progress.markApplied(md.Sequence.Stream, sourceOf(msg))
 		return nil
 	})
 	if err != nil {
@@ -137,15 +138,15 @@ func (a *API) load(ctx context.Context) error {
 	return nil
 }
 
-// restore takes over one message of SITE_REPORTED. What is not for this API, or
-// cannot be read, is left to the forwarder and the bridge.
-func (a *API) restore(ctx context.Context, s jetstream.Stream, msg jetstream.Msg, md *jetstream.MsgMetadata) error {
+// restoreLocal loads one message of SITE_REPORTED. It leaves messages that are unreadable or
+// not of this API to the forwarder and the bridge.
+func (a *API) restoreLocal(ctx context.Context, s jetstream.Stream, msg jetstream.Msg, md *jetstream.MsgMetadata) error {
 	if streams.IsPart(msg.Subject()) {
 		return nil
 	}
 	_, m, err := streams.Load(ctx, s, msg.Subject(), msg.Headers(), msg.Data())
 	if errors.Is(err, streams.ErrUndecodable) || errors.Is(err, streams.ErrSuperseded) || errors.Is(err, jetstream.ErrMsgNotFound) {
-		a.log.Warn("skip unreadable local state", zap.String("subject", msg.Subject()), zap.Uint64("seq", md.Sequence.Stream), zap.Error(err))
+		a.log.Warn("local state is unreadable: skipped", zap.String("subject", msg.Subject()), zap.Uint64("seq", md.Sequence.Stream), zap.Error(err))
 		return nil
 	}
 	if err != nil {
@@ -166,8 +167,8 @@ func (a *API) restore(ctx context.Context, s jetstream.Stream, msg jetstream.Msg
 		l.body = d["status"]
 	}
 	k := key{m.Namespace, m.Name}
-	if _, err := a.store.report(a.store.resource(gr), k, l); err != nil {
-		a.log.Warn("skip unreadable local state", zap.String("subject", msg.Subject()), zap.Uint64("seq", md.Sequence.Stream), zap.Error(err))
+	if _, err := a.store.setLocal(a.store.resource(gr), k, l); err != nil {
+		a.log.Warn("local state is unreadable: skipped", zap.String("subject", msg.Subject()), zap.Uint64("seq", md.Sequence.Stream), zap.Error(err))
 		return nil
 	}
 	if gr == eventsGR {
@@ -176,8 +177,8 @@ func (a *API) restore(ctx context.Context, s jetstream.Stream, msg jetstream.Msg
 	return nil
 }
 
-// take takes over one message of SITE_DESIRED.
-func (a *API) take(ctx context.Context, s jetstream.Stream, msg jetstream.Msg) error {
+// process applies one message of SITE_DESIRED.
+func (a *API) process(ctx context.Context, s jetstream.Stream, msg jetstream.Msg) error {
 	if streams.IsPart(msg.Subject()) {
 		return nil
 	}
@@ -189,18 +190,17 @@ func (a *API) take(ctx context.Context, s jetstream.Stream, msg jetstream.Msg) e
 	if err != nil {
 		return err
 	}
-	err = a.store.apply(m)
-	return err
+	return a.store.apply(m)
 }
 
-// follow takes over what arrives, until ctx ends. It outlives restarts of the stream
-// and of the consumer.
-func (a *API) follow(ctx context.Context) error {
+// followDesired applies new messages until ctx ends. It starts again after an error, such as
+// a new stream or consumer.
+func (a *API) followDesired(ctx context.Context) error {
 	failing := false
 	for {
 		err := a.consume(ctx, func() {
 			if failing {
-				a.log.Info("following desired state again", zap.String("stream", streams.SiteDesired))
+				a.log.Info("following desired state resumed", zap.String("stream", streams.SiteDesired))
 			}
 			failing = false
 		})
@@ -208,20 +208,20 @@ func (a *API) follow(ctx context.Context) error {
 			return nil
 		}
 		if !failing {
-			a.log.Warn("following desired state interrupted", zap.String("stream", streams.SiteDesired), zap.Error(err))
+			a.log.Warn("following desired state interrupted: retrying", zap.String("stream", streams.SiteDesired), zap.Error(err))
 		}
 		failing = true
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(followRetry):
+		case <-time.After(retryDelay):
 		}
 	}
 }
 
 func (a *API) consume(ctx context.Context, running func()) error {
 	err := streams.EnsureConsumer(ctx, a.cfg.JS, streams.SiteDesired,
-		streams.LocalConsumer(streams.ApplyConsumer, "what the node API has taken over", 256))
+		streams.LocalConsumer(streams.ApplyConsumer, "what the node API has applied", 256))
 	if err != nil {
 		return err
 	}
@@ -233,8 +233,8 @@ func (a *API) consume(ctx context.Context, running func()) error {
 	if err != nil {
 		return fmt.Errorf("open consumer %s: %w", streams.ApplyConsumer, err)
 	}
-	// What an earlier reader was given and did not acknowledge comes at once, and not only
-	// when its time to acknowledge is over.
+	// Messages that an earlier process received and did not acknowledge are delivered again
+	// at once, and not only after their AckWait.
 	if _, err := s.ResetConsumer(ctx, streams.ApplyConsumer); err != nil {
 		return fmt.Errorf("reset consumer %s: %w", streams.ApplyConsumer, err)
 	}
@@ -255,45 +255,45 @@ func (a *API) consume(ctx context.Context, running func()) error {
 	}
 }
 
-// handle takes one message over and only then acknowledges it. One that cannot be taken
-// over now comes again and holds up nothing.
+// handle applies one message and then acknowledges it. A message that cannot be applied now
+// is delivered again and does not block the others.
 func (a *API) handle(ctx context.Context, s jetstream.Stream, msg jetstream.Msg) error {
 	md, err := msg.Metadata()
 	if err != nil {
 		return err
 	}
 	seq := md.Sequence.Stream
-	err = a.take(ctx, s, msg)
+	err = a.process(ctx, s, msg)
 	if errors.Is(err, jetstream.ErrMsgNotFound) && md.NumDelivered >= partAttempts {
 		err = fmt.Errorf("%w: %w", streams.ErrUndecodable, err)
 	}
 	if errors.Is(err, streams.ErrUndecodable) {
-		err = a.setAside(ctx, msg, seq, err)
+		err = a.quarantine(ctx, msg, seq, err)
 	}
 	if err != nil {
-		a.progress.wait(seq, sourceOf(msg))
+		a.progress.markWaiting(seq, sourceOf(msg))
 		if ctx.Err() != nil {
 			return err
 		}
-		a.log.Warn("desired state comes again", zap.String("subject", msg.Subject()), zap.Uint64("seq", seq), zap.Error(err))
-		if err := msg.NakWithDelay(partRetry); err != nil {
-			return fmt.Errorf("refuse %s: %w", msg.Subject(), err)
+		a.log.Warn("desired object not applied: retrying", zap.String("subject", msg.Subject()), zap.Uint64("seq", seq), zap.Error(err))
+		if err := msg.NakWithDelay(partRetryDelay); err != nil {
+			return fmt.Errorf("negatively acknowledge %s: %w", msg.Subject(), err)
 		}
 		return nil
 	}
-	a.progress.done(seq, sourceOf(msg))
+	a.progress.markApplied(seq, sourceOf(msg))
 	if err := msg.Ack(); err != nil {
 		return fmt.Errorf("acknowledge %s: %w", msg.Subject(), err)
 	}
 	return nil
 }
 
-// setAside keeps an unreadable message where a person finds it.
-func (a *API) setAside(ctx context.Context, msg jetstream.Msg, seq uint64, reason error) error {
+// quarantine stores an unreadable message in SITE_QUARANTINE.
+func (a *API) quarantine(ctx context.Context, msg jetstream.Msg, seq uint64, reason error) error {
 	if err := streams.QuarantineMessage(ctx, a.cfg.JS, streams.SiteQuarantine, msg.Subject(), msg.Headers(), msg.Data(), reason); err != nil {
 		return err
 	}
-	a.progress.bad(seq)
-	a.log.Warn("message set aside", zap.String("subject", msg.Subject()), zap.Uint64("seq", seq), zap.Error(reason))
+	a.progress.markUnreadable(seq)
+	a.log.Warn("desired object quarantined: it cannot be read", zap.String("subject", msg.Subject()), zap.Uint64("seq", seq), zap.Error(reason))
 	return nil
 }

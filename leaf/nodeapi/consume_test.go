@@ -44,7 +44,7 @@ func TestLargeObjectArrivesInParts(t *testing.T) {
 	}
 }
 
-func TestPoisonMessageIsSetAside(t *testing.T) {
+func TestUnreadableMessageIsQuarantined(t *testing.T) {
 	t.Parallel()
 	l := newLeaf(t)
 	_, err := l.js.Publish(t.Context(), "desired.plant-a._._.configmaps.default.broken", []byte("{"))

@@ -9,18 +9,18 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// ownedByNode makes a CSINode belong to its node as it is now, which has another UID than
-// the kubelet wrote after the cloud gave it one, or after somebody deleted the node in the
-// cloud and it came back. The owner that was the last before stays: a kubelet that runs
+// ownedByNode adds the present node to the owners of its CSINode. The UID of the node differs
+// from the one that the kubelet wrote after the cloud has assigned another one, or after the
+// node was deleted in the cloud and came back. The previous owner is kept: a running kubelet
 // knows its node by the UID that it had when the kubelet started, and deletes a CSINode
-// that has no owner of that UID (ensureNodeOwnsCSINode of pkg/volume/csi/nodeinfomanager).
+// without an owner of that UID (ensureNodeOwnsCSINode of pkg/volume/csi/nodeinfomanager).
 func ownedByNode(d document, node, uid string) error {
 	meta, err := d.child("metadata")
 	if err != nil || uid == "" {
 		return err
 	}
 	var owners, others []metav1.OwnerReference
-	if !empty(meta["ownerReferences"]) {
+	if !isEmpty(meta["ownerReferences"]) {
 		if err := json.Unmarshal(meta["ownerReferences"], &owners); err != nil {
 			return fmt.Errorf("metadata.ownerReferences: %w", err)
 		}

@@ -33,10 +33,10 @@ func (l *leaf) cloudNode(uid, version string) uint64 {
 	})
 }
 
-// TestCSINodeIsDeletedAndMadeAgain deletes a CSINode as a kubelet does that finds one of
+// TestCSINodeIsDeletedAndCreatedAgain deletes a CSINode as a kubelet does that finds one of
 // another node, and makes it again: both are reports, the later is the one that is left,
 // and both outlive a restart.
-func TestCSINodeIsDeletedAndMadeAgain(t *testing.T) {
+func TestCSINodeIsDeletedAndCreatedAgain(t *testing.T) {
 	t.Parallel()
 	l := newLeaf(t)
 	dir := t.TempDir()
@@ -78,10 +78,10 @@ func TestCSINodeIsDeletedAndMadeAgain(t *testing.T) {
 	}
 }
 
-// TestCSINodeBelongsToTheNodeAsItIs gives the node another UID, as the cloud does when it
+// TestCSINodeIsOwnedByThePresentNode gives the node another UID, as the cloud does when it
 // first registers it and when it comes back after somebody deleted it: the CSINode belongs
 // to it at once, and still to the node as a kubelet knows it that runs on.
-func TestCSINodeBelongsToTheNodeAsItIs(t *testing.T) {
+func TestCSINodeIsOwnedByThePresentNode(t *testing.T) {
 	t.Parallel()
 	l := newLeaf(t)
 	dir := t.TempDir()

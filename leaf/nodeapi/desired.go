@@ -6,48 +6,48 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// desired is the last message of one desired subject. An object that moves from node
-// to node has one for each.
+// desired is the last message of one subject of SITE_DESIRED. An object that moves between
+// nodes has one for each node.
 type desired struct {
-	// gone marks a tombstone, goneAt is when it was taken over, s since 1970.
-	gone                bool
-	goneAt              int64
+	// deleted marks a tombstone. deletedAt is when it was applied, in seconds since 1970.
+	deleted             bool
+	deletedAt           int64
 	uid, version, epoch string
-	// arrived orders messages of different epochs.
-	arrived uint64
+	// arrival orders messages of different epochs.
+	arrival uint64
 	body    []byte
 }
 
-// yields decides whether m, on the same subject, is newer than d. Within one epoch
-// the version decides; a different epoch, or a version that does not compare, is
-// newer when it comes later.
-func (d desired) yields(m streams.Message) bool {
+// supersededBy reports whether m, a message on the same subject, is newer than d. Within one
+// epoch the version decides. If the epochs differ or the versions are not comparable, the
+// message that arrives later is newer.
+func (d desired) supersededBy(m streams.Message) bool {
 	if d.epoch != m.Epoch {
 		return true
 	}
 	c, err := resourceversion.CompareResourceVersion(m.Version, d.version)
-	foreign := d.uid != "" && m.UID != "" && d.uid != m.UID
+	otherObject := d.uid != "" && m.UID != "" && d.uid != m.UID
 	switch {
-	case m.Op == streams.OpDelete && foreign && !d.gone:
-		// The tombstone of a successor that never came here ends what is here, too; that
-		// of a predecessor does not.
+	case m.Op == streams.OpDelete && otherObject && !d.deleted:
+		// The tombstone of a later object of this name, which never arrived here, also
+		// deletes the present object; that of an earlier one does not.
 		return err == nil && c > 0
 	case err != nil, c > 0:
 		return true
 	case c < 0:
 		return false
 	}
-	// One version is either there or not: it goes when it is no longer wanted at the
-	// site, and may come back unchanged when it is wanted again.
-	return d.gone != (m.Op == streams.OpDelete)
+	// The versions are equal: an object is deleted at the site when it is no longer needed
+	// there, and may come back unchanged when it is needed again.
+	return d.deleted != (m.Op == streams.OpDelete)
 }
 
-// newer says which of two live messages about one name is the present one.
-func (d desired) newer(than desired) bool {
-	if d.epoch == than.epoch {
-		if c, err := resourceversion.CompareResourceVersion(d.version, than.version); err == nil && c != 0 {
+// newerThan reports which of two messages about the same name is the current one.
+func (d desired) newerThan(other desired) bool {
+	if d.epoch == other.epoch {
+		if c, err := resourceversion.CompareResourceVersion(d.version, other.version); err == nil && c != 0 {
 			return c > 0
 		}
 	}
-	return d.arrived > than.arrived
+	return d.arrival > other.arrival
 }

@@ -11,7 +11,7 @@ func TestOrderWithinAnEpoch(t *testing.T) {
 		return streams.Message{Op: op, UID: uid, Version: version, Epoch: epoch}
 	}
 	live := desired{uid: "u1", version: "100", epoch: "e1"}
-	gone := desired{uid: "u1", version: "100", epoch: "e1", gone: true}
+	gone := desired{uid: "u1", version: "100", epoch: "e1", deleted: true}
 	for _, c := range []struct {
 		name string
 		have desired
@@ -36,7 +36,7 @@ func TestOrderWithinAnEpoch(t *testing.T) {
 		{"recreated after delete", gone, msg(streams.OpPut, "u2", "101", "e1"), true},
 		{"deleted twice", gone, msg(streams.OpDelete, "u1", "100", "e1"), false},
 	} {
-		if got := c.have.yields(c.m); got != c.want {
+		if got := c.have.supersededBy(c.m); got != c.want {
 			t.Errorf("%s: yields = %v, want %v", c.name, got, c.want)
 		}
 	}

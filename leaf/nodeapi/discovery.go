@@ -10,7 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/version"
 )
 
-// discover answers the paths that name no resource.
+// discover handles the paths that do not name a resource.
 func (a *API) discover(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodGet {
 		return noSuchPath()
@@ -46,7 +46,7 @@ func (a *API) discover(w http.ResponseWriter, r *http.Request) error {
 	return noSuchPath()
 }
 
-// versionInfo makes the parts that clients compare from the configured version.
+// versionInfo returns the configured version in the form that clients parse.
 func (a *API) versionInfo() version.Info {
 	numbers := strings.SplitN(strings.TrimPrefix(a.cfg.Version, "v"), ".", 3)
 	for len(numbers) < 2 {

@@ -1,14 +1,14 @@
-// Package nodeapi serves a small Kubernetes API on loopback TLS, for an unforked
-// kubelet, for other clients on the gateway and for kubectl, from what the leaf has
-// on disk: SITE_DESIRED, what the cloud wants here, and SITE_REPORTED, what is true
-// here. It needs neither the link nor the cloud, also not after a reboot.
+// Package nodeapi serves a small Kubernetes API on loopback TLS to an unmodified kubelet, to
+// other clients on the gateway and to kubectl, from what the leaf has on disk: the desired
+// state in SITE_DESIRED and the local state in SITE_REPORTED. It needs neither the link nor
+// the cloud, even after a reboot.
 //
 // Guarantees: an object is never replaced by an older version of itself; a write is
-// answered only after SITE_REPORTED has stored it; a pod that the kubelet has
-// finished does not come back; a service account token that was once obtained is
-// presented again while the cloud is away.
+// answered only after SITE_REPORTED has stored it; a pod that the kubelet has finished does
+// not come back; a service account token that was once obtained is served again while the
+// cloud is unreachable.
 //
-// The leaf calls it. It writes nothing to the API server, accepts no change of what
-// the cloud decides, and does not serve as a general API server: no admission, no
-// conversion, no server-side apply.
+// The leaf runs it. It writes nothing to the API server, accepts no change of what the
+// cloud decides, and is not a general API server: it has no admission, no conversion and no
+// server-side apply.
 package nodeapi

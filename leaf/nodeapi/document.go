@@ -8,8 +8,8 @@ import (
 	"slices"
 )
 
-// document is a JSON object opened one level deep: its values stay bytes, so that a
-// change of one field neither decodes nor loses the others.
+// document is a JSON object that is decoded one level deep: its values stay encoded, so that
+// changing one field neither decodes nor loses the others.
 type document map[string]json.RawMessage
 
 func parseDocument(b []byte) (document, error) {
@@ -23,10 +23,10 @@ func parseDocument(b []byte) (document, error) {
 	return d, nil
 }
 
-// child opens the object at name; a missing or null one is empty.
+// child decodes the object at name. It returns an empty one if that is missing or null.
 func (d document) child(name string) (document, error) {
 	raw := d[name]
-	if empty(raw) {
+	if isEmpty(raw) {
 		return document{}, nil
 	}
 	c, err := parseDocument(raw)
@@ -36,7 +36,7 @@ func (d document) child(name string) (document, error) {
 	return c, nil
 }
 
-// text is the string at name, or empty.
+// text returns the string at name, empty if there is none.
 func (d document) text(name string) string {
 	var s string
 	if json.Unmarshal(d[name], &s) != nil {
@@ -50,8 +50,8 @@ func (d document) setText(name, value string) {
 	d[name], _ = json.Marshal(value)
 }
 
-// encode writes the object with its keys sorted; the values are copied as they are, and
-// keys without a value are left out.
+// encode encodes the object with sorted keys. It copies the values unchanged and leaves out
+// keys without a value.
 func (d document) encode() []byte {
 	n := 2
 	for k, v := range d {
@@ -75,9 +75,9 @@ func (d document) encode() []byte {
 	return b.Bytes()
 }
 
-func empty(raw json.RawMessage) bool { return len(raw) == 0 || string(raw) == "null" }
+func isEmpty(raw json.RawMessage) bool { return len(raw) == 0 || string(raw) == "null" }
 
-// peek reads the string, number or boolean at a path as text, empty when absent.
+// peek returns the string, number or boolean at a path as text, empty if there is none.
 func peek(raw []byte, path ...string) string {
 	for _, p := range path {
 		var d document
@@ -99,7 +99,7 @@ func peek(raw []byte, path ...string) string {
 	return s
 }
 
-// mergeStrings adds the strings of src that dst lacks to the map at name.
+// mergeStrings adds the entries of the map at name in src to that in dst, unless dst has them.
 func mergeStrings(dst, src document, name string) error {
 	from, err := src.child(name)
 	if err != nil || len(from) == 0 {

@@ -19,7 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// media is a form in which answers are written.
+// media is an encoding of responses.
 type media int
 
 const (
@@ -61,7 +61,7 @@ func accepted(header string, kind schema.GroupVersionKind, table bool) media {
 	return mediaNone
 }
 
-// protobuf is the object in protobuf, shared by those who hold it at the same time.
+// protobuf returns the object in protobuf. Concurrent callers share one copy.
 func (o *object) protobuf() ([]byte, error) {
 	if p := o.proto.Load(); p != nil {
 		if b := p.Value(); b != nil {
@@ -82,23 +82,23 @@ func (o *object) protobuf() ([]byte, error) {
 	return b, nil
 }
 
-func (o *object) in(m media) ([]byte, error) {
+func (o *object) encoded(m media) ([]byte, error) {
 	if m == mediaProto {
 		return o.protobuf()
 	}
 	return o.json, nil
 }
 
-// writeObject answers with one object.
+// writeObject writes an object.
 func writeObject(w http.ResponseWriter, code int, m media, o *object) error {
-	body, err := o.in(m)
+	body, err := o.encoded(m)
 	if err != nil {
 		return err
 	}
 	return writeBody(w, code, m, body)
 }
 
-// writeTyped answers with an object that has a Go type.
+// writeTyped writes an object that has a Go type.
 func writeTyped(w http.ResponseWriter, code int, m media, obj runtime.Object) error {
 	body, err := encodeTyped(m, obj)
 	if err != nil {
@@ -124,7 +124,7 @@ func writeBody(w http.ResponseWriter, code int, m media, body []byte) error {
 	return err
 }
 
-// writeList answers with a list, without assembling it first when it is JSON.
+// writeList writes a list. It does not assemble a JSON list in memory.
 func writeList(w http.ResponseWriter, m media, r resource, objects []*object, rv uint64) error {
 	if m == mediaProto {
 		return writeProtoList(w, r, objects, rv)
@@ -175,7 +175,7 @@ func writeProtoList(w http.ResponseWriter, r resource, objects []*object, rv uin
 	return writeTyped(w, http.StatusOK, mediaProto, list)
 }
 
-// writeFrame writes one watch event whose object is encoded already.
+// writeFrame writes a watch event with an encoded object.
 func writeFrame(w io.Writer, m media, kind watch.EventType, object []byte) error {
 	if m == mediaProto {
 		body, err := (&metav1.WatchEvent{Type: string(kind), Object: runtime.RawExtension{Raw: object}}).Marshal()
@@ -198,7 +198,8 @@ func writeFrame(w io.Writer, m media, kind watch.EventType, object []byte) error
 	return err
 }
 
-// bookmark is the object of a BOOKMARK event: nothing but its kind and version.
+// bookmark returns the object of a BOOKMARK event, which has a kind and a resource version
+// only.
 func bookmark(m media, kind schema.GroupVersionKind, rv uint64, initialEnd bool) ([]byte, error) {
 	pm := metav1.PartialObjectMetadata{}
 	pm.SetGroupVersionKind(kind)

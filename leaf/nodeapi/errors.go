@@ -10,11 +10,11 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// errCloud is why a write is refused that only the cloud may do.
-var errCloud = errors.New("this is a site's node API, which serves what the cloud decided: " +
+// errCloudOnly is the reason for rejecting a write that can only be made in the cloud.
+var errCloudOnly = errors.New("this is a site's node API, which serves what the cloud decided: " +
 	"make the change at the cloud's API server, it arrives here over the link")
 
-// statusOf is the answer to an error.
+// statusOf returns the Status of an error.
 func statusOf(err error) metav1.Status {
 	var api apierrors.APIStatus
 	if errors.As(err, &api) {
@@ -44,7 +44,7 @@ func expired(rv string) error {
 }
 
 func forbidden(gr schema.GroupResource, name string) error {
-	return apierrors.NewForbidden(gr, name, errCloud)
+	return apierrors.NewForbidden(gr, name, errCloudOnly)
 }
 
 func notAcceptable() error {

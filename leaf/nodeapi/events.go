@@ -9,16 +9,15 @@ import (
 )
 
 const (
-	// Events are kept here for reading as long as the API server keeps them, and no
-	// more than so many.
+	// Events are served as long as an API server keeps them, and at most eventMax of them.
 	eventLife = time.Hour
 	eventMax  = 1000
-	// eventWait is how long an event waits for the link before it is dropped.
+	// eventWait is the time for which an Event waits for the link before it is dropped.
 	eventWait = 24 * time.Hour
 )
 
-// putOptions bounds what waits for the link: states replace one another, events
-// accumulate.
+// putOptions bounds the Events that wait for the link: unlike states, they do not replace one
+// another.
 func putOptions(gr schema.GroupResource) []jetstream.PublishOpt {
 	if gr == eventsGR {
 		return []jetstream.PublishOpt{jetstream.WithMsgTTL(eventWait)}
@@ -26,14 +25,15 @@ func putOptions(gr schema.GroupResource) []jetstream.PublishOpt {
 	return nil
 }
 
-// eventRef is one stored version of an Event.
+// eventRef identifies a stored version of an Event.
 type eventRef struct {
 	key
 	seq uint64
 	at  time.Time
 }
 
-// eventQueue orders the Events by age, to drop the oldest. The zero value is ready.
+// eventQueue orders the Events by age, so that the oldest are dropped first. The zero value is
+// ready to use.
 type eventQueue struct {
 	mu     sync.Mutex
 	order  []eventRef
@@ -50,7 +50,7 @@ func (e *eventQueue) add(k key, seq uint64, at time.Time) {
 	e.order = append(e.order, eventRef{k, seq, at})
 }
 
-// expire takes out the Events that are too old or too many.
+// expire removes and returns the Events that are too old or too many.
 func (e *eventQueue) expire(now time.Time) []eventRef {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -14,7 +14,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-func TestEventsAndCSINodesGoUp(t *testing.T) {
+func TestEventsAndCSINodesAreReported(t *testing.T) {
 	t.Parallel()
 	l := newLeaf(t)
 	dir := t.TempDir()

@@ -28,7 +28,7 @@ func FuzzDocument(f *testing.F) {
 				t.Fatalf("%q of %q has become %q", v, data, again[k])
 			}
 		}
-		if c, err := d.child(name); err == nil && len(c) > 0 && empty(d[name]) {
+		if c, err := d.child(name); err == nil && len(c) > 0 && isEmpty(d[name]) {
 			t.Fatalf("%q has a child %q of nothing", data, name)
 		}
 		if d.setText(name, name); utf8.ValidString(name) && d.text(name) != name {

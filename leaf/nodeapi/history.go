@@ -7,31 +7,31 @@ import (
 )
 
 const (
-	// A watch that was cut resumes from the history; beyond it the client lists again,
-	// which costs little on loopback.
-	historyEvents = 256
-	historyBytes  = 1 << 20
-	// A watcher that lags further behind is ended.
-	queueEvents = 1000
-	queueBytes  = 8 << 20
+	// An interrupted watch resumes from the history. If the history does not go back far
+	// enough the client lists again, which costs little on loopback.
+	maxHistoryEvents = 256
+	maxHistoryBytes  = 1 << 20
+	// A watcher with a longer queue is ended.
+	maxQueueEvents = 1000
+	maxQueueBytes  = 8 << 20
 )
 
-// errExpired reports a resource version that the history does not reach, or a
-// watcher that lags behind it. The client has to list again.
+// errExpired reports a resource version that is older than the history, or a watcher whose
+// queue has overflowed. The client has to list again.
 var errExpired = errors.New("resource version is too old")
 
-// event is one change. old is nil for an addition.
+// event is a change of an object. old is nil for an addition.
 type event struct {
 	kind     watch.EventType
 	old, obj *object
 }
 
-// history holds the latest events of one resource and hands new ones to its watchers.
-// The store's lock guards it.
+// history holds the latest events of one resource and passes new ones to the watchers. It is
+// guarded by the store's lock.
 type history struct {
 	events []event
 	bytes  int
-	// floor is the resource version up to which events were dropped.
+	// floor is the resource version up to which events have been dropped.
 	floor    uint64
 	watchers map[*watcher]struct{}
 }
@@ -44,7 +44,7 @@ func (h *history) start(rv uint64) {
 func (h *history) add(ev event) {
 	h.events = append(h.events, ev)
 	h.bytes += len(ev.obj.json)
-	for len(h.events) > historyEvents || h.bytes > historyBytes && len(h.events) > 1 {
+	for len(h.events) > maxHistoryEvents || h.bytes > maxHistoryBytes && len(h.events) > 1 {
 		h.bytes -= len(h.events[0].obj.json)
 		h.floor = h.events[0].obj.rv
 		h.events[0] = event{}
@@ -55,37 +55,37 @@ func (h *history) add(ev event) {
 	}
 }
 
-// watcher collects the events of one watch. It holds references, not copies.
+// watcher queues the events of one watch.
 type watcher struct {
-	sel   selection
-	wake  chan struct{}
-	queue []event
-	bytes int
-	lost  bool
+	sel        selection
+	wake       chan struct{}
+	queue      []event
+	bytes      int
+	overflowed bool
 }
 
-// offer appends the event as the watcher sees it: an object that begins or ceases to
-// match is added or deleted for it.
+// offer queues an event as the watcher sees it: an object that starts or stops matching is
+// an addition or a deletion.
 func (w *watcher) offer(ev event) {
-	was, is := w.sel.matches(ev.old), w.sel.matches(ev.obj)
+	before, after := w.sel.matches(ev.old), w.sel.matches(ev.obj)
 	switch {
-	case ev.kind == watch.Deleted && !was, ev.kind != watch.Deleted && !was && !is:
+	case ev.kind == watch.Deleted && !before, ev.kind != watch.Deleted && !before && !after:
 		return
 	case ev.kind == watch.Deleted:
-	case was && is:
+	case before && after:
 		ev.kind = watch.Modified
-	case is:
+	case after:
 		ev.kind = watch.Added
 	default:
 		ev.kind = watch.Deleted
 	}
-	if w.lost {
+	if w.overflowed {
 		return
 	}
 	w.queue = append(w.queue, ev)
 	w.bytes += len(ev.obj.json)
-	if len(w.queue) > queueEvents || w.bytes > queueBytes && len(w.queue) > 1 {
-		w.queue, w.lost = nil, true
+	if len(w.queue) > maxQueueEvents || w.bytes > maxQueueBytes && len(w.queue) > 1 {
+		w.queue, w.overflowed = nil, true
 	}
 	select {
 	case w.wake <- struct{}{}:
@@ -93,8 +93,8 @@ func (w *watcher) offer(ev event) {
 	}
 }
 
-// watchFrom starts a watch after the resource version since, which must be of this
-// store's history, or else is errExpired.
+// watchFrom starts a watch after the resource version since. It returns errExpired if the
+// history does not reach back to it.
 func (s *store) watchFrom(r resource, sel selection, since uint64) (*watcher, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -112,8 +112,8 @@ func (s *store) watchFrom(r resource, sel selection, since uint64) (*watcher, er
 	return w, nil
 }
 
-// watchAll starts a watch now, and returns the objects that match at that moment with
-// its resource version.
+// watchAll starts a watch now. It returns the objects that match at present and the present
+// resource version.
 func (s *store) watchAll(r resource, sel selection) (*watcher, []*object, uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,12 +123,12 @@ func (s *store) watchAll(r resource, sel selection) (*watcher, []*object, uint64
 	return w, t.list(sel), s.rv
 }
 
-// take empties the watcher's queue, and returns the resource version that is reached
-// with it.
-func (s *store) take(w *watcher) (events []event, rv uint64, err error) {
+// drain empties the watcher's queue. It returns the events and the resource version that is
+// reached with them.
+func (s *store) drain(w *watcher) (events []event, rv uint64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if w.lost {
+	if w.overflowed {
 		return nil, 0, errExpired
 	}
 	events, w.queue, w.bytes = w.queue, nil, 0

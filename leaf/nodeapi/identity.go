@@ -19,8 +19,8 @@ import (
 	"time"
 )
 
-// identity is what the node API and its clients know each other by: made once, kept
-// in the data directory.
+// identity holds the credentials by which the node API and its clients authenticate each
+// other. It is created once and kept in the data directory.
 type identity struct {
 	caPEM []byte
 	cert  tls.Certificate
@@ -28,12 +28,12 @@ type identity struct {
 	token string
 }
 
-// loadIdentity reads the identity in dir, or makes it.
+// loadIdentity reads the identity in dir, or creates it.
 func loadIdentity(dir, node string) (*identity, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make data directory: %w", err)
+		return nil, fmt.Errorf("create data directory: %w", err)
 	}
-	token, err := once(filepath.Join(dir, "kubelet.token"), func() ([]byte, error) {
+	token, err := readOrCreate(filepath.Join(dir, "kubelet.token"), func() ([]byte, error) {
 		b := make([]byte, 32)
 		_, err := rand.Read(b)
 		return []byte(hex.EncodeToString(b)), err
@@ -41,8 +41,8 @@ func loadIdentity(dir, node string) (*identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load bearer token: %w", err)
 	}
-	// One file, so that the authority and what it signed cannot differ.
-	bundle, err := once(filepath.Join(dir, "serving.pem"), func() ([]byte, error) { return newServing(node) })
+	// It is one file, so that the certificate always matches its authority.
+	bundle, err := readOrCreate(filepath.Join(dir, "serving.pem"), func() ([]byte, error) { return newServingBundle(node) })
 	if err != nil {
 		return nil, fmt.Errorf("load serving certificate: %w", err)
 	}
@@ -57,20 +57,20 @@ func loadIdentity(dir, node string) (*identity, error) {
 	return id, nil
 }
 
-// once returns the content of a file, which it makes when it is missing.
-func once(path string, fill func() ([]byte, error)) ([]byte, error) {
+// readOrCreate returns the content of a file, or creates the file with the result of content.
+func readOrCreate(path string, content func() ([]byte, error)) ([]byte, error) {
 	b, err := os.ReadFile(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return b, err
 	}
-	if b, err = fill(); err != nil {
+	if b, err = content(); err != nil {
 		return nil, err
 	}
 	return b, writeFile(path, b)
 }
 
-// writeFile stores a private file so that after a power cut it is there in full or
-// not at all.
+// writeFile writes a file with mode 0600. After a power cut the file has the old or the new
+// content.
 func writeFile(path string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {
@@ -92,9 +92,10 @@ func writeFile(path string, data []byte) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-// newServing makes an authority and a serving certificate for loopback. They have
-// no age: a gateway without a battery for its clock starts in 1970, and must serve.
-func newServing(node string) ([]byte, error) {
+// newServingBundle creates a certificate authority and a serving certificate for loopback.
+// They do not expire, and are valid from 1970: the clock of a gateway without a battery may
+// start there.
+func newServingBundle(node string) ([]byte, error) {
 	from, to := time.Unix(0, 0), time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

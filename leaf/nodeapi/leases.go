@@ -16,8 +16,8 @@ import (
 // nodeLeases is the namespace of the kubelets' heartbeats.
 const nodeLeases = "kube-node-lease"
 
-// heartbeats remembers when each kubelet last renewed its lease. Leases are answered
-// here and live in memory only: a kubelet renews every ten seconds.
+// heartbeats records when each kubelet last renewed its lease. Leases are kept in memory
+// only: a kubelet renews them every ten seconds.
 type heartbeats struct {
 	mu sync.Mutex
 	at map[string]time.Time
@@ -35,8 +35,8 @@ func (h *heartbeats) observe(r resource, kind watch.EventType, o *object) {
 	h.at[o.name] = time.Now()
 }
 
-// Leases says when the kubelets that use this node API last renewed their leases, in
-// the order of their names. It is safe for concurrent use.
+// Leases returns when the kubelets that use this node API last renewed their leases, sorted by
+// name. It is safe for concurrent use.
 func (a *API) Leases() []streams.NodePresence {
 	a.heartbeats.mu.Lock()
 	defer a.heartbeats.mu.Unlock()
@@ -47,9 +47,9 @@ func (a *API) Leases() []streams.NodePresence {
 	return out
 }
 
-// renewUnknown takes the renewal of a lease that was forgotten by a restart, so that
-// the kubelet need not notice it.
-func (a *API) renewUnknown(w http.ResponseWriter, q *request) error {
+// recreateLease accepts the renewal of a lease that was lost in a restart, so that the kubelet
+// does not notice the restart.
+func (a *API) recreateLease(w http.ResponseWriter, q *request) error {
 	obj, err := q.object()
 	if err != nil {
 		return err
@@ -58,9 +58,9 @@ func (a *API) renewUnknown(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
 	}
-	view, err := a.createAs(q, q.key, obj, meta)
+	effective, err := a.createObject(q, q.key, obj, meta)
 	if err != nil {
 		return err
 	}
-	return writeObject(w, http.StatusOK, q.out, view)
+	return writeObject(w, http.StatusOK, q.out, effective)
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-func TestLeasesStayHere(t *testing.T) {
+func TestLeasesAreNotReported(t *testing.T) {
 	t.Parallel()
 	l := newLeaf(t)
 	dir := t.TempDir()

@@ -20,28 +20,26 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// DefaultVersion is the Kubernetes version that /version reports when Config names
-// none.
+// DefaultVersion is the Kubernetes version that /version reports if Config.Version is empty.
 const DefaultVersion = "v1.37.2"
 
-// shutdownWait bounds the wait for answers that are under way when Run ends.
+// shutdownWait is the time for which Run waits for requests in progress when it ends.
 const shutdownWait = 2 * time.Second
 
-// Config says what a node API serves. Every field is required unless a default is
-// named.
+// Config configures a node API. A field is required unless its comment gives a default.
 type Config struct {
-	// Site is the site's id, Node the name of the node that writes here.
+	// Site is the id of the site, Node the name of the node that uses the API.
 	Site, Node string
 	// JS is the leaf's own JetStream, with the streams of streams.LeafStreams.
 	JS jetstream.JetStream
-	// DataDir holds the identity, the encrypted tokens and the reserved resource
-	// versions. It is made with mode 0700 when it is missing.
+	// DataDir holds the identity, the encrypted tokens and the reserved resource versions. It
+	// is created with mode 0700 if it does not exist.
 	DataDir string
-	// Listen is the loopback address, such as 127.0.0.1:10441. Port 0 picks one.
+	// Listen is the loopback address, such as 127.0.0.1:10441. Port 0 selects a free port.
 	Listen string
 	Log    *zap.Logger
-	// Ask asks the bridge for tokens; default the connection of JS.
-	Ask Asker
+	// Requester sends requests for tokens to the bridge; default the connection of JS.
+	Requester Requester
 	// Version is what /version reports; default DefaultVersion.
 	Version string
 }
@@ -56,7 +54,7 @@ type API struct {
 	progress   *progress
 	ready      chan struct{}
 	closing    chan struct{}
-	// inflight is held for reading by every request that is being answered.
+	// inflight is held for reading by every request in progress.
 	inflight sync.RWMutex
 
 	// Guarded by mu until Run has set them.
@@ -64,13 +62,13 @@ type API struct {
 	id   *identity
 	addr string
 
-	store   *store
-	vault   *vault
-	nudger  *nudger
-	janitor *janitor
+	store  *store
+	tokens *tokenCache
+	resync *resyncTrigger
+	gc     *garbageCollector
 }
 
-// New makes a node API. It does no I/O.
+// New returns a node API. It does no I/O.
 func New(cfg Config) *API {
 	if cfg.Version == "" {
 		cfg.Version = DefaultVersion
@@ -81,13 +79,13 @@ func New(cfg Config) *API {
 	}
 }
 
-// Ready is closed when the API answers: all that is on disk is served from then on.
+// Ready returns a channel that is closed when the API serves everything that is on disk.
 func (a *API) Ready() <-chan struct{} { return a.ready }
 
-// Run loads what is on disk, serves and follows it until ctx ends, and returns after
-// all that it started has stopped. It can be called once. An error means that the
-// node API could not start or its listener broke; a stream that fails later is
-// retried.
+// Run loads the state from disk, serves it and applies new messages until ctx ends. It
+// returns after everything that it started has stopped, and may be called once. It returns
+// an error if the node API cannot start or its listener fails; it retries a stream that
+// fails later.
 func (a *API) Run(ctx context.Context) error {
 	ln, err := a.start(ctx)
 	if err != nil {
@@ -105,17 +103,17 @@ func (a *API) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return a.drain(server)
 	})
-	g.Go(func() error { return a.follow(ctx) })
-	g.Go(func() error { return a.nudger.run(ctx) })
-	g.Go(func() error { return a.janitor.run(ctx) })
+	g.Go(func() error { return a.followDesired(ctx) })
+	g.Go(func() error { return a.resync.run(ctx) })
+	g.Go(func() error { return a.gc.run(ctx) })
 	a.log.Info("node API ready", zap.String("address", a.address()), zap.Uint64("seq", a.Applied()))
 	close(a.ready)
 	return g.Wait()
 }
 
-// drain ends the watches, lets the answers that are under way finish, and closes the
-// connections. Shutdown of net/http would give idle HTTP/2 connections a second of
-// grace, which the kubelet does not need.
+// drain ends the watches, waits for the requests in progress, and closes the connections.
+// Shutdown of net/http would wait a second for idle HTTP/2 connections, which the kubelet
+// does not need.
 func (a *API) drain(server *http.Server) error {
 	close(a.closing)
 	idle := make(chan struct{})
@@ -133,7 +131,7 @@ func (a *API) drain(server *http.Server) error {
 	return err
 }
 
-// start does all that may fail before anything runs.
+// start does everything that can fail before a goroutine runs.
 func (a *API) start(ctx context.Context) (net.Listener, error) {
 	if _, err := a.identity(); err != nil {
 		return nil, err
@@ -142,24 +140,24 @@ func (a *API) start(ctx context.Context) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	vault, unreadable, err := openVault(a.cfg.DataDir)
+	vault, unreadable, err := openTokenCache(a.cfg.DataDir)
 	if err != nil {
 		return nil, err
 	}
 	if len(unreadable) > 0 {
-		a.log.Warn("removed unreadable tokens", zap.Int("count", len(unreadable)))
+		a.log.Warn("unreadable tokens removed: pods get new ones when the cloud is reachable", zap.Int("count", len(unreadable)))
 	}
-	a.vault = vault
+	a.tokens = vault
 	a.store = newStore(first)
-	a.nudger = newNudger(a.store, a.cfg.Node, a.log)
-	a.janitor = &janitor{api: a, woken: make(chan struct{}, 1)}
+	a.resync = newResyncTrigger(a.store, a.cfg.Node, a.log)
+	a.gc = &garbageCollector{api: a, wakeup: make(chan struct{}, 1)}
 	if err := a.load(ctx); err != nil {
 		return nil, err
 	}
-	a.store.loaded(func(r resource, kind watch.EventType, o *object) {
+	a.store.startHistory(func(r resource, kind watch.EventType, o *object) {
 		a.heartbeats.observe(r, kind, o)
-		a.nudger.observe(r, kind, o)
-		a.janitor.observe(r, kind, o)
+		a.resync.observe(r, kind, o)
+		a.gc.observe(r, kind, o)
 	})
 	ln, err := net.Listen("tcp", a.cfg.Listen)
 	if err != nil {
@@ -176,9 +174,9 @@ func (a *API) server(ctx context.Context) *http.Server {
 		Handler: a, ReadHeaderTimeout: 10 * time.Second,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		TLSConfig:   &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{a.id.cert}},
-		// A kubelet has a watch open for every ConfigMap and Secret of its pods.
+		// A kubelet watches every ConfigMap and Secret of its pods.
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 2000},
-		// Handshakes that clients give up are no news.
+		// Aborted handshakes are logged at the debug level.
 		ErrorLog: log.New(zapDebug{a.log}, "", 0),
 	}
 }
@@ -210,13 +208,11 @@ func (a *API) address() string {
 	return a.addr
 }
 
-// URL is where the API is served. With port 0 in Config.Listen it is known after
-// Ready.
+// URL returns the URL of the API. If Config.Listen has port 0 it is valid after Ready only.
 func (a *API) URL() string { return "https://" + a.address() }
 
-// Token is the bearer token of system:node:<node>, which the kubelet presents here,
-// and with which the leaf may call the kubelet when that asks here who calls. It is
-// made on first use.
+// Token returns the bearer token of system:node:<node>. The kubelet presents it to the API,
+// and the leaf to the kubelet, which has it verified by the API. It is created on first use.
 func (a *API) Token() (string, error) {
 	id, err := a.identity()
 	if err != nil {
@@ -225,9 +221,9 @@ func (a *API) Token() (string, error) {
 	return id.token, nil
 }
 
-// WriteKubeconfig writes a kubeconfig with the node's token and the API's authority,
-// for the kubelet or for kubectl; user is the name it gets there. The file has mode
-// 0600. It may be called before Run unless Config.Listen has port 0.
+// WriteKubeconfig writes a kubeconfig with the node's token and the API's certificate
+// authority, for the kubelet or for kubectl. user is the name of the user in it. The file has
+// mode 0600. WriteKubeconfig may be called before Run unless Config.Listen has port 0.
 func (a *API) WriteKubeconfig(path, user string) error {
 	id, err := a.identity()
 	if err != nil {
@@ -248,14 +244,14 @@ func (a *API) WriteKubeconfig(path, user string) error {
 	return nil
 }
 
-// resource is a built-in resource.
+// resource returns a built-in resource.
 func (s *store) resource(gr schema.GroupResource) resource {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.catalog[gr]
 }
 
-// revision is the last resource version given out.
+// revision returns the last resource version that was assigned.
 func (s *store) revision() uint64 {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

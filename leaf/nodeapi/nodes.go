@@ -9,14 +9,14 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// planNode takes a node's status and the labels and annotations that the kubelet
-// writes. Its spec is the cloud's once the cloud knows the node.
+// planNode accepts a node's status and the labels and annotations that the kubelet writes. The
+// spec can be changed only until the cloud knows the node.
 func (a *API) planNode(q *request, s state, next document) (plan, error) {
 	gr := q.resource.GroupResource()
 	if q.name != a.cfg.Node {
 		return plan{}, apierrors.NewForbidden(gr, q.name, fmt.Errorf("this node is %s", a.cfg.Node))
 	}
-	current, err := parseDocument(s.view.json)
+	current, err := parseDocument(s.effective.json)
 	if err != nil {
 		return plan{}, err
 	}
@@ -35,23 +35,23 @@ func (a *API) planNode(q *request, s state, next document) (plan, error) {
 	if !changed && sameJSON(current["status"], next["status"]) && sameJSON(current["spec"], next["spec"]) {
 		return plan{}, nil
 	}
-	l := &local{op: streams.OpCreate, uid: s.view.uid}
+	l := &local{op: streams.OpCreate, uid: s.effective.uid}
 	if s.live {
 		l.op = streams.OpPut
 	}
 	body := document{"apiVersion": next["apiVersion"], "kind": next["kind"], "metadata": own.encode()}
 	for _, f := range []string{"spec", "status"} {
-		if !empty(next[f]) {
+		if !isEmpty(next[f]) {
 			body[f] = next[f]
 		}
 	}
 	l.body = body.encode()
-	return plan{local: l, up: l.body}, nil
+	return plan{local: l, report: l.body}, nil
 }
 
-// ownMetadata is the metadata of the local report: the labels and annotations that
-// the kubelet has written so far, among them those that this change writes. What the
-// cloud has set is left out, so that the cloud may take it away again.
+// ownMetadata returns the metadata of the local report: the labels and annotations that the
+// kubelet has written, including this update. Those set by the cloud are left out, so that
+// the cloud can remove them.
 func ownMetadata(s state, current, next document) (own document, changed bool, err error) {
 	var before document
 	if s.local != nil && s.local.op != streams.OpDelete {
@@ -88,14 +88,14 @@ func ownMetadata(s state, current, next document) (own document, changed bool, e
 	return own, changed, nil
 }
 
-// writtenBetween adds to written what field has more or else in is than in was, and
-// takes away what it has less.
-func writtenBetween(written, was, is document, field string) (changed bool, err error) {
-	from, err := was.child(field)
+// writtenBetween applies to written the changes of a map field between two versions of the
+// metadata. It reports whether written has changed.
+func writtenBetween(written, before, after document, field string) (changed bool, err error) {
+	from, err := before.child(field)
 	if err != nil {
 		return false, err
 	}
-	to, err := is.child(field)
+	to, err := after.child(field)
 	if err != nil {
 		return false, err
 	}

@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// key names an object within its resource.
+// key identifies an object within its resource.
 type key struct{ namespace, name string }
 
 func (k key) String() string {
@@ -23,34 +23,33 @@ func (k key) String() string {
 	return k.namespace + "/" + k.name
 }
 
-// object is one served version of an object. It is immutable and shared by the store,
-// the log and all watchers.
+// object is one version of a served object. It is immutable and shared by the store, the
+// history and all watchers.
 type object struct {
 	key
 	kind   schema.GroupVersionKind
 	rv     uint64
 	uid    string
 	labels labels.Set
-	// selectable holds the fields that selectors of this resource may name, beside
-	// name and namespace.
+	// selectable holds the fields that field selectors can use, besides name and namespace.
 	selectable map[string]string
-	// uses holds the ConfigMaps and Secrets that a pod mounts.
-	uses []use
-	// digest covers everything but the resource version.
+	// mounts holds the ConfigMaps and Secrets that a pod mounts.
+	mounts []mountedRef
+	// digest is the digest of everything but the resource version.
 	digest [sha256.Size]byte
 	json   []byte
-	// proto is json in protobuf while somebody holds it.
+	// proto is the object in protobuf as long as it is in use.
 	proto atomic.Pointer[weak.Pointer[[]byte]]
 }
 
-// newObject makes the version rv of the object in d, which it takes over.
+// newObject returns the object in d as version rv. It modifies d.
 func newObject(r resource, k key, d document, rv uint64) (*object, error) {
 	meta, err := d.child("metadata")
 	if err != nil {
 		return nil, err
 	}
 	o := &object{key: k, kind: r.gvk(), rv: rv, uid: meta.text("uid")}
-	if !empty(meta["labels"]) {
+	if !isEmpty(meta["labels"]) {
 		if err := json.Unmarshal(meta["labels"], &o.labels); err != nil {
 			return nil, fmt.Errorf("metadata.labels: %w", err)
 		}
@@ -60,7 +59,7 @@ func newObject(r resource, k key, d document, rv uint64) (*object, error) {
 	o.digest = sha256.Sum256(d.encode())
 	o.selectable = selectableOf(r.GroupResource(), d)
 	if r.GroupResource() == podsGR {
-		if o.uses, err = mountedBy(d["spec"]); err != nil {
+		if o.mounts, err = mountedBy(d["spec"]); err != nil {
 			return nil, err
 		}
 	}
@@ -70,8 +69,8 @@ func newObject(r resource, k key, d document, rv uint64) (*object, error) {
 	return o, nil
 }
 
-// at is the same content under another resource version, as a DELETED event needs.
-func (o *object) at(rv uint64) (*object, error) {
+// withVersion returns the same object with another resource version, for a DELETED event.
+func (o *object) withVersion(rv uint64) (*object, error) {
 	d, err := parseDocument(o.json)
 	if err != nil {
 		return nil, err
@@ -84,12 +83,12 @@ func (o *object) at(rv uint64) (*object, error) {
 	d["metadata"] = meta.encode()
 	return &object{
 		key: o.key, kind: o.kind, rv: rv, uid: o.uid, labels: o.labels, selectable: o.selectable,
-		uses: o.uses, digest: o.digest, json: d.encode(),
+		mounts: o.mounts, digest: o.digest, json: d.encode(),
 	}, nil
 }
 
-// fieldPaths are the selectable fields by resource, beside metadata.name and
-// metadata.namespace: those of the API server that node clients use.
+// fieldPaths holds the selectable fields of each resource, besides metadata.name and
+// metadata.namespace: those of the API server that clients of a node use.
 var fieldPaths = map[schema.GroupResource]map[string]string{
 	podsGR: same("spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName",
 		"spec.hostNetwork", "status.phase", "status.podIP", "status.nominatedNodeName"),
@@ -109,7 +108,7 @@ var fieldPaths = map[schema.GroupResource]map[string]string{
 	resourceSlicesGR: same("spec.nodeName", "spec.driver"),
 }
 
-// falseByDefault are the selectable booleans that JSON leaves out when false.
+// falseByDefault holds the selectable booleans that JSON omits when they are false.
 var falseByDefault = map[string]bool{"spec.hostNetwork": true, "spec.unschedulable": true}
 
 func same(paths ...string) map[string]string {
@@ -139,7 +138,7 @@ func selectableOf(gr schema.GroupResource, d document) map[string]string {
 	return out
 }
 
-// Has and Get make an object its own fields.Fields.
+// Has and Get implement fields.Fields.
 func (o *object) Has(field string) bool { return o.Get(field) != "" }
 
 func (o *object) Get(field string) string {

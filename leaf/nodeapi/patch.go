@@ -14,8 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 )
 
-// next is the object as the request wants it: the body of a PUT, or the current
-// object with the patch applied.
+// next returns the object that the request asks for: the body of a PUT, or the current object
+// with the patch applied.
 func (q *request) next(current *object) (document, error) {
 	if q.verb == "update" {
 		return q.object()
@@ -59,23 +59,24 @@ func applyPatch(kind types.PatchType, current *object, patch []byte) (out []byte
 	return out, nil
 }
 
-// sameJSON compares two values by meaning: order of keys, absent and null do not
-// count.
+// sameJSON reports whether two values are equal, regardless of the order of keys and of the
+// difference between absent and null.
 func sameJSON(a, b json.RawMessage) bool {
 	if bytes.Equal(a, b) {
 		return true
 	}
 	var x, y any
-	if !empty(a) && utiljson.Unmarshal(a, &x) != nil || !empty(b) && utiljson.Unmarshal(b, &y) != nil {
+	if !isEmpty(a) && utiljson.Unmarshal(a, &x) != nil || !isEmpty(b) && utiljson.Unmarshal(b, &y) != nil {
 		return false
 	}
 	return reflect.DeepEqual(withoutNulls(x), withoutNulls(y))
 }
 
-// sameDocument compares two objects but for what a server sets.
+// sameDocument reports whether two objects are equal apart from the metadata that a server
+// sets.
 func sameDocument(a, b document) bool {
 	for k := range b {
-		if _, ok := a[k]; !ok && !empty(b[k]) {
+		if _, ok := a[k]; !ok && !isEmpty(b[k]) {
 			return false
 		}
 	}
@@ -90,14 +91,14 @@ func sameDocument(a, b document) bool {
 		return false
 	}
 	for _, m := range []document{x, y} {
-		clean(m)
+		removeServerFields(m)
 		delete(m, "uid")
 		delete(m, "creationTimestamp")
 	}
 	return sameJSON(x.encode(), y.encode())
 }
 
-// withoutNulls drops nulls and empty maps, which say nothing.
+// withoutNulls removes nulls and empty maps.
 func withoutNulls(v any) any {
 	switch v := v.(type) {
 	case map[string]any:

@@ -11,24 +11,24 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// mirrorAnnotation marks the pod that a kubelet makes in the API for a static pod.
+// mirrorAnnotation marks the pod that a kubelet creates in the API for a static pod.
 const mirrorAnnotation = "kubernetes.io/config.mirror"
 
-// planPodStatus takes the status of a pod of this node, and nothing else of it.
+// planPodStatus accepts the status of a pod of this node, and no other change of it.
 func (a *API) planPodStatus(q *request, s state, next document) (plan, error) {
 	gr := q.resource.GroupResource()
 	if q.sub != "status" {
 		return plan{}, forbidden(gr, q.name)
 	}
-	if node := s.view.Get("spec.nodeName"); node != a.cfg.Node {
+	if node := s.effective.Get("spec.nodeName"); node != a.cfg.Node {
 		return plan{}, apierrors.NewForbidden(gr, q.name, fmt.Errorf("the pod runs on %q, this node is %s", node, a.cfg.Node))
 	}
-	current, err := parseDocument(s.view.json)
+	current, err := parseDocument(s.effective.json)
 	if err != nil || sameJSON(current["status"], next["status"]) {
 		return plan{}, err
 	}
-	// Not the view: what this package adds to it must not go up.
-	base := s.want.body
+	// Not the effective object: the content version must not be reported.
+	base := s.desired.body
 	if !s.live {
 		base = s.local.body
 	}
@@ -41,41 +41,41 @@ func (a *API) planPodStatus(q *request, s state, next document) (plan, error) {
 	if err != nil {
 		return plan{}, err
 	}
-	clean(meta)
+	removeServerFields(meta)
 	pod["metadata"] = meta.encode()
-	up := pod.encode()
+	report := pod.encode()
 	if s.live {
-		return plan{local: &local{op: streams.OpPut, uid: s.want.uid, body: next["status"]}, up: up}, nil
+		return plan{local: &local{op: streams.OpPut, uid: s.desired.uid, body: next["status"]}, report: report}, nil
 	}
-	return plan{local: &local{op: streams.OpCreate, uid: s.local.uid, body: up}, up: up}, nil
+	return plan{local: &local{op: streams.OpCreate, uid: s.local.uid, body: report}, report: report}, nil
 }
 
-// mayDeletePod accepts the kubelet's last word about a pod that is being deleted, and
-// the removal of mirror pods. Everything else is decided in the cloud.
-func (a *API) mayDeletePod(view *object, live bool, opts metav1.DeleteOptions) error {
-	if node := view.Get("spec.nodeName"); node != a.cfg.Node {
-		return apierrors.NewForbidden(podsGR, view.name, fmt.Errorf("the pod runs on %q, this node is %s", node, a.cfg.Node))
+// authorizePodDelete returns an error unless the kubelet deletes a pod that has ended after a
+// deletion in the cloud, or a mirror pod. All other pods are deleted in the cloud.
+func (a *API) authorizePodDelete(pod *object, live bool, opts metav1.DeleteOptions) error {
+	if node := pod.Get("spec.nodeName"); node != a.cfg.Node {
+		return apierrors.NewForbidden(podsGR, pod.name, fmt.Errorf("the pod runs on %q, this node is %s", node, a.cfg.Node))
 	}
-	deleting := peek(view.json, "metadata", "deletionTimestamp") != ""
-	mirror := peek(view.json, "metadata", "annotations", mirrorAnnotation) != ""
+	deleting := peek(pod.json, "metadata", "deletionTimestamp") != ""
+	mirror := peek(pod.json, "metadata", "annotations", mirrorAnnotation) != ""
 	if opts.GracePeriodSeconds != nil && *opts.GracePeriodSeconds == 0 && (deleting || mirror || !live) {
 		return nil
 	}
-	return forbidden(podsGR, view.name)
+	return forbidden(podsGR, pod.name)
 }
 
-// reportEndAgain stores the final deletion of a pod anew if the cloud wants the pod and
-// has not been told since.
+// reportEndAgain reports the end of a pod again if the cloud wants the pod and its end has not
+// been reported since.
 func (a *API) reportEndAgain(ctx context.Context, k key) error {
 	defer a.locks.lock(podsGR, k)()
-	d, due := a.store.unanswered(podsGR, k)
+	d, due := a.store.endUnreported(podsGR, k)
 	if !due {
 		return nil
 	}
-	l := &local{op: streams.OpDelete, uid: d.uid, version: d.version, answers: d.arrived}
-	if _, err := a.keep(ctx, a.store.resource(podsGR), k, l, nil); err != nil {
+	l := &local{op: streams.OpDelete, uid: d.uid, version: d.version, inReplyTo: d.arrival}
+	if _, err := a.storeLocal(ctx, a.store.resource(podsGR), k, l, nil); err != nil {
 		return fmt.Errorf("report the end of pod %s again: %w", k, err)
 	}
-	a.log.Info("pod is wanted that has ended here; its end is reported again", zap.Stringer("pod", k), zap.String("uid", d.uid))
+	a.log.Info("the cloud wants a pod that has ended here: its end is reported again", zap.Stringer("pod", k), zap.String("uid", d.uid))
 	return nil
 }

@@ -160,7 +160,7 @@ func TestTombstoneOfALivingPodReachesTheKubelet(t *testing.T) {
 	eventually(t, "deleted", func() bool { return got.kinds() == "ADDED/a/u1 DELETED/a/u1" })
 }
 
-func TestMirrorPodsAreMadeHere(t *testing.T) {
+func TestMirrorPodsAreCreatedLocally(t *testing.T) {
 	t.Parallel()
 	l := newLeaf(t)
 	dir := t.TempDir()

@@ -33,7 +33,7 @@ func (a *API) list(w http.ResponseWriter, q *request) error {
 		return err
 	}
 	if opts.Continue != "" {
-		// Lists are never cut, so nobody has a token to go on with.
+		// Lists are never paginated, so no continue token is valid.
 		return expired(opts.Continue)
 	}
 	objects, rv := a.store.list(q.resource.GroupResource(), sel)
@@ -46,8 +46,9 @@ func (a *API) list(w http.ResponseWriter, q *request) error {
 	return writeList(w, q.out, q.resource, objects, rv)
 }
 
-// checkListVersion: there is one copy, and it is the newest, so that every known
-// version is satisfied except an exact older one.
+// checkListVersion returns an error if the requested resource version cannot be served. The
+// store holds the newest version only, which satisfies every known version unless an exact
+// older one is requested.
 func checkListVersion(opts metav1.ListOptions, rv uint64) error {
 	if opts.ResourceVersion == "" || opts.ResourceVersion == "0" {
 		return nil

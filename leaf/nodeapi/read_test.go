@@ -24,7 +24,7 @@ func encodings(t *testing.T, r *running, f func(*testing.T, kubernetes.Interface
 	t.Run("protobuf", func(t *testing.T) { f(t, r.proto()) })
 }
 
-func TestReadsWhatTheCloudWants(t *testing.T) {
+func TestServesDesiredState(t *testing.T) {
 	t.Parallel()
 	l := newLeaf(t)
 	l.pod(newPod("a", "u1", "10"))

@@ -13,21 +13,21 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// resource is one served resource in the one version in which it is stored.
+// resource is a served resource, in the only version in which it is stored.
 type resource struct {
 	schema.GroupVersionResource
 	kind       string
 	short      []string
 	namespaced bool
-	// verbs beside get, list and watch.
+	// verbs lists the supported verbs other than get, list and watch.
 	verbs []string
-	// subs are the subresources, with their verbs.
+	// subs holds the verbs of each subresource.
 	subs map[string][]string
-	// virtual resources answer a create and store nothing.
+	// virtual is set for resources that answer a create and store nothing.
 	virtual bool
-	// why is the reason why a write that is not served is refused; empty: only the cloud
-	// may do it.
-	why string
+	// refusalReason is the reason for which an unsupported write is rejected. If it is empty
+	// the write has to be made in the cloud.
+	refusalReason string
 }
 
 func (r resource) gvk() schema.GroupVersionKind { return r.GroupVersion().WithKind(r.kind) }
@@ -46,27 +46,27 @@ func builtin(group, version, name, kind string, namespaced bool, short ...string
 	}
 }
 
-func (r resource) with(verbs ...string) resource { r.verbs = verbs; return r }
+func (r resource) withVerbs(verbs ...string) resource { r.verbs = verbs; return r }
 
-func (r resource) under(name string, verbs ...string) resource {
+func (r resource) withSubresource(name string, verbs ...string) resource {
 	r.subs = map[string][]string{name: verbs}
 	return r
 }
 
-// refusing gives the reason why a write that is not served is refused.
-func (r resource) refusing(why string) resource { r.why = why; return r }
+// withRefusal sets the reason for which an unsupported write is rejected.
+func (r resource) withRefusal(reason string) resource { r.refusalReason = reason; return r }
 
-// refusal is the error of a write that is not served.
+// refusal returns the error of an unsupported write.
 func (r resource) refusal(name string) error {
-	if r.why == "" {
+	if r.refusalReason == "" {
 		return forbidden(r.GroupResource(), name)
 	}
-	return apierrors.NewForbidden(r.GroupResource(), name, errors.New(r.why))
+	return apierrors.NewForbidden(r.GroupResource(), name, errors.New(r.refusalReason))
 }
 
-func (r resource) answered() resource { r.virtual, r.verbs = true, []string{"create"}; return r }
+func (r resource) asVirtual() resource { r.virtual, r.verbs = true, []string{"create"}; return r }
 
-// The resources whose local state matters.
+// The resources that need special treatment.
 var (
 	podsGR            = schema.GroupResource{Resource: "pods"}
 	nodesGR           = schema.GroupResource{Resource: "nodes"}
@@ -79,49 +79,48 @@ var (
 	serviceAccountsGR = schema.GroupResource{Resource: "serviceaccounts"}
 )
 
-// builtins are what a kubelet and the usual clients of a node ask for. Others are
-// served as soon as an object of theirs arrives.
+// builtins lists the resources that a kubelet and the usual clients of a node request. Other
+// resources are served as soon as one of their objects arrives.
 var builtins = []resource{
-	builtin("", "v1", "pods", "Pod", true, "po").with("create", "delete").under("status", "get", "patch", "update"),
-	builtin("", "v1", "nodes", "Node", false, "no").with("create", "patch", "update").under("status", "get", "patch", "update"),
+	builtin("", "v1", "pods", "Pod", true, "po").withVerbs("create", "delete").withSubresource("status", "get", "patch", "update"),
+	builtin("", "v1", "nodes", "Node", false, "no").withVerbs("create", "patch", "update").withSubresource("status", "get", "patch", "update"),
 	builtin("", "v1", "configmaps", "ConfigMap", true, "cm"),
 	builtin("", "v1", "secrets", "Secret", true),
 	builtin("", "v1", "services", "Service", true, "svc"),
 	builtin("", "v1", "endpoints", "Endpoints", true, "ep"),
-	builtin("", "v1", "serviceaccounts", "ServiceAccount", true, "sa").under("token", "create"),
+	builtin("", "v1", "serviceaccounts", "ServiceAccount", true, "sa").withSubresource("token", "create"),
 	builtin("", "v1", "namespaces", "Namespace", false, "ns"),
-	builtin("", "v1", "persistentvolumes", "PersistentVolume", false, "pv").refusing(noExpansion),
-	builtin("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", true, "pvc").refusing(noExpansion),
-	builtin("", "v1", "events", "Event", true, "ev").with("create", "patch", "update"),
-	builtin("coordination.k8s.io", "v1", "leases", "Lease", true).with("create", "delete", "patch", "update"),
-	builtin("storage.k8s.io", "v1", "csinodes", "CSINode", false).with("create", "delete", "patch", "update").
-		refusing("this is a site's node API, which takes no status of a CSINode: leave the kubelet's feature gate CSIVolumeHealth off"),
+	builtin("", "v1", "persistentvolumes", "PersistentVolume", false, "pv").withRefusal(noExpansion),
+	builtin("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", true, "pvc").withRefusal(noExpansion),
+	builtin("", "v1", "events", "Event", true, "ev").withVerbs("create", "patch", "update"),
+	builtin("coordination.k8s.io", "v1", "leases", "Lease", true).withVerbs("create", "delete", "patch", "update"),
+	builtin("storage.k8s.io", "v1", "csinodes", "CSINode", false).withVerbs("create", "delete", "patch", "update").
+		withRefusal("this is a site's node API, which takes no status of a CSINode: leave the kubelet's feature gate CSIVolumeHealth off"),
 	builtin("storage.k8s.io", "v1", "csidrivers", "CSIDriver", false),
 	builtin("storage.k8s.io", "v1", "volumeattachments", "VolumeAttachment", false).
-		refusing("this is a site's node API, and volumes are attached by the cloud: leave enableControllerAttachDetach of the KubeletConfiguration on"),
+		withRefusal("this is a site's node API, and volumes are attached by the cloud: leave enableControllerAttachDetach of the KubeletConfiguration on"),
 	builtin("storage.k8s.io", "v1", "storageclasses", "StorageClass", false, "sc"),
 	builtin("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", false),
 	builtin("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", true),
 	builtin("certificates.k8s.io", "v1", "podcertificaterequests", "PodCertificateRequest", true).
-		refusing("this is a site's node API, and no certificates for pods are issued at a site: use a projected service account token"),
+		withRefusal("this is a site's node API, and no certificates for pods are issued at a site: use a projected service account token"),
 	builtin("certificates.k8s.io", "v1", "clustertrustbundles", "ClusterTrustBundle", false),
-	builtin("resource.k8s.io", "v1", "resourceslices", "ResourceSlice", false).with("deletecollection"),
+	builtin("resource.k8s.io", "v1", "resourceslices", "ResourceSlice", false).withVerbs("deletecollection"),
 	builtin("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim", true),
-	builtin("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", false).answered(),
-	builtin("authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", false).answered(),
+	builtin("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", false).asVirtual(),
+	builtin("authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", false).asVirtual(),
 }
 
 const noExpansion = "this is a site's node API, and volumes are not expanded at a site: expand the volume by hand"
 
-// unserved are resources that a kubelet asks for when it is configured so, and that a site
-// cannot serve, with the reason.
+// unserved holds the resources that a kubelet may request, depending on its configuration, and
+// the reason why a site cannot serve them.
 var unserved = map[schema.GroupResource]string{
 	{Group: "certificates.k8s.io", Resource: "certificatesigningrequests"}: "this is a site's node API, which signs no certificates: " +
 		"set serverTLSBootstrap and rotateCertificates of the KubeletConfiguration to false",
 }
 
-// catalog knows the served resources by group and name. It is guarded by the
-// store's lock.
+// catalog holds the served resources. It is guarded by the store's lock.
 type catalog map[schema.GroupResource]resource
 
 func newCatalog() catalog {
@@ -143,8 +142,8 @@ func (c catalog) sorted() []resource {
 	return out
 }
 
-// admit makes the resource of a desired object known. It refuses an object whose
-// body is of another group or version than its subject or its siblings.
+// admit adds the resource of a desired object to the catalog. It returns an error if the group
+// or version of the body differs from the subject or from the served resource.
 func (c catalog) admit(m streams.Message) error {
 	var tm struct{ APIVersion, Kind string }
 	if err := json.Unmarshal(m.Object, &tm); err != nil {
@@ -157,7 +156,7 @@ func (c catalog) admit(m streams.Message) error {
 	gr := schema.GroupResource{Group: m.Group, Resource: m.Resource}
 	if r, ok := c[gr]; ok {
 		if r.Version != gv.Version || r.kind != tm.Kind || r.namespaced != (m.Namespace != "") || r.virtual {
-			return fmt.Errorf("%w: %s: is %s, where %s is served", streams.ErrUndecodable, m.Ref, gv.WithKind(tm.Kind), r.gvk())
+			return fmt.Errorf("%w: %s: the kind is %s, want %s", streams.ErrUndecodable, m.Ref, gv.WithKind(tm.Kind), r.gvk())
 		}
 		return nil
 	}

@@ -9,8 +9,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
-// review answers a kubelet that asks who its own clients are: whoever holds this
-// node's token is the node and may do all on its kubelet; nobody else is known here.
+// review answers the TokenReviews and SubjectAccessReviews by which a kubelet authenticates
+// and authorizes its own clients: the holder of this node's token is the node and may do
+// everything on its kubelet; all others are rejected.
 func (a *API) review(w http.ResponseWriter, q *request) error {
 	d, err := q.object()
 	if err != nil {
@@ -22,13 +23,13 @@ func (a *API) review(w http.ResponseWriter, q *request) error {
 	}
 	switch r := obj.(type) {
 	case *authenticationv1.TokenReview:
-		r.Status = authenticationv1.TokenReviewStatus{Error: "the token is not known to this site's node API"}
-		if a.ours(strings.TrimSpace(r.Spec.Token)) {
+		r.Status = authenticationv1.TokenReviewStatus{Error: "the token is not the node's token of this site's node API"}
+		if a.isNodeToken(strings.TrimSpace(r.Spec.Token)) {
 			r.Status = authenticationv1.TokenReviewStatus{Authenticated: true, User: authenticationv1.UserInfo{
 				Username: a.user(), Groups: []string{"system:nodes", "system:authenticated"},
 			}}
 		}
-		// The answer goes to the one who has the token already.
+		// The answer need not repeat the token.
 		r.Spec.Token = ""
 	case *authorizationv1.SubjectAccessReview:
 		r.Status = authorizationv1.SubjectAccessReviewStatus{Allowed: r.Spec.User == a.user()}

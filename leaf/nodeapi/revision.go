@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// revisionsPerStart is how many resource versions one start of the process may give
-// out: more than it ever will.
+// revisionsPerStart is the number of resource versions that are reserved at each start: more
+// than a process ever assigns.
 const revisionsPerStart = 1 << 40
 
-// firstRevision reserves the resource versions of this start, above those of all
-// earlier ones. The clock is a second guard, for a lost data directory: a client that
-// has seen a version must not find another object under it.
+// firstRevision reserves the resource versions of this start, above those of all earlier
+// starts, and returns the first one. If the data directory was lost, the clock provides a
+// higher one: a version that a client has seen must not be assigned again.
 func firstRevision(dir string, now time.Time) (uint64, error) {
 	path := filepath.Join(dir, "revision")
 	first := uint64(max(now.UnixMicro(), 1))
@@ -27,7 +27,7 @@ func firstRevision(dir string, now time.Time) (uint64, error) {
 	case err != nil:
 		return 0, fmt.Errorf("read revision: %w", err)
 	default:
-		// A file that was damaged leaves the clock to decide: the site must start.
+		// If the file is damaged the clock decides: the node API must start.
 		if reserved, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64); err == nil {
 			first = max(first, reserved)
 		}

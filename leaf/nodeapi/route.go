@@ -7,15 +7,15 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// route is what the path of a resource request names.
+// route is the resource and object that the path of a request names.
 type route struct {
 	schema.GroupVersionResource
 	key
 	sub string
 }
 
-// parseRoute reads /api/v1/… and /apis/<group>/<version>/… below the version. ok is
-// false for paths that name no resource.
+// parseRoute parses the paths /api/v1/… and /apis/<group>/<version>/…. ok is false for a path
+// that does not name a resource.
 func parseRoute(path string) (rt route, ok bool) {
 	parts := strings.Split(strings.Trim(path, "/"), "/")
 	switch {
@@ -43,7 +43,7 @@ func parseRoute(path string) (rt route, ok bool) {
 	return rt, true
 }
 
-// verbOf names the request as Kubernetes does.
+// verbOf returns the Kubernetes verb of a request.
 func verbOf(r *http.Request, named bool) string {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:

@@ -14,7 +14,7 @@ import (
 // maxBody bounds a request, as the API server does.
 const maxBody = 3 << 20
 
-// request is one resource request with what its path named.
+// request is a request for a resource, with the resource that its path names.
 type request struct {
 	*http.Request
 	resource
@@ -40,7 +40,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if status.Code == http.StatusInternalServerError {
 			a.log.Error("request failed", zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.Error(err))
 		}
-		// The client is told as far as it still listens.
+		// The client may have disconnected.
 		_ = writeError(w, err)
 	}
 }
@@ -61,8 +61,8 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	res, ok := a.store.lookup(rt.GroupVersionResource)
 	if !ok {
-		if why := unserved[rt.GroupResource()]; why != "" {
-			return apierrors.NewForbidden(rt.GroupResource(), rt.name, errors.New(why))
+		if reason := unserved[rt.GroupResource()]; reason != "" {
+			return apierrors.NewForbidden(rt.GroupResource(), rt.name, errors.New(reason))
 		}
 		return noSuchPath()
 	}
@@ -77,7 +77,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) error {
 	return a.dispatch(w, q)
 }
 
-// check refuses what is not served, before anything is read.
+// check returns an error for a request that is not supported, before its body is read.
 func (q *request) check() error {
 	gr := q.resource.GroupResource()
 	if q.resource.namespaced && q.namespace == "" && (q.name != "" || q.verb == "create") {
@@ -121,25 +121,26 @@ func (a *API) dispatch(w http.ResponseWriter, q *request) error {
 	case "create":
 		return a.create(w, q)
 	case "update", "patch":
-		return a.change(w, q)
+		return a.update(w, q)
 	case "delete":
-		return a.remove(w, q)
+		return a.delete(w, q)
 	case "deletecollection":
-		// Only of resources that have no objects here.
+		// Supported only for resources that have no objects here.
 		return writeList(w, q.out, q.resource, nil, a.store.revision())
 	}
 	return errors.New("verb " + q.verb + " has no handler")
 }
 
-// authenticated checks the bearer token, the only credential there is.
+// authenticated reports whether the request has the node's bearer token, which is the only
+// credential.
 func (a *API) authenticated(r *http.Request) bool {
-	have, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	return ok && a.ours(have)
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	return ok && a.isNodeToken(token)
 }
 
-func (a *API) ours(token string) bool {
+func (a *API) isNodeToken(token string) bool {
 	return subtle.ConstantTimeCompare([]byte(token), []byte(a.id.token)) == 1
 }
 
-// user is who the node's token stands for.
+// user returns the user of the node's token.
 func (a *API) user() string { return "system:node:" + a.cfg.Node }

@@ -15,20 +15,20 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// store is what clients see, in memory, computed from the desired and the local
-// messages. All its methods are safe for concurrent use.
+// store holds the objects that clients see. It computes them from the desired and the local
+// state and keeps them in memory. It is safe for concurrent use.
 type store struct {
 	mu sync.RWMutex
-	// rv is the last resource version given out.
-	rv      uint64
-	arrived uint64
-	catalog catalog
-	tables  map[schema.GroupResource]*table
-	// onChange is called with the lock held, for every event after loading.
+	// rv is the last resource version that was assigned.
+	rv       uint64
+	arrivals uint64
+	catalog  catalog
+	tables   map[schema.GroupResource]*table
+	// onChange is called for every event after startHistory, with the lock held.
 	onChange func(resource, watch.EventType, *object)
 }
 
-// table is one resource.
+// table holds the objects of one resource.
 type table struct {
 	resource
 	entries map[key]*entry
@@ -39,7 +39,7 @@ func newStore(rv uint64) *store {
 	return &store{rv: rv, catalog: newCatalog(), tables: map[schema.GroupResource]*table{}}
 }
 
-// lookup finds a served resource.
+// lookup returns a served resource.
 func (s *store) lookup(gvr schema.GroupVersionResource) (resource, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -53,7 +53,8 @@ func (s *store) resources() []resource {
 	return s.catalog.sorted()
 }
 
-// apply takes over a desired message, if it is newer than what is known. An error is streams.ErrUndecodable and changes nothing.
+// apply applies a desired message if it is newer than the present one. Every error is
+// streams.ErrUndecodable and leaves the store unchanged.
 func (s *store) apply(m streams.Message) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -65,61 +66,61 @@ func (s *store) apply(m streams.Message) error {
 	gr := schema.GroupResource{Group: m.Group, Resource: m.Resource}
 	r, known := s.catalog[gr]
 	if !known {
-		// The tombstone of a resource that was never seen here.
+		// The tombstone of a resource that never had an object here.
 		return nil
 	}
 	t, k := s.table(r), key{m.Namespace, m.Name}
 	e := t.entry(k)
 	before, had := e.desired[m.Node]
-	if had && !before.yields(m) {
+	if had && !before.supersededBy(m) {
 		return nil
 	}
-	s.arrived++
+	s.arrivals++
 	e.desired[m.Node] = desired{
-		gone: m.Op == streams.OpDelete, uid: m.UID, version: m.Version, epoch: m.Epoch,
-		arrived: s.arrived, body: m.Object,
+		deleted: m.Op == streams.OpDelete, uid: m.UID, version: m.Version, epoch: m.Epoch,
+		arrival: s.arrivals, body: m.Object,
 	}
-	if d := e.desired[m.Node]; d.gone {
-		d.goneAt = time.Now().Unix()
+	if d := e.desired[m.Node]; d.deleted {
+		d.deletedAt = time.Now().Unix()
 		e.desired[m.Node] = d
 	}
-	if err := s.refresh(t, k, e); err != nil {
+	if err := s.recompute(t, k, e); err != nil {
 		delete(e.desired, m.Node)
 		if had {
 			e.desired[m.Node] = before
 		}
 		return fmt.Errorf("%w: %s: %w", streams.ErrUndecodable, m.Ref, err)
 	}
-	if d := e.desired[m.Node]; !d.gone && e.view != nil && e.view.uid == d.uid && !keepsOwnBody(gr) && e.local == nil {
-		// The view holds the same content: one copy is enough.
-		d.body = e.view.json
+	if d := e.desired[m.Node]; !d.deleted && e.effective != nil && e.effective.uid == d.uid && !isMerged(gr) && e.local == nil {
+		// The effective object has the same content: one copy is enough.
+		d.body = e.effective.json
 		e.desired[m.Node] = d
 	}
 	return nil
 }
 
-// report takes over local state, nil to forget it, and returns the view that follows
-// from it, nil when there is none.
-func (s *store) report(r resource, k key, l *local) (*object, error) {
+// setLocal replaces the local state of an object, nil to remove it. It returns the effective
+// object, nil if there is none.
+func (s *store) setLocal(r resource, k key, l *local) (*object, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.table(r)
 	e := t.entry(k)
 	before := e.local
 	e.local = l
-	if err := s.refresh(t, k, e); err != nil {
+	if err := s.recompute(t, k, e); err != nil {
 		e.local = before
 		return nil, err
 	}
-	view := e.view
-	if e.idle() {
+	effective := e.effective
+	if e.unused() {
 		delete(t.entries, k)
 	}
-	return view, nil
+	return effective, nil
 }
 
-// forget drops local state if it is still the message at seq.
-func (s *store) forget(r resource, k key, seq uint64) error {
+// removeLocal removes the local state of an object if it is still the message at seq.
+func (s *store) removeLocal(r resource, k key, seq uint64) error {
 	s.mu.RLock()
 	e := s.tableOf(r.GroupResource()).entries[k]
 	stale := e == nil || e.local == nil || e.local.seq != seq
@@ -127,27 +128,27 @@ func (s *store) forget(r resource, k key, seq uint64) error {
 	if stale {
 		return nil
 	}
-	_, err := s.report(r, k, nil)
+	_, err := s.setLocal(r, k, nil)
 	return err
 }
 
-// bury forgets the tombstones that were taken over before a time, of objects of which
-// nothing else is known here. It returns how many.
-func (s *store) bury(before time.Time) (n int) {
+// expireTombstones removes the tombstones that were applied before a time and whose objects
+// have no other state. It returns their number.
+func (s *store) expireTombstones(before time.Time) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, t := range s.tables {
 		for k, e := range t.entries {
-			if e.local != nil || e.view != nil {
+			if e.local != nil || e.effective != nil {
 				continue
 			}
 			for node, d := range e.desired {
-				if d.gone && d.goneAt < before.Unix() {
+				if d.deleted && d.deletedAt < before.Unix() {
 					delete(e.desired, node)
 					n++
 				}
 			}
-			if e.idle() {
+			if e.unused() {
 				delete(t.entries, k)
 			}
 		}
@@ -155,51 +156,52 @@ func (s *store) bury(before time.Time) (n int) {
 	return n
 }
 
-// get returns the object that clients see, nil when there is none.
+// get returns the effective object, nil if there is none.
 func (s *store) get(gr schema.GroupResource, k key) *object {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if e := s.tableOf(gr).entries[k]; e != nil {
-		return e.view
+		return e.effective
 	}
 	return nil
 }
 
-// known returns what a write to an object has to build upon.
-func (s *store) known(gr schema.GroupResource, k key) (view *object, want desired, live bool, l *local) {
+// state returns the state of an object that a write starts from.
+func (s *store) state(gr schema.GroupResource, k key) state {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	e := s.tableOf(gr).entries[k]
 	if e == nil {
-		return nil, desired{}, false, nil
+		return state{}
 	}
-	want, live = e.wanted()
-	return e.view, want, live, e.local
+	d, live := e.liveDesired()
+	return state{effective: e.effective, desired: d, live: live, local: e.local}
 }
 
-// unanswered is entry.unanswered of one object.
-func (s *store) unanswered(gr schema.GroupResource, k key) (desired, bool) {
+// endUnreported returns entry.endUnreported of one object.
+func (s *store) endUnreported(gr schema.GroupResource, k key) (desired, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if e := s.tableOf(gr).entries[k]; e != nil {
-		return e.unanswered()
+		return e.endUnreported()
 	}
 	return desired{}, false
 }
 
-// list returns the matching objects in the order of their names, and the resource
-// version at which that was so.
+// list returns the matching objects, sorted by namespace and name, and the present resource
+// version.
 func (s *store) list(gr schema.GroupResource, sel selection) ([]*object, uint64) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.tableOf(gr).list(sel), s.rv
 }
 
-// refresh computes the view of k again and tells the watchers what changed. An error
-// leaves the view as it was. With the UID of a node the owner of its CSINode changes.
-func (s *store) refresh(t *table, k key, e *entry) error {
+// recompute computes the effective object of k again and publishes the change to watchers.
+// After an error the object is unchanged. When the UID of a node changes, so does the owner
+// of its CSINode.
+func (s *store) recompute(t *table, k key, e *entry) error {
 	uid := e.uid()
-	if err := s.recompute(t, k, e); err != nil {
+	if err := s.recomputeEntry(t, k, e); err != nil {
 		return err
 	}
 	if t.GroupResource() != nodesGR || e.uid() == uid {
@@ -209,11 +211,11 @@ func (s *store) refresh(t *table, k key, e *entry) error {
 	if csi == nil || csi.entries[k] == nil {
 		return nil
 	}
-	return s.recompute(csi, k, csi.entries[k])
+	return s.recomputeEntry(csi, k, csi.entries[k])
 }
 
-func (s *store) recompute(t *table, k key, e *entry) error {
-	d, err := compose(t.GroupResource(), e)
+func (s *store) recomputeEntry(t *table, k key, e *entry) error {
+	d, err := merge(t.GroupResource(), e)
 	if err == nil && d != nil && t.GroupResource() == csiNodesGR {
 		if node := s.tableOf(nodesGR).entries[k]; node != nil {
 			err = ownedByNode(d, k.name, node.uid())
@@ -222,48 +224,47 @@ func (s *store) recompute(t *table, k key, e *entry) error {
 	if err != nil {
 		return err
 	}
-	old := e.view
+	old := e.effective
 	if d == nil {
 		if old == nil {
 			return nil
 		}
-		return s.remove(t, e, old)
+		return s.removeEffective(t, e, old)
 	}
 	next, err := newObject(t.resource, k, d, s.rv+1)
 	if err != nil {
 		return err
 	}
-	// A node is the same node when the cloud gives its own UID to one that was
-	// registered here before the cloud knew it.
+	// A node that registered here keeps its identity when the cloud gives it another UID.
 	replaced := old != nil && old.uid != next.uid && t.GroupResource() != nodesGR
 	switch {
 	case replaced:
-		if err := s.remove(t, e, old); err != nil {
+		if err := s.removeEffective(t, e, old); err != nil {
 			return err
 		}
-		if next, err = next.at(s.rv + 1); err != nil {
+		if next, err = next.withVersion(s.rv + 1); err != nil {
 			return err
 		}
-		e.born = next.rv
+		e.createdRV = next.rv
 		s.publish(t, watch.Added, nil, next)
 	case old == nil:
-		e.born = next.rv
+		e.createdRV = next.rv
 		s.publish(t, watch.Added, nil, next)
 	case old.digest == next.digest:
 		return nil
 	default:
 		s.publish(t, watch.Modified, old, next)
 	}
-	e.view = next
+	e.effective = next
 	return nil
 }
 
-func (s *store) remove(t *table, e *entry, old *object) error {
-	last, err := old.at(s.rv + 1)
+func (s *store) removeEffective(t *table, e *entry, old *object) error {
+	last, err := old.withVersion(s.rv + 1)
 	if err != nil {
 		return err
 	}
-	e.view, e.touched = nil, ""
+	e.effective, e.contentVersion = nil, ""
 	s.publish(t, watch.Deleted, old, last)
 	return nil
 }
@@ -276,8 +277,8 @@ func (s *store) publish(t *table, kind watch.EventType, old, obj *object) {
 	}
 }
 
-// loaded ends the loading: the history starts here.
-func (s *store) loaded(onChange func(resource, watch.EventType, *object)) {
+// startHistory ends the loading of the store: events are recorded from now on.
+func (s *store) startHistory(onChange func(resource, watch.EventType, *object)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.onChange = onChange
@@ -306,7 +307,7 @@ func (s *store) table(r resource) *table {
 	return t
 }
 
-// tableOf never returns nil, so that readers need not care.
+// tableOf returns the table of a resource, an empty one if it does not exist.
 func (s *store) tableOf(gr schema.GroupResource) *table {
 	if t := s.tables[gr]; t != nil {
 		return t
@@ -326,8 +327,8 @@ func (t *table) entry(k key) *entry {
 func (t *table) list(sel selection) []*object {
 	var out []*object
 	for _, e := range t.entries {
-		if e.view != nil && sel.matches(e.view) {
-			out = append(out, e.view)
+		if e.effective != nil && sel.matches(e.effective) {
+			out = append(out, e.effective)
 		}
 	}
 	slices.SortFunc(out, func(a, b *object) int {
@@ -336,9 +337,9 @@ func (t *table) list(sel selection) []*object {
 	return out
 }
 
-// selection is what a list or a watch is about.
+// selection selects the objects of a list or a watch.
 type selection struct {
-	// namespace is empty for all.
+	// namespace is empty for all namespaces.
 	namespace string
 	labels    labels.Selector
 	fields    fields.Selector

@@ -16,11 +16,11 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 )
 
-// tableRow makes the cells of one object.
+// tableRow returns the cells of an object.
 type tableRow func(o *object) ([]any, error)
 
-// writeTable answers as kubectl likes to print: for pods and nodes the columns that
-// people know, for others name and age.
+// writeTable writes objects as a Table, which kubectl prints: with the usual columns for pods
+// and nodes, and with name and age for other resources.
 func writeTable(w http.ResponseWriter, q *request, objects []*object, rv uint64) error {
 	columns, row := tableOf(q.resource.GroupResource())
 	t := &metav1.Table{
@@ -57,7 +57,7 @@ func tableOf(gr schema.GroupResource) ([]metav1.TableColumnDefinition, tableRow)
 	}
 }
 
-// columns takes names; a star marks what only -o wide shows.
+// columns returns the definitions of columns. A name with a star is shown by -o wide only.
 func columns(names ...string) []metav1.TableColumnDefinition {
 	var out []metav1.TableColumnDefinition
 	for _, n := range names {

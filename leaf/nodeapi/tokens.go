@@ -19,28 +19,28 @@ import (
 )
 
 const (
-	// tokenWait bounds the question to the bridge. Without a link NATS answers at
-	// once that nobody listens; the limit is for a link that hangs.
-	tokenWait = 5 * time.Second
-	// tokenWaitStored is the limit when there is a stored token to fall back on.
-	tokenWaitStored = 2 * time.Second
-	// restatedLife is the life that a stored token is presented with. The token itself
-	// lives about a year; the kubelet asks again when a fifth of this is left.
-	restatedLife = time.Hour
+	// tokenTimeout is the timeout of a request to the bridge. Without a link NATS answers at
+	// once that there are no responders; the timeout is for a link that hangs.
+	tokenTimeout = 5 * time.Second
+	// tokenTimeoutCached is the timeout if there is a cached token to fall back on.
+	tokenTimeoutCached = 2 * time.Second
+	// cachedTokenLife is the lifetime with which a cached token is served. The token itself
+	// is valid for about a year; the kubelet asks again when a fifth of this is left.
+	cachedTokenLife = time.Hour
 )
 
-// Asker asks a question of the bridge and waits for the answer. *nats.Conn is one.
-type Asker interface {
+// Requester sends a request to the bridge and waits for the answer. *nats.Conn implements it.
+type Requester interface {
 	RequestWithContext(ctx context.Context, subject string, data []byte) (*nats.Msg, error)
 }
 
 var tokenKind = schema.GroupVersionKind{Group: authenticationv1.GroupName, Version: "v1", Kind: "TokenRequest"}
 
-// errNoAnswer reports that the cloud could not be asked, or could not answer now.
+// errNoAnswer reports that the cloud could not be reached, or could not answer now.
 var errNoAnswer = errors.New("no answer from the cloud")
 
-// createToken answers a kubelet's request for a service account token: from the
-// cloud, or while that is away from the vault.
+// createToken handles a kubelet's request for a service account token: it gets the token from
+// the cloud, or from the cache while the cloud is unreachable.
 func (a *API) createToken(w http.ResponseWriter, q *request) error {
 	req, err := q.tokenRequest()
 	if err != nil {
@@ -52,7 +52,7 @@ func (a *API) createToken(w http.ResponseWriter, q *request) error {
 		id.Seconds = *req.Spec.ExpirationSeconds
 	}
 	if ref := req.Spec.BoundObjectRef; ref == nil || ref.Kind != "Pod" || ref.UID == "" {
-		return apierrors.NewForbidden(serviceAccountsGR, q.name, errors.New("a node may ask only for tokens that are bound to one of its pods"))
+		return apierrors.NewForbidden(serviceAccountsGR, q.name, errors.New("a node may only request tokens that are bound to one of its pods"))
 	} else {
 		id.PodUID = string(ref.UID)
 	}
@@ -79,36 +79,36 @@ func (q *request) tokenRequest() (*authenticationv1.TokenRequest, error) {
 }
 
 func (a *API) token(ctx context.Context, id tokenID, req *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
-	stored, err := a.vault.get(id)
+	stored, err := a.tokens.get(id)
 	if err != nil {
-		a.log.Warn("stored token is unreadable", zap.String("pod_uid", id.PodUID), zap.Error(err))
+		a.log.Warn("cached token is unreadable", zap.String("pod_uid", id.PodUID), zap.Error(err))
 	}
-	wait := tokenWait
+	wait := tokenTimeout
 	if stored != nil {
-		wait = tokenWaitStored
+		wait = tokenTimeoutCached
 	}
-	answer, err := a.askToken(ctx, id, req, wait)
+	answer, err := a.requestToken(ctx, id, req, wait)
 	switch {
 	case err == nil:
-		if err := a.vault.put(id, answer); err != nil {
-			// The pod gets its token; only a restart while offline would miss it.
-			a.log.Error("store token", zap.String("pod_uid", id.PodUID), zap.Error(err))
+		if err := a.tokens.put(id, answer); err != nil {
+			// The pod gets its token; it is only missing after a restart without a link.
+			a.log.Error("cache token", zap.String("pod_uid", id.PodUID), zap.Error(err))
 		}
 		return answer, nil
 	case !errors.Is(err, errNoAnswer):
 		return nil, err
 	case stored == nil:
 		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf(
-			"token of service account %s/%s: none is stored at this site and %v", id.Namespace, id.ServiceAccount, err))
+			"token of service account %s/%s: none is cached at this site and %v", id.Namespace, id.ServiceAccount, err))
 	}
-	life := max(restatedLife, time.Duration(id.Seconds)*time.Second)
+	life := max(cachedTokenLife, time.Duration(id.Seconds)*time.Second)
 	stored.Status.ExpirationTimestamp = metav1.NewTime(time.Now().Add(life))
 	return stored, nil
 }
 
-// askToken asks the bridge. errNoAnswer means that a stored token may serve; other
-// errors are refusals by the API server.
-func (a *API) askToken(ctx context.Context, id tokenID, req *authenticationv1.TokenRequest, wait time.Duration) (*authenticationv1.TokenRequest, error) {
+// requestToken requests a token from the bridge. errNoAnswer means that a cached token may be
+// served; every other error is one of the API server.
+func (a *API) requestToken(ctx context.Context, id tokenID, req *authenticationv1.TokenRequest, wait time.Duration) (*authenticationv1.TokenRequest, error) {
 	query, err := json.Marshal(streams.TokenQuery{
 		Node: a.cfg.Node, Namespace: id.Namespace, ServiceAccount: id.ServiceAccount, TokenRequest: *req,
 	})
@@ -117,13 +117,13 @@ func (a *API) askToken(ctx context.Context, id tokenID, req *authenticationv1.To
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	msg, err := a.asker().RequestWithContext(ctx, streams.RequestSubject(a.cfg.Site, streams.RequestToken), query)
+	msg, err := a.requester().RequestWithContext(ctx, streams.RequestSubject(a.cfg.Site, streams.RequestToken), query)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoAnswer, err)
 	}
 	var answer streams.TokenAnswer
 	if err := json.Unmarshal(msg.Data, &answer); err != nil {
-		return nil, fmt.Errorf("%w: read it: %w", errNoAnswer, err)
+		return nil, fmt.Errorf("%w: decode it: %w", errNoAnswer, err)
 	}
 	switch s := answer.Status; {
 	case s != nil && (s.Code >= 500 || s.Code == http.StatusTooManyRequests || s.Code == 0):
@@ -131,14 +131,14 @@ func (a *API) askToken(ctx context.Context, id tokenID, req *authenticationv1.To
 	case s != nil:
 		return nil, &apierrors.StatusError{ErrStatus: *s}
 	case answer.TokenRequest == nil || answer.TokenRequest.Status.Token == "":
-		return nil, fmt.Errorf("%w: it holds no token", errNoAnswer)
+		return nil, fmt.Errorf("%w: it has no token", errNoAnswer)
 	}
 	return answer.TokenRequest, nil
 }
 
-func (a *API) asker() Asker {
-	if a.cfg.Ask != nil {
-		return a.cfg.Ask
+func (a *API) requester() Requester {
+	if a.cfg.Requester != nil {
+		return a.cfg.Requester
 	}
 	return a.cfg.JS.Conn()
 }

@@ -52,13 +52,13 @@ func askToken(t *testing.T, c kubernetes.Interface, podUID string, audiences ...
 	}, metav1.CreateOptions{})
 }
 
-func TestTokensOutliveTheLinkAndRestarts(t *testing.T) {
+func TestTokensSurviveLinkLossAndRestarts(t *testing.T) {
 	t.Parallel()
 	l := newLeaf(t)
 	l.pod(newPod("a", "u-1", "10"))
 	dir := t.TempDir()
 	r := l.start(dir)
-	if _, err := askToken(t, r.proto(), "1"); !apierrors.IsServiceUnavailable(err) || !strings.Contains(err.Error(), "none is stored") {
+	if _, err := askToken(t, r.proto(), "1"); !apierrors.IsServiceUnavailable(err) || !strings.Contains(err.Error(), "none is cached") {
 		t.Fatalf("without cloud and copy: %v, want unavailable", err)
 	}
 	var asked atomic.Int32
@@ -123,7 +123,7 @@ func TestTokensOutliveTheLinkAndRestarts(t *testing.T) {
 	})
 }
 
-func TestRefusedTokensAreNotReplacedByACopy(t *testing.T) {
+func TestRefusedTokenIsNotServedFromTheCache(t *testing.T) {
 	t.Parallel()
 	l := newLeaf(t)
 	l.pod(newPod("a", "u-1", "10"))
@@ -153,14 +153,14 @@ func TestRefusedTokensAreNotReplacedByACopy(t *testing.T) {
 
 func TestDamagedTokensAreRemoved(t *testing.T) {
 	dir := t.TempDir()
-	v, _, err := openVault(dir)
+	v, _, err := openTokenCache(dir)
 	must(t, err)
 	id := tokenID{Namespace: "n", ServiceAccount: "s", PodUID: "u"}
 	must(t, v.put(id, &authenticationv1.TokenRequest{Status: authenticationv1.TokenRequestStatus{Token: "x"}}))
 	name, err := id.file()
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, "tokens", name), []byte("damaged beyond repair"), 0o600))
-	v, unreadable, err := openVault(dir)
+	v, unreadable, err := openTokenCache(dir)
 	must(t, err)
 	if len(unreadable) != 1 {
 		t.Errorf("unreadable = %v", unreadable)

@@ -10,9 +10,9 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// TestTombstonesAreForgotten makes and deletes many pods: a while later nothing of them
+// TestTombstonesExpire makes and deletes many pods: a while later nothing of them
 // is in memory, and until then an older version does not come back.
-func TestTombstonesAreForgotten(t *testing.T) {
+func TestTombstonesExpire(t *testing.T) {
 	t.Parallel()
 	l := newLeaf(t)
 	r := l.start(t.TempDir())
@@ -24,14 +24,14 @@ func TestTombstonesAreForgotten(t *testing.T) {
 		seq = l.send(podRef("default", name), streams.OpDelete, uid, "11", nil)
 	}
 	r.applied(seq)
-	if n := r.store.bury(time.Now().Add(-tombstoneLife)); n != 0 {
+	if n := r.store.expireTombstones(time.Now().Add(-tombstoneTTL)); n != 0 {
 		t.Fatalf("%d tombstones were forgotten at once", n)
 	}
 	r.applied(l.pod(newPod("p-0", "u0", "9")))
 	if _, err := r.json().CoreV1().Pods("default").Get(t.Context(), "p-0", metav1.GetOptions{}); err == nil {
 		t.Error("an older version came back after the delete")
 	}
-	if n := r.store.bury(time.Now().Add(time.Hour)); n != pods {
+	if n := r.store.expireTombstones(time.Now().Add(time.Hour)); n != pods {
 		t.Errorf("%d tombstones were forgotten, want %d", n, pods)
 	}
 	r.store.mu.RLock()

@@ -13,21 +13,22 @@ import (
 
 const (
 	bookmarkEvery = time.Minute
-	// What the API server gives a watch that names no timeout, plus up to as much again.
+	// The timeout of a watch that requests none is between defaultWatch and twice that, as
+	// at the API server.
 	defaultWatch = 30 * time.Minute
 )
 
-// writeTimeout is how long a client may take nothing before it counts as gone. It is a
-// variable for the test that waits it out.
+// writeTimeout is the time for which a client may accept no data before its watch is closed.
+// It is a variable so that a test can shorten it.
 var writeTimeout = 30 * time.Second
 
-// stream writes one watch.
-type stream struct {
+// watchResponse writes the response to a watch.
+type watchResponse struct {
 	api *API
 	w   http.ResponseWriter
 	rc  *http.ResponseController
 	q   *request
-	// bookmarks says that the client wants them.
+	// bookmarks is set if the client wants bookmarks.
 	bookmarks bool
 }
 
@@ -45,14 +46,14 @@ func (a *API) watch(w http.ResponseWriter, q *request) error {
 		return err
 	}
 	defer a.store.unwatch(q.resource, watcher)
-	s := &stream{api: a, w: w, rc: http.NewResponseController(w), q: q, bookmarks: opts.AllowWatchBookmarks}
+	s := &watchResponse{api: a, w: w, rc: http.NewResponseController(w), q: q, bookmarks: opts.AllowWatchBookmarks}
 	w.Header().Set("Content-Type", map[bool]string{true: protoType + ";stream=watch", false: jsonType}[q.out == mediaProto])
 	w.WriteHeader(http.StatusOK)
 	for i, o := range initial {
 		if err := s.object(watch.Added, o); err != nil {
 			return s.fail(err)
 		}
-		// What was sent may go while the rest is.
+		// The memory of a sent object can be freed while the rest is sent.
 		initial[i] = nil
 	}
 	if opts.SendInitialEvents != nil && *opts.SendInitialEvents && s.bookmarks {
@@ -66,8 +67,7 @@ func (a *API) watch(w http.ResponseWriter, q *request) error {
 	return s.fail(s.follow(watcher, timeoutOf(opts)))
 }
 
-// startWatch decides where the watch begins: with the present objects, or after a
-// resource version.
+// startWatch starts a watch with the present objects, or after a resource version.
 func (a *API) startWatch(q *request, opts metav1.ListOptions, sel selection) (*watcher, []*object, uint64, error) {
 	streaming := opts.SendInitialEvents != nil && *opts.SendInitialEvents
 	if opts.SendInitialEvents != nil && opts.ResourceVersionMatch != metav1.ResourceVersionMatchNotOlderThan {
@@ -105,15 +105,16 @@ func timeoutOf(opts metav1.ListOptions) time.Duration {
 	return defaultWatch + rand.N(defaultWatch)
 }
 
-// follow sends what happens until the client leaves, the server stops, or the time
-// is up, and then a last bookmark, so that a quiet watch resumes where it was.
-func (s *stream) follow(w *watcher, limit time.Duration) error {
+// follow sends events until the client disconnects, the server stops or the watch times out.
+// After the timeout it sends a last bookmark, so that a watch without events resumes where it
+// was.
+func (s *watchResponse) follow(w *watcher, limit time.Duration) error {
 	end := time.NewTimer(limit)
 	defer end.Stop()
 	tick := time.NewTicker(bookmarkEvery)
 	defer tick.Stop()
 	for {
-		mark, last := false, false
+		sendBookmark, timedOut := false, false
 		select {
 		case <-s.q.Context().Done():
 			return nil
@@ -121,11 +122,11 @@ func (s *stream) follow(w *watcher, limit time.Duration) error {
 			return nil
 		case <-w.wake:
 		case <-tick.C:
-			mark = s.bookmarks
+			sendBookmark = s.bookmarks
 		case <-end.C:
-			mark, last = s.bookmarks, true
+			sendBookmark, timedOut = s.bookmarks, true
 		}
-		events, rv, err := s.api.store.take(w)
+		events, rv, err := s.api.store.drain(w)
 		if err != nil {
 			return err
 		}
@@ -134,31 +135,31 @@ func (s *stream) follow(w *watcher, limit time.Duration) error {
 				return err
 			}
 		}
-		if mark {
+		if sendBookmark {
 			if err := s.bookmark(rv, false); err != nil {
 				return err
 			}
 		}
-		if len(events) > 0 || mark {
+		if len(events) > 0 || sendBookmark {
 			if err := s.flush(); err != nil {
 				return err
 			}
 		}
-		if last {
+		if timedOut {
 			return nil
 		}
 	}
 }
 
-func (s *stream) object(kind watch.EventType, o *object) error {
-	body, err := o.in(s.q.out)
+func (s *watchResponse) object(kind watch.EventType, o *object) error {
+	body, err := o.encoded(s.q.out)
 	if err != nil {
 		return err
 	}
 	return s.frame(kind, body)
 }
 
-func (s *stream) bookmark(rv uint64, initialEnd bool) error {
+func (s *watchResponse) bookmark(rv uint64, initialEnd bool) error {
 	body, err := bookmark(s.q.out, s.q.resource.gvk(), rv, initialEnd)
 	if err != nil {
 		return err
@@ -166,38 +167,38 @@ func (s *stream) bookmark(rv uint64, initialEnd bool) error {
 	return s.frame(watch.Bookmark, body)
 }
 
-func (s *stream) frame(kind watch.EventType, body []byte) error {
+func (s *watchResponse) frame(kind watch.EventType, body []byte) error {
 	if err := s.deadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
 	return writeFrame(s.w, s.q.out, kind, body)
 }
 
-// flush ends a batch of frames, and with it their deadline: HTTP/2 would reset the
-// stream when it passes, also while there is nothing to write.
-func (s *stream) flush() error {
+// flush ends a batch of frames and clears their write deadline: HTTP/2 would reset the stream
+// when it passes, even while there is nothing to write.
+func (s *watchResponse) flush() error {
 	return errors.Join(s.rc.Flush(), s.deadline(time.Time{}))
 }
 
-func (s *stream) deadline(at time.Time) error {
+func (s *watchResponse) deadline(at time.Time) error {
 	if err := s.rc.SetWriteDeadline(at); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
 	return nil
 }
 
-// fail ends the watch with an ERROR event, as the header is out already.
-func (s *stream) fail(err error) error {
+// fail ends the watch with an ERROR event, because the header has been sent already.
+func (s *watchResponse) fail(err error) error {
 	if err == nil || s.q.Context().Err() != nil {
 		return nil
 	}
 	if errors.Is(err, errExpired) {
-		err = apierrors.NewResourceExpired("the watch lags too far behind: list again")
+		err = apierrors.NewResourceExpired("the watch is too slow and has lost events: list again")
 	}
 	status := statusOf(err)
 	body, encErr := encodeTyped(s.q.out, &status)
 	if encErr == nil && s.frame(watch.Error, body) == nil {
-		// A client that is gone needs no word.
+		// The client may have disconnected.
 		_ = s.flush()
 	}
 	return nil

@@ -154,7 +154,7 @@ func TestWatchResumesWithinHistory(t *testing.T) {
 	must(t, err)
 	got := collect(t, w)
 	eventually(t, "both events", func() bool { return got.kinds() == "ADDED/a/u1 MODIFIED/a/u1" })
-	for i := range historyEvents + 1 {
+	for i := range maxHistoryEvents + 1 {
 		l.configMap(newConfigMap(fmt.Sprint("n", i), fmt.Sprint("n", i), fmt.Sprint(100+i), ""))
 	}
 	r.applied(l.configMap(newConfigMap("b", "u2", "1000", "")))
@@ -195,7 +195,7 @@ func TestLaggingWatcherIsEnded(t *testing.T) {
 	sel, err := selectionOf(&request{resource: r}, metav1.ListOptions{})
 	must(t, err)
 	w, _, _ := s.watchAll(r, sel)
-	for i := range queueEvents + 2 {
+	for i := range maxQueueEvents + 2 {
 		b, _ := json.Marshal(newConfigMap("a", "u1", fmt.Sprint(i+1), fmt.Sprint(i)))
 		if err := s.apply(streams.Message{
 			Ref: streams.Ref{Resource: "configmaps", Namespace: "default", Name: "a"},
@@ -204,10 +204,10 @@ func TestLaggingWatcherIsEnded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, _, err := s.take(w); !errors.Is(err, errExpired) {
+	if _, _, err := s.drain(w); !errors.Is(err, errExpired) {
 		t.Errorf("take: %v, want errExpired", err)
 	}
-	if n := len(s.table(r).history.events); n > historyEvents {
+	if n := len(s.table(r).history.events); n > maxHistoryEvents {
 		t.Errorf("history holds %d events", n)
 	}
 }

@@ -19,14 +19,14 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// storeTimeout bounds the wait for the leaf's own disk.
+// storeTimeout is the timeout of requests to the leaf's own JetStream.
 const storeTimeout = 10 * time.Second
 
-// goesUp says which local state the cloud gets. Leases are answered here: the bridge
-// renews them from the site's presence.
-func goesUp(gr schema.GroupResource) bool { return gr != leasesGR }
+// isReported reports whether the local state of a resource is reported to the cloud. Leases
+// are not: the bridge renews them from the site's heartbeats.
+func isReported(gr schema.GroupResource) bool { return gr != leasesGR }
 
-// create answers a POST to a collection.
+// create handles a POST to a collection.
 func (a *API) create(w http.ResponseWriter, q *request) error {
 	gr := q.resource.GroupResource()
 	obj, err := q.object()
@@ -47,22 +47,22 @@ func (a *API) create(w http.ResponseWriter, q *request) error {
 	if ns := meta.text("namespace"); ns != "" && ns != k.namespace {
 		return apierrors.NewBadRequest(fmt.Sprintf("metadata.namespace is %q, the request's is %q", ns, k.namespace))
 	}
-	if err := a.mayCreate(gr, k, obj); err != nil {
+	if err := a.authorizeCreate(gr, k, obj); err != nil {
 		return err
 	}
 	defer a.locks.lock(gr, k)()
-	if view := a.store.get(gr, k); view != nil {
+	if a.store.get(gr, k) != nil {
 		return apierrors.NewAlreadyExists(gr, k.name)
 	}
-	view, err := a.createAs(q, k, obj, meta)
+	effective, err := a.createObject(q, k, obj, meta)
 	if err != nil {
 		return err
 	}
-	return writeObject(w, http.StatusCreated, q.out, view)
+	return writeObject(w, http.StatusCreated, q.out, effective)
 }
 
-// createAs stores a new local object with the fields that a server sets.
-func (a *API) createAs(q *request, k key, obj, meta document) (*object, error) {
+// createObject stores a new local object with the metadata that a server sets.
+func (a *API) createObject(q *request, k key, obj, meta document) (*object, error) {
 	l := &local{op: streams.OpCreate, uid: string(uuid.NewUUID())}
 	meta.setText("name", k.name)
 	if k.namespace != "" {
@@ -70,14 +70,14 @@ func (a *API) createAs(q *request, k key, obj, meta document) (*object, error) {
 	}
 	meta.setText("uid", l.uid)
 	meta.setText("creationTimestamp", time.Now().UTC().Format(time.RFC3339))
-	clean(meta)
+	removeServerFields(meta)
 	obj["metadata"] = meta.encode()
 	l.body = obj.encode()
-	return a.keep(q.Context(), q.resource, k, l, l.body)
+	return a.storeLocal(q.Context(), q.resource, k, l, l.body)
 }
 
-// mayCreate says what a node may make by itself.
-func (a *API) mayCreate(gr schema.GroupResource, k key, obj document) error {
+// authorizeCreate returns an error if the node may not create the object.
+func (a *API) authorizeCreate(gr schema.GroupResource, k key, obj document) error {
 	switch gr {
 	case nodesGR, csiNodesGR:
 		if k.name != a.cfg.Node {
@@ -85,58 +85,59 @@ func (a *API) mayCreate(gr schema.GroupResource, k key, obj document) error {
 		}
 	case podsGR:
 		if peek(obj["metadata"], "annotations", mirrorAnnotation) == "" || peek(obj["spec"], "nodeName") != a.cfg.Node {
-			return apierrors.NewForbidden(gr, k.name, fmt.Errorf("only mirror pods of %s can be created here: %w", a.cfg.Node, errCloud))
+			return apierrors.NewForbidden(gr, k.name, fmt.Errorf("only mirror pods of %s can be created here: %w", a.cfg.Node, errCloudOnly))
 		}
 	}
 	return nil
 }
 
-// change answers PUT and PATCH.
-func (a *API) change(w http.ResponseWriter, q *request) error {
+// update handles PUT and PATCH.
+func (a *API) update(w http.ResponseWriter, q *request) error {
 	gr := q.resource.GroupResource()
 	defer a.locks.lock(gr, q.key)()
-	view, want, live, l := a.store.known(gr, q.key)
-	if view == nil {
+	s := a.store.state(gr, q.key)
+	if s.effective == nil {
 		if gr == leasesGR && q.verb == "update" {
-			return a.renewUnknown(w, q)
+			return a.recreateLease(w, q)
 		}
 		return apierrors.NewNotFound(gr, q.name)
 	}
-	next, err := q.next(view)
+	next, err := q.next(s.effective)
 	if err != nil {
 		return err
 	}
-	if err := q.checkIdentity(view, next); err != nil {
+	if err := q.checkIdentity(s.effective, next); err != nil {
 		return err
 	}
-	plan, err := a.plan(q, state{view: view, want: want, live: live, local: l}, next)
+	plan, err := a.plan(q, s, next)
 	if err != nil {
 		return err
 	}
+	effective := s.effective
 	if plan.local != nil {
-		if view, err = a.keep(q.Context(), q.resource, q.key, plan.local, plan.up); err != nil {
+		if effective, err = a.storeLocal(q.Context(), q.resource, q.key, plan.local, plan.report); err != nil {
 			return err
 		}
-		if view == nil {
+		if effective == nil {
 			return apierrors.NewNotFound(gr, q.name)
 		}
 	}
-	return writeObject(w, http.StatusOK, q.out, view)
+	return writeObject(w, http.StatusOK, q.out, effective)
 }
 
-// state is what a change builds upon.
+// state is the state of an object that a write starts from.
 type state struct {
-	view  *object
-	want  desired
-	live  bool
-	local *local
+	effective *object
+	desired   desired
+	live      bool
+	local     *local
 }
 
-// plan is what a change amounts to: the new local state, nil when nothing changes,
-// and the object to report.
+// plan is the outcome of an update: the new local state, nil if nothing changes, and the
+// object to report.
 type plan struct {
-	local *local
-	up    []byte
+	local  *local
+	report []byte
 }
 
 func (a *API) plan(q *request, s state, next document) (plan, error) {
@@ -146,7 +147,7 @@ func (a *API) plan(q *request, s state, next document) (plan, error) {
 	case nodesGR:
 		return a.planNode(q, s, next)
 	}
-	current, err := parseDocument(s.view.json)
+	current, err := parseDocument(s.effective.json)
 	if err != nil || sameDocument(current, next) {
 		return plan{}, err
 	}
@@ -154,10 +155,10 @@ func (a *API) plan(q *request, s state, next document) (plan, error) {
 	if err != nil {
 		return plan{}, apierrors.NewBadRequest(err.Error())
 	}
-	return plan{local: &local{op: streams.OpPut, uid: s.view.uid, body: body}, up: body}, nil
+	return plan{local: &local{op: streams.OpPut, uid: s.effective.uid, body: body}, report: body}, nil
 }
 
-// withIdentityOf is next under current's UID and creation time.
+// withIdentityOf returns next with the name, UID and creation time of current.
 func withIdentityOf(current, next document) ([]byte, error) {
 	was, err := current.child("metadata")
 	if err != nil {
@@ -172,83 +173,84 @@ func withIdentityOf(current, next document) ([]byte, error) {
 			meta[f] = v
 		}
 	}
-	clean(meta)
+	removeServerFields(meta)
 	next["metadata"] = meta.encode()
 	return next.encode(), nil
 }
 
-// clean drops the metadata that belongs to one server only.
-func clean(meta document) {
+// removeServerFields removes the metadata that is only valid on the server that set it.
+func removeServerFields(meta document) {
 	for _, f := range []string{"resourceVersion", "managedFields", "selfLink", "generateName"} {
 		delete(meta, f)
 	}
 }
 
-// checkIdentity refuses a write that is meant for another object, or for another
-// version of this one.
-func (q *request) checkIdentity(view *object, next document) error {
+// checkIdentity returns an error if a write is meant for another object or for another
+// version of the object.
+func (q *request) checkIdentity(effective *object, next document) error {
 	gr := q.resource.GroupResource()
 	meta, err := next.child("metadata")
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
 	}
-	if n := meta.text("name"); n != view.name {
-		return apierrors.NewBadRequest(fmt.Sprintf("metadata.name is %q, the request's is %q", n, view.name))
+	if n := meta.text("name"); n != effective.name {
+		return apierrors.NewBadRequest(fmt.Sprintf("metadata.name is %q, the request's is %q", n, effective.name))
 	}
-	if uid := meta.text("uid"); uid != "" && uid != view.uid {
-		return apierrors.NewConflict(gr, q.name, fmt.Errorf("precondition failed: UID in precondition: %s, UID in object meta: %s", uid, view.uid))
+	if uid := meta.text("uid"); uid != "" && uid != effective.uid {
+		return apierrors.NewConflict(gr, q.name, fmt.Errorf("precondition failed: UID in precondition: %s, UID in object meta: %s", uid, effective.uid))
 	}
-	if rv := meta.text("resourceVersion"); rv != "" && rv != strconv.FormatUint(view.rv, 10) {
+	if rv := meta.text("resourceVersion"); rv != "" && rv != strconv.FormatUint(effective.rv, 10) {
 		return apierrors.NewConflict(gr, q.name, fmt.Errorf("the object has been modified; please apply your changes to the latest version and try again"))
 	}
 	return nil
 }
 
-// keep makes local state durable and then visible. The answer waits for the disk, and
-// a client that leaves meanwhile changes nothing.
-func (a *API) keep(ctx context.Context, r resource, k key, l *local, up []byte) (*object, error) {
+// storeLocal stores local state and then makes it visible. It returns after the state is
+// stored, even if the client disconnects in the meantime.
+func (a *API) storeLocal(ctx context.Context, r resource, k key, l *local, up []byte) (*object, error) {
 	gr := r.GroupResource()
 	if gr == eventsGR {
-		defer a.janitor.wake()
+		defer a.gc.wake()
 	}
-	if goesUp(gr) {
+	if isReported(gr) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 		defer cancel()
 		ref := streams.Ref{Node: a.cfg.Node, Group: r.Group, Resource: r.Resource, Namespace: k.namespace, Name: k.name}
 		seq, err := streams.Put(ctx, a.cfg.JS, streams.LocalReportedSubject(ref),
 			streams.Message{Ref: ref, Op: l.op, UID: l.uid, Version: l.version, Object: up}, putOptions(gr)...)
 		if err != nil {
-			a.log.Warn("local store refused a write", zap.Stringer("object", ref), zap.Error(err))
-			return nil, apierrors.NewServiceUnavailable("the leaf's store did not take the write: " + err.Error())
+			a.log.Warn("store local state", zap.Stringer("object", ref), zap.Error(err))
+			return nil, apierrors.NewServiceUnavailable("the leaf's store rejected the write: " + err.Error())
 		}
 		l.node, l.seq = a.cfg.Node, seq
 	}
-	view, err := a.store.report(r, k, l)
+	effective, err := a.store.setLocal(r, k, l)
 	if err == nil && gr == eventsGR {
 		a.events.add(k, l.seq, time.Now())
 	}
-	return view, err
+	return effective, err
 }
 
-// remove answers a DELETE.
-func (a *API) remove(w http.ResponseWriter, q *request) error {
+// delete handles a DELETE.
+func (a *API) delete(w http.ResponseWriter, q *request) error {
 	gr := q.resource.GroupResource()
 	opts, err := q.deleteOptions()
 	if err != nil {
 		return err
 	}
 	defer a.locks.lock(gr, q.key)()
-	view, want, live, _ := a.store.known(gr, q.key)
-	if view == nil {
+	s := a.store.state(gr, q.key)
+	effective := s.effective
+	if effective == nil {
 		return apierrors.NewNotFound(gr, q.name)
 	}
-	if p := opts.Preconditions; p != nil && (p.UID != nil && string(*p.UID) != view.uid ||
-		p.ResourceVersion != nil && *p.ResourceVersion != strconv.FormatUint(view.rv, 10)) {
-		return apierrors.NewConflict(gr, q.name, fmt.Errorf("the precondition is not met: the object's UID is %s, its version %d", view.uid, view.rv))
+	if p := opts.Preconditions; p != nil && (p.UID != nil && string(*p.UID) != effective.uid ||
+		p.ResourceVersion != nil && *p.ResourceVersion != strconv.FormatUint(effective.rv, 10)) {
+		return apierrors.NewConflict(gr, q.name, fmt.Errorf("the precondition is not met: the object's UID is %s, its version %d", effective.uid, effective.rv))
 	}
 	switch gr {
 	case podsGR:
-		if err := a.mayDeletePod(view, live, opts); err != nil {
+		if err := a.authorizePodDelete(effective, s.live, opts); err != nil {
 			return err
 		}
 	case csiNodesGR:
@@ -256,20 +258,20 @@ func (a *API) remove(w http.ResponseWriter, q *request) error {
 			return apierrors.NewForbidden(gr, q.name, fmt.Errorf("this node is %s", a.cfg.Node))
 		}
 	}
-	// A delete that the cloud gets is a report like any other: the last on its subject.
-	if goesUp(gr) {
-		l := &local{op: streams.OpDelete, uid: view.uid}
-		if live {
-			l.version, l.answers = want.version, want.arrived
+	// A deletion is reported like any other state: as the last message on its subject.
+	if isReported(gr) {
+		l := &local{op: streams.OpDelete, uid: effective.uid}
+		if s.live {
+			l.version, l.inReplyTo = s.desired.version, s.desired.arrival
 		}
-		_, err = a.keep(q.Context(), q.resource, q.key, l, nil)
+		_, err = a.storeLocal(q.Context(), q.resource, q.key, l, nil)
 	} else {
-		_, err = a.store.report(q.resource, q.key, nil)
+		_, err = a.store.setLocal(q.resource, q.key, nil)
 	}
 	if err != nil {
 		return err
 	}
-	return writeObject(w, http.StatusOK, q.out, view)
+	return writeObject(w, http.StatusOK, q.out, effective)
 }
 
 func (q *request) deleteOptions() (metav1.DeleteOptions, error) {
@@ -295,7 +297,7 @@ func (q *request) deleteOptions() (metav1.DeleteOptions, error) {
 	return *obj.(*metav1.DeleteOptions), nil
 }
 
-// object reads the request's body, whose kind must be the resource's.
+// object decodes the request's body, which must be of the resource's kind.
 func (q *request) object() (document, error) {
 	data, err := io.ReadAll(q.Body)
 	if err != nil {
@@ -317,7 +319,7 @@ func (q *request) object() (document, error) {
 	return q.valid(data)
 }
 
-// valid opens an object and checks it against the type of its kind.
+// valid parses an object and validates it against the type of its kind.
 func (q *request) valid(data []byte) (document, error) {
 	d, err := parseDocument(data)
 	if err != nil {
@@ -325,10 +327,10 @@ func (q *request) valid(data []byte) (document, error) {
 	}
 	kind := q.resource.gvk()
 	if k := d.text("kind"); k != "" && k != kind.Kind {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("the body is a %s, not a %s", k, kind.Kind))
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the kind of the body is %s, want %s", k, kind.Kind))
 	}
 	if v := d.text("apiVersion"); v != "" && v != kind.GroupVersion().String() {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("the body is of %s, not of %s", v, kind.GroupVersion()))
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the apiVersion of the body is %s, want %s", v, kind.GroupVersion()))
 	}
 	d.setText("kind", kind.Kind)
 	d.setText("apiVersion", kind.GroupVersion().String())

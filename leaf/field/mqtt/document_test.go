@@ -35,9 +35,9 @@ func connect(t *testing.T) *nats.Conn {
 	return nc
 }
 
-// TestLastChangeIsTold gives two changes at once, and then none: the second is told too,
+// TestLastChangeIsPublished gives two changes at once, and then none: the second is told too,
 // as soon as documents may follow.
-func TestLastChangeIsTold(t *testing.T) {
+func TestLastChangeIsPublished(t *testing.T) {
 	nc := connect(t)
 	b := New(Config{
 		Node: "n", Conn: nc, Log: zaptest.NewLogger(t),

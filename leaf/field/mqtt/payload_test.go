@@ -44,8 +44,8 @@ func TestData(t *testing.T) {
 	}
 }
 
-// TestDocumentsTellChangesTogether gives changes faster than documents may follow.
-func TestDocumentsTellChangesTogether(t *testing.T) {
+// TestDocumentsBatchChanges gives changes faster than documents may follow.
+func TestDocumentsBatchChanges(t *testing.T) {
 	d := newDevice("default", "pump")
 	d.apply(&v1beta1.Device{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "pump"},

@@ -28,7 +28,7 @@ func (l *leaf) forward() {
 func (r *running) cleaned() {
 	r.leaf.t.Helper()
 	eventually(r.leaf.t, "clean up", func() bool {
-		must(r.leaf.t, r.janitor.round(r.leaf.t.Context()))
+		must(r.leaf.t, r.gc.collect(r.leaf.t.Context()))
 		m, _ := r.leaf.reported(podRef("default", "a"))
 		return m == nil
 	})
@@ -51,7 +51,7 @@ func TestLocalDeleteIsCleanedUpAfterForwarding(t *testing.T) {
 	r := l.start(t.TempDir())
 	must(t, r.json().CoreV1().Pods("default").Delete(t.Context(), "a", finalDelete("u1")))
 	r.applied(l.send(podRef("default", "a"), streams.OpDelete, "u1", "11", nil))
-	must(t, r.janitor.round(t.Context()))
+	must(t, r.gc.collect(t.Context()))
 	if m, _ := l.reported(podRef("default", "a")); m == nil {
 		t.Fatal("the delete was dropped before the hub had it")
 	}
@@ -59,9 +59,9 @@ func TestLocalDeleteIsCleanedUpAfterForwarding(t *testing.T) {
 	r.cleaned()
 }
 
-// TestEndOfAPodThatIsWantedAgain finishes a pod that an etcd which was put back has
+// TestEndOfAPodIsReportedAgain finishes a pod that an etcd which was put back has
 // again: its end is reported once more for each message that wants it, and after a start.
-func TestEndOfAPodThatIsWantedAgain(t *testing.T) {
+func TestEndOfAPodIsReportedAgain(t *testing.T) {
 	t.Parallel()
 	l := newLeaf(t)
 	ref := podRef("default", "a")
@@ -72,7 +72,7 @@ func TestEndOfAPodThatIsWantedAgain(t *testing.T) {
 	last := uint64(0)
 	reports := func(what string, want bool) {
 		t.Helper()
-		must(t, r.janitor.round(t.Context()))
+		must(t, r.gc.collect(t.Context()))
 		m, seq := l.reported(ref)
 		if m == nil || m.Op != streams.OpDelete || m.UID != "u1" {
 			t.Fatalf("%s: reported = %+v", what, m)
@@ -106,15 +106,15 @@ func TestEndOfAPodThatIsWantedAgain(t *testing.T) {
 	r.cleaned()
 	// Nothing is known of its end any more.
 	r.applied(l.sendIn("e3", ref, streams.OpPut, "u1", "5", newPod("a", "u1", "5")))
-	must(t, r.janitor.round(t.Context()))
+	must(t, r.gc.collect(t.Context()))
 	if m, _ := l.reported(ref); m != nil || !r.shows() {
 		t.Errorf("a pod whose end is forgotten does not run; reported = %+v", m)
 	}
 }
 
-// TestWhatAKillBringsBackIsCleanedUp removes the last report of a pod and leaves the
+// TestMessagesBackAfterAKillAreRemoved removes the last report of a pod and leaves the
 // server's files as a kill does. An older report is back, which changes nothing.
-func TestWhatAKillBringsBackIsCleanedUp(t *testing.T) {
+func TestMessagesBackAfterAKillAreRemoved(t *testing.T) {
 	t.Parallel()
 	store := t.TempDir()
 	l := newLeafIn(t, store)

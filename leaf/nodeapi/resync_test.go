@@ -19,7 +19,7 @@ func mounts(p *corev1.Pod) {
 	}
 }
 
-func TestChangedContentNudgesItsPods(t *testing.T) {
+func TestChangedContentResyncsItsPods(t *testing.T) {
 	t.Parallel()
 	l := newLeaf(t)
 	for _, n := range []string{"plain", "projected", "unused"} {
@@ -41,26 +41,26 @@ func TestChangedContentNudgesItsPods(t *testing.T) {
 	l.configMap(newConfigMap("unused", "unused", "20", "2"))
 	l.configMap(newConfigMap("plain", "plain", "21", "2"))
 	eventually(t, "nudge", func() bool { return got.kinds() == "ADDED/other/u2 ADDED/user/u1 MODIFIED/user/u1" })
-	first := last().Annotations[contentVersion]
+	first := last().Annotations[contentVersionAnnotation]
 	l.configMap(newConfigMap("projected", "projected", "22", "2"))
-	eventually(t, "second nudge", func() bool { return last().Annotations[contentVersion] != first })
+	eventually(t, "second nudge", func() bool { return last().Annotations[contentVersionAnnotation] != first })
 	if first == "" {
 		t.Error("the annotation is empty")
 	}
 	// It stays through changes, and stays here.
 	pod, err := patchStatus(t, c, last(), "u1", running1)
 	must(t, err)
-	if pod.Annotations[contentVersion] == "" {
+	if pod.Annotations[contentVersionAnnotation] == "" {
 		t.Error("the annotation went with a status change")
 	}
 	m, _ := l.reported(podRef("default", "user"))
-	if m == nil || bytes.Contains(m.Object, []byte(contentVersion)) {
+	if m == nil || bytes.Contains(m.Object, []byte(contentVersionAnnotation)) {
 		t.Errorf("reported pod = %s", m.Object)
 	}
 	r.applied(l.pod(newPod("user", "u3", "30", mounts)))
 	pod, err = c.CoreV1().Pods("default").Get(t.Context(), "user", metav1.GetOptions{})
 	must(t, err)
-	if pod.Annotations[contentVersion] != "" {
+	if pod.Annotations[contentVersionAnnotation] != "" {
 		t.Error("a new pod has its predecessor's annotation")
 	}
 }

@@ -1,0 +1,182 @@
+package nodeapi
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+)
+
+// tokenID identifies the token that a kubelet requests. The audiences are those of the
+// request: the API server fills in others if the request has none.
+type tokenID struct {
+	Namespace      string   `json:"namespace"`
+	ServiceAccount string   `json:"serviceAccount"`
+	PodUID         string   `json:"podUID"`
+	Audiences      []string `json:"audiences"`
+	Seconds        int64    `json:"seconds"`
+}
+
+func (id tokenID) file() (string, error) {
+	b, err := json.Marshal(id)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+type storedToken struct {
+	ID    tokenID                       `json:"id"`
+	Token authenticationv1.TokenRequest `json:"token"`
+}
+
+// tokenCache keeps service account tokens on disk, one per file, encrypted with a key in the
+// data directory that only this user can read. That protects copies and backups of the token
+// files, but not against someone who can read the key.
+type tokenCache struct {
+	dir  string
+	aead cipher.AEAD
+
+	mu sync.Mutex
+	// byPod holds the file names of the tokens of each pod.
+	byPod map[string]map[string]struct{}
+}
+
+// openTokenCache opens the cache in dir, or creates it. unreadable lists the files that it
+// removed because they cannot be decrypted, for example because the key was lost.
+func openTokenCache(dir string) (c *tokenCache, unreadable []string, err error) {
+	key, err := readOrCreate(filepath.Join(dir, "tokens.key"), func() ([]byte, error) {
+		b := make([]byte, 32)
+		_, err := rand.Read(b)
+		return b, err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("load token key: %w", err)
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, nil, fmt.Errorf("load token key: %w", err)
+	}
+	c = &tokenCache{dir: filepath.Join(dir, "tokens"), byPod: map[string]map[string]struct{}{}}
+	if c.aead, err = cipher.NewGCM(block); err != nil {
+		return nil, nil, fmt.Errorf("load token key: %w", err)
+	}
+	if err := os.MkdirAll(c.dir, 0o700); err != nil {
+		return nil, nil, fmt.Errorf("create token directory: %w", err)
+	}
+	files, err := os.ReadDir(c.dir)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read token directory: %w", err)
+	}
+	for _, f := range files {
+		t, err := c.read(f.Name())
+		if err != nil {
+			unreadable = append(unreadable, f.Name())
+			if err := os.Remove(filepath.Join(c.dir, f.Name())); err != nil {
+				return nil, unreadable, fmt.Errorf("remove unreadable token: %w", err)
+			}
+			continue
+		}
+		c.index(t.ID.PodUID, f.Name())
+	}
+	return c, unreadable, nil
+}
+
+// put stores the answer to a request on disk.
+func (c *tokenCache) put(id tokenID, token *authenticationv1.TokenRequest) error {
+	name, err := id.file()
+	if err != nil {
+		return err
+	}
+	plain, err := json.Marshal(storedToken{ID: id, Token: *token})
+	if err != nil {
+		return err
+	}
+	nonce := make([]byte, c.aead.NonceSize())
+	if _, err := rand.Read(nonce); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := writeFile(filepath.Join(c.dir, name), c.aead.Seal(nonce, nonce, plain, []byte(name))); err != nil {
+		return err
+	}
+	c.index(id.PodUID, name)
+	return nil
+}
+
+// get returns the stored answer to a request, nil if there is none.
+func (c *tokenCache) get(id tokenID) (*authenticationv1.TokenRequest, error) {
+	name, err := id.file()
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t, err := c.read(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &t.Token, nil
+}
+
+// retain removes the tokens of all pods that are not alive.
+func (c *tokenCache) retain(alive func(podUID string) bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var errs []error
+	for pod, names := range c.byPod {
+		if alive(pod) {
+			continue
+		}
+		for name := range names {
+			if err := os.Remove(filepath.Join(c.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+				continue
+			}
+			delete(names, name)
+		}
+		if len(names) == 0 {
+			delete(c.byPod, pod)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (c *tokenCache) read(name string) (storedToken, error) {
+	var t storedToken
+	b, err := os.ReadFile(filepath.Join(c.dir, name))
+	if err != nil {
+		return t, err
+	}
+	n := c.aead.NonceSize()
+	if len(b) < n {
+		return t, fmt.Errorf("token file %s is truncated", name)
+	}
+	plain, err := c.aead.Open(nil, b[:n], b[n:], []byte(name))
+	if err != nil {
+		return t, fmt.Errorf("decrypt token file %s: %w", name, err)
+	}
+	return t, json.Unmarshal(plain, &t)
+}
+
+func (c *tokenCache) index(pod, name string) {
+	if c.byPod[pod] == nil {
+		c.byPod[pod] = map[string]struct{}{}
+	}
+	c.byPod[pod][name] = struct{}{}
+}
