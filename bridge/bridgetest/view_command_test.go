@@ -192,8 +192,9 @@ func answersPages(t *testing.T, a *api) {
 
 // deletesAbandoned: a plugin that was killed leaves nothing behind for long, whichever
 // bridge leads by then.
-func deletesAbandoned(t *testing.T, a *api, name string) {
+func deletesAbandoned(t *testing.T, a *api) {
 	w := newWorld(t, a, "plant-a")
+	name := question(t, a, v1alpha1.BacklogSpec{Site: "plant-a"})
 	w.start("one")
 	for start := time.Now(); ; time.Sleep(100 * time.Millisecond) {
 		_, err := w.dynamic.Resource(v1alpha1.Backlogs).Get(w.ctx, name, metav1.GetOptions{})

@@ -19,9 +19,8 @@ import (
 
 // TestView runs what an operator sees.
 func TestView(t *testing.T) {
-	var abandoned abandonedQuestion
 	runAll(t, []sharing{
-		{"DeploymentIsValid", func(t *testing.T, a *api) { abandoned.ask(t, a); deploymentIsValid(t, a) }},
+		{"DeploymentIsValid", deploymentIsValid},
 		{"ShowsColumns", showsColumns},
 		{"TellsWhatHappensToASite", tellsWhatHappens},
 		{"WritesStatusSparingly", writesSparingly},
@@ -30,24 +29,8 @@ func TestView(t *testing.T) {
 		{"AnswersPageByPage", answersPages},
 		{"ResyncsByOneCommand", resyncsByCommand},
 		{"ServesMetricsAndHealth", servesMetrics},
-		{"DeletesAbandonedQuestions", func(t *testing.T, a *api) { deletesAbandoned(t, a, abandoned.ask(t, a)) }},
+		{"DeletesAbandonedQuestions", deletesAbandoned},
 	})
-}
-
-// abandonedQuestion is a Backlog that nobody waits for.
-type abandonedQuestion struct {
-	at   *api
-	name string
-}
-
-// ask returns the name of one at this API server. It is asked early, so that it has grown
-// old until it is needed; otherwise now.
-func (q *abandonedQuestion) ask(t *testing.T, a *api) string {
-	t.Helper()
-	if q.at != a {
-		q.at, q.name = a, question(t, a, v1alpha1.BacklogSpec{Site: "plant-a"})
-	}
-	return q.name
 }
 
 // present sends a heartbeat that says more than a node's lease.
