@@ -14,7 +14,7 @@ import (
 
 const (
 	// maxManifestQuery bounds a query, in bytes; the hub's max_payload is the usual limit.
-	maxManifestQuery = 4 << 20
+	maxInventoryQuery = 4 << 20
 	// minEntryBytes is what an entry takes at least; a query that claims more entries
 	// than that allows is refused before they take memory.
 	minEntryBytes = 32
@@ -39,7 +39,7 @@ type antiEntropy struct {
 
 func (m *antiEntropy) handler() *handler {
 	return &handler{
-		workers: 2, backlog: 256, perSite: 2, maxBytes: maxManifestQuery,
+		workers: 2, backlog: 256, perSite: 2, maxBytes: maxInventoryQuery,
 		answer: func(_ context.Context, site string, data []byte) any { return m.answer(site, data) },
 		refuse: func(reason string) any {
 			return streams.InventoryAnswer{State: streams.InventoryBehind, Error: reason}
@@ -51,7 +51,7 @@ func (m *antiEntropy) answer(site string, data []byte) streams.InventoryAnswer {
 	if !m.publish.siteExists(site) {
 		return streams.InventoryAnswer{State: streams.InventoryBehind, Error: fmt.Sprintf("there is no Site %s", site)}
 	}
-	q, err := decodeManifestQuery(data)
+	q, err := decodeInventoryQuery(data)
 	if err != nil {
 		return streams.InventoryAnswer{State: streams.InventoryBehind, Error: err.Error()}
 	}
@@ -106,7 +106,7 @@ func (p *publisher) compare(site, identity string, q streams.InventoryQuery) (st
 	defer p.mu.Unlock()
 	return compare(site, expectedState{
 		epoch: epochNumber(p.epoch), identity: identity, lastSeq: p.desired.lastSeq(site), idle: p.siteIdleLocked(site),
-		manifest:  p.desired.manifest(site),
+		inventory: p.desired.inventory(site),
 		entriesIn: func(b map[int]bool) map[string]streams.InventoryEntry { return p.desired.entriesIn(site, b) },
 	}, q)
 }
@@ -132,8 +132,8 @@ func (p *publisher) publishAgain(site string, d difference) bool {
 }
 
 // decodeManifestQuery reads a query without letting it grow much beyond its size.
-func decodeManifestQuery(data []byte) (streams.InventoryQuery, error) {
-	if len(data) > maxManifestQuery {
+func decodeInventoryQuery(data []byte) (streams.InventoryQuery, error) {
+	if len(data) > maxInventoryQuery {
 		return streams.InventoryQuery{}, fmt.Errorf("%w: %d bytes", errQuery, len(data))
 	}
 	if n := bytes.Count(data, []byte("{")); n > 1+len(data)/minEntryBytes {

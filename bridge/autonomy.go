@@ -16,6 +16,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
+
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 )
 
 // autonomy keeps Kubernetes from evicting the pods of a site that is not heard: it sets
@@ -70,7 +72,7 @@ func (a *autonomy) setTolerations(ctx context.Context, k objectKey) error {
 		return nil
 	}
 	node := a.watch.get(coreKey("nodes", "", text(o, "spec", "nodeName")))
-	if node == nil || node.GetLabels()[SiteLabel] == "" {
+	if node == nil || node.GetLabels()[v1alpha1.SiteLabel] == "" {
 		return nil
 	}
 	var pod corev1.Pod
@@ -106,19 +108,19 @@ func (a *autonomy) setTolerations(ctx context.Context, k objectKey) error {
 // With an annotation that is neither "0" nor a positive Go duration it is nil and an
 // error.
 func autonomySeconds(pod, node map[string]string) (*int64, error) {
-	value, ok := pod[AutonomyAnnotation]
+	value, ok := pod[v1alpha1.AutonomyAnnotation]
 	if !ok {
-		value, ok = node[AutonomyAnnotation]
+		value, ok = node[v1alpha1.AutonomyAnnotation]
 	}
 	if !ok || value == "0" {
 		return nil, nil
 	}
 	d, err := time.ParseDuration(value)
 	if err != nil {
-		return nil, fmt.Errorf("%s is %q: %w", AutonomyAnnotation, value, err)
+		return nil, fmt.Errorf("%s is %q: %w", v1alpha1.AutonomyAnnotation, value, err)
 	}
 	if d < 0 {
-		return nil, fmt.Errorf("%s is %q: want 0 or a positive duration", AutonomyAnnotation, value)
+		return nil, fmt.Errorf("%s is %q: want 0 or a positive duration", v1alpha1.AutonomyAnnotation, value)
 	}
 	if d == 0 {
 		return nil, nil

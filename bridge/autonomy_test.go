@@ -6,6 +6,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 )
 
 func seconds(n int64) *int64 { return &n }
@@ -41,7 +43,7 @@ func annotation(v string) map[string]string {
 	if v == "" {
 		return nil
 	}
-	return map[string]string{AutonomyAnnotation: v}
+	return map[string]string{v1alpha1.AutonomyAnnotation: v}
 }
 
 func TestTolerationsFor(t *testing.T) {

@@ -83,8 +83,8 @@ func TestPresenceIsBounded(t *testing.T) {
 		p.heartbeat("plant-a", b, at)
 		p.report("plant-a", strings.Repeat("y", i+1), at, at)
 	}
-	if n := len(p.sites["plant-a"].nodeLastSeen); n != maxSiteNodes {
-		t.Errorf("%d nodes are known, want %d", n, maxSiteNodes)
+	if n := len(p.sites["plant-a"].nodeLastSeen); n != streams.MaxSiteNodes {
+		t.Errorf("%d nodes are known, want %d", n, streams.MaxSiteNodes)
 	}
 }
 
@@ -96,11 +96,11 @@ func FuzzPresence(f *testing.F) {
 	f.Add(data)
 	f.Add([]byte(`{"nodes":[` + strings.Repeat("{},", 2000) + `{}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		b, err := decodePresence(data)
+		b, err := streams.DecodePresence(data)
 		if err != nil {
 			return
 		}
-		if len(b.Nodes) > maxSiteNodes+16 || len(b.Degraded) > maxDegraded {
+		if len(b.Nodes) > streams.MaxSiteNodes+16 || len(b.Degraded) > streams.MaxDegraded {
 			t.Fatalf("%d bytes became %d nodes", len(data), len(b.Nodes))
 		}
 		newLiveness().heartbeat("s", b, time.Unix(1, 0))
@@ -126,7 +126,7 @@ func FuzzReportedStatus(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if boundedJSON(data, maxReportObjects) != nil {
+		if streams.CheckJSON(data, maxReportObjects) != nil {
 			return
 		}
 		var p corev1.Pod

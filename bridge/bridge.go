@@ -236,8 +236,8 @@ func (b *Bridge) newComponents(h *hub, c *clients) (*components, error) {
 		queue: newQueue[objectKey](b.metrics, "autonomy", writeRetry),
 	}
 	p.heartbeats = &heartbeatConsumer{
-		clients: c, watch: w, publish: p.publish, liveness: p.liveness, log: b.log, count: &b.count, outage: outageOf("renew node leases"),
-		queue: newQueue[string](b.metrics, "leases", writeRetry), duplicates: newDuplicateDetector(), renew: map[string][]string{}, versions: map[string]string{},
+		publish: p.publish, liveness: p.liveness, log: b.log, count: &b.count, outage: outageOf("renew node leases"),
+		queue: newQueue[string](b.metrics, "leases", writeRetry), duplicates: newDuplicateDetector(), renew: map[string][]string{}, leases: newNodeLeases(c.leases, w),
 		onNodesAlive: p.writeback.nodesAlive, onSiteChanged: p.siteChanged,
 	}
 	p.sites = &siteController{
@@ -277,7 +277,7 @@ func (p *components) objectChanged(k objectKey) {
 		p.writeback.objectChanged(csiNodeKey(k.Name))
 		if p.watch.get(k) == nil {
 			p.writeback.clients.forget(k.Name)
-			p.heartbeats.setVersion(k.Name, "")
+			p.heartbeats.leases.forget(k.Name)
 		}
 	case k.Group == deviceGroup && k.Resource == "devices":
 		// A report that came before its device is held against it now.

@@ -28,8 +28,8 @@ type expectedState struct {
 	identity string
 	lastSeq  uint64
 	// settled says that nothing is being published, or waits to be, for the site.
-	idle     bool
-	manifest *streams.Inventory
+	idle      bool
+	inventory *streams.Inventory
 	// within returns the entries of the buckets, by subject.
 	entriesIn func(buckets map[int]bool) map[string]streams.InventoryEntry
 }
@@ -53,7 +53,7 @@ func compare(site string, have expectedState, q streams.InventoryQuery) (streams
 	if !have.idle || !sameStream || q.Position < have.lastSeq {
 		return streams.InventoryAnswer{State: streams.InventoryBehind}, difference{}, nil
 	}
-	equal := q.Count == have.manifest.Count() && q.Digest == have.manifest.Digest()
+	equal := q.Count == have.inventory.Count() && q.Digest == have.inventory.Digest()
 	switch {
 	case q.Of != nil:
 		d := diff(have.entriesIn(bucketSet(q.Of)), q.Entries)
@@ -61,7 +61,7 @@ func compare(site string, have expectedState, q streams.InventoryQuery) (streams
 			return streams.InventoryAnswer{State: streams.InventoryRepairing}, d, nil
 		}
 	case q.Buckets != nil:
-		buckets, err := have.manifest.Differing(q.Buckets)
+		buckets, err := have.inventory.Differing(q.Buckets)
 		if err != nil {
 			return streams.InventoryAnswer{}, difference{}, fmt.Errorf("%w: %w", errQuery, err)
 		}

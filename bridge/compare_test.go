@@ -20,7 +20,7 @@ func holdingsOf(want entries) expectedState {
 	for _, e := range want {
 		m.Add(e)
 	}
-	return expectedState{identity: "id", lastSeq: 100, idle: true, manifest: m, entriesIn: func(buckets map[int]bool) map[string]streams.InventoryEntry {
+	return expectedState{identity: "id", lastSeq: 100, idle: true, inventory: m, entriesIn: func(buckets map[int]bool) map[string]streams.InventoryEntry {
 		out := entries{}
 		for s, e := range want {
 			if buckets[e.Bucket()] {
@@ -150,7 +150,7 @@ func FuzzManifestQuery(f *testing.F) {
 	subject := "desired.s._._.configmaps.default.c"
 	want := entries{subject: {Subject: subject, UID: "a"}}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		q, err := decodeManifestQuery(data)
+		q, err := decodeInventoryQuery(data)
 		if err != nil {
 			if !errors.Is(err, errQuery) {
 				t.Fatal(err)

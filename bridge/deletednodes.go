@@ -13,6 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 )
 
 // nodeReturn is for how long the site of a node that was deleted is left as it is, pods
@@ -33,7 +35,7 @@ func newDeletedNodes() *deletedNodes {
 
 // put remembers an object that was deleted if it is a node of a site.
 func (d *deletedNodes) add(k objectKey, o *unstructured.Unstructured) {
-	if k.Group != "" || k.Resource != "nodes" || o.GetLabels()[SiteLabel] == "" {
+	if k.Group != "" || k.Resource != "nodes" || o.GetLabels()[v1alpha1.SiteLabel] == "" {
 		return
 	}
 	d.mu.Lock()
@@ -46,7 +48,7 @@ func (d *deletedNodes) get(site, name string) (*corev1.Node, error) {
 	d.mu.Lock()
 	o := d.nodes[name]
 	d.mu.Unlock()
-	if o == nil || o.GetLabels()[SiteLabel] != site {
+	if o == nil || o.GetLabels()[v1alpha1.SiteLabel] != site {
 		return nil, nil
 	}
 	node := &corev1.Node{}

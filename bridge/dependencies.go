@@ -7,6 +7,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 )
 
 // facts are what the closure must know of an object.
@@ -29,7 +31,7 @@ func dependenciesOf(k objectKey, o *unstructured.Unstructured) (dependencies, er
 	case k.Group == siteGroup && k.Resource == "sites":
 		return dependencies{Site: k.Name}, nil
 	case k.Group == "" && k.Resource == "nodes":
-		return dependencies{Site: o.GetLabels()[SiteLabel]}, nil
+		return dependencies{Site: o.GetLabels()[v1alpha1.SiteLabel]}, nil
 	case k.Group == "" && k.Resource == "pods":
 		var pod corev1.Pod
 		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &pod); err != nil {

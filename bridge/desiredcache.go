@@ -26,7 +26,7 @@ type entry struct {
 }
 
 // manifest is what a site's manifest says of the entry; false for a tombstone.
-func (e entry) manifest() (streams.InventoryEntry, bool) {
+func (e entry) inventoryEntry() (streams.InventoryEntry, bool) {
 	return streams.InventoryEntry{Subject: e.subject, UID: e.uid, Version: e.version, Epoch: e.epoch, Hash: e.hash}, e.op != streams.OpDelete
 }
 
@@ -39,13 +39,13 @@ type desiredCache struct {
 	// tombstones are the subjects that wait for the site to pass them.
 	tombstones map[string]map[string]objectKey
 	// manifests are kept up to date with the entries.
-	manifests map[string]*streams.Inventory
+	inventories map[string]*streams.Inventory
 }
 
 func newDesiredCache() *desiredCache {
 	return &desiredCache{
 		sites: map[string]map[objectKey]map[string]entry{}, tombstones: map[string]map[string]objectKey{},
-		manifests: map[string]*streams.Inventory{},
+		inventories: map[string]*streams.Inventory{},
 	}
 }
 
@@ -56,7 +56,7 @@ func (p *desiredCache) put(site string, k objectKey, e entry) {
 	if p.sites[site][k] == nil {
 		p.sites[site][k] = map[string]entry{}
 	}
-	p.updateManifest(site, p.sites[site][k][e.subject], e)
+	p.updateInventory(site, p.sites[site][k][e.subject], e)
 	p.sites[site][k][e.subject] = e
 	if e.op != streams.OpDelete {
 		delete(p.tombstones[site], e.subject)
@@ -69,22 +69,22 @@ func (p *desiredCache) put(site string, k objectKey, e entry) {
 }
 
 // count takes one entry out of the site's manifest and another in.
-func (p *desiredCache) updateManifest(site string, was, is entry) {
-	m := p.manifests[site]
+func (p *desiredCache) updateInventory(site string, was, is entry) {
+	m := p.inventories[site]
 	if m == nil {
 		m = new(streams.Inventory)
-		p.manifests[site] = m
+		p.inventories[site] = m
 	}
-	if e, ok := was.manifest(); ok && was.subject != "" {
+	if e, ok := was.inventoryEntry(); ok && was.subject != "" {
 		m.Remove(e)
 	}
-	if e, ok := is.manifest(); ok && is.subject != "" {
+	if e, ok := is.inventoryEntry(); ok && is.subject != "" {
 		m.Add(e)
 	}
 }
 
 func (p *desiredCache) remove(site string, k objectKey, subject string) {
-	p.updateManifest(site, p.sites[site][k][subject], entry{})
+	p.updateInventory(site, p.sites[site][k][subject], entry{})
 	delete(p.tombstones[site], subject)
 	delete(p.sites[site][k], subject)
 	if len(p.sites[site][k]) == 0 {
@@ -95,7 +95,7 @@ func (p *desiredCache) remove(site string, k objectKey, subject string) {
 func (p *desiredCache) removeSite(site string) {
 	delete(p.sites, site)
 	delete(p.tombstones, site)
-	delete(p.manifests, site)
+	delete(p.inventories, site)
 }
 
 // last is the highest sequence that DESIRED holds for a site. What was held and is not
@@ -111,8 +111,8 @@ func (p *desiredCache) lastSeq(site string) uint64 {
 }
 
 // manifest is the digest of what a site should have; it must not be changed.
-func (p *desiredCache) manifest(site string) *streams.Inventory {
-	if m := p.manifests[site]; m != nil {
+func (p *desiredCache) inventory(site string) *streams.Inventory {
+	if m := p.inventories[site]; m != nil {
 		return m
 	}
 	return new(streams.Inventory)
@@ -123,7 +123,7 @@ func (p *desiredCache) entriesIn(site string, buckets map[int]bool) map[string]s
 	out := map[string]streams.InventoryEntry{}
 	for _, entries := range p.sites[site] {
 		for _, e := range entries {
-			if m, ok := e.manifest(); ok && buckets[m.Bucket()] {
+			if m, ok := e.inventoryEntry(); ok && buckets[m.Bucket()] {
 				out[m.Subject] = m
 			}
 		}

@@ -53,15 +53,15 @@ func TestBoundsOfAHeartbeatAreThoseOfTheStatus(t *testing.T) {
 	t.Parallel()
 	s := siteStatusSchema(t)
 	reason := s.Properties["conditions"].Items.Properties["reason"]
-	if got := s.Properties["degraded"]; got.MaxItems != maxDegraded || got.Items.MaxLength != maxReason || reason.MaxLength < maxReason {
+	if got := s.Properties["degraded"]; got.MaxItems != streams.MaxDegraded || got.Items.MaxLength != streams.MaxDegradedReason || reason.MaxLength < streams.MaxDegradedReason {
 		t.Errorf("degraded is %+v of %+v, a condition's reason %+v", got, got.Items, reason)
 	}
-	if reason.Pattern != reasonPattern.String() {
-		t.Errorf("a condition's reason matches %s, a heartbeat's %s", reason.Pattern, reasonPattern)
+	if reason.Pattern != streams.DegradedPattern.String() {
+		t.Errorf("a condition's reason matches %s, a heartbeat's %s", reason.Pattern, streams.DegradedPattern)
 	}
 	for _, name := range []string{"version", "boot"} {
-		if n := s.Properties[name].MaxLength; n < maxName {
-			t.Errorf("%s has at most %d characters, in a heartbeat %d", name, n, maxName)
+		if n := s.Properties[name].MaxLength; n < streams.MaxPresenceName {
+			t.Errorf("%s has at most %d characters, in a heartbeat %d", name, n, streams.MaxPresenceName)
 		}
 	}
 	if n := s.Properties["resync"].Properties["requested"].MaxLength; n < maxResyncValue {
@@ -76,14 +76,14 @@ func TestBoundsOfAHeartbeatAreThoseOfTheStatus(t *testing.T) {
 func TestHeartbeatsOutOfBounds(t *testing.T) {
 	t.Parallel()
 	for reason, ok := range map[string]bool{
-		streams.DegradedDiskFull: true, streams.DegradedStore: true, strings.Repeat("x", maxReason): true, strings.Repeat("x", maxReason+1): false,
+		streams.DegradedDiskFull: true, streams.DegradedStore: true, strings.Repeat("x", streams.MaxDegradedReason): true, strings.Repeat("x", streams.MaxDegradedReason+1): false,
 		"": false, "disk full": false, "Disk-Full": false, "1": false, "DiskFull\n": false,
 	} {
 		data, err := json.Marshal(streams.Presence{Time: noon, Degraded: []string{streams.DegradedDiskFull, reason}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := decodePresence(data); (err == nil) != ok {
+		if _, err := streams.DecodePresence(data); (err == nil) != ok {
 			t.Errorf("reason %q: %v", reason, err)
 		}
 	}
@@ -94,7 +94,7 @@ func TestHeartbeatsOutOfBounds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := decodePresence(data)
+	b, err := streams.DecodePresence(data)
 	if err != nil {
 		t.Fatal(err)
 	}

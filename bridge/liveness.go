@@ -13,9 +13,6 @@ import (
 // leaf, for the node to count as alive: the duration of a node lease.
 const nodeLeaseDuration = 40 * time.Second
 
-// maxSiteNodes is how many nodes of a site are known; more are not heard.
-const maxSiteNodes = 1000
-
 // presence knows which sites and nodes were heard, and when. It does no I/O, reads no
 // clock, and is safe for concurrent use.
 type liveness struct {
@@ -102,7 +99,7 @@ func (p *liveness) report(site, node string, stored, now time.Time) (woken, conn
 // admits says whether one more node may be known.
 func (h *siteLiveness) hasRoomFor(node string) bool {
 	_, known := h.nodeLastSeen[node]
-	return known || len(h.nodeLastSeen) < maxSiteNodes
+	return known || len(h.nodeLastSeen) < streams.MaxSiteNodes
 }
 
 func (h *siteLiveness) markSeen(at time.Time) (connected bool) {

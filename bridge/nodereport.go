@@ -14,6 +14,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	nodeutil "k8s.io/component-helpers/node/util"
+
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/streams"
 )
 
 // petiolePrefix is of labels, annotations and conditions that a site may not set.
@@ -36,8 +39,8 @@ func (w *writeback) writeNode(ctx context.Context, k reportKey, r *report) error
 	case o == nil && !r.pending && !w.nodeOfReportAlive(k):
 		// Deleted by somebody: it is registered again when it is heard.
 		return fmt.Errorf("%w: %s was deleted", errNodeNotAlive, k.ref.Name)
-	case o == nil && w.publish.siteOf(k.ref.Name) != k.site && len(w.publish.nodesOf(k.site)) >= maxSiteNodes:
-		return fmt.Errorf("%w: site %s has %d nodes", errRefused, k.site, maxSiteNodes)
+	case o == nil && w.publish.siteOf(k.ref.Name) != k.site && len(w.publish.nodesOf(k.site)) >= streams.MaxSiteNodes:
+		return fmt.Errorf("%w: site %s has %d nodes", errRefused, k.site, streams.MaxSiteNodes)
 	case o == nil:
 		created, err := w.register(ctx, k.site, &reported)
 		if err != nil {
@@ -49,7 +52,7 @@ func (w *writeback) writeNode(ctx context.Context, k reportKey, r *report) error
 			return err
 		}
 	}
-	if owner := current.Labels[SiteLabel]; owner != k.site {
+	if owner := current.Labels[v1alpha1.SiteLabel]; owner != k.site {
 		return fmt.Errorf("%w: node %s belongs to site %q, not to %s", errRefused, k.ref.Name, owner, k.site)
 	}
 	if err := w.restore(ctx, k.site, &current); err != nil {
@@ -82,7 +85,7 @@ func (w *writeback) register(ctx context.Context, site string, reported *corev1.
 		Status:     reported.Status,
 	}
 	for l, v := range reported.Labels {
-		if !strings.HasPrefix(l, petiolePrefix) && l != EdgeRoleLabel {
+		if !strings.HasPrefix(l, petiolePrefix) && l != v1alpha1.EdgeRoleLabel {
 			node.Labels[l] = v
 		}
 	}
@@ -91,7 +94,7 @@ func (w *writeback) register(ctx context.Context, site string, reported *corev1.
 			node.Annotations[a] = v
 		}
 	}
-	node.Labels[SiteLabel] = site
+	node.Labels[v1alpha1.SiteLabel] = site
 	if was != nil {
 		node.Spec.Taints, node.Spec.Unschedulable = userSettings(was.Spec)
 	}
@@ -115,11 +118,11 @@ func (w *writeback) nodeOfReportAlive(k reportKey) bool {
 // markEdge sets the role label, which NodeRestriction forbids nodes to set themselves,
 // and replaces current by the changed node.
 func (w *writeback) setEdgeRole(ctx context.Context, current *corev1.Node) error {
-	if _, ok := current.Labels[EdgeRoleLabel]; ok {
+	if _, ok := current.Labels[v1alpha1.EdgeRoleLabel]; ok {
 		return nil
 	}
 	meta := preconditions(current.UID, current.ResourceVersion)
-	meta["labels"] = map[string]any{EdgeRoleLabel: ""}
+	meta["labels"] = map[string]any{v1alpha1.EdgeRoleLabel: ""}
 	patch, err := json.Marshal(map[string]any{"metadata": meta})
 	if err != nil {
 		return fmt.Errorf("encode labels of node %s: %w", current.Name, err)
@@ -287,13 +290,13 @@ func mergeNodeStatus(current, reported corev1.NodeStatus, fresh bool, heard time
 // setSiteCondition says on the node whether its site is connected.
 func setSiteCondition(s *corev1.NodeStatus, connected bool, since, now time.Time) {
 	c := corev1.NodeCondition{
-		Type: SiteConnectedCondition, Status: corev1.ConditionTrue, Reason: "SiteHeard", Message: "the site's leaf sends heartbeats",
+		Type: v1alpha1.SiteConnectedCondition, Status: corev1.ConditionTrue, Reason: "SiteHeard", Message: "the site's leaf sends heartbeats",
 		LastHeartbeatTime: metav1.NewTime(now), LastTransitionTime: metav1.NewTime(since),
 	}
 	if !connected {
 		c.Status, c.Reason, c.Message = corev1.ConditionFalse, "SiteSilent", "no heartbeat of the site's leaf arrives; its pods run on"
 	}
-	i, was := nodeutil.GetNodeCondition(s, SiteConnectedCondition)
+	i, was := nodeutil.GetNodeCondition(s, v1alpha1.SiteConnectedCondition)
 	switch {
 	case was == nil:
 		s.Conditions = append(s.Conditions, c)

@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 )
 
 func TestPodStatusPatch(t *testing.T) {
@@ -100,10 +102,10 @@ func TestMergeNodeStatus(t *testing.T) {
 		{"KCM said unknown", []corev1.NodeCondition{cond("Ready", "Unknown", 5)}, []corev1.NodeCondition{cond("Ready", "True", 5)}, false, []corev1.NodeCondition{cond("Ready", "True", 77)}},
 		{
 			"the cloud's conditions stay",
-			[]corev1.NodeCondition{cond(SiteConnectedCondition, "False", 1), cond("NetworkUnavailable", "False", 1)},
-			[]corev1.NodeCondition{cond(SiteConnectedCondition, "True", 5), cond("NetworkUnavailable", "True", 5)},
+			[]corev1.NodeCondition{cond(v1alpha1.SiteConnectedCondition, "False", 1), cond("NetworkUnavailable", "False", 1)},
+			[]corev1.NodeCondition{cond(v1alpha1.SiteConnectedCondition, "True", 5), cond("NetworkUnavailable", "True", 5)},
 			true,
-			[]corev1.NodeCondition{cond(SiteConnectedCondition, "False", 1), cond("NetworkUnavailable", "False", 1)},
+			[]corev1.NodeCondition{cond(v1alpha1.SiteConnectedCondition, "False", 1), cond("NetworkUnavailable", "False", 1)},
 		},
 		{"new condition", nil, []corev1.NodeCondition{cond("Ready", "True", 5)}, true, []corev1.NodeCondition{cond("Ready", "True", 5)}},
 	}

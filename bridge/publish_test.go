@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -92,7 +93,7 @@ func (p *publishing) idle() bool { return p.objects.Len() == 0 && p.siteIdle("pl
 func (p *publishing) populate(n int) []objectKey {
 	p.t.Helper()
 	p.set(objectKey{Group: siteGroup, Resource: "sites", Name: "plant-a"}, map[string]any{})
-	p.set(coreKey("nodes", "", "a1"), map[string]any{"metadata": map[string]any{"labels": map[string]any{SiteLabel: "plant-a"}}})
+	p.set(coreKey("nodes", "", "a1"), map[string]any{"metadata": map[string]any{"labels": map[string]any{v1alpha1.SiteLabel: "plant-a"}}})
 	var keys []objectKey
 	var sources []any
 	for i := range n {

@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -80,7 +81,7 @@ func TestTombstoneVersions(t *testing.T) {
 	}
 
 	// Moved to another node, and back.
-	p.set(coreKey("nodes", "", "a2"), map[string]any{"metadata": map[string]any{"labels": map[string]any{SiteLabel: "plant-a"}}})
+	p.set(coreKey("nodes", "", "a2"), map[string]any{"metadata": map[string]any{"labels": map[string]any{v1alpha1.SiteLabel: "plant-a"}}})
 	d := objectKey{Group: deviceGroup, Resource: "devices", Namespace: "default", Name: "pump"}
 	at := func(node string) { p.set(d, map[string]any{"spec": map[string]any{"nodeName": node}}) }
 	at("a1")

@@ -133,8 +133,7 @@ func TestLeasesHaveTheirOwnBucket(t *testing.T) {
 	if _, err := c.own.CoreV1().Nodes().Get(t.Context(), "n", metav1.GetOptions{}); err == nil {
 		t.Fatal("the bucket of the others is not empty")
 	}
-	h := &heartbeatConsumer{clients: c, versions: map[string]string{}}
-	if v, err := h.patchLease(t.Context(), "n", "1"); err != nil || v != "2" {
+	if v, err := newNodeLeases(c.leases, nil).patch(t.Context(), "n", "1"); err != nil || v != "2" {
 		t.Errorf("renewal: version %q, %v", v, err)
 	}
 }

@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"strconv"
@@ -27,7 +26,7 @@ func loadReport(ctx context.Context, stream jetstream.Stream, a *delivery) (stre
 	if n, err := strconv.Atoi(parts); err == nil && n > maxReportParts {
 		return unreadable(a, fmt.Errorf("in %d parts, at most %d are read", n, maxReportParts))
 	}
-	if err := boundedJSON(a.data, maxReportObjects); err != nil {
+	if err := streams.CheckJSON(a.data, maxReportObjects); err != nil {
 		return unreadable(a, err)
 	}
 	_, m, err := streams.Load(ctx, stream, a.subject, a.header, a.data)
@@ -35,7 +34,7 @@ func loadReport(ctx context.Context, stream jetstream.Stream, a *delivery) (stre
 		if len(m.Object) > maxReportBytes {
 			return unreadable(a, fmt.Errorf("of %d bytes, at most %d are read", len(m.Object), maxReportBytes))
 		}
-		if err := boundedJSON(m.Object, maxReportObjects); err != nil {
+		if err := streams.CheckJSON(m.Object, maxReportObjects); err != nil {
 			return unreadable(a, err)
 		}
 	}
@@ -45,12 +44,4 @@ func loadReport(ctx context.Context, stream jetstream.Stream, a *delivery) (stre
 func unreadable(a *delivery, reason error) (streams.Message, error) {
 	_, ref, _ := streams.ParseReported(a.subject)
 	return streams.Message{Ref: ref}, fmt.Errorf("%w: %s: %w", streams.ErrUndecodable, ref, reason)
-}
-
-// boundedJSON refuses a document with more than so many objects and lists.
-func boundedJSON(data []byte, most int) error {
-	if n := bytes.Count(data, []byte("{")) + bytes.Count(data, []byte("[")); n > most {
-		return fmt.Errorf("%d objects and lists in one document, at most %d are read", n, most)
-	}
-	return nil
 }

@@ -6,22 +6,6 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// Labels and annotations of the bridge's own.
-const (
-	// SiteLabel on a Node names the site that it belongs to. It is set at the node's
-	// first registration and decides which site may report about the node.
-	SiteLabel = "petiole.dev/site"
-	// EdgeRoleLabel marks every node of a site.
-	EdgeRoleLabel = "node-role.kubernetes.io/edge"
-	// AutonomyAnnotation on a Node or a Pod says how long a pod outlives the loss of
-	// its site before Kubernetes evicts it: "0" for ever (the default), or a Go
-	// duration. The Pod's wins.
-	AutonomyAnnotation = "petiole.dev/autonomy-duration"
-	// SiteConnectedCondition is the type of the Node condition that tells a cut link
-	// from a node that is down.
-	SiteConnectedCondition = "petiole.dev/SiteConnected"
-)
-
 // objectKey names an object of a watched resource.
 type objectKey struct{ Group, Resource, Namespace, Name string }
 

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -112,7 +113,7 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 		return err == nil && info.State.Consumers < count
 	})
 	for _, site := range sites {
-		p.set(coreKey("nodes", "", "n-"+site), map[string]any{"metadata": map[string]any{"labels": map[string]any{SiteLabel: site}}})
+		p.set(coreKey("nodes", "", "n-"+site), map[string]any{"metadata": map[string]any{"labels": map[string]any{v1alpha1.SiteLabel: site}}})
 		p.set(siteKey(site), map[string]any{})
 	}
 	<-done

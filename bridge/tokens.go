@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -49,7 +50,7 @@ func (t *tokenIssuer) answer(ctx context.Context, site string, data []byte) stre
 // request fills in q's TokenRequest.
 func (t *tokenIssuer) request(ctx context.Context, site string, q *streams.TokenQuery) error {
 	o := t.watch.get(coreKey("nodes", "", q.Node))
-	if o == nil || o.GetLabels()[SiteLabel] != site {
+	if o == nil || o.GetLabels()[v1alpha1.SiteLabel] != site {
 		return apierrors.NewForbidden(tokenResource, q.ServiceAccount, fmt.Errorf("node %q does not belong to site %s", q.Node, site))
 	}
 	as, err := t.clients.as(q.Node)

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/client-go/util/workqueue"
 
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -258,7 +259,7 @@ func (w *writeback) checkOwner(site, node string) error {
 	if o == nil {
 		return fmt.Errorf("%w: %s", errNodeNotRegistered, node)
 	}
-	if owner := o.GetLabels()[SiteLabel]; owner != site {
+	if owner := o.GetLabels()[v1alpha1.SiteLabel]; owner != site {
 		return fmt.Errorf("%w: node %s belongs to site %q, not to %s", errRefused, node, owner, site)
 	}
 	return nil

@@ -1,6 +1,11 @@
 package streams
 
 import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math"
+	"regexp"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -43,6 +48,69 @@ type Presence struct {
 	// ReportedPending and TelemetryPending count the messages that wait for the link.
 	ReportedPending  uint64 `json:"reportedPending,omitempty"`
 	TelemetryPending uint64 `json:"telemetryPending,omitempty"`
+}
+
+// The bounds of a heartbeat. What a heartbeat says is written to the Site's status, whose
+// schema has the same bounds.
+const (
+	// MaxSiteNodes is the number of nodes that one site can have.
+	MaxSiteNodes = 1000
+	// MaxPresenceBytes leaves room for MaxSiteNodes nodes.
+	MaxPresenceBytes = 256 << 10
+	// MaxPresenceName bounds each name, version and boot ID, in bytes.
+	MaxPresenceName = 253
+	// MaxDegraded bounds the number of problems, MaxDegradedReason each of them in bytes.
+	MaxDegraded       = 32
+	MaxDegradedReason = 128
+)
+
+// DegradedPattern matches the reason of a condition.
+var DegradedPattern = regexp.MustCompile(`^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$`)
+
+// DecodePresence decodes a heartbeat. It returns an error if the heartbeat exceeds one of
+// the bounds. Counters above the largest integer of the Kubernetes API are reduced to it.
+func DecodePresence(data []byte) (Presence, error) {
+	var p Presence
+	if len(data) > MaxPresenceBytes {
+		return p, fmt.Errorf("heartbeat has %d bytes, the limit is %d", len(data), MaxPresenceBytes)
+	}
+	if err := CheckJSON(data, MaxSiteNodes+16); err != nil {
+		return p, err
+	}
+	if err := json.Unmarshal(data, &p); err != nil {
+		return p, fmt.Errorf("decode heartbeat: %w", err)
+	}
+	for _, s := range []string{p.Site, p.Version, p.Boot} {
+		if len(s) > MaxPresenceName {
+			return p, fmt.Errorf("heartbeat has a name of %d bytes, the limit is %d", len(s), MaxPresenceName)
+		}
+	}
+	for _, n := range p.Nodes {
+		if len(n.Name) > MaxPresenceName {
+			return p, fmt.Errorf("heartbeat has a node name of %d bytes, the limit is %d", len(n.Name), MaxPresenceName)
+		}
+	}
+	if len(p.Degraded) > MaxDegraded {
+		return p, fmt.Errorf("heartbeat lists %d problems, the limit is %d", len(p.Degraded), MaxDegraded)
+	}
+	for _, s := range p.Degraded {
+		if len(s) > MaxDegradedReason || !DegradedPattern.MatchString(s) {
+			return p, fmt.Errorf("heartbeat lists a problem of %d bytes, which is longer than %d or does not match %s", len(s), MaxDegradedReason, DegradedPattern)
+		}
+	}
+	for _, n := range []*uint64{&p.Applied, &p.AppliedHub, &p.Unapplied, &p.Quarantined, &p.Dropped, &p.ReportedPending, &p.TelemetryPending} {
+		*n = min(*n, math.MaxInt64)
+	}
+	return p, nil
+}
+
+// CheckJSON returns an error if a document has more than limit objects and lists. It bounds
+// the memory that decoding takes: empty objects need far more of it than their two bytes.
+func CheckJSON(data []byte, limit int) error {
+	if n := bytes.Count(data, []byte("{")) + bytes.Count(data, []byte("[")); n > limit {
+		return fmt.Errorf("document has %d objects and lists, the limit is %d", n, limit)
+	}
+	return nil
 }
 
 // The problems that Presence.Degraded can list.

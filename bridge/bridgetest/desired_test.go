@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/petiole-io/petiole/bridge"
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -35,7 +36,7 @@ func registersAndPublishes(t *testing.T, a *api) {
 	w := newWorld(t, a, "plant-a", "plant-b")
 	w.start("one")
 	node := w.site("plant-a").register("a1")
-	if node.Labels[bridge.SiteLabel] != "plant-a" || node.Labels[corev1.LabelHostname] != "a1" {
+	if node.Labels[v1alpha1.SiteLabel] != "plant-a" || node.Labels[corev1.LabelHostname] != "a1" {
 		t.Errorf("labels of the node are %v", node.Labels)
 	}
 	if node.Status.NodeInfo.ContainerRuntimeVersion != "cri-o://1.34.0" || len(node.Status.Addresses) != 2 {

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/petiole-io/petiole/bridge"
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -68,7 +69,7 @@ func saysSilent(t *testing.T, a *api) {
 		return func() bool {
 			n, err := a.admin.CoreV1().Nodes().Get(w.ctx, "a1", metav1.GetOptions{})
 			w.must(err)
-			c := nodeCondition(n, bridge.SiteConnectedCondition)
+			c := nodeCondition(n, v1alpha1.SiteConnectedCondition)
 			return w.siteStatus("plant-a").Connected == connected && (c == corev1.ConditionTrue) == connected && c != ""
 		}
 	}

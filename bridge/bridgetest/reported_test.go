@@ -16,7 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/petiole-io/petiole/bridge"
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -119,7 +119,7 @@ func repairsForTheHeard(t *testing.T, a *api) {
 	}
 	s.beat(0, "a1")
 	eventually(t, "repair when the node is heard again", func() bool {
-		return ready() && node(corev1.NodeReady) == corev1.ConditionTrue && node(bridge.SiteConnectedCondition) == corev1.ConditionTrue
+		return ready() && node(corev1.NodeReady) == corev1.ConditionTrue && node(v1alpha1.SiteConnectedCondition) == corev1.ConditionTrue
 	})
 }
 
@@ -441,8 +441,8 @@ func keepsSitesApart(t *testing.T, a *api) {
 	for name, owner := range map[string]string{"a1": "plant-a", "b1": "plant-b", "control-plane": ""} {
 		n, err := a.admin.CoreV1().Nodes().Get(w.ctx, name, metav1.GetOptions{})
 		w.must(err)
-		if n.Labels[bridge.SiteLabel] != owner {
-			t.Errorf("node %s belongs to %q", name, n.Labels[bridge.SiteLabel])
+		if n.Labels[v1alpha1.SiteLabel] != owner {
+			t.Errorf("node %s belongs to %q", name, n.Labels[v1alpha1.SiteLabel])
 		}
 		if name == "a1" && nodeCondition(n, corev1.NodeReady) != corev1.ConditionTrue {
 			t.Error("another site made a1 not ready")

@@ -9,7 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/petiole-io/petiole/bridge"
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -77,7 +77,7 @@ func (s *site) register(name string) *corev1.Node {
 			return false
 		}
 		s.must(err)
-		return nodeCondition(node, corev1.NodeReady) == corev1.ConditionTrue && node.Labels[bridge.EdgeRoleLabel] == "" && hasLabel(node, bridge.EdgeRoleLabel)
+		return nodeCondition(node, corev1.NodeReady) == corev1.ConditionTrue && node.Labels[v1alpha1.EdgeRoleLabel] == "" && hasLabel(node, v1alpha1.EdgeRoleLabel)
 	})
 	return node
 }
@@ -94,7 +94,7 @@ func (s *site) sayNode(op streams.Op, name string, ready corev1.ConditionStatus)
 	s.report(op, streams.Ref{Node: name, Resource: "nodes", Name: name}, "", corev1.Node{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{
-			corev1.LabelHostname: name, corev1.LabelArchStable: "amd64", bridge.SiteLabel: "forged", bridge.EdgeRoleLabel: "forged",
+			corev1.LabelHostname: name, corev1.LabelArchStable: "amd64", v1alpha1.SiteLabel: "forged", v1alpha1.EdgeRoleLabel: "forged",
 		}},
 		Status: corev1.NodeStatus{
 			Capacity:   corev1.ResourceList{},

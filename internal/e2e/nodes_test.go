@@ -12,10 +12,9 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/internal/e2e/rig"
 )
-
-const siteLabel = "petiole.dev/site"
 
 // TestNodesAreReady: each site's node is Ready, with the site's labels and the runtime
 // that really runs there.
@@ -31,11 +30,11 @@ func TestNodesAreReady(t *testing.T) {
 		if !strings.HasPrefix(node.Status.NodeInfo.KubeletVersion, "v1.37") {
 			t.Errorf("%s has kubelet %q, want v1.37…", site.Node, node.Status.NodeInfo.KubeletVersion)
 		}
-		if node.Labels[siteLabel] != site.Name {
-			t.Errorf("%s has label %s=%q, want %q", site.Node, siteLabel, node.Labels[siteLabel], site.Name)
+		if node.Labels[v1alpha1.SiteLabel] != site.Name {
+			t.Errorf("%s has label %s=%q, want %q", site.Node, v1alpha1.SiteLabel, node.Labels[v1alpha1.SiteLabel], site.Name)
 		}
-		if _, ok := node.Labels["node-role.kubernetes.io/edge"]; !ok {
-			t.Errorf("%s lacks the label node-role.kubernetes.io/edge", site.Node)
+		if _, ok := node.Labels[v1alpha1.EdgeRoleLabel]; !ok {
+			t.Errorf("%s lacks the label %s", site.Node, v1alpha1.EdgeRoleLabel)
 		}
 	}
 	out := got[string](t)(lab.Output(t.Context(), "kubectl", "get", "nodes", "-o", "wide"))

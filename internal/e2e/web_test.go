@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/internal/e2e/rig"
 )
 
@@ -39,7 +40,7 @@ func webSpec(site *rig.Site) corev1.PodSpec {
 		}
 	}
 	return corev1.PodSpec{
-		NodeSelector:                  map[string]string{siteLabel: site.Name},
+		NodeSelector:                  map[string]string{v1alpha1.SiteLabel: site.Name},
 		TerminationGracePeriodSeconds: &grace,
 		Containers: []corev1.Container{{
 			Name: "web", Image: lab.Image("web"),
@@ -85,7 +86,7 @@ func sleeperPod(site *rig.Site, name string, bare bool) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": name}},
 		Spec: corev1.PodSpec{
-			NodeSelector:                  map[string]string{siteLabel: site.Name},
+			NodeSelector:                  map[string]string{v1alpha1.SiteLabel: site.Name},
 			TerminationGracePeriodSeconds: &grace, AutomountServiceAccountToken: &automount,
 			Containers: []corev1.Container{{Name: "sleeper", Image: lab.Image("sleeper")}},
 		},

@@ -17,11 +17,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/streams"
 )
-
-// SiteLabel on a node names its site.
-const SiteLabel = "petiole.dev/site"
 
 // DevicesGroup is the API group of devices.
 const DevicesGroup = "devices.kubeedge.io"
@@ -87,7 +85,7 @@ var EndpointSlices = schema.GroupVersionResource{Group: "discovery.k8s.io", Vers
 func (c collector) collect(site string) error {
 	nodes := map[string]bool{}
 	for _, n := range c.API[Core("nodes")] {
-		if n.GetLabels()[SiteLabel] == site {
+		if n.GetLabels()[v1alpha1.SiteLabel] == site {
 			nodes[n.GetName()] = true
 			c.add(Core("nodes"), n.GetName(), n)
 		}

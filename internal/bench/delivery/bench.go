@@ -15,8 +15,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/internal/breaker/world"
-	"github.com/petiole-io/petiole/internal/oracle"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -59,7 +59,7 @@ func (b *bench) open() error {
 // node is created here and not by a kubelet.
 func (b *bench) populate(ctx context.Context, site string, maps int) error {
 	core := b.kube.CoreV1()
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: site + "-1", Labels: map[string]string{oracle.SiteLabel: site}}}
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: site + "-1", Labels: map[string]string{v1alpha1.SiteLabel: site}}}
 	if _, err := core.Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil {
 		return fmt.Errorf("create node of %s: %w", site, err)
 	}
