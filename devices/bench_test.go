@@ -165,8 +165,8 @@ func (f *fake) say(b Batch) {
 	}
 }
 
-// ear is a sink that remembers, and fails when told.
-type ear struct {
+// recordingSink is a sink that records, and fails with fail.
+type recordingSink struct {
 	mu       sync.Mutex
 	fail     error
 	statuses []*v1beta1.DeviceStatus
@@ -176,7 +176,7 @@ type ear struct {
 	events   []*Event
 }
 
-func (e *ear) take(do func()) error {
+func (e *recordingSink) take(do func()) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.fail == nil {
@@ -185,23 +185,23 @@ func (e *ear) take(do func()) error {
 	return e.fail
 }
 
-func (e *ear) Status(_ context.Context, _ Ref, s *v1beta1.DeviceStatus) error {
+func (e *recordingSink) Status(_ context.Context, _ Ref, s *v1beta1.DeviceStatus) error {
 	return e.take(func() { e.statuses = append(e.statuses, s); e.when = append(e.when, time.Now()) })
 }
 
-func (e *ear) Samples(_ context.Context, s *Samples) error {
+func (e *recordingSink) Samples(_ context.Context, s *Samples) error {
 	return e.take(func() { e.samples = append(e.samples, s) })
 }
 
-func (e *ear) Audit(_ context.Context, a *Audit) error {
+func (e *recordingSink) Audit(_ context.Context, a *Audit) error {
 	return e.take(func() { e.audits = append(e.audits, a) })
 }
 
-func (e *ear) Event(_ context.Context, x *Event) error {
+func (e *recordingSink) Event(_ context.Context, x *Event) error {
 	return e.take(func() { e.events = append(e.events, x) })
 }
 
-func (e *ear) ack(property string) (ack Ack) {
+func (e *recordingSink) ack(property string) (ack Ack) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.statuses) > 0 {
@@ -214,7 +214,7 @@ func (e *ear) ack(property string) (ack Ack) {
 	return ack
 }
 
-// memoryState is a State that fails when told.
+// memoryState is a State in memory that fails with fail.
 type memoryState struct {
 	mu   sync.Mutex
 	m    map[string][]byte
@@ -256,7 +256,7 @@ type bench struct {
 	t      *testing.T
 	host   *Host
 	driver *fake
-	ear    *ear
+	sink   *recordingSink
 	state  *memoryState
 	device *v1beta1.Device
 	model  *v1beta1.DeviceModel
@@ -265,7 +265,7 @@ type bench struct {
 }
 
 func newBench(t *testing.T) *bench {
-	b := &bench{t: t, driver: &fake{values: map[string]string{}}, ear: &ear{}, state: &memoryState{m: map[string][]byte{}}}
+	b := &bench{t: t, driver: &fake{values: map[string]string{}}, sink: &recordingSink{}, state: &memoryState{m: map[string][]byte{}}}
 	b.device, b.model = parse(t, `
 metadata: {namespace: ns, name: d, uid: u}
 spec:
@@ -284,7 +284,7 @@ spec:
 
 func (b *bench) start() {
 	b.t.Helper()
-	h, err := New(Config{Node: "n", Drivers: []Driver{b.driver}, Sink: b.ear, State: b.state, Log: zaptest.NewLogger(b.t), StatusInterval: statusInterval})
+	h, err := New(Config{Node: "n", Drivers: []Driver{b.driver}, Sink: b.sink, State: b.state, Log: zaptest.NewLogger(b.t), StatusInterval: statusInterval})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -329,10 +329,10 @@ func (b *bench) eventually(what string, ok func() bool) {
 }
 
 func (b *bench) observed(property string) (value string) {
-	b.ear.mu.Lock()
-	defer b.ear.mu.Unlock()
-	if len(b.ear.statuses) > 0 {
-		for _, t := range b.ear.statuses[len(b.ear.statuses)-1].Status.Twins {
+	b.sink.mu.Lock()
+	defer b.sink.mu.Unlock()
+	if len(b.sink.statuses) > 0 {
+		for _, t := range b.sink.statuses[len(b.sink.statuses)-1].Status.Twins {
 			if t.PropertyName == property && t.ObservedDesired != nil {
 				value = t.ObservedDesired.Value
 			}
@@ -343,12 +343,12 @@ func (b *bench) observed(property string) (value string) {
 
 // status is the newest status.
 func (b *bench) status() v1beta1.DeviceStatusStatus {
-	b.ear.mu.Lock()
-	defer b.ear.mu.Unlock()
-	if len(b.ear.statuses) == 0 {
+	b.sink.mu.Lock()
+	defer b.sink.mu.Unlock()
+	if len(b.sink.statuses) == 0 {
 		return v1beta1.DeviceStatusStatus{}
 	}
-	return b.ear.statuses[len(b.ear.statuses)-1].Status
+	return b.sink.statuses[len(b.sink.statuses)-1].Status
 }
 
 func (b *bench) reported(property string) v1beta1.TwinProperty {
@@ -361,9 +361,9 @@ func (b *bench) reported(property string) v1beta1.TwinProperty {
 }
 
 func (b *bench) audits(ok func(*Audit) bool) (found []*Audit) {
-	b.ear.mu.Lock()
-	defer b.ear.mu.Unlock()
-	for _, a := range b.ear.audits {
+	b.sink.mu.Lock()
+	defer b.sink.mu.Unlock()
+	for _, a := range b.sink.audits {
 		if ok(a) {
 			found = append(found, a)
 		}
@@ -372,9 +372,9 @@ func (b *bench) audits(ok func(*Audit) bool) (found []*Audit) {
 }
 
 func (b *bench) events(reason string) (n int) {
-	b.ear.mu.Lock()
-	defer b.ear.mu.Unlock()
-	for _, e := range b.ear.events {
+	b.sink.mu.Lock()
+	defer b.sink.mu.Unlock()
+	for _, e := range b.sink.events {
 		if e.Reason == reason {
 			n++
 		}

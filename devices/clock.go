@@ -2,12 +2,11 @@ package devices
 
 import "time"
 
-// clockTolerance is how far the wall clock may be set back before samples are
-// numbered anew. Below it their times stand still until the clock has caught up.
+// clockTolerance is how far the wall clock may be set back without a new epoch. Within it
+// the times of samples stand still until the clock has caught up.
 const clockTolerance = 10 * time.Second
 
-// clock notices that the wall clock was set back, by comparing it with the monotonic
-// one.
+// clock detects that the wall clock was set back, by comparing it with the monotonic clock.
 type clock struct {
 	start  time.Time
 	offset time.Duration
@@ -15,13 +14,13 @@ type clock struct {
 
 func newClock() clock { return clock{start: time.Now()} }
 
-// setBack tells whether the wall clock was set back since the last call.
+// setBack reports whether the wall clock was set back since the last call.
 func (c *clock) setBack(now time.Time) bool {
 	return c.step(now.Round(0).Sub(c.start.Round(0)), now.Sub(c.start))
 }
 
-// step is setBack of how far the wall clock and the monotonic one have come since
-// the start.
+// step is setBack, given the time since the start by the wall clock and by the monotonic
+// clock.
 func (c *clock) step(wall, monotonic time.Duration) bool {
 	was := c.offset
 	c.offset = wall - monotonic

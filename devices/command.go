@@ -12,19 +12,19 @@ import (
 )
 
 const (
-	// defaultDeadline is the deadline of a command that has none, from when it was
-	// received; longestDeadline is how far it may be away.
+	// defaultDeadline is the time from receipt to the deadline of a command that has none;
+	// longestDeadline bounds that of the others.
 	defaultDeadline = 30 * time.Second
 	longestDeadline = 24 * time.Hour
-	longestID       = 128
-	// commandQueue bounds the commands of a device that wait.
+	maxIDLength     = 128
+	// commandQueue bounds the waiting commands of a device.
 	commandQueue = 64
-	// unstored bounds the audits and events of a device that wait for the sink while
-	// commands are still taken: what cannot be recorded is not done.
-	unstored = 1024
+	// maxUnstored bounds the audits and events of a device that wait for the sink. Above it
+	// commands are refused: a command that cannot be audited is not executed.
+	maxUnstored = 1024
 )
 
-// The reasons why commands are refused, beside those of values.
+// The reasons why commands are refused, besides those of desired values.
 const (
 	ReasonUnknownMethod   = "UnknownMethod"
 	ReasonNotInMethod     = "PropertyNotInMethod"
@@ -38,56 +38,56 @@ const (
 // Command asks a device to do something now. It is carried out at most once for its
 // id, never after its deadline, and never replayed.
 //
-// Before anything is written all of it is checked: the method, that the properties
-// are in it, and each value as a desired one is. Properties are then written one
-// after the other, in the order of the method, without one by name; the first that
-// is not applied ends the command, and the rest is not tried. A device that is
-// offline fails a command at once: it waits for nothing but other commands. Each value is
-// sent, also one that the device has already: it may act on being written. Commands
-// go before desired values. They do not change what is desired: a property with the
-// drift policy enforce gets its desired value again.
+// Everything is validated before anything is written: the method, that it contains the
+// properties, and each value as a desired one is. Properties are then written one after the
+// other, in the order of the method, or by name if there is none; the first that is not
+// applied ends the command, and the rest is not tried. If the device is offline the command
+// fails at once: it waits only for other commands. Every value is sent, even one that the
+// device has already, since it may act on being written. Commands go before desired values.
+// They do not change desired values: a property with the drift policy enforce gets its
+// desired value again.
 type Command struct {
 	// ID is unique for the device, at most 128 bytes.
 	ID string `json:"id"`
-	// Device is whom it is for. UID may be empty.
+	// Device is the target. UID may be empty.
 	Device Ref `json:"device"`
-	// Method is a method of Device.spec.methods, which bounds what may be set; empty:
-	// the properties are written as they are.
+	// Method is a method of Device.spec.methods, which bounds the properties; empty: any
+	// property may be written.
 	Method string `json:"method,omitempty"`
 	// Properties are the values to write, in string form.
 	Properties map[string]string `json:"properties"`
-	// Deadline is when nothing is written any more, at most 24 h away; zero: 30 s after
-	// it was received.
+	// Deadline is the time after which nothing is written, at most 24 h away; zero: 30 s
+	// after the command was received.
 	Deadline time.Time `json:"deadline,omitzero"`
 }
 
-// CommandResult is what became of a command: applied when each of its properties
-// was, else the ack of the first that was not.
+// CommandResult is the result of a command: applied if all of its properties were, and
+// otherwise the ack of the first that was not.
 type CommandResult struct {
 	ID      string `json:"id"`
 	Ack     Ack    `json:"ack"`
 	Reason  string `json:"reason,omitempty"`
 	Message string `json:"message,omitempty"`
-	// Properties is what became of each. It is empty when the command was refused as a
-	// whole.
+	// Properties has the result of each property. It is empty if the command was refused as
+	// a whole.
 	Properties map[string]PropertyResult `json:"properties,omitempty"`
-	// Repeated tells that the id was known: this is the recorded result, and nothing
-	// was executed again.
+	// Repeated reports that the id was known: this is the recorded result, and nothing was
+	// executed again.
 	Repeated bool `json:"repeated,omitempty"`
 }
 
-// PropertyResult is what became of one property of a command.
+// PropertyResult is the result of one property of a command.
 type PropertyResult struct {
 	Ack Ack `json:"ack"`
-	// Written tells whether anything was sent to change the device, and Sent what, in the
-	// words of the protocol, with the device's answer where that was not consent.
+	// Written reports whether a write was sent to the device. Sent describes it in the terms
+	// of the protocol, with the error that the device returned, if any.
 	Written bool   `json:"written"`
 	Sent    string `json:"sent,omitempty"`
-	// Before and After are the values as they were read, empty when they were not.
+	// Before and After are the values read before and after; empty if they were not read.
 	Before string `json:"before,omitempty"`
 	After  string `json:"after,omitempty"`
-	// Reason says why the value was not applied, or what is open about one that was:
-	// ReasonReset, ReasonUnverified.
+	// Reason is why the value was not applied, or, for one that was, ReasonReset or
+	// ReasonUnverified.
 	Reason  string `json:"reason,omitempty"`
 	Message string `json:"message,omitempty"`
 }
@@ -95,31 +95,30 @@ type PropertyResult struct {
 // ErrUnknownDevice reports that the host operates no such device.
 var ErrUnknownDevice = errors.New("unknown device")
 
-// request is a command with the one who waits for its result.
+// request is a command with the channel for its result.
 type request struct {
 	command  Command
 	deadline time.Time
-	reply    chan CommandResult // takes one without blocking
+	reply    chan CommandResult // has room for one result
 }
 
-// Command has a device carry out a command and returns what became of it. It blocks
-// until then, which is soon after the deadline at the latest. The end of ctx does not
-// end the command: asked again with the same id, it answers how it ended. Errors are
-// ErrUnknownDevice, ErrStopped, or that of ctx; everything else is a result.
+// Command carries out a command and returns its result. It blocks until then, which is soon
+// after the deadline at the latest. The end of ctx does not end the command: a later call
+// with the same id returns how it ended. Errors are ErrUnknownDevice, ErrStopped, or that of
+// ctx; everything else is a result.
 //
-// The id is recorded in State before anything is written. A repeated id, also after a
-// restart, gets the recorded result; when the host was killed meanwhile that is
-// failed, reason Unknown. At least the newest 240 ids of a device are remembered, and
-// in any case those whose deadlines have not passed. A command that was refused or
-// that expired before anything was written is not recorded: repeated, it is judged
-// again.
+// The id is recorded in State before anything is written. A repeated id gets the recorded
+// result, also after a restart; if the host was killed while it executed the command, that
+// is failed, reason Unknown. State has at least the newest 240 ids of a device, and all
+// whose deadlines have not passed. A command that was refused or expired before anything
+// was written is not recorded: a repetition is decided again.
 func (h *Host) Command(ctx context.Context, c Command) (CommandResult, error) {
 	r := &request{command: c, deadline: c.Deadline, reply: make(chan CommandResult, 1)}
 	if c.Deadline.IsZero() {
 		r.deadline = time.Now().Add(defaultDeadline)
 	}
 	var w *worker
-	err := h.call(ctx, func(_ context.Context, ro *roster) error {
+	err := h.call(ctx, func(_ context.Context, ro *registry) error {
 		w = ro.workers[c.Device.String()]
 		return nil
 	})
@@ -131,7 +130,7 @@ func (h *Host) Command(ctx context.Context, c Command) (CommandResult, error) {
 	}
 	select {
 	case w.requests <- r:
-	case <-w.gone:
+	case <-w.stopped:
 	case <-ctx.Done():
 		return CommandResult{}, fmt.Errorf("command device %s: %w", c.Device, ctx.Err())
 	}
@@ -140,7 +139,7 @@ func (h *Host) Command(ctx context.Context, c Command) (CommandResult, error) {
 		return result, nil
 	case <-ctx.Done():
 		return CommandResult{}, fmt.Errorf("command device %s: %w", c.Device, ctx.Err())
-	case <-w.gone:
+	case <-w.stopped:
 	}
 	select {
 	case result := <-r.reply:
@@ -150,15 +149,15 @@ func (h *Host) Command(ctx context.Context, c Command) (CommandResult, error) {
 	}
 }
 
-// plan is the order in which a command's properties are written.
+// plan has the points that a command writes, in order.
 type plan []int
 
-// admit checks a command against a definition. It returns what is to be written in
-// order, as indexes of points, or why it is refused. It is pure.
+// admit validates a command against a definition. It returns the indexes of the points to
+// write, in order, or why the command is refused. It is a pure function.
 func admit(c Command, deadline time.Time, def Definition, now time.Time) (plan, *Rejection) {
 	switch {
-	case c.ID == "" || len(c.ID) > longestID:
-		return nil, reject(ReasonNotValid, "the id has %d bytes, 1 to %d are allowed", len(c.ID), longestID)
+	case c.ID == "" || len(c.ID) > maxIDLength:
+		return nil, reject(ReasonNotValid, "the id has %d bytes, 1 to %d are allowed", len(c.ID), maxIDLength)
 	case c.Device.UID != "" && c.Device.UID != def.Device.UID:
 		return nil, reject(ReasonOtherDevice, "the device has UID %s", def.Device.UID)
 	case deadline.Sub(now) > longestDeadline:
@@ -174,9 +173,9 @@ func admit(c Command, deadline time.Time, def Definition, now time.Time) (plan, 
 	for _, name := range order {
 		i := slices.IndexFunc(def.Points, func(p Point) bool { return p.Name == name })
 		if i < 0 {
-			return nil, reject(ReasonUnknownProperty, "the device has no usable property %q", name)
+			return nil, reject(ReasonUnknownProperty, "the device has no property %q that can be used", name)
 		}
-		if no := check(def.Points[i], c.Properties[name]); no != nil {
+		if no := validate(def.Points[i], c.Properties[name]); no != nil {
 			no.Message = "property " + name + ": " + no.Message
 			return nil, no
 		}
@@ -185,7 +184,8 @@ func admit(c Command, deadline time.Time, def Definition, now time.Time) (plan, 
 	return out, nil
 }
 
-// orderOf is the order of a command's properties: that of its method, or by name.
+// orderOf returns the names of a command's properties in the order of its method, or
+// sorted.
 func orderOf(c Command, def Definition) ([]string, *Rejection) {
 	names := sortedKeys(c.Properties)
 	if c.Method == "" {
@@ -209,9 +209,9 @@ func orderOf(c Command, def Definition) ([]string, *Rejection) {
 	return order, nil
 }
 
-// end is what became of a property that was written, from the outcome of its write.
-// It is pure.
-func end(o Outcome, err error, replaced, late bool) PropertyResult {
+// propertyResult returns the result of a property from the outcome of its write. It is a
+// pure function.
+func propertyResult(o Outcome, err error, replaced, late bool) PropertyResult {
 	r := PropertyResult{Ack: Failed, Written: o.Written, Sent: o.Sent, Before: o.Before, After: o.After}
 	if err != nil {
 		r.Message = err.Error()
@@ -236,7 +236,7 @@ func end(o Outcome, err error, replaced, late bool) PropertyResult {
 	return r
 }
 
-// resultOf is the result of a command from those of its properties, in the order in
+// resultOf returns the result of a command from those of its properties, in the order in
 // which they were written.
 func resultOf(id string, order []string, properties map[string]PropertyResult) CommandResult {
 	r := CommandResult{ID: id, Ack: Applied, Properties: maps.Clone(properties)}

@@ -90,15 +90,15 @@ func TestCommandSendsWhatIsThereAlready(t *testing.T) {
 
 // What is open about a value that was sent is in the answer, beside applied.
 func TestCommandTellsWhatIsOpen(t *testing.T) {
-	r := end(Outcome{Written: true, Sent: "x", Reason: ReasonReset, Message: "it reads zero"}, nil, false, false)
+	r := propertyResult(Outcome{Written: true, Sent: "x", Reason: ReasonReset, Message: "it reads zero"}, nil, false, false)
 	if r != (PropertyResult{Ack: Applied, Written: true, Sent: "x", Reason: ReasonReset, Message: "it reads zero"}) {
 		t.Errorf("%+v", r)
 	}
-	r = end(Outcome{Written: true}, ErrUnreachable, false, true)
+	r = propertyResult(Outcome{Written: true}, ErrUnreachable, false, true)
 	if r.Ack != Failed || r.Reason != ReasonUnverified {
 		t.Errorf("%+v", r)
 	}
-	r = end(Outcome{}, ErrUnreachable, false, false)
+	r = propertyResult(Outcome{}, ErrUnreachable, false, false)
 	if r.Ack != Failed || r.Reason != ReasonOffline || r.Written {
 		t.Errorf("%+v", r)
 	}
@@ -155,7 +155,7 @@ func TestCommandRefused(t *testing.T) {
 	}
 	for _, c := range []Command{
 		{Properties: map[string]string{"a": "1"}},
-		{ID: strings.Repeat("x", longestID+1), Properties: map[string]string{"a": "1"}},
+		{ID: strings.Repeat("x", maxIDLength+1), Properties: map[string]string{"a": "1"}},
 		{ID: "8"},
 		{ID: "9", Properties: map[string]string{"a": "1"}, Deadline: time.Now().Add(longestDeadline + time.Hour)},
 	} {
@@ -175,7 +175,7 @@ func TestCommandRefused(t *testing.T) {
 }
 
 // A command whose deadline passes while it waits, or between two of its properties,
-// writes nothing any more.
+// no longer writes anything.
 func TestCommandNotAfterItsDeadline(t *testing.T) { synctest.Test(t, commandNotAfterItsDeadline) }
 
 func commandNotAfterItsDeadline(t *testing.T) {
@@ -280,8 +280,8 @@ func TestCommandsThatWaitAreBounded(t *testing.T) {
 	}
 }
 
-// Killed while it is carried out, a command is not carried out again, and nobody is
-// told that it was.
+// After a kill while it is carried out, a command is not carried out again, and is not
+// reported as applied.
 func TestCommandKilledMeanwhile(t *testing.T) {
 	b := commands(t)
 	b.online()
@@ -394,7 +394,7 @@ func TestCommandsGoFirstAndStopAtAFailure(t *testing.T) {
 
 // worker is the worker of the bench's device.
 func (b *bench) worker() (w *worker) {
-	if err := b.host.call(context.Background(), func(_ context.Context, r *roster) error { w = r.workers["ns/d"]; return nil }); err != nil {
+	if err := b.host.call(context.Background(), func(_ context.Context, r *registry) error { w = r.workers["ns/d"]; return nil }); err != nil {
 		b.t.Fatal(err)
 	}
 	return w

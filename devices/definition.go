@@ -1,86 +1,86 @@
 package devices
 
 import (
+	"encoding/hex"
+	"strings"
 	"time"
 
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// Definition is a device as its driver sees it: the Device and its DeviceModel
-// merged, defaults filled in.
+// Definition is a device as its driver sees it: the Device and its DeviceModel merged, with
+// defaults.
 type Definition struct {
 	Device   Ref
 	Protocol string
-	// Config are the protocol's settings: the model's, overlaid by the device's,
+	// Config are the settings of the protocol: the model's, overridden by the device's,
 	// without those that this package reads itself.
 	Config Settings
 	Points []Point
 	// Methods are the named groups of properties that commands may set.
 	Methods []v1beta1.DeviceMethod
 
-	// What follows is no part of what tells one definition from another: a change of
-	// it alone does not open the session again.
+	// The fields below do not count when definitions are compared: a change of them alone
+	// does not restart the session.
 
-	// Disabled has the device left alone.
+	// Disabled stops reading and writing the device.
 	Disabled bool `json:"-"`
-	// Report says how the device's state is reported.
+	// Report configures how the device's state is reported.
 	Report StateReporting `json:"-"`
-	// Object and Model are what the definition was merged from. They must not be
-	// changed.
+	// Object and Model are the objects that were merged. They must not be modified.
 	Object *v1beta1.Device      `json:"-"`
 	Model  *v1beta1.DeviceModel `json:"-"`
 }
 
-// Point is one property of a device that is read, and perhaps written.
+// Point is one property of a device.
 type Point struct {
 	Name     string
 	Type     v1beta1.PropertyType
 	Writable bool
-	// Minimum and Maximum bound what may be written; empty: no bound.
+	// Minimum and Maximum bound written values; empty: no bound.
 	Minimum, Maximum string
 	Unit             string
-	// Visitor are the protocol's settings for the point: the model's, overlaid by
-	// the device's, without those that this package reads itself.
+	// Visitor are the protocol's settings for the point: the model's, overridden by the
+	// device's, without those that this package reads itself.
 	Visitor Settings
 	// Cycle is the period of reading: collectCycle, default 1 s.
 	Cycle time.Duration
-	// Report puts the point's reported value into the DeviceStatus: reportToCloud.
+	// Report includes the point in the DeviceStatus: reportToCloud.
 	Report bool
-	// Push says where samples go besides, nil: nowhere; ReportCycle is its period,
-	// default 1 s.
+	// Push is a further destination of samples, or nil; ReportCycle is its period, default
+	// 1 s.
 	Push        *v1beta1.PushMethod
 	ReportCycle time.Duration
-	// Reporting says when a reported value is news.
+	// Reporting decides when a change is reported.
 	Reporting Reporting `json:"-"`
-	// Drift is the policy of desired values that have none of their own.
+	// Drift is the default policy of desired values.
 	Drift DriftPolicy `json:"-"`
 }
 
-// Desired is the value that is wanted of a property.
+// Desired is the desired value of a property.
 type Desired struct {
 	Property string
 	Value    string
-	// Mark changes whenever the desired value or its metadata changes, and only then.
-	Mark string
-	// Policy is what follows from drift, and Expires when the value need not be
-	// written any more; zero: never.
+	// Digest changes if and only if the desired value or its metadata changes.
+	Digest string
+	// Policy decides what follows from drift. After Expires the value is no longer written;
+	// zero: never.
 	Policy  DriftPolicy
 	Expires time.Time
-	// Invalid says what is wrong with the metadata; the value is then rejected.
+	// Invalid is the error in the metadata, if any; the value is then rejected.
 	Invalid string
 }
 
-// Problem is something wrong with a device's definition. Property is empty when it
-// concerns the whole device, which then cannot be operated; otherwise only that
-// property is left out.
+// Problem is an error in a device's definition. If Property is empty it concerns the whole
+// device, which then cannot be operated; otherwise only that property is left out.
 type Problem struct {
 	Property string `json:"property,omitempty"`
 	Reason   string `json:"reason"`
 	Message  string `json:"message"`
 }
 
-// advice tells a problem that leaves nothing out.
-func (p Problem) advice() bool {
+// warning reports whether the problem leaves nothing out.
+func (p Problem) warning() bool {
 	switch p.Reason {
 	case ReasonSuspiciousPeriod, ReasonInvalidReporting, ReasonStream, ReasonStale:
 		return true
@@ -105,7 +105,40 @@ const (
 	ReasonDisabled         = "Disabled"
 	ReasonSessionEnded     = "SessionEnded"
 	ReasonStateStore       = "StateStoreUnavailable"
-	// ReasonStale tells that the object is older than one that was seen before: it is
-	// read from but not written to.
+	// ReasonStale: the object is older than one seen before; the device is read and not
+	// written.
 	ReasonStale = "OlderThanRecorded"
 )
+
+// validate checks a value against the type and the bounds of a point. It returns nil if the
+// value may be written.
+func validate(p Point, value string) *Rejection {
+	if !p.Writable {
+		return reject(ReasonReadOnly, "%s is read-only", p.Name)
+	}
+	switch p.Type {
+	case v1beta1.BOOLEAN:
+		if _, ok := ParseBool(value); !ok {
+			return reject(ReasonNotValid, "%q is not true or false", value)
+		}
+	case v1beta1.BYTES:
+		if _, err := hex.DecodeString(strings.TrimSpace(value)); err != nil {
+			return reject(ReasonNotValid, "%q is not hexadecimal", value)
+		}
+	case v1beta1.INT, v1beta1.FLOAT, v1beta1.DOUBLE:
+		n, ok := parseNumber(value)
+		if !ok {
+			return reject(ReasonNotValid, "%q is not a number", value)
+		}
+		if p.Type == v1beta1.INT && !n.IsInt() {
+			return reject(ReasonNotValid, "%q is not an integer", value)
+		}
+		if lo, ok := parseNumber(p.Minimum); ok && p.Minimum != "" && n.Cmp(lo) < 0 {
+			return reject(ReasonOutOfBounds, "%s is below the minimum %s", value, p.Minimum)
+		}
+		if hi, ok := parseNumber(p.Maximum); ok && p.Maximum != "" && n.Cmp(hi) > 0 {
+			return reject(ReasonOutOfBounds, "%s is above the maximum %s", value, p.Maximum)
+		}
+	}
+	return nil
+}

@@ -7,21 +7,21 @@ import (
 )
 
 func TestNextKeepsWhatIsSettled(t *testing.T) {
-	recorded := map[string]wish{
-		"same":    {Mark: "1", Version: "3", Ack: Applied},
-		"newer":   {Mark: "1", Version: "3", Ack: Applied},
-		"waiting": {Mark: "1", Version: "3", Ack: Pending},
-		"gone":    {Mark: "1", Version: "3", Ack: Pending},
-		"refused": {Mark: "1", Version: "3", Ack: Rejected, Basis: "old", Reason: "r"},
-		"still":   {Mark: "1", Version: "3", Ack: Rejected, Basis: "new"},
+	recorded := map[string]desiredState{
+		"same":    {Digest: "1", Version: "3", Ack: Applied},
+		"newer":   {Digest: "1", Version: "3", Ack: Applied},
+		"waiting": {Digest: "1", Version: "3", Ack: Pending},
+		"gone":    {Digest: "1", Version: "3", Ack: Pending},
+		"refused": {Digest: "1", Version: "3", Ack: Rejected, Basis: "old", Reason: "r"},
+		"still":   {Digest: "1", Version: "3", Ack: Rejected, Basis: "new"},
 	}
-	now, superseded := next([]Desired{{Property: "same", Value: "v", Mark: "1"}, {Property: "newer", Value: "v", Mark: "2"}, {Property: "waiting", Value: "v", Mark: "2"}, {Property: "refused", Value: "v", Mark: "1"}, {Property: "still", Value: "v", Mark: "1"}}, "9", "new", recorded)
-	for p, want := range map[string]wish{
-		"same":    {Mark: "1", Version: "3", Ack: Applied},
-		"newer":   {Mark: "2", Version: "9", Value: "v", Ack: Pending},
-		"waiting": {Mark: "2", Version: "9", Value: "v", Ack: Pending},
-		"refused": {Mark: "1", Version: "3", Ack: Pending},
-		"still":   {Mark: "1", Version: "3", Ack: Rejected, Basis: "new"},
+	now, superseded := mergeDesired([]Desired{{Property: "same", Value: "v", Digest: "1"}, {Property: "newer", Value: "v", Digest: "2"}, {Property: "waiting", Value: "v", Digest: "2"}, {Property: "refused", Value: "v", Digest: "1"}, {Property: "still", Value: "v", Digest: "1"}}, "9", "new", recorded)
+	for p, want := range map[string]desiredState{
+		"same":    {Digest: "1", Version: "3", Ack: Applied},
+		"newer":   {Digest: "2", Version: "9", Value: "v", Ack: Pending},
+		"waiting": {Digest: "2", Version: "9", Value: "v", Ack: Pending},
+		"refused": {Digest: "1", Version: "3", Ack: Pending},
+		"still":   {Digest: "1", Version: "3", Ack: Rejected, Basis: "new"},
 	} {
 		if now[p] != want {
 			t.Errorf("%s: %+v", p, now[p])
@@ -36,16 +36,16 @@ func TestNextKeepsWhatIsSettled(t *testing.T) {
 // mark or, after a refusal, the definition changed.
 func TestNextIsIdempotent(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		recorded := map[string]wish{}
+		recorded := map[string]desiredState{}
 		for range rapid.IntRange(1, 8).Draw(t, "steps") {
 			var desired []Desired
 			for _, p := range []string{"a", "b", "c"} {
 				if m := rapid.IntRange(0, 2).Draw(t, p); m > 0 {
-					desired = append(desired, Desired{Property: p, Value: "v", Mark: string(rune('0' + m))})
+					desired = append(desired, Desired{Property: p, Value: "v", Digest: string(rune('0' + m))})
 				}
 			}
-			now, _ := next(desired, "1", "basis", recorded)
-			again, superseded := next(desired, "2", "basis", now)
+			now, _ := mergeDesired(desired, "1", "basis", recorded)
+			again, superseded := mergeDesired(desired, "2", "basis", now)
 			if len(superseded) != 0 || len(again) != len(desired) {
 				t.Fatal(superseded, again)
 			}

@@ -8,12 +8,12 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// DriftPolicy says what follows when a device has another value than the desired one.
+// DriftPolicy decides what follows when a device has another value than the desired one.
 type DriftPolicy string
 
-// The policies. The default, once, writes a desired value one time and reports when
-// the device has another one later. Enforce writes it again. Observe never writes:
-// it only tells whether the device has the value.
+// The policies. The default, once, writes a desired value one time and reports if the
+// device has another one later. Enforce writes it again. Observe never writes: it only
+// reports whether the device has the value.
 const (
 	DriftOnce    DriftPolicy = "once"
 	DriftEnforce DriftPolicy = "enforce"
@@ -25,28 +25,29 @@ func (p DriftPolicy) valid() bool {
 }
 
 const (
-	// A value is enforced at most enforceTries times in a row, each time after a pause
-	// that doubles from enforceFirst to enforceLongest. One that has held for
-	// enforceHold ends the row; so does the return of a device that was offline.
+	// A value is enforced at most enforceTries times in a row, after a pause that doubles from
+	// enforceFirst to enforceLongest. The count starts again after the value has held for
+	// enforceHold, and when a device that was offline returns.
 	enforceTries   = 10
 	enforceFirst   = time.Second
 	enforceLongest = 5 * time.Minute
 	enforceHold    = 10 * time.Minute
 )
 
-// enforcePause is how long the try after so many others waits.
+// enforcePause returns the pause before a value is enforced once more.
 func enforcePause(asserts int) time.Duration {
-	if asserts >= 9 { // 1 s << 9 is beyond the longest
+	if asserts >= 9 { // 1 s << 9 exceeds enforceLongest
 		return enforceLongest
 	}
 	return min(enforceFirst<<max(asserts, 0), enforceLongest)
 }
 
-// compare decides what a good reading says of a wish, and tells whether that is
-// news. It is pure. A reading that is older than the wish's end says nothing.
-func (c wish) compare(typ v1beta1.PropertyType, reported string, at, now time.Time) (wish, bool) {
+// compare returns the state of a desired value after a good reading, and whether it has
+// changed. A reading older than the conclusion of the value changes nothing. It is a pure
+// function.
+func (c desiredState) compare(typ v1beta1.PropertyType, reported string, at, now time.Time) (desiredState, bool) {
 	if c.Policy == DriftObserve {
-		return c.observed(typ, reported)
+		return c.compareObserved(typ, reported)
 	}
 	if c.Actual == "" || at.UnixMilli() <= c.Time {
 		return c, false
@@ -65,8 +66,8 @@ func (c wish) compare(typ v1beta1.PropertyType, reported string, at, now time.Ti
 	return c, true
 }
 
-// observed is compare for a value that is never written.
-func (c wish) observed(typ v1beta1.PropertyType, reported string) (wish, bool) {
+// compareObserved is compare for a value that is never written.
+func (c desiredState) compareObserved(typ v1beta1.PropertyType, reported string) (desiredState, bool) {
 	switch same := sameValue(typ, c.Value, reported); {
 	case c.Ack != Pending && c.Ack != Applied && c.Ack != Drifted:
 		return c, false
@@ -80,38 +81,38 @@ func (c wish) observed(typ v1beta1.PropertyType, reported string) (wish, bool) {
 	return c, true
 }
 
-// enforce has a drifted value written again, or gives it up.
-func (c wish) enforce(now time.Time) wish {
-	if c.Asserts > 0 && now.Sub(time.UnixMilli(c.Time)) >= enforceHold {
-		c.Asserts = 0
+// enforce schedules another write of a drifted value, or ends its enforcement.
+func (c desiredState) enforce(now time.Time) desiredState {
+	if c.Enforced > 0 && now.Sub(time.UnixMilli(c.Time)) >= enforceHold {
+		c.Enforced = 0
 	}
 	switch {
 	case c.expired(now):
 		c.Reason = ReasonEnforceEnded
-		c.Message += "; its time is over"
-	case c.Asserts >= enforceTries:
+		c.Message += "; expiresAt has passed"
+	case c.Enforced >= enforceTries:
 		c.Reason = ReasonEnforceEnded
-		c.Message += "; it was written again " + strconv.Itoa(c.Asserts) + " times"
+		c.Message += "; it was written again " + strconv.Itoa(c.Enforced) + " times"
 	default:
-		c.Due = now.Add(enforcePause(c.Asserts)).UnixMilli()
-		c.Asserts++
+		c.Due = now.Add(enforcePause(c.Enforced)).UnixMilli()
+		c.Enforced++
 	}
 	return c
 }
 
-// returned is the wish after its device came back from being offline: what failed
-// and what was given up is tried again.
-func (c wish) returned() wish {
+// afterReturn returns the state after the device was offline and has returned: a write that
+// failed and an enforcement that ended are tried again.
+func (c desiredState) afterReturn() desiredState {
 	switch {
 	case c.Ack == Failed:
 		c.Ack, c.Reason, c.Message, c.Basis = Pending, "", "", ""
 	case c.Ack == Drifted && c.Policy == DriftEnforce:
-		c.Reason, c.Asserts, c.Due = ReasonDrifted, 0, 0
+		c.Reason, c.Enforced, c.Due = ReasonDrifted, 0, 0
 	}
 	return c
 }
 
-// sameValue tells whether two string forms are one value of a type. Floats are
+// sameValue reports whether two string forms are the same value of a type. Floats are
 // compared with the precision of the type.
 func sameValue(typ v1beta1.PropertyType, a, b string) bool {
 	if a == b {

@@ -21,7 +21,7 @@ func (b *bench) desireWith(value string, metadata map[string]string) {
 // turn changes the value at the device itself, and has it read.
 func (b *bench) turn(value string) {
 	b.driver.set(func() { b.driver.values["a"] = value })
-	time.Sleep(2 * time.Millisecond) // readings are told apart from writes by the millisecond
+	time.Sleep(2 * time.Millisecond) // the times of readings and writes are compared in milliseconds
 	b.driver.read()
 }
 
@@ -30,11 +30,11 @@ func TestDriftIsReported(t *testing.T) {
 	b := newBench(t)
 	b.online()
 	b.desire("5")
-	b.eventually("applied", func() bool { return b.ear.ack("a") == Applied })
+	b.eventually("applied", func() bool { return b.sink.ack("a") == Applied })
 	b.turn("6")
-	b.eventually("drifted", func() bool { return b.ear.ack("a") == Drifted && b.reported("a").Value == "6" })
+	b.eventually("drifted", func() bool { return b.sink.ack("a") == Drifted && b.reported("a").Value == "6" })
 	b.turn("5")
-	b.eventually("back", func() bool { return b.ear.ack("a") == Applied })
+	b.eventually("back", func() bool { return b.sink.ack("a") == Applied })
 	if got := b.driver.written(); got != "a=5" || b.host.Stats().Writes[Drifted] != 1 {
 		t.Fatal(got, b.host.Stats().Writes)
 	}
@@ -47,9 +47,9 @@ func TestDriftIsEnforced(t *testing.T) {
 	b := newBench(t)
 	b.online()
 	b.desireWith("5", map[string]string{"DriftPolicy": "Enforce"})
-	b.eventually("applied", func() bool { return b.driver.written() == "a=5" && b.ear.ack("a") == Applied })
+	b.eventually("applied", func() bool { return b.driver.written() == "a=5" && b.sink.ack("a") == Applied })
 	b.turn("6")
-	b.eventually("enforced", func() bool { return b.driver.written() == "a=5 a=5" && b.ear.ack("a") == Applied })
+	b.eventually("enforced", func() bool { return b.driver.written() == "a=5 a=5" && b.sink.ack("a") == Applied })
 	b.eventually("audit", func() bool {
 		return len(b.audits(func(a *Audit) bool {
 			return a.Reason == ReasonEnforced && a.Written && a.Before == "6" && a.After == "5"
@@ -60,20 +60,20 @@ func TestDriftIsEnforced(t *testing.T) {
 	b.eventually("offline", func() bool { return b.status().State == v1beta1.StateOffline })
 	b.driver.set(func() { b.driver.away = false })
 	b.turn("0")
-	b.eventually("enforced after restart", func() bool { return b.driver.written() == "a=5 a=5 a=5" && b.ear.ack("a") == Applied })
+	b.eventually("enforced after restart", func() bool { return b.driver.written() == "a=5 a=5 a=5" && b.sink.ack("a") == Applied })
 }
 
-// With observe nothing is ever written: the ack tells whether the device has the value.
+// With observe nothing is ever written: the ack shows whether the device has the value.
 func TestDriftIsObserved(t *testing.T) {
 	b := newBench(t)
 	b.device.Spec.Properties[0].Visitors = &v1beta1.VisitorConfig{ConfigData: &v1beta1.CustomizedValue{Data: map[string]any{"driftpolicy": "observe", "x": 1}}}
 	b.turnOnWith("3")
 	b.desire("5")
-	b.eventually("drifted", func() bool { return b.ear.ack("a") == Drifted })
+	b.eventually("drifted", func() bool { return b.sink.ack("a") == Drifted })
 	b.turn("5")
-	b.eventually("applied", func() bool { return b.ear.ack("a") == Applied })
+	b.eventually("applied", func() bool { return b.sink.ack("a") == Applied })
 	b.desire("4")
-	b.eventually("drifted again, by what is known", func() bool { return b.ear.ack("a") == Drifted && b.observed("a") == "4" })
+	b.eventually("drifted again, by what is known", func() bool { return b.sink.ack("a") == Drifted && b.observed("a") == "4" })
 	if got := b.driver.written(); got != "" {
 		t.Fatal(got)
 	}
@@ -98,17 +98,17 @@ func TestDesiredExpires(t *testing.T) {
 	b.online()
 	b.driver.set(func() { b.driver.away = true })
 	b.desireWith("5", map[string]string{"expiresAt": strconv.FormatInt(time.Now().Add(100*time.Millisecond).UnixMilli(), 10)})
-	b.eventually("expired", func() bool { return b.ear.ack("a") == Expired })
+	b.eventually("expired", func() bool { return b.sink.ack("a") == Expired })
 	b.driver.set(func() { b.driver.away = false })
 	b.driver.read()
 	b.desireWith("6", map[string]string{"expiresAt": time.Now().Add(-time.Minute).Format(time.RFC3339)})
-	b.eventually("expired at once", func() bool { return b.ear.ack("a") == Expired && b.observed("a") == "6" })
+	b.eventually("expired at once", func() bool { return b.sink.ack("a") == Expired && b.observed("a") == "6" })
 	b.desireWith("7", map[string]string{"expiresAt": "tomorrow"})
-	b.eventually("refused", func() bool { return b.ear.ack("a") == Rejected })
+	b.eventually("refused", func() bool { return b.sink.ack("a") == Rejected })
 	b.desireWith("7", map[string]string{"driftPolicy": "always"})
-	b.eventually("refused", func() bool { return b.ear.ack("a") == Rejected && b.host.Stats().Writes[Rejected] == 2 })
+	b.eventually("refused", func() bool { return b.sink.ack("a") == Rejected && b.host.Stats().Writes[Rejected] == 2 })
 	b.desireWith("8", map[string]string{"expiresAt": time.Now().Add(time.Minute).Format(time.RFC3339)})
-	b.eventually("applied", func() bool { return b.ear.ack("a") == Applied })
+	b.eventually("applied", func() bool { return b.sink.ack("a") == Applied })
 	if got := b.driver.written(); got != "a=8" {
 		t.Fatal(got)
 	}
@@ -126,7 +126,7 @@ func TestDesiredExpires(t *testing.T) {
 func TestEnforcingIsBounded(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		now := time.UnixMilli(1_000_000_000)
-		c := wish{Value: "1", Policy: DriftEnforce, Ack: Applied, Actual: "1", Time: now.UnixMilli()}
+		c := desiredState{Value: "1", Policy: DriftEnforce, Ack: Applied, Actual: "1", Time: now.UnixMilli()}
 		inRow, last := 0, now
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			now = now.Add(time.Duration(rapid.IntRange(1, 900_000).Draw(t, "pause")) * time.Millisecond)
@@ -148,12 +148,12 @@ func TestEnforcingIsBounded(t *testing.T) {
 			c.Ack, c.Reason, c.Time, c.Due, last = Applied, ReasonEnforced, now.UnixMilli(), 0, now
 		}
 	})
-	c := wish{Policy: DriftEnforce, Ack: Applied, Actual: "1", Asserts: enforceTries, Time: 1000}
+	c := desiredState{Policy: DriftEnforce, Ack: Applied, Actual: "1", Enforced: enforceTries, Time: 1000}
 	c, _ = c.compare(v1beta1.INT, "2", time.UnixMilli(2000), time.UnixMilli(2000))
 	if _, waits := c.due(); waits || c.Ack != Drifted || c.Reason != ReasonEnforceEnded {
 		t.Fatalf("%+v", c)
 	}
-	if c = c.returned(); c.Asserts != 0 || c.Reason != ReasonDrifted {
+	if c = c.afterReturn(); c.Enforced != 0 || c.Reason != ReasonDrifted {
 		t.Fatalf("%+v", c)
 	}
 	if _, waits := c.due(); !waits {
@@ -164,7 +164,7 @@ func TestEnforcingIsBounded(t *testing.T) {
 // A reading from before a write was settled says nothing of it.
 func TestOldReadingIsNoDrift(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		c := wish{
+		c := desiredState{
 			Value: "1", Ack: rapid.SampledFrom(acks).Draw(t, "ack"), Actual: "1", Time: 1000,
 			Policy: rapid.SampledFrom([]DriftPolicy{DriftOnce, DriftEnforce}).Draw(t, "policy"),
 		}

@@ -9,58 +9,56 @@ import (
 
 // Driver speaks one protocol. It is safe for concurrent use.
 type Driver interface {
-	// Protocols are the names, in any case, by which devices ask for the driver. The
-	// name AnyProtocol stands for every protocol that no other driver names.
+	// Protocols returns the protocol names that select the driver; case does not matter.
+	// AnyProtocol selects it for every protocol that no other driver names.
 	Protocols() []string
-	// Open checks a device's definition and prepares to operate it, without I/O.
-	// Problems name points that cannot be used; the session leaves them out. An
-	// error means that the device as a whole cannot be operated.
+	// Open validates a device's definition and returns a session for it, without I/O.
+	// Problems name points that cannot be used; the session leaves them out. An error means
+	// that the device as a whole cannot be operated.
 	Open(def Definition) (Session, []Problem, error)
 }
 
-// AnyProtocol is the protocol name of a driver for all that have none of their own.
+// AnyProtocol is the protocol name of a driver for all protocols without a driver.
 const AnyProtocol = "*"
 
-// Session operates one device. Points are named by their index in the definition.
+// Session operates one device. Points are identified by their index in the definition.
 type Session interface {
-	// Run reads every point at its period and delivers what it read, until ctx ends.
-	// It returns after all that it started has stopped. Deliver may block. When it
-	// returns before ctx ends the device is offline, and another session is opened
-	// after a pause.
+	// Run reads every point at its period and delivers the readings, until ctx ends. It
+	// returns after everything it started has stopped. Deliver may block. If Run returns
+	// before ctx ends, the device is offline and another session is opened after a pause.
 	Run(ctx context.Context, deliver func(Batch)) error
-	// Write makes a point have a value: it reads first and writes only when the
-	// value is not there already, then reads back. It works while Run does, and is
-	// called by one goroutine at a time. It must not begin to change the device after
-	// ctx has ended; what it has begun it may finish. Errors are a *Rejection, wrap
-	// ErrUnreachable or the error of ctx, or mean that the device failed; with each of
-	// them the Outcome tells whether the device was told to change.
+	// Write applies a desired value to a point: it reads first, writes only if the value
+	// differs, and reads back. It is called while Run runs, by one goroutine at a time. It
+	// must not begin to change the device after ctx has ended, but may finish what it has
+	// begun. Errors are a *Rejection, wrap ErrUnreachable or the error of ctx, or mean that
+	// the device failed. The Outcome is valid with an error, too.
 	Write(ctx context.Context, point int, value string) (Outcome, error)
-	// Command sends a point a value for a command: also when the value is there already,
-	// and never twice. It overtakes the desired values that wait. Else it is as Write. A
-	// value that the device took and does not show, because it acts on it and resets it,
-	// is no error: the Outcome's Reason says so. An error that wraps ErrUnreachable while
-	// Outcome.Written is true means that nobody knows whether the device acted.
+	// Command sends the value of a command to a point, even if the point has it already, and
+	// never twice. It goes before waiting desired values, and otherwise works as Write does.
+	// It is no error if the device accepts the value and resets it after acting on it: the
+	// Outcome's Reason is then ReasonReset. An error that wraps ErrUnreachable while
+	// Outcome.Written is true means that it is unknown whether the device acted.
 	Command(ctx context.Context, point int, value string) (Outcome, error)
 }
 
-// Redefiner is a Session that is told when its definition is another one that reads the
-// same: desired values have changed. A mapper is told of them with its device, so that
-// it knows them when it starts anew.
+// Redefiner is an optional interface of a Session. Redefine is called when the definition
+// changes without a restart of the session, as when only desired values change. The session
+// of a mapper passes them on with the device, so that the mapper has them when it restarts.
 type Redefiner interface {
-	// Redefine takes the definition over. It does not block.
+	// Redefine replaces the definition. It does not block.
 	Redefine(def Definition)
 }
 
-// ErrUnreachable reports that a device did not take part: trying again may help.
+// ErrUnreachable reports that a device did not respond: a retry may help.
 var ErrUnreachable = errors.New("device unreachable")
 
-// Rejection reports that a value will not be accepted however often it is tried.
+// Rejection reports that a value will never be accepted: a retry does not help.
 type Rejection struct {
 	Reason  string
 	Message string
 }
 
-// Error is the reason and the message.
+// Error returns the reason and the message.
 func (r *Rejection) Error() string { return r.Reason + ": " + r.Message }
 
 func reject(reason, format string, args ...any) *Rejection {
@@ -78,49 +76,49 @@ const (
 
 // The other reasons of acks.
 const (
-	// ReasonFailure: the device took part and failed.
+	// ReasonFailure: the device responded with a failure.
 	ReasonFailure = "DeviceFailure"
-	// ReasonUnverified: the device was told to change, and whether it did is not known.
+	// ReasonUnverified: a write was sent, and it is unknown whether the device acted on it.
 	ReasonUnverified = "NotVerified"
-	// ReasonReset: the device took a command's value and does not keep it: it reads zero.
+	// ReasonReset: the device accepted a command's value and does not keep it: it reads zero.
 	ReasonReset = "ResetByDevice"
-	// ReasonInterrupted: the session with the device ended meanwhile, because the
-	// definition changed, the driver gave up or the host stopped.
+	// ReasonInterrupted: the session ended meanwhile, because the definition changed, the
+	// driver ended it or the host stopped.
 	ReasonInterrupted = "Interrupted"
-	// ReasonUnknown: the host was killed while the command was carried out.
+	// ReasonUnknown: the host was killed while it carried out the command.
 	ReasonUnknown = "Unknown"
 	// ReasonDeadline: the command's deadline or the desired value's expiresAt passed.
 	ReasonDeadline = "DeadlinePassed"
-	// ReasonDrifted: the device has another value than the one that is desired.
+	// ReasonDrifted: the device has another value than the desired one.
 	ReasonDrifted = "ChangedAtDevice"
-	// ReasonEnforced: the value was written again after the device had another one.
+	// ReasonEnforced: the value was written again after the device had changed it.
 	ReasonEnforced = "Enforced"
-	// ReasonEnforceEnded: the device has another value and it is not written again.
+	// ReasonEnforceEnded: the device has another value, and it is no longer written again.
 	ReasonEnforceEnded = "EnforcementEnded"
 )
 
-// The reasons of qualities that this package gives.
+// The reasons that this package gives for a quality.
 const (
 	ReasonNoValue = "NoValue"
-	// ReasonOld: the value was not read for longer than staleAfter.
+	// ReasonOld: the value was not read within staleAfter.
 	ReasonOld = "Stale"
 )
 
-// Outcome is what a write did.
+// Outcome is the outcome of a write.
 type Outcome struct {
-	// Written tells whether anything was sent to the device to change it.
+	// Written reports whether a write was sent to the device.
 	Written bool
-	// Before and After are the point's values, in string form, as they were read;
-	// empty when they were not.
+	// Before and After are the point's values, in string form, read before and after; empty
+	// if they were not read.
 	Before, After string
-	// Sent is what went out to change the device, in the words of the protocol.
+	// Sent describes the write in the terms of the protocol.
 	Sent string
-	// Reason and Message say what a command that was carried out leaves open:
-	// ReasonReset or ReasonUnverified.
+	// Reason is ReasonReset or ReasonUnverified for a command that was carried out with that
+	// restriction, and Message explains it.
 	Reason, Message string
 }
 
-// Quality tells how far a value can be trusted.
+// Quality is how far a value can be trusted.
 type Quality string
 
 // The qualities.
@@ -130,9 +128,9 @@ const (
 	Bad       Quality = "bad"
 )
 
-// Reading is one attempt to read a point. With quality Bad there is no value, and
-// the reason says why. A reading whose Time is before that of an earlier one of the
-// point is left out; one whose Time is in the future counts as of now.
+// Reading is the result of one attempt to read a point. With quality Bad there is no value,
+// and Reason says why. A reading whose Time is before that of an earlier one of the point is
+// ignored; a Time in the future is replaced by the present time.
 type Reading struct {
 	Point   int
 	Value   Value
@@ -141,17 +139,17 @@ type Reading struct {
 	Time    time.Time
 }
 
-// Batch is what one request, or one failure, tells of a device.
+// Batch has the readings of one request, or one failure, of a device.
 type Batch struct {
 	Readings []Reading
-	// Reachable tells whether the device answered, be it with an error. A batch that
-	// has readings of some points only makes the device offline when the next one is
-	// not answered either.
+	// Reachable reports whether the device responded, even if with an error. A batch with
+	// readings of some points only makes the device offline if the next one is unreachable,
+	// too.
 	Reachable bool
-	// Degraded tells that the device answers and says of itself that it is not well.
-	// It holds until the next batch.
+	// Degraded reports that the device responds and reports itself unhealthy. It applies until
+	// the next batch.
 	Degraded bool
-	// Reason and Message say why.
+	// Reason and Message explain Reachable and Degraded.
 	Reason, Message string
 	Time            time.Time
 }

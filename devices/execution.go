@@ -7,22 +7,22 @@ import (
 	"go.uber.org/zap"
 )
 
-// execution is a command on its way, with everybody who waits for its result.
+// execution is a command that was received, with all callers that wait for its result.
 type execution struct {
 	command  Command
 	deadline time.Time
 	waiting  []chan CommandResult
-	// plan is what is to be written, order the names of it, and done how many were.
+	// plan has the points to write, order their names, and done how many are finished.
 	plan  plan
 	order []string
 	done  int
-	// session is the one for which it was admitted.
+	// session is the number of the session for which it was admitted.
 	session uint64
 	results map[string]PropertyResult
 }
 
-// receive takes a command that came in. One whose id is under way gets its result.
-func (w *worker) receive(r *request) {
+// enqueue queues a command. If its id is queued or executing, it waits for that result.
+func (w *worker) enqueue(r *request) {
 	for _, e := range w.queue {
 		if e.command.ID == r.command.ID {
 			e.waiting = append(e.waiting, r.reply)
@@ -33,21 +33,21 @@ func (w *worker) receive(r *request) {
 		e.waiting = append(e.waiting, r.reply)
 		return
 	}
-	w.host.meters.pending.Add(1)
+	w.host.counters.pending.Add(1)
 	e := &execution{command: r.command, deadline: r.deadline, waiting: []chan CommandResult{r.reply}}
-	if len(w.queue) >= commandQueue || w.outbox.records() > unstored {
-		w.answer(e, CommandResult{Ack: Rejected, Reason: ReasonBusy, Message: "too many commands wait, or records for the sink"})
+	if len(w.queue) >= commandQueue || w.outbox.records() > maxUnstored {
+		w.reply(e, CommandResult{Ack: Rejected, Reason: ReasonBusy, Message: "too many commands are waiting, or too many records that the sink does not accept"})
 		return
 	}
 	w.queue = append(w.queue, e)
 }
 
-// answer tells everybody who waits the result of a command.
-func (w *worker) answer(e *execution, r CommandResult) {
+// reply sends the result of a command to all callers that wait for it.
+func (w *worker) reply(e *execution, r CommandResult) {
 	r.ID = e.command.ID
-	w.host.meters.pending.Add(-1)
+	w.host.counters.pending.Add(-1)
 	if !r.Repeated {
-		w.host.meters.commanded(r.Ack)
+		w.host.counters.countCommand(r.Ack)
 	}
 	for i, c := range e.waiting {
 		r.Repeated = r.Repeated || i > 0
@@ -55,7 +55,7 @@ func (w *worker) answer(e *execution, r CommandResult) {
 	}
 }
 
-// expireCommands answers the commands that can no longer begin.
+// expireCommands ends the queued commands whose deadlines have passed.
 func (w *worker) expireCommands(now time.Time) {
 	kept := w.queue[:0]
 	for _, e := range w.queue {
@@ -63,8 +63,8 @@ func (w *worker) expireCommands(now time.Time) {
 		case now.Before(e.deadline):
 			kept = append(kept, e)
 		case !w.loaded:
-			w.refuse(e, CommandResult{Ack: Failed, Reason: ReasonStateStore, Message: "what is recorded of the device could not be read; nothing was executed now"})
-		case !w.repeat(e):
+			w.refuse(e, CommandResult{Ack: Failed, Reason: ReasonStateStore, Message: "the recorded state of the device could not be read; nothing was executed"})
+		case !w.replyRecorded(e):
 			w.refuse(e, CommandResult{Ack: Expired, Reason: ReasonDeadline, Message: "the deadline passed before the command began"})
 		}
 	}
@@ -72,15 +72,15 @@ func (w *worker) expireCommands(now time.Time) {
 	w.queue = kept
 }
 
-// repeat answers a command whose id is known.
-func (w *worker) repeat(e *execution) bool {
-	known := w.ledger.find(e.command.ID)
+// replyRecorded replies to a command whose id is recorded. It returns false if it is not.
+func (w *worker) replyRecorded(e *execution) bool {
+	known := w.commandLog.find(e.command.ID)
 	if known == nil {
 		return false
 	}
-	r := *known.Result // only what is executing has none, and that is not in the queue
+	r := *known.Result // only the executing command has none, and it is not queued
 	r.Repeated = true
-	w.answer(e, r)
+	w.reply(e, r)
 	return true
 }
 
@@ -90,13 +90,13 @@ func (w *worker) refuse(e *execution, r CommandResult) {
 		w.auditCommand(e.command.ID, e.command.Method, p, e.command.Properties[p], PropertyResult{Ack: r.Ack, Reason: r.Reason, Message: r.Message})
 	}
 	w.log.Info("command refused", zap.String("command", e.command.ID), zap.String("ack", string(r.Ack)), zap.String("reason", r.Reason))
-	w.answer(e, r)
+	w.reply(e, r)
 }
 
-// command carries on with the commands and tells whether it started a write.
+// command continues with the commands, and reports whether it started a write.
 func (w *worker) command(ctx context.Context) (started bool) {
 	if !w.loaded || w.target != nil {
-		return false // what the device is has not been taken over yet
+		return false // the newest definition has not been reconciled yet
 	}
 	for w.executing != nil || len(w.queue) > 0 {
 		if w.executing == nil {
@@ -116,9 +116,10 @@ func (w *worker) command(ctx context.Context) (started bool) {
 	return false
 }
 
-// begin decides whether a command is carried out, and records that it may have been.
+// begin admits a command and records it before anything is written. It returns false if the
+// command has ended instead.
 func (w *worker) begin(ctx context.Context, e *execution, now time.Time) bool {
-	if w.repeat(e) {
+	if w.replyRecorded(e) {
 		return false
 	}
 	p, no := admit(e.command, e.deadline, w.def, now)
@@ -127,7 +128,7 @@ func (w *worker) begin(ctx context.Context, e *execution, now time.Time) bool {
 		w.refuse(e, CommandResult{Ack: Rejected, Reason: no.Reason, Message: no.Message})
 		return false
 	case w.fenced:
-		w.refuse(e, CommandResult{Ack: Failed, Reason: ReasonStale, Message: "the Device is older than one that was seen before"})
+		w.refuse(e, CommandResult{Ack: Failed, Reason: ReasonStale, Message: "the Device object is older than one seen before"})
 		return false
 	case w.session == nil:
 		w.refuse(e, CommandResult{Ack: Failed, Reason: h.reason, Message: h.message})
@@ -136,7 +137,7 @@ func (w *worker) begin(ctx context.Context, e *execution, now time.Time) bool {
 		w.refuse(e, CommandResult{Ack: Failed, Reason: ReasonOffline, Message: h.reason + ": " + h.message})
 		return false
 	}
-	if r := w.note(ctx, e, now); r != nil {
+	if r := w.recordCommand(ctx, e, now); r != nil {
 		w.refuse(e, *r)
 		return false
 	}
@@ -148,91 +149,92 @@ func (w *worker) begin(ctx context.Context, e *execution, now time.Time) bool {
 	return true
 }
 
-// note records a command before anything of it is written.
-func (w *worker) note(ctx context.Context, e *execution, now time.Time) *CommandResult {
+// recordCommand saves a command. It returns the result with which to refuse the command if
+// that fails.
+func (w *worker) recordCommand(ctx context.Context, e *execution, now time.Time) *CommandResult {
 	ctx, cancel := context.WithDeadline(ctx, e.deadline)
 	defer cancel()
 	c := e.command
-	s, ok := w.ledger.add(record{ID: c.ID, Deadline: e.deadline.UnixMilli(), Method: c.Method, Properties: c.Properties}, now)
+	s, ok := w.commandLog.add(commandRecord{ID: c.ID, Deadline: e.deadline.UnixMilli(), Method: c.Method, Properties: c.Properties}, now)
 	if !ok {
-		return &CommandResult{Ack: Rejected, Reason: ReasonBusy, Message: "as many commands as can be remembered have deadlines that have not passed"}
+		return &CommandResult{Ack: Rejected, Reason: ReasonBusy, Message: "the command log is full of commands whose deadlines have not passed"}
 	}
 	var err error
-	if s >= w.memory.Segments {
-		was := w.memory.Segments
-		w.memory.Segments = s + 1
+	if s >= w.saved.Segments {
+		was := w.saved.Segments
+		w.saved.Segments = s + 1
 		if err = w.save(ctx); err != nil {
-			w.memory.Segments = was
+			w.saved.Segments = was
 		}
 	}
 	if err == nil {
-		err = w.ledger.saveSegment(ctx, w.host.state, w.device, s)
+		err = w.commandLog.saveSegment(ctx, w.host.state, w.device, s)
 	}
 	if err != nil {
-		w.ledger.remove(c.ID)
+		w.commandLog.remove(c.ID)
 		w.log.Warn("command not recorded", zap.String("command", c.ID), zap.Error(err))
 		return &CommandResult{Ack: Failed, Reason: ReasonStateStore, Message: "the command could not be recorded: " + err.Error()}
 	}
 	return nil
 }
 
-// proceed starts the next write of a command, unless it is over.
+// proceed starts the next write of a command. It returns false if the command is finished.
 func (w *worker) proceed(ctx context.Context, e *execution, now time.Time) (started bool) {
 	if e.done == len(e.order) {
 		return false
 	}
 	name := e.order[e.done]
 	if !now.Before(e.deadline) {
-		w.stopAt(e, PropertyResult{Ack: Expired, Reason: ReasonDeadline, Message: "the deadline passed before it was written"})
+		w.finishRest(e, PropertyResult{Ack: Expired, Reason: ReasonDeadline, Message: "the deadline passed before it was written"})
 		return false
 	}
 	if w.session != nil && w.session.number == e.session {
-		w.write(ctx, e.plan[e.done], e.command.Properties[name], e.deadline, written{property: name, execution: e})
+		w.write(ctx, e.plan[e.done], e.command.Properties[name], e.deadline, writeResult{property: name, execution: e})
 		return true
 	}
-	w.stopAt(e, PropertyResult{Ack: Failed, Reason: ReasonInterrupted, Message: "the session with the device ended before it was written"})
+	w.finishRest(e, PropertyResult{Ack: Failed, Reason: ReasonInterrupted, Message: "the session with the device ended before it was written"})
 	return false
 }
 
-// wrote takes the end of a command's write.
-func (w *worker) wrote(ctx context.Context, r written) {
+// commandWritten handles the result of a command's write.
+func (w *worker) commandWritten(ctx context.Context, r writeResult) {
 	e := r.execution
-	// Of two clocks that end a write at once either may be seen first.
+	// The deadline may be noticed here or by the driver first.
 	late := time.Until(e.deadline) <= 0
-	result := end(r.outcome, r.err, w.stale(ctx, r), late)
-	w.settleProperty(e, result)
+	result := propertyResult(r.outcome, r.err, w.sessionReplaced(ctx, r), late)
+	w.finishProperty(e, result)
 	if result.Ack != Applied {
-		w.stopAt(e, PropertyResult{Ack: Failed, Reason: ReasonNotTried, Message: "property " + r.property + " was not applied"})
+		w.finishRest(e, PropertyResult{Ack: Failed, Reason: ReasonNotTried, Message: "property " + r.property + " was not applied"})
 	}
 	w.changed()
 }
 
-func (w *worker) settleProperty(e *execution, r PropertyResult) {
+func (w *worker) finishProperty(e *execution, r PropertyResult) {
 	name := e.order[e.done]
 	e.results[name] = r
 	e.done++
 	w.auditCommand(e.command.ID, e.command.Method, name, e.command.Properties[name], r)
 }
 
-// stopAt settles the rest of a command's properties.
-func (w *worker) stopAt(e *execution, r PropertyResult) {
+// finishRest finishes the remaining properties of a command with the same result.
+func (w *worker) finishRest(e *execution, r PropertyResult) {
 	for e.done < len(e.order) {
-		w.settleProperty(e, r)
+		w.finishProperty(e, r)
 	}
 }
 
-// complete records the result of the command that is over and tells it.
+// complete records the result of the executing command and replies with it.
 func (w *worker) complete(ctx context.Context) {
 	e := w.executing
 	w.executing = nil
 	r := resultOf(e.command.ID, e.order, e.results)
-	if s, ok := w.ledger.finish(e.command.ID, r); ok {
-		if err := w.ledger.saveSegment(ctx, w.host.state, w.device, s); err != nil {
-			// It stays recorded as begun: it will not be repeated.
+	if s, ok := w.commandLog.finish(e.command.ID, r); ok {
+		if err := w.commandLog.saveSegment(ctx, w.host.state, w.device, s); err != nil {
+			// It stays recorded as begun, so that it is not executed again.
 			w.log.Warn("result of command not recorded", zap.String("command", e.command.ID), zap.Error(err))
 		}
 	}
-	w.log.Info("command settled", zap.String("command", e.command.ID), zap.String("method", e.command.Method),
+	w.log.Info("command finished", zap.String("command", e.command.ID), zap.String("method", e.command.Method),
 		zap.String("ack", string(r.Ack)), zap.String("reason", r.Reason))
 	typ, reason := EventNormal, "CommandApplied"
 	if r.Ack != Applied {
@@ -243,26 +245,26 @@ func (w *worker) complete(ctx context.Context) {
 		message += ": " + r.Message
 	}
 	w.event(typ, reason, message)
-	w.answer(e, r)
+	w.reply(e, r)
 }
 
-// abandon ends what is under way when the worker stops: the write that runs is waited
-// for, and commands are told that nothing more comes of them.
+// abandon ends writes and commands when the worker stops. It waits for the write that runs,
+// and fails the commands that are left.
 func (w *worker) abandon(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, farewell)
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
 	if w.writing {
-		w.settle(ctx, <-w.writes)
+		w.handleWriteResult(ctx, <-w.writeResults)
 	}
 	stopped := PropertyResult{Ack: Failed, Reason: ReasonStopped, Message: "the device is no longer operated here"}
 	if w.executing != nil {
-		w.stopAt(w.executing, stopped)
+		w.finishRest(w.executing, stopped)
 		w.complete(ctx)
 	}
 	for {
 		select {
 		case r := <-w.requests:
-			w.receive(r)
+			w.enqueue(r)
 			continue
 		default:
 		}
@@ -275,7 +277,7 @@ func (w *worker) abandon(ctx context.Context) {
 }
 
 func (w *worker) auditCommand(id, method, property, value string, r PropertyResult) {
-	w.record(&Audit{
+	w.recordAudit(&Audit{
 		Command: id, Method: method, Property: property, Value: value, Before: r.Before, After: r.After, Written: r.Written, Sent: r.Sent,
 		Ack: r.Ack, Reason: r.Reason, Message: r.Message,
 	})

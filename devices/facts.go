@@ -13,13 +13,13 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// facts is everything that the status of a device is made of.
+// facts has everything that the status of a device consists of.
 type facts struct {
 	device     Ref
 	node       string
 	points     []Point
 	twins      []twin
-	wishes     map[string]wish
+	desired    map[string]desiredState
 	health     health
 	problems   []Problem
 	lastOnline time.Time
@@ -27,8 +27,8 @@ type facts struct {
 	generation int64
 }
 
-// status makes the DeviceStatus as of now. It is pure. Wishes for properties that
-// have a problem appear too, so that their rejection is seen.
+// status returns the DeviceStatus as of now. It is a pure function. It includes desired
+// values of properties that have a problem, so that their rejection is visible.
 func (f facts) status(now time.Time) *v1beta1.DeviceStatus {
 	yes := true
 	s := &v1beta1.DeviceStatus{
@@ -46,16 +46,16 @@ func (f facts) status(now time.Time) *v1beta1.DeviceStatus {
 		if p.Report && f.twins[i].quality != "" {
 			t.Reported = f.twins[i].property(p.Type, now)
 		}
-		if c, ok := f.wishes[p.Name]; ok {
+		if c, ok := f.desired[p.Name]; ok {
 			t.ObservedDesired = c.property(p.Type)
 		}
 		if t.Reported != nil || t.ObservedDesired != nil {
 			s.Status.Twins = append(s.Status.Twins, t)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(f.wishes)) {
+	for _, name := range slices.Sorted(maps.Keys(f.desired)) {
 		if !slices.ContainsFunc(f.points, func(p Point) bool { return p.Name == name }) {
-			s.Status.Twins = append(s.Status.Twins, v1beta1.Twin{PropertyName: name, ObservedDesired: f.wishes[name].property("")})
+			s.Status.Twins = append(s.Status.Twins, v1beta1.Twin{PropertyName: name, ObservedDesired: f.desired[name].property("")})
 		}
 	}
 	if !f.report.Hidden {
@@ -90,8 +90,8 @@ func (f facts) extensions() map[string]any {
 	return x
 }
 
-// message says what is behind the state. For a degraded device it names the first
-// few properties that are not read.
+// message explains the state. For a degraded device it names the first few properties that
+// cannot be read.
 func (f facts) message() string {
 	if f.health.reason != ReasonDegraded {
 		return f.health.message
@@ -110,7 +110,7 @@ func (f facts) message() string {
 	return m
 }
 
-func (c wish) property(typ v1beta1.PropertyType) *v1beta1.TwinProperty {
+func (c desiredState) property(typ v1beta1.PropertyType) *v1beta1.TwinProperty {
 	m := map[string]string{"version": c.Version, "ack": string(c.Ack)}
 	if typ != "" {
 		m["type"] = strings.ToLower(string(typ))
@@ -127,10 +127,10 @@ func (c wish) property(typ v1beta1.PropertyType) *v1beta1.TwinProperty {
 	return &v1beta1.TwinProperty{Value: c.Value, Metadata: m}
 }
 
-// snapshot is a copy that the worker no longer changes.
+// snapshot returns a copy that the worker does not change.
 func (f facts) snapshot() facts {
 	f.twins = slices.Clone(f.twins)
-	f.wishes = maps.Clone(f.wishes)
+	f.desired = maps.Clone(f.desired)
 	f.problems = slices.Clone(f.problems)
 	return f
 }

@@ -6,9 +6,9 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// origin says which state of a Device object something follows from.
+// origin identifies a version of a Device object.
 type origin struct {
-	// Epoch names the store that counts; empty: not known.
+	// Epoch identifies the store that assigned Generation and Version; empty: unknown.
 	Epoch      string `json:"epoch,omitempty"`
 	Generation int64  `json:"generation,omitempty"`
 	// Version is the resourceVersion.
@@ -19,10 +19,9 @@ func originOf(epoch string, d *v1beta1.Device, version string) origin {
 	return origin{Epoch: epoch, Generation: d.Generation, Version: version}
 }
 
-// older tells whether o is of an earlier state of the same object than p. States of
-// two stores have no order: the newer store's is taken. The generation decides first,
-// because it counts what concerns the device; then the resourceVersion, which is a
-// number that grows (KEP-5504).
+// older reports whether o is an earlier version of the object than p. Versions of different
+// stores cannot be compared: none is older. The generation decides first, since it counts
+// changes of the spec; then the resourceVersion, which is a number that grows (KEP-5504).
 func (o origin) older(p origin) bool {
 	if o.Epoch != "" && p.Epoch != "" && o.Epoch != p.Epoch {
 		return false
@@ -35,8 +34,8 @@ func (o origin) older(p origin) bool {
 	return errA == nil && errB == nil && a < b
 }
 
-// recorded tells whether an origin need not be written down again after p: the same
-// generation fences as well with an older version.
-func (o origin) recorded(p origin) bool {
+// coveredBy reports whether o need not be saved if p is: the same generation fences equally
+// well with an older version.
+func (o origin) coveredBy(p origin) bool {
 	return o == p || o.Epoch == p.Epoch && o.Generation > 0 && o.Generation == p.Generation
 }

@@ -20,7 +20,7 @@ func TestOlderDeviceIsNotWritten(t *testing.T) {
 	b.eventually("written", func() bool { return b.driver.written() == "a=1" })
 	old := b.device.DeepCopy()
 	b.desire("2")
-	b.eventually("written", func() bool { return b.driver.written() == "a=1 a=2" && b.ear.ack("a") == Applied })
+	b.eventually("written", func() bool { return b.driver.written() == "a=1 a=2" && b.sink.ack("a") == Applied })
 	send := func(version int) {
 		t.Helper()
 		if err := b.host.ApplyDevice(context.Background(), old, strconv.Itoa(version)); err != nil {
@@ -88,7 +88,7 @@ func TestOlderIsAnOrder(t *testing.T) {
 			t.Fatalf("%+v %+v", a, b)
 		}
 		// What is not written down again after b fences as b does within its generation.
-		if a.recorded(b) && (a.Generation != b.Generation || a.Epoch != b.Epoch) {
+		if a.coveredBy(b) && (a.Generation != b.Generation || a.Epoch != b.Epoch) {
 			t.Fatalf("%+v %+v", a, b)
 		}
 	})

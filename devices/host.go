@@ -13,24 +13,24 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// ErrStopped reports a call to a Host whose Run has returned.
+// ErrStopped is returned by calls to a Host whose Run has returned.
 var ErrStopped = errors.New("device host stopped")
 
-// Config is what a Host needs. All fields but the last two are required.
+// Config configures a Host. All fields but the last two are required.
 type Config struct {
-	// Node is the name of the node whose devices are operated. A device bound to
+	// Node is the name of the node whose devices are operated. A device that is bound to
 	// another node is treated as deleted.
 	Node string
-	// Drivers are asked by protocol name.
+	// Drivers are selected by protocol name.
 	Drivers []Driver
-	// Sink takes what the devices tell.
+	// Sink stores what the devices report.
 	Sink Sink
 	// State survives restarts.
 	State State
 	// Log may be nil.
 	Log *zap.Logger
-	// StatusInterval is the shortest time between two statuses of one device; zero: 1 s.
-	// A change after a longer silence is told at once. A device may have a longer one.
+	// StatusInterval is the shortest time between two statuses of one device; zero: 1 s. A
+	// change after a longer time is reported at once. A device may have a longer interval.
 	StatusInterval time.Duration
 }
 
@@ -42,7 +42,7 @@ type Host struct {
 	state    State
 	log      *zap.Logger
 	interval time.Duration
-	meters   *meters
+	counters *counters
 
 	ops     chan op
 	stopped chan struct{}
@@ -50,12 +50,12 @@ type Host struct {
 }
 
 type op struct {
-	do   func(context.Context, *roster) error
+	do   func(context.Context, *registry) error
 	done chan error
 }
 
-// New makes a Host that does nothing yet. It fails when something required is
-// missing or two drivers claim one protocol.
+// New returns a Host. It does no I/O and starts nothing. It fails if a required field is
+// missing or two drivers have the same protocol.
 func New(c Config) (*Host, error) {
 	var errs []error
 	if c.Sink == nil {
@@ -66,7 +66,7 @@ func New(c Config) (*Host, error) {
 	}
 	h := &Host{
 		node: c.Node, drivers: map[string]Driver{}, sink: c.Sink, state: c.State, log: c.Log,
-		interval: c.StatusInterval, meters: newMeters(), ops: make(chan op), stopped: make(chan struct{}),
+		interval: c.StatusInterval, counters: newCounters(), ops: make(chan op), stopped: make(chan struct{}),
 	}
 	for _, d := range c.Drivers {
 		for _, p := range d.Protocols() {
@@ -95,7 +95,7 @@ func (h *Host) Run(ctx context.Context) error {
 		return errors.New("run device host: called twice")
 	}
 	defer close(h.stopped)
-	r := &roster{
+	r := &registry{
 		host: h, workers: map[string]*worker{}, devices: map[string]*v1beta1.Device{},
 		origins: map[string]origin{}, models: map[string]*v1beta1.DeviceModel{},
 	}
@@ -110,54 +110,53 @@ func (h *Host) Run(ctx context.Context) error {
 	}
 }
 
-// ApplyDevice makes the host operate a device as it now is. It returns when the device's
-// worker has it as what to do next, so that the caller, who reads everything again after
-// a restart, may acknowledge it; until Run runs, it blocks. Applying the same again changes nothing. Version is the
-// object's resourceVersion: it becomes the version of the desired values that the
-// object changes. An object that is older (by generation, then by version) than one
-// of its UID that was applied before, be it in an earlier life, is left out; when
-// there is no newer one to operate, it is read from but not written to. The device
-// must not be changed afterwards.
+// ApplyDevice creates or updates a device. It returns once the device's worker has it as its
+// next target, so that the caller may acknowledge the object if it reads all objects again
+// after a restart. It blocks until Run runs. Applying the same object again changes nothing.
+// Version is the object's resourceVersion: it becomes the version of the desired values that
+// the object changes. An object that is older (by generation, then by version) than one with
+// its UID that was applied before, even before a restart, is ignored; if there is no newer
+// one to operate, the device is read and not written. The object must not be modified
+// afterwards.
 func (h *Host) ApplyDevice(ctx context.Context, d *v1beta1.Device, version string) error {
 	return h.ApplyDeviceFrom(ctx, "", d, version)
 }
 
-// ApplyDeviceFrom is ApplyDevice of an object from the store that epoch names. Those
-// of different stores are not compared: the one that is applied later is the newer.
+// ApplyDeviceFrom is ApplyDevice for an object from the store that epoch identifies. Objects
+// of different stores are not compared: the one applied later is the newer one.
 func (h *Host) ApplyDeviceFrom(ctx context.Context, epoch string, d *v1beta1.Device, version string) error {
-	return h.call(ctx, func(run context.Context, r *roster) error {
+	return h.call(ctx, func(run context.Context, r *registry) error {
 		r.applyDevice(run, d, originOf(epoch, d, version))
 		return nil
 	})
 }
 
-// ApplyModel makes the host use a model. Its devices follow before it returns. The
-// model must not be changed afterwards.
+// ApplyModel creates or updates a model. Before it returns, its devices have it as part of
+// their next target. The model must not be modified afterwards.
 func (h *Host) ApplyModel(ctx context.Context, m *v1beta1.DeviceModel, version string) error {
-	return h.call(ctx, func(_ context.Context, r *roster) error { r.applyModel(m); return nil })
+	return h.call(ctx, func(_ context.Context, r *registry) error { r.applyModel(m); return nil })
 }
 
-// Operates tells whether the host operates a device of that name.
+// Operates reports whether the host operates a device of that name.
 func (h *Host) Operates(ctx context.Context, namespace, name string) (operates bool, err error) {
 	ref := Ref{Namespace: namespace, Name: name}
-	err = h.call(ctx, func(_ context.Context, r *roster) error {
+	err = h.call(ctx, func(_ context.Context, r *registry) error {
 		operates = r.workers[ref.String()] != nil
 		return nil
 	})
 	return operates, err
 }
 
-// DeleteDevice stops operating a device and forgets what was recorded of it; the
-// device itself is left as it is. It returns after the worker has stopped, and an error
-// when what was recorded could not be forgotten: then it is to be called again. UID may
-// be empty; otherwise a device of another UID is kept. A device that is not there is no
-// error.
+// DeleteDevice stops operating a device and deletes its saved state; the device itself is not
+// changed. It returns after the worker has stopped, with an error if the state could not be
+// deleted: the caller should call it again. UID may be empty; otherwise a device with another
+// UID is kept. A missing device is no error.
 func (h *Host) DeleteDevice(ctx context.Context, namespace, name, uid string) error {
 	ref := Ref{Namespace: namespace, Name: name, UID: uid}
 	var ending *worker
-	err := h.call(ctx, func(_ context.Context, r *roster) error {
+	err := h.call(ctx, func(_ context.Context, r *registry) error {
 		if r.workers[ref.String()] == nil { // deleted while the host was not running
-			return forget(ctx, h.state, ref)
+			return deleteState(ctx, h.state, ref)
 		}
 		ending = r.deleteDevice(ref)
 		return nil
@@ -171,12 +170,12 @@ func (h *Host) DeleteDevice(ctx context.Context, namespace, name, uid string) er
 	return nil
 }
 
-// DeleteModel makes a model unknown. Devices that use it stop and wait for one.
+// DeleteModel deletes a model. Devices that use it stop and wait for one.
 func (h *Host) DeleteModel(ctx context.Context, namespace, name string) error {
-	return h.call(ctx, func(_ context.Context, r *roster) error { r.deleteModel(namespace, name); return nil })
+	return h.call(ctx, func(_ context.Context, r *registry) error { r.deleteModel(namespace, name); return nil })
 }
 
-func (h *Host) call(ctx context.Context, do func(context.Context, *roster) error) error {
+func (h *Host) call(ctx context.Context, do func(context.Context, *registry) error) error {
 	o := op{do: do, done: make(chan error, 1)}
 	select {
 	case h.ops <- o:
@@ -195,8 +194,8 @@ func (h *Host) driver(protocol string) Driver {
 	return h.drivers[AnyProtocol]
 }
 
-// roster is who works on what. Only Run's goroutine touches it.
-type roster struct {
+// registry has all workers, devices and models. It belongs to the goroutine of Run.
+type registry struct {
 	host    *Host
 	wg      sync.WaitGroup
 	workers map[string]*worker
@@ -205,13 +204,13 @@ type roster struct {
 	models  map[string]*v1beta1.DeviceModel
 }
 
-func (r *roster) applyDevice(ctx context.Context, d *v1beta1.Device, o origin) {
+func (r *registry) applyDevice(ctx context.Context, d *v1beta1.Device, o origin) {
 	ref := refOf(d)
 	k := ref.String()
 	w := r.workers[k]
 	if w != nil && w.device.UID == ref.UID && o.older(r.origins[k]) {
-		r.host.meters.stale.Add(1)
-		w.log.Info("older device object left out", zap.String("version", o.Version), zap.Int64("generation", o.Generation))
+		r.host.counters.stale.Add(1)
+		w.log.Info("older Device object ignored", zap.String("version", o.Version), zap.Int64("generation", o.Generation))
 		return
 	}
 	if d.Spec.NodeName != r.host.node {
@@ -220,7 +219,7 @@ func (r *roster) applyDevice(ctx context.Context, d *v1beta1.Device, o origin) {
 	}
 	var after <-chan struct{}
 	if w != nil && w.device.UID != ref.UID { // recreated: the old worker stops before the new one starts
-		after = r.deleteDevice(w.device).gone
+		after = r.deleteDevice(w.device).stopped
 		w = nil
 	}
 	if w == nil {
@@ -232,17 +231,17 @@ func (r *roster) applyDevice(ctx context.Context, d *v1beta1.Device, o origin) {
 	w.assign(target{device: d, model: r.modelOf(d), origin: o})
 }
 
-func (r *roster) applyModel(m *v1beta1.DeviceModel) {
+func (r *registry) applyModel(m *v1beta1.DeviceModel) {
 	r.models[m.Namespace+"/"+m.Name] = m
 	r.reassign(m.Namespace, m.Name)
 }
 
-func (r *roster) deleteModel(namespace, name string) {
+func (r *registry) deleteModel(namespace, name string) {
 	delete(r.models, namespace+"/"+name)
 	r.reassign(namespace, name)
 }
 
-func (r *roster) reassign(namespace, name string) {
+func (r *registry) reassign(namespace, name string) {
 	for k, d := range r.devices {
 		if d.Namespace == namespace && d.Spec.DeviceModelRef != nil && d.Spec.DeviceModelRef.Name == name {
 			r.workers[k].assign(target{device: d, model: r.modelOf(d), origin: r.origins[k]})
@@ -250,16 +249,16 @@ func (r *roster) reassign(namespace, name string) {
 	}
 }
 
-func (r *roster) modelOf(d *v1beta1.Device) *v1beta1.DeviceModel {
+func (r *registry) modelOf(d *v1beta1.Device) *v1beta1.DeviceModel {
 	if d.Spec.DeviceModelRef == nil {
 		return nil
 	}
 	return r.models[d.Namespace+"/"+d.Spec.DeviceModelRef.Name]
 }
 
-// deleteDevice ends a worker, which forgets what it recorded. It returns the worker, nil
-// when there is none of that name and UID.
-func (r *roster) deleteDevice(ref Ref) *worker {
+// deleteDevice ends a worker, which deletes its saved state. It returns the worker, or nil if
+// there is none with that name and UID.
+func (r *registry) deleteDevice(ref Ref) *worker {
 	k := ref.String()
 	w := r.workers[k]
 	if w == nil || (ref.UID != "" && w.device.UID != ref.UID) {

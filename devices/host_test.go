@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/internal/logonce"
 )
 
 func TestNewNeedsSinkAndState(t *testing.T) {
@@ -30,13 +31,13 @@ func TestNothingIsWrittenUnrecorded(t *testing.T) {
 	b.desire("1")
 	b.eventually("pending", func() bool {
 		b.driver.say(Batch{Reachable: true, Time: time.Now()})
-		return b.ear.ack("a") == Pending
+		return b.sink.ack("a") == Pending
 	})
 	if b.driver.written() != "" {
 		t.Fatal(b.driver.written())
 	}
 	b.state.setFail(nil)
-	b.eventually("applied", func() bool { return b.ear.ack("a") == Applied })
+	b.eventually("applied", func() bool { return b.sink.ack("a") == Applied })
 }
 
 // Killed between write and record, the host finds the value there and does not write
@@ -63,14 +64,14 @@ func TestCrashAfterWriteWritesOnce(t *testing.T) {
 	b.apply()
 	b.eventually("session", b.running)
 	b.driver.say(Batch{Reachable: true, Time: time.Now()})
-	b.eventually("applied", func() bool { return b.ear.ack("a") == Applied })
+	b.eventually("applied", func() bool { return b.sink.ack("a") == Applied })
 	if b.driver.written() != "a=1" {
 		t.Fatal(b.driver.written())
 	}
 }
 
 // Of values that come while one is being written only the newest is written after it;
-// the one under way is told as superseded.
+// the one that runs is audited as superseded.
 func TestNewestWins(t *testing.T) {
 	b := newBench(t)
 	b.driver.entered, b.driver.gate, b.driver.deaf = make(chan struct{}), make(chan struct{}), true
@@ -85,13 +86,13 @@ func TestNewestWins(t *testing.T) {
 	b.driver.gate <- struct{}{}
 	b.eventually("written", func() bool { return b.driver.written() == "a=1 a=4" })
 	b.eventually("audit", func() bool {
-		b.ear.mu.Lock()
-		defer b.ear.mu.Unlock()
+		b.sink.mu.Lock()
+		defer b.sink.mu.Unlock()
 		n := map[Ack]int{}
-		for _, a := range b.ear.audits {
+		for _, a := range b.sink.audits {
 			n[a.Ack]++
 		}
-		return n[Superseded] >= 1 && n[Applied] == 1 && b.ear.audits[len(b.ear.audits)-2].Written
+		return n[Superseded] >= 1 && n[Applied] == 1 && b.sink.audits[len(b.sink.audits)-2].Written
 	})
 }
 
@@ -130,20 +131,20 @@ func TestStatusIsThrottledAndSamplesAreNot(t *testing.T) {
 		b.driver.say(Batch{Reachable: true, Time: now, Readings: []Reading{{0, Int(int64(i)), Good, "", now}, {2, Int(5), Good, "", now}}})
 	}
 	b.eventually("newest", func() bool {
-		b.ear.mu.Lock()
-		defer b.ear.mu.Unlock()
-		l := len(b.ear.statuses)
-		return l > 0 && b.ear.statuses[l-1].Status.Twins[0].Reported.Value == strconv.Itoa(n-1)
+		b.sink.mu.Lock()
+		defer b.sink.mu.Unlock()
+		l := len(b.sink.statuses)
+		return l > 0 && b.sink.statuses[l-1].Status.Twins[0].Reported.Value == strconv.Itoa(n-1)
 	})
-	b.eventually("samples", func() bool { b.ear.mu.Lock(); defer b.ear.mu.Unlock(); return len(b.ear.samples) == n })
-	b.ear.mu.Lock()
-	defer b.ear.mu.Unlock()
-	for i := 1; i < len(b.ear.when); i++ {
-		if d := b.ear.when[i].Sub(b.ear.when[i-1]); d < 19*time.Millisecond {
+	b.eventually("samples", func() bool { b.sink.mu.Lock(); defer b.sink.mu.Unlock(); return len(b.sink.samples) == n })
+	b.sink.mu.Lock()
+	defer b.sink.mu.Unlock()
+	for i := 1; i < len(b.sink.when); i++ {
+		if d := b.sink.when[i].Sub(b.sink.when[i-1]); d < 19*time.Millisecond {
 			t.Fatalf("%s between statuses", d)
 		}
 	}
-	if len(b.ear.statuses[len(b.ear.statuses)-1].Status.Twins) != 1 || len(b.ear.samples[0].Samples) != 2 {
+	if len(b.sink.statuses[len(b.sink.statuses)-1].Status.Twins) != 1 || len(b.sink.samples[0].Samples) != 2 {
 		t.Fatal("reportToCloud")
 	}
 }
@@ -155,43 +156,43 @@ func TestSinkAway(t *testing.T) {
 	b := newBench(t)
 	b.apply()
 	b.eventually("session", b.running)
-	b.ear.mu.Lock()
-	b.ear.fail = errors.New("away")
-	b.ear.mu.Unlock()
+	b.sink.mu.Lock()
+	b.sink.fail = errors.New("away")
+	b.sink.mu.Unlock()
 	for i := range 50 {
 		now := time.Now()
 		b.driver.say(Batch{Reachable: true, Time: now, Readings: []Reading{{0, Int(int64(i)), Good, "", now}}})
 	}
-	b.ear.mu.Lock()
-	b.ear.fail = nil
-	b.ear.mu.Unlock()
-	b.eventually("samples", func() bool { b.ear.mu.Lock(); defer b.ear.mu.Unlock(); return len(b.ear.samples) == 50 })
+	b.sink.mu.Lock()
+	b.sink.fail = nil
+	b.sink.mu.Unlock()
+	b.eventually("samples", func() bool { b.sink.mu.Lock(); defer b.sink.mu.Unlock(); return len(b.sink.samples) == 50 })
 	b.eventually("status", func() bool {
-		b.ear.mu.Lock()
-		defer b.ear.mu.Unlock()
-		l := len(b.ear.statuses)
-		return l > 0 && b.ear.statuses[l-1].Status.Twins[0].Reported.Value == "49"
+		b.sink.mu.Lock()
+		defer b.sink.mu.Unlock()
+		l := len(b.sink.statuses)
+		return l > 0 && b.sink.statuses[l-1].Status.Twins[0].Reported.Value == "49"
 	})
-	b.ear.mu.Lock()
-	defer b.ear.mu.Unlock()
-	for i, s := range b.ear.samples {
+	b.sink.mu.Lock()
+	defer b.sink.mu.Unlock()
+	for i, s := range b.sink.samples {
 		if s.Sequence != uint64(i+1) || s.Dropped != 0 {
 			t.Fatal(i, s)
 		}
 	}
 }
 
-// The outbox drops the oldest samples, tells how many, and never drops an audit.
+// The outbox drops the oldest samples, reports how many, and never drops an audit.
 func TestOutboxDropsOldestSamples(t *testing.T) {
-	o := newOutbox(&ear{}, newMeters(), zaptest.NewLogger(t))
+	o := newOutbox(&recordingSink{}, newCounters(), logonce.New(zaptest.NewLogger(t)), zaptest.NewLogger(t))
 	o.put(&Audit{Sequence: 1})
 	for i := range outboxSamples + 10 {
 		o.put(&Samples{Sequence: uint64(i + 1)})
 	}
-	if a, ok := o.take().(*Audit); !ok || a.Sequence != 1 {
+	if a, ok := o.pop().(*Audit); !ok || a.Sequence != 1 {
 		t.Fatal("audit")
 	}
-	if s := o.take().(*Samples); s.Sequence != 11 || s.Dropped != 10 {
+	if s := o.pop().(*Samples); s.Sequence != 11 || s.Dropped != 10 {
 		t.Fatal(s)
 	}
 }

@@ -29,7 +29,7 @@ func TestCommandOnceThoughMemoryIsLost(t *testing.T) {
 	if got := b.driver.written(); got != "a=7" {
 		t.Fatal(got)
 	}
-	// The memory that is made anew has the segments that there are, no more.
+	// The new state has the segments that exist, no more.
 	b.eventually("saved", func() bool {
 		b.state.mu.Lock()
 		defer b.state.mu.Unlock()
@@ -37,9 +37,9 @@ func TestCommandOnceThoughMemoryIsLost(t *testing.T) {
 	})
 }
 
-// A command that was interrupted is told once, by the first start after which the sink
+// A command that was interrupted is audited once, by the first start after which the sink
 // takes it.
-func TestInterruptedCommandIsToldOnce(t *testing.T) {
+func TestInterruptedCommandIsAuditedOnce(t *testing.T) {
 	t.Parallel()
 	b := commands(t)
 	b.online()
@@ -62,17 +62,17 @@ func TestInterruptedCommandIsToldOnce(t *testing.T) {
 		return len(b.audits(func(a *Audit) bool { return a.Command == "k" && a.Reason == ReasonUnknown }))
 	}
 
-	b.ear.mu.Lock()
-	b.ear.fail = errors.New("away")
-	b.ear.mu.Unlock()
+	b.sink.mu.Lock()
+	b.sink.fail = errors.New("away")
+	b.sink.mu.Unlock()
 	b.restart()
 	b.stop()
 	if !open() || told() != 0 {
 		t.Fatal("recorded as told though the sink took nothing")
 	}
-	b.ear.mu.Lock()
-	b.ear.fail = nil
-	b.ear.mu.Unlock()
+	b.sink.mu.Lock()
+	b.sink.fail = nil
+	b.sink.mu.Unlock()
 	for range 2 {
 		b.restart()
 		b.eventually("told and recorded", func() bool { return told() == 1 && !open() })
@@ -98,13 +98,13 @@ func (s *countedState) Delete(ctx context.Context, k string) error {
 func TestForget(t *testing.T) {
 	ctx, device := context.Background(), Ref{Namespace: "ns", Name: "d", UID: "u"}
 	s := &countedState{memoryState: &memoryState{m: map[string][]byte{}}}
-	if err := forget(ctx, s, device); err != nil || len(s.deleted) != 0 {
+	if err := deleteState(ctx, s, device); err != nil || len(s.deleted) != 0 {
 		t.Fatal(err, s.deleted)
 	}
-	if err := (memory{UID: "u", Segments: 2}).save(ctx, s, device); err != nil {
+	if err := (savedState{UID: "u", Segments: 2}).save(ctx, s, device); err != nil {
 		t.Fatal(err)
 	}
-	if err := forget(ctx, s, Ref{Namespace: "ns", Name: "d"}); err != nil || strings.Join(s.deleted, " ") != "ns/d/commands/0 ns/d/commands/1 ns/d" {
+	if err := deleteState(ctx, s, Ref{Namespace: "ns", Name: "d"}); err != nil || strings.Join(s.deleted, " ") != "ns/d/commands/0 ns/d/commands/1 ns/d" {
 		t.Fatal(err, s.deleted)
 	}
 }

@@ -8,35 +8,35 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// observe takes what a session has read.
+// observe handles a batch of readings from the session.
 func (w *worker) observe(b Batch) {
 	now := time.Now()
-	b.Time = past(b.Time, now)
-	if w.backwards(b) && w.clock.setBack(now) {
-		w.renumber(now)
+	b.Time = notFuture(b.Time, now)
+	if w.hasOlder(b) && w.clock.setBack(now) {
+		w.startEpoch(now)
 	}
 	news := false
 	samples := make([]Sample, 0, len(b.Readings))
-	w.host.meters.readings.Add(uint64(len(b.Readings)))
+	w.host.counters.readings.Add(uint64(len(b.Readings)))
 	for _, r := range b.Readings {
 		if r.Point < 0 || r.Point >= len(w.facts.points) {
 			continue
 		}
-		r.Time = past(r.Time, now)
+		r.Time = notFuture(r.Time, now)
 		t, p := &w.facts.twins[r.Point], &w.facts.points[r.Point]
-		if t.late(r) {
-			w.host.meters.late.Add(1)
+		if t.outdated(r) {
+			w.host.counters.late.Add(1)
 			continue
 		}
 		was := t.quality
 		if t.observe(r) {
-			samples = append(samples, Sample{Property: p.Name, Value: valueOf(t, r), Quality: t.quality, Reason: t.reason, Time: t.stamp})
+			samples = append(samples, Sample{Property: p.Name, Value: valueOf(t, r), Quality: t.quality, Reason: t.reason, Time: t.lastSample})
 		}
 		t.faulty = t.quality == Bad
 		if was != Good && t.quality == Good && p.Reporting.StaleAfter > 0 {
-			w.checkBy(now.Add(p.Reporting.StaleAfter))
+			w.scheduleCheck(now.Add(p.Reporting.StaleAfter))
 		}
-		news = news || p.Report && t.news(p.Reporting)
+		news = news || p.Report && t.differs(p.Reporting)
 		if t.quality == Good && w.compare(r.Point, now) {
 			news = true
 		}
@@ -45,33 +45,33 @@ func (w *worker) observe(b Batch) {
 		w.sequence++
 		w.outbox.put(&Samples{Device: w.device, Node: w.host.node, Epoch: w.epoch, Sequence: w.sequence, Samples: samples})
 	}
-	if w.reach(b, now) || news {
+	if w.updateHealth(b, now) || news {
 		w.changed()
 	}
 }
 
-// backwards tells whether readings of a batch are older than what is known.
-func (w *worker) backwards(b Batch) bool {
+// hasOlder reports whether a batch has readings older than known ones.
+func (w *worker) hasOlder(b Batch) bool {
 	for _, r := range b.Readings {
 		if r.Point < 0 || r.Point >= len(w.facts.twins) || r.Time.IsZero() {
 			continue
 		}
-		if t := &w.facts.twins[r.Point]; t.late(r) || r.Time.UnixMilli() < t.stamp {
+		if t := &w.facts.twins[r.Point]; t.outdated(r) || r.Time.UnixMilli() < t.lastSample {
 			return true
 		}
 	}
 	return false
 }
 
-// past is a time that a driver told, but not one in the future.
-func past(t, now time.Time) time.Time {
+// notFuture returns t, or now if t is zero or in the future.
+func notFuture(t, now time.Time) time.Time {
 	if t.IsZero() || t.After(now) {
 		return now
 	}
 	return t
 }
 
-// valueOf is the value of a sample: none, when it is bad.
+// valueOf returns the value of a sample: none if its quality is bad.
 func valueOf(t *twin, r Reading) Value {
 	if t.quality == Bad {
 		return Value{}
@@ -79,82 +79,82 @@ func valueOf(t *twin, r Reading) Value {
 	return r.Value
 }
 
-// renumber starts a new epoch, because the wall clock was set back: the times of the
-// samples that follow are before those of the earlier ones.
-func (w *worker) renumber(now time.Time) {
+// startEpoch starts a new epoch after the wall clock was set back: the times of later samples
+// are before those of earlier ones.
+func (w *worker) startEpoch(now time.Time) {
 	w.epoch, w.sequence, w.audits = max(w.epoch+1, now.UnixMilli()), 0, 0
 	for i := range w.facts.twins {
-		w.facts.twins[i].stamp, w.facts.twins[i].seen = 0, time.Time{}
+		w.facts.twins[i].lastSample, w.facts.twins[i].seen = 0, time.Time{}
 	}
-	w.log.Warn("clock was set back, samples are numbered anew")
+	w.log.Warn("clock was set back, new epoch of samples started")
 }
 
-// reach tells whether the device's state changed with a batch.
-func (w *worker) reach(b Batch, now time.Time) bool {
+// updateHealth updates the device's state after a batch, and reports whether it changed.
+func (w *worker) updateHealth(b Batch, now time.Time) bool {
 	was := w.facts.health
 	if b.Reachable {
-		w.misses, w.reopenWait = 0, writeRetry
+		w.unreachable, w.reopenWait = 0, writeRetry
 		w.facts.lastOnline = b.Time
 	} else {
-		w.misses++
-		if partial := len(b.Readings) > 0 && len(b.Readings) < len(w.facts.points); partial && w.misses == 1 && was.answers() {
-			return false // one request of many: the next tells whether it is the device
+		w.unreachable++
+		if partial := len(b.Readings) > 0 && len(b.Readings) < len(w.facts.points); partial && w.unreachable == 1 && was.answers() {
+			return false // one request of several: the next one shows whether the device is offline
 		}
 	}
 	if b.Reachable && !was.answers() {
-		w.forgetFaults(b.Readings...)
+		w.clearFaults(b.Readings...)
 	}
-	is := was.after(b, w.faults(), w.facts.problems)
+	is := was.afterBatch(b, w.faultyCount(), w.facts.problems)
 	if is.state == was.state && is.reason == was.reason {
-		return false // the message may differ every time and is not worth a status
+		return false // a different message alone does not justify a status
 	}
 	w.setHealth(is)
 	switch {
 	case !is.answers():
-		w.lost(was, now)
+		w.handleOffline(was, now)
 	case !was.answers():
 		w.log.Info("device online")
-		w.event(EventNormal, ReasonOnline, "the device answers")
-		w.returned(was)
+		w.event(EventNormal, ReasonOnline, "the device responds")
+		w.handleReturn(was)
 	case is.state == StateDegraded:
 		w.event(EventWarning, is.reason, w.facts.message())
 	default:
-		w.event(EventNormal, ReasonOnline, "all properties are read")
+		w.event(EventNormal, ReasonOnline, "all properties can be read")
 	}
 	return true
 }
 
-// lost doubts what was known of a device that is offline now.
-func (w *worker) lost(was health, now time.Time) {
-	w.forgetFaults()
-	w.doubtAll(ReasonOffline, now)
+// handleOffline makes the values of a device uncertain that has gone offline.
+func (w *worker) handleOffline(was health, now time.Time) {
+	w.clearFaults()
+	w.makeAllUncertain(ReasonOffline, now)
 	if is := w.facts.health; was.state != is.state {
 		w.log.Warn("device offline", zap.String("reason", is.reason), zap.String("message", is.message))
 		w.event(EventWarning, ReasonOffline, is.reason+": "+is.message)
-		w.remember, w.workAt = true, now // when it was online last
+		w.needsSave, w.workAt = true, now // saves the time it was last online
 	}
 }
 
-// doubtAll makes the values uncertain that are good.
-func (w *worker) doubtAll(reason string, now time.Time) {
+// makeAllUncertain makes all good values uncertain.
+func (w *worker) makeAllUncertain(reason string, now time.Time) {
 	for i := range w.facts.twins {
-		w.facts.twins[i].doubt(reason, now)
+		w.facts.twins[i].makeUncertain(reason, now)
 	}
 }
 
-// returned has everything tried that waited for the device, and compared what may
-// have been lost with a restart of it.
-func (w *worker) returned(was health) {
-	for p, c := range w.facts.wishes {
-		if is := c.returned(); is != c && was.state == v1beta1.StateOffline {
-			w.facts.wishes[p], w.remember = is, true
+// handleReturn schedules the writes that waited for the device. After it was offline, values
+// are compared again, since it may have lost them in a restart.
+func (w *worker) handleReturn(was health) {
+	for p, c := range w.facts.desired {
+		if is := c.afterReturn(); is != c && was.state == v1beta1.StateOffline {
+			w.facts.desired[p], w.needsSave = is, true
 		}
 	}
-	w.workAt, w.calmUntil, w.retryWait = time.Now(), time.Time{}, writeRetry
+	w.workAt, w.retryAt, w.retryWait = time.Now(), time.Time{}, writeRetry
 }
 
-// faults counts the properties that a device which answers cannot be read of.
-func (w *worker) faults() int {
+// faultyCount counts the properties that cannot be read although the device responds.
+func (w *worker) faultyCount() int {
 	n := 0
 	for i := range w.facts.twins {
 		if w.facts.twins[i].faulty {
@@ -164,9 +164,9 @@ func (w *worker) faults() int {
 	return n
 }
 
-// forgetFaults leaves out what failed because the whole device did, but not what the
-// given readings say.
-func (w *worker) forgetFaults(but ...Reading) {
+// clearFaults clears the faults of all properties, which failed because the whole device did,
+// except those of the given readings.
+func (w *worker) clearFaults(but ...Reading) {
 	for i := range w.facts.twins {
 		w.facts.twins[i].faulty = false
 	}
@@ -178,13 +178,13 @@ func (w *worker) forgetFaults(but ...Reading) {
 }
 
 func (w *worker) setHealth(h health) {
-	w.host.meters.move(w.facts.health.state, h.state)
+	w.host.counters.moveDevice(w.facts.health.state, h.state)
 	w.facts.health = h
 }
 
-// check does what time alone demands: values that were not read for long become
-// uncertain, and a status that is old is repeated if there is a newer time to tell.
-func (w *worker) check(now time.Time) {
+// checkTimes makes values uncertain that were not read for long, and repeats an old status
+// if it has a newer time to report.
+func (w *worker) checkTimes(now time.Time) {
 	w.checkAt = time.Time{}
 	for i := range w.facts.twins {
 		t, p := &w.facts.twins[i], &w.facts.points[i]
@@ -192,45 +192,45 @@ func (w *worker) check(now time.Time) {
 			continue
 		}
 		if at := t.seen.Add(p.Reporting.StaleAfter); now.Before(at) {
-			w.checkBy(at)
-		} else if t.doubt(ReasonOld, now) && p.Report {
+			w.scheduleCheck(at)
+		} else if t.makeUncertain(ReasonOld, now) && p.Report {
 			w.changed()
 		}
 	}
 	every := w.def.repeatAfter()
-	if w.dirty || w.toldAt.IsZero() || every == 0 {
+	if w.dirty || w.statusAt.IsZero() || every == 0 {
 		return
 	}
-	if at := w.toldAt.Add(every); now.Before(at) {
-		w.checkBy(at)
-	} else if w.facts.lastOnline.After(w.toldSeen) {
+	if at := w.statusAt.Add(every); now.Before(at) {
+		w.scheduleCheck(at)
+	} else if w.facts.lastOnline.After(w.statusLastOnline) {
 		w.changed()
 	} else {
-		w.checkBy(now.Add(every))
+		w.scheduleCheck(now.Add(every))
 	}
 }
 
-func (w *worker) checkBy(t time.Time) {
+func (w *worker) scheduleCheck(t time.Time) {
 	if w.checkAt.IsZero() || t.Before(w.checkAt) {
 		w.checkAt = t
 	}
 }
 
-// changed has the status written soon. Before the device has been tried there is
-// nothing to tell: the last status stays.
+// changed schedules a status. Before the device was contacted there is nothing to report: the
+// previous status stays.
 func (w *worker) changed() {
 	if w.facts.health.reason != ReasonConnecting || len(w.facts.problems) > 0 || len(w.facts.points) == 0 {
 		w.dirty = true
 	}
 }
 
-// hand gives the status writer, which is ready, what is known now.
-func (w *worker) hand(now time.Time) {
+// sendStatus passes the present status to the status writer, which is ready for it.
+func (w *worker) sendStatus(now time.Time) {
 	w.dirty = false
 	for i := range w.facts.twins {
-		w.facts.twins[i].tell()
+		w.facts.twins[i].markReported()
 	}
-	w.toldAt, w.toldSeen = now, w.facts.lastOnline
-	w.checkBy(now.Add(w.def.repeatAfter()))
+	w.statusAt, w.statusLastOnline = now, w.facts.lastOnline
+	w.scheduleCheck(now.Add(w.def.repeatAfter()))
 	w.status.in <- w.facts.snapshot()
 }

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/internal/logonce"
 )
 
 func must(t *testing.T, err error) {
@@ -137,7 +138,7 @@ func TestSessionThatEnds(t *testing.T) {
 	b.online()
 }
 
-// What is not reported to the cloud makes no status.
+// Properties that are not reported to the cloud cause no status.
 func TestQuietPropertiesMakeNoStatus(t *testing.T) { synctest.Test(t, quietProperties) }
 
 func quietProperties(t *testing.T) {
@@ -159,13 +160,13 @@ func quietProperties(t *testing.T) {
 // property's samples do not decrease within an epoch (I29), sequences have no gaps and
 // the reported value is the last good one.
 func TestTimesDoNotDecrease(t *testing.T) {
-	h, err := New(Config{Node: "n", Sink: &ear{}, State: &memoryState{}, Log: zaptest.NewLogger(t)})
+	h, err := New(Config{Node: "n", Sink: &recordingSink{}, State: &memoryState{}, Log: zaptest.NewLogger(t)})
 	must(t, err)
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorker(h, Ref{Namespace: "ns", Name: "d"})
 		w.epoch = 1
-		w.adopt(Definition{Points: []Point{{Name: "a", Type: v1beta1.INT}, {Name: "b", Type: v1beta1.INT}}})
-		base := time.Now().Add(-time.Hour).Round(0) // without the monotonic clock, as mappers tell it
+		w.setDefinition(Definition{Points: []Point{{Name: "a", Type: v1beta1.INT}, {Name: "b", Type: v1beta1.INT}}})
+		base := time.Now().Add(-time.Hour).Round(0) // without the monotonic clock, as from mappers
 		var seen [2]time.Time
 		var good [2]string
 		for step := range rapid.IntRange(1, 60).Draw(t, "steps") {
@@ -211,7 +212,7 @@ func TestTimesDoNotDecrease(t *testing.T) {
 		var epoch int64
 		var sequence uint64
 		times := map[string]int64{}
-		for item := w.outbox.take(); item != nil; item = w.outbox.take() {
+		for item := w.outbox.pop(); item != nil; item = w.outbox.pop() {
 			s, ok := item.(*Samples)
 			if !ok {
 				continue
@@ -239,8 +240,8 @@ func TestTimesDoNotDecrease(t *testing.T) {
 func TestTimesStandStill(t *testing.T) {
 	now := time.Now()
 	ahead := now.Add(clockTolerance / 2).UnixMilli()
-	w := twin{stamp: ahead, seen: now.Add(-time.Second)}
-	if !w.observe(Reading{Value: Int(1), Quality: Good, Time: now}) || w.stamp != ahead || w.text != "1" {
+	w := twin{lastSample: ahead, seen: now.Add(-time.Second)}
+	if !w.observe(Reading{Value: Int(1), Quality: Good, Time: now}) || w.lastSample != ahead || w.text != "1" {
 		t.Fatalf("%+v", w)
 	}
 }
@@ -272,11 +273,11 @@ func TestClock(t *testing.T) {
 func TestEventsAreBounded(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		now := time.UnixMilli(0)
-		q := newQuota(now)
+		q := newEventLimiter(now)
 		told, skipped := 0, 0
 		for range rapid.IntRange(1, 300).Draw(t, "events") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 3000).Draw(t, "pause")) * time.Millisecond)
-			before, ok := q.take(now)
+			before, ok := q.allow(now)
 			if !ok {
 				skipped++
 				continue
@@ -320,7 +321,7 @@ func TestStats(t *testing.T) {
 			t.Fatal(state, n)
 		}
 	}
-	o := newOutbox(&ear{}, b.host.meters, zaptest.NewLogger(t))
+	o := newOutbox(&recordingSink{}, b.host.counters, logonce.New(zaptest.NewLogger(t)), zaptest.NewLogger(t))
 	for i := range outboxSamples + 3 {
 		o.put(&Samples{Sequence: uint64(i + 1)})
 	}

@@ -6,53 +6,56 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/internal/logonce"
 )
 
 const (
-	// outboxSamples bounds how many batches of samples wait for a sink that does not
-	// take them; audits and events are few and always wait.
+	// outboxSamples bounds the batches of samples that wait for a sink that fails; audits and
+	// events are few and always wait.
 	outboxSamples = 4096
 	sinkRetry     = 200 * time.Millisecond
 	sinkRetryMax  = 10 * time.Second
-	// farewell is how long a stopping worker still offers what it has.
-	farewell = 2 * time.Second
+	// stopTimeout bounds how long a stopping worker still tries to store what it has.
+	stopTimeout = 2 * time.Second
 )
 
-// outbox hands samples, audits and events of one device to the sink, in order, each
-// until it is taken. When the sink takes nothing the oldest samples are dropped and
-// the number of them is told with the next.
+// outbox passes samples, audits and events of one device to the sink, in order, and retries
+// each until it is stored. When the sink fails for long it drops the oldest samples, and
+// reports their number with the next ones.
 type outbox struct {
-	sink   Sink
-	meters *meters
-	log    *zap.Logger
+	sink     Sink
+	counters *counters
+	failures *logonce.Reporter
+	log      *zap.Logger
 
 	mu      sync.Mutex
 	queue   []any
 	samples int
-	inHand  any // what the sink is given now
-	// dropped counts the batches of the epoch that were lost.
+	sending any // the item that the sink is storing
+	// dropped counts the lost batches of the epoch.
 	dropped uint64
 	epoch   int64
 	wake    chan struct{}
 }
 
-func newOutbox(sink Sink, m *meters, log *zap.Logger) *outbox {
-	return &outbox{sink: sink, meters: m, log: log, wake: make(chan struct{}, 1)}
+func newOutbox(sink Sink, m *counters, failures *logonce.Reporter, log *zap.Logger) *outbox {
+	return &outbox{sink: sink, counters: m, failures: failures, log: log, wake: make(chan struct{}, 1)}
 }
 
-// records is how many audits and events the sink has not taken.
+// records returns the number of audits and events that the sink has not stored.
 func (o *outbox) records() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	n := len(o.queue) - o.samples
-	switch o.inHand.(type) {
+	switch o.sending.(type) {
 	case *Audit, *Event:
 		n++
 	}
 	return n
 }
 
-// put never blocks. item is a *Samples, *Audit or *Event.
+// put queues a *Samples, *Audit or *Event. It never blocks.
 func (o *outbox) put(item any) {
 	o.mu.Lock()
 	if s, ok := item.(*Samples); ok {
@@ -61,11 +64,11 @@ func (o *outbox) put(item any) {
 		}
 		o.samples++
 		s.Dropped = 0
-		o.meters.batches.Add(1)
-		o.meters.samples.Add(uint64(len(s.Samples)))
+		o.counters.batches.Add(1)
+		o.counters.samples.Add(uint64(len(s.Samples)))
 	}
 	o.queue = append(o.queue, item)
-	o.meters.waiting.Add(1)
+	o.counters.waiting.Add(1)
 	o.mu.Unlock()
 	select {
 	case o.wake <- struct{}{}:
@@ -79,26 +82,26 @@ func (o *outbox) dropOldest() {
 		if !ok {
 			continue
 		}
-		copy(o.queue[1:i+1], o.queue[:i]) // what is before it is little
+		copy(o.queue[1:i+1], o.queue[:i]) // few items are before it
 		o.queue[0] = nil
 		o.queue = o.queue[1:]
 		o.samples--
-		o.lose(s)
-		o.meters.waiting.Add(-1)
+		o.countDropped(s)
+		o.counters.waiting.Add(-1)
 		return
 	}
 }
 
-// lose counts a batch that the sink will never get.
-func (o *outbox) lose(s *Samples) {
+// countDropped counts a batch that the sink will never get.
+func (o *outbox) countDropped(s *Samples) {
 	if s.Epoch != o.epoch {
 		o.epoch, o.dropped = s.Epoch, 0
 	}
 	o.dropped++
-	o.meters.dropped.Add(1)
+	o.counters.dropped.Add(1)
 }
 
-func (o *outbox) take() any {
+func (o *outbox) pop() any {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.queue) == 0 {
@@ -107,8 +110,8 @@ func (o *outbox) take() any {
 	item := o.queue[0]
 	o.queue[0] = nil
 	o.queue = o.queue[1:]
-	o.inHand = item
-	o.meters.waiting.Add(-1)
+	o.sending = item
+	o.counters.waiting.Add(-1)
 	if s, ok := item.(*Samples); ok {
 		o.samples--
 		if s.Epoch == o.epoch {
@@ -118,14 +121,14 @@ func (o *outbox) take() any {
 	return item
 }
 
-// run delivers until ctx ends, and then for a short time what is left.
+// run delivers until ctx ends, and then for a short time the rest.
 func (o *outbox) run(ctx context.Context) {
 	for ctx.Err() == nil {
-		if item := o.take(); item != nil {
+		if item := o.pop(); item != nil {
 			if o.deliver(ctx, item) {
-				o.taken()
+				o.done()
 			} else {
-				o.unget(item)
+				o.putBack(item)
 			}
 			continue
 		}
@@ -134,74 +137,55 @@ func (o *outbox) run(ctx context.Context) {
 		case <-o.wake:
 		}
 	}
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
-	for item := o.take(); item != nil; item = o.take() {
+	for item := o.pop(); item != nil; item = o.pop() {
 		if !o.deliver(last, item) {
-			o.unget(item)
-			o.abandon()
+			o.putBack(item)
+			o.dropRest()
 			return
 		}
-		o.taken()
+		o.done()
 	}
 }
 
-func (o *outbox) taken() {
+func (o *outbox) done() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.inHand = nil
+	o.sending = nil
 }
 
-// abandon gives up what the sink did not take before the end.
-func (o *outbox) abandon() {
+// dropRest drops what the sink has not stored before the stop.
+func (o *outbox) dropRest() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, item := range o.queue {
 		if s, ok := item.(*Samples); ok {
-			o.lose(s)
+			o.countDropped(s)
 		}
 	}
-	o.log.Warn("records lost at stop", zap.Int("batches", o.samples), zap.Int("others", len(o.queue)-o.samples))
-	o.meters.waiting.Add(-int64(len(o.queue)))
+	o.log.Warn("records dropped at stop: the sink does not store them", zap.Int("batches", o.samples), zap.Int("others", len(o.queue)-o.samples))
+	o.counters.waiting.Add(-int64(len(o.queue)))
 	o.queue, o.samples = nil, 0
 }
 
-func (o *outbox) unget(item any) {
+func (o *outbox) putBack(item any) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.inHand = nil
+	o.sending = nil
 	o.queue = append([]any{item}, o.queue...)
-	o.meters.waiting.Add(1)
+	o.counters.waiting.Add(1)
 	if _, ok := item.(*Samples); ok {
 		o.samples++
 	}
 }
 
-// deliver tries until the sink takes the item; false means that ctx ended before.
+// deliver stores an item. It returns false if ctx ends before.
 func (o *outbox) deliver(ctx context.Context, item any) bool {
-	wait := sinkRetry
-	for failed := false; ; failed = true {
-		err := o.hand(ctx, item)
-		if err == nil {
-			if failed {
-				o.log.Info("sink takes records again")
-			}
-			return true
-		}
-		if ctx.Err() != nil {
-			return false
-		}
-		if !failed {
-			o.log.Warn("sink takes no records", zap.Error(err))
-		}
-		if !pause(ctx, wait) {
-			return false
-		}
-		wait = min(2*wait, sinkRetryMax)
-	}
+	return deliver(ctx, o.failures, "store records of device", func() error { return o.send(ctx, item) })
 }
 
-func (o *outbox) hand(ctx context.Context, item any) error {
+func (o *outbox) send(ctx context.Context, item any) error {
 	switch t := item.(type) {
 	case *Samples:
 		return o.sink.Samples(ctx, t)
@@ -214,6 +198,25 @@ func (o *outbox) hand(ctx context.Context, item any) error {
 	}
 }
 
+// deliver calls store until it returns nil, with a pause between attempts that doubles. It
+// returns false if ctx ends first.
+func deliver(ctx context.Context, failures *logonce.Reporter, operation string, store func() error) bool {
+	for wait := sinkRetry; ; wait = min(2*wait, sinkRetryMax) {
+		err := store()
+		if err != nil && ctx.Err() != nil {
+			return false
+		}
+		failures.Report(operation, err)
+		if err == nil {
+			return true
+		}
+		if !pause(ctx, wait) {
+			return false
+		}
+	}
+}
+
+// pause sleeps for d. It returns false if ctx ends first.
 func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

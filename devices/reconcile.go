@@ -9,48 +9,48 @@ import (
 	"go.uber.org/zap"
 )
 
-// reconcile takes a new target over: the desired values always, the session only
-// when what it reads has changed.
+// reconcile applies a new target. It restarts the session only if its definition has
+// changed.
 func (w *worker) reconcile(ctx context.Context, t target) {
 	def, desired, problems := Resolve(t.device, t.model)
-	w.fenced = t.origin.older(w.memory.Origin)
+	w.fenced = t.origin.older(w.saved.Origin)
 	if w.fenced {
-		w.host.meters.stale.Add(1)
+		w.host.counters.stale.Add(1)
 		problems = append(problems, Problem{
 			Reason:  ReasonStale,
-			Message: "the Device is older than one that was seen before; it is read from and not written to",
+			Message: "the Device object is older than one seen before; the device is read and not written",
 		})
 	}
-	if w.session == nil || def.mark() != w.def.mark() || def.Disabled {
-		w.opened = w.replace(ctx, def, problems)
+	if w.session == nil || def.digest() != w.def.digest() || def.Disabled {
+		w.openProblems = w.replaceSession(ctx, def, problems)
 	} else {
-		w.adopt(def)
+		w.setDefinition(def)
 		if s, ok := w.session.session.(Redefiner); ok {
 			s.Redefine(def)
 		}
 	}
-	w.facts.problems = slices.Concat(problems, w.opened)
+	w.facts.problems = slices.Concat(problems, w.openProblems)
 	w.facts.report, w.facts.generation = def.Report, t.device.Generation
 	w.status.interval.Store(int64(max(w.host.interval, def.Report.Interval)))
 	if !w.fenced {
-		if !t.origin.recorded(w.memory.Origin) {
-			w.remember = true
+		if !t.origin.coveredBy(w.saved.Origin) {
+			w.needsSave = true
 		}
-		w.memory.Origin = t.origin
-		if t.model != nil { // without it nothing can be said of the desired values
-			w.want(desired, t.origin.Version)
+		w.saved.Origin = t.origin
+		if t.model != nil { // without it desired values cannot be validated
+			w.applyDesired(desired, t.origin.Version)
 		}
 	}
-	if w.remember {
+	if w.needsSave {
 		w.workAt = time.Now()
 	}
 	w.checkAt = time.Now()
-	w.announce()
+	w.reportProblems()
 	w.changed()
 }
 
-// load reads what was recorded of the device. Without it a value might be written
-// twice, so that it is tried as often as it takes.
+// load reads the saved state of the device. Without it a value could be written twice, so
+// load is repeated until it succeeds.
 func (w *worker) load(ctx context.Context) bool {
 	if w.loaded {
 		return true
@@ -58,22 +58,22 @@ func (w *worker) load(ctx context.Context) bool {
 	if time.Now().Before(w.loadAt) {
 		return false
 	}
-	m, l, err := w.recall(ctx)
+	m, l, err := w.readState(ctx)
 	if ctx.Err() != nil {
-		return false // it ends: what was not read is no news
+		return false // the worker stops: the error follows from that
 	}
 	if err != nil {
-		w.log.Warn("state not readable", zap.Error(err))
+		w.log.Warn("load state of device", zap.Error(err))
 		w.loadAt = time.Now().Add(w.retryWait)
 		w.retryWait = min(2*w.retryWait, sinkRetryMax)
 		return false
 	}
-	w.memory, w.ledger, w.loaded, w.retryWait = m, l, true, writeRetry
-	w.facts.wishes = m.Wishes
+	w.saved, w.commandLog, w.loaded, w.retryWait = m, l, true, writeRetry
+	w.facts.desired = m.Desired
 	if m.LastOnline > 0 {
 		w.facts.lastOnline = time.UnixMilli(m.LastOnline)
 	}
-	open, segments := w.ledger.interrupted()
+	open, segments := w.commandLog.interrupted()
 	w.interrupted = segments
 	for _, r := range open {
 		for _, p := range sortedKeys(r.Properties) {
@@ -83,14 +83,14 @@ func (w *worker) load(ctx context.Context) bool {
 	return true
 }
 
-// saveInterrupted saves that commands were interrupted, after the sink has stored it:
-// else the next start finds them open and tells it again.
+// saveInterrupted saves the results of interrupted commands, after the sink has stored their
+// audits. Until then a restart finds the commands open and audits them again.
 func (w *worker) saveInterrupted(ctx context.Context) {
 	if len(w.interrupted) == 0 || w.outbox.records() > 0 {
 		return
 	}
 	for _, i := range w.interrupted {
-		if err := w.ledger.saveSegment(ctx, w.host.state, w.device, i); err != nil {
+		if err := w.commandLog.saveSegment(ctx, w.host.state, w.device, i); err != nil {
 			w.log.Warn("interrupted commands not recorded", zap.Error(err))
 			return
 		}
@@ -98,35 +98,35 @@ func (w *worker) saveInterrupted(ctx context.Context) {
 	w.interrupted = nil
 }
 
-// recall reads memory and ledger. What is unreadable for good is left behind: desired
-// values are compared with the device before they are written, so that going on
-// without the record is the smaller harm.
-func (w *worker) recall(ctx context.Context) (memory, ledger, error) {
-	m, err := load(ctx, w.host.state, w.device)
+// readState reads the saved state and the command log. It goes on without what is corrupt,
+// which is the smaller harm: desired values are compared with the device before they are
+// written.
+func (w *worker) readState(ctx context.Context) (savedState, commandLog, error) {
+	m, err := loadState(ctx, w.host.state, w.device)
 	if err != nil && !errors.Is(err, errCorrupt) {
-		return m, ledger{}, err
+		return m, commandLog{}, err
 	}
 	if err != nil {
-		w.log.Error("state unreadable, going on without", zap.Error(err))
+		w.log.Error("saved state is corrupt and is ignored", zap.Error(err))
 	}
-	l, err := loadLedger(ctx, w.host.state, w.device, m.Segments)
+	l, err := loadCommandLog(ctx, w.host.state, w.device, m.Segments)
 	if err != nil && !errors.Is(err, errCorrupt) {
 		return m, l, err
 	}
 	if err != nil {
-		w.log.Error("commands unreadable, going on without", zap.Error(err))
+		w.log.Error("command log is corrupt and is ignored in part", zap.Error(err))
 	}
 	m.Segments = l.stored
 	return m, l, nil
 }
 
-// save records the memory.
+// save saves the state of the device.
 func (w *worker) save(ctx context.Context) error {
-	w.memory.UID, w.memory.Wishes = w.device.UID, w.facts.wishes
-	w.memory.LastOnline = unixMilli(w.facts.lastOnline)
-	if err := w.memory.save(ctx, w.host.state, w.device); err != nil {
+	w.saved.UID, w.saved.Desired = w.device.UID, w.facts.desired
+	w.saved.LastOnline = unixMilli(w.facts.lastOnline)
+	if err := w.saved.save(ctx, w.host.state, w.device); err != nil {
 		return err
 	}
-	w.remember = false
+	w.needsSave = false
 	return nil
 }

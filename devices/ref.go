@@ -6,14 +6,14 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// Ref names a device. UID tells it from an earlier one of the same name.
+// Ref identifies a device. UID distinguishes it from an earlier one of the same name.
 type Ref struct {
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
 	UID       string `json:"uid,omitempty"`
 }
 
-// String is namespace/name.
+// String returns namespace/name.
 func (r Ref) String() string { return r.Namespace + "/" + r.Name }
 
 func refOf(d *v1beta1.Device) Ref {

@@ -11,16 +11,16 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// Reporting says when a property's reported value is news for the DeviceStatus. It
-// bounds nothing but that: every sample is telemetry. Its settings stand among those
-// of the property's visitor, or of the device's protocol as defaults for all of its
-// properties; times are in milliseconds:
+// Reporting decides when a change of a property's value is reported in the DeviceStatus. It
+// bounds nothing else: every sample is telemetry. The settings are among those of the
+// property's visitor, or of the device's protocol as defaults for all of its properties;
+// times are in milliseconds:
 //
-//	reportDeadband 0         the least change that is news, in the property's unit
+//	reportDeadband 0         the least change that is reported, in the property's unit
 //	reportDeadbandPercent 0  the same in percent of the value that was reported last;
-//	                         the wider of the two counts
-//	reportHeartbeat 300000   the longest silence about a value that is read and does
-//	                         not change; 0: for ever
+//	                         the wider of the two applies
+//	reportHeartbeat 300000   the longest time between two reports of a value that is read
+//	                         and does not change; 0: unbounded
 //	staleAfter               after how long without a reading a good value becomes
 //	                         uncertain; 0: never; default ten collectCycles, at least
 //	                         a minute
@@ -30,16 +30,15 @@ type Reporting struct {
 	Heartbeat, StaleAfter     time.Duration
 }
 
-// StateReporting says how a device's state is reported. It comes from stateReport,
-// or where that is absent from reportToCloud and reportCycle in Device.status, as in
-// KubeEdge up to 1.22; and from the setting statusInterval among those of the
-// protocol: the shortest time between two statuses of the device in milliseconds,
-// when it is longer than the host's.
+// StateReporting configures how a device's state is reported. It comes from stateReport, or,
+// if that is absent, from reportToCloud and reportCycle in Device.status, as in KubeEdge up
+// to 1.22; and from the setting statusInterval of the protocol: the shortest time between
+// two statuses of the device in milliseconds, if it is longer than the host's.
 type StateReporting struct {
-	// Hidden leaves state and last online time out: reportToCloud is there and false.
+	// Hidden leaves out state and last online time: reportToCloud is present and false.
 	Hidden bool
-	// Cycle is how often they are repeated when nothing changes; default 5 min, at
-	// least 10 s, because a change is reported at once.
+	// Cycle is the period of repeated reports without a change; default 5 min, at least
+	// 10 s, since a change is reported at once.
 	Cycle time.Duration
 	// Interval is the shortest time between two statuses; zero: the host's.
 	Interval time.Duration
@@ -52,13 +51,13 @@ const (
 	longestSetting   = int64(365 * 24 * time.Hour / time.Millisecond)
 )
 
-// The settings that this package reads. They are kept from drivers, for which they
-// would be unknown ones.
+// The settings that this package reads. They are not passed to drivers, which would not know
+// them.
 var propertySettings = []string{"reportDeadband", "reportDeadbandPercent", "reportHeartbeat", "staleAfter", "driftPolicy"}
 
 const statusIntervalSetting = "statusInterval"
 
-// reportingOf reads a property's settings. What is wrong keeps its default.
+// reportingOf reads a property's settings. Invalid ones get their defaults.
 func reportingOf(cycle time.Duration, device, property Settings) (Reporting, DriftPolicy, error) {
 	r := Merge(device, property).Read()
 	stale := max(10*cycle, shortestStale)
@@ -83,8 +82,8 @@ func milliseconds(r *Reader, def time.Duration, name string) time.Duration {
 	return time.Duration(r.Int(int64(def/time.Millisecond), 0, longestSetting, name)) * time.Millisecond
 }
 
-// stateReportingOf reads how a device's state is reported. What is wrong keeps its
-// default.
+// stateReportingOf reads how a device's state is reported. Invalid settings get their
+// defaults.
 func stateReportingOf(d *v1beta1.Device, config Settings) (StateReporting, error) {
 	c := config.Read()
 	out := StateReporting{Cycle: defaultHeartbeat, Interval: milliseconds(c, 0, statusIntervalSetting)}
@@ -102,7 +101,7 @@ func stateReportingOf(d *v1beta1.Device, config Settings) (StateReporting, error
 	return out, c.Err()
 }
 
-// split takes the named settings out of others.
+// split separates the named settings from the others.
 func (s Settings) split(names ...string) (named, rest Settings) {
 	named, rest = Settings{}, Settings{}
 	for k, v := range s {
@@ -115,8 +114,8 @@ func (s Settings) split(names ...string) (named, rest Settings) {
 	return named, rest
 }
 
-// exceeds tells whether a value differs from the one that was reported last by more
-// than the dead-bands. Only numbers have bands.
+// exceeds reports whether a value differs from the one reported last by more than the
+// deadbands. Only numbers have deadbands.
 func (r Reporting) exceeds(told, now Value) bool {
 	if told == now {
 		return false
@@ -130,9 +129,10 @@ func (r Reporting) exceeds(told, now Value) bool {
 	return math.Abs(is-was) > band
 }
 
-// repeatAfter is after how long a status is repeated that has nothing new but times:
-// the shortest of what the device and its reported points ask for. Names spread it
-// over its last quarter, so that devices which start together do not report together.
+// repeatAfter returns the time after which a status is repeated that has nothing new but
+// times: the shortest of the settings of the device and its reported points. A hash of the
+// name spreads it over its last quarter, so that devices that start together do not report
+// together.
 func (d Definition) repeatAfter() time.Duration {
 	shortest := d.Report.Cycle
 	for _, p := range d.Points {

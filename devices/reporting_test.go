@@ -30,14 +30,13 @@ func (b *bench) sayInt(v int64) {
 }
 
 func (b *bench) statuses() int {
-	b.ear.mu.Lock()
-	defer b.ear.mu.Unlock()
-	return len(b.ear.statuses)
+	b.sink.mu.Lock()
+	defer b.sink.mu.Unlock()
+	return len(b.sink.statuses)
 }
 
-// intervals lets n intervals pass in which a status may be told. It is for the clock of
-// synctest, which goes on only when all that was due has been done: what was not told by
-// then is not told.
+// intervals sleeps for n status intervals. It needs the clock of synctest, which advances only
+// when all goroutines are blocked: a status that was not sent by then will not be.
 func (b *bench) intervals(n int) {
 	b.t.Helper()
 	time.Sleep(time.Duration(n) * statusInterval)
@@ -49,7 +48,7 @@ func (b *bench) intervals(n int) {
 func TestFiveThousandSamplesASecond(t *testing.T) {
 	t.Parallel()
 	const interval, devices, perBatch, rounds = 250 * time.Millisecond, 5, 50, 40 // 40 rounds in 2 s: 5,000/s
-	sink := &ear{}
+	sink := &recordingSink{}
 	driver := &many{}
 	h, err := New(Config{Node: "n", Drivers: []Driver{driver}, Sink: sink, State: &memoryState{m: map[string][]byte{}}, Log: zaptest.NewLogger(t), StatusInterval: interval})
 	if err != nil {
@@ -108,7 +107,7 @@ func TestFiveThousandSamplesASecond(t *testing.T) {
 	}
 }
 
-// many is a driver of any number of devices, which are told what to deliver.
+// many is a driver of any number of devices, whose batches the test chooses.
 type many struct {
 	mu   sync.Mutex
 	open []func(Batch)
@@ -158,7 +157,7 @@ func (m *many) deliver(round, points int) {
 	}
 }
 
-// Within the dead-band nothing is told, beyond it the newest value is; samples are
+// Within the deadband nothing is reported, beyond it the newest value is; samples are
 // telemetry all the same.
 func TestDeadband(t *testing.T) { synctest.Test(t, deadband) }
 
@@ -173,7 +172,7 @@ func deadband(t *testing.T) {
 	for v := int64(91); v <= 110; v++ { // 10 % is wider than 5
 		b.sayInt(v)
 	}
-	b.eventually("samples", func() bool { b.ear.mu.Lock(); defer b.ear.mu.Unlock(); return len(b.ear.samples) == 21 })
+	b.eventually("samples", func() bool { b.sink.mu.Lock(); defer b.sink.mu.Unlock(); return len(b.sink.samples) == 21 })
 	b.intervals(3)
 	if got := b.statuses(); got != n || b.reported("a").Value != "100" {
 		t.Fatalf("%d statuses, %s", got-n, b.reported("a").Value)
@@ -197,7 +196,7 @@ func TestExceeds(t *testing.T) {
 	})
 }
 
-// A value that does not change is told again after its heartbeat, while it is read;
+// A value that does not change is reported again after its heartbeat, while it is read;
 // one that is not read for long becomes uncertain and keeps value, time and age.
 func TestHeartbeatAndAge(t *testing.T) { synctest.Test(t, heartbeatAndAge) }
 
@@ -227,7 +226,7 @@ func heartbeatAndAge(t *testing.T) {
 }
 
 // stateReport, or what stood in Device.status before KubeEdge 1.23, says whether and
-// how often the state is told.
+// how often the state is reported.
 func TestStateReporting(t *testing.T) {
 	for name, c := range map[string]struct {
 		report *v1beta1.DeviceStateReport

@@ -15,23 +15,23 @@ import (
 
 const (
 	defaultCycle = time.Second
-	// shortestCycle keeps a mistyped period from eating a processor.
+	// shortestCycle bounds the CPU time that a mistyped period can cost.
 	shortestCycle = time.Millisecond
-	// suspiciousCycle is where a period in milliseconds was most likely meant in
-	// nanoseconds.
+	// suspiciousCycle is a period in milliseconds above which nanoseconds were most likely
+	// meant.
 	suspiciousCycle = 24 * time.Hour
 )
 
-// AnnotationDisabled on a Device, with the value true, has the device left alone: it
-// is neither read nor written until the annotation is gone.
+// AnnotationDisabled on a Device, with the value true, disables the device: it is neither
+// read nor written until the annotation is removed.
 const AnnotationDisabled = "petiole.dev/disabled"
 
-// Resolve merges a device with its model and tells everything that is wrong. The
-// model's settings are defaults: the device's win, key by key. A property with a
-// problem is left out; a problem without a property concerns the whole device. It
-// is pure and never panics.
+// Resolve merges a device with its model and returns all problems of both. The model's
+// settings are defaults: the device's override them, key by key. A property with a problem
+// is left out; a problem without a property concerns the whole device. It is a pure function
+// and never panics.
 func Resolve(d *v1beta1.Device, m *v1beta1.DeviceModel) (Definition, []Desired, []Problem) {
-	desired := wanted(d)
+	desired := desiredOf(d)
 	def := Definition{
 		Device: refOf(d), Protocol: strings.TrimSpace(d.Spec.Protocol.ProtocolName), Methods: d.Spec.Methods, Object: d, Model: m,
 	}
@@ -105,15 +105,15 @@ func policyOf(points []Point, property string) DriftPolicy {
 	return DriftOnce
 }
 
-// wanted are the desired values of a device, the first of each property. An empty
-// value is no wish.
-func wanted(d *v1beta1.Device) []Desired {
+// desiredOf returns the desired values of a device, the first of each property. An empty
+// value means that none is desired.
+func desiredOf(d *v1beta1.Device) []Desired {
 	var desired []Desired
 	used := map[string]bool{}
 	for i := range d.Spec.Properties {
 		p := &d.Spec.Properties[i]
 		if p.Desired != nil && p.Desired.Value != "" && !used[p.Name] {
-			w := Desired{Property: p.Name, Value: p.Desired.Value, Mark: mark(p.Desired)}
+			w := Desired{Property: p.Name, Value: p.Desired.Value, Digest: desiredDigest(p.Desired)}
 			w.metadata(p.Desired.Metadata)
 			desired = append(desired, w)
 		}
@@ -136,7 +136,7 @@ func resolvePoint(protocol string, own Settings, p *v1beta1.DeviceProperty, m *v
 	switch point.Type {
 	case v1beta1.INT, v1beta1.FLOAT, v1beta1.DOUBLE, v1beta1.STRING, v1beta1.BOOLEAN, v1beta1.BYTES:
 	case v1beta1.STREAM:
-		return point, nil, &Problem{Reason: ReasonStream, Message: "properties of type STREAM are left to mappers"}
+		return point, nil, &Problem{Reason: ReasonStream, Message: "properties of type STREAM are not read: mappers handle them"}
 	default:
 		return point, nil, invalid("type %q is not supported", m.Type)
 	}
@@ -182,14 +182,14 @@ func visitorOf(protocol string, p *v1beta1.DeviceProperty, m *v1beta1.ModelPrope
 	}
 	if p.Visitors != nil {
 		if !sameProtocol(p.Visitors.ProtocolName, protocol) {
-			return nil, invalid("visitors are for protocol %q, the device speaks %q", p.Visitors.ProtocolName, protocol)
+			return nil, invalid("visitors are for protocol %q, the device uses %q", p.Visitors.ProtocolName, protocol)
 		}
 		own = data(p.Visitors.ConfigData)
 	}
 	return Merge(defaults, own), nil
 }
 
-// cycleOf is the period that a number of milliseconds means; 0: the default.
+// cycleOf converts milliseconds to a period; 0: the default.
 func cycleOf(ms int64) time.Duration {
 	if ms == 0 {
 		return defaultCycle
@@ -212,11 +212,11 @@ func sameProtocol(a, b string) bool {
 	return a == "" || b == "" || strings.EqualFold(strings.TrimSpace(a), b)
 }
 
-// mark is the same for the same desired value and metadata.
-func mark(p *v1beta1.TwinProperty) string { return digest(p) }
+// desiredDigest is equal for equal desired values and metadata.
+func desiredDigest(p *v1beta1.TwinProperty) string { return digest(p) }
 
-// mark is the same for definitions that a driver cannot tell apart.
-func (d Definition) mark() string {
+// digest is equal for definitions that are the same for a driver.
+func (d Definition) digest() string {
 	d.Object, d.Model = nil, nil
 	return digest(d)
 }
@@ -230,10 +230,10 @@ func digest(v any) string {
 	return hex.EncodeToString(h[:12])
 }
 
-// parseNumber reads a decimal number exactly.
+// parseNumber parses a decimal number exactly.
 func parseNumber(s string) (*big.Rat, bool) {
 	s = strings.TrimSpace(s)
-	if len(s) > 64 || strings.ContainsAny(s, "/_xXpPbBoO") { // only decimal, and no bombs like 1e999999999
+	if len(s) > 64 || strings.ContainsAny(s, "/_xXpPbBoO") { // decimal only, and no huge exponents such as 1e999999999
 		return nil, false
 	}
 	if i := strings.IndexAny(s, "eE"); i >= 0 && len(s)-i > 5 {

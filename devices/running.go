@@ -8,22 +8,22 @@ import (
 	"go.uber.org/zap"
 )
 
-// replace ends the session and starts the one for a definition. The new one starts
-// first, so that a connection which both use stays open.
-func (w *worker) replace(ctx context.Context, def Definition, problems []Problem) []Problem {
+// replaceSession ends the session and starts one for a new definition. The new one starts
+// first, so that a connection that both use stays open.
+func (w *worker) replaceSession(ctx context.Context, def Definition, problems []Problem) []Problem {
 	old := w.session
 	w.session = nil
-	session, more := w.open(def, problems)
-	w.adopt(def)
-	w.forgetFaults()
-	w.misses = 0
-	w.setHealth(judge(def, append(more, problems...)))
-	w.workAt, w.calmUntil = time.Now(), time.Time{} // what waited may be possible now
+	session, more := w.openSession(def, problems)
+	w.setDefinition(def)
+	w.clearFaults()
+	w.unreachable = 0
+	w.setHealth(initialHealth(def, append(more, problems...)))
+	w.workAt, w.retryAt = time.Now(), time.Time{} // writes that waited may be possible now
 	w.reopenAt, w.reopenWait = time.Time{}, writeRetry
 	if session != nil {
-		w.start(ctx, session)
+		w.startSession(ctx, session)
 	} else {
-		w.doubtAll(w.facts.health.reason, time.Now())
+		w.makeAllUncertain(w.facts.health.reason, time.Now())
 	}
 	if old != nil {
 		old.cancel()
@@ -32,10 +32,10 @@ func (w *worker) replace(ctx context.Context, def Definition, problems []Problem
 	return more
 }
 
-// open makes the session of a definition; nil when there is none to be had, or the
-// device is not to be operated.
-func (w *worker) open(def Definition, problems []Problem) (Session, []Problem) {
-	if judge(def, problems).reason != ReasonConnecting {
+// openSession opens a session for a definition. It returns nil if that fails, or if the
+// device must not be operated.
+func (w *worker) openSession(def Definition, problems []Problem) (Session, []Problem) {
+	if initialHealth(def, problems).reason != ReasonConnecting {
 		return nil, nil
 	}
 	driver := w.host.driver(def.Protocol)
@@ -49,8 +49,8 @@ func (w *worker) open(def Definition, problems []Problem) (Session, []Problem) {
 	return session, more
 }
 
-// adopt takes over a definition's points; the twins of points that stay are kept.
-func (w *worker) adopt(def Definition) {
+// setDefinition takes over a definition. Points that stay keep their twins.
+func (w *worker) setDefinition(def Definition) {
 	known := make(map[string]twin, len(w.facts.points))
 	for i, p := range w.facts.points {
 		known[p.Name] = w.facts.twins[i]
@@ -61,34 +61,34 @@ func (w *worker) adopt(def Definition) {
 	}
 }
 
-func (w *worker) start(parent context.Context, s Session) {
+func (w *worker) startSession(parent context.Context, s Session) {
 	ctx, cancel := context.WithCancel(parent)
 	w.sessions++
 	number := w.sessions
-	r := &running{number: number, session: s, cancel: cancel, done: make(chan struct{})}
+	r := &runningSession{number: number, session: s, cancel: cancel, done: make(chan struct{})}
 	w.session = r
 	go func() {
 		defer close(r.done)
 		err := s.Run(ctx, func(b Batch) {
 			select {
-			case w.batches <- arrival{number, b}:
+			case w.batches <- sessionBatch{number, b}:
 			case <-ctx.Done():
 			}
 		})
 		select {
-		case w.over <- sessionEnd{number, err}:
+		case w.sessionEnds <- sessionEnd{number, err}:
 		case <-ctx.Done():
 		}
 	}()
 }
 
-// sessionOver takes note that a session ended by itself. It is opened again after a
-// pause that doubles until the device answers.
-func (w *worker) sessionOver(e sessionEnd, now time.Time) {
+// handleSessionEnd handles a session that ended by itself. It is opened again after a pause
+// that doubles until the device responds.
+func (w *worker) handleSessionEnd(e sessionEnd, now time.Time) {
 	if w.session == nil || w.session.number != e.number {
 		return
 	}
-	message := "the driver gave up"
+	message := "the driver ended the session without an error"
 	if e.err != nil {
 		message = e.err.Error()
 	}
@@ -96,22 +96,22 @@ func (w *worker) sessionOver(e sessionEnd, now time.Time) {
 	w.stopSession()
 	w.reopenAt = now.Add(w.reopenWait)
 	w.reopenWait = min(2*w.reopenWait, writeRetryMax)
-	if w.reach(Batch{Reason: ReasonSessionEnded, Message: message, Time: now}, now) {
+	if w.updateHealth(Batch{Reason: ReasonSessionEnded, Message: message, Time: now}, now) {
 		w.changed()
 	}
 }
 
-// reopen opens the session again that ended by itself.
-func (w *worker) reopen(ctx context.Context) {
+// reopenSession opens a session again after it ended by itself.
+func (w *worker) reopenSession(ctx context.Context) {
 	w.reopenAt = time.Time{}
-	session, problems := w.open(w.def, nil)
+	session, problems := w.openSession(w.def, nil)
 	if session == nil {
-		w.opened = problems
-		w.setHealth(judge(w.def, problems))
+		w.openProblems = problems
+		w.setHealth(initialHealth(w.def, problems))
 		w.changed()
 		return
 	}
-	w.start(ctx, session)
+	w.startSession(ctx, session)
 	w.workAt = time.Now()
 }
 

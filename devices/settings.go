@@ -10,13 +10,13 @@ import (
 	"strings"
 )
 
-// Settings are the free settings of a protocol or of a visitor. Keys are lower case:
-// existing manifests write them in any case, and numbers and truth values as
-// strings, so both are accepted.
+// Settings are the free-form settings of a protocol or of a visitor. Keys are in lower case:
+// existing manifests use any case, and write numbers and booleans as strings, so both are
+// accepted.
 type Settings map[string]any
 
-// Merge makes settings of layers; a later layer's key wins over an earlier one's,
-// whatever the case of either.
+// Merge merges layers of settings. A later layer overrides an earlier one, whatever the case
+// of their keys.
 func Merge(layers ...map[string]any) Settings {
 	s := Settings{}
 	for _, l := range layers {
@@ -24,7 +24,7 @@ func Merge(layers ...map[string]any) Settings {
 		for k := range l {
 			keys = append(keys, k)
 		}
-		sort.Strings(keys) // a key given in two cases: the same one wins every time
+		sort.Strings(keys) // of a key given in two cases always the same one wins
 		for _, k := range keys {
 			s[strings.ToLower(k)] = l[k]
 		}
@@ -32,21 +32,21 @@ func Merge(layers ...map[string]any) Settings {
 	return s
 }
 
-// Reader reads settings and keeps every error, so that all wrong settings are told
-// at once. A setting has a name and aliases; the first one present counts.
+// Reader reads settings and collects errors, so that all invalid settings are reported at
+// once. A setting has a name and aliases; the first one present is used.
 type Reader struct {
 	s    Settings
 	seen map[string]bool
 	errs []error
 }
 
-// Read starts reading.
+// Read returns a Reader of the settings.
 func (s Settings) Read() *Reader { return &Reader{s: s, seen: map[string]bool{}} }
 
-// Err joins everything that was wrong, or is nil.
+// Err joins all errors; nil if there are none.
 func (r *Reader) Err() error { return errors.Join(r.errs...) }
 
-// Unread are the keys that nothing has asked for: most likely misspelt.
+// Unread returns the keys that were not looked up, most likely misspelt ones.
 func (r *Reader) Unread() []string {
 	var keys []string
 	for k := range r.s {
@@ -64,7 +64,7 @@ func (r *Reader) Has(names ...string) bool {
 	return ok
 }
 
-// Text reads a string; numbers and truth values are taken as they are written.
+// Text reads a string; numbers and booleans are used as they are written.
 func (r *Reader) Text(def string, names ...string) string {
 	v, name, ok := r.lookup(names)
 	if !ok {
@@ -72,7 +72,7 @@ func (r *Reader) Text(def string, names ...string) string {
 	}
 	s, ok := scalar(v)
 	if !ok {
-		r.fail(name, v, "is not a text")
+		r.fail(name, v, "is not a string")
 		return def
 	}
 	return s
@@ -127,7 +127,7 @@ func (r *Reader) Bool(def bool, names ...string) bool {
 	return b
 }
 
-// Choice reads one of a few words in any case; the answer is in lower case.
+// Choice reads one of a few words, case-insensitively. It returns it in lower case.
 func (r *Reader) Choice(def string, choices []string, names ...string) string {
 	v, name, ok := r.lookup(names)
 	if !ok {
@@ -159,7 +159,7 @@ func (r *Reader) lookup(names []string) (value any, name string, ok bool) {
 		r.seen[k] = true
 		if v, found := r.s[k]; found && !ok && v != nil {
 			if s, isText := v.(string); isText && strings.TrimSpace(s) == "" {
-				continue // an empty text is a setting that is not set
+				continue // an empty string means not set
 			}
 			value, name, ok = v, n, true
 		}
@@ -167,7 +167,7 @@ func (r *Reader) lookup(names []string) (value any, name string, ok bool) {
 	return value, name, ok
 }
 
-// ParseBool reads a truth value as people and manifests write it.
+// ParseBool parses a boolean in the forms that manifests use.
 func ParseBool(s string) (value, ok bool) {
 	switch strings.ToLower(strings.TrimSpace(s)) {
 	case "true", "1", "on", "yes":
@@ -206,7 +206,7 @@ func parseInt(s string) (int64, error) {
 	if err == nil {
 		return i, nil
 	}
-	// 2.0 and 1e3 are integers written by a tool that knows only floats.
+	// 2.0 and 1e3 are integers written by a tool that has only floats.
 	f, ferr := strconv.ParseFloat(s, 64)
 	if ferr != nil || f != math.Trunc(f) || math.Abs(f) > 1<<53 {
 		return 0, err

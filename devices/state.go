@@ -7,38 +7,38 @@ import (
 	"fmt"
 )
 
-// State keeps small values across restarts. Keys are <namespace>/<name>, or
-// <namespace>/<name>/commands/<number>. Save returns after the value would survive a
-// power cut.
+// State is a key-value store that survives restarts. Keys are <namespace>/<name>, or
+// <namespace>/<name>/commands/<number>. Save returns after the value is safe from a power
+// cut.
 type State interface {
-	// Load returns the value of a key, nil without an error when there is none.
+	// Load returns the value of a key, or nil without an error if there is none.
 	Load(ctx context.Context, key string) ([]byte, error)
 	Save(ctx context.Context, key string, value []byte) error
-	// Delete forgets a key; a key that is not there is no error.
+	// Delete deletes a key; a missing key is no error.
 	Delete(ctx context.Context, key string) error
 }
 
-// errCorrupt reports a value that no retry makes readable.
+// errCorrupt reports a value that is unreadable for good.
 var errCorrupt = errors.New("corrupt state")
 
-// memory is what is kept of a device besides its commands. UID fences it from an
-// earlier device of the same name.
-type memory struct {
-	UID    string          `json:"uid"`
-	Wishes map[string]wish `json:"desired,omitempty"`
-	// Origin is the newest state of the object that was seen.
+// savedState is the saved state of a device besides its commands. UID distinguishes it from
+// that of an earlier device of the same name.
+type savedState struct {
+	UID     string                  `json:"uid"`
+	Desired map[string]desiredState `json:"desired,omitempty"`
+	// Origin is the newest version of the object that was seen.
 	Origin origin `json:"origin,omitzero"`
-	// LastOnline is when the device last answered, ms since 1970.
+	// LastOnline is when the device last responded, ms since 1970.
 	LastOnline int64 `json:"lastOnline,omitempty"`
-	// Segments is how many segments of the ledger may be there.
+	// Segments is the number of segments of the command log that may exist.
 	Segments int `json:"segments,omitempty"`
 }
 
-// load reads the memory of a device. What an earlier device of its name left is
-// forgotten but for the number of segments, which are still there. Where there is no
-// memory, or none that is readable, any segment may be there.
-func load(ctx context.Context, s State, device Ref) (memory, error) {
-	fresh := memory{UID: device.UID, Wishes: map[string]wish{}, Segments: ledgerSegments}
+// loadState reads the saved state of a device. Of that of an earlier device of its name it
+// keeps only the number of segments, which still exist. If there is no readable state any
+// segment may exist.
+func loadState(ctx context.Context, s State, device Ref) (savedState, error) {
+	fresh := savedState{UID: device.UID, Desired: map[string]desiredState{}, Segments: logSegments}
 	b, err := s.Load(ctx, device.String())
 	if err != nil {
 		return fresh, fmt.Errorf("load state of %s: %w", device, err)
@@ -46,11 +46,11 @@ func load(ctx context.Context, s State, device Ref) (memory, error) {
 	if len(b) == 0 {
 		return fresh, nil
 	}
-	m := memory{UID: device.UID, Wishes: map[string]wish{}}
+	m := savedState{UID: device.UID, Desired: map[string]desiredState{}}
 	if err := json.Unmarshal(b, &m); err != nil {
 		return fresh, fmt.Errorf("%w of %s: %w", errCorrupt, device, err)
 	}
-	m.Segments = max(0, min(m.Segments, ledgerSegments))
+	m.Segments = max(0, min(m.Segments, logSegments))
 	if m.UID != device.UID {
 		fresh.Segments = m.Segments
 		return fresh, nil
@@ -58,7 +58,7 @@ func load(ctx context.Context, s State, device Ref) (memory, error) {
 	return m, nil
 }
 
-func (m memory) save(ctx context.Context, s State, device Ref) error {
+func (m savedState) save(ctx context.Context, s State, device Ref) error {
 	b, err := json.Marshal(m)
 	if err != nil {
 		return fmt.Errorf("encode state of %s: %w", device, err)
@@ -69,9 +69,9 @@ func (m memory) save(ctx context.Context, s State, device Ref) error {
 	return nil
 }
 
-// forget deletes everything that is kept of a device, its memory last: where there is
-// none, nothing is looked for.
-func forget(ctx context.Context, s State, device Ref) error {
+// deleteState deletes everything that is saved of a device, the state itself last. If that
+// does not exist, nothing else is looked for.
+func deleteState(ctx context.Context, s State, device Ref) error {
 	b, err := s.Load(ctx, device.String())
 	if err != nil {
 		return fmt.Errorf("load state of %s: %w", device, err)
@@ -79,7 +79,7 @@ func forget(ctx context.Context, s State, device Ref) error {
 	if len(b) == 0 {
 		return nil
 	}
-	m, err := load(ctx, s, device)
+	m, err := loadState(ctx, s, device)
 	if err != nil && !errors.Is(err, errCorrupt) {
 		return err
 	}

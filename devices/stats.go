@@ -6,32 +6,30 @@ import (
 	"sync/atomic"
 )
 
-// Stats are counters of a host since it was made, and what is now. The keys of the
-// maps are bounded: states and acks, each of them present.
+// Stats are counters of a host since its creation, and gauges. The keys of the maps are
+// bounded: all states and all acks, each of them present.
 type Stats struct {
 	// Devices are the devices by state.
 	Devices map[string]int
-	// Readings counts what drivers delivered, Late those that were left out because a
-	// newer one was known. Samples and Batches count what went to the sink's queue,
-	// and DroppedBatches what was lost from it because the sink took nothing for too
-	// long.
+	// Readings counts readings of drivers, Late those that were ignored because a newer one
+	// was known. Samples and Batches count those queued for the sink, and DroppedBatches
+	// those lost from the queue because the sink stored nothing for too long.
 	Readings, Late, Samples, Batches, DroppedBatches uint64
-	// Statuses counts the statuses that the sink took.
+	// Statuses counts the statuses that the sink stored.
 	Statuses uint64
-	// Writes counts the ends of desired values and Commands those of commands, by ack.
+	// Writes counts concluded desired values and Commands finished commands, by ack.
 	Writes, Commands map[Ack]uint64
-	// Events counts events, SuppressedEvents those that were left out because a device
-	// had too many.
+	// Events counts events, SuppressedEvents those suppressed because a device had too many.
 	Events, SuppressedEvents uint64
-	// StaleObjects counts Devices that were older than what was known.
+	// StaleObjects counts Device objects that were older than one seen before.
 	StaleObjects uint64
-	// Waiting is how many records wait for the sink, PendingCommands how many commands
-	// were received and not answered.
+	// Waiting is the number of records that wait for the sink, PendingCommands that of
+	// commands without a result.
 	Waiting, PendingCommands int64
 }
 
-// meters is what a host counts.
-type meters struct {
+// counters are the counters of a host.
+type counters struct {
 	readings, late, samples, batches, dropped, statuses, events, suppressed, stale atomic.Uint64
 	waiting, pending                                                               atomic.Int64
 
@@ -41,8 +39,8 @@ type meters struct {
 	commands map[Ack]uint64
 }
 
-func newMeters() *meters {
-	m := &meters{devices: map[string]int{}, writes: map[Ack]uint64{}, commands: map[Ack]uint64{}}
+func newCounters() *counters {
+	m := &counters{devices: map[string]int{}, writes: map[Ack]uint64{}, commands: map[Ack]uint64{}}
 	for _, s := range states {
 		m.devices[s] = 0
 	}
@@ -52,8 +50,8 @@ func newMeters() *meters {
 	return m
 }
 
-// move counts a device in another state; empty is none.
-func (m *meters) move(from, to string) {
+// moveDevice counts a device that changes its state; empty is none.
+func (m *counters) moveDevice(from, to string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if from != "" {
@@ -64,21 +62,21 @@ func (m *meters) move(from, to string) {
 	}
 }
 
-func (m *meters) wrote(a Ack) {
+func (m *counters) countWrite(a Ack) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.writes[a]++
 }
 
-func (m *meters) commanded(a Ack) {
+func (m *counters) countCommand(a Ack) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.commands[a]++
 }
 
-// Stats tells what the host has counted. It does not wait for anything.
+// Stats returns the counters. It does not block.
 func (h *Host) Stats() Stats {
-	m := h.meters
+	m := h.counters
 	s := Stats{
 		Readings: m.readings.Load(), Late: m.late.Load(), Samples: m.samples.Load(), Batches: m.batches.Load(),
 		DroppedBatches: m.dropped.Load(), Statuses: m.statuses.Load(), Events: m.events.Load(),

@@ -5,32 +5,32 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.uber.org/zap"
+	"github.com/petiole-io/petiole/internal/logonce"
 )
 
-// statusWriter hands the status of one device to the sink, at most one for each
-// interval. It asks for the newest when it is ready, so that nothing is copied for
-// statuses that are never written.
+// statusWriter passes the status of one device to the sink, at most one in each interval. It
+// asks for the newest when it is ready, so that statuses that are never stored are not
+// copied.
 type statusWriter struct {
-	sink   Sink
-	device Ref
-	meters *meters
-	log    *zap.Logger
+	sink     Sink
+	device   Ref
+	counters *counters
+	failures *logonce.Reporter
 	// interval is the shortest time between two statuses, in ns.
 	interval atomic.Int64
-	// ready offers to take a status; whoever receives from it sends one to in.
+	// ready offers to store a status; a goroutine that receives from it must send one to in.
 	ready chan struct{}
 	in    chan facts
 }
 
-func newStatusWriter(sink Sink, device Ref, interval time.Duration, m *meters, log *zap.Logger) *statusWriter {
-	s := &statusWriter{sink: sink, device: device, meters: m, log: log, ready: make(chan struct{}), in: make(chan facts, 1)}
+func newStatusWriter(sink Sink, device Ref, interval time.Duration, m *counters, failures *logonce.Reporter) *statusWriter {
+	s := &statusWriter{sink: sink, device: device, counters: m, failures: failures, ready: make(chan struct{}), in: make(chan facts, 1)}
 	s.interval.Store(int64(interval))
 	return s
 }
 
-// run delivers until ctx ends. It answers whether a status is left that the sink
-// did not take.
+// run delivers until ctx ends. It reports whether a status is left that the sink did not
+// store.
 func (s *statusWriter) run(ctx context.Context) (left bool) {
 	for {
 		select {
@@ -45,26 +45,22 @@ func (s *statusWriter) run(ctx context.Context) (left bool) {
 	}
 }
 
-// deliver tries until the sink takes the status or a newer one in its place.
+// deliver stores the status, or a newer one in its place. It returns false if ctx ends before.
 func (s *statusWriter) deliver(ctx context.Context, f facts) bool {
-	wait := sinkRetry
-	for failed := false; ; failed = true {
-		err := s.sink.Status(ctx, s.device, f.status(time.Now()))
-		if err == nil {
-			s.meters.statuses.Add(1)
-			return true
+	retry := false
+	stored := deliver(ctx, s.failures, "store status of device", func() error {
+		if retry {
+			select {
+			case s.ready <- struct{}{}:
+				f = <-s.in
+			default:
+			}
 		}
-		if !failed && ctx.Err() == nil {
-			s.log.Warn("sink takes no status", zap.Error(err))
-		}
-		if !pause(ctx, wait) {
-			return false
-		}
-		wait = min(2*wait, sinkRetryMax)
-		select {
-		case s.ready <- struct{}{}:
-			f = <-s.in
-		default:
-		}
+		retry = true
+		return s.sink.Status(ctx, s.device, f.status(time.Now()))
+	})
+	if stored {
+		s.counters.statuses.Add(1)
 	}
+	return stored
 }

@@ -8,39 +8,39 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// twin is the last that is known of a point. Value is the last good one: it stays,
-// with its time, when the quality gets worse.
+// twin is the latest known state of a point. Value is the last good one: it stays, with its
+// time, when the quality gets worse.
 type twin struct {
 	value   Value
 	text    string
 	quality Quality
 	reason  string
-	// time is when the value was read, and changed when it was first read so.
+	// time is when the value was last read, and changed when it was first read.
 	time, changed time.Time
-	// since is when the quality became what it is, and seen the time of the newest
-	// reading, good or bad.
+	// since is when the quality last changed, and seen the time of the newest reading, good
+	// or bad.
 	since, seen time.Time
-	// stamp is the newest time that was given to a sample, ms since 1970.
-	stamp int64
-	// faulty tells that a device which answers cannot be read of the point.
-	faulty bool
-	told   told
+	// lastSample is the newest time of a sample, ms since 1970.
+	lastSample int64
+	// faulty reports that the point cannot be read although the device responds.
+	faulty   bool
+	reported reportedTwin
 }
 
-// told is what the last status said.
-type told struct {
+// reportedTwin is the part of a twin that was in the last status.
+type reportedTwin struct {
 	value   Value
 	quality Quality
 	reason  string
 	time    time.Time
 }
 
-// late tells a reading that is older than what is known: a poll that a write overtook.
-// It says nothing any more.
-func (t *twin) late(r Reading) bool { return r.Time.Before(t.seen) }
+// outdated reports whether a reading is older than a known one, as when a write overtakes a
+// poll. It is then ignored.
+func (t *twin) outdated(r Reading) bool { return r.Time.Before(t.seen) }
 
-// observe takes a reading that is not late, and tells whether it is a sample: bad
-// readings repeat nothing, so only the first of a row counts.
+// observe applies a reading that is not outdated, and reports whether it is a sample: of bad
+// readings in a row only the first is one.
 func (t *twin) observe(r Reading) (sample bool) {
 	if r.Quality != Bad && r.Value.Kind() == None {
 		r.Quality, r.Reason = Bad, ReasonNoValue
@@ -50,7 +50,7 @@ func (t *twin) observe(r Reading) (sample bool) {
 	if t.quality != r.Quality {
 		t.since = r.Time
 	}
-	t.stamp = max(t.stamp, r.Time.UnixMilli())
+	t.lastSample = max(t.lastSample, r.Time.UnixMilli())
 	t.quality, t.reason = r.Quality, r.Reason
 	if r.Quality == Bad {
 		return !again
@@ -62,8 +62,8 @@ func (t *twin) observe(r Reading) (sample bool) {
 	return true
 }
 
-// doubt makes a good value uncertain, and tells whether it was good.
-func (t *twin) doubt(reason string, now time.Time) bool {
+// makeUncertain makes a good value uncertain, and reports whether it was good.
+func (t *twin) makeUncertain(reason string, now time.Time) bool {
 	if t.quality != Good {
 		return false
 	}
@@ -71,17 +71,16 @@ func (t *twin) doubt(reason string, now time.Time) bool {
 	return true
 }
 
-// news tells whether the twin differs from what was told of it by more than the
-// dead-bands.
-func (t *twin) news(r Reporting) bool {
-	return t.quality != t.told.quality || t.reason != t.told.reason || r.exceeds(t.told.value, t.value)
+// differs reports whether the twin differs from the last status by more than the deadbands.
+func (t *twin) differs(r Reporting) bool {
+	return t.quality != t.reported.quality || t.reason != t.reported.reason || r.exceeds(t.reported.value, t.value)
 }
 
-// tell remembers what is told now.
-func (t *twin) tell() { t.told = told{t.value, t.quality, t.reason, t.time} }
+// markReported records that the present state is in a status.
+func (t *twin) markReported() { t.reported = reportedTwin{t.value, t.quality, t.reason, t.time} }
 
-// property is the twin in a DeviceStatus. A value that is not good has its age in
-// milliseconds beside it, as of now.
+// property returns the twin for a DeviceStatus. With a value that is not good it has the
+// value's age in milliseconds, as of now.
 func (t *twin) property(typ v1beta1.PropertyType, now time.Time) *v1beta1.TwinProperty {
 	m := map[string]string{"type": strings.ToLower(string(typ)), "quality": string(t.quality)}
 	stamp := func(key string, at time.Time) {

@@ -10,8 +10,8 @@ import (
 // Kind is the representation of a Value.
 type Kind uint8
 
-// The kinds. Float32 is a float that has no more than single precision, which
-// decides how many digits its string form has.
+// The kinds. KindFloat32 is a float of single precision, which decides how many digits its
+// string form has.
 const (
 	None Kind = iota
 	KindBool
@@ -23,15 +23,15 @@ const (
 	KindBytes
 )
 
-// Value is one value of a property. It is comparable with ==; the zero Value is no
-// value. It never holds NaN or an infinity: those are a matter of quality.
+// Value is one value of a property. It is comparable with ==; the zero Value means no value.
+// It never holds NaN or an infinity: a reading of those has a bad quality.
 type Value struct {
 	kind Kind
 	bits uint64
 	text string
 }
 
-// Bool makes a truth value.
+// Bool returns a boolean.
 func Bool(b bool) Value {
 	if b {
 		return Value{kind: KindBool, bits: 1}
@@ -39,16 +39,16 @@ func Bool(b bool) Value {
 	return Value{kind: KindBool}
 }
 
-// Int makes a signed integer.
+// Int returns a signed integer.
 func Int(i int64) Value { return Value{kind: KindInt, bits: uint64(i)} }
 
-// Uint makes an unsigned integer.
+// Uint returns an unsigned integer.
 func Uint(u uint64) Value { return Value{kind: KindUint, bits: u} }
 
-// Float makes a float of double precision; NaN and infinities make no value.
+// Float returns a float of double precision. For NaN and infinities it returns no value.
 func Float(f float64) Value { return float(KindFloat, f) }
 
-// Float32 makes a float of single precision; NaN and infinities make no value.
+// Float32 returns a float of single precision. For NaN and infinities it returns no value.
 func Float32(f float32) Value { return float(KindFloat32, float64(f)) }
 
 func float(k Kind, f float64) Value {
@@ -56,21 +56,21 @@ func float(k Kind, f float64) Value {
 		return Value{}
 	}
 	if f == 0 {
-		f = 0 // -0 and 0 are one value
+		f = 0 // -0 and 0 are the same value
 	}
 	return Value{kind: k, bits: math.Float64bits(f)}
 }
 
-// String makes a text.
+// String returns a string value.
 func String(s string) Value { return Value{kind: KindString, text: s} }
 
-// Bytes makes a byte string; its string form is lower-case hexadecimal.
+// Bytes returns a byte string; its string form is lower-case hexadecimal.
 func Bytes(b []byte) Value { return Value{kind: KindBytes, text: string(b)} }
 
-// Kind is the value's representation, None for the zero Value.
+// Kind returns the representation of the value, None for the zero Value.
 func (v Value) Kind() Kind { return v.kind }
 
-// Float64 is a number as a float, and whether the value is a number at all.
+// Float64 returns a number as a float, and whether the value is a number.
 func (v Value) Float64() (float64, bool) {
 	switch v.kind {
 	case KindInt:
@@ -84,9 +84,9 @@ func (v Value) Float64() (float64, bool) {
 	}
 }
 
-// String is the form that reported and desired values have in the API: decimal
-// numbers with the fewest digits that say the value exactly, true or false, the
-// text itself, or hexadecimal bytes.
+// String returns the form that reported and desired values have in the API: decimal numbers
+// with the fewest digits that represent the value exactly, true or false, the string itself,
+// or hexadecimal bytes.
 func (v Value) String() string {
 	switch v.kind {
 	case KindBool:
@@ -106,8 +106,8 @@ func (v Value) String() string {
 	}
 }
 
-// MarshalJSON encodes numbers as JSON numbers with all their digits (also integers
-// beyond 2^53), bytes as a hexadecimal string, and no value as null.
+// MarshalJSON encodes numbers as JSON numbers with all their digits (even integers beyond
+// 2^53), bytes as a hexadecimal string, and no value as null.
 func (v Value) MarshalJSON() ([]byte, error) {
 	switch v.kind {
 	case None:

@@ -29,12 +29,12 @@ func (b *bench) desireTaken(value string) {
 	b.eventually("taken over", func() bool { b.driver.read(); return b.observed("a") == value })
 }
 
-// told are the audits of a value.
+// told returns the audits of a value.
 func (b *bench) told(value string, ack Ack, written bool) int {
 	return len(b.audits(func(a *Audit) bool { return a.Value == value && a.Ack == ack && a.Written == written }))
 }
 
-// A value that the driver has not begun to write is not written any more when another
+// A value that the driver has not begun to write is not written when another
 // one is wanted.
 func TestSupersededValueIsNotBegun(t *testing.T) {
 	b := gated(t, false)
@@ -50,7 +50,7 @@ func TestSupersededValueIsNotBegun(t *testing.T) {
 	}
 }
 
-// Nor is it when nothing is wanted any more.
+// Nor is it when no value is desired any longer.
 func TestWithdrawnValueIsNotBegun(t *testing.T) {
 	b := gated(t, false)
 	b.desire("1")
@@ -71,13 +71,13 @@ func TestValueToBeObservedIsNotBegun(t *testing.T) {
 	b.driver.set(func() { b.driver.values["a"] = "0" })
 	b.device.Spec.Protocol.ConfigData = &v1beta1.CustomizedValue{Data: map[string]any{"driftPolicy": "observe"}}
 	b.apply()
-	b.eventually("observed", func() bool { b.driver.read(); return b.ear.ack("a") == Drifted })
+	b.eventually("observed", func() bool { b.driver.read(); return b.sink.ack("a") == Drifted })
 	if got, n := b.driver.written(), b.told("1", Pending, false); got != "" || n != 0 {
 		t.Fatalf("written %q, %d attempts told", got, n)
 	}
 }
 
-// Of two values that come while one is being written the first is told as superseded.
+// Of two values that come while one is being written the first is audited as superseded.
 func TestEverySupersededValueIsTold(t *testing.T) {
 	b := gated(t, true)
 	b.desire("1")
@@ -134,12 +134,12 @@ func (s tornSession) Write(ctx context.Context, _ int, _ string) (Outcome, error
 	return Outcome{Written: true, Before: "0"}, errors.Join(ErrUnreachable, ctx.Err())
 }
 
-// A write that had begun when its session ended is told, though it is tried again.
+// A write that had begun when its session ended is audited, although it is tried again.
 func TestWriteCutOffIsTold(t *testing.T) {
 	b := newBench(t)
 	b.stop()
 	b.driver.entered = make(chan struct{})
-	h, err := New(Config{Node: "n", Drivers: []Driver{torn{b.driver}}, Sink: b.ear, State: b.state, Log: zaptest.NewLogger(t), StatusInterval: 20 * time.Millisecond})
+	h, err := New(Config{Node: "n", Drivers: []Driver{torn{b.driver}}, Sink: b.sink, State: b.state, Log: zaptest.NewLogger(t), StatusInterval: 20 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,157 +8,159 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/internal/logonce"
 )
 
 const (
-	// batchQueue is how many batches a session may be ahead of its worker.
+	// batchQueue is the number of batches that a session may be ahead of its worker.
 	batchQueue = 16
 	writeRetry = time.Second
-	// writeRetryMax is how often an unreachable device is tried when nothing else
-	// tells that it is back.
+	// writeRetryMax is the longest time between two attempts to write to an unreachable
+	// device.
 	writeRetryMax = 30 * time.Second
-	// writeLimit is how long a driver may take to write a desired value.
+	// writeLimit is the timeout of a write of a desired value.
 	writeLimit = 15 * time.Second
 )
 
-// target is what a worker shall work on.
+// target is a device to operate, with its model.
 type target struct {
 	device *v1beta1.Device
 	model  *v1beta1.DeviceModel
 	origin origin
 }
 
-// worker operates one device. Its fields below run belong to the goroutine of run.
+// worker operates one device. The fields below requests belong to the goroutine of run.
 type worker struct {
 	host   *Host
 	device Ref
 	log    *zap.Logger
 
 	mu      sync.Mutex
-	waiting *target // newest wins
-	news    chan struct{}
+	next    *target // the newest replaces an older one
+	wake    chan struct{}
 	ended   chan struct{}
-	gone    chan struct{}
-	// unforgotten is why what was recorded of an ended device is still there. It is read
-	// after gone is closed.
-	unforgotten error
+	stopped chan struct{}
+	// deleteErr is why the saved state of a deleted device still exists. It may be read after
+	// stopped is closed.
+	deleteErr error
 
-	// requests are commands that came in.
+	// requests are received commands.
 	requests chan *request
 
-	outbox   *outbox
-	status   *statusWriter
-	batches  chan arrival
-	over     chan sessionEnd
-	writes   chan written
-	epoch    int64
-	sequence uint64
-	audits   uint64
-	clock    clock
-	quota    quota
+	outbox       *outbox
+	status       *statusWriter
+	batches      chan sessionBatch
+	sessionEnds  chan sessionEnd
+	writeResults chan writeResult
+	epoch        int64
+	sequence     uint64
+	audits       uint64
+	clock        clock
+	eventLimiter eventLimiter
 
-	target *target // is taken over when the memory is loaded
-	memory memory  // what is recorded, but for the wishes, which are in facts
-	ledger ledger
-	loaded bool
-	loadAt time.Time
-	facts  facts
-	def    Definition
-	fenced bool // the object is older than recorded: nothing is written
-	// misses counts how often in a row the device did not answer.
-	misses   int
-	session  *running
-	sessions uint64 // how many there were
+	target     *target    // is reconciled once the saved state is loaded
+	saved      savedState // without the desired values, which are in facts
+	commandLog commandLog
+	loaded     bool
+	loadAt     time.Time
+	facts      facts
+	def        Definition
+	fenced     bool // the object is older than recorded: no writes
+	// unreachable counts batches in a row without a response of the device.
+	unreachable int
+	session     *runningSession
+	sessions    uint64 // number of sessions so far
 	// reopenAt is when a session that ended by itself is opened again.
-	reopenAt   time.Time
-	reopenWait time.Duration
-	opened     []Problem // what the driver found when it opened the session
-	announced  string    // the problems that were told in an event
-	dirty      bool      // the status is newer than the one handed over
-	toldAt     time.Time // when a status was handed over
-	toldSeen   time.Time // and when the device had been seen last then
-	checkAt    time.Time // when time alone changes something
+	reopenAt         time.Time
+	reopenWait       time.Duration
+	openProblems     []Problem // found by the driver when it opened the session
+	reportedProblems string    // the problems that were reported as events
+	dirty            bool      // the status has changed since the last one was sent
+	statusAt         time.Time // when the last status was sent
+	statusLastOnline time.Time // the last online time in it
+	checkAt          time.Time // when checkTimes is due
 
-	remember  bool // the memory is not saved yet
+	needsSave bool // saved has changes that are not stored
 	writing   bool
-	underway  attempt   // the write of a desired value, if any
-	workAt    time.Time // when desired values are to be looked at; zero: when something happens
-	calmUntil time.Time // an unreachable device is left in peace until then
+	current   pendingWrite // the write of a desired value that runs, if any
+	workAt    time.Time    // when to look at desired values; zero: not scheduled
+	retryAt   time.Time    // no write to an unreachable device before then
 	retryWait time.Duration
 
 	queue []*execution // commands that have not begun
-	// interrupted are the segments of commands that were, until that is saved.
+	// interrupted are the segments with interrupted commands whose results are not saved.
 	interrupted []int
 	executing   *execution
 }
 
-// running is a session that runs. Its number tells its batches and writes from those
-// of an earlier one.
-type running struct {
+// runningSession is a session that runs. Its number distinguishes its batches and writes from
+// those of an earlier one.
+type runningSession struct {
 	number  uint64
 	session Session
 	cancel  context.CancelFunc
 	done    chan struct{}
 }
 
-// sessionEnd tells that a session ended by itself.
+// sessionEnd reports that a session ended by itself.
 type sessionEnd struct {
 	number uint64
 	err    error
 }
 
-type arrival struct {
+type sessionBatch struct {
 	session uint64
 	batch   Batch
 }
 
 func newWorker(h *Host, ref Ref) *worker {
 	log := h.log.With(zap.String("device", ref.String()))
+	failures := logonce.New(log)
 	w := &worker{
-		host: h, device: ref, log: log, outbox: newOutbox(h.sink, h.meters, log), status: newStatusWriter(h.sink, ref, h.interval, h.meters, log),
-		news: make(chan struct{}, 1), ended: make(chan struct{}), gone: make(chan struct{}),
-		batches: make(chan arrival, batchQueue), over: make(chan sessionEnd, 1), writes: make(chan written, 1), requests: make(chan *request, 1), retryWait: writeRetry,
-		quota: newQuota(time.Now()), clock: newClock(),
-		facts: facts{device: ref, node: h.node, wishes: map[string]wish{}, health: health{state: v1beta1.StateUnknown, reason: ReasonConnecting}},
+		host: h, device: ref, log: log, outbox: newOutbox(h.sink, h.counters, failures, log), status: newStatusWriter(h.sink, ref, h.interval, h.counters, failures),
+		wake: make(chan struct{}, 1), ended: make(chan struct{}), stopped: make(chan struct{}),
+		batches: make(chan sessionBatch, batchQueue), sessionEnds: make(chan sessionEnd, 1), writeResults: make(chan writeResult, 1), requests: make(chan *request, 1), retryWait: writeRetry,
+		eventLimiter: newEventLimiter(time.Now()), clock: newClock(),
+		facts: facts{device: ref, node: h.node, desired: map[string]desiredState{}, health: health{state: v1beta1.StateUnknown, reason: ReasonConnecting}},
 	}
-	h.meters.move("", w.facts.health.state)
+	h.counters.moveDevice("", w.facts.health.state)
 	return w
 }
 
-// assign gives the worker its newest target. It does not block.
+// assign sets the newest target of the worker. It does not block.
 func (w *worker) assign(t target) {
 	w.mu.Lock()
-	w.waiting = &t
+	w.next = &t
 	w.mu.Unlock()
 	select {
-	case w.news <- struct{}{}:
+	case w.wake <- struct{}{}:
 	default:
 	}
 }
 
-// end stops the worker for good and makes it forget. It may be called once.
+// end stops the worker and deletes the saved state of the device. It may be called once.
 func (w *worker) end() { close(w.ended) }
 
-// wait blocks until the worker that was ended is gone, or ctx ends. It returns an error
-// when what was recorded is still there.
+// wait blocks until a worker that was ended has stopped, or ctx ends. It returns an error if
+// the saved state could not be deleted.
 func (w *worker) wait(ctx context.Context) error {
 	select {
-	case <-w.gone:
-		return w.unforgotten
+	case <-w.stopped:
+		return w.deleteErr
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// run works until ctx or the worker ends. It starts after the channel, if any, is
-// closed.
+// run operates the device until ctx or the worker ends. It starts after the channel, if any,
+// is closed.
 func (w *worker) run(parent context.Context, after <-chan struct{}) {
-	defer close(w.gone)
+	defer close(w.stopped)
 	if after != nil {
 		<-after
 	}
 	ctx, cancel := context.WithCancel(parent)
-	// The outbox outlives the host's end, to take what the write says that runs then.
+	// The outbox outlives ctx, to take the result of a write that still runs.
 	recording, stopRecording := context.WithCancel(context.WithoutCancel(parent))
 	var wg sync.WaitGroup
 	wg.Go(func() { w.outbox.run(recording) })
@@ -171,35 +173,36 @@ func (w *worker) run(parent context.Context, after <-chan struct{}) {
 	cancel()
 	stopRecording()
 	wg.Wait()
-	w.leave(parent, left)
-	w.host.meters.move(w.facts.health.state, "")
+	w.saveAndReport(parent, left)
+	w.host.counters.moveDevice(w.facts.health.state, "")
 }
 
-// leave does what must not be cut off by the end that it follows.
-func (w *worker) leave(parent context.Context, statusLeft bool) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), farewell)
+// saveAndReport saves the state and the last status after the worker has stopped. The state
+// of a deleted device is deleted instead.
+func (w *worker) saveAndReport(parent context.Context, statusLeft bool) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), stopTimeout)
 	defer cancel()
 	select {
 	case <-w.ended:
-		if w.unforgotten = forget(ctx, w.host.state, w.device); w.unforgotten != nil {
-			w.log.Warn("state of deleted device is left behind", zap.Error(w.unforgotten))
+		if w.deleteErr = deleteState(ctx, w.host.state, w.device); w.deleteErr != nil {
+			w.log.Warn("delete state of deleted device", zap.Error(w.deleteErr))
 		}
 		return
 	default:
 	}
-	if w.loaded && (w.remember || w.memory.LastOnline != unixMilli(w.facts.lastOnline)) {
+	if w.loaded && (w.needsSave || w.saved.LastOnline != unixMilli(w.facts.lastOnline)) {
 		if err := w.save(ctx); err != nil {
-			w.log.Warn("state not saved at stop", zap.Error(err))
+			w.log.Warn("save state at stop", zap.Error(err))
 		}
 	}
 	if w.dirty || statusLeft {
 		if err := w.host.sink.Status(ctx, w.device, w.facts.status(time.Now())); err != nil {
-			w.log.Warn("status lost at stop", zap.Error(err))
+			w.log.Warn("status not stored at stop", zap.Error(err))
 		}
 	}
 }
 
-// loop does what is due and waits for the next thing to happen.
+// loop runs what is due and waits for the next input or time.
 func (w *worker) loop(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -215,30 +218,30 @@ func (w *worker) loop(ctx context.Context) {
 			return
 		case <-w.ended:
 			return
-		case <-w.news:
+		case <-w.wake:
 			w.mu.Lock()
-			if w.waiting != nil {
-				w.target, w.waiting = w.waiting, nil
+			if w.next != nil {
+				w.target, w.next = w.next, nil
 			}
 			w.mu.Unlock()
 		case a := <-w.batches:
 			if w.session != nil && a.session == w.session.number {
 				w.observe(a.batch)
 			}
-		case e := <-w.over:
-			w.sessionOver(e, time.Now())
-		case r := <-w.writes:
-			w.settle(ctx, r)
+		case e := <-w.sessionEnds:
+			w.handleSessionEnd(e, time.Now())
+		case r := <-w.writeResults:
+			w.handleWriteResult(ctx, r)
 		case r := <-w.requests:
-			w.receive(r)
+			w.enqueue(r)
 		case <-ready:
-			w.hand(time.Now())
+			w.sendStatus(time.Now())
 		case <-timer.C:
 		}
 	}
 }
 
-// advance does everything that is due.
+// advance runs everything that is due.
 func (w *worker) advance(ctx context.Context) {
 	if w.target != nil && w.load(ctx) {
 		t := *w.target
@@ -246,16 +249,16 @@ func (w *worker) advance(ctx context.Context) {
 		w.reconcile(ctx, t)
 	}
 	if now := time.Now(); !w.checkAt.IsZero() && !now.Before(w.checkAt) {
-		w.check(now)
+		w.checkTimes(now)
 	}
 	if !w.reopenAt.IsZero() && !time.Now().Before(w.reopenAt) {
-		w.reopen(ctx)
+		w.reopenSession(ctx)
 	}
 	w.saveInterrupted(ctx)
 	w.work(ctx)
 }
 
-// idle is how long nothing needs to be done unless something happens.
+// idle returns the time until something is due.
 func (w *worker) idle(now time.Time) time.Duration {
 	next := now.Add(time.Hour)
 	sooner := func(t time.Time) {

@@ -11,78 +11,78 @@ import (
 	"go.uber.org/zap"
 )
 
-// written is the end of a write.
-type written struct {
+// writeResult is the result of a write.
+type writeResult struct {
 	session  uint64
 	property string
-	// wish is the desired value that was written; execution is the command that wrote,
-	// if it was one.
-	wish      wish
+	// desired is the desired value that was written; execution is set for a command's write.
+	desired   desiredState
 	execution *execution
 	outcome   Outcome
 	err       error
 }
 
-// attempt is a write of a desired value, from when the driver has it to its end.
-type attempt struct {
+// pendingWrite is the write of a desired value that runs.
+type pendingWrite struct {
 	property string
-	wish     wish
-	// cancel keeps the driver from beginning it; unwanted tells that it was called.
-	cancel   context.CancelFunc
-	unwanted bool
+	desired  desiredState
+	// cancel keeps the driver from beginning it; withdrawn reports that it was called.
+	cancel    context.CancelFunc
+	withdrawn bool
 }
 
-// of tells whether it is that of a property's desired value.
-func (a *attempt) of(property string, c wish) bool { return a.property == property && a.wish.is(c) }
+// isFor reports whether it writes this desired value of a property.
+func (a *pendingWrite) isFor(property string, c desiredState) bool {
+	return a.property == property && a.desired.sameAs(c)
+}
 
-// want takes the desired values of a target over.
-func (w *worker) want(desired []Desired, version string) {
-	before := w.facts.wishes
-	now, superseded := next(desired, version, w.def.mark(), before)
+// applyDesired takes over the desired values of a target.
+func (w *worker) applyDesired(desired []Desired, version string) {
+	before := w.facts.desired
+	now, superseded := mergeDesired(desired, version, w.def.digest(), before)
 	for p, c := range superseded {
-		if w.underway.of(p, c) {
-			continue // told when its end is known
+		if w.current.isFor(p, c) {
+			continue // audited when its result is known
 		}
 		c.Ack = Superseded
-		w.host.meters.wrote(c.Ack)
+		w.host.counters.countWrite(c.Ack)
 		w.audit(p, c, Outcome{})
 	}
 	if maps.Equal(now, before) {
 		return
 	}
-	w.facts.wishes, w.remember = now, true
+	w.facts.desired, w.needsSave = now, true
 	w.withdraw()
-	w.workAt, w.calmUntil, w.retryWait = time.Now(), time.Time{}, writeRetry
+	w.workAt, w.retryAt, w.retryWait = time.Now(), time.Time{}, writeRetry
 	for _, p := range sortedKeys(now) {
-		if c := now[p]; c.Mark != before[p].Mark && c.Ack == Rejected { // because of its metadata
-			w.conclude(p, c, Outcome{})
+		if c := now[p]; c.Digest != before[p].Digest && c.Ack == Rejected { // because of its metadata
+			w.reportOutcome(p, c, Outcome{})
 		}
 	}
-	for i, p := range w.facts.points { // what is only observed may be known already
+	for i, p := range w.facts.points { // an observed value may be known already
 		if t := w.facts.twins[i]; t.quality == Good && now[p.Name].Policy == DriftObserve {
 			w.compare(i, time.Now())
 		}
 	}
 }
 
-// withdraw keeps the write under way from beginning when its value is no longer to be
-// written. One that has begun goes on.
+// withdraw keeps the running write from beginning if its value is no longer desired. A write
+// that has begun goes on.
 func (w *worker) withdraw() {
-	u := &w.underway
+	u := &w.current
 	if u.property == "" {
 		return
 	}
-	c, ok := w.facts.wishes[u.property]
-	if _, waits := c.due(); ok && waits && c.is(u.wish) {
+	c, ok := w.facts.desired[u.property]
+	if _, waits := c.due(); ok && waits && c.sameAs(u.desired) {
 		return
 	}
-	u.unwanted = true
+	u.withdrawn = true
 	u.cancel()
 }
 
-// work starts the next thing that is due: a command, else saving the memory and then
-// the write of a desired value. At most one write runs at a time, outside of the
-// worker's goroutine.
+// work starts the next write that is due: that of a command or, after saving the state, of a
+// desired value. At most one write runs at a time, outside of the worker's goroutine.
 func (w *worker) work(ctx context.Context) {
 	w.expireCommands(time.Now())
 	if w.writing || w.command(ctx) {
@@ -92,60 +92,61 @@ func (w *worker) work(ctx context.Context) {
 	if !w.loaded || w.workAt.IsZero() || now.Before(w.workAt) {
 		return
 	}
-	if w.remember {
-		// Before anything is written: a restart must find that it may have been.
+	if w.needsSave {
+		// Save before the write, so that a restart finds that it may have happened.
 		if err := w.save(ctx); err != nil {
-			w.later()
-			w.workAt = w.calmUntil
-			w.log.Warn("state not saved, writes wait", zap.Error(err))
+			w.backOff()
+			w.workAt = w.retryAt
+			w.log.Warn("save state of device, desired values wait", zap.Error(err))
 			return
 		}
 	}
 	w.workAt = time.Time{}
-	for _, property := range w.waitingWishes() {
-		if w.try(ctx, property, now) {
+	for _, property := range w.waitingProperties() {
+		if w.tryWrite(ctx, property, now) {
 			return
 		}
 	}
-	if w.remember {
-		w.workAt = now // something was settled without a write
+	if w.needsSave {
+		w.workAt = now // a value was concluded without a write
 	}
 }
 
-// waitingWishes are the properties whose desired values wait to be written. One that
-// was tried goes behind those that were not.
-func (w *worker) waitingWishes() []string {
+// waitingProperties returns the properties whose desired values wait to be written. Those
+// that were tried come last.
+func (w *worker) waitingProperties() []string {
 	var names []string
-	for p, c := range w.facts.wishes {
+	for p, c := range w.facts.desired {
 		if _, waits := c.due(); waits || c.Ack == Pending {
 			names = append(names, p)
 		}
 	}
 	sort.Strings(names)
-	slices.SortStableFunc(names, func(a, b string) int { return int(w.facts.wishes[a].Time - w.facts.wishes[b].Time) })
+	slices.SortStableFunc(names, func(a, b string) int { return int(w.facts.desired[a].Time - w.facts.desired[b].Time) })
 	return names
 }
 
-// try starts the write of a desired value, or says when that is to be tried again.
-func (w *worker) try(ctx context.Context, property string, now time.Time) (started bool) {
-	c := w.facts.wishes[property]
+// tryWrite starts the write of a desired value if it is due, or schedules it. It reports
+// whether it started one.
+func (w *worker) tryWrite(ctx context.Context, property string, now time.Time) (started bool) {
+	c := w.facts.desired[property]
 	if c.expired(now) {
 		w.expire(property, c)
 		return false
 	}
 	if c.Expires != 0 {
-		w.workBy(time.UnixMilli(c.Expires))
+		w.scheduleWork(time.UnixMilli(c.Expires))
 	}
 	since, waits := c.due()
 	i := w.point(property)
 	if !waits || i < 0 || w.session == nil || w.fenced {
-		return false // what it waits for is a reading or another definition
+		return false // it waits for a reading or another definition
 	}
-	if since = later(since, w.calmUntil); now.Before(since) {
-		w.workBy(since)
+	if since = latest(since, w.retryAt); now.Before(since) {
+		w.scheduleWork(since)
 		return false
 	}
-	if r := check(w.def.Points[i], c.Value); r != nil {
+	if r := validate(w.def.Points[i], c.Value); r != nil {
 		w.finish(property, c, Outcome{}, r)
 		return false
 	}
@@ -153,30 +154,30 @@ func (w *worker) try(ctx context.Context, property string, now time.Time) (start
 	if c.Expires != 0 && time.UnixMilli(c.Expires).Before(limit) {
 		limit = time.UnixMilli(c.Expires)
 	}
-	cancel := w.write(ctx, i, c.Value, limit, written{property: property, wish: c})
-	w.underway = attempt{property: property, wish: c, cancel: cancel}
+	cancel := w.write(ctx, i, c.Value, limit, writeResult{property: property, desired: c})
+	w.current = pendingWrite{property: property, desired: c, cancel: cancel}
 	return true
 }
 
-// expire settles a desired value whose time is over.
-func (w *worker) expire(property string, c wish) {
+// expire concludes a desired value whose expiresAt has passed.
+func (w *worker) expire(property string, c desiredState) {
 	if c.Ack == Drifted {
 		c.Reason = ReasonEnforceEnded
 	} else {
 		c.Ack, c.Reason, c.Message = Expired, ReasonDeadline, "not written before "+time.UnixMilli(c.Expires).UTC().Format(time.RFC3339)
 	}
 	c.Time = time.Now().UnixMilli()
-	w.facts.wishes[property], w.remember = c, true
-	w.conclude(property, c, Outcome{})
+	w.facts.desired[property], w.needsSave = c, true
+	w.reportOutcome(property, c, Outcome{})
 }
 
-func (w *worker) workBy(t time.Time) {
+func (w *worker) scheduleWork(t time.Time) {
 	if w.workAt.IsZero() || t.Before(w.workAt) {
 		w.workAt = t
 	}
 }
 
-func later(a, b time.Time) time.Time {
+func latest(a, b time.Time) time.Time {
 	if a.Before(b) {
 		return b
 	}
@@ -187,15 +188,15 @@ func (w *worker) point(property string) int {
 	return slices.IndexFunc(w.def.Points, func(p Point) bool { return p.Name == property })
 }
 
-// write has the session write a value before the limit, unless it is cancelled before it
-// began. What comes of it arrives in w.writes.
-func (w *worker) write(ctx context.Context, point int, value string, limit time.Time, job written) context.CancelFunc {
+// write starts a write by the session, which ends at limit. The result goes to
+// w.writeResults. The returned function keeps the write from beginning.
+func (w *worker) write(ctx context.Context, point int, value string, limit time.Time, job writeResult) context.CancelFunc {
 	w.writing = true
 	r := w.session
 	job.session = r.number
 	wctx, cancel := context.WithDeadline(ctx, limit)
 	go func() {
-		// The session's end makes the write end too.
+		// The end of the session ends the write, too.
 		defer cancel()
 		go func() {
 			select {
@@ -209,35 +210,35 @@ func (w *worker) write(ctx context.Context, point int, value string, limit time.
 			write = r.session.Command
 		}
 		job.outcome, job.err = write(wctx, point, value)
-		w.writes <- job
+		w.writeResults <- job
 	}()
 	return cancel
 }
 
-// settle takes the end of a write.
-func (w *worker) settle(ctx context.Context, r written) {
+// handleWriteResult handles the result of a write.
+func (w *worker) handleWriteResult(ctx context.Context, r writeResult) {
 	w.writing = false
 	if r.execution != nil {
-		w.wrote(ctx, r)
+		w.commandWritten(ctx, r)
 		return
 	}
-	unwanted := w.underway.unwanted
-	w.underway = attempt{}
-	w.workBy(time.Now())
-	now, ok := w.facts.wishes[r.property]
+	unwanted := w.current.withdrawn
+	w.current = pendingWrite{}
+	w.scheduleWork(time.Now())
+	now, ok := w.facts.desired[r.property]
 	switch {
-	case !ok || !now.is(r.wish):
-		// Another value is wanted meanwhile, or none. What was done is told all the same.
-		c := r.wish
+	case !ok || !now.sameAs(r.desired):
+		// Another value or none is desired by now. The write is audited nevertheless.
+		c := r.desired
 		c.Ack = Superseded
 		if r.outcome.Written && r.err != nil {
 			c.Message = r.err.Error()
 		}
-		w.host.meters.wrote(c.Ack)
+		w.host.counters.countWrite(c.Ack)
 		w.audit(r.property, c, r.outcome)
 		return
-	case r.err != nil && w.stale(ctx, r):
-		// Cut off by a change of the definition, or by the end: it is tried again.
+	case r.err != nil && w.sessionReplaced(ctx, r):
+		// Interrupted by a change of the definition, or by the stop: it is tried again.
 		if r.outcome.Written {
 			c := now
 			c.Reason, c.Message = ReasonInterrupted, r.err.Error()
@@ -249,34 +250,34 @@ func (w *worker) settle(ctx context.Context, r written) {
 	case unreachable(r.err):
 		told := now.Reason == ReasonOffline
 		now.Reason, now.Message, now.Time = ReasonOffline, r.err.Error(), time.Now().UnixMilli()
-		w.facts.wishes[r.property] = now
+		w.facts.desired[r.property] = now
 		if !told || r.outcome.Written {
 			w.audit(r.property, now, r.outcome)
 			w.changed()
 		}
-		w.later()
+		w.backOff()
 		return
 	}
 	w.finish(r.property, now, r.outcome, r.err)
 }
 
-// unreachable tells the errors after which trying again may help.
+// unreachable reports whether a retry may help after an error.
 func unreachable(err error) bool {
 	return errors.Is(err, ErrUnreachable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }
 
-// stale tells that a write failed because its session was replaced or stopped.
-func (w *worker) stale(ctx context.Context, r written) bool {
+// sessionReplaced reports whether the session of a write was replaced or stopped.
+func (w *worker) sessionReplaced(ctx context.Context, r writeResult) bool {
 	return ctx.Err() != nil || w.session == nil || w.session.number != r.session
 }
 
-// finish settles a desired value for good.
-func (w *worker) finish(property string, c wish, o Outcome, err error) {
+// finish concludes a desired value with the result of its write.
+func (w *worker) finish(property string, c desiredState, o Outcome, err error) {
 	var no *Rejection
 	switch {
 	case err == nil:
 		c.Ack, c.Reason, c.Message = Applied, "", ""
-		if c.Asserts > 0 {
+		if c.Enforced > 0 {
 			c.Reason = ReasonEnforced
 		}
 	case errors.As(err, &no):
@@ -285,21 +286,21 @@ func (w *worker) finish(property string, c wish, o Outcome, err error) {
 		c.Ack, c.Reason, c.Message = Failed, ReasonFailure, err.Error()
 	}
 	c.Actual, c.Due = o.After, 0
-	c.Time, c.Basis = time.Now().UnixMilli(), w.def.mark()
-	w.facts.wishes[property], w.remember = c, true
-	w.calmUntil, w.retryWait = time.Time{}, writeRetry
-	w.conclude(property, c, o)
+	c.Time, c.Basis = time.Now().UnixMilli(), w.def.digest()
+	w.facts.desired[property], w.needsSave = c, true
+	w.retryAt, w.retryWait = time.Time{}, writeRetry
+	w.reportOutcome(property, c, o)
 }
 
-// conclude tells everybody how a desired value ended.
-func (w *worker) conclude(property string, c wish, o Outcome) {
-	w.host.meters.wrote(c.Ack)
+// reportOutcome reports a concluded desired value as audit, event and log message.
+func (w *worker) reportOutcome(property string, c desiredState, o Outcome) {
+	w.host.counters.countWrite(c.Ack)
 	w.audit(property, c, o)
 	message := property + " = " + c.Value
 	if c.Message != "" {
 		message += ": " + c.Message
 	}
-	w.log.Info("desired value settled", zap.String("property", property), zap.String("ack", string(c.Ack)),
+	w.log.Info("desired value concluded", zap.String("property", property), zap.String("ack", string(c.Ack)),
 		zap.String("version", c.Version), zap.String("reason", c.Reason), zap.Bool("written", o.Written))
 	typ, reason := EventWarning, "DesiredFailed"
 	switch c.Ack {
@@ -316,28 +317,28 @@ func (w *worker) conclude(property string, c wish, o Outcome) {
 	w.changed()
 }
 
-// later leaves an unreachable device in peace for a while.
-func (w *worker) later() {
-	w.calmUntil = time.Now().Add(w.retryWait)
+// backOff schedules the next attempt to write to an unreachable device.
+func (w *worker) backOff() {
+	w.retryAt = time.Now().Add(w.retryWait)
 	w.retryWait = min(2*w.retryWait, writeRetryMax)
 }
 
-// compare holds the good value of a point against what is desired of it, and tells
-// whether its ack changed.
+// compare compares the good value of a point with its desired value, and reports whether the
+// ack changed.
 func (w *worker) compare(point int, now time.Time) bool {
 	p, t := w.def.Points[point], &w.facts.twins[point]
-	c, ok := w.facts.wishes[p.Name]
-	if !ok || w.underway.property == p.Name {
+	c, ok := w.facts.desired[p.Name]
+	if !ok || w.current.property == p.Name {
 		return false
 	}
 	is, changed := c.compare(p.Type, t.text, t.time, now)
 	if !changed {
 		return false
 	}
-	w.facts.wishes[p.Name], w.remember = is, true
+	w.facts.desired[p.Name], w.needsSave = is, true
 	w.workAt = now
 	if is.Ack == Drifted && c.Ack != Drifted {
-		w.host.meters.wrote(Drifted)
+		w.host.counters.countWrite(Drifted)
 		w.event(EventWarning, "DesiredDrifted", p.Name+": desired "+c.Value+", "+is.Message)
 	}
 	if is.Reason == ReasonEnforceEnded {
@@ -346,15 +347,15 @@ func (w *worker) compare(point int, now time.Time) bool {
 	return true
 }
 
-func (w *worker) audit(property string, c wish, o Outcome) {
-	w.record(&Audit{
+func (w *worker) audit(property string, c desiredState, o Outcome) {
+	w.recordAudit(&Audit{
 		Property: property, Version: c.Version, Value: c.Value, Before: o.Before, After: o.After, Written: o.Written, Sent: o.Sent,
 		Ack: c.Ack, Reason: c.Reason, Message: c.Message,
 	})
 }
 
-// record numbers an audit and has it stored.
-func (w *worker) record(a *Audit) {
+// recordAudit numbers an audit and queues it.
+func (w *worker) recordAudit(a *Audit) {
 	w.audits++
 	a.Device, a.Node, a.Epoch, a.Sequence, a.Time = w.device, w.host.node, w.epoch, w.audits, time.Now().UnixMilli()
 	w.outbox.put(a)

@@ -7,46 +7,47 @@ import (
 	"time"
 )
 
-// The ledger keeps its records in segments of their own keys, so that a command
-// writes the few records beside it and not all.
+// The command log stores its records in segments, each under its own key, so that a command
+// writes one segment and not the whole log.
 const (
-	ledgerSegments = 16
+	logSegments    = 16
 	segmentRecords = 16
 )
 
-// record is a command that may have been carried out.
-type record struct {
+// commandRecord is a command that may have been carried out.
+type commandRecord struct {
 	ID string `json:"id"`
 	// Number counts the commands of a device.
 	Number uint64 `json:"number"`
 	// Deadline is in ms since 1970.
 	Deadline int64 `json:"deadline"`
-	// Method and Properties say what was begun, until there is a Result.
+	// Method and Properties are those of the command, until there is a Result.
 	Method     string            `json:"method,omitempty"`
 	Properties map[string]string `json:"properties,omitempty"`
 	Result     *CommandResult    `json:"result,omitempty"`
 }
 
-// segment is what is stored under one key. UID fences it from an earlier device of
-// the same name.
+// segment is the value stored under one key. UID distinguishes it from that of an earlier
+// device of the same name.
 type segment struct {
-	UID     string   `json:"uid"`
-	Records []record `json:"records"`
+	UID     string          `json:"uid"`
+	Records []commandRecord `json:"records"`
 }
 
-// ledger remembers the newest commands of a device: at least 240 and at most 256 of
-// them, and in any case those whose deadline has not passed. So a command with a
-// deadline is never carried out twice: either it is known here, or it is too late.
-type ledger struct {
-	segments [ledgerSegments][]record
+// commandLog has the newest commands of a device: at least 240 and at most 256, and all whose
+// deadlines have not passed. So a command is never carried out twice: either the log has it,
+// or its deadline has passed.
+type commandLog struct {
+	segments [logSegments][]commandRecord
 	current  int
 	number   uint64
-	// stored is how many segments were stored when it was read, up to the last one.
+	// stored is the number of segments, up to the last one that existed when the log was
+	// read.
 	stored int
 }
 
-// find is the record of an id, nil when there is none.
-func (l *ledger) find(id string) *record {
+// find returns the record of an id, or nil.
+func (l *commandLog) find(id string) *commandRecord {
 	for i := range l.segments {
 		for j := range l.segments[i] {
 			if l.segments[i][j].ID == id {
@@ -57,13 +58,12 @@ func (l *ledger) find(id string) *record {
 	return nil
 }
 
-// add records a command that is about to be carried out and returns its segment. It
-// refuses when the oldest records could not be forgotten, because their deadlines
-// have not passed.
-func (l *ledger) add(r record, now time.Time) (segment int, ok bool) {
+// add appends a command that is about to be carried out and returns its segment. It returns
+// false if the log is full of commands whose deadlines have not passed.
+func (l *commandLog) add(r commandRecord, now time.Time) (segment int, ok bool) {
 	at := l.current
 	if len(l.segments[at]) >= segmentRecords {
-		at = (at + 1) % ledgerSegments
+		at = (at + 1) % logSegments
 		for _, old := range l.segments[at] {
 			if old.Deadline > now.UnixMilli() {
 				return at, false
@@ -78,8 +78,8 @@ func (l *ledger) add(r record, now time.Time) (segment int, ok bool) {
 	return at, true
 }
 
-// remove takes back what add has just recorded.
-func (l *ledger) remove(id string) {
+// remove removes the record that add has just appended.
+func (l *commandLog) remove(id string) {
 	s := l.segments[l.current]
 	if n := len(s); n > 0 && s[n-1].ID == id {
 		l.segments[l.current] = s[:n-1]
@@ -87,7 +87,7 @@ func (l *ledger) remove(id string) {
 }
 
 // finish records the result of a command and returns its segment.
-func (l *ledger) finish(id string, result CommandResult) (segment int, ok bool) {
+func (l *commandLog) finish(id string, result CommandResult) (segment int, ok bool) {
 	for i := range l.segments {
 		for j := range l.segments[i] {
 			if r := &l.segments[i][j]; r.ID == id {
@@ -99,9 +99,9 @@ func (l *ledger) finish(id string, result CommandResult) (segment int, ok bool) 
 	return 0, false
 }
 
-// interrupted are the commands of an earlier life that have no result. They get one,
-// which is to be saved with their segments.
-func (l *ledger) interrupted() (open []record, segments []int) {
+// interrupted returns the commands without a result, which a stop of the process interrupted.
+// It gives them one; the caller must save the segments.
+func (l *commandLog) interrupted() (open []commandRecord, segments []int) {
 	for i := range l.segments {
 		before := len(open)
 		for j := range l.segments[i] {
@@ -123,7 +123,7 @@ func (l *ledger) interrupted() (open []record, segments []int) {
 func segmentKey(device Ref, i int) string { return fmt.Sprintf("%s/commands/%d", device, i) }
 
 // saveSegment stores one segment.
-func (l *ledger) saveSegment(ctx context.Context, s State, device Ref, i int) error {
+func (l *commandLog) saveSegment(ctx context.Context, s State, device Ref, i int) error {
 	b, err := json.Marshal(segment{UID: device.UID, Records: l.segments[i]})
 	if err != nil {
 		return fmt.Errorf("encode commands of %s: %w", device, err)
@@ -134,10 +134,10 @@ func (l *ledger) saveSegment(ctx context.Context, s State, device Ref, i int) er
 	return nil
 }
 
-// loadLedger reads the first n segments of a device. One that is unreadable is
-// reported as errCorrupt with the rest of the ledger.
-func loadLedger(ctx context.Context, s State, device Ref, n int) (ledger, error) {
-	var l ledger
+// loadCommandLog reads the first n segments of a device. It skips corrupt ones and returns
+// errCorrupt together with the others.
+func loadCommandLog(ctx context.Context, s State, device Ref, n int) (commandLog, error) {
+	var l commandLog
 	var corrupt error
 	for i := range n {
 		b, err := s.Load(ctx, segmentKey(device, i))

@@ -12,12 +12,12 @@ import (
 // However commands with deadlines are repeated, delayed and the host restarted or
 // killed, each is carried out at most once, none after its deadline, and memory stays
 // bounded.
-func TestLedgerLetsNoCommandThroughTwice(t *testing.T) {
+func TestCommandLogLetsNoCommandThroughTwice(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		ctx, device := context.Background(), Ref{Namespace: "ns", Name: "d", UID: "u"}
 		state := &memoryState{m: map[string][]byte{}}
-		var l ledger
+		var l commandLog
 		now := time.UnixMilli(1_000_000)
 		deadlines := map[string]time.Time{}
 		executed := map[string]int{}
@@ -26,7 +26,7 @@ func TestLedgerLetsNoCommandThroughTwice(t *testing.T) {
 			now = now.Add(time.Duration(rapid.IntRange(0, 100).Draw(t, "pause")) * time.Millisecond)
 			if rapid.IntRange(0, 50).Draw(t, "kill") == 0 {
 				var err error
-				if l, err = loadLedger(ctx, state, device, used); err != nil {
+				if l, err = loadCommandLog(ctx, state, device, used); err != nil {
 					t.Fatal(err)
 				}
 				l.interrupted()
@@ -38,7 +38,7 @@ func TestLedgerLetsNoCommandThroughTwice(t *testing.T) {
 			if l.find(id) != nil || !now.Before(deadlines[id]) {
 				continue
 			}
-			s, ok := l.add(record{ID: id, Deadline: deadlines[id].UnixMilli()}, now)
+			s, ok := l.add(commandRecord{ID: id, Deadline: deadlines[id].UnixMilli()}, now)
 			if !ok {
 				continue
 			}
@@ -60,25 +60,25 @@ func TestLedgerLetsNoCommandThroughTwice(t *testing.T) {
 		for _, s := range l.segments {
 			n += len(s)
 		}
-		if n > ledgerSegments*segmentRecords || len(executed) >= 256 && n < (ledgerSegments-1)*segmentRecords {
+		if n > logSegments*segmentRecords || len(executed) >= 256 && n < (logSegments-1)*segmentRecords {
 			t.Fatalf("%d are remembered of %d", n, len(executed))
 		}
 	})
 }
 
-// A ledger that is full of commands whose deadlines have not passed takes no more.
-func TestLedgerFull(t *testing.T) {
-	var l ledger
+// A command log that is full of commands whose deadlines have not passed refuses more.
+func TestCommandLogFull(t *testing.T) {
+	var l commandLog
 	now := time.UnixMilli(1000)
-	for i := range ledgerSegments * segmentRecords {
-		if _, ok := l.add(record{ID: fmt.Sprint(i), Deadline: 2000}, now); !ok {
+	for i := range logSegments * segmentRecords {
+		if _, ok := l.add(commandRecord{ID: fmt.Sprint(i), Deadline: 2000}, now); !ok {
 			t.Fatal(i)
 		}
 	}
-	if _, ok := l.add(record{ID: "x", Deadline: 2000}, now); ok || l.find("x") != nil || l.find("0") == nil {
+	if _, ok := l.add(commandRecord{ID: "x", Deadline: 2000}, now); ok || l.find("x") != nil || l.find("0") == nil {
 		t.Fatal("taken")
 	}
-	if _, ok := l.add(record{ID: "x", Deadline: 3000}, time.UnixMilli(2000)); !ok || l.find("0") != nil || l.find("255") == nil {
+	if _, ok := l.add(commandRecord{ID: "x", Deadline: 3000}, time.UnixMilli(2000)); !ok || l.find("0") != nil || l.find("255") == nil {
 		t.Fatal("not taken")
 	}
 	l.remove("x")
