@@ -26,13 +26,13 @@ type deviceOptions struct {
 const deviceHelp = `The files are manifests of Devices and DeviceModels, several documents each; - is
 standard input.
 
-Exit code: 0 nothing is wrong, 1 a device has a problem (told with field and value) or
-could not be read, 2 wrong arguments.`
+Exit code: 0 no problem, 1 a device has a problem (printed with field and value) or could
+not be read, 2 wrong arguments.`
 
 func newDeviceCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "device", Short: "Look at Modbus devices and their manifests, without a leaf that runs",
-		Long: "Look at Modbus devices and their manifests, without a leaf that runs.\n\n" + deviceHelp,
+		Use: "device", Short: "Check Modbus devices and their manifests, without a running leaf",
+		Long: "Check Modbus devices and their manifests, without a running leaf.\n\n" + deviceHelp,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return errors.New("expected plan or read") },
 	}
@@ -43,8 +43,8 @@ func newDeviceCommand() *cobra.Command {
 func newPlanCommand() *cobra.Command {
 	var o deviceOptions
 	cmd := &cobra.Command{
-		Use: "plan -f FILE", Short: "Show what the Modbus driver will ask for, and how long that takes; touches nothing",
-		Long: "Show what the Modbus driver will ask for, and how long that takes; touches nothing.\n\n" + deviceHelp,
+		Use: "plan -f FILE", Short: "Show the requests of the Modbus driver and how long they take; sends nothing",
+		Long: "Show the requests of the Modbus driver and how long they take; sends nothing.\n\n" + deviceHelp,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runDevice(cmd, o, planDevices) },
 	}
@@ -86,9 +86,9 @@ func (o *deviceOptions) validate() error {
 	return nil
 }
 
-// runDevice loads the devices that are asked for and looks at them. What look returns is
-// the exit code.
-func runDevice(cmd *cobra.Command, o deviceOptions, look func([]devices.Definition, []modbus.Finding, deviceOptions, io.Writer, io.Writer) int) error {
+// runDevice loads the selected devices and passes them to inspect, which returns the exit
+// code.
+func runDevice(cmd *cobra.Command, o deviceOptions, inspect func([]devices.Definition, []modbus.Finding, deviceOptions, io.Writer, io.Writer) int) error {
 	if err := o.validate(); err != nil {
 		return err
 	}
@@ -103,14 +103,14 @@ func runDevice(cmd *cobra.Command, o deviceOptions, look func([]devices.Definiti
 	if len(defs) == 0 && len(findings) == 0 {
 		return exitError{1, errors.New("no Modbus device in the files")}
 	}
-	if code := look(defs, findings, o, cmd.OutOrStdout(), cmd.ErrOrStderr()); code != 0 {
+	if code := inspect(defs, findings, o, cmd.OutOrStdout(), cmd.ErrOrStderr()); code != 0 {
 		return exitError{code, errReported}
 	}
 	return nil
 }
 
-// tell writes findings, and whether one of them is a problem.
-func tell(findings []modbus.Finding, errs io.Writer) (problem bool) {
+// printFindings prints findings. It reports whether one of them is a problem.
+func printFindings(findings []modbus.Finding, errs io.Writer) (problem bool) {
 	for _, f := range findings {
 		kind := "problem"
 		if f.Warning {

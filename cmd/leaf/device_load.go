@@ -19,15 +19,15 @@ import (
 	"github.com/petiole-io/petiole/devices/modbus"
 )
 
-// manifests are the objects of the files.
-type manifests struct {
+// manifestSet holds the Devices and DeviceModels of the files.
+type manifestSet struct {
 	devices []*v1beta1.Device
 	models  map[string]*v1beta1.DeviceModel
 }
 
-// loadDevices reads the Modbus devices of manifests, and what is wrong with them.
+// loadDevices reads manifest files and returns their Modbus devices and the problems found.
 func loadDevices(paths []string, in io.Reader) ([]devices.Definition, []modbus.Finding, error) {
-	m := manifests{models: map[string]*v1beta1.DeviceModel{}}
+	m := manifestSet{models: map[string]*v1beta1.DeviceModel{}}
 	for _, path := range paths {
 		if err := m.load(path, in); err != nil {
 			return nil, nil, err
@@ -41,21 +41,21 @@ func loadDevices(paths []string, in io.Reader) ([]devices.Definition, []modbus.F
 			model = m.models[d.Namespace+"/"+d.Spec.DeviceModelRef.Name]
 		}
 		def, _, problems := devices.Resolve(d, model)
-		name, whole := def.Device.String(), false
+		name, invalid := def.Device.String(), false
 		if model == nil {
-			problems = []devices.Problem{{Reason: devices.ReasonWaitingForModel, Message: fmt.Sprintf("deviceModelRef.name %q is in none of the files", modelName(d))}}
-		} else if !spoken(def.Protocol) {
+			problems = []devices.Problem{{Reason: devices.ReasonWaitingForModel, Message: fmt.Sprintf("deviceModelRef.name %q is not in the files", modelName(d))}}
+		} else if !isModbus(def.Protocol) {
 			problems = append(problems, devices.Problem{
 				Reason:  devices.ReasonUnknownProtocol,
 				Message: fmt.Sprintf("protocol.protocolName %q is not Modbus", def.Protocol),
 			})
-			whole = true
+			invalid = true
 		}
 		for _, p := range problems {
 			found = append(found, modbus.Finding{Device: name, Problem: p, Warning: p.Reason == devices.ReasonSuspiciousPeriod || p.Reason == devices.ReasonStream})
-			whole = whole || p.Property == ""
+			invalid = invalid || p.Property == ""
 		}
-		if !whole {
+		if !invalid {
 			defs = append(defs, def)
 		}
 	}
@@ -69,12 +69,12 @@ func modelName(d *v1beta1.Device) string {
 	return d.Spec.DeviceModelRef.Name
 }
 
-// spoken tells the protocols of the Modbus driver.
-func spoken(protocol string) bool {
+// isModbus reports whether the Modbus driver supports a protocol.
+func isModbus(protocol string) bool {
 	return slices.Contains(modbus.New(nil).Protocols(), strings.ToLower(protocol))
 }
 
-func (m *manifests) load(path string, in io.Reader) error {
+func (m *manifestSet) load(path string, in io.Reader) error {
 	if path != "-" {
 		f, err := os.Open(path)
 		if err != nil {
@@ -98,18 +98,18 @@ func (m *manifests) load(path string, in io.Reader) error {
 	}
 }
 
-// add decodes a document strictly: a misspelt field is an error that names it.
-func (m *manifests) add(doc []byte) error {
+// add decodes a document strictly: an unknown field is an error that names it.
+func (m *manifestSet) add(doc []byte) error {
 	var kind metav1.TypeMeta
 	if err := yaml.Unmarshal(doc, &kind); err != nil {
 		return fmt.Errorf("decode: %w", err)
 	}
 	if len(bytes.TrimSpace(doc)) == 0 || kind == (metav1.TypeMeta{}) {
-		return nil // only comments
+		return nil // the document has only comments
 	}
 	group, _, _ := strings.Cut(kind.APIVersion, "/")
 	if group != v1beta1.GroupName {
-		return nil // the files may hold other things
+		return nil // the files may contain objects of other kinds
 	}
 	if kind.APIVersion != v1beta1.SchemeGroupVersion.String() {
 		return fmt.Errorf("apiVersion %q is not %s", kind.APIVersion, v1beta1.SchemeGroupVersion)

@@ -10,18 +10,19 @@ import (
 	"github.com/petiole-io/petiole/devices/modbus"
 )
 
-// planned is the JSON form of a plan.
-type planned struct {
+// planOutput is the JSON output of leaf device plan.
+type planOutput struct {
 	Links    []modbus.Plan    `json:"links"`
 	Findings []modbus.Finding `json:"findings,omitempty"`
 }
 
-// planDevices shows what polling devices costs their links.
+// planDevices prints the requests that poll the devices and the load of their links. It
+// returns the exit code.
 func planDevices(defs []devices.Definition, found []modbus.Finding, o deviceOptions, out, errs io.Writer) int {
 	plans, more := modbus.Describe(defs...)
 	found = append(found, more...)
 	if o.output == "json" {
-		if err := encode(out, planned{plans, found}); err != nil {
+		if err := encode(out, planOutput{plans, found}); err != nil {
 			fmt.Fprintln(errs, "write plan:", err)
 			return 1
 		}
@@ -30,7 +31,7 @@ func planDevices(defs []devices.Definition, found []modbus.Finding, o deviceOpti
 			writePlan(out, p)
 		}
 	}
-	if tell(found, errs) {
+	if printFindings(found, errs) {
 		return 1
 	}
 	return 0
@@ -39,21 +40,21 @@ func planDevices(defs []devices.Definition, found []modbus.Finding, o deviceOpti
 func writePlan(out io.Writer, p modbus.Plan) {
 	fmt.Fprintf(out, "LINK %s: %d requests, cycle %s, utilisation %.1f %%\n", p.Endpoint, len(p.Requests), round(p.Cycle), 100*p.Utilisation)
 	if p.Utilisation >= 1 {
-		fmt.Fprintln(out, "  the periods cannot be kept: the link is busy for longer than there is time")
+		fmt.Fprintln(out, "  the periods cannot be kept: the requests take longer than the periods")
 	}
 	t := table(out)
 	fmt.Fprintln(t, "  UNIT\tFUNCTION\tTABLE\tFIRST\tCOUNT\tPERIOD\tTAKES\tPOINTS")
 	for _, r := range p.Requests {
 		fmt.Fprintf(t, "  %d\t%d\t%s\t%d\t%d\t%s\t%s\t%s\n", r.Unit, r.Function, r.Table, r.Start, r.Count, r.Period, round(r.Estimate), strings.Join(r.Points, " "))
 	}
-	_ = t.Flush() // out tells of errors by itself
+	_ = t.Flush() // an error of out concerns the later writes too
 	fmt.Fprintln(t, "  PERIOD\tREQUESTS\tPOINTS\tCYCLE\tUTILISATION")
 	for _, c := range p.Classes {
 		fmt.Fprintf(t, "  %s\t%d\t%d\t%s\t%.1f %%\n", c.Period, c.Requests, c.Points, round(c.Cycle), 100*c.Utilisation)
 	}
 	_ = t.Flush()
 	if len(p.Holes) > 0 {
-		fmt.Fprintln(out, "  never asked for:", strings.Join(p.Holes, ", "))
+		fmt.Fprintln(out, "  never read:", strings.Join(p.Holes, ", "))
 	}
 }
 

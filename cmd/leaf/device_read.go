@@ -10,20 +10,21 @@ import (
 	"github.com/petiole-io/petiole/devices/modbus"
 )
 
-// inspected is the JSON form of a device that was read.
-type inspected struct {
+// readOutput is the JSON output of leaf device read for one device.
+type readOutput struct {
 	Device string `json:"device"`
 	modbus.Inspection
 	Error string `json:"error,omitempty"`
 }
 
-// readDevices reads every property of devices once, one device after another.
+// readDevices reads every property of the devices once, one device after another, and prints
+// the values. It returns the exit code.
 func readDevices(ctx context.Context, defs []devices.Definition, found []modbus.Finding, o deviceOptions, out, errs io.Writer) int {
 	code := 0
-	var all []inspected
+	var all []readOutput
 	for _, def := range defs {
 		in, problems, err := modbus.Inspect(ctx, def, nil)
-		d := inspected{Device: def.Device.String(), Inspection: in}
+		d := readOutput{Device: def.Device.String(), Inspection: in}
 		for _, p := range problems {
 			found = append(found, modbus.Finding{Device: d.Device, Problem: p})
 		}
@@ -47,13 +48,13 @@ func readDevices(ctx context.Context, defs []devices.Definition, found []modbus.
 			return 1
 		}
 	}
-	if tell(found, errs) {
+	if printFindings(found, errs) {
 		return 1
 	}
 	return code
 }
 
-func writeInspection(out io.Writer, d inspected, frames bool) {
+func writeInspection(out io.Writer, d readOutput, frames bool) {
 	fmt.Fprintf(out, "DEVICE %s at %s, unit %d\n", d.Device, d.Endpoint, d.Unit)
 	t := table(out)
 	fmt.Fprintln(t, "  NAME\tVALUE\tQUALITY\tREGISTERS\tTABLE\tADDRESS\tTIME\tREASON")
@@ -62,9 +63,9 @@ func writeInspection(out io.Writer, d inspected, frames bool) {
 		if !r.Time.IsZero() {
 			at = r.Time.Format("15:04:05.000")
 		}
-		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", r.Point, shown(r.Value), r.Quality, hex(r.Registers), r.Table, r.Address, at, r.Reason)
+		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", r.Point, formatValue(r.Value), r.Quality, formatRegisters(r.Registers), r.Table, r.Address, at, r.Reason)
 	}
-	_ = t.Flush() // out tells of errors by itself
+	_ = t.Flush() // an error of out concerns the later writes too
 	if len(d.Refused) > 0 {
 		fmt.Fprintf(out, "  the device refuses: %s (setting forbidden)\n", strings.Join(d.Refused, ", "))
 	}
@@ -75,15 +76,15 @@ func writeInspection(out io.Writer, d inspected, frames bool) {
 	}
 }
 
-func shown(v devices.Value) string {
+func formatValue(v devices.Value) string {
 	if v.Kind() == devices.None {
 		return "-"
 	}
 	return v.String()
 }
 
-// hex is registers as manuals and other tools show them.
-func hex(registers []uint16) string {
+// formatRegisters formats registers in hexadecimal, as manuals and other tools do.
+func formatRegisters(registers []uint16) string {
 	if len(registers) == 0 {
 		return "-"
 	}

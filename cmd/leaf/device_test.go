@@ -36,7 +36,7 @@ func TestDevicePlanOfTheExamples(t *testing.T) {
 		}
 	}
 	code, out, _ = device(t, "plan", "-o", "json", "-f", examples+"boiler.yaml", "-f", examples+"boiler-model.yaml")
-	var p planned
+	var p planOutput
 	if err := json.Unmarshal([]byte(out), &p); code != 0 || err != nil || len(p.Links) != 1 || len(p.Links[0].Requests) == 0 || p.Links[0].Requests[0].Function == 0 {
 		t.Fatal(code, err, out)
 	}

@@ -1,6 +1,6 @@
-// Command leaf runs a site's gateway. As `leaf kubelet` it is upstream's kubelet; `leaf
-// device` shows an engineer what polling a Modbus device costs and what it holds; `leaf
-// user` makes the credential of a user of leaf.conf.
+// Command leaf runs a site's gateway. `leaf kubelet` runs upstream's kubelet; `leaf device`
+// shows what polling a Modbus device costs and what its registers contain; `leaf user`
+// creates the credential of a user of leaf.conf.
 package main
 
 import (
@@ -45,10 +45,10 @@ type exitError struct {
 func (e exitError) Error() string { return e.err.Error() }
 func (e exitError) Unwrap() error { return e.err }
 
-// errReported is the error of a command that has printed already what is wrong.
+// errReported is the error of a command that has already printed what is wrong.
 var errReported = errors.New("reported")
 
-// run runs the command with arguments and returns its exit code: 0, 1 after a failure, 2
+// run executes the command and returns its exit code: 0 after success, 1 after a failure, 2
 // for wrong arguments or a wrong configuration.
 func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
 	cmd := newCommand()
@@ -72,7 +72,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 }
 
 func newCommand() *cobra.Command {
-	// The kubelet's packages register flags there, which cobra would take for the leaf's.
+	// The kubelet's packages register flags there, which cobra would add to the leaf's.
 	pflag.CommandLine = pflag.NewFlagSet("leaf", pflag.ContinueOnError)
 	var config string
 	cmd := &cobra.Command{

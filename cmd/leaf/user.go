@@ -16,10 +16,10 @@ func newUserCommand() *cobra.Command {
 	var dir string
 	var password bool
 	cmd := &cobra.Command{
-		Use: "user NAME", Short: "Make the credential of a user of leaf.conf",
-		Long: `Make what authenticates NAME, a user of leaf.conf: DIR/NAME.conf, which leaf.conf
-includes, and DIR/NAME.nk, the seed of its nkey. What is there already is kept. Files have
-the mode 0600.`,
+		Use: "user NAME", Short: "Create the credential of a user of leaf.conf",
+		Long: `Create the credential of NAME, a user of leaf.conf: DIR/NAME.conf, which leaf.conf
+includes, and DIR/NAME.nk, the seed of its nkey. Existing files are kept. The files have
+mode 0600.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := args[0]

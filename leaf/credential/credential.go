@@ -1,8 +1,8 @@
-// Package credential makes the files that authenticate the users of a leaf.conf: random
-// passwords and nkeys, each readable by its owner alone.
+// Package credential creates the files that authenticate the users of a leaf.conf: random
+// passwords and nkeys, each readable by its owner only.
 //
-// A file that exists is kept and read, so that making it again changes nothing. The
-// command `leaf user` and the lab call it; it starts nothing and sends nothing.
+// It keeps and reads existing files, so that creating a credential again changes nothing.
+// The command `leaf user` and the lab call it. It does not use the network.
 package credential
 
 import (
@@ -15,22 +15,19 @@ import (
 	"strings"
 
 	"github.com/nats-io/nkeys"
+
+	"github.com/petiole-io/petiole/internal/durable"
 )
 
-const (
-	fileMode   = 0o600
-	folderMode = 0o700
-)
-
-// ErrFormat reports a file that holds no credential of the wanted kind.
+// ErrFormat reports a file that does not contain a credential of the wanted kind.
 var ErrFormat = errors.New("not a credential")
 
-// Seed returns the public key of the user nkey whose seed is in the file at path, and
-// makes both when there is no file.
+// Seed returns the public key of the user nkey whose seed is in the file at path. If the file
+// does not exist it creates both.
 func Seed(path string) (public string, err error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return makeSeed(path)
+		return createSeed(path)
 	}
 	if err != nil {
 		return "", fmt.Errorf("read seed: %w", err)
@@ -42,14 +39,14 @@ func Seed(path string) (public string, err error) {
 	return pair.PublicKey()
 }
 
-func makeSeed(path string) (string, error) {
+func createSeed(path string) (string, error) {
 	pair, err := nkeys.CreateUser()
 	if err != nil {
-		return "", fmt.Errorf("make nkey: %w", err)
+		return "", fmt.Errorf("create nkey: %w", err)
 	}
 	seed, err := pair.Seed()
 	if err != nil {
-		return "", fmt.Errorf("make nkey: %w", err)
+		return "", fmt.Errorf("create nkey: %w", err)
 	}
 	if err := write(path, append(seed, '\n')); err != nil {
 		return "", err
@@ -57,8 +54,8 @@ func makeSeed(path string) (string, error) {
 	return pair.PublicKey()
 }
 
-// KeyUser makes what authenticates a user by nkey: the seed in dir/name.nk, which people
-// give to `nats --nkey`, and dir/name.conf, which leaf.conf includes.
+// KeyUser creates the credential of a user with an nkey: the seed in dir/name.nk, for
+// `nats --nkey`, and dir/name.conf, which leaf.conf includes.
 func KeyUser(dir, name string) error {
 	public, err := Seed(filepath.Join(dir, name+".nk"))
 	if err != nil {
@@ -67,8 +64,8 @@ func KeyUser(dir, name string) error {
 	return write(filepath.Join(dir, name+".conf"), fmt.Appendf(nil, "nkey: %s\n", public))
 }
 
-// PasswordUser makes a password, when there is none, in dir/name.conf, which leaf.conf
-// includes; ReadPassword reads it.
+// PasswordUser creates a password in dir/name.conf, which leaf.conf includes, unless there is
+// one. ReadPassword reads it.
 func PasswordUser(dir, name string) error {
 	path := filepath.Join(dir, name+".conf")
 	_, err := ReadPassword(path)
@@ -78,7 +75,7 @@ func PasswordUser(dir, name string) error {
 	return err
 }
 
-// ReadPassword returns the password of a file: the only line of it, alone or as
+// ReadPassword returns the password in a file of one line, either the password alone or as
 // PasswordUser writes it.
 func ReadPassword(path string) (string, error) {
 	data, err := os.ReadFile(path)
@@ -95,23 +92,9 @@ func ReadPassword(path string) (string, error) {
 	return password, nil
 }
 
-// write replaces the file in one step, so that a crash leaves no half of a credential.
 func write(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, folderMode); err != nil {
-		return fmt.Errorf("make folder of credentials: %w", err)
-	}
-	f, err := os.CreateTemp(dir, ".new-*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("write credential: %w", err)
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(fileMode), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("write credential %s: %w", path, err), os.Remove(f.Name()))
+	if err := durable.WriteFile(path, data, 0o600); err != nil {
+		return fmt.Errorf("write credential %s: %w", path, err)
 	}
 	return nil
 }

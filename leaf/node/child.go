@@ -1,9 +1,9 @@
 // Package node runs the kubelet of this host as a child process.
 //
-// The child is this same binary under another command (package node/kubelet), so that
-// code pages are shared. It is restarted whenever it exits and dies with its parent;
-// containers belong to the container runtime and outlive both. The package knows the
-// kubelet's flags and nothing of Kubernetes objects.
+// The child runs the same binary with another command (package node/kubelet), so that both
+// share code pages. It is restarted whenever it exits, and dies with its parent; containers
+// belong to the container runtime and survive both. The package knows the kubelet's flags
+// but no Kubernetes objects.
 package node
 
 import (
@@ -20,20 +20,20 @@ import (
 	"go.uber.org/zap"
 )
 
-// Command is the name under which the leaf's binary is the kubelet.
+// Command is the command of the leaf's binary that runs the kubelet.
 const Command = "kubelet"
 
 const (
-	minRestart = time.Second
-	maxRestart = 30 * time.Second
-	// stable is after how long a run the restart delay starts again at minRestart.
-	stable = time.Minute
-	// stopGrace is how long the kubelet may take to end by itself.
+	minRestartDelay = time.Second
+	maxRestartDelay = 30 * time.Second
+	// stableAfter is the running time after which the restart delay is reset to
+	// minRestartDelay.
+	stableAfter = time.Minute
+	// stopGrace is the time that the kubelet gets to stop before it is killed.
 	stopGrace = 10 * time.Second
 )
 
-// Kubelet is the child process. The zero value lacks its fields; set all that have no
-// default before Run.
+// Kubelet is the child process. All fields but Args must be set before Run.
 type Kubelet struct {
 	// Node is the node's name.
 	Node string
@@ -41,37 +41,38 @@ type Kubelet struct {
 	ConfigFile string
 	// Kubeconfig points at the node API.
 	Kubeconfig string
-	// Args are further flags, after our own.
+	// Args holds additional flags, which are passed last.
 	Args []string
 	Log  *zap.Logger
 }
 
-// Run keeps the kubelet running until ctx ends, then stops it and waits for it.
+// Run runs the kubelet until ctx ends, then stops it and waits for it. It restarts a kubelet
+// that exits.
 func (k *Kubelet) Run(ctx context.Context) error {
-	delay := minRestart
+	delay := minRestartDelay
 	for {
 		started := time.Now()
-		err := k.once(ctx)
+		err := k.runOnce(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if time.Since(started) > stable {
-			delay = minRestart
+		if time.Since(started) > stableAfter {
+			delay = minRestartDelay
 		}
-		k.Log.Warn("kubelet exited", zap.Error(err), zap.Duration("restart in", delay))
+		k.Log.Warn("kubelet exited: restarting", zap.Error(err), zap.Duration("restart_in", delay))
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(delay):
 		}
-		delay = min(2*delay, maxRestart)
+		delay = min(2*delay, maxRestartDelay)
 	}
 }
 
-// once runs the kubelet until it exits. The kernel kills the child when the thread
-// that started it ends, hence the locked thread: a leaf that is killed must not leave a
-// kubelet behind that its successor does not know.
-func (k *Kubelet) once(ctx context.Context) error {
+// runOnce runs the kubelet until it exits. The kernel kills the child when the thread that
+// started it ends, hence the locked thread: a leaf that is killed must not leave a kubelet
+// behind that the next leaf does not know.
+func (k *Kubelet) runOnce(ctx context.Context) error {
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find own binary: %w", err)
@@ -103,8 +104,8 @@ func (k *Kubelet) once(ctx context.Context) error {
 	return err
 }
 
-// environment makes the kubelet collect garbage twice as often as Go's default, unless
-// the operator chose otherwise: on a gateway memory is scarcer than processor time.
+// environment returns env with GOGC=50 unless the operator has set GOGC: on a gateway memory is
+// scarcer than CPU time.
 func environment(env []string) []string {
 	for _, v := range env {
 		if strings.HasPrefix(v, "GOGC=") {

@@ -1,8 +1,8 @@
-// Package kubelet is upstream's kubelet as a command of our binary, unforked.
+// Package kubelet runs upstream's unmodified kubelet as a command of the leaf's binary.
 //
-// It is the only package besides the lab that links k8s.io/kubernetes. A leaf runs it
-// as a child process, because a kubelet keeps global state and exits on its own: the
-// leaf node and the devices go on when it does.
+// It is the only package besides the lab that links k8s.io/kubernetes. A leaf runs it as a
+// child process, because a kubelet has global state and may exit on its own: the leaf and
+// the devices keep running when it does.
 package kubelet
 
 import (
