@@ -13,6 +13,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/internal/logonce"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -23,6 +24,9 @@ const (
 	// part is quarantined: until then the part may still arrive.
 	partAttempts = 30
 )
+
+// applyOperation names applier.run in the log.
+const applyOperation = "apply devices"
 
 // errPartMissing reports that a part of a large object is not in the stream.
 var errPartMissing = errors.New("part missing")
@@ -39,10 +43,12 @@ type applier struct {
 	// loaded is closed when everything that was in the stream at the start is applied.
 	loaded chan struct{}
 	once   sync.Once
+	// outcomes logs when run starts to fail and when it has recovered.
+	outcomes *logonce.Reporter
 }
 
 func newApplier(f *Field, host *devices.Host, s *sink) *applier {
-	return &applier{Field: f, host: host, sink: s, index: newDeviceIndex(), reportedProblems: map[string]string{}, loaded: make(chan struct{})}
+	return &applier{Field: f, host: host, sink: s, index: newDeviceIndex(), reportedProblems: map[string]string{}, loaded: make(chan struct{}), outcomes: logonce.New(f.cfg.Log)}
 }
 
 // whenLoaded calls run as soon as all devices are known. It returns nil if ctx ends first.
@@ -58,14 +64,12 @@ func (a *applier) whenLoaded(ctx context.Context, run func(context.Context) erro
 // run applies messages until ctx ends. It starts again after an error, such as a restart of
 // the server or a new stream.
 func (a *applier) run(ctx context.Context) error {
-	for failing := false; ; failing = true {
+	for {
 		err := a.consume(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if !failing {
-			a.cfg.Log.Warn("device updates interrupted: retrying", zap.String("stream", streams.SiteDesired), zap.Error(err))
-		}
+		a.outcomes.Report(applyOperation, err, zap.String("stream", streams.SiteDesired))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -106,6 +110,7 @@ func (a *applier) consume(ctx context.Context) error {
 		return fmt.Errorf("consume %s: %w", streams.SiteDesired, err)
 	}
 	defer messages.Stop()
+	a.outcomes.Report(applyOperation, nil, zap.String("stream", streams.SiteDesired))
 	for {
 		msg, err := messages.Next(jetstream.NextContext(ctx))
 		if err != nil {

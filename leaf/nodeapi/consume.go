@@ -24,6 +24,9 @@ const (
 	retryDelay     = time.Second
 )
 
+// followOperation names followDesired in the log.
+const followOperation = "apply desired state"
+
 // progress is the position up to which SITE_DESIRED has been applied.
 type progress struct {
 	mu sync.Mutex
@@ -196,21 +199,12 @@ func (a *API) process(ctx context.Context, s jetstream.Stream, msg jetstream.Msg
 // followDesired applies new messages until ctx ends. It starts again after an error, such as
 // a new stream or consumer.
 func (a *API) followDesired(ctx context.Context) error {
-	failing := false
 	for {
-		err := a.consume(ctx, func() {
-			if failing {
-				a.log.Info("following desired state resumed", zap.String("stream", streams.SiteDesired))
-			}
-			failing = false
-		})
+		err := a.consume(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if !failing {
-			a.log.Warn("following desired state interrupted: retrying", zap.String("stream", streams.SiteDesired), zap.Error(err))
-		}
-		failing = true
+		a.outcomes.Report(followOperation, err, zap.String("stream", streams.SiteDesired))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -219,7 +213,7 @@ func (a *API) followDesired(ctx context.Context) error {
 	}
 }
 
-func (a *API) consume(ctx context.Context, running func()) error {
+func (a *API) consume(ctx context.Context) error {
 	err := streams.EnsureConsumer(ctx, a.cfg.JS, streams.SiteDesired,
 		streams.LocalConsumer(streams.ApplyConsumer, "what the node API has applied", 256))
 	if err != nil {
@@ -243,7 +237,7 @@ func (a *API) consume(ctx context.Context, running func()) error {
 		return fmt.Errorf("read consumer %s: %w", streams.ApplyConsumer, err)
 	}
 	defer msgs.Stop()
-	running()
+	a.outcomes.Report(followOperation, nil, zap.String("stream", streams.SiteDesired))
 	for {
 		msg, err := msgs.Next(jetstream.NextContext(ctx))
 		if err != nil {

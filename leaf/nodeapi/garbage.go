@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"go.uber.org/zap"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 
@@ -62,13 +61,10 @@ func (g *garbageCollector) observe(r resource, kind watch.EventType, _ *object) 
 func (g *garbageCollector) run(ctx context.Context) error {
 	tick := time.NewTicker(collectInterval)
 	defer tick.Stop()
-	failing := false
 	for {
-		err := g.collect(ctx)
-		if err != nil && ctx.Err() == nil && !failing {
-			g.api.log.Warn("collect garbage", zap.Error(err))
+		if err := g.collect(ctx); ctx.Err() == nil {
+			g.api.outcomes.Report("collect garbage", err)
 		}
-		failing = err != nil
 		select {
 		case <-ctx.Done():
 			return nil

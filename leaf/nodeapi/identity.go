@@ -17,6 +17,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/petiole-io/petiole/internal/durable"
 )
 
 // identity holds the credentials by which the node API and its clients authenticate each
@@ -66,30 +68,7 @@ func readOrCreate(path string, content func() ([]byte, error)) ([]byte, error) {
 	if b, err = content(); err != nil {
 		return nil, err
 	}
-	return b, writeFile(path, b)
-}
-
-// writeFile writes a file with mode 0600. After a power cut the file has the old or the new
-// content.
-func writeFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return b, durable.WriteFile(path, b, 0o600)
 }
 
 // newServingBundle creates a certificate authority and a serving certificate for loopback.

@@ -18,6 +18,9 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/petiole-io/petiole/internal/durable"
+	"github.com/petiole-io/petiole/internal/logonce"
 )
 
 // DefaultVersion is the Kubernetes version that /version reports if Config.Version is empty.
@@ -48,6 +51,7 @@ type Config struct {
 type API struct {
 	cfg        Config
 	log        *zap.Logger
+	outcomes   *logonce.Reporter
 	locks      locks
 	events     eventQueue
 	heartbeats heartbeats
@@ -73,8 +77,9 @@ func New(cfg Config) *API {
 	if cfg.Version == "" {
 		cfg.Version = DefaultVersion
 	}
+	log := cfg.Log.With(zap.String("site", cfg.Site), zap.String("node", cfg.Node))
 	return &API{
-		cfg: cfg, log: cfg.Log.With(zap.String("site", cfg.Site), zap.String("node", cfg.Node)),
+		cfg: cfg, log: log, outcomes: logonce.New(log),
 		progress: newProgress(), ready: make(chan struct{}), closing: make(chan struct{}), addr: cfg.Listen,
 	}
 }
@@ -238,7 +243,7 @@ func (a *API) WriteKubeconfig(path, user string) error {
 	if err != nil {
 		return fmt.Errorf("encode kubeconfig: %w", err)
 	}
-	if err := writeFile(path, data); err != nil {
+	if err := durable.WriteFile(path, data, 0o600); err != nil {
 		return fmt.Errorf("write kubeconfig %s: %w", path, err)
 	}
 	return nil

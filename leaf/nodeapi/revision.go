@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/petiole-io/petiole/internal/durable"
 )
 
 // revisionsPerStart is the number of resource versions that are reserved at each start: more
@@ -32,7 +34,7 @@ func firstRevision(dir string, now time.Time) (uint64, error) {
 			first = max(first, reserved)
 		}
 	}
-	if err := writeFile(path, []byte(strconv.FormatUint(first+revisionsPerStart, 10)+"\n")); err != nil {
+	if err := durable.WriteFile(path, []byte(strconv.FormatUint(first+revisionsPerStart, 10)+"\n"), 0o600); err != nil {
 		return 0, fmt.Errorf("reserve revisions: %w", err)
 	}
 	return first, nil

@@ -15,6 +15,8 @@ import (
 	"sync"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+
+	"github.com/petiole-io/petiole/internal/durable"
 )
 
 // tokenID identifies the token that a kubelet requests. The audiences are those of the
@@ -109,7 +111,7 @@ func (c *tokenCache) put(id tokenID, token *authenticationv1.TokenRequest) error
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := writeFile(filepath.Join(c.dir, name), c.aead.Seal(nonce, nonce, plain, []byte(name))); err != nil {
+	if err := durable.WriteFile(filepath.Join(c.dir, name), c.aead.Seal(nonce, nonce, plain, []byte(name)), 0o600); err != nil {
 		return err
 	}
 	c.index(id.PodUID, name)
