@@ -6,12 +6,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"strconv"
 	"strings"
 	"weak"
 
+	"github.com/munnerz/goautoneg"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -34,19 +34,19 @@ const (
 	protoType = runtime.ContentTypeProtobuf
 )
 
-// accepted picks the first form of an Accept header that can be served: protobuf for
-// known types only, tables where the request may have one.
+// accepted returns the most preferred encoding of an Accept header that can be served:
+// protobuf for known types only, tables only if table is set.
 func accepted(header string, kind schema.GroupVersionKind, table bool) media {
 	if header == "" {
 		return mediaJSON
 	}
-	for part := range strings.SplitSeq(header, ",") {
-		name, params, err := mime.ParseMediaType(part)
-		if err != nil {
+	for _, clause := range goautoneg.ParseAccept(header) {
+		if clause.Q <= 0 { // not acceptable (RFC 9110, section 12.4.2)
 			continue
 		}
-		if as := params["as"]; as != "" {
-			if table && as == "Table" && name == jsonType && params["g"] == metav1.GroupName && params["v"] == "v1" {
+		name := strings.ToLower(clause.Type + "/" + clause.SubType)
+		if as := clause.Params["as"]; as != "" {
+			if table && as == "Table" && name == jsonType && clause.Params["g"] == metav1.GroupName && clause.Params["v"] == "v1" {
 				return mediaTable
 			}
 			continue

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/utils/keymutex"
 
 	"github.com/petiole-io/petiole/internal/durable"
 	"github.com/petiole-io/petiole/internal/logonce"
@@ -52,7 +53,7 @@ type API struct {
 	cfg        Config
 	log        *zap.Logger
 	outcomes   *logonce.Reporter
-	locks      locks
+	locks      keymutex.KeyMutex // of writes, see lock
 	events     eventQueue
 	heartbeats heartbeats
 	progress   *progress
@@ -79,7 +80,7 @@ func New(cfg Config) *API {
 	}
 	log := cfg.Log.With(zap.String("site", cfg.Site), zap.String("node", cfg.Node))
 	return &API{
-		cfg: cfg, log: log, outcomes: logonce.New(log),
+		cfg: cfg, log: log, outcomes: logonce.New(log), locks: keymutex.NewHashed(writeLocks),
 		progress: newProgress(), ready: make(chan struct{}), closing: make(chan struct{}), addr: cfg.Listen,
 	}
 }

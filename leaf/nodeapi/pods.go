@@ -67,7 +67,7 @@ func (a *API) authorizePodDelete(pod *object, live bool, opts metav1.DeleteOptio
 // reportEndAgain reports the end of a pod again if the cloud wants the pod and its end has not
 // been reported since.
 func (a *API) reportEndAgain(ctx context.Context, k key) error {
-	defer a.locks.lock(podsGR, k)()
+	defer a.lock(podsGR, k)()
 	d, due := a.store.endUnreported(podsGR, k)
 	if !due {
 		return nil

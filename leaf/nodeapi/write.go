@@ -19,8 +19,22 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// storeTimeout is the timeout of requests to the leaf's own JetStream.
-const storeTimeout = 10 * time.Second
+const (
+	// storeTimeout is the timeout of requests to the leaf's own JetStream.
+	storeTimeout = 10 * time.Second
+	// writeLocks is the number of locks that serialize writes. It is much larger than the
+	// number of concurrent writes, so that few writes to different objects share a lock.
+	writeLocks = 256
+)
+
+// lock serializes the writes to an object, while writes to other objects wait for the disk
+// concurrently. It returns the function that unlocks the object. No caller may hold two
+// locks.
+func (a *API) lock(gr schema.GroupResource, k key) (unlock func()) {
+	id := gr.String() + " " + k.String()
+	a.locks.LockKey(id)
+	return func() { _ = a.locks.UnlockKey(id) } // a hashed mutex never returns an error
+}
 
 // isReported reports whether the local state of a resource is reported to the cloud. Leases
 // are not: the bridge renews them from the site's heartbeats.
@@ -50,7 +64,7 @@ func (a *API) create(w http.ResponseWriter, q *request) error {
 	if err := a.authorizeCreate(gr, k, obj); err != nil {
 		return err
 	}
-	defer a.locks.lock(gr, k)()
+	defer a.lock(gr, k)()
 	if a.store.get(gr, k) != nil {
 		return apierrors.NewAlreadyExists(gr, k.name)
 	}
@@ -94,7 +108,7 @@ func (a *API) authorizeCreate(gr schema.GroupResource, k key, obj document) erro
 // update handles PUT and PATCH.
 func (a *API) update(w http.ResponseWriter, q *request) error {
 	gr := q.resource.GroupResource()
-	defer a.locks.lock(gr, q.key)()
+	defer a.lock(gr, q.key)()
 	s := a.store.state(gr, q.key)
 	if s.effective == nil {
 		if gr == leasesGR && q.verb == "update" {
@@ -238,7 +252,7 @@ func (a *API) delete(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	defer a.locks.lock(gr, q.key)()
+	defer a.lock(gr, q.key)()
 	s := a.store.state(gr, q.key)
 	effective := s.effective
 	if effective == nil {
