@@ -15,17 +15,17 @@ import (
 	pb "github.com/petiole-io/petiole/devices/dmi/v1beta1"
 )
 
-// bundle is all that a mapper shall have of a device.
+// bundle has the messages with which a mapper gets a device.
 type bundle struct {
 	device *pb.Device
 	model  *pb.DeviceModel
 	digest string // of both
 }
 
-// convert makes the bundle of a device. The model's settings are merged into the
-// device's, because the interface's model has none. Properties are those of the
-// definition that are usable, and streams, which mappers handle among themselves.
-func convert(def devices.Definition, unusable map[string]bool, values map[string]told) (bundle, error) {
+// convert returns the bundle of a device. It merges the model's settings into the device's,
+// because the interface's model has none. It includes the valid properties of the definition
+// and streams, which only mappers handle.
+func convert(def devices.Definition, unusable map[string]bool, values map[string]sentValue) (bundle, error) {
 	config, err := protocolSettings(def)
 	if err != nil {
 		return bundle{}, fmt.Errorf("protocol config: %w", err)
@@ -41,7 +41,7 @@ func convert(def devices.Definition, unusable map[string]bool, values map[string
 	sent := map[string]bool{}
 	for i := range def.Object.Spec.Properties {
 		p := &def.Object.Spec.Properties[i]
-		if sent[p.Name] || unusable[p.Name] || !forMapper(def, p.Name) {
+		if sent[p.Name] || unusable[p.Name] || !sentToMapper(def, p.Name) {
 			continue
 		}
 		sent[p.Name] = true
@@ -64,8 +64,8 @@ func convert(def devices.Definition, unusable map[string]bool, values map[string
 	return b, err
 }
 
-// forMapper tells whether a mapper shall know of a property.
-func forMapper(def devices.Definition, name string) bool {
+// sentToMapper reports whether a property is sent to the mapper.
+func sentToMapper(def devices.Definition, name string) bool {
 	for _, p := range def.Points {
 		if p.Name == name {
 			return true
@@ -75,7 +75,7 @@ func forMapper(def devices.Definition, name string) bool {
 	return m != nil && strings.EqualFold(string(m.Type), string(v1beta1.STREAM))
 }
 
-func convertProperty(def devices.Definition, p *v1beta1.DeviceProperty, value told) (*pb.DeviceProperty, error) {
+func convertProperty(def devices.Definition, p *v1beta1.DeviceProperty, value sentValue) (*pb.DeviceProperty, error) {
 	visitors, err := visitorSettings(def, p.Name)
 	if err != nil {
 		return nil, err
@@ -88,19 +88,19 @@ func convertProperty(def devices.Definition, p *v1beta1.DeviceProperty, value to
 	return &pb.DeviceProperty{
 		Name: p.Name, Desired: convertDesired(p, m, value), Visitors: visitors,
 		ReportCycle: p.ReportCycle, CollectCycle: p.CollectCycle, PushMethod: method,
-		// To the mapper the cloud is the leaf, which needs every value: for telemetry, and
-		// to see a write take effect. What goes on to the cloud is decided here.
+		// For the mapper the leaf is the cloud. It needs every value, for telemetry and to see
+		// a write take effect, and decides itself what goes on to the cloud.
 		ReportToCloud: true,
 	}, nil
 }
 
-// MetaCommand is the metadata of a value that a command brings: a mapper that compares
-// before it writes writes it all the same. KubeEdge's mappers write whatever they are told.
+// MetaCommand is the metadata key of a command's value: a mapper that compares before it
+// writes should write such a value always. KubeEdge's mappers write every value they get.
 const MetaCommand = "command"
 
-// convertDesired is the value that the mapper was told to write; without one it is
-// empty, but there: mappers look into it unasked.
-func convertDesired(p *v1beta1.DeviceProperty, m *v1beta1.ModelProperty, value told) *pb.TwinProperty {
+// convertDesired returns the value for the mapper to write. Without one it is empty and not
+// nil, since mappers dereference it.
+func convertDesired(p *v1beta1.DeviceProperty, m *v1beta1.ModelProperty, value sentValue) *pb.TwinProperty {
 	metadata := map[string]string{"type": strings.ToLower(string(m.Type))}
 	if value.Time != 0 {
 		metadata["timestamp"] = strconv.FormatInt(value.Time, 10)
@@ -125,15 +125,15 @@ func convertModel(m *v1beta1.DeviceModel) *pb.DeviceModel {
 	return &pb.DeviceModel{Name: m.Name, Namespace: m.Namespace, Spec: spec}
 }
 
-// protocolSettings are the settings of the device's protocol.
+// protocolSettings returns the settings of the device's protocol.
 func protocolSettings(def devices.Definition) (*pb.CustomizedValue, error) {
 	return pack(overlay(def.Model.Spec.ProtocolConfigData, def.Object.Spec.Protocol.ConfigData))
 }
 
-// visitorSettings say where the protocol finds a property.
+// visitorSettings returns the protocol's settings of a property.
 func visitorSettings(def devices.Definition, name string) (*pb.VisitorConfig, error) {
 	var defaults, own *v1beta1.CustomizedValue
-	if m := modelProperty(def.Model, name); m != nil && m.Visitors != nil && ours(def, m.Visitors) {
+	if m := modelProperty(def.Model, name); m != nil && m.Visitors != nil && sameProtocol(def, m.Visitors) {
 		defaults = m.Visitors.ConfigData
 	}
 	for i := range def.Object.Spec.Properties {
@@ -149,8 +149,8 @@ func visitorSettings(def devices.Definition, name string) (*pb.VisitorConfig, er
 	return &pb.VisitorConfig{ProtocolName: def.Protocol, ConfigData: data}, nil
 }
 
-// ours tells whether a model's visitors are for the device's protocol.
-func ours(def devices.Definition, v *v1beta1.VisitorConfig) bool {
+// sameProtocol reports whether a model's visitors are for the device's protocol.
+func sameProtocol(def devices.Definition, v *v1beta1.VisitorConfig) bool {
 	name := strings.TrimSpace(v.ProtocolName)
 	return name == "" || strings.EqualFold(name, def.Protocol)
 }
@@ -164,13 +164,13 @@ func modelProperty(m *v1beta1.DeviceModel, name string) *v1beta1.ModelProperty {
 	return nil
 }
 
-// digest is the same for the same messages.
+// digest is equal for equal messages.
 func digest(messages ...proto.Message) (string, error) {
 	h := sha256.New()
 	for _, m := range messages {
 		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 		if err != nil {
-			return "", fmt.Errorf("encode for the mapper: %w", err) // a text that is not UTF-8
+			return "", fmt.Errorf("encode for the mapper: %w", err) // a string that is not UTF-8
 		}
 		fmt.Fprintf(h, "%d ", len(b))
 		h.Write(b)

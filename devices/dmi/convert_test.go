@@ -33,7 +33,7 @@ func TestConvert(t *testing.T) {
 		d.Spec.Properties[1].PushMethod = &v1beta1.PushMethod{OTEL: &v1beta1.PushMethodOTEL{EndpointURL: "u"}}
 	})
 	def := resolved(t, d, model())
-	b, err := convert(def, nil, map[string]told{"speed": {Value: "1500", Time: 77}})
+	b, err := convert(def, nil, map[string]sentValue{"speed": {Value: "1500", Time: 77}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func TestConvert(t *testing.T) {
 	if got := b.model.GetSpec().GetProperties()[1]; got.GetType() != "INT" || got.GetMaximum() != "3000" || got.GetAccessMode() != "ReadWrite" {
 		t.Errorf("model: %v", got)
 	}
-	again, err := convert(resolved(t, d, model()), nil, map[string]told{"speed": {Value: "1500", Time: 77}})
+	again, err := convert(resolved(t, d, model()), nil, map[string]sentValue{"speed": {Value: "1500", Time: 77}})
 	if err != nil || again.digest != b.digest {
 		t.Error("the same device has two digests")
 	}
@@ -124,7 +124,7 @@ func TestWrap(t *testing.T) {
 	}
 }
 
-// TestOpen: settings that no mapper can be told are problems, of the property or of the
+// TestOpen: settings that cannot be sent to a mapper are problems, of the property or of the
 // device.
 func TestOpen(t *testing.T) {
 	s := New(Config{})

@@ -7,6 +7,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 // TestDesired: a desired value goes to the mapper, and is applied when the mapper
@@ -26,7 +27,7 @@ func TestDesired(t *testing.T) {
 	if f.get("a", "speed") != "1500" || f.get("a", "running") != "true" {
 		t.Error("not written")
 	}
-	eventually(t, "audit", func() bool {
+	polltest.Eventually(t, "audit", func() bool {
 		a := p.sink.lastAudit()
 		return a.Property == "speed" && a.Written && a.Before == "0" && a.After == "1500" && a.Ack == devices.Applied
 	})
@@ -51,7 +52,7 @@ func TestDesiredOutOfBounds(t *testing.T) {
 	}
 }
 
-// TestDesiredNotTaken: the device keeps another value than the mapper tells it.
+// TestDesiredNotTaken: the device keeps another value than the mapper writes.
 func TestDesiredNotTaken(t *testing.T) {
 	t.Parallel()
 	p := newPlant(t, func(x *timing) { x.applied = 400 * time.Millisecond })
@@ -73,7 +74,7 @@ func TestDesiredRefused(t *testing.T) {
 	p.apply(pump("a", desiring("speed", "2999")))
 	p.await("rejected", "a", acked("speed", devices.Rejected, devices.ReasonRefused))
 	p.await("online", "a", online)
-	eventually(t, "old value at the mapper", func() bool {
+	polltest.Eventually(t, "old value at the mapper", func() bool {
 		return m.device("a").GetSpec().GetProperties()[1].GetDesired().GetValue() == "1500"
 	})
 }
@@ -91,7 +92,7 @@ func TestDesiredRefusedWithTheDevice(t *testing.T) {
 	p.await("online", "a", online)
 }
 
-// TestDesiredWhileMapperIsAway: it is told with the registration, and applied when it
+// TestDesiredWhileMapperIsAway: it is sent with the registration, and applied when it
 // is reported.
 func TestDesiredWhileMapperIsAway(t *testing.T) {
 	p := newPlant(t, nil)
@@ -104,7 +105,7 @@ func TestDesiredWhileMapperIsAway(t *testing.T) {
 	}
 }
 
-// TestDesiredThatExpires: a value that must not be told late is not kept for a mapper
+// TestDesiredThatExpires: a value that must not be sent late is not kept for a mapper
 // that is away.
 func TestDesiredThatExpires(t *testing.T) {
 	t.Parallel()
@@ -134,7 +135,7 @@ func TestDesiredRemoved(t *testing.T) {
 	x := p.server.sessions["default/a"]
 	p.server.mu.Unlock()
 	x.Redefine(resolved(t, undesired, model()))
-	eventually(t, "taken back", func() bool {
+	polltest.Eventually(t, "taken back", func() bool {
 		return m.device("a").GetSpec().GetProperties()[1].GetDesired().GetValue() == ""
 	})
 	if m.field.get("a", "speed") != "1500" {
@@ -142,7 +143,7 @@ func TestDesiredRemoved(t *testing.T) {
 	}
 }
 
-// TestDesiredSurvivesLeafRestart: a value that was applied is not told again.
+// TestDesiredSurvivesLeafRestart: a value that was applied is not sent again.
 func TestDesiredSurvivesLeafRestart(t *testing.T) {
 	t.Parallel()
 	p := newPlant(t, nil)
@@ -155,14 +156,14 @@ func TestDesiredSurvivesLeafRestart(t *testing.T) {
 	p.await("drifted", "a", acked("speed", devices.Drifted, "ChangedAtDevice"))
 	p.restart()
 	p.apply(model(), pump("a", desiring("speed", "1500")))
-	eventually(t, "introduced again", func() bool { return m.count("register a") > 0 })
+	polltest.Eventually(t, "introduced again", func() bool { return m.count("register a") > 0 })
 	p.await("still drifted", "a", reported("speed", "1400"))
 	if m.count("update a") != before {
 		t.Error(m.log())
 	}
 }
 
-// TestWriteOnce: a value that is not desired, as a command brings it, is told once.
+// TestWriteOnce: a value that is not desired is sent once.
 func TestWriteOnce(t *testing.T) {
 	t.Parallel()
 	p := newPlant(t, nil)
@@ -192,15 +193,15 @@ func TestWriteOnce(t *testing.T) {
 }
 
 // session is the one that operates a device.
-func (p *plant) session(device string) *session {
+func (p *rig) session(device string) *session {
 	p.server.mu.Lock()
 	defer p.server.mu.Unlock()
 	return p.server.sessions["default/"+device]
 }
 
-// TestCommandIsToldEachTime: a command is told whatever is desired, told or reported, and
+// TestCommandIsSentEachTime: a command is sent whatever is desired, sent or reported, and
 // leaves no trace in what the mapper gets with the device.
-func TestCommandIsToldEachTime(t *testing.T) {
+func TestCommandIsSentEachTime(t *testing.T) {
 	t.Parallel()
 	p := newPlant(t, nil)
 	f := newField()
@@ -222,7 +223,7 @@ func TestCommandIsToldEachTime(t *testing.T) {
 	if got := m.device("a").GetSpec().GetProperties()[1].GetDesired().GetMetadata()[MetaCommand]; got != "true" {
 		t.Error("the mapper cannot tell it from a desired value")
 	}
-	// Another value than the desired one is told once, too.
+	// Another value than the desired one is sent once, too.
 	if o, err := x.Command(t.Context(), 1, "700"); err != nil || o.After != "700" {
 		t.Fatalf("%+v, %v", o, err)
 	}
@@ -233,7 +234,7 @@ func TestCommandIsToldEachTime(t *testing.T) {
 	}
 	m = p.newMapper(f).start(true)
 	p.await("online again", "a", online)
-	eventually(t, "the device", func() bool { return m.device("a") != nil })
+	polltest.Eventually(t, "the device", func() bool { return m.device("a") != nil })
 	if d := m.device("a").GetSpec().GetProperties()[1].GetDesired(); d.GetValue() != "1500" || d.GetMetadata()[MetaCommand] != "" {
 		t.Errorf("told with the device: %v", d)
 	}

@@ -16,9 +16,9 @@ import (
 	pb "github.com/petiole-io/petiole/devices/dmi/v1beta1"
 )
 
-// overlay merges free settings: own keys win over defaults, whatever the case of
-// either. Unlike devices.Merge it keeps keys as they are written, because a mapper may
-// tell them apart by case.
+// overlay merges free-form settings: own keys override defaults, whatever the case of
+// either. Unlike devices.Merge it keeps the case of keys, because mappers may be
+// case-sensitive.
 func overlay(defaults, own *v1beta1.CustomizedValue) map[string]any {
 	merged := map[string]any{}
 	for _, layer := range []*v1beta1.CustomizedValue{defaults, own} {
@@ -37,8 +37,8 @@ func overlay(defaults, own *v1beta1.CustomizedValue) map[string]any {
 	return merged
 }
 
-// pack makes settings what mappers expect: a wrapper message for each key. Keys without
-// a value are left out.
+// pack converts settings to the form that mappers expect: a wrapper message for each key.
+// Keys without a value are left out.
 func pack(settings map[string]any) (*pb.CustomizedValue, error) {
 	data := make(map[string]*anypb.Any, len(settings))
 	var wrong []string
@@ -62,7 +62,7 @@ func pack(settings map[string]any) (*pb.CustomizedValue, error) {
 	return &pb.CustomizedValue{Data: data}, nil
 }
 
-// wrap makes a wrapper message. Lists and objects have none.
+// wrap returns a wrapper message. There is none for lists and objects.
 func wrap(v any) (proto.Message, error) {
 	switch t := v.(type) {
 	case string:
@@ -74,14 +74,14 @@ func wrap(v any) (proto.Message, error) {
 	case float32, float64, int, int8, int16, int32, int64, uint, uint8, uint16, uint32, uint64:
 		return wrapNumber(fmt.Sprint(t))
 	default:
-		return nil, fmt.Errorf("mappers take texts, numbers and truth values, not %T", v)
+		return nil, fmt.Errorf("mappers accept strings, numbers and booleans, not %T", v)
 	}
 }
 
-// wrapNumber makes the FloatValue that KubeEdge sends for every number. Its single
-// precision holds about seven digits of a fraction. An integer that it cannot hold
-// exactly becomes an Int64Value, which KubeEdge's mapper framework reads as well: a wrong
-// register or node number must not come of rounding.
+// wrapNumber returns the FloatValue that KubeEdge sends for every number. Its single
+// precision holds about seven digits. An integer that it cannot hold exactly becomes an
+// Int64Value, which KubeEdge's mapper framework reads as well: rounding must not result in a
+// wrong register or node number.
 func wrapNumber(s string) (proto.Message, error) {
 	f, err := strconv.ParseFloat(s, 64)
 	if err != nil {
@@ -97,7 +97,7 @@ func wrapNumber(s string) (proto.Message, error) {
 	return wrapperspb.Float(single), nil
 }
 
-// exact tells whether a float is an integer's value.
+// exact reports whether a float equals an integer.
 func exact(f float32, i int64) bool {
 	return math.Abs(float64(f)) < 1<<62 && int64(f) == i
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 // TestRegistrationIsAnsweredWithDevices: models and devices of the mapper's protocol,
@@ -37,7 +38,7 @@ func TestRegistrationIsAnsweredWithDevices(t *testing.T) {
 	if calls := m.log(); calls != "[]" {
 		t.Errorf("what the answer held was brought again: %s", calls)
 	}
-	// A device that comes later is brought.
+	// A device that is applied later is delivered.
 	p.apply(pump("c"))
 	p.await("later device", "c", online)
 	if m.count("register c") != 1 || m.count("update c") != 0 {
@@ -45,7 +46,7 @@ func TestRegistrationIsAnsweredWithDevices(t *testing.T) {
 	}
 }
 
-// TestRegistrationWithoutData: the devices are brought afterwards.
+// TestRegistrationWithoutData: the devices are delivered afterwards.
 func TestRegistrationWithoutData(t *testing.T) {
 	p := newPlant(t, nil)
 	p.apply(model(), pump("a"))
@@ -73,7 +74,7 @@ func TestMapperRestart(t *testing.T) {
 			f.set("a", "flow", "7")
 			m = p.newMapper(f).start(withData)
 			p.await("online again", "a", func(s *v1beta1.DeviceStatus) bool { return online(s) && reported("flow", "7")(s) })
-			eventually(t, "desired value at the new mapper", func() bool {
+			polltest.Eventually(t, "desired value at the new mapper", func() bool {
 				d := m.device("a")
 				return d != nil && d.GetSpec().GetProperties()[1].GetDesired().GetValue() == "1500"
 			})
@@ -93,7 +94,7 @@ func TestMapperBeforeDevices(t *testing.T) {
 }
 
 // TestLeafRestart: a mapper registers once, when it starts. After a restart the leaf
-// finds it by itself, changes nothing that has not changed, and tells what has.
+// finds it by itself, and sends only what has changed.
 func TestLeafRestart(t *testing.T) {
 	t.Parallel()
 	p := newPlant(t, nil)
@@ -108,7 +109,7 @@ func TestLeafRestart(t *testing.T) {
 	p.apply(model(), pump("a", desiring("speed", "1500")), pump("b", desiring("speed", "900")))
 	p.await("online again", "a", reported("flow", "8"))
 	p.await("applied", "b", acked("speed", devices.Applied, ""))
-	eventually(t, "introduced again", func() bool { return m.count("register a") >= 1 && m.count("register b") >= 1 })
+	polltest.Eventually(t, "introduced again", func() bool { return m.count("register a") >= 1 && m.count("register b") >= 1 })
 	if m.count("update a") != updates {
 		t.Errorf("an unchanged device was updated: %s", m.log())
 	}
@@ -117,7 +118,7 @@ func TestLeafRestart(t *testing.T) {
 	}
 }
 
-// TestDeviceDeletedWhileLeafIsDown: the mapper is told when the leaf is back.
+// TestDeviceDeletedWhileLeafIsDown: the device is removed when the leaf is back.
 func TestDeviceDeletedWhileLeafIsDown(t *testing.T) {
 	t.Parallel()
 	p := newPlant(t, func(x *timing) { x.orphan = 3 * time.Second })
@@ -127,13 +128,13 @@ func TestDeviceDeletedWhileLeafIsDown(t *testing.T) {
 	p.await("online", "b", online)
 	p.restart()
 	p.apply(model(), pump("b"))
-	eventually(t, "a removed", func() bool { return m.count("remove a") == 1 })
+	polltest.Eventually(t, "a removed", func() bool { return m.count("remove a") == 1 })
 	if m.count("remove b") != 0 {
 		t.Error(m.log())
 	}
 }
 
-// TestDeviceDeleted: the mapper forgets the device, and the model after its last device.
+// TestDeviceDeleted: the device is removed from the mapper, and the model after its last device.
 func TestDeviceDeleted(t *testing.T) {
 	t.Parallel()
 	p := newPlant(t, nil)
@@ -142,14 +143,14 @@ func TestDeviceDeleted(t *testing.T) {
 	p.await("online", "a", online)
 	p.await("online", "b", online)
 	p.delete("a")
-	eventually(t, "a removed", func() bool { return m.count("remove a") == 1 })
+	polltest.Eventually(t, "a removed", func() bool { return m.count("remove a") == 1 })
 	if m.count("remove model pump") != 0 {
 		t.Error("the model is in use:", m.log())
 	}
 	p.delete("b")
-	eventually(t, "model removed", func() bool { return m.count("remove model pump") == 1 })
+	polltest.Eventually(t, "model removed", func() bool { return m.count("remove model pump") == 1 })
 	p.apply(pump("a"))
-	eventually(t, "a registered again", func() bool { return m.count("register a") >= 2 })
+	polltest.Eventually(t, "a registered again", func() bool { return m.count("register a") >= 2 })
 }
 
 // TestDefinitionChanged: one update, no removal.
@@ -159,7 +160,7 @@ func TestDefinitionChanged(t *testing.T) {
 	p.apply(model(), pump("a"))
 	p.await("online", "a", online)
 	p.apply(pump("a", func(d *v1beta1.Device) { d.Spec.Protocol.ConfigData.Data["host"] = "10.0.0.2" }))
-	eventually(t, "updated", func() bool {
+	polltest.Eventually(t, "updated", func() bool {
 		v, err := m.device("a").GetSpec().GetProtocol().GetConfigData().GetData()["host"].UnmarshalNew()
 		return err == nil && v.ProtoReflect().Get(v.ProtoReflect().Descriptor().Fields().ByNumber(1)).String() == "10.0.0.2"
 	})
@@ -177,7 +178,7 @@ func TestModelChanged(t *testing.T) {
 	changed := model()
 	changed.Spec.Properties[1].Maximum = "1000"
 	p.apply(changed)
-	eventually(t, "model updated", func() bool {
+	polltest.Eventually(t, "model updated", func() bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		x := m.models["default/pump"]

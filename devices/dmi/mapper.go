@@ -21,7 +21,7 @@ import (
 	pb "github.com/petiole-io/petiole/devices/dmi/v1beta1"
 )
 
-// callsAtOnce bounds the calls that are under way at one mapper.
+// callsAtOnce bounds the concurrent calls to one mapper.
 const callsAtOnce = 64
 
 // mapper is one registration of a mapper.
@@ -31,17 +31,17 @@ type mapper struct {
 	client pb.DeviceMapperServiceClient
 	calls  chan struct{}
 	timing timing
-	ended  chan struct{} // closed when another registration takes its place
+	ended  chan struct{} // closed when another registration replaces it
 
 	mu       sync.Mutex
 	presence presence
 }
 
-// presence is whether a mapper answers.
+// presence is whether a mapper responds.
 type presence struct {
 	phase phase
-	// epoch counts how often the mapper has become present. Between two epochs it may
-	// have forgotten everything.
+	// epoch counts how often the mapper has become present. It may have restarted, without
+	// any devices, between two epochs.
 	epoch   int
 	message string
 }
@@ -49,16 +49,16 @@ type presence struct {
 type phase int
 
 const (
-	starting phase = iota // not heard of yet, and not to be complained of yet
+	starting phase = iota // has not responded yet, within timing.grace
 	present
 	away
 )
 
-// newMapper makes the mapper of a registration, without I/O.
+// newMapper returns the mapper of a registration. It does no I/O.
 func newMapper(info mapperInfo, t timing) (*mapper, error) {
 	path := strings.TrimPrefix(info.Address, "unix://")
 	if !filepath.IsAbs(path) {
-		return nil, fmt.Errorf("address %q is no absolute path of a Unix socket", info.Address)
+		return nil, fmt.Errorf("address %q is not an absolute path of a Unix socket", info.Address)
 	}
 	conn, err := grpc.NewClient("passthrough:///localhost",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -71,7 +71,7 @@ func newMapper(info mapperInfo, t timing) (*mapper, error) {
 			MinConnectTimeout: t.probe,
 		}))
 	if err != nil {
-		return nil, fmt.Errorf("make client of mapper %s: %w", info.Name, err)
+		return nil, fmt.Errorf("create client of mapper %s: %w", info.Name, err)
 	}
 	return &mapper{
 		info: info, conn: conn, client: pb.NewDeviceMapperServiceClient(conn), timing: t,
@@ -79,15 +79,15 @@ func newMapper(info mapperInfo, t timing) (*mapper, error) {
 	}, nil
 }
 
-// standing is whether the mapper answers now.
-func (m *mapper) standing() presence {
+// currentPresence returns whether the mapper responds now.
+func (m *mapper) currentPresence() presence {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.presence
 }
 
-// watch follows whether the mapper answers, until ctx or the registration ends, and
-// calls changed after every change. It closes the connection.
+// watch checks whether the mapper responds, until ctx or the registration ends, and calls
+// changed after every change. It closes the connection at the end.
 func (m *mapper) watch(ctx context.Context, changed func(), log *zap.Logger) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -110,18 +110,18 @@ func (m *mapper) watch(ctx context.Context, changed func(), log *zap.Logger) {
 		}
 		if m.observe(err, time.Now().Before(patient)) {
 			if err == nil {
-				log.Info("mapper answers")
+				log.Info("mapper responds")
 			} else {
-				log.Warn("mapper does not answer", zap.Error(err))
+				log.Warn("mapper does not respond", zap.Error(err))
 			}
 			changed()
 		}
-		m.rest(ctx, err == nil)
+		m.sleep(ctx, err == nil)
 	}
 }
 
-// rest waits until the next check is due. The end of a connection makes it due.
-func (m *mapper) rest(ctx context.Context, answers bool) {
+// sleep waits until the next check is due. A lost connection makes it due.
+func (m *mapper) sleep(ctx context.Context, answers bool) {
 	d := m.timing.reprobe
 	if answers {
 		d = m.timing.probe
@@ -135,8 +135,8 @@ func (m *mapper) rest(ctx context.Context, answers bool) {
 	<-ctx.Done()
 }
 
-// probe asks the mapper for its health by gRPC's health protocol. Mappers need not
-// know it: that they answer at all is what counts, and asking has no effect on them.
+// probe calls the mapper's gRPC health service. Mappers need not implement it: any response
+// counts, and the call has no effect on them.
 func (m *mapper) probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, m.timing.probe)
 	defer cancel()
@@ -147,7 +147,7 @@ func (m *mapper) probe(ctx context.Context) error {
 	return nil
 }
 
-// observe takes the result of a check and tells whether it is news.
+// observe applies the result of a check, and reports whether the phase changed.
 func (m *mapper) observe(err error, patient bool) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -161,7 +161,7 @@ func (m *mapper) observe(err error, patient bool) bool {
 	return m.presence.phase != was
 }
 
-// call calls the mapper, with bounds on the time and on the calls under way.
+// call calls the mapper, with a timeout and a bound on concurrent calls.
 func (m *mapper) call(ctx context.Context, do func(context.Context, pb.DeviceMapperServiceClient) error) error {
 	ctx, cancel := context.WithTimeout(ctx, m.timing.call)
 	defer cancel()
@@ -174,7 +174,7 @@ func (m *mapper) call(ctx context.Context, do func(context.Context, pb.DeviceMap
 	return do(ctx, m.client)
 }
 
-// unreachable tells that a call failed because the mapper did not answer.
+// unreachable reports whether a call failed because the mapper did not respond.
 func unreachable(err error) bool {
 	switch status.Code(err) {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:

@@ -68,7 +68,7 @@ func (f *field) write(device, property, value string) {
 type fakeMapper struct {
 	pb.UnimplementedDeviceMapperServiceServer
 	t      *testing.T
-	plant  *plant
+	rig  *rig
 	field  *field
 	path   string
 	server *grpc.Server
@@ -85,10 +85,10 @@ type fakeMapper struct {
 	omit    bool             // leaves the namespace out
 }
 
-// newMapper makes a mapper that does nothing yet.
-func (p *plant) newMapper(f *field) *fakeMapper {
+// newMapper returns a mapper that was not started.
+func (p *rig) newMapper(f *field) *fakeMapper {
 	return &fakeMapper{
-		t: p.t, plant: p, field: f, path: filepath.Join(p.dir, "mapper.sock"),
+		t: p.t, rig: p, field: f, path: filepath.Join(p.dir, "mapper.sock"),
 		models: map[string]*pb.DeviceModel{}, devices: map[string]*pb.Device{}, refuse: map[string]error{},
 	}
 }
@@ -105,7 +105,7 @@ func (m *fakeMapper) start(withData bool) *fakeMapper {
 }
 
 func (m *fakeMapper) register(withData bool) (*pb.MapperRegisterResponse, error) {
-	c, done := dial(m.t, m.plant.socket())
+	c, done := dial(m.t, m.rig.socket())
 	defer done()
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
@@ -231,7 +231,7 @@ func (m *fakeMapper) report(ctx context.Context) {
 		}
 		m.mu.Unlock()
 		for _, r := range all {
-			c, done := dial(m.t, m.plant.socket())
+			c, done := dial(m.t, m.rig.socket())
 			call, cancel := context.WithTimeout(ctx, time.Second)
 			// The leaf may be away; the framework only logs it.
 			_, _ = pb.NewDeviceManagerServiceClient(c).ReportDeviceStatus(call, r)
@@ -310,7 +310,7 @@ func (m *fakeMapper) RemoveDeviceModel(_ context.Context, in *pb.RemoveDeviceMod
 	return &pb.RemoveDeviceModelResponse{}, nil
 }
 
-// dial makes a connection to a Unix socket, as a mapper does.
+// dial connects to a Unix socket, as a mapper does.
 func dial(t *testing.T, path string) (c *grpc.ClientConn, done func()) {
 	t.Helper()
 	c, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))

@@ -7,8 +7,8 @@ import (
 	pb "github.com/petiole-io/petiole/devices/dmi/v1beta1"
 )
 
-// convertPush makes the push methods of a property that its mapper carries out itself.
-// Web hooks and MQTT are left out: the leaf serves them for devices of every protocol.
+// convertPush converts the push methods of a property that its mapper carries out itself. It
+// leaves out web hooks and MQTT, which the leaf serves for devices of every protocol.
 func convertPush(p *v1beta1.PushMethod) (*pb.PushMethod, error) {
 	if p == nil || p.DBMethod == nil && p.OTEL == nil && p.AnomalyDetection == nil {
 		return nil, nil

@@ -11,33 +11,31 @@ import (
 )
 
 const (
-	// clockAhead is how far a mapper's clock may be ahead before its time is not used.
+	// clockAhead is how far a mapper's clock may be ahead before its time is ignored.
 	clockAhead = 2 * time.Second
-	// clockBehind is how long ago a value may have been read; an older time is taken for
-	// one that is not in milliseconds.
+	// clockBehind is the greatest age of a value; an older time is most likely not in
+	// milliseconds and is ignored.
 	clockBehind = 24 * time.Hour
 )
 
-// The keys of a twin's metadata. Quality and reason are ours; mappers of KubeEdge do
-// not send them.
+// The keys of a twin's metadata. KubeEdge's mappers do not send quality and reason.
 const (
 	metaTimestamp = "timestamp"
 	metaQuality   = "quality"
 	metaReason    = "reason"
 )
 
-// report is what a mapper tells of a device at once: values, or a state.
+// report is one report of a mapper about a device: values, or a state.
 type report struct {
 	readings []devices.Reading
-	// observed are the desired values that the mapper had, by point.
+	// observed are the desired values that the mapper has, by point.
 	observed map[int]string
 	state    string
-	at       time.Time // when it was taken out of the queue
+	at       time.Time // when it was removed from the queue
 }
 
-// readTwins makes a report of twins. Names that are no points are answered. Readings
-// whose time the mapper does not tell have none yet: they get it in the order in which
-// they are delivered.
+// readTwins converts twins to a report. It returns the names that are no points. Readings
+// without a time get one when they are delivered, so that their order is kept.
 func readTwins(points []devices.Point, twins []*pb.Twin, now time.Time) (r report, unknown []string) {
 	r = report{observed: map[int]string{}}
 	for _, t := range twins {
@@ -83,7 +81,7 @@ func reading(point int, t v1beta1.PropertyType, p *pb.TwinProperty, now time.Tim
 	return r
 }
 
-// readTime reads milliseconds since 1970; a time that cannot be is none.
+// readTime parses milliseconds since 1970. It returns zero for an implausible time.
 func readTime(text string, now time.Time) time.Time {
 	ms, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
@@ -96,31 +94,31 @@ func readTime(text string, now time.Time) time.Time {
 	return t
 }
 
-// claim is what a mapper says of a device's state; zero: that it is well.
-type claim struct {
-	away, unwell    bool
-	reason, message string
+// stateReport is a device's state as its mapper reports it; zero: healthy.
+type stateReport struct {
+	unreachable, unhealthy bool
+	reason, message        string
 }
 
-// claimOf reads a state.
-func claimOf(state string) claim {
-	c := claim{message: "the mapper reports the device as " + state}
+// stateReportOf parses a state.
+func stateReportOf(state string) stateReport {
+	c := stateReport{message: "the mapper reports the device as " + state}
 	switch strings.ToLower(strings.TrimSpace(state)) {
 	case v1beta1.StateOK, v1beta1.StateOnline:
-		return claim{}
+		return stateReport{}
 	case v1beta1.StateUnhealthy:
-		c.unwell, c.reason = true, "ReportedUnhealthy"
+		c.unhealthy, c.reason = true, "ReportedUnhealthy"
 	case v1beta1.StateOffline:
-		c.away, c.reason = true, "ReportedOffline"
+		c.unreachable, c.reason = true, "ReportedOffline"
 	case v1beta1.StateDisconnected:
-		c.away, c.reason = true, "ReportedDisconnected"
+		c.unreachable, c.reason = true, "ReportedDisconnected"
 	default:
-		c.away, c.reason = true, "ReportedUnknown"
+		c.unreachable, c.reason = true, "ReportedUnknown"
 	}
 	return c
 }
 
-// batch is a batch that tells the claim.
-func (c claim) batch(at time.Time) devices.Batch {
-	return devices.Batch{Reachable: !c.away, Degraded: c.unwell, Reason: c.reason, Message: c.message, Time: at}
+// batch returns a batch with the state.
+func (c stateReport) batch(at time.Time) devices.Batch {
+	return devices.Batch{Reachable: !c.unreachable, Degraded: c.unhealthy, Reason: c.reason, Message: c.message, Time: at}
 }

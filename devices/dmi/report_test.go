@@ -17,6 +17,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	pb "github.com/petiole-io/petiole/devices/dmi/v1beta1"
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 func twin(property, value string, metadata ...string) *pb.Twin {
@@ -31,8 +32,8 @@ func statusOf(device string, twins ...*pb.Twin) *pb.ReportDeviceStatusRequest {
 	return &pb.ReportDeviceStatusRequest{DeviceName: device, DeviceNamespace: "default", ReportedDevice: &pb.DeviceStatus{Twins: twins}}
 }
 
-// reporter is a plant with a mapper that reports only what the test says.
-func reporter(t *testing.T, tune func(*timing), names ...string) (*plant, *fakeMapper, pb.DeviceManagerServiceClient) {
+// newReportingRig returns a rig with a mapper that reports only what the test sends.
+func newReportingRig(t *testing.T, tune func(*timing), names ...string) (*rig, *fakeMapper, pb.DeviceManagerServiceClient) {
 	t.Helper()
 	p := newPlant(t, tune)
 	m := p.newMapper(newField())
@@ -42,7 +43,7 @@ func reporter(t *testing.T, tune func(*timing), names ...string) (*plant, *fakeM
 	for _, n := range names {
 		p.apply(pump(n))
 	}
-	eventually(t, "devices at the mapper", func() bool {
+	polltest.Eventually(t, "devices at the mapper", func() bool {
 		for _, n := range names {
 			if m.device(n) == nil {
 				return false
@@ -55,9 +56,9 @@ func reporter(t *testing.T, tune func(*timing), names ...string) (*plant, *fakeM
 	return p, m, pb.NewDeviceManagerServiceClient(c)
 }
 
-// TestReports: values, times and qualities arrive as they were told.
+// TestReports: values, times and qualities arrive as they were reported.
 func TestReports(t *testing.T) {
-	p, _, c := reporter(t, nil, "a")
+	p, _, c := newReportingRig(t, nil, "a")
 	at := time.Now().Add(-3 * time.Second).UnixMilli()
 	if _, err := c.ReportDeviceStatus(t.Context(), statusOf("a",
 		twin("flow", "0.1", "timestamp", strconv.FormatInt(at, 10)), twin("speed", "12.0"), twin("running", "true"))); err != nil {
@@ -90,7 +91,7 @@ func TestReports(t *testing.T) {
 // TestReportsAreChecked: what cannot be delivered is answered with a clear error, and
 // does not keep the rest from being delivered.
 func TestReportsAreChecked(t *testing.T) {
-	p, _, c := reporter(t, nil, "a")
+	p, _, c := newReportingRig(t, nil, "a")
 	for what, x := range map[string]struct {
 		in   *pb.ReportDeviceStatusRequest
 		code codes.Code
@@ -115,7 +116,7 @@ func TestReportsAreChecked(t *testing.T) {
 
 // TestReportWithoutNamespace: early mappers name only the device.
 func TestReportWithoutNamespace(t *testing.T) {
-	p, _, c := reporter(t, nil, "a")
+	p, _, c := newReportingRig(t, nil, "a")
 	r := statusOf("a", twin("flow", "2"))
 	r.DeviceNamespace = ""
 	if _, err := c.ReportDeviceStatus(t.Context(), r); err != nil {
@@ -126,15 +127,15 @@ func TestReportWithoutNamespace(t *testing.T) {
 	there := model()
 	there.Namespace = "elsewhere"
 	p.apply(there, elsewhere)
-	eventually(t, "ambiguity is told", func() bool {
+	polltest.Eventually(t, "ambiguity is told", func() bool {
 		_, err := c.ReportDeviceStatus(t.Context(), r)
 		return status.Code(err) == codes.NotFound && strings.Contains(err.Error(), "several namespaces")
 	})
 }
 
-// TestStates: states become the device's; while it is away no value brings it back.
+// TestStates: states become the device's; while it is offline no value makes it online.
 func TestStates(t *testing.T) {
-	p, _, c := reporter(t, nil, "a")
+	p, _, c := newReportingRig(t, nil, "a")
 	say := func(state string) {
 		t.Helper()
 		if _, err := c.ReportDeviceStates(t.Context(), &pb.ReportDeviceStatesRequest{DeviceName: "a", DeviceNamespace: "default", State: state}); err != nil {
@@ -166,11 +167,11 @@ func TestStates(t *testing.T) {
 	p.await("value of an unhealthy device", "a", func(s *v1beta1.DeviceStatus) bool { return reported("flow", "8")(s) && unwell(s) })
 }
 
-// silencePlant has a device whose reports come regularly, and one that has reported once.
-// It returns a function that reports properties of a device.
-func silencePlant(t *testing.T) (p *plant, say func(device string, properties ...string)) {
+// silenceRig returns a rig with a device whose reports come regularly, and one that has reported once.
+// Say reports properties of a device.
+func silenceRig(t *testing.T) (p *rig, say func(device string, properties ...string)) {
 	t.Helper()
-	p, _, c := reporter(t, func(x *timing) { x.silence = 2 * time.Second }, "a", "quiet")
+	p, _, c := newReportingRig(t, func(x *timing) { x.silence = 2 * time.Second }, "a", "quiet")
 	say = func(device string, properties ...string) {
 		t.Helper()
 		for _, n := range properties {
@@ -188,7 +189,7 @@ func silencePlant(t *testing.T) (p *plant, say func(device string, properties ..
 // TestSilence: a device whose regular reports stop becomes unreachable.
 func TestSilence(t *testing.T) {
 	t.Parallel()
-	p, say := silencePlant(t)
+	p, say := silenceRig(t)
 	p.await("silent", "a", offline(ReasonSilent))
 	say("a", "flow")
 	p.await("back", "a", func(s *v1beta1.DeviceStatus) bool { return online(s) && reported("flow", "1")(s) })
@@ -201,7 +202,7 @@ func TestSilence(t *testing.T) {
 // comes.
 func TestOneReportIsNoSilence(t *testing.T) {
 	t.Parallel()
-	p, say := silencePlant(t)
+	p, say := silenceRig(t)
 	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
 		say("a", "speed")
 		if !online(p.sink.status("a")) {
@@ -218,7 +219,7 @@ func TestReportRate(t *testing.T) {
 	for i := range count {
 		names = append(names, fmt.Sprintf("d%02d", i))
 	}
-	p, _, c := reporter(t, nil, names...)
+	p, _, c := newReportingRig(t, nil, names...)
 	start := time.Now()
 	var next atomic.Int64
 	var failures atomic.Int64
@@ -247,14 +248,14 @@ func TestReportRate(t *testing.T) {
 	if failures.Load() > 0 {
 		t.Errorf("%d of %d reports failed", failures.Load(), perSecond*seconds)
 	}
-	eventually(t, "all samples", func() bool { return p.sink.sampled() == perSecond*seconds })
+	polltest.Eventually(t, "all samples", func() bool { return p.sink.sampled() == perSecond*seconds })
 	t.Logf("%d reports in %v: %.0f/s", perSecond*seconds, took, perSecond*seconds/took.Seconds())
 }
 
 // TestReportsBeyondMemory: when samples cannot be delivered, reports are refused and
 // memory stays bounded; when they can again, reports are taken again.
 func TestReportsBeyondMemory(t *testing.T) {
-	p, _, c := reporter(t, func(x *timing) { x.patience = 10 * time.Millisecond }, "a")
+	p, _, c := newReportingRig(t, func(x *timing) { x.patience = 10 * time.Millisecond }, "a")
 	p.server.mu.Lock()
 	x := p.server.sessions["default/a"]
 	p.server.mu.Unlock()
@@ -280,7 +281,7 @@ func TestReportsBeyondMemory(t *testing.T) {
 	var release sync.Once
 	defer release.Do(func() { close(held) })
 	taken := 0
-	eventually(t, "a refusal", func() bool {
+	polltest.Eventually(t, "a refusal", func() bool {
 		_, err := c.ReportDeviceStatus(t.Context(), statusOf("slow", twin("flow", "1")))
 		if err == nil {
 			taken++
@@ -310,7 +311,7 @@ func TestReportsBeyondMemory(t *testing.T) {
 		t.Errorf("heap grew by %d bytes", grown)
 	}
 	release.Do(func() { close(held) })
-	eventually(t, "taken again", func() bool {
+	polltest.Eventually(t, "taken again", func() bool {
 		_, err := c.ReportDeviceStatus(t.Context(), statusOf("slow", twin("flow", "1")))
 		return err == nil
 	})

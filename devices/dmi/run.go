@@ -15,14 +15,14 @@ import (
 )
 
 const (
-	// streamsPerConnection bounds the calls that one mapper has under way.
+	// streamsPerConnection bounds the concurrent calls of one mapper.
 	streamsPerConnection = 256
-	goodbye              = 2 * time.Second
+	stopTimeout          = 2 * time.Second
 )
 
-// Run serves mappers until ctx ends and everything it started has stopped; it returns
-// nil then. It fails when the socket cannot be made, or something else answers on it.
-// It may be called once.
+// Run serves mappers until ctx ends and everything it started has stopped; it returns nil
+// then. It fails if the socket cannot be created, or another process serves it. It may be
+// called once.
 func (s *Server) Run(ctx context.Context) error {
 	first := false
 	s.once.Do(func() { first = true })
@@ -30,8 +30,8 @@ func (s *Server) Run(ctx context.Context) error {
 		return errors.New("run DMI server: called twice")
 	}
 	if err := s.store.load(); err != nil {
-		// What it held is brought to the mappers again; only they must register anew.
-		s.log.Error("state of mappers unreadable, going on without", zap.Error(err))
+		// Devices are delivered again; only the mappers must register again.
+		s.log.Error("state file of mappers is unreadable and is ignored: mappers must register again", zap.Error(err))
 	}
 	listener, err := listen(ctx, s.socket)
 	if err != nil {
@@ -39,38 +39,38 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	defer s.keep()
+	defer s.flushStore()
 	defer wg.Wait()
 	defer cancel()
-	known := s.recall()
+	known := s.restore()
 	close(s.loaded)
 	wg.Go(func() { s.watchAll(ctx, known) })
-	wg.Go(func() { s.removeLeavers(ctx) })
+	wg.Go(func() { s.runRemovals(ctx) })
 
 	server := grpc.NewServer(grpc.MaxConcurrentStreams(streamsPerConnection), grpc.WaitForHandlers(true))
 	pb.RegisterDeviceManagerServiceServer(server, &service{server: s})
 	wg.Go(func() {
 		<-ctx.Done()
-		force := time.AfterFunc(goodbye, server.Stop)
+		force := time.AfterFunc(stopTimeout, server.Stop)
 		defer force.Stop()
 		server.GracefulStop()
 	})
-	s.log.Info("mappers may register", zap.String("socket", s.socket))
+	s.log.Info("accepting registrations of mappers", zap.String("socket", s.socket))
 	if err := server.Serve(listener); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("serve %s: %w", s.socket, err)
 	}
 	return nil
 }
 
-// recall takes over what was known before a restart. It answers the mappers.
-func (s *Server) recall() []*mapper {
+// restore restores mappers and devices from the store. It returns the mappers.
+func (s *Server) restore() []*mapper {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var known []*mapper
 	for _, info := range s.store.mappers() {
 		m, err := newMapper(info, s.timing)
 		if err != nil {
-			s.log.Warn("known mapper left out", zap.String("mapper", info.Name), zap.Error(err))
+			s.log.Warn("ignore invalid registration in the state file", zap.String("mapper", info.Name), zap.Error(err))
 			continue
 		}
 		s.mappers[strings.ToLower(info.Protocol)] = m
@@ -78,25 +78,25 @@ func (s *Server) recall() []*mapper {
 	}
 	for key, r := range s.store.devices() {
 		if s.sessions[key] == nil {
-			s.leave(refOf(key), r, time.Now().Add(s.timing.orphan))
+			s.scheduleRemoval(refOf(key), r, time.Now().Add(s.timing.orphan))
 		}
 	}
 	return known
 }
 
-// keep saves what needs not have been saved at once.
-func (s *Server) keep() {
+// flushStore saves changes that were not saved at once.
+func (s *Server) flushStore() {
 	if err := s.store.flush(); err != nil {
-		s.log.Warn("state of mappers not saved", zap.Error(err))
+		s.log.Warn("save state of mappers", zap.Error(err))
 	}
 }
 
-// watchAll watches the known mappers and every further one until ctx ends.
+// watchAll watches the known mappers, and those that register, until ctx ends.
 func (s *Server) watchAll(ctx context.Context, known []*mapper) {
 	defer close(s.stopped)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	start := func(m *mapper) { wg.Go(func() { m.watch(ctx, func() { s.changed(m) }, s.log) }) }
+	start := func(m *mapper) { wg.Go(func() { m.watch(ctx, func() { s.mapperChanged(m) }, s.log) }) }
 	for _, m := range known {
 		start(m)
 	}
@@ -104,24 +104,24 @@ func (s *Server) watchAll(ctx context.Context, known []*mapper) {
 		select {
 		case <-ctx.Done():
 			return
-		case m := <-s.fresh:
+		case m := <-s.registered:
 			start(m)
 		}
 	}
 }
 
-// changed has the sessions of a mapper look at it again.
-func (s *Server) changed(m *mapper) {
+// mapperChanged makes the sessions of a mapper check it again.
+func (s *Server) mapperChanged(m *mapper) {
 	for _, x := range s.sessionsOf(m.info.Protocol) {
 		x.wake()
 	}
-	s.stir()
+	s.wakeRemovals()
 }
 
-// stir has the leavers looked at again.
-func (s *Server) stir() {
+// wakeRemovals makes runRemovals check the removals again.
+func (s *Server) wakeRemovals() {
 	select {
-	case s.pending <- struct{}{}:
+	case s.removalsWake <- struct{}{}:
 	default:
 	}
 }

@@ -12,33 +12,33 @@ import (
 	"github.com/petiole-io/petiole/devices"
 )
 
-// DefaultSocket is where KubeEdge's mappers look for the edge agent.
+// DefaultSocket is the socket of the edge agent for KubeEdge's mappers.
 const DefaultSocket = "/etc/kubeedge/dmi.sock"
 
-// Config is what a Server needs.
+// Config configures a Server.
 type Config struct {
 	// Socket is the path of the Unix socket that mappers call. Empty: DefaultSocket.
 	Socket string
-	// StateFile keeps, across restarts, which mappers there are and what they were told:
-	// a mapper registers when it starts and not when the leaf does. Its folder is made
-	// when missing. Empty: nothing is kept.
+	// StateFile keeps the registered mappers and the values sent to them across restarts: a
+	// mapper registers when it starts, not when the leaf does. Its folder is created if
+	// missing. Empty: nothing is kept.
 	StateFile string
 	// Log may be nil.
 	Log *zap.Logger
 }
 
-// timing is how long things take at most, or how often they happen.
+// timing has the timeouts and intervals of a Server.
 type timing struct {
 	call     time.Duration // a call to a mapper
-	probe    time.Duration // between two checks that a mapper answers, and for its answer
+	probe    time.Duration // between two checks that a mapper responds, and for its response
 	reprobe  time.Duration // between two checks while it does not
 	grace    time.Duration // for a mapper that has just registered to serve its socket
-	retry    time.Duration // between the first two attempts to bring a device to its mapper
+	retry    time.Duration // between the first two attempts to deliver a device
 	retryMax time.Duration // between two later ones
-	patience time.Duration // a report waits for room in the device's queue
-	settle   time.Duration // a new device waits for its desired values
-	linger   time.Duration // from a session's end to the device's removal at the mapper
-	orphan   time.Duration // for a device that was known before a restart to appear again
+	patience time.Duration // that a report waits for room in the device's queue
+	settle   time.Duration // that a new device waits for its desired values
+	linger   time.Duration // from a session's end to the removal of the device from the mapper
+	orphan   time.Duration // for a device that was known before a restart to be applied again
 	applied  time.Duration // for a desired value to be reported, at least
 	silence  time.Duration // without the reports that used to come, at least
 }
@@ -59,20 +59,20 @@ type Server struct {
 	store  *store
 	timing timing
 
-	loaded  chan struct{} // closed when the store is loaded
-	fresh   chan *mapper  // registered and not watched yet
-	stopped chan struct{} // closed when no mapper is watched any more
-	pending chan struct{} // something is leaving
-	once    sync.Once
+	loaded       chan struct{} // closed when the store is loaded
+	registered   chan *mapper  // registered mappers that are not watched yet
+	stopped      chan struct{} // closed when no mapper is watched any longer
+	removalsWake chan struct{} // removals has changed
+	once         sync.Once
 
 	mu       sync.Mutex
-	mappers  map[string]*mapper   // by protocol in lower case
-	sessions map[string]*session  // by namespace/name
-	places   map[string]*place    // by namespace/name
-	leaving  map[departure]leaver // devices that mappers shall forget
+	mappers  map[string]*mapper     // by protocol in lower case
+	sessions map[string]*session    // by namespace/name
+	bindings map[string]*binding    // by namespace/name
+	removals map[removalKey]removal // devices to remove from mappers
 }
 
-// New makes a Server that does nothing yet.
+// New returns a Server. It does no I/O and starts nothing.
 func New(c Config) *Server {
 	if c.Socket == "" {
 		c.Socket = DefaultSocket
@@ -82,17 +82,17 @@ func New(c Config) *Server {
 	}
 	return &Server{
 		socket: c.Socket, log: c.Log, store: newStore(c.StateFile), timing: defaultTiming(),
-		loaded: make(chan struct{}), fresh: make(chan *mapper), stopped: make(chan struct{}), pending: make(chan struct{}, 1),
+		loaded: make(chan struct{}), registered: make(chan *mapper), stopped: make(chan struct{}), removalsWake: make(chan struct{}, 1),
 		mappers: map[string]*mapper{}, sessions: map[string]*session{},
-		places: map[string]*place{}, leaving: map[departure]leaver{},
+		bindings: map[string]*binding{}, removals: map[removalKey]removal{},
 	}
 }
 
-// Protocols makes the server the driver of all protocols that no other driver names.
+// Protocols returns devices.AnyProtocol: the server drives all protocols without a driver.
 func (s *Server) Protocols() []string { return []string{devices.AnyProtocol} }
 
-// Open checks that a device can be brought to a mapper. Whether its settings make
-// sense only the mapper knows: what it refuses is told as the device's state.
+// Open validates that a device can be sent to a mapper. Only the mapper can validate its
+// settings: a refusal becomes the device's state.
 func (s *Server) Open(def devices.Definition) (devices.Session, []devices.Problem, error) {
 	if def.Object == nil || def.Model == nil {
 		return nil, nil, errors.New("the definition lacks its objects")
@@ -111,14 +111,14 @@ func (s *Server) Open(def devices.Definition) (devices.Session, []devices.Proble
 	return newSession(s, def, unusable), problems, nil
 }
 
-// mapper is who speaks the protocol now; nil when nobody has registered.
+// mapper returns the mapper of a protocol, or nil if none has registered.
 func (s *Server) mapper(protocol string) *mapper {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.mappers[strings.ToLower(protocol)]
 }
 
-// sessionsOf are the sessions of a protocol.
+// sessionsOf returns the sessions of a protocol.
 func (s *Server) sessionsOf(protocol string) []*session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -131,8 +131,8 @@ func (s *Server) sessionsOf(protocol string) []*session {
 	return list
 }
 
-// find is the session of the device that a mapper names. Mappers of early versions
-// leave the namespace out; then the name must be unique.
+// find returns the session of the device that a mapper names. Early versions of mappers omit
+// the namespace; then the name must be unique.
 func (s *Server) find(namespace, name string) (*session, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,7 +148,7 @@ func (s *Server) find(namespace, name string) (*session, error) {
 			continue
 		}
 		if found != nil {
-			return nil, fmt.Errorf("device %s is in several namespaces, and the report names none", name)
+			return nil, fmt.Errorf("device %s exists in several namespaces, and the report names none", name)
 		}
 		found = x
 	}
@@ -158,9 +158,9 @@ func (s *Server) find(namespace, name string) (*session, error) {
 	return found, nil
 }
 
-// attach makes a session the one of its device. What its mapper has of the device is
-// handed over, unless the device has changed its protocol; what was told to an earlier
-// device of the name is not this one's.
+// attach makes a session the current one of its device. It takes over the binding of the
+// device, unless the protocol has changed. Values sent for an earlier device of the same name
+// are dropped.
 func (s *Server) attach(x *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -169,25 +169,25 @@ func (s *Server) attach(x *session) {
 	r, ok := s.store.device(key)
 	moved := ok && !strings.EqualFold(r.Protocol, x.protocol)
 	if moved {
-		s.leave(x.device, r, time.Now())
+		s.scheduleRemoval(x.device, r, time.Now())
 	}
-	if moved || s.places[key] == nil {
-		s.places[key] = newPlace()
+	if moved || s.bindings[key] == nil {
+		s.bindings[key] = newBinding()
 	}
-	x.place = s.places[key]
-	delete(s.leaving, departureOf(x.protocol, key))
-	s.store.note(key, func(r *record) {
+	x.binding = s.bindings[key]
+	delete(s.removals, removalKeyOf(x.protocol, key))
+	s.store.update(key, func(r *record) {
 		if !ok || moved {
-			*r = record{Has: hasNothing} // no mapper was ever told of it
+			*r = record{Has: hasNothing} // no mapper has ever had it
 		}
 		if r.UID != x.device.UID {
-			r.Told = nil
+			r.Sent = nil
 		}
 		r.UID, r.Protocol = x.device.UID, x.protocol
 	})
 }
 
-// detach ends a session. The device leaves its mapper unless a new session takes over.
+// detach ends a session. It schedules the removal of the device, which a new session cancels.
 func (s *Server) detach(x *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -197,11 +197,11 @@ func (s *Server) detach(x *session) {
 	}
 	delete(s.sessions, key)
 	if r, ok := s.store.device(key); ok {
-		s.leave(x.device, r, time.Now().Add(s.timing.linger))
+		s.scheduleRemoval(x.device, r, time.Now().Add(s.timing.linger))
 	}
 }
 
-// current tells whether a session is the one of its device.
+// current reports whether a session is the current one of its device.
 func (s *Server) current(x *session) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

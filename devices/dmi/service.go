@@ -13,13 +13,13 @@ import (
 	pb "github.com/petiole-io/petiole/devices/dmi/v1beta1"
 )
 
-// service answers mappers.
+// service implements the gRPC service that mappers call.
 type service struct {
 	pb.UnimplementedDeviceManagerServiceServer
 	server *Server
 }
 
-// MapperRegister makes a mapper the one of its protocol, in place of an earlier one.
+// MapperRegister registers a mapper for its protocol. It replaces an earlier one.
 func (v *service) MapperRegister(ctx context.Context, in *pb.MapperRegisterRequest) (*pb.MapperRegisterResponse, error) {
 	info := mapperInfo{
 		Name: in.GetMapper().GetName(), Version: in.GetMapper().GetVersion(),
@@ -35,27 +35,27 @@ func (v *service) MapperRegister(ctx context.Context, in *pb.MapperRegisterReque
 	if err := v.server.store.register(info); err != nil {
 		return nil, status.Error(codes.Internal, errors.Join(err, m.conn.Close()).Error())
 	}
-	answer := v.server.welcome(m, in.GetWithData())
+	answer := v.server.replaceMapper(m, in.GetWithData())
 	select {
-	case v.server.fresh <- m:
+	case v.server.registered <- m:
 	case <-v.server.stopped:
-		return nil, status.Error(codes.Unavailable, errors.Join(errors.New("the leaf stops"), m.conn.Close()).Error())
+		return nil, status.Error(codes.Unavailable, errors.Join(errors.New("the leaf is stopping"), m.conn.Close()).Error())
 	}
-	if ctx.Err() != nil { // nobody reads the answer
-		v.server.unanswered(m)
+	if ctx.Err() != nil { // the mapper does not get the response
+		v.server.undoRegistration(m)
 	}
 	if err := v.server.store.flush(); err != nil {
-		v.server.log.Warn("state of mappers not saved", zap.Error(err))
+		v.server.log.Warn("save state of mappers", zap.Error(err))
 	}
 	v.server.log.Info("mapper registered", zap.String("mapper", info.Name), zap.String("protocol", info.Protocol),
 		zap.String("version", info.Version), zap.String("socket", info.Address), zap.Int("devices", len(answer.GetDeviceList())))
-	v.server.changed(m)
+	v.server.mapperChanged(m)
 	return answer, nil
 }
 
-// welcome puts a mapper in the place of an earlier one. Devices that the earlier one was
-// to forget, the new one does not know.
-func (s *Server) welcome(m *mapper, withData bool) *pb.MapperRegisterResponse {
+// replaceMapper replaces the mapper of a protocol. Removals from the earlier one are dropped,
+// since the new one does not have those devices.
+func (s *Server) replaceMapper(m *mapper, withData bool) *pb.MapperRegisterResponse {
 	protocol := strings.ToLower(m.info.Protocol)
 	answer := &pb.MapperRegisterResponse{}
 	s.mu.Lock()
@@ -64,13 +64,13 @@ func (s *Server) welcome(m *mapper, withData bool) *pb.MapperRegisterResponse {
 		close(old.ended)
 	}
 	s.mappers[protocol] = m
-	for d := range s.leaving {
+	for d := range s.removals {
 		if d.protocol != protocol {
 			continue
 		}
-		delete(s.leaving, d)
+		delete(s.removals, d)
 		if s.sessions[d.key] == nil {
-			delete(s.places, d.key)
+			delete(s.bindings, d.key)
 			s.store.drop(d.key)
 		}
 	}
@@ -79,16 +79,16 @@ func (s *Server) welcome(m *mapper, withData bool) *pb.MapperRegisterResponse {
 		if !strings.EqualFold(x.protocol, protocol) {
 			continue
 		}
-		x.renew()
+		x.reset()
 		if !withData {
 			continue
 		}
 		r, _ := s.store.device(x.device.String())
 		b, err := x.bundle(r, nil)
 		if err != nil {
-			continue // its own session tells why
+			continue // its session reports why
 		}
-		x.answered(m, b)
+		x.bindRegistered(m, b)
 		answer.DeviceList = append(answer.DeviceList, b.device)
 		if key := b.model.GetNamespace() + "/" + b.model.GetName(); !models[key] {
 			models[key] = true
@@ -98,18 +98,18 @@ func (s *Server) welcome(m *mapper, withData bool) *pb.MapperRegisterResponse {
 	return answer
 }
 
-// unanswered takes back that a mapper was given its devices.
-func (s *Server) unanswered(m *mapper) {
+// undoRegistration records that a mapper did not get its devices.
+func (s *Server) undoRegistration(m *mapper) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, x := range s.sessions {
-		if x.place.mapper == m {
-			x.renew()
+		if x.binding.mapper == m {
+			x.reset()
 		}
 	}
 }
 
-// ReportDeviceStatus takes reported values. What it answers with nil will be delivered.
+// ReportDeviceStatus queues reported values. After a nil error they will be delivered.
 func (v *service) ReportDeviceStatus(ctx context.Context, in *pb.ReportDeviceStatusRequest) (*pb.ReportDeviceStatusResponse, error) {
 	x, err := v.session(in.GetDeviceNamespace(), in.GetDeviceName())
 	if err != nil {
@@ -120,17 +120,17 @@ func (v *service) ReportDeviceStatus(ctx context.Context, in *pb.ReportDeviceSta
 	}
 	r, unknown := readTwins(x.points, in.GetReportedDevice().GetTwins(), time.Now())
 	if len(r.readings) > 0 || len(r.observed) > 0 {
-		if err := x.offer(ctx, r); err != nil {
+		if err := x.enqueue(ctx, r); err != nil {
 			return nil, status.Error(codes.ResourceExhausted, err.Error())
 		}
 	}
 	if len(unknown) > 0 {
-		return nil, status.Errorf(codes.InvalidArgument, "device %s has no usable property %s", x.device, strings.Join(unknown, ", "))
+		return nil, status.Errorf(codes.InvalidArgument, "device %s has no valid property %s", x.device, strings.Join(unknown, ", "))
 	}
 	return &pb.ReportDeviceStatusResponse{}, nil
 }
 
-// ReportDeviceStates takes the state of a device.
+// ReportDeviceStates queues the reported state of a device.
 func (v *service) ReportDeviceStates(ctx context.Context, in *pb.ReportDeviceStatesRequest) (*pb.ReportDeviceStatesResponse, error) {
 	x, err := v.session(in.GetDeviceNamespace(), in.GetDeviceName())
 	if err != nil {
@@ -139,7 +139,7 @@ func (v *service) ReportDeviceStates(ctx context.Context, in *pb.ReportDeviceSta
 	if in.GetState() == "" {
 		return nil, status.Errorf(codes.InvalidArgument, "report of device %s has no state", x.device)
 	}
-	if err := x.offer(ctx, report{state: in.GetState()}); err != nil {
+	if err := x.enqueue(ctx, report{state: in.GetState()}); err != nil {
 		return nil, status.Error(codes.ResourceExhausted, err.Error())
 	}
 	return &pb.ReportDeviceStatesResponse{}, nil

@@ -12,7 +12,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 )
 
-// The reasons for which a device is unreachable.
+// The reasons why a device is unreachable.
 const (
 	ReasonNoMapper      = "NoMapper"
 	ReasonMapperAway    = "MapperAway"
@@ -20,10 +20,10 @@ const (
 	ReasonSilent        = "Silent"
 )
 
-// reportQueue is how many reports of a device may wait for its worker.
+// reportQueue bounds the reports of a device that wait for its worker.
 const reportQueue = 64
 
-// session operates one device by its mapper.
+// session operates one device through its mapper.
 type session struct {
 	server   *Server
 	device   devices.Ref
@@ -31,30 +31,30 @@ type session struct {
 	points   []devices.Point
 	log      *zap.Logger
 
-	reports chan report
-	news    chan struct{} // what the mapper shall have may have changed
-	health  chan struct{} // how the device stands may have changed
-	joined  chan struct{} // closed when the session is the one of its device
-	place   *place        // set then
+	reports  chan report
+	changed  chan struct{} // the device may have to be delivered
+	health   chan struct{} // the result of unreachableReason may have changed
+	attached chan struct{} // closed when the session is the current one of its device
+	binding  *binding      // set by then
 
-	unusable map[string]bool // properties that no mapper can be told of
+	unusable map[string]bool // properties that cannot be converted for a mapper
 
-	mu       sync.Mutex
-	def      devices.Definition
-	refusal  refusal
-	seen     []sighting
-	watchers map[int]chan sighting
+	mu          sync.Mutex
+	def         devices.Definition
+	refusal     refusal
+	lastReports []lastReport
+	watchers    map[int]chan lastReport
 }
 
-// refusal is why a device does not get to its mapper though that answers; zero: it does.
+// refusal is why a device could not be delivered although its mapper responds; zero: it was.
 type refusal struct{ reason, message string }
 
-// sighting is the last that was reported of a point.
-type sighting struct {
+// lastReport is the last report of a point.
+type lastReport struct {
 	reading  devices.Reading
-	observed string // the desired value that the mapper had
+	observed string // the desired value that the mapper has
 	at       time.Time
-	// repeats tells that the mapper reports also what has not changed.
+	// repeats reports that the mapper reports unchanged values, too.
 	repeats bool
 }
 
@@ -62,15 +62,15 @@ func newSession(s *Server, def devices.Definition, unusable map[string]bool) *se
 	return &session{
 		server: s, device: def.Device, protocol: def.Protocol, points: def.Points,
 		log:     s.log.With(zap.String("device", def.Device.String()), zap.String("protocol", def.Protocol)),
-		reports: make(chan report, reportQueue), news: make(chan struct{}, 1), health: make(chan struct{}, 1), joined: make(chan struct{}),
+		reports: make(chan report, reportQueue), changed: make(chan struct{}, 1), health: make(chan struct{}, 1), attached: make(chan struct{}),
 		def: def, unusable: unusable,
-		seen: make([]sighting, len(def.Points)), watchers: map[int]chan sighting{},
+		lastReports: make([]lastReport, len(def.Points)), watchers: map[int]chan lastReport{},
 	}
 }
 
-// Run brings the device to its mapper, and again whenever it may have lost it, and
-// delivers what the mapper reports, until ctx ends. Then the mapper is told to forget
-// the device, unless another session for it runs.
+// Run delivers the device to its mapper, and again whenever the mapper may have lost it, and
+// passes on the mapper's reports, until ctx ends. Then the device is removed from the mapper,
+// unless another session operates it.
 func (x *session) Run(ctx context.Context, deliver func(devices.Batch)) error {
 	select {
 	case <-ctx.Done():
@@ -78,42 +78,42 @@ func (x *session) Run(ctx context.Context, deliver func(devices.Batch)) error {
 	case <-x.server.loaded:
 	}
 	x.server.attach(x)
-	close(x.joined)
+	close(x.attached)
 	defer x.server.detach(x)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { x.bringAlways(ctx) })
-	(&teller{session: x, deliver: deliver}).run(ctx)
+	wg.Go(func() { x.deliverLoop(ctx) })
+	(&reporter{session: x, deliver: deliver}).run(ctx)
 	return nil
 }
 
-// Redefine takes over objects that differ in what is no part of the definition, such as
-// desired values and push methods.
+// Redefine replaces the objects of the definition, after a change of desired values or push
+// methods.
 func (x *session) Redefine(def devices.Definition) {
 	x.mu.Lock()
 	x.def = def
 	x.mu.Unlock()
-	poke(x.news)
+	signal(x.changed)
 }
 
-// wake makes the session look at its mapper again.
+// wake makes the session check its mapper again.
 func (x *session) wake() {
-	poke(x.news)
-	poke(x.health)
+	signal(x.changed)
+	signal(x.health)
 }
 
-func poke(c chan struct{}) {
+func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
 	}
 }
 
-// errBehind reports that the device's queue has no room.
-var errBehind = errors.New("the device's queue is full")
+// errQueueFull reports that the device's queue is full.
+var errQueueFull = errors.New("the device's queue is full")
 
-// offer hands a report to the session, and waits a while for room.
-func (x *session) offer(ctx context.Context, r report) error {
+// enqueue queues a report. It waits up to timing.patience for room.
+func (x *session) enqueue(ctx context.Context, r report) error {
 	select {
 	case x.reports <- r:
 		return nil
@@ -125,34 +125,34 @@ func (x *session) offer(ctx context.Context, r report) error {
 	case x.reports <- r:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("report of %s: %w", x.device, errBehind)
+		return fmt.Errorf("report of %s: %w", x.device, errQueueFull)
 	}
 }
 
-// trouble is why the device cannot be operated now; reason is empty when it can, or
-// when it is too early to tell.
-func (x *session) trouble() (reason, message string) {
+// unreachableReason returns why the device cannot be operated now. The reason is empty if it
+// can, or if the mapper may still be starting.
+func (x *session) unreachableReason() (reason, message string) {
 	m := x.server.mapper(x.protocol)
 	if m == nil {
 		return ReasonNoMapper, fmt.Sprintf("no mapper for protocol %q has registered", x.protocol)
 	}
-	if p := m.standing(); p.phase == away {
-		return ReasonMapperAway, fmt.Sprintf("mapper %s does not answer: %s", m.info.Name, p.message)
+	if p := m.currentPresence(); p.phase == away {
+		return ReasonMapperAway, fmt.Sprintf("mapper %s does not respond: %s", m.info.Name, p.message)
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.refusal.reason, x.refusal.message
 }
 
-// see remembers a report and tells who waits for it.
-func (x *session) see(r report) {
+// recordReport records a report and notifies watchers.
+func (x *session) recordReport(r report) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for i, d := range r.observed {
-		x.seen[i].observed = d
+		x.lastReports[i].observed = d
 	}
 	for _, reading := range r.readings {
-		s := &x.seen[reading.Point]
+		s := &x.lastReports[reading.Point]
 		cycle := x.points[reading.Point].Cycle
 		if reading.Quality == devices.Good && reading.Value == s.reading.Value && r.at.Sub(s.at) < 3*cycle {
 			s.repeats = true
@@ -162,17 +162,17 @@ func (x *session) see(r report) {
 	reported := map[int]bool{}
 	for _, reading := range r.readings {
 		reported[reading.Point] = true
-		x.tell(reading.Point, x.seen[reading.Point])
+		x.notify(reading.Point, x.lastReports[reading.Point])
 	}
 	for i, d := range r.observed {
 		if !reported[i] { // the mapper has the desired value and nothing to report
-			x.tell(i, sighting{observed: d, at: r.at})
+			x.notify(i, lastReport{observed: d, at: r.at})
 		}
 	}
 }
 
-// tell hands a sighting to who waits for it; the newest counts.
-func (x *session) tell(point int, s sighting) {
+// notify sends a report to the watcher of its point. A newer one replaces an older one.
+func (x *session) notify(point int, s lastReport) {
 	w := x.watchers[point]
 	if w == nil {
 		return
@@ -184,9 +184,9 @@ func (x *session) tell(point int, s sighting) {
 	w <- s
 }
 
-// watch has the sightings of a point come into a channel until release is called.
-func (x *session) watch(point int) (sightings <-chan sighting, release func()) {
-	w := make(chan sighting, 1)
+// watch returns a channel with the reports of a point until release is called.
+func (x *session) watch(point int) (sightings <-chan lastReport, release func()) {
+	w := make(chan lastReport, 1)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.watchers[point] = w

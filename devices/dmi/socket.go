@@ -18,11 +18,11 @@ const (
 	answerTime = time.Second
 )
 
-// listen makes the socket, and its folder when missing. A socket that is there is
-// removed only when nobody answers on it.
+// listen creates the socket, and its folder if missing. It removes an existing socket only if
+// no process serves it.
 func listen(ctx context.Context, path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), folderMode); err != nil {
-		return nil, fmt.Errorf("make folder of socket: %w", err)
+		return nil, fmt.Errorf("create folder of socket: %w", err)
 	}
 	if err := removeStale(ctx, path); err != nil {
 		return nil, err
@@ -44,17 +44,17 @@ func removeStale(ctx context.Context, path string) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return fmt.Errorf("look for socket: %w", err)
+		return fmt.Errorf("check for existing socket: %w", err)
 	case info.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("make socket %s: it exists and is no socket", path)
+		return fmt.Errorf("create socket %s: the path exists and is not a socket", path)
 	}
 	dialer := net.Dialer{Timeout: answerTime}
 	c, err := dialer.DialContext(ctx, "unix", path)
 	if err == nil {
-		return errors.Join(fmt.Errorf("make socket %s: another process serves it", path), c.Close())
+		return errors.Join(fmt.Errorf("create socket %s: another process serves it", path), c.Close())
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("see who serves the socket: %w", err)
+		return fmt.Errorf("check whether a process serves the socket: %w", err)
 	}
 	if err := os.Remove(path); err != nil {
 		return fmt.Errorf("remove stale socket: %w", err)

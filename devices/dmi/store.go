@@ -7,12 +7,13 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
+
+	"github.com/petiole-io/petiole/internal/durable"
 )
 
-// mapperInfo is what is kept of a mapper's registration.
+// mapperInfo is the saved registration of a mapper.
 type mapperInfo struct {
 	Name     string `json:"name"`
 	Version  string `json:"version,omitempty"`
@@ -20,16 +21,16 @@ type mapperInfo struct {
 	Address  string `json:"address"`
 }
 
-// record is what is kept of a device that a mapper was told of.
+// record is the saved state of a device that was sent to a mapper.
 type record struct {
 	UID      string `json:"uid,omitempty"`
 	Protocol string `json:"protocol"`
 	Model    string `json:"model,omitempty"`
-	// Has is the digest of what the mapper has of the device: hasUnknown, hasNothing or
-	// that of a bundle.
+	// Has is what the mapper has of the device: hasUnknown, hasNothing or the digest of a
+	// bundle.
 	Has string `json:"has,omitempty"`
-	// Told are the desired values that the mapper was told, by property.
-	Told map[string]told `json:"told,omitempty"`
+	// Sent are the desired values that were sent to the mapper, by property.
+	Sent map[string]sentValue `json:"told,omitempty"`
 }
 
 const (
@@ -37,24 +38,24 @@ const (
 	hasNothing = "nothing"
 )
 
-// told is a value that a mapper was told to write.
-type told struct {
+// sentValue is a value that was sent to a mapper.
+type sentValue struct {
 	Value string `json:"value"`
-	// Time is when, in milliseconds since 1970.
+	// Time is when it was sent, in milliseconds since 1970.
 	Time int64 `json:"time"`
-	// Confirmed tells that the mapper has reported the value since.
+	// Confirmed reports that the mapper has reported the value since.
 	Confirmed bool `json:"confirmed,omitempty"`
-	// Command tells that it is one of a command, which is never recorded.
+	// Command marks the value of a command, which is never saved.
 	Command bool `json:"-"`
 }
 
 func (r record) clone() record {
-	r.Told = maps.Clone(r.Told)
+	r.Sent = maps.Clone(r.Sent)
 	return r
 }
 
-// kept is the content of the state file.
-type kept struct {
+// stateFile is the content of the state file.
+type stateFile struct {
 	Mappers map[string]mapperInfo `json:"mappers"` // by protocol in lower case
 	Devices map[string]record     `json:"devices"` // by namespace/name
 }
@@ -62,20 +63,20 @@ type kept struct {
 // errStore reports that the state file cannot be written.
 var errStore = errors.New("save state of mappers")
 
-// store keeps what must survive a restart in one file.
+// store keeps mappers and devices across restarts, in one file.
 type store struct {
 	path string
 
 	mu    sync.Mutex
-	kept  kept
+	state stateFile
 	dirty bool
 }
 
 func newStore(path string) *store {
-	return &store{path: path, kept: kept{Mappers: map[string]mapperInfo{}, Devices: map[string]record{}}}
+	return &store{path: path, state: stateFile{Mappers: map[string]mapperInfo{}, Devices: map[string]record{}}}
 }
 
-// load reads the file. A file that cannot be read leaves the store empty.
+// load reads the file. If that fails the store is empty.
 func (s *store) load() error {
 	if s.path == "" {
 		return nil
@@ -87,22 +88,22 @@ func (s *store) load() error {
 	if err != nil {
 		return fmt.Errorf("read state of mappers: %w", err)
 	}
-	var k kept
+	var k stateFile
 	if err := json.Unmarshal(b, &k); err != nil {
 		return fmt.Errorf("decode state of mappers: %w", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	maps.Copy(s.kept.Mappers, k.Mappers)
-	maps.Copy(s.kept.Devices, k.Devices)
+	maps.Copy(s.state.Mappers, k.Mappers)
+	maps.Copy(s.state.Devices, k.Devices)
 	return nil
 }
 
 func (s *store) mappers() []mapperInfo {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	list := make([]mapperInfo, 0, len(s.kept.Mappers))
-	for _, m := range s.kept.Mappers {
+	list := make([]mapperInfo, 0, len(s.state.Mappers))
+	for _, m := range s.state.Mappers {
 		list = append(list, m)
 	}
 	return list
@@ -111,8 +112,8 @@ func (s *store) mappers() []mapperInfo {
 func (s *store) devices() map[string]record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := make(map[string]record, len(s.kept.Devices))
-	for k, r := range s.kept.Devices {
+	all := make(map[string]record, len(s.state.Devices))
+	for k, r := range s.state.Devices {
 		all[k] = r.clone()
 	}
 	return all
@@ -121,15 +122,15 @@ func (s *store) devices() map[string]record {
 func (s *store) device(key string) (record, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r, ok := s.kept.Devices[key]
+	r, ok := s.state.Devices[key]
 	return r.clone(), ok
 }
 
-// usesModel tells whether a device of the namespace uses a model at a mapper.
+// usesModel reports whether a device of the namespace uses a model at a mapper.
 func (s *store) usesModel(protocol, namespace, model string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for k, r := range s.kept.Devices {
+	for k, r := range s.state.Devices {
 		if r.Model == model && strings.EqualFold(r.Protocol, protocol) && strings.HasPrefix(k, namespace+"/") {
 			return true
 		}
@@ -137,86 +138,53 @@ func (s *store) usesModel(protocol, namespace, model string) bool {
 	return false
 }
 
-// note changes a device's record; it is saved with the next one that is saved.
-func (s *store) note(key string, change func(*record)) {
+// update changes a device's record. The next flush saves it.
+func (s *store) update(key string, change func(*record)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := s.kept.Devices[key].clone()
+	r := s.state.Devices[key].clone()
 	change(&r)
-	s.kept.Devices[key] = r
+	s.state.Devices[key] = r
 	s.dirty = true
 }
 
-// save changes a device's record and returns after it would survive a power cut.
+// save changes a device's record and returns after it is safe from a power cut.
 func (s *store) save(key string, change func(*record)) error {
-	s.note(key, change)
+	s.update(key, change)
 	return s.flush()
 }
 
-// drop forgets a device; that is saved with the next record that is.
+// drop deletes the record of a device. The next flush saves that.
 func (s *store) drop(key string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.kept.Devices, key)
+	delete(s.state.Devices, key)
 	s.dirty = true
 }
 
 // register saves a mapper's registration.
 func (s *store) register(m mapperInfo) error {
 	s.mu.Lock()
-	s.kept.Mappers[strings.ToLower(m.Protocol)] = m
+	s.state.Mappers[strings.ToLower(m.Protocol)] = m
 	s.dirty = true
 	s.mu.Unlock()
 	return s.flush()
 }
 
-// flush saves what is not saved yet.
+// flush saves changes that are not saved yet.
 func (s *store) flush() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.path == "" || !s.dirty {
 		return nil
 	}
-	b, err := json.Marshal(s.kept)
+	b, err := json.Marshal(s.state)
 	if err != nil {
 		return fmt.Errorf("encode state of mappers: %w", err)
 	}
-	if err := replaceFile(s.path, b); err != nil {
+	if err := durable.WriteFile(s.path, b, 0o600); err != nil {
 		return fmt.Errorf("%w: %w", errStore, err)
 	}
 	s.dirty = false
 	return nil
-}
-
-// replaceFile writes a file so that after a power cut it is the old or the new one.
-func replaceFile(path string, b []byte) (err error) {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

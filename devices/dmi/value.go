@@ -17,16 +17,16 @@ const (
 	reasonNotFinite = "NotFinite"
 )
 
-// parseValue reads a reported value, which the interface carries as text. Without a
-// value the reason says why.
+// parseValue parses a reported value, which the interface carries as a string. If there is
+// no value it returns the reason.
 func parseValue(t v1beta1.PropertyType, text string) (value devices.Value, reason string) {
 	trimmed := strings.TrimSpace(text)
 	switch t {
 	case v1beta1.STRING:
 		return devices.String(text), ""
 	case v1beta1.BYTES:
-		// Mappers send bytes as they are where they can; hexadecimal digits are taken for
-		// what a desired value would mean by them.
+		// Mappers send bytes as they are if they are valid UTF-8; hexadecimal digits are decoded
+		// as those of a desired value are.
 		if b, err := hex.DecodeString(trimmed); err == nil && trimmed != "" {
 			return devices.Bytes(b), ""
 		}
@@ -55,15 +55,15 @@ func parseInt(s string) (devices.Value, string) {
 	if u, err := strconv.ParseUint(s, 10, 64); err == nil {
 		return devices.Uint(u), ""
 	}
-	// 21.0 is what a mapper says that knows only floats.
+	// 21.0 comes from a mapper that has only floats.
 	if f, err := strconv.ParseFloat(s, 64); err == nil && f == math.Trunc(f) && math.Abs(f) <= 1<<53 {
 		return devices.Int(int64(f)), ""
 	}
 	return devices.Value{}, reasonNotValid
 }
 
-// parseFloat takes a FLOAT whose digits are those of a single-precision number for one:
-// mappers print 21.1 as 21.100000381469727.
+// parseFloat parses a float. A FLOAT that is exactly a single-precision number is returned as
+// one: mappers print 21.1 as 21.100000381469727.
 func parseFloat(t v1beta1.PropertyType, s string) (devices.Value, string) {
 	f, err := strconv.ParseFloat(s, 64)
 	switch {
@@ -78,8 +78,8 @@ func parseFloat(t v1beta1.PropertyType, s string) (devices.Value, string) {
 	}
 }
 
-// same tells whether a reported value is a desired one. A FLOAT needs to agree in
-// single precision only.
+// same reports whether a reported value equals a desired one. A FLOAT is compared in single
+// precision.
 func same(t v1beta1.PropertyType, reported devices.Value, desired string) bool {
 	wanted, reason := parseValue(t, desired)
 	if reason != "" || reported.Kind() == devices.None {

@@ -14,10 +14,10 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// Write tells the mapper a desired value and waits until it reports it. While it is
-// desired it stays with the device: a mapper that starts again gets it with the device.
-// One that the mapper was told before, and reports now, is not told again. One that is
-// no longer desired is told once.
+// Write sends a desired value to the mapper and waits until the mapper reports it. While it
+// is desired it is part of the device, so that a mapper gets it with the device when it
+// restarts. A value that was sent before and is reported now is not sent again. A value that
+// is no longer desired is sent once.
 func (x *session) Write(ctx context.Context, point int, value string) (devices.Outcome, error) {
 	if err := x.ready(ctx, point); err != nil {
 		return devices.Outcome{}, err
@@ -25,75 +25,75 @@ func (x *session) Write(ctx context.Context, point int, value string) (devices.O
 	p := x.points[point]
 	last, fresh, o := x.before(point)
 	x.mu.Lock()
-	wish := desired(x.def, p.Name)
+	want := desired(x.def, p.Name)
 	x.mu.Unlock()
-	now := told{Value: value, Time: time.Now().UnixMilli()}
-	if wish == nil {
+	now := sentValue{Value: value, Time: time.Now().UnixMilli()}
+	if want == nil {
 		return x.write(ctx, point, value, once(p, now), o)
 	}
 	r, _ := x.server.store.device(x.device.String())
-	was, known := r.Told[p.Name]
+	was, known := r.Sent[p.Name]
 	repeated := known && was.Value == value
 	if repeated && fresh && same(p.Type, last.reading.Value, value) {
 		o.After, o.Written = o.Before, !was.Confirmed
-		x.confirmed(p.Name)
+		x.markConfirmed(p.Name)
 		return o, nil
 	}
-	o, err := x.write(ctx, point, value, attempt{keep: !expires(wish), record: func() error {
-		// A value that the mapper got with the device a moment ago only needs to be awaited.
-		if repeated && !was.Confirmed && x.heldFor() <= x.appliedBy(p) {
+	o, err := x.write(ctx, point, value, valueDelivery{keep: !expires(want), record: func() error {
+		// A value that the mapper has just got with the device is only awaited.
+		if repeated && !was.Confirmed && x.heldFor() <= x.reportTimeout(p) {
 			return nil
 		}
-		return x.server.store.save(x.device.String(), func(r *record) { r.tell(p.Name, now) })
-	}, takeBack: func() {
-		x.server.store.note(x.device.String(), func(r *record) {
-			delete(r.Told, p.Name)
+		return x.server.store.save(x.device.String(), func(r *record) { r.setSent(p.Name, now) })
+	}, undo: func() {
+		x.server.store.update(x.device.String(), func(r *record) {
+			delete(r.Sent, p.Name)
 			if known && !repeated {
-				r.tell(p.Name, was)
+				r.setSent(p.Name, was)
 			}
 		})
 	}}, o)
 	if err == nil {
-		x.confirmed(p.Name)
+		x.markConfirmed(p.Name)
 	}
 	return o, err
 }
 
-// Command tells the mapper a value once, whatever it reports and whatever is desired of
-// the property, and waits until it reports it. A mapper that took the value and reports
-// zero may have acted on it, or not: nobody knows.
+// Command sends a value to the mapper once, whatever is reported or desired, and waits until
+// the mapper reports it. If the mapper accepts the value and reports zero, it is unknown
+// whether the device acted on it.
 func (x *session) Command(ctx context.Context, point int, value string) (devices.Outcome, error) {
 	if err := x.ready(ctx, point); err != nil {
 		return devices.Outcome{}, err
 	}
 	p := x.points[point]
 	_, _, o := x.before(point)
-	now := told{Value: value, Time: time.Now().UnixMilli(), Command: true}
+	now := sentValue{Value: value, Time: time.Now().UnixMilli(), Command: true}
 	o, err := x.write(ctx, point, value, once(p, now), o)
 	var no *devices.Rejection
 	if errors.As(err, &no) && no.Reason == devices.ReasonReadBack && zero(o.After) && !zero(value) {
-		err = fmt.Errorf("%w: the mapper took the value and reports %s: whether the device acted on it is not known", devices.ErrUnreachable, o.After)
+		err = fmt.Errorf("%w: the mapper accepted the value and reports %s: it is not known whether the device acted on it", devices.ErrUnreachable, o.After)
 	}
 	return o, err
 }
 
-// ready waits until the session is the one of its device.
+// ready waits until the session is the current one of its device.
 func (x *session) ready(ctx context.Context, point int) error {
 	if point < 0 || point >= len(x.points) {
 		return fmt.Errorf("write %s: no point %d", x.device, point)
 	}
 	select {
-	case <-x.joined:
+	case <-x.attached:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", devices.ErrUnreachable, ctx.Err())
 	}
 }
 
-// before is the last that was reported of a point, whether it tells how the point is now,
-// and an outcome that begins with it.
-func (x *session) before(point int) (last sighting, fresh bool, o devices.Outcome) {
-	last, fresh = x.last(point)
+// before returns the last report of a point, whether it is recent enough to be its present
+// value, and an outcome with that value as Before.
+func (x *session) before(point int) (last lastReport, fresh bool, o devices.Outcome) {
+	last, fresh = x.lastReport(point)
 	if fresh {
 		o.Before = last.reading.Value.String()
 	}
@@ -107,14 +107,14 @@ func zero(value string) bool {
 	return err == nil && f == 0 || ok && !b
 }
 
-// once is how a value is told that does not stay with the device.
-func once(p devices.Point, value told) attempt {
-	return attempt{once: map[string]told{p.Name: value}, record: func() error { return nil }, takeBack: func() {}}
+// once returns the delivery of a value that does not become part of the device.
+func once(p devices.Point, value sentValue) valueDelivery {
+	return valueDelivery{once: map[string]sentValue{p.Name: value}, record: func() error { return nil }, undo: func() {}}
 }
 
-// expires tells a desired value that must not be told late.
-func expires(wish *v1beta1.TwinProperty) bool {
-	for k := range wish.Metadata {
+// expires reports whether a desired value must not be sent late.
+func expires(want *v1beta1.TwinProperty) bool {
+	for k := range want.Metadata {
 		if strings.EqualFold(k, devices.MetaExpiresAt) {
 			return true
 		}
@@ -122,39 +122,39 @@ func expires(wish *v1beta1.TwinProperty) bool {
 	return false
 }
 
-// attempt is how a value is told.
-type attempt struct {
-	// once are values that are told once and do not stay with the device.
-	once map[string]told
-	// keep has a value that could not be told yet told with the device, as soon as it is
-	// brought to its mapper.
+// valueDelivery describes how to send a value to the mapper.
+type valueDelivery struct {
+	// once has values that are sent once and do not become part of the device.
+	once map[string]sentValue
+	// keep makes a value that could not be sent part of the device, so that it is sent with
+	// the next delivery.
 	keep bool
-	// record makes the device have the value.
+	// record makes the value part of the device.
 	record func() error
-	// takeBack makes the device what it was without the value.
-	takeBack func()
+	// undo reverts record.
+	undo func()
 }
 
-// write tells the mapper a value and waits until it reports it. A value that the mapper
-// does not take is taken back.
-func (x *session) write(ctx context.Context, point int, value string, a attempt, o devices.Outcome) (devices.Outcome, error) {
+// write sends a value to the mapper and waits until the mapper reports it. A refused value is
+// removed from the device again.
+func (x *session) write(ctx context.Context, point int, value string, a valueDelivery, o devices.Outcome) (devices.Outcome, error) {
 	sightings, release := x.watch(point)
 	defer release()
-	told, err := x.tellMapper(ctx, a)
+	told, err := x.sendValue(ctx, a)
 	if o.Written = told; told {
 		o.Sent = fmt.Sprintf("UpdateDevice %s: %s = %s", x.device, x.points[point].Name, value)
 	}
 	if err != nil {
 		return o, err
 	}
-	return x.confirm(ctx, x.points[point], value, o, sightings)
+	return x.awaitReport(ctx, x.points[point], value, o, sightings)
 }
 
-// tellMapper brings the device with the value to its mapper, and tells whether that may
-// have got it. It keeps the turn until the mapper's verdict has been followed: nobody else
-// brings the device with a value that may be refused.
-func (x *session) tellMapper(ctx context.Context, a attempt) (told bool, err error) {
-	end, err := x.turn(ctx)
+// sendValue delivers the device with the value, and reports whether the mapper may have got
+// it. It holds the lock until a refused value is removed again, so that no other delivery
+// contains it.
+func (x *session) sendValue(ctx context.Context, a valueDelivery) (told bool, err error) {
+	end, err := x.lock(ctx)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", devices.ErrUnreachable, err)
 	}
@@ -162,77 +162,78 @@ func (x *session) tellMapper(ctx context.Context, a attempt) (told bool, err err
 	if err := a.record(); err != nil {
 		return false, fmt.Errorf("%w: %w", devices.ErrUnreachable, err)
 	}
-	if reason, message := x.trouble(); reason != "" {
+	if reason, message := x.unreachableReason(); reason != "" {
 		if !a.keep {
-			a.takeBack()
+			a.undo()
 		}
 		return false, fmt.Errorf("%w: %s", devices.ErrUnreachable, message)
 	}
-	err = x.bringInTurn(ctx, a.once)
-	if refuses(err) { // it may have lost device or model: it gets both again
-		err = x.bringInTurn(ctx, a.once)
+	err = x.deliverLocked(ctx, a.once)
+	if isRefusal(err) { // it may have lost device or model: send both again
+		err = x.deliverLocked(ctx, a.once)
 	}
 	switch {
 	case err == nil:
 		return true, nil
-	case unsent(err) || errors.Is(err, errStore):
+	case notSent(err) || errors.Is(err, errStore):
 		if !a.keep {
-			a.takeBack()
+			a.undo()
 		}
-		poke(x.news)
+		signal(x.changed)
 		return false, fmt.Errorf("%w: %w", devices.ErrUnreachable, err)
-	case unreachable(err): // whether it was told is not known
-		poke(x.news)
+	case unreachable(err): // it is unknown whether the mapper got it
+		signal(x.changed)
 		return true, fmt.Errorf("%w: %s", devices.ErrUnreachable, status.Convert(err).Message())
 	}
-	// Is it the value, or does the mapper not take the device at all?
-	a.takeBack()
-	without := x.bringInTurn(ctx, nil)
-	x.refused(without)
+	// Find out whether the mapper refuses the value or the device.
+	a.undo()
+	without := x.deliverLocked(ctx, nil)
+	x.setRefusal(without)
 	if without != nil {
-		poke(x.news)
+		signal(x.changed)
 		return false, fmt.Errorf("%w: %s", devices.ErrUnreachable, status.Convert(without).Message())
 	}
 	return false, &devices.Rejection{Reason: devices.ReasonRefused, Message: status.Convert(err).Message()}
 }
 
-// tell records a value that the mapper shall have. What it has is unknown then.
-func (r *record) tell(property string, t told) {
-	if r.Told == nil {
-		r.Told = map[string]told{}
+// setSent records a value to send. What the mapper has is unknown from then on.
+func (r *record) setSent(property string, t sentValue) {
+	if r.Sent == nil {
+		r.Sent = map[string]sentValue{}
 	}
-	r.Told[property] = t
+	r.Sent[property] = t
 	if r.Has != hasNothing {
 		r.Has = hasUnknown
 	}
 }
 
-// confirmed records that the mapper has reported what it was told.
-func (x *session) confirmed(property string) {
-	x.server.store.note(x.device.String(), func(r *record) {
-		if t, ok := r.Told[property]; ok {
+// markConfirmed records that the mapper has reported the value that was sent.
+func (x *session) markConfirmed(property string) {
+	x.server.store.update(x.device.String(), func(r *record) {
+		if t, ok := r.Sent[property]; ok {
 			t.Confirmed = true
-			r.Told[property] = t
+			r.Sent[property] = t
 		}
 	})
 }
 
-// last is the last sighting of a point, and whether it tells how the point is now.
-func (x *session) last(point int) (s sighting, fresh bool) {
+// lastReport returns the last report of a point, and whether it is recent enough to be its
+// present value.
+func (x *session) lastReport(point int) (s lastReport, fresh bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	s = x.seen[point]
+	s = x.lastReports[point]
 	return s, s.reading.Quality == devices.Good && time.Since(s.at) < 2*x.points[point].Cycle+time.Second
 }
 
-// appliedBy is how long a mapper may take to report a value that it was told.
-func (x *session) appliedBy(p devices.Point) time.Duration {
+// reportTimeout returns how long a mapper may take to report a value after it was sent.
+func (x *session) reportTimeout(p devices.Point) time.Duration {
 	return max(x.server.timing.applied, 3*p.Cycle)
 }
 
-// confirm waits until a report shows the value.
-func (x *session) confirm(ctx context.Context, p devices.Point, value string, o devices.Outcome, sightings <-chan sighting) (devices.Outcome, error) {
-	timeout := time.NewTimer(x.appliedBy(p))
+// awaitReport waits until a report shows the value.
+func (x *session) awaitReport(ctx context.Context, p devices.Point, value string, o devices.Outcome, sightings <-chan lastReport) (devices.Outcome, error) {
+	timeout := time.NewTimer(x.reportTimeout(p))
 	defer timeout.Stop()
 	reported := false
 	for {
@@ -241,12 +242,12 @@ func (x *session) confirm(ctx context.Context, p devices.Point, value string, o 
 			return o, fmt.Errorf("%w: %w", devices.ErrUnreachable, ctx.Err())
 		case <-timeout.C:
 			if !reported {
-				return o, fmt.Errorf("%w: the mapper reports nothing of %s", devices.ErrUnreachable, p.Name)
+				return o, fmt.Errorf("%w: the mapper does not report %s", devices.ErrUnreachable, p.Name)
 			}
 			return o, &devices.Rejection{Reason: devices.ReasonReadBack, Message: "the mapper reports " + o.After}
 		case s := <-sightings:
 			switch {
-			case s.reading.Quality == "": // the mapper reports only that it has the value
+			case s.reading.Quality == "": // the mapper reports only that it has the desired value
 				if has, _ := parseValue(p.Type, s.observed); same(p.Type, has, value) {
 					return o, nil
 				}

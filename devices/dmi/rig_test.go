@@ -13,12 +13,13 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 const node = "node-1"
 
-// plant is a leaf's device host with a Server, without the leaf.
-type plant struct {
+// rig is a leaf's device host with a Server, without the leaf.
+type rig struct {
 	t      *testing.T
 	dir    string
 	tune   func(*timing)
@@ -29,24 +30,24 @@ type plant struct {
 	stop   func()
 }
 
-// fast makes short what is only waited for. What tells a mapper or a device that is away
-// from a slow one stays as it is: the machine may be busy.
+// fast shortens delays. Timeouts that distinguish an unreachable mapper or device from a slow
+// one stay as they are: the machine may be busy.
 func fast(x *timing) {
 	x.reprobe, x.retry, x.retryMax, x.settle = 20*time.Millisecond, 20*time.Millisecond, 200*time.Millisecond, 50*time.Millisecond
 }
 
-func newPlant(t *testing.T, tune func(*timing)) *plant {
+func newPlant(t *testing.T, tune func(*timing)) *rig {
 	t.Helper()
-	p := &plant{t: t, dir: t.TempDir(), tune: tune, state: &memory{m: map[string][]byte{}}, sink: &sink{}}
+	p := &rig{t: t, dir: t.TempDir(), tune: tune, state: &memory{m: map[string][]byte{}}, sink: &sink{}}
 	p.start()
 	t.Cleanup(func() { p.stop() })
 	return p
 }
 
-func (p *plant) socket() string { return filepath.Join(p.dir, "dmi", "dmi.sock") }
+func (p *rig) socket() string { return filepath.Join(p.dir, "dmi", "dmi.sock") }
 
 // start starts server and host as after a start of the leaf.
-func (p *plant) start() {
+func (p *rig) start() {
 	p.t.Helper()
 	log := zaptest.NewLogger(p.t)
 	p.server = New(Config{Socket: p.socket(), StateFile: filepath.Join(p.dir, "mappers.json"), Log: log.Named("dmi")})
@@ -81,9 +82,9 @@ func (p *plant) start() {
 	}
 }
 
-func (p *plant) restart() { p.stop(); p.start() }
+func (p *rig) restart() { p.stop(); p.start() }
 
-func (p *plant) apply(objects ...any) {
+func (p *rig) apply(objects ...any) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -101,7 +102,7 @@ func (p *plant) apply(objects ...any) {
 	}
 }
 
-func (p *plant) delete(name string) {
+func (p *rig) delete(name string) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -111,20 +112,9 @@ func (p *plant) delete(name string) {
 }
 
 // await waits until the newest status of a device fulfils a condition.
-func (p *plant) await(what, device string, ok func(*v1beta1.DeviceStatus) bool) {
+func (p *rig) await(what, device string, ok func(*v1beta1.DeviceStatus) bool) {
 	p.t.Helper()
-	eventually(p.t, what, func() bool { s := p.sink.status(device); return s != nil && ok(s) })
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not seen: %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	polltest.Eventually(p.t, what, func() bool { s := p.sink.status(device); return s != nil && ok(s) })
 }
 
 func online(s *v1beta1.DeviceStatus) bool { return s.Status.State == v1beta1.StateOnline }
@@ -227,7 +217,7 @@ func decode(text string, into any) {
 	}
 }
 
-// sink remembers what devices tell.
+// sink records what devices report.
 type sink struct {
 	mu       sync.Mutex
 	statuses map[string]*v1beta1.DeviceStatus

@@ -1,0 +1,170 @@
+package dmi
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/devices"
+	pb "github.com/petiole-io/petiole/devices/dmi/v1beta1"
+)
+
+// removalKey identifies a device to remove from a mapper.
+type removalKey struct {
+	protocol string // in lower case
+	key      string // namespace/name
+}
+
+func removalKeyOf(protocol, key string) removalKey { return removalKey{strings.ToLower(protocol), key} }
+
+// removal is a device to remove from its mapper.
+type removal struct {
+	device devices.Ref
+	model  string
+	due    time.Time
+	wait   time.Duration // until the next attempt after one that failed
+}
+
+func refOf(key string) devices.Ref {
+	namespace, name, _ := strings.Cut(key, "/")
+	return devices.Ref{Namespace: namespace, Name: name}
+}
+
+// scheduleRemoval schedules the removal of a device from its mapper. The caller holds the
+// server's lock.
+func (s *Server) scheduleRemoval(device devices.Ref, r record, due time.Time) {
+	s.removals[removalKeyOf(r.Protocol, device.String())] = removal{device: device, model: r.Model, due: due, wait: s.timing.retry}
+	s.wakeRemovals()
+}
+
+// runRemovals removes devices from their mappers until ctx ends. Sessions end when the leaf
+// stops, too, and then devices must stay: that is why removals wait for timing.linger.
+func (s *Server) runRemovals(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.removalsWake:
+		case <-timer.C:
+		}
+		next := s.timing.retryMax
+		for d, l := range s.pendingRemovals() {
+			if wait := time.Until(l.due); wait > 0 {
+				next = min(next, wait)
+				continue
+			}
+			if again := s.remove(ctx, d, l); again > 0 {
+				next = min(next, again)
+			}
+			if ctx.Err() != nil {
+				return
+			}
+		}
+		timer.Reset(next)
+	}
+}
+
+func (s *Server) pendingRemovals() map[removalKey]removal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make(map[removalKey]removal, len(s.removals))
+	for d, l := range s.removals {
+		all[d] = l
+	}
+	return all
+}
+
+// remove removes a device from its mapper. It returns the time until the next attempt; zero:
+// it is done, or waits for a mapper.
+func (s *Server) remove(ctx context.Context, d removalKey, l removal) time.Duration {
+	p := s.bindingOf(d.key)
+	select {
+	case p.lock <- struct{}{}:
+		defer func() { <-p.lock }()
+	case <-ctx.Done():
+		return 0
+	}
+	s.mu.Lock()
+	_, still := s.removals[d]
+	m := s.mappers[d.protocol]
+	s.mu.Unlock()
+	if !still || m == nil || m.currentPresence().phase != present {
+		return 0
+	}
+	err := m.call(ctx, func(ctx context.Context, c pb.DeviceMapperServiceClient) error {
+		_, err := c.RemoveDevice(ctx, &pb.RemoveDeviceRequest{DeviceName: l.device.Name, DeviceNamespace: l.device.Namespace})
+		return err
+	})
+	log := s.log.With(zap.String("device", l.device.String()), zap.String("mapper", m.info.Name))
+	if unreachable(err) {
+		return s.postpone(d, l)
+	}
+	if err != nil { // most likely the mapper does not have the device
+		log.Warn("mapper returned an error for the removal of a device", zap.Error(err))
+	}
+	s.removed(ctx, d, l, m, p, log)
+	return 0
+}
+
+// postpone schedules another attempt at a removal.
+func (s *Server) postpone(d removalKey, l removal) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wait := l.wait
+	l.due, l.wait = time.Now().Add(wait), min(2*wait, s.timing.retryMax)
+	if _, still := s.removals[d]; still {
+		s.removals[d] = l
+	}
+	return wait
+}
+
+// removed deletes the record of a device that was removed from its mapper. If the device has
+// a session again, it is delivered to the mapper again.
+func (s *Server) removed(ctx context.Context, d removalKey, l removal, m *mapper, p *binding, log *zap.Logger) {
+	s.mu.Lock()
+	delete(s.removals, d)
+	x := s.sessions[d.key]
+	back := x != nil && x.binding == p
+	if back {
+		p.mapper = nil
+		s.store.update(d.key, func(r *record) { r.Has = hasNothing })
+	} else if s.bindings[d.key] == p {
+		delete(s.bindings, d.key)
+	}
+	s.mu.Unlock()
+	if back {
+		x.wake()
+		return
+	}
+	if x == nil {
+		s.store.drop(d.key)
+		if err := s.store.flush(); err != nil {
+			log.Warn("delete record of removed device", zap.Error(err))
+		}
+	}
+	log.Info("device removed from mapper")
+	if l.model == "" || s.store.usesModel(d.protocol, l.device.Namespace, l.model) {
+		return
+	}
+	err := m.call(ctx, func(ctx context.Context, c pb.DeviceMapperServiceClient) error {
+		_, err := c.RemoveDeviceModel(ctx, &pb.RemoveDeviceModelRequest{ModelName: l.model, ModelNamespace: l.device.Namespace})
+		return err
+	})
+	if err != nil {
+		log.Warn("remove unused model from mapper", zap.String("model", l.model), zap.Error(err))
+	}
+}
+
+// bindingOf returns the binding of a device, and creates it if there is none.
+func (s *Server) bindingOf(key string) *binding {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bindings[key] == nil {
+		s.bindings[key] = newBinding()
+	}
+	return s.bindings[key]
+}
