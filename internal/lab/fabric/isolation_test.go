@@ -20,6 +20,7 @@ import (
 
 	"github.com/petiole-io/petiole/internal/lab/pki"
 	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/leaf/credential"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // operator sees the site's domain from the hub, and no credential of one site reaches
 // another's subjects.
 func TestDeployedConfiguration(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	w := newWorld(t, "plant-a", "plant-b")
 	hubJS := w.hubJetStream(t, ctx)
@@ -43,25 +44,25 @@ func TestDeployedConfiguration(t *testing.T) {
 
 	putConfigMap(t, ctx, hubJS, "plant-a", "one", "0")
 	putConfigMap(t, ctx, hubJS, "plant-b", "other", "0")
-	eventually(t, "the first object is at the site", func() bool { return stored() == 1 })
-	eventually(t, "the site's acknowledgement is at the hub", func() bool { return pending(t, ctx, hubJS, "plant-a") == 0 })
+	polltest.Eventually(t, "the first object is at the site", func() bool { return stored() == 1 })
+	polltest.Eventually(t, "the site's acknowledgement is at the hub", func() bool { return pending(t, ctx, hubJS, "plant-a") == 0 })
 
 	line.Cut()
-	eventually(t, "the hub sees the cut", func() bool { return !active(t, ctx, hubJS, "plant-a") })
+	polltest.Eventually(t, "the hub sees the cut", func() bool { return !active(t, ctx, hubJS, "plant-a") })
 	for i := range 50 {
 		putConfigMap(t, ctx, hubJS, "plant-a", "one", fmt.Sprint(i))
 		putConfigMap(t, ctx, hubJS, "plant-a", "two", fmt.Sprint(i))
 	}
 	// The server counts what a consumer has yet to deliver a moment after it stored it.
-	eventually(t, "100 changes of two objects are two that are pending", func() bool { return pending(t, ctx, hubJS, "plant-a") == 2 })
+	polltest.Eventually(t, "100 changes of two objects are two that are pending", func() bool { return pending(t, ctx, hubJS, "plant-a") == 2 })
 	line.Heal()
-	eventually(t, "the link is back", func() bool {
+	polltest.Eventually(t, "the link is back", func() bool {
 		_, err := atSite.RequestWithContext(ctx, streams.ResetSubject("plant-a"), nil)
 		return err == nil
 	})
 	pull()
-	eventually(t, "both objects are at the site", func() bool { return stored() == 2 })
-	eventually(t, "nothing is pending", func() bool { return pending(t, ctx, hubJS, "plant-a") == 0 })
+	polltest.Eventually(t, "both objects are at the site", func() bool { return stored() == 2 })
+	polltest.Eventually(t, "nothing is pending", func() bool { return pending(t, ctx, hubJS, "plant-a") == 0 })
 	if n := pending(t, ctx, hubJS, "plant-b"); n != 1 {
 		t.Errorf("plant-b, which never connected, has %d pending, want 1", n)
 	}
@@ -120,7 +121,7 @@ func (w *world) testIsolation(t *testing.T, ctx context.Context, hubJS jetstream
 		if err := site.Publish("presence.plant-a", nil); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := proof.NextMsg(5 * time.Second); err != nil {
+		if _, err := proof.NextMsg(polltest.Limit); err != nil {
 			t.Fatalf("own presence does not arrive: %v", err)
 		}
 		if received(t, heard, "forged") {
@@ -129,26 +130,58 @@ func (w *world) testIsolation(t *testing.T, ctx context.Context, hubJS jetstream
 		if err := fabric.Publish(concrete, []byte("theirs")); err != nil {
 			t.Fatal(err)
 		}
-		flush(t, fabric, site)
+		// What the site may hear comes after it on the same connection.
+		allowed, err := site.SubscribeSync(streams.SyncSubject("plant-a"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		flush(t, site)
+		if err := fabric.Publish(streams.SyncSubject("plant-a"), nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := allowed.NextMsg(polltest.Limit); err != nil {
+			t.Fatalf("the site does not hear its own subject: %v", err)
+		}
 		if received(t, overheard, "theirs") {
 			t.Errorf("%s published in FABRIC reached plant-a", concrete)
 		}
-		for _, s := range []*nats.Subscription{heard, overheard, proof} {
+		for _, s := range []*nats.Subscription{heard, overheard, proof, allowed} {
 			if err := s.Unsubscribe(); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
+	inbox := site.NewInbox()
+	answers := make(chan *nats.Msg, 100)
+	sub, err := site.ChanSubscribe(inbox+".>", answers)
+	must(t, err)
 	for _, api := range []string{
 		streams.PullSubject("plant-b"), "$JS.hub.API.CONSUMER.MSG.NEXT.DESIRED.plant-b", "$JS.API.CONSUMER.MSG.NEXT.DESIRED.plant-b",
 		streams.ResetSubject("plant-b"), "$JS.hub.API.CONSUMER.RESET.DESIRED.plant-b",
 		"$JS.API.CONSUMER.RESET.DESIRED.plant-b", "$JS.hub.API.STREAM.INFO.DESIRED", "$JS.FABRIC.API.STREAM.INFO.DESIRED",
 		"$JS.hub.API.DIRECT.GET.DESIRED", "$JS.hub.API.CONSUMER.CREATE.DESIRED",
 	} {
-		if msg, err := site.Request(api, nil, 2*time.Second); err == nil && !refused(msg) {
-			t.Errorf("%s answered plant-a: %s", api, msg.Data)
+		must(t, site.PublishRequest(api, inbox+"."+api, nil))
+	}
+	// The same connection's allowed request comes after them and is answered.
+	last := streams.ResetSubject("plant-a")
+	must(t, site.PublishRequest(last, inbox+"."+last, nil))
+	for subject := ""; subject != last; {
+		var msg *nats.Msg
+		select {
+		case msg = <-answers:
+		case <-time.After(polltest.Limit):
+			t.Fatalf("%s, which plant-a may send, is not answered", last)
+		}
+		subject = strings.TrimPrefix(msg.Subject, inbox+".")
+		if subject != last && msg.Header.Get("Status") == "" && !refused(msg) {
+			t.Errorf("%s answered plant-a: %s", subject, msg.Data)
+		}
+		if subject == last && refused(msg) {
+			t.Errorf("%s, which plant-a may send, is refused: %s", subject, msg.Data)
 		}
 	}
+	must(t, sub.Unsubscribe())
 	if n := pending(t, ctx, hubJS, "plant-b"); n == 0 {
 		t.Error("plant-b's backlog is gone")
 	}
@@ -386,15 +419,6 @@ func flush(t *testing.T, conns ...*nats.Conn) {
 	for _, nc := range conns {
 		if err := nc.Flush(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
 			t.Fatal(err)
-		}
-	}
-}
-
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for start := time.Now(); !cond(); time.Sleep(10 * time.Millisecond) {
-		if time.Since(start) > 15*time.Second {
-			t.Fatalf("%s: not within 15 s", what)
 		}
 	}
 }
