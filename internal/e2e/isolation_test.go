@@ -29,10 +29,13 @@ func TestSitesAreIsolated(t *testing.T) {
 		"gateway's credentials, stolen": stolenGateway(t, thief),
 	} {
 		t.Run(name, func(t *testing.T) {
+			// The other tests give the answers time to arrive.
+			answers := sendForeignRequests(t, nc, victim)
 			t.Run("writes nothing", func(t *testing.T) { testForeignWrites(t, nc, victim, thief) })
-			t.Run("asks nothing", func(t *testing.T) { testForeignRequests(t, nc, victim, thief) })
-			t.Run("hears nothing", func(t *testing.T) { testForeignReads(t, nc, victim) })
+			t.Run("gets no token of a foreign node", func(t *testing.T) { testForeignToken(t, nc, victim, thief) })
+			t.Run("hears nothing", func(t *testing.T) { testForeignReads(t, nc, victim, thief) })
 			t.Run("speaks for no foreign node", func(t *testing.T) { testForeignNode(t, nc, victim, thief) })
+			t.Run("gets no answer", func(t *testing.T) { testForeignAnswers(t, nc, answers, victim, thief) })
 		})
 	}
 	t.Run("the gateway's credentials are no client's", func(t *testing.T) {
@@ -117,23 +120,49 @@ func testForeignWrites(t *testing.T, nc *nats.Conn, victim, thief *rig.Site) {
 			t.Errorf("%s of plant-b's making reaches the hub's account", msg.Subject)
 		}
 	}
+	// The hub has routed the proof, and everything before it; it sends that before the answer to
+	// the flush.
 	must(t, victim.Operator.Flush())
-	for {
-		msg, err := subs[1].NextMsg(200 * time.Millisecond)
-		if errors.Is(err, nats.ErrTimeout) {
-			return
-		}
-		must(t, err)
+	for _, msg := range received(t, subs[1]) {
 		if string(msg.Data) == nonce {
 			t.Errorf("%s of plant-b's making reaches the account of %s", msg.Subject, victim.Name)
 		}
 	}
 }
 
-// testForeignRequests asks for what belongs to the victim or to the hub. No answer, or
-// one that is an error, is right.
-func testForeignRequests(t *testing.T, nc *nats.Conn, victim, thief *rig.Site) {
-	v := victim.Name
+// noResponders is the status of a message that the server sends when nobody may answer.
+const noResponders = "503"
+
+// received returns the messages of a subscription that have arrived.
+func received(t *testing.T, sub *nats.Subscription) (all []*nats.Msg) {
+	t.Helper()
+	for {
+		n, _, err := sub.Pending()
+		must(t, err)
+		if n == 0 {
+			return all
+		}
+		msg, err := sub.NextMsg(time.Second)
+		must(t, err)
+		all = append(all, msg)
+	}
+}
+
+// foreignAnswers are the answers to requests for data of the victim or of the hub.
+type foreignAnswers struct {
+	messages chan *nats.Msg
+	subjects map[string]string // inbox of the answer → subject of the request
+}
+
+// sendForeignRequests sends requests for data of the victim or of the hub and returns without
+// waiting for answers.
+func sendForeignRequests(t *testing.T, nc *nats.Conn, victim *rig.Site) foreignAnswers {
+	t.Helper()
+	v, inbox := victim.Name, nc.NewInbox()
+	a := foreignAnswers{messages: make(chan *nats.Msg, 1000), subjects: map[string]string{}}
+	sub, err := nc.ChanSubscribe(inbox+".*", a.messages)
+	must(t, err)
+	t.Cleanup(func() { unsubscribe(t, sub) })
 	for subject, body := range map[string]string{
 		"$JS.API.INFO": "", "$JS.API.STREAM.NAMES": "", "$JS.API.STREAM.INFO.DESIRED": "",
 		"$JS.hub.API.STREAM.INFO.DESIRED":                                  "",
@@ -161,37 +190,56 @@ func testForeignRequests(t *testing.T, nc *nats.Conn, victim, thief *rig.Site) {
 		"$JS.API.CONSUMER.MSG.NEXT.REPORTED." + streams.BridgeConsumer:     "1",
 		"$JS.hub.API.CONSUMER.MSG.NEXT.REPORTED." + streams.BridgeConsumer: "1",
 	} {
-		answer, err := nc.Request(subject, []byte(body), time.Second)
-		if err != nil {
-			continue // no responders, or none that may answer
-		}
+		reply := fmt.Sprintf("%s.%d", inbox, len(a.subjects))
+		a.subjects[reply] = subject
+		must(t, nc.PublishRequest(subject, reply, []byte(body)))
+	}
+	return a
+}
+
+// testForeignAnswers fails if a request of sendForeignRequests was answered other than by an
+// error. A request of the thief's own comes after them on the same connection and is answered.
+func testForeignAnswers(t *testing.T, nc *nats.Conn, a foreignAnswers, victim, thief *rig.Site) {
+	requestToken(t, nc, thief, thief.Node)
+	must(t, nc.Flush())
+	for len(a.messages) > 0 {
+		answer := <-a.messages
 		var refused struct {
 			Error any `json:"error"`
 		}
-		if json.Unmarshal(answer.Data, &refused) != nil || refused.Error == nil {
-			t.Errorf("%s is answered: %.300s", subject, answer.Data)
+		if answer.Header.Get("Status") != noResponders && (json.Unmarshal(answer.Data, &refused) != nil || refused.Error == nil) {
+			t.Errorf("%s is answered: %.300s", a.subjects[answer.Subject], answer.Data)
 		}
 	}
 	if _, err := victim.Consumer(t.Context()); err != nil {
 		t.Errorf("after the attempts: %v", err)
 	}
-	// Its own right, to ask for a token, does not reach to another's node.
-	query, err := json.Marshal(streams.TokenQuery{Node: victim.Node, Namespace: "default", ServiceAccount: "default"})
+}
+
+// testForeignToken requests a token for the victim's node on the thief's own subject.
+func testForeignToken(t *testing.T, nc *nats.Conn, victim, thief *rig.Site) {
+	if token := requestToken(t, nc, thief, victim.Node); token.TokenRequest != nil || token.Status == nil {
+		t.Errorf("%s gets a token in the name of %s: %+v", thief.Name, victim.Node, token)
+	}
+}
+
+// requestToken requests a service account token of a node on a site's own subject and returns
+// the bridge's answer.
+func requestToken(t *testing.T, nc *nats.Conn, site *rig.Site, node string) (token streams.TokenAnswer) {
+	t.Helper()
+	query, err := json.Marshal(streams.TokenQuery{Node: node, Namespace: "default", ServiceAccount: "default"})
 	must(t, err)
-	answer, err := nc.Request(streams.RequestSubject(thief.Name, streams.RequestToken), query, 10*time.Second)
+	answer, err := nc.Request(streams.RequestSubject(site.Name, streams.RequestToken), query, 30*time.Second)
 	if err != nil {
-		t.Fatalf("the bridge does not answer %s: %v", thief.Name, err)
+		t.Fatalf("the bridge does not answer %s: %v", site.Name, err)
 	}
-	var token streams.TokenAnswer
 	must(t, json.Unmarshal(answer.Data, &token))
-	if token.TokenRequest != nil || token.Status == nil {
-		t.Errorf("%s gets a token in the name of %s: %s", thief.Name, victim.Node, answer.Data)
-	}
+	return token
 }
 
 // testForeignReads listens with every filter that could match while the victim's
 // objects, states and heartbeats pass by.
-func testForeignReads(t *testing.T, nc *nats.Conn, victim *rig.Site) {
+func testForeignReads(t *testing.T, nc *nats.Conn, victim, thief *rig.Site) {
 	nonce := nats.NewInbox()
 	v := victim.Name
 	var subs []*nats.Subscription
@@ -234,14 +282,11 @@ func testForeignReads(t *testing.T, nc *nats.Conn, victim *rig.Site) {
 			seen["presence"] = true
 		}
 	}
+	// An answer comes over the same link behind all that the hub has sent.
+	requestToken(t, nc, thief, thief.Node)
 	must(t, nc.Flush())
 	for _, sub := range subs {
-		for {
-			msg, err := sub.NextMsg(50 * time.Millisecond)
-			if errors.Is(err, nats.ErrTimeout) {
-				break
-			}
-			must(t, err)
+		for _, msg := range received(t, sub) {
 			if strings.Contains(msg.Subject, v) || strings.Contains(string(msg.Data), nonce) {
 				t.Errorf("with filter %s it hears %s: %.200s", sub.Subject, msg.Subject, msg.Data)
 			}
