@@ -50,7 +50,7 @@ func TestReadAck(t *testing.T) {
 	}
 }
 
-// FuzzReadAck: whatever arrives is an acknowledgement of a named stream, or an error.
+// FuzzReadAck decodes anything as an acknowledgement with a stream, or as an error.
 func FuzzReadAck(f *testing.F) {
 	f.Add([]byte(`{"stream":"S","seq":4,"domain":"hub","count":3}`))
 	f.Add([]byte(`{"error":{"err_code":10201,"description":"duplicate"},"stream":"S"}`))

@@ -21,7 +21,7 @@ func FuzzEscapeToken(f *testing.F) {
 	})
 }
 
-// FuzzSubjects has every subject that a decoder accepts be the one that its encoder makes.
+// FuzzSubjects checks that the encoder returns every subject that its decoder accepts.
 func FuzzSubjects(f *testing.F) {
 	for _, s := range []string{
 		"desired.plant-a.node-1.devices~kubeedge~io.devices.default.pump", "desired.plant-a._._.configmaps.default.kube-root-ca~crt", "desired.a.b",
@@ -44,7 +44,7 @@ func FuzzSubjects(f *testing.F) {
 	})
 }
 
-// remade are the subjects of what the decoders read from one.
+// remade returns the subjects that the encoders build from what the decoders read.
 func remade(subject string) (out []string) {
 	if site, r, err := ParseDesired(subject); err == nil {
 		out = append(out, DesiredSubject(site, r))

@@ -15,8 +15,8 @@ func genEntry(t *rapid.T, label string) InventoryEntry {
 	}
 }
 
-// Two sets have one digest exactly when they are equal, in whatever order they came
-// about, and the buckets that differ are those of the entries that differ.
+// Two sets have the same digest exactly if they are equal, regardless of the order of changes,
+// and the buckets that differ are those of the entries that differ.
 func TestInventoryIsADigestOfTheSet(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		sets := [2]map[string]InventoryEntry{{}, {}}

@@ -10,8 +10,8 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// TestReadLastDoesNotWaitForWhatIsRemoved removes the last message while the ones before it
-// are on their way, which say that one more comes: the reading ends without it.
+// TestReadLastDoesNotWaitForWhatIsRemoved removes the last message while the ones before it,
+// which announce one more, are on their way: ReadLast returns without it.
 func TestReadLastDoesNotWaitForWhatIsRemoved(t *testing.T) {
 	const ahead = 16 // what ReadLast asks for at first
 	ctx, js := hub(t)
@@ -49,7 +49,7 @@ func TestReadLastDoesNotWaitForWhatIsRemoved(t *testing.T) {
 	}
 }
 
-// TestReadLastReadsTheNewestOfEach reads what matches, the newest of each subject.
+// TestReadLastReadsTheNewestOfEach reads the newest message of each matching subject.
 func TestReadLastReadsTheNewestOfEach(t *testing.T) {
 	ctx, js := hub(t)
 	s, err := js.Stream(ctx, streams.Desired)

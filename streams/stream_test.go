@@ -133,7 +133,7 @@ func TestSupersedingIsNotAnAcknowledgement(t *testing.T) {
 	}
 }
 
-// TestEnsureReplacesAPushConsumer: what a former version made is no obstacle.
+// TestEnsureReplacesAPushConsumer replaces the consumer that an earlier version created.
 func TestEnsureReplacesAPushConsumer(t *testing.T) {
 	ctx, js := hub(t)
 	want := streams.SiteConsumer("plant-a")
@@ -171,7 +171,7 @@ func TestEnsureRepairsDrift(t *testing.T) {
 	}
 }
 
-// TestQuarantineKeepsTheMessage finds a poison message with its reason and its headers.
+// TestQuarantineKeepsTheMessage expects an unreadable message with its reason and its headers.
 func TestQuarantineKeepsTheMessage(t *testing.T) {
 	ctx, js := hub(t)
 	header := map[string][]string{"Nats-Expected-Last-Sequence": {"99"}, streams.HeaderOp: {"bogus"}}
@@ -209,8 +209,8 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// TestRefusedLargeObjectChangesNoPart: an object in parts whose message is refused, since
-// another writer was first, leaves the other's parts as they are.
+// TestRefusedLargeObjectChangesNoPart stores an object in parts whose message is rejected
+// because another writer was first: the parts of the other writer are unchanged.
 func TestRefusedLargeObjectChangesNoPart(t *testing.T) {
 	ctx, js := hub(t)
 	s, err := js.Stream(ctx, streams.Desired)
@@ -240,7 +240,7 @@ func TestRefusedLargeObjectChangesNoPart(t *testing.T) {
 	}
 }
 
-// TestPartsSeen: only an object with all parts of its own digest is whole.
+// TestPartsSeen checks that only an object with all parts of its digest is complete.
 func TestPartsSeen(t *testing.T) {
 	part := func(hash string) nats.Header { return nats.Header{"Petiole-Part-Hash": {hash}} }
 	main := func(hash, n string) nats.Header {

@@ -19,7 +19,7 @@ func deviceRef(node, name string) streams.Ref {
 	return streams.Ref{Node: node, Group: v1beta1.GroupName, Resource: v1beta1.ResourceDevices, Namespace: "default", Name: name}
 }
 
-// operate is run with a field that has what failed come again sooner.
+// operate is run with a shorter delay before a failed message is delivered again.
 func (r *rig) operate() (f *Field, stop func()) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	f = New(Config{Site: "plant-a", Node: "plant-a-1", JS: r.js, Log: zaptest.NewLogger(r.t), Drivers: []devices.Driver{modbus.New(nil)}})
@@ -59,8 +59,9 @@ func (r *rig) partless(name string) {
 	}
 }
 
-// TestMissingPartBlocksNothing has a large device whose parts are not there, before the
-// field starts and while it runs: the other devices go on, and it is set aside.
+// TestMissingPartBlocksNothing stores a large device without its parts, before the field
+// starts and while it runs: the other devices are operated, and the large one is
+// quarantined.
 func TestMissingPartBlocksNothing(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -70,16 +71,16 @@ func TestMissingPartBlocksNothing(t *testing.T) {
 	f, stop := r.operate()
 	defer stop()
 	r.eventually("reported value", func() bool { return r.reported() == "7" })
-	r.eventually("set aside", func() bool { return f.Quarantined() == 1 && r.backlog() == 0 })
+	r.eventually("quarantined", func() bool { return f.Quarantined() == 1 && r.backlog() == 0 })
 	r.partless("bigger")
 	r.device("2", "8")
 	r.eventually("reported value", func() bool { return r.reported() == "8" })
-	r.eventually("set aside", func() bool { return f.Quarantined() == 2 && r.backlog() == 0 })
+	r.eventually("quarantined", func() bool { return f.Quarantined() == 2 && r.backlog() == 0 })
 }
 
-// TestTombstoneOfAnotherNode moves a device here: what is said at the end of its life at
-// the other node ends nothing here, neither live nor at a start, in either order. A
-// command with a known id is the proof that nothing was forgotten.
+// TestTombstoneOfAnotherNode moves a device to this node: the tombstone of the other node
+// does not delete it here, neither while the field runs nor at a start, in either order. A
+// command with a known id proves that the device's state was kept.
 func TestTombstoneOfAnotherNode(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -97,13 +98,13 @@ func TestTombstoneOfAnotherNode(t *testing.T) {
 		ID: "1", Device: devices.Ref{Namespace: "default", Name: "pump"},
 		Properties: map[string]string{"setpoint": "9"}, Deadline: time.Now().Add(time.Hour),
 	}
-	marks := 0
+	markers := 0
 	check := func(f *Field, repeated bool) {
 		t.Helper()
-		marks++
-		mark := fmt.Sprint("mark-", marks)
-		r.deviceAt("plant-a-1", mark, "1", `"reportCycle":0`)
-		r.eventually("everything taken over", func() bool { return r.operates(f, mark) })
+		markers++
+		marker := fmt.Sprint("marker-", markers)
+		r.deviceAt("plant-a-1", marker, "1", `"reportCycle":0`)
+		r.eventually("everything applied", func() bool { return r.operates(f, marker) })
 		if !r.operates(f, "pump") {
 			t.Fatal("the device is not operated")
 		}
@@ -125,19 +126,19 @@ func TestTombstoneOfAnotherNode(t *testing.T) {
 	defer func() { stop() }()
 	check(f, true)
 	tombstone("plant-a-1", "5")
-	r.eventually("ended", func() bool { return !r.operates(f, "pump") })
+	r.eventually("removed", func() bool { return !r.operates(f, "pump") })
 }
 
-// TestTombstoneAfterAnUnacknowledgedMessage leaves a device unacknowledged, as a worker
-// does that is killed before it has taken it over: the next worker is not held up by that
-// and ends another device that is deleted, long before the consumer's AckWait has passed.
+// TestTombstoneAfterAnUnacknowledgedMessage leaves a device unacknowledged, as a worker does
+// that is killed before it has applied it. That does not block the next worker: it removes
+// another device that is deleted, long before the consumer's AckWait has passed.
 func TestTombstoneAfterAnUnacknowledgedMessage(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.model()
 	r.device("1", "7")
 	f, stop := r.operate()
-	r.eventually("everything taken over", func() bool { return r.operates(f, "pump") && r.backlog() == 0 })
+	r.eventually("everything applied", func() bool { return r.operates(f, "pump") && r.backlog() == 0 })
 	stop()
 	r.deviceAt("plant-a-1", "other", "2", `"reportCycle":0`)
 	c, err := r.js.Consumer(r.ctx, streams.SiteDesired, streams.DevicesConsumer)
@@ -154,11 +155,11 @@ func TestTombstoneAfterAnUnacknowledgedMessage(t *testing.T) {
 	if _, err := streams.Put(r.ctx, r.js, streams.DesiredSubject("plant-a", m.Ref), m); err != nil {
 		t.Fatal(err)
 	}
-	r.eventually("ended", func() bool { return !r.operates(f, "pump") })
+	r.eventually("removed", func() bool { return !r.operates(f, "pump") })
 }
 
-// TestDeletedKeyLeavesAnExpiringMarker opens a bucket that was made without a limit to
-// markers, as earlier ones were.
+// TestDeletedKeyLeavesAnExpiringMarker opens a bucket that was created without a TTL of
+// markers, as earlier versions did.
 func TestDeletedKeyLeavesAnExpiringMarker(t *testing.T) {
 	r := newRig(t)
 	if _, err := r.js.CreateKeyValue(r.ctx, jetstream.KeyValueConfig{Bucket: stateBucket, History: 1}); err != nil {

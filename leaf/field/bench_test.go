@@ -22,9 +22,9 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// BenchmarkTelemetry is what a gateway stores durably (sync_interval always): 500
-// devices offer their next block as soon as the last one is stored. One operation is
-// one sample.
+// BenchmarkTelemetry measures what a gateway stores durably (sync_interval always): 500
+// devices store their next record as soon as the last one is stored. One operation is one
+// sample.
 func BenchmarkTelemetry(b *testing.B) {
 	for _, shape := range []struct {
 		name          string
@@ -92,7 +92,7 @@ func produce(b *testing.B, s *sink, device, records, tags int) {
 	}
 }
 
-// follow makes the device known to those who follow over MQTT.
+// follow adds the device to the MQTT gateway.
 func follow(s *sink, device, tags int) {
 	d := &v1beta1.Device{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("press-%03d", device)}}
 	for tag := range tags {
@@ -114,7 +114,7 @@ func sizeOf(b *testing.B, dir string) (bytes int64) {
 	return bytes
 }
 
-// cpuTime is what the process, server included, has used.
+// cpuTime returns the CPU time of the process, which includes the server.
 func cpuTime(b *testing.B) time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// command requests and returns the answer.
+// command sends a command and returns the result.
 func (r *rig) command(device, body string) devices.CommandResult {
 	r.t.Helper()
 	m, err := r.js.Conn().Request(streams.CommandSubject("plant-a", "default", device), []byte(body), 10*time.Second)
@@ -31,8 +31,8 @@ func (r *rig) command(device, body string) devices.CommandResult {
 	return result
 }
 
-// TestCommand sets a property by request: once for an id, also when it is repeated after
-// a restart; what cannot be done is answered with a reason.
+// TestCommand sets a property by a command, once for each id even if the command is repeated
+// after a restart. A command that cannot be executed is answered with a reason.
 func TestCommand(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -41,7 +41,7 @@ func TestCommand(t *testing.T) {
 	r.device("1", "7")
 	r.deviceAt("plant-a-2", "other", "1", `"reportCycle":0`)
 	r.eventually("reported value", func() bool { return r.reported() == "7" })
-	r.eventually("everything taken over", func() bool { return r.backlog() == 0 })
+	r.eventually("everything applied", func() bool { return r.backlog() == 0 })
 
 	done := r.command("pump", `{"id":"a","properties":{"setpoint":"21"}}`)
 	if done.Ack != devices.Applied || done.Properties["setpoint"].After != "21" || done.Repeated {
@@ -65,8 +65,8 @@ func TestCommand(t *testing.T) {
 			t.Errorf("command %s: %+v; want %s, %s, %q", c.body, got, c.ack, c.reason, c.message)
 		}
 	}
-	// The worker of the other node would answer. This one has received the request when a
-	// later one is answered, and has answered all that it answers when it has stopped.
+	// The worker of the other node would answer. This worker has received the request when a
+	// later one is answered, and has sent all its answers when it has stopped.
 	nc := r.js.Conn()
 	answers, err := nc.SubscribeSync(nc.NewInbox())
 	if err != nil {
@@ -97,11 +97,11 @@ func TestCommand(t *testing.T) {
 	}
 }
 
-// TestConcurrentCommandsAreBounded fills all places with commands that take their time: one more is
-// told so, and every one is answered soon after its deadline.
-func TestConcurrentCommandsAreBounded(t *testing.T) { synctest.Test(t, commandsAllAtOnce) }
+// TestConcurrentCommandsAreBounded fills all slots with commands that do not return. One more
+// is rejected, and each of the others is answered soon after its deadline.
+func TestConcurrentCommandsAreBounded(t *testing.T) { synctest.Test(t, concurrentCommandsAreBounded) }
 
-func commandsAllAtOnce(t *testing.T) {
+func concurrentCommandsAreBounded(t *testing.T) {
 	r := newDeviceIndex()
 	r.put("default", "pump", "plant-a-1")
 	entered := make(chan struct{}, maxConcurrentCommands)

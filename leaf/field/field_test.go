@@ -19,6 +19,7 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/modbus"
 	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -29,7 +30,7 @@ func TestMain(m *testing.M) {
 		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*msgBlock).flushLoop"))
 }
 
-// slave is a Modbus TCP slave that is not our code; it remembers what was written.
+// slave is a Modbus TCP slave of another library. It records what is written.
 type slave struct {
 	mu     sync.Mutex
 	regs   [16]uint16
@@ -67,7 +68,7 @@ func (s *slave) written() string {
 	return fmt.Sprint(s.writes)
 }
 
-// rig is a leaf's server with its streams, and a slave.
+// rig is a leaf's nats-server with its streams, and a slave.
 type rig struct {
 	t     *testing.T
 	ctx   context.Context
@@ -82,7 +83,7 @@ func newRig(t *testing.T) *rig {
 	return newRigWith(t, s.streams(t, streams.LeafLimits{}))
 }
 
-// newRigWith is a rig on streams that are there.
+// newRigWith returns a rig on existing streams.
 func newRigWith(t *testing.T, js jetstream.JetStream) *rig {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
@@ -110,7 +111,7 @@ func newRigWith(t *testing.T, js jetstream.JetStream) *rig {
 	return r
 }
 
-// run operates the field until the returned function is called.
+// run runs a Field until stop is called.
 func (r *rig) run() (f *Field, stop func()) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	f = New(Config{
@@ -140,7 +141,7 @@ func (r *rig) device(version, setpoint string) {
 	r.deviceAt("plant-a-1", "pump", version, fmt.Sprintf(`"desired":{"value":%q}`, setpoint))
 }
 
-// deviceAt is a device at a node; property is what its only property, setpoint, has more.
+// deviceAt stores a device of a node. property is added to its only property, setpoint.
 func (r *rig) deviceAt(node, name, version, property string) {
 	r.t.Helper()
 	r.put(streams.Ref{Node: node, Group: v1beta1.GroupName, Resource: "devices", Namespace: "default", Name: name}, version,
@@ -156,16 +157,14 @@ func (r *rig) model() {
 		"accessMode":"ReadWrite","maximum":"1000","visitors":{"protocolName":"modbus","configData":{"register":"HoldingRegister","offset":3,"limit":1}}}]}}`)
 }
 
-func (r *rig) eventually(what string, cond func() bool) {
+// eventually polls for a condition. Its limit is shorter than the AckWait of consumers: a
+// message that is only delivered again after that is a failure.
+func (r *rig) eventually(what string, condition func() bool) {
 	r.t.Helper()
-	for start := time.Now(); !cond(); time.Sleep(5 * time.Millisecond) {
-		if time.Since(start) > 15*time.Second {
-			r.t.Fatalf("%s: not within 15 s", what)
-		}
-	}
+	polltest.Within(r.t, 15*time.Second, what, condition)
 }
 
-// reported is the setpoint in the newest DeviceStatus of SITE_REPORTED.
+// reported returns the setpoint in the newest DeviceStatus of SITE_REPORTED.
 func (r *rig) reported() string {
 	s, err := r.js.Stream(r.ctx, streams.SiteReported)
 	if err != nil {
@@ -193,7 +192,7 @@ func (r *rig) reported() string {
 	return ""
 }
 
-// backlog is how many messages the device worker has not taken over.
+// backlog returns the number of messages that the device worker has not applied.
 func (r *rig) backlog() uint64 {
 	c, err := r.js.Consumer(r.ctx, streams.SiteDesired, streams.DevicesConsumer)
 	if err != nil {
@@ -203,8 +202,8 @@ func (r *rig) backlog() uint64 {
 	return i.NumPending + uint64(i.NumAckPending)
 }
 
-// TestDesiredReachesTheRegisterOnce writes a desired value once, whatever is restarted
-// or delivered again, and reports what the register holds.
+// TestDesiredReachesTheRegisterOnce writes a desired value once despite restarts and
+// redeliveries, and reports the value of the register.
 func TestDesiredReachesTheRegisterOnce(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -220,21 +219,21 @@ func TestDesiredReachesTheRegisterOnce(t *testing.T) {
 	_, stop = r.run()
 	defer stop()
 	r.eventually("newest reported value", func() bool { return r.reported() == "14" })
-	r.eventually("everything taken over", func() bool { return r.backlog() == 0 })
+	r.eventually("everything applied", func() bool { return r.backlog() == 0 })
 	if got, want := r.slave.written(), "[7 14]"; got != want {
 		t.Errorf("written: %s, want %s", got, want)
 	}
 }
 
-// TestUnreadableMessageIsQuarantinedOnce puts a message that cannot be read between two that can, and
-// starts the field again, which reads everything again.
+// TestUnreadableMessageIsQuarantinedOnce stores an unreadable message between two readable
+// ones, and restarts the field, which reads everything again.
 func TestUnreadableMessageIsQuarantinedOnce(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	f, stop := r.run()
 	r.model()
-	const subject = "desired.plant-a.plant-a-1.devices~kubeedge~io.devices.default.poison"
-	poison := func(body string) {
+	const subject = "desired.plant-a.plant-a-1.devices~kubeedge~io.devices.default.unreadable"
+	unreadable := func(body string) {
 		if _, err := r.js.Publish(r.ctx, subject, []byte(body)); err != nil {
 			t.Fatal(err)
 		}
@@ -246,10 +245,10 @@ func TestUnreadableMessageIsQuarantinedOnce(t *testing.T) {
 		}
 		return s.CachedInfo().State.Msgs
 	}
-	poison("{")
+	unreadable("{")
 	r.device("1", "7")
 	r.eventually("reported value", func() bool { return r.reported() == "7" })
-	r.eventually("everything taken over", func() bool { return r.backlog() == 0 })
+	r.eventually("everything applied", func() bool { return r.backlog() == 0 })
 	stop()
 	if got := quarantined(); got != 1 || f.Quarantined() != 1 {
 		t.Errorf("%d messages in quarantine, %d counted; want 1", got, f.Quarantined())
@@ -258,7 +257,7 @@ func TestUnreadableMessageIsQuarantinedOnce(t *testing.T) {
 		f, stop = r.run()
 		r.device(value, value)
 		r.eventually("reported value", func() bool { return r.reported() == value })
-		r.eventually("everything taken over", func() bool { return r.backlog() == 0 })
+		r.eventually("everything applied", func() bool { return r.backlog() == 0 })
 		stop()
 	}
 	if got := quarantined(); got != 1 || f.Quarantined() != 0 {
@@ -266,11 +265,11 @@ func TestUnreadableMessageIsQuarantinedOnce(t *testing.T) {
 	}
 	f, stop = r.run()
 	defer stop()
-	poison("another")
+	unreadable("another")
 	r.eventually("the other one", func() bool { return quarantined() == 2 && f.Quarantined() == 1 })
 }
 
-// TestSamplesAreNumberedWithoutGaps reads what one device stored.
+// TestSamplesAreNumberedWithoutGaps reads the records of one device.
 func TestSamplesAreNumberedWithoutGaps(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -21,14 +21,15 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/push"
 	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/streams"
 )
 
-// plant is a number of devices that offer records as devices' outboxes do: one after
-// the other, each until it is taken.
+// plant is a number of devices that store records as the outboxes of devices do: one after
+// another, each until it is stored.
 type plant struct {
 	sink *sink
-	// stored is the sequence up to which each device was told that its records are stored.
+	// stored is the sequence up to which the records of each device are acknowledged.
 	stored   []atomic.Uint64
 	failures atomic.Uint64
 	ended    sync.WaitGroup
@@ -85,8 +86,9 @@ func (p *plant) total() (n uint64) {
 	return n
 }
 
-// verify reads SITE_TELEMETRY: what a device was told to be stored is there, in order,
-// without a gap and once. At most the record that was under way at the end is more.
+// verify reads SITE_TELEMETRY: the acknowledged records of each device are there, in order,
+// without a gap and once. At most one more record is there, which was in progress at the
+// end.
 func (p *plant) verify(t *testing.T, js jetstream.JetStream) {
 	t.Helper()
 	stream, err := js.Stream(t.Context(), streams.SiteTelemetry)
@@ -109,7 +111,7 @@ func (p *plant) verify(t *testing.T, js jetstream.JetStream) {
 			t.Fatalf("message %d: %v", seq, err)
 		}
 		if meta, err := m.Metadata(); err != nil || meta.Sequence.Stream != seq {
-			t.Fatalf("message %d: %+v comes instead; %v", seq, meta, err)
+			t.Fatalf("message %d: got %+v instead; %v", seq, meta, err)
 		}
 		var device int
 		if _, err := fmt.Sscanf(m.Subject(), "local.telemetry.sample.default.press-%d", &device); err != nil {
@@ -122,23 +124,14 @@ func (p *plant) verify(t *testing.T, js jetstream.JetStream) {
 		found[device] = sequence
 	}
 	for d := range p.stored {
-		if told := p.stored[d].Load(); found[d] < told || found[d] > told+1 {
-			t.Errorf("device %d: %d records are stored, it was told %d", d, found[d], told)
+		if acked := p.stored[d].Load(); found[d] < acked || found[d] > acked+1 {
+			t.Errorf("device %d: %d records are stored, %d are acknowledged", d, found[d], acked)
 		}
 	}
 }
 
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for start := time.Now(); !cond(); time.Sleep(5 * time.Millisecond) {
-		if time.Since(start) > 30*time.Second {
-			t.Fatalf("%s: not within 30 s", what)
-		}
-	}
-}
-
-// TestRecordsAreStoredOnceDespiteLostConnections cuts the connection to the server again and
-// again while commits are under way, so that acknowledgements get lost.
+// TestRecordsAreStoredOnceDespiteLostConnections cuts the connection to the server repeatedly
+// while commits are in progress, so that acknowledgements are lost.
 func TestRecordsAreStoredOnceDespiteLostConnections(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, natstest.LeafConf(t, "plant-a", "127.0.0.1:1"))
@@ -147,10 +140,10 @@ func TestRecordsAreStoredOnceDespiteLostConnections(t *testing.T) {
 	p := startPlant(t, s.connect(t, "nats://"+line.Addr(), nats.ReconnectBufSize(-1)), 40)
 	for range 12 {
 		before := p.total()
-		eventually(t, "records after a cut", func() bool { return p.total() > before+200 })
+		polltest.Eventually(t, "records after a cut", func() bool { return p.total() > before+200 })
 		line.Cut()
 		failed := p.failures.Load()
-		eventually(t, "a failure after a cut", func() bool { return p.failures.Load() > failed })
+		polltest.Eventually(t, "a failure after a cut", func() bool { return p.failures.Load() > failed })
 		line.Heal()
 	}
 	p.end()
@@ -158,8 +151,8 @@ func TestRecordsAreStoredOnceDespiteLostConnections(t *testing.T) {
 	t.Logf("%d records in %d commits, %d refused attempts", p.total(), p.sink.telemetry.counts.commits.Load(), p.failures.Load())
 }
 
-// TestRejectedRecordsAreRetried makes the stream refuse what is beyond a limit: the devices
-// are told so and go on when there is room again.
+// TestRejectedRecordsAreRetried makes the stream reject records beyond a limit: the devices
+// get the error and continue when there is room again.
 func TestRejectedRecordsAreRetried(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, natstest.LeafConf(t, "plant-a", "127.0.0.1:1"))
@@ -174,21 +167,21 @@ func TestRejectedRecordsAreRetried(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := startPlant(t, js, 20)
-	eventually(t, "the limit", func() bool { return p.failures.Load() > 100 })
+	polltest.Eventually(t, "the limit", func() bool { return p.failures.Load() > 100 })
 	full := p.total()
 	if info, err := stream.Info(t.Context()); err != nil || info.State.Msgs != full {
-		t.Errorf("%d records are stored, %d were said to be; %v", info.State.Msgs, full, err)
+		t.Errorf("%d records are stored, %d are acknowledged; %v", info.State.Msgs, full, err)
 	}
 	limited.MaxBytes = 64 << 20
 	if _, err := js.UpdateStream(t.Context(), limited); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "records after the limit", func() bool { return p.total() > full+1000 })
+	polltest.Eventually(t, "records after the limit", func() bool { return p.total() > full+1000 })
 	p.end()
 	p.verify(t, js)
 }
 
-// TestOneRecordDoesNotBlockOthers puts one that the stream never takes among others.
+// TestOneRecordDoesNotBlockOthers stores a record that the stream always rejects among others.
 func TestOneRecordDoesNotBlockOthers(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, natstest.LeafConf(t, "plant-a", "127.0.0.1:1"))
@@ -209,14 +202,14 @@ func TestOneRecordDoesNotBlockOthers(t *testing.T) {
 		if err := p.sink.telemetry.store(t.Context(), &record{msg: large, epoch: 7, sequence: 1}); !errors.As(err, new(*streams.Refusal)) {
 			t.Fatalf("a record beyond the limit: %v, want a refusal", err)
 		}
-		eventually(t, "others", func() bool { return p.total() > before })
+		polltest.Eventually(t, "others", func() bool { return p.total() > before })
 	}
 	p.end()
 	p.verify(t, js)
 }
 
-// TestFullDisk fills the disk of the server: nothing that the disk does not have is
-// acknowledged, and after a restart with room everything goes on, in order and once.
+// TestFullDisk fills the disk of the server: no record that is not on disk is acknowledged,
+// and after a restart with free space all records are stored, in order and once.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
@@ -249,29 +242,29 @@ func TestFullDisk(t *testing.T) {
 	s.streams(t, streams.LeafLimits{TelemetryBytes: 256 << 20})
 	outside := s.connect(t, fmt.Sprintf("nats://127.0.0.1:%d", s.port), nats.ReconnectBufSize(-1))
 	records := newGroupWriter(outside, streams.SiteTelemetry)
-	records.wait = time.Second // it passes twice: no answer comes from a stream that could not write
+	records.wait = time.Second // it passes twice: a stream that could not write does not answer
 	p := startPlantOn(t, records, 20)
 	// A stream that could not write answers nobody until its server is started again.
-	eventually(t, "a full disk", func() bool { return p.failures.Load() >= 20 })
+	polltest.Eventually(t, "a full disk", func() bool { return p.failures.Load() >= 20 })
 	full := p.total()
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}
 	s.stop()
 	s.start(t)
-	eventually(t, "records after the restart", func() bool { return p.total() > full+1000 })
+	polltest.Eventually(t, "records after the restart", func() bool { return p.total() > full+1000 })
 	p.end()
 	p.verify(t, outside)
 	t.Logf("%d records before the disk was full, %d at the end", full, p.total())
 }
 
-// TestSingleRecordIsOneMessage finds a plain message with the documented content, and
-// one commit for each when there is one device.
+// TestSingleRecordIsOneMessage expects plain messages with the documented content, and one
+// commit for each record of a single device.
 func TestSingleRecordIsOneMessage(t *testing.T) {
 	s := startServer(t, natstest.LeafConf(t, "plant-a", "127.0.0.1:1"))
 	js := s.streams(t, streams.LeafLimits{})
 	p := startPlant(t, js, 1)
-	eventually(t, "records", func() bool { return p.total() > 20 })
+	polltest.Eventually(t, "records", func() bool { return p.total() > 20 })
 	p.end()
 	p.verify(t, js)
 	if c := &p.sink.telemetry.counts; c.commits.Load() != c.records.Load() {
@@ -291,8 +284,8 @@ func TestSingleRecordIsOneMessage(t *testing.T) {
 	}
 }
 
-// TestStatusesShareCommits has many devices report at once: a status is not numbered, the
-// newest of each is what is kept.
+// TestStatusesShareCommits reports the status of many devices concurrently. A status has no
+// number: the newest of each device is kept.
 func TestStatusesShareCommits(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, natstest.LeafConf(t, "plant-a", "127.0.0.1:1"))

@@ -21,8 +21,8 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// newDeployedRig is a rig whose server runs from deploy/leaf/leaf.conf.tmpl, with users and an
-// MQTT listener. broker has the application's options.
+// newDeployedRig returns a rig whose server uses deploy/leaf/leaf.conf.tmpl, with users and an
+// MQTT listener. broker returns the options of the application.
 func newDeployedRig(t *testing.T) (r *rig, broker func() *mqtt.ClientOptions) {
 	t.Helper()
 	dir := t.TempDir()
@@ -54,7 +54,7 @@ func newDeployedRig(t *testing.T) (r *rig, broker func() *mqtt.ClientOptions) {
 	}
 }
 
-// application is a program at the site with an MQTT library that is not ours.
+// application is a program at the site with an MQTT library of others.
 type application struct {
 	t        *testing.T
 	client   mqtt.Client
@@ -96,7 +96,7 @@ func (a *application) publish(topic, payload string) {
 	a.await(a.client.Publish(topic, 1, false, payload))
 }
 
-// got is the newest payload of a topic that has all the texts, or empty.
+// got returns the newest payload of a topic that contains all texts, empty if there is none.
 func (a *application) got(topic string, texts ...string) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -170,7 +170,7 @@ func TestApplicationOverMQTT(t *testing.T) {
 	r.device("2", "12")
 	r.receives(a, events+"pump/twin/update/delta", `"delta":{"setpoint":"12"}`)
 	r.eventually("written", func() bool { return r.slave.written() == "[7 11 12]" })
-	// Requests that need no device are answered in their order.
+	// Requests that are not commands are answered in order.
 	a.publish(events+"other/state/get", `{"event_id":"9"}`)
 	a.publish(events+"pump/state/get", `{"event_id":"10"}`)
 	r.receives(a, events+"pump/state/get/result", `"event_id":"10"`)
@@ -179,7 +179,7 @@ func TestApplicationOverMQTT(t *testing.T) {
 	}
 }
 
-// TestApplicationPermissions has an application publish what is not for it.
+// TestApplicationPermissions publishes and subscribes as an application without permission.
 func TestApplicationPermissions(t *testing.T) {
 	t.Parallel()
 	r, broker := newDeployedRig(t)
@@ -191,7 +191,7 @@ func TestApplicationPermissions(t *testing.T) {
 	} {
 		a.publish(topic, `{}`)
 	}
-	for qos := range byte(3) { // among themselves they do as they like
+	for qos := range byte(3) { // applications may exchange messages
 		topic := fmt.Sprint("app/alarm/", qos)
 		a.subscribe(topic+"/#", qos)
 		a.await(a.client.Publish(topic, qos, false, "on"))
@@ -221,8 +221,8 @@ func (r *rig) messages(stream string) uint64 {
 	return s.CachedInfo().State.Msgs
 }
 
-// TestPushMethods posts samples to a web server and tells, in an event, which push method
-// is not followed.
+// TestPushMethods posts samples to a web server, and reports an unsupported push method in an
+// Event.
 func TestPushMethods(t *testing.T) {
 	t.Parallel()
 	bodies := make(chan string, 1024)

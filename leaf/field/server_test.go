@@ -48,7 +48,7 @@ func (s *site) stop() {
 	s.WaitForShutdown()
 }
 
-// streams makes the site's streams over a connection in process.
+// streams creates the site's streams over an in-process connection.
 func (s *site) streams(t testing.TB, l streams.LeafLimits) jetstream.JetStream {
 	t.Helper()
 	js := s.connect(t, "", nats.InProcessServer(s.Server))

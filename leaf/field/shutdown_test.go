@@ -18,8 +18,8 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// TestStopWhileProblemsAreReported ends the field while the feed tells what is wrong with
-// each of a device's properties, and the first of it is being stored: it ends.
+// TestStopWhileProblemsAreReported stops the field while the applier reports the problems of a
+// device's properties and the first Event is being stored.
 func TestStopWhileProblemsAreReported(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -50,32 +50,32 @@ func TestStopWhileProblemsAreReported(t *testing.T) {
 	select {
 	case <-storing:
 	case <-r.ctx.Done():
-		t.Fatal("nothing is told")
+		t.Fatal("no problem is reported")
 	}
 	ended := make(chan struct{})
 	go func() { defer close(ended); stop() }()
 	select {
 	case <-ended:
 	case <-time.After(20 * time.Second):
-		t.Fatal("it does not end")
+		t.Fatal("the field does not stop")
 	}
 	if err := sub.Unsubscribe(); err != nil {
 		t.Error(err)
 	}
 }
 
-// TestNoCommandAfterStateWasLost refuses commands until
-// every deadline of before has passed.
+// TestNoCommandAfterStateWasLost rejects commands until the deadlines of all earlier ones have
+// passed.
 func TestNoCommandAfterStateWasLost(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.model()
 	r.device("1", "7")
-	var forgot atomic.Int64
-	forgot.Store(time.Now().UnixNano())
+	var lostAt atomic.Int64
+	lostAt.Store(time.Now().UnixNano())
 	f := New(Config{
 		Site: "plant-a", Node: "plant-a-1", JS: r.js, Log: zaptest.NewLogger(t),
-		Drivers: []devices.Driver{modbus.New(nil)}, StateLostAt: func() time.Time { return time.Unix(0, forgot.Load()) },
+		Drivers: []devices.Driver{modbus.New(nil)}, StateLostAt: func() time.Time { return time.Unix(0, lostAt.Load()) },
 	})
 	ctx, cancel := context.WithCancel(r.ctx)
 	done := make(chan error, 1)
@@ -91,7 +91,7 @@ func TestNoCommandAfterStateWasLost(t *testing.T) {
 	if got.Ack != devices.Failed || got.Reason != reasonStateLost {
 		t.Errorf("command: %+v", got)
 	}
-	forgot.Add(-int64(maxCommandTimeout))
+	lostAt.Add(-int64(maxCommandTimeout))
 	if got := r.command("pump", `{"id":"a","properties":{"setpoint":"21"}}`); got.Ack != devices.Applied {
 		t.Errorf("command: %+v", got)
 	}

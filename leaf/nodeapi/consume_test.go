@@ -31,7 +31,7 @@ func TestLargeObjectArrivesInParts(t *testing.T) {
 	r.stop()
 	r = l.start(dir)
 	check()
-	// Upward the same way.
+	// Reports are stored in parts, too.
 	ev := &corev1.Event{
 		ObjectMeta:     metav1.ObjectMeta{Namespace: "default", Name: "big"},
 		InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "a"}, Message: big,
@@ -57,7 +57,7 @@ func TestUnreadableMessageIsQuarantined(t *testing.T) {
 	seq := l.configMap(newConfigMap("good", "u1", "10", "x"))
 	r.applied(seq)
 	if _, err := r.json().CoreV1().ConfigMaps("default").Get(t.Context(), "good", metav1.GetOptions{}); err != nil {
-		t.Errorf("after the poison: %v", err)
+		t.Errorf("after the unreadable message: %v", err)
 	}
 	q, err := l.js.Stream(t.Context(), streams.SiteQuarantine)
 	must(t, err)
@@ -85,8 +85,8 @@ func TestUnreadableMessageIsQuarantined(t *testing.T) {
 }
 
 // TestFollowsAfterUnacknowledgedMessages leaves as many messages unacknowledged as the
-// consumer allows, as a node API does that is killed: the next one takes over what comes
-// then long before the consumer's AckWait has passed.
+// consumer allows, as a node API does that is killed. The next one applies new messages long
+// before the consumer's AckWait has passed.
 func TestFollowsAfterUnacknowledgedMessages(t *testing.T) {
 	t.Parallel()
 	l := newLeaf(t)
@@ -96,15 +96,15 @@ func TestFollowsAfterUnacknowledgedMessages(t *testing.T) {
 	r.stop()
 	c, err := l.js.Consumer(t.Context(), streams.SiteDesired, streams.ApplyConsumer)
 	must(t, err)
-	most := c.CachedInfo().Config.MaxAckPending
-	for i := range most {
+	limit := c.CachedInfo().Config.MaxAckPending
+	for i := range limit {
 		l.configMap(newConfigMap("c"+strconv.Itoa(i), "u", strconv.Itoa(11+i), "x"))
 	}
-	for given := 0; given < most; {
-		batch, err := c.Fetch(most-given, jetstream.FetchMaxWait(wait))
+	for received := 0; received < limit; {
+		batch, err := c.Fetch(limit-received, jetstream.FetchMaxWait(wait))
 		must(t, err)
 		for range batch.Messages() {
-			given++
+			received++
 		}
 		must(t, batch.Error())
 	}

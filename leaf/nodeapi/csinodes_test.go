@@ -17,7 +17,7 @@ func csiNodeRef() streams.Ref {
 	return streams.Ref{Node: node, Group: "storage.k8s.io", Resource: "csinodes", Name: node}
 }
 
-// csiNodeOf is what the kubelet makes for its node.
+// csiNodeOf returns the CSINode that the kubelet creates for its node.
 func csiNodeOf(uid types.UID) *storagev1.CSINode {
 	return &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{
 		Name:            node,
@@ -25,7 +25,7 @@ func csiNodeOf(uid types.UID) *storagev1.CSINode {
 	}}
 }
 
-// cloudNode has the cloud publish the node under a UID.
+// cloudNode publishes the desired node with a UID.
 func (l *leaf) cloudNode(uid, version string) uint64 {
 	return l.send(streams.Ref{Node: node, Resource: "nodes", Name: node}, streams.OpPut, uid, version, &corev1.Node{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
@@ -33,9 +33,9 @@ func (l *leaf) cloudNode(uid, version string) uint64 {
 	})
 }
 
-// TestCSINodeIsDeletedAndCreatedAgain deletes a CSINode as a kubelet does that finds one of
-// another node, and makes it again: both are reports, the later is the one that is left,
-// and both outlive a restart.
+// TestCSINodeIsDeletedAndCreatedAgain deletes a CSINode, as a kubelet does that finds one of
+// another node, and creates it again. Both are reported, the later report replaces the
+// earlier one, and both survive a restart.
 func TestCSINodeIsDeletedAndCreatedAgain(t *testing.T) {
 	t.Parallel()
 	l := newLeaf(t)
@@ -78,9 +78,9 @@ func TestCSINodeIsDeletedAndCreatedAgain(t *testing.T) {
 	}
 }
 
-// TestCSINodeIsOwnedByThePresentNode gives the node another UID, as the cloud does when it
-// first registers it and when it comes back after somebody deleted it: the CSINode belongs
-// to it at once, and still to the node as a kubelet knows it that runs on.
+// TestCSINodeIsOwnedByThePresentNode gives the node another UID, as the cloud does when the
+// node registers and when it comes back after a deletion. The CSINode is owned by it at once,
+// and still by the node that a running kubelet knows.
 func TestCSINodeIsOwnedByThePresentNode(t *testing.T) {
 	t.Parallel()
 	l := newLeaf(t)

@@ -24,7 +24,7 @@ func TestOrderWithinAnEpoch(t *testing.T) {
 		{"the same again", live, msg(streams.OpPut, "u1", "100", "e1"), false},
 		{"recreated", live, msg(streams.OpPut, "u2", "101", "e1"), true},
 		{"predecessor", live, msg(streams.OpPut, "u0", "50", "e1"), false},
-		{"another epoch counts anew", live, msg(streams.OpPut, "u1", "5", "e2"), true},
+		{"another epoch has its own versions", live, msg(streams.OpPut, "u1", "5", "e2"), true},
 		{"not a number", live, msg(streams.OpPut, "u1", "", "e1"), true},
 		{"deleted", live, msg(streams.OpDelete, "u1", "101", "e1"), true},
 		{"no longer wanted, unchanged", live, msg(streams.OpDelete, "u1", "100", "e1"), true},

@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
+	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -37,8 +38,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"))
 }
 
-// leaf is a site's JetStream without a hub: the test publishes what the hub would
-// have sent.
+// leaf is a site's JetStream without a hub: the test publishes the messages of the hub.
 type leaf struct {
 	t  *testing.T
 	nc *nats.Conn
@@ -103,7 +103,7 @@ func podRef(ns, name string) streams.Ref {
 	return streams.Ref{Node: node, Resource: "pods", Namespace: ns, Name: name}
 }
 
-// reported is the last local message on a subject, nil when there is none.
+// reported returns the last local message on a subject, nil if there is none.
 func (l *leaf) reported(ref streams.Ref) (*streams.Message, uint64) {
 	l.t.Helper()
 	s, err := l.js.Stream(l.t.Context(), streams.SiteReported)
@@ -126,8 +126,8 @@ type running struct {
 	stop func()
 }
 
-// start runs a node API on the leaf until the test ends or stop is called. dir is its
-// data directory, kept between starts.
+// start runs a node API on the leaf until the test ends or stop is called. dir is its data
+// directory.
 func (l *leaf) start(dir string) *running {
 	l.t.Helper()
 	a := New(Config{
@@ -190,7 +190,7 @@ func (r *running) proto() kubernetes.Interface {
 	return c
 }
 
-// applied waits until a sequence of SITE_DESIRED is taken over.
+// applied waits until a sequence of SITE_DESIRED has been applied.
 func (r *running) applied(seq uint64) {
 	r.leaf.t.Helper()
 	eventually(r.leaf.t, "sequence applied", func() bool { return r.Applied() >= seq })
@@ -227,16 +227,9 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// eventually polls for a condition.
-func eventually(t *testing.T, what string, cond func() bool) {
+// eventually polls for a condition. Its limit is shorter than the AckWait of consumers: a
+// message that is only delivered again after that is a failure.
+func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(wait)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !cond() {
-		if time.Now().After(deadline) {
-			t.Fatalf("timed out waiting for: %s", what)
-		}
-		<-tick.C
-	}
+	polltest.Within(t, wait, what, condition)
 }

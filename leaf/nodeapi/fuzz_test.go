@@ -9,7 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// FuzzDocument opens what a client sends: what is opened and encoded again says the same.
+// FuzzDocument decodes what a client sends and encodes it again: the content is the same.
 func FuzzDocument(f *testing.F) {
 	for _, s := range []string{`{"metadata":{"name":"a","labels":{"x":"y"}},"spec":null}`, `{}`, `null`, `[]`, `{"a":1,"a":2}`, `{"":{"":{}}}`, `{"a":"\ud800"}`} {
 		f.Add([]byte(s), "metadata")
@@ -38,7 +38,7 @@ func FuzzDocument(f *testing.F) {
 	})
 }
 
-// FuzzPatch applies what a client sends to a pod: it is applied or refused.
+// FuzzPatch applies what a client sends to a pod: it is applied or rejected.
 func FuzzPatch(f *testing.F) {
 	const pod = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","uid":"u"},"spec":{"containers":[{"name":"c"}]},"status":{"conditions":[{"type":"Ready","status":"True"}]}}`
 	for _, s := range []string{
@@ -61,7 +61,7 @@ func FuzzPatch(f *testing.F) {
 	})
 }
 
-// FuzzRoute reads paths: what is named has no further path in it.
+// FuzzRoute parses paths: a name never contains a slash.
 func FuzzRoute(f *testing.F) {
 	for _, s := range []string{"/api/v1/namespaces/default/pods/web/status", "/apis/coordination.k8s.io/v1/leases", "/api/v1/namespaces/default", "/healthz", "//", "/api/v1/namespaces//pods"} {
 		f.Add(s)

@@ -10,7 +10,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// forward acknowledges what waits in SITE_REPORTED, as the forwarder does.
+// forward acknowledges the messages of SITE_REPORTED, as the forwarder does.
 func (l *leaf) forward() {
 	l.t.Helper()
 	cfg := streams.LocalConsumer(streams.ForwardConsumer, "test", 10)
@@ -24,7 +24,7 @@ func (l *leaf) forward() {
 	}
 }
 
-// cleaned waits until nothing is reported about the pod.
+// cleaned waits until SITE_REPORTED has no message about the pod.
 func (r *running) cleaned() {
 	r.leaf.t.Helper()
 	eventually(r.leaf.t, "clean up", func() bool {
@@ -34,7 +34,7 @@ func (r *running) cleaned() {
 	})
 }
 
-// shows says whether clients see the pod.
+// shows reports whether clients see the pod.
 func (r *running) shows() bool {
 	r.leaf.t.Helper()
 	_, err := r.json().CoreV1().Pods("default").Get(r.leaf.t.Context(), "a", metav1.GetOptions{})
@@ -59,8 +59,8 @@ func TestLocalDeleteIsCleanedUpAfterForwarding(t *testing.T) {
 	r.cleaned()
 }
 
-// TestEndOfAPodIsReportedAgain finishes a pod that an etcd which was put back has
-// again: its end is reported once more for each message that wants it, and after a start.
+// TestEndOfAPodIsReportedAgain ends a pod that exists again after a restore of etcd: its end is
+// reported again for each desired message, and after a start.
 func TestEndOfAPodIsReportedAgain(t *testing.T) {
 	t.Parallel()
 	l := newLeaf(t)
@@ -104,7 +104,7 @@ func TestEndOfAPodIsReportedAgain(t *testing.T) {
 	reports("taken away", false)
 	l.forward()
 	r.cleaned()
-	// Nothing is known of its end any more.
+	// Its end is no longer known.
 	r.applied(l.sendIn("e3", ref, streams.OpPut, "u1", "5", newPod("a", "u1", "5")))
 	must(t, r.gc.collect(t.Context()))
 	if m, _ := l.reported(ref); m != nil || !r.shows() {
@@ -112,8 +112,8 @@ func TestEndOfAPodIsReportedAgain(t *testing.T) {
 	}
 }
 
-// TestMessagesBackAfterAKillAreRemoved removes the last report of a pod and leaves the
-// server's files as a kill does. An older report is back, which changes nothing.
+// TestMessagesBackAfterAKillAreRemoved removes the last report of a pod and leaves the server's
+// files as a kill does. An older report is back and has no effect.
 func TestMessagesBackAfterAKillAreRemoved(t *testing.T) {
 	t.Parallel()
 	store := t.TempDir()
@@ -145,7 +145,7 @@ func TestMessagesBackAfterAKillAreRemoved(t *testing.T) {
 	if r.shows() {
 		t.Error("the pod came back")
 	}
-	// The kill may have taken acknowledgements along: all is forwarded again.
+	// The kill may have lost acknowledgements: everything is forwarded again.
 	must(t, l.js.DeleteConsumer(t.Context(), streams.SiteReported, streams.ForwardConsumer))
 	l.forward()
 	r.cleaned()

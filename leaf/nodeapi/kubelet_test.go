@@ -19,9 +19,9 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// TestWhatTheKubeletAsksFor makes every kind of request that the kubelet v1.37.2 makes,
-// from the places of its source that are named: each works, or is refused with the reason.
-// They build upon each other. Tokens of service accounts have tests of their own.
+// TestWhatTheKubeletAsksFor sends every kind of request that the kubelet v1.37.2 sends, with
+// the place in its source: each succeeds, or is rejected with the reason. The requests depend
+// on each other. Service account tokens have tests of their own.
 func TestWhatTheKubeletAsksFor(t *testing.T) {
 	t.Parallel()
 	l := newLeaf(t)
@@ -58,7 +58,7 @@ func TestWhatTheKubeletAsksFor(t *testing.T) {
 	for _, request := range []struct {
 		what, source string
 		do           func(context.Context, kube) error
-		// refused is part of the reason; empty: it works.
+		// refused is a part of the reason, empty if the request succeeds.
 		refused string
 	}{
 		{"nodes create", "pkg/kubelet/kubelet_node_status.go tryRegisterWithAPIServer", func(ctx context.Context, c kube) error {

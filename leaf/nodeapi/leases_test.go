@@ -37,7 +37,7 @@ func TestLeasesAreNotReported(t *testing.T) {
 	if info, err := s.Info(t.Context()); err != nil || info.State.Msgs != 0 {
 		t.Errorf("leases were reported: %+v, %v", info, err)
 	}
-	// A restart forgets the lease; the kubelet goes on renewing it.
+	// A restart loses the lease; the kubelet keeps renewing it.
 	r.stop()
 	r = l.start(dir)
 	leases = r.proto().CoordinationV1().Leases(nodeLeases)

@@ -57,7 +57,7 @@ func TestNodeRegistersHereAndTakesTheCloudsIdentity(t *testing.T) {
 		up.Labels["petiole.dev/site"] != "" || up.Status.Capacity.Cpu().String() != "2" {
 		t.Errorf("reported = %s %+v", m.Op, up)
 	}
-	// kubectl cordon on the gateway would be a lie.
+	// kubectl cordon on the gateway would have no effect in the cloud.
 	_, err = c.CoreV1().Nodes().Patch(t.Context(), node, types.StrategicMergePatchType, []byte(`{"spec":{"unschedulable":true}}`), metav1.PatchOptions{})
 	if !apierrors.IsForbidden(err) {
 		t.Errorf("cordon: %v, want forbidden", err)

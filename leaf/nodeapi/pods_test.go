@@ -106,7 +106,7 @@ func TestFinalDeleteIsReportedAndRemembered(t *testing.T) {
 		}
 	}
 	gone(c)
-	// The cloud still thinks that it is there.
+	// The cloud still has the pod.
 	r.applied(l.pod(newPod("a", "u1", "12", terminating)))
 	gone(c)
 	r.stop()
@@ -137,7 +137,7 @@ func TestRecreateUnderOneName(t *testing.T) {
 	eventually(t, "the old one stops before the new one starts", func() bool {
 		return got.kinds() == "ADDED/a/u1 MODIFIED/a/u1 DELETED/a/u1 ADDED/a/u2"
 	})
-	// What the kubelet still has to say about the old one is not about the new one.
+	// The kubelet's last status of the old pod does not apply to the new one.
 	if _, err := patchStatus(t, c, old, "u1", running1); !apierrors.IsConflict(err) {
 		t.Errorf("status of the old pod: %v, want a conflict", err)
 	}
@@ -188,7 +188,7 @@ func TestMirrorPodsAreCreatedLocally(t *testing.T) {
 	if back.UID != made.UID || back.Status.Phase != corev1.PodRunning {
 		t.Errorf("after a restart: %+v", back)
 	}
-	// The API server gives it another UID.
+	// The API server assigns another UID.
 	w, err := pods.Watch(t.Context(), metav1.ListOptions{})
 	must(t, err)
 	events := collect(t, w)

@@ -96,7 +96,7 @@ func TestCustomResourcesAreServedAsJSON(t *testing.T) {
 	if got.GetUID() != "d1" {
 		t.Errorf("device = %v", got)
 	}
-	// The device moves to another node of the site: the put may overtake the tombstone.
+	// The device moves to another node of the site: the put may arrive before the tombstone.
 	moved := ref
 	moved.Node = "plant-a-2"
 	l.send(moved, streams.OpPut, "d1", "11", dev)

@@ -40,14 +40,14 @@ func TestChangedContentResyncsItsPods(t *testing.T) {
 	}
 	l.configMap(newConfigMap("unused", "unused", "20", "2"))
 	l.configMap(newConfigMap("plain", "plain", "21", "2"))
-	eventually(t, "nudge", func() bool { return got.kinds() == "ADDED/other/u2 ADDED/user/u1 MODIFIED/user/u1" })
+	eventually(t, "resync", func() bool { return got.kinds() == "ADDED/other/u2 ADDED/user/u1 MODIFIED/user/u1" })
 	first := last().Annotations[contentVersionAnnotation]
 	l.configMap(newConfigMap("projected", "projected", "22", "2"))
-	eventually(t, "second nudge", func() bool { return last().Annotations[contentVersionAnnotation] != first })
+	eventually(t, "second resync", func() bool { return last().Annotations[contentVersionAnnotation] != first })
 	if first == "" {
 		t.Error("the annotation is empty")
 	}
-	// It stays through changes, and stays here.
+	// It survives changes of the pod, and is not reported.
 	pod, err := patchStatus(t, c, last(), "u1", running1)
 	must(t, err)
 	if pod.Annotations[contentVersionAnnotation] == "" {

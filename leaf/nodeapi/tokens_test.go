@@ -20,7 +20,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// cloud answers token queries as the bridge does, until the link is cut.
+// cloud answers token requests as the bridge does, until the link is cut.
 func (l *leaf) cloud(answer func(streams.TokenQuery) streams.TokenAnswer) (cut func()) {
 	l.t.Helper()
 	sub, err := l.nc.Subscribe(streams.RequestSubject(site, streams.RequestToken), func(m *nats.Msg) {
@@ -69,7 +69,7 @@ func TestTokensSurviveLinkLossAndRestarts(t *testing.T) {
 			t.Errorf("query = %+v", q)
 		}
 		tr := q.TokenRequest.DeepCopy()
-		// The API server names its own audience when none was asked for.
+		// The API server fills in its own audience if the request has none.
 		if len(tr.Spec.Audiences) == 0 {
 			tr.Spec.Audiences = []string{"https://kubernetes.default.svc"}
 		}
@@ -115,7 +115,7 @@ func TestTokensSurviveLinkLossAndRestarts(t *testing.T) {
 	if _, err := askToken(t, r.proto(), "2"); !apierrors.IsServiceUnavailable(err) {
 		t.Errorf("token of another pod: %v", err)
 	}
-	// The pod goes, and its tokens with it.
+	// The pod is deleted, and its tokens with it.
 	r.applied(l.send(podRef("default", "a"), streams.OpDelete, "u-1", "11", nil))
 	eventually(t, "tokens removed", func() bool {
 		files, err := filepath.Glob(filepath.Join(dir, "tokens", "*"))

@@ -10,8 +10,8 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// TestTombstonesExpire makes and deletes many pods: a while later nothing of them
-// is in memory, and until then an older version does not come back.
+// TestTombstonesExpire creates and deletes many pods: after tombstoneTTL nothing of them is in
+// memory, and until then an older version does not come back.
 func TestTombstonesExpire(t *testing.T) {
 	t.Parallel()
 	l := newLeaf(t)
@@ -41,7 +41,7 @@ func TestTombstonesExpire(t *testing.T) {
 	}
 }
 
-// TestAppliedSource follows the place in the hub's stream.
+// TestAppliedSource checks the position in the hub's stream.
 func TestAppliedSource(t *testing.T) {
 	t.Parallel()
 	l := newLeaf(t)

@@ -21,7 +21,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// events collects a watch.
+// events collects the events of a watch.
 type events struct {
 	mu  sync.Mutex
 	all []watch.Event
@@ -42,7 +42,7 @@ func collect(t *testing.T, w watch.Interface) *events {
 	return e
 }
 
-// kinds lists what came as TYPE/name/uid.
+// kinds returns the events as TYPE/name/uid.
 func (e *events) kinds() string {
 	e.mu.Lock()
 	defer e.mu.Unlock()

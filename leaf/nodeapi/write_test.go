@@ -15,8 +15,8 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// patchStatus does what a kubelet's status manager does: a strategic merge patch of
-// the status that names the pod's UID.
+// patchStatus patches the status as the kubelet's status manager does: with a strategic merge
+// patch that contains the pod's UID.
 func patchStatus(t *testing.T, c kubernetes.Interface, old *corev1.Pod, uid string, change func(*corev1.PodStatus)) (*corev1.Pod, error) {
 	t.Helper()
 	next := old.DeepCopy()
@@ -87,6 +87,6 @@ func TestAWriteThatIsNotStoredIsNotAnswered(t *testing.T) {
 	pod, err = c.CoreV1().Pods("default").Get(t.Context(), "a", metav1.GetOptions{})
 	must(t, err)
 	if pod.Status.Phase != corev1.PodPending {
-		t.Errorf("the view changed without the store: %+v", pod.Status)
+		t.Errorf("the object changed although it was not stored: %+v", pod.Status)
 	}
 }

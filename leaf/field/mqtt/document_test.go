@@ -15,7 +15,7 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// connect connects to a server of the test's own.
+// connect returns a connection to a server of its own.
 func connect(t *testing.T) *nats.Conn {
 	t.Helper()
 	s, err := server.NewServer(&server.Options{DontListen: true, NoSigs: true, NoLog: true})
@@ -35,8 +35,8 @@ func connect(t *testing.T) *nats.Conn {
 	return nc
 }
 
-// TestLastChangeIsPublished gives two changes at once, and then none: the second is told too,
-// as soon as documents may follow.
+// TestLastChangeIsPublished makes two changes at once, and then none: the second one is also
+// published, after documentInterval.
 func TestLastChangeIsPublished(t *testing.T) {
 	nc := connect(t)
 	b := New(Config{
@@ -78,7 +78,7 @@ func TestLastChangeIsPublished(t *testing.T) {
 		for len(last) < len(names) {
 			m, err := documents.NextMsg(5 * time.Second)
 			if err != nil {
-				t.Fatalf("round %d: told the last change of %v: %v", round, last, err)
+				t.Fatalf("round %d: the last change is published of %v only: %v", round, last, err)
 			}
 			var body struct {
 				Twin map[string]struct{ Current twin }
@@ -91,7 +91,7 @@ func TestLastChangeIsPublished(t *testing.T) {
 			}
 		}
 		if d := time.Since(begin); d > documentInterval+2*time.Second { // 2 s for a busy machine
-			t.Errorf("round %d: told after %s", round, d)
+			t.Errorf("round %d: published after %s", round, d)
 		}
 	}
 	b.mu.Lock()

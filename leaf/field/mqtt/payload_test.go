@@ -44,7 +44,7 @@ func TestData(t *testing.T) {
 	}
 }
 
-// TestDocumentsBatchChanges gives changes faster than documents may follow.
+// TestDocumentsBatchChanges makes changes faster than documents may be published.
 func TestDocumentsBatchChanges(t *testing.T) {
 	d := newDevice("default", "pump")
 	d.apply(&v1beta1.Device{
