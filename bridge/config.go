@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.uber.org/zap/zapcore"
@@ -137,12 +138,11 @@ func (c Config) Validate() error {
 		}
 	}
 	file("kubernetes.kubeconfig", c.Kubernetes.Kubeconfig)
-	check(c.Kubernetes.Impersonation == ImpersonationConstrained || c.Kubernetes.Impersonation == ImpersonationClassic,
-		"kubernetes.impersonation", c.Kubernetes.Impersonation, "must be constrained or classic")
+	p.OneOf("kubernetes.impersonation", c.Kubernetes.Impersonation, ImpersonationConstrained, ImpersonationClassic)
 	check(c.Kubernetes.QPS > 0, "kubernetes.qps", c.Kubernetes.QPS, "must be more than 0")
 	check(c.Kubernetes.Burst > 0, "kubernetes.burst", c.Kubernetes.Burst, "must be more than 0")
 
-	check(len(c.NATS.URLs) > 0, "nats.urls", c.NATS.URLs, "must name at least one URL")
+	p.Required("nats.urls", strings.Join(c.NATS.URLs, ","))
 	for i, u := range c.NATS.URLs {
 		check(natsURL(u), fmt.Sprintf("nats.urls[%d]", i), redacted(u), "must be nats://, tls://, ws:// or wss:// and a host")
 	}
@@ -158,13 +158,13 @@ func (c Config) Validate() error {
 	p.Name("leaderElection.name", le.Name)
 	p.Required("leaderElection.identity", le.Identity)
 	check(le.LeaseDuration.Duration >= 3*time.Second && le.LeaseDuration.Duration <= 5*time.Minute,
-		"leaderElection.leaseDuration", le.LeaseDuration.Duration, "must be 3s to 5m")
+		"leaderElection.leaseDuration", le.LeaseDuration.Duration.String(), "must be 3s to 5m")
 
 	check(c.Limits.MaxSites > 0, "limits.maxSites", c.Limits.MaxSites, "must be more than 0")
 	check(c.Limits.TelemetryBytes >= 1<<20, "limits.telemetryBytes", c.Limits.TelemetryBytes, "must be at least 1048576")
 	check(c.Limits.Workers >= 1 && c.Limits.Workers <= 256, "limits.workers", c.Limits.Workers, "must be 1 to 256")
 	check(c.Metrics.Listen == "" || listenAddress(c.Metrics.Listen), "metrics.listen", c.Metrics.Listen, "must be host:port, or empty")
-	check(slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level), "log.level", c.Log.Level, "must be debug, info, warn or error")
+	p.OneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	return p.Err()
 }
 

@@ -57,11 +57,11 @@ func TestConfigReportsEveryBadFieldWithItsValue(t *testing.T) {
 		t.Fatal("Validate accepts it")
 	}
 	for _, want := range []string{
-		`kubernetes.kubeconfig: "/no/such/kubeconfig"`, `kubernetes.impersonation: "root"`, `kubernetes.qps: "-1"`, `kubernetes.burst: "0"`,
-		`nats.urls[0]: "http://u:xxxxx@hub"`, `nats.urls[1]: "nats:"`, `nats.nkeySeedFile: "/no/such/seed"`, `nats.credentialsFile: "/no/such/creds"`,
-		`nats.caFile: "/no/such/ca"`, `nats.replicas: "7"`, `leaderElection.namespace: "Not A Name"`, `leaderElection.name: ""`,
-		`leaderElection.identity: ""`, `leaderElection.leaseDuration: "1s"`, `limits.maxSites: "-2"`, `limits.telemetryBytes: "3"`,
-		`limits.workers: "999"`, `metrics.listen: "10442"`, `log.level: "loud"`,
+		`kubernetes.kubeconfig: Invalid value: "/no/such/kubeconfig"`, `kubernetes.impersonation: Unsupported value: "root"`, `kubernetes.qps: Invalid value: -1`, `kubernetes.burst: Invalid value: 0`,
+		`nats.urls[0]: Invalid value: "http://u:xxxxx@hub"`, `nats.urls[1]: Invalid value: "nats:"`, `nats.nkeySeedFile: Invalid value: "/no/such/seed"`, `nats.credentialsFile: Invalid value: "/no/such/creds"`,
+		`nats.caFile: Invalid value: "/no/such/ca"`, `nats.replicas: Invalid value: 7`, `leaderElection.namespace: Invalid value: "Not A Name"`, `leaderElection.name: Invalid value: ""`,
+		`leaderElection.identity: Required value`, `leaderElection.leaseDuration: Invalid value: "1s"`, `limits.maxSites: Invalid value: -2`, `limits.telemetryBytes: Invalid value: 3`,
+		`limits.workers: Invalid value: 999`, `metrics.listen: Invalid value: "10442"`, `log.level: Unsupported value: "loud"`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("Validate does not report %s; it says:\n%v", want, err)

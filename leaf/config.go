@@ -4,8 +4,6 @@ import (
 	"net"
 	"path/filepath"
 
-	"go.uber.org/zap/zapcore"
-
 	"github.com/petiole-io/petiole/internal/configfile"
 )
 
@@ -107,9 +105,7 @@ func (c Config) Validate() error {
 	p.Name("site", c.Site)
 	p.Name("node", c.Node)
 	p.Required("dataDir", c.DataDir)
-	if _, err := zapcore.ParseLevel(c.LogLevel); err != nil {
-		p.Add("logLevel", c.LogLevel, "must be debug, info, warn or error")
-	}
+	p.OneOf("logLevel", c.LogLevel, "debug", "info", "warn", "error")
 	switch {
 	case (c.NATS.ConfigFile == "") == (c.NATS.URL == ""):
 		p.Add("nats.configFile", c.NATS.ConfigFile, "exactly one of nats.configFile and nats.url must be set")

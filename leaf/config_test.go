@@ -22,9 +22,9 @@ func TestValidateReportsEveryBadField(t *testing.T) {
 		t.Fatal("a configuration that is wrong in every field is accepted")
 	}
 	for _, want := range []string{
-		`site: "Plant A"`, `node: ""`, `dataDir: ""`, `logLevel: "loud"`, `nats.configFile: ""`,
-		`nodeAPI.listen: "0.0.0.0:10441"`, `kubelet.configFile: "/nowhere/kubelet.yaml"`, `storage.telemetryBytes: "7"`,
-		`storage.reserveBytes: "-1"`, `metrics.listen: "here"`,
+		`site: Invalid value: "Plant A"`, `node: Invalid value: ""`, `dataDir: Required value`, `logLevel: Unsupported value: "loud"`, `nats.configFile: Invalid value: ""`,
+		`nodeAPI.listen: Invalid value: "0.0.0.0:10441"`, `kubelet.configFile: Invalid value: "/nowhere/kubelet.yaml"`, `storage.telemetryBytes: Invalid value: 7`,
+		`storage.reserveBytes: Invalid value: -1`, `metrics.listen: Invalid value: "here"`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the error does not name %s:\n%v", want, err)

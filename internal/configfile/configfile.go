@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
+	"slices"
 
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/yaml"
 )
 
@@ -28,40 +30,52 @@ func Load(path string, into any) error {
 	return nil
 }
 
-// Problems collects the errors of a configuration. The zero value is ready for use.
-type Problems struct{ errs []error }
+// Problems collects the errors of a configuration, in the words of Kubernetes' own
+// validation. The zero value is ready for use.
+type Problems struct{ list field.ErrorList }
 
 // Add reports a field by its path, its value and what it must be.
-func (p *Problems) Add(field string, value any, want string) {
-	p.errs = append(p.errs, fmt.Errorf("%s: %q: %s", field, fmt.Sprint(value), want))
+func (p *Problems) Add(path string, value any, want string) {
+	p.list = append(p.list, field.Invalid(field.NewPath(path), value, want))
 }
 
 // Required reports the field when value is empty.
-func (p *Problems) Required(field, value string) {
+func (p *Problems) Required(path, value string) {
 	if value == "" {
-		p.Add(field, value, "must be set")
+		p.list = append(p.list, field.Required(field.NewPath(path), ""))
+	}
+}
+
+// OneOf reports the field when value is none of the supported ones.
+func (p *Problems) OneOf(path, value string, supported ...string) {
+	if !slices.Contains(supported, value) {
+		p.list = append(p.list, field.NotSupported(field.NewPath(path), value, supported))
 	}
 }
 
 // Name reports the field when value is not a DNS label (RFC 1123): sites and nodes
 // are named in subjects, consumers and Kubernetes objects.
-func (p *Problems) Name(field, value string) {
-	if !label.MatchString(value) || len(value) > 63 {
-		p.Add(field, value, "must be a DNS label: lower-case letters, digits and '-', at most 63")
+func (p *Problems) Name(path, value string) {
+	for _, want := range validation.IsDNS1123Label(value) {
+		p.Add(path, value, want)
 	}
 }
 
 // File reports the field when value does not name a readable file.
-func (p *Problems) File(field, value string) {
+func (p *Problems) File(path, value string) {
 	f, err := os.Open(value)
 	if err != nil {
-		p.Add(field, value, "must be a readable file: "+err.Error())
+		p.Add(path, value, "must be a readable file: "+err.Error())
 		return
 	}
 	f.Close()
 }
 
-// Err returns all problems together, or nil if there are none.
-func (p *Problems) Err() error { return errors.Join(p.errs...) }
-
-var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
+// Err returns all problems together, a line for each, or nil if there are none.
+func (p *Problems) Err() error {
+	var errs []error
+	for _, e := range p.list {
+		errs = append(errs, e)
+	}
+	return errors.Join(errs...)
+}
