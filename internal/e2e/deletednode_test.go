@@ -68,7 +68,7 @@ func TestDeletedNode(t *testing.T) {
 		}
 		return err
 	})
-	heartbeat := metav1.NewTime(kubelet.Started)
+	heartbeat := metav1.NewTime(kubelet.Started.Truncate(time.Second)) // as the API writes it
 	eventually(t, 2*time.Minute, "it says that the node is Ready", func(ctx context.Context) error {
 		n, err := nodes.Get(ctx, site.Node, metav1.GetOptions{})
 		if err != nil {
