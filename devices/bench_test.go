@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 // fake is a driver of devices that are maps.
@@ -319,13 +320,7 @@ func (b *bench) desire(value string) {
 
 func (b *bench) eventually(what string, ok func() bool) {
 	b.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			b.t.Fatal("not in time: " + what)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
+	polltest.Eventually(b.t, what, ok)
 }
 
 func (b *bench) observed(property string) (value string) {

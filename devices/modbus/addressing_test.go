@@ -5,6 +5,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 // Pain 12: manuals count from 0, from 1, or as 4xxxx.
@@ -60,7 +61,7 @@ func TestPain12AddressesAsManualsCount(t *testing.T) {
 	s.set(1, holdings, 7, 77)
 	r := newRig(t)
 	r.apply("d", s.addr, map[string]any{"addressing": "modicon"}, prop{name: "x", typ: "INT", visitor: map[string]any{"address": 40008}, cycle: 20})
-	eventually(t, "value", func() bool { return r.sink.reported("d", "x") == "77" })
+	polltest.Eventually(t, "value", func() bool { return r.sink.reported("d", "x") == "77" })
 }
 
 // Pain 15: texts in one byte of each register, gateways that read coils only from the
@@ -86,9 +87,9 @@ func TestPain15OddLayouts(t *testing.T) {
 		prop{name: "coil", typ: "BOOLEAN", visitor: visitor("CoilRegister", 37, nil), cycle: 20},
 	)
 	for property, want := range map[string]string{"low": "Pump", "high": "Pump", "t5": "123.456", "t6": "-99.5", "mod": "12345678", "negative": "-19999", "coil": "true"} {
-		eventually(t, property, func() bool { return r.sink.reported("d", property) == want })
+		polltest.Eventually(t, property, func() bool { return r.sink.reported("d", property) == want })
 	}
-	eventually(t, "ack", func() bool { return r.sink.ack("d", "t6") == "applied" })
+	polltest.Eventually(t, "ack", func() bool { return r.sink.ack("d", "t6") == "applied" })
 	for _, q := range s.requests() {
 		if q.table == coils && q.start != 0 {
 			t.Fatal(q)

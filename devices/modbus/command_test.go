@@ -10,6 +10,7 @@ import (
 	server "github.com/simonvetter/modbus"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 // command has a device set one property, under an id of its own.
@@ -41,7 +42,7 @@ func TestCommandIsSentEachTime(t *testing.T) {
 		{name: "bit", typ: "BOOLEAN", visitor: holding(90, "bit", 3), cycle: 20},
 	}
 	r.apply("d", p.addr, nil, props...)
-	eventually(t, "value", func() bool { return r.sink.count("d", "bit") > 0 })
+	polltest.Eventually(t, "value", func() bool { return r.sink.count("d", "bit") > 0 })
 	r.command("d", "mask", "bit", "false") // the unit does not know function 22
 	for _, c := range []struct {
 		property, value, sent string
@@ -71,7 +72,7 @@ func TestCommandIsSentEachTime(t *testing.T) {
 	written := s.writes()
 	d := r.apply("d", p.addr, nil, props...)
 	r.desire(d, "reset", "1")
-	eventually(t, "desired", func() bool { return r.sink.ack("d", "reset") == "applied" })
+	polltest.Eventually(t, "desired", func() bool { return r.sink.ack("d", "reset") == "applied" })
 	if s.writes() != written {
 		t.Error("a desired value that is there was written")
 	}
@@ -98,7 +99,7 @@ func TestCommandAndWhatTheUnitKeeps(t *testing.T) {
 	r.apply("d", s.addr, nil, prop{name: "trigger", typ: "INT", visitor: holding(0), cycle: 20}, prop{name: "clamped", typ: "INT", visitor: holding(2), cycle: 20},
 		prop{name: "ignored", typ: "INT", visitor: holding(3), cycle: 20}, prop{name: "bits", typ: "INT", visitor: visitor("CoilRegister", 10, []any{"limit", 3}), cycle: 20},
 		prop{name: "kept", typ: "INT", visitor: holding(5), cycle: 20})
-	eventually(t, "value", func() bool { return r.sink.count("d", "kept") > 0 })
+	polltest.Eventually(t, "value", func() bool { return r.sink.count("d", "kept") > 0 })
 	for _, c := range []struct {
 		property, value, ack, reason, after string
 	}{
@@ -117,7 +118,7 @@ func TestCommandAndWhatTheUnitKeeps(t *testing.T) {
 	}
 	d := r.apply("e", s.addr, nil, prop{name: "trigger", typ: "INT", visitor: holding(0), cycle: 20})
 	r.desire(d, "trigger", "1")
-	eventually(t, "a desired value must be there", func() bool { return r.sink.ack("e", "trigger") == "rejected" })
+	polltest.Eventually(t, "a desired value must be there", func() bool { return r.sink.ack("e", "trigger") == "rejected" })
 }
 
 // A command is never sent twice. Where its answer is lost, applied is said only when the
@@ -146,7 +147,7 @@ func TestCommandWhoseAnswerIsLost(t *testing.T) {
 	answers(func(a []byte, send func([]byte)) { send(a) })
 	r := newRig(t)
 	r.apply("d", p.addr, map[string]any{"timeout": 500, "minTimeout": 500, "retries": 1}, prop{name: "x", typ: "INT", visitor: holding(0), cycle: 1000}, prop{name: "blind", typ: "INT", visitor: holding(1, "readBack", false), cycle: 1000})
-	eventually(t, "value", func() bool { return r.sink.count("d", "x") > 0 })
+	polltest.Eventually(t, "value", func() bool { return r.sink.count("d", "x") > 0 })
 	drop := func([]byte, func([]byte)) {}
 	for i, c := range []struct {
 		name, property, value, ack, reason string
@@ -157,7 +158,7 @@ func TestCommandWhoseAnswerIsLost(t *testing.T) {
 		{"nothing can be read", "blind", "1", "failed", devices.ReasonUnverified, drop},
 		{"the read-back is lost", "x", "7", "applied", devices.ReasonUnverified, func(a []byte, send func([]byte)) { mute.Store(true); send(a) }},
 	} {
-		eventually(t, "the unit answers", func() bool { // after the silence of the case before
+		polltest.Eventually(t, "the unit answers", func() bool { // after the silence of the case before
 			answers(c.write)
 			got := r.sink.twin("d", "x").Reported
 			return got != nil && got.Metadata["quality"] == "good" && r.sink.state("d") == "online"
@@ -203,7 +204,7 @@ func TestCommandThatIsDeclined(t *testing.T) {
 		{excGatewayPath, "failed", devices.ReasonFailure, "GatewayTargetSilent"},
 		{excGatewayTarget, "failed", devices.ReasonUnverified, "GatewayTargetSilent"},
 	} {
-		eventually(t, "online", func() bool { return r.sink.state("d") == "online" })
+		polltest.Eventually(t, "online", func() bool { return r.sink.state("d") == "online" })
 		code.Store(uint32(c.code))
 		got := r.command("d", devices.Int(int64(c.code)).String(), "x", "1")
 		if string(got.Ack) != c.ack || got.Reason != c.reason || got.Sent != "FC 6 HoldingRegister 0: 0001 ("+c.why+")" {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 var one = prop{name: "x", typ: "INT", visitor: holding(0), cycle: 20}
@@ -29,20 +30,20 @@ func TestPain01DeadUnitLeavesTheOthersAlone(t *testing.T) {
 		t.Helper()
 		n := [3]int{r.sink.count("a", "x"), r.sink.count("b", "x"), r.sink.count("c", "x")}
 		begin := time.Now()
-		eventually(t, "25 cycles", func() bool {
+		polltest.Eventually(t, "25 cycles", func() bool {
 			return r.sink.count("a", "x") > n[0]+25 && r.sink.count("b", "x") > n[1]+25 && r.sink.count("c", "x") > n[2]+25
 		})
 		return time.Since(begin)
 	}
 	alone := cycles()
 	r.apply("dead", p.addr, map[string]any{"slaveID": 9, "timeout": 100}, one)
-	eventually(t, "dead is offline", func() bool { return r.sink.state("dead") == v1beta1.StateOffline })
-	eventually(t, "breaker", func() bool { return r.sink.twin("dead", "x").Reported.Metadata["reason"] == "UnitSilent" })
+	polltest.Eventually(t, "dead is offline", func() bool { return r.sink.state("dead") == v1beta1.StateOffline })
+	polltest.Eventually(t, "breaker", func() bool { return r.sink.twin("dead", "x").Reported.Metadata["reason"] == "UnitSilent" })
 	if took := cycles(); took > alone+time.Second { // a probe now and then
 		t.Errorf("25 cycles of 20 ms took %s, and %s without the dead unit", took, alone)
 	}
 	p.set(func(p *proxy) { p.drop = nil })
-	eventually(t, "dead is back", func() bool { return r.sink.state("dead") == v1beta1.StateOnline })
+	polltest.Eventually(t, "dead is back", func() bool { return r.sink.state("dead") == v1beta1.StateOnline })
 }
 
 // Pain 2: a late answer is never taken for another request's.
@@ -68,7 +69,7 @@ func TestPain02LateAnswerShiftsNothing(t *testing.T) {
 		props[i] = prop{name: string(rune('a' + i)), typ: "INT", visitor: holding(i * 200), cycle: 10}
 	}
 	r.apply("d", p.addr, map[string]any{"timeout": 40, "retries": 2}, props...)
-	within(t, 20*time.Second, "values", func() bool { return r.sink.count("d", "j") > 20 })
+	polltest.Within(t, 20*time.Second, "values", func() bool { return r.sink.count("d", "j") > 20 })
 	r.stop()
 	for _, b := range r.sink.samples["d"] {
 		for _, x := range b.Samples {
@@ -88,15 +89,15 @@ func TestPain03ReconnectsByItself(t *testing.T) {
 	r.apply("d", p.addr, nil, one)
 	for range 5 {
 		n := r.sink.count("d", "x")
-		eventually(t, "samples", func() bool { return r.sink.count("d", "x") > n+2 })
+		polltest.Eventually(t, "samples", func() bool { return r.sink.count("d", "x") > n+2 })
 		p.cut()
 	}
 	p.set(func(p *proxy) {
 		p.fault = func(_ byte, answer []byte, send func([]byte)) { send(answer[:5]); p.cut() }
 	})
-	eventually(t, "offline", func() bool { return r.sink.state("d") == v1beta1.StateOffline })
+	polltest.Eventually(t, "offline", func() bool { return r.sink.state("d") == v1beta1.StateOffline })
 	p.set(func(p *proxy) { p.fault = nil })
-	within(t, 10*time.Second, "online", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
+	polltest.Within(t, 10*time.Second, "online", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
 }
 
 // Pain 4: a gateway that allows one connection serves all units behind it.
@@ -110,7 +111,7 @@ func TestPain04OneConnectionForAllUnits(t *testing.T) {
 		r.apply(string(rune('a'+i)), p.addr, map[string]any{"slaveID": i + 1}, one)
 	}
 	for i := range 8 {
-		eventually(t, "unit", func() bool { return r.sink.reported(string(rune('a'+i)), "x") == devices.Int(int64(100+i)).String() })
+		polltest.Eventually(t, "unit", func() bool { return r.sink.reported(string(rune('a'+i)), "x") == devices.Int(int64(100+i)).String() })
 	}
 	if _, accepted := p.connections(); accepted != 1 {
 		t.Fatalf("%d connections", accepted)
@@ -137,17 +138,17 @@ func TestPain08HolesAreFoundAndRemembered(t *testing.T) {
 	for _, a := range at {
 		name := devices.Int(int64(a)).String()
 		if a == 50 {
-			eventually(t, "the refused point", func() bool {
+			polltest.Eventually(t, "the refused point", func() bool {
 				tw := r.sink.twin("d", name).Reported
 				return tw != nil && tw.Metadata["reason"] == "IllegalAddress" && tw.Metadata["quality"] == "bad"
 			})
 			continue
 		}
-		eventually(t, name, func() bool { return r.sink.reported("d", name) == name })
+		polltest.Eventually(t, name, func() bool { return r.sink.reported("d", name) == name })
 	}
 	n := r.sink.count("d", "0")
 	s.requests()
-	eventually(t, "cycles", func() bool { return r.sink.count("d", "0") >= n+4 })
+	polltest.Eventually(t, "cycles", func() bool { return r.sink.count("d", "0") >= n+4 })
 	log := s.requests()
 	if n := r.sink.count("d", "0") - n; len(log) > 6*n {
 		t.Fatalf("%d requests for %d cycles: %v", len(log), n, log)
@@ -169,11 +170,11 @@ func TestPain09SmallestRequestIsLearned(t *testing.T) {
 	}
 	r.apply("d", s.addr, nil, props...)
 	for _, p := range props {
-		eventually(t, p.name, func() bool { return r.sink.reported("d", p.name) == p.name })
+		polltest.Eventually(t, p.name, func() bool { return r.sink.reported("d", p.name) == p.name })
 	}
 	s.requests()
 	n := r.sink.count("d", "99")
-	eventually(t, "cycles", func() bool { return r.sink.count("d", "99") >= n+3 })
+	polltest.Eventually(t, "cycles", func() bool { return r.sink.count("d", "99") >= n+3 })
 	if log := s.requests(); slices.ContainsFunc(log, func(r request) bool { return r.count > 20 }) {
 		t.Fatal(log)
 	}
@@ -197,7 +198,7 @@ func TestPain13PauseAfterConnect(t *testing.T) {
 	})
 	r := newRig(t)
 	r.apply("d", p.addr, map[string]any{"pauseAfterConnect": "600"}, one)
-	eventually(t, "value", func() bool { return r.sink.reported("d", "x") == "3" })
+	polltest.Eventually(t, "value", func() bool { return r.sink.reported("d", "x") == "3" })
 	if lost.Load() != 0 {
 		t.Fatalf("%d requests came while the device was deaf", lost.Load())
 	}
@@ -219,7 +220,7 @@ func TestPain14PauseBetweenRequests(t *testing.T) {
 	})
 	r := newRig(t)
 	r.apply("d", p.addr, map[string]any{"pauseBetweenRequests": "30"}, prop{name: "x", typ: "INT", visitor: holding(0), cycle: 1})
-	eventually(t, "samples", func() bool { return r.sink.count("d", "x") > 5 })
+	polltest.Eventually(t, "samples", func() bool { return r.sink.count("d", "x") > 5 })
 	if tooSoon.Load() {
 		t.Fatal("a request came too soon")
 	}
@@ -257,10 +258,10 @@ func TestPain23ErrorsAreNotZero(t *testing.T) {
 	s.set(1, holdings, 0, 33)
 	r := newRig(t)
 	r.apply("d", s.addr, nil, one)
-	eventually(t, "good", func() bool { return r.sink.reported("d", "x") == "33" })
+	polltest.Eventually(t, "good", func() bool { return r.sink.reported("d", "x") == "33" })
 	for err, reason := range map[error]string{server.ErrServerDeviceBusy: "UnitBusy", server.ErrServerDeviceFailure: "DeviceFailure", server.ErrIllegalFunction: "IllegalFunction"} {
 		s.setFail(1, err)
-		eventually(t, reason, func() bool {
+		polltest.Eventually(t, reason, func() bool {
 			m := r.sink.twin("d", "x").Reported
 			return m.Metadata["quality"] == "bad" && m.Metadata["reason"] == reason && m.Value == "33" && m.Metadata["timestamp"] != ""
 		})
@@ -268,7 +269,7 @@ func TestPain23ErrorsAreNotZero(t *testing.T) {
 			t.Fatal("a device that answers is not offline")
 		}
 		s.setFail(1, nil)
-		eventually(t, "good again", func() bool { return r.sink.twin("d", "x").Reported.Metadata["quality"] == "good" })
+		polltest.Eventually(t, "good again", func() bool { return r.sink.twin("d", "x").Reported.Metadata["quality"] == "good" })
 	}
 }
 
@@ -290,14 +291,14 @@ func TestGatewayExceptionsTakeOnlyTheUnitDown(t *testing.T) {
 	r := newRig(t)
 	r.apply("up", p.addr, nil, one)
 	r.apply("down", p.addr, map[string]any{"slaveID": 2}, one)
-	eventually(t, "down", func() bool { return r.sink.state("down") == v1beta1.StateOffline })
+	polltest.Eventually(t, "down", func() bool { return r.sink.state("down") == v1beta1.StateOffline })
 	n := r.sink.count("up", "x")
-	eventually(t, "up", func() bool { return r.sink.count("up", "x") > n+10 })
+	polltest.Eventually(t, "up", func() bool { return r.sink.count("up", "x") > n+10 })
 	if _, accepted := p.connections(); accepted != 1 {
 		t.Fatal("the link was dropped")
 	}
 	s.setFail(2, nil)
-	within(t, 10*time.Second, "back", func() bool { return r.sink.state("down") == v1beta1.StateOnline })
+	polltest.Within(t, 10*time.Second, "back", func() bool { return r.sink.state("down") == v1beta1.StateOnline })
 }
 
 // Pain 26: a device that knows function 16 only.
@@ -311,7 +312,7 @@ func TestPain26FunctionSixteenOnly(t *testing.T) {
 	r := newRig(t)
 	r.apply("d", p.addr, map[string]any{"writeFunction": "multiple"}, prop{name: "x", typ: "INT", visitor: holding(0), desired: "3"},
 		prop{name: "c", typ: "BOOLEAN", visitor: visitor("CoilRegister", 0, nil), desired: "on"})
-	eventually(t, "acks", func() bool { return r.sink.ack("d", "x") == "applied" && r.sink.ack("d", "c") == "applied" })
+	polltest.Eventually(t, "acks", func() bool { return r.sink.ack("d", "x") == "applied" && r.sink.ack("d", "c") == "applied" })
 	if functions[6].Load()+functions[5].Load() != 0 || functions[16].Load() != 1 || functions[15].Load() != 1 {
 		t.Fatal("wrong functions")
 	}
@@ -324,9 +325,9 @@ func TestPain29HalfOpenConnectionIsReplaced(t *testing.T) {
 	p := newProxy(t, s.addr)
 	r := newRig(t)
 	r.apply("d", p.addr, map[string]any{"timeout": 50}, one)
-	eventually(t, "samples", func() bool { return r.sink.count("d", "x") > 1 })
+	polltest.Eventually(t, "samples", func() bool { return r.sink.count("d", "x") > 1 })
 	p.set(func(p *proxy) { p.drop = func(byte) bool { return true } })
-	eventually(t, "a new connection", func() bool { _, accepted := p.connections(); return accepted > 1 })
+	polltest.Eventually(t, "a new connection", func() bool { _, accepted := p.connections(); return accepted > 1 })
 	p.set(func(p *proxy) { p.drop = nil })
-	within(t, 10*time.Second, "online", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
+	polltest.Within(t, 10*time.Second, "online", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
 }

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 // functions counts the functions of answers, exceptions included.
@@ -33,7 +34,7 @@ func TestMaskWriteIsTriedOnce(t *testing.T) {
 	r.apply("d", p.addr, nil, prop{name: "a", typ: "BOOLEAN", visitor: holding(0, "bit", 0), desired: "true"}, prop{name: "b", typ: "BOOLEAN", visitor: holding(0, "bit", 4), desired: "false"},
 		prop{name: "c", typ: "INT", visitor: holding(0, "dataType", "uint8", "packing", "high"), desired: "171"})
 	for _, name := range []string{"a", "b", "c"} {
-		eventually(t, name, func() bool { return r.sink.ack("d", name) == "applied" })
+		polltest.Eventually(t, name, func() bool { return r.sink.ack("d", name) == "applied" })
 	}
 	if got := s.get(1, holdings, 0); got != 0xabe1 {
 		t.Fatalf("%04x", got)
@@ -52,14 +53,14 @@ func TestFunctionsFollowTheSettings(t *testing.T) {
 	r := newRig(t)
 	r.apply("six", p.addr, map[string]any{"writeFunction": "single"}, prop{name: "x", typ: "INT", visitor: holding(0, "dataType", "int32"), desired: "70000"},
 		prop{name: "c", typ: "INT", visitor: visitor("CoilRegister", 0, []any{"limit", 3}), desired: "5"})
-	eventually(t, "acks", func() bool { return r.sink.ack("six", "x") == "applied" && r.sink.ack("six", "c") == "applied" })
+	polltest.Eventually(t, "acks", func() bool { return r.sink.ack("six", "x") == "applied" && r.sink.ack("six", "c") == "applied" })
 	if n[6].Load() != 2 || n[16].Load() != 0 || n[5].Load() != 3 || n[15].Load() != 0 {
 		t.Fatal(n[6].Load(), n[16].Load(), n[5].Load(), n[15].Load())
 	}
 	s.requests()
 	r.apply("one", p.addr, map[string]any{"oneRegisterAtATime": true}, prop{name: "f", typ: "FLOAT", ro: true, visitor: visitor("InputRegister", 0, nil), cycle: 20},
 		prop{name: "w", typ: "INT", visitor: holding(20, "dataType", "int32"), cycle: 20, desired: "70000"})
-	eventually(t, "value", func() bool { return r.sink.reported("one", "f") == "42" && r.sink.ack("one", "w") == "applied" })
+	polltest.Eventually(t, "value", func() bool { return r.sink.reported("one", "f") == "42" && r.sink.ack("one", "w") == "applied" })
 	if q := r.sink.twin("one", "f").Reported.Metadata["quality"]; q != "uncertain" {
 		t.Errorf("a value that was read in parts is %s", q)
 	}
@@ -69,7 +70,7 @@ func TestFunctionsFollowTheSettings(t *testing.T) {
 		}
 	}
 	r.apply("each", p.addr, map[string]any{"oneRequestPerProperty": true, "slaveID": 7}, prop{name: "a", typ: "INT", visitor: holding(0), cycle: 20}, prop{name: "b", typ: "INT", visitor: holding(1), cycle: 20})
-	eventually(t, "value", func() bool { return r.sink.count("each", "b") > 3 })
+	polltest.Eventually(t, "value", func() bool { return r.sink.count("each", "b") > 3 })
 	if slices.ContainsFunc(s.requests(), func(q request) bool { return q.unit == 7 && q.count > 1 }) {
 		t.Fatal("merged")
 	}
@@ -80,7 +81,7 @@ func TestForbiddenRangesAreNotTouched(t *testing.T) {
 	s := newSlave(t)
 	r := newRig(t)
 	r.apply("d", s.addr, map[string]any{"forbidden": "4-5, input:9"}, prop{name: "a", typ: "INT", visitor: holding(3), cycle: 10}, prop{name: "b", typ: "INT", visitor: holding(6), cycle: 10})
-	eventually(t, "values", func() bool { return r.sink.count("d", "b") > 3 })
+	polltest.Eventually(t, "values", func() bool { return r.sink.count("d", "b") > 3 })
 	for _, q := range s.requests() {
 		if q.start < 6 && q.start+q.count > 4 {
 			t.Fatal(q)
@@ -176,7 +177,7 @@ func TestCommandsGoFirst(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = se.Run(ctx, func(devices.Batch) {}) }()
-	eventually(t, "a request is under way", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.log) > 0 })
+	polltest.Eventually(t, "a request is under way", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.log) > 0 })
 	done := make(chan error, 4)
 	se.mu.Lock()
 	q := se.link.queue
@@ -184,10 +185,10 @@ func TestCommandsGoFirst(t *testing.T) {
 	waiting := func() int { q.mu.Lock(); defer q.mu.Unlock(); return len(q.writes) }
 	for i := range 3 {
 		go func() { _, err := se.Write(ctx, i, "5"); done <- err }()
-		eventually(t, "queued", func() bool { return waiting() == i+1 })
+		polltest.Eventually(t, "queued", func() bool { return waiting() == i+1 })
 	}
 	go func() { _, err := se.Command(ctx, 3, "9"); done <- err }()
-	eventually(t, "queued", func() bool { return waiting() == 4 })
+	polltest.Eventually(t, "queued", func() bool { return waiting() == 4 })
 	close(hold)
 	for range 4 {
 		if err := <-done; err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 var update = flag.Bool("update", false, "write the columns of testdata/kubeedge.tsv that are this driver's")
@@ -50,8 +51,8 @@ func TestKubeEdgeManifest(t *testing.T) {
 	r := newRig(t)
 	d, m := thermometer(t, s.addr)
 	r.send(d, m)
-	eventually(t, "21.5 degrees", func() bool { return r.sink.reported("thermometer", "degrees") == "21.5" })
-	eventually(t, "power", func() bool { return r.sink.ack("thermometer", "power") == "applied" })
+	polltest.Eventually(t, "21.5 degrees", func() bool { return r.sink.reported("thermometer", "degrees") == "21.5" })
+	polltest.Eventually(t, "power", func() bool { return r.sink.ack("thermometer", "power") == "applied" })
 	if got := s.get(1, coils, 0); got != 1 {
 		t.Errorf("the coil is %d", got)
 	}
@@ -59,14 +60,14 @@ func TestKubeEdgeManifest(t *testing.T) {
 		t.Error(q)
 	}
 	r.desire(d, "degrees", "42.5")
-	eventually(t, "42.5 degrees", func() bool {
+	polltest.Eventually(t, "42.5 degrees", func() bool {
 		return r.sink.ack("thermometer", "degrees") == "applied" && r.sink.reported("thermometer", "degrees") == "42.5"
 	})
 	if got := s.get(1, holdings, 0); got != 425 {
 		t.Errorf("42.5 degrees were written as %d", got)
 	}
 	s.set(1, holdings, 0, 0xfff6)
-	eventually(t, "unsigned", func() bool { return r.sink.reported("thermometer", "degrees") == "6552.6" })
+	polltest.Eventually(t, "unsigned", func() bool { return r.sink.reported("thermometer", "degrees") == "6552.6" })
 
 	// Its settings are all known, and the plan says what could be meant otherwise.
 	def, _, problems := devices.Resolve(d, m)

@@ -18,6 +18,7 @@ import (
 	server "github.com/simonvetter/modbus"
 
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 // Datagrams that are lost, doubled or late are no values of others.
@@ -63,8 +64,8 @@ func TestUDP(t *testing.T) {
 	r := newRig(t)
 	r.apply("d", pc.LocalAddr().String(), map[string]any{"mode": "udp", "timeout": 50, "retries": 2},
 		prop{name: "x", typ: "INT", visitor: holding(0), cycle: 10, desired: "9"}, prop{name: "y", typ: "INT", visitor: holding(500), cycle: 10})
-	eventually(t, "ack", func() bool { return r.sink.ack("d", "x") == "applied" })
-	eventually(t, "samples", func() bool { return r.sink.count("d", "y") > 20 })
+	polltest.Eventually(t, "ack", func() bool { return r.sink.ack("d", "x") == "applied" })
+	polltest.Eventually(t, "samples", func() bool { return r.sink.count("d", "y") > 20 })
 	r.stop()
 	pc.Close()
 	<-done
@@ -104,11 +105,11 @@ func TestTLS(t *testing.T) {
 	config := map[string]any{"mode": "TLS", "caFile": filepath.Join(dir, "ca.crt"), "certFile": filepath.Join(dir, "client.crt"), "keyFile": filepath.Join(dir, "client.key")}
 	r := newRig(t)
 	r.apply("d", s.addr, config, one)
-	eventually(t, "value", func() bool { return r.sink.reported("d", "x") == "12" })
+	polltest.Eventually(t, "value", func() bool { return r.sink.reported("d", "x") == "12" })
 	delete(config, "certFile")
 	delete(config, "keyFile")
 	r.apply("anonymous", s.addr, config, one)
-	eventually(t, "offline", func() bool { return r.sink.state("anonymous") == v1beta1.StateOffline })
+	polltest.Eventually(t, "offline", func() bool { return r.sink.state("anonymous") == v1beta1.StateOffline })
 }
 
 func certificate(t *testing.T, dir, name string, parent *x509.Certificate, parentKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/modbus/modbustest"
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 // pains are what users of other drivers have suffered from.
@@ -69,7 +70,7 @@ func TestPain06WritesAreSerialisedWithPolls(t *testing.T) {
 					prop{name: "x", typ: "INT", ro: true, visitor: visitor("InputRegister", i, nil), cycle: 1})
 			}
 			for i := range 8 {
-				eventually(t, "ack", func() bool { return r.sink.ack(string(rune('a'+i)), "bit") == "applied" })
+				polltest.Eventually(t, "ack", func() bool { return r.sink.ack(string(rune('a'+i)), "bit") == "applied" })
 			}
 			r.stop()
 			if got := s.get(1, holdings, 0); got != 0xff {
@@ -103,25 +104,25 @@ func TestPain17BroadcastWaitsForNoAnswer(t *testing.T) {
 	c := serialConfig(l.Path(), 1)
 	c["timeout"], c["parity"] = 5000, "even"
 	r.apply("one", "127.0.0.1:1", c, prop{name: "x", typ: "INT", ro: true, visitor: holding(0), cycle: 20})
-	eventually(t, "polls", func() bool { return r.sink.count("one", "x") > 3 })
+	polltest.Eventually(t, "polls", func() bool { return r.sink.count("one", "x") > 3 })
 	all := serialConfig(l.Path(), 0)
 	all["timeout"], all["parity"] = 5000, "even"
 	begin := time.Now()
 	r.apply("all", "127.0.0.1:1", all, prop{name: "set", typ: "INT", visitor: holding(5), desired: "1234"},
 		prop{name: "readonly", typ: "INT", ro: true, visitor: holding(6)}, prop{name: "bit", typ: "BOOLEAN", visitor: holding(7, "bit", 3), desired: "true"})
-	eventually(t, "ack", func() bool { return r.sink.ack("all", "set") == "applied" && r.sink.ack("all", "bit") == "rejected" })
+	polltest.Eventually(t, "ack", func() bool { return r.sink.ack("all", "set") == "applied" && r.sink.ack("all", "bit") == "rejected" })
 	if took := time.Since(begin); took > 2*time.Second {
 		t.Errorf("took %s", took)
 	}
 	if written.Load() != 1 {
 		t.Errorf("%d broadcasts", written.Load())
 	}
-	eventually(t, "quality uncertain", func() bool {
+	polltest.Eventually(t, "quality uncertain", func() bool {
 		tw := r.sink.twin("all", "set").Reported
 		return tw != nil && tw.Value == "1234" && tw.Metadata["quality"] == "uncertain"
 	})
 	n := r.sink.count("one", "x")
-	eventually(t, "polls go on", func() bool { return r.sink.count("one", "x") > n+3 })
+	polltest.Eventually(t, "polls go on", func() bool { return r.sink.count("one", "x") > n+3 })
 	if list, _ := r.sink.status("all").Extensions.Data["problems"].([]any); len(list) != 1 {
 		t.Errorf("problems: %v", list)
 	}
@@ -147,14 +148,14 @@ func TestPain20BackOffFollowsTheSettings(t *testing.T) {
 	r := newRig(t)
 	r.apply("up", p.addr, nil, one)
 	r.apply("dead", p.addr, map[string]any{"slaveID": 9, "timeout": 50, "maxBackoff": 100, "retries": 0}, one)
-	eventually(t, "silent", func() bool {
+	polltest.Eventually(t, "silent", func() bool {
 		tw := r.sink.twin("dead", "x").Reported
 		return tw != nil && tw.Metadata["reason"] == "UnitSilent"
 	})
 	mu.Lock()
 	asked = nil
 	mu.Unlock()
-	eventually(t, "probes", func() bool { mu.Lock(); defer mu.Unlock(); return len(asked) > 10 })
+	polltest.Eventually(t, "probes", func() bool { mu.Lock(); defer mu.Unlock(); return len(asked) > 10 })
 	mu.Lock()
 	defer mu.Unlock()
 	gaps := make([]time.Duration, 10)
@@ -177,7 +178,7 @@ func TestPain28UnitsZeroOneAnd255(t *testing.T) {
 		r.apply(fmt.Sprint("u", unit), p.addr, map[string]any{"slaveID": unit}, one)
 	}
 	for _, unit := range []int{0, 1, 255} {
-		eventually(t, "value", func() bool { return r.sink.reported(fmt.Sprint("u", unit), "x") == fmt.Sprint(1000+unit) })
+		polltest.Eventually(t, "value", func() bool { return r.sink.reported(fmt.Sprint("u", unit), "x") == fmt.Sprint(1000+unit) })
 	}
 	for _, from := range []byte{0, 255} {
 		s.setFail(1, server.ErrGWPathUnavailable)
@@ -189,9 +190,9 @@ func TestPain28UnitsZeroOneAnd255(t *testing.T) {
 				send(a)
 			}
 		})
-		eventually(t, "gateway's exception", func() bool { return r.sink.twin("u1", "x").Reported.Metadata["reason"] == "GatewayTargetSilent" })
+		polltest.Eventually(t, "gateway's exception", func() bool { return r.sink.twin("u1", "x").Reported.Metadata["reason"] == "GatewayTargetSilent" })
 		s.setFail(1, nil)
-		eventually(t, "good again", func() bool { return r.sink.twin("u1", "x").Reported.Metadata["quality"] == "good" })
+		polltest.Eventually(t, "good again", func() bool { return r.sink.twin("u1", "x").Reported.Metadata["quality"] == "good" })
 	}
 }
 
@@ -211,14 +212,14 @@ func TestPain30LocalEcho(t *testing.T) {
 			d := r.apply("d", s.addr, c, prop{name: "in", typ: "INT", ro: true, visitor: visitor("InputRegister", 0, nil), cycle: 20},
 				prop{name: "set", typ: "INT", visitor: holding(0), cycle: 20, desired: "7"},
 				prop{name: "blind", typ: "INT", visitor: holding(1, "readBack", false), cycle: 1000, desired: ""})
-			eventually(t, "value", func() bool { return r.sink.reported("d", "in") == "55" })
-			eventually(t, "ack", func() bool { return r.sink.ack("d", "set") == "applied" && s.get(1, holdings, 0) == 7 })
+			polltest.Eventually(t, "value", func() bool { return r.sink.reported("d", "in") == "55" })
+			polltest.Eventually(t, "ack", func() bool { return r.sink.ack("d", "set") == "applied" && s.get(1, holdings, 0) == 7 })
 			l.set(func(l *line) { l.silent = func(byte) bool { return true } })
 			r.desire(d, "set", "8")
 			if known {
 				r.desire(d, "blind", "9")
 			}
-			eventually(t, "offline", func() bool { return r.sink.state("d") == v1beta1.StateOffline })
+			polltest.Eventually(t, "offline", func() bool { return r.sink.state("d") == v1beta1.StateOffline })
 			if r.sink.ack("d", "set") == "applied" && r.sink.twin("d", "set").ObservedDesired.Value == "8" {
 				t.Fatal("a write that nobody answered is acknowledged")
 			}
@@ -226,7 +227,7 @@ func TestPain30LocalEcho(t *testing.T) {
 				t.Fatal("an echo is acknowledged")
 			}
 			l.set(func(l *line) { l.silent = nil })
-			within(t, 10*time.Second, "written after all", func() bool { return s.get(1, holdings, 0) == 8 })
+			polltest.Within(t, 10*time.Second, "written after all", func() bool { return s.get(1, holdings, 0) == 8 })
 		})
 	}
 }

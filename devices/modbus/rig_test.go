@@ -262,22 +262,6 @@ func visitor(register string, at int, more []any) map[string]any {
 
 func parseUint(s string) (uint64, error) { return strconv.ParseUint(s, 10, 64) }
 
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	within(t, 20*time.Second, what, ok)
-}
-
-func within(t *testing.T, limit time.Duration, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(limit)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", limit, what)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
-}
-
 func example(t *testing.T, file string, into any) {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join("../../deploy/kubernetes/examples/devices", file))

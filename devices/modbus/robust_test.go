@@ -9,6 +9,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 // Pain 16, 25: answers of a wrong function, wrong length or from a wrong unit, noise,
@@ -35,12 +36,12 @@ func TestPain16WrongAnswersAreNoValues(t *testing.T) {
 			p.set(func(p *proxy) { p.fault = func(_ byte, a []byte, send func([]byte)) { send(fault(a)) } })
 			r := newRig(t)
 			r.apply("d", p.addr, map[string]any{"timeout": 50, "retries": 0}, prop{name: "x", typ: "INT", visitor: holding(0, "limit", 2), cycle: 20})
-			eventually(t, "bad", func() bool {
+			polltest.Eventually(t, "bad", func() bool {
 				tw := r.sink.twin("d", "x").Reported
 				return tw != nil && tw.Metadata["quality"] == "bad" && tw.Value == ""
 			})
 			p.set(func(p *proxy) { p.fault = nil })
-			within(t, 10*time.Second, "good", func() bool { return r.sink.reported("d", "x") == "308744808" })
+			polltest.Within(t, 10*time.Second, "good", func() bool { return r.sink.reported("d", "x") == "308744808" })
 		})
 	}
 }
@@ -65,7 +66,7 @@ func TestPain25PiecesAndHeaps(t *testing.T) {
 	})
 	r := newRig(t)
 	r.apply("d", p.addr, nil, prop{name: "x", typ: "INT", visitor: holding(2), cycle: 10})
-	eventually(t, "samples", func() bool { return r.sink.count("d", "x") > 10 })
+	polltest.Eventually(t, "samples", func() bool { return r.sink.count("d", "x") > 10 })
 	if r.sink.reported("d", "x") != "3" {
 		t.Fatal("wrong value")
 	}
@@ -76,17 +77,17 @@ func TestSlaveStartsLater(t *testing.T) {
 	addr := freeAddr(t)
 	r := newRig(t)
 	r.apply("d", addr, nil, one)
-	eventually(t, "offline", func() bool { return r.sink.state("d") == v1beta1.StateOffline })
+	polltest.Eventually(t, "offline", func() bool { return r.sink.state("d") == v1beta1.StateOffline })
 	if x := r.sink.status("d").Extensions.Data; x["reason"] != "LinkDown" {
 		t.Fatal(pretty(x))
 	}
 	s := &slave{addr: addr, regs: map[byte]map[table][]uint16{}, holes: map[table]map[int]bool{}, fail: map[byte]error{}}
 	srv := s.start(t, addr)
-	within(t, 10*time.Second, "online", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
+	polltest.Within(t, 10*time.Second, "online", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
 	_ = srv.Stop()
-	within(t, 10*time.Second, "offline", func() bool { return r.sink.state("d") == v1beta1.StateOffline })
+	polltest.Within(t, 10*time.Second, "offline", func() bool { return r.sink.state("d") == v1beta1.StateOffline })
 	s.start(t, addr)
-	within(t, 10*time.Second, "online again", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
+	polltest.Within(t, 10*time.Second, "online again", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
 }
 
 // Values of several registers are never torn: the slave changes both halves at once.
@@ -116,7 +117,7 @@ func TestValuesAreNeverTorn(t *testing.T) {
 		}
 	}()
 	r.apply("d", s.addr, nil, props...)
-	eventually(t, "samples", func() bool { return r.sink.count("d", "149") > 30 })
+	polltest.Eventually(t, "samples", func() bool { return r.sink.count("d", "149") > 30 })
 	close(stop)
 	<-done
 	r.stop()
@@ -165,7 +166,7 @@ func TestNoiseIsNoValue(t *testing.T) {
 	}()
 	r := newRig(t)
 	r.apply("d", l.Addr().String(), map[string]any{"timeout": 50}, one)
-	eventually(t, "offline", func() bool {
+	polltest.Eventually(t, "offline", func() bool {
 		tw := r.sink.twin("d", "x").Reported
 		return tw != nil && tw.Metadata["quality"] == "bad"
 	})

@@ -9,6 +9,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 // What is written reads back as what is wanted, or is rejected before it is sent.
@@ -102,12 +103,12 @@ func TestDesiredTruthIsComparedAsOne(t *testing.T) {
 	s.set(1, holdings, 0, 5)
 	r := newRig(t)
 	d := r.apply("d", s.addr, nil, prop{name: "on", typ: "BOOLEAN", visitor: holding(0), cycle: 20, desired: "true"})
-	eventually(t, "applied", func() bool { return r.sink.ack("d", "on") == "applied" })
+	polltest.Eventually(t, "applied", func() bool { return r.sink.ack("d", "on") == "applied" })
 	if got := s.get(1, holdings, 0); got != 5 || s.writes() != 0 {
 		t.Errorf("overwritten with %d", got)
 	}
 	r.desire(d, "on", "false")
-	eventually(t, "false", func() bool { return r.sink.ack("d", "on") == "applied" && s.get(1, holdings, 0) == 0 })
+	polltest.Eventually(t, "false", func() bool { return r.sink.ack("d", "on") == "applied" && s.get(1, holdings, 0) == 0 })
 }
 
 // Ambiguous settings are reported, and the plain names are not.

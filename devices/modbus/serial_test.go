@@ -14,6 +14,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 // line is a serial line with slaves on it: a pseudo terminal, or a socket, whose far
@@ -148,8 +149,8 @@ func rtuSuite(t *testing.T, s *slave, l *line, config func(unit int) map[string]
 			prop{name: "coil", typ: "BOOLEAN", visitor: visitor("CoilRegister", 1, nil), cycle: 20, desired: "true"})
 	}
 	for i, d := range []string{"a", "b", "c"} {
-		eventually(t, d, func() bool { return r.sink.reported(d, "in") == devices.Int(int64(i+1)*100).String() })
-		eventually(t, d+" acks", func() bool { return r.sink.ack(d, "set") == "applied" && r.sink.ack(d, "coil") == "applied" })
+		polltest.Eventually(t, d, func() bool { return r.sink.reported(d, "in") == devices.Int(int64(i+1)*100).String() })
+		polltest.Eventually(t, d+" acks", func() bool { return r.sink.ack(d, "set") == "applied" && r.sink.ack(d, "coil") == "applied" })
 		if s.get(byte(i+1), holdings, 0) != 1 || s.get(byte(i+1), holdings, 1) != 4464 || s.get(byte(i+1), coils, 1) != 1 {
 			t.Fatal("register")
 		}
@@ -157,7 +158,7 @@ func rtuSuite(t *testing.T, s *slave, l *line, config func(unit int) map[string]
 	goesOn := func(what, device string) {
 		t.Helper()
 		n := r.sink.count(device, "in")
-		within(t, 15*time.Second, what, func() bool { return r.sink.count(device, "in") > n+3 })
+		polltest.Within(t, 15*time.Second, what, func() bool { return r.sink.count(device, "in") > n+3 })
 	}
 	// Pain 30: local echo; pain 25: noise and pieces.
 	l.set(func(l *line) { l.echo = true })
@@ -174,11 +175,11 @@ func rtuSuite(t *testing.T, s *slave, l *line, config func(unit int) map[string]
 	})
 	goesOn("with noise", "b")
 	l.set(func(l *line) { l.fault = func(a []byte, send func([]byte)) { a[3] ^= 1; send(a) } })
-	eventually(t, "a wrong checksum is no value", func() bool { return r.sink.twin("a", "in").Reported.Metadata["quality"] == "bad" })
+	polltest.Eventually(t, "a wrong checksum is no value", func() bool { return r.sink.twin("a", "in").Reported.Metadata["quality"] == "bad" })
 	l.set(func(l *line) { l.fault = nil })
 	goesOn("after noise", "a")
 	l.set(func(l *line) { l.silent = func(unit byte) bool { return unit == 2 } })
-	eventually(t, "unit 2 is offline", func() bool { return r.sink.state("b") == v1beta1.StateOffline })
+	polltest.Eventually(t, "unit 2 is offline", func() bool { return r.sink.state("b") == v1beta1.StateOffline })
 	goesOn("beside a silent unit", "c")
 	l.set(func(l *line) { l.silent = nil })
 	goesOn("after silence", "b")
@@ -250,7 +251,7 @@ func lateOnASerialLine(t *testing.T, late time.Duration) {
 	c := serialConfig(path, 1)
 	c["timeout"], c["retries"], c["maxRegisters"] = 100, 2, 10
 	r.apply("d", s.addr, c, props...)
-	within(t, 20*time.Second, "values", func() bool { return r.sink.count("d", "e") > 12 })
+	polltest.Within(t, 20*time.Second, "values", func() bool { return r.sink.count("d", "e") > 12 })
 	r.stop()
 	for _, b := range r.sink.samples["d"] {
 		for _, x := range b.Samples {
@@ -272,9 +273,9 @@ func TestPain24RenumberedAdapterIsFoundByItsName(t *testing.T) {
 	}
 	r := newRig(t)
 	r.apply("d", s.addr, serialConfig(link, 1), one)
-	eventually(t, "online", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
+	polltest.Eventually(t, "online", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
 	_ = master.Close()
-	within(t, 5*time.Second, "offline", func() bool {
+	polltest.Within(t, 5*time.Second, "offline", func() bool {
 		st := r.sink.status("d")
 		return st.State == v1beta1.StateOffline && st.Extensions.Data["reason"] == "LinkDown"
 	})
@@ -285,7 +286,7 @@ func TestPain24RenumberedAdapterIsFoundByItsName(t *testing.T) {
 	if err := os.Symlink(again, link); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 10*time.Second, "online again", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
+	polltest.Within(t, 10*time.Second, "online again", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
 }
 
 // One port with two baud rates cannot be: the second device says so.
@@ -295,16 +296,16 @@ func TestConflictingSerialSettings(t *testing.T) {
 	_, path, _ := newPort(t, s.addr)
 	r := newRig(t)
 	r.apply("a", s.addr, serialConfig(path, 1), one)
-	eventually(t, "online", func() bool { return r.sink.state("a") == v1beta1.StateOnline })
+	polltest.Eventually(t, "online", func() bool { return r.sink.state("a") == v1beta1.StateOnline })
 	c := serialConfig(path, 2)
 	c["baudRate"] = 9600
 	r.apply("b", s.addr, c, one)
-	eventually(t, "offline", func() bool { return r.sink.state("b") == v1beta1.StateOffline })
+	polltest.Eventually(t, "offline", func() bool { return r.sink.state("b") == v1beta1.StateOffline })
 	n := r.sink.count("a", "x")
-	eventually(t, "the first goes on", func() bool { return r.sink.count("a", "x") > n+3 })
+	polltest.Eventually(t, "the first goes on", func() bool { return r.sink.count("a", "x") > n+3 })
 	// Once both agree, both work.
 	r.apply("a", s.addr, c, one)
-	eventually(t, "both", func() bool {
+	polltest.Eventually(t, "both", func() bool {
 		return r.sink.state("a") == v1beta1.StateOnline && r.sink.state("b") == v1beta1.StateOnline
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/modbus/modbustest"
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 // Pain 5: devices on one serial port share one queue, whatever their units: on a line
@@ -26,7 +27,7 @@ func TestPain05DevicesOnOnePortDoNotRace(t *testing.T) {
 			prop{name: "y", typ: "INT", ro: true, visitor: visitor("InputRegister", 100*i+1, []any{"dataType", "uint16"}), cycle: 1})
 	}
 	for i := range 6 {
-		within(t, 10*time.Second, "samples", func() bool { return r.sink.count(string(rune('a'+i)), "y") > 10 })
+		polltest.Within(t, 10*time.Second, "samples", func() bool { return r.sink.count(string(rune('a'+i)), "y") > 10 })
 	}
 	r.stop()
 	if l.Early() > 0 {
@@ -76,7 +77,7 @@ func TestPain18PollsAreSpread(t *testing.T) {
 	for i := range 16 {
 		r.apply(fmt.Sprint("d", i), p.addr, map[string]any{"slaveID": i + 1}, prop{name: "x", typ: "INT", visitor: holding(0), cycle: period.Milliseconds()})
 	}
-	eventually(t, "everybody was asked at once, at first", func() bool {
+	polltest.Eventually(t, "everybody was asked at once, at first", func() bool {
 		for i := range 16 {
 			if r.sink.count(fmt.Sprint("d", i), "x") == 0 {
 				return false
@@ -93,7 +94,7 @@ func TestPain18PollsAreSpread(t *testing.T) {
 			send(a)
 		}
 	})
-	within(t, 10*time.Second, "cycles", func() bool { return r.sink.count("d15", "x") > 4 })
+	polltest.Within(t, 10*time.Second, "cycles", func() bool { return r.sink.count("d15", "x") > 4 })
 	mu.Lock()
 	defer mu.Unlock()
 	if len(perSlot) < 4 {
@@ -110,15 +111,15 @@ func TestPain21SilentUnitKeepsTheConnection(t *testing.T) {
 	r := newRig(t)
 	r.apply("a", p.addr, nil, one)
 	r.apply("b", p.addr, map[string]any{"slaveID": 2}, one)
-	eventually(t, "the living", func() bool { return r.sink.count("a", "x") > 3 && r.sink.count("b", "x") > 3 })
+	polltest.Eventually(t, "the living", func() bool { return r.sink.count("a", "x") > 3 && r.sink.count("b", "x") > 3 })
 	var many []prop // enough misses in a row to look like a dead connection
 	for i := range 6 {
 		many = append(many, prop{name: fmt.Sprint("x", i), typ: "INT", visitor: holding(i * 1000), cycle: 20})
 	}
 	r.apply("dead", p.addr, map[string]any{"slaveID": 9, "timeout": 50}, many...)
-	eventually(t, "dead is offline", func() bool { return r.sink.state("dead") == v1beta1.StateOffline })
+	polltest.Eventually(t, "dead is offline", func() bool { return r.sink.state("dead") == v1beta1.StateOffline })
 	n := r.sink.count("a", "x")
-	eventually(t, "the living go on", func() bool { return r.sink.count("a", "x") > n+20 })
+	polltest.Eventually(t, "the living go on", func() bool { return r.sink.count("a", "x") > n+20 })
 	if _, accepted := p.connections(); accepted != 1 {
 		t.Fatalf("%d connections", accepted)
 	}
@@ -136,12 +137,12 @@ func TestDevicesOfOneUnitShareRequests(t *testing.T) {
 	r.apply("b", s.addr, nil, prop{name: "p", typ: "INT", visitor: holding(10), cycle: 50}, prop{name: "q", typ: "INT", visitor: holding(30), cycle: 50})
 	r.apply("slow", s.addr, nil, prop{name: "p", typ: "INT", visitor: holding(5), cycle: 5000})
 	for device, want := range map[string][2]string{"a": {"0", "10"}, "b": {"10", "30"}} {
-		eventually(t, device, func() bool { return r.sink.reported(device, "p") == want[0] && r.sink.reported(device, "q") == want[1] })
+		polltest.Eventually(t, device, func() bool { return r.sink.reported(device, "p") == want[0] && r.sink.reported(device, "q") == want[1] })
 	}
-	eventually(t, "the slow one's first value comes at once", func() bool { return r.sink.reported("slow", "p") == "5" })
+	polltest.Eventually(t, "the slow one's first value comes at once", func() bool { return r.sink.reported("slow", "p") == "5" })
 	n := r.sink.count("b", "q")
 	s.requests()
-	eventually(t, "cycles", func() bool { return r.sink.count("b", "q") >= n+5 })
+	polltest.Eventually(t, "cycles", func() bool { return r.sink.count("b", "q") >= n+5 })
 	log := s.requests()
 	cycles := r.sink.count("b", "q") - n
 	if len(log) > cycles+2 || slices.ContainsFunc(log, func(q request) bool { return q.start != 0 || q.count != 31 }) {
@@ -153,7 +154,7 @@ func TestDevicesOfOneUnitShareRequests(t *testing.T) {
 	}
 	s.requests()
 	n = r.sink.count("a", "q")
-	eventually(t, "the other goes on", func() bool { return r.sink.count("a", "q") >= n+3 })
+	polltest.Eventually(t, "the other goes on", func() bool { return r.sink.count("a", "q") >= n+3 })
 	if log := s.requests(); log[len(log)-1].count != 11 {
 		t.Fatal(log)
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 // Pain 2 where nothing follows the late answer: it is not taken for that of a register
@@ -37,7 +38,7 @@ func TestPain02LateAnswerBeforeSilence(t *testing.T) {
 	c := serialConfig(path, 1)
 	c["timeout"], c["minTimeout"], c["retries"], c["maxRegisters"] = 100, 100, 0, 10
 	r.apply("d", s.addr, c, props...)
-	within(t, 60*time.Second, "silences", func() bool { return silences.Load() > 30 && r.sink.count("d", "good") > 10 })
+	polltest.Within(t, 60*time.Second, "silences", func() bool { return silences.Load() > 30 && r.sink.count("d", "good") > 10 })
 	r.stop()
 	for _, b := range r.sink.samples["d"] {
 		for _, x := range b.Samples {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 func ref(name string) *corev1.LocalObjectReference { return &corev1.LocalObjectReference{Name: name} }
@@ -39,9 +40,9 @@ func TestExampleDevice(t *testing.T) {
 	for property, want := range map[string]string{
 		"temperature": "-10", "pressure": "1.85", "hours": "65538", "running": "true", "alarm": "true", "setpoint": "21.5",
 	} {
-		eventually(t, property, func() bool { return r.sink.reported("boiler-1", property) == want })
+		polltest.Eventually(t, property, func() bool { return r.sink.reported("boiler-1", property) == want })
 	}
-	eventually(t, "ack", func() bool { return r.sink.ack("boiler-1", "setpoint") == "applied" })
+	polltest.Eventually(t, "ack", func() bool { return r.sink.ack("boiler-1", "setpoint") == "applied" })
 	if got := s.get(1, holdings, 0); got != 215 {
 		t.Fatalf("register holds %d", got)
 	}
@@ -80,7 +81,7 @@ func TestWritesReachTheRegister(t *testing.T) {
 		prop{name: "text", typ: "STRING", visitor: holding(30, "limit", 3), desired: "abc"},
 	)
 	for _, p := range []string{"coil", "coils", "one", "two", "bit", "text"} {
-		eventually(t, p, func() bool { return r.sink.ack("d", p) == "applied" })
+		polltest.Eventually(t, p, func() bool { return r.sink.ack("d", p) == "applied" })
 	}
 	bitsOf := 0
 	for i := 11; i >= 0; i-- {
@@ -103,16 +104,16 @@ func TestPain07WriteReachesRegisterWhilePollsSaturateTheLink(t *testing.T) {
 		r.apply(name, p.addr, map[string]any{"slaveID": 9}, prop{name: "x", typ: "INT", visitor: holding(0), cycle: 1}, prop{name: "y", typ: "INT", visitor: visitor("InputRegister", 0, nil), cycle: 1, ro: true})
 	}
 	d := r.apply("d", p.addr, nil, prop{name: "set", typ: "INT", visitor: holding(0), cycle: 1})
-	eventually(t, "polls", func() bool { return r.sink.count("a", "x") > 3 && r.sink.count("d", "set") > 3 })
+	polltest.Eventually(t, "polls", func() bool { return r.sink.count("a", "x") > 3 && r.sink.count("d", "set") > 3 })
 	s.requests()
 	r.desire(d, "set", "77")
-	eventually(t, "write", func() bool { return s.get(1, holdings, 0) == 77 })
+	polltest.Eventually(t, "write", func() bool { return s.get(1, holdings, 0) == 77 })
 	log := s.requests()
 	if before := slices.IndexFunc(log, func(q request) bool { return q.write }); before > 12 { // 1 to 3; 18 if it waited for its turn as a probe does
 		t.Fatalf("the write came after %d requests", before)
 	}
 	n := r.sink.count("a", "x")
-	eventually(t, "polls go on", func() bool { return r.sink.count("a", "x") > n+3 })
+	polltest.Eventually(t, "polls go on", func() bool { return r.sink.count("a", "x") > n+3 })
 }
 
 // A desired value that changed five times on the way arrives once, as the newest; it
@@ -121,12 +122,12 @@ func TestNewestDesiredIsWrittenOnce(t *testing.T) {
 	s := newSlave(t)
 	r := newRig(t)
 	d := r.apply("d", s.addr, nil, prop{name: "set", typ: "INT", visitor: holding(0), cycle: 20, desired: "5"})
-	eventually(t, "ack", func() bool { return r.sink.ack("d", "set") == "applied" })
+	polltest.Eventually(t, "ack", func() bool { return r.sink.ack("d", "set") == "applied" })
 	for range 3 {
 		r.send(d, nil)
 	}
 	n := r.sink.count("d", "set")
-	eventually(t, "polls", func() bool { return r.sink.count("d", "set") > n+3 })
+	polltest.Eventually(t, "polls", func() bool { return r.sink.count("d", "set") > n+3 })
 	r.stop()
 	again := newRigWith(t, r.state)
 	again.rev = 100
@@ -134,10 +135,10 @@ func TestNewestDesiredIsWrittenOnce(t *testing.T) {
 	m.Namespace, m.Name = "ns", "d"
 	m.Spec.Properties = []v1beta1.ModelProperty{{Name: "set", Type: "INT", AccessMode: "ReadWrite"}}
 	again.send(d, nil) // the device comes before its model
-	eventually(t, "waiting", func() bool { return again.sink.event("WaitingForModel") != nil })
+	polltest.Eventually(t, "waiting", func() bool { return again.sink.event("WaitingForModel") != nil })
 	again.send(nil, m)
-	eventually(t, "ack after restart", func() bool { return again.sink.ack("d", "set") == "applied" })
-	eventually(t, "polls after restart", func() bool { return again.sink.count("d", "set") > 3 })
+	polltest.Eventually(t, "ack after restart", func() bool { return again.sink.ack("d", "set") == "applied" })
+	polltest.Eventually(t, "polls after restart", func() bool { return again.sink.count("d", "set") > 3 })
 	if n := s.writes(); n != 1 {
 		t.Fatalf("%d writes: %v", n, s.requests())
 	}
@@ -152,7 +153,7 @@ func TestEqualValueIsAcknowledgedWithoutAWrite(t *testing.T) {
 	s.set(1, holdings, 0, 42)
 	r := newRig(t)
 	r.apply("d", s.addr, nil, prop{name: "set", typ: "INT", visitor: holding(0), desired: "42"})
-	eventually(t, "ack", func() bool { return r.sink.ack("d", "set") == "applied" })
+	polltest.Eventually(t, "ack", func() bool { return r.sink.ack("d", "set") == "applied" })
 	if written, _ := r.sink.audited(); s.writes() != 0 || len(written) != 0 {
 		t.Fatal("written")
 	}
@@ -166,16 +167,16 @@ func TestDesiredWaitsForTheDevice(t *testing.T) {
 	p.set(func(p *proxy) { p.refuse = true })
 	r := newRig(t)
 	d := r.apply("d", p.addr, nil, prop{name: "set", typ: "INT", visitor: holding(0), cycle: 50, desired: "1"})
-	eventually(t, "offline", func() bool { return r.sink.state("d") == v1beta1.StateOffline })
+	polltest.Eventually(t, "offline", func() bool { return r.sink.state("d") == v1beta1.StateOffline })
 	for _, v := range []string{"2", "3", "4", "5"} {
 		r.desire(d, "set", v)
 	}
-	eventually(t, "pending", func() bool {
+	polltest.Eventually(t, "pending", func() bool {
 		o := r.sink.twin("d", "set").ObservedDesired
 		return o != nil && o.Value == "5" && o.Metadata["ack"] == "pending"
 	})
 	p.set(func(p *proxy) { p.refuse = false })
-	within(t, 10*time.Second, "ack", func() bool { return r.sink.ack("d", "set") == "applied" })
+	polltest.Within(t, 10*time.Second, "ack", func() bool { return r.sink.ack("d", "set") == "applied" })
 	if s.get(1, holdings, 0) != 5 || s.writes() != 1 {
 		t.Fatal(s.get(1, holdings, 0), s.writes())
 	}
@@ -197,12 +198,12 @@ func TestPain22ClampedAndIgnoredWritesAreRejected(t *testing.T) {
 		prop{name: "fine", typ: "INT", visitor: holding(0, "offset", 0), desired: ""},
 	)
 	for p, actual := range map[string]string{"clamped": "50", "ignored": "0"} {
-		eventually(t, p, func() bool { return r.sink.ack("d", p) == "rejected" })
+		polltest.Eventually(t, p, func() bool { return r.sink.ack("d", p) == "rejected" })
 		tw := r.sink.twin("d", p)
 		if tw.ObservedDesired.Metadata["reason"] != "ReadBackDiffers" {
 			t.Error(pretty(tw))
 		}
-		eventually(t, p+" reported", func() bool { return r.sink.reported("d", p) == actual })
+		polltest.Eventually(t, p+" reported", func() bool { return r.sink.reported("d", p) == actual })
 	}
 	if r.sink.event("DesiredRejected") == nil {
 		t.Fatal("no event")
@@ -222,12 +223,12 @@ func TestForbiddenValuesAreRejectedUnwritten(t *testing.T) {
 		prop{name: "good", typ: "INT", visitor: holding(5), desired: "8"},
 	)
 	for p, reason := range map[string]string{"low": "OutOfBounds", "high": "OutOfBounds", "readonly": "ReadOnly", "text": "NotValid", "scale": "NotValid"} {
-		eventually(t, p, func() bool { return r.sink.ack("d", p) == "rejected" })
+		polltest.Eventually(t, p, func() bool { return r.sink.ack("d", p) == "rejected" })
 		if got := r.sink.twin("d", p).ObservedDesired.Metadata["reason"]; got != reason {
 			t.Errorf("%s: %s", p, got)
 		}
 	}
-	eventually(t, "good", func() bool { return r.sink.ack("d", "good") == "applied" })
+	polltest.Eventually(t, "good", func() bool { return r.sink.ack("d", "good") == "applied" })
 	if s.writes() != 1 {
 		t.Fatal(s.requests())
 	}
@@ -250,17 +251,17 @@ func TestBadInputLeavesTheRestAlone(t *testing.T) {
 	extra.Spec.Properties = append(extra.Spec.Properties, v1beta1.DeviceProperty{Name: "nowhere"})
 	r.send(extra, nil)
 	for name, state := range map[string]string{"good": v1beta1.StateOnline, "part": devices.StateDegraded, "model": devices.StateDegraded} {
-		eventually(t, name, func() bool { return r.sink.reported(name, "x") == "7" && r.sink.state(name) == state })
+		polltest.Eventually(t, name, func() bool { return r.sink.reported(name, "x") == "7" && r.sink.state(name) == state })
 	}
 	for name, reason := range map[string]string{"proto": "UnknownProtocol", "addr": "InvalidProtocolConfig"} {
-		eventually(t, name, func() bool {
+		polltest.Eventually(t, name, func() bool {
 			st := r.sink.status(name)
 			return st != nil && st.State == devices.StateMisconfigured && st.Extensions.Data["reason"] == reason
 		})
-		eventually(t, name+" event", func() bool { return r.sink.event(reason) != nil })
+		polltest.Eventually(t, name+" event", func() bool { return r.sink.event(reason) != nil })
 	}
 	for name, n := range map[string]int{"part": 2, "model": 1} {
-		eventually(t, name+" problems", func() bool {
+		polltest.Eventually(t, name+" problems", func() bool {
 			list, _ := r.sink.status(name).Extensions.Data["problems"].([]any)
 			return len(list) == n
 		})
@@ -279,14 +280,14 @@ func TestPain19ChangesDisturbNobody(t *testing.T) {
 	r := newRig(t)
 	a := r.apply("a", p.addr, nil, prop{name: "x", typ: "INT", visitor: holding(0), cycle: 10})
 	r.apply("b", p.addr, map[string]any{"unitID": "2"}, prop{name: "x", typ: "INT", visitor: holding(0), cycle: 10})
-	eventually(t, "both", func() bool { return r.sink.count("a", "x") > 0 && r.sink.count("b", "x") > 0 })
+	polltest.Eventually(t, "both", func() bool { return r.sink.count("a", "x") > 0 && r.sink.count("b", "x") > 0 })
 	for i := range 5 {
 		a.Spec.Properties[0].CollectCycle = int64(5 + i)
 		r.send(a, nil)
 		r.desire(a, "x", string(rune('1'+i)))
 	}
 	n, m := r.sink.count("a", "x"), r.sink.count("b", "x")
-	eventually(t, "both go on", func() bool { return r.sink.count("a", "x") > n+3 && r.sink.count("b", "x") > m+3 })
+	polltest.Eventually(t, "both go on", func() bool { return r.sink.count("a", "x") > n+3 && r.sink.count("b", "x") > m+3 })
 	if _, accepted := p.connections(); accepted != 1 {
 		t.Fatalf("%d connections", accepted)
 	}
@@ -296,7 +297,7 @@ func TestDeleteStopsAndForgets(t *testing.T) {
 	s := newSlave(t)
 	r := newRig(t)
 	d := r.apply("d", s.addr, nil, prop{name: "x", typ: "INT", visitor: holding(0), cycle: 10, desired: "1"})
-	eventually(t, "ack", func() bool { return r.sink.ack("d", "x") == "applied" })
+	polltest.Eventually(t, "ack", func() bool { return r.sink.ack("d", "x") == "applied" })
 	if err := r.host.DeleteDevice(context.Background(), "ns", "d", "uid-other"); err != nil {
 		t.Fatal(err)
 	}
@@ -317,7 +318,7 @@ func TestDeleteStopsAndForgets(t *testing.T) {
 	s.set(1, holdings, 0, 0)
 	d.UID = "uid-2"
 	r.send(d, nil)
-	eventually(t, "written anew", func() bool { return s.get(1, holdings, 0) == 1 })
+	polltest.Eventually(t, "written anew", func() bool { return s.get(1, holdings, 0) == 1 })
 }
 
 // A value that somebody else changed is reported, and not written again.
@@ -325,11 +326,11 @@ func TestDriftIsTold(t *testing.T) {
 	s := newSlave(t)
 	r := newRig(t)
 	r.apply("d", s.addr, nil, prop{name: "x", typ: "INT", visitor: holding(0), cycle: 10, desired: "1"})
-	eventually(t, "applied", func() bool { return r.sink.ack("d", "x") == "applied" })
+	polltest.Eventually(t, "applied", func() bool { return r.sink.ack("d", "x") == "applied" })
 	s.set(1, holdings, 0, 9)
-	eventually(t, "drifted", func() bool { return r.sink.ack("d", "x") == "drifted" && r.sink.reported("d", "x") == "9" })
+	polltest.Eventually(t, "drifted", func() bool { return r.sink.ack("d", "x") == "drifted" && r.sink.reported("d", "x") == "9" })
 	s.set(1, holdings, 0, 1)
-	eventually(t, "applied again", func() bool { return r.sink.ack("d", "x") == "applied" })
+	polltest.Eventually(t, "applied again", func() bool { return r.sink.ack("d", "x") == "applied" })
 	if s.writes() != 1 {
 		t.Fatal("fought over")
 	}
@@ -340,7 +341,7 @@ func TestSamplesAreInOrder(t *testing.T) {
 	s := newSlave(t)
 	r := newRig(t)
 	r.apply("d", s.addr, nil, prop{name: "x", typ: "INT", visitor: holding(0), cycle: 2}, prop{name: "y", typ: "INT", visitor: holding(1), cycle: 5})
-	eventually(t, "samples", func() bool { return r.sink.count("d", "x") > 50 })
+	polltest.Eventually(t, "samples", func() bool { return r.sink.count("d", "x") > 50 })
 	r.stop()
 	for i, b := range r.sink.samples["d"] {
 		if b.Sequence != uint64(i+1) || b.Epoch == 0 || b.Node != "n" || b.Device.UID != "uid-d" {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/modbus/modbustest"
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 // patience is the time that an unanswered request counts as in flight.
@@ -131,7 +132,7 @@ func TestWindowTellsAnswersApartByTheirNumber(t *testing.T) {
 		props = append(props, prop{name: fmt.Sprint(i * 150), typ: "INT", ro: true, visitor: visitor("InputRegister", i*150, []any{"dataType", "uint16"}), cycle: 10})
 	}
 	r.apply("d", d.addr, map[string]any{"requestWindow": 6, "timeout": 250, "minTimeout": 250, "retries": 3}, props...)
-	within(t, 60*time.Second, "samples", func() bool { return r.sink.count("d", "3450") > 20 })
+	polltest.Within(t, 60*time.Second, "samples", func() bool { return r.sink.count("d", "3450") > 20 })
 	r.stop()
 	if most := d.most.Load(); most < 4 || most > 6 {
 		t.Errorf("%d requests in flight", most)
@@ -166,14 +167,14 @@ func TestWindowKeepsWritesExclusive(t *testing.T) {
 			prop{name: "x", typ: "INT", visitor: holding(1000 + i*200), cycle: 1})
 	}
 	for i := range 6 {
-		eventually(t, "ack", func() bool { return r.sink.ack(fmt.Sprint("d", i), "bit") == "applied" })
+		polltest.Eventually(t, "ack", func() bool { return r.sink.ack(fmt.Sprint("d", i), "bit") == "applied" })
 	}
 	if got := s.get(1, holdings, 0); got != 0x3f {
 		t.Fatalf("%b", got)
 	}
 	// A connection that breaks with requests in flight is made again.
 	n := r.sink.count("d5", "x")
-	eventually(t, "polls go on", func() bool { return r.sink.count("d5", "x") > n+5 })
+	polltest.Eventually(t, "polls go on", func() bool { return r.sink.count("d5", "x") > n+5 })
 }
 
 // BenchmarkTCPDistant reads 1,000 floats from a slave whose answers take 2 ms on the way.

@@ -9,8 +9,8 @@ import (
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 )
 
-// broker publishes messages at one MQTT broker. It connects when there is something to
-// send, and again when the connection was lost: retrying is the endpoint's.
+// broker publishes messages to one MQTT broker. It connects for the first message, and for
+// the next one after the connection was lost. The endpoint retries.
 type broker struct {
 	options *mqtt.ClientOptions
 	client  mqtt.Client
@@ -23,8 +23,8 @@ func newBroker(address string) *broker {
 	return &broker{options: o}
 }
 
-// send returns when the broker has the message: with QoS 0 when it is written, with 1 and
-// 2 when the broker has said so.
+// send returns once the broker has the message: with QoS 0 when it is written, with 1 and 2
+// when the broker has acknowledged it.
 func (b *broker) send(ctx context.Context, m Message) error {
 	if b.client == nil || !b.client.IsConnectionOpen() {
 		b.close()
@@ -36,7 +36,7 @@ func (b *broker) send(ctx context.Context, m Message) error {
 		b.client = client
 	}
 	if err := wait(ctx, b.client.Publish(m.Target.Topic, m.Target.QoS, m.Target.Retained, m.Body)); err != nil {
-		b.close() // what is on its way must not overtake the next attempt
+		b.close() // a message in flight must not arrive after the next attempt
 		return fmt.Errorf("publish sample on %s: %w", m.Target.Topic, err)
 	}
 	return nil

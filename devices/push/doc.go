@@ -1,9 +1,9 @@
-// Package push sends samples to where the Device API's push methods say: web hooks and
+// Package push sends samples to the targets of the Device API's push methods: web hooks and
 // MQTT brokers outside of the system.
 //
-// It is best effort beside the telemetry stream, which alone is durable: nothing that is
-// pushed holds up a device or its telemetry, what cannot be delivered is tried again from
-// a bounded queue, in order and at least once, and what the queue cannot hold is dropped,
-// oldest first, and counted. Databases and OpenTelemetry are refused with a reason: a
-// consumer of the telemetry stream feeds them without losing anything. The leaf calls it.
+// It is best effort, in addition to the telemetry stream, which alone is durable: pushing
+// never holds up a device or its telemetry, messages that cannot be delivered are retried
+// from a bounded queue, in order and at least once, and those that do not fit into the queue
+// are dropped, oldest first, and counted. Databases and OpenTelemetry are refused with a
+// reason: a consumer of the telemetry stream can feed them without loss. The leaf calls it.
 package push

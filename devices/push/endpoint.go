@@ -9,23 +9,26 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/internal/logonce"
 )
 
 // sender delivers one message after the other to an endpoint.
 type sender interface {
-	// send returns nil after the endpoint has taken the message. An error that wraps
+	// send returns nil after the endpoint has accepted the message. An error that wraps
 	// errRefused is final.
 	send(ctx context.Context, m Message) error
 	close()
 }
 
-// endpoint is a web server or a broker with what waits for it.
+// endpoint is a web server or a broker, with the queue of messages to it.
 type endpoint struct {
-	address string
-	queue   *queue
-	sender  sender
-	log     *zap.Logger
-	// unused is closed when no device names the endpoint any more.
+	address  string
+	queue    *queue
+	sender   sender
+	log      *zap.Logger
+	failures *logonce.Reporter
+	// unused is closed when no device uses the endpoint any longer.
 	unused        chan struct{}
 	sent, refused atomic.Uint64
 }
@@ -33,6 +36,7 @@ type endpoint struct {
 func newEndpoint(address string, limit int, log *zap.Logger) *endpoint {
 	e := &endpoint{address: address, queue: newQueue(limit), unused: make(chan struct{})}
 	e.log = log.With(zap.String("endpoint", redacted(address)))
+	e.failures = logonce.New(e.log)
 	if strings.HasPrefix(address, "http") {
 		e.sender = newWeb()
 	} else {
@@ -54,7 +58,7 @@ func (e *endpoint) run(ctx context.Context) {
 		}
 	}()
 	for ctx.Err() == nil {
-		m, ok := e.queue.take()
+		m, ok := e.queue.pop()
 		if !ok {
 			select {
 			case <-e.queue.wake:
@@ -66,36 +70,31 @@ func (e *endpoint) run(ctx context.Context) {
 	}
 }
 
-// deliver tries until the endpoint takes the message or refuses it for good.
+// deliver retries until the endpoint accepts the message or refuses it for good.
 func (e *endpoint) deliver(ctx context.Context, m Message) {
-	wait := retryWait
-	for failed := false; ; failed = true {
+	for wait := retryWait; ; wait = min(2*wait, retryWaitMax) {
 		attempt, cancel := context.WithTimeout(ctx, m.Target.Timeout)
 		err := e.sender.send(attempt, m)
 		cancel()
 		switch {
-		case err == nil:
-			e.sent.Add(1)
-			if failed {
-				e.log.Info("samples are pushed again")
-			}
-			return
 		case errors.Is(err, errRefused):
 			if e.refused.Add(1) == 1 {
-				e.log.Warn("a pushed sample was refused; the number is counted", zap.Error(err))
+				e.log.Warn("endpoint refuses samples; further refusals are counted only", zap.Error(err))
 			}
 			return
-		case ctx.Err() != nil:
+		case err != nil && ctx.Err() != nil:
 			return
-		case !failed:
-			e.log.Warn("samples cannot be pushed and wait", zap.Error(err))
+		}
+		e.failures.Report("push samples", err)
+		if err == nil {
+			e.sent.Add(1)
+			return
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(wait):
 		}
-		wait = min(2*wait, retryWaitMax)
 	}
 }
 
@@ -105,7 +104,7 @@ func (e *endpoint) stats() Stats {
 	return s
 }
 
-// redacted is an address without its password.
+// redacted returns an address without its password.
 func redacted(address string) string {
 	u, err := url.Parse(address)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// defaultCycle is the period of pushing where reportCycle is 0.
+	// defaultCycle is the period of pushing if reportCycle is 0.
 	defaultCycle   = time.Second
 	defaultTimeout = 5 * time.Second
 	longestTimeout = time.Minute
@@ -25,19 +25,19 @@ const (
 	ReasonInvalid     = "InvalidPushMethod"
 )
 
-// Rule says that the samples of a property go to a target.
+// Rule sends the samples of a property to a target.
 type Rule struct {
 	Property string
-	// Every is the shortest period: of samples that come faster, the first of each
-	// period is pushed. A change of quality is pushed at once.
+	// Every is the shortest period: if samples are more frequent, the first of each period is
+	// pushed. A change of quality is pushed at once.
 	Every  time.Duration
 	Target Target
 }
 
 // Target is a web hook or a topic of an MQTT broker.
 type Target struct {
-	// Endpoint is what is connected to: http://host:port, https://host:port, or the
-	// address of a broker. Targets of one endpoint share its connection and its queue.
+	// Endpoint is the address to connect to: http://host:port, https://host:port, or that of
+	// a broker. Targets with the same endpoint share its connection and its queue.
 	Endpoint string
 	// URL is the web hook; empty for MQTT.
 	URL     string
@@ -48,8 +48,8 @@ type Target struct {
 	Retained bool
 }
 
-// Plan reads the push methods of a device. It is pure. A method with a problem is left
-// out; the others of the device stay in force.
+// Plan returns the rules of a device's push methods. A method with a problem is left out; the
+// others apply. It is a pure function.
 func Plan(d *v1beta1.Device) ([]Rule, []devices.Problem) {
 	var rules []Rule
 	var problems []devices.Problem
@@ -74,37 +74,37 @@ func Plan(d *v1beta1.Device) ([]Rule, []devices.Problem) {
 }
 
 func planProperty(m *v1beta1.PushMethod) (targets []Target, problems []devices.Problem) {
-	complain := func(reason, message string) {
+	problem := func(reason, message string) {
 		problems = append(problems, devices.Problem{Reason: reason, Message: "pushMethod." + message})
 	}
 	if m.HTTP != nil {
 		if t, err := webHook(m.HTTP); err != nil {
-			complain(ReasonInvalid, "http: "+err.Error())
+			problem(ReasonInvalid, "http: "+err.Error())
 		} else {
 			targets = append(targets, t)
 		}
 	}
 	if m.MQTT != nil {
 		if t, err := topic(m.MQTT); err != nil {
-			complain(ReasonInvalid, "mqtt: "+err.Error())
+			problem(ReasonInvalid, "mqtt: "+err.Error())
 		} else {
 			targets = append(targets, t)
 		}
 	}
-	const instead = " is not carried out: let a durable consumer of the stream TELEMETRY feed it"
+	const instead = " is not supported: use a durable consumer of the stream TELEMETRY instead"
 	if m.DBMethod != nil {
-		complain(ReasonUnsupported, "dbMethod"+instead)
+		problem(ReasonUnsupported, "dbMethod"+instead)
 	}
 	if m.OTEL != nil {
-		complain(ReasonUnsupported, "otel"+instead)
+		problem(ReasonUnsupported, "otel"+instead)
 	}
 	if m.AnomalyDetection != nil {
-		complain(ReasonUnsupported, "anomalyDetection"+instead)
+		problem(ReasonUnsupported, "anomalyDetection"+instead)
 	}
 	return targets, problems
 }
 
-// webHook makes a target of hostName (with or without http:// or https://), port (0: the
+// webHook returns the target of hostName (with or without http:// or https://), port (0: the
 // scheme's own), requestPath and timeout (milliseconds).
 func webHook(h *v1beta1.PushMethodHTTP) (Target, error) {
 	base := strings.TrimRight(strings.TrimSpace(h.HostName), "/")
@@ -121,7 +121,7 @@ func webHook(h *v1beta1.PushMethodHTTP) (Target, error) {
 	case u.Scheme != "http" && u.Scheme != "https":
 		return Target{}, fmt.Errorf("hostName %q: the scheme is neither http nor https", h.HostName)
 	case u.Hostname() == "" || u.Path != "" || u.RawQuery != "":
-		return Target{}, fmt.Errorf("hostName %q is not the name of a host", h.HostName)
+		return Target{}, fmt.Errorf("hostName %q is not a host name", h.HostName)
 	case h.Port < 0 || h.Port > 65535:
 		return Target{}, fmt.Errorf("port %d is not within 0 and 65535", h.Port)
 	case h.Timeout < 0 || time.Duration(h.Timeout)*time.Millisecond > longestTimeout:
@@ -143,7 +143,7 @@ func webHook(h *v1beta1.PushMethodHTTP) (Target, error) {
 	return Target{Endpoint: endpoint, URL: hook.String(), Timeout: timeout}, nil
 }
 
-// topic makes a target of address (host:port, or with tcp://, mqtt://, ssl://, tls://,
+// topic returns the target of address (host:port, or with tcp://, mqtt://, ssl://, tls://,
 // mqtts://, ws:// or wss://), topic, qos and retained.
 func topic(m *v1beta1.PushMethodMQTT) (Target, error) {
 	address := strings.TrimSpace(m.Address)
@@ -167,7 +167,7 @@ func topic(m *v1beta1.PushMethodMQTT) (Target, error) {
 	switch u.Scheme {
 	case "tcp", "mqtt", "ssl", "tls", "mqtts", "ws", "wss":
 	default:
-		return Target{}, fmt.Errorf("address %q: scheme %q is not one of MQTT", m.Address, u.Scheme)
+		return Target{}, fmt.Errorf("address %q: scheme %q is not an MQTT scheme", m.Address, u.Scheme)
 	}
 	if u.Port() == "" && !strings.HasPrefix(u.Scheme, "ws") {
 		port := map[bool]string{true: "8883", false: "1883"}[u.Scheme == "ssl" || u.Scheme == "tls" || u.Scheme == "mqtts"]

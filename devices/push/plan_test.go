@@ -54,14 +54,14 @@ func TestPlan(t *testing.T) {
 		{`{"http":{"hostName":"ftp://x"}}`, "", "neither http nor https"},
 		{`{"http":{"hostName":"x","port":70000}}`, "", "port 70000"},
 		{`{"http":{"hostName":"x","timeout":600000}}`, "", "timeout 600000"},
-		{`{"http":{"hostName":"x/y"}}`, "", "not the name of a host"},
+		{`{"http":{"hostName":"x/y"}}`, "", "is not a host name"},
 		{`{"mqtt":{"topic":"t"}}`, "", "address is empty"},
 		{`{"mqtt":{"address":"x","topic":"a/#"}}`, "", "wildcards"},
 		{`{"mqtt":{"address":"x","topic":"t","qos":3}}`, "", "qos 3"},
 		{`{"mqtt":{"address":"amqp://x","topic":"t"}}`, "", `scheme "amqp"`},
-		{`{"dbMethod":{"redis":{"redisClientConfig":{"addr":"x:6379"}}}}`, "", "dbMethod is not carried out: let a durable consumer of the stream TELEMETRY"},
-		{`{"otel":{"endpointURL":"http://x"}}`, "", "otel is not carried out: let a durable consumer of the stream TELEMETRY"},
-		{`{"anomalyDetection":{"a":1}}`, "", "anomalyDetection is not carried out"},
+		{`{"dbMethod":{"redis":{"redisClientConfig":{"addr":"x:6379"}}}}`, "", "dbMethod is not supported: use a durable consumer of the stream TELEMETRY"},
+		{`{"otel":{"endpointURL":"http://x"}}`, "", "otel is not supported: use a durable consumer of the stream TELEMETRY"},
+		{`{"anomalyDetection":{"a":1}}`, "", "anomalyDetection is not supported"},
 	} {
 		rules, problems := Plan(device(t, map[string]string{"temperature": c.method}))
 		switch {

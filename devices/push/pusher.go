@@ -19,12 +19,12 @@ const (
 	retryWaitMax = 30 * time.Second
 )
 
-// errRefused reports that an endpoint will not take a message however often it is sent.
+// errRefused reports that an endpoint will never accept a message.
 var errRefused = errors.New("refused")
 
-// Config is what a Pusher needs.
+// Config configures a Pusher.
 type Config struct {
-	// Queue is how many messages wait for one endpoint at most; zero: 1,024.
+	// Queue bounds the messages that wait for one endpoint; zero: 1,024.
 	Queue int
 	// Log may be nil.
 	Log *zap.Logger
@@ -41,16 +41,16 @@ type Pusher struct {
 	start     func(*endpoint) // set while Run runs
 }
 
-// Stats is what became of the messages to one endpoint since the start.
+// Stats counts the messages to one endpoint since the start.
 type Stats struct {
 	Endpoint string
-	// Sent were taken by the endpoint, Refused were not and will not be, Dropped were
-	// never tried to the end because newer ones needed the room, Waiting are in the queue.
+	// Sent counts messages that the endpoint has accepted, Refused those that it never will,
+	// Dropped those that a full queue has dropped, and Waiting those in the queue.
 	Sent, Refused, Dropped uint64
 	Waiting                int
 }
 
-// New returns a Pusher that does nothing yet.
+// New returns a Pusher. It does no I/O and starts nothing.
 func New(cfg Config) *Pusher {
 	if cfg.Queue <= 0 {
 		cfg.Queue = 1024
@@ -61,7 +61,7 @@ func New(cfg Config) *Pusher {
 	return &Pusher{cfg: cfg, schedules: map[string]*schedule{}, endpoints: map[string]*endpoint{}}
 }
 
-// Run sends until ctx ends and everything it started has stopped. What waits then is
+// Run sends until ctx ends and everything it started has stopped. Messages that wait then are
 // lost. It may be called once.
 func (p *Pusher) Run(ctx context.Context) error {
 	var running sync.WaitGroup
@@ -79,8 +79,7 @@ func (p *Pusher) Run(ctx context.Context) error {
 	return nil
 }
 
-// Apply makes the pusher follow the push methods of a device as it now is and returns
-// what is wrong with them.
+// Apply sets or replaces the push methods of a device and returns their problems.
 func (p *Pusher) Apply(d *v1beta1.Device) []devices.Problem {
 	rules, problems := Plan(d)
 	p.mu.Lock()
@@ -91,24 +90,25 @@ func (p *Pusher) Apply(d *v1beta1.Device) []devices.Problem {
 	} else {
 		p.schedules[k] = newSchedule(rules, p.schedules[k])
 	}
-	p.settle()
+	p.updateEndpoints()
 	return problems
 }
 
-// Remove forgets a device.
+// Remove removes the push methods of a device.
 func (p *Pusher) Remove(namespace, name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.schedules, namespace+"/"+name)
-	p.settle()
+	p.updateEndpoints()
 }
 
-// settle makes the endpoints those of the schedules. p.mu is held.
-func (p *Pusher) settle() {
+// updateEndpoints starts and stops endpoints so that they are those of the schedules. The
+// caller holds p.mu.
+func (p *Pusher) updateEndpoints() {
 	used := map[string]bool{}
 	for _, s := range p.schedules {
-		for _, turns := range s.rules {
-			for _, t := range turns {
+		for _, entries := range s.rules {
+			for _, t := range entries {
 				used[t.Target.Endpoint] = true
 			}
 		}
@@ -129,7 +129,7 @@ func (p *Pusher) settle() {
 	}
 }
 
-// Offer takes the samples of a device that are due. It never blocks.
+// Offer queues those samples of a device that are due. It never blocks.
 func (p *Pusher) Offer(b *devices.Samples) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -139,14 +139,14 @@ func (p *Pusher) Offer(b *devices.Samples) {
 	}
 	messages, err := s.due(b)
 	if err != nil {
-		p.cfg.Log.Warn("samples are not pushed", zap.String("device", b.Device.String()), zap.Error(err))
+		p.cfg.Log.Warn("encode samples for push", zap.String("device", b.Device.String()), zap.Error(err))
 	}
 	for _, m := range messages {
 		p.endpoints[m.Target.Endpoint].queue.put(m)
 	}
 }
 
-// Stats tells of every endpoint in use, by address.
+// Stats returns the counters of every endpoint in use, in order of address.
 func (p *Pusher) Stats() []Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -22,11 +22,12 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// inbox is what a counterpart has received.
+// inbox records received messages.
 type inbox struct {
 	mu     sync.Mutex
 	bodies []string
@@ -78,15 +79,6 @@ func bodies(from, to int) (all []string) {
 	return all
 }
 
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for start := time.Now(); !cond(); time.Sleep(5 * time.Millisecond) {
-		if time.Since(start) > 15*time.Second {
-			t.Fatalf("%s: not within 15 s", what)
-		}
-	}
-}
-
 func want(t *testing.T, got, want []string) {
 	t.Helper()
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
@@ -133,17 +125,17 @@ func TestWebHook(t *testing.T) {
 	}
 	offer(p, 1)
 	offer(p, 2)
-	eventually(t, "two samples", func() bool { return len(received.all()) == 2 })
+	polltest.Eventually(t, "two samples", func() bool { return len(received.all()) == 2 })
 	status.Store(http.StatusServiceUnavailable)
 	offer(p, 3)
 	offer(p, 4)
-	eventually(t, "samples that wait", func() bool { s := p.Stats(); return s[0].Waiting == 1 && s[0].Sent == 2 })
+	polltest.Eventually(t, "samples that wait", func() bool { s := p.Stats(); return s[0].Waiting == 1 && s[0].Sent == 2 })
 	status.Store(http.StatusOK)
-	eventually(t, "what was not taken", func() bool { return len(received.all()) == 4 })
+	polltest.Eventually(t, "what was not taken", func() bool { return len(received.all()) == 4 })
 	want(t, received.all(), bodies(1, 4))
 	status.Store(http.StatusBadRequest)
 	offer(p, 5)
-	eventually(t, "a refusal", func() bool { return p.Stats()[0].Refused == 1 })
+	polltest.Eventually(t, "a refusal", func() bool { return p.Stats()[0].Refused == 1 })
 	p.Remove("default", "boiler")
 	offer(p, 6)
 	if s := p.Stats(); len(s) != 0 {
@@ -162,7 +154,7 @@ func TestADeadEndpointHoldsUpNobody(t *testing.T) {
 	p := run(t, 10)
 	p.Apply(device(t, httpMethod("http://"+address)))
 	offer(p, 1)
-	eventually(t, "an attempt", func() bool { return p.Stats()[0].Waiting == 0 }) // taken out, being tried
+	polltest.Eventually(t, "an attempt", func() bool { return p.Stats()[0].Waiting == 0 }) // taken out, being tried
 	start := time.Now()
 	for n := 2; n <= 2000; n++ {
 		offer(p, n)
@@ -181,7 +173,7 @@ func TestADeadEndpointHoldsUpNobody(t *testing.T) {
 	}
 	back.Start()
 	defer back.Close()
-	eventually(t, "the newest", func() bool { return len(received.all()) == 11 })
+	polltest.Eventually(t, "the newest", func() bool { return len(received.all()) == 11 })
 	want(t, received.all(), append(bodies(1, 1), bodies(1991, 2000)...))
 }
 
@@ -200,13 +192,13 @@ func TestBroker(t *testing.T) {
 			}
 			offer(p, 1)
 			offer(p, 2)
-			eventually(t, "two samples", func() bool { return len(received.all()) == 2 && p.Stats()[0].Sent == 2 })
+			polltest.Eventually(t, "two samples", func() bool { return len(received.all()) == 2 && p.Stats()[0].Sent == 2 })
 			line.Cut()
 			if qos > 0 { // with QoS 0 the first after a cut may be lost on the way
 				offer(p, 3)
 				offer(p, 4)
 				line.Heal()
-				eventually(t, "what waited", func() bool { return len(received.all()) >= 4 })
+				polltest.Eventually(t, "what waited", func() bool { return len(received.all()) >= 4 })
 				want(t, received.all(), bodies(1, 4))
 			}
 		})

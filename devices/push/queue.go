@@ -2,7 +2,8 @@ package push
 
 import "sync"
 
-// queue holds what waits for an endpoint, oldest first. When it is full the oldest goes.
+// queue holds the messages that wait for an endpoint, oldest first. If it is full, put drops
+// the oldest.
 type queue struct {
 	mu       sync.Mutex
 	messages []Message
@@ -13,7 +14,7 @@ type queue struct {
 
 func newQueue(limit int) *queue { return &queue{limit: limit, wake: make(chan struct{}, 1)} }
 
-// put never blocks.
+// put appends a message. It never blocks.
 func (q *queue) put(m Message) {
 	q.mu.Lock()
 	if len(q.messages) >= q.limit {
@@ -29,7 +30,7 @@ func (q *queue) put(m Message) {
 	}
 }
 
-func (q *queue) take() (Message, bool) {
+func (q *queue) pop() (Message, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.messages) == 0 {

@@ -6,14 +6,14 @@ import (
 	"github.com/petiole-io/petiole/devices"
 )
 
-// Message is one sample on its way to one target.
+// Message is one sample for one target.
 type Message struct {
 	Target Target
 	Body   []byte
 }
 
-// Body is what is pushed: one sample as JSON. Value is a number, a truth value, a text
-// (bytes: hexadecimal), or null when the quality is bad. Time is ms since 1970.
+// Body is the body of a message: one sample as JSON. Value is a number, a boolean, a string
+// (of bytes: hexadecimal), or null if the quality is bad. Time is ms since 1970.
 type Body struct {
 	Namespace string          `json:"namespace"`
 	Device    string          `json:"device"`
@@ -24,25 +24,24 @@ type Body struct {
 	Time      int64           `json:"time"`
 }
 
-// schedule decides which samples of one device are due. It is no more than the rules
-// and when each was last obeyed, and is not safe for concurrent use.
+// schedule decides which samples of one device are due. It is not safe for concurrent use.
 type schedule struct {
-	rules map[string][]*turn // by property
+	rules map[string][]*entry // by property
 }
 
-// turn is a rule with when it is due again, in ms since 1970.
-type turn struct {
+// entry is a rule and when it is due again, in ms since 1970.
+type entry struct {
 	Rule
 	next    int64
 	quality devices.Quality
 }
 
-// newSchedule takes the turns of an earlier one over where the rule is the same, so that
-// a change of the device does not push everything at once.
+// newSchedule returns a schedule that keeps the due times of an earlier one for equal rules, so
+// that a change of the device does not push everything at once.
 func newSchedule(rules []Rule, earlier *schedule) *schedule {
-	s := &schedule{rules: map[string][]*turn{}}
+	s := &schedule{rules: map[string][]*entry{}}
 	for _, r := range rules {
-		t := &turn{Rule: r}
+		t := &entry{Rule: r}
 		if earlier != nil {
 			for _, was := range earlier.rules[r.Property] {
 				if was.Rule == r {
@@ -55,13 +54,13 @@ func newSchedule(rules []Rule, earlier *schedule) *schedule {
 	return s
 }
 
-// due makes the messages of a batch.
+// due returns the messages that are due for a batch of samples.
 func (s *schedule) due(b *devices.Samples) ([]Message, error) {
 	var out []Message
 	for _, sample := range b.Samples {
 		var body []byte
 		for _, t := range s.rules[sample.Property] {
-			if !t.take(sample) {
+			if !t.due(sample) {
 				continue
 			}
 			if body == nil {
@@ -80,10 +79,10 @@ func (s *schedule) due(b *devices.Samples) ([]Message, error) {
 	return out, nil
 }
 
-// take tells whether a sample is due. Periods are kept on the average: reading is never
-// exactly periodic, so a tenth of the period too early is in time. A clock that was set
-// back starts a new period.
-func (t *turn) take(s devices.Sample) bool {
+// due reports whether a sample is due, and schedules the next one. Periods are kept on
+// average: since reading is never exactly periodic, a sample may be early by a tenth of the
+// period. A clock that was set back starts a new period.
+func (t *entry) due(s devices.Sample) bool {
 	every := t.Every.Milliseconds()
 	early := t.next - s.Time
 	if t.quality == s.Quality && early > every/10 && early <= 2*every {

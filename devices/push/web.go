@@ -8,7 +8,7 @@ import (
 	"net/http"
 )
 
-// web posts messages to web hooks of one server, over a connection that is kept.
+// web posts messages to the web hooks of one server, over one connection.
 type web struct{ client *http.Client }
 
 func newWeb() *web {
@@ -17,30 +17,30 @@ func newWeb() *web {
 	}}}
 }
 
-// send posts the body as application/json. Any answer of 2xx takes it; 408, 425, 429 and
-// 5xx are tried again; every other answer is final (RFC 9110, section 15).
+// send posts the body as application/json. A 2xx response accepts it; 408, 425, 429 and 5xx
+// are retried; every other response is final (RFC 9110, section 15).
 func (w *web) send(ctx context.Context, m Message) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, m.Target.URL, bytes.NewReader(m.Body))
 	if err != nil {
 		return fmt.Errorf("post sample: %w: %w", errRefused, err)
 	}
 	request.Header.Set("Content-Type", "application/json")
-	answer, err := w.client.Do(request)
+	response, err := w.client.Do(request)
 	if err != nil {
 		return fmt.Errorf("post sample: %w", err)
 	}
-	defer answer.Body.Close()
-	// The connection is used again only when the answer has been read.
-	if _, err := io.Copy(io.Discard, io.LimitReader(answer.Body, 64<<10)); err != nil {
-		return fmt.Errorf("post sample: read answer: %w", err)
+	defer response.Body.Close()
+	// The connection is reused only if the response has been read.
+	if _, err := io.Copy(io.Discard, io.LimitReader(response.Body, 64<<10)); err != nil {
+		return fmt.Errorf("post sample: read response: %w", err)
 	}
-	switch c := answer.StatusCode; {
+	switch c := response.StatusCode; {
 	case c >= 200 && c < 300:
 		return nil
 	case c == http.StatusRequestTimeout || c == http.StatusTooEarly || c == http.StatusTooManyRequests || c >= 500:
-		return fmt.Errorf("post sample: answer %s", answer.Status)
+		return fmt.Errorf("post sample: response %s", response.Status)
 	default:
-		return fmt.Errorf("post sample: %w: answer %s", errRefused, answer.Status)
+		return fmt.Errorf("post sample: %w: response %s", errRefused, response.Status)
 	}
 }
 
