@@ -18,9 +18,9 @@ import (
 const (
 	reconnectMin = 200 * time.Millisecond
 	reconnectMax = 10 * time.Second
-	// stateCycle is how often the state is told again: the leaf may have missed it.
+	// stateCycle is the period of state reports: the leaf may have missed one.
 	stateCycle = 10 * time.Second
-	// nodesPerRead is how many values servers give at once.
+	// nodesPerRead is the number of values in one read, which servers bound.
 	nodesPerRead = 32
 )
 
@@ -31,35 +31,35 @@ type device struct {
 
 	mu      sync.Mutex
 	config  *dmi.Device
-	desired map[string]wish
+	desired map[string]desiredValue
 }
 
-// wish is a desired value. Done tells that it was written, or never can be; command that
-// it is one of a command, which is written also when the variable has it.
-type wish struct {
+// desiredValue is a desired value. Done reports that it was written, or never can be.
+// Command marks the value of a command, which is written even if the variable has it.
+type desiredValue struct {
 	value, stamp  string
 	command, done bool
 }
 
-// differs reports whether a value is to be written over what the variable has: that of a
-// command is in any case.
-func (w wish) differs(value, now *ua.Variant) bool { return w.command || !equal(value, now) }
+// mustWrite reports whether to write a value to a variable: it differs from the present one,
+// or is that of a command.
+func (w desiredValue) mustWrite(value, now *ua.Variant) bool { return w.command || !equal(value, now) }
 
 func newDevice(d *dmi.Device, model *dmi.DeviceModel, log *zap.Logger) (*device, error) {
 	s, err := parse(d, model)
 	if err != nil {
 		return nil, err
 	}
-	x := &device{settings: s, config: d, desired: map[string]wish{}, log: log.With(zap.String("device", d.GetNamespace()+"/"+d.GetName()))}
-	x.want(d)
+	x := &device{settings: s, config: d, desired: map[string]desiredValue{}, log: log.With(zap.String("device", d.GetNamespace()+"/"+d.GetName()))}
+	x.setDesired(d)
 	return x, nil
 }
 
-// want takes desired values over. One that was dealt with is left alone.
-func (x *device) want(d *dmi.Device) {
-	next := map[string]wish{}
+// setDesired replaces the desired values. One that is done stays done.
+func (x *device) setDesired(d *dmi.Device) {
+	next := map[string]desiredValue{}
 	for _, p := range d.GetSpec().GetProperties() {
-		w := wish{value: p.GetDesired().GetValue(), stamp: p.GetDesired().GetMetadata()["timestamp"], command: p.GetDesired().GetMetadata()["command"] == "true"}
+		w := desiredValue{value: p.GetDesired().GetValue(), stamp: p.GetDesired().GetMetadata()["timestamp"], command: p.GetDesired().GetMetadata()["command"] == "true"}
 		if w.value == "" {
 			continue
 		}
@@ -71,15 +71,15 @@ func (x *device) want(d *dmi.Device) {
 	x.config, x.desired = d, next
 }
 
-// adopt takes the desired values of another form of the device over, if that is all in
-// which they differ.
-func (x *device) adopt(next *device) bool {
+// update takes over the desired values of a new version of the device. It returns false if
+// anything else differs.
+func (x *device) update(next *device) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if !proto.Equal(withoutDesired(x.config), withoutDesired(next.config)) {
 		return false
 	}
-	x.want(next.config)
+	x.setDesired(next.config)
 	return true
 }
 
@@ -101,19 +101,19 @@ func (x *device) object() *dmi.Device {
 // run connects and polls until ctx ends.
 func (x *device) run(ctx context.Context, leaf dmi.DeviceManagerServiceClient) {
 	wait := reconnectMin
-	var told time.Time
+	var reported time.Time // when the state was last reported
 	failed := false
 	for ctx.Err() == nil {
-		err := x.operate(ctx, leaf, func() { wait, failed, told = reconnectMin, false, time.Time{} })
+		err := x.operate(ctx, leaf, func() { wait, failed, reported = reconnectMin, false, time.Time{} })
 		if ctx.Err() != nil {
 			return
 		}
 		if !failed {
-			x.log.Warn("server is away", zap.Error(err))
+			x.log.Warn("OPC UA server cannot be reached", zap.Error(err))
 		}
 		failed = true
-		if time.Since(told) > stateCycle {
-			told = time.Now()
+		if time.Since(reported) > stateCycle {
+			reported = time.Now()
 			x.state(ctx, leaf, "offline")
 		}
 		select {
@@ -124,12 +124,12 @@ func (x *device) run(ctx context.Context, leaf dmi.DeviceManagerServiceClient) {
 	}
 }
 
-// operate polls over one connection until it fails. Connected is called when it stands.
+// operate polls over one connection until it fails. It calls connected once it is open.
 func (x *device) operate(ctx context.Context, leaf dmi.DeviceManagerServiceClient, connected func()) error {
 	client, err := opcua.NewClient(x.settings.url, opcua.AutoReconnect(false), opcua.SecurityMode(ua.MessageSecurityModeNone),
 		opcua.RequestTimeout(x.settings.timeout), opcua.DialTimeout(x.settings.timeout))
 	if err != nil {
-		return fmt.Errorf("make client: %w", err)
+		return fmt.Errorf("create client: %w", err)
 	}
 	attempt, cancel := context.WithTimeout(ctx, x.settings.timeout)
 	err = client.Connect(attempt)
@@ -137,18 +137,18 @@ func (x *device) operate(ctx context.Context, leaf dmi.DeviceManagerServiceClien
 	defer func() {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
-		_ = client.Close(last) // a broken connection has nothing to be closed
+		_ = client.Close(last) // closing a broken connection fails
 	}()
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
 	connected()
-	x.log.Info("server answers")
+	x.log.Info("connected to OPC UA server")
 	due := make([]time.Time, len(x.settings.variables))
-	var told time.Time
+	var reported time.Time
 	for ctx.Err() == nil {
-		if time.Since(told) > stateCycle {
-			told = time.Now()
+		if time.Since(reported) > stateCycle {
+			reported = time.Now()
 			x.state(ctx, leaf, "online")
 		}
 		next, err := x.poll(ctx, client, leaf, due)
@@ -163,7 +163,7 @@ func (x *device) operate(ctx context.Context, leaf dmi.DeviceManagerServiceClien
 	return nil
 }
 
-// poll reads what is due, and answers when something will be again.
+// poll reads the variables that are due, and returns when the next one is.
 func (x *device) poll(ctx context.Context, client *opcua.Client, leaf dmi.DeviceManagerServiceClient, due []time.Time) (next time.Time, err error) {
 	now := time.Now()
 	next = now.Add(defaultCycle)
@@ -187,7 +187,7 @@ func (x *device) poll(ctx context.Context, client *opcua.Client, leaf dmi.Device
 	return next, nil
 }
 
-// read reads variables at once, writes what is desired of them, and reports.
+// read reads variables with one request, writes their desired values, and reports them.
 func (x *device) read(ctx context.Context, client *opcua.Client, leaf dmi.DeviceManagerServiceClient, variables []variable) error {
 	request := &ua.ReadRequest{TimestampsToReturn: ua.TimestampsToReturnNeither}
 	for _, v := range variables {
@@ -199,16 +199,16 @@ func (x *device) read(ctx context.Context, client *opcua.Client, leaf dmi.Device
 		return fmt.Errorf("read: %w", err)
 	}
 	if len(answer.Results) != len(variables) {
-		return fmt.Errorf("read: %d answers to %d questions", len(answer.Results), len(variables))
+		return fmt.Errorf("read: %d results for %d variables", len(answer.Results), len(variables))
 	}
 	var twins []*dmi.Twin
 	for i, v := range variables {
 		value := answer.Results[i]
-		written, err := x.fulfil(ctx, client, v, value)
+		written, err := x.writeDesired(ctx, client, v, value)
 		if err != nil {
 			return err
 		}
-		if written { // what it is now is seen in the next cycle
+		if written { // the next cycle reports the new value
 			continue
 		}
 		twins = append(twins, x.twin(v, value, at))
@@ -217,10 +217,10 @@ func (x *device) read(ctx context.Context, client *opcua.Client, leaf dmi.Device
 	return nil
 }
 
-// fulfil writes the value that is desired of a variable, if it has another one, and that
-// of a command in any case, once. An error means that the connection is broken; a value
-// that the server refuses is given up, and so is a command that was cut off.
-func (x *device) fulfil(ctx context.Context, client *opcua.Client, v variable, now *ua.DataValue) (written bool, err error) {
+// writeDesired writes the desired value of a variable if it has another one, and that of a
+// command in any case, once. An error means that the connection is broken. A value that the
+// server refuses is not retried, nor is a command after a broken connection.
+func (x *device) writeDesired(ctx context.Context, client *opcua.Client, v variable, now *ua.DataValue) (written bool, err error) {
 	x.mu.Lock()
 	w, ok := x.desired[v.property]
 	x.mu.Unlock()
@@ -228,14 +228,14 @@ func (x *device) fulfil(ctx context.Context, client *opcua.Client, v variable, n
 		return false, nil
 	}
 	value, wrong := variant(w.value, now.Value)
-	if wrong == nil && w.differs(value, now.Value) {
+	if wrong == nil && w.mustWrite(value, now.Value) {
 		answer, err := client.Write(ctx, &ua.WriteRequest{NodesToWrite: []*ua.WriteValue{{
 			NodeID: v.node, AttributeID: ua.AttributeIDValue,
 			Value: &ua.DataValue{EncodingMask: ua.DataValueValue, Value: value},
 		}}})
 		if err != nil {
 			if w.command {
-				x.settled(v.property, w)
+				x.markDone(v.property, w)
 			}
 			return false, fmt.Errorf("write %s: %w", v.property, err)
 		}
@@ -245,14 +245,14 @@ func (x *device) fulfil(ctx context.Context, client *opcua.Client, v variable, n
 		written = wrong == nil
 	}
 	if wrong != nil {
-		x.log.Warn("desired value is not written", zap.String("property", v.property), zap.String("value", w.value), zap.Error(wrong))
+		x.log.Warn("desired value cannot be written", zap.String("property", v.property), zap.String("value", w.value), zap.Error(wrong))
 	}
-	x.settled(v.property, w)
+	x.markDone(v.property, w)
 	return written, nil
 }
 
-// settled remembers that a value needs no further write, unless it is another one by now.
-func (x *device) settled(property string, w wish) {
+// markDone records that a value needs no further write, unless it has changed by now.
+func (x *device) markDone(property string, w desiredValue) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if now := x.desired[property]; now.value == w.value && now.stamp == w.stamp {
@@ -261,8 +261,7 @@ func (x *device) settled(property string, w wish) {
 	}
 }
 
-// twin makes the report of a value that was read at a time. Quality and reason are what
-// the server said of it.
+// twin returns the report of a value. Quality and reason follow from the server's status.
 func (x *device) twin(v variable, value *ua.DataValue, at time.Time) *dmi.Twin {
 	quality, reason := "good", ""
 	if value.EncodingMask&ua.DataValueStatusCode != 0 {
@@ -292,7 +291,7 @@ func (x *device) twin(v variable, value *ua.DataValue, at time.Time) *dmi.Twin {
 	}
 }
 
-// report reports twins. What cannot be told now is too old later.
+// report reports twins. It does not retry: a later report would be outdated.
 func (x *device) report(ctx context.Context, leaf dmi.DeviceManagerServiceClient, twins []*dmi.Twin) {
 	if len(twins) == 0 {
 		return
@@ -304,7 +303,7 @@ func (x *device) report(ctx context.Context, leaf dmi.DeviceManagerServiceClient
 		DeviceName: d.GetName(), DeviceNamespace: d.GetNamespace(), ReportedDevice: &dmi.DeviceStatus{Twins: twins},
 	})
 	if err != nil {
-		x.log.Debug("report is lost", zap.Error(err))
+		x.log.Debug("report values to the leaf", zap.Error(err))
 	}
 }
 
@@ -315,6 +314,6 @@ func (x *device) state(ctx context.Context, leaf dmi.DeviceManagerServiceClient,
 	if _, err := leaf.ReportDeviceStates(ctx, &dmi.ReportDeviceStatesRequest{
 		DeviceName: d.GetName(), DeviceNamespace: d.GetNamespace(), State: state,
 	}); err != nil {
-		x.log.Debug("state is lost", zap.Error(err))
+		x.log.Debug("report state to the leaf", zap.Error(err))
 	}
 }

@@ -8,8 +8,8 @@ import (
 	dmi "github.com/petiole-io/petiole/devices/dmi/v1beta1"
 )
 
-// TestCommandIsWrittenOnceInAnyCase: a value that is marked as a command's is written also
-// when the variable has it, each time it comes again and never twice; a desired one is not.
+// TestCommandIsWrittenOnceInAnyCase: the value of a command is written even if the variable
+// has it, once for each command; a desired value is not.
 func TestCommandIsWrittenOnceInAnyCase(t *testing.T) {
 	told := func(stamp, command string) *dmi.Device {
 		return &dmi.Device{Spec: &dmi.DeviceSpec{Properties: []*dmi.DeviceProperty{{Name: "speed", Desired: &dmi.TwinProperty{
@@ -22,11 +22,11 @@ func TestCommandIsWrittenOnceInAnyCase(t *testing.T) {
 		stamp, command string
 		done, differs  bool
 	}{{"1", "", false, false}, {"2", "true", false, true}, {"2", "true", true, true}, {"3", "true", false, true}, {"4", "", false, false}} {
-		x.want(told(c.stamp, c.command))
+		x.setDesired(told(c.stamp, c.command))
 		w := x.desired["speed"]
-		if w.done != c.done || w.differs(same, same) != c.differs || !w.differs(same, ua.MustVariant(int32(1))) {
+		if w.done != c.done || w.mustWrite(same, same) != c.differs || !w.mustWrite(same, ua.MustVariant(int32(1))) {
 			t.Errorf("%+v: %+v", c, w)
 		}
-		x.settled("speed", w)
+		x.markDone("speed", w)
 	}
 }

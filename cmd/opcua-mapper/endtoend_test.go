@@ -24,7 +24,7 @@ import (
 const examples = "../../deploy/kubernetes/examples"
 
 // TestEndToEnd: a real OPC UA server, the mapper as a process of its own, and the leaf's
-// device host; each of the first two is killed and started again.
+// device host; the first two are killed and started again.
 func TestEndToEnd(t *testing.T) {
 	dir := t.TempDir()
 	address := freeAddress(t)
@@ -69,7 +69,7 @@ common:
 		t.Errorf("the server has %v", got)
 	}
 
-	// The mapper dies and comes again.
+	// The mapper is killed and started again.
 	kill(t, mapper)
 	sink.await(t, "offline without its mapper", func(s *v1beta1.DeviceStatus) bool {
 		return s.Status.State == v1beta1.StateOffline && s.Status.Extensions.Data["reason"] == dmi.ReasonMapperAway
@@ -79,7 +79,7 @@ common:
 		return s.Status.State == v1beta1.StateOnline && reported(s, "speed") == "1200"
 	})
 
-	// The server dies and comes again, with its values as they were at first.
+	// The server is killed and started again, with its initial values.
 	kill(t, server)
 	sink.await(t, "offline without its server", func(s *v1beta1.DeviceStatus) bool {
 		return s.Status.State == v1beta1.StateOffline && s.Status.Extensions.Data["reason"] == "ReportedOffline"
@@ -94,7 +94,7 @@ common:
 		return acked(s, "speed") == devices.Applied && reported(s, "speed") == "1300"
 	})
 
-	// A node that is not there is one bad value, and no more.
+	// A node that does not exist is one bad value, and no more.
 	broken := press.DeepCopy()
 	broken.Spec.Properties[0].Visitors = &v1beta1.VisitorConfig{ConfigData: &v1beta1.CustomizedValue{Data: map[string]any{"nodeID": "ns=1;s=Nothing"}}}
 	apply(t, host, broken)
@@ -103,7 +103,7 @@ common:
 		return p != nil && p.Metadata["quality"] == "bad" && p.Metadata["reason"] == "StatusBadNodeIDUnknown" && s.Status.State != v1beta1.StateOffline
 	})
 
-	// What the mapper refuses is told.
+	// A refusal of the mapper is reported.
 	broken = press.DeepCopy()
 	broken.Spec.Protocol.ConfigData.Data["url"] = "http://wrong"
 	apply(t, host, broken)
@@ -147,7 +147,7 @@ func start(t *testing.T, env string) *exec.Cmd {
 	return c
 }
 
-// kill ends a program without a warning.
+// kill kills a program.
 func kill(t *testing.T, c *exec.Cmd) {
 	t.Helper()
 	if err := c.Process.Kill(); err != nil {
@@ -236,7 +236,7 @@ func desire(d *v1beta1.Device, property, value string) {
 	}
 }
 
-// read reads a variable past the mapper.
+// read reads a variable without the mapper.
 func read(t *testing.T, address, name string) any {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -288,7 +288,7 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-// sink remembers the newest status.
+// sink records the newest status.
 type sink struct {
 	mu     sync.Mutex
 	status *v1beta1.DeviceStatus

@@ -1,6 +1,6 @@
-// Command opcua-mapper operates OPC UA devices for a leaf. It is an example of a mapper:
-// it knows nothing of Petiole but KubeEdge's Device Mapper Interface, so it shows what a
-// mapper of any protocol, in any language, has to do.
+// Command opcua-mapper operates OPC UA devices for a leaf. It is an example of a mapper: it
+// uses only KubeEdge's Device Mapper Interface, so it shows what a mapper of any protocol, in
+// any language, has to do.
 //
 // A device is one server (protocol.configData: url, timeout in milliseconds), a property
 // is one variable (visitors.configData: nodeID, for example ns=2;s=Speed). Sessions are
@@ -22,13 +22,13 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// exitConfig is the exit code for a wrong configuration.
+// exitConfig is the exit code for an invalid configuration.
 const exitConfig = 2
 
 // config is the configuration file, with the keys of KubeEdge's mappers.
 type config struct {
 	GRPCServer struct {
-		// SocketPath is where the leaf calls the mapper.
+		// SocketPath is the socket on which the mapper serves the leaf.
 		SocketPath string `json:"socket_path"`
 	} `json:"grpc_server"`
 	Common struct {
@@ -37,9 +37,9 @@ type config struct {
 		APIVersion string `json:"api_version"`
 		// Protocol is the protocol name of the devices. Default opcua.
 		Protocol string `json:"protocol"`
-		// Address is not used: it is where mappers of some protocols find their devices.
+		// Address is not used. Mappers of some protocols have the address of their devices there.
 		Address string `json:"address"`
-		// EdgeCoreSock is where the mapper calls the leaf. Default /etc/kubeedge/dmi.sock.
+		// EdgeCoreSock is the socket of the leaf. Default /etc/kubeedge/dmi.sock.
 		EdgeCoreSock string `json:"edgecore_sock"`
 	} `json:"common"`
 }

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// serve is the server, until the process is told to end.
+// serve runs the server until the process is terminated.
 func serve(address string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -45,7 +45,7 @@ func serve(address string) int {
 	return 0
 }
 
-// TestImports: the mapper knows nothing of Petiole but the interface.
+// TestImports: the mapper imports nothing of Petiole but the interface.
 func TestImports(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	if err != nil {

@@ -24,7 +24,7 @@ const (
 	registerRetry = time.Second
 )
 
-// mapper is the service that the leaf calls, and the devices that it brought.
+// mapper implements the service that the leaf calls, and has its devices.
 type mapper struct {
 	dmi.UnimplementedDeviceMapperServiceServer
 	config config
@@ -58,7 +58,7 @@ func (m *mapper) run(ctx context.Context) error {
 	}
 	conn, err := grpc.NewClient("unix://"+m.config.Common.EdgeCoreSock, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
-		return errors.Join(fmt.Errorf("make client of the leaf: %w", err), listener.Close())
+		return errors.Join(fmt.Errorf("create client of the leaf: %w", err), listener.Close())
 	}
 	defer conn.Close()
 	leaf := dmi.NewDeviceManagerServiceClient(conn)
@@ -88,8 +88,8 @@ func (m *mapper) run(ctx context.Context) error {
 	return nil
 }
 
-// register makes the mapper known at the leaf, as often as it takes, and starts the
-// devices that the leaf answers.
+// register registers the mapper at the leaf, with retries, and starts the devices in the
+// response.
 func (m *mapper) register(ctx context.Context, leaf dmi.DeviceManagerServiceClient) {
 	c := m.config.Common
 	for failed := false; ctx.Err() == nil; failed = true {
@@ -101,11 +101,11 @@ func (m *mapper) register(ctx context.Context, leaf dmi.DeviceManagerServiceClie
 		cancel()
 		if err == nil {
 			m.log.Info("registered at the leaf", zap.Int("devices", len(answer.GetDeviceList())))
-			m.adopt(answer)
+			m.startAll(answer)
 			return
 		}
 		if !failed {
-			m.log.Warn("waiting for the leaf", zap.Error(err))
+			m.log.Warn("register at the leaf fails and is retried", zap.Error(err))
 		}
 		select {
 		case <-ctx.Done():
@@ -114,7 +114,8 @@ func (m *mapper) register(ctx context.Context, leaf dmi.DeviceManagerServiceClie
 	}
 }
 
-func (m *mapper) adopt(answer *dmi.MapperRegisterResponse) {
+// startAll operates the devices in the response to the registration.
+func (m *mapper) startAll(answer *dmi.MapperRegisterResponse) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, x := range answer.GetModelList() {
@@ -122,18 +123,18 @@ func (m *mapper) adopt(answer *dmi.MapperRegisterResponse) {
 	}
 	for _, d := range answer.GetDeviceList() {
 		if err := m.put(d, false); err != nil {
-			m.log.Warn("device left out", zap.String("device", d.GetName()), zap.Error(err))
+			m.log.Warn("invalid device ignored", zap.String("device", d.GetName()), zap.Error(err))
 		}
 	}
 }
 
-// put operates a device. One that is operated already is left as it is unless replace
-// is set.
+// put starts to operate a device. One that is operated already does not change unless
+// replace is set.
 func (m *mapper) put(d *dmi.Device, replace bool) error {
 	key := d.GetNamespace() + "/" + d.GetName()
 	model := m.models[d.GetNamespace()+"/"+d.GetSpec().GetDeviceModelReference()]
 	if model == nil {
-		return status.Errorf(codes.FailedPrecondition, "model %s is not known", d.GetSpec().GetDeviceModelReference())
+		return status.Errorf(codes.FailedPrecondition, "model %s is unknown", d.GetSpec().GetDeviceModelReference())
 	}
 	next, err := newDevice(d, model, m.log)
 	if err != nil {
@@ -146,7 +147,7 @@ func (m *mapper) put(d *dmi.Device, replace bool) error {
 	case old == nil:
 		m.devices[key] = m.start(next)
 	case !replace:
-	case old.device.adopt(next): // only desired values have changed: the session stays
+	case old.device.update(next): // only desired values have changed: the session stays
 	default:
 		old.stop()
 		<-old.done

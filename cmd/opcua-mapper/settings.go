@@ -19,14 +19,14 @@ const (
 	shortestCycle  = 10 * time.Millisecond
 )
 
-// settings are what a device is operated by.
+// settings are the settings of a device.
 type settings struct {
 	url       string
 	timeout   time.Duration
 	variables []variable
 }
 
-// variable is one property.
+// variable is the OPC UA variable of one property.
 type variable struct {
 	property string
 	node     *ua.NodeID
@@ -34,7 +34,7 @@ type variable struct {
 	cycle    time.Duration
 }
 
-// parse reads a device. It tells everything that is wrong at once.
+// parse reads the settings of a device. It returns all errors at once.
 func parse(d *dmi.Device, model *dmi.DeviceModel) (settings, error) {
 	var errs []error
 	protocol := texts(d.GetSpec().GetProtocol().GetConfigData())
@@ -71,13 +71,13 @@ func parse(d *dmi.Device, model *dmi.DeviceModel) (settings, error) {
 	return s, errors.Join(errs...)
 }
 
-// texts are free settings as texts, by key in lower case.
+// texts converts free-form settings to strings, by key in lower case.
 func texts(v *dmi.CustomizedValue) map[string]string {
 	all := map[string]string{}
 	for k, packed := range v.GetData() {
 		m, err := packed.UnmarshalNew()
 		if err != nil {
-			continue // of a type that no setting here has
+			continue // no setting has this type
 		}
 		k = strings.ToLower(k)
 		switch t := m.(type) {

@@ -9,7 +9,7 @@ import (
 	"github.com/gopcua/opcua/ua"
 )
 
-// text is the form in which a value is reported.
+// text returns the form in which a value is reported.
 func text(v *ua.Variant) (string, error) {
 	switch t := v.Value().(type) {
 	case bool:
@@ -31,14 +31,14 @@ func text(v *ua.Variant) (string, error) {
 	}
 }
 
-// equal tells whether two values are the same one.
+// equal reports whether two values are equal.
 func equal(a, b *ua.Variant) bool {
 	x, errX := text(a)
 	y, errY := text(b)
 	return errX == nil && errY == nil && x == y
 }
 
-// variant makes a value of the type that the variable has now.
+// variant converts a desired value to the present type of the variable.
 func variant(desired string, now *ua.Variant) (*ua.Variant, error) {
 	v, err := typed(desired, now)
 	if err != nil {
@@ -89,8 +89,8 @@ func typed(desired string, now *ua.Variant) (any, error) {
 	}
 }
 
-// grade is how far a status allows a value to be trusted, by its severity (OPC 10000-4,
-// 7.39), with the status' name.
+// grade returns the quality for a status by its severity (OPC 10000-4, 7.39), and its name as
+// the reason.
 func grade(s ua.StatusCode) (quality, reason string) {
 	name := ua.StatusCodes[s].Name
 	if name == "" {

@@ -8,16 +8,16 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// CustomizedValue is a free object: settings whose keys the API does not know.
+// CustomizedValue is a free-form object: settings whose keys the API does not define.
 // On the wire it is the object itself. Numbers keep their digits (json.Number when
-// decoded), because an address or a scale must not be rounded on the way.
+// decoded), because an address or a scale must not be rounded.
 //
 // +k8s:deepcopy-gen=false
 type CustomizedValue struct {
 	Data map[string]any `json:"-"`
 }
 
-// MarshalJSON encodes the free object; a nil one is {}.
+// MarshalJSON encodes the object; nil as {}.
 func (v CustomizedValue) MarshalJSON() ([]byte, error) {
 	if v.Data == nil {
 		return []byte("{}"), nil
@@ -31,7 +31,7 @@ func (v *CustomizedValue) UnmarshalJSON(b []byte) error {
 	d.UseNumber()
 	var data map[string]any
 	if err := d.Decode(&data); err != nil {
-		return fmt.Errorf("decode free object: %w", err)
+		return fmt.Errorf("decode free-form object: %w", err)
 	}
 	v.Data = data
 	return nil
@@ -58,7 +58,7 @@ func (v *CustomizedValue) DeepCopy() *CustomizedValue {
 	return out
 }
 
-// copyFree also takes the Go numbers that programs, unlike decoders, put in.
+// copyFree also accepts the Go number types, which programs use and decoders do not.
 func copyFree(e any) any {
 	switch t := e.(type) {
 	case map[string]any:

@@ -13,8 +13,8 @@ type Device struct {
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	Spec DeviceSpec `json:"spec,omitempty"`
-	// Status is kept as it is found. Up to KubeEdge 1.22 it held the twins; they are
-	// in DeviceStatus now.
+	// Status is preserved and not used. Up to KubeEdge 1.22 it held the twins, which are in
+	// DeviceStatus now.
 	Status *CustomizedValue `json:"status,omitempty"`
 }
 
@@ -28,27 +28,27 @@ type DeviceList struct {
 	Items []Device `json:"items"`
 }
 
-// DeviceSpec says what the device is, where it is reached and what is wanted of it.
+// DeviceSpec has the model, the node, the protocol and the desired values of a device.
 type DeviceSpec struct {
 	// DeviceModelRef names the DeviceModel, in the device's namespace.
 	DeviceModelRef *corev1.LocalObjectReference `json:"deviceModelRef,omitempty"`
-	// NodeName is the node that talks to the device.
+	// NodeName is the node that operates the device.
 	NodeName string `json:"nodeName,omitempty"`
 	// Properties are the properties in use; each must be in the model.
 	Properties []DeviceProperty `json:"properties,omitempty"`
-	// Protocol says how the device is reached.
+	// Protocol has the protocol of the device and its settings.
 	Protocol ProtocolConfig `json:"protocol,omitempty"`
 	// Methods are named groups of properties that are written together.
 	Methods []DeviceMethod `json:"methods,omitempty"`
-	// StateReport says whether and how often the device's state is reported.
+	// StateReport configures whether and how often the device's state is reported.
 	StateReport *DeviceStateReport `json:"stateReport,omitempty"`
 }
 
-// ProtocolConfig selects a protocol driver and holds its settings.
+// ProtocolConfig selects a protocol driver and has its settings.
 type ProtocolConfig struct {
 	// ProtocolName selects the driver, for example "modbus".
 	ProtocolName string `json:"protocolName,omitempty"`
-	// ConfigData is read by the driver. Its keys win over the model's
+	// ConfigData has the settings of the driver. Its keys override those of the model's
 	// protocolConfigData.
 	ConfigData *CustomizedValue `json:"configData,omitempty"`
 }
@@ -57,34 +57,34 @@ type ProtocolConfig struct {
 type DeviceProperty struct {
 	// Name is the property's name in the model.
 	Name string `json:"name,omitempty"`
-	// Desired is the value that the property shall have; absent, it is left alone.
+	// Desired is the desired value of the property; if it is absent nothing is written.
 	Desired *TwinProperty `json:"desired,omitempty"`
-	// Visitors says where the protocol finds the property. Its keys win over the
-	// model's visitors.
+	// Visitors has the protocol's settings of the property, such as its address. Its keys
+	// override those of the model's visitors.
 	Visitors *VisitorConfig `json:"visitors,omitempty"`
-	// ReportCycle is the period of the push to applications in milliseconds, 0: 1 s.
+	// ReportCycle is the period of pushing samples in milliseconds, 0: 1 s.
 	ReportCycle int64 `json:"reportCycle,omitempty"`
 	// CollectCycle is the period of reading in milliseconds, 0: 1 s.
 	CollectCycle int64 `json:"collectCycle,omitempty"`
-	// ReportToCloud puts the property's reported value into the DeviceStatus.
+	// ReportToCloud includes the property's reported value in the DeviceStatus.
 	ReportToCloud bool `json:"reportToCloud,omitempty"`
-	// PushMethod says where else the samples go.
+	// PushMethod has further destinations of the property's samples.
 	PushMethod *PushMethod `json:"pushMethod,omitempty"`
 }
 
-// TwinProperty is a value with its metadata: a desired or a reported one.
+// TwinProperty is a desired or reported value and its metadata.
 type TwinProperty struct {
 	// Value is the value in string form.
 	Value string `json:"value"`
-	// Metadata goes with the value: timestamp (milliseconds since 1970), type, and more.
+	// Metadata of the value: timestamp (milliseconds since 1970), type, and more.
 	Metadata map[string]string `json:"metadata,omitempty"`
 }
 
-// VisitorConfig says where a protocol finds a property.
+// VisitorConfig has a protocol's settings of a property, such as its address.
 type VisitorConfig struct {
-	// ProtocolName is the protocol that ConfigData is for.
+	// ProtocolName is the protocol to which ConfigData applies.
 	ProtocolName string `json:"protocolName,omitempty"`
-	// ConfigData is read by the driver.
+	// ConfigData has the settings of the driver.
 	ConfigData *CustomizedValue `json:"configData,omitempty"`
 }
 
@@ -95,7 +95,7 @@ type DeviceMethod struct {
 	PropertyNames []string `json:"propertyNames,omitempty"`
 }
 
-// DeviceStateReport says whether and how often (milliseconds) the state is reported.
+// DeviceStateReport configures whether and how often (milliseconds) the state is reported.
 type DeviceStateReport struct {
 	ReportToCloud bool  `json:"reportToCloud,omitempty"`
 	ReportCycle   int64 `json:"reportCycle,omitempty"`

@@ -2,10 +2,10 @@
 // DeviceModel and DeviceStatus, field for field as KubeEdge defines them, so that
 // existing manifests apply unchanged.
 //
-// The types say what is on the wire and nothing else: defaults, merging and
-// checking are done by package devices. None of the kinds has a status
-// subresource, because KubeEdge's writers merge-patch the whole object and a
-// subresource would silently drop what they write.
+// The types define the wire format and nothing else: package devices implements defaults,
+// merging and validation. No kind has a status subresource, because KubeEdge's clients
+// merge-patch the whole object, and a subresource would silently drop the status that they
+// write.
 //
 // +k8s:deepcopy-gen=package
 // +groupName=devices.kubeedge.io

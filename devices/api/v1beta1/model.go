@@ -2,7 +2,7 @@ package v1beta1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// DeviceModel is what devices of one make have in common.
+// DeviceModel has the properties and settings that devices of one type have in common.
 //
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 type DeviceModel struct {
@@ -27,7 +27,7 @@ type DeviceModelSpec struct {
 	Properties []ModelProperty `json:"properties,omitempty"`
 	// Protocol is the protocol of the model's devices.
 	Protocol string `json:"protocol,omitempty"`
-	// ProtocolConfigData holds defaults for the devices' protocol.configData.
+	// ProtocolConfigData has defaults for the devices' protocol.configData.
 	ProtocolConfigData *CustomizedValue `json:"protocolConfigData,omitempty"`
 }
 
@@ -45,7 +45,7 @@ const (
 	STREAM  PropertyType = "STREAM"
 )
 
-// PropertyAccessMode says whether a property may be written.
+// PropertyAccessMode is whether a property may be written.
 type PropertyAccessMode string
 
 // The access modes.
@@ -60,11 +60,11 @@ type ModelProperty struct {
 	Description string             `json:"description,omitempty"`
 	Type        PropertyType       `json:"type,omitempty"`
 	AccessMode  PropertyAccessMode `json:"accessMode,omitempty"`
-	// Minimum and Maximum bound what may be written; numbers as strings, empty: no bound.
+	// Minimum and Maximum bound written values; numbers as strings, empty: no bound.
 	Minimum string `json:"minimum,omitempty"`
 	Maximum string `json:"maximum,omitempty"`
 	// Unit is the unit of measurement.
 	Unit string `json:"unit,omitempty"`
-	// Visitors are defaults for the devices' visitors.
+	// Visitors has defaults for the devices' visitors.
 	Visitors *VisitorConfig `json:"visitors,omitempty"`
 }

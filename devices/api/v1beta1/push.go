@@ -1,7 +1,7 @@
 package v1beta1
 
-// PushMethod says where samples go besides the cloud. At most one of http, mqtt,
-// otel and dbMethod is used by KubeEdge's mappers.
+// PushMethod has the destinations of samples in addition to the cloud. KubeEdge's mappers use
+// at most one of http, mqtt, otel and dbMethod.
 type PushMethod struct {
 	HTTP             *PushMethodHTTP  `json:"http,omitempty"`
 	MQTT             *PushMethodMQTT  `json:"mqtt,omitempty"`
@@ -45,14 +45,14 @@ type DBMethodInfluxdb2 struct {
 	Influxdb2DataConfig   *Influxdb2DataConfig   `json:"influxdb2DataConfig,omitempty"`
 }
 
-// Influxdb2ClientConfig says where the bucket is.
+// Influxdb2ClientConfig is the location of the bucket.
 type Influxdb2ClientConfig struct {
 	URL    string `json:"url,omitempty"`
 	Org    string `json:"org,omitempty"`
 	Bucket string `json:"bucket,omitempty"`
 }
 
-// Influxdb2DataConfig says how samples are named in the bucket.
+// Influxdb2DataConfig names the measurement, tags and field of samples in the bucket.
 type Influxdb2DataConfig struct {
 	Measurement string            `json:"measurement,omitempty"`
 	Tag         map[string]string `json:"tag,omitempty"`
@@ -64,7 +64,7 @@ type DBMethodRedis struct {
 	RedisClientConfig *RedisClientConfig `json:"redisClientConfig,omitempty"`
 }
 
-// RedisClientConfig says where the database is.
+// RedisClientConfig is the location of the database.
 type RedisClientConfig struct {
 	Addr         string `json:"addr,omitempty"`
 	DB           int    `json:"db,omitempty"`
@@ -77,7 +77,7 @@ type DBMethodTDEngine struct {
 	TDEngineClientConfig *TDEngineClientConfig `json:"TDEngineClientConfig,omitempty"`
 }
 
-// TDEngineClientConfig says where the database is.
+// TDEngineClientConfig is the location of the database.
 type TDEngineClientConfig struct {
 	Addr   string `json:"addr,omitempty"`
 	DBName string `json:"dbName,omitempty"`
@@ -88,7 +88,7 @@ type DBMethodMySQL struct {
 	MySQLClientConfig *MySQLClientConfig `json:"mysqlClientConfig,omitempty"`
 }
 
-// MySQLClientConfig says where the database is.
+// MySQLClientConfig is the location of the database.
 type MySQLClientConfig struct {
 	Addr     string `json:"addr,omitempty"`
 	Database string `json:"database,omitempty"`

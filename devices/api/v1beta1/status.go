@@ -2,7 +2,7 @@ package v1beta1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// DeviceStatus is what is known of the device of the same name and namespace.
+// DeviceStatus is the reported state of the device of the same name and namespace.
 //
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 type DeviceStatus struct {
@@ -26,7 +26,7 @@ type DeviceStatusList struct {
 // DeviceStatusSpec is empty.
 type DeviceStatusSpec struct{}
 
-// The device states that KubeEdge's mapper framework knows.
+// The device states of KubeEdge's mapper framework.
 const (
 	StateOK           = "ok"
 	StateOnline       = "online"
@@ -36,23 +36,23 @@ const (
 	StateUnknown      = "unknown"
 )
 
-// DeviceStatusStatus holds the twins and the state of the device.
+// DeviceStatusStatus has the twins and the state of the device.
 type DeviceStatusStatus struct {
 	// Twins has one entry for each property that is reported or desired.
 	Twins []Twin `json:"twins,omitempty"`
 	// State is one of the State constants.
 	State string `json:"state,omitempty"`
-	// LastOnlineTime is when the device last answered, RFC 3339.
+	// LastOnlineTime is when the device last responded, RFC 3339.
 	LastOnlineTime string `json:"lastOnlineTime,omitempty"`
-	// Extensions is free: Petiole puts reason, message and problems there.
+	// Extensions is free-form. Petiole sets reason, message, problems and more.
 	Extensions *CustomizedValue `json:"extensions,omitempty"`
 }
 
-// Twin is what is desired and what is reported of one property.
+// Twin is the reported and the desired value of one property.
 type Twin struct {
 	PropertyName string `json:"propertyName,omitempty"`
-	// Reported is the last value read.
+	// Reported is the last good value.
 	Reported *TwinProperty `json:"reported,omitempty"`
-	// ObservedDesired is the desired value that the site has seen, with what became of it.
+	// ObservedDesired is the desired value that the site has received, with its ack.
 	ObservedDesired *TwinProperty `json:"observedDesired,omitempty"`
 }

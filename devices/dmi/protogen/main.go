@@ -1,4 +1,4 @@
-// Command protogen makes Go code of .proto files with plugins of pinned versions.
+// Command protogen generates Go code from .proto files with plugins of pinned versions.
 // protoc must be installed (Debian: protobuf-compiler and libprotobuf-dev). go generate calls it.
 package main
 
@@ -10,14 +10,14 @@ import (
 	"path/filepath"
 )
 
-// plugins are the protoc plugins by name, as packages that `go install` takes.
+// plugins has the protoc plugins by name, as packages for `go install`.
 var plugins = map[string]string{
 	"protoc-gen-go":      "google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12",
 	"protoc-gen-go-grpc": "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2",
 }
 
 func main() {
-	root := flag.String("root", ".", "`folder` that the .proto files and their imports are relative to")
+	root := flag.String("root", ".", "`folder` to which the .proto files and their imports are relative")
 	flag.Parse()
 	if err := generate(*root, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "protogen:", err)

@@ -46,7 +46,7 @@ func collect(out map[string]string, doc *ast.CommentGroup, t *ast.TypeSpec) {
 	}
 }
 
-// plain is a comment as one line, without markers for generators.
+// plain returns a comment as one line, without markers for generators.
 func plain(c *ast.CommentGroup) string {
 	if c == nil {
 		return ""

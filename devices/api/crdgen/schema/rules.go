@@ -6,8 +6,8 @@ import (
 	apiext "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 )
 
-// rules says about a field (Type.jsonName) what its Go type cannot. What KubeEdge
-// accepts and carries out is accepted here too.
+// rules has the validation of fields (Type.jsonName) that their Go types cannot express.
+// Everything that KubeEdge accepts and supports is valid here, too.
 var rules = map[string]func(*apiext.JSONSchemaProps){
 	"ModelProperty.name":            named,
 	"ModelProperty.type":            enum("INT", "FLOAT", "DOUBLE", "STRING", "BOOLEAN", "BYTES", "STREAM"),
@@ -27,11 +27,11 @@ var rules = map[string]func(*apiext.JSONSchemaProps){
 	"DeviceModelSpec.properties":    byName,
 }
 
-// maxProperties bounds the cost of the rules on properties; a device of that many fills
-// the largest object that etcd takes.
+// maxProperties bounds the cost of the rules on properties; a device with that many is as
+// large as an object in etcd can be.
 const maxProperties = 10_000
 
-// validations are the CEL rules of types (KEP-2876): what concerns several fields.
+// validations has the CEL rules of types (KEP-2876), which concern several fields.
 var validations = map[string]apiext.ValidationRules{
 	"ModelProperty": {{
 		Rule:    "!has(self.minimum) || !has(self.maximum) || self.minimum == '' || self.maximum == '' || double(self.minimum) <= double(self.maximum)",
@@ -47,27 +47,27 @@ func enum(values ...string) func(*apiext.JSONSchemaProps) {
 	}
 }
 
-// upTo asks for a number from zero to high, where there is a bound.
+// upTo requires a number from zero to high; nil: no upper bound.
 func upTo(high *float64) func(*apiext.JSONSchemaProps) {
 	return func(p *apiext.JSONSchemaProps) { p.Minimum, p.Maximum = new(0.0), high }
 }
 
-// number is a decimal number in string form, or empty.
+// number requires a decimal number in string form, or an empty string.
 func number(p *apiext.JSONSchemaProps) {
 	p.MaxLength = new(int64(64))
 	p.Pattern = `^([-+]?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][-+]?[0-9]{1,3})?)?$`
 }
 
-// named asks for a name that is not empty.
+// named requires a name that is not empty.
 func named(p *apiext.JSONSchemaProps) { p.MinLength = new(int64(1)) }
 
-// node is the name of a Node (RFC 1123 subdomain), or empty.
+// node requires the name of a Node (RFC 1123 subdomain), or an empty string.
 func node(p *apiext.JSONSchemaProps) {
 	p.MaxLength = new(int64(253))
 	p.Pattern = `^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*)?$`
 }
 
-// byName makes names unique in a list, and bounds it.
+// byName requires unique names in a list, and bounds its length.
 func byName(p *apiext.JSONSchemaProps) {
 	list := "map"
 	p.XListType, p.XListMapKeys, p.MaxItems = &list, []string{"name"}, new(int64(maxProperties))

@@ -16,7 +16,7 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// kind is one CustomResourceDefinition to be made.
+// kind describes one CustomResourceDefinition.
 type kind struct {
 	object           any
 	singular, plural string
@@ -46,8 +46,8 @@ var kinds = []kind{
 
 var age = apiext.CustomResourceColumnDefinition{Name: "Age", Type: "date", JSONPath: ".metadata.creationTimestamp"}
 
-// Files makes the manifests, by file name. Source is the directory of package
-// v1beta1, for the comments.
+// Files returns the manifests by file name. Source is the directory of package v1beta1,
+// whose comments become descriptions.
 func Files(source string) (map[string][]byte, error) {
 	comments, err := readComments(source)
 	if err != nil {
@@ -82,7 +82,7 @@ func (k kind) definition(b builder) *apiext.CustomResourceDefinition {
 	}
 }
 
-// builder makes schemas of types.
+// builder derives schemas from types.
 type builder struct{ comments map[string]string }
 
 func (b builder) of(t reflect.Type) apiext.JSONSchemaProps {
@@ -140,7 +140,7 @@ func (b builder) fields(t reflect.Type, s *apiext.JSONSchemaProps) {
 	}
 }
 
-// manifest leaves out what only the API server fills in.
+// manifest encodes a definition without the fields that the API server sets.
 func manifest(d *apiext.CustomResourceDefinition) ([]byte, error) {
 	b, err := yaml.Marshal(d)
 	if err != nil {
@@ -157,6 +157,6 @@ func manifest(d *apiext.CustomResourceDefinition) ([]byte, error) {
 	if b, err = yaml.Marshal(m); err != nil {
 		return nil, err
 	}
-	head := []byte("# Made from devices/api/v1beta1 by devices/api/crdgen (go generate); do not edit.\n")
+	head := []byte("# Generated from devices/api/v1beta1 by devices/api/crdgen (go generate). Do not edit.\n")
 	return bytes.Join([][]byte{head, b}, nil), nil
 }
