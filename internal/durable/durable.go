@@ -1,9 +1,9 @@
 // Package durable replaces files so that they survive a crash and a power cut.
 //
-// A reader finds the previous content or the new content in full, never a part of
-// either, and once WriteFile has returned nil it finds the new one. The package writes
-// through path + ".next", which a crash may leave behind and the next write reuses, so
-// writes of one path must not run concurrently. It does not guard against a disk that
+// A reader finds the previous content or the new content in full, never a part of either, and
+// once WriteFile has returned nil it finds the new one. The package writes through the hidden
+// file .NAME.next in the same folder, which a crash may leave behind and the next write reuses,
+// so writes of one path must not run concurrently. It does not guard against a disk that
 // reports a write as done before it is.
 package durable
 
@@ -46,7 +46,7 @@ func WriteFileNoSync(path string, data []byte, perm fs.FileMode) error {
 
 // replace writes data to a new file, which it syncs and renames to path.
 func replace(path string, data []byte, perm fs.FileMode, sync func(*os.File) error) error {
-	next := path + ".next"
+	next := temporary(path)
 	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
 	if err != nil {
 		return err
@@ -64,6 +64,12 @@ func replace(path string, data []byte, perm fs.FileMode, sync func(*os.File) err
 		return errors.Join(err, os.Remove(next))
 	}
 	return nil
+}
+
+// temporary returns the file through which path is written. It is hidden from programs that
+// read every file of a folder.
+func temporary(path string) string {
+	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".next")
 }
 
 // createFolder creates dir and its missing parents and syncs the folders that hold them.

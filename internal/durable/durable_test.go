@@ -53,7 +53,7 @@ func TestWriteFileSyncsBeforeAndAfterTheRename(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if want := []string{root, path + ".next", dir, path + ".next", dir}; !slices.Equal(synced, want) {
+	if want := []string{root, temporary(path), dir, temporary(path), dir}; !slices.Equal(synced, want) {
 		t.Errorf("synced %q, want %q", synced, want)
 	}
 	if want := []string{"", "", "old", "old", "new"}; !slices.Equal(content, want) {
@@ -101,7 +101,7 @@ func TestFailedRenameLeavesNothingBehind(t *testing.T) {
 func TestWriteFileReusesALeftover(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "file")
-	if err := os.WriteFile(path+".next", []byte("half of a much longer content"), 0o644); err != nil {
+	if err := os.WriteFile(temporary(path), []byte("half of a much longer content"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if err := WriteFile(path, []byte("new"), 0o600); err != nil {

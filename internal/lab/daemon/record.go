@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/petiole-io/petiole/internal/durable"
 )
 
 // errDamaged reports a record that names no process.
@@ -53,11 +55,7 @@ func (s Set) write(name string, pid int, logStart int64) error {
 	if err != nil {
 		return err
 	}
-	next := s.recordFile(name) + ".new"
-	if err := os.WriteFile(next, data, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(next, s.recordFile(name))
+	return durable.WriteFileNoSync(s.recordFile(name), data, 0o644)
 }
 
 func (s Set) read(name string) (record, error) {

@@ -5,11 +5,11 @@ package render
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"text/template"
+
+	"github.com/petiole-io/petiole/internal/durable"
 )
 
 // File renders the template at source with data to path, readable by root only, and
@@ -35,27 +35,11 @@ func Secret(path string, data []byte) error { return Write(path, data, 0o600) }
 // Write replaces the file at path as a whole, and creates its folder, which only the owner
 // may read. A process that is killed meanwhile leaves the old file or the new one. A file that
 // is right already is left alone.
-func Write(path string, data []byte, mode os.FileMode) (err error) {
+func Write(path string, data []byte, mode os.FileMode) error {
 	if same(path, data, mode) {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return durable.WriteFile(path, data, mode)
 }
 
 func same(path string, data []byte, mode os.FileMode) bool {
