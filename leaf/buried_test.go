@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -16,6 +17,7 @@ import (
 // restart of the leaf, and its position goes on. What the tombstone does not outrank is
 // stored.
 func TestTheDeadStayDead(t *testing.T) {
+	t.Parallel()
 	s, ctx := startSite(t)
 	put := func(name string, op streams.Op, epoch, version string) {
 		t.Helper()
@@ -27,7 +29,10 @@ func TestTheDeadStayDead(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	stored := func() { t.Helper(); wait(t, "empty backlog", func() bool { return backlog(t, ctx, s) == 0 }) }
+	stored := func() {
+		t.Helper()
+		polltest.Eventually(t, "empty backlog", func() bool { return backlog(t, ctx, s) == 0 })
+	}
 	for _, name := range []string{"dead", "wanted-again", "restored", "made-again"} {
 		put(name, streams.OpPut, "e", "5")
 		put(name, streams.OpDelete, "e", "6")

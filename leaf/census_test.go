@@ -62,6 +62,7 @@ func (s *site) has(t *testing.T, ctx context.Context, name string) string {
 // as a kill does: the versions before the tombstones do not come back, twice, while the
 // same files without the census bring them back.
 func TestTrimmedObjectsStayAwayAfterAKill(t *testing.T) {
+	t.Parallel()
 	s, ctx := startSite(t)
 	s.cut(t)
 	gone := []string{"gone-1", "gone-2", "gone-3"}
@@ -108,6 +109,7 @@ func TestTrimmedObjectsStayAwayAfterAKill(t *testing.T) {
 // does, with a census that lacks a message: that is removed before anybody else is connected
 // to the new server.
 func TestRecountBeforeTheSiteReads(t *testing.T) {
+	t.Parallel()
 	s, ctx := newSite(t)
 	s.still(t, ctx)
 	if err := s.keep.open(ctx); err != nil {
@@ -128,6 +130,7 @@ func TestRecountBeforeTheSiteReads(t *testing.T) {
 
 // TestNothingIsTrimmedWithoutACensus cannot write the census: the tombstones stay.
 func TestNothingIsTrimmedWithoutACensus(t *testing.T) {
+	t.Parallel()
 	s, ctx := startSite(t)
 	s.cut(t)
 	s.wanted(t, ctx, "gone", streams.OpPut, 1)

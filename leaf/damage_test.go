@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/leaf/field"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -222,12 +223,12 @@ func TestDamagedDesired(t *testing.T) {
 		if err := streams.EnsureConsumer(ctx, s.js, streams.SiteDesired, streams.LocalConsumer(streams.ApplyConsumer, "", 256)); err != nil {
 			t.Fatal(err)
 		}
-		for i := range 200 {
-			putDesiredAsync(t, s, fmt.Sprintf("cm-%d", i%80), i)
+		for i := range 75 {
+			putDesiredAsync(t, s, fmt.Sprintf("cm-%d", i%30), i)
 		}
-		wait(t, "objects", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
+		polltest.Eventually(t, "objects", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 		apply(t, ctx, s)
-		wait(t, "comparison", func() bool { return b.seen(streams.InventoryEqual) > 0 })
+		polltest.Eventually(t, "comparison", func() bool { return b.seen(streams.InventoryEqual) > 0 })
 		s.cut(t)
 		before := desiredSet(t, ctx, s)
 		s.restart(t, ctx, damage)
@@ -244,9 +245,9 @@ func TestDamagedDesired(t *testing.T) {
 		}
 		b.set(func() { b.states = nil })
 		s.line.Heal()
-		wait(t, "convergence", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+		polltest.Eventually(t, "convergence", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 		putDesired(t, ctx, s, "new", 1)
-		wait(t, "comparison", func() bool { return same(t, ctx, s) && b.seen(streams.InventoryEqual) > 0 })
+		polltest.Eventually(t, "comparison", func() bool { return b.seen(streams.InventoryEqual) > 0 && same(t, ctx, s) })
 		if after := desiredSet(t, ctx, s); after == before {
 			t.Error("the new object is missing")
 		}
@@ -290,28 +291,34 @@ func desiredSet(t *testing.T, ctx context.Context, s *site) string {
 func TestDamagedTelemetry(t *testing.T) {
 	eachMutation(t, streams.SiteTelemetry, func(t *testing.T, damage func(string)) {
 		s, ctx := newSite(t)
-		s.cfg.Storage.TelemetryBytes = 2 << 20 // so that there are several blocks
+		s.cfg.Storage.TelemetryBytes = 120 << 10 // so that blocks are small, and there are several
 		respond(t, s)
 		s.start(t, ctx)
-		const forwarded, waiting, later = 150, 450, 10
+		const forwarded, waiting, later = 30, 90, 10
 		for i := range forwarded {
-			s.record(t, ctx, i, 2000)
+			s.record(t, ctx, i, 500)
 		}
-		wait(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == forwarded })
+		polltest.Eventually(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == forwarded })
 		s.cut(t)
 		for i := range waiting {
-			s.record(t, ctx, forwarded+i, 2000)
+			s.record(t, ctx, forwarded+i, 500)
 		}
-		s.restart(t, ctx, damage)
+		s.restart(t, ctx, func(store string) {
+			blocks, err := filepath.Glob(filepath.Join(store, "$G", "streams", streams.SiteTelemetry, "msgs", "*.blk"))
+			if err != nil || len(blocks) < 3 {
+				t.Errorf("%d blocks (%v), want one between the first and the last", len(blocks), err)
+			}
+			damage(store)
+		})
 		if n := len(asides(t, s)); n > 1 {
 			t.Errorf("%d copies are kept", n)
 		}
 		for i := range later {
-			s.record(t, ctx, forwarded+waiting+i, 2000)
+			s.record(t, ctx, forwarded+waiting+i, 500)
 		}
 		s.line.Heal()
 		want := forwarded + waiting + later
-		wait(t, "the last record", func() bool { return s.arrived(t, ctx, want-1) })
+		polltest.Eventually(t, "the last record", func() bool { return s.arrived(t, ctx, want-1) })
 		lost, twice := covered(t, s.stored(t, ctx), want)
 		t.Logf("%d lost, %d twice, %d dropped by count", lost, twice, s.keep.ledger.total())
 		if got := s.keep.ledger.total(); got < uint64(lost) {
@@ -363,7 +370,7 @@ func TestUnreadableMessageIsFound(t *testing.T) {
 	if got := counted(t, s, "petiole_leaf_streams_rebuilt_total"); got != 1 {
 		t.Errorf("%v streams rebuilt, want 1", got)
 	}
-	wait(t, "convergence", func() bool { return same(t, ctx, s) })
+	polltest.Eventually(t, "convergence", func() bool { return same(t, ctx, s) })
 	if got := desiredSet(t, ctx, s); got != want {
 		t.Error("not what it was")
 	}
@@ -375,6 +382,7 @@ func TestUnreadableMessageIsFound(t *testing.T) {
 // TestDamagedMemoryIsForgotten damages the body of a superseding value of the device
 // worker's memory, which nats-server leaves out without a word: the leaf knows.
 func TestDamagedMemoryIsForgotten(t *testing.T) {
+	t.Parallel()
 	s, ctx := newSite(t)
 	s.still(t, ctx)
 	if err := s.keep.open(ctx); err != nil {

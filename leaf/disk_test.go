@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -123,17 +124,17 @@ func TestTelemetryYields(t *testing.T) {
 	for i := range 20 {
 		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
 	}
-	wait(t, "objects", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	polltest.Eventually(t, "objects", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 	s.cut(t)
-	body := make([]byte, 16<<10)
-	const records = 4000 // 64 MB
+	body := make([]byte, 32<<10)
+	const records = 2000 // 64 MB
 	acks := make([]jetstream.PubAckFuture, records)
 	for i := range records {
 		var err error
 		if acks[i], err = s.js.PublishAsync(streams.LocalTelemetrySubject("sample", "default", "pump"), fmt.Appendf(nil, "%d %s", i, body), jetstream.WithStallWait(20*time.Second)); err != nil {
 			t.Fatal(err)
 		}
-		if i%100 == 0 {
+		if i%50 == 0 {
 			if _, err := s.js.Publish(ctx, "local.reported.n._.pods.default.web", nil); err != nil {
 				t.Fatalf("after %d records a status is refused: %v", i, err)
 			}
@@ -163,7 +164,7 @@ func TestTelemetryYields(t *testing.T) {
 	// How long it takes is the disk's affair, as long as it goes on.
 	for done := false; !done; {
 		had := count(t, ctx, s.hub, streams.Telemetry)
-		waitFor(t, 60*time.Second, "account", func() bool {
+		polltest.Within(t, 60*time.Second, "account", func() bool {
 			done = s.arrived(t, ctx, records-1)
 			return done || count(t, ctx, s.hub, streams.Telemetry) > had
 		})
@@ -185,7 +186,7 @@ func TestDiskFull(t *testing.T) {
 			v := newVolume(t, kind, 64)
 			s, ctx := startOn(t, v)
 			putDesired(t, ctx, s, "before", 1)
-			wait(t, "object", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+			polltest.Eventually(t, "object", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 			acked, n := []int{}, 0
 			publish := func() error {
 				err := s.tryPublish(ctx, streams.LocalTelemetrySubject("sample", "default", "pump"), fmt.Appendf(nil, "%d %s", n, make([]byte, 4000)))
@@ -201,18 +202,18 @@ func TestDiskFull(t *testing.T) {
 				}
 			}
 			empty := v.fill()
-			wait(t, "an error for the producer", func() bool { return publish() != nil })
+			polltest.Eventually(t, "an error for the producer", func() bool { return publish() != nil })
 			reported := "local.reported.n._.pods.default.web"
-			wait(t, "an error for the status", func() bool { return s.tryPublish(ctx, reported, make([]byte, 4000)) != nil })
+			polltest.Eventually(t, "an error for the status", func() bool { return s.tryPublish(ctx, reported, make([]byte, 4000)) != nil })
 			putDesired(t, ctx, s, "meanwhile", 1)
-			wait(t, "DiskFull", func() bool { return slices.Contains(s.keep.degraded.list(), streams.DegradedDiskFull) })
+			polltest.Eventually(t, "DiskFull", func() bool { return slices.Contains(s.keep.degraded.list(), streams.DegradedDiskFull) })
 			empty()
-			waitFor(t, 40*time.Second, "telemetry is taken again", func() bool { return publish() == nil })
-			wait(t, "status is taken again", func() bool { return s.tryPublish(ctx, reported, nil) == nil })
-			wait(t, "not DiskFull", func() bool { return len(s.keep.degraded.list()) == 0 })
+			polltest.Within(t, 40*time.Second, "telemetry is taken again", func() bool { return publish() == nil })
+			polltest.Eventually(t, "status is taken again", func() bool { return s.tryPublish(ctx, reported, nil) == nil })
+			polltest.Eventually(t, "not DiskFull", func() bool { return len(s.keep.degraded.list()) == 0 })
 			// An object that was acknowledged and not stored would never come.
-			wait(t, "desired state", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
-			wait(t, "every acknowledged record", func() bool { return hasAll(s.stored(t, ctx), acked) })
+			polltest.Eventually(t, "desired state", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
+			polltest.Eventually(t, "every acknowledged record", func() bool { return hasAll(s.stored(t, ctx), acked) })
 			if counted(t, s, "petiole_leaf_server_restarts_total") == 0 {
 				t.Error("the store was never frozen: the test has proved nothing")
 			}
@@ -272,7 +273,7 @@ func TestFullDiskRefusesAtOnce(t *testing.T) {
 			}
 			empty := take(v)
 			start := time.Now()
-			wait(t, "a refusal", func() bool { _, refused := publish(); return refused })
+			polltest.Eventually(t, "a refusal", func() bool { _, refused := publish(); return refused })
 			t.Logf("refused after %s", time.Since(start).Round(time.Millisecond))
 			putDesired(t, ctx, s, "meanwhile", 1)
 			for range 20 {
@@ -280,12 +281,12 @@ func TestFullDiskRefusesAtOnce(t *testing.T) {
 					t.Fatalf("not refused: %v", err)
 				}
 			}
-			wait(t, "desired state", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+			polltest.Eventually(t, "desired state", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 			if n := counted(t, s, "petiole_leaf_server_restarts_total"); name == "nearly" && n != 0 {
 				t.Errorf("the store was frozen %v times", n)
 			}
 			empty()
-			wait(t, "records are taken again", func() bool { err, _ := publish(); return err == nil })
+			polltest.Eventually(t, "records are taken again", func() bool { err, _ := publish(); return err == nil })
 		})
 	}
 }
@@ -293,11 +294,12 @@ func TestFullDiskRefusesAtOnce(t *testing.T) {
 // TestPowerCut takes the power away while telemetry and desired state are written: what
 // was acknowledged is there after it, and the site converges.
 func TestPowerCut(t *testing.T) {
+	t.Parallel()
 	v := newVolume(t, "ext4", 64)
 	s, ctx := startOn(t, v)
 	s.up(t)
 	s.record(t, ctx, 0, 10)
-	wait(t, "first record", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 1 })
+	polltest.Eventually(t, "first record", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 1 })
 	s.cut(t)
 	var acked atomic.Int64
 	writing, end := context.WithCancel(ctx)
@@ -316,7 +318,7 @@ func TestPowerCut(t *testing.T) {
 	for i := range 300 {
 		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i%40), i)
 	}
-	waitFor(t, 60*time.Second, "records", func() bool { return acked.Load() > 500 })
+	polltest.Within(t, 60*time.Second, "records", func() bool { return acked.Load() > 500 })
 	// With the power the server goes: what it acknowledges to this process after the cut
 	// is an acknowledgement that nobody would have got.
 	last := int(acked.Load())
@@ -332,12 +334,12 @@ func TestPowerCut(t *testing.T) {
 		t.Errorf("%d records after the power cut, %d were acknowledged", got, last+1)
 	}
 	s.line.Heal()
-	wait(t, "convergence", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	polltest.Eventually(t, "convergence", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 	want := make([]int, last+1)
 	for i := range want {
 		want[i] = i
 	}
-	wait(t, "records at the hub", func() bool { return hasAll(s.stored(t, ctx), want) })
+	polltest.Eventually(t, "records at the hub", func() bool { return hasAll(s.stored(t, ctx), want) })
 }
 
 // TestBound decides what telemetry may have.

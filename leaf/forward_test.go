@@ -7,20 +7,22 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/streams"
 )
 
 // TestTelemetryArrivesInOrderThroughCuts cuts the line again and again while a
 // producer writes: every record reaches the hub once, in the order of the source.
 func TestTelemetryArrivesInOrderThroughCuts(t *testing.T) {
+	t.Parallel()
 	s, ctx := startSite(t)
 	respond(t, s)
-	const records = 3000
+	const records = 1200
 	for i := range records {
-		if i%500 == 250 {
+		if i%200 == 100 {
 			s.line.Cut()
 		}
-		if i%500 == 499 {
+		if i%200 == 199 {
 			s.line.Heal()
 		}
 		if _, err := s.js.Publish(ctx, streams.LocalTelemetrySubject("sample", "default", "pump"), fmt.Append(nil, i)); err != nil {
@@ -28,7 +30,7 @@ func TestTelemetryArrivesInOrderThroughCuts(t *testing.T) {
 		}
 	}
 	s.line.Heal()
-	wait(t, "all records at the hub", func() bool { return count(t, ctx, s.hub, streams.Telemetry) >= records })
+	polltest.Eventually(t, "all records at the hub", func() bool { return count(t, ctx, s.hub, streams.Telemetry) >= records })
 	c, err := s.hub.OrderedConsumer(ctx, streams.Telemetry, jetstream.OrderedConsumerConfig{})
 	if err != nil {
 		t.Fatal(err)
@@ -50,11 +52,12 @@ func TestTelemetryArrivesInOrderThroughCuts(t *testing.T) {
 // TestReportedIsMergedWhileAway changes one object many times while the line is cut:
 // the hub sees the newest state, and not the ones between.
 func TestReportedIsMergedWhileAway(t *testing.T) {
+	t.Parallel()
 	s, ctx := startSite(t)
 	respond(t, s)
-	wait(t, "link", func() bool { up, _, _ := s.link.State(); return up })
+	polltest.Eventually(t, "link", func() bool { up, _, _ := s.link.State(); return up })
 	s.line.Cut()
-	wait(t, "link down", func() bool { up, _, _ := s.link.State(); return !up })
+	polltest.Eventually(t, "link down", func() bool { up, _, _ := s.link.State(); return !up })
 	ref := streams.Ref{Node: "n", Resource: "pods", Namespace: "default", Name: "web"}
 	for i := range 200 {
 		m := streams.Message{Ref: ref, Op: streams.OpPut, UID: "u", Object: fmt.Appendf(nil, `{"metadata":{"name":"web","uid":"u"},"i":%d}`, i)}
@@ -63,7 +66,7 @@ func TestReportedIsMergedWhileAway(t *testing.T) {
 		}
 	}
 	s.line.Heal()
-	wait(t, "state at the hub", func() bool { return count(t, ctx, s.hub, streams.Reported) == 1 })
+	polltest.Eventually(t, "state at the hub", func() bool { return count(t, ctx, s.hub, streams.Reported) == 1 })
 	hub, err := s.hub.Stream(ctx, streams.Reported)
 	if err != nil {
 		t.Fatal(err)

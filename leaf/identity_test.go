@@ -1,7 +1,6 @@
 package leaf
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -66,7 +66,7 @@ func heard(t *testing.T, ctx context.Context, s *site, who string) (numbers []in
 // TestTwoLeavesWithOneIdentity clones a gateway's disk and lets both go on: the sequences
 // of their streams are the same, their records are not, and the hub gets all of both. The
 // objects of the site reach both.
-func TestTwoLeavesWithOneIdentity(t *testing.T) {
+func TestTwoLeavesWithOneIdentity(t *testing.T) { // alone: each has the line for a moment
 	const before, each = 20, 100
 	s, ctx := newSite(t)
 	s.pace = quick
@@ -76,13 +76,13 @@ func TestTwoLeavesWithOneIdentity(t *testing.T) {
 		s.say(t, ctx, "both", i)
 		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
 	}
-	wait(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == before && backlog(t, ctx, s) == 0 })
+	polltest.Eventually(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == before && backlog(t, ctx, s) == 0 })
 	s.stop()
 	other := s.twin(t)
 	reconnect := deployedReconnect(t)
 	for _, one := range []*site{s, other} {
 		// They take the connection from one another at this pace.
-		edit(t, one.cfg.NATS.ConfigFile, func(b []byte) []byte { return bytes.ReplaceAll(b, []byte(`"100ms"`), reconnect) })
+		one.configure(t, `"100ms"`, reconnect)
 	}
 	s.start(t, ctx)
 	other.start(t, ctx)
@@ -101,21 +101,21 @@ func TestTwoLeavesWithOneIdentity(t *testing.T) {
 		}
 		return len(have) == each
 	}
-	waitFor(t, 60*time.Second, "the records of both", func() bool {
-		return all(heard(t, ctx, s, "first")) && all(heard(t, ctx, s, "second"))
+	polltest.Within(t, 60*time.Second, "the records of both", func() bool {
+		return count(t, ctx, s.hub, streams.Telemetry) >= before+2*each && all(heard(t, ctx, s, "first")) && all(heard(t, ctx, s, "second"))
 	})
 	t.Logf("after %s", time.Since(start).Round(time.Millisecond))
 	if got := len(heard(t, ctx, s, "both")); got != before {
 		t.Errorf("the %d records from before the copy are %d at the hub", before, got)
 	}
-	waitFor(t, 60*time.Second, "the objects at both", func() bool { return same(t, ctx, s) && same(t, ctx, other) })
+	polltest.Within(t, 60*time.Second, "the objects at both", func() bool { return same(t, ctx, s) && same(t, ctx, other) })
 }
 
 // acknowledged waits until the leaf knows that the hub has its first n records: the hub has
 // them before.
 func (s *site) acknowledged(t *testing.T, ctx context.Context, n uint64) {
 	t.Helper()
-	wait(t, "acknowledgements", func() bool {
+	polltest.Eventually(t, "acknowledgements", func() bool {
 		c, err := s.js.Consumer(ctx, streams.SiteTelemetry, streams.ForwardConsumer)
 		return err == nil && c.CachedInfo().AckFloor.Stream == n
 	})
@@ -125,6 +125,7 @@ func (s *site) acknowledged(t *testing.T, ctx context.Context, n uint64) {
 // made, forwarded and acknowledged: what is stored at the same sequences afterwards
 // arrives, what the hub has is not sent again, and desired state converges.
 func TestOlderCopyOfTheStore(t *testing.T) {
+	t.Parallel()
 	const before, between, after = 20, 30, 40
 	s, ctx := newSite(t)
 	s.shortWindow(t, ctx)
@@ -134,7 +135,7 @@ func TestOlderCopyOfTheStore(t *testing.T) {
 		s.say(t, ctx, "pump", i)
 		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
 	}
-	wait(t, "records", func() bool {
+	polltest.Eventually(t, "records", func() bool {
 		return count(t, ctx, s.hub, streams.Telemetry) == before && backlog(t, ctx, s) == 0 && same(t, ctx, s)
 	})
 	s.acknowledged(t, ctx, before)
@@ -148,7 +149,7 @@ func TestOlderCopyOfTheStore(t *testing.T) {
 		s.say(t, ctx, "pump", before+i)
 		putDesired(t, ctx, s, fmt.Sprintf("later-%d", i), i)
 	}
-	wait(t, "more records", func() bool {
+	polltest.Eventually(t, "more records", func() bool {
 		return count(t, ctx, s.hub, streams.Telemetry) == before+between && backlog(t, ctx, s) == 0
 	})
 	s.acknowledged(t, ctx, before+between)
@@ -171,12 +172,12 @@ func TestOlderCopyOfTheStore(t *testing.T) {
 	}
 	s.line.Heal()
 	const all = before + between + after
-	wait(t, "all records", func() bool { return s.arrived(t, ctx, all-1) })
+	polltest.Eventually(t, "all records", func() bool { return s.arrived(t, ctx, all-1) })
 	if got := heard(t, ctx, s, "pump"); len(got) != all {
 		t.Errorf("%d records at the hub, want %d", len(got), all)
 	}
-	wait(t, "convergence", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
-	wait(t, "desired state shown again", func() bool {
+	polltest.Eventually(t, "convergence", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
+	polltest.Eventually(t, "desired state shown again", func() bool {
 		select {
 		case <-s.keep.complete:
 			return true

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -20,18 +19,9 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/streams"
 )
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
 
 // whole is a complete leaf, as cmd/leaf runs it, without a kubelet.
 type whole struct {
@@ -46,7 +36,7 @@ type whole struct {
 func startWhole(t *testing.T, ctx context.Context, s *site) *whole {
 	t.Helper()
 	w := &whole{site: s, ended: make(chan error, 1)}
-	s.cfg.NodeAPI.Listen, s.cfg.Metrics.Listen = freeAddr(t), freeAddr(t)
+	s.cfg.NodeAPI.Listen, s.cfg.Metrics.Listen = natstest.FreeAddr(t), natstest.FreeAddr(t)
 	sub, err := s.bridge.Subscribe(streams.PresenceFilter, func(m *nats.Msg) {
 		var p streams.Presence
 		if err := json.Unmarshal(m.Data, &p); err != nil {
@@ -106,18 +96,19 @@ func (w *whole) beat(f func(streams.Presence) bool) bool {
 
 // TestLeafSaysHowItIs reads the metrics, the health and the heartbeat of a whole leaf.
 func TestLeafSaysHowItIs(t *testing.T) {
+	t.Parallel()
 	s, ctx := newSite(t)
 	respond(t, s)
 	for i := range 7 {
 		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
 	}
 	w := startWhole(t, ctx, s)
-	wait(t, "ready", func() bool { code, _ := w.get(t, "/readyz"); return code == http.StatusOK })
+	polltest.Eventually(t, "ready", func() bool { code, _ := w.get(t, "/readyz"); return code == http.StatusOK })
 	if code, body := w.get(t, "/healthz"); code != http.StatusOK {
 		t.Errorf("/healthz: %d %s", code, body)
 	}
 	var body string
-	wait(t, "metrics", func() bool {
+	polltest.Eventually(t, "metrics", func() bool {
 		_, body = w.get(t, "/metrics")
 		return strings.Contains(body, "petiole_leaf_applied_sequence 7\n") && strings.Contains(body, "petiole_leaf_link_up 1\n") &&
 			strings.Contains(body, "petiole_leaf_unapplied_messages 0\n")
@@ -133,9 +124,9 @@ func TestLeafSaysHowItIs(t *testing.T) {
 	}
 	// The next heartbeat is sent when the link comes up the next time.
 	s.line.Cut()
-	wait(t, "link down", func() bool { _, body := w.get(t, "/metrics"); return strings.Contains(body, "petiole_leaf_link_up 0") })
+	polltest.Eventually(t, "link down", func() bool { _, body := w.get(t, "/metrics"); return strings.Contains(body, "petiole_leaf_link_up 0") })
 	s.line.Heal()
-	wait(t, "heartbeat", func() bool {
+	polltest.Eventually(t, "heartbeat", func() bool {
 		return w.beat(func(p streams.Presence) bool {
 			return p.AppliedHub == 7 && p.Unapplied == 0 && p.Boot != "" && len(p.Degraded) == 0
 		})
@@ -153,23 +144,23 @@ func TestLeafOutlivesAFullDisk(t *testing.T) {
 	respond(t, s)
 	putDesired(t, ctx, s, "before", 1)
 	w := startWhole(t, ctx, s)
-	wait(t, "ready", func() bool { code, _ := w.get(t, "/readyz"); return code == http.StatusOK })
-	wait(t, "object", func() bool { return backlog(t, ctx, s) == 0 })
+	polltest.Eventually(t, "ready", func() bool { code, _ := w.get(t, "/readyz"); return code == http.StatusOK })
+	polltest.Eventually(t, "object", func() bool { return backlog(t, ctx, s) == 0 })
 	empty := v.fill()
-	putDesired(t, ctx, s, "meanwhile", strings.Repeat("x", 100<<10))
-	wait(t, "unhealthy", func() bool { code, _ := w.get(t, "/healthz"); return code == http.StatusServiceUnavailable })
+	putDesired(t, ctx, s, "meanwhile", strings.Repeat("x", 2<<20)) // more than the leaf gives up to make room
+	polltest.Eventually(t, "unhealthy", func() bool { code, _ := w.get(t, "/healthz"); return code == http.StatusServiceUnavailable })
 	s.line.Cut()
-	wait(t, "link down", func() bool { _, body := w.get(t, "/metrics"); return strings.Contains(body, "petiole_leaf_link_up 0") })
+	polltest.Eventually(t, "link down", func() bool { _, body := w.get(t, "/metrics"); return strings.Contains(body, "petiole_leaf_link_up 0") })
 	s.line.Heal()
-	wait(t, "heartbeat says so", func() bool {
+	polltest.Eventually(t, "heartbeat says so", func() bool {
 		return w.beat(func(p streams.Presence) bool { return slices.Contains(p.Degraded, streams.DegradedDiskFull) })
 	})
 	w.alive(t)
 	empty()
-	waitFor(t, 40*time.Second, "healthy", func() bool { code, _ := w.get(t, "/healthz"); return code == http.StatusOK })
-	wait(t, "object", func() bool { return backlog(t, ctx, s) == 0 })
+	polltest.Within(t, 40*time.Second, "healthy", func() bool { code, _ := w.get(t, "/healthz"); return code == http.StatusOK })
+	polltest.Eventually(t, "object", func() bool { return backlog(t, ctx, s) == 0 })
 	messages := count(t, ctx, s.hub, streams.Desired) // the second object is in parts
-	wait(t, "applied", func() bool {
+	polltest.Eventually(t, "applied", func() bool {
 		_, body := w.get(t, "/metrics")
 		return strings.Contains(body, fmt.Sprintf("petiole_leaf_applied_sequence %d\n", messages))
 	})
@@ -190,7 +181,7 @@ func TestLeafStartsAgainOnADamagedStore(t *testing.T) {
 		_, body := w.get(t, "/metrics")
 		return strings.Contains(body, "petiole_leaf_applied_sequence 40")
 	}
-	wait(t, "applied", applied)
+	polltest.Eventually(t, "applied", applied)
 	w.stop()
 	block := filepath.Join(filepath.Dir(s.cfg.NATS.ConfigFile), "js", "jetstream", "$G", "streams", streams.SiteDesired, "msgs", "1.blk")
 	b, err := os.ReadFile(block)
@@ -202,12 +193,12 @@ func TestLeafStartsAgainOnADamagedStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	w = startWhole(t, ctx, s)
-	wait(t, "applied", applied)
+	polltest.Eventually(t, "applied", applied)
 	_, body := w.get(t, "/metrics")
 	for _, want := range []string{`petiole_leaf_streams_rebuilt_total{stream="SITE_DESIRED"} 1`, `petiole_leaf_store_degraded{reason="StoreRebuilt"} 1`} {
 		if !strings.Contains(body, want) {
 			t.Errorf("/metrics has no %s", want)
 		}
 	}
-	wait(t, "same", func() bool { return backlog(t, ctx, s) == 0 })
+	polltest.Eventually(t, "same", func() bool { return backlog(t, ctx, s) == 0 })
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/petiole-io/petiole/internal/lab/fabric"
 	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/leaf/credential"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -185,7 +186,7 @@ func TestOpenServerIsReported(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(nc.Close)
-		wait(t, "connection", nc.IsConnected)
+		polltest.Eventually(t, "connection", nc.IsConnected)
 		js, err := jetstream.New(nc)
 		if err != nil {
 			t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/leaf/field"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -43,7 +44,7 @@ func (s *site) still(t *testing.T, ctx context.Context) {
 func (s *site) revive(t *testing.T, ctx context.Context, between func() error) {
 	t.Helper()
 	s.keep.revive(ctx, between)
-	wait(t, "connection to the new server", func() bool { _, err := s.nc.RTT(); return err == nil })
+	polltest.Eventually(t, "connection to the new server", func() bool { _, err := s.nc.RTT(); return err == nil })
 }
 
 // TestStoreRolledBackWhileTheLeafRuns restarts the server on an older copy of the store,
@@ -73,7 +74,7 @@ func TestStoreRolledBackWhileTheLeafRuns(t *testing.T) {
 		s.say(t, ctx, "pump", before+between+i)
 	}
 	const all = before + between + after
-	wait(t, "all records", func() bool { return s.arrived(t, ctx, all-1) })
+	polltest.Eventually(t, "all records", func() bool { return s.arrived(t, ctx, all-1) })
 	if got := heard(t, ctx, s, "pump"); len(got) != all {
 		t.Errorf("%d records at the hub, want %d", len(got), all)
 	}
@@ -85,6 +86,7 @@ func TestStoreRolledBackWhileTheLeafRuns(t *testing.T) {
 // TestLossIsReportedLater finds records lost while the stream takes no report: they are
 // counted once, also after a restart, and reported when it does again.
 func TestLossIsReportedLater(t *testing.T) {
+	t.Parallel()
 	s, ctx := newSite(t)
 	s.still(t, ctx)
 	if err := s.keep.open(ctx); err != nil {
@@ -205,12 +207,13 @@ func TestGraveMarksAreOnDisk(t *testing.T) {
 // TestServerThatDoesNotStartAgain damages a store, so that the server has to be
 // restarted, and takes the configuration away: the leaf says so and does not wait.
 func TestServerThatDoesNotStartAgain(t *testing.T) {
+	t.Parallel()
 	for _, stream := range []string{streams.SiteTelemetry, streams.SiteDesired} {
 		t.Run(stream, func(t *testing.T) {
 			s, ctx := newSite(t)
 			s.start(t, ctx)
 			putDesired(t, ctx, s, "cm", 1)
-			wait(t, "object", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+			polltest.Eventually(t, "object", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 			s.record(t, ctx, 1, 10)
 			store := s.host.storeDir()
 			s.stop()

@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -70,18 +71,19 @@ func same(t *testing.T, ctx context.Context, s *site) bool {
 // TestBacklogIsOneMessagePerObject cuts the line, changes two objects fifty times, and
 // heals: two messages cross.
 func TestBacklogIsOneMessagePerObject(t *testing.T) {
+	t.Parallel()
 	s, ctx := startSite(t)
 	putDesired(t, ctx, s, "one", 0)
-	wait(t, "first object", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	polltest.Eventually(t, "first object", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 	s.line.Cut()
 	for i := range 50 {
 		putDesired(t, ctx, s, "one", i)
 		putDesired(t, ctx, s, "two", i)
 	}
-	wait(t, "backlog of two", func() bool { return backlog(t, ctx, s) == 2 })
+	polltest.Eventually(t, "backlog of two", func() bool { return backlog(t, ctx, s) == 2 })
 	before := lastSeq(t, ctx, s)
 	s.line.Heal()
-	wait(t, "convergence", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	polltest.Eventually(t, "convergence", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 	if got := lastSeq(t, ctx, s) - before; got != 2 {
 		t.Errorf("%d messages crossed, want 2", got)
 	}
@@ -91,19 +93,20 @@ func TestBacklogIsOneMessagePerObject(t *testing.T) {
 // so that deliveries are under way at every cut: what the hub counts as acknowledged is
 // at the leaf.
 func TestNothingIsLostInAFlap(t *testing.T) {
+	t.Parallel()
 	s, ctx := startSite(t)
 	rng := rand.New(rand.NewPCG(1, 2))
-	for i := range 4000 {
-		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", rng.IntN(300)), i)
-		switch i % 400 {
-		case 200:
+	for i := range 2000 {
+		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", rng.IntN(150)), i)
+		switch i % 200 {
+		case 100:
 			s.line.Cut()
-		case 250:
+		case 125:
 			s.line.Heal()
 		}
 	}
 	s.line.Heal()
-	wait(t, "empty backlog", func() bool { return backlog(t, ctx, s) == 0 })
+	polltest.Eventually(t, "empty backlog", func() bool { return backlog(t, ctx, s) == 0 })
 	if !same(t, ctx, s) {
 		t.Fatal("the hub counts everything as acknowledged, but the leaf lacks some of it")
 	}
@@ -112,13 +115,14 @@ func TestNothingIsLostInAFlap(t *testing.T) {
 // TestStoreRolledBack loses what the leaf had acknowledged, as a power cut without
 // fsync does: it is asked for again.
 func TestStoreRolledBack(t *testing.T) {
+	t.Parallel()
 	s, ctx := startSite(t)
 	for i := range 20 {
 		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
 	}
-	wait(t, "objects", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	polltest.Eventually(t, "objects", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 	s.line.Cut()
-	wait(t, "link down", func() bool { up, _, _ := s.link.State(); return !up })
+	polltest.Eventually(t, "link down", func() bool { up, _, _ := s.link.State(); return !up })
 	leaf, err := s.js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
 		t.Fatal(err)
@@ -126,17 +130,18 @@ func TestStoreRolledBack(t *testing.T) {
 	last := lastSeq(t, ctx, s)
 	rollback(t, ctx, s, leaf.CachedInfo().Config, last-7)
 	s.line.Heal()
-	wait(t, "convergence", func() bool { return same(t, ctx, s) })
+	polltest.Eventually(t, "convergence", func() bool { return same(t, ctx, s) })
 }
 
 // TestHubStreamRecreated deletes the hub's stream and consumer; what is published anew
 // arrives although its sequences start again.
 func TestHubStreamRecreated(t *testing.T) {
+	t.Parallel()
 	s, ctx := startSite(t)
 	for i := range 20 {
 		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
 	}
-	wait(t, "objects", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	polltest.Eventually(t, "objects", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 	if err := s.hub.DeleteStream(ctx, streams.Desired); err != nil {
 		t.Fatal(err)
 	}
@@ -149,13 +154,14 @@ func TestHubStreamRecreated(t *testing.T) {
 	if err := streams.EnsureConsumer(ctx, s.hub, streams.Desired, streams.SiteConsumer("plant-a")); err != nil {
 		t.Fatal(err)
 	}
-	wait(t, "convergence", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	polltest.Eventually(t, "convergence", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 }
 
 // TestHubStreamRecreatedIsFetchedOnce deletes the hub's stream while the link stays up:
 // what the site stores of the new one is known by the new one's identity, so that the
 // next session has nothing to fetch again.
 func TestHubStreamRecreatedIsFetchedOnce(t *testing.T) {
+	t.Parallel()
 	const objects = 10
 	s, ctx := startSite(t)
 	put := func(generation int) {
@@ -164,7 +170,7 @@ func TestHubStreamRecreatedIsFetchedOnce(t *testing.T) {
 		}
 	}
 	put(0)
-	wait(t, "objects", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	polltest.Eventually(t, "objects", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 	_, since, _ := s.link.State()
 	if err := s.hub.DeleteStream(ctx, streams.Desired); err != nil {
 		t.Fatal(err)
@@ -176,7 +182,7 @@ func TestHubStreamRecreatedIsFetchedOnce(t *testing.T) {
 	if err := streams.EnsureConsumer(ctx, s.hub, streams.Desired, streams.SiteConsumer("plant-a")); err != nil {
 		t.Fatal(err)
 	}
-	wait(t, "convergence", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	polltest.Eventually(t, "convergence", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 	if _, now, _ := s.link.State(); now != since {
 		t.Fatal("the link did not stay up: the test has proved nothing")
 	}
@@ -184,7 +190,7 @@ func TestHubStreamRecreatedIsFetchedOnce(t *testing.T) {
 	s.cut(t)
 	putDesired(t, ctx, s, "new", 1)
 	s.line.Heal()
-	wait(t, "convergence", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	polltest.Eventually(t, "convergence", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 	if got := lastSeq(t, ctx, s) - before; got != 1 {
 		t.Errorf("%d messages crossed after the cut, want 1", got)
 	}

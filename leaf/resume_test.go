@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -74,13 +75,14 @@ func (s *site) stored(t *testing.T, ctx context.Context) []stored {
 // TestAcknowledgementLostLongAgo lets the hub store records whose acknowledgements are
 // swallowed, and the link come back after the duplicate window: each is stored once.
 func TestAcknowledgementLostLongAgo(t *testing.T) {
+	t.Parallel()
 	s, ctx := newSite(t)
 	s.shortWindow(t, ctx)
 	b := respond(t, s)
 	s.start(t, ctx)
 	s.up(t)
 	s.record(t, ctx, 0, 10)
-	wait(t, "first record", func() bool {
+	polltest.Eventually(t, "first record", func() bool {
 		c, err := s.js.Consumer(ctx, streams.SiteTelemetry, streams.ForwardConsumer)
 		return err == nil && c.CachedInfo().AckFloor.Stream == 1
 	})
@@ -89,7 +91,7 @@ func TestAcknowledgementLostLongAgo(t *testing.T) {
 		s.record(t, ctx, i, 10)
 	}
 	var sent uint64
-	wait(t, "records without acknowledgement", func() bool {
+	polltest.Eventually(t, "records without acknowledgement", func() bool {
 		sent = count(t, ctx, s.hub, streams.Telemetry)
 		return sent > 1
 	})
@@ -99,7 +101,7 @@ func TestAcknowledgementLostLongAgo(t *testing.T) {
 		s.record(t, ctx, i, 10)
 	}
 	s.line.Heal()
-	wait(t, "all records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) >= 51 })
+	polltest.Eventually(t, "all records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) >= 51 })
 	for i, got := range s.stored(t, ctx) {
 		if got.gap != nil || got.number != i {
 			t.Fatalf("message %d at the hub is %+v", i, got)
@@ -118,6 +120,7 @@ func TestAcknowledgementLostLongAgo(t *testing.T) {
 // TestPositionNotKnown has a bridge that does not answer: records go on, and what is
 // sent again within the duplicate window is stored once.
 func TestPositionNotKnown(t *testing.T) {
+	t.Parallel()
 	s, ctx := newSite(t)
 	b := respond(t, s)
 	b.silent = true
@@ -126,18 +129,19 @@ func TestPositionNotKnown(t *testing.T) {
 	for i := range 20 {
 		s.record(t, ctx, i, 10)
 	}
-	wait(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 20 })
+	polltest.Eventually(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 20 })
 	s.cut(t)
 	for i := range 5 {
 		s.record(t, ctx, 20+i, 10)
 	}
 	s.line.Heal()
-	wait(t, "all records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 25 })
+	polltest.Eventually(t, "all records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 25 })
 }
 
 // TestHubLostWhatItAcknowledged rolls the hub's stream back: the site sends again what
 // it still has.
 func TestHubLostWhatItAcknowledged(t *testing.T) {
+	t.Parallel()
 	s, ctx := newSite(t)
 	s.shortWindow(t, ctx)
 	respond(t, s)
@@ -145,7 +149,7 @@ func TestHubLostWhatItAcknowledged(t *testing.T) {
 	for i := range 30 {
 		s.record(t, ctx, i, 10)
 	}
-	wait(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 30 })
+	polltest.Eventually(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 30 })
 	s.cut(t)
 	hub, err := s.hub.Stream(ctx, streams.Telemetry)
 	if err != nil {
@@ -158,7 +162,7 @@ func TestHubLostWhatItAcknowledged(t *testing.T) {
 	}
 	time.Sleep(200 * time.Millisecond) // the duplicate window
 	s.line.Heal()
-	wait(t, "records again", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 30 })
+	polltest.Eventually(t, "records again", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 30 })
 }
 
 // arrived says whether the hub's last record is that number.
@@ -204,6 +208,7 @@ func checkAccount(t *testing.T, all []stored, before int) (missing int) {
 // TestEveryDroppedRecordIsReported lets a small telemetry stream overflow while the link
 // is down, three times, with a restart: each record is at the hub or in one gap.
 func TestEveryDroppedRecordIsReported(t *testing.T) {
+	t.Parallel()
 	s, ctx := newSite(t)
 	s.cfg.Storage.TelemetryBytes = 100 << 10
 	respond(t, s)
@@ -224,7 +229,7 @@ func TestEveryDroppedRecordIsReported(t *testing.T) {
 			s.restart(t, ctx, nil)
 		}
 		s.line.Heal()
-		wait(t, "account", func() bool { return s.arrived(t, ctx, n-1) })
+		polltest.Eventually(t, "account", func() bool { return s.arrived(t, ctx, n-1) })
 	}
 	missing := checkAccount(t, s.stored(t, ctx), n)
 	if missing < 100 {

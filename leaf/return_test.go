@@ -1,17 +1,18 @@
 package leaf
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"regexp"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 // deployedReconnect is how long a deployed leaf waits between attempts to connect.
-func deployedReconnect(t *testing.T) []byte {
+func deployedReconnect(t *testing.T) string {
 	t.Helper()
 	conf, err := os.ReadFile("../deploy/leaf/leaf.conf.tmpl")
 	if err != nil {
@@ -21,7 +22,7 @@ func deployedReconnect(t *testing.T) []byte {
 	if found == nil {
 		t.Fatal("the deployed configuration names no reconnect interval")
 	}
-	return found[1]
+	return string(found[1])
 }
 
 // TestReturnIsFast cuts the line for a while, changes 200 objects, and heals it, again
@@ -32,7 +33,7 @@ func TestReturnIsFast(t *testing.T) {
 	s, ctx := newSite(t)
 	respond(t, s)
 	reconnect := deployedReconnect(t)
-	edit(t, s.cfg.NATS.ConfigFile, func(b []byte) []byte { return bytes.ReplaceAll(b, []byte(`"100ms"`), reconnect) })
+	s.configure(t, `"100ms"`, reconnect)
 	s.start(t, ctx)
 	s.up(t)
 	var took []time.Duration
@@ -47,7 +48,7 @@ func TestReturnIsFast(t *testing.T) {
 		s.line.Heal()
 		s.up(t)
 		linked := time.Since(start)
-		wait(t, "convergence", func() bool { return backlog(t, ctx, s) == 0 })
+		polltest.Eventually(t, "convergence", func() bool { return backlog(t, ctx, s) == 0 })
 		took = append(took, time.Since(start))
 		t.Logf("linked after %s, %d objects after %s", linked.Round(time.Millisecond), objects, took[round].Round(time.Millisecond))
 	}

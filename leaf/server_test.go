@@ -8,7 +8,7 @@ import (
 )
 
 // TestMakingAStreamIsHealthy asks for the store's health while streams are made.
-func TestMakingAStreamIsHealthy(t *testing.T) {
+func TestMakingAStreamIsHealthy(t *testing.T) { // alone: it is about how long a stream takes
 	s, ctx := newSite(t)
 	s.still(t, ctx)
 	made := make(chan error, 1)

@@ -1,6 +1,7 @@
 package leaf
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"flag"
@@ -16,11 +17,12 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/streams"
 )
 
-// TestMain lets twice as many tests run at a time as usual: those that may wait for lines,
-// disks and servers rather than compute.
+// TestMain lets twice as many tests run at a time as usual: they wait for lines, disks and
+// servers as much as they compute.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
@@ -76,6 +78,17 @@ func newSite(t *testing.T) (*site, context.Context) {
 		t.Fatal(err)
 	}
 	return s, ctx
+}
+
+// configure replaces a value in the configuration of the leaf's server, before it starts.
+func (s *site) configure(t *testing.T, from, to string) {
+	t.Helper()
+	edit(t, s.cfg.NATS.ConfigFile, func(b []byte) []byte {
+		if !bytes.Contains(b, []byte(from)) {
+			t.Fatalf("the configuration has no %s", from)
+		}
+		return bytes.ReplaceAll(b, []byte(from), []byte(to))
+	})
 }
 
 func startSite(t *testing.T) (*site, context.Context) {
@@ -163,27 +176,13 @@ func (s *site) restart(t *testing.T, ctx context.Context, between func(storeDir 
 
 func (s *site) up(t *testing.T) {
 	t.Helper()
-	wait(t, "link up", func() bool { up, _, _ := s.link.State(); return up })
+	polltest.Eventually(t, "link up", func() bool { up, _, _ := s.link.State(); return up })
 }
 
 func (s *site) cut(t *testing.T) {
 	t.Helper()
 	s.line.Cut()
-	wait(t, "link down", func() bool { up, _, _ := s.link.State(); return !up })
-}
-
-func wait(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	waitFor(t, 20*time.Second, what, cond)
-}
-
-func waitFor(t *testing.T, limit time.Duration, what string, cond func() bool) {
-	t.Helper()
-	for start := time.Now(); !cond(); time.Sleep(5 * time.Millisecond) {
-		if time.Since(start) > limit {
-			t.Fatalf("%s: not within %s", what, limit)
-		}
-	}
+	polltest.Eventually(t, "link down", func() bool { up, _, _ := s.link.State(); return !up })
 }
 
 func count(t *testing.T, ctx context.Context, js jetstream.JetStream, stream string) uint64 {

@@ -5,11 +5,13 @@ import (
 	"encoding/base64"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -30,23 +32,28 @@ func (s *site) slow(t *testing.T, rate int) {
 	t.Helper()
 	s.line.Limit(rate)
 	s.line.Restore()
-	waitFor(t, 60*time.Second, "link up", func() bool { up, _, _ := s.link.State(); return up })
+	polltest.Within(t, 60*time.Second, "link up", func() bool { up, _, _ := s.link.State(); return up })
 }
 
-// TestSlowLineBringsABacklog has a site return over a slow line with a backlog that is many
-// times what the line carries between two pings: it arrives, the connection is not lost
-// meanwhile, and what is asked in between is answered.
+// TestSlowLineBringsABacklog has a site return over a slow line with a backlog that takes
+// longer than the leaf waits for the answer to its pings (three intervals): it arrives, the
+// connection is not lost meanwhile, and what is asked in between is answered.
 func TestSlowLineBringsABacklog(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]struct{ rate, objects, size int }{
-		"256 kbit/s, 40 objects of 20 kB": {256 * kbit, 40, 20_000},
-		"64 kbit/s, 8 objects of 20 kB":   {64 * kbit, 8, 20_000},
-		"64 kbit/s, one of 120 kB":        {64 * kbit, 1, 120_000},
-		"9.6 kbit/s, 15 objects of 1 kB":  {96 * kbit / 10, 15, 1_000},
+	for name, c := range map[string]struct {
+		rate, objects, size int
+		ping                string
+	}{
+		"256 kbit/s, 20 objects of 20 kB": {256 * kbit, 20, 20_000, "2s"},
+		"64 kbit/s, 4 objects of 20 kB":   {64 * kbit, 4, 20_000, "2s"},
+		"64 kbit/s, one of 60 kB":         {64 * kbit, 1, 60_000, "2s"},
+		"9.6 kbit/s, 15 objects of 1 kB":  {96 * kbit / 10, 15, 1_000, "4s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s, ctx := startSite(t)
+			s, ctx := newSite(t)
+			s.configure(t, `"4s"`, strconv.Quote(c.ping))
+			s.start(t, ctx)
 			respond(t, s)
 			s.up(t)
 			s.cut(t)
@@ -80,14 +87,19 @@ func TestSlowLineBringsABacklog(t *testing.T) {
 // line: it arrives in order, and the connection is not lost meanwhile.
 func TestSlowLineTakesATelemetryBacklog(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]struct{ rate, records, size int }{
-		"64 kbit/s, 20 records of 10 kB": {64 * kbit, 20, 10_000},
-		"64 kbit/s, 600 of 300 bytes":    {64 * kbit, 600, 300},
-		"9.6 kbit/s, 60 of 300 bytes":    {96 * kbit / 10, 60, 300},
+	for name, c := range map[string]struct {
+		rate, records, size int
+		ping                string
+	}{
+		"64 kbit/s, 10 records of 10 kB": {64 * kbit, 10, 10_000, "2s"},
+		"64 kbit/s, 300 of 300 bytes":    {64 * kbit, 300, 300, "2s"},
+		"9.6 kbit/s, 40 of 300 bytes":    {96 * kbit / 10, 40, 300, "4s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s, ctx := startSite(t)
+			s, ctx := newSite(t)
+			s.configure(t, `"4s"`, strconv.Quote(c.ping))
+			s.start(t, ctx)
 			respond(t, s)
 			s.up(t)
 			s.cut(t)

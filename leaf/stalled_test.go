@@ -7,11 +7,13 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 // TestNobodyTriesToReachTheHub takes the embedded server's remote out of service, so that
 // it is disconnected and does not try: the leaf notices and connects again.
 func TestNobodyTriesToReachTheHub(t *testing.T) {
+	t.Parallel()
 	s, ctx := newSite(t)
 	s.stall = 2
 	s.start(t, ctx)
@@ -27,11 +29,11 @@ func TestNobodyTriesToReachTheHub(t *testing.T) {
 	if err := s.host.server().ReloadOptions(opts); err != nil {
 		t.Fatal(err)
 	}
-	wait(t, "link down", func() bool { up, _, _ := s.link.State(); return !up })
+	polltest.Eventually(t, "link down", func() bool { up, _, _ := s.link.State(); return !up })
 	putDesired(t, ctx, s, "one", 1)
 	s.up(t)
-	wait(t, "connection to the new server", func() bool { _, err := s.nc.RTT(); return err == nil })
-	wait(t, "convergence", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
+	polltest.Eventually(t, "connection to the new server", func() bool { _, err := s.nc.RTT(); return err == nil })
+	polltest.Eventually(t, "convergence", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 	if n := counted(t, s, "petiole_leaf_server_restarts_total"); n != 1 {
 		t.Errorf("%v restarts, want 1", n)
 	}
@@ -58,7 +60,7 @@ func TestAttemptsAreSeen(t *testing.T) {
 			if connected {
 				s.up(t)
 				leave()
-				wait(t, "link down", func() bool { up, _, _ := s.link.State(); return !up })
+				polltest.Eventually(t, "link down", func() bool { up, _, _ := s.link.State(); return !up })
 			}
 			looks := s.keep.patience() + 2
 			time.Sleep(time.Duration(looks) * watchInterval) // the outage itself

@@ -65,8 +65,12 @@ func (k *keeper) look(ctx context.Context) {
 	k.rest = minRest
 	k.markAll(asking)
 	err = k.boundTelemetry(asking, s)
-	if err != nil && k.disk.full(s) {
-		err = errors.Join(k.disk.deflate(), k.boundTelemetry(asking, s))
+	if err != nil {
+		// The disk may have become full since. A description of the stream that was written
+		// in part would keep the server from recovering it.
+		if now, e := k.disk.space(); e == nil && k.disk.full(now) {
+			err = errors.Join(k.disk.deflate(), k.boundTelemetry(asking, now))
+		}
 	}
 	k.told("bound telemetry", err)
 	if s.free > k.disk.kept(s) {

@@ -175,13 +175,3 @@ func (l *Line) copy(dst, src net.Conn, d Direction) {
 	delete(l.conns, src)
 	l.mu.Unlock()
 }
-
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}

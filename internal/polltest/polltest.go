@@ -15,7 +15,14 @@ import (
 // Limit is how long Eventually and NoError wait.
 const Limit = time.Minute
 
-const interval = 5 * time.Millisecond
+// The condition is polled every interval for eager, and every patientInterval after that:
+// most hold soon, and a question to a server under the race detector every few milliseconds
+// takes the processor from what is waited for.
+const (
+	interval        = 5 * time.Millisecond
+	eager           = 250 * time.Millisecond
+	patientInterval = 20 * time.Millisecond
+)
 
 var errNotYet = errors.New("the condition does not hold")
 
@@ -53,7 +60,7 @@ func NoErrorWithin(t testing.TB, limit time.Duration, what string, f func(contex
 	defer cancel()
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
-	start := time.Now()
+	start, patient := time.Now(), false
 	// An error that only says that the time was up hides the one before it.
 	var last error
 	for {
@@ -63,6 +70,10 @@ func NoErrorWithin(t testing.TB, limit time.Duration, what string, f func(contex
 		}
 		if last == nil || ctx.Err() == nil {
 			last = err
+		}
+		if !patient && time.Since(start) >= eager {
+			patient = true
+			tick.Reset(patientInterval)
 		}
 		select {
 		case <-ctx.Done():
