@@ -24,26 +24,26 @@ import (
 // a node API that starts later would read nothing else. So the tombstone is what is stored.
 //
 // It knows those of the last tombstoneLife, and up to as many older ones.
-type buried struct {
-	of map[string]grave
+type tombstoneIndex struct {
+	bySubject map[string]tombstone
 	// pruned is how many there were when old ones were forgotten the last time.
 	pruned int
 }
 
-type grave struct {
+type tombstone struct {
 	epoch, version string
 	since          time.Time
 }
 
 // readBuried reads the tombstones of a stream.
-func readBuried(ctx context.Context, js jetstream.JetStream, site string) (*buried, error) {
+func readTombstones(ctx context.Context, js jetstream.JetStream, site string) (*tombstoneIndex, error) {
 	s, err := js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", streams.SiteDesired, err)
 	}
-	b := &buried{of: map[string]grave{}}
+	b := &tombstoneIndex{bySubject: map[string]tombstone{}}
 	err = readLast(ctx, s, streams.DesiredFilter(site), true, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
-		b.stored(msg.Subject(), msg.Headers(), md.Timestamp)
+		b.record(msg.Subject(), msg.Headers(), md.Timestamp)
 		return nil
 	})
 	if err != nil {
@@ -53,23 +53,23 @@ func readBuried(ctx context.Context, js jetstream.JetStream, site string) (*buri
 }
 
 // stored takes note of a message that is on disk since at.
-func (b *buried) stored(subject string, h nats.Header, at time.Time) {
+func (b *tombstoneIndex) record(subject string, h nats.Header, at time.Time) {
 	if h.Get(streams.HeaderOp) != string(streams.OpDelete) {
-		delete(b.of, subject)
+		delete(b.bySubject, subject)
 		return
 	}
-	b.of[subject] = grave{epoch: h.Get(streams.HeaderEpoch), version: h.Get(streams.HeaderVersion), since: at}
-	if len(b.of) > 2*b.pruned+100 {
-		maps.DeleteFunc(b.of, func(_ string, g grave) bool { return at.Sub(g.since) > tombstoneLife })
-		b.pruned = len(b.of)
+	b.bySubject[subject] = tombstone{epoch: h.Get(streams.HeaderEpoch), version: h.Get(streams.HeaderVersion), since: at}
+	if len(b.bySubject) > 2*b.pruned+100 {
+		maps.DeleteFunc(b.bySubject, func(_ string, g tombstone) bool { return at.Sub(g.since) > tombstoneRetention })
+		b.pruned = len(b.bySubject)
 	}
 }
 
 // outrank says whether a tombstone ends the object that a message puts: it is of the same
 // epoch, and of a higher version. An equal version is an object that was not wanted at the
 // site for a time.
-func (b *buried) outrank(m *nats.Msg) bool {
-	g, ok := b.of[m.Subject]
+func (b *tombstoneIndex) supersedes(m *nats.Msg) bool {
+	g, ok := b.bySubject[m.Subject]
 	if !ok || m.Header.Get(streams.HeaderOp) != string(streams.OpPut) || m.Header.Get(streams.HeaderEpoch) != g.epoch {
 		return false
 	}
@@ -78,13 +78,13 @@ func (b *buried) outrank(m *nats.Msg) bool {
 }
 
 // exhume reads the tombstones that are stored, once.
-func (r *replicator) exhume(ctx context.Context) (err error) {
-	if r.buried != nil {
+func (r *replicator) loadTombstones(ctx context.Context) (err error) {
+	if r.tombstones != nil {
 		return nil
 	}
 	r.storing.Lock()
 	defer r.storing.Unlock()
-	r.buried, err = readBuried(ctx, r.js, r.site)
+	r.tombstones, err = readTombstones(ctx, r.js, r.site)
 	if errors.Is(err, errUnreadable) {
 		r.unreadable()
 	}
@@ -93,10 +93,10 @@ func (r *replicator) exhume(ctx context.Context) (err error) {
 
 // message is what is stored for a delivery: without what instructed the hub's stream, with
 // its place there, also when the tombstone that outranks it is stored instead.
-func (r *replicator) message(ctx context.Context, d delivery, identity string) (*nats.Msg, error) {
+func (r *replicator) storedMessage(ctx context.Context, d delivery, identity string) (*nats.Msg, error) {
 	msg := nats.NewMsg(d.Subject)
-	msg.Header, msg.Data = ownHeaders(d.Header), d.Data
-	if r.buried.outrank(msg) {
+	msg.Header, msg.Data = withoutServerHeaders(d.Header), d.Data
+	if r.tombstones.supersedes(msg) {
 		s, err := r.js.Stream(ctx, streams.SiteDesired)
 		if err != nil {
 			return nil, fmt.Errorf("open %s: %w", streams.SiteDesired, err)
@@ -106,7 +106,7 @@ func (r *replicator) message(ctx context.Context, d delivery, identity string) (
 		case err == nil && last.Header.Get(streams.HeaderOp) == string(streams.OpDelete):
 			r.log.Warn("the hub delivers an object that its tombstone outranks; the tombstone stays",
 				zap.String("subject", d.Subject), zap.String("version", msg.Header.Get(streams.HeaderVersion)))
-			msg.Header, msg.Data = ownHeaders(last.Header), nil
+			msg.Header, msg.Data = withoutServerHeaders(last.Header), nil
 		case err != nil && !errors.Is(err, jetstream.ErrMsgNotFound): // old tombstones are removed
 			return nil, fmt.Errorf("read the tombstone of %s: %w", d.Subject, err)
 		}
@@ -117,7 +117,7 @@ func (r *replicator) message(ctx context.Context, d delivery, identity string) (
 
 // ownHeaders are those by which no nats-server was instructed, or says where the message
 // lies.
-func ownHeaders(h nats.Header) nats.Header {
+func withoutServerHeaders(h nats.Header) nats.Header {
 	out := nats.Header{}
 	for k, v := range h {
 		if !strings.HasPrefix(k, "Nats-") {

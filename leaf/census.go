@@ -17,7 +17,7 @@ import (
 )
 
 // CensusName is the file of the data folder that says what SITE_DESIRED held.
-const CensusName = "census.json"
+const LiveSetName = "census.json"
 
 // census is what SITE_DESIRED holds without the tombstones that are about to be removed.
 //
@@ -28,7 +28,7 @@ const CensusName = "census.json"
 // be never. A message that is not in the census and not newer than it is one of those.
 //
 // The bound of the file is the number of objects of the site, not of removals.
-type census struct {
+type liveSet struct {
 	// Created is when the stream was made, ns since 1970; another stream has other
 	// sequences.
 	Created int64 `json:"created"`
@@ -41,12 +41,12 @@ type census struct {
 }
 
 // newCensus is what is left of the messages seen without those that go.
-func newCensus(info *jetstream.StreamInfo, seen, going []uint64) census {
+func newLiveSet(info *jetstream.StreamInfo, seen, going []uint64) liveSet {
 	goes := make(map[uint64]bool, len(going))
 	for _, seq := range going {
 		goes[seq] = true
 	}
-	c := census{Created: info.Created.UnixNano(), Last: info.State.LastSeq, Taken: time.Now().UnixNano(), Kept: []uint64{}}
+	c := liveSet{Created: info.Created.UnixNano(), Last: info.State.LastSeq, Taken: time.Now().UnixNano(), Kept: []uint64{}}
 	for _, seq := range seen {
 		if !goes[seq] {
 			c.Kept = append(c.Kept, seq)
@@ -56,7 +56,7 @@ func newCensus(info *jetstream.StreamInfo, seen, going []uint64) census {
 }
 
 // write replaces the file and returns when that is on disk.
-func (c census) write(path string) error {
+func (c liveSet) write(path string) error {
 	data, err := json.Marshal(c)
 	if err == nil {
 		err = replaceFile(path, data)
@@ -68,28 +68,28 @@ func (c census) write(path string) error {
 }
 
 // readCensus reads the file; false when there is none.
-func readCensus(path string) (c census, known bool, err error) {
+func readLiveSet(path string) (c liveSet, known bool, err error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return census{}, false, nil
+		return liveSet{}, false, nil
 	}
 	if err == nil {
 		err = json.Unmarshal(data, &c)
 	}
 	if err != nil {
-		return census{}, false, fmt.Errorf("read census: %w", err)
+		return liveSet{}, false, fmt.Errorf("read census: %w", err)
 	}
 	return c, true, nil
 }
 
 // of says whether the census is of a stream as it is now, and not of one that was made
 // anew or rolled back since.
-func (c census) of(info *jetstream.StreamInfo) bool {
+func (c liveSet) describes(info *jetstream.StreamInfo) bool {
 	return c.Created == info.Created.UnixNano() && c.Last <= info.State.LastSeq
 }
 
 // back finds the messages of the stream that had been removed or superseded.
-func (c census) back(ctx context.Context, s jetstream.Stream, site string) (seqs []uint64, err error) {
+func (c liveSet) resurrected(ctx context.Context, s jetstream.Stream, site string) (seqs []uint64, err error) {
 	kept := make(map[uint64]bool, len(c.Kept))
 	for _, seq := range c.Kept {
 		kept[seq] = true
@@ -108,7 +108,7 @@ func (c census) back(ctx context.Context, s jetstream.Stream, site string) (seqs
 }
 
 // first recounts on a server that was started again, before anybody reads from it.
-func (k *keeper) first(ctx context.Context, s *server.Server) {
+func (k *storeSupervisor) beforeConnections(ctx context.Context, s *server.Server) {
 	err := func() error {
 		login, err := k.host.login()
 		if err != nil {
@@ -125,7 +125,7 @@ func (k *keeper) first(ctx context.Context, s *server.Server) {
 		}
 		ctx, cancel := context.WithTimeout(ctx, 2*readWait)
 		defer cancel()
-		return k.recount(ctx, js)
+		return k.removeResurrected(ctx, js)
 	}()
 	if !errors.Is(err, jetstream.ErrStreamNotFound) {
 		k.told("desired state not counted again", err)
@@ -136,8 +136,8 @@ func (k *keeper) first(ctx context.Context, s *server.Server) {
 // after every start of the server, before anybody in this process reads the stream. A
 // disk that does not take the removal does not hold up the site: the next start tries
 // again.
-func (k *keeper) recount(ctx context.Context, js jetstream.JetStream) error {
-	c, known, err := readCensus(k.censusFile)
+func (k *storeSupervisor) removeResurrected(ctx context.Context, js jetstream.JetStream) error {
+	c, known, err := readLiveSet(k.liveSetFile)
 	if k.told("what was removed before is not known", err); !known {
 		return nil
 	}
@@ -145,12 +145,12 @@ func (k *keeper) recount(ctx context.Context, js jetstream.JetStream) error {
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
 	}
-	if !c.of(s.CachedInfo()) {
-		k.told("forget the census", os.Remove(k.censusFile))
+	if !c.describes(s.CachedInfo()) {
+		k.told("forget the census", os.Remove(k.liveSetFile))
 		return nil
 	}
 	k.storing.Lock()
-	seqs, err := c.back(ctx, s, k.site)
+	seqs, err := c.resurrected(ctx, s, k.site)
 	k.storing.Unlock()
 	if errors.Is(err, errUnreadable) {
 		return nil // verifyDesired finds that, too, and makes the stream anew
@@ -158,7 +158,7 @@ func (k *keeper) recount(ctx context.Context, js jetstream.JetStream) error {
 	if err != nil || len(seqs) == 0 {
 		return err
 	}
-	n, err := k.remove(ctx, s, seqs)
+	n, err := k.deleteMessages(ctx, s, seqs)
 	k.log.Warn("removed messages were back and were removed again", zap.String("stream", streams.SiteDesired), zap.Int("count", n))
 	k.told("remove what was back", err)
 	return nil

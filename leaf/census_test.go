@@ -76,14 +76,14 @@ func TestTrimmedObjectsStayAwayAfterAKill(t *testing.T) {
 	}
 	s.wanted(t, ctx, "end", streams.OpPut, 1)
 	s.takeOver(t, ctx)
-	if n, err := s.keep.trim(ctx, 0); n != len(gone) || err != nil {
+	if n, err := s.keep.compact(ctx, 0); n != len(gone) || err != nil {
 		t.Fatalf("%d tombstones removed, error %v", n, err)
 	}
 	s.wanted(t, ctx, "changes", streams.OpPut, 2)
 	s.wanted(t, ctx, "gone-1", streams.OpPut, 5)
 
 	without := s.twin(t)
-	if err := os.Remove(filepath.Join(without.cfg.DataDir, CensusName)); err != nil {
+	if err := os.Remove(filepath.Join(without.cfg.DataDir, LiveSetName)); err != nil {
 		t.Fatal(err)
 	}
 	without.line.Cut()
@@ -117,7 +117,7 @@ func TestRecountBeforeTheSiteReads(t *testing.T) {
 	}
 	s.wanted(t, ctx, "back", streams.OpPut, 1)
 	s.wanted(t, ctx, "stays", streams.OpPut, 1)
-	if err := newCensus(s.desired(t, ctx).CachedInfo(), []uint64{1, 2}, []uint64{1}).write(s.keep.censusFile); err != nil {
+	if err := newLiveSet(s.desired(t, ctx).CachedInfo(), []uint64{1, 2}, []uint64{1}).write(s.keep.liveSetFile); err != nil {
 		t.Fatal(err)
 	}
 	s.revive(t, ctx, func() error { return nil })
@@ -137,19 +137,19 @@ func TestNothingIsTrimmedWithoutACensus(t *testing.T) {
 	s.wanted(t, ctx, "gone", streams.OpDelete, 2)
 	s.wanted(t, ctx, "end", streams.OpPut, 1)
 	s.takeOver(t, ctx)
-	if err := os.Mkdir(s.keep.censusFile, 0o700); err != nil {
+	if err := os.Mkdir(s.keep.liveSetFile, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.keep.trim(ctx, 0); n != 0 || err == nil {
+	if n, err := s.keep.compact(ctx, 0); n != 0 || err == nil {
 		t.Errorf("%d removed, error %v", n, err)
 	}
 	if got := s.has(t, ctx, "gone"); got != "2" {
 		t.Errorf("gone is at version %q, want its tombstone", got)
 	}
-	if err := os.Remove(s.keep.censusFile); err != nil {
+	if err := os.Remove(s.keep.liveSetFile); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.keep.trim(ctx, 0); n != 1 || err != nil {
+	if n, err := s.keep.compact(ctx, 0); n != 1 || err != nil {
 		t.Errorf("%d removed, error %v", n, err)
 	}
 }
@@ -161,7 +161,7 @@ func TestCensusOfAnotherStream(t *testing.T) {
 	info := func(created time.Time, last uint64) *jetstream.StreamInfo {
 		return &jetstream.StreamInfo{Created: created, State: jetstream.StreamState{LastSeq: last}}
 	}
-	c := newCensus(info(made, 9), []uint64{2, 5, 9}, []uint64{5})
+	c := newLiveSet(info(made, 9), []uint64{2, 5, 9}, []uint64{5})
 	if fmt.Sprint(c.Kept) != "[2 9]" {
 		t.Errorf("kept %v", c.Kept)
 	}
@@ -174,7 +174,7 @@ func TestCensusOfAnotherStream(t *testing.T) {
 		{info(made, 8), false},
 		{info(made.Add(time.Second), 12), false},
 	} {
-		if got := c.of(one.info); got != one.want {
+		if got := c.describes(one.info); got != one.want {
 			t.Errorf("of(%v, %d) = %t", one.info.Created, one.info.State.LastSeq, got)
 		}
 	}

@@ -53,12 +53,12 @@ func (p checkPace) orDefault() checkPace {
 // checker has the manifest of one session compared: when the site has caught up after
 // the session began, when the bridge asks for it, and every now and then. It does so beside
 // the deliveries.
-type checker struct {
+type antiEntropy struct {
 	r *replicator
 	// identity is the hub's stream.
 	identity string
 	pace     checkPace
-	level    level
+	level    signal
 	// due says that a check is wanted now.
 	due chan struct{}
 	// position is that of the last query, stuck how often in a row the bridge said
@@ -67,14 +67,14 @@ type checker struct {
 	stuck    int
 }
 
-func newChecker(r *replicator, identity string) *checker {
-	c := &checker{r: r, identity: identity, pace: r.pace.orDefault(), due: make(chan struct{}, 1), level: level{changed: make(chan struct{})}}
+func newChecker(r *replicator, identity string) *antiEntropy {
+	c := &antiEntropy{r: r, identity: identity, pace: r.pace.orDefault(), due: make(chan struct{}, 1), level: signal{changed: make(chan struct{})}}
 	c.want()
 	return c
 }
 
 // note takes over what has arrived and been stored.
-func (c *checker) note(a arrival) {
+func (c *antiEntropy) note(a batch) {
 	if len(a.batch) > 0 || a.caughtUp {
 		c.level.set(a.caughtUp)
 	}
@@ -83,7 +83,7 @@ func (c *checker) note(a arrival) {
 	}
 }
 
-func (c *checker) want() {
+func (c *antiEntropy) want() {
 	select {
 	case c.due <- struct{}{}:
 	default:
@@ -91,7 +91,7 @@ func (c *checker) want() {
 }
 
 // run checks until ctx ends. errBehind: the session has to begin anew.
-func (c *checker) run(ctx context.Context) error {
+func (c *antiEntropy) run(ctx context.Context) error {
 	retry := c.pace.retry
 	timer := time.NewTimer(c.pace.interval)
 	defer timer.Stop()
@@ -132,7 +132,7 @@ func (c *checker) run(ctx context.Context) error {
 
 // check compares until the sets are equal, or until there is no use in it, and returns
 // the last outcome.
-func (c *checker) check(ctx context.Context) (outcome streams.InventoryState, err error) {
+func (c *antiEntropy) check(ctx context.Context) (outcome streams.InventoryState, err error) {
 	again := c.pace.again
 	if err := c.level.await(ctx); err != nil {
 		return "", err
@@ -175,13 +175,13 @@ func (r *replicator) mayRestart(interval time.Duration) bool {
 }
 
 // level is whether the site has caught up, as far as is known.
-type level struct {
+type signal struct {
 	mu      sync.Mutex
 	up      bool
 	changed chan struct{}
 }
 
-func (l *level) set(up bool) {
+func (l *signal) set(up bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.up = up; up {
@@ -191,7 +191,7 @@ func (l *level) set(up bool) {
 }
 
 // await returns when the site has caught up.
-func (l *level) await(ctx context.Context) error {
+func (l *signal) await(ctx context.Context) error {
 	for {
 		l.mu.Lock()
 		up, changed := l.up, l.changed
@@ -208,7 +208,7 @@ func (l *level) await(ctx context.Context) error {
 }
 
 // next returns when the site catches up the next time, or after patience.
-func (l *level) next(ctx context.Context, patience time.Duration) error {
+func (l *signal) next(ctx context.Context, patience time.Duration) error {
 	l.mu.Lock()
 	changed := l.changed
 	l.mu.Unlock()

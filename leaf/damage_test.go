@@ -320,8 +320,8 @@ func TestDamagedTelemetry(t *testing.T) {
 		want := forwarded + waiting + later
 		polltest.Eventually(t, "the last record", func() bool { return s.arrived(t, ctx, want-1) })
 		lost, twice := covered(t, s.stored(t, ctx), want)
-		t.Logf("%d lost, %d twice, %d dropped by count", lost, twice, s.keep.ledger.total())
-		if got := s.keep.ledger.total(); got < uint64(lost) {
+		t.Logf("%d lost, %d twice, %d dropped by count", lost, twice, s.keep.drops.total())
+		if got := s.keep.drops.total(); got < uint64(lost) {
 			t.Errorf("%d are counted as dropped, %d are missing", got, lost)
 		}
 	})
@@ -397,8 +397,8 @@ func TestDamagedMemoryIsForgotten(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.keep.recall(ctx, false); err != nil || !s.keep.forgot().IsZero() {
-		t.Fatalf("forgot %s, %v", s.keep.forgot(), err)
+	if err := s.keep.checkDeviceState(ctx, false); err != nil || !s.keep.deviceStateLostAt().IsZero() {
+		t.Fatalf("forgot %s, %v", s.keep.deviceStateLostAt(), err)
 	}
 	dir := filepath.Join(s.host.storeDir(), "$G", "streams", field.StateStream)
 	s.nc.Close()
@@ -411,7 +411,7 @@ func TestDamagedMemoryIsForgotten(t *testing.T) {
 	if err := s.keep.open(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if s.keep.forgot().IsZero() {
+	if s.keep.deviceStateLostAt().IsZero() {
 		t.Error("the memory counts as whole")
 	}
 	if !slices.Contains(s.keep.degraded.list(), streams.DegradedStore) {

@@ -11,8 +11,8 @@ import (
 const (
 	// ballastBytes is kept in a file beside the store, to be given up when the disk is
 	// so full that not even a limit can be lowered.
-	ballastBytes = 1 << 20
-	ballastName  = "ballast"
+	reserveFileBytes = 1 << 20
+	reserveFileName  = "ballast"
 	// refusedSize is the largest message of SITE_TELEMETRY while it refuses records.
 	refusedSize = 1
 	// minTelemetry is what SITE_TELEMETRY keeps on the fullest disk.
@@ -39,16 +39,16 @@ func (d disk) space() (space, error) {
 }
 
 // kept is the reserve, of a small disk a quarter of it.
-func (d disk) kept(s space) int64 { return min(d.reserve, s.total/4) }
+func (d disk) reserved(s space) int64 { return min(d.reserve, s.total/4) }
 
 // full says whether so little is left that writes are about to fail.
-func (d disk) full(s space) bool { return s.free < min(d.kept(s)/4, ballastBytes) }
+func (d disk) full(s space) bool { return s.free < min(d.reserved(s)/4, reserveFileBytes) }
 
 // refuse says whether so little is left, and telemetry with the limit bound so little to
 // yield, that it has to be refused, which may have been so before. nats-server answers a producer nothing once a write has failed, so it is
 // refused before that. It is lifted when there is twice as much room.
-func (d disk) refuse(s space, bound int64, refused bool) bool {
-	least := min(d.kept(s)/4, 4*ballastBytes)
+func (d disk) mustRefuse(s space, bound int64, refused bool) bool {
+	least := min(d.reserved(s)/4, 4*reserveFileBytes)
 	if refused {
 		least *= 2
 	}
@@ -59,28 +59,28 @@ func (d disk) refuse(s space, bound int64, refused bool) bool {
 // now, may have at most: as many as configured, as long as the reserve stays free. Small
 // steps are left out, so that the limit does not change all the time.
 func (d disk) bound(s space, used, now, configured int64) int64 {
-	fits := max(min(used+s.free-d.kept(s), configured), min(minTelemetry, configured))
+	fits := max(min(used+s.free-d.reserved(s), configured), min(minTelemetry, configured))
 	switch {
 	case fits > now && fits < configured && fits-now < now/4,
-		fits < now && now-fits < now/8 && s.free > d.kept(s):
+		fits < now && now-fits < now/8 && s.free > d.reserved(s):
 		return now
 	}
 	return fits
 }
 
 // inflate makes the ballast if it is not there and there is room for it.
-func (d disk) inflate(s space) error {
-	path := filepath.Join(d.dir, ballastName)
-	if st, err := os.Stat(path); err == nil && st.Size() == ballastBytes || s.free < 4*ballastBytes {
+func (d disk) allocateReserveFile(s space) error {
+	path := filepath.Join(d.dir, reserveFileName)
+	if st, err := os.Stat(path); err == nil && st.Size() == reserveFileBytes || s.free < 4*reserveFileBytes {
 		return nil
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("make ballast: %w", err)
 	}
-	err = syscall.Fallocate(int(f.Fd()), 0, 0, ballastBytes)
+	err = syscall.Fallocate(int(f.Fd()), 0, 0, reserveFileBytes)
 	if errors.Is(err, syscall.EOPNOTSUPP) {
-		_, err = f.Write(make([]byte, ballastBytes))
+		_, err = f.Write(make([]byte, reserveFileBytes))
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("make ballast: %w", errors.Join(err, os.Remove(path)))
@@ -89,8 +89,8 @@ func (d disk) inflate(s space) error {
 }
 
 // deflate gives the ballast up, and the copies of damaged streams with it.
-func (d disk) deflate() error {
-	err := os.Remove(filepath.Join(d.dir, ballastName))
+func (d disk) releaseSpace() error {
+	err := os.Remove(filepath.Join(d.dir, reserveFileName))
 	if errors.Is(err, os.ErrNotExist) {
 		err = nil
 	}

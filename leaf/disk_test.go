@@ -153,8 +153,8 @@ func TestTelemetryYields(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%d MB of %d free, reserve %d", free.free>>20, free.total>>20, s.keep.disk.kept(free)>>20)
-	if free.free < s.keep.disk.kept(free)/2 {
+	t.Logf("%d MB of %d free, reserve %d", free.free>>20, free.total>>20, s.keep.disk.reserved(free)>>20)
+	if free.free < s.keep.disk.reserved(free)/2 {
 		t.Errorf("telemetry has taken the reserve: %d bytes are free", free.free)
 	}
 	if counted(t, s, "petiole_leaf_server_restarts_total") != 0 {

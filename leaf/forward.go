@@ -42,15 +42,15 @@ type forwarder struct {
 	js     jetstream.JetStream
 	hub    store
 	link   *link
-	claims *claimer
-	ledger *ledger
+	timelines *timelineKeeper
+	drops *dropLog
 	counts *counts
 	log    *zap.Logger
 
 	// One session runs at a time. silent is when the bridge did not say what the hub has;
 	// reached is what the session before had done.
 	silent  time.Time
-	reached spot
+	reached position
 	// doubt is when a commit failed that the hub may have stored, zero when none did.
 	doubt time.Time
 	// window is what the line from this site carries; the zero value knows nothing of it.
@@ -60,7 +60,7 @@ type forwarder struct {
 // route is one session's way through the stream.
 type route struct {
 	stream   jetstream.Stream
-	lineage  lineage
+	timeline  timeline
 	consumer jetstream.Consumer
 	// next is the first sequence that was not taken yet, done the last one that the hub
 	// has, or that is reported to it as dropped.
@@ -76,7 +76,7 @@ func (f *forwarder) Run(ctx context.Context) error {
 
 // session forwards until something fails and returns how many messages the hub took.
 func (f *forwarder) session(ctx context.Context) (sent int, err error) {
-	ctx, end := f.claims.session(ctx)
+	ctx, end := f.timelines.session(ctx)
 	defer func() {
 		if errors.Is(context.Cause(ctx), errRolledBack) {
 			err = errRolledBack
@@ -88,8 +88,8 @@ func (f *forwarder) session(ctx context.Context) (sent int, err error) {
 		return 0, err
 	}
 	defer func() {
-		f.reached = r.lineage.spot(r.done)
-		f.written(f.ledger.note(f.stream, f.reached))
+		f.reached = r.timeline.position(r.done)
+		f.written(f.drops.setForwarded(f.stream, f.reached))
 	}()
 	if err := f.reportDropped(ctx, r); err != nil {
 		return 0, err
@@ -116,7 +116,7 @@ func (f *forwarder) session(ctx context.Context) (sent int, err error) {
 
 // open finds out where the session begins and sets the consumer to it.
 func (f *forwarder) open(ctx context.Context) (*route, error) {
-	l, err := f.claims.lineage(ctx)
+	l, err := f.timelines.timeline(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -131,13 +131,13 @@ func (f *forwarder) open(ctx context.Context) (*route, error) {
 		return nil, fmt.Errorf("open consumer %s of %s: %w", streams.ForwardConsumer, f.stream, err)
 	}
 	p := place{acked: c.CachedInfo().AckFloor.Stream, last: s.CachedInfo().State.LastSeq}
-	if p.noted, p.exact = l.find(f.reached); !p.exact {
-		p.noted, _ = l.find(f.ledger.noted(f.stream))
+	if p.noted, p.exact = l.lastCommon(f.reached); !p.exact {
+		p.noted, _ = l.lastCommon(f.drops.forwarded(f.stream))
 	}
 	if p.hub, p.known, err = f.hubPosition(ctx, l, p.last); err != nil {
 		return nil, err
 	}
-	r := &route{stream: s, lineage: l, consumer: c, next: resumeAt(p), size: firstBatch}
+	r := &route{stream: s, timeline: l, consumer: c, next: resumeAt(p), size: firstBatch}
 	r.done = r.next - 1
 	f.compare(p, r.next)
 	if f.window == (window{}) {
@@ -209,7 +209,7 @@ func (f *forwarder) carry(ctx context.Context, r *route, msgs []jetstream.Msg) (
 		if err != nil {
 			return sent, err
 		}
-		msg, err := f.encode(r.lineage, m, seq)
+		msg, err := f.encode(r.timeline, m, seq)
 		if err != nil {
 			return sent, err
 		}
@@ -269,8 +269,8 @@ func (f *forwarder) gaps(ctx context.Context, r *route, before uint64) ([]*nats.
 			continue
 		}
 		f.log.Warn("records were dropped before the hub had them", zap.Uint64("from", s.from), zap.Uint64("to", s.to), zap.String("reason", reason))
-		f.written(f.ledger.drop(f.stream, r.lineage, reason, s))
-		msg, err := gapMessage(f.site, f.stream, r.lineage, s, reason)
+		f.written(f.drops.countDropped(f.stream, r.timeline, reason, s))
+		msg, err := gapMessage(f.site, f.stream, r.timeline, s, reason)
 		if err != nil {
 			return nil, err
 		}
@@ -309,7 +309,7 @@ func (f *forwarder) written(err error) {
 }
 
 // encode makes the hub's message of a local one.
-func (f *forwarder) encode(l lineage, m jetstream.Msg, seq uint64) (*nats.Msg, error) {
+func (f *forwarder) encode(l timeline, m jetstream.Msg, seq uint64) (*nats.Msg, error) {
 	subject, err := streams.ForwardSubject(f.site, m.Subject())
 	if err != nil {
 		return nil, err
@@ -320,7 +320,7 @@ func (f *forwarder) encode(l lineage, m jetstream.Msg, seq uint64) (*nats.Msg, e
 			msg.Header[k] = v
 		}
 	}
-	msg.Header.Set(jetstream.MsgIDHeader, l.id(f.site, f.stream, seq).String())
+	msg.Header.Set(jetstream.MsgIDHeader, l.messageID(f.site, f.stream, seq).String())
 	msg.Data = m.Data()
 	return msg, nil
 }

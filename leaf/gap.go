@@ -34,8 +34,8 @@ func missing(next, before, first uint64) map[string]span {
 // gapMessage is the record of the hub's TELEMETRY that stands where the sequences would
 // have stood. It has the id of the last of them, so that the hub's position moves on
 // and a record that is sent again is dropped.
-func gapMessage(site, stream string, l lineage, s span, reason string) (*nats.Msg, error) {
-	id := l.id(site, stream, s.to)
+func gapMessage(site, stream string, l timeline, s span, reason string) (*nats.Msg, error) {
+	id := l.messageID(site, stream, s.to)
 	data, err := json.Marshal(streams.Gap{
 		Stream: stream, Created: id.Created.UnixNano(), From: s.from, To: s.to, Reason: reason, Time: time.Now(),
 	})

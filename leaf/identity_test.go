@@ -185,7 +185,7 @@ func TestOlderCopyOfTheStore(t *testing.T) {
 			return false
 		}
 	})
-	if n := s.keep.ledger.total(); n != 0 {
+	if n := s.keep.drops.total(); n != 0 {
 		t.Errorf("%d records are counted as dropped, the hub has them all", n)
 	}
 }

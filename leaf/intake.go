@@ -11,14 +11,14 @@ import (
 )
 
 // intake is what the hub sends during one session.
-type intake struct {
+type batcher struct {
 	deliveries <-chan *nats.Msg
 	order      deliveryOrder
 	pull       *puller
 }
 
 // arrival is what one call of gather brought.
-type arrival struct {
+type batch struct {
 	// batch is to be stored, in order.
 	batch []delivery
 	// size is the batch's, in bytes.
@@ -35,31 +35,31 @@ type arrival struct {
 // gather asks for deliveries, waits for the next one, a heartbeat or a word of the bridge,
 // and takes along what is there already, up to what one commit carries. An error ends the
 // session.
-func (in *intake) gather(ctx context.Context) (arrival, error) {
-	var a arrival
+func (in *batcher) gather(ctx context.Context) (batch, error) {
+	var a batch
 	if err := in.pull.ask(time.Now()); err != nil {
-		return arrival{}, err
+		return batch{}, err
 	}
 	silence := time.NewTimer(hubSilence)
 	defer silence.Stop()
 	select {
 	case <-ctx.Done():
-		return arrival{}, context.Cause(ctx)
+		return batch{}, context.Cause(ctx)
 	case <-silence.C:
-		return arrival{}, fmt.Errorf("no heartbeat from the hub for %s", hubSilence)
+		return batch{}, fmt.Errorf("no heartbeat from the hub for %s", hubSilence)
 	case msg := <-in.deliveries:
 		if err := in.take(&a, msg); err != nil {
-			return arrival{}, err
+			return batch{}, err
 		}
 	}
 	for len(a.batch) < batchMessages && a.size < commitBytes && !a.began {
 		if err := in.pull.ask(time.Now()); err != nil {
-			return arrival{}, err
+			return batch{}, err
 		}
 		select {
 		case msg := <-in.deliveries:
 			if err := in.take(&a, msg); err != nil {
-				return arrival{}, err
+				return batch{}, err
 			}
 		default:
 			return a, nil
@@ -68,7 +68,7 @@ func (in *intake) gather(ctx context.Context) (arrival, error) {
 	return a, nil
 }
 
-func (in *intake) take(a *arrival, msg *nats.Msg) error {
+func (in *batcher) take(a *batch, msg *nats.Msg) error {
 	if word := control(msg); word != "" {
 		a.verify = a.verify || word == streams.ControlVerify
 		return nil

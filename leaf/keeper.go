@@ -20,11 +20,11 @@ import (
 
 const (
 	// watchInterval is how often the keeper looks at disk and store.
-	watchInterval = time.Second
+	checkInterval = time.Second
 	// The embedded server is restarted because of its store after minRest at the
 	// earliest, doubled each time that it did not help.
-	minRest = 5 * time.Second
-	maxRest = time.Minute
+	minRestartPause = 5 * time.Second
+	maxRestartPause = time.Minute
 )
 
 // errRebuild says that SITE_DESIRED has to be made anew, and that all who read it have
@@ -34,17 +34,17 @@ var errRebuild = errors.New("the store of desired state is damaged")
 // keeper looks after the site's streams: that they exist, that they are whole, and that
 // there is room for them. What it cannot know of a nats-server of the gateway's own,
 // it leaves to that.
-type keeper struct {
+type storeSupervisor struct {
 	site      string
-	telemetry int64
-	host      *host // nil: a nats-server of the gateway's own
+	telemetryBytes int64
+	host      *embeddedServer // nil: a nats-server of the gateway's own
 	js        jetstream.JetStream
 	disk      disk
-	ledger    *ledger
-	marks     *marks
-	claims    map[string]*claimer
+	drops    *dropLog
+	checkpoints     *checkpoints
+	timelines    map[string]*timelineKeeper
 	// censusFile says what SITE_DESIRED held when it was trimmed.
-	censusFile string
+	liveSetFile string
 	degraded   *degraded
 	counts     *counts
 	log        *zap.Logger
@@ -62,33 +62,33 @@ type keeper struct {
 	// damaged: a block of SITE_DESIRED was, when the server started.
 	damaged bool
 
-	rest      time.Duration
+	restartPause      time.Duration
 	restarted time.Time
 
 	// idle is how many looks in a row found that nobody tries to reach the hub, stall after
 	// how many that is mended: stallLooks.
-	idle, stall int
+	idleChecks, maxIdleChecks int
 
 	saying sync.Mutex
 	said   map[string]bool
 }
 
-func newKeeper(l *Leaf, h *host, js jetstream.JetStream) *keeper {
-	book, err := openLedger(l.cfg.DataDir)
+func newStoreSupervisor(l *Leaf, h *embeddedServer, js jetstream.JetStream) *storeSupervisor {
+	book, err := openDropLog(l.cfg.DataDir)
 	if err != nil {
 		l.log.Warn("what was dropped before is not known", zap.Error(err))
 	}
-	k := &keeper{
-		site: l.cfg.Site, telemetry: l.cfg.Storage.TelemetryBytes, host: h, js: js,
-		ledger: book, marks: openMarks(l.cfg.DataDir), degraded: &degraded{}, counts: l.counts, log: l.log.Named("store"),
-		complete: make(chan struct{}), suspect: make(chan struct{}, 1), rest: minRest, stall: stallLooks, said: map[string]bool{},
-		claims: map[string]*claimer{}, censusFile: filepath.Join(l.cfg.DataDir, CensusName),
+	k := &storeSupervisor{
+		site: l.cfg.Site, telemetryBytes: l.cfg.Storage.TelemetryBytes, host: h, js: js,
+		drops: book, checkpoints: openCheckpoints(l.cfg.DataDir), degraded: &degraded{}, counts: l.counts, log: l.log.Named("store"),
+		complete: make(chan struct{}), suspect: make(chan struct{}, 1), restartPause: minRestartPause, maxIdleChecks: defaultMaxIdleChecks, said: map[string]bool{},
+		timelines: map[string]*timelineKeeper{}, liveSetFile: filepath.Join(l.cfg.DataDir, LiveSetName),
 	}
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
-		k.claims[stream] = &claimer{js: js, stream: stream}
+		k.timelines[stream] = &timelineKeeper{js: js, stream: stream}
 	}
 	if h != nil {
-		h.first = k.first
+		h.beforeConnections = k.beforeConnections
 		k.disk = disk{dir: filepath.Dir(h.storeDir()), reserve: l.cfg.Storage.ReserveBytes}
 	}
 	return k
@@ -96,13 +96,13 @@ func newKeeper(l *Leaf, h *host, js jetstream.JetStream) *keeper {
 
 // open brings the streams up, whatever state their files are in, and returns when they
 // can be used. It blocks until there is a JetStream, and room to make what is missing.
-func (k *keeper) open(ctx context.Context) error {
-	if err := k.recover(ctx, true); err != nil {
+func (k *storeSupervisor) open(ctx context.Context) error {
+	if err := k.recoverStreams(ctx, true); err != nil {
 		return err
 	}
-	k.noteDamaged(ctx)
+	k.handleDamage(ctx)
 	for {
-		err := k.recount(ctx, k.js)
+		err := k.removeResurrected(ctx, k.js)
 		if err == nil {
 			err = k.verifyDesired(ctx)
 		}
@@ -118,18 +118,18 @@ func (k *keeper) open(ctx context.Context) error {
 		case <-time.After(time.Second):
 		}
 	}
-	k.markUpstream(ctx)
-	k.told("device worker's memory not known", k.recall(ctx, false))
-	k.look(ctx) // so that telemetry is bounded from the beginning
+	k.checkpointUpstream(ctx)
+	k.told("device worker's memory not known", k.checkDeviceState(ctx, false))
+	k.check(ctx) // so that telemetry is bounded from the beginning
 	return ctx.Err()
 }
 
 // recover makes the streams that are missing, and sets aside those whose files the
 // server does not accept: of what the hub may not have, the messages are kept, unless
 // they are what the server does not accept.
-func (k *keeper) recover(ctx context.Context, keepMessages bool) error {
+func (k *storeSupervisor) recoverStreams(ctx context.Context, keepMessages bool) error {
 	if k.host == nil {
-		return k.ensure(ctx)
+		return k.ensureStreams(ctx)
 	}
 	store := k.host.storeDir()
 	bad, err := unrecovered(k.host.server(), store)
@@ -145,34 +145,34 @@ func (k *keeper) recover(ctx context.Context, keepMessages bool) error {
 		k.told("remove consumer", os.RemoveAll(dir))
 	}
 	if len(bad) == 0 {
-		return k.ensure(ctx)
+		return k.ensureStreams(ctx)
 	}
 	var keep []streamDir
 	for _, d := range bad {
-		k.rebuilt(d.stream, "the server does not recover it")
+		k.recordRebuild(d.stream, "the server does not recover it")
 		if d.stream == field.StateStream {
-			k.told("note that the device worker's memory is damaged", k.recall(ctx, true))
+			k.told("note that the device worker's memory is damaged", k.checkDeviceState(ctx, true))
 		}
 		if keepMessages && lasting(d.stream) {
 			keep = append(keep, d)
 		}
 	}
 	k.told("set aside", setAside(store, bad))
-	if err := k.ensure(ctx); err != nil || len(keep) == 0 {
+	if err := k.ensureStreams(ctx); err != nil || len(keep) == 0 {
 		return err
 	}
 	if slices.ContainsFunc(keep, func(d streamDir) bool { return d.stream == field.StateStream }) {
 		k.told("make the device worker's memory", field.CreateState(ctx, k.js))
 	}
-	if err := k.restart(ctx, "keep messages", func() error { return graft(store, keep) }); err != nil {
+	if err := k.stopAndStart(ctx, "keep messages", func() error { return graft(store, keep) }); err != nil {
 		return err
 	}
-	return k.recover(ctx, false)
+	return k.recoverStreams(ctx, false)
 }
 
 // restart restarts the server and calls between while it does not run, whose error is
 // told: the server runs without what it should have done. An error: no server runs.
-func (k *keeper) restart(ctx context.Context, what string, between func() error) error {
+func (k *storeSupervisor) stopAndStart(ctx context.Context, what string, between func() error) error {
 	err := k.host.restart(ctx, between)
 	if k.told(what, err); k.host.server() == nil {
 		return fmt.Errorf("restart the embedded server: %w", err)
@@ -183,7 +183,7 @@ func (k *keeper) restart(ctx context.Context, what string, between func() error)
 // ensure makes the streams what they should be. A server of the gateway's own may come
 // up after the leaf, and a full disk may be emptied, so it is tried again until ctx ends.
 // A stream that exists is used as it is when the disk does not let it be changed.
-func (k *keeper) ensure(ctx context.Context) error {
+func (k *storeSupervisor) ensureStreams(ctx context.Context) error {
 	for {
 		attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := k.ensureOnce(attempt)
@@ -207,8 +207,8 @@ func (k *keeper) ensure(ctx context.Context) error {
 	}
 }
 
-func (k *keeper) ensureOnce(ctx context.Context) error {
-	want := streams.LeafStreams(k.site, streams.LeafLimits{TelemetryBytes: k.telemetry})
+func (k *storeSupervisor) ensureOnce(ctx context.Context) error {
+	want := streams.LeafStreams(k.site, streams.LeafLimits{TelemetryBytes: k.telemetryBytes})
 	for i := range want {
 		have, err := k.js.Stream(ctx, want[i].Name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -238,7 +238,7 @@ func (k *keeper) ensureOnce(ctx context.Context) error {
 
 // verifyDesired reads all of SITE_DESIRED and makes it anew when something is wrong with
 // it, and says whether it holds all that it held before.
-func (k *keeper) verifyDesired(ctx context.Context) error {
+func (k *storeSupervisor) verifyDesired(ctx context.Context) error {
 	reason, whole, err := k.inspect(ctx)
 	if err != nil {
 		return err
@@ -248,30 +248,30 @@ func (k *keeper) verifyDesired(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		k.rebuilt(streams.SiteDesired, reason)
+		k.recordRebuild(streams.SiteDesired, reason)
 		store := k.host.storeDir()
-		err = k.restart(ctx, "set aside", func() error { return setAside(store, []streamDir{{account, streams.SiteDesired}}) })
+		err = k.stopAndStart(ctx, "set aside", func() error { return setAside(store, []streamDir{{account, streams.SiteDesired}}) })
 		k.damaged = false
 		if err == nil {
-			err = k.ensure(ctx)
+			err = k.ensureStreams(ctx)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	was, _ := k.marks.get(streams.SiteDesired)
+	was, _ := k.checkpoints.get(streams.SiteDesired)
 	if reason != "" || !whole || was.Incomplete {
 		// A kubelet that sees less than there was would stop what still has to run.
 		k.log.Warn("desired state is not complete; pods and devices stay as they are until it has arrived")
-		return k.mark(ctx, "", true)
+		return k.saveCheckpoint(ctx, "", true)
 	}
-	k.completed(ctx)
+	k.markComplete(ctx)
 	return nil
 }
 
 // inspect says why SITE_DESIRED cannot be used, "" when it can, and whether all that was
 // seen of it is there.
-func (k *keeper) inspect(ctx context.Context) (reason string, whole bool, err error) {
+func (k *storeSupervisor) inspect(ctx context.Context) (reason string, whole bool, err error) {
 	k.storing.Lock()
 	defer k.storing.Unlock()
 	s, err := k.js.Stream(ctx, streams.SiteDesired)
@@ -279,8 +279,8 @@ func (k *keeper) inspect(ctx context.Context) (reason string, whole bool, err er
 		return "", false, fmt.Errorf("open %s: %w", streams.SiteDesired, err)
 	}
 	info := s.CachedInfo()
-	was, known := k.marks.get(streams.SiteDesired)
-	whole = !known || !was.lost(info.Created, info.State.LastSeq)
+	was, known := k.checkpoints.get(streams.SiteDesired)
+	whole = !known || !was.lostBy(info.Created, info.State.LastSeq)
 	if k.damaged {
 		return "a block is damaged", false, nil
 	}
@@ -315,7 +315,7 @@ func (k *keeper) inspect(ctx context.Context) (reason string, whole bool, err er
 
 // noteDamaged notes what follows from damage that was found in the files before the server
 // started. Of what is forwarded, the forwarder and the marks tell what is missing.
-func (k *keeper) noteDamaged(ctx context.Context) {
+func (k *storeSupervisor) handleDamage(ctx context.Context) {
 	if k.host == nil {
 		return
 	}
@@ -326,40 +326,40 @@ func (k *keeper) noteDamaged(ctx context.Context) {
 			if !d.Cut {
 				continue // it is read anyway
 			}
-			was, _ := k.marks.get(stream)
+			was, _ := k.checkpoints.get(stream)
 			was.Incomplete, k.damaged = true, true
-			k.told("note that desired state is damaged", k.marks.put(stream, was))
+			k.told("note that desired state is damaged", k.checkpoints.put(stream, was))
 			select {
 			case <-k.complete:
-				k.doubt() // there are readers of what was there
+				k.reportUnreadable() // there are readers of what was there
 			default:
 			}
 		case field.StateStream:
-			k.told("note that the device worker's memory is damaged", k.recall(ctx, true))
+			k.told("note that the device worker's memory is damaged", k.checkDeviceState(ctx, true))
 		}
 	}
 }
 
 // completed notes that SITE_DESIRED holds what it should.
-func (k *keeper) completed(ctx context.Context) {
+func (k *storeSupervisor) markComplete(ctx context.Context) {
 	k.once.Do(func() {
-		k.told("mark", k.mark(ctx, "", false))
+		k.told("mark", k.saveCheckpoint(ctx, "", false))
 		close(k.complete)
 	})
 }
 
 // mark remembers how far SITE_DESIRED has come.
-func (k *keeper) mark(ctx context.Context, digest string, incomplete bool) error {
+func (k *storeSupervisor) saveCheckpoint(ctx context.Context, digest string, incomplete bool) error {
 	s, err := k.js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
 	}
 	i := s.CachedInfo()
-	return k.marks.put(streams.SiteDesired, mark{Created: i.Created.UnixNano(), Last: i.State.LastSeq, Digest: digest, Incomplete: incomplete})
+	return k.checkpoints.put(streams.SiteDesired, checkpoint{Created: i.Created.UnixNano(), Last: i.State.LastSeq, Digest: digest, Incomplete: incomplete})
 }
 
 // seal remembers all streams when nothing is written any more.
-func (k *keeper) seal(ctx context.Context) {
+func (k *storeSupervisor) checkpointAtShutdown(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, readWait)
 	defer cancel()
 	s, err := k.js.Stream(ctx, streams.SiteDesired)
@@ -369,22 +369,22 @@ func (k *keeper) seal(ctx context.Context) {
 	select {
 	case <-k.complete:
 		if m, err := manifestOf(ctx, s, k.site); err == nil {
-			k.told("mark", k.mark(ctx, m.Digest(), false))
+			k.told("mark", k.saveCheckpoint(ctx, m.Digest(), false))
 		}
 	default:
 	}
-	k.markUpstream(ctx)
+	k.checkpointUpstream(ctx)
 }
 
 // rebuilt notes that a stream is set aside.
-func (k *keeper) rebuilt(stream, reason string) {
+func (k *storeSupervisor) recordRebuild(stream, reason string) {
 	k.log.Error("stream set aside, its files are damaged", zap.String("stream", stream), zap.String("reason", reason))
 	k.counts.rebuilt.WithLabelValues(stream).Inc()
 	k.degraded.set(streams.DegradedStore, true)
 }
 
 // told logs a failure once until it is over.
-func (k *keeper) told(what string, err error) {
+func (k *storeSupervisor) told(what string, err error) {
 	k.saying.Lock()
 	defer k.saying.Unlock()
 	if err != nil && !k.said[what] {

@@ -55,9 +55,9 @@ func New(cfg Config, version string, log *zap.Logger) *Leaf {
 // Run starts everything, whether or not the hub can be reached, and blocks until ctx
 // ends or a part fails for good. It returns when all that it started has stopped.
 func (l *Leaf) Run(ctx context.Context) error {
-	var embedded *host
+	var embedded *embeddedServer
 	if l.cfg.NATS.ConfigFile != "" {
-		h, err := startHost(ctx, l.cfg.NATS.ConfigFile, l.log)
+		h, err := startServer(ctx, l.cfg.NATS.ConfigFile, l.log)
 		if err != nil {
 			return err
 		}
@@ -74,7 +74,7 @@ func (l *Leaf) Run(ctx context.Context) error {
 		return fmt.Errorf("open JetStream: %w", err)
 	}
 	for {
-		keep := newKeeper(l, embedded, js)
+		keep := newStoreSupervisor(l, embedded, js)
 		if err := keep.open(ctx); err != nil {
 			return err
 		}
@@ -83,27 +83,27 @@ func (l *Leaf) Run(ctx context.Context) error {
 			l.log.Error("starting all parts again", zap.Error(err))
 			continue
 		}
-		keep.seal(context.WithoutCancel(ctx))
+		keep.checkpointAtShutdown(context.WithoutCancel(ctx))
 		return err
 	}
 }
 
-func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, h *host, keep *keeper) error {
+func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, h *embeddedServer, keep *storeSupervisor) error {
 	api := nodeapi.New(nodeapi.Config{
 		Site: l.cfg.Site, Node: l.cfg.Node, JS: js,
 		DataDir: l.cfg.DataDir, Listen: l.cfg.NodeAPI.Listen, Log: l.log.Named("nodeapi"),
 	})
 	link := newLink(h, l.counts, l.log)
-	state := &status{js: js, quarantined: []quarantine{api}, ledger: keep.ledger, degraded: keep.degraded}
+	state := &status{js: js, quarantined: []quarantine{api}, drops: keep.drops, degraded: keep.degraded}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return link.Run(ctx) })
-	group.Go(func() error { return trim(ctx) })
+	group.Go(func() error { return releaseMemory(ctx) })
 	group.Go(func() error { return keep.Run(ctx) })
-	group.Go(func() error { return keep.sweep(ctx, tombstoneLife) })
+	group.Go(func() error { return keep.runCompaction(ctx, tombstoneRetention) })
 	collect := []prometheus.Collector{&gauges{state, link, keep, api}}
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := &forwarder{
-			site: l.cfg.Site, stream: stream, js: js, link: link, claims: keep.claims[stream], ledger: keep.ledger, counts: l.counts,
+			site: l.cfg.Site, stream: stream, js: js, link: link, timelines: keep.timelines[stream], drops: keep.drops, counts: l.counts,
 			hub: store{nc: nc, domain: streams.HubDomain}, log: l.log.Named("forward").With(zap.String("stream", stream)),
 		}
 		group.Go(func() error { return f.Run(ctx) })
@@ -111,7 +111,7 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	r := &replicator{
 		site: l.cfg.Site, js: js, nc: nc, link: link, counts: l.counts,
 		local: store{nc: nc, domain: l.cfg.Site}, log: l.log.Named("replicate"),
-		complete: keep.completed, unreadable: keep.doubt, storing: &keep.storing,
+		complete: keep.markComplete, unreadable: keep.reportUnreadable, storing: &keep.storing,
 	}
 	group.Go(func() error { return r.Run(ctx) })
 	// What reads desired state waits until it is complete: see keeper.
@@ -126,7 +126,7 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 			group.Go(func() error { return mappers.Run(ctx) })
 		}
 		f := field.New(field.Config{
-			Site: l.cfg.Site, Node: l.cfg.Node, JS: js, Log: l.log.Named("devices"), Drivers: drivers, MQTT: l.cfg.Devices.MQTT, StateLostAt: keep.forgot,
+			Site: l.cfg.Site, Node: l.cfg.Node, JS: js, Log: l.log.Named("devices"), Drivers: drivers, MQTT: l.cfg.Devices.MQTT, StateLostAt: keep.deviceStateLostAt,
 		})
 		state.quarantined, collect = append(state.quarantined, f), append(collect, &deviceGauges{f})
 		group.Go(func() error { return after(ctx, keep.complete, f.Run) })

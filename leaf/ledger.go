@@ -12,64 +12,64 @@ import (
 )
 
 // LedgerName is the file of the data folder that counts what was dropped.
-const LedgerName = "dropped.json"
+const DropLogName = "dropped.json"
 
 // spot is a place in a stream of the leaf: a sequence, and the claim it belongs to (lineage),
 // without which the sequence says nothing after a store was rolled back or made anew.
-type spot struct {
-	Claim int64  `json:"claim"`
+type position struct {
+	Incarnation int64  `json:"claim"`
 	Seq   uint64 `json:"seq"`
 }
 
 // account is what the ledger knows of one stream.
-type account struct {
+type streamDrops struct {
 	// Noted is up to where everything was forwarded or counted as dropped. It is written
 	// when a session ends, so it may be behind.
-	Noted spot `json:"noted"`
+	Forwarded position `json:"noted"`
 	// Counted is the last that was counted as dropped.
-	Counted spot `json:"counted"`
+	Counted position `json:"counted"`
 	// Dropped is how many were dropped, by reason (streams.GapLimit, streams.GapLost).
 	Dropped map[string]uint64 `json:"dropped,omitempty"`
 }
 
 // ledger counts the records that were dropped before the hub had them, in a file that
 // outlives restarts. It is safe for concurrent use.
-type ledger struct {
+type dropLog struct {
 	path string
 
 	mu       sync.Mutex
-	accounts map[string]*account
+	byStream map[string]*streamDrops
 }
 
 // openLedger reads the ledger of a data folder. One that cannot be read begins at zero
 // and is returned with the error.
-func openLedger(dataDir string) (*ledger, error) {
-	l := &ledger{path: filepath.Join(dataDir, LedgerName), accounts: map[string]*account{}}
+func openDropLog(dataDir string) (*dropLog, error) {
+	l := &dropLog{path: filepath.Join(dataDir, DropLogName), byStream: map[string]*streamDrops{}}
 	data, err := os.ReadFile(l.path)
 	if errors.Is(err, os.ErrNotExist) {
 		return l, nil
 	}
 	if err == nil {
-		err = json.Unmarshal(data, &l.accounts)
+		err = json.Unmarshal(data, &l.byStream)
 	}
 	if err != nil {
-		l.accounts = map[string]*account{}
+		l.byStream = map[string]*streamDrops{}
 		return l, fmt.Errorf("read ledger: %w", err)
 	}
-	for name, a := range l.accounts {
+	for name, a := range l.byStream {
 		if a == nil {
-			delete(l.accounts, name)
+			delete(l.byStream, name)
 		}
 	}
 	return l, nil
 }
 
 // of returns the account of a stream. The lock is held.
-func (l *ledger) of(stream string) *account {
-	a := l.accounts[stream]
+func (l *dropLog) entry(stream string) *streamDrops {
+	a := l.byStream[stream]
 	if a == nil {
-		a = &account{}
-		l.accounts[stream] = a
+		a = &streamDrops{}
+		l.byStream[stream] = a
 	}
 	if a.Dropped == nil {
 		a.Dropped = map[string]uint64{}
@@ -78,53 +78,53 @@ func (l *ledger) of(stream string) *account {
 }
 
 // noted is up to where everything of a stream is known to have been dealt with.
-func (l *ledger) noted(stream string) spot {
+func (l *dropLog) forwarded(stream string) position {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.of(stream).Noted
+	return l.entry(stream).Forwarded
 }
 
 // drop counts sequences of a stream with the lineage as dropped, each once however often
 // it is called with them, and returns when that is on disk.
-func (l *ledger) drop(stream string, of lineage, reason string, s span) error {
+func (l *dropLog) countDropped(stream string, of timeline, reason string, s span) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	a := l.of(stream)
-	if counted, ok := of.find(a.Counted); ok {
+	a := l.entry(stream)
+	if counted, ok := of.lastCommon(a.Counted); ok {
 		s.from = max(s.from, counted+1)
 	}
 	if s.from > s.to {
 		return nil
 	}
-	a.Counted = of.spot(s.to)
+	a.Counted = of.position(s.to)
 	a.Dropped[reason] += s.count()
 	return l.save()
 }
 
 // lose counts records that were lost with a store.
-func (l *ledger) lose(stream string, n uint64) error {
+func (l *dropLog) countLost(stream string, n uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.of(stream).Dropped[streams.GapLost] += n
+	l.entry(stream).Dropped[streams.GapLost] += n
 	return l.save()
 }
 
 // note writes down up to where everything of a stream was dealt with.
-func (l *ledger) note(stream string, at spot) error {
+func (l *dropLog) setForwarded(stream string, at position) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if a := l.of(stream); a.Noted != at {
-		a.Noted = at
+	if a := l.entry(stream); a.Forwarded != at {
+		a.Forwarded = at
 		return l.save()
 	}
 	return nil
 }
 
 // each calls f with every count.
-func (l *ledger) each(f func(stream, reason string, n uint64)) {
+func (l *dropLog) each(f func(stream, reason string, n uint64)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for name, a := range l.accounts {
+	for name, a := range l.byStream {
 		for reason, n := range a.Dropped {
 			f(name, reason, n)
 		}
@@ -132,14 +132,14 @@ func (l *ledger) each(f func(stream, reason string, n uint64)) {
 }
 
 // total is how many records were dropped since the ledger began.
-func (l *ledger) total() (n uint64) {
+func (l *dropLog) total() (n uint64) {
 	l.each(func(_, _ string, m uint64) { n += m })
 	return n
 }
 
 // save replaces the file and returns when that is on disk.
-func (l *ledger) save() error {
-	data, err := json.Marshal(l.accounts)
+func (l *dropLog) save() error {
+	data, err := json.Marshal(l.byStream)
 	if err == nil {
 		err = replaceFile(l.path, data)
 	}

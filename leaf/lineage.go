@@ -19,14 +19,14 @@ import (
 
 const (
 	// claimsKey is the key of a stream's metadata that holds its lineage.
-	claimsKey = "petiole.dev/claims"
+	timelineKey = "petiole.dev/claims"
 	// maxClaims bounds a lineage: what is older is of no use once it was forwarded.
-	maxClaims = 32
+	maxIncarnations = 32
 )
 
 // claim is a start of the leaf: what a stream stored from sequence From on is its. ID
 // is about the time of the start, ns since 1970.
-type claim struct {
+type incarnation struct {
 	id   int64
 	from uint64
 }
@@ -35,11 +35,11 @@ type claim struct {
 // that a copy of the store, or an older copy that is put back, shares the claims up to
 // the moment of the copy and none after it. A record's id names its claim: two leaves
 // with one identity, or a store that was rolled back, never give one id to two records.
-type lineage []claim
+type timeline []incarnation
 
 // parseLineage reads the metadata of a stream that was made at created.
-func parseLineage(s string, created time.Time) (lineage, error) {
-	l := lineage{{id: created.UnixNano()}}
+func parseTimeline(s string, created time.Time) (timeline, error) {
+	l := timeline{{id: created.UnixNano()}}
 	if s == "" {
 		return l, nil
 	}
@@ -56,13 +56,13 @@ func parseLineage(s string, created time.Time) (lineage, error) {
 		if at < l[len(l)-1].from {
 			return nil, fmt.Errorf("lineage %q is not in order", s)
 		}
-		l = append(l, claim{n, at})
+		l = append(l, incarnation{n, at})
 	}
 	return l, nil
 }
 
 // String leaves out the first claim, which is the stream's creation.
-func (l lineage) String() string {
+func (l timeline) String() string {
 	var b strings.Builder
 	for i, c := range l[1:] {
 		if i > 0 {
@@ -75,9 +75,9 @@ func (l lineage) String() string {
 
 // with is the lineage with one more claim, from a sequence on. When they are too many,
 // the oldest but the first goes, and what it had becomes its successor's.
-func (l lineage) with(c claim) lineage {
-	out := append(lineage{}, l...)
-	if len(out) >= maxClaims {
+func (l timeline) with(c incarnation) timeline {
+	out := append(timeline{}, l...)
+	if len(out) >= maxIncarnations {
 		out[2].from = out[1].from
 		out = append(out[:1], out[2:]...)
 	}
@@ -85,35 +85,35 @@ func (l lineage) with(c claim) lineage {
 }
 
 // spot is the place of a sequence.
-func (l lineage) spot(seq uint64) spot {
+func (l timeline) position(seq uint64) position {
 	owner := l[0]
 	for _, c := range l {
 		if c.from <= seq {
 			owner = c
 		}
 	}
-	return spot{owner.id, seq}
+	return position{owner.id, seq}
 }
 
 // id is the message id of a sequence.
-func (l lineage) id(site, stream string, seq uint64) streams.ForwardID {
-	return streams.ForwardID{Site: site, Stream: stream, Created: time.Unix(0, l.spot(seq).Claim), Seq: seq}
+func (l timeline) messageID(site, stream string, seq uint64) streams.ForwardID {
+	return streams.ForwardID{Site: site, Stream: stream, Created: time.Unix(0, l.position(seq).Incarnation), Seq: seq}
 }
 
 // locate is up to which sequence this stream is at the hub when the hub's last message
 // of it has that id. false: the id is of another stream's, or of another copy's, life.
-func (l lineage) locate(stream string, id streams.ForwardID) (uint64, bool) {
+func (l timeline) locate(stream string, id streams.ForwardID) (uint64, bool) {
 	if id.Stream != stream {
 		return 0, false
 	}
-	return l.find(spot{id.Created.UnixNano(), id.Seq})
+	return l.lastCommon(position{id.Created.UnixNano(), id.Seq})
 }
 
 // find is the last sequence up to a place that this stream has in common with the one
 // that the place is of, false when they have none.
-func (l lineage) find(at spot) (uint64, bool) {
+func (l timeline) lastCommon(at position) (uint64, bool) {
 	for i, c := range l {
-		if c.id != at.Claim {
+		if c.id != at.Incarnation {
 			continue
 		}
 		if i+1 < len(l) && at.Seq >= l[i+1].from {
@@ -126,22 +126,22 @@ func (l lineage) find(at spot) (uint64, bool) {
 }
 
 // newClaim is unique among the copies of a store, also where the clock stands still.
-func newClaim(from uint64) (claim, error) {
+func newIncarnation(from uint64) (incarnation, error) {
 	var b [4]byte
 	if _, err := rand.Read(b[:]); err != nil {
-		return claim{}, fmt.Errorf("make a claim: %w", err)
+		return incarnation{}, fmt.Errorf("make a claim: %w", err)
 	}
 	const spread = 1 << 30 // about a second
-	return claim{id: time.Now().UnixNano() - int64(binary.BigEndian.Uint32(b[:])%spread), from: from}, nil
+	return incarnation{id: time.Now().UnixNano() - int64(binary.BigEndian.Uint32(b[:])%spread), from: from}, nil
 }
 
 // claimer gives a stream that is forwarded a claim of this start of the leaf.
-type claimer struct {
+type timelineKeeper struct {
 	js     jetstream.JetStream
 	stream string
 
 	mu      sync.Mutex
-	claimed bool
+	started bool
 	// from is what the next claim begins with, 0: behind the stream's end.
 	from uint64
 	// end ends the session that forwards the stream.
@@ -149,7 +149,7 @@ type claimer struct {
 }
 
 // lineage returns the stream's lineage, after this start's claim was stored with it.
-func (c *claimer) lineage(ctx context.Context) (lineage, error) {
+func (c *timelineKeeper) timeline(ctx context.Context) (timeline, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s, err := c.js.Stream(ctx, c.stream)
@@ -157,19 +157,19 @@ func (c *claimer) lineage(ctx context.Context) (lineage, error) {
 		return nil, fmt.Errorf("open %s: %w", c.stream, err)
 	}
 	info := s.CachedInfo()
-	l, err := parseLineage(info.Config.Metadata[claimsKey], info.Created)
-	if err == nil && c.claimed && len(l) > 1 {
+	l, err := parseTimeline(info.Config.Metadata[timelineKey], info.Created)
+	if err == nil && c.started && len(l) > 1 {
 		return l, nil
 	}
 	if err != nil {
 		// Not of our making: what was claimed is not known.
-		l = lineage{{id: info.Created.UnixNano()}}
+		l = timeline{{id: info.Created.UnixNano()}}
 	}
 	from := info.State.LastSeq + 1
 	if c.from > 0 {
 		from = min(from, max(c.from, l[len(l)-1].from))
 	}
-	mine, err := newClaim(from)
+	mine, err := newIncarnation(from)
 	if err != nil {
 		return nil, err
 	}
@@ -179,11 +179,11 @@ func (c *claimer) lineage(ctx context.Context) (lineage, error) {
 	if cfg.Metadata == nil {
 		cfg.Metadata = map[string]string{}
 	}
-	cfg.Metadata[claimsKey] = l.String()
+	cfg.Metadata[timelineKey] = l.String()
 	if _, err := c.js.UpdateStream(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("claim %s: %w", c.stream, err)
 	}
-	c.claimed, c.from = true, 0
+	c.started, c.from = true, 0
 	return l, nil
 }
 
@@ -192,10 +192,10 @@ var errRolledBack = errors.New("the stream was rolled back")
 
 // again makes the next call of lineage store a new claim, on what is behind end: the
 // stream was found to have been rolled back to there. It ends the session.
-func (c *claimer) again(end uint64) {
+func (c *timelineKeeper) startNew(end uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.claimed, c.from = false, end+1
+	c.started, c.from = false, end+1
 	if c.end != nil {
 		c.end(errRolledBack)
 	}
@@ -203,7 +203,7 @@ func (c *claimer) again(end uint64) {
 
 // session returns a context for a session that forwards the stream, one at a time, which
 // lasts as long as the claim.
-func (c *claimer) session(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+func (c *timelineKeeper) session(ctx context.Context) (context.Context, context.CancelCauseFunc) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ctx, c.end = context.WithCancelCause(ctx)

@@ -20,7 +20,7 @@ const (
 // With the embedded server it is exact. With a nats-server of the gateway's own it
 // cannot know, and says up: callers find out by sending.
 type link struct {
-	host   *host
+	host   *embeddedServer
 	counts *counts
 	log    *zap.Logger
 
@@ -31,7 +31,7 @@ type link struct {
 	changed chan struct{} // closed and replaced at each change
 }
 
-func newLink(h *host, c *counts, log *zap.Logger) *link {
+func newLink(h *embeddedServer, c *counts, log *zap.Logger) *link {
 	return &link{host: h, counts: c, log: log, up: h == nil, since: time.Now(), changed: make(chan struct{})}
 }
 

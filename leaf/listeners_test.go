@@ -38,10 +38,10 @@ func deployed(t *testing.T, l fabric.Leaf) (conf string) {
 }
 
 // runHost starts a leaf's server and returns the leaf's own connection to it.
-func runHost(t *testing.T, conf string) (*host, *nats.Conn) {
+func runHost(t *testing.T, conf string) (*embeddedServer, *nats.Conn) {
 	t.Helper()
 	log := zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))
-	h, err := startHost(t.Context(), conf, log)
+	h, err := startServer(t.Context(), conf, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func TestOpenConfigurationIsRefused(t *testing.T) {
 			edit(t, conf, func(b []byte) []byte { return append(b, c.conf...) })
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
-			h, err := startHost(ctx, conf, zap.NewNop())
+			h, err := startServer(ctx, conf, zap.NewNop())
 			if err == nil {
 				h.stop()
 				t.Fatal("the leaf starts with it")

@@ -18,12 +18,12 @@ import (
 
 // forgotten is for how long it is remembered that the device worker's memory is not
 // whole: longer than any command may wait for its deadline.
-const forgotten = time.Hour
+const deviceLossRetention = time.Hour
 
 // markUpstream notes how far the streams have come that are forwarded.
-func (k *keeper) markUpstream(ctx context.Context) {
-	for stream, c := range k.claims {
-		if err := k.follow(ctx, stream, c); ctx.Err() == nil {
+func (k *storeSupervisor) checkpointUpstream(ctx context.Context) {
+	for stream, c := range k.timelines {
+		if err := k.checkUpstream(ctx, stream, c); ctx.Err() == nil {
 			k.told("mark "+stream, err)
 		}
 	}
@@ -33,37 +33,37 @@ func (k *keeper) markUpstream(ctx context.Context) {
 // it is claimed anew, so that what is stored there now has other ids, and what is lost is
 // counted once and reported as soon as the report can be stored: the mark names it until
 // then.
-func (k *keeper) follow(ctx context.Context, stream string, c *claimer) error {
+func (k *storeSupervisor) checkUpstream(ctx context.Context, stream string, c *timelineKeeper) error {
 	s, err := k.js.Stream(ctx, stream)
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", stream, err)
 	}
-	was, known := k.marks.get(stream)
+	was, known := k.checkpoints.get(stream)
 	end := s.CachedInfo().State.LastSeq
-	if known && was.Created == s.CachedInfo().Created.UnixNano() && was.Claims == s.CachedInfo().Config.Metadata[claimsKey] && end < was.Last {
-		c.again(end)
+	if known && was.Created == s.CachedInfo().Created.UnixNano() && was.Timeline == s.CachedInfo().Config.Metadata[timelineKey] && end < was.Last {
+		c.startNew(end)
 	}
-	l, err := c.lineage(ctx)
+	l, err := c.timeline(ctx)
 	if err != nil {
 		return err
 	}
-	now := mark{Created: l[0].id, Last: end, Claims: l.String(), Lost: was.Lost}
-	if lost, ok := was.lostSince(l, k.ledger.noted(stream)); known && ok {
+	now := checkpoint{Created: l[0].id, Last: end, Timeline: l.String(), Lost: was.Lost}
+	if lost, ok := was.lostSince(l, k.drops.forwarded(stream)); known && ok {
 		k.log.Warn("records were lost with the store", zap.String("stream", stream), zap.Uint64("from", lost.From), zap.Uint64("to", lost.To))
-		k.told("count what was lost", k.ledger.lose(stream, lost.To-lost.From+1))
+		k.told("count what was lost", k.drops.countLost(stream, lost.To-lost.From+1))
 		now.Lost = append(slices.Clone(was.Lost), lost)
 	}
-	if err := k.marks.put(stream, now); err != nil {
+	if err := k.checkpoints.put(stream, now); err != nil {
 		return err
 	}
 	for len(now.Lost) > 0 {
-		if err := k.report(ctx, stream, now.Lost[0]); err != nil {
+		if err := k.reportLoss(ctx, stream, now.Lost[0]); err != nil {
 			return err
 		}
 		if now.Lost = now.Lost[1:]; len(now.Lost) == 0 {
 			now.Lost = nil
 		}
-		if err := k.marks.put(stream, now); err != nil {
+		if err := k.checkpoints.put(stream, now); err != nil {
 			return err
 		}
 	}
@@ -71,7 +71,7 @@ func (k *keeper) follow(ctx context.Context, stream string, c *claimer) error {
 }
 
 // report stores the record of a loss. Its id keeps a second attempt from storing another.
-func (k *keeper) report(ctx context.Context, stream string, lost loss) error {
+func (k *storeSupervisor) reportLoss(ctx context.Context, stream string, lost lostRange) error {
 	data, err := json.Marshal(streams.Gap{
 		Stream: stream, Created: lost.Created, From: lost.From, To: lost.To, Reason: streams.GapLost, Time: time.Now(),
 	})
@@ -88,29 +88,29 @@ func (k *keeper) report(ctx context.Context, stream string, lost loss) error {
 // lostSince is what a stream had at the time of the mark, has no more with the lineage l,
 // and was not forwarded according to noted: what was claimed since the mark is not what
 // was there.
-func (k mark) lostSince(l lineage, noted spot) (loss, bool) {
-	then, err := parseLineage(k.Claims, time.Unix(0, k.Created))
+func (k checkpoint) lostSince(l timeline, noted position) (lostRange, bool) {
+	then, err := parseTimeline(k.Timeline, time.Unix(0, k.Created))
 	if err != nil {
-		then = lineage{{id: k.Created}}
+		then = timeline{{id: k.Created}}
 	}
 	kept := uint64(math.MaxUint64)
 	for i, c := range l[1:] {
-		if (k.Claims != "" || i == len(l)-2) && !slices.ContainsFunc(then, func(o claim) bool { return o.id == c.id }) {
+		if (k.Timeline != "" || i == len(l)-2) && !slices.ContainsFunc(then, func(o incarnation) bool { return o.id == c.id }) {
 			kept = min(kept, max(c.from, 1)-1)
 		}
 	}
-	forwarded, _ := then.find(noted) // 0: of another life of the stream
+	forwarded, _ := then.lastCommon(noted) // 0: of another life of the stream
 	if kept >= k.Last || forwarded >= k.Last {
-		return loss{}, false
+		return lostRange{}, false
 	}
-	return loss{Created: k.Created, From: max(kept, forwarded) + 1, To: k.Last}, true
+	return lostRange{Created: k.Created, From: max(kept, forwarded) + 1, To: k.Last}, true
 }
 
 // recall notes how far the device worker's memory has come, and that it has forgotten
 // something when it is damaged or has less than it had.
-func (k *keeper) recall(ctx context.Context, damaged bool) error {
-	was, _ := k.marks.get(field.StateStream)
-	now := mark{Forgot: was.Forgot}
+func (k *storeSupervisor) checkDeviceState(ctx context.Context, damaged bool) error {
+	was, _ := k.checkpoints.get(field.StateStream)
+	now := checkpoint{LostAt: was.LostAt}
 	s, err := k.js.Stream(ctx, field.StateStream)
 	switch {
 	case err == nil:
@@ -124,17 +124,17 @@ func (k *keeper) recall(ctx context.Context, damaged bool) error {
 	case damaged || now.Last < was.Last:
 		k.log.Error("the device worker's memory is not whole; commands are refused for a while", zap.Uint64("had", was.Last), zap.Uint64("has", now.Last))
 		k.degraded.set(streams.DegradedStore, true)
-		now.Forgot = time.Now().UnixNano()
-	case time.Since(time.Unix(0, was.Forgot)) > forgotten:
-		now.Forgot = 0
+		now.LostAt = time.Now().UnixNano()
+	case time.Since(time.Unix(0, was.LostAt)) > deviceLossRetention:
+		now.LostAt = 0
 	}
-	return k.marks.put(field.StateStream, now)
+	return k.checkpoints.put(field.StateStream, now)
 }
 
 // forgot is when the device worker's memory was found not to be whole, zero when it is.
-func (k *keeper) forgot() time.Time {
-	if was, _ := k.marks.get(field.StateStream); was.Forgot != 0 {
-		return time.Unix(0, was.Forgot)
+func (k *storeSupervisor) deviceStateLostAt() time.Time {
+	if was, _ := k.checkpoints.get(field.StateStream); was.LostAt != 0 {
+		return time.Unix(0, was.LostAt)
 	}
 	return time.Time{}
 }

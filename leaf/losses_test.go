@@ -25,7 +25,7 @@ func (s *site) still(t *testing.T, ctx context.Context) {
 	t.Helper()
 	log := zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel))
 	var err error
-	if s.host, err = startHost(ctx, s.cfg.NATS.ConfigFile, log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))); err != nil {
+	if s.host, err = startServer(ctx, s.cfg.NATS.ConfigFile, log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.host.stop)
@@ -36,7 +36,7 @@ func (s *site) still(t *testing.T, ctx context.Context) {
 	if s.js, err = jetstream.New(s.nc); err != nil {
 		t.Fatal(err)
 	}
-	s.keep = newKeeper(New(s.cfg, "test", log), s.host, s.js)
+	s.keep = newStoreSupervisor(New(s.cfg, "test", log), s.host, s.js)
 }
 
 // revive restarts the server and returns when the leaf's connection is to the new one: a
@@ -78,7 +78,7 @@ func TestStoreRolledBackWhileTheLeafRuns(t *testing.T) {
 	if got := heard(t, ctx, s, "pump"); len(got) != all {
 		t.Errorf("%d records at the hub, want %d", len(got), all)
 	}
-	if n := s.keep.ledger.total(); n != 0 {
+	if n := s.keep.drops.total(); n != 0 {
 		t.Errorf("%d records are counted as dropped, the hub has them all", n)
 	}
 }
@@ -93,10 +93,10 @@ func TestLossIsReportedLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.say(t, ctx, "pump", 0)
-	s.keep.markUpstream(ctx)
-	had, _ := s.keep.marks.get(streams.SiteTelemetry)
+	s.keep.checkpointUpstream(ctx)
+	had, _ := s.keep.checkpoints.get(streams.SiteTelemetry)
 	had.Last = 4
-	if err := s.keep.marks.put(streams.SiteTelemetry, had); err != nil {
+	if err := s.keep.checkpoints.put(streams.SiteTelemetry, had); err != nil {
 		t.Fatal(err)
 	}
 	largest := func(n int32) {
@@ -112,21 +112,21 @@ func TestLossIsReportedLater(t *testing.T) {
 	}
 	largest(refusedSize)
 	for range 2 {
-		s.keep.markUpstream(ctx)
+		s.keep.checkpointUpstream(ctx)
 	}
 	if n := count(t, ctx, s.js, streams.SiteTelemetry); n != 1 {
 		t.Fatalf("%d records, the report was to be refused", n)
 	}
-	if n := s.keep.ledger.total(); n != 3 {
+	if n := s.keep.drops.total(); n != 3 {
 		t.Errorf("%d records are counted as lost, want 3", n)
 	}
 	s.nc.Close()
 	s.host.stop()
 	s.still(t, ctx)
-	s.keep.markUpstream(ctx)
+	s.keep.checkpointUpstream(ctx)
 	largest(-1)
 	for range 2 {
-		s.keep.markUpstream(ctx)
+		s.keep.checkpointUpstream(ctx)
 	}
 	stream, err := s.js.Stream(ctx, streams.SiteTelemetry)
 	if err != nil {
@@ -138,7 +138,7 @@ func TestLossIsReportedLater(t *testing.T) {
 	if n := count(t, ctx, s.js, streams.SiteTelemetry); n != 2 {
 		t.Errorf("%d records, want one and a report", n)
 	}
-	if n := s.keep.ledger.total(); n != 3 {
+	if n := s.keep.drops.total(); n != 3 {
 		t.Errorf("%d records are counted as lost, want 3", n)
 	}
 }
@@ -146,23 +146,23 @@ func TestLossIsReportedLater(t *testing.T) {
 // TestLostSince compares a mark with what a stream has become.
 func TestLostSince(t *testing.T) {
 	const made = 100
-	lives := func(claims ...claim) lineage { return append(lineage{{id: made}}, claims...) }
-	was := mark{Created: made, Last: 50, Claims: lives(claim{101, 1}, claim{102, 21}).String()}
+	lives := func(claims ...incarnation) timeline { return append(timeline{{id: made}}, claims...) }
+	was := checkpoint{Created: made, Last: 50, Timeline: lives(incarnation{101, 1}, incarnation{102, 21}).String()}
 	for name, one := range map[string]struct {
-		l     lineage
-		noted spot
+		l     timeline
+		noted position
 		want  span // zero: nothing
 	}{
-		"nothing happened":              {lives(claim{101, 1}, claim{102, 21}), spot{102, 30}, span{}},
-		"started again":                 {lives(claim{101, 1}, claim{102, 21}, claim{103, 51}), spot{102, 30}, span{}},
-		"went on, started again":        {lives(claim{101, 1}, claim{102, 21}, claim{103, 61}), spot{102, 30}, span{}},
-		"rolled back":                   {lives(claim{101, 1}, claim{103, 21}), spot{102, 30}, span{31, 50}},
-		"rolled back, all forwarded":    {lives(claim{101, 1}, claim{103, 21}), spot{102, 50}, span{}},
-		"rolled back, little forwarded": {lives(claim{101, 1}, claim{103, 21}), spot{101, 10}, span{21, 50}},
-		"rolled back, started twice":    {lives(claim{101, 1}, claim{103, 21}, claim{104, 90}), spot{102, 30}, span{31, 50}},
-		"made anew":                     {lineage{{id: 200}, {201, 1}}, spot{102, 30}, span{31, 50}},
-		"noted in an earlier life":      {lineage{{id: 200}, {201, 1}}, spot{7, 500}, span{1, 50}},
-		"made anew with the messages":   {lineage{{id: 200}, {201, 51}}, spot{102, 30}, span{}},
+		"nothing happened":              {lives(incarnation{101, 1}, incarnation{102, 21}), position{102, 30}, span{}},
+		"started again":                 {lives(incarnation{101, 1}, incarnation{102, 21}, incarnation{103, 51}), position{102, 30}, span{}},
+		"went on, started again":        {lives(incarnation{101, 1}, incarnation{102, 21}, incarnation{103, 61}), position{102, 30}, span{}},
+		"rolled back":                   {lives(incarnation{101, 1}, incarnation{103, 21}), position{102, 30}, span{31, 50}},
+		"rolled back, all forwarded":    {lives(incarnation{101, 1}, incarnation{103, 21}), position{102, 50}, span{}},
+		"rolled back, little forwarded": {lives(incarnation{101, 1}, incarnation{103, 21}), position{101, 10}, span{21, 50}},
+		"rolled back, started twice":    {lives(incarnation{101, 1}, incarnation{103, 21}, incarnation{104, 90}), position{102, 30}, span{31, 50}},
+		"made anew":                     {timeline{{id: 200}, {201, 1}}, position{102, 30}, span{31, 50}},
+		"noted in an earlier life":      {timeline{{id: 200}, {201, 1}}, position{7, 500}, span{1, 50}},
+		"made anew with the messages":   {timeline{{id: 200}, {201, 51}}, position{102, 30}, span{}},
 	} {
 		got, ok := was.lostSince(one.l, one.noted)
 		if ok != (one.want != span{}) || ok && (span{got.From, got.To}) != one.want {
@@ -174,32 +174,32 @@ func TestLostSince(t *testing.T) {
 // TestGraveMarksAreOnDisk asks when the file is synced: with what must not be forgotten
 // in it, and when that goes.
 func TestGraveMarksAreOnDisk(t *testing.T) {
-	m := openMarks(t.TempDir())
+	m := openCheckpoints(t.TempDir())
 	var synced []bool
 	var fails error
 	m.write = func(path string, data []byte, sync bool) error {
 		synced = append(synced, sync)
 		return errors.Join(fails, rename(path, data, sync))
 	}
-	put := func(stream string, k mark) {
+	put := func(stream string, k checkpoint) {
 		if err := m.put(stream, k); !errors.Is(err, fails) {
 			t.Error(err)
 		}
 	}
-	put("a", mark{Last: 1})
-	put("b", mark{Last: 1, Incomplete: true})
-	put("a", mark{Last: 2}) // would tear the other one with it
-	put("b", mark{Last: 1})
-	put("a", mark{Last: 3})
-	put("a", mark{Last: 3})
+	put("a", checkpoint{Last: 1})
+	put("b", checkpoint{Last: 1, Incomplete: true})
+	put("a", checkpoint{Last: 2}) // would tear the other one with it
+	put("b", checkpoint{Last: 1})
+	put("a", checkpoint{Last: 3})
+	put("a", checkpoint{Last: 3})
 	fails = errors.New("no room")
-	put("a", mark{Last: 3, Lost: []loss{{1, 2, 3}}})
+	put("a", checkpoint{Last: 3, Lost: []lostRange{{1, 2, 3}}})
 	fails = nil
-	put("a", mark{Last: 3, Lost: []loss{{1, 2, 3}}})
+	put("a", checkpoint{Last: 3, Lost: []lostRange{{1, 2, 3}}})
 	if want := []bool{false, true, true, true, false, true, true}; !slices.Equal(synced, want) {
 		t.Errorf("synced %v, want %v", synced, want)
 	}
-	if got, _ := openMarks(filepath.Dir(m.path)).get("a"); len(got.Lost) != 1 {
+	if got, _ := openCheckpoints(filepath.Dir(m.path)).get("a"); len(got.Lost) != 1 {
 		t.Errorf("read again: %+v", got)
 	}
 }
@@ -270,12 +270,12 @@ func TestDeviceMemoryIsKept(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.restart(t, ctx, nil)
-			if at := s.keep.forgot(); !at.IsZero() {
+			if at := s.keep.deviceStateLostAt(); !at.IsZero() {
 				t.Fatalf("forgot at %s, nothing was damaged", at)
 			}
 			s.restart(t, ctx, func(store string) { damage.do(t, filepath.Join(store, "$G", "streams", field.StateStream)) })
 			for range 2 {
-				if s.keep.forgot().IsZero() {
+				if s.keep.deviceStateLostAt().IsZero() {
 					t.Error("nothing is said to be forgotten")
 				}
 				kv, err := s.js.KeyValue(ctx, "device-state")

@@ -44,7 +44,7 @@ func entries(ctx context.Context, s jetstream.Stream, site string, f func(stream
 // compare is one comparison with the bridge, of three queries at most: the digest, the
 // buckets when it differs, the entries of the buckets that differ. It returns equal,
 // behind or repairing. What was stored between two readings makes the bridge say behind.
-func (c *checker) compare(ctx context.Context) (streams.InventoryState, error) {
+func (c *antiEntropy) compare(ctx context.Context) (streams.InventoryState, error) {
 	q, m, err := c.query(ctx, nil)
 	if err != nil {
 		return "", err
@@ -75,7 +75,7 @@ func (c *checker) compare(ctx context.Context) (streams.InventoryState, error) {
 
 // query reads the manifest and the position that belongs to it and, when buckets are
 // named, the entries of as many of them as fit into one message.
-func (c *checker) query(ctx context.Context, buckets []int) (streams.InventoryQuery, *streams.Inventory, error) {
+func (c *antiEntropy) query(ctx context.Context, buckets []int) (streams.InventoryQuery, *streams.Inventory, error) {
 	// Nothing is stored meanwhile, so that all belongs together.
 	c.r.storing.Lock()
 	defer c.r.storing.Unlock()
@@ -158,7 +158,7 @@ func entrySize(e streams.InventoryEntry) int {
 	return n
 }
 
-func (c *checker) ask(ctx context.Context, q streams.InventoryQuery) (streams.InventoryAnswer, error) {
+func (c *antiEntropy) ask(ctx context.Context, q streams.InventoryQuery) (streams.InventoryAnswer, error) {
 	data, err := json.Marshal(q)
 	if err != nil {
 		return streams.InventoryAnswer{}, fmt.Errorf("encode the manifest: %w", err)

@@ -15,7 +15,7 @@ import (
 type gauges struct {
 	status *status
 	link   *link
-	keep   *keeper
+	keep   *storeSupervisor
 	node   nodeState
 }
 
@@ -57,7 +57,7 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 	gauge(descUnapplied, float64(now.unapplied))
 	gauge(descApplied, float64(g.node.AppliedSource()))
 	gauge(descQuarantined, float64(now.quarantined))
-	g.keep.ledger.each(func(stream, reason string, n uint64) {
+	g.keep.drops.each(func(stream, reason string, n uint64) {
 		out <- prometheus.MustNewConstMetric(descDropped, prometheus.CounterValue, float64(n), stream, reason)
 	})
 	if g.keep.host != nil {
@@ -83,7 +83,7 @@ func number(b bool) float64 {
 
 // expose serves metrics and health at listen until ctx ends: /healthz fails while the
 // store is frozen, /readyz until the node API answers. An empty listen serves nothing.
-func expose(ctx context.Context, listen string, c *counts, more []prometheus.Collector, keep *keeper, ready <-chan struct{}) error {
+func expose(ctx context.Context, listen string, c *counts, more []prometheus.Collector, keep *storeSupervisor, ready <-chan struct{}) error {
 	gather := prometheus.NewRegistry()
 	gather.MustRegister(append(more, collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))...)
 	healthy := func() error {

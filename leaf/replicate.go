@@ -56,7 +56,7 @@ type replicator struct {
 	// runs at a time.
 	restarted time.Time
 	// buried is nil until a session has read it.
-	buried *buried
+	tombstones *tombstoneIndex
 	// window is what the line to this site carries; the zero value knows nothing of it.
 	window window
 }
@@ -80,7 +80,7 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 		}
 		defer func() { err = errors.Join(err, ignoreClosed(sub.Unsubscribe())) }()
 	}
-	if err := r.exhume(ctx); err != nil {
+	if err := r.loadTombstones(ctx); err != nil {
 		return 0, err
 	}
 	from, err := r.rewind(ctx)
@@ -97,7 +97,7 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 	})
 	defer checking.Wait()
 	defer end(nil)
-	in := intake{deliveries: deliveries, pull: r.puller(inbox, from.waiting)}
+	in := batcher{deliveries: deliveries, pull: r.puller(inbox, from.waiting)}
 	for {
 		got, err := in.gather(ctx)
 		if err != nil {
@@ -296,19 +296,19 @@ func (r *replicator) store(ctx context.Context, identity string, batch []deliver
 	out := make([]*nats.Msg, len(batch))
 	for i, d := range batch {
 		var err error
-		if out[i], err = r.message(ctx, d, identity); err != nil {
+		if out[i], err = r.storedMessage(ctx, d, identity); err != nil {
 			return err
 		}
 	}
 	r.storing.Lock()
 	defer r.storing.Unlock()
 	if err := r.local.put(ctx, out); err != nil {
-		r.buried = nil // some of it may be on disk: the next session reads it
+		r.tombstones = nil // some of it may be on disk: the next session reads it
 		return err
 	}
 	now := time.Now()
 	for _, m := range out {
-		r.buried.stored(m.Subject, m.Header, now)
+		r.tombstones.record(m.Subject, m.Header, now)
 	}
 	return nil
 }

@@ -238,10 +238,10 @@ func TestDeliveryOrder(t *testing.T) {
 }
 
 // newIntake takes deliveries from a channel, and its requests go nowhere.
-func newIntake(t *testing.T, deliveries <-chan *nats.Msg) *intake {
+func newIntake(t *testing.T, deliveries <-chan *nats.Msg) *batcher {
 	t.Helper()
 	w := newWindow(pullWindow, pullTarget)
-	return &intake{deliveries: deliveries, pull: &puller{window: &w, publish: func(string, []byte) error { return nil }}}
+	return &batcher{deliveries: deliveries, pull: &puller{window: &w, publish: func(string, []byte) error { return nil }}}
 }
 
 func FuzzDelivery(f *testing.F) {
@@ -251,7 +251,7 @@ func FuzzDelivery(f *testing.F) {
 	f.Fuzz(func(t *testing.T, reply, last, word string) {
 		msg := &nats.Msg{Subject: "sync.plant-a", Reply: reply, Header: nats.Header{"Nats-Last-Consumer": {last}, streams.HeaderControl: {word}}}
 		in := newIntake(t, nil)
-		var a arrival
+		var a batch
 		err := in.take(&a, msg)
 		d, _, again := (&deliveryOrder{}).take(msg)
 		switch {

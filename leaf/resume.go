@@ -56,7 +56,7 @@ func resumeAt(p place) uint64 {
 
 // hubPosition asks the bridge up to where the hub has this stream. false: it is not
 // known, and the session goes on from what is known here.
-func (f *forwarder) hubPosition(ctx context.Context, l lineage, last uint64) (uint64, bool, error) {
+func (f *forwarder) hubPosition(ctx context.Context, l timeline, last uint64) (uint64, bool, error) {
 	id, err := f.askPosition(ctx)
 	if err != nil {
 		if !f.doubt.IsZero() && time.Since(f.doubt) < doubtWait {
@@ -81,7 +81,7 @@ func (f *forwarder) hubPosition(ctx context.Context, l lineage, last uint64) (ui
 		f.log.Info("the hub's last message is of another life of this stream", zap.String("id", id))
 	case at > last:
 		f.log.Warn("the stream was rolled back", zap.Uint64("forwarded", at), zap.Uint64("last", last))
-		f.claims.again(last)
+		f.timelines.startNew(last)
 		return 0, false, errRolledBack
 	}
 	return at, ok, nil

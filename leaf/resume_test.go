@@ -235,11 +235,11 @@ func TestEveryDroppedRecordIsReported(t *testing.T) {
 	if missing < 100 {
 		t.Fatalf("%d records were dropped: the test has proved nothing", missing)
 	}
-	if got := s.keep.ledger.total(); got != uint64(missing) {
+	if got := s.keep.drops.total(); got != uint64(missing) {
 		t.Errorf("%d are counted as dropped, %d are reported", got, missing)
 	}
 	s.restart(t, ctx, nil)
-	if got := s.keep.ledger.total(); got != uint64(missing) {
+	if got := s.keep.drops.total(); got != uint64(missing) {
 		t.Errorf("after a restart %d are counted as dropped, want %d", got, missing)
 	}
 }
@@ -270,17 +270,17 @@ func TestMissing(t *testing.T) {
 func TestLineage(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		type copyOf struct {
-			l       lineage
+			l       timeline
 			last    uint64
 			records map[uint64]int // by sequence, what was stored there
 		}
 		ids, next := int64(1), 0
 		start := func(c *copyOf) {
 			ids++
-			c.l = c.l.with(claim{id: ids, from: c.last + 1})
+			c.l = c.l.with(incarnation{id: ids, from: c.last + 1})
 		}
 		created := time.Unix(0, 1)
-		first, err := parseLineage("", created)
+		first, err := parseTimeline("", created)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -293,7 +293,7 @@ func TestLineage(t *testing.T) {
 			case 0:
 				start(c)
 			case 1:
-				other := &copyOf{l: append(lineage{}, c.l...), last: c.last, records: map[uint64]int{}}
+				other := &copyOf{l: append(timeline{}, c.l...), last: c.last, records: map[uint64]int{}}
 				for k, v := range c.records {
 					other.records[k] = v
 				}
@@ -303,20 +303,20 @@ func TestLineage(t *testing.T) {
 				c.last++
 				next++
 				c.records[c.last] = next
-				id := c.l.id("s", streams.SiteTelemetry, c.last).String()
+				id := c.l.messageID("s", streams.SiteTelemetry, c.last).String()
 				if was, ok := owner[id]; ok && was != next {
 					t.Fatalf("record %d has the id %s of record %d", next, id, was)
 				}
 				owner[id] = next
 			}
-			written, err := parseLineage(c.l.String(), created)
+			written, err := parseTimeline(c.l.String(), created)
 			if err != nil || written.String() != c.l.String() {
 				t.Fatalf("%q is read as %q, %v", c.l, written, err)
 			}
 		}
 		for _, c := range copies {
 			for _, other := range copies {
-				id := other.l.id("s", streams.SiteTelemetry, other.last)
+				id := other.l.messageID("s", streams.SiteTelemetry, other.last)
 				at, ok := c.l.locate(streams.SiteTelemetry, id)
 				for seq := uint64(1); ok && seq <= min(at, c.last); seq++ {
 					if c.records[seq] != other.records[seq] {
@@ -333,7 +333,7 @@ func FuzzAnswers(f *testing.F) {
 	f.Add([]byte(`{"stream":"TELEMETRY","seq":4,"domain":"hub","count":3}`))
 	f.Add([]byte(`{"error":{"err_code":10201}}`))
 	f.Add([]byte(`{"reset_seq":1}`))
-	l := lineage{{id: 17}}
+	l := timeline{{id: 17}}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if ack, err := parseAck(data, "hub"); err == nil && (ack.Domain != "hub" || ack.Stream == "") {
 			t.Fatalf("%q is taken for an acknowledgement of the hub", data)
@@ -357,11 +357,11 @@ func FuzzLineage(f *testing.F) {
 	f.Add("17:4,18:9")
 	f.Add("17:4,18:3")
 	f.Fuzz(func(t *testing.T, s string) {
-		l, err := parseLineage(s, time.Unix(0, 5))
+		l, err := parseTimeline(s, time.Unix(0, 5))
 		if err != nil {
 			return
 		}
-		again, err := parseLineage(l.String(), time.Unix(0, 5))
+		again, err := parseTimeline(l.String(), time.Unix(0, 5))
 		if err != nil || len(again) != len(l) {
 			t.Fatalf("%q is read as %v and then as %v, %v", s, l, again, err)
 		}

@@ -28,7 +28,7 @@ var errNoServer = errors.New("the embedded nats-server is not running")
 // host runs the site's leaf node in this process, from a stock nats-server configuration
 // file, and can restart it in place: connections in process come back by themselves. It
 // is safe for concurrent use.
-type host struct {
+type embeddedServer struct {
 	configFile string
 	// key is the leaf as a user of the server, as long as this process lives.
 	key nkeys.KeyPair
@@ -36,7 +36,7 @@ type host struct {
 
 	// first is called with a server that has started, before anybody in this process
 	// connects to it. It may be nil.
-	first func(context.Context, *server.Server)
+	beforeConnections func(context.Context, *server.Server)
 
 	attempts attempts
 
@@ -53,16 +53,16 @@ type host struct {
 }
 
 // startHost returns when the server accepts connections.
-func startHost(ctx context.Context, configFile string, log *zap.Logger) (*host, error) {
+func startServer(ctx context.Context, configFile string, log *zap.Logger) (*embeddedServer, error) {
 	key, err := nkeys.CreateUser()
 	if err != nil {
 		return nil, fmt.Errorf("make the leaf's own nkey: %w", err)
 	}
-	h := &host{configFile: configFile, key: key, log: log}
+	h := &embeddedServer{configFile: configFile, key: key, log: log}
 	return h, h.start(ctx)
 }
 
-func (h *host) start(ctx context.Context) error {
+func (h *embeddedServer) start(ctx context.Context) error {
 	opts, err := server.ProcessConfigFile(h.configFile)
 	if err != nil {
 		return fmt.Errorf("nats.configFile: %w", err)
@@ -112,8 +112,8 @@ func (h *host) start(ctx context.Context) error {
 		return fmt.Errorf("start nats-server of %s: JetStream is not enabled; its configuration needs a jetstream block", h.configFile)
 	}
 	began := ends(s)
-	if h.first != nil {
-		h.first(ctx, s)
+	if h.beforeConnections != nil {
+		h.beforeConnections(ctx, s)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -152,14 +152,14 @@ func ends(s *server.Server) map[string]uint64 {
 
 // beginning is where a stream ended when the server that runs now started, before anybody
 // in this process could store anything; false when it is not known.
-func (h *host) beginning(stream string) (uint64, bool) {
+func (h *embeddedServer) beginning(stream string) (uint64, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	last, ok := h.began[stream]
 	return last, ok
 }
 
-func (h *host) noteDamaged(found []filestore.Damaged) {
+func (h *embeddedServer) noteDamaged(found []filestore.Damaged) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, d := range found {
@@ -172,7 +172,7 @@ func (h *host) noteDamaged(found []filestore.Damaged) {
 
 // takeDamaged returns the streams that were found damaged before a start of the server, by
 // name, and that it has not returned before.
-func (h *host) takeDamaged() map[string]filestore.Damaged {
+func (h *embeddedServer) takeDamaged() map[string]filestore.Damaged {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	found := h.damaged
@@ -181,7 +181,7 @@ func (h *host) takeDamaged() map[string]filestore.Damaged {
 }
 
 // stop ends the server and waits for it.
-func (h *host) stop() {
+func (h *embeddedServer) stop() {
 	h.mu.Lock()
 	s := h.s
 	h.s = nil
@@ -193,21 +193,21 @@ func (h *host) stop() {
 }
 
 // restart stops the server, calls between, and starts it again also when that fails.
-func (h *host) restart(ctx context.Context, between func() error) error {
+func (h *embeddedServer) restart(ctx context.Context, between func() error) error {
 	h.stop()
 	err := between()
 	return errors.Join(err, h.start(ctx))
 }
 
 // server is nil while none runs.
-func (h *host) server() *server.Server {
+func (h *embeddedServer) server() *server.Server {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.s
 }
 
 // storeDir is JetStream's folder.
-func (h *host) storeDir() string {
+func (h *embeddedServer) storeDir() string {
 	if s := h.server(); s != nil {
 		if c := s.JetStreamConfig(); c != nil {
 			return c.StoreDir
@@ -222,7 +222,7 @@ const makingStream = time.Second
 // frozen is why JetStream does not store, nil when it does. After an error of the disk
 // a stream stays frozen until the server is started again. It blocks for makingStream when
 // the folder of a stream is there and the stream is not, as when it is being made.
-func (h *host) frozen() error {
+func (h *embeddedServer) frozen() error {
 	for start := time.Now(); ; time.Sleep(makingStream / 20) {
 		s := h.server()
 		if s == nil {
@@ -239,7 +239,7 @@ func (h *host) frozen() error {
 }
 
 // InProcessConn connects to the server that runs now (nats.InProcessConnProvider).
-func (h *host) InProcessConn() (net.Conn, error) {
+func (h *embeddedServer) InProcessConn() (net.Conn, error) {
 	s := h.server()
 	if s == nil {
 		return nil, errNoServer
@@ -249,7 +249,7 @@ func (h *host) InProcessConn() (net.Conn, error) {
 
 // connect returns the leaf's own connection: in process to h, or to the server of
 // cfg.URL when h is nil. It retries without end; a lost connection is logged once.
-func connect(cfg NATSConfig, h *host, site string, log *zap.Logger) (*nats.Conn, error) {
+func connect(cfg NATSConfig, h *embeddedServer, site string, log *zap.Logger) (*nats.Conn, error) {
 	opts := []nats.Option{
 		nats.Name("petiole-leaf"), nats.Timeout(startTimeout), nats.MaxReconnects(-1), nats.ReconnectWait(time.Second),
 		nats.RetryOnFailedConnect(h == nil), nats.CustomInboxPrefix("_INBOX_" + site),
@@ -286,7 +286,7 @@ func connect(cfg NATSConfig, h *host, site string, log *zap.Logger) (*nats.Conn,
 }
 
 // login is how the leaf authenticates at the server that it embeds.
-func (h *host) login() (nats.Option, error) {
+func (h *embeddedServer) login() (nats.Option, error) {
 	nkey, err := h.key.PublicKey()
 	if err != nil {
 		return nil, fmt.Errorf("read the leaf's own nkey: %w", err)

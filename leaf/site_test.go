@@ -48,11 +48,11 @@ type site struct {
 	stall int
 
 	leaf *Leaf
-	host *host
+	host *embeddedServer
 	nc   *nats.Conn
 	js   jetstream.JetStream
 	link *link
-	keep *keeper
+	keep *storeSupervisor
 	r    *replicator
 	stop func()
 }
@@ -105,7 +105,7 @@ func (s *site) start(t *testing.T, ctx context.Context) {
 	log := zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel))
 	s.leaf = New(s.cfg, "test", log)
 	var err error
-	if s.host, err = startHost(ctx, s.cfg.NATS.ConfigFile, log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))); err != nil {
+	if s.host, err = startServer(ctx, s.cfg.NATS.ConfigFile, log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))); err != nil {
 		t.Fatal(err)
 	}
 	if s.nc, err = connect(NATSConfig{}, s.host, "plant-a", log); err != nil {
@@ -114,8 +114,8 @@ func (s *site) start(t *testing.T, ctx context.Context) {
 	if s.js, err = jetstream.New(s.nc); err != nil {
 		t.Fatal(err)
 	}
-	s.keep = newKeeper(s.leaf, s.host, s.js)
-	s.keep.stall = cmp.Or(s.stall, s.keep.stall)
+	s.keep = newStoreSupervisor(s.leaf, s.host, s.js)
+	s.keep.maxIdleChecks = cmp.Or(s.stall, s.keep.maxIdleChecks)
 	if err := s.keep.open(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func (s *site) run(t *testing.T, ctx context.Context, log *zap.Logger) {
 	s.link = newLink(s.host, s.leaf.counts, log)
 	s.r = &replicator{
 		site: "plant-a", js: s.js, nc: s.nc, local: store{nc: s.nc, domain: "plant-a"}, link: s.link, counts: s.leaf.counts,
-		pace: s.pace, complete: s.keep.completed, unreadable: s.keep.doubt, storing: &s.keep.storing, log: log,
+		pace: s.pace, complete: s.keep.markComplete, unreadable: s.keep.reportUnreadable, storing: &s.keep.storing, log: log,
 	}
 	parts := []func(context.Context) error{s.r.Run, s.link.Run}
 	if !s.unwatched {
@@ -137,7 +137,7 @@ func (s *site) run(t *testing.T, ctx context.Context, log *zap.Logger) {
 	for _, name := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := &forwarder{
 			site: "plant-a", stream: name, js: s.js, hub: store{nc: s.nc, domain: streams.HubDomain}, link: s.link,
-			claims: s.keep.claims[name], ledger: s.keep.ledger, counts: s.leaf.counts, log: log.With(zap.String("stream", name)),
+			timelines: s.keep.timelines[name], drops: s.keep.drops, counts: s.leaf.counts, log: log.With(zap.String("stream", name)),
 		}
 		parts = append(parts, f.Run)
 	}
@@ -156,7 +156,7 @@ func (s *site) run(t *testing.T, ctx context.Context, log *zap.Logger) {
 				t.Error(err)
 			}
 		}
-		s.keep.seal(context.WithoutCancel(ctx))
+		s.keep.checkpointAtShutdown(context.WithoutCancel(ctx))
 		s.nc.Close()
 		s.host.stop()
 	}

@@ -15,7 +15,7 @@ import (
 // being set up; others have seen it on mobile links (nats-io/nats-server#7615). Looks are
 // counted instead of time, so that a process that slept, or a clock that jumped, says
 // nothing.
-const stallLooks = 60
+const defaultMaxIdleChecks = 60
 
 // What nats-server logs about every attempt: that it failed, or that the hub answered.
 const (
@@ -46,7 +46,7 @@ func (a *attempts) note(format string, args []any) bool {
 
 // idle says whether the server has remotes to connect to, is connected to none, and has not
 // tried since the last call.
-func (h *host) idle() bool {
+func (h *embeddedServer) idle() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	tried := h.attempts.seen.Swap(false)
@@ -54,24 +54,24 @@ func (h *host) idle() bool {
 }
 
 // patience is after how many looks in a row with nobody trying the server is restarted.
-func (k *keeper) patience() int {
+func (k *storeSupervisor) idleLimit() int {
 	k.host.mu.Lock()
 	defer k.host.mu.Unlock()
-	return k.stall + int(k.host.between/watchInterval)
+	return k.maxIdleChecks + int(k.host.between/checkInterval)
 }
 
 // unstick restarts the embedded server when nobody tries to reach the hub any more, and
 // says whether it did.
-func (k *keeper) unstick(restart func()) bool {
+func (k *storeSupervisor) restartIdle(restart func()) bool {
 	if !k.host.idle() {
-		k.idle = 0
+		k.idleChecks = 0
 		return false
 	}
-	if k.idle++; k.idle < k.patience() {
+	if k.idleChecks++; k.idleChecks < k.idleLimit() {
 		return false
 	}
-	k.log.Error("restarting the embedded server, which does not try to reach the hub any more", zap.Duration("after", time.Duration(k.idle)*watchInterval))
-	k.idle = 0
+	k.log.Error("restarting the embedded server, which does not try to reach the hub any more", zap.Duration("after", time.Duration(k.idleChecks)*checkInterval))
+	k.idleChecks = 0
 	k.counts.restarts.Inc()
 	restart()
 	return true

@@ -62,8 +62,8 @@ func TestAttemptsAreSeen(t *testing.T) {
 				leave()
 				polltest.Eventually(t, "link down", func() bool { up, _, _ := s.link.State(); return !up })
 			}
-			looks := s.keep.patience() + 2
-			time.Sleep(time.Duration(looks) * watchInterval) // the outage itself
+			looks := s.keep.idleLimit() + 2
+			time.Sleep(time.Duration(looks) * checkInterval) // the outage itself
 			back()
 			s.up(t)
 			if n := counted(t, s, "petiole_leaf_server_restarts_total"); n != 0 {

@@ -52,7 +52,7 @@ type quarantine interface{ Quarantined() uint64 }
 type status struct {
 	js          jetstream.JetStream
 	quarantined []quarantine
-	ledger      *ledger
+	drops      *dropLog
 	degraded    *degraded
 }
 
@@ -68,7 +68,7 @@ type reading struct {
 }
 
 func (s *status) read(ctx context.Context) reading {
-	r := reading{pending: map[string]uint64{}, dropped: s.ledger.total(), degraded: s.reasons()}
+	r := reading{pending: map[string]uint64{}, dropped: s.drops.total(), degraded: s.reasons()}
 	for _, q := range s.quarantined {
 		r.quarantined += q.Quarantined()
 	}

@@ -22,25 +22,25 @@ import (
 // one can only come from a hub whose store was put back to an earlier state, until the
 // bridge, which compares that store with the API server when it starts, has published
 // the tombstone again. A day covers that.
-const tombstoneLife = 24 * time.Hour
+const tombstoneRetention = 24 * time.Hour
 
 const (
 	// tombstoneInterval is how often they are looked for.
-	tombstoneInterval = time.Hour
+	compactionInterval = time.Hour
 	// trimChunk is how many messages are removed before a batch of the hub gets its turn.
-	trimChunk = 500
+	compactionChunk = 500
 )
 
 // refuse is what may be removed from SITE_DESIRED: tombstones that every consumer has
 // passed, and the parts of large objects that are not there.
-type refuse struct {
+type garbage struct {
 	seqs []uint64
 	// floor is what every consumer has acknowledged, last the stream's end.
 	floor, last uint64
 	before      time.Time
 	// live are the objects whose parts are needed; only those with parts are in it.
 	live map[string]bool
-	part []struct {
+	parts []struct {
 		object string
 		seq    uint64
 	}
@@ -49,7 +49,7 @@ type refuse struct {
 }
 
 // take looks at one message, in the order of the stream.
-func (r *refuse) take(msg jetstream.Msg, md *jetstream.MsgMetadata) {
+func (r *garbage) add(msg jetstream.Msg, md *jetstream.MsgMetadata) {
 	seq, subject := md.Sequence.Stream, msg.Subject()
 	r.seen = append(r.seen, seq)
 	old := seq <= r.floor && seq != r.last && md.Timestamp.Before(r.before)
@@ -57,7 +57,7 @@ func (r *refuse) take(msg jetstream.Msg, md *jetstream.MsgMetadata) {
 	switch {
 	case streams.IsPart(subject):
 		if old {
-			r.part = append(r.part, struct {
+			r.parts = append(r.parts, struct {
 				object string
 				seq    uint64
 			}{streams.ObjectSubject(subject), seq})
@@ -72,8 +72,8 @@ func (r *refuse) take(msg jetstream.Msg, md *jetstream.MsgMetadata) {
 }
 
 // all is what may go.
-func (r *refuse) all() []uint64 {
-	for _, p := range r.part {
+func (r *garbage) sequences() []uint64 {
+	for _, p := range r.parts {
 		if !r.live[p.object] {
 			r.seqs = append(r.seqs, p.seq)
 		}
@@ -82,8 +82,8 @@ func (r *refuse) all() []uint64 {
 }
 
 // sweep removes old tombstones until ctx ends. life is tombstoneLife outside tests.
-func (k *keeper) sweep(ctx context.Context, life time.Duration) error {
-	tick := time.NewTicker(min(tombstoneInterval, max(life, time.Second)))
+func (k *storeSupervisor) runCompaction(ctx context.Context, life time.Duration) error {
+	tick := time.NewTicker(min(compactionInterval, max(life, time.Second)))
 	defer tick.Stop()
 	for {
 		select {
@@ -91,10 +91,10 @@ func (k *keeper) sweep(ctx context.Context, life time.Duration) error {
 			return nil
 		case <-tick.C:
 		}
-		n, err := k.trim(ctx, life)
+		n, err := k.compact(ctx, life)
 		if k.told("trim "+streams.SiteDesired, err); n > 0 {
 			k.log.Info("tombstones removed", zap.Int("count", n))
-			k.counts.trimmed.Add(float64(n))
+			k.counts.compacted.Add(float64(n))
 		}
 	}
 }
@@ -102,20 +102,20 @@ func (k *keeper) sweep(ctx context.Context, life time.Duration) error {
 // trim removes the refuse of SITE_DESIRED once and returns how many messages it was. The
 // last message stays in any case: it holds the site's position. What stays is written
 // down before anything is removed (census).
-func (k *keeper) trim(ctx context.Context, life time.Duration) (n int, err error) {
+func (k *storeSupervisor) compact(ctx context.Context, life time.Duration) (n int, err error) {
 	s, err := k.js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
 		return 0, fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
 	}
-	seqs, rest, err := k.refuse(ctx, s, time.Now().Add(-life))
+	seqs, rest, err := k.findGarbage(ctx, s, time.Now().Add(-life))
 	if err != nil || len(seqs) == 0 {
 		return 0, err
 	}
-	if err := rest.write(k.censusFile); err != nil {
+	if err := rest.write(k.liveSetFile); err != nil {
 		return 0, err
 	}
-	for chunk := range slices.Chunk(seqs, trimChunk) {
-		m, err := k.remove(ctx, s, chunk)
+	for chunk := range slices.Chunk(seqs, compactionChunk) {
+		m, err := k.deleteMessages(ctx, s, chunk)
 		if n += m; err != nil {
 			return n, err
 		}
@@ -124,39 +124,39 @@ func (k *keeper) trim(ctx context.Context, life time.Duration) (n int, err error
 }
 
 // refuse finds what may be removed, and what stays when it is.
-func (k *keeper) refuse(ctx context.Context, s jetstream.Stream, before time.Time) ([]uint64, census, error) {
+func (k *storeSupervisor) findGarbage(ctx context.Context, s jetstream.Stream, before time.Time) ([]uint64, liveSet, error) {
 	k.storing.Lock()
 	defer k.storing.Unlock()
 	info, err := s.Info(ctx)
 	if err != nil {
-		return nil, census{}, fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
+		return nil, liveSet{}, fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
 	}
-	r := refuse{last: info.State.LastSeq, floor: math.MaxUint64, before: before, live: map[string]bool{}}
+	r := garbage{last: info.State.LastSeq, floor: math.MaxUint64, before: before, live: map[string]bool{}}
 	consumers := s.ListConsumers(ctx)
 	for c := range consumers.Info() {
 		if c.Config.Durable != "" {
-			r.floor = min(r.floor, passed(c, r.last))
+			r.floor = min(r.floor, processedThrough(c, r.last))
 		}
 	}
 	if err := consumers.Err(); err != nil {
-		return nil, census{}, fmt.Errorf("list consumers of %s: %w", streams.SiteDesired, err)
+		return nil, liveSet{}, fmt.Errorf("list consumers of %s: %w", streams.SiteDesired, err)
 	}
 	if r.floor == math.MaxUint64 || r.floor == 0 {
-		return nil, census{}, nil // nobody has read anything yet
+		return nil, liveSet{}, nil // nobody has read anything yet
 	}
 	err = readLast(ctx, s, streams.DesiredFilter(k.site), true, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
-		r.take(msg, md)
+		r.add(msg, md)
 		return nil
 	})
 	if err != nil {
-		return nil, census{}, fmt.Errorf("read %s: %w", streams.SiteDesired, err)
+		return nil, liveSet{}, fmt.Errorf("read %s: %w", streams.SiteDesired, err)
 	}
-	seqs := r.all()
-	return seqs, newCensus(info, r.seen, seqs), nil
+	seqs := r.sequences()
+	return seqs, newLiveSet(info, r.seen, seqs), nil
 }
 
 // remove removes messages; what was superseded meanwhile is gone already.
-func (k *keeper) remove(ctx context.Context, s jetstream.Stream, seqs []uint64) (n int, err error) {
+func (k *storeSupervisor) deleteMessages(ctx context.Context, s jetstream.Stream, seqs []uint64) (n int, err error) {
 	k.storing.Lock()
 	defer k.storing.Unlock()
 	for _, seq := range seqs {
@@ -173,7 +173,7 @@ func (k *keeper) remove(ctx context.Context, s jetstream.Stream, seqs []uint64) 
 }
 
 // passed is the sequence up to which a consumer has taken over all that concerns it.
-func passed(c *jetstream.ConsumerInfo, last uint64) uint64 {
+func processedThrough(c *jetstream.ConsumerInfo, last uint64) uint64 {
 	if c.NumPending == 0 && c.NumAckPending == 0 {
 		return last
 	}

@@ -44,7 +44,7 @@ func TestTombstonesAreTrimmed(t *testing.T) {
 	<-s.js.PublishAsyncComplete()
 	trim := func(life time.Duration) int {
 		t.Helper()
-		n, err := s.keep.trim(ctx, life)
+		n, err := s.keep.compact(ctx, life)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,15 +13,15 @@ import (
 )
 
 // Run watches until ctx ends. errRebuild: SITE_DESIRED is damaged.
-func (k *keeper) Run(ctx context.Context) error {
-	tick := time.NewTicker(watchInterval)
+func (k *storeSupervisor) Run(ctx context.Context) error {
+	tick := time.NewTicker(checkInterval)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			k.look(ctx)
+			k.check(ctx)
 		case <-k.suspect:
 			if reason, _, err := k.inspect(ctx); err == nil && reason != "" && k.host != nil {
 				return fmt.Errorf("%w: %s", errRebuild, reason)
@@ -31,7 +31,7 @@ func (k *keeper) Run(ctx context.Context) error {
 }
 
 // doubt says that messages of SITE_DESIRED could not be read.
-func (k *keeper) doubt() {
+func (k *storeSupervisor) reportUnreadable() {
 	select {
 	case k.suspect <- struct{}{}:
 	default:
@@ -39,14 +39,14 @@ func (k *keeper) doubt() {
 }
 
 // look is one look at disk and store.
-func (k *keeper) look(ctx context.Context) {
+func (k *storeSupervisor) check(ctx context.Context) {
 	asking, cancel := context.WithTimeout(ctx, statusWait)
 	defer cancel()
 	if k.host == nil {
-		k.markAll(asking)
+		k.checkpointAll(asking)
 		return
 	}
-	if k.unstick(func() { k.revive(ctx, func() error { return nil }) }) {
+	if k.restartIdle(func() { k.revive(ctx, func() error { return nil }) }) {
 		return
 	}
 	s, err := k.disk.space()
@@ -59,46 +59,46 @@ func (k *keeper) look(ctx context.Context) {
 		k.log.Warn("store changed", zap.Bool("stores", frozen == nil), zap.Int64("free", s.free), zap.NamedError("reason", frozen))
 	}
 	if frozen != nil {
-		k.thaw(ctx, s)
+		k.restartStalled(ctx, s)
 		return
 	}
-	k.rest = minRest
-	k.markAll(asking)
+	k.restartPause = minRestartPause
+	k.checkpointAll(asking)
 	err = k.boundTelemetry(asking, s)
 	if err != nil {
 		// The disk may have become full since. A description of the stream that was written
 		// in part would keep the server from recovering it.
 		if now, e := k.disk.space(); e == nil && k.disk.full(now) {
-			err = errors.Join(k.disk.deflate(), k.boundTelemetry(asking, now))
+			err = errors.Join(k.disk.releaseSpace(), k.boundTelemetry(asking, now))
 		}
 	}
 	k.told("bound telemetry", err)
-	if s.free > k.disk.kept(s) {
-		k.told("make ballast", k.disk.inflate(s))
+	if s.free > k.disk.reserved(s) {
+		k.told("make ballast", k.disk.allocateReserveFile(s))
 	}
 }
 
-func (k *keeper) markAll(ctx context.Context) {
+func (k *storeSupervisor) checkpointAll(ctx context.Context) {
 	select {
 	case <-k.complete:
-		was, _ := k.marks.get(streams.SiteDesired)
+		was, _ := k.checkpoints.get(streams.SiteDesired)
 		if s, err := k.js.Stream(ctx, streams.SiteDesired); err == nil && was.Last != s.CachedInfo().State.LastSeq {
-			k.told("mark", k.mark(ctx, "", false))
+			k.told("mark", k.saveCheckpoint(ctx, "", false))
 		}
 	default:
 	}
-	k.markUpstream(ctx)
-	k.told("device worker's memory not known", k.recall(ctx, false))
+	k.checkpointUpstream(ctx)
+	k.told("device worker's memory not known", k.checkDeviceState(ctx, false))
 }
 
 // thaw restarts a server that does not store any more, when there is a chance that it
 // will: after an error of the disk a stream refuses everything until then.
-func (k *keeper) thaw(ctx context.Context, s space) {
-	if time.Since(k.restarted) < k.rest {
+func (k *storeSupervisor) restartStalled(ctx context.Context, s space) {
+	if time.Since(k.restarted) < k.restartPause {
 		return
 	}
 	if k.disk.full(s) {
-		if err := k.disk.deflate(); err != nil {
+		if err := k.disk.releaseSpace(); err != nil {
 			k.told("give ballast up", err)
 		}
 		now, err := k.disk.space()
@@ -113,18 +113,18 @@ func (k *keeper) thaw(ctx context.Context, s space) {
 
 // revive restarts the server and calls between while it does not run. A stream that has
 // less afterwards is claimed anew before anything of it is forwarded or marked.
-func (k *keeper) revive(ctx context.Context, between func() error) {
+func (k *storeSupervisor) revive(ctx context.Context, between func() error) {
 	had := ends(k.host.server())
-	err := k.restart(ctx, "restart", between)
-	k.restarted, k.rest = time.Now(), min(2*k.rest, maxRest)
+	err := k.stopAndStart(ctx, "restart", between)
+	k.restarted, k.restartPause = time.Now(), min(2*k.restartPause, maxRestartPause)
 	if err != nil {
 		return
 	}
-	k.noteDamaged(ctx)
-	for stream, c := range k.claims {
-		was, _ := k.marks.get(stream)
+	k.handleDamage(ctx)
+	for stream, c := range k.timelines {
+		was, _ := k.checkpoints.get(stream)
 		if has, ok := k.host.beginning(stream); ok && has < max(had[stream], was.Last) {
-			c.again(has)
+			c.startNew(has)
 		}
 	}
 	// Before anybody else takes what little there is.
@@ -136,7 +136,7 @@ func (k *keeper) revive(ctx context.Context, between func() error) {
 			err = k.boundTelemetry(yielding, now)
 		}
 		if k.told("bound telemetry", err); err == nil {
-			k.markUpstream(yielding)
+			k.checkpointUpstream(yielding)
 			return
 		}
 		select {
@@ -148,7 +148,7 @@ func (k *keeper) revive(ctx context.Context, between func() error) {
 
 // boundTelemetry sets the limit of SITE_TELEMETRY to what the disk has room for. The
 // oldest records yield; on a disk that is as good as full new ones are refused.
-func (k *keeper) boundTelemetry(ctx context.Context, s space) error {
+func (k *storeSupervisor) boundTelemetry(ctx context.Context, s space) error {
 	stream, err := k.js.Stream(ctx, streams.SiteTelemetry)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil
@@ -158,9 +158,9 @@ func (k *keeper) boundTelemetry(ctx context.Context, s space) error {
 	}
 	info := stream.CachedInfo()
 	cfg := info.Config
-	bound := k.disk.bound(s, int64(info.State.Bytes), cfg.MaxBytes, k.telemetry)
+	bound := k.disk.bound(s, int64(info.State.Bytes), cfg.MaxBytes, k.telemetryBytes)
 	refused := cfg.MaxMsgSize == refusedSize
-	refuse := k.disk.refuse(s, bound, refused)
+	refuse := k.disk.mustRefuse(s, bound, refused)
 	if bound == cfg.MaxBytes && refuse == refused {
 		return nil
 	}
