@@ -6,12 +6,12 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// siteUnacked is how many reports one site may always have unacknowledged.
+// minSiteUnacked is the number of unacknowledged reports that each site can always have.
 const minSiteUnacked = 20
 
-// unacked counts, for each site, the reports that the hub has delivered and that are not
-// acknowledged. The hub delivers streams.MaxUnacked of them, of all sites together, so
-// that each site has a share of these. It does no I/O and is safe for concurrent use.
+// ackWindow counts the unacknowledged reports of each site. The hub delivers at most
+// streams.MaxUnacked reports of all sites without acknowledgement; each site gets a share of
+// that window. It does no I/O and is safe for concurrent use.
 type ackWindow struct {
 	mu    sync.Mutex
 	sites map[uint64]string
@@ -22,9 +22,9 @@ func newAckWindow() *ackWindow {
 	return &ackWindow{sites: map[uint64]string{}, count: map[string]int{}}
 }
 
-// hold counts the report with that sequence, and returns false if its site has its share:
-// maxWaiting, less when others hold so many that few are left, but never less than
-// siteUnacked. A report that is delivered again is counted once.
+// acquire counts a report. It returns false if the site has used up its share: maxWaiting,
+// less when the window is nearly full, but at least minSiteUnacked. A redelivered report
+// counts once.
 func (u *ackWindow) acquire(site string, seq uint64) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -39,7 +39,7 @@ func (u *ackWindow) acquire(site string, seq uint64) bool {
 	return true
 }
 
-// free notes that a report was acknowledged.
+// release records that a report was acknowledged.
 func (u *ackWindow) release(seq uint64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -13,19 +13,20 @@ import (
 )
 
 const (
-	// maxManifestQuery bounds a query, in bytes; the hub's max_payload is the usual limit.
+	// maxInventoryQuery bounds a query, in bytes; usually the hub's max_payload is the lower
+	// limit.
 	maxInventoryQuery = 4 << 20
-	// minEntryBytes is what an entry takes at least; a query that claims more entries
-	// than that allows is refused before they take memory.
+	// minEntryBytes is the smallest encoded size of an entry. A query that claims more entries
+	// than fit is rejected before they are decoded.
 	minEntryBytes = 32
-	// repairSpacing is how soon after a repair another one of the same site is made.
+	// repairSpacing is the minimum time between two repairs of a site.
 	repairSpacing = 2 * time.Second
-	// maxStrangers bounds the tombstones that wait for a site for what only the site
-	// knew: a site that invents objects cannot fill the memory.
+	// maxExtra bounds the tombstones that wait for a site for objects that only the site knew,
+	// so that a site that invents objects cannot exhaust the memory.
 	maxExtra = 10_000
 )
 
-// manifests answers the sites' comparisons and has repaired what differs.
+// antiEntropy answers the sites' comparisons of their inventories and repairs the differences.
 type antiEntropy struct {
 	publish    *publisher
 	syncStates *syncStates
@@ -33,7 +34,7 @@ type antiEntropy struct {
 	log        *zap.Logger
 	count      *counters
 	now        func() time.Time
-	// identity is that of the stream DESIRED.
+	// identity is the incarnation of the stream DESIRED.
 	identity string
 }
 
@@ -74,9 +75,8 @@ func (m *antiEntropy) answer(site string, data []byte) streams.InventoryAnswer {
 	return a
 }
 
-// repair has published again what a site lacks, and tombstones for what it should not
-// have. The second mismatch in a row, and every second one after it, has the site take
-// everything anew: what was published again did not help.
+// repair publishes missing objects again, and tombstones for extra ones. If that did not help,
+// at every second mismatch in a row, it also requests a full resync of the site.
 func (m *antiEntropy) repair(site string, d difference) streams.InventoryAnswer {
 	now := m.now()
 	if last := m.syncStates.get(site); last.Outcome == streams.InventoryRepairing && now.Sub(last.LastCheck) < repairSpacing {
@@ -100,7 +100,7 @@ func (m *antiEntropy) repair(site string, d difference) streams.InventoryAnswer 
 	return streams.InventoryAnswer{State: streams.InventoryRepairing, Published: d.size()}
 }
 
-// compare compares a site's manifest with what was published for it.
+// compare compares a site's inventory with what was published for it.
 func (p *publisher) compare(site, identity string, q streams.InventoryQuery) (streams.InventoryAnswer, difference, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -111,8 +111,8 @@ func (p *publisher) compare(site, identity string, q streams.InventoryQuery) (st
 	}, q)
 }
 
-// publishAgain marks what differs to be published. It returns false, and marks nothing,
-// when too many tombstones wait for the site.
+// publishAgain schedules the repair of a difference. It returns false, without scheduling
+// anything, if too many tombstones wait for the site.
 func (p *publisher) publishAgain(site string, d difference) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -131,7 +131,7 @@ func (p *publisher) publishAgain(site string, d difference) bool {
 	return true
 }
 
-// decodeManifestQuery reads a query without letting it grow much beyond its size.
+// decodeInventoryQuery decodes a query with bounded memory.
 func decodeInventoryQuery(data []byte) (streams.InventoryQuery, error) {
 	if len(data) > maxInventoryQuery {
 		return streams.InventoryQuery{}, fmt.Errorf("%w: %d bytes", errQuery, len(data))
@@ -150,7 +150,7 @@ func decodeInventoryQuery(data []byte) (streams.InventoryQuery, error) {
 	return q.InventoryQuery, nil
 }
 
-// few is a list of as many numbers as there are buckets at most.
+// boundedInts is a list with at most as many numbers as there are buckets.
 type boundedInts []int
 
 // UnmarshalJSON implements json.Unmarshaler.

@@ -17,7 +17,7 @@ import (
 
 var tokenResource = schema.GroupResource{Resource: "serviceaccounts/token"}
 
-// Bridge joins one API server to one hub. Make it with New.
+// Bridge connects one API server to one hub. Create it with New.
 type Bridge struct {
 	cfg     Config
 	log     *zap.Logger
@@ -26,21 +26,20 @@ type Bridge struct {
 	fence   *fence
 }
 
-// New returns a bridge that has not started anything yet. The configuration is taken as
-// valid: see Config.Validate.
+// New returns a bridge that has not started. It does not validate the configuration: see
+// Config.Validate.
 func New(cfg Config, log *zap.Logger) *Bridge {
 	b := &Bridge{cfg: cfg, log: log, fence: newFence(time.Now)}
 	b.metrics = newInstruments(&b.count)
 	return b
 }
 
-// Counters says what the bridge has done since it was made. It is safe for concurrent
-// use.
+// Counters returns what the bridge has done since New. It is safe for concurrent use.
 func (b *Bridge) Counters() Counters { return b.count.snapshot() }
 
-// Run competes for leadership and acts while it has it, until ctx ends; then it returns
-// nil, after all that it started has stopped. An API server or a hub that is away is
-// waited for. An error means that the configuration cannot work.
+// Run competes for leadership and works while it is the leader. It returns nil when ctx ends,
+// after everything that it started has stopped. While the API server or the hub is
+// unavailable, it retries. An error means that the configuration cannot work.
 func (b *Bridge) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return metrics.Serve(ctx, b.cfg.Metrics.Listen, b.metrics.registry, nil, b.ready) })
@@ -93,7 +92,7 @@ func closeHub(nc *nats.Conn) {
 	<-closed
 }
 
-// awaitAPI returns when the API server answers, or with ctx's error.
+// awaitAPI blocks until the API server answers. It returns an error only when ctx ends.
 func (b *Bridge) awaitAPI(ctx context.Context, c *clients) error {
 	out := b.metrics.trackOutage(newOutage(b.log, "API server"))
 	for n := 0; ; n++ {
@@ -111,8 +110,9 @@ func (b *Bridge) awaitAPI(ctx context.Context, c *clients) error {
 	}
 }
 
-// lead acts until ctx ends or another bridge leads. What fails as a whole, such as a hub
-// whose streams were replaced, is started again with what the streams hold then.
+// lead works until ctx ends or another bridge becomes leader. When a component fails, for
+// example because the hub's streams were replaced, lead starts all of them again from the
+// present content of the streams.
 func (b *Bridge) lead(ctx context.Context, c *clients, nc *nats.Conn, transitions uint64) {
 	defer b.metrics.startLeading()()
 	out := b.metrics.trackOutage(newOutage(b.log, "hub and API server"))
@@ -140,8 +140,8 @@ func (b *Bridge) lead(ctx context.Context, c *clients, nc *nats.Conn, transition
 	}
 }
 
-// act runs all parts until ctx ends or one of them fails. ready is called when they
-// run.
+// runComponents runs all components until ctx ends or one of them fails. It calls ready once
+// they run.
 func (b *Bridge) runComponents(ctx context.Context, c *clients, nc *nats.Conn, transitions uint64, ready func()) error {
 	hub, err := openHub(ctx, nc, streams.HubLimits{
 		MaxSites: b.cfg.Limits.MaxSites, TelemetryBytes: b.cfg.Limits.TelemetryBytes, Replicas: b.cfg.NATS.Replicas,
@@ -190,7 +190,7 @@ func (b *Bridge) runComponents(ctx context.Context, c *clients, nc *nats.Conn, t
 	return g.Wait()
 }
 
-// parts are what a leading bridge consists of.
+// components are the parts of a leading bridge.
 type components struct {
 	log        *zap.Logger
 	watch      *watch
@@ -205,12 +205,12 @@ type components struct {
 	syncStates *syncStates
 	backlogs   *backlogs
 	consistencyParts
-	// epoch names the API server's storage, term this bridge's time of leading.
+	// epoch identifies the API server's storage, term this period of leadership.
 	epoch string
 	term  uint64
 }
 
-// assemble makes the parts and joins them; nothing runs yet.
+// newComponents creates the components and connects them. It starts nothing.
 func (b *Bridge) newComponents(h *hub, c *clients) (*components, error) {
 	outageOf := func(what string) *outage { return b.metrics.trackOutage(newOutage(b.log, what)) }
 	p := &components{log: b.log, liveness: newLiveness(), reports: newReports(), syncStates: newSyncStates()}
@@ -258,8 +258,8 @@ func (b *Bridge) newComponents(h *hub, c *clients) (*components, error) {
 	return p, nil
 }
 
-// changed hands an object that changed to the parts that care. It runs on the watch's
-// goroutines and only enqueues.
+// objectChanged passes a changed object to the components that need it. It runs on the
+// informers' goroutines and only enqueues.
 func (p *components) objectChanged(k objectKey) {
 	if p.awaitsReregistration(k) {
 		p.publish.objects.AddAfter(k, nodeReturnGrace)
@@ -280,14 +280,13 @@ func (p *components) objectChanged(k objectKey) {
 			p.heartbeats.leases.forget(k.Name)
 		}
 	case k.Group == deviceGroup && k.Resource == "devices":
-		// A report that came before its device is held against it now.
+		// A report may have arrived before its device: write it now.
 		p.writeback.objectChanged(objectKey{Group: deviceGroup, Resource: "devicestatuses", Namespace: k.Namespace, Name: k.Name})
 	}
 }
 
-// returns reports whether an object is a node that was deleted and is about to be registered
-// again, because it is heard. Its site is not told meanwhile that it has no such node, nor
-// pods.
+// awaitsReregistration reports whether an object is a deleted node that is still alive and is
+// about to register again. Until then its site keeps the node and its pods.
 func (p *components) awaitsReregistration(k objectKey) bool {
 	if k.Group != "" || k.Resource != "nodes" || p.watch.get(k) != nil {
 		return false
@@ -299,8 +298,8 @@ func (p *components) awaitsReregistration(k objectKey) bool {
 	return len(p.reports.ofObject(k)) > 0 && p.writeback.nodeOfReportAlive(reportKey{site, k.ref(k.Name)})
 }
 
-// siteChanged is told when a site was connected or disconnected: its nodes, its devices
-// and its Site say so.
+// siteChanged is called when a site connects or disconnects. It updates the site's nodes, its
+// devices and its Site object.
 func (p *components) siteChanged(site string) {
 	for _, k := range p.reports.ofSite(site) {
 		switch {
@@ -311,11 +310,11 @@ func (p *components) siteChanged(site string) {
 	p.sites.trigger()
 }
 
-// present says whether the object that a report is about is in the API.
+// objectExists reports whether the object of a report exists in the API.
 func (p *components) objectExists(k reportKey) bool { return p.watch.get(objectOf(k)) != nil }
 
-// adoptSites takes over what an earlier bridge knew of the sites. In a renewed epoch each
-// is to compare what it has when it has got everything anew.
+// restoreSites takes over the state of the sites from their Site objects. In a new epoch each
+// site must compare its inventory once it has received everything again.
 func (p *components) restoreSites(renewed bool) {
 	now := time.Now()
 	for site := range p.publish.nodesBySite() {
@@ -329,7 +328,7 @@ func (p *components) restoreSites(renewed bool) {
 	}
 }
 
-// close ends the queues, also of parts that were never started.
+// close shuts down the queues, including those of components that were never started.
 func (p *components) close() {
 	p.publish.objects.ShutDown()
 	p.publish.queue.ShutDown()
@@ -340,7 +339,7 @@ func (p *components) close() {
 	p.backlogs.queue.ShutDown()
 }
 
-// start runs the parts in g until ctx ends.
+// start runs the components in g until ctx ends.
 func (p *components) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn, workers int) {
 	g.Go(func() error { p.publish.run(ctx, workers); return nil })
 	g.Go(func() error { p.writeback.run(ctx, workers); return nil })

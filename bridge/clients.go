@@ -16,7 +16,7 @@ import (
 	"k8s.io/client-go/util/flowcontrol"
 )
 
-// restConfig reads how to reach the API server; it does not talk to it.
+// restConfig returns the configuration for the API server. It does not connect.
 func restConfig(cfg KubernetesConfig) (*rest.Config, error) {
 	var rc *rest.Config
 	var err error
@@ -29,22 +29,23 @@ func restConfig(cfg KubernetesConfig) (*rest.Config, error) {
 	}
 	rc.UserAgent = "petiole-bridge"
 	rc.QPS, rc.Burst = cfg.QPS, cfg.Burst
-	// One bucket for all clients, the impersonating ones included; but see newClients.
+	// All clients share one bucket, including the impersonating ones; newClients has the
+	// exceptions.
 	rc.RateLimiter = flowcontrol.NewTokenBucketRateLimiter(cfg.QPS, cfg.Burst)
 	return rc, nil
 }
 
-// clients talk to the API server: the bridge's own, and one for each node that it acts
-// as.
+// clients are the clients for the API server: the bridge's own, and one for each node that it
+// impersonates.
 type clients struct {
 	config  *rest.Config
 	own     kubernetes.Interface
 	dynamic dynamic.Interface
-	// leases renews the leases of nodes. It waits for nobody else's requests: a node whose
-	// lease runs out loses its pods.
+	// leases is the client for node leases. It has a rate limit of its own, because a node
+	// whose lease expires loses its pods.
 	leases coordinationv1client.LeasesGetter
-	// election holds the lease. It waits for nobody's requests, and may write also when
-	// this bridge does not lead.
+	// election is the client for the bridge's lease. It has a rate limit of its own, and may
+	// write even if this bridge does not lead.
 	election kubernetes.Interface
 	classic  bool
 	idle     func()
@@ -53,15 +54,15 @@ type clients struct {
 	nodes map[string]*nodeClient
 }
 
-// nodeClient acts as system:node:<node>, so that the API server's Node authorizer and
-// NodeRestriction bound what it can do.
+// nodeClient impersonates system:node:<node>, so that the API server's Node authorizer and
+// NodeRestriction limit what it can do.
 type nodeClient struct {
 	core    corev1client.CoreV1Interface
 	storage storagev1client.StorageV1Interface
 	idle    func()
 }
 
-// newClients makes the clients. All writes but the election's go through the fence.
+// newClients creates the clients. All writes except those of the election pass the fence.
 func newClients(rc *rest.Config, impersonation string, f *fence) (*clients, error) {
 	election, electionIdle, err := newElectionClient(rc)
 	if err != nil {
@@ -92,7 +93,8 @@ func newClients(rc *rest.Config, impersonation string, f *fence) (*clients, erro
 	}, nil
 }
 
-// newLeasesClient makes a client with a bucket of its own, as large as that of all others.
+// newLeasesClient creates a client with a rate limit of its own, as high as that of all others
+// together.
 func newLeasesClient(rc *rest.Config, hc *http.Client) (coordinationv1client.LeasesGetter, error) {
 	rc = rest.CopyConfig(rc)
 	rc.RateLimiter = nil
@@ -103,7 +105,7 @@ func newLeasesClient(rc *rest.Config, hc *http.Client) (coordinationv1client.Lea
 	return client, nil
 }
 
-// electionTimeout bounds each request for the lease, so that one that is lost on a dead
+// electionTimeout bounds each request for the lease, so that a request lost on a dead
 // connection leaves time for another.
 const electionTimeout = 3 * time.Second
 
@@ -123,7 +125,7 @@ func newElectionClient(rc *rest.Config) (kubernetes.Interface, func(), error) {
 	return client, hc.CloseIdleConnections, nil
 }
 
-// as returns the client that acts as the node.
+// as returns the client that impersonates the node.
 func (c *clients) as(node string) (*nodeClient, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -133,7 +135,7 @@ func (c *clients) as(node string) (*nodeClient, error) {
 	rc := rest.CopyConfig(c.config)
 	rc.Impersonate = rest.ImpersonationConfig{UserName: "system:node:" + node}
 	if c.classic {
-		// Constrained impersonation sets the group itself and refuses any that is asked for.
+		// Constrained impersonation sets the group itself and rejects explicit groups.
 		rc.Impersonate.Groups = []string{"system:nodes"}
 	}
 	n, err := newNodeClient(rc)
@@ -160,14 +162,14 @@ func newNodeClient(rc *rest.Config) (*nodeClient, error) {
 	return &nodeClient{core: core, storage: storage, idle: hc.CloseIdleConnections}, nil
 }
 
-// forget drops the client of a node that is gone.
+// forget drops the client of a deleted node.
 func (c *clients) forget(node string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.nodes, node)
 }
 
-// close ends the idle connections; it may be called while no request is under way.
+// close closes the idle connections. No request may be in progress.
 func (c *clients) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -7,13 +7,13 @@ import (
 
 type keySet map[objectKey]struct{}
 
-// closure knows which objects each site needs: its nodes; the pods and devices bound to
-// them; what those refer to, transitively; the services and endpoint slices of the
-// pods' namespaces; and what every node reads (CSI drivers, the API server's service).
+// closure computes which objects each site needs: its nodes; the pods and devices bound to
+// them; everything that those refer to, transitively; the services and endpoint slices of the
+// pods' namespaces; and what every node reads (CSI drivers, the service of the API server).
 //
-// It is a pure index: it reads no API and has no lock, its owner serialises the calls.
-// set and remove say which sites a change concerns, recompute costs the size of one
-// site.
+// It is a pure index: it reads no API and has no lock; its owner serializes the calls. set and
+// remove return the sites that a change affects; recompute takes time in proportion to the
+// size of one site.
 type closure struct {
 	sites        map[string]bool
 	dependencies map[objectKey]dependencies
@@ -23,8 +23,8 @@ type closure struct {
 	inNamespace map[string]keySet // namespace → its services and endpoint slices
 	everywhere  keySet
 
-	// wanted is, for each site, what it needed when it was last recomputed, with the
-	// node token of its subject. Objects that do not exist (yet) are in it.
+	// wanted maps each site to the objects that it needed at the last recompute, each with the
+	// node token of its subject. It includes objects that do not exist (yet).
 	wanted   map[string]map[objectKey]string
 	wantedBy map[objectKey]map[string]struct{}
 }
@@ -37,8 +37,8 @@ func newClosure() *closure {
 	}
 }
 
-// set takes in an object that exists and returns the sites whose needs it may have
-// changed, which is none for a change of content alone.
+// set adds or updates an object and returns the sites whose closure may have changed: none if
+// only the object's content changed.
 func (c *closure) set(k objectKey, f dependencies) []string {
 	old, known := c.dependencies[k]
 	if known && old.equal(f) {
@@ -52,8 +52,7 @@ func (c *closure) set(k objectKey, f dependencies) []string {
 	return slices.Sorted(maps.Keys(affected))
 }
 
-// remove takes away an object that no longer exists and returns the sites whose needs
-// it may have changed.
+// remove removes a deleted object and returns the sites whose closure may have changed.
 func (c *closure) remove(k objectKey) []string {
 	if _, known := c.dependencies[k]; !known {
 		return nil
@@ -64,25 +63,24 @@ func (c *closure) remove(k objectKey) []string {
 	return slices.Sorted(maps.Keys(affected))
 }
 
-// sitesWanting are the sites that needed the object when they were last recomputed.
+// sitesWanting returns the sites that needed the object at the last recompute.
 func (c *closure) sitesWanting(k objectKey) []string {
 	return slices.Sorted(maps.Keys(c.wantedBy[k]))
 }
 
-// node is the node token of an object's subject at a site, and whether the site needs
-// the object.
+// node returns the node token of an object's subject at a site, and whether the site needs the
+// object.
 func (c *closure) node(site string, k objectKey) (string, bool) {
 	n, ok := c.wanted[site][k]
 	return n, ok
 }
 
-// siteOf is the site that a node belongs to, empty when the node is not known or not of
-// a site.
+// siteOf returns the site of a node, empty if the node is unknown or belongs to no site.
 func (c *closure) siteOf(node string) string {
 	return c.dependencies[coreKey("nodes", "", node)].Site
 }
 
-// nodes are the names of a site's nodes.
+// nodes returns the names of a site's nodes.
 func (c *closure) nodes(site string) []string {
 	var names []string
 	for k := range c.members[site] {
@@ -92,9 +90,8 @@ func (c *closure) nodes(site string) []string {
 	return names
 }
 
-// recompute walks from a site's nodes to all that it needs, and returns the difference
-// to the last time: what is new, or moved to another node, and what is not needed any
-// more.
+// recompute walks from a site's nodes to everything that it needs. It returns the objects that
+// are new or moved to another node since the last call, and those that are no longer needed.
 func (c *closure) recompute(site string) (changed, dropped []objectKey) {
 	now := map[objectKey]string{}
 	if c.sites[site] {
@@ -153,7 +150,7 @@ func (c *closure) visit(now map[objectKey]string, k objectKey, node string) {
 	}
 }
 
-// concerns are the sites whose needs depend on the object as it is linked now.
+// affectedSites returns the sites whose closure depends on the object as it is linked now.
 func (c *closure) affectedSites(k objectKey) map[string]struct{} {
 	out := map[string]struct{}{}
 	add := func(sites map[string]struct{}) { maps.Copy(out, sites) }
@@ -219,8 +216,8 @@ func bindable(k objectKey) bool {
 	return k.Group == "" && k.Resource == "pods" || k.Group == deviceGroup && k.Resource == "devices"
 }
 
-// ubiquitous objects are needed at every site: CSI drivers, and the service by which
-// pods find the API server.
+// neededEverywhere reports whether every site needs an object: CSI drivers, and the service by
+// which pods reach the API server.
 func neededEverywhere(k objectKey) bool {
 	switch k.Resource {
 	case "csidrivers":

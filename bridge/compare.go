@@ -11,31 +11,30 @@ import (
 )
 
 const (
-	// maxEntryField bounds the UID, version, epoch and hash that a site says an object has,
-	// in bytes: they get into the tombstones of what it should not have.
+	// maxEntryField bounds the UID, version, epoch and hash that a site can claim for an
+	// object, in bytes: they are copied into tombstones.
 	maxEntryField = 128
-	// maxEpoch and maxVersion bound the numbers in them, so that one more than the highest
-	// is always a number.
+	// maxEpoch and maxVersion bound the numbers in those fields, so that adding one cannot
+	// overflow.
 	maxEpoch, maxVersion = 1 << 62, 1 << 63
 )
 
-// holdings is what the bridge compares a site's manifest with.
+// expectedState is the state that the bridge compares a site's inventory with.
 type expectedState struct {
-	// epoch is the number of the epoch.
 	epoch uint64
-	// identity is that of the stream DESIRED, last the highest sequence that it holds
-	// for the site.
+	// identity is the incarnation of the stream DESIRED, lastSeq the highest sequence that it
+	// holds for the site.
 	identity string
 	lastSeq  uint64
-	// settled says that nothing is being published, or waits to be, for the site.
+	// idle is true if nothing is being published, or waits to be, for the site.
 	idle      bool
 	inventory *streams.Inventory
-	// within returns the entries of the buckets, by subject.
+	// entriesIn returns the entries in the given buckets, by subject.
 	entriesIn func(buckets map[int]bool) map[string]streams.InventoryEntry
 }
 
-// difference is what a comparison found. lacking are the entries that the site should
-// have and has not, or has otherwise; strangers those that it has and should not.
+// difference is the result of a comparison: the entries that are missing at the site or differ
+// there, and the extra ones that it should not have.
 type difference struct{ missing, extra []streams.InventoryEntry }
 
 func (d difference) size() int { return len(d.missing) + len(d.extra) }
@@ -43,8 +42,8 @@ func (d difference) size() int { return len(d.missing) + len(d.extra) }
 // errQuery marks a query that does not follow the protocol.
 var errQuery = errors.New("malformed manifest query")
 
-// compare decides what to answer a site's query, and what is to be repaired. It is a
-// pure function.
+// compare returns the answer to a site's query, and what must be repaired. It is a pure
+// function.
 func compare(site string, have expectedState, q streams.InventoryQuery) (streams.InventoryAnswer, difference, error) {
 	if err := checkQuery(site, q, max(maxEpoch, have.epoch)); err != nil {
 		return streams.InventoryAnswer{}, difference{}, err
@@ -75,8 +74,8 @@ func compare(site string, have expectedState, q streams.InventoryQuery) (streams
 	return streams.InventoryAnswer{State: streams.InventorySendBuckets}, difference{}, nil
 }
 
-// checkQuery refuses what a site may not say: entries of another site, outside the
-// buckets that it names, or out of bounds.
+// checkQuery rejects a query with entries of another site, outside the named buckets, or
+// beyond the bounds.
 func checkQuery(site string, q streams.InventoryQuery, newest uint64) error {
 	named := bucketSet(q.Of)
 	for b := range named {
@@ -108,8 +107,7 @@ func checkQuery(site string, q streams.InventoryQuery, newest uint64) error {
 	return nil
 }
 
-// checkEntry refuses what no object has. newest is the highest number that an epoch may
-// have.
+// checkEntry rejects values that no object can have. newest is the highest valid epoch number.
 func checkEntry(e streams.InventoryEntry, newest uint64) error {
 	for _, s := range []string{e.UID, e.Version, e.Epoch, e.Hash} {
 		if len(s) > maxEntryField {
@@ -125,7 +123,7 @@ func checkEntry(e streams.InventoryEntry, newest uint64) error {
 	return nil
 }
 
-// differ is the difference between what should be and what is.
+// diff compares the entries that a site should have with those that it has.
 func diff(want map[string]streams.InventoryEntry, is []streams.InventoryEntry) difference {
 	var d difference
 	missing := maps.Clone(want)

@@ -20,23 +20,23 @@ import (
 type Config struct {
 	Kubernetes KubernetesConfig `json:"kubernetes"`
 	NATS       NATSConfig       `json:"nats"`
-	// LeaderElection chooses which of several bridges acts.
+	// LeaderElection selects the active one of several bridges.
 	LeaderElection LeaderElectionConfig `json:"leaderElection"`
 	Limits         LimitsConfig         `json:"limits"`
 	Metrics        MetricsConfig        `json:"metrics"`
 	Log            LogConfig            `json:"log"`
 }
 
-// KubernetesConfig says how to reach the API server.
+// KubernetesConfig configures the connection to the API server.
 type KubernetesConfig struct {
-	// Kubeconfig is a file; empty: the service account of the pod the bridge runs in.
+	// Kubeconfig is a file; empty for the service account of the bridge's pod.
 	Kubeconfig string `json:"kubeconfig"`
-	// Impersonation is how the bridge acts as system:node:<node>: "constrained"
-	// (KEP-5284, Kubernetes 1.36 and later; the default) or "classic".
+	// Impersonation is the way in which the bridge impersonates system:node:<node>:
+	// "constrained" (KEP-5284, Kubernetes 1.36 and later; the default) or "classic".
 	Impersonation string `json:"impersonation"`
-	// QPS and Burst bound the requests to the API server; default 200 and 400. The renewals
-	// of node leases, one for each live node every streams.PresenceInterval, have as much
-	// again for themselves: QPS times PresenceInterval, 2000 by default, is how many nodes
+	// QPS and Burst limit the requests to the API server; default 200 and 400. The renewals of
+	// node leases, one per live node every streams.PresenceInterval, have a separate limit of
+	// the same size: QPS times PresenceInterval, 2000 by default, is the number of nodes that
 	// can be kept alive.
 	QPS   float32 `json:"qps"`
 	Burst int     `json:"burst"`
@@ -48,55 +48,56 @@ const (
 	ImpersonationClassic     = "classic"
 )
 
-// NATSConfig says how to reach the hub.
+// NATSConfig configures the connection to the hub.
 type NATSConfig struct {
 	// URLs of the hub's servers, at least one.
 	URLs []string `json:"urls"`
-	// NKeySeedFile and CredentialsFile authenticate; at most one of them.
+	// NKeySeedFile and CredentialsFile authenticate the bridge; at most one of them.
 	NKeySeedFile    string `json:"nkeySeedFile"`
 	CredentialsFile string `json:"credentialsFile"`
-	// CAFile verifies the hub's certificate; empty: the system's authorities.
+	// CAFile verifies the hub's certificate; empty for the system's authorities.
 	CAFile string `json:"caFile"`
 	// Replicas of the hub's streams, 1 to 5; default 1.
 	Replicas int `json:"replicas"`
 }
 
-// LeaderElectionConfig names the Lease that bridges compete for.
+// LeaderElectionConfig configures the Lease that bridges compete for.
 type LeaderElectionConfig struct {
 	// Namespace and Name of the Lease; default petiole-system and bridge.
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
-	// Identity distinguishes this process; default the host name and process id.
+	// Identity identifies this process; default the host name and process ID.
 	Identity string `json:"identity"`
-	// LeaseDuration is how long it takes at most until another bridge leads after one
-	// that died; default 15s.
+	// LeaseDuration is the maximum time until another bridge takes over from one that died;
+	// default 15s.
 	LeaseDuration metav1.Duration `json:"leaseDuration"`
 }
 
-// LimitsConfig bounds what the bridge takes on.
+// LimitsConfig limits what the bridge accepts.
 type LimitsConfig struct {
-	// MaxSites is the number of site consumers that DESIRED may have; default 10000.
+	// MaxSites is the maximum number of site consumers of DESIRED; default 10000.
 	MaxSites int `json:"maxSites"`
-	// TelemetryBytes bounds TELEMETRY, oldest dropped first; default 8 GiB.
+	// TelemetryBytes limits TELEMETRY, which drops its oldest messages; default 8 GiB.
 	TelemetryBytes int64 `json:"telemetryBytes"`
-	// Workers publish sites and write back objects in parallel; default 8 of each.
+	// Workers is the number of sites published, and of objects written back, in parallel;
+	// default 8.
 	Workers int `json:"workers"`
 }
 
-// MetricsConfig says where the bridge speaks of itself.
+// MetricsConfig configures the HTTP endpoints of the bridge.
 type MetricsConfig struct {
 	// Listen is the address of /metrics, /healthz and /readyz, over HTTP without
-	// authentication; default 127.0.0.1:10442, empty: off.
+	// authentication; default 127.0.0.1:10442, empty to disable.
 	Listen string `json:"listen"`
 }
 
-// LogConfig says what is logged, as JSON lines to standard error.
+// LogConfig configures the log, JSON lines on standard error.
 type LogConfig struct {
 	// Level is debug, info, warn or error; default info.
 	Level string `json:"level"`
 }
 
-// DefaultConfig is what LoadConfig decodes a file over.
+// DefaultConfig returns the defaults that LoadConfig starts from.
 func DefaultConfig() Config {
 	host, err := os.Hostname()
 	if err != nil {
@@ -123,8 +124,8 @@ func LoadConfig(path string) (Config, error) {
 	return cfg, err
 }
 
-// Validate reports every bad field with its value, as one joined error with a line for
-// each, or nil. Files that are named must be readable.
+// Validate returns one error with a line for each invalid field and its value, or nil. Files
+// must be readable.
 func (c Config) Validate() error {
 	var p configfile.Problems
 	check := func(ok bool, field string, value any, want string) {
@@ -168,7 +169,7 @@ func (c Config) Validate() error {
 	return p.Err()
 }
 
-// ZapLevel is Level for zap; info when Level is not valid.
+// ZapLevel returns Level as a zap level, info if it is invalid.
 func (c LogConfig) ZapLevel() zapcore.Level {
 	l, err := zapcore.ParseLevel(c.Level)
 	if err != nil {
@@ -182,7 +183,7 @@ func natsURL(value string) bool {
 	return err == nil && slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) && u.Hostname() != ""
 }
 
-// listenAddress says whether value is host:port; an empty host means all addresses.
+// listenAddress reports whether value is host:port; an empty host means all addresses.
 func listenAddress(value string) bool {
 	_, port, err := net.SplitHostPort(value)
 	if err != nil {
@@ -192,7 +193,7 @@ func listenAddress(value string) bool {
 	return err == nil
 }
 
-// redacted is a URL without its password.
+// redacted returns a URL without its password.
 func redacted(value string) string {
 	if u, err := url.Parse(value); err == nil {
 		return u.Redacted()

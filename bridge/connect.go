@@ -13,15 +13,16 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// dialHub returns a connection that keeps trying until it is closed: a hub that is
-// away is no error. Its logger gets one line for each change of state.
+// dialHub returns a connection that retries until it is closed. An unavailable hub is not an
+// error. It logs one line per change of state.
 func dialHub(cfg NATSConfig, identity string, log *zap.Logger) (*nats.Conn, error) {
 	opts := []nats.Option{
 		nats.Name("petiole bridge " + identity),
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1),
 		nats.ReconnectWait(500 * time.Millisecond), nats.ReconnectJitter(200*time.Millisecond, time.Second),
 		nats.PingInterval(5 * time.Second), nats.MaxPingsOutstanding(2),
-		// Without a buffer a publish fails while the hub is away, and is tried again by its owner.
+		// Without a buffer, publishing fails while the hub is unavailable, and the caller
+		// retries.
 		nats.ReconnectBufSize(-1),
 		nats.ConnectHandler(func(c *nats.Conn) { log.Info("hub connected", zap.String("url", c.ConnectedUrlRedacted())) }),
 		nats.ReconnectHandler(func(c *nats.Conn) { log.Info("hub connected again", zap.String("url", c.ConnectedUrlRedacted())) }),
@@ -69,23 +70,23 @@ func redactedAll(urls []string) []string {
 	return out
 }
 
-// hub is the JetStream side of the hub, with its streams in place.
+// hub gives access to the hub's streams.
 type hub struct {
 	nc *nats.Conn
-	// server is the id of the server that the streams were read from.
+	// server is the ID of the server that the streams were read from.
 	server string
 	js     jetstream.JetStream
-	// desired and reported are handles of the streams; desiredID and reportedID tell
-	// them from later ones of the same name.
+	// desired and reported are the streams; desiredID and reportedID are their creation times,
+	// which distinguish them from later streams of the same name.
 	desired, reported     jetstream.Stream
 	desiredID, reportedID time.Time
-	// identity is how the sites' leaves tell DESIRED from a later one of its name.
+	// identity is the incarnation of DESIRED, as the leaves see it.
 	identity string
-	// record is the bucket of the bridge's own record.
+	// record is the bucket with the bridge's own state.
 	record jetstream.KeyValue
 }
 
-// openHub ensures the streams. It fails while the hub is away.
+// openHub creates or updates the streams. It fails while the hub is unavailable.
 func openHub(ctx context.Context, nc *nats.Conn, limits streams.HubLimits) (*hub, error) {
 	js, err := jetstream.NewWithDomain(nc, streams.HubDomain, jetstream.WithDefaultTimeout(5*time.Second))
 	if err != nil {
@@ -110,11 +111,11 @@ func openHub(ctx context.Context, nc *nats.Conn, limits streams.HubLimits) (*hub
 	return h, nil
 }
 
-// headerIdentity asks for, and answers with, the identity of a stream.
+// headerIdentity is the header that requests, and returns, the identity of a stream.
 const headerIdentity = "Nats-Stream-Identity"
 
-// identityOf asks the hub for a stream's identity as a leaf does: with the reset of a
-// consumer, here of one that is made for it.
+// identityOf asks the hub for a stream's identity in the same way as a leaf: by resetting a
+// consumer, here a temporary one.
 func identityOf(ctx context.Context, js jetstream.JetStream, stream string) (string, error) {
 	cons, err := js.CreateConsumer(ctx, stream, jetstream.ConsumerConfig{
 		Description: "asks for the identity of the stream", HeadersOnly: true,
@@ -125,7 +126,8 @@ func identityOf(ctx context.Context, js jetstream.JetStream, stream string) (str
 	}
 	name := cons.CachedInfo().Name
 	defer func() {
-		// It would go by itself; until then it would stand among the sites' consumers.
+		// It would expire by itself, but until then it would be listed among the sites'
+		// consumers.
 		_ = js.DeleteConsumer(context.WithoutCancel(ctx), stream, name)
 	}()
 	msg := nats.NewMsg("$JS." + streams.HubDomain + ".API.CONSUMER.RESET." + stream + "." + name)
@@ -151,8 +153,8 @@ func openStream(ctx context.Context, js jetstream.JetStream, name string) (jetst
 	return s, s.CachedInfo().Created, nil
 }
 
-// readAll calls take for every message that the stream holds now from a sequence on, in
-// order. With headersOnly the bodies stay at the hub.
+// readAll calls take for each message that the stream holds now, from a sequence on, in order.
+// With headersOnly the hub does not send the bodies.
 func readAll(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, from uint64, filter string, headersOnly bool, take func(jetstream.Msg) error) error {
 	name := stream.CachedInfo().Config.Name
 	info, err := stream.Info(ctx)
@@ -167,7 +169,8 @@ func readAll(ctx context.Context, js jetstream.JetStream, stream jetstream.Strea
 		return fmt.Errorf("read %s: %w", name, err)
 	}
 	defer func() {
-		// It would go by itself; until then it would stand among the sites' consumers.
+		// It would expire by itself, but until then it would be listed among the sites'
+		// consumers.
 		_ = js.DeleteConsumer(context.WithoutCancel(ctx), name, cons.CachedInfo().Name)
 	}()
 	left, next := cons.CachedInfo().NumPending, uint64(1)
@@ -186,7 +189,7 @@ func readAll(ctx context.Context, js jetstream.JetStream, stream jetstream.Strea
 			}
 			left, next = meta.NumPending, next+1
 			if meta.Sequence.Stream > info.State.LastSeq {
-				left = 0 // the rest is newer than this read and comes another way
+				left = 0 // later messages are delivered another way
 			}
 			if err := take(msg); err != nil {
 				return err
@@ -198,7 +201,7 @@ func readAll(ctx context.Context, js jetstream.JetStream, stream jetstream.Strea
 		if left == 0 {
 			return nil
 		}
-		// What was pending may have been replaced meanwhile: ask again.
+		// Pending messages may have been replaced meanwhile.
 		now, err := cons.Info(ctx)
 		if err != nil {
 			return fmt.Errorf("read %s: %w", name, err)

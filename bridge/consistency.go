@@ -10,8 +10,8 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// repairParts find out what differs between the API server, the hub and the sites, and
-// have it repaired.
+// consistencyParts are the components that detect differences between the API server, the hub
+// and the sites, and repair them.
 type consistencyParts struct {
 	resync         *resyncer
 	externalWrites *externalWrites
@@ -19,7 +19,7 @@ type consistencyParts struct {
 	requests       *requests
 }
 
-// assembleRepair makes the parts that find out what differs, and repair it.
+// newConsistencyParts creates the components that detect and repair differences.
 func (b *Bridge) newConsistencyParts(p *components, h *hub, c *clients, outageOf func(string) *outage) {
 	r := newResyncer()
 	r.hub, r.watch, r.publish, r.liveness, r.syncStates = h, p.watch, p.publish, p.liveness, p.syncStates
@@ -40,7 +40,7 @@ func (b *Bridge) newConsistencyParts(p *components, h *hub, c *clients, outageOf
 	}}
 }
 
-// start runs the parts in g until ctx ends.
+// start runs the components in g until ctx ends.
 func (r *consistencyParts) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn) {
 	g.Go(func() error { return r.requests.run(ctx, nc) })
 	g.Go(func() error { return r.resync.run(ctx) })

@@ -14,30 +14,30 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// putOffPrefix begins the keys of the bridge's bucket that say from which sequence the
-// reports of a site are to be read again.
+// deferredPrefix is the prefix of the bucket's keys that hold, for each site, the sequence
+// from which its reports must be read again.
 const deferredPrefix = "reports."
 
-// putOff says that reports of a site were acknowledged, so that they do not take the
-// place of others', but not dealt with: too many of them waited, their parts were missing,
-// there was no Site, or the API server did not take them for long. They stay in REPORTED,
-// each as the newest about its object, and those that are not in memory are read again
-// when there is room. The bridge's bucket remembers it.
+// deferred marks reports of a site that were acked without being processed, to free the ack
+// window that all sites share: because too many waited, parts were missing, the Site did not
+// exist, or the API server did not accept them for a long time. They stay in REPORTED, each as
+// the newest of its object, and those that are not in memory are read again when there is
+// room. The state is also stored in the bridge's bucket.
 type deferred struct {
 	from uint64
-	// since is the first that was put off after the site was read again, 0 for none.
+	// later is the first sequence that was deferred after the last read, 0 if there is none.
 	later uint64
-	// read says that all of them have been read again; they are remembered until they have
-	// been dealt with.
+	// reread is true if all of them have been read again. The entry remains until they have
+	// been processed.
 	reread bool
-	// kept is what the bucket's key says, revision the key's.
+	// stored is the value of the bucket's key, revision its revision.
 	stored, revision uint64
 }
 
-// errFull ends a read when no more reports of the site may wait.
+// errFull ends a read when a limit is reached.
 var errFull = errors.New("too many reports wait")
 
-// stray notes a report of a site without a Site object.
+// noteUnknownSite counts a report of a site without a Site object, and logs the first.
 func (c *reportConsumer) noteUnknownSite(site string) {
 	c.count.unknownSite.Add(1)
 	c.mu.Lock()
@@ -49,7 +49,7 @@ func (c *reportConsumer) noteUnknownSite(site string) {
 	}
 }
 
-// leave puts a report off and acknowledges it.
+// deferReport defers a report and acknowledges it.
 func (c *reportConsumer) deferReport(ctx context.Context, site string, a *delivery) {
 	err := c.recordDeferred(ctx, site, a.seq, true)
 	switch {
@@ -64,8 +64,8 @@ func (c *reportConsumer) deferReport(ctx context.Context, site string, a *delive
 	}
 }
 
-// put remembers that the reports of a site from a sequence on are to be read again: with
-// again by this bridge, otherwise by the next one only.
+// recordDeferred records that the reports of a site must be read again from a sequence on: by
+// this bridge if again is true, otherwise only after a restart.
 func (c *reportConsumer) recordDeferred(ctx context.Context, site string, seq uint64, again bool) error {
 	c.deferring.Lock()
 	defer c.deferring.Unlock()
@@ -94,7 +94,7 @@ func (c *reportConsumer) recordDeferred(ctx context.Context, site string, seq ui
 	return nil
 }
 
-// add notes that a report is to be read again.
+// add records that a report must be read again.
 func (p *deferred) add(seq uint64) {
 	p.later = minNonZero(p.later, seq)
 	if !p.reread {
@@ -102,8 +102,8 @@ func (p *deferred) add(seq uint64) {
 	}
 }
 
-// keep has a key say the smaller of seq and what it says, which may be another bridge's,
-// in a revision of its own.
+// storeDeferred lowers the key's value to seq, unless it is already lower, which another
+// bridge may have done. It writes a new revision in either case.
 func (c *reportConsumer) storeDeferred(ctx context.Context, key string, seq uint64) (kept, revision uint64, err error) {
 	if err := c.publish.fence.check(); err != nil {
 		return 0, 0, err
@@ -121,8 +121,7 @@ func (c *reportConsumer) storeDeferred(ctx context.Context, key string, seq uint
 	return kept, revision, err
 }
 
-// keptBy is what a key says; one that is not understood says that all reports are to be
-// read again.
+// deferredFrom returns the value of a key. If it is invalid, all reports are read again.
 func deferredFrom(e jetstream.KeyValueEntry) uint64 {
 	from, err := strconv.ParseUint(string(e.Value()), 10, 64)
 	if err != nil {
@@ -131,7 +130,7 @@ func deferredFrom(e jetstream.KeyValueEntry) uint64 {
 	return from
 }
 
-// least is the smaller of two sequences, of which 0 is none.
+// minNonZero returns the smaller of two sequences, where 0 means none.
 func minNonZero(a, b uint64) uint64 {
 	if a == 0 {
 		return b
@@ -141,7 +140,7 @@ func minNonZero(a, b uint64) uint64 {
 
 func deferredKey(site string) string { return deferredPrefix + hex.EncodeToString([]byte(site)) }
 
-// recoverPutOff reads what an earlier bridge put off.
+// loadDeferred reads what an earlier bridge deferred.
 func (c *reportConsumer) loadDeferred(ctx context.Context) error {
 	keys, err := c.hub.record.ListKeysFiltered(ctx, deferredPrefix+"*")
 	if err != nil {
@@ -150,7 +149,7 @@ func (c *reportConsumer) loadDeferred(ctx context.Context) error {
 	for key := range keys.Keys() {
 		site, err := hex.DecodeString(strings.TrimPrefix(key, deferredPrefix))
 		if err != nil {
-			continue // nobody's
+			continue // not a key of ours
 		}
 		e, err := c.hub.record.Get(ctx, key)
 		if errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -167,7 +166,7 @@ func (c *reportConsumer) loadDeferred(ctx context.Context) error {
 	return nil
 }
 
-// isPutOff says whether a report is one of those that are to be read again.
+// isDeferred reports whether a report is among those that must be read again.
 func (c *reportConsumer) isDeferred(site string, seq uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -175,8 +174,7 @@ func (c *reportConsumer) isDeferred(site string, seq uint64) bool {
 	return p != nil && p.stored <= seq
 }
 
-// moreToRead reports whether reports of a site were put off that have not been read again
-// since.
+// hasUnread reports whether a site has deferred reports that have not been read again.
 func (c *reportConsumer) hasUnread(site string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -184,7 +182,7 @@ func (c *reportConsumer) hasUnread(site string) bool {
 	return p != nil && !p.reread
 }
 
-// wake has them read without waiting for the next round. It does not block.
+// wake starts the next read of deferred reports at once. It does not block.
 func (c *reportConsumer) wake() {
 	select {
 	case c.wakeCh <- struct{}{}:
@@ -192,15 +190,15 @@ func (c *reportConsumer) wake() {
 	}
 }
 
-// resume reads the reports that were put off, of sites that have a Site and room, and
-// forgets those that have been dealt with.
+// resumeDeferred reads the deferred reports of sites that have a Site object and room, and
+// drops the entries whose reports have been processed.
 func (c *reportConsumer) resumeDeferred(ctx context.Context) {
 	again, over := c.dueReads()
 	for s, begun := range again {
 		next, err := c.readDeferred(ctx, s, begun.from)
 		c.mu.Lock()
 		switch p := c.deferred[s]; {
-		case p != begun.deferred: // an earlier one was put off meanwhile
+		case p != begun.deferred: // an earlier report was deferred meanwhile
 		case err == nil:
 			p.reread = true
 		default:
@@ -212,21 +210,21 @@ func (c *reportConsumer) resumeDeferred(ctx context.Context) {
 		}
 	}
 	for s, revision := range over {
-		// One that was put off meanwhile has another revision, and stays.
+		// If a report was deferred meanwhile, the key has another revision and stays.
 		if err := c.hub.record.Delete(ctx, deferredKey(s), jetstream.LastRevision(revision)); err != nil {
 			c.log.Debug("reports of a site remembered for longer than needed", zap.String("site", s), zap.Error(err))
 		}
 	}
 }
 
-// rereading is what is to be read again, from a sequence on.
+// deferredRead is a pending read of a site's reports from a sequence on.
 type deferredRead struct {
 	deferred *deferred
 	from     uint64
 }
 
-// due returns from which sequence which sites are to be read again, and takes out those
-// that have been dealt with, with the revisions of their keys.
+// dueReads returns the reads that are due by site. It removes the entries whose reports have
+// been processed and returns the revisions of their keys.
 func (c *reportConsumer) dueReads() (again map[string]deferredRead, over map[string]uint64) {
 	again, over = map[string]deferredRead{}, map[string]uint64{}
 	c.mu.Lock()
@@ -243,7 +241,7 @@ func (c *reportConsumer) dueReads() (again map[string]deferredRead, over map[str
 		case !p.reread && room > maxWaiting/2:
 			again[s] = deferredRead{p, p.from}
 			if p.later >= p.from {
-				p.later = 0 // this read comes to it; an earlier one waits for the next
+				p.later = 0 // this read includes it; an earlier one waits for the next read
 			}
 			delete(c.unknownSites, s)
 		}
@@ -251,8 +249,8 @@ func (c *reportConsumer) dueReads() (again map[string]deferredRead, over map[str
 	return again, over
 }
 
-// readAgain puts the reports of a site from a sequence on, which were acknowledged before,
-// into its inbox. With an error it returns from where to go on.
+// readDeferred reads acknowledged reports of a site, from a sequence on, into its inbox. If it
+// returns an error, next is where to continue.
 func (c *reportConsumer) readDeferred(ctx context.Context, site string, from uint64) (next uint64, err error) {
 	next = from
 	n, over := 0, c.obsoleteSeqs(site)
@@ -268,7 +266,7 @@ func (c *reportConsumer) readDeferred(ctx context.Context, site string, from uin
 			return nil
 		}
 		if over[meta.Sequence.Stream] {
-			return nil // it was dealt with, and is about to be removed
+			return nil // processed, and waiting for removal
 		}
 		next = meta.Sequence.Stream
 		if n >= c.reports.room(site) || c.obsoleteRoom(site) <= n {

@@ -11,13 +11,13 @@ import (
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 )
 
-// facts are what the closure must know of an object.
+// dependencies are the properties of an object that the closure depends on.
 type dependencies struct {
-	// Site is the label of a Node; the name of a Site.
+	// Site is the value of a Node's site label, or the name of a Site.
 	Site string
-	// Node is what a Pod or a Device is bound to; empty while it is not.
+	// Node is the node that a Pod or a Device is bound to, empty if it is unbound.
 	Node string
-	// Refs are the objects that this one needs, each once.
+	// Refs lists the objects that this one needs, without duplicates.
 	Refs []objectKey
 }
 
@@ -25,7 +25,7 @@ func (f dependencies) equal(g dependencies) bool {
 	return f.Site == g.Site && f.Node == g.Node && slices.Equal(f.Refs, g.Refs)
 }
 
-// factsOf reads an object as the API serves it. It is a pure function.
+// dependenciesOf returns the dependencies of an object. It is a pure function.
 func dependenciesOf(k objectKey, o *unstructured.Unstructured) (dependencies, error) {
 	switch {
 	case k.Group == siteGroup && k.Resource == "sites":
@@ -54,8 +54,8 @@ func dependenciesOf(k objectKey, o *unstructured.Unstructured) (dependencies, er
 	return dependencies{}, nil
 }
 
-// podRefs are the objects that a node reads to run the pod (what the Node authorizer's
-// graph allows it), and the pod's namespace.
+// podRefs returns the objects that a node reads to run the pod (those that the Node
+// authorizer's graph allows), and the pod's namespace.
 func podRefs(pod *corev1.Pod) []objectKey {
 	r := refs{namespace: pod.Namespace, seen: map[objectKey]bool{}}
 	r.add(coreKey("namespaces", "", pod.Namespace))
@@ -162,7 +162,7 @@ func (r *refs) env(env []corev1.EnvVar, from []corev1.EnvFromSource) {
 	}
 }
 
-// volumeSecrets are the secrets that a node reads to mount a persistent volume.
+// volumeSecrets returns the secrets that a node reads to mount a persistent volume.
 func volumeSecrets(o *unstructured.Unstructured) []objectKey {
 	r := refs{seen: map[objectKey]bool{}}
 	for _, path := range [][]string{
@@ -183,7 +183,7 @@ func volumeSecrets(o *unstructured.Unstructured) []objectKey {
 	return r.keys
 }
 
-// text is the string at a path, empty when there is none or something else is there.
+// text returns the string at a path, empty if there is none.
 func text(o *unstructured.Unstructured, path ...string) string {
 	s, found, err := unstructured.NestedString(o.Object, path...)
 	if !found || err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// entry is what DESIRED holds on one subject.
+// entry describes the message that DESIRED holds on one subject.
 type entry struct {
 	subject string
 	op      streams.Op
@@ -19,26 +19,26 @@ type entry struct {
 	epoch   string
 	hash    string
 	seq     uint64
-	// term is that of the bridge that published it, 0 when it is not known.
+	// term is the term of the bridge that published the message, 0 if unknown.
 	term uint64
-	// parts says that there may be messages with the parts of a large object.
+	// parts is true if messages with parts of a large object may exist.
 	parts bool
 }
 
-// manifest is what a site's manifest says of the entry; false for a tombstone.
+// inventoryEntry returns the entry as it appears in a site's inventory, false for a tombstone.
 func (e entry) inventoryEntry() (streams.InventoryEntry, bool) {
 	return streams.InventoryEntry{Subject: e.subject, UID: e.uid, Version: e.version, Epoch: e.epoch, Hash: e.hash}, e.op != streams.OpDelete
 }
 
-// published mirrors the headers of DESIRED. Its owner serialises the calls.
+// desiredCache mirrors the headers of DESIRED. Its owner serializes the calls.
 //
-// An object may be on several subjects of a site: a pod that was recreated on, or a
-// device that was moved to, another node leaves one behind until it is a tombstone.
+// An object can be on several subjects of a site: when a pod is recreated on another node, or
+// a device moves to one, the old subject stays until it holds a tombstone.
 type desiredCache struct {
 	sites map[string]map[objectKey]map[string]entry
-	// tombstones are the subjects that wait for the site to pass them.
+	// tombstones maps the subjects of each site whose tombstone the site has not acknowledged.
 	tombstones map[string]map[string]objectKey
-	// manifests are kept up to date with the entries.
+	// inventories are updated with each change of an entry.
 	inventories map[string]*streams.Inventory
 }
 
@@ -68,7 +68,7 @@ func (p *desiredCache) put(site string, k objectKey, e entry) {
 	p.tombstones[site][e.subject] = k
 }
 
-// count takes one entry out of the site's manifest and another in.
+// updateInventory replaces one entry of the site's inventory by another.
 func (p *desiredCache) updateInventory(site string, was, is entry) {
 	m := p.inventories[site]
 	if m == nil {
@@ -98,8 +98,8 @@ func (p *desiredCache) removeSite(site string) {
 	delete(p.inventories, site)
 }
 
-// last is the highest sequence that DESIRED holds for a site. What was held and is not
-// any more does not count: a site that starts anew cannot get it.
+// lastSeq returns the highest sequence that DESIRED holds for a site. Deleted messages do not
+// count: a site that starts from scratch cannot receive them.
 func (p *desiredCache) lastSeq(site string) uint64 {
 	var seq uint64
 	for _, entries := range p.sites[site] {
@@ -110,7 +110,7 @@ func (p *desiredCache) lastSeq(site string) uint64 {
 	return seq
 }
 
-// manifest is the digest of what a site should have; it must not be changed.
+// inventory returns the digest of what a site should have. The caller must not change it.
 func (p *desiredCache) inventory(site string) *streams.Inventory {
 	if m := p.inventories[site]; m != nil {
 		return m
@@ -118,7 +118,7 @@ func (p *desiredCache) inventory(site string) *streams.Inventory {
 	return new(streams.Inventory)
 }
 
-// within are the entries of a site's manifest in the buckets, by subject.
+// entriesIn returns the entries of a site's inventory in the given buckets, by subject.
 func (p *desiredCache) entriesIn(site string, buckets map[int]bool) map[string]streams.InventoryEntry {
 	out := map[string]streams.InventoryEntry{}
 	for _, entries := range p.sites[site] {
@@ -131,7 +131,7 @@ func (p *desiredCache) entriesIn(site string, buckets map[int]bool) map[string]s
 	return out
 }
 
-// newest are the highest number of an epoch and the highest term of all entries.
+// highest returns the highest epoch number and the highest term of all entries.
 func (p *desiredCache) highest() (number, term uint64) {
 	for _, objects := range p.sites {
 		for _, entries := range objects {
@@ -143,11 +143,10 @@ func (p *desiredCache) highest() (number, term uint64) {
 	return number, term
 }
 
-// of are the entries of one object, by subject. The map must not be changed.
+// entries returns the entries of one object, by subject. The caller must not change the map.
 func (p *desiredCache) entries(site string, k objectKey) map[string]entry { return p.sites[site][k] }
 
-// passed are the tombstones of a site whose sequence the site's acknowledgement floor
-// has passed.
+// ackedTombstones returns the tombstones of a site up to its acknowledgement floor.
 func (p *desiredCache) ackedTombstones(site string, floor uint64) map[objectKey][]entry {
 	var out map[objectKey][]entry
 	for subject, k := range p.tombstones[site] {
@@ -161,9 +160,9 @@ func (p *desiredCache) ackedTombstones(site string, floor uint64) map[objectKey]
 	return out
 }
 
-// recoverPublished reads the headers of DESIRED, and returns up to which sequence it
-// has. A subject that is not of the contract belongs to no site and is left alone. An
-// object that lacks parts is of no content: it is published again.
+// loadDesired reads the headers of DESIRED. It also returns the last sequence read. It skips
+// subjects that do not belong to the protocol. An object with missing parts gets an empty
+// hash, so that it is published again.
 func loadDesired(ctx context.Context, h *hub) (*desiredCache, uint64, error) {
 	p := newDesiredCache()
 	info, err := h.desired.Info(ctx)

@@ -11,15 +11,14 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// body is an object's JSON as a site gets it, and the digest that tells a change from a
-// repetition. It is a pure function and leaves o alone.
+// encodeObject returns the JSON of an object as a site gets it, and a hash that changes only
+// when something relevant to sites changes. It is a pure function and does not modify o.
 //
-// The body is what the API serves, without managedFields, and for nodes without the
-// taints by which the cloud says that it does not hear them: a site would get them only
-// after they have become untrue. The digest leaves out what changes without concern to
-// a site: resource version, generation, and the status, which for nodes, pods and
-// devices is the site's own echo. The status of a claim is the cloud's (the kubelet
-// waits for it to be Bound), so there it counts.
+// The JSON is what the API serves, without managedFields and, for nodes, without the taints
+// that mark a node as unreachable: by the time a site receives them it is connected again. The
+// hash leaves out the resource version, the generation and the status, which for nodes, pods
+// and devices is an echo of the site's own report. The status of a claim is included, because
+// the control plane sets it (the kubelet waits for the phase Bound).
 func encodeObject(k objectKey, o *unstructured.Unstructured) (data []byte, hash string, err error) {
 	object := maps.Clone(o.Object)
 	meta := cloneMetadata(object)
@@ -44,7 +43,7 @@ func encodeObject(k objectKey, o *unstructured.Unstructured) (data []byte, hash 
 	return data, hex.EncodeToString(sum[:16]), nil
 }
 
-// metadataOf replaces an object's metadata by a shallow copy and returns it.
+// cloneMetadata replaces an object's metadata by a shallow copy and returns the copy.
 func cloneMetadata(object map[string]any) map[string]any {
 	meta, _ := object["metadata"].(map[string]any)
 	meta = maps.Clone(meta)

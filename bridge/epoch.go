@@ -8,27 +8,28 @@ import (
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 )
 
-// epochRecord is what the hub remembers of the API server's storage, so that a bridge
-// finds out that the storage was restored from an older copy, or replaced: resource
-// versions are comparable within one epoch only. It also holds the terms of the bridges.
+// epochRecord is what the hub remembers about the API server's storage. With it a bridge
+// detects that the storage was restored from an older copy or replaced. Resource versions are
+// comparable within one epoch only. It also holds the terms of the bridges.
 type epochRecord struct {
 	// Number counts the epochs.
 	Number uint64 `json:"number"`
-	// UID is that of the namespace kube-system.
+	// UID is the UID of the namespace kube-system.
 	UID string `json:"uid"`
-	// Version is that of the storage when the marker was last written.
+	// Version is the storage's resource version at the last write of the marker.
 	Version string `json:"version"`
-	// Marker is the highest generation that was written to the marker in the API.
+	// Marker is the highest generation of the marker that was written to the API.
 	Marker uint64 `json:"marker"`
-	// Term is that of the bridge that wrote the record, Holder its identity.
+	// Term is the term of the bridge that wrote the record, Holder the identity of that
+	// bridge.
 	Term   uint64 `json:"term"`
 	Holder string `json:"holder"`
 }
 
-// name is the epoch as messages carry it.
+// name returns the epoch in the form that messages carry.
 func (r epochRecord) name() string { return fmt.Sprintf("%d-%s", r.Number, r.UID) }
 
-// epochNumber is the number of an epoch's name, 0 when it has none.
+// epochNumber returns the number in an epoch's name, 0 if there is none.
 func epochNumber(name string) uint64 {
 	digits, _, _ := strings.Cut(name, "-")
 	n, err := strconv.ParseUint(digits, 10, 64)
@@ -38,18 +39,18 @@ func epochNumber(name string) uint64 {
 	return n
 }
 
-// storeState is what a consistent read of the API server says of its storage.
+// storeState is the result of a consistent read of the API server's storage.
 type storeState struct {
-	// UID is that of the namespace kube-system.
+	// UID is the UID of the namespace kube-system.
 	UID string
-	// Version is the marker's resource version, empty when there is no marker.
+	// Version is the marker's resource version, empty if there is no marker.
 	Version string
-	// Marker is the generation that the marker carries, Number the epoch that it was
-	// written in; both 0 when there is no marker.
+	// Marker is the generation of the marker, Number the epoch in which it was written; both
+	// are 0 if there is no marker.
 	Marker, Number uint64
 }
 
-// The reasons of a new epoch.
+// The reasons for a new epoch.
 const (
 	epochFirst    = "NoRecord"
 	epochReplaced = "StorageReplaced"
@@ -58,9 +59,9 @@ const (
 	epochObject   = "ObjectMovedBack"
 )
 
-// next is the record that follows from what is seen, and why it begins a new epoch,
-// empty when it does not. known is the highest number that any message or marker
-// carries: it counts when the record is lost. It is a pure function.
+// next returns the record that follows from the observed state, and the reason if that is a
+// new epoch. known is the highest epoch number in any message; it counts if the record was
+// lost. It is a pure function.
 func (r epochRecord) next(now storeState, known uint64) (epochRecord, string) {
 	reason := ""
 	switch {
@@ -80,15 +81,15 @@ func (r epochRecord) next(now storeState, known uint64) (epochRecord, string) {
 	return r, ""
 }
 
-// renewed is the record of a new epoch.
+// newEpoch returns the record of a new epoch.
 func (r epochRecord) newEpoch(now storeState, known uint64) epochRecord {
 	r.Number = max(r.Number, now.Number, known) + 1
 	r.UID, r.Version, r.Marker = now.UID, now.Version, now.Marker
 	return r
 }
 
-// olderVersion says whether a is an older resource version than b. Versions that do not
-// compare are not older.
+// olderVersion reports whether resource version a is older than b. It returns false if they
+// cannot be compared.
 func olderVersion(a, b string) bool {
 	if a == "" || b == "" {
 		return false

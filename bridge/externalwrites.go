@@ -12,12 +12,12 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// foreignInterval is how often DESIRED is searched for what others wrote.
+// externalWritesInterval is the time between two polls of DESIRED.
 const externalWritesInterval = 5 * time.Second
 
-// foreign finds what other bridges wrote to DESIRED since this one has read it: a former
-// leader whose last message was under way when it stood still, or a later one, which
-// deposes this bridge. What a former leader wrote is looked at again.
+// externalWrites finds messages in DESIRED that other bridges wrote: a former leader whose
+// last write was delayed, or a later one, which deposes this bridge. Objects written by a
+// former leader are published again if necessary.
 type externalWrites struct {
 	hub     *hub
 	publish *publisher
@@ -25,11 +25,11 @@ type externalWrites struct {
 	log     *zap.Logger
 	count   *counters
 	outage  *outage
-	// seen is the sequence up to which DESIRED was searched.
+	// lastSeq is the last sequence that was examined.
 	lastSeq uint64
 }
 
-// run searches until ctx ends, or returns errHubReplaced when DESIRED has lost messages.
+// run polls until ctx ends. It returns errHubReplaced if DESIRED has lost messages.
 func (f *externalWrites) run(ctx context.Context) error {
 	for sleep(ctx, externalWritesInterval) {
 		err := f.poll(ctx)
@@ -51,7 +51,7 @@ func (f *externalWrites) poll(ctx context.Context) error {
 	}
 	switch {
 	case info.State.LastSeq < f.lastSeq:
-		return errHubReplaced // its store was put back to an older one
+		return errHubReplaced // the store was rolled back
 	case info.State.LastSeq == f.lastSeq:
 		return nil
 	}
@@ -72,7 +72,7 @@ func (f *externalWrites) poll(ctx context.Context) error {
 func (f *externalWrites) handle(msg jetstream.Msg, term uint64) {
 	site, ref, err := streams.ParseDesired(msg.Subject())
 	if err != nil {
-		return // not of the contract, and of no site
+		return // not a subject of the protocol
 	}
 	meta, err := msg.Metadata()
 	if err != nil {
@@ -86,8 +86,7 @@ func (f *externalWrites) handle(msg jetstream.Msg, term uint64) {
 	}
 }
 
-// adopt takes in what DESIRED holds, unless a later message is known, and marks the
-// object to be looked at.
+// mergeEntry updates the cache unless it has a later message, and marks the object dirty.
 func (p *publisher) mergeEntry(site string, k objectKey, e entry) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -99,14 +98,14 @@ func (p *publisher) mergeEntry(site string, k objectKey, e entry) bool {
 	return true
 }
 
-// settled says whether nothing is being published, or waits to be, for the site.
+// siteIdle reports whether nothing is being published, or waits to be, for the site.
 func (p *publisher) siteIdle(site string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.siteIdleLocked(site)
 }
 
-// quiet is settled for a caller that holds the lock.
+// siteIdleLocked is siteIdle for callers that hold the lock.
 func (p *publisher) siteIdleLocked(site string) bool {
 	return p.dirty[site] == nil && !p.publishing[site]
 }

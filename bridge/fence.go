@@ -10,20 +10,20 @@ import (
 )
 
 var (
-	// errNotLeading refuses a write of a bridge whose lease is not known to be valid.
+	// errNotLeading rejects a write while this bridge does not hold a valid lease.
 	errNotLeading = errors.New("this bridge does not lead")
-	// errDeposed reports that another bridge has led after this one.
+	// errDeposed reports that another bridge became leader after this one.
 	errDeposed = errors.New("another bridge leads")
 )
 
-// fence knows whether this bridge may write. Another bridge takes over no sooner than a
-// lease after it has seen this one's last renewal, so that a renewal counts from before
-// it was sent. Both clocks must agree that the lease is running: the monotonic one does
-// not see a wall clock that was set, nor does it run while a machine is suspended.
+// fence decides whether this bridge may write. Another bridge takes over one lease duration
+// after it has seen this one's last renewal at the earliest, so a renewal counts from before
+// it was sent. Both clocks must agree that the lease is valid: the monotonic clock does not
+// notice that the wall clock was set, and stands still while the machine is suspended.
 //
-// What was checked here and is sent late, because the process stood still in between,
-// is refused by its precondition: a resource version, a UID, or the last sequence of
-// its subject. It is safe for concurrent use.
+// A write that passed the check and is sent late, because the process was paused in between,
+// is rejected by its precondition: a resource version, a UID, or the last sequence of its
+// subject. It is safe for concurrent use.
 type fence struct {
 	now func() time.Time
 
@@ -31,44 +31,43 @@ type fence struct {
 	lease   time.Duration
 	renewal time.Time
 	term    uint64
-	// after is the highest term of another bridge that was met, 0 when none is above
-	// this one's.
+	// successor is the highest observed term of another bridge, 0 if none is above this
+	// bridge's own.
 	successor uint64
 	deposedCh chan struct{}
 }
 
 func newFence(now func() time.Time) *fence { return &fence{now: now, deposedCh: make(chan struct{})} }
 
-// raise begins a time of leading whose term is not known yet.
+// reset starts a period of leadership whose term is not known yet.
 func (f *fence) reset() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.term, f.successor, f.deposedCh = 0, 0, make(chan struct{})
 }
 
-// renewed takes in that the lease was renewed by a request sent at a time.
+// renewed records that a request sent at that time renewed the lease.
 func (f *fence) renewed(sent time.Time, lease time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.renewal, f.lease = sent, lease
 }
 
-// fall ends the right to write.
+// revoke ends the right to write.
 func (f *fence) revoke() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.renewal = time.Time{}
 }
 
-// claim sets the term of this time of leading.
+// setTerm sets the term of this period of leadership.
 func (f *fence) setTerm(term uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.term = term
 }
 
-// met takes in a term that was seen in what this bridge reads. One that is higher than
-// its own deposes it.
+// observeTerm takes note of a term in what this bridge reads. A term above its own deposes it.
 func (f *fence) observeTerm(term uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -79,21 +78,21 @@ func (f *fence) observeTerm(term uint64) {
 	close(f.deposedCh)
 }
 
-// current is the term of this time of leading, 0 before it was claimed.
+// currentTerm returns the term of this period of leadership, 0 before setTerm.
 func (f *fence) currentTerm() uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.term
 }
 
-// deposed is closed when a higher term is met.
+// deposed returns a channel that is closed when a higher term is observed.
 func (f *fence) deposed() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.deposedCh
 }
 
-// check is nil while this bridge may write.
+// check returns nil if this bridge may write.
 func (f *fence) check() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -111,11 +110,11 @@ func (f *fence) check() error {
 	return nil
 }
 
-// fenceInterval is how often a bridge that leads looks whether it still may.
+// fenceInterval is the time between two checks of a leading bridge.
 const fenceInterval = 100 * time.Millisecond
 
-// watch returns when this bridge may not write any more, with the reason, or with nil
-// when ctx ends.
+// watch blocks until this bridge may no longer write and returns the reason, or nil when ctx
+// ends.
 func (f *fence) watch(ctx context.Context) error {
 	tick := time.NewTicker(fenceInterval)
 	defer tick.Stop()
@@ -133,8 +132,8 @@ func (f *fence) watch(ctx context.Context) error {
 	}
 }
 
-// transport refuses the API writes of a bridge that may not write, and names the term
-// in the others' user agent, so that an audit log tells who wrote.
+// transport rejects API writes of a bridge that may not write. It adds the term to the user
+// agent of all others, so that the audit log identifies the writer.
 func (f *fence) transport(next http.RoundTripper) http.RoundTripper { return &fencedTransport{f, next} }
 
 type fencedTransport struct {
@@ -151,12 +150,12 @@ func (t *fencedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	r.Header.Set("User-Agent", fmt.Sprintf("%s term/%d", r.Header.Get("User-Agent"), t.fence.currentTerm()))
 	if err := t.fence.check(); err != nil {
 		if r.Body != nil {
-			_ = r.Body.Close() // a round tripper closes it, also with an error
+			_ = r.Body.Close() // a RoundTripper must close it even if it fails
 		}
 		return nil, err
 	}
 	return t.next.RoundTrip(r)
 }
 
-// WrappedRoundTripper lets client-go find the transport that can be cancelled.
+// WrappedRoundTripper lets client-go find the transport whose requests can be cancelled.
 func (t *fencedTransport) WrappedRoundTripper() http.RoundTripper { return t.next }

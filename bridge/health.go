@@ -9,19 +9,17 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// apiGrace is for how long the API server may fail before the bridge says that it is
-// not ready.
+// apiGrace is the time for which the API server may fail before the bridge is no longer ready.
 const apiGrace = 15 * time.Second
 
-// health knows whether this bridge can do what it is there for. It is safe for
-// concurrent use.
+// health holds the inputs of the readiness check. It is safe for concurrent use.
 type health struct {
 	hub             atomic.Pointer[nats.Conn]
 	leading, acting atomic.Bool
 }
 
-// ready is nil when the bridge acts, or stands by to act at once: hub and API server
-// answer. Its error has a line for each reason.
+// ready returns nil if the bridge is active, or on standby with hub and API server available.
+// Its error has one line per reason.
 func (b *Bridge) ready() error {
 	var reasons []error
 	if err := b.metrics.requests.lastFailure(time.Now(), apiGrace); err != nil {
@@ -36,7 +34,7 @@ func (b *Bridge) ready() error {
 	return errors.Join(reasons...)
 }
 
-// connected says whether the hub is.
+// connected reports whether the hub is connected.
 func (h *health) connected() bool {
 	nc := h.hub.Load()
 	return nc != nil && nc.IsConnected()

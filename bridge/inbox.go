@@ -8,15 +8,15 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// arrival is a message of REPORTED that was delivered, or read again, and has not been
-// looked into.
+// delivery is a message of REPORTED that was delivered, or read again, and has not been
+// processed.
 type delivery struct {
 	subject string
 	header  nats.Header
 	data    []byte
 	seq     uint64
 	stored  time.Time
-	// from is the message to acknowledge, nil when that was done before.
+	// from is the message to acknowledge, nil if it has been acknowledged.
 	from jetstream.Msg
 }
 
@@ -24,9 +24,9 @@ func newDelivery(msg jetstream.Msg, meta *jetstream.MsgMetadata) *delivery {
 	return &delivery{subject: msg.Subject(), header: msg.Headers(), data: msg.Data(), seq: meta.Sequence.Stream, stored: meta.Timestamp}
 }
 
-// inbox holds the arrivals of each site in their order, so that looking into those of one
-// site, which may take requests to the hub, holds up that site alone. It does no I/O and
-// is safe for concurrent use.
+// inbox holds the unprocessed messages of each site in order. Processing may need requests to
+// the hub; with one inbox per site, it holds up that site only. It does no I/O and is safe for
+// concurrent use.
 type inbox struct {
 	mu    sync.Mutex
 	sites map[string]*siteInbox
@@ -51,8 +51,8 @@ func (b *inbox) put(site string, a *delivery) {
 	s.deliveries = append(s.deliveries, a)
 }
 
-// next takes out the site's first arrival, nil when there is none. The caller calls done
-// when it has looked into it, and asks for no other one of that site before.
+// next removes and returns the site's first message, nil if there is none. The caller must
+// call done before it calls next for that site again.
 func (b *inbox) next(site string) *delivery {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -65,7 +65,7 @@ func (b *inbox) next(site string) *delivery {
 	return a
 }
 
-// done notes that what next returned was looked into. It reports whether there is more.
+// done marks the message that next returned as processed. It reports whether there are more.
 func (b *inbox) done(site string) (more bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -77,7 +77,7 @@ func (b *inbox) done(site string) (more bool) {
 	return true
 }
 
-// len is how many arrivals of a site have not been looked into.
+// len returns the number of unprocessed messages of a site.
 func (b *inbox) len(site string) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -13,22 +13,20 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
-// timing is how long a lease holds, until when a leader that cannot renew it goes on
-// trying, and how often it is renewed and looked at.
+// timing holds the lease duration, the renew deadline and the retry period of the election.
 type timing struct{ lease, deadline, retry time.Duration }
 
-// timingFor divides the time in which another bridge takes over from one that died:
-// until its lease has run out, and until that is noticed. A lease is counted in whole
-// seconds.
+// timingFor divides the time in which another bridge must take over from one that died: the
+// lease must expire, and that must be noticed. Leases have whole seconds.
 func timingFor(takeover time.Duration) timing {
 	lease := (takeover * 2 / 3).Truncate(time.Second)
 	return timing{lease: lease, deadline: lease * 2 / 3, retry: lease / 12}
 }
 
-// campaign waits for leadership, runs lead while it lasts, and returns when lead has
-// returned. transitions is how often leadership had changed hands before. When ctx ends,
-// or lead returns by itself, the lease is given back, after lead has returned, so that
-// another bridge need not wait for it to expire.
+// runElection waits for leadership, calls lead, and returns when lead has returned.
+// transitions is the number of earlier changes of leadership. When ctx ends, or lead returns
+// by itself, it releases the lease after lead has returned, so that another bridge need not
+// wait for it to expire.
 func runElection(ctx context.Context, cfg LeaderElectionConfig, client kubernetes.Interface, f *fence, log *zap.Logger, lead func(ctx context.Context, transitions uint64)) error {
 	election, giveBack := context.WithCancel(context.WithoutCancel(ctx))
 	defer giveBack()
@@ -62,7 +60,7 @@ func runElection(ctx context.Context, cfg LeaderElectionConfig, client kubernete
 	if err != nil {
 		return fmt.Errorf("configure leader election: %w", err)
 	}
-	// Before the lease is won ctx ends the election, afterwards lead does.
+	// Before the lease is won, ctx ends the election; afterwards lead does.
 	defer context.AfterFunc(ctx, func() {
 		select {
 		case <-lock.won:
@@ -81,18 +79,18 @@ func runElection(ctx context.Context, cfg LeaderElectionConfig, client kubernete
 	return nil
 }
 
-// errForeignLease refuses to give back a lease that another bridge has taken over.
+// errLeaseTaken rejects the release of a lease that another bridge has taken over.
 var errLeaseTaken = errors.New("the lease is another bridge's")
 
-// lock tells when the lease was won, the elector then records its first event, and tells
-// the fence when it was renewed. The elector's one goroutine calls it.
+// leaseLock reports when the lease was won, which is when the elector records its first event,
+// and tells the fence about each renewal. Only the elector's goroutine calls it.
 type leaseLock struct {
 	resourcelock.Interface
 	fence *fence
 	lease time.Duration
 	won   chan struct{}
-	// transitions is what the record said that this bridge wrote last, first the same
-	// when the lease was won, and holder who held it when it was read last.
+	// transitions is the count in the record that this bridge wrote last, transitionsWhenWon
+	// the same when it won the lease, and holder the holder in the record that it read last.
 	transitions, transitionsWhenWon uint64
 	holder                          string
 }
@@ -126,8 +124,8 @@ func (l *leaseLock) Create(ctx context.Context, r resourcelock.LeaderElectionRec
 	return nil
 }
 
-// Update implements resourcelock.Interface. The elector believes that the lease is its
-// own when it gives it back; after a long sleep it need not be.
+// Update implements resourcelock.Interface. The elector assumes that it still holds the lease
+// when it releases it; after a long suspend that may be wrong.
 func (l *leaseLock) Update(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
 	if r.HolderIdentity == "" && l.holder != l.Identity() {
 		return errLeaseTaken

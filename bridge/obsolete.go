@@ -12,35 +12,35 @@ import (
 )
 
 const (
-	// trimInterval is how often discarded messages are removed, trimBatch how many of them
-	// before it is looked at what was discarded meanwhile.
+	// gcInterval is the time between two removals of obsolete messages, gcBatch the number of
+	// deletions between two looks at the list.
 	gcInterval = time.Second
 	gcBatch    = 1000
-	// maxSpent is how many messages of a site may wait to be removed before no more of that
-	// site are taken in.
+	// maxObsolete is the number of obsolete messages of a site above which no more of its
+	// messages are accepted.
 	maxObsolete = 20_000
 )
 
-// spent is a message of REPORTED that is to be removed.
+// obsolete is a message of REPORTED that can be removed.
 //
-// A hub that is killed after the removal of a subject's newest message may bring its
-// predecessor back (docs/decisions/0013). So the state of an object that is in the API
-// stays. What is removed has predecessors that are about another UID, or are no state:
-// these do no harm when the consumer does not deliver them again, which is so up to its
+// A hub that is killed after the removal of a subject's newest message may restore the
+// previous one (docs/decisions/0013). Therefore the state of an existing object is never
+// removed. What is removed has predecessors that are about another UID or are not a state;
+// they do no harm unless the consumer delivers them again, which it does not up to its ack
 // floor.
 type obsolete struct {
 	seq uint64
-	// floored says that the consumer's floor must have passed the message.
+	// afterFloor delays the removal until the consumer's ack floor has passed the message.
 	afterFloor bool
 }
 
-// note returns the site that a message belongs to, and whether it is a part of a report,
-// which whoever reads the report reads. It keeps the highest sequence of each site: that
-// message is never removed, the site's forwarder expects to find it.
+// track returns the site of a message, and whether it is a part, which is read together with
+// its report. It also records the highest sequence of each site: that message is never
+// removed, because the site's forwarder looks it up.
 func (c *reportConsumer) track(msg jetstream.Msg, meta *jetstream.MsgMetadata) (site string, part bool) {
 	site, err := streams.ReportedSite(msg.Subject())
 	if err != nil {
-		site = "" // the hub takes it from no site
+		site = "" // sites cannot publish such a subject
 	} else if streams.IsPart(msg.Subject()) {
 		_, _, err := streams.ParsePart(msg.Subject())
 		part = err == nil
@@ -54,17 +54,17 @@ func (c *reportConsumer) track(msg jetstream.Msg, meta *jetstream.MsgMetadata) (
 	return site, part
 }
 
-// full reports whether too many messages of a site wait to be removed.
+// obsoleteFull reports whether a site has reached maxObsolete.
 func (c *reportConsumer) obsoleteFull(site string) bool { return c.obsoleteRoom(site) <= 0 }
 
-// spentRoom is how many more messages of a site may wait to be removed.
+// obsoleteRoom returns how many more messages of a site can become obsolete.
 func (c *reportConsumer) obsoleteRoom(site string) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return maxObsolete - len(c.obsolete[site])
 }
 
-// spentOf are the messages of a site that wait to be removed.
+// obsoleteSeqs returns the sequences of a site's obsolete messages.
 func (c *reportConsumer) obsoleteSeqs(site string) map[uint64]bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -75,7 +75,7 @@ func (c *reportConsumer) obsoleteSeqs(site string) map[uint64]bool {
 	return of
 }
 
-// discard marks a message that nobody needs any more.
+// markObsolete schedules the removal of a message.
 func (c *reportConsumer) markObsolete(site string, m obsolete) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -85,10 +85,10 @@ func (c *reportConsumer) markObsolete(site string, m obsolete) {
 	}
 }
 
-// trim removes the discarded messages from REPORTED, except each site's last, until ctx
-// ends.
+// collectGarbage removes obsolete messages from REPORTED, except the last one of each site,
+// until ctx ends.
 func (c *reportConsumer) collectGarbage(ctx context.Context) {
-	// floor is that of the round before, which the hub has on disk by now.
+	// floor is the ack floor of the previous round: by now the hub has it on disk.
 	var floor uint64
 	for {
 		batch := c.takeRemovable(floor)
@@ -113,8 +113,8 @@ func (c *reportConsumer) collectGarbage(ctx context.Context) {
 	}
 }
 
-// passed is the consumer's floor, or what was known of it when that is not needed or not
-// to be had.
+// refreshFloor returns the consumer's ack floor, or known if it is not needed or cannot be
+// read.
 func (c *reportConsumer) refreshFloor(ctx context.Context, known uint64) uint64 {
 	c.mu.Lock()
 	idle := len(c.obsolete) == 0
@@ -130,8 +130,8 @@ func (c *reportConsumer) refreshFloor(ctx context.Context, known uint64) uint64 
 	return max(known, floor)
 }
 
-// removable takes up to trimBatch of the discarded messages that may be removed when the
-// consumer has acknowledged up to floor.
+// takeRemovable returns up to gcBatch obsolete messages that can be removed if the consumer
+// has acknowledged everything up to floor.
 func (c *reportConsumer) takeRemovable(floor uint64) []uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()

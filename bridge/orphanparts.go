@@ -15,14 +15,14 @@ import (
 )
 
 const (
-	// orphanWait is how soon after a part was stored, or a report was discarded, a site's
-	// parts are looked at; partsInterval how often while it has any.
+	// orphanWait is the delay between the storing of a part, or the removal of a report, and
+	// the check of the site's parts; partsInterval is the interval of further checks while the
+	// site has parts.
 	orphanWait    = 5 * time.Second
 	partsInterval = time.Minute
 )
 
-// partsDue has the parts of a site looked at after d at the latest. The caller holds the
-// lock.
+// schedulePartsCheck schedules a check of a site's parts within d. The caller holds the lock.
 func (c *reportConsumer) schedulePartsCheck(site string, d time.Duration) {
 	at := c.now().Add(d)
 	if due, ok := c.parts[site]; !ok || at.Before(due) {
@@ -30,7 +30,7 @@ func (c *reportConsumer) schedulePartsCheck(site string, d time.Duration) {
 	}
 }
 
-// collectParts removes the parts in REPORTED that no report has, until ctx ends.
+// collectOrphanParts removes parts in REPORTED that belong to no report, until ctx ends.
 func (c *reportConsumer) collectOrphanParts(ctx context.Context) {
 	for sleep(ctx, gcInterval) {
 		for _, site := range c.dueParts() {
@@ -53,7 +53,7 @@ func (c *reportConsumer) collectOrphanParts(ctx context.Context) {
 	}
 }
 
-// partsToCheck takes out the sites whose parts are due.
+// dueParts returns the sites whose check is due and removes them from the schedule.
 func (c *reportConsumer) dueParts() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -67,20 +67,20 @@ func (c *reportConsumer) dueParts() []string {
 	return due
 }
 
-// removeOrphans removes up to trimBatch of the parts of a site that belong to no report. It
-// returns how many parts it left, and whether there may be more to remove.
+// removeOrphans removes up to gcBatch parts of a site that belong to no report. It returns the
+// number of parts left, and whether there may be more to remove.
 //
-// A site's reports come in the order in which it stored them, the parts of each before the
-// report and nothing of another object between them. So parts after which something else
-// has come, and whose report is not there or has other parts, are nobody's; the last
-// ones may still wait for their report.
+// Reports arrive in the order in which the site stored them: first the parts of a report, then
+// the report, and nothing about another object in between. A part is therefore an orphan if
+// something else follows it and its report does not exist or has other parts. The report of
+// the last parts may still arrive.
 func (c *reportConsumer) removeOrphans(ctx context.Context, site string) (left int, more bool, err error) {
 	nc := c.hub.js.Conn()
 	newest, err := lastMessage(ctx, nc, streams.Reported, streams.ReportedFilter(site))
 	if err != nil || newest == nil {
 		return 0, false, err
 	}
-	open := "" // the object whose report may still come
+	open := "" // the object whose report may still arrive
 	if streams.IsPart(newest.Subject) {
 		open = streams.ObjectSubject(newest.Subject)
 	}
@@ -90,7 +90,7 @@ func (c *reportConsumer) removeOrphans(ctx context.Context, site string) (left i
 	err = readAll(ctx, c.hub.js, c.hub.reported, 1, streams.ReportedPartsFilter(site), true, func(msg jetstream.Msg) error {
 		of, index, err := streams.ParsePart(msg.Subject())
 		if err != nil {
-			return nil // it is read, and rejected, as a report
+			return nil // it is processed, and rejected, as a report
 		}
 		meta, err := msg.Metadata()
 		if err != nil {

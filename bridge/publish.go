@@ -15,17 +15,17 @@ import (
 )
 
 var (
-	// errMoved reports that the hub holds something else than this bridge knew of. It has
-	// been read anew; the caller tries again.
+	// errConcurrentWrite reports that the hub holds another message than the cache says. The
+	// cache has been updated; the caller retries.
 	errConcurrentWrite = errors.New("changed by another writer")
-	// errBehind reports that the copy of an object is older than what was published of
-	// it. The caller tries again when the watch has caught up.
+	// errStaleCache reports that the informer's copy of an object is older than the published
+	// version. The caller retries when the informer has caught up.
 	errStaleCache = errors.New("the watch is behind what was published")
 )
 
-// publisher makes DESIRED equal to what each site needs. Changes of objects come in
-// through changed, one worker applies them to the closure, and several workers publish
-// sites: one site by one worker at a time, what a pod needs before the pod.
+// publisher makes DESIRED equal to what each site needs. Changed objects arrive through
+// enqueue; one worker applies them to the closure, and several workers publish sites. One
+// worker at a time publishes a site, and publishes what a pod needs before the pod.
 type publisher struct {
 	hub   *hub
 	watch *watch
@@ -33,7 +33,7 @@ type publisher struct {
 	epoch string
 	log   *zap.Logger
 	count *counters
-	// suspect is told of an object whose version is lower than what was published of it.
+	// onOlderVersion is called for an object whose version is lower than the published one.
 	onOlderVersion func(k objectKey, uid, published string)
 
 	objects workqueue.TypedRateLimitingInterface[objectKey]
@@ -43,20 +43,20 @@ type publisher struct {
 	closure *closure
 	desired *desiredCache
 	dirty   map[string]*dirtySite
-	// busy are the sites that are being published now.
+	// publishing holds the sites that a worker publishes at present.
 	publishing map[string]bool
-	// retired are names that the hub has a consumer for although there was no such Site
-	// when it was looked for.
+	// retired holds the sites that have a consumer at the hub but had no Site object when this
+	// was checked.
 	retired map[string]bool
 }
 
-// dirtySite is what is to be done for a site.
+// dirtySite is the pending work for a site.
 type dirtySite struct {
 	recompute bool
 	keys      keySet
-	// again are objects to publish although they have not changed.
+	// force holds objects to publish even if they have not changed.
 	force keySet
-	// strangers are what the site has, by subject, and should not.
+	// extra maps subjects to entries that the site has and should not have.
 	extra map[string]streams.InventoryEntry
 }
 
@@ -69,10 +69,11 @@ func newPublisher(w *watch, f *fence, count *counters, metrics *instruments, log
 	}
 }
 
-// changed notes that an object is to be looked at.
+// enqueue schedules an object to be indexed.
 func (p *publisher) enqueue(k objectKey) { p.objects.Add(k) }
 
-// start takes over the objects that exist and what DESIRED held, and marks every site.
+// load indexes the existing objects, takes over the content of DESIRED, and marks every site
+// dirty.
 func (p *publisher) load(h *hub, epoch string, was *desiredCache) {
 	p.hub, p.epoch = h, epoch
 	for _, k := range p.watch.keys() {
@@ -131,8 +132,8 @@ func (p *publisher) process(ctx context.Context, site string) {
 	}
 }
 
-// observe takes an object as it is now into the closure and marks the sites that its
-// change concerns.
+// index applies the present state of an object to the closure and marks the affected sites
+// dirty.
 func (p *publisher) index(k objectKey) {
 	o := p.watch.get(k)
 	var f dependencies
@@ -158,8 +159,7 @@ func (p *publisher) index(k objectKey) {
 	}
 }
 
-// mark returns the list of what is to be done for a site, and sees to it that it is
-// done. The caller holds the lock.
+// markDirty schedules a site and returns its pending work. The caller holds the lock.
 func (p *publisher) markDirty(site string) *dirtySite {
 	p.queue.Add(site)
 	return p.dirtySite(site)
@@ -174,7 +174,7 @@ func (p *publisher) dirtySite(site string) *dirtySite {
 	return d
 }
 
-// remember keeps what could not be done; the caller sees to it that it is tried again.
+// restoreTasks puts tasks back that could not be done. The caller schedules the site again.
 func (p *publisher) restoreTasks(site string, left []task) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -194,19 +194,19 @@ func (p *publisher) restoreTasks(site string, left []task) {
 	}
 }
 
-// task is one object to bring up to date at a site.
+// task is one object to update at a site.
 type task struct {
 	key    objectKey
 	node   string
 	wanted bool
-	// again says to publish it also when it has not changed.
+	// force publishes the object even if it has not changed.
 	force bool
-	// stranger is what a site has on a subject that is not wanted there.
+	// extra is an entry that the site has on a subject that should be empty.
 	extra *streams.InventoryEntry
 }
 
-// plan takes what is marked for a site and orders it; from now on the site is busy.
-// known is false when there is no such Site.
+// plan takes the pending work of a site, in the order of publication, and marks the site as
+// being published. known is false if there is no such Site.
 func (p *publisher) plan(site string) (tasks []task, known bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -217,7 +217,7 @@ func (p *publisher) plan(site string) (tasks []task, known bool) {
 		p.closure.recompute(site)
 		return nil, false
 	}
-	delete(p.retired, site) // it was made again
+	delete(p.retired, site) // the Site was created again
 	if d == nil {
 		return nil, true
 	}
@@ -253,7 +253,7 @@ func (p *publisher) publishSite(ctx context.Context, site string) error {
 		err := p.execute(ctx, site, t)
 		if errors.Is(err, errStaleCache) {
 			left, behind = append(left, t), err
-			continue // the others need not wait for it
+			continue // the other tasks do not depend on it
 		}
 		if err != nil {
 			tasks[i].force = t.force || errors.Is(err, errResurrected)
@@ -272,14 +272,15 @@ func (p *publisher) execute(ctx context.Context, site string, t task) error {
 	return p.publishObject(ctx, site, t)
 }
 
-// rest notes that a site is not being published any more.
+// finish marks a site as no longer being published.
 func (p *publisher) finish(site string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.publishing, site)
 }
 
-// retire has what is left of a site taken away, unless the Site is there again by then.
+// retire schedules the removal of everything that is left of a site, unless its Site exists
+// again by then.
 func (p *publisher) retire(site string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -287,8 +288,9 @@ func (p *publisher) retire(site string) {
 	p.markDirty(site)
 }
 
-// removeSite takes away what is left of a site without a Site object. Only the worker that
-// has the site does this: one that is made again meanwhile is published afterwards.
+// removeSite removes everything that is left of a site without a Site object. It runs in the
+// worker that holds the site, so that a Site that is created again meanwhile is published
+// afterwards.
 func (p *publisher) removeSite(ctx context.Context, site string) error {
 	p.mu.Lock()
 	left := p.retired[site] || len(p.desired.sites[site]) > 0
@@ -310,7 +312,7 @@ func (p *publisher) removeSite(ctx context.Context, site string) error {
 	return nil
 }
 
-// siteNodes are the nodes of every Site there is.
+// nodesBySite returns the nodes of each existing Site.
 func (p *publisher) nodesBySite() map[string][]string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -321,28 +323,28 @@ func (p *publisher) nodesBySite() map[string][]string {
 	return out
 }
 
-// nodesOf are the nodes of a site.
+// nodesOf returns the nodes of a site.
 func (p *publisher) nodesOf(site string) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.closure.nodes(site)
 }
 
-// siteExists says whether there is a Site of that name.
+// siteExists reports whether a Site with that name exists.
 func (p *publisher) siteExists(site string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.closure.sites[site]
 }
 
-// siteOf is the site of a node, empty when the node is not known or not of a site.
+// siteOf returns the site of a node, empty if the node is unknown or belongs to no site.
 func (p *publisher) siteOf(node string) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.closure.siteOf(node)
 }
 
-// podsOn are the pods bound to a node.
+// podsOn returns the pods bound to a node.
 func (p *publisher) podsOn(node string) []objectKey {
 	p.mu.Lock()
 	defer p.mu.Unlock()

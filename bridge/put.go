@@ -14,7 +14,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// publishObject makes DESIRED hold the object as it is now, or a tombstone.
+// publishObject makes DESIRED hold the present state of the object, or a tombstone.
 func (p *publisher) publishObject(ctx context.Context, site string, t task) error {
 	p.mu.Lock()
 	entries := maps.Clone(p.desired.entries(site, t.key))
@@ -68,17 +68,18 @@ func (p *publisher) publishBody(ctx context.Context, site string, t task, o *uns
 	return nil
 }
 
-// tombstone replaces what DESIRED holds on a subject, or what only the site has on it.
-// ended says that no version of it comes back there: the tombstone is then of a higher
-// version, so that a site which has it refuses the message that a hub brings back after it
-// was killed. Otherwise it is of the same: that version may be wanted again.
+// tombstone publishes a tombstone in place of what DESIRED, or only the site, has on a
+// subject. If final is true, no version of the object will come back on that subject; the
+// tombstone then has a higher version, so that a site that has applied it ignores an old
+// message that a killed hub restores. Otherwise it has the same version, which may be wanted
+// again.
 func (p *publisher) tombstone(ctx context.Context, site string, k objectKey, was entry, final bool) error {
 	_, ref, err := streams.ParseDesired(was.subject)
 	if err != nil {
 		return err
 	}
-	// The version is one of the epoch in which it was published: in a new one it would be
-	// above those of the object that is wanted again.
+	// The version belongs to the epoch in which it was published. In a new epoch it could be
+	// higher than the versions of the object when that is wanted again.
 	epoch, version := cmp.Or(was.epoch, p.epoch), was.version
 	if final {
 		version = nextVersion(version)
@@ -98,15 +99,16 @@ func (p *publisher) tombstone(ctx context.Context, site string, k objectKey, was
 	return nil
 }
 
-// ended says whether what was published under a UID is over where it was published: o, as
-// it is in the API now, is gone, is another of its name, or is wanted elsewhere.
+// isGone reports whether the object that was published with this UID is over on its subject:
+// it is deleted (o is nil), was replaced by another of the same name, or is wanted on another
+// subject.
 func isGone(o *unstructured.Unstructured, uid string, elsewhere bool) bool {
 	return o == nil || string(o.GetUID()) != uid || elsewhere
 }
 
-// nextVersion is the lowest version above that of a put. Whatever follows the put on its
-// subject has a higher one still: its end in the API has taken a version, too. One that is
-// no number stays as it is.
+// nextVersion returns the lowest version above that of a put. Whatever follows on the subject
+// has a higher one still, because ending the object in the API took a version too. It returns
+// a version that is not a number unchanged.
 func nextVersion(version string) string {
 	n, err := strconv.ParseUint(version, 10, 64)
 	if err != nil {
@@ -115,7 +117,7 @@ func nextVersion(version string) string {
 	return strconv.FormatUint(n+1, 10)
 }
 
-// dismiss has a site forget what it has on a subject and should not have.
+// deleteExtra publishes a tombstone for an object that a site has and should not have.
 func (p *publisher) deleteExtra(ctx context.Context, site string, e streams.InventoryEntry) error {
 	_, ref, err := streams.ParseDesired(e.Subject)
 	if err != nil {
@@ -132,9 +134,9 @@ func (p *publisher) deleteExtra(ctx context.Context, site string, e streams.Inve
 	return p.tombstone(ctx, site, k, entry{subject: e.Subject, uid: e.UID, version: e.Version, epoch: e.Epoch, seq: was.seq}, gone)
 }
 
-// put stores m if this bridge leads and the subject still holds what it knows of, so
-// that a former leader that wakes up late changes nothing. It blocks while the storage
-// that m comes from has not been looked at.
+// put stores m if this bridge leads and the subject's last message is the expected one, so
+// that a late write by a former leader changes nothing. It blocks until the storage that m
+// comes from has been checked.
 func (p *publisher) put(ctx context.Context, site string, k objectKey, subject string, m streams.Message, last uint64) (uint64, error) {
 	if err := p.watch.barrier.wait(ctx); err != nil {
 		return 0, err
@@ -159,13 +161,13 @@ func (p *publisher) put(ctx context.Context, site string, k objectKey, subject s
 	return 0, fmt.Errorf("%s: %w", m.Ref, errConcurrentWrite)
 }
 
-// errReturned is errMoved of a message that is older than what this bridge has published
-// since: one that had been superseded or removed, and that a hub which was killed has
-// found again. The site has passed it and will not get it, whatever it says.
+// errResurrected is an errConcurrentWrite whose message is older than what this bridge has
+// published since: it had been superseded or removed, and a killed hub restored it. The site
+// has already passed its sequence and will not receive it, whatever it contains.
 var errResurrected = fmt.Errorf("%w: a removed message is back", errConcurrentWrite)
 
-// reread takes in what DESIRED holds on a subject now. What a later leader wrote
-// deposes this bridge.
+// refreshEntry updates the cache with what DESIRED holds on a subject now. A message of a
+// later leader deposes this bridge.
 func (p *publisher) refreshEntry(ctx context.Context, site string, k objectKey, subject string) (found uint64, err error) {
 	msg, err := p.hub.desired.GetLastMsgForSubject(ctx, subject)
 	switch {
@@ -194,8 +196,8 @@ func (p *publisher) setEntry(site string, k objectKey, e entry) {
 	p.desired.put(site, k, e)
 }
 
-// sweep removes the tombstones that the site has stored: its acknowledgement floor
-// has passed them.
+// expireTombstones deletes the tombstones that the site has stored: those up to its
+// acknowledgement floor.
 func (p *publisher) expireTombstones(ctx context.Context, site string, floor uint64) error {
 	p.mu.Lock()
 	passed := p.desired.ackedTombstones(site, floor)

@@ -10,9 +10,8 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// recover reads what REPORTED holds: the memory of the write-back after a restart. Of
-// objects that are in the API the newest report is kept; what was acknowledged and is
-// about no such object is not needed any more.
+// recoverReports reads the content of REPORTED after a restart. It keeps the newest report of
+// each existing object, and marks acknowledged reports about other objects as obsolete.
 func (c *reportConsumer) recoverReports(ctx context.Context) error {
 	if err := c.loadDeferred(ctx); err != nil {
 		return err
@@ -25,7 +24,8 @@ func (c *reportConsumer) recoverReports(ctx context.Context) error {
 	return readAll(ctx, c.hub.js, c.hub.reported, 1, ">", false, func(msg jetstream.Msg) error {
 		r, k, err := c.readReport(ctx, msg)
 		if errors.Is(err, streams.ErrUndecodable) {
-			// Acknowledged, it was set aside by an earlier bridge that did not come to removing it.
+			// An acknowledged message was quarantined by an earlier bridge that did not get
+			// around to removing it.
 			if r.seq <= floor && !c.isDeferred(k.site, r.seq) {
 				c.markObsolete(k.site, obsolete{seq: r.seq})
 			}
@@ -51,8 +51,8 @@ func (c *reportConsumer) recoverReports(ctx context.Context) error {
 	})
 }
 
-// newestDevices are the newest reports about devices, of which a site has one for each
-// node that a device was bound to. They are read in the order of the stream.
+// newestDeviceReports holds the newest report of each device. A site has one report for each
+// node that a device was bound to. They are added in the order of the stream.
 type newestDeviceReports map[deviceOf]deviceReport
 
 type deviceOf struct{ site, namespace, name, uid string }
@@ -62,8 +62,8 @@ type deviceReport struct {
 	seq uint64
 }
 
-// take takes in a report, and returns the one that is overtaken by it, if any: that must
-// not be written again when the device is bound to its former node again.
+// add adds a report and returns the one that it replaces, if any. That one must not be written
+// again if the device moves back to its former node.
 func (n newestDeviceReports) add(k reportKey, r *report) *deviceReport {
 	if k.ref.Group != deviceGroup {
 		return nil
@@ -77,7 +77,7 @@ func (n newestDeviceReports) add(k reportKey, r *report) *deviceReport {
 	return &was
 }
 
-// floor is up to where the bridge has acknowledged.
+// ackFloor returns the consumer's ack floor.
 func (c *reportConsumer) ackFloor(ctx context.Context) (uint64, error) {
 	cons, err := c.hub.reported.Consumer(ctx, streams.BridgeConsumer)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
@@ -89,10 +89,10 @@ func (c *reportConsumer) ackFloor(ctx context.Context) (uint64, error) {
 	return cons.CachedInfo().AckFloor.Stream, nil
 }
 
-// read reads a message again that the durable consumer delivers, or has delivered. It
-// returns nothing for what the consumer alone deals with, streams.ErrUndecodable with the
-// place of what cannot be read, and no object for one in parts that is not about an object
-// of its site: it is not looked for.
+// readReport reads a message that the durable consumer delivers or has delivered. It returns
+// nil for messages that only the consumer handles, streams.ErrUndecodable with the sequence of
+// an unreadable message, and a report without object if its parts need not be read because it
+// is not about an object of its site.
 func (c *reportConsumer) readReport(ctx context.Context, msg jetstream.Msg) (*report, reportKey, error) {
 	meta, err := msg.Metadata()
 	if err != nil {
@@ -115,8 +115,8 @@ func (c *reportConsumer) readReport(ctx context.Context, msg jetstream.Msg) (*re
 	return &report{seq: a.seq, msg: m, stored: a.stored}, reportKey{site, m.Ref}, nil
 }
 
-// decode reads a report; but of one in parts that is not about an object of its site only
-// what its headers tell.
+// decodeReport decodes a report. If it has parts and is not about an object of its site, only
+// the headers are decoded.
 func (c *reportConsumer) decodeReport(ctx context.Context, site string, a *delivery) (streams.Message, error) {
 	if a.header.Get(streams.HeaderParts) != "" {
 		_, m, err := streams.Decode(a.subject, a.header, a.data)

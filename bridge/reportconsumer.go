@@ -15,21 +15,22 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// maxHold is for how long a report is kept unacknowledged. One that waits for longer is
-// remembered in the bridge's bucket, acknowledged, and goes on waiting: it must not keep
-// the place of others', nor those that may be removed only when it has been acknowledged.
+// maxUnackedTime is the time for which a report stays unacknowledged. A report that waits
+// longer is recorded in the bridge's bucket and acknowledged; it goes on waiting, but no
+// longer occupies the ack window that all sites share, nor holds back the consumer's ack
+// floor.
 const maxUnackedTime = 2 * time.Second
 
-// reportedAckWait is after how long the hub delivers an unacknowledged report again.
+// reportedAckWait is the time after which the hub redelivers an unacknowledged report.
 const reportedAckWait = 30 * time.Second
 
-// partPatience is how old a report must be for its parts, if they are missing, to count as
-// lost. They are stored before it, and all are there at once where they are stored as one
-// batch; only a hub that comes back from a fault may find them later.
+// maxPartsWait is the age at which a report's missing parts count as lost. Parts are stored
+// before their report, or in one batch with it; only a hub that recovers from a fault can find
+// them later.
 const maxPartsWait = 30 * time.Second
 
-// intake reads REPORTED into the reports and hands them to the write-back. The messages of
-// a site are looked into one after the other, those of several sites at the same time.
+// reportConsumer reads REPORTED into reports and queues them for writing. It processes the
+// messages of one site in order, and those of several sites in parallel.
 type reportConsumer struct {
 	hub      *hub
 	reports  *reports
@@ -39,27 +40,27 @@ type reportConsumer struct {
 	count    *counters
 	metrics  *siteMetrics
 	queue    workqueue.TypedRateLimitingInterface[reportKey]
-	// sites are those in whose inbox something is.
+	// sites holds the sites with a non-empty inbox.
 	sites   workqueue.TypedRateLimitingInterface[string]
 	inbox   *inbox
 	window  *ackWindow
 	workers int
-	// expiry is how long one request for reports stands: a bridge that stands still gets
-	// none any more when another one leads.
+	// expiry is the expiry of each pull request, so that a suspended bridge receives no more
+	// messages once another one leads.
 	expiry time.Duration
 	now    func() time.Time
-	// woken has reports that were put off read again at once.
+	// wakeCh starts the next read of deferred reports at once.
 	wakeCh chan struct{}
-	// woke and changed are called when a report shows that a node is alive, or a site
-	// connected, again.
+	// onNodesAlive and onSiteChanged are called when a report shows that a node is alive, or a
+	// site connected, again.
 	onNodesAlive  func(site string, nodes []string)
 	onSiteChanged func(site string)
 
-	// present reports whether the object that a report is about is in the API, concerns
-	// whether it also is on the node of the site that reports it.
+	// objectExists reports whether the object of a report exists in the API, ownsObject
+	// whether it is also bound to a node of the reporting site.
 	objectExists, ownsObject func(k reportKey) bool
 
-	// putting is held by who changes what the bucket says.
+	// deferring is held while the bucket is changed.
 	deferring sync.Mutex
 
 	mu           sync.Mutex
@@ -67,13 +68,12 @@ type reportConsumer struct {
 	obsolete     map[string][]obsolete
 	unknownSites map[string]bool
 	deferred     map[string]*deferred
-	// parts are the sites that have parts in REPORTED, with the time at which those that
-	// no report has are to be removed.
+	// parts maps each site with parts in REPORTED to the time of its next check for orphans.
 	parts map[string]time.Time
 }
 
-// newIntake makes one that has not started anything yet. The fields that it does not set are
-// to be set before its first use.
+// newReportConsumer creates a consumer that has not started. The caller sets the remaining
+// fields before its first use.
 func newReportConsumer(h *hub, r *reports, p *publisher, heard *liveness, written workqueue.TypedRateLimitingInterface[reportKey], sites workqueue.TypedRateLimitingInterface[string], log *zap.Logger) *reportConsumer {
 	return &reportConsumer{
 		hub: h, reports: r, publish: p, liveness: heard, log: log, queue: written, sites: sites,
@@ -82,12 +82,12 @@ func newReportConsumer(h *hub, r *reports, p *publisher, heard *liveness, writte
 	}
 }
 
-// reportExpiry is the expiry of requests for reports under a lease.
+// reportExpiry returns the expiry of pull requests for a lease duration.
 func reportExpiry(lease time.Duration) time.Duration {
 	return min(max(lease/2, time.Second), 5*time.Second)
 }
 
-// run takes reports from the durable consumer until ctx ends.
+// run consumes reports until ctx ends.
 func (c *reportConsumer) run(ctx context.Context) error {
 	cfg := streams.ReportedConsumer(reportedAckWait)
 	if err := streams.EnsureConsumer(ctx, c.hub.js, streams.Reported, cfg); err != nil {
@@ -97,8 +97,8 @@ func (c *reportConsumer) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open consumer %s on %s: %w", streams.BridgeConsumer, streams.Reported, err)
 	}
-	// What a former leader was given and has not acknowledged comes at once, and not only
-	// when its time to acknowledge is over.
+	// Reports that a former leader received but did not acknowledge are redelivered at once,
+	// not only after their ack wait.
 	if _, err := c.hub.js.ResetConsumer(ctx, streams.Reported, streams.BridgeConsumer); err != nil {
 		return fmt.Errorf("reset consumer %s on %s: %w", streams.BridgeConsumer, streams.Reported, err)
 	}
@@ -136,8 +136,8 @@ func (c *reportConsumer) run(ctx context.Context) error {
 	}
 }
 
-// take puts a message into its site's inbox, in the order of the stream. It runs on the one
-// goroutine of all sites. What is more than a site's share is put off.
+// enqueue puts a message into its site's inbox, in the order of the stream. It runs on a
+// single goroutine for all sites. A message above the site's limits is deferred.
 func (c *reportConsumer) enqueue(ctx context.Context, msg jetstream.Msg) {
 	meta, err := msg.Metadata()
 	if err != nil {
@@ -160,7 +160,7 @@ func (c *reportConsumer) enqueue(ctx context.Context, msg jetstream.Msg) {
 	c.sites.Add(site)
 }
 
-// look looks into what is in the inboxes, until ctx ends.
+// processInboxes processes the messages in the inboxes until ctx ends.
 func (c *reportConsumer) processInboxes(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -185,7 +185,7 @@ func (c *reportConsumer) processInboxes(ctx context.Context) {
 	}
 }
 
-// lookInto reads one message.
+// process handles one message of a site.
 func (c *reportConsumer) process(ctx context.Context, site string, a *delivery) {
 	if site == "" {
 		c.reject(ctx, site, a, fmt.Errorf("%w: subject %q names no site", streams.ErrUndecodable, a.subject))
@@ -215,13 +215,13 @@ func (c *reportConsumer) process(ctx context.Context, site string, a *delivery) 
 	}
 }
 
-// errIncomplete marks a report whose parts are missing and will not come.
+// errIncomplete marks a report whose missing parts are lost.
 var errIncomplete = errors.New("incomplete")
 
-// missing is errIncomplete if a report whose parts were not found has been there for so
-// long that they are lost, and the hub's leader has not got them either; a replica may
-// have been behind. It is streams.ErrSuperseded if there is a newer report, and otherwise
-// the error of the read.
+// checkMissingParts decides about a report whose parts were not found. It returns
+// errIncomplete if the report is old enough and the hub's leader does not have the parts
+// either (a replica may have lagged), streams.ErrSuperseded if there is a newer report, and
+// otherwise the error of the read.
 func (c *reportConsumer) checkMissingParts(ctx context.Context, a *delivery, err error) error {
 	if c.now().Sub(a.stored) < maxPartsWait {
 		return err
@@ -261,8 +261,8 @@ func (c *reportConsumer) accept(site string, m streams.Message, a *delivery) {
 	c.queue.Add(k)
 }
 
-// reject keeps a message that cannot be read where a person finds it, then acknowledges it
-// and has it removed.
+// reject moves an unreadable message to QUARANTINE, acknowledges it, and schedules its
+// removal.
 func (c *reportConsumer) reject(ctx context.Context, site string, a *delivery, reason error) {
 	if err := streams.QuarantineMessage(ctx, c.hub.js, streams.Quarantine, a.subject, a.header, a.data, reason); err != nil {
 		c.log.Debug("report not set aside, it is read again", zap.String("subject", a.subject), zap.Error(err))
@@ -279,7 +279,7 @@ func (c *reportConsumer) reject(ctx context.Context, site string, a *delivery, r
 	c.markObsolete(site, obsolete{seq: a.seq})
 }
 
-// quarantined counts a report that was set aside.
+// countQuarantined counts a quarantined report.
 func (c *reportConsumer) countQuarantined(site, reason string) {
 	c.count.quarantined.Add(1)
 	if site != "" {
@@ -287,8 +287,8 @@ func (c *reportConsumer) countQuarantined(site, reason string) {
 	}
 }
 
-// releaseOverdue acknowledges the reports that have waited for maxHold, whatever they wait
-// for, when the bridge's bucket says that they are to be read again.
+// ackOverdue acknowledges the reports that have waited longer than maxUnackedTime, after
+// recording in the bridge's bucket that they must be read again after a restart.
 func (c *reportConsumer) ackOverdue(ctx context.Context) {
 	for _, h := range c.reports.unackedBefore(c.now().Add(-maxUnackedTime)) {
 		if err := c.recordDeferred(ctx, h.key.site, h.seq, false); err != nil {
@@ -299,7 +299,7 @@ func (c *reportConsumer) ackOverdue(ctx context.Context) {
 	}
 }
 
-// later has a message delivered again after a while.
+// nak asks the hub to redeliver a message later.
 func (c *reportConsumer) nak(msg jetstream.Msg) {
 	meta, err := msg.Metadata()
 	if err == nil {
@@ -311,8 +311,8 @@ func (c *reportConsumer) nak(msg jetstream.Msg) {
 	}
 }
 
-// ack acknowledges a message, unless it is nil: that one was acknowledged before. If that
-// is lost the message comes again and does no harm.
+// ack acknowledges a message, nil for one that was already acknowledged. If the
+// acknowledgement is lost, the message is redelivered, which is harmless.
 func (c *reportConsumer) ack(msg jetstream.Msg) {
 	if msg == nil {
 		return

@@ -9,40 +9,40 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// reportKey names what one site says about one object.
+// reportKey identifies the reports of one site about one object.
 type reportKey struct {
 	site string
 	ref  streams.Ref
 }
 
-// report is the newest that a site said about an object.
+// report is the newest report of a site about an object.
 type report struct {
 	seq    uint64
 	msg    streams.Message
 	stored time.Time
-	// fresh says that the API server has not taken the report over yet, waiting that it
-	// is to be tried now, and not only when its node is heard.
+	// pending is true until the API server has accepted the report. waiting is true while it
+	// is to be tried, false while it waits for its node.
 	pending, waiting bool
-	// denied is since when the API server has forbidden the report, zero when it has not at
-	// the last try.
+	// forbiddenSince is the time since when the API server has forbidden the report at every
+	// try, zero if it did not at the last try.
 	forbiddenSince time.Time
-	// from is the message to acknowledge when the API server has taken the report
-	// over; nil when it has, and when the report was read from the stream's past. taken is
-	// when it came.
+	// delivered is the message to acknowledge once the API server has accepted the report; nil
+	// if that was done, or if the report was read back from the stream. receivedAt is the time
+	// of its arrival.
 	delivered  jetstream.Msg
 	receivedAt time.Time
 }
 
-// reports holds the newest report of each object, at most one for each. It does no I/O
-// and is safe for concurrent use.
+// reports holds the newest report about each object. It does no I/O and is safe for concurrent
+// use.
 type reports struct {
 	mu       sync.Mutex
 	all      map[reportKey]*report
 	byObject map[objectKey]map[reportKey]struct{}
 	bySite   map[string]map[reportKey]struct{}
-	// waiting counts the reports of a site that wait for the API server.
+	// waiting counts the reports of each site that wait for the API server.
 	waiting map[string]int
-	// held are the reports that are not acknowledged.
+	// unacked holds the reports that are not acknowledged.
 	unacked map[reportKey]*report
 }
 
@@ -53,18 +53,18 @@ func newReports() *reports {
 	}
 }
 
-// maxWaiting is how many reports of one site may wait for the API server, so that no
-// site can take the place of the others'.
+// maxWaiting is the number of reports of one site that can wait for the API server, so that
+// one site cannot crowd out the others.
 const maxWaiting = 200
 
-// room is how many more reports of a site may wait.
+// room returns how many more reports of a site can wait.
 func (r *reports) room(site string) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return maxWaiting - r.waiting[site]
 }
 
-// knows says whether this report of an object, or a later one, is held.
+// has reports whether this report of an object, or a later one, is present.
 func (r *reports) has(k reportKey, seq uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -72,7 +72,7 @@ func (r *reports) has(k reportKey, seq uint64) bool {
 	return n != nil && n.seq >= seq
 }
 
-// wait notes whether a report waits. The caller holds the lock.
+// setWaiting changes whether a report waits. The caller holds the lock.
 func (r *reports) setWaiting(site string, n *report, waiting bool) {
 	if n == nil || n.waiting == waiting {
 		return
@@ -85,8 +85,8 @@ func (r *reports) setWaiting(site string, n *report, waiting bool) {
 	}
 }
 
-// put takes in a report unless a newer one is known. It returns the messages that have
-// nothing more to say and are to be acknowledged.
+// put adds a report unless a newer one is present. It returns the messages that are superseded
+// and must be acknowledged.
 func (r *reports) put(k reportKey, n *report) (stale []jetstream.Msg) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -121,8 +121,8 @@ func (r *reports) get(k reportKey) *report {
 	return nil
 }
 
-// settle notes that report seq needs no acknowledgement any more, and with drop that
-// nothing more is to be done with it. A newer report is left alone.
+// resolve marks report seq as acknowledged and accepted, or, with drop, removes it. It ignores
+// a report that was replaced by a newer one.
 func (r *reports) resolve(k reportKey, seq uint64, drop bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -141,9 +141,9 @@ func (r *reports) resolve(k reportKey, seq uint64, drop bool) {
 	unindex(r.bySite, k.site, k)
 }
 
-// park notes that report seq waits for its node, and returns the message that is to be
-// acknowledged: REPORTED keeps it as the newest of its object, and it must not take the
-// place of others'.
+// waitForNode records that report seq waits for its node. It returns the message to
+// acknowledge: REPORTED keeps it as the newest of its object, and it must not occupy the
+// shared ack window.
 func (r *reports) waitForNode(k reportKey, seq uint64) jetstream.Msg {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -155,7 +155,7 @@ func (r *reports) waitForNode(k reportKey, seq uint64) jetstream.Msg {
 	return r.detach(k, n)
 }
 
-// let returns the message of a report that is to be acknowledged, nil when it was. The
+// detach returns the message of a report for acknowledgement, nil if that was done before. The
 // caller holds the lock.
 func (r *reports) detach(k reportKey, n *report) jetstream.Msg {
 	from := n.delivered
@@ -164,13 +164,13 @@ func (r *reports) detach(k reportKey, n *report) jetstream.Msg {
 	return from
 }
 
-// heldReport is a report that is not acknowledged.
+// unackedReport identifies a report that is not acknowledged.
 type unackedReport struct {
 	key reportKey
 	seq uint64
 }
 
-// heldSince are the reports that came before a time and are not acknowledged.
+// unackedBefore returns the unacknowledged reports that were received before a time.
 func (r *reports) unackedBefore(before time.Time) []unackedReport {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -183,8 +183,8 @@ func (r *reports) unackedBefore(before time.Time) []unackedReport {
 	return held
 }
 
-// deny notes when report seq was forbidden, zero that it was not, and returns since when
-// it has been forbidden at every try.
+// forbidden records the time at which report seq was forbidden, zero if it was not. It returns
+// the time since when every try was forbidden.
 func (r *reports) forbidden(k reportKey, seq uint64, at time.Time) time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -198,8 +198,8 @@ func (r *reports) forbidden(k reportKey, seq uint64, at time.Time) time.Time {
 	return n.forbiddenSince
 }
 
-// release returns the message of report seq, which is to be acknowledged while the report
-// goes on waiting.
+// releaseMsg returns the message of report seq for acknowledgement. The report goes on
+// waiting.
 func (r *reports) releaseMsg(k reportKey, seq uint64) jetstream.Msg {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -210,14 +210,14 @@ func (r *reports) releaseMsg(k reportKey, seq uint64) jetstream.Msg {
 	return r.detach(k, n)
 }
 
-// about are the reports about one object.
+// ofObject returns the reports about one object.
 func (r *reports) ofObject(o objectKey) []reportKey {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return keysOf(r.byObject[o])
 }
 
-// ofSite are all reports of a site.
+// ofSite returns all reports of a site.
 func (r *reports) ofSite(site string) []reportKey {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -246,25 +246,25 @@ func keysOf(m map[reportKey]struct{}) []reportKey {
 	return keys
 }
 
-// keeps says which reports stay when they are accepted, to be held against the API:
-// what a site says about the state of an object. Other reports, such as events and
-// deletions, are done with then.
+// isState reports whether a message is the state of an object. Such reports are kept after
+// they were accepted, and are written again if the API differs. Others, such as events and
+// deletions, are done once accepted.
 func isState(m streams.Message) bool {
 	switch {
 	case m.Group == "" && m.Resource == "pods":
-		return m.Op == streams.OpPut // a create is of a mirror pod, a delete is final
+		return m.Op == streams.OpPut // a create is for a mirror pod, a delete is final
 	case m.Group == "" && m.Resource == "nodes", m.Group == deviceGroup && m.Resource == "devicestatuses", isCSINode(m.Ref):
 		return m.Op != streams.OpDelete
 	}
 	return false
 }
 
-// lasts says which reports stay in REPORTED while their object is in the API: the state
-// of an object, also that there is no CSINode of a node.
+// isRetained reports whether a message stays in REPORTED while its object exists: the state of
+// an object, including the absence of a node's CSINode.
 func isRetained(m streams.Message) bool { return isState(m) || isCSINode(m.Ref) }
 
-// subjectOf is the object that a report is about: of a device's status the device, of a
-// CSINode the node.
+// objectOf returns the object on which a report depends: the device for a device status, the
+// node for a CSINode.
 func objectOf(k reportKey) objectKey {
 	o := keyOf(k.ref)
 	switch {

@@ -10,17 +10,17 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// The bounds of one report. An object of the API has 1.5 MiB at most; one that is
-// decoded takes memory by its number of objects and lists, which empty ones make much of.
-// With maxWaiting they bound what the bridge keeps of one site.
+// The bounds of one report. An object of the API has at most 1.5 MiB. The memory that decoding
+// takes depends on the number of objects and lists, which can be large in a small document.
+// Together with maxWaiting these bounds limit the memory that one site can occupy.
 const (
 	maxReportParts   = 256
 	maxReportBytes   = maxReportParts * streams.PartBytes
 	maxReportObjects = 20_000
 )
 
-// loadReport reads a message of REPORTED, if it is within the bounds; what is not is
-// streams.ErrUndecodable.
+// loadReport reads a report with its parts. It returns streams.ErrUndecodable if the report
+// exceeds a bound.
 func loadReport(ctx context.Context, stream jetstream.Stream, a *delivery) (streams.Message, error) {
 	parts := a.header.Get(streams.HeaderParts)
 	if n, err := strconv.Atoi(parts); err == nil && n > maxReportParts {

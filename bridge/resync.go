@@ -16,18 +16,18 @@ import (
 )
 
 const (
-	// resyncInterval is how often what waits is tried again.
+	// resyncInterval is the time between two rounds.
 	resyncInterval = time.Second
-	// resyncSpacing is how soon after a resync a site is resynced again without being
-	// asked to by people.
+	// resyncSpacing is the minimum time between a resync of a site and an automatic one.
 	resyncSpacing = 10 * time.Minute
-	// maxResyncValue bounds the value of the annotation, in bytes: the status repeats it.
+	// maxResyncValue bounds the value of the annotation, in bytes, because the status repeats
+	// it.
 	maxResyncValue = 1024
 )
 
-// resyncs has sites take everything anew: the hub's consumer of the site begins again at
-// the first message, whether the site is there or not. When the site has acknowledged
-// it all it is told to compare its manifest, which finds what it should not have.
+// resyncer carries out full resyncs: it resets the hub's consumer of a site to the first
+// message, whether the site is connected or not. Once the site has acknowledged everything, it
+// is asked to compare its inventory, which finds what it should not have.
 type resyncer struct {
 	hub        *hub
 	watch      *watch
@@ -41,11 +41,11 @@ type resyncer struct {
 	now        func() time.Time
 
 	mu sync.Mutex
-	// touched are Sites whose annotation is to be looked at, mismatched those that
-	// differed again and again, verify those to tell to compare.
+	// annotated are Sites whose annotation must be checked, mismatched those that differed
+	// repeatedly, toCompare those to ask for a comparison.
 	annotated, mismatched, toCompare map[string]bool
 
-	// refused are Sites whose annotation is not carried out; only run uses it.
+	// rejected holds the Sites with an invalid annotation. Only run uses it.
 	rejected map[string]bool
 }
 
@@ -53,13 +53,13 @@ func newResyncer() *resyncer {
 	return &resyncer{annotated: map[string]bool{}, mismatched: map[string]bool{}, toCompare: map[string]bool{}, rejected: map[string]bool{}, now: time.Now}
 }
 
-// changed looks at the annotation of a Site. It does not block.
+// annotationChanged schedules a check of a Site's annotation. It does not block.
 func (r *resyncer) annotationChanged(site string) { r.add(r.annotated, site) }
 
-// repeated notes that a site differed although what differed was published again.
+// mismatchRepeated schedules a resync of a site that still differed after a repair.
 func (r *resyncer) mismatchRepeated(site string) { r.add(r.mismatched, site) }
 
-// check tells a site to compare its manifest when it has caught up.
+// compareWhenCaughtUp asks a site to compare its inventory when it has caught up.
 func (r *resyncer) compareWhenCaughtUp(site string) { r.add(r.toCompare, site) }
 
 func (r *resyncer) add(in map[string]bool, site string) {
@@ -68,7 +68,7 @@ func (r *resyncer) add(in map[string]bool, site string) {
 	in[site] = true
 }
 
-// take empties a set.
+// drain empties a set and returns its sites.
 func (r *resyncer) drain(from map[string]bool) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -108,7 +108,7 @@ func (r *resyncer) run(ctx context.Context) error {
 	return nil
 }
 
-// requested carries out what the Site's annotation asks for, once for each value.
+// resyncRequested carries out the resync that a Site's annotation requests, once per value.
 func (r *resyncer) resyncRequested(ctx context.Context, site string) error {
 	o := r.watch.get(objectKey{Group: siteGroup, Resource: "sites", Name: site})
 	if o == nil {
@@ -138,8 +138,8 @@ func (r *resyncer) resyncMismatched(ctx context.Context, site string) error {
 	return r.resync(ctx, site, ResyncMismatch, "")
 }
 
-// resync resets the site's consumer. One that is not there begins at the first message
-// when it is made.
+// resync resets the site's consumer. If there is none, it will start at the first message when
+// it is created.
 func (r *resyncer) resync(ctx context.Context, site, reason, value string) error {
 	if err := r.fence.check(); err != nil {
 		return err
@@ -163,8 +163,8 @@ func (r *resyncer) resync(ctx context.Context, site, reason, value string) error
 	return nil
 }
 
-// tell has a site compare when it has acknowledged all that there is. A site that is
-// away compares by itself when it comes back.
+// requestComparison asks a site to compare its inventory if the site has acknowledged
+// everything. A disconnected site compares by itself when it reconnects.
 func (r *resyncer) requestComparison(ctx context.Context, site string) error {
 	if connected, _, _ := r.liveness.state(site); !connected || !r.publish.siteExists(site) {
 		return nil

@@ -5,24 +5,23 @@ import (
 	"sync"
 )
 
-// lookout holds back what the watch has heard until the API server's storage has been
-// looked at: a list, or a watch that begins, may come from a storage that was restored
-// from an older copy, and what it says is then of another epoch. It is safe for concurrent
-// use.
+// storageBarrier blocks publishing until the API server's storage has been checked. A list or
+// a new watch may come from a storage that was restored from an older copy; its content then
+// belongs to another epoch. It is safe for concurrent use.
 type storageBarrier struct {
-	// due is not empty when the storage is to be looked at.
+	// checkDue is signalled when the storage must be checked.
 	checkDue chan struct{}
 
 	mu                   sync.Mutex
 	responses, confirmed uint64
-	advanced             chan struct{} // closed and made anew when seen grows
+	advanced             chan struct{} // closed and replaced when confirmed grows
 }
 
 func newStorageBarrier() *storageBarrier {
 	return &storageBarrier{checkDue: make(chan struct{}, 1), advanced: make(chan struct{})}
 }
 
-// heard notes that an API server has answered a list or begun a watch.
+// invalidate records that an API server has answered a list or started a watch.
 func (l *storageBarrier) invalidate() {
 	l.mu.Lock()
 	l.responses++
@@ -30,7 +29,7 @@ func (l *storageBarrier) invalidate() {
 	l.requestCheck()
 }
 
-// again asks for a look.
+// requestCheck requests a check.
 func (l *storageBarrier) requestCheck() {
 	select {
 	case l.checkDue <- struct{}{}:
@@ -38,15 +37,14 @@ func (l *storageBarrier) requestCheck() {
 	}
 }
 
-// now is what a look that begins now covers.
+// current returns the number of responses that a check started now covers.
 func (l *storageBarrier) current() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.responses
 }
 
-// cover notes that the storage was found to be the one that it was, by a look that covers
-// answers.
+// confirm records that the storage was verified after the given number of API responses.
 func (l *storageBarrier) confirm(answers uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -57,7 +55,7 @@ func (l *storageBarrier) confirm(answers uint64) {
 	}
 }
 
-// await blocks until all that was heard so far is covered, or ctx ends.
+// wait blocks until a check covers all responses so far, or ctx ends.
 func (l *storageBarrier) wait(ctx context.Context) error {
 	l.mu.Lock()
 	want := l.responses

@@ -18,22 +18,25 @@ import (
 )
 
 const (
-	// recordBucket is the bridge's own bucket at the hub, recordKey its only key.
+	// recordBucket is the bridge's own bucket at the hub, recordKey the key of the epoch
+	// record.
 	recordBucket, recordKey = "bridge", "epoch"
-	// markerName is the ConfigMap that moves back with the API server's storage.
+	// markerName is the name of a ConfigMap that is rolled back together with the API server's
+	// storage.
 	markerName = "bridge-epoch"
-	// storageInterval is how often the marker is written, and the storage looked at by it.
+	// storageInterval is the time between two checks of the storage, each of which updates the
+	// marker.
 	storageInterval = 10 * time.Second
-	// lookRetry is how soon a look is taken again that failed and that is waited for.
+	// checkRetry is the delay before a failed check is repeated while something waits for it.
 	checkRetry = time.Second
 )
 
-// errEpoch reports that the API server's storage is not what this bridge has read: it
-// reads all of it again, under a new epoch.
+// errEpoch reports that the API server's storage is not the one that this bridge has read. The
+// bridge reads everything again, in a new epoch.
 var errEpoch = errors.New("the API server's storage moved back or was replaced")
 
-// storage watches over the API server's storage and over the terms of the bridges, with
-// a record at the hub and a marker in the API.
+// storageMonitor detects that the API server's storage was rolled back or replaced, and that
+// another bridge leads. It uses a record at the hub and a marker in the API.
 type storageMonitor struct {
 	kv       jetstream.KeyValue
 	clients  *clients
@@ -42,27 +45,26 @@ type storageMonitor struct {
 	count    *counters
 	outage   *outage
 	identity string
-	// namespace is where the marker is.
+	// namespace is the namespace of the marker.
 	namespace string
-	// suspects are objects that may prove that the storage has moved back.
+	// candidates are objects that may prove a rollback.
 	candidates chan rollbackCandidate
-	// lookout waits for looks at the storage.
+	// barrier blocks publishing until the storage has been checked.
 	barrier *storageBarrier
 
 	record   epochRecord
 	revision uint64
-	// marker is the marker as this bridge has read or written it last, nil when there is
-	// none.
+	// marker is the marker as last read or written, nil if there is none.
 	marker *corev1.ConfigMap
 }
 
-// suspect is an object whose copy is older than what was published of it.
+// rollbackCandidate is an object whose copy is older than its published version.
 type rollbackCandidate struct {
 	key                   objectKey
 	uid, publishedVersion string
 }
 
-// openRecord ensures the bucket of the record.
+// openRecord creates the bucket if it does not exist.
 func openRecord(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.KeyValue, error) {
 	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
 		Bucket: recordBucket, Description: "What the bridge knows of the API server's storage", History: 1, Replicas: max(replicas, 1),
@@ -73,10 +75,10 @@ func openRecord(ctx context.Context, js jetstream.JetStream, replicas int) (jets
 	return kv, nil
 }
 
-// begin reads the record and the storage, begins a new epoch where that is due, and
-// claims a term: higher than any before, and at least how often leadership changed
-// hands. was is what DESIRED holds. It returns whether the epoch is another than that of
-// what was published.
+// begin reads the record and the storage, starts a new epoch if necessary, and chooses a term:
+// higher than all earlier ones, and at least the number of leadership transitions. was is the
+// content of DESIRED. It returns whether the epoch differs from that of the published
+// messages.
 func (s *storageMonitor) begin(ctx context.Context, transitions uint64, was *desiredCache) (renewed bool, err error) {
 	if err := s.load(ctx); err != nil {
 		return false, err
@@ -101,8 +103,8 @@ func (s *storageMonitor) begin(ctx context.Context, transitions uint64, was *des
 	if reason != "" {
 		s.logNewEpoch(next, reason)
 	}
-	// Nothing is published before the marker tells the storage of now from a copy of it
-	// that was made before.
+	// Nothing may be published before the marker distinguishes the present storage from an
+	// earlier copy of it.
 	if err := s.advanceMarker(ctx); err != nil {
 		return false, err
 	}
@@ -114,16 +116,15 @@ func (s *storageMonitor) logNewEpoch(r epochRecord, reason string) {
 	s.log.Warn("new epoch", zap.String("epoch", r.name()), zap.String("reason", reason), zap.Uint64("term", r.Term))
 }
 
-// run looks at the storage every storageInterval, and when an API server was heard anew,
-// until ctx ends. It returns errEpoch
-// when the storage has changed under this bridge, and errDeposed when another bridge
-// has written the record.
+// run checks the storage every storageInterval, and whenever an API server has answered a list
+// or started a watch, until ctx ends. It returns errEpoch if the storage was rolled back or
+// replaced, and errDeposed if another bridge has written the record.
 func (s *storageMonitor) run(ctx context.Context) error {
 	watcher, err := s.kv.Watch(ctx, recordKey, jetstream.UpdatesOnly())
 	if err != nil {
 		return fmt.Errorf("watch the record: %w", err)
 	}
-	defer func() { _ = watcher.Stop() }() // ends with the connection at the latest
+	defer func() { _ = watcher.Stop() }() // it ends with the connection at the latest
 	tick := time.NewTicker(storageInterval)
 	defer tick.Stop()
 	for {
@@ -155,14 +156,14 @@ func (s *storageMonitor) run(ctx context.Context) error {
 	}
 }
 
-// seen takes in that the record was written.
+// recordChanged handles a write of the record.
 func (s *storageMonitor) recordChanged(e jetstream.KeyValueEntry) error {
 	if e == nil || e.Operation() != jetstream.KeyValuePut {
 		return nil
 	}
 	var r epochRecord
 	if err := json.Unmarshal(e.Value(), &r); err != nil {
-		return nil // nobody's: load says so when it is read
+		return nil // invalid: load reports it
 	}
 	s.fence.observeTerm(r.Term)
 	if err := s.fence.check(); errors.Is(err, errDeposed) {
@@ -171,7 +172,7 @@ func (s *storageMonitor) recordChanged(e jetstream.KeyValueEntry) error {
 	return nil
 }
 
-// look compares the storage with the record and writes down how far it is.
+// check compares the storage with the record and updates both the marker and the record.
 func (s *storageMonitor) check(ctx context.Context) error {
 	answers := s.barrier.current()
 	if _, err := s.kv.Status(ctx); errors.Is(err, jetstream.ErrBucketNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -191,9 +192,9 @@ func (s *storageMonitor) check(ctx context.Context) error {
 	return nil
 }
 
-// suspect notes an object whose copy is older than what was published of it: either the
-// watch is behind, or the storage has moved back. It does not block; what does not find
-// a place comes again.
+// addCandidate schedules the verification of an object whose copy is older than its published
+// version: either the informer lags, or the storage was rolled back. It does not block; if the
+// queue is full, the next attempt to publish the object adds it again.
 func (s *storageMonitor) addCandidate(k objectKey, uid, published string) {
 	select {
 	case s.candidates <- rollbackCandidate{k, uid, published}:
@@ -201,8 +202,8 @@ func (s *storageMonitor) addCandidate(k objectKey, uid, published string) {
 	}
 }
 
-// examine reads an object from the storage itself. If that is older, too, than what was
-// published of it, a new epoch begins.
+// verify reads an object from the storage. If that version is also older than the published
+// one, it starts a new epoch.
 func (s *storageMonitor) verify(ctx context.Context, q rollbackCandidate) error {
 	i := slices.IndexFunc(watched, func(r schema.GroupVersionResource) bool {
 		return r.Group == q.key.Group && r.Resource == q.key.Resource
@@ -252,7 +253,7 @@ func (s *storageMonitor) load(ctx context.Context) error {
 	return nil
 }
 
-// save writes the record if it is still the one that this bridge has read.
+// save writes the record if nobody else has changed it.
 func (s *storageMonitor) save(ctx context.Context, next epochRecord) error {
 	if next == s.record && s.revision > 0 {
 		return nil
@@ -282,8 +283,8 @@ func (s *storageMonitor) save(ctx context.Context, next epochRecord) error {
 	return nil
 }
 
-// read reads the storage consistently: not from a cache of the API server, which may
-// know more than a storage that was restored under it.
+// read makes a consistent read of the storage, not one from the API server's cache, which can
+// be ahead of a storage that was restored under it.
 func (s *storageMonitor) read(ctx context.Context) (storeState, error) {
 	uid, err := s.clusterUID(ctx)
 	if err != nil {
@@ -300,7 +301,7 @@ func (s *storageMonitor) read(ctx context.Context) (storeState, error) {
 	return state, nil
 }
 
-// cluster tells the storage from another one.
+// clusterUID returns an ID that differs between storages.
 func (s *storageMonitor) clusterUID(ctx context.Context) (uid string, err error) {
 	ns, err := s.clients.own.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
 	if err != nil {
@@ -323,13 +324,13 @@ func (s *storageMonitor) readMarker(ctx context.Context) error {
 }
 
 func markerOf(cm *corev1.ConfigMap) (generation, number uint64) {
-	generation, _ = strconv.ParseUint(cm.Data["generation"], 10, 64) // what nobody can read is 0: no marker
+	generation, _ = strconv.ParseUint(cm.Data["generation"], 10, 64) // an invalid value counts as no marker
 	return generation, epochNumber(cm.Data["epoch"])
 }
 
-// mark writes the marker, and the record after it: a marker that is ahead of the record is
-// no move backwards. The version that the marker gets is that of the storage as a whole.
-// A marker that is not the one that was written last is read first.
+// advanceMarker writes the marker, then the record: a marker that is ahead of the record does
+// not indicate a rollback. The resource version that the write returns is the version of the
+// whole storage. If somebody else has changed the marker, it is read first.
 func (s *storageMonitor) advanceMarker(ctx context.Context) error {
 	written, err := s.writeMarker(ctx)
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err) {
@@ -358,7 +359,7 @@ func (s *storageMonitor) advanceMarker(ctx context.Context) error {
 	return s.save(ctx, next)
 }
 
-// writeMarker makes the marker, or changes the one that this bridge knows of.
+// writeMarker creates or updates the marker.
 func (s *storageMonitor) writeMarker(ctx context.Context) (*corev1.ConfigMap, error) {
 	maps := s.clients.own.CoreV1().ConfigMaps(s.namespace)
 	generation := s.record.Marker

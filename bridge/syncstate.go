@@ -8,40 +8,40 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// siteRepair is what is known of a site's comparisons and resyncs.
+// syncState is the state of a site's comparisons and resyncs.
 type syncState struct {
-	// LastCheck is when the site last asked for a comparison that was carried out, and
-	// Outcome what came of it; zero before the first.
+	// LastCheck is the time of the last completed comparison and Outcome its result; zero
+	// before the first.
 	LastCheck time.Time
 	Outcome   streams.InventoryState
-	// Mismatches counts the comparisons that found a difference, since this bridge leads.
+	// Mismatches counts the comparisons that found a difference since this bridge became
+	// leader.
 	Mismatches uint64
-	// Resynced is when the site was last told to take everything anew, and ResyncReason
-	// why; zero when it has not been since this bridge leads.
+	// Resynced is the time of the last full resync and ResyncReason its reason; zero if there
+	// was none since this bridge became leader.
 	Resynced     time.Time
 	ResyncReason string
-	// ResyncRequested is the value of v1alpha1.ResyncAnnotation that was carried out last.
+	// ResyncRequested is the last value of v1alpha1.ResyncAnnotation that was acted upon.
 	ResyncRequested string
 
-	// inRow counts the mismatches since the site was last found equal.
+	// mismatchesInRow counts the mismatches since the last comparison without a difference.
 	mismatchesInRow int
 }
 
 // The reasons of a full resync.
 const (
-	// ResyncRequested: somebody set v1alpha1.ResyncAnnotation.
+	// ResyncRequested: v1alpha1.ResyncAnnotation was set.
 	ResyncRequested = "Requested"
-	// ResyncMismatch: the site differed again after what differed had been repaired.
+	// ResyncMismatch: the site still differed after a repair.
 	ResyncMismatch = "RepeatedMismatch"
 )
 
-// repairs holds what is known of each site's comparisons. It does no I/O, reads no
-// clock, and is safe for concurrent use.
+// syncStates holds the syncState of each site. It does no I/O, reads no clock, and is safe for
+// concurrent use.
 type syncStates struct {
 	mu    sync.Mutex
 	sites map[string]*syncState
-	// changed is told when what is known of a site has changed; it must not block. It is
-	// set before the first use.
+	// onChange is called after each update and must not block. It is set before the first use.
 	onChange func(site string)
 }
 
@@ -49,7 +49,7 @@ func newSyncStates() *syncStates {
 	return &syncStates{sites: map[string]*syncState{}, onChange: func(string) {}}
 }
 
-// of is what is known of a site.
+// get returns the state of a site.
 func (r *syncStates) get(site string) syncState {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -59,7 +59,7 @@ func (r *syncStates) get(site string) syncState {
 	return syncState{}
 }
 
-// update changes what is known of a site.
+// update changes the state of a site.
 func (r *syncStates) update(site string, change func(*syncState)) {
 	r.mu.Lock()
 	s := r.sites[site]
@@ -72,14 +72,14 @@ func (r *syncStates) update(site string, change func(*syncState)) {
 	r.onChange(site)
 }
 
-// forget drops a site that is gone.
+// forget drops a deleted site.
 func (r *syncStates) forget(site string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.sites, site)
 }
 
-// retain drops the sites that are gone.
+// retain drops the sites that no longer exist.
 func (r *syncStates) retain(exists func(site string) bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

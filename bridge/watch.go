@@ -15,16 +15,16 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// watch keeps a copy of the watched resources, as the API serves them, and tells
-// changed which object to look at. It decides nothing.
+// watch is an informer cache of the watched resources. It calls changed for each object that
+// changes.
 type watch struct {
 	informers map[schema.GroupResource]cache.SharedIndexInformer
 	barrier   *storageBarrier
 }
 
-// newWatch prepares the informers. changed is called for each object that appeared,
-// changed or vanished, from several goroutines, and must not block.
-// deleted is called before with an object that vanished, as it was last seen.
+// newWatch creates the informers. changed is called for each object that was added, updated or
+// deleted, from several goroutines, and must not block. Before that, deleted is called with
+// the last known state of a deleted object.
 func newWatch(client dynamic.Interface, out *outage, changed func(objectKey), deleted func(objectKey, *unstructured.Unstructured)) (*watch, error) {
 	w := &watch{informers: map[schema.GroupResource]cache.SharedIndexInformer{}, barrier: newStorageBarrier()}
 	for _, r := range watched {
@@ -55,28 +55,28 @@ func newWatch(client dynamic.Interface, out *outage, changed func(objectKey), de
 	return w, nil
 }
 
-// newInformer prepares the watch of one resource. heard is called when an API server has
-// answered a list or begun a watch, before anything of it is in the store.
+// newInformer creates the informer of one resource. heard is called when an API server has
+// answered a list or started a watch, before the store changes.
 func newInformer(client dynamic.Interface, r schema.GroupVersionResource, out *outage, heard func()) (cache.SharedIndexInformer, error) {
 	inf := cache.NewSharedIndexInformerWithOptions(listWatch(client, r, out, heard), &unstructured.Unstructured{},
 		cache.SharedIndexInformerOptions{ObjectDescription: r.String()})
 	if err := inf.SetTransform(dropManagedFields); err != nil {
 		return nil, fmt.Errorf("prepare watch of %s: %w", r.GroupResource(), err)
 	}
-	// The outcome of each call is reported where it is made.
+	// listWatch reports the outcome of each call.
 	if err := inf.SetWatchErrorHandlerWithContext(func(context.Context, *cache.Reflector, error) {}); err != nil {
 		return nil, fmt.Errorf("prepare watch of %s: %w", r.GroupResource(), err)
 	}
 	return inf, nil
 }
 
-// listWatch is how one resource is listed and watched, with every outcome reported.
+// listWatch returns the list and watch functions of one resource, which report each outcome.
 func listWatch(client dynamic.Interface, r schema.GroupVersionResource, out *outage, heard func()) cache.ListerWatcher {
 	report := func(ctx context.Context, err error) {
 		if err == nil {
 			heard()
 		}
-		// An expired version is no outage: the resource is listed anew.
+		// An expired version is not an outage: the reflector lists the resource again.
 		if ctx.Err() == nil && !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
 			out.reportPart(r.GroupResource().String(), err)
 		}
@@ -84,8 +84,8 @@ func listWatch(client dynamic.Interface, r schema.GroupVersionResource, out *out
 	return cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			if o.ResourceVersion == "0" {
-				// Not whatever an API server has in its cache: what is missing there would be
-				// taken away from the sites.
+				// A list from the cache of an API server could miss objects, and the sites
+				// would lose them.
 				o.ResourceVersion = ""
 			}
 			list, err := client.Resource(r).List(ctx, o)
@@ -100,7 +100,7 @@ func listWatch(client dynamic.Interface, r schema.GroupVersionResource, out *out
 	}, client)
 }
 
-// run watches until ctx ends, and calls synced once, when every resource has been
+// run runs the informers until ctx ends. It calls synced once, when all resources have been
 // listed.
 func (w *watch) run(ctx context.Context, synced func()) {
 	var wg sync.WaitGroup
@@ -120,7 +120,8 @@ func (w *watch) run(ctx context.Context, synced func()) {
 	wg.Wait()
 }
 
-// get is the object as it was last seen, or nil. It must not be changed.
+// get returns the last known state of an object, nil if there is none. The caller must not
+// change it.
 func (w *watch) get(k objectKey) *unstructured.Unstructured {
 	inf := w.informers[schema.GroupResource{Group: k.Group, Resource: k.Resource}]
 	if inf == nil {
@@ -134,7 +135,7 @@ func (w *watch) get(k objectKey) *unstructured.Unstructured {
 	return u
 }
 
-// keys are all objects that were last seen.
+// keys returns the keys of all known objects.
 func (w *watch) keys() []objectKey {
 	var all []objectKey
 	for gr, inf := range w.informers {
@@ -147,8 +148,8 @@ func (w *watch) keys() []objectKey {
 	return all
 }
 
-// lastSeen takes the object from what the informer tells of its deletion, which it may
-// have missed.
+// lastSeen returns the last known state of a deleted object. The informer may have missed the
+// deletion.
 func lastSeen(obj any) *unstructured.Unstructured {
 	if missed, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 		obj = missed.Obj
@@ -157,8 +158,8 @@ func lastSeen(obj any) *unstructured.Unstructured {
 	return o
 }
 
-// keyFor takes the name from an object or from what the informer leaves of an object
-// whose deletion it missed.
+// keyFor returns the key of an object, or of the tombstone that the informer passes if it
+// missed the deletion.
 func keyFor(gr schema.GroupResource, obj any) (objectKey, bool) {
 	name, err := cache.DeletionHandlingMetaNamespaceKeyFunc(obj)
 	if err != nil {
