@@ -20,9 +20,9 @@ import (
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 )
 
-// autonomy keeps Kubernetes from evicting the pods of a site that is not heard: it sets
-// the tolerations of bound pods. A live pod's tolerations may be added to, and their
-// seconds changed, so no webhook is needed.
+// autonomy prevents Kubernetes from evicting the pods of disconnected sites: it sets the
+// tolerations of bound pods. Tolerations can be added to a running pod, and their seconds
+// changed, so no webhook is needed.
 type autonomy struct {
 	clients *clients
 	watch   *watch
@@ -32,7 +32,7 @@ type autonomy struct {
 	queue   workqueue.TypedRateLimitingInterface[objectKey]
 }
 
-// changed looks at a pod, or at all pods of a node.
+// changed queues a pod, or all pods of a node.
 func (a *autonomy) changed(k objectKey) {
 	switch {
 	case k.Group == "" && k.Resource == "pods":
@@ -96,7 +96,7 @@ func (a *autonomy) setTolerations(ctx context.Context, k objectKey) error {
 	}
 	_, err = a.clients.own.CoreV1().Pods(k.Namespace).Patch(ctx, k.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil // its own change or deletion is on its way here
+		return nil // the change or deletion will arrive here
 	}
 	if err != nil {
 		return fmt.Errorf("set tolerations of %s: %w", k.ref(""), err)
@@ -104,8 +104,8 @@ func (a *autonomy) setTolerations(ctx context.Context, k objectKey) error {
 	return nil
 }
 
-// autonomySeconds is for how long a pod outlives the loss of its site, nil for ever.
-// With an annotation that is neither "0" nor a positive Go duration it is nil and an
+// autonomySeconds returns the time for which a pod outlives the loss of its site, nil for
+// forever. If the annotation is neither "0" nor a positive Go duration, it returns nil and an
 // error.
 func autonomySeconds(pod, node map[string]string) (*int64, error) {
 	value, ok := pod[v1alpha1.AutonomyAnnotation]
@@ -129,10 +129,9 @@ func autonomySeconds(pod, node map[string]string) (*int64, error) {
 	return &seconds, nil
 }
 
-// tolerationsFor are the tolerations that a pod on a site's node should have, and
-// whether that is a change. Nothing is taken away, which the API would refuse. Pods
-// that have ended, are being deleted, or mirror a static pod are left alone. It is a
-// pure function.
+// tolerationsFor returns the tolerations that a pod on a site's node should have, and whether
+// they differ. It removes none, because the API would reject that, and leaves pods alone that
+// have ended, are being deleted, or mirror a static pod. It is a pure function.
 func tolerationsFor(pod *corev1.Pod, seconds *int64) ([]corev1.Toleration, bool) {
 	if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; mirror || terminal(pod.Status.Phase) || pod.DeletionTimestamp != nil {
 		return pod.Spec.Tolerations, false

@@ -25,14 +25,14 @@ import (
 )
 
 const (
-	// backlogLife is after how long a Backlog is deleted, answered or not.
+	// backlogLife is the age at which a Backlog is deleted, answered or not.
 	backlogLife = time.Minute
-	// backlogWait is for how long the hub is waited for with an answer.
+	// backlogWait is the timeout for the hub.
 	backlogWait = 5 * time.Second
 )
 
-// backlogs answers the Backlogs: which objects a site has not stored. It reads headers
-// from the hub, which is where the truth is, one question at a time.
+// backlogs answers Backlog objects with the objects that a site has not stored. It reads
+// headers from the hub, one Backlog at a time.
 type backlogs struct {
 	hub     *hub
 	client  dynamic.Interface
@@ -40,17 +40,17 @@ type backlogs struct {
 	outage  *outage
 	queue   workqueue.TypedRateLimitingInterface[string]
 
-	// asked is when each question was seen first, by name; only the worker uses it.
+	// requests holds the known Backlogs by name; only the worker uses it.
 	requests map[string]backlogRequest
 }
 
-// asked is a question, and when it was seen first by this bridge's clock.
+// backlogRequest is a Backlog and when this bridge first saw it, by its own clock.
 type backlogRequest struct {
 	uid types.UID
 	at  time.Time
 }
 
-// run answers until ctx ends.
+// run answers Backlogs until ctx ends.
 func (b *backlogs) run(ctx context.Context) error {
 	questions, err := newInformer(b.client, v1alpha1.Backlogs, b.outage, func() {})
 	if err != nil {
@@ -82,8 +82,7 @@ func (b *backlogs) run(ctx context.Context) error {
 	return nil
 }
 
-// work takes a question one step on: it is answered, or deleted, or left until it is to
-// be deleted.
+// process answers a Backlog, or deletes it if it has expired.
 func (b *backlogs) process(ctx context.Context, questions cache.SharedIndexInformer, name string) {
 	obj, found, err := questions.GetStore().GetByKey(name)
 	o, ok := obj.(*unstructured.Unstructured)
@@ -114,8 +113,8 @@ func (b *backlogs) process(ctx context.Context, questions cache.SharedIndexInfor
 	}
 }
 
-// left is for how long a question stays. It counts from when the question was seen first:
-// the clock of the API server may be another.
+// remaining returns the time until a Backlog expires. It counts from when this bridge first
+// saw it, because the API server's clock may differ.
 func (b *backlogs) remaining(o *unstructured.Unstructured, now time.Time) time.Duration {
 	q := b.requests[o.GetName()]
 	if q.uid != o.GetUID() {
@@ -134,7 +133,7 @@ func (b *backlogs) remove(ctx context.Context, o *unstructured.Unstructured) err
 	return nil
 }
 
-// answer writes the status of a question that has none yet.
+// answer writes the status of a Backlog that has none yet.
 func (b *backlogs) answer(ctx context.Context, o *unstructured.Unstructured) error {
 	var q v1alpha1.Backlog
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &q); err != nil {
@@ -169,7 +168,7 @@ func (b *backlogs) answer(ctx context.Context, o *unstructured.Unstructured) err
 	return nil
 }
 
-// list reads what DESIRED holds for a site behind the site's acknowledgements.
+// list lists the messages of DESIRED that a site has not acknowledged.
 func (b *backlogs) list(ctx context.Context, q v1alpha1.BacklogSpec) (v1alpha1.BacklogStatus, error) {
 	var status v1alpha1.BacklogStatus
 	consumer, err := b.hub.desired.Consumer(ctx, q.Site)
@@ -197,8 +196,8 @@ func (b *backlogs) list(ctx context.Context, q v1alpha1.BacklogSpec) (v1alpha1.B
 	return status, nil
 }
 
-// pendingObject is what a message of DESIRED says of its object, by its headers. A part
-// of a large object, and what is not of the contract, is none.
+// pendingObject returns the object of a message by its headers. It returns false for a part of
+// a large object and for a subject that does not belong to the protocol.
 func pendingObject(msg jetstream.Msg, seq uint64, at time.Time) (v1alpha1.PendingObject, bool) {
 	if streams.IsPart(msg.Subject()) {
 		return v1alpha1.PendingObject{}, false
@@ -211,7 +210,7 @@ func pendingObject(msg jetstream.Msg, seq uint64, at time.Time) (v1alpha1.Pendin
 	if streams.Op(msg.Headers().Get(streams.HeaderOp)) == streams.OpDelete {
 		change = streams.OpDelete
 	}
-	// With headers only the server says how long the body is.
+	// Without the body, this header has its length.
 	size, err := strconv.ParseInt(msg.Headers().Get(nats.MsgSize), 10, 64)
 	if err != nil {
 		size = int64(len(msg.Data()))
@@ -222,8 +221,8 @@ func pendingObject(msg jetstream.Msg, seq uint64, at time.Time) (v1alpha1.Pendin
 	}, true
 }
 
-// readHeaders calls take for up to limit messages of DESIRED from a sequence on. It
-// returns the last sequence that was read and whether there is more.
+// readHeaders calls take for up to limit messages of DESIRED, from a sequence on. It returns
+// the last sequence read and whether there are more.
 func readHeaders(ctx context.Context, h *hub, filter string, from uint64, limit int, take func(msg jetstream.Msg, seq uint64, at time.Time)) (last uint64, more bool, err error) {
 	consumer, err := h.js.CreateConsumer(ctx, streams.Desired, jetstream.ConsumerConfig{
 		Description: "a question about a backlog", FilterSubject: filter, HeadersOnly: true,
@@ -234,7 +233,8 @@ func readHeaders(ctx context.Context, h *hub, filter string, from uint64, limit 
 		return 0, false, err
 	}
 	defer func() {
-		// It would go by itself; until then it would stand among the sites' consumers.
+		// It would expire by itself, but until then it would be listed among the sites'
+		// consumers.
 		_ = h.js.DeleteConsumer(context.WithoutCancel(ctx), streams.Desired, consumer.CachedInfo().Name)
 	}()
 	left := consumer.CachedInfo().NumPending
@@ -262,8 +262,8 @@ func readHeaders(ctx context.Context, h *hub, filter string, from uint64, limit 
 	return 0, false, confirmEmpty(ctx, consumer)
 }
 
-// nothingLeft is nil when a consumer that got nothing has nothing to get: what was pending
-// may have been removed meanwhile.
+// confirmEmpty returns nil if a consumer that received nothing has nothing pending: the
+// messages may have been removed meanwhile.
 func confirmEmpty(ctx context.Context, consumer jetstream.Consumer) error {
 	now, err := consumer.Info(ctx)
 	if err != nil {
@@ -275,5 +275,5 @@ func confirmEmpty(ctx context.Context, consumer jetstream.Consumer) error {
 	return nil
 }
 
-// errSilentHub reports that the hub sent nothing of what it has.
+// errHubSentNothing reports that the hub sent none of its pending messages.
 var errHubSentNothing = errors.New("the hub does not send what it holds, ask again")

@@ -2,7 +2,7 @@ package bridge
 
 import "sync/atomic"
 
-// counters count what is not worth a log line.
+// counters count events that are not worth a log line.
 type counters struct {
 	published, tombstones    atomic.Uint64
 	accepted, dropped        atomic.Uint64
@@ -15,32 +15,31 @@ type counters struct {
 	siteRounds, gcRounds     atomic.Uint64
 }
 
-// Counters is a snapshot of what a bridge has done since it started.
+// Counters is a snapshot of what a bridge has done since New.
 type Counters struct {
 	// Published and Tombstones count messages stored in DESIRED.
 	Published, Tombstones uint64
-	// Accepted counts reports that the API server took over; Dropped those about
-	// objects that are gone or were replaced; Quarantined those that were unreadable
-	// or refused; Strays those of sites without a Site object.
+	// Accepted counts the reports that the API server accepted, Dropped those about objects
+	// that were deleted or replaced, Quarantined those that were unreadable or refused,
+	// UnknownSite those of sites without a Site object.
 	Accepted, Dropped, Quarantined, UnknownSite uint64
-	// Tokens counts service account tokens handed out; Refused the requests of sites
-	// that were unknown, too large or too many.
+	// Tokens counts the service account tokens issued, Refused the requests that were unknown,
+	// too large or too many.
 	Tokens, Refused uint64
-	// Checks counts the manifest queries answered, Mismatches those that found a
-	// difference, Resyncs the sites that were told to take everything anew.
+	// Checks counts the inventory queries answered, Mismatches those that found a difference,
+	// Resyncs the full resyncs of sites.
 	Checks, Mismatches, Resyncs uint64
-	// Epochs counts the new epochs that this bridge has begun, Foreign the messages of
-	// other bridges that it found in DESIRED.
+	// Epochs counts the new epochs that this bridge has started, ExternalWrites the messages
+	// of other bridges that it found in DESIRED.
 	Epochs, ExternalWrites uint64
-	// Deferred counts the reports that were put back because too many of their site
-	// waited for the API server.
+	// Deferred counts the reports that were deferred because too many of their site waited for
+	// the API server.
 	Deferred uint64
-	// Conflicts counts the writes that the API server refused because the object had
-	// been changed; they are made again.
+	// Conflicts counts the writes that the API server rejected because the object had changed.
+	// They are retried.
 	Conflicts uint64
-	// Surveys counts the rounds in which the position of every site was read and the
-	// tombstones that it has passed were removed, Trims those in which reports that nobody
-	// needs were.
+	// SiteRounds counts the rounds of the site controller, which also delete acknowledged
+	// tombstones. GCRounds counts the rounds that remove obsolete reports.
 	SiteRounds, GCRounds uint64
 }
 

@@ -14,9 +14,10 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// withoutNode is what becomes of a report about the CSINode of a node that is not in the
-// API: the deletion has nothing to do, because the CSINode goes with its node; what is
-// known of it waits for the node to come back; a new report waits for the node to register.
+// csiNodeWithoutNode returns the result for a report about the CSINode of a node that does not
+// exist. A deletion has nothing to do, because the CSINode is deleted with its node; an
+// accepted report waits for the node to come back; a new report waits for the node to
+// register.
 func csiNodeWithoutNode(k reportKey, r *report, unknown error) error {
 	switch {
 	case r.msg.Op == streams.OpDelete:
@@ -27,9 +28,9 @@ func csiNodeWithoutNode(k reportKey, r *report, unknown error) error {
 	return unknown
 }
 
-// writeCSINode makes the API's CSINode say what the node reports, under the node as it is
-// in the API. One that belongs to a former node of that name is replaced, as a kubelet
-// does: Kubernetes is about to collect it.
+// writeCSINode writes the reported CSINode, with the API's node as its owner. A CSINode that
+// belongs to an earlier node of that name is replaced, as a kubelet does: Kubernetes is about
+// to collect it.
 func (w *writeback) writeCSINode(ctx context.Context, k reportKey, r *report) error {
 	var reported storagev1.CSINode
 	if err := json.Unmarshal(r.msg.Object, &reported); err != nil {
@@ -62,7 +63,7 @@ func (w *writeback) writeCSINode(ctx context.Context, k reportKey, r *report) er
 		reported.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.GetName(), UID: node.GetUID()}}
 		_, err = nodes.Create(ctx, &reported, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) {
-			return err // the watch is behind: look again at the next try
+			return err // the informer lags: compare at the next try
 		}
 		return classify(err)
 	}
@@ -72,12 +73,12 @@ func (w *writeback) writeCSINode(ctx context.Context, k reportKey, r *report) er
 	current.Spec = reported.Spec
 	_, err = nodes.Update(ctx, current, metav1.UpdateOptions{})
 	if apierrors.IsNotFound(err) {
-		return err // deleted in between: create it at the next try
+		return err // deleted meanwhile: create it at the next try
 	}
 	return classify(err)
 }
 
-// deleteCSINode carries out that a kubelet has deleted the CSINode of its node.
+// deleteCSINode carries out a kubelet's deletion of the CSINode.
 func (w *writeback) deleteCSINode(ctx context.Context, k reportKey) error {
 	if k.ref.Name != k.ref.Node {
 		return fmt.Errorf("%w: node %s reports about CSINode %s", errRefused, k.ref.Node, k.ref.Name)
@@ -89,7 +90,7 @@ func (w *writeback) deleteCSINode(ctx context.Context, k reportKey) error {
 	return w.removeCSINode(ctx, k.ref.Node, current)
 }
 
-// removeCSINode deletes the API's CSINode, this version of it only.
+// removeCSINode deletes this version of the API's CSINode.
 func (w *writeback) removeCSINode(ctx context.Context, node string, current *storagev1.CSINode) error {
 	as, err := w.clients.as(node)
 	if err != nil {
@@ -104,7 +105,7 @@ func (w *writeback) removeCSINode(ctx context.Context, node string, current *sto
 	return classify(err)
 }
 
-// csiNode is the CSINode as it was last seen, nil without one.
+// csiNode returns the last known state of a CSINode, nil if there is none.
 func (w *writeback) csiNode(name string) (*storagev1.CSINode, error) {
 	o := w.watch.get(csiNodeKey(name))
 	if o == nil {
@@ -117,7 +118,7 @@ func (w *writeback) csiNode(name string) (*storagev1.CSINode, error) {
 	return n, nil
 }
 
-// belongsTo reports whether an owner of a CSINode is the node of that UID.
+// belongsTo reports whether a node with that UID owns the CSINode.
 func belongsTo(n *storagev1.CSINode, node types.UID) bool {
 	for _, o := range n.OwnerReferences {
 		if o.Kind == "Node" && o.UID == node {

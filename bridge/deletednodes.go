@@ -17,12 +17,12 @@ import (
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 )
 
-// nodeReturn is for how long the site of a node that was deleted is left as it is, pods
-// included: a node that is heard is registered again well before.
+// nodeReturnGrace is the time for which a deleted node's site keeps the node and its pods: a
+// node that is alive registers again well before.
 const nodeReturnGrace = 15 * time.Second
 
-// deletedNodes remembers the nodes of sites that were deleted in the API, until they are
-// back: what people had set on them is known to nobody else. It does not outlive the
+// deletedNodes holds the last state of deleted nodes of sites until they register again,
+// because nothing else knows what users had set on them. It does not survive a restart of the
 // bridge. It is safe for concurrent use.
 type deletedNodes struct {
 	mu    sync.Mutex
@@ -33,7 +33,7 @@ func newDeletedNodes() *deletedNodes {
 	return &deletedNodes{nodes: map[string]*unstructured.Unstructured{}}
 }
 
-// put remembers an object that was deleted if it is a node of a site.
+// add stores a deleted object if it is a node of a site.
 func (d *deletedNodes) add(k objectKey, o *unstructured.Unstructured) {
 	if k.Group != "" || k.Resource != "nodes" || o.GetLabels()[v1alpha1.SiteLabel] == "" {
 		return
@@ -43,7 +43,7 @@ func (d *deletedNodes) add(k objectKey, o *unstructured.Unstructured) {
 	d.nodes[k.Name] = o
 }
 
-// of is the node of a site as it was when it was deleted, nil when it was not.
+// get returns the last state of a deleted node of the site, nil if it was not deleted.
 func (d *deletedNodes) get(site, name string) (*corev1.Node, error) {
 	d.mu.Lock()
 	o := d.nodes[name]
@@ -61,8 +61,8 @@ func (d *deletedNodes) forget(name string) {
 	delete(d.nodes, name)
 }
 
-// setByPeople returns the taints of a node but those by which Kubernetes tells of conditions,
-// and whether it was cordoned.
+// userSettings returns the taints of a node except those by which Kubernetes shows conditions,
+// and whether the node was cordoned.
 func userSettings(was corev1.NodeSpec) (taints []corev1.Taint, unschedulable bool) {
 	for _, t := range was.Taints {
 		if !strings.HasPrefix(t.Key, "node.kubernetes.io/") {
@@ -72,9 +72,9 @@ func userSettings(was corev1.NodeSpec) (taints []corev1.Taint, unschedulable boo
 	return taints, was.Unschedulable
 }
 
-// restore gives a node that is back after it was deleted the labels and annotations that it
-// had and has no more, and replaces current by the changed node. NodeRestriction forbids the
-// node to set most of them itself.
+// restore gives a node that has registered again after its deletion the labels and annotations
+// that it lost, and updates current. NodeRestriction forbids the node to set most of them
+// itself.
 func (w *writeback) restore(ctx context.Context, site string, current *corev1.Node) error {
 	was, err := w.deleted.get(site, current.Name)
 	if err != nil || was == nil || was.UID == current.UID {

@@ -15,16 +15,16 @@ import (
 	devicesv1beta1 "github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// mirrorInterval is how much newer a device's last online time must be to be repeated
-// when nothing else changed.
+// mirrorInterval is the minimum advance of a device's last online time that is written if
+// nothing else changed.
 const mirrorInterval = time.Minute
 
 var deviceResource = schema.GroupVersionResource{Group: deviceGroup, Version: "v1beta1", Resource: "devices"}
 
-// mirror repeats what `kubectl get devices` shows, the state and when the device was
-// last online, from the DeviceStatus into Device.status, where KubeEdge had them up to
-// 1.22. While the site is not connected nobody knows the state, and that is said. A
-// device that was replaced meanwhile is left alone: its own report follows.
+// mirrorStatus copies what `kubectl get devices` shows, the state and the last online time,
+// from the DeviceStatus to Device.status, where KubeEdge had them up to 1.22. While the site
+// is disconnected the state is unknown. A device that was replaced meanwhile is left alone,
+// because its own report follows.
 func (w *writeback) mirrorStatus(ctx context.Context, site string, device *unstructured.Unstructured, status any) error {
 	reported, _ := status.(map[string]any)
 	current, _ := device.Object["status"].(map[string]any)
@@ -45,7 +45,8 @@ func (w *writeback) mirrorStatus(ctx context.Context, site string, device *unstr
 	return classify(err)
 }
 
-// mirrored decides what to write into Device.status, nil for nothing. It is pure.
+// mirroredStatus returns the new Device.status, nil if nothing has to change. It is a pure
+// function.
 func mirroredStatus(current, reported map[string]any, connected bool) map[string]any {
 	state, _ := reported["state"].(string)
 	online, _ := reported["lastOnlineTime"].(string)
@@ -64,8 +65,8 @@ func mirroredStatus(current, reported map[string]any, connected bool) map[string
 	return next
 }
 
-// laterBy tells whether a time in RFC 3339 is at least d after another, or the first
-// that can be read.
+// laterBy reports whether a time in RFC 3339 is at least d after another, or the only one that
+// can be parsed.
 func laterBy(d time.Duration, at, than string) bool {
 	a, err := time.Parse(time.RFC3339, at)
 	if err != nil {

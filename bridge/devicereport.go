@@ -14,8 +14,8 @@ import (
 
 var deviceStatuses = schema.GroupVersionResource{Group: deviceGroup, Version: "v1beta1", Resource: "devicestatuses"}
 
-// writeDeviceStatus makes the API's DeviceStatus say what the site reports, with the
-// Device as its owner, and the Device repeat the state.
+// writeDeviceStatus writes the reported DeviceStatus, with the Device as its owner, and copies
+// the state to the Device.
 func (w *writeback) writeDeviceStatus(ctx context.Context, k reportKey, r *report) error {
 	var reported unstructured.Unstructured
 	if err := json.Unmarshal(r.msg.Object, &reported.Object); err != nil {
@@ -28,7 +28,7 @@ func (w *writeback) writeDeviceStatus(ctx context.Context, k reportKey, r *repor
 	case r.msg.UID != "" && string(device.GetUID()) != r.msg.UID:
 		return fmt.Errorf("%w: device %s/%s has UID %s, reported is %s", errGone, k.ref.Namespace, k.ref.Name, device.GetUID(), r.msg.UID)
 	case text(device, "spec", "nodeName") != k.ref.Node:
-		// Moved to another node: the new one's reports count.
+		// Moved to another node, whose reports count.
 		return fmt.Errorf("%w: device %s/%s is bound to node %q", errGone, k.ref.Namespace, k.ref.Name, text(device, "spec", "nodeName"))
 	}
 	status := reported.Object["status"]
@@ -58,7 +58,7 @@ func (w *writeback) putDeviceStatus(ctx context.Context, k reportKey, device *un
 	}
 	_, err = w.clients.dynamic.Resource(deviceStatuses).Namespace(k.ref.Namespace).Patch(ctx, k.ref.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	if apierrors.IsNotFound(err) {
-		return err // deleted in between: create it at the next try
+		return err // deleted meanwhile: create it at the next try
 	}
 	return classify(err)
 }
@@ -75,7 +75,7 @@ func (w *writeback) createDeviceStatus(ctx context.Context, k reportKey, device 
 	}
 	_, err := w.clients.dynamic.Resource(deviceStatuses).Namespace(k.ref.Namespace).Create(ctx, o, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
-		return err // the watch is behind: patch it at the next try
+		return err // the informer lags: patch it at the next try
 	}
 	return classify(err)
 }

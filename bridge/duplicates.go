@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// duplicateWindow is within which time two boots must alternate for them to be two
-// leaves: one leaf that was restarted never returns to an earlier boot.
+// Two boot IDs that alternate within duplicateWindow mean two leaves share one identity: a
+// leaf that restarts never returns to an earlier boot ID.
 const duplicateWindow = time.Minute
 
-// boots knows which boot of its leaf each site was heard of, and so whether there are
-// two of one name. It does no I/O, reads no clock, and is safe for concurrent use.
+// duplicateDetector detects two leaves that use the name of one site, by their boot IDs. It
+// does no I/O, reads no clock, and is safe for concurrent use.
 type duplicateDetector struct {
 	mu    sync.Mutex
 	sites map[string]*bootHistory
@@ -27,7 +27,7 @@ func newDuplicateDetector() *duplicateDetector {
 	return &duplicateDetector{sites: map[string]*bootHistory{}}
 }
 
-// beat takes in a heartbeat.
+// heartbeat records the boot ID of a heartbeat.
 func (b *duplicateDetector) heartbeat(site, boot string, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -45,7 +45,7 @@ func (b *duplicateDetector) heartbeat(site, boot string, now time.Time) {
 	s.currentAt = now
 }
 
-// doubled is when two leaves of the site were last heard to alternate, zero for never.
+// duplicateSeen returns when two leaves of the site were last seen, zero if never.
 func (b *duplicateDetector) duplicateSeen(site string) time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -55,7 +55,7 @@ func (b *duplicateDetector) duplicateSeen(site string) time.Time {
 	return time.Time{}
 }
 
-// retain drops the sites that are gone.
+// retain drops the sites that no longer exist.
 func (b *duplicateDetector) retain(exists func(site string) bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

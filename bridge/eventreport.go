@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// writeEvent creates an event, or updates the one of the same name, in the node's name.
+// writeEvent creates or updates an event while impersonating the node.
 func (w *writeback) writeEvent(ctx context.Context, k reportKey, r *report) error {
 	if k.ref.Group != "" {
 		return fmt.Errorf("%w: report events as core/v1 events, not %s", errRefused, k.ref)
@@ -39,7 +39,7 @@ func (w *writeback) writeEvent(ctx context.Context, k reportKey, r *report) erro
 	}
 	_, err = events.Patch(ctx, k.ref.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	if apierrors.IsNotFound(err) {
-		return err // it expired in between: create it at the next try
+		return err // it expired meanwhile: create it at the next try
 	}
 	return classify(err)
 }

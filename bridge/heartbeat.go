@@ -14,8 +14,8 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// heartbeats takes in presence.*, renews the leases of the nodes that are alive, and
-// tells the others when a site or a node is heard again or falls silent.
+// heartbeatConsumer receives the sites' heartbeats, renews the leases of live nodes, and
+// notifies other components when sites connect or disconnect and nodes become alive.
 type heartbeatConsumer struct {
 	publish    *publisher
 	liveness   *liveness
@@ -26,8 +26,8 @@ type heartbeatConsumer struct {
 	duplicates *duplicateDetector
 	leases     *nodeLeases
 
-	// woke is called when nodes of a site can be spoken for again, changed when a site
-	// was connected or disconnected.
+	// onNodesAlive is called when nodes of a site become alive, onSiteChanged when a site
+	// connects or disconnects.
 	onNodesAlive  func(site string, nodes []string)
 	onSiteChanged func(site string)
 
@@ -35,7 +35,7 @@ type heartbeatConsumer struct {
 	renew map[string][]string
 }
 
-// run takes heartbeats until ctx ends.
+// run receives heartbeats until ctx ends.
 func (h *heartbeatConsumer) run(ctx context.Context, nc *nats.Conn, workers int) error {
 	sub, err := nc.Subscribe(streams.PresenceFilter, func(m *nats.Msg) { h.handle(m) })
 	if err != nil {
@@ -69,7 +69,7 @@ func (h *heartbeatConsumer) run(ctx context.Context, nc *nats.Conn, workers int)
 	return nil
 }
 
-// take runs on the subscription's goroutine: it notes and enqueues.
+// handle runs on the subscription's goroutine and only records and enqueues.
 func (h *heartbeatConsumer) handle(m *nats.Msg) {
 	site, err := streams.SiteOfPresence(m.Subject)
 	if err != nil || !h.publish.siteExists(site) {
@@ -103,7 +103,7 @@ func (h *heartbeatConsumer) renewLeases(ctx context.Context, site string) {
 	nodes := h.renew[site]
 	h.mu.Unlock()
 	for _, n := range nodes {
-		// Only now: the heartbeat may have waited behind others, and a lease tells the truth.
+		// Check again: the heartbeat may have waited in the queue, and a lease must be true.
 		if ok, _ := h.liveness.alive(site, n, time.Now()); !ok {
 			continue
 		}
@@ -112,7 +112,7 @@ func (h *heartbeatConsumer) renewLeases(ctx context.Context, site string) {
 			return
 		}
 		if apierrors.IsConflict(err) {
-			// Somebody else has renewed it, or it was made anew: once more.
+			// Another writer has renewed or recreated the lease: try once more.
 			h.count.conflicts.Add(1)
 			h.queue.AddRateLimited(site)
 			return

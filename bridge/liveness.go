@@ -9,12 +9,12 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// nodeLeaseDuration is how old a kubelet's last renewal may be, by the clock of its
-// leaf, for the node to count as alive: the duration of a node lease.
+// nodeLeaseDuration is the maximum age of a kubelet's last renewal, by the clock of its leaf,
+// at which the node counts as alive: the duration of a node lease.
 const nodeLeaseDuration = 40 * time.Second
 
-// presence knows which sites and nodes were heard, and when. It does no I/O, reads no
-// clock, and is safe for concurrent use.
+// liveness records when each site and node was last seen. It does no I/O, reads no clock, and
+// is safe for concurrent use.
 type liveness struct {
 	mu    sync.Mutex
 	sites map[string]*siteLiveness
@@ -30,8 +30,8 @@ type siteLiveness struct {
 
 func newLiveness() *liveness { return &liveness{sites: map[string]*siteLiveness{}} }
 
-// adopt takes over what an earlier bridge knew of a site. A site that was connected
-// has from now as long as after a heartbeat to say something.
+// restore takes over the state of a site from an earlier bridge. A connected site has the
+// usual time to send its next heartbeat, counted from now.
 func (p *liveness) restore(site string, connected bool, since, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -49,9 +49,9 @@ func (p *liveness) ensureSite(ensureSite string) *siteLiveness {
 	return h
 }
 
-// beat takes in a heartbeat that arrived now. alive are the nodes whose lease is to be
-// renewed, woken those of them that were not alive before; connected says that the
-// site was not connected before.
+// heartbeat records a heartbeat that arrived now. alive are the nodes whose leases must be
+// renewed, woken those of them that were not alive before; connected is true if the site was
+// not connected before.
 func (p *liveness) heartbeat(site string, b streams.Presence, now time.Time) (alive, woken []string, connected bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -72,8 +72,8 @@ func (p *liveness) heartbeat(site string, b streams.Presence, now time.Time) (al
 	return alive, woken, connected
 }
 
-// report takes in that a node's kubelet said something at a time that the hub stored.
-// woken and connected say that the node was not alive, the site not connected, before.
+// report records that the hub stored a report of a node's kubelet at that time. woken is true
+// if the node was not alive before, connected if the site was not connected before.
 func (p *liveness) report(site, node string, stored, now time.Time) (woken, connected bool) {
 	if stored.After(now) {
 		stored = now
@@ -96,7 +96,7 @@ func (p *liveness) report(site, node string, stored, now time.Time) (woken, conn
 	return woken, connected
 }
 
-// admits says whether one more node may be known.
+// hasRoomFor reports whether the node is known or one more can be added.
 func (h *siteLiveness) hasRoomFor(node string) bool {
 	_, known := h.nodeLastSeen[node]
 	return known || len(h.nodeLastSeen) < streams.MaxSiteNodes
@@ -113,8 +113,7 @@ func (h *siteLiveness) markSeen(at time.Time) (connected bool) {
 	return true
 }
 
-// prune forgets nodes that are not alive, so that a site cannot fill the memory with
-// names.
+// prune forgets nodes that are not alive, so that a site cannot exhaust the memory with names.
 func (h *siteLiveness) prune(now time.Time) {
 	for n := range h.nodeLastSeen {
 		if !h.alive(n, now) {
@@ -123,7 +122,7 @@ func (h *siteLiveness) prune(now time.Time) {
 	}
 }
 
-// expire marks the sites that have been silent too long, and returns them.
+// expire marks sites without a recent heartbeat as disconnected, and returns them.
 func (p *liveness) expire(now time.Time) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -138,15 +137,15 @@ func (p *liveness) expire(now time.Time) []string {
 	return silent
 }
 
-// retain drops the sites that are gone.
+// retain drops the sites that no longer exist.
 func (p *liveness) retain(exists func(site string) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	maps.DeleteFunc(p.sites, func(site string, _ *siteLiveness) bool { return !exists(site) })
 }
 
-// of is what is known of a site; its last heartbeat is zero when this bridge has not
-// heard one.
+// state returns the state of a site. Its last heartbeat is zero if this bridge has received
+// none.
 func (p *liveness) state(site string) (connected bool, since time.Time, last streams.Presence) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -157,8 +156,8 @@ func (p *liveness) state(site string) (connected bool, since time.Time, last str
 	return h.connected, h.since, h.lastHeartbeat
 }
 
-// alive says whether a node may be spoken for, and when it was last heard: its site is
-// connected and its own kubelet renews.
+// alive reports whether a node is alive, and when it was last seen. A node is alive if its
+// site is connected and its own kubelet renews its lease.
 func (p *liveness) alive(site, node string, now time.Time) (bool, time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

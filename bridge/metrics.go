@@ -10,15 +10,14 @@ import (
 	"github.com/petiole-io/petiole/internal/version"
 )
 
-// namespace and subsystem of every metric of the bridge.
+// The namespace and subsystem of all metrics of the bridge.
 const (
 	metricsNamespace = "petiole"
 	metricsSubsystem = "bridge"
 )
 
-// instruments are what a bridge says about itself to Prometheus: a registry of its own,
-// with series whose number depends on the number of Sites and on nothing else that
-// grows. It is safe for concurrent use.
+// instruments are the bridge's Prometheus metrics, in a registry of their own. The number of
+// series depends only on the number of Sites. It is safe for concurrent use.
 type instruments struct {
 	registry *prometheus.Registry
 	queues   *queueMetrics
@@ -35,7 +34,7 @@ type instruments struct {
 	repairs map[string]syncState
 }
 
-// newInstruments makes the metrics of a bridge. count is read at each scrape.
+// newInstruments creates the metrics of a bridge. count is read at each scrape.
 func newInstruments(count *counters) *instruments {
 	t := &instruments{
 		registry: prometheus.NewRegistry(),
@@ -59,8 +58,7 @@ func newInstruments(count *counters) *instruments {
 	return t
 }
 
-// leading notes that this bridge leads. The returned function notes that it does not
-// any more.
+// startLeading records that this bridge leads, end that it no longer does.
 func (t *instruments) startLeading() (end func()) {
 	t.health.leading.Store(true)
 	t.leader.Set(1)
@@ -70,8 +68,8 @@ func (t *instruments) startLeading() (end func()) {
 	}
 }
 
-// acting notes that all parts of a leading bridge run, in a term; idle that they do not
-// any more: then nothing is said about sites.
+// acting records that all components of the leading bridge run; stopped that they no longer
+// do, and drops the metrics of sites.
 func (t *instruments) acting(term uint64) {
 	t.health.acting.Store(true)
 	t.term.Set(float64(term))
@@ -86,7 +84,7 @@ func (t *instruments) stopped() {
 	clear(t.repairs)
 }
 
-// watching makes an outage tell the metrics as well.
+// trackOutage exports the state of an outage.
 func (t *instruments) trackOutage(o *outage) *outage {
 	what := slug(o.what)
 	down, outages := t.down.WithLabelValues(what), t.outages.WithLabelValues(what)
@@ -102,8 +100,7 @@ func (t *instruments) trackOutage(o *outage) *outage {
 	return o
 }
 
-// repaired takes in what is known of a site's comparisons and resyncs, after each of
-// them.
+// syncStateChanged counts comparisons and resyncs. It is called after each of them.
 func (t *instruments) syncStateChanged(site string, r syncState) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -117,7 +114,7 @@ func (t *instruments) syncStateChanged(site string, r syncState) {
 	t.repairs[site] = r
 }
 
-// slug makes a label value of words.
+// slug turns words into a label value.
 func slug(words string) string {
 	b := []byte(words)
 	for i, c := range b {
@@ -143,7 +140,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(prometheus.BuildFQName(metricsNamespace, metricsSubsystem, name), help, labels, nil)
 }
 
-// workMetrics are the bridge's own counters, read at each scrape.
+// workMetrics exports the counters, which are read at each scrape.
 type workMetrics struct{ count *counters }
 
 var (
@@ -157,7 +154,7 @@ var (
 	externalDesc  = desc("foreign_messages_total", "Messages in DESIRED that this bridge has not published.")
 )
 
-// workCounters is the table of what has no label.
+// workCounters lists the counters without labels.
 var workCounters = []struct {
 	desc  *prometheus.Desc
 	value func(Counters) uint64
@@ -195,5 +192,5 @@ func (w workMetrics) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// age is how long ago a time was, 0 of one that is in the future.
+// age returns the seconds since a time, 0 if it is in the future.
 func age(since, now time.Time) float64 { return max(0, now.Sub(since).Seconds()) }

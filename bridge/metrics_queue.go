@@ -7,11 +7,11 @@ import (
 	"k8s.io/client-go/util/workqueue"
 )
 
-// waitBuckets are the bounds of what is measured in seconds, from 1 ms to about 4 min.
+// waitBuckets are the buckets of durations, from 1 ms to about 4 min.
 var waitBuckets = prometheus.ExponentialBuckets(0.001, 4, 10)
 
-// newQueue is a queue that the metrics follow by its name, with delays up to longest
-// between tries.
+// newQueue creates a queue with metrics under its name. longest is the longest delay between
+// retries.
 func newQueue[T comparable](t *instruments, name string, longest time.Duration) workqueue.TypedRateLimitingInterface[T] {
 	t.queues.reset(name)
 	return workqueue.NewTypedRateLimitingQueueWithConfig(retryDelays[T](longest), workqueue.TypedRateLimitingQueueConfig[T]{
@@ -19,7 +19,7 @@ func newQueue[T comparable](t *instruments, name string, longest time.Duration) 
 	})
 }
 
-// queueMetrics follows the queues by their names. It implements
+// queueMetrics holds the metrics of the queues by name. It implements
 // workqueue.MetricsProvider.
 type queueMetrics struct {
 	depth, unfinished, longest *prometheus.GaugeVec
@@ -48,7 +48,7 @@ func newQueueMetrics() *queueMetrics {
 	}
 }
 
-// reset forgets what waited in a queue that was given up.
+// reset clears the gauges of a queue that was shut down.
 func (m *queueMetrics) reset(queue string) {
 	for _, g := range []*prometheus.GaugeVec{m.depth, m.unfinished, m.longest} {
 		g.WithLabelValues(queue).Set(0)
@@ -71,7 +71,7 @@ func (m *queueMetrics) each(do func(prometheus.Collector)) {
 	}
 }
 
-// NewDepthMetric implements workqueue.MetricsProvider, as do the following.
+// NewDepthMetric implements workqueue.MetricsProvider, like the following methods.
 func (m *queueMetrics) NewDepthMetric(queue string) workqueue.GaugeMetric {
 	return m.depth.WithLabelValues(queue)
 }

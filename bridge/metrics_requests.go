@@ -11,8 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// requestMetrics counts the requests to the API server, and remembers whether it
-// answers.
+// requestMetrics counts the requests to the API server and records whether it answers.
 type requestMetrics struct {
 	total    *prometheus.CounterVec
 	duration *prometheus.HistogramVec
@@ -44,7 +43,7 @@ func (m *requestMetrics) Collect(ch chan<- prometheus.Metric) {
 	m.duration.Collect(ch)
 }
 
-// transport counts what passes.
+// transport returns a transport that counts requests.
 func (m *requestMetrics) transport(next http.RoundTripper) http.RoundTripper {
 	return &countingTransport{m, next}
 }
@@ -71,11 +70,10 @@ func (t *countingTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return answer, err
 }
 
-// WrappedRoundTripper lets client-go find the transport that can be cancelled.
+// WrappedRoundTripper lets client-go find the transport whose requests can be cancelled.
 func (t *countingTransport) WrappedRoundTripper() http.RoundTripper { return t.next }
 
-// note remembers whether the API server works: an answer of its own, also a refusal,
-// says that it does.
+// note records whether the API server works. Any answer below 500 shows that it does.
 func (m *requestMetrics) note(answer *http.Response, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -89,7 +87,7 @@ func (m *requestMetrics) note(answer *http.Response, err error) {
 	}
 }
 
-// working is nil when the API server has answered the last request, or has failed for
+// lastFailure returns nil if the API server has answered the last request, or has failed for
 // less than grace.
 func (m *requestMetrics) lastFailure(now time.Time, grace time.Duration) error {
 	m.mu.Lock()
@@ -103,7 +101,7 @@ func (m *requestMetrics) lastFailure(now time.Time, grace time.Duration) error {
 	return nil
 }
 
-// class is 2xx, 4xx, ...; the codes that mean something of their own stay.
+// codeClass returns 2xx, 4xx, and so on, but individual codes that matter by themselves.
 func codeClass(code int) string {
 	switch code {
 	case http.StatusNotFound, http.StatusConflict, http.StatusGone, http.StatusTooManyRequests, http.StatusForbidden, http.StatusUnauthorized:

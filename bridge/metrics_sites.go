@@ -10,9 +10,9 @@ import (
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 )
 
-// siteMetrics are what the leading bridge knows of each Site: as many series for each
-// as siteGauges has lines, and one for each reason for which reports of it were set aside;
-// none for a site that is gone.
+// siteMetrics are the leading bridge's metrics of each Site: one series for each row of
+// siteGauges and for each reason for which its reports were quarantined. Deleted Sites have
+// none.
 type siteMetrics struct {
 	mu          sync.Mutex
 	sites       map[string]v1alpha1.SiteStatus
@@ -23,7 +23,7 @@ func newSiteMetrics() *siteMetrics {
 	return &siteMetrics{sites: map[string]v1alpha1.SiteStatus{}, quarantined: map[string]map[string]uint64{}}
 }
 
-// Why a report is in QUARANTINE.
+// The reasons for which a report is in QUARANTINE.
 const (
 	reasonUndecodable = "undecodable"
 	reasonIncomplete  = "incomplete"
@@ -32,8 +32,8 @@ const (
 
 var quarantinedDesc = desc("site_reports_quarantined_total", "Reports of the site that this bridge has set aside in QUARANTINE, by the reason.", "site", "reason")
 
-// setAside counts a report of a site that is in QUARANTINE for that reason.
-func (m *siteMetrics) setAside(site, reason string) {
+// countQuarantined counts a report of a site that was moved to QUARANTINE.
+func (m *siteMetrics) countQuarantined(site, reason string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.quarantined[site] == nil {
@@ -42,24 +42,24 @@ func (m *siteMetrics) setAside(site, reason string) {
 	m.quarantined[site][reason]++
 }
 
-// set takes in what is known of a site.
+// set updates the status of a site.
 func (m *siteMetrics) set(site string, status v1alpha1.SiteStatus) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.sites[site] = status
 }
 
-// retain forgets the sites that keep does not know.
-func (m *siteMetrics) retain(keep func(site string) bool) {
+// retain drops the sites that no longer exist.
+func (m *siteMetrics) retain(exists func(site string) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for site := range m.sites {
-		if !keep(site) {
+		if !exists(site) {
 			delete(m.sites, site)
 		}
 	}
 	for site := range m.quarantined {
-		if !keep(site) {
+		if !exists(site) {
 			delete(m.quarantined, site)
 		}
 	}
@@ -71,13 +71,13 @@ func (m *siteMetrics) clear() {
 	clear(m.sites)
 }
 
-// siteGauge is one series of a site.
+// siteGauge is one metric of each site.
 type siteGauge struct {
 	desc  *prometheus.Desc
 	value func(s v1alpha1.SiteStatus, now time.Time) float64
 }
 
-// siteGauges is the table of what is said of each site.
+// siteGauges lists the metrics of each site.
 var siteGauges = []siteGauge{
 	siteValue("connected", "Whether the site is heard: 1 or 0.", func(s v1alpha1.SiteStatus) float64 { return boolValue(s.Connected) }),
 	{desc("site_since_seconds", "For how long the site has been connected, or not.", "site"), func(s v1alpha1.SiteStatus, now time.Time) float64 {

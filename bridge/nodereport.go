@@ -19,10 +19,10 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// petiolePrefix is of labels, annotations and conditions that a site may not set.
+// petiolePrefix is the prefix of labels, annotations and conditions that a site cannot set.
 const petiolePrefix = "petiole.dev/"
 
-// writeNode registers a node, or makes the API say its reported status.
+// writeNode registers a node, or writes its reported status.
 func (w *writeback) writeNode(ctx context.Context, k reportKey, r *report) error {
 	if k.ref.Name != k.ref.Node {
 		return fmt.Errorf("%w: node %s reports about node %s", errRefused, k.ref.Node, k.ref.Name)
@@ -37,7 +37,7 @@ func (w *writeback) writeNode(ctx context.Context, k reportKey, r *report) error
 	case o == nil && !w.publish.siteExists(k.site):
 		return fmt.Errorf("%w: site %s", errGone, k.site)
 	case o == nil && !r.pending && !w.nodeOfReportAlive(k):
-		// Deleted by somebody: it is registered again when it is heard.
+		// Deleted in the API: it registers again once it is alive.
 		return fmt.Errorf("%w: %s was deleted", errNodeNotAlive, k.ref.Name)
 	case o == nil && w.publish.siteOf(k.ref.Name) != k.site && len(w.publish.nodesOf(k.site)) >= streams.MaxSiteNodes:
 		return fmt.Errorf("%w: site %s has %d nodes", errRefused, k.site, streams.MaxSiteNodes)
@@ -67,9 +67,9 @@ func (w *writeback) writeNode(ctx context.Context, k reportKey, r *report) error
 	return w.patchNodeStatus(ctx, k, r, &current, &reported)
 }
 
-// register creates the node in its own name. The site's label goes with it, so that the
-// node is never without an owner, and of one that somebody deleted the taints that people
-// had set. One that exists already is returned as it is.
+// register creates the node while impersonating it. The create includes the site's label, so
+// that the node always has an owner, and, for a node that was deleted before, the taints that
+// users had set. If the node exists already, register returns it unchanged.
 func (w *writeback) register(ctx context.Context, site string, reported *corev1.Node) (*corev1.Node, error) {
 	as, err := w.clients.as(reported.Name)
 	if err != nil {
@@ -103,20 +103,20 @@ func (w *writeback) register(ctx context.Context, site string, reported *corev1.
 		created, err = as.core.Nodes().Get(ctx, node.Name, metav1.GetOptions{})
 	}
 	if err != nil {
-		w.clients.forget(reported.Name) // there may be no such node
+		w.clients.forget(reported.Name) // the node may not exist
 		return nil, classify(err)
 	}
 	return created, nil
 }
 
-// heard reports whether the node that a report is about is alive.
+// nodeOfReportAlive reports whether the node of a report is alive.
 func (w *writeback) nodeOfReportAlive(k reportKey) bool {
 	alive, _ := w.nodeAlive(k.site, k.ref.Node)
 	return alive
 }
 
-// markEdge sets the role label, which NodeRestriction forbids nodes to set themselves,
-// and replaces current by the changed node.
+// setEdgeRole sets the role label, which NodeRestriction forbids nodes to set, and updates
+// current.
 func (w *writeback) setEdgeRole(ctx context.Context, current *corev1.Node) error {
 	if _, ok := current.Labels[v1alpha1.EdgeRoleLabel]; ok {
 		return nil
@@ -135,8 +135,8 @@ func (w *writeback) setEdgeRole(ctx context.Context, current *corev1.Node) error
 	return nil
 }
 
-// patchNodeMeta sets the labels and annotations that a kubelet owns, and replaces current
-// by the changed node. Others may have been changed in the cloud since the site saw them.
+// patchNodeMeta sets the labels and annotations that a kubelet owns, and updates current.
+// Others may have been changed in the API since the site saw them.
 func (w *writeback) patchNodeMeta(ctx context.Context, current, reported *corev1.Node) error {
 	labels := changedKeys(current.Labels, reported.Labels, isKubeletLabel)
 	annotations := changedKeys(current.Annotations, reported.Annotations, isKubeletAnnotation)
@@ -212,8 +212,9 @@ func (w *writeback) patchNodeStatus(ctx context.Context, k reportKey, r *report,
 	return nil
 }
 
-// nodeStatusPatch is the strategic merge patch between two statuses of a node, for this
-// version of it only. Addresses are replaced as a whole: their merge key, the type, is not unique.
+// nodeStatusPatch returns the strategic merge patch between two statuses, with UID and
+// resource version as preconditions. Addresses are replaced as a whole, because their merge
+// key, the type, is not unique.
 func nodeStatusPatch(current, wanted *corev1.Node) ([]byte, error) {
 	to := wanted.Status.DeepCopy()
 	to.Addresses = current.Status.Addresses
@@ -250,10 +251,10 @@ func nodeStatusPatch(current, wanted *corev1.Node) ([]byte, error) {
 	return json.Marshal(p)
 }
 
-// mergeNodeStatus is the status that the API should have: the reported one, with what
-// the cloud owns. A fresh report also moves the heartbeat times; one that is held
-// against the API again does so only where the API says something else, and then with
-// the time at which the node was last heard. It is a pure function.
+// mergeNodeStatus returns the reported status with the fields that the control plane owns. A
+// new report (fresh) also updates the heartbeat times. A report that is written again changes
+// them only where the API differs, to the time at which the node was last seen. It is a pure
+// function.
 func mergeNodeStatus(current, reported corev1.NodeStatus, fresh bool, heard time.Time) corev1.NodeStatus {
 	merged := *reported.DeepCopy()
 	merged.VolumesAttached = current.VolumesAttached
@@ -287,7 +288,7 @@ func mergeNodeStatus(current, reported corev1.NodeStatus, fresh bool, heard time
 	return merged
 }
 
-// setSiteCondition says on the node whether its site is connected.
+// setSiteCondition sets the condition that reports whether the site is connected.
 func setSiteCondition(s *corev1.NodeStatus, connected bool, since, now time.Time) {
 	c := corev1.NodeCondition{
 		Type: v1alpha1.SiteConnectedCondition, Status: corev1.ConditionTrue, Reason: "SiteHeard", Message: "the site's leaf sends heartbeats",

@@ -6,13 +6,12 @@ import (
 	"go.uber.org/zap"
 )
 
-// outage logs when something that is tried again and again stops working, and when it
-// works again: one line for each change of state, however many attempts there are, and
-// however many parts of it fail at once.
+// outage logs when an operation that is retried starts to fail, and when it works again: one
+// line per change of state, regardless of the number of attempts and of parts that fail.
 type outage struct {
 	log  *zap.Logger
 	what string
-	// note is told of each change of state; it is set before the first use.
+	// onChange is called at each change of state. It is set before the first use.
 	onChange func(down bool)
 
 	mu   sync.Mutex
@@ -23,11 +22,10 @@ func newOutage(log *zap.Logger, what string) *outage {
 	return &outage{log: log, what: what, onChange: func(bool) {}, down: map[string]bool{}}
 }
 
-// report takes in the outcome of one attempt.
+// report takes the result of an attempt.
 func (o *outage) report(err error) { o.reportPart("", err) }
 
-// part takes in the outcome of one attempt at a part. The whole works when all its
-// parts do.
+// reportPart takes the result of an attempt at one part. The whole works if all parts do.
 func (o *outage) reportPart(name string, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/jsonmergepatch"
 )
 
-// mergePatch is the JSON merge patch (RFC 7386) from one document to another.
+// mergePatch returns the JSON merge patch (RFC 7386) from one document to another.
 func mergePatch(from, to []byte) ([]byte, error) {
 	p, err := jsonmergepatch.CreateThreeWayJSONMergePatch(from, to, from)
 	if err != nil {
@@ -19,7 +19,7 @@ func mergePatch(from, to []byte) ([]byte, error) {
 	return p, nil
 }
 
-// mergePatchOf is mergePatch of two values, and whether there is any difference.
+// mergePatchOf returns the merge patch between two values, and whether they differ.
 func mergePatchOf(from, to any) (patch []byte, differs bool, err error) {
 	f, err := json.Marshal(from)
 	if err != nil {
@@ -35,7 +35,7 @@ func mergePatchOf(from, to any) (patch []byte, differs bool, err error) {
 	return patch, !bytes.Equal(patch, []byte("{}")), nil
 }
 
-// onlyMetadata says whether a patch carries nothing but preconditions.
+// onlyMetadata reports whether a patch contains nothing but preconditions.
 func onlyMetadata(patch []byte) bool {
 	var p map[string]json.RawMessage
 	if err := json.Unmarshal(patch, &p); err != nil {
@@ -45,8 +45,8 @@ func onlyMetadata(patch []byte) bool {
 	return len(p) == 0
 }
 
-// preconditions are the metadata by which the API server refuses a patch of an object
-// that is not, or not any more, the one that the patch was made for.
+// preconditions returns the metadata that makes the API server reject a patch if the object
+// was replaced or changed.
 func preconditions(uid types.UID, version string) map[string]any {
 	return map[string]any{"uid": uid, "resourceVersion": version}
 }

@@ -15,15 +15,16 @@ import (
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 )
 
-// podConditionsOfKubelet are the conditions that the node owns; others are the cloud's.
+// podConditionsOfKubelet are the conditions that the node owns; others belong to the control
+// plane.
 var podConditionsOfKubelet = map[corev1.PodConditionType]bool{
 	corev1.PodScheduled: true, corev1.PodReady: true, corev1.PodInitialized: true, corev1.ContainersReady: true,
 	corev1.PodReadyToStartContainers: true, corev1.PodResizePending: true, corev1.PodResizeInProgress: true,
 	"AllContainersRestarting": true,
 }
 
-// writePodStatus does what the kubelet's status manager does: a strategic merge patch of
-// the status that carries the pod's UID, and here its resource version as well.
+// writePodStatus works like the kubelet's status manager: it sends a strategic merge patch of
+// the status with the pod's UID and, in addition, its resource version.
 func (w *writeback) writePodStatus(ctx context.Context, k reportKey, r *report) error {
 	current, err := w.pod(k, r)
 	if err != nil {
@@ -48,7 +49,7 @@ func (w *writeback) writePodStatus(ctx context.Context, k reportKey, r *report) 
 	return classify(err)
 }
 
-// pod is the API's pod, if it is the one that the report is about.
+// pod returns the API's pod, or an error if it is not the reported one.
 func (w *writeback) pod(k reportKey, r *report) (*corev1.Pod, error) {
 	var pod corev1.Pod
 	if err := fromUnstructured(w.watch.get(keyOf(k.ref)), &pod); err != nil {
@@ -65,16 +66,15 @@ func (w *writeback) pod(k reportKey, r *report) (*corev1.Pod, error) {
 	return &pod, nil
 }
 
-// podStatusPatch is the patch that makes the API's pod say the reported status, or nil
-// when it does already or must not: a terminal phase is never left. It is a pure
-// function.
+// podStatusPatch returns the patch that gives the API's pod the reported status. It returns
+// nil if nothing changes, or if the pod would leave a terminal phase. It is a pure function.
 func podStatusPatch(current *corev1.Pod, reported corev1.PodStatus) ([]byte, error) {
 	if terminal(current.Status.Phase) && !terminal(reported.Phase) {
 		return nil, nil
 	}
 	merged := *reported.DeepCopy()
 	merged.Conditions = mergePodConditions(current.Status.Conditions, reported.Conditions, terminal(reported.Phase))
-	// The cloud's own fields stay.
+	// The control plane owns these fields.
 	merged.NominatedNodeName = current.Status.NominatedNodeName
 	merged.ResourceClaimStatuses = current.Status.ResourceClaimStatuses
 	merged.ExtendedResourceClaimStatus = current.Status.ExtendedResourceClaimStatus
@@ -89,7 +89,7 @@ func podStatusPatch(current *corev1.Pod, reported corev1.PodStatus) ([]byte, err
 	if err != nil {
 		return nil, fmt.Errorf("encode status of pod %s/%s: %w", current.Namespace, current.Name, err)
 	}
-	// UID and version are in the new object only, so that they are in the patch, as
+	// Only the new object has the UID and the version, so that the patch contains them as
 	// preconditions.
 	to, err := json.Marshal(corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: current.UID, ResourceVersion: current.ResourceVersion}, Status: merged})
 	if err != nil {
@@ -105,8 +105,8 @@ func podStatusPatch(current *corev1.Pod, reported corev1.PodStatus) ([]byte, err
 	return patch, nil
 }
 
-// mergePodConditions takes the node's conditions from the report and the others from
-// the API. DisruptionTarget is shared: the node sets it when it ends the pod.
+// mergePodConditions takes the node's conditions from the report and the others from the API.
+// Both set DisruptionTarget: the node does when it ends the pod.
 func mergePodConditions(current, reported []corev1.PodCondition, ended bool) []corev1.PodCondition {
 	takes := func(c corev1.PodCondition) bool {
 		return podConditionsOfKubelet[c.Type] || c.Type == corev1.DisruptionTarget && ended
@@ -129,10 +129,10 @@ func mergePodConditions(current, reported []corev1.PodCondition, ended bool) []c
 
 func terminal(p corev1.PodPhase) bool { return p == corev1.PodSucceeded || p == corev1.PodFailed }
 
-// deletePod carries out a kubelet's final deletion, only of the UID that was reported. A
-// pod that is not being deleted is one that a restored storage has again: its containers
-// have ended for good, and a kubelet never starts a pod of that UID again. It goes, too,
-// so that its controller makes another; a kubelet may delete any pod of its node.
+// deletePod carries out a kubelet's final deletion of the pod with the reported UID. A pod
+// that is not being deleted in the API comes from a restored storage: its containers have
+// ended for good, and a kubelet never starts a pod of that UID again. It is deleted too, so
+// that its controller creates another; a kubelet may delete any pod of its node.
 func (w *writeback) deletePod(ctx context.Context, k reportKey, r *report) error {
 	pod, err := w.pod(k, r)
 	if err != nil {
@@ -156,8 +156,8 @@ func (w *writeback) deletePod(ctx context.Context, k reportKey, r *report) error
 	return classify(err)
 }
 
-// createMirrorPod shows a static pod of a node in the API. NodeRestriction sees to it
-// that it is one, and owned by its node.
+// createMirrorPod creates the mirror of a static pod in the API. NodeRestriction ensures that
+// it is one, and owned by its node.
 func (w *writeback) createMirrorPod(ctx context.Context, k reportKey, r *report) error {
 	var pod corev1.Pod
 	if err := json.Unmarshal(r.msg.Object, &pod); err != nil {
@@ -173,7 +173,7 @@ func (w *writeback) createMirrorPod(ctx context.Context, k reportKey, r *report)
 	clearServerFields(&pod.ObjectMeta)
 	for i := range pod.OwnerReferences {
 		if o := &pod.OwnerReferences[i]; o.Kind == "Node" && o.Name == k.ref.Node {
-			o.UID = node.GetUID() // the site may know the node by another life
+			o.UID = node.GetUID() // the node may have been registered again since
 		}
 	}
 	as, err := w.clients.as(k.ref.Node)
@@ -182,19 +182,19 @@ func (w *writeback) createMirrorPod(ctx context.Context, k reportKey, r *report)
 	}
 	_, err = as.core.Pods(k.ref.Namespace).Create(ctx, &pod, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
-		return nil // its status follows, fenced by UID
+		return nil // its status follows, with the UID as precondition
 	}
 	return classify(err)
 }
 
-// freshMeta leaves of a site's metadata what a create may carry.
+// clearServerFields removes the metadata that a create must not carry.
 func clearServerFields(m *metav1.ObjectMeta) {
 	m.UID, m.ResourceVersion, m.Generation = "", "", 0
 	m.CreationTimestamp, m.DeletionTimestamp, m.DeletionGracePeriodSeconds = metav1.Time{}, nil, nil
 	m.ManagedFields = nil
 }
 
-// typed converts an object as it was last seen; a missing one is errGone.
+// fromUnstructured converts an object. It returns errGone if o is nil.
 func fromUnstructured(o *unstructured.Unstructured, into any) error {
 	if o == nil {
 		return errGone

@@ -16,7 +16,7 @@ import (
 // positionTimeout bounds the read of one position.
 const positionTimeout = 5 * time.Second
 
-// positions answers what of a leaf's stream the hub has stored.
+// positionReader answers how much of a leaf's stream the hub has stored.
 type positionReader struct{ js jetstream.JetStream }
 
 func (p *positionReader) handler() *handler {
@@ -47,7 +47,7 @@ func (p *positionReader) answer(ctx context.Context, site string, data []byte) (
 	return "", fmt.Errorf("stream %q is not one that a site forwards", q.Stream)
 }
 
-// last is the id of the newest message that matches.
+// last returns the message ID of the newest message that matches.
 func (p *positionReader) last(ctx context.Context, stream, filter string) (string, error) {
 	m, err := lastMessage(ctx, p.js.Conn(), stream, filter)
 	if err != nil || m == nil {
@@ -56,17 +56,16 @@ func (p *positionReader) last(ctx context.Context, stream, filter string) (strin
 	return m.Header.Get(jetstream.MsgIDHeader), nil
 }
 
-// storedMessage is a message as a stream has it.
+// storedMessage is a message of a stream.
 type storedMessage struct {
 	Subject string
 	Seq     uint64
 	Header  nats.Header
 }
 
-// lastMessage is the newest message of a stream of the hub that matches, nil when there is
-// none. The stream's leader is asked, by a request of JetStream's API that the client
-// library does not offer for a stream with direct get: there a replica may answer that is
-// behind.
+// lastMessage returns the newest message of one of the hub's streams that matches, nil if
+// there is none. It asks the stream's leader: with direct get, which the client library uses,
+// a replica that lags may answer.
 func lastMessage(ctx context.Context, nc *nats.Conn, stream, filter string) (*storedMessage, error) {
 	body, err := json.Marshal(map[string]string{"last_by_subj": filter})
 	if err != nil {

@@ -283,7 +283,7 @@ func (c *reportConsumer) reject(ctx context.Context, site string, a *delivery, r
 func (c *reportConsumer) countQuarantined(site, reason string) {
 	c.count.quarantined.Add(1)
 	if site != "" {
-		c.metrics.setAside(site, reason)
+		c.metrics.countQuarantined(site, reason)
 	}
 }
 

@@ -13,28 +13,27 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// handler answers the requests of one verb.
+// handler handles the requests of one verb.
 type handler struct {
-	// workers answer in parallel; at most backlog requests wait, of one site at most
-	// perSite of them, so that no site can keep the others from being answered. A
-	// request above one of these, or of more than maxBytes, is refused at once, and the
-	// site asks again later.
+	// workers is the number of requests handled in parallel. At most backlog requests wait,
+	// and at most perSite of one site, so that no site can block the others. Requests beyond
+	// these limits, or larger than maxBytes, are rejected at once; the site retries later.
 	workers, backlog, perSite, maxBytes int
-	// answer is encoded as JSON.
+	// answer returns a value that is encoded as JSON.
 	answer func(ctx context.Context, site string, data []byte) any
-	// refuse is the answer to a request that is not carried out.
+	// refuse returns the answer to a rejected request.
 	refuse func(reason string) any
 }
 
-// requests takes the sites' requests and hands each to the handler of its verb. An
-// unknown verb is answered with an error that readers of every answer find.
+// requests receives the sites' requests and passes each to the handler of its verb. The answer
+// to an unknown verb has the error fields of all answer types.
 type requests struct {
 	handlers map[string]*handler
 	log      *zap.Logger
 	count    *counters
 }
 
-// refusal is the answer to an unknown verb.
+// errorAnswer is the answer to an unknown verb.
 type errorAnswer struct {
 	Error  string         `json:"error"`
 	Status *metav1.Status `json:"status"`
@@ -45,7 +44,7 @@ type request struct {
 	msg  *nats.Msg
 }
 
-// lane is the queue of one verb.
+// verbQueue is the queue of one verb.
 type verbQueue struct {
 	*handler
 	queue chan request
@@ -54,18 +53,18 @@ type verbQueue struct {
 	waiting map[string]int
 }
 
-// run answers until ctx ends.
+// run handles requests until ctx ends.
 func (r *requests) run(ctx context.Context, nc *nats.Conn) error {
-	lanes := map[string]*verbQueue{}
+	queues := map[string]*verbQueue{}
 	var wg sync.WaitGroup
 	for verb, h := range r.handlers {
 		l := &verbQueue{handler: h, queue: make(chan request, h.backlog), waiting: map[string]int{}}
-		lanes[verb] = l
+		queues[verb] = l
 		for range h.workers {
 			wg.Go(func() { r.work(ctx, l) })
 		}
 	}
-	sub, err := nc.Subscribe(streams.RequestFilter, func(m *nats.Msg) { r.take(lanes, m) })
+	sub, err := nc.Subscribe(streams.RequestFilter, func(m *nats.Msg) { r.dispatch(queues, m) })
 	if err != nil {
 		err = fmt.Errorf("subscribe to requests: %w", err)
 	} else {
@@ -78,10 +77,10 @@ func (r *requests) run(ctx context.Context, nc *nats.Conn) error {
 	return err
 }
 
-// take runs on the subscription's goroutine and does not block.
-func (r *requests) take(lanes map[string]*verbQueue, m *nats.Msg) {
+// dispatch runs on the subscription's goroutine and does not block.
+func (r *requests) dispatch(queues map[string]*verbQueue, m *nats.Msg) {
 	site, verb, err := streams.ParseRequest(m.Subject)
-	l := lanes[verb]
+	l := queues[verb]
 	switch {
 	case err != nil:
 		r.unknown(m, err.Error())
@@ -126,27 +125,27 @@ func (r *requests) reply(m *nats.Msg, a any) {
 	}
 }
 
-// enter queues a request, or returns false when there are too many.
-func (l *verbQueue) add(q request) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.waiting[q.site] >= l.perSite {
+// add queues a request. It returns false if there are too many.
+func (q *verbQueue) add(r request) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.waiting[r.site] >= q.perSite {
 		return false
 	}
 	select {
-	case l.queue <- q:
-		l.waiting[q.site]++
+	case q.queue <- r:
+		q.waiting[r.site]++
 		return true
 	default:
 		return false
 	}
 }
 
-// leave notes that a request of the site was answered.
-func (l *verbQueue) done(site string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.waiting[site]--; l.waiting[site] == 0 {
-		delete(l.waiting, site)
+// done records that a request of the site was answered.
+func (q *verbQueue) done(site string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.waiting[site]--; q.waiting[site] == 0 {
+		delete(q.waiting, site)
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// objectKey names an object of a watched resource.
+// objectKey identifies an object of a watched resource.
 type objectKey struct{ Group, Resource, Namespace, Name string }
 
 func (k objectKey) cacheKey() string {
@@ -36,13 +36,13 @@ const (
 	siteGroup      = "petiole.dev"
 )
 
-// csiNodeKey is the CSINode of a node.
+// csiNodeKey returns the key of a node's CSINode.
 func csiNodeKey(node string) objectKey {
 	return objectKey{Group: storageGroup, Resource: "csinodes", Name: node}
 }
 
-// watched are the resources that the bridge follows. The order is the order of
-// publication within a site: what a pod needs comes before the pod.
+// watched are the resources that the bridge watches, in the order of publication within a
+// site: what a pod needs comes before the pod.
 var watched = []schema.GroupVersionResource{
 	{Group: siteGroup, Version: "v1alpha1", Resource: "sites"},
 	{Version: "v1", Resource: "nodes"},

@@ -21,18 +21,18 @@ import (
 )
 
 const (
-	// surveyInterval is how often the positions of the sites are read.
+	// roundInterval is the time between two rounds.
 	roundInterval = 2 * time.Second
-	// surveySpacing is how soon after a round another may be asked for.
+	// minRoundSpacing is the minimum time between two rounds.
 	minRoundSpacing = 200 * time.Millisecond
 )
 
-// errHubReplaced reports that the hub's streams are not those that this bridge has
-// read: its memory of them is void, and it starts again.
+// errHubReplaced reports that the hub's streams are not those that this bridge has read. Its
+// caches are invalid, and it starts again.
 var errHubReplaced = errors.New("the hub's streams were replaced")
 
-// survey keeps one durable consumer for each Site, reads how far each site is, and
-// writes what is known of it to the Site's status, to Events and to the metrics.
+// siteController maintains a durable consumer for each Site, reads each site's position, and
+// updates the Site's status, its Events and its metrics.
 type siteController struct {
 	hub        *hub
 	clients    *clients
@@ -46,25 +46,25 @@ type siteController struct {
 	count      *counters
 	log        *zap.Logger
 	outage     *outage
-	// leading is the epoch and the term that this bridge acts in.
+	// leadership returns the present epoch and term.
 	leadership func() (epoch string, term uint64)
-	// poke asks for a round at once.
+	// triggered starts a round at once.
 	triggered chan struct{}
 
 	ensured map[string]bool
 	written map[string]siteWrite
 }
 
-// siteWrite is what this bridge knows of its writes to one Site.
+// siteWrite is the state of this bridge's writes to one Site.
 type siteWrite struct {
 	uid types.UID
-	// at is when the status was written last, zero for not yet.
+	// at is the time of the last write of the status, zero if there was none.
 	at time.Time
-	// mismatches is what earlier bridges had counted.
+	// mismatches is the count of earlier bridges.
 	mismatches int64
 }
 
-// now asks for a round at once. It does not block.
+// trigger starts a round at once. It does not block.
 func (s *siteController) trigger() {
 	select {
 	case s.triggered <- struct{}{}:
@@ -72,8 +72,8 @@ func (s *siteController) trigger() {
 	}
 }
 
-// run makes rounds until ctx ends. With many sites it slows down, so that the hub lists
-// consumers for at most a tenth of the time, and rounds take at most half of it.
+// run makes rounds until ctx ends. With many sites the interval grows, so that the hub spends
+// at most a tenth of the time on listing consumers, and rounds take at most half of it.
 func (s *siteController) run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -104,7 +104,7 @@ func (s *siteController) run(ctx context.Context) error {
 	}
 }
 
-// round looks at every site once. It returns for how long the hub listed consumers.
+// round reconciles every site once. It returns the time that listing the consumers took.
 func (s *siteController) round(ctx context.Context) (listing time.Duration, err error) {
 	if err := s.sameHub(ctx); err != nil {
 		return 0, err
@@ -135,7 +135,7 @@ func (s *siteController) round(ctx context.Context) (listing time.Duration, err 
 	return listing, errors.Join(append(errs, s.events.flush(ctx))...)
 }
 
-// retain drops what is known of the sites that are gone.
+// retain drops the state of sites that no longer exist.
 func (s *siteController) retain(exists func(site string) bool) {
 	s.metrics.retain(exists)
 	s.liveness.retain(exists)
@@ -145,10 +145,9 @@ func (s *siteController) retain(exists func(site string) bool) {
 	maps.DeleteFunc(s.written, func(site string, _ siteWrite) bool { return !exists(site) })
 }
 
-// sameHub finds out whether the streams are still those that were recovered from. A server
-// that was started again may hold other messages in them: nats-server 2.15.2 brings back
-// what was superseded when the message that superseded it is removed and the server is
-// killed soon after.
+// sameHub returns errHubReplaced if the streams are no longer those that were loaded. A
+// restarted server may hold other messages: nats-server 2.15.2 brings back a superseded
+// message if the message that superseded it is removed and the server is killed soon after.
 func (s *siteController) sameHub(ctx context.Context) error {
 	if id := s.hub.nc.ConnectedServerId(); id != "" && id != s.hub.server {
 		return errHubReplaced
@@ -188,7 +187,7 @@ func (s *siteController) reconcile(ctx context.Context, reconcile string, nodes 
 	return s.updateStatus(ctx, reconcile, nodes, info)
 }
 
-// tell makes the Site's status, the Events and the metrics say what is known.
+// updateStatus updates the Site's status, its Events and its metrics.
 func (s *siteController) updateStatus(ctx context.Context, site string, nodes []string, info *jetstream.ConsumerInfo) error {
 	o := s.watch.get(objectKey{Group: siteGroup, Resource: "sites", Name: site})
 	if o == nil {
@@ -224,7 +223,7 @@ func (s *siteController) updateStatus(ctx context.Context, site string, nodes []
 	return nil
 }
 
-// observe gathers what is known of a site now.
+// collect gathers the present state of a site.
 func (s *siteController) collect(ctx context.Context, o *v1alpha1.Site, nodes []string, info *jetstream.ConsumerInfo) (observation, error) {
 	seen := observation{
 		now: time.Now(), created: o.CreationTimestamp.Time, nodes: len(nodes), unobserved: s.unobserved(nodes),
@@ -242,7 +241,7 @@ func (s *siteController) collect(ctx context.Context, o *v1alpha1.Site, nodes []
 	return seen, err
 }
 
-// oldestPending is when the first object that the site has not stored was published.
+// oldestPending returns when the oldest object that the site has not stored was published.
 func (s *siteController) oldestPending(ctx context.Context, site string, floor uint64) (*time.Time, error) {
 	msg, err := s.hub.desired.GetMsg(ctx, floor+1, jetstream.WithGetMsgSubject(streams.DesiredFilter(site)))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -254,13 +253,13 @@ func (s *siteController) oldestPending(ctx context.Context, site string, floor u
 	return &msg.Time, nil
 }
 
-// errStatusMoved reports that the Site is not what it was when it was read: the next
-// round reads it anew.
+// errStatusMoved reports that the Site has changed since it was read. The next round reads it
+// again.
 var errStatusMoved = errors.New("site was changed by another writer")
 
-// patchStatus writes what differs from the object as it is served: a field that is not
-// there yet is written even when its value is zero. The resource version keeps a bridge
-// that slept from writing over what its successor knows.
+// patchStatus writes the differences to the served object: a field that is not there yet is
+// written even if its value is zero. The resource version prevents a suspended bridge from
+// overwriting what its successor wrote.
 func (s *siteController) patchStatus(ctx context.Context, o *unstructured.Unstructured, status *v1alpha1.SiteStatus) error {
 	site := o.GetName()
 	was, err := json.Marshal(map[string]any{"status": o.Object["status"]})
@@ -280,14 +279,14 @@ func (s *siteController) patchStatus(ctx context.Context, o *unstructured.Unstru
 	_, err = s.clients.dynamic.Resource(v1alpha1.Sites).Patch(ctx, site, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
 	switch {
 	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
-		return errStatusMoved // deleted, recreated or newer than the watch; its own event follows
+		return errStatusMoved // deleted, recreated or newer than the informer's copy; that change will arrive
 	case err != nil:
 		return fmt.Errorf("write status of site %s: %w", site, err)
 	}
 	return nil
 }
 
-// siteStatusOf reads what an earlier bridge wrote.
+// siteStatusOf returns the connection state that an earlier bridge wrote.
 func siteStatusOf(o *unstructured.Unstructured) (connected bool, since time.Time) {
 	var site v1alpha1.Site
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &site); err != nil || site.Status.Since == nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// The reasons of the Events on a Site.
+// The reasons of the Events about a Site.
 const (
 	EventConnected         = "Connected"
 	EventDisconnected      = "Disconnected"
@@ -28,7 +28,7 @@ const (
 	EventDuplicateIdentity = "DuplicateIdentity"
 )
 
-// siteEvent is something that happened to a site.
+// siteEvent is an Event about a site.
 type siteEvent struct {
 	kind, reason, message string
 }
@@ -41,9 +41,8 @@ func warning(reason, format string, args ...any) siteEvent {
 	return siteEvent{corev1.EventTypeWarning, reason, fmt.Sprintf(format, args...)}
 }
 
-// eventsOf are what happened between two statuses of a site, the one that the API has
-// and the one that is written: so nothing is told twice by bridges that follow each
-// other. It is a pure function.
+// eventsOf returns the Events that follow from two statuses of a site, the one in the API and
+// the one being written, so that successive bridges do not repeat them. It is a pure function.
 func eventsOf(was, is v1alpha1.SiteStatus) []siteEvent {
 	events := linkEvents(was, is)
 	if is.Mismatches > was.Mismatches {
@@ -73,7 +72,7 @@ func eventsOf(was, is v1alpha1.SiteStatus) []siteEvent {
 	return events
 }
 
-// linkEvents are those about hearing the leaf at all.
+// linkEvents returns the Events about the connection and the leaf's starts.
 func linkEvents(was, is v1alpha1.SiteStatus) []siteEvent {
 	var events []siteEvent
 	switch {
@@ -95,7 +94,7 @@ func duplicate(s v1alpha1.SiteStatus) bool {
 	return c != nil && c.Reason == v1alpha1.ReasonDuplicateIdentity
 }
 
-// growth is by how much a count has grown that begins at 0 again when its owner does.
+// growth returns by how much a counter has grown that restarts at 0 with its owner.
 func growth(was, is int64) int64 {
 	if is < was {
 		return is
@@ -103,7 +102,7 @@ func growth(was, is int64) int64 {
 	return is - was
 }
 
-// without are the names in a that are not in b.
+// without returns the names in a that are not in b.
 func without(a, b []string) []string {
 	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
 }

@@ -18,15 +18,16 @@ import (
 )
 
 const (
-	// eventSeries is within which time the same happening is counted in one Event.
+	// seriesWindow is the time within which repetitions are counted in one Event.
 	seriesWindow = 10 * time.Minute
-	// eventsWaiting bounds the Events that wait for the API server; the oldest goes.
+	// eventsWaiting is the maximum number of Events that wait for the API server; the oldest
+	// are dropped.
 	eventsWaiting = 1000
 )
 
-// siteEvents writes Events about Sites, in the namespace default as Kubernetes does for
-// what has no namespace. What the API server does not take is tried again. It is not
-// safe for concurrent use.
+// siteEvents writes Events about Sites. They are in the namespace default, as for all
+// cluster-scoped objects. It retries while the API server is unavailable. It is not safe for
+// concurrent use.
 type siteEvents struct {
 	client   kubernetes.Interface
 	identity string
@@ -35,11 +36,11 @@ type siteEvents struct {
 	waiting []pendingEvent
 	series  map[seriesKey]writtenEvent
 	serial  int
-	// refusing says that the last Event was refused.
+	// dropping is true if the last Event was rejected.
 	dropping bool
 }
 
-// happening is an event of one Site, with the name that it gets in the API.
+// pendingEvent is an Event that has not been written, with its name in the API.
 type pendingEvent struct {
 	name string
 	site corev1.ObjectReference
@@ -47,13 +48,13 @@ type pendingEvent struct {
 	siteEvent
 }
 
-// seriesKey tells what is counted in one Event; its message is that of the last time.
+// seriesKey identifies the repetitions counted in one Event, which shows the last message.
 type seriesKey struct {
 	uid    types.UID
 	reason string
 }
 
-// written is an Event in the API.
+// writtenEvent is an Event in the API.
 type writtenEvent struct {
 	name  string
 	count int32
@@ -64,7 +65,7 @@ func newSiteEvents(client kubernetes.Interface, identity string, log *zap.Logger
 	return &siteEvents{client: client, identity: identity, log: log, series: map[seriesKey]writtenEvent{}}
 }
 
-// add notes what happened to a site; flush writes it.
+// add queues Events about a site; flush writes them.
 func (e *siteEvents) add(site *unstructured.Unstructured, at time.Time, events []siteEvent) {
 	ref := corev1.ObjectReference{
 		APIVersion: site.GetAPIVersion(), Kind: site.GetKind(), Name: site.GetName(), UID: site.GetUID(), ResourceVersion: site.GetResourceVersion(),
@@ -80,8 +81,8 @@ func (e *siteEvents) add(site *unstructured.Unstructured, at time.Time, events [
 	}
 }
 
-// flush writes what waits, in order, up to the first that cannot be written now. One that
-// is refused, by a quota or an admission policy, is dropped: the others need not wait.
+// flush writes the queued Events in order, up to the first that fails. It drops Events that a
+// quota or an admission policy rejects, so that they do not block the others.
 func (e *siteEvents) flush(ctx context.Context) error {
 	for len(e.waiting) > 0 {
 		err := e.write(ctx, e.waiting[0])
@@ -135,8 +136,8 @@ func (e *siteEvents) write(ctx context.Context, h pendingEvent) error {
 	return nil
 }
 
-// refusedForGood says whether the API server refused what would be refused again: a client
-// error that neither time nor another version of the object makes go away.
+// refusedForGood reports whether the API server would reject a retry as well: a client error
+// that does not depend on the time or on the object's version.
 func refusedForGood(err error) bool {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) {

@@ -12,11 +12,10 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// duplicateTime is for how long two leaves of one name make a site unhealthy after they
-// were heard last.
+// duplicateTime is the time for which a site stays unhealthy after two leaves were last seen.
 const duplicateTime = 2 * time.Minute
 
-// observation is what the bridge knows of a site at one moment.
+// observation is the state of a site at one moment.
 type observation struct {
 	now, created time.Time
 
@@ -26,9 +25,9 @@ type observation struct {
 	duplicate time.Time
 
 	nodes, unobserved int
-	// unpublished says that something is to be published for the site and is not yet.
+	// unpublished is true if objects wait to be published for the site.
 	unpublished bool
-	// pending, oldest, lastAck and stored are the hub's consumer of the site.
+	// pending, oldest, lastAck and stored come from the site's consumer at the hub.
 	pending uint64
 	oldest  *time.Time
 	lastAck *time.Time
@@ -36,13 +35,14 @@ type observation struct {
 
 	epoch string
 	term  uint64
-	// repair is since this bridge leads; earlier mismatches are added to its own.
+	// repair covers the time since this bridge became leader; earlier counts the mismatches
+	// before.
 	repair  syncState
 	earlier int64
 }
 
-// status is a Site's status that says it. What is not known, such as what only the leaf
-// knows before the leaf is heard, stays as it was. It is a pure function.
+// status returns the Site's status. Fields whose value is not known, such as those of the leaf
+// before its first heartbeat, keep their value. It is a pure function.
 func (o observation) status(before v1alpha1.SiteStatus) v1alpha1.SiteStatus {
 	s := *before.DeepCopy()
 	since := o.since
@@ -74,7 +74,7 @@ func (o observation) status(before v1alpha1.SiteStatus) v1alpha1.SiteStatus {
 	return s
 }
 
-// heard takes over what the leaf says.
+// applyHeartbeat copies the content of the last heartbeat.
 func (o observation) applyHeartbeat(s *v1alpha1.SiteStatus) {
 	p := o.last
 	if p.Time.IsZero() {
@@ -87,7 +87,7 @@ func (o observation) applyHeartbeat(s *v1alpha1.SiteStatus) {
 	s.Degraded = slices.Compact(slices.Sorted(slices.Values(p.Degraded)))
 }
 
-// repaired takes over what came of comparisons and resyncs.
+// applySyncState copies the results of comparisons and resyncs.
 func (o observation) applySyncState(s *v1alpha1.SiteStatus) {
 	r := o.repair
 	if !r.LastCheck.IsZero() {
@@ -118,8 +118,8 @@ func (o observation) connectedCondition(s v1alpha1.SiteStatus) metav1.Condition 
 	return condition(v1alpha1.ConditionConnected, metav1.ConditionFalse, v1alpha1.ReasonSilent, "no heartbeat of the leaf arrives")
 }
 
-// syncedCondition has no numbers in its messages: they are in the status, and would
-// make the condition change all the time.
+// syncedCondition has no numbers in its messages: they are in the status, and would change the
+// condition all the time.
 func (o observation) syncedCondition(s v1alpha1.SiteStatus) metav1.Condition {
 	const t = v1alpha1.ConditionSynced
 	var outcome streams.InventoryState
@@ -158,7 +158,7 @@ func condition(t string, status metav1.ConditionStatus, reason, message string) 
 	return metav1.Condition{Type: t, Status: status, Reason: reason, Message: message}
 }
 
-// wireTime is a time as the API carries it: whole seconds.
+// wireTime returns a time with the precision of the API, whole seconds.
 func wireTime(t time.Time) *metav1.Time {
 	m := metav1.NewTime(t.Truncate(time.Second).Local())
 	return &m

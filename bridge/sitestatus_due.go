@@ -10,14 +10,14 @@ import (
 )
 
 const (
-	// statusSpacing is how soon after a write of a Site's status another may follow.
+	// statusSpacing is the minimum time between two writes of a Site's status.
 	statusSpacing = 2 * time.Second
-	// statusLazy is how soon a write may follow that says only what moves all the time.
+	// statusLazy is the minimum time before a write that only updates volatile fields.
 	statusLazy = 10 * time.Second
 )
 
-// due says whether a Site's status is to be written now, when it was written last at a
-// time. It is a pure function.
+// statusDue reports whether a Site's status, last written at a given time, must be written
+// now. It is a pure function.
 func statusDue(served, is v1alpha1.SiteStatus, written, now time.Time) bool {
 	waited := now.Sub(written)
 	switch {
@@ -31,7 +31,7 @@ func statusDue(served, is v1alpha1.SiteStatus, written, now time.Time) bool {
 	return !equality.Semantic.DeepEqual(withoutVolatile(served), withoutVolatile(is))
 }
 
-// steady is a status without what moves all the time.
+// withoutVolatile returns a status without the fields that change all the time.
 func withoutVolatile(s v1alpha1.SiteStatus) v1alpha1.SiteStatus {
 	s.LastAck, s.Stored, s.Applied, s.AppliedHub = nil, 0, 0, 0
 	s.ReportedPending, s.TelemetryPending, s.DuplicateSeen = 0, 0, nil

@@ -5,7 +5,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// boundTo are the pods and devices of the nodes.
+// boundTo returns the pods and devices of the nodes.
 func (p *publisher) boundTo(nodes []string) []objectKey {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -18,8 +18,8 @@ func (p *publisher) boundTo(nodes []string) []objectKey {
 	return keys
 }
 
-// unobserved counts the pods and devices of the nodes whose status in the API does not
-// speak of their newest version.
+// unobserved counts the pods and devices of the nodes whose status in the API belongs to an
+// older version of them.
 func (s *siteController) unobserved(nodes []string) int {
 	n := 0
 	for _, k := range s.publish.boundTo(nodes) {
@@ -39,8 +39,8 @@ func (s *siteController) unobserved(nodes []string) int {
 	return n
 }
 
-// podObserved says whether the node has seen the pod's newest generation (KEP-5067). A
-// pod without generations, such as a mirror of a static one, is its node's own.
+// podObserved reports whether the node has seen the pod's newest generation (KEP-5067). It
+// returns true for pods without generation and for mirror pods, which belong to their node.
 func podObserved(pod *unstructured.Unstructured) bool {
 	if pod.GetGeneration() == 0 || pod.GetAnnotations()[corev1.MirrorPodAnnotationKey] != "" {
 		return true
@@ -49,9 +49,8 @@ func podObserved(pod *unstructured.Unstructured) bool {
 	return err == nil && seen >= pod.GetGeneration()
 }
 
-// deviceObserved says whether the site has given its final word about every desired
-// value of the device. A device for which nothing is desired is observed when there is
-// any status of it.
+// deviceObserved reports whether the site has reported a final result for each desired value
+// of the device. A device without desired values is observed once it has a status.
 func deviceObserved(device, status *unstructured.Unstructured) bool {
 	if status == nil {
 		return false
@@ -69,7 +68,7 @@ func deviceObserved(device, status *unstructured.Unstructured) bool {
 		name, _ := p["name"].(string)
 		value, _ := desired["value"].(string)
 		if value == "" {
-			continue // nothing is desired of the property
+			continue // the property has no desired value
 		}
 		observed := said[name]
 		if observed == nil || observed["value"] != value || !isFinal(observed) {
@@ -79,13 +78,13 @@ func deviceObserved(device, status *unstructured.Unstructured) bool {
 	return true
 }
 
-// settled says whether what was said of a desired value is final.
+// isFinal reports whether the result of a desired value is final.
 func isFinal(observed map[string]any) bool {
 	m, _ := observed["metadata"].(map[string]any)
 	return m["ack"] != "pending"
 }
 
-// objectsAt are the objects in the list at a path.
+// objectsAt returns the objects in the list at a path.
 func objectsAt(o *unstructured.Unstructured, path ...string) []map[string]any {
 	list, _, err := unstructured.NestedFieldNoCopy(o.Object, path...)
 	items, ok := list.([]any)

@@ -17,8 +17,8 @@ import (
 // maxTokenQuery bounds a request for a token, in bytes.
 const maxTokenQuery = 64 << 10
 
-// tokens answers the sites' requests for service account tokens, in the name of the
-// node that asks: the API server gives a node tokens for its own pods only.
+// tokenIssuer answers the sites' requests for service account tokens while impersonating the
+// requesting node: the API server issues tokens to a node for its own pods only.
 type tokenIssuer struct {
 	clients *clients
 	watch   *watch
@@ -47,7 +47,7 @@ func (t *tokenIssuer) answer(ctx context.Context, site string, data []byte) stre
 	return streams.TokenAnswer{TokenRequest: &q.TokenRequest}
 }
 
-// request fills in q's TokenRequest.
+// request completes q's TokenRequest.
 func (t *tokenIssuer) request(ctx context.Context, site string, q *streams.TokenQuery) error {
 	o := t.watch.get(coreKey("nodes", "", q.Node))
 	if o == nil || o.GetLabels()[v1alpha1.SiteLabel] != site {
@@ -67,8 +67,8 @@ func (t *tokenIssuer) request(ctx context.Context, site string, q *streams.Token
 
 func badRequest(reason string) *metav1.Status { return statusOf(apierrors.NewBadRequest(reason)) }
 
-// statusOf is an error as an API server would answer it; one that is not the API
-// server's own is a service that is not available.
+// statusOf returns an error as an API server would answer it: as ServiceUnavailable if it is
+// not an error of the API server.
 func statusOf(err error) *metav1.Status {
 	var api apierrors.APIStatus
 	if errors.As(err, &api) {

@@ -22,26 +22,26 @@ import (
 var (
 	// errRefused marks a report that no retry can make acceptable: it is quarantined.
 	errRefused = errors.New("refused")
-	// errGone marks a report about an object that is gone or was replaced by another
-	// of its name: it is dropped and counted.
+	// errGone marks a report about an object that was deleted or replaced by another of the
+	// same name. It is dropped and counted.
 	errGone = errors.New("object is gone")
-	// errSilent marks a report that must not be written now, because the node is not
-	// heard and what Kubernetes says of it is the truth. It waits for the node.
+	// errNodeNotAlive marks a report that must not be written now, because its node sends no
+	// heartbeats and what Kubernetes says about the node is correct. It waits for the node.
 	errNodeNotAlive = errors.New("node is silent")
-	// errNodeUnknown marks a report about a node that has not registered (yet).
+	// errNodeNotRegistered marks a report about a node that has not registered yet.
 	errNodeNotRegistered = errors.New("node is not registered")
-	// errDenied marks a report that the API server forbids: it forbids everything while it
-	// starts, until its RBAC is loaded. See denial.
+	// errForbidden marks a report that the API server forbids. A starting API server forbids
+	// everything until its RBAC rules are loaded: see maxForbidden.
 	errForbidden = errors.New("denied")
 )
 
-// unknownNodeTries bounds how often a report about an unregistered node is tried, which
-// takes about two minutes.
+// unknownNodeTries is the number of tries for a report about an unregistered node, which take
+// about two minutes.
 const unknownNodeTries = 30
 
-// writeback makes the API server say what the sites report: the newest report of each
-// object is written, and written again when something else overwrote it while the node
-// was heard. One object is handled by one worker at a time.
+// writeback writes the newest report about each object to the API server, and writes it again
+// if something else overwrote it while the node was alive. One worker at a time handles an
+// object.
 type writeback struct {
 	clients  *clients
 	watch    *watch
@@ -54,11 +54,11 @@ type writeback struct {
 	queue    workqueue.TypedRateLimitingInterface[reportKey]
 	outage   *outage
 	now      func() time.Time
-	// deleted are the nodes that somebody deleted.
+	// deleted holds the nodes that were deleted in the API.
 	deleted *deletedNodes
 }
 
-// run writes until ctx ends.
+// run writes reports until ctx ends.
 func (w *writeback) run(ctx context.Context, workers int) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -76,15 +76,15 @@ func (w *writeback) run(ctx context.Context, workers int) {
 	wg.Wait()
 }
 
-// changed looks again at what was reported about an object.
+// objectChanged queues the reports about an object.
 func (w *writeback) objectChanged(o objectKey) {
 	for _, k := range w.reports.ofObject(o) {
 		w.queue.Add(k)
 	}
 }
 
-// woke looks again at all that was reported about nodes that are heard again: the nodes
-// first, then their pods.
+// nodesAlive queues the reports about nodes that are alive again: the nodes first, then their
+// pods.
 func (w *writeback) nodesAlive(site string, nodes []string) {
 	keys := slices.DeleteFunc(w.reports.ofSite(site), func(k reportKey) bool { return !slices.Contains(nodes, k.ref.Node) })
 	slices.SortFunc(keys, func(a, b reportKey) int { return keyOf(a.ref).rank() - keyOf(b.ref).rank() })
@@ -120,8 +120,8 @@ func (w *writeback) process(ctx context.Context, k reportKey) {
 	case errors.Is(err, errRefused):
 		w.quarantine(ctx, k, r, err)
 	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err):
-		// Somebody else wrote in between, or the watch is behind: what it brings is looked
-		// at as soon as it comes, and without it after a while.
+		// Another writer was faster, or the informer lags: the report is tried again when the
+		// object's change arrives, or after a delay.
 		w.count.conflicts.Add(1)
 		w.queue.AddRateLimited(k)
 	default:
@@ -149,7 +149,7 @@ func (w *writeback) accepted(k reportKey, r *report) {
 	}
 }
 
-// done acknowledges a report with which nothing more is to be done.
+// finish acknowledges and removes a report.
 func (w *writeback) finish(k reportKey, r *report) {
 	w.queue.Forget(k)
 	w.consumer.ack(r.delivered)
@@ -178,8 +178,8 @@ func (w *writeback) quarantine(ctx context.Context, k reportKey, r *report, reas
 	}
 }
 
-// concerns says whether a report is about an object that is in the API, and on the node of
-// the site that reports it.
+// ownsObject reports whether the object of a report exists and is bound to a node of the
+// reporting site.
 func (w *writeback) ownsObject(k reportKey) bool {
 	subject := objectOf(k)
 	o := w.watch.get(subject)
@@ -192,8 +192,7 @@ func (w *writeback) ownsObject(k reportKey) bool {
 	return subject.Name == k.ref.Node
 }
 
-// write carries out one report. nil means that the API server says what the report
-// says.
+// write writes one report. It returns nil if the API server has the reported state.
 func (w *writeback) write(ctx context.Context, k reportKey, r *report) error {
 	if err := checkRef(k.ref); err != nil {
 		return err
@@ -232,8 +231,7 @@ func (w *writeback) write(ctx context.Context, k reportKey, r *report) error {
 	return fmt.Errorf("%w: %s is not a resource that sites report", errRefused, k.ref)
 }
 
-// checkRef refuses a report about a name that no object can have, before a request is made
-// of it.
+// checkRef rejects names that no object can have before they are used in a request.
 func checkRef(r streams.Ref) error {
 	if r.Node == "" {
 		return fmt.Errorf("%w: %s names no node", errRefused, r)
@@ -252,8 +250,8 @@ func checkRef(r streams.Ref) error {
 	return nil
 }
 
-// owns checks that a node is of a site: it carries the site's label, which is set at
-// its first registration.
+// checkOwner returns an error unless the node carries the site's label, which is set when it
+// registers.
 func (w *writeback) checkOwner(site, node string) error {
 	o := w.watch.get(coreKey("nodes", "", node))
 	if o == nil {
@@ -265,13 +263,14 @@ func (w *writeback) checkOwner(site, node string) error {
 	return nil
 }
 
-// speaksFor says whether a node may be spoken for now, and when it was last heard.
+// nodeAlive reports whether a node is alive, and when it was last seen.
 func (w *writeback) nodeAlive(site, node string) (bool, time.Time) {
 	return w.liveness.alive(site, node, time.Now())
 }
 
-// verdict sorts an API server's answer: what no retry can change is errRefused or
-// errGone, what it forbids errDenied, the rest is returned as it is and tried again.
+// classify maps an error of the API server: to errRefused or errGone if a retry cannot help,
+// to errForbidden if it forbids the request. It returns other errors unchanged; they are
+// retried.
 func classify(err error) error {
 	switch {
 	case err == nil:
@@ -287,13 +286,13 @@ func classify(err error) error {
 	return err
 }
 
-// denialPatience is for how long a report is tried on that the API server forbids before
-// that counts as a refusal. A kube-apiserver that has just been started forbids everything
-// to everybody but its administrators until it has read its roles.
+// maxForbidden is the time for which a report that the API server forbids is retried before it
+// counts as refused. A kube-apiserver that has just started forbids everything, except to
+// administrators, until it has read its roles.
 const maxForbidden = time.Minute
 
-// denied takes in the outcome of a try, and reports whether the API server has forbidden
-// the report at every try for so long that it is refused.
+// forbiddenTooLong takes the result of a try. It reports whether the API server has forbidden
+// the report at every try for maxForbidden.
 func (w *writeback) forbiddenTooLong(k reportKey, r *report, err error) bool {
 	if !errors.Is(err, errForbidden) {
 		w.reports.forbidden(k, r.seq, time.Time{})
