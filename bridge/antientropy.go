@@ -93,7 +93,7 @@ func (m *antiEntropy) repair(site string, d difference) streams.InventoryAnswer 
 		row = s.mismatchesInRow
 	})
 	m.log.Warn("site differs from what was published, repairing", zap.String("site", site),
-		zap.Int("lacking", len(d.missing)), zap.Int("strangers", len(d.extra)), zap.Int("row", row))
+		zap.Int("missing", len(d.missing)), zap.Int("extra", len(d.extra)), zap.Int("inRow", row))
 	if row%2 == 0 {
 		m.resync.mismatchRepeated(site)
 	}

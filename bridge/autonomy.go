@@ -81,7 +81,7 @@ func (a *autonomy) setTolerations(ctx context.Context, k objectKey) error {
 	}
 	seconds, err := autonomySeconds(pod.Annotations, node.GetAnnotations())
 	if err != nil {
-		a.log.Warn("autonomy annotation not understood, the pod is not evicted", zap.Stringer("pod", k.ref("")), zap.Error(err))
+		a.log.Warn("invalid autonomy annotation, the pod is never evicted", zap.Stringer("pod", k.ref("")), zap.Error(err))
 	}
 	wanted, change := tolerationsFor(&pod, seconds)
 	if !change {

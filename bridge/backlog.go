@@ -225,7 +225,7 @@ func pendingObject(msg jetstream.Msg, seq uint64, at time.Time) (v1alpha1.Pendin
 // the last sequence read and whether there are more.
 func readHeaders(ctx context.Context, h *hub, filter string, from uint64, limit int, take func(msg jetstream.Msg, seq uint64, at time.Time)) (last uint64, more bool, err error) {
 	consumer, err := h.js.CreateConsumer(ctx, streams.Desired, jetstream.ConsumerConfig{
-		Description: "a question about a backlog", FilterSubject: filter, HeadersOnly: true,
+		Description: "reads a backlog", FilterSubject: filter, HeadersOnly: true,
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
 		AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: 10 * time.Second,
 	})
@@ -276,4 +276,4 @@ func confirmEmpty(ctx context.Context, consumer jetstream.Consumer) error {
 }
 
 // errHubSentNothing reports that the hub sent none of its pending messages.
-var errHubSentNothing = errors.New("the hub does not send what it holds, ask again")
+var errHubSentNothing = errors.New("the hub did not send its pending messages, try again")

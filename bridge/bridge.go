@@ -127,7 +127,7 @@ func (b *Bridge) lead(ctx context.Context, c *clients, nc *nats.Conn, transition
 			return
 		}
 		if errors.Is(err, errDeposed) || errors.Is(err, errNotLeading) {
-			b.log.Warn("leadership is over", zap.Error(err))
+			b.log.Warn("leadership lost", zap.Error(err))
 			return
 		}
 		out.report(err)

@@ -72,15 +72,15 @@ func newClients(rc *rest.Config, impersonation string, f *fence) (*clients, erro
 	rc.Wrap(f.transport)
 	hc, err := rest.HTTPClientFor(rc)
 	if err != nil {
-		return nil, fmt.Errorf("make Kubernetes client: %w", err)
+		return nil, fmt.Errorf("create Kubernetes client: %w", err)
 	}
 	own, err := kubernetes.NewForConfigAndClient(rc, hc)
 	if err != nil {
-		return nil, fmt.Errorf("make Kubernetes client: %w", err)
+		return nil, fmt.Errorf("create Kubernetes client: %w", err)
 	}
 	dyn, err := dynamic.NewForConfigAndClient(rc, hc)
 	if err != nil {
-		return nil, fmt.Errorf("make dynamic Kubernetes client: %w", err)
+		return nil, fmt.Errorf("create dynamic Kubernetes client: %w", err)
 	}
 	leases, err := newLeasesClient(rc, hc)
 	if err != nil {
@@ -100,7 +100,7 @@ func newLeasesClient(rc *rest.Config, hc *http.Client) (coordinationv1client.Lea
 	rc.RateLimiter = nil
 	client, err := coordinationv1client.NewForConfigAndClient(rc, hc)
 	if err != nil {
-		return nil, fmt.Errorf("make client for leases: %w", err)
+		return nil, fmt.Errorf("create client for leases: %w", err)
 	}
 	return client, nil
 }
@@ -116,11 +116,11 @@ func newElectionClient(rc *rest.Config) (kubernetes.Interface, func(), error) {
 	rc.Timeout = electionTimeout
 	hc, err := rest.HTTPClientFor(rc)
 	if err != nil {
-		return nil, nil, fmt.Errorf("make Kubernetes client: %w", err)
+		return nil, nil, fmt.Errorf("create Kubernetes client: %w", err)
 	}
 	client, err := kubernetes.NewForConfigAndClient(rc, hc)
 	if err != nil {
-		return nil, nil, fmt.Errorf("make Kubernetes client: %w", err)
+		return nil, nil, fmt.Errorf("create Kubernetes client: %w", err)
 	}
 	return client, hc.CloseIdleConnections, nil
 }
@@ -140,7 +140,7 @@ func (c *clients) as(node string) (*nodeClient, error) {
 	}
 	n, err := newNodeClient(rc)
 	if err != nil {
-		return nil, fmt.Errorf("make client for node %s: %w", node, err)
+		return nil, fmt.Errorf("create client for node %s: %w", node, err)
 	}
 	c.nodes[node] = n
 	return n, nil

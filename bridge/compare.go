@@ -40,7 +40,7 @@ type difference struct{ missing, extra []streams.InventoryEntry }
 func (d difference) size() int { return len(d.missing) + len(d.extra) }
 
 // errQuery marks a query that does not follow the protocol.
-var errQuery = errors.New("malformed manifest query")
+var errQuery = errors.New("malformed inventory query")
 
 // compare returns the answer to a site's query, and what must be repaired. It is a pure
 // function.
@@ -84,7 +84,7 @@ func checkQuery(site string, q streams.InventoryQuery, newest uint64) error {
 		}
 	}
 	if q.Of == nil && len(q.Entries) > 0 {
-		return fmt.Errorf("%w: entries of no bucket", errQuery)
+		return fmt.Errorf("%w: entries without buckets", errQuery)
 	}
 	seen := make(map[string]bool, len(q.Entries))
 	for _, e := range q.Entries {
@@ -93,11 +93,11 @@ func checkQuery(site string, q streams.InventoryQuery, newest uint64) error {
 		case err != nil:
 			return fmt.Errorf("%w: %w", errQuery, err)
 		case of != site:
-			return fmt.Errorf("%w: %s is not of site %s", errQuery, e.Subject, site)
+			return fmt.Errorf("%w: %s does not belong to site %s", errQuery, e.Subject, site)
 		case !named[e.Bucket()]:
-			return fmt.Errorf("%w: %s is not of the named buckets", errQuery, e.Subject)
+			return fmt.Errorf("%w: %s is not in the named buckets", errQuery, e.Subject)
 		case seen[e.Subject]:
-			return fmt.Errorf("%w: %s is there twice", errQuery, e.Subject)
+			return fmt.Errorf("%w: %s occurs twice", errQuery, e.Subject)
 		}
 		if err := checkEntry(e, newest); err != nil {
 			return fmt.Errorf("%w: %s: %w", errQuery, e.Subject, err)
@@ -111,7 +111,7 @@ func checkQuery(site string, q streams.InventoryQuery, newest uint64) error {
 func checkEntry(e streams.InventoryEntry, newest uint64) error {
 	for _, s := range []string{e.UID, e.Version, e.Epoch, e.Hash} {
 		if len(s) > maxEntryField {
-			return fmt.Errorf("a field of %d bytes, at most %d are taken", len(s), maxEntryField)
+			return fmt.Errorf("field of %d bytes, the limit is %d", len(s), maxEntryField)
 		}
 	}
 	if n := epochNumber(e.Epoch); n > newest {

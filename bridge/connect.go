@@ -57,7 +57,7 @@ func dialHub(cfg NATSConfig, identity string, log *zap.Logger) (*nats.Conn, erro
 		return nil, fmt.Errorf("connect to the hub: %w", err)
 	}
 	if !nc.IsConnected() {
-		log.Warn("hub not reachable, trying on", zap.Strings("urls", redactedAll(cfg.URLs)), zap.NamedError("last", nc.LastError()))
+		log.Warn("hub not reachable, retrying", zap.Strings("urls", redactedAll(cfg.URLs)), zap.NamedError("last", nc.LastError()))
 	}
 	return nc, nil
 }
@@ -118,7 +118,7 @@ const headerIdentity = "Nats-Stream-Identity"
 // consumer, here a temporary one.
 func identityOf(ctx context.Context, js jetstream.JetStream, stream string) (string, error) {
 	cons, err := js.CreateConsumer(ctx, stream, jetstream.ConsumerConfig{
-		Description: "asks for the identity of the stream", HeadersOnly: true,
+		Description: "reads the identity of the stream", HeadersOnly: true,
 		AckPolicy: jetstream.AckExplicitPolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: 30 * time.Second,
 	})
 	if err != nil {
@@ -162,7 +162,7 @@ func readAll(ctx context.Context, js jetstream.JetStream, stream jetstream.Strea
 		return fmt.Errorf("read %s: %w", name, err)
 	}
 	cons, err := js.CreateConsumer(ctx, name, jetstream.ConsumerConfig{
-		Description: "the bridge's memory", FilterSubject: filter, HeadersOnly: headersOnly,
+		Description: "reads a stream into the bridge's cache", FilterSubject: filter, HeadersOnly: headersOnly,
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1), AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: 30 * time.Second,
 	})
 	if err != nil {
@@ -185,7 +185,7 @@ func readAll(ctx context.Context, js jetstream.JetStream, stream jetstream.Strea
 				return fmt.Errorf("read %s: %w", name, err)
 			}
 			if meta.Sequence.Consumer != next {
-				return fmt.Errorf("read %s: message %d came where %d was expected", name, meta.Sequence.Consumer, next)
+				return fmt.Errorf("read %s: received message %d instead of %d", name, meta.Sequence.Consumer, next)
 			}
 			left, next = meta.NumPending, next+1
 			if meta.Sequence.Stream > info.State.LastSeq {

@@ -37,7 +37,7 @@ func (w *writeback) writeCSINode(ctx context.Context, k reportKey, r *report) er
 		return fmt.Errorf("%w: %w", errRefused, err)
 	}
 	if k.ref.Name != k.ref.Node || reported.Name != k.ref.Node {
-		return fmt.Errorf("%w: node %s reports about CSINode %s", errRefused, k.ref.Node, k.ref.Name)
+		return fmt.Errorf("%w: node %s reports CSINode %s", errRefused, k.ref.Node, k.ref.Name)
 	}
 	node := w.watch.get(coreKey("nodes", "", k.ref.Node))
 	if node == nil {
@@ -81,7 +81,7 @@ func (w *writeback) writeCSINode(ctx context.Context, k reportKey, r *report) er
 // deleteCSINode carries out a kubelet's deletion of the CSINode.
 func (w *writeback) deleteCSINode(ctx context.Context, k reportKey) error {
 	if k.ref.Name != k.ref.Node {
-		return fmt.Errorf("%w: node %s reports about CSINode %s", errRefused, k.ref.Node, k.ref.Name)
+		return fmt.Errorf("%w: node %s reports CSINode %s", errRefused, k.ref.Node, k.ref.Name)
 	}
 	current, err := w.csiNode(k.ref.Name)
 	if err != nil || current == nil {

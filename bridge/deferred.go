@@ -57,7 +57,7 @@ func (c *reportConsumer) deferReport(ctx context.Context, site string, a *delive
 		c.ack(a.from)
 		return
 	case ctx.Err() == nil:
-		c.log.Debug("report not put off, it comes again", zap.String("site", site), zap.Error(err))
+		c.log.Debug("report not deferred, it will be redelivered", zap.String("site", site), zap.Error(err))
 	}
 	if a.from != nil {
 		c.nak(a.from)
@@ -81,7 +81,7 @@ func (c *reportConsumer) recordDeferred(ctx context.Context, site string, seq ui
 	c.mu.Unlock()
 	kept, revision, err := c.storeDeferred(ctx, deferredKey(site), seq)
 	if err != nil {
-		return fmt.Errorf("remember reports of site %s: %w", site, err)
+		return fmt.Errorf("record deferred reports of site %s: %w", site, err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -144,7 +144,7 @@ func deferredKey(site string) string { return deferredPrefix + hex.EncodeToStrin
 func (c *reportConsumer) loadDeferred(ctx context.Context) error {
 	keys, err := c.hub.record.ListKeysFiltered(ctx, deferredPrefix+"*")
 	if err != nil {
-		return fmt.Errorf("read what was put off: %w", err)
+		return fmt.Errorf("read deferred reports: %w", err)
 	}
 	for key := range keys.Keys() {
 		site, err := hex.DecodeString(strings.TrimPrefix(key, deferredPrefix))
@@ -156,7 +156,7 @@ func (c *reportConsumer) loadDeferred(ctx context.Context) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("read what was put off: %w", err)
+			return fmt.Errorf("read deferred reports: %w", err)
 		}
 		from := deferredFrom(e)
 		c.mu.Lock()
@@ -206,13 +206,13 @@ func (c *reportConsumer) resumeDeferred(ctx context.Context) {
 		}
 		c.mu.Unlock()
 		if err != nil && ctx.Err() == nil && !errors.Is(err, errFull) {
-			c.log.Warn("reports of a site not read, trying again", zap.String("site", s), zap.Error(err))
+			c.log.Warn("cannot read deferred reports of a site, retrying", zap.String("site", s), zap.Error(err))
 		}
 	}
 	for s, revision := range over {
 		// If a report was deferred meanwhile, the key has another revision and stays.
 		if err := c.hub.record.Delete(ctx, deferredKey(s), jetstream.LastRevision(revision)); err != nil {
-			c.log.Debug("reports of a site remembered for longer than needed", zap.String("site", s), zap.Error(err))
+			c.log.Debug("cannot delete the record of deferred reports", zap.String("site", s), zap.Error(err))
 		}
 	}
 }

@@ -81,7 +81,7 @@ func (f *externalWrites) handle(msg jetstream.Msg, term uint64) {
 	f.fence.observeTerm(term)
 	if f.publish.mergeEntry(site, keyOf(ref), entryOf(msg.Subject(), msg.Headers(), meta.Sequence.Stream)) {
 		f.count.externalWrites.Add(1)
-		f.log.Warn("desired object was written by another bridge, looking at it again",
+		f.log.Warn("desired object was written by another bridge, checking it again",
 			zap.String("site", site), zap.Stringer("object", ref), zap.Uint64("term", term), zap.Uint64("seq", meta.Sequence.Stream))
 	}
 }

@@ -29,7 +29,7 @@ func (b *Bridge) ready() error {
 		reasons = append(reasons, errors.New("hub: not connected"))
 	}
 	if b.metrics.health.leading.Load() && !b.metrics.health.acting.Load() {
-		reasons = append(reasons, errors.New("leading, and not acting yet"))
+		reasons = append(reasons, errors.New("leading, but not active yet"))
 	}
 	return errors.Join(reasons...)
 }

@@ -78,7 +78,7 @@ func (h *heartbeatConsumer) handle(m *nats.Msg) {
 	b, err := streams.DecodePresence(m.Data)
 	if err != nil {
 		h.count.refused.Add(1)
-		h.log.Debug("heartbeat not understood", zap.String("site", site), zap.Error(err))
+		h.log.Debug("invalid heartbeat", zap.String("site", site), zap.Error(err))
 		return
 	}
 	h.duplicates.heartbeat(site, b.Boot, time.Now())

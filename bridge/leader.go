@@ -46,7 +46,7 @@ func runElection(ctx context.Context, cfg LeaderElectionConfig, client kubernete
 				defer context.AfterFunc(lost, stop)()
 				log.Info("leading")
 				lead(work, lock.transitionsWhenWon)
-				log.Info("not leading any more")
+				log.Info("no longer leading")
 				giveBack()
 			},
 			OnStoppedLeading: func() {},
@@ -80,7 +80,7 @@ func runElection(ctx context.Context, cfg LeaderElectionConfig, client kubernete
 }
 
 // errLeaseTaken rejects the release of a lease that another bridge has taken over.
-var errLeaseTaken = errors.New("the lease is another bridge's")
+var errLeaseTaken = errors.New("another bridge holds the lease")
 
 // leaseLock reports when the lease was won, which is when the elector records its first event,
 // and tells the fence about each renewal. Only the elector's goroutine calls it.

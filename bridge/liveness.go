@@ -40,11 +40,11 @@ func (p *liveness) restore(site string, connected bool, since, now time.Time) {
 	}
 }
 
-func (p *liveness) ensureSite(ensureSite string) *siteLiveness {
-	h := p.sites[ensureSite]
+func (p *liveness) ensureSite(site string) *siteLiveness {
+	h := p.sites[site]
 	if h == nil {
 		h = &siteLiveness{nodeLastSeen: map[string]time.Time{}}
-		p.sites[ensureSite] = h
+		p.sites[site] = h
 	}
 	return h
 }

@@ -40,11 +40,11 @@ func newInstruments(count *counters) *instruments {
 		registry: prometheus.NewRegistry(),
 		queues:   newQueueMetrics(), requests: newRequestMetrics(), sites: newSiteMetrics(), health: &health{}, repairs: map[string]syncState{},
 		leader:  prometheus.NewGauge(gaugeOpts("leader", "Whether this bridge leads: 1 or 0.")),
-		term:    prometheus.NewGauge(gaugeOpts("term", "The term for which this bridge leads, 0 when it does not.")),
-		down:    prometheus.NewGaugeVec(gaugeOpts("outage", "Whether something that the bridge needs does not work now: 1 or 0."), []string{"what"}),
-		outages: counterVec("outages_total", "How often something that the bridge needs has stopped working.", "what"),
-		checks:  counterVec("manifest_checks_total", "Comparisons of what a site has with what it should have.", "outcome"),
-		resyncs: counterVec("resyncs_total", "Sites that were told to take everything anew.", "reason"),
+		term:    prometheus.NewGauge(gaugeOpts("term", "The term of this bridge, 0 if it does not lead.")),
+		down:    prometheus.NewGaugeVec(gaugeOpts("outage", "Whether an operation of the bridge fails at present: 1 or 0."), []string{"what"}),
+		outages: counterVec("outages_total", "Number of times that an operation of the bridge started to fail.", "what"),
+		checks:  counterVec("manifest_checks_total", "Completed comparisons of the inventories of sites.", "outcome"),
+		resyncs: counterVec("resyncs_total", "Full resyncs of sites.", "reason"),
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "build_info", Help: "1, with the version of the bridge.",
@@ -144,14 +144,14 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 type workMetrics struct{ count *counters }
 
 var (
-	publishedDesc = desc("published_total", "Messages stored in DESIRED, by what they say of their object.", "change")
-	reportsDesc   = desc("reports_total", "Reports of sites, by what became of them.", "outcome")
-	tokensDesc    = desc("tokens_issued_total", "Service account tokens handed out to sites.")
-	queriesDesc   = desc("manifest_queries_total", "Queries of sites that compare what they have; one comparison takes several.")
+	publishedDesc = desc("published_total", "Messages stored in DESIRED, by kind of change.", "change")
+	reportsDesc   = desc("reports_total", "Reports of sites, by outcome.", "outcome")
+	tokensDesc    = desc("tokens_issued_total", "Service account tokens issued to sites.")
+	queriesDesc   = desc("manifest_queries_total", "Inventory queries of sites; one comparison takes several.")
 	mismatchDesc  = desc("manifest_mismatches_total", "Comparisons that found a difference.")
-	refusedDesc   = desc("requests_refused_total", "Requests of sites that were unknown, too large or too many.")
-	epochsDesc    = desc("epochs_total", "How often the API server's storage was found to have been restored or replaced.")
-	externalDesc  = desc("foreign_messages_total", "Messages in DESIRED that this bridge has not published.")
+	refusedDesc   = desc("requests_refused_total", "Requests of sites that were rejected: unknown, too large or too many.")
+	epochsDesc    = desc("epochs_total", "New epochs: the API server's storage was restored or replaced.")
+	externalDesc  = desc("foreign_messages_total", "Messages in DESIRED that another bridge published.")
 )
 
 // workCounters lists the counters without labels.

@@ -38,13 +38,13 @@ func newQueueMetrics() *queueMetrics {
 		}, labels)
 	}
 	return &queueMetrics{
-		depth:      gauge("queue_depth", "What waits in a queue."),
-		unfinished: gauge("queue_unfinished_work_seconds", "How long what is being worked on has taken so far, summed up."),
-		longest:    gauge("queue_longest_running_seconds", "How long the longest of that has taken so far."),
-		adds:       counterVec("queue_adds_total", "What was put into a queue.", labels...),
-		retries:    counterVec("queue_retries_total", "What was put into a queue again because it did not succeed.", labels...),
-		wait:       histogram("queue_wait_seconds", "How long it waits in a queue."),
-		work:       histogram("queue_work_seconds", "How long the work on it takes."),
+		depth:      gauge("queue_depth", "Items that wait in a queue."),
+		unfinished: gauge("queue_unfinished_work_seconds", "Sum of the time that items in progress have taken so far."),
+		longest:    gauge("queue_longest_running_seconds", "Time that the longest item in progress has taken so far."),
+		adds:       counterVec("queue_adds_total", "Items added to a queue.", labels...),
+		retries:    counterVec("queue_retries_total", "Items added to a queue again after a failure.", labels...),
+		wait:       histogram("queue_wait_seconds", "Time that items wait in a queue."),
+		work:       histogram("queue_work_seconds", "Time that processing an item takes."),
 	}
 }
 

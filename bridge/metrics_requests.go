@@ -23,10 +23,10 @@ type requestMetrics struct {
 
 func newRequestMetrics() *requestMetrics {
 	return &requestMetrics{
-		total: counterVec("api_requests_total", "Requests to the API server, by method and by the class of its answer; error: no answer.", "method", "code"),
+		total: counterVec("api_requests_total", "Requests to the API server, by method and class of status code; error: no answer.", "method", "code"),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "api_request_duration_seconds",
-			Help: "How long the API server takes to begin its answer.", Buckets: waitBuckets,
+			Help: "Time until the API server starts to answer.", Buckets: waitBuckets,
 		}, []string{"method"}),
 	}
 }
@@ -94,7 +94,7 @@ func (m *requestMetrics) lastFailure(now time.Time, grace time.Duration) error {
 	defer m.mu.Unlock()
 	switch {
 	case m.answered.IsZero() && m.failure == nil:
-		return errors.New("has not answered yet")
+		return errors.New("no answer yet")
 	case m.failure != nil && now.Sub(m.answered) >= grace:
 		return m.failure
 	}

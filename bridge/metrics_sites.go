@@ -30,7 +30,7 @@ const (
 	reasonRefused     = "refused"
 )
 
-var quarantinedDesc = desc("site_reports_quarantined_total", "Reports of the site that this bridge has set aside in QUARANTINE, by the reason.", "site", "reason")
+var quarantinedDesc = desc("site_reports_quarantined_total", "Reports of the site that this bridge moved to QUARANTINE, by reason.", "site", "reason")
 
 // countQuarantined counts a report of a site that was moved to QUARANTINE.
 func (m *siteMetrics) countQuarantined(site, reason string) {
@@ -79,8 +79,8 @@ type siteGauge struct {
 
 // siteGauges lists the metrics of each site.
 var siteGauges = []siteGauge{
-	siteValue("connected", "Whether the site is heard: 1 or 0.", func(s v1alpha1.SiteStatus) float64 { return boolValue(s.Connected) }),
-	{desc("site_since_seconds", "For how long the site has been connected, or not.", "site"), func(s v1alpha1.SiteStatus, now time.Time) float64 {
+	siteValue("connected", "Whether the site is connected: 1 or 0.", func(s v1alpha1.SiteStatus) float64 { return boolValue(s.Connected) }),
+	{desc("site_since_seconds", "Time since the site connected or disconnected.", "site"), func(s v1alpha1.SiteStatus, now time.Time) float64 {
 		if s.Since == nil {
 			return 0
 		}
@@ -94,20 +94,20 @@ var siteGauges = []siteGauge{
 	}),
 	siteValue("nodes", "Nodes of the site.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Nodes) }),
 	siteValue("pending_objects", "Objects that the site has not stored.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Pending) }),
-	{desc("site_oldest_pending_seconds", "Age of the oldest object that the site has not stored, 0 when there is none.", "site"), func(s v1alpha1.SiteStatus, now time.Time) float64 {
+	{desc("site_oldest_pending_seconds", "Age of the oldest object that the site has not stored, 0 if there is none.", "site"), func(s v1alpha1.SiteStatus, now time.Time) float64 {
 		if s.OldestPending == nil {
 			return 0
 		}
 		return age(s.OldestPending.Time, now)
 	}},
-	siteValue("unapplied_messages", "Messages that the site has stored and not taken over.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Unapplied) }),
-	siteValue("unobserved_objects", "Pods and devices of the site whose status is of an older version.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Unobserved) }),
-	siteValue("reported_pending_objects", "States of objects that wait at the site for the link.", func(s v1alpha1.SiteStatus) float64 { return float64(s.ReportedPending) }),
-	siteValue("telemetry_pending_records", "Records that wait at the site for the link.", func(s v1alpha1.SiteStatus) float64 { return float64(s.TelemetryPending) }),
+	siteValue("unapplied_messages", "Messages that the site has stored but not applied.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Unapplied) }),
+	siteValue("unobserved_objects", "Pods and devices of the site whose status belongs to an older version.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Unobserved) }),
+	siteValue("reported_pending_objects", "Reports that wait at the site for the link.", func(s v1alpha1.SiteStatus) float64 { return float64(s.ReportedPending) }),
+	siteValue("telemetry_pending_records", "Telemetry records that wait at the site for the link.", func(s v1alpha1.SiteStatus) float64 { return float64(s.TelemetryPending) }),
 	siteValue("quarantined_messages", "Messages that the leaf could not read since it started.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Quarantined) }),
-	siteValue("dropped_records", "Records that a limit of the site dropped, since its store was made.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Dropped) }),
-	siteValue("manifest_mismatches", "Comparisons that found a difference, since the Site was made.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Mismatches) }),
-	siteValue("duplicate_identity", "Whether two leaves call themselves by the name of the site: 1 or 0.", func(s v1alpha1.SiteStatus) float64 {
+	siteValue("dropped_records", "Records that the site dropped at a limit, since its store was created.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Dropped) }),
+	siteValue("manifest_mismatches", "Comparisons that found a difference, since the Site was created.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Mismatches) }),
+	siteValue("duplicate_identity", "Whether two leaves use the name of the site: 1 or 0.", func(s v1alpha1.SiteStatus) float64 {
 		c := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionHealthy)
 		return boolValue(c != nil && c.Reason == v1alpha1.ReasonDuplicateIdentity)
 	}),

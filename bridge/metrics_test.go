@@ -175,11 +175,11 @@ func TestReadyWhenItActsOrStandsBy(t *testing.T) {
 	t.Parallel()
 	b := New(DefaultConfig(), zap.NewNop())
 	err := b.ready()
-	if err == nil || !strings.Contains(err.Error(), "API server: has not answered yet") || !strings.Contains(err.Error(), "hub: not connected") {
+	if err == nil || !strings.Contains(err.Error(), "API server: no answer yet") || !strings.Contains(err.Error(), "hub: not connected") {
 		t.Errorf("a bridge that has just been made: %v", err)
 	}
 	end := b.metrics.startLeading()
-	if err := b.ready(); !strings.Contains(err.Error(), "leading, and not acting yet") {
+	if err := b.ready(); !strings.Contains(err.Error(), "leading, but not active yet") {
 		t.Errorf("a bridge that leads and does nothing: %v", err)
 	}
 	b.metrics.acting(7)

@@ -25,7 +25,7 @@ const petiolePrefix = "petiole.dev/"
 // writeNode registers a node, or writes its reported status.
 func (w *writeback) writeNode(ctx context.Context, k reportKey, r *report) error {
 	if k.ref.Name != k.ref.Node {
-		return fmt.Errorf("%w: node %s reports about node %s", errRefused, k.ref.Node, k.ref.Name)
+		return fmt.Errorf("%w: node %s reports node %s", errRefused, k.ref.Node, k.ref.Name)
 	}
 	var reported corev1.Node
 	if err := json.Unmarshal(r.msg.Object, &reported); err != nil {
@@ -295,7 +295,7 @@ func setSiteCondition(s *corev1.NodeStatus, connected bool, since, now time.Time
 		LastHeartbeatTime: metav1.NewTime(now), LastTransitionTime: metav1.NewTime(since),
 	}
 	if !connected {
-		c.Status, c.Reason, c.Message = corev1.ConditionFalse, "SiteSilent", "no heartbeat of the site's leaf arrives; its pods run on"
+		c.Status, c.Reason, c.Message = corev1.ConditionFalse, "SiteSilent", "no heartbeat received from the site's leaf; its pods keep running"
 	}
 	i, was := nodeutil.GetNodeCondition(s, v1alpha1.SiteConnectedCondition)
 	switch {

@@ -98,7 +98,7 @@ func (c *reportConsumer) collectGarbage(ctx context.Context) {
 				return
 			}
 			if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
-				c.log.Debug("report not trimmed, it stays until the next of its object", zap.Uint64("seq", seq), zap.Error(err))
+				c.log.Debug("cannot remove obsolete report, it stays until the next report of its object", zap.Uint64("seq", seq), zap.Error(err))
 			}
 		}
 		if len(batch) == gcBatch {
@@ -124,7 +124,7 @@ func (c *reportConsumer) refreshFloor(ctx context.Context, known uint64) uint64 
 	}
 	floor, err := c.ackFloor(ctx)
 	if err != nil {
-		c.log.Debug("reports are trimmed later", zap.Error(err))
+		c.log.Debug("cannot read the ack floor, obsolete reports are removed later", zap.Error(err))
 		return known
 	}
 	return max(known, floor)

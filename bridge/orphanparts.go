@@ -39,7 +39,7 @@ func (c *reportConsumer) collectOrphanParts(ctx context.Context) {
 				return
 			}
 			if err != nil {
-				c.log.Debug("parts are removed later", zap.String("site", site), zap.Error(err))
+				c.log.Debug("cannot remove orphan parts, retrying later", zap.String("site", site), zap.Error(err))
 			}
 			c.mu.Lock()
 			switch {

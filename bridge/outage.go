@@ -41,7 +41,7 @@ func (o *outage) reportPart(name string, err error) {
 		if name != "" {
 			fields = append(fields, zap.String("part", name))
 		}
-		o.log.Warn("unavailable, trying again", fields...)
+		o.log.Warn("unavailable, retrying", fields...)
 		o.onChange(true)
 	case before > 0 && len(o.down) == 0:
 		o.log.Info("available again", zap.String("what", o.what))

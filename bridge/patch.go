@@ -14,7 +14,7 @@ import (
 func mergePatch(from, to []byte) ([]byte, error) {
 	p, err := jsonmergepatch.CreateThreeWayJSONMergePatch(from, to, from)
 	if err != nil {
-		return nil, fmt.Errorf("make merge patch: %w", err)
+		return nil, fmt.Errorf("create merge patch: %w", err)
 	}
 	return p, nil
 }

@@ -139,7 +139,7 @@ func (w *writeback) deletePod(ctx context.Context, k reportKey, r *report) error
 		return err
 	}
 	if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; !mirror && pod.DeletionTimestamp == nil {
-		w.log.Warn("pod has ended at its site and is not being deleted, deleting it",
+		w.log.Warn("pod has ended at its site but is not being deleted in the API, deleting it",
 			zap.String("site", k.site), zap.Stringer("object", k.ref), zap.String("uid", r.msg.UID))
 	}
 	as, err := w.clients.as(k.ref.Node)
@@ -168,7 +168,7 @@ func (w *writeback) createMirrorPod(ctx context.Context, k reportKey, r *report)
 		return fmt.Errorf("%w: %s", errNodeNotRegistered, k.ref.Node)
 	}
 	if pod.Name != k.ref.Name || pod.Namespace != k.ref.Namespace {
-		return fmt.Errorf("%w: object is pod %s/%s, subject says %s", errRefused, pod.Namespace, pod.Name, k.ref)
+		return fmt.Errorf("%w: object is pod %s/%s, subject is for %s", errRefused, pod.Namespace, pod.Name, k.ref)
 	}
 	clearServerFields(&pod.ObjectMeta)
 	for i := range pod.OwnerReferences {

@@ -44,7 +44,7 @@ func (p *positionReader) answer(ctx context.Context, site string, data []byte) (
 	case streams.SiteTelemetry:
 		return p.last(ctx, streams.Telemetry, streams.TelemetryFilter(site))
 	}
-	return "", fmt.Errorf("stream %q is not one that a site forwards", q.Stream)
+	return "", fmt.Errorf("stream %q is not forwarded by sites", q.Stream)
 }
 
 // last returns the message ID of the newest message that matches.
@@ -75,7 +75,7 @@ func lastMessage(ctx context.Context, nc *nats.Conn, stream, filter string) (*st
 	defer cancel()
 	reply, err := nc.RequestWithContext(ctx, "$JS."+streams.HubDomain+".API.STREAM.MSG.GET."+stream, body)
 	if err != nil {
-		return nil, fmt.Errorf("read the end of %s: %w", stream, err)
+		return nil, fmt.Errorf("read last message of %s: %w", stream, err)
 	}
 	var answer struct {
 		Error   *jetstream.APIError `json:"error"`
@@ -86,15 +86,15 @@ func lastMessage(ctx context.Context, nc *nats.Conn, stream, filter string) (*st
 		} `json:"message"`
 	}
 	if err := json.Unmarshal(reply.Data, &answer); err != nil {
-		return nil, fmt.Errorf("read the end of %s: %w", stream, err)
+		return nil, fmt.Errorf("read last message of %s: %w", stream, err)
 	}
 	switch {
 	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
 		return nil, nil
 	case answer.Error != nil:
-		return nil, fmt.Errorf("read the end of %s: %w", stream, answer.Error)
+		return nil, fmt.Errorf("read last message of %s: %w", stream, answer.Error)
 	case answer.Message == nil:
-		return nil, errors.New("the answer of " + stream + " holds no message")
+		return nil, errors.New("read last message of " + stream + ": the answer contains no message")
 	}
 	header, err := decodeHeader(answer.Message.Header)
 	if err != nil {

@@ -20,7 +20,7 @@ var (
 	errConcurrentWrite = errors.New("changed by another writer")
 	// errStaleCache reports that the informer's copy of an object is older than the published
 	// version. The caller retries when the informer has caught up.
-	errStaleCache = errors.New("the watch is behind what was published")
+	errStaleCache = errors.New("the informer is behind what was published")
 )
 
 // publisher makes DESIRED equal to what each site needs. Changed objects arrive through
@@ -126,7 +126,7 @@ func (p *publisher) process(ctx context.Context, site string) {
 	case ctx.Err() != nil:
 	default:
 		if p.queue.NumRequeues(site) == 0 && !errors.Is(err, errConcurrentWrite) && !errors.Is(err, errStaleCache) {
-			p.log.Warn("publish interrupted, trying again", zap.String("site", site), zap.Error(err))
+			p.log.Warn("publishing interrupted, retrying", zap.String("site", site), zap.Error(err))
 		}
 		p.queue.AddRateLimited(site)
 	}
@@ -140,7 +140,7 @@ func (p *publisher) index(k objectKey) {
 	if o != nil {
 		var err error
 		if f, err = dependenciesOf(k, o); err != nil {
-			p.log.Error("object not understood, its references are not followed", zap.Stringer("object", k.ref("")), zap.Error(err))
+			p.log.Error("cannot decode object, its references are ignored", zap.Stringer("object", k.ref("")), zap.Error(err))
 		}
 	}
 	p.mu.Lock()

@@ -265,7 +265,7 @@ func (c *reportConsumer) accept(site string, m streams.Message, a *delivery) {
 // removal.
 func (c *reportConsumer) reject(ctx context.Context, site string, a *delivery, reason error) {
 	if err := streams.QuarantineMessage(ctx, c.hub.js, streams.Quarantine, a.subject, a.header, a.data, reason); err != nil {
-		c.log.Debug("report not set aside, it is read again", zap.String("subject", a.subject), zap.Error(err))
+		c.log.Debug("cannot quarantine report, it will be read again", zap.String("subject", a.subject), zap.Error(err))
 		c.deferReport(ctx, site, a)
 		return
 	}
@@ -292,7 +292,7 @@ func (c *reportConsumer) countQuarantined(site, reason string) {
 func (c *reportConsumer) ackOverdue(ctx context.Context) {
 	for _, h := range c.reports.unackedBefore(c.now().Add(-maxUnackedTime)) {
 		if err := c.recordDeferred(ctx, h.key.site, h.seq, false); err != nil {
-			c.log.Debug("report not put off, it goes on waiting", zap.String("site", h.key.site), zap.Error(err))
+			c.log.Debug("report not deferred, it stays unacknowledged", zap.String("site", h.key.site), zap.Error(err))
 			return
 		}
 		c.ack(c.reports.releaseMsg(h.key, h.seq))
@@ -307,7 +307,7 @@ func (c *reportConsumer) nak(msg jetstream.Msg) {
 		err = msg.NakWithDelay(backoff(int(meta.NumDelivered)))
 	}
 	if err != nil {
-		c.log.Debug("report not handed back, its ack wait decides", zap.String("subject", msg.Subject()), zap.Error(err))
+		c.log.Debug("report not rejected, it will be redelivered after the ack wait", zap.String("subject", msg.Subject()), zap.Error(err))
 	}
 }
 
@@ -321,6 +321,6 @@ func (c *reportConsumer) ack(msg jetstream.Msg) {
 		c.window.release(meta.Sequence.Stream)
 	}
 	if err := msg.Ack(); err != nil && !errors.Is(err, jetstream.ErrMsgAlreadyAckd) && !errors.Is(err, nats.ErrConnectionClosed) {
-		c.log.Debug("report not acknowledged, it comes again", zap.String("subject", msg.Subject()), zap.Error(err))
+		c.log.Debug("report not acknowledged, it will be redelivered", zap.String("subject", msg.Subject()), zap.Error(err))
 	}
 }

@@ -24,7 +24,7 @@ const (
 func loadReport(ctx context.Context, stream jetstream.Stream, a *delivery) (streams.Message, error) {
 	parts := a.header.Get(streams.HeaderParts)
 	if n, err := strconv.Atoi(parts); err == nil && n > maxReportParts {
-		return unreadable(a, fmt.Errorf("in %d parts, at most %d are read", n, maxReportParts))
+		return unreadable(a, fmt.Errorf("%d parts, the limit is %d", n, maxReportParts))
 	}
 	if err := streams.CheckJSON(a.data, maxReportObjects); err != nil {
 		return unreadable(a, err)
@@ -32,7 +32,7 @@ func loadReport(ctx context.Context, stream jetstream.Stream, a *delivery) (stre
 	_, m, err := streams.Load(ctx, stream, a.subject, a.header, a.data)
 	if err == nil && parts != "" {
 		if len(m.Object) > maxReportBytes {
-			return unreadable(a, fmt.Errorf("of %d bytes, at most %d are read", len(m.Object), maxReportBytes))
+			return unreadable(a, fmt.Errorf("%d bytes, the limit is %d", len(m.Object), maxReportBytes))
 		}
 		if err := streams.CheckJSON(m.Object, maxReportObjects); err != nil {
 			return unreadable(a, err)

@@ -87,7 +87,7 @@ func (r *requests) dispatch(queues map[string]*verbQueue, m *nats.Msg) {
 	case l == nil:
 		r.unknown(m, fmt.Sprintf("no such request: %q", verb))
 	case len(m.Data) > l.maxBytes:
-		r.refuse(l, m, fmt.Sprintf("request has %d bytes, at most %d are taken", len(m.Data), l.maxBytes))
+		r.refuse(l, m, fmt.Sprintf("request has %d bytes, the limit is %d", len(m.Data), l.maxBytes))
 	case !l.add(request{site, m}):
 		r.refuse(l, m, "the bridge has too many requests")
 	}
@@ -121,7 +121,7 @@ func (r *requests) reply(m *nats.Msg, a any) {
 		err = m.Respond(data)
 	}
 	if err != nil {
-		r.log.Debug("request not answered, the site asks again", zap.String("subject", m.Subject), zap.Error(err))
+		r.log.Debug("request not answered, the site will retry", zap.String("subject", m.Subject), zap.Error(err))
 	}
 }
 

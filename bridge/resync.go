@@ -119,7 +119,7 @@ func (r *resyncer) resyncRequested(ctx context.Context, site string) error {
 	value := o.GetAnnotations()[v1alpha1.ResyncAnnotation]
 	if len(value) > maxResyncValue {
 		if !r.rejected[site] {
-			r.log.Warn("resync refused, the value of the annotation is too long", zap.String("site", site), zap.Int("bytes", len(value)), zap.Int("most", maxResyncValue))
+			r.log.Warn("resync rejected, the value of the annotation is too long", zap.String("site", site), zap.Int("bytes", len(value)), zap.Int("limit", maxResyncValue))
 		}
 		r.rejected[site] = true
 		return nil
@@ -151,7 +151,7 @@ func (r *resyncer) resync(ctx context.Context, site, reason, value string) error
 	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return fmt.Errorf("resync site %s: %w", site, err)
 	}
-	r.log.Info("site takes everything anew", zap.String("site", site), zap.String("reason", reason))
+	r.log.Info("full resync started", zap.String("site", site), zap.String("reason", reason))
 	r.count.resyncs.Add(1)
 	r.syncStates.update(site, func(s *syncState) {
 		s.Resynced, s.ResyncReason = r.now(), reason
@@ -186,7 +186,7 @@ func (r *resyncer) requestComparison(ctx context.Context, site string) error {
 	m.Header.Set(streams.HeaderControl, streams.ControlVerify)
 	if err := r.hub.nc.PublishMsg(m); err != nil {
 		r.compareWhenCaughtUp(site)
-		return fmt.Errorf("tell site %s to compare: %w", site, err)
+		return fmt.Errorf("ask site %s to compare: %w", site, err)
 	}
 	return nil
 }

@@ -169,22 +169,22 @@ func (s *siteController) sameHub(ctx context.Context) error {
 	return nil
 }
 
-func (s *siteController) reconcile(ctx context.Context, reconcile string, nodes []string, info *jetstream.ConsumerInfo) error {
-	if info == nil || !s.ensured[reconcile] {
-		if err := streams.EnsureConsumer(ctx, s.hub.js, streams.Desired, streams.SiteConsumer(reconcile)); err != nil {
+func (s *siteController) reconcile(ctx context.Context, site string, nodes []string, info *jetstream.ConsumerInfo) error {
+	if info == nil || !s.ensured[site] {
+		if err := streams.EnsureConsumer(ctx, s.hub.js, streams.Desired, streams.SiteConsumer(site)); err != nil {
 			return err
 		}
-		s.ensured[reconcile] = true
-		cons, err := s.hub.desired.Consumer(ctx, reconcile)
+		s.ensured[site] = true
+		cons, err := s.hub.desired.Consumer(ctx, site)
 		if err != nil {
-			return fmt.Errorf("read consumer %s: %w", reconcile, err)
+			return fmt.Errorf("read consumer %s: %w", site, err)
 		}
 		info = cons.CachedInfo()
 	}
-	if err := s.publish.expireTombstones(ctx, reconcile, info.AckFloor.Stream); err != nil {
+	if err := s.publish.expireTombstones(ctx, site, info.AckFloor.Stream); err != nil {
 		return err
 	}
-	return s.updateStatus(ctx, reconcile, nodes, info)
+	return s.updateStatus(ctx, site, nodes, info)
 }
 
 // updateStatus updates the Site's status, its Events and its metrics.

@@ -46,28 +46,28 @@ func warning(reason, format string, args ...any) siteEvent {
 func eventsOf(was, is v1alpha1.SiteStatus) []siteEvent {
 	events := linkEvents(was, is)
 	if is.Mismatches > was.Mismatches {
-		events = append(events, warning(EventManifestMismatch, "what the site had differed from what was published; what differs is published again"))
+		events = append(events, warning(EventManifestMismatch, "the content of the site differed from what was published; the differences are published again"))
 	}
 	if r := is.Resync; r != nil && !r.Time.IsZero() && (was.Resync == nil || !was.Resync.Time.Equal(&r.Time)) {
-		events = append(events, normal(EventResync, "the site gets everything anew: %s", r.Reason))
+		events = append(events, normal(EventResync, "full resync started: %s", r.Reason))
 	}
 	if was.Epoch != "" && is.Epoch != was.Epoch {
 		events = append(events, warning(EventNewEpoch, "the API server's storage was restored or replaced; everything is published again"))
 	}
 	if n := growth(was.Quarantined, is.Quarantined); n > 0 {
-		events = append(events, warning(EventQuarantined, "the leaf could not read %d messages, they are in its stream %s", n, streams.SiteQuarantine))
+		events = append(events, warning(EventQuarantined, "the leaf could not read %d messages and moved them to its stream %s", n, streams.SiteQuarantine))
 	}
 	if n := growth(was.Dropped, is.Dropped); n > 0 {
-		events = append(events, warning(EventDropped, "a limit of the site dropped %d records before the hub had them", n))
+		events = append(events, warning(EventDropped, "the site dropped %d records at a limit before the hub received them", n))
 	}
 	if names := without(is.Degraded, was.Degraded); len(names) > 0 {
-		events = append(events, warning(EventDegraded, "the leaf says: %s", strings.Join(names, ", ")))
+		events = append(events, warning(EventDegraded, "the leaf reports: %s", strings.Join(names, ", ")))
 	}
 	if names := without(was.Degraded, is.Degraded); len(names) > 0 {
-		events = append(events, normal(EventRecovered, "no longer: %s", strings.Join(names, ", ")))
+		events = append(events, normal(EventRecovered, "the leaf no longer reports: %s", strings.Join(names, ", ")))
 	}
 	if duplicate(is) && !duplicate(was) {
-		events = append(events, warning(EventDuplicateIdentity, "two leaves call themselves by the name of this site; stop one of them"))
+		events = append(events, warning(EventDuplicateIdentity, "two leaves use the name of this site; stop one of them"))
 	}
 	return events
 }
@@ -77,14 +77,14 @@ func linkEvents(was, is v1alpha1.SiteStatus) []siteEvent {
 	var events []siteEvent
 	switch {
 	case is.Connected && !was.Connected && was.Boot == "":
-		events = append(events, normal(EventConnected, "the leaf is heard for the first time"))
+		events = append(events, normal(EventConnected, "connected for the first time"))
 	case is.Connected && !was.Connected && was.Since != nil && is.Since != nil:
-		events = append(events, normal(EventConnected, "the leaf is heard again after %s", duration.HumanDuration(is.Since.Sub(was.Since.Time))))
+		events = append(events, normal(EventConnected, "connected again after %s", duration.HumanDuration(is.Since.Sub(was.Since.Time))))
 	case !is.Connected && was.Connected:
-		events = append(events, warning(EventDisconnected, "no heartbeat of the leaf arrives; %d objects wait to be stored at the site", is.Pending))
+		events = append(events, warning(EventDisconnected, "no heartbeat received from the leaf; %d objects wait to be stored at the site", is.Pending))
 	}
 	if was.Boot != "" && is.Boot != was.Boot && !duplicate(is) {
-		events = append(events, normal(EventLeafStarted, "the leaf was started again, version %s", is.Version))
+		events = append(events, normal(EventLeafStarted, "the leaf restarted, version %s", is.Version))
 	}
 	return events
 }

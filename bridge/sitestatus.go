@@ -113,9 +113,9 @@ func (o observation) connectedCondition(s v1alpha1.SiteStatus) metav1.Condition 
 	case s.Connected:
 		return condition(v1alpha1.ConditionConnected, metav1.ConditionTrue, v1alpha1.ReasonHeard, "the leaf sends heartbeats")
 	case s.Boot == "" && o.since.IsZero():
-		return condition(v1alpha1.ConditionConnected, metav1.ConditionFalse, v1alpha1.ReasonNeverSeen, "no leaf has been heard yet")
+		return condition(v1alpha1.ConditionConnected, metav1.ConditionFalse, v1alpha1.ReasonNeverSeen, "no heartbeat has been received yet")
 	}
-	return condition(v1alpha1.ConditionConnected, metav1.ConditionFalse, v1alpha1.ReasonSilent, "no heartbeat of the leaf arrives")
+	return condition(v1alpha1.ConditionConnected, metav1.ConditionFalse, v1alpha1.ReasonSilent, "no heartbeat received from the leaf")
 }
 
 // syncedCondition has no numbers in its messages: they are in the status, and would change the
@@ -128,30 +128,30 @@ func (o observation) syncedCondition(s v1alpha1.SiteStatus) metav1.Condition {
 	}
 	switch {
 	case outcome == streams.InventoryRepairing:
-		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonDiffers, "what the site has differs from what was published, and is being repaired")
+		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonDiffers, "the content of the site differs from what was published and is being repaired")
 	case o.unpublished:
 		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonUnpublished, "objects wait to be published for the site")
 	case s.Pending > 0:
 		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonPending, "objects wait to be stored at the site")
 	case s.Unapplied > 0:
-		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonUnapplied, "the site has stored objects that it has not taken over")
+		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonUnapplied, "the site has stored objects that it has not applied")
 	}
-	return condition(t, metav1.ConditionTrue, v1alpha1.ReasonUpToDate, "the site has stored and taken over everything")
+	return condition(t, metav1.ConditionTrue, v1alpha1.ReasonUpToDate, "the site has stored and applied everything")
 }
 
 func (o observation) healthyCondition(s v1alpha1.SiteStatus) metav1.Condition {
 	const t = v1alpha1.ConditionHealthy
 	switch {
 	case s.DuplicateSeen != nil && o.now.Sub(s.DuplicateSeen.Time) < duplicateTime:
-		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonDuplicateIdentity, "two leaves call themselves by the name of this site")
+		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonDuplicateIdentity, "two leaves use the name of this site")
 	case !s.Connected:
-		return condition(t, metav1.ConditionUnknown, v1alpha1.ReasonNotHeard, "the leaf is not heard")
+		return condition(t, metav1.ConditionUnknown, v1alpha1.ReasonNotHeard, "no heartbeat received from the leaf")
 	case len(s.Degraded) > 0:
-		return condition(t, metav1.ConditionFalse, s.Degraded[0], "the leaf says: "+strings.Join(s.Degraded, ", "))
+		return condition(t, metav1.ConditionFalse, s.Degraded[0], "the leaf reports: "+strings.Join(s.Degraded, ", "))
 	case s.Quarantined > 0:
-		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonQuarantined, "the leaf could not read messages, they are in its stream "+streams.SiteQuarantine)
+		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonQuarantined, "the leaf could not read messages and moved them to its stream "+streams.SiteQuarantine)
 	}
-	return condition(t, metav1.ConditionTrue, v1alpha1.ReasonAsExpected, "nothing is wrong with the leaf")
+	return condition(t, metav1.ConditionTrue, v1alpha1.ReasonAsExpected, "the leaf reports no problems")
 }
 
 func condition(t string, status metav1.ConditionStatus, reason, message string) metav1.Condition {

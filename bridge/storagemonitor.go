@@ -67,7 +67,7 @@ type rollbackCandidate struct {
 // openRecord creates the bucket if it does not exist.
 func openRecord(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.KeyValue, error) {
 	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: recordBucket, Description: "What the bridge knows of the API server's storage", History: 1, Replicas: max(replicas, 1),
+		Bucket: recordBucket, Description: "State of the bridge: epoch of the API server's storage, deferred reports", History: 1, Replicas: max(replicas, 1),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ensure bucket %s: %w", recordBucket, err)
@@ -113,7 +113,7 @@ func (s *storageMonitor) begin(ctx context.Context, transitions uint64, was *des
 
 func (s *storageMonitor) logNewEpoch(r epochRecord, reason string) {
 	s.count.epochs.Add(1)
-	s.log.Warn("new epoch", zap.String("epoch", r.name()), zap.String("reason", reason), zap.Uint64("term", r.Term))
+	s.log.Warn("new epoch started", zap.String("epoch", r.name()), zap.String("reason", reason), zap.Uint64("term", r.Term))
 }
 
 // run checks the storage every storageInterval, and whenever an API server has answered a list
@@ -247,7 +247,7 @@ func (s *storageMonitor) load(ctx context.Context) error {
 	}
 	s.record, s.revision = epochRecord{}, e.Revision()
 	if err := json.Unmarshal(e.Value(), &s.record); err != nil {
-		s.log.Error("record not understood, a new epoch begins", zap.Error(err))
+		s.log.Error("cannot decode the epoch record, starting a new epoch", zap.Error(err))
 		s.record = epochRecord{}
 	}
 	return nil

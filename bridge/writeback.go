@@ -27,12 +27,12 @@ var (
 	errGone = errors.New("object is gone")
 	// errNodeNotAlive marks a report that must not be written now, because its node sends no
 	// heartbeats and what Kubernetes says about the node is correct. It waits for the node.
-	errNodeNotAlive = errors.New("node is silent")
+	errNodeNotAlive = errors.New("node is not alive")
 	// errNodeNotRegistered marks a report about a node that has not registered yet.
 	errNodeNotRegistered = errors.New("node is not registered")
 	// errForbidden marks a report that the API server forbids. A starting API server forbids
 	// everything until its RBAC rules are loaded: see maxForbidden.
-	errForbidden = errors.New("denied")
+	errForbidden = errors.New("forbidden")
 )
 
 // unknownNodeTries is the number of tries for a report about an unregistered node, which take

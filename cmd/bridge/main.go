@@ -1,4 +1,4 @@
-// Command bridge joins a Kubernetes API server to a NATS hub. See package bridge.
+// Command bridge connects a Kubernetes API server to a NATS hub. See package bridge.
 package main
 
 import (
@@ -30,13 +30,13 @@ func main() {
 }
 
 var (
-	// errStopped is the error of a bridge that has logged already why it ended.
+	// errStopped is returned after the reason was logged.
 	errStopped       = errors.New("bridge ended")
 	errConfiguration = errors.New("configuration is not valid")
 )
 
-// run runs the command with arguments and returns its exit code: 0, 1 for a bridge that
-// ended with an error, 2 for wrong arguments or a wrong configuration.
+// run runs the command and returns its exit code: 0, 1 if the bridge ended with an error, 2
+// if the arguments or the configuration are invalid.
 func run(ctx context.Context, args []string, out, errs io.Writer) int {
 	cmd := newCommand()
 	cmd.SetArgs(args)
@@ -59,7 +59,7 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 func newCommand() *cobra.Command {
 	var config string
 	cmd := &cobra.Command{
-		Use: "bridge --config FILE", Short: "Join a Kubernetes API server to a NATS hub",
+		Use: "bridge --config FILE", Short: "Connect a Kubernetes API server to a NATS hub",
 		Args: cobra.NoArgs, Version: version.String(),
 		SilenceUsage: true, SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runBridge(cmd.Context(), config) },
@@ -74,7 +74,7 @@ func newCommand() *cobra.Command {
 
 func runBridge(ctx context.Context, path string) error {
 	if path == "" {
-		return errors.New("--config is missing")
+		return errors.New("--config is required")
 	}
 	cfg, err := bridge.LoadConfig(path)
 	if err == nil {
@@ -86,7 +86,7 @@ func runBridge(ctx context.Context, path string) error {
 	log := logger(cfg.Log)
 	defer func() { _ = log.Sync() }() // standard error cannot always be synced
 	klog.SetLogger(clientLogger(cfg.Log, log))
-	noticeDeadConnections()
+	detectDeadConnections()
 	if err := bridge.New(cfg, log).Run(ctx); err != nil {
 		log.Error("bridge ended", zap.Error(err))
 		return errStopped
@@ -94,12 +94,12 @@ func runBridge(ctx context.Context, path string) error {
 	return nil
 }
 
-// noticeDeadConnections has client-go give up a silent connection to the API server
-// after 15 s and not 45, unless the environment says otherwise.
-func noticeDeadConnections() {
+// detectDeadConnections makes client-go close a dead connection to the API server after
+// 15 s instead of 45, unless the environment sets other values.
+func detectDeadConnections() {
 	for name, seconds := range map[string]string{"HTTP2_READ_IDLE_TIMEOUT_SECONDS": "10", "HTTP2_PING_TIMEOUT_SECONDS": "5"} {
 		if _, set := os.LookupEnv(name); !set {
-			_ = os.Setenv(name, seconds) // fails for malformed names only
+			_ = os.Setenv(name, seconds) // fails only for invalid names
 		}
 	}
 }
@@ -110,8 +110,8 @@ func logger(cfg bridge.LogConfig) *zap.Logger {
 	return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(enc), zapcore.Lock(os.Stderr), cfg.ZapLevel()))
 }
 
-// clientLogger takes the Kubernetes client's own lines, one for each attempt, which are
-// of interest only when debugging: the bridge logs the changes of state.
+// clientLogger returns the logger of the Kubernetes client, which logs each attempt and is
+// enabled at debug level only: the bridge itself logs changes of state.
 func clientLogger(cfg bridge.LogConfig, log *zap.Logger) logr.Logger {
 	if cfg.ZapLevel() > zapcore.DebugLevel {
 		return logr.Discard()

@@ -48,7 +48,7 @@ func TestArguments(t *testing.T) {
 		{[]string{"version", "now"}, configfile.ExitCode, "", `unknown command "now"`},
 		{[]string{"start"}, configfile.ExitCode, "", `unknown command "start"`},
 		{[]string{"--colour"}, configfile.ExitCode, "", "unknown flag: --colour"},
-		{[]string{}, configfile.ExitCode, "", "--config is missing"},
+		{[]string{}, configfile.ExitCode, "", "--config is required"},
 	} {
 		var out, errs bytes.Buffer
 		code := run(t.Context(), c.args, &out, &errs)

@@ -1,13 +1,13 @@
 package v1alpha1
 
-// The types of the conditions of a Site. Each is True when all is well.
+// The types of the conditions of a Site. Each is True in the normal state.
 const (
 	// ConditionConnected repeats SiteStatus.Connected with a reason.
 	ConditionConnected = "Connected"
-	// ConditionSynced says that the site has stored and taken over everything that is
-	// wanted there, and that the last comparison found no difference.
+	// ConditionSynced is True if the site has stored and applied everything that was
+	// published for it, and the last comparison found no difference.
 	ConditionSynced = "Synced"
-	// ConditionHealthy says that nothing is wrong with the leaf as far as it is heard.
+	// ConditionHealthy is True if the leaf's heartbeats report no problem.
 	ConditionHealthy = "Healthy"
 )
 

@@ -1,11 +1,10 @@
 // Package v1alpha1 is the Kubernetes API of Petiole itself, group petiole.dev: a Site
-// is a place behind a link that cannot be trusted, and its status is what
-// `kubectl get sites` shows; a Backlog is a question, answered once, about what a site
-// has not stored.
+// is a location behind an unreliable link, and its status is what `kubectl get sites`
+// shows; a Backlog is a request, answered once, for the objects that a site has not
+// stored.
 //
-// The bridge writes the status of both. People and installers create and delete Sites;
-// kubectl-petiole creates and deletes Backlogs. The package holds types only and talks
-// to no server.
+// The bridge writes the status of both. Users and installers create and delete Sites;
+// kubectl-petiole creates and deletes Backlogs. The package contains types only.
 //
 // +k8s:deepcopy-gen=package
 // +groupName=petiole.dev

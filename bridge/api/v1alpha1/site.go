@@ -2,11 +2,11 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// ResyncAnnotation on a Site asks that the site gets everything anew; each new value
-// asks once. SiteResync.Requested repeats the value that was carried out last.
+// ResyncAnnotation on a Site requests a full resync; each new value requests one.
+// SiteResync.Requested is the value for which the last resync was made.
 const ResyncAnnotation = "petiole.dev/resync"
 
-// Site is a place with its own leaf. Its name is the site id: the account at the hub,
+// Site is a location with its own leaf. Its name is the site ID: the account at the hub,
 // the JetStream domain of the leaf, and the value of the label petiole.dev/site on
 // its nodes.
 //
@@ -29,16 +29,17 @@ type SiteList struct {
 	Items []Site `json:"items"`
 }
 
-// SiteSpec is what people say about a site.
+// SiteSpec holds the user's settings for a site.
 type SiteSpec struct {
-	// Description is for people; nothing reads it.
+	// Description is free text for users.
 	Description string `json:"description,omitempty"`
 }
 
-// SiteStatus is what the bridge knows about a site. What only the leaf knows is as of
-// its last heartbeat. Numbers that move all the time are written every 10 s at most.
+// SiteStatus is the state of a site, written by the bridge. Values that come from the leaf
+// are those of its last heartbeat. Values that change all the time are written every 10 s
+// at most.
 type SiteStatus struct {
-	// Connected says whether the site's leaf was heard within the last 25 seconds.
+	// Connected is true if a heartbeat of the leaf arrived within the last 25 seconds.
 	Connected bool `json:"connected"`
 	// Since is when Connected last changed.
 	Since *metav1.Time `json:"since,omitempty"`
@@ -47,7 +48,7 @@ type SiteStatus struct {
 
 	// Pending counts the objects that the site has not stored yet.
 	Pending int64 `json:"pending"`
-	// OldestPending is when the oldest of them was published.
+	// OldestPending is when the oldest pending object was published.
 	OldestPending *metav1.Time `json:"oldestPending,omitempty"`
 	// LastAck is when the site last confirmed that it has stored something.
 	LastAck *metav1.Time `json:"lastAck,omitempty"`
@@ -56,48 +57,49 @@ type SiteStatus struct {
 	Stored int64 `json:"stored,omitempty"`
 
 	// Unapplied counts the stored messages that the site's node API or device worker has
-	// not taken over yet.
+	// not applied yet.
 	Unapplied int64 `json:"unapplied"`
 	// Applied is the last sequence of the leaf's own stream SITE_DESIRED that its node
-	// API has taken over.
+	// API has applied.
 	Applied int64 `json:"applied,omitempty"`
-	// AppliedHub is the same position as a sequence of DESIRED, absent when not known.
+	// AppliedHub is the same position as a sequence of DESIRED, absent if unknown.
 	AppliedHub int64 `json:"appliedHub,omitempty"`
 
-	// Unobserved counts the pods and devices of the site whose status in the API does not
-	// speak of their newest version yet.
+	// Unobserved counts the pods and devices of the site whose status in the API belongs
+	// to an older version.
 	Unobserved int32 `json:"unobserved"`
 
-	// ReportedPending and TelemetryPending count what waits at the site for the link.
+	// ReportedPending and TelemetryPending count the reports and the telemetry records
+	// that wait at the site for the link.
 	ReportedPending  int64 `json:"reportedPending,omitempty"`
 	TelemetryPending int64 `json:"telemetryPending,omitempty"`
 	// Quarantined counts the messages that the leaf could not read since it started.
 	Quarantined int64 `json:"quarantined"`
-	// Dropped counts the records that a limit of the site dropped before the hub had
-	// them, since its store was made.
+	// Dropped counts the records that the site dropped at a limit before the hub received
+	// them, since its store was created.
 	Dropped int64 `json:"dropped,omitempty"`
-	// Degraded names what is wrong with the leaf now, such as DiskFull.
+	// Degraded lists the present problems of the leaf, such as DiskFull.
 	// +listType=set
 	Degraded []string `json:"degraded,omitempty"`
 
-	// Version is the leaf's.
+	// Version is the version of the leaf.
 	Version string `json:"version,omitempty"`
 	// Boot changes at each start of the leaf.
 	Boot string `json:"boot,omitempty"`
-	// DuplicateSeen is when two leaves were last heard that both call themselves by the
-	// name of this site.
+	// DuplicateSeen is when heartbeats of two leaves with the name of this site were last
+	// received.
 	DuplicateSeen *metav1.Time `json:"duplicateSeen,omitempty"`
 
-	// Epoch names the API server's storage whose versions the site gets; it changes when
-	// that storage is restored or replaced.
+	// Epoch identifies the API server's storage. It changes when the storage is restored
+	// or replaced.
 	Epoch string `json:"epoch,omitempty"`
 	// Term is the term of the bridge that wrote this.
 	Term int64 `json:"term,omitempty"`
-	// LastCheck is the last comparison of what the site has with what it should have.
+	// LastCheck is the last comparison of the site's content with what was published.
 	LastCheck *SiteCheck `json:"lastCheck,omitempty"`
-	// Mismatches counts the comparisons that found a difference, which was repaired.
+	// Mismatches counts the comparisons that found a difference. Each is repaired.
 	Mismatches int64 `json:"mismatches,omitempty"`
-	// Resync is the last time that the site was told to take everything anew.
+	// Resync is the last full resync.
 	Resync *SiteResync `json:"resync,omitempty"`
 
 	// Conditions holds ConditionConnected, ConditionSynced and ConditionHealthy.
@@ -106,18 +108,18 @@ type SiteStatus struct {
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
-// SiteCheck is a comparison of a site's manifest with the bridge's.
+// SiteCheck is a comparison of a site's inventory with the bridge's.
 type SiteCheck struct {
 	Time metav1.Time `json:"time"`
-	// Outcome is equal, or repairing: it differs, and what differs is published again.
+	// Outcome is equal, or repairing if the differences are published again.
 	Outcome string `json:"outcome"`
 }
 
 // SiteResync is a full resync.
 type SiteResync struct {
 	Time metav1.Time `json:"time,omitzero"`
-	// Reason is Requested, or why the bridge did it by itself.
+	// Reason is Requested, or the reason for an automatic resync.
 	Reason string `json:"reason,omitempty"`
-	// Requested is the value of ResyncAnnotation that was carried out last.
+	// Requested is the value of ResyncAnnotation for which the last resync was made.
 	Requested string `json:"requested,omitempty"`
 }

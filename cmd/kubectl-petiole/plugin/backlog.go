@@ -17,8 +17,8 @@ import (
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 )
 
-// pollInterval is how often the plugin looks for an answer, closingTime how long it
-// takes to clean up after itself.
+// pollInterval is the time between two looks for an answer, closingTime the timeout of the
+// cleanup.
 const (
 	pollInterval = 150 * time.Millisecond
 	closingTime  = 5 * time.Second
@@ -32,13 +32,13 @@ func newBacklogCommand(s *session) *cobra.Command {
 		Short: "List the objects that a site has not stored yet",
 		Long: `List the objects that a site has not stored yet in their newest version, oldest first.
 
-The names are those of the hub, read now; contents are never shown. The bridge answers
-through a Backlog object, which is deleted afterwards. To use it, one must be allowed to
-create, get and delete backlogs.petiole.dev.`,
-		Example: `  # What has plant-a not got yet?
+The list is read from the hub now. It shows names, never contents. The bridge answers
+through a Backlog object, which is deleted afterwards. Requires permission to create, get
+and delete backlogs.petiole.dev.`,
+		Example: `  # The backlog of plant-a
   kubectl petiole backlog plant-a
 
-  # The same with the nodes concerned, and for another program
+  # With nodes and sequences, and in formats for programs
   kubectl petiole backlog plant-a -o wide
   kubectl petiole backlog plant-a -o json
   kubectl petiole backlog plant-a -o name`,
@@ -71,7 +71,7 @@ func (s *session) backlog(ctx context.Context, o *output, site string, timeout t
 	return s.printBacklog(o, b)
 }
 
-// ask has the bridge list the backlog, however many answers it takes.
+// ask requests the whole backlog, in as many parts as necessary.
 func (s *session) ask(ctx context.Context, c dynamic.Interface, site string, timeout time.Duration) (*v1alpha1.Backlog, error) {
 	whole := &v1alpha1.Backlog{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Backlog"},
@@ -95,8 +95,8 @@ func (s *session) ask(ctx context.Context, c dynamic.Interface, site string, tim
 	}
 }
 
-// newest keeps of each object what was read last: one that changed while a long backlog
-// was read is in it twice.
+// newest removes all but the last item of each object: one that changed while a long
+// backlog was read is listed twice.
 func newest(items []v1alpha1.PendingObject) []v1alpha1.PendingObject {
 	type subject struct{ group, resource, namespace, name, node string }
 	last := map[subject]v1alpha1.PendingObject{}
@@ -111,7 +111,7 @@ func newest(items []v1alpha1.PendingObject) []v1alpha1.PendingObject {
 	return out
 }
 
-// askOnce creates a question, waits for its answer, and deletes it.
+// askOnce creates a Backlog, waits for the answer, and deletes it.
 func (s *session) askOnce(ctx context.Context, c dynamic.Interface, q v1alpha1.BacklogSpec, timeout time.Duration) (status v1alpha1.BacklogStatus, err error) {
 	spec, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&q)
 	if err != nil {
@@ -129,7 +129,7 @@ func (s *session) askOnce(ctx context.Context, c dynamic.Interface, q v1alpha1.B
 	defer func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closingTime)
 		defer cancel()
-		// Should this fail, the bridge deletes it after a minute.
+		// If this fails, the bridge deletes it after a minute.
 		_ = questions.Delete(closing, name, metav1.DeleteOptions{})
 	}()
 	waiting, cancel := context.WithTimeout(ctx, timeout)
@@ -147,7 +147,7 @@ func (s *session) askOnce(ctx context.Context, c dynamic.Interface, q v1alpha1.B
 			if ctx.Err() != nil {
 				return status, errors.New("interrupted")
 			}
-			return status, fmt.Errorf("no answer of the bridge within %v: %s", timeout, s.leader(ctx, c))
+			return status, fmt.Errorf("no answer from the bridge within %v: %s", timeout, s.leader(ctx, c))
 		case <-time.After(pollInterval):
 		}
 		if o, err = questions.Get(ctx, name, metav1.GetOptions{}); err != nil {
@@ -162,7 +162,7 @@ func (s *session) printBacklog(o *output, b *v1alpha1.Backlog) error {
 		if len(b.Status.Items) == 0 {
 			answer := fmt.Sprintf("Site %s has stored everything.", b.Spec.Site)
 			if n := b.Status.Pending; n > 0 {
-				answer = fmt.Sprintf("Site %s has %d messages to store, none of them was listed: ask again.", b.Spec.Site, n)
+				answer = fmt.Sprintf("Site %s has %d messages to store, but none could be listed: try again.", b.Spec.Site, n)
 			}
 			_, err := fmt.Fprintln(s.ErrOut, answer)
 			return err
@@ -190,7 +190,7 @@ func (s *session) printBacklog(o *output, b *v1alpha1.Backlog) error {
 	return p.PrintObj(b, s.Out)
 }
 
-// name is an object's as kubectl takes it as an argument: resource.group/name.
+// name returns an object's name in the form of kubectl's arguments: resource.group/name.
 func name(i v1alpha1.PendingObject) string {
 	if i.Group == "" {
 		return i.Resource + "/" + i.Name

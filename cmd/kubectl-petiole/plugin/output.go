@@ -15,11 +15,11 @@ import (
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 )
 
-// none stands for what is not there, as in kubectl's tables.
+// none is shown for missing values, as in kubectl's tables.
 const none = "<none>"
 
-// output is how a command prints: as a table, wide or not, as names, or as kubectl's
-// other formats.
+// output selects the output format: a table, a wide table, names, or another of kubectl's
+// formats.
 type output struct {
 	flags     *genericclioptions.PrintFlags
 	noHeaders bool
@@ -38,7 +38,7 @@ func newOutput(cmd *cobra.Command) *output {
 
 func (o *output) format() string { return *o.flags.OutputFormat }
 
-// check finds out before anything is asked whether the format is one.
+// check returns an error if the format is invalid, before any request is made.
 func (o *output) check() error {
 	switch o.format() {
 	case "", "wide", "name":
@@ -48,7 +48,7 @@ func (o *output) check() error {
 	return err
 }
 
-// printer prints objects in a format that is neither a table nor names.
+// printer returns the printer of a format that is neither a table nor names.
 func (o *output) printer() (printers.ResourcePrinter, error) {
 	p, err := o.flags.ToPrinter()
 	if genericclioptions.IsNoCompatiblePrinterError(err) {
@@ -71,7 +71,7 @@ func wide(name string) metav1.TableColumnDefinition {
 	return metav1.TableColumnDefinition{Name: name, Type: "string", Priority: 1}
 }
 
-// age is how long ago a time was.
+// age formats the time since t.
 func age(t *metav1.Time) string {
 	if t == nil || t.IsZero() {
 		return none
@@ -79,7 +79,7 @@ func age(t *metav1.Time) string {
 	return duration.HumanDuration(time.Since(t.Time))
 }
 
-// size is a number of bytes.
+// size formats a number of bytes.
 func size(n int64) string {
 	switch {
 	case n < 1<<10:

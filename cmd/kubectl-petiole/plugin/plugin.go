@@ -1,5 +1,5 @@
-// Package plugin is a kubectl plugin that shows what the sites lack, object by object,
-// and has a site take everything anew.
+// Package plugin is a kubectl plugin that shows the state and the backlog of sites and
+// requests full resyncs.
 //
 // It talks to the API server alone, with the user's kubeconfig and rights; the bridge
 // answers through objects there (Site and Backlog), wherever it runs. It shows names and
@@ -21,13 +21,12 @@ import (
 	"github.com/petiole-io/petiole/internal/version"
 )
 
-// completer is the name by which kubectl runs a plugin to complete words: a link to the
-// plugin's program.
+// completer is the program name under which kubectl runs a plugin for shell completion: a
+// link to the plugin.
 const completer = "kubectl_complete-petiole"
 
-// Run runs the command that is called by a name with arguments, and returns the exit
-// code as kubectl does: 0, or 1 after an error was printed. It returns early when ctx
-// ends.
+// Run runs the command under a program name, and returns an exit code like kubectl: 0, or 1
+// after printing an error. It returns early when ctx ends.
 func Run(ctx context.Context, name string, args []string, std genericiooptions.IOStreams) int {
 	if name == completer {
 		args = append([]string{cobra.ShellCompRequestCmd}, args...)
@@ -48,7 +47,7 @@ func newCommand(std genericiooptions.IOStreams) *cobra.Command {
 	s := &session{IOStreams: std, config: genericclioptions.NewConfigFlags(true)}
 	cmd := &cobra.Command{
 		Use:   "kubectl-petiole",
-		Short: "Show what sites lack, and have them take everything anew",
+		Short: "Show the state of sites, and request full resyncs",
 		Annotations: map[string]string{
 			cobra.CommandDisplayNameAnnotation: "kubectl petiole",
 		},
@@ -70,7 +69,7 @@ func newVersionCommand(s *session) *cobra.Command {
 	}
 }
 
-// explain prints an error as kubectl does.
+// explain prints an error in the format of kubectl.
 func explain(w io.Writer, err error) {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) {

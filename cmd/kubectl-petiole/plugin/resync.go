@@ -21,14 +21,14 @@ func newResyncCommand(s *session) *cobra.Command {
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "resync SITE...",
-		Short: "Have sites take everything anew",
-		Long: `Have sites take everything that is wanted there anew, and compare it afterwards. Nothing
-is stopped or restarted that is as it should be. A site that is away does it when it
-comes back. To use it, one must be allowed to patch sites.petiole.dev.`,
-		Example: `  # Ask, and return at once
+		Short: "Request a full resync of sites",
+		Long: `Request a full resync: the sites receive all their objects again and compare them
+afterwards. Pods and devices that are up to date are not restarted. A disconnected site
+does it when it reconnects. Requires permission to patch sites.petiole.dev.`,
+		Example: `  # Request a resync and return at once
   kubectl petiole resync plant-a
 
-  # Wait until the site has everything and the comparison found no difference
+  # Wait until the site has received everything and the comparison found no difference
   kubectl petiole resync plant-a --wait`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: s.completeSites(false),
@@ -44,7 +44,7 @@ comes back. To use it, one must be allowed to patch sites.petiole.dev.`,
 			return errors.Join(errs...)
 		},
 	}
-	cmd.Flags().BoolVar(&wait, "wait", false, "Wait until the site has everything")
+	cmd.Flags().BoolVar(&wait, "wait", false, "Wait until the resync is complete")
 	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "How long to wait")
 	return cmd
 }
@@ -92,8 +92,9 @@ func (s *session) awaitResync(ctx context.Context, c dynamic.Interface, site, va
 	}
 }
 
-// missing says what a resync that was asked for by a value still waits for, empty when
-// the site has everything and a comparison afterwards has shown it.
+// missing returns what the resync that the annotation's value requested still waits for,
+// empty if it is complete: the site has everything, and a later comparison found no
+// difference.
 func missing(st *v1alpha1.SiteStatus, value string) string {
 	var left []string
 	add := func(is bool, what string) {
@@ -103,10 +104,10 @@ func missing(st *v1alpha1.SiteStatus, value string) string {
 	}
 	done := st.Resync != nil && st.Resync.Requested == value
 	add(!st.Connected, "the site is not connected")
-	add(!done, "the bridge has not begun")
+	add(!done, "the bridge has not started it")
 	if done {
 		add(st.Pending > 0, fmt.Sprintf("%d objects are pending", st.Pending))
-		add(st.LastCheck == nil || st.LastCheck.Time.Before(&st.Resync.Time) || st.LastCheck.Outcome != "equal", "no comparison has found it equal since")
+		add(st.LastCheck == nil || st.LastCheck.Time.Before(&st.Resync.Time) || st.LastCheck.Outcome != "equal", "no comparison has found it equal yet")
 	}
 	return strings.Join(left, ", ")
 }

@@ -18,10 +18,10 @@ import (
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 )
 
-// completionTime bounds how long a completion waits for the API server.
+// completionTime is the timeout of a completion's requests.
 const completionTime = 3 * time.Second
 
-// session is one use of the plugin: its flags and where it prints.
+// session holds the flags and the output of one invocation.
 type session struct {
 	genericiooptions.IOStreams
 	config *genericclioptions.ConfigFlags
@@ -37,7 +37,7 @@ func (s *session) client() (dynamic.Interface, error) {
 	return dynamic.NewForConfig(rc)
 }
 
-// site reads a Site.
+// site returns a Site.
 func (s *session) site(ctx context.Context, c dynamic.Interface, name string) (*v1alpha1.Site, error) {
 	o, err := c.Resource(v1alpha1.Sites).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
@@ -47,7 +47,7 @@ func (s *session) site(ctx context.Context, c dynamic.Interface, name string) (*
 	return &site, fromUnstructured(o, &site)
 }
 
-// sites reads all Sites.
+// sites returns all Sites.
 func (s *session) sites(ctx context.Context, c dynamic.Interface) (*v1alpha1.SiteList, error) {
 	o, err := c.Resource(v1alpha1.Sites).List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -74,31 +74,31 @@ func fromUnstructured(o *unstructured.Unstructured, into any) error {
 	return nil
 }
 
-// leader says in a sentence which bridge leads, as far as the user may know.
+// leader returns a sentence about the leading bridge, or why it is unknown.
 func (s *session) leader(ctx context.Context, c dynamic.Interface) string {
 	leases := schema.GroupVersionResource{Group: "coordination.k8s.io", Version: "v1", Resource: "leases"}
 	o, err := c.Resource(leases).Namespace(s.lease.namespace).Get(ctx, s.lease.name, metav1.GetOptions{})
 	if err != nil {
-		return fmt.Sprintf("it is not known which bridge leads: %v", err)
+		return fmt.Sprintf("cannot find out which bridge leads: %v", err)
 	}
 	holder, _, err1 := unstructured.NestedString(o.Object, "spec", "holderIdentity")
 	renewed, _, err2 := unstructured.NestedString(o.Object, "spec", "renewTime")
 	lasts, _, err3 := unstructured.NestedInt64(o.Object, "spec", "leaseDurationSeconds")
 	at, err4 := time.Parse(time.RFC3339Nano, renewed)
 	if err1 != nil || err2 != nil || err3 != nil {
-		return fmt.Sprintf("lease %s/%s is not understood", s.lease.namespace, s.lease.name)
+		return fmt.Sprintf("lease %s/%s is invalid", s.lease.namespace, s.lease.name)
 	}
 	if holder == "" || err4 != nil {
 		return "no bridge leads"
 	}
 	age := time.Since(at)
 	if age > time.Duration(lasts)*time.Second {
-		return fmt.Sprintf("no bridge leads: the last one, %s, was heard %s ago", holder, duration.HumanDuration(age))
+		return fmt.Sprintf("no bridge leads: the last one, %s, renewed its lease %s ago", holder, duration.HumanDuration(age))
 	}
-	return fmt.Sprintf("bridge %s leads, heard %s ago", holder, duration.HumanDuration(age))
+	return fmt.Sprintf("bridge %s leads, lease renewed %s ago", holder, duration.HumanDuration(age))
 }
 
-// completeSites completes the names of Sites; with one, only the first argument.
+// completeSites completes the names of Sites, only in the first argument if one is true.
 func (s *session) completeSites(one bool) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if one && len(args) > 0 {

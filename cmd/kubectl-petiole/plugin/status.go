@@ -17,10 +17,10 @@ func newStatusCommand(s *session) *cobra.Command {
 	var o *output
 	cmd := &cobra.Command{
 		Use:   "status [SITE]",
-		Short: "Show how far sites are: stored, applied, observed",
-		Long: `Show how far sites are behind what the API wants, at the three levels of acknowledgement:
-stored (on the site's disk), applied (taken over by the site's node API), observed (its
-status is back in the API). Events are in: kubectl events --for site/NAME.`,
+		Short: "Show the state of sites: stored, applied, observed",
+		Long: `Show how far sites are behind the API server, at the three levels of acknowledgement:
+stored (on the site's disk), applied (by the site's node API), observed (the status is
+back in the API). For Events use: kubectl events --for site/NAME.`,
 		Example: `  # All sites
   kubectl petiole status
 
@@ -112,14 +112,14 @@ func (s *session) printSites(o *output, all *v1alpha1.SiteList, leader string) e
 	return err
 }
 
-// state are the reasons of the conditions that are not True.
+// state returns the reasons of the conditions that are not True.
 func state(st *v1alpha1.SiteStatus) string {
 	if len(st.Conditions) == 0 {
 		return "Unknown"
 	}
 	var reasons []string
 	for _, c := range st.Conditions {
-		// What is not heard is said by Connected already.
+		// Connected has the same reason.
 		if c.Status != metav1.ConditionTrue && c.Reason != v1alpha1.ReasonNotHeard {
 			reasons = append(reasons, c.Reason)
 		}
@@ -144,7 +144,7 @@ func (s *session) describe(site *v1alpha1.Site, leader string) error {
 	line("Stored", "%d objects pending, the oldest for %s; last acknowledgement %s ago", st.Pending, age(st.OldestPending), age(st.LastAck))
 	line("Applied", "%d stored messages not applied", st.Unapplied)
 	line("Observed", "%d pods and devices not observed", st.Unobserved)
-	line("Upward", "%d states and %d records wait at the site; %d dropped", st.ReportedPending, st.TelemetryPending, st.Dropped)
+	line("Upward", "%d reports and %d records wait at the site; %d dropped", st.ReportedPending, st.TelemetryPending, st.Dropped)
 	line("Quarantined", "%d", st.Quarantined)
 	if c := st.LastCheck; c != nil {
 		line("Compared", "%s, %s ago; %d mismatches so far", c.Outcome, age(&c.Time), st.Mismatches)
@@ -157,7 +157,7 @@ func (s *session) describe(site *v1alpha1.Site, leader string) error {
 		line("Resync", "never")
 	}
 	if asked := site.Annotations[v1alpha1.ResyncAnnotation]; asked != "" && (st.Resync == nil || st.Resync.Requested != asked) {
-		line("", "requested, not carried out yet")
+		line("", "requested, not started yet")
 	}
 	line("Leaf", "version %s, boot %s", orNone(st.Version), orNone(st.Boot))
 	line("Epoch", "%s, term %d", orNone(st.Epoch), st.Term)
@@ -170,7 +170,7 @@ func (s *session) describe(site *v1alpha1.Site, leader string) error {
 	return w.Flush()
 }
 
-// sentence begins with a capital and ends with a stop.
+// sentence capitalizes s and adds a full stop.
 func sentence(s string) string {
 	if s == "" {
 		return s
