@@ -196,11 +196,11 @@ func TestBacklogThatCannotBeHad(t *testing.T) {
 	a := &apiServer{t: t}
 	silent := a.start()
 	code, _, errOut := silent("backlog", "plant-a", "--timeout", "300ms")
-	if code != 1 || !strings.Contains(errOut, "no bridge leads: the last one, b-1, was heard 60m ago") {
+	if code != 1 || !strings.Contains(errOut, "no bridge leads: the last one, b-1, renewed its lease 60m ago") {
 		t.Errorf("without a bridge: code %d, %q", code, errOut)
 	}
 	if len(a.deleted) != 1 {
-		t.Errorf("the question stays: deleted %v", a.deleted)
+		t.Errorf("the Backlog stays: deleted %v", a.deleted)
 	}
 	if code, _, errOut := silent("backlog", "plant-x"); code != 1 || !strings.HasPrefix(errOut, "Error from server (NotFound): ") {
 		t.Errorf("unknown site: code %d, %q", code, errOut)
