@@ -69,7 +69,7 @@ func (s store) commit(ctx context.Context, msgs []*nats.Msg) error {
 // is how many bytes are on the way, m's included. An acknowledgement from another
 // domain is an error: the message would then be stored at the wrong end.
 func (s store) request(ctx context.Context, m *nats.Msg, size int) (streams.Ack, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.patience(size))
+	ctx, cancel := context.WithTimeout(ctx, s.ackTimeout(size))
 	defer cancel()
 	reply, err := s.nc.RequestMsgWithContext(ctx, m)
 	if err != nil {
@@ -84,11 +84,11 @@ func (s store) request(ctx context.Context, m *nats.Msg, size int) (streams.Ack,
 
 // patience is how long the acknowledgement of so many bytes is waited for: only those for
 // the hub cross a slow link.
-func (s store) patience(size int) time.Duration {
+func (s store) ackTimeout(size int) time.Duration {
 	if s.domain != streams.HubDomain {
 		return ackWait
 	}
-	return hubWait + transfer(size)
+	return hubWait + transferTime(size)
 }
 
 // parseAck reads an acknowledgement of the JetStream of domain.

@@ -14,7 +14,7 @@ type counts struct {
 	checks      *prometheus.CounterVec
 	forwarded   *prometheus.CounterVec
 	passedOver  *prometheus.CounterVec
-	compacted     prometheus.Counter
+	compacted   prometheus.Counter
 	restarts    prometheus.Counter
 	rebuilt     *prometheus.CounterVec
 }
@@ -29,7 +29,7 @@ func newCounts() *counts {
 		checks:      counters("manifest_comparisons_total", "Comparisons of the manifest with the bridge's.", "outcome"),
 		forwarded:   counters("forwarded_total", "Messages that the hub acknowledged.", "stream"),
 		passedOver:  counters("passed_over_total", "Messages whose acknowledgement was lost and that the hub had already.", "stream"),
-		compacted:     counter("tombstones_trimmed_total", "Tombstones, and parts of objects that are gone, that were removed from SITE_DESIRED."),
+		compacted:   counter("tombstones_trimmed_total", "Tombstones, and parts of objects that are gone, that were removed from SITE_DESIRED."),
 		restarts:    counter("server_restarts_total", "Restarts of the embedded server: its store was frozen, or it did not try to reach the hub."),
 		rebuilt:     counters("streams_rebuilt_total", "Streams that were set aside because their files were damaged.", "stream"),
 	}

@@ -233,7 +233,7 @@ func TestDamagedDesired(t *testing.T) {
 		before := desiredSet(t, ctx, s)
 		s.restart(t, ctx, damage)
 		select {
-		case <-s.keep.complete:
+		case <-s.store.complete:
 			if after := desiredSet(t, ctx, s); after != before {
 				t.Errorf("desired state is shown although it is not what it was")
 			}
@@ -252,7 +252,7 @@ func TestDamagedDesired(t *testing.T) {
 			t.Error("the new object is missing")
 		}
 		select {
-		case <-s.keep.complete:
+		case <-s.store.complete:
 		case <-ctx.Done():
 			t.Error("desired state is never shown again")
 		}
@@ -279,7 +279,7 @@ func apply(t *testing.T, ctx context.Context, s *site) {
 
 func desiredSet(t *testing.T, ctx context.Context, s *site) string {
 	t.Helper()
-	m, err := manifestOf(ctx, s.desired(t, ctx), "plant-a")
+	m, err := inventoryOf(ctx, s.desired(t, ctx), "plant-a")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -320,8 +320,8 @@ func TestDamagedTelemetry(t *testing.T) {
 		want := forwarded + waiting + later
 		polltest.Eventually(t, "the last record", func() bool { return s.arrived(t, ctx, want-1) })
 		lost, twice := covered(t, s.stored(t, ctx), want)
-		t.Logf("%d lost, %d twice, %d dropped by count", lost, twice, s.keep.drops.total())
-		if got := s.keep.drops.total(); got < uint64(lost) {
+		t.Logf("%d lost, %d twice, %d dropped by count", lost, twice, s.store.drops.total())
+		if got := s.store.drops.total(); got < uint64(lost) {
 			t.Errorf("%d are counted as dropped, %d are missing", got, lost)
 		}
 	})
@@ -374,7 +374,7 @@ func TestUnreadableMessageIsFound(t *testing.T) {
 	if got := desiredSet(t, ctx, s); got != want {
 		t.Error("not what it was")
 	}
-	if !slices.Contains(s.keep.degraded.list(), streams.DegradedStore) {
+	if !slices.Contains(s.store.degraded.list(), streams.DegradedStore) {
 		t.Error("presence does not say so")
 	}
 }
@@ -384,8 +384,8 @@ func TestUnreadableMessageIsFound(t *testing.T) {
 func TestDamagedMemoryIsForgotten(t *testing.T) {
 	t.Parallel()
 	s, ctx := newSite(t)
-	s.still(t, ctx)
-	if err := s.keep.open(ctx); err != nil {
+	s.open(t, ctx)
+	if err := s.store.open(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if err := field.CreateState(ctx, s.js); err != nil {
@@ -397,8 +397,8 @@ func TestDamagedMemoryIsForgotten(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.keep.checkDeviceState(ctx, false); err != nil || !s.keep.deviceStateLostAt().IsZero() {
-		t.Fatalf("forgot %s, %v", s.keep.deviceStateLostAt(), err)
+	if err := s.store.checkDeviceState(ctx, false); err != nil || !s.store.deviceStateLostAt().IsZero() {
+		t.Fatalf("forgot %s, %v", s.store.deviceStateLostAt(), err)
 	}
 	dir := filepath.Join(s.host.storeDir(), "$G", "streams", field.StateStream)
 	s.nc.Close()
@@ -407,14 +407,14 @@ func TestDamagedMemoryIsForgotten(t *testing.T) {
 		b[len(b)-10] ^= 1
 		return b
 	})
-	s.still(t, ctx)
-	if err := s.keep.open(ctx); err != nil {
+	s.open(t, ctx)
+	if err := s.store.open(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if s.keep.deviceStateLostAt().IsZero() {
+	if s.store.deviceStateLostAt().IsZero() {
 		t.Error("the memory counts as whole")
 	}
-	if !slices.Contains(s.keep.degraded.list(), streams.DegradedStore) {
+	if !slices.Contains(s.store.degraded.list(), streams.DegradedStore) {
 		t.Error("presence does not tell")
 	}
 }

@@ -28,7 +28,7 @@ type deliveryOrder struct{ last uint64 }
 // take returns the next delivery of the run. began: it is number 1 again, as after a reset
 // that somebody else asked for. errGap: the run is broken, as when a request that was made
 // before the line was cut took deliveries away.
-func (o *deliveryOrder) take(msg *nats.Msg) (d delivery, began bool, err error) {
+func (o *deliveryOrder) accept(msg *nats.Msg) (d delivery, began bool, err error) {
 	d, err = parseDelivery(msg)
 	switch {
 	case err != nil:

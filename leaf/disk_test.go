@@ -149,12 +149,12 @@ func TestTelemetryYields(t *testing.T) {
 			t.Fatalf("record %d is not answered", i)
 		}
 	}
-	free, err := s.keep.disk.space()
+	free, err := s.store.disk.space()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%d MB of %d free, reserve %d", free.free>>20, free.total>>20, s.keep.disk.reserved(free)>>20)
-	if free.free < s.keep.disk.reserved(free)/2 {
+	t.Logf("%d MB of %d free, reserve %d", free.free>>20, free.total>>20, s.store.disk.reserved(free)>>20)
+	if free.free < s.store.disk.reserved(free)/2 {
 		t.Errorf("telemetry has taken the reserve: %d bytes are free", free.free)
 	}
 	if counted(t, s, "petiole_leaf_server_restarts_total") != 0 {
@@ -206,11 +206,11 @@ func TestDiskFull(t *testing.T) {
 			reported := "local.reported.n._.pods.default.web"
 			polltest.Eventually(t, "an error for the status", func() bool { return s.tryPublish(ctx, reported, make([]byte, 4000)) != nil })
 			putDesired(t, ctx, s, "meanwhile", 1)
-			polltest.Eventually(t, "DiskFull", func() bool { return slices.Contains(s.keep.degraded.list(), streams.DegradedDiskFull) })
+			polltest.Eventually(t, "DiskFull", func() bool { return slices.Contains(s.store.degraded.list(), streams.DegradedDiskFull) })
 			empty()
 			polltest.Within(t, 40*time.Second, "telemetry is taken again", func() bool { return publish() == nil })
 			polltest.Eventually(t, "status is taken again", func() bool { return s.tryPublish(ctx, reported, nil) == nil })
-			polltest.Eventually(t, "not DiskFull", func() bool { return len(s.keep.degraded.list()) == 0 })
+			polltest.Eventually(t, "not DiskFull", func() bool { return len(s.store.degraded.list()) == 0 })
 			// An object that was acknowledged and not stored would never come.
 			polltest.Eventually(t, "desired state", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 			polltest.Eventually(t, "every acknowledged record", func() bool { return hasAll(s.stored(t, ctx), acked) })

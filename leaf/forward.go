@@ -37,30 +37,30 @@ const (
 // that it stored the message. A session begins where the hub's last message of the
 // stream says. What a limit dropped before is counted and reported in its place.
 type forwarder struct {
-	site   string
-	stream string
-	js     jetstream.JetStream
-	hub    store
-	link   *link
-	timelines *timelineKeeper
-	drops *dropLog
-	counts *counts
-	log    *zap.Logger
+	site      string
+	stream    string
+	js        jetstream.JetStream
+	hub       store
+	link      *link
+	timelines *timelineStore
+	drops     *dropLog
+	counts    *counts
+	log       *zap.Logger
 
 	// One session runs at a time. silent is when the bridge did not say what the hub has;
 	// reached is what the session before had done.
-	silent  time.Time
-	reached position
+	unansweredSince time.Time
+	position        position
 	// doubt is when a commit failed that the hub may have stored, zero when none did.
-	doubt time.Time
+	inDoubtSince time.Time
 	// window is what the line from this site carries; the zero value knows nothing of it.
 	window window
 }
 
 // route is one session's way through the stream.
-type route struct {
+type forwardSession struct {
 	stream   jetstream.Stream
-	timeline  timeline
+	timeline timeline
 	consumer jetstream.Consumer
 	// next is the first sequence that was not taken yet, done the last one that the hub
 	// has, or that is reported to it as dropped.
@@ -88,8 +88,8 @@ func (f *forwarder) session(ctx context.Context) (sent int, err error) {
 		return 0, err
 	}
 	defer func() {
-		f.reached = r.timeline.position(r.done)
-		f.written(f.drops.setForwarded(f.stream, f.reached))
+		f.position = r.timeline.position(r.done)
+		f.logUnsaved(f.drops.setForwarded(f.stream, f.position))
 	}()
 	if err := f.reportDropped(ctx, r); err != nil {
 		return 0, err
@@ -105,7 +105,7 @@ func (f *forwarder) session(ctx context.Context) (sent int, err error) {
 			}
 			continue
 		}
-		n, err := f.carry(ctx, r, batch)
+		n, err := f.forward(ctx, r, batch)
 		sent += n
 		if err != nil {
 			return sent, err
@@ -115,7 +115,7 @@ func (f *forwarder) session(ctx context.Context) (sent int, err error) {
 }
 
 // open finds out where the session begins and sets the consumer to it.
-func (f *forwarder) open(ctx context.Context) (*route, error) {
+func (f *forwarder) open(ctx context.Context) (*forwardSession, error) {
 	l, err := f.timelines.timeline(ctx)
 	if err != nil {
 		return nil, err
@@ -130,20 +130,20 @@ func (f *forwarder) open(ctx context.Context) (*route, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open consumer %s of %s: %w", streams.ForwardConsumer, f.stream, err)
 	}
-	p := place{acked: c.CachedInfo().AckFloor.Stream, last: s.CachedInfo().State.LastSeq}
-	if p.noted, p.exact = l.lastCommon(f.reached); !p.exact {
-		p.noted, _ = l.lastCommon(f.drops.forwarded(f.stream))
+	p := resumeState{acked: c.CachedInfo().AckFloor.Stream, last: s.CachedInfo().State.LastSeq}
+	if p.forwarded, p.exact = l.lastCommon(f.position); !p.exact {
+		p.forwarded, _ = l.lastCommon(f.drops.forwarded(f.stream))
 	}
 	if p.hub, p.known, err = f.hubPosition(ctx, l, p.last); err != nil {
 		return nil, err
 	}
-	r := &route{stream: s, timeline: l, consumer: c, next: resumeAt(p), size: firstBatch}
+	r := &forwardSession{stream: s, timeline: l, consumer: c, next: firstToForward(p), size: firstBatch}
 	r.done = r.next - 1
-	f.compare(p, r.next)
+	f.logDifference(p, r.next)
 	if f.window == (window{}) {
 		f.window = newWindow(commitBytes, commitTarget)
 	}
-	f.window.begin(r.done < p.last)
+	f.window.startSession(r.done < p.last)
 	// What an earlier session fetched and did not acknowledge comes again, too.
 	if _, err := s.ResetConsumerToSequence(ctx, streams.ForwardConsumer, r.next); err != nil {
 		return nil, fmt.Errorf("reset consumer %s of %s: %w", streams.ForwardConsumer, f.stream, err)
@@ -152,10 +152,10 @@ func (f *forwarder) open(ctx context.Context) (*route, error) {
 }
 
 // compare tells how the hub's position differs from what was acknowledged here.
-func (f *forwarder) compare(p place, next uint64) {
+func (f *forwarder) logDifference(p resumeState, next uint64) {
 	had := p.acked
 	if p.exact {
-		had = p.noted
+		had = p.forwarded
 	}
 	switch {
 	case next > had+1:
@@ -167,7 +167,7 @@ func (f *forwarder) compare(p place, next uint64) {
 }
 
 // fetch waits for the next message and takes along what is there already.
-func (f *forwarder) fetch(ctx context.Context, r *route) ([]jetstream.Msg, error) {
+func (f *forwarder) fetch(ctx context.Context, r *forwardSession) ([]jetstream.Msg, error) {
 	idle, cancel := context.WithTimeout(ctx, idleFetch)
 	defer cancel()
 	first, err := r.consumer.Next(jetstream.FetchContext(idle))
@@ -193,7 +193,7 @@ func (f *forwarder) fetch(ctx context.Context, r *route) ([]jetstream.Msg, error
 
 // carry stores the messages at the hub in order, in commits of a bounded size, and
 // acknowledges each commit. It returns how many messages the hub took.
-func (f *forwarder) carry(ctx context.Context, r *route, msgs []jetstream.Msg) (sent int, err error) {
+func (f *forwarder) forward(ctx context.Context, r *forwardSession, msgs []jetstream.Msg) (sent int, err error) {
 	var out []*nats.Msg
 	begin, bytes := 0, 0
 	for i, m := range msgs {
@@ -228,19 +228,19 @@ func (f *forwarder) carry(ctx context.Context, r *route, msgs []jetstream.Msg) (
 }
 
 // commit stores out at the hub and then acknowledges the messages that it was made of.
-func (f *forwarder) commit(ctx context.Context, r *route, out []*nats.Msg, msgs []jetstream.Msg) error {
+func (f *forwarder) commit(ctx context.Context, r *forwardSession, out []*nats.Msg, msgs []jetstream.Msg) error {
 	start, size := time.Now(), 0
 	if err := f.hub.put(ctx, out); err != nil {
-		if f.doubt.IsZero() {
-			f.doubt = time.Now()
+		if f.inDoubtSince.IsZero() {
+			f.inDoubtSince = time.Now()
 		}
 		return err
 	}
 	for _, m := range out {
 		size += m.Size()
 	}
-	f.window.note(size, time.Since(start))
-	f.doubt = time.Time{}
+	f.window.record(size, time.Since(start))
+	f.inDoubtSince = time.Time{}
 	r.done = r.next - 1
 	f.counts.forwarded.WithLabelValues(f.stream).Add(float64(len(msgs)))
 	for _, m := range msgs {
@@ -253,7 +253,7 @@ func (f *forwarder) commit(ctx context.Context, r *route, out []*nats.Msg, msgs 
 
 // gaps are the records about the sequences from the next one up to before, which did
 // not come: of a stream of states they were superseded, and there are none.
-func (f *forwarder) gaps(ctx context.Context, r *route, before uint64) ([]*nats.Msg, error) {
+func (f *forwarder) gaps(ctx context.Context, r *forwardSession, before uint64) ([]*nats.Msg, error) {
 	if f.stream != streams.SiteTelemetry || before < r.next {
 		return nil, nil
 	}
@@ -269,7 +269,7 @@ func (f *forwarder) gaps(ctx context.Context, r *route, before uint64) ([]*nats.
 			continue
 		}
 		f.log.Warn("records were dropped before the hub had them", zap.Uint64("from", s.from), zap.Uint64("to", s.to), zap.String("reason", reason))
-		f.written(f.drops.countDropped(f.stream, r.timeline, reason, s))
+		f.logUnsaved(f.drops.countDropped(f.stream, r.timeline, reason, s))
 		msg, err := gapMessage(f.site, f.stream, r.timeline, s, reason)
 		if err != nil {
 			return nil, err
@@ -280,7 +280,7 @@ func (f *forwarder) gaps(ctx context.Context, r *route, before uint64) ([]*nats.
 }
 
 // reportDropped reports what was dropped and has nothing behind it that would come.
-func (f *forwarder) reportDropped(ctx context.Context, r *route) error {
+func (f *forwarder) reportDropped(ctx context.Context, r *forwardSession) error {
 	info, err := r.stream.Info(ctx)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", f.stream, err)
@@ -302,7 +302,7 @@ func (f *forwarder) reportDropped(ctx context.Context, r *route) error {
 
 // written tells of a ledger that could not be written. What it counts is kept in memory
 // and written with the next entry; the records go on meanwhile.
-func (f *forwarder) written(err error) {
+func (f *forwarder) logUnsaved(err error) {
 	if err != nil {
 		f.log.Warn("what was dropped is counted in memory only", zap.Error(err))
 	}

@@ -12,21 +12,21 @@ import (
 )
 
 // span are the sequences of a stream from one up to another, both included.
-type span struct{ from, to uint64 }
+type seqRange struct{ from, to uint64 }
 
-func (s span) count() uint64 { return s.to - s.from + 1 }
+func (s seqRange) count() uint64 { return s.to - s.from + 1 }
 
 // missing divides the sequences from next up to before, which the stream does not give
 // out any more, by the reason: below first a limit dropped them from the stream's old
 // end, within the stream they were lost.
-func missing(next, before, first uint64) map[string]span {
-	out := map[string]span{}
+func missing(next, before, first uint64) map[string]seqRange {
+	out := map[string]seqRange{}
 	if limit := min(before, max(first, 1)-1); next <= limit {
-		out[streams.GapLimit] = span{next, limit}
+		out[streams.GapLimit] = seqRange{next, limit}
 		next = limit + 1
 	}
 	if next <= before {
-		out[streams.GapLost] = span{next, before}
+		out[streams.GapLost] = seqRange{next, before}
 	}
 	return out
 }
@@ -34,7 +34,7 @@ func missing(next, before, first uint64) map[string]span {
 // gapMessage is the record of the hub's TELEMETRY that stands where the sequences would
 // have stood. It has the id of the last of them, so that the hub's position moves on
 // and a record that is sent again is dropped.
-func gapMessage(site, stream string, l timeline, s span, reason string) (*nats.Msg, error) {
+func gapMessage(site, stream string, l timeline, s seqRange, reason string) (*nats.Msg, error) {
 	id := l.messageID(site, stream, s.to)
 	data, err := json.Marshal(streams.Gap{
 		Stream: stream, Created: id.Created.UnixNano(), From: s.from, To: s.to, Reason: reason, Time: time.Now(),

@@ -74,36 +74,36 @@ func (l *Leaf) Run(ctx context.Context) error {
 		return fmt.Errorf("open JetStream: %w", err)
 	}
 	for {
-		keep := newStoreSupervisor(l, embedded, js)
-		if err := keep.open(ctx); err != nil {
+		supervisor := newStoreSupervisor(l, embedded, js)
+		if err := supervisor.open(ctx); err != nil {
 			return err
 		}
-		err := l.runParts(ctx, nc, js, embedded, keep)
+		err := l.runParts(ctx, nc, js, embedded, supervisor)
 		if ctx.Err() == nil && errors.Is(err, errRebuild) {
 			l.log.Error("starting all parts again", zap.Error(err))
 			continue
 		}
-		keep.checkpointAtShutdown(context.WithoutCancel(ctx))
+		supervisor.checkpointAtShutdown(context.WithoutCancel(ctx))
 		return err
 	}
 }
 
-func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, h *embeddedServer, keep *storeSupervisor) error {
+func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, h *embeddedServer, supervisor *storeSupervisor) error {
 	api := nodeapi.New(nodeapi.Config{
 		Site: l.cfg.Site, Node: l.cfg.Node, JS: js,
 		DataDir: l.cfg.DataDir, Listen: l.cfg.NodeAPI.Listen, Log: l.log.Named("nodeapi"),
 	})
 	link := newLink(h, l.counts, l.log)
-	state := &status{js: js, quarantined: []quarantine{api}, drops: keep.drops, degraded: keep.degraded}
+	state := &status{js: js, quarantined: []quarantine{api}, drops: supervisor.drops, degraded: supervisor.degraded}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return link.Run(ctx) })
 	group.Go(func() error { return releaseMemory(ctx) })
-	group.Go(func() error { return keep.Run(ctx) })
-	group.Go(func() error { return keep.runCompaction(ctx, tombstoneRetention) })
-	collect := []prometheus.Collector{&gauges{state, link, keep, api}}
+	group.Go(func() error { return supervisor.Run(ctx) })
+	group.Go(func() error { return supervisor.runCompaction(ctx, tombstoneRetention) })
+	collect := []prometheus.Collector{&gauges{state, link, supervisor, api}}
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := &forwarder{
-			site: l.cfg.Site, stream: stream, js: js, link: link, timelines: keep.timelines[stream], drops: keep.drops, counts: l.counts,
+			site: l.cfg.Site, stream: stream, js: js, link: link, timelines: supervisor.timelines[stream], drops: supervisor.drops, counts: l.counts,
 			hub: store{nc: nc, domain: streams.HubDomain}, log: l.log.Named("forward").With(zap.String("stream", stream)),
 		}
 		group.Go(func() error { return f.Run(ctx) })
@@ -111,11 +111,11 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	r := &replicator{
 		site: l.cfg.Site, js: js, nc: nc, link: link, counts: l.counts,
 		local: store{nc: nc, domain: l.cfg.Site}, log: l.log.Named("replicate"),
-		complete: keep.markComplete, unreadable: keep.reportUnreadable, storing: &keep.storing,
+		onCaughtUp: supervisor.markComplete, onUnreadable: supervisor.reportUnreadable, storing: &supervisor.storing,
 	}
 	group.Go(func() error { return r.Run(ctx) })
 	// What reads desired state waits until it is complete: see keeper.
-	group.Go(func() error { return after(ctx, keep.complete, api.Run) })
+	group.Go(func() error { return after(ctx, supervisor.complete, api.Run) })
 	if !l.cfg.Devices.Disabled {
 		drivers := []devices.Driver{modbus.New(l.log.Named("modbus"))}
 		if l.cfg.Devices.DMISocket != "" {
@@ -126,14 +126,14 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 			group.Go(func() error { return mappers.Run(ctx) })
 		}
 		f := field.New(field.Config{
-			Site: l.cfg.Site, Node: l.cfg.Node, JS: js, Log: l.log.Named("devices"), Drivers: drivers, MQTT: l.cfg.Devices.MQTT, StateLostAt: keep.deviceStateLostAt,
+			Site: l.cfg.Site, Node: l.cfg.Node, JS: js, Log: l.log.Named("devices"), Drivers: drivers, MQTT: l.cfg.Devices.MQTT, StateLostAt: supervisor.deviceStateLostAt,
 		})
 		state.quarantined, collect = append(state.quarantined, f), append(collect, &deviceGauges{f})
-		group.Go(func() error { return after(ctx, keep.complete, f.Run) })
+		group.Go(func() error { return after(ctx, supervisor.complete, f.Run) })
 	}
 	group.Go(func() error {
 		// A site lives without its metrics.
-		if err := expose(ctx, l.cfg.Metrics.Listen, l.counts, collect, keep, api.Ready()); err != nil {
+		if err := expose(ctx, l.cfg.Metrics.Listen, l.counts, collect, supervisor, api.Ready()); err != nil {
 			l.log.Error("no metrics", zap.Error(err))
 		}
 		return nil

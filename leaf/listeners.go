@@ -29,7 +29,7 @@ func secure(opts *server.Options, nkey string) error {
 	if opts.DontListen {
 		opts.Host = "127.0.0.1" // the default of the monitoring listener, too
 	}
-	if err := closed(opts); err != nil {
+	if err := checkClosed(opts); err != nil {
 		return err
 	}
 	opts.Nkeys = append(opts.Nkeys, &server.NkeyUser{
@@ -40,7 +40,7 @@ func secure(opts *server.Options, nkey string) error {
 }
 
 // closed reports every setting by which somebody without a credential would get in.
-func closed(o *server.Options) error {
+func checkClosed(o *server.Options) error {
 	var errs []error
 	refuse := func(is bool, setting, remedy string) {
 		if is {
@@ -88,7 +88,7 @@ func ownAccount(o *server.Options) *server.Account {
 // adopt renames the folder of the default account, as gateways had it before the leaf had
 // an account of its own, to that of the leaf's account, unless that has a folder already.
 // Nothing that waits there for the link is forgotten.
-func adopt(o *server.Options) error {
+func moveDefaultAccount(o *server.Options) error {
 	own := ownAccount(o)
 	if own == nil || o.StoreDir == "" {
 		return nil
@@ -109,7 +109,7 @@ func adopt(o *server.Options) error {
 
 // warnOthers names the users that may write desired state because they share the leaf's
 // account.
-func warnOthers(o *server.Options, nkey string, log *zap.Logger) {
+func warnSharedAccount(o *server.Options, nkey string, log *zap.Logger) {
 	var names []string
 	own := ownAccount(o)
 	for _, u := range o.Users {
@@ -129,12 +129,12 @@ func warnOthers(o *server.Options, nkey string, log *zap.Logger) {
 }
 
 // open reports whether the server that nc is connected to lets anybody in.
-func open(nc *nats.Conn) bool { return nc.IsConnected() && !nc.AuthRequired() }
+func acceptsAnybody(nc *nats.Conn) bool { return nc.IsConnected() && !nc.AuthRequired() }
 
 // reasons are what is wrong with the leaf now and with the server that it uses.
 func (s *status) reasons() []string {
 	names := s.degraded.list()
-	if open(s.js.Conn()) {
+	if acceptsAnybody(s.js.Conn()) {
 		names = append(names, streams.DegradedOpen)
 		slices.Sort(names)
 	}

@@ -15,7 +15,7 @@ import (
 type gauges struct {
 	status *status
 	link   *link
-	keep   *storeSupervisor
+	store  *storeSupervisor
 	node   nodeState
 }
 
@@ -49,7 +49,7 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	up, _, _ := g.link.State()
-	gauge(descLinkUp, number(up))
+	gauge(descLinkUp, boolValue(up))
 	now := g.status.read(ctx)
 	for stream, n := range now.pending {
 		gauge(descPending, float64(n), stream)
@@ -57,11 +57,11 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 	gauge(descUnapplied, float64(now.unapplied))
 	gauge(descApplied, float64(g.node.AppliedSource()))
 	gauge(descQuarantined, float64(now.quarantined))
-	g.keep.drops.each(func(stream, reason string, n uint64) {
+	g.store.drops.each(func(stream, reason string, n uint64) {
 		out <- prometheus.MustNewConstMetric(descDropped, prometheus.CounterValue, float64(n), stream, reason)
 	})
-	if g.keep.host != nil {
-		if s, err := g.keep.disk.space(); err == nil {
+	if g.store.host != nil {
+		if s, err := g.store.disk.space(); err == nil {
 			gauge(descDiskFree, float64(s.free))
 		}
 	}
@@ -70,11 +70,11 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 		is[name] = true
 	}
 	for _, name := range []string{streams.DegradedDiskFull, streams.DegradedStore} {
-		gauge(descDegraded, number(is[name]), name)
+		gauge(descDegraded, boolValue(is[name]), name)
 	}
 }
 
-func number(b bool) float64 {
+func boolValue(b bool) float64 {
 	if b {
 		return 1
 	}
@@ -83,14 +83,14 @@ func number(b bool) float64 {
 
 // expose serves metrics and health at listen until ctx ends: /healthz fails while the
 // store is frozen, /readyz until the node API answers. An empty listen serves nothing.
-func expose(ctx context.Context, listen string, c *counts, more []prometheus.Collector, keep *storeSupervisor, ready <-chan struct{}) error {
+func expose(ctx context.Context, listen string, c *counts, more []prometheus.Collector, supervisor *storeSupervisor, ready <-chan struct{}) error {
 	gather := prometheus.NewRegistry()
 	gather.MustRegister(append(more, collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))...)
 	healthy := func() error {
-		if keep.host == nil {
+		if supervisor.host == nil {
 			return nil
 		}
-		return keep.host.frozen()
+		return supervisor.host.storeError()
 	}
 	return metrics.Serve(ctx, listen, prometheus.Gatherers{c.registry, gather}, healthy, func() error {
 		select {

@@ -61,7 +61,7 @@ func (p *presence) send(ctx context.Context, linkSince time.Time) error {
 	return p.nc.Publish(streams.PresenceSubject(p.site), data)
 }
 
-func (p *presence) heartbeat(s reading, linkSince time.Time) streams.Presence {
+func (p *presence) heartbeat(s snapshot, linkSince time.Time) streams.Presence {
 	return streams.Presence{
 		Site: p.site, Time: time.Now(), Version: p.version, Boot: p.boot, LinkSince: linkSince,
 		Nodes: p.node.Leases(), Applied: p.node.Applied(), AppliedHub: p.node.AppliedSource(), Unapplied: s.unapplied,

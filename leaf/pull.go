@@ -36,7 +36,7 @@ type pullRequest struct {
 }
 
 // pulled is a request that the hub has not dealt with yet.
-type pulled struct {
+type openRequest struct {
 	id    int
 	asked time.Time
 	// messages and bytes are what may still come, got is what came. bytes is 0 when one
@@ -56,23 +56,23 @@ type puller struct {
 	// inbox is where deliveries come; the number of the request is its last token.
 	inbox string
 
-	last int
-	open []*pulled
+	last     int
+	requests []*openRequest
 	// waiting is how many deliveries the hub had left when it was last heard of.
 	waiting uint64
 	// large: what comes next does not fit into the window.
 	large bool
 	// free is since when the line has had nothing to carry for the oldest request.
-	free time.Time
+	idleSince time.Time
 }
 
 // ask makes the next request when it is time for it.
-func (p *puller) ask(now time.Time) error {
+func (p *puller) request(now time.Time) error {
 	switch {
-	case len(p.open) == 0:
-	case len(p.open) == 1 && p.waiting > 0 && !p.open[0].alone && p.open[0].half():
-		if r := p.open[0]; r.busy && now.Sub(p.began(r)) > p.window.target {
-			p.window.note(r.got, now.Sub(p.began(r))) // slower than was thought
+	case len(p.requests) == 0:
+	case len(p.requests) == 1 && p.waiting > 0 && !p.requests[0].alone && p.requests[0].half():
+		if r := p.requests[0]; r.busy && now.Sub(p.startOf(r)) > p.window.target {
+			p.window.record(r.got, now.Sub(p.startOf(r))) // slower than was thought
 		}
 	default:
 		return nil
@@ -89,7 +89,7 @@ func (p *puller) ask(now time.Time) error {
 		return fmt.Errorf("encode a request for deliveries: %w", err)
 	}
 	p.last++
-	p.open = append(p.open, &pulled{
+	p.requests = append(p.requests, &openRequest{
 		id: p.last, asked: now, messages: r.Batch, bytes: r.MaxBytes, size: r.MaxBytes, alone: p.large, busy: p.waiting > 0,
 	})
 	p.large = false
@@ -101,7 +101,7 @@ func (p *puller) ask(now time.Time) error {
 
 // half reports whether half of what was asked for has come, or a request that waited for
 // news has got some.
-func (r *pulled) half() bool {
+func (r *openRequest) half() bool {
 	return r.got > 0 && (!r.busy || r.bytes <= r.size/2 || r.messages <= batchMessages/2)
 }
 
@@ -109,42 +109,42 @@ func (r *pulled) half() bool {
 // the hub has something to deliver.
 func (p *puller) delivered(d delivery, now time.Time) {
 	p.waiting = d.pending
-	if len(p.open) == 0 {
+	if len(p.requests) == 0 {
 		return
 	}
-	r, size := p.open[0], d.Size()
+	r, size := p.requests[0], d.Size()
 	r.got += size
 	r.messages--
 	r.bytes -= size
 	if r.messages == 0 || r.bytes <= 0 && !r.alone {
-		p.end(0, now)
+		p.finish(0, now)
 	}
 	if d.pending == 0 {
-		for _, r := range p.open {
+		for _, r := range p.requests {
 			r.busy = false
 		}
 	}
 }
 
 // end takes a request away and tells the window what the line did.
-func (p *puller) end(i int, now time.Time) {
-	r := p.open[i]
-	p.open = append(p.open[:i], p.open[i+1:]...)
-	took := now.Sub(p.began(r))
-	p.free = now
+func (p *puller) finish(i int, now time.Time) {
+	r := p.requests[i]
+	p.requests = append(p.requests[:i], p.requests[i+1:]...)
+	took := now.Sub(p.startOf(r))
+	p.idleSince = now
 	switch {
 	case r.got == 0:
 	case r.busy:
-		p.window.note(r.got, took)
+		p.window.record(r.got, took)
 	default:
-		p.window.carried = true
+		p.window.progressed = true
 	}
 }
 
 // began is when the line was free for what a request asked for.
-func (p *puller) began(r *pulled) time.Time {
-	if p.free.After(r.asked) {
-		return p.free
+func (p *puller) startOf(r *openRequest) time.Time {
+	if p.idleSince.After(r.asked) {
+		return p.idleSince
 	}
 	return r.asked
 }
@@ -164,7 +164,7 @@ func (p *puller) status(msg *nats.Msg, now time.Time) error {
 	if code != "408" && !tooLarge && (code != "409" || why != "Batch Completed") {
 		return fmt.Errorf("ask for deliveries: the hub says %s %s", code, why)
 	}
-	for i, r := range p.open {
+	for i, r := range p.requests {
 		if r.id != id {
 			continue
 		}
@@ -172,7 +172,7 @@ func (p *puller) status(msg *nats.Msg, now time.Time) error {
 			p.waiting = max(p.waiting, 1)
 			p.large = r.got == 0
 		}
-		p.end(i, now)
+		p.finish(i, now)
 		break
 	}
 	return nil

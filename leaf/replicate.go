@@ -47,8 +47,8 @@ type replicator struct {
 	pace   checkPace
 	// complete is called when the site has caught up and was compared, as far as the
 	// bridge answers; unreadable when what is stored cannot be read. Neither blocks.
-	complete   func(context.Context)
-	unreadable func()
+	onCaughtUp   func(context.Context)
+	onUnreadable func()
 	// storing is held while SITE_DESIRED is changed, and while all of it is read.
 	storing *sync.Mutex
 
@@ -88,7 +88,7 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 		return 0, err
 	}
 	ctx, end := context.WithCancelCause(ctx)
-	check := newChecker(r, from.identity)
+	check := newAntiEntropy(r, from.identity)
 	var checking sync.WaitGroup
 	checking.Go(func() {
 		if err := check.run(ctx); err != nil {
@@ -99,25 +99,25 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 	defer end(nil)
 	in := batcher{deliveries: deliveries, pull: r.puller(inbox, from.waiting)}
 	for {
-		got, err := in.gather(ctx)
+		got, err := in.next(ctx)
 		if err != nil {
 			return stored, err
 		}
-		if err := r.takeOver(ctx, from.identity, got.batch); err != nil {
+		if err := r.storeAndAck(ctx, from.identity, got.deliveries); err != nil {
 			return stored, cmp.Or(context.Cause(ctx), err)
 		}
-		if len(got.batch) > 0 && stored == 0 && got.batch[0].stream <= from.lacked {
+		if len(got.deliveries) > 0 && stored == 0 && got.deliveries[0].stream <= from.rewoundFrom {
 			r.log.Warn("the hub believed this site had more than it has; it was asked again",
-				zap.Uint64("acknowledged", from.lacked), zap.Uint64("from", got.batch[0].stream))
+				zap.Uint64("acknowledged", from.rewoundFrom), zap.Uint64("from", got.deliveries[0].stream))
 			r.counts.rewinds.Inc()
 		}
-		stored += len(got.batch)
-		if got.began {
+		stored += len(got.deliveries)
+		if got.restarted {
 			r.log.Info("the hub delivers everything again")
 			r.counts.resyncs.Inc()
 			return stored, errBeganAgain
 		}
-		check.note(got)
+		check.observe(got)
 	}
 }
 
@@ -126,14 +126,14 @@ func (r *replicator) puller(inbox string, waiting uint64) *puller {
 	if r.window == (window{}) {
 		r.window = newWindow(pullWindow, pullTarget)
 	}
-	r.window.begin(waiting > 0)
+	r.window.startSession(waiting > 0)
 	return &puller{inbox: inbox, waiting: waiting, window: &r.window, publish: func(inbox string, body []byte) error {
 		return r.nc.PublishRequest(streams.PullSubject(r.site), inbox, body)
 	}}
 }
 
 // takeOver stores a batch and acknowledges it.
-func (r *replicator) takeOver(ctx context.Context, identity string, batch []delivery) error {
+func (r *replicator) storeAndAck(ctx context.Context, identity string, batch []delivery) error {
 	if len(batch) == 0 {
 		return nil
 	}
@@ -150,13 +150,13 @@ func (r *replicator) takeOver(ctx context.Context, identity string, batch []deli
 }
 
 // beginning is where a session begins.
-type beginning struct {
+type sessionStart struct {
 	// identity is that of the hub's stream.
 	identity string
 	// lacked is up to where the hub had been acknowledged when the site was found behind, 0
 	// when it was not: what comes from below it was lost here. The hub counts other sites'
 	// messages as passed, so that most sites look behind without having lost anything.
-	lacked uint64
+	rewoundFrom uint64
 	// waiting is how many messages the hub has for this site.
 	waiting uint64
 }
@@ -167,16 +167,16 @@ type beginning struct {
 // A request of the session before may be open at the hub, which answers it although nobody
 // hears that: the consumer is reset until there is none. Two leaves of one identity take
 // deliveries from each other for good.
-func (r *replicator) rewind(ctx context.Context) (beginning, error) {
-	have, err := sourceOf(ctx, r.js)
+func (r *replicator) rewind(ctx context.Context) (sessionStart, error) {
+	have, err := lastSource(ctx, r.js)
 	if err != nil {
-		return beginning{}, err
+		return sessionStart{}, err
 	}
-	b, from := beginning{}, uint64(0)
+	b, from := sessionStart{}, uint64(0)
 	for start := time.Now(); ; {
 		hub, err := r.reset(ctx, from)
 		if err != nil {
-			return beginning{}, err
+			return sessionStart{}, err
 		}
 		b.identity, b.waiting = hub.identity, hub.pending
 		again := hub.requests > 0 && time.Since(start) < staleRequest+resetPace
@@ -185,7 +185,7 @@ func (r *replicator) rewind(ctx context.Context) (beginning, error) {
 				from = 0
 			}
 			if from > 0 {
-				b.lacked, again = hub.floor, true
+				b.rewoundFrom, again = hub.floor, true
 			}
 		}
 		if !again {
@@ -196,7 +196,7 @@ func (r *replicator) rewind(ctx context.Context) (beginning, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return beginning{}, context.Cause(ctx)
+			return sessionStart{}, context.Cause(ctx)
 		case <-time.After(resetPace):
 		}
 	}
@@ -216,7 +216,7 @@ func rewindTo(site, hub streams.Source) uint64 {
 
 // sourceOf is where SITE_DESIRED ends, as a place in DESIRED: the zero value when it is
 // empty, or when its end cannot be read, so that everything is asked for again.
-func sourceOf(ctx context.Context, js jetstream.JetStream) (streams.Source, error) {
+func lastSource(ctx context.Context, js jetstream.JetStream) (streams.Source, error) {
 	s, err := js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
 		return streams.Source{}, fmt.Errorf("open %s: %w", streams.SiteDesired, err)

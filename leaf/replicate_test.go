@@ -222,7 +222,7 @@ func TestDeliveryOrder(t *testing.T) {
 		for _, m := range c.msgs {
 			if m.Reply == "" {
 				err = order.heartbeat(m)
-			} else if _, began, e := order.take(m); e == nil && !began {
+			} else if _, began, e := order.accept(m); e == nil && !began {
 				taken++
 			} else {
 				err = e
@@ -238,7 +238,7 @@ func TestDeliveryOrder(t *testing.T) {
 }
 
 // newIntake takes deliveries from a channel, and its requests go nowhere.
-func newIntake(t *testing.T, deliveries <-chan *nats.Msg) *batcher {
+func newBatcher(t *testing.T, deliveries <-chan *nats.Msg) *batcher {
 	t.Helper()
 	w := newWindow(pullWindow, pullTarget)
 	return &batcher{deliveries: deliveries, pull: &puller{window: &w, publish: func(string, []byte) error { return nil }}}
@@ -250,16 +250,16 @@ func FuzzDelivery(f *testing.F) {
 	f.Add("", "", "verify")
 	f.Fuzz(func(t *testing.T, reply, last, word string) {
 		msg := &nats.Msg{Subject: "sync.plant-a", Reply: reply, Header: nats.Header{"Nats-Last-Consumer": {last}, streams.HeaderControl: {word}}}
-		in := newIntake(t, nil)
+		in := newBatcher(t, nil)
 		var a batch
-		err := in.take(&a, msg)
-		d, _, again := (&deliveryOrder{}).take(msg)
+		err := in.add(&a, msg)
+		d, _, again := (&deliveryOrder{}).accept(msg)
 		switch {
-		case len(a.batch) > 1, len(a.batch) == 1 && (err != nil || d.consumer != 1):
-			t.Fatalf("%q is taken as %+v, %v", reply, a.batch, again)
-		case a.verify && (reply != "" || word != streams.ControlVerify):
+		case len(a.deliveries) > 1, len(a.deliveries) == 1 && (err != nil || d.consumer != 1):
+			t.Fatalf("%q is taken as %+v, %v", reply, a.deliveries, again)
+		case a.verifyRequested && (reply != "" || word != streams.ControlVerify):
 			t.Fatalf("%q with %q is taken for a word of the bridge", reply, word)
-		case a.began:
+		case a.restarted:
 			t.Fatalf("%q begins again what has not begun", reply)
 		}
 	})

@@ -16,24 +16,24 @@ const (
 	// positionWait is how long the bridge may take to say what the hub has, and
 	// silentWait how long within silentTime after it did not, so that a link that is up
 	// for moments only gets something done without it.
-	positionWait = 5 * time.Second
-	silentWait   = 300 * time.Millisecond
-	silentTime   = time.Minute
+	positionWait      = 5 * time.Second
+	shortPositionWait = 300 * time.Millisecond
+	unansweredPeriod  = time.Minute
 	// doubtWait is how long after a commit that may or may not have been stored a session
 	// insists on an answer: on a link that is half open the commit gets through, and
 	// neither its acknowledgement nor the answer comes back.
-	doubtWait = 15 * time.Second
+	inDoubtWait = 15 * time.Second
 )
 
 // place is what is known at the start of a session of a stream that is forwarded.
-type place struct {
+type resumeState struct {
 	// acked is the local acknowledgement floor. It may be behind, and it may be ahead: a
 	// message that a limit drops while it is on its way counts as acknowledged there.
 	acked uint64
 	// noted is what the leaf itself remembers to have dealt with: exactly, when it is of
 	// the session before, and otherwise something that may be behind.
-	noted uint64
-	exact bool
+	forwarded uint64
+	exact     bool
 	// last is the stream's last sequence.
 	last uint64
 	// hub is up to where the hub has the stream, when known.
@@ -43,13 +43,13 @@ type place struct {
 
 // resumeAt is the first sequence to forward. The hub knows best: it may have stored what
 // was never acknowledged, and it may have lost what was.
-func resumeAt(p place) uint64 {
-	at := max(p.acked, p.noted)
+func firstToForward(p resumeState) uint64 {
+	at := max(p.acked, p.forwarded)
 	switch {
 	case p.known:
 		at = p.hub
 	case p.exact:
-		at = p.noted
+		at = p.forwarded
 	}
 	return min(at, p.last) + 1
 }
@@ -59,7 +59,7 @@ func resumeAt(p place) uint64 {
 func (f *forwarder) hubPosition(ctx context.Context, l timeline, last uint64) (uint64, bool, error) {
 	id, err := f.askPosition(ctx)
 	if err != nil {
-		if !f.doubt.IsZero() && time.Since(f.doubt) < doubtWait {
+		if !f.inDoubtSince.IsZero() && time.Since(f.inDoubtSince) < inDoubtWait {
 			return 0, false, err
 		}
 		f.log.Info("position at the hub not known", zap.Error(err))
@@ -89,8 +89,8 @@ func (f *forwarder) hubPosition(ctx context.Context, l timeline, last uint64) (u
 
 func (f *forwarder) askPosition(ctx context.Context) (string, error) {
 	patience := positionWait
-	if time.Since(f.silent) < silentTime {
-		patience = silentWait
+	if time.Since(f.unansweredSince) < unansweredPeriod {
+		patience = shortPositionWait
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -101,11 +101,11 @@ func (f *forwarder) askPosition(ctx context.Context) (string, error) {
 	reply, err := f.hub.nc.RequestWithContext(ctx, streams.RequestSubject(f.site, streams.RequestPosition), query)
 	if err != nil {
 		if patience == positionWait {
-			f.silent = time.Now()
+			f.unansweredSince = time.Now()
 		}
 		return "", fmt.Errorf("ask for the position: %w", err)
 	}
-	f.silent = time.Time{}
+	f.unansweredSince = time.Time{}
 	return parsePosition(reply.Data)
 }
 

@@ -235,11 +235,11 @@ func TestEveryDroppedRecordIsReported(t *testing.T) {
 	if missing < 100 {
 		t.Fatalf("%d records were dropped: the test has proved nothing", missing)
 	}
-	if got := s.keep.drops.total(); got != uint64(missing) {
+	if got := s.store.drops.total(); got != uint64(missing) {
 		t.Errorf("%d are counted as dropped, %d are reported", got, missing)
 	}
 	s.restart(t, ctx, nil)
-	if got := s.keep.drops.total(); got != uint64(missing) {
+	if got := s.store.drops.total(); got != uint64(missing) {
 		t.Errorf("after a restart %d are counted as dropped, want %d", got, missing)
 	}
 }
@@ -248,14 +248,14 @@ func TestEveryDroppedRecordIsReported(t *testing.T) {
 func TestMissing(t *testing.T) {
 	for _, c := range []struct {
 		next, before, first uint64
-		limit, lost         span
+		limit, lost         seqRange
 	}{
-		{5, 9, 10, span{5, 9}, span{}},
-		{5, 9, 30, span{5, 9}, span{}},
-		{5, 9, 1, span{}, span{5, 9}},
-		{5, 9, 7, span{5, 6}, span{7, 9}},
-		{5, 5, 5, span{}, span{5, 5}},
-		{5, 9, 0, span{}, span{5, 9}},
+		{5, 9, 10, seqRange{5, 9}, seqRange{}},
+		{5, 9, 30, seqRange{5, 9}, seqRange{}},
+		{5, 9, 1, seqRange{}, seqRange{5, 9}},
+		{5, 9, 7, seqRange{5, 6}, seqRange{7, 9}},
+		{5, 5, 5, seqRange{}, seqRange{5, 5}},
+		{5, 9, 0, seqRange{}, seqRange{5, 9}},
 	} {
 		got := missing(c.next, c.before, c.first)
 		if got[streams.GapLimit] != c.limit || got[streams.GapLost] != c.lost {
@@ -267,7 +267,7 @@ func TestMissing(t *testing.T) {
 // TestLineage copies a store at random moments and lets both copies go on: a sequence
 // that holds two records never has one id for both, and a position of the other copy
 // never makes one pass over what is its own.
-func TestLineage(t *testing.T) {
+func TestTimeline(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		type copyOf struct {
 			l       timeline
@@ -353,7 +353,7 @@ func FuzzAnswers(f *testing.F) {
 	})
 }
 
-func FuzzLineage(f *testing.F) {
+func FuzzTimeline(f *testing.F) {
 	f.Add("17:4,18:9")
 	f.Add("17:4,18:3")
 	f.Fuzz(func(t *testing.T, s string) {

@@ -44,12 +44,12 @@ type embeddedServer struct {
 	s  *server.Server
 	// remotes is how many leaf connections s shall have, between the longest time from one
 	// attempt to the next.
-	remotes int
-	between time.Duration
+	remotes         int
+	attemptInterval time.Duration
 	// damaged are the streams that a check of the store found damaged, until somebody asks.
 	damaged map[string]filestore.Damaged
 	// began is where the streams ended when s started, before anybody connected.
-	began map[string]uint64
+	lastSeqs map[string]uint64
 }
 
 // startHost returns when the server accepts connections.
@@ -74,10 +74,10 @@ func (h *embeddedServer) start(ctx context.Context) error {
 	if err := secure(opts, nkey); err != nil {
 		return fmt.Errorf("nats.configFile %s: %w", h.configFile, err)
 	}
-	if err := adopt(opts); err != nil {
+	if err := moveDefaultAccount(opts); err != nil {
 		return fmt.Errorf("take over the store of the default account: %w", err)
 	}
-	warnOthers(opts, nkey, h.log)
+	warnSharedAccount(opts, nkey, h.log)
 	opts.NoSigs = true // the leaf handles signals
 	if opts.JetStreamMaxStore <= 0 {
 		// By itself the server takes what is free at its start for a limit, and would
@@ -90,7 +90,7 @@ func (h *embeddedServer) start(ctx context.Context) error {
 		if err != nil {
 			h.log.Warn("stored messages not checked", zap.Error(err))
 		}
-		h.noteDamaged(damaged)
+		h.addDamaged(damaged)
 	}
 	s, err := server.NewServer(opts)
 	if err != nil {
@@ -111,19 +111,19 @@ func (h *embeddedServer) start(ctx context.Context) error {
 		s.WaitForShutdown()
 		return fmt.Errorf("start nats-server of %s: JetStream is not enabled; its configuration needs a jetstream block", h.configFile)
 	}
-	began := ends(s)
+	began := lastSequences(s)
 	if h.beforeConnections != nil {
 		h.beforeConnections(ctx, s)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.s, h.began = s, began
-	h.remotes, h.between = len(opts.LeafNode.Remotes), between(opts)
+	h.s, h.lastSeqs = s, began
+	h.remotes, h.attemptInterval = len(opts.LeafNode.Remotes), attemptIntervalOf(opts)
 	return nil
 }
 
 // between is how long it takes from one attempt to reach the hub to the next, at most.
-func between(opts *server.Options) time.Duration {
+func attemptIntervalOf(opts *server.Options) time.Duration {
 	dial := opts.LeafNode.DialTimeout
 	for _, r := range opts.LeafNode.Remotes {
 		dial = max(dial, r.DialTimeout)
@@ -133,7 +133,7 @@ func between(opts *server.Options) time.Duration {
 
 // ends are the last sequences of the streams that a server has, by name; none of a stream
 // that it does not tell.
-func ends(s *server.Server) map[string]uint64 {
+func lastSequences(s *server.Server) map[string]uint64 {
 	out := map[string]uint64{}
 	if s == nil {
 		return out
@@ -152,14 +152,14 @@ func ends(s *server.Server) map[string]uint64 {
 
 // beginning is where a stream ended when the server that runs now started, before anybody
 // in this process could store anything; false when it is not known.
-func (h *embeddedServer) beginning(stream string) (uint64, bool) {
+func (h *embeddedServer) lastAtStart(stream string) (uint64, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	last, ok := h.began[stream]
+	last, ok := h.lastSeqs[stream]
 	return last, ok
 }
 
-func (h *embeddedServer) noteDamaged(found []filestore.Damaged) {
+func (h *embeddedServer) addDamaged(found []filestore.Damaged) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, d := range found {
@@ -217,13 +217,13 @@ func (h *embeddedServer) storeDir() string {
 }
 
 // makingStream bounds how long the creation of a stream takes.
-const makingStream = time.Second
+const streamCreationTime = time.Second
 
 // frozen returns why JetStream does not store, or nil if it does. After a disk error a
 // stream refuses every message until the server is restarted. What passes by itself is
 // waited for, for makingStream at most.
-func (h *embeddedServer) frozen() error {
-	for start := time.Now(); ; time.Sleep(makingStream / 20) {
+func (h *embeddedServer) storeError() error {
+	for start := time.Now(); ; time.Sleep(streamCreationTime / 20) {
 		s := h.server()
 		if s == nil {
 			return errNoServer
@@ -232,7 +232,7 @@ func (h *embeddedServer) frozen() error {
 		switch {
 		case why == "":
 			return nil
-		case !passing(why) || time.Since(start) > makingStream:
+		case !passing(why) || time.Since(start) > streamCreationTime:
 			return errors.New(why)
 		}
 	}
@@ -320,13 +320,13 @@ type natsLogger struct {
 }
 
 func (l natsLogger) Noticef(format string, v ...any) {
-	if l.attempts.note(format, v) {
+	if l.attempts.observe(format, v) {
 		l.log.Infof(format, v...)
 	}
 }
 
 func (l natsLogger) Errorf(format string, v ...any) {
-	if l.attempts.note(format, v) {
+	if l.attempts.observe(format, v) {
 		l.log.Errorf(format, v...)
 	}
 }

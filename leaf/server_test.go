@@ -10,7 +10,7 @@ import (
 // TestMakingAStreamIsHealthy asks for the store's health while streams are made.
 func TestMakingAStreamIsHealthy(t *testing.T) { // alone: it is about how long a stream takes
 	s, ctx := newSite(t)
-	s.still(t, ctx)
+	s.open(t, ctx)
 	made := make(chan error, 1)
 	go func() {
 		for i := range 100 {
@@ -23,7 +23,7 @@ func TestMakingAStreamIsHealthy(t *testing.T) { // alone: it is about how long a
 		made <- nil
 	}()
 	for asked := 0; ; asked++ {
-		if err := s.host.frozen(); err != nil {
+		if err := s.host.storeError(); err != nil {
 			t.Fatalf("after %d questions: %v", asked, err)
 		}
 		select {

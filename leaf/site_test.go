@@ -43,18 +43,18 @@ type site struct {
 	cfg       Config
 	pace      checkPace
 	// unwatched: the keeper does not look after the server, the test restarts it.
-	unwatched bool
+	unsupervised bool
 	// stall is the keeper's, when it is not 0.
-	stall int
+	maxIdleChecks int
 
-	leaf *Leaf
-	host *embeddedServer
-	nc   *nats.Conn
-	js   jetstream.JetStream
-	link *link
-	keep *storeSupervisor
-	r    *replicator
-	stop func()
+	leaf  *Leaf
+	host  *embeddedServer
+	nc    *nats.Conn
+	js    jetstream.JetStream
+	link  *link
+	store *storeSupervisor
+	r     *replicator
+	stop  func()
 }
 
 // newSite is a site whose leaf does not run yet.
@@ -114,9 +114,9 @@ func (s *site) start(t *testing.T, ctx context.Context) {
 	if s.js, err = jetstream.New(s.nc); err != nil {
 		t.Fatal(err)
 	}
-	s.keep = newStoreSupervisor(s.leaf, s.host, s.js)
-	s.keep.maxIdleChecks = cmp.Or(s.stall, s.keep.maxIdleChecks)
-	if err := s.keep.open(ctx); err != nil {
+	s.store = newStoreSupervisor(s.leaf, s.host, s.js)
+	s.store.maxIdleChecks = cmp.Or(s.maxIdleChecks, s.store.maxIdleChecks)
+	if err := s.store.open(ctx); err != nil {
 		t.Fatal(err)
 	}
 	s.run(t, ctx, log)
@@ -128,16 +128,16 @@ func (s *site) run(t *testing.T, ctx context.Context, log *zap.Logger) {
 	s.link = newLink(s.host, s.leaf.counts, log)
 	s.r = &replicator{
 		site: "plant-a", js: s.js, nc: s.nc, local: store{nc: s.nc, domain: "plant-a"}, link: s.link, counts: s.leaf.counts,
-		pace: s.pace, complete: s.keep.markComplete, unreadable: s.keep.reportUnreadable, storing: &s.keep.storing, log: log,
+		pace: s.pace, onCaughtUp: s.store.markComplete, onUnreadable: s.store.reportUnreadable, storing: &s.store.storing, log: log,
 	}
 	parts := []func(context.Context) error{s.r.Run, s.link.Run}
-	if !s.unwatched {
-		parts = append(parts, s.keep.Run)
+	if !s.unsupervised {
+		parts = append(parts, s.store.Run)
 	}
 	for _, name := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := &forwarder{
 			site: "plant-a", stream: name, js: s.js, hub: store{nc: s.nc, domain: streams.HubDomain}, link: s.link,
-			timelines: s.keep.timelines[name], drops: s.keep.drops, counts: s.leaf.counts, log: log.With(zap.String("stream", name)),
+			timelines: s.store.timelines[name], drops: s.store.drops, counts: s.leaf.counts, log: log.With(zap.String("stream", name)),
 		}
 		parts = append(parts, f.Run)
 	}
@@ -156,7 +156,7 @@ func (s *site) run(t *testing.T, ctx context.Context, log *zap.Logger) {
 				t.Error(err)
 			}
 		}
-		s.keep.checkpointAtShutdown(context.WithoutCancel(ctx))
+		s.store.checkpointAtShutdown(context.WithoutCancel(ctx))
 		s.nc.Close()
 		s.host.stop()
 	}

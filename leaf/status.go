@@ -52,12 +52,12 @@ type quarantine interface{ Quarantined() uint64 }
 type status struct {
 	js          jetstream.JetStream
 	quarantined []quarantine
-	drops      *dropLog
+	drops       *dropLog
 	degraded    *degraded
 }
 
 // reading is the status at one time.
-type reading struct {
+type snapshot struct {
 	// pending is by stream what waits for the hub's acknowledgement.
 	pending map[string]uint64
 	// unapplied is what the slowest consumer of SITE_DESIRED has not taken over.
@@ -67,22 +67,22 @@ type reading struct {
 	degraded    []string
 }
 
-func (s *status) read(ctx context.Context) reading {
-	r := reading{pending: map[string]uint64{}, dropped: s.drops.total(), degraded: s.reasons()}
+func (s *status) read(ctx context.Context) snapshot {
+	r := snapshot{pending: map[string]uint64{}, dropped: s.drops.total(), degraded: s.reasons()}
 	for _, q := range s.quarantined {
 		r.quarantined += q.Quarantined()
 	}
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
-		r.pending[stream] = s.waiting(ctx, stream, streams.ForwardConsumer)
+		r.pending[stream] = s.unacknowledged(ctx, stream, streams.ForwardConsumer)
 	}
-	r.unapplied = s.waiting(ctx, streams.SiteDesired, streams.ApplyConsumer)
-	r.unapplied = max(r.unapplied, s.waiting(ctx, streams.SiteDesired, streams.DevicesConsumer))
+	r.unapplied = s.unacknowledged(ctx, streams.SiteDesired, streams.ApplyConsumer)
+	r.unapplied = max(r.unapplied, s.unacknowledged(ctx, streams.SiteDesired, streams.DevicesConsumer))
 	return r
 }
 
 // waiting is how many messages of a stream a consumer has not acknowledged. Before there
 // is a forwarder all wait for it; a device worker that is not there waits for none.
-func (s *status) waiting(ctx context.Context, stream, consumer string) uint64 {
+func (s *status) unacknowledged(ctx context.Context, stream, consumer string) uint64 {
 	c, err := s.js.Consumer(ctx, stream, consumer)
 	switch {
 	case errors.Is(err, jetstream.ErrConsumerNotFound) && consumer != streams.DevicesConsumer:

@@ -22,7 +22,7 @@ func (k *storeSupervisor) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 			k.check(ctx)
-		case <-k.suspect:
+		case <-k.unreadable:
 			if reason, _, err := k.inspect(ctx); err == nil && reason != "" && k.host != nil {
 				return fmt.Errorf("%w: %s", errRebuild, reason)
 			}
@@ -33,7 +33,7 @@ func (k *storeSupervisor) Run(ctx context.Context) error {
 // doubt says that messages of SITE_DESIRED could not be read.
 func (k *storeSupervisor) reportUnreadable() {
 	select {
-	case k.suspect <- struct{}{}:
+	case k.unreadable <- struct{}{}:
 	default:
 	}
 }
@@ -46,7 +46,7 @@ func (k *storeSupervisor) check(ctx context.Context) {
 		k.checkpointAll(asking)
 		return
 	}
-	if k.restartIdle(func() { k.revive(ctx, func() error { return nil }) }) {
+	if k.restartIdle(func() { k.restart(ctx, func() error { return nil }) }) {
 		return
 	}
 	s, err := k.disk.space()
@@ -54,7 +54,7 @@ func (k *storeSupervisor) check(ctx context.Context) {
 		k.told("free space not known", err)
 		return
 	}
-	frozen := k.host.frozen()
+	frozen := k.host.storeError()
 	if changed := k.degraded.set(streams.DegradedDiskFull, frozen != nil || k.disk.full(s)); changed {
 		k.log.Warn("store changed", zap.Bool("stores", frozen == nil), zap.Int64("free", s.free), zap.NamedError("reason", frozen))
 	}
@@ -108,13 +108,13 @@ func (k *storeSupervisor) restartStalled(ctx context.Context, s space) {
 	}
 	k.log.Warn("restarting the embedded server, whose store is frozen")
 	k.counts.restarts.Inc()
-	k.revive(ctx, func() error { return nil })
+	k.restart(ctx, func() error { return nil })
 }
 
 // revive restarts the server and calls between while it does not run. A stream that has
 // less afterwards is claimed anew before anything of it is forwarded or marked.
-func (k *storeSupervisor) revive(ctx context.Context, between func() error) {
-	had := ends(k.host.server())
+func (k *storeSupervisor) restart(ctx context.Context, between func() error) {
+	had := lastSequences(k.host.server())
 	err := k.stopAndStart(ctx, "restart", between)
 	k.restarted, k.restartPause = time.Now(), min(2*k.restartPause, maxRestartPause)
 	if err != nil {
@@ -123,7 +123,7 @@ func (k *storeSupervisor) revive(ctx context.Context, between func() error) {
 	k.handleDamage(ctx)
 	for stream, c := range k.timelines {
 		was, _ := k.checkpoints.get(stream)
-		if has, ok := k.host.beginning(stream); ok && has < max(had[stream], was.Last) {
+		if has, ok := k.host.lastAtStart(stream); ok && has < max(had[stream], was.Last) {
 			c.startNew(has)
 		}
 	}

@@ -21,27 +21,27 @@ type window struct {
 	// target is how long the bytes under way may take.
 	target time.Duration
 	// carried: something has arrived since begin, or there was nothing to carry.
-	carried bool
+	progressed bool
 }
 
 func newWindow(most int, target time.Duration) window {
-	return window{bytes: firstWindow, most: most, target: target, carried: true}
+	return window{bytes: firstWindow, most: most, target: target, progressed: true}
 }
 
 // begin is a new session, whose line may be another one: what was learned of a faster one
 // does not count. When the session before had a backlog and carried nothing of it, it tried
 // too much.
-func (w *window) begin(backlog bool) {
+func (w *window) startSession(backlog bool) {
 	w.bytes = min(w.bytes, firstWindow)
-	if !w.carried {
+	if !w.progressed {
 		w.bytes = max(minWindow, w.bytes/2)
 	}
-	w.carried = !backlog
+	w.progressed = !backlog
 }
 
 // note takes over that the line carried so many bytes, one after the other, in so long.
-func (w *window) note(bytes int, took time.Duration) {
-	w.carried = true
+func (w *window) record(bytes int, took time.Duration) {
+	w.progressed = true
 	fit := w.most
 	if took > 0 {
 		fit = int(min(float64(w.most), float64(bytes)*float64(w.target)/float64(took)))

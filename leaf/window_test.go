@@ -12,37 +12,37 @@ import (
 
 func TestWindow(t *testing.T) {
 	w := newWindow(1<<20, time.Second)
-	w.begin(true)
+	w.startSession(true)
 	for range 20 {
-		w.note(w.bytes, time.Millisecond)
+		w.record(w.bytes, time.Millisecond)
 	}
 	if w.bytes != 1<<20 {
 		t.Errorf("on a fast line %d bytes are under way", w.bytes)
 	}
-	w.note(10, time.Millisecond)
+	w.record(10, time.Millisecond)
 	if w.bytes != 1<<20 {
 		t.Errorf("a short transfer made it %d", w.bytes)
 	}
-	w.note(64_000, 8*time.Second) // 64 kbit/s
+	w.record(64_000, 8*time.Second) // 64 kbit/s
 	if w.bytes != 8000 {
 		t.Errorf("on a line that became slow %d bytes are under way, want what it carries in a second", w.bytes)
 	}
-	w.note(8000, 40*time.Second)
+	w.record(8000, 40*time.Second)
 	if w.bytes != minWindow {
 		t.Errorf("on a line that stands still %d bytes are under way", w.bytes)
 	}
-	w.begin(true)
-	w.note(5000, time.Second)
+	w.startSession(true)
+	w.record(5000, time.Second)
 	w.bytes = firstWindow
-	w.begin(true)
+	w.startSession(true)
 	if w.bytes != firstWindow {
 		t.Errorf("after a session that carried something it begins with %d", w.bytes)
 	}
-	w.begin(false)
+	w.startSession(false)
 	if w.bytes != firstWindow/2 {
 		t.Errorf("after a session that carried nothing it begins with %d", w.bytes)
 	}
-	w.begin(true)
+	w.startSession(true)
 	if w.bytes != firstWindow/2 {
 		t.Errorf("after a session without a backlog it begins with %d", w.bytes)
 	}
@@ -107,7 +107,7 @@ func TestPullerKeepsTheLineBusy(t *testing.T) {
 		t.Run(fmt.Sprintf("%d bytes a second, %d messages of %d", c.rate, c.messages, c.size), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWindow(pullWindow, pullTarget)
-				w.begin(true)
+				w.startSession(true)
 				l := &line{t: t, rate: c.rate}
 				for range c.messages {
 					l.sizes = append(l.sizes, c.size)
@@ -115,7 +115,7 @@ func TestPullerKeepsTheLineBusy(t *testing.T) {
 				l.p = &puller{window: &w, waiting: uint64(c.messages), publish: l.request}
 				start, idle := time.Now(), time.Duration(0)
 				for l.n < c.messages || len(l.wire) > 0 {
-					if err := l.p.ask(time.Now()); err != nil {
+					if err := l.p.request(time.Now()); err != nil {
 						t.Fatal(err)
 					}
 					if len(l.wire) == 0 {

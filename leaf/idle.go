@@ -29,7 +29,7 @@ type attempts struct{ seen atomic.Bool }
 
 // note looks at a format string that nats-server logs, with its arguments, and says
 // whether it is worth logging: of failed attempts the 1st, 2nd, 4th, 8th and so on.
-func (a *attempts) note(format string, args []any) bool {
+func (a *attempts) observe(format string, args []any) bool {
 	switch {
 	case strings.HasPrefix(format, attemptFailed):
 		a.seen.Store(true)
@@ -57,7 +57,7 @@ func (h *embeddedServer) idle() bool {
 func (k *storeSupervisor) idleLimit() int {
 	k.host.mu.Lock()
 	defer k.host.mu.Unlock()
-	return k.maxIdleChecks + int(k.host.between/checkInterval)
+	return k.maxIdleChecks + int(k.host.attemptInterval/checkInterval)
 }
 
 // unstick restarts the embedded server when nobody tries to reach the hub any more, and

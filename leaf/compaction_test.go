@@ -13,7 +13,7 @@ import (
 
 // TestTombstonesAreTrimmed makes and deletes 1,200 names, more than twice what is removed at a time: what is left is what lives,
 // the last message, and what a consumer has not passed yet.
-func TestTombstonesAreTrimmed(t *testing.T) {
+func TestTombstonesAreCompacted(t *testing.T) {
 	t.Parallel()
 	const names = 1200
 	s, ctx := startSite(t)
@@ -44,7 +44,7 @@ func TestTombstonesAreTrimmed(t *testing.T) {
 	<-s.js.PublishAsyncComplete()
 	trim := func(life time.Duration) int {
 		t.Helper()
-		n, err := s.keep.compact(ctx, life)
+		n, err := s.store.compact(ctx, life)
 		if err != nil {
 			t.Fatal(err)
 		}

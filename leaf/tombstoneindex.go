@@ -86,7 +86,7 @@ func (r *replicator) loadTombstones(ctx context.Context) (err error) {
 	defer r.storing.Unlock()
 	r.tombstones, err = readTombstones(ctx, r.js, r.site)
 	if errors.Is(err, errUnreadable) {
-		r.unreadable()
+		r.onUnreadable()
 	}
 	return err
 }

@@ -33,7 +33,7 @@ func (k *storeSupervisor) checkpointUpstream(ctx context.Context) {
 // it is claimed anew, so that what is stored there now has other ids, and what is lost is
 // counted once and reported as soon as the report can be stored: the mark names it until
 // then.
-func (k *storeSupervisor) checkUpstream(ctx context.Context, stream string, c *timelineKeeper) error {
+func (k *storeSupervisor) checkUpstream(ctx context.Context, stream string, c *timelineStore) error {
 	s, err := k.js.Stream(ctx, stream)
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", stream, err)

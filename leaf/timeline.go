@@ -136,7 +136,7 @@ func newIncarnation(from uint64) (incarnation, error) {
 }
 
 // claimer gives a stream that is forwarded a claim of this start of the leaf.
-type timelineKeeper struct {
+type timelineStore struct {
 	js     jetstream.JetStream
 	stream string
 
@@ -149,7 +149,7 @@ type timelineKeeper struct {
 }
 
 // lineage returns the stream's lineage, after this start's claim was stored with it.
-func (c *timelineKeeper) timeline(ctx context.Context) (timeline, error) {
+func (c *timelineStore) timeline(ctx context.Context) (timeline, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s, err := c.js.Stream(ctx, c.stream)
@@ -192,7 +192,7 @@ var errRolledBack = errors.New("the stream was rolled back")
 
 // again makes the next call of lineage store a new claim, on what is behind end: the
 // stream was found to have been rolled back to there. It ends the session.
-func (c *timelineKeeper) startNew(end uint64) {
+func (c *timelineStore) startNew(end uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.started, c.from = false, end+1
@@ -203,7 +203,7 @@ func (c *timelineKeeper) startNew(end uint64) {
 
 // session returns a context for a session that forwards the stream, one at a time, which
 // lasts as long as the claim.
-func (c *timelineKeeper) session(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+func (c *timelineStore) session(ctx context.Context) (context.Context, context.CancelCauseFunc) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ctx, c.end = context.WithCancelCause(ctx)

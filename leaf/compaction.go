@@ -39,7 +39,7 @@ type garbage struct {
 	floor, last uint64
 	before      time.Time
 	// live are the objects whose parts are needed; only those with parts are in it.
-	live map[string]bool
+	live  map[string]bool
 	parts []struct {
 		object string
 		seq    uint64

@@ -18,7 +18,7 @@ const DropLogName = "dropped.json"
 // without which the sequence says nothing after a store was rolled back or made anew.
 type position struct {
 	Incarnation int64  `json:"claim"`
-	Seq   uint64 `json:"seq"`
+	Seq         uint64 `json:"seq"`
 }
 
 // account is what the ledger knows of one stream.
@@ -86,7 +86,7 @@ func (l *dropLog) forwarded(stream string) position {
 
 // drop counts sequences of a stream with the lineage as dropped, each once however often
 // it is called with them, and returns when that is on disk.
-func (l *dropLog) countDropped(stream string, of timeline, reason string, s span) error {
+func (l *dropLog) countDropped(stream string, of timeline, reason string, s seqRange) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a := l.entry(stream)

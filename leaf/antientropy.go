@@ -34,7 +34,7 @@ type checkPace struct {
 	retry time.Duration
 	// again is after how long the comparison within a check is made again at the
 	// latest, doubled up to 15 s each time; default 1 s.
-	again time.Duration
+	repeat time.Duration
 }
 
 func (p checkPace) orDefault() checkPace {
@@ -44,8 +44,8 @@ func (p checkPace) orDefault() checkPace {
 	if p.retry == 0 {
 		p.retry = 15 * time.Second
 	}
-	if p.again == 0 {
-		p.again = time.Second
+	if p.repeat == 0 {
+		p.repeat = time.Second
 	}
 	return p
 }
@@ -58,7 +58,7 @@ type antiEntropy struct {
 	// identity is the hub's stream.
 	identity string
 	pace     checkPace
-	level    signal
+	caughtUp signal
 	// due says that a check is wanted now.
 	due chan struct{}
 	// position is that of the last query, stuck how often in a row the bridge said
@@ -67,23 +67,23 @@ type antiEntropy struct {
 	stuck    int
 }
 
-func newChecker(r *replicator, identity string) *antiEntropy {
-	c := &antiEntropy{r: r, identity: identity, pace: r.pace.orDefault(), due: make(chan struct{}, 1), level: signal{changed: make(chan struct{})}}
-	c.want()
+func newAntiEntropy(r *replicator, identity string) *antiEntropy {
+	c := &antiEntropy{r: r, identity: identity, pace: r.pace.orDefault(), due: make(chan struct{}, 1), caughtUp: signal{changed: make(chan struct{})}}
+	c.request()
 	return c
 }
 
 // note takes over what has arrived and been stored.
-func (c *antiEntropy) note(a batch) {
-	if len(a.batch) > 0 || a.caughtUp {
-		c.level.set(a.caughtUp)
+func (c *antiEntropy) observe(a batch) {
+	if len(a.deliveries) > 0 || a.caughtUp {
+		c.caughtUp.set(a.caughtUp)
 	}
-	if a.verify {
-		c.want()
+	if a.verifyRequested {
+		c.request()
 	}
 }
 
-func (c *antiEntropy) want() {
+func (c *antiEntropy) request() {
 	select {
 	case c.due <- struct{}{}:
 	default:
@@ -108,11 +108,11 @@ func (c *antiEntropy) run(ctx context.Context) error {
 		}
 		next := c.pace.interval
 		if !errors.Is(err, errUnreadable) {
-			c.r.complete(ctx)
+			c.r.onCaughtUp(ctx)
 		}
 		if err != nil {
 			if errors.Is(err, errUnreadable) {
-				c.r.unreadable()
+				c.r.onUnreadable()
 			}
 			c.r.log.Info("manifest not compared", zap.Error(err))
 			c.r.counts.checks.WithLabelValues("failed").Inc()
@@ -133,8 +133,8 @@ func (c *antiEntropy) run(ctx context.Context) error {
 // check compares until the sets are equal, or until there is no use in it, and returns
 // the last outcome.
 func (c *antiEntropy) check(ctx context.Context) (outcome streams.InventoryState, err error) {
-	again := c.pace.again
-	if err := c.level.await(ctx); err != nil {
+	again := c.pace.repeat
+	if err := c.caughtUp.await(ctx); err != nil {
 		return "", err
 	}
 	c.stuck = 0
@@ -156,7 +156,7 @@ func (c *antiEntropy) check(ctx context.Context) (outcome streams.InventoryState
 			return outcome, nil
 		}
 		// What is missing is on its way: until it is here, or a while.
-		if err := c.level.next(ctx, again); err != nil {
+		if err := c.caughtUp.next(ctx, again); err != nil {
 			return "", err
 		}
 		again = min(2*again, 15*time.Second)
@@ -177,14 +177,14 @@ func (r *replicator) mayRestart(interval time.Duration) bool {
 // level is whether the site has caught up, as far as is known.
 type signal struct {
 	mu      sync.Mutex
-	up      bool
+	on      bool
 	changed chan struct{}
 }
 
 func (l *signal) set(up bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.up = up; up {
+	if l.on = up; up {
 		close(l.changed)
 		l.changed = make(chan struct{})
 	}
@@ -194,7 +194,7 @@ func (l *signal) set(up bool) {
 func (l *signal) await(ctx context.Context) error {
 	for {
 		l.mu.Lock()
-		up, changed := l.up, l.changed
+		up, changed := l.on, l.changed
 		l.mu.Unlock()
 		if up {
 			return nil

@@ -20,24 +20,24 @@ type batcher struct {
 // arrival is what one call of gather brought.
 type batch struct {
 	// batch is to be stored, in order.
-	batch []delivery
+	deliveries []delivery
 	// size is the batch's, in bytes.
 	size int
 	// caughtUp: behind the batch, or behind a heartbeat without one, nothing waits.
 	caughtUp bool
 	// began: the hub began again at number 1 after it had delivered before; the batch ends
 	// before that.
-	began bool
+	restarted bool
 	// verify: the bridge asks for a comparison.
-	verify bool
+	verifyRequested bool
 }
 
 // gather asks for deliveries, waits for the next one, a heartbeat or a word of the bridge,
 // and takes along what is there already, up to what one commit carries. An error ends the
 // session.
-func (in *batcher) gather(ctx context.Context) (batch, error) {
+func (in *batcher) next(ctx context.Context) (batch, error) {
 	var a batch
-	if err := in.pull.ask(time.Now()); err != nil {
+	if err := in.pull.request(time.Now()); err != nil {
 		return batch{}, err
 	}
 	silence := time.NewTimer(hubSilence)
@@ -48,17 +48,17 @@ func (in *batcher) gather(ctx context.Context) (batch, error) {
 	case <-silence.C:
 		return batch{}, fmt.Errorf("no heartbeat from the hub for %s", hubSilence)
 	case msg := <-in.deliveries:
-		if err := in.take(&a, msg); err != nil {
+		if err := in.add(&a, msg); err != nil {
 			return batch{}, err
 		}
 	}
-	for len(a.batch) < batchMessages && a.size < commitBytes && !a.began {
-		if err := in.pull.ask(time.Now()); err != nil {
+	for len(a.deliveries) < batchMessages && a.size < commitBytes && !a.restarted {
+		if err := in.pull.request(time.Now()); err != nil {
 			return batch{}, err
 		}
 		select {
 		case msg := <-in.deliveries:
-			if err := in.take(&a, msg); err != nil {
+			if err := in.add(&a, msg); err != nil {
 				return batch{}, err
 			}
 		default:
@@ -68,9 +68,9 @@ func (in *batcher) gather(ctx context.Context) (batch, error) {
 	return a, nil
 }
 
-func (in *batcher) take(a *batch, msg *nats.Msg) error {
+func (in *batcher) add(a *batch, msg *nats.Msg) error {
 	if word := control(msg); word != "" {
-		a.verify = a.verify || word == streams.ControlVerify
+		a.verifyRequested = a.verifyRequested || word == streams.ControlVerify
 		return nil
 	}
 	if msg.Reply == "" {
@@ -80,13 +80,13 @@ func (in *batcher) take(a *batch, msg *nats.Msg) error {
 		a.caughtUp = true // all that was delivered has been seen, and nothing waits
 		return in.order.heartbeat(msg)
 	}
-	d, began, err := in.order.take(msg)
+	d, began, err := in.order.accept(msg)
 	if err != nil || began {
-		a.began = began
+		a.restarted = began
 		return err
 	}
 	in.pull.delivered(d, time.Now())
-	a.batch, a.size = append(a.batch, d), a.size+d.Size()
+	a.deliveries, a.size = append(a.deliveries, d), a.size+d.Size()
 	a.caughtUp = d.pending == 0
 	return nil
 }

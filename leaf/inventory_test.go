@@ -15,7 +15,7 @@ import (
 )
 
 // quick makes checks follow one another fast enough for a test, and no check by itself.
-var quick = checkPace{interval: time.Hour, retry: 200 * time.Millisecond, again: 50 * time.Millisecond}
+var quick = checkPace{interval: time.Hour, retry: 200 * time.Millisecond, repeat: 50 * time.Millisecond}
 
 // startChecked is a site that has stored and compared objects.
 func startChecked(t *testing.T, objects int) (*site, context.Context, *responder) {
@@ -63,7 +63,7 @@ func (s *site) desired(t *testing.T, ctx context.Context) jetstream.Stream {
 
 // TestManifestFindsWhatIsMissing removes and changes messages of the leaf's store behind
 // its back: the next comparison brings them back.
-func TestManifestFindsWhatIsMissing(t *testing.T) {
+func TestInventoryFindsWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	s, ctx, b := startChecked(t, 50)
 	d := s.desired(t, ctx)
@@ -98,7 +98,7 @@ func TestManifestFindsWhatIsMissing(t *testing.T) {
 }
 
 // TestManifestFindsMissingParts removes a part of a large object behind the leaf's back.
-func TestManifestFindsMissingParts(t *testing.T) {
+func TestInventoryFindsMissingParts(t *testing.T) {
 	t.Parallel()
 	s, ctx, b := startChecked(t, 3)
 	putDesired(t, ctx, s, "large", strings.Repeat("x", 2<<20))
@@ -123,7 +123,7 @@ func TestManifestFindsMissingParts(t *testing.T) {
 }
 
 // TestManifestRemovesZombies finds an object at the site that nobody wants there.
-func TestManifestRemovesZombies(t *testing.T) {
+func TestInventoryRemovesZombies(t *testing.T) {
 	t.Parallel()
 	s, ctx, b := startChecked(t, 5)
 	ref := streams.Ref{Node: "plant-a-1", Resource: "pods", Namespace: "default", Name: "zombie"}
@@ -231,7 +231,7 @@ func TestCheckFollowsAResync(t *testing.T) {
 }
 
 // TestDeliveriesDoNotWaitForTheManifest has a bridge that takes two seconds to answer.
-func TestDeliveriesDoNotWaitForTheManifest(t *testing.T) {
+func TestDeliveriesDoNotWaitForTheInventory(t *testing.T) {
 	s, ctx, b := startChecked(t, 5)
 	b.set(func() { b.delay = 2 * time.Second })
 	s.verify(t)
@@ -247,7 +247,7 @@ func TestDeliveriesDoNotWaitForTheManifest(t *testing.T) {
 // asks so often, and then waits.
 func TestCheckIsBounded(t *testing.T) {
 	t.Parallel()
-	s, ctx, b := startPaced(t, 5, checkPace{interval: time.Hour, retry: time.Hour, again: time.Millisecond})
+	s, ctx, b := startPaced(t, 5, checkPace{interval: time.Hour, retry: time.Hour, repeat: time.Millisecond})
 	b.set(func() { b.idle = true })
 	s.verify(t)
 	polltest.Eventually(t, "a full check", func() bool { return b.seen(streams.InventoryRepairing) == maxComparisons })
@@ -278,7 +278,7 @@ func TestStuckSessionBeginsAnew(t *testing.T) {
 
 // TestManifestOfManyObjects has 500 objects at the site that nobody wants, whose entries do
 // not fit into one message of 128 KiB: they go in several steps.
-func TestManifestOfManyObjects(t *testing.T) {
+func TestInventoryOfManyObjects(t *testing.T) {
 	t.Parallel()
 	const objects = 500
 	s, ctx, b := startChecked(t, 10)
@@ -305,7 +305,7 @@ func TestManifestOfManyObjects(t *testing.T) {
 	if b.seen(streams.InventoryRepairing) < 2 {
 		t.Errorf("%d repairs: all fitted into one message", b.seen(streams.InventoryRepairing))
 	}
-	m, err := manifestOf(ctx, s.desired(t, ctx), "plant-a")
+	m, err := inventoryOf(ctx, s.desired(t, ctx), "plant-a")
 	if err != nil || m.Count() != 1 {
 		t.Errorf("%d objects are left, want 1 (%v)", m.Count(), err)
 	}
@@ -319,12 +319,12 @@ func putDesiredAsync(t *testing.T, s *site, name string, value int) {
 	}
 }
 
-func FuzzManifestAnswer(f *testing.F) {
+func FuzzInventoryAnswer(f *testing.F) {
 	f.Add([]byte(`{"state":"send-entries","buckets":[1,255]}`))
 	f.Add([]byte(`{"state":"equal"}`))
 	f.Add([]byte(`{"error":"x"}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		a, err := parseManifestAnswer(&nats.Msg{Data: data})
+		a, err := parseInventoryAnswer(&nats.Msg{Data: data})
 		if err != nil {
 			return
 		}

@@ -16,7 +16,7 @@ import (
 // a hub does that was killed: what the site has of it stays the tombstone, also after a
 // restart of the leaf, and its position goes on. What the tombstone does not outrank is
 // stored.
-func TestTheDeadStayDead(t *testing.T) {
+func TestTombstonesSupersedeOlderVersions(t *testing.T) {
 	t.Parallel()
 	s, ctx := startSite(t)
 	put := func(name string, op streams.Op, epoch, version string) {
@@ -56,7 +56,7 @@ func TestTheDeadStayDead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if at, err := sourceOf(ctx, s.js); err != nil || at.Seq != hub.CachedInfo().State.LastSeq {
+	if at, err := lastSource(ctx, s.js); err != nil || at.Seq != hub.CachedInfo().State.LastSeq {
 		t.Errorf("the site is at %v (%v), the hub at %d", at, err, hub.CachedInfo().State.LastSeq)
 	}
 	s.restart(t, ctx, nil)

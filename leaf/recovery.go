@@ -122,7 +122,7 @@ func setAside(store string, dirs []streamDir) error {
 
 // graft moves the messages and the consumers of streams that were set aside into those
 // that were made in their place. The server must not run.
-func graft(store string, dirs []streamDir) error {
+func restoreMessages(store string, dirs []streamDir) error {
 	var errs []error
 	for _, d := range dirs {
 		for _, part := range []string{messagesDir, consumersDir} {
@@ -145,7 +145,7 @@ func graft(store string, dirs []streamDir) error {
 // lasting says whether a stream holds what nobody else has: what the hub may not have
 // yet, or the device worker's memory. What can be read of it is kept. The others are made
 // anew.
-func lasting(stream string) bool {
+func irreplaceable(stream string) bool {
 	switch stream {
 	case streams.SiteReported, streams.SiteTelemetry, streams.SiteQuarantine, field.StateStream:
 		return true

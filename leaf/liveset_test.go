@@ -15,7 +15,7 @@ import (
 )
 
 // wanted publishes desired state at the site itself.
-func (s *site) wanted(t *testing.T, ctx context.Context, name string, op streams.Op, version int) {
+func (s *site) putLocal(t *testing.T, ctx context.Context, name string, op streams.Op, version int) {
 	t.Helper()
 	m := configMap(name, version)
 	m.Op, m.Version = op, fmt.Sprint(version)
@@ -25,7 +25,7 @@ func (s *site) wanted(t *testing.T, ctx context.Context, name string, op streams
 }
 
 // takeOver acknowledges all of SITE_DESIRED.
-func (s *site) takeOver(t *testing.T, ctx context.Context) {
+func (s *site) ackAll(t *testing.T, ctx context.Context) {
 	t.Helper()
 	if err := streams.EnsureConsumer(ctx, s.js, streams.SiteDesired, streams.LocalConsumer(streams.ApplyConsumer, "", 1000)); err != nil {
 		t.Fatal(err)
@@ -61,26 +61,26 @@ func (s *site) has(t *testing.T, ctx context.Context, name string) string {
 // TestTrimmedObjectsStayAwayAfterAKill removes tombstones and leaves the server's files
 // as a kill does: the versions before the tombstones do not come back, twice, while the
 // same files without the census bring them back.
-func TestTrimmedObjectsStayAwayAfterAKill(t *testing.T) {
+func TestCompactedObjectsStayAwayAfterAKill(t *testing.T) {
 	t.Parallel()
 	s, ctx := startSite(t)
 	s.cut(t)
 	gone := []string{"gone-1", "gone-2", "gone-3"}
-	s.wanted(t, ctx, "stays", streams.OpPut, 1)
-	s.wanted(t, ctx, "changes", streams.OpPut, 1)
+	s.putLocal(t, ctx, "stays", streams.OpPut, 1)
+	s.putLocal(t, ctx, "changes", streams.OpPut, 1)
 	for _, name := range gone {
 		for version := 1; version <= 3; version++ {
-			s.wanted(t, ctx, name, streams.OpPut, version)
+			s.putLocal(t, ctx, name, streams.OpPut, version)
 		}
-		s.wanted(t, ctx, name, streams.OpDelete, 4)
+		s.putLocal(t, ctx, name, streams.OpDelete, 4)
 	}
-	s.wanted(t, ctx, "end", streams.OpPut, 1)
-	s.takeOver(t, ctx)
-	if n, err := s.keep.compact(ctx, 0); n != len(gone) || err != nil {
+	s.putLocal(t, ctx, "end", streams.OpPut, 1)
+	s.ackAll(t, ctx)
+	if n, err := s.store.compact(ctx, 0); n != len(gone) || err != nil {
 		t.Fatalf("%d tombstones removed, error %v", n, err)
 	}
-	s.wanted(t, ctx, "changes", streams.OpPut, 2)
-	s.wanted(t, ctx, "gone-1", streams.OpPut, 5)
+	s.putLocal(t, ctx, "changes", streams.OpPut, 2)
+	s.putLocal(t, ctx, "gone-1", streams.OpPut, 5)
 
 	without := s.twin(t)
 	if err := os.Remove(filepath.Join(without.cfg.DataDir, LiveSetName)); err != nil {
@@ -108,19 +108,19 @@ func TestTrimmedObjectsStayAwayAfterAKill(t *testing.T) {
 // TestRecountBeforeTheSiteReads restarts the server under a leaf that runs, as its keeper
 // does, with a census that lacks a message: that is removed before anybody else is connected
 // to the new server.
-func TestRecountBeforeTheSiteReads(t *testing.T) {
+func TestResurrectedMessagesAreRemovedBeforeAnybodyReads(t *testing.T) {
 	t.Parallel()
 	s, ctx := newSite(t)
-	s.still(t, ctx)
-	if err := s.keep.open(ctx); err != nil {
+	s.open(t, ctx)
+	if err := s.store.open(ctx); err != nil {
 		t.Fatal(err)
 	}
-	s.wanted(t, ctx, "back", streams.OpPut, 1)
-	s.wanted(t, ctx, "stays", streams.OpPut, 1)
-	if err := newLiveSet(s.desired(t, ctx).CachedInfo(), []uint64{1, 2}, []uint64{1}).write(s.keep.liveSetFile); err != nil {
+	s.putLocal(t, ctx, "back", streams.OpPut, 1)
+	s.putLocal(t, ctx, "stays", streams.OpPut, 1)
+	if err := newLiveSet(s.desired(t, ctx).CachedInfo(), []uint64{1, 2}, []uint64{1}).write(s.store.liveSetFile); err != nil {
 		t.Fatal(err)
 	}
-	s.revive(t, ctx, func() error { return nil })
+	s.restartServer(t, ctx, func() error { return nil })
 	for name, want := range map[string]string{"back": "", "stays": "1"} {
 		if got := s.has(t, ctx, name); got != want {
 			t.Errorf("%s is at version %q, want %q", name, got, want)
@@ -129,34 +129,34 @@ func TestRecountBeforeTheSiteReads(t *testing.T) {
 }
 
 // TestNothingIsTrimmedWithoutACensus cannot write the census: the tombstones stay.
-func TestNothingIsTrimmedWithoutACensus(t *testing.T) {
+func TestNothingIsCompactedWithoutALiveSet(t *testing.T) {
 	t.Parallel()
 	s, ctx := startSite(t)
 	s.cut(t)
-	s.wanted(t, ctx, "gone", streams.OpPut, 1)
-	s.wanted(t, ctx, "gone", streams.OpDelete, 2)
-	s.wanted(t, ctx, "end", streams.OpPut, 1)
-	s.takeOver(t, ctx)
-	if err := os.Mkdir(s.keep.liveSetFile, 0o700); err != nil {
+	s.putLocal(t, ctx, "gone", streams.OpPut, 1)
+	s.putLocal(t, ctx, "gone", streams.OpDelete, 2)
+	s.putLocal(t, ctx, "end", streams.OpPut, 1)
+	s.ackAll(t, ctx)
+	if err := os.Mkdir(s.store.liveSetFile, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.keep.compact(ctx, 0); n != 0 || err == nil {
+	if n, err := s.store.compact(ctx, 0); n != 0 || err == nil {
 		t.Errorf("%d removed, error %v", n, err)
 	}
 	if got := s.has(t, ctx, "gone"); got != "2" {
 		t.Errorf("gone is at version %q, want its tombstone", got)
 	}
-	if err := os.Remove(s.keep.liveSetFile); err != nil {
+	if err := os.Remove(s.store.liveSetFile); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.keep.compact(ctx, 0); n != 1 || err != nil {
+	if n, err := s.store.compact(ctx, 0); n != 1 || err != nil {
 		t.Errorf("%d removed, error %v", n, err)
 	}
 }
 
 // TestCensusOfAnotherStream is of a stream that was made anew, or rolled back: it says
 // nothing of that.
-func TestCensusOfAnotherStream(t *testing.T) {
+func TestLiveSetOfAnotherStream(t *testing.T) {
 	made := time.Unix(1_700_000_000, 7)
 	info := func(created time.Time, last uint64) *jetstream.StreamInfo {
 		return &jetstream.StreamInfo{Created: created, State: jetstream.StreamState{LastSeq: last}}

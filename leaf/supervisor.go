@@ -35,19 +35,19 @@ var errRebuild = errors.New("the store of desired state is damaged")
 // there is room for them. What it cannot know of a nats-server of the gateway's own,
 // it leaves to that.
 type storeSupervisor struct {
-	site      string
+	site           string
 	telemetryBytes int64
-	host      *embeddedServer // nil: a nats-server of the gateway's own
-	js        jetstream.JetStream
-	disk      disk
-	drops    *dropLog
-	checkpoints     *checkpoints
-	timelines    map[string]*timelineKeeper
+	host           *embeddedServer // nil: a nats-server of the gateway's own
+	js             jetstream.JetStream
+	disk           disk
+	drops          *dropLog
+	checkpoints    *checkpoints
+	timelines      map[string]*timelineStore
 	// censusFile says what SITE_DESIRED held when it was trimmed.
 	liveSetFile string
-	degraded   *degraded
-	counts     *counts
-	log        *zap.Logger
+	degraded    *degraded
+	counts      *counts
+	log         *zap.Logger
 
 	// storing is held while SITE_DESIRED is changed, and while all of it is read: what is
 	// superseded in between would count as missing.
@@ -57,13 +57,13 @@ type storeSupervisor struct {
 	complete chan struct{}
 	once     sync.Once
 	// suspect holds a word when a reader found messages of SITE_DESIRED unreadable.
-	suspect chan struct{}
+	unreadable chan struct{}
 
 	// damaged: a block of SITE_DESIRED was, when the server started.
 	damaged bool
 
-	restartPause      time.Duration
-	restarted time.Time
+	restartPause time.Duration
+	restarted    time.Time
 
 	// idle is how many looks in a row found that nobody tries to reach the hub, stall after
 	// how many that is mended: stallLooks.
@@ -74,18 +74,18 @@ type storeSupervisor struct {
 }
 
 func newStoreSupervisor(l *Leaf, h *embeddedServer, js jetstream.JetStream) *storeSupervisor {
-	book, err := openDropLog(l.cfg.DataDir)
+	drops, err := openDropLog(l.cfg.DataDir)
 	if err != nil {
 		l.log.Warn("what was dropped before is not known", zap.Error(err))
 	}
 	k := &storeSupervisor{
 		site: l.cfg.Site, telemetryBytes: l.cfg.Storage.TelemetryBytes, host: h, js: js,
-		drops: book, checkpoints: openCheckpoints(l.cfg.DataDir), degraded: &degraded{}, counts: l.counts, log: l.log.Named("store"),
-		complete: make(chan struct{}), suspect: make(chan struct{}, 1), restartPause: minRestartPause, maxIdleChecks: defaultMaxIdleChecks, said: map[string]bool{},
-		timelines: map[string]*timelineKeeper{}, liveSetFile: filepath.Join(l.cfg.DataDir, LiveSetName),
+		drops: drops, checkpoints: openCheckpoints(l.cfg.DataDir), degraded: &degraded{}, counts: l.counts, log: l.log.Named("store"),
+		complete: make(chan struct{}), unreadable: make(chan struct{}, 1), restartPause: minRestartPause, maxIdleChecks: defaultMaxIdleChecks, said: map[string]bool{},
+		timelines: map[string]*timelineStore{}, liveSetFile: filepath.Join(l.cfg.DataDir, LiveSetName),
 	}
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
-		k.timelines[stream] = &timelineKeeper{js: js, stream: stream}
+		k.timelines[stream] = &timelineStore{js: js, stream: stream}
 	}
 	if h != nil {
 		h.beforeConnections = k.beforeConnections
@@ -153,7 +153,7 @@ func (k *storeSupervisor) recoverStreams(ctx context.Context, keepMessages bool)
 		if d.stream == field.StateStream {
 			k.told("note that the device worker's memory is damaged", k.checkDeviceState(ctx, true))
 		}
-		if keepMessages && lasting(d.stream) {
+		if keepMessages && irreplaceable(d.stream) {
 			keep = append(keep, d)
 		}
 	}
@@ -164,7 +164,7 @@ func (k *storeSupervisor) recoverStreams(ctx context.Context, keepMessages bool)
 	if slices.ContainsFunc(keep, func(d streamDir) bool { return d.stream == field.StateStream }) {
 		k.told("make the device worker's memory", field.CreateState(ctx, k.js))
 	}
-	if err := k.stopAndStart(ctx, "keep messages", func() error { return graft(store, keep) }); err != nil {
+	if err := k.stopAndStart(ctx, "keep messages", func() error { return restoreMessages(store, keep) }); err != nil {
 		return err
 	}
 	return k.recoverStreams(ctx, false)
@@ -368,7 +368,7 @@ func (k *storeSupervisor) checkpointAtShutdown(ctx context.Context) {
 	}
 	select {
 	case <-k.complete:
-		if m, err := manifestOf(ctx, s, k.site); err == nil {
+		if m, err := inventoryOf(ctx, s, k.site); err == nil {
 			k.told("mark", k.saveCheckpoint(ctx, m.Digest(), false))
 		}
 	default:

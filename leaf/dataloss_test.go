@@ -21,7 +21,7 @@ import (
 )
 
 // still starts the leaf's server and a keeper, and nothing that runs.
-func (s *site) still(t *testing.T, ctx context.Context) {
+func (s *site) open(t *testing.T, ctx context.Context) {
 	t.Helper()
 	log := zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel))
 	var err error
@@ -36,14 +36,14 @@ func (s *site) still(t *testing.T, ctx context.Context) {
 	if s.js, err = jetstream.New(s.nc); err != nil {
 		t.Fatal(err)
 	}
-	s.keep = newStoreSupervisor(New(s.cfg, "test", log), s.host, s.js)
+	s.store = newStoreSupervisor(New(s.cfg, "test", log), s.host, s.js)
 }
 
 // revive restarts the server and returns when the leaf's connection is to the new one: a
 // request that the old one has taken over gets no answer.
-func (s *site) revive(t *testing.T, ctx context.Context, between func() error) {
+func (s *site) restartServer(t *testing.T, ctx context.Context, between func() error) {
 	t.Helper()
-	s.keep.revive(ctx, between)
+	s.store.restart(ctx, between)
 	polltest.Eventually(t, "connection to the new server", func() bool { _, err := s.nc.RTT(); return err == nil })
 }
 
@@ -53,7 +53,7 @@ func TestStoreRolledBackWhileTheLeafRuns(t *testing.T) {
 	t.Parallel()
 	const before, between, after = 20, 30, 40
 	s, ctx := newSite(t)
-	s.unwatched = true
+	s.unsupervised = true
 	respond(t, s)
 	s.start(t, ctx)
 	for i := range before {
@@ -62,12 +62,12 @@ func TestStoreRolledBackWhileTheLeafRuns(t *testing.T) {
 	s.acknowledged(t, ctx, before)
 	copied := filepath.Join(t.TempDir(), "js")
 	store := s.host.storeDir()
-	s.revive(t, ctx, func() error { return os.CopyFS(copied, os.DirFS(store)) })
+	s.restartServer(t, ctx, func() error { return os.CopyFS(copied, os.DirFS(store)) })
 	for i := range between {
 		s.say(t, ctx, "pump", before+i)
 	}
 	s.acknowledged(t, ctx, before+between)
-	s.revive(t, ctx, func() error {
+	s.restartServer(t, ctx, func() error {
 		return errors.Join(os.RemoveAll(store), os.CopyFS(store, os.DirFS(copied)))
 	})
 	for i := range after {
@@ -78,7 +78,7 @@ func TestStoreRolledBackWhileTheLeafRuns(t *testing.T) {
 	if got := heard(t, ctx, s, "pump"); len(got) != all {
 		t.Errorf("%d records at the hub, want %d", len(got), all)
 	}
-	if n := s.keep.drops.total(); n != 0 {
+	if n := s.store.drops.total(); n != 0 {
 		t.Errorf("%d records are counted as dropped, the hub has them all", n)
 	}
 }
@@ -88,15 +88,15 @@ func TestStoreRolledBackWhileTheLeafRuns(t *testing.T) {
 func TestLossIsReportedLater(t *testing.T) {
 	t.Parallel()
 	s, ctx := newSite(t)
-	s.still(t, ctx)
-	if err := s.keep.open(ctx); err != nil {
+	s.open(t, ctx)
+	if err := s.store.open(ctx); err != nil {
 		t.Fatal(err)
 	}
 	s.say(t, ctx, "pump", 0)
-	s.keep.checkpointUpstream(ctx)
-	had, _ := s.keep.checkpoints.get(streams.SiteTelemetry)
+	s.store.checkpointUpstream(ctx)
+	had, _ := s.store.checkpoints.get(streams.SiteTelemetry)
 	had.Last = 4
-	if err := s.keep.checkpoints.put(streams.SiteTelemetry, had); err != nil {
+	if err := s.store.checkpoints.put(streams.SiteTelemetry, had); err != nil {
 		t.Fatal(err)
 	}
 	largest := func(n int32) {
@@ -112,21 +112,21 @@ func TestLossIsReportedLater(t *testing.T) {
 	}
 	largest(refusedSize)
 	for range 2 {
-		s.keep.checkpointUpstream(ctx)
+		s.store.checkpointUpstream(ctx)
 	}
 	if n := count(t, ctx, s.js, streams.SiteTelemetry); n != 1 {
 		t.Fatalf("%d records, the report was to be refused", n)
 	}
-	if n := s.keep.drops.total(); n != 3 {
+	if n := s.store.drops.total(); n != 3 {
 		t.Errorf("%d records are counted as lost, want 3", n)
 	}
 	s.nc.Close()
 	s.host.stop()
-	s.still(t, ctx)
-	s.keep.checkpointUpstream(ctx)
+	s.open(t, ctx)
+	s.store.checkpointUpstream(ctx)
 	largest(-1)
 	for range 2 {
-		s.keep.checkpointUpstream(ctx)
+		s.store.checkpointUpstream(ctx)
 	}
 	stream, err := s.js.Stream(ctx, streams.SiteTelemetry)
 	if err != nil {
@@ -138,7 +138,7 @@ func TestLossIsReportedLater(t *testing.T) {
 	if n := count(t, ctx, s.js, streams.SiteTelemetry); n != 2 {
 		t.Errorf("%d records, want one and a report", n)
 	}
-	if n := s.keep.drops.total(); n != 3 {
+	if n := s.store.drops.total(); n != 3 {
 		t.Errorf("%d records are counted as lost, want 3", n)
 	}
 }
@@ -151,21 +151,21 @@ func TestLostSince(t *testing.T) {
 	for name, one := range map[string]struct {
 		l     timeline
 		noted position
-		want  span // zero: nothing
+		want  seqRange // zero: nothing
 	}{
-		"nothing happened":              {lives(incarnation{101, 1}, incarnation{102, 21}), position{102, 30}, span{}},
-		"started again":                 {lives(incarnation{101, 1}, incarnation{102, 21}, incarnation{103, 51}), position{102, 30}, span{}},
-		"went on, started again":        {lives(incarnation{101, 1}, incarnation{102, 21}, incarnation{103, 61}), position{102, 30}, span{}},
-		"rolled back":                   {lives(incarnation{101, 1}, incarnation{103, 21}), position{102, 30}, span{31, 50}},
-		"rolled back, all forwarded":    {lives(incarnation{101, 1}, incarnation{103, 21}), position{102, 50}, span{}},
-		"rolled back, little forwarded": {lives(incarnation{101, 1}, incarnation{103, 21}), position{101, 10}, span{21, 50}},
-		"rolled back, started twice":    {lives(incarnation{101, 1}, incarnation{103, 21}, incarnation{104, 90}), position{102, 30}, span{31, 50}},
-		"made anew":                     {timeline{{id: 200}, {201, 1}}, position{102, 30}, span{31, 50}},
-		"noted in an earlier life":      {timeline{{id: 200}, {201, 1}}, position{7, 500}, span{1, 50}},
-		"made anew with the messages":   {timeline{{id: 200}, {201, 51}}, position{102, 30}, span{}},
+		"nothing happened":              {lives(incarnation{101, 1}, incarnation{102, 21}), position{102, 30}, seqRange{}},
+		"started again":                 {lives(incarnation{101, 1}, incarnation{102, 21}, incarnation{103, 51}), position{102, 30}, seqRange{}},
+		"went on, started again":        {lives(incarnation{101, 1}, incarnation{102, 21}, incarnation{103, 61}), position{102, 30}, seqRange{}},
+		"rolled back":                   {lives(incarnation{101, 1}, incarnation{103, 21}), position{102, 30}, seqRange{31, 50}},
+		"rolled back, all forwarded":    {lives(incarnation{101, 1}, incarnation{103, 21}), position{102, 50}, seqRange{}},
+		"rolled back, little forwarded": {lives(incarnation{101, 1}, incarnation{103, 21}), position{101, 10}, seqRange{21, 50}},
+		"rolled back, started twice":    {lives(incarnation{101, 1}, incarnation{103, 21}, incarnation{104, 90}), position{102, 30}, seqRange{31, 50}},
+		"made anew":                     {timeline{{id: 200}, {201, 1}}, position{102, 30}, seqRange{31, 50}},
+		"noted in an earlier life":      {timeline{{id: 200}, {201, 1}}, position{7, 500}, seqRange{1, 50}},
+		"made anew with the messages":   {timeline{{id: 200}, {201, 51}}, position{102, 30}, seqRange{}},
 	} {
 		got, ok := was.lostSince(one.l, one.noted)
-		if ok != (one.want != span{}) || ok && (span{got.From, got.To}) != one.want {
+		if ok != (one.want != seqRange{}) || ok && (seqRange{got.From, got.To}) != one.want {
 			t.Errorf("%s: %v, %t; want %v", name, got, ok, one.want)
 		}
 	}
@@ -173,7 +173,7 @@ func TestLostSince(t *testing.T) {
 
 // TestGraveMarksAreOnDisk asks when the file is synced: with what must not be forgotten
 // in it, and when that goes.
-func TestGraveMarksAreOnDisk(t *testing.T) {
+func TestUnresolvedCheckpointsAreOnDisk(t *testing.T) {
 	m := openCheckpoints(t.TempDir())
 	var synced []bool
 	var fails error
@@ -225,13 +225,13 @@ func TestServerThatDoesNotStartAgain(t *testing.T) {
 			} else {
 				edit(t, filepath.Join(dir, "msgs", "1.blk"), func(b []byte) []byte { b[len(b)-40] ^= 1; return b })
 			}
-			s.still(t, ctx)
+			s.open(t, ctx)
 			if err := os.Remove(s.cfg.NATS.ConfigFile); err != nil {
 				t.Fatal(err)
 			}
 			opening, cancel := context.WithTimeout(ctx, 30*time.Second)
 			defer cancel()
-			if err := s.keep.open(opening); err == nil || opening.Err() != nil {
+			if err := s.store.open(opening); err == nil || opening.Err() != nil {
 				t.Errorf("open returns %v, its context %v", err, opening.Err())
 			}
 		})
@@ -270,12 +270,12 @@ func TestDeviceMemoryIsKept(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.restart(t, ctx, nil)
-			if at := s.keep.deviceStateLostAt(); !at.IsZero() {
+			if at := s.store.deviceStateLostAt(); !at.IsZero() {
 				t.Fatalf("forgot at %s, nothing was damaged", at)
 			}
 			s.restart(t, ctx, func(store string) { damage.do(t, filepath.Join(store, "$G", "streams", field.StateStream)) })
 			for range 2 {
-				if s.keep.deviceStateLostAt().IsZero() {
+				if s.store.deviceStateLostAt().IsZero() {
 					t.Error("nothing is said to be forgotten")
 				}
 				kv, err := s.js.KeyValue(ctx, "device-state")
@@ -296,10 +296,10 @@ func TestDeviceMemoryIsKept(t *testing.T) {
 
 // TestLocalStoreIsNotAwaitedAtTheLinksPace bounds how long SITE_DESIRED is held.
 func TestLocalStoreIsNotAwaitedAtTheLinksPace(t *testing.T) {
-	if got := (store{domain: "plant-a"}).patience(256 << 10); got != ackWait {
+	if got := (store{domain: "plant-a"}).ackTimeout(256 << 10); got != ackWait {
 		t.Errorf("the site's own store is awaited for %s", got)
 	}
-	if got := (store{domain: streams.HubDomain}).patience(256 << 10); got != hubWait+64*time.Second {
+	if got := (store{domain: streams.HubDomain}).ackTimeout(256 << 10); got != hubWait+64*time.Second {
 		t.Errorf("the hub is awaited for %s", got)
 	}
 }
@@ -310,16 +310,16 @@ func TestBatchOfTheHubIsBounded(t *testing.T) {
 	for i := range 20 {
 		deliveries <- &nats.Msg{Subject: "desired.a.x", Reply: fmt.Sprintf("$JS.ACK.DESIRED.a.1.%d.%d.1.0", i+1, i+1), Data: make([]byte, 100<<10)}
 	}
-	in := newIntake(t, deliveries)
+	in := newBatcher(t, deliveries)
 	total := 0
 	for total < 20 {
-		got, err := in.gather(t.Context())
+		got, err := in.next(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(got.batch) > 3 {
-			t.Errorf("%d messages of 100 KiB in one batch", len(got.batch))
+		if len(got.deliveries) > 3 {
+			t.Errorf("%d messages of 100 KiB in one batch", len(got.deliveries))
 		}
-		total += len(got.batch)
+		total += len(got.deliveries)
 	}
 }

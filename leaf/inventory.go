@@ -15,13 +15,13 @@ import (
 
 const (
 	// manifestWait is how long the bridge may take to answer one query.
-	manifestWait = 10 * time.Second
+	inventoryWait = 10 * time.Second
 	// queryRoom is what a query's other fields, headers and protocol take of max_payload.
 	queryRoom = 8 << 10
 )
 
 // manifestOf reads the manifest of what SITE_DESIRED has on disk.
-func manifestOf(ctx context.Context, s jetstream.Stream, site string) (*streams.Inventory, error) {
+func inventoryOf(ctx context.Context, s jetstream.Stream, site string) (*streams.Inventory, error) {
 	m := &streams.Inventory{}
 	err := entries(ctx, s, site, func(e streams.InventoryEntry) { m.Add(e) })
 	return m, err
@@ -83,7 +83,7 @@ func (c *antiEntropy) query(ctx context.Context, buckets []int) (streams.Invento
 	if err != nil {
 		return streams.InventoryQuery{}, nil, fmt.Errorf("open %s: %w", streams.SiteDesired, err)
 	}
-	at, err := sourceOf(ctx, c.r.js)
+	at, err := lastSource(ctx, c.r.js)
 	if err != nil {
 		return streams.InventoryQuery{}, nil, err
 	}
@@ -163,16 +163,16 @@ func (c *antiEntropy) ask(ctx context.Context, q streams.InventoryQuery) (stream
 	if err != nil {
 		return streams.InventoryAnswer{}, fmt.Errorf("encode the manifest: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, manifestWait+transfer(len(data)))
+	ctx, cancel := context.WithTimeout(ctx, inventoryWait+transferTime(len(data)))
 	defer cancel()
 	reply, err := c.r.nc.RequestWithContext(ctx, streams.RequestSubject(c.r.site, streams.RequestInventory), data)
 	if err != nil {
 		return streams.InventoryAnswer{}, fmt.Errorf("ask for the manifest: %w", err)
 	}
-	return parseManifestAnswer(reply)
+	return parseInventoryAnswer(reply)
 }
 
-func parseManifestAnswer(msg *nats.Msg) (streams.InventoryAnswer, error) {
+func parseInventoryAnswer(msg *nats.Msg) (streams.InventoryAnswer, error) {
 	var a streams.InventoryAnswer
 	if err := json.Unmarshal(msg.Data, &a); err != nil {
 		return streams.InventoryAnswer{}, fmt.Errorf("read the manifest's answer: %w", err)
@@ -187,4 +187,4 @@ func parseManifestAnswer(msg *nats.Msg) (streams.InventoryAnswer, error) {
 }
 
 // transfer is what so many bytes take on the slowest link that is reckoned with.
-func transfer(bytes int) time.Duration { return time.Duration(bytes) * time.Second / slowestLink }
+func transferTime(bytes int) time.Duration { return time.Duration(bytes) * time.Second / slowestLink }

@@ -15,7 +15,7 @@ import (
 func TestNobodyTriesToReachTheHub(t *testing.T) {
 	t.Parallel()
 	s, ctx := newSite(t)
-	s.stall = 2
+	s.maxIdleChecks = 2
 	s.start(t, ctx)
 	s.up(t)
 	opts, err := server.ProcessConfigFile(s.cfg.NATS.ConfigFile)
@@ -47,7 +47,7 @@ func TestAttemptsAreSeen(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s, ctx := newSite(t)
-			s.stall = 2
+			s.maxIdleChecks = 2
 			leave, back := s.line.Cut, s.line.Heal
 			if name != "cut later" {
 				s.cfg.NATS.ConfigFile = natstest.LeafConf(t, "plant-a", s.hubServer.LeafAddr())
@@ -62,7 +62,7 @@ func TestAttemptsAreSeen(t *testing.T) {
 				leave()
 				polltest.Eventually(t, "link down", func() bool { up, _, _ := s.link.State(); return !up })
 			}
-			looks := s.keep.idleLimit() + 2
+			looks := s.store.idleLimit() + 2
 			time.Sleep(time.Duration(looks) * checkInterval) // the outage itself
 			back()
 			s.up(t)
@@ -78,14 +78,14 @@ func TestAttemptsLogged(t *testing.T) {
 	var a attempts
 	logged := 0
 	for n := 1; n <= 1000; n++ {
-		if a.note(attemptFailed+" %q (attempt %v): %v", []any{"hub:7422", n, "refused"}) {
+		if a.observe(attemptFailed+" %q (attempt %v): %v", []any{"hub:7422", n, "refused"}) {
 			logged++
 		}
 	}
 	if logged != 10 || !a.seen.Swap(false) {
 		t.Errorf("%d of 1,000 failed attempts are logged, want 10", logged)
 	}
-	if !a.note("Server is ready", nil) || a.seen.Load() {
+	if !a.observe("Server is ready", nil) || a.seen.Load() {
 		t.Error("a line that is no attempt is one")
 	}
 }
