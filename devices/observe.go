@@ -93,7 +93,8 @@ func (w *worker) startEpoch(now time.Time) {
 func (w *worker) updateHealth(b Batch, now time.Time) bool {
 	was := w.facts.health
 	if b.Reachable {
-		w.unreachable, w.reopenWait = 0, writeRetry
+		w.unreachable = 0
+		w.reopenBackoff.Reset()
 		w.facts.lastOnline = b.Time
 	} else {
 		w.unreachable++
@@ -150,7 +151,8 @@ func (w *worker) handleReturn(was health) {
 			w.facts.desired[p], w.needsSave = is, true
 		}
 	}
-	w.workAt, w.retryAt, w.retryWait = time.Now(), time.Time{}, writeRetry
+	w.workAt, w.retryAt = time.Now(), time.Time{}
+	w.writeBackoff.Reset()
 }
 
 // faultyCount counts the properties that cannot be read although the device responds.

@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/devices/internal/backoff"
 	"github.com/petiole-io/petiole/internal/logonce"
 )
 
@@ -201,7 +202,8 @@ func (o *outbox) send(ctx context.Context, item any) error {
 // deliver calls store until it returns nil, with a pause between attempts that doubles. It
 // returns false if ctx ends first.
 func deliver(ctx context.Context, failures *logonce.Reporter, operation string, store func() error) bool {
-	for wait := sinkRetry; ; wait = min(2*wait, sinkRetryMax) {
+	retry := backoff.Backoff{First: sinkRetry, Max: sinkRetryMax}
+	for {
 		err := store()
 		if err != nil && ctx.Err() != nil {
 			return false
@@ -210,20 +212,8 @@ func deliver(ctx context.Context, failures *logonce.Reporter, operation string, 
 		if err == nil {
 			return true
 		}
-		if !pause(ctx, wait) {
+		if !retry.Wait(ctx) {
 			return false
 		}
-	}
-}
-
-// pause sleeps for d. It returns false if ctx ends first.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
 	}
 }

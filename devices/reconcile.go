@@ -64,11 +64,10 @@ func (w *worker) load(ctx context.Context) bool {
 	}
 	if err != nil {
 		w.log.Warn("load state of device", zap.Error(err))
-		w.loadAt = time.Now().Add(w.retryWait)
-		w.retryWait = min(2*w.retryWait, sinkRetryMax)
+		w.loadAt = time.Now().Add(w.loadBackoff.Next())
 		return false
 	}
-	w.saved, w.commandLog, w.loaded, w.retryWait = m, l, true, writeRetry
+	w.saved, w.commandLog, w.loaded = m, l, true
 	w.facts.desired = m.Desired
 	if m.LastOnline > 0 {
 		w.facts.lastOnline = time.UnixMilli(m.LastOnline)

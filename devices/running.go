@@ -19,7 +19,8 @@ func (w *worker) replaceSession(ctx context.Context, def Definition, problems []
 	w.unreachable = 0
 	w.setHealth(initialHealth(def, append(more, problems...)))
 	w.workAt, w.retryAt = time.Now(), time.Time{} // writes that waited may be possible now
-	w.reopenAt, w.reopenWait = time.Time{}, writeRetry
+	w.reopenAt = time.Time{}
+	w.reopenBackoff.Reset()
 	if session != nil {
 		w.startSession(ctx, session)
 	} else {
@@ -94,8 +95,7 @@ func (w *worker) handleSessionEnd(e sessionEnd, now time.Time) {
 	}
 	w.log.Error("session ended", zap.String("message", message))
 	w.stopSession()
-	w.reopenAt = now.Add(w.reopenWait)
-	w.reopenWait = min(2*w.reopenWait, writeRetryMax)
+	w.reopenAt = now.Add(w.reopenBackoff.Next())
 	if w.updateHealth(Batch{Reason: ReasonSessionEnded, Message: message, Time: now}, now) {
 		w.changed()
 	}

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/petiole-io/petiole/devices/internal/backoff"
 	"github.com/petiole-io/petiole/internal/logonce"
 )
 
@@ -41,7 +42,7 @@ func (s *statusWriter) run(ctx context.Context) (left bool) {
 		if !s.deliver(ctx, <-s.in) {
 			return true
 		}
-		pause(ctx, time.Duration(s.interval.Load()))
+		backoff.Sleep(ctx, time.Duration(s.interval.Load()))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/internal/backoff"
 	"github.com/petiole-io/petiole/internal/logonce"
 )
 
@@ -58,21 +59,22 @@ type worker struct {
 	clock        clock
 	eventLimiter eventLimiter
 
-	target     *target    // is reconciled once the saved state is loaded
-	saved      savedState // without the desired values, which are in facts
-	commandLog commandLog
-	loaded     bool
-	loadAt     time.Time
-	facts      facts
-	def        Definition
-	fenced     bool // the object is older than recorded: no writes
+	target      *target    // is reconciled once the saved state is loaded
+	saved       savedState // without the desired values, which are in facts
+	commandLog  commandLog
+	loaded      bool
+	loadAt      time.Time
+	loadBackoff backoff.Backoff
+	facts       facts
+	def         Definition
+	fenced      bool // the object is older than recorded: no writes
 	// unreachable counts batches in a row without a response of the device.
 	unreachable int
 	session     *runningSession
 	sessions    uint64 // number of sessions so far
 	// reopenAt is when a session that ended by itself is opened again.
 	reopenAt         time.Time
-	reopenWait       time.Duration
+	reopenBackoff    backoff.Backoff
 	openProblems     []Problem // found by the driver when it opened the session
 	reportedProblems string    // the problems that were reported as events
 	dirty            bool      // the status has changed since the last one was sent
@@ -80,12 +82,12 @@ type worker struct {
 	statusLastOnline time.Time // the last online time in it
 	checkAt          time.Time // when checkTimes is due
 
-	needsSave bool // saved has changes that are not stored
-	writing   bool
-	current   pendingWrite // the write of a desired value that runs, if any
-	workAt    time.Time    // when to look at desired values; zero: not scheduled
-	retryAt   time.Time    // no write to an unreachable device before then
-	retryWait time.Duration
+	needsSave    bool // saved has changes that are not stored
+	writing      bool
+	current      pendingWrite // the write of a desired value that runs, if any
+	workAt       time.Time    // when to look at desired values; zero: not scheduled
+	retryAt      time.Time    // no write to an unreachable device before then
+	writeBackoff backoff.Backoff
 
 	queue []*execution // commands that have not begun
 	// interrupted are the segments with interrupted commands whose results are not saved.
@@ -119,8 +121,10 @@ func newWorker(h *Host, ref Ref) *worker {
 	w := &worker{
 		host: h, device: ref, log: log, outbox: newOutbox(h.sink, h.counters, failures, log), status: newStatusWriter(h.sink, ref, h.interval, h.counters, failures),
 		wake: make(chan struct{}, 1), ended: make(chan struct{}), stopped: make(chan struct{}),
-		batches: make(chan sessionBatch, batchQueue), sessionEnds: make(chan sessionEnd, 1), writeResults: make(chan writeResult, 1), requests: make(chan *request, 1), retryWait: writeRetry,
-		eventLimiter: newEventLimiter(time.Now()), clock: newClock(),
+		batches: make(chan sessionBatch, batchQueue), sessionEnds: make(chan sessionEnd, 1), writeResults: make(chan writeResult, 1), requests: make(chan *request, 1),
+		loadBackoff: backoff.Backoff{First: writeRetry, Max: sinkRetryMax}, writeBackoff: backoff.Backoff{First: writeRetry, Max: writeRetryMax},
+		reopenBackoff: backoff.Backoff{First: writeRetry, Max: writeRetryMax},
+		eventLimiter:  newEventLimiter(time.Now()), clock: newClock(),
 		facts: facts{device: ref, node: h.node, desired: map[string]desiredState{}, health: health{state: v1beta1.StateUnknown, reason: ReasonConnecting}},
 	}
 	h.counters.moveDevice("", w.facts.health.state)

@@ -53,7 +53,8 @@ func (w *worker) applyDesired(desired []Desired, version string) {
 	}
 	w.facts.desired, w.needsSave = now, true
 	w.withdraw()
-	w.workAt, w.retryAt, w.retryWait = time.Now(), time.Time{}, writeRetry
+	w.workAt, w.retryAt = time.Now(), time.Time{}
+	w.writeBackoff.Reset()
 	for _, p := range sortedKeys(now) {
 		if c := now[p]; c.Digest != before[p].Digest && c.Ack == Rejected { // because of its metadata
 			w.reportOutcome(p, c, Outcome{})
@@ -288,7 +289,8 @@ func (w *worker) finish(property string, c desiredState, o Outcome, err error) {
 	c.Actual, c.Due = o.After, 0
 	c.Time, c.Basis = time.Now().UnixMilli(), w.def.digest()
 	w.facts.desired[property], w.needsSave = c, true
-	w.retryAt, w.retryWait = time.Time{}, writeRetry
+	w.retryAt = time.Time{}
+	w.writeBackoff.Reset()
 	w.reportOutcome(property, c, o)
 }
 
@@ -319,8 +321,7 @@ func (w *worker) reportOutcome(property string, c desiredState, o Outcome) {
 
 // backOff schedules the next attempt to write to an unreachable device.
 func (w *worker) backOff() {
-	w.retryAt = time.Now().Add(w.retryWait)
-	w.retryWait = min(2*w.retryWait, writeRetryMax)
+	w.retryAt = time.Now().Add(w.writeBackoff.Next())
 }
 
 // compare compares the good value of a point with its desired value, and reports whether the

@@ -15,6 +15,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	pb "github.com/petiole-io/petiole/devices/dmi/v1beta1"
+	"github.com/petiole-io/petiole/devices/internal/backoff"
 )
 
 // binding is the mapper, and the epoch of it, that has a device. It outlives the sessions of
@@ -49,7 +50,7 @@ var (
 // back-off, until ctx ends.
 func (x *session) deliverLoop(ctx context.Context) {
 	x.awaitValues(ctx)
-	wait := x.server.timing.retry
+	retry := backoff.Backoff{First: x.server.timing.retry, Max: x.server.timing.retryMax}
 	for ctx.Err() == nil {
 		err := x.deliver(ctx, nil)
 		if isRefusal(err) && x.withdraw() {
@@ -59,20 +60,17 @@ func (x *session) deliverLoop(ctx context.Context) {
 			return
 		}
 		x.setRefusal(err)
-		timer := time.NewTimer(wait)
-		again := timer.C
-		switch {
-		case err == nil || errors.Is(err, errAway) || errors.Is(err, errReplaced):
-			again, wait = nil, x.server.timing.retry
-		default:
-			wait = min(2*wait, x.server.timing.retryMax)
+		var again <-chan time.Time // nil: only a change leads to another delivery
+		if err == nil || errors.Is(err, errAway) || errors.Is(err, errReplaced) {
+			retry.Reset()
+		} else {
+			again = time.After(retry.Next())
 		}
 		select {
 		case <-ctx.Done():
 		case <-x.changed:
 		case <-again:
 		}
-		timer.Stop()
 	}
 }
 

@@ -68,7 +68,7 @@ func (f *field) write(device, property, value string) {
 type fakeMapper struct {
 	pb.UnimplementedDeviceMapperServiceServer
 	t      *testing.T
-	rig  *rig
+	rig    *rig
 	field  *field
 	path   string
 	server *grpc.Server

@@ -10,6 +10,8 @@ import (
 
 	"github.com/goburrow/modbus"
 	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/devices/internal/backoff"
 )
 
 const (
@@ -33,7 +35,7 @@ type link struct {
 	wire            *wire
 	peers           map[byte]*peer
 	redialAt        time.Time
-	redial          time.Duration
+	redial          backoff.Backoff
 	downErr         error         // why the link is down, nil while it is up
 	unanswered      int           // number of unanswered requests in a row
 	unansweredUnits map[byte]bool // the units that they went to
@@ -56,7 +58,7 @@ type peer struct {
 }
 
 func newLink(e endpoint, users func() int, log *zap.Logger) *link {
-	l := &link{endpoint: e, log: log.With(zap.String("link", e.String())), queue: newQueue(), users: users, peers: map[byte]*peer{}, unansweredUnits: map[byte]bool{}}
+	l := &link{endpoint: e, log: log.With(zap.String("link", e.String())), queue: newQueue(), users: users, peers: map[byte]*peer{}, unansweredUnits: map[byte]bool{}, redial: backoff.Backoff{First: redialFirst, Max: redialMax}}
 	l.wire = newWire(e)
 	l.wire.log = l.log
 	return l
@@ -168,7 +170,7 @@ func (l *link) connect(ctx context.Context, s *settings) error {
 		}
 		l.log.Debug("link connected")
 		if s.afterConnect > 0 {
-			wait(ctx, s.afterConnect)
+			backoff.Sleep(ctx, s.afterConnect)
 		}
 	}
 	return nil
@@ -177,8 +179,8 @@ func (l *link) connect(ctx context.Context, s *settings) error {
 // down records that the connection was lost or could not be opened, and schedules the
 // next dial.
 func (l *link) down(err error) {
-	l.redial = min(max(2*l.redial, redialFirst), redialMax)
-	l.redialAt = time.Now().Add(l.redial - time.Duration(rand.Float64()*float64(l.redial)/4)) // jitter
+	pause := l.redial.Next()
+	l.redialAt = time.Now().Add(pause - time.Duration(rand.Float64()*float64(pause)/4)) // jitter
 	if l.downErr == nil {
 		l.log.Warn("link down", zap.Error(err), zap.Stringers("frames", l.wire.frames.list()))
 	}
@@ -190,7 +192,8 @@ func (l *link) up() {
 	if l.downErr != nil {
 		l.log.Info("link up")
 	}
-	l.downErr, l.redial, l.redialAt, l.garbledLast = nil, 0, time.Time{}, false
+	l.downErr, l.redialAt, l.garbledLast = nil, time.Time{}, false
+	l.redial.Reset()
 	l.resetUnanswered()
 }
 

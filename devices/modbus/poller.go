@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/devices/internal/backoff"
 )
 
 const (
@@ -255,7 +257,7 @@ func (p *poller) await(ctx context.Context, done chan *pollRequest) *pollRequest
 		switch {
 		case errors.Is(r.err, errBusy) && r.busy > 0:
 			r.busy--
-			wait(ctx, r.pause)
+			backoff.Sleep(ctx, r.pause)
 			r.pause *= 2
 		case (errors.Is(r.err, errTimeout) || errors.Is(r.err, errGarbled)) && r.retries > 0:
 			r.retries--

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/internal/backoff"
 )
 
 const (
@@ -89,7 +90,7 @@ func (s *session) acquire(ctx context.Context, deliver func(devices.Batch)) *lin
 		if tries >= conflictTries {
 			deliver(devices.Batch{Reason: reason(err), Message: err.Error(), Time: time.Now()})
 		}
-		wait(ctx, conflictWait)
+		backoff.Sleep(ctx, conflictWait)
 	}
 	return nil
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/goburrow/modbus"
 	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/devices/internal/backoff"
 )
 
 // broadcast is the unit id that addresses all units of a serial line. None replies.
@@ -38,7 +40,7 @@ func (u *unit) call(resend bool, do func(modbus.Client) ([]byte, error)) ([]byte
 		return nil, err
 	}
 	if rest := u.settings.between - time.Since(l.wire.end); u.settings.between > 0 && rest > 0 {
-		wait(u.ctx, rest)
+		backoff.Sleep(u.ctx, rest)
 	}
 	out, err := u.attempt(do)
 	if resend && errors.Is(err, errClosed) {
@@ -245,14 +247,4 @@ func digits(packed []byte, from, to int) string {
 		b.WriteByte('0' + packed[i/8]>>(i%8)&1)
 	}
 	return b.String()
-}
-
-// wait sleeps for d, or until ctx ends.
-func wait(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/internal/backoff"
 )
 
 // write writes a desired value as one uninterrupted job: read, compare, write, read back,
@@ -78,7 +79,7 @@ func (u *unit) prepare(p *point, value string) (w writePlan, now devices.Value, 
 // readBack reads a point after it was written.
 func (u *unit) readBack(p *point) ([]byte, error) {
 	if p.readDelay > 0 {
-		wait(u.ctx, p.readDelay)
+		backoff.Sleep(u.ctx, p.readDelay)
 	}
 	return u.readWithRetries(p)
 }

@@ -6,10 +6,10 @@ import (
 	"net/url"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/devices/internal/backoff"
 	"github.com/petiole-io/petiole/internal/logonce"
 )
 
@@ -72,7 +72,8 @@ func (e *endpoint) run(ctx context.Context) {
 
 // deliver retries until the endpoint accepts the message or refuses it for good.
 func (e *endpoint) deliver(ctx context.Context, m Message) {
-	for wait := retryWait; ; wait = min(2*wait, retryWaitMax) {
+	retry := backoff.Backoff{First: retryWait, Max: retryWaitMax}
+	for {
 		attempt, cancel := context.WithTimeout(ctx, m.Target.Timeout)
 		err := e.sender.send(attempt, m)
 		cancel()
@@ -90,10 +91,8 @@ func (e *endpoint) deliver(ctx context.Context, m Message) {
 			e.sent.Add(1)
 			return
 		}
-		select {
-		case <-ctx.Done():
+		if !retry.Wait(ctx) {
 			return
-		case <-time.After(wait):
 		}
 	}
 }
