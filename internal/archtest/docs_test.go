@@ -1,6 +1,7 @@
 package archtest
 
 import (
+	"go/ast"
 	"os"
 	"os/exec"
 	"regexp"
@@ -11,6 +12,8 @@ import (
 var (
 	testName = regexp.MustCompile(`\bTest[A-Z]\w*(?:/\w+)?`)
 	declared = regexp.MustCompile(`func (Test[A-Z]\w*)\(t \*testing\.T\)`)
+	// breakpoint matches folder.function and folder.(*type).method, as a debugger takes them.
+	breakpoint = regexp.MustCompile("`((?:bridge|leaf|devices|streams)[a-z0-9/]*)\\.(?:\\(\\*(\\w+)\\)\\.)?(\\w+)`")
 )
 
 // A promise whose test does not exist is no promise.
@@ -43,6 +46,36 @@ func TestDeliveryNamesTestsThatExist(t *testing.T) {
 		test, sub, _ := strings.Cut(name, "/")
 		if !all[test] || sub != "" && !strings.Contains(sources, `"`+sub+`"`) {
 			t.Errorf("%s names %s, which does not exist", doc, name)
+		}
+	}
+}
+
+// A newcomer who follows a flow finds every function of it.
+func TestArchitectureNamesFunctionsThatExist(t *testing.T) {
+	const doc = "../../docs/architecture.md"
+	text, err := os.ReadFile(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exists := map[string]bool{}
+	for _, p := range products(t) {
+		for _, f := range p.files {
+			for _, d := range f.Decls {
+				if f, ok := d.(*ast.FuncDecl); ok {
+					exists[p.folder+" "+receiver(f)+" "+f.Name.Name] = true
+				}
+			}
+		}
+	}
+	_, flows, _ := strings.Cut(string(text), "\n## Four flows")
+	flows, _, _ = strings.Cut(flows, "\n## ")
+	named := breakpoint.FindAllStringSubmatch(flows, -1)
+	if len(named) < 30 {
+		t.Errorf("%s names %d functions", doc, len(named))
+	}
+	for _, n := range named {
+		if !exists[n[1]+" "+n[2]+" "+n[3]] {
+			t.Errorf("%s names %s, which does not exist", doc, n[0])
 		}
 	}
 }
