@@ -52,11 +52,11 @@ type backlogRequest struct {
 
 // run answers Backlogs until ctx ends.
 func (b *backlogs) run(ctx context.Context) error {
-	questions, err := newInformer(b.client, v1alpha1.Backlogs, b.outage, func() {})
+	informer, err := newInformer(b.client, v1alpha1.Backlogs, b.outage, func() {})
 	if err != nil {
 		return err
 	}
-	if _, err := questions.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(obj any) {
 			if o, ok := obj.(*unstructured.Unstructured); ok {
 				b.queue.Add(o.GetName())
@@ -67,14 +67,14 @@ func (b *backlogs) run(ctx context.Context) error {
 	}
 	b.requests = map[string]backlogRequest{}
 	var wg sync.WaitGroup
-	wg.Go(func() { questions.RunWithContext(ctx) })
+	wg.Go(func() { informer.RunWithContext(ctx) })
 	wg.Go(func() {
 		<-ctx.Done()
 		b.queue.ShutDown()
 	})
 	wg.Go(func() {
 		for name, down := b.queue.Get(); !down; name, down = b.queue.Get() {
-			b.process(ctx, questions, name)
+			b.process(ctx, informer, name)
 			b.queue.Done(name)
 		}
 	})
@@ -83,8 +83,8 @@ func (b *backlogs) run(ctx context.Context) error {
 }
 
 // process answers a Backlog, or deletes it if it has expired.
-func (b *backlogs) process(ctx context.Context, questions cache.SharedIndexInformer, name string) {
-	obj, found, err := questions.GetStore().GetByKey(name)
+func (b *backlogs) process(ctx context.Context, informer cache.SharedIndexInformer, name string) {
+	obj, found, err := informer.GetStore().GetByKey(name)
 	o, ok := obj.(*unstructured.Unstructured)
 	if err != nil || !found || !ok {
 		b.queue.Forget(name)
@@ -221,9 +221,9 @@ func pendingObject(msg jetstream.Msg, seq uint64, at time.Time) (v1alpha1.Pendin
 	}, true
 }
 
-// readHeaders calls take for up to limit messages of DESIRED, from a sequence on. It returns
+// readHeaders calls handle for up to limit messages of DESIRED, from a sequence on. It returns
 // the last sequence read and whether there are more.
-func readHeaders(ctx context.Context, h *hub, filter string, from uint64, limit int, take func(msg jetstream.Msg, seq uint64, at time.Time)) (last uint64, more bool, err error) {
+func readHeaders(ctx context.Context, h *hub, filter string, from uint64, limit int, handle func(msg jetstream.Msg, seq uint64, at time.Time)) (last uint64, more bool, err error) {
 	consumer, err := h.js.CreateConsumer(ctx, streams.Desired, jetstream.ConsumerConfig{
 		Description: "reads a backlog", FilterSubject: filter, HeadersOnly: true,
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
@@ -250,7 +250,7 @@ func readHeaders(ctx context.Context, h *hub, filter string, from uint64, limit 
 		if err != nil {
 			return 0, false, err
 		}
-		take(msg, meta.Sequence.Stream, meta.Timestamp)
+		handle(msg, meta.Sequence.Stream, meta.Timestamp)
 		last, left = meta.Sequence.Stream, meta.NumPending
 	}
 	if err := batch.Error(); err != nil && !errors.Is(err, jetstream.ErrNoMessages) {

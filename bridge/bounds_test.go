@@ -13,7 +13,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// A site's requests take a bounded place in the queue, and leave room for the others'.
+// A site's requests occupy a bounded number of places in the queue and leave room for others.
 func TestRequestsAreBounded(t *testing.T) {
 	t.Parallel()
 	l := &verbQueue{handler: &handler{perSite: 3}, queue: make(chan request, 5), waiting: map[string]int{}}
@@ -41,8 +41,8 @@ func TestRequestsAreBounded(t *testing.T) {
 	}
 }
 
-// A site's reports wait for the API server up to a bound; a newer report of an object
-// takes the older one's place.
+// A limited number of a site's reports waits for the API server; a newer report of an object
+// replaces the older one.
 func TestWaitingReportsAreCounted(t *testing.T) {
 	t.Parallel()
 	r := newReports()
@@ -107,8 +107,8 @@ func FuzzPresence(f *testing.F) {
 	})
 }
 
-// Whatever a site reports as the status of a pod or a node: it is refused, or becomes a
-// patch with the preconditions.
+// Any status that a site reports of a pod or a node is either rejected or becomes a patch with
+// preconditions.
 func FuzzReportedStatus(f *testing.F) {
 	f.Add([]byte(`{"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"}]}}`))
 	f.Add([]byte(`{"status":{"addresses":[{"type":"InternalIP","address":"10.1.0.1"}],"conditions":[{"type":"Ready"}],"capacity":{"cpu":"1"}}}`))

@@ -149,7 +149,7 @@ func (b *Bridge) runComponents(ctx context.Context, c *clients, nc *nats.Conn, t
 	if err != nil {
 		return err
 	}
-	was, seen, err := loadDesired(ctx, hub)
+	stored, seen, err := loadDesired(ctx, hub)
 	if err != nil {
 		return err
 	}
@@ -159,7 +159,7 @@ func (b *Bridge) runComponents(ctx context.Context, c *clients, nc *nats.Conn, t
 	}
 	defer p.close()
 	p.externalWrites.lastSeq = seen
-	renewed, err := p.storage.begin(ctx, transitions, was)
+	renewed, err := p.storage.begin(ctx, transitions, stored)
 	if err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func (b *Bridge) runComponents(ctx context.Context, c *clients, nc *nats.Conn, t
 			return nil
 		case <-synced:
 		}
-		p.publish.load(hub, p.epoch, was)
+		p.publish.load(hub, p.epoch, stored)
 		if err := p.consumer.recoverReports(ctx); err != nil {
 			return err
 		}

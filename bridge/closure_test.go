@@ -9,8 +9,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// world is a set of objects, each written as "resource[.group] [namespace/]name" and
-// YAML.
+// object parses an object from an ID, "resource[.group] [namespace/]name", and YAML.
 func object(t *testing.T, id, body string) (objectKey, *unstructured.Unstructured) {
 	t.Helper()
 	kind, name, _ := strings.Cut(id, " ")
@@ -53,7 +52,7 @@ const (
 	nodeOfB = `metadata: {labels: {petiole.dev/site: plant-b}}`
 )
 
-// twoSites has a node and a pod at each of two sites.
+// twoSites returns a closure with a node and a pod at each of two sites.
 func twoSites(t *testing.T) *closure {
 	c := newClosure()
 	see(t, c, "sites.petiole.dev plant-a", "")
@@ -73,7 +72,7 @@ func TestClosureOfASite(t *testing.T) {
 	tests := []struct {
 		name  string
 		extra [][2]string
-		want  []string // of plant-a, beside what twoSites gives
+		want  []string // of plant-a, in addition to those of twoSites
 	}{
 		{name: "pod and its ConfigMap"},
 		{

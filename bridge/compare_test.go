@@ -31,8 +31,8 @@ func holdingsOf(want entries) expectedState {
 	}}
 }
 
-// check runs the whole protocol for a site that has is, with at most so many entries in
-// one query, and returns what was to be repaired.
+// check runs the whole protocol for a site with the content is, with at most so many entries
+// in one query, and returns the difference found.
 func check(t interface{ Fatalf(string, ...any) }, have expectedState, is entries, most int) difference {
 	var m streams.Inventory
 	for _, e := range is {
@@ -80,8 +80,8 @@ func genSet(t *rapid.T, label string) entries {
 	return set
 }
 
-// Whatever a site has and should have: carrying out what comparisons find makes the two
-// equal, touches nothing that is equal, and ends.
+// For any content of a site: repairing the differences makes both sides equal, changes no
+// equal entry, and terminates.
 func TestComparisonsConverge(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -136,7 +136,7 @@ func TestComparisonWaits(t *testing.T) {
 	if a, _, err := compare("s", h, streams.InventoryQuery{Digest: empty.Digest()}); err != nil || a.State != streams.InventoryEqual {
 		t.Errorf("a site without anything: %+v, %v", a, err)
 	}
-	// What changed between two queries of one check begins it anew.
+	// A change between two queries of one check restarts it.
 	q.Of, q.Entries = []int{e.Bucket()}, []streams.InventoryEntry{e}
 	if a, _, err := compare("s", holdingsOf(want), q); err != nil || a.State != streams.InventorySendBuckets {
 		t.Errorf("a bucket that is equal by now: %+v, %v", a, err)
@@ -172,7 +172,7 @@ func FuzzManifestQuery(f *testing.F) {
 	})
 }
 
-// What a site says of an object gets into tombstones, which the hub and the next bridge
+// The values that a site sends are copied into tombstones, which the hub and the next bridge
 // keep: no site can fill them, or make the next epoch's number overflow.
 func TestEntriesAreBounded(t *testing.T) {
 	t.Parallel()

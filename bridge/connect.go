@@ -153,9 +153,9 @@ func openStream(ctx context.Context, js jetstream.JetStream, name string) (jetst
 	return s, s.CachedInfo().Created, nil
 }
 
-// readAll calls take for each message that the stream holds now, from a sequence on, in order.
+// readAll calls handle for each message that the stream holds now, from a sequence on, in order.
 // With headersOnly the hub does not send the bodies.
-func readAll(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, from uint64, filter string, headersOnly bool, take func(jetstream.Msg) error) error {
+func readAll(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, from uint64, filter string, headersOnly bool, handle func(jetstream.Msg) error) error {
 	name := stream.CachedInfo().Config.Name
 	info, err := stream.Info(ctx)
 	if err != nil {
@@ -191,7 +191,7 @@ func readAll(ctx context.Context, js jetstream.JetStream, stream jetstream.Strea
 			if meta.Sequence.Stream > info.State.LastSeq {
 				left = 0 // later messages are delivered another way
 			}
-			if err := take(msg); err != nil {
+			if err := handle(msg); err != nil {
 				return err
 			}
 		}

@@ -193,12 +193,12 @@ func (c *reportConsumer) wake() {
 // resumeDeferred reads the deferred reports of sites that have a Site object and room, and
 // drops the entries whose reports have been processed.
 func (c *reportConsumer) resumeDeferred(ctx context.Context) {
-	again, over := c.dueReads()
-	for s, begun := range again {
-		next, err := c.readDeferred(ctx, s, begun.from)
+	again, finished := c.dueReads()
+	for s, read := range again {
+		next, err := c.readDeferred(ctx, s, read.from)
 		c.mu.Lock()
 		switch p := c.deferred[s]; {
-		case p != begun.deferred: // an earlier report was deferred meanwhile
+		case p != read.deferred: // an earlier report was deferred meanwhile
 		case err == nil:
 			p.reread = true
 		default:
@@ -209,7 +209,7 @@ func (c *reportConsumer) resumeDeferred(ctx context.Context) {
 			c.log.Warn("cannot read deferred reports of a site, retrying", zap.String("site", s), zap.Error(err))
 		}
 	}
-	for s, revision := range over {
+	for s, revision := range finished {
 		// If a report was deferred meanwhile, the key has another revision and stays.
 		if err := c.hub.record.Delete(ctx, deferredKey(s), jetstream.LastRevision(revision)); err != nil {
 			c.log.Debug("cannot delete the record of deferred reports", zap.String("site", s), zap.Error(err))
@@ -225,8 +225,8 @@ type deferredRead struct {
 
 // dueReads returns the reads that are due by site. It removes the entries whose reports have
 // been processed and returns the revisions of their keys.
-func (c *reportConsumer) dueReads() (again map[string]deferredRead, over map[string]uint64) {
-	again, over = map[string]deferredRead{}, map[string]uint64{}
+func (c *reportConsumer) dueReads() (again map[string]deferredRead, finished map[string]uint64) {
+	again, finished = map[string]deferredRead{}, map[string]uint64{}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for s, p := range c.deferred {
@@ -236,7 +236,7 @@ func (c *reportConsumer) dueReads() (again map[string]deferredRead, over map[str
 		case p.reread && p.later > 0:
 			p.from, p.later, p.reread = p.later, 0, false
 		case p.reread && room == maxWaiting:
-			over[s] = p.revision
+			finished[s] = p.revision
 			delete(c.deferred, s)
 		case !p.reread && room > maxWaiting/2:
 			again[s] = deferredRead{p, p.from}
@@ -246,14 +246,14 @@ func (c *reportConsumer) dueReads() (again map[string]deferredRead, over map[str
 			delete(c.unknownSites, s)
 		}
 	}
-	return again, over
+	return again, finished
 }
 
 // readDeferred reads acknowledged reports of a site, from a sequence on, into its inbox. If it
 // returns an error, next is where to continue.
 func (c *reportConsumer) readDeferred(ctx context.Context, site string, from uint64) (next uint64, err error) {
 	next = from
-	n, over := 0, c.obsoleteSeqs(site)
+	n, skip := 0, c.obsoleteSeqs(site)
 	err = readAll(ctx, c.hub.js, c.hub.reported, from, streams.ReportedFilter(site), false, func(msg jetstream.Msg) error {
 		meta, err := msg.Metadata()
 		if err != nil {
@@ -265,7 +265,7 @@ func (c *reportConsumer) readDeferred(ctx context.Context, site string, from uin
 		if _, ref, err := streams.ParseReported(msg.Subject()); err == nil && c.reports.has(reportKey{site, ref}, meta.Sequence.Stream) {
 			return nil
 		}
-		if over[meta.Sequence.Stream] {
+		if skip[meta.Sequence.Stream] {
 			return nil // processed, and waiting for removal
 		}
 		next = meta.Sequence.Stream

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Reports of one site that are put off at the same time are all remembered: the bucket has
-// the first of them, also after one was removed from it meanwhile.
+// Reports of one site that are deferred at the same time are all recorded: the bucket has the
+// lowest sequence, even if a key was removed meanwhile.
 func TestDeferredKeepsTheFirst(t *testing.T) {
 	t.Parallel()
 	w := startWriting(t, func(rw http.ResponseWriter, _ *http.Request) { forbid(rw) })
@@ -30,7 +30,7 @@ func TestDeferredKeepsTheFirst(t *testing.T) {
 			t.Fatalf("the bucket has %v, %v; want 10", e, err)
 		}
 	}
-	// A successor finds an earlier one, and leaves it.
+	// A successor finds a lower sequence and keeps it.
 	delete(w.consumer.deferred, "s0")
 	if err := w.consumer.recordDeferred(ctx, "s0", 15, true); err != nil {
 		t.Fatal(err)

@@ -46,8 +46,8 @@ func TestEpochBegins(t *testing.T) {
 	}
 }
 
-// Within one epoch the version never goes down, and epochs are never used again, in
-// whatever order a storage is written, restored and looked at.
+// Within one epoch the version never decreases, and no epoch is used twice, in any order of
+// writes, restores and checks.
 func TestEpochsKeepVersionsComparable(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -71,7 +71,8 @@ func TestEpochsKeepVersionsComparable(t *testing.T) {
 				if now.version < highest[record.Number] {
 					t.Fatalf("version %d in epoch %d after %d", now.version, record.Number, highest[record.Number])
 				}
-				// The marker is written at each look: a restore between two is found.
+				// Each check writes the marker, so that a restore between two checks is
+				// detected.
 				now.version++
 				now.marker, now.number = record.Marker+1, record.Number
 				record.Marker, record.Version = now.marker, strconv.FormatUint(now.version, 10)

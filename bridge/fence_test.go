@@ -31,11 +31,11 @@ func TestFence(t *testing.T) {
 	f.renewed(now, 10*time.Second)
 	wants("renewed", nil)
 
-	// A machine that was suspended: the wall clock went on, the monotonic one did not.
+	// A machine that was suspended: the wall clock advanced, the monotonic clock did not.
 	// Without a monotonic reading the difference is that of the wall clock.
 	now = start.Add(10 * time.Second).Round(0).Add(time.Minute)
 	wants("suspended", errNotLeading)
-	// The wall clock was set back: the monotonic one counts.
+	// The wall clock was set back: the monotonic clock counts.
 	now = start.Add(30 * time.Second)
 	wants("clock set", errNotLeading)
 	now = start.Add(11 * time.Second)
@@ -62,8 +62,8 @@ func TestFence(t *testing.T) {
 	wants("given back", errNotLeading)
 }
 
-// An earlier leader's terms, and those of a time before the term was claimed, depose
-// nobody.
+// Neither the terms of an earlier leader nor those seen before this bridge has a term depose
+// it.
 func TestFenceIgnoresTermsBeforeItsOwn(t *testing.T) {
 	t.Parallel()
 	f := newFence(time.Now)
@@ -118,8 +118,8 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// Another bridge takes over within the time that is asked for: it sees the last renewal
-// up to two looks late, waits for the lease, and looks again.
+// Another bridge takes over within the configured time: it sees the last renewal up to two
+// retry periods late, waits for the lease to expire, and retries.
 func TestTimingTakesOverInTime(t *testing.T) {
 	t.Parallel()
 	for takeover := 3 * time.Second; takeover <= 5*time.Minute; takeover += time.Second {

@@ -22,7 +22,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// startFlooded is a write-back with two sites: plant-a, which reports what it should, and
+// startFlooded returns a write-back with two sites: plant-a, which reports normally, and
 // plant-b.
 func startFlooded(t *testing.T, answer http.HandlerFunc) *writing {
 	t.Helper()
@@ -37,7 +37,7 @@ func startFlooded(t *testing.T, answer http.HandlerFunc) *writing {
 // idleSites reports whether nothing waits to be published.
 func (p *publisher) idleSites() bool { return p.objects.Len() == 0 && p.queue.Len() == 0 }
 
-// send stores messages in REPORTED as they are.
+// send stores messages in REPORTED unchanged.
 func (w *writing) send(msgs ...*nats.Msg) {
 	w.publishing.t.Helper()
 	js := w.consumer.hub.js
@@ -55,7 +55,7 @@ func (w *writing) send(msgs ...*nats.Msg) {
 	}
 }
 
-// put is a message of plant-b with a header that names what it does.
+// put returns a put message of plant-b.
 func put(subject, data string) *nats.Msg {
 	m := nats.NewMsg(subject)
 	m.Header.Set(streams.HeaderOp, string(streams.OpPut))
@@ -64,24 +64,24 @@ func put(subject, data string) *nats.Msg {
 	return m
 }
 
-// incomplete is a report whose parts are not there.
+// incomplete returns a report whose parts are missing.
 func incomplete(name string) *nats.Msg {
 	m := put(streams.ReportedSubject("plant-b", streams.Ref{Node: "b1", Resource: "pods", Namespace: "default", Name: name}), "")
 	m.Header.Set(streams.HeaderParts, "1")
 	return m
 }
 
-// accepts is an API server that takes everything.
+// accepts is an API server that accepts everything.
 func accepts(rw http.ResponseWriter, _ *http.Request) {
 	rw.Header().Set("Content-Type", "application/json")
-	_, _ = rw.Write([]byte(`{"apiVersion":"v1","kind":"Pod"}`)) // the client may be gone
+	_, _ = rw.Write([]byte(`{"apiVersion":"v1","kind":"Pod"}`)) // the client may have gone away
 }
 
 func (w *writing) unacknowledged() int {
 	w.publishing.t.Helper()
 	c, err := w.consumer.hub.reported.Consumer(w.publishing.t.Context(), streams.BridgeConsumer)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return 0 // nothing was read yet
+		return 0 // nothing has been read yet
 	}
 	if err != nil {
 		w.publishing.t.Fatal(err)
@@ -89,7 +89,7 @@ func (w *writing) unacknowledged() int {
 	return c.CachedInfo().NumAckPending
 }
 
-// stored is what REPORTED holds that matches.
+// stored returns the messages of REPORTED that match.
 func (w *writing) stored(filter string) map[string]uint64 {
 	w.publishing.t.Helper()
 	info, err := w.consumer.hub.reported.Info(w.publishing.t.Context(), jetstream.WithSubjectFilter(filter))
@@ -99,8 +99,8 @@ func (w *writing) stored(filter string) map[string]uint64 {
 	return info.State.Subjects
 }
 
-// Reports whose parts never come hold up nobody, are given up, and take no place while
-// they wait for them.
+// Reports whose parts never arrive do not block other sites, are quarantined in the end, and
+// occupy no ack window while they wait.
 func TestMissingPartsHoldUpNobody(t *testing.T) {
 	t.Parallel()
 	const n = streams.MaxUnacked + 100
@@ -130,7 +130,7 @@ func TestMissingPartsHoldUpNobody(t *testing.T) {
 	}
 }
 
-// A part that is late is waited for.
+// A late part is waited for.
 func TestLatePartsAreWaitedFor(t *testing.T) {
 	t.Parallel()
 	w := startFlooded(t, accepts)
@@ -159,8 +159,8 @@ func TestLatePartsAreWaitedFor(t *testing.T) {
 	}
 }
 
-// largeReport is a report about the pod default/large in parts, in the order in which a
-// site stores them.
+// largeReport returns a report about the pod default/large with its parts, in the order in
+// which a site stores them.
 func largeReport(t *testing.T, w *writing) []*nats.Msg {
 	t.Helper()
 	ref := streams.Ref{Node: "b1", Resource: "pods", Namespace: "default", Name: "large"}
@@ -213,7 +213,7 @@ func largeReport(t *testing.T, w *writing) []*nats.Msg {
 	return msgs
 }
 
-// Messages that cannot be read are set aside one after the other, for each site by itself.
+// Unreadable messages are quarantined one after the other, for each site separately.
 func TestUnreadableReportsHoldUpNobody(t *testing.T) {
 	t.Parallel()
 	const n = streams.MaxUnacked + 100
@@ -233,8 +233,8 @@ func TestUnreadableReportsHoldUpNobody(t *testing.T) {
 	w.await("removed, but for the site's last", func() bool { return len(w.stored("reported.plant-b.>")) == 1 })
 }
 
-// What the API server does not take for long, of one site, takes no place of others', and
-// goes on being tried.
+// Reports of one site that the API server does not accept for a long time occupy no place of
+// other sites, and are still retried.
 func TestRetriedReportsTakeNoPlace(t *testing.T) {
 	t.Parallel()
 	w := startFlooded(t, func(rw http.ResponseWriter, r *http.Request) {
@@ -259,7 +259,7 @@ func TestRetriedReportsTakeNoPlace(t *testing.T) {
 	}
 }
 
-// Names that no object can have are refused before a request is made of them.
+// Names that no object can have are rejected before a request is made.
 func TestImpossibleNamesAreRefused(t *testing.T) {
 	t.Parallel()
 	w := startFlooded(t, accepts)
@@ -282,7 +282,7 @@ func TestImpossibleNamesAreRefused(t *testing.T) {
 	w.await("nothing waits", func() bool { return w.unacknowledged() == 0 })
 }
 
-// A refused message that is larger than what the hub takes once the reason is in it.
+// A rejected message can exceed the hub's limit once the reason is added.
 func TestLargestReportIsSetAside(t *testing.T) {
 	t.Parallel()
 	w := startFlooded(t, accepts)
@@ -295,7 +295,7 @@ func TestLargestReportIsSetAside(t *testing.T) {
 	w.await("nothing waits", func() bool { return w.unacknowledged() == 0 })
 }
 
-// Parts may each be as large as the hub takes: what they are together is bounded.
+// Each part may be as large as the hub accepts: their total size is bounded.
 func TestLargeReportsAreBounded(t *testing.T) {
 	t.Parallel()
 	w := startFlooded(t, accepts)
@@ -317,8 +317,8 @@ func TestLargeReportsAreBounded(t *testing.T) {
 	w.await("nothing waits", func() bool { return w.unacknowledged() == 0 })
 }
 
-// Parts that belong to no report are removed; those that a report has, and the last ones
-// of a site, whose report may still come, are not.
+// Parts that belong to no report are removed; those of a report, and the last ones of a site,
+// whose report may still arrive, are not.
 func TestOrphanPartsAreRemoved(t *testing.T) {
 	t.Parallel()
 	const n = streams.MaxUnacked + 100
@@ -349,7 +349,7 @@ func TestOrphanPartsAreRemoved(t *testing.T) {
 	if n := w.writeback.count.quarantined.Load(); n != 1 {
 		t.Errorf("%d messages were set aside, want that which is no part of anything", n)
 	}
-	// A small report takes the place of the large one.
+	// A small report replaces the large one.
 	w.send(put(whole[len(whole)-1].Subject, `{"metadata":{"name":"large","uid":"uid-large"}}`))
 	w.send(put(streams.ReportedSubject("plant-b", streams.Ref{Node: "b1", Resource: "pods", Namespace: "default", Name: "other"}), `{"metadata":{"name":"other"}}`))
 	w.ahead.Add(int64(2 * partsInterval))
@@ -359,7 +359,7 @@ func TestOrphanPartsAreRemoved(t *testing.T) {
 	})
 }
 
-// The next bridge starts with what the former one had put off, and stalls nobody either.
+// The next bridge starts with what the former one had deferred, and does not stall either.
 func TestRestartDoesNotBringTheStallBack(t *testing.T) {
 	t.Parallel()
 	w := startFlooded(t, accepts)
@@ -385,8 +385,8 @@ func TestRestartDoesNotBringTheStallBack(t *testing.T) {
 	next.await("nothing waits for an acknowledgement", func() bool { return next.unacknowledged() == 0 })
 }
 
-// One site has no more than its share unacknowledged, and that is less when others hold
-// nearly everything.
+// One site cannot exceed its share of unacknowledged reports, which shrinks when others use
+// nearly all of them.
 func TestShareOfASite(t *testing.T) {
 	t.Parallel()
 	u, seq := newAckWindow(), uint64(0)

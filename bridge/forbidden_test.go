@@ -16,13 +16,13 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// writing is a write-back at a real hub and an API server whose answers a test chooses.
+// writing is a write-back with a real hub and an API server whose answers a test chooses.
 type writing struct {
 	*publishing
 	*writeback
 	clients *clients
 	began   time.Time
-	ahead   atomic.Int64 // how far its clock has gone, ns
+	ahead   atomic.Int64 // offset of its clock, ns
 }
 
 func startWriting(t *testing.T, answer http.HandlerFunc) *writing {
@@ -41,7 +41,7 @@ func startWriting(t *testing.T, answer http.HandlerFunc) *writing {
 	return w
 }
 
-// assemble makes a write-back that has not started.
+// assemble creates a write-back that has not started.
 func (w *writing) assemble() {
 	p, log := w.publishing, zap.NewNop()
 	metrics := newInstruments(p.count)
@@ -58,14 +58,14 @@ func (w *writing) assemble() {
 	p.t.Cleanup(func() { queue.ShutDown(); in.sites.ShutDown() })
 }
 
-// successor is the write-back of the next bridge.
+// successor returns the write-back of the next bridge.
 func (w *writing) successor() *writing {
 	next := &writing{publishing: w.publishing, clients: w.clients, began: w.began}
 	next.assemble()
 	return next
 }
 
-// start takes in and writes back until the test ends.
+// start consumes and writes reports until the test ends.
 func (w *writing) start() {
 	ctx, done := w.publishing.t.Context(), make(chan struct{}, 2)
 	go func() { w.writeback.run(ctx, 2); done <- struct{}{} }()
@@ -78,7 +78,7 @@ func (w *writing) start() {
 	w.publishing.t.Cleanup(func() { <-done; <-done })
 }
 
-// say reports that the pod runs.
+// say reports that the pod runs, with a message.
 func (w *writing) say(message string) {
 	w.publishing.t.Helper()
 	data, err := json.Marshal(corev1.Pod{
@@ -97,14 +97,14 @@ func (w *writing) say(message string) {
 func forbid(rw http.ResponseWriter) {
 	rw.Header().Set("Content-Type", "application/json")
 	rw.WriteHeader(http.StatusForbidden)
-	_ = json.NewEncoder(rw).Encode(metav1.Status{ // the client may be gone
+	_ = json.NewEncoder(rw).Encode(metav1.Status{ // the client may have gone away
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusFailure, Code: http.StatusForbidden, Reason: metav1.StatusReasonForbidden,
 	})
 }
 
-// An API server that starts forbids everything for a while: nothing is refused by that,
-// and what waits does not take the place of others. One that forbids a report for long
-// refuses it.
+// A starting API server forbids everything for a while: no report is refused because of that,
+// and waiting reports do not block others. A report that is forbidden for a long time is
+// refused.
 func TestForbiddenReportsWait(t *testing.T) {
 	t.Parallel()
 	var tries atomic.Int64

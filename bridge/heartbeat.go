@@ -82,13 +82,13 @@ func (h *heartbeatConsumer) handle(m *nats.Msg) {
 		return
 	}
 	h.duplicates.heartbeat(site, b.Boot, time.Now())
-	alive, woken, connected := h.liveness.heartbeat(site, b, time.Now())
+	alive, nowAlive, connected := h.liveness.heartbeat(site, b, time.Now())
 	if connected {
 		h.log.Info("site connected", zap.String("site", site), zap.String("version", b.Version))
 		h.onSiteChanged(site)
 	}
-	if len(woken) > 0 {
-		h.onNodesAlive(site, woken)
+	if len(nowAlive) > 0 {
+		h.onNodesAlive(site, nowAlive)
 	}
 	if len(alive) > 0 {
 		h.mu.Lock()

@@ -15,7 +15,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// crdSchema is of a custom resource what the tests need.
+// crdSchema is the part of a custom resource's schema that the tests need.
 type crdSchema struct {
 	Properties map[string]crdSchema `json:"properties"`
 	Items      *crdSchema           `json:"items"`
@@ -25,7 +25,7 @@ type crdSchema struct {
 	Enum       []string             `json:"enum"`
 }
 
-// siteStatusSchema is that of a Site's status.
+// siteStatusSchema returns the schema of a Site's status.
 func siteStatusSchema(t *testing.T) crdSchema {
 	t.Helper()
 	data, err := os.ReadFile("../deploy/kubernetes/crds/petiole.dev_sites.yaml")
@@ -47,8 +47,8 @@ func siteStatusSchema(t *testing.T) crdSchema {
 	return crd.Spec.Versions[0].Schema.OpenAPIV3Schema.Properties["status"]
 }
 
-// The API server takes every status that a heartbeat can lead to: the bounds of the one are
-// those of the other.
+// The API server accepts every status that can follow from a heartbeat: both have the same
+// bounds.
 func TestBoundsOfAHeartbeatAreThoseOfTheStatus(t *testing.T) {
 	t.Parallel()
 	s := siteStatusSchema(t)

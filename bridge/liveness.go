@@ -50,9 +50,9 @@ func (p *liveness) ensureSite(site string) *siteLiveness {
 }
 
 // heartbeat records a heartbeat that arrived now. alive are the nodes whose leases must be
-// renewed, woken those of them that were not alive before; connected is true if the site was
+// renewed, nowAlive those of them that were not alive before; connected is true if the site was
 // not connected before.
-func (p *liveness) heartbeat(site string, b streams.Presence, now time.Time) (alive, woken []string, connected bool) {
+func (p *liveness) heartbeat(site string, b streams.Presence, now time.Time) (alive, nowAlive []string, connected bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	h := p.ensureSite(site)
@@ -64,17 +64,17 @@ func (p *liveness) heartbeat(site string, b streams.Presence, now time.Time) (al
 			continue
 		}
 		if !h.alive(n.Name, now) {
-			woken = append(woken, n.Name)
+			nowAlive = append(nowAlive, n.Name)
 		}
 		h.nodeLastSeen[n.Name] = now
 		alive = append(alive, n.Name)
 	}
-	return alive, woken, connected
+	return alive, nowAlive, connected
 }
 
-// report records that the hub stored a report of a node's kubelet at that time. woken is true
-// if the node was not alive before, connected if the site was not connected before.
-func (p *liveness) report(site, node string, stored, now time.Time) (woken, connected bool) {
+// report records that the hub stored a report of a node's kubelet at that time. nowAlive is
+// true if the node was not alive before, connected if the site was not connected before.
+func (p *liveness) report(site, node string, stored, now time.Time) (nowAlive, connected bool) {
 	if stored.After(now) {
 		stored = now
 	}
@@ -89,11 +89,11 @@ func (p *liveness) report(site, node string, stored, now time.Time) (woken, conn
 	if !h.hasRoomFor(node) {
 		return false, connected
 	}
-	woken = !h.alive(node, now)
+	nowAlive = !h.alive(node, now)
 	if stored.After(h.nodeLastSeen[node]) {
 		h.nodeLastSeen[node] = stored
 	}
-	return woken, connected
+	return nowAlive, connected
 }
 
 // hasRoomFor reports whether the node is known or one more can be added.
@@ -126,15 +126,15 @@ func (h *siteLiveness) prune(now time.Time) {
 func (p *liveness) expire(now time.Time) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var silent []string
+	var expired []string
 	for site, h := range p.sites {
 		if h.connected && now.Sub(h.lastSeen) >= streams.PresenceTimeout {
 			h.connected, h.since = false, now
-			silent = append(silent, site)
+			expired = append(expired, site)
 		}
 	}
-	slices.Sort(silent)
-	return silent
+	slices.Sort(expired)
+	return expired
 }
 
 // retain drops the sites that no longer exist.

@@ -11,7 +11,7 @@ import (
 func TestPresence(t *testing.T) {
 	t.Parallel()
 	p, at := newLiveness(), time.Unix(1_000_000, 0)
-	clock := time.Unix(500, 0) // the site's clock is another
+	clock := time.Unix(500, 0) // the site's clock differs
 	beat := func(ages ...time.Duration) streams.Presence {
 		b := streams.Presence{Site: "plant-a", Time: clock}
 		for i, age := range ages {

@@ -19,8 +19,8 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// While a site is away, what the bridge and the hub hold for it depends on how many
-// objects there are, not on how often they change.
+// While a site is disconnected, the memory that the bridge and the hub use for it depends on
+// the number of objects, not on the number of changes.
 func TestMemoryIsBoundedByObjects(t *testing.T) {
 	for _, test := range []struct{ objects, changes int }{{10, 100_000}, {500, 10_000}} {
 		t.Run(fmt.Sprintf("%d changes of %d objects", test.changes, test.objects), func(t *testing.T) {
@@ -39,7 +39,7 @@ func TestMemoryIsBoundedByObjects(t *testing.T) {
 			n := p.count.published.Load() - published
 			t.Logf("heap %.1f MiB before, %.1f MiB after %d changes of %d objects in %v, of which %d were published, the others merged",
 				mib(before), mib(after), test.changes, test.objects, took.Round(time.Millisecond), n)
-			// The hub caches what it last wrote, about 1 KiB a message.
+			// The hub caches its last writes, about 1 KiB a message.
 			if after > before+n<<10+3<<19 {
 				t.Errorf("the heap grew from %.1f to %.1f MiB", mib(before), mib(after))
 			}

@@ -18,7 +18,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// names are those of all metrics, also of those without series yet.
+// names returns the names of all metrics, including those without series yet.
 func names(r *prometheus.Registry) map[string]bool {
 	descs := make(chan *prometheus.Desc)
 	go func() {

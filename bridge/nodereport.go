@@ -188,9 +188,9 @@ func isKubeletAnnotation(a string) bool {
 func (w *writeback) patchNodeStatus(ctx context.Context, k reportKey, r *report, current, reported *corev1.Node) error {
 	connected, since, _ := w.liveness.state(k.site)
 	wanted := current.DeepCopy()
-	alive, heard := w.nodeAlive(k.site, k.ref.Name)
+	alive, lastSeen := w.nodeAlive(k.site, k.ref.Name)
 	if alive {
-		wanted.Status = mergeNodeStatus(current.Status, reported.Status, r.pending, heard)
+		wanted.Status = mergeNodeStatus(current.Status, reported.Status, r.pending, lastSeen)
 	}
 	setSiteCondition(&wanted.Status, connected, since, time.Now())
 	if !equality.Semantic.DeepEqual(current.Status, wanted.Status) {
@@ -255,7 +255,7 @@ func nodeStatusPatch(current, wanted *corev1.Node) ([]byte, error) {
 // new report (fresh) also updates the heartbeat times. A report that is written again changes
 // them only where the API differs, to the time at which the node was last seen. It is a pure
 // function.
-func mergeNodeStatus(current, reported corev1.NodeStatus, fresh bool, heard time.Time) corev1.NodeStatus {
+func mergeNodeStatus(current, reported corev1.NodeStatus, fresh bool, lastSeen time.Time) corev1.NodeStatus {
 	merged := *reported.DeepCopy()
 	merged.VolumesAttached = current.VolumesAttached
 	merged.Conditions = nil
@@ -263,25 +263,25 @@ func mergeNodeStatus(current, reported corev1.NodeStatus, fresh bool, heard time
 	for _, c := range current.Conditions {
 		have[c.Type] = c
 	}
-	said := map[corev1.NodeConditionType]bool{}
+	reportedTypes := map[corev1.NodeConditionType]bool{}
 	for _, c := range reported.Conditions {
 		was, ok := have[c.Type]
 		cloud := strings.HasPrefix(string(c.Type), petiolePrefix) || c.Type == corev1.NodeNetworkUnavailable
 		if cloud {
 			continue
 		}
-		said[c.Type] = true
+		reportedTypes[c.Type] = true
 		same := ok && was.Status == c.Status && was.Reason == c.Reason && was.Message == c.Message
 		switch {
 		case same && (!fresh || !c.LastHeartbeatTime.After(was.LastHeartbeatTime.Time)):
 			c = was
 		case ok && !same && was.LastHeartbeatTime.After(c.LastHeartbeatTime.Time) || ok && !same && !fresh:
-			c.LastHeartbeatTime = metav1.NewTime(heard)
+			c.LastHeartbeatTime = metav1.NewTime(lastSeen)
 		}
 		merged.Conditions = append(merged.Conditions, c)
 	}
 	for _, c := range current.Conditions {
-		if !said[c.Type] {
+		if !reportedTypes[c.Type] {
 			merged.Conditions = append(merged.Conditions, c)
 		}
 	}

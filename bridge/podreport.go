@@ -108,13 +108,13 @@ func podStatusPatch(current *corev1.Pod, reported corev1.PodStatus) ([]byte, err
 // mergePodConditions takes the node's conditions from the report and the others from the API.
 // Both set DisruptionTarget: the node does when it ends the pod.
 func mergePodConditions(current, reported []corev1.PodCondition, ended bool) []corev1.PodCondition {
-	takes := func(c corev1.PodCondition) bool {
+	fromReport := func(c corev1.PodCondition) bool {
 		return podConditionsOfKubelet[c.Type] || c.Type == corev1.DisruptionTarget && ended
 	}
 	var merged []corev1.PodCondition
 	from := map[corev1.PodConditionType]bool{}
 	for _, c := range reported {
-		if takes(c) {
+		if fromReport(c) {
 			from[c.Type] = true
 			merged = append(merged, c)
 		}

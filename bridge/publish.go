@@ -74,18 +74,18 @@ func (p *publisher) enqueue(k objectKey) { p.objects.Add(k) }
 
 // load indexes the existing objects, takes over the content of DESIRED, and marks every site
 // dirty.
-func (p *publisher) load(h *hub, epoch string, was *desiredCache) {
+func (p *publisher) load(h *hub, epoch string, stored *desiredCache) {
 	p.hub, p.epoch = h, epoch
 	for _, k := range p.watch.keys() {
 		p.index(k)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.desired = was
+	p.desired = stored
 	for site := range p.closure.sites {
 		p.markDirty(site).recompute = true
 	}
-	for site, objects := range was.sites {
+	for site, objects := range stored.sites {
 		d := p.markDirty(site)
 		for k := range objects {
 			d.keys[k] = struct{}{}

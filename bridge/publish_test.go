@@ -20,8 +20,8 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// publishing is a publisher at a real hub, whose objects a test puts into the copy of
-// the API by hand.
+// publishing is a publisher with a real hub. The test itself changes the objects in the
+// informers' stores.
 type publishing struct {
 	t *testing.T
 	*publisher
@@ -57,7 +57,7 @@ func startPublishing(t *testing.T) *publishing {
 	return p
 }
 
-// set puts an object into the copy of the API, as the watch does.
+// set puts an object into the informer's store, as a watch event does.
 func (p *publishing) set(k objectKey, object map[string]any) {
 	p.t.Helper()
 	p.version++
@@ -77,7 +77,7 @@ func (p *publishing) set(k objectKey, object map[string]any) {
 	p.enqueue(k)
 }
 
-// await waits until nothing is left to be published.
+// await waits for a condition.
 func (p *publishing) await(what string, cond func() bool) {
 	p.t.Helper()
 	for start := time.Now(); !cond(); time.Sleep(10 * time.Millisecond) {
@@ -89,7 +89,7 @@ func (p *publishing) await(what string, cond func() bool) {
 
 func (p *publishing) idle() bool { return p.objects.Len() == 0 && p.siteIdle("plant-a") }
 
-// populate makes a site whose pod needs n ConfigMaps.
+// populate creates a site whose pod needs n ConfigMaps.
 func (p *publishing) populate(n int) []objectKey {
 	p.t.Helper()
 	p.set(objectKey{Group: siteGroup, Resource: "sites", Name: "plant-a"}, map[string]any{})
@@ -105,7 +105,7 @@ func (p *publishing) populate(n int) []objectKey {
 	p.set(coreKey("pods", "default", "web"), map[string]any{"spec": map[string]any{
 		"nodeName": "a1", "volumes": []any{map[string]any{"name": "v", "projected": map[string]any{"sources": sources}}},
 	}})
-	// With the node and the pod.
+	// Including the node and the pod.
 	p.await("everything published", func() bool { return p.idle() && p.count.published.Load() >= uint64(n)+2 })
 	return keys
 }
@@ -115,8 +115,8 @@ func (p *publishing) write(k objectKey, value int) {
 	p.set(k, map[string]any{"data": map[string]any{"v": strings.Repeat(strconv.Itoa(value)+" ", 40)}})
 }
 
-// A message of a leader that stood still, and of one that lost its lease: neither
-// replaces what the next leader wrote.
+// A delayed message of a former leader, and one of a leader without a lease: neither replaces
+// what the next leader wrote.
 func TestLateMessagesAreRefused(t *testing.T) {
 	t.Parallel()
 	p := startPublishing(t)
@@ -160,7 +160,7 @@ func TestLateMessagesAreRefused(t *testing.T) {
 	q.await("published with the lease", func() bool { return q.count.published.Load() == before+1 })
 }
 
-// A hub whose store was put back to an older one has less than this bridge knows of.
+// A hub whose store was rolled back has less than this bridge has seen.
 func TestHubPutBack(t *testing.T) {
 	t.Parallel()
 	p := startPublishing(t)
@@ -175,8 +175,8 @@ func TestHubPutBack(t *testing.T) {
 	}
 }
 
-// A hub that is killed can find a message again that had been superseded and removed. The
-// site has passed its sequence: that the subject holds the right thing is not enough.
+// A killed hub can restore a message that had been superseded and removed. The site has passed
+// its sequence: it is not enough that the subject holds the right content.
 func TestRemovedMessageThatIsBackIsPublishedAgain(t *testing.T) {
 	t.Parallel()
 	p := startPublishing(t)
@@ -187,7 +187,7 @@ func TestRemovedMessageThatIsBackIsPublishedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.mu.Lock()
-	p.desired.remove("plant-a", k, subject) // as after a tombstone that was swept
+	p.desired.remove("plant-a", k, subject) // as after an expired tombstone
 	p.mu.Unlock()
 	p.write(k, 0)
 	p.await("published again", func() bool {

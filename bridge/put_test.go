@@ -11,7 +11,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// vanish takes an object out of the copy of the API.
+// vanish removes an object from the informer's store.
 func (p *publishing) vanish(k objectKey) {
 	p.t.Helper()
 	store := p.watch.informers[schema.GroupResource{Group: k.Group, Resource: k.Resource}].GetStore()
@@ -24,7 +24,7 @@ func (p *publishing) vanish(k objectKey) {
 	p.enqueue(k)
 }
 
-// on waits until DESIRED has a message of a kind on a subject, and returns it.
+// on waits until DESIRED has a message with that operation on a subject, and returns it.
 func (p *publishing) on(r streams.Ref, op streams.Op, uid string) streams.Message {
 	p.t.Helper()
 	var m streams.Message
@@ -41,8 +41,9 @@ func (p *publishing) on(r streams.Ref, op streams.Op, uid string) streams.Messag
 	return m
 }
 
-// The tombstone of what cannot come back is of a higher version than what it ends, and
-// below whatever follows; that of what may be wanted again is of the same.
+// The tombstone of an object that cannot come back has a higher version than the object, and a
+// lower one than whatever follows. The tombstone of an object that may be wanted again has the
+// same version.
 func TestTombstoneVersions(t *testing.T) {
 	t.Parallel()
 	p := startPublishing(t)

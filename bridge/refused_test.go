@@ -26,7 +26,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// statusError answers as an API server that does not do it.
+// statusError answers with an error status.
 func statusError(w http.ResponseWriter, code int, reason metav1.StatusReason) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
@@ -35,7 +35,7 @@ func statusError(w http.ResponseWriter, code int, reason metav1.StatusReason) {
 	})
 }
 
-// leadingFence is the fence of a bridge that leads.
+// leadingFence returns the fence of a leading bridge.
 func leadingFence() *fence {
 	f := newFence(time.Now)
 	f.reset()
@@ -44,8 +44,8 @@ func leadingFence() *fence {
 	return f
 }
 
-// An Event that the API server refuses for good does not keep those of the other sites
-// back; one that it does not take for now does.
+// An Event that the API server rejects for good does not hold back those of other sites; a
+// temporary failure does.
 func TestRefusedEventsAreDropped(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
@@ -92,7 +92,7 @@ func TestRefusedEventsAreDropped(t *testing.T) {
 	}
 }
 
-// A site cannot fill the memory with names of nodes that the API server does not accept.
+// A site cannot exhaust the memory with names of nodes that the API server does not accept.
 func TestRefusedNodesAreForgotten(t *testing.T) {
 	t.Parallel()
 	w := startWriting(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -114,7 +114,7 @@ func TestRefusedNodesAreForgotten(t *testing.T) {
 	}
 }
 
-// The leases of nodes are renewed also when all other requests wait for their turn.
+// Node leases are renewed even while all other requests wait for the rate limit.
 func TestLeasesHaveTheirOwnBucket(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -138,7 +138,7 @@ func TestLeasesHaveTheirOwnBucket(t *testing.T) {
 	}
 }
 
-// The value of the annotation is repeated in the status, which has room for so much.
+// The value of the annotation is repeated in the status, which bounds its length.
 func TestLongResyncIsRefused(t *testing.T) {
 	t.Parallel()
 	p := startPublishing(t)
@@ -170,7 +170,7 @@ func TestLongResyncIsRefused(t *testing.T) {
 	}
 }
 
-// A question stays for its time by the clock of the bridge, whatever the API server's is.
+// The lifetime of a Backlog is measured by the bridge's clock, whatever the API server's is.
 func TestBacklogsCountTheirTimeThemselves(t *testing.T) {
 	t.Parallel()
 	b := &backlogs{requests: map[string]backlogRequest{}}
@@ -188,7 +188,7 @@ func TestBacklogsCountTheirTimeThemselves(t *testing.T) {
 	}
 }
 
-// No message is not the same as no backlog.
+// Receiving no message does not mean that there is no backlog.
 func TestHubThatSendsNothing(t *testing.T) {
 	t.Parallel()
 	p := startPublishing(t)
@@ -204,7 +204,7 @@ func TestHubThatSendsNothing(t *testing.T) {
 	}
 }
 
-// exhausted is a bucket with nothing in it.
+// exhausted is a rate limiter that never admits a request.
 type exhausted struct{ flowcontrol.RateLimiter }
 
 // Wait implements flowcontrol.RateLimiter.

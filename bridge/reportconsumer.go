@@ -74,9 +74,9 @@ type reportConsumer struct {
 
 // newReportConsumer creates a consumer that has not started. The caller sets the remaining
 // fields before its first use.
-func newReportConsumer(h *hub, r *reports, p *publisher, heard *liveness, written workqueue.TypedRateLimitingInterface[reportKey], sites workqueue.TypedRateLimitingInterface[string], log *zap.Logger) *reportConsumer {
+func newReportConsumer(h *hub, r *reports, p *publisher, l *liveness, queue workqueue.TypedRateLimitingInterface[reportKey], sites workqueue.TypedRateLimitingInterface[string], log *zap.Logger) *reportConsumer {
 	return &reportConsumer{
-		hub: h, reports: r, publish: p, liveness: heard, log: log, queue: written, sites: sites,
+		hub: h, reports: r, publish: p, liveness: l, log: log, queue: queue, sites: sites,
 		inbox: newInbox(), window: newAckWindow(), now: time.Now, wakeCh: make(chan struct{}, 1),
 		last: map[string]uint64{}, obsolete: map[string][]obsolete{}, unknownSites: map[string]bool{}, deferred: map[string]*deferred{}, parts: map[string]time.Time{},
 	}
@@ -245,12 +245,12 @@ func (c *reportConsumer) checkMissingParts(ctx context.Context, a *delivery, err
 
 func (c *reportConsumer) accept(site string, m streams.Message, a *delivery) {
 	if m.Ref.Group == "" && (m.Ref.Resource == "nodes" || m.Ref.Resource == "pods") {
-		woken, connected := c.liveness.report(site, m.Ref.Node, a.stored, time.Now())
+		nowAlive, connected := c.liveness.report(site, m.Ref.Node, a.stored, time.Now())
 		if connected {
 			c.log.Info("site connected", zap.String("site", site))
 			c.onSiteChanged(site)
 		}
-		if woken {
+		if nowAlive {
 			c.onNodesAlive(site, []string{m.Ref.Node})
 		}
 	}

@@ -33,8 +33,8 @@ func TestReportsKeepTheNewest(t *testing.T) {
 	}
 }
 
-// A device that was bound to one node after the other leaves a report for each: only the
-// newest counts, whatever node it is bound to now.
+// A device that was bound to several nodes in turn has a report for each: only the newest
+// counts, whichever node the device is bound to now.
 func TestNewestReportOfADevice(t *testing.T) {
 	t.Parallel()
 	of := func(site, node string) reportKey {

@@ -13,7 +13,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// controllerAt is a survey of what p publishes, whose API server is away.
+// controllerAt returns a site controller for p without an API server.
 func controllerAt(p *publishing) *siteController {
 	p.t.Helper()
 	c, err := newClients(&rest.Config{Host: "127.0.0.1:1", QPS: -1}, ImpersonationConstrained, p.fence)
@@ -30,7 +30,7 @@ func controllerAt(p *publishing) *siteController {
 	}
 }
 
-// unset takes an object out of the copy of the API, as the watch does.
+// unset removes an object from the informer's store, as a watch event does.
 func (p *publishing) unset(k objectKey) {
 	p.t.Helper()
 	inf := p.watch.informers[schema.GroupResource{Group: k.Group, Resource: k.Resource}]
@@ -44,7 +44,7 @@ func siteKey(name string) objectKey {
 	return objectKey{Group: siteGroup, Resource: "sites", Name: name}
 }
 
-// lost are the objects that are published, as far as the bridge knows, and not in DESIRED.
+// lost returns the objects that are in the cache but not in DESIRED.
 func (p *publishing) lost() []string {
 	p.mu.Lock()
 	want := map[string]uint64{}
@@ -65,8 +65,8 @@ func (p *publishing) lost() []string {
 	return lost
 }
 
-// Sites that are deleted and made again while the survey looks at them have everything, and
-// those that stay away leave nothing behind.
+// Sites that are deleted and created again during a round have everything, and those that stay
+// deleted leave nothing behind.
 func TestSitesMadeAgainHaveEverything(t *testing.T) {
 	t.Parallel()
 	const count = 100
@@ -96,12 +96,12 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 		p.set(siteKey(site), map[string]any{})
 	}
 	p.await("Sites seen", func() bool { return idle() && len(p.nodesBySite()) == count })
-	// The status cannot be written; all else is done.
+	// Only the write of the status fails.
 	_, _ = s.round(t.Context())
 	if len(s.ensured) != count {
 		t.Fatalf("%d consumers, want %d", len(s.ensured), count)
 	}
-	// Nothing is published for them: only the survey knows that there is something left.
+	// Nothing is published for them: only the site controller knows that something is left.
 	for _, site := range sites {
 		p.unset(siteKey(site))
 	}

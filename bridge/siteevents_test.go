@@ -65,7 +65,7 @@ func TestEventsSayHowLongASiteWasAway(t *testing.T) {
 	if len(e) != 1 || !strings.Contains(e[0].message, "3m") {
 		t.Errorf("events %+v", e)
 	}
-	// A Site that is new.
+	// A new Site.
 	e = eventsOf(v1alpha1.SiteStatus{}, connectedSite().status(v1alpha1.SiteStatus{}))
 	if len(e) != 1 || e[0].reason != EventConnected || !strings.Contains(e[0].message, "first") {
 		t.Errorf("events of a new site %+v", e)

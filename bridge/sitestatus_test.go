@@ -14,7 +14,7 @@ import (
 
 var noon = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
-// connectedSite is a site of which nothing bad is known.
+// connectedSite returns a site without problems.
 func connectedSite() observation {
 	return observation{
 		now: noon, created: noon.Add(-time.Hour), connected: true, since: noon.Add(-time.Minute), nodes: 2,
@@ -51,7 +51,7 @@ func TestStatusKeepsWhatIsNotKnownAnew(t *testing.T) {
 	o.repair = syncState{LastCheck: noon, Outcome: streams.InventoryEqual, Resynced: noon, ResyncReason: "Requested", ResyncRequested: "x"}
 	o.lastAck = &noon
 	before := o.status(v1alpha1.SiteStatus{})
-	// Another bridge, which has not heard the leaf yet.
+	// Another bridge, which has received no heartbeat yet.
 	after := observation{now: noon.Add(time.Minute), created: o.created, connected: true, since: o.since, nodes: 2, stored: 57, epoch: "1-u", term: 4}.status(before)
 	if after.Version != "v1" || after.Applied != 41 || after.LastAck == nil || after.LastCheck == nil || after.Resync.Requested != "x" || after.Resync.Time.IsZero() {
 		t.Errorf("forgotten: %+v", after)
@@ -140,7 +140,7 @@ func TestTwoLeavesOfOneName(t *testing.T) {
 		at = at.Add(after)
 		b.heartbeat("plant-a", boot, at)
 	}
-	// Restarts, however many, are one leaf.
+	// Any number of restarts is one leaf.
 	for _, boot := range []string{"1", "1", "2", "3", "3"} {
 		beat(boot, 5*time.Second)
 	}

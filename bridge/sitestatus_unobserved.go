@@ -55,11 +55,11 @@ func deviceObserved(device, status *unstructured.Unstructured) bool {
 	if status == nil {
 		return false
 	}
-	said := map[string]map[string]any{}
+	results := map[string]map[string]any{}
 	for _, t := range objectsAt(status, "status", "twins") {
 		if name, ok := t["propertyName"].(string); ok {
 			if observed, ok := t["observedDesired"].(map[string]any); ok {
-				said[name] = observed
+				results[name] = observed
 			}
 		}
 	}
@@ -70,7 +70,7 @@ func deviceObserved(device, status *unstructured.Unstructured) bool {
 		if value == "" {
 			continue // the property has no desired value
 		}
-		observed := said[name]
+		observed := results[name]
 		if observed == nil || observed["value"] != value || !isFinal(observed) {
 			return false
 		}

@@ -45,11 +45,11 @@ func (l *storageBarrier) current() uint64 {
 }
 
 // confirm records that the storage was verified after the given number of API responses.
-func (l *storageBarrier) confirm(answers uint64) {
+func (l *storageBarrier) confirm(responses uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if answers > l.confirmed {
-		l.confirmed = answers
+	if responses > l.confirmed {
+		l.confirmed = responses
 		close(l.advanced)
 		l.advanced = make(chan struct{})
 	}
@@ -62,7 +62,7 @@ func (l *storageBarrier) wait(ctx context.Context) error {
 	l.mu.Unlock()
 	for {
 		l.mu.Lock()
-		enough, looked := l.confirmed >= want, l.advanced
+		enough, advanced := l.confirmed >= want, l.advanced
 		l.mu.Unlock()
 		if enough {
 			return nil
@@ -70,7 +70,7 @@ func (l *storageBarrier) wait(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-looked:
+		case <-advanced:
 		}
 	}
 }

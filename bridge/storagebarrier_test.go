@@ -6,8 +6,8 @@ import (
 	"testing/synctest"
 )
 
-// TestStorageBarrier: what is published waits for a look that began after the API server was
-// heard; one that began before covers nothing of it.
+// TestStorageBarrier: publishing waits for a check that began after the API server's last
+// response; an earlier check does not count.
 func TestStorageBarrier(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -79,11 +79,11 @@ func openRecord(ctx context.Context, js jetstream.JetStream, replicas int) (jets
 // higher than all earlier ones, and at least the number of leadership transitions. was is the
 // content of DESIRED. It returns whether the epoch differs from that of the published
 // messages.
-func (s *storageMonitor) begin(ctx context.Context, transitions uint64, was *desiredCache) (renewed bool, err error) {
+func (s *storageMonitor) begin(ctx context.Context, transitions uint64, stored *desiredCache) (renewed bool, err error) {
 	if err := s.load(ctx); err != nil {
 		return false, err
 	}
-	known, seen := was.highest()
+	known, seen := stored.highest()
 	seen = max(seen, s.record.Term)
 	term := s.fence.currentTerm()
 	if term == 0 {
@@ -174,7 +174,7 @@ func (s *storageMonitor) recordChanged(e jetstream.KeyValueEntry) error {
 
 // check compares the storage with the record and updates both the marker and the record.
 func (s *storageMonitor) check(ctx context.Context) error {
-	answers := s.barrier.current()
+	responses := s.barrier.current()
 	if _, err := s.kv.Status(ctx); errors.Is(err, jetstream.ErrBucketNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
 		return errHubReplaced
 	}
@@ -188,7 +188,7 @@ func (s *storageMonitor) check(ctx context.Context) error {
 	if err := s.advanceMarker(ctx); err != nil {
 		return err
 	}
-	s.barrier.confirm(answers)
+	s.barrier.confirm(responses)
 	return nil
 }
 

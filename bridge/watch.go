@@ -55,10 +55,10 @@ func newWatch(client dynamic.Interface, out *outage, changed func(objectKey), de
 	return w, nil
 }
 
-// newInformer creates the informer of one resource. heard is called when an API server has
+// newInformer creates the informer of one resource. responded is called when an API server has
 // answered a list or started a watch, before the store changes.
-func newInformer(client dynamic.Interface, r schema.GroupVersionResource, out *outage, heard func()) (cache.SharedIndexInformer, error) {
-	inf := cache.NewSharedIndexInformerWithOptions(listWatch(client, r, out, heard), &unstructured.Unstructured{},
+func newInformer(client dynamic.Interface, r schema.GroupVersionResource, out *outage, responded func()) (cache.SharedIndexInformer, error) {
+	inf := cache.NewSharedIndexInformerWithOptions(listWatch(client, r, out, responded), &unstructured.Unstructured{},
 		cache.SharedIndexInformerOptions{ObjectDescription: r.String()})
 	if err := inf.SetTransform(dropManagedFields); err != nil {
 		return nil, fmt.Errorf("prepare watch of %s: %w", r.GroupResource(), err)
@@ -71,10 +71,10 @@ func newInformer(client dynamic.Interface, r schema.GroupVersionResource, out *o
 }
 
 // listWatch returns the list and watch functions of one resource, which report each outcome.
-func listWatch(client dynamic.Interface, r schema.GroupVersionResource, out *outage, heard func()) cache.ListerWatcher {
+func listWatch(client dynamic.Interface, r schema.GroupVersionResource, out *outage, responded func()) cache.ListerWatcher {
 	report := func(ctx context.Context, err error) {
 		if err == nil {
-			heard()
+			responded()
 		}
 		// An expired version is not an outage: the reflector lists the resource again.
 		if ctx.Err() == nil && !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {

@@ -51,8 +51,8 @@ func load(t *testing.T, file string) (s definition, columns []string) {
 	return v.Schema.OpenAPIV3Schema, columns
 }
 
-// TestDefinitionsHaveEveryField: an API server drops a field that the definition lacks,
-// without a word.
+// TestDefinitionsHaveEveryField: an API server silently drops a field that the definition
+// lacks.
 func TestDefinitionsHaveEveryField(t *testing.T) {
 	for file, types := range map[string]map[string]any{
 		"petiole.dev_sites.yaml":    {"spec": SiteSpec{}, "status": SiteStatus{}},

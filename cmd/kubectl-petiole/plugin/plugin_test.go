@@ -26,8 +26,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// apiServer answers as an API server with one site, plant-a, and a bridge that answers
-// backlogs page by page. The real ones are in bridge/bridgetest.
+// apiServer is an API server with one site, plant-a, and a bridge that answers backlogs page
+// by page. The real ones are in bridge/bridgetest.
 type apiServer struct {
 	t     *testing.T
 	pages []v1alpha1.BacklogStatus
@@ -98,7 +98,7 @@ func (a *apiServer) decode(r io.Reader, into any) {
 	}
 }
 
-// start returns how to run the plugin against a.
+// start returns a function that runs the plugin against a.
 func (a *apiServer) start() func(args ...string) (code int, out, errOut string) {
 	a.t.Helper()
 	a.site = v1alpha1.Site{
