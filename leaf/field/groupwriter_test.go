@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -242,10 +243,16 @@ func TestFullDisk(t *testing.T) {
 	s.streams(t, streams.LeafLimits{TelemetryBytes: 256 << 20})
 	outside := s.connect(t, fmt.Sprintf("nats://127.0.0.1:%d", s.port), nats.ReconnectBufSize(-1))
 	records := newGroupWriter(outside, streams.SiteTelemetry)
-	records.wait = time.Second // it passes twice: a stream that could not write does not answer
+	records.wait = 300 * time.Millisecond // it passes twice: a stream that could not write does not answer
 	p := startPlantOn(t, records, 20)
 	// A stream that could not write answers nobody until its server is started again.
-	polltest.Eventually(t, "a full disk", func() bool { return p.failures.Load() >= 20 })
+	polltest.Eventually(t, "a full disk", func() bool {
+		var disk syscall.Statfs_t
+		if err := syscall.Statfs(dir, &disk); err != nil {
+			t.Fatal(err)
+		}
+		return disk.Bavail == 0 && p.failures.Load() >= 20
+	})
 	full := p.total()
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
