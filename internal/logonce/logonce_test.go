@@ -27,16 +27,31 @@ func TestLogsOneLineForEachChange(t *testing.T) {
 		want     []string
 	}{
 		{"works", []attempt{{"a", "", nil}, {"a", "", nil}}, nil},
-		{"fails and recovers", []attempt{{"a", "", errBroken}, {"a", "", errBroken}, {"a", "", nil}, {"a", "", nil}},
-			[]string{"warn a", "info a"}},
-		{"fails again", []attempt{{"a", "", errBroken}, {"a", "", nil}, {"a", "", errBroken}},
-			[]string{"warn a", "info a", "warn a"}},
-		{"operations do not share a state", []attempt{{"a", "", errBroken}, {"b", "", nil}, {"b", "", errBroken}, {"a", "", nil}},
-			[]string{"warn a", "warn b", "info a"}},
-		{"recovers with its last part", []attempt{{"a", "x", errBroken}, {"a", "y", errBroken}, {"a", "x", nil}, {"a", "z", nil}, {"a", "y", nil}},
-			[]string{"warn a x", "info a"}},
-		{"a part does not speak for the whole", []attempt{{"a", "", errBroken}, {"a", "x", nil}, {"a", "", nil}},
-			[]string{"warn a", "info a"}},
+		{
+			"fails and recovers",
+			[]attempt{{"a", "", errBroken}, {"a", "", errBroken}, {"a", "", nil}, {"a", "", nil}},
+			[]string{"warn a", "info a"},
+		},
+		{
+			"fails again",
+			[]attempt{{"a", "", errBroken}, {"a", "", nil}, {"a", "", errBroken}},
+			[]string{"warn a", "info a", "warn a"},
+		},
+		{
+			"operations do not share a state",
+			[]attempt{{"a", "", errBroken}, {"b", "", nil}, {"b", "", errBroken}, {"a", "", nil}},
+			[]string{"warn a", "warn b", "info a"},
+		},
+		{
+			"recovers with its last part",
+			[]attempt{{"a", "x", errBroken}, {"a", "y", errBroken}, {"a", "x", nil}, {"a", "z", nil}, {"a", "y", nil}},
+			[]string{"warn a x", "info a"},
+		},
+		{
+			"a part does not speak for the whole",
+			[]attempt{{"a", "", errBroken}, {"a", "x", nil}, {"a", "", nil}},
+			[]string{"warn a", "info a"},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var changes, wantChanges []string

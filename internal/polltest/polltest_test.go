@@ -29,10 +29,14 @@ func TestFailureNamesWhatWasWaitedForAndTheLastError(t *testing.T) {
 		wait func(testing.TB)
 		want []string
 	}{
-		{"Eventually", func(t testing.TB) { Eventually(t, "link up", func() bool { return false }) },
-			[]string{"link up", Limit.String()}},
-		{"Within", func(t testing.TB) { Within(t, 3*time.Second, "link up", func() bool { return false }) },
-			[]string{"link up", "3s"}},
+		{
+			"Eventually", func(t testing.TB) { Eventually(t, "link up", func() bool { return false }) },
+			[]string{"link up", Limit.String()},
+		},
+		{
+			"Within", func(t testing.TB) { Within(t, 3*time.Second, "link up", func() bool { return false }) },
+			[]string{"link up", "3s"},
+		},
 		{"NoError", func(t testing.TB) {
 			NoError(t, "all stored", func(context.Context) error { return errors.New("4 are missing") })
 		}, []string{"all stored", Limit.String(), "4 are missing"}},
