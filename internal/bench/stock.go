@@ -44,7 +44,7 @@ type stock struct {
 	net     network.Network
 	crio    crio.Config
 	daemons daemon.Set
-	gate    *gate
+	proxy   *proxy
 }
 
 // newStock returns the stock node. It starts nothing.
@@ -85,7 +85,7 @@ func (s *stock) start(ctx context.Context) (*node, error) {
 	}
 	address := s.net.SiteAddress(s.site)
 	var err error
-	if s.gate, err = openGate(net.JoinHostPort(s.net.Address().String(), "0"), s.rig.APIAddress(), address); err != nil {
+	if s.proxy, err = startProxy(net.JoinHostPort(s.net.Address().String(), "0"), s.rig.APIAddress(), address); err != nil {
 		return nil, err
 	}
 	kubeconfig, err := s.prepare()
@@ -132,8 +132,8 @@ func (s *stock) stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	errs := []error{s.daemons.Stop("kubelet", stopGrace), cgroup.Kill(stockCgroup), s.daemons.Stop("crio", stopGrace)}
-	if s.gate != nil {
-		errs = append(errs, s.gate.close())
+	if s.proxy != nil {
+		errs = append(errs, s.proxy.close())
 	}
 	if err := s.rig.Kube.CoreV1().Nodes().Delete(ctx, stockNode, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		errs = append(errs, fmt.Errorf("delete node %s: %w", stockNode, err))
@@ -191,7 +191,7 @@ func (s *stock) writeKubeconfig() (string, error) {
 		return "", err
 	}
 	cfg := api.NewConfig()
-	cfg.Clusters["lab"] = &api.Cluster{Server: "https://" + s.gate.address(), TLSServerName: "kubernetes", CertificateAuthority: ca.CertFile}
+	cfg.Clusters["lab"] = &api.Cluster{Server: "https://" + s.proxy.address(), TLSServerName: "kubernetes", CertificateAuthority: ca.CertFile}
 	cfg.AuthInfos["node"] = &api.AuthInfo{ClientCertificate: pair.CertFile, ClientKey: pair.KeyFile}
 	cfg.Contexts["lab"] = &api.Context{Cluster: "lab", AuthInfo: "node"}
 	cfg.CurrentContext = "lab"

@@ -33,16 +33,16 @@ func locksSite(a action) []string { return append(locksLink(a), locksLeaf(a)...)
 
 // locksDelivery excludes all other faults that would keep a site from converging.
 func locksDelivery(a action) []string {
-	return append(locksSite(a), "hub", "bridges", "api", "gate 0", "gate 1")
+	return append(locksSite(a), "hub", "bridges", "api", "proxy 0", "proxy 1")
 }
 
-func locksGate(a action) []string { return []string{fmt.Sprintf("gate %d", a.target)} }
+func locksProxy(a action) []string { return []string{fmt.Sprintf("proxy %d", a.target)} }
 func locksBridges(action) []string {
 	return []string{"bridges"}
 }
 func locksFull(action) []string { return []string{"full"} }
 func locksHub(action) []string  { return []string{"hub"} }
-func locksAPI(action) []string  { return []string{"api", "gate 0", "gate 1"} }
+func locksAPI(action) []string  { return []string{"api", "proxy 0", "proxy 1"} }
 func locksNothing(action) []string {
 	return nil
 }
@@ -81,9 +81,9 @@ func catalog() []*fault {
 
 		{"api-kill", 1, 0, 5 * s, one, locksAPI, killAPI},
 		{"api-expired", 1, 3 * s, 6 * s, one, locksAPI, expireAPI},
-		{"api-throttled", 1, 3 * s, 20 * s, two, locksGate, throttleAPI},
-		{"api-errors", 1, 3 * s, 20 * s, two, locksGate, failAPI},
-		{"api-cut", 1, 3 * s, 25 * s, two, locksGate, cutAPI},
+		{"api-throttled", 1, 3 * s, 20 * s, two, locksProxy, throttleAPI},
+		{"api-errors", 1, 3 * s, 20 * s, two, locksProxy, failAPI},
+		{"api-cut", 1, 3 * s, 25 * s, two, locksProxy, cutAPI},
 		{"etcd-restored", 1, 5 * s, 20 * s, one, locksAPI, restoreAPI},
 
 		{"clock-leaf", 2, 3 * s, 20 * s, perSite, locksLeaf, shiftLeaf},

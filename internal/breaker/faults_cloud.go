@@ -73,8 +73,8 @@ func (r *run) startAPI(ctx context.Context) error {
 // end while objects change, and before they continue the API server is restarted
 // and etcd is compacted, so that it answers 410.
 func expireAPI(ctx context.Context, r *run, a action) (func(context.Context) error, error) {
-	r.setGates(world.HoldWatches)
-	defer r.setGates(world.PassAll)
+	r.setProxyModes(world.HoldWatches)
+	defer r.setProxyModes(world.PassAll)
 	if !sleep(ctx, a.lasts) {
 		return nil, ctx.Err()
 	}
@@ -88,24 +88,24 @@ func expireAPI(ctx context.Context, r *run, a action) (func(context.Context) err
 	return nil, err
 }
 
-func (r *run) setGates(w world.Mode) {
+func (r *run) setProxyModes(w world.Mode) {
 	for _, b := range r.world.Bridges {
-		b.Gate.SetMode(w)
+		b.Proxy.SetMode(w)
 	}
 }
 
-func gateFault(w world.Mode) func(context.Context, *run, action) (func(context.Context) error, error) {
+func proxyFault(w world.Mode) func(context.Context, *run, action) (func(context.Context) error, error) {
 	return func(_ context.Context, r *run, a action) (func(context.Context) error, error) {
-		g := r.world.Bridges[a.target].Gate
+		g := r.world.Bridges[a.target].Proxy
 		g.SetMode(w)
 		return func(context.Context) error { g.SetMode(world.PassAll); return nil }, nil
 	}
 }
 
 var (
-	throttleAPI = gateFault(world.Throttle)
-	failAPI     = gateFault(world.FailSome)
-	cutAPI      = gateFault(world.RefuseAll)
+	throttleAPI = proxyFault(world.Throttle)
+	failAPI     = proxyFault(world.FailSome)
+	cutAPI      = proxyFault(world.RefuseAll)
 )
 
 // restoreAPI takes a copy of etcd, lets some time pass, and restores the copy:
@@ -125,8 +125,8 @@ func restoreAPI(ctx context.Context, r *run, a action) (func(context.Context) er
 	defer r.work.pausable.resume()
 	r.api.pausable.pause()
 	defer r.api.pausable.resume()
-	r.setGates(world.RefuseAll)
-	defer r.setGates(world.PassAll)
+	r.setProxyModes(world.RefuseAll)
+	defer r.setProxyModes(world.PassAll)
 	if err := cp.Kill(); err != nil {
 		return nil, err
 	}

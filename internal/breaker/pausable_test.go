@@ -5,7 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
+
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 // TestNobodyWorksWhilePaused: pause ends what is under way, returns when nothing is, and
@@ -13,7 +14,7 @@ import (
 func TestNobodyWorksWhilePaused(t *testing.T) {
 	var p pausable
 	var busy, begun atomic.Int64
-	ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
@@ -27,9 +28,7 @@ func TestNobodyWorksWhilePaused(t *testing.T) {
 			}
 		})
 	}
-	for begun.Load() < 4 {
-		time.Sleep(time.Millisecond)
-	}
+	polltest.Eventually(t, "four workers work", func() bool { return begun.Load() >= 4 })
 	p.pause()
 	p.pause()
 	if n := busy.Load(); n != 0 {
@@ -41,12 +40,7 @@ func TestNobodyWorksWhilePaused(t *testing.T) {
 		t.Errorf("%d work after the first of two resumes", n)
 	}
 	p.resume()
-	for begun.Load() == was && ctx.Err() == nil {
-		time.Sleep(time.Millisecond)
-	}
-	if ctx.Err() != nil {
-		t.Error("nobody works after the last resume")
-	}
+	polltest.Eventually(t, "somebody works after the last resume", func() bool { return begun.Load() > was })
 	stop()
 	wg.Wait()
 }

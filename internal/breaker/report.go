@@ -46,11 +46,11 @@ func (r *run) report(kinds []*fault) {
 	c := r.record.eventCounts()
 	lost, reported := 0, 0
 	r.record.withJudge(func(j *check.Judge) { lost, reported = j.Excused() })
-	lists, expired, spoiled := int64(0), int64(0), int64(0)
+	lists, expired, replaced := int64(0), int64(0), int64(0)
 	for _, b := range r.world.Bridges {
-		if b.Gate != nil {
-			expired, spoiled = expired+b.Gate.Expired.Load(), spoiled+b.Gate.Injected.Load()
-			for _, n := range b.Gate.Listed() {
+		if b.Proxy != nil {
+			expired, replaced = expired+b.Proxy.Expired.Load(), replaced+b.Proxy.Injected.Load()
+			for _, n := range b.Proxy.Listed() {
 				lists += n
 			}
 		}
@@ -78,7 +78,7 @@ func (r *run) report(kinds []*fault) {
 		{"restores of etcd", c[check.Restored]},
 		{"LIST requests of bridges", lists},
 		{"answers 410", expired},
-		{"answers spoiled by gates", spoiled},
+		{"answers replaced by proxies", replaced},
 		{"time to converge, median and most", quantiles(r.converged)},
 		{"slowest start of a leaf", r.slowestStart.Round(10 * time.Millisecond)},
 		{"most memory of a bridge, MiB", r.memory["bridge"] >> 20},

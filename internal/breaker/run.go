@@ -329,7 +329,7 @@ func (r *run) lock(names []string) (release func()) {
 
 func (r *run) siteOf(node string) string { return strings.TrimSuffix(node, "-1") }
 
-// bridgeWrote is called by the gates for every write. Those of the election itself are no
+// bridgeWrote is called by the proxies for every write. Those of the election itself are no
 // writes of a leader.
 func (r *run) bridgeWrote(w world.Write) {
 	if w.Code < 200 || w.Code >= 300 || w.Term == 0 || strings.Contains(w.Path, "/namespaces/petiole-system/leases") {

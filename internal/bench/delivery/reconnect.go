@@ -179,7 +179,7 @@ func (b *bench) published(ctx context.Context) (uint64, error) {
 }
 
 // lists counts the LIST requests that the API server has answered, from its metrics,
-// and those of the bridges, from their gates.
+// and those of the bridges, from their proxies.
 func (b *bench) lists(ctx context.Context) (all int64, bridges listed, err error) {
 	data, err := b.kube.CoreV1().RESTClient().Get().AbsPath("/metrics").DoRaw(ctx)
 	if err != nil {
@@ -197,7 +197,7 @@ func (b *bench) lists(ctx context.Context) (all int64, bridges listed, err error
 	}
 	bridges = listed{}
 	for _, br := range b.world.Bridges {
-		for path, n := range br.Gate.Listed() {
+		for path, n := range br.Proxy.Listed() {
 			bridges[path] += n
 		}
 	}

@@ -106,10 +106,10 @@ func etcdCall(ctx context.Context, path string, in, out any) error {
 	return json.Unmarshal(data, out)
 }
 
-// Bridge is one bridge process with its gate.
+// Bridge is one bridge process with its proxy.
 type Bridge struct {
 	*Process
-	Gate *Gate
+	Proxy *Proxy
 	// ID is its identity in the leader election.
 	ID    string
 	open  func() error
@@ -200,19 +200,19 @@ func local(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 func (w *World) hubLeaves() string { return fmt.Sprintf("%s:%d", w.net.Address(), hubLeafPort) }
 
 // newBridge writes the configuration of one bridge: it reaches the API server through
-// its gate only.
+// its proxy only.
 func (w *World) newBridge(i int, id string) (*Bridge, error) {
 	dir := filepath.Join(w.opts.Dir, "controlplane")
 	address := local(gatePort + i)
-	serving, err := w.kubeCA.Issue(dir, "gate", pki.Subject{Name: "gate", Hosts: []string{"127.0.0.1"}})
+	serving, err := w.kubeCA.Issue(dir, "proxy", pki.Subject{Name: "proxy", Hosts: []string{"127.0.0.1"}})
 	if err != nil {
 		return nil, err
 	}
 	cfg := api.NewConfig()
-	cfg.Clusters["gate"] = &api.Cluster{Server: "https://" + address, CertificateAuthority: w.kubeCA.CertFile}
+	cfg.Clusters["proxy"] = &api.Cluster{Server: "https://" + address, CertificateAuthority: w.kubeCA.CertFile}
 	cfg.AuthInfos["bridge"] = &api.AuthInfo{}
-	cfg.Contexts["gate"] = &api.Context{Cluster: "gate", AuthInfo: "bridge"}
-	cfg.CurrentContext = "gate"
+	cfg.Contexts["proxy"] = &api.Context{Cluster: "proxy", AuthInfo: "bridge"}
+	cfg.CurrentContext = "proxy"
 	kubeconfig := filepath.Join(w.opts.Dir, "bridge-"+id+".kubeconfig")
 	if err := clientcmd.WriteToFile(*cfg, kubeconfig); err != nil {
 		return nil, fmt.Errorf("write kubeconfig of bridge %s: %w", id, err)
@@ -226,11 +226,11 @@ func (w *World) newBridge(i int, id string) (*Bridge, error) {
 	}, local(metricsPort+i))}
 	b.open = func() error {
 		client := pki.Pair{CertFile: filepath.Join(dir, "bridge.crt"), KeyFile: filepath.Join(dir, "bridge.key")}
-		g, err := openGate(id, address, fmt.Sprintf("https://127.0.0.1:%d", apiPort), w.kubeCA, serving, client, &w.race, w.opts.OnWrite)
+		g, err := startProxy(id, address, fmt.Sprintf("https://127.0.0.1:%d", apiPort), w.kubeCA, serving, client, &w.race, w.opts.OnWrite)
 		if err != nil {
 			return err
 		}
-		b.Gate, b.close = g, g.close
+		b.Proxy, b.close = g, g.close
 		return nil
 	}
 	return b, nil

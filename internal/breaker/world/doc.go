@@ -1,5 +1,5 @@
 // Package world runs a whole Petiole for fault injection: etcd and kube-apiserver,
-// a stock nats-server as hub, two bridges that each reach the API server through a gate
+// a stock nats-server as hub, two bridges that each reach the API server through a proxy
 // of their own, and many light sites, which are real leaf processes in network
 // namespaces with their stores on small ext4 file systems.
 //

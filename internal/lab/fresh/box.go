@@ -34,7 +34,7 @@ const (
 	asUser = "box-user"
 )
 
-// boxCgroup is the cgroup of the box. One gate at a time runs on a machine.
+// boxCgroup is the cgroup of the box. One run at a time is allowed on a machine.
 const boxCgroup = "petiole-fresh"
 
 // box is a root file system and the namespaces in which it is a machine of its own.
@@ -49,7 +49,7 @@ type settings struct {
 	Mirror string
 }
 
-// lock excludes other gates until release is called. It prints a line if it has to wait.
+// lock excludes other runs until release is called. It prints a line if it has to wait.
 func lock(dir string) (release func(), err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("create %s: %w", dir, err)

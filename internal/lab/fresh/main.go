@@ -37,7 +37,7 @@ func main() {
 			exit("", user(ctx))
 		}
 	}
-	var g gate
+	var g tester
 	suites := flag.String("suites", "bookworm,trixie", "the suites to try, separated by commas")
 	flag.StringVar(&g.without, "without", "", "a package that is taken out of the preflight's list; the run must fail")
 	flag.StringVar(&g.dir, "dir", "/var/tmp/petiole-fresh", "where the roots are, each takes 3 GB while it is tried")
@@ -60,13 +60,13 @@ func exit(doing string, err error) {
 	os.Exit(1)
 }
 
-// gate is one run.
-type gate struct {
+// tester is one run with its options.
+type tester struct {
 	dir, without string
 	keep         bool
 }
 
-func (g gate) run(ctx context.Context, suites []string) error {
+func (g tester) run(ctx context.Context, suites []string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("root is needed: it creates namespaces, and a whole Debian")
 	}
@@ -83,7 +83,7 @@ func (g gate) run(ctx context.Context, suites []string) error {
 		fmt.Println("uncommitted changes are not tested")
 	}
 	for _, suite := range suites {
-		if err := g.try(ctx, repo, suite); err != nil {
+		if err := g.test(ctx, repo, suite); err != nil {
 			return err
 		}
 	}
@@ -91,7 +91,7 @@ func (g gate) run(ctx context.Context, suites []string) error {
 }
 
 // try runs the first command on one suite.
-func (g gate) try(ctx context.Context, repo repository, suite string) (err error) {
+func (g tester) test(ctx context.Context, repo repository, suite string) (err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done within %v", timeout))
 	defer cancel()
 	out := newProgress(suite)

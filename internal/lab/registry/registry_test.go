@@ -3,15 +3,17 @@ package registry
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 	"go.uber.org/zap/zaptest"
+
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -45,22 +47,17 @@ func TestRun(t *testing.T) {
 		Layers []struct{ Digest string }
 	}
 	base := "http://" + address + "/v2/petiole/web"
-	for start := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+	polltest.NoError(t, "the registry serves the manifest", func(context.Context) error {
 		answer, err := http.Get(base + "/manifests/1")
-		if err == nil {
-			ok := answer.StatusCode == http.StatusOK
-			if ok {
-				err = json.NewDecoder(answer.Body).Decode(&manifest)
-			}
-			answer.Body.Close()
-			if ok && err == nil {
-				break
-			}
+		if err != nil {
+			return err
 		}
-		if time.Since(start) > 10*time.Second {
-			t.Fatalf("no manifest within 10 s: %v", err)
+		defer answer.Body.Close()
+		if answer.StatusCode != http.StatusOK {
+			return errors.New(answer.Status)
 		}
-	}
+		return json.NewDecoder(answer.Body).Decode(&manifest)
+	})
 	digests := []string{manifest.Config.Digest}
 	for _, l := range manifest.Layers {
 		digests = append(digests, l.Digest)

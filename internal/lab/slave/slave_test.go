@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/simonvetter/modbus"
+
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 func TestEveryTableIsServedToItsLastAddress(t *testing.T) {
@@ -129,14 +131,7 @@ func start(t *testing.T, writeLog string) (*modbus.ModbusClient, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if err = m.Open(); err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
+	polltest.NoError(t, "the slave accepts a connection", func(context.Context) error { return m.Open() })
 	t.Cleanup(func() { _ = m.Close() })
 	return m, address
 }

@@ -27,7 +27,7 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/pki"
 )
 
-// Mode is the way in which a gate treats requests.
+// Mode is the way in which a proxy treats requests.
 type Mode int32
 
 const (
@@ -86,7 +86,7 @@ func (e *election) won(holder string, transitions int32) int64 {
 
 // Gate is a proxy between one bridge and the API server. It authenticates as the bridge,
 // sees every request, and can inject faults.
-type Gate struct {
+type Proxy struct {
 	bridge  string
 	server  *http.Server
 	ln      net.Listener
@@ -96,7 +96,7 @@ type Gate struct {
 
 	mode atomic.Int32
 	term atomic.Int64
-	// Expired counts the answers 410, Injected the answers that this gate gave
+	// Expired counts the answers 410, Injected the answers that this proxy gave
 	// itself.
 	Expired, Injected atomic.Int64
 
@@ -109,30 +109,30 @@ type Gate struct {
 	changed chan struct{}
 }
 
-// openGate listens at address. serving is the certificate that the bridge sees, client
+// startProxy listens at address. serving is the certificate that the bridge sees, client
 // the bridge's own.
-func openGate(bridge, address, upstream string, ca *pki.Authority, serving, client pki.Pair, race *election, onWrite func(Write)) (*Gate, error) {
+func startProxy(bridge, address, upstream string, ca *pki.Authority, serving, client pki.Pair, race *election, onWrite func(Write)) (*Proxy, error) {
 	target, err := url.Parse(upstream)
 	if err != nil {
-		return nil, fmt.Errorf("open gate: %w", err)
+		return nil, fmt.Errorf("start proxy: %w", err)
 	}
 	pem, err := os.ReadFile(ca.CertFile)
 	if err != nil {
-		return nil, fmt.Errorf("open gate: %w", err)
+		return nil, fmt.Errorf("start proxy: %w", err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("open gate: %s holds no certificate", ca.CertFile)
+		return nil, fmt.Errorf("start proxy: %s holds no certificate", ca.CertFile)
 	}
 	own, err := tls.LoadX509KeyPair(client.CertFile, client.KeyFile)
 	if err != nil {
-		return nil, fmt.Errorf("open gate: %w", err)
+		return nil, fmt.Errorf("start proxy: %w", err)
 	}
 	face, err := tls.LoadX509KeyPair(serving.CertFile, serving.KeyFile)
 	if err != nil {
-		return nil, fmt.Errorf("open gate: %w", err)
+		return nil, fmt.Errorf("start proxy: %w", err)
 	}
-	g := &Gate{bridge: bridge, onWrite: onWrite, race: race, lists: map[string]int64{}, changed: make(chan struct{})}
+	g := &Proxy{bridge: bridge, onWrite: onWrite, race: race, lists: map[string]int64{}, changed: make(chan struct{})}
 	g.watches, g.others = newGroup(), newGroup()
 	quiet := log.New(io.Discard, "", 0)
 	g.proxy = &httputil.ReverseProxy{
@@ -142,7 +142,7 @@ func openGate(bridge, address, upstream string, ca *pki.Authority, serving, clie
 		ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
 	}
 	if g.ln, err = net.Listen("tcp", address); err != nil {
-		return nil, fmt.Errorf("open gate: %w", err)
+		return nil, fmt.Errorf("start proxy: %w", err)
 	}
 	g.server = &http.Server{Handler: g, TLSConfig: &tls.Config{Certificates: []tls.Certificate{face}}, ErrorLog: quiet, ReadHeaderTimeout: 10 * time.Second}
 	go g.server.ServeTLS(g.ln, "", "") //nolint:errcheck // ends with Close
@@ -151,36 +151,36 @@ func openGate(bridge, address, upstream string, ca *pki.Authority, serving, clie
 
 // SetMode sets the mode. Requests and watches that are under way are broken off, so
 // that it applies to all.
-func (g *Gate) SetMode(w Mode) {
-	g.mode.Store(int32(w))
-	g.mu.Lock()
-	close(g.changed)
-	g.changed = make(chan struct{})
-	g.mu.Unlock()
+func (p *Proxy) SetMode(w Mode) {
+	p.mode.Store(int32(w))
+	p.mu.Lock()
+	close(p.changed)
+	p.changed = make(chan struct{})
+	p.mu.Unlock()
 	switch w {
 	case PassAll:
 	case HoldWatches:
-		g.end(false)
+		p.end(false)
 	default:
-		g.end(true)
+		p.end(true)
 	}
 }
 
 // Listed returns the number of LIST requests so far, by path.
-func (g *Gate) Listed() map[string]int64 {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return maps.Clone(g.lists)
+func (p *Proxy) Listed() map[string]int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.lists)
 }
 
 // end breaks off the watches that are under way, and with all set the other requests,
 // too.
-func (g *Gate) end(all bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.watches.end()
+func (p *Proxy) end(all bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.watches.end()
 	if all {
-		g.others.end()
+		p.others.end()
 	}
 }
 
@@ -195,21 +195,21 @@ func (g *group) end() {
 	g.ended = make(chan struct{})
 }
 
-func (g *Gate) close() error {
-	g.end(true)
-	return g.server.Close()
+func (p *Proxy) close() error {
+	p.end(true)
+	return p.server.Close()
 }
 
-func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if watches(r) && !g.awaitRelease(r.Context()) {
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if watches(r) && !p.awaitRelease(r.Context()) {
 		panic(http.ErrAbortHandler)
 	}
-	g.mu.Lock()
-	ended := g.others.ended
+	p.mu.Lock()
+	ended := p.others.ended
 	if watches(r) {
-		ended = g.watches.ended
+		ended = p.watches.ended
 	}
-	g.mu.Unlock()
+	p.mu.Unlock()
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	go func() {
@@ -221,42 +221,42 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 	r = r.WithContext(ctx)
 	if r.Method == http.MethodGet && isList(r.URL) {
-		g.mu.Lock()
-		g.lists[r.URL.Path]++
-		g.mu.Unlock()
+		p.mu.Lock()
+		p.lists[r.URL.Path]++
+		p.mu.Unlock()
 	}
-	switch Mode(g.mode.Load()) {
+	switch Mode(p.mode.Load()) {
 	case RefuseAll:
-		g.Injected.Add(1)
+		p.Injected.Add(1)
 		panic(http.ErrAbortHandler)
 	case Throttle:
 		if rand.Float64() < throttledShare {
-			g.Injected.Add(1)
+			p.Injected.Add(1)
 			w.Header().Set("Retry-After", "1")
 			http.Error(w, "too many requests", http.StatusTooManyRequests)
 			return
 		}
 	case FailSome:
 		if rand.Float64() < brokenShare {
-			g.Injected.Add(1)
+			p.Injected.Add(1)
 			if rand.IntN(2) == 0 && r.Method != http.MethodGet {
-				g.forward(discardWriter{http.Header{}}, r)
+				p.forward(discardWriter{http.Header{}}, r)
 			}
 			codes := []int{http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout}
 			http.Error(w, "broken", codes[rand.IntN(len(codes))])
 			return
 		}
 	}
-	g.forward(w, r)
+	p.forward(w, r)
 }
 
 // awaitRelease blocks while watches are held, and reports whether the client still waits.
-func (g *Gate) awaitRelease(ctx context.Context) bool {
+func (p *Proxy) awaitRelease(ctx context.Context) bool {
 	for {
-		g.mu.Lock()
-		changed := g.changed
-		g.mu.Unlock()
-		if Mode(g.mode.Load()) != HoldWatches {
+		p.mu.Lock()
+		changed := p.changed
+		p.mu.Unlock()
+		if Mode(p.mode.Load()) != HoldWatches {
 			return true
 		}
 		select {
@@ -268,28 +268,28 @@ func (g *Gate) awaitRelease(ctx context.Context) bool {
 }
 
 // forward forwards the request and reports it to onWrite if it is a write.
-func (g *Gate) forward(w http.ResponseWriter, r *http.Request) {
+func (p *Proxy) forward(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodGet {
-		g.proxy.ServeHTTP(w, r)
+		p.proxy.ServeHTTP(w, r)
 		return
 	}
 	seen := &statusWriter{ResponseWriter: w}
-	write := Write{Bridge: g.bridge, Method: r.Method, Path: r.URL.Path, Term: g.term.Load(), Call: time.Now()}
+	write := Write{Bridge: p.bridge, Method: r.Method, Path: r.URL.Path, Term: p.term.Load(), Call: time.Now()}
 	defer func() {
 		write.Code, write.End = seen.code, time.Now()
-		g.onWrite(write)
+		p.onWrite(write)
 	}()
-	g.proxy.ServeHTTP(seen, r)
+	p.proxy.ServeHTTP(seen, r)
 }
 
 // answered inspects the API server's answers: expired watches, and the lease.
-func (g *Gate) answered(resp *http.Response) error {
+func (p *Proxy) answered(resp *http.Response) error {
 	r := resp.Request
 	if resp.StatusCode == http.StatusGone {
-		g.Expired.Add(1)
+		p.Expired.Add(1)
 	}
 	if watches(r) {
-		resp.Body = &watchBody{ReadCloser: resp.Body, gate: g}
+		resp.Body = &watchBody{ReadCloser: resp.Body, proxy: p}
 		return nil
 	}
 	lease := r.URL.Path == leasePath || r.Method == http.MethodPost && r.URL.Path == strings.TrimSuffix(leasePath, "/bridge")
@@ -305,8 +305,8 @@ func (g *Gate) answered(resp *http.Response) error {
 	if err != nil {
 		return nil
 	}
-	if l, ok := obj.(*coordinationv1.Lease); ok && l.Spec.LeaseTransitions != nil && l.Spec.HolderIdentity != nil && *l.Spec.HolderIdentity == g.bridge {
-		g.term.Store(g.race.won(g.bridge, *l.Spec.LeaseTransitions))
+	if l, ok := obj.(*coordinationv1.Lease); ok && l.Spec.LeaseTransitions != nil && l.Spec.HolderIdentity != nil && *l.Spec.HolderIdentity == p.bridge {
+		p.term.Store(p.race.won(p.bridge, *l.Spec.LeaseTransitions))
 	}
 	return nil
 }
@@ -359,7 +359,7 @@ func (b discardWriter) WriteHeader(int)             {}
 // ends cleanly when watches are held.
 type watchBody struct {
 	io.ReadCloser
-	gate    *Gate
+	proxy   *Proxy
 	counted bool
 }
 
@@ -369,9 +369,9 @@ func (b *watchBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if !b.counted && bytes.Contains(p[:n], []byte(`ERROR`)) && (bytes.Contains(p[:n], gone) || bytes.Contains(p[:n], []byte("Expired"))) {
 		b.counted = true
-		b.gate.Expired.Add(1)
+		b.proxy.Expired.Add(1)
 	}
-	if err != nil && Mode(b.gate.mode.Load()) == HoldWatches {
+	if err != nil && Mode(b.proxy.mode.Load()) == HoldWatches {
 		err = io.EOF
 	}
 	return n, err

@@ -11,9 +11,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// TestGateLetsOnlyTheGuestThrough echoes through a gate for this host, and is refused by
+// TestGateLetsOnlyTheGuestThrough echoes through a proxy for this host, and is refused by
 // one for another.
-func TestGateLetsOnlyTheGuestThrough(t *testing.T) {
+func TestProxyLetsOnlyTheGuestThrough(t *testing.T) {
 	echo, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -32,7 +32,7 @@ func TestGateLetsOnlyTheGuestThrough(t *testing.T) {
 	}()
 	defer func() { echo.Close(); <-served }()
 	for guest, want := range map[string]string{"127.0.0.1": "ping", "192.0.2.1": ""} {
-		g, err := openGate("127.0.0.1:0", echo.Addr().String(), netip.MustParseAddr(guest))
+		g, err := startProxy("127.0.0.1:0", echo.Addr().String(), netip.MustParseAddr(guest))
 		if err != nil {
 			t.Fatal(err)
 		}

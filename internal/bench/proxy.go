@@ -9,9 +9,9 @@ import (
 	"sync"
 )
 
-// gate lets the stock node, and nobody else, reach the API server, which listens on the
+// proxy lets the stock node, and nobody else, reach the API server, which listens on the
 // host's loopback only. On Linux it copies in the kernel (splice).
-type gate struct {
+type proxy struct {
 	listener net.Listener
 	target   string
 	guest    netip.Addr
@@ -22,20 +22,20 @@ type gate struct {
 	wg    sync.WaitGroup
 }
 
-func openGate(listen, target string, guest netip.Addr) (*gate, error) {
+func startProxy(listen, target string, guest netip.Addr) (*proxy, error) {
 	l, err := net.Listen("tcp", listen)
 	if err != nil {
 		return nil, fmt.Errorf("open the stock node's way to the API server: %w", err)
 	}
-	g := &gate{listener: l, target: target, guest: guest, open: map[net.Conn]struct{}{}}
+	g := &proxy{listener: l, target: target, guest: guest, open: map[net.Conn]struct{}{}}
 	g.wg.Go(g.accept)
 	return g, nil
 }
 
-func (g *gate) address() string { return g.listener.Addr().String() }
+func (g *proxy) address() string { return g.listener.Addr().String() }
 
 // close ends every connection and returns when all is stopped.
-func (g *gate) close() error {
+func (g *proxy) close() error {
 	err := g.listener.Close()
 	g.mu.Lock()
 	g.ended = true
@@ -50,7 +50,7 @@ func (g *gate) close() error {
 	return err
 }
 
-func (g *gate) accept() {
+func (g *proxy) accept() {
 	for {
 		conn, err := g.listener.Accept()
 		if err != nil {
@@ -60,7 +60,7 @@ func (g *gate) accept() {
 	}
 }
 
-func (g *gate) serve(conn net.Conn) {
+func (g *proxy) serve(conn net.Conn) {
 	defer conn.Close()
 	from, err := netip.ParseAddrPort(conn.RemoteAddr().String())
 	if err != nil || from.Addr().Unmap() != g.guest || !g.add(conn) {
@@ -83,7 +83,7 @@ func (g *gate) serve(conn net.Conn) {
 	<-done
 }
 
-func (g *gate) add(c net.Conn) bool {
+func (g *proxy) add(c net.Conn) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.ended {
@@ -93,7 +93,7 @@ func (g *gate) add(c net.Conn) bool {
 	return true
 }
 
-func (g *gate) remove(c net.Conn) {
+func (g *proxy) remove(c net.Conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.open, c)
