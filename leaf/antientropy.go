@@ -13,27 +13,27 @@ import (
 )
 
 const (
-	// maxComparisons bounds one check: so many comparisons, each of three queries at most.
+	// maxComparisons bounds the comparisons of one check. Each takes three queries at most.
 	maxComparisons = 8
-	// stuckComparisons is how often in a row the bridge has to say behind while nothing
-	// comes, before the session begins anew.
+	// stuckComparisons is how many times in a row the bridge must answer behind, while nothing
+	// arrives, before a new session starts.
 	stuckComparisons = 3
 )
 
-// errBehind ends a session whose site is said to lack what it was never sent: the next
-// session compares the positions.
-var errBehind = errors.New("the bridge says that more was delivered than has come")
+// errBehind ends a session whose site lacks messages that were never sent to it, according to
+// the bridge. The next session compares the positions.
+var errBehind = errors.New("the bridge reports more deliveries than have arrived")
 
-// checkPace is how long a checker waits. Zero values are the defaults that are named.
+// checkPace holds the delays of antiEntropy. Zero values select the defaults.
 type checkPace struct {
-	// interval is between two checks while nothing is wrong; default
-	// streams.InventoryInterval. Each wait gets 20 % of jitter.
+	// interval is the time between two checks while nothing is wrong; default
+	// streams.InventoryInterval. Each wait has 20 % of jitter.
 	interval time.Duration
-	// retry is after how long a check that failed is made again, doubled up to interval
-	// each time; default 15 s.
+	// retry is the delay before a failed check is repeated, doubled each time up to interval;
+	// default 15 s.
 	retry time.Duration
-	// again is after how long the comparison within a check is made again at the
-	// latest, doubled up to 15 s each time; default 1 s.
+	// repeat is the longest delay before the next comparison of a check, doubled each time up to
+	// 15 s; default 1 s.
 	repeat time.Duration
 }
 
@@ -50,19 +50,19 @@ func (p checkPace) orDefault() checkPace {
 	return p
 }
 
-// checker has the manifest of one session compared: when the site has caught up after
-// the session began, when the bridge asks for it, and every now and then. It does so beside
-// the deliveries.
+// antiEntropy compares the inventory of this site with the bridge's during one session: when the
+// site has caught up after the start of the session, when the bridge asks for it, and
+// periodically. It runs beside the deliveries.
 type antiEntropy struct {
 	r *replicator
-	// identity is the hub's stream.
+	// identity is the identity of the hub's stream.
 	identity string
 	pace     checkPace
 	caughtUp signal
-	// due says that a check is wanted now.
+	// due is signalled to request a check.
 	due chan struct{}
-	// position is that of the last query, stuck how often in a row the bridge said
-	// behind to it.
+	// position is the position in the last query; stuck counts the consecutive answers behind to
+	// it.
 	position uint64
 	stuck    int
 }
@@ -73,7 +73,7 @@ func newAntiEntropy(r *replicator, identity string) *antiEntropy {
 	return c
 }
 
-// note takes over what has arrived and been stored.
+// observe takes note of a batch that has been stored.
 func (c *antiEntropy) observe(a batch) {
 	if len(a.deliveries) > 0 || a.caughtUp {
 		c.caughtUp.set(a.caughtUp)
@@ -90,7 +90,7 @@ func (c *antiEntropy) request() {
 	}
 }
 
-// run checks until ctx ends. errBehind: the session has to begin anew.
+// run checks until ctx ends. It returns errBehind if a new session has to start.
 func (c *antiEntropy) run(ctx context.Context) error {
 	retry := c.pace.retry
 	timer := time.NewTimer(c.pace.interval)
@@ -114,7 +114,7 @@ func (c *antiEntropy) run(ctx context.Context) error {
 			if errors.Is(err, errUnreadable) {
 				c.r.onUnreadable()
 			}
-			c.r.log.Info("manifest not compared", zap.Error(err))
+			c.r.log.Info("inventory not compared", zap.Error(err))
 			c.r.counts.checks.WithLabelValues("failed").Inc()
 		}
 		if err == nil && outcome == streams.InventoryEqual {
@@ -130,8 +130,8 @@ func (c *antiEntropy) run(ctx context.Context) error {
 	}
 }
 
-// check compares until the sets are equal, or until there is no use in it, and returns
-// the last outcome.
+// check compares until the inventories are equal, or until more comparisons would not help, and
+// returns the last outcome.
 func (c *antiEntropy) check(ctx context.Context) (outcome streams.InventoryState, err error) {
 	again := c.pace.repeat
 	if err := c.caughtUp.await(ctx); err != nil {
@@ -151,7 +151,7 @@ func (c *antiEntropy) check(ctx context.Context) (outcome streams.InventoryState
 			c.stuck = 0
 			return outcome, nil
 		}
-		c.r.log.Info("manifest not equal", zap.String("outcome", string(outcome)))
+		c.r.log.Info("inventory differs", zap.String("outcome", string(outcome)))
 		if c.stuck >= stuckComparisons {
 			return outcome, nil
 		}
@@ -164,8 +164,8 @@ func (c *antiEntropy) check(ctx context.Context) (outcome streams.InventoryState
 	return outcome, nil
 }
 
-// mayRestart says whether a session may end because the bridge says behind: once in an
-// interval, as a bridge that is not ready says so too.
+// mayRestart reports whether a session may end because the bridge answers behind: once in an
+// interval, since a bridge that is not ready answers so as well.
 func (r *replicator) mayRestart(interval time.Duration) bool {
 	if time.Since(r.restarted) < interval {
 		return false
@@ -174,7 +174,7 @@ func (r *replicator) mayRestart(interval time.Duration) bool {
 	return true
 }
 
-// level is whether the site has caught up, as far as is known.
+// signal holds whether the site has caught up with the hub, as far as is known.
 type signal struct {
 	mu      sync.Mutex
 	on      bool

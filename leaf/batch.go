@@ -21,18 +21,18 @@ const (
 	slowestLink = 4 << 10
 )
 
-// errDuplicate says that some of a batch is stored already.
+// errDuplicate says that some messages of a batch are stored already.
 var errDuplicate = errors.New("the batch holds a message that is stored already")
 
-// store is the JetStream of one domain, where messages are put in order.
+// store publishes messages, in order, to the JetStream of one domain.
 type store struct {
 	nc     *nats.Conn
 	domain string
 }
 
-// put stores msgs, of one stream and batchMessages at most, in one commit, and returns
-// when they are stored. When some were stored before (their acknowledgement was lost),
-// it sends them one by one and the stream drops those whose id it has.
+// put stores msgs, of one stream and batchMessages at most, in one commit, and returns when they
+// are stored. If some were stored before (their acknowledgement was lost), it publishes them one
+// by one and the stream drops duplicates by id.
 func (s store) put(ctx context.Context, msgs []*nats.Msg) error {
 	if len(msgs) > 1 {
 		err := s.commit(ctx, msgs)
@@ -65,9 +65,9 @@ func (s store) commit(ctx context.Context, msgs []*nats.Msg) error {
 	return err
 }
 
-// request publishes m and waits for the acknowledgement of the domain's JetStream; size
-// is how many bytes are on the way, m's included. An acknowledgement from another
-// domain is an error: the message would then be stored at the wrong end.
+// request publishes m and waits for the acknowledgement of the domain's JetStream; size is the
+// number of bytes in flight, including m. An acknowledgement from another domain is an error:
+// the message would then be stored at the wrong end.
 func (s store) request(ctx context.Context, m *nats.Msg, size int) (streams.Ack, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.ackTimeout(size))
 	defer cancel()
@@ -82,7 +82,7 @@ func (s store) request(ctx context.Context, m *nats.Msg, size int) (streams.Ack,
 	return ack, nil
 }
 
-// patience is how long the acknowledgement of so many bytes is waited for: only those for
+// ackTimeout returns how long to wait for the acknowledgement of size bytes. Only messages for
 // the hub cross a slow link.
 func (s store) ackTimeout(size int) time.Duration {
 	if s.domain != streams.HubDomain {
@@ -91,7 +91,7 @@ func (s store) ackTimeout(size int) time.Duration {
 	return hubWait + transferTime(size)
 }
 
-// parseAck reads an acknowledgement of the JetStream of domain.
+// parseAck parses an acknowledgement of the JetStream of domain.
 func parseAck(data []byte, domain string) (streams.Ack, error) {
 	ack, err := streams.ReadAck(data)
 	var no *streams.Refusal

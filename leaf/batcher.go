@@ -10,30 +10,30 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// intake is what the hub sends during one session.
+// batcher collects what the hub sends during one session into batches.
 type batcher struct {
 	deliveries <-chan *nats.Msg
 	order      deliveryOrder
 	pull       *puller
 }
 
-// arrival is what one call of gather brought.
+// batch is what one call of next returns.
 type batch struct {
-	// batch is to be stored, in order.
+	// deliveries are to be stored, in order.
 	deliveries []delivery
-	// size is the batch's, in bytes.
+	// size is the size of the deliveries in bytes.
 	size int
-	// caughtUp: behind the batch, or behind a heartbeat without one, nothing waits.
+	// caughtUp is set if nothing waits at the hub behind the deliveries, or behind a heartbeat
+	// without any.
 	caughtUp bool
-	// began: the hub began again at number 1 after it had delivered before; the batch ends
-	// before that.
+	// restarted is set if the hub began again at number 1; the deliveries end before that.
 	restarted bool
-	// verify: the bridge asks for a comparison.
+	// verifyRequested is set if the bridge asks for a comparison.
 	verifyRequested bool
 }
 
-// gather asks for deliveries, waits for the next one, a heartbeat or a word of the bridge,
-// and takes along what is there already, up to what one commit carries. An error ends the
+// next requests deliveries and waits for the next one, a heartbeat or a control message of the
+// bridge. It adds what has arrived already, up to the size of one commit. An error ends the
 // session.
 func (in *batcher) next(ctx context.Context) (batch, error) {
 	var a batch

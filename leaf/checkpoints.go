@@ -10,54 +10,53 @@ import (
 	"time"
 )
 
-// MarksName is the file of the data folder that remembers how far each stream had come.
+// CheckpointsName is the file in the data folder that holds the checkpoint of each stream.
 const CheckpointsName = "streams.json"
 
-// mark is what was seen of a stream. A stream that has less was rolled back, cut off or
-// made anew behind the leaf's back.
+// checkpoint is the last known state of a stream. A stream that holds less was rolled back,
+// truncated or created again without the leaf.
 type checkpoint struct {
 	Created int64  `json:"created"`
 	Last    uint64 `json:"last"`
-	// Digest is the manifest's of SITE_DESIRED when Last was its last sequence, empty
-	// when it is not known.
+	// Digest is the inventory digest of SITE_DESIRED at the sequence Last, or empty if unknown.
 	Digest string `json:"digest,omitempty"`
-	// Claims is the stream's lineage when Last was its last sequence.
+	// Timeline is the timeline of the stream at the sequence Last.
 	Timeline string `json:"claims,omitempty"`
-	// Incomplete: the stream was made anew, and what it should hold has not arrived yet.
+	// Incomplete is set after the stream was created again, until its content has arrived.
 	Incomplete bool `json:"incomplete,omitempty"`
-	// Lost is what was lost, as long as no record of it is stored.
+	// Lost are the losses that have not been reported yet.
 	Lost []lostRange `json:"lost,omitempty"`
-	// Forgot is when the stream was found to have less than it had, ns since 1970. It is
-	// kept of the device worker's memory only.
+	// LostAt is when the stream of the device state was found to hold less than before, in ns
+	// since 1970.
 	LostAt int64 `json:"forgot,omitempty"`
 }
 
-// loss are sequences of a stream that was made at Created.
+// lostRange is a range of sequences, both included, of the stream that was created at Created.
 type lostRange struct {
 	Created int64  `json:"created"`
 	From    uint64 `json:"from"`
 	To      uint64 `json:"to"`
 }
 
-// grave says whether a mark says more than how far a stream had come.
+// unresolved reports whether the checkpoint records damage that has not been repaired or
+// reported yet.
 func (k checkpoint) unresolved() bool { return k.Incomplete || k.LostAt != 0 || len(k.Lost) > 0 }
 
-// marks is that file. That a mark is older than the truth, or forgotten, does no harm as
-// long as none is grave; what is or was grave is on disk when put returns. It is safe for
-// concurrent use.
+// checkpoints is the checkpoint file. Losing a checkpoint or an update is harmless unless one is
+// unresolved; in that case put syncs the file before it returns. It is safe for concurrent use.
 type checkpoints struct {
 	path string
-	// write replaces the file, and returns when that is on disk if sync is set.
+	// write replaces the file and waits for the disk if sync is set.
 	write func(path string, data []byte, sync bool) error
 
 	mu     sync.Mutex
 	byName map[string]checkpoint
-	// unwritten: the file has something else.
+	// unwritten is set while the file is out of date.
 	unwritten bool
 }
 
-// openMarks reads the file. What cannot be read, such as one that a power cut tore, is
-// taken for empty.
+// openCheckpoints reads the file. A file that cannot be read, for example one that a power cut
+// truncated, counts as empty.
 func openCheckpoints(dataDir string) *checkpoints {
 	m := &checkpoints{path: filepath.Join(dataDir, CheckpointsName), write: rename, byName: map[string]checkpoint{}}
 	data, err := os.ReadFile(m.path)
@@ -77,7 +76,7 @@ func (m *checkpoints) get(stream string) (checkpoint, bool) {
 	return k, ok
 }
 
-// put writes a mark down if it is another one.
+// put saves a checkpoint if it has changed.
 func (m *checkpoints) put(stream string, k checkpoint) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -89,17 +88,17 @@ func (m *checkpoints) put(stream string, k checkpoint) error {
 	sync = sync || m.needsSync()
 	data, err := json.Marshal(m.byName)
 	if err != nil {
-		return fmt.Errorf("encode marks: %w", err)
+		return fmt.Errorf("encode checkpoints: %w", err)
 	}
 	if err := m.write(m.path, data, sync); err != nil {
 		m.unwritten = true
-		return fmt.Errorf("write marks: %w", err)
+		return fmt.Errorf("write checkpoints: %w", err)
 	}
 	m.unwritten = false
 	return nil
 }
 
-// grave says whether any mark is. The lock is held.
+// needsSync reports whether any checkpoint is unresolved. The lock is held.
 func (m *checkpoints) needsSync() bool {
 	if m.unwritten {
 		return true
@@ -127,7 +126,8 @@ func rename(path string, data []byte, sync bool) error {
 	return os.Rename(next, path)
 }
 
-// lost says whether a stream that ends at last is less than what was seen of it.
+// lostBy reports whether a stream with this creation time and last sequence holds less than the
+// checkpoint.
 func (k checkpoint) lostBy(created time.Time, last uint64) bool {
 	return k.Last > 0 && (k.Created != created.UnixNano() || last < k.Last)
 }

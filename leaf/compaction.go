@@ -14,41 +14,41 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// tombstoneLife is how long a tombstone stays in SITE_DESIRED at least.
+// tombstoneRetention is how long a tombstone stays in SITE_DESIRED at least.
 //
-// The node API decides by the last message of an object whether the next one is newer. A
-// tombstone that is gone decides nothing: an older version of the object would be taken
-// for a new one. DESIRED holds one message for each object, the newest, so that an older
-// one can only come from a hub whose store was put back to an earlier state, until the
-// bridge, which compares that store with the API server when it starts, has published
-// the tombstone again. A day covers that.
+// The node API decides by the last message of an object whether the next one is newer. Without
+// the tombstone it would take an older version of a deleted object for a new object. DESIRED
+// holds only the newest message of each object, so an older one can only come from a hub whose
+// store was restored to an earlier state, until the bridge, which compares that store with the
+// API server when it starts, has published the tombstone again. A day covers that.
 const tombstoneRetention = 24 * time.Hour
 
 const (
-	// tombstoneInterval is how often they are looked for.
+	// compactionInterval is the time between two compactions.
 	compactionInterval = time.Hour
-	// trimChunk is how many messages are removed before a batch of the hub gets its turn.
+	// compactionChunk is how many messages are deleted before a batch of the hub gets its turn.
 	compactionChunk = 500
 )
 
-// refuse is what may be removed from SITE_DESIRED: tombstones that every consumer has
-// passed, and the parts of large objects that are not there.
+// garbage collects the messages that can be deleted from SITE_DESIRED: tombstones that every
+// consumer has processed, and parts of large objects that no longer exist.
 type garbage struct {
 	seqs []uint64
-	// floor is what every consumer has acknowledged, last the stream's end.
+	// floor is the sequence up to which every consumer has acknowledged, last the end of the
+	// stream.
 	floor, last uint64
 	before      time.Time
-	// live are the objects whose parts are needed; only those with parts are in it.
+	// live holds the objects whose parts are needed; objects without parts are not in it.
 	live  map[string]bool
 	parts []struct {
 		object string
 		seq    uint64
 	}
-	// seen are all messages.
+	// seen are the sequences of all messages.
 	seen []uint64
 }
 
-// take looks at one message, in the order of the stream.
+// add examines one message, in stream order.
 func (r *garbage) add(msg jetstream.Msg, md *jetstream.MsgMetadata) {
 	seq, subject := md.Sequence.Stream, msg.Subject()
 	r.seen = append(r.seen, seq)
@@ -71,7 +71,7 @@ func (r *garbage) add(msg jetstream.Msg, md *jetstream.MsgMetadata) {
 	}
 }
 
-// all is what may go.
+// sequences returns the messages that can be deleted.
 func (r *garbage) sequences() []uint64 {
 	for _, p := range r.parts {
 		if !r.live[p.object] {
@@ -81,7 +81,7 @@ func (r *garbage) sequences() []uint64 {
 	return r.seqs
 }
 
-// sweep removes old tombstones until ctx ends. life is tombstoneLife outside tests.
+// runCompaction deletes old tombstones until ctx ends. life is tombstoneRetention outside tests.
 func (k *storeSupervisor) runCompaction(ctx context.Context, life time.Duration) error {
 	tick := time.NewTicker(min(compactionInterval, max(life, time.Second)))
 	defer tick.Stop()
@@ -99,9 +99,9 @@ func (k *storeSupervisor) runCompaction(ctx context.Context, life time.Duration)
 	}
 }
 
-// trim removes the refuse of SITE_DESIRED once and returns how many messages it was. The
-// last message stays in any case: it holds the site's position. What stays is written
-// down before anything is removed (census).
+// compact deletes the garbage of SITE_DESIRED once and returns the number of deleted messages.
+// The last message always stays, because it holds the position of the site. The live set is
+// written before anything is deleted.
 func (k *storeSupervisor) compact(ctx context.Context, life time.Duration) (n int, err error) {
 	s, err := k.js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
@@ -123,7 +123,7 @@ func (k *storeSupervisor) compact(ctx context.Context, life time.Duration) (n in
 	return n, nil
 }
 
-// refuse finds what may be removed, and what stays when it is.
+// findGarbage returns the messages that can be deleted, and the live set without them.
 func (k *storeSupervisor) findGarbage(ctx context.Context, s jetstream.Stream, before time.Time) ([]uint64, liveSet, error) {
 	k.storing.Lock()
 	defer k.storing.Unlock()
@@ -155,7 +155,8 @@ func (k *storeSupervisor) findGarbage(ctx context.Context, s jetstream.Stream, b
 	return seqs, newLiveSet(info, r.seen, seqs), nil
 }
 
-// remove removes messages; what was superseded meanwhile is gone already.
+// deleteMessages deletes messages. Those that were superseded meanwhile no longer exist, which
+// is no error.
 func (k *storeSupervisor) deleteMessages(ctx context.Context, s jetstream.Stream, seqs []uint64) (n int, err error) {
 	k.storing.Lock()
 	defer k.storing.Unlock()
@@ -172,7 +173,8 @@ func (k *storeSupervisor) deleteMessages(ctx context.Context, s jetstream.Stream
 	return n, nil
 }
 
-// passed is the sequence up to which a consumer has taken over all that concerns it.
+// processedThrough returns the sequence up to which a consumer has acknowledged everything that
+// concerns it.
 func processedThrough(c *jetstream.ConsumerInfo, last uint64) uint64 {
 	if c.NumPending == 0 && c.NumAckPending == 0 {
 		return last

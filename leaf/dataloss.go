@@ -16,11 +16,11 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// forgotten is for how long it is remembered that the device worker's memory is not
-// whole: longer than any command may wait for its deadline.
+// deviceLossRetention is how long a loss of device state is remembered. It is longer than any
+// command may wait for its deadline.
 const deviceLossRetention = time.Hour
 
-// markUpstream notes how far the streams have come that are forwarded.
+// checkpointUpstream checks and checkpoints the streams that are forwarded.
 func (k *storeSupervisor) checkpointUpstream(ctx context.Context) {
 	for stream, c := range k.timelines {
 		if err := k.checkUpstream(ctx, stream, c); ctx.Err() == nil {
@@ -29,10 +29,10 @@ func (k *storeSupervisor) checkpointUpstream(ctx context.Context) {
 	}
 }
 
-// follow notes how far a stream has come that is forwarded. When it has less than it had,
-// it is claimed anew, so that what is stored there now has other ids, and what is lost is
-// counted once and reported as soon as the report can be stored: the mark names it until
-// then.
+// checkUpstream checkpoints a stream that is forwarded. If the stream holds less than at the
+// last checkpoint, it starts a new incarnation, so that new messages get other ids, counts the
+// loss once and reports it as soon as a report can be stored. The checkpoint holds the loss
+// until then.
 func (k *storeSupervisor) checkUpstream(ctx context.Context, stream string, c *timelineStore) error {
 	s, err := k.js.Stream(ctx, stream)
 	if err != nil {
@@ -70,7 +70,8 @@ func (k *storeSupervisor) checkUpstream(ctx context.Context, stream string, c *t
 	return nil
 }
 
-// report stores the record of a loss. Its id keeps a second attempt from storing another.
+// reportLoss stores the record of a loss. Its message id keeps a second attempt from storing
+// another.
 func (k *storeSupervisor) reportLoss(ctx context.Context, stream string, lost lostRange) error {
 	data, err := json.Marshal(streams.Gap{
 		Stream: stream, Created: lost.Created, From: lost.From, To: lost.To, Reason: streams.GapLost, Time: time.Now(),
@@ -85,9 +86,9 @@ func (k *storeSupervisor) reportLoss(ctx context.Context, stream string, lost lo
 	return nil
 }
 
-// lostSince is what a stream had at the time of the mark, has no more with the lineage l,
-// and was not forwarded according to noted: what was claimed since the mark is not what
-// was there.
+// lostSince returns the range that existed at the checkpoint, is missing in the timeline l, and
+// had not been forwarded. Sequences of incarnations that started after the checkpoint are not
+// what was there.
 func (k checkpoint) lostSince(l timeline, noted position) (lostRange, bool) {
 	then, err := parseTimeline(k.Timeline, time.Unix(0, k.Created))
 	if err != nil {
@@ -106,8 +107,8 @@ func (k checkpoint) lostSince(l timeline, noted position) (lostRange, bool) {
 	return lostRange{Created: k.Created, From: max(kept, forwarded) + 1, To: k.Last}, true
 }
 
-// recall notes how far the device worker's memory has come, and that it has forgotten
-// something when it is damaged or has less than it had.
+// checkDeviceState checkpoints the device state, and notes a loss if it is damaged or holds less
+// than before.
 func (k *storeSupervisor) checkDeviceState(ctx context.Context, damaged bool) error {
 	was, _ := k.checkpoints.get(field.StateStream)
 	now := checkpoint{LostAt: was.LostAt}
@@ -122,7 +123,7 @@ func (k *storeSupervisor) checkDeviceState(ctx context.Context, damaged bool) er
 	}
 	switch {
 	case damaged || now.Last < was.Last:
-		k.log.Error("the device worker's memory is not whole; commands are refused for a while", zap.Uint64("had", was.Last), zap.Uint64("has", now.Last))
+		k.log.Error("some device state was lost; commands are refused until none of them can be repeated", zap.Uint64("had", was.Last), zap.Uint64("has", now.Last))
 		k.degraded.set(streams.DegradedStore, true)
 		now.LostAt = time.Now().UnixNano()
 	case time.Since(time.Unix(0, was.LostAt)) > deviceLossRetention:
@@ -131,7 +132,8 @@ func (k *storeSupervisor) checkDeviceState(ctx context.Context, damaged bool) er
 	return k.checkpoints.put(field.StateStream, now)
 }
 
-// forgot is when the device worker's memory was found not to be whole, zero when it is.
+// deviceStateLostAt returns when device state was found to be lost, or zero if nothing is
+// missing.
 func (k *storeSupervisor) deviceStateLostAt() time.Time {
 	if was, _ := k.checkpoints.get(field.StateStream); was.LostAt != 0 {
 		return time.Unix(0, was.LostAt)

@@ -11,8 +11,8 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// delivery is a message that the hub's consumer delivered: its place in the stream, its
-// number since the consumer was reset, and how many more wait behind it.
+// delivery is a message from the hub's consumer, with its stream sequence, its consumer sequence
+// since the reset, and the number of messages that wait behind it.
 type delivery struct {
 	*nats.Msg
 	stream, consumer, pending uint64
@@ -21,13 +21,13 @@ type delivery struct {
 // errGap says that a delivery is missing.
 var errGap = errors.New("deliveries are missing")
 
-// deliveryOrder accepts an unbroken run of deliveries from number 1. The zero value has
-// seen none.
+// deliveryOrder accepts an unbroken run of deliveries from number 1. The zero value has accepted
+// none.
 type deliveryOrder struct{ last uint64 }
 
-// take returns the next delivery of the run. began: it is number 1 again, as after a reset
-// that somebody else asked for. errGap: the run is broken, as when a request that was made
-// before the line was cut took deliveries away.
+// accept returns the next delivery of the run. began reports that it is number 1 again, as after
+// a reset by somebody else. It returns errGap if the run is broken, for example because a
+// request from before the line was cut took deliveries.
 func (o *deliveryOrder) accept(msg *nats.Msg) (d delivery, began bool, err error) {
 	d, err = parseDelivery(msg)
 	switch {
@@ -42,7 +42,7 @@ func (o *deliveryOrder) accept(msg *nats.Msg) (d delivery, began bool, err error
 	return delivery{}, false, fmt.Errorf("%w: number %d came after %d", errGap, d.consumer, o.last)
 }
 
-// heartbeat compares the last number that the hub delivered with the last one seen.
+// heartbeat compares the last number that the hub delivered with the last one that was accepted.
 func (o *deliveryOrder) heartbeat(msg *nats.Msg) error {
 	last, err := strconv.ParseUint(msg.Header.Get("Nats-Last-Consumer"), 10, 64)
 	if err != nil {
@@ -54,7 +54,7 @@ func (o *deliveryOrder) heartbeat(msg *nats.Msg) error {
 	return nil
 }
 
-// control is what the bridge says to the leaf in between, "" when msg is something else.
+// control returns the control message of the bridge in msg, or "" if it is something else.
 func control(msg *nats.Msg) string {
 	if msg.Reply != "" {
 		return ""
@@ -62,7 +62,7 @@ func control(msg *nats.Msg) string {
 	return msg.Header.Get(streams.HeaderControl)
 }
 
-// parseDelivery reads the reply subject of a delivery,
+// parseDelivery parses the reply subject of a delivery,
 // $JS.ACK.<stream>.<consumer>.<times>.<stream seq>.<consumer seq>.<time>.<pending>.
 func parseDelivery(msg *nats.Msg) (delivery, error) {
 	t := strings.Split(msg.Reply, ".")

@@ -9,25 +9,25 @@ import (
 )
 
 const (
-	// ballastBytes is kept in a file beside the store, to be given up when the disk is
+	// reserveFileBytes is the size of a file beside the store that is deleted when the disk is
 	// so full that not even a limit can be lowered.
 	reserveFileBytes = 1 << 20
 	reserveFileName  = "ballast"
-	// refusedSize is the largest message of SITE_TELEMETRY while it refuses records.
+	// refusedSize is the maximum message size of SITE_TELEMETRY while it refuses records.
 	refusedSize = 1
-	// minTelemetry is what SITE_TELEMETRY keeps on the fullest disk.
+	// minTelemetry is what SITE_TELEMETRY may keep on the fullest disk.
 	minTelemetry = 1 << 20
 )
 
 // disk is the file system of the store.
 type disk struct {
-	// dir is a folder there of the leaf's own.
+	// dir is a folder of the leaf in that file system.
 	dir string
 	// reserve is what telemetry leaves free for everything else, in bytes.
 	reserve int64
 }
 
-// space is what the file system has, in bytes.
+// space is the free and total size of a file system in bytes.
 type space struct{ free, total int64 }
 
 func (d disk) space() (space, error) {
@@ -38,15 +38,17 @@ func (d disk) space() (space, error) {
 	return space{free: int64(st.Bavail) * st.Bsize, total: int64(st.Blocks) * st.Bsize}, nil
 }
 
-// kept is the reserve, of a small disk a quarter of it.
+// reserved returns the bytes that telemetry must leave free: the reserve, or a quarter of a
+// small disk.
 func (d disk) reserved(s space) int64 { return min(d.reserve, s.total/4) }
 
-// full says whether so little is left that writes are about to fail.
+// full reports whether so little is free that writes are about to fail.
 func (d disk) full(s space) bool { return s.free < min(d.reserved(s)/4, reserveFileBytes) }
 
-// refuse says whether so little is left, and telemetry with the limit bound so little to
-// yield, that it has to be refused, which may have been so before. nats-server answers a producer nothing once a write has failed, so it is
-// refused before that. It is lifted when there is twice as much room.
+// mustRefuse reports whether telemetry with the limit bound has to be refused because too little
+// is free. nats-server gives a producer no answer once a write has failed, so telemetry is
+// refused before that happens. If it is refused already, that ends when there is twice as much
+// room.
 func (d disk) mustRefuse(s space, bound int64, refused bool) bool {
 	least := min(d.reserved(s)/4, 4*reserveFileBytes)
 	if refused {
@@ -55,9 +57,9 @@ func (d disk) mustRefuse(s space, bound int64, refused bool) bool {
 	return bound <= minTelemetry && s.free < least
 }
 
-// bound is how many bytes SITE_TELEMETRY, which has used bytes now and has the limit
-// now, may have at most: as many as configured, as long as the reserve stays free. Small
-// steps are left out, so that the limit does not change all the time.
+// bound returns how many bytes SITE_TELEMETRY may hold at most, given the bytes used and the
+// limit now: as many as configured, as long as the reserve stays free. Small steps are left out,
+// so that the limit does not change all the time.
 func (d disk) bound(s space, used, now, configured int64) int64 {
 	fits := max(min(used+s.free-d.reserved(s), configured), min(minTelemetry, configured))
 	switch {
@@ -68,7 +70,7 @@ func (d disk) bound(s space, used, now, configured int64) int64 {
 	return fits
 }
 
-// inflate makes the ballast if it is not there and there is room for it.
+// allocateReserveFile creates the reserve file if it is missing and there is room for it.
 func (d disk) allocateReserveFile(s space) error {
 	path := filepath.Join(d.dir, reserveFileName)
 	if st, err := os.Stat(path); err == nil && st.Size() == reserveFileBytes || s.free < 4*reserveFileBytes {
@@ -76,19 +78,19 @@ func (d disk) allocateReserveFile(s space) error {
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
-		return fmt.Errorf("make ballast: %w", err)
+		return fmt.Errorf("allocate the reserve file: %w", err)
 	}
 	err = syscall.Fallocate(int(f.Fd()), 0, 0, reserveFileBytes)
 	if errors.Is(err, syscall.EOPNOTSUPP) {
 		_, err = f.Write(make([]byte, reserveFileBytes))
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("make ballast: %w", errors.Join(err, os.Remove(path)))
+		return fmt.Errorf("allocate the reserve file: %w", errors.Join(err, os.Remove(path)))
 	}
 	return nil
 }
 
-// deflate gives the ballast up, and the copies of damaged streams with it.
+// releaseSpace deletes the reserve file and the copies of damaged streams.
 func (d disk) releaseSpace() error {
 	err := os.Remove(filepath.Join(d.dir, reserveFileName))
 	if errors.Is(err, os.ErrNotExist) {

@@ -11,29 +11,29 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// LedgerName is the file of the data folder that counts what was dropped.
+// DropLogName is the file in the data folder that counts dropped records.
 const DropLogName = "dropped.json"
 
-// spot is a place in a stream of the leaf: a sequence, and the claim it belongs to (lineage),
-// without which the sequence says nothing after a store was rolled back or made anew.
+// position is a sequence together with the incarnation that assigned it (timeline). Sequences of
+// different incarnations are not comparable.
 type position struct {
 	Incarnation int64  `json:"claim"`
 	Seq         uint64 `json:"seq"`
 }
 
-// account is what the ledger knows of one stream.
+// streamDrops is the entry of one stream.
 type streamDrops struct {
-	// Noted is up to where everything was forwarded or counted as dropped. It is written
-	// when a session ends, so it may be behind.
+	// Forwarded is the position up to which every message was forwarded or counted as dropped.
+	// It is written when a session ends, so it may lag behind.
 	Forwarded position `json:"noted"`
-	// Counted is the last that was counted as dropped.
+	// Counted is the last position that was counted as dropped.
 	Counted position `json:"counted"`
-	// Dropped is how many were dropped, by reason (streams.GapLimit, streams.GapLost).
+	// Dropped is the number of dropped records by reason (streams.GapLimit, streams.GapLost).
 	Dropped map[string]uint64 `json:"dropped,omitempty"`
 }
 
-// ledger counts the records that were dropped before the hub had them, in a file that
-// outlives restarts. It is safe for concurrent use.
+// dropLog counts the records that were dropped before the hub had them, in a file that survives
+// restarts. It is safe for concurrent use.
 type dropLog struct {
 	path string
 
@@ -41,8 +41,8 @@ type dropLog struct {
 	byStream map[string]*streamDrops
 }
 
-// openLedger reads the ledger of a data folder. One that cannot be read begins at zero
-// and is returned with the error.
+// openDropLog reads the file in a data folder. If it cannot be read, counting starts at zero and
+// the error is returned as well.
 func openDropLog(dataDir string) (*dropLog, error) {
 	l := &dropLog{path: filepath.Join(dataDir, DropLogName), byStream: map[string]*streamDrops{}}
 	data, err := os.ReadFile(l.path)
@@ -54,7 +54,7 @@ func openDropLog(dataDir string) (*dropLog, error) {
 	}
 	if err != nil {
 		l.byStream = map[string]*streamDrops{}
-		return l, fmt.Errorf("read ledger: %w", err)
+		return l, fmt.Errorf("read the counts of dropped records: %w", err)
 	}
 	for name, a := range l.byStream {
 		if a == nil {
@@ -64,7 +64,7 @@ func openDropLog(dataDir string) (*dropLog, error) {
 	return l, nil
 }
 
-// of returns the account of a stream. The lock is held.
+// entry returns the entry of a stream. The lock is held.
 func (l *dropLog) entry(stream string) *streamDrops {
 	a := l.byStream[stream]
 	if a == nil {
@@ -77,15 +77,15 @@ func (l *dropLog) entry(stream string) *streamDrops {
 	return a
 }
 
-// noted is up to where everything of a stream is known to have been dealt with.
+// forwarded returns the position up to which a stream is known to be forwarded or counted.
 func (l *dropLog) forwarded(stream string) position {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.entry(stream).Forwarded
 }
 
-// drop counts sequences of a stream with the lineage as dropped, each once however often
-// it is called with them, and returns when that is on disk.
+// countDropped counts a range of sequences as dropped and returns when that is on disk. Calling
+// it again with the same sequences does not count them twice.
 func (l *dropLog) countDropped(stream string, of timeline, reason string, s seqRange) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -101,7 +101,7 @@ func (l *dropLog) countDropped(stream string, of timeline, reason string, s seqR
 	return l.save()
 }
 
-// lose counts records that were lost with a store.
+// countLost counts records that were lost together with the store.
 func (l *dropLog) countLost(stream string, n uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -109,7 +109,7 @@ func (l *dropLog) countLost(stream string, n uint64) error {
 	return l.save()
 }
 
-// note writes down up to where everything of a stream was dealt with.
+// setForwarded saves the position up to which a stream was forwarded or counted.
 func (l *dropLog) setForwarded(stream string, at position) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -120,7 +120,7 @@ func (l *dropLog) setForwarded(stream string, at position) error {
 	return nil
 }
 
-// each calls f with every count.
+// each calls f with every counter.
 func (l *dropLog) each(f func(stream, reason string, n uint64)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -131,20 +131,20 @@ func (l *dropLog) each(f func(stream, reason string, n uint64)) {
 	}
 }
 
-// total is how many records were dropped since the ledger began.
+// total returns the number of records that were dropped since the file was created.
 func (l *dropLog) total() (n uint64) {
 	l.each(func(_, _ string, m uint64) { n += m })
 	return n
 }
 
-// save replaces the file and returns when that is on disk.
+// save replaces the file and returns when it is on disk.
 func (l *dropLog) save() error {
 	data, err := json.Marshal(l.byStream)
 	if err == nil {
 		err = replaceFile(l.path, data)
 	}
 	if err != nil {
-		return fmt.Errorf("write ledger: %w", err)
+		return fmt.Errorf("write the counts of dropped records: %w", err)
 	}
 	return nil
 }

@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	// batchMessages bounds what one commit carries: one round trip for so many. A
-	// session begins with firstBatch and doubles with each commit, so that a link that
-	// is up for moments only gets something done.
+	// batchMessages bounds the messages of one commit, which takes one round trip. A session
+	// starts with firstBatch and doubles it with each commit, so that a link that is up only
+	// briefly makes progress.
 	batchMessages = 256
 	firstBatch    = 16
 	// commitBytes is how large a commit becomes before it is sent, on a line that carries so
@@ -27,15 +27,15 @@ const (
 	commitTarget = 2 * time.Second
 	// idleFetch is how long one request for the next message waits.
 	idleFetch = 30 * time.Second
-	// forwardAckWait exceeds what a batch may take on a slow link; a session that ends
-	// earlier resets the consumer itself.
+	// forwardAckWait is longer than a batch may take on a slow link. A session that ends earlier
+	// resets the consumer itself.
 	forwardAckWait = 5 * time.Minute
 )
 
-// forwarder carries one stream of the leaf to the hub: in the stream's order, at
-// least once. It acknowledges locally only after the hub's JetStream has answered
-// that it stored the message. A session begins where the hub's last message of the
-// stream says. What a limit dropped before is counted and reported in its place.
+// forwarder sends one stream of the leaf to the hub, in order and at least once. It acknowledges
+// a message locally only after the hub's JetStream has confirmed that it stored it. A session
+// starts behind the hub's last message of the stream. Records that a limit dropped before are
+// counted, and reported in their place.
 type forwarder struct {
 	site      string
 	stream    string
@@ -47,34 +47,34 @@ type forwarder struct {
 	counts    *counts
 	log       *zap.Logger
 
-	// One session runs at a time. silent is when the bridge did not say what the hub has;
-	// reached is what the session before had done.
+	// unansweredSince is when the bridge did not answer a question about the position; position
+	// is where the last session ended. Only one session runs at a time.
 	unansweredSince time.Time
 	position        position
-	// doubt is when a commit failed that the hub may have stored, zero when none did.
+	// inDoubtSince is when a commit failed that the hub may have stored, or zero.
 	inDoubtSince time.Time
-	// window is what the line from this site carries; the zero value knows nothing of it.
+	// window is learned from the line of this site; the zero value knows nothing.
 	window window
 }
 
-// route is one session's way through the stream.
+// forwardSession is the state of one session.
 type forwardSession struct {
 	stream   jetstream.Stream
 	timeline timeline
 	consumer jetstream.Consumer
-	// next is the first sequence that was not taken yet, done the last one that the hub
-	// has, or that is reported to it as dropped.
+	// next is the first sequence that was not sent yet; done is the last one that the hub has,
+	// or that was reported to it as dropped.
 	next, done uint64
 	size       int
 }
 
-// Run forwards until ctx ends. While the link is down it holds nothing in memory, so
-// that what changes meanwhile is merged in the stream.
+// Run forwards until ctx ends. It holds no messages in memory while the link is down, so that
+// newer states replace older ones in the stream.
 func (f *forwarder) Run(ctx context.Context) error {
 	return f.link.sessions(ctx, f.log, f.session)
 }
 
-// session forwards until something fails and returns how many messages the hub took.
+// session forwards until something fails and returns how many messages the hub stored.
 func (f *forwarder) session(ctx context.Context) (sent int, err error) {
 	ctx, end := f.timelines.session(ctx)
 	defer func() {
@@ -114,7 +114,7 @@ func (f *forwarder) session(ctx context.Context) (sent int, err error) {
 	}
 }
 
-// open finds out where the session begins and sets the consumer to it.
+// open determines where the session starts and resets the consumer to it.
 func (f *forwarder) open(ctx context.Context) (*forwardSession, error) {
 	l, err := f.timelines.timeline(ctx)
 	if err != nil {
@@ -151,7 +151,7 @@ func (f *forwarder) open(ctx context.Context) (*forwardSession, error) {
 	return r, nil
 }
 
-// compare tells how the hub's position differs from what was acknowledged here.
+// logDifference logs and counts how the hub's position differs from what was acknowledged here.
 func (f *forwarder) logDifference(p resumeState, next uint64) {
 	had := p.acked
 	if p.exact {
@@ -166,7 +166,7 @@ func (f *forwarder) logDifference(p resumeState, next uint64) {
 	}
 }
 
-// fetch waits for the next message and takes along what is there already.
+// fetch waits for the next message and adds those that are available.
 func (f *forwarder) fetch(ctx context.Context, r *forwardSession) ([]jetstream.Msg, error) {
 	idle, cancel := context.WithTimeout(ctx, idleFetch)
 	defer cancel()
@@ -191,8 +191,8 @@ func (f *forwarder) fetch(ctx context.Context, r *forwardSession) ([]jetstream.M
 	return batch, nil
 }
 
-// carry stores the messages at the hub in order, in commits of a bounded size, and
-// acknowledges each commit. It returns how many messages the hub took.
+// forward stores the messages at the hub in order, in commits of bounded size, and acknowledges
+// each commit. It returns how many messages the hub stored.
 func (f *forwarder) forward(ctx context.Context, r *forwardSession, msgs []jetstream.Msg) (sent int, err error) {
 	var out []*nats.Msg
 	begin, bytes := 0, 0
@@ -227,7 +227,7 @@ func (f *forwarder) forward(ctx context.Context, r *forwardSession, msgs []jetst
 	return sent, nil
 }
 
-// commit stores out at the hub and then acknowledges the messages that it was made of.
+// commit stores out at the hub and then acknowledges the messages that it was made from.
 func (f *forwarder) commit(ctx context.Context, r *forwardSession, out []*nats.Msg, msgs []jetstream.Msg) error {
 	start, size := time.Now(), 0
 	if err := f.hub.put(ctx, out); err != nil {
@@ -251,8 +251,8 @@ func (f *forwarder) commit(ctx context.Context, r *forwardSession, out []*nats.M
 	return nil
 }
 
-// gaps are the records about the sequences from the next one up to before, which did
-// not come: of a stream of states they were superseded, and there are none.
+// gaps returns the records about the sequences from the next one up to before that were not
+// delivered. In a stream of states they were superseded, and there are none.
 func (f *forwarder) gaps(ctx context.Context, r *forwardSession, before uint64) ([]*nats.Msg, error) {
 	if f.stream != streams.SiteTelemetry || before < r.next {
 		return nil, nil
@@ -279,7 +279,7 @@ func (f *forwarder) gaps(ctx context.Context, r *forwardSession, before uint64) 
 	return out, nil
 }
 
-// reportDropped reports what was dropped and has nothing behind it that would come.
+// reportDropped reports dropped records that no remaining message follows.
 func (f *forwarder) reportDropped(ctx context.Context, r *forwardSession) error {
 	info, err := r.stream.Info(ctx)
 	if err != nil {
@@ -300,15 +300,15 @@ func (f *forwarder) reportDropped(ctx context.Context, r *forwardSession) error 
 	return nil
 }
 
-// written tells of a ledger that could not be written. What it counts is kept in memory
-// and written with the next entry; the records go on meanwhile.
+// logUnsaved logs that the counts of dropped records could not be saved. They are kept in memory
+// and saved with the next change; forwarding continues.
 func (f *forwarder) logUnsaved(err error) {
 	if err != nil {
-		f.log.Warn("what was dropped is counted in memory only", zap.Error(err))
+		f.log.Warn("counts of dropped records not saved, kept in memory", zap.Error(err))
 	}
 }
 
-// encode makes the hub's message of a local one.
+// encode returns the message for the hub.
 func (f *forwarder) encode(l timeline, m jetstream.Msg, seq uint64) (*nats.Msg, error) {
 	subject, err := streams.ForwardSubject(f.site, m.Subject())
 	if err != nil {

@@ -11,14 +11,13 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// span are the sequences of a stream from one up to another, both included.
+// seqRange is a range of sequences, both included.
 type seqRange struct{ from, to uint64 }
 
 func (s seqRange) count() uint64 { return s.to - s.from + 1 }
 
-// missing divides the sequences from next up to before, which the stream does not give
-// out any more, by the reason: below first a limit dropped them from the stream's old
-// end, within the stream they were lost.
+// missing divides the sequences from next up to before, which the stream no longer delivers, by
+// reason: a limit dropped those before the first sequence of the stream, the others were lost.
 func missing(next, before, first uint64) map[string]seqRange {
 	out := map[string]seqRange{}
 	if limit := min(before, max(first, 1)-1); next <= limit {
@@ -31,9 +30,9 @@ func missing(next, before, first uint64) map[string]seqRange {
 	return out
 }
 
-// gapMessage is the record of the hub's TELEMETRY that stands where the sequences would
-// have stood. It has the id of the last of them, so that the hub's position moves on
-// and a record that is sent again is dropped.
+// gapMessage returns the record for TELEMETRY that replaces the missing sequences. It has the id
+// of the last of them, so that the hub's position advances and a record that is sent again is
+// dropped.
 func gapMessage(site, stream string, l timeline, s seqRange, reason string) (*nats.Msg, error) {
 	id := l.messageID(site, stream, s.to)
 	data, err := json.Marshal(streams.Gap{

@@ -8,13 +8,12 @@ import (
 	"go.uber.org/zap"
 )
 
-// stallLooks is how many looks of the keeper (watchInterval) in a row have to find neither
-// a connection to the hub nor an attempt at one, before the embedded server is restarted.
+// defaultMaxIdleChecks is how many consecutive checks (checkInterval) must find neither a
+// connection to the hub nor an attempt at one before the embedded server is restarted.
 //
-// nats-server 2.15.2 can stop trying when a connection breaks by a write error while it is
-// being set up; others have seen it on mobile links (nats-io/nats-server#7615). Looks are
-// counted instead of time, so that a process that slept, or a clock that jumped, says
-// nothing.
+// nats-server 2.15.2 can stop trying when a connection breaks by a write error while it is being
+// set up; others have seen it on mobile links (nats-io/nats-server#7615). Checks are counted
+// instead of time, so that a suspended process or a clock that jumps has no effect.
 const defaultMaxIdleChecks = 60
 
 // What nats-server logs about every attempt: that it failed, or that the hub answered.
@@ -23,12 +22,12 @@ const (
 	attemptReached = "Leafnode connection created"
 )
 
-// attempts knows from nats-server's log whether it tries to reach the hub: it has no other
-// way to tell. The zero value has seen none. It is safe for concurrent use.
+// attempts detects in the log of nats-server, the only place that shows it, whether the server
+// tries to reach the hub. The zero value has seen no attempt. It is safe for concurrent use.
 type attempts struct{ seen atomic.Bool }
 
-// note looks at a format string that nats-server logs, with its arguments, and says
-// whether it is worth logging: of failed attempts the 1st, 2nd, 4th, 8th and so on.
+// observe takes a format string that nats-server logs, with its arguments, and reports whether
+// to log it: of failed attempts only the 1st, 2nd, 4th, 8th and so on.
 func (a *attempts) observe(format string, args []any) bool {
 	switch {
 	case strings.HasPrefix(format, attemptFailed):
@@ -44,8 +43,8 @@ func (a *attempts) observe(format string, args []any) bool {
 	return true
 }
 
-// idle says whether the server has remotes to connect to, is connected to none, and has not
-// tried since the last call.
+// idle reports whether the server has remotes, is connected to none of them, and has not tried
+// since the last call.
 func (h *embeddedServer) idle() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -53,15 +52,15 @@ func (h *embeddedServer) idle() bool {
 	return h.s != nil && h.remotes > 0 && !tried && h.s.NumLeafNodes() == 0
 }
 
-// patience is after how many looks in a row with nobody trying the server is restarted.
+// idleLimit returns the number of consecutive idle checks after which the server is restarted.
 func (k *storeSupervisor) idleLimit() int {
 	k.host.mu.Lock()
 	defer k.host.mu.Unlock()
 	return k.maxIdleChecks + int(k.host.attemptInterval/checkInterval)
 }
 
-// unstick restarts the embedded server when nobody tries to reach the hub any more, and
-// says whether it did.
+// restartIdle restarts the embedded server if it has stopped trying to reach the hub, and
+// reports whether it did.
 func (k *storeSupervisor) restartIdle(restart func()) bool {
 	if !k.host.idle() {
 		k.idleChecks = 0
@@ -70,7 +69,7 @@ func (k *storeSupervisor) restartIdle(restart func()) bool {
 	if k.idleChecks++; k.idleChecks < k.idleLimit() {
 		return false
 	}
-	k.log.Error("restarting the embedded server, which does not try to reach the hub any more", zap.Duration("after", time.Duration(k.idleChecks)*checkInterval))
+	k.log.Error("restarting the embedded server, it no longer tries to reach the hub", zap.Duration("after", time.Duration(k.idleChecks)*checkInterval))
 	k.idleChecks = 0
 	k.counts.restarts.Inc()
 	restart()

@@ -14,20 +14,21 @@ import (
 )
 
 const (
-	// manifestWait is how long the bridge may take to answer one query.
+	// inventoryWait is how long the bridge may take to answer one query.
 	inventoryWait = 10 * time.Second
-	// queryRoom is what a query's other fields, headers and protocol take of max_payload.
+	// queryRoom is the part of max_payload for the other fields of a query, headers and
+	// protocol.
 	queryRoom = 8 << 10
 )
 
-// manifestOf reads the manifest of what SITE_DESIRED has on disk.
+// inventoryOf computes the inventory of what SITE_DESIRED holds on disk.
 func inventoryOf(ctx context.Context, s jetstream.Stream, site string) (*streams.Inventory, error) {
 	m := &streams.Inventory{}
 	err := entries(ctx, s, site, func(e streams.InventoryEntry) { m.Add(e) })
 	return m, err
 }
 
-// entries calls f with every entry on disk. An object that lacks parts is not there.
+// entries calls f with every entry on disk. Objects whose parts are incomplete are left out.
 func entries(ctx context.Context, s jetstream.Stream, site string, f func(streams.InventoryEntry)) error {
 	parts := streams.PartsSeen{}
 	return readLast(ctx, s, streams.DesiredFilter(site), true, func(msg jetstream.Msg, _ *jetstream.MsgMetadata) error {
@@ -41,9 +42,9 @@ func entries(ctx context.Context, s jetstream.Stream, site string, f func(stream
 	})
 }
 
-// compare is one comparison with the bridge, of three queries at most: the digest, the
-// buckets when it differs, the entries of the buckets that differ. It returns equal,
-// behind or repairing. What was stored between two readings makes the bridge say behind.
+// compare compares once with the bridge, in three queries at most: the digest, the buckets if it
+// differs, and the entries of the buckets that differ. It returns equal, behind or repairing.
+// Messages that are stored between two queries make the bridge answer behind.
 func (c *antiEntropy) compare(ctx context.Context) (streams.InventoryState, error) {
 	q, m, err := c.query(ctx, nil)
 	if err != nil {
@@ -70,13 +71,13 @@ func (c *antiEntropy) compare(ctx context.Context) (streams.InventoryState, erro
 		// What is asked for again has changed in between.
 		return streams.InventoryBehind, nil
 	}
-	return "", fmt.Errorf("compare the manifest: the bridge answers %q", a.State)
+	return "", fmt.Errorf("compare the inventory: the bridge answers %q", a.State)
 }
 
-// query reads the manifest and the position that belongs to it and, when buckets are
-// named, the entries of as many of them as fit into one message.
+// query returns the inventory and its position, and if buckets are named, the entries of as many
+// of them as fit into one message.
 func (c *antiEntropy) query(ctx context.Context, buckets []int) (streams.InventoryQuery, *streams.Inventory, error) {
-	// Nothing is stored meanwhile, so that all belongs together.
+	// Nothing may be stored meanwhile: inventory and position belong together.
 	c.r.storing.Lock()
 	defer c.r.storing.Unlock()
 	s, err := c.r.js.Stream(ctx, streams.SiteDesired)
@@ -96,7 +97,7 @@ func (c *antiEntropy) query(ctx context.Context, buckets []int) (streams.Invento
 		sizes[e.Bucket()] += entrySize(e)
 	})
 	if err != nil {
-		return streams.InventoryQuery{}, nil, fmt.Errorf("read the manifest of %s: %w", streams.SiteDesired, err)
+		return streams.InventoryQuery{}, nil, fmt.Errorf("read the inventory of %s: %w", streams.SiteDesired, err)
 	}
 	c.position = at.Seq
 	q := streams.InventoryQuery{Identity: at.Identity, Position: at.Seq, Count: m.Count(), Digest: m.Digest()}
@@ -122,8 +123,7 @@ func (c *antiEntropy) query(ctx context.Context, buckets []int) (streams.Invento
 	return q, m, nil
 }
 
-// fitting are the first of the buckets whose entries together take no more than limit
-// bytes.
+// fitting returns the first of the buckets whose entries take no more than limit bytes in total.
 func fitting(buckets []int, sizes *[streams.InventoryBuckets]int, limit int) ([]int, error) {
 	var out []int
 	sum := 0
@@ -142,8 +142,8 @@ func fitting(buckets []int, sizes *[streams.InventoryBuckets]int, limit int) ([]
 	return out, nil
 }
 
-// entrySize is what an entry takes in a query at most: subjects and versions have no
-// characters that JSON escapes, other than by a header that is not of this contract.
+// entrySize returns how many bytes an entry takes in a query at most. Valid subjects and
+// versions have no characters that JSON escapes.
 func entrySize(e streams.InventoryEntry) int {
 	const names = len(`{"subject":"","uid":"","version":"","epoch":"","hash":""},`)
 	n := names
@@ -161,13 +161,13 @@ func entrySize(e streams.InventoryEntry) int {
 func (c *antiEntropy) ask(ctx context.Context, q streams.InventoryQuery) (streams.InventoryAnswer, error) {
 	data, err := json.Marshal(q)
 	if err != nil {
-		return streams.InventoryAnswer{}, fmt.Errorf("encode the manifest: %w", err)
+		return streams.InventoryAnswer{}, fmt.Errorf("encode the inventory: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, inventoryWait+transferTime(len(data)))
 	defer cancel()
 	reply, err := c.r.nc.RequestWithContext(ctx, streams.RequestSubject(c.r.site, streams.RequestInventory), data)
 	if err != nil {
-		return streams.InventoryAnswer{}, fmt.Errorf("ask for the manifest: %w", err)
+		return streams.InventoryAnswer{}, fmt.Errorf("request the inventory comparison: %w", err)
 	}
 	return parseInventoryAnswer(reply)
 }
@@ -175,10 +175,10 @@ func (c *antiEntropy) ask(ctx context.Context, q streams.InventoryQuery) (stream
 func parseInventoryAnswer(msg *nats.Msg) (streams.InventoryAnswer, error) {
 	var a streams.InventoryAnswer
 	if err := json.Unmarshal(msg.Data, &a); err != nil {
-		return streams.InventoryAnswer{}, fmt.Errorf("read the manifest's answer: %w", err)
+		return streams.InventoryAnswer{}, fmt.Errorf("decode the answer about the inventory: %w", err)
 	}
 	if a.Error != "" {
-		return streams.InventoryAnswer{}, errors.New("the bridge refuses the manifest: " + a.Error)
+		return streams.InventoryAnswer{}, errors.New("the bridge refuses the inventory: " + a.Error)
 	}
 	if a.State == streams.InventorySendEntries && len(a.Buckets) == 0 {
 		return streams.InventoryAnswer{}, errors.New("the bridge asks for the entries of no bucket")
@@ -186,5 +186,5 @@ func parseInventoryAnswer(msg *nats.Msg) (streams.InventoryAnswer, error) {
 	return a, nil
 }
 
-// transfer is what so many bytes take on the slowest link that is reckoned with.
+// transferTime returns how long a number of bytes takes on the slowest supported link.
 func transferTime(bytes int) time.Duration { return time.Duration(bytes) * time.Second / slowestLink }

@@ -4,8 +4,8 @@
 //
 // It guarantees that a site lives without the cloud: everything that its pods and
 // devices need to start again is in the leaf's store before it is acknowledged. A full
-// disk and a damaged store are states that it gets out of by itself (keeper). It never
-// waits for the link, but for a store that was made anew to be filled again, and never
+// disk and a damaged store are states that it recovers from by itself (storeSupervisor). It
+// never waits for the link, except to fill a store that had to be created again, and never
 // imports the bridge. cmd/leaf calls it.
 package leaf
 
@@ -34,7 +34,7 @@ import (
 // KubeconfigName is the kubeconfig of the node API in the data folder.
 const KubeconfigName = "kubeconfig"
 
-// Leaf is one site's gateway. Make it with New.
+// Leaf is one site's gateway. Use New.
 type Leaf struct {
 	cfg     Config
 	version string
@@ -114,7 +114,7 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 		onCaughtUp: supervisor.markComplete, onUnreadable: supervisor.reportUnreadable, storing: &supervisor.storing,
 	}
 	group.Go(func() error { return r.Run(ctx) })
-	// What reads desired state waits until it is complete: see keeper.
+	// Readers of desired state wait until it is complete: see storeSupervisor.
 	group.Go(func() error { return after(ctx, supervisor.complete, api.Run) })
 	if !l.cfg.Devices.Disabled {
 		drivers := []devices.Driver{modbus.New(l.log.Named("modbus"))}
@@ -147,7 +147,7 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	return group.Wait()
 }
 
-// after runs run when ready is closed.
+// after calls run when ready is closed.
 func after(ctx context.Context, ready <-chan struct{}, run func(context.Context) error) error {
 	select {
 	case <-ctx.Done():

@@ -8,17 +8,17 @@ import (
 	"go.uber.org/zap"
 )
 
-// The embedded server is asked for its leaf connection every linkPoll, and while there is
-// none every downPoll, which costs it less.
 const (
+	// The embedded server is polled for its leaf connection every linkPoll, and every downPoll
+	// while there is none, which is cheaper.
 	linkPoll = 200 * time.Millisecond
 	downPoll = 20 * time.Millisecond
 )
 
 // link knows whether the site is connected to the hub.
 //
-// With the embedded server it is exact. With a nats-server of the gateway's own it
-// cannot know, and says up: callers find out by sending.
+// With the embedded server it is exact. With a nats-server outside of this process it cannot
+// know, and reports up: callers find out by sending.
 type link struct {
 	host   *embeddedServer
 	counts *counts
@@ -55,7 +55,7 @@ func (l *link) Run(ctx context.Context) error {
 	}
 }
 
-// connection is the id of the connection to the hub, 0 when there is none.
+// connection returns the id of the connection to the hub, or 0 if there is none.
 func (l *link) connection() uint64 {
 	s := l.host.server()
 	if s == nil || s.NumLeafNodes() == 0 {

@@ -17,13 +17,13 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// errOpen reports a configuration with which anybody could use the embedded server.
+// errOpen reports a configuration with which anybody can use the embedded server.
 var errOpen = errors.New("lets anybody on the gateway in without authentication")
 
-// secure changes the options of the embedded server so that only who authenticates may
-// use it, and only over listeners that the configuration asks for. The leaf becomes a
-// user of its own account, by the public nkey and in process alone. It returns errOpen, with
-// every setting that is to blame, for what it cannot close.
+// secure changes the options of the embedded server so that it accepts only authenticated
+// clients, and only on listeners that are configured. The leaf becomes a user of its own
+// account, by the public nkey and in process alone. It returns errOpen, with every setting to
+// blame, for what it cannot close.
 func secure(opts *server.Options, nkey string) error {
 	opts.DontListen = opts.Host == "" && opts.Port == 0 // nats-server's default is 0.0.0.0:4222
 	if opts.DontListen {
@@ -39,7 +39,7 @@ func secure(opts *server.Options, nkey string) error {
 	return nil
 }
 
-// closed reports every setting by which somebody without a credential would get in.
+// checkClosed reports every setting that lets in clients without a credential.
 func checkClosed(o *server.Options) error {
 	var errs []error
 	refuse := func(is bool, setting, remedy string) {
@@ -72,8 +72,8 @@ func loopbackHost(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// ownAccount is the account that the link to the hub belongs to, and so the leaf's; nil
-// is the server's default account.
+// ownAccount returns the account of the link to the hub, which is also the leaf's; nil is the
+// default account of the server.
 func ownAccount(o *server.Options) *server.Account {
 	for _, r := range o.LeafNode.Remotes {
 		for _, a := range o.Accounts {
@@ -85,9 +85,9 @@ func ownAccount(o *server.Options) *server.Account {
 	return nil
 }
 
-// adopt renames the folder of the default account, as gateways had it before the leaf had
-// an account of its own, to that of the leaf's account, unless that has a folder already.
-// Nothing that waits there for the link is forgotten.
+// moveDefaultAccount renames the store of the default account, which older gateways used, to
+// that of the leaf's account, unless that exists. Messages that wait there for the link are
+// kept.
 func moveDefaultAccount(o *server.Options) error {
 	own := ownAccount(o)
 	if own == nil || o.StoreDir == "" {
@@ -107,7 +107,7 @@ func moveDefaultAccount(o *server.Options) error {
 	return os.Rename(before, now)
 }
 
-// warnOthers names the users that may write desired state because they share the leaf's
+// warnSharedAccount logs the users that can write desired state because they share the leaf's
 // account.
 func warnSharedAccount(o *server.Options, nkey string, log *zap.Logger) {
 	var names []string
@@ -124,14 +124,14 @@ func warnSharedAccount(o *server.Options, nkey string, log *zap.Logger) {
 	}
 	if len(names) > 0 {
 		slices.Sort(names)
-		log.Warn("users of the leaf's own account can have anything run on this gateway", zap.Strings("users", names))
+		log.Warn("users of the leaf's own account can run anything on this gateway", zap.Strings("users", names))
 	}
 }
 
-// open reports whether the server that nc is connected to lets anybody in.
+// acceptsAnybody reports whether the server that nc is connected to requires no authentication.
 func acceptsAnybody(nc *nats.Conn) bool { return nc.IsConnected() && !nc.AuthRequired() }
 
-// reasons are what is wrong with the leaf now and with the server that it uses.
+// reasons returns why the leaf, or the server that it uses, is degraded.
 func (s *status) reasons() []string {
 	names := s.degraded.list()
 	if acceptsAnybody(s.js.Conn()) {

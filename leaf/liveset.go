@@ -16,31 +16,32 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// CensusName is the file of the data folder that says what SITE_DESIRED held.
+// LiveSetName is the file in the data folder that lists the live messages of SITE_DESIRED.
 const LiveSetName = "census.json"
 
-// census is what SITE_DESIRED holds without the tombstones that are about to be removed.
+// liveSet lists the messages of SITE_DESIRED that must survive the next compaction.
 //
-// nats-server writes no record of a message that is superseded by the next one of its
-// subject. When that next one is removed, and the server is killed at any time after it,
-// the stream is rebuilt from its message blocks, and the superseded message is back: an
-// object that was deleted. It lies in its block until the block is compacted, which may
-// be never. A message that is not in the census and not newer than it is one of those.
+// nats-server writes no record of a message that the next one of its subject supersedes. When
+// that next one is deleted and the server is killed at any later time, the stream is rebuilt
+// from its message blocks and the superseded message is back: an object that was deleted. It
+// stays in its block until the block is compacted, which may never happen. A message that is not
+// in the live set, and not newer than it, is one of those.
 //
-// The bound of the file is the number of objects of the site, not of removals.
+// The size of the file depends on the number of objects of the site, not on the number of
+// deletions.
 type liveSet struct {
-	// Created is when the stream was made, ns since 1970; another stream has other
+	// Created is the creation time of the stream in ns since 1970. Another stream has other
 	// sequences.
 	Created int64 `json:"created"`
-	// Last is the stream's last sequence, Taken the time, ns since 1970. A message up to
-	// Last that is younger is of a store that was rolled back and went on.
+	// Last is the last sequence of the stream and Taken the time in ns since 1970. A message up
+	// to Last that is younger than Taken belongs to a store that was rolled back and continued.
 	Last  uint64 `json:"last"`
 	Taken int64  `json:"taken"`
-	// Kept are the sequences of the messages, in order.
+	// Kept are the sequences of the live messages, in order.
 	Kept []uint64 `json:"kept"`
 }
 
-// newCensus is what is left of the messages seen without those that go.
+// newLiveSet returns the messages in seen without those in going.
 func newLiveSet(info *jetstream.StreamInfo, seen, going []uint64) liveSet {
 	goes := make(map[uint64]bool, len(going))
 	for _, seq := range going {
@@ -55,19 +56,19 @@ func newLiveSet(info *jetstream.StreamInfo, seen, going []uint64) liveSet {
 	return c
 }
 
-// write replaces the file and returns when that is on disk.
+// write replaces the file and returns when it is on disk.
 func (c liveSet) write(path string) error {
 	data, err := json.Marshal(c)
 	if err == nil {
 		err = replaceFile(path, data)
 	}
 	if err != nil {
-		return fmt.Errorf("write census: %w", err)
+		return fmt.Errorf("write the live set of SITE_DESIRED: %w", err)
 	}
 	return nil
 }
 
-// readCensus reads the file; false when there is none.
+// readLiveSet reads the file. It returns false if there is none.
 func readLiveSet(path string) (c liveSet, known bool, err error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -77,18 +78,18 @@ func readLiveSet(path string) (c liveSet, known bool, err error) {
 		err = json.Unmarshal(data, &c)
 	}
 	if err != nil {
-		return liveSet{}, false, fmt.Errorf("read census: %w", err)
+		return liveSet{}, false, fmt.Errorf("read the live set of SITE_DESIRED: %w", err)
 	}
 	return c, true, nil
 }
 
-// of says whether the census is of a stream as it is now, and not of one that was made
-// anew or rolled back since.
+// describes reports whether the live set belongs to the stream as it is now, and not to one that
+// was created again or rolled back since.
 func (c liveSet) describes(info *jetstream.StreamInfo) bool {
 	return c.Created == info.Created.UnixNano() && c.Last <= info.State.LastSeq
 }
 
-// back finds the messages of the stream that had been removed or superseded.
+// resurrected returns the messages of the stream that had been deleted or superseded.
 func (c liveSet) resurrected(ctx context.Context, s jetstream.Stream, site string) (seqs []uint64, err error) {
 	kept := make(map[uint64]bool, len(c.Kept))
 	for _, seq := range c.Kept {
@@ -107,7 +108,8 @@ func (c liveSet) resurrected(ctx context.Context, s jetstream.Stream, site strin
 	return seqs, nil
 }
 
-// first recounts on a server that was started again, before anybody reads from it.
+// beforeConnections removes resurrected messages from a server that has just started, before
+// anybody reads from it.
 func (k *storeSupervisor) beforeConnections(ctx context.Context, s *server.Server) {
 	err := func() error {
 		login, err := k.host.login()
@@ -132,10 +134,9 @@ func (k *storeSupervisor) beforeConnections(ctx context.Context, s *server.Serve
 	}
 }
 
-// recount removes from SITE_DESIRED what a rebuilt store has brought back. It is called
-// after every start of the server, before anybody in this process reads the stream. A
-// disk that does not take the removal does not hold up the site: the next start tries
-// again.
+// removeResurrected deletes the messages that a rebuilt store has brought back to SITE_DESIRED.
+// It is called after every start of the server, before anybody in this process reads the stream.
+// A failed deletion does not hold up the site: the next start tries again.
 func (k *storeSupervisor) removeResurrected(ctx context.Context, js jetstream.JetStream) error {
 	c, known, err := readLiveSet(k.liveSetFile)
 	if k.told("what was removed before is not known", err); !known {
@@ -153,13 +154,13 @@ func (k *storeSupervisor) removeResurrected(ctx context.Context, js jetstream.Je
 	seqs, err := c.resurrected(ctx, s, k.site)
 	k.storing.Unlock()
 	if errors.Is(err, errUnreadable) {
-		return nil // verifyDesired finds that, too, and makes the stream anew
+		return nil // verifyDesired finds that as well and creates the stream again
 	}
 	if err != nil || len(seqs) == 0 {
 		return err
 	}
 	n, err := k.deleteMessages(ctx, s, seqs)
-	k.log.Warn("removed messages were back and were removed again", zap.String("stream", streams.SiteDesired), zap.Int("count", n))
+	k.log.Warn("deleted messages had reappeared and were deleted again", zap.String("stream", streams.SiteDesired), zap.Int("count", n))
 	k.told("remove what was back", err)
 	return nil
 }

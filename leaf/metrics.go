@@ -11,7 +11,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// gauges reads the leaf's state when somebody scrapes.
+// gauges collects the state of the leaf when it is scraped.
 type gauges struct {
 	status *status
 	link   *link
@@ -81,8 +81,8 @@ func boolValue(b bool) float64 {
 	return 0
 }
 
-// expose serves metrics and health at listen until ctx ends: /healthz fails while the
-// store is frozen, /readyz until the node API answers. An empty listen serves nothing.
+// expose serves metrics and health at listen until ctx ends: /healthz fails while JetStream does
+// not store, /readyz until the node API answers. An empty listen serves nothing.
 func expose(ctx context.Context, listen string, c *counts, more []prometheus.Collector, supervisor *storeSupervisor, ready <-chan struct{}) error {
 	gather := prometheus.NewRegistry()
 	gather.MustRegister(append(more, collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))...)

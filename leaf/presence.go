@@ -12,8 +12,8 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// presence sends the site's heartbeat while the link is up. It is not stored: a
-// heartbeat that is lost is worth nothing later.
+// presence sends the heartbeat of the site while the link is up. Heartbeats are not stored: an
+// old one is worth nothing.
 type presence struct {
 	site, boot, version string
 	nc                  *nats.Conn

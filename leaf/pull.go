@@ -14,15 +14,15 @@ import (
 )
 
 const (
-	// pullWindow bounds one request for deliveries, pullTarget is how long one may take.
-	// One and a half are under way at most.
+	// pullWindow bounds the bytes of one request for deliveries, pullTarget the time it should
+	// take. At most one and a half requests are in flight.
 	pullWindow = 1 << 20
 	pullTarget = time.Second
-	// idleMessages is how many deliveries a request asks for that waits for news: what it
-	// asked for may come at any time later, on a line that has become slower, and is lost
-	// when the line is cut.
+	// idleMessages is the number of deliveries that a request asks for while nothing waits. They
+	// may arrive at any later time, on a line that has become slower, and are lost when the line
+	// is cut.
 	idleMessages = 8
-	// pullExpires is after how long a request that waits is made again.
+	// pullExpires is the time after which an idle request is repeated.
 	pullExpires = 5 * time.Minute
 )
 
@@ -35,44 +35,44 @@ type pullRequest struct {
 	Heartbeat time.Duration `json:"idle_heartbeat"`
 }
 
-// pulled is a request that the hub has not dealt with yet.
+// openRequest is a request that the hub has not finished.
 type openRequest struct {
 	id    int
 	asked time.Time
-	// messages and bytes are what may still come, got is what came. bytes is 0 when one
-	// message of any size may.
+	// messages and bytes are what may still arrive, got is what has arrived. bytes is 0 if one
+	// message of any size may arrive.
 	messages, bytes, got, size int
 	alone                      bool
-	// busy: as far as is known, the hub always had the next delivery at hand.
+	// busy is set while the hub, as far as is known, always has the next delivery at hand.
 	busy bool
 }
 
-// puller asks the hub for deliveries, for as many bytes as the line carries in pullTarget.
-// The next request is made when half of the one before has come, so that the line does not
-// wait for it.
+// puller requests deliveries from the hub, as many bytes as the line carries in pullTarget. It
+// sends the next request when half of the current one has arrived, so that the line is never
+// idle.
 type puller struct {
 	publish func(inbox string, body []byte) error
 	window  *window
-	// inbox is where deliveries come; the number of the request is its last token.
+	// inbox is the subject prefix of deliveries; the last token is the number of the request.
 	inbox string
 
 	last     int
 	requests []*openRequest
-	// waiting is how many deliveries the hub had left when it was last heard of.
+	// waiting is the number of deliveries left at the hub according to its last message.
 	waiting uint64
-	// large: what comes next does not fit into the window.
+	// large is set if the next message does not fit into the window.
 	large bool
-	// free is since when the line has had nothing to carry for the oldest request.
+	// idleSince is the time since when the line has had nothing to carry for the oldest request.
 	idleSince time.Time
 }
 
-// ask makes the next request when it is time for it.
+// request sends the next request if it is time for it.
 func (p *puller) request(now time.Time) error {
 	switch {
 	case len(p.requests) == 0:
 	case len(p.requests) == 1 && p.waiting > 0 && !p.requests[0].alone && p.requests[0].half():
 		if r := p.requests[0]; r.busy && now.Sub(p.startOf(r)) > p.window.target {
-			p.window.record(r.got, now.Sub(p.startOf(r))) // slower than was thought
+			p.window.record(r.got, now.Sub(p.startOf(r))) // slower than expected
 		}
 	default:
 		return nil
@@ -94,19 +94,19 @@ func (p *puller) request(now time.Time) error {
 	})
 	p.large = false
 	if err := p.publish(p.inbox+"."+strconv.Itoa(p.last), body); err != nil {
-		return fmt.Errorf("ask for deliveries: %w", err)
+		return fmt.Errorf("request deliveries: %w", err)
 	}
 	return nil
 }
 
-// half reports whether half of what was asked for has come, or a request that waited for
-// news has got some.
+// half reports whether half of the request has arrived, or anything for a request that waited
+// for news.
 func (r *openRequest) half() bool {
 	return r.got > 0 && (!r.busy || r.bytes <= r.size/2 || r.messages <= batchMessages/2)
 }
 
-// delivered takes over that a delivery has come. Requests are answered in their order while
-// the hub has something to deliver.
+// delivered takes note of a delivery. The hub answers requests in order while it has something
+// to deliver.
 func (p *puller) delivered(d delivery, now time.Time) {
 	p.waiting = d.pending
 	if len(p.requests) == 0 {
@@ -126,7 +126,7 @@ func (p *puller) delivered(d delivery, now time.Time) {
 	}
 }
 
-// end takes a request away and tells the window what the line did.
+// finish removes a request and updates the window.
 func (p *puller) finish(i int, now time.Time) {
 	r := p.requests[i]
 	p.requests = append(p.requests[:i], p.requests[i+1:]...)
@@ -141,7 +141,7 @@ func (p *puller) finish(i int, now time.Time) {
 	}
 }
 
-// began is when the line was free for what a request asked for.
+// startOf returns the time since when the line was free for the answers to a request.
 func (p *puller) startOf(r *openRequest) time.Time {
 	if p.idleSince.After(r.asked) {
 		return p.idleSince
@@ -149,12 +149,12 @@ func (p *puller) startOf(r *openRequest) time.Time {
 	return r.asked
 }
 
-// status takes over what the hub says about a request: that it waits, or why it ended. An
-// error ends the session.
+// status processes a status message of the hub about a request: that it waits, or why it ended.
+// An error ends the session.
 func (p *puller) status(msg *nats.Msg, now time.Time) error {
 	code, why := msg.Header.Get("Status"), msg.Header.Get("Description")
 	if code == "503" {
-		return errors.New("ask for deliveries: the hub has no consumer of this site")
+		return errors.New("request deliveries: the hub has no consumer for this site")
 	}
 	id, err := strconv.Atoi(msg.Subject[strings.LastIndexByte(msg.Subject, '.')+1:])
 	if err != nil {
@@ -162,7 +162,7 @@ func (p *puller) status(msg *nats.Msg, now time.Time) error {
 	}
 	tooLarge := code == "409" && why == "Message Size Exceeds MaxBytes"
 	if code != "408" && !tooLarge && (code != "409" || why != "Batch Completed") {
-		return fmt.Errorf("ask for deliveries: the hub says %s %s", code, why)
+		return fmt.Errorf("request deliveries: the hub answers %s %s", code, why)
 	}
 	for i, r := range p.requests {
 		if r.id != id {

@@ -11,17 +11,17 @@ import (
 )
 
 const (
-	// readAhead is how many messages a reading of a whole stream asks for at a time.
+	// readAhead is how many messages are requested at a time when a whole stream is read.
 	readAhead = 256
-	// readWait is how long the leaf's own server may take for them.
+	// readWait is how long the site's own server may take to deliver them.
 	readWait = 5 * time.Second
 )
 
-// errUnreadable says that a stream counts messages that it does not give out.
+// errUnreadable says that a stream counts messages that it does not deliver.
 var errUnreadable = errors.New("messages of the stream cannot be read")
 
-// readLast calls f with the last message of every subject that matches filter and that
-// the stream holds now, in the order of the stream. errUnreadable: it did not get all.
+// readLast calls f with the last message of every subject that matches filter and that the
+// stream holds now, in stream order. It returns errUnreadable if some are not delivered.
 func readLast(ctx context.Context, s jetstream.Stream, filter string, headersOnly bool, f func(jetstream.Msg, *jetstream.MsgMetadata) error) (err error) {
 	c, err := s.CreateConsumer(ctx, jetstream.ConsumerConfig{
 		FilterSubject: filter, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, AckPolicy: jetstream.AckNonePolicy,

@@ -15,27 +15,27 @@ import (
 )
 
 const (
-	// asideName is the folder beside JetStream's where damaged streams are kept: of each
-	// stream the last copy.
+	// asideName is the folder beside JetStream's that holds the last copy of each damaged
+	// stream.
 	asideName = "aside"
 	// The folders of a stream's messages and of its consumers.
 	messagesDir  = "msgs"
 	consumersDir = "obs"
 )
 
-// streamDir is the folder of a stream in JetStream's store.
+// streamDir identifies the folder of a stream in JetStream's store.
 type streamDir struct{ account, stream string }
 
 func (d streamDir) in(store string) string {
 	return filepath.Join(store, d.account, "streams", d.stream)
 }
 
-// aside is where a damaged stream of a store is kept.
+// aside returns the folder for the copy of a damaged stream.
 func (d streamDir) aside(store string) string {
 	return filepath.Join(filepath.Dir(store), asideName, d.account, d.stream)
 }
 
-// unrecovered are the streams that have a folder and that the server did not bring up.
+// unrecovered returns the streams that have a folder and that the server did not recover.
 func unrecovered(s *server.Server, store string) ([]streamDir, error) {
 	z, err := s.Jsz(&server.JSzOptions{Accounts: true, Streams: true})
 	if err != nil {
@@ -61,8 +61,8 @@ func unrecovered(s *server.Server, store string) ([]streamDir, error) {
 	return out, nil
 }
 
-// unrecoveredConsumers are the folders of durable consumers that the server did not bring
-// up, and would not make anew either.
+// unrecoveredConsumers returns the folders of durable consumers that the server did not recover,
+// and that it would not create again either.
 func unrecoveredConsumers(s *server.Server, store string) ([]string, error) {
 	z, err := s.Jsz(&server.JSzOptions{Accounts: true, Streams: true, Consumer: true})
 	if err != nil {
@@ -86,7 +86,7 @@ func unrecoveredConsumers(s *server.Server, store string) ([]string, error) {
 	return out, nil
 }
 
-// accountOf finds the account whose stream it is.
+// accountOf returns the account of a stream.
 func accountOf(s *server.Server, stream string) (string, error) {
 	z, err := s.Jsz(&server.JSzOptions{Accounts: true, Streams: true})
 	if err != nil {
@@ -100,7 +100,7 @@ func accountOf(s *server.Server, stream string) (string, error) {
 	return "", fmt.Errorf("no account has stream %s", stream)
 }
 
-// setAside moves the folders of damaged streams out of the store, over an earlier copy.
+// setAside moves the folders of damaged streams out of the store and replaces earlier copies.
 // The server must not run, or not have the streams open.
 func setAside(store string, dirs []streamDir) error {
 	var errs []error
@@ -120,8 +120,8 @@ func setAside(store string, dirs []streamDir) error {
 	return errors.Join(errs...)
 }
 
-// graft moves the messages and the consumers of streams that were set aside into those
-// that were made in their place. The server must not run.
+// restoreMessages moves the messages and consumers of streams that were set aside into the
+// streams that were created in their place. The server must not run.
 func restoreMessages(store string, dirs []streamDir) error {
 	var errs []error
 	for _, d := range dirs {
@@ -142,9 +142,9 @@ func restoreMessages(store string, dirs []streamDir) error {
 	return errors.Join(errs...)
 }
 
-// lasting says whether a stream holds what nobody else has: what the hub may not have
-// yet, or the device worker's memory. What can be read of it is kept. The others are made
-// anew.
+// irreplaceable reports whether a stream holds what exists nowhere else: what the hub may not
+// have yet, or the device state. Its readable messages are kept; other streams are created
+// again.
 func irreplaceable(stream string) bool {
 	switch stream {
 	case streams.SiteReported, streams.SiteTelemetry, streams.SiteQuarantine, field.StateStream:

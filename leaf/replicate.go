@@ -17,25 +17,25 @@ import (
 )
 
 const (
-	// headerIdentity asks for, and answers with, the identity of a stream: it changes
-	// when the stream is made anew.
+	// headerIdentity requests and returns the identity of a stream, which changes when the
+	// stream is created again.
 	headerIdentity = "Nats-Stream-Identity"
-	// hubSilence is after how long without a message or a heartbeat a session ends.
+	// hubSilence is the time without a message or heartbeat after which a session ends.
 	hubSilence = 3*streams.SyncHeartbeat + streams.SyncHeartbeat/3
 	// staleRequest is how long nats-server answers a request of a leaf whose connection has
-	// ended (defaultGatewayRecentSubExpiration): what it delivers goes nowhere.
+	// ended (defaultGatewayRecentSubExpiration). Those deliveries reach nobody.
 	staleRequest = 2 * time.Second
-	// resetPace is between two resets while a request of before is open.
+	// resetPace is the time between two resets while an earlier request is open.
 	resetPace = 20 * time.Millisecond
 )
 
 // errBeganAgain ends a session whose consumer was reset by somebody else, or is a new one.
 var errBeganAgain = errors.New("the hub delivers everything again")
 
-// replicator brings what the hub's consumer of this site delivers into SITE_DESIRED, in
-// order, and acknowledges it when it is on disk. What was acknowledged and is not there
-// any more (a store rolled back by a power cut, or a new gateway) is asked for again.
-// When it has caught up it has what is on disk compared with the bridge's manifest.
+// replicator stores what the hub's consumer of this site delivers in SITE_DESIRED, in order, and
+// acknowledges it when it is on disk. It requests again what was acknowledged and is missing (a
+// store that a power cut rolled back, or a new gateway). When it has caught up, it compares the
+// inventory on disk with the bridge's.
 type replicator struct {
 	site   string
 	js     jetstream.JetStream
@@ -52,12 +52,12 @@ type replicator struct {
 	// storing is held while SITE_DESIRED is changed, and while all of it is read.
 	storing *sync.Mutex
 
-	// restarted is when a session ended because the bridge said behind. One session
+	// restarted is when a session ended because the bridge answered behind. Only one session
 	// runs at a time.
 	restarted time.Time
-	// buried is nil until a session has read it.
+	// tombstones is nil until a session has loaded it.
 	tombstones *tombstoneIndex
-	// window is what the line to this site carries; the zero value knows nothing of it.
+	// window is learned from the line to this site; the zero value knows nothing.
 	window window
 }
 
@@ -66,10 +66,10 @@ func (r *replicator) Run(ctx context.Context) error { return r.link.sessions(ctx
 
 // session replicates until something fails and returns how many messages it stored.
 //
-// After the reset the hub numbers its deliveries from 1, and nothing is delivered before it
-// is asked for. Only an unbroken count from 1 is stored and acknowledged. When the hub begins
-// again later, its stream may be another one, which only a reset tells: nothing of that run
-// is taken, and it comes again in the next session.
+// After the reset the hub numbers its deliveries from 1, and delivers only on request. Only an
+// unbroken run from 1 is stored and acknowledged. If the hub starts again later, its stream may
+// be another one, which only a reset shows: nothing of that run is stored, and it is delivered
+// again in the next session.
 func (r *replicator) session(ctx context.Context) (stored int, err error) {
 	deliveries := make(chan *nats.Msg, 2*streams.SiteConsumer(r.site).MaxAckPending)
 	inbox := r.nc.NewInbox()
@@ -107,7 +107,7 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 			return stored, cmp.Or(context.Cause(ctx), err)
 		}
 		if len(got.deliveries) > 0 && stored == 0 && got.deliveries[0].stream <= from.rewoundFrom {
-			r.log.Warn("the hub believed this site had more than it has; it was asked again",
+			r.log.Warn("the hub counted messages as delivered that this site lacks; they were requested again",
 				zap.Uint64("acknowledged", from.rewoundFrom), zap.Uint64("from", got.deliveries[0].stream))
 			r.counts.rewinds.Inc()
 		}
@@ -121,7 +121,8 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 	}
 }
 
-// puller asks for what this session takes. waiting is how much the hub has.
+// puller returns what requests the deliveries of this session. waiting is the number of messages
+// at the hub.
 func (r *replicator) puller(inbox string, waiting uint64) *puller {
 	if r.window == (window{}) {
 		r.window = newWindow(pullWindow, pullTarget)
@@ -132,7 +133,7 @@ func (r *replicator) puller(inbox string, waiting uint64) *puller {
 	}}
 }
 
-// takeOver stores a batch and acknowledges it.
+// storeAndAck stores deliveries and acknowledges them.
 func (r *replicator) storeAndAck(ctx context.Context, identity string, batch []delivery) error {
 	if len(batch) == 0 {
 		return nil
@@ -149,24 +150,24 @@ func (r *replicator) storeAndAck(ctx context.Context, identity string, batch []d
 	return nil
 }
 
-// beginning is where a session begins.
+// sessionStart is where a session starts.
 type sessionStart struct {
-	// identity is that of the hub's stream.
+	// identity is the identity of the hub's stream.
 	identity string
-	// lacked is up to where the hub had been acknowledged when the site was found behind, 0
-	// when it was not: what comes from below it was lost here. The hub counts other sites'
-	// messages as passed, so that most sites look behind without having lost anything.
+	// rewoundFrom is the sequence up to which the hub had received acknowledgements if the site
+	// has less, and 0 otherwise: deliveries up to there were lost here. The hub counts messages
+	// of other sites as delivered, so most sites seem to have less without having lost anything.
 	rewoundFrom uint64
-	// waiting is how many messages the hub has for this site.
+	// waiting is the number of messages that the hub has for this site.
 	waiting uint64
 }
 
-// rewind resets the hub's consumer to what this site has. A leaf that shares its identity
-// with another by mistake gets what the other acknowledged.
+// rewind resets the hub's consumer to what this site has. A leaf that shares its identity with
+// another by mistake gets what the other acknowledged.
 //
-// A request of the session before may be open at the hub, which answers it although nobody
-// hears that: the consumer is reset until there is none. Two leaves of one identity take
-// deliveries from each other for good.
+// A request of the previous session may still be open at the hub, whose answers reach nobody:
+// the consumer is reset until there is none. Two leaves with one identity take deliveries from
+// each other all the time.
 func (r *replicator) rewind(ctx context.Context) (sessionStart, error) {
 	have, err := lastSource(ctx, r.js)
 	if err != nil {
@@ -202,8 +203,8 @@ func (r *replicator) rewind(ctx context.Context) (sessionStart, error) {
 	}
 }
 
-// rewindTo decides from which sequence the hub has to deliver again, 0 for where it is:
-// the site lacks what was acknowledged, or the hub's stream is another one.
+// rewindTo returns the sequence from which the hub has to deliver again, or 0 to continue: the
+// site lacks what was acknowledged, or the hub's stream is another one.
 func rewindTo(site, hub streams.Source) uint64 {
 	switch {
 	case site.Identity != "" && site.Identity != hub.Identity:
@@ -214,8 +215,8 @@ func rewindTo(site, hub streams.Source) uint64 {
 	return 0
 }
 
-// sourceOf is where SITE_DESIRED ends, as a place in DESIRED: the zero value when it is
-// empty, or when its end cannot be read, so that everything is asked for again.
+// lastSource returns the position in DESIRED of the last message of SITE_DESIRED. It returns the
+// zero value if there is none or it cannot be read, so that everything is requested again.
 func lastSource(ctx context.Context, js jetstream.JetStream) (streams.Source, error) {
 	s, err := js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
@@ -234,18 +235,19 @@ func lastSource(ctx context.Context, js jetstream.JetStream) (streams.Source, er
 	}
 	at, err := streams.ParseSource(last.Header.Get(streams.HeaderSource))
 	if err != nil {
-		return streams.Source{}, nil // not of the replicator's making: ask again
+		return streams.Source{}, nil // somebody else stored it: request everything again
 	}
 	return at, nil
 }
 
-// resetAnswer is what the hub says to a reset.
+// resetAnswer is the answer of the hub to a reset.
 type resetAnswer struct {
-	// floor is the sequence before the first that will be delivered, identity the stream's.
+	// floor is the sequence before the first that will be delivered, identity the identity of
+	// the stream.
 	floor    uint64
 	identity string
-	// pending is how many messages wait for the site, requests how many requests for them
-	// are open.
+	// pending is the number of messages that wait for the site, requests the number of open
+	// requests for them.
 	pending  uint64
 	requests int
 }
@@ -271,7 +273,7 @@ func (r *replicator) reset(ctx context.Context, from uint64) (resetAnswer, error
 	return a, nil
 }
 
-// parseReset reads the answer to a reset.
+// parseReset parses the answer to a reset.
 func parseReset(data []byte) (resetAnswer, error) {
 	var answer struct {
 		Error    *jetstream.APIError `json:"error"`

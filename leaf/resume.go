@@ -19,30 +19,30 @@ const (
 	positionWait      = 5 * time.Second
 	shortPositionWait = 300 * time.Millisecond
 	unansweredPeriod  = time.Minute
-	// doubtWait is how long after a commit that may or may not have been stored a session
-	// insists on an answer: on a link that is half open the commit gets through, and
-	// neither its acknowledgement nor the answer comes back.
+	// inDoubtWait is how long after a commit that may have been stored a session requires an
+	// answer: on a half-open link the commit arrives, while neither its acknowledgement nor the
+	// answer comes back.
 	inDoubtWait = 15 * time.Second
 )
 
-// place is what is known at the start of a session of a stream that is forwarded.
+// resumeState is what is known about a stream when a session starts to forward it.
 type resumeState struct {
-	// acked is the local acknowledgement floor. It may be behind, and it may be ahead: a
-	// message that a limit drops while it is on its way counts as acknowledged there.
+	// acked is the local acknowledgement floor. It may lag behind, and it may be ahead: a
+	// message that a limit drops in flight counts as acknowledged.
 	acked uint64
-	// noted is what the leaf itself remembers to have dealt with: exactly, when it is of
-	// the session before, and otherwise something that may be behind.
+	// forwarded is what the leaf has recorded as forwarded. It is exact if it is from the
+	// previous session of this process, and may lag behind otherwise.
 	forwarded uint64
 	exact     bool
-	// last is the stream's last sequence.
+	// last is the last sequence of the stream.
 	last uint64
-	// hub is up to where the hub has the stream, when known.
+	// hub is the sequence up to which the hub has the stream, if known.
 	hub   uint64
 	known bool
 }
 
-// resumeAt is the first sequence to forward. The hub knows best: it may have stored what
-// was never acknowledged, and it may have lost what was.
+// firstToForward returns the first sequence to forward. The hub knows best: it may have stored
+// what was never acknowledged, and may have lost what was.
 func firstToForward(p resumeState) uint64 {
 	at := max(p.acked, p.forwarded)
 	switch {
@@ -54,15 +54,15 @@ func firstToForward(p resumeState) uint64 {
 	return min(at, p.last) + 1
 }
 
-// hubPosition asks the bridge up to where the hub has this stream. false: it is not
-// known, and the session goes on from what is known here.
+// hubPosition asks the bridge for the sequence up to which the hub has this stream. It returns
+// false if that is unknown; the session then starts from what is known here.
 func (f *forwarder) hubPosition(ctx context.Context, l timeline, last uint64) (uint64, bool, error) {
 	id, err := f.askPosition(ctx)
 	if err != nil {
 		if !f.inDoubtSince.IsZero() && time.Since(f.inDoubtSince) < inDoubtWait {
 			return 0, false, err
 		}
-		f.log.Info("position at the hub not known", zap.Error(err))
+		f.log.Info("position at the hub unknown", zap.Error(err))
 		return 0, false, nil
 	}
 	if id == "" {
@@ -72,13 +72,13 @@ func (f *forwarder) hubPosition(ctx context.Context, l timeline, last uint64) (u
 	}
 	parsed, err := streams.ParseForwardID(id)
 	if err != nil {
-		f.log.Info("position at the hub not known", zap.Error(err))
+		f.log.Info("position at the hub unknown", zap.Error(err))
 		return 0, false, nil
 	}
 	at, ok := l.locate(f.stream, parsed)
 	switch {
 	case !ok:
-		f.log.Info("the hub's last message is of another life of this stream", zap.String("id", id))
+		f.log.Info("the hub's last message belongs to another incarnation of this stream", zap.String("id", id))
 	case at > last:
 		f.log.Warn("the stream was rolled back", zap.Uint64("forwarded", at), zap.Uint64("last", last))
 		f.timelines.startNew(last)
@@ -96,14 +96,14 @@ func (f *forwarder) askPosition(ctx context.Context) (string, error) {
 	defer cancel()
 	query, err := json.Marshal(streams.PositionQuery{Stream: f.stream})
 	if err != nil {
-		return "", fmt.Errorf("encode the query of the position: %w", err)
+		return "", fmt.Errorf("encode the position query: %w", err)
 	}
 	reply, err := f.hub.nc.RequestWithContext(ctx, streams.RequestSubject(f.site, streams.RequestPosition), query)
 	if err != nil {
 		if patience == positionWait {
 			f.unansweredSince = time.Now()
 		}
-		return "", fmt.Errorf("ask for the position: %w", err)
+		return "", fmt.Errorf("query the position: %w", err)
 	}
 	f.unansweredSince = time.Time{}
 	return parsePosition(reply.Data)
@@ -112,7 +112,7 @@ func (f *forwarder) askPosition(ctx context.Context) (string, error) {
 func parsePosition(data []byte) (string, error) {
 	var a streams.PositionAnswer
 	if err := json.Unmarshal(data, &a); err != nil {
-		return "", fmt.Errorf("read the answer of the position: %w", err)
+		return "", fmt.Errorf("decode the position: %w", err)
 	}
 	if a.Error != "" {
 		return "", errors.New("the bridge does not know the position: " + a.Error)

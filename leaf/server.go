@@ -22,41 +22,42 @@ import (
 // startTimeout is how long the embedded server may take to recover its store.
 const startTimeout = 60 * time.Second
 
-// errNoServer says that the embedded server does not run at the moment.
+// errNoServer is returned while the embedded server does not run.
 var errNoServer = errors.New("the embedded nats-server is not running")
 
-// host runs the site's leaf node in this process, from a stock nats-server configuration
-// file, and can restart it in place: connections in process come back by themselves. It
-// is safe for concurrent use.
+// embeddedServer runs the leaf node of the site in this process, from a stock nats-server
+// configuration file, and can restart it in place: connections in process reconnect by
+// themselves. It is safe for concurrent use.
 type embeddedServer struct {
 	configFile string
-	// key is the leaf as a user of the server, as long as this process lives.
+	// key authenticates the leaf at the server for the lifetime of this process.
 	key nkeys.KeyPair
 	log *zap.Logger
 
-	// first is called with a server that has started, before anybody in this process
-	// connects to it. It may be nil.
+	// beforeConnections is called with a server that has just started, before anybody in this
+	// process connects to it. It may be nil.
 	beforeConnections func(context.Context, *server.Server)
 
 	attempts attempts
 
 	mu sync.Mutex
 	s  *server.Server
-	// remotes is how many leaf connections s shall have, between the longest time from one
-	// attempt to the next.
+	// remotes is the number of leaf connections that s should have, attemptInterval the longest
+	// time between two attempts.
 	remotes         int
 	attemptInterval time.Duration
-	// damaged are the streams that a check of the store found damaged, until somebody asks.
+	// damaged are the streams that a check of the store found damaged, until takeDamaged is
+	// called.
 	damaged map[string]filestore.Damaged
-	// began is where the streams ended when s started, before anybody connected.
+	// lastSeqs are the last sequences of the streams when s started, before anybody connected.
 	lastSeqs map[string]uint64
 }
 
-// startHost returns when the server accepts connections.
+// startServer returns when the server accepts connections.
 func startServer(ctx context.Context, configFile string, log *zap.Logger) (*embeddedServer, error) {
 	key, err := nkeys.CreateUser()
 	if err != nil {
-		return nil, fmt.Errorf("make the leaf's own nkey: %w", err)
+		return nil, fmt.Errorf("create the leaf's nkey: %w", err)
 	}
 	h := &embeddedServer{configFile: configFile, key: key, log: log}
 	return h, h.start(ctx)
@@ -122,7 +123,7 @@ func (h *embeddedServer) start(ctx context.Context) error {
 	return nil
 }
 
-// between is how long it takes from one attempt to reach the hub to the next, at most.
+// attemptIntervalOf returns the longest time between two attempts to reach the hub.
 func attemptIntervalOf(opts *server.Options) time.Duration {
 	dial := opts.LeafNode.DialTimeout
 	for _, r := range opts.LeafNode.Remotes {
@@ -131,8 +132,8 @@ func attemptIntervalOf(opts *server.Options) time.Duration {
 	return 2*opts.LeafNode.ReconnectInterval + dial // the server adds up to as much again at random
 }
 
-// ends are the last sequences of the streams that a server has, by name; none of a stream
-// that it does not tell.
+// lastSequences returns the last sequence of each stream of a server by name, without the
+// streams that the server does not report.
 func lastSequences(s *server.Server) map[string]uint64 {
 	out := map[string]uint64{}
 	if s == nil {
@@ -150,8 +151,8 @@ func lastSequences(s *server.Server) map[string]uint64 {
 	return out
 }
 
-// beginning is where a stream ended when the server that runs now started, before anybody
-// in this process could store anything; false when it is not known.
+// lastAtStart returns the last sequence of a stream when the running server started, before
+// anybody in this process could store anything, and false if it is unknown.
 func (h *embeddedServer) lastAtStart(stream string) (uint64, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -170,8 +171,8 @@ func (h *embeddedServer) addDamaged(found []filestore.Damaged) {
 	}
 }
 
-// takeDamaged returns the streams that were found damaged before a start of the server, by
-// name, and that it has not returned before.
+// takeDamaged returns the streams, by name, that were found damaged before a start of the server
+// and that it has not returned before.
 func (h *embeddedServer) takeDamaged() map[string]filestore.Damaged {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -180,7 +181,7 @@ func (h *embeddedServer) takeDamaged() map[string]filestore.Damaged {
 	return found
 }
 
-// stop ends the server and waits for it.
+// stop stops the server and waits until it has stopped.
 func (h *embeddedServer) stop() {
 	h.mu.Lock()
 	s := h.s
@@ -192,21 +193,21 @@ func (h *embeddedServer) stop() {
 	}
 }
 
-// restart stops the server, calls between, and starts it again also when that fails.
+// restart stops the server, calls between, and starts the server again even if between fails.
 func (h *embeddedServer) restart(ctx context.Context, between func() error) error {
 	h.stop()
 	err := between()
 	return errors.Join(err, h.start(ctx))
 }
 
-// server is nil while none runs.
+// server returns the running server, or nil if none runs.
 func (h *embeddedServer) server() *server.Server {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.s
 }
 
-// storeDir is JetStream's folder.
+// storeDir returns the folder of JetStream.
 func (h *embeddedServer) storeDir() string {
 	if s := h.server(); s != nil {
 		if c := s.JetStreamConfig(); c != nil {
@@ -216,12 +217,12 @@ func (h *embeddedServer) storeDir() string {
 	return ""
 }
 
-// makingStream bounds how long the creation of a stream takes.
+// streamCreationTime bounds how long the creation of a stream takes.
 const streamCreationTime = time.Second
 
-// frozen returns why JetStream does not store, or nil if it does. After a disk error a
-// stream refuses every message until the server is restarted. What passes by itself is
-// waited for, for makingStream at most.
+// storeError returns why JetStream does not store, or nil if it does. After a disk error a
+// stream refuses every message until the server is restarted. What passes by itself is waited
+// for, for streamCreationTime at most.
 func (h *embeddedServer) storeError() error {
 	for start := time.Now(); ; time.Sleep(streamCreationTime / 20) {
 		s := h.server()
@@ -292,7 +293,7 @@ func connect(cfg NATSConfig, h *embeddedServer, site string, log *zap.Logger) (*
 	return nc, nil
 }
 
-// login is how the leaf authenticates at the server that it embeds.
+// login returns how the leaf authenticates at the embedded server.
 func (h *embeddedServer) login() (nats.Option, error) {
 	nkey, err := h.key.PublicKey()
 	if err != nil {
@@ -301,7 +302,7 @@ func (h *embeddedServer) login() (nats.Option, error) {
 	return nats.Nkey(nkey, h.key.Sign), nil
 }
 
-// login is how the leaf authenticates at a nats-server of the gateway's own.
+// login returns how the leaf authenticates at a nats-server outside of this process.
 func (c NATSConfig) login() ([]nats.Option, error) {
 	if c.User == "" {
 		return nil, nil
@@ -335,5 +336,5 @@ func (l natsLogger) Warnf(format string, v ...any)  { l.log.Warnf(format, v...) 
 func (l natsLogger) Debugf(format string, v ...any) { l.log.Debugf(format, v...) }
 func (l natsLogger) Tracef(format string, v ...any) { l.log.Debugf(format, v...) }
 
-// Fatalf logs only: whether the process ends is the leaf's decision.
+// Fatalf only logs: the leaf decides whether the process ends.
 func (l natsLogger) Fatalf(format string, v ...any) { l.log.Errorf(format, v...) }

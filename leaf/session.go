@@ -12,20 +12,19 @@ import (
 const (
 	minBackoff = 200 * time.Millisecond
 	maxBackoff = 5 * time.Second
-	// settle is how long a session waits at most after the link has changed.
+	// settle bounds the delay of a session after a change of the link.
 	settle = 100 * time.Millisecond
 )
 
-// errLinkChanged ends a session: what is in flight on the old connection is lost.
+// errLinkChanged ends a session because what is in flight on the old connection is lost.
 var errLinkChanged = errors.New("the link to the hub changed")
 
-// sessions runs one session after another until ctx ends, each from a time when the
-// link is up until something fails or the link changes. A session returns how much it
-// got done: after some progress the next one starts soon. The delay has jitter, so that
-// the sites do not all return at once after an outage of the hub; after a change of the
-// link it is short, as nats-server has waited at random before it connected. A failure is
-// logged once until there is progress again; changes of the link are logged where they
-// are seen.
+// sessions runs one session after another until ctx ends, each from a time when the link is up
+// until something fails or the link changes. A session returns how much it did: after progress
+// the next one starts soon. The delay has jitter, so that the sites do not all return at once
+// after an outage of the hub; after a change of the link it is short, since nats-server has
+// waited for a random time before it connected. A failure is logged once until there is
+// progress; changes of the link are logged elsewhere.
 func (l *link) sessions(ctx context.Context, log *zap.Logger, session func(context.Context) (int, error)) error {
 	backoff, waiting := minBackoff, false
 	for {
@@ -60,7 +59,7 @@ func (l *link) sessions(ctx context.Context, log *zap.Logger, session func(conte
 	}
 }
 
-// whileUp is one session, which ends when the link changes.
+// whileUp runs one session, which ends when the link changes.
 func (l *link) whileUp(ctx context.Context, session func(context.Context) (int, error)) (int, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	_, _, changed := l.State()

@@ -15,14 +15,14 @@ import (
 // statusWait bounds the reading of the status. What cannot be read in time counts as 0.
 const statusWait = 2 * time.Second
 
-// degraded names what is wrong with the leaf now. The zero value names nothing. It is
+// degraded is the set of reasons for which the leaf is degraded. The zero value is empty. It is
 // safe for concurrent use.
 type degraded struct {
 	mu    sync.Mutex
 	names []string
 }
 
-// set adds a name or takes it away, and returns whether that changed something.
+// set adds or removes a reason and reports whether that changed the set.
 func (d *degraded) set(name string, on bool) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -38,7 +38,7 @@ func (d *degraded) set(name string, on bool) bool {
 	return true
 }
 
-// list is sorted.
+// list returns the reasons, sorted.
 func (d *degraded) list() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -48,7 +48,7 @@ func (d *degraded) list() []string {
 // quarantine counts the messages that a part of the leaf could not read.
 type quarantine interface{ Quarantined() uint64 }
 
-// status is how the leaf is doing, read from its streams when somebody asks.
+// status reads the state of the leaf from its streams.
 type status struct {
 	js          jetstream.JetStream
 	quarantined []quarantine
@@ -56,11 +56,12 @@ type status struct {
 	degraded    *degraded
 }
 
-// reading is the status at one time.
+// snapshot is the state at one time.
 type snapshot struct {
-	// pending is by stream what waits for the hub's acknowledgement.
+	// pending is the number of messages by stream that the hub has not acknowledged.
 	pending map[string]uint64
-	// unapplied is what the slowest consumer of SITE_DESIRED has not taken over.
+	// unapplied is the number of messages that the slowest consumer of SITE_DESIRED has not
+	// acknowledged.
 	unapplied   uint64
 	quarantined uint64
 	dropped     uint64
@@ -80,8 +81,8 @@ func (s *status) read(ctx context.Context) snapshot {
 	return r
 }
 
-// waiting is how many messages of a stream a consumer has not acknowledged. Before there
-// is a forwarder all wait for it; a device worker that is not there waits for none.
+// unacknowledged returns the number of messages of a stream that a consumer has not
+// acknowledged. Without a forwarder that is all of them; without a device worker it is none.
 func (s *status) unacknowledged(ctx context.Context, stream, consumer string) uint64 {
 	c, err := s.js.Consumer(ctx, stream, consumer)
 	switch {

@@ -19,54 +19,54 @@ import (
 )
 
 const (
-	// watchInterval is how often the keeper looks at disk and store.
+	// checkInterval is the time between two checks of the disk and the store.
 	checkInterval = time.Second
-	// The embedded server is restarted because of its store after minRest at the
-	// earliest, doubled each time that it did not help.
+	// The embedded server is restarted because of its store after minRestartPause at the
+	// earliest, doubled each time that the restart did not help.
 	minRestartPause = 5 * time.Second
 	maxRestartPause = time.Minute
 )
 
-// errRebuild says that SITE_DESIRED has to be made anew, and that all who read it have
-// to start again.
+// errRebuild says that SITE_DESIRED has to be created again, and that all its readers have to
+// start again.
 var errRebuild = errors.New("the store of desired state is damaged")
 
-// keeper looks after the site's streams: that they exist, that they are whole, and that
-// there is room for them. What it cannot know of a nats-server of the gateway's own,
-// it leaves to that.
+// storeSupervisor looks after the streams of the site: that they exist, that they are complete,
+// and that there is room for them. It leaves a nats-server that runs outside of this process
+// alone where it cannot see the files.
 type storeSupervisor struct {
 	site           string
 	telemetryBytes int64
-	host           *embeddedServer // nil: a nats-server of the gateway's own
+	host           *embeddedServer // nil: a nats-server outside of this process
 	js             jetstream.JetStream
 	disk           disk
 	drops          *dropLog
 	checkpoints    *checkpoints
 	timelines      map[string]*timelineStore
-	// censusFile says what SITE_DESIRED held when it was trimmed.
+	// liveSetFile lists what SITE_DESIRED held at the last compaction.
 	liveSetFile string
 	degraded    *degraded
 	counts      *counts
 	log         *zap.Logger
 
-	// storing is held while SITE_DESIRED is changed, and while all of it is read: what is
-	// superseded in between would count as missing.
+	// storing is held while SITE_DESIRED is changed, and while all of it is read: a message that
+	// is superseded during the reading would count as missing.
 	storing sync.Mutex
 
 	// complete is closed when SITE_DESIRED holds what it should.
 	complete chan struct{}
 	once     sync.Once
-	// suspect holds a word when a reader found messages of SITE_DESIRED unreadable.
+	// unreadable is signalled when a reader finds messages of SITE_DESIRED that cannot be read.
 	unreadable chan struct{}
 
-	// damaged: a block of SITE_DESIRED was, when the server started.
+	// damaged is set if a block of SITE_DESIRED was damaged when the server started.
 	damaged bool
 
 	restartPause time.Duration
 	restarted    time.Time
 
-	// idle is how many looks in a row found that nobody tries to reach the hub, stall after
-	// how many that is mended: stallLooks.
+	// idleChecks counts consecutive checks without a connection to the hub or an attempt at one;
+	// after maxIdleChecks of them the server is restarted.
 	idleChecks, maxIdleChecks int
 
 	saying sync.Mutex
@@ -76,7 +76,7 @@ type storeSupervisor struct {
 func newStoreSupervisor(l *Leaf, h *embeddedServer, js jetstream.JetStream) *storeSupervisor {
 	drops, err := openDropLog(l.cfg.DataDir)
 	if err != nil {
-		l.log.Warn("what was dropped before is not known", zap.Error(err))
+		l.log.Warn("counts of dropped records not read, counting starts again", zap.Error(err))
 	}
 	k := &storeSupervisor{
 		site: l.cfg.Site, telemetryBytes: l.cfg.Storage.TelemetryBytes, host: h, js: js,
@@ -94,8 +94,8 @@ func newStoreSupervisor(l *Leaf, h *embeddedServer, js jetstream.JetStream) *sto
 	return k
 }
 
-// open brings the streams up, whatever state their files are in, and returns when they
-// can be used. It blocks until there is a JetStream, and room to make what is missing.
+// open brings the streams up, whatever state their files are in, and returns when they can be
+// used. It blocks until JetStream is available and has room for the streams that are missing.
 func (k *storeSupervisor) open(ctx context.Context) error {
 	if err := k.recoverStreams(ctx, true); err != nil {
 		return err
@@ -124,9 +124,9 @@ func (k *storeSupervisor) open(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// recover makes the streams that are missing, and sets aside those whose files the
-// server does not accept: of what the hub may not have, the messages are kept, unless
-// they are what the server does not accept.
+// recoverStreams creates missing streams, and sets streams aside whose files the server does not
+// accept. The messages of irreplaceable streams are kept if keepMessages is set, which the
+// caller clears after the server rejected them as well.
 func (k *storeSupervisor) recoverStreams(ctx context.Context, keepMessages bool) error {
 	if k.host == nil {
 		return k.ensureStreams(ctx)
@@ -170,8 +170,8 @@ func (k *storeSupervisor) recoverStreams(ctx context.Context, keepMessages bool)
 	return k.recoverStreams(ctx, false)
 }
 
-// restart restarts the server and calls between while it does not run, whose error is
-// told: the server runs without what it should have done. An error: no server runs.
+// stopAndStart restarts the server and calls between while it does not run. An error of between
+// is logged and the server runs all the same; it returns an error if no server runs.
 func (k *storeSupervisor) stopAndStart(ctx context.Context, what string, between func() error) error {
 	err := k.host.restart(ctx, between)
 	if k.told(what, err); k.host.server() == nil {
@@ -180,9 +180,9 @@ func (k *storeSupervisor) stopAndStart(ctx context.Context, what string, between
 	return nil
 }
 
-// ensure makes the streams what they should be. A server of the gateway's own may come
-// up after the leaf, and a full disk may be emptied, so it is tried again until ctx ends.
-// A stream that exists is used as it is when the disk does not let it be changed.
+// ensureStreams creates or updates the streams. It retries until ctx ends, since a nats-server
+// outside of this process may start after the leaf, and a full disk may get room. If the disk is
+// too full to update a stream, the stream is used as it is.
 func (k *storeSupervisor) ensureStreams(ctx context.Context) error {
 	for {
 		attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -213,7 +213,7 @@ func (k *storeSupervisor) ensureOnce(ctx context.Context) error {
 		have, err := k.js.Stream(ctx, want[i].Name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			if _, err := k.js.CreateStream(ctx, want[i]); err != nil {
-				return fmt.Errorf("make stream %s: %w", want[i].Name, err)
+				return fmt.Errorf("create stream %s: %w", want[i].Name, err)
 			}
 			continue
 		}
@@ -221,7 +221,7 @@ func (k *storeSupervisor) ensureOnce(ctx context.Context) error {
 			return fmt.Errorf("look up stream %s: %w", want[i].Name, err)
 		}
 		cfg := have.CachedInfo().Config
-		want[i].Metadata = maps.Clone(cfg.Metadata) // the lineage
+		want[i].Metadata = maps.Clone(cfg.Metadata) // holds the timeline
 		if want[i].Name == streams.SiteTelemetry && cfg.MaxBytes < want[i].MaxBytes {
 			want[i].MaxBytes = cfg.MaxBytes // raised again when the disk has room
 		}
@@ -236,8 +236,8 @@ func (k *storeSupervisor) ensureOnce(ctx context.Context) error {
 	return nil
 }
 
-// verifyDesired reads all of SITE_DESIRED and makes it anew when something is wrong with
-// it, and says whether it holds all that it held before.
+// verifyDesired reads all of SITE_DESIRED, creates it again if it is damaged, and records
+// whether it holds everything that it held before.
 func (k *storeSupervisor) verifyDesired(ctx context.Context) error {
 	reason, whole, err := k.inspect(ctx)
 	if err != nil {
@@ -262,15 +262,15 @@ func (k *storeSupervisor) verifyDesired(ctx context.Context) error {
 	was, _ := k.checkpoints.get(streams.SiteDesired)
 	if reason != "" || !whole || was.Incomplete {
 		// A kubelet that sees less than there was would stop what still has to run.
-		k.log.Warn("desired state is not complete; pods and devices stay as they are until it has arrived")
+		k.log.Warn("desired state is incomplete; pods and devices stay as they are until the hub has delivered it")
 		return k.saveCheckpoint(ctx, "", true)
 	}
 	k.markComplete(ctx)
 	return nil
 }
 
-// inspect says why SITE_DESIRED cannot be used, "" when it can, and whether all that was
-// seen of it is there.
+// inspect returns why SITE_DESIRED cannot be used, or "" if it can, and whether it holds
+// everything that it is known to have held.
 func (k *storeSupervisor) inspect(ctx context.Context) (reason string, whole bool, err error) {
 	k.storing.Lock()
 	defer k.storing.Unlock()
@@ -308,13 +308,13 @@ func (k *storeSupervisor) inspect(ctx context.Context) (reason string, whole boo
 	case err != nil:
 		return "", false, fmt.Errorf("read %s: %w", streams.SiteDesired, err)
 	case whole && was.Digest != "" && was.Last == info.State.LastSeq && was.Digest != m.Digest():
-		return "it holds something else than when it was closed", false, nil
+		return "its content differs from what it was at shutdown", false, nil
 	}
 	return "", whole, nil
 }
 
-// noteDamaged notes what follows from damage that was found in the files before the server
-// started. Of what is forwarded, the forwarder and the marks tell what is missing.
+// handleDamage acts on damage that was found in the files before the server started. Losses in
+// forwarded streams are found by the forwarder and the checkpoints.
 func (k *storeSupervisor) handleDamage(ctx context.Context) {
 	if k.host == nil {
 		return
@@ -340,7 +340,7 @@ func (k *storeSupervisor) handleDamage(ctx context.Context) {
 	}
 }
 
-// completed notes that SITE_DESIRED holds what it should.
+// markComplete records that SITE_DESIRED holds what it should.
 func (k *storeSupervisor) markComplete(ctx context.Context) {
 	k.once.Do(func() {
 		k.told("mark", k.saveCheckpoint(ctx, "", false))
@@ -348,7 +348,7 @@ func (k *storeSupervisor) markComplete(ctx context.Context) {
 	})
 }
 
-// mark remembers how far SITE_DESIRED has come.
+// saveCheckpoint checkpoints SITE_DESIRED.
 func (k *storeSupervisor) saveCheckpoint(ctx context.Context, digest string, incomplete bool) error {
 	s, err := k.js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
@@ -358,7 +358,7 @@ func (k *storeSupervisor) saveCheckpoint(ctx context.Context, digest string, inc
 	return k.checkpoints.put(streams.SiteDesired, checkpoint{Created: i.Created.UnixNano(), Last: i.State.LastSeq, Digest: digest, Incomplete: incomplete})
 }
 
-// seal remembers all streams when nothing is written any more.
+// checkpointAtShutdown checkpoints all streams after the last write.
 func (k *storeSupervisor) checkpointAtShutdown(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, readWait)
 	defer cancel()
@@ -376,7 +376,7 @@ func (k *storeSupervisor) checkpointAtShutdown(ctx context.Context) {
 	k.checkpointUpstream(ctx)
 }
 
-// rebuilt notes that a stream is set aside.
+// recordRebuild logs and counts that a stream is set aside.
 func (k *storeSupervisor) recordRebuild(stream, reason string) {
 	k.log.Error("stream set aside, its files are damaged", zap.String("stream", stream), zap.String("reason", reason))
 	k.counts.rebuilt.WithLabelValues(stream).Inc()

@@ -18,26 +18,28 @@ import (
 )
 
 const (
-	// claimsKey is the key of a stream's metadata that holds its lineage.
+	// timelineKey is the key in the metadata of a stream that holds its timeline.
 	timelineKey = "petiole.dev/claims"
-	// maxClaims bounds a lineage: what is older is of no use once it was forwarded.
+	// maxIncarnations bounds a timeline. Older incarnations are of no use once their messages
+	// were forwarded.
 	maxIncarnations = 32
 )
 
-// claim is a start of the leaf: what a stream stored from sequence From on is its. ID
-// is about the time of the start, ns since 1970.
+// incarnation is one run of the leaf that wrote to a stream: it assigned the sequences from from
+// on. id is about the time of the start, in ns since 1970.
 type incarnation struct {
 	id   int64
 	from uint64
 }
 
-// lineage are the claims on a stream, oldest first. It is stored with the stream, so
-// that a copy of the store, or an older copy that is put back, shares the claims up to
-// the moment of the copy and none after it. A record's id names its claim: two leaves
-// with one identity, or a store that was rolled back, never give one id to two records.
+// timeline lists the incarnations that wrote to a stream, oldest first. It is stored with the
+// stream, so that a copy of the store, or an older copy that is restored, shares the
+// incarnations up to the copy and none after it. The id of a record names its incarnation.
+// Therefore two leaves with one identity, or a store that was rolled back, never use one id for
+// two records.
 type timeline []incarnation
 
-// parseLineage reads the metadata of a stream that was made at created.
+// parseTimeline reads the timeline of a stream that was created at the given time.
 func parseTimeline(s string, created time.Time) (timeline, error) {
 	l := timeline{{id: created.UnixNano()}}
 	if s == "" {
@@ -47,21 +49,21 @@ func parseTimeline(s string, created time.Time) (timeline, error) {
 		id, from, _ := strings.Cut(part, ":")
 		n, err := strconv.ParseInt(id, 10, 64)
 		if err != nil {
-			return nil, fmt.Errorf("lineage %q: %w", s, err)
+			return nil, fmt.Errorf("timeline %q: %w", s, err)
 		}
 		at, err := strconv.ParseUint(from, 10, 64)
 		if err != nil {
-			return nil, fmt.Errorf("lineage %q: %w", s, err)
+			return nil, fmt.Errorf("timeline %q: %w", s, err)
 		}
 		if at < l[len(l)-1].from {
-			return nil, fmt.Errorf("lineage %q is not in order", s)
+			return nil, fmt.Errorf("timeline %q is not in order", s)
 		}
 		l = append(l, incarnation{n, at})
 	}
 	return l, nil
 }
 
-// String leaves out the first claim, which is the stream's creation.
+// String omits the first incarnation, which is the creation of the stream.
 func (l timeline) String() string {
 	var b strings.Builder
 	for i, c := range l[1:] {
@@ -73,8 +75,8 @@ func (l timeline) String() string {
 	return b.String()
 }
 
-// with is the lineage with one more claim, from a sequence on. When they are too many,
-// the oldest but the first goes, and what it had becomes its successor's.
+// with returns the timeline with one more incarnation. If that makes too many, the second is
+// merged into its successor.
 func (l timeline) with(c incarnation) timeline {
 	out := append(timeline{}, l...)
 	if len(out) >= maxIncarnations {
@@ -84,7 +86,7 @@ func (l timeline) with(c incarnation) timeline {
 	return append(out, c)
 }
 
-// spot is the place of a sequence.
+// position returns the position of a sequence.
 func (l timeline) position(seq uint64) position {
 	owner := l[0]
 	for _, c := range l {
@@ -95,13 +97,14 @@ func (l timeline) position(seq uint64) position {
 	return position{owner.id, seq}
 }
 
-// id is the message id of a sequence.
+// messageID returns the message id of a sequence.
 func (l timeline) messageID(site, stream string, seq uint64) streams.ForwardID {
 	return streams.ForwardID{Site: site, Stream: stream, Created: time.Unix(0, l.position(seq).Incarnation), Seq: seq}
 }
 
-// locate is up to which sequence this stream is at the hub when the hub's last message
-// of it has that id. false: the id is of another stream's, or of another copy's, life.
+// locate returns the sequence up to which the hub has this stream, given the id of the last
+// message that the hub has of it. It returns false if the id belongs to another stream or to
+// another copy of it.
 func (l timeline) locate(stream string, id streams.ForwardID) (uint64, bool) {
 	if id.Stream != stream {
 		return 0, false
@@ -109,15 +112,15 @@ func (l timeline) locate(stream string, id streams.ForwardID) (uint64, bool) {
 	return l.lastCommon(position{id.Created.UnixNano(), id.Seq})
 }
 
-// find is the last sequence up to a place that this stream has in common with the one
-// that the place is of, false when they have none.
+// lastCommon returns the last sequence up to a position that this stream shares with the stream
+// of the position. It returns false if they share none.
 func (l timeline) lastCommon(at position) (uint64, bool) {
 	for i, c := range l {
 		if c.id != at.Incarnation {
 			continue
 		}
 		if i+1 < len(l) && at.Seq >= l[i+1].from {
-			// What came after was stored by a copy that is no more, or that is another's.
+			// What came after was stored by a copy that no longer exists, or by another leaf.
 			return max(l[i+1].from, 1) - 1, true
 		}
 		return at.Seq, true
@@ -125,30 +128,33 @@ func (l timeline) lastCommon(at position) (uint64, bool) {
 	return 0, false
 }
 
-// newClaim is unique among the copies of a store, also where the clock stands still.
+// newIncarnation returns an incarnation with an id that is unique among the copies of a store,
+// even if the clock stands still.
 func newIncarnation(from uint64) (incarnation, error) {
 	var b [4]byte
 	if _, err := rand.Read(b[:]); err != nil {
-		return incarnation{}, fmt.Errorf("make a claim: %w", err)
+		return incarnation{}, fmt.Errorf("create an incarnation id: %w", err)
 	}
 	const spread = 1 << 30 // about a second
 	return incarnation{id: time.Now().UnixNano() - int64(binary.BigEndian.Uint32(b[:])%spread), from: from}, nil
 }
 
-// claimer gives a stream that is forwarded a claim of this start of the leaf.
+// timelineStore adds this start of the leaf to the timeline of a stream that is forwarded.
 type timelineStore struct {
 	js     jetstream.JetStream
 	stream string
 
 	mu      sync.Mutex
 	started bool
-	// from is what the next claim begins with, 0: behind the stream's end.
+	// from is the first sequence of the next incarnation, or 0 for the one behind the end of the
+	// stream.
 	from uint64
 	// end ends the session that forwards the stream.
 	end context.CancelCauseFunc
 }
 
-// lineage returns the stream's lineage, after this start's claim was stored with it.
+// timeline returns the timeline of the stream, after the incarnation of this start was stored
+// with it.
 func (c *timelineStore) timeline(ctx context.Context) (timeline, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -162,7 +168,7 @@ func (c *timelineStore) timeline(ctx context.Context) (timeline, error) {
 		return l, nil
 	}
 	if err != nil {
-		// Not of our making: what was claimed is not known.
+		// Somebody else wrote it: the incarnations are not known.
 		l = timeline{{id: info.Created.UnixNano()}}
 	}
 	from := info.State.LastSeq + 1
@@ -181,17 +187,18 @@ func (c *timelineStore) timeline(ctx context.Context) (timeline, error) {
 	}
 	cfg.Metadata[timelineKey] = l.String()
 	if _, err := c.js.UpdateStream(ctx, cfg); err != nil {
-		return nil, fmt.Errorf("claim %s: %w", c.stream, err)
+		return nil, fmt.Errorf("store the timeline of %s: %w", c.stream, err)
 	}
 	c.started, c.from = true, 0
 	return l, nil
 }
 
-// errRolledBack ends a session: what the stream stores now has ids of another claim.
+// errRolledBack ends a session because new messages of the stream get ids of another
+// incarnation.
 var errRolledBack = errors.New("the stream was rolled back")
 
-// again makes the next call of lineage store a new claim, on what is behind end: the
-// stream was found to have been rolled back to there. It ends the session.
+// startNew ends the session and makes the next call of timeline store a new incarnation, which
+// begins behind end: the stream was found to be rolled back to there.
 func (c *timelineStore) startNew(end uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -201,8 +208,8 @@ func (c *timelineStore) startNew(end uint64) {
 	}
 }
 
-// session returns a context for a session that forwards the stream, one at a time, which
-// lasts as long as the claim.
+// session returns a context for a session that forwards the stream, one at a time. It ends when
+// a new incarnation starts.
 func (c *timelineStore) session(ctx context.Context) (context.Context, context.CancelCauseFunc) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

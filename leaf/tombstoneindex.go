@@ -16,17 +16,18 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// buried are the tombstones of SITE_DESIRED, by subject.
+// tombstoneIndex maps each subject of SITE_DESIRED to its tombstone.
 //
-// A hub that was killed may have a superseded message again whose tombstone it had removed
-// (docs/decisions/0013), and deliver it before the bridge has seen that. The node API
-// refuses it because of the tombstone; but a stream keeps the last message of a subject, and
-// a node API that starts later would read nothing else. So the tombstone is what is stored.
+// A hub that was killed may hold a superseded message again whose tombstone it had removed
+// (docs/decisions/0013), and deliver it before the bridge has noticed. The node API rejects it
+// because of the tombstone. But a stream keeps only the last message of a subject, so a node API
+// that starts later would find nothing but the old version. The replicator therefore stores the
+// tombstone again instead of the old version.
 //
-// It knows those of the last tombstoneLife, and up to as many older ones.
+// The index holds the tombstones of the last tombstoneRetention and up to as many older ones.
 type tombstoneIndex struct {
 	bySubject map[string]tombstone
-	// pruned is how many there were when old ones were forgotten the last time.
+	// pruned is the number of entries after old ones were last removed.
 	pruned int
 }
 
@@ -35,7 +36,7 @@ type tombstone struct {
 	since          time.Time
 }
 
-// readBuried reads the tombstones of a stream.
+// readTombstones reads the tombstones of SITE_DESIRED.
 func readTombstones(ctx context.Context, js jetstream.JetStream, site string) (*tombstoneIndex, error) {
 	s, err := js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
@@ -52,7 +53,7 @@ func readTombstones(ctx context.Context, js jetstream.JetStream, site string) (*
 	return b, nil
 }
 
-// stored takes note of a message that is on disk since at.
+// record updates the index with a message that was stored at the given time.
 func (b *tombstoneIndex) record(subject string, h nats.Header, at time.Time) {
 	if h.Get(streams.HeaderOp) != string(streams.OpDelete) {
 		delete(b.bySubject, subject)
@@ -65,9 +66,9 @@ func (b *tombstoneIndex) record(subject string, h nats.Header, at time.Time) {
 	}
 }
 
-// outrank says whether a tombstone ends the object that a message puts: it is of the same
-// epoch, and of a higher version. An equal version is an object that was not wanted at the
-// site for a time.
+// supersedes reports whether a tombstone is newer than the object in m: it has the same epoch
+// and a higher version. An equal version means that the object left the site's scope for a while
+// and is back.
 func (b *tombstoneIndex) supersedes(m *nats.Msg) bool {
 	g, ok := b.bySubject[m.Subject]
 	if !ok || m.Header.Get(streams.HeaderOp) != string(streams.OpPut) || m.Header.Get(streams.HeaderEpoch) != g.epoch {
@@ -77,7 +78,7 @@ func (b *tombstoneIndex) supersedes(m *nats.Msg) bool {
 	return err == nil && c > 0
 }
 
-// exhume reads the tombstones that are stored, once.
+// loadTombstones reads the index from the stream on first use.
 func (r *replicator) loadTombstones(ctx context.Context) (err error) {
 	if r.tombstones != nil {
 		return nil
@@ -91,8 +92,9 @@ func (r *replicator) loadTombstones(ctx context.Context) (err error) {
 	return err
 }
 
-// message is what is stored for a delivery: without what instructed the hub's stream, with
-// its place there, also when the tombstone that outranks it is stored instead.
+// storedMessage returns the message to store for a delivery, without the headers that were meant
+// for the hub's stream and with its position there. If a tombstone supersedes the delivery, the
+// tombstone is stored again at that position.
 func (r *replicator) storedMessage(ctx context.Context, d delivery, identity string) (*nats.Msg, error) {
 	msg := nats.NewMsg(d.Subject)
 	msg.Header, msg.Data = withoutServerHeaders(d.Header), d.Data
@@ -104,7 +106,7 @@ func (r *replicator) storedMessage(ctx context.Context, d delivery, identity str
 		last, err := s.GetLastMsgForSubject(ctx, d.Subject)
 		switch {
 		case err == nil && last.Header.Get(streams.HeaderOp) == string(streams.OpDelete):
-			r.log.Warn("the hub delivers an object that its tombstone outranks; the tombstone stays",
+			r.log.Warn("old version of a deleted object received; its tombstone is kept",
 				zap.String("subject", d.Subject), zap.String("version", msg.Header.Get(streams.HeaderVersion)))
 			msg.Header, msg.Data = withoutServerHeaders(last.Header), nil
 		case err != nil && !errors.Is(err, jetstream.ErrMsgNotFound): // old tombstones are removed
@@ -115,8 +117,8 @@ func (r *replicator) storedMessage(ctx context.Context, d delivery, identity str
 	return msg, nil
 }
 
-// ownHeaders are those by which no nats-server was instructed, or says where the message
-// lies.
+// withoutServerHeaders returns the headers that neither instruct a nats-server nor describe
+// where a message is stored.
 func withoutServerHeaders(h nats.Header) nats.Header {
 	out := nats.Header{}
 	for k, v := range h {

@@ -12,7 +12,8 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// Run watches until ctx ends. errRebuild: SITE_DESIRED is damaged.
+// Run checks the disk and the store until ctx ends. It returns errRebuild if SITE_DESIRED is
+// damaged.
 func (k *storeSupervisor) Run(ctx context.Context) error {
 	tick := time.NewTicker(checkInterval)
 	defer tick.Stop()
@@ -30,7 +31,8 @@ func (k *storeSupervisor) Run(ctx context.Context) error {
 	}
 }
 
-// doubt says that messages of SITE_DESIRED could not be read.
+// reportUnreadable tells the supervisor that messages of SITE_DESIRED could not be read. It does
+// not block.
 func (k *storeSupervisor) reportUnreadable() {
 	select {
 	case k.unreadable <- struct{}{}:
@@ -38,7 +40,7 @@ func (k *storeSupervisor) reportUnreadable() {
 	}
 }
 
-// look is one look at disk and store.
+// check examines the disk and the store once.
 func (k *storeSupervisor) check(ctx context.Context) {
 	asking, cancel := context.WithTimeout(ctx, statusWait)
 	defer cancel()
@@ -91,8 +93,8 @@ func (k *storeSupervisor) checkpointAll(ctx context.Context) {
 	k.told("device worker's memory not known", k.checkDeviceState(ctx, false))
 }
 
-// thaw restarts a server that does not store any more, when there is a chance that it
-// will: after an error of the disk a stream refuses everything until then.
+// restartStalled restarts a server that stopped storing, if there is a chance that this helps:
+// after a disk error a stream refuses every message until the restart.
 func (k *storeSupervisor) restartStalled(ctx context.Context, s space) {
 	if time.Since(k.restarted) < k.restartPause {
 		return
@@ -106,13 +108,13 @@ func (k *storeSupervisor) restartStalled(ctx context.Context, s space) {
 			return
 		}
 	}
-	k.log.Warn("restarting the embedded server, whose store is frozen")
+	k.log.Warn("restarting the embedded server, its store has stopped accepting messages")
 	k.counts.restarts.Inc()
 	k.restart(ctx, func() error { return nil })
 }
 
-// revive restarts the server and calls between while it does not run. A stream that has
-// less afterwards is claimed anew before anything of it is forwarded or marked.
+// restart restarts the server and calls between while it does not run. A stream that holds less
+// afterwards starts a new incarnation before anything of it is forwarded or checkpointed.
 func (k *storeSupervisor) restart(ctx context.Context, between func() error) {
 	had := lastSequences(k.host.server())
 	err := k.stopAndStart(ctx, "restart", between)
@@ -146,8 +148,8 @@ func (k *storeSupervisor) restart(ctx context.Context, between func() error) {
 	}
 }
 
-// boundTelemetry sets the limit of SITE_TELEMETRY to what the disk has room for. The
-// oldest records yield; on a disk that is as good as full new ones are refused.
+// boundTelemetry sets the limit of SITE_TELEMETRY to what the disk has room for. The oldest
+// records are dropped; if the disk is as good as full, new ones are refused.
 func (k *storeSupervisor) boundTelemetry(ctx context.Context, s space) error {
 	stream, err := k.js.Stream(ctx, streams.SiteTelemetry)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {

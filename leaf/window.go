@@ -3,24 +3,25 @@ package leaf
 import "time"
 
 const (
-	// firstWindow is how many bytes are sent on a line that nothing is known of: 7 s of
-	// 9.6 kbit/s, after which the leaf's pings have not given up yet. minWindow is the least.
+	// firstWindow is the window on an unknown line: it takes 7 s at 9.6 kbit/s, less than the
+	// timeout of the leaf's pings. minWindow is the smallest window.
 	firstWindow = 8 << 10
 	minWindow   = 2 << 10
 )
 
-// window bounds the bytes that are under way in one direction, by what the line has
-// carried: about as many as it takes a given time for. What answers, pings and acknowledgements
-// wait behind stays as short. A message that is larger goes alone.
+// window bounds the bytes in flight in one direction by what the line has carried: as many as it
+// carries in a given time. Answers, pings and acknowledgements wait no longer than that behind
+// them. A larger message is sent alone.
 //
-// A line that nothing is known of is tried as TCP does it (RFC 5681, slow start): each
-// transfer that fills the window and is quick doubles it. A slow one brings it down at once.
-// The zero value is not usable: see newWindow.
+// An unknown line is tried as in TCP (RFC 5681, slow start): each transfer that fills the window
+// and is fast enough doubles it. A slow one reduces it at once. The zero value is not usable:
+// see newWindow.
 type window struct {
 	bytes, most int
-	// target is how long the bytes under way may take.
+	// target is how long the bytes in flight may take.
 	target time.Duration
-	// carried: something has arrived since begin, or there was nothing to carry.
+	// progressed is set if something has arrived since startSession, or there was nothing to
+	// carry.
 	progressed bool
 }
 
@@ -28,9 +29,9 @@ func newWindow(most int, target time.Duration) window {
 	return window{bytes: firstWindow, most: most, target: target, progressed: true}
 }
 
-// begin is a new session, whose line may be another one: what was learned of a faster one
-// does not count. When the session before had a backlog and carried nothing of it, it tried
-// too much.
+// startSession starts a session, whose line may be another one, so that what was learned of a
+// faster line does not count. If the session before had a backlog and carried nothing, its
+// window was too large.
 func (w *window) startSession(backlog bool) {
 	w.bytes = min(w.bytes, firstWindow)
 	if !w.progressed {
@@ -39,7 +40,8 @@ func (w *window) startSession(backlog bool) {
 	w.progressed = !backlog
 }
 
-// note takes over that the line carried so many bytes, one after the other, in so long.
+// record takes note that the line carried a number of bytes, one after the other, in a given
+// time.
 func (w *window) record(bytes int, took time.Duration) {
 	w.progressed = true
 	fit := w.most
