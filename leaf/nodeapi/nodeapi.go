@@ -146,14 +146,14 @@ func (a *API) start(ctx context.Context) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	vault, unreadable, err := openTokenCache(a.cfg.DataDir)
+	tokens, unreadable, err := openTokenCache(a.cfg.DataDir)
 	if err != nil {
 		return nil, err
 	}
 	if len(unreadable) > 0 {
 		a.log.Warn("unreadable tokens removed: pods get new ones when the cloud is reachable", zap.Int("count", len(unreadable)))
 	}
-	a.tokens = vault
+	a.tokens = tokens
 	a.store = newStore(first)
 	a.resync = newResyncTrigger(a.store, a.cfg.Node, a.log)
 	a.gc = &garbageCollector{api: a, wakeup: make(chan struct{}, 1)}
