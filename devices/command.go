@@ -165,9 +165,9 @@ func admit(c Command, deadline time.Time, def Definition, now time.Time) (plan, 
 	case len(c.Properties) == 0:
 		return nil, reject(ReasonNotValid, "no properties")
 	}
-	order, no := orderOf(c, def)
-	if no != nil {
-		return nil, no
+	order, rejection := orderOf(c, def)
+	if rejection != nil {
+		return nil, rejection
 	}
 	var out plan
 	for _, name := range order {
@@ -175,9 +175,9 @@ func admit(c Command, deadline time.Time, def Definition, now time.Time) (plan, 
 		if i < 0 {
 			return nil, reject(ReasonUnknownProperty, "the device has no property %q that can be used", name)
 		}
-		if no := validate(def.Points[i], c.Properties[name]); no != nil {
-			no.Message = "property " + name + ": " + no.Message
-			return nil, no
+		if rejection := validate(def.Points[i], c.Properties[name]); rejection != nil {
+			rejection.Message = "property " + name + ": " + rejection.Message
+			return nil, rejection
 		}
 		out = append(out, i)
 	}
@@ -216,12 +216,12 @@ func propertyResult(o Outcome, err error, replaced, late bool) PropertyResult {
 	if err != nil {
 		r.Message = err.Error()
 	}
-	var no *Rejection
+	var rejection *Rejection
 	switch {
 	case err == nil:
 		r.Ack, r.Reason, r.Message = Applied, o.Reason, o.Message
-	case errors.As(err, &no):
-		r.Ack, r.Reason, r.Message = Rejected, no.Reason, no.Message
+	case errors.As(err, &rejection):
+		r.Ack, r.Reason, r.Message = Rejected, rejection.Reason, rejection.Message
 	case o.Written && unreachable(err):
 		r.Reason = ReasonUnverified
 	case late && unreachable(err):

@@ -19,7 +19,7 @@ func (b *bench) desireWith(value string, metadata map[string]string) {
 }
 
 // turn changes the value at the device itself, and has it read.
-func (b *bench) turn(value string) {
+func (b *bench) changeAtDevice(value string) {
 	b.driver.set(func() { b.driver.values["a"] = value })
 	time.Sleep(2 * time.Millisecond) // the times of readings and writes are compared in milliseconds
 	b.driver.read()
@@ -31,9 +31,9 @@ func TestDriftIsReported(t *testing.T) {
 	b.online()
 	b.desire("5")
 	b.eventually("applied", func() bool { return b.sink.ack("a") == Applied })
-	b.turn("6")
+	b.changeAtDevice("6")
 	b.eventually("drifted", func() bool { return b.sink.ack("a") == Drifted && b.reported("a").Value == "6" })
-	b.turn("5")
+	b.changeAtDevice("5")
 	b.eventually("back", func() bool { return b.sink.ack("a") == Applied })
 	if got := b.driver.written(); got != "a=5" || b.host.Stats().Writes[Drifted] != 1 {
 		t.Fatal(got, b.host.Stats().Writes)
@@ -48,7 +48,7 @@ func TestDriftIsEnforced(t *testing.T) {
 	b.online()
 	b.desireWith("5", map[string]string{"DriftPolicy": "Enforce"})
 	b.eventually("applied", func() bool { return b.driver.written() == "a=5" && b.sink.ack("a") == Applied })
-	b.turn("6")
+	b.changeAtDevice("6")
 	b.eventually("enforced", func() bool { return b.driver.written() == "a=5 a=5" && b.sink.ack("a") == Applied })
 	b.eventually("audit", func() bool {
 		return len(b.audits(func(a *Audit) bool {
@@ -59,7 +59,7 @@ func TestDriftIsEnforced(t *testing.T) {
 	b.driver.read()
 	b.eventually("offline", func() bool { return b.status().State == v1beta1.StateOffline })
 	b.driver.set(func() { b.driver.away = false })
-	b.turn("0")
+	b.changeAtDevice("0")
 	b.eventually("enforced after restart", func() bool { return b.driver.written() == "a=5 a=5 a=5" && b.sink.ack("a") == Applied })
 }
 
@@ -70,7 +70,7 @@ func TestDriftIsObserved(t *testing.T) {
 	b.turnOnWith("3")
 	b.desire("5")
 	b.eventually("drifted", func() bool { return b.sink.ack("a") == Drifted })
-	b.turn("5")
+	b.changeAtDevice("5")
 	b.eventually("applied", func() bool { return b.sink.ack("a") == Applied })
 	b.desire("4")
 	b.eventually("drifted again, by what is known", func() bool { return b.sink.ack("a") == Drifted && b.observed("a") == "4" })

@@ -122,10 +122,10 @@ func (w *worker) begin(ctx context.Context, e *execution, now time.Time) bool {
 	if w.replyRecorded(e) {
 		return false
 	}
-	p, no := admit(e.command, e.deadline, w.def, now)
+	p, rejection := admit(e.command, e.deadline, w.def, now)
 	switch h := w.facts.health; {
-	case no != nil:
-		w.refuse(e, CommandResult{Ack: Rejected, Reason: no.Reason, Message: no.Message})
+	case rejection != nil:
+		w.refuse(e, CommandResult{Ack: Rejected, Reason: rejection.Reason, Message: rejection.Message})
 		return false
 	case w.fenced:
 		w.refuse(e, CommandResult{Ack: Failed, Reason: ReasonStale, Message: "the Device object is older than one seen before"})

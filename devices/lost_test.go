@@ -58,7 +58,7 @@ func TestInterruptedCommandIsAuditedOnce(t *testing.T) {
 		defer b.state.mu.Unlock()
 		return !strings.Contains(string(b.state.m["ns/d/commands/0"]), ReasonUnknown)
 	}
-	told := func() int {
+	audited := func() int {
 		return len(b.audits(func(a *Audit) bool { return a.Command == "k" && a.Reason == ReasonUnknown }))
 	}
 
@@ -67,19 +67,19 @@ func TestInterruptedCommandIsAuditedOnce(t *testing.T) {
 	b.sink.mu.Unlock()
 	b.restart()
 	b.stop()
-	if !open() || told() != 0 {
-		t.Fatal("recorded as told though the sink took nothing")
+	if !open() || audited() != 0 {
+		t.Fatal("saved as audited although the sink stored nothing")
 	}
 	b.sink.mu.Lock()
 	b.sink.fail = nil
 	b.sink.mu.Unlock()
 	for range 2 {
 		b.restart()
-		b.eventually("told and recorded", func() bool { return told() == 1 && !open() })
+		b.eventually("audited and saved", func() bool { return audited() == 1 && !open() })
 	}
 	b.stop()
-	if told() != 1 {
-		t.Fatalf("told %d times", told())
+	if audited() != 1 {
+		t.Fatalf("audited %d times", audited())
 	}
 }
 

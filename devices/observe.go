@@ -15,7 +15,7 @@ func (w *worker) observe(b Batch) {
 	if w.hasOlder(b) && w.clock.setBack(now) {
 		w.startEpoch(now)
 	}
-	news := false
+	changed := false
 	samples := make([]Sample, 0, len(b.Readings))
 	w.host.counters.readings.Add(uint64(len(b.Readings)))
 	for _, r := range b.Readings {
@@ -36,16 +36,16 @@ func (w *worker) observe(b Batch) {
 		if was != Good && t.quality == Good && p.Reporting.StaleAfter > 0 {
 			w.scheduleCheck(now.Add(p.Reporting.StaleAfter))
 		}
-		news = news || p.Report && t.differs(p.Reporting)
+		changed = changed || p.Report && t.differs(p.Reporting)
 		if t.quality == Good && w.compare(r.Point, now) {
-			news = true
+			changed = true
 		}
 	}
 	if len(samples) > 0 {
 		w.sequence++
 		w.outbox.put(&Samples{Device: w.device, Node: w.host.node, Epoch: w.epoch, Sequence: w.sequence, Samples: samples})
 	}
-	if w.updateHealth(b, now) || news {
+	if w.updateHealth(b, now) || changed {
 		w.changed()
 	}
 }

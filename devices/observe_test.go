@@ -283,7 +283,7 @@ func TestEventsAreBounded(t *testing.T) {
 				continue
 			}
 			if before != skipped {
-				t.Fatalf("%d were left out, %d are told", skipped, before)
+				t.Fatalf("%d were suppressed, %d are reported", skipped, before)
 			}
 			told, skipped = told+1, 0
 		}

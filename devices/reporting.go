@@ -116,11 +116,11 @@ func (s Settings) split(names ...string) (named, rest Settings) {
 
 // exceeds reports whether a value differs from the one reported last by more than the
 // deadbands. Only numbers have deadbands.
-func (r Reporting) exceeds(told, now Value) bool {
-	if told == now {
+func (r Reporting) exceeds(last, now Value) bool {
+	if last == now {
 		return false
 	}
-	was, okWas := told.Float64()
+	was, okWas := last.Float64()
 	is, okIs := now.Float64()
 	band := max(r.Deadband, math.Abs(was)*r.DeadbandPercent/100)
 	if !okWas || !okIs || band == 0 {

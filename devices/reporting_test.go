@@ -178,7 +178,7 @@ func deadband(t *testing.T) {
 		t.Fatalf("%d statuses, %s", got-n, b.reported("a").Value)
 	}
 	b.sayInt(111)
-	b.eventually("news", func() bool { return b.reported("a").Value == "111" })
+	b.eventually("change", func() bool { return b.reported("a").Value == "111" })
 }
 
 // The dead-band is about numbers: what is within it is not news, what is beyond is.
@@ -207,9 +207,9 @@ func heartbeatAndAge(t *testing.T) {
 	b.eventually("session", b.running)
 	first := time.Now()
 	b.sayInt(1)
-	b.eventually("told", func() bool { return b.reported("a").Value == "1" })
+	b.eventually("reported", func() bool { return b.reported("a").Value == "1" })
 	stamp := b.reported("a").Metadata["timestamp"]
-	b.eventually("told again", func() bool { b.sayInt(1); return b.reported("a").Metadata["timestamp"] != stamp })
+	b.eventually("reported again", func() bool { b.sayInt(1); return b.reported("a").Metadata["timestamp"] != stamp })
 	if time.Since(first) < 75*time.Millisecond {
 		t.Fatal("too soon")
 	}

@@ -138,6 +138,6 @@ func TestSettingsAcceptWhatManifestsHold(t *testing.T) {
 	r.Bool(false, "name")
 	r.Choice("", []string{"a", "b"}, "name")
 	if err := r.Err(); err == nil || strings.Count(err.Error(), "\n") != 4 {
-		t.Errorf("every wrong setting is told: %v", err)
+		t.Errorf("every invalid setting must be reported: %v", err)
 	}
 }

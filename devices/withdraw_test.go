@@ -29,8 +29,8 @@ func (b *bench) desireTaken(value string) {
 	b.eventually("taken over", func() bool { b.driver.read(); return b.observed("a") == value })
 }
 
-// told returns the audits of a value.
-func (b *bench) told(value string, ack Ack, written bool) int {
+// auditCount returns the number of audits of a value.
+func (b *bench) auditCount(value string, ack Ack, written bool) int {
 	return len(b.audits(func(a *Audit) bool { return a.Value == value && a.Ack == ack && a.Written == written }))
 }
 
@@ -42,9 +42,9 @@ func TestSupersededValueIsNotBegun(t *testing.T) {
 	<-b.driver.entered
 	b.desire("2")
 	<-b.driver.entered // no one has opened the gate
-	b.eventually("superseded", func() bool { return b.told("1", Superseded, false) == 1 })
+	b.eventually("superseded", func() bool { return b.auditCount("1", Superseded, false) == 1 })
 	b.driver.gate <- struct{}{}
-	b.eventually("applied", func() bool { return b.told("2", Applied, true) == 1 })
+	b.eventually("applied", func() bool { return b.auditCount("2", Applied, true) == 1 })
 	if got, all := b.driver.written(), len(b.audits(func(*Audit) bool { return true })); got != "a=2" || all != 2 {
 		t.Fatal(got, all)
 	}
@@ -57,7 +57,7 @@ func TestWithdrawnValueIsNotBegun(t *testing.T) {
 	<-b.driver.entered
 	b.device.Spec.Properties[0].Desired = nil
 	b.apply()
-	b.eventually("superseded", func() bool { return b.told("1", Superseded, false) == 1 })
+	b.eventually("superseded", func() bool { return b.auditCount("1", Superseded, false) == 1 })
 	if got := b.driver.written(); got != "" {
 		t.Fatal(got)
 	}
@@ -72,8 +72,8 @@ func TestValueToBeObservedIsNotBegun(t *testing.T) {
 	b.device.Spec.Protocol.ConfigData = &v1beta1.CustomizedValue{Data: map[string]any{"driftPolicy": "observe"}}
 	b.apply()
 	b.eventually("observed", func() bool { b.driver.read(); return b.sink.ack("a") == Drifted })
-	if got, n := b.driver.written(), b.told("1", Pending, false); got != "" || n != 0 {
-		t.Fatalf("written %q, %d attempts told", got, n)
+	if got, n := b.driver.written(), b.auditCount("1", Pending, false); got != "" || n != 0 {
+		t.Fatalf("written %q, %d attempts audited", got, n)
 	}
 }
 
@@ -84,11 +84,11 @@ func TestEverySupersededValueIsTold(t *testing.T) {
 	<-b.driver.entered
 	b.desireTaken("2")
 	b.desireTaken("3")
-	b.eventually("the second is told", func() bool { return b.told("2", Superseded, false) == 1 })
+	b.eventually("the second is audited", func() bool { return b.auditCount("2", Superseded, false) == 1 })
 	b.driver.gate <- struct{}{}
 	<-b.driver.entered
 	b.driver.gate <- struct{}{}
-	b.eventually("all are told", func() bool { return b.told("1", Superseded, true) == 1 && b.told("3", Applied, true) == 1 })
+	b.eventually("all are audited", func() bool { return b.auditCount("1", Superseded, true) == 1 && b.auditCount("3", Applied, true) == 1 })
 	if got, all := b.driver.written(), len(b.audits(func(*Audit) bool { return true })); got != "a=1 a=3" || all != 3 {
 		t.Fatal(got, all)
 	}
@@ -105,8 +105,8 @@ func TestValueWantedAgain(t *testing.T) {
 	b.driver.gate <- struct{}{}
 	<-b.driver.entered
 	b.driver.gate <- struct{}{} // it finds the value there
-	b.eventually("told", func() bool {
-		return b.told("1", Superseded, true) == 1 && b.told("2", Superseded, false) == 1 && b.told("1", Applied, false) == 1
+	b.eventually("audited", func() bool {
+		return b.auditCount("1", Superseded, true) == 1 && b.auditCount("2", Superseded, false) == 1 && b.auditCount("1", Applied, false) == 1
 	})
 	if a := b.audits(func(a *Audit) bool { return a.Ack == Applied }); a[0].Version == strconv.Itoa(first) || b.driver.written() != "a=1" {
 		t.Fatalf("%+v", a[0])
@@ -151,8 +151,8 @@ func TestWriteCutOffIsTold(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		if n := b.told("1", Pending, true); n != 2 { // by the change, and by the end
-			t.Errorf("told %d times", n)
+		if n := b.auditCount("1", Pending, true); n != 2 { // by the change, and by the end
+			t.Errorf("audited %d times", n)
 		}
 	}()
 	b.host = h
@@ -161,7 +161,7 @@ func TestWriteCutOffIsTold(t *testing.T) {
 	b.device.Spec.Properties[0].CollectCycle = 7
 	b.apply()
 	<-b.driver.entered // again, in the next session
-	b.eventually("told", func() bool {
+	b.eventually("audited", func() bool {
 		return len(b.audits(func(a *Audit) bool { return a.Written && a.Reason == ReasonInterrupted && a.Before == "0" })) == 1
 	})
 }

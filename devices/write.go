@@ -249,10 +249,10 @@ func (w *worker) handleWriteResult(ctx context.Context, r writeResult) {
 	case unwanted && !r.outcome.Written && unreachable(r.err):
 		return // withdrawn before it began
 	case unreachable(r.err):
-		told := now.Reason == ReasonOffline
+		known := now.Reason == ReasonOffline
 		now.Reason, now.Message, now.Time = ReasonOffline, r.err.Error(), time.Now().UnixMilli()
 		w.facts.desired[r.property] = now
-		if !told || r.outcome.Written {
+		if !known || r.outcome.Written {
 			w.audit(r.property, now, r.outcome)
 			w.changed()
 		}
@@ -274,15 +274,15 @@ func (w *worker) sessionReplaced(ctx context.Context, r writeResult) bool {
 
 // finish concludes a desired value with the result of its write.
 func (w *worker) finish(property string, c desiredState, o Outcome, err error) {
-	var no *Rejection
+	var rejection *Rejection
 	switch {
 	case err == nil:
 		c.Ack, c.Reason, c.Message = Applied, "", ""
 		if c.Enforced > 0 {
 			c.Reason = ReasonEnforced
 		}
-	case errors.As(err, &no):
-		c.Ack, c.Reason, c.Message = Rejected, no.Reason, no.Message
+	case errors.As(err, &rejection):
+		c.Ack, c.Reason, c.Message = Rejected, rejection.Reason, rejection.Message
 	default:
 		c.Ack, c.Reason, c.Message = Failed, ReasonFailure, err.Error()
 	}

@@ -48,7 +48,7 @@ func TestDesiredOutOfBounds(t *testing.T) {
 	p.await("rejected", "a", acked("speed", devices.Rejected, devices.ReasonOutOfBounds))
 	p.await("online", "a", online)
 	if v := m.device("a").GetSpec().GetProperties()[1].GetDesired().GetValue(); v != "" {
-		t.Errorf("the mapper was told %q", v)
+		t.Errorf("the mapper got %q", v)
 	}
 }
 
@@ -101,7 +101,7 @@ func TestDesiredWhileMapperIsAway(t *testing.T) {
 	m := p.newMapper(newField()).start(true)
 	p.await("applied", "a", acked("speed", devices.Applied, ""))
 	if m.log() != "[]" {
-		t.Errorf("told twice: %s", m.log())
+		t.Errorf("sent twice: %s", m.log())
 	}
 }
 
@@ -119,7 +119,7 @@ func TestDesiredThatExpires(t *testing.T) {
 		t.Fatal(answer, err)
 	}
 	if v := answer.GetDeviceList()[0].GetSpec().GetProperties()[1].GetDesired().GetValue(); v != "" {
-		t.Errorf("told late: %s", v)
+		t.Errorf("sent late: %s", v)
 	}
 }
 
@@ -186,9 +186,9 @@ func TestWriteOnce(t *testing.T) {
 	}
 	m = p.newMapper(f).start(true)
 	p.await("online again", "a", online)
-	p.await("not told again", "a", reported("speed", "0"))
+	p.await("not sent again", "a", reported("speed", "0"))
 	if v := m.device("a").GetSpec().GetProperties()[1].GetDesired().GetValue(); v != "" {
-		t.Errorf("told again: %q", v)
+		t.Errorf("sent again: %q", v)
 	}
 }
 
@@ -218,7 +218,7 @@ func TestCommandIsSentEachTime(t *testing.T) {
 		}
 	}
 	if n := m.count("update a") - before; n != 2 {
-		t.Errorf("two commands were told %d times: %s", n, m.log())
+		t.Errorf("two commands were sent %d times: %s", n, m.log())
 	}
 	if got := m.device("a").GetSpec().GetProperties()[1].GetDesired().GetMetadata()[MetaCommand]; got != "true" {
 		t.Error("the mapper cannot tell it from a desired value")
@@ -236,7 +236,7 @@ func TestCommandIsSentEachTime(t *testing.T) {
 	p.await("online again", "a", online)
 	polltest.Eventually(t, "the device", func() bool { return m.device("a") != nil })
 	if d := m.device("a").GetSpec().GetProperties()[1].GetDesired(); d.GetValue() != "1500" || d.GetMetadata()[MetaCommand] != "" {
-		t.Errorf("told with the device: %v", d)
+		t.Errorf("sent with the device: %v", d)
 	}
 }
 
@@ -257,11 +257,11 @@ func TestCommandNotTaken(t *testing.T) {
 	}
 	f.set("a", "speed", "20")
 	p.await("reported", "a", reported("speed", "20"))
-	var no *devices.Rejection
-	if o, err = x.Command(t.Context(), 1, "30"); !errors.As(err, &no) || no.Reason != devices.ReasonReadBack || !o.Written {
+	var rejection *devices.Rejection
+	if o, err = x.Command(t.Context(), 1, "30"); !errors.As(err, &rejection) || rejection.Reason != devices.ReasonReadBack || !o.Written {
 		t.Errorf("%+v, %v", o, err)
 	}
 	if n := m.count("update a"); n != 2 {
-		t.Errorf("two commands were told %d times: %s", n, m.log())
+		t.Errorf("two commands were sent %d times: %s", n, m.log())
 	}
 }

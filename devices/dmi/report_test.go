@@ -127,7 +127,7 @@ func TestReportWithoutNamespace(t *testing.T) {
 	there := model()
 	there.Namespace = "elsewhere"
 	p.apply(there, elsewhere)
-	polltest.Eventually(t, "ambiguity is told", func() bool {
+	polltest.Eventually(t, "ambiguity is reported", func() bool {
 		_, err := c.ReportDeviceStatus(t.Context(), r)
 		return status.Code(err) == codes.NotFound && strings.Contains(err.Error(), "several namespaces")
 	})

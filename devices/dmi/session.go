@@ -185,7 +185,7 @@ func (x *session) notify(point int, s lastReport) {
 }
 
 // watch returns a channel with the reports of a point until release is called.
-func (x *session) watch(point int) (sightings <-chan lastReport, release func()) {
+func (x *session) watch(point int) (reports <-chan lastReport, release func()) {
 	w := make(chan lastReport, 1)
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -70,8 +70,8 @@ func (x *session) Command(ctx context.Context, point int, value string) (devices
 	_, _, o := x.before(point)
 	now := sentValue{Value: value, Time: time.Now().UnixMilli(), Command: true}
 	o, err := x.write(ctx, point, value, once(p, now), o)
-	var no *devices.Rejection
-	if errors.As(err, &no) && no.Reason == devices.ReasonReadBack && zero(o.After) && !zero(value) {
+	var rejection *devices.Rejection
+	if errors.As(err, &rejection) && rejection.Reason == devices.ReasonReadBack && zero(o.After) && !zero(value) {
 		err = fmt.Errorf("%w: the mapper accepted the value and reports %s: it is not known whether the device acted on it", devices.ErrUnreachable, o.After)
 	}
 	return o, err
@@ -138,22 +138,22 @@ type valueDelivery struct {
 // write sends a value to the mapper and waits until the mapper reports it. A refused value is
 // removed from the device again.
 func (x *session) write(ctx context.Context, point int, value string, a valueDelivery, o devices.Outcome) (devices.Outcome, error) {
-	sightings, release := x.watch(point)
+	reports, release := x.watch(point)
 	defer release()
-	told, err := x.sendValue(ctx, a)
-	if o.Written = told; told {
+	sent, err := x.sendValue(ctx, a)
+	if o.Written = sent; sent {
 		o.Sent = fmt.Sprintf("UpdateDevice %s: %s = %s", x.device, x.points[point].Name, value)
 	}
 	if err != nil {
 		return o, err
 	}
-	return x.awaitReport(ctx, x.points[point], value, o, sightings)
+	return x.awaitReport(ctx, x.points[point], value, o, reports)
 }
 
 // sendValue delivers the device with the value, and reports whether the mapper may have got
 // it. It holds the lock until a refused value is removed again, so that no other delivery
 // contains it.
-func (x *session) sendValue(ctx context.Context, a valueDelivery) (told bool, err error) {
+func (x *session) sendValue(ctx context.Context, a valueDelivery) (sent bool, err error) {
 	end, err := x.lock(ctx)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", devices.ErrUnreachable, err)
@@ -232,7 +232,7 @@ func (x *session) reportTimeout(p devices.Point) time.Duration {
 }
 
 // awaitReport waits until a report shows the value.
-func (x *session) awaitReport(ctx context.Context, p devices.Point, value string, o devices.Outcome, sightings <-chan lastReport) (devices.Outcome, error) {
+func (x *session) awaitReport(ctx context.Context, p devices.Point, value string, o devices.Outcome, reports <-chan lastReport) (devices.Outcome, error) {
 	timeout := time.NewTimer(x.reportTimeout(p))
 	defer timeout.Stop()
 	reported := false
@@ -245,7 +245,7 @@ func (x *session) awaitReport(ctx context.Context, p devices.Point, value string
 				return o, fmt.Errorf("%w: the mapper does not report %s", devices.ErrUnreachable, p.Name)
 			}
 			return o, &devices.Rejection{Reason: devices.ReasonReadBack, Message: "the mapper reports " + o.After}
-		case s := <-sightings:
+		case s := <-reports:
 			switch {
 			case s.reading.Quality == "": // the mapper reports only that it has the desired value
 				if has, _ := parseValue(p.Type, s.observed); same(p.Type, has, value) {

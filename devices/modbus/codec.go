@@ -44,13 +44,13 @@ const (
 // codec decodes the registers of one point into a value and encodes a value into them. Its
 // methods are pure functions; encode is the inverse of decode.
 type codec struct {
-	form    form
-	words   int // registers
-	order   order
-	packing packing // of texts, bytes, and 8-bit integers
-	bit     uint    // with formBit, 0 is the least significant
-	scale   scale
-	typ     v1beta1.PropertyType
+	form      form
+	registers int // registers
+	order     order
+	packing   packing // of texts, bytes, and 8-bit integers
+	bit       uint    // with formBit, 0 is the least significant
+	scale     scale
+	typ       v1beta1.PropertyType
 	// unsignedDigits makes formDecimal and formMod10k unsigned.
 	unsignedDigits bool
 }
@@ -75,7 +75,7 @@ func (c codec) isByte() bool {
 	return (c.form == formSigned || c.form == formUnsigned) && c.packing != packBoth
 }
 
-// decode decodes the value of a point's registers; wire has 2·words bytes. The error is
+// decode decodes the value of a point's registers; wire has 2·registers bytes. The error is
 // one of the reasons above.
 func (c codec) decode(wire []byte) (devices.Value, error) {
 	switch c.form {
@@ -274,7 +274,7 @@ func (c codec) raw(value string) (*big.Rat, error) {
 }
 
 func (c codec) encodeInteger(value string, n *big.Int, before []byte) ([]byte, error) {
-	size := 2 * c.words
+	size := 2 * c.registers
 	if c.isByte() {
 		size = 1
 	}
@@ -304,7 +304,7 @@ func (c codec) encodeInteger(value string, n *big.Int, before []byte) ([]byte, e
 	case c.form == formBCD:
 		return c.order.scatter(toBCD(u, size)), nil
 	case c.form == formMod10k:
-		return c.order.scatter(toMod10k(n.Int64(), c.words)), nil
+		return c.order.scatter(toMod10k(n.Int64(), c.registers)), nil
 	case c.partial():
 		return c.order.scatter(c.merge(c.order.gather(before), u)), nil
 	}
@@ -335,7 +335,7 @@ func (c codec) mask() uint16 {
 func (c codec) encodeFloat(raw *big.Rat) ([]byte, error) {
 	f, _ := raw.Float64()
 	var b []byte
-	switch c.words {
+	switch c.registers {
 	case 1:
 		h := floatToHalf(f)
 		if h&0x7fff >= 0x7c00 {

@@ -26,11 +26,11 @@ func pipelined(j *job) bool { return j.read != nil && j.settings.window > 1 }
 // come in any order: the transaction number identifies them (MODBUS Messaging on TCP/IP
 // V1.0b, 4.2).
 func (l *link) pipeline(ctx context.Context, j *job) {
-	flights := map[uint16]*pendingRead{}
-	l.sendRead(ctx, j, flights)
-	for len(flights) > 0 {
+	pending := map[uint16]*pendingRead{}
+	l.sendRead(ctx, j, pending)
+	for len(pending) > 0 {
 		for {
-			n := len(flights)
+			n := len(pending)
 			j := l.queue.next(func(j *job) bool { return pipelined(j) && n < j.settings.window })
 			if j == nil {
 				break
@@ -39,19 +39,19 @@ func (l *link) pipeline(ctx context.Context, j *job) {
 				j.finish(errStopped)
 				continue
 			}
-			l.sendRead(ctx, j, flights)
+			l.sendRead(ctx, j, pending)
 		}
-		if len(flights) > 0 {
-			l.receiveReply(ctx, flights)
+		if len(pending) > 0 {
+			l.receiveReply(ctx, pending)
 		}
 	}
 }
 
 // sendRead sends a read. It ends the job at once if the unit is silent and another read of
 // it is pending.
-func (l *link) sendRead(ctx context.Context, j *job, flights map[uint16]*pendingRead) {
+func (l *link) sendRead(ctx context.Context, j *job, pending map[uint16]*pendingRead) {
 	p := l.peer(j.unit)
-	if !p.breaker.allows(time.Now()) || (p.breaker.open() && unitPending(flights, j.unit)) {
+	if !p.breaker.allows(time.Now()) || (p.breaker.open() && unitPending(pending, j.unit)) {
 		j.finish(errSilent)
 		return
 	}
@@ -68,18 +68,18 @@ func (l *link) sendRead(ctx context.Context, j *job, flights map[uint16]*pending
 	f := &pendingRead{job: j, unit: u, request: request, begin: time.Now()}
 	f.deadline = f.begin.Add(u.timeout())
 	l.wire.traced = j.settings.trace
-	if len(flights) == 0 {
+	if len(pending) == 0 {
 		l.wire.received = false
 	}
-	flights[binary.BigEndian.Uint16(request)] = f
+	pending[binary.BigEndian.Uint16(request)] = f
 	if err := l.wire.write(request, f.deadline); err != nil {
 		l.wire.disconnect()
-		l.failPending(ctx, flights, err)
+		l.failPending(ctx, pending, err)
 	}
 }
 
-func unitPending(flights map[uint16]*pendingRead, unit byte) bool {
-	for _, f := range flights {
+func unitPending(pending map[uint16]*pendingRead, unit byte) bool {
+	for _, f := range pending {
 		if f.job.unit == unit {
 			return true
 		}
@@ -88,9 +88,9 @@ func unitPending(flights map[uint16]*pendingRead, unit byte) bool {
 }
 
 // receiveReply waits for the next reply or timeout.
-func (l *link) receiveReply(ctx context.Context, flights map[uint16]*pendingRead) {
+func (l *link) receiveReply(ctx context.Context, pending map[uint16]*pendingRead) {
 	var until time.Time
-	for _, f := range flights {
+	for _, f := range pending {
 		if until.IsZero() || f.deadline.Before(until) {
 			until = f.deadline
 		}
@@ -101,32 +101,32 @@ func (l *link) receiveReply(ctx context.Context, flights map[uint16]*pendingRead
 	case err == nil:
 		l.wire.answered = true
 		id := binary.BigEndian.Uint16(frame)
-		if f := flights[id]; f != nil { // otherwise its request has timed out
-			delete(flights, id)
+		if f := pending[id]; f != nil { // otherwise its request has timed out
+			delete(pending, id)
 			f.finish(l, frame)
 		}
 		if l.wire.conn == nil { // the reply was invalid, and finish has closed the connection
-			l.failPending(ctx, flights, errClosed)
+			l.failPending(ctx, pending, errClosed)
 		}
 	case errors.Is(err, errTimeout):
-		for id, f := range flights {
+		for id, f := range pending {
 			if !f.deadline.After(l.wire.end) {
-				delete(flights, id)
+				delete(pending, id)
 				f.job.finish(l.recordOutcome(f.unit, errTimeout))
 			}
 		}
 		if l.wire.conn == nil {
-			l.failPending(ctx, flights, errClosed)
+			l.failPending(ctx, pending, errClosed)
 		}
 	default:
 		l.wire.disconnect()
-		l.failPending(ctx, flights, err)
+		l.failPending(ctx, pending, err)
 	}
 }
 
 // failPending ends all pending reads of a connection that was lost. With errClosed it
 // executes them again instead, one at a time.
-func (l *link) failPending(ctx context.Context, flights map[uint16]*pendingRead, err error) {
+func (l *link) failPending(ctx context.Context, pending map[uint16]*pendingRead, err error) {
 	switch {
 	case errors.Is(err, errClosed):
 	case errors.Is(err, errGarbled):
@@ -134,8 +134,8 @@ func (l *link) failPending(ctx context.Context, flights map[uint16]*pendingRead,
 	default:
 		l.down(err)
 	}
-	for id, f := range flights {
-		delete(flights, id)
+	for id, f := range pending {
+		delete(pending, id)
 		if errors.Is(err, errClosed) {
 			f.job.finish(l.execute(ctx, f.job))
 			continue

@@ -95,7 +95,7 @@ func readPoint(r *devices.Reader, i int, p devices.Point, dev settings) point {
 		out.codec, out.count = parseBits(r, p.Type, limit)
 	} else {
 		out.codec = parseCodec(r, p.Type, limit, dev)
-		out.count = out.codec.words
+		out.count = out.codec.registers
 	}
 	need := out.count
 	switch {
@@ -189,9 +189,9 @@ func parseCodec(r *devices.Reader, typ v1beta1.PropertyType, limit int, dev sett
 	}
 	c := codec{typ: typ, bit: uint(r.Int(0, 0, 15, "bit")), order: parseByteOrder(r, dev.order), unsignedDigits: name == "t5" || name == "umod10k"}
 	c.packing = map[string]packing{"both": packBoth, "high": packHigh, "low": packLow}[r.Choice("both", []string{"both", "high", "low"}, "packing")]
-	c.form, c.words = registerForm(r, name, dataType, limit)
-	if c.words != 4 && len(r.Text("", "byteOrder")) == 8 {
-		r.Fail("byteOrder", fmt.Sprintf("has eight letters, the value has %d bytes", 2*c.words))
+	c.form, c.registers = registerForm(r, name, dataType, limit)
+	if c.registers != 4 && len(r.Text("", "byteOrder")) == 8 {
+		r.Fail("byteOrder", fmt.Sprintf("has eight letters, the value has %d bytes", 2*c.registers))
 	}
 	eight := name == "int8" || name == "uint8"
 	switch {

@@ -15,9 +15,9 @@ func (c codec) encodeText(value string) ([]byte, error) {
 // byteLen returns the number of bytes of a text or byte string.
 func (c codec) byteLen() int {
 	if c.packing == packBoth {
-		return 2 * c.words
+		return 2 * c.registers
 	}
-	return c.words
+	return c.registers
 }
 
 // unpack extracts the bytes of a text from its registers; pack is its inverse.
@@ -27,7 +27,7 @@ func (c codec) unpack(wire []byte) []byte {
 	if c.packing == packBoth {
 		return b
 	}
-	out := make([]byte, 0, c.words)
+	out := make([]byte, 0, c.registers)
 	for i := 0; i+1 < len(b); i += 2 {
 		if c.packing == packHigh {
 			out = append(out, b[i])
@@ -41,7 +41,7 @@ func (c codec) unpack(wire []byte) []byte {
 func (c codec) pack(b []byte) []byte {
 	wire := append([]byte(nil), b...)
 	if c.packing != packBoth {
-		wire = make([]byte, 2*c.words)
+		wire = make([]byte, 2*c.registers)
 		for i, x := range b {
 			if c.packing == packHigh {
 				wire[2*i] = x
