@@ -34,7 +34,7 @@ func (l *Lab) checkPorts() error {
 		listener.Close()
 	}
 	if len(taken) > 0 {
-		return fmt.Errorf("%w; stop what listens at:\n  - %s", host.ErrUnfit, strings.Join(taken, "\n  - "))
+		return fmt.Errorf("%w; stop the processes that listen at:\n  - %s", host.ErrUnfit, strings.Join(taken, "\n  - "))
 	}
 	return nil
 }

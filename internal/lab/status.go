@@ -42,7 +42,7 @@ func (l *Lab) Status(ctx context.Context, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if command, held := l.busy(); held {
-		fmt.Fprintf(out, "Another lab command is at work: %s\n\n", command)
+		fmt.Fprintf(out, "Another lab command is running: %s\n\n", command)
 	}
 	states := l.partStates(ctx)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)

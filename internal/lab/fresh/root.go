@@ -72,7 +72,7 @@ func (b box) debootstrap(ctx context.Context, m mirror, archive string) error {
 	}
 	for _, deb := range debs {
 		if err := os.Remove(deb); err != nil {
-			return fmt.Errorf("remove what debootstrap has left: %w", err)
+			return fmt.Errorf("remove the remains of debootstrap: %w", err)
 		}
 	}
 	if err := os.MkdirAll(filepath.Dir(archive), 0o755); err != nil {

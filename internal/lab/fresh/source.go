@@ -73,7 +73,7 @@ func (m mirror) has(ctx context.Context, suite string) error {
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("ask for suite %s: %s", suite, answer.Status)
+		return fmt.Errorf("request suite %s: %s", suite, answer.Status)
 	}
 	return nil
 }
@@ -81,7 +81,7 @@ func (m mirror) has(ctx context.Context, suite string) error {
 func (m mirror) get(ctx context.Context, method, path string, header http.Header) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, m.base+path, nil)
 	if err != nil {
-		return nil, fmt.Errorf("ask the source of packages: %w", err)
+		return nil, fmt.Errorf("query the package source: %w", err)
 	}
 	for _, name := range []string{"Range", "If-Range", "If-Modified-Since", "User-Agent"} {
 		if v := header.Get(name); v != "" {
@@ -90,7 +90,7 @@ func (m mirror) get(ctx context.Context, method, path string, header http.Header
 	}
 	answer, err := m.client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("ask the source of packages: %w", err)
+		return nil, fmt.Errorf("query the package source: %w", err)
 	}
 	return answer, nil
 }

@@ -97,7 +97,7 @@ func installError(pkgs []string, refused map[string]error, updateErr error) erro
 		}
 	}
 	if updateErr != nil {
-		fmt.Fprintf(&b, "\nThe package lists could not be renewed, either: %v", updateErr)
+		fmt.Fprintf(&b, "\nThe package lists could not be updated either: %v", updateErr)
 	}
 	if len(installed) > 0 {
 		fmt.Fprintf(&b, "\nThese are installed: %s", strings.Join(installed, " "))

@@ -79,7 +79,7 @@ echo "E: Unable to locate package $p" >&2; exit 100`)
 	}
 }
 
-// TestOldPackageListsSuffice: lists that cannot be renewed are no error when all can be
+// TestOldPackageListsSuffice: lists that cannot be updated are no error when all can be
 // installed.
 func TestOldPackageListsSuffice(t *testing.T) {
 	fakeApt(t, "[ $verb = install ]")

@@ -35,7 +35,7 @@ func run(args []string) error {
 		return fmt.Errorf("find runc: %w", err)
 	}
 	if err := syscall.Exec(runc, append([]string{runc}, args...), os.Environ()); err != nil {
-		return fmt.Errorf("become %s: %w", runc, err)
+		return fmt.Errorf("run %s: %w", runc, err)
 	}
 	return nil
 }

@@ -47,14 +47,14 @@ func run(ctx context.Context, tests bool) error {
 	if err != nil {
 		return fmt.Errorf("find the working folder: %w", err)
 	}
-	room, err := host.MeasureRoom(ctx, root, len(lacks) > 0)
+	needs, err := host.MeasureRequirements(ctx, root, len(lacks) > 0)
 	if err != nil {
 		return err
 	}
-	if text := room.String(); text != "" {
+	if text := needs.String(); text != "" {
 		fmt.Println(text)
 	}
-	if err := room.Check(); err != nil {
+	if err := needs.Check(); err != nil {
 		return err
 	}
 	if err := installPackages(ctx, need, lacks); err != nil {

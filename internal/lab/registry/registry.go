@@ -56,13 +56,13 @@ func Probe(ctx context.Context, address string) error {
 		}
 		answer, err := http.DefaultClient.Do(req)
 		if err != nil {
-			return fmt.Errorf("ask for image %s: %w", name, err)
+			return fmt.Errorf("request image %s: %w", name, err)
 		}
 		if err := answer.Body.Close(); err != nil {
-			return fmt.Errorf("ask for image %s: %w", name, err)
+			return fmt.Errorf("request image %s: %w", name, err)
 		}
 		if answer.StatusCode != http.StatusOK {
-			return fmt.Errorf("ask for image %s: %s", name, answer.Status)
+			return fmt.Errorf("request image %s: %s", name, answer.Status)
 		}
 	}
 	return nil

@@ -36,7 +36,7 @@ const (
 // packages is the space that Debian's packages take when most of them are missing.
 const packages = 500 * mb
 
-// rebuild is the room that must be left when everything has been built before.
+// rebuild is the space that must be free when everything has been built before.
 const rebuild = 1000 * mb
 
 const mb = 1_000_000
@@ -49,8 +49,8 @@ type Demand struct {
 	Variable string
 }
 
-// Room holds the disk space and memory that a build needs, and those that are free.
-type Room struct {
+// Requirements holds the disk space and memory that a build needs, and those that are free.
+type Requirements struct {
 	// First reports that the programs were never built here.
 	First   bool
 	Demands []Demand
@@ -69,29 +69,29 @@ type volume struct {
 	memory bool
 }
 
-// MeasureRoom looks at what a build of the repository at root will take. Installing says
+// MeasureRequirements measures what a build of the repository at root will need. Installing says
 // that Debian packages will be installed before it.
-func MeasureRoom(ctx context.Context, root string, installing bool) (Room, error) {
+func MeasureRequirements(ctx context.Context, root string, installing bool) (Requirements, error) {
 	out, err := goCommand(ctx, root, "", "env", "GOMODCACHE", "GOCACHE", "GOTMPDIR")
 	if err != nil {
-		return Room{}, err
+		return Requirements{}, err
 	}
 	dirs := strings.Split(string(out), "\n")
 	if len(dirs) < 3 {
-		return Room{}, fmt.Errorf("go env answers %q", out)
+		return Requirements{}, fmt.Errorf("go env answers %q", out)
 	}
 	missing, err := MissingModules(ctx, root)
 	if err != nil {
-		return Room{}, err
+		return Requirements{}, err
 	}
 	memory, err := AvailableMemory()
 	if err != nil {
-		return Room{}, err
+		return Requirements{}, err
 	}
 	if dirs[2] == "" {
 		dirs[2] = os.TempDir()
 	}
-	r := Room{First: !built(root), Links: links(os.Getenv("GOFLAGS"), runtime.NumCPU()), Memory: memory, free: freeAt}
+	r := Requirements{First: !built(root), Links: links(os.Getenv("GOFLAGS"), runtime.NumCPU()), Memory: memory, free: freeAt}
 	r.Demands = demands(r.First, len(missing) > 0, dirs[0], dirs[1], dirs[2], filepath.Join(root, ".lab"))
 	if installing {
 		r.Demands = append(r.Demands, Demand{"Debian packages", "/usr", packages, ""})
@@ -145,12 +145,12 @@ type need struct {
 	demands []Demand
 }
 
-func (r Room) needs() ([]need, error) {
+func (r Requirements) needs() ([]need, error) {
 	var needs []need
 	for _, d := range r.Demands {
 		v, err := r.free(d.Dir)
 		if err != nil {
-			return nil, fmt.Errorf("find the room for %s: %w", d.What, err)
+			return nil, fmt.Errorf("find the free space for %s: %w", d.What, err)
 		}
 		i := 0
 		for i < len(needs) && needs[i].id != v.id {
@@ -167,7 +167,7 @@ func (r Room) needs() ([]need, error) {
 
 // memory returns the memory that the build takes: for its links, and for folders that are kept
 // there.
-func (r Room) memory(needs []need) uint64 {
+func (r Requirements) memory(needs []need) uint64 {
 	if !r.First {
 		return 0
 	}
@@ -180,8 +180,9 @@ func (r Room) memory(needs []need) uint64 {
 	return bytes
 }
 
-// Check returns an ErrUnfit that names every lack of room, with the figures and what to do.
-func (r Room) Check() error {
+// Check returns an ErrUnfit that names everything of which there is not enough, with the
+// figures and what to do.
+func (r Requirements) Check() error {
 	needs, err := r.needs()
 	if err != nil {
 		return err
@@ -198,7 +199,7 @@ func (r Room) Check() error {
 	if len(lacks) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w; there is too little room to build it:\n  - %s", ErrUnfit, strings.Join(lacks, "\n  - "))
+	return fmt.Errorf("%w; there is not enough space to build it:\n  - %s", ErrUnfit, strings.Join(lacks, "\n  - "))
 }
 
 func (n need) lack() string {
@@ -209,14 +210,14 @@ func (n need) lack() string {
 			variables = append(variables, d.Variable)
 		}
 	}
-	text := fmt.Sprintf("disk: %s free, %s needed (%s): make room", size(n.free), size(n.bytes), strings.Join(parts, ", "))
+	text := fmt.Sprintf("disk: %s free, %s needed (%s): free some", size(n.free), size(n.bytes), strings.Join(parts, ", "))
 	if len(variables) > 0 {
 		text += fmt.Sprintf(", or set %s to a folder on another disk", strings.Join(variables, " or "))
 	}
 	return text
 }
 
-func (r Room) memoryLack(bytes uint64, needs []need) string {
+func (r Requirements) memoryLack(bytes uint64, needs []need) string {
 	text := fmt.Sprintf("memory: %s available, %s needed to link %d large programs at once", size(r.Memory), size(bytes), r.Links)
 	var advice []string
 	if r.Links > 1 {
@@ -236,7 +237,7 @@ func (r Room) memoryLack(bytes uint64, needs []need) string {
 
 // String returns the needs of a first build and the free space on one line; it is empty
 // when everything was built before.
-func (r Room) String() string {
+func (r Requirements) String() string {
 	needs, err := r.needs()
 	if !r.First || err != nil {
 		return ""

@@ -9,9 +9,10 @@ import (
 
 const gb = 1000 * mb
 
-// room is a first build on a machine with one disk, and with /tmp in memory if tmp is not 0.
-func room(free, tmp, memory uint64, links int) Room {
-	r := Room{
+// requirements returns those of a first build on a machine with one disk, and with /tmp in
+// memory if tmp is not 0.
+func requirements(free, tmp, memory uint64, links int) Requirements {
+	r := Requirements{
 		First: true, Links: links, Memory: memory,
 		Demands: demands(true, true, "/root/go/pkg/mod", "/root/.cache/go-build", "/tmp", "/src/.lab"),
 		free: func(dir string) (volume, error) {
@@ -24,27 +25,27 @@ func room(free, tmp, memory uint64, links int) Room {
 	return r
 }
 
-func TestRoom(t *testing.T) {
+func TestRequirements(t *testing.T) {
 	for name, c := range map[string]struct {
-		room Room
-		want []string // nil: there is enough
-		not  []string
+		needs Requirements
+		want  []string // nil: there is enough
+		not   []string
 	}{
-		"plenty": {room(100*gb, 0, 16*gb, 2), nil, nil},
-		"disk": {room(9*gb, 0, 16*gb, 2), []string{
+		"plenty": {requirements(100*gb, 0, 16*gb, 2), nil, nil},
+		"disk": {requirements(9*gb, 0, 16*gb, 2), []string{
 			"disk: 9.0 GB free", "3.2 GB for the module cache in /root/go/pkg/mod", "5.5 GB for the build cache in /root/.cache/go-build",
 			"5.0 GB for the go command's work folder in /tmp", "/src/.lab", "GOMODCACHE or GOCACHE or GOTMPDIR",
 		}, []string{"memory"}},
-		"memory":             {room(100*gb, 0, 4*gb, 2), []string{"memory: 4.0 GB available, 7.0 GB needed", "-p=1"}, []string{"disk:"}},
-		"memory of one link": {room(100*gb, 0, 4*gb, 1), nil, nil},
-		"too little for one": {room(100*gb, 0, 3*gb, 1), []string{"memory: 3.0 GB available, 3.5 GB needed"}, []string{"-p=1"}},
-		"both":               {room(gb, 0, gb, 2), []string{"disk: ", "memory: "}, nil},
-		"tmpfs, enough":      {room(100*gb, 8*gb, 16*gb, 2), nil, nil},
-		"tmpfs takes memory": {room(100*gb, 8*gb, 11*gb, 2), []string{"memory: 11.0 GB available, 12.0 GB needed", "GOTMPDIR set to a folder on a disk"}, nil},
-		"tmpfs is small":     {room(100*gb, 4*gb, 32*gb, 2), []string{"disk: 4.0 GB free, 5.0 GB needed", "GOTMPDIR"}, []string{"GOCACHE"}},
+		"memory":             {requirements(100*gb, 0, 4*gb, 2), []string{"memory: 4.0 GB available, 7.0 GB needed", "-p=1"}, []string{"disk:"}},
+		"memory of one link": {requirements(100*gb, 0, 4*gb, 1), nil, nil},
+		"too little for one": {requirements(100*gb, 0, 3*gb, 1), []string{"memory: 3.0 GB available, 3.5 GB needed"}, []string{"-p=1"}},
+		"both":               {requirements(gb, 0, gb, 2), []string{"disk: ", "memory: "}, nil},
+		"tmpfs, enough":      {requirements(100*gb, 8*gb, 16*gb, 2), nil, nil},
+		"tmpfs takes memory": {requirements(100*gb, 8*gb, 11*gb, 2), []string{"memory: 11.0 GB available, 12.0 GB needed", "GOTMPDIR set to a folder on a disk"}, nil},
+		"tmpfs is small":     {requirements(100*gb, 4*gb, 32*gb, 2), []string{"disk: 4.0 GB free, 5.0 GB needed", "GOTMPDIR"}, []string{"GOCACHE"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := c.room.Check()
+			err := c.needs.Check()
 			if (err == nil) != (c.want == nil) || (err != nil && !errors.Is(err, ErrUnfit)) {
 				t.Fatalf("error %v", err)
 			}
@@ -63,8 +64,8 @@ func TestRoom(t *testing.T) {
 	}
 }
 
-func TestRoomIsToldOnce(t *testing.T) {
-	r := room(100*gb, 0, 16*gb, 2)
+func TestRequirementsArePrintedOnce(t *testing.T) {
+	r := requirements(100*gb, 0, 16*gb, 2)
 	for _, want := range []string{"first build: up to ", "15.2 GB of disk (100.0 GB free", "7.0 GB of memory (16.0 GB available)"} {
 		if !strings.Contains(r.String(), want) {
 			t.Errorf("%q is not in: %s", want, r)
