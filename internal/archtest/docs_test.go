@@ -2,6 +2,7 @@ package archtest
 
 import (
 	"go/ast"
+	"go/token"
 	"os"
 	"os/exec"
 	"regexp"
@@ -14,6 +15,7 @@ var (
 	declared = regexp.MustCompile(`func (Test[A-Z]\w*)\(t \*testing\.T\)`)
 	// breakpoint matches folder.function and folder.(*type).method, as a debugger takes them.
 	breakpoint = regexp.MustCompile("`((?:bridge|leaf|devices|streams)[a-z0-9/]*)\\.(?:\\(\\*(\\w+)\\)\\.)?(\\w+)`")
+	quoted     = regexp.MustCompile(`"([^"]+)"`)
 )
 
 // A promise whose test does not exist is no promise.
@@ -77,5 +79,41 @@ func TestArchitectureNamesFunctionsThatExist(t *testing.T) {
 		if !exists[n[1]+" "+n[2]+" "+n[3]] {
 			t.Errorf("%s names %s, which does not exist", doc, n[0])
 		}
+	}
+}
+
+// An operator who searches for a log message of the documentation finds it in a log.
+func TestDeliveryNamesLogMessagesThatExist(t *testing.T) {
+	const doc = "../../docs/delivery.md"
+	text, err := os.ReadFile(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var literals strings.Builder
+	for _, p := range products(t) {
+		for _, f := range p.files {
+			ast.Inspect(f, func(n ast.Node) bool {
+				if l, ok := n.(*ast.BasicLit); ok && l.Kind == token.STRING {
+					literals.WriteString(l.Value + "\n")
+				}
+				return true
+			})
+		}
+	}
+	rows := 0
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasPrefix(line, "| log ") {
+			continue
+		}
+		symptom, _, _ := strings.Cut(strings.TrimPrefix(line, "| log "), " | ")
+		for _, m := range quoted.FindAllStringSubmatch(symptom, -1) {
+			rows++
+			if !strings.Contains(literals.String(), m[1]) {
+				t.Errorf("%s names the log message %q, which does not exist", doc, m[1])
+			}
+		}
+	}
+	if rows < 5 {
+		t.Errorf("%s names %d log messages", doc, rows)
 	}
 }
