@@ -25,30 +25,30 @@ func newAckWindow() *ackWindow {
 // acquire counts a report. It returns false if the site has used up its share: maxWaiting,
 // less when the window is nearly full, but at least minSiteUnacked. A redelivered report
 // counts once.
-func (u *ackWindow) acquire(site string, seq uint64) bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if _, ok := u.sites[seq]; ok {
+func (w *ackWindow) acquire(site string, seq uint64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, ok := w.sites[seq]; ok {
 		return true
 	}
-	if u.count[site] >= max(minSiteUnacked, min(maxWaiting, streams.MaxUnacked-len(u.sites))) {
+	if w.count[site] >= max(minSiteUnacked, min(maxWaiting, streams.MaxUnacked-len(w.sites))) {
 		return false
 	}
-	u.sites[seq] = site
-	u.count[site]++
+	w.sites[seq] = site
+	w.count[site]++
 	return true
 }
 
 // release records that a report was acknowledged.
-func (u *ackWindow) release(seq uint64) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	site, ok := u.sites[seq]
+func (w *ackWindow) release(seq uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	site, ok := w.sites[seq]
 	if !ok {
 		return
 	}
-	delete(u.sites, seq)
-	if u.count[site]--; u.count[site] == 0 {
-		delete(u.count, site)
+	delete(w.sites, seq)
+	if w.count[site]--; w.count[site] == 0 {
+		delete(w.count, site)
 	}
 }

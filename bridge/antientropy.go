@@ -38,64 +38,64 @@ type antiEntropy struct {
 	identity string
 }
 
-func (m *antiEntropy) handler() *handler {
+func (a *antiEntropy) handler() *handler {
 	return &handler{
 		workers: 2, backlog: 256, perSite: 2, maxBytes: maxInventoryQuery,
-		answer: func(_ context.Context, site string, data []byte) any { return m.answer(site, data) },
+		answer: func(_ context.Context, site string, data []byte) any { return a.answer(site, data) },
 		refuse: func(reason string) any {
 			return streams.InventoryAnswer{State: streams.InventoryBehind, Error: reason}
 		},
 	}
 }
 
-func (m *antiEntropy) answer(site string, data []byte) streams.InventoryAnswer {
-	if !m.publish.siteExists(site) {
+func (a *antiEntropy) answer(site string, data []byte) streams.InventoryAnswer {
+	if !a.publish.siteExists(site) {
 		return streams.InventoryAnswer{State: streams.InventoryBehind, Error: fmt.Sprintf("there is no Site %s", site)}
 	}
 	q, err := decodeInventoryQuery(data)
 	if err != nil {
 		return streams.InventoryAnswer{State: streams.InventoryBehind, Error: err.Error()}
 	}
-	a, d, err := m.publish.compare(site, m.identity, q)
+	answer, d, err := a.publish.compare(site, a.identity, q)
 	if err != nil {
 		return streams.InventoryAnswer{State: streams.InventoryBehind, Error: err.Error()}
 	}
-	if a.State == streams.InventoryRepairing {
-		a = m.repair(site, d)
+	if answer.State == streams.InventoryRepairing {
+		answer = a.repair(site, d)
 	}
-	if a.State == streams.InventoryEqual || a.State == streams.InventoryRepairing {
-		m.syncStates.update(site, func(s *syncState) {
-			s.LastCheck, s.Outcome = m.now(), a.State
-			if a.State == streams.InventoryEqual {
+	if answer.State == streams.InventoryEqual || answer.State == streams.InventoryRepairing {
+		a.syncStates.update(site, func(s *syncState) {
+			s.LastCheck, s.Outcome = a.now(), answer.State
+			if answer.State == streams.InventoryEqual {
 				s.mismatchesInRow = 0
 			}
 		})
 	}
-	m.count.checks.Add(1)
-	return a
+	a.count.checks.Add(1)
+	return answer
 }
 
 // repair publishes missing objects again, and tombstones for extra ones. If that did not help,
 // at every second mismatch in a row, it also requests a full resync of the site.
-func (m *antiEntropy) repair(site string, d difference) streams.InventoryAnswer {
-	now := m.now()
-	if last := m.syncStates.get(site); last.Outcome == streams.InventoryRepairing && now.Sub(last.LastCheck) < repairSpacing {
+func (a *antiEntropy) repair(site string, d difference) streams.InventoryAnswer {
+	now := a.now()
+	if last := a.syncStates.get(site); last.Outcome == streams.InventoryRepairing && now.Sub(last.LastCheck) < repairSpacing {
 		return streams.InventoryAnswer{State: streams.InventoryBehind}
 	}
-	if !m.publish.publishAgain(site, d) {
+	if !a.publish.publishAgain(site, d) {
 		return streams.InventoryAnswer{State: streams.InventoryBehind, Error: "too many tombstones wait for the site"}
 	}
-	m.count.mismatches.Add(1)
+	a.count.mismatches.Add(1)
 	row := 0
-	m.syncStates.update(site, func(s *syncState) {
+	a.syncStates.update(site, func(s *syncState) {
 		s.Mismatches++
 		s.mismatchesInRow++
 		row = s.mismatchesInRow
 	})
-	m.log.Warn("site differs from what was published, repairing", zap.String("site", site),
+	a.log.Warn("site differs from what was published, repairing", zap.String("site", site),
 		zap.Int("missing", len(d.missing)), zap.Int("extra", len(d.extra)), zap.Int("inRow", row))
 	if row%2 == 0 {
-		m.resync.mismatchRepeated(site)
+		a.resync.mismatchRepeated(site)
 	}
 	return streams.InventoryAnswer{State: streams.InventoryRepairing, Published: d.size()}
 }
@@ -154,9 +154,9 @@ func decodeInventoryQuery(data []byte) (streams.InventoryQuery, error) {
 type boundedInts []int
 
 // UnmarshalJSON implements json.Unmarshaler.
-func (f *boundedInts) UnmarshalJSON(data []byte) error {
+func (b *boundedInts) UnmarshalJSON(data []byte) error {
 	if bytes.Count(data, []byte(",")) >= streams.InventoryBuckets {
 		return fmt.Errorf("more than %d buckets", streams.InventoryBuckets)
 	}
-	return json.Unmarshal(data, (*[]int)(f))
+	return json.Unmarshal(data, (*[]int)(b))
 }

@@ -260,93 +260,93 @@ func (b *Bridge) newComponents(h *hub, c *clients) (*components, error) {
 
 // objectChanged passes a changed object to the components that need it. It runs on the
 // informers' goroutines and only enqueues.
-func (p *components) objectChanged(k objectKey) {
-	if p.awaitsReregistration(k) {
-		p.publish.objects.AddAfter(k, nodeReturnGrace)
+func (c *components) objectChanged(k objectKey) {
+	if c.awaitsReregistration(k) {
+		c.publish.objects.AddAfter(k, nodeReturnGrace)
 	} else {
-		p.publish.enqueue(k)
+		c.publish.enqueue(k)
 	}
-	p.autonomy.changed(k)
-	p.writeback.objectChanged(k)
+	c.autonomy.changed(k)
+	c.writeback.objectChanged(k)
 	switch {
 	case k.Group == siteGroup:
-		p.sites.trigger()
-		p.resync.annotationChanged(k.Name)
+		c.sites.trigger()
+		c.resync.annotationChanged(k.Name)
 	case k.Group == "" && k.Resource == "nodes":
-		p.sites.trigger()
-		p.writeback.objectChanged(csiNodeKey(k.Name))
-		if p.watch.get(k) == nil {
-			p.writeback.clients.forget(k.Name)
-			p.heartbeats.leases.forget(k.Name)
+		c.sites.trigger()
+		c.writeback.objectChanged(csiNodeKey(k.Name))
+		if c.watch.get(k) == nil {
+			c.writeback.clients.forget(k.Name)
+			c.heartbeats.leases.forget(k.Name)
 		}
 	case k.Group == deviceGroup && k.Resource == "devices":
 		// A report may have arrived before its device: write it now.
-		p.writeback.objectChanged(objectKey{Group: deviceGroup, Resource: "devicestatuses", Namespace: k.Namespace, Name: k.Name})
+		c.writeback.objectChanged(objectKey{Group: deviceGroup, Resource: "devicestatuses", Namespace: k.Namespace, Name: k.Name})
 	}
 }
 
 // awaitsReregistration reports whether an object is a deleted node that is still alive and is
 // about to register again. Until then its site keeps the node and its pods.
-func (p *components) awaitsReregistration(k objectKey) bool {
-	if k.Group != "" || k.Resource != "nodes" || p.watch.get(k) != nil {
+func (c *components) awaitsReregistration(k objectKey) bool {
+	if k.Group != "" || k.Resource != "nodes" || c.watch.get(k) != nil {
 		return false
 	}
-	site := p.publish.siteOf(k.Name)
-	if site == "" || !p.publish.siteExists(site) {
+	site := c.publish.siteOf(k.Name)
+	if site == "" || !c.publish.siteExists(site) {
 		return false
 	}
-	return len(p.reports.ofObject(k)) > 0 && p.writeback.nodeOfReportAlive(reportKey{site, k.ref(k.Name)})
+	return len(c.reports.ofObject(k)) > 0 && c.writeback.nodeOfReportAlive(reportKey{site, k.ref(k.Name)})
 }
 
 // siteChanged is called when a site connects or disconnects. It updates the site's nodes, its
 // devices and its Site object.
-func (p *components) siteChanged(site string) {
-	for _, k := range p.reports.ofSite(site) {
+func (c *components) siteChanged(site string) {
+	for _, k := range c.reports.ofSite(site) {
 		switch {
 		case k.ref.Group == "" && k.ref.Resource == "nodes", k.ref.Group == deviceGroup && k.ref.Resource == "devicestatuses":
-			p.writeback.queue.Add(k)
+			c.writeback.queue.Add(k)
 		}
 	}
-	p.sites.trigger()
+	c.sites.trigger()
 }
 
 // objectExists reports whether the object of a report exists in the API.
-func (p *components) objectExists(k reportKey) bool { return p.watch.get(objectOf(k)) != nil }
+func (c *components) objectExists(k reportKey) bool { return c.watch.get(objectOf(k)) != nil }
 
 // restoreSites takes over the state of the sites from their Site objects. In a new epoch each
 // site must compare its inventory once it has received everything again.
-func (p *components) restoreSites(renewed bool) {
+func (c *components) restoreSites(renewed bool) {
 	now := time.Now()
-	for site := range p.publish.nodesBySite() {
+	for site := range c.publish.nodesBySite() {
 		if renewed {
-			p.resync.compareWhenCaughtUp(site)
+			c.resync.compareWhenCaughtUp(site)
 		}
-		if o := p.watch.get(objectKey{Group: siteGroup, Resource: "sites", Name: site}); o != nil {
+		if o := c.watch.get(objectKey{Group: siteGroup, Resource: "sites", Name: site}); o != nil {
 			connected, since := siteStatusOf(o)
-			p.liveness.restore(site, connected, since, now)
+			c.liveness.restore(site, connected, since, now)
 		}
 	}
 }
 
 // close shuts down the queues, including those of components that were never started.
-func (p *components) close() {
-	p.publish.objects.ShutDown()
-	p.publish.queue.ShutDown()
-	p.writeback.queue.ShutDown()
-	p.consumer.sites.ShutDown()
-	p.autonomy.queue.ShutDown()
-	p.heartbeats.queue.ShutDown()
-	p.backlogs.queue.ShutDown()
+func (c *components) close() {
+	c.publish.objects.ShutDown()
+	c.publish.queue.ShutDown()
+	c.writeback.queue.ShutDown()
+	c.consumer.sites.ShutDown()
+	c.autonomy.queue.ShutDown()
+	c.heartbeats.queue.ShutDown()
+	c.backlogs.queue.ShutDown()
 }
 
 // start runs the components in g until ctx ends.
-func (p *components) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn, workers int) {
-	g.Go(func() error { p.publish.run(ctx, workers); return nil })
-	g.Go(func() error { p.writeback.run(ctx, workers); return nil })
-	g.Go(func() error { p.autonomy.run(ctx); return nil })
-	g.Go(func() error { return p.heartbeats.run(ctx, nc, workers) })
-	g.Go(func() error { return p.sites.run(ctx) })
-	g.Go(func() error { return p.backlogs.run(ctx) })
-	g.Go(func() error { return p.consumer.run(ctx) })
-	p.consistencyParts.start(ctx, g, nc)
+func (c *components) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn, workers int) {
+	g.Go(func() error { c.publish.run(ctx, workers); return nil })
+	g.Go(func() error { c.writeback.run(ctx, workers); return nil })
+	g.Go(func() error { c.autonomy.run(ctx); return nil })
+	g.Go(func() error { return c.heartbeats.run(ctx, nc, workers) })
+	g.Go(func() error { return c.sites.run(ctx) })
+	g.Go(func() error { return c.backlogs.run(ctx) })
+	g.Go(func() error { return c.consumer.run(ctx) })
+	c.consistencyParts.start(ctx, g, nc)
 }

@@ -83,7 +83,7 @@ type hub struct {
 	// identity is the incarnation of DESIRED, as the leaves see it.
 	identity string
 	// record is the bucket with the bridge's own state.
-	record jetstream.KeyValue
+	bucket jetstream.KeyValue
 }
 
 // openHub creates or updates the streams. It fails while the hub is unavailable.
@@ -105,7 +105,7 @@ func openHub(ctx context.Context, nc *nats.Conn, limits streams.HubLimits) (*hub
 	if h.identity, err = identityOf(ctx, js, streams.Desired); err != nil {
 		return nil, err
 	}
-	if h.record, err = openRecord(ctx, js, limits.Replicas); err != nil {
+	if h.bucket, err = openBucket(ctx, js, limits.Replicas); err != nil {
 		return nil, err
 	}
 	return h, nil

@@ -27,7 +27,7 @@ func (b *Bridge) newConsistencyParts(p *components, h *hub, c *clients, outageOf
 	p.resync = r
 	p.externalWrites = &externalWrites{hub: h, publish: p.publish, fence: b.fence, log: b.log, count: &b.count, outage: outageOf("search the desired stream")}
 	p.storage = &storageMonitor{
-		kv: h.record, clients: c, fence: b.fence, log: b.log, count: &b.count, outage: outageOf("epoch of the API server's storage"),
+		kv: h.bucket, clients: c, fence: b.fence, log: b.log, count: &b.count, outage: outageOf("epoch of the API server's storage"),
 		identity: b.cfg.LeaderElection.Identity, namespace: b.cfg.LeaderElection.Namespace, candidates: make(chan rollbackCandidate, 1), barrier: p.watch.barrier,
 	}
 	p.publish.onOlderVersion = p.storage.addCandidate

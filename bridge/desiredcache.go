@@ -49,31 +49,31 @@ func newDesiredCache() *desiredCache {
 	}
 }
 
-func (p *desiredCache) put(site string, k objectKey, e entry) {
-	if p.sites[site] == nil {
-		p.sites[site] = map[objectKey]map[string]entry{}
+func (c *desiredCache) put(site string, k objectKey, e entry) {
+	if c.sites[site] == nil {
+		c.sites[site] = map[objectKey]map[string]entry{}
 	}
-	if p.sites[site][k] == nil {
-		p.sites[site][k] = map[string]entry{}
+	if c.sites[site][k] == nil {
+		c.sites[site][k] = map[string]entry{}
 	}
-	p.updateInventory(site, p.sites[site][k][e.subject], e)
-	p.sites[site][k][e.subject] = e
+	c.updateInventory(site, c.sites[site][k][e.subject], e)
+	c.sites[site][k][e.subject] = e
 	if e.op != streams.OpDelete {
-		delete(p.tombstones[site], e.subject)
+		delete(c.tombstones[site], e.subject)
 		return
 	}
-	if p.tombstones[site] == nil {
-		p.tombstones[site] = map[string]objectKey{}
+	if c.tombstones[site] == nil {
+		c.tombstones[site] = map[string]objectKey{}
 	}
-	p.tombstones[site][e.subject] = k
+	c.tombstones[site][e.subject] = k
 }
 
 // updateInventory replaces one entry of the site's inventory by another.
-func (p *desiredCache) updateInventory(site string, was, is entry) {
-	m := p.inventories[site]
+func (c *desiredCache) updateInventory(site string, was, is entry) {
+	m := c.inventories[site]
 	if m == nil {
 		m = new(streams.Inventory)
-		p.inventories[site] = m
+		c.inventories[site] = m
 	}
 	if e, ok := was.inventoryEntry(); ok && was.subject != "" {
 		m.Remove(e)
@@ -83,26 +83,26 @@ func (p *desiredCache) updateInventory(site string, was, is entry) {
 	}
 }
 
-func (p *desiredCache) remove(site string, k objectKey, subject string) {
-	p.updateInventory(site, p.sites[site][k][subject], entry{})
-	delete(p.tombstones[site], subject)
-	delete(p.sites[site][k], subject)
-	if len(p.sites[site][k]) == 0 {
-		delete(p.sites[site], k)
+func (c *desiredCache) remove(site string, k objectKey, subject string) {
+	c.updateInventory(site, c.sites[site][k][subject], entry{})
+	delete(c.tombstones[site], subject)
+	delete(c.sites[site][k], subject)
+	if len(c.sites[site][k]) == 0 {
+		delete(c.sites[site], k)
 	}
 }
 
-func (p *desiredCache) removeSite(site string) {
-	delete(p.sites, site)
-	delete(p.tombstones, site)
-	delete(p.inventories, site)
+func (c *desiredCache) removeSite(site string) {
+	delete(c.sites, site)
+	delete(c.tombstones, site)
+	delete(c.inventories, site)
 }
 
 // lastSeq returns the highest sequence that DESIRED holds for a site. Deleted messages do not
 // count: a site that starts from scratch cannot receive them.
-func (p *desiredCache) lastSeq(site string) uint64 {
+func (c *desiredCache) lastSeq(site string) uint64 {
 	var seq uint64
-	for _, entries := range p.sites[site] {
+	for _, entries := range c.sites[site] {
 		for _, e := range entries {
 			seq = max(seq, e.seq)
 		}
@@ -111,17 +111,17 @@ func (p *desiredCache) lastSeq(site string) uint64 {
 }
 
 // inventory returns the digest of what a site should have. The caller must not change it.
-func (p *desiredCache) inventory(site string) *streams.Inventory {
-	if m := p.inventories[site]; m != nil {
+func (c *desiredCache) inventory(site string) *streams.Inventory {
+	if m := c.inventories[site]; m != nil {
 		return m
 	}
 	return new(streams.Inventory)
 }
 
 // entriesIn returns the entries of a site's inventory in the given buckets, by subject.
-func (p *desiredCache) entriesIn(site string, buckets map[int]bool) map[string]streams.InventoryEntry {
+func (c *desiredCache) entriesIn(site string, buckets map[int]bool) map[string]streams.InventoryEntry {
 	out := map[string]streams.InventoryEntry{}
-	for _, entries := range p.sites[site] {
+	for _, entries := range c.sites[site] {
 		for _, e := range entries {
 			if m, ok := e.inventoryEntry(); ok && buckets[m.Bucket()] {
 				out[m.Subject] = m
@@ -132,8 +132,8 @@ func (p *desiredCache) entriesIn(site string, buckets map[int]bool) map[string]s
 }
 
 // highest returns the highest epoch number and the highest term of all entries.
-func (p *desiredCache) highest() (number, term uint64) {
-	for _, objects := range p.sites {
+func (c *desiredCache) highest() (number, term uint64) {
+	for _, objects := range c.sites {
 		for _, entries := range objects {
 			for _, e := range entries {
 				number, term = max(number, epochNumber(e.epoch)), max(term, e.term)
@@ -144,13 +144,13 @@ func (p *desiredCache) highest() (number, term uint64) {
 }
 
 // entries returns the entries of one object, by subject. The caller must not change the map.
-func (p *desiredCache) entries(site string, k objectKey) map[string]entry { return p.sites[site][k] }
+func (c *desiredCache) entries(site string, k objectKey) map[string]entry { return c.sites[site][k] }
 
 // ackedTombstones returns the tombstones of a site up to its acknowledgement floor.
-func (p *desiredCache) ackedTombstones(site string, floor uint64) map[objectKey][]entry {
+func (c *desiredCache) ackedTombstones(site string, floor uint64) map[objectKey][]entry {
 	var out map[objectKey][]entry
-	for subject, k := range p.tombstones[site] {
-		if e := p.sites[site][k][subject]; e.seq <= floor {
+	for subject, k := range c.tombstones[site] {
+		if e := c.sites[site][k][subject]; e.seq <= floor {
 			if out == nil {
 				out = map[objectKey][]entry{}
 			}

@@ -28,13 +28,13 @@ func newDuplicateDetector() *duplicateDetector {
 }
 
 // heartbeat records the boot ID of a heartbeat.
-func (b *duplicateDetector) heartbeat(site, boot string, now time.Time) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	s := b.sites[site]
+func (d *duplicateDetector) heartbeat(site, boot string, now time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.sites[site]
 	if s == nil {
 		s = &bootHistory{}
-		b.sites[site] = s
+		d.sites[site] = s
 	}
 	if boot != s.current {
 		if boot == s.former && boot != "" && now.Sub(s.formerAt) < duplicateWindow {
@@ -46,18 +46,18 @@ func (b *duplicateDetector) heartbeat(site, boot string, now time.Time) {
 }
 
 // duplicateSeen returns when two leaves of the site were last seen, zero if never.
-func (b *duplicateDetector) duplicateSeen(site string) time.Time {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if s := b.sites[site]; s != nil {
+func (d *duplicateDetector) duplicateSeen(site string) time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if s := d.sites[site]; s != nil {
 		return s.duplicateAt
 	}
 	return time.Time{}
 }
 
 // retain drops the sites that no longer exist.
-func (b *duplicateDetector) retain(exists func(site string) bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	maps.DeleteFunc(b.sites, func(site string, _ *bootHistory) bool { return !exists(site) })
+func (d *duplicateDetector) retain(exists func(site string) bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	maps.DeleteFunc(d.sites, func(site string, _ *bootHistory) bool { return !exists(site) })
 }

@@ -30,46 +30,46 @@ type externalWrites struct {
 }
 
 // run polls until ctx ends. It returns errHubReplaced if DESIRED has lost messages.
-func (f *externalWrites) run(ctx context.Context) error {
+func (w *externalWrites) run(ctx context.Context) error {
 	for sleep(ctx, externalWritesInterval) {
-		err := f.poll(ctx)
+		err := w.poll(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if errors.Is(err, errHubReplaced) {
 			return err
 		}
-		f.outage.report(err)
+		w.outage.report(err)
 	}
 	return nil
 }
 
-func (f *externalWrites) poll(ctx context.Context) error {
-	info, err := f.hub.desired.Info(ctx)
+func (w *externalWrites) poll(ctx context.Context) error {
+	info, err := w.hub.desired.Info(ctx)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", streams.Desired, err)
 	}
 	switch {
-	case info.State.LastSeq < f.lastSeq:
+	case info.State.LastSeq < w.lastSeq:
 		return errHubReplaced // the store was rolled back
-	case info.State.LastSeq == f.lastSeq:
+	case info.State.LastSeq == w.lastSeq:
 		return nil
 	}
-	term := f.fence.currentTerm()
-	err = readAll(ctx, f.hub.js, f.hub.desired, f.lastSeq+1, ">", true, func(msg jetstream.Msg) error {
+	term := w.fence.currentTerm()
+	err = readAll(ctx, w.hub.js, w.hub.desired, w.lastSeq+1, ">", true, func(msg jetstream.Msg) error {
 		if t := streams.TermOf(msg.Headers()); t != term && !streams.IsPart(msg.Subject()) {
-			f.handle(msg, t)
+			w.handle(msg, t)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	f.lastSeq = info.State.LastSeq
+	w.lastSeq = info.State.LastSeq
 	return nil
 }
 
-func (f *externalWrites) handle(msg jetstream.Msg, term uint64) {
+func (w *externalWrites) handle(msg jetstream.Msg, term uint64) {
 	site, ref, err := streams.ParseDesired(msg.Subject())
 	if err != nil {
 		return // not a subject of the protocol
@@ -78,10 +78,10 @@ func (f *externalWrites) handle(msg jetstream.Msg, term uint64) {
 	if err != nil {
 		return
 	}
-	f.fence.observeTerm(term)
-	if f.publish.mergeEntry(site, keyOf(ref), entryOf(msg.Subject(), msg.Headers(), meta.Sequence.Stream)) {
-		f.count.externalWrites.Add(1)
-		f.log.Warn("desired object was written by another bridge, checking it again",
+	w.fence.observeTerm(term)
+	if w.publish.mergeEntry(site, keyOf(ref), entryOf(msg.Subject(), msg.Headers(), meta.Sequence.Stream)) {
+		w.count.externalWrites.Add(1)
+		w.log.Warn("desired object was written by another bridge, checking it again",
 			zap.String("site", site), zap.Stringer("object", ref), zap.Uint64("term", term), zap.Uint64("seq", meta.Sequence.Stream))
 	}
 }

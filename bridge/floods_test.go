@@ -144,14 +144,14 @@ func TestLatePartsAreWaitedFor(t *testing.T) {
 	}
 	w.start()
 	w.await("the missing part noticed", func() bool {
-		_, err := w.consumer.hub.record.Get(t.Context(), deferredKey("plant-b"))
+		_, err := w.consumer.hub.bucket.Get(t.Context(), deferredKey("plant-b"))
 		return err == nil && w.unacknowledged() == 0
 	})
 	w.ahead.Store(int64(maxPartsWait) / 2)
 	w.send(late)
 	w.await("written", func() bool { return w.writeback.count.accepted.Load() == 1 })
 	w.await("forgotten", func() bool {
-		_, err := w.consumer.hub.record.Get(t.Context(), deferredKey("plant-b"))
+		_, err := w.consumer.hub.bucket.Get(t.Context(), deferredKey("plant-b"))
 		return err != nil
 	})
 	if q := w.writeback.count.quarantined.Load(); q != 0 {
@@ -254,7 +254,7 @@ func TestRetriedReportsTakeNoPlace(t *testing.T) {
 	w.await("another site's report written", func() bool { return w.writeback.count.accepted.Load() == 1 })
 	w.ahead.Store(int64(2 * maxUnackedTime))
 	w.await("waiting without a place", func() bool { return w.unacknowledged() == 0 })
-	if kept, err := w.consumer.hub.record.Get(t.Context(), deferredKey("plant-b")); err != nil || string(kept.Value()) == "" {
+	if kept, err := w.consumer.hub.bucket.Get(t.Context(), deferredKey("plant-b")); err != nil || string(kept.Value()) == "" {
 		t.Errorf("what waits is not remembered: %v", err)
 	}
 }

@@ -133,7 +133,7 @@ func TestForbiddenReportsWait(t *testing.T) {
 	}
 	w.ahead.Store(int64(maxForbidden - 10*time.Second))
 	w.await("waiting without a place", func() bool { return unacknowledged() == 0 })
-	if kept, err := w.consumer.hub.record.Get(t.Context(), deferredKey("plant-a")); err != nil || len(kept.Value()) == 0 {
+	if kept, err := w.consumer.hub.bucket.Get(t.Context(), deferredKey("plant-a")); err != nil || len(kept.Value()) == 0 {
 		t.Errorf("what waits is not remembered: %v", err)
 	}
 	before := tries.Load()
@@ -141,7 +141,7 @@ func TestForbiddenReportsWait(t *testing.T) {
 	open.Store(true)
 	w.await("written", func() bool { return w.writeback.count.accepted.Load() == 1 })
 	w.await("forgotten", func() bool {
-		_, err := w.consumer.hub.record.Get(t.Context(), deferredKey("plant-a"))
+		_, err := w.consumer.hub.bucket.Get(t.Context(), deferredKey("plant-a"))
 		return err != nil
 	})
 	if n := w.writeback.count.quarantined.Load(); n != 0 {

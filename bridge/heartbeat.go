@@ -36,29 +36,29 @@ type heartbeatConsumer struct {
 }
 
 // run receives heartbeats until ctx ends.
-func (h *heartbeatConsumer) run(ctx context.Context, nc *nats.Conn, workers int) error {
-	sub, err := nc.Subscribe(streams.PresenceFilter, func(m *nats.Msg) { h.handle(m) })
+func (c *heartbeatConsumer) run(ctx context.Context, nc *nats.Conn, workers int) error {
+	sub, err := nc.Subscribe(streams.PresenceFilter, func(m *nats.Msg) { c.handle(m) })
 	if err != nil {
 		return fmt.Errorf("subscribe to presence: %w", err)
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		<-ctx.Done()
-		h.queue.ShutDown()
+		c.queue.ShutDown()
 	})
 	for range workers {
 		wg.Go(func() {
-			for site, down := h.queue.Get(); !down; site, down = h.queue.Get() {
-				h.renewLeases(ctx, site)
-				h.queue.Done(site)
+			for site, down := c.queue.Get(); !down; site, down = c.queue.Get() {
+				c.renewLeases(ctx, site)
+				c.queue.Done(site)
 			}
 		})
 	}
 	wg.Go(func() {
 		for sleep(ctx, time.Second) {
-			for _, site := range h.liveness.expire(time.Now()) {
-				h.log.Info("site disconnected", zap.String("site", site))
-				h.onSiteChanged(site)
+			for _, site := range c.liveness.expire(time.Now()) {
+				c.log.Info("site disconnected", zap.String("site", site))
+				c.onSiteChanged(site)
 			}
 		}
 	})
@@ -70,58 +70,58 @@ func (h *heartbeatConsumer) run(ctx context.Context, nc *nats.Conn, workers int)
 }
 
 // handle runs on the subscription's goroutine and only records and enqueues.
-func (h *heartbeatConsumer) handle(m *nats.Msg) {
+func (c *heartbeatConsumer) handle(m *nats.Msg) {
 	site, err := streams.SiteOfPresence(m.Subject)
-	if err != nil || !h.publish.siteExists(site) {
+	if err != nil || !c.publish.siteExists(site) {
 		return
 	}
 	b, err := streams.DecodePresence(m.Data)
 	if err != nil {
-		h.count.refused.Add(1)
-		h.log.Debug("invalid heartbeat", zap.String("site", site), zap.Error(err))
+		c.count.refused.Add(1)
+		c.log.Debug("invalid heartbeat", zap.String("site", site), zap.Error(err))
 		return
 	}
-	h.duplicates.heartbeat(site, b.Boot, time.Now())
-	alive, nowAlive, connected := h.liveness.heartbeat(site, b, time.Now())
+	c.duplicates.heartbeat(site, b.Boot, time.Now())
+	alive, nowAlive, connected := c.liveness.heartbeat(site, b, time.Now())
 	if connected {
-		h.log.Info("site connected", zap.String("site", site), zap.String("version", b.Version))
-		h.onSiteChanged(site)
+		c.log.Info("site connected", zap.String("site", site), zap.String("version", b.Version))
+		c.onSiteChanged(site)
 	}
 	if len(nowAlive) > 0 {
-		h.onNodesAlive(site, nowAlive)
+		c.onNodesAlive(site, nowAlive)
 	}
 	if len(alive) > 0 {
-		h.mu.Lock()
-		h.renew[site] = alive
-		h.mu.Unlock()
-		h.queue.Add(site)
+		c.mu.Lock()
+		c.renew[site] = alive
+		c.mu.Unlock()
+		c.queue.Add(site)
 	}
 }
 
-func (h *heartbeatConsumer) renewLeases(ctx context.Context, site string) {
-	h.mu.Lock()
-	nodes := h.renew[site]
-	h.mu.Unlock()
+func (c *heartbeatConsumer) renewLeases(ctx context.Context, site string) {
+	c.mu.Lock()
+	nodes := c.renew[site]
+	c.mu.Unlock()
 	for _, n := range nodes {
 		// Check again: the heartbeat may have waited in the queue, and a lease must be true.
-		if ok, _ := h.liveness.alive(site, n, time.Now()); !ok {
+		if ok, _ := c.liveness.alive(site, n, time.Now()); !ok {
 			continue
 		}
-		err := h.leases.renew(ctx, site, n)
+		err := c.leases.renew(ctx, site, n)
 		if ctx.Err() != nil {
 			return
 		}
 		if apierrors.IsConflict(err) {
 			// Another writer has renewed or recreated the lease: try once more.
-			h.count.conflicts.Add(1)
-			h.queue.AddRateLimited(site)
+			c.count.conflicts.Add(1)
+			c.queue.AddRateLimited(site)
 			return
 		}
-		h.outage.report(err)
+		c.outage.report(err)
 		if err != nil {
-			h.queue.AddRateLimited(site)
+			c.queue.AddRateLimited(site)
 			return
 		}
 	}
-	h.queue.Forget(site)
+	c.queue.Forget(site)
 }

@@ -32,19 +32,19 @@ func newLiveness() *liveness { return &liveness{sites: map[string]*siteLiveness{
 
 // restore takes over the state of a site from an earlier bridge. A connected site has the
 // usual time to send its next heartbeat, counted from now.
-func (p *liveness) restore(site string, connected bool, since, now time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.sites[site] == nil {
-		p.sites[site] = &siteLiveness{lastSeen: now, connected: connected, since: since, nodeLastSeen: map[string]time.Time{}}
+func (l *liveness) restore(site string, connected bool, since, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.sites[site] == nil {
+		l.sites[site] = &siteLiveness{lastSeen: now, connected: connected, since: since, nodeLastSeen: map[string]time.Time{}}
 	}
 }
 
-func (p *liveness) ensureSite(site string) *siteLiveness {
-	h := p.sites[site]
+func (l *liveness) ensureSite(site string) *siteLiveness {
+	h := l.sites[site]
 	if h == nil {
 		h = &siteLiveness{nodeLastSeen: map[string]time.Time{}}
-		p.sites[site] = h
+		l.sites[site] = h
 	}
 	return h
 }
@@ -52,10 +52,10 @@ func (p *liveness) ensureSite(site string) *siteLiveness {
 // heartbeat records a heartbeat that arrived now. alive are the nodes whose leases must be
 // renewed, nowAlive those of them that were not alive before; connected is true if the site was
 // not connected before.
-func (p *liveness) heartbeat(site string, b streams.Presence, now time.Time) (alive, nowAlive []string, connected bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	h := p.ensureSite(site)
+func (l *liveness) heartbeat(site string, b streams.Presence, now time.Time) (alive, nowAlive []string, connected bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := l.ensureSite(site)
 	h.prune(now)
 	h.lastHeartbeat = b
 	connected = h.markSeen(now)
@@ -74,16 +74,16 @@ func (p *liveness) heartbeat(site string, b streams.Presence, now time.Time) (al
 
 // report records that the hub stored a report of a node's kubelet at that time. nowAlive is
 // true if the node was not alive before, connected if the site was not connected before.
-func (p *liveness) report(site, node string, stored, now time.Time) (nowAlive, connected bool) {
+func (l *liveness) report(site, node string, stored, now time.Time) (nowAlive, connected bool) {
 	if stored.After(now) {
 		stored = now
 	}
 	if now.Sub(stored) >= streams.PresenceTimeout {
 		return false, false
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	h := p.ensureSite(site)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := l.ensureSite(site)
 	h.prune(now)
 	connected = h.markSeen(stored)
 	if !h.hasRoomFor(node) {
@@ -123,11 +123,11 @@ func (h *siteLiveness) prune(now time.Time) {
 }
 
 // expire marks sites without a recent heartbeat as disconnected, and returns them.
-func (p *liveness) expire(now time.Time) []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+func (l *liveness) expire(now time.Time) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	var expired []string
-	for site, h := range p.sites {
+	for site, h := range l.sites {
 		if h.connected && now.Sub(h.lastSeen) >= streams.PresenceTimeout {
 			h.connected, h.since = false, now
 			expired = append(expired, site)
@@ -138,18 +138,18 @@ func (p *liveness) expire(now time.Time) []string {
 }
 
 // retain drops the sites that no longer exist.
-func (p *liveness) retain(exists func(site string) bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	maps.DeleteFunc(p.sites, func(site string, _ *siteLiveness) bool { return !exists(site) })
+func (l *liveness) retain(exists func(site string) bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	maps.DeleteFunc(l.sites, func(site string, _ *siteLiveness) bool { return !exists(site) })
 }
 
 // state returns the state of a site. Its last heartbeat is zero if this bridge has received
 // none.
-func (p *liveness) state(site string) (connected bool, since time.Time, last streams.Presence) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	h := p.sites[site]
+func (l *liveness) state(site string) (connected bool, since time.Time, last streams.Presence) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := l.sites[site]
 	if h == nil {
 		return false, time.Time{}, streams.Presence{}
 	}
@@ -158,10 +158,10 @@ func (p *liveness) state(site string) (connected bool, since time.Time, last str
 
 // alive reports whether a node is alive, and when it was last seen. A node is alive if its
 // site is connected and its own kubelet renews its lease.
-func (p *liveness) alive(site, node string, now time.Time) (bool, time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	h := p.sites[site]
+func (l *liveness) alive(site, node string, now time.Time) (bool, time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := l.sites[site]
 	if h == nil || !h.connected {
 		return false, time.Time{}
 	}

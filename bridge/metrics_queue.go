@@ -20,7 +20,9 @@ func newQueue[T comparable](t *instruments, name string, longest time.Duration) 
 }
 
 // queueMetrics holds the metrics of the queues by name. It implements
-// workqueue.MetricsProvider.
+// workqueue.MetricsProvider. The provider of component-base cannot be used: it counts in a
+// global registry, and cannot reset the gauges of a queue that was shut down with items in
+// it, as happens at each loss of leadership.
 type queueMetrics struct {
 	depth, unfinished, longest *prometheus.GaugeVec
 	adds, retries              *prometheus.CounterVec

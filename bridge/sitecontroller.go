@@ -206,7 +206,7 @@ func (s *siteController) updateStatus(ctx context.Context, site string, nodes []
 	if err != nil {
 		return err
 	}
-	seen.earlier = w.mismatches
+	seen.earlierMismatches = w.mismatches
 	status := seen.status(served.Status)
 	s.metrics.set(site, status)
 	if !statusDue(served.Status, status, w.at, seen.now) {
@@ -229,7 +229,7 @@ func (s *siteController) collect(ctx context.Context, o *v1alpha1.Site, nodes []
 		now: time.Now(), created: o.CreationTimestamp.Time, nodes: len(nodes), unobserved: s.unobserved(nodes),
 		unpublished: !s.publish.siteIdle(o.Name),
 		pending:     info.NumPending + uint64(info.NumAckPending), lastAck: info.AckFloor.Last, stored: info.AckFloor.Stream,
-		duplicate: s.duplicates.duplicateSeen(o.Name), repair: s.syncStates.get(o.Name),
+		duplicate: s.duplicates.duplicateSeen(o.Name), sync: s.syncStates.get(o.Name),
 	}
 	seen.connected, seen.since, seen.last = s.liveness.state(o.Name)
 	seen.epoch, seen.term = s.leadership()

@@ -35,10 +35,10 @@ type observation struct {
 
 	epoch string
 	term  uint64
-	// repair covers the time since this bridge became leader; earlier counts the mismatches
+	// sync covers the time since this bridge became leader; earlierMismatches counts those
 	// before.
-	repair  syncState
-	earlier int64
+	sync              syncState
+	earlierMismatches int64
 }
 
 // status returns the Site's status. Fields whose value is not known, such as those of the leaf
@@ -89,11 +89,11 @@ func (o observation) applyHeartbeat(s *v1alpha1.SiteStatus) {
 
 // applySyncState copies the results of comparisons and resyncs.
 func (o observation) applySyncState(s *v1alpha1.SiteStatus) {
-	r := o.repair
+	r := o.sync
 	if !r.LastCheck.IsZero() {
 		s.LastCheck = &v1alpha1.SiteCheck{Time: *wireTime(r.LastCheck), Outcome: string(r.Outcome)}
 	}
-	s.Mismatches = o.earlier + int64(r.Mismatches)
+	s.Mismatches = o.earlierMismatches + int64(r.Mismatches)
 	if r.Resynced.IsZero() && r.ResyncRequested == "" {
 		return
 	}

@@ -31,8 +31,8 @@ func TestStatusSaysWhatIsKnown(t *testing.T) {
 	o.oldest, o.lastAck = &oldest, &ack
 	o.last.Unapplied, o.last.Quarantined, o.last.Dropped = 2, 1, 5
 	o.last.Degraded = []string{streams.DegradedStore, streams.DegradedDiskFull, streams.DegradedDiskFull}
-	o.repair = syncState{LastCheck: noon, Outcome: streams.InventoryEqual, Mismatches: 1, Resynced: noon, ResyncReason: "Requested", ResyncRequested: "x"}
-	o.earlier = 4
+	o.sync = syncState{LastCheck: noon, Outcome: streams.InventoryEqual, Mismatches: 1, Resynced: noon, ResyncReason: "Requested", ResyncRequested: "x"}
+	o.earlierMismatches = 4
 	s := o.status(v1alpha1.SiteStatus{})
 	if !s.Connected || s.Nodes != 2 || s.Pending != 7 || !s.OldestPending.Time.Equal(oldest) || !s.LastAck.Time.Equal(ack) || s.Stored != 57 {
 		t.Errorf("stored: %+v", s)
@@ -48,7 +48,7 @@ func TestStatusSaysWhatIsKnown(t *testing.T) {
 func TestStatusKeepsWhatIsNotKnownAnew(t *testing.T) {
 	t.Parallel()
 	o := connectedSite()
-	o.repair = syncState{LastCheck: noon, Outcome: streams.InventoryEqual, Resynced: noon, ResyncReason: "Requested", ResyncRequested: "x"}
+	o.sync = syncState{LastCheck: noon, Outcome: streams.InventoryEqual, Resynced: noon, ResyncReason: "Requested", ResyncRequested: "x"}
 	o.lastAck = &noon
 	before := o.status(v1alpha1.SiteStatus{})
 	// Another bridge, which has received no heartbeat yet.
@@ -73,7 +73,7 @@ func TestConditions(t *testing.T) {
 		"unpublished": {func(o *observation) { o.unpublished = true }, "Heard", "Unpublished", "AsExpected"},
 		"pending":     {func(o *observation) { o.pending = 1 }, "Heard", "Pending", "AsExpected"},
 		"unapplied":   {func(o *observation) { o.last.Unapplied = 1 }, "Heard", "Unapplied", "AsExpected"},
-		"repairing":   {func(o *observation) { o.repair = syncState{LastCheck: noon, Outcome: streams.InventoryRepairing} }, "Heard", "Differs", "AsExpected"},
+		"repairing":   {func(o *observation) { o.sync = syncState{LastCheck: noon, Outcome: streams.InventoryRepairing} }, "Heard", "Differs", "AsExpected"},
 		"disk full":   {func(o *observation) { o.last.Degraded = []string{streams.DegradedDiskFull} }, "Heard", "UpToDate", "DiskFull"},
 		"unreadable":  {func(o *observation) { o.last.Quarantined = 1 }, "Heard", "UpToDate", "Quarantined"},
 		"two leaves":  {func(o *observation) { o.duplicate = noon.Add(-time.Minute) }, "Heard", "UpToDate", "DuplicateIdentity"},

@@ -22,48 +22,48 @@ func newStorageBarrier() *storageBarrier {
 }
 
 // invalidate records that an API server has answered a list or started a watch.
-func (l *storageBarrier) invalidate() {
-	l.mu.Lock()
-	l.responses++
-	l.mu.Unlock()
-	l.requestCheck()
+func (b *storageBarrier) invalidate() {
+	b.mu.Lock()
+	b.responses++
+	b.mu.Unlock()
+	b.requestCheck()
 }
 
 // requestCheck requests a check.
-func (l *storageBarrier) requestCheck() {
+func (b *storageBarrier) requestCheck() {
 	select {
-	case l.checkDue <- struct{}{}:
+	case b.checkDue <- struct{}{}:
 	default:
 	}
 }
 
 // current returns the number of responses that a check started now covers.
-func (l *storageBarrier) current() uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.responses
+func (b *storageBarrier) current() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.responses
 }
 
 // confirm records that the storage was verified after the given number of API responses.
-func (l *storageBarrier) confirm(responses uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if responses > l.confirmed {
-		l.confirmed = responses
-		close(l.advanced)
-		l.advanced = make(chan struct{})
+func (b *storageBarrier) confirm(responses uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if responses > b.confirmed {
+		b.confirmed = responses
+		close(b.advanced)
+		b.advanced = make(chan struct{})
 	}
 }
 
 // wait blocks until a check covers all responses so far, or ctx ends.
-func (l *storageBarrier) wait(ctx context.Context) error {
-	l.mu.Lock()
-	want := l.responses
-	l.mu.Unlock()
+func (b *storageBarrier) wait(ctx context.Context) error {
+	b.mu.Lock()
+	want := b.responses
+	b.mu.Unlock()
 	for {
-		l.mu.Lock()
-		enough, advanced := l.confirmed >= want, l.advanced
-		l.mu.Unlock()
+		b.mu.Lock()
+		enough, advanced := b.confirmed >= want, b.advanced
+		b.mu.Unlock()
 		if enough {
 			return nil
 		}

@@ -65,7 +65,7 @@ type rollbackCandidate struct {
 }
 
 // openRecord creates the bucket if it does not exist.
-func openRecord(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.KeyValue, error) {
+func openBucket(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.KeyValue, error) {
 	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
 		Bucket: recordBucket, Description: "State of the bridge: epoch of the API server's storage, deferred reports", History: 1, Replicas: max(replicas, 1),
 	})
