@@ -64,12 +64,7 @@ func (a *antiEntropy) answer(site string, data []byte) streams.InventoryAnswer {
 		answer = a.repair(site, d)
 	}
 	if answer.State == streams.InventoryEqual || answer.State == streams.InventoryRepairing {
-		a.syncStates.update(site, func(s *syncState) {
-			s.LastCheck, s.Outcome = a.now(), answer.State
-			if answer.State == streams.InventoryEqual {
-				s.mismatchesInRow = 0
-			}
-		})
+		a.syncStates.checked(site, a.now(), answer.State)
 	}
 	a.count.checks.Add(1)
 	return answer
@@ -86,12 +81,7 @@ func (a *antiEntropy) repair(site string, d difference) streams.InventoryAnswer 
 		return streams.InventoryAnswer{State: streams.InventoryBehind, Error: "too many tombstones wait for the site"}
 	}
 	a.count.mismatches.Add(1)
-	row := 0
-	a.syncStates.update(site, func(s *syncState) {
-		s.Mismatches++
-		s.mismatchesInRow++
-		row = s.mismatchesInRow
-	})
+	row := a.syncStates.mismatch(site)
 	a.log.Warn("site differs from what was published, repairing", zap.String("site", site),
 		zap.Int("missing", len(d.missing)), zap.Int("extra", len(d.extra)), zap.Int("inRow", row))
 	if row%2 == 0 {

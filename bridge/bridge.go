@@ -250,10 +250,8 @@ func (b *Bridge) newComponents(h *hub, c *clients) (*components, error) {
 	p.backlogs = &backlogs{
 		hub: h, client: c.dynamic, publish: p.publish, outage: outageOf("answer backlogs"), queue: newQueue[string](b.metrics, "backlogs", writeRetry),
 	}
-	p.syncStates.onChange = func(site string) {
-		b.metrics.syncStateChanged(site, p.syncStates.get(site))
-		p.sites.trigger()
-	}
+	b.metrics.trackSync(p.syncStates)
+	p.syncStates.onChange = func(string) { p.sites.trigger() }
 	b.newConsistencyParts(p, h, c, outageOf)
 	return p, nil
 }

@@ -1,13 +1,13 @@
 package bridge
 
 import (
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/petiole-io/petiole/internal/version"
+	"github.com/petiole-io/petiole/streams"
 )
 
 // The namespace and subsystem of all metrics of the bridge.
@@ -29,16 +29,13 @@ type instruments struct {
 	down         *prometheus.GaugeVec
 
 	outages, checks, resyncs *prometheus.CounterVec
-
-	mu      sync.Mutex
-	repairs map[string]syncState
 }
 
 // newInstruments creates the metrics of a bridge. count is read at each scrape.
 func newInstruments(count *counters) *instruments {
 	t := &instruments{
 		registry: prometheus.NewRegistry(),
-		queues:   newQueueMetrics(), requests: newRequestMetrics(), sites: newSiteMetrics(), health: &health{}, repairs: map[string]syncState{},
+		queues:   newQueueMetrics(), requests: newRequestMetrics(), sites: newSiteMetrics(), health: &health{},
 		leader:  prometheus.NewGauge(gaugeOpts("leader", "Whether this bridge leads: 1 or 0.")),
 		term:    prometheus.NewGauge(gaugeOpts("term", "The term of this bridge, 0 if it does not lead.")),
 		down:    prometheus.NewGaugeVec(gaugeOpts("outage", "Whether an operation of the bridge fails at present: 1 or 0."), []string{"what"}),
@@ -79,9 +76,6 @@ func (t *instruments) stopped() {
 	t.health.acting.Store(false)
 	t.term.Set(0)
 	t.sites.clear()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	clear(t.repairs)
 }
 
 // trackOutage exports the state of an outage.
@@ -100,18 +94,10 @@ func (t *instruments) trackOutage(o *outage) *outage {
 	return o
 }
 
-// syncStateChanged counts comparisons and resyncs. It is called after each of them.
-func (t *instruments) syncStateChanged(site string, r syncState) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	was := t.repairs[site]
-	if !r.LastCheck.Equal(was.LastCheck) {
-		t.checks.WithLabelValues(string(r.Outcome)).Inc()
-	}
-	if !r.Resynced.Equal(was.Resynced) {
-		t.resyncs.WithLabelValues(r.ResyncReason).Inc()
-	}
-	t.repairs[site] = r
+// trackSync counts comparisons and resyncs.
+func (t *instruments) trackSync(s *syncStates) {
+	s.onCheck = func(outcome streams.InventoryState) { t.checks.WithLabelValues(string(outcome)).Inc() }
+	s.onResync = func(reason string) { t.resyncs.WithLabelValues(reason).Inc() }
 }
 
 // slug turns words into a label value.

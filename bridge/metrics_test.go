@@ -81,12 +81,16 @@ func TestAlertsAreAboutMetricsThatExist(t *testing.T) {
 func TestRepairsAreCountedByOutcome(t *testing.T) {
 	t.Parallel()
 	m := newInstruments(&counters{})
-	first := syncState{LastCheck: noon, Outcome: streams.InventoryEqual}
-	m.syncStateChanged("plant-a", first)
-	m.syncStateChanged("plant-a", first)
-	second := syncState{LastCheck: noon.Add(time.Second), Outcome: streams.InventoryRepairing, Resynced: noon, ResyncReason: ResyncMismatch}
-	m.syncStateChanged("plant-a", second)
-	m.syncStateChanged("plant-b", first)
+	s := newSyncStates()
+	m.trackSync(s)
+	s.checked("plant-a", noon, streams.InventoryEqual)
+	s.mismatch("plant-a")
+	s.checked("plant-a", noon.Add(time.Second), streams.InventoryRepairing)
+	s.resynced("plant-a", noon, ResyncMismatch, "")
+	s.checked("plant-b", noon, streams.InventoryEqual)
+	if a := s.get("plant-a"); a.Outcome != streams.InventoryRepairing || a.Mismatches != 1 || a.mismatchesInRow != 1 || !a.Resynced.Equal(noon) {
+		t.Errorf("state %+v", a)
+	}
 	for outcome, want := range map[string]float64{"equal": 2, "repairing": 1} {
 		if got := testutil.ToFloat64(m.checks.WithLabelValues(outcome)); got != want {
 			t.Errorf("%v comparisons were %s, want %v", got, outcome, want)

@@ -153,12 +153,7 @@ func (r *resyncer) resync(ctx context.Context, site, reason, value string) error
 	}
 	r.log.Info("full resync started", zap.String("site", site), zap.String("reason", reason))
 	r.count.resyncs.Add(1)
-	r.syncStates.update(site, func(s *syncState) {
-		s.Resynced, s.ResyncReason = r.now(), reason
-		if value != "" {
-			s.ResyncRequested = value
-		}
-	})
+	r.syncStates.resynced(site, r.now(), reason, value)
 	r.compareWhenCaughtUp(site)
 	return nil
 }

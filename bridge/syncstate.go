@@ -43,10 +43,16 @@ type syncStates struct {
 	sites map[string]*syncState
 	// onChange is called after each update and must not block. It is set before the first use.
 	onChange func(site string)
+	// onCheck and onResync are called for each comparison and each full resync, like onChange.
+	onCheck  func(outcome streams.InventoryState)
+	onResync func(reason string)
 }
 
 func newSyncStates() *syncStates {
-	return &syncStates{sites: map[string]*syncState{}, onChange: func(string) {}}
+	return &syncStates{
+		sites: map[string]*syncState{}, onChange: func(string) {},
+		onCheck: func(streams.InventoryState) {}, onResync: func(string) {},
+	}
 }
 
 // get returns the state of a site.
@@ -57,6 +63,40 @@ func (r *syncStates) get(site string) syncState {
 		return *s
 	}
 	return syncState{}
+}
+
+// checked records the outcome of a comparison.
+func (r *syncStates) checked(site string, at time.Time, outcome streams.InventoryState) {
+	r.onCheck(outcome)
+	r.update(site, func(s *syncState) {
+		s.LastCheck, s.Outcome = at, outcome
+		if outcome == streams.InventoryEqual {
+			s.mismatchesInRow = 0
+		}
+	})
+}
+
+// mismatch counts a comparison that found a difference. It returns the number of mismatches
+// in a row.
+func (r *syncStates) mismatch(site string) (inRow int) {
+	r.update(site, func(s *syncState) {
+		s.Mismatches++
+		s.mismatchesInRow++
+		inRow = s.mismatchesInRow
+	})
+	return inRow
+}
+
+// resynced records a full resync. value is that of v1alpha1.ResyncAnnotation, empty if the
+// resync was not requested.
+func (r *syncStates) resynced(site string, at time.Time, reason, value string) {
+	r.onResync(reason)
+	r.update(site, func(s *syncState) {
+		s.Resynced, s.ResyncReason = at, reason
+		if value != "" {
+			s.ResyncRequested = value
+		}
+	})
 }
 
 // update changes the state of a site.
