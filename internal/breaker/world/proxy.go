@@ -84,7 +84,7 @@ func (e *election) won(holder string, transitions int32) int64 {
 	return e.term
 }
 
-// Gate is a proxy between one bridge and the API server. It authenticates as the bridge,
+// Proxy is a proxy between one bridge and the API server. It authenticates as the bridge,
 // sees every request, and can inject faults.
 type Proxy struct {
 	bridge  string

@@ -90,7 +90,7 @@ func (g tester) run(ctx context.Context, suites []string) error {
 	return nil
 }
 
-// try runs the first command on one suite.
+// test runs the first command on one suite.
 func (g tester) test(ctx context.Context, repo repository, suite string) (err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done within %v", timeout))
 	defer cancel()

@@ -85,7 +85,7 @@ func (b box) debootstrap(ctx context.Context, m mirror, archive string) error {
 	return os.Rename(half, archive)
 }
 
-// remove removes a root that nothing is mounted in.
+// removeRoot removes a root that nothing is mounted in.
 func removeRoot(dir string) error {
 	if err := mounts.Detach(dir); err != nil {
 		return err
