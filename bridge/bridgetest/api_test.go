@@ -44,7 +44,7 @@ type api struct {
 	// addr is where the server listens, config how its administrator reaches it.
 	addr   string
 	config *rest.Config
-	// disposable says that no other test uses the server.
+	// disposable reports whether no other test uses the server.
 	disposable bool
 }
 

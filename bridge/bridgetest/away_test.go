@@ -22,7 +22,7 @@ func TestAway(t *testing.T) {
 	runAll(t, []sharing{
 		{"TombstonesWaitForTheSite", tombstonesWaitForTheSite},
 		{"FloodOfOneSiteHoldsUpNobody", floodOfOneSite},
-		{"PutOffReportsArrive", putOffReportsArrive},
+		{"DeferredReportsArrive", deferredReportsArrive},
 		{"SilentSitesTakeNoPlace", silentSitesTakeNoPlace},
 		{"BoundsWhatASiteSends", boundsWhatASiteSends},
 	})
@@ -104,7 +104,7 @@ func tombstonesWaitForTheSite(t *testing.T, a *api) {
 	// Another bridge takes over; nothing is swept while the site is away.
 	b.stop()
 	b = w.start("two")
-	w.setConfigMap("many-0", "2") // concerns nobody any more
+	w.setConfigMap("many-0", "2") // no longer concerns anybody
 	eventually(t, "positions read by the next bridge", func() bool { return w.siteStatus("plant-a").Pending > n })
 	b.rounds(t, "the site controller", 2, func(c bridge.Counters) uint64 { return c.SiteRounds })
 	if got := w.tombstones("plant-a"); got <= n {
@@ -170,7 +170,7 @@ func floodOfOneSite(t *testing.T, a *api) {
 
 // Reports that were put off are dealt with when there is room, also by the next bridge,
 // and REPORTED is trimmed.
-func putOffReportsArrive(t *testing.T, a *api) {
+func deferredReportsArrive(t *testing.T, a *api) {
 	const n = 700
 	w := newWorld(t, a, "plant-a")
 	f := newFront(t, a.config)

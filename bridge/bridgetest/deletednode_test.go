@@ -133,7 +133,7 @@ func deletedNodeComesBackWhenHeard(t *testing.T, a *api) {
 	b := w.start("one")
 	s := w.site("plant-a")
 	node := s.register("a1")
-	// A report that is delivered again would be word of the node.
+	// A report that is delivered again would show that the node lives.
 	w.acknowledged(streams.Reported, streams.BridgeConsumer)
 	b.stop()
 	b = w.start("two")

@@ -104,7 +104,7 @@ func publishesOnlyRealChanges(t *testing.T, a *api) {
 		w.must(err)
 		return nodeCondition(n, corev1.NodeReady) == corev1.ConditionFalse
 	})
-	// What the cloud says of the link.
+	// The link, as the cloud shows it.
 	taint := []byte(`{"spec":{"taints":[{"key":"node.kubernetes.io/unreachable","effect":"NoExecute"}]}}`)
 	_, err := a.admin.CoreV1().Nodes().Patch(w.ctx, "a1", types.MergePatchType, taint, metav1.PatchOptions{})
 	w.must(err)

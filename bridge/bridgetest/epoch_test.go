@@ -68,7 +68,7 @@ func restored(t *testing.T) (*controlPlane, *world, *running, *leafCopy, string)
 	l.awaitKept(w.configMapRef("created"), true)
 	l.awaitKept(w.configMapRef("deleted"), false)
 	w.awaitDesired("plant-a", w.configMapRef("changed"), "changed", contains(`"v":"2"`))
-	// Nothing at the hub tells any more what was deleted.
+	// The hub no longer knows what was deleted.
 	eventually(t, "tombstone removed", func() bool {
 		l.beat(0, "a1")
 		m, _ := w.desired("plant-a", w.configMapRef("deleted"))

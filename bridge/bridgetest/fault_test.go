@@ -50,7 +50,7 @@ func behindFront(t *testing.T, a *api) (*world, *front, *running, *leafCopy, *co
 	return w, f, b, l, pod
 }
 
-// A watch whose version has expired makes the bridge list anew, and the list is compared
+// A watch whose version has expired makes the bridge list again, and the list is compared
 // as a set: a delete that was missed is delivered, what did not change is not published.
 func relistsAfterExpiry(t *testing.T, a *api) {
 	w, f, b, l, _ := behindFront(t, a)
@@ -65,7 +65,7 @@ func relistsAfterExpiry(t *testing.T, a *api) {
 			return true
 		}
 		expired.Add(1)
-		// As the API server says it: in the stream.
+		// As the API server reports it: in the stream.
 		rw.Header().Set("Content-Type", "application/json")
 		rw.WriteHeader(http.StatusOK)
 		gone, err := json.Marshal(metav1.Status{

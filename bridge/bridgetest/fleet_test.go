@@ -152,7 +152,7 @@ func (w *world) fleet(names []string, node func(int) string) []*leafCopy {
 	var fleet []*leafCopy
 	for i, name := range names {
 		s := w.site(name)
-		s.sayNode(streams.OpCreate, node(i), corev1.ConditionTrue)
+		s.publishNode(streams.OpCreate, node(i), corev1.ConditionTrue)
 		w.pod(fmt.Sprint("web-", i), node(i), "settings")
 	}
 	for i, name := range names {

@@ -121,7 +121,7 @@ func (f *front) serve(w http.ResponseWriter, r *http.Request) {
 	p.ServeHTTP(w, r)
 }
 
-// isList says whether a request lists or watches a resource.
+// isList reports whether a request lists or watches a resource.
 func isList(r *http.Request) bool {
 	if r.Method != http.MethodGet {
 		return false

@@ -187,7 +187,7 @@ func TestKilledHubBringsNoOlderReportBack(t *testing.T) {
 	b = w.start("two")
 	check("after a kill while a report waited")
 
-	// When nothing of before waits any more, the event goes.
+	// When nothing from before waits any longer, the event goes.
 	h.register("a9")
 	newest := h.inReported(h.event)
 	h.trimmed()

@@ -31,7 +31,7 @@ type leafCopy struct {
 	identity string
 	last     uint64
 	history  []kept
-	told     int
+	verifyRequests     int
 }
 
 // kept is one delivery.
@@ -118,7 +118,7 @@ func (l *leafCopy) take(m *nats.Msg) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if m.Header.Get(streams.HeaderControl) == streams.ControlVerify {
-		l.told++
+		l.verifyRequests++
 		return
 	}
 	t := strings.Split(m.Reply, ".")
@@ -171,7 +171,7 @@ func (l *leafCopy) damage(change func(map[string]streams.InventoryEntry)) {
 	change(l.kept)
 }
 
-// has says what the copy keeps of an object.
+// has returns what the copy holds of an object.
 func (l *leafCopy) has(r streams.Ref) (streams.InventoryEntry, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -196,7 +196,7 @@ func (l *leafCopy) of(r streams.Ref) []kept {
 func (l *leafCopy) verifies() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.told
+	return l.verifyRequests
 }
 
 // request asks the bridge something.

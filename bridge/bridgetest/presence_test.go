@@ -18,7 +18,7 @@ import (
 func TestPresence(t *testing.T) {
 	runAll(t, []sharing{
 		{"RenewsLeasesOfTheLiving", renewsLeases},
-		{"SaysThatASiteIsSilent", saysSilent},
+		{"ReportsASilentSite", reportsSilentSite},
 		{"TakesInASiteThatComesLate", lateSite},
 	})
 }
@@ -59,7 +59,7 @@ func renewsLeases(t *testing.T, a *api) {
 	}
 }
 
-func saysSilent(t *testing.T, a *api) {
+func reportsSilentSite(t *testing.T, a *api) {
 	w := newWorld(t, a, "plant-a")
 	w.start("one")
 	s := w.site("plant-a")

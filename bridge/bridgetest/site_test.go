@@ -13,7 +13,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// site speaks for a site, with the site's own credentials at the hub.
+// site acts for a site, with the site's own credentials at the hub.
 type site struct {
 	*world
 	name    string
@@ -68,7 +68,7 @@ func (s *site) send(m *nats.Msg) {
 // register reports a node that is ready, and waits until the API has it.
 func (s *site) register(name string) *corev1.Node {
 	s.t.Helper()
-	s.sayNode(streams.OpCreate, name, corev1.ConditionTrue)
+	s.publishNode(streams.OpCreate, name, corev1.ConditionTrue)
 	var node *corev1.Node
 	eventually(s.t, "node "+name+" ready in the API", func() bool {
 		var err error
@@ -85,10 +85,10 @@ func (s *site) register(name string) *corev1.Node {
 // reportNode reports a node's status as a kubelet does after it has registered.
 func (s *site) reportNode(name string, ready corev1.ConditionStatus) {
 	s.t.Helper()
-	s.sayNode(streams.OpPut, name, ready)
+	s.publishNode(streams.OpPut, name, ready)
 }
 
-func (s *site) sayNode(op streams.Op, name string, ready corev1.ConditionStatus) {
+func (s *site) publishNode(op streams.Op, name string, ready corev1.ConditionStatus) {
 	s.t.Helper()
 	now := metav1.Now()
 	s.report(op, streams.Ref{Node: name, Resource: "nodes", Name: name}, "", corev1.Node{

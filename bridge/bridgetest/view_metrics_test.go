@@ -141,14 +141,14 @@ func servesMetrics(t *testing.T, a *api) {
 	w.must(w.dynamic.Resource(sitesGVR).Delete(w.ctx, "site-007", metav1.DeleteOptions{}))
 	eventually(t, "a site that is gone has no series", func() bool { return value("petiole_bridge_site_connected", "site=site-007") == -1 })
 
-	// A bridge that stands by says nothing about sites, and is ready.
+	// A standby has no series of sites, and is ready.
 	one := w.metrics
 	w.metrics = freeAddress(t)
 	url = "http://" + w.metrics
 	w.start("two")
 	eventually(t, "readiness to stand by", func() bool { code, _, err := get(t, url+"/readyz"); return err == nil && code == http.StatusOK })
 	if value("petiole_bridge_leader") != 0 || len(scrape(t, url)["petiole_bridge_site_connected"].GetMetric()) != 0 {
-		t.Error("a bridge that stands by speaks of sites")
+		t.Error("a standby has series of sites")
 	}
 	b.stop()
 	if _, _, err := get(t, "http://"+one+"/healthz"); err == nil {
@@ -192,7 +192,7 @@ contexts: [{name: x, context: {cluster: c}}]
 current-context: x
 `
 
-// deploymentIsValid: the API server takes the manifest without a word, and the bridge the
+// deploymentIsValid: the API server accepts the manifest without a warning, and the bridge the
 // configuration in it.
 func deploymentIsValid(t *testing.T, a *api) {
 	data, err := os.ReadFile("../../deploy/kubernetes/bridge.yaml")

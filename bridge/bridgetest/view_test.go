@@ -22,7 +22,7 @@ func TestView(t *testing.T) {
 	runAll(t, []sharing{
 		{"DeploymentIsValid", deploymentIsValid},
 		{"ShowsColumns", showsColumns},
-		{"TellsWhatHappensToASite", tellsWhatHappens},
+		{"RecordsEventsOfASite", recordsEvents},
 		{"WritesStatusSparingly", writesSparingly},
 		{"CountsWhatIsNotObserved", countsUnobserved},
 		{"ListsTheBacklogByName", listsBacklog},
@@ -33,7 +33,7 @@ func TestView(t *testing.T) {
 	})
 }
 
-// present sends a heartbeat that says more than a node's lease.
+// present sends a heartbeat with more than a node's lease.
 func (s *site) present(change func(*streams.Presence)) {
 	s.t.Helper()
 	now := time.Now()
@@ -128,7 +128,7 @@ func showsColumns(t *testing.T, a *api) {
 	}
 }
 
-func tellsWhatHappens(t *testing.T, a *api) {
+func recordsEvents(t *testing.T, a *api) {
 	w := newWorld(t, a, "plant-a")
 	b := w.start("one")
 	s := w.site("plant-a")

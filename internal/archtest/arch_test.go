@@ -38,7 +38,7 @@ var ours = []struct {
 	{"leaf", []string{"leaf", "devices", "streams", "internal/configfile", "internal/durable", "internal/logonce", "internal/metrics", "internal/version"}},
 	{"cmd/bridge", []string{"bridge", "internal/configfile", "internal/version"}},
 	{"cmd/leaf", []string{"leaf", "devices", "internal/configfile", "internal/version"}},
-	{"cmd/opcua-mapper", []string{"cmd/opcua-mapper", "devices/dmi/v1beta1", "internal/logonce"}},
+	{"cmd/opcua-mapper", []string{"cmd/opcua-mapper", "devices/dmi/v1beta1"}},
 	{"cmd/kubectl-petiole", []string{"cmd/kubectl-petiole", "bridge/api", "streams", "internal/version"}},
 }
 

@@ -106,8 +106,8 @@ func (r *run) compareSite(ctx context.Context, api oracle.API, i int) error {
 	return nil
 }
 
-// nudgeAnnotation is added to pods by the node API so that a kubelet syncs them again.
-const nudgeAnnotation = "petiole.dev/content-version"
+// contentVersionAnnotation is added to pods by the node API so that a kubelet syncs them again.
+const contentVersionAnnotation = "petiole.dev/content-version"
 
 // toContent converts the objects of a site to the form of its desired state.
 func toContent(holds map[schema.GroupVersionResource][]unstructured.Unstructured) oracle.Content {
@@ -121,7 +121,7 @@ func toContent(holds map[schema.GroupVersionResource][]unstructured.Unstructured
 			case "pods":
 				ref.Node, _, _ = unstructured.NestedString(o.Object, "spec", "nodeName")
 			}
-			unstructured.RemoveNestedField(o.Object, "metadata", "annotations", nudgeAnnotation)
+			unstructured.RemoveNestedField(o.Object, "metadata", "annotations", contentVersionAnnotation)
 			out[ref] = oracle.Canonical(o.Object)
 		}
 	}

@@ -155,7 +155,7 @@ func resyncsASiteThatIsAway(t *testing.T, a *api) {
 }
 
 // A site that goes on differing although what differed was published again is told to
-// take everything anew.
+// resync fully.
 func resyncsAfterRepeatedMismatch(t *testing.T, a *api) {
 	w, l := populated(t, a, 10)
 	lost := w.configMapRef("settings-2")
@@ -174,7 +174,7 @@ func resyncsAfterRepeatedMismatch(t *testing.T, a *api) {
 }
 
 // What an operator, or a bug, took away from DESIRED itself is found by the comparison
-// and published anew.
+// and published again.
 func restoresWhatTheHubLost(t *testing.T, a *api) {
 	w, l := populated(t, a, 5)
 	lost := w.configMapRef("settings-1")
@@ -182,7 +182,7 @@ func restoresWhatTheHubLost(t *testing.T, a *api) {
 	w.must(err)
 	w.must(s.Purge(w.ctx, jetstream.WithPurgeSubject(streams.DesiredSubject("plant-a", lost))))
 	l.damage(func(kept map[string]streams.InventoryEntry) { delete(kept, streams.DesiredSubject("plant-a", lost)) })
-	eventually(t, "published anew", func() bool {
+	eventually(t, "published again", func() bool {
 		l.compare()
 		_, ok := l.has(lost)
 		return ok
