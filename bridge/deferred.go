@@ -50,17 +50,17 @@ func (c *reportConsumer) noteUnknownSite(site string) {
 }
 
 // deferReport defers a report and acknowledges it.
-func (c *reportConsumer) deferReport(ctx context.Context, site string, a *delivery) {
-	err := c.recordDeferred(ctx, site, a.seq, true)
+func (c *reportConsumer) deferReport(ctx context.Context, site string, d *delivery) {
+	err := c.recordDeferred(ctx, site, d.seq, true)
 	switch {
 	case err == nil:
-		c.ack(a.from)
+		c.ack(d.from)
 		return
 	case ctx.Err() == nil:
 		c.log.Debug("report not deferred, it will be redelivered", zap.String("site", site), zap.Error(err))
 	}
-	if a.from != nil {
-		c.nak(a.from)
+	if d.from != nil {
+		c.nak(d.from)
 	}
 }
 

@@ -40,7 +40,7 @@ type siteInbox struct {
 
 func newInbox() *inbox { return &inbox{sites: map[string]*siteInbox{}} }
 
-func (b *inbox) put(site string, a *delivery) {
+func (b *inbox) put(site string, d *delivery) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.sites[site]
@@ -48,7 +48,7 @@ func (b *inbox) put(site string, a *delivery) {
 		s = &siteInbox{}
 		b.sites[site] = s
 	}
-	s.deliveries = append(s.deliveries, a)
+	s.deliveries = append(s.deliveries, d)
 }
 
 // next removes and returns the site's first message, nil if there is none. The caller must
@@ -60,9 +60,9 @@ func (b *inbox) next(site string) *delivery {
 	if s == nil || len(s.deliveries) == 0 {
 		return nil
 	}
-	a := s.deliveries[0]
+	d := s.deliveries[0]
 	s.deliveries[0], s.deliveries, s.busy = nil, s.deliveries[1:], true
-	return a
+	return d
 }
 
 // done marks the message that next returned as processed. It reports whether there are more.

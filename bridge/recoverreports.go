@@ -102,28 +102,28 @@ func (c *reportConsumer) readReport(ctx context.Context, msg jetstream.Msg) (*re
 	if part {
 		return nil, reportKey{}, nil
 	}
-	a := newDelivery(msg, meta)
-	m, err := c.decodeReport(ctx, site, a)
+	d := newDelivery(msg, meta)
+	m, err := c.decodeReport(ctx, site, d)
 	switch {
 	case errors.Is(err, streams.ErrUndecodable):
-		return &report{seq: a.seq}, reportKey{site: site}, err
+		return &report{seq: d.seq}, reportKey{site: site}, err
 	case errors.Is(err, streams.ErrSuperseded), errors.Is(err, jetstream.ErrMsgNotFound):
 		return nil, reportKey{}, nil
 	case err != nil:
 		return nil, reportKey{}, err
 	}
-	return &report{seq: a.seq, msg: m, stored: a.stored}, reportKey{site, m.Ref}, nil
+	return &report{seq: d.seq, msg: m, stored: d.stored}, reportKey{site, m.Ref}, nil
 }
 
 // decodeReport decodes a report. If it has parts and is not about an object of its site, only
 // the headers are decoded.
-func (c *reportConsumer) decodeReport(ctx context.Context, site string, a *delivery) (streams.Message, error) {
-	if a.header.Get(streams.HeaderParts) != "" {
-		_, m, err := streams.Decode(a.subject, a.header, a.data)
+func (c *reportConsumer) decodeReport(ctx context.Context, site string, d *delivery) (streams.Message, error) {
+	if d.header.Get(streams.HeaderParts) != "" {
+		_, m, err := streams.Decode(d.subject, d.header, d.data)
 		if err != nil || !isRetained(m) || !c.ownsObject(reportKey{site, m.Ref}) {
 			return m, err
 		}
 	}
-	m, err := loadReport(ctx, c.hub.reported, a)
+	m, err := loadReport(ctx, c.hub.reported, d)
 	return m, err
 }

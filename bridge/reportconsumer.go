@@ -149,14 +149,14 @@ func (c *reportConsumer) enqueue(ctx context.Context, msg jetstream.Msg) {
 		c.ack(msg)
 		return
 	}
-	a := newDelivery(msg, meta)
-	a.from = msg
-	if c.obsoleteFull(site) || !c.window.acquire(site, a.seq) {
+	d := newDelivery(msg, meta)
+	d.from = msg
+	if c.obsoleteFull(site) || !c.window.acquire(site, d.seq) {
 		c.count.deferred.Add(1)
-		c.deferReport(ctx, site, a)
+		c.deferReport(ctx, site, d)
 		return
 	}
-	c.inbox.put(site, a)
+	c.inbox.put(site, d)
 	c.sites.Add(site)
 }
 
@@ -171,8 +171,8 @@ func (c *reportConsumer) processInboxes(ctx context.Context) {
 	for range c.workers {
 		wg.Go(func() {
 			for site, down := c.sites.Get(); !down; site, down = c.sites.Get() {
-				if a := c.inbox.next(site); a != nil && ctx.Err() == nil {
-					c.process(ctx, site, a)
+				if d := c.inbox.next(site); d != nil && ctx.Err() == nil {
+					c.process(ctx, site, d)
 					if c.inbox.done(site) {
 						c.sites.Add(site)
 					} else if c.hasUnread(site) {
@@ -186,32 +186,32 @@ func (c *reportConsumer) processInboxes(ctx context.Context) {
 }
 
 // process handles one message of a site.
-func (c *reportConsumer) process(ctx context.Context, site string, a *delivery) {
+func (c *reportConsumer) process(ctx context.Context, site string, d *delivery) {
 	if site == "" {
-		c.reject(ctx, site, a, fmt.Errorf("%w: subject %q names no site", streams.ErrUndecodable, a.subject))
+		c.reject(ctx, site, d, fmt.Errorf("%w: subject %q names no site", streams.ErrUndecodable, d.subject))
 		return
 	}
 	if !c.publish.siteExists(site) {
 		c.noteUnknownSite(site)
-		c.deferReport(ctx, site, a)
+		c.deferReport(ctx, site, d)
 		return
 	}
-	m, err := loadReport(ctx, c.hub.reported, a)
+	m, err := loadReport(ctx, c.hub.reported, d)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		err = c.checkMissingParts(ctx, a, err)
+		err = c.checkMissingParts(ctx, d, err)
 	}
 	switch {
 	case errors.Is(err, streams.ErrSuperseded):
-		c.ack(a.from)
+		c.ack(d.from)
 	case errors.Is(err, errIncomplete), errors.Is(err, streams.ErrUndecodable):
-		c.reject(ctx, site, a, err)
+		c.reject(ctx, site, d, err)
 	case err != nil:
-		c.deferReport(ctx, site, a)
+		c.deferReport(ctx, site, d)
 	case c.reports.room(site) <= 0:
 		c.count.deferred.Add(1)
-		c.deferReport(ctx, site, a)
+		c.deferReport(ctx, site, d)
 	default:
-		c.accept(site, m, a)
+		c.accept(site, m, d)
 	}
 }
 
@@ -222,15 +222,15 @@ var errIncomplete = errors.New("incomplete")
 // errIncomplete if the report is old enough and the hub's leader does not have the parts
 // either (a replica may have lagged), streams.ErrSuperseded if there is a newer report, and
 // otherwise the error of the read.
-func (c *reportConsumer) checkMissingParts(ctx context.Context, a *delivery, err error) error {
-	if c.now().Sub(a.stored) < maxPartsWait {
+func (c *reportConsumer) checkMissingParts(ctx context.Context, d *delivery, err error) error {
+	if c.now().Sub(d.stored) < maxPartsWait {
 		return err
 	}
-	newest, known := lastMessage(ctx, c.hub.js.Conn(), streams.Reported, a.subject)
+	newest, known := lastMessage(ctx, c.hub.js.Conn(), streams.Reported, d.subject)
 	if known != nil {
 		return known
 	}
-	if newest == nil || newest.Seq != a.seq {
+	if newest == nil || newest.Seq != d.seq {
 		return streams.ErrSuperseded
 	}
 	complete, known := hasParts(ctx, c.hub.js.Conn(), newest)
@@ -243,9 +243,9 @@ func (c *reportConsumer) checkMissingParts(ctx context.Context, a *delivery, err
 	return fmt.Errorf("%w: %w, %v after the report was stored", errIncomplete, err, maxPartsWait)
 }
 
-func (c *reportConsumer) accept(site string, m streams.Message, a *delivery) {
+func (c *reportConsumer) accept(site string, m streams.Message, d *delivery) {
 	if m.Ref.Group == "" && (m.Ref.Resource == "nodes" || m.Ref.Resource == "pods") {
-		nowAlive, connected := c.liveness.report(site, m.Ref.Node, a.stored, time.Now())
+		nowAlive, connected := c.liveness.report(site, m.Ref.Node, d.stored, time.Now())
 		if connected {
 			c.log.Info("site connected", zap.String("site", site))
 			c.onSiteChanged(site)
@@ -255,7 +255,7 @@ func (c *reportConsumer) accept(site string, m streams.Message, a *delivery) {
 		}
 	}
 	k := reportKey{site, m.Ref}
-	for _, stale := range c.reports.put(k, &report{seq: a.seq, msg: m, stored: a.stored, pending: true, delivered: a.from, receivedAt: c.now()}) {
+	for _, stale := range c.reports.put(k, &report{seq: d.seq, msg: m, stored: d.stored, pending: true, delivered: d.from, receivedAt: c.now()}) {
 		c.ack(stale)
 	}
 	c.queue.Add(k)
@@ -263,20 +263,20 @@ func (c *reportConsumer) accept(site string, m streams.Message, a *delivery) {
 
 // reject moves an unreadable message to QUARANTINE, acknowledges it, and schedules its
 // removal.
-func (c *reportConsumer) reject(ctx context.Context, site string, a *delivery, reason error) {
-	if err := streams.QuarantineMessage(ctx, c.hub.js, streams.Quarantine, a.subject, a.header, a.data, reason); err != nil {
-		c.log.Debug("cannot quarantine report, it will be read again", zap.String("subject", a.subject), zap.Error(err))
-		c.deferReport(ctx, site, a)
+func (c *reportConsumer) reject(ctx context.Context, site string, d *delivery, reason error) {
+	if err := streams.QuarantineMessage(ctx, c.hub.js, streams.Quarantine, d.subject, d.header, d.data, reason); err != nil {
+		c.log.Debug("cannot quarantine report, it will be read again", zap.String("subject", d.subject), zap.Error(err))
+		c.deferReport(ctx, site, d)
 		return
 	}
-	c.log.Warn("report quarantined", zap.String("subject", a.subject), zap.Uint64("seq", a.seq), zap.Error(reason))
+	c.log.Warn("report quarantined", zap.String("subject", d.subject), zap.Uint64("seq", d.seq), zap.Error(reason))
 	why := reasonUndecodable
 	if errors.Is(reason, errIncomplete) {
 		why = reasonIncomplete
 	}
 	c.countQuarantined(site, why)
-	c.ack(a.from)
-	c.markObsolete(site, obsolete{seq: a.seq})
+	c.ack(d.from)
+	c.markObsolete(site, obsolete{seq: d.seq})
 }
 
 // countQuarantined counts a quarantined report.

@@ -21,27 +21,27 @@ const (
 
 // loadReport reads a report with its parts. It returns streams.ErrUndecodable if the report
 // exceeds a bound.
-func loadReport(ctx context.Context, stream jetstream.Stream, a *delivery) (streams.Message, error) {
-	parts := a.header.Get(streams.HeaderParts)
+func loadReport(ctx context.Context, stream jetstream.Stream, d *delivery) (streams.Message, error) {
+	parts := d.header.Get(streams.HeaderParts)
 	if n, err := strconv.Atoi(parts); err == nil && n > maxReportParts {
-		return unreadable(a, fmt.Errorf("%d parts, the limit is %d", n, maxReportParts))
+		return unreadable(d, fmt.Errorf("%d parts, the limit is %d", n, maxReportParts))
 	}
-	if err := streams.CheckJSON(a.data, maxReportObjects); err != nil {
-		return unreadable(a, err)
+	if err := streams.CheckJSON(d.data, maxReportObjects); err != nil {
+		return unreadable(d, err)
 	}
-	_, m, err := streams.Load(ctx, stream, a.subject, a.header, a.data)
+	_, m, err := streams.Load(ctx, stream, d.subject, d.header, d.data)
 	if err == nil && parts != "" {
 		if len(m.Object) > maxReportBytes {
-			return unreadable(a, fmt.Errorf("%d bytes, the limit is %d", len(m.Object), maxReportBytes))
+			return unreadable(d, fmt.Errorf("%d bytes, the limit is %d", len(m.Object), maxReportBytes))
 		}
 		if err := streams.CheckJSON(m.Object, maxReportObjects); err != nil {
-			return unreadable(a, err)
+			return unreadable(d, err)
 		}
 	}
 	return m, err
 }
 
-func unreadable(a *delivery, reason error) (streams.Message, error) {
-	_, ref, _ := streams.ParseReported(a.subject)
+func unreadable(d *delivery, reason error) (streams.Message, error) {
+	_, ref, _ := streams.ParseReported(d.subject)
 	return streams.Message{Ref: ref}, fmt.Errorf("%w: %s: %w", streams.ErrUndecodable, ref, reason)
 }
