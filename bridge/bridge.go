@@ -94,7 +94,7 @@ func closeHub(nc *nats.Conn) {
 
 // awaitAPI blocks until the API server answers. It returns an error only when ctx ends.
 func (b *Bridge) awaitAPI(ctx context.Context, c *clients) error {
-	out := b.metrics.trackOutage(newOutage(b.log, "API server"))
+	out := b.metrics.newOutage(b.log, "API server")
 	for n := 0; ; n++ {
 		err := c.own.CoreV1().RESTClient().Get().AbsPath("/version").Do(ctx).Error()
 		if ctx.Err() != nil {
@@ -115,7 +115,7 @@ func (b *Bridge) awaitAPI(ctx context.Context, c *clients) error {
 // present content of the streams.
 func (b *Bridge) lead(ctx context.Context, c *clients, nc *nats.Conn, transitions uint64) {
 	defer b.metrics.startLeading()()
-	out := b.metrics.trackOutage(newOutage(b.log, "hub and API server"))
+	out := b.metrics.newOutage(b.log, "hub and API server")
 	for n := 0; ctx.Err() == nil; n++ {
 		started := time.Now()
 		err := b.runComponents(ctx, c, nc, transitions, func() {
@@ -212,7 +212,7 @@ type components struct {
 
 // newComponents creates the components and connects them. It starts nothing.
 func (b *Bridge) newComponents(h *hub, c *clients) (*components, error) {
-	outageOf := func(what string) *outage { return b.metrics.trackOutage(newOutage(b.log, what)) }
+	outageOf := func(what string) *outage { return b.metrics.newOutage(b.log, what) }
 	p := &components{log: b.log, liveness: newLiveness(), reports: newReports(), syncStates: newSyncStates()}
 	deleted := newDeletedNodes()
 	w, err := newWatch(c.dynamic, outageOf("watch the API server"), p.objectChanged, deleted.add)

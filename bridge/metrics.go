@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/internal/version"
 	"github.com/petiole-io/petiole/streams"
@@ -78,20 +79,17 @@ func (t *instruments) stopped() {
 	t.sites.clear()
 }
 
-// trackOutage exports the state of an outage.
-func (t *instruments) trackOutage(o *outage) *outage {
-	what := slug(o.what)
+// newOutage returns the outage of an operation, whose state is also exported.
+func (t *instruments) newOutage(log *zap.Logger, operation string) *outage {
+	what := slug(operation)
 	down, outages := t.down.WithLabelValues(what), t.outages.WithLabelValues(what)
 	down.Set(0)
-	o.onChange = func(is bool) {
-		if !is {
-			down.Set(0)
-			return
+	return newOutage(log, operation, func(is bool) {
+		down.Set(boolValue(is))
+		if is {
+			outages.Inc()
 		}
-		down.Set(1)
-		outages.Inc()
-	}
-	return o
+	})
 }
 
 // trackSync counts comparisons and resyncs.

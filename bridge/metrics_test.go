@@ -104,7 +104,7 @@ func TestRepairsAreCountedByOutcome(t *testing.T) {
 func TestOutagesAreCounted(t *testing.T) {
 	t.Parallel()
 	m := newInstruments(&counters{})
-	o := m.trackOutage(newOutage(zap.NewNop(), "watch the API server"))
+	o := m.newOutage(zap.NewNop(), "watch the API server")
 	for _, err := range []error{errors.New("away"), errors.New("away"), nil, errors.New("away")} {
 		o.report(err)
 	}
