@@ -86,7 +86,7 @@ func (b *responder) answer(m *nats.Msg) {
 	case streams.RequestInventory:
 		var q streams.InventoryQuery
 		if err := json.Unmarshal(m.Data, &q); err != nil {
-			b.t.Errorf("manifest query: %v", err)
+			b.t.Errorf("inventory query: %v", err)
 		}
 		time.Sleep(b.delay)
 		answer := b.compare(q)

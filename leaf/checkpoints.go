@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"sync"
 	"time"
+
+	"github.com/petiole-io/petiole/internal/durable"
 )
 
 // CheckpointsName is the file in the data folder that holds the checkpoint of each stream.
@@ -58,7 +60,7 @@ type checkpoints struct {
 // openCheckpoints reads the file. A file that cannot be read, for example one that a power cut
 // truncated, counts as empty.
 func openCheckpoints(dataDir string) *checkpoints {
-	m := &checkpoints{path: filepath.Join(dataDir, CheckpointsName), write: rename, byName: map[string]checkpoint{}}
+	m := &checkpoints{path: filepath.Join(dataDir, CheckpointsName), write: writeCheckpoints, byName: map[string]checkpoint{}}
 	data, err := os.ReadFile(m.path)
 	if err == nil {
 		err = json.Unmarshal(data, &m.byName)
@@ -111,19 +113,12 @@ func (m *checkpoints) needsSync() bool {
 	return false
 }
 
-// rename writes data beside the file and puts it in its place, some time on disk.
-func rename(path string, data []byte, sync bool) error {
+// writeCheckpoints replaces the file and waits for the disk if sync is set.
+func writeCheckpoints(path string, data []byte, sync bool) error {
 	if sync {
-		return replaceFile(path, data)
+		return durable.WriteFile(path, data, 0o600)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	next := path + ".next"
-	if err := os.WriteFile(next, data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(next, path)
+	return durable.WriteFileNoSync(path, data, 0o600)
 }
 
 // lostBy reports whether a stream with this creation time and last sequence holds less than the

@@ -92,7 +92,7 @@ func (k *storeSupervisor) runCompaction(ctx context.Context, life time.Duration)
 		case <-tick.C:
 		}
 		n, err := k.compact(ctx, life)
-		if k.told("trim "+streams.SiteDesired, err); n > 0 {
+		if k.failures.Report("compact "+streams.SiteDesired, err); n > 0 {
 			k.log.Info("tombstones removed", zap.Int("count", n))
 			k.counts.compacted.Add(float64(n))
 		}

@@ -11,7 +11,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// TestTombstonesAreTrimmed makes and deletes 1,200 names, more than twice what is removed at a time: what is left is what lives,
+// TestTombstonesAreCompacted makes and deletes 1,200 names, more than twice what is removed at a time: what is left is what lives,
 // the last message, and what a consumer has not passed yet.
 func TestTombstonesAreCompacted(t *testing.T) {
 	t.Parallel()

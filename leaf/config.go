@@ -63,7 +63,7 @@ type DevicesConfig struct {
 	// Disabled leaves the devices of this node to another worker. Default false.
 	Disabled bool `json:"disabled"`
 	// MQTT serves KubeEdge's device topics on the site's nats-server, whose own
-	// configuration says whether it listens for MQTT. Default true.
+	// configuration reports whether it listens for MQTT. Default true.
 	MQTT bool `json:"mqtt"`
 	// DMISocket is the Unix socket at which KubeEdge's mappers register, for them
 	// /etc/kubeedge/dmi.sock. Empty, the default: no mappers.

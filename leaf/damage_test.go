@@ -214,6 +214,7 @@ func asides(t *testing.T, s *site) (dirs []string) {
 // TestDamagedDesired damages SITE_DESIRED in every way: the leaf starts, nobody is shown
 // less than there was before all of it has come again, and it becomes what the hub has.
 func TestDamagedDesired(t *testing.T) {
+	t.Parallel()
 	eachMutation(t, streams.SiteDesired, func(t *testing.T, damage func(string)) {
 		s, ctx := newSite(t)
 		s.pace = quick
@@ -289,6 +290,7 @@ func desiredSet(t *testing.T, ctx context.Context, s *site) string {
 // TestDamagedTelemetry damages SITE_TELEMETRY in every way while half of it waits for the
 // link: the leaf starts, what can be read arrives, and what cannot is in a gap.
 func TestDamagedTelemetry(t *testing.T) {
+	t.Parallel()
 	eachMutation(t, streams.SiteTelemetry, func(t *testing.T, damage func(string)) {
 		s, ctx := newSite(t)
 		s.cfg.Storage.TelemetryBytes = 120 << 10 // so that blocks are small, and there are several
@@ -354,7 +356,7 @@ func covered(t *testing.T, all []stored, want int) (lost, twice int) {
 }
 
 // TestUnreadableMessageIsFound damages a message of a leaf that runs: the next comparison
-// finds it, and all parts are started again on a store that is made anew.
+// finds it, and all parts are started again on a store that is created again.
 func TestUnreadableMessageIsFound(t *testing.T) {
 	t.Parallel()
 	s, ctx, _ := startChecked(t, 40)

@@ -24,7 +24,7 @@ const deviceLossRetention = time.Hour
 func (k *storeSupervisor) checkpointUpstream(ctx context.Context) {
 	for stream, c := range k.timelines {
 		if err := k.checkUpstream(ctx, stream, c); ctx.Err() == nil {
-			k.told("mark "+stream, err)
+			k.failures.Report("checkpoint "+stream, err)
 		}
 	}
 }
@@ -50,7 +50,7 @@ func (k *storeSupervisor) checkUpstream(ctx context.Context, stream string, c *t
 	now := checkpoint{Created: l[0].id, Last: end, Timeline: l.String(), Lost: was.Lost}
 	if lost, ok := was.lostSince(l, k.drops.forwarded(stream)); known && ok {
 		k.log.Warn("records were lost with the store", zap.String("stream", stream), zap.Uint64("from", lost.From), zap.Uint64("to", lost.To))
-		k.told("count what was lost", k.drops.countLost(stream, lost.To-lost.From+1))
+		k.failures.Report("count lost records", k.drops.countLost(stream, lost.To-lost.From+1))
 		now.Lost = append(slices.Clone(was.Lost), lost)
 	}
 	if err := k.checkpoints.put(stream, now); err != nil {

@@ -20,7 +20,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// still starts the leaf's server and a keeper, and nothing that runs.
+// still starts the leaf's server and a supervisor, and nothing that runs.
 func (s *site) open(t *testing.T, ctx context.Context) {
 	t.Helper()
 	log := zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel))
@@ -39,7 +39,7 @@ func (s *site) open(t *testing.T, ctx context.Context) {
 	s.store = newStoreSupervisor(New(s.cfg, "test", log), s.host, s.js)
 }
 
-// revive restarts the server and returns when the leaf's connection is to the new one: a
+// restartServer restarts the server and returns when the leaf's connection is to the new one: a
 // request that the old one has taken over gets no answer.
 func (s *site) restartServer(t *testing.T, ctx context.Context, between func() error) {
 	t.Helper()
@@ -48,7 +48,7 @@ func (s *site) restartServer(t *testing.T, ctx context.Context, between func() e
 }
 
 // TestStoreRolledBackWhileTheLeafRuns restarts the server on an older copy of the store,
-// as a frozen one may be: what is stored at the same sequences afterwards arrives.
+// as a stalled one may be: what is stored at the same sequences afterwards arrives.
 func TestStoreRolledBackWhileTheLeafRuns(t *testing.T) {
 	t.Parallel()
 	const before, between, after = 20, 30, 40
@@ -143,26 +143,26 @@ func TestLossIsReportedLater(t *testing.T) {
 	}
 }
 
-// TestLostSince compares a mark with what a stream has become.
+// TestLostSince compares a checkpoint with what a stream has become.
 func TestLostSince(t *testing.T) {
 	const made = 100
-	lives := func(claims ...incarnation) timeline { return append(timeline{{id: made}}, claims...) }
+	lives := func(later ...incarnation) timeline { return append(timeline{{id: made}}, later...) }
 	was := checkpoint{Created: made, Last: 50, Timeline: lives(incarnation{101, 1}, incarnation{102, 21}).String()}
 	for name, one := range map[string]struct {
 		l     timeline
 		noted position
 		want  seqRange // zero: nothing
 	}{
-		"nothing happened":              {lives(incarnation{101, 1}, incarnation{102, 21}), position{102, 30}, seqRange{}},
-		"started again":                 {lives(incarnation{101, 1}, incarnation{102, 21}, incarnation{103, 51}), position{102, 30}, seqRange{}},
-		"went on, started again":        {lives(incarnation{101, 1}, incarnation{102, 21}, incarnation{103, 61}), position{102, 30}, seqRange{}},
-		"rolled back":                   {lives(incarnation{101, 1}, incarnation{103, 21}), position{102, 30}, seqRange{31, 50}},
-		"rolled back, all forwarded":    {lives(incarnation{101, 1}, incarnation{103, 21}), position{102, 50}, seqRange{}},
-		"rolled back, little forwarded": {lives(incarnation{101, 1}, incarnation{103, 21}), position{101, 10}, seqRange{21, 50}},
-		"rolled back, started twice":    {lives(incarnation{101, 1}, incarnation{103, 21}, incarnation{104, 90}), position{102, 30}, seqRange{31, 50}},
-		"made anew":                     {timeline{{id: 200}, {201, 1}}, position{102, 30}, seqRange{31, 50}},
-		"noted in an earlier life":      {timeline{{id: 200}, {201, 1}}, position{7, 500}, seqRange{1, 50}},
-		"made anew with the messages":   {timeline{{id: 200}, {201, 51}}, position{102, 30}, seqRange{}},
+		"nothing happened":                {lives(incarnation{101, 1}, incarnation{102, 21}), position{102, 30}, seqRange{}},
+		"started again":                   {lives(incarnation{101, 1}, incarnation{102, 21}, incarnation{103, 51}), position{102, 30}, seqRange{}},
+		"went on, started again":          {lives(incarnation{101, 1}, incarnation{102, 21}, incarnation{103, 61}), position{102, 30}, seqRange{}},
+		"rolled back":                     {lives(incarnation{101, 1}, incarnation{103, 21}), position{102, 30}, seqRange{31, 50}},
+		"rolled back, all forwarded":      {lives(incarnation{101, 1}, incarnation{103, 21}), position{102, 50}, seqRange{}},
+		"rolled back, little forwarded":   {lives(incarnation{101, 1}, incarnation{103, 21}), position{101, 10}, seqRange{21, 50}},
+		"rolled back, started twice":      {lives(incarnation{101, 1}, incarnation{103, 21}, incarnation{104, 90}), position{102, 30}, seqRange{31, 50}},
+		"created again":                   {timeline{{id: 200}, {201, 1}}, position{102, 30}, seqRange{31, 50}},
+		"noted in an earlier life":        {timeline{{id: 200}, {201, 1}}, position{7, 500}, seqRange{1, 50}},
+		"created again with the messages": {timeline{{id: 200}, {201, 51}}, position{102, 30}, seqRange{}},
 	} {
 		got, ok := was.lostSince(one.l, one.noted)
 		if ok != (one.want != seqRange{}) || ok && (seqRange{got.From, got.To}) != one.want {
@@ -171,7 +171,7 @@ func TestLostSince(t *testing.T) {
 	}
 }
 
-// TestGraveMarksAreOnDisk asks when the file is synced: with what must not be forgotten
+// TestUnresolvedCheckpointsAreOnDisk asks when the file is synced: with what must not be forgotten
 // in it, and when that goes.
 func TestUnresolvedCheckpointsAreOnDisk(t *testing.T) {
 	m := openCheckpoints(t.TempDir())
@@ -179,7 +179,7 @@ func TestUnresolvedCheckpointsAreOnDisk(t *testing.T) {
 	var fails error
 	m.write = func(path string, data []byte, sync bool) error {
 		synced = append(synced, sync)
-		return errors.Join(fails, rename(path, data, sync))
+		return errors.Join(fails, writeCheckpoints(path, data, sync))
 	}
 	put := func(stream string, k checkpoint) {
 		if err := m.put(stream, k); !errors.Is(err, fails) {
@@ -210,6 +210,7 @@ func TestServerThatDoesNotStartAgain(t *testing.T) {
 	t.Parallel()
 	for _, stream := range []string{streams.SiteTelemetry, streams.SiteDesired} {
 		t.Run(stream, func(t *testing.T) {
+			t.Parallel()
 			s, ctx := newSite(t)
 			s.start(t, ctx)
 			putDesired(t, ctx, s, "cm", 1)
@@ -261,6 +262,7 @@ func TestDeviceMemoryIsKept(t *testing.T) {
 		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s, ctx := newSite(t)
 			s.start(t, ctx)
 			if err := field.CreateState(ctx, s.js); err != nil {

@@ -51,10 +51,11 @@ func (v *volume) run(name string, args ...string) {
 
 func (v *volume) mount() { v.t.Helper(); v.run("mount", "-o", "loop", v.image, v.dir) }
 
+// unmount retries while the volume is busy: a program that another test starts has this
+// process's files until it runs.
 func (v *volume) unmount() {
-	if err := syscall.Unmount(v.dir, 0); err != nil {
-		v.t.Errorf("unmount %s: %v", v.dir, err)
-	}
+	v.t.Helper()
+	polltest.NoError(v.t, "unmount "+v.dir, func(context.Context) error { return syscall.Unmount(v.dir, 0) })
 }
 
 // powerCut takes the disk away from whoever writes: what was not synced is gone, the
@@ -119,7 +120,7 @@ func (s *site) tryPublish(ctx context.Context, subject string, data []byte) erro
 // down: it never takes the reserve, and desired state and status go on being stored.
 func TestTelemetryYields(t *testing.T) {
 	t.Parallel()
-	v := newVolume(t, "ext4", 48)
+	v := newVolume(t, "ext4", 32)
 	s, ctx := startOn(t, v)
 	for i := range 20 {
 		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
@@ -127,7 +128,7 @@ func TestTelemetryYields(t *testing.T) {
 	polltest.Eventually(t, "objects", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 	s.cut(t)
 	body := make([]byte, 32<<10)
-	const records = 2000 // 64 MB
+	const records = 1400 // 45 MB
 	acks := make([]jetstream.PubAckFuture, records)
 	for i := range records {
 		var err error
@@ -158,7 +159,7 @@ func TestTelemetryYields(t *testing.T) {
 		t.Errorf("telemetry has taken the reserve: %d bytes are free", free.free)
 	}
 	if counted(t, s, "petiole_leaf_server_restarts_total") != 0 {
-		t.Error("the store was frozen")
+		t.Error("the server was restarted")
 	}
 	s.line.Heal()
 	// How long it takes is the disk's affair, as long as it goes on.
@@ -183,6 +184,7 @@ func TestDiskFull(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"tmpfs", "ext4"} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			v := newVolume(t, kind, 64)
 			s, ctx := startOn(t, v)
 			putDesired(t, ctx, s, "before", 1)
@@ -215,7 +217,7 @@ func TestDiskFull(t *testing.T) {
 			polltest.Eventually(t, "desired state", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 			polltest.Eventually(t, "every acknowledged record", func() bool { return hasAll(s.stored(t, ctx), acked) })
 			if counted(t, s, "petiole_leaf_server_restarts_total") == 0 {
-				t.Error("the store was never frozen: the test has proved nothing")
+				t.Error("the server was never restarted: the test has proved nothing")
 			}
 		})
 	}
@@ -259,6 +261,7 @@ func TestFullDiskRefusesAtOnce(t *testing.T) {
 		"nearly": func(v *volume) func() { return v.leave(3 << 20) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			v := newVolume(t, "tmpfs", 64)
 			s, ctx := startOn(t, v)
 			s.up(t)
@@ -283,7 +286,7 @@ func TestFullDiskRefusesAtOnce(t *testing.T) {
 			}
 			polltest.Eventually(t, "desired state", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 			if n := counted(t, s, "petiole_leaf_server_restarts_total"); name == "nearly" && n != 0 {
-				t.Errorf("the store was frozen %v times", n)
+				t.Errorf("the server was restarted %v times", n)
 			}
 			empty()
 			polltest.Eventually(t, "records are taken again", func() bool { err, _ := publish(); return err == nil })

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/petiole-io/petiole/internal/durable"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -141,38 +142,10 @@ func (l *dropLog) total() (n uint64) {
 func (l *dropLog) save() error {
 	data, err := json.Marshal(l.byStream)
 	if err == nil {
-		err = replaceFile(l.path, data)
+		err = durable.WriteFile(l.path, data, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("write the counts of dropped records: %w", err)
 	}
 	return nil
-}
-
-// replaceFile writes data beside the file and puts it in its place, on disk.
-func replaceFile(path string, data []byte) (err error) {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	next := path + ".next"
-	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(next))
-	}
-	if err := os.Rename(next, path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

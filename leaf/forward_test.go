@@ -17,12 +17,12 @@ func TestTelemetryArrivesInOrderThroughCuts(t *testing.T) {
 	t.Parallel()
 	s, ctx := startSite(t)
 	respond(t, s)
-	const records = 1200
+	const records = 600
 	for i := range records {
-		if i%200 == 100 {
+		if i%100 == 50 {
 			s.line.Cut()
 		}
-		if i%200 == 199 {
+		if i%100 == 99 {
 			s.line.Heal()
 		}
 		if _, err := s.js.Publish(ctx, streams.LocalTelemetrySubject("sample", "default", "pump"), fmt.Append(nil, i)); err != nil {

@@ -39,7 +39,7 @@ func TestNobodyTriesToReachTheHub(t *testing.T) {
 	}
 }
 
-// TestAttemptsAreSeen is away from the hub for longer than the keeper's patience, before the
+// TestAttemptsAreSeen is away from the hub for longer than the supervisor's patience, before the
 // first connection and after it: nats-server tries all the time, and is not restarted. A hub
 // that does not run refuses connections, a cut line ends them.
 func TestAttemptsAreSeen(t *testing.T) {

@@ -61,7 +61,7 @@ func (s *site) desired(t *testing.T, ctx context.Context) jetstream.Stream {
 	return d
 }
 
-// TestManifestFindsWhatIsMissing removes and changes messages of the leaf's store behind
+// TestInventoryFindsWhatIsMissing removes and changes messages of the leaf's store behind
 // its back: the next comparison brings them back.
 func TestInventoryFindsWhatIsMissing(t *testing.T) {
 	t.Parallel()
@@ -97,7 +97,7 @@ func TestInventoryFindsWhatIsMissing(t *testing.T) {
 	}
 }
 
-// TestManifestFindsMissingParts removes a part of a large object behind the leaf's back.
+// TestInventoryFindsMissingParts removes a part of a large object behind the leaf's back.
 func TestInventoryFindsMissingParts(t *testing.T) {
 	t.Parallel()
 	s, ctx, b := startChecked(t, 3)
@@ -122,7 +122,7 @@ func TestInventoryFindsMissingParts(t *testing.T) {
 	}
 }
 
-// TestManifestRemovesZombies finds an object at the site that nobody wants there.
+// TestInventoryRemovesZombies finds an object at the site that nobody wants there.
 func TestInventoryRemovesZombies(t *testing.T) {
 	t.Parallel()
 	s, ctx, b := startChecked(t, 5)
@@ -155,7 +155,7 @@ func TestVerifyDoesNotEndTheSession(t *testing.T) {
 	polltest.Eventually(t, "convergence", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 	polltest.Eventually(t, "comparison", func() bool { return b.seen(streams.InventoryEqual) > 0 })
 	if got := backlogStart(t, ctx, s); got < began {
-		t.Errorf("the hub counts deliveries from anew: %d after %d", got, began)
+		t.Errorf("the hub numbers deliveries from 1 again: %d after %d", got, began)
 	}
 	if got := counted(t, s, "petiole_leaf_rewinds_total"); got != rewinds {
 		t.Errorf("%v rewinds", got)
@@ -190,7 +190,7 @@ func counted(t *testing.T, s *site, name string) (sum float64) {
 }
 
 // TestCheckFollowsARewind rolls the store back: after it was asked for again, the
-// manifest is compared.
+// inventories are compared.
 func TestCheckFollowsARewind(t *testing.T) {
 	t.Parallel()
 	s, ctx, b := startChecked(t, 30)
@@ -230,7 +230,7 @@ func TestCheckFollowsAResync(t *testing.T) {
 	}
 }
 
-// TestDeliveriesDoNotWaitForTheManifest has a bridge that takes two seconds to answer.
+// TestDeliveriesDoNotWaitForTheInventory has a bridge that takes two seconds to answer.
 func TestDeliveriesDoNotWaitForTheInventory(t *testing.T) {
 	s, ctx, b := startChecked(t, 5)
 	b.set(func() { b.delay = 2 * time.Second })
@@ -239,7 +239,7 @@ func TestDeliveriesDoNotWaitForTheInventory(t *testing.T) {
 	putDesired(t, ctx, s, "x", 1)
 	polltest.Eventually(t, "delivery", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 	if took := time.Since(start); took > time.Second {
-		t.Errorf("a delivery waited %s for a manifest", took)
+		t.Errorf("a delivery waited %s for a comparison", took)
 	}
 }
 
@@ -276,7 +276,7 @@ func TestStuckSessionBeginsAnew(t *testing.T) {
 	}
 }
 
-// TestManifestOfManyObjects has 500 objects at the site that nobody wants, whose entries do
+// TestInventoryOfManyObjects has 500 objects at the site that nobody wants, whose entries do
 // not fit into one message of 128 KiB: they go in several steps.
 func TestInventoryOfManyObjects(t *testing.T) {
 	t.Parallel()

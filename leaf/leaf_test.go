@@ -168,7 +168,7 @@ func TestLeafOutlivesAFullDisk(t *testing.T) {
 }
 
 // TestLeafStartsAgainOnADamagedStore flips a byte under a leaf that runs: the comparison
-// finds it, all parts start again on a store that is made anew, in one process.
+// finds it, all parts start again on a store that is created again, in one process.
 func TestLeafStartsAgainOnADamagedStore(t *testing.T) {
 	t.Parallel()
 	s, ctx := newSite(t)

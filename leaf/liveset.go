@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/internal/durable"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -60,7 +61,7 @@ func newLiveSet(info *jetstream.StreamInfo, seen, going []uint64) liveSet {
 func (c liveSet) write(path string) error {
 	data, err := json.Marshal(c)
 	if err == nil {
-		err = replaceFile(path, data)
+		err = durable.WriteFile(path, data, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("write the live set of SITE_DESIRED: %w", err)
@@ -130,7 +131,7 @@ func (k *storeSupervisor) beforeConnections(ctx context.Context, s *server.Serve
 		return k.removeResurrected(ctx, js)
 	}()
 	if !errors.Is(err, jetstream.ErrStreamNotFound) {
-		k.told("desired state not counted again", err)
+		k.failures.Report("delete resurrected messages", err)
 	}
 }
 
@@ -139,7 +140,7 @@ func (k *storeSupervisor) beforeConnections(ctx context.Context, s *server.Serve
 // A failed deletion does not hold up the site: the next start tries again.
 func (k *storeSupervisor) removeResurrected(ctx context.Context, js jetstream.JetStream) error {
 	c, known, err := readLiveSet(k.liveSetFile)
-	if k.told("what was removed before is not known", err); !known {
+	if k.failures.Report("read the live set", err); !known {
 		return nil
 	}
 	s, err := js.Stream(ctx, streams.SiteDesired)
@@ -147,7 +148,7 @@ func (k *storeSupervisor) removeResurrected(ctx context.Context, js jetstream.Je
 		return fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
 	}
 	if !c.describes(s.CachedInfo()) {
-		k.told("forget the census", os.Remove(k.liveSetFile))
+		k.failures.Report("delete the outdated live set", os.Remove(k.liveSetFile))
 		return nil
 	}
 	k.storing.Lock()
@@ -161,6 +162,6 @@ func (k *storeSupervisor) removeResurrected(ctx context.Context, js jetstream.Je
 	}
 	n, err := k.deleteMessages(ctx, s, seqs)
 	k.log.Warn("deleted messages had reappeared and were deleted again", zap.String("stream", streams.SiteDesired), zap.Int("count", n))
-	k.told("remove what was back", err)
+	k.failures.Report("delete resurrected messages", err)
 	return nil
 }

@@ -58,9 +58,9 @@ func (s *site) has(t *testing.T, ctx context.Context, name string) string {
 	return m.Header.Get(streams.HeaderVersion)
 }
 
-// TestTrimmedObjectsStayAwayAfterAKill removes tombstones and leaves the server's files
+// TestCompactedObjectsStayAwayAfterAKill removes tombstones and leaves the server's files
 // as a kill does: the versions before the tombstones do not come back, twice, while the
-// same files without the census bring them back.
+// same files without the live set bring them back.
 func TestCompactedObjectsStayAwayAfterAKill(t *testing.T) {
 	t.Parallel()
 	s, ctx := startSite(t)
@@ -89,7 +89,7 @@ func TestCompactedObjectsStayAwayAfterAKill(t *testing.T) {
 	without.line.Cut()
 	without.start(t, ctx)
 	if got := without.has(t, ctx, "gone-2"); got != "3" {
-		t.Errorf("without the census gone-2 is at version %q: the test has proved nothing", got)
+		t.Errorf("without the live set gone-2 is at version %q: the test has proved nothing", got)
 	}
 
 	killed := s.twin(t)
@@ -105,8 +105,8 @@ func TestCompactedObjectsStayAwayAfterAKill(t *testing.T) {
 	}
 }
 
-// TestRecountBeforeTheSiteReads restarts the server under a leaf that runs, as its keeper
-// does, with a census that lacks a message: that is removed before anybody else is connected
+// TestResurrectedMessagesAreRemovedBeforeAnybodyReads restarts the server under a leaf that runs, as its supervisor
+// does, with a live set that lacks a message: that is removed before anybody else is connected
 // to the new server.
 func TestResurrectedMessagesAreRemovedBeforeAnybodyReads(t *testing.T) {
 	t.Parallel()
@@ -128,7 +128,7 @@ func TestResurrectedMessagesAreRemovedBeforeAnybodyReads(t *testing.T) {
 	}
 }
 
-// TestNothingIsTrimmedWithoutACensus cannot write the census: the tombstones stay.
+// TestNothingIsCompactedWithoutALiveSet cannot write the live set: the tombstones stay.
 func TestNothingIsCompactedWithoutALiveSet(t *testing.T) {
 	t.Parallel()
 	s, ctx := startSite(t)
@@ -154,7 +154,7 @@ func TestNothingIsCompactedWithoutALiveSet(t *testing.T) {
 	}
 }
 
-// TestCensusOfAnotherStream is of a stream that was made anew, or rolled back: it says
+// TestLiveSetOfAnotherStream is of a stream that was created again, or rolled back: it says
 // nothing of that.
 func TestLiveSetOfAnotherStream(t *testing.T) {
 	made := time.Unix(1_700_000_000, 7)

@@ -133,7 +133,7 @@ func TestStoreRolledBack(t *testing.T) {
 	polltest.Eventually(t, "convergence", func() bool { return same(t, ctx, s) })
 }
 
-// TestHubStreamRecreated deletes the hub's stream and consumer; what is published anew
+// TestHubStreamRecreated deletes the hub's stream and consumer; what is published again
 // arrives although its sequences start again.
 func TestHubStreamRecreated(t *testing.T) {
 	t.Parallel()

@@ -165,7 +165,7 @@ func TestHubLostWhatItAcknowledged(t *testing.T) {
 	polltest.Eventually(t, "records again", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 30 })
 }
 
-// arrived says whether the hub's last record is that number.
+// arrived reports whether the hub's last record is that number.
 func (s *site) arrived(t *testing.T, ctx context.Context, number int) bool {
 	t.Helper()
 	hub, err := s.hub.Stream(ctx, streams.Telemetry)
@@ -180,7 +180,7 @@ func (s *site) arrived(t *testing.T, ctx context.Context, number int) bool {
 	return err == nil && got == number
 }
 
-// checkAccount says whether every number from 0 up to before is at the hub once, or in
+// checkAccount reports whether every number from 0 up to before is at the hub once, or in
 // exactly one gap, in order; number i is sequence i+1 of the leaf's stream.
 func checkAccount(t *testing.T, all []stored, before int) (missing int) {
 	t.Helper()
@@ -264,7 +264,7 @@ func TestMissing(t *testing.T) {
 	}
 }
 
-// TestLineage copies a store at random moments and lets both copies go on: a sequence
+// TestTimeline copies a store at random moments and lets both copies go on: a sequence
 // that holds two records never has one id for both, and a position of the other copy
 // never makes one pass over what is its own.
 func TestTimeline(t *testing.T) {

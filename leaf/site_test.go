@@ -21,12 +21,12 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// TestMain lets twice as many tests run at a time as usual: they wait for lines, disks and
-// servers as much as they compute.
+// TestMain lets three times as many tests run at a time as usual: they wait for lines, disks
+// and servers more than they compute.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
-		if err := parallel.Value.Set(strconv.Itoa(2 * runtime.GOMAXPROCS(0))); err != nil {
+		if err := parallel.Value.Set(strconv.Itoa(3 * runtime.GOMAXPROCS(0))); err != nil {
 			panic(err)
 		}
 	}
@@ -42,9 +42,9 @@ type site struct {
 	line      *natstest.Line
 	cfg       Config
 	pace      checkPace
-	// unwatched: the keeper does not look after the server, the test restarts it.
+	// unwatched: the supervisor does not look after the server, the test restarts it.
 	unsupervised bool
-	// stall is the keeper's, when it is not 0.
+	// stall is the supervisor's, when it is not 0.
 	maxIdleChecks int
 
 	leaf  *Leaf

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/internal/logonce"
 	"github.com/petiole-io/petiole/leaf/field"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -69,8 +70,7 @@ type storeSupervisor struct {
 	// after maxIdleChecks of them the server is restarted.
 	idleChecks, maxIdleChecks int
 
-	saying sync.Mutex
-	said   map[string]bool
+	failures *logonce.Reporter
 }
 
 func newStoreSupervisor(l *Leaf, h *embeddedServer, js jetstream.JetStream) *storeSupervisor {
@@ -81,8 +81,8 @@ func newStoreSupervisor(l *Leaf, h *embeddedServer, js jetstream.JetStream) *sto
 	k := &storeSupervisor{
 		site: l.cfg.Site, telemetryBytes: l.cfg.Storage.TelemetryBytes, host: h, js: js,
 		drops: drops, checkpoints: openCheckpoints(l.cfg.DataDir), degraded: &degraded{}, counts: l.counts, log: l.log.Named("store"),
-		complete: make(chan struct{}), unreadable: make(chan struct{}, 1), restartPause: minRestartPause, maxIdleChecks: defaultMaxIdleChecks, said: map[string]bool{},
-		timelines: map[string]*timelineStore{}, liveSetFile: filepath.Join(l.cfg.DataDir, LiveSetName),
+		complete: make(chan struct{}), unreadable: make(chan struct{}, 1), restartPause: minRestartPause, maxIdleChecks: defaultMaxIdleChecks,
+		failures: logonce.New(l.log.Named("store")), timelines: map[string]*timelineStore{}, liveSetFile: filepath.Join(l.cfg.DataDir, LiveSetName),
 	}
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		k.timelines[stream] = &timelineStore{js: js, stream: stream}
@@ -106,7 +106,7 @@ func (k *storeSupervisor) open(ctx context.Context) error {
 		if err == nil {
 			err = k.verifyDesired(ctx)
 		}
-		if k.told("desired state not read", err); err == nil {
+		if k.failures.Report("read desired state", err); err == nil {
 			break
 		}
 		if k.host != nil && k.host.server() == nil {
@@ -119,7 +119,7 @@ func (k *storeSupervisor) open(ctx context.Context) error {
 		}
 	}
 	k.checkpointUpstream(ctx)
-	k.told("device worker's memory not known", k.checkDeviceState(ctx, false))
+	k.failures.Report("checkpoint device state", k.checkDeviceState(ctx, false))
 	k.check(ctx) // so that telemetry is bounded from the beginning
 	return ctx.Err()
 }
@@ -142,7 +142,7 @@ func (k *storeSupervisor) recoverStreams(ctx context.Context, keepMessages bool)
 	}
 	for _, dir := range consumers {
 		k.log.Warn("consumer removed, its files are damaged", zap.String("folder", dir))
-		k.told("remove consumer", os.RemoveAll(dir))
+		k.failures.Report("delete a damaged consumer", os.RemoveAll(dir))
 	}
 	if len(bad) == 0 {
 		return k.ensureStreams(ctx)
@@ -151,20 +151,20 @@ func (k *storeSupervisor) recoverStreams(ctx context.Context, keepMessages bool)
 	for _, d := range bad {
 		k.recordRebuild(d.stream, "the server does not recover it")
 		if d.stream == field.StateStream {
-			k.told("note that the device worker's memory is damaged", k.checkDeviceState(ctx, true))
+			k.failures.Report("record that device state is damaged", k.checkDeviceState(ctx, true))
 		}
 		if keepMessages && irreplaceable(d.stream) {
 			keep = append(keep, d)
 		}
 	}
-	k.told("set aside", setAside(store, bad))
+	k.failures.Report("set damaged streams aside", setAside(store, bad))
 	if err := k.ensureStreams(ctx); err != nil || len(keep) == 0 {
 		return err
 	}
 	if slices.ContainsFunc(keep, func(d streamDir) bool { return d.stream == field.StateStream }) {
-		k.told("make the device worker's memory", field.CreateState(ctx, k.js))
+		k.failures.Report("create the stream of device state", field.CreateState(ctx, k.js))
 	}
-	if err := k.stopAndStart(ctx, "keep messages", func() error { return restoreMessages(store, keep) }); err != nil {
+	if err := k.stopAndStart(ctx, "keep the messages of damaged streams", func() error { return restoreMessages(store, keep) }); err != nil {
 		return err
 	}
 	return k.recoverStreams(ctx, false)
@@ -174,7 +174,7 @@ func (k *storeSupervisor) recoverStreams(ctx context.Context, keepMessages bool)
 // is logged and the server runs all the same; it returns an error if no server runs.
 func (k *storeSupervisor) stopAndStart(ctx context.Context, what string, between func() error) error {
 	err := k.host.restart(ctx, between)
-	if k.told(what, err); k.host.server() == nil {
+	if k.failures.Report(what, err); k.host.server() == nil {
 		return fmt.Errorf("restart the embedded server: %w", err)
 	}
 	return nil
@@ -191,14 +191,14 @@ func (k *storeSupervisor) ensureStreams(ctx context.Context) error {
 		var refused *jetstream.APIError
 		switch {
 		case err == nil:
-			k.told("waiting for the site's JetStream", nil)
+			k.failures.Report("wait for the site's JetStream", nil)
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.As(err, &refused) && refused.Code != 500 && refused.Code != 503:
 			return err
 		}
-		k.told("waiting for the site's JetStream", err)
+		k.failures.Report("wait for the site's JetStream", err)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -225,13 +225,12 @@ func (k *storeSupervisor) ensureOnce(ctx context.Context) error {
 		if want[i].Name == streams.SiteTelemetry && cfg.MaxBytes < want[i].MaxBytes {
 			want[i].MaxBytes = cfg.MaxBytes // raised again when the disk has room
 		}
-		if err := streams.Ensure(ctx, k.js, want[i:i+1]); err != nil {
-			var refused *jetstream.APIError
-			if !errors.As(err, &refused) || refused.Code != 500 {
-				return err
-			}
-			k.told("stream "+want[i].Name+" stays as it is", err)
+		err = streams.Ensure(ctx, k.js, want[i:i+1])
+		var refused *jetstream.APIError
+		if err != nil && (!errors.As(err, &refused) || refused.Code != 500) {
+			return err
 		}
+		k.failures.Report("update stream "+want[i].Name, err) // used as it is
 	}
 	return nil
 }
@@ -250,7 +249,7 @@ func (k *storeSupervisor) verifyDesired(ctx context.Context) error {
 		}
 		k.recordRebuild(streams.SiteDesired, reason)
 		store := k.host.storeDir()
-		err = k.stopAndStart(ctx, "set aside", func() error { return setAside(store, []streamDir{{account, streams.SiteDesired}}) })
+		err = k.stopAndStart(ctx, "set damaged streams aside", func() error { return setAside(store, []streamDir{{account, streams.SiteDesired}}) })
 		k.damaged = false
 		if err == nil {
 			err = k.ensureStreams(ctx)
@@ -328,14 +327,14 @@ func (k *storeSupervisor) handleDamage(ctx context.Context) {
 			}
 			was, _ := k.checkpoints.get(stream)
 			was.Incomplete, k.damaged = true, true
-			k.told("note that desired state is damaged", k.checkpoints.put(stream, was))
+			k.failures.Report("record that desired state is damaged", k.checkpoints.put(stream, was))
 			select {
 			case <-k.complete:
 				k.reportUnreadable() // there are readers of what was there
 			default:
 			}
 		case field.StateStream:
-			k.told("note that the device worker's memory is damaged", k.checkDeviceState(ctx, true))
+			k.failures.Report("record that device state is damaged", k.checkDeviceState(ctx, true))
 		}
 	}
 }
@@ -343,7 +342,7 @@ func (k *storeSupervisor) handleDamage(ctx context.Context) {
 // markComplete records that SITE_DESIRED holds what it should.
 func (k *storeSupervisor) markComplete(ctx context.Context) {
 	k.once.Do(func() {
-		k.told("mark", k.saveCheckpoint(ctx, "", false))
+		k.failures.Report("checkpoint "+streams.SiteDesired, k.saveCheckpoint(ctx, "", false))
 		close(k.complete)
 	})
 }
@@ -369,7 +368,7 @@ func (k *storeSupervisor) checkpointAtShutdown(ctx context.Context) {
 	select {
 	case <-k.complete:
 		if m, err := inventoryOf(ctx, s, k.site); err == nil {
-			k.told("mark", k.saveCheckpoint(ctx, m.Digest(), false))
+			k.failures.Report("checkpoint "+streams.SiteDesired, k.saveCheckpoint(ctx, m.Digest(), false))
 		}
 	default:
 	}
@@ -381,14 +380,4 @@ func (k *storeSupervisor) recordRebuild(stream, reason string) {
 	k.log.Error("stream set aside, its files are damaged", zap.String("stream", stream), zap.String("reason", reason))
 	k.counts.rebuilt.WithLabelValues(stream).Inc()
 	k.degraded.set(streams.DegradedStore, true)
-}
-
-// told logs a failure once until it is over.
-func (k *storeSupervisor) told(what string, err error) {
-	k.saying.Lock()
-	defer k.saying.Unlock()
-	if err != nil && !k.said[what] {
-		k.log.Warn(what, zap.Error(err))
-	}
-	k.said[what] = err != nil
 }

@@ -12,9 +12,9 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// TestTheDeadStayDead has the hub deliver an object whose tombstone the site has stored, as
+// TestTombstonesSupersedeOlderVersions has the hub deliver an object whose tombstone the site has stored, as
 // a hub does that was killed: what the site has of it stays the tombstone, also after a
-// restart of the leaf, and its position goes on. What the tombstone does not outrank is
+// restart of the leaf, and its position goes on. What the tombstone does not supersede is
 // stored.
 func TestTombstonesSupersedeOlderVersions(t *testing.T) {
 	t.Parallel()

@@ -52,15 +52,14 @@ func (k *storeSupervisor) check(ctx context.Context) {
 		return
 	}
 	s, err := k.disk.space()
-	if err != nil {
-		k.told("free space not known", err)
+	if k.failures.Report("read the free space", err); err != nil {
 		return
 	}
-	frozen := k.host.storeError()
-	if changed := k.degraded.set(streams.DegradedDiskFull, frozen != nil || k.disk.full(s)); changed {
-		k.log.Warn("store changed", zap.Bool("stores", frozen == nil), zap.Int64("free", s.free), zap.NamedError("reason", frozen))
+	stalled := k.host.storeError()
+	if changed := k.degraded.set(streams.DegradedDiskFull, stalled != nil || k.disk.full(s)); changed {
+		k.log.Warn("store changed", zap.Bool("stores", stalled == nil), zap.Int64("free", s.free), zap.NamedError("reason", stalled))
 	}
-	if frozen != nil {
+	if stalled != nil {
 		k.restartStalled(ctx, s)
 		return
 	}
@@ -74,9 +73,9 @@ func (k *storeSupervisor) check(ctx context.Context) {
 			err = errors.Join(k.disk.releaseSpace(), k.boundTelemetry(asking, now))
 		}
 	}
-	k.told("bound telemetry", err)
+	k.failures.Report("bound telemetry", err)
 	if s.free > k.disk.reserved(s) {
-		k.told("make ballast", k.disk.allocateReserveFile(s))
+		k.failures.Report("allocate the reserve file", k.disk.allocateReserveFile(s))
 	}
 }
 
@@ -85,12 +84,12 @@ func (k *storeSupervisor) checkpointAll(ctx context.Context) {
 	case <-k.complete:
 		was, _ := k.checkpoints.get(streams.SiteDesired)
 		if s, err := k.js.Stream(ctx, streams.SiteDesired); err == nil && was.Last != s.CachedInfo().State.LastSeq {
-			k.told("mark", k.saveCheckpoint(ctx, "", false))
+			k.failures.Report("checkpoint "+streams.SiteDesired, k.saveCheckpoint(ctx, "", false))
 		}
 	default:
 	}
 	k.checkpointUpstream(ctx)
-	k.told("device worker's memory not known", k.checkDeviceState(ctx, false))
+	k.failures.Report("checkpoint device state", k.checkDeviceState(ctx, false))
 }
 
 // restartStalled restarts a server that stopped storing, if there is a chance that this helps:
@@ -100,9 +99,7 @@ func (k *storeSupervisor) restartStalled(ctx context.Context, s space) {
 		return
 	}
 	if k.disk.full(s) {
-		if err := k.disk.releaseSpace(); err != nil {
-			k.told("give ballast up", err)
-		}
+		k.failures.Report("release the reserve file", k.disk.releaseSpace())
 		now, err := k.disk.space()
 		if err != nil || k.disk.full(now) {
 			return
@@ -117,7 +114,7 @@ func (k *storeSupervisor) restartStalled(ctx context.Context, s space) {
 // afterwards starts a new incarnation before anything of it is forwarded or checkpointed.
 func (k *storeSupervisor) restart(ctx context.Context, between func() error) {
 	had := lastSequences(k.host.server())
-	err := k.stopAndStart(ctx, "restart", between)
+	err := k.stopAndStart(ctx, "restart the embedded server", between)
 	k.restarted, k.restartPause = time.Now(), min(2*k.restartPause, maxRestartPause)
 	if err != nil {
 		return
@@ -137,7 +134,7 @@ func (k *storeSupervisor) restart(ctx context.Context, between func() error) {
 		if err == nil {
 			err = k.boundTelemetry(yielding, now)
 		}
-		if k.told("bound telemetry", err); err == nil {
+		if k.failures.Report("bound telemetry", err); err == nil {
 			k.checkpointUpstream(yielding)
 			return
 		}

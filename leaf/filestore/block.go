@@ -28,16 +28,16 @@ const (
 	readAhead = 256 << 10
 )
 
-// compressed is the beginning of a block with S2 compression, whose chunks have checksums
-// that nats-server verifies before it looks at the records.
+// compressed is the start of a block with S2 compression, whose chunks have checksums that
+// nats-server verifies before it parses the records.
 var compressed = []byte("cmp\x01")
 
-// damage is the place of a record that cannot be what was written, and why.
+// damage is the offset of a record that cannot be what was written, and why.
 type damage struct {
 	offset int64
 	reason string
-	// confirmed is the length of the record if nats-server finds its hash to be right, as
-	// the length of the headers is no part of that.
+	// confirmed is the length of the record if its hash is right nevertheless, because the hash
+	// does not cover the length of the headers.
 	confirmed int64
 }
 
@@ -45,19 +45,19 @@ type damage struct {
 type blockReader struct {
 	hash *highwayhash.Digest64
 	in   *bufio.Reader
-	// last is the sequence before, 0: there is none.
+	// last is the sequence of the previous record, or 0 if there is none.
 	last uint64
-	// newest is the greatest sequence of a record that can be read, tombstones included.
+	// newest is the highest sequence of a readable record, tombstones included.
 	newest uint64
-	// opaque: the block is compressed.
-	opaque bool
-	// unreadable counts records whose hash is wrong and that mislead nobody: nats-server
-	// verifies the hash when the message is read, and gives out all others.
+	// skipped is set if the block is compressed.
+	skipped bool
+	// unreadable counts records whose hash is wrong but that do no other harm: nats-server
+	// verifies the hash when it reads the message, and delivers all others.
 	unreadable int
 }
 
-// newBlockReader returns a reader for a block of a stream, which reads through in: both
-// names are the key of its hashes.
+// newBlockReader returns a reader for a block of a stream, which reads through in. The name of
+// the stream and the number of the block are the key of its hashes.
 func newBlockReader(stream string, number uint32, in *bufio.Reader) (*blockReader, error) {
 	h, err := newHash(fmt.Sprintf("%s-%d", stream, number))
 	return &blockReader{hash: h, in: in}, err
@@ -67,14 +67,14 @@ func newHash(name string) (*highwayhash.Digest64, error) {
 	key := sha256.Sum256([]byte(name))
 	h, err := highwayhash.NewDigest64(key[:])
 	if err != nil {
-		return nil, fmt.Errorf("make the hash of %s: %w", name, err)
+		return nil, fmt.Errorf("create the hash of %s: %w", name, err)
 	}
 	return h, nil
 }
 
-// verify returns the first place of a block where nats-server would be misled, nil if
-// there is none. Every length must fit, and a sequence must follow the one before it or be
-// confirmed by the hash of its record.
+// verify returns the first record of a block that would mislead nats-server, or nil. Every
+// length must fit, and a sequence must follow the previous one or be confirmed by the hash of
+// its record.
 func (b *blockReader) verify(path string) (*damage, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -87,7 +87,7 @@ func (b *blockReader) verify(path string) (*damage, error) {
 	}
 	b.in.Reset(f)
 	if start, _ := b.in.Peek(len(compressed)); bytes.Equal(start, compressed) {
-		b.opaque = true
+		b.skipped = true
 		return nil, nil
 	}
 	for at, size := int64(0), info.Size(); at < size; {
@@ -104,8 +104,8 @@ func (b *blockReader) verify(path string) (*damage, error) {
 	return nil, nil
 }
 
-// record passes a record of a block that has left more bytes. It returns the record's
-// length, or what is wrong with it.
+// record reads one record of a block with left more bytes. It returns the length of the record,
+// or what is wrong with it.
 func (b *blockReader) record(left int64) (int64, *damage, error) {
 	if left < recordHeader {
 		return 0, &damage{reason: fmt.Sprintf("%d bytes after the last record", left)}, nil
@@ -128,7 +128,7 @@ func (b *blockReader) record(left int64) (int64, *damage, error) {
 	if _, err := b.hash.Write(head[4:20]); err != nil {
 		return 0, nil, err
 	}
-	if err := b.pass(subject); err != nil {
+	if err := b.hashNext(subject); err != nil {
 		return 0, nil, err
 	}
 	var headers [4]byte
@@ -136,7 +136,7 @@ func (b *blockReader) record(left int64) (int64, *damage, error) {
 		return 0, nil, err
 	}
 	var want, got [recordHash]byte
-	if err := b.pass(text); err != nil {
+	if err := b.hashNext(text); err != nil {
 		return 0, nil, err
 	}
 	if _, err := io.ReadFull(b.in, want[:]); err != nil {
@@ -161,8 +161,8 @@ func (b *blockReader) record(left int64) (int64, *damage, error) {
 	return length, nil, nil
 }
 
-// pass reads the next n bytes into the hash.
-func (b *blockReader) pass(n int64) error {
+// hashNext adds the next n bytes to the hash.
+func (b *blockReader) hashNext(n int64) error {
 	for n > 0 {
 		part, err := b.in.Peek(int(min(n, readAhead)))
 		if err != nil {
@@ -179,9 +179,9 @@ func (b *blockReader) pass(n int64) error {
 	return nil
 }
 
-// spoil changes the hash of a record that is damaged and whose hash is right, so that
-// nats-server finds it, too.
-func (d damage) spoil(path string) error {
+// invalidateHash changes the hash of a damaged record whose hash is right, so that nats-server
+// detects the damage as well.
+func (d damage) invalidateHash(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err

@@ -19,30 +19,30 @@ const (
 	messagesDir  = "msgs"
 	consumersDir = "obs"
 	indexFile    = "index.db"
-	// keyFile is there if a stream is encrypted.
+	// keyFile exists if a stream is encrypted.
 	keyFile = "meta.key"
 
-	// maxDescription bounds a description of a stream or consumer, and slack what files
-	// beside the blocks may be longer than all blocks together, in bytes.
+	// maxDescription bounds the description of a stream or consumer, and indexSlack how much
+	// longer than all blocks together an index may be, in bytes.
 	maxDescription = 1 << 20
-	slack          = 1 << 20
-	// progressInterval is how often a check that takes long says how far it has come.
+	indexSlack     = 1 << 20
+	// progressInterval is the time between two log messages of a long check.
 	progressInterval = 5 * time.Second
 )
 
-// Damaged is a stream of which messages are lost.
+// Damaged is a stream that has lost messages.
 type Damaged struct {
 	Account, Stream string
-	// Cut: nats-server removes the damaged record of a block and all that follow it there.
-	// Otherwise only messages that are damaged themselves cannot be read.
+	// Cut is set if nats-server removes the damaged record of a block and all that follow it.
+	// Otherwise only the damaged messages cannot be read.
 	Cut bool
 }
 
-// Check makes JetStream's folder fit to be opened, and logs what it found damaged. It reads
-// all blocks, so it takes as long as the disk needs for that. It returns the streams that
-// lost messages. An error says what could not be checked; the rest was.
+// Check makes JetStream's folder safe to open, and logs what it found damaged. It reads all
+// blocks, so it takes as long as the disk needs for that. It returns the streams that lost
+// messages. An error says what could not be checked; everything else was.
 func Check(ctx context.Context, store string, log *zap.Logger) ([]Damaged, error) {
-	errs := []error{boundDescriptions(store, log), checkConsumers(store, log)}
+	errs := []error{truncateDescriptions(store, log), checkConsumers(store, log)}
 	found, err := filepath.Glob(filepath.Join(store, "*", "streams", "*", messagesDir))
 	errs = append(errs, err)
 	var all []*messages
@@ -69,9 +69,9 @@ func Check(ctx context.Context, store string, log *zap.Logger) ([]Damaged, error
 	return bad, errors.Join(errs...)
 }
 
-// boundDescriptions cuts what nats-server reads whole into memory, and afterwards finds not
-// to be what its checksum says.
-func boundDescriptions(store string, log *zap.Logger) error {
+// truncateDescriptions truncates oversized descriptions. nats-server reads them into memory as a
+// whole before it compares the checksum, which then does not match.
+func truncateDescriptions(store string, log *zap.Logger) error {
 	var errs []error
 	for _, pattern := range []string{"*/streams/*/meta.*", "*/streams/*/" + consumersDir + "/*/meta.*"} {
 		files, err := filepath.Glob(filepath.Join(store, pattern))
@@ -86,7 +86,7 @@ func boundDescriptions(store string, log *zap.Logger) error {
 	return errors.Join(errs...)
 }
 
-// messages is the folder of a stream's messages.
+// messages is the folder with the messages of a stream.
 type messages struct {
 	dir    string
 	blocks []block // in the order of their numbers
@@ -128,25 +128,25 @@ func (m *messages) path(b block) string {
 
 func (m *messages) stream() string { return filepath.Base(filepath.Dir(m.dir)) }
 
-// account is four folders up: account/streams/stream/msgs.
+// account returns the folder four levels up: account/streams/stream/msgs.
 func (m *messages) account() string {
 	return filepath.Base(filepath.Dir(filepath.Dir(filepath.Dir(m.dir))))
 }
 
-// check makes the folder fit to be opened, and reports whether nats-server is going to cut
-// a block, and whether messages cannot be read.
+// check makes the folder safe to open, and reports whether nats-server is going to truncate a
+// block, and whether messages cannot be read.
 func (m *messages) check(ctx context.Context, p *progress) (cut, unreadable bool, err error) {
-	if err := m.boundIndex(); err != nil {
+	if err := m.removeOversizedIndex(); err != nil {
 		return false, false, err
 	}
-	use, err := m.indexUsed()
+	use, err := m.usesIndex()
 	if err != nil {
 		return false, false, err
 	}
 	if use == unknown {
 		return false, false, m.removeIndex()
 	}
-	known, err := m.indexLast()
+	known, err := m.indexLastSeq()
 	if err != nil {
 		return false, false, err
 	}
@@ -166,11 +166,11 @@ func (m *messages) check(ctx context.Context, p *progress) (cut, unreadable bool
 		}
 		p.add(b.size)
 		newest = max(newest, r.newest)
-		if r.opaque {
+		if r.skipped {
 			newest = math.MaxUint64 // not known
 		}
 		if end := use == unused && i == len(m.blocks)-1; end && (bad == nil || bad.confirmed == 0 && b.size <= maxRecord) {
-			continue // as a power cut leaves it: what was being written was not acknowledged
+			continue // as after a power cut: what was being written was not acknowledged
 		}
 		log := m.log.With(zap.String("file", m.path(b)))
 		if r.unreadable > 0 {
@@ -182,7 +182,7 @@ func (m *messages) check(ctx context.Context, p *progress) (cut, unreadable bool
 		}
 		cut = true
 		log.Warn("block of a stream is damaged, the messages behind are lost", zap.Int64("offset", bad.offset), zap.String("found", bad.reason))
-		if err := m.reveal(b, *bad); err != nil {
+		if err := m.exposeDamage(b, *bad); err != nil {
 			return cut, unreadable, err
 		}
 	}
@@ -198,11 +198,11 @@ func (m *messages) check(ctx context.Context, p *progress) (cut, unreadable bool
 	return cut, unreadable, nil
 }
 
-// reveal makes nats-server find damage without harm when it reads the block again.
-func (m *messages) reveal(b block, d damage) error {
+// exposeDamage makes nats-server detect damage without harm when it reads the block again.
+func (m *messages) exposeDamage(b block, d damage) error {
 	switch {
 	case d.confirmed > 0:
-		return d.spoil(m.path(b))
+		return d.invalidateHash(m.path(b))
 	case b.size > maxRecord:
 		// It would read all of it. A byte is left by which it sees that there was more.
 		return os.Truncate(m.path(b), d.offset+1)
@@ -210,14 +210,14 @@ func (m *messages) reveal(b block, d damage) error {
 	return nil
 }
 
-// boundIndex removes an index that is longer than what it is about, as nats-server reads it
-// whole.
-func (m *messages) boundIndex() error {
+// removeOversizedIndex removes an index that is longer than the blocks that it describes, since
+// nats-server reads it into memory as a whole.
+func (m *messages) removeOversizedIndex() error {
 	info, err := os.Stat(m.index())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil || info.Size() <= m.bytes+slack {
+	if err != nil || info.Size() <= m.bytes+indexSlack {
 		return err
 	}
 	m.log.Warn("index of a stream removed, it is damaged", zap.String("file", m.index()), zap.Int64("bytes", info.Size()))

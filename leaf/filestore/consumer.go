@@ -16,14 +16,15 @@ import (
 const (
 	stateFile  = "o.dat"
 	stateMagic = 22
-	// maxState is the longest state that is believed, in bytes: of a million deliveries.
+	// maxState is the longest state file that is accepted, in bytes: that of a million
+	// deliveries.
 	maxState = 16 << 20
 )
 
-// checkConsumers removes the state files that would keep nats-server from starting: it
-// believes the counts in them, and makes room for so many entries, or reads as many, before
-// it looks whether they are there. A consumer without the file delivers everything again.
-// store is JetStream's folder; the server must not run.
+// checkConsumers removes the state files that would keep nats-server from starting: it trusts
+// the counts in them, and allocates memory for as many entries, or reads as many, before it
+// checks that they exist. A consumer without the file delivers everything again. store is
+// JetStream's folder; the server must not run.
 func checkConsumers(store string, log *zap.Logger) error {
 	files, err := filepath.Glob(filepath.Join(store, "*", "streams", "*", consumersDir, "*", stateFile))
 	if err != nil {
@@ -44,7 +45,7 @@ func checkConsumers(store string, log *zap.Logger) error {
 	return errors.Join(errs...)
 }
 
-// stateFits reports whether nats-server may read a state file.
+// stateFits reports whether nats-server can read a state file safely.
 func stateFits(path string) (bool, error) {
 	info, err := os.Stat(path)
 	if err != nil || info.Size() > maxState {
@@ -54,8 +55,8 @@ func stateFits(path string) (bool, error) {
 	return err == nil && countsFit(data), err
 }
 
-// countsFit reports whether a state file has room for as many entries as it says. Other damage
-// nats-server finds by itself; of an encrypted store it finds all.
+// countsFit reports whether a state file is long enough for the counts in it. nats-server
+// detects other damage by itself; in an encrypted store it detects all.
 func countsFit(data []byte) bool {
 	if len(data) < 2 || data[0] != stateMagic || data[1] != 1 && data[1] != 2 {
 		return true

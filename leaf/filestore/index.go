@@ -9,25 +9,25 @@ import (
 	"path/filepath"
 )
 
-// indexUse says what nats-server does with the index of a stream.
+// indexUse is what nats-server does with the index of a stream.
 type indexUse int
 
 const (
 	// unused: it reads all records again and verifies the hash of each.
 	unused indexUse = iota
-	// used: it believes the index, and the blocks with it.
+	// used: it trusts the index, and the blocks with it.
 	used
 	// unknown: the stream is encrypted.
 	unknown
 )
 
-// The end of an index: the hash of the last record that it knows of, and its own.
+// indexTail is the length of the end of an index: the hash of the last record, and the hash of
+// the index.
 const indexTail = 2 * recordHash
 
-// indexUsed returns whether nats-server is going to use the index of the stream. It does so
-// only if the last block ends with the record that the index ends with, and verifies the
-// hash of the index first.
-func (m *messages) indexUsed() (indexUse, error) {
+// usesIndex returns whether nats-server is going to use the index of the stream: only if the
+// last block ends with the record that the index ends with, and the hash of the index is right.
+func (m *messages) usesIndex() (indexUse, error) {
 	if len(m.blocks) == 0 {
 		return unused, nil
 	}
@@ -52,9 +52,9 @@ func (m *messages) indexUsed() (indexUse, error) {
 	return unused, nil
 }
 
-// indexLast returns the last sequence that the index knows of, 0 if its hash is wrong or
-// there is none.
-func (m *messages) indexLast() (uint64, error) {
+// indexLastSeq returns the last sequence in the index, or 0 if its hash is wrong or there is
+// none.
+func (m *messages) indexLastSeq() (uint64, error) {
 	data, err := os.ReadFile(m.index())
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(data) < recordHash+2 {
 		return 0, nil
@@ -96,7 +96,7 @@ func (m *messages) removeIndex() error {
 	return nil
 }
 
-// tail returns the last n bytes of a file, of a shorter one zeros.
+// tail returns the last n bytes of a file, or zeros if it is shorter.
 func tail(path string, n int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// progress logs how far a check has come if it takes long.
+// progress logs the progress of a long check.
 type progress struct {
 	log         *zap.Logger
 	done, total int64 // bytes
