@@ -120,22 +120,22 @@ func (s *site) tryPublish(ctx context.Context, subject string, data []byte) erro
 // down: it never takes the reserve, and desired state and status go on being stored.
 func TestTelemetryYields(t *testing.T) {
 	t.Parallel()
-	v := newVolume(t, "ext4", 32)
+	v := newVolume(t, "ext4", 48)
 	s, ctx := startOn(t, v)
 	for i := range 20 {
 		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
 	}
 	polltest.Eventually(t, "objects", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 	s.cut(t)
-	body := make([]byte, 32<<10)
-	const records = 1400 // 45 MB
+	body := make([]byte, 16<<10)
+	const records = 4000 // 64 MB
 	acks := make([]jetstream.PubAckFuture, records)
 	for i := range records {
 		var err error
 		if acks[i], err = s.js.PublishAsync(streams.LocalTelemetrySubject("sample", "default", "pump"), fmt.Appendf(nil, "%d %s", i, body), jetstream.WithStallWait(20*time.Second)); err != nil {
 			t.Fatal(err)
 		}
-		if i%50 == 0 {
+		if i%100 == 0 {
 			if _, err := s.js.Publish(ctx, "local.reported.n._.pods.default.web", nil); err != nil {
 				t.Fatalf("after %d records a status is refused: %v", i, err)
 			}

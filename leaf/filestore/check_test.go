@@ -24,7 +24,7 @@ const (
 	stateBucket = "devices"
 	stateStream = "KV_" + stateBucket
 	// sequences is how many messages were stored in each stream.
-	sequences = 40
+	sequences = 24
 )
 
 // makeStore stores messages in the streams of a leaf and in a bucket as the device worker
@@ -67,7 +67,7 @@ func makeStore(t testing.TB, key string) string {
 		publish("desired.plant-a.configmaps.default."+name(i), i, 20, h)
 		h = nats.Header{jetstream.MsgTTLHeader: []string{"24h"}}
 		publish("local.reported.pods.default."+name(i), i, 20, h)
-		publish("local.telemetry.pump.speed", i, 1500, nil)
+		publish("local.telemetry.pump.speed", i, 2500, nil)
 		publish("$KV."+stateBucket+".pump-"+name(i), i, 20, nats.Header{"Petiole-Version": []string{strconv.Itoa(i)}})
 	}
 	return dir
