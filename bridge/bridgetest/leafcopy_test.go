@@ -25,13 +25,13 @@ type leafCopy struct {
 	// stop ends the deliveries.
 	stop func() error
 
-	mu       sync.Mutex
-	kept     map[string]streams.InventoryEntry
-	position uint64
-	identity string
-	last     uint64
-	history  []kept
-	verifyRequests     int
+	mu             sync.Mutex
+	kept           map[string]streams.InventoryEntry
+	position       uint64
+	identity       string
+	last           uint64
+	history        []kept
+	verifyRequests int
 }
 
 // kept is one delivery.
