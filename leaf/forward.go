@@ -20,9 +20,8 @@ const (
 	// briefly makes progress.
 	batchMessages = 256
 	firstBatch    = 16
-	// commitBytes is how large a commit becomes before it is sent, on a line that carries so
-	// much within commitTarget: one is under way at a time, and its acknowledgement comes
-	// before the next.
+	// commitBytes bounds the bytes of one commit, on a line that carries them within
+	// commitTarget. One commit is in flight at a time.
 	commitBytes  = 256 << 10
 	commitTarget = 2 * time.Second
 	// idleFetch is how long one request for the next message waits.

@@ -45,8 +45,8 @@ type replicator struct {
 	counts *counts
 	log    *zap.Logger
 	pace   checkPace
-	// complete is called when the site has caught up and was compared, as far as the
-	// bridge answers; unreadable when what is stored cannot be read. Neither blocks.
+	// onCaughtUp is called when the site has caught up and the inventories were compared, if the
+	// bridge answers; onUnreadable when stored messages cannot be read. Neither blocks.
 	onCaughtUp   func(context.Context)
 	onUnreadable func()
 	// storing is held while SITE_DESIRED is changed, and while all of it is read.

@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// positionWait is how long the bridge may take to say what the hub has, and
-	// silentWait how long within silentTime after it did not, so that a link that is up
-	// for moments only gets something done without it.
+	// positionWait is how long the bridge may take to answer what the hub has. For
+	// unansweredPeriod after it did not, only shortPositionWait is allowed, so that a link that
+	// is up only briefly makes progress without the answer.
 	positionWait      = 5 * time.Second
 	shortPositionWait = 300 * time.Millisecond
 	unansweredPeriod  = time.Minute
