@@ -101,7 +101,7 @@ func TestInventoryFindsWhatIsMissing(t *testing.T) {
 func TestInventoryFindsMissingParts(t *testing.T) {
 	t.Parallel()
 	s, ctx, b := startChecked(t, 3)
-	putDesired(t, ctx, s, "large", strings.Repeat("x", 2<<20))
+	putDesired(t, ctx, s, "large", strings.Repeat("x", 200<<10)) // in parts of 8 KiB
 	polltest.Eventually(t, "large object", func() bool { return same(t, ctx, s) })
 	d := s.desired(t, ctx)
 	part, err := d.GetLastMsgForSubject(ctx, streams.DesiredSubject("plant-a", configMap("large", 0).Ref)+".=part.1")
