@@ -5,6 +5,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
 
@@ -13,24 +14,24 @@ func TestPain12AddressesAsManualsCount(t *testing.T) {
 	for _, c := range []struct {
 		addressing, register string
 		offset               any
-		table                table
+		table                codec.Table
 		address              int
 		wrong                bool
 	}{
-		{"zero", "HoldingRegister", 7, holdings, 7, false},
-		{"one", "HoldingRegister", 8, holdings, 7, false},
-		{"one", "CoilRegister", "1", coils, 0, false},
-		{"modicon", "", 40008, holdings, 7, false},
-		{"modicon", "HoldingRegister", "400008", holdings, 7, false},
-		{"4xxxx", "", 30001, inputs, 0, false},
-		{"modicon", "", 10005, discretes, 4, false},
-		{"modicon", "", "00003", coils, 2, false},
-		{"modicon", "", 3, coils, 2, false},
-		{"modicon", "", "000003", coils, 2, false},
-		{"modicon", "", 465536, holdings, 65535, false},
-		{"MODICON", "", 365536, inputs, 65535, false},
+		{"zero", "HoldingRegister", 7, codec.Holdings, 7, false},
+		{"one", "HoldingRegister", 8, codec.Holdings, 7, false},
+		{"one", "CoilRegister", "1", codec.Coils, 0, false},
+		{"modicon", "", 40008, codec.Holdings, 7, false},
+		{"modicon", "HoldingRegister", "400008", codec.Holdings, 7, false},
+		{"4xxxx", "", 30001, codec.Inputs, 0, false},
+		{"modicon", "", 10005, codec.Discretes, 4, false},
+		{"modicon", "", "00003", codec.Coils, 2, false},
+		{"modicon", "", 3, codec.Coils, 2, false},
+		{"modicon", "", "000003", codec.Coils, 2, false},
+		{"modicon", "", 465536, codec.Holdings, 65535, false},
+		{"MODICON", "", 365536, codec.Inputs, 65535, false},
 		{"one", "HoldingRegister", 0, 0, 0, true},
-		{"one", "HoldingRegister", 65536, holdings, 65535, false},
+		{"one", "HoldingRegister", 65536, codec.Holdings, 65535, false},
 		{"modicon", "", 40000, 0, 0, true},
 		{"modicon", "InputRegister", 40001, 0, 0, true},
 		{"modicon", "", 20001, 0, 0, true},
@@ -52,13 +53,13 @@ func TestPain12AddressesAsManualsCount(t *testing.T) {
 			if (err != nil) != c.wrong {
 				t.Errorf("%+v: %v", c, err)
 			}
-			if err == nil && (p.table != c.table || p.address != c.address) {
-				t.Errorf("%+v: %s %d", c, p.table, p.address)
+			if err == nil && (p.Table != c.table || p.Address != c.address) {
+				t.Errorf("%+v: %s %d", c, p.Table, p.Address)
 			}
 		}
 	}
 	s := newSlave(t)
-	s.set(1, holdings, 7, 77)
+	s.set(1, codec.Holdings, 7, 77)
 	r := newRig(t)
 	r.apply("d", s.addr, map[string]any{"addressing": "modicon"}, prop{name: "x", typ: "INT", visitor: map[string]any{"address": 40008}, cycle: 20})
 	polltest.Eventually(t, "value", func() bool { return r.sink.reported("d", "x") == "77" })
@@ -68,13 +69,13 @@ func TestPain12AddressesAsManualsCount(t *testing.T) {
 // first, floats that are not IEEE's.
 func TestPain15OddLayouts(t *testing.T) {
 	s := newSlave(t)
-	s.set(1, holdings, 0, 'P', 'u', 'm', 'p', 0)
-	s.set(1, holdings, 10, 'P'<<8, 'u'<<8, 'm'<<8, 'p'<<8, 0)
-	s.set(1, holdings, 20, 0xfd01, 0xe240, 0xfdfe, 0x1dc0) // a power meter's manual: 123456·10⁻³, −123456·10⁻³
-	s.set(1, holdings, 30, 1234, 5678)
-	s.set(1, holdings, 40, 0xffff, 0xd8f1) // −1, −9999
+	s.set(1, codec.Holdings, 0, 'P', 'u', 'm', 'p', 0)
+	s.set(1, codec.Holdings, 10, 'P'<<8, 'u'<<8, 'm'<<8, 'p'<<8, 0)
+	s.set(1, codec.Holdings, 20, 0xfd01, 0xe240, 0xfdfe, 0x1dc0) // a power meter's manual: 123456·10⁻³, −123456·10⁻³
+	s.set(1, codec.Holdings, 30, 1234, 5678)
+	s.set(1, codec.Holdings, 40, 0xffff, 0xd8f1) // −1, −9999
 	for i := range 40 {
-		s.set(1, coils, i, uint16(i%3&1))
+		s.set(1, codec.Coils, i, uint16(i%3&1))
 	}
 	r := newRig(t)
 	r.apply("d", s.addr, map[string]any{"readCoilsFromZero": "true"},
@@ -91,7 +92,7 @@ func TestPain15OddLayouts(t *testing.T) {
 	}
 	polltest.Eventually(t, "ack", func() bool { return r.sink.ack("d", "t6") == "applied" })
 	for _, q := range s.requests() {
-		if q.table == coils && q.start != 0 {
+		if q.table == codec.Coils && q.start != 0 {
 			t.Fatal(q)
 		}
 	}
@@ -133,7 +134,7 @@ func TestIntegersAreUnsignedUnlessSaidOtherwise(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if v, err := p.decode([]byte{0xff, 0x9c}, 0); err != nil || v.String() != c.want {
+		if v, err := p.Decode([]byte{0xff, 0x9c}, 0); err != nil || v.String() != c.want {
 			t.Errorf("%+v: %s %v", c, v, err)
 		}
 	}

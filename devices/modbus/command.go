@@ -1,7 +1,6 @@
 package modbus
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -56,12 +55,12 @@ func (p *point) verdict(w writePlan, after []byte, reply, failed error) (reason,
 		return "", "", fmt.Errorf("%w: write: %w; read back: %w", devices.ErrUnreachable, reply, failed)
 	case failed != nil:
 		return devices.ReasonUnverified, "the device accepted the value and could not be read back: " + failed.Error(), nil
-	case reply != nil && (!p.same(w.want, after) || p.same(w.want, w.before)):
+	case reply != nil && (!p.Same(w.want, after) || p.Same(w.want, w.before)):
 		// The value in the register proves nothing if it was there before.
 		return "", "", fmt.Errorf("%w: write: %w; it is not known whether the device acted on it", devices.ErrUnreachable, reply)
-	case p.same(w.want, after):
+	case p.Same(w.want, after):
 		return "", "", nil
-	case p.zero(after) && !p.zero(w.want):
+	case p.Zero(after) && !p.Zero(w.want):
 		return devices.ReasonReset, "the device accepted the value and reads zero", nil
 	}
 	_, has := p.valueAndText(after)
@@ -86,22 +85,6 @@ func commandError(err error) error {
 		}
 	}
 	return asRejection(err, "write")
-}
-
-// zero reports whether all bits that belong to the point are zero.
-func (p *point) zero(data []byte) bool {
-	switch {
-	case p.table.bits():
-		data = p.unpadded(data)
-	case p.codec.partial():
-		return binary.BigEndian.Uint16(data)&p.codec.mask() == 0
-	}
-	for _, b := range data {
-		if b != 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // maxSentText bounds the text about the requests of one write.

@@ -10,6 +10,7 @@ import (
 	server "github.com/simonvetter/modbus"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
 
@@ -82,7 +83,7 @@ func TestCommandIsSentEachTime(t *testing.T) {
 // value, or an old one, is.
 func TestCommandAndWhatTheUnitKeeps(t *testing.T) {
 	s := newSlave(t)
-	s.set(1, holdings, 3, 30)
+	s.set(1, codec.Holdings, 3, 30)
 	s.onWrite = func(_ byte, start int, v []uint16) []uint16 {
 		switch start {
 		case 0, 10: // acts, and resets
@@ -126,7 +127,7 @@ func TestCommandAndWhatTheUnitKeeps(t *testing.T) {
 func TestCommandWhoseAnswerIsLost(t *testing.T) {
 	t.Parallel()
 	s := newSlave(t)
-	s.set(1, holdings, 0, 5)
+	s.set(1, codec.Holdings, 0, 5)
 	p := newProxy(t, s.addr)
 	var writes atomic.Int64
 	var mute atomic.Bool // no more replies, not even to reads

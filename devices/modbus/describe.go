@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 )
 
 // Plan lists the requests that devices cause on one link, for people to read. Times are
@@ -58,6 +59,10 @@ type Finding struct {
 // know.
 const ReasonUnknownSetting = "UnknownSetting"
 
+// ReasonAmbiguous is the reason of a finding about settings that other drivers or people
+// understand differently.
+const ReasonAmbiguous = "AmbiguousSetting"
+
 // Describe plans the requests to devices as the driver would, without sending any: devices
 // with the same endpoint share a link, devices with the same unit share requests.
 func Describe(defs ...devices.Definition) ([]Plan, []Finding) {
@@ -76,7 +81,7 @@ func Describe(defs ...devices.Definition) ([]Plan, []Finding) {
 		found = append(found, unknownSettings(def, s)...)
 		for i := range points {
 			p := def.Points[points[i].index]
-			for _, message := range ambiguous(p, &points[i], s) {
+			for _, message := range codec.Ambiguous(p, &points[i].Point, s.points) {
 				found = append(found, Finding{Device: name, Warning: true, Problem: devices.Problem{Property: p.Name, Reason: ReasonAmbiguous, Message: message}})
 			}
 		}
@@ -133,7 +138,7 @@ func (p *Plan) add(k pollKey, g *group) {
 	for _, b := range g.blocks {
 		// Requests in flight at the same time share their time.
 		took := g.requestCost(&b, &k.settings) / time.Duration(k.settings.window)
-		r := Request{Unit: int(k.settings.unit), Function: b.table.function(), Table: b.table.String(), Start: b.start, Count: b.count, Period: k.period, Estimate: took}
+		r := Request{Unit: int(k.settings.unit), Function: b.table.Function(), Table: b.table.String(), Start: b.start, Count: b.count, Period: k.period, Estimate: took}
 		for i := range b.points {
 			r.Points = append(r.Points, b.points[i].name)
 		}
@@ -149,7 +154,7 @@ func (p *Plan) add(k pollKey, g *group) {
 
 // requestCost estimates how long reading a block takes, with the pauses of the settings.
 func (g *group) requestCost(b *block, s *settings) time.Duration {
-	if s.singleRegisters && !b.table.bits() {
+	if s.singleRegisters && !b.table.Bits() {
 		return time.Duration(b.count) * (g.cost.of(b.table, 1) + s.between)
 	}
 	return g.cost.of(b.table, b.count) + s.between

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 )
 
 // explore bisects a block that the unit refused, so that its good points are read in the
@@ -62,7 +64,7 @@ func (p *poller) bisect(ctx context.Context, b block, leaves *[]*pollRequest) bo
 }
 
 // probeGap reads the gap between two good parts. It reports whether the unit refuses it.
-func (p *poller) probeGap(ctx context.Context, t table, start, end int) bool {
+func (p *poller) probeGap(ctx context.Context, t codec.Table, start, end int) bool {
 	if end <= start || end-start > p.group.limit(t) {
 		return false
 	}
@@ -70,6 +72,6 @@ func (p *poller) probeGap(ctx context.Context, t table, start, end int) bool {
 	if r == nil || !illegalRange(r.err) {
 		return false
 	}
-	p.group.addHole(addressRange{t, start, end})
+	p.group.addHole(codec.Range{Table: t, Start: start, End: end})
 	return true
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
 
@@ -51,7 +52,7 @@ func TestPain02LateAnswerShiftsNothing(t *testing.T) {
 	t.Parallel()
 	s := newSlave(t)
 	for i := range 100 {
-		s.set(1, holdings, i*200, uint16(1000+i))
+		s.set(1, codec.Holdings, i*200, uint16(1000+i))
 	}
 	p := newProxy(t, s.addr)
 	var n atomic.Int64
@@ -107,7 +108,7 @@ func TestPain04OneConnectionForAllUnits(t *testing.T) {
 	p.set(func(p *proxy) { p.single = true })
 	r := newRig(t)
 	for i := range 8 {
-		s.set(byte(i+1), holdings, 0, uint16(100+i))
+		s.set(byte(i+1), codec.Holdings, 0, uint16(100+i))
 		r.apply(string(rune('a'+i)), p.addr, map[string]any{"slaveID": i + 1}, one)
 	}
 	for i := range 8 {
@@ -122,11 +123,11 @@ func TestPain04OneConnectionForAllUnits(t *testing.T) {
 // in every cycle, also in the first.
 func TestPain08HolesAreFoundAndRemembered(t *testing.T) {
 	s := newSlave(t)
-	s.hole(holdings, 12, 17)
-	s.hole(holdings, 30, 31)
-	s.hole(holdings, 50, 51) // a point lies in this one
+	s.hole(codec.Holdings, 12, 17)
+	s.hole(codec.Holdings, 30, 31)
+	s.hole(codec.Holdings, 50, 51) // a point lies in this one
 	for i := range 60 {
-		s.set(1, holdings, i, uint16(i))
+		s.set(1, codec.Holdings, i, uint16(i))
 	}
 	r := newRig(t)
 	var props []prop
@@ -165,7 +166,7 @@ func TestPain09SmallestRequestIsLearned(t *testing.T) {
 	r := newRig(t)
 	props := make([]prop, 100)
 	for i := range props {
-		s.set(1, holdings, i, uint16(i))
+		s.set(1, codec.Holdings, i, uint16(i))
 		props[i] = prop{name: devices.Int(int64(i)).String(), typ: "INT", visitor: holding(i), cycle: 30}
 	}
 	r.apply("d", s.addr, nil, props...)
@@ -184,7 +185,7 @@ func TestPain09SmallestRequestIsLearned(t *testing.T) {
 func TestPain13PauseAfterConnect(t *testing.T) {
 	t.Parallel()
 	s := newSlave(t)
-	s.set(1, holdings, 0, 3)
+	s.set(1, codec.Holdings, 0, 3)
 	p := newProxy(t, s.addr)
 	var lost atomic.Int64
 	p.set(func(p *proxy) {
@@ -255,7 +256,7 @@ func TestPain20BackOffIsBounded(t *testing.T) {
 // with its age.
 func TestPain23ErrorsAreNotZero(t *testing.T) {
 	s := newSlave(t)
-	s.set(1, holdings, 0, 33)
+	s.set(1, codec.Holdings, 0, 33)
 	r := newRig(t)
 	r.apply("d", s.addr, nil, one)
 	polltest.Eventually(t, "good", func() bool { return r.sink.reported("d", "x") == "33" })

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
 
@@ -27,7 +28,7 @@ func functions(p *proxy) *[256]atomic.Int64 {
 // then, and from then on.
 func TestMaskWriteIsTriedOnce(t *testing.T) {
 	s := newSlave(t)
-	s.set(1, holdings, 0, 0x00f0)
+	s.set(1, codec.Holdings, 0, 0x00f0)
 	p := newProxy(t, s.addr)
 	n := functions(p)
 	r := newRig(t)
@@ -36,7 +37,7 @@ func TestMaskWriteIsTriedOnce(t *testing.T) {
 	for _, name := range []string{"a", "b", "c"} {
 		polltest.Eventually(t, name, func() bool { return r.sink.ack("d", name) == "applied" })
 	}
-	if got := s.get(1, holdings, 0); got != 0xabe1 {
+	if got := s.get(1, codec.Holdings, 0); got != 0xabe1 {
 		t.Fatalf("%04x", got)
 	}
 	if n[22|0x80].Load() != 1 || n[6].Load() != 3 {
@@ -47,7 +48,7 @@ func TestMaskWriteIsTriedOnce(t *testing.T) {
 // The settings for devices that know little.
 func TestFunctionsFollowTheSettings(t *testing.T) {
 	s := newSlave(t)
-	s.set(1, inputs, 0, 0x4228, 0)
+	s.set(1, codec.Inputs, 0, 0x4228, 0)
 	p := newProxy(t, s.addr)
 	n := functions(p)
 	r := newRig(t)
@@ -65,7 +66,7 @@ func TestFunctionsFollowTheSettings(t *testing.T) {
 		t.Errorf("a value that was read in parts is %s", q)
 	}
 	for _, q := range s.requests() {
-		if q.table != coils && q.count != 1 && q.unit == 1 && (q.start == 20 || q.table == inputs) {
+		if q.table != codec.Coils && q.count != 1 && q.unit == 1 && (q.start == 20 || q.table == codec.Inputs) {
 			t.Fatal(q)
 		}
 	}

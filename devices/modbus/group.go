@@ -2,11 +2,10 @@ package modbus
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
+
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 )
 
 // holeMemory is the time after which a refused range is tried again.
@@ -18,12 +17,12 @@ type group struct {
 	limits limits
 	cost   cost
 	// forbidden are the ranges that the settings forbid.
-	forbidden []addressRange
+	forbidden []codec.Range
 
 	blocks []block
-	holes  []addressRange
+	holes  []codec.Range
 	// refused holds the ranges of points that the unit refused to read.
-	refused map[addressRange]bool
+	refused map[codec.Range]bool
 	// expires is when holes, refused ranges and lowered limits are dropped.
 	expires   time.Time
 	lowered   *limits
@@ -32,37 +31,8 @@ type group struct {
 
 // newGroup returns a group without points for a unit with these settings.
 func newGroup(s *settings) group {
-	forbidden, _ := parseHoles(s.forbidden) // validated when the settings were read
+	forbidden, _ := codec.ParseRanges(s.forbidden) // validated when the settings were read
 	return group{limits: s.limits(), cost: lineCost(s.endpoint, turnaround), forbidden: forbidden, holes: slices.Clone(forbidden)}
-}
-
-// parseHoles reads ranges such as "holding:12-16, input:30".
-func parseHoles(s string) ([]addressRange, error) {
-	var holes []addressRange
-	for part := range strings.SplitSeq(s, ",") {
-		if part = strings.TrimSpace(part); part == "" {
-			continue
-		}
-		name, span, ok := strings.Cut(part, ":")
-		if !ok {
-			name, span = "holding", part
-		}
-		t, ok := parseTable(name)
-		if !ok {
-			return nil, fmt.Errorf("%q names no table", part)
-		}
-		low, high, ok := strings.Cut(span, "-")
-		if !ok {
-			high = low
-		}
-		first, err1 := strconv.ParseUint(strings.TrimSpace(low), 10, 16)
-		last, err2 := strconv.ParseUint(strings.TrimSpace(high), 10, 16)
-		if err1 != nil || err2 != nil || first > last {
-			return nil, fmt.Errorf("%q is no range of addresses", part)
-		}
-		holes = append(holes, addressRange{t, int(first), int(last) + 1})
-	}
-	return holes, nil
 }
 
 // refresh plans the blocks again if something has changed.
@@ -90,14 +60,14 @@ func (g *group) replan(now time.Time) { g.expires, g.needsPlan = now.Add(holeMem
 // excludePoint leaves a point that the unit refused out of the plan until expires.
 func (g *group) excludePoint(p *point) {
 	if g.refused == nil {
-		g.refused = map[addressRange]bool{}
+		g.refused = map[codec.Range]bool{}
 	}
-	g.refused[p.addressRange()] = true
-	g.addHole(p.addressRange())
+	g.refused[p.Range()] = true
+	g.addHole(p.Range())
 	g.replan(time.Now())
 }
 
-func (g *group) addHole(h addressRange) {
+func (g *group) addHole(h codec.Range) {
 	if !slices.Contains(g.holes, h) {
 		g.holes = append(g.holes, h)
 	}
@@ -110,7 +80,7 @@ func (g *group) usable() []point {
 	}
 	var ps []point
 	for _, p := range g.points {
-		if !g.refused[p.addressRange()] {
+		if !g.refused[p.Range()] {
 			ps = append(ps, p)
 		}
 	}
@@ -118,12 +88,12 @@ func (g *group) usable() []point {
 }
 
 // lowerLimit bounds requests to a table by a size that the unit has answered.
-func (g *group) lowerLimit(t table, n int) {
+func (g *group) lowerLimit(t codec.Table, n int) {
 	l := g.limits
 	if g.lowered != nil {
 		l = *g.lowered
 	}
-	if t.bits() {
+	if t.Bits() {
 		l.bits = min(l.bits, n)
 	} else {
 		l.registers = min(l.registers, n)
@@ -132,7 +102,7 @@ func (g *group) lowerLimit(t table, n int) {
 }
 
 // limit returns how many registers or bits one request to a table may read.
-func (g *group) limit(t table) int {
+func (g *group) limit(t codec.Table) int {
 	if g.lowered != nil {
 		return g.lowered.of(t)
 	}

@@ -72,7 +72,7 @@ func inspect(ctx context.Context, l *link, s *settings, points []point, log *zap
 	self := &subscriber{ctx: ctx, mail: newMailbox()}
 	p := newPoller(pollKey{settings: s.polling(), period: time.Hour}, l, log)
 	for i := range points {
-		seen[i] = Observation{Point: points[i].name, Table: points[i].table.String(), Address: points[i].address, Quality: devices.Bad, Reason: reason(errStopped)}
+		seen[i] = Observation{Point: points[i].name, Table: points[i].Table.String(), Address: points[i].Address, Quality: devices.Bad, Reason: reason(errStopped)}
 		pt := points[i]
 		pt.index, pt.owner = i, self // from here on the index of its observation
 		p.group.points = append(p.group.points, pt)
@@ -108,8 +108,8 @@ func record(seen []Observation, s *settings, a readResult, begin time.Time) {
 // registers returns the point's registers or bits in the data of a request.
 func (p *point) registers(data []byte, start int) []uint16 {
 	var out []uint16
-	for i := p.address - start; i < p.address-start+p.count; i++ {
-		if p.table.bits() {
+	for i := p.Address - start; i < p.Address-start+p.Count; i++ {
+		if p.Table.Bits() {
 			out = append(out, uint16(data[i/8]>>(i%8)&1))
 			continue
 		}

@@ -18,6 +18,7 @@ import (
 	server "github.com/simonvetter/modbus"
 
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
 
@@ -25,8 +26,8 @@ import (
 func TestUDP(t *testing.T) {
 	t.Parallel()
 	s := newSlave(t)
-	s.set(1, holdings, 0, 5)
-	s.set(1, holdings, 500, 6)
+	s.set(1, codec.Holdings, 0, 5)
+	s.set(1, codec.Holdings, 500, 6)
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -92,7 +93,7 @@ func TestTLS(t *testing.T) {
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(ca)
-	s := &slave{addr: freeAddr(t), regs: map[byte]map[table][]uint16{}, holes: map[table]map[int]bool{}, fail: map[byte]error{}}
+	s := &slave{addr: freeAddr(t), regs: map[byte]map[codec.Table][]uint16{}, holes: map[codec.Table]map[int]bool{}, fail: map[byte]error{}}
 	srv, err := server.NewServer(&server.ServerConfiguration{URL: "tcp+tls://" + s.addr, MaxClients: 5, TLSServerCert: &pair, TLSClientCAs: pool}, s)
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +102,7 @@ func TestTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = srv.Stop() })
-	s.set(1, holdings, 0, 12)
+	s.set(1, codec.Holdings, 0, 12)
 	config := map[string]any{"mode": "TLS", "caFile": filepath.Join(dir, "ca.crt"), "certFile": filepath.Join(dir, "client.crt"), "keyFile": filepath.Join(dir, "client.key")}
 	r := newRig(t)
 	r.apply("d", s.addr, config, one)

@@ -14,8 +14,11 @@ import (
 	"time"
 
 	server "github.com/simonvetter/modbus"
+	"pgregory.net/rapid"
 
+	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 	"github.com/petiole-io/petiole/devices/modbus/modbustest"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
@@ -39,8 +42,12 @@ func TestEveryPainHasATest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	pure, err := filepath.Glob("codec/*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
 	found := map[string]bool{}
-	for _, f := range files {
+	for _, f := range append(files, pure...) {
 		parsed, err := parser.ParseFile(token.NewFileSet(), f, nil, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -73,12 +80,12 @@ func TestPain06WritesAreSerialisedWithPolls(t *testing.T) {
 				polltest.Eventually(t, "ack", func() bool { return r.sink.ack(string(rune('a'+i)), "bit") == "applied" })
 			}
 			r.stop()
-			if got := s.get(1, holdings, 0); got != 0xff {
+			if got := s.get(1, codec.Holdings, 0); got != 0xff {
 				t.Fatalf("register holds %08b", got)
 			}
 			log := s.requests()
 			for i, q := range log {
-				if q.write && (i == 0 || i+1 == len(log) || log[i-1].table != holdings || log[i+1].table != holdings || log[i+1].write) {
+				if q.write && (i == 0 || i+1 == len(log) || log[i-1].table != codec.Holdings || log[i+1].table != codec.Holdings || log[i+1].write) {
 					t.Fatalf("write %d of %v is interrupted", i, log)
 				}
 			}
@@ -167,6 +174,24 @@ func TestPain20BackOffFollowsTheSettings(t *testing.T) {
 	}
 }
 
+// Pain 27: panic on bad configuration, overlap, address 65535.
+func TestPain27AnyConfigurationIsParsedOrRefused(t *testing.T) {
+	keys := []string{"register", "Register", "offset", "limit", "scale", "dataType", "bit", "byteOrder", "isSwap", "packing", "valueOffset", "readBack"}
+	values := []any{"", "HoldingRegister", "CoilRegister", "InputRegister", -1, 0, 1, 3, 4, 64, 65535, 65536, "x", "0.1", 1e300, true, nil, []any{1}, map[string]any{}, "float", "bytes", "string", "bcd", "uint8", "high", "CDABGHEF", "AABBCCDD"}
+	typs := []v1beta1.PropertyType{"INT", "FLOAT", "DOUBLE", "STRING", "BOOLEAN", "BYTES"}
+	rapid.Check(t, func(t *rapid.T) {
+		visitor := rapid.MapOf(rapid.SampledFrom(keys), rapid.SampledFrom(values)).Draw(t, "visitor")
+		p, err := parsePoint(0, devices.Point{Type: rapid.SampledFrom(typs).Draw(t, "type"), Visitor: devices.Merge(visitor)}, settings{maxRegisters: 125, maxBits: 2000})
+		if err != nil {
+			return
+		}
+		data := rapid.SliceOfN(rapid.Byte(), 2*p.Count, 2*p.Count).Draw(t, "data")
+		if v, err := p.Decode(data, p.Address); err == nil {
+			_, _ = p.Encode(v.String(), data)
+		}
+	})
+}
+
 // Pain 28: on TCP 0, 1 and 255 are three units, and a gateway's exception may come
 // from 0 or 255 for any of them.
 func TestPain28UnitsZeroOneAnd255(t *testing.T) {
@@ -174,7 +199,7 @@ func TestPain28UnitsZeroOneAnd255(t *testing.T) {
 	p := newProxy(t, s.addr)
 	r := newRig(t)
 	for _, unit := range []int{0, 1, 255} {
-		s.set(byte(unit), holdings, 0, uint16(1000+unit))
+		s.set(byte(unit), codec.Holdings, 0, uint16(1000+unit))
 		r.apply(fmt.Sprint("u", unit), p.addr, map[string]any{"slaveID": unit}, one)
 	}
 	for _, unit := range []int{0, 1, 255} {
@@ -203,7 +228,7 @@ func TestPain30LocalEcho(t *testing.T) {
 	for _, known := range []bool{false, true} {
 		t.Run(fmt.Sprint("localEcho ", known), func(t *testing.T) {
 			s := newSlave(t)
-			s.set(1, inputs, 0, 55)
+			s.set(1, codec.Inputs, 0, 55)
 			l, path, _ := newPort(t, s.addr)
 			l.set(func(l *line) { l.echo = true })
 			r := newRig(t)
@@ -213,7 +238,7 @@ func TestPain30LocalEcho(t *testing.T) {
 				prop{name: "set", typ: "INT", visitor: holding(0), cycle: 20, desired: "7"},
 				prop{name: "blind", typ: "INT", visitor: holding(1, "readBack", false), cycle: 1000, desired: ""})
 			polltest.Eventually(t, "value", func() bool { return r.sink.reported("d", "in") == "55" })
-			polltest.Eventually(t, "ack", func() bool { return r.sink.ack("d", "set") == "applied" && s.get(1, holdings, 0) == 7 })
+			polltest.Eventually(t, "ack", func() bool { return r.sink.ack("d", "set") == "applied" && s.get(1, codec.Holdings, 0) == 7 })
 			l.set(func(l *line) { l.silent = func(byte) bool { return true } })
 			r.desire(d, "set", "8")
 			if known {
@@ -227,7 +252,7 @@ func TestPain30LocalEcho(t *testing.T) {
 				t.Fatal("an echo is acknowledged")
 			}
 			l.set(func(l *line) { l.silent = nil })
-			polltest.Within(t, 10*time.Second, "written after all", func() bool { return s.get(1, holdings, 0) == 8 })
+			polltest.Within(t, 10*time.Second, "written after all", func() bool { return s.get(1, codec.Holdings, 0) == 8 })
 		})
 	}
 }

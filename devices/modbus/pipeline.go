@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/goburrow/modbus"
+
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 )
 
 // pendingRead is a read that was sent and has no reply yet.
@@ -165,9 +167,9 @@ func (f *pendingRead) finish(l *link, frame []byte) {
 
 // pdu encodes a read request (MODBUS Application Protocol V1.1b3, 6.1 to 6.4).
 func (a *readRequest) pdu() *modbus.ProtocolDataUnit {
-	function := map[table]byte{
-		coils: modbus.FuncCodeReadCoils, discretes: modbus.FuncCodeReadDiscreteInputs,
-		holdings: modbus.FuncCodeReadHoldingRegisters, inputs: modbus.FuncCodeReadInputRegisters,
+	function := map[codec.Table]byte{
+		codec.Coils: modbus.FuncCodeReadCoils, codec.Discretes: modbus.FuncCodeReadDiscreteInputs,
+		codec.Holdings: modbus.FuncCodeReadHoldingRegisters, codec.Inputs: modbus.FuncCodeReadInputRegisters,
 	}[a.table]
 	data := binary.BigEndian.AppendUint16(nil, uint16(a.start))
 	return &modbus.ProtocolDataUnit{FunctionCode: function, Data: binary.BigEndian.AppendUint16(data, uint16(a.count))}

@@ -1,15 +1,15 @@
 package modbus
 
 import (
-	"fmt"
 	"sort"
-	"strings"
 	"time"
+
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 )
 
 // block is one request that reads one or more points.
 type block struct {
-	table        table
+	table        codec.Table
 	start, count int
 	points       []point   // in order of address
 	byOwner      [][]point // the same points by owner; see splitByOwner
@@ -24,8 +24,8 @@ type limits struct {
 	coilsFromZero bool
 }
 
-func (l limits) of(t table) int {
-	if t.bits() {
+func (l limits) of(t codec.Table) int {
+	if t.Bits() {
 		return l.bits
 	}
 	return l.registers
@@ -36,8 +36,8 @@ func (l limits) of(t table) int {
 // elsewhere an additional register is almost free.
 type cost struct{ request, register time.Duration }
 
-func (c cost) of(t table, n int) time.Duration {
-	if t.bits() {
+func (c cost) of(t codec.Table, n int) time.Duration {
+	if t.Bits() {
 		return c.request + time.Duration((n+15)/16)*c.register
 	}
 	return c.request + time.Duration(n)*c.register
@@ -56,39 +56,24 @@ func lineCost(e endpoint, turnaround time.Duration) cost {
 // turnaround is the time that a unit is assumed to take before it replies.
 const turnaround = 2 * time.Millisecond
 
-// addressRange is a range of a table, end exclusive.
-type addressRange struct {
-	table      table
-	start, end int
-}
-
-// String formats the range as the setting forbidden does.
-func (h addressRange) String() string {
-	name := strings.ToLower(strings.TrimSuffix(h.table.String(), "Register"))
-	if h.end-h.start == 1 {
-		return fmt.Sprintf("%s:%d", name, h.start)
-	}
-	return fmt.Sprintf("%s:%d-%d", name, h.start, h.end-1)
-}
-
 // plan groups the points of one period into the requests with the least total cost that
 // do not split a point, exceed the limits or touch a hole. A point that lies in a hole
 // itself gets a request of its own. The result is in order of table and address. It is a
 // pure function.
-func plan(points []point, l limits, c cost, holes []addressRange) []block {
+func plan(points []point, l limits, c cost, holes []codec.Range) []block {
 	var blocks []block
-	for t := coils; t <= inputs; t++ {
+	for t := codec.Coils; t <= codec.Inputs; t++ {
 		var ps []point
 		for _, p := range points {
-			if p.table == t {
+			if p.Table == t {
 				ps = append(ps, p)
 			}
 		}
 		sort.SliceStable(ps, func(a, b int) bool {
-			if ps[a].address != ps[b].address {
-				return ps[a].address < ps[b].address
+			if ps[a].Address != ps[b].Address {
+				return ps[a].Address < ps[b].Address
 			}
-			return ps[a].count < ps[b].count
+			return ps[a].Count < ps[b].Count
 		})
 		blocks = append(blocks, planTable(t, ps, l, c, holes)...)
 	}
@@ -98,16 +83,16 @@ func plan(points []point, l limits, c cost, holes []addressRange) []block {
 // planTable finds the cheapest way to divide sorted points into requests, with dynamic
 // programming: best[i] is the least cost of the first i points, cut[i] where their last
 // request starts.
-func planTable(t table, ps []point, l limits, c cost, holes []addressRange) []block {
-	limit, fromZero := l.of(t), t == coils && l.coilsFromZero
+func planTable(t codec.Table, ps []point, l limits, c cost, holes []codec.Range) []block {
+	limit, fromZero := l.of(t), t == codec.Coils && l.coilsFromZero
 	best := make([]time.Duration, len(ps)+1)
 	cut := make([]int, len(ps)+1)
 	for i := 1; i <= len(ps); i++ {
 		best[i] = -1
 		end := 0
 		for j := i - 1; j >= 0; j-- {
-			end = max(end, ps[j].end())
-			start := ps[j].address
+			end = max(end, ps[j].End())
+			start := ps[j].Address
 			if fromZero {
 				start = 0
 			}
@@ -139,9 +124,9 @@ func planTable(t table, ps []point, l limits, c cost, holes []addressRange) []bl
 	return blocks
 }
 
-func inHole(t table, start, end int, holes []addressRange) bool {
+func inHole(t codec.Table, start, end int, holes []codec.Range) bool {
 	for _, h := range holes {
-		if h.table == t && h.start < end && start < h.end {
+		if h.Table == t && h.Start < end && start < h.End {
 			return true
 		}
 	}
@@ -149,15 +134,15 @@ func inHole(t table, start, end int, holes []addressRange) bool {
 }
 
 // sameAddress reports whether two points, of different devices, are the same registers.
-func sameAddress(a, b *point) bool { return a.address == b.address && a.count == b.count }
+func sameAddress(a, b *point) bool { return a.Address == b.Address && a.Count == b.Count }
 
 // newBlock returns the block that spans points sorted by address.
-func newBlock(t table, ps []point) block {
+func newBlock(t codec.Table, ps []point) block {
 	end := 0
 	for _, p := range ps {
-		end = max(end, p.end())
+		end = max(end, p.End())
 	}
-	return block{table: t, start: ps[0].address, count: end - ps[0].address, points: ps}
+	return block{table: t, start: ps[0].Address, count: end - ps[0].Address, points: ps}
 }
 
 // split divides a block of at least two points between two of them.

@@ -7,6 +7,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 )
 
 // Every point is in exactly one request, whole; no request is longer than allowed,
@@ -18,14 +19,16 @@ func TestPlanKeepsItsRules(t *testing.T) {
 		points := make([]point, n)
 		for i := range points {
 			points[i] = point{
-				index: i, table: table(rapid.IntRange(0, 3).Draw(t, "table")),
-				address: rapid.IntRange(0, 400).Draw(t, "address"), count: rapid.IntRange(1, 4).Draw(t, "count"),
+				index: i, Point: codec.Point{
+					Table:   codec.Table(rapid.IntRange(0, 3).Draw(t, "table")),
+					Address: rapid.IntRange(0, 400).Draw(t, "address"), Count: rapid.IntRange(1, 4).Draw(t, "count"),
+				},
 			}
 		}
-		var holes []addressRange
+		var holes []codec.Range
 		for range rapid.IntRange(0, 4).Draw(t, "holes") {
 			start := rapid.IntRange(0, 400).Draw(t, "start")
-			holes = append(holes, addressRange{table(rapid.IntRange(0, 3).Draw(t, "table")), start, start + rapid.IntRange(1, 10).Draw(t, "length")})
+			holes = append(holes, codec.Range{Table: codec.Table(rapid.IntRange(0, 3).Draw(t, "table")), Start: start, End: start + rapid.IntRange(1, 10).Draw(t, "length")})
 		}
 		c := cost{request: time.Duration(rapid.IntRange(1, 1000).Draw(t, "request")), register: time.Duration(rapid.IntRange(0, 50).Draw(t, "register"))}
 		seen := map[int]bool{}
@@ -39,14 +42,14 @@ func TestPlanKeepsItsRules(t *testing.T) {
 				t.Fatal("in a hole")
 			}
 			for _, p := range b.points {
-				if p.table != b.table || p.address < b.start || p.end() > b.start+b.count {
+				if p.Table != b.table || p.Address < b.start || p.End() > b.start+b.count {
 					t.Fatal("a point is split")
 				}
 				if seen[p.index] {
 					t.Fatal("a point is read twice")
 				}
 				seen[p.index] = true
-				single += c.of(p.table, p.count)
+				single += c.of(p.Table, p.Count)
 			}
 		}
 		if len(seen) != n || total > single {
@@ -61,7 +64,7 @@ func TestPlanGapFollowsTheLine(t *testing.T) {
 	slow := endpoint{mode: modeRTU, serial: serialSettings{baud: 9600, dataBits: 8, stopBits: 1, parity: "even"}}
 	gap := func(e endpoint, turnaround time.Duration) int {
 		for g := 1; g < 124; g++ {
-			points := []point{{address: 0, count: 1, table: holdings}, {index: 1, address: 1 + g, count: 1, table: holdings}}
+			points := []point{{Point: codec.Point{Table: codec.Holdings, Count: 1}}, {index: 1, Point: codec.Point{Table: codec.Holdings, Address: 1 + g, Count: 1}}}
 			if len(plan(points, limits{registers: 125, bits: 2000}, lineCost(e, turnaround), nil)) == 2 {
 				return g
 			}

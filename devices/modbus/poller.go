@@ -147,7 +147,7 @@ func (p *poller) updateGroup(now time.Time) {
 			pt.owner = s
 			p.group.points = append(p.group.points, pt)
 			if !known[s] {
-				delete(p.group.refused, pt.addressRange())
+				delete(p.group.refused, pt.Range())
 			}
 		}
 		if !known[s] && p.due.After(now) {
@@ -241,7 +241,7 @@ func (p *poller) submit(ctx context.Context, r *pollRequest) {
 
 // inParts reports whether the request reads a value register by register.
 func (r *pollRequest) inParts(s *settings) bool {
-	return s.singleRegisters && r.block.count > 1 && !r.block.table.bits()
+	return s.singleRegisters && r.block.count > 1 && !r.block.table.Bits()
 }
 
 // await waits for a request to end for good, after its retries. It returns nil if ctx ends

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 )
 
 // priority orders the jobs of a link.
@@ -49,7 +51,7 @@ type job struct {
 // readRequest is a read of one range of a table. Data and at may be read after the job's
 // end.
 type readRequest struct {
-	table        table
+	table        codec.Table
 	start, count int
 	data         []byte
 	at           time.Time

@@ -9,6 +9,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
 
@@ -31,7 +32,7 @@ func TestPain16WrongAnswersAreNoValues(t *testing.T) {
 	for name, fault := range faults {
 		t.Run(name, func(t *testing.T) {
 			s := newSlave(t)
-			s.set(1, holdings, 0, 4711, 4712)
+			s.set(1, codec.Holdings, 0, 4711, 4712)
 			p := newProxy(t, s.addr)
 			p.set(func(p *proxy) { p.fault = func(_ byte, a []byte, send func([]byte)) { send(fault(a)) } })
 			r := newRig(t)
@@ -48,7 +49,7 @@ func TestPain16WrongAnswersAreNoValues(t *testing.T) {
 
 func TestPain25PiecesAndHeaps(t *testing.T) {
 	s := newSlave(t)
-	s.set(1, holdings, 0, 1, 2, 3)
+	s.set(1, codec.Holdings, 0, 1, 2, 3)
 	p := newProxy(t, s.addr)
 	var before []byte
 	p.set(func(p *proxy) {
@@ -81,7 +82,7 @@ func TestSlaveStartsLater(t *testing.T) {
 	if x := r.sink.status("d").Extensions.Data; x["reason"] != "LinkDown" {
 		t.Fatal(pretty(x))
 	}
-	s := &slave{addr: addr, regs: map[byte]map[table][]uint16{}, holes: map[table]map[int]bool{}, fail: map[byte]error{}}
+	s := &slave{addr: addr, regs: map[byte]map[codec.Table][]uint16{}, holes: map[codec.Table]map[int]bool{}, fail: map[byte]error{}}
 	srv := s.start(t, addr)
 	polltest.Within(t, 10*time.Second, "online", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
 	_ = srv.Stop()
@@ -109,7 +110,7 @@ func TestValuesAreNeverTorn(t *testing.T) {
 			case <-time.After(100 * time.Microsecond):
 			}
 			s.mu.Lock()
-			regs := s.table(1, holdings)
+			regs := s.table(1, codec.Holdings)
 			for i := range 600 {
 				regs[i] = n
 			}

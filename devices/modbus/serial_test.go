@@ -14,6 +14,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
 
@@ -143,7 +144,7 @@ func serialConfig(path string, unit int) map[string]any {
 func rtuSuite(t *testing.T, s *slave, l *line, config func(unit int) map[string]any) {
 	r := newRig(t)
 	for unit := 1; unit <= 3; unit++ { // pain 5: several devices on one port
-		s.set(byte(unit), inputs, 10, uint16(unit*100))
+		s.set(byte(unit), codec.Inputs, 10, uint16(unit*100))
 		r.apply(string(rune('a'+unit-1)), s.addr, config(unit), prop{name: "in", typ: "INT", ro: true, visitor: visitor("InputRegister", 10, nil), cycle: 20},
 			prop{name: "set", typ: "INT", visitor: holding(0, "dataType", "int32"), cycle: 20, desired: "70000"},
 			prop{name: "coil", typ: "BOOLEAN", visitor: visitor("CoilRegister", 1, nil), cycle: 20, desired: "true"})
@@ -151,7 +152,7 @@ func rtuSuite(t *testing.T, s *slave, l *line, config func(unit int) map[string]
 	for i, d := range []string{"a", "b", "c"} {
 		polltest.Eventually(t, d, func() bool { return r.sink.reported(d, "in") == devices.Int(int64(i+1)*100).String() })
 		polltest.Eventually(t, d+" acks", func() bool { return r.sink.ack(d, "set") == "applied" && r.sink.ack(d, "coil") == "applied" })
-		if s.get(byte(i+1), holdings, 0) != 1 || s.get(byte(i+1), holdings, 1) != 4464 || s.get(byte(i+1), coils, 1) != 1 {
+		if s.get(byte(i+1), codec.Holdings, 0) != 1 || s.get(byte(i+1), codec.Holdings, 1) != 4464 || s.get(byte(i+1), codec.Coils, 1) != 1 {
 			t.Fatal("register")
 		}
 	}
@@ -244,7 +245,7 @@ func lateOnASerialLine(t *testing.T, late time.Duration) {
 	})
 	props := make([]prop, 5)
 	for i := range props {
-		s.set(1, holdings, i*200, uint16(1000+i))
+		s.set(1, codec.Holdings, i*200, uint16(1000+i))
 		props[i] = prop{name: string(rune('a' + i)), typ: "INT", visitor: holding(i * 200), cycle: 20}
 	}
 	r := newRig(t)

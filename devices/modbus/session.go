@@ -118,11 +118,11 @@ func (s *session) batch(a readResult) devices.Batch {
 			r.Quality, r.Reason = devices.Bad, out.Reason
 			continue
 		}
-		v, err := p.decode(a.data, a.start)
+		v, err := p.Decode(a.data, a.start)
 		switch {
 		case err != nil:
 			r.Quality, r.Reason = devices.Bad, err.Error()
-		case s.settings.singleRegisters && p.count > 1 && !p.table.bits():
+		case s.settings.singleRegisters && p.Count > 1 && !p.Table.Bits():
 			r.Quality, r.Reason = devices.Uncertain, "ReadInParts"
 		}
 		r.Value = v
@@ -157,7 +157,7 @@ func (s *session) write(ctx context.Context, index int, value string, pr priorit
 		}
 	}
 	if p == nil {
-		return devices.Outcome{}, notValid("the property has no valid settings")
+		return devices.Outcome{}, &devices.Rejection{Reason: devices.ReasonNotValid, Message: "the property has no valid settings"}
 	}
 	w := new(writeResult)
 	j := &job{ctx: ctx, priority: pr, due: time.Now(), unit: s.settings.unit, settings: s.settings}

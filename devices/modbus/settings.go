@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 )
 
 // mode is a transport of frames.
@@ -102,11 +103,9 @@ type tlsSettings struct{ ca, cert, key, serverName string }
 //	readCoilsFromZero false  every request for coils begins with coil 0
 //	writeFunction auto       or single (FC 5, 6) or multiple (FC 15, 16)
 //	maskWrite auto           FC 22 for parts of registers: auto tries it, on, off
-//	addressing zero          how visitors count: zero, one, or modicon (40001, 400001)
-//	signed false             whether dataType int, INT without one, and dataType float and
-//	                         double in a single register are signed
-//	byteOrder ABCD           the default of the device's visitors
 //	trace false              every frame is logged, at level debug
+//
+// and those of codec.ReadDefaults.
 type settings struct {
 	endpoint        endpoint
 	unit            byte
@@ -129,17 +128,15 @@ type settings struct {
 	trace           bool
 
 	// The settings below concern single points and writes, not the requests of polls.
-	write      string
-	maskWrite  string
-	addressing string
-	order      string
-	signed     bool
+	write     string
+	maskWrite string
+	points    codec.Defaults
 }
 
 // polling returns the settings that the requests of polls depend on.
 func (s *settings) polling() settings {
 	p := *s
-	p.write, p.maskWrite, p.addressing, p.order, p.signed = "", "", "", "", false
+	p.write, p.maskWrite, p.points = "", "", codec.Defaults{}
 	return p
 }
 
@@ -174,8 +171,8 @@ func readSettings(r *devices.Reader) settings {
 		alone: r.Bool(false, "oneRequestPerProperty"), singleRegisters: r.Bool(false, "oneRegisterAtATime"), coilsFromZero: r.Bool(false, "readCoilsFromZero"),
 		forbidden: r.Text("", "forbidden"), localEcho: r.Bool(false, "localEcho"),
 		trace: r.Bool(false, "trace"), write: r.Choice(writeAuto, []string{writeAuto, writeSingle, writeMultiple}, "writeFunction"),
-		maskWrite:  r.Choice(maskAuto, []string{maskAuto, maskOn, maskOff, "true", "false"}, "maskWrite"),
-		addressing: readAddressing(r, addressZero), order: r.Text("", "byteOrder"), signed: r.Bool(false, "signed"),
+		maskWrite: r.Choice(maskAuto, []string{maskAuto, maskOn, maskOff, "true", "false"}, "maskWrite"),
+		points:    codec.ReadDefaults(r),
 	}
 	c.maskWrite = strings.NewReplacer("true", maskOn, "false", maskOff).Replace(c.maskWrite)
 	if c.timeout < 10*time.Millisecond {
@@ -190,10 +187,7 @@ func readSettings(r *devices.Reader) settings {
 		most = 247
 	}
 	c.unit = byte(r.Int(1, 0, most, "slaveID", "deviceID", "unitID", "slave", "unit"))
-	if _, err := parseOrder(c.order); err != nil {
-		r.Fail("byteOrder", err.Error())
-	}
-	if _, err := parseHoles(c.forbidden); err != nil {
+	if _, err := codec.ParseRanges(c.forbidden); err != nil {
 		r.Fail("forbidden", err.Error())
 	}
 	c.endpoint = readEndpoint(r, m, port)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 	"github.com/petiole-io/petiole/devices/modbus/modbustest"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
@@ -130,7 +131,7 @@ func TestPain21SilentUnitKeepsTheConnection(t *testing.T) {
 func TestDevicesOfOneUnitShareRequests(t *testing.T) {
 	s := newSlave(t)
 	for i := range 40 {
-		s.set(1, holdings, i, uint16(i))
+		s.set(1, codec.Holdings, i, uint16(i))
 	}
 	r := newRig(t)
 	r.apply("a", s.addr, nil, prop{name: "p", typ: "INT", visitor: holding(0), cycle: 50}, prop{name: "q", typ: "INT", visitor: holding(10), cycle: 50})

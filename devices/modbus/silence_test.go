@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
 
@@ -31,7 +32,7 @@ func TestPain02LateAnswerBeforeSilence(t *testing.T) {
 	})
 	props := []prop{{name: "late", cycle: 60}, {name: "silent", cycle: 60}, {name: "good", cycle: 20}}
 	for i := range props {
-		s.set(1, holdings, i*200, uint16(1000+i))
+		s.set(1, codec.Holdings, i*200, uint16(1000+i))
 		props[i].typ, props[i].visitor = "INT", holding(i*200)
 	}
 	r := newRig(t)

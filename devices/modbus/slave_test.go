@@ -7,12 +7,14 @@ import (
 	"testing"
 
 	server "github.com/simonvetter/modbus"
+
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 )
 
 // request is one request as the slave saw it.
 type request struct {
 	unit         byte
-	table        table
+	table        codec.Table
 	start, count int
 	write        bool
 }
@@ -23,9 +25,9 @@ type slave struct {
 	addr string
 
 	mu       sync.Mutex
-	regs     map[byte]map[table][]uint16
-	holes    map[table]map[int]bool // illegal addresses
-	most     int                    // registers in one request, 0: no bound
+	regs     map[byte]map[codec.Table][]uint16
+	holes    map[codec.Table]map[int]bool // illegal addresses
+	most     int                          // registers in one request, 0: no bound
 	fail     map[byte]error
 	log      []request
 	onWrite  func(unit byte, start int, values []uint16) []uint16
@@ -34,7 +36,7 @@ type slave struct {
 
 func newSlave(t testing.TB) *slave {
 	t.Helper()
-	s := &slave{regs: map[byte]map[table][]uint16{}, holes: map[table]map[int]bool{}, fail: map[byte]error{}, writable: true}
+	s := &slave{regs: map[byte]map[codec.Table][]uint16{}, holes: map[codec.Table]map[int]bool{}, fail: map[byte]error{}, writable: true}
 	s.addr = freeAddr(t)
 	s.start(t, s.addr)
 	return s
@@ -63,19 +65,19 @@ func freeAddr(t testing.TB) string {
 	return l.Addr().String()
 }
 
-func (s *slave) set(unit byte, t table, start int, values ...uint16) {
+func (s *slave) set(unit byte, t codec.Table, start int, values ...uint16) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	copy(s.table(unit, t)[start:], values)
 }
 
-func (s *slave) get(unit byte, t table, at int) uint16 {
+func (s *slave) get(unit byte, t codec.Table, at int) uint16 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.table(unit, t)[at]
 }
 
-func (s *slave) hole(t table, from, to int) {
+func (s *slave) hole(t codec.Table, from, to int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.holes[t] == nil {
@@ -112,9 +114,9 @@ func (s *slave) writes() (n int) {
 	return n
 }
 
-func (s *slave) table(unit byte, t table) []uint16 {
+func (s *slave) table(unit byte, t codec.Table) []uint16 {
 	if s.regs[unit] == nil {
-		s.regs[unit] = map[table][]uint16{}
+		s.regs[unit] = map[codec.Table][]uint16{}
 	}
 	if s.regs[unit][t] == nil {
 		s.regs[unit][t] = make([]uint16, 65536)
@@ -122,7 +124,7 @@ func (s *slave) table(unit byte, t table) []uint16 {
 	return s.regs[unit][t]
 }
 
-func (s *slave) handle(unit byte, t table, start, count int, write []uint16) ([]uint16, error) {
+func (s *slave) handle(unit byte, t codec.Table, start, count int, write []uint16) ([]uint16, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.log = append(s.log, request{unit, t, start, count, write != nil})
@@ -147,7 +149,7 @@ func (s *slave) handle(unit byte, t table, start, count int, write []uint16) ([]
 	return append([]uint16(nil), regs[start:start+count]...), nil
 }
 
-func (s *slave) bools(unit byte, t table, start, count int, write []bool) ([]bool, error) {
+func (s *slave) bools(unit byte, t codec.Table, start, count int, write []bool) ([]bool, error) {
 	var w []uint16
 	for _, b := range write {
 		v := uint16(0)
@@ -169,11 +171,11 @@ func (s *slave) HandleCoils(r *server.CoilsRequest) ([]bool, error) {
 	if r.IsWrite {
 		w = r.Args
 	}
-	return s.bools(r.UnitId, coils, int(r.Addr), int(r.Quantity), w)
+	return s.bools(r.UnitId, codec.Coils, int(r.Addr), int(r.Quantity), w)
 }
 
 func (s *slave) HandleDiscreteInputs(r *server.DiscreteInputsRequest) ([]bool, error) {
-	return s.bools(r.UnitId, discretes, int(r.Addr), int(r.Quantity), nil)
+	return s.bools(r.UnitId, codec.Discretes, int(r.Addr), int(r.Quantity), nil)
 }
 
 func (s *slave) HandleHoldingRegisters(r *server.HoldingRegistersRequest) ([]uint16, error) {
@@ -181,11 +183,11 @@ func (s *slave) HandleHoldingRegisters(r *server.HoldingRegistersRequest) ([]uin
 	if r.IsWrite {
 		w = r.Args
 	}
-	return s.handle(r.UnitId, holdings, int(r.Addr), int(r.Quantity), w)
+	return s.handle(r.UnitId, codec.Holdings, int(r.Addr), int(r.Quantity), w)
 }
 
 func (s *slave) HandleInputRegisters(r *server.InputRegistersRequest) ([]uint16, error) {
-	return s.handle(r.UnitId, inputs, int(r.Addr), int(r.Quantity), nil)
+	return s.handle(r.UnitId, codec.Inputs, int(r.Addr), int(r.Quantity), nil)
 }
 
 func (r request) String() string {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
 
@@ -22,9 +23,9 @@ func ref(name string) *corev1.LocalObjectReference { return &corev1.LocalObjectR
 func TestExampleDevice(t *testing.T) {
 	s := newSlave(t)
 	f := math.Float32bits(1.85)
-	s.set(1, inputs, 0, 0xff9c, 0, uint16(f>>16), uint16(f), 1, 0x0002)
-	s.set(1, coils, 0, 1)
-	s.set(1, discretes, 0, 1)
+	s.set(1, codec.Inputs, 0, 0xff9c, 0, uint16(f>>16), uint16(f), 1, 0x0002)
+	s.set(1, codec.Coils, 0, 1)
+	s.set(1, codec.Discretes, 0, 1)
 	var m v1beta1.DeviceModel
 	var d v1beta1.Device
 	example(t, "boiler-model.yaml", &m)
@@ -43,7 +44,7 @@ func TestExampleDevice(t *testing.T) {
 		polltest.Eventually(t, property, func() bool { return r.sink.reported("boiler-1", property) == want })
 	}
 	polltest.Eventually(t, "ack", func() bool { return r.sink.ack("boiler-1", "setpoint") == "applied" })
-	if got := s.get(1, holdings, 0); got != 215 {
+	if got := s.get(1, codec.Holdings, 0); got != 215 {
 		t.Fatalf("register holds %d", got)
 	}
 	if st := r.sink.status("boiler-1"); st.State != v1beta1.StateOnline || st.LastOnlineTime == "" {
@@ -70,7 +71,7 @@ func TestExampleDevice(t *testing.T) {
 // All the functions that write: 5, 6, 15, 16, and a bit of a register.
 func TestWritesReachTheRegister(t *testing.T) {
 	s := newSlave(t)
-	s.set(1, holdings, 20, 0x8001)
+	s.set(1, codec.Holdings, 20, 0x8001)
 	r := newRig(t)
 	r.apply("d", s.addr, nil,
 		prop{name: "coil", typ: "BOOLEAN", visitor: visitor("CoilRegister", 3, nil), desired: "true"},
@@ -85,10 +86,10 @@ func TestWritesReachTheRegister(t *testing.T) {
 	}
 	bitsOf := 0
 	for i := 11; i >= 0; i-- {
-		bitsOf = bitsOf<<1 | int(s.get(1, coils, 8+i))
+		bitsOf = bitsOf<<1 | int(s.get(1, codec.Coils, 8+i))
 	}
-	if s.get(1, coils, 3) != 1 || bitsOf != 2741 || s.get(1, holdings, 0) != 0xfff9 || s.get(1, holdings, 4) != 0x5678 ||
-		s.get(1, holdings, 5) != 0x1234 || s.get(1, holdings, 20) != 0x8011 || s.get(1, holdings, 30) != 0x6162 || s.get(1, holdings, 31) != 0x6300 {
+	if s.get(1, codec.Coils, 3) != 1 || bitsOf != 2741 || s.get(1, codec.Holdings, 0) != 0xfff9 || s.get(1, codec.Holdings, 4) != 0x5678 ||
+		s.get(1, codec.Holdings, 5) != 0x1234 || s.get(1, codec.Holdings, 20) != 0x8011 || s.get(1, codec.Holdings, 30) != 0x6162 || s.get(1, codec.Holdings, 31) != 0x6300 {
 		t.Fatal("a register does not hold what was acknowledged", bitsOf)
 	}
 }
@@ -107,7 +108,7 @@ func TestPain07WriteReachesRegisterWhilePollsSaturateTheLink(t *testing.T) {
 	polltest.Eventually(t, "polls", func() bool { return r.sink.count("a", "x") > 3 && r.sink.count("d", "set") > 3 })
 	s.requests()
 	r.desire(d, "set", "77")
-	polltest.Eventually(t, "write", func() bool { return s.get(1, holdings, 0) == 77 })
+	polltest.Eventually(t, "write", func() bool { return s.get(1, codec.Holdings, 0) == 77 })
 	log := s.requests()
 	if before := slices.IndexFunc(log, func(q request) bool { return q.write }); before > 12 { // 1 to 3; 18 if it waited for its turn as a probe does
 		t.Fatalf("the write came after %d requests", before)
@@ -150,13 +151,27 @@ func TestNewestDesiredIsWrittenOnce(t *testing.T) {
 // A register that has the value already is not written, but acknowledged.
 func TestEqualValueIsAcknowledgedWithoutAWrite(t *testing.T) {
 	s := newSlave(t)
-	s.set(1, holdings, 0, 42)
+	s.set(1, codec.Holdings, 0, 42)
 	r := newRig(t)
 	r.apply("d", s.addr, nil, prop{name: "set", typ: "INT", visitor: holding(0), desired: "42"})
 	polltest.Eventually(t, "ack", func() bool { return r.sink.ack("d", "set") == "applied" })
 	if written, _ := r.sink.audited(); s.writes() != 0 || len(written) != 0 {
 		t.Fatal("written")
 	}
+}
+
+// A register that is true already is not overwritten with another truth.
+func TestDesiredTruthIsComparedAsOne(t *testing.T) {
+	s := newSlave(t)
+	s.set(1, codec.Holdings, 0, 5)
+	r := newRig(t)
+	d := r.apply("d", s.addr, nil, prop{name: "on", typ: "BOOLEAN", visitor: holding(0), cycle: 20, desired: "true"})
+	polltest.Eventually(t, "applied", func() bool { return r.sink.ack("d", "on") == "applied" })
+	if got := s.get(1, codec.Holdings, 0); got != 5 || s.writes() != 0 {
+		t.Errorf("overwritten with %d", got)
+	}
+	r.desire(d, "on", "false")
+	polltest.Eventually(t, "false", func() bool { return r.sink.ack("d", "on") == "applied" && s.get(1, codec.Holdings, 0) == 0 })
 }
 
 // While a device is away only the newest of its desired values waits; when it is
@@ -177,8 +192,8 @@ func TestDesiredWaitsForTheDevice(t *testing.T) {
 	})
 	p.set(func(p *proxy) { p.refuse = false })
 	polltest.Within(t, 10*time.Second, "ack", func() bool { return r.sink.ack("d", "set") == "applied" })
-	if s.get(1, holdings, 0) != 5 || s.writes() != 1 {
-		t.Fatal(s.get(1, holdings, 0), s.writes())
+	if s.get(1, codec.Holdings, 0) != 5 || s.writes() != 1 {
+		t.Fatal(s.get(1, codec.Holdings, 0), s.writes())
 	}
 }
 
@@ -237,7 +252,7 @@ func TestForbiddenValuesAreRejectedUnwritten(t *testing.T) {
 // Invalid settings are reported, and everything else goes on.
 func TestBadInputLeavesTheRestAlone(t *testing.T) {
 	s := newSlave(t)
-	s.set(1, holdings, 0, 7)
+	s.set(1, codec.Holdings, 0, 7)
 	r := newRig(t)
 	r.apply("good", s.addr, nil, prop{name: "x", typ: "INT", visitor: holding(0), cycle: 20})
 	r.apply("part", s.addr, nil, prop{name: "x", typ: "INT", visitor: holding(0), cycle: 20},
@@ -315,10 +330,10 @@ func TestDeleteStopsAndForgets(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A device of the same name is another device: its value is written again.
-	s.set(1, holdings, 0, 0)
+	s.set(1, codec.Holdings, 0, 0)
 	d.UID = "uid-2"
 	r.send(d, nil)
-	polltest.Eventually(t, "written anew", func() bool { return s.get(1, holdings, 0) == 1 })
+	polltest.Eventually(t, "written anew", func() bool { return s.get(1, codec.Holdings, 0) == 1 })
 }
 
 // A value that somebody else changed is reported, and not written again.
@@ -327,9 +342,9 @@ func TestDriftIsTold(t *testing.T) {
 	r := newRig(t)
 	r.apply("d", s.addr, nil, prop{name: "x", typ: "INT", visitor: holding(0), cycle: 10, desired: "1"})
 	polltest.Eventually(t, "applied", func() bool { return r.sink.ack("d", "x") == "applied" })
-	s.set(1, holdings, 0, 9)
+	s.set(1, codec.Holdings, 0, 9)
 	polltest.Eventually(t, "drifted", func() bool { return r.sink.ack("d", "x") == "drifted" && r.sink.reported("d", "x") == "9" })
-	s.set(1, holdings, 0, 1)
+	s.set(1, codec.Holdings, 0, 1)
 	polltest.Eventually(t, "applied again", func() bool { return r.sink.ack("d", "x") == "applied" })
 	if s.writes() != 1 {
 		t.Fatal("fought over")

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/devices/internal/backoff"
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 )
 
 // broadcast is the unit id that addresses all units of a serial line. None replies.
@@ -126,14 +127,14 @@ func (u *unit) recordTimeout() {
 }
 
 // read reads count registers, or count bits, packed.
-func (u *unit) read(t table, start, count int) ([]byte, error) {
+func (u *unit) read(t codec.Table, start, count int) ([]byte, error) {
 	return u.call(true, func(c modbus.Client) ([]byte, error) {
 		switch t {
-		case coils:
+		case codec.Coils:
 			return c.ReadCoils(uint16(start), uint16(count))
-		case discretes:
+		case codec.Discretes:
 			return c.ReadDiscreteInputs(uint16(start), uint16(count))
-		case inputs:
+		case codec.Inputs:
 			return c.ReadInputRegisters(uint16(start), uint16(count))
 		default:
 			return c.ReadHoldingRegisters(uint16(start), uint16(count))
@@ -143,12 +144,12 @@ func (u *unit) read(t table, start, count int) ([]byte, error) {
 
 // readPoint reads a single point, register by register if the settings say so.
 func (u *unit) readPoint(p *point) ([]byte, error) {
-	if !u.settings.singleRegisters || p.table.bits() || p.count == 1 {
-		return u.read(p.table, p.address, p.count)
+	if !u.settings.singleRegisters || p.Table.Bits() || p.Count == 1 {
+		return u.read(p.Table, p.Address, p.Count)
 	}
 	var data []byte
-	for i := range p.count {
-		b, err := u.read(p.table, p.address+i, 1)
+	for i := range p.Count {
+		b, err := u.read(p.Table, p.Address+i, 1)
 		if err != nil {
 			return nil, err
 		}
@@ -172,14 +173,14 @@ func (u *unit) writeRegisters(start int, wire []byte) error {
 	if len(wire) == 2 && u.settings.write != writeMultiple {
 		return u.writeRegister(start, wire)
 	}
-	what := fmt.Sprintf("FC 16 %s %d-%d: %s", holdings, start, start+len(wire)/2-1, registerText(wire))
+	what := fmt.Sprintf("FC 16 %s %d-%d: %s", codec.Holdings, start, start+len(wire)/2-1, registerText(wire))
 	return u.change(what, func(c modbus.Client) ([]byte, error) {
 		return c.WriteMultipleRegisters(uint16(start), uint16(len(wire)/2), wire)
 	})
 }
 
 func (u *unit) writeRegister(at int, wire []byte) error {
-	return u.change(fmt.Sprintf("FC 6 %s %d: %x", holdings, at, wire), func(c modbus.Client) ([]byte, error) {
+	return u.change(fmt.Sprintf("FC 6 %s %d: %x", codec.Holdings, at, wire), func(c modbus.Client) ([]byte, error) {
 		return c.WriteSingleRegister(uint16(at), binary.BigEndian.Uint16(wire))
 	})
 }
@@ -187,7 +188,7 @@ func (u *unit) writeRegister(at int, wire []byte) error {
 // maskRegister changes bits of one register with function 22: the register becomes
 // (register AND and) OR or.
 func (u *unit) maskRegister(at int, and, or uint16) error {
-	what := fmt.Sprintf("FC 22 %s %d: and %04x or %04x", holdings, at, and, or)
+	what := fmt.Sprintf("FC 22 %s %d: and %04x or %04x", codec.Holdings, at, and, or)
 	return u.change(what, func(c modbus.Client) ([]byte, error) { return c.MaskWriteRegister(uint16(at), and, or) })
 }
 
@@ -195,7 +196,7 @@ func (u *unit) maskRegister(at int, and, or uint16) error {
 // unit that knows only function 5 gets one request for each coil.
 func (u *unit) writeBits(start, count int, packed []byte) error {
 	if u.settings.write == writeMultiple || (count > 1 && u.settings.write != writeSingle) {
-		what := fmt.Sprintf("FC 15 %s %d-%d: %s", coils, start, start+count-1, digits(packed, 0, count))
+		what := fmt.Sprintf("FC 15 %s %d-%d: %s", codec.Coils, start, start+count-1, digits(packed, 0, count))
 		return u.change(what, func(c modbus.Client) ([]byte, error) {
 			return c.WriteMultipleCoils(uint16(start), uint16(count), packed)
 		})
@@ -205,7 +206,7 @@ func (u *unit) writeBits(start, count int, packed []byte) error {
 		if packed[i/8]>>(i%8)&1 == 1 {
 			on = 0xff00
 		}
-		what := fmt.Sprintf("FC 5 %s %d: %s", coils, start+i, digits(packed, i, i+1))
+		what := fmt.Sprintf("FC 5 %s %d: %s", codec.Coils, start+i, digits(packed, i, i+1))
 		if err := u.change(what, func(c modbus.Client) ([]byte, error) { return c.WriteSingleCoil(uint16(start+i), on) }); err != nil {
 			return err
 		}

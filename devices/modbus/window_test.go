@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 	"github.com/petiole-io/petiole/devices/modbus/modbustest"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
@@ -169,7 +170,7 @@ func TestWindowKeepsWritesExclusive(t *testing.T) {
 	for i := range 6 {
 		polltest.Eventually(t, "ack", func() bool { return r.sink.ack(fmt.Sprint("d", i), "bit") == "applied" })
 	}
-	if got := s.get(1, holdings, 0); got != 0x3f {
+	if got := s.get(1, codec.Holdings, 0); got != 0x3f {
 		t.Fatalf("%b", got)
 	}
 	// A connection that breaks with requests in flight is made again.
@@ -191,10 +192,10 @@ func BenchmarkTCPDistant(b *testing.B) {
 // A device is read once, live, with what its registers hold and what it refuses.
 func TestInspect(t *testing.T) {
 	s := newSlave(t)
-	s.set(1, holdings, 0, 0x4228, 0)
-	s.set(1, holdings, 20, 0xff9c)
-	s.set(1, coils, 3, 1)
-	s.hole(holdings, 10, 12)
+	s.set(1, codec.Holdings, 0, 0x4228, 0)
+	s.set(1, codec.Holdings, 20, 0xff9c)
+	s.set(1, codec.Coils, 3, 1)
+	s.hole(codec.Holdings, 10, 12)
 	def := devices.Definition{Config: devices.Settings{"ip": s.addr}, Points: []devices.Point{
 		{Name: "f", Type: "FLOAT", Visitor: devices.Settings{"register": "HoldingRegister", "offset": 0}},
 		{Name: "bad", Type: "INT", Visitor: devices.Settings{"register": "HoldingRegister", "offset": 10}},

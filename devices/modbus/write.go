@@ -1,14 +1,13 @@
 package modbus
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 
 	"github.com/petiole-io/petiole/devices"
-	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/internal/backoff"
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 )
 
 // write writes a desired value as one uninterrupted job: read, compare, write, read back,
@@ -23,7 +22,7 @@ func (u *unit) write(p *point, value string) (out devices.Outcome, now devices.V
 	if err != nil {
 		return out, now, err
 	}
-	if p.verify && p.same(w.want, w.before) {
+	if p.verify && p.Same(w.want, w.before) {
 		out.After = out.Before
 		return out, now, nil
 	}
@@ -47,10 +46,10 @@ func (u *unit) write(p *point, value string) (out devices.Outcome, now devices.V
 		return out, now, fmt.Errorf("%w: read back: %w", devices.ErrUnreachable, failed)
 	}
 	now, out.After = p.valueAndText(after)
-	if unanswered && !p.same(w.want, after) {
+	if unanswered && !p.Same(w.want, after) {
 		return out, now, asRejection(err, "write")
 	}
-	if !p.same(w.want, after) {
+	if !p.Same(w.want, after) {
 		return out, now, &devices.Rejection{Reason: devices.ReasonReadBack, Message: fmt.Sprintf("the device has %q after the write", out.After)}
 	}
 	return out, now, nil
@@ -66,13 +65,13 @@ type writePlan struct {
 // prepare reads a point, if it can be read or is a part of a register, and encodes the
 // value.
 func (u *unit) prepare(p *point, value string) (w writePlan, now devices.Value, err error) {
-	if p.verify || p.codec.partial() {
+	if p.verify || p.Partial() {
 		if w.before, err = u.readWithRetries(p); err != nil {
 			return w, now, asRejection(err, "read before write (readBack: false writes without)")
 		}
 		now, w.shown = p.valueAndText(w.before)
 	}
-	w.want, err = p.encode(value, w.before)
+	w.want, err = p.Encode(value, w.before)
 	return w, now, err
 }
 
@@ -97,10 +96,10 @@ func (u *unit) readWithRetries(p *point) ([]byte, error) {
 
 // broadcast writes a value to all units of the line. None replies.
 func (u *unit) broadcast(p *point, value string) (out devices.Outcome, now devices.Value, err error) {
-	if p.codec.partial() {
-		return out, now, notValid("a part of a register cannot be broadcast")
+	if p.Partial() {
+		return out, now, &devices.Rejection{Reason: devices.ReasonNotValid, Message: "a part of a register cannot be broadcast"}
 	}
-	want, err := p.encode(value, nil)
+	want, err := p.Encode(value, nil)
 	if err != nil {
 		return out, now, err
 	}
@@ -117,14 +116,14 @@ func (u *unit) broadcast(p *point, value string) (out devices.Outcome, now devic
 // send writes registers or coils. It writes a part of a register with function 22, which
 // is atomic, if the unit supports it, and otherwise the whole register.
 func (u *unit) send(p *point, want []byte) error {
-	if p.table == coils {
-		return u.writeBits(p.address, p.count, want)
+	if p.Table == codec.Coils {
+		return u.writeBits(p.Address, p.Count, want)
 	}
-	if !p.codec.partial() || !u.usesMaskWrite() {
-		return u.writeRegisters(p.address, want)
+	if !p.Partial() || !u.usesMaskWrite() {
+		return u.writeRegisters(p.Address, want)
 	}
-	part := p.codec.mask()
-	err := u.maskRegister(p.address, ^part, binary.BigEndian.Uint16(want)&part)
+	part := p.Mask()
+	err := u.maskRegister(p.Address, ^part, binary.BigEndian.Uint16(want)&part)
 	if u.settings.maskWrite == maskOn || err == nil {
 		return err
 	}
@@ -132,7 +131,7 @@ func (u *unit) send(p *point, want []byte) error {
 	if exception(err) != excIllegalFunction {
 		return err
 	}
-	return u.writeRegisters(p.address, want)
+	return u.writeRegisters(p.Address, want)
 }
 
 // usesMaskWrite reports whether to use function 22, or to try it.
@@ -152,46 +151,10 @@ func asRejection(err error, what string) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// decode decodes the point from the data of a request that began at start.
-func (p *point) decode(data []byte, start int) (devices.Value, error) {
-	if p.table.bits() {
-		return p.decodeBits(data, p.address-start)
-	}
-	at := 2 * (p.address - start)
-	return p.codec.decode(data[at : at+2*p.count])
-}
-
-// same reports whether two contents of the point's registers or packed bits are equal in
-// the bits that belong to it. Where a value has several encodings it compares the values.
-func (p *point) same(want, is []byte) bool {
-	switch {
-	case p.table.bits():
-		return bytes.Equal(want, p.unpadded(is))
-	case p.codec.partial():
-		part := p.codec.mask()
-		return binary.BigEndian.Uint16(want)&part == binary.BigEndian.Uint16(is)&part
-	case p.codec.form == formDecimal || p.codec.typ == v1beta1.BOOLEAN:
-		a, errA := p.codec.decode(want)
-		b, errB := p.codec.decode(is)
-		return errA == nil && errB == nil && a == b
-	}
-	return bytes.Equal(want, is)
-}
-
-// unpadded clears the padding of packed bits, which the unit may fill with anything.
-func (p *point) unpadded(data []byte) []byte {
-	if p.count%8 == 0 {
-		return data
-	}
-	out := append([]byte(nil), data...)
-	out[len(out)-1] &= 1<<(p.count%8) - 1
-	return out
-}
-
 // valueAndText decodes the point's data into a value and its string form. Both are empty
 // if it holds no value.
 func (p *point) valueAndText(data []byte) (devices.Value, string) {
-	v, err := p.decode(data, p.address)
+	v, err := p.Decode(data, p.Address)
 	if err != nil {
 		return devices.Value{}, ""
 	}

@@ -1,4 +1,4 @@
-package modbus
+package codec
 
 import (
 	"encoding/binary"
@@ -16,49 +16,49 @@ const (
 )
 
 // decodeDecimal decodes exponent and number exactly, and returns the nearest float.
-func (c codec) decodeDecimal(b []byte) (devices.Value, error) {
+func (e encoding) decodeDecimal(b []byte) (devices.Value, error) {
 	n := int64(binary.BigEndian.Uint32(b) & (1<<decimalDigits - 1))
-	if !c.unsignedDigits {
+	if !e.unsignedDigits {
 		n = n << (64 - decimalDigits) >> (64 - decimalDigits)
 	}
 	raw := new(big.Rat).SetInt64(n)
 	raw.Mul(raw, powerOfTen(int(int8(b[0]))))
-	if c.scale.on {
-		raw.Add(raw.Mul(raw, c.scale.factor), c.scale.offset)
+	if e.scale.on {
+		raw.Add(raw.Mul(raw, e.scale.factor), e.scale.offset)
 	}
-	if c.typ == v1beta1.INT && raw.IsInt() && raw.Num().IsInt64() {
+	if e.typ == v1beta1.INT && raw.IsInt() && raw.Num().IsInt64() {
 		return devices.Int(raw.Num().Int64()), nil
 	}
 	f, _ := raw.Float64()
 	switch {
 	case math.IsInf(f, 0):
 		return devices.Value{}, errTooLarge
-	case c.typ == v1beta1.INT:
+	case e.typ == v1beta1.INT:
 		return roundToInt(f)
 	}
-	return c.asType(devices.Float(f)), nil
+	return e.asType(devices.Float(f)), nil
 }
 
 // encodeDecimal finds the exponent nearest to zero with which the number is exact.
-func (c codec) encodeDecimal(value string, raw *big.Rat) ([]byte, error) {
+func (e encoding) encodeDecimal(value string, raw *big.Rat) ([]byte, error) {
 	low, high := new(big.Int), big.NewInt(1<<decimalDigits)
-	if !c.unsignedDigits {
+	if !e.unsignedDigits {
 		high.Rsh(high, 1)
 		low.Neg(high)
 	}
 	for step := 0; step < 256; step++ {
-		e := (step + 1) / 2
+		exponent := (step + 1) / 2
 		if step%2 == 1 {
-			e = -e
+			exponent = -exponent
 		}
-		if e < math.MinInt8 || e > math.MaxInt8 {
+		if exponent < math.MinInt8 || exponent > math.MaxInt8 {
 			continue
 		}
-		n := new(big.Rat).Quo(raw, powerOfTen(e))
+		n := new(big.Rat).Quo(raw, powerOfTen(exponent))
 		if n.IsInt() && n.Num().Cmp(low) >= 0 && n.Num().Cmp(high) < 0 {
 			b := binary.BigEndian.AppendUint32(nil, uint32(n.Num().Int64())&(1<<decimalDigits-1))
-			b[0] = byte(int8(e))
-			return c.order.scatter(b), nil
+			b[0] = byte(int8(exponent))
+			return e.order.scatter(b), nil
 		}
 	}
 	return nil, &devices.Rejection{Reason: devices.ReasonOutOfBounds, Message: fmt.Sprintf("%s does not fit %d bits and a power of ten", value, decimalDigits)}
@@ -74,12 +74,12 @@ func powerOfTen(e int) *big.Rat {
 
 // decodeMod10k sums up registers of four digits, the first being the most significant. Of a
 // negative number every register is negative or zero.
-func (c codec) decodeMod10k(b []byte) (devices.Value, error) {
+func (e encoding) decodeMod10k(b []byte) (devices.Value, error) {
 	var n int64
 	sign := int64(0)
 	for i := 0; i < len(b); i += 2 {
 		d := int64(int16(binary.BigEndian.Uint16(b[i:])))
-		wrong := d <= -mod10kBase || d >= mod10kBase || (d < 0 && c.unsignedDigits) || d*sign < 0
+		wrong := d <= -mod10kBase || d >= mod10kBase || (d < 0 && e.unsignedDigits) || d*sign < 0
 		if wrong {
 			return devices.Value{}, errNotDigits
 		}
@@ -88,7 +88,7 @@ func (c codec) decodeMod10k(b []byte) (devices.Value, error) {
 		}
 		n = n*mod10kBase + d
 	}
-	return c.signed(n)
+	return e.signed(n)
 }
 
 func toMod10k(n int64, words int) []byte {

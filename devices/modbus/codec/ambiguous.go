@@ -1,4 +1,4 @@
-package modbus
+package codec
 
 import (
 	"fmt"
@@ -9,17 +9,13 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// ReasonAmbiguous is the reason of a finding about settings that other drivers or people
-// understand differently.
-const ReasonAmbiguous = "AmbiguousSetting"
-
-// ambiguous finds the settings of a valid point that may be meant differently. Each finding
+// Ambiguous finds the settings of a valid point that may be meant differently. Each finding
 // says how the driver understands them and how to write the other meaning.
-func ambiguous(p devices.Point, pt *point, dev *settings) []string {
+func Ambiguous(p devices.Point, pt *Point, d Defaults) []string {
 	v := readVisitor(p.Visitor)
-	v.signed = v.signed || dev.signed
+	v.signed = v.signed || d.signed
 	found := bounds(p, v, pt)
-	if pt.table.bits() {
+	if pt.Table.Bits() {
 		return append(found, bitsAmbiguous(v, pt)...)
 	}
 	return append(found, registersAmbiguous(p.Type, v, pt)...)
@@ -59,9 +55,9 @@ func (s scale) lowest() (*big.Rat, bool) {
 	return s.offset, s.factor.Sign() > 0
 }
 
-func bounds(p devices.Point, v visitorSettings, pt *point) (found []string) {
+func bounds(p devices.Point, v visitorSettings, pt *Point) (found []string) {
 	least, known := decimal(p.Minimum)
-	if lowest, ok := v.scale.lowest(); ok && known && pt.codec.form == formUnsigned && least.Cmp(lowest) < 0 {
+	if lowest, ok := v.scale.lowest(); ok && known && pt.encoding.form == formUnsigned && least.Cmp(lowest) < 0 {
 		found = append(found, fmt.Sprintf("the registers are unsigned, so that the model's minimum %s is never reached: signed: true, or int16 to int64", p.Minimum))
 	}
 	if p.Writable && (v.min && p.Minimum == "" || v.max && p.Maximum == "") {
@@ -70,17 +66,17 @@ func bounds(p devices.Point, v visitorSettings, pt *point) (found []string) {
 	return found
 }
 
-func bitsAmbiguous(v visitorSettings, pt *point) (found []string) {
-	if pt.count == 1 && v.scale.on {
+func bitsAmbiguous(v visitorSettings, pt *Point) (found []string) {
+	if pt.Count == 1 && v.scale.on {
 		found = append(found, "scale and valueOffset do not change a boolean")
 	}
-	if pt.count > 8 && v.swaps {
+	if pt.Count > 8 && v.swaps {
 		found = append(found, "isSwap and isRegisterSwap change nothing: the first bit is the lowest of the number")
 	}
 	return found
 }
 
-func registersAmbiguous(typ v1beta1.PropertyType, v visitorSettings, pt *point) (found []string) {
+func registersAmbiguous(typ v1beta1.PropertyType, v visitorSettings, pt *Point) (found []string) {
 	number := typ == v1beta1.FLOAT || typ == v1beta1.DOUBLE
 	value := v.dataType == "float" || v.dataType == "double"
 	switch {
@@ -91,19 +87,19 @@ func registersAmbiguous(typ v1beta1.PropertyType, v visitorSettings, pt *point) 
 	case (v.dataType == "int" || v.dataType == "integer") && number && !v.signed:
 		found = append(found, "int is an unsigned whole number, times scale: uint16 to uint64, int16 to int64 or float32 and float64 are plain")
 	case (value || v.dataType == "" && number) && v.limit == 0 && v.scale.on:
-		found = append(found, fmt.Sprintf("without limit it is a float of %d registers: say limit 1 for a scaled number in one, or float32 or float64", pt.count))
+		found = append(found, fmt.Sprintf("without limit it is a float of %d registers: say limit 1 for a scaled number in one, or float32 or float64", pt.Count))
 	case v.dataType == "double" && v.limit == 2, v.dataType == "float" && v.limit == 4:
 		found = append(found, fmt.Sprintf("%s with limit %d is a float%d: the registers decide", v.dataType, v.limit, 16*v.limit))
 	case v.dataType == "long":
 		found = append(found, "long has 64 bits: int32 or int64 are plain")
-	case pt.codec.form == formText && pt.count == 1 && !v.otherText:
+	case pt.encoding.form == formText && pt.Count == 1 && !v.otherText:
 		found = append(found, "a string in one register is two characters: the number in it as a text is uint16")
 	}
-	truth := pt.codec.form == formBit || pt.codec.form == formBool || typ == v1beta1.BOOLEAN
+	truth := pt.encoding.form == formBit || pt.encoding.form == formBool || typ == v1beta1.BOOLEAN
 	switch {
 	case truth && v.scale.on:
 		found = append(found, "scale and valueOffset do not change a boolean")
-	case typ == v1beta1.INT && (v.scale.fractional() || pt.codec.form == formFloat || pt.codec.form == formDecimal):
+	case typ == v1beta1.INT && (v.scale.fractional() || pt.encoding.form == formFloat || pt.encoding.form == formDecimal):
 		found = append(found, "an INT is rounded to a whole number: type FLOAT or DOUBLE keeps the fraction")
 	}
 	return found

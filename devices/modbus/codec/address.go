@@ -1,4 +1,4 @@
-package modbus
+package codec
 
 import (
 	"fmt"
@@ -28,7 +28,7 @@ func readAddressing(r *devices.Reader, def string) string {
 }
 
 // readAddress reads a point's table and its address on the wire.
-func readAddress(r *devices.Reader, def string) (table, int) {
+func readAddress(r *devices.Reader, def string) (Table, int) {
 	how := readAddressing(r, def)
 	name := r.Text("", "register", "registerType", "registerName")
 	t, named := parseTable(name)
@@ -51,13 +51,13 @@ func readAddress(r *devices.Reader, def string) (table, int) {
 
 // modicon converts 1…9999 and 0xxxx as coils, 1xxxx as discrete inputs, 3xxxx as input
 // registers and 4xxxx as holding registers, with five or six digits.
-func modicon(r *devices.Reader, t table, named bool) (table, int) {
+func modicon(r *devices.Reader, t Table, named bool) (Table, int) {
 	n := int(r.Int(1, 1, 465536, "offset", "address"))
 	digits := 10_000
 	if n >= 100_000 || len(strings.TrimSpace(r.Text("", "offset", "address"))) == 6 {
 		digits = 100_000
 	}
-	in, ok := map[int]table{0: coils, 1: discretes, 3: inputs, 4: holdings}[n/digits]
+	in, ok := map[int]Table{0: Coils, 1: Discretes, 3: Inputs, 4: Holdings}[n/digits]
 	at := n%digits - 1
 	switch {
 	case !ok || at < 0 || at > 65535:

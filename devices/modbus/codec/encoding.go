@@ -1,4 +1,4 @@
-package modbus
+package codec
 
 import (
 	"encoding/binary"
@@ -13,7 +13,7 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// form is the encoding of a value in its registers.
+// form is how registers represent a value.
 type form uint8
 
 const (
@@ -41,16 +41,15 @@ const (
 	packLow
 )
 
-// codec decodes the registers of one point into a value and encodes a value into them. Its
+// encoding decodes the registers of one point into a value and encodes a value into them. Its
 // methods are pure functions; encode is the inverse of decode.
-type codec struct {
+type encoding struct {
+	conversion
 	form      form
-	registers int // registers
+	registers int
 	order     order
 	packing   packing // of texts, bytes, and 8-bit integers
 	bit       uint    // with formBit, 0 is the least significant
-	scale     scale
-	typ       v1beta1.PropertyType
 	// unsignedDigits makes formDecimal and formMod10k unsigned.
 	unsignedDigits bool
 }
@@ -66,121 +65,58 @@ var (
 
 // partial reports whether the point is only a part of its register, so that a write needs
 // to read it first.
-func (c codec) partial() bool {
-	return c.form == formBit || (c.isByte() && c.packing != packBoth)
+func (e encoding) partial() bool {
+	return e.form == formBit || (e.isByte() && e.packing != packBoth)
 }
 
 // isByte reports whether the value is an 8-bit integer, which has half of one register.
-func (c codec) isByte() bool {
-	return (c.form == formSigned || c.form == formUnsigned) && c.packing != packBoth
+func (e encoding) isByte() bool {
+	return (e.form == formSigned || e.form == formUnsigned) && e.packing != packBoth
 }
 
 // decode decodes the value of a point's registers; wire has 2·registers bytes. The error is
 // one of the reasons above.
-func (c codec) decode(wire []byte) (devices.Value, error) {
-	switch c.form {
+func (e encoding) decode(wire []byte) (devices.Value, error) {
+	switch e.form {
 	case formText:
-		return devices.String(text(c.unpack(wire))), nil
+		return devices.String(text(e.unpack(wire))), nil
 	case formBytes:
-		return devices.Bytes(c.unpack(wire)), nil
+		return devices.Bytes(e.unpack(wire)), nil
 	}
-	b := c.order.gather(wire)
-	switch c.form {
+	b := e.order.gather(wire)
+	switch e.form {
 	case formBit:
-		return c.boolValue(binary.BigEndian.Uint16(b)>>c.bit&1 == 1), nil
+		return e.boolValue(binary.BigEndian.Uint16(b)>>e.bit&1 == 1), nil
 	case formBool:
-		return c.boolValue(toUint(b) != 0), nil
+		return e.boolValue(toUint(b) != 0), nil
 	case formFloat:
-		return c.decodeFloat(b)
+		return e.decodeFloat(b)
 	case formBCD:
 		u, err := fromBCD(b)
 		if err != nil {
 			return devices.Value{}, err
 		}
-		return c.unsigned(u)
+		return e.unsigned(u)
 	case formDecimal:
-		return c.decodeDecimal(b)
+		return e.decodeDecimal(b)
 	case formMod10k:
-		return c.decodeMod10k(b)
+		return e.decodeMod10k(b)
 	}
 	switch {
-	case c.packing == packHigh:
+	case e.packing == packHigh:
 		b = b[:1]
-	case c.packing == packLow:
+	case e.packing == packLow:
 		b = b[1:2]
 	}
 	u := toUint(b)
-	if c.form == formUnsigned {
-		return c.unsigned(u)
+	if e.form == formUnsigned {
+		return e.unsigned(u)
 	}
 	shift := 64 - 8*uint(len(b))
-	return c.signed(int64(u<<shift) >> shift)
+	return e.signed(int64(u<<shift) >> shift)
 }
 
-func (c codec) boolValue(b bool) devices.Value {
-	if c.typ == v1beta1.BOOLEAN {
-		return devices.Bool(b)
-	}
-	n := int64(0)
-	if b {
-		n = 1
-	}
-	return c.asType(devices.Int(n))
-}
-
-func (c codec) signed(i int64) (devices.Value, error) {
-	if !c.scale.on || c.typ == v1beta1.BOOLEAN {
-		return c.asType(devices.Int(i)), nil
-	}
-	f := c.scale.integer(i)
-	if c.typ == v1beta1.INT && math.Abs(f) >= exact {
-		return c.roundExact(new(big.Rat).SetInt64(i))
-	}
-	return c.scaled(f)
-}
-
-func (c codec) unsigned(u uint64) (devices.Value, error) {
-	if u <= math.MaxInt64 {
-		return c.signed(int64(u))
-	}
-	if !c.scale.on || c.typ == v1beta1.BOOLEAN {
-		return c.asType(devices.Uint(u)), nil
-	}
-	raw := new(big.Rat).SetInt(new(big.Int).SetUint64(u))
-	if c.typ == v1beta1.INT {
-		return c.roundExact(raw)
-	}
-	return c.scaled(c.scale.rat(raw))
-}
-
-// roundExact scales a number that a float may not hold, and rounds it to an integer.
-func (c codec) roundExact(raw *big.Rat) (devices.Value, error) {
-	switch n := c.scale.round(raw); {
-	case n.IsInt64():
-		return devices.Int(n.Int64()), nil
-	case n.IsUint64():
-		return devices.Uint(n.Uint64()), nil
-	default:
-		return devices.Value{}, errTooLarge
-	}
-}
-
-func (c codec) scaled(f float64) (devices.Value, error) {
-	if c.typ == v1beta1.INT {
-		return roundToInt(f)
-	}
-	return c.asType(devices.Float(f)), nil
-}
-
-func roundToInt(f float64) (devices.Value, error) {
-	f = math.Round(f)
-	if math.Abs(f) >= 1<<63 {
-		return devices.Value{}, errTooLarge
-	}
-	return devices.Int(int64(f)), nil
-}
-
-func (c codec) decodeFloat(b []byte) (devices.Value, error) {
+func (e encoding) decodeFloat(b []byte) (devices.Value, error) {
 	var f float64
 	single := true
 	switch len(b) {
@@ -197,66 +133,53 @@ func (c codec) decodeFloat(b []byte) (devices.Value, error) {
 	case math.IsInf(f, 0):
 		return devices.Value{}, errInfinite
 	}
-	if c.scale.on {
-		f = c.scale.float(f)
+	if e.scale.on {
+		f = e.scale.float(f)
 	}
 	switch {
 	case math.IsInf(f, 0) || (single && math.IsInf(float64(float32(f)), 0)):
 		return devices.Value{}, errTooLarge
-	case c.typ == v1beta1.INT:
+	case e.typ == v1beta1.INT:
 		return roundToInt(f)
 	case single:
-		return c.asType(devices.Float32(float32(f))), nil
+		return e.asType(devices.Float32(float32(f))), nil
 	default:
-		return c.asType(devices.Float(f)), nil
-	}
-}
-
-// asType converts a number to the type of the model.
-func (c codec) asType(v devices.Value) devices.Value {
-	switch c.typ {
-	case v1beta1.STRING:
-		return devices.String(v.String())
-	case v1beta1.BOOLEAN:
-		f, _ := v.Float64()
-		return devices.Bool(f != 0)
-	default:
-		return v
+		return e.asType(devices.Float(f)), nil
 	}
 }
 
 // encode encodes a value in string form. Before are the present registers, which partial
 // points need. Errors are *devices.Rejection.
-func (c codec) encode(value string, before []byte) ([]byte, error) {
-	switch c.form {
+func (e encoding) encode(value string, before []byte) ([]byte, error) {
+	switch e.form {
 	case formText:
-		return c.encodeText(value)
+		return e.encodeText(value)
 	case formBytes:
 		b, err := hex.DecodeString(strings.TrimSpace(value))
-		if err != nil || len(b) != c.byteLen() {
-			return nil, notValid("%q is not %d hexadecimal bytes", value, c.byteLen())
+		if err != nil || len(b) != e.byteLen() {
+			return nil, notValid("%q is not %d hexadecimal bytes", value, e.byteLen())
 		}
-		return c.pack(b), nil
+		return e.pack(b), nil
 	}
-	raw, err := c.raw(value)
+	raw, err := e.raw(value)
 	if err != nil {
 		return nil, err
 	}
-	switch c.form {
+	switch e.form {
 	case formFloat:
-		return c.encodeFloat(raw)
+		return e.encodeFloat(raw)
 	case formDecimal:
-		return c.encodeDecimal(value, raw)
+		return e.encodeDecimal(value, raw)
 	}
 	if !raw.IsInt() {
 		return nil, notValid("%q is not a multiple of the scale", value)
 	}
-	return c.encodeInteger(value, raw.Num(), before)
+	return e.encodeInteger(value, raw.Num(), before)
 }
 
 // raw returns the number to store in the registers.
-func (c codec) raw(value string) (*big.Rat, error) {
-	if c.typ == v1beta1.BOOLEAN || c.form == formBit || c.form == formBool {
+func (e encoding) raw(value string) (*big.Rat, error) {
+	if e.typ == v1beta1.BOOLEAN || e.form == formBit || e.form == formBool {
 		b, ok := parseTruth(value)
 		if !ok {
 			return nil, notValid("%q is not true or false", value)
@@ -270,16 +193,16 @@ func (c codec) raw(value string) (*big.Rat, error) {
 	if !ok || strings.TrimSpace(value) == "" {
 		return nil, notValid("%q is not a number", value)
 	}
-	return c.scale.invert(n), nil
+	return e.scale.invert(n), nil
 }
 
-func (c codec) encodeInteger(value string, n *big.Int, before []byte) ([]byte, error) {
-	size := 2 * c.registers
-	if c.isByte() {
+func (e encoding) encodeInteger(value string, n *big.Int, before []byte) ([]byte, error) {
+	size := 2 * e.registers
+	if e.isByte() {
 		size = 1
 	}
 	low, high := new(big.Int), new(big.Int).Lsh(big.NewInt(1), uint(8*size))
-	switch c.form {
+	switch e.form {
 	case formSigned:
 		high.Rsh(high, 1)
 		low.Neg(high)
@@ -287,7 +210,7 @@ func (c codec) encodeInteger(value string, n *big.Int, before []byte) ([]byte, e
 		high.Exp(big.NewInt(10), big.NewInt(int64(2*size)), nil)
 	case formMod10k:
 		high.Exp(big.NewInt(10), big.NewInt(int64(2*size)), nil)
-		if !c.unsignedDigits {
+		if !e.unsignedDigits {
 			low.Neg(high).Add(low, big.NewInt(1))
 		}
 	case formBit, formBool:
@@ -301,25 +224,25 @@ func (c codec) encodeInteger(value string, n *big.Int, before []byte) ([]byte, e
 		u = uint64(n.Int64())
 	}
 	switch {
-	case c.form == formBCD:
-		return c.order.scatter(toBCD(u, size)), nil
-	case c.form == formMod10k:
-		return c.order.scatter(toMod10k(n.Int64(), c.registers)), nil
-	case c.partial():
-		return c.order.scatter(c.merge(c.order.gather(before), u)), nil
+	case e.form == formBCD:
+		return e.order.scatter(toBCD(u, size)), nil
+	case e.form == formMod10k:
+		return e.order.scatter(toMod10k(n.Int64(), e.registers)), nil
+	case e.partial():
+		return e.order.scatter(e.merge(e.order.gather(before), u)), nil
 	}
 	var b [8]byte
 	binary.BigEndian.PutUint64(b[:], u)
-	return c.order.scatter(b[8-size:]), nil
+	return e.order.scatter(b[8-size:]), nil
 }
 
 // merge replaces a bit or a byte of its register.
-func (c codec) merge(register []byte, u uint64) []byte {
+func (e encoding) merge(register []byte, u uint64) []byte {
 	r := binary.BigEndian.Uint16(register)
 	switch {
-	case c.form == formBit:
-		r = r&^(1<<c.bit) | uint16(u&1)<<c.bit
-	case c.packing == packHigh:
+	case e.form == formBit:
+		r = r&^(1<<e.bit) | uint16(u&1)<<e.bit
+	case e.packing == packHigh:
 		r = r&0x00ff | uint16(u)<<8
 	default:
 		r = r&0xff00 | uint16(u)&0xff
@@ -328,14 +251,14 @@ func (c codec) merge(register []byte, u uint64) []byte {
 }
 
 // mask has the bits of the register, as it is on the wire, that belong to a partial point.
-func (c codec) mask() uint16 {
-	return binary.BigEndian.Uint16(c.order.scatter(c.merge([]byte{0, 0}, math.MaxUint64)))
+func (e encoding) mask() uint16 {
+	return binary.BigEndian.Uint16(e.order.scatter(e.merge([]byte{0, 0}, math.MaxUint64)))
 }
 
-func (c codec) encodeFloat(raw *big.Rat) ([]byte, error) {
+func (e encoding) encodeFloat(raw *big.Rat) ([]byte, error) {
 	f, _ := raw.Float64()
 	var b []byte
-	switch c.registers {
+	switch e.registers {
 	case 1:
 		h := floatToHalf(f)
 		if h&0x7fff >= 0x7c00 {
@@ -354,7 +277,7 @@ func (c codec) encodeFloat(raw *big.Rat) ([]byte, error) {
 	if math.IsInf(f, 0) {
 		return nil, &devices.Rejection{Reason: devices.ReasonOutOfBounds, Message: "the number does not fit the register"}
 	}
-	return c.order.scatter(b), nil
+	return e.order.scatter(b), nil
 }
 
 func toUint(b []byte) uint64 {

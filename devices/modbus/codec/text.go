@@ -1,35 +1,35 @@
-package modbus
+package codec
 
 import (
 	"strings"
 	"unicode/utf8"
 )
 
-func (c codec) encodeText(value string) ([]byte, error) {
-	if strings.IndexByte(value, 0) >= 0 || len(value) > c.byteLen() {
-		return nil, notValid("%q does not fit %d characters", value, c.byteLen())
+func (e encoding) encodeText(value string) ([]byte, error) {
+	if strings.IndexByte(value, 0) >= 0 || len(value) > e.byteLen() {
+		return nil, notValid("%q does not fit %d characters", value, e.byteLen())
 	}
-	return c.pack(append([]byte(value), make([]byte, c.byteLen()-len(value))...)), nil
+	return e.pack(append([]byte(value), make([]byte, e.byteLen()-len(value))...)), nil
 }
 
 // byteLen returns the number of bytes of a text or byte string.
-func (c codec) byteLen() int {
-	if c.packing == packBoth {
-		return 2 * c.registers
+func (e encoding) byteLen() int {
+	if e.packing == packBoth {
+		return 2 * e.registers
 	}
-	return c.registers
+	return e.registers
 }
 
 // unpack extracts the bytes of a text from its registers; pack is its inverse.
-func (c codec) unpack(wire []byte) []byte {
+func (e encoding) unpack(wire []byte) []byte {
 	b := append([]byte(nil), wire...)
-	c.order.swap(b)
-	if c.packing == packBoth {
+	e.order.swap(b)
+	if e.packing == packBoth {
 		return b
 	}
-	out := make([]byte, 0, c.registers)
+	out := make([]byte, 0, e.registers)
 	for i := 0; i+1 < len(b); i += 2 {
-		if c.packing == packHigh {
+		if e.packing == packHigh {
 			out = append(out, b[i])
 		} else {
 			out = append(out, b[i+1])
@@ -38,19 +38,19 @@ func (c codec) unpack(wire []byte) []byte {
 	return out
 }
 
-func (c codec) pack(b []byte) []byte {
+func (e encoding) pack(b []byte) []byte {
 	wire := append([]byte(nil), b...)
-	if c.packing != packBoth {
-		wire = make([]byte, 2*c.registers)
+	if e.packing != packBoth {
+		wire = make([]byte, 2*e.registers)
 		for i, x := range b {
-			if c.packing == packHigh {
+			if e.packing == packHigh {
 				wire[2*i] = x
 			} else {
 				wire[2*i+1] = x
 			}
 		}
 	}
-	c.order.swap(wire)
+	e.order.swap(wire)
 	return wire
 }
 
