@@ -43,6 +43,7 @@ func TestNobodyTriesToReachTheHub(t *testing.T) {
 // first connection and after it: nats-server tries all the time, and is not restarted. A hub
 // that does not run refuses connections, a cut line ends them.
 func TestAttemptsAreSeen(t *testing.T) {
+	t.Parallel()
 	for name, connected := range map[string]bool{"refused from the start": false, "refused later": true, "cut later": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -18,6 +18,7 @@ import (
 // TestHalfOpenLink swallows what goes over the line, in one direction or both, and says
 // nothing to either end: the leaf knows within 15 s, and what waits arrives after.
 func TestHalfOpenLink(t *testing.T) {
+	t.Parallel()
 	for name, directions := range map[string][]natstest.Direction{
 		"both ways":      {natstest.Upward, natstest.Downward},
 		"hub to site":    {natstest.Downward},
