@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -93,7 +94,8 @@ func TestOneSiteStallsNobody(t *testing.T) {
 				w.must(err)
 				return nodeCondition(n, corev1.NodeReady) == corev1.ConditionFalse
 			})
-			eventually(t, "nothing waits for an acknowledgement", func() bool {
+			// What the first bridge had not acknowledged is delivered again after 30 s.
+			polltest.Within(t, 30*time.Second+patience, "nothing waits for an acknowledgement", func() bool {
 				c, err := w.js.Consumer(w.ctx, streams.Reported, streams.BridgeConsumer)
 				w.must(err)
 				return c.CachedInfo().NumAckPending == 0 && c.CachedInfo().NumPending == 0
