@@ -83,6 +83,31 @@ func TestStoreRolledBackWhileTheLeafRuns(t *testing.T) {
 	}
 }
 
+// TestRestartRecoversStreams restarts the server of a running leaf whose telemetry it does not
+// recover, while the link is cut: what was waiting and what comes afterwards arrives.
+func TestRestartRecoversStreams(t *testing.T) {
+	t.Parallel()
+	const before, after = 20, 20
+	s, ctx := newSite(t)
+	s.unsupervised = true
+	respond(t, s)
+	s.start(t, ctx)
+	s.cut(t)
+	for i := range before {
+		s.say(t, ctx, "pump", i)
+	}
+	dir := filepath.Join(s.host.storeDir(), "$G", "streams", streams.SiteTelemetry)
+	s.restartServer(t, ctx, func() error { return os.Remove(filepath.Join(dir, "meta.inf")) })
+	for i := range after {
+		s.say(t, ctx, "pump", before+i)
+	}
+	s.line.Heal()
+	polltest.Eventually(t, "all records", func() bool { return s.arrived(t, ctx, before+after-1) })
+	if got := heard(t, ctx, s, "pump"); len(got) != before+after {
+		t.Errorf("%d records at the hub, want %d", len(got), before+after)
+	}
+}
+
 // TestLossIsReportedLater finds records lost while the stream takes no report: they are
 // counted once, also after a restart, and reported when it does again.
 func TestLossIsReportedLater(t *testing.T) {

@@ -110,8 +110,13 @@ func (k *storeSupervisor) restartStalled(ctx context.Context, s space) {
 	k.restart(ctx, func() error { return nil })
 }
 
-// restart restarts the server and calls between while it does not run. A stream that holds less
-// afterwards starts a new incarnation before anything of it is forwarded or checkpointed.
+// recoverTimeout bounds the recovery of streams after a restart: the disk may be full.
+const recoverTimeout = 30 * time.Second
+
+// restart restarts the server and calls between while it does not run. Streams that the server
+// does not recover are set up again, with their messages where these cannot be had again. A
+// stream that holds less afterwards starts a new incarnation before anything of it is forwarded
+// or checkpointed.
 func (k *storeSupervisor) restart(ctx context.Context, between func() error) {
 	had := lastSequences(k.host.server())
 	err := k.stopAndStart(ctx, "restart the embedded server", between)
@@ -119,6 +124,9 @@ func (k *storeSupervisor) restart(ctx context.Context, between func() error) {
 	if err != nil {
 		return
 	}
+	recovering, done := context.WithTimeout(ctx, recoverTimeout)
+	defer done()
+	k.failures.Report("recover streams after a restart", k.recoverStreams(recovering, true))
 	k.handleDamage(ctx)
 	for stream, c := range k.timelines {
 		was, _ := k.checkpoints.get(stream)

@@ -20,7 +20,7 @@ import (
 // programs of the lab.
 const (
 	// FirstBuild is its duration with a filled module cache.
-	FirstBuild = 12 * time.Minute
+	FirstBuild = 8 * time.Minute
 
 	moduleCache = 3200 * mb
 	buildCache  = 5500 * mb
