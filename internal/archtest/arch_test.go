@@ -35,6 +35,7 @@ var ours = []struct {
 	{"devices", []string{"devices", "internal/durable", "internal/logonce"}},
 	{"bridge", []string{"bridge", "streams", "devices/api", "internal/configfile", "internal/logonce", "internal/metrics", "internal/version"}},
 	{"leaf/node/kubelet", nil},
+	{"leaf/nodeapi/objects", []string{"streams"}},
 	{"leaf/nodeapi", []string{"leaf/nodeapi", "streams", "internal/durable", "internal/logonce"}},
 	{"leaf", []string{"leaf", "devices", "streams", "internal/configfile", "internal/durable", "internal/logonce", "internal/metrics", "internal/version"}},
 	{"cmd/bridge", []string{"bridge", "internal/configfile", "internal/version"}},

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -157,25 +158,25 @@ func (a *API) restoreLocal(ctx context.Context, s jetstream.Stream, msg jetstrea
 	}
 	gr := schema.GroupResource{Group: m.Group, Resource: m.Resource}
 	switch gr {
-	case podsGR, nodesGR, eventsGR, csiNodesGR:
+	case objects.Pods, objects.Nodes, objects.Events, objects.CSINodes:
 	default:
 		return nil
 	}
-	l := &local{op: m.Op, uid: m.UID, node: m.Node, version: m.Version, body: m.Object, seq: md.Sequence.Stream}
-	if gr == podsGR && m.Op == streams.OpPut {
-		d, err := parseDocument(m.Object)
+	l := &objects.Local{Op: m.Op, UID: m.UID, Node: m.Node, Version: m.Version, Body: m.Object, Seq: md.Sequence.Stream}
+	if gr == objects.Pods && m.Op == streams.OpPut {
+		d, err := objects.ParseDocument(m.Object)
 		if err != nil {
 			return err
 		}
-		l.body = d["status"]
+		l.Body = d["status"]
 	}
-	k := key{m.Namespace, m.Name}
-	if _, err := a.store.setLocal(a.store.resource(gr), k, l); err != nil {
+	k := objects.Key{Namespace: m.Namespace, Name: m.Name}
+	if _, err := a.store.SetLocal(gr, k, l); err != nil {
 		a.log.Warn("local state is unreadable: skipped", zap.String("subject", msg.Subject()), zap.Uint64("seq", md.Sequence.Stream), zap.Error(err))
 		return nil
 	}
-	if gr == eventsGR {
-		a.events.add(k, l.seq, md.Timestamp)
+	if gr == objects.Events {
+		a.events.add(k, l.Seq, md.Timestamp)
 	}
 	return nil
 }
@@ -193,7 +194,7 @@ func (a *API) process(ctx context.Context, s jetstream.Stream, msg jetstream.Msg
 	if err != nil {
 		return err
 	}
-	return a.store.apply(m)
+	return a.store.Apply(m)
 }
 
 // followDesired applies new messages until ctx ends. It starts again after an error, such as

@@ -16,7 +16,10 @@ func (a *API) discover(w http.ResponseWriter, r *http.Request) error {
 		return noSuchPath()
 	}
 	path := strings.Trim(r.URL.Path, "/")
-	resources := a.store.resources()
+	var resources []resource
+	for _, r := range a.store.Resources() {
+		resources = append(resources, served(r))
+	}
 	switch parts := strings.Split(path, "/"); {
 	case path == "version":
 		return writeJSON(w, a.versionInfo())

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"weak"
 
 	"github.com/munnerz/goautoneg"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -17,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 )
 
 // media is an encoding of responses.
@@ -61,37 +62,29 @@ func accepted(header string, kind schema.GroupVersionKind, table bool) media {
 	return mediaNone
 }
 
-// protobuf returns the object in protobuf. Concurrent callers share one copy.
-func (o *object) protobuf() ([]byte, error) {
-	if p := o.proto.Load(); p != nil {
-		if b := p.Value(); b != nil {
-			return *b, nil
-		}
+// encoded returns the object in an encoding. Concurrent callers share one copy.
+func encoded(m media, o *objects.Object) ([]byte, error) {
+	if m == mediaProto {
+		return o.Encoded(toProto)
 	}
-	obj, err := typed(o.kind, o.json)
+	return o.JSON, nil
+}
+
+func toProto(o *objects.Object) ([]byte, error) {
+	obj, err := typed(o.Kind, o.JSON)
 	if err != nil {
 		return nil, err
 	}
-	var buf bytes.Buffer
-	if err := protoCodec.Encode(obj, &buf); err != nil {
-		return nil, fmt.Errorf("encode %s %s: %w", o.kind.Kind, o.key, err)
+	body, err := encodeTyped(mediaProto, obj)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s %s: %w", o.Kind.Kind, o.Key, err)
 	}
-	b := buf.Bytes()
-	p := weak.Make(&b)
-	o.proto.Store(&p)
-	return b, nil
-}
-
-func (o *object) encoded(m media) ([]byte, error) {
-	if m == mediaProto {
-		return o.protobuf()
-	}
-	return o.json, nil
+	return body, nil
 }
 
 // writeObject writes an object.
-func writeObject(w http.ResponseWriter, code int, m media, o *object) error {
-	body, err := o.encoded(m)
+func writeObject(w http.ResponseWriter, code int, m media, o *objects.Object) error {
+	body, err := encoded(m, o)
 	if err != nil {
 		return err
 	}
@@ -125,9 +118,9 @@ func writeBody(w http.ResponseWriter, code int, m media, body []byte) error {
 }
 
 // writeList writes a list. It does not assemble a JSON list in memory.
-func writeList(w http.ResponseWriter, m media, r resource, objects []*object, rv uint64) error {
+func writeList(w http.ResponseWriter, m media, r resource, found []*objects.Object, rv uint64) error {
 	if m == mediaProto {
-		return writeProtoList(w, r, objects, rv)
+		return writeProtoList(w, r, found, rv)
 	}
 	w.Header().Set("Content-Type", jsonType)
 	w.WriteHeader(http.StatusOK)
@@ -135,13 +128,13 @@ func writeList(w http.ResponseWriter, m media, r resource, objects []*object, rv
 		r.kind+"List", r.GroupVersion().String(), rv); err != nil {
 		return err
 	}
-	for i, o := range objects {
+	for i, o := range found {
 		if i > 0 {
 			if _, err := io.WriteString(w, ","); err != nil {
 				return err
 			}
 		}
-		if _, err := w.Write(o.json); err != nil {
+		if _, err := w.Write(o.JSON); err != nil {
 			return err
 		}
 	}
@@ -149,15 +142,15 @@ func writeList(w http.ResponseWriter, m media, r resource, objects []*object, rv
 	return err
 }
 
-func writeProtoList(w http.ResponseWriter, r resource, objects []*object, rv uint64) error {
+func writeProtoList(w http.ResponseWriter, r resource, found []*objects.Object, rv uint64) error {
 	kind := r.GroupVersion().WithKind(r.kind + "List")
 	list, err := scheme.New(kind)
 	if err != nil {
 		return err
 	}
-	items := make([]runtime.Object, 0, len(objects))
-	for _, o := range objects {
-		item, err := typed(o.kind, o.json)
+	items := make([]runtime.Object, 0, len(found))
+	for _, o := range found {
+		item, err := typed(o.Kind, o.JSON)
 		if err != nil {
 			return err
 		}

@@ -6,6 +6,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 )
 
 const (
@@ -19,7 +21,7 @@ const (
 // putOptions bounds the Events that wait for the link: unlike states, they do not replace one
 // another.
 func putOptions(gr schema.GroupResource) []jetstream.PublishOpt {
-	if gr == eventsGR {
+	if gr == objects.Events {
 		return []jetstream.PublishOpt{jetstream.WithMsgTTL(eventWait)}
 	}
 	return nil
@@ -27,7 +29,7 @@ func putOptions(gr schema.GroupResource) []jetstream.PublishOpt {
 
 // eventRef identifies a stored version of an Event.
 type eventRef struct {
-	key
+	objects.Key
 	seq uint64
 	at  time.Time
 }
@@ -37,14 +39,14 @@ type eventRef struct {
 type eventQueue struct {
 	mu     sync.Mutex
 	order  []eventRef
-	latest map[key]uint64
+	latest map[objects.Key]uint64
 }
 
-func (e *eventQueue) add(k key, seq uint64, at time.Time) {
+func (e *eventQueue) add(k objects.Key, seq uint64, at time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.latest == nil {
-		e.latest = map[key]uint64{}
+		e.latest = map[objects.Key]uint64{}
 	}
 	e.latest[k] = seq
 	e.order = append(e.order, eventRef{k, seq, at})
@@ -57,11 +59,11 @@ func (e *eventQueue) expire(now time.Time) []eventRef {
 	var out []eventRef
 	n := 0
 	for _, ref := range e.order {
-		if e.latest[ref.key] == ref.seq {
+		if e.latest[ref.Key] == ref.seq {
 			if len(e.latest) <= eventMax && now.Sub(ref.at) <= eventLife {
 				break
 			}
-			delete(e.latest, ref.key)
+			delete(e.latest, ref.Key)
 			out = append(out, ref)
 		}
 		n++

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -54,10 +55,10 @@ func TestEventsAreBounded(t *testing.T) {
 	var q eventQueue
 	now := time.Now()
 	for i := range eventMax + 10 {
-		q.add(key{"default", fmt.Sprint(i)}, uint64(i+1), now)
+		q.add(objects.Key{Namespace: "default", Name: fmt.Sprint(i)}, uint64(i+1), now)
 	}
-	q.add(key{"default", "0"}, 5000, now)
-	if out := q.expire(now); len(out) != 10 || out[0].name != "1" {
+	q.add(objects.Key{Namespace: "default", Name: "0"}, 5000, now)
+	if out := q.expire(now); len(out) != 10 || out[0].Name != "1" {
 		t.Errorf("expired %d, first %v; want 10 from 1 on: 0 was renewed", len(out), out[0])
 	}
 	if out := q.expire(now.Add(2 * eventLife)); len(out) != eventMax {

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -52,8 +53,8 @@ func (g *garbageCollector) wake() {
 }
 
 // observe starts a collection at once when a pod is deleted.
-func (g *garbageCollector) observe(r resource, kind watch.EventType, _ *object) {
-	if kind == watch.Deleted && r.GroupResource() == podsGR {
+func (g *garbageCollector) observe(gr schema.GroupResource, kind watch.EventType) {
+	if kind == watch.Deleted && gr == objects.Pods {
 		g.wake()
 	}
 }
@@ -78,7 +79,7 @@ func (g *garbageCollector) collect(ctx context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if now := time.Now(); now.Sub(g.expiredAt) > expireInterval {
-		g.api.store.expireTombstones(now.Add(-tombstoneTTL))
+		g.api.store.ExpireTombstones(now.Add(-tombstoneTTL))
 		g.expiredAt = now
 	}
 	return errors.Join(g.removeTokens(), g.expireEvents(), g.reportEndsAgain(ctx), g.purgeObsolete(ctx))
@@ -87,9 +88,9 @@ func (g *garbageCollector) collect(ctx context.Context) error {
 // removeTokens removes the tokens of pods that no longer exist.
 func (g *garbageCollector) removeTokens() error {
 	alive := map[string]bool{}
-	g.api.store.each(podsGR, func(_ key, e *entry) {
-		if e.effective != nil {
-			alive[e.effective.uid] = true
+	g.api.store.Each(objects.Pods, func(_ objects.Key, s objects.State) {
+		if s.Effective != nil {
+			alive[s.Effective.UID] = true
 		}
 	})
 	return g.api.tokens.retain(func(uid string) bool { return alive[uid] })
@@ -97,9 +98,8 @@ func (g *garbageCollector) removeTokens() error {
 
 func (g *garbageCollector) expireEvents() error {
 	var errs []error
-	r := g.api.store.resource(eventsGR)
 	for _, ref := range g.api.events.expire(time.Now()) {
-		if err := g.api.store.removeLocal(r, ref.key, ref.seq); err != nil {
+		if err := g.api.store.RemoveLocal(objects.Events, ref.Key, ref.seq); err != nil {
 			errs = append(errs, err)
 		}
 		g.pending = append(g.pending, ref)
@@ -111,9 +111,9 @@ func (g *garbageCollector) expireEvents() error {
 // here: once for each desired message, and once after a start. A pod whose end is no longer
 // known here, because the cloud had accepted it, runs again.
 func (g *garbageCollector) reportEndsAgain(ctx context.Context) error {
-	var pods []key
-	g.api.store.each(podsGR, func(k key, e *entry) {
-		if _, due := e.endUnreported(); due {
+	var pods []objects.Key
+	g.api.store.Each(objects.Pods, func(k objects.Key, s objects.State) {
+		if s.EndUnreported() {
 			pods = append(pods, k)
 		}
 	})
@@ -126,16 +126,16 @@ func (g *garbageCollector) reportEndsAgain(ctx context.Context) error {
 
 // obsoletePod is a local message that can be removed.
 type obsoletePod struct {
-	key
+	objects.Key
 	node string
 	seq  uint64
 }
 
 func (g *garbageCollector) purgeObsolete(ctx context.Context) error {
 	var pods []obsoletePod
-	g.api.store.each(podsGR, func(k key, e *entry) {
-		if e.obsolete() {
-			pods = append(pods, obsoletePod{k, e.local.node, e.local.seq})
+	g.api.store.Each(objects.Pods, func(k objects.Key, s objects.State) {
+		if s.Obsolete() {
+			pods = append(pods, obsoletePod{k, s.Local.Node, s.Local.Seq})
 		}
 	})
 	if len(pods) == 0 && len(g.pending) == 0 {
@@ -145,15 +145,14 @@ func (g *garbageCollector) purgeObsolete(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r := g.api.store.resource(podsGR)
 	for _, p := range pods {
 		if p.seq > forwarded {
 			continue
 		}
-		if err := g.purgeMessage(ctx, podsGR, p.node, p.key, p.seq); err != nil {
+		if err := g.purgeMessage(ctx, objects.Pods, p.node, p.Key, p.seq); err != nil {
 			return err
 		}
-		if err := g.api.store.removeLocal(r, p.key, p.seq); err != nil {
+		if err := g.api.store.RemoveLocal(objects.Pods, p.Key, p.seq); err != nil {
 			return err
 		}
 	}
@@ -163,7 +162,7 @@ func (g *garbageCollector) purgeObsolete(ctx context.Context) error {
 			wait = append(wait, ref)
 			continue
 		}
-		if err := g.purgeMessage(ctx, eventsGR, g.api.cfg.Node, ref.key, ref.seq); err != nil {
+		if err := g.purgeMessage(ctx, objects.Events, g.api.cfg.Node, ref.Key, ref.seq); err != nil {
 			g.pending = append(wait, g.pending[i:]...)
 			return err
 		}
@@ -189,14 +188,14 @@ func (g *garbageCollector) forwarded(ctx context.Context) (uint64, error) {
 
 // purgeMessage removes the message of an object from SITE_REPORTED, unless it is newer than
 // seq.
-func (g *garbageCollector) purgeMessage(ctx context.Context, gr schema.GroupResource, node string, k key, seq uint64) error {
+func (g *garbageCollector) purgeMessage(ctx context.Context, gr schema.GroupResource, node string, k objects.Key, seq uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	s, err := g.api.cfg.JS.Stream(ctx, streams.SiteReported)
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", streams.SiteReported, err)
 	}
-	ref := streams.Ref{Node: node, Group: gr.Group, Resource: gr.Resource, Namespace: k.namespace, Name: k.name}
+	ref := streams.Ref{Node: node, Group: gr.Group, Resource: gr.Resource, Namespace: k.Namespace, Name: k.Name}
 	subject := streams.LocalReportedSubject(ref)
 	if err := s.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeSequence(seq+1)); err != nil {
 		return fmt.Errorf("purge %s: %w", subject, err)

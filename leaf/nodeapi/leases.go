@@ -8,8 +8,10 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -23,8 +25,8 @@ type heartbeats struct {
 	at map[string]time.Time
 }
 
-func (h *heartbeats) observe(r resource, kind watch.EventType, o *object) {
-	if r.GroupResource() != leasesGR || o.namespace != nodeLeases || kind == watch.Deleted {
+func (h *heartbeats) observe(gr schema.GroupResource, kind watch.EventType, o *objects.Object) {
+	if gr != leasesGR || o.Namespace != nodeLeases || kind == watch.Deleted {
 		return
 	}
 	h.mu.Lock()
@@ -32,7 +34,7 @@ func (h *heartbeats) observe(r resource, kind watch.EventType, o *object) {
 	if h.at == nil {
 		h.at = map[string]time.Time{}
 	}
-	h.at[o.name] = time.Now()
+	h.at[o.Name] = time.Now()
 }
 
 // Leases returns when the kubelets that use this node API last renewed their leases, sorted by
@@ -54,11 +56,11 @@ func (a *API) recreateLease(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	meta, err := obj.child("metadata")
+	meta, err := obj.Child("metadata")
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
 	}
-	effective, err := a.createObject(q, q.key, obj, meta)
+	effective, err := a.createObject(q, q.Key, obj, meta)
 	if err != nil {
 		return err
 	}

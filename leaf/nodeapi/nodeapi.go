@@ -22,6 +22,7 @@ import (
 
 	"github.com/petiole-io/petiole/internal/durable"
 	"github.com/petiole-io/petiole/internal/logonce"
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 )
 
 // DefaultVersion is the Kubernetes version that /version reports if Config.Version is empty.
@@ -67,7 +68,7 @@ type API struct {
 	id   *identity
 	addr string
 
-	store  *store
+	store  *objects.Store
 	tokens *tokenCache
 	resync *resyncTrigger
 	gc     *garbageCollector
@@ -154,16 +155,17 @@ func (a *API) start(ctx context.Context) (net.Listener, error) {
 		a.log.Warn("unreadable tokens removed: pods get new ones when the cloud is reachable", zap.Int("count", len(unreadable)))
 	}
 	a.tokens = tokens
-	a.store = newStore(first)
+	a.store = objects.New(first, storedResources())
 	a.resync = newResyncTrigger(a.store, a.cfg.Node, a.log)
 	a.gc = &garbageCollector{api: a, wakeup: make(chan struct{}, 1)}
 	if err := a.load(ctx); err != nil {
 		return nil, err
 	}
-	a.store.startHistory(func(r resource, kind watch.EventType, o *object) {
-		a.heartbeats.observe(r, kind, o)
-		a.resync.observe(r, kind, o)
-		a.gc.observe(r, kind, o)
+	// They only note the change: the store's lock is held.
+	a.store.StartHistory(func(gr schema.GroupResource, kind watch.EventType, o *objects.Object) {
+		a.heartbeats.observe(gr, kind, o)
+		a.resync.observe(gr, kind, o)
+		a.gc.observe(gr, kind)
 	})
 	ln, err := net.Listen("tcp", a.cfg.Listen)
 	if err != nil {
@@ -248,18 +250,4 @@ func (a *API) WriteKubeconfig(path, user string) error {
 		return fmt.Errorf("write kubeconfig %s: %w", path, err)
 	}
 	return nil
-}
-
-// resource returns a built-in resource.
-func (s *store) resource(gr schema.GroupResource) resource {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.catalog[gr]
-}
-
-// revision returns the last resource version that was assigned.
-func (s *store) revision() uint64 {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.rv
 }

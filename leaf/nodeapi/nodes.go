@@ -6,23 +6,24 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 	"github.com/petiole-io/petiole/streams"
 )
 
 // planNode accepts a node's status and the labels and annotations that the kubelet writes. The
 // spec can be changed only until the cloud knows the node.
-func (a *API) planNode(q *request, s state, next document) (plan, error) {
+func (a *API) planNode(q *request, s objects.State, next objects.Document) (plan, error) {
 	gr := q.resource.GroupResource()
-	if q.name != a.cfg.Node {
-		return plan{}, apierrors.NewForbidden(gr, q.name, fmt.Errorf("this node is %s", a.cfg.Node))
+	if q.Name != a.cfg.Node {
+		return plan{}, apierrors.NewForbidden(gr, q.Name, fmt.Errorf("this node is %s", a.cfg.Node))
 	}
-	current, err := parseDocument(s.effective.json)
+	current, err := objects.ParseDocument(s.Effective.JSON)
 	if err != nil {
 		return plan{}, err
 	}
 	if q.sub == "" {
-		if s.live && !sameJSON(current["spec"], next["spec"]) {
-			return plan{}, forbidden(gr, q.name)
+		if s.Live && !sameJSON(current["spec"], next["spec"]) {
+			return plan{}, forbidden(gr, q.Name)
 		}
 		next["status"] = current["status"]
 	} else {
@@ -35,44 +36,44 @@ func (a *API) planNode(q *request, s state, next document) (plan, error) {
 	if !changed && sameJSON(current["status"], next["status"]) && sameJSON(current["spec"], next["spec"]) {
 		return plan{}, nil
 	}
-	l := &local{op: streams.OpCreate, uid: s.effective.uid}
-	if s.live {
-		l.op = streams.OpPut
+	l := &objects.Local{Op: streams.OpCreate, UID: s.Effective.UID}
+	if s.Live {
+		l.Op = streams.OpPut
 	}
-	body := document{"apiVersion": next["apiVersion"], "kind": next["kind"], "metadata": own.encode()}
+	body := objects.Document{"apiVersion": next["apiVersion"], "kind": next["kind"], "metadata": own.Encode()}
 	for _, f := range []string{"spec", "status"} {
-		if !isEmpty(next[f]) {
+		if !objects.IsEmpty(next[f]) {
 			body[f] = next[f]
 		}
 	}
-	l.body = body.encode()
-	return plan{local: l, report: l.body}, nil
+	l.Body = body.Encode()
+	return plan{local: l, report: l.Body}, nil
 }
 
 // ownMetadata returns the metadata of the local report: the labels and annotations that the
 // kubelet has written, including this update. Those set by the cloud are left out, so that
 // the cloud can remove them.
-func ownMetadata(s state, current, next document) (own document, changed bool, err error) {
-	var before document
-	if s.local != nil && s.local.op != streams.OpDelete {
-		if before, err = parseDocument(s.local.body); err != nil {
+func ownMetadata(s objects.State, current, next objects.Document) (own objects.Document, changed bool, err error) {
+	var before objects.Document
+	if s.Local != nil && s.Local.Op != streams.OpDelete {
+		if before, err = objects.ParseDocument(s.Local.Body); err != nil {
 			return nil, false, err
 		}
-		if before, err = before.child("metadata"); err != nil {
+		if before, err = before.Child("metadata"); err != nil {
 			return nil, false, err
 		}
 	}
-	was, err := current.child("metadata")
+	was, err := current.Child("metadata")
 	if err != nil {
 		return nil, false, err
 	}
-	is, err := next.child("metadata")
+	is, err := next.Child("metadata")
 	if err != nil {
 		return nil, false, err
 	}
-	own = document{"name": was["name"], "uid": was["uid"], "creationTimestamp": was["creationTimestamp"]}
+	own = objects.Document{"name": was["name"], "uid": was["uid"], "creationTimestamp": was["creationTimestamp"]}
 	for _, field := range []string{"labels", "annotations"} {
-		written, err := before.child(field)
+		written, err := before.Child(field)
 		if err != nil {
 			return nil, false, err
 		}
@@ -82,7 +83,7 @@ func ownMetadata(s state, current, next document) (own document, changed bool, e
 		}
 		changed = changed || diff
 		if len(written) > 0 {
-			own[field] = written.encode()
+			own[field] = written.Encode()
 		}
 	}
 	return own, changed, nil
@@ -90,12 +91,12 @@ func ownMetadata(s state, current, next document) (own document, changed bool, e
 
 // writtenBetween applies to written the changes of a map field between two versions of the
 // metadata. It reports whether written has changed.
-func writtenBetween(written, before, after document, field string) (changed bool, err error) {
-	from, err := before.child(field)
+func writtenBetween(written, before, after objects.Document, field string) (changed bool, err error) {
+	from, err := before.Child(field)
 	if err != nil {
 		return false, err
 	}
-	to, err := after.child(field)
+	to, err := after.Child(field)
 	if err != nil {
 		return false, err
 	}

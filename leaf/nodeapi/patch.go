@@ -9,14 +9,17 @@ import (
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 )
 
 // next returns the object that the request asks for: the body of a PUT, or the current object
 // with the patch applied.
-func (q *request) next(current *object) (document, error) {
+func (q *request) next(current *objects.Object) (objects.Document, error) {
 	if q.verb == "update" {
 		return q.object()
 	}
@@ -25,30 +28,30 @@ func (q *request) next(current *object) (document, error) {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	kind := types.PatchType(mediaType(q.Header.Get("Content-Type")))
-	patched, err := applyPatch(kind, current, patch)
+	patched, err := applyPatch(kind, current.Kind, current.JSON, patch)
 	if err != nil {
 		return nil, err
 	}
 	return q.valid(patched)
 }
 
-func applyPatch(kind types.PatchType, current *object, patch []byte) (out []byte, err error) {
+func applyPatch(kind types.PatchType, of schema.GroupVersionKind, current, patch []byte) (out []byte, err error) {
 	switch kind {
 	case types.StrategicMergePatchType:
-		if !scheme.Recognizes(current.kind) {
+		if !scheme.Recognizes(of) {
 			return nil, unsupportedMedia(string(kind))
 		}
-		obj, newErr := scheme.New(current.kind)
+		obj, newErr := scheme.New(of)
 		if newErr != nil {
 			return nil, newErr
 		}
-		out, err = strategicpatch.StrategicMergePatch(current.json, patch, obj)
+		out, err = strategicpatch.StrategicMergePatch(current, patch, obj)
 	case types.MergePatchType:
-		out, err = jsonpatch.MergePatch(current.json, patch)
+		out, err = jsonpatch.MergePatch(current, patch)
 	case types.JSONPatchType:
 		var p jsonpatch.Patch
 		if p, err = jsonpatch.DecodePatch(patch); err == nil {
-			out, err = p.Apply(current.json)
+			out, err = p.Apply(current)
 		}
 	default:
 		return nil, unsupportedMedia(string(kind))
@@ -66,7 +69,7 @@ func sameJSON(a, b json.RawMessage) bool {
 		return true
 	}
 	var x, y any
-	if !isEmpty(a) && utiljson.Unmarshal(a, &x) != nil || !isEmpty(b) && utiljson.Unmarshal(b, &y) != nil {
+	if !objects.IsEmpty(a) && utiljson.Unmarshal(a, &x) != nil || !objects.IsEmpty(b) && utiljson.Unmarshal(b, &y) != nil {
 		return false
 	}
 	return reflect.DeepEqual(withoutNulls(x), withoutNulls(y))
@@ -74,9 +77,9 @@ func sameJSON(a, b json.RawMessage) bool {
 
 // sameDocument reports whether two objects are equal apart from the metadata that a server
 // sets.
-func sameDocument(a, b document) bool {
+func sameDocument(a, b objects.Document) bool {
 	for k := range b {
-		if _, ok := a[k]; !ok && !isEmpty(b[k]) {
+		if _, ok := a[k]; !ok && !objects.IsEmpty(b[k]) {
 			return false
 		}
 	}
@@ -85,17 +88,17 @@ func sameDocument(a, b document) bool {
 			return false
 		}
 	}
-	x, errX := a.child("metadata")
-	y, errY := b.child("metadata")
+	x, errX := a.Child("metadata")
+	y, errY := b.Child("metadata")
 	if errX != nil || errY != nil {
 		return false
 	}
-	for _, m := range []document{x, y} {
+	for _, m := range []objects.Document{x, y} {
 		removeServerFields(m)
 		delete(m, "uid")
 		delete(m, "creationTimestamp")
 	}
-	return sameJSON(x.encode(), y.encode())
+	return sameJSON(x.Encode(), y.Encode())
 }
 
 // withoutNulls removes nulls and empty maps.

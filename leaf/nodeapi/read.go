@@ -9,16 +9,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 )
 
 func (a *API) get(w http.ResponseWriter, q *request) error {
-	o := a.store.get(q.resource.GroupResource(), q.key)
+	o := a.store.Get(q.resource.GroupResource(), q.Key)
 	if o == nil {
-		return apierrors.NewNotFound(q.resource.GroupResource(), q.name)
+		return apierrors.NewNotFound(q.resource.GroupResource(), q.Name)
 	}
 	if q.out == mediaTable {
-		return writeTable(w, q, []*object{o}, o.rv)
+		return writeTable(w, q, []*objects.Object{o}, o.ResourceVersion)
 	}
 	return writeObject(w, http.StatusOK, q.out, o)
 }
@@ -36,14 +37,14 @@ func (a *API) list(w http.ResponseWriter, q *request) error {
 		// Lists are never paginated, so no continue token is valid.
 		return expired(opts.Continue)
 	}
-	objects, rv := a.store.list(q.resource.GroupResource(), sel)
+	found, rv := a.store.List(q.resource.GroupResource(), sel)
 	if err := checkListVersion(opts, rv); err != nil {
 		return err
 	}
 	if q.out == mediaTable {
-		return writeTable(w, q, objects, rv)
+		return writeTable(w, q, found, rv)
 	}
-	return writeList(w, q.out, q.resource, objects, rv)
+	return writeList(w, q.out, q.resource, found, rv)
 }
 
 // checkListVersion returns an error if the requested resource version cannot be served. The
@@ -80,27 +81,22 @@ func listOptions(r *http.Request) (metav1.ListOptions, error) {
 	return opts, nil
 }
 
-func selectionOf(q *request, opts metav1.ListOptions) (selection, error) {
-	sel := selection{namespace: q.namespace}
+func selectionOf(q *request, opts metav1.ListOptions) (objects.Selection, error) {
+	sel := objects.Selection{Namespace: q.Namespace}
 	var err error
-	if sel.labels, err = labels.Parse(opts.LabelSelector); err != nil {
+	if sel.Labels, err = labels.Parse(opts.LabelSelector); err != nil {
 		return sel, apierrors.NewBadRequest(err.Error())
 	}
-	if sel.fields, err = fields.ParseSelector(opts.FieldSelector); err != nil {
+	if sel.Fields, err = fields.ParseSelector(opts.FieldSelector); err != nil {
 		return sel, apierrors.NewBadRequest(err.Error())
 	}
-	for _, f := range sel.fields.Requirements() {
-		if !selectable(q.resource.GroupResource(), f.Field) {
+	for _, f := range sel.Fields.Requirements() {
+		if !objects.Selectable(q.resource.GroupResource(), f.Field) {
 			return sel, apierrors.NewBadRequest(fmt.Sprintf("field label %q is not supported for %s", f.Field, q.resource.Resource))
 		}
 	}
-	if q.name != "" {
-		sel.fields = fields.AndSelectors(sel.fields, fields.OneTermEqualSelector("metadata.name", q.name))
+	if q.Name != "" {
+		sel.Fields = fields.AndSelectors(sel.Fields, fields.OneTermEqualSelector("metadata.name", q.Name))
 	}
 	return sel, nil
-}
-
-func selectable(gr schema.GroupResource, field string) bool {
-	_, ok := fieldPaths[gr][field]
-	return ok || field == "metadata.name" || field == "metadata.namespace"
 }

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -120,16 +121,16 @@ func TestCustomResourcesAreServedAsJSON(t *testing.T) {
 }
 
 func TestEncodingsAreShared(t *testing.T) {
-	r := newCatalog()[configMapsGR]
+	s := objects.New(6, storedResources())
 	b, err := json.Marshal(newConfigMap("a", "u1", "1", "x"))
 	must(t, err)
-	d, err := parseDocument(b)
+	must(t, s.Apply(streams.Message{
+		Ref: streams.Ref{Resource: "configmaps", Namespace: "default", Name: "a"}, Op: streams.OpPut, UID: "u1", Version: "1", Object: b,
+	}))
+	o := s.Get(objects.ConfigMaps, objects.Key{Namespace: "default", Name: "a"})
+	one, err := encoded(mediaProto, o)
 	must(t, err)
-	o, err := newObject(r, key{"default", "a"}, d, 7)
-	must(t, err)
-	one, err := o.protobuf()
-	must(t, err)
-	two, err := o.protobuf()
+	two, err := encoded(mediaProto, o)
 	must(t, err)
 	if &one[0] != &two[0] || !bytes.HasPrefix(one, []byte("k8s\x00")) {
 		t.Error("the encoding is not shared")

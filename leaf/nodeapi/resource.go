@@ -1,16 +1,12 @@
 package nodeapi
 
 import (
-	"cmp"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 )
 
 // resource is a served resource, in the only version in which it is stored.
@@ -66,16 +62,9 @@ func (r resource) refusal(name string) error {
 
 func (r resource) asVirtual() resource { r.virtual, r.verbs = true, []string{"create"}; return r }
 
-// The resources that need special treatment.
+// The resources that only the API treats specially.
 var (
-	podsGR            = schema.GroupResource{Resource: "pods"}
-	nodesGR           = schema.GroupResource{Resource: "nodes"}
-	eventsGR          = schema.GroupResource{Resource: "events"}
-	configMapsGR      = schema.GroupResource{Resource: "configmaps"}
-	secretsGR         = schema.GroupResource{Resource: "secrets"}
 	leasesGR          = schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}
-	csiNodesGR        = schema.GroupResource{Group: "storage.k8s.io", Resource: "csinodes"}
-	resourceSlicesGR  = schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceslices"}
 	serviceAccountsGR = schema.GroupResource{Resource: "serviceaccounts"}
 )
 
@@ -120,46 +109,30 @@ var unserved = map[schema.GroupResource]string{
 		"set serverTLSBootstrap and rotateCertificates of the KubeletConfiguration to false",
 }
 
-// catalog holds the served resources. It is guarded by the store's lock.
-type catalog map[schema.GroupResource]resource
-
-func newCatalog() catalog {
-	c := make(catalog, len(builtins))
+// builtinOf holds the builtins by group and resource.
+var builtinOf = func() map[schema.GroupResource]resource {
+	m := make(map[schema.GroupResource]resource, len(builtins))
 	for _, r := range builtins {
-		c[r.GroupResource()] = r
+		m[r.GroupResource()] = r
 	}
-	return c
-}
+	return m
+}()
 
-func (c catalog) sorted() []resource {
-	out := make([]resource, 0, len(c))
-	for _, r := range c {
-		out = append(out, r)
+// storedResources returns the built-in resources for the store.
+func storedResources() []objects.Resource {
+	out := make([]objects.Resource, 0, len(builtins))
+	for _, r := range builtins {
+		out = append(out, objects.Resource{
+			GroupVersionResource: r.GroupVersionResource, Kind: r.kind, Namespaced: r.namespaced, Virtual: r.virtual,
+		})
 	}
-	slices.SortFunc(out, func(a, b resource) int {
-		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.Resource, b.Resource))
-	})
 	return out
 }
 
-// admit adds the resource of a desired object to the catalog. It returns an error if the group
-// or version of the body differs from the subject or from the served resource.
-func (c catalog) admit(m streams.Message) error {
-	var tm struct{ APIVersion, Kind string }
-	if err := json.Unmarshal(m.Object, &tm); err != nil {
-		return fmt.Errorf("%w: %s: %w", streams.ErrUndecodable, m.Ref, err)
+// served returns how a resource of the store is served: one that is not built in is read only.
+func served(r objects.Resource) resource {
+	if b, ok := builtinOf[r.GroupResource()]; ok {
+		return b
 	}
-	gv, err := schema.ParseGroupVersion(tm.APIVersion)
-	if err != nil || gv.Group != m.Group || gv.Version == "" || tm.Kind == "" {
-		return fmt.Errorf("%w: %s: apiVersion is %q, kind is %q", streams.ErrUndecodable, m.Ref, tm.APIVersion, tm.Kind)
-	}
-	gr := schema.GroupResource{Group: m.Group, Resource: m.Resource}
-	if r, ok := c[gr]; ok {
-		if r.Version != gv.Version || r.kind != tm.Kind || r.namespaced != (m.Namespace != "") || r.virtual {
-			return fmt.Errorf("%w: %s: the kind is %s, want %s", streams.ErrUndecodable, m.Ref, gv.WithKind(tm.Kind), r.gvk())
-		}
-		return nil
-	}
-	c[gr] = resource{GroupVersionResource: gv.WithResource(m.Resource), kind: tm.Kind, namespaced: m.Namespace != ""}
-	return nil
+	return resource{GroupVersionResource: r.GroupVersionResource, kind: r.Kind, namespaced: r.Namespaced}
 }

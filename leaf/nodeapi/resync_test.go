@@ -6,6 +6,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 )
 
 func mounts(p *corev1.Pod) {
@@ -41,26 +43,26 @@ func TestChangedContentResyncsItsPods(t *testing.T) {
 	l.configMap(newConfigMap("unused", "unused", "20", "2"))
 	l.configMap(newConfigMap("plain", "plain", "21", "2"))
 	eventually(t, "resync", func() bool { return got.kinds() == "ADDED/other/u2 ADDED/user/u1 MODIFIED/user/u1" })
-	first := last().Annotations[contentVersionAnnotation]
+	first := last().Annotations[objects.ContentVersionAnnotation]
 	l.configMap(newConfigMap("projected", "projected", "22", "2"))
-	eventually(t, "second resync", func() bool { return last().Annotations[contentVersionAnnotation] != first })
+	eventually(t, "second resync", func() bool { return last().Annotations[objects.ContentVersionAnnotation] != first })
 	if first == "" {
 		t.Error("the annotation is empty")
 	}
 	// It survives changes of the pod, and is not reported.
 	pod, err := patchStatus(t, c, last(), "u1", running1)
 	must(t, err)
-	if pod.Annotations[contentVersionAnnotation] == "" {
+	if pod.Annotations[objects.ContentVersionAnnotation] == "" {
 		t.Error("the annotation went with a status change")
 	}
 	m, _ := l.reported(podRef("default", "user"))
-	if m == nil || bytes.Contains(m.Object, []byte(contentVersionAnnotation)) {
+	if m == nil || bytes.Contains(m.Object, []byte(objects.ContentVersionAnnotation)) {
 		t.Errorf("reported pod = %s", m.Object)
 	}
 	r.applied(l.pod(newPod("user", "u3", "30", mounts)))
 	pod, err = c.CoreV1().Pods("default").Get(t.Context(), "user", metav1.GetOptions{})
 	must(t, err)
-	if pod.Annotations[contentVersionAnnotation] != "" {
+	if pod.Annotations[objects.ContentVersionAnnotation] != "" {
 		t.Error("a new pod has its predecessor's annotation")
 	}
 }

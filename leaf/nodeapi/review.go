@@ -17,7 +17,7 @@ func (a *API) review(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	obj, err := typed(q.resource.gvk(), d.encode())
+	obj, err := typed(q.resource.gvk(), d.Encode())
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
 	}

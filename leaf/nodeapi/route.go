@@ -5,12 +5,14 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 )
 
 // route is the resource and object that the path of a request names.
 type route struct {
 	schema.GroupVersionResource
-	key
+	objects.Key
 	sub string
 }
 
@@ -28,14 +30,14 @@ func parseRoute(path string) (rt route, ok bool) {
 	}
 	// A namespace itself is /namespaces/<name>, with at most its status below.
 	if parts[0] == "namespaces" && len(parts) > 2 && parts[2] != "status" && parts[2] != "finalize" {
-		rt.namespace, parts = parts[1], parts[2:]
+		rt.Namespace, parts = parts[1], parts[2:]
 	}
 	if len(parts) > 3 {
 		return route{}, false
 	}
 	rt.Resource = parts[0]
 	if len(parts) > 1 {
-		rt.name = parts[1]
+		rt.Name = parts[1]
 	}
 	if len(parts) > 2 {
 		rt.sub = parts[2]

@@ -9,6 +9,8 @@ import (
 
 	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 )
 
 // maxBody bounds a request, as the API server does.
@@ -59,14 +61,15 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) error {
 	if !ok {
 		return a.discover(w, r)
 	}
-	res, ok := a.store.lookup(rt.GroupVersionResource)
+	stored, ok := a.store.Lookup(rt.GroupVersionResource)
 	if !ok {
 		if reason := unserved[rt.GroupResource()]; reason != "" {
-			return apierrors.NewForbidden(rt.GroupResource(), rt.name, errors.New(reason))
+			return apierrors.NewForbidden(rt.GroupResource(), rt.Name, errors.New(reason))
 		}
 		return noSuchPath()
 	}
-	q := &request{Request: r, resource: res, route: rt, verb: verbOf(r, rt.name != "")}
+	res := served(stored)
+	q := &request{Request: r, resource: res, route: rt, verb: verbOf(r, rt.Name != "")}
 	if err := q.check(); err != nil {
 		return err
 	}
@@ -80,10 +83,10 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) error {
 // check returns an error for a request that is not supported, before its body is read.
 func (q *request) check() error {
 	gr := q.resource.GroupResource()
-	if q.resource.namespaced && q.namespace == "" && (q.name != "" || q.verb == "create") {
+	if q.resource.namespaced && q.Namespace == "" && (q.Name != "" || q.verb == "create") {
 		return apierrors.NewBadRequest("the request must name a namespace")
 	}
-	if !q.resource.namespaced && q.namespace != "" {
+	if !q.resource.namespaced && q.Namespace != "" {
 		return noSuchPath()
 	}
 	verbs := q.resource.verbList()
@@ -92,14 +95,14 @@ func (q *request) check() error {
 			if q.verb == "get" {
 				return noSuchPath()
 			}
-			return q.resource.refusal(q.name)
+			return q.resource.refusal(q.Name)
 		}
 	}
 	switch {
 	case slices.Contains(verbs, q.verb):
 		return nil
 	case slices.Contains([]string{"create", "update", "patch", "delete", "deletecollection"}, q.verb):
-		return q.resource.refusal(q.name)
+		return q.resource.refusal(q.Name)
 	}
 	return apierrors.NewMethodNotSupported(gr, q.Method)
 }
@@ -126,7 +129,8 @@ func (a *API) dispatch(w http.ResponseWriter, q *request) error {
 		return a.delete(w, q)
 	case "deletecollection":
 		// Supported only for resources that have no objects here.
-		return writeList(w, q.out, q.resource, nil, a.store.revision())
+		_, rv := a.store.List(q.resource.GroupResource(), objects.Selection{})
+		return writeList(w, q.out, q.resource, nil, rv)
 	}
 	return errors.New("verb " + q.verb + " has no handler")
 }

@@ -14,46 +14,48 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/duration"
+
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 )
 
 // tableRow returns the cells of an object.
-type tableRow func(o *object) ([]any, error)
+type tableRow func(o *objects.Object) ([]any, error)
 
 // writeTable writes objects as a Table, which kubectl prints: with the usual columns for pods
 // and nodes, and with name and age for other resources.
-func writeTable(w http.ResponseWriter, q *request, objects []*object, rv uint64) error {
+func writeTable(w http.ResponseWriter, q *request, rows []*objects.Object, rv uint64) error {
 	columns, row := tableOf(q.resource.GroupResource())
 	t := &metav1.Table{
 		TypeMeta:          metav1.TypeMeta{Kind: "Table", APIVersion: "meta.k8s.io/v1"},
 		ListMeta:          metav1.ListMeta{ResourceVersion: strconv.FormatUint(rv, 10)},
 		ColumnDefinitions: columns, Rows: []metav1.TableRow{},
 	}
-	for _, o := range objects {
+	for _, o := range rows {
 		cells, err := row(o)
 		if err != nil {
 			return err
 		}
-		meta, err := parseDocument(o.json)
+		meta, err := objects.ParseDocument(o.JSON)
 		if err != nil {
 			return err
 		}
-		partial := document{"metadata": meta["metadata"]}
-		partial.setText("kind", "PartialObjectMetadata")
-		partial.setText("apiVersion", "meta.k8s.io/v1")
-		t.Rows = append(t.Rows, metav1.TableRow{Cells: cells, Object: runtime.RawExtension{Raw: partial.encode()}})
+		partial := objects.Document{"metadata": meta["metadata"]}
+		partial.SetText("kind", "PartialObjectMetadata")
+		partial.SetText("apiVersion", "meta.k8s.io/v1")
+		t.Rows = append(t.Rows, metav1.TableRow{Cells: cells, Object: runtime.RawExtension{Raw: partial.Encode()}})
 	}
 	return writeJSON(w, t)
 }
 
 func tableOf(gr schema.GroupResource) ([]metav1.TableColumnDefinition, tableRow) {
 	switch gr {
-	case podsGR:
+	case objects.Pods:
 		return columns("Name", "Ready", "Status", "Restarts", "Age", "*IP", "*Node"), podRow
-	case nodesGR:
+	case objects.Nodes:
 		return columns("Name", "Status", "Roles", "Age", "Version", "*Internal-IP", "*Container-Runtime"), nodeRow
 	}
-	return columns("Name", "Age"), func(o *object) ([]any, error) {
-		return []any{o.name, age(peek(o.json, "metadata", "creationTimestamp"))}, nil
+	return columns("Name", "Age"), func(o *objects.Object) ([]any, error) {
+		return []any{o.Name, age(objects.Peek(o.JSON, "metadata", "creationTimestamp"))}, nil
 	}
 }
 
@@ -74,10 +76,10 @@ func columns(names ...string) []metav1.TableColumnDefinition {
 	return out
 }
 
-func podRow(o *object) ([]any, error) {
+func podRow(o *objects.Object) ([]any, error) {
 	var pod corev1.Pod
-	if err := json.Unmarshal(o.json, &pod); err != nil {
-		return nil, fmt.Errorf("read pod %s: %w", o.key, err)
+	if err := json.Unmarshal(o.JSON, &pod); err != nil {
+		return nil, fmt.Errorf("read pod %s: %w", o.Key, err)
 	}
 	ready, restarts, reason := 0, int32(0), string(pod.Status.Phase)
 	if pod.Status.Reason != "" {
@@ -103,10 +105,10 @@ func podRow(o *object) ([]any, error) {
 	}, nil
 }
 
-func nodeRow(o *object) ([]any, error) {
+func nodeRow(o *objects.Object) ([]any, error) {
 	var node corev1.Node
-	if err := json.Unmarshal(o.json, &node); err != nil {
-		return nil, fmt.Errorf("read node %s: %w", o.key, err)
+	if err := json.Unmarshal(o.JSON, &node); err != nil {
+		return nil, fmt.Errorf("read node %s: %w", o.Key, err)
 	}
 	status := "Unknown"
 	for _, c := range node.Status.Conditions {

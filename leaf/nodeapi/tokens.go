@@ -47,12 +47,12 @@ func (a *API) createToken(w http.ResponseWriter, q *request) error {
 		return err
 	}
 	out := accepted(q.Header.Get("Accept"), tokenKind, false)
-	id := tokenID{Namespace: q.namespace, ServiceAccount: q.name, Audiences: req.Spec.Audiences}
+	id := tokenID{Namespace: q.Namespace, ServiceAccount: q.Name, Audiences: req.Spec.Audiences}
 	if req.Spec.ExpirationSeconds != nil {
 		id.Seconds = *req.Spec.ExpirationSeconds
 	}
 	if ref := req.Spec.BoundObjectRef; ref == nil || ref.Kind != "Pod" || ref.UID == "" {
-		return apierrors.NewForbidden(serviceAccountsGR, q.name, errors.New("a node may only request tokens that are bound to one of its pods"))
+		return apierrors.NewForbidden(serviceAccountsGR, q.Name, errors.New("a node may only request tokens that are bound to one of its pods"))
 	} else {
 		id.PodUID = string(ref.UID)
 	}
@@ -71,7 +71,7 @@ func (q *request) tokenRequest() (*authenticationv1.TokenRequest, error) {
 	if err != nil {
 		return nil, err
 	}
-	obj, err := typed(tokenKind, d.encode())
+	obj, err := typed(tokenKind, d.Encode())
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}

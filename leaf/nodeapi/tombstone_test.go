@@ -7,6 +7,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -24,20 +25,20 @@ func TestTombstonesExpire(t *testing.T) {
 		seq = l.send(podRef("default", name), streams.OpDelete, uid, "11", nil)
 	}
 	r.applied(seq)
-	if n := r.store.expireTombstones(time.Now().Add(-tombstoneTTL)); n != 0 {
+	if n := r.store.ExpireTombstones(time.Now().Add(-tombstoneTTL)); n != 0 {
 		t.Fatalf("%d tombstones were forgotten at once", n)
 	}
 	r.applied(l.pod(newPod("p-0", "u0", "9")))
 	if _, err := r.json().CoreV1().Pods("default").Get(t.Context(), "p-0", metav1.GetOptions{}); err == nil {
 		t.Error("an older version came back after the delete")
 	}
-	if n := r.store.expireTombstones(time.Now().Add(time.Hour)); n != pods {
+	if n := r.store.ExpireTombstones(time.Now().Add(time.Hour)); n != pods {
 		t.Errorf("%d tombstones were forgotten, want %d", n, pods)
 	}
-	r.store.mu.RLock()
-	defer r.store.mu.RUnlock()
-	if n := len(r.store.tables[podsGR].entries); n != 0 {
-		t.Errorf("%d entries are left", n)
+	left := 0
+	r.store.Each(objects.Pods, func(objects.Key, objects.State) { left++ })
+	if left != 0 {
+		t.Errorf("%d entries are left", left)
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 )
 
 const (
@@ -45,7 +47,7 @@ func (a *API) watch(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	defer a.store.unwatch(q.resource, watcher)
+	defer watcher.Stop()
 	s := &watchResponse{api: a, w: w, rc: http.NewResponseController(w), q: q, bookmarks: opts.AllowWatchBookmarks}
 	w.Header().Set("Content-Type", map[bool]string{true: protoType + ";stream=watch", false: jsonType}[q.out == mediaProto])
 	w.WriteHeader(http.StatusOK)
@@ -68,7 +70,7 @@ func (a *API) watch(w http.ResponseWriter, q *request) error {
 }
 
 // startWatch starts a watch with the present objects, or after a resource version.
-func (a *API) startWatch(q *request, opts metav1.ListOptions, sel selection) (*watcher, []*object, uint64, error) {
+func (a *API) startWatch(q *request, opts metav1.ListOptions, sel objects.Selection) (*objects.Watcher, []*objects.Object, uint64, error) {
 	streaming := opts.SendInitialEvents != nil && *opts.SendInitialEvents
 	if opts.SendInitialEvents != nil && opts.ResourceVersionMatch != metav1.ResourceVersionMatchNotOlderThan {
 		return nil, nil, 0, apierrors.NewBadRequest("sendInitialEvents requires resourceVersionMatch=NotOlderThan")
@@ -81,9 +83,9 @@ func (a *API) startWatch(q *request, opts metav1.ListOptions, sel selection) (*w
 		}
 	}
 	if streaming || since == 0 {
-		w, initial, rv := a.store.watchAll(q.resource, sel)
+		w, initial, rv := a.store.WatchAll(q.resource.GroupResource(), sel)
 		if since > rv {
-			a.store.unwatch(q.resource, w)
+			w.Stop()
 			return nil, nil, 0, expired(opts.ResourceVersion)
 		}
 		if opts.SendInitialEvents != nil && !streaming {
@@ -91,8 +93,8 @@ func (a *API) startWatch(q *request, opts metav1.ListOptions, sel selection) (*w
 		}
 		return w, initial, rv, nil
 	}
-	w, err := a.store.watchFrom(q.resource, sel, since)
-	if errors.Is(err, errExpired) {
+	w, err := a.store.WatchFrom(q.resource.GroupResource(), sel, since)
+	if errors.Is(err, objects.ErrExpired) {
 		return nil, nil, 0, expired(opts.ResourceVersion)
 	}
 	return w, nil, 0, err
@@ -108,7 +110,7 @@ func timeoutOf(opts metav1.ListOptions) time.Duration {
 // follow sends events until the client disconnects, the server stops or the watch times out.
 // After the timeout it sends a last bookmark, so that a watch without events resumes where it
 // was.
-func (s *watchResponse) follow(w *watcher, limit time.Duration) error {
+func (s *watchResponse) follow(w *objects.Watcher, limit time.Duration) error {
 	end := time.NewTimer(limit)
 	defer end.Stop()
 	tick := time.NewTicker(bookmarkEvery)
@@ -120,18 +122,18 @@ func (s *watchResponse) follow(w *watcher, limit time.Duration) error {
 			return nil
 		case <-s.api.closing:
 			return nil
-		case <-w.wake:
+		case <-w.Ready():
 		case <-tick.C:
 			sendBookmark = s.bookmarks
 		case <-end.C:
 			sendBookmark, timedOut = s.bookmarks, true
 		}
-		events, rv, err := s.api.store.drain(w)
+		events, rv, err := w.Drain()
 		if err != nil {
 			return err
 		}
 		for _, ev := range events {
-			if err := s.object(ev.kind, ev.obj); err != nil {
+			if err := s.object(ev.Kind, ev.Object); err != nil {
 				return err
 			}
 		}
@@ -151,8 +153,8 @@ func (s *watchResponse) follow(w *watcher, limit time.Duration) error {
 	}
 }
 
-func (s *watchResponse) object(kind watch.EventType, o *object) error {
-	body, err := o.encoded(s.q.out)
+func (s *watchResponse) object(kind watch.EventType, o *objects.Object) error {
+	body, err := encoded(s.q.out, o)
 	if err != nil {
 		return err
 	}
@@ -192,7 +194,7 @@ func (s *watchResponse) fail(err error) error {
 	if err == nil || s.q.Context().Err() != nil {
 		return nil
 	}
-	if errors.Is(err, errExpired) {
+	if errors.Is(err, objects.ErrExpired) {
 		err = apierrors.NewResourceExpired("the watch is too slow and has lost events: list again")
 	}
 	status := statusOf(err)

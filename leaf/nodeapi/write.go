@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -30,7 +31,7 @@ const (
 // lock serializes the writes to an object, while writes to other objects wait for the disk
 // concurrently. It returns the function that unlocks the object. No caller may hold two
 // locks.
-func (a *API) lock(gr schema.GroupResource, k key) (unlock func()) {
+func (a *API) lock(gr schema.GroupResource, k objects.Key) (unlock func()) {
 	id := gr.String() + " " + k.String()
 	a.locks.LockKey(id)
 	return func() { _ = a.locks.UnlockKey(id) } // a hashed mutex never returns an error
@@ -47,26 +48,26 @@ func (a *API) create(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	meta, err := obj.child("metadata")
+	meta, err := obj.Child("metadata")
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
 	}
-	k := key{q.namespace, meta.text("name")}
-	if k.name == "" && meta.text("generateName") != "" {
-		k.name = meta.text("generateName") + rand.String(5)
+	k := objects.Key{Namespace: q.Namespace, Name: meta.Text("name")}
+	if k.Name == "" && meta.Text("generateName") != "" {
+		k.Name = meta.Text("generateName") + rand.String(5)
 	}
-	if k.name == "" {
+	if k.Name == "" {
 		return apierrors.NewBadRequest("metadata.name is required")
 	}
-	if ns := meta.text("namespace"); ns != "" && ns != k.namespace {
-		return apierrors.NewBadRequest(fmt.Sprintf("metadata.namespace is %q, the request's is %q", ns, k.namespace))
+	if ns := meta.Text("namespace"); ns != "" && ns != k.Namespace {
+		return apierrors.NewBadRequest(fmt.Sprintf("metadata.namespace is %q, the request's is %q", ns, k.Namespace))
 	}
 	if err := a.authorizeCreate(gr, k, obj); err != nil {
 		return err
 	}
 	defer a.lock(gr, k)()
-	if a.store.get(gr, k) != nil {
-		return apierrors.NewAlreadyExists(gr, k.name)
+	if a.store.Get(gr, k) != nil {
+		return apierrors.NewAlreadyExists(gr, k.Name)
 	}
 	effective, err := a.createObject(q, k, obj, meta)
 	if err != nil {
@@ -76,30 +77,30 @@ func (a *API) create(w http.ResponseWriter, q *request) error {
 }
 
 // createObject stores a new local object with the metadata that a server sets.
-func (a *API) createObject(q *request, k key, obj, meta document) (*object, error) {
-	l := &local{op: streams.OpCreate, uid: string(uuid.NewUUID())}
-	meta.setText("name", k.name)
-	if k.namespace != "" {
-		meta.setText("namespace", k.namespace)
+func (a *API) createObject(q *request, k objects.Key, obj, meta objects.Document) (*objects.Object, error) {
+	l := &objects.Local{Op: streams.OpCreate, UID: string(uuid.NewUUID())}
+	meta.SetText("name", k.Name)
+	if k.Namespace != "" {
+		meta.SetText("namespace", k.Namespace)
 	}
-	meta.setText("uid", l.uid)
-	meta.setText("creationTimestamp", time.Now().UTC().Format(time.RFC3339))
+	meta.SetText("uid", l.UID)
+	meta.SetText("creationTimestamp", time.Now().UTC().Format(time.RFC3339))
 	removeServerFields(meta)
-	obj["metadata"] = meta.encode()
-	l.body = obj.encode()
-	return a.storeLocal(q.Context(), q.resource, k, l, l.body)
+	obj["metadata"] = meta.Encode()
+	l.Body = obj.Encode()
+	return a.storeLocal(q.Context(), q.resource.GroupResource(), k, l, l.Body)
 }
 
 // authorizeCreate returns an error if the node may not create the object.
-func (a *API) authorizeCreate(gr schema.GroupResource, k key, obj document) error {
+func (a *API) authorizeCreate(gr schema.GroupResource, k objects.Key, obj objects.Document) error {
 	switch gr {
-	case nodesGR, csiNodesGR:
-		if k.name != a.cfg.Node {
-			return apierrors.NewForbidden(gr, k.name, fmt.Errorf("this node is %s", a.cfg.Node))
+	case objects.Nodes, objects.CSINodes:
+		if k.Name != a.cfg.Node {
+			return apierrors.NewForbidden(gr, k.Name, fmt.Errorf("this node is %s", a.cfg.Node))
 		}
-	case podsGR:
-		if peek(obj["metadata"], "annotations", mirrorAnnotation) == "" || peek(obj["spec"], "nodeName") != a.cfg.Node {
-			return apierrors.NewForbidden(gr, k.name, fmt.Errorf("only mirror pods of %s can be created here: %w", a.cfg.Node, errCloudOnly))
+	case objects.Pods:
+		if objects.Peek(obj["metadata"], "annotations", mirrorAnnotation) == "" || objects.Peek(obj["spec"], "nodeName") != a.cfg.Node {
+			return apierrors.NewForbidden(gr, k.Name, fmt.Errorf("only mirror pods of %s can be created here: %w", a.cfg.Node, errCloudOnly))
 		}
 	}
 	return nil
@@ -108,60 +109,52 @@ func (a *API) authorizeCreate(gr schema.GroupResource, k key, obj document) erro
 // update handles PUT and PATCH.
 func (a *API) update(w http.ResponseWriter, q *request) error {
 	gr := q.resource.GroupResource()
-	defer a.lock(gr, q.key)()
-	s := a.store.state(gr, q.key)
-	if s.effective == nil {
+	defer a.lock(gr, q.Key)()
+	s := a.store.State(gr, q.Key)
+	if s.Effective == nil {
 		if gr == leasesGR && q.verb == "update" {
 			return a.recreateLease(w, q)
 		}
-		return apierrors.NewNotFound(gr, q.name)
+		return apierrors.NewNotFound(gr, q.Name)
 	}
-	next, err := q.next(s.effective)
+	next, err := q.next(s.Effective)
 	if err != nil {
 		return err
 	}
-	if err := q.checkIdentity(s.effective, next); err != nil {
+	if err := q.checkIdentity(s.Effective, next); err != nil {
 		return err
 	}
 	plan, err := a.plan(q, s, next)
 	if err != nil {
 		return err
 	}
-	effective := s.effective
+	effective := s.Effective
 	if plan.local != nil {
-		if effective, err = a.storeLocal(q.Context(), q.resource, q.key, plan.local, plan.report); err != nil {
+		if effective, err = a.storeLocal(q.Context(), gr, q.Key, plan.local, plan.report); err != nil {
 			return err
 		}
 		if effective == nil {
-			return apierrors.NewNotFound(gr, q.name)
+			return apierrors.NewNotFound(gr, q.Name)
 		}
 	}
 	return writeObject(w, http.StatusOK, q.out, effective)
 }
 
-// state is the state of an object that a write starts from.
-type state struct {
-	effective *object
-	desired   desired
-	live      bool
-	local     *local
-}
-
 // plan is the outcome of an update: the new local state, nil if nothing changes, and the
 // object to report.
 type plan struct {
-	local  *local
+	local  *objects.Local
 	report []byte
 }
 
-func (a *API) plan(q *request, s state, next document) (plan, error) {
+func (a *API) plan(q *request, s objects.State, next objects.Document) (plan, error) {
 	switch q.resource.GroupResource() {
-	case podsGR:
+	case objects.Pods:
 		return a.planPodStatus(q, s, next)
-	case nodesGR:
+	case objects.Nodes:
 		return a.planNode(q, s, next)
 	}
-	current, err := parseDocument(s.effective.json)
+	current, err := objects.ParseDocument(s.Effective.JSON)
 	if err != nil || sameDocument(current, next) {
 		return plan{}, err
 	}
@@ -169,16 +162,16 @@ func (a *API) plan(q *request, s state, next document) (plan, error) {
 	if err != nil {
 		return plan{}, apierrors.NewBadRequest(err.Error())
 	}
-	return plan{local: &local{op: streams.OpPut, uid: s.effective.uid, body: body}, report: body}, nil
+	return plan{local: &objects.Local{Op: streams.OpPut, UID: s.Effective.UID, Body: body}, report: body}, nil
 }
 
 // withIdentityOf returns next with the name, UID and creation time of current.
-func withIdentityOf(current, next document) ([]byte, error) {
-	was, err := current.child("metadata")
+func withIdentityOf(current, next objects.Document) ([]byte, error) {
+	was, err := current.Child("metadata")
 	if err != nil {
 		return nil, err
 	}
-	meta, err := next.child("metadata")
+	meta, err := next.Child("metadata")
 	if err != nil {
 		return nil, err
 	}
@@ -188,12 +181,12 @@ func withIdentityOf(current, next document) ([]byte, error) {
 		}
 	}
 	removeServerFields(meta)
-	next["metadata"] = meta.encode()
-	return next.encode(), nil
+	next["metadata"] = meta.Encode()
+	return next.Encode(), nil
 }
 
 // removeServerFields removes the metadata that is only valid on the server that set it.
-func removeServerFields(meta document) {
+func removeServerFields(meta objects.Document) {
 	for _, f := range []string{"resourceVersion", "managedFields", "selfLink", "generateName"} {
 		delete(meta, f)
 	}
@@ -201,46 +194,45 @@ func removeServerFields(meta document) {
 
 // checkIdentity returns an error if a write is meant for another object or for another
 // version of the object.
-func (q *request) checkIdentity(effective *object, next document) error {
+func (q *request) checkIdentity(effective *objects.Object, next objects.Document) error {
 	gr := q.resource.GroupResource()
-	meta, err := next.child("metadata")
+	meta, err := next.Child("metadata")
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
 	}
-	if n := meta.text("name"); n != effective.name {
-		return apierrors.NewBadRequest(fmt.Sprintf("metadata.name is %q, the request's is %q", n, effective.name))
+	if n := meta.Text("name"); n != effective.Name {
+		return apierrors.NewBadRequest(fmt.Sprintf("metadata.name is %q, the request's is %q", n, effective.Name))
 	}
-	if uid := meta.text("uid"); uid != "" && uid != effective.uid {
-		return apierrors.NewConflict(gr, q.name, fmt.Errorf("precondition failed: UID in precondition: %s, UID in object meta: %s", uid, effective.uid))
+	if uid := meta.Text("uid"); uid != "" && uid != effective.UID {
+		return apierrors.NewConflict(gr, q.Name, fmt.Errorf("precondition failed: UID in precondition: %s, UID in object meta: %s", uid, effective.UID))
 	}
-	if rv := meta.text("resourceVersion"); rv != "" && rv != strconv.FormatUint(effective.rv, 10) {
-		return apierrors.NewConflict(gr, q.name, fmt.Errorf("the object has been modified; please apply your changes to the latest version and try again"))
+	if rv := meta.Text("resourceVersion"); rv != "" && rv != strconv.FormatUint(effective.ResourceVersion, 10) {
+		return apierrors.NewConflict(gr, q.Name, fmt.Errorf("the object has been modified; please apply your changes to the latest version and try again"))
 	}
 	return nil
 }
 
 // storeLocal stores local state and then makes it visible. It returns after the state is
 // stored, even if the client disconnects in the meantime.
-func (a *API) storeLocal(ctx context.Context, r resource, k key, l *local, up []byte) (*object, error) {
-	gr := r.GroupResource()
-	if gr == eventsGR {
+func (a *API) storeLocal(ctx context.Context, gr schema.GroupResource, k objects.Key, l *objects.Local, up []byte) (*objects.Object, error) {
+	if gr == objects.Events {
 		defer a.gc.wake()
 	}
 	if isReported(gr) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 		defer cancel()
-		ref := streams.Ref{Node: a.cfg.Node, Group: r.Group, Resource: r.Resource, Namespace: k.namespace, Name: k.name}
+		ref := streams.Ref{Node: a.cfg.Node, Group: gr.Group, Resource: gr.Resource, Namespace: k.Namespace, Name: k.Name}
 		seq, err := streams.Put(ctx, a.cfg.JS, streams.LocalReportedSubject(ref),
-			streams.Message{Ref: ref, Op: l.op, UID: l.uid, Version: l.version, Object: up}, putOptions(gr)...)
+			streams.Message{Ref: ref, Op: l.Op, UID: l.UID, Version: l.Version, Object: up}, putOptions(gr)...)
 		if err != nil {
 			a.log.Warn("store local state", zap.Stringer("object", ref), zap.Error(err))
 			return nil, apierrors.NewServiceUnavailable("the leaf's store rejected the write: " + err.Error())
 		}
-		l.node, l.seq = a.cfg.Node, seq
+		l.Node, l.Seq = a.cfg.Node, seq
 	}
-	effective, err := a.store.setLocal(r, k, l)
-	if err == nil && gr == eventsGR {
-		a.events.add(k, l.seq, time.Now())
+	effective, err := a.store.SetLocal(gr, k, l)
+	if err == nil && gr == objects.Events {
+		a.events.add(k, l.Seq, time.Now())
 	}
 	return effective, err
 }
@@ -252,35 +244,35 @@ func (a *API) delete(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	defer a.lock(gr, q.key)()
-	s := a.store.state(gr, q.key)
-	effective := s.effective
+	defer a.lock(gr, q.Key)()
+	s := a.store.State(gr, q.Key)
+	effective := s.Effective
 	if effective == nil {
-		return apierrors.NewNotFound(gr, q.name)
+		return apierrors.NewNotFound(gr, q.Name)
 	}
-	if p := opts.Preconditions; p != nil && (p.UID != nil && string(*p.UID) != effective.uid ||
-		p.ResourceVersion != nil && *p.ResourceVersion != strconv.FormatUint(effective.rv, 10)) {
-		return apierrors.NewConflict(gr, q.name, fmt.Errorf("the precondition is not met: the object's UID is %s, its version %d", effective.uid, effective.rv))
+	if p := opts.Preconditions; p != nil && (p.UID != nil && string(*p.UID) != effective.UID ||
+		p.ResourceVersion != nil && *p.ResourceVersion != strconv.FormatUint(effective.ResourceVersion, 10)) {
+		return apierrors.NewConflict(gr, q.Name, fmt.Errorf("the precondition is not met: the object's UID is %s, its version %d", effective.UID, effective.ResourceVersion))
 	}
 	switch gr {
-	case podsGR:
-		if err := a.authorizePodDelete(effective, s.live, opts); err != nil {
+	case objects.Pods:
+		if err := a.authorizePodDelete(effective, s.Live, opts); err != nil {
 			return err
 		}
-	case csiNodesGR:
-		if q.name != a.cfg.Node {
-			return apierrors.NewForbidden(gr, q.name, fmt.Errorf("this node is %s", a.cfg.Node))
+	case objects.CSINodes:
+		if q.Name != a.cfg.Node {
+			return apierrors.NewForbidden(gr, q.Name, fmt.Errorf("this node is %s", a.cfg.Node))
 		}
 	}
 	// A deletion is reported like any other state: as the last message on its subject.
 	if isReported(gr) {
-		l := &local{op: streams.OpDelete, uid: effective.uid}
-		if s.live {
-			l.version, l.inReplyTo = s.desired.version, s.desired.arrival
+		l := &objects.Local{Op: streams.OpDelete, UID: effective.UID}
+		if s.Live {
+			l.Version, l.InReplyTo = s.Desired.Version, s.Desired.Arrival
 		}
-		_, err = a.storeLocal(q.Context(), q.resource, q.key, l, nil)
+		_, err = a.storeLocal(q.Context(), gr, q.Key, l, nil)
 	} else {
-		_, err = a.store.setLocal(q.resource, q.key, nil)
+		_, err = a.store.SetLocal(gr, q.Key, nil)
 	}
 	if err != nil {
 		return err
@@ -312,7 +304,7 @@ func (q *request) deleteOptions() (metav1.DeleteOptions, error) {
 }
 
 // object decodes the request's body, which must be of the resource's kind.
-func (q *request) object() (document, error) {
+func (q *request) object() (objects.Document, error) {
 	data, err := io.ReadAll(q.Body)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
@@ -334,20 +326,20 @@ func (q *request) object() (document, error) {
 }
 
 // valid parses an object and validates it against the type of its kind.
-func (q *request) valid(data []byte) (document, error) {
-	d, err := parseDocument(data)
+func (q *request) valid(data []byte) (objects.Document, error) {
+	d, err := objects.ParseDocument(data)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	kind := q.resource.gvk()
-	if k := d.text("kind"); k != "" && k != kind.Kind {
+	if k := d.Text("kind"); k != "" && k != kind.Kind {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the kind of the body is %s, want %s", k, kind.Kind))
 	}
-	if v := d.text("apiVersion"); v != "" && v != kind.GroupVersion().String() {
+	if v := d.Text("apiVersion"); v != "" && v != kind.GroupVersion().String() {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the apiVersion of the body is %s, want %s", v, kind.GroupVersion()))
 	}
-	d.setText("kind", kind.Kind)
-	d.setText("apiVersion", kind.GroupVersion().String())
+	d.SetText("kind", kind.Kind)
+	d.SetText("apiVersion", kind.GroupVersion().String())
 	if scheme.Recognizes(kind) {
 		if _, err := typed(kind, data); err != nil {
 			return nil, apierrors.NewBadRequest(err.Error())

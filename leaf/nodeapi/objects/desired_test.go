@@ -1,4 +1,4 @@
-package nodeapi
+package objects
 
 import (
 	"testing"
@@ -10,11 +10,11 @@ func TestOrderWithinAnEpoch(t *testing.T) {
 	msg := func(op streams.Op, uid, version, epoch string) streams.Message {
 		return streams.Message{Op: op, UID: uid, Version: version, Epoch: epoch}
 	}
-	live := desired{uid: "u1", version: "100", epoch: "e1"}
-	gone := desired{uid: "u1", version: "100", epoch: "e1", deleted: true}
+	live := Desired{UID: "u1", Version: "100", epoch: "e1"}
+	gone := Desired{UID: "u1", Version: "100", epoch: "e1", deleted: true}
 	for _, c := range []struct {
 		name string
-		have desired
+		have Desired
 		m    streams.Message
 		want bool
 	}{

@@ -1,4 +1,4 @@
-package nodeapi
+package objects
 
 import (
 	"bytes"
@@ -8,12 +8,13 @@ import (
 	"slices"
 )
 
-// document is a JSON object that is decoded one level deep: its values stay encoded, so that
+// Document is a JSON object that is decoded one level deep: its values stay encoded, so that
 // changing one field neither decodes nor loses the others.
-type document map[string]json.RawMessage
+type Document map[string]json.RawMessage
 
-func parseDocument(b []byte) (document, error) {
-	var d document
+// ParseDocument decodes a JSON object. It returns an error for every other value, null included.
+func ParseDocument(b []byte) (Document, error) {
+	var d Document
 	if err := json.Unmarshal(b, &d); err != nil {
 		return nil, err
 	}
@@ -23,21 +24,21 @@ func parseDocument(b []byte) (document, error) {
 	return d, nil
 }
 
-// child decodes the object at name. It returns an empty one if that is missing or null.
-func (d document) child(name string) (document, error) {
+// Child decodes the object at name. It returns an empty one if that is missing or null.
+func (d Document) Child(name string) (Document, error) {
 	raw := d[name]
-	if isEmpty(raw) {
-		return document{}, nil
+	if IsEmpty(raw) {
+		return Document{}, nil
 	}
-	c, err := parseDocument(raw)
+	c, err := ParseDocument(raw)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return c, nil
 }
 
-// text returns the string at name, empty if there is none.
-func (d document) text(name string) string {
+// Text returns the string at name, empty if there is none.
+func (d Document) Text(name string) string {
 	var s string
 	if json.Unmarshal(d[name], &s) != nil {
 		return ""
@@ -45,14 +46,15 @@ func (d document) text(name string) string {
 	return s
 }
 
-func (d document) setText(name, value string) {
+// SetText sets the string at name.
+func (d Document) SetText(name, value string) {
 	// A string always encodes.
 	d[name], _ = json.Marshal(value)
 }
 
-// encode encodes the object with sorted keys. It copies the values unchanged and leaves out
+// Encode encodes the object with sorted keys. It copies the values unchanged and leaves out
 // keys without a value.
-func (d document) encode() []byte {
+func (d Document) Encode() []byte {
 	n := 2
 	for k, v := range d {
 		n += len(k) + len(v) + 4
@@ -75,12 +77,13 @@ func (d document) encode() []byte {
 	return b.Bytes()
 }
 
-func isEmpty(raw json.RawMessage) bool { return len(raw) == 0 || string(raw) == "null" }
+// IsEmpty reports whether a value is missing or null.
+func IsEmpty(raw json.RawMessage) bool { return len(raw) == 0 || string(raw) == "null" }
 
-// peek returns the string, number or boolean at a path as text, empty if there is none.
-func peek(raw []byte, path ...string) string {
+// Peek returns the string, number or boolean at a path as text, empty if there is none.
+func Peek(raw []byte, path ...string) string {
 	for _, p := range path {
-		var d document
+		var d Document
 		if json.Unmarshal(raw, &d) != nil {
 			return ""
 		}
@@ -100,12 +103,12 @@ func peek(raw []byte, path ...string) string {
 }
 
 // mergeStrings adds the entries of the map at name in src to that in dst, unless dst has them.
-func mergeStrings(dst, src document, name string) error {
-	from, err := src.child(name)
+func mergeStrings(dst, src Document, name string) error {
+	from, err := src.Child(name)
 	if err != nil || len(from) == 0 {
 		return err
 	}
-	to, err := dst.child(name)
+	to, err := dst.Child(name)
 	if err != nil {
 		return err
 	}
@@ -114,6 +117,6 @@ func mergeStrings(dst, src document, name string) error {
 			to[k] = v
 		}
 	}
-	dst[name] = to.encode()
+	dst[name] = to.Encode()
 	return nil
 }

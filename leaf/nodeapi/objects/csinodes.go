@@ -1,4 +1,4 @@
-package nodeapi
+package objects
 
 import (
 	"encoding/json"
@@ -14,13 +14,13 @@ import (
 // node was deleted in the cloud and came back. The previous owner is kept: a running kubelet
 // knows its node by the UID that it had when the kubelet started, and deletes a CSINode
 // without an owner of that UID (ensureNodeOwnsCSINode of pkg/volume/csi/nodeinfomanager).
-func ownedByNode(d document, node, uid string) error {
-	meta, err := d.child("metadata")
+func ownedByNode(d Document, node, uid string) error {
+	meta, err := d.Child("metadata")
 	if err != nil || uid == "" {
 		return err
 	}
 	var owners, others []metav1.OwnerReference
-	if !isEmpty(meta["ownerReferences"]) {
+	if !IsEmpty(meta["ownerReferences"]) {
 		if err := json.Unmarshal(meta["ownerReferences"], &owners); err != nil {
 			return fmt.Errorf("metadata.ownerReferences: %w", err)
 		}
@@ -44,6 +44,6 @@ func ownedByNode(d document, node, uid string) error {
 	if meta["ownerReferences"], err = json.Marshal(owners); err != nil {
 		return fmt.Errorf("metadata.ownerReferences: %w", err)
 	}
-	d["metadata"] = meta.encode()
+	d["metadata"] = meta.Encode()
 	return nil
 }

@@ -1,4 +1,4 @@
-package nodeapi
+package objects
 
 import (
 	"k8s.io/apimachinery/pkg/util/resourceversion"
@@ -6,27 +6,30 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// desired is the last message of one subject of SITE_DESIRED. An object that moves between
+// Desired is the last message of one subject of SITE_DESIRED. An object that moves between
 // nodes has one for each node.
-type desired struct {
+type Desired struct {
 	// deleted marks a tombstone. deletedAt is when it was applied, in seconds since 1970.
-	deleted             bool
-	deletedAt           int64
-	uid, version, epoch string
-	// arrival orders messages of different epochs.
-	arrival uint64
-	body    []byte
+	deleted   bool
+	deletedAt int64
+	// UID and Version are those of the object in the cloud.
+	UID, Version string
+	epoch        string
+	// Arrival orders messages of different epochs. It is 0 for no message.
+	Arrival uint64
+	// Body is the object. It must not be modified.
+	Body []byte
 }
 
 // supersededBy reports whether m, a message on the same subject, is newer than d. Within one
 // epoch the version decides. If the epochs differ or the versions are not comparable, the
 // message that arrives later is newer.
-func (d desired) supersededBy(m streams.Message) bool {
+func (d Desired) supersededBy(m streams.Message) bool {
 	if d.epoch != m.Epoch {
 		return true
 	}
-	c, err := resourceversion.CompareResourceVersion(m.Version, d.version)
-	otherObject := d.uid != "" && m.UID != "" && d.uid != m.UID
+	c, err := resourceversion.CompareResourceVersion(m.Version, d.Version)
+	otherObject := d.UID != "" && m.UID != "" && d.UID != m.UID
 	switch {
 	case m.Op == streams.OpDelete && otherObject && !d.deleted:
 		// The tombstone of a later object of this name, which never arrived here, also
@@ -43,11 +46,11 @@ func (d desired) supersededBy(m streams.Message) bool {
 }
 
 // newerThan reports which of two messages about the same name is the current one.
-func (d desired) newerThan(other desired) bool {
+func (d Desired) newerThan(other Desired) bool {
 	if d.epoch == other.epoch {
-		if c, err := resourceversion.CompareResourceVersion(d.version, other.version); err == nil && c != 0 {
+		if c, err := resourceversion.CompareResourceVersion(d.Version, other.Version); err == nil && c != 0 {
 			return c > 0
 		}
 	}
-	return d.arrival > other.arrival
+	return d.Arrival > other.Arrival
 }
