@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
 
 // command sends a value to a point as one uninterrupted job: read, write once whatever was
@@ -70,7 +71,7 @@ func (p *point) verdict(w writePlan, after []byte, reply, failed error) (reason,
 // outcomeUnknown reports whether a write may have been carried out although no valid reply
 // says so.
 func outcomeUnknown(err error) bool {
-	return exception(err) == 0 && (errors.Is(err, errTimeout) || !errors.Is(err, devices.ErrUnreachable))
+	return exception(err) == 0 && (errors.Is(err, wire.ErrTimeout) || !errors.Is(err, devices.ErrUnreachable))
 }
 
 // commandError returns the error of a command whose write failed. After exceptions 5 and 11

@@ -8,6 +8,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/modbus/codec"
+	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
 
 // Plan lists the requests that devices cause on one link, for people to read. Times are
@@ -102,7 +103,7 @@ func Describe(defs ...devices.Definition) ([]Plan, []Finding) {
 }
 
 func plans(pollers map[pollKey]*group) []Plan {
-	links := map[endpoint]*Plan{}
+	links := map[wire.Endpoint]*Plan{}
 	for _, k := range slices.SortedFunc(maps.Keys(pollers), comparePollers) {
 		e, g := k.settings.endpoint, pollers[k]
 		if links[e] == nil {
@@ -138,7 +139,7 @@ func (p *Plan) add(k pollKey, g *group) {
 	for _, b := range g.blocks {
 		// Requests in flight at the same time share their time.
 		took := g.requestCost(&b, &k.settings) / time.Duration(k.settings.window)
-		r := Request{Unit: int(k.settings.unit), Function: b.table.Function(), Table: b.table.String(), Start: b.start, Count: b.count, Period: k.period, Estimate: took}
+		r := Request{Unit: int(k.settings.unit), Function: int(b.table.Function()), Table: b.table.String(), Start: b.start, Count: b.count, Period: k.period, Estimate: took}
 		for i := range b.points {
 			r.Points = append(r.Points, b.points[i].name)
 		}
@@ -163,12 +164,6 @@ func (g *group) requestCost(b *block, s *settings) time.Duration {
 // ignoredSettings are settings of KubeEdge's samples that have no meaning here.
 var ignoredSettings = []string{"protocolid", "serialtype", "reconntimeout", "reconnretrytimes", "collecttimeout", "collectretrytimes", "collecttype", "max", "min", "name", "unitname"}
 
-// otherModes are the settings of all modes: manifests often contain those of several.
-var otherModes = []string{
-	"ip", "host", "address", "hostname", "port", "baudRate", "baud", "dataBits", "stopBits", "parity", "rs485Enabled",
-	"caFile", "certFile", "keyFile", "serverName",
-}
-
 // unknownSettings finds settings that the driver does not know, most likely misspelt ones.
 func unknownSettings(def devices.Definition, s *settings) []Finding {
 	var found []Finding
@@ -184,7 +179,6 @@ func unknownSettings(def devices.Definition, s *settings) []Finding {
 	}
 	r := def.Config.Read()
 	readSettings(r)
-	r.Has(otherModes...)
 	warn("", r.Unread())
 	for i, p := range def.Points {
 		r := p.Visitor.Read()

@@ -10,7 +10,7 @@
 // down the other units of its link.
 //
 // The settings it reads from configData are those of KubeEdge's Modbus mappers, and
-// more; the comments of settings, parsePoint and codec.Read list them. Package codec
-// converts registers into values. The driver calls goburrow/modbus to encode requests and to
-// decode replies; connections, framing and timing are its own.
+// more; the comments of settings, wire.ReadEndpoint, parsePoint and codec.Read list them.
+// Package codec converts registers into values, and package wire sends requests and finds
+// their replies.
 package modbus

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
 
 // Driver is the devices.Driver for Modbus. One Driver serves all devices of a node:
@@ -79,18 +80,18 @@ func parse(def devices.Definition) (*settings, []point, []devices.Problem, error
 
 // acquire returns the link of an endpoint and starts it for its first user. It fails
 // when the serial port is in use with other settings. The caller must release the link.
-func (d *Driver) acquire(e endpoint) (*link, error) {
+func (d *Driver) acquire(e wire.Endpoint) (*link, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := d.links[e.key()]
+	s := d.links[e.Key()]
 	if s != nil && s.link.endpoint != e {
-		return nil, fmt.Errorf("%w: %s is in use with other settings", errLink, e.address)
+		return nil, fmt.Errorf("%w: %s is in use with other settings", wire.ErrLink, e.Address)
 	}
 	if s == nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		s = &sharedLink{stop: cancel, done: make(chan struct{}), pollers: map[pollKey]*sharedPoller{}}
 		s.link = newLink(e, func() int { return d.users(e) }, d.log)
-		d.links[e.key()] = s
+		d.links[e.Key()] = s
 		go func() {
 			defer close(s.done)
 			s.link.run(ctx)
@@ -101,13 +102,13 @@ func (d *Driver) acquire(e endpoint) (*link, error) {
 }
 
 // release drops one use of a link. The last release blocks until the link has stopped.
-func (d *Driver) release(e endpoint) {
+func (d *Driver) release(e wire.Endpoint) {
 	d.mu.Lock()
-	s := d.links[e.key()]
+	s := d.links[e.Key()]
 	s.users--
 	last := s.users == 0
 	if last {
-		delete(d.links, e.key())
+		delete(d.links, e.Key())
 	}
 	d.mu.Unlock()
 	if last {
@@ -121,7 +122,7 @@ func (d *Driver) release(e endpoint) {
 func (d *Driver) subscribe(k pollKey, sub *subscriber) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := d.links[k.settings.endpoint.key()]
+	s := d.links[k.settings.endpoint.Key()]
 	p := s.pollers[k]
 	if p == nil {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -139,7 +140,7 @@ func (d *Driver) subscribe(k pollKey, sub *subscriber) {
 // unsubscribe ends a subscription. The last one blocks until the poller has stopped.
 func (d *Driver) unsubscribe(k pollKey, sub *subscriber) {
 	d.mu.Lock()
-	s := d.links[k.settings.endpoint.key()]
+	s := d.links[k.settings.endpoint.Key()]
 	p := s.pollers[k]
 	p.poller.remove(sub)
 	p.users--
@@ -154,10 +155,10 @@ func (d *Driver) unsubscribe(k pollKey, sub *subscriber) {
 	}
 }
 
-func (d *Driver) users(e endpoint) int {
+func (d *Driver) users(e wire.Endpoint) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if s := d.links[e.key()]; s != nil {
+	if s := d.links[e.Key()]; s != nil {
 		return s.users
 	}
 	return 1

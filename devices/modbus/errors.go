@@ -7,18 +7,16 @@ import (
 	"github.com/goburrow/modbus"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
 
-// The errors of a transaction besides exceptions. All but errGarbled mean that the device
-// could not be reached.
+// The errors of a job besides exceptions and those of package wire. The device could not be
+// reached.
 var (
-	errTimeout = fmt.Errorf("%w: no reply", devices.ErrUnreachable)
-	errLink    = fmt.Errorf("%w: link down", devices.ErrUnreachable)
 	errSilent  = fmt.Errorf("%w: unit does not respond and will be probed later", devices.ErrUnreachable)
 	errBusy    = fmt.Errorf("%w: unit busy", devices.ErrUnreachable)
 	errGateway = fmt.Errorf("%w: gateway cannot reach the unit", devices.ErrUnreachable)
 	errStopped = fmt.Errorf("%w: session stopped", devices.ErrUnreachable)
-	errGarbled = errors.New("garbled reply")
 )
 
 // The exception codes that mean something to the driver (MODBUS Application Protocol
@@ -52,7 +50,7 @@ func illegalRange(err error) bool {
 // reason returns the reason that a reading gives for an error.
 func reason(err error) string {
 	switch {
-	case errors.Is(err, errTimeout):
+	case errors.Is(err, wire.ErrTimeout):
 		return "Timeout"
 	case errors.Is(err, errSilent):
 		return "UnitSilent"
@@ -60,9 +58,9 @@ func reason(err error) string {
 		return "UnitBusy"
 	case errors.Is(err, errGateway):
 		return "GatewayTargetSilent"
-	case errors.Is(err, errLink):
+	case errors.Is(err, wire.ErrLink):
 		return "LinkDown"
-	case errors.Is(err, errGarbled):
+	case errors.Is(err, wire.ErrGarbled):
 		return "GarbledAnswer"
 	case errors.Is(err, errStopped):
 		return "Stopped"

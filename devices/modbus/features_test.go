@@ -2,7 +2,6 @@ package modbus
 
 import (
 	"context"
-	"encoding/hex"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -113,16 +112,6 @@ func TestFramesAreTraced(t *testing.T) {
 	silent := logged.FilterMessage("unit does not respond").All()
 	if len(silent) != 1 || len(silent[0].ContextMap()["frames"].([]any)) != 3 {
 		t.Fatalf("%+v", silent)
-	}
-	var ring frames
-	for i := range 20 {
-		ring.add(true, time.Unix(int64(i), 0), []byte{byte(i)})
-		ring.add(false, time.Unix(int64(i), 1), []byte{1})
-		ring.add(false, time.Unix(int64(i), 2), make([]byte, 300))
-	}
-	list := ring.list()
-	if len(list) != tracedFrames || !strings.Contains(list[tracedFrames-2].String(), "> 13") || !strings.HasSuffix(list[tracedFrames-1].String(), "< 01"+hex.EncodeToString(make([]byte, tracedBytes-1))) {
-		t.Fatal(list)
 	}
 }
 

@@ -61,7 +61,7 @@ func Inspect(ctx context.Context, def devices.Definition, log *zap.Logger) (Insp
 	out.Observations, out.Refused = inspect(ctx, l, s, points, log)
 	stop()
 	wg.Wait()
-	for _, f := range l.wire.frames.list() {
+	for _, f := range l.wire.Frames() {
 		out.Frames = append(out.Frames, f.String())
 	}
 	return out, problems, nil

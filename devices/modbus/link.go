@@ -8,10 +8,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/goburrow/modbus"
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/devices/internal/backoff"
+	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
 
 const (
@@ -25,14 +25,14 @@ const (
 // link owns one connection and runs jobs on it, one after the other. The fields below
 // silent belong to the goroutine of run.
 type link struct {
-	endpoint endpoint
+	endpoint wire.Endpoint
 	log      *zap.Logger
 	queue    *queue
 	users    func() int // number of devices that use the link
 	// silent marks the units that do not respond at present.
 	silent [256]atomic.Bool
 
-	wire            *wire
+	wire            *wire.Transport
 	peers           map[byte]*peer
 	redialAt        time.Time
 	redial          backoff.Backoff
@@ -46,8 +46,7 @@ type link struct {
 
 // peer is the state that a link keeps for one unit.
 type peer struct {
-	client    modbus.Client
-	packager  modbus.Packager
+	wire      *wire.Unit
 	breaker   breaker
 	latencies latencies
 	// answering reports whether the unit has replied on this connection, and to the last
@@ -57,10 +56,9 @@ type peer struct {
 	noMaskWrite bool
 }
 
-func newLink(e endpoint, users func() int, log *zap.Logger) *link {
+func newLink(e wire.Endpoint, users func() int, log *zap.Logger) *link {
 	l := &link{endpoint: e, log: log.With(zap.String("link", e.String())), queue: newQueue(), users: users, peers: map[byte]*peer{}, unansweredUnits: map[byte]bool{}, redial: backoff.Backoff{First: redialFirst, Max: redialMax}}
-	l.wire = newWire(e)
-	l.wire.log = l.log
+	l.wire = wire.New(e, l.log)
 	return l
 }
 
@@ -86,7 +84,7 @@ func (l *link) run(ctx context.Context) {
 	for _, j := range l.queue.close() {
 		j.finish(errStopped)
 	}
-	l.wire.disconnect()
+	l.wire.Close()
 }
 
 // claim marks a job as begun. It returns false when its caller has given up.
@@ -142,8 +140,7 @@ func (l *link) execute(ctx context.Context, j *job) error {
 func (l *link) peer(id byte) *peer {
 	p := l.peers[id]
 	if p == nil {
-		packager := l.wire.framing.packager(id)
-		p = &peer{packager: packager, client: modbus.NewClient2(packager, l.wire)}
+		p = &peer{wire: l.wire.Unit(id)}
 		l.peers[id] = p
 	}
 	return p
@@ -152,26 +149,23 @@ func (l *link) peer(id byte) *peer {
 // connect opens the connection if it is closed. It fails at once until the next dial is
 // due.
 func (l *link) connect(ctx context.Context, s *settings) error {
-	if l.wire.conn != nil {
+	if l.wire.IsOpen() {
 		return nil
 	}
 	if time.Now().Before(l.redialAt) {
 		return l.downErr
 	}
-	opened, err := l.wire.connect(ctx, s.timeout)
-	if err != nil {
+	if err := l.wire.Open(ctx, s.timeout); err != nil {
 		l.down(err)
 		return err
 	}
-	if opened {
-		l.resetUnanswered()
-		for _, p := range l.peers {
-			p.answering = false
-		}
-		l.log.Debug("link connected")
-		if s.afterConnect > 0 {
-			backoff.Sleep(ctx, s.afterConnect)
-		}
+	l.resetUnanswered()
+	for _, p := range l.peers {
+		p.answering = false
+	}
+	l.log.Debug("link connected")
+	if s.afterConnect > 0 {
+		backoff.Sleep(ctx, s.afterConnect)
 	}
 	return nil
 }
@@ -182,7 +176,7 @@ func (l *link) down(err error) {
 	pause := l.redial.Next()
 	l.redialAt = time.Now().Add(pause - time.Duration(rand.Float64()*float64(pause)/4)) // jitter
 	if l.downErr == nil {
-		l.log.Warn("link down", zap.Error(err), zap.Stringers("frames", l.wire.frames.list()))
+		l.log.Warn("link down", zap.Error(err), zap.Stringers("frames", l.wire.Frames()))
 	}
 	l.downErr = err
 }
@@ -200,7 +194,7 @@ func (l *link) up() {
 // halfOpen reports whether the connection is most likely dead although it is open:
 // several units are silent, or the only one in use is.
 func (l *link) halfOpen() bool {
-	if l.unanswered < halfOpen || l.wire.datagram {
+	if l.unanswered < halfOpen || l.endpoint.Mode == wire.UDP {
 		return false
 	}
 	for _, p := range l.peers {
@@ -220,7 +214,7 @@ func (l *link) resetUnanswered() {
 // garbled logs an invalid reply, if the one before it was valid.
 func (l *link) garbled(err error) {
 	if !l.garbledLast {
-		l.log.Warn("reply is garbled, connection closed", zap.Error(err), zap.Stringers("frames", l.wire.frames.list()))
+		l.log.Warn("reply is garbled, connection closed", zap.Error(err), zap.Stringers("frames", l.wire.Frames()))
 	}
 	l.garbledLast = true
 }
@@ -229,18 +223,18 @@ func (l *link) garbled(err error) {
 // wrapped in the sentinel that describes it.
 func (l *link) recordOutcome(u *unit, err error) error {
 	switch {
-	case errors.Is(err, errTimeout):
+	case errors.Is(err, wire.ErrTimeout):
 		u.recordTimeout()
 		l.unanswered++
 		l.unansweredUnits[u.id] = true
 		if l.halfOpen() {
 			l.resetUnanswered()
-			l.wire.disconnect()
+			l.wire.Close()
 		}
-	case errors.Is(err, errLink):
+	case errors.Is(err, wire.ErrLink):
 		l.down(err)
-	case errors.Is(err, errGarbled):
-		l.wire.disconnect()
+	case errors.Is(err, wire.ErrGarbled):
+		l.wire.Close()
 		l.garbled(err)
 	case exception(err) == excGatewayPath || exception(err) == excGatewayTarget:
 		l.up()

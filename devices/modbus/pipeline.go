@@ -2,13 +2,10 @@ package modbus
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"time"
 
-	"github.com/goburrow/modbus"
-
-	"github.com/petiole-io/petiole/devices/modbus/codec"
+	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
 
 // pendingRead is a read that was sent and has no reply yet.
@@ -62,20 +59,18 @@ func (l *link) sendRead(ctx context.Context, j *job, pending map[uint16]*pending
 		return
 	}
 	u := &unit{link: l, ctx: ctx, id: j.unit, settings: j.settings, peer: p}
-	request, err := p.packager.Encode(j.read.pdu())
+	request, err := p.wire.EncodeRead(j.read.table.Function(), uint16(j.read.start), uint16(j.read.count))
 	if err != nil {
 		j.finish(err)
 		return
 	}
 	f := &pendingRead{job: j, unit: u, request: request, begin: time.Now()}
 	f.deadline = f.begin.Add(u.timeout())
-	l.wire.traced = j.settings.trace
-	if len(pending) == 0 {
-		l.wire.received = false
-	}
-	pending[binary.BigEndian.Uint16(request)] = f
-	if err := l.wire.write(request, f.deadline); err != nil {
-		l.wire.disconnect()
+	first := len(pending) == 0
+	pending[wire.TransactionNumber(request)] = f
+	l.wire.Trace = j.settings.trace
+	if err := l.wire.Post(request, f.deadline, first); err != nil {
+		l.wire.Close()
 		l.failPending(ctx, pending, err)
 	}
 }
@@ -97,48 +92,46 @@ func (l *link) receiveReply(ctx context.Context, pending map[uint16]*pendingRead
 			until = f.deadline
 		}
 	}
-	frame, err := l.wire.receiveFrame(until)
-	l.wire.end = time.Now()
+	frame, err := l.wire.Receive(until)
 	switch {
 	case err == nil:
-		l.wire.answered = true
-		id := binary.BigEndian.Uint16(frame)
+		id := wire.TransactionNumber(frame)
 		if f := pending[id]; f != nil { // otherwise its request has timed out
 			delete(pending, id)
 			f.finish(l, frame)
 		}
-		if l.wire.conn == nil { // the reply was invalid, and finish has closed the connection
-			l.failPending(ctx, pending, errClosed)
+		if !l.wire.IsOpen() { // the reply was invalid, and finish has closed the connection
+			l.failPending(ctx, pending, wire.ErrClosed)
 		}
-	case errors.Is(err, errTimeout):
+	case errors.Is(err, wire.ErrTimeout):
 		for id, f := range pending {
-			if !f.deadline.After(l.wire.end) {
+			if !f.deadline.After(l.wire.Last.End) {
 				delete(pending, id)
-				f.job.finish(l.recordOutcome(f.unit, errTimeout))
+				f.job.finish(l.recordOutcome(f.unit, wire.ErrTimeout))
 			}
 		}
-		if l.wire.conn == nil {
-			l.failPending(ctx, pending, errClosed)
+		if !l.wire.IsOpen() {
+			l.failPending(ctx, pending, wire.ErrClosed)
 		}
 	default:
-		l.wire.disconnect()
+		l.wire.Close()
 		l.failPending(ctx, pending, err)
 	}
 }
 
-// failPending ends all pending reads of a connection that was lost. With errClosed it
+// failPending ends all pending reads of a connection that was lost. With wire.ErrClosed it
 // executes them again instead, one at a time.
 func (l *link) failPending(ctx context.Context, pending map[uint16]*pendingRead, err error) {
 	switch {
-	case errors.Is(err, errClosed):
-	case errors.Is(err, errGarbled):
+	case errors.Is(err, wire.ErrClosed):
+	case errors.Is(err, wire.ErrGarbled):
 		l.garbled(err)
 	default:
 		l.down(err)
 	}
 	for id, f := range pending {
 		delete(pending, id)
-		if errors.Is(err, errClosed) {
+		if errors.Is(err, wire.ErrClosed) {
 			f.job.finish(l.execute(ctx, f.job))
 			continue
 		}
@@ -146,31 +139,13 @@ func (l *link) failPending(ctx context.Context, pending map[uint16]*pendingRead,
 	}
 }
 
-// finish verifies and decodes a reply, as goburrow's client does, and ends the job.
+// finish decodes a reply and ends the job.
 func (f *pendingRead) finish(l *link, frame []byte) {
-	p := f.unit.peer
-	err := p.packager.Verify(f.request, frame)
-	var pdu *modbus.ProtocolDataUnit
+	data, err := f.unit.peer.wire.DecodeRead(f.request, frame)
 	if err == nil {
-		pdu, err = p.packager.Decode(frame)
+		f.unit.recordLatency(l.wire.Last.End.Sub(f.begin))
+		f.job.read.data = data
 	}
-	if err == nil && pdu.FunctionCode&0x80 != 0 {
-		err = &modbus.ModbusError{FunctionCode: pdu.FunctionCode, ExceptionCode: pdu.Data[0]}
-	}
-	if err == nil {
-		f.unit.recordLatency(l.wire.end.Sub(f.begin))
-		f.job.read.data = pdu.Data[1:]
-	}
-	f.job.read.at = f.begin.Add(l.wire.end.Sub(f.begin) / 2)
+	f.job.read.at = f.begin.Add(l.wire.Last.End.Sub(f.begin) / 2)
 	f.job.finish(l.recordOutcome(f.unit, err))
-}
-
-// pdu encodes a read request (MODBUS Application Protocol V1.1b3, 6.1 to 6.4).
-func (a *readRequest) pdu() *modbus.ProtocolDataUnit {
-	function := map[codec.Table]byte{
-		codec.Coils: modbus.FuncCodeReadCoils, codec.Discretes: modbus.FuncCodeReadDiscreteInputs,
-		codec.Holdings: modbus.FuncCodeReadHoldingRegisters, codec.Inputs: modbus.FuncCodeReadInputRegisters,
-	}[a.table]
-	data := binary.BigEndian.AppendUint16(nil, uint16(a.start))
-	return &modbus.ProtocolDataUnit{FunctionCode: function, Data: binary.BigEndian.AppendUint16(data, uint16(a.count))}
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/petiole-io/petiole/devices/modbus/codec"
+	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
 
 // block is one request that reads one or more points.
@@ -45,10 +46,10 @@ func (c cost) of(t codec.Table, n int) time.Duration {
 
 // lineCost returns the cost on an endpoint, for a unit that takes turnaround to reply
 // (MODBUS over Serial Line V1.02: request 8, reply 5+2n characters, two silences).
-func lineCost(e endpoint, turnaround time.Duration) cost {
-	if e.mode == modeRTU {
-		c := e.serial.character()
-		return cost{request: 13*c + 2*e.serial.silence() + turnaround, register: 2 * c}
+func lineCost(e wire.Endpoint, turnaround time.Duration) cost {
+	if e.Mode == wire.RTU {
+		c := e.Serial.Character()
+		return cost{request: 13*c + 2*e.Serial.Silence() + turnaround, register: 2 * c}
 	}
 	return cost{request: 500*time.Microsecond + turnaround, register: 500 * time.Nanosecond}
 }

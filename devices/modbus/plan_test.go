@@ -8,6 +8,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/modbus/codec"
+	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
 
 // Every point is in exactly one request, whole; no request is longer than allowed,
@@ -61,8 +62,8 @@ func TestPlanKeepsItsRules(t *testing.T) {
 // The gap that is worth reading follows from the line: at 9600 baud and a slave of
 // 20 ms about nineteen registers (11 bits a character).
 func TestPlanGapFollowsTheLine(t *testing.T) {
-	slow := endpoint{mode: modeRTU, serial: serialSettings{baud: 9600, dataBits: 8, stopBits: 1, parity: "even"}}
-	gap := func(e endpoint, turnaround time.Duration) int {
+	slow := wire.Endpoint{Mode: wire.RTU, Serial: wire.Serial{Baud: 9600, DataBits: 8, StopBits: 1, Parity: "even"}}
+	gap := func(e wire.Endpoint, turnaround time.Duration) int {
 		for g := 1; g < 124; g++ {
 			points := []point{{Point: codec.Point{Table: codec.Holdings, Count: 1}}, {index: 1, Point: codec.Point{Table: codec.Holdings, Address: 1 + g, Count: 1}}}
 			if len(plan(points, limits{registers: 125, bits: 2000}, lineCost(e, turnaround), nil)) == 2 {
@@ -76,7 +77,7 @@ func TestPlanGapFollowsTheLine(t *testing.T) {
 			t.Errorf("turnaround %s: gaps up to %d are read, %d expected", turn, g, want)
 		}
 	}
-	if g := gap(endpoint{mode: modeTCP}, 2*time.Millisecond); g < 123 {
+	if g := gap(wire.Endpoint{Mode: wire.TCP}, 2*time.Millisecond); g < 123 {
 		t.Errorf("TCP: %d", g)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/devices/internal/backoff"
+	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
 
 const (
@@ -70,7 +71,7 @@ func newPoller(k pollKey, l *link, log *zap.Logger) *poller {
 // the same period are not polled in step.
 func (k pollKey) phase() time.Duration {
 	h := fnv.New64a()
-	_, _ = h.Write(append([]byte(k.settings.endpoint.key()), k.settings.unit)) // never fails
+	_, _ = h.Write(append([]byte(k.settings.endpoint.Key()), k.settings.unit)) // never fails
 	x := h.Sum64()
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9 // the keys of units are almost equal: mix well
 	x = (x ^ x>>27) * 0x94d049bb133111eb
@@ -259,7 +260,7 @@ func (p *poller) await(ctx context.Context, done chan *pollRequest) *pollRequest
 			r.busy--
 			backoff.Sleep(ctx, r.pause)
 			r.pause *= 2
-		case (errors.Is(r.err, errTimeout) || errors.Is(r.err, errGarbled)) && r.retries > 0:
+		case (errors.Is(r.err, wire.ErrTimeout) || errors.Is(r.err, wire.ErrGarbled)) && r.retries > 0:
 			r.retries--
 		default:
 			return r

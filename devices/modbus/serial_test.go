@@ -3,6 +3,7 @@ package modbus
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -35,7 +36,7 @@ func (l *line) set(change func(*line)) {
 }
 
 // serve translates until the port closes. Requests are found by their length.
-func (l *line) serve(port conn, slave string) {
+func (l *line) serve(port io.ReadWriter, slave string) {
 	s, err := net.Dial("tcp", slave)
 	if err != nil {
 		return
@@ -66,7 +67,7 @@ func (l *line) serve(port conn, slave string) {
 	}
 }
 
-func (l *line) answer(port conn, s net.Conn, req []byte) error {
+func (l *line) answer(port io.ReadWriter, s net.Conn, req []byte) error {
 	l.mu.Lock()
 	fault, echo, mute := l.fault, l.echo, l.silent
 	l.seen++

@@ -12,6 +12,7 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/modbus/codec"
 	"github.com/petiole-io/petiole/devices/modbus/modbustest"
+	"github.com/petiole-io/petiole/devices/modbus/wire"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
 
@@ -61,7 +62,7 @@ func TestPain18PollsAreSpread(t *testing.T) {
 	const units, period = 32, 400 * time.Millisecond
 	phases := make([]time.Duration, units)
 	for i := range phases {
-		s := settings{endpoint: endpoint{mode: modeTCP, address: "10.0.0.1:502"}, unit: byte(i + 1)}
+		s := settings{endpoint: wire.Endpoint{Mode: wire.TCP, Address: "10.0.0.1:502"}, unit: byte(i + 1)}
 		phases[i] = pollKey{settings: s, period: period}.phase()
 	}
 	slices.Sort(phases)

@@ -14,10 +14,8 @@ import (
 
 	"github.com/petiole-io/petiole/devices/internal/backoff"
 	"github.com/petiole-io/petiole/devices/modbus/codec"
+	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
-
-// broadcast is the unit id that addresses all units of a serial line. None replies.
-const broadcast = 0
 
 // unit gives a job access to one unit of a link. It belongs to the link's goroutine.
 type unit struct {
@@ -40,17 +38,17 @@ func (u *unit) call(resend bool, do func(modbus.Client) ([]byte, error)) ([]byte
 	if err := l.connect(u.ctx, u.settings); err != nil { // an earlier transaction of the job lost it
 		return nil, err
 	}
-	if rest := u.settings.between - time.Since(l.wire.end); u.settings.between > 0 && rest > 0 {
+	if rest := u.settings.between - time.Since(l.wire.Last.End); u.settings.between > 0 && rest > 0 {
 		backoff.Sleep(u.ctx, rest)
 	}
 	out, err := u.attempt(do)
-	if resend && errors.Is(err, errClosed) {
+	if resend && errors.Is(err, wire.ErrClosed) {
 		if err := l.connect(u.ctx, u.settings); err != nil {
 			return nil, err
 		}
 		out, err = u.attempt(do)
 	}
-	if errors.Is(err, errBroadcast) {
+	if errors.Is(err, wire.ErrBroadcast) {
 		return nil, nil
 	}
 	return out, l.recordOutcome(u, err)
@@ -58,12 +56,14 @@ func (u *unit) call(resend bool, do func(modbus.Client) ([]byte, error)) ([]byte
 
 func (u *unit) attempt(do func(modbus.Client) ([]byte, error)) ([]byte, error) {
 	w := u.link.wire
-	w.timeout, w.maxTimeout, w.turnaround, w.traced, w.echoes = u.timeout(), u.settings.timeout, u.settings.broadcastDelay, u.settings.trace, u.settings.localEcho
-	w.grace = u.grace()
-	out, err := do(u.peer.client)
-	u.at = w.begin.Add(w.end.Sub(w.begin) / 2)
+	w.Options = wire.Options{
+		Timeout: u.timeout(), MaxTimeout: u.settings.timeout, Grace: u.grace(), Turnaround: u.settings.broadcastDelay,
+		Echoes: u.settings.localEcho, Trace: u.settings.trace,
+	}
+	out, err := do(u.peer.wire)
+	u.at = w.Last.Begin.Add(w.Last.End.Sub(w.Last.Begin) / 2)
 	if err == nil {
-		u.recordLatency(w.latency)
+		u.recordLatency(w.Last.Latency)
 	}
 	return out, err
 }
@@ -122,7 +122,7 @@ func (u *unit) recordTimeout() {
 	u.peer.answering = false
 	if !was && b.open() {
 		l.silent[u.id].Store(true)
-		l.log.Warn("unit does not respond", zap.Uint8("unit", u.id), zap.Stringers("frames", l.wire.frames.list()))
+		l.log.Warn("unit does not respond", zap.Uint8("unit", u.id), zap.Stringers("frames", l.wire.Frames()))
 	}
 }
 
@@ -160,28 +160,28 @@ func (u *unit) readPoint(p *point) ([]byte, error) {
 
 // writeRegisters writes a single register with function 6, and several with one
 // request of function 16, unless the settings choose another function.
-func (u *unit) writeRegisters(start int, wire []byte) error {
+func (u *unit) writeRegisters(start int, data []byte) error {
 	single := u.settings.write == writeSingle || u.settings.singleRegisters
-	if len(wire) > 2 && single {
-		for i := 0; i < len(wire); i += 2 {
-			if err := u.writeRegister(start+i/2, wire[i:i+2]); err != nil {
+	if len(data) > 2 && single {
+		for i := 0; i < len(data); i += 2 {
+			if err := u.writeRegister(start+i/2, data[i:i+2]); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	if len(wire) == 2 && u.settings.write != writeMultiple {
-		return u.writeRegister(start, wire)
+	if len(data) == 2 && u.settings.write != writeMultiple {
+		return u.writeRegister(start, data)
 	}
-	what := fmt.Sprintf("FC 16 %s %d-%d: %s", codec.Holdings, start, start+len(wire)/2-1, registerText(wire))
+	what := fmt.Sprintf("FC 16 %s %d-%d: %s", codec.Holdings, start, start+len(data)/2-1, registerText(data))
 	return u.change(what, func(c modbus.Client) ([]byte, error) {
-		return c.WriteMultipleRegisters(uint16(start), uint16(len(wire)/2), wire)
+		return c.WriteMultipleRegisters(uint16(start), uint16(len(data)/2), data)
 	})
 }
 
-func (u *unit) writeRegister(at int, wire []byte) error {
-	return u.change(fmt.Sprintf("FC 6 %s %d: %x", codec.Holdings, at, wire), func(c modbus.Client) ([]byte, error) {
-		return c.WriteSingleRegister(uint16(at), binary.BigEndian.Uint16(wire))
+func (u *unit) writeRegister(at int, data []byte) error {
+	return u.change(fmt.Sprintf("FC 6 %s %d: %x", codec.Holdings, at, data), func(c modbus.Client) ([]byte, error) {
+		return c.WriteSingleRegister(uint16(at), binary.BigEndian.Uint16(data))
 	})
 }
 
@@ -217,9 +217,9 @@ func (u *unit) writeBits(start, count int, packed []byte) error {
 // change runs a transaction that writes. It is never sent twice. If the request went out,
 // change adds what, with the reason of a failure, to sent.
 func (u *unit) change(what string, do func(modbus.Client) ([]byte, error)) error {
-	u.link.wire.written = false
+	before := u.link.wire.Written()
 	_, err := u.call(false, do)
-	if !u.link.wire.written {
+	if u.link.wire.Written() == before {
 		return err
 	}
 	if err != nil {
@@ -230,13 +230,13 @@ func (u *unit) change(what string, do func(modbus.Client) ([]byte, error)) error
 }
 
 // registerText formats registers in hexadecimal.
-func registerText(wire []byte) string {
+func registerText(data []byte) string {
 	var b strings.Builder
-	for i := 0; i < len(wire); i += 2 {
+	for i := 0; i < len(data); i += 2 {
 		if i > 0 {
 			b.WriteByte(' ')
 		}
-		fmt.Fprintf(&b, "%x", wire[i:i+2])
+		fmt.Fprintf(&b, "%x", data[i:i+2])
 	}
 	return b.String()
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/internal/backoff"
 	"github.com/petiole-io/petiole/devices/modbus/codec"
+	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
 
 // write writes a desired value as one uninterrupted job: read, compare, write, read back,
@@ -31,7 +32,7 @@ func (u *unit) write(p *point, value string) (out devices.Outcome, now devices.V
 	}
 	now = devices.Value{}
 	err = u.send(p, w.want)
-	unanswered := errors.Is(err, errTimeout)
+	unanswered := errors.Is(err, wire.ErrTimeout)
 	if err != nil && (exception(err) != 0 || (errors.Is(err, devices.ErrUnreachable) && !unanswered) || !p.verify) {
 		return out, now, asRejection(err, "write")
 	}
@@ -88,7 +89,7 @@ func (u *unit) readBack(p *point) ([]byte, error) {
 func (u *unit) readWithRetries(p *point) ([]byte, error) {
 	for retries := u.settings.retries; ; retries-- {
 		data, err := u.readPoint(p)
-		if retries <= 0 || !(errors.Is(err, errTimeout) || errors.Is(err, errGarbled)) || u.peer.breaker.open() {
+		if retries <= 0 || !(errors.Is(err, wire.ErrTimeout) || errors.Is(err, wire.ErrGarbled)) || u.peer.breaker.open() {
 			return data, err
 		}
 	}

@@ -30,6 +30,7 @@ var ours = []struct {
 	{"streams", nil},
 	{"devices/api", []string{"devices/api"}},
 	{"devices/modbus/codec", []string{"devices"}},
+	{"devices/modbus/wire", []string{"devices"}},
 	{"devices/modbus", []string{"devices", "internal/logonce"}},
 	{"devices/dmi/v1beta1", nil},
 	{"devices", []string{"devices", "internal/durable", "internal/logonce"}},

@@ -23,7 +23,7 @@ var tableNames = [...]string{"CoilRegister", "DiscreteInputRegister", "HoldingRe
 func (t Table) String() string { return tableNames[t] }
 
 // Function returns the function code that reads the table.
-func (t Table) Function() int { return [...]int{1, 2, 3, 4}[t] }
+func (t Table) Function() byte { return [...]byte{1, 2, 3, 4}[t] }
 
 // Bits reports whether the items of the table are bits.
 func (t Table) Bits() bool { return t == Coils || t == Discretes }

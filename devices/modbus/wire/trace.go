@@ -1,11 +1,9 @@
-package modbus
+package wire
 
 import (
 	"encoding/hex"
 	"fmt"
 	"time"
-
-	"go.uber.org/zap"
 )
 
 const (
@@ -60,13 +58,4 @@ func (f frame) String() string {
 		arrow = ">"
 	}
 	return f.at.Format("15:04:05.000000") + " " + arrow + " " + hex.EncodeToString(f.data[:f.size])
-}
-
-// trace adds bytes to frames, and logs them if the settings say so.
-func (w *wire) trace(sent bool, b []byte) {
-	now := time.Now()
-	w.frames.add(sent, now, b)
-	if w.traced {
-		w.log.Debug("frame", zap.Bool("sent", sent), zap.Time("at", now), zap.String("bytes", hex.EncodeToString(b)))
-	}
 }

@@ -1,10 +1,8 @@
-package modbus
+package wire
 
 import (
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"syscall"
 	"time"
 
@@ -14,25 +12,25 @@ import (
 // drain drops bytes that came in since the last reply. On a serial line it waits until the
 // line has been silent for the time that must lie between frames. It waits in the kernel,
 // because timers of the Go runtime are coarser than that.
-func (w *wire) drain() error {
-	raw, ok := w.conn.(syscall.Conn)
+func (t *Transport) drain() error {
+	raw, ok := t.conn.(syscall.Conn)
 	if !ok { // neither a socket nor a port: it cannot be polled
 		return nil
 	}
 	for begin := time.Now(); ; {
-		rest := max(w.silence-time.Since(w.lastActivity), 0)
+		rest := max(t.silence-time.Since(t.lastActivity), 0)
 		came, err := awaitInput(raw, rest)
 		if err != nil {
-			return w.ioError(err)
+			return t.ioError(err)
 		}
 		if !came {
 			return nil
 		}
-		if err := w.discardAvailable(raw); err != nil {
+		if err := t.discardAvailable(raw); err != nil {
 			return err
 		}
-		if time.Since(begin) > w.timeout {
-			return fmt.Errorf("%w: the line is never silent", errGarbled)
+		if time.Since(begin) > t.Timeout {
+			return fmt.Errorf("%w: the line is never silent", ErrGarbled)
 		}
 	}
 }
@@ -55,34 +53,4 @@ func awaitInput(c syscall.Conn, limit time.Duration) (bool, error) {
 		err = failed
 	}
 	return ready > 0, err
-}
-
-// discardAvailable reads and drops what has been received, without waiting.
-func (w *wire) discardAvailable(c syscall.Conn) error {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return w.ioError(err)
-	}
-	if err := w.conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
-		return w.ioError(err)
-	}
-	var chunk [readSize]byte
-	n, failed := 0, error(nil)
-	err = raw.Read(func(fd uintptr) bool {
-		n, failed = unix.Read(int(fd), chunk[:])
-		return true
-	})
-	switch {
-	case err != nil:
-		return w.ioError(err)
-	case errors.Is(failed, unix.EAGAIN) || errors.Is(failed, unix.EINTR):
-		return nil
-	case failed != nil:
-		return w.ioError(&os.PathError{Op: "read", Path: "connection", Err: failed})
-	case n == 0:
-		return w.ioError(io.EOF)
-	}
-	w.lastActivity = time.Now()
-	w.trace(false, chunk[:n])
-	return nil
 }

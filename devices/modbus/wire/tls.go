@@ -1,4 +1,4 @@
-package modbus
+package wire
 
 import (
 	"context"
@@ -9,22 +9,22 @@ import (
 	"os"
 )
 
-// newTLS returns the wire of Modbus/TCP Security (MB-TCP-Security-v21): TLS 1.2 or later,
+// newTLS returns the medium of Modbus/TCP Security (MB-TCP-Security-v21): TLS 1.2 or later,
 // with a client certificate if one is named. It reads the files at every connect, so that
 // renewed certificates take effect. Without a CA file it trusts the system's roots.
-func newTLS(e endpoint) *wire {
-	return &wire{framing: &mbap{}, dial: func(ctx context.Context) (conn, error) {
+func newTLS(e Endpoint) medium {
+	return medium{framing: &mbap{}, dial: func(ctx context.Context) (conn, error) {
 		c, err := tlsConfig(e)
 		if err != nil {
 			return nil, err
 		}
 		d := tls.Dialer{Config: c}
-		return d.DialContext(ctx, "tcp", e.address)
+		return d.DialContext(ctx, "tcp", e.Address)
 	}}
 }
 
-func tlsConfig(e endpoint) (*tls.Config, error) {
-	host, _, err := net.SplitHostPort(e.address)
+func tlsConfig(e Endpoint) (*tls.Config, error) {
+	host, _, err := net.SplitHostPort(e.Address)
 	if err != nil {
 		return nil, fmt.Errorf("split address: %w", err)
 	}

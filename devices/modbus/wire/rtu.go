@@ -1,4 +1,4 @@
-package modbus
+package wire
 
 import (
 	"encoding/binary"
@@ -51,7 +51,7 @@ func (u rtuUnit) Encode(pdu *modbus.ProtocolDataUnit) ([]byte, error) {
 
 func (u rtuUnit) Verify(request, reply []byte) error {
 	if reply[0] != u.unit {
-		return fmt.Errorf("%w: from unit %d, asked %d", errGarbled, reply[0], u.unit)
+		return fmt.Errorf("%w: from unit %d, asked %d", ErrGarbled, reply[0], u.unit)
 	}
 	return verifyPDU(request[1:len(request)-2], reply[1:len(reply)-2])
 }

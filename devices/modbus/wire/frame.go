@@ -1,4 +1,4 @@
-package modbus
+package wire
 
 import (
 	"encoding/binary"
@@ -57,7 +57,7 @@ func nextFrame(buf []byte) ([]byte, int, error) {
 	}
 	length := int(binary.BigEndian.Uint16(buf[4:]))
 	if binary.BigEndian.Uint16(buf[2:]) != 0 || length < 3 || length > 1+maxPDU {
-		return nil, 0, fmt.Errorf("%w: header % x", errGarbled, buf[:mbapHeader])
+		return nil, 0, fmt.Errorf("%w: header % x", ErrGarbled, buf[:mbapHeader])
 	}
 	if len(buf) < 6+length {
 		return nil, 0, nil
@@ -86,7 +86,7 @@ func (u mbapUnit) Encode(pdu *modbus.ProtocolDataUnit) ([]byte, error) {
 func (u mbapUnit) Verify(request, reply []byte) error {
 	unit, failed := reply[6], reply[7]&0x80 != 0
 	if unit != u.unit && !(failed && (unit == 0 || unit == 255)) {
-		return fmt.Errorf("%w: from unit %d, asked %d", errGarbled, unit, u.unit)
+		return fmt.Errorf("%w: from unit %d, asked %d", ErrGarbled, unit, u.unit)
 	}
 	return verifyPDU(request[7:], reply[7:])
 }
@@ -102,13 +102,13 @@ func verifyPDU(request, reply []byte) error {
 		return nil
 	}
 	if reply[0] != request[0] {
-		return fmt.Errorf("%w: function %d, asked %d", errGarbled, reply[0], request[0])
+		return fmt.Errorf("%w: function %d, asked %d", ErrGarbled, reply[0], request[0])
 	}
 	if want := replyLength(request); len(reply) != want {
-		return fmt.Errorf("%w: %d bytes, expected %d", errGarbled, len(reply), want)
+		return fmt.Errorf("%w: %d bytes, expected %d", ErrGarbled, len(reply), want)
 	}
 	if isRead(request[0]) && int(reply[1]) != len(reply)-2 {
-		return fmt.Errorf("%w: byte count %d of %d bytes", errGarbled, reply[1], len(reply)-2)
+		return fmt.Errorf("%w: byte count %d of %d bytes", ErrGarbled, reply[1], len(reply)-2)
 	}
 	return nil
 }

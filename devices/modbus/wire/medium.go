@@ -1,0 +1,45 @@
+package wire
+
+import "time"
+
+// medium is what a transport sends over: how to open a connection, and how frames are found
+// on it.
+type medium struct {
+	dial     dialer
+	framing  framing
+	datagram bool
+	// silence is the least time between frames, and character the duration of one
+	// character, on a serial line; elsewhere both are zero.
+	silence, character time.Duration
+}
+
+func newMedium(e Endpoint) medium {
+	switch e.Mode {
+	case TLS:
+		return newTLS(e)
+	case UDP:
+		return newUDP(e)
+	case RTUOverTCP:
+		return newRTUOverTCP(e)
+	case RTU:
+		return newSerial(e)
+	default:
+		return newTCP(e)
+	}
+}
+
+// lineTime returns the time that the characters of a request and its reply take on the
+// line.
+func (m *medium) lineTime(request []byte, echoes bool) time.Duration {
+	if m.character == 0 {
+		return 0
+	}
+	characters := len(request)
+	if request[0] != Broadcast {
+		characters += replyLength(request[1:len(request)-2]) + rtuEnvelope
+	}
+	if echoes {
+		characters += len(request)
+	}
+	return time.Duration(characters) * m.character
+}
