@@ -3,7 +3,6 @@ package modbus
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/modbus/wire"
@@ -13,55 +12,55 @@ import (
 // read, read back. The unit's reply to the write decides; what is read back must be the
 // value, or zero if the unit acts on the value and resets it. Now is the value that was
 // read last.
-func (u *unit) command(p *point, value string) (out devices.Outcome, now devices.Value, err error) {
-	if u.settings.broadcasts() {
-		out, now, err = u.broadcast(p, value)
+func (w *writer) command(value string) (out devices.Outcome, now devices.Value, err error) {
+	if w.settings.broadcasts() {
+		out, now, err = w.broadcast(value)
 		if err == nil {
 			out.After, out.Reason, out.Message = "", devices.ReasonUnverified, "no unit replies to a broadcast"
 		}
 		return out, now, err
 	}
-	w, now, err := u.prepare(p, value)
-	out.Before = w.shown
+	c, now, err := w.prepare(value)
+	out.Before = c.shown
 	if err != nil {
 		return out, now, err
 	}
-	if err := u.caller.Err(); err != nil { // the caller has given up
+	if err := w.caller.Err(); err != nil { // the caller has given up
 		return out, now, fmt.Errorf("%w before the write", err)
 	}
-	reply := u.send(p, w.want)
-	if len(u.sent) == 0 {
+	reply := w.send(c.want)
+	if len(w.sent) == 0 {
 		return out, now, asRejection(reply, "write")
 	}
 	now = devices.Value{}
-	if reply != nil && (!p.verify || !outcomeUnknown(reply)) {
+	if reply != nil && (!w.point.verify || !outcomeUnknown(reply)) {
 		return out, now, commandError(reply)
 	}
-	if !p.verify {
+	if !w.point.verify {
 		return out, now, nil
 	}
-	after, failed := u.readBack(p)
+	after, failed := w.readBack()
 	if failed == nil {
-		now, out.After = p.valueAndText(after)
+		now, out.After = w.point.valueAndText(after)
 	}
-	out.Reason, out.Message, err = p.verdict(w, after, reply, failed)
+	out.Reason, out.Message, err = w.point.verdict(c, after, reply, failed)
 	return out, now, err
 }
 
 // verdict decides what became of a command that was sent. Reply is the error of the write,
 // and failed the error of reading back. It is a pure function.
-func (p *point) verdict(w writePlan, after []byte, reply, failed error) (reason, message string, err error) {
+func (p *point) verdict(c contents, after []byte, reply, failed error) (reason, message string, err error) {
 	switch {
 	case reply != nil && failed != nil:
 		return "", "", fmt.Errorf("%w: write: %w; read back: %w", devices.ErrUnreachable, reply, failed)
 	case failed != nil:
 		return devices.ReasonUnverified, "the device accepted the value and could not be read back: " + failed.Error(), nil
-	case reply != nil && (!p.Same(w.want, after) || p.Same(w.want, w.before)):
+	case reply != nil && (!p.Same(c.want, after) || p.Same(c.want, c.before)):
 		// The value in the register proves nothing if it was there before.
 		return "", "", fmt.Errorf("%w: write: %w; it is not known whether the device acted on it", devices.ErrUnreachable, reply)
-	case p.Same(w.want, after):
+	case p.Same(c.want, after):
 		return "", "", nil
-	case p.Zero(after) && !p.Zero(w.want):
+	case p.Zero(after) && !p.Zero(c.want):
 		return devices.ReasonReset, "the device accepted the value and reads zero", nil
 	}
 	_, has := p.valueAndText(after)
@@ -86,16 +85,4 @@ func commandError(err error) error {
 		}
 	}
 	return asRejection(err, "write")
-}
-
-// maxSentText bounds the text about the requests of one write.
-const maxSentText = 512
-
-// sentText lists the write requests that went out.
-func (u *unit) sentText() string {
-	s := strings.Join(u.sent, "; ")
-	if len(s) > maxSentText {
-		s = s[:maxSentText] + "…"
-	}
-	return s
 }

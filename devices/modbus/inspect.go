@@ -2,7 +2,6 @@ package modbus
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -103,17 +102,4 @@ func record(seen []Observation, s *settings, a readResult, begin time.Time) {
 			o.Registers = p.registers(a.data, a.start)
 		}
 	}
-}
-
-// registers returns the point's registers or bits in the data of a request.
-func (p *point) registers(data []byte, start int) []uint16 {
-	var out []uint16
-	for i := p.Address - start; i < p.Address-start+p.Count; i++ {
-		if p.Table.Bits() {
-			out = append(out, uint16(data[i/8]>>(i%8)&1))
-			continue
-		}
-		out = append(out, binary.BigEndian.Uint16(data[2*i:]))
-	}
-	return out
 }

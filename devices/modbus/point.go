@@ -1,6 +1,7 @@
 package modbus
 
 import (
+	"encoding/binary"
 	"fmt"
 	"time"
 
@@ -51,6 +52,29 @@ func readPoint(r *devices.Reader, i int, p devices.Point, dev settings) point {
 		if !p.Writable {
 			r.Fail("slaveID", "0 is the broadcast, which can only be written")
 		}
+	}
+	return out
+}
+
+// valueAndText decodes the point's data into a value and its string form. Both are empty
+// if it holds no value.
+func (p *point) valueAndText(data []byte) (devices.Value, string) {
+	v, err := p.Decode(data, p.Address)
+	if err != nil {
+		return devices.Value{}, ""
+	}
+	return v, v.String()
+}
+
+// registers returns the point's registers or bits in the data of a request.
+func (p *point) registers(data []byte, start int) []uint16 {
+	var out []uint16
+	for i := p.Address - start; i < p.Address-start+p.Count; i++ {
+		if p.Table.Bits() {
+			out = append(out, uint16(data[i/8]>>(i%8)&1))
+			continue
+		}
+		out = append(out, binary.BigEndian.Uint16(data[2*i:]))
 	}
 	return out
 }

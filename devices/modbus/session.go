@@ -132,17 +132,17 @@ func (s *session) batch(a readResult) devices.Batch {
 
 // Write writes a desired value to a point, ahead of the polls of the link.
 func (s *session) Write(ctx context.Context, index int, value string) (devices.Outcome, error) {
-	return s.write(ctx, index, value, prioWrite, (*unit).write)
+	return s.write(ctx, index, value, prioWrite, (*writer).write)
 }
 
 // Command sends a value to a point, ahead of everything else on the link.
 func (s *session) Command(ctx context.Context, index int, value string) (devices.Outcome, error) {
-	return s.write(ctx, index, value, prioCommand, (*unit).command)
+	return s.write(ctx, index, value, prioCommand, (*writer).command)
 }
 
 // write runs a write or command as one job of the link and waits for its end.
 func (s *session) write(ctx context.Context, index int, value string, pr priority,
-	do func(*unit, *point, string) (devices.Outcome, devices.Value, error),
+	do func(*writer, string) (devices.Outcome, devices.Value, error),
 ) (devices.Outcome, error) {
 	s.mu.Lock()
 	l, deliver := s.link, s.deliver
@@ -162,7 +162,7 @@ func (s *session) write(ctx context.Context, index int, value string, pr priorit
 	w := new(writeResult)
 	j := &job{ctx: ctx, priority: pr, due: time.Now(), unit: s.settings.unit, settings: s.settings}
 	j.do = func(u *unit) (err error) {
-		w.outcome, w.value, err = do(u, p, value)
+		w.outcome, w.value, err = do(&writer{unit: u, point: p}, value)
 		w.outcome.Written, w.outcome.Sent = len(u.sent) > 0, u.sentText()
 		w.at = u.at
 		return err

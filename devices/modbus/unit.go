@@ -229,6 +229,18 @@ func (u *unit) change(what string, do func(modbus.Client) ([]byte, error)) error
 	return err
 }
 
+// maxSentText bounds the text about the requests of one write.
+const maxSentText = 512
+
+// sentText lists the write requests that went out.
+func (u *unit) sentText() string {
+	s := strings.Join(u.sent, "; ")
+	if len(s) > maxSentText {
+		s = s[:maxSentText] + "…"
+	}
+	return s
+}
+
 // registerText formats registers in hexadecimal.
 func registerText(data []byte) string {
 	var b strings.Builder

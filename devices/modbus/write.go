@@ -11,134 +11,140 @@ import (
 	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
 
+// writer writes values to one point of a unit, within one job of its link.
+type writer struct {
+	*unit
+	point *point
+}
+
 // write writes a desired value as one uninterrupted job: read, compare, write, read back,
 // compare. It compares raw registers, so that rounding neither shows a difference nor hides
 // one. Now is the value that was read last.
-func (u *unit) write(p *point, value string) (out devices.Outcome, now devices.Value, err error) {
-	if u.settings.broadcasts() {
-		return u.broadcast(p, value)
+func (w *writer) write(value string) (out devices.Outcome, now devices.Value, err error) {
+	if w.settings.broadcasts() {
+		return w.broadcast(value)
 	}
-	w, now, err := u.prepare(p, value)
-	out.Before = w.shown
+	c, now, err := w.prepare(value)
+	out.Before = c.shown
 	if err != nil {
 		return out, now, err
 	}
-	if p.verify && p.Same(w.want, w.before) {
+	if w.point.verify && w.point.Same(c.want, c.before) {
 		out.After = out.Before
 		return out, now, nil
 	}
-	if err := u.caller.Err(); err != nil { // the caller has given up
+	if err := w.caller.Err(); err != nil { // the caller has given up
 		return out, now, fmt.Errorf("%w before the write", err)
 	}
 	now = devices.Value{}
-	err = u.send(p, w.want)
+	err = w.send(c.want)
 	unanswered := errors.Is(err, wire.ErrTimeout)
-	if err != nil && (exception(err) != 0 || (errors.Is(err, devices.ErrUnreachable) && !unanswered) || !p.verify) {
+	if err != nil && (exception(err) != 0 || (errors.Is(err, devices.ErrUnreachable) && !unanswered) || !w.point.verify) {
 		return out, now, asRejection(err, "write")
 	}
 	// After any other error, a lost reply or an echo that differs, the register shows
 	// whether the unit has taken the value.
-	if !p.verify {
-		_, out.After = p.valueAndText(w.want)
+	if !w.point.verify {
+		_, out.After = w.point.valueAndText(c.want)
 		return out, now, nil
 	}
-	after, failed := u.readBack(p)
+	after, failed := w.readBack()
 	if failed != nil {
 		return out, now, fmt.Errorf("%w: read back: %w", devices.ErrUnreachable, failed)
 	}
-	now, out.After = p.valueAndText(after)
-	if unanswered && !p.Same(w.want, after) {
+	now, out.After = w.point.valueAndText(after)
+	if unanswered && !w.point.Same(c.want, after) {
 		return out, now, asRejection(err, "write")
 	}
-	if !p.Same(w.want, after) {
+	if !w.point.Same(c.want, after) {
 		return out, now, &devices.Rejection{Reason: devices.ReasonReadBack, Message: fmt.Sprintf("the device has %q after the write", out.After)}
 	}
 	return out, now, nil
 }
 
-// writePlan has the registers to write. Before has their present contents, if they were
+// contents has the registers to write. Before has their present contents, if they were
 // read, and shown the value of those in string form.
-type writePlan struct {
+type contents struct {
 	want, before []byte
 	shown        string
 }
 
 // prepare reads a point, if it can be read or is a part of a register, and encodes the
 // value.
-func (u *unit) prepare(p *point, value string) (w writePlan, now devices.Value, err error) {
-	if p.verify || p.Partial() {
-		if w.before, err = u.readWithRetries(p); err != nil {
-			return w, now, asRejection(err, "read before write (readBack: false writes without)")
+func (w *writer) prepare(value string) (c contents, now devices.Value, err error) {
+	if w.point.verify || w.point.Partial() {
+		if c.before, err = w.readWithRetries(); err != nil {
+			return c, now, asRejection(err, "read before write (readBack: false writes without)")
 		}
-		now, w.shown = p.valueAndText(w.before)
+		now, c.shown = w.point.valueAndText(c.before)
 	}
-	w.want, err = p.Encode(value, w.before)
-	return w, now, err
+	c.want, err = w.point.Encode(value, c.before)
+	return c, now, err
 }
 
 // readBack reads a point after it was written.
-func (u *unit) readBack(p *point) ([]byte, error) {
-	if p.readDelay > 0 {
-		backoff.Sleep(u.ctx, p.readDelay)
+func (w *writer) readBack() ([]byte, error) {
+	if w.point.readDelay > 0 {
+		backoff.Sleep(w.ctx, w.point.readDelay)
 	}
-	return u.readWithRetries(p)
+	return w.readWithRetries()
 }
 
 // readWithRetries reads a point, with the retries of the settings if the unit does not
 // reply.
-func (u *unit) readWithRetries(p *point) ([]byte, error) {
-	for retries := u.settings.retries; ; retries-- {
-		data, err := u.readPoint(p)
-		if retries <= 0 || !(errors.Is(err, wire.ErrTimeout) || errors.Is(err, wire.ErrGarbled)) || u.peer.breaker.open() {
+func (w *writer) readWithRetries() ([]byte, error) {
+	for retries := w.settings.retries; ; retries-- {
+		data, err := w.readPoint(w.point)
+		if retries <= 0 || !(errors.Is(err, wire.ErrTimeout) || errors.Is(err, wire.ErrGarbled)) || w.peer.breaker.open() {
 			return data, err
 		}
 	}
 }
 
 // broadcast writes a value to all units of the line. None replies.
-func (u *unit) broadcast(p *point, value string) (out devices.Outcome, now devices.Value, err error) {
-	if p.Partial() {
+func (w *writer) broadcast(value string) (out devices.Outcome, now devices.Value, err error) {
+	if w.point.Partial() {
 		return out, now, &devices.Rejection{Reason: devices.ReasonNotValid, Message: "a part of a register cannot be broadcast"}
 	}
-	want, err := p.Encode(value, nil)
+	want, err := w.point.Encode(value, nil)
 	if err != nil {
 		return out, now, err
 	}
-	if err := u.caller.Err(); err != nil { // the caller has given up
+	if err := w.caller.Err(); err != nil { // the caller has given up
 		return out, now, fmt.Errorf("%w before the broadcast", err)
 	}
-	if err := u.send(p, want); err != nil {
+	if err := w.send(want); err != nil {
 		return out, now, fmt.Errorf("broadcast: %w", err)
 	}
-	now, out.After = p.valueAndText(want)
+	now, out.After = w.point.valueAndText(want)
 	return out, now, nil
 }
 
 // send writes registers or coils. It writes a part of a register with function 22, which
 // is atomic, if the unit supports it, and otherwise the whole register.
-func (u *unit) send(p *point, want []byte) error {
-	if p.Table == codec.Coils {
-		return u.writeBits(p.Address, p.Count, want)
+func (w *writer) send(want []byte) error {
+	if w.point.Table == codec.Coils {
+		return w.writeBits(w.point.Address, w.point.Count, want)
 	}
-	if !p.Partial() || !u.usesMaskWrite() {
-		return u.writeRegisters(p.Address, want)
+	if !w.point.Partial() || !w.usesMaskWrite() {
+		return w.writeRegisters(w.point.Address, want)
 	}
-	part := p.Mask()
-	err := u.maskRegister(p.Address, ^part, binary.BigEndian.Uint16(want)&part)
-	if u.settings.maskWrite == maskOn || err == nil {
+	part := w.point.Mask()
+	err := w.maskRegister(w.point.Address, ^part, binary.BigEndian.Uint16(want)&part)
+	if w.settings.maskWrite == maskOn || err == nil {
 		return err
 	}
-	u.peer.noMaskWrite = true
+	w.peer.noMaskWrite = true
 	if exception(err) != excIllegalFunction {
 		return err
 	}
-	return u.writeRegisters(p.Address, want)
+	return w.writeRegisters(w.point.Address, want)
 }
 
 // usesMaskWrite reports whether to use function 22, or to try it.
-func (u *unit) usesMaskWrite() bool {
-	s := u.settings
-	return s.maskWrite == maskOn || (s.maskWrite == maskAuto && s.write == writeAuto && !u.peer.noMaskWrite)
+func (w *writer) usesMaskWrite() bool {
+	s := w.settings
+	return s.maskWrite == maskOn || (s.maskWrite == maskAuto && s.write == writeAuto && !w.peer.noMaskWrite)
 }
 
 // asRejection converts exceptions that no retry can change into rejections.
@@ -150,14 +156,4 @@ func asRejection(err error, what string) error {
 		}
 	}
 	return fmt.Errorf("%s: %w", what, err)
-}
-
-// valueAndText decodes the point's data into a value and its string form. Both are empty
-// if it holds no value.
-func (p *point) valueAndText(data []byte) (devices.Value, string) {
-	v, err := p.Decode(data, p.Address)
-	if err != nil {
-		return devices.Value{}, ""
-	}
-	return v, v.String()
 }

@@ -63,7 +63,6 @@ var largeTypes = map[string]exception{
 	"devices/dmi.Server":             {size{23, 14}, "has a method for each call of DMI"},
 	"devices/dmi.session":            {size{35, 16}, "binds one device to one mapper: both sides' calls end here"},
 	"devices/modbus.settings":        {size{3, 22}, data},
-	"devices/modbus.unit":            {size{24, 8}, rooms},
 	"leaf.storeSupervisor":           {size{33, 23}, rooms},
 	"leaf/nodeapi.API":               {size{51, 17}, rooms},
 }
