@@ -37,6 +37,7 @@ var ours = []struct {
 	{"bridge", []string{"bridge", "streams", "devices/api", "internal/configfile", "internal/logonce", "internal/metrics", "internal/version"}},
 	{"leaf/node/kubelet", nil},
 	{"leaf/nodeapi/objects", []string{"streams"}},
+	{"leaf/nodeapi/identity", []string{"internal/durable"}},
 	{"leaf/nodeapi", []string{"leaf/nodeapi", "streams", "internal/durable", "internal/logonce"}},
 	{"leaf", []string{"leaf", "devices", "streams", "internal/configfile", "internal/durable", "internal/logonce", "internal/metrics", "internal/version"}},
 	{"cmd/bridge", []string{"bridge", "internal/configfile", "internal/version"}},

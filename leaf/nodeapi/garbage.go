@@ -93,7 +93,7 @@ func (g *garbageCollector) removeTokens() error {
 			alive[s.Effective.UID] = true
 		}
 	})
-	return g.api.tokens.retain(func(uid string) bool { return alive[uid] })
+	return g.api.tokens.Retain(func(uid string) bool { return alive[uid] })
 }
 
 func (g *garbageCollector) expireEvents() error {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/petiole-io/petiole/internal/durable"
 	"github.com/petiole-io/petiole/internal/logonce"
+	"github.com/petiole-io/petiole/leaf/nodeapi/identity"
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 )
 
@@ -65,11 +66,11 @@ type API struct {
 
 	// Guarded by mu until Run has set them.
 	mu   sync.Mutex
-	id   *identity
+	id   *identity.Credentials
 	addr string
 
 	store  *objects.Store
-	tokens *tokenCache
+	tokens *identity.TokenCache
 	resync *resyncTrigger
 	gc     *garbageCollector
 }
@@ -140,14 +141,14 @@ func (a *API) drain(server *http.Server) error {
 
 // start does everything that can fail before a goroutine runs.
 func (a *API) start(ctx context.Context) (net.Listener, error) {
-	if _, err := a.identity(); err != nil {
+	if _, err := a.credentials(); err != nil {
 		return nil, err
 	}
 	first, err := firstRevision(a.cfg.DataDir, time.Now())
 	if err != nil {
 		return nil, err
 	}
-	tokens, unreadable, err := openTokenCache(a.cfg.DataDir)
+	tokens, unreadable, err := identity.OpenTokenCache(a.cfg.DataDir)
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +182,7 @@ func (a *API) server(ctx context.Context) *http.Server {
 	return &http.Server{
 		Handler: a, ReadHeaderTimeout: 10 * time.Second,
 		BaseContext: func(net.Listener) context.Context { return ctx },
-		TLSConfig:   &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{a.id.cert}},
+		TLSConfig:   &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{a.id.Cert}},
 		// A kubelet watches every ConfigMap and Secret of its pods.
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 2000},
 		// Aborted handshakes are logged at the debug level.
@@ -196,13 +197,13 @@ func (z zapDebug) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (a *API) identity() (*identity, error) {
+func (a *API) credentials() (*identity.Credentials, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.id != nil {
 		return a.id, nil
 	}
-	id, err := loadIdentity(a.cfg.DataDir, a.cfg.Node)
+	id, err := identity.Load(a.cfg.DataDir, a.cfg.Node)
 	if err != nil {
 		return nil, err
 	}
@@ -222,24 +223,24 @@ func (a *API) URL() string { return "https://" + a.address() }
 // Token returns the bearer token of system:node:<node>. The kubelet presents it to the API,
 // and the leaf to the kubelet, which has it verified by the API. It is created on first use.
 func (a *API) Token() (string, error) {
-	id, err := a.identity()
+	id, err := a.credentials()
 	if err != nil {
 		return "", err
 	}
-	return id.token, nil
+	return id.Token, nil
 }
 
 // WriteKubeconfig writes a kubeconfig with the node's token and the API's certificate
 // authority, for the kubelet or for kubectl. user is the name of the user in it. The file has
 // mode 0600. WriteKubeconfig may be called before Run unless Config.Listen has port 0.
 func (a *API) WriteKubeconfig(path, user string) error {
-	id, err := a.identity()
+	id, err := a.credentials()
 	if err != nil {
 		return err
 	}
 	cfg := clientcmdapi.NewConfig()
-	cfg.Clusters[a.cfg.Site] = &clientcmdapi.Cluster{Server: a.URL(), CertificateAuthorityData: id.caPEM}
-	cfg.AuthInfos[user] = &clientcmdapi.AuthInfo{Token: id.token}
+	cfg.Clusters[a.cfg.Site] = &clientcmdapi.Cluster{Server: a.URL(), CertificateAuthorityData: id.CAPEM}
+	cfg.AuthInfos[user] = &clientcmdapi.AuthInfo{Token: id.Token}
 	cfg.Contexts[a.cfg.Site] = &clientcmdapi.Context{Cluster: a.cfg.Site, AuthInfo: user}
 	cfg.CurrentContext = a.cfg.Site
 	data, err := clientcmd.Write(*cfg)

@@ -143,7 +143,7 @@ func (a *API) authenticated(r *http.Request) bool {
 }
 
 func (a *API) isNodeToken(token string) bool {
-	return subtle.ConstantTimeCompare([]byte(token), []byte(a.id.token)) == 1
+	return subtle.ConstantTimeCompare([]byte(token), []byte(a.id.Token)) == 1
 }
 
 // user returns the user of the node's token.

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/identity"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -47,7 +48,7 @@ func (a *API) createToken(w http.ResponseWriter, q *request) error {
 		return err
 	}
 	out := accepted(q.Header.Get("Accept"), tokenKind, false)
-	id := tokenID{Namespace: q.Namespace, ServiceAccount: q.Name, Audiences: req.Spec.Audiences}
+	id := identity.TokenID{Namespace: q.Namespace, ServiceAccount: q.Name, Audiences: req.Spec.Audiences}
 	if req.Spec.ExpirationSeconds != nil {
 		id.Seconds = *req.Spec.ExpirationSeconds
 	}
@@ -78,8 +79,8 @@ func (q *request) tokenRequest() (*authenticationv1.TokenRequest, error) {
 	return obj.(*authenticationv1.TokenRequest), nil
 }
 
-func (a *API) token(ctx context.Context, id tokenID, req *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
-	stored, err := a.tokens.get(id)
+func (a *API) token(ctx context.Context, id identity.TokenID, req *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
+	stored, err := a.tokens.Get(id)
 	if err != nil {
 		a.log.Warn("cached token is unreadable", zap.String("pod_uid", id.PodUID), zap.Error(err))
 	}
@@ -90,7 +91,7 @@ func (a *API) token(ctx context.Context, id tokenID, req *authenticationv1.Token
 	answer, err := a.requestToken(ctx, id, req, wait)
 	switch {
 	case err == nil:
-		if err := a.tokens.put(id, answer); err != nil {
+		if err := a.tokens.Put(id, answer); err != nil {
 			// The pod gets its token; it is only missing after a restart without a link.
 			a.log.Error("cache token", zap.String("pod_uid", id.PodUID), zap.Error(err))
 		}
@@ -108,7 +109,7 @@ func (a *API) token(ctx context.Context, id tokenID, req *authenticationv1.Token
 
 // requestToken requests a token from the bridge. errNoAnswer means that a cached token may be
 // served; every other error is one of the API server.
-func (a *API) requestToken(ctx context.Context, id tokenID, req *authenticationv1.TokenRequest, wait time.Duration) (*authenticationv1.TokenRequest, error) {
+func (a *API) requestToken(ctx context.Context, id identity.TokenID, req *authenticationv1.TokenRequest, wait time.Duration) (*authenticationv1.TokenRequest, error) {
 	query, err := json.Marshal(streams.TokenQuery{
 		Node: a.cfg.Node, Namespace: id.Namespace, ServiceAccount: id.ServiceAccount, TokenRequest: *req,
 	})

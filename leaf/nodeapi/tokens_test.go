@@ -150,22 +150,3 @@ func TestRefusedTokenIsNotServedFromTheCache(t *testing.T) {
 		t.Errorf("API server away: %v", err)
 	}
 }
-
-func TestDamagedTokensAreRemoved(t *testing.T) {
-	dir := t.TempDir()
-	v, _, err := openTokenCache(dir)
-	must(t, err)
-	id := tokenID{Namespace: "n", ServiceAccount: "s", PodUID: "u"}
-	must(t, v.put(id, &authenticationv1.TokenRequest{Status: authenticationv1.TokenRequestStatus{Token: "x"}}))
-	name, err := id.file()
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(dir, "tokens", name), []byte("damaged beyond repair"), 0o600))
-	v, unreadable, err := openTokenCache(dir)
-	must(t, err)
-	if len(unreadable) != 1 {
-		t.Errorf("unreadable = %v", unreadable)
-	}
-	if got, err := v.get(id); got != nil || err != nil {
-		t.Errorf("get = %v, %v", got, err)
-	}
-}

@@ -1,4 +1,4 @@
-package nodeapi
+package identity
 
 import (
 	"crypto/ecdsa"
@@ -21,17 +21,18 @@ import (
 	"github.com/petiole-io/petiole/internal/durable"
 )
 
-// identity holds the credentials by which the node API and its clients authenticate each
-// other. It is created once and kept in the data directory.
-type identity struct {
-	caPEM []byte
-	cert  tls.Certificate
-	// token is the bearer token of system:node:<node>.
-	token string
+// Credentials are those by which the node API and its clients authenticate each other.
+type Credentials struct {
+	// CAPEM is the certificate authority of Cert, in PEM.
+	CAPEM []byte
+	// Cert is the serving certificate, for loopback.
+	Cert tls.Certificate
+	// Token is the bearer token of system:node:<node>.
+	Token string
 }
 
-// loadIdentity reads the identity in dir, or creates it.
-func loadIdentity(dir, node string) (*identity, error) {
+// Load reads the credentials in dir. It creates dir and those that do not exist.
+func Load(dir, node string) (*Credentials, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create data directory: %w", err)
 	}
@@ -48,14 +49,14 @@ func loadIdentity(dir, node string) (*identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load serving certificate: %w", err)
 	}
-	id := &identity{token: string(token)}
-	if id.cert, err = tls.X509KeyPair(bundle, bundle); err != nil {
+	id := &Credentials{Token: string(token)}
+	if id.Cert, err = tls.X509KeyPair(bundle, bundle); err != nil {
 		return nil, fmt.Errorf("read serving certificate: %w", err)
 	}
-	if n := len(id.cert.Certificate); n != 2 {
+	if n := len(id.Cert.Certificate); n != 2 {
 		return nil, fmt.Errorf("read serving certificate: %d certificates, want 2", n)
 	}
-	id.caPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: id.cert.Certificate[1]})
+	id.CAPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: id.Cert.Certificate[1]})
 	return id, nil
 }
 

@@ -1,4 +1,4 @@
-package nodeapi
+package identity
 
 import (
 	"crypto/aes"
@@ -19,9 +19,9 @@ import (
 	"github.com/petiole-io/petiole/internal/durable"
 )
 
-// tokenID identifies the token that a kubelet requests. The audiences are those of the
+// TokenID identifies the token that a kubelet requests. The audiences are those of the
 // request: the API server fills in others if the request has none.
-type tokenID struct {
+type TokenID struct {
 	Namespace      string   `json:"namespace"`
 	ServiceAccount string   `json:"serviceAccount"`
 	PodUID         string   `json:"podUID"`
@@ -29,7 +29,7 @@ type tokenID struct {
 	Seconds        int64    `json:"seconds"`
 }
 
-func (id tokenID) file() (string, error) {
+func (id TokenID) file() (string, error) {
 	b, err := json.Marshal(id)
 	if err != nil {
 		return "", err
@@ -39,14 +39,14 @@ func (id tokenID) file() (string, error) {
 }
 
 type storedToken struct {
-	ID    tokenID                       `json:"id"`
+	ID    TokenID                       `json:"id"`
 	Token authenticationv1.TokenRequest `json:"token"`
 }
 
-// tokenCache keeps service account tokens on disk, one per file, encrypted with a key in the
+// TokenCache keeps service account tokens on disk, one per file, encrypted with a key in the
 // data directory that only this user can read. That protects copies and backups of the token
-// files, but not against someone who can read the key.
-type tokenCache struct {
+// files, but not against someone who can read the key. It is safe for concurrent use.
+type TokenCache struct {
 	dir  string
 	aead cipher.AEAD
 
@@ -55,9 +55,9 @@ type tokenCache struct {
 	byPod map[string]map[string]struct{}
 }
 
-// openTokenCache opens the cache in dir, or creates it. unreadable lists the files that it
-// removed because they cannot be decrypted, for example because the key was lost.
-func openTokenCache(dir string) (c *tokenCache, unreadable []string, err error) {
+// OpenTokenCache opens the cache in dir, or creates it; dir must exist. unreadable lists the
+// files that it removed because they cannot be decrypted, for example because the key was lost.
+func OpenTokenCache(dir string) (c *TokenCache, unreadable []string, err error) {
 	key, err := readOrCreate(filepath.Join(dir, "tokens.key"), func() ([]byte, error) {
 		b := make([]byte, 32)
 		_, err := rand.Read(b)
@@ -70,7 +70,7 @@ func openTokenCache(dir string) (c *tokenCache, unreadable []string, err error) 
 	if err != nil {
 		return nil, nil, fmt.Errorf("load token key: %w", err)
 	}
-	c = &tokenCache{dir: filepath.Join(dir, "tokens"), byPod: map[string]map[string]struct{}{}}
+	c = &TokenCache{dir: filepath.Join(dir, "tokens"), byPod: map[string]map[string]struct{}{}}
 	if c.aead, err = cipher.NewGCM(block); err != nil {
 		return nil, nil, fmt.Errorf("load token key: %w", err)
 	}
@@ -95,8 +95,8 @@ func openTokenCache(dir string) (c *tokenCache, unreadable []string, err error) 
 	return c, unreadable, nil
 }
 
-// put stores the answer to a request on disk.
-func (c *tokenCache) put(id tokenID, token *authenticationv1.TokenRequest) error {
+// Put stores the answer to a request on disk.
+func (c *TokenCache) Put(id TokenID, token *authenticationv1.TokenRequest) error {
 	name, err := id.file()
 	if err != nil {
 		return err
@@ -118,8 +118,8 @@ func (c *tokenCache) put(id tokenID, token *authenticationv1.TokenRequest) error
 	return nil
 }
 
-// get returns the stored answer to a request, nil if there is none.
-func (c *tokenCache) get(id tokenID) (*authenticationv1.TokenRequest, error) {
+// Get returns the stored answer to a request, nil if there is none.
+func (c *TokenCache) Get(id TokenID) (*authenticationv1.TokenRequest, error) {
 	name, err := id.file()
 	if err != nil {
 		return nil, err
@@ -136,8 +136,8 @@ func (c *tokenCache) get(id tokenID) (*authenticationv1.TokenRequest, error) {
 	return &t.Token, nil
 }
 
-// retain removes the tokens of all pods that are not alive.
-func (c *tokenCache) retain(alive func(podUID string) bool) error {
+// Retain removes the tokens of all pods that are not alive.
+func (c *TokenCache) Retain(alive func(podUID string) bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var errs []error
@@ -159,7 +159,7 @@ func (c *tokenCache) retain(alive func(podUID string) bool) error {
 	return errors.Join(errs...)
 }
 
-func (c *tokenCache) read(name string) (storedToken, error) {
+func (c *TokenCache) read(name string) (storedToken, error) {
 	var t storedToken
 	b, err := os.ReadFile(filepath.Join(c.dir, name))
 	if err != nil {
@@ -176,7 +176,7 @@ func (c *tokenCache) read(name string) (storedToken, error) {
 	return t, json.Unmarshal(plain, &t)
 }
 
-func (c *tokenCache) index(pod, name string) {
+func (c *TokenCache) index(pod, name string) {
 	if c.byPod[pod] == nil {
 		c.byPod[pod] = map[string]struct{}{}
 	}
