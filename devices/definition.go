@@ -79,14 +79,24 @@ type Problem struct {
 	Message  string `json:"message"`
 }
 
-// warning reports whether the problem leaves nothing out.
-func (p Problem) warning() bool {
+// Warning reports whether the problem leaves nothing out.
+func (p Problem) Warning() bool {
 	switch p.Reason {
 	case ReasonSuspiciousPeriod, ReasonInvalidReporting, ReasonStream, ReasonStale:
 		return true
 	}
 	return false
 }
+
+// The states of a device besides online, offline and unknown, which are KubeEdge's.
+const (
+	// StateDegraded: the device responds, but not all of its properties can be read.
+	StateDegraded = "degraded"
+	// StateDisabled: an annotation disables the device.
+	StateDisabled = "disabled"
+	// StateMisconfigured: the definition is invalid, so that the device is not operated.
+	StateMisconfigured = "misconfigured"
+)
 
 // The reasons of problems and of device states.
 const (
@@ -110,34 +120,34 @@ const (
 	ReasonStale = "OlderThanRecorded"
 )
 
-// validate checks a value against the type and the bounds of a point. It returns nil if the
-// value may be written.
-func validate(p Point, value string) *Rejection {
+// Validate checks a value against the type and the bounds of the point. It returns nil if
+// the value may be written.
+func (p Point) Validate(value string) *Rejection {
 	if !p.Writable {
-		return reject(ReasonReadOnly, "%s is read-only", p.Name)
+		return Reject(ReasonReadOnly, "%s is read-only", p.Name)
 	}
 	switch p.Type {
 	case v1beta1.BOOLEAN:
 		if _, ok := ParseBool(value); !ok {
-			return reject(ReasonNotValid, "%q is not true or false", value)
+			return Reject(ReasonNotValid, "%q is not true or false", value)
 		}
 	case v1beta1.BYTES:
 		if _, err := hex.DecodeString(strings.TrimSpace(value)); err != nil {
-			return reject(ReasonNotValid, "%q is not hexadecimal", value)
+			return Reject(ReasonNotValid, "%q is not hexadecimal", value)
 		}
 	case v1beta1.INT, v1beta1.FLOAT, v1beta1.DOUBLE:
-		n, ok := parseNumber(value)
+		n, ok := ParseNumber(value)
 		if !ok {
-			return reject(ReasonNotValid, "%q is not a number", value)
+			return Reject(ReasonNotValid, "%q is not a number", value)
 		}
 		if p.Type == v1beta1.INT && !n.IsInt() {
-			return reject(ReasonNotValid, "%q is not an integer", value)
+			return Reject(ReasonNotValid, "%q is not an integer", value)
 		}
-		if lo, ok := parseNumber(p.Minimum); ok && p.Minimum != "" && n.Cmp(lo) < 0 {
-			return reject(ReasonOutOfBounds, "%s is below the minimum %s", value, p.Minimum)
+		if lo, ok := ParseNumber(p.Minimum); ok && p.Minimum != "" && n.Cmp(lo) < 0 {
+			return Reject(ReasonOutOfBounds, "%s is below the minimum %s", value, p.Minimum)
 		}
-		if hi, ok := parseNumber(p.Maximum); ok && p.Maximum != "" && n.Cmp(hi) > 0 {
-			return reject(ReasonOutOfBounds, "%s is above the maximum %s", value, p.Maximum)
+		if hi, ok := ParseNumber(p.Maximum); ok && p.Maximum != "" && n.Cmp(hi) > 0 {
+			return Reject(ReasonOutOfBounds, "%s is above the maximum %s", value, p.Maximum)
 		}
 	}
 	return nil

@@ -1,15 +1,8 @@
-// Package devices operates the devices of one node: it applies desired values, carries out
-// commands, and reports state and samples.
+// Package devices describes the devices of a node as drivers and the leaf see them: their
+// definitions, values, desired values and commands, and what they report.
 //
-// Guarantees: every device has its own worker, so that a faulty or silent one never holds up
-// another; a desired value is written at most once for each change, also across restarts,
-// after it was validated, and again only if its drift policy says so; a command is carried
-// out at most once for its id and never after its deadline; an object older than one seen
-// before causes no writes; a reported value is the last good one, with its quality, its
-// reason and the time it was read; samples leave in the order in which they were taken; a
-// device has at most one status in each interval.
-//
-// The leaf calls it: it passes Device and DeviceModel objects and Commands to a Host, and
-// provides a Sink for reports, a State that survives restarts, and a Driver for each
-// protocol. The package depends on neither NATS nor the API server nor any protocol.
+// A Driver opens a Session for each Definition, which Resolve merges from a Device and its
+// DeviceModel. Package host operates the sessions: it stores what the devices report in a
+// Sink, and what must survive restarts in a State. The package depends on neither NATS nor
+// the API server nor any protocol.
 package devices

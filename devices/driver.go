@@ -61,7 +61,8 @@ type Rejection struct {
 // Error returns the reason and the message.
 func (r *Rejection) Error() string { return r.Reason + ": " + r.Message }
 
-func reject(reason, format string, args ...any) *Rejection {
+// Reject returns a Rejection with a formatted message.
+func Reject(reason, format string, args ...any) *Rejection {
 	return &Rejection{Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
 

@@ -1,10 +1,6 @@
 package devices
 
-import (
-	"k8s.io/apimachinery/pkg/types"
-
-	"github.com/petiole-io/petiole/devices/api/v1beta1"
-)
+import "github.com/petiole-io/petiole/devices/api/v1beta1"
 
 // Ref identifies a device. UID distinguishes it from an earlier one of the same name.
 type Ref struct {
@@ -16,8 +12,7 @@ type Ref struct {
 // String returns namespace/name.
 func (r Ref) String() string { return r.Namespace + "/" + r.Name }
 
-func refOf(d *v1beta1.Device) Ref {
+// RefOf returns the Ref of a Device object.
+func RefOf(d *v1beta1.Device) Ref {
 	return Ref{Namespace: d.Namespace, Name: d.Name, UID: string(d.UID)}
 }
-
-func uid(s string) types.UID { return types.UID(s) }

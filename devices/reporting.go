@@ -2,7 +2,6 @@ package devices
 
 import (
 	"fmt"
-	"hash/fnv"
 	"math"
 	"slices"
 	"strings"
@@ -114,9 +113,9 @@ func (s Settings) split(names ...string) (named, rest Settings) {
 	return named, rest
 }
 
-// exceeds reports whether a value differs from the one reported last by more than the
+// Exceeds reports whether a value differs from the one reported last by more than the
 // deadbands. Only numbers have deadbands.
-func (r Reporting) exceeds(last, now Value) bool {
+func (r Reporting) Exceeds(last, now Value) bool {
 	if last == now {
 		return false
 	}
@@ -127,20 +126,4 @@ func (r Reporting) exceeds(last, now Value) bool {
 		return true
 	}
 	return math.Abs(is-was) > band
-}
-
-// repeatAfter returns the time after which a status is repeated that has nothing new but
-// times: the shortest of the settings of the device and its reported points. A hash of the
-// name spreads it over its last quarter, so that devices that start together do not report
-// together.
-func (d Definition) repeatAfter() time.Duration {
-	shortest := d.Report.Cycle
-	for _, p := range d.Points {
-		if h := p.Reporting.Heartbeat; p.Report && h > 0 && (shortest == 0 || h < shortest) {
-			shortest = h
-		}
-	}
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(d.Device.String())) // never fails
-	return shortest - time.Duration(uint64(h.Sum32())*uint64(shortest/4)>>32)
 }

@@ -33,7 +33,7 @@ const AnnotationDisabled = "petiole.dev/disabled"
 func Resolve(d *v1beta1.Device, m *v1beta1.DeviceModel) (Definition, []Desired, []Problem) {
 	desired := desiredOf(d)
 	def := Definition{
-		Device: refOf(d), Protocol: strings.TrimSpace(d.Spec.Protocol.ProtocolName), Methods: d.Spec.Methods, Object: d, Model: m,
+		Device: RefOf(d), Protocol: strings.TrimSpace(d.Spec.Protocol.ProtocolName), Methods: d.Spec.Methods, Object: d, Model: m,
 	}
 	def.Disabled, _ = ParseBool(d.Annotations[AnnotationDisabled])
 	if m == nil {
@@ -141,7 +141,7 @@ func resolvePoint(protocol string, own Settings, p *v1beta1.DeviceProperty, m *v
 		return point, nil, invalid("type %q is not supported", m.Type)
 	}
 	for name, s := range map[string]string{"minimum": m.Minimum, "maximum": m.Maximum} {
-		if _, ok := parseNumber(s); s != "" && !ok {
+		if _, ok := ParseNumber(s); s != "" && !ok {
 			return point, nil, invalid("the model's %s %q is not a number", name, s)
 		}
 	}
@@ -215,8 +215,8 @@ func sameProtocol(a, b string) bool {
 // desiredDigest is equal for equal desired values and metadata.
 func desiredDigest(p *v1beta1.TwinProperty) string { return digest(p) }
 
-// digest is equal for definitions that are the same for a driver.
-func (d Definition) digest() string {
+// Digest is equal for definitions that are the same for a driver.
+func (d Definition) Digest() string {
 	d.Object, d.Model = nil, nil
 	return digest(d)
 }
@@ -230,8 +230,8 @@ func digest(v any) string {
 	return hex.EncodeToString(h[:12])
 }
 
-// parseNumber parses a decimal number exactly.
-func parseNumber(s string) (*big.Rat, bool) {
+// ParseNumber parses a decimal number exactly.
+func ParseNumber(s string) (*big.Rat, bool) {
 	s = strings.TrimSpace(s)
 	if len(s) > 64 || strings.ContainsAny(s, "/_xXpPbBoO") { // decimal only, and no huge exponents such as 1e999999999
 		return nil, false

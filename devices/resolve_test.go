@@ -85,7 +85,7 @@ func TestResolveMergesModelAndDevice(t *testing.T) {
 		t.Errorf("%v", problems)
 	}
 	again, _, _ := Resolve(d.DeepCopy(), m.DeepCopy())
-	if def.digest() != again.digest() {
+	if def.Digest() != again.Digest() {
 		t.Error("resolving twice gives two definitions")
 	}
 }

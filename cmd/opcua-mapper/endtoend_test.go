@@ -19,6 +19,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/dmi"
+	"github.com/petiole-io/petiole/devices/host"
 )
 
 const examples = "../../deploy/kubernetes/examples"
@@ -166,12 +167,12 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func startHost(t *testing.T, dir string) (*devices.Host, *sink) {
+func startHost(t *testing.T, dir string) (*host.Host, *sink) {
 	t.Helper()
 	log := zaptest.NewLogger(t)
 	server := dmi.New(dmi.Config{Socket: dir + "/dmi.sock", StateFile: dir + "/mappers.json", Log: log.Named("dmi")})
 	s := &sink{}
-	host, err := devices.New(devices.Config{
+	host, err := host.New(host.Config{
 		Node: "plant-a-1", Drivers: []devices.Driver{server}, Sink: s, State: &state{m: map[string][]byte{}}, Log: log, StatusInterval: time.Millisecond,
 	})
 	if err != nil {
@@ -190,7 +191,7 @@ func startHost(t *testing.T, dir string) (*devices.Host, *sink) {
 	return host, s
 }
 
-func apply(t *testing.T, host *devices.Host, objects ...any) {
+func apply(t *testing.T, host *host.Host, objects ...any) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/host"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
 
@@ -26,7 +27,7 @@ type rig struct {
 	state  *memory
 	sink   *sink
 	server *Server
-	host   *devices.Host
+	host   *host.Host
 	stop   func()
 }
 
@@ -55,7 +56,7 @@ func (p *rig) start() {
 	if p.tune != nil {
 		p.tune(&p.server.timing)
 	}
-	host, err := devices.New(devices.Config{
+	host, err := host.New(host.Config{
 		Node: node, Drivers: []devices.Driver{p.server}, Sink: p.sink, State: p.state, Log: log.Named("devices"), StatusInterval: time.Millisecond,
 	})
 	if err != nil {

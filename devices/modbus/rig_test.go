@@ -18,6 +18,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/host"
 )
 
 // sink records what the devices report.
@@ -144,7 +145,7 @@ func (s *sink) count(device, property string) (n int) {
 // rig is a host with the Modbus driver and a sink that records.
 type rig struct {
 	t     *testing.T
-	host  *devices.Host
+	host  *host.Host
 	sink  *sink
 	state devices.State
 	rev   int
@@ -157,7 +158,7 @@ func newRigWith(t *testing.T, state devices.State) *rig {
 	t.Helper()
 	r := &rig{t: t, state: state, sink: &sink{statuses: map[string][]*v1beta1.DeviceStatus{}, samples: map[string][]*devices.Samples{}}}
 	log := zaptest.NewLogger(t)
-	h, err := devices.New(devices.Config{Node: "n", Drivers: []devices.Driver{New(log)}, Sink: r.sink, State: state, Log: log, StatusInterval: 20 * time.Millisecond})
+	h, err := host.New(host.Config{Node: "n", Drivers: []devices.Driver{New(log)}, Sink: r.sink, State: state, Log: log, StatusInterval: 20 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

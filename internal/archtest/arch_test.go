@@ -21,19 +21,24 @@ type pkg struct {
 // rel is the package's folder in the module.
 func (p pkg) rel() string { return strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/") }
 
-// ours lists which of our own packages each folder may import, as prefixes. The first
-// rule that matches a package decides; a folder without a rule may import all.
+// ours lists which of our own packages each folder may import, as prefixes, or as one
+// package if the entry ends in "/.". The first rule that matches a package decides; a folder
+// without a rule may import all.
 var ours = []struct {
 	folder  string
 	allowed []string
 }{
 	{"streams", nil},
 	{"devices/api", []string{"devices/api"}},
-	{"devices/modbus/codec", []string{"devices"}},
-	{"devices/modbus/wire", []string{"devices"}},
-	{"devices/modbus", []string{"devices", "internal/logonce"}},
+	{"devices/internal/backoff", nil},
+	{"devices/host", []string{"devices/.", "devices/api", "devices/internal", "internal/logonce"}},
+	{"devices/modbus/codec", []string{"devices/.", "devices/api"}},
+	{"devices/modbus/wire", []string{"devices/."}},
+	{"devices/modbus", []string{"devices/.", "devices/api", "devices/internal/backoff", "devices/modbus", "internal/logonce"}},
 	{"devices/dmi/v1beta1", nil},
-	{"devices", []string{"devices", "internal/durable", "internal/logonce"}},
+	{"devices/dmi", []string{"devices/.", "devices/api", "devices/dmi", "devices/internal/backoff", "internal/durable"}},
+	{"devices/push", []string{"devices/.", "devices/api", "devices/internal/backoff", "internal/logonce"}},
+	{"devices", []string{"devices/api"}},
 	{"bridge", []string{"bridge", "streams", "devices/api", "internal/configfile", "internal/logonce", "internal/metrics", "internal/version"}},
 	{"leaf/node/kubelet", nil},
 	{"leaf/nodeapi/objects", []string{"streams"}},
@@ -93,7 +98,8 @@ func allowed(folder, imported string) bool {
 
 func underAny(name string, folders []string) bool {
 	for _, f := range folders {
-		if under(name, f) {
+		exact, one := strings.CutSuffix(f, "/.")
+		if one && name == exact || !one && under(name, f) {
 			return true
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/host"
 	"github.com/petiole-io/petiole/internal/logonce"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -35,7 +36,7 @@ var errPartMissing = errors.New("part missing")
 // device index, the pushers and the MQTT gateway.
 type applier struct {
 	*Field
-	host  *devices.Host
+	host  *host.Host
 	sink  *sink
 	index *deviceIndex
 	// reportedProblems holds the problems that were reported in Events, by device.
@@ -47,8 +48,8 @@ type applier struct {
 	outcomes *logonce.Reporter
 }
 
-func newApplier(f *Field, host *devices.Host, s *sink) *applier {
-	return &applier{Field: f, host: host, sink: s, index: newDeviceIndex(), reportedProblems: map[string]string{}, loaded: make(chan struct{}), outcomes: logonce.New(f.cfg.Log)}
+func newApplier(f *Field, h *host.Host, s *sink) *applier {
+	return &applier{Field: f, host: h, sink: s, index: newDeviceIndex(), reportedProblems: map[string]string{}, loaded: make(chan struct{}), outcomes: logonce.New(f.cfg.Log)}
 }
 
 // whenLoaded calls run as soon as all devices are known. It returns nil if ctx ends first.

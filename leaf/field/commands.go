@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/host"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -128,7 +129,7 @@ func (c *commands) execute(ctx context.Context, command devices.Command) devices
 	switch {
 	case err == nil:
 		return result
-	case errors.Is(err, devices.ErrUnknownDevice):
+	case errors.Is(err, host.ErrUnknownDevice):
 		return devices.CommandResult{ID: command.ID, Ack: devices.Rejected, Reason: reasonUnknownDevice, Message: "the site has no device " + command.Device.String()}
 	default:
 		return devices.CommandResult{

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/host"
 	"github.com/petiole-io/petiole/devices/push"
 	"github.com/petiole-io/petiole/leaf/field/mqtt"
 	"github.com/petiole-io/petiole/streams"
@@ -56,7 +57,7 @@ type Field struct {
 	telemetry   *groupWriter
 	reported    *groupWriter
 	pusher      *push.Pusher
-	host        atomic.Pointer[devices.Host]
+	host        atomic.Pointer[host.Host]
 	quarantined atomic.Uint64
 	// retry is the delay before a message that could not be applied is delivered again.
 	retry time.Duration
@@ -88,12 +89,12 @@ func (f *Field) Quarantined() uint64 { return f.quarantined.Load() }
 // Stats returns the present counters. It may be called at any time.
 func (f *Field) Stats() Stats {
 	c := &f.telemetry.counts
-	var host devices.Stats
+	var counts devices.Stats
 	if h := f.host.Load(); h != nil {
-		host = h.Stats()
+		counts = h.Stats()
 	}
 	return Stats{
-		Devices: host,
+		Devices: counts,
 		Records: c.records.Load(), Commits: c.commits.Load(), Bytes: c.bytes.Load(), Failed: c.failed.Load(),
 		Push: f.pusher.Stats(),
 	}
@@ -136,14 +137,14 @@ func (f *Field) operate(ctx context.Context) error {
 		}
 	}
 	out := &sink{node: f.cfg.Node, js: f.cfg.JS, telemetry: f.telemetry, reported: f.reported, pusher: f.pusher}
-	host, err := devices.New(devices.Config{
+	h, err := host.New(host.Config{
 		Node: f.cfg.Node, Drivers: f.cfg.Drivers, State: state, Log: f.cfg.Log, Sink: out,
 	})
 	if err != nil {
 		return fmt.Errorf("create device host: %w", err)
 	}
-	f.host.Store(host)
-	apply := newApplier(f, host, out)
+	f.host.Store(h)
+	apply := newApplier(f, h, out)
 	commands := newCommands(f.cfg.Site, f.cfg.Node, apply.index, f.command, f.cfg.Log)
 	// The writers stop after all that store through them: the host, whose devices report
 	// their last state at the end, and the applier, which reports the problems of a device.
@@ -160,7 +161,7 @@ func (f *Field) operate(ctx context.Context) error {
 	group.Go(func() error { f.telemetry.run(writing); return nil })
 	group.Go(func() error { f.reported.run(writing); return nil })
 	group.Go(func() error { producers.Wait(); stopWriting(); return nil })
-	group.Go(func() error { defer producers.Done(); return host.Run(runCtx) })
+	group.Go(func() error { defer producers.Done(); return h.Run(runCtx) })
 	group.Go(func() error { return f.pusher.Run(runCtx) })
 	group.Go(func() error { defer producers.Done(); return apply.run(runCtx) })
 	group.Go(func() error {

@@ -1,0 +1,169 @@
+package host
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/petiole-io/petiole/devices"
+)
+
+// The command log stores its records in segments, each under its own key, so that a command
+// writes one segment and not the whole log.
+const (
+	logSegments    = 16
+	segmentRecords = 16
+)
+
+// commandRecord is a command that may have been carried out.
+type commandRecord struct {
+	ID string `json:"id"`
+	// Number counts the commands of a device.
+	Number uint64 `json:"number"`
+	// Deadline is in ms since 1970.
+	Deadline int64 `json:"deadline"`
+	// Method and Properties are those of the command, until there is a Result.
+	Method     string                 `json:"method,omitempty"`
+	Properties map[string]string      `json:"properties,omitempty"`
+	Result     *devices.CommandResult `json:"result,omitempty"`
+}
+
+// segment is the value stored under one key. UID distinguishes it from that of an earlier
+// device of the same name.
+type segment struct {
+	UID     string          `json:"uid"`
+	Records []commandRecord `json:"records"`
+}
+
+// commandLog has the newest commands of a device: at least 240 and at most 256, and all whose
+// deadlines have not passed. So a command is never carried out twice: either the log has it,
+// or its deadline has passed.
+type commandLog struct {
+	segments [logSegments][]commandRecord
+	current  int
+	number   uint64
+	// stored is the number of segments, up to the last one that existed when the log was
+	// read.
+	stored int
+}
+
+// find returns the record of an id, or nil.
+func (l *commandLog) find(id string) *commandRecord {
+	for i := range l.segments {
+		for j := range l.segments[i] {
+			if l.segments[i][j].ID == id {
+				return &l.segments[i][j]
+			}
+		}
+	}
+	return nil
+}
+
+// add appends a command that is about to be carried out and returns its segment. It returns
+// false if the log is full of commands whose deadlines have not passed.
+func (l *commandLog) add(r commandRecord, now time.Time) (segment int, ok bool) {
+	at := l.current
+	if len(l.segments[at]) >= segmentRecords {
+		at = (at + 1) % logSegments
+		for _, old := range l.segments[at] {
+			if old.Deadline > now.UnixMilli() {
+				return at, false
+			}
+		}
+		l.segments[at] = nil
+	}
+	l.number++
+	r.Number = l.number
+	l.current = at
+	l.segments[at] = append(l.segments[at], r)
+	return at, true
+}
+
+// remove removes the record that add has just appended.
+func (l *commandLog) remove(id string) {
+	s := l.segments[l.current]
+	if n := len(s); n > 0 && s[n-1].ID == id {
+		l.segments[l.current] = s[:n-1]
+	}
+}
+
+// finish records the result of a command and returns its segment.
+func (l *commandLog) finish(id string, result devices.CommandResult) (segment int, ok bool) {
+	for i := range l.segments {
+		for j := range l.segments[i] {
+			if r := &l.segments[i][j]; r.ID == id {
+				r.Result, r.Method, r.Properties = &result, "", nil
+				return i, true
+			}
+		}
+	}
+	return 0, false
+}
+
+// interrupted returns the commands without a result, which a stop of the process interrupted.
+// It gives them one; the caller must save the segments.
+func (l *commandLog) interrupted() (open []commandRecord, segments []int) {
+	for i := range l.segments {
+		before := len(open)
+		for j := range l.segments[i] {
+			r := &l.segments[i][j]
+			if r.Result != nil {
+				continue
+			}
+			open = append(open, *r)
+			r.Result = &devices.CommandResult{ID: r.ID, Ack: devices.Failed, Reason: devices.ReasonUnknown, Message: "interrupted by a restart"}
+			r.Method, r.Properties = "", nil
+		}
+		if len(open) > before {
+			segments = append(segments, i)
+		}
+	}
+	return open, segments
+}
+
+func segmentKey(device devices.Ref, i int) string { return fmt.Sprintf("%s/commands/%d", device, i) }
+
+// saveSegment stores one segment.
+func (l *commandLog) saveSegment(ctx context.Context, s devices.State, device devices.Ref, i int) error {
+	b, err := json.Marshal(segment{UID: device.UID, Records: l.segments[i]})
+	if err != nil {
+		return fmt.Errorf("encode commands of %s: %w", device, err)
+	}
+	if err := s.Save(ctx, segmentKey(device, i), b); err != nil {
+		return fmt.Errorf("save commands of %s: %w", device, err)
+	}
+	return nil
+}
+
+// loadCommandLog reads the first n segments of a device. It skips corrupt ones and returns
+// errCorrupt together with the others.
+func loadCommandLog(ctx context.Context, s devices.State, device devices.Ref, n int) (commandLog, error) {
+	var l commandLog
+	var corrupt error
+	for i := range n {
+		b, err := s.Load(ctx, segmentKey(device, i))
+		if err != nil {
+			return l, fmt.Errorf("load commands of %s: %w", device, err)
+		}
+		if len(b) == 0 {
+			continue
+		}
+		l.stored = i + 1
+		var g segment
+		if err := json.Unmarshal(b, &g); err != nil {
+			corrupt = fmt.Errorf("%w of commands of %s: %w", errCorrupt, device, err)
+			continue
+		}
+		if g.UID != device.UID {
+			continue
+		}
+		l.segments[i] = g.Records
+		for _, r := range g.Records {
+			if r.Number > l.number {
+				l.number, l.current = r.Number, i
+			}
+		}
+	}
+	return l, corrupt
+}

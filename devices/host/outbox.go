@@ -1,0 +1,220 @@
+package host
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/internal/backoff"
+	"github.com/petiole-io/petiole/internal/logonce"
+)
+
+const (
+	// outboxSamples bounds the batches of samples that wait for a sink that fails; audits and
+	// events are few and always wait.
+	outboxSamples = 4096
+	sinkRetry     = 200 * time.Millisecond
+	sinkRetryMax  = 10 * time.Second
+	// stopTimeout bounds how long a stopping worker still tries to store what it has.
+	stopTimeout = 2 * time.Second
+)
+
+// outbox passes samples, audits and events of one device to the sink, in order, and retries
+// each until it is stored. When the sink fails for long it drops the oldest samples, and
+// reports their number with the next ones.
+type outbox struct {
+	sink     devices.Sink
+	counters *counters
+	failures *logonce.Reporter
+	log      *zap.Logger
+
+	mu      sync.Mutex
+	queue   []any
+	samples int
+	sending any // the item that the sink is storing
+	// dropped counts the lost batches of the epoch.
+	dropped uint64
+	epoch   int64
+	wake    chan struct{}
+}
+
+func newOutbox(sink devices.Sink, m *counters, failures *logonce.Reporter, log *zap.Logger) *outbox {
+	return &outbox{sink: sink, counters: m, failures: failures, log: log, wake: make(chan struct{}, 1)}
+}
+
+// records returns the number of audits and events that the sink has not stored.
+func (o *outbox) records() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n := len(o.queue) - o.samples
+	switch o.sending.(type) {
+	case *devices.Audit, *devices.Event:
+		n++
+	}
+	return n
+}
+
+// put queues a *Samples, *Audit or *Event. It never blocks.
+func (o *outbox) put(item any) {
+	o.mu.Lock()
+	if s, ok := item.(*devices.Samples); ok {
+		if o.samples >= outboxSamples {
+			o.dropOldest()
+		}
+		o.samples++
+		s.Dropped = 0
+		o.counters.batches.Add(1)
+		o.counters.samples.Add(uint64(len(s.Samples)))
+	}
+	o.queue = append(o.queue, item)
+	o.counters.waiting.Add(1)
+	o.mu.Unlock()
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (o *outbox) dropOldest() {
+	for i, item := range o.queue {
+		s, ok := item.(*devices.Samples)
+		if !ok {
+			continue
+		}
+		copy(o.queue[1:i+1], o.queue[:i]) // few items are before it
+		o.queue[0] = nil
+		o.queue = o.queue[1:]
+		o.samples--
+		o.countDropped(s)
+		o.counters.waiting.Add(-1)
+		return
+	}
+}
+
+// countDropped counts a batch that the sink will never get.
+func (o *outbox) countDropped(s *devices.Samples) {
+	if s.Epoch != o.epoch {
+		o.epoch, o.dropped = s.Epoch, 0
+	}
+	o.dropped++
+	o.counters.dropped.Add(1)
+}
+
+func (o *outbox) pop() any {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.queue) == 0 {
+		return nil
+	}
+	item := o.queue[0]
+	o.queue[0] = nil
+	o.queue = o.queue[1:]
+	o.sending = item
+	o.counters.waiting.Add(-1)
+	if s, ok := item.(*devices.Samples); ok {
+		o.samples--
+		if s.Epoch == o.epoch {
+			s.Dropped = o.dropped
+		}
+	}
+	return item
+}
+
+// run delivers until ctx ends, and then for a short time the rest.
+func (o *outbox) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		if item := o.pop(); item != nil {
+			if o.deliver(ctx, item) {
+				o.done()
+			} else {
+				o.putBack(item)
+			}
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-o.wake:
+		}
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	for item := o.pop(); item != nil; item = o.pop() {
+		if !o.deliver(last, item) {
+			o.putBack(item)
+			o.dropRest()
+			return
+		}
+		o.done()
+	}
+}
+
+func (o *outbox) done() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.sending = nil
+}
+
+// dropRest drops what the sink has not stored before the stop.
+func (o *outbox) dropRest() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, item := range o.queue {
+		if s, ok := item.(*devices.Samples); ok {
+			o.countDropped(s)
+		}
+	}
+	o.log.Warn("records dropped at stop: the sink does not store them", zap.Int("batches", o.samples), zap.Int("others", len(o.queue)-o.samples))
+	o.counters.waiting.Add(-int64(len(o.queue)))
+	o.queue, o.samples = nil, 0
+}
+
+func (o *outbox) putBack(item any) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.sending = nil
+	o.queue = append([]any{item}, o.queue...)
+	o.counters.waiting.Add(1)
+	if _, ok := item.(*devices.Samples); ok {
+		o.samples++
+	}
+}
+
+// deliver stores an item. It returns false if ctx ends before.
+func (o *outbox) deliver(ctx context.Context, item any) bool {
+	return deliver(ctx, o.failures, "store records of device", func() error { return o.send(ctx, item) })
+}
+
+func (o *outbox) send(ctx context.Context, item any) error {
+	switch t := item.(type) {
+	case *devices.Samples:
+		return o.sink.Samples(ctx, t)
+	case *devices.Audit:
+		return o.sink.Audit(ctx, t)
+	case *devices.Event:
+		return o.sink.Event(ctx, t)
+	default:
+		return nil
+	}
+}
+
+// deliver calls store until it returns nil, with a pause between attempts that doubles. It
+// returns false if ctx ends first.
+func deliver(ctx context.Context, failures *logonce.Reporter, operation string, store func() error) bool {
+	retry := backoff.Backoff{First: sinkRetry, Max: sinkRetryMax}
+	for {
+		err := store()
+		if err != nil && ctx.Err() != nil {
+			return false
+		}
+		failures.Report(operation, err)
+		if err == nil {
+			return true
+		}
+		if !retry.Wait(ctx) {
+			return false
+		}
+	}
+}

@@ -1,0 +1,132 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/petiole-io/petiole/devices"
+	"go.uber.org/zap"
+)
+
+// reconcile applies a new target. It restarts the session only if its definition has
+// changed.
+func (w *worker) reconcile(ctx context.Context, t target) {
+	def, desired, problems := devices.Resolve(t.device, t.model)
+	w.fenced = t.origin.older(w.saved.Origin)
+	if w.fenced {
+		w.host.counters.stale.Add(1)
+		problems = append(problems, devices.Problem{
+			Reason:  devices.ReasonStale,
+			Message: "the Device object is older than one seen before; the device is read and not written",
+		})
+	}
+	if w.session == nil || def.Digest() != w.def.Digest() || def.Disabled {
+		w.openProblems = w.replaceSession(ctx, def, problems)
+	} else {
+		w.setDefinition(def)
+		if s, ok := w.session.session.(devices.Redefiner); ok {
+			s.Redefine(def)
+		}
+	}
+	w.facts.problems = slices.Concat(problems, w.openProblems)
+	w.facts.report, w.facts.generation = def.Report, t.device.Generation
+	w.status.interval.Store(int64(max(w.host.interval, def.Report.Interval)))
+	if !w.fenced {
+		if !t.origin.coveredBy(w.saved.Origin) {
+			w.needsSave = true
+		}
+		w.saved.Origin = t.origin
+		if t.model != nil { // without it desired values cannot be validated
+			w.applyDesired(desired, t.origin.Version)
+		}
+	}
+	if w.needsSave {
+		w.workAt = time.Now()
+	}
+	w.checkAt = time.Now()
+	w.reportProblems()
+	w.changed()
+}
+
+// load reads the saved state of the device. Without it a value could be written twice, so
+// load is repeated until it succeeds.
+func (w *worker) load(ctx context.Context) bool {
+	if w.loaded {
+		return true
+	}
+	if time.Now().Before(w.loadAt) {
+		return false
+	}
+	m, l, err := w.readState(ctx)
+	if ctx.Err() != nil {
+		return false // the worker stops: the error follows from that
+	}
+	if err != nil {
+		w.log.Warn("load state of device", zap.Error(err))
+		w.loadAt = time.Now().Add(w.loadBackoff.Next())
+		return false
+	}
+	w.saved, w.commandLog, w.loaded = m, l, true
+	w.facts.desired = m.Desired
+	if m.LastOnline > 0 {
+		w.facts.lastOnline = time.UnixMilli(m.LastOnline)
+	}
+	open, segments := w.commandLog.interrupted()
+	w.interrupted = segments
+	for _, r := range open {
+		for _, p := range sortedKeys(r.Properties) {
+			w.auditCommand(r.ID, r.Method, p, r.Properties[p], devices.PropertyResult{Ack: devices.Failed, Reason: devices.ReasonUnknown, Message: "interrupted by a restart"})
+		}
+	}
+	return true
+}
+
+// saveInterrupted saves the results of interrupted commands, after the sink has stored their
+// audits. Until then a restart finds the commands open and audits them again.
+func (w *worker) saveInterrupted(ctx context.Context) {
+	if len(w.interrupted) == 0 || w.outbox.records() > 0 {
+		return
+	}
+	for _, i := range w.interrupted {
+		if err := w.commandLog.saveSegment(ctx, w.host.state, w.device, i); err != nil {
+			w.log.Warn("interrupted commands not recorded", zap.Error(err))
+			return
+		}
+	}
+	w.interrupted = nil
+}
+
+// readState reads the saved state and the command log. It goes on without what is corrupt,
+// which is the smaller harm: desired values are compared with the device before they are
+// written.
+func (w *worker) readState(ctx context.Context) (savedState, commandLog, error) {
+	m, err := loadState(ctx, w.host.state, w.device)
+	if err != nil && !errors.Is(err, errCorrupt) {
+		return m, commandLog{}, err
+	}
+	if err != nil {
+		w.log.Error("saved state is corrupt and is ignored", zap.Error(err))
+	}
+	l, err := loadCommandLog(ctx, w.host.state, w.device, m.Segments)
+	if err != nil && !errors.Is(err, errCorrupt) {
+		return m, l, err
+	}
+	if err != nil {
+		w.log.Error("command log is corrupt and is ignored in part", zap.Error(err))
+	}
+	m.Segments = l.stored
+	return m, l, nil
+}
+
+// save saves the state of the device.
+func (w *worker) save(ctx context.Context) error {
+	w.saved.UID, w.saved.Desired = w.device.UID, w.facts.desired
+	w.saved.LastOnline = unixMilli(w.facts.lastOnline)
+	if err := w.saved.save(ctx, w.host.state, w.device); err != nil {
+		return err
+	}
+	w.needsSave = false
+	return nil
+}

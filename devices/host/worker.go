@@ -1,0 +1,296 @@
+package host
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/internal/backoff"
+	"github.com/petiole-io/petiole/internal/logonce"
+)
+
+const (
+	// batchQueue is the number of batches that a session may be ahead of its worker.
+	batchQueue = 16
+	writeRetry = time.Second
+	// writeRetryMax is the longest time between two attempts to write to an unreachable
+	// device.
+	writeRetryMax = 30 * time.Second
+	// writeLimit is the timeout of a write of a desired value.
+	writeLimit = 15 * time.Second
+)
+
+// target is a device to operate, with its model.
+type target struct {
+	device *v1beta1.Device
+	model  *v1beta1.DeviceModel
+	origin origin
+}
+
+// worker operates one device. The fields below requests belong to the goroutine of run.
+type worker struct {
+	host   *Host
+	device devices.Ref
+	log    *zap.Logger
+
+	mu      sync.Mutex
+	next    *target // the newest replaces an older one
+	wake    chan struct{}
+	ended   chan struct{}
+	stopped chan struct{}
+	// deleteErr is why the saved state of a deleted device still exists. It may be read after
+	// stopped is closed.
+	deleteErr error
+
+	// requests are received commands.
+	requests chan *request
+
+	outbox       *outbox
+	status       *statusWriter
+	batches      chan sessionBatch
+	sessionEnds  chan sessionEnd
+	writeResults chan writeResult
+	epoch        int64
+	sequence     uint64
+	audits       uint64
+	clock        clock
+	eventLimiter eventLimiter
+
+	target      *target    // is reconciled once the saved state is loaded
+	saved       savedState // without the desired values, which are in facts
+	commandLog  commandLog
+	loaded      bool
+	loadAt      time.Time
+	loadBackoff backoff.Backoff
+	facts       facts
+	def         devices.Definition
+	fenced      bool // the object is older than recorded: no writes
+	// unreachable counts batches in a row without a response of the device.
+	unreachable int
+	session     *runningSession
+	sessions    uint64 // number of sessions so far
+	// reopenAt is when a session that ended by itself is opened again.
+	reopenAt         time.Time
+	reopenBackoff    backoff.Backoff
+	openProblems     []devices.Problem // found by the driver when it opened the session
+	reportedProblems string            // the problems that were reported as events
+	dirty            bool              // the status has changed since the last one was sent
+	statusAt         time.Time         // when the last status was sent
+	statusLastOnline time.Time         // the last online time in it
+	checkAt          time.Time         // when checkTimes is due
+
+	needsSave    bool // saved has changes that are not stored
+	writing      bool
+	current      pendingWrite // the write of a desired value that runs, if any
+	workAt       time.Time    // when to look at desired values; zero: not scheduled
+	retryAt      time.Time    // no write to an unreachable device before then
+	writeBackoff backoff.Backoff
+
+	queue []*execution // commands that have not begun
+	// interrupted are the segments with interrupted commands whose results are not saved.
+	interrupted []int
+	executing   *execution
+}
+
+// runningSession is a session that runs. Its number distinguishes its batches and writes from
+// those of an earlier one.
+type runningSession struct {
+	number  uint64
+	session devices.Session
+	cancel  context.CancelFunc
+	done    chan struct{}
+}
+
+// sessionEnd reports that a session ended by itself.
+type sessionEnd struct {
+	number uint64
+	err    error
+}
+
+type sessionBatch struct {
+	session uint64
+	batch   devices.Batch
+}
+
+func newWorker(h *Host, ref devices.Ref) *worker {
+	log := h.log.With(zap.String("device", ref.String()))
+	failures := logonce.New(log)
+	w := &worker{
+		host: h, device: ref, log: log, outbox: newOutbox(h.sink, h.counters, failures, log), status: newStatusWriter(h.sink, ref, h.interval, h.counters, failures),
+		wake: make(chan struct{}, 1), ended: make(chan struct{}), stopped: make(chan struct{}),
+		batches: make(chan sessionBatch, batchQueue), sessionEnds: make(chan sessionEnd, 1), writeResults: make(chan writeResult, 1), requests: make(chan *request, 1),
+		loadBackoff: backoff.Backoff{First: writeRetry, Max: sinkRetryMax}, writeBackoff: backoff.Backoff{First: writeRetry, Max: writeRetryMax},
+		reopenBackoff: backoff.Backoff{First: writeRetry, Max: writeRetryMax},
+		eventLimiter:  newEventLimiter(time.Now()), clock: newClock(),
+		facts: facts{device: ref, node: h.node, desired: map[string]desiredState{}, health: health{state: v1beta1.StateUnknown, reason: devices.ReasonConnecting}},
+	}
+	h.counters.moveDevice("", w.facts.health.state)
+	return w
+}
+
+// assign sets the newest target of the worker. It does not block.
+func (w *worker) assign(t target) {
+	w.mu.Lock()
+	w.next = &t
+	w.mu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// end stops the worker and deletes the saved state of the device. It may be called once.
+func (w *worker) end() { close(w.ended) }
+
+// wait blocks until a worker that was ended has stopped, or ctx ends. It returns an error if
+// the saved state could not be deleted.
+func (w *worker) wait(ctx context.Context) error {
+	select {
+	case <-w.stopped:
+		return w.deleteErr
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// run operates the device until ctx or the worker ends. It starts after the channel, if any,
+// is closed.
+func (w *worker) run(parent context.Context, after <-chan struct{}) {
+	defer close(w.stopped)
+	if after != nil {
+		<-after
+	}
+	ctx, cancel := context.WithCancel(parent)
+	// The outbox outlives ctx, to take the result of a write that still runs.
+	recording, stopRecording := context.WithCancel(context.WithoutCancel(parent))
+	var wg sync.WaitGroup
+	wg.Go(func() { w.outbox.run(recording) })
+	left := false
+	wg.Go(func() { left = w.status.run(ctx) })
+	w.epoch = time.Now().UnixMilli()
+	w.loop(ctx)
+	w.stopSession()
+	w.abandon(context.WithoutCancel(ctx))
+	cancel()
+	stopRecording()
+	wg.Wait()
+	w.saveAndReport(parent, left)
+	w.host.counters.moveDevice(w.facts.health.state, "")
+}
+
+// saveAndReport saves the state and the last status after the worker has stopped. The state
+// of a deleted device is deleted instead.
+func (w *worker) saveAndReport(parent context.Context, statusLeft bool) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), stopTimeout)
+	defer cancel()
+	select {
+	case <-w.ended:
+		if w.deleteErr = deleteState(ctx, w.host.state, w.device); w.deleteErr != nil {
+			w.log.Warn("delete state of deleted device", zap.Error(w.deleteErr))
+		}
+		return
+	default:
+	}
+	if w.loaded && (w.needsSave || w.saved.LastOnline != unixMilli(w.facts.lastOnline)) {
+		if err := w.save(ctx); err != nil {
+			w.log.Warn("save state at stop", zap.Error(err))
+		}
+	}
+	if w.dirty || statusLeft {
+		if err := w.host.sink.Status(ctx, w.device, w.facts.status(time.Now())); err != nil {
+			w.log.Warn("status not stored at stop", zap.Error(err))
+		}
+	}
+}
+
+// loop runs what is due and waits for the next input or time.
+func (w *worker) loop(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		w.advance(ctx)
+		timer.Reset(w.idle(time.Now()))
+		var ready <-chan struct{}
+		if w.dirty {
+			ready = w.status.ready
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.ended:
+			return
+		case <-w.wake:
+			w.mu.Lock()
+			if w.next != nil {
+				w.target, w.next = w.next, nil
+			}
+			w.mu.Unlock()
+		case a := <-w.batches:
+			if w.session != nil && a.session == w.session.number {
+				w.observe(a.batch)
+			}
+		case e := <-w.sessionEnds:
+			w.handleSessionEnd(e, time.Now())
+		case r := <-w.writeResults:
+			w.handleWriteResult(ctx, r)
+		case r := <-w.requests:
+			w.enqueue(r)
+		case <-ready:
+			w.sendStatus(time.Now())
+		case <-timer.C:
+		}
+	}
+}
+
+// advance runs everything that is due.
+func (w *worker) advance(ctx context.Context) {
+	if w.target != nil && w.load(ctx) {
+		t := *w.target
+		w.target = nil
+		w.reconcile(ctx, t)
+	}
+	if now := time.Now(); !w.checkAt.IsZero() && !now.Before(w.checkAt) {
+		w.checkTimes(now)
+	}
+	if !w.reopenAt.IsZero() && !time.Now().Before(w.reopenAt) {
+		w.reopenSession(ctx)
+	}
+	w.saveInterrupted(ctx)
+	w.work(ctx)
+}
+
+// idle returns the time until something is due.
+func (w *worker) idle(now time.Time) time.Duration {
+	next := now.Add(time.Hour)
+	sooner := func(t time.Time) {
+		if !t.IsZero() && t.Before(next) {
+			next = t
+		}
+	}
+	sooner(w.checkAt)
+	sooner(w.reopenAt)
+	if w.target != nil {
+		sooner(w.loadAt)
+	}
+	if len(w.interrupted) > 0 {
+		sooner(now.Add(writeRetry))
+	}
+	for _, e := range w.queue {
+		sooner(e.deadline)
+	}
+	if !w.writing {
+		sooner(w.workAt)
+	}
+	return max(next.Sub(now), 0)
+}
+
+func unixMilli(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
