@@ -15,6 +15,7 @@ import (
 
 	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/leaf/field"
+	"github.com/petiole-io/petiole/leaf/natsd"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -200,7 +201,7 @@ func eachMutation(t *testing.T, stream string, run func(t *testing.T, damage fun
 // asides are the copies of damaged streams that are kept.
 func asides(t *testing.T, s *site) (dirs []string) {
 	t.Helper()
-	root := filepath.Join(filepath.Dir(s.host.storeDir()), asideName, "$G")
+	root := filepath.Join(filepath.Dir(s.host.StoreDir()), natsd.AsideName, "$G")
 	found, err := os.ReadDir(root)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		t.Fatal(err)
@@ -361,7 +362,7 @@ func TestUnreadableMessageIsFound(t *testing.T) {
 	t.Parallel()
 	s, ctx, _ := startChecked(t, 40)
 	want := desiredSet(t, ctx, s)
-	store := s.host.storeDir()
+	store := s.host.StoreDir()
 	s.restart(t, ctx, func(string) {
 		// The folder of a stream that was closed well, with its index: one body flipped.
 		edit(t, filepath.Join(store, "$G", "streams", streams.SiteDesired, "msgs", "1.blk"), func(b []byte) []byte {
@@ -402,9 +403,9 @@ func TestDamagedMemoryIsForgotten(t *testing.T) {
 	if err := s.store.checkDeviceState(ctx, false); err != nil || !s.store.deviceStateLostAt().IsZero() {
 		t.Fatalf("forgot %s, %v", s.store.deviceStateLostAt(), err)
 	}
-	dir := filepath.Join(s.host.storeDir(), "$G", "streams", field.StateStream)
+	dir := filepath.Join(s.host.StoreDir(), "$G", "streams", field.StateStream)
 	s.nc.Close()
-	s.host.stop()
+	s.host.Stop()
 	edit(t, last(t, dir, "msgs/*.blk"), func(b []byte) []byte {
 		b[len(b)-10] ^= 1
 		return b

@@ -17,6 +17,7 @@ import (
 
 	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/leaf/field"
+	"github.com/petiole-io/petiole/leaf/natsd"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -25,11 +26,11 @@ func (s *site) open(t *testing.T, ctx context.Context) {
 	t.Helper()
 	log := zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel))
 	var err error
-	if s.host, err = startServer(ctx, s.cfg.NATS.ConfigFile, log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))); err != nil {
+	if s.host, err = natsd.Start(ctx, "plant-a", s.cfg.NATS.ConfigFile, log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.host.stop)
-	if s.nc, err = connect(NATSConfig{}, s.host, "plant-a", log); err != nil {
+	t.Cleanup(s.host.Stop)
+	if s.nc, err = s.host.Connect(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.nc.Close)
@@ -61,7 +62,7 @@ func TestStoreRolledBackWhileTheLeafRuns(t *testing.T) {
 	}
 	s.acknowledged(t, ctx, before)
 	copied := filepath.Join(t.TempDir(), "js")
-	store := s.host.storeDir()
+	store := s.host.StoreDir()
 	s.restartServer(t, ctx, func() error { return os.CopyFS(copied, os.DirFS(store)) })
 	for i := range between {
 		s.say(t, ctx, "pump", before+i)
@@ -96,7 +97,7 @@ func TestRestartRecoversStreams(t *testing.T) {
 	for i := range before {
 		s.say(t, ctx, "pump", i)
 	}
-	dir := filepath.Join(s.host.storeDir(), "$G", "streams", streams.SiteTelemetry)
+	dir := filepath.Join(s.host.StoreDir(), "$G", "streams", streams.SiteTelemetry)
 	s.restartServer(t, ctx, func() error { return os.Remove(filepath.Join(dir, "meta.inf")) })
 	for i := range after {
 		s.say(t, ctx, "pump", before+i)
@@ -146,7 +147,7 @@ func TestLossIsReportedLater(t *testing.T) {
 		t.Errorf("%d records are counted as lost, want 3", n)
 	}
 	s.nc.Close()
-	s.host.stop()
+	s.host.Stop()
 	s.open(t, ctx)
 	s.store.checkpointUpstream(ctx)
 	largest(-1)
@@ -241,7 +242,7 @@ func TestServerThatDoesNotStartAgain(t *testing.T) {
 			putDesired(t, ctx, s, "cm", 1)
 			polltest.Eventually(t, "object", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 			s.record(t, ctx, 1, 10)
-			store := s.host.storeDir()
+			store := s.host.StoreDir()
 			s.stop()
 			dir := filepath.Join(store, "$G", "streams", stream)
 			if stream == streams.SiteTelemetry {

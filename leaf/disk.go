@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/petiole-io/petiole/leaf/natsd"
 )
 
 const (
@@ -96,5 +98,5 @@ func (d disk) releaseSpace() error {
 	if errors.Is(err, os.ErrNotExist) {
 		err = nil
 	}
-	return errors.Join(err, os.RemoveAll(filepath.Join(d.dir, asideName)))
+	return errors.Join(err, os.RemoveAll(filepath.Join(d.dir, natsd.AsideName)))
 }

@@ -4,32 +4,24 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-
 	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
 
-// TestNobodyTriesToReachTheHub takes the embedded server's remote out of service, so that
-// it is disconnected and does not try: the leaf notices and connects again.
+// TestNobodyTriesToReachTheHub starts the embedded server with its remote out of service, so that
+// it is disconnected and does not try, until its configuration is read again: the leaf notices
+// and restarts it. TestIdleUntilRestarted in natsd takes the remote of a connected server away.
 func TestNobodyTriesToReachTheHub(t *testing.T) {
 	t.Parallel()
 	s, ctx := newSite(t)
 	s.maxIdleChecks = 2
+	const inService, outOfService = "ignore_discovered_servers: true", "ignore_discovered_servers: true, disabled: true"
+	s.configure(t, inService, outOfService)
 	s.start(t, ctx)
-	s.up(t)
-	opts, err := server.ProcessConfigFile(s.cfg.NATS.ConfigFile)
-	if err != nil {
-		t.Fatal(err)
+	s.configure(t, outOfService, inService)
+	if up, _, _ := s.link.State(); up {
+		t.Fatal("the link is up: the test has proved nothing")
 	}
-	opts.NoSigs, opts.JetStreamMaxStore = true, server.JetStreamMaxStoreDefault
-	for _, r := range opts.LeafNode.Remotes {
-		r.Disabled = true
-	}
-	if err := s.host.server().ReloadOptions(opts); err != nil {
-		t.Fatal(err)
-	}
-	polltest.Eventually(t, "link down", func() bool { up, _, _ := s.link.State(); return !up })
 	putDesired(t, ctx, s, "one", 1)
 	s.up(t)
 	polltest.Eventually(t, "connection to the new server", func() bool { _, err := s.nc.RTT(); return err == nil })
@@ -71,22 +63,5 @@ func TestAttemptsAreSeen(t *testing.T) {
 				t.Errorf("%v restarts, want none", n)
 			}
 		})
-	}
-}
-
-// TestAttemptsLogged logs the 1st, 2nd, 4th, 8th failed attempt, and everything else.
-func TestAttemptsLogged(t *testing.T) {
-	var a attempts
-	logged := 0
-	for n := 1; n <= 1000; n++ {
-		if a.observe(attemptFailed+" %q (attempt %v): %v", []any{"hub:7422", n, "refused"}) {
-			logged++
-		}
-	}
-	if logged != 10 || !a.seen.Swap(false) {
-		t.Errorf("%d of 1,000 failed attempts are logged, want 10", logged)
-	}
-	if !a.observe("Server is ready", nil) || a.seen.Load() {
-		t.Error("a line that is no attempt is one")
 	}
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/petiole-io/petiole/devices/dmi"
 	"github.com/petiole-io/petiole/devices/modbus"
 	"github.com/petiole-io/petiole/leaf/field"
+	"github.com/petiole-io/petiole/leaf/natsd"
 	"github.com/petiole-io/petiole/leaf/node"
 	"github.com/petiole-io/petiole/leaf/nodeapi"
 	"github.com/petiole-io/petiole/streams"
@@ -55,13 +56,13 @@ func New(cfg Config, version string, log *zap.Logger) *Leaf {
 // Run starts everything, whether or not the hub can be reached, and blocks until ctx
 // ends or a part fails for good. It returns when all that it started has stopped.
 func (l *Leaf) Run(ctx context.Context) error {
-	var embedded *embeddedServer
+	var embedded *natsd.Server
 	if l.cfg.NATS.ConfigFile != "" {
-		h, err := startServer(ctx, l.cfg.NATS.ConfigFile, l.log)
+		h, err := natsd.Start(ctx, l.cfg.Site, l.cfg.NATS.ConfigFile, l.log)
 		if err != nil {
 			return err
 		}
-		defer h.stop()
+		defer h.Stop()
 		embedded = h
 	}
 	nc, err := connect(l.cfg.NATS, embedded, l.cfg.Site, l.log)
@@ -88,7 +89,7 @@ func (l *Leaf) Run(ctx context.Context) error {
 	}
 }
 
-func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, h *embeddedServer, supervisor *storeSupervisor) error {
+func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, h *natsd.Server, supervisor *storeSupervisor) error {
 	api := nodeapi.New(nodeapi.Config{
 		Site: l.cfg.Site, Node: l.cfg.Node, JS: js,
 		DataDir: l.cfg.DataDir, Listen: l.cfg.NodeAPI.Listen, Log: l.log.Named("nodeapi"),

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/leaf/natsd"
 )
 
 const (
@@ -20,7 +22,7 @@ const (
 // With the embedded server it is exact. With a nats-server outside of this process it cannot
 // know, and reports up: callers find out by sending.
 type link struct {
-	host   *embeddedServer
+	host   *natsd.Server
 	counts *counts
 	log    *zap.Logger
 
@@ -31,7 +33,7 @@ type link struct {
 	changed chan struct{} // closed and replaced at each change
 }
 
-func newLink(h *embeddedServer, c *counts, log *zap.Logger) *link {
+func newLink(h *natsd.Server, c *counts, log *zap.Logger) *link {
 	return &link{host: h, counts: c, log: log, up: h == nil, since: time.Now(), changed: make(chan struct{})}
 }
 
@@ -42,7 +44,7 @@ func (l *link) Run(ctx context.Context) error {
 		return nil
 	}
 	for {
-		conn, next := l.connection(), linkPoll
+		conn, next := l.host.HubConnection(), linkPoll
 		if conn == 0 {
 			next = downPoll
 		}
@@ -53,19 +55,6 @@ func (l *link) Run(ctx context.Context) error {
 		case <-time.After(next):
 		}
 	}
-}
-
-// connection returns the id of the connection to the hub, or 0 if there is none.
-func (l *link) connection() uint64 {
-	s := l.host.server()
-	if s == nil || s.NumLeafNodes() == 0 {
-		return 0
-	}
-	z, err := s.Leafz(nil)
-	if err != nil || len(z.Leafs) == 0 {
-		return 0
-	}
-	return z.Leafs[0].ID
 }
 
 func (l *link) set(conn uint64) {

@@ -8,7 +8,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
@@ -109,27 +108,15 @@ func (c liveSet) resurrected(ctx context.Context, s jetstream.Stream, site strin
 	return seqs, nil
 }
 
-// beforeConnections removes resurrected messages from a server that has just started, before
-// anybody reads from it.
-func (k *storeSupervisor) beforeConnections(ctx context.Context, s *server.Server) {
-	err := func() error {
-		login, err := k.host.login()
-		if err != nil {
-			return err
-		}
-		nc, err := nats.Connect("", login, nats.InProcessServer(s), nats.CustomInboxPrefix("_INBOX_"+k.site))
-		if err != nil {
-			return fmt.Errorf("connect to the server: %w", err)
-		}
-		defer nc.Close()
-		js, err := jetstream.New(nc)
-		if err != nil {
-			return fmt.Errorf("open JetStream: %w", err)
-		}
+// beforeConnections removes resurrected messages from a server that has just started, on the
+// first connection to it, before anybody else reads from it.
+func (k *storeSupervisor) beforeConnections(ctx context.Context, nc *nats.Conn) {
+	js, err := jetstream.New(nc)
+	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, 2*readWait)
 		defer cancel()
-		return k.removeResurrected(ctx, js)
-	}()
+		err = k.removeResurrected(ctx, js)
+	}
 	if !errors.Is(err, jetstream.ErrStreamNotFound) {
 		k.failures.Report("delete resurrected messages", err)
 	}

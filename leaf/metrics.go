@@ -90,7 +90,7 @@ func expose(ctx context.Context, listen string, c *counts, more []prometheus.Col
 		if supervisor.host == nil {
 			return nil
 		}
-		return supervisor.host.storeError()
+		return supervisor.host.Health()
 	}
 	return metrics.Serve(ctx, listen, prometheus.Gatherers{c.registry, gather}, healthy, func() error {
 		select {

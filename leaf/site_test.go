@@ -18,6 +18,7 @@ import (
 
 	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/internal/polltest"
+	"github.com/petiole-io/petiole/leaf/natsd"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -48,7 +49,7 @@ type site struct {
 	maxIdleChecks int
 
 	leaf  *Leaf
-	host  *embeddedServer
+	host  *natsd.Server
 	nc    *nats.Conn
 	js    jetstream.JetStream
 	link  *link
@@ -105,10 +106,10 @@ func (s *site) start(t *testing.T, ctx context.Context) {
 	log := zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel))
 	s.leaf = New(s.cfg, "test", log)
 	var err error
-	if s.host, err = startServer(ctx, s.cfg.NATS.ConfigFile, log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))); err != nil {
+	if s.host, err = natsd.Start(ctx, "plant-a", s.cfg.NATS.ConfigFile, log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))); err != nil {
 		t.Fatal(err)
 	}
-	if s.nc, err = connect(NATSConfig{}, s.host, "plant-a", log); err != nil {
+	if s.nc, err = s.host.Connect(); err != nil {
 		t.Fatal(err)
 	}
 	if s.js, err = jetstream.New(s.nc); err != nil {
@@ -158,7 +159,7 @@ func (s *site) run(t *testing.T, ctx context.Context, log *zap.Logger) {
 		}
 		s.store.checkpointAtShutdown(context.WithoutCancel(ctx))
 		s.nc.Close()
-		s.host.stop()
+		s.host.Stop()
 	}
 	t.Cleanup(s.stop)
 }
@@ -166,7 +167,7 @@ func (s *site) run(t *testing.T, ctx context.Context, log *zap.Logger) {
 // restart stops the leaf, changes its files, and starts it again.
 func (s *site) restart(t *testing.T, ctx context.Context, between func(storeDir string)) {
 	t.Helper()
-	dir := s.host.storeDir()
+	dir := s.host.StoreDir()
 	s.stop()
 	if between != nil {
 		between(dir)

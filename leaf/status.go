@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/petiole-io/petiole/streams"
@@ -80,6 +81,19 @@ func (s *status) read(ctx context.Context) snapshot {
 	r.unapplied = max(r.unapplied, s.unacknowledged(ctx, streams.SiteDesired, streams.DevicesConsumer))
 	return r
 }
+
+// reasons returns why the leaf, or the server that it uses, is degraded.
+func (s *status) reasons() []string {
+	names := s.degraded.list()
+	if acceptsAnybody(s.js.Conn()) {
+		names = append(names, streams.DegradedOpen)
+		slices.Sort(names)
+	}
+	return names
+}
+
+// acceptsAnybody reports whether the server that nc is connected to requires no authentication.
+func acceptsAnybody(nc *nats.Conn) bool { return nc.IsConnected() && !nc.AuthRequired() }
 
 // unacknowledged returns the number of messages of a stream that a consumer has not
 // acknowledged. Without a forwarder that is all of them; without a device worker it is none.

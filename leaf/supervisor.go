@@ -16,6 +16,7 @@ import (
 
 	"github.com/petiole-io/petiole/internal/logonce"
 	"github.com/petiole-io/petiole/leaf/field"
+	"github.com/petiole-io/petiole/leaf/natsd"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -38,7 +39,7 @@ var errRebuild = errors.New("the store of desired state is damaged")
 type storeSupervisor struct {
 	site           string
 	telemetryBytes int64
-	host           *embeddedServer // nil: a nats-server outside of this process
+	host           *natsd.Server // nil: a nats-server outside of this process
 	js             jetstream.JetStream
 	disk           disk
 	drops          *dropLog
@@ -73,7 +74,7 @@ type storeSupervisor struct {
 	failures *logonce.Reporter
 }
 
-func newStoreSupervisor(l *Leaf, h *embeddedServer, js jetstream.JetStream) *storeSupervisor {
+func newStoreSupervisor(l *Leaf, h *natsd.Server, js jetstream.JetStream) *storeSupervisor {
 	drops, err := openDropLog(l.cfg.DataDir)
 	if err != nil {
 		l.log.Warn("counts of dropped records not read, counting starts again", zap.Error(err))
@@ -88,8 +89,7 @@ func newStoreSupervisor(l *Leaf, h *embeddedServer, js jetstream.JetStream) *sto
 		k.timelines[stream] = &timelineStore{js: js, stream: stream}
 	}
 	if h != nil {
-		h.beforeConnections = k.beforeConnections
-		k.disk = disk{dir: filepath.Dir(h.storeDir()), reserve: l.cfg.Storage.ReserveBytes}
+		k.disk = disk{dir: filepath.Dir(h.StoreDir()), reserve: l.cfg.Storage.ReserveBytes}
 	}
 	return k
 }
@@ -109,7 +109,7 @@ func (k *storeSupervisor) open(ctx context.Context) error {
 		if k.failures.Report("read desired state", err); err == nil {
 			break
 		}
-		if k.host != nil && k.host.server() == nil {
+		if k.host != nil && !k.host.Running() {
 			return err
 		}
 		select {
@@ -131,12 +131,11 @@ func (k *storeSupervisor) recoverStreams(ctx context.Context, keepMessages bool)
 	if k.host == nil {
 		return k.ensureStreams(ctx)
 	}
-	store := k.host.storeDir()
-	bad, err := unrecovered(k.host.server(), store)
+	bad, err := k.host.Unrecovered()
 	if err != nil {
 		return err
 	}
-	consumers, err := unrecoveredConsumers(k.host.server(), store)
+	consumers, err := k.host.UnrecoveredConsumers()
 	if err != nil {
 		return err
 	}
@@ -147,34 +146,46 @@ func (k *storeSupervisor) recoverStreams(ctx context.Context, keepMessages bool)
 	if len(bad) == 0 {
 		return k.ensureStreams(ctx)
 	}
-	var keep []streamDir
+	var keep []natsd.StreamDir
 	for _, d := range bad {
-		k.recordRebuild(d.stream, "the server does not recover it")
-		if d.stream == field.StateStream {
+		k.recordRebuild(d.Stream, "the server does not recover it")
+		if d.Stream == field.StateStream {
 			k.failures.Report("record that device state is damaged", k.checkDeviceState(ctx, true))
 		}
-		if keepMessages && irreplaceable(d.stream) {
+		if keepMessages && irreplaceable(d.Stream) {
 			keep = append(keep, d)
 		}
 	}
-	k.failures.Report("set damaged streams aside", setAside(store, bad))
+	store := k.host.StoreDir()
+	k.failures.Report("set damaged streams aside", natsd.SetAside(store, bad))
 	if err := k.ensureStreams(ctx); err != nil || len(keep) == 0 {
 		return err
 	}
-	if slices.ContainsFunc(keep, func(d streamDir) bool { return d.stream == field.StateStream }) {
+	if slices.ContainsFunc(keep, func(d natsd.StreamDir) bool { return d.Stream == field.StateStream }) {
 		k.failures.Report("create the stream of device state", field.CreateState(ctx, k.js))
 	}
-	if err := k.stopAndStart(ctx, "keep the messages of damaged streams", func() error { return restoreMessages(store, keep) }); err != nil {
+	if err := k.stopAndStart(ctx, "keep the messages of damaged streams", func() error { return natsd.RestoreMessages(store, keep) }); err != nil {
 		return err
 	}
 	return k.recoverStreams(ctx, false)
 }
 
+// irreplaceable reports whether a stream holds what exists nowhere else: what the hub may not
+// have yet, or the device state. Its readable messages are kept; other streams are created
+// again.
+func irreplaceable(stream string) bool {
+	switch stream {
+	case streams.SiteReported, streams.SiteTelemetry, streams.SiteQuarantine, field.StateStream:
+		return true
+	}
+	return false
+}
+
 // stopAndStart restarts the server and calls between while it does not run. An error of between
 // is logged and the server runs all the same; it returns an error if no server runs.
 func (k *storeSupervisor) stopAndStart(ctx context.Context, what string, between func() error) error {
-	err := k.host.restart(ctx, between)
-	if k.failures.Report(what, err); k.host.server() == nil {
+	err := k.host.Restart(ctx, between, k.beforeConnections)
+	if k.failures.Report(what, err); !k.host.Running() {
 		return fmt.Errorf("restart the embedded server: %w", err)
 	}
 	return nil
@@ -243,13 +254,13 @@ func (k *storeSupervisor) verifyDesired(ctx context.Context) error {
 		return err
 	}
 	if reason != "" && k.host != nil {
-		account, err := accountOf(k.host.server(), streams.SiteDesired)
+		dir, err := k.host.Find(streams.SiteDesired)
 		if err != nil {
 			return err
 		}
 		k.recordRebuild(streams.SiteDesired, reason)
-		store := k.host.storeDir()
-		err = k.stopAndStart(ctx, "set damaged streams aside", func() error { return setAside(store, []streamDir{{account, streams.SiteDesired}}) })
+		store := k.host.StoreDir()
+		err = k.stopAndStart(ctx, "set damaged streams aside", func() error { return natsd.SetAside(store, []natsd.StreamDir{dir}) })
 		k.damaged = false
 		if err == nil {
 			err = k.ensureStreams(ctx)
@@ -318,7 +329,7 @@ func (k *storeSupervisor) handleDamage(ctx context.Context) {
 	if k.host == nil {
 		return
 	}
-	for stream, d := range k.host.takeDamaged() {
+	for stream, d := range k.host.TakeDamaged() {
 		k.degraded.set(streams.DegradedStore, true)
 		switch stream {
 		case streams.SiteDesired:

@@ -48,14 +48,14 @@ func (k *storeSupervisor) check(ctx context.Context) {
 		k.checkpointAll(asking)
 		return
 	}
-	if k.restartIdle(func() { k.restart(ctx, func() error { return nil }) }) {
+	if k.restartIdle(ctx) {
 		return
 	}
 	s, err := k.disk.space()
 	if k.failures.Report("read the free space", err); err != nil {
 		return
 	}
-	stalled := k.host.storeError()
+	stalled := k.host.Health()
 	if changed := k.degraded.set(streams.DegradedDiskFull, stalled != nil || k.disk.full(s)); changed {
 		k.log.Warn("store changed", zap.Bool("stores", stalled == nil), zap.Int64("free", s.free), zap.NamedError("reason", stalled))
 	}
@@ -118,7 +118,7 @@ const recoverTimeout = 30 * time.Second
 // stream that holds less afterwards starts a new incarnation before anything of it is forwarded
 // or checkpointed.
 func (k *storeSupervisor) restart(ctx context.Context, between func() error) {
-	had := lastSequences(k.host.server())
+	had := k.host.LastSequences()
 	err := k.stopAndStart(ctx, "restart the embedded server", between)
 	k.restarted, k.restartPause = time.Now(), min(2*k.restartPause, maxRestartPause)
 	if err != nil {
@@ -130,7 +130,7 @@ func (k *storeSupervisor) restart(ctx context.Context, between func() error) {
 	k.handleDamage(ctx)
 	for stream, c := range k.timelines {
 		was, _ := k.checkpoints.get(stream)
-		if has, ok := k.host.lastAtStart(stream); ok && has < max(had[stream], was.Last) {
+		if has, ok := k.host.LastAtStart(stream); ok && has < max(had[stream], was.Last) {
 			c.startNew(has)
 		}
 	}

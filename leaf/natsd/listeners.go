@@ -1,4 +1,4 @@
-package leaf
+package natsd
 
 import (
 	"cmp"
@@ -11,7 +11,6 @@ import (
 	"slices"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/streams"
@@ -126,17 +125,4 @@ func warnSharedAccount(o *server.Options, nkey string, log *zap.Logger) {
 		slices.Sort(names)
 		log.Warn("users of the leaf's own account can run anything on this gateway", zap.Strings("users", names))
 	}
-}
-
-// acceptsAnybody reports whether the server that nc is connected to requires no authentication.
-func acceptsAnybody(nc *nats.Conn) bool { return nc.IsConnected() && !nc.AuthRequired() }
-
-// reasons returns why the leaf, or the server that it uses, is degraded.
-func (s *status) reasons() []string {
-	names := s.degraded.list()
-	if acceptsAnybody(s.js.Conn()) {
-		names = append(names, streams.DegradedOpen)
-		slices.Sort(names)
-	}
-	return names
 }

@@ -1,0 +1,63 @@
+package natsd
+
+import (
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// What nats-server logs about every attempt: that it failed, or that the hub answered.
+const (
+	attemptFailed  = "Error trying to connect as leafnode to remote server"
+	attemptReached = "Leafnode connection created"
+)
+
+// attempts detects in the log of nats-server, the only place that shows it, whether the server
+// tries to reach the hub. The zero value has seen no attempt. It is safe for concurrent use.
+type attempts struct{ seen atomic.Bool }
+
+// observe takes a format string that nats-server logs, with its arguments, and reports whether
+// to log it: of failed attempts only the 1st, 2nd, 4th, 8th and so on.
+func (a *attempts) observe(format string, args []any) bool {
+	switch {
+	case strings.HasPrefix(format, attemptFailed):
+		a.seen.Store(true)
+		n, ok := 0, false
+		if len(args) > 1 {
+			n, ok = args[1].(int)
+		}
+		return !ok || n&(n-1) == 0
+	case strings.Contains(format, attemptReached):
+		a.seen.Store(true)
+	}
+	return true
+}
+
+// Idle reports whether the server has remotes, is connected to none of them, and has not tried
+// since the last call.
+//
+// nats-server 2.15.2 can stop trying when a connection breaks by a write error while it is being
+// set up; others have seen it on mobile links (nats-io/nats-server#7615). A restart helps.
+func (s *Server) Idle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	tried := s.attempts.seen.Swap(false)
+	return s.running != nil && s.remotes > 0 && !tried && s.running.NumLeafNodes() == 0
+}
+
+// AttemptInterval returns the longest time between two attempts to reach the hub.
+func (s *Server) AttemptInterval() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.attemptInterval
+}
+
+func attemptIntervalOf(opts *server.Options) time.Duration {
+	dial := opts.LeafNode.DialTimeout
+	for _, r := range opts.LeafNode.Remotes {
+		dial = max(dial, r.DialTimeout)
+	}
+	return 2*opts.LeafNode.ReconnectInterval + dial // the server adds up to as much again at random
+}

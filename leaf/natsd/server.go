@@ -1,0 +1,217 @@
+// Package natsd runs the leaf node of a site, a nats-server, in the process of the leaf: it
+// starts it from a stock configuration file, restarts it in place, and reports what only the
+// server's inside shows: its health, its connection to the hub, streams that it did not recover.
+// It is the only package of the product that links nats-server, and it holds what the leaf does
+// about that server's bugs.
+//
+// It guarantees that nobody uses the server without a credential, and that the files of its
+// store were checked before it opens them (leaf/filestore). It decides neither when to restart
+// nor which streams there are: the leaf does. It does not know the hub's state beyond the
+// connection.
+package natsd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/leaf/filestore"
+)
+
+// startTimeout is how long the server may take to recover its store.
+const startTimeout = 60 * time.Second
+
+// errNotRunning is returned while the server does not run.
+var errNotRunning = errors.New("the embedded nats-server is not running")
+
+// Server is the embedded nats-server. Connections of Connect reconnect by themselves when it is
+// restarted. Use Start. It is safe for concurrent use.
+type Server struct {
+	site, configFile string
+	// key authenticates the leaf at the server for the lifetime of this process.
+	key nkeys.KeyPair
+	log *zap.Logger
+
+	attempts attempts
+
+	mu      sync.Mutex
+	running *server.Server
+	// storeDir is the folder of JetStream.
+	storeDir string
+	// remotes is the number of leaf connections that the server should have, attemptInterval the
+	// longest time between two attempts.
+	remotes         int
+	attemptInterval time.Duration
+	// damaged are the streams that a check of the store found damaged, until TakeDamaged is
+	// called.
+	damaged map[string]filestore.Damaged
+	// lastSeqs are the last sequences of the streams when the server started, before anybody
+	// connected.
+	lastSeqs map[string]uint64
+}
+
+// Start starts the server of a site from a nats-server configuration file, and returns when it
+// accepts connections.
+func Start(ctx context.Context, site, configFile string, log *zap.Logger) (*Server, error) {
+	key, err := nkeys.CreateUser()
+	if err != nil {
+		return nil, fmt.Errorf("create the leaf's nkey: %w", err)
+	}
+	s := &Server{site: site, configFile: configFile, key: key, log: log}
+	return s, s.start(ctx, nil)
+}
+
+func (s *Server) start(ctx context.Context, first func(context.Context, *nats.Conn)) error {
+	opts, err := readOptions(s.configFile, s.key, s.log)
+	if err != nil {
+		return err
+	}
+	if opts.StoreDir != "" {
+		damaged, err := filestore.Check(ctx, filepath.Join(opts.StoreDir, server.JetStreamStoreDir), s.log.Named("store"))
+		if err != nil {
+			s.log.Warn("stored messages not checked", zap.Error(err))
+		}
+		s.addDamaged(damaged)
+	}
+	started, err := server.NewServer(opts)
+	if err != nil {
+		return fmt.Errorf("create nats-server of %s: %w", s.configFile, err)
+	}
+	started.SetLoggerV2(logger{s.log.Named("nats").Sugar(), &s.attempts}, opts.Debug, opts.Trace, false)
+	started.Start()
+	deadline := time.Now().Add(startTimeout)
+	for !started.ReadyForConnections(100 * time.Millisecond) {
+		if ctx.Err() != nil || time.Now().After(deadline) {
+			started.Shutdown()
+			started.WaitForShutdown()
+			return fmt.Errorf("start nats-server of %s: not ready within %s", s.configFile, startTimeout)
+		}
+	}
+	if !started.JetStreamEnabled() {
+		started.Shutdown()
+		started.WaitForShutdown()
+		return fmt.Errorf("start nats-server of %s: JetStream is not enabled; its configuration needs a jetstream block", s.configFile)
+	}
+	began := lastSequences(started)
+	if first != nil {
+		err = s.callFirst(ctx, started, first)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running, s.lastSeqs = started, began
+	if c := started.JetStreamConfig(); c != nil {
+		s.storeDir = c.StoreDir
+	}
+	s.remotes, s.attemptInterval = len(opts.LeafNode.Remotes), attemptIntervalOf(opts)
+	return err
+}
+
+// readOptions reads the configuration file and makes it safe.
+func readOptions(configFile string, key nkeys.KeyPair, log *zap.Logger) (*server.Options, error) {
+	opts, err := server.ProcessConfigFile(configFile)
+	if err != nil {
+		return nil, fmt.Errorf("nats.configFile: %w", err)
+	}
+	nkey, err := key.PublicKey()
+	if err != nil {
+		return nil, fmt.Errorf("read the leaf's own nkey: %w", err)
+	}
+	if err := secure(opts, nkey); err != nil {
+		return nil, fmt.Errorf("nats.configFile %s: %w", configFile, err)
+	}
+	if err := moveDefaultAccount(opts); err != nil {
+		return nil, fmt.Errorf("take over the store of the default account: %w", err)
+	}
+	warnSharedAccount(opts, nkey, log)
+	opts.NoSigs = true // the leaf handles signals
+	if opts.JetStreamMaxStore <= 0 {
+		// By itself the server takes what is free at its start for a limit, and would
+		// stay full for ever when it was started on a full disk.
+		opts.JetStreamMaxStore = server.JetStreamMaxStoreDefault
+	}
+	opts.ConnectErrorReports, opts.ReconnectErrorReports = 1, 1 // attempts are counted: see attempts
+	return opts, nil
+}
+
+// Stop stops the server and waits until it has stopped.
+func (s *Server) Stop() {
+	s.mu.Lock()
+	running := s.running
+	s.running = nil
+	s.mu.Unlock()
+	if running != nil {
+		running.Shutdown()
+		running.WaitForShutdown()
+	}
+}
+
+// Restart stops the server, calls between, and starts the server again even if between fails.
+// It calls first with a connection to the new server before anybody else in this process can
+// connect to it. The server may run although Restart returns an error.
+func (s *Server) Restart(ctx context.Context, between func() error, first func(context.Context, *nats.Conn)) error {
+	s.Stop()
+	err := between()
+	return errors.Join(err, s.start(ctx, first))
+}
+
+// Running reports whether the server runs.
+func (s *Server) Running() bool { return s.server() != nil }
+
+// server returns the running server, or nil if none runs.
+func (s *Server) server() *server.Server {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.running
+}
+
+// HubConnection returns the id of the connection to the hub, or 0 if there is none. A new
+// connection has another id.
+func (s *Server) HubConnection() uint64 {
+	running := s.server()
+	if running == nil || running.NumLeafNodes() == 0 {
+		return 0
+	}
+	z, err := running.Leafz(nil)
+	if err != nil || len(z.Leafs) == 0 {
+		return 0
+	}
+	return z.Leafs[0].ID
+}
+
+// streamCreationTime bounds how long the creation of a stream takes.
+const streamCreationTime = time.Second
+
+// Health returns why JetStream does not store, or nil if it does. After a disk error a stream
+// refuses every message until the server is restarted. What passes by itself is waited for, for
+// streamCreationTime at most.
+func (s *Server) Health() error {
+	for start := time.Now(); ; time.Sleep(streamCreationTime / 20) {
+		running := s.server()
+		if running == nil {
+			return errNotRunning
+		}
+		why := running.Healthz(nil).Error
+		switch {
+		case why == "":
+			return nil
+		case !passing(why) || time.Since(start) > streamCreationTime:
+			return errors.New(why)
+		}
+	}
+}
+
+// passing reports whether an error of nats-server's health check passes by itself: a stream
+// has a folder before it exists, and the server looks for one millisecond whether it accepts
+// connections, which on a busy machine is no time at all.
+func passing(why string) bool {
+	return strings.Contains(why, "could not be recovered") || strings.Contains(why, "failed to be ready for connections")
+}
