@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/leaf/link"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -40,7 +41,7 @@ type forwarder struct {
 	stream    string
 	js        jetstream.JetStream
 	hub       store
-	link      *link
+	link      *link.Link
 	timelines *timelineStore
 	drops     *dropLog
 	counts    *counts
@@ -70,7 +71,7 @@ type forwardSession struct {
 // Run forwards until ctx ends. It holds no messages in memory while the link is down, so that
 // newer states replace older ones in the stream.
 func (f *forwarder) Run(ctx context.Context) error {
-	return f.link.sessions(ctx, f.log, f.session)
+	return f.link.Sessions(ctx, f.log, f.session)
 }
 
 // session forwards until something fails and returns how many messages the hub stored.

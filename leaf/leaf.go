@@ -26,6 +26,7 @@ import (
 	"github.com/petiole-io/petiole/devices/dmi"
 	"github.com/petiole-io/petiole/devices/modbus"
 	"github.com/petiole-io/petiole/leaf/field"
+	"github.com/petiole-io/petiole/leaf/link"
 	"github.com/petiole-io/petiole/leaf/natsd"
 	"github.com/petiole-io/petiole/leaf/node"
 	"github.com/petiole-io/petiole/leaf/nodeapi"
@@ -94,23 +95,23 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 		Site: l.cfg.Site, Node: l.cfg.Node, JS: js,
 		DataDir: l.cfg.DataDir, Listen: l.cfg.NodeAPI.Listen, Log: l.log.Named("nodeapi"),
 	})
-	link := newLink(h, l.counts, l.log)
+	hubLink := l.newLink(h)
 	state := &status{js: js, quarantined: []quarantine{api}, drops: supervisor.drops, degraded: supervisor.degraded}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return link.Run(ctx) })
+	group.Go(func() error { return hubLink.Run(ctx) })
 	group.Go(func() error { return releaseMemory(ctx) })
 	group.Go(func() error { return supervisor.Run(ctx) })
 	group.Go(func() error { return supervisor.runCompaction(ctx, tombstoneRetention) })
-	collect := []prometheus.Collector{&gauges{state, link, supervisor, api}}
+	collect := []prometheus.Collector{&gauges{state, hubLink, supervisor, api}}
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := &forwarder{
-			site: l.cfg.Site, stream: stream, js: js, link: link, timelines: supervisor.timelines[stream], drops: supervisor.drops, counts: l.counts,
+			site: l.cfg.Site, stream: stream, js: js, link: hubLink, timelines: supervisor.timelines[stream], drops: supervisor.drops, counts: l.counts,
 			hub: store{nc: nc, domain: streams.HubDomain}, log: l.log.Named("forward").With(zap.String("stream", stream)),
 		}
 		group.Go(func() error { return f.Run(ctx) })
 	}
 	r := &replicator{
-		site: l.cfg.Site, js: js, nc: nc, link: link, counts: l.counts,
+		site: l.cfg.Site, js: js, nc: nc, link: hubLink, counts: l.counts,
 		local: store{nc: nc, domain: l.cfg.Site}, log: l.log.Named("replicate"),
 		onCaughtUp: supervisor.markComplete, onUnreadable: supervisor.reportUnreadable, storing: &supervisor.storing,
 	}
@@ -141,11 +142,20 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	})
 	heartbeat := &presence{
 		site: l.cfg.Site, boot: l.boot, version: l.version,
-		nc: nc, link: link, node: api, status: state, log: l.log,
+		nc: nc, link: hubLink, node: api, status: state, log: l.log,
 	}
 	group.Go(func() error { return heartbeat.Run(ctx) })
 	group.Go(func() error { return l.runKubelet(ctx, api) })
 	return group.Wait()
+}
+
+// newLink returns the link to the hub, which can be followed with the embedded server alone.
+func (l *Leaf) newLink(h *natsd.Server) *link.Link {
+	var connection func() uint64
+	if h != nil {
+		connection = h.HubConnection
+	}
+	return link.New(connection, l.counts.linkChanges, l.log)
 }
 
 // after calls run when ready is closed.

@@ -8,13 +8,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/petiole-io/petiole/internal/metrics"
+	"github.com/petiole-io/petiole/leaf/link"
 	"github.com/petiole-io/petiole/streams"
 )
 
 // gauges collects the state of the leaf when it is scraped.
 type gauges struct {
 	status *status
-	link   *link
+	link   *link.Link
 	store  *storeSupervisor
 	node   nodeState
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/leaf/link"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -17,7 +18,7 @@ import (
 type presence struct {
 	site, boot, version string
 	nc                  *nats.Conn
-	link                *link
+	link                *link.Link
 	node                nodeState
 	status              *status
 	log                 *zap.Logger

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/leaf/link"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -29,9 +30,6 @@ const (
 	resetPace = 20 * time.Millisecond
 )
 
-// errBeganAgain ends a session whose consumer was reset by somebody else, or is a new one.
-var errBeganAgain = errors.New("the hub delivers everything again")
-
 // replicator stores what the hub's consumer of this site delivers in SITE_DESIRED, in order, and
 // acknowledges it when it is on disk. It requests again what was acknowledged and is missing (a
 // store that a power cut rolled back, or a new gateway). When it has caught up, it compares the
@@ -41,7 +39,7 @@ type replicator struct {
 	js     jetstream.JetStream
 	nc     *nats.Conn
 	local  store
-	link   *link
+	link   *link.Link
 	counts *counts
 	log    *zap.Logger
 	pace   checkPace
@@ -62,7 +60,7 @@ type replicator struct {
 }
 
 // Run replicates until ctx ends.
-func (r *replicator) Run(ctx context.Context) error { return r.link.sessions(ctx, r.log, r.session) }
+func (r *replicator) Run(ctx context.Context) error { return r.link.Sessions(ctx, r.log, r.session) }
 
 // session replicates until something fails and returns how many messages it stored.
 //
@@ -115,7 +113,7 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 		if got.restarted {
 			r.log.Info("the hub delivers everything again")
 			r.counts.resyncs.Inc()
-			return stored, errBeganAgain
+			return stored, link.ErrBeganAgain
 		}
 		check.observe(got)
 	}

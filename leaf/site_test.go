@@ -18,6 +18,7 @@ import (
 
 	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/internal/polltest"
+	"github.com/petiole-io/petiole/leaf/link"
 	"github.com/petiole-io/petiole/leaf/natsd"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -52,7 +53,7 @@ type site struct {
 	host  *natsd.Server
 	nc    *nats.Conn
 	js    jetstream.JetStream
-	link  *link
+	link  *link.Link
 	store *storeSupervisor
 	r     *replicator
 	stop  func()
@@ -126,7 +127,7 @@ func (s *site) start(t *testing.T, ctx context.Context) {
 func (s *site) run(t *testing.T, ctx context.Context, log *zap.Logger) {
 	runCtx, end := context.WithCancel(ctx)
 	done := make(chan error, 5)
-	s.link = newLink(s.host, s.leaf.counts, log)
+	s.link = link.New(s.host.HubConnection, s.leaf.counts.linkChanges, log)
 	s.r = &replicator{
 		site: "plant-a", js: s.js, nc: s.nc, local: store{nc: s.nc, domain: "plant-a"}, link: s.link, counts: s.leaf.counts,
 		pace: s.pace, onCaughtUp: s.store.markComplete, onUnreadable: s.store.reportUnreadable, storing: &s.store.storing, log: log,

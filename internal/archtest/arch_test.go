@@ -40,6 +40,7 @@ var ours = []struct {
 	{"devices/push", []string{"devices/.", "devices/api", "devices/internal/backoff", "internal/logonce"}},
 	{"devices", []string{"devices/api"}},
 	{"bridge", []string{"bridge", "streams", "devices/api", "internal/configfile", "internal/logonce", "internal/metrics", "internal/version"}},
+	{"leaf/link", nil},
 	{"leaf/natsd", []string{"leaf/filestore", "streams"}},
 	{"leaf/node/kubelet", nil},
 	{"leaf/nodeapi/objects", []string{"streams"}},

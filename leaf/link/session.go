@@ -1,4 +1,4 @@
-package leaf
+package link
 
 import (
 	"context"
@@ -16,19 +16,23 @@ const (
 	settle = 100 * time.Millisecond
 )
 
-// errLinkChanged ends a session because what is in flight on the old connection is lost.
-var errLinkChanged = errors.New("the link to the hub changed")
+// errChanged ends a session because what is in flight on the old connection is lost.
+var errChanged = errors.New("the link to the hub changed")
 
-// sessions runs one session after another until ctx ends, each from a time when the link is up
+// ErrBeganAgain ends a session because the hub delivers everything again. The hub is there, so
+// that nobody waits for it.
+var ErrBeganAgain = errors.New("the hub delivers everything again")
+
+// Sessions runs one session after another until ctx ends, each from a time when the link is up
 // until something fails or the link changes. A session returns how much it did: after progress
 // the next one starts soon. The delay has jitter, so that the sites do not all return at once
 // after an outage of the hub; after a change of the link it is short, since nats-server has
 // waited for a random time before it connected. A failure is logged once until there is
 // progress; changes of the link are logged elsewhere.
-func (l *link) sessions(ctx context.Context, log *zap.Logger, session func(context.Context) (int, error)) error {
+func (l *Link) Sessions(ctx context.Context, log *zap.Logger, session func(context.Context) (int, error)) error {
 	backoff, waiting := minBackoff, false
 	for {
-		if l.WaitUp(ctx) != nil {
+		if l.waitUp(ctx) != nil {
 			return nil
 		}
 		done, err := l.whileUp(ctx, session)
@@ -40,9 +44,9 @@ func (l *link) sessions(ctx context.Context, log *zap.Logger, session func(conte
 		}
 		delay := backoff/2 + rand.N(backoff)
 		switch {
-		case errors.Is(err, errLinkChanged):
+		case errors.Is(err, errChanged):
 			delay = rand.N(settle)
-		case errors.Is(err, errBeganAgain): // the hub is there
+		case errors.Is(err, ErrBeganAgain):
 			backoff = min(2*backoff, maxBackoff)
 		case !waiting:
 			log.Warn("waiting for the hub", zap.Error(err))
@@ -60,7 +64,7 @@ func (l *link) sessions(ctx context.Context, log *zap.Logger, session func(conte
 }
 
 // whileUp runs one session, which ends when the link changes.
-func (l *link) whileUp(ctx context.Context, session func(context.Context) (int, error)) (int, error) {
+func (l *Link) whileUp(ctx context.Context, session func(context.Context) (int, error)) (int, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	_, _, changed := l.State()
 	watched := make(chan struct{})
@@ -70,11 +74,11 @@ func (l *link) whileUp(ctx context.Context, session func(context.Context) (int, 
 		select {
 		case <-ctx.Done():
 		case <-changed:
-			cancel(errLinkChanged)
+			cancel(errChanged)
 		}
 	}()
 	done, err := session(ctx)
-	if cause := context.Cause(ctx); errors.Is(cause, errLinkChanged) {
+	if cause := context.Cause(ctx); errors.Is(cause, errChanged) {
 		err = cause
 	}
 	return done, err
