@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -112,7 +113,7 @@ func (p *publisher) publishAgain(site string, d difference) bool {
 	marked := p.markDirty(site)
 	for _, e := range d.missing {
 		if _, ref, err := streams.ParseDesired(e.Subject); err == nil {
-			marked.keys[keyOf(ref)], marked.force[keyOf(ref)] = struct{}{}, struct{}{}
+			marked.keys[kube.KeyOf(ref)], marked.force[kube.KeyOf(ref)] = struct{}{}, struct{}{}
 		}
 	}
 	for _, e := range d.extra {

@@ -18,22 +18,23 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/kube"
 )
 
 // autonomy prevents Kubernetes from evicting the pods of disconnected sites: it sets the
 // tolerations of bound pods. Tolerations can be added to a running pod, and their seconds
 // changed, so no webhook is needed.
 type autonomy struct {
-	clients *clients
-	watch   *watch
+	clients *kube.Clients
+	cache   objectCache
 	publish *publisher
 	log     *zap.Logger
 	outage  *outage
-	queue   workqueue.TypedRateLimitingInterface[objectKey]
+	queue   workqueue.TypedRateLimitingInterface[kube.Key]
 }
 
 // changed queues a pod, or all pods of a node.
-func (a *autonomy) changed(k objectKey) {
+func (a *autonomy) changed(k kube.Key) {
 	switch {
 	case k.Group == "" && k.Resource == "pods":
 		a.queue.Add(k)
@@ -66,22 +67,22 @@ func (a *autonomy) run(ctx context.Context) {
 	wg.Wait()
 }
 
-func (a *autonomy) setTolerations(ctx context.Context, k objectKey) error {
-	o := a.watch.get(k)
+func (a *autonomy) setTolerations(ctx context.Context, k kube.Key) error {
+	o := a.cache.Get(k)
 	if o == nil {
 		return nil
 	}
-	node := a.watch.get(coreKey("nodes", "", text(o, "spec", "nodeName")))
+	node := a.cache.Get(kube.CoreKey("nodes", "", kube.StringAt(o, "spec", "nodeName")))
 	if node == nil || node.GetLabels()[v1alpha1.SiteLabel] == "" {
 		return nil
 	}
 	var pod corev1.Pod
-	if err := fromUnstructured(o, &pod); err != nil {
+	if err := kube.Decode(o, &pod); err != nil {
 		return err
 	}
 	seconds, err := autonomySeconds(pod.Annotations, node.GetAnnotations())
 	if err != nil {
-		a.log.Warn("invalid autonomy annotation, the pod is never evicted", zap.Stringer("pod", k.ref("")), zap.Error(err))
+		a.log.Warn("invalid autonomy annotation, the pod is never evicted", zap.Stringer("pod", k.Ref("")), zap.Error(err))
 	}
 	wanted, change := tolerationsFor(&pod, seconds)
 	if !change {
@@ -92,14 +93,14 @@ func (a *autonomy) setTolerations(ctx context.Context, k objectKey) error {
 		"spec":     map[string]any{"tolerations": wanted},
 	})
 	if err != nil {
-		return fmt.Errorf("encode tolerations of %s: %w", k.ref(""), err)
+		return fmt.Errorf("encode tolerations of %s: %w", k.Ref(""), err)
 	}
-	_, err = a.clients.own.CoreV1().Pods(k.Namespace).Patch(ctx, k.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	_, err = a.clients.Own.CoreV1().Pods(k.Namespace).Patch(ctx, k.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil // the change or deletion will arrive here
 	}
 	if err != nil {
-		return fmt.Errorf("set tolerations of %s: %w", k.ref(""), err)
+		return fmt.Errorf("set tolerations of %s: %w", k.Ref(""), err)
 	}
 	return nil
 }

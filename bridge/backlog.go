@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -52,7 +53,7 @@ type backlogRequest struct {
 
 // run answers Backlogs until ctx ends.
 func (b *backlogs) run(ctx context.Context) error {
-	informer, err := newInformer(b.client, v1alpha1.Backlogs, b.outage, func() {})
+	informer, err := kube.NewInformer(b.client, v1alpha1.Backlogs, kube.Requests{Answered: func() {}, Report: b.outage.reportPart})
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/internal/metrics"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -49,16 +50,16 @@ func (b *Bridge) Run(ctx context.Context) error {
 
 // compete competes for leadership until ctx ends.
 func (b *Bridge) compete(ctx context.Context) error {
-	rc, err := restConfig(b.cfg.Kubernetes)
+	rc, err := kube.RESTConfig(b.cfg.Kubernetes.Kubeconfig, b.cfg.Kubernetes.QPS, b.cfg.Kubernetes.Burst)
 	if err != nil {
 		return err
 	}
 	rc.Wrap(b.metrics.requests.transport)
-	clients, err := newClients(rc, b.cfg.Kubernetes.Impersonation, b.fence)
+	clients, err := kube.NewClients(rc, b.cfg.Kubernetes.Impersonation, b.fence.Transport)
 	if err != nil {
 		return err
 	}
-	defer clients.close()
+	defer clients.Close()
 	nc, err := dialHub(b.cfg.NATS, b.cfg.LeaderElection.Identity, b.log)
 	if err != nil {
 		return err
@@ -70,7 +71,7 @@ func (b *Bridge) compete(ctx context.Context) error {
 	}
 	log := b.log.With(zap.String("identity", b.cfg.LeaderElection.Identity))
 	for ctx.Err() == nil {
-		err := runElection(ctx, b.cfg.LeaderElection, clients.election, b.fence, log, func(ctx context.Context, transitions uint64) {
+		err := runElection(ctx, b.cfg.LeaderElection, clients.Election, b.fence, log, func(ctx context.Context, transitions uint64) {
 			b.lead(ctx, clients, nc, transitions)
 		})
 		if err != nil {
@@ -93,10 +94,10 @@ func closeHub(nc *nats.Conn) {
 }
 
 // awaitAPI blocks until the API server answers. It returns an error only when ctx ends.
-func (b *Bridge) awaitAPI(ctx context.Context, c *clients) error {
+func (b *Bridge) awaitAPI(ctx context.Context, c *kube.Clients) error {
 	out := b.metrics.newOutage(b.log, "API server")
 	for n := 0; ; n++ {
-		err := c.own.CoreV1().RESTClient().Get().AbsPath("/version").Do(ctx).Error()
+		err := c.Own.CoreV1().RESTClient().Get().AbsPath("/version").Do(ctx).Error()
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -113,14 +114,14 @@ func (b *Bridge) awaitAPI(ctx context.Context, c *clients) error {
 // lead works until ctx ends or another bridge becomes leader. When a component fails, for
 // example because the hub's streams were replaced, lead starts all of them again from the
 // present content of the streams.
-func (b *Bridge) lead(ctx context.Context, c *clients, nc *nats.Conn, transitions uint64) {
+func (b *Bridge) lead(ctx context.Context, c *kube.Clients, nc *nats.Conn, transitions uint64) {
 	defer b.metrics.startLeading()()
 	out := b.metrics.newOutage(b.log, "hub and API server")
 	for n := 0; ctx.Err() == nil; n++ {
 		started := time.Now()
 		err := b.runComponents(ctx, c, nc, transitions, func() {
 			out.report(nil)
-			b.metrics.acting(b.fence.currentTerm())
+			b.metrics.acting(b.fence.Term())
 		})
 		b.metrics.stopped()
 		if ctx.Err() != nil {
@@ -142,7 +143,7 @@ func (b *Bridge) lead(ctx context.Context, c *clients, nc *nats.Conn, transition
 
 // runComponents runs all components until ctx ends or one of them fails. It calls ready once
 // they run.
-func (b *Bridge) runComponents(ctx context.Context, c *clients, nc *nats.Conn, transitions uint64, ready func()) error {
+func (b *Bridge) runComponents(ctx context.Context, c *kube.Clients, nc *nats.Conn, transitions uint64, ready func()) error {
 	hub, err := openHub(ctx, nc, streams.HubLimits{
 		MaxSites: b.cfg.Limits.MaxSites, TelemetryBytes: b.cfg.Limits.TelemetryBytes, Replicas: b.cfg.NATS.Replicas,
 	})
@@ -163,13 +164,13 @@ func (b *Bridge) runComponents(ctx context.Context, c *clients, nc *nats.Conn, t
 	if err != nil {
 		return err
 	}
-	p.epoch, p.term = p.storage.record.name(), b.fence.currentTerm()
+	p.epoch, p.term = p.storage.record.name(), b.fence.Term()
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return b.fence.watch(ctx) })
+	g.Go(func() error { return b.fence.Watch(ctx) })
 	g.Go(func() error { return p.storage.run(ctx) })
 	synced := make(chan struct{})
 	g.Go(func() error {
-		p.watch.run(ctx, func() { close(synced) })
+		p.cache.Run(ctx, func() { close(synced) })
 		return nil
 	})
 	g.Go(func() error {
@@ -193,7 +194,7 @@ func (b *Bridge) runComponents(ctx context.Context, c *clients, nc *nats.Conn, t
 // components are the parts of a leading bridge.
 type components struct {
 	log        *zap.Logger
-	watch      *watch
+	cache      *kube.Cache
 	publish    *publisher
 	liveness   *liveness
 	heartbeats *heartbeatConsumer
@@ -211,44 +212,48 @@ type components struct {
 }
 
 // newComponents creates the components and connects them. It starts nothing.
-func (b *Bridge) newComponents(h *hub, c *clients) (*components, error) {
+func (b *Bridge) newComponents(h *hub, c *kube.Clients) (*components, error) {
 	outageOf := func(what string) *outage { return b.metrics.newOutage(b.log, what) }
 	p := &components{log: b.log, liveness: newLiveness(), reports: newReports(), syncStates: newSyncStates()}
 	deleted := newDeletedNodes()
-	w, err := newWatch(c.dynamic, outageOf("watch the API server"), p.objectChanged, deleted.add)
+	p.storage = b.newStorageMonitor(h, c, outageOf("epoch of the API server's storage"))
+	cache, err := kube.NewCache(c.Dynamic, kube.Handlers{
+		Changed: p.objectChanged, Deleted: deleted.add,
+		Requests: kube.Requests{Answered: p.storage.barrier.invalidate, Report: outageOf("watch the API server").reportPart},
+	})
 	if err != nil {
 		return nil, err
 	}
-	p.watch = w
-	p.publish = newPublisher(w, b.fence, &b.count, b.metrics, b.log)
+	p.cache = cache
+	p.publish = newPublisher(cache, p.storage, b.fence, &b.count, b.metrics, b.log)
 	queue := newQueue[reportKey](b.metrics, "writeback", writeRetry)
 	p.consumer = newReportConsumer(h, p.reports, p.publish, p.liveness, queue, newQueue[string](b.metrics, "reports", writeRetry), b.log)
 	p.consumer.count, p.consumer.metrics, p.consumer.workers = &b.count, b.metrics.sites, b.cfg.Limits.Workers
 	p.consumer.expiry = reportExpiry(timingFor(b.cfg.LeaderElection.LeaseDuration.Duration).lease)
 	p.writeback = &writeback{
-		clients: c, watch: w, publish: p.publish, liveness: p.liveness, reports: p.reports, consumer: p.consumer,
+		clients: c, cache: cache, publish: p.publish, liveness: p.liveness, reports: p.reports, consumer: p.consumer,
 		log: b.log, count: &b.count, queue: queue, outage: outageOf("write back to the API server"), now: time.Now, deleted: deleted,
 	}
 	p.consumer.onNodesAlive, p.consumer.onSiteChanged = p.writeback.nodesAlive, p.siteChanged
 	p.consumer.objectExists, p.consumer.ownsObject = p.objectExists, p.writeback.ownsObject
 	p.autonomy = &autonomy{
-		clients: c, watch: w, publish: p.publish, log: b.log, outage: outageOf("set tolerations"),
-		queue: newQueue[objectKey](b.metrics, "autonomy", writeRetry),
+		clients: c, cache: cache, publish: p.publish, log: b.log, outage: outageOf("set tolerations"),
+		queue: newQueue[kube.Key](b.metrics, "autonomy", writeRetry),
 	}
 	p.heartbeats = &heartbeatConsumer{
 		publish: p.publish, liveness: p.liveness, log: b.log, count: &b.count, outage: outageOf("renew node leases"),
-		queue: newQueue[string](b.metrics, "leases", writeRetry), duplicates: newDuplicateDetector(), renew: map[string][]string{}, leases: newNodeLeases(c.leases, w),
+		queue: newQueue[string](b.metrics, "leases", writeRetry), duplicates: newDuplicateDetector(), renew: map[string][]string{}, leases: newNodeLeases(c.Leases, cache),
 		onNodesAlive: p.writeback.nodesAlive, onSiteChanged: p.siteChanged,
 	}
 	p.sites = &siteController{
-		hub: h, clients: c, watch: w, publish: p.publish, liveness: p.liveness, syncStates: p.syncStates, duplicates: p.heartbeats.duplicates,
-		events:  newSiteEvents(c.own, b.cfg.LeaderElection.Identity, b.log),
+		hub: h, clients: c, cache: cache, publish: p.publish, liveness: p.liveness, syncStates: p.syncStates, duplicates: p.heartbeats.duplicates,
+		events:  newSiteEvents(c.Own, b.cfg.LeaderElection.Identity, b.log),
 		metrics: b.metrics.sites, count: &b.count, log: b.log, outage: outageOf("positions of the sites"),
 		leadership: func() (string, uint64) { return p.epoch, p.term },
 		triggered:  make(chan struct{}, 1), ensured: map[string]bool{}, written: map[string]siteWrite{},
 	}
 	p.backlogs = &backlogs{
-		hub: h, client: c.dynamic, publish: p.publish, outage: outageOf("answer backlogs"), queue: newQueue[string](b.metrics, "backlogs", writeRetry),
+		hub: h, client: c.Dynamic, publish: p.publish, outage: outageOf("answer backlogs"), queue: newQueue[string](b.metrics, "backlogs", writeRetry),
 	}
 	b.metrics.trackSync(p.syncStates)
 	p.syncStates.onChange = func(string) { p.sites.trigger() }
@@ -258,7 +263,7 @@ func (b *Bridge) newComponents(h *hub, c *clients) (*components, error) {
 
 // objectChanged passes a changed object to the components that need it. It runs on the
 // informers' goroutines and only enqueues.
-func (c *components) objectChanged(k objectKey) {
+func (c *components) objectChanged(k kube.Key) {
 	if c.awaitsReregistration(k) {
 		c.publish.objects.AddAfter(k, nodeReturnGrace)
 	} else {
@@ -267,33 +272,33 @@ func (c *components) objectChanged(k objectKey) {
 	c.autonomy.changed(k)
 	c.writeback.objectChanged(k)
 	switch {
-	case k.Group == siteGroup:
+	case k.Group == kube.SiteGroup:
 		c.sites.trigger()
 		c.resync.annotationChanged(k.Name)
 	case k.Group == "" && k.Resource == "nodes":
 		c.sites.trigger()
-		c.writeback.objectChanged(csiNodeKey(k.Name))
-		if c.watch.get(k) == nil {
-			c.writeback.clients.forget(k.Name)
+		c.writeback.objectChanged(kube.CSINodeKey(k.Name))
+		if c.cache.Get(k) == nil {
+			c.writeback.clients.Forget(k.Name)
 			c.heartbeats.leases.forget(k.Name)
 		}
-	case k.Group == deviceGroup && k.Resource == "devices":
+	case k.Group == kube.DeviceGroup && k.Resource == "devices":
 		// A report may have arrived before its device: write it now.
-		c.writeback.objectChanged(objectKey{Group: deviceGroup, Resource: "devicestatuses", Namespace: k.Namespace, Name: k.Name})
+		c.writeback.objectChanged(kube.Key{Group: kube.DeviceGroup, Resource: "devicestatuses", Namespace: k.Namespace, Name: k.Name})
 	}
 }
 
 // awaitsReregistration reports whether an object is a deleted node that is still alive and is
 // about to register again. Until then its site keeps the node and its pods.
-func (c *components) awaitsReregistration(k objectKey) bool {
-	if k.Group != "" || k.Resource != "nodes" || c.watch.get(k) != nil {
+func (c *components) awaitsReregistration(k kube.Key) bool {
+	if k.Group != "" || k.Resource != "nodes" || c.cache.Get(k) != nil {
 		return false
 	}
 	site := c.publish.siteOf(k.Name)
 	if site == "" || !c.publish.siteExists(site) {
 		return false
 	}
-	return len(c.reports.ofObject(k)) > 0 && c.writeback.nodeOfReportAlive(reportKey{site, k.ref(k.Name)})
+	return len(c.reports.ofObject(k)) > 0 && c.writeback.nodeOfReportAlive(reportKey{site, k.Ref(k.Name)})
 }
 
 // siteChanged is called when a site connects or disconnects. It updates the site's nodes, its
@@ -301,7 +306,7 @@ func (c *components) awaitsReregistration(k objectKey) bool {
 func (c *components) siteChanged(site string) {
 	for _, k := range c.reports.ofSite(site) {
 		switch {
-		case k.ref.Group == "" && k.ref.Resource == "nodes", k.ref.Group == deviceGroup && k.ref.Resource == "devicestatuses":
+		case k.ref.Group == "" && k.ref.Resource == "nodes", k.ref.Group == kube.DeviceGroup && k.ref.Resource == "devicestatuses":
 			c.writeback.queue.Add(k)
 		}
 	}
@@ -309,7 +314,7 @@ func (c *components) siteChanged(site string) {
 }
 
 // objectExists reports whether the object of a report exists in the API.
-func (c *components) objectExists(k reportKey) bool { return c.watch.get(objectOf(k)) != nil }
+func (c *components) objectExists(k reportKey) bool { return c.cache.Get(objectOf(k)) != nil }
 
 // restoreSites takes over the state of the sites from their Site objects. In a new epoch each
 // site must compare its inventory once it has received everything again.
@@ -319,7 +324,7 @@ func (c *components) restoreSites(renewed bool) {
 		if renewed {
 			c.resync.compareWhenCaughtUp(site)
 		}
-		if o := c.watch.get(objectKey{Group: siteGroup, Resource: "sites", Name: site}); o != nil {
+		if o := c.cache.Get(kube.Key{Group: kube.SiteGroup, Resource: "sites", Name: site}); o != nil {
 			connected, since := siteStatusOf(o)
 			c.liveness.restore(site, connected, since, now)
 		}

@@ -3,9 +3,11 @@ package bridge
 import (
 	"maps"
 	"slices"
+
+	"github.com/petiole-io/petiole/bridge/kube"
 )
 
-type keySet map[objectKey]struct{}
+type keySet map[kube.Key]struct{}
 
 // closure computes which objects each site needs: its nodes; the pods and devices bound to
 // them; everything that those refer to, transitively; the services and endpoint slices of the
@@ -16,7 +18,7 @@ type keySet map[objectKey]struct{}
 // size of one site.
 type closure struct {
 	sites        map[string]bool
-	dependencies map[objectKey]dependencies
+	dependencies map[kube.Key]dependencies
 
 	members     map[string]keySet // site → its nodes
 	bound       map[string]keySet // node → its pods and devices
@@ -25,21 +27,21 @@ type closure struct {
 
 	// wanted maps each site to the objects that it needed at the last recompute, each with the
 	// node token of its subject. It includes objects that do not exist (yet).
-	wanted   map[string]map[objectKey]string
-	wantedBy map[objectKey]map[string]struct{}
+	wanted   map[string]map[kube.Key]string
+	wantedBy map[kube.Key]map[string]struct{}
 }
 
 func newClosure() *closure {
 	return &closure{
-		sites: map[string]bool{}, dependencies: map[objectKey]dependencies{},
+		sites: map[string]bool{}, dependencies: map[kube.Key]dependencies{},
 		members: map[string]keySet{}, bound: map[string]keySet{}, inNamespace: map[string]keySet{}, everywhere: keySet{},
-		wanted: map[string]map[objectKey]string{}, wantedBy: map[objectKey]map[string]struct{}{},
+		wanted: map[string]map[kube.Key]string{}, wantedBy: map[kube.Key]map[string]struct{}{},
 	}
 }
 
 // set adds or updates an object and returns the sites whose closure may have changed: none if
 // only the object's content changed.
-func (c *closure) set(k objectKey, f dependencies) []string {
+func (c *closure) Set(k kube.Key, f dependencies) []string {
 	old, known := c.dependencies[k]
 	if known && old.equal(f) {
 		return nil
@@ -53,7 +55,7 @@ func (c *closure) set(k objectKey, f dependencies) []string {
 }
 
 // remove removes a deleted object and returns the sites whose closure may have changed.
-func (c *closure) remove(k objectKey) []string {
+func (c *closure) Remove(k kube.Key) []string {
 	if _, known := c.dependencies[k]; !known {
 		return nil
 	}
@@ -64,24 +66,24 @@ func (c *closure) remove(k objectKey) []string {
 }
 
 // sitesWanting returns the sites that needed the object at the last recompute.
-func (c *closure) sitesWanting(k objectKey) []string {
+func (c *closure) Wanting(k kube.Key) []string {
 	return slices.Sorted(maps.Keys(c.wantedBy[k]))
 }
 
 // node returns the node token of an object's subject at a site, and whether the site needs the
 // object.
-func (c *closure) node(site string, k objectKey) (string, bool) {
+func (c *closure) Node(site string, k kube.Key) (string, bool) {
 	n, ok := c.wanted[site][k]
 	return n, ok
 }
 
 // siteOf returns the site of a node, empty if the node is unknown or belongs to no site.
-func (c *closure) siteOf(node string) string {
-	return c.dependencies[coreKey("nodes", "", node)].Site
+func (c *closure) SiteOf(node string) string {
+	return c.dependencies[kube.CoreKey("nodes", "", node)].Site
 }
 
 // nodes returns the names of a site's nodes.
-func (c *closure) nodes(site string) []string {
+func (c *closure) Nodes(site string) []string {
 	var names []string
 	for k := range c.members[site] {
 		names = append(names, k.Name)
@@ -92,8 +94,8 @@ func (c *closure) nodes(site string) []string {
 
 // recompute walks from a site's nodes to everything that it needs. It returns the objects that
 // are new or moved to another node since the last call, and those that are no longer needed.
-func (c *closure) recompute(site string) (changed, dropped []objectKey) {
-	now := map[objectKey]string{}
+func (c *closure) Recompute(site string) (changed, dropped []kube.Key) {
+	now := map[kube.Key]string{}
 	if c.sites[site] {
 		for n := range c.members[site] {
 			c.visit(now, n, n.Name)
@@ -135,7 +137,7 @@ func (c *closure) recompute(site string) (changed, dropped []objectKey) {
 	return changed, dropped
 }
 
-func (c *closure) visit(now map[objectKey]string, k objectKey, node string) {
+func (c *closure) visit(now map[kube.Key]string, k kube.Key, node string) {
 	if _, ok := now[k]; ok {
 		return
 	}
@@ -151,7 +153,7 @@ func (c *closure) visit(now map[objectKey]string, k objectKey, node string) {
 }
 
 // affectedSites returns the sites whose closure depends on the object as it is linked now.
-func (c *closure) affectedSites(k objectKey) map[string]struct{} {
+func (c *closure) affectedSites(k kube.Key) map[string]struct{} {
 	out := map[string]struct{}{}
 	add := func(sites map[string]struct{}) { maps.Copy(out, sites) }
 	f := c.dependencies[k]
@@ -160,12 +162,12 @@ func (c *closure) affectedSites(k objectKey) map[string]struct{} {
 		if f.Site != "" {
 			out[f.Site] = struct{}{}
 		}
-	case bindable(k):
-		if site := c.siteOf(f.Node); f.Node != "" && site != "" {
+	case k.BindsToNode():
+		if site := c.SiteOf(f.Node); f.Node != "" && site != "" {
 			out[site] = struct{}{}
 		}
 	case k.Resource == "services", k.Resource == "endpointslices":
-		add(c.wantedBy[coreKey("namespaces", "", k.Namespace)])
+		add(c.wantedBy[kube.CoreKey("namespaces", "", k.Namespace)])
 	}
 	if neededEverywhere(k) {
 		for s := range c.wanted {
@@ -178,13 +180,13 @@ func (c *closure) affectedSites(k objectKey) map[string]struct{} {
 	return out
 }
 
-func (c *closure) link(k objectKey, f dependencies) {
+func (c *closure) link(k kube.Key, f dependencies) {
 	switch {
 	case k.Resource == "sites":
 		c.sites[k.Name] = true
 	case k.Resource == "nodes" && f.Site != "":
 		addKey(c.members, f.Site, k)
-	case bindable(k) && f.Node != "":
+	case k.BindsToNode() && f.Node != "":
 		addKey(c.bound, f.Node, k)
 	case k.Resource == "services", k.Resource == "endpointslices":
 		addKey(c.inNamespace, k.Namespace, k)
@@ -194,7 +196,7 @@ func (c *closure) link(k objectKey, f dependencies) {
 	}
 }
 
-func (c *closure) unlink(k objectKey) {
+func (c *closure) unlink(k kube.Key) {
 	f, known := c.dependencies[k]
 	if !known {
 		return
@@ -204,7 +206,7 @@ func (c *closure) unlink(k objectKey) {
 		delete(c.sites, k.Name)
 	case k.Resource == "nodes":
 		removeKey(c.members, f.Site, k)
-	case bindable(k):
+	case k.BindsToNode():
 		removeKey(c.bound, f.Node, k)
 	case k.Resource == "services", k.Resource == "endpointslices":
 		removeKey(c.inNamespace, k.Namespace, k)
@@ -212,13 +214,9 @@ func (c *closure) unlink(k objectKey) {
 	delete(c.everywhere, k)
 }
 
-func bindable(k objectKey) bool {
-	return k.Group == "" && k.Resource == "pods" || k.Group == deviceGroup && k.Resource == "devices"
-}
-
 // neededEverywhere reports whether every site needs an object: CSI drivers, and the service by
 // which pods reach the API server.
-func neededEverywhere(k objectKey) bool {
+func neededEverywhere(k kube.Key) bool {
 	switch k.Resource {
 	case "csidrivers":
 		return true
@@ -228,14 +226,14 @@ func neededEverywhere(k objectKey) bool {
 	return false
 }
 
-func addKey(m map[string]keySet, name string, k objectKey) {
+func addKey(m map[string]keySet, name string, k kube.Key) {
 	if m[name] == nil {
 		m[name] = keySet{}
 	}
 	m[name][k] = struct{}{}
 }
 
-func removeKey(m map[string]keySet, name string, k objectKey) {
+func removeKey(m map[string]keySet, name string, k kube.Key) {
 	delete(m[name], k)
 	if len(m[name]) == 0 {
 		delete(m, name)

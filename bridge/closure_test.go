@@ -7,14 +7,16 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
+
+	"github.com/petiole-io/petiole/bridge/kube"
 )
 
 // object parses an object from an ID, "resource[.group] [namespace/]name", and YAML.
-func object(t *testing.T, id, body string) (objectKey, *unstructured.Unstructured) {
+func object(t *testing.T, id, body string) (kube.Key, *unstructured.Unstructured) {
 	t.Helper()
 	kind, name, _ := strings.Cut(id, " ")
 	resource, group, _ := strings.Cut(kind, ".")
-	k := objectKey{Group: group, Resource: resource, Name: name}
+	k := kube.Key{Group: group, Resource: resource, Name: name}
 	if ns, n, ok := strings.Cut(name, "/"); ok {
 		k.Namespace, k.Name = ns, n
 	}
@@ -35,13 +37,13 @@ func see(t *testing.T, c *closure, id, body string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c.set(k, f)
+	return c.Set(k, f)
 }
 
-func ids(keys []objectKey) []string {
+func ids(keys []kube.Key) []string {
 	var out []string
 	for _, k := range keys {
-		out = append(out, k.ref("").String())
+		out = append(out, k.Ref("").String())
 	}
 	slices.Sort(out)
 	return out
@@ -143,7 +145,7 @@ spec:
 			for _, e := range tt.extra {
 				see(t, c, e[0], e[1])
 			}
-			changed, dropped := c.recompute("plant-a")
+			changed, dropped := c.Recompute("plant-a")
 			want := append([]string{"nodes a1", "pods default/pa", "namespaces default", "serviceaccounts default/default", "configmaps default/ca"}, tt.want...)
 			slices.Sort(want)
 			want = slices.Compact(want)
@@ -163,8 +165,8 @@ func TestClosureConcernsOnlyTheSitesOfAChange(t *testing.T) {
 		c := twoSites(t)
 		see(t, c, "persistentvolumeclaims default/data", "")
 		see(t, c, "pods default/db", `spec: {nodeName: a1, containers: [], volumes: [{name: d, persistentVolumeClaim: {claimName: data}}]}`)
-		c.recompute("plant-a")
-		c.recompute("plant-b")
+		c.Recompute("plant-a")
+		c.Recompute("plant-b")
 		return c
 	}
 	tests := []struct {
@@ -193,7 +195,7 @@ func TestClosureConcernsOnlyTheSitesOfAChange(t *testing.T) {
 			if len(sites) == 0 {
 				return
 			}
-			changed, dropped := c.recompute(sites[0])
+			changed, dropped := c.Recompute(sites[0])
 			if got := ids(changed); !slices.Equal(got, tt.changed) {
 				t.Errorf("%s gets %v, want %v", sites[0], got, tt.changed)
 			}
@@ -207,17 +209,17 @@ func TestClosureConcernsOnlyTheSitesOfAChange(t *testing.T) {
 func TestClosureTakesAwayWhatIsNotNeeded(t *testing.T) {
 	t.Parallel()
 	c := twoSites(t)
-	c.recompute("plant-a")
-	k := coreKey("pods", "default", "pa")
-	if sites := c.remove(k); !slices.Equal(sites, []string{"plant-a"}) {
+	c.Recompute("plant-a")
+	k := kube.CoreKey("pods", "default", "pa")
+	if sites := c.Remove(k); !slices.Equal(sites, []string{"plant-a"}) {
 		t.Fatalf("concerns %v", sites)
 	}
-	_, dropped := c.recompute("plant-a")
+	_, dropped := c.Recompute("plant-a")
 	want := []string{"configmaps default/ca", "namespaces default", "pods default/pa", "serviceaccounts default/default"}
 	if got := ids(dropped); !slices.Equal(got, want) {
 		t.Errorf("dropped %v, want %v", got, want)
 	}
-	if sites := c.sitesWanting(coreKey("configmaps", "default", "ca")); len(sites) > 0 {
+	if sites := c.Wanting(kube.CoreKey("configmaps", "default", "ca")); len(sites) > 0 {
 		t.Errorf("%v still want the ConfigMap", sites)
 	}
 }
@@ -226,7 +228,7 @@ func TestClosureKnowsNoSiteWithoutASiteObject(t *testing.T) {
 	t.Parallel()
 	c := newClosure()
 	see(t, c, "nodes a1", nodeOfA)
-	if changed, _ := c.recompute("plant-a"); len(changed) > 0 {
+	if changed, _ := c.Recompute("plant-a"); len(changed) > 0 {
 		t.Errorf("plant-a needs %v without a Site", ids(changed))
 	}
 }
@@ -235,15 +237,15 @@ func TestClosureNodeTokens(t *testing.T) {
 	t.Parallel()
 	c := twoSites(t)
 	see(t, c, "devices.devices.kubeedge.io plant/pump", `spec: {nodeName: a1}`)
-	c.recompute("plant-a")
-	for id, want := range map[objectKey]string{
-		coreKey("nodes", "", "a1"):                                                  "a1",
-		coreKey("pods", "default", "pa"):                                            "a1",
-		coreKey("configmaps", "default", "ca"):                                      "",
-		{Group: deviceGroup, Resource: "devices", Namespace: "plant", Name: "pump"}: "a1",
+	c.Recompute("plant-a")
+	for id, want := range map[kube.Key]string{
+		kube.CoreKey("nodes", "", "a1"):                                                  "a1",
+		kube.CoreKey("pods", "default", "pa"):                                            "a1",
+		kube.CoreKey("configmaps", "default", "ca"):                                      "",
+		{Group: kube.DeviceGroup, Resource: "devices", Namespace: "plant", Name: "pump"}: "a1",
 	} {
-		if got, ok := c.node("plant-a", id); !ok || got != want {
-			t.Errorf("node token of %s = %q, %v; want %q", id.ref(""), got, ok, want)
+		if got, ok := c.Node("plant-a", id); !ok || got != want {
+			t.Errorf("node token of %s = %q, %v; want %q", id.Ref(""), got, ok, want)
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/internal/configfile"
 )
 
@@ -44,8 +45,8 @@ type KubernetesConfig struct {
 
 // The values of KubernetesConfig.Impersonation.
 const (
-	ImpersonationConstrained = "constrained"
-	ImpersonationClassic     = "classic"
+	ImpersonationConstrained = kube.ImpersonationConstrained
+	ImpersonationClassic     = kube.ImpersonationClassic
 )
 
 // NATSConfig configures the connection to the hub.

@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -20,24 +21,27 @@ type consistencyParts struct {
 }
 
 // newConsistencyParts creates the components that detect and repair differences.
-func (b *Bridge) newConsistencyParts(p *components, h *hub, c *clients, outageOf func(string) *outage) {
+func (b *Bridge) newConsistencyParts(p *components, h *hub, c *kube.Clients, outageOf func(string) *outage) {
 	r := newResyncer()
-	r.hub, r.watch, r.publish, r.liveness, r.syncStates = h, p.watch, p.publish, p.liveness, p.syncStates
+	r.hub, r.cache, r.publish, r.liveness, r.syncStates = h, p.cache, p.publish, p.liveness, p.syncStates
 	r.fence, r.log, r.count, r.outage = b.fence, b.log, &b.count, outageOf("resync sites")
 	p.resync = r
 	p.externalWrites = &externalWrites{hub: h, publish: p.publish, fence: b.fence, log: b.log, count: &b.count, outage: outageOf("search the desired stream")}
-	p.storage = &storageMonitor{
-		kv: h.bucket, clients: c, fence: b.fence, log: b.log, count: &b.count, outage: outageOf("epoch of the API server's storage"),
-		identity: b.cfg.LeaderElection.Identity, namespace: b.cfg.LeaderElection.Namespace, candidates: make(chan rollbackCandidate, 1), barrier: p.watch.barrier,
-	}
-	p.publish.onOlderVersion = p.storage.addCandidate
 	m := &antiEntropy{publish: p.publish, syncStates: p.syncStates, resync: r, log: b.log, count: &b.count, now: time.Now, identity: h.identity}
-	t := &tokenIssuer{clients: c, watch: p.watch, count: &b.count}
+	t := &tokenIssuer{clients: c, cache: p.cache, count: &b.count}
 	p.requests = &requests{log: b.log, count: &b.count, handlers: map[string]*handler{
 		streams.RequestToken:     t.handler(b.cfg.Limits.Workers),
 		streams.RequestInventory: m.handler(),
 		streams.RequestPosition:  (&positionReader{js: h.js}).handler(),
 	}}
+}
+
+// newStorageMonitor creates the monitor of the API server's storage.
+func (b *Bridge) newStorageMonitor(h *hub, c *kube.Clients, out *outage) *storageMonitor {
+	return &storageMonitor{
+		kv: h.bucket, clients: c, fence: b.fence, log: b.log, count: &b.count, outage: out,
+		identity: b.cfg.LeaderElection.Identity, namespace: b.cfg.LeaderElection.Namespace, candidates: make(chan rollbackCandidate, 1), barrier: newStorageBarrier(),
+	}
 }
 
 // start runs the components in g until ctx ends.

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -21,7 +22,7 @@ import (
 func csiNodeWithoutNode(k reportKey, r *report, unknown error) error {
 	switch {
 	case r.msg.Op == streams.OpDelete:
-		return fmt.Errorf("%w: node %s", errGone, k.ref.Node)
+		return fmt.Errorf("%w: node %s", kube.ErrGone, k.ref.Node)
 	case !r.pending:
 		return fmt.Errorf("%w: %s is not registered", errNodeNotAlive, k.ref.Node)
 	}
@@ -34,12 +35,12 @@ func csiNodeWithoutNode(k reportKey, r *report, unknown error) error {
 func (w *writeback) writeCSINode(ctx context.Context, k reportKey, r *report) error {
 	var reported storagev1.CSINode
 	if err := json.Unmarshal(r.msg.Object, &reported); err != nil {
-		return fmt.Errorf("%w: %w", errRefused, err)
+		return fmt.Errorf("%w: %w", kube.ErrRefused, err)
 	}
 	if k.ref.Name != k.ref.Node || reported.Name != k.ref.Node {
-		return fmt.Errorf("%w: node %s reports CSINode %s", errRefused, k.ref.Node, k.ref.Name)
+		return fmt.Errorf("%w: node %s reports CSINode %s", kube.ErrRefused, k.ref.Node, k.ref.Name)
 	}
-	node := w.watch.get(coreKey("nodes", "", k.ref.Node))
+	node := w.cache.Get(kube.CoreKey("nodes", "", k.ref.Node))
 	if node == nil {
 		return fmt.Errorf("%w: %s", errNodeNotRegistered, k.ref.Node)
 	}
@@ -53,11 +54,11 @@ func (w *writeback) writeCSINode(ctx context.Context, k reportKey, r *report) er
 		}
 		current = nil
 	}
-	as, err := w.clients.as(k.ref.Node)
+	as, err := w.clients.As(k.ref.Node)
 	if err != nil {
 		return err
 	}
-	nodes := as.storage.CSINodes()
+	nodes := as.Storage.CSINodes()
 	if current == nil {
 		clearServerFields(&reported.ObjectMeta)
 		reported.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.GetName(), UID: node.GetUID()}}
@@ -65,7 +66,7 @@ func (w *writeback) writeCSINode(ctx context.Context, k reportKey, r *report) er
 		if apierrors.IsAlreadyExists(err) {
 			return err // the informer lags: compare at the next try
 		}
-		return classify(err)
+		return kube.Classify(err)
 	}
 	if equality.Semantic.DeepEqual(current.Spec, reported.Spec) {
 		return nil
@@ -75,13 +76,13 @@ func (w *writeback) writeCSINode(ctx context.Context, k reportKey, r *report) er
 	if apierrors.IsNotFound(err) {
 		return err // deleted meanwhile: create it at the next try
 	}
-	return classify(err)
+	return kube.Classify(err)
 }
 
 // deleteCSINode carries out a kubelet's deletion of the CSINode.
 func (w *writeback) deleteCSINode(ctx context.Context, k reportKey) error {
 	if k.ref.Name != k.ref.Node {
-		return fmt.Errorf("%w: node %s reports CSINode %s", errRefused, k.ref.Node, k.ref.Name)
+		return fmt.Errorf("%w: node %s reports CSINode %s", kube.ErrRefused, k.ref.Node, k.ref.Name)
 	}
 	current, err := w.csiNode(k.ref.Name)
 	if err != nil || current == nil {
@@ -92,27 +93,27 @@ func (w *writeback) deleteCSINode(ctx context.Context, k reportKey) error {
 
 // removeCSINode deletes this version of the API's CSINode.
 func (w *writeback) removeCSINode(ctx context.Context, node string, current *storagev1.CSINode) error {
-	as, err := w.clients.as(node)
+	as, err := w.clients.As(node)
 	if err != nil {
 		return err
 	}
-	err = as.storage.CSINodes().Delete(ctx, current.Name, metav1.DeleteOptions{
+	err = as.Storage.CSINodes().Delete(ctx, current.Name, metav1.DeleteOptions{
 		Preconditions: &metav1.Preconditions{UID: &current.UID, ResourceVersion: &current.ResourceVersion},
 	})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
-	return classify(err)
+	return kube.Classify(err)
 }
 
 // csiNode returns the last known state of a CSINode, nil if there is none.
 func (w *writeback) csiNode(name string) (*storagev1.CSINode, error) {
-	o := w.watch.get(csiNodeKey(name))
+	o := w.cache.Get(kube.CSINodeKey(name))
 	if o == nil {
 		return nil, nil
 	}
 	n := &storagev1.CSINode{}
-	if err := fromUnstructured(o, n); err != nil {
+	if err := kube.Decode(o, n); err != nil {
 		return nil, err
 	}
 	return n, nil

@@ -105,7 +105,7 @@ func (d *deferred) add(seq uint64) {
 // storeDeferred lowers the key's value to seq, unless it is already lower, which another
 // bridge may have done. It writes a new revision in either case.
 func (c *reportConsumer) storeDeferred(ctx context.Context, key string, seq uint64) (kept, revision uint64, err error) {
-	if err := c.publish.fence.check(); err != nil {
+	if err := c.publish.fence.Check(); err != nil {
 		return 0, 0, err
 	}
 	e, err := c.hub.bucket.Get(ctx, key)

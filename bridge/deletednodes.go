@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/kube"
 )
 
 // nodeReturnGrace is the time for which a deleted node's site keeps the node and its pods: a
@@ -34,7 +35,7 @@ func newDeletedNodes() *deletedNodes {
 }
 
 // add stores a deleted object if it is a node of a site.
-func (d *deletedNodes) add(k objectKey, o *unstructured.Unstructured) {
+func (d *deletedNodes) add(k kube.Key, o *unstructured.Unstructured) {
 	if k.Group != "" || k.Resource != "nodes" || o.GetLabels()[v1alpha1.SiteLabel] == "" {
 		return
 	}
@@ -52,7 +53,7 @@ func (d *deletedNodes) get(site, name string) (*corev1.Node, error) {
 		return nil, nil
 	}
 	node := &corev1.Node{}
-	return node, fromUnstructured(o, node)
+	return node, kube.Decode(o, node)
 }
 
 func (d *deletedNodes) forget(name string) {
@@ -81,15 +82,15 @@ func (w *writeback) restore(ctx context.Context, site string, current *corev1.No
 		return err
 	}
 	labels, annotations := missingKeys(current.Labels, was.Labels), missingKeys(current.Annotations, was.Annotations)
-	meta := preconditions(current.UID, current.ResourceVersion)
+	meta := kube.Preconditions(current.UID, current.ResourceVersion)
 	meta["labels"], meta["annotations"] = labels, annotations
 	patch, err := json.Marshal(map[string]any{"metadata": meta})
 	if err != nil {
 		return fmt.Errorf("encode labels of node %s: %w", current.Name, err)
 	}
-	changed, err := w.clients.own.CoreV1().Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	changed, err := w.clients.Own.CoreV1().Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	if err != nil {
-		return classify(err)
+		return kube.Classify(err)
 	}
 	*current = *changed
 	w.deleted.forget(current.Name)

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/kube"
 )
 
 // dependencies are the properties of an object that the closure depends on.
@@ -18,7 +19,7 @@ type dependencies struct {
 	// Node is the node that a Pod or a Device is bound to, empty if it is unbound.
 	Node string
 	// Refs lists the objects that this one needs, without duplicates.
-	Refs []objectKey
+	Refs []kube.Key
 }
 
 func (f dependencies) equal(g dependencies) bool {
@@ -26,28 +27,28 @@ func (f dependencies) equal(g dependencies) bool {
 }
 
 // dependenciesOf returns the dependencies of an object. It is a pure function.
-func dependenciesOf(k objectKey, o *unstructured.Unstructured) (dependencies, error) {
+func dependenciesOf(k kube.Key, o *unstructured.Unstructured) (dependencies, error) {
 	switch {
-	case k.Group == siteGroup && k.Resource == "sites":
+	case k.Group == kube.SiteGroup && k.Resource == "sites":
 		return dependencies{Site: k.Name}, nil
 	case k.Group == "" && k.Resource == "nodes":
 		return dependencies{Site: o.GetLabels()[v1alpha1.SiteLabel]}, nil
 	case k.Group == "" && k.Resource == "pods":
 		var pod corev1.Pod
 		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &pod); err != nil {
-			return dependencies{}, fmt.Errorf("read %s: %w", k.ref(""), err)
+			return dependencies{}, fmt.Errorf("read %s: %w", k.Ref(""), err)
 		}
 		return dependencies{Node: pod.Spec.NodeName, Refs: podRefs(&pod)}, nil
 	case k.Group == "" && k.Resource == "persistentvolumeclaims":
-		if v := text(o, "spec", "volumeName"); v != "" {
-			return dependencies{Refs: []objectKey{coreKey("persistentvolumes", "", v)}}, nil
+		if v := kube.StringAt(o, "spec", "volumeName"); v != "" {
+			return dependencies{Refs: []kube.Key{kube.CoreKey("persistentvolumes", "", v)}}, nil
 		}
 	case k.Group == "" && k.Resource == "persistentvolumes":
 		return dependencies{Refs: volumeSecrets(o)}, nil
-	case k.Group == deviceGroup && k.Resource == "devices":
-		f := dependencies{Node: text(o, "spec", "nodeName")}
-		if m := text(o, "spec", "deviceModelRef", "name"); m != "" {
-			f.Refs = []objectKey{{Group: deviceGroup, Resource: "devicemodels", Namespace: k.Namespace, Name: m}}
+	case k.Group == kube.DeviceGroup && k.Resource == "devices":
+		f := dependencies{Node: kube.StringAt(o, "spec", "nodeName")}
+		if m := kube.StringAt(o, "spec", "deviceModelRef", "name"); m != "" {
+			f.Refs = []kube.Key{{Group: kube.DeviceGroup, Resource: "devicemodels", Namespace: k.Namespace, Name: m}}
 		}
 		return f, nil
 	}
@@ -56,9 +57,9 @@ func dependenciesOf(k objectKey, o *unstructured.Unstructured) (dependencies, er
 
 // podRefs returns the objects that a node reads to run the pod (those that the Node
 // authorizer's graph allows), and the pod's namespace.
-func podRefs(pod *corev1.Pod) []objectKey {
-	r := refs{namespace: pod.Namespace, seen: map[objectKey]bool{}}
-	r.add(coreKey("namespaces", "", pod.Namespace))
+func podRefs(pod *corev1.Pod) []kube.Key {
+	r := refs{namespace: pod.Namespace, seen: map[kube.Key]bool{}}
+	r.add(kube.CoreKey("namespaces", "", pod.Namespace))
 	sa := pod.Spec.ServiceAccountName
 	if sa == "" {
 		sa = "default"
@@ -68,7 +69,7 @@ func podRefs(pod *corev1.Pod) []objectKey {
 		r.local("secrets", s.Name)
 	}
 	if rc := pod.Spec.RuntimeClassName; rc != nil && *rc != "" {
-		r.add(objectKey{Group: nodeGroup, Resource: "runtimeclasses", Name: *rc})
+		r.add(kube.Key{Group: kube.NodeGroup, Resource: "runtimeclasses", Name: *rc})
 	}
 	for i := range pod.Spec.Volumes {
 		r.volume(pod, &pod.Spec.Volumes[i])
@@ -87,18 +88,18 @@ func podRefs(pod *corev1.Pod) []objectKey {
 
 type refs struct {
 	namespace string
-	keys      []objectKey
-	seen      map[objectKey]bool
+	keys      []kube.Key
+	seen      map[kube.Key]bool
 }
 
-func (r *refs) add(k objectKey) {
+func (r *refs) add(k kube.Key) {
 	if k.Name != "" && !r.seen[k] {
 		r.seen[k] = true
 		r.keys = append(r.keys, k)
 	}
 }
 
-func (r *refs) local(resource, name string) { r.add(coreKey(resource, r.namespace, name)) }
+func (r *refs) local(resource, name string) { r.add(kube.CoreKey(resource, r.namespace, name)) }
 
 func (r *refs) secret(ref *corev1.LocalObjectReference) {
 	if ref != nil {
@@ -163,8 +164,8 @@ func (r *refs) env(env []corev1.EnvVar, from []corev1.EnvFromSource) {
 }
 
 // volumeSecrets returns the secrets that a node reads to mount a persistent volume.
-func volumeSecrets(o *unstructured.Unstructured) []objectKey {
-	r := refs{seen: map[objectKey]bool{}}
+func volumeSecrets(o *unstructured.Unstructured) []kube.Key {
+	r := refs{seen: map[kube.Key]bool{}}
 	for _, path := range [][]string{
 		{"spec", "csi", "nodePublishSecretRef"},
 		{"spec", "csi", "nodeStageSecretRef"},
@@ -174,20 +175,11 @@ func volumeSecrets(o *unstructured.Unstructured) []objectKey {
 		{"spec", "cephfs", "secretRef"},
 		{"spec", "rbd", "secretRef"},
 	} {
-		namespace := text(o, append(slices.Clone(path), "namespace")...)
+		namespace := kube.StringAt(o, append(slices.Clone(path), "namespace")...)
 		if namespace == "" {
-			namespace = text(o, "spec", "claimRef", "namespace")
+			namespace = kube.StringAt(o, "spec", "claimRef", "namespace")
 		}
-		r.add(coreKey("secrets", namespace, text(o, append(slices.Clone(path), "name")...)))
+		r.add(kube.CoreKey("secrets", namespace, kube.StringAt(o, append(slices.Clone(path), "name")...)))
 	}
 	return r.keys
-}
-
-// text returns the string at a path, empty if there is none.
-func text(o *unstructured.Unstructured, path ...string) string {
-	s, found, err := unstructured.NestedString(o.Object, path...)
-	if !found || err != nil {
-		return ""
-	}
-	return s
 }

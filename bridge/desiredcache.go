@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -35,23 +36,23 @@ func (e entry) inventoryEntry() (streams.InventoryEntry, bool) {
 // An object can be on several subjects of a site: when a pod is recreated on another node, or
 // a device moves to one, the old subject stays until it holds a tombstone.
 type desiredCache struct {
-	sites map[string]map[objectKey]map[string]entry
+	sites map[string]map[kube.Key]map[string]entry
 	// tombstones maps the subjects of each site whose tombstone the site has not acknowledged.
-	tombstones map[string]map[string]objectKey
+	tombstones map[string]map[string]kube.Key
 	// inventories are updated with each change of an entry.
 	inventories map[string]*streams.Inventory
 }
 
 func newDesiredCache() *desiredCache {
 	return &desiredCache{
-		sites: map[string]map[objectKey]map[string]entry{}, tombstones: map[string]map[string]objectKey{},
+		sites: map[string]map[kube.Key]map[string]entry{}, tombstones: map[string]map[string]kube.Key{},
 		inventories: map[string]*streams.Inventory{},
 	}
 }
 
-func (c *desiredCache) put(site string, k objectKey, e entry) {
+func (c *desiredCache) put(site string, k kube.Key, e entry) {
 	if c.sites[site] == nil {
-		c.sites[site] = map[objectKey]map[string]entry{}
+		c.sites[site] = map[kube.Key]map[string]entry{}
 	}
 	if c.sites[site][k] == nil {
 		c.sites[site][k] = map[string]entry{}
@@ -63,7 +64,7 @@ func (c *desiredCache) put(site string, k objectKey, e entry) {
 		return
 	}
 	if c.tombstones[site] == nil {
-		c.tombstones[site] = map[string]objectKey{}
+		c.tombstones[site] = map[string]kube.Key{}
 	}
 	c.tombstones[site][e.subject] = k
 }
@@ -83,7 +84,7 @@ func (c *desiredCache) updateInventory(site string, was, is entry) {
 	}
 }
 
-func (c *desiredCache) remove(site string, k objectKey, subject string) {
+func (c *desiredCache) remove(site string, k kube.Key, subject string) {
 	c.updateInventory(site, c.sites[site][k][subject], entry{})
 	delete(c.tombstones[site], subject)
 	delete(c.sites[site][k], subject)
@@ -144,15 +145,15 @@ func (c *desiredCache) highest() (number, term uint64) {
 }
 
 // entries returns the entries of one object, by subject. The caller must not change the map.
-func (c *desiredCache) entries(site string, k objectKey) map[string]entry { return c.sites[site][k] }
+func (c *desiredCache) entries(site string, k kube.Key) map[string]entry { return c.sites[site][k] }
 
 // ackedTombstones returns the tombstones of a site up to its acknowledgement floor.
-func (c *desiredCache) ackedTombstones(site string, floor uint64) map[objectKey][]entry {
-	var out map[objectKey][]entry
+func (c *desiredCache) ackedTombstones(site string, floor uint64) map[kube.Key][]entry {
+	var out map[kube.Key][]entry
 	for subject, k := range c.tombstones[site] {
 		if e := c.sites[site][k][subject]; e.seq <= floor {
 			if out == nil {
-				out = map[objectKey][]entry{}
+				out = map[kube.Key][]entry{}
 			}
 			out[k] = append(out[k], e)
 		}
@@ -188,7 +189,7 @@ func loadDesired(ctx context.Context, h *hub) (*desiredCache, uint64, error) {
 		if !whole {
 			e.hash = ""
 		}
-		p.put(site, keyOf(ref), e)
+		p.put(site, kube.KeyOf(ref), e)
 		return nil
 	})
 	return p, info.State.LastSeq, err

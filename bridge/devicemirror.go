@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/petiole-io/petiole/bridge/kube"
 	devicesv1beta1 "github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
@@ -19,7 +20,7 @@ import (
 // nothing else changed.
 const mirrorInterval = time.Minute
 
-var deviceResource = schema.GroupVersionResource{Group: deviceGroup, Version: "v1beta1", Resource: "devices"}
+var deviceResource = schema.GroupVersionResource{Group: kube.DeviceGroup, Version: "v1beta1", Resource: "devices"}
 
 // mirrorStatus copies what `kubectl get devices` shows, the state and the last online time,
 // from the DeviceStatus to Device.status, where KubeEdge had them up to 1.22. While the site
@@ -37,12 +38,12 @@ func (w *writeback) mirrorStatus(ctx context.Context, site string, device *unstr
 	if err != nil {
 		return fmt.Errorf("encode status of device %s/%s: %w", device.GetNamespace(), device.GetName(), err)
 	}
-	_, err = w.clients.dynamic.Resource(deviceResource).Namespace(device.GetNamespace()).
+	_, err = w.clients.Dynamic.Resource(deviceResource).Namespace(device.GetNamespace()).
 		Patch(ctx, device.GetName(), types.MergePatchType, patch, metav1.PatchOptions{})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil
 	}
-	return classify(err)
+	return kube.Classify(err)
 }
 
 // mirroredStatus returns the new Device.status, nil if nothing has to change. It is a pure

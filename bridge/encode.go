@@ -9,6 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/petiole-io/petiole/bridge/kube"
 )
 
 // encodeObject returns the JSON of an object as a site gets it, and a hash that changes only
@@ -19,7 +21,7 @@ import (
 // hash leaves out the resource version, the generation and the status, which for nodes, pods
 // and devices is an echo of the site's own report. The status of a claim is included, because
 // the control plane sets it (the kubelet waits for the phase Bound).
-func encodeObject(k objectKey, o *unstructured.Unstructured) (data []byte, hash string, err error) {
+func encodeObject(k kube.Key, o *unstructured.Unstructured) (data []byte, hash string, err error) {
 	object := maps.Clone(o.Object)
 	meta := cloneMetadata(object)
 	delete(meta, "managedFields")
@@ -27,7 +29,7 @@ func encodeObject(k objectKey, o *unstructured.Unstructured) (data []byte, hash 
 		removeLinkTaints(object)
 	}
 	if data, err = json.Marshal(object); err != nil {
-		return nil, "", fmt.Errorf("encode %s: %w", k.ref(""), err)
+		return nil, "", fmt.Errorf("encode %s: %w", k.Ref(""), err)
 	}
 
 	delete(meta, "resourceVersion")
@@ -37,7 +39,7 @@ func encodeObject(k objectKey, o *unstructured.Unstructured) (data []byte, hash 
 	}
 	counted, err := json.Marshal(object)
 	if err != nil {
-		return nil, "", fmt.Errorf("encode %s: %w", k.ref(""), err)
+		return nil, "", fmt.Errorf("encode %s: %w", k.Ref(""), err)
 	}
 	sum := sha256.Sum256(counted)
 	return data, hex.EncodeToString(sum[:16]), nil

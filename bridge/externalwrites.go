@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -55,7 +56,7 @@ func (w *externalWrites) poll(ctx context.Context) error {
 	case info.State.LastSeq == w.lastSeq:
 		return nil
 	}
-	term := w.fence.currentTerm()
+	term := w.fence.Term()
 	err = readAll(ctx, w.hub.js, w.hub.desired, w.lastSeq+1, ">", true, func(msg jetstream.Msg) error {
 		if t := streams.TermOf(msg.Headers()); t != term && !streams.IsPart(msg.Subject()) {
 			w.handle(msg, t)
@@ -78,8 +79,8 @@ func (w *externalWrites) handle(msg jetstream.Msg, term uint64) {
 	if err != nil {
 		return
 	}
-	w.fence.observeTerm(term)
-	if w.publish.mergeEntry(site, keyOf(ref), entryOf(msg.Subject(), msg.Headers(), meta.Sequence.Stream)) {
+	w.fence.ObserveTerm(term)
+	if w.publish.mergeEntry(site, kube.KeyOf(ref), entryOf(msg.Subject(), msg.Headers(), meta.Sequence.Stream)) {
 		w.count.externalWrites.Add(1)
 		w.log.Warn("desired object was written by another bridge, checking it again",
 			zap.String("site", site), zap.Stringer("object", ref), zap.Uint64("term", term), zap.Uint64("seq", meta.Sequence.Stream))
@@ -87,7 +88,7 @@ func (w *externalWrites) handle(msg jetstream.Msg, term uint64) {
 }
 
 // mergeEntry updates the cache unless it has a later message, and marks the object dirty.
-func (p *publisher) mergeEntry(site string, k objectKey, e entry) bool {
+func (p *publisher) mergeEntry(site string, k kube.Key, e entry) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.desired.entries(site, k)[e.subject].seq >= e.seq {

@@ -47,7 +47,7 @@ func (f *fence) reset() {
 }
 
 // renewed records that a request sent at that time renewed the lease.
-func (f *fence) renewed(sent time.Time, lease time.Duration) {
+func (f *fence) Renewed(sent time.Time, lease time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.renewal, f.lease = sent, lease
@@ -61,14 +61,14 @@ func (f *fence) revoke() {
 }
 
 // setTerm sets the term of this period of leadership.
-func (f *fence) setTerm(term uint64) {
+func (f *fence) SetTerm(term uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.term = term
 }
 
 // observeTerm takes note of a term in what this bridge reads. A term above its own deposes it.
-func (f *fence) observeTerm(term uint64) {
+func (f *fence) ObserveTerm(term uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.term == 0 || term <= f.term || f.successor > 0 {
@@ -79,7 +79,7 @@ func (f *fence) observeTerm(term uint64) {
 }
 
 // currentTerm returns the term of this period of leadership, 0 before setTerm.
-func (f *fence) currentTerm() uint64 {
+func (f *fence) Term() uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.term
@@ -93,7 +93,7 @@ func (f *fence) deposed() <-chan struct{} {
 }
 
 // check returns nil if this bridge may write.
-func (f *fence) check() error {
+func (f *fence) Check() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.successor > 0 {
@@ -115,7 +115,7 @@ const fenceInterval = 100 * time.Millisecond
 
 // watch blocks until this bridge may no longer write and returns the reason, or nil when ctx
 // ends.
-func (f *fence) watch(ctx context.Context) error {
+func (f *fence) Watch(ctx context.Context) error {
 	tick := time.NewTicker(fenceInterval)
 	defer tick.Stop()
 	deposed := f.deposed()
@@ -126,7 +126,7 @@ func (f *fence) watch(ctx context.Context) error {
 		case <-deposed:
 		case <-tick.C:
 		}
-		if err := f.check(); err != nil {
+		if err := f.Check(); err != nil {
 			return err
 		}
 	}
@@ -134,7 +134,7 @@ func (f *fence) watch(ctx context.Context) error {
 
 // transport rejects API writes of a bridge that may not write. It adds the term to the user
 // agent of all others, so that the audit log identifies the writer.
-func (f *fence) transport(next http.RoundTripper) http.RoundTripper { return &fencedTransport{f, next} }
+func (f *fence) Transport(next http.RoundTripper) http.RoundTripper { return &fencedTransport{f, next} }
 
 type fencedTransport struct {
 	fence *fence
@@ -147,8 +147,8 @@ func (t *fencedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return t.next.RoundTrip(r)
 	}
 	r = r.Clone(r.Context())
-	r.Header.Set("User-Agent", fmt.Sprintf("%s term/%d", r.Header.Get("User-Agent"), t.fence.currentTerm()))
-	if err := t.fence.check(); err != nil {
+	r.Header.Set("User-Agent", fmt.Sprintf("%s term/%d", r.Header.Get("User-Agent"), t.fence.Term()))
+	if err := t.fence.Check(); err != nil {
 		if r.Body != nil {
 			_ = r.Body.Close() // a RoundTripper must close it even if it fails
 		}

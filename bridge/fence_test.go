@@ -15,20 +15,20 @@ func TestFence(t *testing.T) {
 	f := newFence(func() time.Time { return now })
 	wants := func(what string, want error) {
 		t.Helper()
-		if err := f.check(); !errors.Is(err, want) || (err == nil) != (want == nil) {
+		if err := f.Check(); !errors.Is(err, want) || (err == nil) != (want == nil) {
 			t.Errorf("%s: %v, want %v", what, err, want)
 		}
 	}
 	f.reset()
 	wants("before the lease is won", errNotLeading)
-	f.renewed(now, 10*time.Second)
-	f.setTerm(5)
+	f.Renewed(now, 10*time.Second)
+	f.SetTerm(5)
 	wants("leading", nil)
 	now = start.Add(9 * time.Second)
 	wants("late", nil)
 	now = start.Add(10 * time.Second)
 	wants("lease over", errNotLeading)
-	f.renewed(now, 10*time.Second)
+	f.Renewed(now, 10*time.Second)
 	wants("renewed", nil)
 
 	// A machine that was suspended: the wall clock advanced, the monotonic clock did not.
@@ -41,22 +41,22 @@ func TestFence(t *testing.T) {
 	now = start.Add(11 * time.Second)
 	wants("still running", nil)
 
-	f.observeTerm(5)
-	f.observeTerm(4)
+	f.ObserveTerm(5)
+	f.ObserveTerm(4)
 	wants("its own and earlier terms", nil)
 	select {
 	case <-f.deposed():
 		t.Error("deposed by an earlier term")
 	default:
 	}
-	f.observeTerm(6)
-	f.observeTerm(7)
+	f.ObserveTerm(6)
+	f.ObserveTerm(7)
 	wants("a later term", errDeposed)
 	<-f.deposed()
-	f.renewed(now, 10*time.Second)
+	f.Renewed(now, 10*time.Second)
 	wants("a renewal does not help", errDeposed)
 	f.reset()
-	f.setTerm(8)
+	f.SetTerm(8)
 	wants("leading again", nil)
 	f.revoke()
 	wants("given back", errNotLeading)
@@ -68,9 +68,9 @@ func TestFenceIgnoresTermsBeforeItsOwn(t *testing.T) {
 	t.Parallel()
 	f := newFence(time.Now)
 	f.reset()
-	f.renewed(time.Now(), time.Minute)
-	f.observeTerm(99)
-	if err := f.check(); err != nil {
+	f.Renewed(time.Now(), time.Minute)
+	f.ObserveTerm(99)
+	if err := f.Check(); err != nil {
 		t.Error(err)
 	}
 }
@@ -80,7 +80,7 @@ func TestFencedTransport(t *testing.T) {
 	f := newFence(time.Now)
 	f.reset()
 	var agents []string
-	rt := f.transport(roundTrip(func(r *http.Request) (*http.Response, error) {
+	rt := f.Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
 		agents = append(agents, r.Method+" "+r.UserAgent())
 		return &http.Response{StatusCode: 200, Body: http.NoBody}, nil
 	}))
@@ -104,8 +104,8 @@ func TestFencedTransport(t *testing.T) {
 	if err := do(http.MethodGet); err != nil {
 		t.Errorf("a read without a lease: %v", err)
 	}
-	f.renewed(time.Now(), time.Minute)
-	f.setTerm(7)
+	f.Renewed(time.Now(), time.Minute)
+	f.SetTerm(7)
 	if err := do(http.MethodPatch); err != nil {
 		t.Error(err)
 	}

@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -28,8 +29,8 @@ func startFlooded(t *testing.T, answer http.HandlerFunc) *writing {
 	t.Helper()
 	w := startWriting(t, answer)
 	w.set(siteKey("plant-b"), map[string]any{})
-	w.set(coreKey("nodes", "", "b1"), map[string]any{"metadata": map[string]any{"labels": map[string]any{v1alpha1.SiteLabel: "plant-b"}}})
-	w.set(coreKey("pods", "default", "large"), map[string]any{"spec": map[string]any{"nodeName": "b1"}})
+	w.set(kube.CoreKey("nodes", "", "b1"), map[string]any{"metadata": map[string]any{"labels": map[string]any{v1alpha1.SiteLabel: "plant-b"}}})
+	w.set(kube.CoreKey("pods", "default", "large"), map[string]any{"spec": map[string]any{"nodeName": "b1"}})
 	w.await("another site", func() bool { return w.siteExists("plant-b") && w.publisher.idleSites() })
 	return w
 }

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -20,7 +21,7 @@ import (
 type writing struct {
 	*publishing
 	*writeback
-	clients *clients
+	clients *kube.Clients
 	began   time.Time
 	ahead   atomic.Int64 // offset of its clock, ns
 }
@@ -30,11 +31,11 @@ func startWriting(t *testing.T, answer http.HandlerFunc) *writing {
 	p := startPublishing(t)
 	server := httptest.NewServer(answer)
 	t.Cleanup(server.Close)
-	c, err := newClients(&rest.Config{Host: server.URL, QPS: -1}, ImpersonationConstrained, p.fence)
+	c, err := kube.NewClients(&rest.Config{Host: server.URL, QPS: -1}, ImpersonationConstrained, p.fence.Transport)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(c.close)
+	t.Cleanup(c.Close)
 	w := &writing{publishing: p, clients: c, began: time.Now()}
 	w.assemble()
 	w.populate(1)
@@ -49,9 +50,9 @@ func (w *writing) assemble() {
 	in := newReportConsumer(p.hub, newReports(), p.publisher, newLiveness(), queue, newQueue[string](metrics, "reports", time.Millisecond), log)
 	in.count, in.metrics, in.workers, in.expiry = p.count, metrics.sites, 2, time.Second
 	in.onNodesAlive, in.onSiteChanged = func(string, []string) {}, func(string) {}
-	in.objectExists = func(k reportKey) bool { return p.watch.get(objectOf(k)) != nil }
+	in.objectExists = func(k reportKey) bool { return p.cache.Get(objectOf(k)) != nil }
 	w.writeback = &writeback{
-		clients: w.clients, watch: p.watch, publish: p.publisher, liveness: in.liveness, reports: in.reports, consumer: in,
+		clients: w.clients, cache: p.cache, publish: p.publisher, liveness: in.liveness, reports: in.reports, consumer: in,
 		log: log, count: p.count, queue: queue, outage: newOutage(log, "write back"), now: func() time.Time { return w.began.Add(time.Duration(w.ahead.Load())) }, deleted: newDeletedNodes(),
 	}
 	in.now, in.ownsObject = w.writeback.now, w.ownsObject

@@ -144,5 +144,5 @@ func (l *leaseLock) renewed(sent time.Time, r resourcelock.LeaderElectionRecord)
 		return
 	}
 	l.transitions = uint64(max(r.LeaderTransitions, 0))
-	l.fence.renewed(sent, l.lease)
+	l.fence.Renewed(sent, l.lease)
 }

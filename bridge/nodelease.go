@@ -15,13 +15,14 @@ import (
 	coordinationv1client "k8s.io/client-go/kubernetes/typed/coordination/v1"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/kube"
 )
 
 // nodeLeases renews the leases of the nodes in kube-node-lease. It is safe for concurrent
 // use.
 type nodeLeases struct {
 	client coordinationv1client.LeaseInterface
-	watch  *watch
+	cache  objectCache
 
 	mu sync.Mutex
 	// versions maps each node to the resource version that the last write of its lease
@@ -29,14 +30,14 @@ type nodeLeases struct {
 	versions map[string]string
 }
 
-func newNodeLeases(c coordinationv1client.LeasesGetter, w *watch) *nodeLeases {
-	return &nodeLeases{client: c.Leases(corev1.NamespaceNodeLease), watch: w, versions: map[string]string{}}
+func newNodeLeases(c coordinationv1client.LeasesGetter, cache objectCache) *nodeLeases {
+	return &nodeLeases{client: c.Leases(corev1.NamespaceNodeLease), cache: cache, versions: map[string]string{}}
 }
 
 // renew renews the lease of a node, or creates it. It does nothing for a node that does not
 // exist or belongs to another site.
 func (l *nodeLeases) renew(ctx context.Context, site, node string) error {
-	o := l.watch.get(coreKey("nodes", "", node))
+	o := l.cache.Get(kube.CoreKey("nodes", "", node))
 	if o == nil || o.GetLabels()[v1alpha1.SiteLabel] != site {
 		l.forget(node)
 		return nil

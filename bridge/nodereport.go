@@ -16,6 +16,7 @@ import (
 	nodeutil "k8s.io/component-helpers/node/util"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -25,22 +26,22 @@ const petiolePrefix = "petiole.dev/"
 // writeNode registers a node, or writes its reported status.
 func (w *writeback) writeNode(ctx context.Context, k reportKey, r *report) error {
 	if k.ref.Name != k.ref.Node {
-		return fmt.Errorf("%w: node %s reports node %s", errRefused, k.ref.Node, k.ref.Name)
+		return fmt.Errorf("%w: node %s reports node %s", kube.ErrRefused, k.ref.Node, k.ref.Name)
 	}
 	var reported corev1.Node
 	if err := json.Unmarshal(r.msg.Object, &reported); err != nil {
-		return fmt.Errorf("%w: %w", errRefused, err)
+		return fmt.Errorf("%w: %w", kube.ErrRefused, err)
 	}
 	var current corev1.Node
-	o := w.watch.get(coreKey("nodes", "", k.ref.Name))
+	o := w.cache.Get(kube.CoreKey("nodes", "", k.ref.Name))
 	switch {
 	case o == nil && !w.publish.siteExists(k.site):
-		return fmt.Errorf("%w: site %s", errGone, k.site)
+		return fmt.Errorf("%w: site %s", kube.ErrGone, k.site)
 	case o == nil && !r.pending && !w.nodeOfReportAlive(k):
 		// Deleted in the API: it registers again once it is alive.
 		return fmt.Errorf("%w: %s was deleted", errNodeNotAlive, k.ref.Name)
 	case o == nil && w.publish.siteOf(k.ref.Name) != k.site && len(w.publish.nodesOf(k.site)) >= streams.MaxSiteNodes:
-		return fmt.Errorf("%w: site %s has %d nodes", errRefused, k.site, streams.MaxSiteNodes)
+		return fmt.Errorf("%w: site %s has %d nodes", kube.ErrRefused, k.site, streams.MaxSiteNodes)
 	case o == nil:
 		created, err := w.register(ctx, k.site, &reported)
 		if err != nil {
@@ -48,12 +49,12 @@ func (w *writeback) writeNode(ctx context.Context, k reportKey, r *report) error
 		}
 		current = *created
 	default:
-		if err := fromUnstructured(o, &current); err != nil {
+		if err := kube.Decode(o, &current); err != nil {
 			return err
 		}
 	}
 	if owner := current.Labels[v1alpha1.SiteLabel]; owner != k.site {
-		return fmt.Errorf("%w: node %s belongs to site %q, not to %s", errRefused, k.ref.Name, owner, k.site)
+		return fmt.Errorf("%w: node %s belongs to site %q, not to %s", kube.ErrRefused, k.ref.Name, owner, k.site)
 	}
 	if err := w.restore(ctx, k.site, &current); err != nil {
 		return err
@@ -71,7 +72,7 @@ func (w *writeback) writeNode(ctx context.Context, k reportKey, r *report) error
 // that the node always has an owner, and, for a node that was deleted before, the taints that
 // users had set. If the node exists already, register returns it unchanged.
 func (w *writeback) register(ctx context.Context, site string, reported *corev1.Node) (*corev1.Node, error) {
-	as, err := w.clients.as(reported.Name)
+	as, err := w.clients.As(reported.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -98,13 +99,13 @@ func (w *writeback) register(ctx context.Context, site string, reported *corev1.
 	if was != nil {
 		node.Spec.Taints, node.Spec.Unschedulable = userSettings(was.Spec)
 	}
-	created, err := as.core.Nodes().Create(ctx, node, metav1.CreateOptions{})
+	created, err := as.Core.Nodes().Create(ctx, node, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
-		created, err = as.core.Nodes().Get(ctx, node.Name, metav1.GetOptions{})
+		created, err = as.Core.Nodes().Get(ctx, node.Name, metav1.GetOptions{})
 	}
 	if err != nil {
-		w.clients.forget(reported.Name) // the node may not exist
-		return nil, classify(err)
+		w.clients.Forget(reported.Name) // the node may not exist
+		return nil, kube.Classify(err)
 	}
 	return created, nil
 }
@@ -121,15 +122,15 @@ func (w *writeback) setEdgeRole(ctx context.Context, current *corev1.Node) error
 	if _, ok := current.Labels[v1alpha1.EdgeRoleLabel]; ok {
 		return nil
 	}
-	meta := preconditions(current.UID, current.ResourceVersion)
+	meta := kube.Preconditions(current.UID, current.ResourceVersion)
 	meta["labels"] = map[string]any{v1alpha1.EdgeRoleLabel: ""}
 	patch, err := json.Marshal(map[string]any{"metadata": meta})
 	if err != nil {
 		return fmt.Errorf("encode labels of node %s: %w", current.Name, err)
 	}
-	changed, err := w.clients.own.CoreV1().Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	changed, err := w.clients.Own.CoreV1().Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	if err != nil {
-		return classify(err)
+		return kube.Classify(err)
 	}
 	*current = *changed
 	return nil
@@ -143,19 +144,19 @@ func (w *writeback) patchNodeMeta(ctx context.Context, current, reported *corev1
 	if len(labels) == 0 && len(annotations) == 0 {
 		return nil
 	}
-	meta := preconditions(current.UID, current.ResourceVersion)
+	meta := kube.Preconditions(current.UID, current.ResourceVersion)
 	meta["labels"], meta["annotations"] = labels, annotations
 	patch, err := json.Marshal(map[string]any{"metadata": meta})
 	if err != nil {
 		return fmt.Errorf("encode labels of node %s: %w", current.Name, err)
 	}
-	as, err := w.clients.as(current.Name)
+	as, err := w.clients.As(current.Name)
 	if err != nil {
 		return err
 	}
-	changed, err := as.core.Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	changed, err := as.Core.Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	if err != nil {
-		return classify(err)
+		return kube.Classify(err)
 	}
 	*current = *changed
 	return nil
@@ -194,7 +195,7 @@ func (w *writeback) patchNodeStatus(ctx context.Context, k reportKey, r *report,
 	}
 	setSiteCondition(&wanted.Status, connected, since, time.Now())
 	if !equality.Semantic.DeepEqual(current.Status, wanted.Status) {
-		as, err := w.clients.as(k.ref.Name)
+		as, err := w.clients.As(k.ref.Name)
 		if err != nil {
 			return err
 		}
@@ -202,8 +203,8 @@ func (w *writeback) patchNodeStatus(ctx context.Context, k reportKey, r *report,
 		if err != nil {
 			return err
 		}
-		if _, err := as.core.Nodes().Patch(ctx, k.ref.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status"); err != nil {
-			return classify(err)
+		if _, err := as.Core.Nodes().Patch(ctx, k.ref.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status"); err != nil {
+			return kube.Classify(err)
 		}
 	}
 	if !alive {

@@ -9,10 +9,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+
+	"github.com/petiole-io/petiole/bridge/kube"
 )
 
 // podConditionsOfKubelet are the conditions that the node owns; others belong to the control
@@ -35,33 +35,33 @@ func (w *writeback) writePodStatus(ctx context.Context, k reportKey, r *report) 
 	}
 	var reported corev1.Pod
 	if err := json.Unmarshal(r.msg.Object, &reported); err != nil {
-		return fmt.Errorf("%w: %w", errRefused, err)
+		return fmt.Errorf("%w: %w", kube.ErrRefused, err)
 	}
 	patch, err := podStatusPatch(current, reported.Status)
 	if err != nil || patch == nil {
 		return err
 	}
-	as, err := w.clients.as(k.ref.Node)
+	as, err := w.clients.As(k.ref.Node)
 	if err != nil {
 		return err
 	}
-	_, err = as.core.Pods(k.ref.Namespace).Patch(ctx, k.ref.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
-	return classify(err)
+	_, err = as.Core.Pods(k.ref.Namespace).Patch(ctx, k.ref.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	return kube.Classify(err)
 }
 
 // pod returns the API's pod, or an error if it is not the reported one.
 func (w *writeback) pod(k reportKey, r *report) (*corev1.Pod, error) {
 	var pod corev1.Pod
-	if err := fromUnstructured(w.watch.get(keyOf(k.ref)), &pod); err != nil {
+	if err := kube.Decode(w.cache.Get(kube.KeyOf(k.ref)), &pod); err != nil {
 		return nil, err
 	}
 	switch {
 	case r.msg.UID == "":
-		return nil, fmt.Errorf("%w: report about %s has no UID", errRefused, k.ref)
+		return nil, fmt.Errorf("%w: report about %s has no UID", kube.ErrRefused, k.ref)
 	case string(pod.UID) != r.msg.UID:
-		return nil, fmt.Errorf("%w: %s has UID %s, reported is %s", errGone, k.ref, pod.UID, r.msg.UID)
+		return nil, fmt.Errorf("%w: %s has UID %s, reported is %s", kube.ErrGone, k.ref, pod.UID, r.msg.UID)
 	case pod.Spec.NodeName != k.ref.Node:
-		return nil, fmt.Errorf("%w: %s is bound to node %q, reported by %s", errRefused, k.ref, pod.Spec.NodeName, k.ref.Node)
+		return nil, fmt.Errorf("%w: %s is bound to node %q, reported by %s", kube.ErrRefused, k.ref, pod.Spec.NodeName, k.ref.Node)
 	}
 	return &pod, nil
 }
@@ -99,7 +99,7 @@ func podStatusPatch(current *corev1.Pod, reported corev1.PodStatus) ([]byte, err
 	if err != nil {
 		return nil, fmt.Errorf("compare status of pod %s/%s: %w", current.Namespace, current.Name, err)
 	}
-	if onlyMetadata(patch) {
+	if kube.OnlyMetadata(patch) {
 		return nil, nil
 	}
 	return patch, nil
@@ -142,18 +142,18 @@ func (w *writeback) deletePod(ctx context.Context, k reportKey, r *report) error
 		w.log.Warn("pod has ended at its site but is not being deleted in the API, deleting it",
 			zap.String("site", k.site), zap.Stringer("object", k.ref), zap.String("uid", r.msg.UID))
 	}
-	as, err := w.clients.as(k.ref.Node)
+	as, err := w.clients.As(k.ref.Node)
 	if err != nil {
 		return err
 	}
 	grace, uid := int64(0), types.UID(r.msg.UID)
-	err = as.core.Pods(k.ref.Namespace).Delete(ctx, k.ref.Name, metav1.DeleteOptions{
+	err = as.Core.Pods(k.ref.Namespace).Delete(ctx, k.ref.Name, metav1.DeleteOptions{
 		GracePeriodSeconds: &grace, Preconditions: &metav1.Preconditions{UID: &uid},
 	})
 	if apierrors.IsConflict(err) {
-		return fmt.Errorf("%w: %w", errGone, err)
+		return fmt.Errorf("%w: %w", kube.ErrGone, err)
 	}
-	return classify(err)
+	return kube.Classify(err)
 }
 
 // createMirrorPod creates the mirror of a static pod in the API. NodeRestriction ensures that
@@ -161,14 +161,14 @@ func (w *writeback) deletePod(ctx context.Context, k reportKey, r *report) error
 func (w *writeback) createMirrorPod(ctx context.Context, k reportKey, r *report) error {
 	var pod corev1.Pod
 	if err := json.Unmarshal(r.msg.Object, &pod); err != nil {
-		return fmt.Errorf("%w: %w", errRefused, err)
+		return fmt.Errorf("%w: %w", kube.ErrRefused, err)
 	}
-	node := w.watch.get(coreKey("nodes", "", k.ref.Node))
+	node := w.cache.Get(kube.CoreKey("nodes", "", k.ref.Node))
 	if node == nil {
 		return fmt.Errorf("%w: %s", errNodeNotRegistered, k.ref.Node)
 	}
 	if pod.Name != k.ref.Name || pod.Namespace != k.ref.Namespace {
-		return fmt.Errorf("%w: object is pod %s/%s, subject is for %s", errRefused, pod.Namespace, pod.Name, k.ref)
+		return fmt.Errorf("%w: object is pod %s/%s, subject is for %s", kube.ErrRefused, pod.Namespace, pod.Name, k.ref)
 	}
 	clearServerFields(&pod.ObjectMeta)
 	for i := range pod.OwnerReferences {
@@ -176,15 +176,15 @@ func (w *writeback) createMirrorPod(ctx context.Context, k reportKey, r *report)
 			o.UID = node.GetUID() // the node may have been registered again since
 		}
 	}
-	as, err := w.clients.as(k.ref.Node)
+	as, err := w.clients.As(k.ref.Node)
 	if err != nil {
 		return err
 	}
-	_, err = as.core.Pods(k.ref.Namespace).Create(ctx, &pod, metav1.CreateOptions{})
+	_, err = as.Core.Pods(k.ref.Namespace).Create(ctx, &pod, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		return nil // its status follows, with the UID as precondition
 	}
-	return classify(err)
+	return kube.Classify(err)
 }
 
 // clearServerFields removes the metadata that a create must not carry.
@@ -192,15 +192,4 @@ func clearServerFields(m *metav1.ObjectMeta) {
 	m.UID, m.ResourceVersion, m.Generation = "", "", 0
 	m.CreationTimestamp, m.DeletionTimestamp, m.DeletionGracePeriodSeconds = metav1.Time{}, nil, nil
 	m.ManagedFields = nil
-}
-
-// fromUnstructured converts an object. It returns errGone if o is nil.
-func fromUnstructured(o *unstructured.Unstructured, into any) error {
-	if o == nil {
-		return errGone
-	}
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, into); err != nil {
-		return fmt.Errorf("read %s %s/%s: %w", o.GetKind(), o.GetNamespace(), o.GetName(), err)
-	}
-	return nil
 }

@@ -9,8 +9,10 @@ import (
 	"sync"
 
 	"go.uber.org/zap"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/util/workqueue"
 
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -23,20 +25,38 @@ var (
 	errStaleCache = errors.New("the informer is behind what was published")
 )
 
+// objectCache holds the objects of the API server that the bridge watches.
+type objectCache interface {
+	// Get returns the last known state of an object, nil if there is none. The caller must not
+	// change it.
+	Get(k kube.Key) *unstructured.Unstructured
+	// Keys returns the keys of all known objects.
+	Keys() []kube.Key
+}
+
+// storageCheck detects that the API server's storage was rolled back.
+type storageCheck interface {
+	// wait blocks until the storage has been checked since the API server last answered a list
+	// or started a watch. It returns an error only when ctx ends.
+	wait(ctx context.Context) error
+	// addCandidate takes an object whose copy is older than its published version: a rollback
+	// may be the reason. It does not block.
+	addCandidate(k kube.Key, uid, published string)
+}
+
 // publisher makes DESIRED equal to what each site needs. Changed objects arrive through
 // enqueue; one worker applies them to the closure, and several workers publish sites. One
 // worker at a time publishes a site, and publishes what a pod needs before the pod.
 type publisher struct {
-	hub   *hub
-	watch *watch
-	fence *fence
-	epoch string
-	log   *zap.Logger
-	count *counters
-	// onOlderVersion is called for an object whose version is lower than the published one.
-	onOlderVersion func(k objectKey, uid, published string)
+	hub     *hub
+	cache   objectCache
+	storage storageCheck
+	fence   *fence
+	epoch   string
+	log     *zap.Logger
+	count   *counters
 
-	objects workqueue.TypedRateLimitingInterface[objectKey]
+	objects workqueue.TypedRateLimitingInterface[kube.Key]
 	queue   workqueue.TypedRateLimitingInterface[string]
 
 	mu      sync.Mutex
@@ -60,23 +80,23 @@ type dirtySite struct {
 	extra map[string]streams.InventoryEntry
 }
 
-func newPublisher(w *watch, f *fence, count *counters, metrics *instruments, log *zap.Logger) *publisher {
+func newPublisher(cache objectCache, storage storageCheck, f *fence, count *counters, metrics *instruments, log *zap.Logger) *publisher {
 	return &publisher{
-		watch: w, fence: f, log: log, count: count, closure: newClosure(), desired: newDesiredCache(),
-		dirty: map[string]*dirtySite{}, publishing: map[string]bool{}, retired: map[string]bool{}, onOlderVersion: func(objectKey, string, string) {},
-		objects: newQueue[objectKey](metrics, "objects", publishRetry),
+		cache: cache, storage: storage, fence: f, log: log, count: count, closure: newClosure(), desired: newDesiredCache(),
+		dirty: map[string]*dirtySite{}, publishing: map[string]bool{}, retired: map[string]bool{},
+		objects: newQueue[kube.Key](metrics, "objects", publishRetry),
 		queue:   newQueue[string](metrics, "sites", publishRetry),
 	}
 }
 
 // enqueue schedules an object to be indexed.
-func (p *publisher) enqueue(k objectKey) { p.objects.Add(k) }
+func (p *publisher) enqueue(k kube.Key) { p.objects.Add(k) }
 
 // load indexes the existing objects, takes over the content of DESIRED, and marks every site
 // dirty.
 func (p *publisher) load(h *hub, epoch string, stored *desiredCache) {
 	p.hub, p.epoch = h, epoch
-	for _, k := range p.watch.keys() {
+	for _, k := range p.cache.Keys() {
 		p.index(k)
 	}
 	p.mu.Lock()
@@ -134,27 +154,27 @@ func (p *publisher) process(ctx context.Context, site string) {
 
 // index applies the present state of an object to the closure and marks the affected sites
 // dirty.
-func (p *publisher) index(k objectKey) {
-	o := p.watch.get(k)
+func (p *publisher) index(k kube.Key) {
+	o := p.cache.Get(k)
 	var f dependencies
 	if o != nil {
 		var err error
 		if f, err = dependenciesOf(k, o); err != nil {
-			p.log.Error("cannot decode object, its references are ignored", zap.Stringer("object", k.ref("")), zap.Error(err))
+			p.log.Error("cannot decode object, its references are ignored", zap.Stringer("object", k.Ref("")), zap.Error(err))
 		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var sites []string
 	if o != nil {
-		sites = p.closure.set(k, f)
+		sites = p.closure.Set(k, f)
 	} else {
-		sites = p.closure.remove(k)
+		sites = p.closure.Remove(k)
 	}
 	for _, s := range sites {
 		p.markDirty(s).recompute = true
 	}
-	for _, s := range p.closure.sitesWanting(k) {
+	for _, s := range p.closure.Wanting(k) {
 		p.markDirty(s).keys[k] = struct{}{}
 	}
 }
@@ -196,7 +216,7 @@ func (p *publisher) restoreTasks(site string, left []task) {
 
 // task is one object to update at a site.
 type task struct {
-	key    objectKey
+	key    kube.Key
 	node   string
 	wanted bool
 	// force publishes the object even if it has not changed.
@@ -214,7 +234,7 @@ func (p *publisher) plan(site string) (tasks []task, known bool) {
 	delete(p.dirty, site)
 	p.publishing[site] = true
 	if !p.closure.sites[site] {
-		p.closure.recompute(site)
+		p.closure.Recompute(site)
 		return nil, false
 	}
 	delete(p.retired, site) // the Site was created again
@@ -222,13 +242,13 @@ func (p *publisher) plan(site string) (tasks []task, known bool) {
 		return nil, true
 	}
 	if d.recompute {
-		changed, dropped := p.closure.recompute(site)
+		changed, dropped := p.closure.Recompute(site)
 		for _, k := range append(changed, dropped...) {
 			d.keys[k] = struct{}{}
 		}
 	}
 	for k := range d.keys {
-		node, wanted := p.closure.node(site, k)
+		node, wanted := p.closure.Node(site, k)
 		_, again := d.force[k]
 		tasks = append(tasks, task{key: k, node: node, wanted: wanted, force: again})
 	}
@@ -236,7 +256,7 @@ func (p *publisher) plan(site string) (tasks []task, known bool) {
 		tasks = append(tasks, task{extra: &e})
 	}
 	slices.SortFunc(tasks, func(a, b task) int {
-		return cmp.Or(cmp.Compare(a.key.rank(), b.key.rank()), strings.Compare(a.key.Namespace, b.key.Namespace), strings.Compare(a.key.Name, b.key.Name))
+		return cmp.Or(cmp.Compare(a.key.Rank(), b.key.Rank()), strings.Compare(a.key.Namespace, b.key.Namespace), strings.Compare(a.key.Name, b.key.Name))
 	})
 	return tasks, true
 }
@@ -298,7 +318,7 @@ func (p *publisher) removeSite(ctx context.Context, site string) error {
 	if !left {
 		return nil
 	}
-	if err := p.fence.check(); err != nil {
+	if err := p.fence.Check(); err != nil {
 		return err
 	}
 	if err := streams.RemoveSite(ctx, p.hub.js, site); err != nil {
@@ -318,7 +338,7 @@ func (p *publisher) nodesBySite() map[string][]string {
 	defer p.mu.Unlock()
 	out := make(map[string][]string, len(p.closure.sites))
 	for s := range p.closure.sites {
-		out[s] = p.closure.nodes(s)
+		out[s] = p.closure.Nodes(s)
 	}
 	return out
 }
@@ -327,7 +347,7 @@ func (p *publisher) nodesBySite() map[string][]string {
 func (p *publisher) nodesOf(site string) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.closure.nodes(site)
+	return p.closure.Nodes(site)
 }
 
 // siteExists reports whether a Site with that name exists.
@@ -341,14 +361,14 @@ func (p *publisher) siteExists(site string) bool {
 func (p *publisher) siteOf(node string) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.closure.siteOf(node)
+	return p.closure.SiteOf(node)
 }
 
 // podsOn returns the pods bound to a node.
-func (p *publisher) podsOn(node string) []objectKey {
+func (p *publisher) podsOn(node string) []kube.Key {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var pods []objectKey
+	var pods []kube.Key
 	for k := range p.closure.bound[node] {
 		if k.Resource == "pods" {
 			pods = append(pods, k)

@@ -4,29 +4,67 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/zap"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/rest"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/streams"
 )
 
-// publishing is a publisher with a real hub. The test itself changes the objects in the
-// informers' stores.
+// publishing is a publisher with a real hub. The test itself changes the objects that it
+// watches.
 type publishing struct {
 	t *testing.T
 	*publisher
+	watched *objectMap
 	version int
 }
+
+// objectMap is an objectCache that a test fills.
+type objectMap struct {
+	mu  sync.Mutex
+	all map[kube.Key]*unstructured.Unstructured
+}
+
+func (m *objectMap) Get(k kube.Key) *unstructured.Unstructured {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.all[k]
+}
+
+func (m *objectMap) Keys() []kube.Key {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Keys(m.all))
+}
+
+// set adds or replaces an object, or with nil removes it.
+func (m *objectMap) set(k kube.Key, o *unstructured.Unstructured) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if o == nil {
+		delete(m.all, k)
+	} else {
+		m.all[k] = o
+	}
+}
+
+// intactStorage is a storageCheck that has nothing to check.
+type intactStorage struct{}
+
+func (intactStorage) wait(context.Context) error { return nil }
+
+func (intactStorage) addCandidate(kube.Key, string, string) {}
 
 func startPublishing(t *testing.T) *publishing {
 	t.Helper()
@@ -35,20 +73,13 @@ func startPublishing(t *testing.T) *publishing {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nowhere, err := dynamic.NewForConfig(&rest.Config{Host: "127.0.0.1:1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w, err := newWatch(nowhere, newOutage(zap.NewNop(), "watch"), func(objectKey) {}, func(objectKey, *unstructured.Unstructured) {})
-	if err != nil {
-		t.Fatal(err)
-	}
 	f := newFence(time.Now)
 	f.reset()
-	f.renewed(time.Now(), time.Hour)
-	f.setTerm(1)
+	f.Renewed(time.Now(), time.Hour)
+	f.SetTerm(1)
 	var count counters
-	p := &publishing{t: t, publisher: newPublisher(w, f, &count, newInstruments(&count), zap.NewNop())}
+	objects := &objectMap{all: map[kube.Key]*unstructured.Unstructured{}}
+	p := &publishing{t: t, watched: objects, publisher: newPublisher(objects, intactStorage{}, f, &count, newInstruments(&count), zap.NewNop())}
 	p.load(hub, "1-e", newDesiredCache())
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
@@ -57,8 +88,8 @@ func startPublishing(t *testing.T) *publishing {
 	return p
 }
 
-// set puts an object into the informer's store, as a watch event does.
-func (p *publishing) set(k objectKey, object map[string]any) {
+// set adds or replaces a watched object, as a watch event does.
+func (p *publishing) set(k kube.Key, object map[string]any) {
 	p.t.Helper()
 	p.version++
 	meta, _ := object["metadata"].(map[string]any)
@@ -70,10 +101,7 @@ func (p *publishing) set(k objectKey, object map[string]any) {
 	if k.Namespace != "" {
 		meta["namespace"] = k.Namespace
 	}
-	inf := p.watch.informers[schema.GroupResource{Group: k.Group, Resource: k.Resource}]
-	if err := inf.GetStore().Add(&unstructured.Unstructured{Object: object}); err != nil {
-		p.t.Fatal(err)
-	}
+	p.watched.set(k, &unstructured.Unstructured{Object: object})
 	p.enqueue(k)
 }
 
@@ -90,19 +118,19 @@ func (p *publishing) await(what string, cond func() bool) {
 func (p *publishing) idle() bool { return p.objects.Len() == 0 && p.siteIdle("plant-a") }
 
 // populate creates a site whose pod needs n ConfigMaps.
-func (p *publishing) populate(n int) []objectKey {
+func (p *publishing) populate(n int) []kube.Key {
 	p.t.Helper()
-	p.set(objectKey{Group: siteGroup, Resource: "sites", Name: "plant-a"}, map[string]any{})
-	p.set(coreKey("nodes", "", "a1"), map[string]any{"metadata": map[string]any{"labels": map[string]any{v1alpha1.SiteLabel: "plant-a"}}})
-	var keys []objectKey
+	p.set(kube.Key{Group: kube.SiteGroup, Resource: "sites", Name: "plant-a"}, map[string]any{})
+	p.set(kube.CoreKey("nodes", "", "a1"), map[string]any{"metadata": map[string]any{"labels": map[string]any{v1alpha1.SiteLabel: "plant-a"}}})
+	var keys []kube.Key
 	var sources []any
 	for i := range n {
-		k := coreKey("configmaps", "default", fmt.Sprint("settings-", i))
+		k := kube.CoreKey("configmaps", "default", fmt.Sprint("settings-", i))
 		keys = append(keys, k)
 		sources = append(sources, map[string]any{"configMap": map[string]any{"name": k.Name}})
 		p.write(k, 0)
 	}
-	p.set(coreKey("pods", "default", "web"), map[string]any{"spec": map[string]any{
+	p.set(kube.CoreKey("pods", "default", "web"), map[string]any{"spec": map[string]any{
 		"nodeName": "a1", "volumes": []any{map[string]any{"name": "v", "projected": map[string]any{"sources": sources}}},
 	}})
 	// Including the node and the pod.
@@ -110,7 +138,7 @@ func (p *publishing) populate(n int) []objectKey {
 	return keys
 }
 
-func (p *publishing) write(k objectKey, value int) {
+func (p *publishing) write(k kube.Key, value int) {
 	p.t.Helper()
 	p.set(k, map[string]any{"data": map[string]any{"v": strings.Repeat(strconv.Itoa(value)+" ", 40)}})
 }
@@ -121,7 +149,7 @@ func TestLateMessagesAreRefused(t *testing.T) {
 	t.Parallel()
 	p := startPublishing(t)
 	k := p.populate(1)[0]
-	subject := streams.DesiredSubject("plant-a", k.ref(""))
+	subject := streams.DesiredSubject("plant-a", k.Ref(""))
 	last := func() (streams.Message, uint64) {
 		t.Helper()
 		raw, err := p.hub.desired.GetLastMsgForSubject(t.Context(), subject)
@@ -150,13 +178,13 @@ func TestLateMessagesAreRefused(t *testing.T) {
 	q := startPublishing(t)
 	k = q.populate(1)[0]
 	before := q.count.published.Load()
-	q.fence.renewed(time.Now().Add(-time.Hour), time.Minute)
+	q.fence.Renewed(time.Now().Add(-time.Hour), time.Minute)
 	q.write(k, 2)
 	q.await("a try", func() bool { return q.objects.Len() == 0 && q.queue.NumRequeues("plant-a") > 0 })
 	if n := q.count.published.Load(); n != before {
 		t.Errorf("%d messages were published without a lease", n-before)
 	}
-	q.fence.renewed(time.Now(), time.Hour)
+	q.fence.Renewed(time.Now(), time.Hour)
 	q.await("published with the lease", func() bool { return q.count.published.Load() == before+1 })
 }
 
@@ -181,7 +209,7 @@ func TestRemovedMessageThatIsBackIsPublishedAgain(t *testing.T) {
 	t.Parallel()
 	p := startPublishing(t)
 	k := p.populate(3)[0]
-	subject := streams.DesiredSubject("plant-a", k.ref(""))
+	subject := streams.DesiredSubject("plant-a", k.Ref(""))
 	before, err := p.hub.desired.GetLastMsgForSubject(t.Context(), subject)
 	if err != nil {
 		t.Fatal(err)

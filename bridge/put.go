@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -20,10 +21,10 @@ func (p *publisher) publishObject(ctx context.Context, site string, t task) erro
 	entries := maps.Clone(p.desired.entries(site, t.key))
 	p.mu.Unlock()
 
-	o := p.watch.get(t.key)
+	o := p.cache.Get(t.key)
 	subject := ""
 	if t.wanted && o != nil {
-		subject = streams.DesiredSubject(site, t.key.ref(t.node))
+		subject = streams.DesiredSubject(site, t.key.Ref(t.node))
 	}
 	for _, e := range entries {
 		if e.subject == subject || e.op == streams.OpDelete {
@@ -49,12 +50,12 @@ func (p *publisher) publishBody(ctx context.Context, site string, t task, o *uns
 		return nil
 	}
 	if was.uid == uid && was.epoch == p.epoch && olderVersion(o.GetResourceVersion(), was.version) {
-		p.onOlderVersion(t.key, uid, was.version)
-		return fmt.Errorf("%s: %w: version %s after %s", t.key.ref(""), errStaleCache, o.GetResourceVersion(), was.version)
+		p.storage.addCandidate(t.key, uid, was.version)
+		return fmt.Errorf("%s: %w: version %s after %s", t.key.Ref(""), errStaleCache, o.GetResourceVersion(), was.version)
 	}
-	subject := streams.DesiredSubject(site, t.key.ref(t.node))
+	subject := streams.DesiredSubject(site, t.key.Ref(t.node))
 	m := streams.Message{
-		Ref: t.key.ref(t.node), Op: streams.OpPut, UID: uid, Version: o.GetResourceVersion(), Epoch: p.epoch, Hash: hash, Term: p.fence.currentTerm(), Object: data,
+		Ref: t.key.Ref(t.node), Op: streams.OpPut, UID: uid, Version: o.GetResourceVersion(), Epoch: p.epoch, Hash: hash, Term: p.fence.Term(), Object: data,
 	}
 	seq, err := p.put(ctx, site, t.key, subject, m, was.seq)
 	if err != nil {
@@ -73,7 +74,7 @@ func (p *publisher) publishBody(ctx context.Context, site string, t task, o *uns
 // tombstone then has a higher version, so that a site that has applied it ignores an old
 // message that a killed hub restores. Otherwise it has the same version, which may be wanted
 // again.
-func (p *publisher) tombstone(ctx context.Context, site string, k objectKey, was entry, final bool) error {
+func (p *publisher) tombstone(ctx context.Context, site string, k kube.Key, was entry, final bool) error {
 	_, ref, err := streams.ParseDesired(was.subject)
 	if err != nil {
 		return err
@@ -84,7 +85,7 @@ func (p *publisher) tombstone(ctx context.Context, site string, k objectKey, was
 	if final {
 		version = nextVersion(version)
 	}
-	m := streams.Message{Ref: ref, Op: streams.OpDelete, UID: was.uid, Version: version, Epoch: epoch, Term: p.fence.currentTerm()}
+	m := streams.Message{Ref: ref, Op: streams.OpDelete, UID: was.uid, Version: version, Epoch: epoch, Term: p.fence.Term()}
 	seq, err := p.put(ctx, site, k, was.subject, m, was.seq)
 	if err != nil {
 		return err
@@ -123,25 +124,25 @@ func (p *publisher) deleteExtra(ctx context.Context, site string, e streams.Inve
 	if err != nil {
 		return err
 	}
-	k := keyOf(ref)
+	k := kube.KeyOf(ref)
 	p.mu.Lock()
 	was := p.desired.entries(site, k)[e.Subject]
 	p.mu.Unlock()
 	if was.op == streams.OpPut {
 		return nil // wanted there by now
 	}
-	gone := isGone(p.watch.get(k), e.UID, false)
+	gone := isGone(p.cache.Get(k), e.UID, false)
 	return p.tombstone(ctx, site, k, entry{subject: e.Subject, uid: e.UID, version: e.Version, epoch: e.Epoch, seq: was.seq}, gone)
 }
 
 // put stores m if this bridge leads and the subject's last message is the expected one, so
 // that a late write by a former leader changes nothing. It blocks until the storage that m
 // comes from has been checked.
-func (p *publisher) put(ctx context.Context, site string, k objectKey, subject string, m streams.Message, last uint64) (uint64, error) {
-	if err := p.watch.barrier.wait(ctx); err != nil {
+func (p *publisher) put(ctx context.Context, site string, k kube.Key, subject string, m streams.Message, last uint64) (uint64, error) {
+	if err := p.storage.wait(ctx); err != nil {
 		return 0, err
 	}
-	if err := p.fence.check(); err != nil {
+	if err := p.fence.Check(); err != nil {
 		return 0, err
 	}
 	seq, err := streams.Put(ctx, p.hub.js, subject, m, jetstream.WithExpectLastSequencePerSubject(last))
@@ -168,7 +169,7 @@ var errResurrected = fmt.Errorf("%w: a removed message is back", errConcurrentWr
 
 // refreshEntry updates the cache with what DESIRED holds on a subject now. A message of a
 // later leader deposes this bridge.
-func (p *publisher) refreshEntry(ctx context.Context, site string, k objectKey, subject string) (found uint64, err error) {
+func (p *publisher) refreshEntry(ctx context.Context, site string, k kube.Key, subject string) (found uint64, err error) {
 	msg, err := p.hub.desired.GetLastMsgForSubject(ctx, subject)
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
@@ -180,9 +181,9 @@ func (p *publisher) refreshEntry(ctx context.Context, site string, k objectKey, 
 	default:
 		found = msg.Sequence
 		p.setEntry(site, k, entryOf(subject, msg.Header, msg.Sequence))
-		p.fence.observeTerm(streams.TermOf(msg.Header))
+		p.fence.ObserveTerm(streams.TermOf(msg.Header))
 	}
-	return found, p.fence.check()
+	return found, p.fence.Check()
 }
 
 func isWrongLastSequence(err error) bool {
@@ -190,7 +191,7 @@ func isWrongLastSequence(err error) bool {
 	return errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
 }
 
-func (p *publisher) setEntry(site string, k objectKey, e entry) {
+func (p *publisher) setEntry(site string, k kube.Key, e entry) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.desired.put(site, k, e)
@@ -205,13 +206,13 @@ func (p *publisher) expireTombstones(ctx context.Context, site string, floor uin
 	if len(passed) == 0 {
 		return nil
 	}
-	if err := p.fence.check(); err != nil {
+	if err := p.fence.Check(); err != nil {
 		return err
 	}
 	for k, entries := range passed {
 		for _, e := range entries {
 			if err := p.hub.desired.DeleteMsg(ctx, e.seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
-				return fmt.Errorf("remove tombstone of %s: %w", k.ref(""), err)
+				return fmt.Errorf("remove tombstone of %s: %w", k.Ref(""), err)
 			}
 			p.mu.Lock()
 			if now := p.desired.entries(site, k)[e.subject]; now.seq == e.seq {

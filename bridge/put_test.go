@@ -4,23 +4,14 @@ import (
 	"strconv"
 	"testing"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
-// vanish removes an object from the informer's store.
-func (p *publishing) vanish(k objectKey) {
-	p.t.Helper()
-	store := p.watch.informers[schema.GroupResource{Group: k.Group, Resource: k.Resource}].GetStore()
-	o := &unstructured.Unstructured{}
-	o.SetNamespace(k.Namespace)
-	o.SetName(k.Name)
-	if err := store.Delete(o); err != nil {
-		p.t.Fatal(err)
-	}
+// vanish removes a watched object, as a watch event does.
+func (p *publishing) vanish(k kube.Key) {
+	p.watched.set(k, nil)
 	p.enqueue(k)
 }
 
@@ -48,7 +39,7 @@ func TestTombstoneVersions(t *testing.T) {
 	t.Parallel()
 	p := startPublishing(t)
 	k := p.populate(2)[0]
-	pod := coreKey("pods", "default", "web")
+	pod := kube.CoreKey("pods", "default", "web")
 	version := func(m streams.Message) int {
 		t.Helper()
 		n, err := strconv.Atoi(m.Version)
@@ -60,40 +51,40 @@ func TestTombstoneVersions(t *testing.T) {
 	const uid, device = "uid-settings-0", "uid-pump"
 
 	// No longer referenced, and wanted again unchanged.
-	put := p.on(k.ref(""), streams.OpPut, uid)
+	put := p.on(k.Ref(""), streams.OpPut, uid)
 	p.set(pod, map[string]any{"spec": map[string]any{"nodeName": "a1"}})
-	if m := p.on(k.ref(""), streams.OpDelete, uid); m.Version != put.Version {
+	if m := p.on(k.Ref(""), streams.OpDelete, uid); m.Version != put.Version {
 		t.Errorf("not referenced any more: version %s after %s", m.Version, put.Version)
 	}
 	p.set(pod, map[string]any{"spec": map[string]any{"nodeName": "a1", "volumes": []any{map[string]any{"name": "v", "configMap": map[string]any{"name": k.Name}}}}})
-	if m := p.on(k.ref(""), streams.OpPut, uid); m.Version != put.Version {
+	if m := p.on(k.Ref(""), streams.OpPut, uid); m.Version != put.Version {
 		t.Errorf("referenced again: version %s after %s", m.Version, put.Version)
 	}
 
 	// Deleted.
 	p.vanish(k)
-	if m := p.on(k.ref(""), streams.OpDelete, uid); version(m) != version(put)+1 {
+	if m := p.on(k.Ref(""), streams.OpDelete, uid); version(m) != version(put)+1 {
 		t.Errorf("deleted: version %s after %s", m.Version, put.Version)
 	}
-	put = p.on(pod.ref("a1"), streams.OpPut, "uid-web")
+	put = p.on(pod.Ref("a1"), streams.OpPut, "uid-web")
 	p.vanish(pod)
-	if m := p.on(pod.ref("a1"), streams.OpDelete, "uid-web"); version(m) != version(put)+1 {
+	if m := p.on(pod.Ref("a1"), streams.OpDelete, "uid-web"); version(m) != version(put)+1 {
 		t.Errorf("deleted: version %s after %s", m.Version, put.Version)
 	}
 
 	// Moved to another node, and back.
-	p.set(coreKey("nodes", "", "a2"), map[string]any{"metadata": map[string]any{"labels": map[string]any{v1alpha1.SiteLabel: "plant-a"}}})
-	d := objectKey{Group: deviceGroup, Resource: "devices", Namespace: "default", Name: "pump"}
+	p.set(kube.CoreKey("nodes", "", "a2"), map[string]any{"metadata": map[string]any{"labels": map[string]any{v1alpha1.SiteLabel: "plant-a"}}})
+	d := kube.Key{Group: kube.DeviceGroup, Resource: "devices", Namespace: "default", Name: "pump"}
 	at := func(node string) { p.set(d, map[string]any{"spec": map[string]any{"nodeName": node}}) }
 	at("a1")
-	first := p.on(d.ref("a1"), streams.OpPut, device)
+	first := p.on(d.Ref("a1"), streams.OpPut, device)
 	at("a2")
-	left, second := p.on(d.ref("a1"), streams.OpDelete, device), p.on(d.ref("a2"), streams.OpPut, device)
+	left, second := p.on(d.Ref("a1"), streams.OpDelete, device), p.on(d.Ref("a2"), streams.OpPut, device)
 	if version(left) != version(first)+1 || version(left) > version(second) {
 		t.Errorf("moved: tombstone of version %s after %s, at the other node %s", left.Version, first.Version, second.Version)
 	}
 	at("a1")
-	if back := p.on(d.ref("a1"), streams.OpPut, device); version(back) <= version(left) {
+	if back := p.on(d.Ref("a1"), streams.OpPut, device); version(back) <= version(left) {
 		t.Errorf("moved back: version %s after the tombstone's %s", back.Version, left.Version)
 	}
 	p.await("nothing left", p.idle)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -65,7 +66,7 @@ type deviceReport struct {
 // add adds a report and returns the one that it replaces, if any. That one must not be written
 // again if the device moves back to its former node.
 func (n newestDeviceReports) add(k reportKey, r *report) *deviceReport {
-	if k.ref.Group != deviceGroup {
+	if k.ref.Group != kube.DeviceGroup {
 		return nil
 	}
 	device := deviceOf{k.site, k.ref.Namespace, k.ref.Name, r.msg.UID}

@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/util/flowcontrol"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -39,8 +40,8 @@ func statusError(w http.ResponseWriter, code int, reason metav1.StatusReason) {
 func leadingFence() *fence {
 	f := newFence(time.Now)
 	f.reset()
-	f.renewed(time.Now(), time.Hour)
-	f.setTerm(1)
+	f.Renewed(time.Now(), time.Hour)
+	f.SetTerm(1)
 	return f
 }
 
@@ -67,13 +68,13 @@ func TestRefusedEventsAreDropped(t *testing.T) {
 		_ = json.NewEncoder(w).Encode(ev)
 	}))
 	t.Cleanup(server.Close)
-	c, err := newClients(&rest.Config{Host: server.URL, ContentConfig: rest.ContentConfig{ContentType: "application/json"}}, ImpersonationConstrained, leadingFence())
+	c, err := kube.NewClients(&rest.Config{Host: server.URL, ContentConfig: rest.ContentConfig{ContentType: "application/json"}}, ImpersonationConstrained, leadingFence().Transport)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(c.close)
+	t.Cleanup(c.Close)
 	core, logged := observer.New(zapcore.WarnLevel)
-	e := newSiteEvents(c.own, "test", zap.New(core))
+	e := newSiteEvents(c.Own, "test", zap.New(core))
 	for _, site := range []string{"quota", "invalid", "a", "busy", "b"} {
 		o := &unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"name": site, "uid": site}}}
 		e.add(o, time.Now(), []siteEvent{warning(EventDegraded, "disk")})
@@ -100,6 +101,10 @@ func TestRefusedNodesAreForgotten(t *testing.T) {
 	})
 	t.Cleanup(w.writeback.queue.ShutDown)
 	for _, name := range []string{"x1", "x2"} {
+		used, err := w.clients.As(name)
+		if err != nil {
+			t.Fatal(err)
+		}
 		data, err := json.Marshal(corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
 		if err != nil {
 			t.Fatal(err)
@@ -108,9 +113,9 @@ func TestRefusedNodesAreForgotten(t *testing.T) {
 		if err := w.writeNode(t.Context(), k, &report{pending: true, msg: streams.Message{Ref: k.ref, Object: data}}); err == nil {
 			t.Errorf("node %s is accepted", name)
 		}
-	}
-	if n := len(w.clients.nodes); n != 0 {
-		t.Errorf("%d clients are kept for nodes that do not exist", n)
+		if now, err := w.clients.As(name); err != nil || now == used {
+			t.Errorf("the client of node %s, which does not exist, is kept: %v", name, err)
+		}
 	}
 }
 
@@ -125,15 +130,15 @@ func TestLeasesHaveTheirOwnBucket(t *testing.T) {
 	rc := &rest.Config{Host: server.URL}
 	cfg := DefaultConfig().Kubernetes
 	rc.QPS, rc.Burst, rc.RateLimiter = cfg.QPS, cfg.Burst, exhausted{}
-	c, err := newClients(rc, ImpersonationConstrained, leadingFence())
+	c, err := kube.NewClients(rc, ImpersonationConstrained, leadingFence().Transport)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(c.close)
-	if _, err := c.own.CoreV1().Nodes().Get(t.Context(), "n", metav1.GetOptions{}); err == nil {
+	t.Cleanup(c.Close)
+	if _, err := c.Own.CoreV1().Nodes().Get(t.Context(), "n", metav1.GetOptions{}); err == nil {
 		t.Fatal("the bucket of the others is not empty")
 	}
-	if v, err := newNodeLeases(c.leases, nil).patch(t.Context(), "n", "1"); err != nil || v != "2" {
+	if v, err := newNodeLeases(c.Leases, nil).patch(t.Context(), "n", "1"); err != nil || v != "2" {
 		t.Errorf("renewal: version %q, %v", v, err)
 	}
 }
@@ -148,7 +153,7 @@ func TestLongResyncIsRefused(t *testing.T) {
 	}
 	core, logged := observer.New(zapcore.WarnLevel)
 	r := newResyncer()
-	r.hub, r.watch, r.publish, r.liveness, r.syncStates, r.fence = p.hub, p.watch, p.publisher, newLiveness(), newSyncStates(), p.fence
+	r.hub, r.cache, r.publish, r.liveness, r.syncStates, r.fence = p.hub, p.cache, p.publisher, newLiveness(), newSyncStates(), p.fence
 	r.log, r.count = zap.New(core), p.count
 	ask := func(value string) string {
 		t.Helper()

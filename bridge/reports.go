@@ -6,6 +6,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -38,7 +39,7 @@ type report struct {
 type reports struct {
 	mu       sync.Mutex
 	all      map[reportKey]*report
-	byObject map[objectKey]map[reportKey]struct{}
+	byObject map[kube.Key]map[reportKey]struct{}
 	bySite   map[string]map[reportKey]struct{}
 	// waiting counts the reports of each site that wait for the API server.
 	waiting map[string]int
@@ -48,7 +49,7 @@ type reports struct {
 
 func newReports() *reports {
 	return &reports{
-		all: map[reportKey]*report{}, byObject: map[objectKey]map[reportKey]struct{}{}, bySite: map[string]map[reportKey]struct{}{},
+		all: map[reportKey]*report{}, byObject: map[kube.Key]map[reportKey]struct{}{}, bySite: map[string]map[reportKey]struct{}{},
 		waiting: map[string]int{}, unacked: map[reportKey]*report{},
 	}
 }
@@ -106,7 +107,7 @@ func (r *reports) put(k reportKey, n *report) (stale []jetstream.Msg) {
 	if delete(r.unacked, k); n.delivered != nil {
 		r.unacked[k] = n
 	}
-	index(r.byObject, keyOf(k.ref), k)
+	index(r.byObject, kube.KeyOf(k.ref), k)
 	index(r.bySite, k.site, k)
 	return stale
 }
@@ -137,7 +138,7 @@ func (r *reports) resolve(k reportKey, seq uint64, drop bool) {
 		return
 	}
 	delete(r.all, k)
-	unindex(r.byObject, keyOf(k.ref), k)
+	unindex(r.byObject, kube.KeyOf(k.ref), k)
 	unindex(r.bySite, k.site, k)
 }
 
@@ -211,7 +212,7 @@ func (r *reports) releaseMsg(k reportKey, seq uint64) jetstream.Msg {
 }
 
 // ofObject returns the reports about one object.
-func (r *reports) ofObject(o objectKey) []reportKey {
+func (r *reports) ofObject(o kube.Key) []reportKey {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return keysOf(r.byObject[o])
@@ -253,7 +254,7 @@ func isState(m streams.Message) bool {
 	switch {
 	case m.Group == "" && m.Resource == "pods":
 		return m.Op == streams.OpPut // a create is for a mirror pod, a delete is final
-	case m.Group == "" && m.Resource == "nodes", m.Group == deviceGroup && m.Resource == "devicestatuses", isCSINode(m.Ref):
+	case m.Group == "" && m.Resource == "nodes", m.Group == kube.DeviceGroup && m.Resource == "devicestatuses", isCSINode(m.Ref):
 		return m.Op != streams.OpDelete
 	}
 	return false
@@ -265,15 +266,15 @@ func isRetained(m streams.Message) bool { return isState(m) || isCSINode(m.Ref) 
 
 // objectOf returns the object on which a report depends: the device for a device status, the
 // node for a CSINode.
-func objectOf(k reportKey) objectKey {
-	o := keyOf(k.ref)
+func objectOf(k reportKey) kube.Key {
+	o := kube.KeyOf(k.ref)
 	switch {
-	case o.Group == deviceGroup && o.Resource == "devicestatuses":
+	case o.Group == kube.DeviceGroup && o.Resource == "devicestatuses":
 		o.Resource = "devices"
 	case isCSINode(k.ref):
-		o = coreKey("nodes", "", o.Name)
+		o = kube.CoreKey("nodes", "", o.Name)
 	}
 	return o
 }
 
-func isCSINode(r streams.Ref) bool { return r.Group == storageGroup && r.Resource == "csinodes" }
+func isCSINode(r streams.Ref) bool { return r.Group == kube.StorageGroup && r.Resource == "csinodes" }

@@ -3,6 +3,7 @@ package bridge
 import (
 	"testing"
 
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -10,7 +11,7 @@ func TestReportsKeepTheNewest(t *testing.T) {
 	t.Parallel()
 	r := newReports()
 	k := reportKey{"plant-a", streams.Ref{Node: "n1", Resource: "pods", Namespace: "default", Name: "p"}}
-	o := coreKey("pods", "default", "p")
+	o := kube.CoreKey("pods", "default", "p")
 	r.put(k, &report{seq: 7, pending: true})
 	r.put(k, &report{seq: 5, pending: true})
 	if got := r.get(k); got.seq != 7 {
@@ -38,7 +39,7 @@ func TestReportsKeepTheNewest(t *testing.T) {
 func TestNewestReportOfADevice(t *testing.T) {
 	t.Parallel()
 	of := func(site, node string) reportKey {
-		return reportKey{site, streams.Ref{Node: node, Group: deviceGroup, Resource: "devicestatuses", Namespace: "n", Name: "pump"}}
+		return reportKey{site, streams.Ref{Node: node, Group: kube.DeviceGroup, Resource: "devicestatuses", Namespace: "n", Name: "pump"}}
 	}
 	said := func(seq uint64, uid string) *report {
 		return &report{seq: seq, msg: streams.Message{UID: uid}}

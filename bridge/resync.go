@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -30,7 +31,7 @@ const (
 // is asked to compare its inventory, which finds what it should not have.
 type resyncer struct {
 	hub        *hub
-	watch      *watch
+	cache      objectCache
 	publish    *publisher
 	liveness   *liveness
 	syncStates *syncStates
@@ -110,7 +111,7 @@ func (r *resyncer) run(ctx context.Context) error {
 
 // resyncRequested carries out the resync that a Site's annotation requests, once per value.
 func (r *resyncer) resyncRequested(ctx context.Context, site string) error {
-	o := r.watch.get(objectKey{Group: siteGroup, Resource: "sites", Name: site})
+	o := r.cache.Get(kube.Key{Group: kube.SiteGroup, Resource: "sites", Name: site})
 	if o == nil {
 		r.syncStates.forget(site)
 		delete(r.rejected, site)
@@ -125,7 +126,7 @@ func (r *resyncer) resyncRequested(ctx context.Context, site string) error {
 		return nil
 	}
 	delete(r.rejected, site)
-	if value == "" || value == r.syncStates.get(site).ResyncRequested || value == text(o, "status", "resync", "requested") {
+	if value == "" || value == r.syncStates.get(site).ResyncRequested || value == kube.StringAt(o, "status", "resync", "requested") {
 		return nil
 	}
 	return r.resync(ctx, site, ResyncRequested, value)
@@ -141,7 +142,7 @@ func (r *resyncer) resyncMismatched(ctx context.Context, site string) error {
 // resync resets the site's consumer. If there is none, it will start at the first message when
 // it is created.
 func (r *resyncer) resync(ctx context.Context, site, reason, value string) error {
-	if err := r.fence.check(); err != nil {
+	if err := r.fence.Check(); err != nil {
 		return err
 	}
 	if !r.publish.siteExists(site) {

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -35,8 +36,8 @@ var errHubReplaced = errors.New("the hub's streams were replaced")
 // updates the Site's status, its Events and its metrics.
 type siteController struct {
 	hub        *hub
-	clients    *clients
-	watch      *watch
+	clients    *kube.Clients
+	cache      objectCache
 	publish    *publisher
 	liveness   *liveness
 	syncStates *syncStates
@@ -189,7 +190,7 @@ func (s *siteController) reconcile(ctx context.Context, site string, nodes []str
 
 // updateStatus updates the Site's status, its Events and its metrics.
 func (s *siteController) updateStatus(ctx context.Context, site string, nodes []string, info *jetstream.ConsumerInfo) error {
-	o := s.watch.get(objectKey{Group: siteGroup, Resource: "sites", Name: site})
+	o := s.cache.Get(kube.Key{Group: kube.SiteGroup, Resource: "sites", Name: site})
 	if o == nil {
 		return nil
 	}
@@ -272,11 +273,11 @@ func (s *siteController) patchStatus(ctx context.Context, o *unstructured.Unstru
 	if err != nil {
 		return fmt.Errorf("encode status of site %s: %w", site, err)
 	}
-	patch, err := mergePatch(was, is)
+	patch, err := kube.MergePatch(was, is)
 	if err != nil {
 		return fmt.Errorf("compare status of site %s: %w", site, err)
 	}
-	_, err = s.clients.dynamic.Resource(v1alpha1.Sites).Patch(ctx, site, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
+	_, err = s.clients.Dynamic.Resource(v1alpha1.Sites).Patch(ctx, site, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
 	switch {
 	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
 		return errStatusMoved // deleted, recreated or newer than the informer's copy; that change will arrive

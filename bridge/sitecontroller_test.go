@@ -5,43 +5,32 @@ import (
 	"testing"
 
 	"go.uber.org/zap"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
 // controllerAt returns a site controller for p without an API server.
 func controllerAt(p *publishing) *siteController {
 	p.t.Helper()
-	c, err := newClients(&rest.Config{Host: "127.0.0.1:1", QPS: -1}, ImpersonationConstrained, p.fence)
+	c, err := kube.NewClients(&rest.Config{Host: "127.0.0.1:1", QPS: -1}, ImpersonationConstrained, p.fence.Transport)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	p.t.Cleanup(c.close)
+	p.t.Cleanup(c.Close)
 	log := zap.NewNop()
 	return &siteController{
-		hub: p.hub, clients: c, watch: p.watch, publish: p.publisher, liveness: newLiveness(), syncStates: newSyncStates(), duplicates: newDuplicateDetector(),
-		events: newSiteEvents(c.own, "test", log), metrics: newInstruments(p.count).sites, count: p.count, log: log, outage: newOutage(log, "survey"),
+		hub: p.hub, clients: c, cache: p.cache, publish: p.publisher, liveness: newLiveness(), syncStates: newSyncStates(), duplicates: newDuplicateDetector(),
+		events: newSiteEvents(c.Own, "test", log), metrics: newInstruments(p.count).sites, count: p.count, log: log, outage: newOutage(log, "survey"),
 		leadership: func() (string, uint64) { return "1-e", 1 }, triggered: make(chan struct{}, 1),
 		ensured: map[string]bool{}, written: map[string]siteWrite{},
 	}
 }
 
-// unset removes an object from the informer's store, as a watch event does.
-func (p *publishing) unset(k objectKey) {
-	p.t.Helper()
-	inf := p.watch.informers[schema.GroupResource{Group: k.Group, Resource: k.Resource}]
-	if err := inf.GetStore().Delete(&unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"name": k.Name, "namespace": k.Namespace}}}); err != nil {
-		p.t.Fatal(err)
-	}
-	p.enqueue(k)
-}
-
-func siteKey(name string) objectKey {
-	return objectKey{Group: siteGroup, Resource: "sites", Name: name}
+func siteKey(name string) kube.Key {
+	return kube.Key{Group: kube.SiteGroup, Resource: "sites", Name: name}
 }
 
 // lost returns the objects that are in the cache but not in DESIRED.
@@ -103,7 +92,7 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 	}
 	// Nothing is published for them: only the site controller knows that something is left.
 	for _, site := range sites {
-		p.unset(siteKey(site))
+		p.vanish(siteKey(site))
 	}
 	p.await("deletions seen", func() bool { return idle() && len(p.nodesBySite()) == 0 })
 	done := make(chan struct{})
@@ -113,7 +102,7 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 		return err == nil && info.State.Consumers < count
 	})
 	for _, site := range sites {
-		p.set(coreKey("nodes", "", "n-"+site), map[string]any{"metadata": map[string]any{"labels": map[string]any{v1alpha1.SiteLabel: site}}})
+		p.set(kube.CoreKey("nodes", "", "n-"+site), map[string]any{"metadata": map[string]any{"labels": map[string]any{v1alpha1.SiteLabel: site}}})
 		p.set(siteKey(site), map[string]any{})
 	}
 	<-done
@@ -132,7 +121,7 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 		}
 	}
 	s.liveness.heartbeat("site-0", streams.Presence{}, noon)
-	p.unset(siteKey("site-0"))
+	p.vanish(siteKey("site-0"))
 	p.await("deletion seen", func() bool { return p.objects.Len() == 0 && !p.siteExists("site-0") && idle() })
 	_, _ = s.round(t.Context())
 	s.liveness.mu.Lock()

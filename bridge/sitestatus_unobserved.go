@@ -3,13 +3,15 @@ package bridge
 import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/petiole-io/petiole/bridge/kube"
 )
 
 // boundTo returns the pods and devices of the nodes.
-func (p *publisher) boundTo(nodes []string) []objectKey {
+func (p *publisher) boundTo(nodes []string) []kube.Key {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var keys []objectKey
+	var keys []kube.Key
 	for _, n := range nodes {
 		for k := range p.closure.bound[n] {
 			keys = append(keys, k)
@@ -23,12 +25,12 @@ func (p *publisher) boundTo(nodes []string) []objectKey {
 func (s *siteController) unobserved(nodes []string) int {
 	n := 0
 	for _, k := range s.publish.boundTo(nodes) {
-		o := s.watch.get(k)
+		o := s.cache.Get(k)
 		if o == nil {
 			continue
 		}
-		if k.Group == deviceGroup {
-			status := s.watch.get(objectKey{Group: deviceGroup, Resource: "devicestatuses", Namespace: k.Namespace, Name: k.Name})
+		if k.Group == kube.DeviceGroup {
+			status := s.cache.Get(kube.Key{Group: kube.DeviceGroup, Resource: "devicestatuses", Namespace: k.Namespace, Name: k.Name})
 			if !deviceObserved(o, status) {
 				n++
 			}

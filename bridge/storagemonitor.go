@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -14,7 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/petiole-io/petiole/bridge/kube"
 )
 
 const (
@@ -39,7 +39,7 @@ var errEpoch = errors.New("the API server's storage moved back or was replaced")
 // another bridge leads. It uses a record at the hub and a marker in the API.
 type storageMonitor struct {
 	kv       jetstream.KeyValue
-	clients  *clients
+	clients  *kube.Clients
 	fence    *fence
 	log      *zap.Logger
 	count    *counters
@@ -60,7 +60,7 @@ type storageMonitor struct {
 
 // rollbackCandidate is an object whose copy is older than its published version.
 type rollbackCandidate struct {
-	key                   objectKey
+	key                   kube.Key
 	uid, publishedVersion string
 }
 
@@ -85,12 +85,12 @@ func (s *storageMonitor) begin(ctx context.Context, transitions uint64, stored *
 	}
 	known, seen := stored.highest()
 	seen = max(seen, s.record.Term)
-	term := s.fence.currentTerm()
+	term := s.fence.Term()
 	if term == 0 {
 		term = max(transitions, seen+1)
-		s.fence.setTerm(term)
+		s.fence.SetTerm(term)
 	}
-	s.fence.observeTerm(seen)
+	s.fence.ObserveTerm(seen)
 	now, err := s.read(ctx)
 	if err != nil {
 		return false, err
@@ -165,8 +165,8 @@ func (s *storageMonitor) recordChanged(e jetstream.KeyValueEntry) error {
 	if err := json.Unmarshal(e.Value(), &r); err != nil {
 		return nil // invalid: load reports it
 	}
-	s.fence.observeTerm(r.Term)
-	if err := s.fence.check(); errors.Is(err, errDeposed) {
+	s.fence.ObserveTerm(r.Term)
+	if err := s.fence.Check(); errors.Is(err, errDeposed) {
 		return err
 	}
 	return nil
@@ -192,10 +192,13 @@ func (s *storageMonitor) check(ctx context.Context) error {
 	return nil
 }
 
+// wait blocks until a check covers all that the API server has answered so far, or ctx ends.
+func (s *storageMonitor) wait(ctx context.Context) error { return s.barrier.wait(ctx) }
+
 // addCandidate schedules the verification of an object whose copy is older than its published
 // version: either the informer lags, or the storage was rolled back. It does not block; if the
 // queue is full, the next attempt to publish the object adds it again.
-func (s *storageMonitor) addCandidate(k objectKey, uid, published string) {
+func (s *storageMonitor) addCandidate(k kube.Key, uid, published string) {
 	select {
 	case s.candidates <- rollbackCandidate{k, uid, published}:
 	default:
@@ -205,18 +208,16 @@ func (s *storageMonitor) addCandidate(k objectKey, uid, published string) {
 // verify reads an object from the storage. If that version is also older than the published
 // one, it starts a new epoch.
 func (s *storageMonitor) verify(ctx context.Context, q rollbackCandidate) error {
-	i := slices.IndexFunc(watched, func(r schema.GroupVersionResource) bool {
-		return r.Group == q.key.Group && r.Resource == q.key.Resource
-	})
-	if i < 0 {
+	resource, ok := q.key.VersionedResource()
+	if !ok {
 		return nil
 	}
-	o, err := s.clients.dynamic.Resource(watched[i]).Namespace(q.key.Namespace).Get(ctx, q.key.Name, metav1.GetOptions{})
+	o, err := s.clients.Dynamic.Resource(resource).Namespace(q.key.Namespace).Get(ctx, q.key.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("read %s: %w", q.key.ref(""), err)
+		return fmt.Errorf("read %s: %w", q.key.Ref(""), err)
 	}
 	if string(o.GetUID()) != q.uid || !olderVersion(o.GetResourceVersion(), q.publishedVersion) {
 		return nil
@@ -233,7 +234,7 @@ func (s *storageMonitor) verify(ctx context.Context, q rollbackCandidate) error 
 		return err
 	}
 	s.logNewEpoch(next, epochObject)
-	return fmt.Errorf("%w: %s has version %s after %s", errEpoch, q.key.ref(""), o.GetResourceVersion(), q.publishedVersion)
+	return fmt.Errorf("%w: %s has version %s after %s", errEpoch, q.key.Ref(""), o.GetResourceVersion(), q.publishedVersion)
 }
 
 func (s *storageMonitor) load(ctx context.Context) error {
@@ -258,7 +259,7 @@ func (s *storageMonitor) save(ctx context.Context, next epochRecord) error {
 	if next == s.record && s.revision > 0 {
 		return nil
 	}
-	if err := s.fence.check(); err != nil {
+	if err := s.fence.Check(); err != nil {
 		return err
 	}
 	data, err := json.Marshal(next)
@@ -270,8 +271,8 @@ func (s *storageMonitor) save(ctx context.Context, next epochRecord) error {
 		if err := s.load(ctx); err != nil {
 			return err
 		}
-		s.fence.observeTerm(s.record.Term)
-		if err := s.fence.check(); err != nil {
+		s.fence.ObserveTerm(s.record.Term)
+		if err := s.fence.Check(); err != nil {
 			return err
 		}
 		return fmt.Errorf("write the record: %w", errConcurrentWrite)
@@ -303,7 +304,7 @@ func (s *storageMonitor) read(ctx context.Context) (storeState, error) {
 
 // clusterUID returns an ID that differs between storages.
 func (s *storageMonitor) clusterUID(ctx context.Context) (uid string, err error) {
-	ns, err := s.clients.own.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
+	ns, err := s.clients.Own.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
 	if err != nil {
 		return "", fmt.Errorf("read namespace %s: %w", metav1.NamespaceSystem, err)
 	}
@@ -311,7 +312,7 @@ func (s *storageMonitor) clusterUID(ctx context.Context) (uid string, err error)
 }
 
 func (s *storageMonitor) readMarker(ctx context.Context) error {
-	cm, err := s.clients.own.CoreV1().ConfigMaps(s.namespace).Get(ctx, markerName, metav1.GetOptions{})
+	cm, err := s.clients.Own.CoreV1().ConfigMaps(s.namespace).Get(ctx, markerName, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		s.marker = nil
@@ -361,7 +362,7 @@ func (s *storageMonitor) advanceMarker(ctx context.Context) error {
 
 // writeMarker creates or updates the marker.
 func (s *storageMonitor) writeMarker(ctx context.Context) (*corev1.ConfigMap, error) {
-	maps := s.clients.own.CoreV1().ConfigMaps(s.namespace)
+	maps := s.clients.Own.CoreV1().ConfigMaps(s.namespace)
 	generation := s.record.Marker
 	if s.marker != nil {
 		has, _ := markerOf(s.marker)

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -20,8 +21,8 @@ const maxTokenQuery = 64 << 10
 // tokenIssuer answers the sites' requests for service account tokens while impersonating the
 // requesting node: the API server issues tokens to a node for its own pods only.
 type tokenIssuer struct {
-	clients *clients
-	watch   *watch
+	clients *kube.Clients
+	cache   objectCache
 	count   *counters
 }
 
@@ -49,15 +50,15 @@ func (t *tokenIssuer) answer(ctx context.Context, site string, data []byte) stre
 
 // request completes q's TokenRequest.
 func (t *tokenIssuer) request(ctx context.Context, site string, q *streams.TokenQuery) error {
-	o := t.watch.get(coreKey("nodes", "", q.Node))
+	o := t.cache.Get(kube.CoreKey("nodes", "", q.Node))
 	if o == nil || o.GetLabels()[v1alpha1.SiteLabel] != site {
 		return apierrors.NewForbidden(tokenResource, q.ServiceAccount, fmt.Errorf("node %q does not belong to site %s", q.Node, site))
 	}
-	as, err := t.clients.as(q.Node)
+	as, err := t.clients.As(q.Node)
 	if err != nil {
 		return err
 	}
-	filled, err := as.core.ServiceAccounts(q.Namespace).CreateToken(ctx, q.ServiceAccount, &q.TokenRequest, metav1.CreateOptions{})
+	filled, err := as.Core.ServiceAccounts(q.Namespace).CreateToken(ctx, q.ServiceAccount, &q.TokenRequest, metav1.CreateOptions{})
 	if err != nil {
 		return err
 	}

@@ -16,23 +16,16 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
 var (
-	// errRefused marks a report that no retry can make acceptable: it is quarantined.
-	errRefused = errors.New("refused")
-	// errGone marks a report about an object that was deleted or replaced by another of the
-	// same name. It is dropped and counted.
-	errGone = errors.New("object is gone")
 	// errNodeNotAlive marks a report that must not be written now, because its node sends no
 	// heartbeats and what Kubernetes says about the node is correct. It waits for the node.
 	errNodeNotAlive = errors.New("node is not alive")
 	// errNodeNotRegistered marks a report about a node that has not registered yet.
 	errNodeNotRegistered = errors.New("node is not registered")
-	// errForbidden marks a report that the API server forbids. A starting API server forbids
-	// everything until its RBAC rules are loaded: see maxForbidden.
-	errForbidden = errors.New("forbidden")
 )
 
 // unknownNodeTries is the number of tries for a report about an unregistered node, which take
@@ -43,8 +36,8 @@ const unknownNodeTries = 30
 // if something else overwrote it while the node was alive. One worker at a time handles an
 // object.
 type writeback struct {
-	clients  *clients
-	watch    *watch
+	clients  *kube.Clients
+	cache    objectCache
 	publish  *publisher
 	liveness *liveness
 	reports  *reports
@@ -77,7 +70,7 @@ func (w *writeback) run(ctx context.Context, workers int) {
 }
 
 // objectChanged queues the reports about an object.
-func (w *writeback) objectChanged(o objectKey) {
+func (w *writeback) objectChanged(o kube.Key) {
 	for _, k := range w.reports.ofObject(o) {
 		w.queue.Add(k)
 	}
@@ -87,7 +80,7 @@ func (w *writeback) objectChanged(o objectKey) {
 // pods.
 func (w *writeback) nodesAlive(site string, nodes []string) {
 	keys := slices.DeleteFunc(w.reports.ofSite(site), func(k reportKey) bool { return !slices.Contains(nodes, k.ref.Node) })
-	slices.SortFunc(keys, func(a, b reportKey) int { return keyOf(a.ref).rank() - keyOf(b.ref).rank() })
+	slices.SortFunc(keys, func(a, b reportKey) int { return kube.KeyOf(a.ref).Rank() - kube.KeyOf(b.ref).Rank() })
 	for _, k := range keys {
 		w.queue.Add(k)
 	}
@@ -105,7 +98,7 @@ func (w *writeback) process(ctx context.Context, k reportKey) {
 	}
 	tries := w.queue.NumRequeues(k)
 	if errors.Is(err, errNodeNotRegistered) && tries >= unknownNodeTries || w.forbiddenTooLong(k, r, err) {
-		err = fmt.Errorf("%w: %w", errRefused, err)
+		err = fmt.Errorf("%w: %w", kube.ErrRefused, err)
 	}
 	switch {
 	case err == nil:
@@ -113,11 +106,11 @@ func (w *writeback) process(ctx context.Context, k reportKey) {
 	case errors.Is(err, errNodeNotAlive):
 		w.queue.Forget(k)
 		w.consumer.ack(w.reports.waitForNode(k, r.seq))
-	case errors.Is(err, errGone):
+	case errors.Is(err, kube.ErrGone):
 		w.count.dropped.Add(1)
 		w.finish(k, r)
 		w.consumer.markObsolete(k.site, obsolete{seq: r.seq})
-	case errors.Is(err, errRefused):
+	case errors.Is(err, kube.ErrRefused):
 		w.quarantine(ctx, k, r, err)
 	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err):
 		// Another writer was faster, or the informer lags: the report is tried again when the
@@ -125,7 +118,7 @@ func (w *writeback) process(ctx context.Context, k reportKey) {
 		w.count.conflicts.Add(1)
 		w.queue.AddRateLimited(k)
 	default:
-		if !errors.Is(err, errNodeNotRegistered) && !errors.Is(err, errForbidden) {
+		if !errors.Is(err, errNodeNotRegistered) && !errors.Is(err, kube.ErrForbidden) {
 			w.outage.report(err)
 		}
 		w.queue.AddRateLimited(k)
@@ -182,12 +175,12 @@ func (w *writeback) quarantine(ctx context.Context, k reportKey, r *report, reas
 // reporting site.
 func (w *writeback) ownsObject(k reportKey) bool {
 	subject := objectOf(k)
-	o := w.watch.get(subject)
+	o := w.cache.Get(subject)
 	if o == nil || w.checkOwner(k.site, k.ref.Node) != nil {
 		return false
 	}
-	if bindable(subject) {
-		return text(o, "spec", "nodeName") == k.ref.Node
+	if subject.BindsToNode() {
+		return kube.StringAt(o, "spec", "nodeName") == k.ref.Node
 	}
 	return subject.Name == k.ref.Node
 }
@@ -220,32 +213,32 @@ func (w *writeback) write(ctx context.Context, k reportKey, r *report) error {
 	case kind == "pods":
 		return w.writePodStatus(ctx, k, r)
 	case r.msg.Op == streams.OpDelete:
-		return fmt.Errorf("%w: a site deletes pods and CSINodes only, not %s", errRefused, k.ref)
+		return fmt.Errorf("%w: a site deletes pods and CSINodes only, not %s", kube.ErrRefused, k.ref)
 	case kind == "events", kind == "events.events.k8s.io":
 		return w.writeEvent(ctx, k, r)
-	case kind == "csinodes."+storageGroup:
+	case kind == "csinodes."+kube.StorageGroup:
 		return w.writeCSINode(ctx, k, r)
-	case kind == "devicestatuses."+deviceGroup:
+	case kind == "devicestatuses."+kube.DeviceGroup:
 		return w.writeDeviceStatus(ctx, k, r)
 	}
-	return fmt.Errorf("%w: %s is not a resource that sites report", errRefused, k.ref)
+	return fmt.Errorf("%w: %s is not a resource that sites report", kube.ErrRefused, k.ref)
 }
 
 // checkRef rejects names that no object can have before they are used in a request.
 func checkRef(r streams.Ref) error {
 	if r.Node == "" {
-		return fmt.Errorf("%w: %s names no node", errRefused, r)
+		return fmt.Errorf("%w: %s names no node", kube.ErrRefused, r)
 	}
 	if problems := validation.NameIsDNSSubdomain(r.Node, false); len(problems) > 0 {
-		return fmt.Errorf("%w: node %q of %q: %s", errRefused, r.Node, r, strings.Join(problems, ", "))
+		return fmt.Errorf("%w: node %q of %q: %s", kube.ErrRefused, r.Node, r, strings.Join(problems, ", "))
 	}
 	if r.Namespace != "" {
 		if problems := validation.ValidateNamespaceName(r.Namespace, false); len(problems) > 0 {
-			return fmt.Errorf("%w: namespace %q of %q: %s", errRefused, r.Namespace, r, strings.Join(problems, ", "))
+			return fmt.Errorf("%w: namespace %q of %q: %s", kube.ErrRefused, r.Namespace, r, strings.Join(problems, ", "))
 		}
 	}
 	if problems := content.IsPathSegmentName(r.Name); len(problems) > 0 {
-		return fmt.Errorf("%w: name %q of %q: %s", errRefused, r.Name, r, strings.Join(problems, ", "))
+		return fmt.Errorf("%w: name %q of %q: %s", kube.ErrRefused, r.Name, r, strings.Join(problems, ", "))
 	}
 	return nil
 }
@@ -253,12 +246,12 @@ func checkRef(r streams.Ref) error {
 // checkOwner returns an error unless the node carries the site's label, which is set when it
 // registers.
 func (w *writeback) checkOwner(site, node string) error {
-	o := w.watch.get(coreKey("nodes", "", node))
+	o := w.cache.Get(kube.CoreKey("nodes", "", node))
 	if o == nil {
 		return fmt.Errorf("%w: %s", errNodeNotRegistered, node)
 	}
 	if owner := o.GetLabels()[v1alpha1.SiteLabel]; owner != site {
-		return fmt.Errorf("%w: node %s belongs to site %q, not to %s", errRefused, node, owner, site)
+		return fmt.Errorf("%w: node %s belongs to site %q, not to %s", kube.ErrRefused, node, owner, site)
 	}
 	return nil
 }
@@ -266,24 +259,6 @@ func (w *writeback) checkOwner(site, node string) error {
 // nodeAlive reports whether a node is alive, and when it was last seen.
 func (w *writeback) nodeAlive(site, node string) (bool, time.Time) {
 	return w.liveness.alive(site, node, time.Now())
-}
-
-// classify maps an error of the API server: to errRefused or errGone if a retry cannot help,
-// to errForbidden if it forbids the request. It returns other errors unchanged; they are
-// retried.
-func classify(err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case apierrors.HasStatusCause(err, "NamespaceTerminating"), apierrors.IsNotFound(err):
-		return fmt.Errorf("%w: %w", errGone, err)
-	case apierrors.IsForbidden(err):
-		return fmt.Errorf("%w: %w", errForbidden, err)
-	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err),
-		apierrors.IsMethodNotSupported(err), apierrors.IsRequestEntityTooLargeError(err), apierrors.IsUnsupportedMediaType(err):
-		return fmt.Errorf("%w: %w", errRefused, err)
-	}
-	return err
 }
 
 // maxForbidden is the time for which a report that the API server forbids is retried before it
@@ -294,7 +269,7 @@ const maxForbidden = time.Minute
 // forbiddenTooLong takes the result of a try. It reports whether the API server has forbidden
 // the report at every try for maxForbidden.
 func (w *writeback) forbiddenTooLong(k reportKey, r *report, err error) bool {
-	if !errors.Is(err, errForbidden) {
+	if !errors.Is(err, kube.ErrForbidden) {
 		w.reports.forbidden(k, r.seq, time.Time{})
 		return false
 	}

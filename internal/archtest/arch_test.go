@@ -39,6 +39,7 @@ var ours = []struct {
 	{"devices/dmi", []string{"devices/.", "devices/api", "devices/dmi", "devices/internal/backoff", "internal/durable"}},
 	{"devices/push", []string{"devices/.", "devices/api", "devices/internal/backoff", "internal/logonce"}},
 	{"devices", []string{"devices/api"}},
+	{"bridge/kube", []string{"streams"}},
 	{"bridge", []string{"bridge", "streams", "devices/api", "internal/configfile", "internal/logonce", "internal/metrics", "internal/version"}},
 	{"leaf/link", nil},
 	{"leaf/natsd", []string{"leaf/filestore", "streams"}},

@@ -1,4 +1,4 @@
-package bridge
+package kube
 
 import (
 	"bytes"
@@ -10,8 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/jsonmergepatch"
 )
 
-// mergePatch returns the JSON merge patch (RFC 7386) from one document to another.
-func mergePatch(from, to []byte) ([]byte, error) {
+// MergePatch returns the JSON merge patch (RFC 7386) from one document to another.
+func MergePatch(from, to []byte) ([]byte, error) {
 	p, err := jsonmergepatch.CreateThreeWayJSONMergePatch(from, to, from)
 	if err != nil {
 		return nil, fmt.Errorf("create merge patch: %w", err)
@@ -19,8 +19,8 @@ func mergePatch(from, to []byte) ([]byte, error) {
 	return p, nil
 }
 
-// mergePatchOf returns the merge patch between two values, and whether they differ.
-func mergePatchOf(from, to any) (patch []byte, differs bool, err error) {
+// MergePatchOf returns the merge patch between two values, and whether they differ.
+func MergePatchOf(from, to any) (patch []byte, differs bool, err error) {
 	f, err := json.Marshal(from)
 	if err != nil {
 		return nil, false, fmt.Errorf("encode: %w", err)
@@ -29,14 +29,14 @@ func mergePatchOf(from, to any) (patch []byte, differs bool, err error) {
 	if err != nil {
 		return nil, false, fmt.Errorf("encode: %w", err)
 	}
-	if patch, err = mergePatch(f, t); err != nil {
+	if patch, err = MergePatch(f, t); err != nil {
 		return nil, false, err
 	}
 	return patch, !bytes.Equal(patch, []byte("{}")), nil
 }
 
-// onlyMetadata reports whether a patch contains nothing but preconditions.
-func onlyMetadata(patch []byte) bool {
+// OnlyMetadata reports whether a patch contains nothing but preconditions.
+func OnlyMetadata(patch []byte) bool {
 	var p map[string]json.RawMessage
 	if err := json.Unmarshal(patch, &p); err != nil {
 		return false
@@ -45,14 +45,14 @@ func onlyMetadata(patch []byte) bool {
 	return len(p) == 0
 }
 
-// preconditions returns the metadata that makes the API server reject a patch if the object
+// Preconditions returns the metadata that makes the API server reject a patch if the object
 // was replaced or changed.
-func preconditions(uid types.UID, version string) map[string]any {
+func Preconditions(uid types.UID, version string) map[string]any {
 	return map[string]any{"uid": uid, "resourceVersion": version}
 }
 
-// withPreconditions adds preconditions to a merge patch.
-func withPreconditions(patch []byte, uid types.UID, version string) ([]byte, error) {
+// WithPreconditions adds preconditions to a merge patch.
+func WithPreconditions(patch []byte, uid types.UID, version string) ([]byte, error) {
 	var p map[string]any
 	if err := json.Unmarshal(patch, &p); err != nil {
 		return nil, fmt.Errorf("read patch: %w", err)
@@ -62,6 +62,6 @@ func withPreconditions(patch []byte, uid types.UID, version string) ([]byte, err
 		meta = map[string]any{}
 		p["metadata"] = meta
 	}
-	maps.Copy(meta, preconditions(uid, version))
+	maps.Copy(meta, Preconditions(uid, version))
 	return json.Marshal(p)
 }

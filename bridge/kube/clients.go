@@ -1,4 +1,4 @@
-package bridge
+package kube
 
 import (
 	"fmt"
@@ -13,63 +13,77 @@ import (
 	storagev1client "k8s.io/client-go/kubernetes/typed/storage/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/transport"
 	"k8s.io/client-go/util/flowcontrol"
 )
 
-// restConfig returns the configuration for the API server. It does not connect.
-func restConfig(cfg KubernetesConfig) (*rest.Config, error) {
+// The ways in which the bridge impersonates a node.
+const (
+	// ImpersonationConstrained is constrained impersonation (KEP-5284, Kubernetes 1.36).
+	ImpersonationConstrained = "constrained"
+	// ImpersonationClassic sets user and group, and needs the right to impersonate both.
+	ImpersonationClassic = "classic"
+)
+
+// RESTConfig returns the configuration for the API server: that of a kubeconfig file, or, if
+// kubeconfig is empty, that of the pod's service account. All clients together send qps
+// requests a second, with bursts; NewClients has the exceptions. It does not connect.
+func RESTConfig(kubeconfig string, qps float32, burst int) (*rest.Config, error) {
 	var rc *rest.Config
 	var err error
-	if cfg.Kubeconfig == "" {
+	if kubeconfig == "" {
 		if rc, err = rest.InClusterConfig(); err != nil {
 			return nil, fmt.Errorf("configure Kubernetes client in the cluster: %w", err)
 		}
-	} else if rc, err = clientcmd.BuildConfigFromFlags("", cfg.Kubeconfig); err != nil {
-		return nil, fmt.Errorf("configure Kubernetes client from %s: %w", cfg.Kubeconfig, err)
+	} else if rc, err = clientcmd.BuildConfigFromFlags("", kubeconfig); err != nil {
+		return nil, fmt.Errorf("configure Kubernetes client from %s: %w", kubeconfig, err)
 	}
 	rc.UserAgent = "petiole-bridge"
-	rc.QPS, rc.Burst = cfg.QPS, cfg.Burst
-	// All clients share one bucket, including the impersonating ones; newClients has the
-	// exceptions.
-	rc.RateLimiter = flowcontrol.NewTokenBucketRateLimiter(cfg.QPS, cfg.Burst)
+	rc.QPS, rc.Burst = qps, burst
+	// All clients share one bucket, including the impersonating ones.
+	rc.RateLimiter = flowcontrol.NewTokenBucketRateLimiter(qps, burst)
 	return rc, nil
 }
 
-// clients are the clients for the API server: the bridge's own, and one for each node that it
-// impersonates.
-type clients struct {
-	config  *rest.Config
-	own     kubernetes.Interface
-	dynamic dynamic.Interface
-	// leases is the client for node leases. It has a rate limit of its own, because a node
+// Clients are the clients for the API server: the bridge's own, and one for each node that it
+// impersonates. It is safe for concurrent use.
+type Clients struct {
+	// Own and Dynamic act in the bridge's own name.
+	Own     kubernetes.Interface
+	Dynamic dynamic.Interface
+	// Leases is the client for node leases. It has a rate limit of its own, because a node
 	// whose lease expires loses its pods.
-	leases coordinationv1client.LeasesGetter
-	// election is the client for the bridge's lease. It has a rate limit of its own, and may
+	Leases coordinationv1client.LeasesGetter
+	// Election is the client for the bridge's lease. It has a rate limit of its own, and may
 	// write even if this bridge does not lead.
-	election kubernetes.Interface
-	classic  bool
-	idle     func()
+	Election kubernetes.Interface
+
+	config  *rest.Config
+	classic bool
+	idle    func()
 
 	mu    sync.Mutex
-	nodes map[string]*nodeClient
+	nodes map[string]*NodeClient
 }
 
-// nodeClient impersonates system:node:<node>, so that the API server's Node authorizer and
+// NodeClient impersonates system:node:<node>, so that the API server's Node authorizer and
 // NodeRestriction limit what it can do.
-type nodeClient struct {
-	core    corev1client.CoreV1Interface
-	storage storagev1client.StorageV1Interface
+type NodeClient struct {
+	Core    corev1client.CoreV1Interface
+	Storage storagev1client.StorageV1Interface
 	idle    func()
 }
 
-// newClients creates the clients. All writes except those of the election pass the fence.
-func newClients(rc *rest.Config, impersonation string, f *fence) (*clients, error) {
+// NewClients creates the clients. The requests of all except Election pass the transport that
+// fence returns, which decides about writes. impersonation is one of the Impersonation
+// constants. It does not connect.
+func NewClients(rc *rest.Config, impersonation string, fence transport.WrapperFunc) (*Clients, error) {
 	election, electionIdle, err := newElectionClient(rc)
 	if err != nil {
 		return nil, err
 	}
 	rc = rest.CopyConfig(rc)
-	rc.Wrap(f.transport)
+	rc.Wrap(fence)
 	hc, err := rest.HTTPClientFor(rc)
 	if err != nil {
 		return nil, fmt.Errorf("create Kubernetes client: %w", err)
@@ -86,10 +100,10 @@ func newClients(rc *rest.Config, impersonation string, f *fence) (*clients, erro
 	if err != nil {
 		return nil, err
 	}
-	return &clients{
-		config: rc, own: own, dynamic: dyn, leases: leases, election: election,
+	return &Clients{
+		config: rc, Own: own, Dynamic: dyn, Leases: leases, Election: election,
 		idle:    func() { hc.CloseIdleConnections(); electionIdle() },
-		classic: impersonation == ImpersonationClassic, nodes: map[string]*nodeClient{},
+		classic: impersonation == ImpersonationClassic, nodes: map[string]*NodeClient{},
 	}, nil
 }
 
@@ -125,8 +139,8 @@ func newElectionClient(rc *rest.Config) (kubernetes.Interface, func(), error) {
 	return client, hc.CloseIdleConnections, nil
 }
 
-// as returns the client that impersonates the node.
-func (c *clients) as(node string) (*nodeClient, error) {
+// As returns the client that impersonates the node.
+func (c *Clients) As(node string) (*NodeClient, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if n := c.nodes[node]; n != nil {
@@ -146,7 +160,7 @@ func (c *clients) as(node string) (*nodeClient, error) {
 	return n, nil
 }
 
-func newNodeClient(rc *rest.Config) (*nodeClient, error) {
+func newNodeClient(rc *rest.Config) (*NodeClient, error) {
 	hc, err := rest.HTTPClientFor(rc)
 	if err != nil {
 		return nil, err
@@ -159,18 +173,18 @@ func newNodeClient(rc *rest.Config) (*nodeClient, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &nodeClient{core: core, storage: storage, idle: hc.CloseIdleConnections}, nil
+	return &NodeClient{Core: core, Storage: storage, idle: hc.CloseIdleConnections}, nil
 }
 
-// forget drops the client of a deleted node.
-func (c *clients) forget(node string) {
+// Forget drops the client of a deleted node.
+func (c *Clients) Forget(node string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.nodes, node)
 }
 
-// close closes the idle connections. No request may be in progress.
-func (c *clients) close() {
+// Close closes the idle connections. No request may be in progress.
+func (c *Clients) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, n := range c.nodes {

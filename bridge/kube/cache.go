@@ -1,4 +1,4 @@
-package bridge
+package kube
 
 import (
 	"context"
@@ -15,50 +15,67 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// watch is an informer cache of the watched resources. It calls changed for each object that
-// changes.
-type watch struct {
-	informers map[schema.GroupResource]cache.SharedIndexInformer
-	barrier   *storageBarrier
+// Handlers are called by a Cache, from several goroutines, and must not block.
+type Handlers struct {
+	// Changed is called for each object that was added, updated or deleted, after the cache
+	// has changed.
+	Changed func(Key)
+	// Deleted is called before Changed with the last known state of a deleted object.
+	Deleted func(Key, *unstructured.Unstructured)
+	Requests
 }
 
-// newWatch creates the informers. changed is called for each object that was added, updated or
-// deleted, from several goroutines, and must not block. Before that, deleted is called with
-// the last known state of a deleted object.
-func newWatch(client dynamic.Interface, out *outage, changed func(objectKey), deleted func(objectKey, *unstructured.Unstructured)) (*watch, error) {
-	w := &watch{informers: map[schema.GroupResource]cache.SharedIndexInformer{}, barrier: newStorageBarrier()}
+// Requests observe the lists and watches of an informer. They are called from several
+// goroutines and must not block.
+type Requests struct {
+	// Answered is called when an API server has answered a list or started a watch, before the
+	// cache changes.
+	Answered func()
+	// Report is called with the outcome of each list and watch of a resource. An expired
+	// resource version is reported as neither success nor failure.
+	Report func(resource string, err error)
+}
+
+// Cache is an informer cache of the watched resources. It is safe for concurrent use.
+type Cache struct {
+	informers map[schema.GroupResource]cache.SharedIndexInformer
+}
+
+// NewCache creates the informers of all watched resources. It starts nothing.
+func NewCache(client dynamic.Interface, h Handlers) (*Cache, error) {
+	c := &Cache{informers: map[schema.GroupResource]cache.SharedIndexInformer{}}
 	for _, r := range watched {
 		gr := r.GroupResource()
-		inf, err := newInformer(client, r, out, w.barrier.invalidate)
+		inf, err := NewInformer(client, r, h.Requests)
 		if err != nil {
 			return nil, err
 		}
-		note := func(obj any) {
+		changed := func(obj any) {
 			if k, ok := keyFor(gr, obj); ok {
-				changed(k)
+				h.Changed(k)
 			}
 		}
 		if _, err := inf.AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc: note, UpdateFunc: func(_, obj any) { note(obj) }, DeleteFunc: func(obj any) {
+			AddFunc: changed, UpdateFunc: func(_, obj any) { changed(obj) }, DeleteFunc: func(obj any) {
 				if k, ok := keyFor(gr, obj); ok {
 					if o := lastSeen(obj); o != nil {
-						deleted(k, o)
+						h.Deleted(k, o)
 					}
-					changed(k)
+					h.Changed(k)
 				}
 			},
 		}); err != nil {
 			return nil, fmt.Errorf("prepare watch of %s: %w", gr, err)
 		}
-		w.informers[gr] = inf
+		c.informers[gr] = inf
 	}
-	return w, nil
+	return c, nil
 }
 
-// newInformer creates the informer of one resource. responded is called when an API server has
-// answered a list or started a watch, before the store changes.
-func newInformer(client dynamic.Interface, r schema.GroupVersionResource, out *outage, responded func()) (cache.SharedIndexInformer, error) {
-	inf := cache.NewSharedIndexInformerWithOptions(listWatch(client, r, out, responded), &unstructured.Unstructured{},
+// NewInformer creates the informer of one resource, for a resource that only one component
+// needs. It starts nothing.
+func NewInformer(client dynamic.Interface, r schema.GroupVersionResource, requests Requests) (cache.SharedIndexInformer, error) {
+	inf := cache.NewSharedIndexInformerWithOptions(listWatch(client, r, requests), &unstructured.Unstructured{},
 		cache.SharedIndexInformerOptions{ObjectDescription: r.String()})
 	if err := inf.SetTransform(dropManagedFields); err != nil {
 		return nil, fmt.Errorf("prepare watch of %s: %w", r.GroupResource(), err)
@@ -71,14 +88,14 @@ func newInformer(client dynamic.Interface, r schema.GroupVersionResource, out *o
 }
 
 // listWatch returns the list and watch functions of one resource, which report each outcome.
-func listWatch(client dynamic.Interface, r schema.GroupVersionResource, out *outage, responded func()) cache.ListerWatcher {
+func listWatch(client dynamic.Interface, r schema.GroupVersionResource, requests Requests) cache.ListerWatcher {
 	report := func(ctx context.Context, err error) {
 		if err == nil {
-			responded()
+			requests.Answered()
 		}
 		// An expired version is not an outage: the reflector lists the resource again.
 		if ctx.Err() == nil && !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
-			out.reportPart(r.GroupResource().String(), err)
+			requests.Report(r.GroupResource().String(), err)
 		}
 	}
 	return cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
@@ -100,15 +117,15 @@ func listWatch(client dynamic.Interface, r schema.GroupVersionResource, out *out
 	}, client)
 }
 
-// run runs the informers until ctx ends. It calls synced once, when all resources have been
+// Run runs the informers until ctx ends. It calls synced once, when all resources have been
 // listed.
-func (w *watch) run(ctx context.Context, synced func()) {
+func (c *Cache) Run(ctx context.Context, synced func()) {
 	var wg sync.WaitGroup
-	for _, inf := range w.informers {
+	for _, inf := range c.informers {
 		wg.Go(func() { inf.RunWithContext(ctx) })
 	}
 	wg.Go(func() {
-		for _, inf := range w.informers {
+		for _, inf := range c.informers {
 			select {
 			case <-ctx.Done():
 				return
@@ -120,10 +137,10 @@ func (w *watch) run(ctx context.Context, synced func()) {
 	wg.Wait()
 }
 
-// get returns the last known state of an object, nil if there is none. The caller must not
+// Get returns the last known state of an object, nil if there is none. The caller must not
 // change it.
-func (w *watch) get(k objectKey) *unstructured.Unstructured {
-	inf := w.informers[schema.GroupResource{Group: k.Group, Resource: k.Resource}]
+func (c *Cache) Get(k Key) *unstructured.Unstructured {
+	inf := c.informers[k.groupResource()]
 	if inf == nil {
 		return nil
 	}
@@ -135,10 +152,10 @@ func (w *watch) get(k objectKey) *unstructured.Unstructured {
 	return u
 }
 
-// keys returns the keys of all known objects.
-func (w *watch) keys() []objectKey {
-	var all []objectKey
-	for gr, inf := range w.informers {
+// Keys returns the keys of all known objects.
+func (c *Cache) Keys() []Key {
+	var all []Key
+	for gr, inf := range c.informers {
 		for _, obj := range inf.GetStore().List() {
 			if k, ok := keyFor(gr, obj); ok {
 				all = append(all, k)
@@ -160,13 +177,13 @@ func lastSeen(obj any) *unstructured.Unstructured {
 
 // keyFor returns the key of an object, or of the tombstone that the informer passes if it
 // missed the deletion.
-func keyFor(gr schema.GroupResource, obj any) (objectKey, bool) {
+func keyFor(gr schema.GroupResource, obj any) (Key, bool) {
 	name, err := cache.DeletionHandlingMetaNamespaceKeyFunc(obj)
 	if err != nil {
-		return objectKey{}, false
+		return Key{}, false
 	}
 	namespace, name, err := cache.SplitMetaNamespaceKey(name)
-	return objectKey{Group: gr.Group, Resource: gr.Resource, Namespace: namespace, Name: name}, err == nil
+	return Key{Group: gr.Group, Resource: gr.Resource, Namespace: namespace, Name: name}, err == nil
 }
 
 func dropManagedFields(obj any) (any, error) {

@@ -1,0 +1,114 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+
+	"github.com/petiole-io/petiole/internal/polltest"
+)
+
+const configMap = `{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"c","namespace":"d","resourceVersion":"4","managedFields":[{"manager":"m"}]}}`
+
+// watchServer answers each watch with its initial objects: one ConfigMap, which it deletes
+// when deletion is closed.
+func watchServer(t *testing.T, deletion <-chan struct{}) *httptest.Server {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if r.URL.Query().Get("watch") != "true" {
+			_, _ = fmt.Fprintf(w, `{"kind":"List","apiVersion":"v1","metadata":{"resourceVersion":"5"},"items":[]}`)
+			return
+		}
+		send := func(event, object string) {
+			_, _ = fmt.Fprintf(w, `{"type":%q,"object":%s}`+"\n", event, object)
+			w.(http.Flusher).Flush()
+		}
+		has := strings.HasSuffix(r.URL.Path, "/configmaps")
+		if has {
+			send("ADDED", configMap)
+		}
+		send("BOOKMARK", `{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"5","annotations":{"k8s.io/initial-events-end":"true"}}}`)
+		if has {
+			select {
+			case <-deletion:
+				send("DELETED", configMap)
+			case <-r.Context().Done():
+			}
+		}
+		<-r.Context().Done()
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func TestCacheFollowsTheAPIServer(t *testing.T) {
+	t.Parallel()
+	deletion := make(chan struct{})
+	client, err := dynamic.NewForConfig(&rest.Config{Host: watchServer(t, deletion).URL, QPS: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var events []string
+	answered, reported := 0, map[string]error{}
+	note := func(event string) {
+		mu.Lock()
+		defer mu.Unlock()
+		events = append(events, event)
+	}
+	key := CoreKey("configmaps", "d", "c")
+	c, err := NewCache(client, Handlers{
+		Changed: func(k Key) { note("changed " + k.Ref("").String()) },
+		Deleted: func(k Key, o *unstructured.Unstructured) { note("deleted " + o.GetName()) },
+		Requests: Requests{
+			Answered: func() { mu.Lock(); defer mu.Unlock(); answered++ },
+			Report:   func(resource string, err error) { mu.Lock(); defer mu.Unlock(); reported[resource] = err },
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	synced, done := make(chan struct{}), make(chan struct{})
+	go func() { c.Run(ctx, func() { close(synced) }); close(done) }()
+	defer func() { cancel(); <-done }()
+	select {
+	case <-synced:
+	case <-time.After(polltest.Limit):
+		t.Fatal("not synced")
+	}
+	o := c.Get(key)
+	if o == nil || o.GetManagedFields() != nil || !slices.Equal(c.Keys(), []Key{key}) {
+		t.Fatalf("the cache has %v, keys %v", o, c.Keys())
+	}
+	if c.Get(CoreKey("configmaps", "", "c")) != nil || c.Get(CoreKey("leases", "d", "c")) != nil {
+		t.Error("the cache has objects that do not exist")
+	}
+	mu.Lock()
+	if answered < len(watched) || len(reported) != len(watched) || reported["configmaps"] != nil {
+		t.Errorf("%d requests answered, reported %v", answered, reported)
+	}
+	mu.Unlock()
+
+	close(deletion)
+	want := []string{"changed configmaps d/c", "deleted c", "changed configmaps d/c"}
+	polltest.Eventually(t, "changed, deleted, changed", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Equal(events, want)
+	})
+	if c.Get(key) != nil {
+		t.Error("a deleted object is in the cache")
+	}
+}

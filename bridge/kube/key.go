@@ -1,0 +1,111 @@
+package kube
+
+import (
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// Key identifies an object of a watched resource.
+type Key struct{ Group, Resource, Namespace, Name string }
+
+func (k Key) cacheKey() string {
+	if k.Namespace == "" {
+		return k.Name
+	}
+	return k.Namespace + "/" + k.Name
+}
+
+// Ref returns the reference of the object in a subject, with a node token.
+func (k Key) Ref(node string) streams.Ref {
+	return streams.Ref{Node: node, Group: k.Group, Resource: k.Resource, Namespace: k.Namespace, Name: k.Name}
+}
+
+// KeyOf returns the key of the object that a subject refers to.
+func KeyOf(r streams.Ref) Key {
+	return Key{Group: r.Group, Resource: r.Resource, Namespace: r.Namespace, Name: r.Name}
+}
+
+// CoreKey returns the key of an object of the core group. namespace is empty for a
+// cluster-scoped resource.
+func CoreKey(resource, namespace, name string) Key {
+	return Key{Resource: resource, Namespace: namespace, Name: name}
+}
+
+// CSINodeKey returns the key of a node's CSINode.
+func CSINodeKey(node string) Key {
+	return Key{Group: StorageGroup, Resource: "csinodes", Name: node}
+}
+
+// The API groups of the watched resources, besides the core group.
+const (
+	DeviceGroup    = "devices.kubeedge.io"
+	DiscoveryGroup = "discovery.k8s.io"
+	NodeGroup      = "node.k8s.io"
+	StorageGroup   = "storage.k8s.io"
+	SiteGroup      = "petiole.dev"
+)
+
+// watched are the resources that the bridge watches, in the order of publication within a
+// site: what a pod needs comes before the pod.
+var watched = []schema.GroupVersionResource{
+	{Group: SiteGroup, Version: "v1alpha1", Resource: "sites"},
+	{Version: "v1", Resource: "nodes"},
+	{Version: "v1", Resource: "namespaces"},
+	{Version: "v1", Resource: "serviceaccounts"},
+	{Version: "v1", Resource: "configmaps"},
+	{Version: "v1", Resource: "secrets"},
+	{Version: "v1", Resource: "persistentvolumes"},
+	{Version: "v1", Resource: "persistentvolumeclaims"},
+	{Group: StorageGroup, Version: "v1", Resource: "csidrivers"},
+	{Group: NodeGroup, Version: "v1", Resource: "runtimeclasses"},
+	{Version: "v1", Resource: "services"},
+	{Group: DiscoveryGroup, Version: "v1", Resource: "endpointslices"},
+	{Group: DeviceGroup, Version: "v1beta1", Resource: "devicemodels"},
+	{Version: "v1", Resource: "pods"},
+	{Group: DeviceGroup, Version: "v1beta1", Resource: "devices"},
+	{Group: DeviceGroup, Version: "v1beta1", Resource: "devicestatuses"},
+	{Group: StorageGroup, Version: "v1", Resource: "csinodes"},
+}
+
+var publishRank = func() map[schema.GroupResource]int {
+	m := map[schema.GroupResource]int{}
+	for i, r := range watched {
+		m[r.GroupResource()] = i
+	}
+	return m
+}()
+
+// groupResource returns the resource of the object, without its version.
+func (k Key) groupResource() schema.GroupResource {
+	return schema.GroupResource{Group: k.Group, Resource: k.Resource}
+}
+
+// Rank orders objects for publication within a site: what a pod needs has a lower rank than
+// the pod. The rank of an object that is not watched is 0.
+func (k Key) Rank() int { return publishRank[k.groupResource()] }
+
+// VersionedResource returns the resource with the version in which it is watched. It returns
+// false if the resource is not watched.
+func (k Key) VersionedResource() (schema.GroupVersionResource, bool) {
+	i, ok := publishRank[k.groupResource()]
+	if !ok {
+		return schema.GroupVersionResource{}, false
+	}
+	return watched[i], true
+}
+
+// BindsToNode reports whether objects of the resource are bound to a node: pods and devices.
+func (k Key) BindsToNode() bool {
+	return k.Group == "" && k.Resource == "pods" || k.Group == DeviceGroup && k.Resource == "devices"
+}
+
+// StringAt returns the string at a path of an object, empty if there is none.
+func StringAt(o *unstructured.Unstructured, path ...string) string {
+	s, found, err := unstructured.NestedString(o.Object, path...)
+	if !found || err != nil {
+		return ""
+	}
+	return s
+}
