@@ -113,7 +113,8 @@ func (p *publisher) publishAgain(site string, d difference) bool {
 	marked := p.markDirty(site)
 	for _, e := range d.missing {
 		if _, ref, err := streams.ParseDesired(e.Subject); err == nil {
-			marked.keys[kube.KeyOf(ref)], marked.force[kube.KeyOf(ref)] = struct{}{}, struct{}{}
+			marked.keys.Insert(kube.KeyOf(ref))
+			marked.force.Insert(kube.KeyOf(ref))
 		}
 	}
 	for _, e := range d.extra {

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+
+	"github.com/petiole-io/petiole/bridge/kube/kubetest"
 )
 
 func TestBodyTellsAChangeFromARepetition(t *testing.T) {
@@ -43,7 +45,7 @@ func TestBodyOfANodeHasNoTaintsOfTheLink(t *testing.T) {
 metadata: {uid: u, managedFields: [{manager: m}]}
 spec: {taints: [{key: node.kubernetes.io/unreachable, effect: NoExecute}, {key: dedicated, effect: NoSchedule}, {key: node.kubernetes.io/not-ready, effect: NoSchedule}]}
 `
-	k, o := object(t, "nodes n", tainted)
+	k, o := kubetest.Object(t, "nodes n", tainted)
 	before, err := json.Marshal(o.Object)
 	if err != nil {
 		t.Fatal(err)
@@ -72,7 +74,7 @@ spec: {taints: [{key: dedicated, effect: NoSchedule}]}
 
 func hashOf(t *testing.T, id, doc string) string {
 	t.Helper()
-	k, o := object(t, id, doc)
+	k, o := kubetest.Object(t, id, doc)
 	_, hash, err := encodeObject(k, o)
 	if err != nil {
 		t.Fatal(err)

@@ -95,7 +95,7 @@ func (p *publisher) mergeEntry(site string, k kube.Key, e entry) bool {
 		return false
 	}
 	p.desired.put(site, k, e)
-	p.markDirty(site).keys[k] = struct{}{}
+	p.markDirty(site).keys.Insert(k)
 	return true
 }
 

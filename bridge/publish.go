@@ -10,8 +10,10 @@ import (
 
 	"go.uber.org/zap"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/util/workqueue"
 
+	"github.com/petiole-io/petiole/bridge/closure"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -60,7 +62,7 @@ type publisher struct {
 	queue   workqueue.TypedRateLimitingInterface[string]
 
 	mu      sync.Mutex
-	closure *closure
+	closure *closure.Index
 	desired *desiredCache
 	dirty   map[string]*dirtySite
 	// publishing holds the sites that a worker publishes at present.
@@ -73,16 +75,16 @@ type publisher struct {
 // dirtySite is the pending work for a site.
 type dirtySite struct {
 	recompute bool
-	keys      keySet
+	keys      sets.Set[kube.Key]
 	// force holds objects to publish even if they have not changed.
-	force keySet
+	force sets.Set[kube.Key]
 	// extra maps subjects to entries that the site has and should not have.
 	extra map[string]streams.InventoryEntry
 }
 
 func newPublisher(cache objectCache, storage storageCheck, f *fence, count *counters, metrics *instruments, log *zap.Logger) *publisher {
 	return &publisher{
-		cache: cache, storage: storage, fence: f, log: log, count: count, closure: newClosure(), desired: newDesiredCache(),
+		cache: cache, storage: storage, fence: f, log: log, count: count, closure: closure.New(), desired: newDesiredCache(),
 		dirty: map[string]*dirtySite{}, publishing: map[string]bool{}, retired: map[string]bool{},
 		objects: newQueue[kube.Key](metrics, "objects", publishRetry),
 		queue:   newQueue[string](metrics, "sites", publishRetry),
@@ -102,13 +104,13 @@ func (p *publisher) load(h *hub, epoch string, stored *desiredCache) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.desired = stored
-	for site := range p.closure.sites {
+	for site := range p.closure.Sites() {
 		p.markDirty(site).recompute = true
 	}
 	for site, objects := range stored.sites {
 		d := p.markDirty(site)
 		for k := range objects {
-			d.keys[k] = struct{}{}
+			d.keys.Insert(k)
 		}
 	}
 }
@@ -156,10 +158,10 @@ func (p *publisher) process(ctx context.Context, site string) {
 // dirty.
 func (p *publisher) index(k kube.Key) {
 	o := p.cache.Get(k)
-	var f dependencies
+	var f closure.Dependencies
 	if o != nil {
 		var err error
-		if f, err = dependenciesOf(k, o); err != nil {
+		if f, err = closure.DependenciesOf(k, o); err != nil {
 			p.log.Error("cannot decode object, its references are ignored", zap.Stringer("object", k.Ref("")), zap.Error(err))
 		}
 	}
@@ -175,7 +177,7 @@ func (p *publisher) index(k kube.Key) {
 		p.markDirty(s).recompute = true
 	}
 	for _, s := range p.closure.Wanting(k) {
-		p.markDirty(s).keys[k] = struct{}{}
+		p.markDirty(s).keys.Insert(k)
 	}
 }
 
@@ -188,7 +190,7 @@ func (p *publisher) markDirty(site string) *dirtySite {
 func (p *publisher) dirtySite(site string) *dirtySite {
 	d := p.dirty[site]
 	if d == nil {
-		d = &dirtySite{keys: keySet{}, force: keySet{}, extra: map[string]streams.InventoryEntry{}}
+		d = &dirtySite{keys: sets.Set[kube.Key]{}, force: sets.Set[kube.Key]{}, extra: map[string]streams.InventoryEntry{}}
 		p.dirty[site] = d
 	}
 	return d
@@ -207,9 +209,9 @@ func (p *publisher) restoreTasks(site string, left []task) {
 			d.extra[t.extra.Subject] = *t.extra
 			continue
 		}
-		d.keys[t.key] = struct{}{}
+		d.keys.Insert(t.key)
 		if t.force {
-			d.force[t.key] = struct{}{}
+			d.force.Insert(t.key)
 		}
 	}
 }
@@ -233,7 +235,7 @@ func (p *publisher) plan(site string) (tasks []task, known bool) {
 	d := p.dirty[site]
 	delete(p.dirty, site)
 	p.publishing[site] = true
-	if !p.closure.sites[site] {
+	if !p.closure.Exists(site) {
 		p.closure.Recompute(site)
 		return nil, false
 	}
@@ -244,13 +246,12 @@ func (p *publisher) plan(site string) (tasks []task, known bool) {
 	if d.recompute {
 		changed, dropped := p.closure.Recompute(site)
 		for _, k := range append(changed, dropped...) {
-			d.keys[k] = struct{}{}
+			d.keys.Insert(k)
 		}
 	}
 	for k := range d.keys {
 		node, wanted := p.closure.Node(site, k)
-		_, again := d.force[k]
-		tasks = append(tasks, task{key: k, node: node, wanted: wanted, force: again})
+		tasks = append(tasks, task{key: k, node: node, wanted: wanted, force: d.force.Has(k)})
 	}
 	for _, e := range d.extra {
 		tasks = append(tasks, task{extra: &e})
@@ -336,8 +337,8 @@ func (p *publisher) removeSite(ctx context.Context, site string) error {
 func (p *publisher) nodesBySite() map[string][]string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out := make(map[string][]string, len(p.closure.sites))
-	for s := range p.closure.sites {
+	out := map[string][]string{}
+	for s := range p.closure.Sites() {
 		out[s] = p.closure.Nodes(s)
 	}
 	return out
@@ -354,7 +355,7 @@ func (p *publisher) nodesOf(site string) []string {
 func (p *publisher) siteExists(site string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.closure.sites[site]
+	return p.closure.Exists(site)
 }
 
 // siteOf returns the site of a node, empty if the node is unknown or belongs to no site.
@@ -369,7 +370,7 @@ func (p *publisher) podsOn(node string) []kube.Key {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var pods []kube.Key
-	for k := range p.closure.bound[node] {
+	for k := range p.closure.Bound(node) {
 		if k.Resource == "pods" {
 			pods = append(pods, k)
 		}

@@ -13,7 +13,7 @@ func (p *publisher) boundTo(nodes []string) []kube.Key {
 	defer p.mu.Unlock()
 	var keys []kube.Key
 	for _, n := range nodes {
-		for k := range p.closure.bound[n] {
+		for k := range p.closure.Bound(n) {
 			keys = append(keys, k)
 		}
 	}

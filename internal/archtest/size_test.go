@@ -40,7 +40,7 @@ const (
 
 // largePackages lists the packages above maxFiles or maxLines.
 var largePackages = map[string]exception{
-	"bridge":         {size{61, 9350}, rooms},
+	"bridge":         {size{59, 8920}, rooms},
 	"devices/host":   {size{23, 3250}, rooms},
 	"devices/dmi":    {size{17, 2700}, "speaks 45 messages in one package; the reporter could go"},
 	"devices/modbus": {size{21, 2900}, rooms},

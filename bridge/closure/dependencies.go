@@ -1,4 +1,4 @@
-package bridge
+package closure
 
 import (
 	"fmt"
@@ -12,8 +12,8 @@ import (
 	"github.com/petiole-io/petiole/bridge/kube"
 )
 
-// dependencies are the properties of an object that the closure depends on.
-type dependencies struct {
+// Dependencies are the properties of an object that the closure depends on.
+type Dependencies struct {
 	// Site is the value of a Node's site label, or the name of a Site.
 	Site string
 	// Node is the node that a Pod or a Device is bound to, empty if it is unbound.
@@ -22,37 +22,38 @@ type dependencies struct {
 	Refs []kube.Key
 }
 
-func (f dependencies) equal(g dependencies) bool {
+func (f Dependencies) equal(g Dependencies) bool {
 	return f.Site == g.Site && f.Node == g.Node && slices.Equal(f.Refs, g.Refs)
 }
 
-// dependenciesOf returns the dependencies of an object. It is a pure function.
-func dependenciesOf(k kube.Key, o *unstructured.Unstructured) (dependencies, error) {
+// DependenciesOf returns the dependencies of an object. An error means that the
+// object cannot be decoded; the result is then empty. It is a pure function.
+func DependenciesOf(k kube.Key, o *unstructured.Unstructured) (Dependencies, error) {
 	switch {
 	case k.Group == kube.SiteGroup && k.Resource == "sites":
-		return dependencies{Site: k.Name}, nil
+		return Dependencies{Site: k.Name}, nil
 	case k.Group == "" && k.Resource == "nodes":
-		return dependencies{Site: o.GetLabels()[v1alpha1.SiteLabel]}, nil
+		return Dependencies{Site: o.GetLabels()[v1alpha1.SiteLabel]}, nil
 	case k.Group == "" && k.Resource == "pods":
 		var pod corev1.Pod
 		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &pod); err != nil {
-			return dependencies{}, fmt.Errorf("read %s: %w", k.Ref(""), err)
+			return Dependencies{}, fmt.Errorf("read %s: %w", k.Ref(""), err)
 		}
-		return dependencies{Node: pod.Spec.NodeName, Refs: podRefs(&pod)}, nil
+		return Dependencies{Node: pod.Spec.NodeName, Refs: podRefs(&pod)}, nil
 	case k.Group == "" && k.Resource == "persistentvolumeclaims":
 		if v := kube.StringAt(o, "spec", "volumeName"); v != "" {
-			return dependencies{Refs: []kube.Key{kube.CoreKey("persistentvolumes", "", v)}}, nil
+			return Dependencies{Refs: []kube.Key{kube.CoreKey("persistentvolumes", "", v)}}, nil
 		}
 	case k.Group == "" && k.Resource == "persistentvolumes":
-		return dependencies{Refs: volumeSecrets(o)}, nil
+		return Dependencies{Refs: volumeSecrets(o)}, nil
 	case k.Group == kube.DeviceGroup && k.Resource == "devices":
-		f := dependencies{Node: kube.StringAt(o, "spec", "nodeName")}
+		f := Dependencies{Node: kube.StringAt(o, "spec", "nodeName")}
 		if m := kube.StringAt(o, "spec", "deviceModelRef", "name"); m != "" {
 			f.Refs = []kube.Key{{Group: kube.DeviceGroup, Resource: "devicemodels", Namespace: k.Namespace, Name: m}}
 		}
 		return f, nil
 	}
-	return dependencies{}, nil
+	return Dependencies{}, nil
 }
 
 // podRefs returns the objects that a node reads to run the pod (those that the Node

@@ -1,39 +1,22 @@
-package bridge
+package closure
 
 import (
 	"slices"
 	"strings"
 	"testing"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/yaml"
+	"go.uber.org/goleak"
 
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/kube/kubetest"
 )
 
-// object parses an object from an ID, "resource[.group] [namespace/]name", and YAML.
-func object(t *testing.T, id, body string) (kube.Key, *unstructured.Unstructured) {
-	t.Helper()
-	kind, name, _ := strings.Cut(id, " ")
-	resource, group, _ := strings.Cut(kind, ".")
-	k := kube.Key{Group: group, Resource: resource, Name: name}
-	if ns, n, ok := strings.Cut(name, "/"); ok {
-		k.Namespace, k.Name = ns, n
-	}
-	o := map[string]any{}
-	if err := yaml.Unmarshal([]byte(body), &o); err != nil {
-		t.Fatalf("%s: %v", id, err)
-	}
-	u := &unstructured.Unstructured{Object: o}
-	u.SetName(k.Name)
-	u.SetNamespace(k.Namespace)
-	return k, u
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func see(t *testing.T, c *closure, id, body string) []string {
+func see(t *testing.T, c *Index, id, body string) []string {
 	t.Helper()
-	k, o := object(t, id, body)
-	f, err := dependenciesOf(k, o)
+	k, o := kubetest.Object(t, id, body)
+	f, err := DependenciesOf(k, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,8 +38,8 @@ const (
 )
 
 // twoSites returns a closure with a node and a pod at each of two sites.
-func twoSites(t *testing.T) *closure {
-	c := newClosure()
+func twoSites(t *testing.T) *Index {
+	c := New()
 	see(t, c, "sites.petiole.dev plant-a", "")
 	see(t, c, "sites.petiole.dev plant-b", "")
 	see(t, c, "nodes a1", nodeOfA)
@@ -161,7 +144,7 @@ spec:
 
 func TestClosureConcernsOnlyTheSitesOfAChange(t *testing.T) {
 	t.Parallel()
-	fresh := func() *closure {
+	fresh := func() *Index {
 		c := twoSites(t)
 		see(t, c, "persistentvolumeclaims default/data", "")
 		see(t, c, "pods default/db", `spec: {nodeName: a1, containers: [], volumes: [{name: d, persistentVolumeClaim: {claimName: data}}]}`)
@@ -226,10 +209,35 @@ func TestClosureTakesAwayWhatIsNotNeeded(t *testing.T) {
 
 func TestClosureKnowsNoSiteWithoutASiteObject(t *testing.T) {
 	t.Parallel()
-	c := newClosure()
+	c := New()
 	see(t, c, "nodes a1", nodeOfA)
 	if changed, _ := c.Recompute("plant-a"); len(changed) > 0 {
 		t.Errorf("plant-a needs %v without a Site", ids(changed))
+	}
+}
+
+func TestClosureListsWhatExists(t *testing.T) {
+	t.Parallel()
+	c := twoSites(t)
+	see(t, c, "nodes lost", `metadata: {labels: {petiole.dev/site: plant-c}}`)
+	see(t, c, "devices.devices.kubeedge.io plant/pump", `spec: {nodeName: a1}`)
+	if got, want := slices.Sorted(c.Sites()), []string{"plant-a", "plant-b"}; !slices.Equal(got, want) || !c.Exists("plant-a") || c.Exists("plant-c") {
+		t.Errorf("sites %v, want %v", got, want)
+	}
+	if got := c.Nodes("plant-c"); !slices.Equal(got, []string{"lost"}) {
+		t.Errorf("nodes %v of a site without a Site", got)
+	}
+	for node, want := range map[string]string{"a1": "plant-a", "lost": "plant-c", "cloud": "", "unknown": ""} {
+		if got := c.SiteOf(node); got != want {
+			t.Errorf("node %s belongs to %q, want %q", node, got, want)
+		}
+	}
+	if got, want := ids(slices.Collect(c.Bound("a1"))), []string{"devices.devices.kubeedge.io plant/pump", "pods default/pa"}; !slices.Equal(got, want) {
+		t.Errorf("bound to a1 are %v, want %v", got, want)
+	}
+	c.Remove(kube.Key{Group: kube.SiteGroup, Resource: "sites", Name: "plant-a"})
+	if c.Exists("plant-a") {
+		t.Error("a removed site exists")
 	}
 }
 
