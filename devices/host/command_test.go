@@ -395,14 +395,6 @@ func TestCommandsGoFirstAndStopAtAFailure(t *testing.T) {
 	}
 }
 
-// worker is the worker of the bench's device.
-func (b *bench) worker() (w *worker) {
-	if err := b.host.call(context.Background(), func(_ context.Context, r *registry) error { w = r.workers["ns/d"]; return nil }); err != nil {
-		b.t.Fatal(err)
-	}
-	return w
-}
-
 // A host that stops ends the command that is under way; a deleted device leaves
 // nothing behind.
 func TestCommandWhileStopping(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/internal/stats"
 )
 
 // desireWith desires a value of property a with metadata.
@@ -168,7 +169,7 @@ func TestEnforcingIsBounded(t *testing.T) {
 func TestOldReadingIsNoDrift(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := desiredState{
-			Value: "1", Ack: rapid.SampledFrom(acks).Draw(t, "ack"), Actual: "1", Time: 1000,
+			Value: "1", Ack: rapid.SampledFrom(stats.Acks).Draw(t, "ack"), Actual: "1", Time: 1000,
 			Policy: rapid.SampledFrom([]devices.DriftPolicy{devices.DriftOnce, devices.DriftEnforce}).Draw(t, "policy"),
 		}
 		at := time.UnixMilli(int64(rapid.IntRange(1, 2000).Draw(t, "at")))

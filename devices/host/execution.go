@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/internal/report"
 	"go.uber.org/zap"
 )
 
@@ -41,9 +42,9 @@ func (w *worker) enqueue(r *request) {
 		e.waiting = append(e.waiting, r.reply)
 		return
 	}
-	w.host.counters.pending.Add(1)
+	w.host.counters.Pending.Add(1)
 	e := &execution{command: r.command, deadline: r.deadline, waiting: []chan devices.CommandResult{r.reply}}
-	if len(w.queue) >= commandQueue || w.outbox.records() > maxUnstored {
+	if len(w.queue) >= commandQueue || w.records.Unstored() > maxUnstored {
 		w.reply(e, devices.CommandResult{Ack: devices.Rejected, Reason: devices.ReasonBusy, Message: "too many commands are waiting, or too many records that the sink does not accept"})
 		return
 	}
@@ -53,9 +54,9 @@ func (w *worker) enqueue(r *request) {
 // reply sends the result of a command to all callers that wait for it.
 func (w *worker) reply(e *execution, r devices.CommandResult) {
 	r.ID = e.command.ID
-	w.host.counters.pending.Add(-1)
+	w.host.counters.Pending.Add(-1)
 	if !r.Repeated {
-		w.host.counters.countCommand(r.Ack)
+		w.host.counters.CountCommand(r.Ack)
 	}
 	for i, c := range e.waiting {
 		r.Repeated = r.Repeated || i > 0
@@ -252,14 +253,14 @@ func (w *worker) complete(ctx context.Context) {
 	if r.Message != "" {
 		message += ": " + r.Message
 	}
-	w.event(typ, reason, message)
+	w.records.Event(typ, reason, message)
 	w.reply(e, r)
 }
 
 // abandon ends writes and commands when the worker stops. It waits for the write that runs,
 // and fails the commands that are left.
 func (w *worker) abandon(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	ctx, cancel := context.WithTimeout(ctx, report.StopTimeout)
 	defer cancel()
 	if w.writing {
 		w.handleWriteResult(ctx, <-w.writeResults)
@@ -285,7 +286,7 @@ func (w *worker) abandon(ctx context.Context) {
 }
 
 func (w *worker) auditCommand(id, method, property, value string, r devices.PropertyResult) {
-	w.recordAudit(&devices.Audit{
+	w.records.Audit(&devices.Audit{
 		Command: id, Method: method, Property: property, Value: value, Before: r.Before, After: r.After, Written: r.Written, Sent: r.Sent,
 		Ack: r.Ack, Reason: r.Reason, Message: r.Message,
 	})

@@ -12,6 +12,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/internal/stats"
 )
 
 // ErrStopped is returned by calls to a Host whose Run has returned.
@@ -46,7 +47,7 @@ type Host struct {
 	state    devices.State
 	log      *zap.Logger
 	interval time.Duration
-	counters *counters
+	counters *stats.Counters
 
 	ops     chan op
 	stopped chan struct{}
@@ -70,7 +71,7 @@ func New(c Config) (*Host, error) {
 	}
 	h := &Host{
 		node: c.Node, drivers: map[string]devices.Driver{}, sink: c.Sink, state: c.State, log: c.Log,
-		interval: c.StatusInterval, counters: newCounters(), ops: make(chan op), stopped: make(chan struct{}),
+		interval: c.StatusInterval, counters: stats.New(), ops: make(chan op), stopped: make(chan struct{}),
 	}
 	for _, d := range c.Drivers {
 		for _, p := range d.Protocols() {
@@ -227,7 +228,7 @@ func (h *Host) DeleteModel(ctx context.Context, namespace, name string) error {
 }
 
 // Stats returns the counters. It does not block.
-func (h *Host) Stats() devices.Stats { return h.counters.stats() }
+func (h *Host) Stats() devices.Stats { return h.counters.Snapshot() }
 
 func (h *Host) call(ctx context.Context, do func(context.Context, *registry) error) error {
 	o := op{do: do, done: make(chan error, 1)}

@@ -8,11 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/zap/zaptest"
-
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
-	"github.com/petiole-io/petiole/internal/logonce"
 )
 
 func TestNewNeedsSinkAndState(t *testing.T) {
@@ -183,21 +180,6 @@ func TestSinkAway(t *testing.T) {
 		if s.Sequence != uint64(i+1) || s.Dropped != 0 {
 			t.Fatal(i, s)
 		}
-	}
-}
-
-// The outbox drops the oldest samples, reports how many, and never drops an audit.
-func TestOutboxDropsOldestSamples(t *testing.T) {
-	o := newOutbox(&recordingSink{}, newCounters(), logonce.New(zaptest.NewLogger(t)), zaptest.NewLogger(t))
-	o.put(&devices.Audit{Sequence: 1})
-	for i := range outboxSamples + 10 {
-		o.put(&devices.Samples{Sequence: uint64(i + 1)})
-	}
-	if a, ok := o.pop().(*devices.Audit); !ok || a.Sequence != 1 {
-		t.Fatal("audit")
-	}
-	if s := o.pop().(*devices.Samples); s.Sequence != 11 || s.Dropped != 10 {
-		t.Fatal(s)
 	}
 }
 

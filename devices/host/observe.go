@@ -19,7 +19,7 @@ func (w *worker) observe(b devices.Batch) {
 	}
 	changed := false
 	samples := make([]devices.Sample, 0, len(b.Readings))
-	w.host.counters.readings.Add(uint64(len(b.Readings)))
+	w.host.counters.Readings.Add(uint64(len(b.Readings)))
 	for _, r := range b.Readings {
 		if r.Point < 0 || r.Point >= len(w.facts.points) {
 			continue
@@ -27,7 +27,7 @@ func (w *worker) observe(b devices.Batch) {
 		r.Time = notFuture(r.Time, now)
 		t, p := &w.facts.twins[r.Point], &w.facts.points[r.Point]
 		if t.outdated(r) {
-			w.host.counters.late.Add(1)
+			w.host.counters.Late.Add(1)
 			continue
 		}
 		was := t.quality
@@ -44,8 +44,7 @@ func (w *worker) observe(b devices.Batch) {
 		}
 	}
 	if len(samples) > 0 {
-		w.sequence++
-		w.outbox.put(&devices.Samples{Device: w.device, Node: w.host.node, Epoch: w.epoch, Sequence: w.sequence, Samples: samples})
+		w.records.Samples(samples)
 	}
 	if w.updateHealth(b, now) || changed {
 		w.changed()
@@ -84,7 +83,7 @@ func valueOf(t *twin, r devices.Reading) devices.Value {
 // startEpoch starts a new epoch after the wall clock was set back: the times of later samples
 // are before those of earlier ones.
 func (w *worker) startEpoch(now time.Time) {
-	w.epoch, w.sequence, w.audits = max(w.epoch+1, now.UnixMilli()), 0, 0
+	w.records.StartEpoch(now)
 	for i := range w.facts.twins {
 		w.facts.twins[i].lastSample, w.facts.twins[i].seen = 0, time.Time{}
 	}
@@ -117,12 +116,12 @@ func (w *worker) updateHealth(b devices.Batch, now time.Time) bool {
 		w.handleOffline(was, now)
 	case !was.answers():
 		w.log.Info("device online")
-		w.event(devices.EventNormal, devices.ReasonOnline, "the device responds")
+		w.records.Event(devices.EventNormal, devices.ReasonOnline, "the device responds")
 		w.handleReturn(was)
 	case is.state == devices.StateDegraded:
-		w.event(devices.EventWarning, is.reason, w.facts.message())
+		w.records.Event(devices.EventWarning, is.reason, w.facts.message())
 	default:
-		w.event(devices.EventNormal, devices.ReasonOnline, "all properties can be read")
+		w.records.Event(devices.EventNormal, devices.ReasonOnline, "all properties can be read")
 	}
 	return true
 }
@@ -133,7 +132,7 @@ func (w *worker) handleOffline(was health, now time.Time) {
 	w.makeAllUncertain(devices.ReasonOffline, now)
 	if is := w.facts.health; was.state != is.state {
 		w.log.Warn("device offline", zap.String("reason", is.reason), zap.String("message", is.message))
-		w.event(devices.EventWarning, devices.ReasonOffline, is.reason+": "+is.message)
+		w.records.Event(devices.EventWarning, devices.ReasonOffline, is.reason+": "+is.message)
 		w.needsSave, w.workAt = true, now // saves the time it was last online
 	}
 }
@@ -182,7 +181,7 @@ func (w *worker) clearFaults(but ...devices.Reading) {
 }
 
 func (w *worker) setHealth(h health) {
-	w.host.counters.moveDevice(w.facts.health.state, h.state)
+	w.host.counters.MoveDevice(w.facts.health.state, h.state)
 	w.facts.health = h
 }
 
@@ -236,7 +235,7 @@ func (w *worker) sendStatus(now time.Time) {
 	}
 	w.statusAt, w.statusLastOnline = now, w.facts.lastOnline
 	w.scheduleCheck(now.Add(repeatAfter(w.def)))
-	w.status.in <- w.facts.snapshot()
+	w.status.Send(w.facts.snapshot().status)
 }
 
 // repeatAfter returns the time after which a status is repeated that has nothing new but

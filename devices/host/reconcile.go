@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -16,7 +17,7 @@ func (w *worker) reconcile(ctx context.Context, t target) {
 	def, desired, problems := devices.Resolve(t.device, t.model)
 	w.fenced = t.origin.older(w.saved.Origin)
 	if w.fenced {
-		w.host.counters.stale.Add(1)
+		w.host.counters.Stale.Add(1)
 		problems = append(problems, devices.Problem{
 			Reason:  devices.ReasonStale,
 			Message: "the Device object is older than one seen before; the device is read and not written",
@@ -32,7 +33,7 @@ func (w *worker) reconcile(ctx context.Context, t target) {
 	}
 	w.facts.problems = slices.Concat(problems, w.openProblems)
 	w.facts.report, w.facts.generation = def.Report, t.device.Generation
-	w.status.interval.Store(int64(max(w.host.interval, def.Report.Interval)))
+	w.status.SetInterval(max(w.host.interval, def.Report.Interval))
 	if !w.fenced {
 		if !t.origin.coveredBy(w.saved.Origin) {
 			w.needsSave = true
@@ -86,7 +87,7 @@ func (w *worker) load(ctx context.Context) bool {
 // saveInterrupted saves the results of interrupted commands, after the sink has stored their
 // audits. Until then a restart finds the commands open and audits them again.
 func (w *worker) saveInterrupted(ctx context.Context) {
-	if len(w.interrupted) == 0 || w.outbox.records() > 0 {
+	if len(w.interrupted) == 0 || w.records.Unstored() > 0 {
 		return
 	}
 	for _, i := range w.interrupted {
@@ -129,4 +130,25 @@ func (w *worker) save(ctx context.Context) error {
 	}
 	w.needsSave = false
 	return nil
+}
+
+// reportProblems logs the problems of the definition and emits events for them, if they
+// have changed.
+func (w *worker) reportProblems() {
+	text := fmt.Sprint(w.facts.problems)
+	if len(w.facts.problems) == 0 {
+		text = ""
+	}
+	if text == w.reportedProblems {
+		return
+	}
+	w.reportedProblems = text
+	for _, p := range w.facts.problems {
+		message := p.Message
+		if p.Property != "" {
+			message = "property " + p.Property + ": " + message
+		}
+		w.log.Warn("device definition has a problem", zap.String("reason", p.Reason), zap.String("message", message))
+		w.records.Event(devices.EventWarning, p.Reason, message)
+	}
 }

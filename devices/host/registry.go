@@ -25,7 +25,7 @@ func (r *registry) applyDevice(ctx context.Context, d *v1beta1.Device, o origin)
 	k := ref.String()
 	w := r.workers[k]
 	if w != nil && w.device.UID == ref.UID && o.older(r.origins[k]) {
-		r.host.counters.stale.Add(1)
+		r.host.counters.Stale.Add(1)
 		w.log.Info("older Device object ignored", zap.String("version", o.Version), zap.Int64("generation", o.Generation))
 		return
 	}

@@ -217,7 +217,9 @@ func heartbeatAndAge(t *testing.T) {
 
 // The settings of a device are read by the host, which reports invalid ones, and not by the
 // driver.
-func TestStateIsHidden(t *testing.T) {
+func TestStateIsHidden(t *testing.T) { synctest.Test(t, stateIsHidden) }
+
+func stateIsHidden(t *testing.T) {
 	b := newBench(t)
 	b.device.Spec.StateReport = &v1beta1.DeviceStateReport{}
 	b.setting(false, map[string]any{"statusInterval": 60_000, "reportDeadband": -1, "port": 5})
@@ -230,8 +232,17 @@ func TestStateIsHidden(t *testing.T) {
 	if c := b.driver.def.Config; len(c) != 1 {
 		t.Fatalf("the driver sees %v", c)
 	}
-	if got := b.worker().status.interval.Load(); time.Duration(got) != time.Minute {
-		t.Fatal(got)
+	b.intervals(3)
+	n := b.statuses()
+	b.sayInt(2)
+	b.intervals(3)
+	if got := b.statuses(); got != n {
+		t.Fatalf("%d statuses within the interval of the device", got-n)
+	}
+	time.Sleep(time.Minute)
+	synctest.Wait()
+	if got := b.statuses(); got != n+1 || b.reported("a").Value != "2" {
+		t.Fatalf("%d statuses after the interval of the device", got-n)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/internal/backoff"
+	"github.com/petiole-io/petiole/devices/internal/report"
 	"github.com/petiole-io/petiole/internal/logonce"
 )
 
@@ -17,6 +18,8 @@ const (
 	// batchQueue is the number of batches that a session may be ahead of its worker.
 	batchQueue = 16
 	writeRetry = time.Second
+	// loadRetryMax is the longest time between two attempts to load the saved state.
+	loadRetryMax = 10 * time.Second
 	// writeRetryMax is the longest time between two attempts to write to an unreachable
 	// device.
 	writeRetryMax = 30 * time.Second
@@ -49,16 +52,12 @@ type worker struct {
 	// requests are received commands.
 	requests chan *request
 
-	outbox       *outbox
-	status       *statusWriter
+	records      recorder
+	status       *report.StatusWriter
 	batches      chan sessionBatch
 	sessionEnds  chan sessionEnd
 	writeResults chan writeResult
-	epoch        int64
-	sequence     uint64
-	audits       uint64
 	clock        clock
-	eventLimiter eventLimiter
 
 	target      *target    // is reconciled once the saved state is loaded
 	saved       savedState // without the desired values, which are in facts
@@ -96,6 +95,18 @@ type worker struct {
 	executing   *execution
 }
 
+// recorder takes what a device reports besides its status.
+type recorder interface {
+	StartEpoch(now time.Time)
+	Samples(samples []devices.Sample)
+	Audit(a *devices.Audit)
+	Event(typ, reason, message string)
+	// Unstored returns the number of audits and events that the sink has not stored.
+	Unstored() int
+	// Run stores what is taken until ctx ends, and then for a short time the rest.
+	Run(ctx context.Context)
+}
+
 // runningSession is a session that runs. Its number distinguishes its batches and writes from
 // those of an earlier one.
 type runningSession struct {
@@ -120,15 +131,15 @@ func newWorker(h *Host, ref devices.Ref) *worker {
 	log := h.log.With(zap.String("device", ref.String()))
 	failures := logonce.New(log)
 	w := &worker{
-		host: h, device: ref, log: log, outbox: newOutbox(h.sink, h.counters, failures, log), status: newStatusWriter(h.sink, ref, h.interval, h.counters, failures),
+		host: h, device: ref, log: log, records: report.NewRecorder(ref, h.node, h.sink, h.counters, failures, log), status: report.NewStatusWriter(h.sink, ref, h.interval, h.counters, failures),
 		wake: make(chan struct{}, 1), ended: make(chan struct{}), stopped: make(chan struct{}),
 		batches: make(chan sessionBatch, batchQueue), sessionEnds: make(chan sessionEnd, 1), writeResults: make(chan writeResult, 1), requests: make(chan *request, 1),
-		loadBackoff: backoff.Backoff{First: writeRetry, Max: sinkRetryMax}, writeBackoff: backoff.Backoff{First: writeRetry, Max: writeRetryMax},
+		loadBackoff: backoff.Backoff{First: writeRetry, Max: loadRetryMax}, writeBackoff: backoff.Backoff{First: writeRetry, Max: writeRetryMax},
 		reopenBackoff: backoff.Backoff{First: writeRetry, Max: writeRetryMax},
-		eventLimiter:  newEventLimiter(time.Now()), clock: newClock(),
-		facts: facts{device: ref, node: h.node, desired: map[string]desiredState{}, health: health{state: v1beta1.StateUnknown, reason: devices.ReasonConnecting}},
+		clock:         newClock(),
+		facts:         facts{device: ref, node: h.node, desired: map[string]desiredState{}, health: health{state: v1beta1.StateUnknown, reason: devices.ReasonConnecting}},
 	}
-	h.counters.moveDevice("", w.facts.health.state)
+	h.counters.MoveDevice("", w.facts.health.state)
 	return w
 }
 
@@ -165,13 +176,13 @@ func (w *worker) run(parent context.Context, after <-chan struct{}) {
 		<-after
 	}
 	ctx, cancel := context.WithCancel(parent)
-	// The outbox outlives ctx, to take the result of a write that still runs.
+	// The recorder outlives ctx, to take the result of a write that still runs.
 	recording, stopRecording := context.WithCancel(context.WithoutCancel(parent))
 	var wg sync.WaitGroup
-	wg.Go(func() { w.outbox.run(recording) })
+	wg.Go(func() { w.records.Run(recording) })
 	left := false
-	wg.Go(func() { left = w.status.run(ctx) })
-	w.epoch = time.Now().UnixMilli()
+	wg.Go(func() { left = w.status.Run(ctx) })
+	w.records.StartEpoch(time.Now())
 	w.loop(ctx)
 	w.stopSession()
 	w.abandon(context.WithoutCancel(ctx))
@@ -179,13 +190,13 @@ func (w *worker) run(parent context.Context, after <-chan struct{}) {
 	stopRecording()
 	wg.Wait()
 	w.saveAndReport(parent, left)
-	w.host.counters.moveDevice(w.facts.health.state, "")
+	w.host.counters.MoveDevice(w.facts.health.state, "")
 }
 
 // saveAndReport saves the state and the last status after the worker has stopped. The state
 // of a deleted device is deleted instead.
 func (w *worker) saveAndReport(parent context.Context, statusLeft bool) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), stopTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), report.StopTimeout)
 	defer cancel()
 	select {
 	case <-w.ended:
@@ -216,7 +227,7 @@ func (w *worker) loop(ctx context.Context) {
 		timer.Reset(w.idle(time.Now()))
 		var ready <-chan struct{}
 		if w.dirty {
-			ready = w.status.ready
+			ready = w.status.Ready()
 		}
 		select {
 		case <-ctx.Done():

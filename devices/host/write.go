@@ -46,7 +46,7 @@ func (w *worker) applyDesired(desired []devices.Desired, version string) {
 			continue // audited when its result is known
 		}
 		c.Ack = devices.Superseded
-		w.host.counters.countWrite(c.Ack)
+		w.host.counters.CountWrite(c.Ack)
 		w.audit(p, c, devices.Outcome{})
 	}
 	if maps.Equal(now, before) {
@@ -236,7 +236,7 @@ func (w *worker) handleWriteResult(ctx context.Context, r writeResult) {
 		if r.outcome.Written && r.err != nil {
 			c.Message = r.err.Error()
 		}
-		w.host.counters.countWrite(c.Ack)
+		w.host.counters.CountWrite(c.Ack)
 		w.audit(r.property, c, r.outcome)
 		return
 	case r.err != nil && w.sessionReplaced(ctx, r):
@@ -297,7 +297,7 @@ func (w *worker) finish(property string, c desiredState, o devices.Outcome, err 
 
 // reportOutcome reports a concluded desired value as audit, event and log message.
 func (w *worker) reportOutcome(property string, c desiredState, o devices.Outcome) {
-	w.host.counters.countWrite(c.Ack)
+	w.host.counters.CountWrite(c.Ack)
 	w.audit(property, c, o)
 	message := property + " = " + c.Value
 	if c.Message != "" {
@@ -316,7 +316,7 @@ func (w *worker) reportOutcome(property string, c desiredState, o devices.Outcom
 	case devices.Drifted:
 		reason = "DesiredDrifted"
 	}
-	w.event(typ, reason, message)
+	w.records.Event(typ, reason, message)
 	w.changed()
 }
 
@@ -340,8 +340,8 @@ func (w *worker) compare(point int, now time.Time) bool {
 	w.facts.desired[p.Name], w.needsSave = is, true
 	w.workAt = now
 	if is.Ack == devices.Drifted && c.Ack != devices.Drifted {
-		w.host.counters.countWrite(devices.Drifted)
-		w.event(devices.EventWarning, "DesiredDrifted", p.Name+": desired "+c.Value+", "+is.Message)
+		w.host.counters.CountWrite(devices.Drifted)
+		w.records.Event(devices.EventWarning, "DesiredDrifted", p.Name+": desired "+c.Value+", "+is.Message)
 	}
 	if is.Reason == devices.ReasonEnforceEnded {
 		w.audit(p.Name, is, devices.Outcome{})
@@ -350,17 +350,10 @@ func (w *worker) compare(point int, now time.Time) bool {
 }
 
 func (w *worker) audit(property string, c desiredState, o devices.Outcome) {
-	w.recordAudit(&devices.Audit{
+	w.records.Audit(&devices.Audit{
 		Property: property, Version: c.Version, Value: c.Value, Before: o.Before, After: o.After, Written: o.Written, Sent: o.Sent,
 		Ack: c.Ack, Reason: c.Reason, Message: c.Message,
 	})
-}
-
-// recordAudit numbers an audit and queues it.
-func (w *worker) recordAudit(a *devices.Audit) {
-	w.audits++
-	a.Device, a.Node, a.Epoch, a.Sequence, a.Time = w.device, w.host.node, w.epoch, w.audits, time.Now().UnixMilli()
-	w.outbox.put(a)
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -31,6 +31,8 @@ var ours = []struct {
 	{"streams", nil},
 	{"devices/api", []string{"devices/api"}},
 	{"devices/internal/backoff", nil},
+	{"devices/internal/stats", []string{"devices/.", "devices/api"}},
+	{"devices/internal/report", []string{"devices/.", "devices/api", "devices/internal/backoff", "devices/internal/stats", "internal/logonce"}},
 	{"devices/host", []string{"devices/.", "devices/api", "devices/internal", "internal/logonce"}},
 	{"devices/modbus/codec", []string{"devices/.", "devices/api"}},
 	{"devices/modbus/wire", []string{"devices/."}},

@@ -1,4 +1,4 @@
-package host
+package report
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/internal/backoff"
+	"github.com/petiole-io/petiole/devices/internal/stats"
 	"github.com/petiole-io/petiole/internal/logonce"
 )
 
@@ -18,8 +19,8 @@ const (
 	outboxSamples = 4096
 	sinkRetry     = 200 * time.Millisecond
 	sinkRetryMax  = 10 * time.Second
-	// stopTimeout bounds how long a stopping worker still tries to store what it has.
-	stopTimeout = 2 * time.Second
+	// StopTimeout bounds how long a stopping worker still tries to store what it has.
+	StopTimeout = 2 * time.Second
 )
 
 // outbox passes samples, audits and events of one device to the sink, in order, and retries
@@ -27,7 +28,7 @@ const (
 // reports their number with the next ones.
 type outbox struct {
 	sink     devices.Sink
-	counters *counters
+	counters *stats.Counters
 	failures *logonce.Reporter
 	log      *zap.Logger
 
@@ -41,7 +42,7 @@ type outbox struct {
 	wake    chan struct{}
 }
 
-func newOutbox(sink devices.Sink, m *counters, failures *logonce.Reporter, log *zap.Logger) *outbox {
+func newOutbox(sink devices.Sink, m *stats.Counters, failures *logonce.Reporter, log *zap.Logger) *outbox {
 	return &outbox{sink: sink, counters: m, failures: failures, log: log, wake: make(chan struct{}, 1)}
 }
 
@@ -66,11 +67,11 @@ func (o *outbox) put(item any) {
 		}
 		o.samples++
 		s.Dropped = 0
-		o.counters.batches.Add(1)
-		o.counters.samples.Add(uint64(len(s.Samples)))
+		o.counters.Batches.Add(1)
+		o.counters.Samples.Add(uint64(len(s.Samples)))
 	}
 	o.queue = append(o.queue, item)
-	o.counters.waiting.Add(1)
+	o.counters.Waiting.Add(1)
 	o.mu.Unlock()
 	select {
 	case o.wake <- struct{}{}:
@@ -89,7 +90,7 @@ func (o *outbox) dropOldest() {
 		o.queue = o.queue[1:]
 		o.samples--
 		o.countDropped(s)
-		o.counters.waiting.Add(-1)
+		o.counters.Waiting.Add(-1)
 		return
 	}
 }
@@ -100,7 +101,7 @@ func (o *outbox) countDropped(s *devices.Samples) {
 		o.epoch, o.dropped = s.Epoch, 0
 	}
 	o.dropped++
-	o.counters.dropped.Add(1)
+	o.counters.Dropped.Add(1)
 }
 
 func (o *outbox) pop() any {
@@ -113,7 +114,7 @@ func (o *outbox) pop() any {
 	o.queue[0] = nil
 	o.queue = o.queue[1:]
 	o.sending = item
-	o.counters.waiting.Add(-1)
+	o.counters.Waiting.Add(-1)
 	if s, ok := item.(*devices.Samples); ok {
 		o.samples--
 		if s.Epoch == o.epoch {
@@ -139,7 +140,7 @@ func (o *outbox) run(ctx context.Context) {
 		case <-o.wake:
 		}
 	}
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), StopTimeout)
 	defer cancel()
 	for item := o.pop(); item != nil; item = o.pop() {
 		if !o.deliver(last, item) {
@@ -167,7 +168,7 @@ func (o *outbox) dropRest() {
 		}
 	}
 	o.log.Warn("records dropped at stop: the sink does not store them", zap.Int("batches", o.samples), zap.Int("others", len(o.queue)-o.samples))
-	o.counters.waiting.Add(-int64(len(o.queue)))
+	o.counters.Waiting.Add(-int64(len(o.queue)))
 	o.queue, o.samples = nil, 0
 }
 
@@ -176,7 +177,7 @@ func (o *outbox) putBack(item any) {
 	defer o.mu.Unlock()
 	o.sending = nil
 	o.queue = append([]any{item}, o.queue...)
-	o.counters.waiting.Add(1)
+	o.counters.Waiting.Add(1)
 	if _, ok := item.(*devices.Samples); ok {
 		o.samples++
 	}

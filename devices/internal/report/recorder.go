@@ -1,0 +1,75 @@
+package report
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/internal/stats"
+	"github.com/petiole-io/petiole/internal/logonce"
+)
+
+// Recorder numbers the samples, audits and events of one device and queues them for the
+// sink. Its methods, except Run, are called by one goroutine.
+type Recorder struct {
+	device   devices.Ref
+	node     string
+	counters *stats.Counters
+	outbox   *outbox
+	limiter  eventLimiter
+
+	epoch    int64
+	sequence uint64
+	audits   uint64
+}
+
+// NewRecorder returns the Recorder of a device of a node. It starts nothing.
+func NewRecorder(device devices.Ref, node string, sink devices.Sink, counters *stats.Counters, failures *logonce.Reporter, log *zap.Logger) *Recorder {
+	return &Recorder{
+		device: device, node: node, counters: counters, outbox: newOutbox(sink, counters, failures, log), limiter: newEventLimiter(time.Now()),
+	}
+}
+
+// Run stores what is queued until ctx ends, and then for a short time the rest.
+func (r *Recorder) Run(ctx context.Context) { r.outbox.run(ctx) }
+
+// Unstored returns the number of audits and events that the sink has not stored.
+func (r *Recorder) Unstored() int { return r.outbox.records() }
+
+// StartEpoch starts an epoch, the first one or that after the wall clock was set back: the
+// times of later samples may be before those of earlier ones.
+func (r *Recorder) StartEpoch(now time.Time) {
+	r.epoch, r.sequence, r.audits = max(r.epoch+1, now.UnixMilli()), 0, 0
+}
+
+// Samples numbers a batch of samples and queues it.
+func (r *Recorder) Samples(samples []devices.Sample) {
+	r.sequence++
+	r.outbox.put(&devices.Samples{Device: r.device, Node: r.node, Epoch: r.epoch, Sequence: r.sequence, Samples: samples})
+}
+
+// Audit numbers an audit and queues it.
+func (r *Recorder) Audit(a *devices.Audit) {
+	r.audits++
+	a.Device, a.Node, a.Epoch, a.Sequence, a.Time = r.device, r.node, r.epoch, r.audits, time.Now().UnixMilli()
+	r.outbox.put(a)
+}
+
+// Event emits an event, unless the device had too many. Nothing is lost with it: the status,
+// the log or an audit has the same information.
+func (r *Recorder) Event(typ, reason, message string) {
+	now := time.Now()
+	skipped, ok := r.limiter.allow(now)
+	if !ok {
+		r.counters.Suppressed.Add(1)
+		return
+	}
+	if skipped > 0 {
+		message += fmt.Sprintf(" (%d events before this one were suppressed)", skipped)
+	}
+	r.counters.Events.Add(1)
+	r.outbox.put(&devices.Event{Device: r.device, Node: r.node, Type: typ, Reason: reason, Message: message, Time: now.UnixMilli()})
+}
