@@ -69,34 +69,13 @@ func (w *worker) load(ctx context.Context) bool {
 		w.loadAt = time.Now().Add(w.loadBackoff.Next())
 		return false
 	}
-	w.saved, w.commandLog, w.loaded = m, l, true
+	w.saved, w.loaded = m, true
 	w.facts.desired = m.Desired
 	if m.LastOnline > 0 {
 		w.facts.lastOnline = time.UnixMilli(m.LastOnline)
 	}
-	open, segments := w.commandLog.interrupted()
-	w.interrupted = segments
-	for _, r := range open {
-		for _, p := range sortedKeys(r.Properties) {
-			w.auditCommand(r.ID, r.Method, p, r.Properties[p], devices.PropertyResult{Ack: devices.Failed, Reason: devices.ReasonUnknown, Message: "interrupted by a restart"})
-		}
-	}
+	w.commands.start(l)
 	return true
-}
-
-// saveInterrupted saves the results of interrupted commands, after the sink has stored their
-// audits. Until then a restart finds the commands open and audits them again.
-func (w *worker) saveInterrupted(ctx context.Context) {
-	if len(w.interrupted) == 0 || w.records.Unstored() > 0 {
-		return
-	}
-	for _, i := range w.interrupted {
-		if err := w.commandLog.saveSegment(ctx, w.host.state, w.device, i); err != nil {
-			w.log.Warn("interrupted commands not recorded", zap.Error(err))
-			return
-		}
-	}
-	w.interrupted = nil
 }
 
 // readState reads the saved state and the command log. It goes on without what is corrupt,

@@ -61,7 +61,6 @@ type worker struct {
 
 	target      *target    // is reconciled once the saved state is loaded
 	saved       savedState // without the desired values, which are in facts
-	commandLog  commandLog
 	loaded      bool
 	loadAt      time.Time
 	loadBackoff backoff.Backoff
@@ -89,10 +88,7 @@ type worker struct {
 	retryAt      time.Time    // no write to an unreachable device before then
 	writeBackoff backoff.Backoff
 
-	queue []*execution // commands that have not begun
-	// interrupted are the segments with interrupted commands whose results are not saved.
-	interrupted []int
-	executing   *execution
+	commands *executor
 }
 
 // recorder takes what a device reports besides its status.
@@ -139,6 +135,7 @@ func newWorker(h *Host, ref devices.Ref) *worker {
 		clock:         newClock(),
 		facts:         facts{device: ref, node: h.node, desired: map[string]desiredState{}, health: health{state: v1beta1.StateUnknown, reason: devices.ReasonConnecting}},
 	}
+	w.commands = &executor{ref: ref, device: w, state: h.state, counters: h.counters, records: w.records, log: log}
 	h.counters.MoveDevice("", w.facts.health.state)
 	return w
 }
@@ -249,7 +246,7 @@ func (w *worker) loop(ctx context.Context) {
 		case r := <-w.writeResults:
 			w.handleWriteResult(ctx, r)
 		case r := <-w.requests:
-			w.enqueue(r)
+			w.commands.enqueue(r)
 		case <-ready:
 			w.sendStatus(time.Now())
 		case <-timer.C:
@@ -270,7 +267,7 @@ func (w *worker) advance(ctx context.Context) {
 	if !w.reopenAt.IsZero() && !time.Now().Before(w.reopenAt) {
 		w.reopenSession(ctx)
 	}
-	w.saveInterrupted(ctx)
+	w.commands.saveInterrupted(ctx)
 	w.work(ctx)
 }
 
@@ -287,12 +284,7 @@ func (w *worker) idle(now time.Time) time.Duration {
 	if w.target != nil {
 		sooner(w.loadAt)
 	}
-	if len(w.interrupted) > 0 {
-		sooner(now.Add(writeRetry))
-	}
-	for _, e := range w.queue {
-		sooner(e.deadline)
-	}
+	sooner(w.commands.due(now))
 	if !w.writing {
 		sooner(w.workAt)
 	}
@@ -304,4 +296,53 @@ func unixMilli(t time.Time) int64 {
 		return 0
 	}
 	return t.UnixMilli()
+}
+
+// abandon ends writes and commands when the worker stops. It waits for the write that runs,
+// and fails the commands that are left.
+func (w *worker) abandon(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, report.StopTimeout)
+	defer cancel()
+	if w.writing {
+		w.handleWriteResult(ctx, <-w.writeResults)
+	}
+	w.commands.stop(ctx, w.requests)
+}
+
+// definition returns the definition with which the device is operated.
+func (w *worker) definition() devices.Definition { return w.def }
+
+// obstacle returns the result of commands that cannot be carried out now, or nil if they can.
+func (w *worker) obstacle() *devices.CommandResult {
+	switch h := w.facts.health; {
+	case w.fenced:
+		return &devices.CommandResult{Ack: devices.Failed, Reason: devices.ReasonStale, Message: "the Device object is older than one seen before"}
+	case w.session == nil:
+		return &devices.CommandResult{Ack: devices.Failed, Reason: h.reason, Message: h.message}
+	case h.reason != devices.ReasonConnecting && !h.answers():
+		return &devices.CommandResult{Ack: devices.Failed, Reason: devices.ReasonOffline, Message: h.reason + ": " + h.message}
+	}
+	return nil
+}
+
+// sessionNumber returns the number of the session that runs, 0 if there is none.
+func (w *worker) sessionNumber() uint64 {
+	if w.session == nil {
+		return 0
+	}
+	return w.session.number
+}
+
+// keepSegments saves that n segments of the command log may exist.
+func (w *worker) keepSegments(ctx context.Context, n int) error {
+	was := w.saved.Segments
+	if n <= was {
+		return nil
+	}
+	w.saved.Segments = n
+	err := w.save(ctx)
+	if err != nil {
+		w.saved.Segments = was
+	}
+	return err
 }

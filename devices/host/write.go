@@ -86,8 +86,12 @@ func (w *worker) withdraw() {
 // work starts the next write that is due: that of a command or, after saving the state, of a
 // desired value. At most one write runs at a time, outside of the worker's goroutine.
 func (w *worker) work(ctx context.Context) {
-	w.expireCommands(time.Now())
-	if w.writing || w.command(ctx) {
+	w.commands.expire(time.Now(), w.loaded)
+	if w.writing {
+		return
+	}
+	// While there is a target, the newest definition has not been reconciled yet.
+	if w.loaded && w.target == nil && w.commands.advance(ctx) {
 		return
 	}
 	now := time.Now()
@@ -221,7 +225,8 @@ func (w *worker) write(ctx context.Context, point int, value string, limit time.
 func (w *worker) handleWriteResult(ctx context.Context, r writeResult) {
 	w.writing = false
 	if r.execution != nil {
-		w.commandWritten(ctx, r)
+		w.commands.written(r, w.sessionReplaced(ctx, r))
+		w.changed()
 		return
 	}
 	unwanted := w.current.withdrawn
