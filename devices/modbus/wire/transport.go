@@ -66,8 +66,12 @@ func New(e Endpoint, log *zap.Logger) *Transport {
 }
 
 // Open opens the connection, which must be closed. When ctx ends the connection is closed,
-// which unblocks reads and writes.
+// which unblocks reads and writes. It fails if ctx has ended: a serial port could be opened
+// all the same, and the reply to a request would come to whoever opens it next.
 func (t *Transport) Open(ctx context.Context, timeout time.Duration) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%w: connect: %w", ErrLink, err)
+	}
 	dctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	c, err := t.dial(dctx)
