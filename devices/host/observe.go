@@ -39,7 +39,7 @@ func (w *worker) observe(b devices.Batch) {
 			w.scheduleCheck(now.Add(p.Reporting.StaleAfter))
 		}
 		changed = changed || p.Report && t.differs(p.Reporting)
-		if t.quality == devices.Good && w.compare(r.Point, now) {
+		if t.quality == devices.Good && w.desired.compare(r.Point, now) {
 			changed = true
 		}
 	}
@@ -117,7 +117,7 @@ func (w *worker) updateHealth(b devices.Batch, now time.Time) bool {
 	case !was.answers():
 		w.log.Info("device online")
 		w.records.Event(devices.EventNormal, devices.ReasonOnline, "the device responds")
-		w.handleReturn(was)
+		w.desired.returned(was.state == v1beta1.StateOffline)
 	case is.state == devices.StateDegraded:
 		w.records.Event(devices.EventWarning, is.reason, w.facts.message())
 	default:
@@ -133,7 +133,8 @@ func (w *worker) handleOffline(was health, now time.Time) {
 	if is := w.facts.health; was.state != is.state {
 		w.log.Warn("device offline", zap.String("reason", is.reason), zap.String("message", is.message))
 		w.records.Event(devices.EventWarning, devices.ReasonOffline, is.reason+": "+is.message)
-		w.needsSave, w.workAt = true, now // saves the time it was last online
+		w.needsSave = true // the time it was last online
+		w.desired.schedule(now)
 	}
 }
 
@@ -142,18 +143,6 @@ func (w *worker) makeAllUncertain(reason string, now time.Time) {
 	for i := range w.facts.twins {
 		w.facts.twins[i].makeUncertain(reason, now)
 	}
-}
-
-// handleReturn schedules the writes that waited for the device. After it was offline, values
-// are compared again, since it may have lost them in a restart.
-func (w *worker) handleReturn(was health) {
-	for p, c := range w.facts.desired {
-		if is := c.afterReturn(); is != c && was.state == v1beta1.StateOffline {
-			w.facts.desired[p], w.needsSave = is, true
-		}
-	}
-	w.workAt, w.retryAt = time.Now(), time.Time{}
-	w.writeBackoff.Reset()
 }
 
 // faultyCount counts the properties that cannot be read although the device responds.

@@ -7,8 +7,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/petiole-io/petiole/devices"
 	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/devices"
 )
 
 // reconcile applies a new target. It restarts the session only if its definition has
@@ -40,11 +41,11 @@ func (w *worker) reconcile(ctx context.Context, t target) {
 		}
 		w.saved.Origin = t.origin
 		if t.model != nil { // without it desired values cannot be validated
-			w.applyDesired(desired, t.origin.Version)
+			w.desired.apply(desired, t.origin.Version)
 		}
 	}
 	if w.needsSave {
-		w.workAt = time.Now()
+		w.desired.schedule(time.Now())
 	}
 	w.checkAt = time.Now()
 	w.reportProblems()

@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/petiole-io/petiole/devices"
 	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/devices"
 )
 
 // replaceSession ends the session and starts one for a new definition. The new one starts
@@ -19,7 +20,7 @@ func (w *worker) replaceSession(ctx context.Context, def devices.Definition, pro
 	w.clearFaults()
 	w.unreachable = 0
 	w.setHealth(initialHealth(def, append(more, problems...)))
-	w.workAt, w.retryAt = time.Now(), time.Time{} // writes that waited may be possible now
+	w.desired.retry() // writes that waited may be possible now
 	w.reopenAt = time.Time{}
 	w.reopenBackoff.Reset()
 	if session != nil {
@@ -113,7 +114,7 @@ func (w *worker) reopenSession(ctx context.Context) {
 		return
 	}
 	w.startSession(ctx, session)
-	w.workAt = time.Now()
+	w.desired.schedule(time.Now())
 }
 
 func (w *worker) stopSession() {

@@ -64,7 +64,7 @@ type worker struct {
 	loaded      bool
 	loadAt      time.Time
 	loadBackoff backoff.Backoff
-	facts       facts
+	facts       *facts
 	def         devices.Definition
 	fenced      bool // the object is older than recorded: no writes
 	// unreachable counts batches in a row without a response of the device.
@@ -81,13 +81,10 @@ type worker struct {
 	statusLastOnline time.Time         // the last online time in it
 	checkAt          time.Time         // when checkTimes is due
 
-	needsSave    bool // saved has changes that are not stored
-	writing      bool
-	current      pendingWrite // the write of a desired value that runs, if any
-	workAt       time.Time    // when to look at desired values; zero: not scheduled
-	retryAt      time.Time    // no write to an unreachable device before then
-	writeBackoff backoff.Backoff
+	needsSave bool // saved has changes that are not stored
+	writing   bool
 
+	desired  *desiredWriter
 	commands *executor
 }
 
@@ -130,10 +127,13 @@ func newWorker(h *Host, ref devices.Ref) *worker {
 		host: h, device: ref, log: log, records: report.NewRecorder(ref, h.node, h.sink, h.counters, failures, log), status: report.NewStatusWriter(h.sink, ref, h.interval, h.counters, failures),
 		wake: make(chan struct{}, 1), ended: make(chan struct{}), stopped: make(chan struct{}),
 		batches: make(chan sessionBatch, batchQueue), sessionEnds: make(chan sessionEnd, 1), writeResults: make(chan writeResult, 1), requests: make(chan *request, 1),
-		loadBackoff: backoff.Backoff{First: writeRetry, Max: loadRetryMax}, writeBackoff: backoff.Backoff{First: writeRetry, Max: writeRetryMax},
+		loadBackoff:   backoff.Backoff{First: writeRetry, Max: loadRetryMax},
 		reopenBackoff: backoff.Backoff{First: writeRetry, Max: writeRetryMax},
 		clock:         newClock(),
-		facts:         facts{device: ref, node: h.node, desired: map[string]desiredState{}, health: health{state: v1beta1.StateUnknown, reason: devices.ReasonConnecting}},
+		facts:         &facts{device: ref, node: h.node, desired: map[string]desiredState{}, health: health{state: v1beta1.StateUnknown, reason: devices.ReasonConnecting}},
+	}
+	w.desired = &desiredWriter{
+		device: w, facts: w.facts, counters: h.counters, records: w.records, log: log, backoff: backoff.Backoff{First: writeRetry, Max: writeRetryMax},
 	}
 	w.commands = &executor{ref: ref, device: w, state: h.state, counters: h.counters, records: w.records, log: log}
 	h.counters.MoveDevice("", w.facts.health.state)
@@ -286,7 +286,7 @@ func (w *worker) idle(now time.Time) time.Duration {
 	}
 	sooner(w.commands.due(now))
 	if !w.writing {
-		sooner(w.workAt)
+		sooner(w.desired.workAt)
 	}
 	return max(next.Sub(now), 0)
 }
@@ -346,3 +346,9 @@ func (w *worker) keepSegments(ctx context.Context, n int) error {
 	}
 	return err
 }
+
+// writable reports whether there is a session for writes, and the object is not fenced.
+func (w *worker) writable() bool { return w.session != nil && !w.fenced }
+
+// saveLater has the state saved before the next write.
+func (w *worker) saveLater() { w.needsSave = true }

@@ -41,7 +41,7 @@ const (
 // largePackages lists the packages above maxFiles or maxLines.
 var largePackages = map[string]exception{
 	"bridge":         {size{59, 8920}, rooms},
-	"devices/host":   {size{19, 2900}, rooms},
+	"devices/host":   {size{20, 2985}, rooms},
 	"devices/dmi":    {size{17, 2700}, "speaks 45 messages in one package; the reporter could go"},
 	"devices/modbus": {size{21, 2900}, "shares a job's state among link, queue, units and pollers; the planner could go"},
 	"leaf":           {size{32, 4460}, rooms},
@@ -60,7 +60,7 @@ var largeTypes = map[string]exception{
 	"bridge/api/v1alpha1.SiteStatus": {size{0, 25}, data},
 	"devices.Audit":                  {size{0, 17}, data},
 	"devices/dmi.Server":             {size{23, 14}, "has a method for each call of DMI"},
-	"devices/host.worker":            {size{55, 42}, rooms},
+	"devices/host.worker":            {size{44, 39}, rooms},
 	"devices/dmi.session":            {size{35, 16}, "binds one device to one mapper: both sides' calls end here"},
 	"devices/modbus.settings":        {size{3, 22}, data},
 	"leaf.storeSupervisor":           {size{33, 23}, rooms},

@@ -1,0 +1,356 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sort"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/internal/backoff"
+	"github.com/petiole-io/petiole/devices/internal/stats"
+)
+
+// desiredWriter writes the desired values of one device, and compares them with the values
+// that the device has.
+type desiredWriter struct {
+	device   writableDevice
+	facts    *facts
+	counters *stats.Counters
+	records  recorder
+	log      *zap.Logger
+
+	current pendingWrite // the write of a desired value that runs, if any
+	workAt  time.Time    // when to look at desired values; zero: not scheduled
+	retryAt time.Time    // no write to an unreachable device before then
+	backoff backoff.Backoff
+}
+
+// writableDevice is a device as the writer of its desired values sees it.
+type writableDevice interface {
+	definition() devices.Definition
+	// writable reports whether there is a session for writes, and the object is not fenced.
+	writable() bool
+	// write starts a write by the session, which ends at limit. The returned function keeps
+	// it from beginning.
+	write(ctx context.Context, point int, value string, limit time.Time, job writeResult) context.CancelFunc
+	// saveLater has the saved state, which includes the desired values, saved before the next
+	// write.
+	saveLater()
+	// changed schedules a status.
+	changed()
+}
+
+// pendingWrite is the write of a desired value that runs.
+type pendingWrite struct {
+	property string
+	desired  desiredState
+	// cancel keeps the driver from beginning it; withdrawn reports that it was called.
+	cancel    context.CancelFunc
+	withdrawn bool
+}
+
+// isFor reports whether it writes this desired value of a property.
+func (a *pendingWrite) isFor(property string, c desiredState) bool {
+	return a.property == property && a.desired.sameAs(c)
+}
+
+// apply takes over the desired values of a target.
+func (d *desiredWriter) apply(desired []devices.Desired, version string) {
+	before := d.facts.desired
+	now, superseded := mergeDesired(desired, version, d.device.definition().Digest(), before)
+	for p, c := range superseded {
+		if d.current.isFor(p, c) {
+			continue // audited when its result is known
+		}
+		c.Ack = devices.Superseded
+		d.counters.CountWrite(c.Ack)
+		d.audit(p, c, devices.Outcome{})
+	}
+	if maps.Equal(now, before) {
+		return
+	}
+	d.facts.desired = now
+	d.device.saveLater()
+	d.withdraw()
+	d.reset()
+	for _, p := range sortedKeys(now) {
+		if c := now[p]; c.Digest != before[p].Digest && c.Ack == devices.Rejected { // because of its metadata
+			d.reportOutcome(p, c, devices.Outcome{})
+		}
+	}
+	for i, p := range d.facts.points { // an observed value may be known already
+		if t := d.facts.twins[i]; t.quality == devices.Good && now[p.Name].Policy == devices.DriftObserve {
+			d.compare(i, time.Now())
+		}
+	}
+}
+
+// withdraw keeps the running write from beginning if its value is no longer desired. A write
+// that has begun goes on.
+func (d *desiredWriter) withdraw() {
+	u := &d.current
+	if u.property == "" {
+		return
+	}
+	c, ok := d.facts.desired[u.property]
+	if _, waits := c.due(); ok && waits && c.sameAs(u.desired) {
+		return
+	}
+	u.withdrawn = true
+	u.cancel()
+}
+
+// isDue reports whether advance should be called.
+func (d *desiredWriter) isDue(now time.Time) bool { return !d.workAt.IsZero() && !now.Before(d.workAt) }
+
+// advance starts the next write that is due, and reports whether it started one. The state
+// must be saved.
+func (d *desiredWriter) advance(ctx context.Context, now time.Time) (started bool) {
+	d.workAt = time.Time{}
+	for _, property := range d.waiting() {
+		if d.tryWrite(ctx, property, now) {
+			return true
+		}
+	}
+	return false
+}
+
+// schedule has the desired values looked at no later than t.
+func (d *desiredWriter) schedule(t time.Time) {
+	if d.workAt.IsZero() || t.Before(d.workAt) {
+		d.workAt = t
+	}
+}
+
+// retry has the desired values looked at now, also those that wait for an unreachable device.
+func (d *desiredWriter) retry() {
+	d.schedule(time.Now())
+	d.retryAt = time.Time{}
+}
+
+// reset is retry, and ends the pauses between attempts to write to an unreachable device.
+func (d *desiredWriter) reset() {
+	d.retry()
+	d.backoff.Reset()
+}
+
+// postpone schedules the next attempt after the state could not be saved.
+func (d *desiredWriter) postpone() {
+	d.backOff()
+	d.workAt = d.retryAt
+}
+
+// waiting returns the properties whose desired values wait to be written. Those that were
+// tried come last.
+func (d *desiredWriter) waiting() []string {
+	var names []string
+	for p, c := range d.facts.desired {
+		if _, waits := c.due(); waits || c.Ack == devices.Pending {
+			names = append(names, p)
+		}
+	}
+	sort.Strings(names)
+	slices.SortStableFunc(names, func(a, b string) int { return int(d.facts.desired[a].Time - d.facts.desired[b].Time) })
+	return names
+}
+
+// tryWrite starts the write of a desired value if it is due, or schedules it. It reports
+// whether it started one.
+func (d *desiredWriter) tryWrite(ctx context.Context, property string, now time.Time) (started bool) {
+	c := d.facts.desired[property]
+	if c.expired(now) {
+		d.expire(property, c)
+		return false
+	}
+	if c.Expires != 0 {
+		d.schedule(time.UnixMilli(c.Expires))
+	}
+	since, waits := c.due()
+	i := d.point(property)
+	if !waits || i < 0 || !d.device.writable() {
+		return false // it waits for a reading or another definition
+	}
+	if since = latest(since, d.retryAt); now.Before(since) {
+		d.schedule(since)
+		return false
+	}
+	if r := d.device.definition().Points[i].Validate(c.Value); r != nil {
+		d.finish(property, c, devices.Outcome{}, r)
+		return false
+	}
+	limit := now.Add(writeLimit)
+	if c.Expires != 0 && time.UnixMilli(c.Expires).Before(limit) {
+		limit = time.UnixMilli(c.Expires)
+	}
+	cancel := d.device.write(ctx, i, c.Value, limit, writeResult{property: property, desired: c})
+	d.current = pendingWrite{property: property, desired: c, cancel: cancel}
+	return true
+}
+
+// expire concludes a desired value whose expiresAt has passed.
+func (d *desiredWriter) expire(property string, c desiredState) {
+	if c.Ack == devices.Drifted {
+		c.Reason = devices.ReasonEnforceEnded
+	} else {
+		c.Ack, c.Reason, c.Message = devices.Expired, devices.ReasonDeadline, "not written before "+time.UnixMilli(c.Expires).UTC().Format(time.RFC3339)
+	}
+	c.Time = time.Now().UnixMilli()
+	d.facts.desired[property] = c
+	d.device.saveLater()
+	d.reportOutcome(property, c, devices.Outcome{})
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
+
+func (d *desiredWriter) point(property string) int {
+	return slices.IndexFunc(d.device.definition().Points, func(p devices.Point) bool { return p.Name == property })
+}
+
+// written handles the result of a write. Replaced reports whether the session was replaced or
+// stopped meanwhile.
+func (d *desiredWriter) written(r writeResult, replaced bool) {
+	unwanted := d.current.withdrawn
+	d.current = pendingWrite{}
+	d.schedule(time.Now())
+	now, ok := d.facts.desired[r.property]
+	switch {
+	case !ok || !now.sameAs(r.desired):
+		// Another value or none is desired by now. The write is audited nevertheless.
+		c := r.desired
+		c.Ack = devices.Superseded
+		if r.outcome.Written && r.err != nil {
+			c.Message = r.err.Error()
+		}
+		d.counters.CountWrite(c.Ack)
+		d.audit(r.property, c, r.outcome)
+		return
+	case r.err != nil && replaced:
+		// Interrupted by a change of the definition, or by the stop: it is tried again.
+		if r.outcome.Written {
+			c := now
+			c.Reason, c.Message = devices.ReasonInterrupted, r.err.Error()
+			d.audit(r.property, c, r.outcome)
+		}
+		return
+	case unwanted && !r.outcome.Written && unreachable(r.err):
+		return // withdrawn before it began
+	case unreachable(r.err):
+		known := now.Reason == devices.ReasonOffline
+		now.Reason, now.Message, now.Time = devices.ReasonOffline, r.err.Error(), time.Now().UnixMilli()
+		d.facts.desired[r.property] = now
+		if !known || r.outcome.Written {
+			d.audit(r.property, now, r.outcome)
+			d.device.changed()
+		}
+		d.backOff()
+		return
+	}
+	d.finish(r.property, now, r.outcome, r.err)
+}
+
+// returned schedules the writes that waited for the device, which responds again. If it was
+// offline, values are compared again, since it may have lost them in a restart.
+func (d *desiredWriter) returned(offline bool) {
+	for p, c := range d.facts.desired {
+		if is := c.afterReturn(); is != c && offline {
+			d.facts.desired[p] = is
+			d.device.saveLater()
+		}
+	}
+	d.reset()
+}
+
+// finish concludes a desired value with the result of its write.
+func (d *desiredWriter) finish(property string, c desiredState, o devices.Outcome, err error) {
+	var rejection *devices.Rejection
+	switch {
+	case err == nil:
+		c.Ack, c.Reason, c.Message = devices.Applied, "", ""
+		if c.Enforced > 0 {
+			c.Reason = devices.ReasonEnforced
+		}
+	case errors.As(err, &rejection):
+		c.Ack, c.Reason, c.Message = devices.Rejected, rejection.Reason, rejection.Message
+	default:
+		c.Ack, c.Reason, c.Message = devices.Failed, devices.ReasonFailure, err.Error()
+	}
+	c.Actual, c.Due = o.After, 0
+	c.Time, c.Basis = time.Now().UnixMilli(), d.device.definition().Digest()
+	d.facts.desired[property] = c
+	d.device.saveLater()
+	d.retryAt = time.Time{}
+	d.backoff.Reset()
+	d.reportOutcome(property, c, o)
+}
+
+// reportOutcome reports a concluded desired value as audit, event and log message.
+func (d *desiredWriter) reportOutcome(property string, c desiredState, o devices.Outcome) {
+	d.counters.CountWrite(c.Ack)
+	d.audit(property, c, o)
+	message := property + " = " + c.Value
+	if c.Message != "" {
+		message += ": " + c.Message
+	}
+	d.log.Info("desired value concluded", zap.String("property", property), zap.String("ack", string(c.Ack)),
+		zap.String("version", c.Version), zap.String("reason", c.Reason), zap.Bool("written", o.Written))
+	typ, reason := devices.EventWarning, "DesiredFailed"
+	switch c.Ack {
+	case devices.Applied:
+		typ, reason = devices.EventNormal, "DesiredApplied"
+	case devices.Rejected:
+		reason = "DesiredRejected"
+	case devices.Expired:
+		reason = "DesiredExpired"
+	case devices.Drifted:
+		reason = "DesiredDrifted"
+	}
+	d.records.Event(typ, reason, message)
+	d.device.changed()
+}
+
+// backOff schedules the next attempt to write to an unreachable device.
+func (d *desiredWriter) backOff() {
+	d.retryAt = time.Now().Add(d.backoff.Next())
+}
+
+// compare compares the good value of a point with its desired value, and reports whether the
+// ack changed.
+func (d *desiredWriter) compare(point int, now time.Time) bool {
+	p, t := d.device.definition().Points[point], &d.facts.twins[point]
+	c, ok := d.facts.desired[p.Name]
+	if !ok || d.current.property == p.Name {
+		return false
+	}
+	is, changed := c.compare(p.Type, t.text, t.time, now)
+	if !changed {
+		return false
+	}
+	d.facts.desired[p.Name] = is
+	d.device.saveLater()
+	d.schedule(now)
+	if is.Ack == devices.Drifted && c.Ack != devices.Drifted {
+		d.counters.CountWrite(devices.Drifted)
+		d.records.Event(devices.EventWarning, "DesiredDrifted", p.Name+": desired "+c.Value+", "+is.Message)
+	}
+	if is.Reason == devices.ReasonEnforceEnded {
+		d.audit(p.Name, is, devices.Outcome{})
+	}
+	return true
+}
+
+func (d *desiredWriter) audit(property string, c desiredState, o devices.Outcome) {
+	d.records.Audit(&devices.Audit{
+		Property: property, Version: c.Version, Value: c.Value, Before: o.Before, After: o.After, Written: o.Written, Sent: o.Sent,
+		Ack: c.Ack, Reason: c.Reason, Message: c.Message,
+	})
+}
