@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/internal/metrics"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -24,13 +25,13 @@ type Bridge struct {
 	log     *zap.Logger
 	count   counters
 	metrics *instruments
-	fence   *fence
+	fence   *lease.Fence
 }
 
 // New returns a bridge that has not started. It does not validate the configuration: see
 // Config.Validate.
 func New(cfg Config, log *zap.Logger) *Bridge {
-	b := &Bridge{cfg: cfg, log: log, fence: newFence(time.Now)}
+	b := &Bridge{cfg: cfg, log: log, fence: lease.NewFence(time.Now)}
 	b.metrics = newInstruments(&b.count)
 	return b
 }
@@ -71,7 +72,7 @@ func (b *Bridge) compete(ctx context.Context) error {
 	}
 	log := b.log.With(zap.String("identity", b.cfg.LeaderElection.Identity))
 	for ctx.Err() == nil {
-		err := runElection(ctx, b.cfg.LeaderElection, clients.Election, b.fence, log, func(ctx context.Context, transitions uint64) {
+		err := lease.Run(ctx, b.cfg.LeaderElection.lease(), clients.Election, b.fence, log, func(ctx context.Context, transitions uint64) {
 			b.lead(ctx, clients, nc, transitions)
 		})
 		if err != nil {
@@ -127,7 +128,7 @@ func (b *Bridge) lead(ctx context.Context, c *kube.Clients, nc *nats.Conn, trans
 		if ctx.Err() != nil {
 			return
 		}
-		if errors.Is(err, errDeposed) || errors.Is(err, errNotLeading) {
+		if errors.Is(err, lease.ErrDeposed) || errors.Is(err, lease.ErrNotLeading) {
 			b.log.Warn("leadership lost", zap.Error(err))
 			return
 		}
@@ -229,7 +230,7 @@ func (b *Bridge) newComponents(h *hub, c *kube.Clients) (*components, error) {
 	queue := newQueue[reportKey](b.metrics, "writeback", writeRetry)
 	p.consumer = newReportConsumer(h, p.reports, p.publish, p.liveness, queue, newQueue[string](b.metrics, "reports", writeRetry), b.log)
 	p.consumer.count, p.consumer.metrics, p.consumer.workers = &b.count, b.metrics.sites, b.cfg.Limits.Workers
-	p.consumer.expiry = reportExpiry(timingFor(b.cfg.LeaderElection.LeaseDuration.Duration).lease)
+	p.consumer.expiry = reportExpiry(b.cfg.LeaderElection.lease().Duration())
 	p.writeback = &writeback{
 		clients: c, cache: cache, publish: p.publish, liveness: p.liveness, reports: p.reports, consumer: p.consumer,
 		log: b.log, count: &b.count, queue: queue, outage: outageOf("write back to the API server"), now: time.Now, deleted: deleted,

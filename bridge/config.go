@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/internal/configfile"
 )
 
@@ -72,6 +73,10 @@ type LeaderElectionConfig struct {
 	// LeaseDuration is the maximum time until another bridge takes over from one that died;
 	// default 15s.
 	LeaseDuration metav1.Duration `json:"leaseDuration"`
+}
+
+func (c LeaderElectionConfig) lease() lease.Config {
+	return lease.Config{Namespace: c.Namespace, Name: c.Name, Identity: c.Identity, Takeover: c.LeaseDuration.Duration}
 }
 
 // LimitsConfig limits what the bridge accepts.

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -22,7 +23,7 @@ const externalWritesInterval = 5 * time.Second
 type externalWrites struct {
 	hub     *hub
 	publish *publisher
-	fence   *fence
+	fence   *lease.Fence
 	log     *zap.Logger
 	count   *counters
 	outage  *outage

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/petiole-io/petiole/bridge/lease"
 )
 
 // requestMetrics counts the requests to the API server and records whether it answers.
@@ -61,7 +63,7 @@ func (t *countingTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	case err == nil:
 		t.total.WithLabelValues(r.Method, codeClass(answer.StatusCode)).Inc()
 		t.duration.WithLabelValues(r.Method).Observe(time.Since(start).Seconds())
-	case errors.Is(err, context.Canceled), errors.Is(err, errNotLeading), errors.Is(err, errDeposed):
+	case errors.Is(err, context.Canceled), errors.Is(err, lease.ErrNotLeading), errors.Is(err, lease.ErrDeposed):
 		return answer, err // says nothing about the API server
 	default:
 		t.total.WithLabelValues(r.Method, "error").Inc()

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 	"sigs.k8s.io/yaml"
 
+	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -152,7 +153,7 @@ func TestRequestsAreCounted(t *testing.T) {
 		t.Errorf("an API server that refuses does not work: %v", err)
 	}
 	answer(0, context.Canceled)
-	answer(0, errNotLeading)
+	answer(0, lease.ErrNotLeading)
 	if err := m.lastFailure(time.Now(), 0); err != nil {
 		t.Errorf("what was not sent speaks against the API server: %v", err)
 	}

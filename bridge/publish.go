@@ -15,6 +15,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/closure"
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -53,7 +54,7 @@ type publisher struct {
 	hub     *hub
 	cache   objectCache
 	storage storageCheck
-	fence   *fence
+	fence   *lease.Fence
 	epoch   string
 	log     *zap.Logger
 	count   *counters
@@ -82,7 +83,7 @@ type dirtySite struct {
 	extra map[string]streams.InventoryEntry
 }
 
-func newPublisher(cache objectCache, storage storageCheck, f *fence, count *counters, metrics *instruments, log *zap.Logger) *publisher {
+func newPublisher(cache objectCache, storage storageCheck, f *lease.Fence, count *counters, metrics *instruments, log *zap.Logger) *publisher {
 	return &publisher{
 		cache: cache, storage: storage, fence: f, log: log, count: count, closure: closure.New(), desired: newDesiredCache(),
 		dirty: map[string]*dirtySite{}, publishing: map[string]bool{}, retired: map[string]bool{},

@@ -17,6 +17,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -73,8 +74,7 @@ func startPublishing(t *testing.T) *publishing {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := newFence(time.Now)
-	f.reset()
+	f := lease.NewFence(time.Now)
 	f.Renewed(time.Now(), time.Hour)
 	f.SetTerm(1)
 	var count counters
@@ -168,8 +168,8 @@ func TestLateMessagesAreRefused(t *testing.T) {
 	if _, err := streams.Put(t.Context(), p.hub.js, subject, next); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.put(t.Context(), "plant-a", k, subject, mine, seq); !errors.Is(err, errDeposed) {
-		t.Errorf("a late message: %v, want %v", err, errDeposed)
+	if _, err := p.put(t.Context(), "plant-a", k, subject, mine, seq); !errors.Is(err, lease.ErrDeposed) {
+		t.Errorf("a late message: %v, want %v", err, lease.ErrDeposed)
 	}
 	if m, _ := last(); m.Hash != "next" {
 		t.Errorf("the stream holds %+v", m)

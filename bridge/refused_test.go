@@ -24,6 +24,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -37,9 +38,8 @@ func statusError(w http.ResponseWriter, code int, reason metav1.StatusReason) {
 }
 
 // leadingFence returns the fence of a leading bridge.
-func leadingFence() *fence {
-	f := newFence(time.Now)
-	f.reset()
+func leadingFence() *lease.Fence {
+	f := lease.NewFence(time.Now)
 	f.Renewed(time.Now(), time.Hour)
 	f.SetTerm(1)
 	return f

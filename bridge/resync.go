@@ -13,6 +13,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -35,7 +36,7 @@ type resyncer struct {
 	publish    *publisher
 	liveness   *liveness
 	syncStates *syncStates
-	fence      *fence
+	fence      *lease.Fence
 	log        *zap.Logger
 	count      *counters
 	outage     *outage

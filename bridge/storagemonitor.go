@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/lease"
 )
 
 const (
@@ -40,7 +41,7 @@ var errEpoch = errors.New("the API server's storage moved back or was replaced")
 type storageMonitor struct {
 	kv       jetstream.KeyValue
 	clients  *kube.Clients
-	fence    *fence
+	fence    *lease.Fence
 	log      *zap.Logger
 	count    *counters
 	outage   *outage
@@ -118,7 +119,7 @@ func (s *storageMonitor) logNewEpoch(r epochRecord, reason string) {
 
 // run checks the storage every storageInterval, and whenever an API server has answered a list
 // or started a watch, until ctx ends. It returns errEpoch if the storage was rolled back or
-// replaced, and errDeposed if another bridge has written the record.
+// replaced, and lease.ErrDeposed if another bridge has written the record.
 func (s *storageMonitor) run(ctx context.Context) error {
 	watcher, err := s.kv.Watch(ctx, recordKey, jetstream.UpdatesOnly())
 	if err != nil {
@@ -131,7 +132,7 @@ func (s *storageMonitor) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if errors.Is(err, errEpoch) || errors.Is(err, errDeposed) || errors.Is(err, errHubReplaced) {
+		if errors.Is(err, errEpoch) || errors.Is(err, lease.ErrDeposed) || errors.Is(err, errHubReplaced) {
 			return err
 		}
 		s.outage.report(err)
@@ -166,7 +167,7 @@ func (s *storageMonitor) recordChanged(e jetstream.KeyValueEntry) error {
 		return nil // invalid: load reports it
 	}
 	s.fence.ObserveTerm(r.Term)
-	if err := s.fence.Check(); errors.Is(err, errDeposed) {
+	if err := s.fence.Check(); errors.Is(err, lease.ErrDeposed) {
 		return err
 	}
 	return nil

@@ -56,7 +56,7 @@ type Clients struct {
 	Leases coordinationv1client.LeasesGetter
 	// Election is the client for the bridge's lease. It has a rate limit of its own, and may
 	// write even if this bridge does not lead.
-	Election kubernetes.Interface
+	Election coordinationv1client.LeasesGetter
 
 	config  *rest.Config
 	classic bool
@@ -123,7 +123,7 @@ func newLeasesClient(rc *rest.Config, hc *http.Client) (coordinationv1client.Lea
 // connection leaves time for another.
 const electionTimeout = 3 * time.Second
 
-func newElectionClient(rc *rest.Config) (kubernetes.Interface, func(), error) {
+func newElectionClient(rc *rest.Config) (coordinationv1client.LeasesGetter, func(), error) {
 	rc = rest.CopyConfig(rc)
 	rc.UserAgent += " leader-election"
 	rc.RateLimiter, rc.QPS, rc.Burst = nil, 20, 40
@@ -132,9 +132,9 @@ func newElectionClient(rc *rest.Config) (kubernetes.Interface, func(), error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("create Kubernetes client: %w", err)
 	}
-	client, err := kubernetes.NewForConfigAndClient(rc, hc)
+	client, err := coordinationv1client.NewForConfigAndClient(rc, hc)
 	if err != nil {
-		return nil, nil, fmt.Errorf("create Kubernetes client: %w", err)
+		return nil, nil, fmt.Errorf("create client for the leader election: %w", err)
 	}
 	return client, hc.CloseIdleConnections, nil
 }

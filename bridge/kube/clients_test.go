@@ -70,7 +70,7 @@ func TestWritesPassTheFence(t *testing.T) {
 				t.Errorf("a write of %s: %v", name, err)
 			}
 		}
-		if _, err := c.Election.CoordinationV1().Leases("d").Create(ctx, &coordinationv1.Lease{}, metav1.CreateOptions{}); err != nil {
+		if _, err := c.Election.Leases("d").Create(ctx, &coordinationv1.Lease{}, metav1.CreateOptions{}); err != nil {
 			t.Errorf("a write of the election: %v", err)
 		}
 		if _, err := as.Core.Pods("d").List(ctx, metav1.ListOptions{}); err != nil {

@@ -42,6 +42,7 @@ var ours = []struct {
 	{"devices/push", []string{"devices/.", "devices/api", "devices/internal/backoff", "internal/logonce"}},
 	{"devices", []string{"devices/api"}},
 	{"bridge/kube", []string{"bridge/kube", "streams"}},
+	{"bridge/lease", nil},
 	{"bridge/closure", []string{"bridge/api", "bridge/kube"}},
 	{"bridge", []string{"bridge", "streams", "devices/api", "internal/configfile", "internal/logonce", "internal/metrics", "internal/version"}},
 	{"leaf/link", nil},

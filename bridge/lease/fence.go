@@ -1,4 +1,4 @@
-package bridge
+package lease
 
 import (
 	"context"
@@ -10,13 +10,13 @@ import (
 )
 
 var (
-	// errNotLeading rejects a write while this bridge does not hold a valid lease.
-	errNotLeading = errors.New("this bridge does not lead")
-	// errDeposed reports that another bridge became leader after this one.
-	errDeposed = errors.New("another bridge leads")
+	// ErrNotLeading rejects a write while this bridge does not hold a valid lease.
+	ErrNotLeading = errors.New("this bridge does not lead")
+	// ErrDeposed reports that another bridge became leader after this one.
+	ErrDeposed = errors.New("another bridge leads")
 )
 
-// fence decides whether this bridge may write. Another bridge takes over one lease duration
+// Fence decides whether this bridge may write. Another bridge takes over one lease duration
 // after it has seen this one's last renewal at the earliest, so a renewal counts from before
 // it was sent. Both clocks must agree that the lease is valid: the monotonic clock does not
 // notice that the wall clock was set, and stands still while the machine is suspended.
@@ -24,7 +24,7 @@ var (
 // A write that passed the check and is sent late, because the process was paused in between,
 // is rejected by its precondition: a resource version, a UID, or the last sequence of its
 // subject. It is safe for concurrent use.
-type fence struct {
+type Fence struct {
 	now func() time.Time
 
 	mu      sync.Mutex
@@ -37,38 +37,40 @@ type fence struct {
 	deposedCh chan struct{}
 }
 
-func newFence(now func() time.Time) *fence { return &fence{now: now, deposedCh: make(chan struct{})} }
+// NewFence returns the fence of a bridge that does not lead. now is the clock, time.Now outside
+// tests.
+func NewFence(now func() time.Time) *Fence { return &Fence{now: now, deposedCh: make(chan struct{})} }
 
 // reset starts a period of leadership whose term is not known yet.
-func (f *fence) reset() {
+func (f *Fence) reset() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.term, f.successor, f.deposedCh = 0, 0, make(chan struct{})
 }
 
-// renewed records that a request sent at that time renewed the lease.
-func (f *fence) Renewed(sent time.Time, lease time.Duration) {
+// Renewed records that a request sent at that time renewed the lease for the given duration.
+func (f *Fence) Renewed(sent time.Time, lease time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.renewal, f.lease = sent, lease
 }
 
 // revoke ends the right to write.
-func (f *fence) revoke() {
+func (f *Fence) revoke() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.renewal = time.Time{}
 }
 
-// setTerm sets the term of this period of leadership.
-func (f *fence) SetTerm(term uint64) {
+// SetTerm sets the term of this period of leadership. It must be higher than all earlier ones.
+func (f *Fence) SetTerm(term uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.term = term
 }
 
-// observeTerm takes note of a term in what this bridge reads. A term above its own deposes it.
-func (f *fence) ObserveTerm(term uint64) {
+// ObserveTerm takes note of a term in what this bridge reads. A term above its own deposes it.
+func (f *Fence) ObserveTerm(term uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.term == 0 || term <= f.term || f.successor > 0 {
@@ -78,34 +80,35 @@ func (f *fence) ObserveTerm(term uint64) {
 	close(f.deposedCh)
 }
 
-// currentTerm returns the term of this period of leadership, 0 before setTerm.
-func (f *fence) Term() uint64 {
+// Term returns the term of this period of leadership, 0 before SetTerm.
+func (f *Fence) Term() uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.term
 }
 
 // deposed returns a channel that is closed when a higher term is observed.
-func (f *fence) deposed() <-chan struct{} {
+func (f *Fence) deposed() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.deposedCh
 }
 
-// check returns nil if this bridge may write.
-func (f *fence) Check() error {
+// Check returns nil if this bridge may write, ErrDeposed if a higher term was observed, and
+// ErrNotLeading if the lease is not held or no longer valid.
+func (f *Fence) Check() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.successor > 0 {
-		return fmt.Errorf("%w: term %d after this one's %d", errDeposed, f.successor, f.term)
+		return fmt.Errorf("%w: term %d after this one's %d", ErrDeposed, f.successor, f.term)
 	}
 	if f.renewal.IsZero() {
-		return errNotLeading
+		return ErrNotLeading
 	}
 	now := f.now()
 	monotonic, wall := now.Sub(f.renewal), now.Round(0).Sub(f.renewal.Round(0))
 	if monotonic >= f.lease || wall >= f.lease {
-		return fmt.Errorf("%w: its lease of %v was renewed %v ago", errNotLeading, f.lease, max(monotonic, wall).Round(time.Millisecond))
+		return fmt.Errorf("%w: its lease of %v was renewed %v ago", ErrNotLeading, f.lease, max(monotonic, wall).Round(time.Millisecond))
 	}
 	return nil
 }
@@ -113,9 +116,9 @@ func (f *fence) Check() error {
 // fenceInterval is the time between two checks of a leading bridge.
 const fenceInterval = 100 * time.Millisecond
 
-// watch blocks until this bridge may no longer write and returns the reason, or nil when ctx
+// Watch blocks until this bridge may no longer write and returns the reason, or nil when ctx
 // ends.
-func (f *fence) Watch(ctx context.Context) error {
+func (f *Fence) Watch(ctx context.Context) error {
 	tick := time.NewTicker(fenceInterval)
 	defer tick.Stop()
 	deposed := f.deposed()
@@ -132,12 +135,12 @@ func (f *fence) Watch(ctx context.Context) error {
 	}
 }
 
-// transport rejects API writes of a bridge that may not write. It adds the term to the user
-// agent of all others, so that the audit log identifies the writer.
-func (f *fence) Transport(next http.RoundTripper) http.RoundTripper { return &fencedTransport{f, next} }
+// Transport returns a transport that rejects API writes of a bridge that may not write. It adds
+// the term to the user agent of all others, so that the audit log identifies the writer.
+func (f *Fence) Transport(next http.RoundTripper) http.RoundTripper { return &fencedTransport{f, next} }
 
 type fencedTransport struct {
-	fence *fence
+	fence *Fence
 	next  http.RoundTripper
 }
 

@@ -1,4 +1,4 @@
-package bridge
+package lease
 
 import (
 	"errors"
@@ -12,7 +12,7 @@ func TestFence(t *testing.T) {
 	t.Parallel()
 	start := time.Now()
 	now := start
-	f := newFence(func() time.Time { return now })
+	f := NewFence(func() time.Time { return now })
 	wants := func(what string, want error) {
 		t.Helper()
 		if err := f.Check(); !errors.Is(err, want) || (err == nil) != (want == nil) {
@@ -20,24 +20,24 @@ func TestFence(t *testing.T) {
 		}
 	}
 	f.reset()
-	wants("before the lease is won", errNotLeading)
+	wants("before the lease is won", ErrNotLeading)
 	f.Renewed(now, 10*time.Second)
 	f.SetTerm(5)
 	wants("leading", nil)
 	now = start.Add(9 * time.Second)
 	wants("late", nil)
 	now = start.Add(10 * time.Second)
-	wants("lease over", errNotLeading)
+	wants("lease over", ErrNotLeading)
 	f.Renewed(now, 10*time.Second)
 	wants("renewed", nil)
 
 	// A machine that was suspended: the wall clock advanced, the monotonic clock did not.
 	// Without a monotonic reading the difference is that of the wall clock.
 	now = start.Add(10 * time.Second).Round(0).Add(time.Minute)
-	wants("suspended", errNotLeading)
+	wants("suspended", ErrNotLeading)
 	// The wall clock was set back: the monotonic clock counts.
 	now = start.Add(30 * time.Second)
-	wants("clock set", errNotLeading)
+	wants("clock set", ErrNotLeading)
 	now = start.Add(11 * time.Second)
 	wants("still running", nil)
 
@@ -51,22 +51,22 @@ func TestFence(t *testing.T) {
 	}
 	f.ObserveTerm(6)
 	f.ObserveTerm(7)
-	wants("a later term", errDeposed)
+	wants("a later term", ErrDeposed)
 	<-f.deposed()
 	f.Renewed(now, 10*time.Second)
-	wants("a renewal does not help", errDeposed)
+	wants("a renewal does not help", ErrDeposed)
 	f.reset()
 	f.SetTerm(8)
 	wants("leading again", nil)
 	f.revoke()
-	wants("given back", errNotLeading)
+	wants("given back", ErrNotLeading)
 }
 
 // Neither the terms of an earlier leader nor those seen before this bridge has a term depose
 // it.
 func TestFenceIgnoresTermsBeforeItsOwn(t *testing.T) {
 	t.Parallel()
-	f := newFence(time.Now)
+	f := NewFence(time.Now)
 	f.reset()
 	f.Renewed(time.Now(), time.Minute)
 	f.ObserveTerm(99)
@@ -77,7 +77,7 @@ func TestFenceIgnoresTermsBeforeItsOwn(t *testing.T) {
 
 func TestFencedTransport(t *testing.T) {
 	t.Parallel()
-	f := newFence(time.Now)
+	f := NewFence(time.Now)
 	f.reset()
 	var agents []string
 	rt := f.Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
@@ -97,7 +97,7 @@ func TestFencedTransport(t *testing.T) {
 		return err
 	}
 	for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
-		if err := do(method); !errors.Is(err, errNotLeading) {
+		if err := do(method); !errors.Is(err, ErrNotLeading) {
 			t.Errorf("%s without a lease: %v", method, err)
 		}
 	}
@@ -117,16 +117,3 @@ func TestFencedTransport(t *testing.T) {
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-// Another bridge takes over within the configured time: it sees the last renewal up to two
-// retry periods late, waits for the lease to expire, and retries.
-func TestTimingTakesOverInTime(t *testing.T) {
-	t.Parallel()
-	for takeover := 3 * time.Second; takeover <= 5*time.Minute; takeover += time.Second {
-		d := timingFor(takeover)
-		longest := d.lease + 2*d.retry*22/10 // the elector waits up to 2.2 times its period
-		if longest > takeover || d.lease < time.Second || d.deadline <= d.retry*12/10 || d.deadline >= d.lease {
-			t.Fatalf("for %v: %+v, which takes %v", takeover, d, longest)
-		}
-	}
-}

@@ -1,4 +1,4 @@
-package bridge
+package lease
 
 import (
 	"context"
@@ -8,32 +8,46 @@ import (
 
 	"go.uber.org/zap"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
+	coordinationv1client "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
+// Config selects the Lease that the bridges of a cluster compete for.
+type Config struct {
+	// Namespace and Name of the Lease.
+	Namespace, Name string
+	// Identity identifies this process among the competitors.
+	Identity string
+	// Takeover is the maximum time until another bridge takes over from one that died.
+	Takeover time.Duration
+}
+
+// Duration returns the time for which a renewal is valid. It is shorter than Takeover: the
+// lease must expire, and that must be noticed. Leases have whole seconds.
+func (c Config) Duration() time.Duration { return timingFor(c.Takeover).lease }
+
 // timing holds the lease duration, the renew deadline and the retry period of the election.
 type timing struct{ lease, deadline, retry time.Duration }
 
-// timingFor divides the time in which another bridge must take over from one that died: the
-// lease must expire, and that must be noticed. Leases have whole seconds.
+// timingFor divides the time in which another bridge must take over.
 func timingFor(takeover time.Duration) timing {
 	lease := (takeover * 2 / 3).Truncate(time.Second)
 	return timing{lease: lease, deadline: lease * 2 / 3, retry: lease / 12}
 }
 
-// runElection waits for leadership, calls lead, and returns when lead has returned.
-// transitions is the number of earlier changes of leadership. When ctx ends, or lead returns
-// by itself, it releases the lease after lead has returned, so that another bridge need not
-// wait for it to expire.
-func runElection(ctx context.Context, cfg LeaderElectionConfig, client kubernetes.Interface, f *fence, log *zap.Logger, lead func(ctx context.Context, transitions uint64)) error {
+// Run waits for leadership, calls lead, and returns when lead has returned. transitions is the
+// number of earlier changes of leadership. It tells the fence about each renewal; the term is
+// for lead to set. When ctx ends, or lead returns by itself, it releases the lease after lead
+// has returned, so that another bridge need not wait for it to expire. An error means that the
+// configuration cannot work.
+func Run(ctx context.Context, cfg Config, client coordinationv1client.LeasesGetter, f *Fence, log *zap.Logger, lead func(ctx context.Context, transitions uint64)) error {
 	election, giveBack := context.WithCancel(context.WithoutCancel(ctx))
 	defer giveBack()
 	done := make(chan struct{})
-	t := timingFor(cfg.LeaseDuration.Duration)
+	t := timingFor(cfg.Takeover)
 	lock := &leaseLock{Interface: &resourcelock.LeaseLock{
-		LeaseMeta: metav1.ObjectMeta{Namespace: cfg.Namespace, Name: cfg.Name}, Client: client.CoordinationV1(),
+		LeaseMeta: metav1.ObjectMeta{Namespace: cfg.Namespace, Name: cfg.Name}, Client: client,
 		LockConfig: resourcelock.ResourceLockConfig{Identity: cfg.Identity},
 	}, fence: f, lease: t.lease, won: make(chan struct{})}
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
@@ -86,7 +100,7 @@ var errLeaseTaken = errors.New("another bridge holds the lease")
 // and tells the fence about each renewal. Only the elector's goroutine calls it.
 type leaseLock struct {
 	resourcelock.Interface
-	fence *fence
+	fence *Fence
 	lease time.Duration
 	won   chan struct{}
 	// transitions is the count in the record that this bridge wrote last, transitionsWhenWon
