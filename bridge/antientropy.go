@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/storage"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -96,7 +97,7 @@ func (p *publisher) compare(site, identity string, q streams.InventoryQuery) (st
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return compare(site, expectedState{
-		epoch: epochNumber(p.epoch), identity: identity, lastSeq: p.desired.lastSeq(site), idle: p.siteIdleLocked(site),
+		epoch: storage.EpochNumber(p.epoch), identity: identity, lastSeq: p.desired.lastSeq(site), idle: p.siteIdleLocked(site),
 		inventory: p.desired.inventory(site),
 		entriesIn: func(b map[int]bool) map[string]streams.InventoryEntry { return p.desired.entriesIn(site, b) },
 	}, q)

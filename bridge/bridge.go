@@ -13,6 +13,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/lease"
+	"github.com/petiole-io/petiole/bridge/storage"
 	"github.com/petiole-io/petiole/internal/metrics"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -133,7 +134,7 @@ func (b *Bridge) lead(ctx context.Context, c *kube.Clients, nc *nats.Conn, trans
 			return
 		}
 		out.report(err)
-		if errors.Is(err, errHubReplaced) || errors.Is(err, errEpoch) || time.Since(started) > time.Minute {
+		if errors.Is(err, errHubReplaced) || errors.Is(err, storage.ErrMovedBack) || errors.Is(err, storage.ErrRecordLost) || time.Since(started) > time.Minute {
 			n = 0
 		}
 		if !sleep(ctx, backoff(n)) {
@@ -161,14 +162,15 @@ func (b *Bridge) runComponents(ctx context.Context, c *kube.Clients, nc *nats.Co
 	}
 	defer p.close()
 	p.externalWrites.lastSeq = seen
-	renewed, err := p.storage.begin(ctx, transitions, stored)
+	known, highestTerm := stored.highest()
+	epoch, renewed, err := p.storage.Begin(ctx, transitions, known, highestTerm)
 	if err != nil {
 		return err
 	}
-	p.epoch, p.term = p.storage.record.name(), b.fence.Term()
+	p.epoch, p.term = epoch, b.fence.Term()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return b.fence.Watch(ctx) })
-	g.Go(func() error { return p.storage.run(ctx) })
+	g.Go(func() error { return p.storage.Run(ctx) })
 	synced := make(chan struct{})
 	g.Go(func() error {
 		p.cache.Run(ctx, func() { close(synced) })
@@ -220,7 +222,7 @@ func (b *Bridge) newComponents(h *hub, c *kube.Clients) (*components, error) {
 	p.storage = b.newStorageMonitor(h, c, outageOf("epoch of the API server's storage"))
 	cache, err := kube.NewCache(c.Dynamic, kube.Handlers{
 		Changed: p.objectChanged, Deleted: deleted.add,
-		Requests: kube.Requests{Answered: p.storage.barrier.invalidate, Report: outageOf("watch the API server").reportPart},
+		Requests: kube.Requests{Answered: p.storage.Answered, Report: outageOf("watch the API server").reportPart},
 	})
 	if err != nil {
 		return nil, err

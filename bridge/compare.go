@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/petiole-io/petiole/bridge/storage"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -114,7 +115,7 @@ func checkEntry(e streams.InventoryEntry, newest uint64) error {
 			return fmt.Errorf("field of %d bytes, the limit is %d", len(s), maxEntryField)
 		}
 	}
-	if n := epochNumber(e.Epoch); n > newest {
+	if n := storage.EpochNumber(e.Epoch); n > newest {
 		return fmt.Errorf("there is no epoch %d", n)
 	}
 	if n, err := strconv.ParseUint(e.Version, 10, 64); err == nil && n >= maxVersion {

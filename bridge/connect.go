@@ -82,7 +82,7 @@ type hub struct {
 	desiredID, reportedID time.Time
 	// identity is the incarnation of DESIRED, as the leaves see it.
 	identity string
-	// record is the bucket with the bridge's own state.
+	// bucket is the bucket with the bridge's own state.
 	bucket jetstream.KeyValue
 }
 
@@ -109,6 +109,20 @@ func openHub(ctx context.Context, nc *nats.Conn, limits streams.HubLimits) (*hub
 		return nil, err
 	}
 	return h, nil
+}
+
+// bucketName is the name of the bridge's own bucket at the hub.
+const bucketName = "bridge"
+
+// openBucket creates the bucket if it does not exist.
+func openBucket(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.KeyValue, error) {
+	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: bucketName, Description: "State of the bridge: epoch of the API server's storage, deferred reports", History: 1, Replicas: max(replicas, 1),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ensure bucket %s: %w", bucketName, err)
+	}
+	return kv, nil
 }
 
 // headerIdentity is the header that requests, and returns, the identity of a stream.

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/storage"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -16,7 +17,7 @@ import (
 type consistencyParts struct {
 	resync         *resyncer
 	externalWrites *externalWrites
-	storage        *storageMonitor
+	storage        *storage.Monitor
 	requests       *requests
 }
 
@@ -37,11 +38,11 @@ func (b *Bridge) newConsistencyParts(p *components, h *hub, c *kube.Clients, out
 }
 
 // newStorageMonitor creates the monitor of the API server's storage.
-func (b *Bridge) newStorageMonitor(h *hub, c *kube.Clients, out *outage) *storageMonitor {
-	return &storageMonitor{
-		kv: h.bucket, clients: c, fence: b.fence, log: b.log, count: &b.count, outage: out,
-		identity: b.cfg.LeaderElection.Identity, namespace: b.cfg.LeaderElection.Namespace, candidates: make(chan rollbackCandidate, 1), barrier: newStorageBarrier(),
-	}
+func (b *Bridge) newStorageMonitor(h *hub, c *kube.Clients, out *outage) *storage.Monitor {
+	return storage.NewMonitor(storage.Config{
+		Bucket: h.bucket, Clients: c, Fence: b.fence, Log: b.log, Report: out.report, OnNewEpoch: func() { b.count.epochs.Add(1) },
+		Identity: b.cfg.LeaderElection.Identity, Namespace: b.cfg.LeaderElection.Namespace,
+	})
 }
 
 // start runs the components in g until ctx ends.

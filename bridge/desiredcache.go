@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/storage"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -137,7 +138,7 @@ func (c *desiredCache) highest() (number, term uint64) {
 	for _, objects := range c.sites {
 		for _, entries := range objects {
 			for _, e := range entries {
-				number, term = max(number, epochNumber(e.epoch)), max(term, e.term)
+				number, term = max(number, storage.EpochNumber(e.epoch)), max(term, e.term)
 			}
 		}
 	}

@@ -39,12 +39,12 @@ type objectCache interface {
 
 // storageCheck detects that the API server's storage was rolled back.
 type storageCheck interface {
-	// wait blocks until the storage has been checked since the API server last answered a list
+	// Wait blocks until the storage has been checked since the API server last answered a list
 	// or started a watch. It returns an error only when ctx ends.
-	wait(ctx context.Context) error
-	// addCandidate takes an object whose copy is older than its published version: a rollback
+	Wait(ctx context.Context) error
+	// AddCandidate takes an object whose copy is older than its published version: a rollback
 	// may be the reason. It does not block.
-	addCandidate(k kube.Key, uid, published string)
+	AddCandidate(k kube.Key, uid, published string)
 }
 
 // publisher makes DESIRED equal to what each site needs. Changed objects arrive through
@@ -83,9 +83,9 @@ type dirtySite struct {
 	extra map[string]streams.InventoryEntry
 }
 
-func newPublisher(cache objectCache, storage storageCheck, f *lease.Fence, count *counters, metrics *instruments, log *zap.Logger) *publisher {
+func newPublisher(cache objectCache, check storageCheck, f *lease.Fence, count *counters, metrics *instruments, log *zap.Logger) *publisher {
 	return &publisher{
-		cache: cache, storage: storage, fence: f, log: log, count: count, closure: closure.New(), desired: newDesiredCache(),
+		cache: cache, storage: check, fence: f, log: log, count: count, closure: closure.New(), desired: newDesiredCache(),
 		dirty: map[string]*dirtySite{}, publishing: map[string]bool{}, retired: map[string]bool{},
 		objects: newQueue[kube.Key](metrics, "objects", publishRetry),
 		queue:   newQueue[string](metrics, "sites", publishRetry),

@@ -63,9 +63,9 @@ func (m *objectMap) set(k kube.Key, o *unstructured.Unstructured) {
 // intactStorage is a storageCheck that has nothing to check.
 type intactStorage struct{}
 
-func (intactStorage) wait(context.Context) error { return nil }
+func (intactStorage) Wait(context.Context) error { return nil }
 
-func (intactStorage) addCandidate(kube.Key, string, string) {}
+func (intactStorage) AddCandidate(kube.Key, string, string) {}
 
 func startPublishing(t *testing.T) *publishing {
 	t.Helper()

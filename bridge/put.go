@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/storage"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -49,8 +50,8 @@ func (p *publisher) publishBody(ctx context.Context, site string, t task, o *uns
 	if was.op == streams.OpPut && was.uid == uid && was.hash == hash && was.epoch == p.epoch && !t.force {
 		return nil
 	}
-	if was.uid == uid && was.epoch == p.epoch && olderVersion(o.GetResourceVersion(), was.version) {
-		p.storage.addCandidate(t.key, uid, was.version)
+	if was.uid == uid && was.epoch == p.epoch && storage.OlderVersion(o.GetResourceVersion(), was.version) {
+		p.storage.AddCandidate(t.key, uid, was.version)
 		return fmt.Errorf("%s: %w: version %s after %s", t.key.Ref(""), errStaleCache, o.GetResourceVersion(), was.version)
 	}
 	subject := streams.DesiredSubject(site, t.key.Ref(t.node))
@@ -139,7 +140,7 @@ func (p *publisher) deleteExtra(ctx context.Context, site string, e streams.Inve
 // that a late write by a former leader changes nothing. It blocks until the storage that m
 // comes from has been checked.
 func (p *publisher) put(ctx context.Context, site string, k kube.Key, subject string, m streams.Message, last uint64) (uint64, error) {
-	if err := p.storage.wait(ctx); err != nil {
+	if err := p.storage.Wait(ctx); err != nil {
 		return 0, err
 	}
 	if err := p.fence.Check(); err != nil {

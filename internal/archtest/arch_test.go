@@ -43,6 +43,7 @@ var ours = []struct {
 	{"devices", []string{"devices/api"}},
 	{"bridge/kube", []string{"bridge/kube", "streams"}},
 	{"bridge/lease", nil},
+	{"bridge/storage", []string{"bridge/kube", "bridge/lease"}},
 	{"bridge/closure", []string{"bridge/api", "bridge/kube"}},
 	{"bridge", []string{"bridge", "streams", "devices/api", "internal/configfile", "internal/logonce", "internal/metrics", "internal/version"}},
 	{"leaf/link", nil},

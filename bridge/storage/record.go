@@ -1,4 +1,4 @@
-package bridge
+package storage
 
 import (
 	"fmt"
@@ -8,10 +8,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 )
 
-// epochRecord is what the hub remembers about the API server's storage. With it a bridge
+// record is what the hub remembers about the API server's storage. With it a bridge
 // detects that the storage was restored from an older copy or replaced. Resource versions are
 // comparable within one epoch only. It also holds the terms of the bridges.
-type epochRecord struct {
+type record struct {
 	// Number counts the epochs.
 	Number uint64 `json:"number"`
 	// UID is the UID of the namespace kube-system.
@@ -27,10 +27,10 @@ type epochRecord struct {
 }
 
 // name returns the epoch in the form that messages carry.
-func (r epochRecord) name() string { return fmt.Sprintf("%d-%s", r.Number, r.UID) }
+func (r record) name() string { return fmt.Sprintf("%d-%s", r.Number, r.UID) }
 
-// epochNumber returns the number in an epoch's name, 0 if there is none.
-func epochNumber(name string) uint64 {
+// EpochNumber returns the number in an epoch's name, 0 if there is none.
+func EpochNumber(name string) uint64 {
 	digits, _, _ := strings.Cut(name, "-")
 	n, err := strconv.ParseUint(digits, 10, 64)
 	if err != nil {
@@ -39,8 +39,8 @@ func epochNumber(name string) uint64 {
 	return n
 }
 
-// storeState is the result of a consistent read of the API server's storage.
-type storeState struct {
+// state is the result of a consistent read of the API server's storage.
+type state struct {
 	// UID is the UID of the namespace kube-system.
 	UID string
 	// Version is the marker's resource version, empty if there is no marker.
@@ -52,27 +52,27 @@ type storeState struct {
 
 // The reasons for a new epoch.
 const (
-	epochFirst    = "NoRecord"
-	epochReplaced = "StorageReplaced"
-	epochVersion  = "VersionMovedBack"
-	epochMarker   = "MarkerMovedBack"
-	epochObject   = "ObjectMovedBack"
+	reasonFirst    = "NoRecord"
+	reasonReplaced = "StorageReplaced"
+	reasonVersion  = "VersionMovedBack"
+	reasonMarker   = "MarkerMovedBack"
+	reasonObject   = "ObjectMovedBack"
 )
 
 // next returns the record that follows from the observed state, and the reason if that is a
 // new epoch. known is the highest epoch number in any message; it counts if the record was
 // lost. It is a pure function.
-func (r epochRecord) next(now storeState, known uint64) (epochRecord, string) {
+func (r record) next(now state, known uint64) (record, string) {
 	reason := ""
 	switch {
 	case r.Number == 0:
-		reason = epochFirst
+		reason = reasonFirst
 	case r.UID != now.UID:
-		reason = epochReplaced
-	case olderVersion(now.Version, r.Version):
-		reason = epochVersion
+		reason = reasonReplaced
+	case OlderVersion(now.Version, r.Version):
+		reason = reasonVersion
 	case now.Marker < r.Marker:
-		reason = epochMarker
+		reason = reasonMarker
 	}
 	if reason != "" {
 		return r.newEpoch(now, known), reason
@@ -82,15 +82,15 @@ func (r epochRecord) next(now storeState, known uint64) (epochRecord, string) {
 }
 
 // newEpoch returns the record of a new epoch.
-func (r epochRecord) newEpoch(now storeState, known uint64) epochRecord {
+func (r record) newEpoch(now state, known uint64) record {
 	r.Number = max(r.Number, now.Number, known) + 1
 	r.UID, r.Version, r.Marker = now.UID, now.Version, now.Marker
 	return r
 }
 
-// olderVersion reports whether resource version a is older than b. It returns false if they
+// OlderVersion reports whether resource version a is older than b. It returns false if they
 // cannot be compared.
-func olderVersion(a, b string) bool {
+func OlderVersion(a, b string) bool {
 	if a == "" || b == "" {
 		return false
 	}

@@ -1,14 +1,14 @@
-package bridge
+package storage
 
 import (
 	"context"
 	"sync"
 )
 
-// storageBarrier blocks publishing until the API server's storage has been checked. A list or
+// barrier blocks publishing until the API server's storage has been checked. A list or
 // a new watch may come from a storage that was restored from an older copy; its content then
 // belongs to another epoch. It is safe for concurrent use.
-type storageBarrier struct {
+type barrier struct {
 	// checkDue is signalled when the storage must be checked.
 	checkDue chan struct{}
 
@@ -17,12 +17,12 @@ type storageBarrier struct {
 	advanced             chan struct{} // closed and replaced when confirmed grows
 }
 
-func newStorageBarrier() *storageBarrier {
-	return &storageBarrier{checkDue: make(chan struct{}, 1), advanced: make(chan struct{})}
+func newBarrier() *barrier {
+	return &barrier{checkDue: make(chan struct{}, 1), advanced: make(chan struct{})}
 }
 
 // invalidate records that an API server has answered a list or started a watch.
-func (b *storageBarrier) invalidate() {
+func (b *barrier) invalidate() {
 	b.mu.Lock()
 	b.responses++
 	b.mu.Unlock()
@@ -30,7 +30,7 @@ func (b *storageBarrier) invalidate() {
 }
 
 // requestCheck requests a check.
-func (b *storageBarrier) requestCheck() {
+func (b *barrier) requestCheck() {
 	select {
 	case b.checkDue <- struct{}{}:
 	default:
@@ -38,14 +38,14 @@ func (b *storageBarrier) requestCheck() {
 }
 
 // current returns the number of responses that a check started now covers.
-func (b *storageBarrier) current() uint64 {
+func (b *barrier) current() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.responses
 }
 
 // confirm records that the storage was verified after the given number of API responses.
-func (b *storageBarrier) confirm(responses uint64) {
+func (b *barrier) confirm(responses uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if responses > b.confirmed {
@@ -56,7 +56,7 @@ func (b *storageBarrier) confirm(responses uint64) {
 }
 
 // wait blocks until a check covers all responses so far, or ctx ends.
-func (b *storageBarrier) wait(ctx context.Context) error {
+func (b *barrier) wait(ctx context.Context) error {
 	b.mu.Lock()
 	want := b.responses
 	b.mu.Unlock()

@@ -1,17 +1,21 @@
-package bridge
+package storage
 
 import (
 	"context"
 	"testing"
 	"testing/synctest"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // TestStorageBarrier: publishing waits for a check that began after the API server's last
 // response; an earlier check does not count.
 func TestStorageBarrier(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := newStorageBarrier()
+		l := newBarrier()
 		if err := l.wait(t.Context()); err != nil {
 			t.Fatal(err)
 		}

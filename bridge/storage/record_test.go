@@ -1,4 +1,4 @@
-package bridge
+package storage
 
 import (
 	"strconv"
@@ -9,26 +9,26 @@ import (
 
 func TestEpochBegins(t *testing.T) {
 	t.Parallel()
-	r := epochRecord{Number: 3, UID: "u1", Version: "1000", Marker: 7, Term: 2, Holder: "a"}
+	r := record{Number: 3, UID: "u1", Version: "1000", Marker: 7, Term: 2, Holder: "a"}
 	for _, test := range []struct {
 		name   string
-		record epochRecord
-		now    storeState
+		record record
+		now    state
 		known  uint64
 		number uint64
 		reason string
 	}{
-		{"storage goes on", r, storeState{UID: "u1", Version: "1001", Marker: 7}, 3, 3, ""},
-		{"storage stands still", r, storeState{UID: "u1", Version: "1000", Marker: 7}, 3, 3, ""},
-		{"marker ahead of the record", r, storeState{UID: "u1", Version: "1000", Marker: 8}, 3, 3, ""},
-		{"version moved back", r, storeState{UID: "u1", Version: "999", Marker: 7}, 3, 4, epochVersion},
-		{"shorter version", r, storeState{UID: "u1", Version: "99", Marker: 7}, 3, 4, epochVersion},
-		{"marker moved back, version went on", r, storeState{UID: "u1", Version: "5000", Marker: 6}, 3, 4, epochMarker},
-		{"marker gone", r, storeState{UID: "u1", Version: "5000"}, 3, 4, epochMarker},
-		{"another cluster", r, storeState{UID: "u2", Version: "5000", Marker: 9}, 3, 4, epochReplaced},
-		{"first start", epochRecord{}, storeState{UID: "u1", Version: "5"}, 0, 1, epochFirst},
-		{"record lost, marker knows", epochRecord{}, storeState{UID: "u1", Version: "5", Marker: 2, Number: 8}, 0, 9, epochFirst},
-		{"record lost, messages know", epochRecord{}, storeState{UID: "u1", Version: "5", Number: 1}, 8, 9, epochFirst},
+		{"storage goes on", r, state{UID: "u1", Version: "1001", Marker: 7}, 3, 3, ""},
+		{"storage stands still", r, state{UID: "u1", Version: "1000", Marker: 7}, 3, 3, ""},
+		{"marker ahead of the record", r, state{UID: "u1", Version: "1000", Marker: 8}, 3, 3, ""},
+		{"version moved back", r, state{UID: "u1", Version: "999", Marker: 7}, 3, 4, reasonVersion},
+		{"shorter version", r, state{UID: "u1", Version: "99", Marker: 7}, 3, 4, reasonVersion},
+		{"marker moved back, version went on", r, state{UID: "u1", Version: "5000", Marker: 6}, 3, 4, reasonMarker},
+		{"marker gone", r, state{UID: "u1", Version: "5000"}, 3, 4, reasonMarker},
+		{"another cluster", r, state{UID: "u2", Version: "5000", Marker: 9}, 3, 4, reasonReplaced},
+		{"first start", record{}, state{UID: "u1", Version: "5"}, 0, 1, reasonFirst},
+		{"record lost, marker knows", record{}, state{UID: "u1", Version: "5", Marker: 2, Number: 8}, 0, 9, reasonFirst},
+		{"record lost, messages know", record{}, state{UID: "u1", Version: "5", Number: 1}, 8, 9, reasonFirst},
 	} {
 		next, reason := test.record.next(test.now, test.known)
 		if next.Number != test.number || reason != test.reason {
@@ -38,10 +38,10 @@ func TestEpochBegins(t *testing.T) {
 			t.Errorf("%s: record is %+v", test.name, next)
 		}
 	}
-	if n := epochNumber(r.name()); n != 3 {
+	if n := EpochNumber(r.name()); n != 3 {
 		t.Errorf("number of %s is %d", r.name(), n)
 	}
-	if n := epochNumber("4ef6a0b0-another-kind"); n != 0 {
+	if n := EpochNumber("4ef6a0b0-another-kind"); n != 0 {
 		t.Errorf("number of a name without one is %d", n)
 	}
 }
@@ -53,7 +53,7 @@ func TestEpochsKeepVersionsComparable(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		type image struct{ version, marker, number uint64 }
 		now, saved := image{version: 1}, image{version: 1}
-		record, highest := epochRecord{}, map[uint64]uint64{}
+		record, highest := record{}, map[uint64]uint64{}
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			switch rapid.IntRange(0, 3).Draw(t, "step") {
 			case 0:
@@ -63,7 +63,7 @@ func TestEpochsKeepVersionsComparable(t *testing.T) {
 			case 2:
 				now = saved
 			case 3:
-				next, reason := record.next(storeState{UID: "u", Version: strconv.FormatUint(now.version, 10), Marker: now.marker, Number: now.number}, 0)
+				next, reason := record.next(state{UID: "u", Version: strconv.FormatUint(now.version, 10), Marker: now.marker, Number: now.number}, 0)
 				if reason != "" && next.Number <= record.Number {
 					t.Fatalf("epoch %d after %d", next.Number, record.Number)
 				}
