@@ -323,8 +323,8 @@ func TestDamagedTelemetry(t *testing.T) {
 		want := forwarded + waiting + later
 		polltest.Eventually(t, "the last record", func() bool { return s.arrived(t, ctx, want-1) })
 		lost, twice := covered(t, s.stored(t, ctx), want)
-		t.Logf("%d lost, %d twice, %d dropped by count", lost, twice, s.store.drops.total())
-		if got := s.store.drops.total(); got < uint64(lost) {
+		t.Logf("%d lost, %d twice, %d dropped by count", lost, twice, s.store.drops.Total())
+		if got := s.store.drops.Total(); got < uint64(lost) {
 			t.Errorf("%d are counted as dropped, %d are missing", got, lost)
 		}
 	})

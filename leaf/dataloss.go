@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/leaf/field"
+	"github.com/petiole-io/petiole/leaf/journal"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -33,27 +33,27 @@ func (k *storeSupervisor) checkpointUpstream(ctx context.Context) {
 // last checkpoint, it starts a new incarnation, so that new messages get other ids, counts the
 // loss once and reports it as soon as a report can be stored. The checkpoint holds the loss
 // until then.
-func (k *storeSupervisor) checkUpstream(ctx context.Context, stream string, c *timelineStore) error {
+func (k *storeSupervisor) checkUpstream(ctx context.Context, stream string, c *journal.TimelineStore) error {
 	s, err := k.js.Stream(ctx, stream)
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", stream, err)
 	}
-	was, known := k.checkpoints.get(stream)
+	was, known := k.checkpoints.Get(stream)
 	end := s.CachedInfo().State.LastSeq
-	if known && was.Created == s.CachedInfo().Created.UnixNano() && was.Timeline == s.CachedInfo().Config.Metadata[timelineKey] && end < was.Last {
-		c.startNew(end)
+	if known && was.Created == s.CachedInfo().Created.UnixNano() && was.Timeline == s.CachedInfo().Config.Metadata[journal.TimelineKey] && end < was.Last {
+		c.StartNew(end)
 	}
-	l, err := c.timeline(ctx)
+	l, err := c.Timeline(ctx)
 	if err != nil {
 		return err
 	}
-	now := checkpoint{Created: l[0].id, Last: end, Timeline: l.String(), Lost: was.Lost}
-	if lost, ok := was.lostSince(l, k.drops.forwarded(stream)); known && ok {
+	now := journal.Checkpoint{Created: l.Created(), Last: end, Timeline: l.String(), Lost: was.Lost}
+	if lost, ok := was.LostSince(l, k.drops.Forwarded(stream)); known && ok {
 		k.log.Warn("records were lost with the store", zap.String("stream", stream), zap.Uint64("from", lost.From), zap.Uint64("to", lost.To))
-		k.failures.Report("count lost records", k.drops.countLost(stream, lost.To-lost.From+1))
+		k.failures.Report("count lost records", k.drops.CountLost(stream, lost.To-lost.From+1))
 		now.Lost = append(slices.Clone(was.Lost), lost)
 	}
-	if err := k.checkpoints.put(stream, now); err != nil {
+	if err := k.checkpoints.Put(stream, now); err != nil {
 		return err
 	}
 	for len(now.Lost) > 0 {
@@ -63,7 +63,7 @@ func (k *storeSupervisor) checkUpstream(ctx context.Context, stream string, c *t
 		if now.Lost = now.Lost[1:]; len(now.Lost) == 0 {
 			now.Lost = nil
 		}
-		if err := k.checkpoints.put(stream, now); err != nil {
+		if err := k.checkpoints.Put(stream, now); err != nil {
 			return err
 		}
 	}
@@ -72,7 +72,7 @@ func (k *storeSupervisor) checkUpstream(ctx context.Context, stream string, c *t
 
 // reportLoss stores the record of a loss. Its message id keeps a second attempt from storing
 // another.
-func (k *storeSupervisor) reportLoss(ctx context.Context, stream string, lost lostRange) error {
+func (k *storeSupervisor) reportLoss(ctx context.Context, stream string, lost journal.LostRange) error {
 	data, err := json.Marshal(streams.Gap{
 		Stream: stream, Created: lost.Created, From: lost.From, To: lost.To, Reason: streams.GapLost, Time: time.Now(),
 	})
@@ -86,32 +86,11 @@ func (k *storeSupervisor) reportLoss(ctx context.Context, stream string, lost lo
 	return nil
 }
 
-// lostSince returns the range that existed at the checkpoint, is missing in the timeline l, and
-// had not been forwarded. Sequences of incarnations that started after the checkpoint are not
-// what was there.
-func (k checkpoint) lostSince(l timeline, noted position) (lostRange, bool) {
-	then, err := parseTimeline(k.Timeline, time.Unix(0, k.Created))
-	if err != nil {
-		then = timeline{{id: k.Created}}
-	}
-	kept := uint64(math.MaxUint64)
-	for i, c := range l[1:] {
-		if (k.Timeline != "" || i == len(l)-2) && !slices.ContainsFunc(then, func(o incarnation) bool { return o.id == c.id }) {
-			kept = min(kept, max(c.from, 1)-1)
-		}
-	}
-	forwarded, _ := then.lastCommon(noted) // 0: of another life of the stream
-	if kept >= k.Last || forwarded >= k.Last {
-		return lostRange{}, false
-	}
-	return lostRange{Created: k.Created, From: max(kept, forwarded) + 1, To: k.Last}, true
-}
-
 // checkDeviceState checkpoints the device state, and notes a loss if it is damaged or holds less
 // than before.
 func (k *storeSupervisor) checkDeviceState(ctx context.Context, damaged bool) error {
-	was, _ := k.checkpoints.get(field.StateStream)
-	now := checkpoint{LostAt: was.LostAt}
+	was, _ := k.checkpoints.Get(field.StateStream)
+	now := journal.Checkpoint{LostAt: was.LostAt}
 	s, err := k.js.Stream(ctx, field.StateStream)
 	switch {
 	case err == nil:
@@ -129,13 +108,13 @@ func (k *storeSupervisor) checkDeviceState(ctx context.Context, damaged bool) er
 	case time.Since(time.Unix(0, was.LostAt)) > deviceLossRetention:
 		now.LostAt = 0
 	}
-	return k.checkpoints.put(field.StateStream, now)
+	return k.checkpoints.Put(field.StateStream, now)
 }
 
 // deviceStateLostAt returns when device state was found to be lost, or zero if nothing is
 // missing.
 func (k *storeSupervisor) deviceStateLostAt() time.Time {
-	if was, _ := k.checkpoints.get(field.StateStream); was.LostAt != 0 {
+	if was, _ := k.checkpoints.Get(field.StateStream); was.LostAt != 0 {
 		return time.Unix(0, was.LostAt)
 	}
 	return time.Time{}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
@@ -79,7 +78,7 @@ func TestStoreRolledBackWhileTheLeafRuns(t *testing.T) {
 	if got := heard(t, ctx, s, "pump"); len(got) != all {
 		t.Errorf("%d records at the hub, want %d", len(got), all)
 	}
-	if n := s.store.drops.total(); n != 0 {
+	if n := s.store.drops.Total(); n != 0 {
 		t.Errorf("%d records are counted as dropped, the hub has them all", n)
 	}
 }
@@ -120,9 +119,9 @@ func TestLossIsReportedLater(t *testing.T) {
 	}
 	s.say(t, ctx, "pump", 0)
 	s.store.checkpointUpstream(ctx)
-	had, _ := s.store.checkpoints.get(streams.SiteTelemetry)
+	had, _ := s.store.checkpoints.Get(streams.SiteTelemetry)
 	had.Last = 4
-	if err := s.store.checkpoints.put(streams.SiteTelemetry, had); err != nil {
+	if err := s.store.checkpoints.Put(streams.SiteTelemetry, had); err != nil {
 		t.Fatal(err)
 	}
 	largest := func(n int32) {
@@ -143,7 +142,7 @@ func TestLossIsReportedLater(t *testing.T) {
 	if n := count(t, ctx, s.js, streams.SiteTelemetry); n != 1 {
 		t.Fatalf("%d records, the report was to be refused", n)
 	}
-	if n := s.store.drops.total(); n != 3 {
+	if n := s.store.drops.Total(); n != 3 {
 		t.Errorf("%d records are counted as lost, want 3", n)
 	}
 	s.nc.Close()
@@ -164,69 +163,8 @@ func TestLossIsReportedLater(t *testing.T) {
 	if n := count(t, ctx, s.js, streams.SiteTelemetry); n != 2 {
 		t.Errorf("%d records, want one and a report", n)
 	}
-	if n := s.store.drops.total(); n != 3 {
+	if n := s.store.drops.Total(); n != 3 {
 		t.Errorf("%d records are counted as lost, want 3", n)
-	}
-}
-
-// TestLostSince compares a checkpoint with what a stream has become.
-func TestLostSince(t *testing.T) {
-	const made = 100
-	lives := func(later ...incarnation) timeline { return append(timeline{{id: made}}, later...) }
-	was := checkpoint{Created: made, Last: 50, Timeline: lives(incarnation{101, 1}, incarnation{102, 21}).String()}
-	for name, one := range map[string]struct {
-		l     timeline
-		noted position
-		want  seqRange // zero: nothing
-	}{
-		"nothing happened":                {lives(incarnation{101, 1}, incarnation{102, 21}), position{102, 30}, seqRange{}},
-		"started again":                   {lives(incarnation{101, 1}, incarnation{102, 21}, incarnation{103, 51}), position{102, 30}, seqRange{}},
-		"went on, started again":          {lives(incarnation{101, 1}, incarnation{102, 21}, incarnation{103, 61}), position{102, 30}, seqRange{}},
-		"rolled back":                     {lives(incarnation{101, 1}, incarnation{103, 21}), position{102, 30}, seqRange{31, 50}},
-		"rolled back, all forwarded":      {lives(incarnation{101, 1}, incarnation{103, 21}), position{102, 50}, seqRange{}},
-		"rolled back, little forwarded":   {lives(incarnation{101, 1}, incarnation{103, 21}), position{101, 10}, seqRange{21, 50}},
-		"rolled back, started twice":      {lives(incarnation{101, 1}, incarnation{103, 21}, incarnation{104, 90}), position{102, 30}, seqRange{31, 50}},
-		"created again":                   {timeline{{id: 200}, {201, 1}}, position{102, 30}, seqRange{31, 50}},
-		"noted in an earlier life":        {timeline{{id: 200}, {201, 1}}, position{7, 500}, seqRange{1, 50}},
-		"created again with the messages": {timeline{{id: 200}, {201, 51}}, position{102, 30}, seqRange{}},
-	} {
-		got, ok := was.lostSince(one.l, one.noted)
-		if ok != (one.want != seqRange{}) || ok && (seqRange{got.From, got.To}) != one.want {
-			t.Errorf("%s: %v, %t; want %v", name, got, ok, one.want)
-		}
-	}
-}
-
-// TestUnresolvedCheckpointsAreOnDisk asks when the file is synced: with what must not be forgotten
-// in it, and when that goes.
-func TestUnresolvedCheckpointsAreOnDisk(t *testing.T) {
-	m := openCheckpoints(t.TempDir())
-	var synced []bool
-	var fails error
-	m.write = func(path string, data []byte, sync bool) error {
-		synced = append(synced, sync)
-		return errors.Join(fails, writeCheckpoints(path, data, sync))
-	}
-	put := func(stream string, k checkpoint) {
-		if err := m.put(stream, k); !errors.Is(err, fails) {
-			t.Error(err)
-		}
-	}
-	put("a", checkpoint{Last: 1})
-	put("b", checkpoint{Last: 1, Incomplete: true})
-	put("a", checkpoint{Last: 2}) // would tear the other one with it
-	put("b", checkpoint{Last: 1})
-	put("a", checkpoint{Last: 3})
-	put("a", checkpoint{Last: 3})
-	fails = errors.New("no room")
-	put("a", checkpoint{Last: 3, Lost: []lostRange{{1, 2, 3}}})
-	fails = nil
-	put("a", checkpoint{Last: 3, Lost: []lostRange{{1, 2, 3}}})
-	if want := []bool{false, true, true, true, false, true, true}; !slices.Equal(synced, want) {
-		t.Errorf("synced %v, want %v", synced, want)
-	}
-	if got, _ := openCheckpoints(filepath.Dir(m.path)).get("a"); len(got.Lost) != 1 {
-		t.Errorf("read again: %+v", got)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/leaf/journal"
 	"github.com/petiole-io/petiole/leaf/link"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -42,15 +43,15 @@ type forwarder struct {
 	js        jetstream.JetStream
 	hub       store
 	link      *link.Link
-	timelines *timelineStore
-	drops     *dropLog
+	timelines *journal.TimelineStore
+	drops     *journal.DropLog
 	counts    *counts
 	log       *zap.Logger
 
 	// unansweredSince is when the bridge did not answer a question about the position; position
 	// is where the last session ended. Only one session runs at a time.
 	unansweredSince time.Time
-	position        position
+	position        journal.Position
 	// inDoubtSince is when a commit failed that the hub may have stored, or zero.
 	inDoubtSince time.Time
 	// window is learned from the line of this site; the zero value knows nothing.
@@ -60,7 +61,7 @@ type forwarder struct {
 // forwardSession is the state of one session.
 type forwardSession struct {
 	stream   jetstream.Stream
-	timeline timeline
+	timeline journal.Timeline
 	consumer jetstream.Consumer
 	// next is the first sequence that was not sent yet; done is the last one that the hub has,
 	// or that was reported to it as dropped.
@@ -76,10 +77,10 @@ func (f *forwarder) Run(ctx context.Context) error {
 
 // session forwards until something fails and returns how many messages the hub stored.
 func (f *forwarder) session(ctx context.Context) (sent int, err error) {
-	ctx, end := f.timelines.session(ctx)
+	ctx, end := f.timelines.Session(ctx)
 	defer func() {
-		if errors.Is(context.Cause(ctx), errRolledBack) {
-			err = errRolledBack
+		if errors.Is(context.Cause(ctx), journal.ErrRolledBack) {
+			err = journal.ErrRolledBack
 		}
 		end(nil)
 	}()
@@ -88,8 +89,8 @@ func (f *forwarder) session(ctx context.Context) (sent int, err error) {
 		return 0, err
 	}
 	defer func() {
-		f.position = r.timeline.position(r.done)
-		f.logUnsaved(f.drops.setForwarded(f.stream, f.position))
+		f.position = r.timeline.Position(r.done)
+		f.logUnsaved(f.drops.SetForwarded(f.stream, f.position))
 	}()
 	if err := f.reportDropped(ctx, r); err != nil {
 		return 0, err
@@ -116,7 +117,7 @@ func (f *forwarder) session(ctx context.Context) (sent int, err error) {
 
 // open determines where the session starts and resets the consumer to it.
 func (f *forwarder) open(ctx context.Context) (*forwardSession, error) {
-	l, err := f.timelines.timeline(ctx)
+	l, err := f.timelines.Timeline(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -131,8 +132,8 @@ func (f *forwarder) open(ctx context.Context) (*forwardSession, error) {
 		return nil, fmt.Errorf("open consumer %s of %s: %w", streams.ForwardConsumer, f.stream, err)
 	}
 	p := resumeState{acked: c.CachedInfo().AckFloor.Stream, last: s.CachedInfo().State.LastSeq}
-	if p.forwarded, p.exact = l.lastCommon(f.position); !p.exact {
-		p.forwarded, _ = l.lastCommon(f.drops.forwarded(f.stream))
+	if p.forwarded, p.exact = l.LastCommon(f.position); !p.exact {
+		p.forwarded, _ = l.LastCommon(f.drops.Forwarded(f.stream))
 	}
 	if p.hub, p.known, err = f.hubPosition(ctx, l, p.last); err != nil {
 		return nil, err
@@ -268,8 +269,8 @@ func (f *forwarder) gaps(ctx context.Context, r *forwardSession, before uint64) 
 		if !ok {
 			continue
 		}
-		f.log.Warn("records were dropped before the hub had them", zap.Uint64("from", s.from), zap.Uint64("to", s.to), zap.String("reason", reason))
-		f.logUnsaved(f.drops.countDropped(f.stream, r.timeline, reason, s))
+		f.log.Warn("records were dropped before the hub had them", zap.Uint64("from", s.From), zap.Uint64("to", s.To), zap.String("reason", reason))
+		f.logUnsaved(f.drops.CountDropped(f.stream, r.timeline, reason, s))
 		msg, err := gapMessage(f.site, f.stream, r.timeline, s, reason)
 		if err != nil {
 			return nil, err
@@ -309,7 +310,7 @@ func (f *forwarder) logUnsaved(err error) {
 }
 
 // encode returns the message for the hub.
-func (f *forwarder) encode(l timeline, m jetstream.Msg, seq uint64) (*nats.Msg, error) {
+func (f *forwarder) encode(l journal.Timeline, m jetstream.Msg, seq uint64) (*nats.Msg, error) {
 	subject, err := streams.ForwardSubject(f.site, m.Subject())
 	if err != nil {
 		return nil, err
@@ -320,7 +321,7 @@ func (f *forwarder) encode(l timeline, m jetstream.Msg, seq uint64) (*nats.Msg, 
 			msg.Header[k] = v
 		}
 	}
-	msg.Header.Set(jetstream.MsgIDHeader, l.messageID(f.site, f.stream, seq).String())
+	msg.Header.Set(jetstream.MsgIDHeader, l.MessageID(f.site, f.stream, seq).String())
 	msg.Data = m.Data()
 	return msg, nil
 }

@@ -185,7 +185,7 @@ func TestOlderCopyOfTheStore(t *testing.T) {
 			return false
 		}
 	})
-	if n := s.store.drops.total(); n != 0 {
+	if n := s.store.drops.Total(); n != 0 {
 		t.Errorf("%d records are counted as dropped, the hub has them all", n)
 	}
 }

@@ -58,7 +58,7 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 	gauge(descUnapplied, float64(now.unapplied))
 	gauge(descApplied, float64(g.node.AppliedSource()))
 	gauge(descQuarantined, float64(now.quarantined))
-	g.store.drops.each(func(stream, reason string, n uint64) {
+	g.store.drops.Each(func(stream, reason string, n uint64) {
 		out <- prometheus.MustNewConstMetric(descDropped, prometheus.CounterValue, float64(n), stream, reason)
 	})
 	if g.store.host != nil {

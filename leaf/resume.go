@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/leaf/journal"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -56,7 +57,7 @@ func firstToForward(p resumeState) uint64 {
 
 // hubPosition asks the bridge for the sequence up to which the hub has this stream. It returns
 // false if that is unknown; the session then starts from what is known here.
-func (f *forwarder) hubPosition(ctx context.Context, l timeline, last uint64) (uint64, bool, error) {
+func (f *forwarder) hubPosition(ctx context.Context, l journal.Timeline, last uint64) (uint64, bool, error) {
 	id, err := f.askPosition(ctx)
 	if err != nil {
 		if !f.inDoubtSince.IsZero() && time.Since(f.inDoubtSince) < inDoubtWait {
@@ -75,14 +76,14 @@ func (f *forwarder) hubPosition(ctx context.Context, l timeline, last uint64) (u
 		f.log.Info("position at the hub unknown", zap.Error(err))
 		return 0, false, nil
 	}
-	at, ok := l.locate(f.stream, parsed)
+	at, ok := l.Locate(f.stream, parsed)
 	switch {
 	case !ok:
 		f.log.Info("the hub's last message belongs to another incarnation of this stream", zap.String("id", id))
 	case at > last:
 		f.log.Warn("the stream was rolled back", zap.Uint64("forwarded", at), zap.Uint64("last", last))
-		f.timelines.startNew(last)
-		return 0, false, errRolledBack
+		f.timelines.StartNew(last)
+		return 0, false, journal.ErrRolledBack
 	}
 	return at, ok, nil
 }

@@ -8,10 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"pgregory.net/rapid"
-
 	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/internal/polltest"
+	"github.com/petiole-io/petiole/leaf/journal"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -235,27 +234,29 @@ func TestEveryDroppedRecordIsReported(t *testing.T) {
 	if missing < 100 {
 		t.Fatalf("%d records were dropped: the test has proved nothing", missing)
 	}
-	if got := s.store.drops.total(); got != uint64(missing) {
+	if got := s.store.drops.Total(); got != uint64(missing) {
 		t.Errorf("%d are counted as dropped, %d are reported", got, missing)
 	}
 	s.restart(t, ctx, nil)
-	if got := s.store.drops.total(); got != uint64(missing) {
+	if got := s.store.drops.Total(); got != uint64(missing) {
 		t.Errorf("after a restart %d are counted as dropped, want %d", got, missing)
 	}
 }
 
 // TestMissing divides what is missing at the place where the stream begins.
 func TestMissing(t *testing.T) {
+	none := journal.Range{}
+	span := func(from, to uint64) journal.Range { return journal.Range{From: from, To: to} }
 	for _, c := range []struct {
 		next, before, first uint64
-		limit, lost         seqRange
+		limit, lost         journal.Range
 	}{
-		{5, 9, 10, seqRange{5, 9}, seqRange{}},
-		{5, 9, 30, seqRange{5, 9}, seqRange{}},
-		{5, 9, 1, seqRange{}, seqRange{5, 9}},
-		{5, 9, 7, seqRange{5, 6}, seqRange{7, 9}},
-		{5, 5, 5, seqRange{}, seqRange{5, 5}},
-		{5, 9, 0, seqRange{}, seqRange{5, 9}},
+		{5, 9, 10, span(5, 9), none},
+		{5, 9, 30, span(5, 9), none},
+		{5, 9, 1, none, span(5, 9)},
+		{5, 9, 7, span(5, 6), span(7, 9)},
+		{5, 5, 5, none, span(5, 5)},
+		{5, 9, 0, none, span(5, 9)},
 	} {
 		got := missing(c.next, c.before, c.first)
 		if got[streams.GapLimit] != c.limit || got[streams.GapLost] != c.lost {
@@ -264,76 +265,11 @@ func TestMissing(t *testing.T) {
 	}
 }
 
-// TestTimeline copies a store at random moments and lets both copies go on: a sequence
-// that holds two records never has one id for both, and a position of the other copy
-// never makes one pass over what is its own.
-func TestTimeline(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		type copyOf struct {
-			l       timeline
-			last    uint64
-			records map[uint64]int // by sequence, what was stored there
-		}
-		ids, next := int64(1), 0
-		start := func(c *copyOf) {
-			ids++
-			c.l = c.l.with(incarnation{id: ids, from: c.last + 1})
-		}
-		created := time.Unix(0, 1)
-		first, err := parseTimeline("", created)
-		if err != nil {
-			t.Fatal(err)
-		}
-		copies := []*copyOf{{l: first, records: map[uint64]int{}}}
-		start(copies[0])
-		owner := map[string]int{}
-		for range rapid.IntRange(1, 120).Draw(t, "steps") {
-			c := copies[rapid.IntRange(0, len(copies)-1).Draw(t, "copy")]
-			switch rapid.IntRange(0, 5).Draw(t, "step") {
-			case 0:
-				start(c)
-			case 1:
-				other := &copyOf{l: append(timeline{}, c.l...), last: c.last, records: map[uint64]int{}}
-				for k, v := range c.records {
-					other.records[k] = v
-				}
-				start(other)
-				copies = append(copies, other)
-			default:
-				c.last++
-				next++
-				c.records[c.last] = next
-				id := c.l.messageID("s", streams.SiteTelemetry, c.last).String()
-				if was, ok := owner[id]; ok && was != next {
-					t.Fatalf("record %d has the id %s of record %d", next, id, was)
-				}
-				owner[id] = next
-			}
-			written, err := parseTimeline(c.l.String(), created)
-			if err != nil || written.String() != c.l.String() {
-				t.Fatalf("%q is read as %q, %v", c.l, written, err)
-			}
-		}
-		for _, c := range copies {
-			for _, other := range copies {
-				id := other.l.messageID("s", streams.SiteTelemetry, other.last)
-				at, ok := c.l.locate(streams.SiteTelemetry, id)
-				for seq := uint64(1); ok && seq <= min(at, c.last); seq++ {
-					if c.records[seq] != other.records[seq] {
-						t.Fatalf("with %s at the hub record %d is passed over", id, c.records[seq])
-					}
-				}
-			}
-		}
-	})
-}
-
 func FuzzAnswers(f *testing.F) {
 	f.Add([]byte(`{"id":"plant-a.SITE_TELEMETRY.17.4"}`))
 	f.Add([]byte(`{"stream":"TELEMETRY","seq":4,"domain":"hub","count":3}`))
 	f.Add([]byte(`{"error":{"err_code":10201}}`))
 	f.Add([]byte(`{"reset_seq":1}`))
-	l := timeline{{id: 17}}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if ack, err := parseAck(data, "hub"); err == nil && (ack.Domain != "hub" || ack.Stream == "") {
 			t.Fatalf("%q is taken for an acknowledgement of the hub", data)
@@ -341,29 +277,8 @@ func FuzzAnswers(f *testing.F) {
 		if a, err := parseReset(data); err == nil && a.floor+1 == 0 {
 			t.Fatalf("%q resets to nothing", data)
 		}
-		id, err := parsePosition(data)
-		if err != nil || id == "" {
-			return
-		}
-		if p, err := streams.ParseForwardID(id); err == nil {
-			if at, ok := l.locate(streams.SiteTelemetry, p); ok && at != p.Seq {
-				t.Fatalf("%q locates %d", id, at)
-			}
-		}
-	})
-}
-
-func FuzzTimeline(f *testing.F) {
-	f.Add("17:4,18:9")
-	f.Add("17:4,18:3")
-	f.Fuzz(func(t *testing.T, s string) {
-		l, err := parseTimeline(s, time.Unix(0, 5))
-		if err != nil {
-			return
-		}
-		again, err := parseTimeline(l.String(), time.Unix(0, 5))
-		if err != nil || len(again) != len(l) {
-			t.Fatalf("%q is read as %v and then as %v, %v", s, l, again, err)
+		if id, err := parsePosition(data); err == nil && id != "" {
+			_, _ = streams.ParseForwardID(id)
 		}
 	})
 }

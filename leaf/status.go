@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/petiole-io/petiole/leaf/journal"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -53,7 +54,7 @@ type quarantine interface{ Quarantined() uint64 }
 type status struct {
 	js          jetstream.JetStream
 	quarantined []quarantine
-	drops       *dropLog
+	drops       *journal.DropLog
 	degraded    *degraded
 }
 
@@ -70,7 +71,7 @@ type snapshot struct {
 }
 
 func (s *status) read(ctx context.Context) snapshot {
-	r := snapshot{pending: map[string]uint64{}, dropped: s.drops.total(), degraded: s.reasons()}
+	r := snapshot{pending: map[string]uint64{}, dropped: s.drops.Total(), degraded: s.reasons()}
 	for _, q := range s.quarantined {
 		r.quarantined += q.Quarantined()
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/petiole-io/petiole/internal/logonce"
 	"github.com/petiole-io/petiole/leaf/field"
+	"github.com/petiole-io/petiole/leaf/journal"
 	"github.com/petiole-io/petiole/leaf/natsd"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -42,9 +43,9 @@ type storeSupervisor struct {
 	host           *natsd.Server // nil: a nats-server outside of this process
 	js             jetstream.JetStream
 	disk           disk
-	drops          *dropLog
-	checkpoints    *checkpoints
-	timelines      map[string]*timelineStore
+	drops          *journal.DropLog
+	checkpoints    *journal.Checkpoints
+	timelines      map[string]*journal.TimelineStore
 	// liveSetFile lists what SITE_DESIRED held at the last compaction.
 	liveSetFile string
 	degraded    *degraded
@@ -75,18 +76,18 @@ type storeSupervisor struct {
 }
 
 func newStoreSupervisor(l *Leaf, h *natsd.Server, js jetstream.JetStream) *storeSupervisor {
-	drops, err := openDropLog(l.cfg.DataDir)
+	drops, err := journal.OpenDropLog(l.cfg.DataDir)
 	if err != nil {
 		l.log.Warn("counts of dropped records not read, counting starts again", zap.Error(err))
 	}
 	k := &storeSupervisor{
 		site: l.cfg.Site, telemetryBytes: l.cfg.Storage.TelemetryBytes, host: h, js: js,
-		drops: drops, checkpoints: openCheckpoints(l.cfg.DataDir), degraded: &degraded{}, counts: l.counts, log: l.log.Named("store"),
+		drops: drops, checkpoints: journal.OpenCheckpoints(l.cfg.DataDir), degraded: &degraded{}, counts: l.counts, log: l.log.Named("store"),
 		complete: make(chan struct{}), unreadable: make(chan struct{}, 1), restartPause: minRestartPause, maxIdleChecks: defaultMaxIdleChecks,
-		failures: logonce.New(l.log.Named("store")), timelines: map[string]*timelineStore{}, liveSetFile: filepath.Join(l.cfg.DataDir, LiveSetName),
+		failures: logonce.New(l.log.Named("store")), timelines: map[string]*journal.TimelineStore{}, liveSetFile: filepath.Join(l.cfg.DataDir, LiveSetName),
 	}
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
-		k.timelines[stream] = &timelineStore{js: js, stream: stream}
+		k.timelines[stream] = journal.NewTimelineStore(js, stream)
 	}
 	if h != nil {
 		k.disk = disk{dir: filepath.Dir(h.StoreDir()), reserve: l.cfg.Storage.ReserveBytes}
@@ -269,7 +270,7 @@ func (k *storeSupervisor) verifyDesired(ctx context.Context) error {
 			return err
 		}
 	}
-	was, _ := k.checkpoints.get(streams.SiteDesired)
+	was, _ := k.checkpoints.Get(streams.SiteDesired)
 	if reason != "" || !whole || was.Incomplete {
 		// A kubelet that sees less than there was would stop what still has to run.
 		k.log.Warn("desired state is incomplete; pods and devices stay as they are until the hub has delivered it")
@@ -289,8 +290,8 @@ func (k *storeSupervisor) inspect(ctx context.Context) (reason string, whole boo
 		return "", false, fmt.Errorf("open %s: %w", streams.SiteDesired, err)
 	}
 	info := s.CachedInfo()
-	was, known := k.checkpoints.get(streams.SiteDesired)
-	whole = !known || !was.lostBy(info.Created, info.State.LastSeq)
+	was, known := k.checkpoints.Get(streams.SiteDesired)
+	whole = !known || !was.LostBy(info.Created, info.State.LastSeq)
 	if k.damaged {
 		return "a block is damaged", false, nil
 	}
@@ -336,9 +337,9 @@ func (k *storeSupervisor) handleDamage(ctx context.Context) {
 			if !d.Cut {
 				continue // it is read anyway
 			}
-			was, _ := k.checkpoints.get(stream)
+			was, _ := k.checkpoints.Get(stream)
 			was.Incomplete, k.damaged = true, true
-			k.failures.Report("record that desired state is damaged", k.checkpoints.put(stream, was))
+			k.failures.Report("record that desired state is damaged", k.checkpoints.Put(stream, was))
 			select {
 			case <-k.complete:
 				k.reportUnreadable() // there are readers of what was there
@@ -365,7 +366,7 @@ func (k *storeSupervisor) saveCheckpoint(ctx context.Context, digest string, inc
 		return fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
 	}
 	i := s.CachedInfo()
-	return k.checkpoints.put(streams.SiteDesired, checkpoint{Created: i.Created.UnixNano(), Last: i.State.LastSeq, Digest: digest, Incomplete: incomplete})
+	return k.checkpoints.Put(streams.SiteDesired, journal.Checkpoint{Created: i.Created.UnixNano(), Last: i.State.LastSeq, Digest: digest, Incomplete: incomplete})
 }
 
 // checkpointAtShutdown checkpoints all streams after the last write.

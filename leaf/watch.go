@@ -82,7 +82,7 @@ func (k *storeSupervisor) check(ctx context.Context) {
 func (k *storeSupervisor) checkpointAll(ctx context.Context) {
 	select {
 	case <-k.complete:
-		was, _ := k.checkpoints.get(streams.SiteDesired)
+		was, _ := k.checkpoints.Get(streams.SiteDesired)
 		if s, err := k.js.Stream(ctx, streams.SiteDesired); err == nil && was.Last != s.CachedInfo().State.LastSeq {
 			k.failures.Report("checkpoint "+streams.SiteDesired, k.saveCheckpoint(ctx, "", false))
 		}
@@ -129,9 +129,9 @@ func (k *storeSupervisor) restart(ctx context.Context, between func() error) {
 	k.failures.Report("recover streams after a restart", k.recoverStreams(recovering, true))
 	k.handleDamage(ctx)
 	for stream, c := range k.timelines {
-		was, _ := k.checkpoints.get(stream)
+		was, _ := k.checkpoints.Get(stream)
 		if has, ok := k.host.LastAtStart(stream); ok && has < max(had[stream], was.Last) {
-			c.startNew(has)
+			c.StartNew(has)
 		}
 	}
 	// Before anybody else takes what little there is.

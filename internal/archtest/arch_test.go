@@ -46,6 +46,7 @@ var ours = []struct {
 	{"bridge/storage", []string{"bridge/kube", "bridge/lease"}},
 	{"bridge/closure", []string{"bridge/api", "bridge/kube"}},
 	{"bridge", []string{"bridge", "streams", "devices/api", "internal/configfile", "internal/logonce", "internal/metrics", "internal/version"}},
+	{"leaf/journal", []string{"streams", "internal/durable"}},
 	{"leaf/link", nil},
 	{"leaf/natsd", []string{"leaf/filestore", "streams"}},
 	{"leaf/node/kubelet", nil},

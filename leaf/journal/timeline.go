@@ -1,4 +1,4 @@
-package leaf
+package journal
 
 import (
 	"context"
@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// timelineKey is the key in the metadata of a stream that holds its timeline.
-	timelineKey = "petiole.dev/claims"
+	// TimelineKey is the key in the metadata of a stream that holds its timeline.
+	TimelineKey = "petiole.dev/claims"
 	// maxIncarnations bounds a timeline. Older incarnations are of no use once their messages
 	// were forwarded.
 	maxIncarnations = 32
@@ -32,16 +32,16 @@ type incarnation struct {
 	from uint64
 }
 
-// timeline lists the incarnations that wrote to a stream, oldest first. It is stored with the
+// Timeline lists the incarnations that wrote to a stream, oldest first. It is stored with the
 // stream, so that a copy of the store, or an older copy that is restored, shares the
 // incarnations up to the copy and none after it. The id of a record names its incarnation.
 // Therefore two leaves with one identity, or a store that was rolled back, never use one id for
 // two records.
-type timeline []incarnation
+type Timeline []incarnation
 
 // parseTimeline reads the timeline of a stream that was created at the given time.
-func parseTimeline(s string, created time.Time) (timeline, error) {
-	l := timeline{{id: created.UnixNano()}}
+func parseTimeline(s string, created time.Time) (Timeline, error) {
+	l := Timeline{{id: created.UnixNano()}}
 	if s == "" {
 		return l, nil
 	}
@@ -64,7 +64,7 @@ func parseTimeline(s string, created time.Time) (timeline, error) {
 }
 
 // String omits the first incarnation, which is the creation of the stream.
-func (l timeline) String() string {
+func (l Timeline) String() string {
 	var b strings.Builder
 	for i, c := range l[1:] {
 		if i > 0 {
@@ -75,10 +75,13 @@ func (l timeline) String() string {
 	return b.String()
 }
 
+// Created returns when the stream was created, in ns since 1970.
+func (l Timeline) Created() int64 { return l[0].id }
+
 // with returns the timeline with one more incarnation. If that makes too many, the second is
 // merged into its successor.
-func (l timeline) with(c incarnation) timeline {
-	out := append(timeline{}, l...)
+func (l Timeline) with(c incarnation) Timeline {
+	out := append(Timeline{}, l...)
 	if len(out) >= maxIncarnations {
 		out[2].from = out[1].from
 		out = append(out[:1], out[2:]...)
@@ -86,35 +89,35 @@ func (l timeline) with(c incarnation) timeline {
 	return append(out, c)
 }
 
-// position returns the position of a sequence.
-func (l timeline) position(seq uint64) position {
+// Position returns the position of a sequence.
+func (l Timeline) Position(seq uint64) Position {
 	owner := l[0]
 	for _, c := range l {
 		if c.from <= seq {
 			owner = c
 		}
 	}
-	return position{owner.id, seq}
+	return Position{owner.id, seq}
 }
 
-// messageID returns the message id of a sequence.
-func (l timeline) messageID(site, stream string, seq uint64) streams.ForwardID {
-	return streams.ForwardID{Site: site, Stream: stream, Created: time.Unix(0, l.position(seq).Incarnation), Seq: seq}
+// MessageID returns the message id of a sequence.
+func (l Timeline) MessageID(site, stream string, seq uint64) streams.ForwardID {
+	return streams.ForwardID{Site: site, Stream: stream, Created: time.Unix(0, l.Position(seq).Incarnation), Seq: seq}
 }
 
-// locate returns the sequence up to which the hub has this stream, given the id of the last
+// Locate returns the sequence up to which the hub has this stream, given the id of the last
 // message that the hub has of it. It returns false if the id belongs to another stream or to
 // another copy of it.
-func (l timeline) locate(stream string, id streams.ForwardID) (uint64, bool) {
+func (l Timeline) Locate(stream string, id streams.ForwardID) (uint64, bool) {
 	if id.Stream != stream {
 		return 0, false
 	}
-	return l.lastCommon(position{id.Created.UnixNano(), id.Seq})
+	return l.LastCommon(Position{id.Created.UnixNano(), id.Seq})
 }
 
-// lastCommon returns the last sequence up to a position that this stream shares with the stream
+// LastCommon returns the last sequence up to a position that this stream shares with the stream
 // of the position. It returns false if they share none.
-func (l timeline) lastCommon(at position) (uint64, bool) {
+func (l Timeline) LastCommon(at Position) (uint64, bool) {
 	for i, c := range l {
 		if c.id != at.Incarnation {
 			continue
@@ -139,8 +142,9 @@ func newIncarnation(from uint64) (incarnation, error) {
 	return incarnation{id: time.Now().UnixNano() - int64(binary.BigEndian.Uint32(b[:])%spread), from: from}, nil
 }
 
-// timelineStore adds this start of the leaf to the timeline of a stream that is forwarded.
-type timelineStore struct {
+// TimelineStore adds this start of the leaf to the timeline of a stream that is forwarded. Use
+// NewTimelineStore. It is safe for concurrent use.
+type TimelineStore struct {
 	js     jetstream.JetStream
 	stream string
 
@@ -153,9 +157,14 @@ type timelineStore struct {
 	end context.CancelCauseFunc
 }
 
-// timeline returns the timeline of the stream, after the incarnation of this start was stored
+// NewTimelineStore returns the store of a stream's timeline. It does no I/O.
+func NewTimelineStore(js jetstream.JetStream, stream string) *TimelineStore {
+	return &TimelineStore{js: js, stream: stream}
+}
+
+// Timeline returns the timeline of the stream, after the incarnation of this start was stored
 // with it.
-func (c *timelineStore) timeline(ctx context.Context) (timeline, error) {
+func (c *TimelineStore) Timeline(ctx context.Context) (Timeline, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s, err := c.js.Stream(ctx, c.stream)
@@ -163,13 +172,13 @@ func (c *timelineStore) timeline(ctx context.Context) (timeline, error) {
 		return nil, fmt.Errorf("open %s: %w", c.stream, err)
 	}
 	info := s.CachedInfo()
-	l, err := parseTimeline(info.Config.Metadata[timelineKey], info.Created)
+	l, err := parseTimeline(info.Config.Metadata[TimelineKey], info.Created)
 	if err == nil && c.started && len(l) > 1 {
 		return l, nil
 	}
 	if err != nil {
 		// Somebody else wrote it: the incarnations are not known.
-		l = timeline{{id: info.Created.UnixNano()}}
+		l = Timeline{{id: info.Created.UnixNano()}}
 	}
 	from := info.State.LastSeq + 1
 	if c.from > 0 {
@@ -185,7 +194,7 @@ func (c *timelineStore) timeline(ctx context.Context) (timeline, error) {
 	if cfg.Metadata == nil {
 		cfg.Metadata = map[string]string{}
 	}
-	cfg.Metadata[timelineKey] = l.String()
+	cfg.Metadata[TimelineKey] = l.String()
 	if _, err := c.js.UpdateStream(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("store the timeline of %s: %w", c.stream, err)
 	}
@@ -193,24 +202,24 @@ func (c *timelineStore) timeline(ctx context.Context) (timeline, error) {
 	return l, nil
 }
 
-// errRolledBack ends a session because new messages of the stream get ids of another
+// ErrRolledBack ends a session because new messages of the stream get ids of another
 // incarnation.
-var errRolledBack = errors.New("the stream was rolled back")
+var ErrRolledBack = errors.New("the stream was rolled back")
 
-// startNew ends the session and makes the next call of timeline store a new incarnation, which
+// StartNew ends the session and makes the next call of Timeline store a new incarnation, which
 // begins behind end: the stream was found to be rolled back to there.
-func (c *timelineStore) startNew(end uint64) {
+func (c *TimelineStore) StartNew(end uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.started, c.from = false, end+1
 	if c.end != nil {
-		c.end(errRolledBack)
+		c.end(ErrRolledBack)
 	}
 }
 
-// session returns a context for a session that forwards the stream, one at a time. It ends when
+// Session returns a context for a session that forwards the stream, one at a time. It ends when
 // a new incarnation starts.
-func (c *timelineStore) session(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+func (c *TimelineStore) Session(ctx context.Context) (context.Context, context.CancelCauseFunc) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ctx, c.end = context.WithCancelCause(ctx)

@@ -1,23 +1,25 @@
-package leaf
+package journal
 
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/petiole-io/petiole/internal/durable"
 )
 
-// CheckpointsName is the file in the data folder that holds the checkpoint of each stream.
-const CheckpointsName = "streams.json"
+// checkpointsName is the file in the data folder that holds the checkpoint of each stream.
+const checkpointsName = "streams.json"
 
-// checkpoint is the last known state of a stream. A stream that holds less was rolled back,
+// Checkpoint is the last known state of a stream. A stream that holds less was rolled back,
 // truncated or created again without the leaf.
-type checkpoint struct {
+type Checkpoint struct {
 	Created int64  `json:"created"`
 	Last    uint64 `json:"last"`
 	// Digest is the inventory digest of SITE_DESIRED at the sequence Last, or empty if unknown.
@@ -27,14 +29,14 @@ type checkpoint struct {
 	// Incomplete is set after the stream was created again, until its content has arrived.
 	Incomplete bool `json:"incomplete,omitempty"`
 	// Lost are the losses that have not been reported yet.
-	Lost []lostRange `json:"lost,omitempty"`
+	Lost []LostRange `json:"lost,omitempty"`
 	// LostAt is when the stream of the device state was found to hold less than before, in ns
 	// since 1970.
 	LostAt int64 `json:"forgot,omitempty"`
 }
 
-// lostRange is a range of sequences, both included, of the stream that was created at Created.
-type lostRange struct {
+// LostRange is a range of sequences, both included, of the stream that was created at Created.
+type LostRange struct {
 	Created int64  `json:"created"`
 	From    uint64 `json:"from"`
 	To      uint64 `json:"to"`
@@ -42,44 +44,46 @@ type lostRange struct {
 
 // unresolved reports whether the checkpoint records damage that has not been repaired or
 // reported yet.
-func (k checkpoint) unresolved() bool { return k.Incomplete || k.LostAt != 0 || len(k.Lost) > 0 }
+func (k Checkpoint) unresolved() bool { return k.Incomplete || k.LostAt != 0 || len(k.Lost) > 0 }
 
-// checkpoints is the checkpoint file. Losing a checkpoint or an update is harmless unless one is
-// unresolved; in that case put syncs the file before it returns. It is safe for concurrent use.
-type checkpoints struct {
+// Checkpoints is the checkpoint file. Losing a checkpoint or an update is harmless unless one is
+// unresolved; in that case Put syncs the file before it returns. Use OpenCheckpoints. It is safe
+// for concurrent use.
+type Checkpoints struct {
 	path string
 	// write replaces the file and waits for the disk if sync is set.
 	write func(path string, data []byte, sync bool) error
 
 	mu     sync.Mutex
-	byName map[string]checkpoint
+	byName map[string]Checkpoint
 	// unwritten is set while the file is out of date.
 	unwritten bool
 }
 
-// openCheckpoints reads the file. A file that cannot be read, for example one that a power cut
+// OpenCheckpoints reads the file. A file that cannot be read, for example one that a power cut
 // truncated, counts as empty.
-func openCheckpoints(dataDir string) *checkpoints {
-	m := &checkpoints{path: filepath.Join(dataDir, CheckpointsName), write: writeCheckpoints, byName: map[string]checkpoint{}}
+func OpenCheckpoints(dataDir string) *Checkpoints {
+	m := &Checkpoints{path: filepath.Join(dataDir, checkpointsName), write: writeCheckpoints, byName: map[string]Checkpoint{}}
 	data, err := os.ReadFile(m.path)
 	if err == nil {
 		err = json.Unmarshal(data, &m.byName)
 	}
 	if err != nil || m.byName == nil {
-		m.byName = map[string]checkpoint{}
+		m.byName = map[string]Checkpoint{}
 	}
 	return m
 }
 
-func (m *checkpoints) get(stream string) (checkpoint, bool) {
+// Get returns the checkpoint of a stream, and false if there is none.
+func (m *Checkpoints) Get(stream string) (Checkpoint, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	k, ok := m.byName[stream]
 	return k, ok
 }
 
-// put saves a checkpoint if it has changed.
-func (m *checkpoints) put(stream string, k checkpoint) error {
+// Put saves a checkpoint if it has changed.
+func (m *Checkpoints) Put(stream string, k Checkpoint) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if reflect.DeepEqual(m.byName[stream], k) && !m.unwritten {
@@ -101,7 +105,7 @@ func (m *checkpoints) put(stream string, k checkpoint) error {
 }
 
 // needsSync reports whether any checkpoint is unresolved. The lock is held.
-func (m *checkpoints) needsSync() bool {
+func (m *Checkpoints) needsSync() bool {
 	if m.unwritten {
 		return true
 	}
@@ -121,8 +125,29 @@ func writeCheckpoints(path string, data []byte, sync bool) error {
 	return durable.WriteFileNoSync(path, data, 0o600)
 }
 
-// lostBy reports whether a stream with this creation time and last sequence holds less than the
+// LostBy reports whether a stream with this creation time and last sequence holds less than the
 // checkpoint.
-func (k checkpoint) lostBy(created time.Time, last uint64) bool {
+func (k Checkpoint) LostBy(created time.Time, last uint64) bool {
 	return k.Last > 0 && (k.Created != created.UnixNano() || last < k.Last)
+}
+
+// LostSince returns the range that existed at the checkpoint, is missing in the timeline l, and
+// had not been forwarded. Sequences of incarnations that started after the checkpoint are not
+// what was there.
+func (k Checkpoint) LostSince(l Timeline, noted Position) (LostRange, bool) {
+	then, err := parseTimeline(k.Timeline, time.Unix(0, k.Created))
+	if err != nil {
+		then = Timeline{{id: k.Created}}
+	}
+	kept := uint64(math.MaxUint64)
+	for i, c := range l[1:] {
+		if (k.Timeline != "" || i == len(l)-2) && !slices.ContainsFunc(then, func(o incarnation) bool { return o.id == c.id }) {
+			kept = min(kept, max(c.from, 1)-1)
+		}
+	}
+	forwarded, _ := then.LastCommon(noted) // 0: of another life of the stream
+	if kept >= k.Last || forwarded >= k.Last {
+		return LostRange{}, false
+	}
+	return LostRange{Created: k.Created, From: max(kept, forwarded) + 1, To: k.Last}, true
 }

@@ -1,4 +1,4 @@
-package leaf
+package journal
 
 import (
 	"encoding/json"
@@ -12,40 +12,46 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// DropLogName is the file in the data folder that counts dropped records.
-const DropLogName = "dropped.json"
+// dropLogName is the file in the data folder that counts dropped records.
+const dropLogName = "dropped.json"
 
-// position is a sequence together with the incarnation that assigned it (timeline). Sequences of
+// Position is a sequence together with the incarnation that assigned it (Timeline). Sequences of
 // different incarnations are not comparable.
-type position struct {
+type Position struct {
 	Incarnation int64  `json:"claim"`
 	Seq         uint64 `json:"seq"`
 }
+
+// Range is a range of sequences, both included.
+type Range struct{ From, To uint64 }
+
+// Count returns the number of sequences.
+func (s Range) Count() uint64 { return s.To - s.From + 1 }
 
 // streamDrops is the entry of one stream.
 type streamDrops struct {
 	// Forwarded is the position up to which every message was forwarded or counted as dropped.
 	// It is written when a session ends, so it may lag behind.
-	Forwarded position `json:"noted"`
+	Forwarded Position `json:"noted"`
 	// Counted is the last position that was counted as dropped.
-	Counted position `json:"counted"`
+	Counted Position `json:"counted"`
 	// Dropped is the number of dropped records by reason (streams.GapLimit, streams.GapLost).
 	Dropped map[string]uint64 `json:"dropped,omitempty"`
 }
 
-// dropLog counts the records that were dropped before the hub had them, in a file that survives
-// restarts. It is safe for concurrent use.
-type dropLog struct {
+// DropLog counts the records that were dropped before the hub had them, in a file that survives
+// restarts. Use OpenDropLog. It is safe for concurrent use.
+type DropLog struct {
 	path string
 
 	mu       sync.Mutex
 	byStream map[string]*streamDrops
 }
 
-// openDropLog reads the file in a data folder. If it cannot be read, counting starts at zero and
+// OpenDropLog reads the file in a data folder. If it cannot be read, counting starts at zero and
 // the error is returned as well.
-func openDropLog(dataDir string) (*dropLog, error) {
-	l := &dropLog{path: filepath.Join(dataDir, DropLogName), byStream: map[string]*streamDrops{}}
+func OpenDropLog(dataDir string) (*DropLog, error) {
+	l := &DropLog{path: filepath.Join(dataDir, dropLogName), byStream: map[string]*streamDrops{}}
 	data, err := os.ReadFile(l.path)
 	if errors.Is(err, os.ErrNotExist) {
 		return l, nil
@@ -66,7 +72,7 @@ func openDropLog(dataDir string) (*dropLog, error) {
 }
 
 // entry returns the entry of a stream. The lock is held.
-func (l *dropLog) entry(stream string) *streamDrops {
+func (l *DropLog) entry(stream string) *streamDrops {
 	a := l.byStream[stream]
 	if a == nil {
 		a = &streamDrops{}
@@ -78,40 +84,40 @@ func (l *dropLog) entry(stream string) *streamDrops {
 	return a
 }
 
-// forwarded returns the position up to which a stream is known to be forwarded or counted.
-func (l *dropLog) forwarded(stream string) position {
+// Forwarded returns the position up to which a stream is known to be forwarded or counted.
+func (l *DropLog) Forwarded(stream string) Position {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.entry(stream).Forwarded
 }
 
-// countDropped counts a range of sequences as dropped and returns when that is on disk. Calling
+// CountDropped counts a range of sequences as dropped and returns when that is on disk. Calling
 // it again with the same sequences does not count them twice.
-func (l *dropLog) countDropped(stream string, of timeline, reason string, s seqRange) error {
+func (l *DropLog) CountDropped(stream string, of Timeline, reason string, s Range) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a := l.entry(stream)
-	if counted, ok := of.lastCommon(a.Counted); ok {
-		s.from = max(s.from, counted+1)
+	if counted, ok := of.LastCommon(a.Counted); ok {
+		s.From = max(s.From, counted+1)
 	}
-	if s.from > s.to {
+	if s.From > s.To {
 		return nil
 	}
-	a.Counted = of.position(s.to)
-	a.Dropped[reason] += s.count()
+	a.Counted = of.Position(s.To)
+	a.Dropped[reason] += s.Count()
 	return l.save()
 }
 
-// countLost counts records that were lost together with the store.
-func (l *dropLog) countLost(stream string, n uint64) error {
+// CountLost counts records that were lost together with the store.
+func (l *DropLog) CountLost(stream string, n uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.entry(stream).Dropped[streams.GapLost] += n
 	return l.save()
 }
 
-// setForwarded saves the position up to which a stream was forwarded or counted.
-func (l *dropLog) setForwarded(stream string, at position) error {
+// SetForwarded saves the position up to which a stream was forwarded or counted.
+func (l *DropLog) SetForwarded(stream string, at Position) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if a := l.entry(stream); a.Forwarded != at {
@@ -121,8 +127,8 @@ func (l *dropLog) setForwarded(stream string, at position) error {
 	return nil
 }
 
-// each calls f with every counter.
-func (l *dropLog) each(f func(stream, reason string, n uint64)) {
+// Each calls f with every counter.
+func (l *DropLog) Each(f func(stream, reason string, n uint64)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for name, a := range l.byStream {
@@ -132,14 +138,14 @@ func (l *dropLog) each(f func(stream, reason string, n uint64)) {
 	}
 }
 
-// total returns the number of records that were dropped since the file was created.
-func (l *dropLog) total() (n uint64) {
-	l.each(func(_, _ string, m uint64) { n += m })
+// Total returns the number of records that were dropped since the file was created.
+func (l *DropLog) Total() (n uint64) {
+	l.Each(func(_, _ string, m uint64) { n += m })
 	return n
 }
 
 // save replaces the file and returns when it is on disk.
-func (l *dropLog) save() error {
+func (l *DropLog) save() error {
 	data, err := json.Marshal(l.byStream)
 	if err == nil {
 		err = durable.WriteFile(l.path, data, 0o600)

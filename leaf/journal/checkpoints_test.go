@@ -1,0 +1,69 @@
+package journal
+
+import (
+	"errors"
+	"path/filepath"
+	"slices"
+	"testing"
+)
+
+// TestLostSince compares a checkpoint with what a stream has become.
+func TestLostSince(t *testing.T) {
+	const made = 100
+	lives := func(later ...incarnation) Timeline { return append(Timeline{{id: made}}, later...) }
+	was := Checkpoint{Created: made, Last: 50, Timeline: lives(incarnation{101, 1}, incarnation{102, 21}).String()}
+	for name, one := range map[string]struct {
+		l     Timeline
+		noted Position
+		want  Range // zero: nothing
+	}{
+		"nothing happened":                {lives(incarnation{101, 1}, incarnation{102, 21}), Position{102, 30}, Range{}},
+		"started again":                   {lives(incarnation{101, 1}, incarnation{102, 21}, incarnation{103, 51}), Position{102, 30}, Range{}},
+		"went on, started again":          {lives(incarnation{101, 1}, incarnation{102, 21}, incarnation{103, 61}), Position{102, 30}, Range{}},
+		"rolled back":                     {lives(incarnation{101, 1}, incarnation{103, 21}), Position{102, 30}, Range{31, 50}},
+		"rolled back, all forwarded":      {lives(incarnation{101, 1}, incarnation{103, 21}), Position{102, 50}, Range{}},
+		"rolled back, little forwarded":   {lives(incarnation{101, 1}, incarnation{103, 21}), Position{101, 10}, Range{21, 50}},
+		"rolled back, started twice":      {lives(incarnation{101, 1}, incarnation{103, 21}, incarnation{104, 90}), Position{102, 30}, Range{31, 50}},
+		"created again":                   {Timeline{{id: 200}, {201, 1}}, Position{102, 30}, Range{31, 50}},
+		"noted in an earlier life":        {Timeline{{id: 200}, {201, 1}}, Position{7, 500}, Range{1, 50}},
+		"created again with the messages": {Timeline{{id: 200}, {201, 51}}, Position{102, 30}, Range{}},
+	} {
+		got, ok := was.LostSince(one.l, one.noted)
+		if ok != (one.want != Range{}) || ok && (Range{got.From, got.To}) != one.want {
+			t.Errorf("%s: %v, %t; want %v", name, got, ok, one.want)
+		}
+	}
+}
+
+// TestUnresolvedCheckpointsAreOnDisk asks when the file is synced: with what must not be forgotten
+// in it, and when that goes.
+func TestUnresolvedCheckpointsAreOnDisk(t *testing.T) {
+	m := OpenCheckpoints(t.TempDir())
+	var synced []bool
+	var fails error
+	m.write = func(path string, data []byte, sync bool) error {
+		synced = append(synced, sync)
+		return errors.Join(fails, writeCheckpoints(path, data, sync))
+	}
+	put := func(stream string, k Checkpoint) {
+		if err := m.Put(stream, k); !errors.Is(err, fails) {
+			t.Error(err)
+		}
+	}
+	put("a", Checkpoint{Last: 1})
+	put("b", Checkpoint{Last: 1, Incomplete: true})
+	put("a", Checkpoint{Last: 2}) // would tear the other one with it
+	put("b", Checkpoint{Last: 1})
+	put("a", Checkpoint{Last: 3})
+	put("a", Checkpoint{Last: 3})
+	fails = errors.New("no room")
+	put("a", Checkpoint{Last: 3, Lost: []LostRange{{1, 2, 3}}})
+	fails = nil
+	put("a", Checkpoint{Last: 3, Lost: []LostRange{{1, 2, 3}}})
+	if want := []bool{false, true, true, true, false, true, true}; !slices.Equal(synced, want) {
+		t.Errorf("synced %v, want %v", synced, want)
+	}
+	if got, _ := OpenCheckpoints(filepath.Dir(m.path)).Get("a"); len(got.Lost) != 1 {
+		t.Errorf("read again: %+v", got)
+	}
+}
