@@ -3,8 +3,9 @@ package host
 import (
 	"testing"
 
-	"github.com/petiole-io/petiole/devices"
 	"pgregory.net/rapid"
+
+	"github.com/petiole-io/petiole/devices"
 )
 
 func TestNextKeepsWhatIsSettled(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/internal/commandlog"
 	"github.com/petiole-io/petiole/devices/internal/stats"
 )
 
@@ -26,7 +27,7 @@ type executor struct {
 	records  recorder
 	log      *zap.Logger
 
-	history   commandLog
+	history   commandlog.Log
 	queue     []*execution // commands that have not begun
 	executing *execution
 	// interrupted are the segments with interrupted commands whose results are not saved.
@@ -115,7 +116,7 @@ func (x *executor) expire(now time.Time, loaded bool) {
 
 // replyRecorded replies to a command whose id is recorded. It returns false if it is not.
 func (x *executor) replyRecorded(e *execution) bool {
-	known := x.history.find(e.command.ID)
+	known := x.history.Find(e.command.ID)
 	if known == nil {
 		return false
 	}
@@ -188,16 +189,16 @@ func (x *executor) recordCommand(ctx context.Context, e *execution, now time.Tim
 	ctx, cancel := context.WithDeadline(ctx, e.deadline)
 	defer cancel()
 	c := e.command
-	s, ok := x.history.add(commandRecord{ID: c.ID, Deadline: e.deadline.UnixMilli(), Method: c.Method, Properties: c.Properties}, now)
+	s, ok := x.history.Add(commandlog.Record{ID: c.ID, Deadline: e.deadline.UnixMilli(), Method: c.Method, Properties: c.Properties}, now)
 	if !ok {
 		return &devices.CommandResult{Ack: devices.Rejected, Reason: devices.ReasonBusy, Message: "the command log is full of commands whose deadlines have not passed"}
 	}
 	err := x.device.keepSegments(ctx, s+1)
 	if err == nil {
-		err = x.history.saveSegment(ctx, x.state, x.ref, s)
+		err = x.history.Save(ctx, x.state, x.ref, s)
 	}
 	if err != nil {
-		x.history.remove(c.ID)
+		x.history.Remove(c.ID)
 		x.log.Warn("command not recorded", zap.String("command", c.ID), zap.Error(err))
 		return &devices.CommandResult{Ack: devices.Failed, Reason: devices.ReasonStateStore, Message: "the command could not be recorded: " + err.Error()}
 	}
@@ -254,8 +255,8 @@ func (x *executor) complete(ctx context.Context) {
 	e := x.executing
 	x.executing = nil
 	r := resultOf(e.command.ID, e.order, e.results)
-	if s, ok := x.history.finish(e.command.ID, r); ok {
-		if err := x.history.saveSegment(ctx, x.state, x.ref, s); err != nil {
+	if s, ok := x.history.Finish(e.command.ID, r); ok {
+		if err := x.history.Save(ctx, x.state, x.ref, s); err != nil {
 			// It stays recorded as begun, so that it is not executed again.
 			x.log.Warn("result of command not recorded", zap.String("command", e.command.ID), zap.Error(err))
 		}
@@ -298,9 +299,9 @@ func (x *executor) stop(ctx context.Context, received <-chan *request) {
 
 // start takes over the recorded commands. Those that were interrupted by a restart have
 // failed.
-func (x *executor) start(l commandLog) {
+func (x *executor) start(l commandlog.Log) {
 	x.history = l
-	open, segments := x.history.interrupted()
+	open, segments := x.history.Interrupted()
 	x.interrupted = segments
 	for _, r := range open {
 		for _, p := range sortedKeys(r.Properties) {
@@ -316,7 +317,7 @@ func (x *executor) saveInterrupted(ctx context.Context) {
 		return
 	}
 	for _, i := range x.interrupted {
-		if err := x.history.saveSegment(ctx, x.state, x.ref, i); err != nil {
+		if err := x.history.Save(ctx, x.state, x.ref, i); err != nil {
 			x.log.Warn("interrupted commands not recorded", zap.Error(err))
 			return
 		}

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/internal/commandlog"
 )
 
 // reconcile applies a new target. It restarts the session only if its definition has
@@ -82,22 +83,22 @@ func (w *worker) load(ctx context.Context) bool {
 // readState reads the saved state and the command log. It goes on without what is corrupt,
 // which is the smaller harm: desired values are compared with the device before they are
 // written.
-func (w *worker) readState(ctx context.Context) (savedState, commandLog, error) {
+func (w *worker) readState(ctx context.Context) (savedState, commandlog.Log, error) {
 	m, err := loadState(ctx, w.host.state, w.device)
 	if err != nil && !errors.Is(err, errCorrupt) {
-		return m, commandLog{}, err
+		return m, commandlog.Log{}, err
 	}
 	if err != nil {
 		w.log.Error("saved state is corrupt and is ignored", zap.Error(err))
 	}
-	l, err := loadCommandLog(ctx, w.host.state, w.device, m.Segments)
-	if err != nil && !errors.Is(err, errCorrupt) {
+	l, err := commandlog.Load(ctx, w.host.state, w.device, m.Segments)
+	if err != nil && !errors.Is(err, commandlog.ErrCorrupt) {
 		return m, l, err
 	}
 	if err != nil {
 		w.log.Error("command log is corrupt and is ignored in part", zap.Error(err))
 	}
-	m.Segments = l.stored
+	m.Segments = l.Stored
 	return m, l, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/internal/commandlog"
 )
 
 // errCorrupt reports a value that is unreadable for good.
@@ -29,7 +30,7 @@ type savedState struct {
 // keeps only the number of segments, which still exist. If there is no readable state any
 // segment may exist.
 func loadState(ctx context.Context, s devices.State, device devices.Ref) (savedState, error) {
-	fresh := savedState{UID: device.UID, Desired: map[string]desiredState{}, Segments: logSegments}
+	fresh := savedState{UID: device.UID, Desired: map[string]desiredState{}, Segments: commandlog.Segments}
 	b, err := s.Load(ctx, device.String())
 	if err != nil {
 		return fresh, fmt.Errorf("load state of %s: %w", device, err)
@@ -41,7 +42,7 @@ func loadState(ctx context.Context, s devices.State, device devices.Ref) (savedS
 	if err := json.Unmarshal(b, &m); err != nil {
 		return fresh, fmt.Errorf("%w of %s: %w", errCorrupt, device, err)
 	}
-	m.Segments = max(0, min(m.Segments, logSegments))
+	m.Segments = max(0, min(m.Segments, commandlog.Segments))
 	if m.UID != device.UID {
 		fresh.Segments = m.Segments
 		return fresh, nil
@@ -75,7 +76,7 @@ func deleteState(ctx context.Context, s devices.State, device devices.Ref) error
 		return err
 	}
 	for i := range m.Segments {
-		if err := s.Delete(ctx, segmentKey(device, i)); err != nil {
+		if err := s.Delete(ctx, commandlog.Key(device, i)); err != nil {
 			return fmt.Errorf("forget commands of %s: %w", device, err)
 		}
 	}

@@ -1,8 +1,10 @@
-package host
+// Package commandlog records the commands of one device, so that none is carried out twice.
+package commandlog
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -12,12 +14,16 @@ import (
 // The command log stores its records in segments, each under its own key, so that a command
 // writes one segment and not the whole log.
 const (
-	logSegments    = 16
+	// Segments is the largest number of segments.
+	Segments       = 16
 	segmentRecords = 16
 )
 
-// commandRecord is a command that may have been carried out.
-type commandRecord struct {
+// ErrCorrupt reports segments that are unreadable for good.
+var ErrCorrupt = errors.New("corrupt state")
+
+// Record is a command that may have been carried out.
+type Record struct {
 	ID string `json:"id"`
 	// Number counts the commands of a device.
 	Number uint64 `json:"number"`
@@ -32,24 +38,24 @@ type commandRecord struct {
 // segment is the value stored under one key. UID distinguishes it from that of an earlier
 // device of the same name.
 type segment struct {
-	UID     string          `json:"uid"`
-	Records []commandRecord `json:"records"`
+	UID     string   `json:"uid"`
+	Records []Record `json:"records"`
 }
 
-// commandLog has the newest commands of a device: at least 240 and at most 256, and all whose
+// Log has the newest commands of a device: at least 240 and at most 256, and all whose
 // deadlines have not passed. So a command is never carried out twice: either the log has it,
 // or its deadline has passed.
-type commandLog struct {
-	segments [logSegments][]commandRecord
+type Log struct {
+	segments [Segments][]Record
 	current  int
 	number   uint64
-	// stored is the number of segments, up to the last one that existed when the log was
+	// Stored is the number of segments, up to the last one that existed when the log was
 	// read.
-	stored int
+	Stored int
 }
 
-// find returns the record of an id, or nil.
-func (l *commandLog) find(id string) *commandRecord {
+// Find returns the record of an id, or nil.
+func (l *Log) Find(id string) *Record {
 	for i := range l.segments {
 		for j := range l.segments[i] {
 			if l.segments[i][j].ID == id {
@@ -60,12 +66,12 @@ func (l *commandLog) find(id string) *commandRecord {
 	return nil
 }
 
-// add appends a command that is about to be carried out and returns its segment. It returns
+// Add appends a command that is about to be carried out and returns its segment. It returns
 // false if the log is full of commands whose deadlines have not passed.
-func (l *commandLog) add(r commandRecord, now time.Time) (segment int, ok bool) {
+func (l *Log) Add(r Record, now time.Time) (segment int, ok bool) {
 	at := l.current
 	if len(l.segments[at]) >= segmentRecords {
-		at = (at + 1) % logSegments
+		at = (at + 1) % Segments
 		for _, old := range l.segments[at] {
 			if old.Deadline > now.UnixMilli() {
 				return at, false
@@ -80,16 +86,16 @@ func (l *commandLog) add(r commandRecord, now time.Time) (segment int, ok bool) 
 	return at, true
 }
 
-// remove removes the record that add has just appended.
-func (l *commandLog) remove(id string) {
+// Remove removes the record that Add has just appended.
+func (l *Log) Remove(id string) {
 	s := l.segments[l.current]
 	if n := len(s); n > 0 && s[n-1].ID == id {
 		l.segments[l.current] = s[:n-1]
 	}
 }
 
-// finish records the result of a command and returns its segment.
-func (l *commandLog) finish(id string, result devices.CommandResult) (segment int, ok bool) {
+// Finish records the result of a command and returns its segment.
+func (l *Log) Finish(id string, result devices.CommandResult) (segment int, ok bool) {
 	for i := range l.segments {
 		for j := range l.segments[i] {
 			if r := &l.segments[i][j]; r.ID == id {
@@ -101,9 +107,9 @@ func (l *commandLog) finish(id string, result devices.CommandResult) (segment in
 	return 0, false
 }
 
-// interrupted returns the commands without a result, which a stop of the process interrupted.
+// Interrupted returns the commands without a result, which a stop of the process interrupted.
 // It gives them one; the caller must save the segments.
-func (l *commandLog) interrupted() (open []commandRecord, segments []int) {
+func (l *Log) Interrupted() (open []Record, segments []int) {
 	for i := range l.segments {
 		before := len(open)
 		for j := range l.segments[i] {
@@ -122,37 +128,38 @@ func (l *commandLog) interrupted() (open []commandRecord, segments []int) {
 	return open, segments
 }
 
-func segmentKey(device devices.Ref, i int) string { return fmt.Sprintf("%s/commands/%d", device, i) }
+// Key returns the key of a segment of a device.
+func Key(device devices.Ref, i int) string { return fmt.Sprintf("%s/commands/%d", device, i) }
 
-// saveSegment stores one segment.
-func (l *commandLog) saveSegment(ctx context.Context, s devices.State, device devices.Ref, i int) error {
+// Save stores one segment.
+func (l *Log) Save(ctx context.Context, s devices.State, device devices.Ref, i int) error {
 	b, err := json.Marshal(segment{UID: device.UID, Records: l.segments[i]})
 	if err != nil {
 		return fmt.Errorf("encode commands of %s: %w", device, err)
 	}
-	if err := s.Save(ctx, segmentKey(device, i), b); err != nil {
+	if err := s.Save(ctx, Key(device, i), b); err != nil {
 		return fmt.Errorf("save commands of %s: %w", device, err)
 	}
 	return nil
 }
 
-// loadCommandLog reads the first n segments of a device. It skips corrupt ones and returns
-// errCorrupt together with the others.
-func loadCommandLog(ctx context.Context, s devices.State, device devices.Ref, n int) (commandLog, error) {
-	var l commandLog
+// Load reads the first n segments of a device. It skips corrupt ones and returns
+// ErrCorrupt together with the others.
+func Load(ctx context.Context, s devices.State, device devices.Ref, n int) (Log, error) {
+	var l Log
 	var corrupt error
 	for i := range n {
-		b, err := s.Load(ctx, segmentKey(device, i))
+		b, err := s.Load(ctx, Key(device, i))
 		if err != nil {
 			return l, fmt.Errorf("load commands of %s: %w", device, err)
 		}
 		if len(b) == 0 {
 			continue
 		}
-		l.stored = i + 1
+		l.Stored = i + 1
 		var g segment
 		if err := json.Unmarshal(b, &g); err != nil {
-			corrupt = fmt.Errorf("%w of commands of %s: %w", errCorrupt, device, err)
+			corrupt = fmt.Errorf("%w of commands of %s: %w", ErrCorrupt, device, err)
 			continue
 		}
 		if g.UID != device.UID {
