@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"encoding/json"
-	"strings"
 	"testing"
 	"time"
 
@@ -70,41 +69,6 @@ func TestWaitingReportsAreCounted(t *testing.T) {
 	if n := maxWaiting - r.room("plant-a"); n != 1 {
 		t.Errorf("%d wait after a parked report was replaced, want 1", n)
 	}
-}
-
-func TestPresenceIsBounded(t *testing.T) {
-	t.Parallel()
-	p, at := newLiveness(), time.Unix(1_000_000, 0)
-	for i := range 20 {
-		b := streams.Presence{Time: at}
-		for j := range 500 {
-			b.Nodes = append(b.Nodes, streams.NodePresence{Name: strings.Repeat("x", i) + string(rune('a'+j)), Renewed: at})
-		}
-		p.heartbeat("plant-a", b, at)
-		p.report("plant-a", strings.Repeat("y", i+1), at, at)
-	}
-	if n := len(p.sites["plant-a"].nodeLastSeen); n != streams.MaxSiteNodes {
-		t.Errorf("%d nodes are known, want %d", n, streams.MaxSiteNodes)
-	}
-}
-
-func FuzzPresence(f *testing.F) {
-	data, err := json.Marshal(streams.Presence{Site: "s", Time: time.Unix(1, 0), Nodes: []streams.NodePresence{{Name: "n", Renewed: time.Unix(1, 0)}}, Degraded: []string{"DiskFull"}})
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(data)
-	f.Add([]byte(`{"nodes":[` + strings.Repeat("{},", 2000) + `{}]}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		b, err := streams.DecodePresence(data)
-		if err != nil {
-			return
-		}
-		if len(b.Nodes) > streams.MaxSiteNodes+16 || len(b.Degraded) > streams.MaxDegraded {
-			t.Fatalf("%d bytes became %d nodes", len(data), len(b.Nodes))
-		}
-		newLiveness().heartbeat("s", b, time.Unix(1, 0))
-	})
 }
 
 // Any status that a site reports of a pod or a node is either rejected or becomes a patch with

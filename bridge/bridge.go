@@ -13,6 +13,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/lease"
+	"github.com/petiole-io/petiole/bridge/liveness"
 	"github.com/petiole-io/petiole/bridge/storage"
 	"github.com/petiole-io/petiole/internal/metrics"
 	"github.com/petiole-io/petiole/streams"
@@ -199,8 +200,8 @@ type components struct {
 	log        *zap.Logger
 	cache      *kube.Cache
 	publish    *publisher
-	liveness   *liveness
-	heartbeats *heartbeatConsumer
+	liveness   *liveness.Tracker
+	heartbeats *liveness.Heartbeats
 	sites      *siteController
 	reports    *reports
 	consumer   *reportConsumer
@@ -217,7 +218,7 @@ type components struct {
 // newComponents creates the components and connects them. It starts nothing.
 func (b *Bridge) newComponents(h *hub, c *kube.Clients) (*components, error) {
 	outageOf := func(what string) *outage { return b.metrics.newOutage(b.log, what) }
-	p := &components{log: b.log, liveness: newLiveness(), reports: newReports(), syncStates: newSyncStates()}
+	p := &components{log: b.log, liveness: liveness.NewTracker(), reports: newReports(), syncStates: newSyncStates()}
 	deleted := newDeletedNodes()
 	p.storage = b.newStorageMonitor(h, c, outageOf("epoch of the API server's storage"))
 	cache, err := kube.NewCache(c.Dynamic, kube.Handlers{
@@ -243,13 +244,15 @@ func (b *Bridge) newComponents(h *hub, c *kube.Clients) (*components, error) {
 		clients: c, cache: cache, publish: p.publish, log: b.log, outage: outageOf("set tolerations"),
 		queue: newQueue[kube.Key](b.metrics, "autonomy", writeRetry),
 	}
-	p.heartbeats = &heartbeatConsumer{
-		publish: p.publish, liveness: p.liveness, log: b.log, count: &b.count, outage: outageOf("renew node leases"),
-		queue: newQueue[string](b.metrics, "leases", writeRetry), duplicates: newDuplicateDetector(), renew: map[string][]string{}, leases: newNodeLeases(c.Leases, cache),
-		onNodesAlive: p.writeback.nodesAlive, onSiteChanged: p.siteChanged,
-	}
+	duplicates := liveness.NewDuplicateDetector()
+	p.heartbeats = liveness.NewHeartbeats(liveness.Config{
+		Tracker: p.liveness, Duplicates: duplicates, Leases: liveness.NewNodeLeases(c.Leases, cache), SiteExists: p.publish.siteExists,
+		OnNodesAlive: p.writeback.nodesAlive, OnSiteChanged: p.siteChanged, Queue: newQueue[string](b.metrics, "leases", writeRetry),
+		Log: b.log, Report: outageOf("renew node leases").report,
+		OnRefused: func() { b.count.refused.Add(1) }, OnConflict: func() { b.count.conflicts.Add(1) },
+	})
 	p.sites = &siteController{
-		hub: h, clients: c, cache: cache, publish: p.publish, liveness: p.liveness, syncStates: p.syncStates, duplicates: p.heartbeats.duplicates,
+		hub: h, clients: c, cache: cache, publish: p.publish, liveness: p.liveness, syncStates: p.syncStates, duplicates: duplicates,
 		events:  newSiteEvents(c.Own, b.cfg.LeaderElection.Identity, b.log),
 		metrics: b.metrics.sites, count: &b.count, log: b.log, outage: outageOf("positions of the sites"),
 		leadership: func() (string, uint64) { return p.epoch, p.term },
@@ -283,7 +286,7 @@ func (c *components) objectChanged(k kube.Key) {
 		c.writeback.objectChanged(kube.CSINodeKey(k.Name))
 		if c.cache.Get(k) == nil {
 			c.writeback.clients.Forget(k.Name)
-			c.heartbeats.leases.forget(k.Name)
+			c.heartbeats.Forget(k.Name)
 		}
 	case k.Group == kube.DeviceGroup && k.Resource == "devices":
 		// A report may have arrived before its device: write it now.
@@ -329,7 +332,7 @@ func (c *components) restoreSites(renewed bool) {
 		}
 		if o := c.cache.Get(kube.Key{Group: kube.SiteGroup, Resource: "sites", Name: site}); o != nil {
 			connected, since := siteStatusOf(o)
-			c.liveness.restore(site, connected, since, now)
+			c.liveness.Restore(site, connected, since, now)
 		}
 	}
 }
@@ -341,7 +344,7 @@ func (c *components) close() {
 	c.writeback.queue.ShutDown()
 	c.consumer.sites.ShutDown()
 	c.autonomy.queue.ShutDown()
-	c.heartbeats.queue.ShutDown()
+	c.heartbeats.Close()
 	c.backlogs.queue.ShutDown()
 }
 
@@ -350,7 +353,7 @@ func (c *components) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn
 	g.Go(func() error { c.publish.run(ctx, workers); return nil })
 	g.Go(func() error { c.writeback.run(ctx, workers); return nil })
 	g.Go(func() error { c.autonomy.run(ctx); return nil })
-	g.Go(func() error { return c.heartbeats.run(ctx, nc, workers) })
+	g.Go(func() error { return c.heartbeats.Run(ctx, nc, workers) })
 	g.Go(func() error { return c.sites.run(ctx) })
 	g.Go(func() error { return c.backlogs.run(ctx) })
 	g.Go(func() error { return c.consumer.run(ctx) })

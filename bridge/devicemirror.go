@@ -29,7 +29,7 @@ var deviceResource = schema.GroupVersionResource{Group: kube.DeviceGroup, Versio
 func (w *writeback) mirrorStatus(ctx context.Context, site string, device *unstructured.Unstructured, status any) error {
 	reported, _ := status.(map[string]any)
 	current, _ := device.Object["status"].(map[string]any)
-	connected, _, _ := w.liveness.state(site)
+	connected, _, _ := w.liveness.State(site)
 	next := mirroredStatus(current, reported, connected)
 	if next == nil {
 		return nil

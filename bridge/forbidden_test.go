@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/liveness"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -47,7 +48,7 @@ func (w *writing) assemble() {
 	p, log := w.publishing, zap.NewNop()
 	metrics := newInstruments(p.count)
 	queue := newQueue[reportKey](metrics, "writeback", time.Millisecond)
-	in := newReportConsumer(p.hub, newReports(), p.publisher, newLiveness(), queue, newQueue[string](metrics, "reports", time.Millisecond), log)
+	in := newReportConsumer(p.hub, newReports(), p.publisher, liveness.NewTracker(), queue, newQueue[string](metrics, "reports", time.Millisecond), log)
 	in.count, in.metrics, in.workers, in.expiry = p.count, metrics.sites, 2, time.Second
 	in.onNodesAlive, in.onSiteChanged = func(string, []string) {}, func(string) {}
 	in.objectExists = func(k reportKey) bool { return p.cache.Get(objectOf(k)) != nil }

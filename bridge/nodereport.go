@@ -187,7 +187,7 @@ func isKubeletAnnotation(a string) bool {
 }
 
 func (w *writeback) patchNodeStatus(ctx context.Context, k reportKey, r *report, current, reported *corev1.Node) error {
-	connected, since, _ := w.liveness.state(k.site)
+	connected, since, _ := w.liveness.State(k.site)
 	wanted := current.DeepCopy()
 	alive, lastSeen := w.nodeAlive(k.site, k.ref.Name)
 	if alive {

@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -20,11 +19,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/util/flowcontrol"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/lease"
+	"github.com/petiole-io/petiole/bridge/liveness"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -119,30 +118,6 @@ func TestRefusedNodesAreForgotten(t *testing.T) {
 	}
 }
 
-// Node leases are renewed even while all other requests wait for the rate limit.
-func TestLeasesHaveTheirOwnBucket(t *testing.T) {
-	t.Parallel()
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write([]byte(`{"kind":"Lease","apiVersion":"coordination.k8s.io/v1","metadata":{"name":"n","resourceVersion":"2"}}`))
-	}))
-	t.Cleanup(server.Close)
-	rc := &rest.Config{Host: server.URL}
-	cfg := DefaultConfig().Kubernetes
-	rc.QPS, rc.Burst, rc.RateLimiter = cfg.QPS, cfg.Burst, exhausted{}
-	c, err := kube.NewClients(rc, ImpersonationConstrained, leadingFence().Transport)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	if _, err := c.Own.CoreV1().Nodes().Get(t.Context(), "n", metav1.GetOptions{}); err == nil {
-		t.Fatal("the bucket of the others is not empty")
-	}
-	if v, err := newNodeLeases(c.Leases, nil).patch(t.Context(), "n", "1"); err != nil || v != "2" {
-		t.Errorf("renewal: version %q, %v", v, err)
-	}
-}
-
 // The value of the annotation is repeated in the status, which bounds its length.
 func TestLongResyncIsRefused(t *testing.T) {
 	t.Parallel()
@@ -153,7 +128,7 @@ func TestLongResyncIsRefused(t *testing.T) {
 	}
 	core, logged := observer.New(zapcore.WarnLevel)
 	r := newResyncer()
-	r.hub, r.cache, r.publish, r.liveness, r.syncStates, r.fence = p.hub, p.cache, p.publisher, newLiveness(), newSyncStates(), p.fence
+	r.hub, r.cache, r.publish, r.liveness, r.syncStates, r.fence = p.hub, p.cache, p.publisher, liveness.NewTracker(), newSyncStates(), p.fence
 	r.log, r.count = zap.New(core), p.count
 	ask := func(value string) string {
 		t.Helper()
@@ -208,12 +183,3 @@ func TestHubThatSendsNothing(t *testing.T) {
 		}
 	}
 }
-
-// exhausted is a rate limiter that never admits a request.
-type exhausted struct{ flowcontrol.RateLimiter }
-
-// Wait implements flowcontrol.RateLimiter.
-func (exhausted) Wait(context.Context) error { return errors.New("nothing in the bucket") }
-
-// TryAccept implements flowcontrol.RateLimiter.
-func (exhausted) TryAccept() bool { return false }

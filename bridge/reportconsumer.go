@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 	"k8s.io/client-go/util/workqueue"
 
+	"github.com/petiole-io/petiole/bridge/liveness"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -35,7 +36,7 @@ type reportConsumer struct {
 	hub      *hub
 	reports  *reports
 	publish  *publisher
-	liveness *liveness
+	liveness *liveness.Tracker
 	log      *zap.Logger
 	count    *counters
 	metrics  *siteMetrics
@@ -74,7 +75,7 @@ type reportConsumer struct {
 
 // newReportConsumer creates a consumer that has not started. The caller sets the remaining
 // fields before its first use.
-func newReportConsumer(h *hub, r *reports, p *publisher, l *liveness, queue workqueue.TypedRateLimitingInterface[reportKey], sites workqueue.TypedRateLimitingInterface[string], log *zap.Logger) *reportConsumer {
+func newReportConsumer(h *hub, r *reports, p *publisher, l *liveness.Tracker, queue workqueue.TypedRateLimitingInterface[reportKey], sites workqueue.TypedRateLimitingInterface[string], log *zap.Logger) *reportConsumer {
 	return &reportConsumer{
 		hub: h, reports: r, publish: p, liveness: l, log: log, queue: queue, sites: sites,
 		inbox: newInbox(), window: newAckWindow(), now: time.Now, wakeCh: make(chan struct{}, 1),
@@ -245,7 +246,7 @@ func (c *reportConsumer) checkMissingParts(ctx context.Context, d *delivery, err
 
 func (c *reportConsumer) accept(site string, m streams.Message, d *delivery) {
 	if m.Ref.Group == "" && (m.Ref.Resource == "nodes" || m.Ref.Resource == "pods") {
-		nowAlive, connected := c.liveness.report(site, m.Ref.Node, d.stored, time.Now())
+		nowAlive, connected := c.liveness.Report(site, m.Ref.Node, d.stored, time.Now())
 		if connected {
 			c.log.Info("site connected", zap.String("site", site))
 			c.onSiteChanged(site)

@@ -14,6 +14,7 @@ import (
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/lease"
+	"github.com/petiole-io/petiole/bridge/liveness"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -34,7 +35,7 @@ type resyncer struct {
 	hub        *hub
 	cache      objectCache
 	publish    *publisher
-	liveness   *liveness
+	liveness   *liveness.Tracker
 	syncStates *syncStates
 	fence      *lease.Fence
 	log        *zap.Logger
@@ -163,7 +164,7 @@ func (r *resyncer) resync(ctx context.Context, site, reason, value string) error
 // requestComparison asks a site to compare its inventory if the site has acknowledged
 // everything. A disconnected site compares by itself when it reconnects.
 func (r *resyncer) requestComparison(ctx context.Context, site string) error {
-	if connected, _, _ := r.liveness.state(site); !connected || !r.publish.siteExists(site) {
+	if connected, _, _ := r.liveness.State(site); !connected || !r.publish.siteExists(site) {
 		return nil
 	}
 	cons, err := r.hub.js.Consumer(ctx, streams.Desired, site)

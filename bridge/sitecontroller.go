@@ -18,6 +18,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/liveness"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -39,9 +40,9 @@ type siteController struct {
 	clients    *kube.Clients
 	cache      objectCache
 	publish    *publisher
-	liveness   *liveness
+	liveness   *liveness.Tracker
 	syncStates *syncStates
-	duplicates *duplicateDetector
+	duplicates *liveness.DuplicateDetector
 	events     *siteEvents
 	metrics    *siteMetrics
 	count      *counters
@@ -139,9 +140,9 @@ func (s *siteController) round(ctx context.Context) (listing time.Duration, err 
 // retain drops the state of sites that no longer exist.
 func (s *siteController) retain(exists func(site string) bool) {
 	s.metrics.retain(exists)
-	s.liveness.retain(exists)
+	s.liveness.Retain(exists)
 	s.syncStates.retain(exists)
-	s.duplicates.retain(exists)
+	s.duplicates.Retain(exists)
 	maps.DeleteFunc(s.ensured, func(site string, _ bool) bool { return !exists(site) })
 	maps.DeleteFunc(s.written, func(site string, _ siteWrite) bool { return !exists(site) })
 }
@@ -230,9 +231,9 @@ func (s *siteController) collect(ctx context.Context, o *v1alpha1.Site, nodes []
 		now: time.Now(), created: o.CreationTimestamp.Time, nodes: len(nodes), unobserved: s.unobserved(nodes),
 		unpublished: !s.publish.siteIdle(o.Name),
 		pending:     info.NumPending + uint64(info.NumAckPending), lastAck: info.AckFloor.Last, stored: info.AckFloor.Stream,
-		duplicate: s.duplicates.duplicateSeen(o.Name), sync: s.syncStates.get(o.Name),
+		duplicate: s.duplicates.LastSeen(o.Name), sync: s.syncStates.get(o.Name),
 	}
-	seen.connected, seen.since, seen.last = s.liveness.state(o.Name)
+	seen.connected, seen.since, seen.last = s.liveness.State(o.Name)
 	seen.epoch, seen.term = s.leadership()
 	if seen.pending == 0 {
 		return seen, nil

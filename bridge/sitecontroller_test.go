@@ -9,6 +9,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/liveness"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -22,7 +23,7 @@ func controllerAt(p *publishing) *siteController {
 	p.t.Cleanup(c.Close)
 	log := zap.NewNop()
 	return &siteController{
-		hub: p.hub, clients: c, cache: p.cache, publish: p.publisher, liveness: newLiveness(), syncStates: newSyncStates(), duplicates: newDuplicateDetector(),
+		hub: p.hub, clients: c, cache: p.cache, publish: p.publisher, liveness: liveness.NewTracker(), syncStates: newSyncStates(), duplicates: liveness.NewDuplicateDetector(),
 		events: newSiteEvents(c.Own, "test", log), metrics: newInstruments(p.count).sites, count: p.count, log: log, outage: newOutage(log, "survey"),
 		leadership: func() (string, uint64) { return "1-e", 1 }, triggered: make(chan struct{}, 1),
 		ensured: map[string]bool{}, written: map[string]siteWrite{},
@@ -120,14 +121,11 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 			t.Errorf("consumer of %s: %v", site, err)
 		}
 	}
-	s.liveness.heartbeat("site-0", streams.Presence{}, noon)
+	s.liveness.Heartbeat("site-0", streams.Presence{}, noon)
 	p.vanish(siteKey("site-0"))
 	p.await("deletion seen", func() bool { return p.objects.Len() == 0 && !p.siteExists("site-0") && idle() })
 	_, _ = s.round(t.Context())
-	s.liveness.mu.Lock()
-	heard := len(s.liveness.sites)
-	s.liveness.mu.Unlock()
-	if s.ensured["site-0"] || heard > 0 {
+	if connected, _, _ := s.liveness.State("site-0"); s.ensured["site-0"] || connected {
 		t.Error("a site that is gone is remembered")
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/liveness"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -39,7 +40,7 @@ type writeback struct {
 	clients  *kube.Clients
 	cache    objectCache
 	publish  *publisher
-	liveness *liveness
+	liveness *liveness.Tracker
 	reports  *reports
 	consumer *reportConsumer
 	log      *zap.Logger
@@ -258,7 +259,7 @@ func (w *writeback) checkOwner(site, node string) error {
 
 // nodeAlive reports whether a node is alive, and when it was last seen.
 func (w *writeback) nodeAlive(site, node string) (bool, time.Time) {
-	return w.liveness.alive(site, node, time.Now())
+	return w.liveness.Alive(site, node, time.Now())
 }
 
 // maxForbidden is the time for which a report that the API server forbids is retried before it

@@ -45,6 +45,7 @@ var ours = []struct {
 	{"bridge/kube", []string{"bridge/kube", "streams"}},
 	{"bridge/lease", nil},
 	{"bridge/storage", []string{"bridge/kube", "bridge/lease"}},
+	{"bridge/liveness", []string{"bridge/api", "bridge/kube", "streams"}},
 	{"bridge/closure", []string{"bridge/api", "bridge/kube"}},
 	{"bridge", []string{"bridge", "streams", "devices/api", "internal/configfile", "internal/logonce", "internal/metrics", "internal/version"}},
 	{"leaf/journal", []string{"streams", "internal/durable"}},

@@ -1,4 +1,4 @@
-package bridge
+package liveness
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	coordinationv1client "k8s.io/client-go/kubernetes/typed/coordination/v1"
 
@@ -18,11 +19,17 @@ import (
 	"github.com/petiole-io/petiole/bridge/kube"
 )
 
-// nodeLeases renews the leases of the nodes in kube-node-lease. It is safe for concurrent
+// Nodes holds the last known state of the API's nodes.
+type Nodes interface {
+	// Get returns the last known state of an object, nil if there is none.
+	Get(k kube.Key) *unstructured.Unstructured
+}
+
+// NodeLeases renews the leases of the nodes in kube-node-lease. It is safe for concurrent
 // use.
-type nodeLeases struct {
+type NodeLeases struct {
 	client coordinationv1client.LeaseInterface
-	cache  objectCache
+	nodes  Nodes
 
 	mu sync.Mutex
 	// versions maps each node to the resource version that the last write of its lease
@@ -30,14 +37,15 @@ type nodeLeases struct {
 	versions map[string]string
 }
 
-func newNodeLeases(c coordinationv1client.LeasesGetter, cache objectCache) *nodeLeases {
-	return &nodeLeases{client: c.Leases(corev1.NamespaceNodeLease), cache: cache, versions: map[string]string{}}
+// NewNodeLeases returns the leases of the given nodes.
+func NewNodeLeases(c coordinationv1client.LeasesGetter, nodes Nodes) *NodeLeases {
+	return &NodeLeases{client: c.Leases(corev1.NamespaceNodeLease), nodes: nodes, versions: map[string]string{}}
 }
 
 // renew renews the lease of a node, or creates it. It does nothing for a node that does not
 // exist or belongs to another site.
-func (l *nodeLeases) renew(ctx context.Context, site, node string) error {
-	o := l.cache.Get(kube.CoreKey("nodes", "", node))
+func (l *NodeLeases) renew(ctx context.Context, site, node string) error {
+	o := l.nodes.Get(kube.CoreKey("nodes", "", node))
 	if o == nil || o.GetLabels()[v1alpha1.SiteLabel] != site {
 		l.forget(node)
 		return nil
@@ -59,7 +67,7 @@ func (l *nodeLeases) renew(ctx context.Context, site, node string) error {
 }
 
 // forget drops the version of a node's lease: the next renewal asks for it.
-func (l *nodeLeases) forget(node string) {
+func (l *NodeLeases) forget(node string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.versions, node)
@@ -68,7 +76,7 @@ func (l *nodeLeases) forget(node string) {
 // version returns the resource version of the lease: the one of this bridge's last write,
 // or, before the first, that of an empty patch, since the bridge has no right to read
 // leases.
-func (l *nodeLeases) version(ctx context.Context, node string) (string, error) {
+func (l *NodeLeases) version(ctx context.Context, node string) (string, error) {
 	l.mu.Lock()
 	version := l.versions[node]
 	l.mu.Unlock()
@@ -84,7 +92,7 @@ func (l *nodeLeases) version(ctx context.Context, node string) (string, error) {
 
 // patch renews the lease if it still has that version, so that a late renewal by a former
 // leader is rejected. It returns the new version.
-func (l *nodeLeases) patch(ctx context.Context, node, version string) (string, error) {
+func (l *NodeLeases) patch(ctx context.Context, node, version string) (string, error) {
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"resourceVersion": version}, "spec": leaseSpec(node),
 	})
@@ -98,7 +106,7 @@ func (l *nodeLeases) patch(ctx context.Context, node, version string) (string, e
 	return lease.ResourceVersion, nil
 }
 
-func (l *nodeLeases) create(ctx context.Context, node string, uid types.UID) (string, error) {
+func (l *NodeLeases) create(ctx context.Context, node string, uid types.UID) (string, error) {
 	lease, err := l.client.Create(ctx, &coordinationv1.Lease{
 		ObjectMeta: metav1.ObjectMeta{Name: node, OwnerReferences: []metav1.OwnerReference{
 			{APIVersion: "v1", Kind: "Node", Name: node, UID: uid},

@@ -1,4 +1,4 @@
-package bridge
+package liveness
 
 import (
 	"maps"
@@ -13,9 +13,9 @@ import (
 // at which the node counts as alive: the duration of a node lease.
 const nodeLeaseDuration = 40 * time.Second
 
-// liveness records when each site and node was last seen. It does no I/O, reads no clock, and
+// Tracker records when each site and node was last seen. It does no I/O, reads no clock, and
 // is safe for concurrent use.
-type liveness struct {
+type Tracker struct {
 	mu    sync.Mutex
 	sites map[string]*siteLiveness
 }
@@ -28,34 +28,35 @@ type siteLiveness struct {
 	nodeLastSeen  map[string]time.Time
 }
 
-func newLiveness() *liveness { return &liveness{sites: map[string]*siteLiveness{}} }
+// NewTracker returns a tracker that has seen no site.
+func NewTracker() *Tracker { return &Tracker{sites: map[string]*siteLiveness{}} }
 
-// restore takes over the state of a site from an earlier bridge. A connected site has the
+// Restore takes over the state of a site from an earlier bridge. A connected site has the
 // usual time to send its next heartbeat, counted from now.
-func (l *liveness) restore(site string, connected bool, since, now time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.sites[site] == nil {
-		l.sites[site] = &siteLiveness{lastSeen: now, connected: connected, since: since, nodeLastSeen: map[string]time.Time{}}
+func (t *Tracker) Restore(site string, connected bool, since, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.sites[site] == nil {
+		t.sites[site] = &siteLiveness{lastSeen: now, connected: connected, since: since, nodeLastSeen: map[string]time.Time{}}
 	}
 }
 
-func (l *liveness) ensureSite(site string) *siteLiveness {
-	h := l.sites[site]
+func (t *Tracker) ensureSite(site string) *siteLiveness {
+	h := t.sites[site]
 	if h == nil {
 		h = &siteLiveness{nodeLastSeen: map[string]time.Time{}}
-		l.sites[site] = h
+		t.sites[site] = h
 	}
 	return h
 }
 
-// heartbeat records a heartbeat that arrived now. alive are the nodes whose leases must be
+// Heartbeat records a heartbeat that arrived now. alive are the nodes whose leases must be
 // renewed, nowAlive those of them that were not alive before; connected is true if the site was
 // not connected before.
-func (l *liveness) heartbeat(site string, b streams.Presence, now time.Time) (alive, nowAlive []string, connected bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	h := l.ensureSite(site)
+func (t *Tracker) Heartbeat(site string, b streams.Presence, now time.Time) (alive, nowAlive []string, connected bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h := t.ensureSite(site)
 	h.prune(now)
 	h.lastHeartbeat = b
 	connected = h.markSeen(now)
@@ -72,18 +73,18 @@ func (l *liveness) heartbeat(site string, b streams.Presence, now time.Time) (al
 	return alive, nowAlive, connected
 }
 
-// report records that the hub stored a report of a node's kubelet at that time. nowAlive is
+// Report records that the hub stored a report of a node's kubelet at that time. nowAlive is
 // true if the node was not alive before, connected if the site was not connected before.
-func (l *liveness) report(site, node string, stored, now time.Time) (nowAlive, connected bool) {
+func (t *Tracker) Report(site, node string, stored, now time.Time) (nowAlive, connected bool) {
 	if stored.After(now) {
 		stored = now
 	}
 	if now.Sub(stored) >= streams.PresenceTimeout {
 		return false, false
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	h := l.ensureSite(site)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h := t.ensureSite(site)
 	h.prune(now)
 	connected = h.markSeen(stored)
 	if !h.hasRoomFor(node) {
@@ -122,12 +123,12 @@ func (h *siteLiveness) prune(now time.Time) {
 	}
 }
 
-// expire marks sites without a recent heartbeat as disconnected, and returns them.
-func (l *liveness) expire(now time.Time) []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// Expire marks sites without a recent heartbeat as disconnected, and returns them.
+func (t *Tracker) Expire(now time.Time) []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	var expired []string
-	for site, h := range l.sites {
+	for site, h := range t.sites {
 		if h.connected && now.Sub(h.lastSeen) >= streams.PresenceTimeout {
 			h.connected, h.since = false, now
 			expired = append(expired, site)
@@ -137,31 +138,31 @@ func (l *liveness) expire(now time.Time) []string {
 	return expired
 }
 
-// retain drops the sites that no longer exist.
-func (l *liveness) retain(exists func(site string) bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	maps.DeleteFunc(l.sites, func(site string, _ *siteLiveness) bool { return !exists(site) })
+// Retain drops the sites that no longer exist.
+func (t *Tracker) Retain(exists func(site string) bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	maps.DeleteFunc(t.sites, func(site string, _ *siteLiveness) bool { return !exists(site) })
 }
 
-// state returns the state of a site. Its last heartbeat is zero if this bridge has received
+// State returns the state of a site. Its last heartbeat is zero if this bridge has received
 // none.
-func (l *liveness) state(site string) (connected bool, since time.Time, last streams.Presence) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	h := l.sites[site]
+func (t *Tracker) State(site string) (connected bool, since time.Time, last streams.Presence) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h := t.sites[site]
 	if h == nil {
 		return false, time.Time{}, streams.Presence{}
 	}
 	return h.connected, h.since, h.lastHeartbeat
 }
 
-// alive reports whether a node is alive, and when it was last seen. A node is alive if its
+// Alive reports whether a node is alive, and when it was last seen. A node is alive if its
 // site is connected and its own kubelet renews its lease.
-func (l *liveness) alive(site, node string, now time.Time) (bool, time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	h := l.sites[site]
+func (t *Tracker) Alive(site, node string, now time.Time) (bool, time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h := t.sites[site]
 	if h == nil || !h.connected {
 		return false, time.Time{}
 	}

@@ -1,4 +1,4 @@
-package bridge
+package liveness
 
 import (
 	"maps"
@@ -10,9 +10,9 @@ import (
 // leaf that restarts never returns to an earlier boot ID.
 const duplicateWindow = time.Minute
 
-// duplicateDetector detects two leaves that use the name of one site, by their boot IDs. It
+// DuplicateDetector detects two leaves that use the name of one site, by their boot IDs. It
 // does no I/O, reads no clock, and is safe for concurrent use.
-type duplicateDetector struct {
+type DuplicateDetector struct {
 	mu    sync.Mutex
 	sites map[string]*bootHistory
 }
@@ -23,12 +23,13 @@ type bootHistory struct {
 	formerAt, duplicateAt time.Time
 }
 
-func newDuplicateDetector() *duplicateDetector {
-	return &duplicateDetector{sites: map[string]*bootHistory{}}
+// NewDuplicateDetector returns a detector that has seen no site.
+func NewDuplicateDetector() *DuplicateDetector {
+	return &DuplicateDetector{sites: map[string]*bootHistory{}}
 }
 
-// heartbeat records the boot ID of a heartbeat.
-func (d *duplicateDetector) heartbeat(site, boot string, now time.Time) {
+// Heartbeat records the boot ID of a heartbeat.
+func (d *DuplicateDetector) Heartbeat(site, boot string, now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.sites[site]
@@ -45,8 +46,8 @@ func (d *duplicateDetector) heartbeat(site, boot string, now time.Time) {
 	s.currentAt = now
 }
 
-// duplicateSeen returns when two leaves of the site were last seen, zero if never.
-func (d *duplicateDetector) duplicateSeen(site string) time.Time {
+// LastSeen returns when two leaves of the site were last seen, zero if never.
+func (d *DuplicateDetector) LastSeen(site string) time.Time {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if s := d.sites[site]; s != nil {
@@ -55,8 +56,8 @@ func (d *duplicateDetector) duplicateSeen(site string) time.Time {
 	return time.Time{}
 }
 
-// retain drops the sites that no longer exist.
-func (d *duplicateDetector) retain(exists func(site string) bool) {
+// Retain drops the sites that no longer exist.
+func (d *DuplicateDetector) Retain(exists func(site string) bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	maps.DeleteFunc(d.sites, func(site string, _ *bootHistory) bool { return !exists(site) })

@@ -1,0 +1,121 @@
+package liveness
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestPresence(t *testing.T) {
+	t.Parallel()
+	p, at := NewTracker(), time.Unix(1_000_000, 0)
+	clock := time.Unix(500, 0) // the site's clock differs
+	beat := func(ages ...time.Duration) streams.Presence {
+		b := streams.Presence{Site: "plant-a", Time: clock}
+		for i, age := range ages {
+			b.Nodes = append(b.Nodes, streams.NodePresence{Name: []string{"n1", "n2"}[i], Renewed: clock.Add(-age)})
+		}
+		return b
+	}
+
+	alive, woken, connected := p.Heartbeat("plant-a", beat(5*time.Second, 41*time.Second), at)
+	if !connected || !slices.Equal(alive, []string{"n1"}) || !slices.Equal(woken, []string{"n1"}) {
+		t.Fatalf("first heartbeat: alive %v, woken %v, connected %v", alive, woken, connected)
+	}
+	if ok, _ := p.Alive("plant-a", "n2", at); ok {
+		t.Error("a node whose kubelet is silent is alive")
+	}
+
+	at = at.Add(10 * time.Second)
+	alive, woken, connected = p.Heartbeat("plant-a", beat(time.Second, time.Second), at)
+	if connected || !slices.Equal(alive, []string{"n1", "n2"}) || !slices.Equal(woken, []string{"n2"}) {
+		t.Fatalf("second heartbeat: alive %v, woken %v, connected %v", alive, woken, connected)
+	}
+	if silent := p.Expire(at.Add(streams.PresenceTimeout - 1)); len(silent) > 0 {
+		t.Errorf("%v expired too early", silent)
+	}
+
+	gone := at.Add(streams.PresenceTimeout)
+	if silent := p.Expire(gone); !slices.Equal(silent, []string{"plant-a"}) {
+		t.Fatalf("expired %v", silent)
+	}
+	if c, since, _ := p.State("plant-a"); c || !since.Equal(gone) {
+		t.Errorf("connected %v since %v", c, since)
+	}
+	if ok, _ := p.Alive("plant-a", "n1", gone); ok {
+		t.Error("a node of a silent site is alive")
+	}
+
+	if woken, connected := p.Report("plant-a", "n1", gone.Add(-time.Hour), gone); woken || connected {
+		t.Error("an hour-old report connects the site")
+	}
+	if woken, connected := p.Report("plant-a", "n1", gone.Add(time.Hour), gone); !woken || !connected {
+		t.Error("a report of now does not connect the site")
+	}
+	if silent := p.Expire(gone.Add(streams.PresenceTimeout)); len(silent) != 1 {
+		t.Error("a report from the future keeps the site connected")
+	}
+}
+
+func TestPresenceOfAnEarlierBridge(t *testing.T) {
+	t.Parallel()
+	p, at := NewTracker(), time.Unix(1_000_000, 0)
+	since := at.Add(-time.Hour)
+	p.Restore("up", true, since, at)
+	p.Restore("down", false, since, at)
+	if c, s, _ := p.State("up"); !c || !s.Equal(since) {
+		t.Errorf("up: connected %v since %v", c, s)
+	}
+	if ok, _ := p.Alive("up", "n1", at); ok {
+		t.Error("a node that this bridge has not heard is alive")
+	}
+	if _, _, connected := p.Heartbeat("up", streams.Presence{Time: at}, at); connected {
+		t.Error("the site was connected all the time")
+	}
+	if silent := p.Expire(at.Add(streams.PresenceTimeout)); !slices.Equal(silent, []string{"up"}) {
+		t.Errorf("expired %v", silent)
+	}
+}
+
+func TestPresenceIsBounded(t *testing.T) {
+	t.Parallel()
+	p, at := NewTracker(), time.Unix(1_000_000, 0)
+	for i := range 20 {
+		b := streams.Presence{Time: at}
+		for j := range 500 {
+			b.Nodes = append(b.Nodes, streams.NodePresence{Name: strings.Repeat("x", i) + string(rune('a'+j)), Renewed: at})
+		}
+		p.Heartbeat("plant-a", b, at)
+		p.Report("plant-a", strings.Repeat("y", i+1), at, at)
+	}
+	if n := len(p.sites["plant-a"].nodeLastSeen); n != streams.MaxSiteNodes {
+		t.Errorf("%d nodes are known, want %d", n, streams.MaxSiteNodes)
+	}
+}
+
+func FuzzPresence(f *testing.F) {
+	data, err := json.Marshal(streams.Presence{Site: "s", Time: time.Unix(1, 0), Nodes: []streams.NodePresence{{Name: "n", Renewed: time.Unix(1, 0)}}, Degraded: []string{"DiskFull"}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data)
+	f.Add([]byte(`{"nodes":[` + strings.Repeat("{},", 2000) + `{}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		b, err := streams.DecodePresence(data)
+		if err != nil {
+			return
+		}
+		if len(b.Nodes) > streams.MaxSiteNodes+16 || len(b.Degraded) > streams.MaxDegraded {
+			t.Fatalf("%d bytes became %d nodes", len(data), len(b.Nodes))
+		}
+		NewTracker().Heartbeat("s", b, time.Unix(1, 0))
+	})
+}
