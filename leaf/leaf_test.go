@@ -20,6 +20,7 @@ import (
 
 	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/internal/polltest"
+	"github.com/petiole-io/petiole/internal/porttest"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -36,7 +37,7 @@ type whole struct {
 func startWhole(t *testing.T, ctx context.Context, s *site) *whole {
 	t.Helper()
 	w := &whole{site: s, ended: make(chan error, 1)}
-	s.cfg.NodeAPI.Listen, s.cfg.Metrics.Listen = natstest.FreeAddr(t), natstest.FreeAddr(t)
+	s.cfg.NodeAPI.Listen, s.cfg.Metrics.Listen = porttest.Addr(t), porttest.Addr(t)
 	sub, err := s.bridge.Subscribe(streams.PresenceFilter, func(m *nats.Msg) {
 		var p streams.Presence
 		if err := json.Unmarshal(m.Data, &p); err != nil {

@@ -27,18 +27,8 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/petiole-io/petiole/bridge"
+	"github.com/petiole-io/petiole/internal/porttest"
 )
-
-// freeAddress is one at which nothing listens.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
 
 func get(t *testing.T, url string) (int, string, error) {
 	t.Helper()
@@ -88,7 +78,7 @@ func servesMetrics(t *testing.T, a *api) {
 	for i := range sites - 1 {
 		w.createSite(fmt.Sprintf("site-%03d", i))
 	}
-	w.metrics = freeAddress(t)
+	w.metrics = porttest.Addr(t)
 	url := "http://" + w.metrics
 	b := w.start("one")
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
@@ -143,7 +133,7 @@ func servesMetrics(t *testing.T, a *api) {
 
 	// A standby has no series of sites, and is ready.
 	one := w.metrics
-	w.metrics = freeAddress(t)
+	w.metrics = porttest.Addr(t)
 	url = "http://" + w.metrics
 	w.start("two")
 	eventually(t, "readiness to stand by", func() bool { code, _, err := get(t, url+"/readyz"); return err == nil && code == http.StatusOK })

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +19,7 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/dmi"
 	"github.com/petiole-io/petiole/devices/host"
+	"github.com/petiole-io/petiole/internal/porttest"
 )
 
 const examples = "../../deploy/kubernetes/examples"
@@ -28,7 +28,7 @@ const examples = "../../deploy/kubernetes/examples"
 // device host; the first two are killed and started again.
 func TestEndToEnd(t *testing.T) {
 	dir := t.TempDir()
-	address := freeAddress(t)
+	address := porttest.Addr(t)
 	server := start(t, envServer+"="+address)
 	host, sink := startHost(t, dir)
 	config := filepath.Join(dir, "mapper.yaml")
@@ -155,16 +155,6 @@ func kill(t *testing.T, c *exec.Cmd) {
 		t.Error(err)
 	}
 	_ = c.Wait() // the error is that it was killed
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func startHost(t *testing.T, dir string) (*host.Host, *sink) {

@@ -12,6 +12,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/modbus/modbustest"
 	"github.com/petiole-io/petiole/internal/polltest"
+	"github.com/petiole-io/petiole/internal/porttest"
 )
 
 // These tests run against other people's programs, of the Debian packages
@@ -20,7 +21,7 @@ const python = "/usr/bin/python3" // Debian's, whatever else is in the path
 
 func TestInteropPymodbusTCP(t *testing.T) {
 	t.Parallel()
-	addr := freeAddr(t)
+	addr := porttest.Addr(t)
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +55,7 @@ func TestInteropPymodbusRTU(t *testing.T) {
 
 func TestInteropLibmodbusTCP(t *testing.T) {
 	t.Parallel()
-	addr := freeAddr(t)
+	addr := porttest.Addr(t)
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		t.Fatal(err)

@@ -20,6 +20,7 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/modbus/codec"
 	"github.com/petiole-io/petiole/internal/polltest"
+	"github.com/petiole-io/petiole/internal/porttest"
 )
 
 // Datagrams that are lost, doubled or late are no values of others.
@@ -93,7 +94,7 @@ func TestTLS(t *testing.T) {
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(ca)
-	s := &slave{addr: freeAddr(t), regs: map[byte]map[codec.Table][]uint16{}, holes: map[codec.Table]map[int]bool{}, fail: map[byte]error{}}
+	s := &slave{addr: porttest.Addr(t), regs: map[byte]map[codec.Table][]uint16{}, holes: map[codec.Table]map[int]bool{}, fail: map[byte]error{}}
 	srv, err := server.NewServer(&server.ServerConfiguration{URL: "tcp+tls://" + s.addr, MaxClients: 5, TLSServerCert: &pair, TLSClientCAs: pool}, s)
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/modbus/codec"
 	"github.com/petiole-io/petiole/internal/polltest"
+	"github.com/petiole-io/petiole/internal/porttest"
 )
 
 // Pain 16, 25: answers of a wrong function, wrong length or from a wrong unit, noise,
@@ -75,7 +76,7 @@ func TestPain25PiecesAndHeaps(t *testing.T) {
 
 // A slave that is not there yet, and one that restarts.
 func TestSlaveStartsLater(t *testing.T) {
-	addr := freeAddr(t)
+	addr := porttest.Addr(t)
 	r := newRig(t)
 	r.apply("d", addr, nil, one)
 	polltest.Eventually(t, "offline", func() bool { return r.sink.state("d") == v1beta1.StateOffline })

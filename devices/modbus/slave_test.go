@@ -2,13 +2,13 @@ package modbus
 
 import (
 	"fmt"
-	"net"
 	"sync"
 	"testing"
 
 	server "github.com/simonvetter/modbus"
 
 	"github.com/petiole-io/petiole/devices/modbus/codec"
+	"github.com/petiole-io/petiole/internal/porttest"
 )
 
 // request is one request as the slave saw it.
@@ -37,7 +37,7 @@ type slave struct {
 func newSlave(t testing.TB) *slave {
 	t.Helper()
 	s := &slave{regs: map[byte]map[codec.Table][]uint16{}, holes: map[codec.Table]map[int]bool{}, fail: map[byte]error{}, writable: true}
-	s.addr = freeAddr(t)
+	s.addr = porttest.Addr(t)
 	s.start(t, s.addr)
 	return s
 }
@@ -53,16 +53,6 @@ func (s *slave) start(t testing.TB, addr string) *server.ModbusServer {
 	}
 	t.Cleanup(func() { _ = srv.Stop() })
 	return srv
-}
-
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func (s *slave) set(unit byte, t codec.Table, start int, values ...uint16) {

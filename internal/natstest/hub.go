@@ -16,6 +16,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/petiole-io/petiole/internal/porttest"
 )
 
 // Password is the password of every user of a test's servers: "bridge" in the
@@ -72,7 +73,7 @@ accounts {
 func StartHub(t testing.TB, sites ...string) *Hub {
 	t.Helper()
 	dir := t.TempDir()
-	port := freePort(t)
+	port := porttest.Port(t)
 	var b bytes.Buffer
 	if err := hubConf.Execute(&b, map[string]any{"Dir": dir, "Sites": sites, "Password": Password, "LeafPort": port}); err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/petiole-io/petiole/internal/porttest"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -49,7 +50,7 @@ leafnodes {
 }
 ping_interval: "4s"
 ping_max: 2
-`, site, filepath.Join(dir, "js"), hubAddr, Password, freePort(t))
+`, site, filepath.Join(dir, "js"), hubAddr, Password, porttest.Port(t))
 	path := filepath.Join(dir, "leaf.conf")
 	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/petiole-io/petiole/internal/lab/fabric"
+	"github.com/petiole-io/petiole/internal/porttest"
 	"github.com/petiole-io/petiole/leaf/credential"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -27,7 +28,7 @@ func newDeployedRig(t *testing.T) (r *rig, broker func() *mqtt.ClientOptions) {
 	t.Helper()
 	dir := t.TempDir()
 	l := fabric.Leaf{
-		Site: "plant-a", Listen: "127.0.0.1:-1", MQTT: freeAddress(t), LeafUser: true, Store: filepath.Join(dir, "js"),
+		Site: "plant-a", Listen: "127.0.0.1:-1", MQTT: porttest.Addr(t), LeafUser: true, Store: filepath.Join(dir, "js"),
 		URL: "nats-leaf://127.0.0.1:1", SeedFile: filepath.Join(dir, "leaf.nk"),
 	}
 	conf := filepath.Join(dir, "leaf.conf")
@@ -268,14 +269,4 @@ func TestPushMethods(t *testing.T) {
 	if events != 1 {
 		t.Errorf("%d events about the push method that is not followed, want 1", events)
 	}
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

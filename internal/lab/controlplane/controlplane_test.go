@@ -2,7 +2,6 @@ package controlplane
 
 import (
 	"context"
-	"net"
 	"testing"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/petiole-io/petiole/internal/lab/cluster"
+	"github.com/petiole-io/petiole/internal/porttest"
 )
 
 // TestControlPlane runs all four components in this process and sees each of them do
@@ -22,7 +22,7 @@ func TestControlPlane(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	c, err := New(Config{
-		Dir: t.TempDir(), APIPort: freePort(t), EtcdPort: freePort(t), EtcdPeerPort: freePort(t), AdvertiseAddress: "10.98.0.1",
+		Dir: t.TempDir(), APIPort: porttest.Port(t), EtcdPort: porttest.Port(t), EtcdPeerPort: porttest.Port(t), AdvertiseAddress: "10.98.0.1",
 	}, zaptest.NewLogger(t))
 	if err != nil {
 		t.Fatal(err)
@@ -85,14 +85,4 @@ func testDeployment(t *testing.T, ctx context.Context, client kubernetes.Interfa
 		}
 	}
 	t.Fatal("no pod was bound to the node")
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,6 +20,7 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/pki"
 	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/internal/polltest"
+	"github.com/petiole-io/petiole/internal/porttest"
 	"github.com/petiole-io/petiole/leaf/credential"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -237,7 +237,7 @@ func prepareWorld(t *testing.T, sites ...string) *world {
 	cert, err := ca.Issue(dir, "nats-hub", pki.Subject{Name: "hub", Hosts: []string{"127.0.0.1"}})
 	must(t, err)
 	w := &world{dir: dir, templates: RepoTemplates("../../.."), authority: ca, hub: Hub{
-		Listen: freeAddr(t), Monitor: freeAddr(t), LeafListen: freeAddr(t),
+		Listen: porttest.Addr(t), Monitor: porttest.Addr(t), LeafListen: porttest.Addr(t),
 		Store: filepath.Join(dir, "hub"), CertFile: cert.CertFile, KeyFile: cert.KeyFile,
 	}}
 	w.url = "nats://" + w.hub.Listen
@@ -307,9 +307,9 @@ func (w *world) hubJetStream(t *testing.T, ctx context.Context) jetstream.JetStr
 
 func (w *world) startLeaf(t *testing.T, ctx context.Context, site, hubAddr string) *nats.Conn {
 	t.Helper()
-	conf, listen := filepath.Join(w.dir, site, "leaf.conf"), freeAddr(t)
+	conf, listen := filepath.Join(w.dir, site, "leaf.conf"), porttest.Addr(t)
 	must(t, w.templates.WriteLeaf(conf, Leaf{
-		Site: site, Listen: listen, MQTT: freeAddr(t), LeafUser: true, Store: filepath.Join(w.dir, site, "js"),
+		Site: site, Listen: listen, MQTT: porttest.Addr(t), LeafUser: true, Store: filepath.Join(w.dir, site, "js"),
 		URL: "tls://" + hubAddr, SeedFile: w.keyFile(site + "-leaf"), CAFile: w.authority.CertFile,
 	}))
 	throughTheLine(t, conf)
@@ -424,14 +424,6 @@ func flush(t *testing.T, conns ...*nats.Conn) {
 			t.Fatal(err)
 		}
 	}
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	must(t, l.Close())
-	return l.Addr().String()
 }
 
 func must(t *testing.T, err error) {

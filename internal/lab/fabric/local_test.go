@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/petiole-io/petiole/internal/polltest"
+	"github.com/petiole-io/petiole/internal/porttest"
 	"github.com/petiole-io/petiole/leaf/credential"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -39,8 +40,8 @@ func newGateway(t *testing.T) *gateway {
 		t.Fatal(err)
 	}
 	g := &gateway{conf: filepath.Join(dir, "leaf.conf"), leaf: Leaf{
-		Site: "plant-a", Listen: freeAddr(t), MQTT: freeAddr(t), LeafUser: true, Store: filepath.Join(dir, "js"),
-		URL: "nats-leaf://" + freeAddr(t), SeedFile: seed,
+		Site: "plant-a", Listen: porttest.Addr(t), MQTT: porttest.Addr(t), LeafUser: true, Store: filepath.Join(dir, "js"),
+		URL: "nats-leaf://" + porttest.Addr(t), SeedFile: seed,
 	}}
 	must(t, RepoTemplates("../../..").WriteLeaf(g.conf, g.leaf))
 	run(t, g.conf)

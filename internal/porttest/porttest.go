@@ -1,4 +1,5 @@
-package natstest
+// Package porttest finds ports for the servers of tests.
+package porttest
 
 import (
 	"fmt"
@@ -17,13 +18,14 @@ var (
 	ports   = map[int]bool{}
 )
 
-// FreeAddr returns a loopback address that nobody listens on, and never the same one twice.
-func FreeAddr(t testing.TB) string {
+// Addr returns a loopback address that nobody listens on, and never the same one twice.
+func Addr(t testing.TB) string {
 	t.Helper()
-	return fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	return fmt.Sprintf("127.0.0.1:%d", Port(t))
 }
 
-func freePort(t testing.TB) int {
+// Port returns a TCP port that nobody listens on at 127.0.0.1, and never the same one twice.
+func Port(t testing.TB) int {
 	t.Helper()
 	portsMu.Lock()
 	defer portsMu.Unlock()
