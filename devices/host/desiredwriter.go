@@ -12,6 +12,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/internal/backoff"
+	"github.com/petiole-io/petiole/devices/internal/desired"
 	"github.com/petiole-io/petiole/devices/internal/stats"
 )
 
@@ -48,21 +49,21 @@ type writableDevice interface {
 // pendingWrite is the write of a desired value that runs.
 type pendingWrite struct {
 	property string
-	desired  desiredState
+	desired  desired.State
 	// cancel keeps the driver from beginning it; withdrawn reports that it was called.
 	cancel    context.CancelFunc
 	withdrawn bool
 }
 
 // isFor reports whether it writes this desired value of a property.
-func (a *pendingWrite) isFor(property string, c desiredState) bool {
-	return a.property == property && a.desired.sameAs(c)
+func (a *pendingWrite) isFor(property string, c desired.State) bool {
+	return a.property == property && a.desired.SameAs(c)
 }
 
 // apply takes over the desired values of a target.
-func (d *desiredWriter) apply(desired []devices.Desired, version string) {
+func (d *desiredWriter) apply(values []devices.Desired, version string) {
 	before := d.facts.desired
-	now, superseded := mergeDesired(desired, version, d.device.definition().Digest(), before)
+	now, superseded := desired.Merge(values, version, d.device.definition().Digest(), before)
 	for p, c := range superseded {
 		if d.current.isFor(p, c) {
 			continue // audited when its result is known
@@ -98,7 +99,7 @@ func (d *desiredWriter) withdraw() {
 		return
 	}
 	c, ok := d.facts.desired[u.property]
-	if _, waits := c.due(); ok && waits && c.sameAs(u.desired) {
+	if _, waits := c.Waits(); ok && waits && c.SameAs(u.desired) {
 		return
 	}
 	u.withdrawn = true
@@ -150,7 +151,7 @@ func (d *desiredWriter) postpone() {
 func (d *desiredWriter) waiting() []string {
 	var names []string
 	for p, c := range d.facts.desired {
-		if _, waits := c.due(); waits || c.Ack == devices.Pending {
+		if _, waits := c.Waits(); waits || c.Ack == devices.Pending {
 			names = append(names, p)
 		}
 	}
@@ -163,14 +164,14 @@ func (d *desiredWriter) waiting() []string {
 // whether it started one.
 func (d *desiredWriter) tryWrite(ctx context.Context, property string, now time.Time) (started bool) {
 	c := d.facts.desired[property]
-	if c.expired(now) {
+	if c.Expired(now) {
 		d.expire(property, c)
 		return false
 	}
 	if c.Expires != 0 {
 		d.schedule(time.UnixMilli(c.Expires))
 	}
-	since, waits := c.due()
+	since, waits := c.Waits()
 	i := d.point(property)
 	if !waits || i < 0 || !d.device.writable() {
 		return false // it waits for a reading or another definition
@@ -193,7 +194,7 @@ func (d *desiredWriter) tryWrite(ctx context.Context, property string, now time.
 }
 
 // expire concludes a desired value whose expiresAt has passed.
-func (d *desiredWriter) expire(property string, c desiredState) {
+func (d *desiredWriter) expire(property string, c desired.State) {
 	if c.Ack == devices.Drifted {
 		c.Reason = devices.ReasonEnforceEnded
 	} else {
@@ -224,7 +225,7 @@ func (d *desiredWriter) written(r writeResult, replaced bool) {
 	d.schedule(time.Now())
 	now, ok := d.facts.desired[r.property]
 	switch {
-	case !ok || !now.sameAs(r.desired):
+	case !ok || !now.SameAs(r.desired):
 		// Another value or none is desired by now. The write is audited nevertheless.
 		c := r.desired
 		c.Ack = devices.Superseded
@@ -262,7 +263,7 @@ func (d *desiredWriter) written(r writeResult, replaced bool) {
 // offline, values are compared again, since it may have lost them in a restart.
 func (d *desiredWriter) returned(offline bool) {
 	for p, c := range d.facts.desired {
-		if is := c.afterReturn(); is != c && offline {
+		if is := c.AfterReturn(); is != c && offline {
 			d.facts.desired[p] = is
 			d.device.saveLater()
 		}
@@ -271,7 +272,7 @@ func (d *desiredWriter) returned(offline bool) {
 }
 
 // finish concludes a desired value with the result of its write.
-func (d *desiredWriter) finish(property string, c desiredState, o devices.Outcome, err error) {
+func (d *desiredWriter) finish(property string, c desired.State, o devices.Outcome, err error) {
 	var rejection *devices.Rejection
 	switch {
 	case err == nil:
@@ -294,7 +295,7 @@ func (d *desiredWriter) finish(property string, c desiredState, o devices.Outcom
 }
 
 // reportOutcome reports a concluded desired value as audit, event and log message.
-func (d *desiredWriter) reportOutcome(property string, c desiredState, o devices.Outcome) {
+func (d *desiredWriter) reportOutcome(property string, c desired.State, o devices.Outcome) {
 	d.counters.CountWrite(c.Ack)
 	d.audit(property, c, o)
 	message := property + " = " + c.Value
@@ -331,7 +332,7 @@ func (d *desiredWriter) compare(point int, now time.Time) bool {
 	if !ok || d.current.property == p.Name {
 		return false
 	}
-	is, changed := c.compare(p.Type, t.text, t.time, now)
+	is, changed := c.Compare(p.Type, t.text, t.time, now)
 	if !changed {
 		return false
 	}
@@ -348,7 +349,7 @@ func (d *desiredWriter) compare(point int, now time.Time) bool {
 	return true
 }
 
-func (d *desiredWriter) audit(property string, c desiredState, o devices.Outcome) {
+func (d *desiredWriter) audit(property string, c desired.State, o devices.Outcome) {
 	d.records.Audit(&devices.Audit{
 		Property: property, Version: c.Version, Value: c.Value, Before: o.Before, After: o.After, Written: o.Written, Sent: o.Sent,
 		Ack: c.Ack, Reason: c.Reason, Message: c.Message,

@@ -1,16 +1,12 @@
 package host
 
 import (
-	"fmt"
 	"strconv"
 	"testing"
 	"time"
 
-	"pgregory.net/rapid"
-
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
-	"github.com/petiole-io/petiole/devices/internal/stats"
 )
 
 // desireWith desires a value of property a with metadata.
@@ -122,82 +118,5 @@ func TestDesiredExpires(t *testing.T) {
 	}
 	if n := len(b.audits(func(a *devices.Audit) bool { return a.Ack == devices.Expired && !a.Written })); n != 2 {
 		t.Fatalf("%d audits", n)
-	}
-}
-
-// However a device changes its value, an enforced one is written at most enforceTries
-// times in a row, and never sooner than the pause after the last time.
-func TestEnforcingIsBounded(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		now := time.UnixMilli(1_000_000_000)
-		c := desiredState{Value: "1", Policy: devices.DriftEnforce, Ack: devices.Applied, Actual: "1", Time: now.UnixMilli()}
-		inRow, last := 0, now
-		for range rapid.IntRange(1, 60).Draw(t, "steps") {
-			now = now.Add(time.Duration(rapid.IntRange(1, 900_000).Draw(t, "pause")) * time.Millisecond)
-			held := c.Ack == devices.Applied && now.Sub(last) >= enforceHold
-			c, _ = c.compare(v1beta1.INT, fmt.Sprint(rapid.IntRange(1, 2).Draw(t, "value")), now, now)
-			if held && c.Ack == devices.Drifted {
-				inRow = 0
-			}
-			since, waits := c.due()
-			if !waits || now.Before(since) {
-				continue
-			}
-			if inRow++; inRow > enforceTries {
-				t.Fatalf("written again %d times in a row", inRow)
-			}
-			if inRow > 1 && now.Sub(last) < enforcePause(inRow-1) {
-				t.Fatalf("%s after the one before", now.Sub(last))
-			}
-			c.Ack, c.Reason, c.Time, c.Due, last = devices.Applied, devices.ReasonEnforced, now.UnixMilli(), 0, now
-		}
-	})
-	c := desiredState{Policy: devices.DriftEnforce, Ack: devices.Applied, Actual: "1", Enforced: enforceTries, Time: 1000}
-	c, _ = c.compare(v1beta1.INT, "2", time.UnixMilli(2000), time.UnixMilli(2000))
-	if _, waits := c.due(); waits || c.Ack != devices.Drifted || c.Reason != devices.ReasonEnforceEnded {
-		t.Fatalf("%+v", c)
-	}
-	if c = c.afterReturn(); c.Enforced != 0 || c.Reason != devices.ReasonDrifted {
-		t.Fatalf("%+v", c)
-	}
-	if _, waits := c.due(); !waits {
-		t.Fatal("not tried after the device came back")
-	}
-}
-
-// A reading from before a write was settled says nothing of it.
-func TestOldReadingIsNoDrift(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		c := desiredState{
-			Value: "1", Ack: rapid.SampledFrom(stats.Acks).Draw(t, "ack"), Actual: "1", Time: 1000,
-			Policy: rapid.SampledFrom([]devices.DriftPolicy{devices.DriftOnce, devices.DriftEnforce}).Draw(t, "policy"),
-		}
-		at := time.UnixMilli(int64(rapid.IntRange(1, 2000).Draw(t, "at")))
-		is, changed := c.compare(v1beta1.INT, rapid.SampledFrom([]string{"1", "2"}).Draw(t, "value"), at, at)
-		if changed != (is != c) || changed && (at.UnixMilli() <= c.Time || c.Ack != devices.Applied && c.Ack != devices.Drifted) {
-			t.Fatalf("%+v became %+v at %s", c, is, at)
-		}
-	})
-}
-
-func TestSameValue(t *testing.T) {
-	for _, c := range []struct {
-		typ  v1beta1.PropertyType
-		a, b string
-		same bool
-	}{
-		{v1beta1.INT, "5", "5.0", true},
-		{v1beta1.INT, "5", "6", false},
-		{v1beta1.FLOAT, "0.1", "0.10000000149", true},
-		{v1beta1.DOUBLE, "0.1", "0.10000000149", false},
-		{v1beta1.DOUBLE, "1e2", "100", true},
-		{v1beta1.BOOLEAN, "on", "true", true},
-		{v1beta1.BYTES, "0A", "0a", true},
-		{v1beta1.STRING, "A", "a", false},
-		{v1beta1.INT, "x", "5", false},
-	} {
-		if sameValue(c.typ, c.a, c.b) != c.same || sameValue(c.typ, c.b, c.a) != c.same {
-			t.Errorf("%+v", c)
-		}
 	}
 }

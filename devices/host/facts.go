@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/internal/desired"
 )
 
 // facts has everything that the status of a device consists of.
@@ -21,7 +21,7 @@ type facts struct {
 	node       string
 	points     []devices.Point
 	twins      []twin
-	desired    map[string]desiredState
+	desired    map[string]desired.State
 	health     health
 	problems   []devices.Problem
 	lastOnline time.Time
@@ -49,7 +49,7 @@ func (f facts) status(now time.Time) *v1beta1.DeviceStatus {
 			t.Reported = f.twins[i].property(p.Type, now)
 		}
 		if c, ok := f.desired[p.Name]; ok {
-			t.ObservedDesired = c.property(p.Type)
+			t.ObservedDesired = c.Property(p.Type)
 		}
 		if t.Reported != nil || t.ObservedDesired != nil {
 			s.Status.Twins = append(s.Status.Twins, t)
@@ -57,7 +57,7 @@ func (f facts) status(now time.Time) *v1beta1.DeviceStatus {
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.desired)) {
 		if !slices.ContainsFunc(f.points, func(p devices.Point) bool { return p.Name == name }) {
-			s.Status.Twins = append(s.Status.Twins, v1beta1.Twin{PropertyName: name, ObservedDesired: f.desired[name].property("")})
+			s.Status.Twins = append(s.Status.Twins, v1beta1.Twin{PropertyName: name, ObservedDesired: f.desired[name].Property("")})
 		}
 	}
 	if !f.report.Hidden {
@@ -110,23 +110,6 @@ func (f facts) message() string {
 		m += ", …"
 	}
 	return m
-}
-
-func (c desiredState) property(typ v1beta1.PropertyType) *v1beta1.TwinProperty {
-	m := map[string]string{"version": c.Version, "ack": string(c.Ack)}
-	if typ != "" {
-		m["type"] = strings.ToLower(string(typ))
-	}
-	if c.Time != 0 {
-		m["timestamp"] = strconv.FormatInt(c.Time, 10)
-	}
-	if c.Reason != "" {
-		m["reason"] = c.Reason
-	}
-	if c.Message != "" {
-		m["message"] = c.Message
-	}
-	return &v1beta1.TwinProperty{Value: c.Value, Metadata: m}
 }
 
 // snapshot returns a copy that the worker does not change.

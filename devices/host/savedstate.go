@@ -8,6 +8,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/internal/commandlog"
+	"github.com/petiole-io/petiole/devices/internal/desired"
 )
 
 // errCorrupt reports a value that is unreadable for good.
@@ -16,8 +17,8 @@ var errCorrupt = errors.New("corrupt state")
 // savedState is the saved state of a device besides its commands. UID distinguishes it from
 // that of an earlier device of the same name.
 type savedState struct {
-	UID     string                  `json:"uid"`
-	Desired map[string]desiredState `json:"desired,omitempty"`
+	UID     string                   `json:"uid"`
+	Desired map[string]desired.State `json:"desired,omitempty"`
 	// Origin is the newest version of the object that was seen.
 	Origin origin `json:"origin,omitzero"`
 	// LastOnline is when the device last responded, ms since 1970.
@@ -30,7 +31,7 @@ type savedState struct {
 // keeps only the number of segments, which still exist. If there is no readable state any
 // segment may exist.
 func loadState(ctx context.Context, s devices.State, device devices.Ref) (savedState, error) {
-	fresh := savedState{UID: device.UID, Desired: map[string]desiredState{}, Segments: commandlog.Segments}
+	fresh := savedState{UID: device.UID, Desired: map[string]desired.State{}, Segments: commandlog.Segments}
 	b, err := s.Load(ctx, device.String())
 	if err != nil {
 		return fresh, fmt.Errorf("load state of %s: %w", device, err)
@@ -38,7 +39,7 @@ func loadState(ctx context.Context, s devices.State, device devices.Ref) (savedS
 	if len(b) == 0 {
 		return fresh, nil
 	}
-	m := savedState{UID: device.UID, Desired: map[string]desiredState{}}
+	m := savedState{UID: device.UID, Desired: map[string]desired.State{}}
 	if err := json.Unmarshal(b, &m); err != nil {
 		return fresh, fmt.Errorf("%w of %s: %w", errCorrupt, device, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/internal/backoff"
+	"github.com/petiole-io/petiole/devices/internal/desired"
 	"github.com/petiole-io/petiole/devices/internal/report"
 	"github.com/petiole-io/petiole/internal/logonce"
 )
@@ -130,7 +131,7 @@ func newWorker(h *Host, ref devices.Ref) *worker {
 		loadBackoff:   backoff.Backoff{First: writeRetry, Max: loadRetryMax},
 		reopenBackoff: backoff.Backoff{First: writeRetry, Max: writeRetryMax},
 		clock:         newClock(),
-		facts:         &facts{device: ref, node: h.node, desired: map[string]desiredState{}, health: health{state: v1beta1.StateUnknown, reason: devices.ReasonConnecting}},
+		facts:         &facts{device: ref, node: h.node, desired: map[string]desired.State{}, health: health{state: v1beta1.StateUnknown, reason: devices.ReasonConnecting}},
 	}
 	w.desired = &desiredWriter{
 		device: w, facts: w.facts, counters: h.counters, records: w.records, log: log, backoff: backoff.Backoff{First: writeRetry, Max: writeRetryMax},

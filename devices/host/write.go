@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/internal/desired"
 )
 
 // writeResult is the result of a write.
@@ -17,7 +18,7 @@ type writeResult struct {
 	session  uint64
 	property string
 	// desired is the desired value that was written; execution is set for a command's write.
-	desired   desiredState
+	desired   desired.State
 	execution *execution
 	outcome   devices.Outcome
 	err       error

@@ -34,6 +34,7 @@ var ours = []struct {
 	{"devices/internal/stats", []string{"devices/.", "devices/api"}},
 	{"devices/internal/report", []string{"devices/.", "devices/api", "devices/internal/backoff", "devices/internal/stats", "internal/logonce"}},
 	{"devices/internal/commandlog", []string{"devices/.", "devices/api"}},
+	{"devices/internal/desired", []string{"devices/.", "devices/api"}},
 	{"devices/host", []string{"devices/.", "devices/api", "devices/internal", "internal/logonce"}},
 	{"devices/modbus/codec", []string{"devices/.", "devices/api"}},
 	{"devices/modbus/wire", []string{"devices/."}},

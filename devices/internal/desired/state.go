@@ -1,13 +1,18 @@
-package host
+// Package desired decides what becomes of the desired values of a device: which of them wait to
+// be written, and what follows when the device has other values. It does no I/O.
+package desired
 
 import (
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// desiredState is a desired value and how far it was applied. It survives restarts.
-type desiredState struct {
+// State is a desired value and how far it was applied. It survives restarts.
+type State struct {
 	Digest  string              `json:"mark"`
 	Version string              `json:"version"`
 	Value   string              `json:"value"`
@@ -29,13 +34,13 @@ type desiredState struct {
 	Due      int64 `json:"due,omitempty"`
 }
 
-// mergeDesired merges the desired values of a device with the recorded states of earlier
+// Merge merges the desired values of a device with the recorded states of earlier
 // ones. It returns the new states, and the pending ones that newer values supersede. A value
 // that was concluded keeps its state; a pending one stays pending, so that after a restart it
 // is compared with the device and written only if it differs. One that was refused becomes
 // pending again if the definition (basis) has changed. It is a pure function.
-func mergeDesired(desired []devices.Desired, version, basis string, recorded map[string]desiredState) (now map[string]desiredState, superseded map[string]desiredState) {
-	now, superseded = make(map[string]desiredState, len(desired)), map[string]desiredState{}
+func Merge(desired []devices.Desired, version, basis string, recorded map[string]State) (now map[string]State, superseded map[string]State) {
+	now, superseded = make(map[string]State, len(desired)), map[string]State{}
 	for _, d := range desired {
 		c, ok := recorded[d.Property]
 		if ok && c.Digest == d.Digest {
@@ -50,7 +55,7 @@ func mergeDesired(desired []devices.Desired, version, basis string, recorded map
 		if ok && c.Ack == devices.Pending {
 			superseded[d.Property] = c
 		}
-		fresh := desiredState{Digest: d.Digest, Version: version, Value: d.Value, Policy: d.Policy, Ack: devices.Pending}
+		fresh := State{Digest: d.Digest, Version: version, Value: d.Value, Policy: d.Policy, Ack: devices.Pending}
 		if !d.Expires.IsZero() {
 			fresh.Expires = d.Expires.UnixMilli()
 		}
@@ -67,13 +72,13 @@ func mergeDesired(desired []devices.Desired, version, basis string, recorded map
 	return now, superseded
 }
 
-// sameAs reports whether both are the same desired value, whatever their acks.
-func (c desiredState) sameAs(other desiredState) bool {
+// SameAs reports whether both are the same desired value, whatever their acks.
+func (c State) SameAs(other State) bool {
 	return c.Digest == other.Digest && c.Version == other.Version
 }
 
-// due reports whether the value waits to be written, and from what time it may be.
-func (c desiredState) due() (since time.Time, waits bool) {
+// Waits reports whether the value waits to be written, and from what time it may be.
+func (c State) Waits() (since time.Time, waits bool) {
 	switch {
 	case c.Ack == devices.Pending && c.Policy != devices.DriftObserve:
 	case c.Ack == devices.Drifted && c.Policy == devices.DriftEnforce && c.Reason != devices.ReasonEnforceEnded:
@@ -83,8 +88,26 @@ func (c desiredState) due() (since time.Time, waits bool) {
 	return time.UnixMilli(c.Due), true
 }
 
-// expired reports whether the value may no longer be written. An applied value stays
+// Expired reports whether the value may no longer be written. An applied value stays
 // applied, but is no longer enforced.
-func (c desiredState) expired(now time.Time) bool {
+func (c State) Expired(now time.Time) bool {
 	return c.Expires != 0 && now.UnixMilli() >= c.Expires
+}
+
+// Property returns the desired value for a DeviceStatus.
+func (c State) Property(typ v1beta1.PropertyType) *v1beta1.TwinProperty {
+	m := map[string]string{"version": c.Version, "ack": string(c.Ack)}
+	if typ != "" {
+		m["type"] = strings.ToLower(string(typ))
+	}
+	if c.Time != 0 {
+		m["timestamp"] = strconv.FormatInt(c.Time, 10)
+	}
+	if c.Reason != "" {
+		m["reason"] = c.Reason
+	}
+	if c.Message != "" {
+		m["message"] = c.Message
+	}
+	return &v1beta1.TwinProperty{Value: c.Value, Metadata: m}
 }

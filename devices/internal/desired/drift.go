@@ -1,4 +1,4 @@
-package host
+package desired
 
 import (
 	"strconv"
@@ -27,10 +27,10 @@ func enforcePause(asserts int) time.Duration {
 	return min(enforceFirst<<max(asserts, 0), enforceLongest)
 }
 
-// compare returns the state of a desired value after a good reading, and whether it has
+// Compare returns the state of a desired value after a good reading, and whether it has
 // changed. A reading older than the conclusion of the value changes nothing. It is a pure
 // function.
-func (c desiredState) compare(typ v1beta1.PropertyType, reported string, at, now time.Time) (desiredState, bool) {
+func (c State) Compare(typ v1beta1.PropertyType, reported string, at, now time.Time) (State, bool) {
 	if c.Policy == devices.DriftObserve {
 		return c.compareObserved(typ, reported)
 	}
@@ -51,8 +51,8 @@ func (c desiredState) compare(typ v1beta1.PropertyType, reported string, at, now
 	return c, true
 }
 
-// compareObserved is compare for a value that is never written.
-func (c desiredState) compareObserved(typ v1beta1.PropertyType, reported string) (desiredState, bool) {
+// compareObserved is Compare for a value that is never written.
+func (c State) compareObserved(typ v1beta1.PropertyType, reported string) (State, bool) {
 	switch same := sameValue(typ, c.Value, reported); {
 	case c.Ack != devices.Pending && c.Ack != devices.Applied && c.Ack != devices.Drifted:
 		return c, false
@@ -67,12 +67,12 @@ func (c desiredState) compareObserved(typ v1beta1.PropertyType, reported string)
 }
 
 // enforce schedules another write of a drifted value, or ends its enforcement.
-func (c desiredState) enforce(now time.Time) desiredState {
+func (c State) enforce(now time.Time) State {
 	if c.Enforced > 0 && now.Sub(time.UnixMilli(c.Time)) >= enforceHold {
 		c.Enforced = 0
 	}
 	switch {
-	case c.expired(now):
+	case c.Expired(now):
 		c.Reason = devices.ReasonEnforceEnded
 		c.Message += "; expiresAt has passed"
 	case c.Enforced >= enforceTries:
@@ -85,9 +85,9 @@ func (c desiredState) enforce(now time.Time) desiredState {
 	return c
 }
 
-// afterReturn returns the state after the device was offline and has returned: a write that
+// AfterReturn returns the state after the device was offline and has returned: a write that
 // failed and an enforcement that ended are tried again.
-func (c desiredState) afterReturn() desiredState {
+func (c State) AfterReturn() State {
 	switch {
 	case c.Ack == devices.Failed:
 		c.Ack, c.Reason, c.Message, c.Basis = devices.Pending, "", "", ""
