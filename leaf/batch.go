@@ -21,7 +21,7 @@ const (
 	slowestLink = 4 << 10
 )
 
-// errDuplicate says that some messages of a batch are stored already.
+// errDuplicate means that some messages of a batch are stored already.
 var errDuplicate = errors.New("the batch holds a message that is stored already")
 
 // store publishes messages, in order, to the JetStream of one domain.

@@ -17,6 +17,7 @@ import (
 )
 
 // LiveSetName is the file in the data folder that lists the live messages of SITE_DESIRED.
+// Gateways have it under this name.
 const LiveSetName = "census.json"
 
 // liveSet lists the messages of SITE_DESIRED that must survive the next compaction.

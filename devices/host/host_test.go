@@ -191,7 +191,7 @@ func TestMovedAndRecreated(t *testing.T) {
 	b.device.UID = "u2"
 	b.driver.set(func() { b.driver.values["a"] = "0" })
 	b.apply()
-	b.eventually("written anew", func() bool { return b.driver.written() == "a=1 a=1" })
+	b.eventually("written again", func() bool { return b.driver.written() == "a=1 a=1" })
 	b.eventually("session", b.running)
 	b.device.Spec.NodeName = "other"
 	b.apply()

@@ -333,7 +333,7 @@ func TestDeleteStopsAndForgets(t *testing.T) {
 	s.set(1, codec.Holdings, 0, 0)
 	d.UID = "uid-2"
 	r.send(d, nil)
-	polltest.Eventually(t, "written anew", func() bool { return s.get(1, codec.Holdings, 0) == 1 })
+	polltest.Eventually(t, "written again", func() bool { return s.get(1, codec.Holdings, 0) == 1 })
 }
 
 // A value that somebody else changed is reported, and not written again.

@@ -3,7 +3,7 @@
 // Loops that retry for hours pass the outcome of every attempt to a Reporter. The log then
 // has one line for each change between working and failing, however many attempts there
 // are; metrics count the rest. The caller decides which errors are failures: an error that
-// only says that the context has ended is not passed.
+// is only the end of a context is not passed.
 package logonce
 
 import (

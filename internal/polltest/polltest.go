@@ -46,7 +46,7 @@ func Within(t testing.TB, limit time.Duration, what string, condition func() boo
 }
 
 // NoError polls until f returns nil and returns how long that took. After Limit it ends
-// the test with what was waited for and the last error, which says what was still wrong.
+// the test with what was waited for and the last error, which names what was still wrong.
 // The context of f ends at the limit.
 func NoError(t testing.TB, what string, f func(context.Context) error) time.Duration {
 	t.Helper()
@@ -61,7 +61,7 @@ func NoErrorWithin(t testing.TB, limit time.Duration, what string, f func(contex
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	start, patient := time.Now(), false
-	// An error that only says that the time was up hides the one before it.
+	// A context that has ended hides the error before it.
 	var last error
 	for {
 		err := f(ctx)

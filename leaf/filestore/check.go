@@ -40,7 +40,7 @@ type Damaged struct {
 
 // Check makes JetStream's folder safe to open, and logs what it found damaged. It reads all
 // blocks, so it takes as long as the disk needs for that. It returns the streams that lost
-// messages. An error says what could not be checked; everything else was.
+// messages. An error names what could not be checked; everything else was checked.
 func Check(ctx context.Context, store string, log *zap.Logger) ([]Damaged, error) {
 	errs := []error{truncateDescriptions(store, log), checkConsumers(store, log)}
 	found, err := filepath.Glob(filepath.Join(store, "*", "streams", "*", messagesDir))

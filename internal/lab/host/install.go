@@ -80,7 +80,7 @@ func reason(output []byte, err error) string {
 	return err.Error()
 }
 
-// installError names the packages that could not be installed and says what became of the others.
+// installError names the packages that could not be installed and whether the others were.
 // It returns nil when there is none.
 func installError(pkgs []string, refused map[string]error, updateErr error) error {
 	if len(refused) == 0 {
