@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -35,7 +36,7 @@ const (
 // backlogs answers Backlog objects with the objects that a site has not stored. It reads
 // headers from the hub, one Backlog at a time.
 type backlogs struct {
-	hub     *hub
+	hub     *hub.Hub
 	client  dynamic.Interface
 	publish *publisher
 	outage  *outage
@@ -172,7 +173,7 @@ func (b *backlogs) answer(ctx context.Context, o *unstructured.Unstructured) err
 // list lists the messages of DESIRED that a site has not acknowledged.
 func (b *backlogs) list(ctx context.Context, q v1alpha1.BacklogSpec) (v1alpha1.BacklogStatus, error) {
 	var status v1alpha1.BacklogStatus
-	consumer, err := b.hub.desired.Consumer(ctx, q.Site)
+	consumer, err := b.hub.Desired.Consumer(ctx, q.Site)
 	if err != nil {
 		return status, fmt.Errorf("read consumer %s: %w", q.Site, err)
 	}
@@ -224,8 +225,8 @@ func pendingObject(msg jetstream.Msg, seq uint64, at time.Time) (v1alpha1.Pendin
 
 // readHeaders calls handle for up to limit messages of DESIRED, from a sequence on. It returns
 // the last sequence read and whether there are more.
-func readHeaders(ctx context.Context, h *hub, filter string, from uint64, limit int, handle func(msg jetstream.Msg, seq uint64, at time.Time)) (last uint64, more bool, err error) {
-	consumer, err := h.js.CreateConsumer(ctx, streams.Desired, jetstream.ConsumerConfig{
+func readHeaders(ctx context.Context, h *hub.Hub, filter string, from uint64, limit int, handle func(msg jetstream.Msg, seq uint64, at time.Time)) (last uint64, more bool, err error) {
+	consumer, err := h.JS.CreateConsumer(ctx, streams.Desired, jetstream.ConsumerConfig{
 		Description: "reads a backlog", FilterSubject: filter, HeadersOnly: true,
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
 		AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: 10 * time.Second,
@@ -236,7 +237,7 @@ func readHeaders(ctx context.Context, h *hub, filter string, from uint64, limit 
 	defer func() {
 		// It would expire by itself, but until then it would be listed among the sites'
 		// consumers.
-		_ = h.js.DeleteConsumer(context.WithoutCancel(ctx), streams.Desired, consumer.CachedInfo().Name)
+		_ = h.JS.DeleteConsumer(context.WithoutCancel(ctx), streams.Desired, consumer.CachedInfo().Name)
 	}()
 	left := consumer.CachedInfo().NumPending
 	if left == 0 {

@@ -3,7 +3,6 @@ package bridge
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -11,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/bridge/liveness"
@@ -63,11 +63,11 @@ func (b *Bridge) compete(ctx context.Context) error {
 		return err
 	}
 	defer clients.Close()
-	nc, err := dialHub(b.cfg.NATS, b.cfg.LeaderElection.Identity, b.log)
+	nc, err := hub.Dial(b.cfg.NATS.hub(b.cfg.LeaderElection.Identity), b.log)
 	if err != nil {
 		return err
 	}
-	defer closeHub(nc)
+	defer hub.Close(nc)
 	b.metrics.health.hub.Store(nc)
 	if err := b.awaitAPI(ctx, clients); err != nil {
 		return nil // ctx has ended
@@ -82,18 +82,6 @@ func (b *Bridge) compete(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// closeHub closes the connection and waits until its callbacks are done.
-func closeHub(nc *nats.Conn) {
-	closed := make(chan struct{})
-	var once sync.Once
-	nc.SetClosedHandler(func(*nats.Conn) { once.Do(func() { close(closed) }) })
-	if nc.IsClosed() {
-		return
-	}
-	nc.Close()
-	<-closed
 }
 
 // awaitAPI blocks until the API server answers. It returns an error only when ctx ends.
@@ -135,7 +123,7 @@ func (b *Bridge) lead(ctx context.Context, c *kube.Clients, nc *nats.Conn, trans
 			return
 		}
 		out.report(err)
-		if errors.Is(err, errHubReplaced) || errors.Is(err, storage.ErrMovedBack) || errors.Is(err, storage.ErrRecordLost) || time.Since(started) > time.Minute {
+		if errors.Is(err, hub.ErrReplaced) || errors.Is(err, storage.ErrMovedBack) || errors.Is(err, storage.ErrRecordLost) || time.Since(started) > time.Minute {
 			n = 0
 		}
 		if !sleep(ctx, backoff(n)) {
@@ -147,17 +135,17 @@ func (b *Bridge) lead(ctx context.Context, c *kube.Clients, nc *nats.Conn, trans
 // runComponents runs all components until ctx ends or one of them fails. It calls ready once
 // they run.
 func (b *Bridge) runComponents(ctx context.Context, c *kube.Clients, nc *nats.Conn, transitions uint64, ready func()) error {
-	hub, err := openHub(ctx, nc, streams.HubLimits{
+	h, err := hub.Open(ctx, nc, streams.HubLimits{
 		MaxSites: b.cfg.Limits.MaxSites, TelemetryBytes: b.cfg.Limits.TelemetryBytes, Replicas: b.cfg.NATS.Replicas,
 	})
 	if err != nil {
 		return err
 	}
-	stored, seen, err := loadDesired(ctx, hub)
+	stored, seen, err := loadDesired(ctx, h)
 	if err != nil {
 		return err
 	}
-	p, err := b.newComponents(hub, c)
+	p, err := b.newComponents(h, c)
 	if err != nil {
 		return err
 	}
@@ -183,7 +171,7 @@ func (b *Bridge) runComponents(ctx context.Context, c *kube.Clients, nc *nats.Co
 			return nil
 		case <-synced:
 		}
-		p.publish.load(hub, p.epoch, stored)
+		p.publish.load(h, p.epoch, stored)
 		if err := p.consumer.recoverReports(ctx); err != nil {
 			return err
 		}
@@ -216,7 +204,7 @@ type components struct {
 }
 
 // newComponents creates the components and connects them. It starts nothing.
-func (b *Bridge) newComponents(h *hub, c *kube.Clients) (*components, error) {
+func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients) (*components, error) {
 	outageOf := func(what string) *outage { return b.metrics.newOutage(b.log, what) }
 	p := &components{log: b.log, liveness: liveness.NewTracker(), reports: newReports(), syncStates: newSyncStates()}
 	deleted := newDeletedNodes()

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/internal/configfile"
@@ -61,6 +62,10 @@ type NATSConfig struct {
 	CAFile string `json:"caFile"`
 	// Replicas of the hub's streams, 1 to 5; default 1.
 	Replicas int `json:"replicas"`
+}
+
+func (c NATSConfig) hub(identity string) hub.Config {
+	return hub.Config{Name: "petiole bridge " + identity, URLs: c.URLs, CAFile: c.CAFile, CredentialsFile: c.CredentialsFile, NKeySeedFile: c.NKeySeedFile}
 }
 
 // LeaderElectionConfig configures the Lease that bridges compete for.
@@ -151,7 +156,7 @@ func (c Config) Validate() error {
 
 	p.Required("nats.urls", strings.Join(c.NATS.URLs, ","))
 	for i, u := range c.NATS.URLs {
-		check(natsURL(u), fmt.Sprintf("nats.urls[%d]", i), redacted(u), "must be nats://, tls://, ws:// or wss:// and a host")
+		check(natsURL(u), fmt.Sprintf("nats.urls[%d]", i), hub.Redacted(u), "must be nats://, tls://, ws:// or wss:// and a host")
 	}
 	file("nats.nkeySeedFile", c.NATS.NKeySeedFile)
 	file("nats.credentialsFile", c.NATS.CredentialsFile)
@@ -197,12 +202,4 @@ func listenAddress(value string) bool {
 	}
 	_, err = strconv.ParseUint(port, 10, 16)
 	return err == nil
-}
-
-// redacted returns a URL without its password.
-func redacted(value string) string {
-	if u, err := url.Parse(value); err == nil {
-		return u.Redacted()
-	}
-	return value
 }

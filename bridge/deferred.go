@@ -108,16 +108,16 @@ func (c *reportConsumer) storeDeferred(ctx context.Context, key string, seq uint
 	if err := c.publish.fence.Check(); err != nil {
 		return 0, 0, err
 	}
-	e, err := c.hub.bucket.Get(ctx, key)
+	e, err := c.hub.Bucket.Get(ctx, key)
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound):
-		revision, err = c.hub.bucket.Create(ctx, key, []byte(strconv.FormatUint(seq, 10)))
+		revision, err = c.hub.Bucket.Create(ctx, key, []byte(strconv.FormatUint(seq, 10)))
 		return seq, revision, err
 	case err != nil:
 		return 0, 0, err
 	}
 	kept = min(seq, deferredFrom(e))
-	revision, err = c.hub.bucket.Update(ctx, key, []byte(strconv.FormatUint(kept, 10)), e.Revision())
+	revision, err = c.hub.Bucket.Update(ctx, key, []byte(strconv.FormatUint(kept, 10)), e.Revision())
 	return kept, revision, err
 }
 
@@ -142,7 +142,7 @@ func deferredKey(site string) string { return deferredPrefix + hex.EncodeToStrin
 
 // loadDeferred reads what an earlier bridge deferred.
 func (c *reportConsumer) loadDeferred(ctx context.Context) error {
-	keys, err := c.hub.bucket.ListKeysFiltered(ctx, deferredPrefix+"*")
+	keys, err := c.hub.Bucket.ListKeysFiltered(ctx, deferredPrefix+"*")
 	if err != nil {
 		return fmt.Errorf("read deferred reports: %w", err)
 	}
@@ -151,7 +151,7 @@ func (c *reportConsumer) loadDeferred(ctx context.Context) error {
 		if err != nil {
 			continue // not a key of ours
 		}
-		e, err := c.hub.bucket.Get(ctx, key)
+		e, err := c.hub.Bucket.Get(ctx, key)
 		if errors.Is(err, jetstream.ErrKeyNotFound) {
 			continue
 		}
@@ -211,7 +211,7 @@ func (c *reportConsumer) resumeDeferred(ctx context.Context) {
 	}
 	for s, revision := range finished {
 		// If a report was deferred meanwhile, the key has another revision and stays.
-		if err := c.hub.bucket.Delete(ctx, deferredKey(s), jetstream.LastRevision(revision)); err != nil {
+		if err := c.hub.Bucket.Delete(ctx, deferredKey(s), jetstream.LastRevision(revision)); err != nil {
 			c.log.Debug("cannot delete the record of deferred reports", zap.String("site", s), zap.Error(err))
 		}
 	}
@@ -254,7 +254,7 @@ func (c *reportConsumer) dueReads() (again map[string]deferredRead, finished map
 func (c *reportConsumer) readDeferred(ctx context.Context, site string, from uint64) (next uint64, err error) {
 	next = from
 	n, skip := 0, c.obsoleteSeqs(site)
-	err = readAll(ctx, c.hub.js, c.hub.reported, from, streams.ReportedFilter(site), false, func(msg jetstream.Msg) error {
+	err = c.hub.ReadAll(ctx, c.hub.Reported, from, streams.ReportedFilter(site), false, func(msg jetstream.Msg) error {
 		meta, err := msg.Metadata()
 		if err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/storage"
 	"github.com/petiole-io/petiole/streams"
@@ -165,14 +166,14 @@ func (c *desiredCache) ackedTombstones(site string, floor uint64) map[kube.Key][
 // loadDesired reads the headers of DESIRED. It also returns the last sequence read. It skips
 // subjects that do not belong to the protocol. An object with missing parts gets an empty
 // hash, so that it is published again.
-func loadDesired(ctx context.Context, h *hub) (*desiredCache, uint64, error) {
+func loadDesired(ctx context.Context, h *hub.Hub) (*desiredCache, uint64, error) {
 	p := newDesiredCache()
-	info, err := h.desired.Info(ctx)
+	info, err := h.Desired.Info(ctx)
 	if err != nil {
 		return nil, 0, fmt.Errorf("read %s: %w", streams.Desired, err)
 	}
 	parts := streams.PartsSeen{}
-	err = readAll(ctx, h.js, h.desired, 1, ">", true, func(msg jetstream.Msg) error {
+	err = h.ReadAll(ctx, h.Desired, 1, ">", true, func(msg jetstream.Msg) error {
 		whole := parts.Add(msg.Subject(), msg.Headers())
 		if streams.IsPart(msg.Subject()) {
 			return nil

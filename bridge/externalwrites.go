@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/streams"
@@ -21,7 +22,7 @@ const externalWritesInterval = 5 * time.Second
 // last write was delayed, or a later one, which deposes this bridge. Objects written by a
 // former leader are published again if necessary.
 type externalWrites struct {
-	hub     *hub
+	hub     *hub.Hub
 	publish *publisher
 	fence   *lease.Fence
 	log     *zap.Logger
@@ -31,14 +32,14 @@ type externalWrites struct {
 	lastSeq uint64
 }
 
-// run polls until ctx ends. It returns errHubReplaced if DESIRED has lost messages.
+// run polls until ctx ends. It returns hub.ErrReplaced if DESIRED has lost messages.
 func (w *externalWrites) run(ctx context.Context) error {
 	for sleep(ctx, externalWritesInterval) {
 		err := w.poll(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if errors.Is(err, errHubReplaced) {
+		if errors.Is(err, hub.ErrReplaced) {
 			return err
 		}
 		w.outage.report(err)
@@ -47,18 +48,18 @@ func (w *externalWrites) run(ctx context.Context) error {
 }
 
 func (w *externalWrites) poll(ctx context.Context) error {
-	info, err := w.hub.desired.Info(ctx)
+	info, err := w.hub.Desired.Info(ctx)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", streams.Desired, err)
 	}
 	switch {
 	case info.State.LastSeq < w.lastSeq:
-		return errHubReplaced // the store was rolled back
+		return hub.ErrReplaced // the store was rolled back
 	case info.State.LastSeq == w.lastSeq:
 		return nil
 	}
 	term := w.fence.Term()
-	err = readAll(ctx, w.hub.js, w.hub.desired, w.lastSeq+1, ">", true, func(msg jetstream.Msg) error {
+	err = w.hub.ReadAll(ctx, w.hub.Desired, w.lastSeq+1, ">", true, func(msg jetstream.Msg) error {
 		if t := streams.TermOf(msg.Headers()); t != term && !streams.IsPart(msg.Subject()) {
 			w.handle(msg, t)
 		}

@@ -41,7 +41,7 @@ func (p *publisher) idleSites() bool { return p.objects.Len() == 0 && p.queue.Le
 // send stores messages in REPORTED unchanged.
 func (w *writing) send(msgs ...*nats.Msg) {
 	w.publishing.t.Helper()
-	js := w.consumer.hub.js
+	js := w.consumer.hub.JS
 	for some := range slices.Chunk(msgs, 1000) {
 		for _, m := range some {
 			if _, err := js.PublishMsgAsync(m); err != nil {
@@ -80,7 +80,7 @@ func accepts(rw http.ResponseWriter, _ *http.Request) {
 
 func (w *writing) unacknowledged() int {
 	w.publishing.t.Helper()
-	c, err := w.consumer.hub.reported.Consumer(w.publishing.t.Context(), streams.BridgeConsumer)
+	c, err := w.consumer.hub.Reported.Consumer(w.publishing.t.Context(), streams.BridgeConsumer)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return 0 // nothing has been read yet
 	}
@@ -93,7 +93,7 @@ func (w *writing) unacknowledged() int {
 // stored returns the messages of REPORTED that match.
 func (w *writing) stored(filter string) map[string]uint64 {
 	w.publishing.t.Helper()
-	info, err := w.consumer.hub.reported.Info(w.publishing.t.Context(), jetstream.WithSubjectFilter(filter))
+	info, err := w.consumer.hub.Reported.Info(w.publishing.t.Context(), jetstream.WithSubjectFilter(filter))
 	if err != nil {
 		w.publishing.t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func TestMissingPartsHoldUpNobody(t *testing.T) {
 	w.ahead.Store(int64(2 * maxPartsWait))
 	w.await("given up", func() bool { return w.writeback.count.quarantined.Load() >= n })
 	w.await("removed", func() bool { return len(w.stored("reported.plant-b.>")) == 1 })
-	raw, err := w.consumer.hub.js.Stream(t.Context(), streams.Quarantine)
+	raw, err := w.consumer.hub.JS.Stream(t.Context(), streams.Quarantine)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,14 +145,14 @@ func TestLatePartsAreWaitedFor(t *testing.T) {
 	}
 	w.start()
 	w.await("the missing part noticed", func() bool {
-		_, err := w.consumer.hub.bucket.Get(t.Context(), deferredKey("plant-b"))
+		_, err := w.consumer.hub.Bucket.Get(t.Context(), deferredKey("plant-b"))
 		return err == nil && w.unacknowledged() == 0
 	})
 	w.ahead.Store(int64(maxPartsWait) / 2)
 	w.send(late)
 	w.await("written", func() bool { return w.writeback.count.accepted.Load() == 1 })
 	w.await("forgotten", func() bool {
-		_, err := w.consumer.hub.bucket.Get(t.Context(), deferredKey("plant-b"))
+		_, err := w.consumer.hub.Bucket.Get(t.Context(), deferredKey("plant-b"))
 		return err != nil
 	})
 	if q := w.writeback.count.quarantined.Load(); q != 0 {
@@ -172,18 +172,18 @@ func largeReport(t *testing.T, w *writing) []*nats.Msg {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nc := w.consumer.hub.nc
+	nc := w.consumer.hub.Conn
 	sub, err := nc.SubscribeSync(streams.ReportedSubject("plant-b", ref) + ".>")
 	if err != nil {
 		t.Fatal(err)
 	}
 	subject := streams.ReportedSubject("plant-b", ref)
 	m := streams.Message{Ref: ref, Op: streams.OpPut, UID: "uid-large", Object: data}
-	seq, err := streams.Put(t.Context(), w.consumer.hub.js, subject, m)
+	seq, err := streams.Put(t.Context(), w.consumer.hub.JS, subject, m)
 	if err != nil {
 		t.Fatal(err)
 	}
-	head, err := w.consumer.hub.reported.GetMsg(t.Context(), seq)
+	head, err := w.consumer.hub.Reported.GetMsg(t.Context(), seq)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +208,7 @@ func largeReport(t *testing.T, w *writing) []*nats.Msg {
 			}
 		}
 	}
-	if err := w.consumer.hub.reported.Purge(t.Context()); err != nil {
+	if err := w.consumer.hub.Reported.Purge(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return msgs
@@ -255,7 +255,7 @@ func TestRetriedReportsTakeNoPlace(t *testing.T) {
 	w.await("another site's report written", func() bool { return w.writeback.count.accepted.Load() == 1 })
 	w.ahead.Store(int64(2 * maxUnackedTime))
 	w.await("waiting without a place", func() bool { return w.unacknowledged() == 0 })
-	if kept, err := w.consumer.hub.bucket.Get(t.Context(), deferredKey("plant-b")); err != nil || string(kept.Value()) == "" {
+	if kept, err := w.consumer.hub.Bucket.Get(t.Context(), deferredKey("plant-b")); err != nil || string(kept.Value()) == "" {
 		t.Errorf("what waits is not remembered: %v", err)
 	}
 }
@@ -289,7 +289,7 @@ func TestLargestReportIsSetAside(t *testing.T) {
 	w := startFlooded(t, accepts)
 	w.start()
 	m := put("reported.plant-b.b1._.widgets.default.w", `{"metadata":{"name":"w"},"x":"`)
-	m.Data = append(m.Data, strings.Repeat("x", int(w.consumer.hub.nc.MaxPayload())-m.Size()-2)...)
+	m.Data = append(m.Data, strings.Repeat("x", int(w.consumer.hub.Conn.MaxPayload())-m.Size()-2)...)
 	m.Data = append(m.Data, `"}`...)
 	w.send(m)
 	w.await("set aside", func() bool { return w.writeback.count.quarantined.Load() == 1 })

@@ -91,7 +91,7 @@ func (w *writing) say(message string) {
 	}
 	ref := streams.Ref{Node: "a1", Resource: "pods", Namespace: "default", Name: "web"}
 	m := streams.Message{Ref: ref, Op: streams.OpPut, UID: "uid-web", Object: data}
-	if _, err := streams.Put(w.publishing.t.Context(), w.consumer.hub.js, streams.ReportedSubject("plant-a", ref), m); err != nil {
+	if _, err := streams.Put(w.publishing.t.Context(), w.consumer.hub.JS, streams.ReportedSubject("plant-a", ref), m); err != nil {
 		w.publishing.t.Fatal(err)
 	}
 }
@@ -122,7 +122,7 @@ func TestForbiddenReportsWait(t *testing.T) {
 	})
 	w.start()
 	unacknowledged := func() int {
-		c, err := w.consumer.hub.reported.Consumer(t.Context(), streams.BridgeConsumer)
+		c, err := w.consumer.hub.Reported.Consumer(t.Context(), streams.BridgeConsumer)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -135,7 +135,7 @@ func TestForbiddenReportsWait(t *testing.T) {
 	}
 	w.ahead.Store(int64(maxForbidden - 10*time.Second))
 	w.await("waiting without a place", func() bool { return unacknowledged() == 0 })
-	if kept, err := w.consumer.hub.bucket.Get(t.Context(), deferredKey("plant-a")); err != nil || len(kept.Value()) == 0 {
+	if kept, err := w.consumer.hub.Bucket.Get(t.Context(), deferredKey("plant-a")); err != nil || len(kept.Value()) == 0 {
 		t.Errorf("what waits is not remembered: %v", err)
 	}
 	before := tries.Load()
@@ -143,7 +143,7 @@ func TestForbiddenReportsWait(t *testing.T) {
 	open.Store(true)
 	w.await("written", func() bool { return w.writeback.count.accepted.Load() == 1 })
 	w.await("forgotten", func() bool {
-		_, err := w.consumer.hub.bucket.Get(t.Context(), deferredKey("plant-a"))
+		_, err := w.consumer.hub.Bucket.Get(t.Context(), deferredKey("plant-a"))
 		return err != nil
 	})
 	if n := w.writeback.count.quarantined.Load(); n != 0 {

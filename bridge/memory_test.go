@@ -43,7 +43,7 @@ func TestMemoryIsBoundedByObjects(t *testing.T) {
 			if after > before+n<<10+3<<19 {
 				t.Errorf("the heap grew from %.1f to %.1f MiB", mib(before), mib(after))
 			}
-			info, err := p.hub.desired.Info(t.Context(), jetstream.WithSubjectFilter(">"))
+			info, err := p.hub.Desired.Info(t.Context(), jetstream.WithSubjectFilter(">"))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -93,7 +93,7 @@ func (c *reportConsumer) collectGarbage(ctx context.Context) {
 	for {
 		batch := c.takeRemovable(floor)
 		for _, seq := range batch {
-			err := c.hub.reported.DeleteMsg(ctx, seq)
+			err := c.hub.Reported.DeleteMsg(ctx, seq)
 			if ctx.Err() != nil {
 				return
 			}

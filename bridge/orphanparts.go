@@ -7,10 +7,10 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -75,8 +75,7 @@ func (c *reportConsumer) dueParts() []string {
 // something else follows it and its report does not exist or has other parts. The report of
 // the last parts may still arrive.
 func (c *reportConsumer) removeOrphans(ctx context.Context, site string) (left int, more bool, err error) {
-	nc := c.hub.js.Conn()
-	newest, err := lastMessage(ctx, nc, streams.Reported, streams.ReportedFilter(site))
+	newest, err := c.hub.LastMessage(ctx, streams.Reported, streams.ReportedFilter(site))
 	if err != nil || newest == nil {
 		return 0, false, err
 	}
@@ -85,9 +84,9 @@ func (c *reportConsumer) removeOrphans(ctx context.Context, site string) (left i
 		open = streams.ObjectSubject(newest.Subject)
 	}
 	var object string
-	var report *storedMessage
+	var report *hub.Message
 	var orphans []uint64
-	err = readAll(ctx, c.hub.js, c.hub.reported, 1, streams.ReportedPartsFilter(site), true, func(msg jetstream.Msg) error {
+	err = c.hub.ReadAll(ctx, c.hub.Reported, 1, streams.ReportedPartsFilter(site), true, func(msg jetstream.Msg) error {
 		of, index, err := streams.ParsePart(msg.Subject())
 		if err != nil {
 			return nil // it is processed, and rejected, as a report
@@ -101,7 +100,7 @@ func (c *reportConsumer) removeOrphans(ctx context.Context, site string) (left i
 			return nil
 		}
 		if of != object {
-			if report, err = lastMessage(ctx, nc, streams.Reported, of); err != nil {
+			if report, err = c.hub.LastMessage(ctx, streams.Reported, of); err != nil {
 				return err
 			}
 			object = of
@@ -119,7 +118,7 @@ func (c *reportConsumer) removeOrphans(ctx context.Context, site string) (left i
 		return left, false, err
 	}
 	for _, seq := range orphans {
-		if err := c.hub.reported.DeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+		if err := c.hub.Reported.DeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
 			return left, more, fmt.Errorf("remove part %d of %s: %w", seq, streams.Reported, err)
 		}
 	}
@@ -127,13 +126,13 @@ func (c *reportConsumer) removeOrphans(ctx context.Context, site string) (left i
 }
 
 // hasParts reports whether the hub's leader has all parts of a report.
-func hasParts(ctx context.Context, nc *nats.Conn, report *storedMessage) (bool, error) {
+func hasParts(ctx context.Context, h *hub.Hub, report *hub.Message) (bool, error) {
 	n, err := strconv.Atoi(report.Header.Get(streams.HeaderParts))
 	if err != nil {
 		return false, fmt.Errorf("read header %s of %s: %w", streams.HeaderParts, report.Subject, err)
 	}
 	for index := range min(n, maxReportParts) {
-		part, err := lastMessage(ctx, nc, streams.Reported, streams.PartSubject(report.Subject, index))
+		part, err := h.LastMessage(ctx, streams.Reported, streams.PartSubject(report.Subject, index))
 		if err != nil || part == nil {
 			return false, err
 		}

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/petiole-io/petiole/bridge/closure"
+	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/streams"
@@ -51,7 +52,7 @@ type storageCheck interface {
 // enqueue; one worker applies them to the closure, and several workers publish sites. One
 // worker at a time publishes a site, and publishes what a pod needs before the pod.
 type publisher struct {
-	hub     *hub
+	hub     *hub.Hub
 	cache   objectCache
 	storage storageCheck
 	fence   *lease.Fence
@@ -97,7 +98,7 @@ func (p *publisher) enqueue(k kube.Key) { p.objects.Add(k) }
 
 // load indexes the existing objects, takes over the content of DESIRED, and marks every site
 // dirty.
-func (p *publisher) load(h *hub, epoch string, stored *desiredCache) {
+func (p *publisher) load(h *hub.Hub, epoch string, stored *desiredCache) {
 	p.hub, p.epoch = h, epoch
 	for _, k := range p.cache.Keys() {
 		p.index(k)
@@ -323,7 +324,7 @@ func (p *publisher) removeSite(ctx context.Context, site string) error {
 	if err := p.fence.Check(); err != nil {
 		return err
 	}
-	if err := streams.RemoveSite(ctx, p.hub.js, site); err != nil {
+	if err := streams.RemoveSite(ctx, p.hub.JS, site); err != nil {
 		return err
 	}
 	p.mu.Lock()

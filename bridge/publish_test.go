@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/internal/natstest"
@@ -70,7 +71,7 @@ func (intactStorage) AddCandidate(kube.Key, string, string) {}
 func startPublishing(t *testing.T) *publishing {
 	t.Helper()
 	h := natstest.StartHub(t, "plant-a")
-	hub, err := openHub(t.Context(), h.Connect(t, "bridge"), streams.HubLimits{})
+	opened, err := hub.Open(t.Context(), h.Connect(t, "bridge"), streams.HubLimits{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +81,7 @@ func startPublishing(t *testing.T) *publishing {
 	var count counters
 	objects := &objectMap{all: map[kube.Key]*unstructured.Unstructured{}}
 	p := &publishing{t: t, watched: objects, publisher: newPublisher(objects, intactStorage{}, f, &count, newInstruments(&count), zap.NewNop())}
-	p.load(hub, "1-e", newDesiredCache())
+	p.load(opened, "1-e", newDesiredCache())
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { p.run(ctx, 4); close(done) }()
@@ -152,7 +153,7 @@ func TestLateMessagesAreRefused(t *testing.T) {
 	subject := streams.DesiredSubject("plant-a", k.Ref(""))
 	last := func() (streams.Message, uint64) {
 		t.Helper()
-		raw, err := p.hub.desired.GetLastMsgForSubject(t.Context(), subject)
+		raw, err := p.hub.Desired.GetLastMsgForSubject(t.Context(), subject)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -165,7 +166,7 @@ func TestLateMessagesAreRefused(t *testing.T) {
 	mine, seq := last()
 	next := mine
 	next.Term, next.Hash = mine.Term+1, "next"
-	if _, err := streams.Put(t.Context(), p.hub.js, subject, next); err != nil {
+	if _, err := streams.Put(t.Context(), p.hub.JS, subject, next); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := p.put(t.Context(), "plant-a", k, subject, mine, seq); !errors.Is(err, lease.ErrDeposed) {
@@ -198,8 +199,8 @@ func TestHubPutBack(t *testing.T) {
 		t.Fatalf("search: %v, up to %d", err, f.lastSeq)
 	}
 	f.lastSeq++
-	if err := f.poll(t.Context()); !errors.Is(err, errHubReplaced) {
-		t.Errorf("search: %v, want %v", err, errHubReplaced)
+	if err := f.poll(t.Context()); !errors.Is(err, hub.ErrReplaced) {
+		t.Errorf("search: %v, want %v", err, hub.ErrReplaced)
 	}
 }
 
@@ -210,7 +211,7 @@ func TestRemovedMessageThatIsBackIsPublishedAgain(t *testing.T) {
 	p := startPublishing(t)
 	k := p.populate(3)[0]
 	subject := streams.DesiredSubject("plant-a", k.Ref(""))
-	before, err := p.hub.desired.GetLastMsgForSubject(t.Context(), subject)
+	before, err := p.hub.Desired.GetLastMsgForSubject(t.Context(), subject)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +220,7 @@ func TestRemovedMessageThatIsBackIsPublishedAgain(t *testing.T) {
 	p.mu.Unlock()
 	p.write(k, 0)
 	p.await("published again", func() bool {
-		now, err := p.hub.desired.GetLastMsgForSubject(t.Context(), subject)
+		now, err := p.hub.Desired.GetLastMsgForSubject(t.Context(), subject)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -92,7 +92,7 @@ func (p *publisher) tombstone(ctx context.Context, site string, k kube.Key, was 
 		return err
 	}
 	if was.parts {
-		if err := p.hub.desired.Purge(ctx, jetstream.WithPurgeSubject(was.subject+".>")); err != nil {
+		if err := p.hub.Desired.Purge(ctx, jetstream.WithPurgeSubject(was.subject+".>")); err != nil {
 			return fmt.Errorf("purge parts of %s: %w", ref, err)
 		}
 	}
@@ -146,7 +146,7 @@ func (p *publisher) put(ctx context.Context, site string, k kube.Key, subject st
 	if err := p.fence.Check(); err != nil {
 		return 0, err
 	}
-	seq, err := streams.Put(ctx, p.hub.js, subject, m, jetstream.WithExpectLastSequencePerSubject(last))
+	seq, err := streams.Put(ctx, p.hub.JS, subject, m, jetstream.WithExpectLastSequencePerSubject(last))
 	if !isWrongLastSequence(err) {
 		return seq, err
 	}
@@ -171,7 +171,7 @@ var errResurrected = fmt.Errorf("%w: a removed message is back", errConcurrentWr
 // refreshEntry updates the cache with what DESIRED holds on a subject now. A message of a
 // later leader deposes this bridge.
 func (p *publisher) refreshEntry(ctx context.Context, site string, k kube.Key, subject string) (found uint64, err error) {
-	msg, err := p.hub.desired.GetLastMsgForSubject(ctx, subject)
+	msg, err := p.hub.Desired.GetLastMsgForSubject(ctx, subject)
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
 		p.mu.Lock()
@@ -212,7 +212,7 @@ func (p *publisher) expireTombstones(ctx context.Context, site string, floor uin
 	}
 	for k, entries := range passed {
 		for _, e := range entries {
-			if err := p.hub.desired.DeleteMsg(ctx, e.seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+			if err := p.hub.Desired.DeleteMsg(ctx, e.seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
 				return fmt.Errorf("remove tombstone of %s: %w", k.Ref(""), err)
 			}
 			p.mu.Lock()

@@ -20,7 +20,7 @@ func (p *publishing) on(r streams.Ref, op streams.Op, uid string) streams.Messag
 	p.t.Helper()
 	var m streams.Message
 	p.await(string(op)+" of "+r.String(), func() bool {
-		raw, err := p.hub.desired.GetLastMsgForSubject(p.t.Context(), streams.DesiredSubject("plant-a", r))
+		raw, err := p.hub.Desired.GetLastMsgForSubject(p.t.Context(), streams.DesiredSubject("plant-a", r))
 		if err != nil {
 			return false
 		}

@@ -22,7 +22,7 @@ func (c *reportConsumer) recoverReports(ctx context.Context) error {
 		return err
 	}
 	newest := newestDeviceReports{}
-	return readAll(ctx, c.hub.js, c.hub.reported, 1, ">", false, func(msg jetstream.Msg) error {
+	return c.hub.ReadAll(ctx, c.hub.Reported, 1, ">", false, func(msg jetstream.Msg) error {
 		r, k, err := c.readReport(ctx, msg)
 		if errors.Is(err, streams.ErrUndecodable) {
 			// An acknowledged message was quarantined by an earlier bridge that did not get
@@ -80,7 +80,7 @@ func (n newestDeviceReports) add(k reportKey, r *report) *deviceReport {
 
 // ackFloor returns the consumer's ack floor.
 func (c *reportConsumer) ackFloor(ctx context.Context) (uint64, error) {
-	cons, err := c.hub.reported.Consumer(ctx, streams.BridgeConsumer)
+	cons, err := c.hub.Reported.Consumer(ctx, streams.BridgeConsumer)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return 0, nil
 	}
@@ -125,6 +125,6 @@ func (c *reportConsumer) decodeReport(ctx context.Context, site string, d *deliv
 			return m, err
 		}
 	}
-	m, err := loadReport(ctx, c.hub.reported, d)
+	m, err := loadReport(ctx, c.hub.Reported, d)
 	return m, err
 }

@@ -123,7 +123,7 @@ func TestLongResyncIsRefused(t *testing.T) {
 	t.Parallel()
 	p := startPublishing(t)
 	p.populate(1)
-	if err := streams.EnsureConsumer(t.Context(), p.hub.js, streams.Desired, streams.SiteConsumer("plant-a")); err != nil {
+	if err := streams.EnsureConsumer(t.Context(), p.hub.JS, streams.Desired, streams.SiteConsumer("plant-a")); err != nil {
 		t.Fatal(err)
 	}
 	core, logged := observer.New(zapcore.WarnLevel)
@@ -174,7 +174,7 @@ func TestHubThatSendsNothing(t *testing.T) {
 	p := startPublishing(t)
 	p.populate(1)
 	for filter, want := range map[string]error{streams.DesiredFilter("plant-a"): errHubSentNothing, streams.DesiredFilter("plant-b"): nil} {
-		c, err := p.hub.js.CreateConsumer(t.Context(), streams.Desired, jetstream.ConsumerConfig{FilterSubject: filter, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true})
+		c, err := p.hub.JS.CreateConsumer(t.Context(), streams.Desired, jetstream.ConsumerConfig{FilterSubject: filter, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 	"k8s.io/client-go/util/workqueue"
 
+	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/liveness"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -33,7 +34,7 @@ const maxPartsWait = 30 * time.Second
 // reportConsumer reads REPORTED into reports and queues them for writing. It processes the
 // messages of one site in order, and those of several sites in parallel.
 type reportConsumer struct {
-	hub      *hub
+	hub      *hub.Hub
 	reports  *reports
 	publish  *publisher
 	liveness *liveness.Tracker
@@ -75,7 +76,7 @@ type reportConsumer struct {
 
 // newReportConsumer creates a consumer that has not started. The caller sets the remaining
 // fields before its first use.
-func newReportConsumer(h *hub, r *reports, p *publisher, l *liveness.Tracker, queue workqueue.TypedRateLimitingInterface[reportKey], sites workqueue.TypedRateLimitingInterface[string], log *zap.Logger) *reportConsumer {
+func newReportConsumer(h *hub.Hub, r *reports, p *publisher, l *liveness.Tracker, queue workqueue.TypedRateLimitingInterface[reportKey], sites workqueue.TypedRateLimitingInterface[string], log *zap.Logger) *reportConsumer {
 	return &reportConsumer{
 		hub: h, reports: r, publish: p, liveness: l, log: log, queue: queue, sites: sites,
 		inbox: newInbox(), window: newAckWindow(), now: time.Now, wakeCh: make(chan struct{}, 1),
@@ -91,16 +92,16 @@ func reportExpiry(lease time.Duration) time.Duration {
 // run consumes reports until ctx ends.
 func (c *reportConsumer) run(ctx context.Context) error {
 	cfg := streams.ReportedConsumer(reportedAckWait)
-	if err := streams.EnsureConsumer(ctx, c.hub.js, streams.Reported, cfg); err != nil {
+	if err := streams.EnsureConsumer(ctx, c.hub.JS, streams.Reported, cfg); err != nil {
 		return err
 	}
-	cons, err := c.hub.reported.Consumer(ctx, streams.BridgeConsumer)
+	cons, err := c.hub.Reported.Consumer(ctx, streams.BridgeConsumer)
 	if err != nil {
 		return fmt.Errorf("open consumer %s on %s: %w", streams.BridgeConsumer, streams.Reported, err)
 	}
 	// Reports that a former leader received but did not acknowledge are redelivered at once,
 	// not only after their ack wait.
-	if _, err := c.hub.js.ResetConsumer(ctx, streams.Reported, streams.BridgeConsumer); err != nil {
+	if _, err := c.hub.JS.ResetConsumer(ctx, streams.Reported, streams.BridgeConsumer); err != nil {
 		return fmt.Errorf("reset consumer %s on %s: %w", streams.BridgeConsumer, streams.Reported, err)
 	}
 	consuming, err := cons.Consume(func(msg jetstream.Msg) { c.enqueue(ctx, msg) },
@@ -197,7 +198,7 @@ func (c *reportConsumer) process(ctx context.Context, site string, d *delivery) 
 		c.deferReport(ctx, site, d)
 		return
 	}
-	m, err := loadReport(ctx, c.hub.reported, d)
+	m, err := loadReport(ctx, c.hub.Reported, d)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		err = c.checkMissingParts(ctx, d, err)
 	}
@@ -227,14 +228,14 @@ func (c *reportConsumer) checkMissingParts(ctx context.Context, d *delivery, err
 	if c.now().Sub(d.stored) < maxPartsWait {
 		return err
 	}
-	newest, known := lastMessage(ctx, c.hub.js.Conn(), streams.Reported, d.subject)
+	newest, known := c.hub.LastMessage(ctx, streams.Reported, d.subject)
 	if known != nil {
 		return known
 	}
 	if newest == nil || newest.Seq != d.seq {
 		return streams.ErrSuperseded
 	}
-	complete, known := hasParts(ctx, c.hub.js.Conn(), newest)
+	complete, known := hasParts(ctx, c.hub, newest)
 	switch {
 	case known != nil:
 		return known
@@ -265,7 +266,7 @@ func (c *reportConsumer) accept(site string, m streams.Message, d *delivery) {
 // reject moves an unreadable message to QUARANTINE, acknowledges it, and schedules its
 // removal.
 func (c *reportConsumer) reject(ctx context.Context, site string, d *delivery, reason error) {
-	if err := streams.QuarantineMessage(ctx, c.hub.js, streams.Quarantine, d.subject, d.header, d.data, reason); err != nil {
+	if err := streams.QuarantineMessage(ctx, c.hub.JS, streams.Quarantine, d.subject, d.header, d.data, reason); err != nil {
 		c.log.Debug("cannot quarantine report, it will be read again", zap.String("subject", d.subject), zap.Error(err))
 		c.deferReport(ctx, site, d)
 		return

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/bridge/liveness"
@@ -32,7 +33,7 @@ const (
 // message, whether the site is connected or not. Once the site has acknowledged everything, it
 // is asked to compare its inventory, which finds what it should not have.
 type resyncer struct {
-	hub        *hub
+	hub        *hub.Hub
 	cache      objectCache
 	publish    *publisher
 	liveness   *liveness.Tracker
@@ -150,7 +151,7 @@ func (r *resyncer) resync(ctx context.Context, site, reason, value string) error
 	if !r.publish.siteExists(site) {
 		return nil
 	}
-	_, err := r.hub.js.ResetConsumerToSequence(ctx, streams.Desired, site, 1)
+	_, err := r.hub.JS.ResetConsumerToSequence(ctx, streams.Desired, site, 1)
 	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return fmt.Errorf("resync site %s: %w", site, err)
 	}
@@ -167,7 +168,7 @@ func (r *resyncer) requestComparison(ctx context.Context, site string) error {
 	if connected, _, _ := r.liveness.State(site); !connected || !r.publish.siteExists(site) {
 		return nil
 	}
-	cons, err := r.hub.js.Consumer(ctx, streams.Desired, site)
+	cons, err := r.hub.JS.Consumer(ctx, streams.Desired, site)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		r.compareWhenCaughtUp(site)
 		return nil
@@ -182,7 +183,7 @@ func (r *resyncer) requestComparison(ctx context.Context, site string) error {
 	}
 	m := nats.NewMsg(streams.SyncSubject(site))
 	m.Header.Set(streams.HeaderControl, streams.ControlVerify)
-	if err := r.hub.nc.PublishMsg(m); err != nil {
+	if err := r.hub.Conn.PublishMsg(m); err != nil {
 		r.compareWhenCaughtUp(site)
 		return fmt.Errorf("ask site %s to compare: %w", site, err)
 	}

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/liveness"
 	"github.com/petiole-io/petiole/streams"
@@ -29,14 +30,10 @@ const (
 	minRoundSpacing = 200 * time.Millisecond
 )
 
-// errHubReplaced reports that the hub's streams are not those that this bridge has read. Its
-// caches are invalid, and it starts again.
-var errHubReplaced = errors.New("the hub's streams were replaced")
-
 // siteController maintains a durable consumer for each Site, reads each site's position, and
 // updates the Site's status, its Events and its metrics.
 type siteController struct {
-	hub        *hub
+	hub        *hub.Hub
 	clients    *kube.Clients
 	cache      objectCache
 	publish    *publisher
@@ -91,7 +88,7 @@ func (s *siteController) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if errors.Is(err, errHubReplaced) {
+		if errors.Is(err, hub.ErrReplaced) {
 			return err
 		}
 		s.outage.report(err)
@@ -108,12 +105,12 @@ func (s *siteController) run(ctx context.Context) error {
 
 // round reconciles every site once. It returns the time that listing the consumers took.
 func (s *siteController) round(ctx context.Context) (listing time.Duration, err error) {
-	if err := s.sameHub(ctx); err != nil {
+	if err := s.hub.CheckSame(ctx); err != nil {
 		return 0, err
 	}
 	start := time.Now()
 	found := map[string]*jetstream.ConsumerInfo{}
-	list := s.hub.desired.ListConsumers(ctx)
+	list := s.hub.Desired.ListConsumers(ctx)
 	for info := range list.Info() {
 		found[info.Name] = info
 	}
@@ -147,37 +144,13 @@ func (s *siteController) retain(exists func(site string) bool) {
 	maps.DeleteFunc(s.written, func(site string, _ siteWrite) bool { return !exists(site) })
 }
 
-// sameHub returns errHubReplaced if the streams are no longer those that were loaded. A
-// restarted server may hold other messages: nats-server 2.15.2 brings back a superseded
-// message if the message that superseded it is removed and the server is killed soon after.
-func (s *siteController) sameHub(ctx context.Context) error {
-	if id := s.hub.nc.ConnectedServerId(); id != "" && id != s.hub.server {
-		return errHubReplaced
-	}
-	for _, w := range []struct {
-		stream jetstream.Stream
-		id     time.Time
-	}{{s.hub.desired, s.hub.desiredID}, {s.hub.reported, s.hub.reportedID}} {
-		info, err := w.stream.Info(ctx)
-		switch {
-		case errors.Is(err, jetstream.ErrStreamNotFound):
-			return errHubReplaced
-		case err != nil:
-			return fmt.Errorf("read stream: %w", err)
-		case !info.Created.Equal(w.id):
-			return errHubReplaced
-		}
-	}
-	return nil
-}
-
 func (s *siteController) reconcile(ctx context.Context, site string, nodes []string, info *jetstream.ConsumerInfo) error {
 	if info == nil || !s.ensured[site] {
-		if err := streams.EnsureConsumer(ctx, s.hub.js, streams.Desired, streams.SiteConsumer(site)); err != nil {
+		if err := streams.EnsureConsumer(ctx, s.hub.JS, streams.Desired, streams.SiteConsumer(site)); err != nil {
 			return err
 		}
 		s.ensured[site] = true
-		cons, err := s.hub.desired.Consumer(ctx, site)
+		cons, err := s.hub.Desired.Consumer(ctx, site)
 		if err != nil {
 			return fmt.Errorf("read consumer %s: %w", site, err)
 		}
@@ -245,7 +218,7 @@ func (s *siteController) collect(ctx context.Context, o *v1alpha1.Site, nodes []
 
 // oldestPending returns when the oldest object that the site has not stored was published.
 func (s *siteController) oldestPending(ctx context.Context, site string, floor uint64) (*time.Time, error) {
-	msg, err := s.hub.desired.GetMsg(ctx, floor+1, jetstream.WithGetMsgSubject(streams.DesiredFilter(site)))
+	msg, err := s.hub.Desired.GetMsg(ctx, floor+1, jetstream.WithGetMsgSubject(streams.DesiredFilter(site)))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, nil
 	}

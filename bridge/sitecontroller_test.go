@@ -48,7 +48,7 @@ func (p *publishing) lost() []string {
 	p.mu.Unlock()
 	var lost []string
 	for subject, seq := range want {
-		if msg, err := p.hub.desired.GetLastMsgForSubject(p.t.Context(), subject); err != nil || msg.Sequence != seq {
+		if msg, err := p.hub.Desired.GetLastMsgForSubject(p.t.Context(), subject); err != nil || msg.Sequence != seq {
 			lost = append(lost, fmt.Sprintf("%s: %v", subject, err))
 		}
 	}
@@ -99,7 +99,7 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 	done := make(chan struct{})
 	go func() { _, _ = s.round(t.Context()); close(done) }()
 	p.await("the survey is on it", func() bool {
-		info, err := p.hub.desired.Info(t.Context())
+		info, err := p.hub.Desired.Info(t.Context())
 		return err == nil && info.State.Consumers < count
 	})
 	for _, site := range sites {
@@ -117,7 +117,7 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 		if objects(site) == 0 {
 			t.Errorf("nothing is published for %s", site)
 		}
-		if _, err := p.hub.desired.Consumer(t.Context(), site); err != nil {
+		if _, err := p.hub.Desired.Consumer(t.Context(), site); err != nil {
 			t.Errorf("consumer of %s: %v", site, err)
 		}
 	}

@@ -158,7 +158,7 @@ func (w *writeback) quarantine(ctx context.Context, k reportKey, r *report, reas
 		if r.delivered != nil {
 			header, data = r.delivered.Headers(), r.delivered.Data()
 		}
-		if err := streams.QuarantineMessage(ctx, w.consumer.hub.js, streams.Quarantine, subject, header, data, reason); err != nil {
+		if err := streams.QuarantineMessage(ctx, w.consumer.hub.JS, streams.Quarantine, subject, header, data, reason); err != nil {
 			w.outage.report(err)
 			w.queue.AddRateLimited(k)
 			return

@@ -44,6 +44,7 @@ var ours = []struct {
 	{"devices/push", []string{"devices/.", "devices/api", "devices/internal/backoff", "internal/logonce"}},
 	{"devices", []string{"devices/api"}},
 	{"bridge/kube", []string{"bridge/kube", "streams"}},
+	{"bridge/hub", []string{"streams"}},
 	{"bridge/lease", nil},
 	{"bridge/storage", []string{"bridge/kube", "bridge/lease"}},
 	{"bridge/liveness", []string{"bridge/api", "bridge/kube", "streams"}},
