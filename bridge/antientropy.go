@@ -10,8 +10,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/bridge/kube"
-	"github.com/petiole-io/petiole/bridge/storage"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/order"
 )
 
 const (
@@ -97,7 +97,7 @@ func (p *publisher) compare(site, identity string, q streams.InventoryQuery) (st
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return compare(site, expectedState{
-		epoch: storage.EpochNumber(p.epoch), identity: identity, lastSeq: p.desired.lastSeq(site), idle: p.siteIdleLocked(site),
+		epoch: order.EpochNumber(p.epoch), identity: identity, lastSeq: p.desired.lastSeq(site), idle: p.siteIdleLocked(site),
 		inventory: p.desired.inventory(site),
 		entriesIn: func(b map[int]bool) map[string]streams.InventoryEntry { return p.desired.entriesIn(site, b) },
 	}, q)

@@ -7,8 +7,8 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/petiole-io/petiole/bridge/storage"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/order"
 )
 
 const (
@@ -115,7 +115,7 @@ func checkEntry(e streams.InventoryEntry, newest uint64) error {
 			return fmt.Errorf("field of %d bytes, the limit is %d", len(s), maxEntryField)
 		}
 	}
-	if n := storage.EpochNumber(e.Epoch); n > newest {
+	if n := order.EpochNumber(e.Epoch); n > newest {
 		return fmt.Errorf("there is no epoch %d", n)
 	}
 	if n, err := strconv.ParseUint(e.Version, 10, 64); err == nil && n >= maxVersion {

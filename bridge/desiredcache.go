@@ -9,8 +9,8 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
-	"github.com/petiole-io/petiole/bridge/storage"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/order"
 )
 
 // entry describes the message that DESIRED holds on one subject.
@@ -18,8 +18,7 @@ type entry struct {
 	subject string
 	op      streams.Op
 	uid     string
-	version string
-	epoch   string
+	stamp   order.Stamp
 	hash    string
 	seq     uint64
 	// term is the term of the bridge that published the message, 0 if unknown.
@@ -30,7 +29,7 @@ type entry struct {
 
 // inventoryEntry returns the entry as it appears in a site's inventory, false for a tombstone.
 func (e entry) inventoryEntry() (streams.InventoryEntry, bool) {
-	return streams.InventoryEntry{Subject: e.subject, UID: e.uid, Version: e.version, Epoch: e.epoch, Hash: e.hash}, e.op != streams.OpDelete
+	return streams.InventoryEntry{Subject: e.subject, UID: e.uid, Version: e.stamp.Version, Epoch: e.stamp.Epoch, Hash: e.hash}, e.op != streams.OpDelete
 }
 
 // desiredCache mirrors the headers of DESIRED. Its owner serializes the calls.
@@ -139,7 +138,7 @@ func (c *desiredCache) highest() (number, term uint64) {
 	for _, objects := range c.sites {
 		for _, entries := range objects {
 			for _, e := range entries {
-				number, term = max(number, storage.EpochNumber(e.epoch)), max(term, e.term)
+				number, term = max(number, order.EpochNumber(e.stamp.Epoch)), max(term, e.term)
 			}
 		}
 	}
@@ -200,7 +199,7 @@ func loadDesired(ctx context.Context, h *hub.Hub) (*desiredCache, uint64, error)
 func entryOf(subject string, h nats.Header, seq uint64) entry {
 	return entry{
 		subject: subject, op: streams.Op(h.Get(streams.HeaderOp)), uid: h.Get(streams.HeaderUID),
-		version: h.Get(streams.HeaderVersion), epoch: h.Get(streams.HeaderEpoch), hash: h.Get(streams.HeaderHash),
+		stamp: streams.StampOf(h), hash: h.Get(streams.HeaderHash),
 		seq: seq, term: streams.TermOf(h), parts: h.Get(streams.HeaderParts) != "",
 	}
 }

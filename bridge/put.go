@@ -12,8 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/petiole-io/petiole/bridge/kube"
-	"github.com/petiole-io/petiole/bridge/storage"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/order"
 )
 
 // publishObject makes DESIRED hold the present state of the object, or a tombstone.
@@ -46,24 +46,24 @@ func (p *publisher) publishBody(ctx context.Context, site string, t task, o *uns
 	if err != nil {
 		return err
 	}
-	uid := string(o.GetUID())
-	if was.op == streams.OpPut && was.uid == uid && was.hash == hash && was.epoch == p.epoch && !t.force {
+	uid, stamp := string(o.GetUID()), order.Stamp{Epoch: p.epoch, Version: o.GetResourceVersion()}
+	if was.op == streams.OpPut && was.uid == uid && was.hash == hash && was.stamp.Epoch == p.epoch && !t.force {
 		return nil
 	}
-	if was.uid == uid && was.epoch == p.epoch && storage.OlderVersion(o.GetResourceVersion(), was.version) {
-		p.storage.AddCandidate(t.key, uid, was.version)
-		return fmt.Errorf("%s: %w: version %s after %s", t.key.Ref(""), errStaleCache, o.GetResourceVersion(), was.version)
+	if was.uid == uid && was.stamp.NewerThan(stamp) {
+		p.storage.AddCandidate(t.key, uid, was.stamp.Version)
+		return fmt.Errorf("%s: %w: version %s after %s", t.key.Ref(""), errStaleCache, stamp.Version, was.stamp.Version)
 	}
 	subject := streams.DesiredSubject(site, t.key.Ref(t.node))
 	m := streams.Message{
-		Ref: t.key.Ref(t.node), Op: streams.OpPut, UID: uid, Version: o.GetResourceVersion(), Epoch: p.epoch, Hash: hash, Term: p.fence.Term(), Object: data,
+		Ref: t.key.Ref(t.node), Op: streams.OpPut, UID: uid, Version: stamp.Version, Epoch: stamp.Epoch, Hash: hash, Term: p.fence.Term(), Object: data,
 	}
 	seq, err := p.put(ctx, site, t.key, subject, m, was.seq)
 	if err != nil {
 		return err
 	}
 	p.setEntry(site, t.key, entry{
-		subject: subject, op: m.Op, uid: uid, version: m.Version, epoch: m.Epoch, hash: hash, seq: seq, term: m.Term,
+		subject: subject, op: m.Op, uid: uid, stamp: stamp, hash: hash, seq: seq, term: m.Term,
 		parts: was.parts || len(data) > streams.PartBytes/2,
 	})
 	p.count.published.Add(1)
@@ -82,11 +82,11 @@ func (p *publisher) tombstone(ctx context.Context, site string, k kube.Key, was 
 	}
 	// The version belongs to the epoch in which it was published. In a new epoch it could be
 	// higher than the versions of the object when that is wanted again.
-	epoch, version := cmp.Or(was.epoch, p.epoch), was.version
+	stamp := order.Stamp{Epoch: cmp.Or(was.stamp.Epoch, p.epoch), Version: was.stamp.Version}
 	if final {
-		version = nextVersion(version)
+		stamp.Version = nextVersion(stamp.Version)
 	}
-	m := streams.Message{Ref: ref, Op: streams.OpDelete, UID: was.uid, Version: version, Epoch: epoch, Term: p.fence.Term()}
+	m := streams.Message{Ref: ref, Op: streams.OpDelete, UID: was.uid, Version: stamp.Version, Epoch: stamp.Epoch, Term: p.fence.Term()}
 	seq, err := p.put(ctx, site, k, was.subject, m, was.seq)
 	if err != nil {
 		return err
@@ -96,7 +96,7 @@ func (p *publisher) tombstone(ctx context.Context, site string, k kube.Key, was 
 			return fmt.Errorf("purge parts of %s: %w", ref, err)
 		}
 	}
-	p.setEntry(site, k, entry{subject: was.subject, op: streams.OpDelete, uid: was.uid, version: version, epoch: epoch, seq: seq, term: m.Term})
+	p.setEntry(site, k, entry{subject: was.subject, op: streams.OpDelete, uid: was.uid, stamp: stamp, seq: seq, term: m.Term})
 	p.count.tombstones.Add(1)
 	return nil
 }
@@ -133,7 +133,7 @@ func (p *publisher) deleteExtra(ctx context.Context, site string, e streams.Inve
 		return nil // wanted there by now
 	}
 	gone := isGone(p.cache.Get(k), e.UID, false)
-	return p.tombstone(ctx, site, k, entry{subject: e.Subject, uid: e.UID, version: e.Version, epoch: e.Epoch, seq: was.seq}, gone)
+	return p.tombstone(ctx, site, k, entry{subject: e.Subject, uid: e.UID, stamp: order.Stamp{Epoch: e.Epoch, Version: e.Version}, seq: was.seq}, gone)
 }
 
 // put stores m if this bridge leads and the subject's last message is the expected one, so

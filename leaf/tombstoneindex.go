@@ -11,9 +11,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
-	"k8s.io/apimachinery/pkg/util/resourceversion"
 
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/order"
 )
 
 // tombstoneIndex maps each subject of SITE_DESIRED to its tombstone.
@@ -32,8 +32,8 @@ type tombstoneIndex struct {
 }
 
 type tombstone struct {
-	epoch, version string
-	since          time.Time
+	stamp order.Stamp
+	since time.Time
 }
 
 // readTombstones reads the tombstones of SITE_DESIRED.
@@ -59,7 +59,7 @@ func (b *tombstoneIndex) record(subject string, h nats.Header, at time.Time) {
 		delete(b.bySubject, subject)
 		return
 	}
-	b.bySubject[subject] = tombstone{epoch: h.Get(streams.HeaderEpoch), version: h.Get(streams.HeaderVersion), since: at}
+	b.bySubject[subject] = tombstone{stamp: streams.StampOf(h), since: at}
 	if len(b.bySubject) > 2*b.pruned+100 {
 		maps.DeleteFunc(b.bySubject, func(_ string, g tombstone) bool { return at.Sub(g.since) > tombstoneRetention })
 		b.pruned = len(b.bySubject)
@@ -71,11 +71,7 @@ func (b *tombstoneIndex) record(subject string, h nats.Header, at time.Time) {
 // and is back.
 func (b *tombstoneIndex) supersedes(m *nats.Msg) bool {
 	g, ok := b.bySubject[m.Subject]
-	if !ok || m.Header.Get(streams.HeaderOp) != string(streams.OpPut) || m.Header.Get(streams.HeaderEpoch) != g.epoch {
-		return false
-	}
-	c, err := resourceversion.CompareResourceVersion(g.version, m.Header.Get(streams.HeaderVersion))
-	return err == nil && c > 0
+	return ok && m.Header.Get(streams.HeaderOp) == string(streams.OpPut) && g.stamp.NewerThan(streams.StampOf(m.Header))
 }
 
 // loadTombstones reads the index from the stream on first use.

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/petiole-io/petiole/streams/order"
 )
 
 // The headers of an object message. They repeat what a consumer needs to know before it
@@ -73,6 +75,14 @@ type Message struct {
 	Trace string
 	// Object is the object in JSON, nil with OpDelete.
 	Object json.RawMessage
+}
+
+// Stamp returns the version of the object.
+func (m Message) Stamp() order.Stamp { return order.Stamp{Epoch: m.Epoch, Version: m.Version} }
+
+// StampOf returns the version of the object in a message with the headers h.
+func StampOf(h nats.Header) order.Stamp {
+	return order.Stamp{Epoch: h.Get(HeaderEpoch), Version: h.Get(HeaderVersion)}
 }
 
 // Encode returns m as a NATS message on subject.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/lease"
+	"github.com/petiole-io/petiole/streams/order"
 )
 
 const (
@@ -234,7 +235,8 @@ func (m *Monitor) verify(ctx context.Context, q candidate) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", q.key.Ref(""), err)
 	}
-	if string(o.GetUID()) != q.uid || !OlderVersion(o.GetResourceVersion(), q.publishedVersion) {
+	published, stored := order.Stamp{Version: q.publishedVersion}, order.Stamp{Version: o.GetResourceVersion()}
+	if string(o.GetUID()) != q.uid || !published.NewerThan(stored) {
 		return nil
 	}
 	if err := m.load(ctx); err != nil {
@@ -341,7 +343,7 @@ func (m *Monitor) readMarker(ctx context.Context) error {
 
 func markerOf(cm *corev1.ConfigMap) (generation, number uint64) {
 	generation, _ = strconv.ParseUint(cm.Data["generation"], 10, 64) // an invalid value counts as no marker
-	return generation, EpochNumber(cm.Data["epoch"])
+	return generation, order.EpochNumber(cm.Data["epoch"])
 }
 
 // advanceMarker writes the marker, then the record: a marker that is ahead of the record does
@@ -366,7 +368,7 @@ func (m *Monitor) advanceMarker(ctx context.Context) error {
 		return fmt.Errorf("write the marker: %w", err)
 	}
 	m.marker = written
-	if OlderVersion(written.ResourceVersion, m.record.Version) {
+	if m.record.passed(written.ResourceVersion) {
 		return fmt.Errorf("%w: %s", ErrMovedBack, reasonVersion)
 	}
 	next := m.record

@@ -1,12 +1,6 @@
 package storage
 
-import (
-	"fmt"
-	"strconv"
-	"strings"
-
-	"k8s.io/apimachinery/pkg/util/resourceversion"
-)
+import "github.com/petiole-io/petiole/streams/order"
 
 // record is what the hub remembers about the API server's storage. With it a bridge
 // detects that the storage was restored from an older copy or replaced. Resource versions are
@@ -27,16 +21,11 @@ type record struct {
 }
 
 // name returns the epoch in the form that messages carry.
-func (r record) name() string { return fmt.Sprintf("%d-%s", r.Number, r.UID) }
+func (r record) name() string { return order.EpochName(r.Number, r.UID) }
 
-// EpochNumber returns the number in an epoch's name, 0 if there is none.
-func EpochNumber(name string) uint64 {
-	digits, _, _ := strings.Cut(name, "-")
-	n, err := strconv.ParseUint(digits, 10, 64)
-	if err != nil {
-		return 0
-	}
-	return n
+// passed reports whether a version is older than the record.
+func (r record) passed(version string) bool {
+	return order.Stamp{Version: r.Version}.NewerThan(order.Stamp{Version: version})
 }
 
 // state is the result of a consistent read of the API server's storage.
@@ -69,7 +58,7 @@ func (r record) next(now state, known uint64) (record, string) {
 		reason = reasonFirst
 	case r.UID != now.UID:
 		reason = reasonReplaced
-	case OlderVersion(now.Version, r.Version):
+	case r.passed(now.Version):
 		reason = reasonVersion
 	case now.Marker < r.Marker:
 		reason = reasonMarker
@@ -86,14 +75,4 @@ func (r record) newEpoch(now state, known uint64) record {
 	r.Number = max(r.Number, now.Number, known) + 1
 	r.UID, r.Version, r.Marker = now.UID, now.Version, now.Marker
 	return r
-}
-
-// OlderVersion reports whether resource version a is older than b. It returns false if they
-// cannot be compared.
-func OlderVersion(a, b string) bool {
-	if a == "" || b == "" {
-		return false
-	}
-	n, err := resourceversion.CompareResourceVersion(a, b)
-	return err == nil && n < 0
 }

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/petiole-io/petiole/streams/order"
 )
 
 func TestEpochBegins(t *testing.T) {
@@ -38,11 +40,8 @@ func TestEpochBegins(t *testing.T) {
 			t.Errorf("%s: record is %+v", test.name, next)
 		}
 	}
-	if n := EpochNumber(r.name()); n != 3 {
+	if n := order.EpochNumber(r.name()); n != 3 {
 		t.Errorf("number of %s is %d", r.name(), n)
-	}
-	if n := EpochNumber("4ef6a0b0-another-kind"); n != 0 {
-		t.Errorf("number of a name without one is %d", n)
 	}
 }
 

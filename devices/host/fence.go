@@ -1,27 +1,24 @@
 package host
 
 import (
-	"strconv"
-
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/streams/order"
 )
 
 // origin identifies a version of a Device object.
 type origin struct {
-	// Epoch identifies the store that assigned Generation and Version; empty: unknown.
-	Epoch      string `json:"epoch,omitempty"`
-	Generation int64  `json:"generation,omitempty"`
-	// Version is the resourceVersion.
-	Version string `json:"version,omitempty"`
+	order.Stamp
+	// Generation counts the changes of the spec within an epoch.
+	Generation int64 `json:"generation,omitempty"`
 }
 
 func originOf(epoch string, d *v1beta1.Device, version string) origin {
-	return origin{Epoch: epoch, Generation: d.Generation, Version: version}
+	return origin{Stamp: order.Stamp{Epoch: epoch, Version: version}, Generation: d.Generation}
 }
 
 // older reports whether o is an earlier version of the object than p. Versions of different
-// stores cannot be compared: none is older. The generation decides first, since it counts
-// changes of the spec; then the resourceVersion, which is a number that grows (KEP-5504).
+// epochs cannot be compared: none is older. An unknown epoch counts as the other's. The generation
+// decides first, since it counts changes of the spec; then the resourceVersion.
 func (o origin) older(p origin) bool {
 	if o.Epoch != "" && p.Epoch != "" && o.Epoch != p.Epoch {
 		return false
@@ -29,9 +26,7 @@ func (o origin) older(p origin) bool {
 	if o.Generation > 0 && p.Generation > 0 && o.Generation != p.Generation {
 		return o.Generation < p.Generation
 	}
-	a, errA := strconv.ParseUint(o.Version, 10, 64)
-	b, errB := strconv.ParseUint(p.Version, 10, 64)
-	return errA == nil && errB == nil && a < b
+	return order.Stamp{Version: p.Version}.NewerThan(order.Stamp{Version: o.Version})
 }
 
 // coveredBy reports whether o need not be saved if p is: the same generation fences equally

@@ -10,6 +10,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/streams/order"
 )
 
 // An older state of a device is not written, neither while a newer one is operated
@@ -76,8 +77,11 @@ func TestAnotherStoreIsNotOlder(t *testing.T) {
 func TestOlderIsAnOrder(t *testing.T) {
 	origins := rapid.Custom(func(t *rapid.T) origin {
 		return origin{
-			Epoch: rapid.SampledFrom([]string{"", "e", "f"}).Draw(t, "epoch"), Generation: rapid.Int64Range(0, 3).Draw(t, "generation"),
-			Version: rapid.SampledFrom([]string{"", "x", "9", "10", "11"}).Draw(t, "version"),
+			Stamp: order.Stamp{
+				Epoch:   rapid.SampledFrom([]string{"", "e", "f"}).Draw(t, "epoch"),
+				Version: rapid.SampledFrom([]string{"", "x", "9", "10", "11"}).Draw(t, "version"),
+			},
+			Generation: rapid.Int64Range(0, 3).Draw(t, "generation"),
 		}
 	})
 	rapid.Check(t, func(t *rapid.T) {
@@ -93,7 +97,8 @@ func TestOlderIsAnOrder(t *testing.T) {
 			t.Fatalf("%+v %+v", a, b)
 		}
 	})
-	if !(origin{Version: "9"}).older(origin{Version: "10"}) || !(origin{Generation: 1, Version: "11"}).older(origin{Generation: 2, Version: "10"}) {
+	version := func(v string, generation int64) origin { return origin{order.Stamp{Version: v}, generation} }
+	if !version("9", 0).older(version("10", 0)) || !version("11", 1).older(version("10", 2)) {
 		t.Fatal("order")
 	}
 }

@@ -28,14 +28,15 @@ var ours = []struct {
 	folder  string
 	allowed []string
 }{
-	{"streams", nil},
+	{"streams/order", nil},
+	{"streams", []string{"streams/order"}},
 	{"devices/api", []string{"devices/api"}},
 	{"devices/internal/backoff", nil},
 	{"devices/internal/stats", []string{"devices/.", "devices/api"}},
 	{"devices/internal/report", []string{"devices/.", "devices/api", "devices/internal/backoff", "devices/internal/stats", "internal/logonce"}},
 	{"devices/internal/commandlog", []string{"devices/.", "devices/api"}},
 	{"devices/internal/desired", []string{"devices/.", "devices/api"}},
-	{"devices/host", []string{"devices/.", "devices/api", "devices/internal", "internal/logonce"}},
+	{"devices/host", []string{"devices/.", "devices/api", "devices/internal", "internal/logonce", "streams/order"}},
 	{"devices/modbus/codec", []string{"devices/.", "devices/api"}},
 	{"devices/modbus/wire", []string{"devices/."}},
 	{"devices/modbus", []string{"devices/.", "devices/api", "devices/internal/backoff", "devices/modbus", "internal/logonce"}},
@@ -46,7 +47,7 @@ var ours = []struct {
 	{"bridge/kube", []string{"bridge/kube", "streams"}},
 	{"bridge/hub", []string{"streams"}},
 	{"bridge/lease", nil},
-	{"bridge/storage", []string{"bridge/kube", "bridge/lease"}},
+	{"bridge/storage", []string{"bridge/kube", "bridge/lease", "streams/order"}},
 	{"bridge/liveness", []string{"bridge/api", "bridge/kube", "streams"}},
 	{"bridge/closure", []string{"bridge/api", "bridge/kube"}},
 	{"bridge", []string{"bridge", "streams", "devices/api", "internal/configfile", "internal/logonce", "internal/metrics", "internal/version"}},

@@ -1,9 +1,8 @@
 package objects
 
 import (
-	"k8s.io/apimachinery/pkg/util/resourceversion"
-
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/order"
 )
 
 // Desired is the last message of one subject of SITE_DESIRED. An object that moves between
@@ -12,9 +11,9 @@ type Desired struct {
 	// deleted marks a tombstone. deletedAt is when it was applied, in seconds since 1970.
 	deleted   bool
 	deletedAt int64
-	// UID and Version are those of the object in the cloud.
-	UID, Version string
-	epoch        string
+	// UID and Stamp are those of the object in the cloud.
+	UID string
+	order.Stamp
 	// Arrival orders messages of different epochs. It is 0 for no message.
 	Arrival uint64
 	// Body is the object. It must not be modified.
@@ -25,17 +24,17 @@ type Desired struct {
 // epoch the version decides. If the epochs differ or the versions are not comparable, the
 // message that arrives later is newer.
 func (d Desired) supersededBy(m streams.Message) bool {
-	if d.epoch != m.Epoch {
+	if d.Epoch != m.Epoch {
 		return true
 	}
-	c, err := resourceversion.CompareResourceVersion(m.Version, d.Version)
+	c, ok := m.Stamp().Compare(d.Stamp)
 	otherObject := d.UID != "" && m.UID != "" && d.UID != m.UID
 	switch {
 	case m.Op == streams.OpDelete && otherObject && !d.deleted:
 		// The tombstone of a later object of this name, which never arrived here, also
 		// deletes the present object; that of an earlier one does not.
-		return err == nil && c > 0
-	case err != nil, c > 0:
+		return ok && c > 0
+	case !ok, c > 0:
 		return true
 	case c < 0:
 		return false
@@ -47,10 +46,8 @@ func (d Desired) supersededBy(m streams.Message) bool {
 
 // newerThan reports which of two messages about the same name is the current one.
 func (d Desired) newerThan(other Desired) bool {
-	if d.epoch == other.epoch {
-		if c, err := resourceversion.CompareResourceVersion(d.Version, other.Version); err == nil && c != 0 {
-			return c > 0
-		}
+	if c, ok := d.Compare(other.Stamp); ok && c != 0 {
+		return c > 0
 	}
 	return d.Arrival > other.Arrival
 }

@@ -4,14 +4,15 @@ import (
 	"testing"
 
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/order"
 )
 
 func TestOrderWithinAnEpoch(t *testing.T) {
 	msg := func(op streams.Op, uid, version, epoch string) streams.Message {
 		return streams.Message{Op: op, UID: uid, Version: version, Epoch: epoch}
 	}
-	live := Desired{UID: "u1", Version: "100", epoch: "e1"}
-	gone := Desired{UID: "u1", Version: "100", epoch: "e1", deleted: true}
+	live := Desired{UID: "u1", Stamp: order.Stamp{Epoch: "e1", Version: "100"}}
+	gone := Desired{UID: "u1", Stamp: order.Stamp{Epoch: "e1", Version: "100"}, deleted: true}
 	for _, c := range []struct {
 		name string
 		have Desired

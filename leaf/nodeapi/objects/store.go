@@ -80,7 +80,7 @@ func (s *Store) Apply(m streams.Message) error {
 	}
 	s.arrivals++
 	e.desired[m.Node] = Desired{
-		deleted: m.Op == streams.OpDelete, UID: m.UID, Version: m.Version, epoch: m.Epoch,
+		deleted: m.Op == streams.OpDelete, UID: m.UID, Stamp: m.Stamp(),
 		Arrival: s.arrivals, Body: m.Object,
 	}
 	if d := e.desired[m.Node]; d.deleted {
