@@ -45,7 +45,7 @@ var largePackages = map[string]exception{
 	"devices/dmi":    {size{17, 2700}, "speaks 45 messages in one package; the reporter could go"},
 	"devices/modbus": {size{21, 2900}, "shares a job's state among link, queue, units and pollers; the planner could go"},
 	"leaf":           {size{29, 3950}, rooms},
-	"leaf/nodeapi":   {size{24, 3200}, rooms},
+	"leaf/nodeapi":   {size{24, 3000}, rooms},
 }
 
 // largeTypes lists the types above maxMethods or maxFields.
@@ -64,7 +64,7 @@ var largeTypes = map[string]exception{
 	"devices/dmi.session":            {size{35, 16}, "binds one device to one mapper: both sides' calls end here"},
 	"devices/modbus.settings":        {size{3, 22}, data},
 	"leaf.storeSupervisor":           {size{33, 23}, rooms},
-	"leaf/nodeapi.API":               {size{51, 17}, rooms},
+	"leaf/nodeapi.API":               {size{46, 17}, rooms},
 }
 
 func TestPackagesAreSmall(t *testing.T) {

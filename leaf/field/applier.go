@@ -3,34 +3,17 @@ package field
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/host"
-	"github.com/petiole-io/petiole/internal/logonce"
+	"github.com/petiole-io/petiole/leaf/apply"
 	"github.com/petiole-io/petiole/streams"
 )
-
-const (
-	// retryDelay is the delay before a failed step is tried again.
-	retryDelay = time.Second
-	// partAttempts is the number of deliveries after which a large object with a missing
-	// part is quarantined: until then the part may still arrive.
-	partAttempts = 30
-)
-
-// applyOperation names applier.run in the log.
-const applyOperation = "apply devices"
-
-// errPartMissing reports that a part of a large object is not in the stream.
-var errPartMissing = errors.New("part missing")
 
 // applier applies the Devices and DeviceModels of SITE_DESIRED to the device host, the
 // device index, the pushers and the MQTT gateway.
@@ -41,15 +24,20 @@ type applier struct {
 	index *deviceIndex
 	// reportedProblems holds the problems that were reported in Events, by device.
 	reportedProblems map[string]string
-	// loaded is closed when everything that was in the stream at the start is applied.
-	loaded chan struct{}
-	once   sync.Once
-	// outcomes logs when run starts to fail and when it has recovered.
-	outcomes *logonce.Reporter
+	desired          *apply.Applier
 }
 
 func newApplier(f *Field, h *host.Host, s *sink) *applier {
-	return &applier{Field: f, host: h, sink: s, index: newDeviceIndex(), reportedProblems: map[string]string{}, loaded: make(chan struct{}), outcomes: logonce.New(f.cfg.Log)}
+	a := &applier{Field: f, host: h, sink: s, index: newDeviceIndex(), reportedProblems: map[string]string{}}
+	var filters []string
+	for _, resource := range []string{v1beta1.ResourceDeviceModels, v1beta1.ResourceDevices} {
+		filters = append(filters, streams.DesiredResourceFilter(f.cfg.Site, "*", v1beta1.GroupName, resource))
+	}
+	a.desired = apply.New(apply.Config{
+		JS: f.cfg.JS, Log: f.cfg.Log, Apply: a.apply, RetryDelay: f.retry,
+		Consumer: streams.LocalConsumer(streams.DevicesConsumer, "what the device worker has applied", 1, filters...),
+	})
+	return a
 }
 
 // whenLoaded calls run as soon as all devices are known. It returns nil if ctx ends first.
@@ -57,135 +45,9 @@ func (a *applier) whenLoaded(ctx context.Context, run func(context.Context) erro
 	select {
 	case <-ctx.Done():
 		return nil
-	case <-a.loaded:
+	case <-a.desired.Loaded():
 		return run(ctx)
 	}
-}
-
-// run applies messages until ctx ends. It starts again after an error, such as a restart of
-// the server or a new stream.
-func (a *applier) run(ctx context.Context) error {
-	for {
-		err := a.consume(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		a.outcomes.Report(applyOperation, err, zap.String("stream", streams.SiteDesired))
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(retryDelay):
-		}
-	}
-}
-
-// consume applies the present content of SITE_DESIRED and then every new message. The
-// position of the durable consumer only shows progress: the host knows nothing after a
-// restart, so everything is read once.
-//
-// The consumer is reset to its acknowledgement floor. Otherwise a message that was delivered
-// before a restart and not acknowledged would block all others, deletions included, until
-// its AckWait expires.
-func (a *applier) consume(ctx context.Context) error {
-	stream, err := a.cfg.JS.Stream(ctx, streams.SiteDesired)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", streams.SiteDesired, err)
-	}
-	var filters []string
-	for _, resource := range []string{v1beta1.ResourceDeviceModels, v1beta1.ResourceDevices} {
-		filters = append(filters, streams.DesiredResourceFilter(a.cfg.Site, "*", v1beta1.GroupName, resource))
-	}
-	if err := a.load(ctx, stream, filters); err != nil {
-		return err
-	}
-	a.once.Do(func() { close(a.loaded) })
-	c, err := stream.CreateOrUpdateConsumer(ctx, streams.LocalConsumer(streams.DevicesConsumer, "what the device worker has applied", 1, filters...))
-	if err != nil {
-		return fmt.Errorf("open consumer %s: %w", streams.DevicesConsumer, err)
-	}
-	if _, err := stream.ResetConsumer(ctx, streams.DevicesConsumer); err != nil {
-		return fmt.Errorf("reset consumer %s: %w", streams.DevicesConsumer, err)
-	}
-	messages, err := c.Messages(jetstream.PullMaxMessages(64))
-	if err != nil {
-		return fmt.Errorf("consume %s: %w", streams.SiteDesired, err)
-	}
-	defer messages.Stop()
-	a.outcomes.Report(applyOperation, nil, zap.String("stream", streams.SiteDesired))
-	for {
-		msg, err := messages.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			return fmt.Errorf("consume %s: %w", streams.SiteDesired, err)
-		}
-		if err := a.handle(ctx, stream, msg); err != nil {
-			return err
-		}
-	}
-}
-
-// handle processes one message and acknowledges it, or has it delivered again.
-func (a *applier) handle(ctx context.Context, stream jetstream.Stream, msg jetstream.Msg) error {
-	meta, err := msg.Metadata()
-	if err != nil {
-		return fmt.Errorf("read %s: %w", msg.Subject(), err)
-	}
-	err = a.process(ctx, stream, msg)
-	if errors.Is(err, errPartMissing) && meta.NumDelivered >= partAttempts {
-		err = a.quarantine(ctx, msg.Subject(), msg.Headers(), msg.Data(), fmt.Errorf("%w: %w", streams.ErrUndecodable, err))
-	}
-	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		return err // not applied: it is delivered again after the restart
-	}
-	if err != nil {
-		a.cfg.Log.Warn("device not applied: retrying", zap.String("subject", msg.Subject()), zap.Error(err))
-		if err := msg.NakWithDelay(a.retry); err != nil {
-			return fmt.Errorf("negatively acknowledge %s: %w", msg.Subject(), err)
-		}
-		return nil
-	}
-	if err := msg.Ack(); err != nil {
-		return fmt.Errorf("acknowledge %s: %w", msg.Subject(), err)
-	}
-	return nil
-}
-
-// load processes the last message of every subject.
-func (a *applier) load(ctx context.Context, stream jetstream.Stream, filters []string) error {
-	err := streams.ReadLast(ctx, stream, filters, func(msg jetstream.Msg, _ *jetstream.MsgMetadata) error {
-		// An unreadable message is quarantined here too: it may never have been consumed.
-		err := a.process(ctx, stream, msg)
-		if errors.Is(err, errPartMissing) { // consume tries it again
-			a.cfg.Log.Warn("device has a missing part: skipped", zap.String("subject", msg.Subject()), zap.Error(err))
-			return nil
-		}
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("read %s: %w", streams.SiteDesired, err)
-	}
-	return nil
-}
-
-// process applies one message. It returns nil if the message may be acknowledged because it
-// was applied, is superseded, or was quarantined as unreadable.
-func (a *applier) process(ctx context.Context, stream jetstream.Stream, msg jetstream.Msg) error {
-	if streams.IsPart(msg.Subject()) {
-		return nil
-	}
-	_, m, err := streams.Load(ctx, stream, msg.Subject(), msg.Headers(), msg.Data())
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return fmt.Errorf("%w: %w", errPartMissing, err)
-	}
-	if err == nil {
-		err = a.apply(ctx, m)
-	}
-	switch {
-	case errors.Is(err, streams.ErrSuperseded):
-		return nil
-	case errors.Is(err, streams.ErrUndecodable):
-		return a.quarantine(ctx, msg.Subject(), msg.Headers(), msg.Data(), err)
-	}
-	return err
 }
 
 func (a *applier) apply(ctx context.Context, m streams.Message) error {

@@ -53,13 +53,15 @@ func CreateState(ctx context.Context, js jetstream.JetStream) error {
 
 // Field operates the devices of one node of a site.
 type Field struct {
-	cfg         Config
-	telemetry   *groupWriter
-	reported    *groupWriter
-	pusher      *push.Pusher
-	host        atomic.Pointer[host.Host]
-	quarantined atomic.Uint64
-	// retry is the delay before a message that could not be applied is delivered again.
+	cfg       Config
+	telemetry *groupWriter
+	reported  *groupWriter
+	pusher    *push.Pusher
+	// host and applier are nil before Run.
+	host    atomic.Pointer[host.Host]
+	applier atomic.Pointer[applier]
+	// retry is the delay before a message that could not be applied is delivered again; 0
+	// stands for the default.
 	retry time.Duration
 }
 
@@ -79,12 +81,18 @@ type Stats struct {
 func New(cfg Config) *Field {
 	return &Field{
 		cfg: cfg, telemetry: newGroupWriter(cfg.JS, streams.SiteTelemetry), reported: newGroupWriter(cfg.JS, streams.SiteReported),
-		pusher: push.New(push.Config{Log: cfg.Log.Named("push")}), retry: retryDelay,
+		pusher: push.New(push.Config{Log: cfg.Log.Named("push")}),
 	}
 }
 
 // Quarantined returns the number of messages that were quarantined since the start.
-func (f *Field) Quarantined() uint64 { return f.quarantined.Load() }
+func (f *Field) Quarantined() uint64 {
+	a := f.applier.Load()
+	if a == nil {
+		return 0
+	}
+	return a.desired.Quarantined()
+}
 
 // Stats returns the present counters. It may be called at any time.
 func (f *Field) Stats() Stats {
@@ -145,6 +153,7 @@ func (f *Field) operate(ctx context.Context) error {
 	}
 	f.host.Store(h)
 	apply := newApplier(f, h, out)
+	f.applier.Store(apply)
 	commands := newCommands(f.cfg.Site, f.cfg.Node, apply.index, f.command, f.cfg.Log)
 	// The writers stop after all that store through them: the host, whose devices report
 	// their last state at the end, and the applier, which reports the problems of a device.
@@ -163,7 +172,7 @@ func (f *Field) operate(ctx context.Context) error {
 	group.Go(func() error { producers.Wait(); stopWriting(); return nil })
 	group.Go(func() error { defer producers.Done(); return h.Run(runCtx) })
 	group.Go(func() error { return f.pusher.Run(runCtx) })
-	group.Go(func() error { defer producers.Done(); return apply.run(runCtx) })
+	group.Go(func() error { defer producers.Done(); return apply.desired.Run(runCtx) })
 	group.Go(func() error {
 		return apply.whenLoaded(runCtx, func(ctx context.Context) error { return commands.run(ctx, f.cfg.JS.Conn()) })
 	})

@@ -22,8 +22,10 @@ import (
 
 	"github.com/petiole-io/petiole/internal/durable"
 	"github.com/petiole-io/petiole/internal/logonce"
+	"github.com/petiole-io/petiole/leaf/apply"
 	"github.com/petiole-io/petiole/leaf/nodeapi/identity"
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
+	"github.com/petiole-io/petiole/streams"
 )
 
 // DefaultVersion is the Kubernetes version that /version reports if Config.Version is empty.
@@ -58,7 +60,7 @@ type API struct {
 	locks      keymutex.KeyMutex // of writes, see lock
 	events     eventQueue
 	heartbeats heartbeats
-	progress   *progress
+	desired    *apply.Applier
 	ready      chan struct{}
 	closing    chan struct{}
 	// inflight is held for reading by every request in progress.
@@ -81,10 +83,15 @@ func New(cfg Config) *API {
 		cfg.Version = DefaultVersion
 	}
 	log := cfg.Log.With(zap.String("site", cfg.Site), zap.String("node", cfg.Node))
-	return &API{
+	a := &API{
 		cfg: cfg, log: log, outcomes: logonce.New(log), locks: keymutex.NewHashed(writeLocks),
-		progress: newProgress(), ready: make(chan struct{}), closing: make(chan struct{}), addr: cfg.Listen,
+		ready: make(chan struct{}), closing: make(chan struct{}), addr: cfg.Listen,
 	}
+	a.desired = apply.New(apply.Config{
+		JS: cfg.JS, Log: log, Consumer: streams.LocalConsumer(streams.ApplyConsumer, "what the node API has applied", maxUnapplied),
+		Apply: func(_ context.Context, m streams.Message) error { return a.store.Apply(m) },
+	})
+	return a
 }
 
 // Ready returns a channel that is closed when the API serves everything that is on disk.
@@ -111,7 +118,7 @@ func (a *API) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return a.drain(server)
 	})
-	g.Go(func() error { return a.followDesired(ctx) })
+	g.Go(func() error { return a.desired.Run(ctx) })
 	g.Go(func() error { return a.resync.run(ctx) })
 	g.Go(func() error { return a.gc.run(ctx) })
 	a.log.Info("node API ready", zap.String("address", a.address()), zap.Uint64("seq", a.Applied()))
