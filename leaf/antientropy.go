@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/leaf/desired"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -107,11 +108,11 @@ func (c *antiEntropy) run(ctx context.Context) error {
 			return nil
 		}
 		next := c.pace.interval
-		if !errors.Is(err, errUnreadable) {
+		if !errors.Is(err, desired.ErrUnreadable) {
 			c.r.onCaughtUp(ctx)
 		}
 		if err != nil {
-			if errors.Is(err, errUnreadable) {
+			if errors.Is(err, desired.ErrUnreadable) {
 				c.r.onUnreadable()
 			}
 			c.r.log.Info("inventory not compared", zap.Error(err))

@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -52,7 +53,7 @@ func (in *batcher) next(ctx context.Context) (batch, error) {
 			return batch{}, err
 		}
 	}
-	for len(a.deliveries) < batchMessages && a.size < commitBytes && !a.restarted {
+	for len(a.deliveries) < transfer.BatchMessages && a.size < transfer.BatchBytes && !a.restarted {
 		if err := in.pull.request(time.Now()); err != nil {
 			return batch{}, err
 		}

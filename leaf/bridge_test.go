@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/petiole-io/petiole/leaf/desired"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -135,7 +136,7 @@ func (b *responder) published() (map[string]streams.InventoryEntry, *streams.Inv
 		return nil, nil, 0
 	}
 	all, m, highest := map[string]streams.InventoryEntry{}, &streams.Inventory{}, uint64(0)
-	err = readLast(context.Background(), hub, streams.DesiredFilter("plant-a"), true, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
+	err = desired.Read(context.Background(), hub, "plant-a", true, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
 		highest = max(highest, md.Sequence.Stream)
 		if e, ok := streams.EntryOf(msg.Subject(), msg.Headers()); ok {
 			all[e.Subject] = e

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/leaf/desired"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -144,7 +145,7 @@ func (k *storeSupervisor) findGarbage(ctx context.Context, s jetstream.Stream, b
 	if r.floor == math.MaxUint64 || r.floor == 0 {
 		return nil, liveSet{}, nil // nobody has read anything yet
 	}
-	err = readLast(ctx, s, streams.DesiredFilter(k.site), true, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
+	err = desired.Read(ctx, s, k.site, true, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
 		r.add(msg, md)
 		return nil
 	})

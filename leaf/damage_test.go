@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/petiole-io/petiole/internal/polltest"
+	"github.com/petiole-io/petiole/leaf/desired"
 	"github.com/petiole-io/petiole/leaf/field"
 	"github.com/petiole-io/petiole/leaf/natsd"
 	"github.com/petiole-io/petiole/streams"
@@ -281,7 +282,7 @@ func apply(t *testing.T, ctx context.Context, s *site) {
 
 func desiredSet(t *testing.T, ctx context.Context, s *site) string {
 	t.Helper()
-	m, err := inventoryOf(ctx, s.desired(t, ctx), "plant-a")
+	m, err := desired.Inventory(ctx, s.desired(t, ctx), "plant-a")
 	if err != nil {
 		t.Fatal(err)
 	}

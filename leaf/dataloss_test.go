@@ -17,6 +17,7 @@ import (
 	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/leaf/field"
 	"github.com/petiole-io/petiole/leaf/natsd"
+	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -260,19 +261,9 @@ func TestDeviceMemoryIsKept(t *testing.T) {
 	}
 }
 
-// TestLocalStoreIsNotAwaitedAtTheLinksPace bounds how long SITE_DESIRED is held.
-func TestLocalStoreIsNotAwaitedAtTheLinksPace(t *testing.T) {
-	if got := (store{domain: "plant-a"}).ackTimeout(256 << 10); got != ackWait {
-		t.Errorf("the site's own store is awaited for %s", got)
-	}
-	if got := (store{domain: streams.HubDomain}).ackTimeout(256 << 10); got != hubWait+64*time.Second {
-		t.Errorf("the hub is awaited for %s", got)
-	}
-}
-
 // TestBatchOfTheHubIsBounded has large messages waiting.
 func TestBatchOfTheHubIsBounded(t *testing.T) {
-	deliveries := make(chan *nats.Msg, batchMessages)
+	deliveries := make(chan *nats.Msg, transfer.BatchMessages)
 	for i := range 20 {
 		deliveries <- &nats.Msg{Subject: "desired.a.x", Reply: fmt.Sprintf("$JS.ACK.DESIRED.a.1.%d.%d.1.0", i+1, i+1), Data: make([]byte, 100<<10)}
 	}

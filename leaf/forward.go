@@ -13,18 +13,15 @@ import (
 
 	"github.com/petiole-io/petiole/leaf/journal"
 	"github.com/petiole-io/petiole/leaf/link"
+	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 )
 
 const (
-	// batchMessages bounds the messages of one commit, which takes one round trip. A session
-	// starts with firstBatch and doubles it with each commit, so that a link that is up only
-	// briefly makes progress.
-	batchMessages = 256
-	firstBatch    = 16
-	// commitBytes bounds the bytes of one commit, on a line that carries them within
-	// commitTarget. One commit is in flight at a time.
-	commitBytes  = 256 << 10
+	// A session starts with commits of firstBatch messages and doubles that with each commit, so
+	// that a link that is up only briefly makes progress.
+	firstBatch = 16
+	// commitTarget is how long one commit may take on the line. One is in flight at a time.
 	commitTarget = 2 * time.Second
 	// idleFetch is how long one request for the next message waits.
 	idleFetch = 30 * time.Second
@@ -41,7 +38,7 @@ type forwarder struct {
 	site      string
 	stream    string
 	js        jetstream.JetStream
-	hub       store
+	hub       transfer.Publisher
 	link      *link.Link
 	timelines *journal.TimelineStore
 	drops     *journal.DropLog
@@ -54,8 +51,8 @@ type forwarder struct {
 	position        journal.Position
 	// inDoubtSince is when a commit failed that the hub may have stored, or zero.
 	inDoubtSince time.Time
-	// window is learned from the line of this site; the zero value knows nothing.
-	window window
+	// window is learned from the line of this site.
+	window transfer.Window
 }
 
 // forwardSession is the state of one session.
@@ -68,6 +65,9 @@ type forwardSession struct {
 	next, done uint64
 	size       int
 }
+
+// newForwardWindow returns the window of the commits on an unknown line.
+func newForwardWindow() transfer.Window { return transfer.NewWindow(transfer.BatchBytes, commitTarget) }
 
 // Run forwards until ctx ends. It holds no messages in memory while the link is down, so that
 // newer states replace older ones in the stream.
@@ -111,7 +111,7 @@ func (f *forwarder) session(ctx context.Context) (sent int, err error) {
 		if err != nil {
 			return sent, err
 		}
-		r.size = min(2*r.size, batchMessages)
+		r.size = min(2*r.size, transfer.BatchMessages)
 	}
 }
 
@@ -125,7 +125,7 @@ func (f *forwarder) open(ctx context.Context) (*forwardSession, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", f.stream, err)
 	}
-	cfg := streams.LocalConsumer(streams.ForwardConsumer, "what the hub has stored", 2*batchMessages)
+	cfg := streams.LocalConsumer(streams.ForwardConsumer, "what the hub has stored", 2*transfer.BatchMessages)
 	cfg.AckWait = forwardAckWait
 	c, err := s.CreateOrUpdateConsumer(ctx, cfg)
 	if err != nil {
@@ -141,10 +141,7 @@ func (f *forwarder) open(ctx context.Context) (*forwardSession, error) {
 	r := &forwardSession{stream: s, timeline: l, consumer: c, next: firstToForward(p), size: firstBatch}
 	r.done = r.next - 1
 	f.logDifference(p, r.next)
-	if f.window == (window{}) {
-		f.window = newWindow(commitBytes, commitTarget)
-	}
-	f.window.startSession(r.done < p.last)
+	f.window.StartSession(r.done < p.last)
 	// What an earlier session fetched and did not acknowledge comes again, too.
 	if _, err := s.ResetConsumerToSequence(ctx, streams.ForwardConsumer, r.next); err != nil {
 		return nil, fmt.Errorf("reset consumer %s of %s: %w", streams.ForwardConsumer, f.stream, err)
@@ -216,7 +213,7 @@ func (f *forwarder) forward(ctx context.Context, r *forwardSession, msgs []jetst
 		}
 		out = append(append(out, gaps...), msg)
 		r.next = seq + 1
-		if bytes += msg.Size(); bytes < f.window.bytes && i < len(msgs)-1 {
+		if bytes += msg.Size(); bytes < f.window.Bytes() && i < len(msgs)-1 {
 			continue
 		}
 		if err := f.commit(ctx, r, out, msgs[begin:i+1]); err != nil {
@@ -231,7 +228,7 @@ func (f *forwarder) forward(ctx context.Context, r *forwardSession, msgs []jetst
 // commit stores out at the hub and then acknowledges the messages that it was made from.
 func (f *forwarder) commit(ctx context.Context, r *forwardSession, out []*nats.Msg, msgs []jetstream.Msg) error {
 	start, size := time.Now(), 0
-	if err := f.hub.put(ctx, out); err != nil {
+	if err := f.hub.Put(ctx, out); err != nil {
 		if f.inDoubtSince.IsZero() {
 			f.inDoubtSince = time.Now()
 		}
@@ -240,7 +237,7 @@ func (f *forwarder) commit(ctx context.Context, r *forwardSession, out []*nats.M
 	for _, m := range out {
 		size += m.Size()
 	}
-	f.window.record(size, time.Since(start))
+	f.window.Record(size, time.Since(start))
 	f.inDoubtSince = time.Time{}
 	r.done = r.next - 1
 	f.counts.forwarded.WithLabelValues(f.stream).Add(float64(len(msgs)))
@@ -293,7 +290,7 @@ func (f *forwarder) reportDropped(ctx context.Context, r *forwardSession) error 
 	if err != nil || len(out) == 0 {
 		return err
 	}
-	if err := f.hub.put(ctx, out); err != nil {
+	if err := f.hub.Put(ctx, out); err != nil {
 		return err
 	}
 	r.done = info.State.LastSeq

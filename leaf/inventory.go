@@ -8,8 +8,9 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/petiole-io/petiole/leaf/desired"
+	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -20,27 +21,6 @@ const (
 	// protocol.
 	queryRoom = 8 << 10
 )
-
-// inventoryOf computes the inventory of what SITE_DESIRED holds on disk.
-func inventoryOf(ctx context.Context, s jetstream.Stream, site string) (*streams.Inventory, error) {
-	m := &streams.Inventory{}
-	err := entries(ctx, s, site, func(e streams.InventoryEntry) { m.Add(e) })
-	return m, err
-}
-
-// entries calls f with every entry on disk. Objects whose parts are incomplete are left out.
-func entries(ctx context.Context, s jetstream.Stream, site string, f func(streams.InventoryEntry)) error {
-	parts := streams.PartsSeen{}
-	return readLast(ctx, s, streams.DesiredFilter(site), true, func(msg jetstream.Msg, _ *jetstream.MsgMetadata) error {
-		if !parts.Add(msg.Subject(), msg.Headers()) {
-			return nil
-		}
-		if e, ok := streams.EntryOf(msg.Subject(), msg.Headers()); ok {
-			f(e)
-		}
-		return nil
-	})
-}
 
 // compare compares once with the bridge, in three queries at most: the digest, the buckets if it
 // differs, and the entries of the buckets that differ. It returns equal, behind or repairing.
@@ -92,7 +72,7 @@ func (c *antiEntropy) query(ctx context.Context, buckets []int) (streams.Invento
 		at.Identity = c.identity
 	}
 	m, sizes := &streams.Inventory{}, [streams.InventoryBuckets]int{}
-	err = entries(ctx, s, c.r.site, func(e streams.InventoryEntry) {
+	err = desired.Entries(ctx, s, c.r.site, func(e streams.InventoryEntry) {
 		m.Add(e)
 		sizes[e.Bucket()] += entrySize(e)
 	})
@@ -112,7 +92,7 @@ func (c *antiEntropy) query(ctx context.Context, buckets []int) (streams.Invento
 		wanted[b] = true
 	}
 	q.Entries = []streams.InventoryEntry{}
-	err = entries(ctx, s, c.r.site, func(e streams.InventoryEntry) {
+	err = desired.Entries(ctx, s, c.r.site, func(e streams.InventoryEntry) {
 		if wanted[e.Bucket()] {
 			q.Entries = append(q.Entries, e)
 		}
@@ -163,7 +143,7 @@ func (c *antiEntropy) ask(ctx context.Context, q streams.InventoryQuery) (stream
 	if err != nil {
 		return streams.InventoryAnswer{}, fmt.Errorf("encode the inventory: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, inventoryWait+transferTime(len(data)))
+	ctx, cancel := context.WithTimeout(ctx, inventoryWait+transfer.Duration(len(data)))
 	defer cancel()
 	reply, err := c.r.nc.RequestWithContext(ctx, streams.RequestSubject(c.r.site, streams.RequestInventory), data)
 	if err != nil {
@@ -185,6 +165,3 @@ func parseInventoryAnswer(msg *nats.Msg) (streams.InventoryAnswer, error) {
 	}
 	return a, nil
 }
-
-// transferTime returns how long a number of bytes takes on the slowest supported link.
-func transferTime(bytes int) time.Duration { return time.Duration(bytes) * time.Second / slowestLink }

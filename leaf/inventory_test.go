@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/petiole-io/petiole/internal/polltest"
+	"github.com/petiole-io/petiole/leaf/desired"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -305,7 +306,7 @@ func TestInventoryOfManyObjects(t *testing.T) {
 	if b.seen(streams.InventoryRepairing) < 2 {
 		t.Errorf("%d repairs: all fitted into one message", b.seen(streams.InventoryRepairing))
 	}
-	m, err := inventoryOf(ctx, s.desired(t, ctx), "plant-a")
+	m, err := desired.Inventory(ctx, s.desired(t, ctx), "plant-a")
 	if err != nil || m.Count() != 1 {
 		t.Errorf("%d objects are left, want 1 (%v)", m.Count(), err)
 	}

@@ -30,6 +30,7 @@ import (
 	"github.com/petiole-io/petiole/leaf/natsd"
 	"github.com/petiole-io/petiole/leaf/node"
 	"github.com/petiole-io/petiole/leaf/nodeapi"
+	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -106,13 +107,13 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := &forwarder{
 			site: l.cfg.Site, stream: stream, js: js, link: hubLink, timelines: supervisor.timelines[stream], drops: supervisor.drops, counts: l.counts,
-			hub: store{nc: nc, domain: streams.HubDomain}, log: l.log.Named("forward").With(zap.String("stream", stream)),
+			hub: transfer.NewPublisher(nc, streams.HubDomain), window: newForwardWindow(), log: l.log.Named("forward").With(zap.String("stream", stream)),
 		}
 		group.Go(func() error { return f.Run(ctx) })
 	}
 	r := &replicator{
 		site: l.cfg.Site, js: js, nc: nc, link: hubLink, counts: l.counts,
-		local: store{nc: nc, domain: l.cfg.Site}, log: l.log.Named("replicate"),
+		local: transfer.NewPublisher(nc, l.cfg.Site), window: newPullWindow(), log: l.log.Named("replicate"),
 		onCaughtUp: supervisor.markComplete, onUnreadable: supervisor.reportUnreadable, storing: &supervisor.storing,
 	}
 	group.Go(func() error { return r.Run(ctx) })

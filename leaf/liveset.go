@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/internal/durable"
+	"github.com/petiole-io/petiole/leaf/desired"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -96,7 +97,7 @@ func (c liveSet) resurrected(ctx context.Context, s jetstream.Stream, site strin
 	for _, seq := range c.Kept {
 		kept[seq] = true
 	}
-	err = readLast(ctx, s, streams.DesiredFilter(site), true, func(_ jetstream.Msg, md *jetstream.MsgMetadata) error {
+	err = desired.Read(ctx, s, site, true, func(_ jetstream.Msg, md *jetstream.MsgMetadata) error {
 		seq := md.Sequence.Stream
 		if seq <= c.Last && !kept[seq] && md.Timestamp.UnixNano() <= c.Taken {
 			seqs = append(seqs, seq)
@@ -114,7 +115,7 @@ func (c liveSet) resurrected(ctx context.Context, s jetstream.Stream, site strin
 func (k *storeSupervisor) beforeConnections(ctx context.Context, nc *nats.Conn) {
 	js, err := jetstream.New(nc)
 	if err == nil {
-		ctx, cancel := context.WithTimeout(ctx, 2*readWait)
+		ctx, cancel := context.WithTimeout(ctx, 2*desired.Wait)
 		defer cancel()
 		err = k.removeResurrected(ctx, js)
 	}
@@ -142,7 +143,7 @@ func (k *storeSupervisor) removeResurrected(ctx context.Context, js jetstream.Je
 	k.storing.Lock()
 	seqs, err := c.resurrected(ctx, s, k.site)
 	k.storing.Unlock()
-	if errors.Is(err, errUnreadable) {
+	if errors.Is(err, desired.ErrUnreadable) {
 		return nil // verifyDesired finds that as well and creates the stream again
 	}
 	if err != nil || len(seqs) == 0 {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -52,7 +53,7 @@ type openRequest struct {
 // idle.
 type puller struct {
 	publish func(inbox string, body []byte) error
-	window  *window
+	window  *transfer.Window
 	// inbox is the subject prefix of deliveries; the last token is the number of the request.
 	inbox string
 
@@ -66,23 +67,26 @@ type puller struct {
 	idleSince time.Time
 }
 
+// newPullWindow returns the window of the requests on an unknown line.
+func newPullWindow() transfer.Window { return transfer.NewWindow(pullWindow, pullTarget) }
+
 // request sends the next request if it is time for it.
 func (p *puller) request(now time.Time) error {
 	switch {
 	case len(p.requests) == 0:
 	case len(p.requests) == 1 && p.waiting > 0 && !p.requests[0].alone && p.requests[0].half():
-		if r := p.requests[0]; r.busy && now.Sub(p.startOf(r)) > p.window.target {
-			p.window.record(r.got, now.Sub(p.startOf(r))) // slower than expected
+		if r := p.requests[0]; r.busy && now.Sub(p.startOf(r)) > p.window.Target() {
+			p.window.Record(r.got, now.Sub(p.startOf(r))) // slower than expected
 		}
 	default:
 		return nil
 	}
-	r := pullRequest{Batch: batchMessages, MaxBytes: p.window.bytes, Expires: pullExpires, Heartbeat: streams.SyncHeartbeat}
+	r := pullRequest{Batch: transfer.BatchMessages, MaxBytes: p.window.Bytes(), Expires: pullExpires, Heartbeat: streams.SyncHeartbeat}
 	switch {
 	case p.large:
 		r.Batch, r.MaxBytes = 1, 0
 	case p.waiting == 0:
-		r.Batch, r.MaxBytes = idleMessages, min(p.window.bytes, firstWindow)
+		r.Batch, r.MaxBytes = idleMessages, min(p.window.Bytes(), transfer.FirstWindow)
 	}
 	body, err := json.Marshal(r)
 	if err != nil {
@@ -102,7 +106,7 @@ func (p *puller) request(now time.Time) error {
 // half reports whether half of the request has arrived, or anything for a request that waited
 // for news.
 func (r *openRequest) half() bool {
-	return r.got > 0 && (!r.busy || r.bytes <= r.size/2 || r.messages <= batchMessages/2)
+	return r.got > 0 && (!r.busy || r.bytes <= r.size/2 || r.messages <= transfer.BatchMessages/2)
 }
 
 // delivered takes note of a delivery. The hub answers requests in order while it has something
@@ -135,9 +139,9 @@ func (p *puller) finish(i int, now time.Time) {
 	switch {
 	case r.got == 0:
 	case r.busy:
-		p.window.record(r.got, took)
+		p.window.Record(r.got, took)
 	default:
-		p.window.progressed = true
+		p.window.Progressed()
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/leaf/link"
+	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -38,7 +39,7 @@ type replicator struct {
 	site   string
 	js     jetstream.JetStream
 	nc     *nats.Conn
-	local  store
+	local  transfer.Publisher
 	link   *link.Link
 	counts *counts
 	log    *zap.Logger
@@ -55,8 +56,8 @@ type replicator struct {
 	restarted time.Time
 	// tombstones is nil until a session has loaded it.
 	tombstones *tombstoneIndex
-	// window is learned from the line to this site; the zero value knows nothing.
-	window window
+	// window is learned from the line to this site.
+	window transfer.Window
 }
 
 // Run replicates until ctx ends.
@@ -122,10 +123,7 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 // puller returns what requests the deliveries of this session. waiting is the number of messages
 // at the hub.
 func (r *replicator) puller(inbox string, waiting uint64) *puller {
-	if r.window == (window{}) {
-		r.window = newWindow(pullWindow, pullTarget)
-	}
-	r.window.startSession(waiting > 0)
+	r.window.StartSession(waiting > 0)
 	return &puller{inbox: inbox, waiting: waiting, window: &r.window, publish: func(inbox string, body []byte) error {
 		return r.nc.PublishRequest(streams.PullSubject(r.site), inbox, body)
 	}}
@@ -252,7 +250,7 @@ type resetAnswer struct {
 
 // reset asks the hub to deliver from a sequence, or with 0 from the acknowledgement floor.
 func (r *replicator) reset(ctx context.Context, from uint64) (resetAnswer, error) {
-	ctx, cancel := context.WithTimeout(ctx, hubWait)
+	ctx, cancel := context.WithTimeout(ctx, transfer.HubWait)
 	defer cancel()
 	msg := nats.NewMsg(streams.ResetSubject(r.site))
 	msg.Header.Set(headerIdentity, "?")
@@ -302,7 +300,7 @@ func (r *replicator) store(ctx context.Context, identity string, batch []deliver
 	}
 	r.storing.Lock()
 	defer r.storing.Unlock()
-	if err := r.local.put(ctx, out); err != nil {
+	if err := r.local.Put(ctx, out); err != nil {
 		r.tombstones = nil // some of it may be on disk: the next session reads it
 		return err
 	}

@@ -240,7 +240,7 @@ func TestDeliveryOrder(t *testing.T) {
 // newIntake takes deliveries from a channel, and its requests go nowhere.
 func newBatcher(t *testing.T, deliveries <-chan *nats.Msg) *batcher {
 	t.Helper()
-	w := newWindow(pullWindow, pullTarget)
+	w := newPullWindow()
 	return &batcher{deliveries: deliveries, pull: &puller{window: &w, publish: func(string, []byte) error { return nil }}}
 }
 

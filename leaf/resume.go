@@ -99,7 +99,7 @@ func (f *forwarder) askPosition(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("encode the position query: %w", err)
 	}
-	reply, err := f.hub.nc.RequestWithContext(ctx, streams.RequestSubject(f.site, streams.RequestPosition), query)
+	reply, err := f.js.Conn().RequestWithContext(ctx, streams.RequestSubject(f.site, streams.RequestPosition), query)
 	if err != nil {
 		if patience == positionWait {
 			f.unansweredSince = time.Now()

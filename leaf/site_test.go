@@ -20,6 +20,7 @@ import (
 	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/leaf/link"
 	"github.com/petiole-io/petiole/leaf/natsd"
+	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -129,7 +130,7 @@ func (s *site) run(t *testing.T, ctx context.Context, log *zap.Logger) {
 	done := make(chan error, 5)
 	s.link = link.New(s.host.HubConnection, s.leaf.counts.linkChanges, log)
 	s.r = &replicator{
-		site: "plant-a", js: s.js, nc: s.nc, local: store{nc: s.nc, domain: "plant-a"}, link: s.link, counts: s.leaf.counts,
+		site: "plant-a", js: s.js, nc: s.nc, local: transfer.NewPublisher(s.nc, "plant-a"), window: newPullWindow(), link: s.link, counts: s.leaf.counts,
 		pace: s.pace, onCaughtUp: s.store.markComplete, onUnreadable: s.store.reportUnreadable, storing: &s.store.storing, log: log,
 	}
 	parts := []func(context.Context) error{s.r.Run, s.link.Run}
@@ -138,7 +139,7 @@ func (s *site) run(t *testing.T, ctx context.Context, log *zap.Logger) {
 	}
 	for _, name := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := &forwarder{
-			site: "plant-a", stream: name, js: s.js, hub: store{nc: s.nc, domain: streams.HubDomain}, link: s.link,
+			site: "plant-a", stream: name, js: s.js, hub: transfer.NewPublisher(s.nc, streams.HubDomain), window: newForwardWindow(), link: s.link,
 			timelines: s.store.timelines[name], drops: s.store.drops, counts: s.leaf.counts, log: log.With(zap.String("stream", name)),
 		}
 		parts = append(parts, f.Run)

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/internal/logonce"
+	"github.com/petiole-io/petiole/leaf/desired"
 	"github.com/petiole-io/petiole/leaf/field"
 	"github.com/petiole-io/petiole/leaf/journal"
 	"github.com/petiole-io/petiole/leaf/natsd"
@@ -307,14 +308,14 @@ func (k *storeSupervisor) inspect(ctx context.Context) (reason string, whole boo
 		return "", false, fmt.Errorf("read the end of %s: %w", streams.SiteDesired, err)
 	}
 	m := &streams.Inventory{}
-	err = readLast(ctx, s, streams.DesiredFilter(k.site), false, func(msg jetstream.Msg, _ *jetstream.MsgMetadata) error {
+	err = desired.Read(ctx, s, k.site, false, func(msg jetstream.Msg, _ *jetstream.MsgMetadata) error {
 		if e, ok := streams.EntryOf(msg.Subject(), msg.Headers()); ok {
 			m.Add(e)
 		}
 		return nil
 	})
 	switch {
-	case errors.Is(err, errUnreadable):
+	case errors.Is(err, desired.ErrUnreadable):
 		return "messages cannot be read", false, nil
 	case err != nil:
 		return "", false, fmt.Errorf("read %s: %w", streams.SiteDesired, err)
@@ -371,7 +372,7 @@ func (k *storeSupervisor) saveCheckpoint(ctx context.Context, digest string, inc
 
 // checkpointAtShutdown checkpoints all streams after the last write.
 func (k *storeSupervisor) checkpointAtShutdown(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, readWait)
+	ctx, cancel := context.WithTimeout(ctx, desired.Wait)
 	defer cancel()
 	s, err := k.js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
@@ -379,7 +380,7 @@ func (k *storeSupervisor) checkpointAtShutdown(ctx context.Context) {
 	}
 	select {
 	case <-k.complete:
-		if m, err := inventoryOf(ctx, s, k.site); err == nil {
+		if m, err := desired.Inventory(ctx, s, k.site); err == nil {
 			k.failures.Report("checkpoint "+streams.SiteDesired, k.saveCheckpoint(ctx, m.Digest(), false))
 		}
 	default:

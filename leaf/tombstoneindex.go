@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/leaf/desired"
 	"github.com/petiole-io/petiole/streams"
 	"github.com/petiole-io/petiole/streams/order"
 )
@@ -43,7 +44,7 @@ func readTombstones(ctx context.Context, js jetstream.JetStream, site string) (*
 		return nil, fmt.Errorf("open %s: %w", streams.SiteDesired, err)
 	}
 	b := &tombstoneIndex{bySubject: map[string]tombstone{}}
-	err = readLast(ctx, s, streams.DesiredFilter(site), true, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
+	err = desired.Read(ctx, s, site, true, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
 		b.record(msg.Subject(), msg.Headers(), md.Timestamp)
 		return nil
 	})
@@ -82,7 +83,7 @@ func (r *replicator) loadTombstones(ctx context.Context) (err error) {
 	r.storing.Lock()
 	defer r.storing.Unlock()
 	r.tombstones, err = readTombstones(ctx, r.js, r.site)
-	if errors.Is(err, errUnreadable) {
+	if errors.Is(err, desired.ErrUnreadable) {
 		r.onUnreadable()
 	}
 	return err

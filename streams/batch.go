@@ -1,12 +1,14 @@
 package streams
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 )
 
@@ -25,10 +27,10 @@ const (
 	headerBatchCommit = "Nats-Batch-Commit"
 )
 
-// MarkBatch sets the headers that make msgs one atomic batch (ADR-50): if they are published
+// markBatch sets the headers that make msgs one atomic batch (ADR-50): if they are published
 // in this order, JetStream stores all of them or none, and answers the last one. A single
 // message becomes a plain one. Headers of an earlier batch are replaced.
-func MarkBatch(msgs []*nats.Msg) {
+func markBatch(msgs []*nats.Msg) {
 	if len(msgs) == 1 {
 		for _, h := range []string{headerBatchID, headerBatchSeq, headerBatchCommit} {
 			msgs[0].Header.Del(h)
@@ -44,6 +46,47 @@ func MarkBatch(msgs []*nats.Msg) {
 			m.Header.Set(headerBatchCommit, "1")
 		}
 	}
+}
+
+// publishBeginning marks msgs as one atomic batch and publishes all but the last, which commits it.
+func publishBeginning(nc *nats.Conn, msgs []*nats.Msg) error {
+	markBatch(msgs)
+	for _, m := range msgs[:len(msgs)-1] {
+		if err := nc.PublishMsg(m); err != nil {
+			return fmt.Errorf("publish %s: %w", describe(m), err)
+		}
+	}
+	return nil
+}
+
+// Commit stores msgs, at most MaxBatch for one stream, as one atomic batch, and returns when they
+// are stored. It returns a *Refusal if JetStream rejects them. After any other error, such as no
+// answer before ctx ends, they may be stored or not.
+func Commit(ctx context.Context, nc *nats.Conn, msgs []*nats.Msg) (Ack, error) {
+	if err := publishBeginning(nc, msgs); err != nil {
+		return Ack{}, err
+	}
+	last := msgs[len(msgs)-1]
+	reply, err := nc.RequestMsgWithContext(ctx, last)
+	var ack Ack
+	if err == nil {
+		ack, err = readAck(reply.Data)
+	}
+	switch {
+	case err != nil:
+		return Ack{}, fmt.Errorf("store %s: %w", describe(last), err)
+	case len(msgs) > 1 && ack.Count != len(msgs):
+		return Ack{}, fmt.Errorf("store %d messages up to %s: the acknowledgement counts %d", len(msgs), describe(last), ack.Count)
+	}
+	return ack, nil
+}
+
+// describe returns the subject of a message, and its id if it has one.
+func describe(m *nats.Msg) string {
+	if id := m.Header.Get(jetstream.MsgIDHeader); id != "" {
+		return m.Subject + " (id " + id + ")"
+	}
+	return m.Subject
 }
 
 // Ack is JetStream's acknowledgement that it has stored a message or a batch.
@@ -64,9 +107,9 @@ type Refusal struct {
 // Error returns JetStream's description and code.
 func (r *Refusal) Error() string { return fmt.Sprintf("refused: %s (%d)", r.Description, r.Code) }
 
-// ReadAck decodes the answer to a plain message or to the last one of a batch. After an
+// readAck decodes the answer to a plain message or to the last one of a batch. After an
 // error other than *Refusal the message or batch may be stored or not.
-func ReadAck(data []byte) (Ack, error) {
+func readAck(data []byte) (Ack, error) {
 	var a struct {
 		Ack
 		Error *Refusal `json:"error"`

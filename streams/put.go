@@ -71,13 +71,7 @@ func sendParts(nc *nats.Conn, msg *nats.Msg, limit int) error {
 	msg.Data = nil
 	msg.Header.Set(HeaderParts, strconv.Itoa(len(batch)))
 	msg.Header.Set(headerPartHash, hash)
-	MarkBatch(append(batch, msg))
-	for _, part := range batch {
-		if err := nc.PublishMsg(part); err != nil {
-			return err
-		}
-	}
-	return nil
+	return publishBeginning(nc, append(batch, msg))
 }
 
 // Load decodes a stored message and, if its object is in parts, reads them from stream. It

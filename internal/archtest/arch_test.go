@@ -52,6 +52,8 @@ var ours = []struct {
 	{"bridge/closure", []string{"bridge/api", "bridge/kube"}},
 	{"bridge", []string{"bridge", "streams", "devices/api", "internal/configfile", "internal/logonce", "internal/metrics", "internal/version"}},
 	{"leaf/apply", []string{"streams", "internal/logonce"}},
+	{"leaf/desired", []string{"streams"}},
+	{"leaf/transfer", []string{"streams"}},
 	{"leaf/journal", []string{"streams", "internal/durable"}},
 	{"leaf/link", nil},
 	{"leaf/natsd", []string{"leaf/filestore", "streams"}},

@@ -20,31 +20,14 @@ const commitWait = 5 * time.Second
 // no stream has the subject. After any other error, such as no answer within wait, they may
 // be stored or not.
 func commit(ctx context.Context, nc *nats.Conn, msgs []*nats.Msg, wait time.Duration) error {
-	streams.MarkBatch(msgs)
-	last := msgs[len(msgs)-1]
-	for _, m := range msgs[:len(msgs)-1] {
-		if err := nc.PublishMsg(m); err != nil {
-			return fmt.Errorf("store %s: %w", m.Subject, err)
-		}
-	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	defer cancelOnDisconnect(nc, cancel)()
-	reply, err := nc.RequestMsgWithContext(ctx, last)
+	_, err := streams.Commit(ctx, nc, msgs)
 	if errors.Is(err, nats.ErrNoResponders) {
-		err = &streams.Refusal{Description: "no stream has this subject"}
+		return &streams.Refusal{Description: fmt.Sprintf("no stream has the subject %s", msgs[len(msgs)-1].Subject)}
 	}
-	var ack streams.Ack
-	if err == nil {
-		ack, err = streams.ReadAck(reply.Data)
-	}
-	switch {
-	case err != nil:
-		return fmt.Errorf("store %s: %w", last.Subject, err)
-	case len(msgs) > 1 && ack.Count != len(msgs):
-		return fmt.Errorf("store %d messages up to %s: the acknowledgement counts %d", len(msgs), last.Subject, ack.Count)
-	}
-	return nil
+	return err
 }
 
 // cancelOnDisconnect calls cancel when the connection is lost, because the acknowledgement

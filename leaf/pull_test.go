@@ -8,45 +8,9 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-)
 
-func TestWindow(t *testing.T) {
-	w := newWindow(1<<20, time.Second)
-	w.startSession(true)
-	for range 20 {
-		w.record(w.bytes, time.Millisecond)
-	}
-	if w.bytes != 1<<20 {
-		t.Errorf("on a fast line %d bytes are under way", w.bytes)
-	}
-	w.record(10, time.Millisecond)
-	if w.bytes != 1<<20 {
-		t.Errorf("a short transfer made it %d", w.bytes)
-	}
-	w.record(64_000, 8*time.Second) // 64 kbit/s
-	if w.bytes != 8000 {
-		t.Errorf("on a line that became slow %d bytes are under way, want what it carries in a second", w.bytes)
-	}
-	w.record(8000, 40*time.Second)
-	if w.bytes != minWindow {
-		t.Errorf("on a line that stands still %d bytes are under way", w.bytes)
-	}
-	w.startSession(true)
-	w.record(5000, time.Second)
-	w.bytes = firstWindow
-	w.startSession(true)
-	if w.bytes != firstWindow {
-		t.Errorf("after a session that carried something it begins with %d", w.bytes)
-	}
-	w.startSession(false)
-	if w.bytes != firstWindow/2 {
-		t.Errorf("after a session that carried nothing it begins with %d", w.bytes)
-	}
-	w.startSession(true)
-	if w.bytes != firstWindow/2 {
-		t.Errorf("after a session without a backlog it begins with %d", w.bytes)
-	}
-}
+	"github.com/petiole-io/petiole/leaf/transfer"
+)
 
 // line is a hub that answers requests at a rate, as nats-server does: it knows the sizes of
 // what waits, and what is under way.
@@ -106,8 +70,8 @@ func TestPullerKeepsTheLineBusy(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%d bytes a second, %d messages of %d", c.rate, c.messages, c.size), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := newWindow(pullWindow, pullTarget)
-				w.startSession(true)
+				w := newPullWindow()
+				w.StartSession(true)
 				l := &line{t: t, rate: c.rate}
 				for range c.messages {
 					l.sizes = append(l.sizes, c.size)
@@ -133,7 +97,7 @@ func TestPullerKeepsTheLineBusy(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				bound := max(firstWindow+firstWindow/2, 2*c.rate, c.size+200)
+				bound := max(transfer.FirstWindow+transfer.FirstWindow/2, 2*c.rate, c.size+200)
 				if l.most > bound {
 					t.Errorf("%d bytes were under way, want %d at most", l.most, bound)
 				}

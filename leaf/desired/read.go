@@ -1,0 +1,99 @@
+// Package desired reads SITE_DESIRED, the site's copy of its desired state, as it is on disk.
+//
+// It guarantees that a reader who gets no error has seen everything that the stream counts, or an
+// ErrUnreadable: nats-server leaves out without a word what it cannot read. The caller keeps
+// others from changing the stream meanwhile. It writes nothing. The store and the replicator of the
+// leaf call it.
+package desired
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+const (
+	// readAhead is how many messages are requested at a time when a whole stream is read.
+	readAhead = 256
+	// Wait is how long the site's own server may take to deliver them.
+	Wait = 5 * time.Second
+)
+
+// ErrUnreadable says that a stream counts messages that it does not deliver.
+var ErrUnreadable = errors.New("messages of the stream cannot be read")
+
+// Read calls f with the last message of every subject of a site that the stream holds now, in
+// stream order, without the bodies if headersOnly is set. It returns ErrUnreadable if some are not
+// delivered, or the first error of f.
+func Read(ctx context.Context, s jetstream.Stream, site string, headersOnly bool, f func(jetstream.Msg, *jetstream.MsgMetadata) error) (err error) {
+	c, err := s.CreateConsumer(ctx, jetstream.ConsumerConfig{
+		FilterSubject: streams.DesiredFilter(site), DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, AckPolicy: jetstream.AckNonePolicy,
+		HeadersOnly: headersOnly, MemoryStorage: true, InactiveThreshold: time.Minute,
+	})
+	if err != nil {
+		return err
+	}
+	info := c.CachedInfo()
+	defer func() {
+		// One that is left behind goes by itself after InactiveThreshold.
+		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), Wait)
+		defer cancel()
+		_ = s.DeleteConsumer(ending, info.Name)
+	}()
+	for left := info.NumPending; left > 0; {
+		n := min(left, readAhead)
+		// The batch's own limit of time: what cannot be read does not come.
+		batch, err := c.Fetch(int(n), jetstream.FetchMaxWait(Wait))
+		if err != nil {
+			return err
+		}
+		got := uint64(0)
+		for msg := range batch.Messages() {
+			md, err := msg.Metadata()
+			if err != nil {
+				return err
+			}
+			if err := f(msg, md); err != nil {
+				return err
+			}
+			got++
+		}
+		switch err := batch.Error(); {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil && !errors.Is(err, nats.ErrTimeout):
+			return err
+		case got < n:
+			return fmt.Errorf("%w: %d of %d are missing", ErrUnreadable, left-got, info.NumPending)
+		}
+		left -= got
+	}
+	return nil
+}
+
+// Inventory computes the inventory of what the stream holds.
+func Inventory(ctx context.Context, s jetstream.Stream, site string) (*streams.Inventory, error) {
+	m := &streams.Inventory{}
+	err := Entries(ctx, s, site, func(e streams.InventoryEntry) { m.Add(e) })
+	return m, err
+}
+
+// Entries calls f with every entry of the inventory. Objects whose parts are incomplete are left out.
+func Entries(ctx context.Context, s jetstream.Stream, site string, f func(streams.InventoryEntry)) error {
+	parts := streams.PartsSeen{}
+	return Read(ctx, s, site, true, func(msg jetstream.Msg, _ *jetstream.MsgMetadata) error {
+		if !parts.Add(msg.Subject(), msg.Headers()) {
+			return nil
+		}
+		if e, ok := streams.EntryOf(msg.Subject(), msg.Headers()); ok {
+			f(e)
+		}
+		return nil
+	})
+}

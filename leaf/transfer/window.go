@@ -1,0 +1,69 @@
+package transfer
+
+import "time"
+
+const (
+	// FirstWindow is the window on an unknown line: it takes 7 s at 9.6 kbit/s, less than the
+	// timeout of the leaf's pings. minWindow is the smallest window.
+	FirstWindow = 8 << 10
+	minWindow   = 2 << 10
+)
+
+// Window bounds the bytes in flight in one direction by what the line has carried: as many as it
+// carries in a given time. Answers, pings and acknowledgements wait no longer than that behind
+// them. A larger message is sent alone.
+//
+// An unknown line is tried as in TCP (RFC 5681, slow start): each transfer that fills the window
+// and is fast enough doubles it. A slow one reduces it at once. The zero value is not usable:
+// use NewWindow.
+type Window struct {
+	bytes, most int
+	// target is how long the bytes in flight may take.
+	target time.Duration
+	// progressed is set if something has arrived since StartSession, or there was nothing to
+	// carry.
+	progressed bool
+}
+
+// NewWindow returns the window of an unknown line, which grows up to most bytes and carries them
+// within target.
+func NewWindow(most int, target time.Duration) Window {
+	return Window{bytes: FirstWindow, most: most, target: target, progressed: true}
+}
+
+// Bytes returns how many bytes may be in flight.
+func (w *Window) Bytes() int { return w.bytes }
+
+// Target returns how long they may take.
+func (w *Window) Target() time.Duration { return w.target }
+
+// Progressed takes note that the line was not stuck, although what it carried says nothing about
+// its rate.
+func (w *Window) Progressed() { w.progressed = true }
+
+// StartSession starts a session, whose line may be another one, so that what was learned of a
+// faster line does not count. If the session before had a backlog and carried nothing, its
+// window was too large.
+func (w *Window) StartSession(backlog bool) {
+	w.bytes = min(w.bytes, FirstWindow)
+	if !w.progressed {
+		w.bytes = max(minWindow, w.bytes/2)
+	}
+	w.progressed = !backlog
+}
+
+// Record takes note that the line carried a number of bytes, one after the other, in a given
+// time.
+func (w *Window) Record(bytes int, took time.Duration) {
+	w.progressed = true
+	fit := w.most
+	if took > 0 {
+		fit = int(min(float64(w.most), float64(bytes)*float64(w.target)/float64(took)))
+	}
+	switch {
+	case took > w.target:
+		w.bytes = max(minWindow, min(fit, w.bytes))
+	case bytes >= w.bytes/2: // less than that tells about the delay, not about the rate
+		w.bytes = max(minWindow, min(fit, 2*w.bytes))
+	}
+}

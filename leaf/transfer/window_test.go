@@ -1,0 +1,44 @@
+package transfer
+
+import (
+	"testing"
+	"time"
+)
+
+func TestWindow(t *testing.T) {
+	w := NewWindow(1<<20, time.Second)
+	w.StartSession(true)
+	for range 20 {
+		w.Record(w.bytes, time.Millisecond)
+	}
+	if w.bytes != 1<<20 {
+		t.Errorf("on a fast line %d bytes are under way", w.bytes)
+	}
+	w.Record(10, time.Millisecond)
+	if w.bytes != 1<<20 {
+		t.Errorf("a short transfer made it %d", w.bytes)
+	}
+	w.Record(64_000, 8*time.Second) // 64 kbit/s
+	if w.bytes != 8000 {
+		t.Errorf("on a line that became slow %d bytes are under way, want what it carries in a second", w.bytes)
+	}
+	w.Record(8000, 40*time.Second)
+	if w.bytes != minWindow {
+		t.Errorf("on a line that stands still %d bytes are under way", w.bytes)
+	}
+	w.StartSession(true)
+	w.Record(5000, time.Second)
+	w.bytes = FirstWindow
+	w.StartSession(true)
+	if w.bytes != FirstWindow {
+		t.Errorf("after a session that carried something it begins with %d", w.bytes)
+	}
+	w.StartSession(false)
+	if w.bytes != FirstWindow/2 {
+		t.Errorf("after a session that carried nothing it begins with %d", w.bytes)
+	}
+	w.StartSession(true)
+	if w.bytes != FirstWindow/2 {
+		t.Errorf("after a session without a backlog it begins with %d", w.bytes)
+	}
+}
