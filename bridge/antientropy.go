@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/requests"
 	"github.com/petiole-io/petiole/streams"
 	"github.com/petiole-io/petiole/streams/order"
 )
@@ -40,11 +41,11 @@ type antiEntropy struct {
 	identity string
 }
 
-func (a *antiEntropy) handler() *handler {
-	return &handler{
-		workers: 2, backlog: 256, perSite: 2, maxBytes: maxInventoryQuery,
-		answer: func(_ context.Context, site string, data []byte) any { return a.answer(site, data) },
-		refuse: func(reason string) any {
+func (a *antiEntropy) handler() requests.Handler {
+	return requests.Handler{
+		Workers: 2, Backlog: 256, PerSite: 2, MaxBytes: maxInventoryQuery,
+		Answer: func(_ context.Context, site string, data []byte) any { return a.answer(site, data) },
+		Refuse: func(reason string) any {
 			return streams.InventoryAnswer{State: streams.InventoryBehind, Error: reason}
 		},
 	}

@@ -8,7 +8,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
@@ -18,8 +17,6 @@ import (
 	"github.com/petiole-io/petiole/internal/metrics"
 	"github.com/petiole-io/petiole/streams"
 )
-
-var tokenResource = schema.GroupResource{Resource: "serviceaccounts/token"}
 
 // Bridge connects one API server to one hub. Create it with New.
 type Bridge struct {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/requests"
 	"github.com/petiole-io/petiole/bridge/storage"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -19,7 +20,7 @@ type consistencyParts struct {
 	resync         *resyncer
 	externalWrites *externalWrites
 	storage        *storage.Monitor
-	requests       *requests
+	requests       *requests.Server
 }
 
 // newConsistencyParts creates the components that detect and repair differences.
@@ -30,12 +31,11 @@ func (b *Bridge) newConsistencyParts(p *components, h *hub.Hub, c *kube.Clients,
 	p.resync = r
 	p.externalWrites = &externalWrites{hub: h, publish: p.publish, fence: b.fence, log: b.log, count: &b.count, outage: outageOf("search the desired stream")}
 	m := &antiEntropy{publish: p.publish, syncStates: p.syncStates, resync: r, log: b.log, count: &b.count, now: time.Now, identity: h.Identity}
-	t := &tokenIssuer{clients: c, cache: p.cache, count: &b.count}
-	p.requests = &requests{log: b.log, count: &b.count, handlers: map[string]*handler{
-		streams.RequestToken:     t.handler(b.cfg.Limits.Workers),
+	p.requests = requests.New(map[string]requests.Handler{
+		streams.RequestToken:     requests.Tokens(c, p.cache, b.cfg.Limits.Workers, func() { b.count.tokens.Add(1) }),
 		streams.RequestInventory: m.handler(),
-		streams.RequestPosition:  (&positionReader{hub: h}).handler(),
-	}}
+		streams.RequestPosition:  requests.Positions(h),
+	}, func() { b.count.refused.Add(1) }, b.log)
 }
 
 // newStorageMonitor creates the monitor of the API server's storage.
@@ -48,7 +48,7 @@ func (b *Bridge) newStorageMonitor(h *hub.Hub, c *kube.Clients, out *outage) *st
 
 // start runs the components in g until ctx ends.
 func (r *consistencyParts) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn) {
-	g.Go(func() error { return r.requests.run(ctx, nc) })
+	g.Go(func() error { return r.requests.Run(ctx, nc) })
 	g.Go(func() error { return r.resync.run(ctx) })
 	g.Go(func() error { return r.externalWrites.run(ctx) })
 }

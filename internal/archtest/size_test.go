@@ -40,7 +40,7 @@ const (
 
 // largePackages lists the packages above maxFiles or maxLines.
 var largePackages = map[string]exception{
-	"bridge":         {size{49, 7280}, rooms},
+	"bridge":         {size{46, 6985}, rooms},
 	"devices/host":   {size{17, 2590}, rooms},
 	"devices/dmi":    {size{17, 2700}, "speaks 45 messages in one package; the reporter could go"},
 	"devices/modbus": {size{21, 2900}, "shares a job's state among link, queue, units and pollers; the planner could go"},

@@ -1,4 +1,4 @@
-package bridge
+package requests
 
 import (
 	"context"
@@ -9,6 +9,8 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/kube"
@@ -18,19 +20,33 @@ import (
 // maxTokenQuery bounds a request for a token, in bytes.
 const maxTokenQuery = 64 << 10
 
-// tokenIssuer answers the sites' requests for service account tokens while impersonating the
-// requesting node: the API server issues tokens to a node for its own pods only.
-type tokenIssuer struct {
-	clients *kube.Clients
-	cache   objectCache
-	count   *counters
+var tokenResource = schema.GroupResource{Resource: "serviceaccounts/token"}
+
+// Clients returns the clients that impersonate a node.
+type Clients interface {
+	As(node string) (*kube.NodeClient, error)
 }
 
-func (t *tokenIssuer) handler(workers int) *handler {
-	return &handler{
-		workers: workers, backlog: 1024, perSite: 128, maxBytes: maxTokenQuery,
-		answer: func(ctx context.Context, site string, data []byte) any { return t.answer(ctx, site, data) },
-		refuse: func(reason string) any {
+// Cache returns the last known state of an object, nil if there is none.
+type Cache interface {
+	Get(k kube.Key) *unstructured.Unstructured
+}
+
+// tokenIssuer issues service account tokens to sites while impersonating the requesting node:
+// the API server issues tokens to a node for its own pods only.
+type tokenIssuer struct {
+	clients Clients
+	cache   Cache
+	issued  func()
+}
+
+// Tokens returns the handler of streams.RequestToken. It calls issued for each token.
+func Tokens(clients Clients, cache Cache, workers int, issued func()) Handler {
+	t := &tokenIssuer{clients, cache, issued}
+	return Handler{
+		Workers: workers, Backlog: 1024, PerSite: 128, MaxBytes: maxTokenQuery,
+		Answer: func(ctx context.Context, site string, data []byte) any { return t.answer(ctx, site, data) },
+		Refuse: func(reason string) any {
 			return streams.TokenAnswer{Status: statusOf(apierrors.NewTooManyRequests(reason, 1))}
 		},
 	}
@@ -44,7 +60,7 @@ func (t *tokenIssuer) answer(ctx context.Context, site string, data []byte) stre
 	if err := t.request(ctx, site, &q); err != nil {
 		return streams.TokenAnswer{Status: statusOf(err)}
 	}
-	t.count.tokens.Add(1)
+	t.issued()
 	return streams.TokenAnswer{TokenRequest: &q.TokenRequest}
 }
 

@@ -1,0 +1,55 @@
+package requests
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/petiole-io/petiole/bridge/hub"
+	"github.com/petiole-io/petiole/streams"
+)
+
+// Hub reads the newest message of a stream that matches, nil if there is none.
+type Hub interface {
+	LastMessage(ctx context.Context, stream, filter string) (*hub.Message, error)
+}
+
+// Positions returns the handler of streams.RequestPosition: how much of a leaf's stream the
+// hub has stored.
+func Positions(h Hub) Handler {
+	return Handler{
+		Workers: 4, Backlog: 1024, PerSite: 8, MaxBytes: 4 << 10,
+		Answer: func(ctx context.Context, site string, data []byte) any {
+			id, err := position(ctx, h, site, data)
+			if err != nil {
+				return streams.PositionAnswer{Error: err.Error()}
+			}
+			return streams.PositionAnswer{ID: id}
+		},
+		Refuse: func(reason string) any { return streams.PositionAnswer{Error: reason} },
+	}
+}
+
+// position returns the message ID of the newest message that the hub has of the site's stream.
+func position(ctx context.Context, h Hub, site string, data []byte) (string, error) {
+	var q streams.PositionQuery
+	if err := json.Unmarshal(data, &q); err != nil {
+		return "", fmt.Errorf("read query: %w", err)
+	}
+	var stream, filter string
+	switch q.Stream {
+	case streams.SiteReported:
+		stream, filter = streams.Reported, streams.ReportedFilter(site)
+	case streams.SiteTelemetry:
+		stream, filter = streams.Telemetry, streams.TelemetryFilter(site)
+	default:
+		return "", fmt.Errorf("stream %q is not forwarded by sites", q.Stream)
+	}
+	m, err := h.LastMessage(ctx, stream, filter)
+	if err != nil || m == nil {
+		return "", err
+	}
+	return m.Header.Get(jetstream.MsgIDHeader), nil
+}
