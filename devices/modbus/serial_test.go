@@ -264,6 +264,41 @@ func lateOnASerialLine(t *testing.T, late time.Duration) {
 	}
 }
 
+// Pain 2 across links: the reply to a request of a link that was replaced is never taken
+// for that to the first request of the link that opens the port next.
+func TestPain02LateAnswerOfAnEarlierLink(t *testing.T) {
+	t.Parallel()
+	s := newSlave(t)
+	l, path, _ := newPort(t, s.addr)
+	s.set(1, codec.Holdings, 0, 1000)
+	s.set(1, codec.Holdings, 200, 2000)
+	asked := make(chan struct{})
+	once := sync.Once{}
+	l.set(func(l *line) {
+		l.fault = func(a []byte, send func([]byte)) {
+			once.Do(func() { close(asked); time.Sleep(100 * time.Millisecond) })
+			send(a)
+		}
+	})
+	r := newRig(t)
+	r.apply("d", s.addr, serialConfig(path, 1), prop{name: "a", typ: "INT", visitor: holding(0), cycle: 20})
+	select {
+	case <-asked:
+	case <-time.After(10 * time.Second):
+		t.Fatal("no request")
+	}
+	r.apply("d", s.addr, serialConfig(path, 1), prop{name: "b", typ: "INT", visitor: holding(200), cycle: 20})
+	polltest.Eventually(t, "values", func() bool { return r.sink.count("d", "b") > 3 })
+	r.stop()
+	for _, b := range r.sink.samples["d"] {
+		for _, x := range b.Samples {
+			if x.Property == "b" && x.Quality == devices.Good && x.Value != devices.Int(2000) {
+				t.Fatalf("b = %s, want 2000", x.Value)
+			}
+		}
+	}
+}
+
 // Pain 24: an adapter that is pulled out is noticed at once, without a busy loop, and
 // used again when it is back under another number: its name by id counts.
 func TestPain24RenumberedAdapterIsFoundByItsName(t *testing.T) {

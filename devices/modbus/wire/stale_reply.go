@@ -5,9 +5,10 @@ import (
 	"time"
 )
 
-// awaitStale waits for the late reply to an earlier request to the same unit, if one may
-// still come, and drops it. On a line without transaction numbers it looks like the reply
-// to the next request. If it does not come, awaitStale sets maybeStale.
+// awaitStale waits for late replies that may still come, and drops them: those to requests
+// of the line's last user, and that to an earlier request to the same unit. On a line
+// without transaction numbers they look like the reply to the next request. If that of the
+// unit does not come, awaitStale sets maybeStale.
 func (t *Transport) awaitStale(request []byte) error {
 	t.maybeStale = false
 	if t.framing.numbered() {
@@ -16,8 +17,14 @@ func (t *Transport) awaitStale(request []byte) error {
 		}
 		return nil
 	}
+	quiet := max(t.silence, minQuiet)
+	for time.Now().Before(t.othersUntil) {
+		if _, err := t.discardUntil(t.othersUntil, quiet); err != nil {
+			return err
+		}
+	}
 	if until, owes := t.staleUntil[request[0]]; owes {
-		came, err := t.discardUntil(until, max(t.silence, minQuiet))
+		came, err := t.discardUntil(until, quiet)
 		if err != nil {
 			return err
 		}

@@ -32,8 +32,11 @@ type Transport struct {
 	Last Times
 
 	// staleUntil has, for each unit that did not reply in time, until when its late reply
-	// may still come.
+	// may still come. It outlives a connection: the line behind it is the same.
 	staleUntil map[byte]time.Time
+	// othersUntil is until when replies may come to the last user of the line before this
+	// Transport. It is set when the connection is opened for the first time.
+	othersUntil time.Time
 	// maybeStale reports that the next reply may be a late one.
 	maybeStale bool
 }
@@ -62,12 +65,16 @@ type Times struct {
 
 // New returns the transport of an endpoint. It does no I/O.
 func New(e Endpoint, log *zap.Logger) *Transport {
-	return &Transport{medium: newMedium(e), connection: connection{log: log}}
+	return &Transport{medium: newMedium(e), connection: connection{log: log}, staleUntil: map[byte]time.Time{}}
 }
 
 // Open opens the connection, which must be closed. When ctx ends the connection is closed,
 // which unblocks reads and writes. It fails if ctx has ended: a serial port could be opened
 // all the same, and the reply to a request would come to whoever opens it next.
+//
+// On a line without transaction numbers the first request waits until timeout has passed
+// since the first opening, and drops what comes meanwhile: the reply to a request of another
+// link or process would look like its own.
 func (t *Transport) Open(ctx context.Context, timeout time.Duration) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%w: connect: %w", ErrLink, err)
@@ -79,7 +86,9 @@ func (t *Transport) Open(ctx context.Context, timeout time.Duration) error {
 		return fmt.Errorf("%w: connect: %w", ErrLink, err)
 	}
 	t.open(ctx, c)
-	t.staleUntil = map[byte]time.Time{}
+	if t.othersUntil.IsZero() && !t.framing.numbered() {
+		t.othersUntil = time.Now().Add(timeout)
+	}
 	return nil
 }
 
@@ -109,18 +118,22 @@ func (t *Transport) Send(request []byte) ([]byte, error) {
 		return nil, ErrLink
 	}
 	t.received, t.traced = false, t.Trace
+	before := t.written
 	reply, err := t.transact(request)
 	t.Last.End = time.Now()
-	switch {
-	case err == nil:
+	if err == nil {
 		t.answered = true
 		delete(t.staleUntil, request[0])
-	case errors.Is(err, ErrBroadcast):
-	case errors.Is(err, ErrTimeout):
-		if !t.framing.numbered() {
-			t.staleUntil[request[0]] = t.Last.End.Add(max(t.MaxTimeout, t.Last.End.Sub(t.Last.Begin)))
-		}
-	default:
+		return reply, nil
+	}
+	if errors.Is(err, ErrBroadcast) {
+		return nil, err
+	}
+	// What was written to a connection that had been closed before reached no unit.
+	if t.written > before && !t.framing.numbered() && !errors.Is(err, ErrClosed) {
+		t.staleUntil[request[0]] = t.Last.End.Add(max(t.MaxTimeout, t.Last.End.Sub(t.Last.Begin)))
+	}
+	if !errors.Is(err, ErrTimeout) {
 		t.Close()
 	}
 	return reply, err
