@@ -25,6 +25,11 @@ const (
 	idleMessages = 8
 	// pullExpires is the time after which an idle request is repeated.
 	pullExpires = 5 * time.Minute
+	// The first request of a session expires early, and the hub sends heartbeats early: another
+	// request, whose answers reach nobody, may have taken the first deliveries, which only a
+	// heartbeat shows.
+	firstExpires   = 4 * time.Second
+	firstHeartbeat = time.Second
 )
 
 // pullRequest is the body of a request for deliveries (ADR-13). Its fields' names and units
@@ -82,6 +87,9 @@ func (p *puller) request(now time.Time) error {
 		return nil
 	}
 	r := pullRequest{Batch: transfer.BatchMessages, MaxBytes: p.window.Bytes(), Expires: pullExpires, Heartbeat: streams.SyncHeartbeat}
+	if p.last == 0 {
+		r.Expires, r.Heartbeat = firstExpires, firstHeartbeat
+	}
 	switch {
 	case p.large:
 		r.Batch, r.MaxBytes = 1, 0

@@ -29,6 +29,8 @@ const (
 	staleRequest = 2 * time.Second
 	// resetPace is the time between two resets while an earlier request is open.
 	resetPace = 20 * time.Millisecond
+	// resetPatience is the time after which an unanswered reset is repeated for the first time.
+	resetPatience = 2 * time.Second
 )
 
 // replicator stores what the hub's consumer of this site delivers in SITE_DESIRED, in order, and
@@ -248,10 +250,24 @@ type resetAnswer struct {
 	requests int
 }
 
-// reset asks the hub to deliver from a sequence, or with 0 from the acknowledgement floor.
+// reset asks the hub to deliver from a sequence, or with 0 from the acknowledgement floor. A
+// request or its answer can be lost while the connection comes up, and a reset may be repeated:
+// it is, with twice the patience each time, until the hub has had as long as any answer may take.
 func (r *replicator) reset(ctx context.Context, from uint64) (resetAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, transfer.HubWait)
 	defer cancel()
+	for patience := resetPatience; ; patience *= 2 {
+		attempt, done := context.WithTimeout(ctx, patience)
+		answer, err := r.requestReset(attempt, from)
+		lost := attempt.Err() != nil && ctx.Err() == nil
+		done()
+		if err == nil || !lost {
+			return answer, err
+		}
+	}
+}
+
+func (r *replicator) requestReset(ctx context.Context, from uint64) (resetAnswer, error) {
 	msg := nats.NewMsg(streams.ResetSubject(r.site))
 	msg.Header.Set(headerIdentity, "?")
 	if from > 0 {

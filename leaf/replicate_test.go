@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -109,6 +110,58 @@ func TestNothingIsLostInAFlap(t *testing.T) {
 	polltest.Eventually(t, "empty backlog", func() bool { return backlog(t, ctx, s) == 0 })
 	if !same(t, ctx, s) {
 		t.Fatal("the hub counts everything as acknowledged, but the leaf lacks some of it")
+	}
+}
+
+// TestAnotherRequestTakesTheFirstDelivery has a request open at the hub whose answers do not reach
+// the leaf, as one of before a reboot: what it takes arrives before the hub's usual heartbeat would
+// have shown that it is missing.
+func TestAnotherRequestTakesTheFirstDelivery(t *testing.T) {
+	t.Parallel()
+	s, ctx := newSite(t)
+	inbox := s.bridge.NewInbox()
+	taken, err := s.bridge.SubscribeSync(inbox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := "$JS.API.CONSUMER.MSG.NEXT." + streams.Desired + ".plant-a"
+	if err := s.bridge.PublishRequest(next, inbox, []byte(`{"batch":1,"expires":300000000000}`)); err != nil {
+		t.Fatal(err)
+	}
+	s.start(t, ctx)
+	polltest.Eventually(t, "both requests are open", func() bool {
+		c, err := s.hub.Consumer(ctx, streams.Desired, "plant-a")
+		return err == nil && c.CachedInfo().NumWaiting == 2
+	})
+	putDesired(t, ctx, s, "cm", 1)
+	if _, err := taken.NextMsgWithContext(ctx); err != nil {
+		t.Fatal(err)
+	}
+	polltest.Within(t, streams.SyncHeartbeat-firstExpires, "the object at the site", func() bool { return same(t, ctx, s) })
+}
+
+// TestUnansweredResetIsRepeated loses the first reset of a session.
+func TestUnansweredResetIsRepeated(t *testing.T) {
+	t.Parallel()
+	h := natstest.StartHub(t, "plant-a")
+	nc := h.Connect(t, "bridge")
+	resets := 0
+	if _, err := nc.Subscribe(streams.ResetSubject("plant-a"), func(m *nats.Msg) {
+		if resets++; resets == 1 {
+			return
+		}
+		answer := nats.NewMsg(m.Reply)
+		answer.Header.Set(headerIdentity, "id")
+		answer.Data = []byte(`{"reset_seq":8,"num_pending":3}`)
+		if err := m.RespondMsg(answer); err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := (&replicator{site: "plant-a", nc: nc}).reset(t.Context(), 0)
+	if want := (resetAnswer{floor: 7, identity: "id", pending: 3}); err != nil || got != want {
+		t.Fatalf("got %+v, %v, want %+v", got, err, want)
 	}
 }
 

@@ -23,24 +23,35 @@ func timed(t *testing.T, start time.Time, limit time.Duration, conditions map[st
 	var (
 		mu   sync.Mutex
 		took = map[string]time.Duration{}
+		why  = map[string]error{}
 		errs []error
 		wg   sync.WaitGroup
 	)
 	for what, cond := range conditions {
 		wg.Go(func() {
-			err := rig.Poll(ctx, what, cond)
+			var last error
+			err := rig.Poll(ctx, what, func(ctx context.Context) error {
+				err := cond(ctx)
+				if err != nil {
+					last = err
+				}
+				return err
+			})
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
 				errs = append(errs, err)
 				return
 			}
-			took[what] = time.Since(start)
+			took[what], why[what] = time.Since(start), last
 		})
 	}
 	wg.Wait()
 	for _, what := range slices.Sorted(maps.Keys(took)) {
 		t.Logf("  after %7s: %s", took[what].Round(time.Millisecond), what)
+		if took[what] > convergeGoal && why[what] != nil {
+			t.Logf("                 until then: %v", why[what])
+		}
 	}
 	for _, err := range errs {
 		t.Errorf("within %s: %v", limit, err)
