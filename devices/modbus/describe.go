@@ -8,6 +8,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/modbus/codec"
+	"github.com/petiole-io/petiole/devices/modbus/plan"
 	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
 
@@ -68,7 +69,7 @@ const ReasonAmbiguous = "AmbiguousSetting"
 // with the same endpoint share a link, devices with the same unit share requests.
 func Describe(defs ...devices.Definition) ([]Plan, []Finding) {
 	var found []Finding
-	pollers := map[pollKey]*group{}
+	pollers := map[pollKey][]point{}
 	for _, def := range defs {
 		name := def.Device.String()
 		s, points, problems, err := parse(def)
@@ -88,29 +89,23 @@ func Describe(defs ...devices.Definition) ([]Plan, []Finding) {
 		}
 		for period, of := range (&session{settings: s, points: points}).periods() {
 			k := pollKey{settings: s.polling(), period: period}
-			if pollers[k] == nil {
-				g := newGroup(s)
-				g.needsPlan = true
-				pollers[k] = &g
-			}
 			for _, p := range of {
 				p.name = name + "." + p.name
-				pollers[k].points = append(pollers[k].points, p)
+				pollers[k] = append(pollers[k], p)
 			}
 		}
 	}
 	return plans(pollers), found
 }
 
-func plans(pollers map[pollKey]*group) []Plan {
+func plans(pollers map[pollKey][]point) []Plan {
 	links := map[wire.Endpoint]*Plan{}
 	for _, k := range slices.SortedFunc(maps.Keys(pollers), comparePollers) {
-		e, g := k.settings.endpoint, pollers[k]
+		e := k.settings.endpoint
 		if links[e] == nil {
 			links[e] = &Plan{Endpoint: e.String()}
 		}
-		g.refresh(time.Now())
-		links[e].add(k, g)
+		links[e].add(k, pollers[k])
 	}
 	out := make([]Plan, 0, len(links))
 	for _, p := range links {
@@ -126,26 +121,29 @@ func comparePollers(a, b pollKey) int {
 }
 
 // add adds the requests of a poller to the plan of its link.
-func (p *Plan) add(k pollKey, g *group) {
+func (p *Plan) add(k pollKey, points []point) {
+	g := newGroup(&k.settings)
+	g.SetPoints(ranges(points))
+	g.Refresh(time.Now())
 	if n := len(p.Classes); n == 0 || p.Classes[n-1].Period != k.period {
 		p.Classes = append(p.Classes, Class{Period: k.period})
 	}
 	c := &p.Classes[len(p.Classes)-1]
-	for _, h := range g.forbidden {
+	for _, h := range g.Forbidden() {
 		if !slices.Contains(p.Holes, h.String()) {
 			p.Holes = append(p.Holes, h.String())
 		}
 	}
-	for _, b := range g.blocks {
+	for _, b := range g.Blocks() {
 		// Requests in flight at the same time share their time.
-		took := g.requestCost(&b, &k.settings) / time.Duration(k.settings.window)
-		r := Request{Unit: int(k.settings.unit), Function: int(b.table.Function()), Table: b.table.String(), Start: b.start, Count: b.count, Period: k.period, Estimate: took}
-		for i := range b.points {
-			r.Points = append(r.Points, b.points[i].name)
+		took := requestCost(g, b, &k.settings) / time.Duration(k.settings.window)
+		r := Request{Unit: int(k.settings.unit), Function: int(b.Table.Function()), Table: b.Table.String(), Start: b.Start, Count: b.Count, Period: k.period, Estimate: took}
+		for _, x := range b.Points {
+			r.Points = append(r.Points, points[x.Index].name)
 		}
 		p.Requests = append(p.Requests, r)
 		c.Requests++
-		c.Points += len(b.points)
+		c.Points += len(b.Points)
 		c.Cycle += took
 		c.Utilisation += float64(took) / float64(k.period)
 		p.Cycle += took
@@ -154,11 +152,11 @@ func (p *Plan) add(k pollKey, g *group) {
 }
 
 // requestCost estimates how long reading a block takes, with the pauses of the settings.
-func (g *group) requestCost(b *block, s *settings) time.Duration {
-	if s.singleRegisters && !b.table.Bits() {
-		return time.Duration(b.count) * (g.cost.of(b.table, 1) + s.between)
+func requestCost(g *plan.Group, b plan.Block, s *settings) time.Duration {
+	if s.singleRegisters && !b.Table.Bits() {
+		return time.Duration(b.Count) * (g.Estimate(b.Table, 1) + s.between)
 	}
-	return g.cost.of(b.table, b.count) + s.between
+	return g.Estimate(b.Table, b.Count) + s.between
 }
 
 // ignoredSettings are settings of KubeEdge's samples that have no meaning here.

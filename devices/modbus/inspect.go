@@ -70,20 +70,22 @@ func inspect(ctx context.Context, l *link, s *settings, points []point, log *zap
 	seen := make([]Observation, len(points))
 	self := &subscriber{ctx: ctx, mail: newMailbox()}
 	p := newPoller(pollKey{settings: s.polling(), period: time.Hour}, l, log)
+	var all []point
 	for i := range points {
 		seen[i] = Observation{Point: points[i].name, Table: points[i].Table.String(), Address: points[i].Address, Quality: devices.Bad, Reason: reason(errStopped)}
 		pt := points[i]
 		pt.index, pt.owner = i, self // from here on the index of its observation
-		p.group.points = append(p.group.points, pt)
+		all = append(all, pt)
 	}
-	p.group.needsPlan, p.due = true, time.Now()
+	p.setPoints(all)
+	p.due = time.Now()
 	begin := time.Now()
 	p.cycle(ctx)
 	for _, a := range self.mail.drain() {
 		record(seen, s, a, begin)
 	}
 	var refused []string
-	for _, h := range p.group.holes[len(p.group.forbidden):] {
+	for _, h := range p.group.Refused() {
 		refused = append(refused, h.String())
 	}
 	return seen, refused

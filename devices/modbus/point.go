@@ -44,7 +44,7 @@ func readPoint(r *devices.Reader, i int, p devices.Point, dev settings) point {
 	case dev.singleRegisters && !out.Table.Bits():
 		need = 1
 	}
-	if most := dev.limits().of(out.Table); need > most {
+	if most := dev.limits().Of(out.Table); need > most {
 		r.Fail("limit", fmt.Sprintf("%d is more than one request may have (%d)", need, most))
 	}
 	if dev.broadcasts() {

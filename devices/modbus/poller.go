@@ -11,6 +11,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/devices/internal/backoff"
+	"github.com/petiole-io/petiole/devices/modbus/codec"
+	"github.com/petiole-io/petiole/devices/modbus/plan"
 	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
 
@@ -39,8 +41,10 @@ type poller struct {
 	changed     bool
 
 	// The fields below belong to the goroutine of run.
-	group group
-	due   time.Time
+	group  *plan.Group
+	points []point // of all devices, in the order of the group
+	blocks []block // as planned by the group
+	due    time.Time
 }
 
 // subscriber is a device that uses a poller.
@@ -139,23 +143,76 @@ func (p *poller) updateGroup(now time.Time) {
 	}
 	p.changed = false
 	known := map[*subscriber]bool{}
-	for i := range p.group.points {
-		known[p.group.points[i].owner] = true
+	for i := range p.points {
+		known[p.points[i].owner] = true
 	}
-	p.group.points = nil
+	var points []point
 	for _, s := range p.subscribers {
 		for _, pt := range s.points {
 			pt.owner = s
-			p.group.points = append(p.group.points, pt)
+			points = append(points, pt)
 			if !known[s] {
-				delete(p.group.refused, pt.Range())
+				p.group.Include(pt.Range())
 			}
 		}
 		if !known[s] && p.due.After(now) {
 			p.due = p.due.Add(-p.key.period)
 		}
 	}
-	p.group.needsPlan = true
+	p.setPoints(points)
+}
+
+func (p *poller) setPoints(points []point) {
+	p.points = points
+	p.group.SetPoints(ranges(points))
+}
+
+func ranges(points []point) []codec.Range {
+	all := make([]codec.Range, len(points))
+	for i := range points {
+		all[i] = points[i].Range()
+	}
+	return all
+}
+
+// block is one request of a poller. Parts has the points of each device.
+type block struct {
+	plan.Block
+	parts [][]point
+}
+
+// newGroup returns a group without points for a unit with these settings.
+func newGroup(s *settings) *plan.Group {
+	forbidden, _ := codec.ParseRanges(s.forbidden) // validated when the settings were read
+	return plan.NewGroup(s.limits(), plan.LineCost(s.endpoint), forbidden)
+}
+
+// refresh takes over the blocks of the group if they were planned again.
+func (p *poller) refresh(now time.Time) {
+	if !p.group.Refresh(now) {
+		return
+	}
+	p.blocks = nil
+	for _, b := range p.group.Blocks() {
+		p.blocks = append(p.blocks, p.block(b))
+	}
+}
+
+// block divides the points of a planned block by device.
+func (p *poller) block(b plan.Block) block {
+	out := block{Block: b}
+	at := map[*subscriber]int{}
+	for _, x := range b.Points {
+		pt := p.points[x.Index]
+		i, known := at[pt.owner]
+		if !known {
+			i = len(out.parts)
+			at[pt.owner] = i
+			out.parts = append(out.parts, nil)
+		}
+		out.parts[i] = append(out.parts[i], pt)
+	}
+	return out
 }
 
 // nextDue returns the first multiple of the period after due that is not in the past.
@@ -182,19 +239,18 @@ type pollRequest struct {
 // cycle reads all points once. It submits all requests at the same time, so that the link
 // never idles between them.
 func (p *poller) cycle(ctx context.Context) {
-	p.group.refresh(time.Now())
-	blocks := p.group.blocks
-	done := make(chan *pollRequest, len(blocks))
-	for _, b := range blocks {
+	p.refresh(time.Now())
+	done := make(chan *pollRequest, len(p.blocks))
+	for _, b := range p.blocks {
 		p.submit(ctx, p.request(b, done))
 	}
 	var illegal []block
-	for range blocks {
+	for range p.blocks {
 		r := p.await(ctx, done)
 		if r == nil {
 			return
 		}
-		if illegalRange(r.err) && len(r.block.points) > 1 {
+		if illegalRange(r.err) && len(r.block.Points) > 1 {
 			illegal = append(illegal, r.block)
 			continue
 		}
@@ -221,12 +277,12 @@ func (p *poller) submit(ctx context.Context, r *pollRequest) {
 	if time.Since(p.due) > p.key.period {
 		j.priority = prioOverdue
 	}
-	r.read = &readRequest{table: r.block.table, start: r.block.start, count: r.block.count}
+	r.read = &readRequest{table: r.block.Table, start: r.block.Start, count: r.block.Count}
 	j.read = r.read
 	if r.inParts(&p.key.settings) {
 		j.read = nil
 		j.do = func(u *unit) (err error) {
-			r.read.data, err = u.readPoint(&r.block.points[0])
+			r.read.data, err = u.readPoint(&r.block.parts[0][0])
 			r.read.at = u.at
 			return err
 		}
@@ -242,7 +298,7 @@ func (p *poller) submit(ctx context.Context, r *pollRequest) {
 
 // inParts reports whether the request reads a value register by register.
 func (r *pollRequest) inParts(s *settings) bool {
-	return s.singleRegisters && r.block.count > 1 && !r.block.table.Bits()
+	return s.singleRegisters && r.block.Count > 1 && !r.block.Table.Bits()
 }
 
 // await waits for a request to end for good, after its retries. It returns nil if ctx ends
@@ -276,13 +332,13 @@ func (p *poller) finish(r *pollRequest) {
 	}
 	r.deliver(time.Now())
 	if illegalRange(r.err) {
-		p.group.excludePoint(&r.block.points[0])
+		p.group.Exclude(r.block.Points[0].Range, time.Now())
 	}
 }
 
 // deliver passes its part of the result to every device. It does not block.
 func (r *pollRequest) deliver(at time.Time) {
-	for _, part := range r.block.byOwner {
-		part[0].owner.mail.put(readResult{points: part, start: r.block.start, data: r.read.data, at: at, err: r.err})
+	for _, part := range r.block.parts {
+		part[0].owner.mail.put(readResult{points: part, start: r.block.Start, data: r.read.data, at: at, err: r.err})
 	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/modbus/codec"
+	"github.com/petiole-io/petiole/devices/modbus/plan"
 	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
 
@@ -76,8 +77,8 @@ func (s *settings) polling() settings {
 // broadcasts reports whether the unit id addresses all units.
 func (s *settings) broadcasts() bool { return s.unit == wire.Broadcast && !s.endpoint.Mode.Numbered() }
 
-func (s *settings) limits() limits {
-	return limits{registers: s.maxRegisters, bits: s.maxBits, alone: s.alone || s.singleRegisters, coilsFromZero: s.coilsFromZero}
+func (s *settings) limits() plan.Limits {
+	return plan.Limits{Registers: s.maxRegisters, Bits: s.maxBits, Alone: s.alone || s.singleRegisters, CoilsFromZero: s.coilsFromZero}
 }
 
 func parseSettings(s devices.Settings) (settings, error) {
