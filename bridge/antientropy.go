@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/requests"
 	"github.com/petiole-io/petiole/streams"
@@ -32,8 +33,8 @@ const (
 // antiEntropy answers the sites' comparisons of their inventories and repairs the differences.
 type antiEntropy struct {
 	publish    *publisher
-	syncStates *syncStates
-	resync     *resyncer
+	syncStates *antientropy.States
+	resync     *antientropy.Resyncer
 	log        *zap.Logger
 	count      *counters
 	now        func() time.Time
@@ -52,7 +53,7 @@ func (a *antiEntropy) handler() requests.Handler {
 }
 
 func (a *antiEntropy) answer(site string, data []byte) streams.InventoryAnswer {
-	if !a.publish.siteExists(site) {
+	if !a.publish.SiteExists(site) {
 		return streams.InventoryAnswer{State: streams.InventoryBehind, Error: fmt.Sprintf("there is no Site %s", site)}
 	}
 	q, err := decodeInventoryQuery(data)
@@ -67,7 +68,7 @@ func (a *antiEntropy) answer(site string, data []byte) streams.InventoryAnswer {
 		answer = a.repair(site, d)
 	}
 	if answer.State == streams.InventoryEqual || answer.State == streams.InventoryRepairing {
-		a.syncStates.checked(site, a.now(), answer.State)
+		a.syncStates.Checked(site, a.now(), answer.State)
 	}
 	a.count.checks.Add(1)
 	return answer
@@ -77,18 +78,18 @@ func (a *antiEntropy) answer(site string, data []byte) streams.InventoryAnswer {
 // at every second mismatch in a row, it also requests a full resync of the site.
 func (a *antiEntropy) repair(site string, d difference) streams.InventoryAnswer {
 	now := a.now()
-	if last := a.syncStates.get(site); last.Outcome == streams.InventoryRepairing && now.Sub(last.LastCheck) < repairSpacing {
+	if last := a.syncStates.Get(site); last.Outcome == streams.InventoryRepairing && now.Sub(last.LastCheck) < repairSpacing {
 		return streams.InventoryAnswer{State: streams.InventoryBehind}
 	}
 	if !a.publish.publishAgain(site, d) {
 		return streams.InventoryAnswer{State: streams.InventoryBehind, Error: "too many tombstones wait for the site"}
 	}
 	a.count.mismatches.Add(1)
-	row := a.syncStates.mismatch(site)
+	row := a.syncStates.Mismatch(site)
 	a.log.Warn("site differs from what was published, repairing", zap.String("site", site),
 		zap.Int("missing", len(d.missing)), zap.Int("extra", len(d.extra)), zap.Int("inRow", row))
 	if row%2 == 0 {
-		a.resync.mismatchRepeated(site)
+		a.resync.MismatchRepeated(site)
 	}
 	return streams.InventoryAnswer{State: streams.InventoryRepairing, Published: d.size()}
 }

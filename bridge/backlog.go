@@ -145,7 +145,7 @@ func (b *backlogs) answer(ctx context.Context, o *unstructured.Unstructured) err
 		return nil
 	}
 	var status v1alpha1.BacklogStatus
-	if b.publish.siteExists(q.Spec.Site) {
+	if b.publish.SiteExists(q.Spec.Site) {
 		wait, cancel := context.WithTimeout(ctx, backlogWait)
 		defer cancel()
 		var err error

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/lease"
@@ -182,18 +183,18 @@ func (b *Bridge) runComponents(ctx context.Context, c *kube.Clients, nc *nats.Co
 
 // components are the parts of a leading bridge.
 type components struct {
-	log        *zap.Logger
-	cache      *kube.Cache
-	publish    *publisher
-	liveness   *liveness.Tracker
-	heartbeats *liveness.Heartbeats
-	sites      *siteController
-	reports    *reports
-	consumer   *reportConsumer
-	writeback  *writeback
-	autonomy   *autonomy
-	syncStates *syncStates
-	backlogs   *backlogs
+	log         *zap.Logger
+	cache       *kube.Cache
+	publish     *publisher
+	liveness    *liveness.Tracker
+	heartbeats  *liveness.Heartbeats
+	sites       *siteController
+	reports     *reports
+	consumer    *reportConsumer
+	writeback   *writeback
+	tolerations *liveness.Tolerations
+	syncStates  *antientropy.States
+	backlogs    *backlogs
 	consistencyParts
 	// epoch identifies the API server's storage, term this period of leadership.
 	epoch string
@@ -203,7 +204,8 @@ type components struct {
 // newComponents creates the components and connects them. It starts nothing.
 func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients) (*components, error) {
 	outageOf := func(what string) *outage { return b.metrics.newOutage(b.log, what) }
-	p := &components{log: b.log, liveness: liveness.NewTracker(), reports: newReports(), syncStates: newSyncStates()}
+	p := &components{log: b.log, liveness: liveness.NewTracker(), reports: newReports()}
+	p.syncStates = antientropy.NewStates(b.metrics.syncHooks(&b.count, func() { p.sites.trigger() }))
 	deleted := newDeletedNodes()
 	p.storage = b.newStorageMonitor(h, c, outageOf("epoch of the API server's storage"))
 	cache, err := kube.NewCache(c.Dynamic, kube.Handlers{
@@ -225,13 +227,13 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients) (*components, error)
 	}
 	p.consumer.onNodesAlive, p.consumer.onSiteChanged = p.writeback.nodesAlive, p.siteChanged
 	p.consumer.objectExists, p.consumer.ownsObject = p.objectExists, p.writeback.ownsObject
-	p.autonomy = &autonomy{
-		clients: c, cache: cache, publish: p.publish, log: b.log, outage: outageOf("set tolerations"),
-		queue: newQueue[kube.Key](b.metrics, "autonomy", writeRetry),
-	}
+	p.tolerations = liveness.NewTolerations(liveness.TolerationsConfig{
+		Pods: c.Own.CoreV1(), Cache: cache, PodsOn: p.publish.PodsOn, Log: b.log, Report: outageOf("set tolerations").report,
+		Queue: newQueue[kube.Key](b.metrics, "autonomy", writeRetry),
+	})
 	duplicates := liveness.NewDuplicateDetector()
 	p.heartbeats = liveness.NewHeartbeats(liveness.Config{
-		Tracker: p.liveness, Duplicates: duplicates, Leases: liveness.NewNodeLeases(c.Leases, cache), SiteExists: p.publish.siteExists,
+		Tracker: p.liveness, Duplicates: duplicates, Leases: liveness.NewNodeLeases(c.Leases, cache), SiteExists: p.publish.SiteExists,
 		OnNodesAlive: p.writeback.nodesAlive, OnSiteChanged: p.siteChanged, Queue: newQueue[string](b.metrics, "leases", writeRetry),
 		Log: b.log, Report: outageOf("renew node leases").report,
 		OnRefused: func() { b.count.refused.Add(1) }, OnConflict: func() { b.count.conflicts.Add(1) },
@@ -246,8 +248,6 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients) (*components, error)
 	p.backlogs = &backlogs{
 		hub: h, client: c.Dynamic, publish: p.publish, outage: outageOf("answer backlogs"), queue: newQueue[string](b.metrics, "backlogs", writeRetry),
 	}
-	b.metrics.trackSync(p.syncStates)
-	p.syncStates.onChange = func(string) { p.sites.trigger() }
 	b.newConsistencyParts(p, h, c, outageOf)
 	return p, nil
 }
@@ -260,12 +260,12 @@ func (c *components) objectChanged(k kube.Key) {
 	} else {
 		c.publish.enqueue(k)
 	}
-	c.autonomy.changed(k)
+	c.tolerations.Changed(k)
 	c.writeback.objectChanged(k)
 	switch {
 	case k.Group == kube.SiteGroup:
 		c.sites.trigger()
-		c.resync.annotationChanged(k.Name)
+		c.resync.AnnotationChanged(k.Name)
 	case k.Group == "" && k.Resource == "nodes":
 		c.sites.trigger()
 		c.writeback.objectChanged(kube.CSINodeKey(k.Name))
@@ -285,8 +285,8 @@ func (c *components) awaitsReregistration(k kube.Key) bool {
 	if k.Group != "" || k.Resource != "nodes" || c.cache.Get(k) != nil {
 		return false
 	}
-	site := c.publish.siteOf(k.Name)
-	if site == "" || !c.publish.siteExists(site) {
+	site := c.publish.SiteOf(k.Name)
+	if site == "" || !c.publish.SiteExists(site) {
 		return false
 	}
 	return len(c.reports.ofObject(k)) > 0 && c.writeback.nodeOfReportAlive(reportKey{site, k.Ref(k.Name)})
@@ -313,7 +313,7 @@ func (c *components) restoreSites(renewed bool) {
 	now := time.Now()
 	for site := range c.publish.nodesBySite() {
 		if renewed {
-			c.resync.compareWhenCaughtUp(site)
+			c.resync.CompareWhenCaughtUp(site)
 		}
 		if o := c.cache.Get(kube.Key{Group: kube.SiteGroup, Resource: "sites", Name: site}); o != nil {
 			connected, since := siteStatusOf(o)
@@ -328,7 +328,7 @@ func (c *components) close() {
 	c.publish.queue.ShutDown()
 	c.writeback.queue.ShutDown()
 	c.consumer.sites.ShutDown()
-	c.autonomy.queue.ShutDown()
+	c.tolerations.Close()
 	c.heartbeats.Close()
 	c.backlogs.queue.ShutDown()
 }
@@ -337,7 +337,7 @@ func (c *components) close() {
 func (c *components) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn, workers int) {
 	g.Go(func() error { c.publish.run(ctx, workers); return nil })
 	g.Go(func() error { c.writeback.run(ctx, workers); return nil })
-	g.Go(func() error { c.autonomy.run(ctx); return nil })
+	g.Go(func() error { c.tolerations.Run(ctx); return nil })
 	g.Go(func() error { return c.heartbeats.Run(ctx, nc, workers) })
 	g.Go(func() error { return c.sites.run(ctx) })
 	g.Go(func() error { return c.backlogs.run(ctx) })

@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/requests"
@@ -17,7 +18,7 @@ import (
 // consistencyParts are the components that detect differences between the API server, the hub
 // and the sites, and repair them.
 type consistencyParts struct {
-	resync         *resyncer
+	resync         *antientropy.Resyncer
 	externalWrites *externalWrites
 	storage        *storage.Monitor
 	requests       *requests.Server
@@ -25,12 +26,12 @@ type consistencyParts struct {
 
 // newConsistencyParts creates the components that detect and repair differences.
 func (b *Bridge) newConsistencyParts(p *components, h *hub.Hub, c *kube.Clients, outageOf func(string) *outage) {
-	r := newResyncer()
-	r.hub, r.cache, r.publish, r.liveness, r.syncStates = h, p.cache, p.publish, p.liveness, p.syncStates
-	r.fence, r.log, r.count, r.outage = b.fence, b.log, &b.count, outageOf("resync sites")
-	p.resync = r
+	p.resync = antientropy.NewResyncer(antientropy.Config{
+		Hub: h, Cache: p.cache, Sites: p.publish, Liveness: p.liveness, States: p.syncStates,
+		Fence: b.fence, Log: b.log, Report: outageOf("resync sites").report,
+	})
 	p.externalWrites = &externalWrites{hub: h, publish: p.publish, fence: b.fence, log: b.log, count: &b.count, outage: outageOf("search the desired stream")}
-	m := &antiEntropy{publish: p.publish, syncStates: p.syncStates, resync: r, log: b.log, count: &b.count, now: time.Now, identity: h.Identity}
+	m := &antiEntropy{publish: p.publish, syncStates: p.syncStates, resync: p.resync, log: b.log, count: &b.count, now: time.Now, identity: h.Identity}
 	p.requests = requests.New(map[string]requests.Handler{
 		streams.RequestToken:     requests.Tokens(c, p.cache, b.cfg.Limits.Workers, func() { b.count.tokens.Add(1) }),
 		streams.RequestInventory: m.handler(),
@@ -49,6 +50,6 @@ func (b *Bridge) newStorageMonitor(h *hub.Hub, c *kube.Clients, out *outage) *st
 // start runs the components in g until ctx ends.
 func (r *consistencyParts) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn) {
 	g.Go(func() error { return r.requests.Run(ctx, nc) })
-	g.Go(func() error { return r.resync.run(ctx) })
+	g.Go(func() error { r.resync.Run(ctx); return nil })
 	g.Go(func() error { return r.externalWrites.run(ctx) })
 }

@@ -232,7 +232,7 @@ func (c *reportConsumer) dueReads() (again map[string]deferredRead, finished map
 	for s, p := range c.deferred {
 		room, idle := c.reports.room(s), c.inbox.len(s) == 0
 		switch {
-		case !c.publish.siteExists(s) || !idle:
+		case !c.publish.SiteExists(s) || !idle:
 		case p.reread && p.later > 0:
 			p.from, p.later, p.reread = p.later, 0, false
 		case p.reread && room == maxWaiting:

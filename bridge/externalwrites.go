@@ -102,7 +102,7 @@ func (p *publisher) mergeEntry(site string, k kube.Key, e entry) bool {
 }
 
 // siteIdle reports whether nothing is being published, or waits to be, for the site.
-func (p *publisher) siteIdle(site string) bool {
+func (p *publisher) SiteIdle(site string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.siteIdleLocked(site)

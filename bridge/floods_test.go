@@ -31,7 +31,7 @@ func startFlooded(t *testing.T, answer http.HandlerFunc) *writing {
 	w.set(siteKey("plant-b"), map[string]any{})
 	w.set(kube.CoreKey("nodes", "", "b1"), map[string]any{"metadata": map[string]any{"labels": map[string]any{v1alpha1.SiteLabel: "plant-b"}}})
 	w.set(kube.CoreKey("pods", "default", "large"), map[string]any{"spec": map[string]any{"nodeName": "b1"}})
-	w.await("another site", func() bool { return w.siteExists("plant-b") && w.publisher.idleSites() })
+	w.await("another site", func() bool { return w.SiteExists("plant-b") && w.publisher.idleSites() })
 	return w
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -64,8 +65,8 @@ func TestBoundsOfAHeartbeatAreThoseOfTheStatus(t *testing.T) {
 			t.Errorf("%s has at most %d characters, in a heartbeat %d", name, n, streams.MaxPresenceName)
 		}
 	}
-	if n := s.Properties["resync"].Properties["requested"].MaxLength; n < maxResyncValue {
-		t.Errorf("the value of a resync has at most %d characters, the annotation %d", n, maxResyncValue)
+	if n := s.Properties["resync"].Properties["requested"].MaxLength; n < antientropy.MaxResyncValue {
+		t.Errorf("the value of a resync has at most %d characters, the annotation %d", n, antientropy.MaxResyncValue)
 	}
 	outcomes := []string{string(streams.InventoryEqual), string(streams.InventoryRepairing)}
 	if got := s.Properties["lastCheck"].Properties["outcome"].Enum; !slices.Equal(got, outcomes) {

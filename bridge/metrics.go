@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/internal/version"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -92,10 +93,17 @@ func (t *instruments) newOutage(log *zap.Logger, operation string) *outage {
 	})
 }
 
-// trackSync counts comparisons and resyncs.
-func (t *instruments) trackSync(s *syncStates) {
-	s.onCheck = func(outcome streams.InventoryState) { t.checks.WithLabelValues(string(outcome)).Inc() }
-	s.onResync = func(reason string) { t.resyncs.WithLabelValues(reason).Inc() }
+// syncHooks returns hooks that count comparisons and resyncs, and call changed after each
+// change.
+func (t *instruments) syncHooks(count *counters, changed func()) antientropy.Hooks {
+	return antientropy.Hooks{
+		Changed: changed,
+		Checked: func(outcome streams.InventoryState) { t.checks.WithLabelValues(string(outcome)).Inc() },
+		Resynced: func(reason string) {
+			count.resyncs.Add(1)
+			t.resyncs.WithLabelValues(reason).Inc()
+		},
+	}
 }
 
 // slug turns words into a label value.

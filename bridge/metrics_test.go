@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 	"sigs.k8s.io/yaml"
 
+	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -81,15 +82,15 @@ func TestAlertsAreAboutMetricsThatExist(t *testing.T) {
 
 func TestRepairsAreCountedByOutcome(t *testing.T) {
 	t.Parallel()
-	m := newInstruments(&counters{})
-	s := newSyncStates()
-	m.trackSync(s)
-	s.checked("plant-a", noon, streams.InventoryEqual)
-	s.mismatch("plant-a")
-	s.checked("plant-a", noon.Add(time.Second), streams.InventoryRepairing)
-	s.resynced("plant-a", noon, ResyncMismatch, "")
-	s.checked("plant-b", noon, streams.InventoryEqual)
-	if a := s.get("plant-a"); a.Outcome != streams.InventoryRepairing || a.Mismatches != 1 || a.mismatchesInRow != 1 || !a.Resynced.Equal(noon) {
+	var count counters
+	m := newInstruments(&count)
+	s := antientropy.NewStates(m.syncHooks(&count, func() {}))
+	s.Checked("plant-a", noon, streams.InventoryEqual)
+	s.Mismatch("plant-a")
+	s.Checked("plant-a", noon.Add(time.Second), streams.InventoryRepairing)
+	s.Resynced("plant-a", noon, antientropy.ResyncMismatch, "")
+	s.Checked("plant-b", noon, streams.InventoryEqual)
+	if a := s.Get("plant-a"); a.Outcome != streams.InventoryRepairing || a.Mismatches != 1 || a.MismatchesInRow != 1 || !a.Resynced.Equal(noon) {
 		t.Errorf("state %+v", a)
 	}
 	for outcome, want := range map[string]float64{"equal": 2, "repairing": 1} {
@@ -97,7 +98,7 @@ func TestRepairsAreCountedByOutcome(t *testing.T) {
 			t.Errorf("%v comparisons were %s, want %v", got, outcome, want)
 		}
 	}
-	if got := testutil.ToFloat64(m.resyncs.WithLabelValues(ResyncMismatch)); got != 1 {
+	if got := testutil.ToFloat64(m.resyncs.WithLabelValues(antientropy.ResyncMismatch)); got != 1 || count.resyncs.Load() != 1 {
 		t.Errorf("%v resyncs", got)
 	}
 }

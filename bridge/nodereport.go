@@ -35,12 +35,12 @@ func (w *writeback) writeNode(ctx context.Context, k reportKey, r *report) error
 	var current corev1.Node
 	o := w.cache.Get(kube.CoreKey("nodes", "", k.ref.Name))
 	switch {
-	case o == nil && !w.publish.siteExists(k.site):
+	case o == nil && !w.publish.SiteExists(k.site):
 		return fmt.Errorf("%w: site %s", kube.ErrGone, k.site)
 	case o == nil && !r.pending && !w.nodeOfReportAlive(k):
 		// Deleted in the API: it registers again once it is alive.
 		return fmt.Errorf("%w: %s was deleted", errNodeNotAlive, k.ref.Name)
-	case o == nil && w.publish.siteOf(k.ref.Name) != k.site && len(w.publish.nodesOf(k.site)) >= streams.MaxSiteNodes:
+	case o == nil && w.publish.SiteOf(k.ref.Name) != k.site && len(w.publish.NodesOf(k.site)) >= streams.MaxSiteNodes:
 		return fmt.Errorf("%w: site %s has %d nodes", kube.ErrRefused, k.site, streams.MaxSiteNodes)
 	case o == nil:
 		created, err := w.register(ctx, k.site, &reported)

@@ -347,28 +347,28 @@ func (p *publisher) nodesBySite() map[string][]string {
 }
 
 // nodesOf returns the nodes of a site.
-func (p *publisher) nodesOf(site string) []string {
+func (p *publisher) NodesOf(site string) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.closure.Nodes(site)
 }
 
 // siteExists reports whether a Site with that name exists.
-func (p *publisher) siteExists(site string) bool {
+func (p *publisher) SiteExists(site string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.closure.Exists(site)
 }
 
 // siteOf returns the site of a node, empty if the node is unknown or belongs to no site.
-func (p *publisher) siteOf(node string) string {
+func (p *publisher) SiteOf(node string) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.closure.SiteOf(node)
 }
 
 // podsOn returns the pods bound to a node.
-func (p *publisher) podsOn(node string) []kube.Key {
+func (p *publisher) PodsOn(node string) []kube.Key {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var pods []kube.Key

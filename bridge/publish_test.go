@@ -116,7 +116,7 @@ func (p *publishing) await(what string, cond func() bool) {
 	}
 }
 
-func (p *publishing) idle() bool { return p.objects.Len() == 0 && p.siteIdle("plant-a") }
+func (p *publishing) idle() bool { return p.objects.Len() == 0 && p.SiteIdle("plant-a") }
 
 // populate creates a site whose pod needs n ConfigMaps.
 func (p *publishing) populate(n int) []kube.Key {

@@ -20,10 +20,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 
-	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/lease"
-	"github.com/petiole-io/petiole/bridge/liveness"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -115,38 +113,6 @@ func TestRefusedNodesAreForgotten(t *testing.T) {
 		if now, err := w.clients.As(name); err != nil || now == used {
 			t.Errorf("the client of node %s, which does not exist, is kept: %v", name, err)
 		}
-	}
-}
-
-// The value of the annotation is repeated in the status, which bounds its length.
-func TestLongResyncIsRefused(t *testing.T) {
-	t.Parallel()
-	p := startPublishing(t)
-	p.populate(1)
-	if err := streams.EnsureConsumer(t.Context(), p.hub.JS, streams.Desired, streams.SiteConsumer("plant-a")); err != nil {
-		t.Fatal(err)
-	}
-	core, logged := observer.New(zapcore.WarnLevel)
-	r := newResyncer()
-	r.hub, r.cache, r.publish, r.liveness, r.syncStates, r.fence = p.hub, p.cache, p.publisher, liveness.NewTracker(), newSyncStates(), p.fence
-	r.log, r.count = zap.New(core), p.count
-	ask := func(value string) string {
-		t.Helper()
-		p.set(siteKey("plant-a"), map[string]any{"metadata": map[string]any{"annotations": map[string]any{v1alpha1.ResyncAnnotation: value}}})
-		if err := r.resyncRequested(t.Context(), "plant-a"); err != nil {
-			t.Fatal(err)
-		}
-		return r.syncStates.get("plant-a").ResyncRequested
-	}
-	long := strings.Repeat("x", maxResyncValue+1)
-	if got := ask(long); got != "" {
-		t.Errorf("a value of %d bytes was carried out", len(got))
-	}
-	if ask(long); logged.Len() != 1 {
-		t.Errorf("logged %d times", logged.Len())
-	}
-	if got := ask(long[1:]); got != long[1:] {
-		t.Errorf("a value of %d bytes was not carried out", maxResyncValue)
 	}
 }
 

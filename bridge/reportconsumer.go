@@ -193,7 +193,7 @@ func (c *reportConsumer) process(ctx context.Context, site string, d *delivery) 
 		c.reject(ctx, site, d, fmt.Errorf("%w: subject %q names no site", streams.ErrUndecodable, d.subject))
 		return
 	}
-	if !c.publish.siteExists(site) {
+	if !c.publish.SiteExists(site) {
 		c.noteUnknownSite(site)
 		c.deferReport(ctx, site, d)
 		return

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
@@ -38,7 +39,7 @@ type siteController struct {
 	cache      objectCache
 	publish    *publisher
 	liveness   *liveness.Tracker
-	syncStates *syncStates
+	syncStates *antientropy.States
 	duplicates *liveness.DuplicateDetector
 	events     *siteEvents
 	metrics    *siteMetrics
@@ -138,7 +139,7 @@ func (s *siteController) round(ctx context.Context) (listing time.Duration, err 
 func (s *siteController) retain(exists func(site string) bool) {
 	s.metrics.retain(exists)
 	s.liveness.Retain(exists)
-	s.syncStates.retain(exists)
+	s.syncStates.Retain(exists)
 	s.duplicates.Retain(exists)
 	maps.DeleteFunc(s.ensured, func(site string, _ bool) bool { return !exists(site) })
 	maps.DeleteFunc(s.written, func(site string, _ siteWrite) bool { return !exists(site) })
@@ -202,9 +203,9 @@ func (s *siteController) updateStatus(ctx context.Context, site string, nodes []
 func (s *siteController) collect(ctx context.Context, o *v1alpha1.Site, nodes []string, info *jetstream.ConsumerInfo) (observation, error) {
 	seen := observation{
 		now: time.Now(), created: o.CreationTimestamp.Time, nodes: len(nodes), unobserved: s.unobserved(nodes),
-		unpublished: !s.publish.siteIdle(o.Name),
+		unpublished: !s.publish.SiteIdle(o.Name),
 		pending:     info.NumPending + uint64(info.NumAckPending), lastAck: info.AckFloor.Last, stored: info.AckFloor.Stream,
-		duplicate: s.duplicates.LastSeen(o.Name), sync: s.syncStates.get(o.Name),
+		duplicate: s.duplicates.LastSeen(o.Name), sync: s.syncStates.Get(o.Name),
 	}
 	seen.connected, seen.since, seen.last = s.liveness.State(o.Name)
 	seen.epoch, seen.term = s.leadership()

@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 	"k8s.io/client-go/rest"
 
+	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/liveness"
@@ -23,7 +24,7 @@ func controllerAt(p *publishing) *siteController {
 	p.t.Cleanup(c.Close)
 	log := zap.NewNop()
 	return &siteController{
-		hub: p.hub, clients: c, cache: p.cache, publish: p.publisher, liveness: liveness.NewTracker(), syncStates: newSyncStates(), duplicates: liveness.NewDuplicateDetector(),
+		hub: p.hub, clients: c, cache: p.cache, publish: p.publisher, liveness: liveness.NewTracker(), syncStates: antientropy.NewStates(newInstruments(p.count).syncHooks(p.count, func() {})), duplicates: liveness.NewDuplicateDetector(),
 		events: newSiteEvents(c.Own, "test", log), metrics: newInstruments(p.count).sites, count: p.count, log: log, outage: newOutage(log, "survey"),
 		leadership: func() (string, uint64) { return "1-e", 1 }, triggered: make(chan struct{}, 1),
 		ensured: map[string]bool{}, written: map[string]siteWrite{},
@@ -71,7 +72,7 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 			return false
 		}
 		for _, site := range sites {
-			if !p.siteIdle(site) {
+			if !p.SiteIdle(site) {
 				return false
 			}
 		}
@@ -123,7 +124,7 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 	}
 	s.liveness.Heartbeat("site-0", streams.Presence{}, noon)
 	p.vanish(siteKey("site-0"))
-	p.await("deletion seen", func() bool { return p.objects.Len() == 0 && !p.siteExists("site-0") && idle() })
+	p.await("deletion seen", func() bool { return p.objects.Len() == 0 && !p.SiteExists("site-0") && idle() })
 	_, _ = s.round(t.Context())
 	if connected, _, _ := s.liveness.State("site-0"); s.ensured["site-0"] || connected {
 		t.Error("a site that is gone is remembered")

@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -37,7 +38,7 @@ type observation struct {
 	term  uint64
 	// sync covers the time since this bridge became leader; earlierMismatches counts those
 	// before.
-	sync              syncState
+	sync              antientropy.State
 	earlierMismatches int64
 }
 

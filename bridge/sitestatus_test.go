@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -31,7 +32,7 @@ func TestStatusSaysWhatIsKnown(t *testing.T) {
 	o.oldest, o.lastAck = &oldest, &ack
 	o.last.Unapplied, o.last.Quarantined, o.last.Dropped = 2, 1, 5
 	o.last.Degraded = []string{streams.DegradedStore, streams.DegradedDiskFull, streams.DegradedDiskFull}
-	o.sync = syncState{LastCheck: noon, Outcome: streams.InventoryEqual, Mismatches: 1, Resynced: noon, ResyncReason: "Requested", ResyncRequested: "x"}
+	o.sync = antientropy.State{LastCheck: noon, Outcome: streams.InventoryEqual, Mismatches: 1, Resynced: noon, ResyncReason: "Requested", ResyncRequested: "x"}
 	o.earlierMismatches = 4
 	s := o.status(v1alpha1.SiteStatus{})
 	if !s.Connected || s.Nodes != 2 || s.Pending != 7 || !s.OldestPending.Time.Equal(oldest) || !s.LastAck.Time.Equal(ack) || s.Stored != 57 {
@@ -48,7 +49,7 @@ func TestStatusSaysWhatIsKnown(t *testing.T) {
 func TestStatusKeepsWhatIsNotKnownAnew(t *testing.T) {
 	t.Parallel()
 	o := connectedSite()
-	o.sync = syncState{LastCheck: noon, Outcome: streams.InventoryEqual, Resynced: noon, ResyncReason: "Requested", ResyncRequested: "x"}
+	o.sync = antientropy.State{LastCheck: noon, Outcome: streams.InventoryEqual, Resynced: noon, ResyncReason: "Requested", ResyncRequested: "x"}
 	o.lastAck = &noon
 	before := o.status(v1alpha1.SiteStatus{})
 	// Another bridge, which has received no heartbeat yet.
@@ -73,7 +74,9 @@ func TestConditions(t *testing.T) {
 		"unpublished": {func(o *observation) { o.unpublished = true }, "Heard", "Unpublished", "AsExpected"},
 		"pending":     {func(o *observation) { o.pending = 1 }, "Heard", "Pending", "AsExpected"},
 		"unapplied":   {func(o *observation) { o.last.Unapplied = 1 }, "Heard", "Unapplied", "AsExpected"},
-		"repairing":   {func(o *observation) { o.sync = syncState{LastCheck: noon, Outcome: streams.InventoryRepairing} }, "Heard", "Differs", "AsExpected"},
+		"repairing": {func(o *observation) {
+			o.sync = antientropy.State{LastCheck: noon, Outcome: streams.InventoryRepairing}
+		}, "Heard", "Differs", "AsExpected"},
 		"disk full":   {func(o *observation) { o.last.Degraded = []string{streams.DegradedDiskFull} }, "Heard", "UpToDate", "DiskFull"},
 		"unreadable":  {func(o *observation) { o.last.Quarantined = 1 }, "Heard", "UpToDate", "Quarantined"},
 		"two leaves":  {func(o *observation) { o.duplicate = noon.Add(-time.Minute) }, "Heard", "UpToDate", "DuplicateIdentity"},

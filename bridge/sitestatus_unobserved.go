@@ -8,7 +8,7 @@ import (
 )
 
 // boundTo returns the pods and devices of the nodes.
-func (p *publisher) boundTo(nodes []string) []kube.Key {
+func (p *publisher) BoundTo(nodes []string) []kube.Key {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var keys []kube.Key
@@ -24,7 +24,7 @@ func (p *publisher) boundTo(nodes []string) []kube.Key {
 // older version of them.
 func (s *siteController) unobserved(nodes []string) int {
 	n := 0
-	for _, k := range s.publish.boundTo(nodes) {
+	for _, k := range s.publish.BoundTo(nodes) {
 		o := s.cache.Get(k)
 		if o == nil {
 			continue

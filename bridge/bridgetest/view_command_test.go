@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/petiole-io/petiole/bridge"
+	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/cmd/kubectl-petiole/plugin"
 	"github.com/petiole-io/petiole/streams"
@@ -249,7 +250,7 @@ func resyncsByCommand(t *testing.T, a *api) {
 		t.Errorf("the site got an object %d times more, want once", n-before)
 	}
 	st := w.siteStatus("plant-a")
-	if st.Resync == nil || st.Resync.Reason != bridge.ResyncRequested || st.Resync.Requested == "" || st.LastCheck == nil || st.LastCheck.Outcome != "equal" {
+	if st.Resync == nil || st.Resync.Reason != antientropy.ResyncRequested || st.Resync.Requested == "" || st.LastCheck == nil || st.LastCheck.Outcome != "equal" {
 		t.Errorf("status %+v %+v", st.Resync, st.LastCheck)
 	}
 	w.awaitEvent("plant-a", bridge.EventResync)

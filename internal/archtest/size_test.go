@@ -40,7 +40,7 @@ const (
 
 // largePackages lists the packages above maxFiles or maxLines.
 var largePackages = map[string]exception{
-	"bridge":         {size{46, 6985}, rooms},
+	"bridge":         {size{43, 6515}, rooms},
 	"devices/host":   {size{17, 2590}, rooms},
 	"devices/dmi":    {size{17, 2700}, "speaks 45 messages in one package; the reporter could go"},
 	"devices/modbus": {size{19, 2650}, "shares a job's state among link, queue, units and pollers"},

@@ -1,4 +1,4 @@
-package bridge
+package liveness
 
 import (
 	"context"
@@ -15,64 +15,78 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/kube"
 )
 
-// autonomy prevents Kubernetes from evicting the pods of disconnected sites: it sets the
-// tolerations of bound pods. Tolerations can be added to a running pod, and their seconds
-// changed, so no webhook is needed.
-type autonomy struct {
-	clients *kube.Clients
-	cache   objectCache
-	publish *publisher
-	log     *zap.Logger
-	outage  *outage
-	queue   workqueue.TypedRateLimitingInterface[kube.Key]
+// TolerationsConfig is what Tolerations need.
+type TolerationsConfig struct {
+	Pods corev1client.PodsGetter
+	// Cache holds the last known state of pods and nodes.
+	Cache Nodes
+	// PodsOn returns the pods bound to a node.
+	PodsOn func(node string) []kube.Key
+	// Queue holds the pods to check.
+	Queue workqueue.TypedRateLimitingInterface[kube.Key]
+	Log   *zap.Logger
+	// Report is called with the result of each write.
+	Report func(error)
 }
 
-// changed queues a pod, or all pods of a node.
-func (a *autonomy) changed(k kube.Key) {
+// Tolerations prevents Kubernetes from evicting the pods of disconnected sites: it sets the
+// tolerations of bound pods. Tolerations can be added to a running pod, and their seconds
+// changed, so no webhook is needed.
+type Tolerations struct{ cfg TolerationsConfig }
+
+// NewTolerations returns a writer of tolerations that has not started.
+func NewTolerations(cfg TolerationsConfig) *Tolerations { return &Tolerations{cfg} }
+
+// Close shuts down the queue of a writer that Run was not called for.
+func (t *Tolerations) Close() { t.cfg.Queue.ShutDown() }
+
+// Changed queues a pod, or all pods of a node.
+func (t *Tolerations) Changed(k kube.Key) {
 	switch {
 	case k.Group == "" && k.Resource == "pods":
-		a.queue.Add(k)
+		t.cfg.Queue.Add(k)
 	case k.Group == "" && k.Resource == "nodes":
-		for _, p := range a.publish.podsOn(k.Name) {
-			a.queue.Add(p)
+		for _, p := range t.cfg.PodsOn(k.Name) {
+			t.cfg.Queue.Add(p)
 		}
 	}
 }
 
-// run works until ctx ends.
-func (a *autonomy) run(ctx context.Context) {
+// Run works until ctx ends.
+func (t *Tolerations) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		<-ctx.Done()
-		a.queue.ShutDown()
+		t.cfg.Queue.ShutDown()
 	})
 	wg.Go(func() {
-		for k, down := a.queue.Get(); !down; k, down = a.queue.Get() {
-			if err := a.setTolerations(ctx, k); err == nil {
-				a.queue.Forget(k)
-				a.outage.report(nil)
+		for k, down := t.cfg.Queue.Get(); !down; k, down = t.cfg.Queue.Get() {
+			if err := t.setTolerations(ctx, k); err == nil {
+				t.cfg.Queue.Forget(k)
+				t.cfg.Report(nil)
 			} else if ctx.Err() == nil {
-				a.outage.report(err)
-				a.queue.AddRateLimited(k)
+				t.cfg.Report(err)
+				t.cfg.Queue.AddRateLimited(k)
 			}
-			a.queue.Done(k)
+			t.cfg.Queue.Done(k)
 		}
 	})
 	wg.Wait()
 }
 
-func (a *autonomy) setTolerations(ctx context.Context, k kube.Key) error {
-	o := a.cache.Get(k)
+func (t *Tolerations) setTolerations(ctx context.Context, k kube.Key) error {
+	o := t.cfg.Cache.Get(k)
 	if o == nil {
 		return nil
 	}
-	node := a.cache.Get(kube.CoreKey("nodes", "", kube.StringAt(o, "spec", "nodeName")))
+	node := t.cfg.Cache.Get(kube.CoreKey("nodes", "", kube.StringAt(o, "spec", "nodeName")))
 	if node == nil || node.GetLabels()[v1alpha1.SiteLabel] == "" {
 		return nil
 	}
@@ -82,7 +96,7 @@ func (a *autonomy) setTolerations(ctx context.Context, k kube.Key) error {
 	}
 	seconds, err := autonomySeconds(pod.Annotations, node.GetAnnotations())
 	if err != nil {
-		a.log.Warn("invalid autonomy annotation, the pod is never evicted", zap.Stringer("pod", k.Ref("")), zap.Error(err))
+		t.cfg.Log.Warn("invalid autonomy annotation, the pod is never evicted", zap.Stringer("pod", k.Ref("")), zap.Error(err))
 	}
 	wanted, change := tolerationsFor(&pod, seconds)
 	if !change {
@@ -95,7 +109,7 @@ func (a *autonomy) setTolerations(ctx context.Context, k kube.Key) error {
 	if err != nil {
 		return fmt.Errorf("encode tolerations of %s: %w", k.Ref(""), err)
 	}
-	_, err = a.clients.Own.CoreV1().Pods(k.Namespace).Patch(ctx, k.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	_, err = t.cfg.Pods.Pods(k.Namespace).Patch(ctx, k.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil // the change or deletion will arrive here
 	}
@@ -134,24 +148,25 @@ func autonomySeconds(pod, node map[string]string) (*int64, error) {
 // they differ. It removes none, because the API would reject that, and leaves pods alone that
 // have ended, are being deleted, or mirror a static pod. It is a pure function.
 func tolerationsFor(pod *corev1.Pod, seconds *int64) ([]corev1.Toleration, bool) {
-	if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; mirror || terminal(pod.Status.Phase) || pod.DeletionTimestamp != nil {
+	ended := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+	if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; mirror || ended || pod.DeletionTimestamp != nil {
 		return pod.Spec.Tolerations, false
 	}
 	wanted := slices.Clone(pod.Spec.Tolerations)
 	for _, taint := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
 		tolerated := false
-		for i, t := range wanted {
-			if t.Effect != "" && t.Effect != corev1.TaintEffectNoExecute || t.Operator != corev1.TolerationOpExists {
+		for i, have := range wanted {
+			if have.Effect != "" && have.Effect != corev1.TaintEffectNoExecute || have.Operator != corev1.TolerationOpExists {
 				continue
 			}
-			switch t.Key {
+			switch have.Key {
 			case taint:
 				tolerated = true
-				if t.Effect == corev1.TaintEffectNoExecute {
+				if have.Effect == corev1.TaintEffectNoExecute {
 					wanted[i].TolerationSeconds = seconds
 				}
 			case "":
-				tolerated = tolerated || t.TolerationSeconds == nil && seconds == nil
+				tolerated = tolerated || have.TolerationSeconds == nil && seconds == nil
 			}
 		}
 		if !tolerated {
