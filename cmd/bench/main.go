@@ -4,12 +4,13 @@ package main
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/spf13/cobra"
 
 	"github.com/petiole-io/petiole/internal/bench"
 	"github.com/petiole-io/petiole/internal/bench/delivery"
@@ -17,70 +18,104 @@ import (
 	"github.com/petiole-io/petiole/internal/e2e/rig"
 )
 
-const usage = `usage: bench latency   [-pods 20] [-changes 100]
-       bench footprint [-duration 5m]
-       bench delivery
-       bench modbus    [-duration 5s] [-only PLAN] -telegraf BINARY -leaf BINARY
-`
-
 // collect is the subcommand by which the benchmark runs its own collector.
 const collect = "modbus-collect"
 
-func main() { os.Exit(run(os.Args[1:])) }
-
-func run(args []string) int {
-	if len(args) == 0 {
-		fmt.Fprint(os.Stderr, usage)
-		return 2
-	}
-	flags := flag.NewFlagSet("bench "+args[0], flag.ContinueOnError)
-	pods := flags.Int("pods", 20, "pods of each kind on each node")
-	changes := flags.Int("changes", 100, "changes of one ConfigMap")
-	duration := flags.Duration("duration", 0, "how long the link is measured in each state (default 5m), or each plan runs (default 5s)")
-	telegraf := flags.String("telegraf", "", "the binary of internal/bench/telegraf")
-	only := flags.String("only", "", "run only this plan (default all)")
-	leaf := flags.String("leaf", "", "the binary of cmd/leaf")
-	if err := flags.Parse(args[1:]); err != nil {
-		return 2
-	}
+func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	root, err := rig.FindRoot()
-	if err != nil && args[0] != collect {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		return 1
-	}
-	cfg := bench.Config{Root: root, Out: os.Stdout}
-	switch args[0] {
-	case "latency":
-		err = bench.Latency(ctx, bench.LatencyConfig{Config: cfg, Pods: *pods, Changes: *changes})
-	case "footprint":
-		err = bench.Footprint(ctx, bench.FootprintConfig{Config: cfg, Duration: *duration})
-	case "delivery":
-		err = delivery.Run(ctx, delivery.Options{Root: root}, os.Stdout)
-	case "modbus":
-		err = modbus(ctx, fieldbus.Config{Telegraf: *telegraf, Leaf: *leaf, Only: *only, Duration: *duration, Out: os.Stdout})
-	case collect:
-		err = fieldbus.Collect(ctx, *duration, os.Stdin, os.Stdout)
-	default:
-		fmt.Fprint(os.Stderr, usage)
-		return 2
-	}
+	err := newCommand().ExecuteContext(ctx)
+	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
-		return 1
+		os.Exit(1)
 	}
-	return 0
 }
 
-func modbus(ctx context.Context, cfg fieldbus.Config) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
+func newCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "bench", Short: "Measure Petiole", SilenceUsage: true, SilenceErrors: true}
+	cmd.AddCommand(latencyCommand(), footprintCommand(), deliveryCommand(), modbusCommand(), collectCommand())
+	return cmd
+}
+
+func latencyCommand() *cobra.Command {
+	var cfg bench.LatencyConfig
+	cmd := &cobra.Command{
+		Use: "latency", Short: "Compare latencies with a stock kubelet, in the lab that is up", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			cfg.Out = cmd.OutOrStdout()
+			if cfg.Root, err = rig.FindRoot(); err != nil {
+				return err
+			}
+			return bench.Latency(cmd.Context(), cfg)
+		},
 	}
-	if cfg.Duration == 0 {
-		cfg.Duration = 5 * time.Second
+	cmd.Flags().IntVar(&cfg.Pods, "pods", 20, "pods of each kind on each node")
+	cmd.Flags().IntVar(&cfg.Changes, "changes", 100, "changes of one ConfigMap")
+	return cmd
+}
+
+func footprintCommand() *cobra.Command {
+	var cfg bench.FootprintConfig
+	cmd := &cobra.Command{
+		Use: "footprint", Short: "Measure memory and idle traffic, in the lab that is up", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			cfg.Out = cmd.OutOrStdout()
+			if cfg.Root, err = rig.FindRoot(); err != nil {
+				return err
+			}
+			return bench.Footprint(cmd.Context(), cfg)
+		},
 	}
-	cfg.Collector = []string{self, collect, "-duration"}
-	return fieldbus.Run(ctx, cfg)
+	cmd.Flags().DurationVar(&cfg.Duration, "duration", 5*time.Minute, "how long the link is measured in each state")
+	return cmd
+}
+
+func deliveryCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "delivery", Short: "Measure how soon sites converge, and what a reconnect costs", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			root, err := rig.FindRoot()
+			if err != nil {
+				return err
+			}
+			return delivery.Run(cmd.Context(), delivery.Options{Root: root}, cmd.OutOrStdout())
+		},
+	}
+}
+
+func modbusCommand() *cobra.Command {
+	var cfg fieldbus.Config
+	cmd := &cobra.Command{
+		Use: "modbus", Short: "Compare the Modbus driver with Telegraf's modbus input, on the same slaves", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			self, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			cfg.Collector, cfg.Out = []string{self, collect, "--duration"}, cmd.OutOrStdout()
+			return fieldbus.Run(cmd.Context(), cfg)
+		},
+	}
+	cmd.Flags().DurationVar(&cfg.Duration, "duration", 5*time.Second, "how long each plan runs")
+	cmd.Flags().StringVar(&cfg.Only, "only", "", "run only this `plan` (default all)")
+	cmd.Flags().StringVar(&cfg.Telegraf, "telegraf", "", "the `binary` of internal/bench/telegraf (required)")
+	cmd.Flags().StringVar(&cfg.Leaf, "leaf", "", "the `binary` of cmd/leaf (required)")
+	for _, name := range []string{"telegraf", "leaf"} {
+		if err := cmd.MarkFlagRequired(name); err != nil {
+			panic(err) // a flag of that name is not defined
+		}
+	}
+	return cmd
+}
+
+func collectCommand() *cobra.Command {
+	var duration time.Duration
+	cmd := &cobra.Command{
+		Use: collect, Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return fieldbus.Collect(cmd.Context(), duration, cmd.InOrStdin(), cmd.OutOrStdout())
+		},
+	}
+	cmd.Flags().DurationVar(&duration, "duration", 0, "how long to collect")
+	return cmd
 }

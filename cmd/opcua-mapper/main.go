@@ -12,12 +12,12 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 
+	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 	"sigs.k8s.io/yaml"
 )
@@ -70,17 +70,33 @@ func loadConfig(path string) (config, error) {
 
 func main() { os.Exit(run(os.Args[1:])) }
 
+// run runs the command and returns its exit code: 0, 1 if the mapper ended with an error, 2 if
+// the arguments or the configuration are invalid.
 func run(args []string) int {
-	flags := flag.NewFlagSet("opcua-mapper", flag.ContinueOnError)
-	path := flags.String("config", "/etc/kubeedge/opcua-mapper.yaml", "configuration `file`")
-	if err := flags.Parse(args); err != nil {
+	var path string
+	code := 0
+	cmd := &cobra.Command{
+		Use: "opcua-mapper", Short: "Operate OPC UA devices for a leaf", Args: cobra.NoArgs, SilenceUsage: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := loadConfig(path)
+			if err != nil {
+				return err
+			}
+			code = runMapper(cmd.Context(), c)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&path, "config", "/etc/kubeedge/opcua-mapper.yaml", "configuration `file`")
+	cmd.SetArgs(args)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := cmd.ExecuteContext(ctx); err != nil {
 		return exitConfig
 	}
-	c, err := loadConfig(*path)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return exitConfig
-	}
+	return code
+}
+
+func runMapper(ctx context.Context, c config) int {
 	logConfig := zap.NewProductionConfig()
 	logConfig.DisableStacktrace = true
 	log, err := logConfig.Build()
@@ -88,8 +104,6 @@ func run(args []string) int {
 		fmt.Fprintln(os.Stderr, "open log:", err)
 		return 1
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
 	if err := newMapper(c, log).run(ctx); err != nil {
 		log.Error("mapper stopped", zap.Error(err))
 		return 1

@@ -26,7 +26,7 @@ const (
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv(envMapper); path != "" {
-		os.Exit(run([]string{"-config", path}))
+		os.Exit(run([]string{"--config", path}))
 	}
 	if address := os.Getenv(envServer); address != "" {
 		os.Exit(serve(address))

@@ -17,8 +17,8 @@ import (
 // FootprintConfig configures Footprint.
 type FootprintConfig struct {
 	Config
-	// Duration is the time for which the link is measured, once idle and once with pods; default
-	// 5 minutes, in which a kubelet reports its whole status once or twice.
+	// Duration is the time for which the link is measured, once idle and once with pods.
+	// A kubelet reports its whole status once or twice in 5 minutes.
 	Duration time.Duration
 }
 
@@ -35,9 +35,6 @@ type sample struct {
 // Footprint measures memory and idle traffic of both nodes, without and with 5 pods, and
 // prints one table.
 func Footprint(ctx context.Context, cfg FootprintConfig) error {
-	if cfg.Duration == 0 {
-		cfg.Duration = 5 * time.Minute
-	}
 	return run(ctx, cfg.Config, func(ctx context.Context, b *bench) error {
 		idle, err := b.footprint(ctx, "without pods", cfg.Duration)
 		if err != nil {

@@ -12,12 +12,12 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// LatencyConfig configures Latency. The zero value of a field stands for the default given.
+// LatencyConfig configures Latency.
 type LatencyConfig struct {
 	Config
-	// Pods of each kind on each node; default 20.
+	// Pods of each kind on each node.
 	Pods int
-	// Changes of one ConfigMap; default 100.
+	// Changes of one ConfigMap.
 	Changes int
 }
 
@@ -31,12 +31,6 @@ const (
 // with a service account token, and 5 pods with 40 ConfigMap volumes each. It prints one
 // table.
 func Latency(ctx context.Context, cfg LatencyConfig) error {
-	if cfg.Pods == 0 {
-		cfg.Pods = 20
-	}
-	if cfg.Changes == 0 {
-		cfg.Changes = 100
-	}
 	return run(ctx, cfg.Config, func(ctx context.Context, b *bench) error {
 		results := []row{}
 		for _, m := range []func(context.Context, LatencyConfig) ([]row, error){b.applied, b.podStart, b.bulk} {

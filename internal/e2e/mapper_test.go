@@ -59,7 +59,7 @@ func TestMapper(t *testing.T) {
 	config := filepath.Join(dir, "mapper.yaml")
 	must(t, os.WriteFile(config, fmt.Appendf(nil, "grpc_server: {socket_path: %s/opcua.sock}\ncommon: {edgecore_sock: %s}\n", dir, site.DMISocket()), 0o600))
 	start := func() *exec.Cmd {
-		c := exec.Command(lab.Bin("opcua-mapper"), "-config", config)
+		c := exec.Command(lab.Bin("opcua-mapper"), "--config", config)
 		c.Stderr = os.Stderr
 		must(t, c.Start())
 		t.Cleanup(func() {
