@@ -109,11 +109,11 @@ func (c *antiEntropy) run(ctx context.Context) error {
 		}
 		next := c.pace.interval
 		if !errors.Is(err, desired.ErrUnreadable) {
-			c.r.onCaughtUp(ctx)
+			c.r.desired.MarkComplete(ctx)
 		}
 		if err != nil {
 			if errors.Is(err, desired.ErrUnreadable) {
-				c.r.onUnreadable()
+				c.r.desired.ReportUnreadable()
 			}
 			c.r.log.Info("inventory not compared", zap.Error(err))
 			c.r.counts.checks.WithLabelValues("failed").Inc()

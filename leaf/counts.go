@@ -2,11 +2,14 @@ package leaf
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/petiole-io/petiole/leaf/store"
 )
 
 // counts are the leaf's counters, of a registry of its own.
 type counts struct {
 	registry    *prometheus.Registry
+	store       *store.Counters
 	linkChanges prometheus.Counter
 	replicated  prometheus.Counter
 	rewinds     prometheus.Counter
@@ -14,9 +17,6 @@ type counts struct {
 	checks      *prometheus.CounterVec
 	forwarded   *prometheus.CounterVec
 	passedOver  *prometheus.CounterVec
-	compacted   prometheus.Counter
-	restarts    prometheus.Counter
-	rebuilt     *prometheus.CounterVec
 }
 
 func newCounts() *counts {
@@ -29,11 +29,9 @@ func newCounts() *counts {
 		checks:      counters("manifest_comparisons_total", "Comparisons of the inventory with the bridge's.", "outcome"),
 		forwarded:   counters("forwarded_total", "Messages that the hub acknowledged.", "stream"),
 		passedOver:  counters("passed_over_total", "Messages whose acknowledgement was lost and that the hub had already.", "stream"),
-		compacted:   counter("tombstones_trimmed_total", "Tombstones, and parts of deleted objects, that were deleted from SITE_DESIRED."),
-		restarts:    counter("server_restarts_total", "Restarts of the embedded server: its store had stopped accepting messages, or it no longer tried to reach the hub."),
-		rebuilt:     counters("streams_rebuilt_total", "Streams that were set aside because their files were damaged.", "stream"),
 	}
-	c.registry.MustRegister(c.linkChanges, c.replicated, c.rewinds, c.resyncs, c.checks, c.forwarded, c.passedOver, c.compacted, c.restarts, c.rebuilt)
+	c.registry.MustRegister(c.linkChanges, c.replicated, c.rewinds, c.resyncs, c.checks, c.forwarded, c.passedOver)
+	c.store = store.NewCounters(c.registry)
 	return c
 }
 

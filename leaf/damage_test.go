@@ -10,12 +10,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/leaf/desired"
-	"github.com/petiole-io/petiole/leaf/field"
 	"github.com/petiole-io/petiole/leaf/natsd"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -236,7 +234,7 @@ func TestDamagedDesired(t *testing.T) {
 		before := desiredSet(t, ctx, s)
 		s.restart(t, ctx, damage)
 		select {
-		case <-s.store.complete:
+		case <-s.store.Desired().Complete():
 			if after := desiredSet(t, ctx, s); after != before {
 				t.Errorf("desired state is shown although it is not what it was")
 			}
@@ -255,7 +253,7 @@ func TestDamagedDesired(t *testing.T) {
 			t.Error("the new object is missing")
 		}
 		select {
-		case <-s.store.complete:
+		case <-s.store.Desired().Complete():
 		case <-ctx.Done():
 			t.Error("desired state is never shown again")
 		}
@@ -324,8 +322,8 @@ func TestDamagedTelemetry(t *testing.T) {
 		want := forwarded + waiting + later
 		polltest.Eventually(t, "the last record", func() bool { return s.arrived(t, ctx, want-1) })
 		lost, twice := covered(t, s.stored(t, ctx), want)
-		t.Logf("%d lost, %d twice, %d dropped by count", lost, twice, s.store.drops.Total())
-		if got := s.store.drops.Total(); got < uint64(lost) {
+		t.Logf("%d lost, %d twice, %d dropped by count", lost, twice, s.store.Drops().Total())
+		if got := s.store.Drops().Total(); got < uint64(lost) {
 			t.Errorf("%d are counted as dropped, %d are missing", got, lost)
 		}
 	})
@@ -378,47 +376,7 @@ func TestUnreadableMessageIsFound(t *testing.T) {
 	if got := desiredSet(t, ctx, s); got != want {
 		t.Error("not what it was")
 	}
-	if !slices.Contains(s.store.degraded.list(), streams.DegradedStore) {
+	if !slices.Contains(s.store.Degraded(), streams.DegradedStore) {
 		t.Error("presence does not say so")
-	}
-}
-
-// TestDamagedMemoryIsForgotten damages the body of a superseding value of the device
-// worker's memory, which nats-server leaves out without a word: the leaf knows.
-func TestDamagedMemoryIsForgotten(t *testing.T) {
-	t.Parallel()
-	s, ctx := newSite(t)
-	s.open(t, ctx)
-	if err := s.store.open(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := field.CreateState(ctx, s.js); err != nil {
-		t.Fatal(err)
-	}
-	for i := range 3 {
-		subject := "$KV." + strings.TrimPrefix(field.StateStream, "KV_") + ".pump"
-		if _, err := s.js.Publish(ctx, subject, fmt.Appendf(nil, `{"command":%d}`, i)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := s.store.checkDeviceState(ctx, false); err != nil || !s.store.deviceStateLostAt().IsZero() {
-		t.Fatalf("forgot %s, %v", s.store.deviceStateLostAt(), err)
-	}
-	dir := filepath.Join(s.host.StoreDir(), "$G", "streams", field.StateStream)
-	s.nc.Close()
-	s.host.Stop()
-	edit(t, last(t, dir, "msgs/*.blk"), func(b []byte) []byte {
-		b[len(b)-10] ^= 1
-		return b
-	})
-	s.open(t, ctx)
-	if err := s.store.open(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if s.store.deviceStateLostAt().IsZero() {
-		t.Error("the memory counts as whole")
-	}
-	if !slices.Contains(s.store.degraded.list(), streams.DegradedStore) {
-		t.Error("presence does not tell")
 	}
 }

@@ -150,13 +150,10 @@ func TestTelemetryYields(t *testing.T) {
 			t.Fatalf("record %d is not answered", i)
 		}
 	}
-	free, err := s.store.disk.space()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%d MB of %d free, reserve %d", free.free>>20, free.total>>20, s.store.disk.reserved(free)>>20)
-	if free.free < s.store.disk.reserved(free)/2 {
-		t.Errorf("telemetry has taken the reserve: %d bytes are free", free.free)
+	free, ok := s.store.DiskFree()
+	reserve := v.size() / 4 // of a small disk
+	if t.Logf("%d MB of %d free, reserve %d", free>>20, v.size()>>20, reserve>>20); !ok || free < reserve/2 {
+		t.Errorf("telemetry has taken the reserve: %d bytes are free", free)
 	}
 	if counted(t, s, "petiole_leaf_server_restarts_total") != 0 {
 		t.Error("the server was restarted")
@@ -208,11 +205,11 @@ func TestDiskFull(t *testing.T) {
 			reported := "local.reported.n._.pods.default.web"
 			polltest.Eventually(t, "an error for the status", func() bool { return s.tryPublish(ctx, reported, make([]byte, 4000)) != nil })
 			putDesired(t, ctx, s, "meanwhile", 1)
-			polltest.Eventually(t, "DiskFull", func() bool { return slices.Contains(s.store.degraded.list(), streams.DegradedDiskFull) })
+			polltest.Eventually(t, "DiskFull", func() bool { return slices.Contains(s.store.Degraded(), streams.DegradedDiskFull) })
 			empty()
 			polltest.Within(t, 40*time.Second, "telemetry is taken again", func() bool { return publish() == nil })
 			polltest.Eventually(t, "status is taken again", func() bool { return s.tryPublish(ctx, reported, nil) == nil })
-			polltest.Eventually(t, "not DiskFull", func() bool { return len(s.store.degraded.list()) == 0 })
+			polltest.Eventually(t, "not DiskFull", func() bool { return len(s.store.Degraded()) == 0 })
 			// An object that was acknowledged and not stored would never come.
 			polltest.Eventually(t, "desired state", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 			polltest.Eventually(t, "every acknowledged record", func() bool { return hasAll(s.stored(t, ctx), acked) })
@@ -233,15 +230,23 @@ func hasAll(all []stored, numbers []int) bool {
 	return !slices.ContainsFunc(numbers, func(n int) bool { return !have[n] })
 }
 
+func (v *volume) stat() (st syscall.Statfs_t) {
+	v.t.Helper()
+	if err := syscall.Statfs(v.dir, &st); err != nil {
+		v.t.Fatal(err)
+	}
+	return st
+}
+
+// size and free are in bytes.
+func (v *volume) size() int64 { st := v.stat(); return int64(st.Blocks) * st.Bsize }
+func (v *volume) free() int64 { st := v.stat(); return int64(st.Bavail) * st.Bsize }
+
 // leave fills the disk up to so many bytes and returns how to empty it again.
 func (v *volume) leave(bytes int64) func() {
 	v.t.Helper()
-	s, err := disk{dir: v.dir}.space()
-	if err != nil {
-		v.t.Fatal(err)
-	}
 	path := filepath.Join(v.dir, "somebody-elses")
-	if err := os.WriteFile(path, make([]byte, s.free-bytes), 0o600); err != nil {
+	if err := os.WriteFile(path, make([]byte, v.free()-bytes), 0o600); err != nil {
 		v.t.Fatal(err)
 	}
 	return func() {
@@ -343,29 +348,4 @@ func TestPowerCut(t *testing.T) {
 		want[i] = i
 	}
 	polltest.Eventually(t, "records at the hub", func() bool { return hasAll(s.stored(t, ctx), want) })
-}
-
-// TestBound decides what telemetry may have.
-func TestBound(t *testing.T) {
-	const mb = 1 << 20
-	d := disk{reserve: 64 * mb}
-	for _, c := range []struct {
-		name                        string
-		free, total                 int64
-		used, now, configured, want int64
-	}{
-		{"plenty", 900 * mb, 1000 * mb, 10 * mb, 256 * mb, 256 * mb, 256 * mb},
-		{"the disk is smaller than configured", 190 * mb, 400 * mb, 10 * mb, 256 * mb, 256 * mb, 136 * mb},
-		{"the reserve is taken", 40 * mb, 400 * mb, 100 * mb, 136 * mb, 256 * mb, 76 * mb},
-		{"nothing is left", 0, 400 * mb, 20 * mb, 136 * mb, 256 * mb, 1 * mb},
-		{"a small disk", 30 * mb, 40 * mb, 0, 256 * mb, 256 * mb, 20 * mb},
-		{"some room again", 70 * mb, 400 * mb, 76 * mb, 76 * mb, 256 * mb, 76 * mb},
-		{"more room again", 100 * mb, 400 * mb, 76 * mb, 76 * mb, 256 * mb, 112 * mb},
-		{"all of it again", 300 * mb, 400 * mb, 76 * mb, 76 * mb, 256 * mb, 256 * mb},
-		{"configured is less than the least", 0, 400 * mb, 20 * mb, mb / 2, mb / 2, mb / 2},
-	} {
-		if got := d.bound(space{c.free, c.total}, c.used, c.now, c.configured); got != c.want {
-			t.Errorf("%s: %d MB, want %d", c.name, got/mb, c.want/mb)
-		}
-	}
 }

@@ -17,7 +17,7 @@ import (
 func (s *site) twin(t *testing.T) *site {
 	t.Helper()
 	dir := t.TempDir()
-	store := s.store.disk.dir
+	store := filepath.Dir(s.host.StoreDir())
 	if err := os.CopyFS(filepath.Join(dir, "js"), os.DirFS(store)); err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +163,7 @@ func TestOlderCopyOfTheStore(t *testing.T) {
 		}
 	})
 	select {
-	case <-s.store.complete:
+	case <-s.store.Desired().Complete():
 		t.Error("desired state is shown although some of it is gone")
 	default:
 	}
@@ -179,13 +179,13 @@ func TestOlderCopyOfTheStore(t *testing.T) {
 	polltest.Eventually(t, "convergence", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 	polltest.Eventually(t, "desired state shown again", func() bool {
 		select {
-		case <-s.store.complete:
+		case <-s.store.Desired().Complete():
 			return true
 		default:
 			return false
 		}
 	})
-	if n := s.store.drops.Total(); n != 0 {
+	if n := s.store.Drops().Total(); n != 0 {
 		t.Errorf("%d records are counted as dropped, the hub has them all", n)
 	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/internal/polltest"
+	"github.com/petiole-io/petiole/leaf/store"
 )
 
 // TestNobodyTriesToReachTheHub starts the embedded server with its remote out of service, so that
@@ -55,8 +56,8 @@ func TestAttemptsAreSeen(t *testing.T) {
 				leave()
 				polltest.Eventually(t, "link down", func() bool { up, _, _ := s.link.State(); return !up })
 			}
-			looks := s.store.idleLimit() + 2
-			time.Sleep(time.Duration(looks) * checkInterval) // the outage itself
+			patience := time.Duration(s.maxIdleChecks)*store.CheckInterval + s.host.AttemptInterval()
+			time.Sleep(patience + 2*store.CheckInterval) // the outage itself
 			back()
 			s.up(t)
 			if n := counted(t, s, "petiole_leaf_server_restarts_total"); n != 0 {

@@ -58,8 +58,8 @@ func (c *antiEntropy) compare(ctx context.Context) (streams.InventoryState, erro
 // of them as fit into one message.
 func (c *antiEntropy) query(ctx context.Context, buckets []int) (streams.InventoryQuery, *streams.Inventory, error) {
 	// Nothing may be stored meanwhile: inventory and position belong together.
-	c.r.storing.Lock()
-	defer c.r.storing.Unlock()
+	c.r.desired.Lock()
+	defer c.r.desired.Unlock()
 	s, err := c.r.js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
 		return streams.InventoryQuery{}, nil, fmt.Errorf("open %s: %w", streams.SiteDesired, err)

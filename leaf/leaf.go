@@ -4,7 +4,7 @@
 //
 // It guarantees that a site lives without the cloud: everything that its pods and
 // devices need to start again is in the leaf's store before it is acknowledged. A full
-// disk and a damaged store are states that it recovers from by itself (storeSupervisor). It
+// disk and a damaged store are states that it recovers from by itself (package store). It
 // never waits for the link, except to fill a store that had to be created again, and never
 // imports the bridge. cmd/leaf calls it.
 package leaf
@@ -30,6 +30,7 @@ import (
 	"github.com/petiole-io/petiole/leaf/natsd"
 	"github.com/petiole-io/petiole/leaf/node"
 	"github.com/petiole-io/petiole/leaf/nodeapi"
+	"github.com/petiole-io/petiole/leaf/store"
 	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -77,36 +78,35 @@ func (l *Leaf) Run(ctx context.Context) error {
 		return fmt.Errorf("open JetStream: %w", err)
 	}
 	for {
-		supervisor := newStoreSupervisor(l, embedded, js)
-		if err := supervisor.open(ctx); err != nil {
+		supervisor := l.newSupervisor(embedded, js, 0)
+		if err := supervisor.Open(ctx); err != nil {
 			return err
 		}
 		err := l.runParts(ctx, nc, js, embedded, supervisor)
-		if ctx.Err() == nil && errors.Is(err, errRebuild) {
+		if ctx.Err() == nil && errors.Is(err, store.ErrRebuild) {
 			l.log.Error("starting all parts again", zap.Error(err))
 			continue
 		}
-		supervisor.checkpointAtShutdown(context.WithoutCancel(ctx))
+		supervisor.Checkpoint(context.WithoutCancel(ctx))
 		return err
 	}
 }
 
-func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, h *natsd.Server, supervisor *storeSupervisor) error {
+func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, h *natsd.Server, supervisor *store.Supervisor) error {
 	api := nodeapi.New(nodeapi.Config{
 		Site: l.cfg.Site, Node: l.cfg.Node, JS: js,
 		DataDir: l.cfg.DataDir, Listen: l.cfg.NodeAPI.Listen, Log: l.log.Named("nodeapi"),
 	})
 	hubLink := l.newLink(h)
-	state := &status{js: js, quarantined: []quarantine{api}, drops: supervisor.drops, degraded: supervisor.degraded}
+	state := &status{js: js, quarantined: []quarantine{api}, drops: supervisor.Drops(), degraded: supervisor.Degraded}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return hubLink.Run(ctx) })
 	group.Go(func() error { return releaseMemory(ctx) })
 	group.Go(func() error { return supervisor.Run(ctx) })
-	group.Go(func() error { return supervisor.runCompaction(ctx, tombstoneRetention) })
 	collect := []prometheus.Collector{&gauges{state, hubLink, supervisor, api}}
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := &forwarder{
-			site: l.cfg.Site, stream: stream, js: js, link: hubLink, timelines: supervisor.timelines[stream], drops: supervisor.drops, counts: l.counts,
+			site: l.cfg.Site, stream: stream, js: js, link: hubLink, timelines: supervisor.Timeline(stream), drops: supervisor.Drops(), counts: l.counts,
 			hub: transfer.NewPublisher(nc, streams.HubDomain), window: newForwardWindow(), log: l.log.Named("forward").With(zap.String("stream", stream)),
 		}
 		group.Go(func() error { return f.Run(ctx) })
@@ -114,11 +114,11 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	r := &replicator{
 		site: l.cfg.Site, js: js, nc: nc, link: hubLink, counts: l.counts,
 		local: transfer.NewPublisher(nc, l.cfg.Site), window: newPullWindow(), log: l.log.Named("replicate"),
-		onCaughtUp: supervisor.markComplete, onUnreadable: supervisor.reportUnreadable, storing: &supervisor.storing,
+		desired: supervisor.Desired(),
 	}
 	group.Go(func() error { return r.Run(ctx) })
-	// Readers of desired state wait until it is complete: see storeSupervisor.
-	group.Go(func() error { return after(ctx, supervisor.complete, api.Run) })
+	// Readers of desired state wait until it is complete: see store.Desired.
+	group.Go(func() error { return after(ctx, supervisor.Desired().Complete(), api.Run) })
 	if !l.cfg.Devices.Disabled {
 		drivers := []devices.Driver{modbus.New(l.log.Named("modbus"))}
 		if l.cfg.Devices.DMISocket != "" {
@@ -129,14 +129,14 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 			group.Go(func() error { return mappers.Run(ctx) })
 		}
 		f := field.New(field.Config{
-			Site: l.cfg.Site, Node: l.cfg.Node, JS: js, Log: l.log.Named("devices"), Drivers: drivers, MQTT: l.cfg.Devices.MQTT, StateLostAt: supervisor.deviceStateLostAt,
+			Site: l.cfg.Site, Node: l.cfg.Node, JS: js, Log: l.log.Named("devices"), Drivers: drivers, MQTT: l.cfg.Devices.MQTT, StateLostAt: supervisor.DeviceStateLostAt,
 		})
 		state.quarantined, collect = append(state.quarantined, f), append(collect, &deviceGauges{f})
-		group.Go(func() error { return after(ctx, supervisor.complete, f.Run) })
+		group.Go(func() error { return after(ctx, supervisor.Desired().Complete(), f.Run) })
 	}
 	group.Go(func() error {
 		// A site lives without its metrics.
-		if err := expose(ctx, l.cfg.Metrics.Listen, l.counts, collect, supervisor, api.Ready()); err != nil {
+		if err := expose(ctx, l.cfg.Metrics.Listen, l.counts, collect, h, api.Ready()); err != nil {
 			l.log.Error("no metrics", zap.Error(err))
 		}
 		return nil
@@ -148,6 +148,15 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	group.Go(func() error { return heartbeat.Run(ctx) })
 	group.Go(func() error { return l.runKubelet(ctx, api) })
 	return group.Wait()
+}
+
+func (l *Leaf) newSupervisor(embedded *natsd.Server, js jetstream.JetStream, maxIdleChecks int) *store.Supervisor {
+	return store.New(store.Config{
+		Site: l.cfg.Site, DataDir: l.cfg.DataDir, Server: embedded, JS: js,
+		TelemetryBytes: l.cfg.Storage.TelemetryBytes, ReserveBytes: l.cfg.Storage.ReserveBytes,
+		DeviceState: store.DeviceState{Stream: field.StateStream, Create: field.CreateState}, MaxIdleChecks: maxIdleChecks,
+		Counters: l.counts.store, Log: l.log.Named("store"),
+	})
 }
 
 // newLink returns the link to the hub, which can be followed with the embedded server alone.

@@ -9,6 +9,8 @@ import (
 
 	"github.com/petiole-io/petiole/internal/metrics"
 	"github.com/petiole-io/petiole/leaf/link"
+	"github.com/petiole-io/petiole/leaf/natsd"
+	"github.com/petiole-io/petiole/leaf/store"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -16,7 +18,7 @@ import (
 type gauges struct {
 	status *status
 	link   *link.Link
-	store  *storeSupervisor
+	store  *store.Supervisor
 	node   nodeState
 }
 
@@ -58,13 +60,11 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 	gauge(descUnapplied, float64(now.unapplied))
 	gauge(descApplied, float64(g.node.AppliedSource()))
 	gauge(descQuarantined, float64(now.quarantined))
-	g.store.drops.Each(func(stream, reason string, n uint64) {
+	g.store.Drops().Each(func(stream, reason string, n uint64) {
 		out <- prometheus.MustNewConstMetric(descDropped, prometheus.CounterValue, float64(n), stream, reason)
 	})
-	if g.store.host != nil {
-		if s, err := g.store.disk.space(); err == nil {
-			gauge(descDiskFree, float64(s.free))
-		}
+	if free, ok := g.store.DiskFree(); ok {
+		gauge(descDiskFree, float64(free))
 	}
 	is := map[string]bool{}
 	for _, name := range now.degraded {
@@ -84,14 +84,14 @@ func boolValue(b bool) float64 {
 
 // expose serves metrics and health at listen until ctx ends: /healthz fails while JetStream does
 // not store, /readyz until the node API answers. An empty listen serves nothing.
-func expose(ctx context.Context, listen string, c *counts, more []prometheus.Collector, supervisor *storeSupervisor, ready <-chan struct{}) error {
+func expose(ctx context.Context, listen string, c *counts, more []prometheus.Collector, embedded *natsd.Server, ready <-chan struct{}) error {
 	gather := prometheus.NewRegistry()
 	gather.MustRegister(append(more, collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))...)
 	healthy := func() error {
-		if supervisor.host == nil {
+		if embedded == nil {
 			return nil
 		}
-		return supervisor.host.Health()
+		return embedded.Health()
 	}
 	return metrics.Serve(ctx, listen, prometheus.Gatherers{c.registry, gather}, healthy, func() error {
 		select {

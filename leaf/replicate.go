@@ -38,20 +38,15 @@ const (
 // store that a power cut rolled back, or a new gateway). When it has caught up, it compares the
 // inventory on disk with the bridge's.
 type replicator struct {
-	site   string
-	js     jetstream.JetStream
-	nc     *nats.Conn
-	local  transfer.Publisher
-	link   *link.Link
-	counts *counts
-	log    *zap.Logger
-	pace   checkPace
-	// onCaughtUp is called when the site has caught up and the inventories were compared, if the
-	// bridge answers; onUnreadable when stored messages cannot be read. Neither blocks.
-	onCaughtUp   func(context.Context)
-	onUnreadable func()
-	// storing is held while SITE_DESIRED is changed, and while all of it is read.
-	storing *sync.Mutex
+	site    string
+	js      jetstream.JetStream
+	nc      *nats.Conn
+	local   transfer.Publisher
+	link    *link.Link
+	counts  *counts
+	log     *zap.Logger
+	pace    checkPace
+	desired desiredStore
 
 	// restarted is when a session ended because the bridge answered behind. Only one session
 	// runs at a time.
@@ -60,6 +55,17 @@ type replicator struct {
 	tombstones *tombstoneIndex
 	// window is learned from the line to this site.
 	window transfer.Window
+}
+
+// desiredStore is SITE_DESIRED. Its lock is held while the stream is changed, and while all of it is
+// read.
+type desiredStore interface {
+	sync.Locker
+	// MarkComplete is called when the site has caught up and the inventories were compared, if the
+	// bridge answers.
+	MarkComplete(context.Context)
+	// ReportUnreadable is called when stored messages cannot be read. It does not block.
+	ReportUnreadable()
 }
 
 // Run replicates until ctx ends.
@@ -314,8 +320,8 @@ func (r *replicator) store(ctx context.Context, identity string, batch []deliver
 			return err
 		}
 	}
-	r.storing.Lock()
-	defer r.storing.Unlock()
+	r.desired.Lock()
+	defer r.desired.Unlock()
 	if err := r.local.Put(ctx, out); err != nil {
 		r.tombstones = nil // some of it may be on disk: the next session reads it
 		return err

@@ -234,11 +234,11 @@ func TestEveryDroppedRecordIsReported(t *testing.T) {
 	if missing < 100 {
 		t.Fatalf("%d records were dropped: the test has proved nothing", missing)
 	}
-	if got := s.store.drops.Total(); got != uint64(missing) {
+	if got := s.store.Drops().Total(); got != uint64(missing) {
 		t.Errorf("%d are counted as dropped, %d are reported", got, missing)
 	}
 	s.restart(t, ctx, nil)
-	if got := s.store.drops.Total(); got != uint64(missing) {
+	if got := s.store.Drops().Total(); got != uint64(missing) {
 		t.Errorf("after a restart %d are counted as dropped, want %d", got, missing)
 	}
 }

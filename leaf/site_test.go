@@ -2,7 +2,6 @@ package leaf
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"flag"
 	"runtime"
@@ -20,6 +19,7 @@ import (
 	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/leaf/link"
 	"github.com/petiole-io/petiole/leaf/natsd"
+	"github.com/petiole-io/petiole/leaf/store"
 	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -47,7 +47,7 @@ type site struct {
 	pace      checkPace
 	// unwatched: the supervisor does not look after the server, the test restarts it.
 	unsupervised bool
-	// stall is the supervisor's, when it is not 0.
+	// maxIdleChecks is the supervisor's.
 	maxIdleChecks int
 
 	leaf  *Leaf
@@ -55,7 +55,7 @@ type site struct {
 	nc    *nats.Conn
 	js    jetstream.JetStream
 	link  *link.Link
-	store *storeSupervisor
+	store *store.Supervisor
 	r     *replicator
 	stop  func()
 }
@@ -117,9 +117,8 @@ func (s *site) start(t *testing.T, ctx context.Context) {
 	if s.js, err = jetstream.New(s.nc); err != nil {
 		t.Fatal(err)
 	}
-	s.store = newStoreSupervisor(s.leaf, s.host, s.js)
-	s.store.maxIdleChecks = cmp.Or(s.maxIdleChecks, s.store.maxIdleChecks)
-	if err := s.store.open(ctx); err != nil {
+	s.store = s.leaf.newSupervisor(s.host, s.js, s.maxIdleChecks)
+	if err := s.store.Open(ctx); err != nil {
 		t.Fatal(err)
 	}
 	s.run(t, ctx, log)
@@ -131,7 +130,7 @@ func (s *site) run(t *testing.T, ctx context.Context, log *zap.Logger) {
 	s.link = link.New(s.host.HubConnection, s.leaf.counts.linkChanges, log)
 	s.r = &replicator{
 		site: "plant-a", js: s.js, nc: s.nc, local: transfer.NewPublisher(s.nc, "plant-a"), window: newPullWindow(), link: s.link, counts: s.leaf.counts,
-		pace: s.pace, onCaughtUp: s.store.markComplete, onUnreadable: s.store.reportUnreadable, storing: &s.store.storing, log: log,
+		pace: s.pace, desired: s.store.Desired(), log: log,
 	}
 	parts := []func(context.Context) error{s.r.Run, s.link.Run}
 	if !s.unsupervised {
@@ -140,7 +139,7 @@ func (s *site) run(t *testing.T, ctx context.Context, log *zap.Logger) {
 	for _, name := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := &forwarder{
 			site: "plant-a", stream: name, js: s.js, hub: transfer.NewPublisher(s.nc, streams.HubDomain), window: newForwardWindow(), link: s.link,
-			timelines: s.store.timelines[name], drops: s.store.drops, counts: s.leaf.counts, log: log.With(zap.String("stream", name)),
+			timelines: s.store.Timeline(name), drops: s.store.Drops(), counts: s.leaf.counts, log: log.With(zap.String("stream", name)),
 		}
 		parts = append(parts, f.Run)
 	}
@@ -159,7 +158,7 @@ func (s *site) run(t *testing.T, ctx context.Context, log *zap.Logger) {
 				t.Error(err)
 			}
 		}
-		s.store.checkpointAtShutdown(context.WithoutCancel(ctx))
+		s.store.Checkpoint(context.WithoutCancel(ctx))
 		s.nc.Close()
 		s.host.Stop()
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -17,36 +16,6 @@ import (
 // statusWait bounds the reading of the status. What cannot be read in time counts as 0.
 const statusWait = 2 * time.Second
 
-// degraded is the set of reasons for which the leaf is degraded. The zero value is empty. It is
-// safe for concurrent use.
-type degraded struct {
-	mu    sync.Mutex
-	names []string
-}
-
-// set adds or removes a reason and reports whether that changed the set.
-func (d *degraded) set(name string, on bool) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	i, have := slices.BinarySearch(d.names, name)
-	switch {
-	case on && !have:
-		d.names = slices.Insert(d.names, i, name)
-	case !on && have:
-		d.names = slices.Delete(d.names, i, i+1)
-	default:
-		return false
-	}
-	return true
-}
-
-// list returns the reasons, sorted.
-func (d *degraded) list() []string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return slices.Clone(d.names)
-}
-
 // quarantine counts the messages that a part of the leaf could not read.
 type quarantine interface{ Quarantined() uint64 }
 
@@ -55,7 +24,7 @@ type status struct {
 	js          jetstream.JetStream
 	quarantined []quarantine
 	drops       *journal.DropLog
-	degraded    *degraded
+	degraded    func() []string
 }
 
 // snapshot is the state at one time.
@@ -85,7 +54,7 @@ func (s *status) read(ctx context.Context) snapshot {
 
 // reasons returns why the leaf, or the server that it uses, is degraded.
 func (s *status) reasons() []string {
-	names := s.degraded.list()
+	names := s.degraded()
 	if acceptsAnybody(s.js.Conn()) {
 		names = append(names, streams.DegradedOpen)
 		slices.Sort(names)

@@ -39,8 +39,7 @@ func TestOpenServerIsReported(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := &status{js: js, degraded: &degraded{}}
-		s.degraded.set(streams.DegradedDiskFull, true)
+		s := &status{js: js, degraded: func() []string { return []string{streams.DegradedDiskFull} }}
 		want := fmt.Sprint([]string{streams.DegradedDiskFull, streams.DegradedOpen})
 		if withUsers {
 			want = fmt.Sprint([]string{streams.DegradedDiskFull})

@@ -25,7 +25,7 @@ import (
 // that starts later would find nothing but the old version. The replicator therefore stores the
 // tombstone again instead of the old version.
 //
-// The index holds the tombstones of the last tombstoneRetention and up to as many older ones.
+// The index holds the tombstones of the last desired.TombstoneRetention and up to as many older ones.
 type tombstoneIndex struct {
 	bySubject map[string]tombstone
 	// pruned is the number of entries after old ones were last removed.
@@ -62,7 +62,7 @@ func (b *tombstoneIndex) record(subject string, h nats.Header, at time.Time) {
 	}
 	b.bySubject[subject] = tombstone{stamp: streams.StampOf(h), since: at}
 	if len(b.bySubject) > 2*b.pruned+100 {
-		maps.DeleteFunc(b.bySubject, func(_ string, g tombstone) bool { return at.Sub(g.since) > tombstoneRetention })
+		maps.DeleteFunc(b.bySubject, func(_ string, g tombstone) bool { return at.Sub(g.since) > desired.TombstoneRetention })
 		b.pruned = len(b.bySubject)
 	}
 }
@@ -80,11 +80,11 @@ func (r *replicator) loadTombstones(ctx context.Context) (err error) {
 	if r.tombstones != nil {
 		return nil
 	}
-	r.storing.Lock()
-	defer r.storing.Unlock()
+	r.desired.Lock()
+	defer r.desired.Unlock()
 	r.tombstones, err = readTombstones(ctx, r.js, r.site)
 	if errors.Is(err, desired.ErrUnreadable) {
-		r.onUnreadable()
+		r.desired.ReportUnreadable()
 	}
 	return err
 }

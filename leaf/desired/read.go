@@ -25,6 +25,15 @@ const (
 	Wait = 5 * time.Second
 )
 
+// TombstoneRetention is how long a tombstone stays in SITE_DESIRED at least.
+//
+// The node API decides by the last message of an object whether the next one is newer. Without
+// the tombstone it would take an older version of a deleted object for a new object. DESIRED
+// holds only the newest message of each object, so an older one can only come from a hub whose
+// store was restored to an earlier state, until the bridge, which compares that store with the
+// API server when it starts, has published the tombstone again. A day covers that.
+const TombstoneRetention = 24 * time.Hour
+
 // ErrUnreadable says that a stream counts messages that it does not deliver.
 var ErrUnreadable = errors.New("messages of the stream cannot be read")
 

@@ -1,4 +1,4 @@
-package leaf
+package store
 
 import (
 	"fmt"
@@ -17,7 +17,6 @@ func TestTombstonesAreCompacted(t *testing.T) {
 	t.Parallel()
 	const names = 1200
 	s, ctx := startSite(t)
-	s.cut(t)
 	put := func(name string, op streams.Op) {
 		t.Helper()
 		ref := streams.Ref{Node: "plant-a-1", Resource: "pods", Namespace: "default", Name: name}
@@ -44,7 +43,7 @@ func TestTombstonesAreCompacted(t *testing.T) {
 	<-s.js.PublishAsyncComplete()
 	trim := func(life time.Duration) int {
 		t.Helper()
-		n, err := s.store.compact(ctx, life)
+		n, err := s.store.compactor.compact(ctx, life)
 		if err != nil {
 			t.Fatal(err)
 		}

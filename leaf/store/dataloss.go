@@ -1,4 +1,4 @@
-package leaf
+package store
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
-	"github.com/petiole-io/petiole/leaf/field"
+	"github.com/petiole-io/petiole/internal/logonce"
 	"github.com/petiole-io/petiole/leaf/journal"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -20,8 +20,22 @@ import (
 // command may wait for its deadline.
 const deviceLossRetention = time.Hour
 
+// losses finds that a stream holds less than before, of those that hold what exists nowhere else:
+// the streams that are forwarded, and the device state.
+type losses struct {
+	js jetstream.JetStream
+	// deviceState is the stream of the device state.
+	deviceState string
+	checkpoints *journal.Checkpoints
+	drops       *journal.DropLog
+	timelines   map[string]*journal.TimelineStore
+	degraded    *degraded
+	failures    *logonce.Reporter
+	log         *zap.Logger
+}
+
 // checkpointUpstream checks and checkpoints the streams that are forwarded.
-func (k *storeSupervisor) checkpointUpstream(ctx context.Context) {
+func (k *losses) checkpointUpstream(ctx context.Context) {
 	for stream, c := range k.timelines {
 		if err := k.checkUpstream(ctx, stream, c); ctx.Err() == nil {
 			k.failures.Report("checkpoint "+stream, err)
@@ -33,7 +47,7 @@ func (k *storeSupervisor) checkpointUpstream(ctx context.Context) {
 // last checkpoint, it starts a new incarnation, so that new messages get other ids, counts the
 // loss once and reports it as soon as a report can be stored. The checkpoint holds the loss
 // until then.
-func (k *storeSupervisor) checkUpstream(ctx context.Context, stream string, c *journal.TimelineStore) error {
+func (k *losses) checkUpstream(ctx context.Context, stream string, c *journal.TimelineStore) error {
 	s, err := k.js.Stream(ctx, stream)
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", stream, err)
@@ -72,7 +86,7 @@ func (k *storeSupervisor) checkUpstream(ctx context.Context, stream string, c *j
 
 // reportLoss stores the record of a loss. Its message id keeps a second attempt from storing
 // another.
-func (k *storeSupervisor) reportLoss(ctx context.Context, stream string, lost journal.LostRange) error {
+func (k *losses) reportLoss(ctx context.Context, stream string, lost journal.LostRange) error {
 	data, err := json.Marshal(streams.Gap{
 		Stream: stream, Created: lost.Created, From: lost.From, To: lost.To, Reason: streams.GapLost, Time: time.Now(),
 	})
@@ -88,17 +102,17 @@ func (k *storeSupervisor) reportLoss(ctx context.Context, stream string, lost jo
 
 // checkDeviceState checkpoints the device state, and notes a loss if it is damaged or holds less
 // than before.
-func (k *storeSupervisor) checkDeviceState(ctx context.Context, damaged bool) error {
-	was, _ := k.checkpoints.Get(field.StateStream)
+func (k *losses) checkDeviceState(ctx context.Context, damaged bool) error {
+	was, _ := k.checkpoints.Get(k.deviceState)
 	now := journal.Checkpoint{LostAt: was.LostAt}
-	s, err := k.js.Stream(ctx, field.StateStream)
+	s, err := k.js.Stream(ctx, k.deviceState)
 	switch {
 	case err == nil:
 		info := s.CachedInfo()
 		now.Created, now.Last = info.Created.UnixNano(), info.State.LastSeq
 		damaged = damaged || info.State.Lost != nil
 	case !errors.Is(err, jetstream.ErrStreamNotFound):
-		return fmt.Errorf("look up stream %s: %w", field.StateStream, err)
+		return fmt.Errorf("look up stream %s: %w", k.deviceState, err)
 	}
 	switch {
 	case damaged || now.Last < was.Last:
@@ -108,13 +122,13 @@ func (k *storeSupervisor) checkDeviceState(ctx context.Context, damaged bool) er
 	case time.Since(time.Unix(0, was.LostAt)) > deviceLossRetention:
 		now.LostAt = 0
 	}
-	return k.checkpoints.Put(field.StateStream, now)
+	return k.checkpoints.Put(k.deviceState, now)
 }
 
 // deviceStateLostAt returns when device state was found to be lost, or zero if nothing is
 // missing.
-func (k *storeSupervisor) deviceStateLostAt() time.Time {
-	if was, _ := k.checkpoints.Get(field.StateStream); was.LostAt != 0 {
+func (k *losses) deviceStateLostAt() time.Time {
+	if was, _ := k.checkpoints.Get(k.deviceState); was.LostAt != 0 {
 		return time.Unix(0, was.LostAt)
 	}
 	return time.Time{}

@@ -1,8 +1,7 @@
-package leaf
+package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,17 +13,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// wanted publishes desired state at the site itself.
-func (s *site) putLocal(t *testing.T, ctx context.Context, name string, op streams.Op, version int) {
-	t.Helper()
-	m := configMap(name, version)
-	m.Op, m.Version = op, fmt.Sprint(version)
-	if _, err := streams.Put(ctx, s.js, streams.DesiredSubject("plant-a", m.Ref), m); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// takeOver acknowledges all of SITE_DESIRED.
+// ackAll acknowledges all of SITE_DESIRED.
 func (s *site) ackAll(t *testing.T, ctx context.Context) {
 	t.Helper()
 	if err := streams.EnsureConsumer(ctx, s.js, streams.SiteDesired, streams.LocalConsumer(streams.ApplyConsumer, "", 1000)); err != nil {
@@ -45,26 +34,12 @@ func (s *site) ackAll(t *testing.T, ctx context.Context) {
 	}
 }
 
-// has returns the version that SITE_DESIRED has of an object, "" for none.
-func (s *site) has(t *testing.T, ctx context.Context, name string) string {
-	t.Helper()
-	m, err := s.desired(t, ctx).GetLastMsgForSubject(ctx, streams.DesiredSubject("plant-a", configMap(name, 0).Ref))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return ""
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m.Header.Get(streams.HeaderVersion)
-}
-
 // TestCompactedObjectsStayAwayAfterAKill removes tombstones and leaves the server's files
 // as a kill does: the versions before the tombstones do not come back, twice, while the
 // same files without the live set bring them back.
 func TestCompactedObjectsStayAwayAfterAKill(t *testing.T) {
 	t.Parallel()
 	s, ctx := startSite(t)
-	s.cut(t)
 	gone := []string{"gone-1", "gone-2", "gone-3"}
 	s.putLocal(t, ctx, "stays", streams.OpPut, 1)
 	s.putLocal(t, ctx, "changes", streams.OpPut, 1)
@@ -76,17 +51,16 @@ func TestCompactedObjectsStayAwayAfterAKill(t *testing.T) {
 	}
 	s.putLocal(t, ctx, "end", streams.OpPut, 1)
 	s.ackAll(t, ctx)
-	if n, err := s.store.compact(ctx, 0); n != len(gone) || err != nil {
+	if n, err := s.store.compactor.compact(ctx, 0); n != len(gone) || err != nil {
 		t.Fatalf("%d tombstones removed, error %v", n, err)
 	}
 	s.putLocal(t, ctx, "changes", streams.OpPut, 2)
 	s.putLocal(t, ctx, "gone-1", streams.OpPut, 5)
 
 	without := s.twin(t)
-	if err := os.Remove(filepath.Join(without.cfg.DataDir, LiveSetName)); err != nil {
+	if err := os.Remove(filepath.Join(without.dataDir, liveSetName)); err != nil {
 		t.Fatal(err)
 	}
-	without.line.Cut()
 	without.start(t, ctx)
 	if got := without.has(t, ctx, "gone-2"); got != "3" {
 		t.Errorf("without the live set gone-2 is at version %q: the test has proved nothing", got)
@@ -94,7 +68,6 @@ func TestCompactedObjectsStayAwayAfterAKill(t *testing.T) {
 
 	killed := s.twin(t)
 	for round := range 2 {
-		killed.line.Cut()
 		killed.start(t, ctx)
 		for name, want := range map[string]string{"gone-1": "5", "gone-2": "", "gone-3": "", "stays": "1", "changes": "2", "end": "1"} {
 			if got := killed.has(t, ctx, name); got != want {
@@ -112,12 +85,12 @@ func TestResurrectedMessagesAreRemovedBeforeAnybodyReads(t *testing.T) {
 	t.Parallel()
 	s, ctx := newSite(t)
 	s.open(t, ctx)
-	if err := s.store.open(ctx); err != nil {
+	if err := s.store.Open(ctx); err != nil {
 		t.Fatal(err)
 	}
 	s.putLocal(t, ctx, "back", streams.OpPut, 1)
 	s.putLocal(t, ctx, "stays", streams.OpPut, 1)
-	if err := newLiveSet(s.desired(t, ctx).CachedInfo(), []uint64{1, 2}, []uint64{1}).write(s.store.liveSetFile); err != nil {
+	if err := newLiveSet(s.desired(t, ctx).CachedInfo(), []uint64{1, 2}, []uint64{1}).write(s.store.compactor.liveSetFile); err != nil {
 		t.Fatal(err)
 	}
 	s.restartServer(t, ctx, func() error { return nil })
@@ -132,24 +105,23 @@ func TestResurrectedMessagesAreRemovedBeforeAnybodyReads(t *testing.T) {
 func TestNothingIsCompactedWithoutALiveSet(t *testing.T) {
 	t.Parallel()
 	s, ctx := startSite(t)
-	s.cut(t)
 	s.putLocal(t, ctx, "gone", streams.OpPut, 1)
 	s.putLocal(t, ctx, "gone", streams.OpDelete, 2)
 	s.putLocal(t, ctx, "end", streams.OpPut, 1)
 	s.ackAll(t, ctx)
-	if err := os.Mkdir(s.store.liveSetFile, 0o700); err != nil {
+	if err := os.Mkdir(s.store.compactor.liveSetFile, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.store.compact(ctx, 0); n != 0 || err == nil {
+	if n, err := s.store.compactor.compact(ctx, 0); n != 0 || err == nil {
 		t.Errorf("%d removed, error %v", n, err)
 	}
 	if got := s.has(t, ctx, "gone"); got != "2" {
 		t.Errorf("gone is at version %q, want its tombstone", got)
 	}
-	if err := os.Remove(s.store.liveSetFile); err != nil {
+	if err := os.Remove(s.store.compactor.liveSetFile); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.store.compact(ctx, 0); n != 1 || err != nil {
+	if n, err := s.store.compactor.compact(ctx, 0); n != 1 || err != nil {
 		t.Errorf("%d removed, error %v", n, err)
 	}
 }

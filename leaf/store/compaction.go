@@ -1,4 +1,4 @@
-package leaf
+package store
 
 import (
 	"context"
@@ -6,23 +6,17 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/internal/logonce"
 	"github.com/petiole-io/petiole/leaf/desired"
 	"github.com/petiole-io/petiole/streams"
 )
-
-// tombstoneRetention is how long a tombstone stays in SITE_DESIRED at least.
-//
-// The node API decides by the last message of an object whether the next one is newer. Without
-// the tombstone it would take an older version of a deleted object for a new object. DESIRED
-// holds only the newest message of each object, so an older one can only come from a hub whose
-// store was restored to an earlier state, until the bridge, which compares that store with the
-// API server when it starts, has published the tombstone again. A day covers that.
-const tombstoneRetention = 24 * time.Hour
 
 const (
 	// compactionInterval is the time between two compactions.
@@ -82,9 +76,23 @@ func (r *garbage) sequences() []uint64 {
 	return r.seqs
 }
 
-// runCompaction deletes old tombstones until ctx ends. life is tombstoneRetention outside tests.
-func (k *storeSupervisor) runCompaction(ctx context.Context, life time.Duration) error {
-	tick := time.NewTicker(min(compactionInterval, max(life, time.Second)))
+// compactor deletes the messages of SITE_DESIRED that nobody needs any longer, and those that a
+// rebuilt store has brought back.
+type compactor struct {
+	site string
+	js   jetstream.JetStream
+	// storing is held while SITE_DESIRED is changed, and while all of it is read.
+	storing sync.Locker
+	// liveSetFile lists what SITE_DESIRED held at the last compaction.
+	liveSetFile string
+	compacted   prometheus.Counter
+	failures    *logonce.Reporter
+	log         *zap.Logger
+}
+
+// run deletes old tombstones until ctx ends.
+func (k *compactor) run(ctx context.Context) error {
+	tick := time.NewTicker(compactionInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -92,18 +100,18 @@ func (k *storeSupervisor) runCompaction(ctx context.Context, life time.Duration)
 			return nil
 		case <-tick.C:
 		}
-		n, err := k.compact(ctx, life)
+		n, err := k.compact(ctx, desired.TombstoneRetention)
 		if k.failures.Report("compact "+streams.SiteDesired, err); n > 0 {
 			k.log.Info("tombstones removed", zap.Int("count", n))
-			k.counts.compacted.Add(float64(n))
+			k.compacted.Add(float64(n))
 		}
 	}
 }
 
-// compact deletes the garbage of SITE_DESIRED once and returns the number of deleted messages.
+// compact deletes the garbage of SITE_DESIRED that is older than life, and returns the number of deleted messages.
 // The last message always stays, because it holds the position of the site. The live set is
 // written before anything is deleted.
-func (k *storeSupervisor) compact(ctx context.Context, life time.Duration) (n int, err error) {
+func (k *compactor) compact(ctx context.Context, life time.Duration) (n int, err error) {
 	s, err := k.js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
 		return 0, fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
@@ -125,7 +133,7 @@ func (k *storeSupervisor) compact(ctx context.Context, life time.Duration) (n in
 }
 
 // findGarbage returns the messages that can be deleted, and the live set without them.
-func (k *storeSupervisor) findGarbage(ctx context.Context, s jetstream.Stream, before time.Time) ([]uint64, liveSet, error) {
+func (k *compactor) findGarbage(ctx context.Context, s jetstream.Stream, before time.Time) ([]uint64, liveSet, error) {
 	k.storing.Lock()
 	defer k.storing.Unlock()
 	info, err := s.Info(ctx)
@@ -158,7 +166,7 @@ func (k *storeSupervisor) findGarbage(ctx context.Context, s jetstream.Stream, b
 
 // deleteMessages deletes messages. Those that were superseded meanwhile no longer exist, which
 // is no error.
-func (k *storeSupervisor) deleteMessages(ctx context.Context, s jetstream.Stream, seqs []uint64) (n int, err error) {
+func (k *compactor) deleteMessages(ctx context.Context, s jetstream.Stream, seqs []uint64) (n int, err error) {
 	k.storing.Lock()
 	defer k.storing.Unlock()
 	for _, seq := range seqs {

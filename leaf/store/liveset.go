@@ -1,4 +1,4 @@
-package leaf
+package store
 
 import (
 	"context"
@@ -17,9 +17,9 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// LiveSetName is the file in the data folder that lists the live messages of SITE_DESIRED.
+// liveSetName is the file in the data folder that lists the live messages of SITE_DESIRED.
 // Gateways have it under this name.
-const LiveSetName = "census.json"
+const liveSetName = "census.json"
 
 // liveSet lists the messages of SITE_DESIRED that must survive the next compaction.
 //
@@ -112,7 +112,7 @@ func (c liveSet) resurrected(ctx context.Context, s jetstream.Stream, site strin
 
 // beforeConnections removes resurrected messages from a server that has just started, on the
 // first connection to it, before anybody else reads from it.
-func (k *storeSupervisor) beforeConnections(ctx context.Context, nc *nats.Conn) {
+func (k *compactor) beforeConnections(ctx context.Context, nc *nats.Conn) {
 	js, err := jetstream.New(nc)
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, 2*desired.Wait)
@@ -127,7 +127,7 @@ func (k *storeSupervisor) beforeConnections(ctx context.Context, nc *nats.Conn) 
 // removeResurrected deletes the messages that a rebuilt store has brought back to SITE_DESIRED.
 // It is called after every start of the server, before anybody in this process reads the stream.
 // A failed deletion does not hold up the site: the next start tries again.
-func (k *storeSupervisor) removeResurrected(ctx context.Context, js jetstream.JetStream) error {
+func (k *compactor) removeResurrected(ctx context.Context, js jetstream.JetStream) error {
 	c, known, err := readLiveSet(k.liveSetFile)
 	if k.failures.Report("read the live set", err); !known {
 		return nil
