@@ -3,6 +3,7 @@ package leaf
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/petiole-io/petiole/leaf/forward"
 	"github.com/petiole-io/petiole/leaf/store"
 )
 
@@ -10,13 +11,12 @@ import (
 type counts struct {
 	registry    *prometheus.Registry
 	store       *store.Counters
+	forward     *forward.Counters
 	linkChanges prometheus.Counter
 	replicated  prometheus.Counter
 	rewinds     prometheus.Counter
 	resyncs     prometheus.Counter
 	checks      *prometheus.CounterVec
-	forwarded   *prometheus.CounterVec
-	passedOver  *prometheus.CounterVec
 }
 
 func newCounts() *counts {
@@ -27,11 +27,9 @@ func newCounts() *counts {
 		rewinds:     counter("rewinds_total", "Times that the site requested messages again that it should have had."),
 		resyncs:     counter("resyncs_total", "Times that the hub started to deliver everything again within a session."),
 		checks:      counters("manifest_comparisons_total", "Comparisons of the inventory with the bridge's.", "outcome"),
-		forwarded:   counters("forwarded_total", "Messages that the hub acknowledged.", "stream"),
-		passedOver:  counters("passed_over_total", "Messages whose acknowledgement was lost and that the hub had already.", "stream"),
 	}
-	c.registry.MustRegister(c.linkChanges, c.replicated, c.rewinds, c.resyncs, c.checks, c.forwarded, c.passedOver)
-	c.store = store.NewCounters(c.registry)
+	c.registry.MustRegister(c.linkChanges, c.replicated, c.rewinds, c.resyncs, c.checks)
+	c.store, c.forward = store.NewCounters(c.registry), forward.NewCounters(c.registry)
 	return c
 }
 

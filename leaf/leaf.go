@@ -26,6 +26,7 @@ import (
 	"github.com/petiole-io/petiole/devices/dmi"
 	"github.com/petiole-io/petiole/devices/modbus"
 	"github.com/petiole-io/petiole/leaf/field"
+	"github.com/petiole-io/petiole/leaf/forward"
 	"github.com/petiole-io/petiole/leaf/link"
 	"github.com/petiole-io/petiole/leaf/natsd"
 	"github.com/petiole-io/petiole/leaf/node"
@@ -105,10 +106,10 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	group.Go(func() error { return supervisor.Run(ctx) })
 	collect := []prometheus.Collector{&gauges{state, hubLink, supervisor, api}}
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
-		f := &forwarder{
-			site: l.cfg.Site, stream: stream, js: js, link: hubLink, timelines: supervisor.Timeline(stream), drops: supervisor.Drops(), counts: l.counts,
-			hub: transfer.NewPublisher(nc, streams.HubDomain), window: newForwardWindow(), log: l.log.Named("forward").With(zap.String("stream", stream)),
-		}
+		f := forward.New(forward.Config{
+			Site: l.cfg.Site, Stream: stream, JS: js, Link: hubLink, Timelines: supervisor.Timeline(stream), Drops: supervisor.Drops(),
+			Counters: l.counts.forward, Log: l.log.Named("forward").With(zap.String("stream", stream)),
+		})
 		group.Go(func() error { return f.Run(ctx) })
 	}
 	r := &replicator{

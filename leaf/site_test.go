@@ -17,6 +17,7 @@ import (
 
 	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/internal/polltest"
+	"github.com/petiole-io/petiole/leaf/forward"
 	"github.com/petiole-io/petiole/leaf/link"
 	"github.com/petiole-io/petiole/leaf/natsd"
 	"github.com/petiole-io/petiole/leaf/store"
@@ -137,10 +138,10 @@ func (s *site) run(t *testing.T, ctx context.Context, log *zap.Logger) {
 		parts = append(parts, s.store.Run)
 	}
 	for _, name := range []string{streams.SiteReported, streams.SiteTelemetry} {
-		f := &forwarder{
-			site: "plant-a", stream: name, js: s.js, hub: transfer.NewPublisher(s.nc, streams.HubDomain), window: newForwardWindow(), link: s.link,
-			timelines: s.store.Timeline(name), drops: s.store.Drops(), counts: s.leaf.counts, log: log.With(zap.String("stream", name)),
-		}
+		f := forward.New(forward.Config{
+			Site: "plant-a", Stream: name, JS: s.js, Link: s.link, Timelines: s.store.Timeline(name), Drops: s.store.Drops(),
+			Counters: s.leaf.counts.forward, Log: log.With(zap.String("stream", name)),
+		})
 		parts = append(parts, f.Run)
 	}
 	for _, run := range parts {

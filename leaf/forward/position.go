@@ -1,4 +1,4 @@
-package leaf
+package forward
 
 import (
 	"context"
@@ -57,49 +57,49 @@ func firstToForward(p resumeState) uint64 {
 
 // hubPosition asks the bridge for the sequence up to which the hub has this stream. It returns
 // false if that is unknown; the session then starts from what is known here.
-func (f *forwarder) hubPosition(ctx context.Context, l journal.Timeline, last uint64) (uint64, bool, error) {
+func (f *Forwarder) hubPosition(ctx context.Context, l journal.Timeline, last uint64) (uint64, bool, error) {
 	id, err := f.askPosition(ctx)
 	if err != nil {
 		if !f.inDoubtSince.IsZero() && time.Since(f.inDoubtSince) < inDoubtWait {
 			return 0, false, err
 		}
-		f.log.Info("position at the hub unknown", zap.Error(err))
+		f.cfg.Log.Info("position at the hub unknown", zap.Error(err))
 		return 0, false, nil
 	}
 	if id == "" {
 		// The hub has nothing. State is worth sending again; of telemetry it may have
 		// dropped what it once had.
-		return 0, f.stream == streams.SiteReported, nil
+		return 0, f.cfg.Stream == streams.SiteReported, nil
 	}
 	parsed, err := streams.ParseForwardID(id)
 	if err != nil {
-		f.log.Info("position at the hub unknown", zap.Error(err))
+		f.cfg.Log.Info("position at the hub unknown", zap.Error(err))
 		return 0, false, nil
 	}
-	at, ok := l.Locate(f.stream, parsed)
+	at, ok := l.Locate(f.cfg.Stream, parsed)
 	switch {
 	case !ok:
-		f.log.Info("the hub's last message belongs to another incarnation of this stream", zap.String("id", id))
+		f.cfg.Log.Info("the hub's last message belongs to another incarnation of this stream", zap.String("id", id))
 	case at > last:
-		f.log.Warn("the stream was rolled back", zap.Uint64("forwarded", at), zap.Uint64("last", last))
-		f.timelines.StartNew(last)
+		f.cfg.Log.Warn("the stream was rolled back", zap.Uint64("forwarded", at), zap.Uint64("last", last))
+		f.cfg.Timelines.StartNew(last)
 		return 0, false, journal.ErrRolledBack
 	}
 	return at, ok, nil
 }
 
-func (f *forwarder) askPosition(ctx context.Context) (string, error) {
+func (f *Forwarder) askPosition(ctx context.Context) (string, error) {
 	patience := positionWait
 	if time.Since(f.unansweredSince) < unansweredPeriod {
 		patience = shortPositionWait
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	query, err := json.Marshal(streams.PositionQuery{Stream: f.stream})
+	query, err := json.Marshal(streams.PositionQuery{Stream: f.cfg.Stream})
 	if err != nil {
 		return "", fmt.Errorf("encode the position query: %w", err)
 	}
-	reply, err := f.js.Conn().RequestWithContext(ctx, streams.RequestSubject(f.site, streams.RequestPosition), query)
+	reply, err := f.cfg.JS.Conn().RequestWithContext(ctx, streams.RequestSubject(f.cfg.Site, streams.RequestPosition), query)
 	if err != nil {
 		if patience == positionWait {
 			f.unansweredSince = time.Now()

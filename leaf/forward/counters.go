@@ -1,0 +1,27 @@
+package forward
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// Counters count what all forwarders of a site did. Use NewCounters.
+type Counters struct {
+	forwarded  *prometheus.CounterVec
+	passedOver *prometheus.CounterVec
+}
+
+// NewCounters returns counters that r collects.
+func NewCounters(r prometheus.Registerer) *Counters {
+	counter := promauto.With(r)
+	return &Counters{
+		forwarded: counter.NewCounterVec(prometheus.CounterOpts{
+			Name: "petiole_leaf_forwarded_total",
+			Help: "Messages that the hub acknowledged.",
+		}, []string{"stream"}),
+		passedOver: counter.NewCounterVec(prometheus.CounterOpts{
+			Name: "petiole_leaf_passed_over_total",
+			Help: "Messages whose acknowledgement was lost and that the hub had already.",
+		}, []string{"stream"}),
+	}
+}
