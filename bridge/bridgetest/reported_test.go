@@ -50,6 +50,12 @@ func writesPodStatus(t *testing.T, a *api) {
 		return p.Status.Phase == corev1.PodRunning && p.Status.PodIP == "10.88.0.2" && podCondition(p, corev1.PodReady) == corev1.ConditionTrue
 	})
 
+	// A leaf of the version before this one reports the whole pod.
+	whole := pod.DeepCopy()
+	whole.Status = reported(pod, corev1.PodRunning, corev1.ConditionFalse).Status
+	s.report(streams.OpPut, ref, string(pod.UID), whole)
+	eventually(t, "status of the whole pod", func() bool { return podCondition(w.getPod("web"), corev1.PodReady) == corev1.ConditionFalse })
+
 	// The status of a former pod of that name.
 	dropped := b.Counters().Dropped
 	former := reported(pod, corev1.PodFailed, corev1.ConditionFalse)

@@ -328,9 +328,9 @@ func (w *world) configMapRef(name string) streams.Ref {
 	return streams.Ref{Resource: "configmaps", Namespace: w.namespace, Name: name}
 }
 
-// reported is a pod as the kubelet reports it.
+// reported returns the report of a pod as a leaf sends it: what identifies it, and its status.
 func reported(p *corev1.Pod, phase corev1.PodPhase, ready corev1.ConditionStatus) *corev1.Pod {
-	p = p.DeepCopy()
+	p = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID}, Status: *p.Status.DeepCopy()}
 	p.Status.Phase = phase
 	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: ready}}
 	p.Status.PodIP = "10.88.0.2"

@@ -16,8 +16,9 @@ type Line struct {
 
 	mu    sync.Mutex
 	up    bool
-	lost  [2]bool // by direction: bytes are discarded
-	rate  int     // bytes per second and direction, 0 for no limit
+	lost  [2]bool  // by direction: bytes are discarded
+	rate  int      // bytes per second and direction, 0 for no limit
+	moved [2]int64 // by direction: bytes that arrived
 	conns map[net.Conn]struct{}
 	wait  sync.WaitGroup
 }
@@ -95,6 +96,13 @@ func (l *Line) Limit(bytesPerSecond int) {
 	l.rate = bytesPerSecond
 }
 
+// Moved returns the number of bytes that have arrived at the end of a direction.
+func (l *Line) Moved(d Direction) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.moved[d]
+}
+
 func (l *Line) limit() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -167,6 +175,9 @@ func (l *Line) copy(dst, src net.Conn, d Direction) {
 		if _, err := dst.Write(buf[:n]); err != nil {
 			break
 		}
+		l.mu.Lock()
+		l.moved[d] += int64(n)
+		l.mu.Unlock()
 	}
 	dst.Close()
 	src.Close()

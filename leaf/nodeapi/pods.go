@@ -2,6 +2,7 @@ package nodeapi
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 
 	"go.uber.org/zap"
@@ -28,27 +29,28 @@ func (a *API) planPodStatus(q *request, s objects.State, next objects.Document) 
 	if err != nil || sameJSON(current["status"], next["status"]) {
 		return plan{}, err
 	}
-	// Not the effective object: the content version must not be reported.
-	base := s.Desired.Body
-	if !s.Live {
-		base = s.Local.Body
-	}
-	pod, err := objects.ParseDocument(base)
-	if err != nil {
-		return plan{}, err
-	}
-	pod["status"] = next["status"]
-	meta, err := pod.Child("metadata")
-	if err != nil {
-		return plan{}, err
-	}
-	removeServerFields(meta)
-	pod["metadata"] = meta.Encode()
-	report := pod.Encode()
+	status := next["status"]
 	if s.Live {
-		return plan{local: &objects.Local{Op: streams.OpPut, UID: s.Desired.UID, Body: next["status"]}, report: report}, nil
+		return plan{local: &objects.Local{Op: streams.OpPut, UID: s.Desired.UID, Body: status}, report: statusReport(q.Key, s.Desired.UID, status)}, nil
 	}
-	return plan{local: &objects.Local{Op: streams.OpCreate, UID: s.Local.UID, Body: report}, report: report}, nil
+	// A mirror pod that the cloud does not have yet: it is created with its status.
+	pod, err := objects.ParseDocument(s.Local.Body)
+	if err != nil {
+		return plan{}, err
+	}
+	pod["status"] = status
+	body := pod.Encode()
+	return plan{local: &objects.Local{Op: streams.OpCreate, UID: s.Local.UID, Body: body}, report: body}, nil
+}
+
+// statusReport returns the report of the status of a pod that the cloud has: the fields that
+// identify the pod, and its status. The cloud knows the rest.
+func statusReport(k objects.Key, uid string, status json.RawMessage) []byte {
+	meta := objects.Document{}
+	meta.SetText("name", k.Name)
+	meta.SetText("namespace", k.Namespace)
+	meta.SetText("uid", uid)
+	return objects.Document{"metadata": meta.Encode(), "status": status}.Encode()
 }
 
 // authorizePodDelete returns an error unless the kubelet deletes a pod that has ended after a

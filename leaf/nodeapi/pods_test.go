@@ -3,6 +3,7 @@ package nodeapi
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -31,8 +32,11 @@ func TestPodStatusIsStoredBeforeTheAnswerAndKept(t *testing.T) {
 	}
 	var up corev1.Pod
 	must(t, json.Unmarshal(m.Object, &up))
-	if up.Status.Phase != corev1.PodRunning || up.Spec.NodeName != node || up.ResourceVersion != "" {
+	if up.Status.Phase != corev1.PodRunning || up.Name != "a" || up.Namespace != "default" || up.UID != "u1" {
 		t.Errorf("reported pod = %+v", up)
+	}
+	if up.Status = (corev1.PodStatus{}); !reflect.DeepEqual(up, corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: "default", UID: "u1"}}) {
+		t.Errorf("more than the status is reported: %s", m.Object)
 	}
 	if got.Status.Phase != corev1.PodRunning || got.ResourceVersion == pod.ResourceVersion {
 		t.Errorf("answer = %+v", got)
