@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/modbus/link"
 	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
 
@@ -25,11 +26,11 @@ func (w *writer) command(value string) (out devices.Outcome, now devices.Value, 
 	if err != nil {
 		return out, now, err
 	}
-	if err := w.caller.Err(); err != nil { // the caller has given up
+	if err := w.Err(); err != nil { // the caller has given up
 		return out, now, fmt.Errorf("%w before the write", err)
 	}
 	reply := w.send(c.want)
-	if len(w.sent) == 0 {
+	if len(w.Sent) == 0 {
 		return out, now, asRejection(reply, "write")
 	}
 	now = devices.Value{}
@@ -70,15 +71,15 @@ func (p *point) verdict(c contents, after []byte, reply, failed error) (reason, 
 // outcomeUnknown reports whether a write may have been carried out although no valid reply
 // says so.
 func outcomeUnknown(err error) bool {
-	return exception(err) == 0 && (errors.Is(err, wire.ErrTimeout) || !errors.Is(err, devices.ErrUnreachable))
+	return link.Exception(err) == 0 && (errors.Is(err, wire.ErrTimeout) || !errors.Is(err, devices.ErrUnreachable))
 }
 
 // commandError returns the error of a command whose write failed. After exceptions 5 and 11
 // and after a broken link the unit may have carried it out.
 func commandError(err error) error {
-	switch exception(err) {
-	case excBusy, excGatewayPath:
-		return fmt.Errorf("write: not carried out: %s", reason(err))
+	switch link.Exception(err) {
+	case link.Busy, link.GatewayPath:
+		return fmt.Errorf("write: not carried out: %s", link.Reason(err))
 	case 0:
 		if !errors.Is(err, devices.ErrUnreachable) {
 			return fmt.Errorf("%w: write: %w", devices.ErrUnreachable, err)

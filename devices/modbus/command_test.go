@@ -11,6 +11,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/modbus/codec"
+	"github.com/petiole-io/petiole/devices/modbus/link"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
 
@@ -198,12 +199,12 @@ func TestCommandThatIsDeclined(t *testing.T) {
 		code             byte
 		ack, reason, why string
 	}{
-		{excIllegalValue, "rejected", devices.ReasonRefused, "IllegalValue"},
-		{excDeviceFailure, "failed", devices.ReasonFailure, "DeviceFailure"},
-		{excBusy, "failed", devices.ReasonFailure, "UnitBusy"},
-		{excAcknowledge, "failed", devices.ReasonUnverified, "UnitBusy"},
-		{excGatewayPath, "failed", devices.ReasonFailure, "GatewayTargetSilent"},
-		{excGatewayTarget, "failed", devices.ReasonUnverified, "GatewayTargetSilent"},
+		{link.IllegalValue, "rejected", devices.ReasonRefused, "IllegalValue"},
+		{link.DeviceFailure, "failed", devices.ReasonFailure, "DeviceFailure"},
+		{link.Busy, "failed", devices.ReasonFailure, "UnitBusy"},
+		{link.Acknowledge, "failed", devices.ReasonUnverified, "UnitBusy"},
+		{link.GatewayPath, "failed", devices.ReasonFailure, "GatewayTargetSilent"},
+		{link.GatewayTarget, "failed", devices.ReasonUnverified, "GatewayTargetSilent"},
 	} {
 		polltest.Eventually(t, "online", func() bool { return r.sink.state("d") == "online" })
 		code.Store(uint32(c.code))

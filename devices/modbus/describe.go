@@ -117,7 +117,7 @@ func plans(pollers map[pollKey][]point) []Plan {
 
 func comparePollers(a, b pollKey) int {
 	return cmp.Or(cmp.Compare(a.period, b.period), cmp.Compare(a.settings.unit, b.settings.unit),
-		cmp.Compare(a.settings.timeout, b.settings.timeout), cmp.Compare(a.settings.maxRegisters, b.settings.maxRegisters))
+		cmp.Compare(a.settings.Timeout, b.settings.Timeout), cmp.Compare(a.settings.maxRegisters, b.settings.maxRegisters))
 }
 
 // add adds the requests of a poller to the plan of its link.
@@ -136,7 +136,7 @@ func (p *Plan) add(k pollKey, points []point) {
 	}
 	for _, b := range g.Blocks() {
 		// Requests in flight at the same time share their time.
-		took := requestCost(g, b, &k.settings) / time.Duration(k.settings.window)
+		took := requestCost(g, b, &k.settings) / time.Duration(k.settings.Window)
 		r := Request{Unit: int(k.settings.unit), Function: int(b.Table.Function()), Table: b.Table.String(), Start: b.Start, Count: b.Count, Period: k.period, Estimate: took}
 		for _, x := range b.Points {
 			r.Points = append(r.Points, points[x.Index].name)
@@ -153,10 +153,10 @@ func (p *Plan) add(k pollKey, points []point) {
 
 // requestCost estimates how long reading a block takes, with the pauses of the settings.
 func requestCost(g *plan.Group, b plan.Block, s *settings) time.Duration {
-	if s.singleRegisters && !b.Table.Bits() {
-		return time.Duration(b.Count) * (g.Estimate(b.Table, 1) + s.between)
+	if s.SingleRegisters && !b.Table.Bits() {
+		return time.Duration(b.Count) * (g.Estimate(b.Table, 1) + s.Between)
 	}
-	return g.Estimate(b.Table, b.Count) + s.between
+	return g.Estimate(b.Table, b.Count) + s.Between
 }
 
 // ignoredSettings are settings of KubeEdge's samples that have no meaning here.

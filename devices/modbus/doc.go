@@ -12,6 +12,6 @@
 // The settings it reads from configData are those of KubeEdge's Modbus mappers, and
 // more; the comments of settings, wire.ReadEndpoint, parsePoint and codec.Read list them.
 // Package codec converts registers into values, package plan decides which registers a request
-// reads, and package wire sends requests and finds their replies. What is left here is large because a job belongs to a session or a poller,
-// waits in the queue of a link, and runs on a unit: they share its state.
+// reads, package link runs the jobs of sessions and pollers on a shared connection, and package
+// wire sends requests and finds their replies.
 package modbus

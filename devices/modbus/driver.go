@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/modbus/link"
 	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
 
@@ -22,7 +23,7 @@ type Driver struct {
 
 // sharedLink is a link with a reference count. It stops when the last user releases it.
 type sharedLink struct {
-	link  *link
+	link  *link.Link
 	users int
 	stop  context.CancelFunc
 	done  chan struct{}
@@ -80,21 +81,21 @@ func parse(def devices.Definition) (*settings, []point, []devices.Problem, error
 
 // acquire returns the link of an endpoint and starts it for its first user. It fails
 // when the serial port is in use with other settings. The caller must release the link.
-func (d *Driver) acquire(e wire.Endpoint) (*link, error) {
+func (d *Driver) acquire(e wire.Endpoint) (*link.Link, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.links[e.Key()]
-	if s != nil && s.link.endpoint != e {
+	if s != nil && s.link.Endpoint() != e {
 		return nil, fmt.Errorf("%w: %s is in use with other settings", wire.ErrLink, e.Address)
 	}
 	if s == nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		s = &sharedLink{stop: cancel, done: make(chan struct{}), pollers: map[pollKey]*sharedPoller{}}
-		s.link = newLink(e, func() int { return d.users(e) }, d.log)
+		s.link = link.New(e, func() int { return d.users(e) }, d.log)
 		d.links[e.Key()] = s
 		go func() {
 			defer close(s.done)
-			s.link.run(ctx)
+			s.link.Run(ctx)
 		}()
 	}
 	s.users++

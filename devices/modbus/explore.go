@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/devices/modbus/codec"
+	"github.com/petiole-io/petiole/devices/modbus/link"
 	"github.com/petiole-io/petiole/devices/modbus/plan"
 )
 
@@ -24,7 +25,7 @@ func (p *poller) explore(ctx context.Context, b block) {
 		switch {
 		case f.err == nil:
 			longest = max(longest, f.block.Count)
-		case illegalRange(f.err):
+		case link.IllegalRange(f.err):
 			learned = true
 			continue
 		default:
@@ -52,7 +53,7 @@ func (p *poller) bisect(ctx context.Context, b block, leaves *[]*pollRequest) bo
 		if r == nil {
 			return false
 		}
-		if illegalRange(r.err) && len(part.Points) > 1 {
+		if link.IllegalRange(r.err) && len(part.Points) > 1 {
 			if !p.bisect(ctx, part, leaves) {
 				return false
 			}
@@ -70,7 +71,7 @@ func (p *poller) probeGap(ctx context.Context, t codec.Table, start, end int) bo
 		return false
 	}
 	r := p.read(ctx, block{Block: plan.Block{Table: t, Start: start, Count: end - start}})
-	if r == nil || !illegalRange(r.err) {
+	if r == nil || !link.IllegalRange(r.err) {
 		return false
 	}
 	p.group.AddHole(codec.Range{Table: t, Start: start, End: end})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -115,37 +116,27 @@ func TestFramesAreTraced(t *testing.T) {
 	}
 }
 
-// The timeout follows what a unit takes, within its bounds.
-func TestTimeoutFollowsTheUnit(t *testing.T) {
-	var l latencies
-	shortest, longest := 50*time.Millisecond, time.Second
-	for i := range 32 {
-		if got := l.timeout(shortest, longest); got != longest {
-			t.Fatalf("after %d answers: %s", i, got)
-		}
-		l.add(30 * time.Millisecond)
-	}
-	if got := l.timeout(shortest, longest); got != 120*time.Millisecond {
-		t.Fatal(got)
-	}
-	l.recordTimeout()
-	if got := l.timeout(shortest, longest); got != longest {
-		t.Fatal("after a miss", got)
-	}
-	l.add(400 * time.Millisecond) // slow, once
-	if got := l.timeout(shortest, longest); got != longest {
-		t.Fatal(got)
-	}
-	for range 32 {
-		l.add(time.Millisecond)
-	}
-	if got := l.timeout(shortest, longest); got != shortest {
-		t.Fatal(got)
-	}
+// The shortest timeout is a quarter of the timeout.
+func TestDefaultOfMinTimeout(t *testing.T) {
 	s, err := parseSettings(devices.Merge(map[string]any{"ip": "h"}))
-	if err != nil || s.minTimeout != 250*time.Millisecond {
-		t.Fatal(s.minTimeout, err)
+	if err != nil || s.MinTimeout != 250*time.Millisecond {
+		t.Fatal(s.MinTimeout, err)
 	}
+}
+
+// queued is a context of a write that tells when the write waits for its result: its job is
+// in the queue of the link then.
+type queued struct {
+	context.Context
+	waits chan struct{}
+	once  sync.Once
+}
+
+func newQueued(ctx context.Context) *queued { return &queued{Context: ctx, waits: make(chan struct{})} }
+
+func (q *queued) Done() <-chan struct{} {
+	q.once.Do(func() { close(q.waits) })
+	return q.Context.Done()
 }
 
 // Commands go before desired values, and both before polls.
@@ -169,16 +160,14 @@ func TestCommandsGoFirst(t *testing.T) {
 	go func() { defer close(ended); _ = se.Run(ctx, func(devices.Batch) {}) }()
 	polltest.Eventually(t, "a request is under way", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.log) > 0 })
 	done := make(chan error, 4)
-	se.mu.Lock()
-	q := se.link.queue
-	se.mu.Unlock()
-	waiting := func() int { q.mu.Lock(); defer q.mu.Unlock(); return len(q.writes) }
 	for i := range 3 {
-		go func() { _, err := se.Write(ctx, i, "5"); done <- err }()
-		polltest.Eventually(t, "queued", func() bool { return waiting() == i+1 })
+		q := newQueued(ctx)
+		go func() { _, err := se.Write(q, i, "5"); done <- err }()
+		<-q.waits
 	}
-	go func() { _, err := se.Command(ctx, 3, "9"); done <- err }()
-	polltest.Eventually(t, "queued", func() bool { return waiting() == 4 })
+	q := newQueued(ctx)
+	go func() { _, err := se.Command(q, 3, "9"); done <- err }()
+	<-q.waits
 	close(hold)
 	for range 4 {
 		if err := <-done; err != nil {

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/modbus/link"
 )
 
 // Observation is the result of reading one point once.
@@ -53,26 +54,26 @@ func Inspect(ctx context.Context, def devices.Definition, log *zap.Logger) (Insp
 	if log == nil {
 		log = zap.NewNop()
 	}
-	l := newLink(s.endpoint, func() int { return 1 }, log)
+	l := link.New(s.endpoint, func() int { return 1 }, log)
 	lctx, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() { l.run(lctx) })
+	wg.Go(func() { l.Run(lctx) })
 	out.Observations, out.Refused = inspect(ctx, l, s, points, log)
 	stop()
 	wg.Wait()
-	for _, f := range l.wire.Frames() {
+	for _, f := range l.Frames() {
 		out.Frames = append(out.Frames, f.String())
 	}
 	return out, problems, nil
 }
 
-func inspect(ctx context.Context, l *link, s *settings, points []point, log *zap.Logger) ([]Observation, []string) {
+func inspect(ctx context.Context, l *link.Link, s *settings, points []point, log *zap.Logger) ([]Observation, []string) {
 	seen := make([]Observation, len(points))
 	self := &subscriber{ctx: ctx, mail: newMailbox()}
 	p := newPoller(pollKey{settings: s.polling(), period: time.Hour}, l, log)
 	var all []point
 	for i := range points {
-		seen[i] = Observation{Point: points[i].name, Table: points[i].Table.String(), Address: points[i].Address, Quality: devices.Bad, Reason: reason(errStopped)}
+		seen[i] = Observation{Point: points[i].name, Table: points[i].Table.String(), Address: points[i].Address, Quality: devices.Bad, Reason: link.Reason(link.ErrStopped)}
 		pt := points[i]
 		pt.index, pt.owner = i, self // from here on the index of its observation
 		all = append(all, pt)

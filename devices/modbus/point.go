@@ -41,7 +41,7 @@ func readPoint(r *devices.Reader, i int, p devices.Point, dev settings) point {
 	switch {
 	case out.Table == codec.Coils && dev.coilsFromZero:
 		need = out.End()
-	case dev.singleRegisters && !out.Table.Bits():
+	case dev.SingleRegisters && !out.Table.Bits():
 		need = 1
 	}
 	if most := dev.limits().Of(out.Table); need > most {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices/internal/backoff"
 	"github.com/petiole-io/petiole/devices/modbus/codec"
+	"github.com/petiole-io/petiole/devices/modbus/link"
 	"github.com/petiole-io/petiole/devices/modbus/plan"
 	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
@@ -32,7 +33,7 @@ type pollKey struct {
 // that several devices poll is read once for all of them.
 type poller struct {
 	key  pollKey
-	link *link
+	link *link.Link
 	log  *zap.Logger
 	wake chan struct{}
 
@@ -63,7 +64,7 @@ type readResult struct {
 	err    error
 }
 
-func newPoller(k pollKey, l *link, log *zap.Logger) *poller {
+func newPoller(k pollKey, l *link.Link, log *zap.Logger) *poller {
 	now := time.Now()
 	return &poller{
 		key: k, link: l, log: log.With(zap.String("link", k.settings.endpoint.String()), zap.Uint8("unit", k.settings.unit)),
@@ -228,7 +229,7 @@ func nextDue(due time.Time, period time.Duration, now time.Time) time.Time {
 // pollRequest is one request of a cycle, with the retries that are left.
 type pollRequest struct {
 	block   block
-	read    *readRequest
+	read    *link.ReadRequest
 	err     error
 	retries int
 	busy    int
@@ -250,7 +251,7 @@ func (p *poller) cycle(ctx context.Context) {
 		if r == nil {
 			return
 		}
-		if illegalRange(r.err) && len(r.block.Points) > 1 {
+		if link.IllegalRange(r.err) && len(r.block.Points) > 1 {
 			illegal = append(illegal, r.block)
 			continue
 		}
@@ -273,32 +274,32 @@ func (p *poller) request(b block, done chan *pollRequest) *pollRequest {
 }
 
 func (p *poller) submit(ctx context.Context, r *pollRequest) {
-	j := &job{ctx: ctx, priority: prioPoll, due: p.due, unit: p.key.settings.unit, settings: &p.key.settings}
+	j := &link.Job{Ctx: ctx, Priority: link.Poll, Due: p.due, Unit: p.key.settings.unit, Settings: &p.key.settings.Settings}
 	if time.Since(p.due) > p.key.period {
-		j.priority = prioOverdue
+		j.Priority = link.Overdue
 	}
-	r.read = &readRequest{table: r.block.Table, start: r.block.Start, count: r.block.Count}
-	j.read = r.read
+	r.read = &link.ReadRequest{Table: r.block.Table, Start: r.block.Start, Count: r.block.Count}
+	j.Read = r.read
 	if r.inParts(&p.key.settings) {
-		j.read = nil
-		j.do = func(u *unit) (err error) {
-			r.read.data, err = u.readPoint(&r.block.parts[0][0])
-			r.read.at = u.at
+		j.Read = nil
+		j.Do = func(u *link.Unit) (err error) {
+			r.read.Data, err = u.ReadPoint(&r.block.parts[0][0].Point)
+			r.read.At = u.At
 			return err
 		}
 	}
-	j.finish = func(err error) {
+	j.Finish = func(err error) {
 		if r.err = err; err == nil { // at once, so that results stay in order
-			r.deliver(r.read.at)
+			r.deliver(r.read.At)
 		}
 		r.done <- r
 	}
-	p.link.submit(j)
+	p.link.Submit(j)
 }
 
 // inParts reports whether the request reads a value register by register.
 func (r *pollRequest) inParts(s *settings) bool {
-	return s.singleRegisters && r.block.Count > 1 && !r.block.Table.Bits()
+	return s.SingleRegisters && r.block.Count > 1 && !r.block.Table.Bits()
 }
 
 // await waits for a request to end for good, after its retries. It returns nil if ctx ends
@@ -312,7 +313,7 @@ func (p *poller) await(ctx context.Context, done chan *pollRequest) *pollRequest
 		case r = <-done:
 		}
 		switch {
-		case errors.Is(r.err, errBusy) && r.busy > 0:
+		case errors.Is(r.err, link.ErrBusy) && r.busy > 0:
 			r.busy--
 			backoff.Sleep(ctx, r.pause)
 			r.pause *= 2
@@ -331,7 +332,7 @@ func (p *poller) finish(r *pollRequest) {
 		return // delivered when the reply came
 	}
 	r.deliver(time.Now())
-	if illegalRange(r.err) {
+	if link.IllegalRange(r.err) {
 		p.group.Exclude(r.block.Points[0].Range, time.Now())
 	}
 }
@@ -339,6 +340,6 @@ func (p *poller) finish(r *pollRequest) {
 // deliver passes its part of the result to every device. It does not block.
 func (r *pollRequest) deliver(at time.Time) {
 	for _, part := range r.block.parts {
-		part[0].owner.mail.put(readResult{points: part, start: r.block.Start, data: r.read.data, at: at, err: r.err})
+		part[0].owner.mail.put(readResult{points: part, start: r.block.Start, data: r.read.Data, at: at, err: r.err})
 	}
 }

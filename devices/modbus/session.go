@@ -10,6 +10,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/internal/backoff"
+	"github.com/petiole-io/petiole/devices/modbus/link"
 )
 
 const (
@@ -28,7 +29,7 @@ type session struct {
 	log      *zap.Logger
 
 	mu      sync.Mutex
-	link    *link
+	link    *link.Link
 	deliver func(devices.Batch)
 }
 
@@ -81,21 +82,21 @@ func (s *session) periods() map[time.Duration][]point {
 
 // acquire waits for the link. It returns nil when ctx ends first. A serial port may
 // still be in use with the settings of the session that this one replaces.
-func (s *session) acquire(ctx context.Context, deliver func(devices.Batch)) *link {
+func (s *session) acquire(ctx context.Context, deliver func(devices.Batch)) *link.Link {
 	for tries := 1; ctx.Err() == nil; tries++ {
 		l, err := s.driver.acquire(s.settings.endpoint) //nolint:contextcheck // the link outlives this session
 		if err == nil {
 			return l
 		}
 		if tries >= conflictTries {
-			deliver(devices.Batch{Reason: reason(err), Message: err.Error(), Time: time.Now()})
+			deliver(devices.Batch{Reason: link.Reason(err), Message: err.Error(), Time: time.Now()})
 		}
 		backoff.Sleep(ctx, conflictWait)
 	}
 	return nil
 }
 
-func (s *session) attach(l *link, deliver func(devices.Batch)) {
+func (s *session) attach(l *link.Link, deliver func(devices.Batch)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.link, s.deliver = l, deliver
@@ -104,11 +105,11 @@ func (s *session) attach(l *link, deliver func(devices.Batch)) {
 // batch converts the result of a request into readings.
 func (s *session) batch(a readResult) devices.Batch {
 	out := devices.Batch{
-		Reachable: !errors.Is(a.err, devices.ErrUnreachable) || errors.Is(a.err, errBusy), Time: a.at,
+		Reachable: !errors.Is(a.err, devices.ErrUnreachable) || errors.Is(a.err, link.ErrBusy), Time: a.at,
 		Readings: make([]devices.Reading, len(a.points)),
 	}
 	if a.err != nil {
-		out.Reason, out.Message = reason(a.err), a.err.Error()
+		out.Reason, out.Message = link.Reason(a.err), a.err.Error()
 	}
 	for i := range a.points {
 		p := &a.points[i]
@@ -122,7 +123,7 @@ func (s *session) batch(a readResult) devices.Batch {
 		switch {
 		case err != nil:
 			r.Quality, r.Reason = devices.Bad, err.Error()
-		case s.settings.singleRegisters && p.Count > 1 && !p.Table.Bits():
+		case s.settings.SingleRegisters && p.Count > 1 && !p.Table.Bits():
 			r.Quality, r.Reason = devices.Uncertain, "ReadInParts"
 		}
 		r.Value = v
@@ -132,23 +133,23 @@ func (s *session) batch(a readResult) devices.Batch {
 
 // Write writes a desired value to a point, ahead of the polls of the link.
 func (s *session) Write(ctx context.Context, index int, value string) (devices.Outcome, error) {
-	return s.write(ctx, index, value, prioWrite, (*writer).write)
+	return s.write(ctx, index, value, link.Write, (*writer).write)
 }
 
 // Command sends a value to a point, ahead of everything else on the link.
 func (s *session) Command(ctx context.Context, index int, value string) (devices.Outcome, error) {
-	return s.write(ctx, index, value, prioCommand, (*writer).command)
+	return s.write(ctx, index, value, link.Command, (*writer).command)
 }
 
 // write runs a write or command as one job of the link and waits for its end.
-func (s *session) write(ctx context.Context, index int, value string, pr priority,
+func (s *session) write(ctx context.Context, index int, value string, pr link.Priority,
 	do func(*writer, string) (devices.Outcome, devices.Value, error),
 ) (devices.Outcome, error) {
 	s.mu.Lock()
 	l, deliver := s.link, s.deliver
 	s.mu.Unlock()
 	if l == nil {
-		return devices.Outcome{}, errStopped
+		return devices.Outcome{}, link.ErrStopped
 	}
 	var p *point
 	for i := range s.points {
@@ -160,14 +161,14 @@ func (s *session) write(ctx context.Context, index int, value string, pr priorit
 		return devices.Outcome{}, &devices.Rejection{Reason: devices.ReasonNotValid, Message: "the property has no valid settings"}
 	}
 	w := new(writeResult)
-	j := &job{ctx: ctx, priority: pr, due: time.Now(), unit: s.settings.unit, settings: s.settings}
-	j.do = func(u *unit) (err error) {
-		w.outcome, w.value, err = do(&writer{unit: u, point: p}, value)
-		w.outcome.Written, w.outcome.Sent = len(u.sent) > 0, u.sentText()
-		w.at = u.at
+	j := &link.Job{Ctx: ctx, Priority: pr, Due: time.Now(), Unit: s.settings.unit, Settings: &s.settings.Settings}
+	j.Do = func(u *link.Unit) (err error) {
+		w.outcome, w.value, err = do(&writer{Unit: u, settings: s.settings, point: p}, value)
+		w.outcome.Written, w.outcome.Sent = len(u.Sent) > 0, u.SentText()
+		w.at = u.At
 		return err
 	}
-	err := l.do(j, true)
+	err := l.Do(j, true)
 	if w.value.Kind() != devices.None { // update the twin without waiting for the next poll
 		deliver(devices.Batch{Readings: []devices.Reading{s.written(index, w)}, Reachable: true, Time: w.at})
 	}

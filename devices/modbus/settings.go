@@ -6,6 +6,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/modbus/codec"
+	"github.com/petiole-io/petiole/devices/modbus/link"
 	"github.com/petiole-io/petiole/devices/modbus/plan"
 	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
@@ -41,28 +42,18 @@ import (
 //
 // and those of wire.ReadEndpoint and codec.ReadDefaults.
 type settings struct {
-	endpoint        wire.Endpoint
-	unit            byte
-	timeout         time.Duration
-	minTimeout      time.Duration
-	retries         int
-	maxBackoff      time.Duration
-	afterConnect    time.Duration
-	between         time.Duration
-	broadcastDelay  time.Duration
-	window          int
-	pollShare       int
-	maxRegisters    int
-	maxBits         int
-	alone           bool
-	singleRegisters bool
-	coilsFromZero   bool
-	forbidden       string
-	localEcho       bool
-	trace           bool
+	link.Settings
+	endpoint      wire.Endpoint
+	unit          byte
+	retries       int
+	maxRegisters  int
+	maxBits       int
+	alone         bool
+	coilsFromZero bool
+	forbidden     string
 
-	// The settings below concern single points and writes, not the requests of polls.
-	write     string
+	// The settings below, and Write, concern single points and writes, not the requests of
+	// polls.
 	maskWrite string
 	points    codec.Defaults
 }
@@ -70,7 +61,7 @@ type settings struct {
 // polling returns the settings that the requests of polls depend on.
 func (s *settings) polling() settings {
 	p := *s
-	p.write, p.maskWrite, p.points = "", "", codec.Defaults{}
+	p.Write, p.maskWrite, p.points = "", "", codec.Defaults{}
 	return p
 }
 
@@ -78,7 +69,7 @@ func (s *settings) polling() settings {
 func (s *settings) broadcasts() bool { return s.unit == wire.Broadcast && !s.endpoint.Mode.Numbered() }
 
 func (s *settings) limits() plan.Limits {
-	return plan.Limits{Registers: s.maxRegisters, Bits: s.maxBits, Alone: s.alone || s.singleRegisters, CoilsFromZero: s.coilsFromZero}
+	return plan.Limits{Registers: s.maxRegisters, Bits: s.maxBits, Alone: s.alone || s.SingleRegisters, CoilsFromZero: s.coilsFromZero}
 }
 
 func parseSettings(s devices.Settings) (settings, error) {
@@ -93,22 +84,25 @@ func readSettings(r *devices.Reader) settings {
 	}
 	e := wire.ReadEndpoint(r)
 	c := settings{
-		endpoint: e, timeout: ms(1000, 60_000, "timeout"), retries: int(r.Int(1, 0, 10, "retries")),
-		maxBackoff: ms(0, 3_600_000, "maxBackoff"), afterConnect: ms(0, 60_000, "pauseAfterConnect"), between: ms(0, 10_000, "pauseBetweenRequests"),
-		broadcastDelay: ms(100, 10_000, "broadcastDelay"), window: int(r.Int(1, 1, 16, "requestWindow", "window")), pollShare: int(r.Int(defaultPollShare, 1, 90, "pollShare")),
+		Settings: link.Settings{
+			Timeout: ms(1000, 60_000, "timeout"), MaxBackoff: ms(0, 3_600_000, "maxBackoff"),
+			AfterConnect: ms(0, 60_000, "pauseAfterConnect"), Between: ms(0, 10_000, "pauseBetweenRequests"), BroadcastDelay: ms(100, 10_000, "broadcastDelay"),
+			Window: int(r.Int(1, 1, 16, "requestWindow", "window")), PollShare: int(r.Int(link.DefaultPollShare, 1, 90, "pollShare")),
+			SingleRegisters: r.Bool(false, "oneRegisterAtATime"), LocalEcho: r.Bool(false, "localEcho"), Trace: r.Bool(false, "trace"),
+			Write: r.Choice(link.WriteAuto, []string{link.WriteAuto, link.WriteSingle, link.WriteMultiple}, "writeFunction"),
+		},
+		endpoint: e, retries: int(r.Int(1, 0, 10, "retries")),
 		maxRegisters: int(r.Int(125, 1, 125, "maxRegisters")), maxBits: int(r.Int(2000, 1, 2000, "maxBits", "maxCoils")),
-		alone: r.Bool(false, "oneRequestPerProperty"), singleRegisters: r.Bool(false, "oneRegisterAtATime"), coilsFromZero: r.Bool(false, "readCoilsFromZero"),
-		forbidden: r.Text("", "forbidden"), localEcho: r.Bool(false, "localEcho"),
-		trace: r.Bool(false, "trace"), write: r.Choice(writeAuto, []string{writeAuto, writeSingle, writeMultiple}, "writeFunction"),
+		alone: r.Bool(false, "oneRequestPerProperty"), coilsFromZero: r.Bool(false, "readCoilsFromZero"), forbidden: r.Text("", "forbidden"),
 		maskWrite: r.Choice(maskAuto, []string{maskAuto, maskOn, maskOff, "true", "false"}, "maskWrite"),
 		points:    codec.ReadDefaults(r),
 	}
 	c.maskWrite = strings.NewReplacer("true", maskOn, "false", maskOff).Replace(c.maskWrite)
-	if c.timeout < 10*time.Millisecond {
+	if c.Timeout < 10*time.Millisecond {
 		r.Fail("timeout", "must be at least 10 ms")
 	}
-	c.minTimeout = min(ms(max(c.timeout.Milliseconds()/4, 50), 60_000, "minTimeout"), c.timeout)
-	if c.window > 1 && ((e.Mode != wire.TCP && e.Mode != wire.TLS) || c.between > 0) {
+	c.MinTimeout = min(ms(max(c.Timeout.Milliseconds()/4, 50), 60_000, "minTimeout"), c.Timeout)
+	if c.Window > 1 && ((e.Mode != wire.TCP && e.Mode != wire.TLS) || c.Between > 0) {
 		r.Fail("requestWindow", "needs TCP or TLS, and no pauseBetweenRequests")
 	}
 	most := int64(255)
@@ -123,10 +117,6 @@ func readSettings(r *devices.Reader) settings {
 }
 
 const (
-	writeAuto     = "auto"
-	writeSingle   = "single"
-	writeMultiple = "multiple"
-
 	maskAuto = "auto"
 	maskOn   = "on"
 	maskOff  = "off"

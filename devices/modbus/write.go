@@ -6,15 +6,16 @@ import (
 	"fmt"
 
 	"github.com/petiole-io/petiole/devices"
-	"github.com/petiole-io/petiole/devices/internal/backoff"
 	"github.com/petiole-io/petiole/devices/modbus/codec"
+	"github.com/petiole-io/petiole/devices/modbus/link"
 	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
 
 // writer writes values to one point of a unit, within one job of its link.
 type writer struct {
-	*unit
-	point *point
+	*link.Unit
+	settings *settings
+	point    *point
 }
 
 // write writes a desired value as one uninterrupted job: read, compare, write, read back,
@@ -33,13 +34,13 @@ func (w *writer) write(value string) (out devices.Outcome, now devices.Value, er
 		out.After = out.Before
 		return out, now, nil
 	}
-	if err := w.caller.Err(); err != nil { // the caller has given up
+	if err := w.Err(); err != nil { // the caller has given up
 		return out, now, fmt.Errorf("%w before the write", err)
 	}
 	now = devices.Value{}
 	err = w.send(c.want)
 	unanswered := errors.Is(err, wire.ErrTimeout)
-	if err != nil && (exception(err) != 0 || (errors.Is(err, devices.ErrUnreachable) && !unanswered) || !w.point.verify) {
+	if err != nil && (link.Exception(err) != 0 || (errors.Is(err, devices.ErrUnreachable) && !unanswered) || !w.point.verify) {
 		return out, now, asRejection(err, "write")
 	}
 	// After any other error, a lost reply or an echo that differs, the register shows
@@ -85,7 +86,7 @@ func (w *writer) prepare(value string) (c contents, now devices.Value, err error
 // readBack reads a point after it was written.
 func (w *writer) readBack() ([]byte, error) {
 	if w.point.readDelay > 0 {
-		backoff.Sleep(w.ctx, w.point.readDelay)
+		w.Sleep(w.point.readDelay)
 	}
 	return w.readWithRetries()
 }
@@ -94,8 +95,8 @@ func (w *writer) readBack() ([]byte, error) {
 // reply.
 func (w *writer) readWithRetries() ([]byte, error) {
 	for retries := w.settings.retries; ; retries-- {
-		data, err := w.readPoint(w.point)
-		if retries <= 0 || !(errors.Is(err, wire.ErrTimeout) || errors.Is(err, wire.ErrGarbled)) || w.peer.breaker.open() {
+		data, err := w.ReadPoint(&w.point.Point)
+		if retries <= 0 || !(errors.Is(err, wire.ErrTimeout) || errors.Is(err, wire.ErrGarbled)) || w.IsSilent() {
 			return data, err
 		}
 	}
@@ -110,7 +111,7 @@ func (w *writer) broadcast(value string) (out devices.Outcome, now devices.Value
 	if err != nil {
 		return out, now, err
 	}
-	if err := w.caller.Err(); err != nil { // the caller has given up
+	if err := w.Err(); err != nil { // the caller has given up
 		return out, now, fmt.Errorf("%w before the broadcast", err)
 	}
 	if err := w.send(want); err != nil {
@@ -124,35 +125,34 @@ func (w *writer) broadcast(value string) (out devices.Outcome, now devices.Value
 // is atomic, if the unit supports it, and otherwise the whole register.
 func (w *writer) send(want []byte) error {
 	if w.point.Table == codec.Coils {
-		return w.writeBits(w.point.Address, w.point.Count, want)
+		return w.WriteBits(w.point.Address, w.point.Count, want)
 	}
 	if !w.point.Partial() || !w.usesMaskWrite() {
-		return w.writeRegisters(w.point.Address, want)
+		return w.WriteRegisters(w.point.Address, want)
 	}
 	part := w.point.Mask()
-	err := w.maskRegister(w.point.Address, ^part, binary.BigEndian.Uint16(want)&part)
+	err := w.MaskRegister(w.point.Address, ^part, binary.BigEndian.Uint16(want)&part)
 	if w.settings.maskWrite == maskOn || err == nil {
 		return err
 	}
-	w.peer.noMaskWrite = true
-	if exception(err) != excIllegalFunction {
+	if link.Exception(err) != link.IllegalFunction {
 		return err
 	}
-	return w.writeRegisters(w.point.Address, want)
+	return w.WriteRegisters(w.point.Address, want)
 }
 
 // usesMaskWrite reports whether to use function 22, or to try it.
 func (w *writer) usesMaskWrite() bool {
 	s := w.settings
-	return s.maskWrite == maskOn || (s.maskWrite == maskAuto && s.write == writeAuto && !w.peer.noMaskWrite)
+	return s.maskWrite == maskOn || (s.maskWrite == maskAuto && s.Write == link.WriteAuto && w.KnowsMaskWrite())
 }
 
 // asRejection converts exceptions that no retry can change into rejections.
 func asRejection(err error, what string) error {
-	switch exception(err) {
-	case excIllegalFunction, excIllegalAddress, excIllegalValue:
+	switch link.Exception(err) {
+	case link.IllegalFunction, link.IllegalAddress, link.IllegalValue:
 		if !errors.Is(err, devices.ErrUnreachable) {
-			return &devices.Rejection{Reason: devices.ReasonRefused, Message: what + ": " + reason(err)}
+			return &devices.Rejection{Reason: devices.ReasonRefused, Message: what + ": " + link.Reason(err)}
 		}
 	}
 	return fmt.Errorf("%s: %w", what, err)

@@ -1,4 +1,4 @@
-package modbus
+package link
 
 import (
 	"context"
@@ -22,9 +22,9 @@ const (
 	halfOpen = 3
 )
 
-// link owns one connection and runs jobs on it, one after the other. The fields below
-// silent belong to the goroutine of run.
-type link struct {
+// Link owns one connection and runs jobs on it, one after the other. The fields below
+// silent belong to the goroutine of Run.
+type Link struct {
 	endpoint wire.Endpoint
 	log      *zap.Logger
 	queue    *queue
@@ -56,88 +56,97 @@ type peer struct {
 	noMaskWrite bool
 }
 
-func newLink(e wire.Endpoint, users func() int, log *zap.Logger) *link {
-	l := &link{endpoint: e, log: log.With(zap.String("link", e.String())), queue: newQueue(), users: users, peers: map[byte]*peer{}, unansweredUnits: map[byte]bool{}, redial: backoff.Backoff{First: redialFirst, Max: redialMax}}
+// New returns the link of an endpoint. It does no I/O and starts nothing. Users returns the
+// number of devices that use the link.
+func New(e wire.Endpoint, users func() int, log *zap.Logger) *Link {
+	l := &Link{endpoint: e, log: log.With(zap.String("link", e.String())), queue: newQueue(), users: users, peers: map[byte]*peer{}, unansweredUnits: map[byte]bool{}, redial: backoff.Backoff{First: redialFirst, Max: redialMax}}
 	l.wire = wire.New(e, l.log)
 	return l
 }
 
-// run executes jobs until ctx ends, and then ends those that wait with errStopped.
-func (l *link) run(ctx context.Context) {
+// Endpoint returns the endpoint of the link.
+func (l *Link) Endpoint() wire.Endpoint { return l.endpoint }
+
+// Frames returns the last frames that were sent and received, oldest first. It may be called
+// after Run has returned.
+func (l *Link) Frames() []fmt.Stringer { return l.wire.Frames() }
+
+// Run executes jobs until ctx ends, and then ends those that wait with errStopped.
+func (l *Link) Run(ctx context.Context) {
 	for {
 		j := l.queue.pop(ctx)
 		if j == nil || ctx.Err() != nil {
 			if j != nil {
-				j.finish(errStopped)
+				j.Finish(ErrStopped)
 			}
 			break
 		}
 		switch {
 		case !j.claim():
-			j.finish(errStopped)
+			j.Finish(ErrStopped)
 		case pipelined(j):
 			l.pipeline(ctx, j)
 		default:
-			j.finish(l.execute(ctx, j))
+			j.Finish(l.execute(ctx, j))
 		}
 	}
 	for _, j := range l.queue.close() {
-		j.finish(errStopped)
+		j.Finish(ErrStopped)
 	}
 	l.wire.Close()
 }
 
 // claim marks a job as begun. It returns false when its caller has given up.
-func (j *job) claim() bool { return !j.claimed.Swap(true) && j.ctx.Err() == nil }
+func (j *Job) claim() bool { return !j.claimed.Swap(true) && j.Ctx.Err() == nil }
 
-// submit queues a job. It does not block.
-func (l *link) submit(j *job) {
-	if j.priority != prioCommand && j.priority != prioWrite && l.silent[j.unit].Load() {
-		j.priority = prioProbe
+// Submit queues a job. It does not block.
+func (l *Link) Submit(j *Job) {
+	if j.Priority != Command && j.Priority != Write && l.silent[j.Unit].Load() {
+		j.Priority = Probe
 	}
 	if !l.queue.put(j) {
-		j.finish(errStopped)
+		j.Finish(ErrStopped)
 	}
 }
 
-// do submits a job and waits for its end. If the job's context ends first, do returns at
+// Do submits a job and waits for its end. If the job's context ends first, Do returns at
 // once, unless the job has begun and finish is set.
-func (l *link) do(j *job, finish bool) error {
+func (l *Link) Do(j *Job, finish bool) error {
 	done := make(chan error, 1)
-	j.finish = func(err error) { done <- err }
-	l.submit(j)
+	j.Finish = func(err error) { done <- err }
+	l.Submit(j)
 	select {
 	case err := <-done:
 		return err
-	case <-j.ctx.Done():
+	case <-j.Ctx.Done():
 	}
 	if j.claimed.Swap(true) && finish {
 		return <-done
 	}
-	return fmt.Errorf("%w: %w", errStopped, j.ctx.Err())
+	return fmt.Errorf("%w: %w", ErrStopped, j.Ctx.Err())
 }
 
 // execute runs one job. It fails at once for a silent unit between its probes, and for a
 // link that is down between its dials, so that neither holds up other jobs.
-func (l *link) execute(ctx context.Context, j *job) error {
-	p := l.peer(j.unit)
+func (l *Link) execute(ctx context.Context, j *Job) error {
+	p := l.peer(j.Unit)
 	if !p.breaker.allows(time.Now()) {
 		return errSilent
 	}
-	if err := l.connect(ctx, j.settings); err != nil {
+	if err := l.connect(ctx, j.Settings); err != nil {
 		return err
 	}
-	u := &unit{link: l, ctx: ctx, caller: j.ctx, id: j.unit, settings: j.settings, peer: p}
-	if j.read == nil {
-		return j.do(u)
+	u := &Unit{link: l, ctx: ctx, caller: j.Ctx, id: j.Unit, settings: j.Settings, peer: p}
+	if j.Read == nil {
+		return j.Do(u)
 	}
 	var err error
-	j.read.data, err = u.read(j.read.table, j.read.start, j.read.count)
-	j.read.at = u.at
+	j.Read.Data, err = u.Read(j.Read.Table, j.Read.Start, j.Read.Count)
+	j.Read.At = u.At
 	return err
 }
 
-func (l *link) peer(id byte) *peer {
+func (l *Link) peer(id byte) *peer {
 	p := l.peers[id]
 	if p == nil {
 		p = &peer{wire: l.wire.Unit(id)}
@@ -148,14 +157,14 @@ func (l *link) peer(id byte) *peer {
 
 // connect opens the connection if it is closed. It fails at once until the next dial is
 // due.
-func (l *link) connect(ctx context.Context, s *settings) error {
+func (l *Link) connect(ctx context.Context, s *Settings) error {
 	if l.wire.IsOpen() {
 		return nil
 	}
 	if time.Now().Before(l.redialAt) {
 		return l.downErr
 	}
-	if err := l.wire.Open(ctx, s.timeout); err != nil {
+	if err := l.wire.Open(ctx, s.Timeout); err != nil {
 		l.down(err)
 		return err
 	}
@@ -164,15 +173,15 @@ func (l *link) connect(ctx context.Context, s *settings) error {
 		p.answering = false
 	}
 	l.log.Debug("link connected")
-	if s.afterConnect > 0 {
-		backoff.Sleep(ctx, s.afterConnect)
+	if s.AfterConnect > 0 {
+		backoff.Sleep(ctx, s.AfterConnect)
 	}
 	return nil
 }
 
 // down records that the connection was lost or could not be opened, and schedules the
 // next dial.
-func (l *link) down(err error) {
+func (l *Link) down(err error) {
 	pause := l.redial.Next()
 	l.redialAt = time.Now().Add(pause - time.Duration(rand.Float64()*float64(pause)/4)) // jitter
 	if l.downErr == nil {
@@ -182,7 +191,7 @@ func (l *link) down(err error) {
 }
 
 // up records that a unit has replied.
-func (l *link) up() {
+func (l *Link) up() {
 	if l.downErr != nil {
 		l.log.Info("link up")
 	}
@@ -193,7 +202,7 @@ func (l *link) up() {
 
 // halfOpen reports whether the connection is most likely dead although it is open:
 // several units are silent, or the only one in use is.
-func (l *link) halfOpen() bool {
+func (l *Link) halfOpen() bool {
 	if l.unanswered < halfOpen || l.endpoint.Mode == wire.UDP {
 		return false
 	}
@@ -206,13 +215,13 @@ func (l *link) halfOpen() bool {
 }
 
 // resetUnanswered starts to count unanswered requests again.
-func (l *link) resetUnanswered() {
+func (l *Link) resetUnanswered() {
 	l.unanswered = 0
 	clear(l.unansweredUnits)
 }
 
 // garbled logs an invalid reply, if the one before it was valid.
-func (l *link) garbled(err error) {
+func (l *Link) garbled(err error) {
 	if !l.garbledLast {
 		l.log.Warn("reply is garbled, connection closed", zap.Error(err), zap.Stringers("frames", l.wire.Frames()))
 	}
@@ -221,7 +230,7 @@ func (l *link) garbled(err error) {
 
 // recordOutcome updates the state of unit and link after a transaction. It returns err,
 // wrapped in the sentinel that describes it.
-func (l *link) recordOutcome(u *unit, err error) error {
+func (l *Link) recordOutcome(u *Unit, err error) error {
 	switch {
 	case errors.Is(err, wire.ErrTimeout):
 		u.recordTimeout()
@@ -236,14 +245,14 @@ func (l *link) recordOutcome(u *unit, err error) error {
 	case errors.Is(err, wire.ErrGarbled):
 		l.wire.Close()
 		l.garbled(err)
-	case exception(err) == excGatewayPath || exception(err) == excGatewayTarget:
+	case Exception(err) == GatewayPath || Exception(err) == GatewayTarget:
 		l.up()
 		u.recordTimeout()
 		return fmt.Errorf("%w: %w", errGateway, err)
-	case exception(err) == excBusy || exception(err) == excAcknowledge:
+	case Exception(err) == Busy || Exception(err) == Acknowledge:
 		l.up()
 		u.recordAnswer()
-		return fmt.Errorf("%w: %w", errBusy, err)
+		return fmt.Errorf("%w: %w", ErrBusy, err)
 	default: // a reply, even if it is another exception
 		l.up()
 		u.recordAnswer()

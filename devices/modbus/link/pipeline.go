@@ -1,4 +1,4 @@
-package modbus
+package link
 
 import (
 	"context"
@@ -10,32 +10,32 @@ import (
 
 // pendingRead is a read that was sent and has no reply yet.
 type pendingRead struct {
-	job      *job
-	unit     *unit
+	job      *Job
+	unit     *Unit
 	request  []byte
 	begin    time.Time
 	deadline time.Time
 }
 
 // pipelined reports whether a job may be in flight together with others.
-func pipelined(j *job) bool { return j.read != nil && j.settings.window > 1 }
+func pipelined(j *Job) bool { return j.Read != nil && j.Settings.Window > 1 }
 
 // pipeline sends a read, and further ones from the queue without waiting for the replies
 // of earlier ones, as many as the settings' window allows, until none is left. Replies may
 // come in any order: the transaction number identifies them (MODBUS Messaging on TCP/IP
 // V1.0b, 4.2).
-func (l *link) pipeline(ctx context.Context, j *job) {
+func (l *Link) pipeline(ctx context.Context, j *Job) {
 	pending := map[uint16]*pendingRead{}
 	l.sendRead(ctx, j, pending)
 	for len(pending) > 0 {
 		for {
 			n := len(pending)
-			j := l.queue.next(func(j *job) bool { return pipelined(j) && n < j.settings.window })
+			j := l.queue.next(func(j *Job) bool { return pipelined(j) && n < j.Settings.Window })
 			if j == nil {
 				break
 			}
 			if !j.claim() {
-				j.finish(errStopped)
+				j.Finish(ErrStopped)
 				continue
 			}
 			l.sendRead(ctx, j, pending)
@@ -48,27 +48,27 @@ func (l *link) pipeline(ctx context.Context, j *job) {
 
 // sendRead sends a read. It ends the job at once if the unit is silent and another read of
 // it is pending.
-func (l *link) sendRead(ctx context.Context, j *job, pending map[uint16]*pendingRead) {
-	p := l.peer(j.unit)
-	if !p.breaker.allows(time.Now()) || (p.breaker.open() && unitPending(pending, j.unit)) {
-		j.finish(errSilent)
+func (l *Link) sendRead(ctx context.Context, j *Job, pending map[uint16]*pendingRead) {
+	p := l.peer(j.Unit)
+	if !p.breaker.allows(time.Now()) || (p.breaker.open() && unitPending(pending, j.Unit)) {
+		j.Finish(errSilent)
 		return
 	}
-	if err := l.connect(ctx, j.settings); err != nil {
-		j.finish(err)
+	if err := l.connect(ctx, j.Settings); err != nil {
+		j.Finish(err)
 		return
 	}
-	u := &unit{link: l, ctx: ctx, id: j.unit, settings: j.settings, peer: p}
-	request, err := p.wire.EncodeRead(j.read.table.Function(), uint16(j.read.start), uint16(j.read.count))
+	u := &Unit{link: l, ctx: ctx, id: j.Unit, settings: j.Settings, peer: p}
+	request, err := p.wire.EncodeRead(j.Read.Table.Function(), uint16(j.Read.Start), uint16(j.Read.Count))
 	if err != nil {
-		j.finish(err)
+		j.Finish(err)
 		return
 	}
 	f := &pendingRead{job: j, unit: u, request: request, begin: time.Now()}
 	f.deadline = f.begin.Add(u.timeout())
 	first := len(pending) == 0
 	pending[wire.TransactionNumber(request)] = f
-	l.wire.Trace = j.settings.trace
+	l.wire.Trace = j.Settings.Trace
 	if err := l.wire.Post(request, f.deadline, first); err != nil {
 		l.wire.Close()
 		l.failPending(ctx, pending, err)
@@ -77,7 +77,7 @@ func (l *link) sendRead(ctx context.Context, j *job, pending map[uint16]*pending
 
 func unitPending(pending map[uint16]*pendingRead, unit byte) bool {
 	for _, f := range pending {
-		if f.job.unit == unit {
+		if f.job.Unit == unit {
 			return true
 		}
 	}
@@ -85,7 +85,7 @@ func unitPending(pending map[uint16]*pendingRead, unit byte) bool {
 }
 
 // receiveReply waits for the next reply or timeout.
-func (l *link) receiveReply(ctx context.Context, pending map[uint16]*pendingRead) {
+func (l *Link) receiveReply(ctx context.Context, pending map[uint16]*pendingRead) {
 	var until time.Time
 	for _, f := range pending {
 		if until.IsZero() || f.deadline.Before(until) {
@@ -107,7 +107,7 @@ func (l *link) receiveReply(ctx context.Context, pending map[uint16]*pendingRead
 		for id, f := range pending {
 			if !f.deadline.After(l.wire.Last.End) {
 				delete(pending, id)
-				f.job.finish(l.recordOutcome(f.unit, wire.ErrTimeout))
+				f.job.Finish(l.recordOutcome(f.unit, wire.ErrTimeout))
 			}
 		}
 		if !l.wire.IsOpen() {
@@ -121,7 +121,7 @@ func (l *link) receiveReply(ctx context.Context, pending map[uint16]*pendingRead
 
 // failPending ends all pending reads of a connection that was lost. With wire.ErrClosed it
 // executes them again instead, one at a time.
-func (l *link) failPending(ctx context.Context, pending map[uint16]*pendingRead, err error) {
+func (l *Link) failPending(ctx context.Context, pending map[uint16]*pendingRead, err error) {
 	switch {
 	case errors.Is(err, wire.ErrClosed):
 	case errors.Is(err, wire.ErrGarbled):
@@ -132,20 +132,20 @@ func (l *link) failPending(ctx context.Context, pending map[uint16]*pendingRead,
 	for id, f := range pending {
 		delete(pending, id)
 		if errors.Is(err, wire.ErrClosed) {
-			f.job.finish(l.execute(ctx, f.job))
+			f.job.Finish(l.execute(ctx, f.job))
 			continue
 		}
-		f.job.finish(err)
+		f.job.Finish(err)
 	}
 }
 
 // finish decodes a reply and ends the job.
-func (f *pendingRead) finish(l *link, frame []byte) {
+func (f *pendingRead) finish(l *Link, frame []byte) {
 	data, err := f.unit.peer.wire.DecodeRead(f.request, frame)
 	if err == nil {
 		f.unit.recordLatency(l.wire.Last.End.Sub(f.begin))
-		f.job.read.data = data
+		f.job.Read.Data = data
 	}
-	f.job.read.at = f.begin.Add(l.wire.Last.End.Sub(f.begin) / 2)
-	f.job.finish(l.recordOutcome(f.unit, err))
+	f.job.Read.At = f.begin.Add(l.wire.Last.End.Sub(f.begin) / 2)
+	f.job.Finish(l.recordOutcome(f.unit, err))
 }

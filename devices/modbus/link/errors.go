@@ -1,4 +1,4 @@
-package modbus
+package link
 
 import (
 	"errors"
@@ -14,26 +14,26 @@ import (
 // reached.
 var (
 	errSilent  = fmt.Errorf("%w: unit does not respond and will be probed later", devices.ErrUnreachable)
-	errBusy    = fmt.Errorf("%w: unit busy", devices.ErrUnreachable)
+	ErrBusy    = fmt.Errorf("%w: unit busy", devices.ErrUnreachable)
 	errGateway = fmt.Errorf("%w: gateway cannot reach the unit", devices.ErrUnreachable)
-	errStopped = fmt.Errorf("%w: session stopped", devices.ErrUnreachable)
+	ErrStopped = fmt.Errorf("%w: session stopped", devices.ErrUnreachable)
 )
 
 // The exception codes that mean something to the driver (MODBUS Application Protocol
 // V1.1b3, 7).
 const (
-	excIllegalFunction = 1
-	excIllegalAddress  = 2
-	excIllegalValue    = 3
-	excDeviceFailure   = 4
-	excAcknowledge     = 5
-	excBusy            = 6
-	excGatewayPath     = 10
-	excGatewayTarget   = 11
+	IllegalFunction = 1
+	IllegalAddress  = 2
+	IllegalValue    = 3
+	DeviceFailure   = 4
+	Acknowledge     = 5
+	Busy            = 6
+	GatewayPath     = 10
+	GatewayTarget   = 11
 )
 
-// exception returns the code of a Modbus exception, or 0 for any other error.
-func exception(err error) byte {
+// Exception returns the code of a Modbus exception, or 0 for any other error.
+func Exception(err error) byte {
 	var e *modbus.ModbusError
 	if errors.As(err, &e) {
 		return e.ExceptionCode
@@ -41,20 +41,20 @@ func exception(err error) byte {
 	return 0
 }
 
-// illegalRange reports whether a unit refuses the addresses of a request.
-func illegalRange(err error) bool {
-	c := exception(err)
-	return c == excIllegalAddress || c == excIllegalValue
+// IllegalRange reports whether a unit refuses the addresses of a request.
+func IllegalRange(err error) bool {
+	c := Exception(err)
+	return c == IllegalAddress || c == IllegalValue
 }
 
-// reason returns the reason that a reading gives for an error.
-func reason(err error) string {
+// Reason returns the reason that a reading gives for an error.
+func Reason(err error) string {
 	switch {
 	case errors.Is(err, wire.ErrTimeout):
 		return "Timeout"
 	case errors.Is(err, errSilent):
 		return "UnitSilent"
-	case errors.Is(err, errBusy):
+	case errors.Is(err, ErrBusy):
 		return "UnitBusy"
 	case errors.Is(err, errGateway):
 		return "GatewayTargetSilent"
@@ -62,19 +62,19 @@ func reason(err error) string {
 		return "LinkDown"
 	case errors.Is(err, wire.ErrGarbled):
 		return "GarbledAnswer"
-	case errors.Is(err, errStopped):
+	case errors.Is(err, ErrStopped):
 		return "Stopped"
 	}
-	switch c := exception(err); c {
+	switch c := Exception(err); c {
 	case 0:
 		return "ProtocolError"
-	case excIllegalFunction:
+	case IllegalFunction:
 		return "IllegalFunction"
-	case excIllegalAddress:
+	case IllegalAddress:
 		return "IllegalAddress"
-	case excIllegalValue:
+	case IllegalValue:
 		return "IllegalValue"
-	case excDeviceFailure:
+	case DeviceFailure:
 		return "DeviceFailure"
 	default:
 		return fmt.Sprintf("Exception%d", c)
