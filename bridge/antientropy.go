@@ -99,7 +99,7 @@ func (p *publisher) compare(site, identity string, q streams.InventoryQuery) (st
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return compare(site, expectedState{
-		epoch: order.EpochNumber(p.epoch), identity: identity, lastSeq: p.desired.lastSeq(site), idle: p.siteIdleLocked(site),
+		epoch: order.EpochNumber(p.epoch), last: streams.HubPosition{Seq: p.desired.lastSeq(site), Identity: identity}, idle: p.siteIdleLocked(site),
 		inventory: p.desired.inventory(site),
 		entriesIn: func(b map[int]bool) map[string]streams.InventoryEntry { return p.desired.entriesIn(site, b) },
 	}, q)

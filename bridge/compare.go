@@ -23,10 +23,8 @@ const (
 // expectedState is the state that the bridge compares a site's inventory with.
 type expectedState struct {
 	epoch uint64
-	// identity is the incarnation of the stream DESIRED, lastSeq the highest sequence that it
-	// holds for the site.
-	identity string
-	lastSeq  uint64
+	// last is the position of the last message that DESIRED holds for the site.
+	last streams.HubPosition
 	// idle is true if nothing is being published, or waits to be, for the site.
 	idle      bool
 	inventory *streams.Inventory
@@ -49,8 +47,8 @@ func compare(site string, have expectedState, q streams.InventoryQuery) (streams
 	if err := checkQuery(site, q, max(maxEpoch, have.epoch)); err != nil {
 		return streams.InventoryAnswer{}, difference{}, err
 	}
-	sameStream := q.Identity == have.identity || q.Identity == "" && q.Position == 0
-	if !have.idle || !sameStream || q.Position < have.lastSeq {
+	sameStream := q.Identity == have.last.Identity || q.HubPosition == streams.HubPosition{}
+	if !have.idle || !sameStream || q.Seq < have.last.Seq {
 		return streams.InventoryAnswer{State: streams.InventoryBehind}, difference{}, nil
 	}
 	equal := q.Count == have.inventory.Count() && q.Digest == have.inventory.Digest()

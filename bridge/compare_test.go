@@ -13,6 +13,8 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
+var at100 = streams.HubPosition{Seq: 100, Identity: "id"}
+
 type entries = map[string]streams.InventoryEntry
 
 func holdingsOf(want entries) expectedState {
@@ -20,7 +22,7 @@ func holdingsOf(want entries) expectedState {
 	for _, e := range want {
 		m.Add(e)
 	}
-	return expectedState{identity: "id", lastSeq: 100, idle: true, inventory: m, entriesIn: func(buckets map[int]bool) map[string]streams.InventoryEntry {
+	return expectedState{last: at100, idle: true, inventory: m, entriesIn: func(buckets map[int]bool) map[string]streams.InventoryEntry {
 		out := entries{}
 		for s, e := range want {
 			if buckets[e.Bucket()] {
@@ -38,7 +40,7 @@ func check(t interface{ Fatalf(string, ...any) }, have expectedState, is entries
 	for _, e := range is {
 		m.Add(e)
 	}
-	q := streams.InventoryQuery{Identity: "id", Position: 100, Count: m.Count(), Digest: m.Digest()}
+	q := streams.InventoryQuery{HubPosition: at100, Count: m.Count(), Digest: m.Digest()}
 	for range 8 {
 		a, d, err := compare("s", have, q)
 		if err != nil {
@@ -117,12 +119,12 @@ func TestComparisonWaits(t *testing.T) {
 	subject := "desired.s._._.configmaps.default.c"
 	e := streams.InventoryEntry{Subject: subject, UID: "a"}
 	want := entries{subject: e}
-	q := streams.InventoryQuery{Identity: "id", Position: 100, Digest: "other"}
+	q := streams.InventoryQuery{HubPosition: at100, Digest: "other"}
 	for name, change := range map[string]func(*expectedState, *streams.InventoryQuery){
 		"something is being published": func(h *expectedState, _ *streams.InventoryQuery) { h.idle = false },
-		"the site is behind":           func(_ *expectedState, q *streams.InventoryQuery) { q.Position = 99 },
+		"the site is behind":           func(_ *expectedState, q *streams.InventoryQuery) { q.Seq = 99 },
 		"another stream":               func(_ *expectedState, q *streams.InventoryQuery) { q.Identity = "former" },
-		"a new site, not served yet":   func(_ *expectedState, q *streams.InventoryQuery) { q.Identity, q.Position = "", 0 },
+		"a new site, not served yet":   func(_ *expectedState, q *streams.InventoryQuery) { q.HubPosition = streams.HubPosition{} },
 	} {
 		h, q := holdingsOf(want), q
 		change(&h, &q)
@@ -131,7 +133,7 @@ func TestComparisonWaits(t *testing.T) {
 		}
 	}
 	h := holdingsOf(nil)
-	h.lastSeq = 0
+	h.last.Seq = 0
 	empty := new(streams.Inventory)
 	if a, _, err := compare("s", h, streams.InventoryQuery{Digest: empty.Digest()}); err != nil || a.State != streams.InventoryEqual {
 		t.Errorf("a site without anything: %+v, %v", a, err)
@@ -199,7 +201,7 @@ func TestEntriesAreBounded(t *testing.T) {
 		h, said := holdingsOf(nil), e
 		h.epoch = c.epoch
 		c.change(&said)
-		q := streams.InventoryQuery{Identity: "id", Position: 100, Count: 1, Of: []int{said.Bucket()}, Entries: []streams.InventoryEntry{said}}
+		q := streams.InventoryQuery{HubPosition: at100, Count: 1, Of: []int{said.Bucket()}, Entries: []streams.InventoryEntry{said}}
 		_, d, err := compare("s", h, q)
 		if c.ok && (err != nil || len(d.extra) != 1) || !c.ok && !errors.Is(err, errQuery) {
 			t.Errorf("%s: %+v, %v", name, d, err)

@@ -155,7 +155,7 @@ func (b *responder) compare(q streams.InventoryQuery) streams.InventoryAnswer {
 	switch {
 	case b.idle:
 		return streams.InventoryAnswer{State: streams.InventoryRepairing}
-	case q.Position < highest:
+	case q.Seq < highest:
 		return streams.InventoryAnswer{State: streams.InventoryBehind}
 	case q.Digest == m.Digest():
 		return streams.InventoryAnswer{State: streams.InventoryEqual}

@@ -80,7 +80,7 @@ func (c *antiEntropy) query(ctx context.Context, buckets []int) (streams.Invento
 		return streams.InventoryQuery{}, nil, fmt.Errorf("read the inventory of %s: %w", streams.SiteDesired, err)
 	}
 	c.position = at.Seq
-	q := streams.InventoryQuery{Identity: at.Identity, Position: at.Seq, Count: m.Count(), Digest: m.Digest()}
+	q := streams.InventoryQuery{HubPosition: at, Count: m.Count(), Digest: m.Digest()}
 	if len(buckets) == 0 {
 		return q, m, nil
 	}

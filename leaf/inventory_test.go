@@ -86,7 +86,7 @@ func TestInventoryFindsWhatIsMissing(t *testing.T) {
 	other := nats.NewMsg(old.Subject)
 	other.Header.Set(streams.HeaderOp, string(streams.OpPut))
 	other.Header.Set(streams.HeaderVersion, "stale")
-	other.Header.Set(streams.HeaderSource, streams.Source{Seq: 50, Identity: "x"}.String())
+	other.Header.Set(streams.HeaderSource, streams.HubPosition{Seq: 50, Identity: "x"}.String())
 	other.Data = []byte("stale")
 	if _, err := s.js.PublishMsg(ctx, other); err != nil {
 		t.Fatal(err)
@@ -130,7 +130,7 @@ func TestInventoryRemovesZombies(t *testing.T) {
 	ref := streams.Ref{Node: "plant-a-1", Resource: "pods", Namespace: "default", Name: "zombie"}
 	m := streams.Message{Ref: ref, Op: streams.OpPut, UID: "z", Object: []byte(`{"metadata":{"name":"zombie","uid":"z"}}`)}
 	msg := m.Encode(streams.DesiredSubject("plant-a", ref))
-	msg.Header.Set(streams.HeaderSource, streams.Source{Seq: 5, Identity: "x"}.String())
+	msg.Header.Set(streams.HeaderSource, streams.HubPosition{Seq: 5, Identity: "x"}.String())
 	if _, err := s.js.PublishMsg(ctx, msg); err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +212,7 @@ func TestCheckFollowsAResync(t *testing.T) {
 	s, ctx, b := startChecked(t, 30)
 	ref := streams.Ref{Node: "plant-a-1", Resource: "pods", Namespace: "default", Name: "zombie"}
 	zombie := streams.Message{Ref: ref, Op: streams.OpPut, UID: "z"}.Encode(streams.DesiredSubject("plant-a", ref))
-	zombie.Header.Set(streams.HeaderSource, streams.Source{Seq: 30, Identity: "x"}.String())
+	zombie.Header.Set(streams.HeaderSource, streams.HubPosition{Seq: 30, Identity: "x"}.String())
 	if _, err := s.js.PublishMsg(ctx, zombie); err != nil {
 		t.Fatal(err)
 	}

@@ -183,14 +183,14 @@ func (r *replicator) rewind(ctx context.Context) (sessionStart, error) {
 		if err != nil {
 			return sessionStart{}, err
 		}
-		b.identity, b.waiting = hub.identity, hub.pending
+		b.identity, b.waiting = hub.floor.Identity, hub.pending
 		again := hub.requests > 0 && time.Since(start) < staleRequest+resetPace
 		if from == 0 {
-			if from = rewindTo(have, streams.Source{Seq: hub.floor, Identity: hub.identity}); from == hub.floor+1 {
+			if from = rewindTo(have, hub.floor); from == hub.floor.Seq+1 {
 				from = 0
 			}
 			if from > 0 {
-				b.rewoundFrom, again = hub.floor, true
+				b.rewoundFrom, again = hub.floor.Seq, true
 			}
 		}
 		if !again {
@@ -209,7 +209,7 @@ func (r *replicator) rewind(ctx context.Context) (sessionStart, error) {
 
 // rewindTo returns the sequence from which the hub has to deliver again, or 0 to continue: the
 // site lacks what was acknowledged, or the hub's stream is another one.
-func rewindTo(site, hub streams.Source) uint64 {
+func rewindTo(site, hub streams.HubPosition) uint64 {
 	switch {
 	case site.Identity != "" && site.Identity != hub.Identity:
 		return 1
@@ -221,35 +221,33 @@ func rewindTo(site, hub streams.Source) uint64 {
 
 // lastSource returns the position in DESIRED of the last message of SITE_DESIRED. It returns the
 // zero value if there is none or it cannot be read, so that everything is requested again.
-func lastSource(ctx context.Context, js jetstream.JetStream) (streams.Source, error) {
+func lastSource(ctx context.Context, js jetstream.JetStream) (streams.HubPosition, error) {
 	s, err := js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
-		return streams.Source{}, fmt.Errorf("open %s: %w", streams.SiteDesired, err)
+		return streams.HubPosition{}, fmt.Errorf("open %s: %w", streams.SiteDesired, err)
 	}
 	state := s.CachedInfo().State
 	if state.Msgs == 0 {
-		return streams.Source{}, nil
+		return streams.HubPosition{}, nil
 	}
 	last, err := s.GetMsg(ctx, state.LastSeq)
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
-		return streams.Source{}, nil
+		return streams.HubPosition{}, nil
 	case err != nil:
-		return streams.Source{}, fmt.Errorf("read the end of %s: %w", streams.SiteDesired, err)
+		return streams.HubPosition{}, fmt.Errorf("read the end of %s: %w", streams.SiteDesired, err)
 	}
-	at, err := streams.ParseSource(last.Header.Get(streams.HeaderSource))
+	at, err := streams.ParseHubPosition(last.Header.Get(streams.HeaderSource))
 	if err != nil {
-		return streams.Source{}, nil // somebody else stored it: request everything again
+		return streams.HubPosition{}, nil // somebody else stored it: request everything again
 	}
 	return at, nil
 }
 
 // resetAnswer is the answer of the hub to a reset.
 type resetAnswer struct {
-	// floor is the sequence before the first that will be delivered, identity the identity of
-	// the stream.
-	floor    uint64
-	identity string
+	// floor is the position before the first message that will be delivered.
+	floor streams.HubPosition
 	// pending is the number of messages that wait for the site, requests the number of open
 	// requests for them.
 	pending  uint64
@@ -287,7 +285,7 @@ func (r *replicator) requestReset(ctx context.Context, from uint64) (resetAnswer
 	if err != nil {
 		return resetAnswer{}, fmt.Errorf("reset the hub's consumer %s: %w", r.site, err)
 	}
-	a.identity = reply.Header.Get(headerIdentity)
+	a.floor.Identity = reply.Header.Get(headerIdentity)
 	return a, nil
 }
 
@@ -308,7 +306,7 @@ func parseReset(data []byte) (resetAnswer, error) {
 	if answer.ResetSeq == 0 {
 		return resetAnswer{}, errors.New("the answer has no reset_seq")
 	}
-	return resetAnswer{floor: answer.ResetSeq - 1, pending: answer.Pending, requests: answer.Waiting}, nil
+	return resetAnswer{floor: streams.HubPosition{Seq: answer.ResetSeq - 1}, pending: answer.Pending, requests: answer.Waiting}, nil
 }
 
 // store puts deliveries into SITE_DESIRED and returns when they are on disk.

@@ -160,7 +160,7 @@ func TestUnansweredResetIsRepeated(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := (&replicator{site: "plant-a", nc: nc}).reset(t.Context(), 0)
-	if want := (resetAnswer{floor: 7, identity: "id", pending: 3}); err != nil || got != want {
+	if want := (resetAnswer{floor: streams.HubPosition{Seq: 7, Identity: "id"}, pending: 3}); err != nil || got != want {
 		t.Fatalf("got %+v, %v, want %+v", got, err, want)
 	}
 }
@@ -319,17 +319,19 @@ func FuzzDelivery(f *testing.F) {
 }
 
 func TestRewindTo(t *testing.T) {
-	at := func(seq uint64, identity string) streams.Source { return streams.Source{Seq: seq, Identity: identity} }
+	at := func(seq uint64, identity string) streams.HubPosition {
+		return streams.HubPosition{Seq: seq, Identity: identity}
+	}
 	for _, c := range []struct {
-		site, hub streams.Source
+		site, hub streams.HubPosition
 		want      uint64
 	}{
-		{streams.Source{}, at(0, "s"), 0},
+		{streams.HubPosition{}, at(0, "s"), 0},
 		{at(7, "s"), at(7, "s"), 0},
-		{at(9, "s"), at(7, "s"), 0},       // acknowledgements were lost
-		{at(4, "s"), at(7, "s"), 5},       // the site's store was rolled back
-		{streams.Source{}, at(7, "s"), 1}, // the site's store is new
-		{at(9, "s"), at(2, "r"), 1},       // the hub's stream is new
+		{at(9, "s"), at(7, "s"), 0},            // acknowledgements were lost
+		{at(4, "s"), at(7, "s"), 5},            // the site's store was rolled back
+		{streams.HubPosition{}, at(7, "s"), 1}, // the site's store is new
+		{at(9, "s"), at(2, "r"), 1},            // the hub's stream is new
 	} {
 		if got := rewindTo(c.site, c.hub); got != c.want {
 			t.Errorf("rewindTo(%v, %v) = %d, want %d", c.site, c.hub, got, c.want)

@@ -246,7 +246,7 @@ func TestEveryDroppedRecordIsReported(t *testing.T) {
 func FuzzReset(f *testing.F) {
 	f.Add([]byte(`{"reset_seq":1}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if a, err := parseReset(data); err == nil && a.floor+1 == 0 {
+		if a, err := parseReset(data); err == nil && a.floor.Seq+1 == 0 {
 			t.Fatalf("%q resets to nothing", data)
 		}
 	})

@@ -110,7 +110,7 @@ func (r *replicator) storedMessage(ctx context.Context, d delivery, identity str
 			return nil, fmt.Errorf("read the tombstone of %s: %w", d.Subject, err)
 		}
 	}
-	msg.Header.Set(streams.HeaderSource, streams.Source{Seq: d.stream, Identity: identity}.String())
+	msg.Header.Set(streams.HeaderSource, streams.HubPosition{Seq: d.stream, Identity: identity}.String())
 	return msg, nil
 }
 

@@ -7,32 +7,29 @@ import (
 	"time"
 )
 
-// ForwardID identifies a message that a site's forwarder sends to the hub, by its sequence
-// in the leaf's stream. Created, the creation time of that stream, tells it from a message
-// of the same sequence in a store that was created later. The ForwardID is the message's
-// Nats-Msg-Id at the hub.
+// ForwardID identifies a message that a site's forwarder sends to the hub by its position in
+// the leaf's stream. The ForwardID is the message's Nats-Msg-Id at the hub.
 type ForwardID struct {
 	Site, Stream string
-	Created      time.Time
-	Seq          uint64
+	SitePosition
 }
 
-// String returns <site>.<stream>.<created, ns since 1970>.<seq>.
+// String returns <site>.<stream>.<incarnation>.<seq>.
 func (id ForwardID) String() string {
-	return fmt.Sprintf("%s.%s.%d.%d", EscapeToken(id.Site), id.Stream, id.Created.UnixNano(), id.Seq)
+	return fmt.Sprintf("%s.%s.%d.%d", EscapeToken(id.Site), id.Stream, id.Incarnation, id.Seq)
 }
 
 // ParseForwardID is the inverse of String.
 func ParseForwardID(s string) (ForwardID, error) {
 	t := strings.Split(s, ".")
 	if len(t) != 4 {
-		return ForwardID{}, fmt.Errorf("message id %q is not <site>.<stream>.<created>.<seq>", s)
+		return ForwardID{}, fmt.Errorf("message id %q is not <site>.<stream>.<incarnation>.<seq>", s)
 	}
 	site, err := UnescapeToken(t[0])
 	if err != nil {
 		return ForwardID{}, fmt.Errorf("message id %q: %w", s, err)
 	}
-	created, err := strconv.ParseInt(t[2], 10, 64)
+	incarnation, err := strconv.ParseInt(t[2], 10, 64)
 	if err != nil {
 		return ForwardID{}, fmt.Errorf("message id %q: %w", s, err)
 	}
@@ -40,7 +37,7 @@ func ParseForwardID(s string) (ForwardID, error) {
 	if err != nil {
 		return ForwardID{}, fmt.Errorf("message id %q: %w", s, err)
 	}
-	return ForwardID{Site: site, Stream: t[1], Created: time.Unix(0, created), Seq: seq}, nil
+	return ForwardID{site, t[1], SitePosition{incarnation, seq}}, nil
 }
 
 // RequestPosition asks the bridge how much of a leaf's stream the hub has stored: a

@@ -119,12 +119,10 @@ const RequestInventory = "manifest"
 // InventoryQuery describes what a site has on disk. The first query of a comparison
 // carries Digest; the following ones carry what the answers asked for.
 type InventoryQuery struct {
-	// Identity identifies the hub's stream DESIRED. Position is the sequence in it of the
-	// last message that the site has stored.
-	Identity string `json:"identity"`
-	Position uint64 `json:"position"`
-	Count    int64  `json:"count"`
-	Digest   string `json:"digest"`
+	// HubPosition is the position of the last message that the site has stored.
+	HubPosition
+	Count  int64  `json:"count"`
+	Digest string `json:"digest"`
 	// Buckets holds Inventory.Buckets, in answer to InventorySendBuckets.
 	Buckets []byte `json:"buckets,omitempty"`
 	// Entries holds all entries of the buckets listed in Of, in answer to

@@ -199,7 +199,7 @@ func answersBehind(t *testing.T, a *api) {
 	if answer := l.compare(); answer.State != streams.InventoryBehind {
 		t.Errorf("a site that has not got all is answered %+v", answer)
 	}
-	q := streams.InventoryQuery{Identity: "another", Position: at.position + 100, Digest: "x"}
+	q := streams.InventoryQuery{HubPosition: streams.HubPosition{Seq: at.position + 100, Identity: "another"}, Digest: "x"}
 	if answer := l.ask(q); answer.State != streams.InventoryBehind {
 		t.Errorf("a site of another stream is answered %+v", answer)
 	}
@@ -214,7 +214,7 @@ func refusesForgedManifests(t *testing.T, a *api) {
 	before := w.lastSeq()
 	at := l.image()
 	foreign := streams.InventoryEntry{Subject: streams.DesiredSubject("plant-b", w.configMapRef("settings-1")), UID: "x"}
-	base := streams.InventoryQuery{Identity: l.identity, Position: at.position, Digest: "x"}
+	base := streams.InventoryQuery{HubPosition: streams.HubPosition{Seq: at.position, Identity: l.identity}, Digest: "x"}
 	for name, change := range map[string]func(*streams.InventoryQuery){
 		"another site's entry": func(q *streams.InventoryQuery) {
 			q.Of, q.Entries = []int{foreign.Bucket()}, []streams.InventoryEntry{foreign}
@@ -265,9 +265,9 @@ func answersPositions(t *testing.T, a *api) {
 		s.request(streams.RequestPosition, data, &p)
 		return p
 	}
-	created := time.Unix(0, 1234567890)
+	at := func(seq uint64) streams.SitePosition { return streams.SitePosition{Incarnation: 1234567890, Seq: seq} }
 	for i, id := range []streams.ForwardID{
-		{Site: "plant-a", Stream: streams.SiteTelemetry, Created: created, Seq: 7}, {Site: "plant-a", Stream: streams.SiteTelemetry, Created: created, Seq: 8},
+		{Site: "plant-a", Stream: streams.SiteTelemetry, SitePosition: at(7)}, {Site: "plant-a", Stream: streams.SiteTelemetry, SitePosition: at(8)},
 	} {
 		m := nats.NewMsg(streams.TelemetrySubject("plant-a", "sample", "default", fmt.Sprint("pump-", i)))
 		m.Header.Set(jetstream.MsgIDHeader, id.String())
@@ -276,7 +276,7 @@ func answersPositions(t *testing.T, a *api) {
 			t.Errorf("position is %+v, want %s", p, id)
 		}
 	}
-	id := streams.ForwardID{Site: "plant-a", Stream: streams.SiteReported, Created: created, Seq: 9}
+	id := streams.ForwardID{Site: "plant-a", Stream: streams.SiteReported, SitePosition: at(9)}
 	event := streams.Message{Ref: streams.Ref{Node: "a1", Resource: "events", Namespace: w.namespace, Name: "e"}, Op: streams.OpCreate, Object: []byte(`{"metadata":{"name":"e"}}`)}
 	m := event.Encode(streams.ReportedSubject("plant-a", event.Ref))
 	m.Header.Set(jetstream.MsgIDHeader, id.String())

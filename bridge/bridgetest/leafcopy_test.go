@@ -232,7 +232,7 @@ func (l *leafCopy) compare() streams.InventoryAnswer {
 	for _, e := range at.kept {
 		m.Add(e)
 	}
-	q := streams.InventoryQuery{Identity: identity, Position: at.position, Count: m.Count(), Digest: m.Digest()}
+	q := streams.InventoryQuery{HubPosition: streams.HubPosition{Seq: at.position, Identity: identity}, Count: m.Count(), Digest: m.Digest()}
 	a := l.ask(q)
 	for range 7 {
 		switch a.State {

@@ -80,7 +80,7 @@ func (a *Applier) Quarantined() uint64 {
 
 // sourceOf returns the sequence in DESIRED of a message of SITE_DESIRED, 0 if it has none.
 func sourceOf(msg jetstream.Msg) uint64 {
-	source, err := streams.ParseSource(msg.Headers().Get(streams.HeaderSource))
+	source, err := streams.ParseHubPosition(msg.Headers().Get(streams.HeaderSource))
 	if err != nil {
 		return 0
 	}

@@ -52,7 +52,7 @@ type Forwarder struct {
 	// unansweredSince is when the bridge did not answer a question about the position; position
 	// is where the last session ended. Only one session runs at a time.
 	unansweredSince time.Time
-	position        journal.Position
+	position        streams.SitePosition
 	// inDoubtSince is when a commit failed that the hub may have stored, or zero.
 	inDoubtSince time.Time
 	// window is learned from the line of this site.

@@ -34,7 +34,7 @@ func missing(next, before, first uint64) map[string]journal.Range {
 func gapMessage(site, stream string, l journal.Timeline, s journal.Range, reason string) (*nats.Msg, error) {
 	id := l.MessageID(site, stream, s.To)
 	data, err := json.Marshal(streams.Gap{
-		Stream: stream, Created: id.Created.UnixNano(), From: s.From, To: s.To, Reason: reason, Time: time.Now(),
+		Stream: stream, Created: id.Incarnation, From: s.From, To: s.To, Reason: reason, Time: time.Now(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encode a gap of %s: %w", stream, err)

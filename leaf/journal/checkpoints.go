@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/petiole-io/petiole/internal/durable"
+	"github.com/petiole-io/petiole/streams"
 )
 
 // checkpointsName is the file in the data folder that holds the checkpoint of each stream.
@@ -37,9 +38,8 @@ type Checkpoint struct {
 
 // LostRange is a range of sequences, both included, of the stream that was created at Created.
 type LostRange struct {
-	Created int64  `json:"created"`
-	From    uint64 `json:"from"`
-	To      uint64 `json:"to"`
+	Created int64 `json:"created"`
+	Range
 }
 
 // unresolved reports whether the checkpoint records damage that has not been repaired or
@@ -134,7 +134,7 @@ func (k Checkpoint) LostBy(created time.Time, last uint64) bool {
 // LostSince returns the range that existed at the checkpoint, is missing in the timeline l, and
 // had not been forwarded. Sequences of incarnations that started after the checkpoint are not
 // what was there.
-func (k Checkpoint) LostSince(l Timeline, noted Position) (LostRange, bool) {
+func (k Checkpoint) LostSince(l Timeline, noted streams.SitePosition) (LostRange, bool) {
 	then, err := parseTimeline(k.Timeline, time.Unix(0, k.Created))
 	if err != nil {
 		then = Timeline{{id: k.Created}}
@@ -149,5 +149,5 @@ func (k Checkpoint) LostSince(l Timeline, noted Position) (LostRange, bool) {
 	if kept >= k.Last || forwarded >= k.Last {
 		return LostRange{}, false
 	}
-	return LostRange{Created: k.Created, From: max(kept, forwarded) + 1, To: k.Last}, true
+	return LostRange{k.Created, Range{max(kept, forwarded) + 1, k.Last}}, true
 }

@@ -15,15 +15,11 @@ import (
 // dropLogName is the file in the data folder that counts dropped records.
 const dropLogName = "dropped.json"
 
-// Position is a sequence together with the incarnation that assigned it (Timeline). Sequences of
-// different incarnations are not comparable.
-type Position struct {
-	Incarnation int64  `json:"claim"`
-	Seq         uint64 `json:"seq"`
-}
-
 // Range is a range of sequences, both included.
-type Range struct{ From, To uint64 }
+type Range struct {
+	From uint64 `json:"from"`
+	To   uint64 `json:"to"`
+}
 
 // Count returns the number of sequences.
 func (s Range) Count() uint64 { return s.To - s.From + 1 }
@@ -32,9 +28,9 @@ func (s Range) Count() uint64 { return s.To - s.From + 1 }
 type streamDrops struct {
 	// Forwarded is the position up to which every message was forwarded or counted as dropped.
 	// It is written when a session ends, so it may lag behind.
-	Forwarded Position `json:"noted"`
+	Forwarded streams.SitePosition `json:"noted"`
 	// Counted is the last position that was counted as dropped.
-	Counted Position `json:"counted"`
+	Counted streams.SitePosition `json:"counted"`
 	// Dropped is the number of dropped records by reason (streams.GapLimit, streams.GapLost).
 	Dropped map[string]uint64 `json:"dropped,omitempty"`
 }
@@ -85,7 +81,7 @@ func (l *DropLog) entry(stream string) *streamDrops {
 }
 
 // Forwarded returns the position up to which a stream is known to be forwarded or counted.
-func (l *DropLog) Forwarded(stream string) Position {
+func (l *DropLog) Forwarded(stream string) streams.SitePosition {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.entry(stream).Forwarded
@@ -117,7 +113,7 @@ func (l *DropLog) CountLost(stream string, n uint64) error {
 }
 
 // SetForwarded saves the position up to which a stream was forwarded or counted.
-func (l *DropLog) SetForwarded(stream string, at Position) error {
+func (l *DropLog) SetForwarded(stream string, at streams.SitePosition) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if a := l.entry(stream); a.Forwarded != at {

@@ -90,19 +90,19 @@ func (l Timeline) with(c incarnation) Timeline {
 }
 
 // Position returns the position of a sequence.
-func (l Timeline) Position(seq uint64) Position {
+func (l Timeline) Position(seq uint64) streams.SitePosition {
 	owner := l[0]
 	for _, c := range l {
 		if c.from <= seq {
 			owner = c
 		}
 	}
-	return Position{owner.id, seq}
+	return streams.SitePosition{Incarnation: owner.id, Seq: seq}
 }
 
 // MessageID returns the message id of a sequence.
 func (l Timeline) MessageID(site, stream string, seq uint64) streams.ForwardID {
-	return streams.ForwardID{Site: site, Stream: stream, Created: time.Unix(0, l.Position(seq).Incarnation), Seq: seq}
+	return streams.ForwardID{Site: site, Stream: stream, SitePosition: l.Position(seq)}
 }
 
 // Locate returns the sequence up to which the hub has this stream, given the id of the last
@@ -112,12 +112,12 @@ func (l Timeline) Locate(stream string, id streams.ForwardID) (uint64, bool) {
 	if id.Stream != stream {
 		return 0, false
 	}
-	return l.LastCommon(Position{id.Created.UnixNano(), id.Seq})
+	return l.LastCommon(id.SitePosition)
 }
 
 // LastCommon returns the last sequence up to a position that this stream shares with the stream
 // of the position. It returns false if they share none.
-func (l Timeline) LastCommon(at Position) (uint64, bool) {
+func (l Timeline) LastCommon(at streams.SitePosition) (uint64, bool) {
 	for i, c := range l {
 		if c.id != at.Incarnation {
 			continue

@@ -53,7 +53,7 @@ func TestAppliedSource(t *testing.T) {
 	ref := streams.Ref{Resource: "configmaps", Namespace: "default", Name: "a"}
 	m := streams.Message{Ref: ref, Op: streams.OpPut, UID: "u", Version: "1", Epoch: "e1", Object: []byte(`{"metadata":{"name":"a","namespace":"default","uid":"u"}}`)}
 	msg := m.Encode(streams.DesiredSubject(site, ref))
-	msg.Header.Set(streams.HeaderSource, streams.Source{Seq: 4711, Identity: "i"}.String())
+	msg.Header.Set(streams.HeaderSource, streams.HubPosition{Seq: 4711, Identity: "i"}.String())
 	ack, err := l.js.PublishMsg(t.Context(), msg)
 	must(t, err)
 	r.applied(ack.Sequence)
