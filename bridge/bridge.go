@@ -14,6 +14,7 @@ import (
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/bridge/liveness"
+	"github.com/petiole-io/petiole/bridge/site"
 	"github.com/petiole-io/petiole/bridge/storage"
 	"github.com/petiole-io/petiole/internal/metrics"
 	"github.com/petiole-io/petiole/streams"
@@ -143,21 +144,21 @@ func (b *Bridge) runComponents(ctx context.Context, c *kube.Clients, nc *nats.Co
 	if err != nil {
 		return err
 	}
-	p, err := b.newComponents(h, c)
+	monitor := b.newStorageMonitor(h, c)
+	known, highestTerm := stored.highest()
+	epoch, renewed, err := monitor.Begin(ctx, transitions, known, highestTerm)
+	if err != nil {
+		return err
+	}
+	p, err := b.newComponents(h, c, monitor, epoch)
 	if err != nil {
 		return err
 	}
 	defer p.close()
 	p.externalWrites.lastSeq = seen
-	known, highestTerm := stored.highest()
-	epoch, renewed, err := p.storage.Begin(ctx, transitions, known, highestTerm)
-	if err != nil {
-		return err
-	}
-	p.epoch, p.term = epoch, b.fence.Term()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return b.fence.Watch(ctx) })
-	g.Go(func() error { return p.storage.Run(ctx) })
+	g.Go(func() error { return monitor.Run(ctx) })
 	synced := make(chan struct{})
 	g.Go(func() error {
 		p.cache.Run(ctx, func() { close(synced) })
@@ -169,7 +170,7 @@ func (b *Bridge) runComponents(ctx context.Context, c *kube.Clients, nc *nats.Co
 			return nil
 		case <-synced:
 		}
-		p.publish.load(h, p.epoch, stored)
+		p.publish.load(h, epoch, stored)
 		if err := p.consumer.recoverReports(ctx); err != nil {
 			return err
 		}
@@ -188,35 +189,32 @@ type components struct {
 	publish     *publisher
 	liveness    *liveness.Tracker
 	heartbeats  *liveness.Heartbeats
-	sites       *siteController
+	sites       *site.Controller
 	reports     *reports
 	consumer    *reportConsumer
 	writeback   *writeback
 	tolerations *liveness.Tolerations
 	syncStates  *antientropy.States
-	backlogs    *backlogs
+	backlogs    *site.Backlogs
 	consistencyParts
-	// epoch identifies the API server's storage, term this period of leadership.
-	epoch string
-	term  uint64
 }
 
-// newComponents creates the components and connects them. It starts nothing.
-func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients) (*components, error) {
+// newComponents creates the components of a bridge that leads in an epoch, and connects them.
+// It starts nothing.
+func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Monitor, epoch string) (*components, error) {
 	outageOf := func(what string) *outage { return b.metrics.newOutage(b.log, what) }
 	p := &components{log: b.log, liveness: liveness.NewTracker(), reports: newReports()}
-	p.syncStates = antientropy.NewStates(b.metrics.syncHooks(&b.count, func() { p.sites.trigger() }))
+	p.syncStates = antientropy.NewStates(b.metrics.syncHooks(&b.count, func() { p.sites.Trigger() }))
 	deleted := newDeletedNodes()
-	p.storage = b.newStorageMonitor(h, c, outageOf("epoch of the API server's storage"))
 	cache, err := kube.NewCache(c.Dynamic, kube.Handlers{
 		Changed: p.objectChanged, Deleted: deleted.add,
-		Requests: kube.Requests{Answered: p.storage.Answered, Report: outageOf("watch the API server").reportPart},
+		Requests: kube.Requests{Answered: monitor.Answered, Report: outageOf("watch the API server").reportPart},
 	})
 	if err != nil {
 		return nil, err
 	}
 	p.cache = cache
-	p.publish = newPublisher(cache, p.storage, b.fence, &b.count, b.metrics, b.log)
+	p.publish = newPublisher(cache, monitor, b.fence, &b.count, b.metrics, b.log)
 	queue := newQueue[reportKey](b.metrics, "writeback", writeRetry)
 	p.consumer = newReportConsumer(h, p.reports, p.publish, p.liveness, queue, newQueue[string](b.metrics, "reports", writeRetry), b.log)
 	p.consumer.count, p.consumer.metrics, p.consumer.workers = &b.count, b.metrics.sites, b.cfg.Limits.Workers
@@ -238,16 +236,17 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients) (*components, error)
 		Log: b.log, Report: outageOf("renew node leases").report,
 		OnRefused: func() { b.count.refused.Add(1) }, OnConflict: func() { b.count.conflicts.Add(1) },
 	})
-	p.sites = &siteController{
-		hub: h, clients: c, cache: cache, publish: p.publish, liveness: p.liveness, syncStates: p.syncStates, duplicates: duplicates,
-		events:  newSiteEvents(c.Own, b.cfg.LeaderElection.Identity, b.log),
-		metrics: b.metrics.sites, count: &b.count, log: b.log, outage: outageOf("positions of the sites"),
-		leadership: func() (string, uint64) { return p.epoch, p.term },
-		triggered:  make(chan struct{}, 1), ensured: map[string]bool{}, written: map[string]siteWrite{},
-	}
-	p.backlogs = &backlogs{
-		hub: h, client: c.Dynamic, publish: p.publish, outage: outageOf("answer backlogs"), queue: newQueue[string](b.metrics, "backlogs", writeRetry),
-	}
+	p.sites = site.New(site.Config{
+		Desired: h.Desired, Clients: c, Cache: cache, Sites: p.publish, Consumers: newConsumers(h, p.publish), Liveness: p.liveness,
+		Duplicates: duplicates, States: p.syncStates, Metrics: b.metrics.sites, Epoch: epoch, Term: b.fence.Term(),
+		Identity: b.cfg.LeaderElection.Identity, Log: b.log, Report: outageOf("positions of the sites").report,
+		OnRound: func() { b.count.siteRounds.Add(1) },
+	})
+	answering := outageOf("answer backlogs")
+	p.backlogs = site.NewBacklogs(site.BacklogsConfig{
+		Hub: h, Client: c.Dynamic, SiteExists: p.publish.SiteExists, Queue: newQueue[string](b.metrics, "backlogs", writeRetry),
+		Report: answering.report, ReportWatch: answering.reportPart,
+	})
 	b.newConsistencyParts(p, h, c, outageOf)
 	return p, nil
 }
@@ -264,10 +263,10 @@ func (c *components) objectChanged(k kube.Key) {
 	c.writeback.objectChanged(k)
 	switch {
 	case k.Group == kube.SiteGroup:
-		c.sites.trigger()
+		c.sites.Trigger()
 		c.resync.AnnotationChanged(k.Name)
 	case k.Group == "" && k.Resource == "nodes":
-		c.sites.trigger()
+		c.sites.Trigger()
 		c.writeback.objectChanged(kube.CSINodeKey(k.Name))
 		if c.cache.Get(k) == nil {
 			c.writeback.clients.Forget(k.Name)
@@ -301,7 +300,7 @@ func (c *components) siteChanged(site string) {
 			c.writeback.queue.Add(k)
 		}
 	}
-	c.sites.trigger()
+	c.sites.Trigger()
 }
 
 // objectExists reports whether the object of a report exists in the API.
@@ -311,13 +310,13 @@ func (c *components) objectExists(k reportKey) bool { return c.cache.Get(objectO
 // site must compare its inventory once it has received everything again.
 func (c *components) restoreSites(renewed bool) {
 	now := time.Now()
-	for site := range c.publish.nodesBySite() {
+	for name := range c.publish.nodesBySite() {
 		if renewed {
-			c.resync.CompareWhenCaughtUp(site)
+			c.resync.CompareWhenCaughtUp(name)
 		}
-		if o := c.cache.Get(kube.Key{Group: kube.SiteGroup, Resource: "sites", Name: site}); o != nil {
-			connected, since := siteStatusOf(o)
-			c.liveness.Restore(site, connected, since, now)
+		if o := c.cache.Get(kube.Key{Group: kube.SiteGroup, Resource: "sites", Name: name}); o != nil {
+			connected, since := site.Connection(o)
+			c.liveness.Restore(name, connected, since, now)
 		}
 	}
 }
@@ -330,7 +329,7 @@ func (c *components) close() {
 	c.consumer.sites.ShutDown()
 	c.tolerations.Close()
 	c.heartbeats.Close()
-	c.backlogs.queue.ShutDown()
+	c.backlogs.Close()
 }
 
 // start runs the components in g until ctx ends.
@@ -339,8 +338,8 @@ func (c *components) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn
 	g.Go(func() error { c.writeback.run(ctx, workers); return nil })
 	g.Go(func() error { c.tolerations.Run(ctx); return nil })
 	g.Go(func() error { return c.heartbeats.Run(ctx, nc, workers) })
-	g.Go(func() error { return c.sites.run(ctx) })
-	g.Go(func() error { return c.backlogs.run(ctx) })
+	g.Go(func() error { return c.sites.Run(ctx) })
+	g.Go(func() error { return c.backlogs.Run(ctx) })
 	g.Go(func() error { return c.consumer.run(ctx) })
 	c.consistencyParts.start(ctx, g, nc)
 }

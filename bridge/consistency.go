@@ -20,7 +20,6 @@ import (
 type consistencyParts struct {
 	resync         *antientropy.Resyncer
 	externalWrites *externalWrites
-	storage        *storage.Monitor
 	requests       *requests.Server
 }
 
@@ -40,9 +39,9 @@ func (b *Bridge) newConsistencyParts(p *components, h *hub.Hub, c *kube.Clients,
 }
 
 // newStorageMonitor creates the monitor of the API server's storage.
-func (b *Bridge) newStorageMonitor(h *hub.Hub, c *kube.Clients, out *outage) *storage.Monitor {
+func (b *Bridge) newStorageMonitor(h *hub.Hub, c *kube.Clients) *storage.Monitor {
 	return storage.NewMonitor(storage.Config{
-		Bucket: h.Bucket, Clients: c, Fence: b.fence, Log: b.log, Report: out.report, OnNewEpoch: func() { b.count.epochs.Add(1) },
+		Bucket: h.Bucket, Clients: c, Fence: b.fence, Log: b.log, Report: b.metrics.newOutage(b.log, "epoch of the API server's storage").report, OnNewEpoch: func() { b.count.epochs.Add(1) },
 		Identity: b.cfg.LeaderElection.Identity, Namespace: b.cfg.LeaderElection.Namespace,
 	})
 }

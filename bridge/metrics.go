@@ -1,13 +1,13 @@
 package bridge
 
 import (
-	"time"
-
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/bridge/antientropy"
+	"github.com/petiole-io/petiole/bridge/site"
+	"github.com/petiole-io/petiole/internal/metrics"
 	"github.com/petiole-io/petiole/internal/version"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -24,7 +24,7 @@ type instruments struct {
 	registry *prometheus.Registry
 	queues   *queueMetrics
 	requests *requestMetrics
-	sites    *siteMetrics
+	sites    *site.Metrics
 	health   *health
 
 	leader, term prometheus.Gauge
@@ -37,7 +37,7 @@ type instruments struct {
 func newInstruments(count *counters) *instruments {
 	t := &instruments{
 		registry: prometheus.NewRegistry(),
-		queues:   newQueueMetrics(), requests: newRequestMetrics(), sites: newSiteMetrics(), health: &health{},
+		queues:   newQueueMetrics(), requests: newRequestMetrics(), sites: site.NewMetrics(), health: &health{},
 		leader:  prometheus.NewGauge(gaugeOpts("leader", "Whether this bridge leads: 1 or 0.")),
 		term:    prometheus.NewGauge(gaugeOpts("term", "The term of this bridge, 0 if it does not lead.")),
 		down:    prometheus.NewGaugeVec(gaugeOpts("outage", "Whether an operation of the bridge fails at present: 1 or 0."), []string{"what"}),
@@ -50,7 +50,7 @@ func newInstruments(count *counters) *instruments {
 		ConstLabels: prometheus.Labels{"version": version.String()},
 	})
 	build.Set(1)
-	hub := prometheus.NewGaugeFunc(gaugeOpts("hub_connected", "Whether the hub is connected: 1 or 0."), func() float64 { return boolValue(t.health.connected()) })
+	hub := prometheus.NewGaugeFunc(gaugeOpts("hub_connected", "Whether the hub is connected: 1 or 0."), func() float64 { return metrics.Bool(t.health.connected()) })
 	t.registry.MustRegister(build, hub, t.leader, t.term, t.down, t.outages, t.checks, t.resyncs,
 		t.queues, t.requests, t.sites, workMetrics{count},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -77,7 +77,7 @@ func (t *instruments) acting(term uint64) {
 func (t *instruments) stopped() {
 	t.health.acting.Store(false)
 	t.term.Set(0)
-	t.sites.clear()
+	t.sites.Clear()
 }
 
 // newOutage returns the outage of an operation, whose state is also exported.
@@ -86,7 +86,7 @@ func (t *instruments) newOutage(log *zap.Logger, operation string) *outage {
 	down, outages := t.down.WithLabelValues(what), t.outages.WithLabelValues(what)
 	down.Set(0)
 	return newOutage(log, operation, func(is bool) {
-		down.Set(boolValue(is))
+		down.Set(metrics.Bool(is))
 		if is {
 			outages.Inc()
 		}
@@ -183,6 +183,3 @@ func (w workMetrics) Collect(ch chan<- prometheus.Metric) {
 		count(w.desc, w.value(c))
 	}
 }
-
-// age returns the seconds since a time, 0 if it is in the future.
-func age(since, now time.Time) float64 { return max(0, now.Sub(since).Seconds()) }

@@ -379,3 +379,16 @@ func (p *publisher) PodsOn(node string) []kube.Key {
 	}
 	return pods
 }
+
+// BoundTo returns the pods and devices of the nodes.
+func (p *publisher) BoundTo(nodes []string) []kube.Key {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var keys []kube.Key
+	for _, n := range nodes {
+		for k := range p.closure.Bound(n) {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/liveness"
+	"github.com/petiole-io/petiole/bridge/site"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -40,7 +41,7 @@ type reportConsumer struct {
 	liveness *liveness.Tracker
 	log      *zap.Logger
 	count    *counters
-	metrics  *siteMetrics
+	metrics  *site.Metrics
 	queue    workqueue.TypedRateLimitingInterface[reportKey]
 	// sites holds the sites with a non-empty inbox.
 	sites   workqueue.TypedRateLimitingInterface[string]
@@ -285,7 +286,7 @@ func (c *reportConsumer) reject(ctx context.Context, site string, d *delivery, r
 func (c *reportConsumer) countQuarantined(site, reason string) {
 	c.count.quarantined.Add(1)
 	if site != "" {
-		c.metrics.countQuarantined(site, reason)
+		c.metrics.CountQuarantined(site, reason)
 	}
 }
 

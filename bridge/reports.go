@@ -278,3 +278,10 @@ func objectOf(k reportKey) kube.Key {
 }
 
 func isCSINode(r streams.Ref) bool { return r.Group == kube.StorageGroup && r.Resource == "csinodes" }
+
+// The reasons for which a report is in QUARANTINE.
+const (
+	reasonUndecodable = "undecodable"
+	reasonIncomplete  = "incomplete"
+	reasonRefused     = "refused"
+)

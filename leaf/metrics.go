@@ -52,7 +52,7 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	up, _, _ := g.link.State()
-	gauge(descLinkUp, boolValue(up))
+	gauge(descLinkUp, metrics.Bool(up))
 	now := g.status.read(ctx)
 	for stream, n := range now.pending {
 		gauge(descPending, float64(n), stream)
@@ -71,15 +71,8 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 		is[name] = true
 	}
 	for _, name := range []string{streams.DegradedDiskFull, streams.DegradedStore} {
-		gauge(descDegraded, boolValue(is[name]), name)
+		gauge(descDegraded, metrics.Bool(is[name]), name)
 	}
-}
-
-func boolValue(b bool) float64 {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // expose serves metrics and health at listen until ctx ends: /healthz fails while JetStream does

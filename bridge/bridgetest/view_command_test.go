@@ -22,9 +22,9 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/petiole-io/petiole/bridge"
 	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	sitestatus "github.com/petiole-io/petiole/bridge/site"
 	"github.com/petiole-io/petiole/cmd/kubectl-petiole/plugin"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -253,5 +253,5 @@ func resyncsByCommand(t *testing.T, a *api) {
 	if st.Resync == nil || st.Resync.Reason != antientropy.ResyncRequested || st.Resync.Requested == "" || st.LastCheck == nil || st.LastCheck.Outcome != "equal" {
 		t.Errorf("status %+v %+v", st.Resync, st.LastCheck)
 	}
-	w.awaitEvent("plant-a", bridge.EventResync)
+	w.awaitEvent("plant-a", sitestatus.EventResync)
 }

@@ -12,8 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
-	"github.com/petiole-io/petiole/bridge"
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	sitestatus "github.com/petiole-io/petiole/bridge/site"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -134,7 +134,7 @@ func recordsEvents(t *testing.T, a *api) {
 	s := w.site("plant-a")
 	w.awaitCondition("plant-a", v1alpha1.ConditionConnected, v1alpha1.ReasonNeverSeen)
 	s.present(func(p *streams.Presence) { p.AppliedHub, p.Unapplied = 7, 3 })
-	w.awaitEvent("plant-a", bridge.EventConnected)
+	w.awaitEvent("plant-a", sitestatus.EventConnected)
 	w.awaitCondition("plant-a", v1alpha1.ConditionSynced, v1alpha1.ReasonUnapplied)
 	if st := w.siteStatus("plant-a"); st.AppliedHub != 7 || st.Unapplied != 3 || st.Applied != 42 || st.Boot != "1" || st.Epoch == "" || st.Term == 0 {
 		t.Errorf("status %+v", st)
@@ -142,10 +142,10 @@ func recordsEvents(t *testing.T, a *api) {
 
 	s.present(func(p *streams.Presence) { p.Degraded = []string{streams.DegradedDiskFull} })
 	w.awaitCondition("plant-a", v1alpha1.ConditionHealthy, streams.DegradedDiskFull)
-	w.awaitEvent("plant-a", bridge.EventDegraded)
+	w.awaitEvent("plant-a", sitestatus.EventDegraded)
 	s.present(func(p *streams.Presence) { p.Quarantined, p.Dropped = 2, 5 })
 	w.awaitCondition("plant-a", v1alpha1.ConditionHealthy, v1alpha1.ReasonQuarantined)
-	for _, reason := range []string{bridge.EventRecovered, bridge.EventQuarantined, bridge.EventDropped} {
+	for _, reason := range []string{sitestatus.EventRecovered, sitestatus.EventQuarantined, sitestatus.EventDropped} {
 		w.awaitEvent("plant-a", reason)
 	}
 
@@ -153,8 +153,8 @@ func recordsEvents(t *testing.T, a *api) {
 	s.present(func(p *streams.Presence) {
 		p.Quarantined, p.Dropped, p.Degraded = 2, 5, []string{streams.DegradedDiskFull}
 	})
-	eventually(t, "degraded again", func() bool { return w.events("plant-a")[bridge.EventDegraded] == 2 })
-	list, err := a.admin.CoreV1().Events(metav1.NamespaceDefault).List(w.ctx, metav1.ListOptions{FieldSelector: "involvedObject.kind=Site,reason=" + bridge.EventDegraded})
+	eventually(t, "degraded again", func() bool { return w.events("plant-a")[sitestatus.EventDegraded] == 2 })
+	list, err := a.admin.CoreV1().Events(metav1.NamespaceDefault).List(w.ctx, metav1.ListOptions{FieldSelector: "involvedObject.kind=Site,reason=" + sitestatus.EventDegraded})
 	w.must(err)
 	if len(list.Items) != 1 {
 		t.Errorf("%d Events of one reason within minutes, want 1", len(list.Items))
@@ -162,10 +162,10 @@ func recordsEvents(t *testing.T, a *api) {
 
 	// A restarted leaf, and then the old one again: there are two.
 	s.present(func(p *streams.Presence) { p.Boot = "2" })
-	w.awaitEvent("plant-a", bridge.EventLeafStarted)
+	w.awaitEvent("plant-a", sitestatus.EventLeafStarted)
 	s.present(func(p *streams.Presence) { p.Boot = "1" })
 	w.awaitCondition("plant-a", v1alpha1.ConditionHealthy, v1alpha1.ReasonDuplicateIdentity)
-	w.awaitEvent("plant-a", bridge.EventDuplicateIdentity)
+	w.awaitEvent("plant-a", sitestatus.EventDuplicateIdentity)
 
 	// Another bridge does not tell it again.
 	before := w.events("plant-a")
@@ -175,10 +175,10 @@ func recordsEvents(t *testing.T, a *api) {
 	s.present(func(p *streams.Presence) { p.Boot = "1" })
 	eventually(t, "status by the second bridge", func() bool { return w.siteStatus("plant-a").Term > term })
 	s.present(func(p *streams.Presence) { p.Boot, p.Degraded = "1", []string{streams.DegradedStore} })
-	eventually(t, "degraded for another reason", func() bool { return w.events("plant-a")[bridge.EventDegraded] == 3 })
+	eventually(t, "degraded for another reason", func() bool { return w.events("plant-a")[sitestatus.EventDegraded] == 3 })
 	after := w.events("plant-a")
-	delete(before, bridge.EventDegraded)
-	delete(after, bridge.EventDegraded)
+	delete(before, sitestatus.EventDegraded)
+	delete(after, sitestatus.EventDegraded)
 	if fmt.Sprint(before) != fmt.Sprint(after) {
 		t.Errorf("events %v became %v by a change of the leader", before, after)
 	}

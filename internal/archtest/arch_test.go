@@ -52,6 +52,7 @@ var ours = []struct {
 	{"bridge/storage", []string{"bridge/kube", "bridge/lease", "streams/order"}},
 	{"bridge/liveness", []string{"bridge/api", "bridge/kube", "streams"}},
 	{"bridge/antientropy", []string{"bridge/api", "bridge/hub", "bridge/kube", "bridge/lease", "bridge/liveness", "streams"}},
+	{"bridge/site", []string{"bridge/antientropy", "bridge/api", "bridge/hub", "bridge/kube", "bridge/liveness", "internal/metrics", "streams"}},
 	{"bridge/requests", []string{"bridge/api", "bridge/hub", "bridge/kube", "streams"}},
 	{"bridge/closure", []string{"bridge/api", "bridge/kube"}},
 	{"bridge", []string{"bridge", "streams", "devices/api", "internal/configfile", "internal/logonce", "internal/metrics", "internal/version"}},

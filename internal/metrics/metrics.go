@@ -102,3 +102,11 @@ func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	}
 	return nil
 }
+
+// Bool returns the value of a gauge that is either 1 or 0.
+func Bool(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}

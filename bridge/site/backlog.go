@@ -1,4 +1,4 @@
-package bridge
+package site
 
 import (
 	"context"
@@ -33,18 +33,36 @@ const (
 	backlogWait = 5 * time.Second
 )
 
-// backlogs answers Backlog objects with the objects that a site has not stored. It reads
+// BacklogsConfig is what Backlogs need.
+type BacklogsConfig struct {
+	Hub    *hub.Hub
+	Client dynamic.Interface
+	// SiteExists reports whether a Site with that name exists.
+	SiteExists func(site string) bool
+	// Queue holds the names of the Backlogs to answer.
+	Queue workqueue.TypedRateLimitingInterface[string]
+	// Report is called with the result of each answer, ReportWatch with that of each request
+	// of the watch.
+	Report      func(error)
+	ReportWatch func(part string, err error)
+}
+
+// Backlogs answers Backlog objects with the objects that a site has not stored. It reads
 // headers from the hub, one Backlog at a time.
-type backlogs struct {
-	hub     *hub.Hub
-	client  dynamic.Interface
-	publish *publisher
-	outage  *outage
-	queue   workqueue.TypedRateLimitingInterface[string]
+type Backlogs struct {
+	cfg BacklogsConfig
 
 	// requests holds the known Backlogs by name; only the worker uses it.
 	requests map[string]backlogRequest
 }
+
+// NewBacklogs returns a reader of backlogs that has not started.
+func NewBacklogs(cfg BacklogsConfig) *Backlogs {
+	return &Backlogs{cfg: cfg, requests: map[string]backlogRequest{}}
+}
+
+// Close shuts down the queue of a reader that Run was not called for.
+func (b *Backlogs) Close() { b.cfg.Queue.ShutDown() }
 
 // backlogRequest is a Backlog and when this bridge first saw it, by its own clock.
 type backlogRequest struct {
@@ -52,32 +70,31 @@ type backlogRequest struct {
 	at  time.Time
 }
 
-// run answers Backlogs until ctx ends.
-func (b *backlogs) run(ctx context.Context) error {
-	informer, err := kube.NewInformer(b.client, v1alpha1.Backlogs, kube.Requests{Answered: func() {}, Report: b.outage.reportPart})
+// Run answers Backlogs until ctx ends.
+func (b *Backlogs) Run(ctx context.Context) error {
+	informer, err := kube.NewInformer(b.cfg.Client, v1alpha1.Backlogs, kube.Requests{Answered: func() {}, Report: b.cfg.ReportWatch})
 	if err != nil {
 		return err
 	}
 	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(obj any) {
 			if o, ok := obj.(*unstructured.Unstructured); ok {
-				b.queue.Add(o.GetName())
+				b.cfg.Queue.Add(o.GetName())
 			}
 		},
 	}); err != nil {
 		return fmt.Errorf("prepare watch of backlogs: %w", err)
 	}
-	b.requests = map[string]backlogRequest{}
 	var wg sync.WaitGroup
 	wg.Go(func() { informer.RunWithContext(ctx) })
 	wg.Go(func() {
 		<-ctx.Done()
-		b.queue.ShutDown()
+		b.cfg.Queue.ShutDown()
 	})
 	wg.Go(func() {
-		for name, down := b.queue.Get(); !down; name, down = b.queue.Get() {
+		for name, down := b.cfg.Queue.Get(); !down; name, down = b.cfg.Queue.Get() {
 			b.process(ctx, informer, name)
-			b.queue.Done(name)
+			b.cfg.Queue.Done(name)
 		}
 	})
 	wg.Wait()
@@ -85,11 +102,11 @@ func (b *backlogs) run(ctx context.Context) error {
 }
 
 // process answers a Backlog, or deletes it if it has expired.
-func (b *backlogs) process(ctx context.Context, informer cache.SharedIndexInformer, name string) {
+func (b *Backlogs) process(ctx context.Context, informer cache.SharedIndexInformer, name string) {
 	obj, found, err := informer.GetStore().GetByKey(name)
 	o, ok := obj.(*unstructured.Unstructured)
 	if err != nil || !found || !ok {
-		b.queue.Forget(name)
+		b.cfg.Queue.Forget(name)
 		delete(b.requests, name)
 		return
 	}
@@ -102,13 +119,13 @@ func (b *backlogs) process(ctx context.Context, informer cache.SharedIndexInform
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
-		b.outage.report(err)
-		b.queue.AddRateLimited(name)
+		b.cfg.Report(err)
+		b.cfg.Queue.AddRateLimited(name)
 	default:
-		b.outage.report(nil)
-		b.queue.Forget(name)
+		b.cfg.Report(nil)
+		b.cfg.Queue.Forget(name)
 		if left > 0 {
-			b.queue.AddAfter(name, left+time.Second)
+			b.cfg.Queue.AddAfter(name, left+time.Second)
 		} else {
 			delete(b.requests, name)
 		}
@@ -117,7 +134,7 @@ func (b *backlogs) process(ctx context.Context, informer cache.SharedIndexInform
 
 // remaining returns the time until a Backlog expires. It counts from when this bridge first
 // saw it, because the API server's clock may differ.
-func (b *backlogs) remaining(o *unstructured.Unstructured, now time.Time) time.Duration {
+func (b *Backlogs) remaining(o *unstructured.Unstructured, now time.Time) time.Duration {
 	q := b.requests[o.GetName()]
 	if q.uid != o.GetUID() {
 		q = backlogRequest{o.GetUID(), now}
@@ -126,9 +143,9 @@ func (b *backlogs) remaining(o *unstructured.Unstructured, now time.Time) time.D
 	return backlogLife - now.Sub(q.at)
 }
 
-func (b *backlogs) remove(ctx context.Context, o *unstructured.Unstructured) error {
+func (b *Backlogs) remove(ctx context.Context, o *unstructured.Unstructured) error {
 	uid := o.GetUID()
-	err := b.client.Resource(v1alpha1.Backlogs).Delete(ctx, o.GetName(), metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+	err := b.cfg.Client.Resource(v1alpha1.Backlogs).Delete(ctx, o.GetName(), metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("delete backlog %s: %w", o.GetName(), err)
 	}
@@ -136,7 +153,7 @@ func (b *backlogs) remove(ctx context.Context, o *unstructured.Unstructured) err
 }
 
 // answer writes the status of a Backlog that has none yet.
-func (b *backlogs) answer(ctx context.Context, o *unstructured.Unstructured) error {
+func (b *Backlogs) answer(ctx context.Context, o *unstructured.Unstructured) error {
 	var q v1alpha1.Backlog
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &q); err != nil {
 		return fmt.Errorf("read backlog %s: %w", o.GetName(), err)
@@ -145,7 +162,7 @@ func (b *backlogs) answer(ctx context.Context, o *unstructured.Unstructured) err
 		return nil
 	}
 	var status v1alpha1.BacklogStatus
-	if b.publish.SiteExists(q.Spec.Site) {
+	if b.cfg.SiteExists(q.Spec.Site) {
 		wait, cancel := context.WithTimeout(ctx, backlogWait)
 		defer cancel()
 		var err error
@@ -163,7 +180,7 @@ func (b *backlogs) answer(ctx context.Context, o *unstructured.Unstructured) err
 	if err != nil {
 		return fmt.Errorf("encode backlog %s: %w", o.GetName(), err)
 	}
-	_, err = b.client.Resource(v1alpha1.Backlogs).Patch(ctx, o.GetName(), types.MergePatchType, patch, metav1.PatchOptions{}, "status")
+	_, err = b.cfg.Client.Resource(v1alpha1.Backlogs).Patch(ctx, o.GetName(), types.MergePatchType, patch, metav1.PatchOptions{}, "status")
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("answer backlog %s: %w", o.GetName(), err)
 	}
@@ -171,9 +188,9 @@ func (b *backlogs) answer(ctx context.Context, o *unstructured.Unstructured) err
 }
 
 // list lists the messages of DESIRED that a site has not acknowledged.
-func (b *backlogs) list(ctx context.Context, q v1alpha1.BacklogSpec) (v1alpha1.BacklogStatus, error) {
+func (b *Backlogs) list(ctx context.Context, q v1alpha1.BacklogSpec) (v1alpha1.BacklogStatus, error) {
 	var status v1alpha1.BacklogStatus
-	consumer, err := b.hub.Desired.Consumer(ctx, q.Site)
+	consumer, err := b.cfg.Hub.Desired.Consumer(ctx, q.Site)
 	if err != nil {
 		return status, fmt.Errorf("read consumer %s: %w", q.Site, err)
 	}
@@ -184,7 +201,7 @@ func (b *backlogs) list(ctx context.Context, q v1alpha1.BacklogSpec) (v1alpha1.B
 	if limit == 0 {
 		limit = v1alpha1.BacklogLimit
 	}
-	last, more, err := readHeaders(ctx, b.hub, streams.DesiredFilter(q.Site), after+1, limit, func(msg jetstream.Msg, seq uint64, at time.Time) {
+	last, more, err := readHeaders(ctx, b.cfg.Hub, streams.DesiredFilter(q.Site), after+1, limit, func(msg jetstream.Msg, seq uint64, at time.Time) {
 		if object, ok := pendingObject(msg, seq, at); ok {
 			status.Items = append(status.Items, object)
 		}

@@ -1,4 +1,4 @@
-package bridge
+package site
 
 import (
 	"fmt"
@@ -29,21 +29,21 @@ const (
 )
 
 // siteEvent is an Event about a site.
-type siteEvent struct {
+type event struct {
 	kind, reason, message string
 }
 
-func normal(reason, format string, args ...any) siteEvent {
-	return siteEvent{corev1.EventTypeNormal, reason, fmt.Sprintf(format, args...)}
+func normal(reason, format string, args ...any) event {
+	return event{corev1.EventTypeNormal, reason, fmt.Sprintf(format, args...)}
 }
 
-func warning(reason, format string, args ...any) siteEvent {
-	return siteEvent{corev1.EventTypeWarning, reason, fmt.Sprintf(format, args...)}
+func warning(reason, format string, args ...any) event {
+	return event{corev1.EventTypeWarning, reason, fmt.Sprintf(format, args...)}
 }
 
 // eventsOf returns the Events that follow from two statuses of a site, the one in the API and
 // the one being written, so that successive bridges do not repeat them. It is a pure function.
-func eventsOf(was, is v1alpha1.SiteStatus) []siteEvent {
+func eventsOf(was, is v1alpha1.SiteStatus) []event {
 	events := linkEvents(was, is)
 	if is.Mismatches > was.Mismatches {
 		events = append(events, warning(EventManifestMismatch, "the content of the site differed from what was published; the differences are published again"))
@@ -73,8 +73,8 @@ func eventsOf(was, is v1alpha1.SiteStatus) []siteEvent {
 }
 
 // linkEvents returns the Events about the connection and the leaf's starts.
-func linkEvents(was, is v1alpha1.SiteStatus) []siteEvent {
-	var events []siteEvent
+func linkEvents(was, is v1alpha1.SiteStatus) []event {
+	var events []event
 	switch {
 	case is.Connected && !was.Connected && was.Boot == "":
 		events = append(events, normal(EventConnected, "connected for the first time"))

@@ -1,4 +1,4 @@
-package bridge
+package site
 
 import (
 	"sync"
@@ -8,32 +8,27 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/internal/metrics"
 )
 
-// siteMetrics are the leading bridge's metrics of each Site: one series for each row of
+// Metrics are the leading bridge's metrics of each Site: one series for each row of
 // siteGauges and for each reason for which its reports were quarantined. Deleted Sites have
 // none.
-type siteMetrics struct {
+type Metrics struct {
 	mu          sync.Mutex
 	sites       map[string]v1alpha1.SiteStatus
 	quarantined map[string]map[string]uint64
 }
 
-func newSiteMetrics() *siteMetrics {
-	return &siteMetrics{sites: map[string]v1alpha1.SiteStatus{}, quarantined: map[string]map[string]uint64{}}
+// NewMetrics returns metrics without sites.
+func NewMetrics() *Metrics {
+	return &Metrics{sites: map[string]v1alpha1.SiteStatus{}, quarantined: map[string]map[string]uint64{}}
 }
-
-// The reasons for which a report is in QUARANTINE.
-const (
-	reasonUndecodable = "undecodable"
-	reasonIncomplete  = "incomplete"
-	reasonRefused     = "refused"
-)
 
 var quarantinedDesc = desc("site_reports_quarantined_total", "Reports of the site that this bridge moved to QUARANTINE, by reason.", "site", "reason")
 
-// countQuarantined counts a report of a site that was moved to QUARANTINE.
-func (m *siteMetrics) countQuarantined(site, reason string) {
+// CountQuarantined counts a report of a site that was moved to QUARANTINE.
+func (m *Metrics) CountQuarantined(site, reason string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.quarantined[site] == nil {
@@ -43,14 +38,14 @@ func (m *siteMetrics) countQuarantined(site, reason string) {
 }
 
 // set updates the status of a site.
-func (m *siteMetrics) set(site string, status v1alpha1.SiteStatus) {
+func (m *Metrics) set(site string, status v1alpha1.SiteStatus) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.sites[site] = status
 }
 
 // retain drops the sites that no longer exist.
-func (m *siteMetrics) retain(exists func(site string) bool) {
+func (m *Metrics) retain(exists func(site string) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for site := range m.sites {
@@ -65,7 +60,8 @@ func (m *siteMetrics) retain(exists func(site string) bool) {
 	}
 }
 
-func (m *siteMetrics) clear() {
+// Clear drops the status of all sites.
+func (m *Metrics) Clear() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	clear(m.sites)
@@ -79,7 +75,7 @@ type siteGauge struct {
 
 // siteGauges lists the metrics of each site.
 var siteGauges = []siteGauge{
-	siteValue("connected", "Whether the site is connected: 1 or 0.", func(s v1alpha1.SiteStatus) float64 { return boolValue(s.Connected) }),
+	siteValue("connected", "Whether the site is connected: 1 or 0.", func(s v1alpha1.SiteStatus) float64 { return metrics.Bool(s.Connected) }),
 	{desc("site_since_seconds", "Time since the site connected or disconnected.", "site"), func(s v1alpha1.SiteStatus, now time.Time) float64 {
 		if s.Since == nil {
 			return 0
@@ -87,10 +83,10 @@ var siteGauges = []siteGauge{
 		return age(s.Since.Time, now)
 	}},
 	siteValue("synced", "The condition Synced of the site: 1 or 0.", func(s v1alpha1.SiteStatus) float64 {
-		return boolValue(meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionSynced))
+		return metrics.Bool(meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionSynced))
 	}),
 	siteValue("healthy", "The condition Healthy of the site: 1 or 0.", func(s v1alpha1.SiteStatus) float64 {
-		return boolValue(meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionHealthy))
+		return metrics.Bool(meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionHealthy))
 	}),
 	siteValue("nodes", "Nodes of the site.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Nodes) }),
 	siteValue("pending_objects", "Objects that the site has not stored.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Pending) }),
@@ -109,7 +105,7 @@ var siteGauges = []siteGauge{
 	siteValue("manifest_mismatches", "Comparisons that found a difference, since the Site was created.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Mismatches) }),
 	siteValue("duplicate_identity", "Whether two leaves use the name of the site: 1 or 0.", func(s v1alpha1.SiteStatus) float64 {
 		c := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionHealthy)
-		return boolValue(c != nil && c.Reason == v1alpha1.ReasonDuplicateIdentity)
+		return metrics.Bool(c != nil && c.Reason == v1alpha1.ReasonDuplicateIdentity)
 	}),
 }
 
@@ -117,15 +113,15 @@ func siteValue(name, help string, value func(v1alpha1.SiteStatus) float64) siteG
 	return siteGauge{desc("site_"+name, help, "site"), func(s v1alpha1.SiteStatus, _ time.Time) float64 { return value(s) }}
 }
 
-func boolValue(is bool) float64 {
-	if is {
-		return 1
-	}
-	return 0
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(prometheus.BuildFQName("petiole", "bridge", name), help, labels, nil)
 }
 
+// age returns the seconds since a time, 0 if it is in the future.
+func age(since, now time.Time) float64 { return max(0, now.Sub(since).Seconds()) }
+
 // Describe implements prometheus.Collector.
-func (m *siteMetrics) Describe(ch chan<- *prometheus.Desc) {
+func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, g := range siteGauges {
 		ch <- g.desc
 	}
@@ -133,7 +129,7 @@ func (m *siteMetrics) Describe(ch chan<- *prometheus.Desc) {
 }
 
 // Collect implements prometheus.Collector.
-func (m *siteMetrics) Collect(ch chan<- prometheus.Metric) {
+func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()

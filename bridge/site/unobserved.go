@@ -1,4 +1,4 @@
-package bridge
+package site
 
 import (
 	corev1 "k8s.io/api/core/v1"
@@ -7,30 +7,17 @@ import (
 	"github.com/petiole-io/petiole/bridge/kube"
 )
 
-// boundTo returns the pods and devices of the nodes.
-func (p *publisher) BoundTo(nodes []string) []kube.Key {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var keys []kube.Key
-	for _, n := range nodes {
-		for k := range p.closure.Bound(n) {
-			keys = append(keys, k)
-		}
-	}
-	return keys
-}
-
 // unobserved counts the pods and devices of the nodes whose status in the API belongs to an
 // older version of them.
-func (s *siteController) unobserved(nodes []string) int {
+func (c *Controller) unobserved(nodes []string) int {
 	n := 0
-	for _, k := range s.publish.BoundTo(nodes) {
-		o := s.cache.Get(k)
+	for _, k := range c.cfg.Sites.BoundTo(nodes) {
+		o := c.cfg.Cache.Get(k)
 		if o == nil {
 			continue
 		}
 		if k.Group == kube.DeviceGroup {
-			status := s.cache.Get(kube.Key{Group: kube.DeviceGroup, Resource: "devicestatuses", Namespace: k.Namespace, Name: k.Name})
+			status := c.cfg.Cache.Get(kube.Key{Group: kube.DeviceGroup, Resource: "devicestatuses", Namespace: k.Namespace, Name: k.Name})
 			if !deviceObserved(o, status) {
 				n++
 			}

@@ -1,4 +1,4 @@
-package bridge
+package site
 
 import (
 	"encoding/json"
@@ -29,7 +29,7 @@ type crdSchema struct {
 // siteStatusSchema returns the schema of a Site's status.
 func siteStatusSchema(t *testing.T) crdSchema {
 	t.Helper()
-	data, err := os.ReadFile("../deploy/kubernetes/crds/petiole.dev_sites.yaml")
+	data, err := os.ReadFile("../../deploy/kubernetes/crds/petiole.dev_sites.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}

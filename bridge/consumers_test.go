@@ -4,32 +4,11 @@ import (
 	"fmt"
 	"testing"
 
-	"go.uber.org/zap"
-	"k8s.io/client-go/rest"
+	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/kube"
-	"github.com/petiole-io/petiole/bridge/liveness"
-	"github.com/petiole-io/petiole/streams"
 )
-
-// controllerAt returns a site controller for p without an API server.
-func controllerAt(p *publishing) *siteController {
-	p.t.Helper()
-	c, err := kube.NewClients(&rest.Config{Host: "127.0.0.1:1", QPS: -1}, ImpersonationConstrained, p.fence.Transport)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	p.t.Cleanup(c.Close)
-	log := zap.NewNop()
-	return &siteController{
-		hub: p.hub, clients: c, cache: p.cache, publish: p.publisher, liveness: liveness.NewTracker(), syncStates: antientropy.NewStates(newInstruments(p.count).syncHooks(p.count, func() {})), duplicates: liveness.NewDuplicateDetector(),
-		events: newSiteEvents(c.Own, "test", log), metrics: newInstruments(p.count).sites, count: p.count, log: log, outage: newOutage(log, "survey"),
-		leadership: func() (string, uint64) { return "1-e", 1 }, triggered: make(chan struct{}, 1),
-		ensured: map[string]bool{}, written: map[string]siteWrite{},
-	}
-}
 
 func siteKey(name string) kube.Key {
 	return kube.Key{Group: kube.SiteGroup, Resource: "sites", Name: name}
@@ -62,7 +41,14 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 	t.Parallel()
 	const count = 100
 	p := startPublishing(t)
-	s := controllerAt(p)
+	c := newConsumers(p.hub, p.publisher)
+	reconcile := func() map[string]*jetstream.ConsumerInfo {
+		found, _, err := c.Reconcile(t.Context())
+		if err != nil && t.Context().Err() == nil {
+			t.Error(err)
+		}
+		return found
+	}
 	var sites []string
 	for i := range count {
 		sites = append(sites, fmt.Sprint("site-", i))
@@ -87,19 +73,17 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 		p.set(siteKey(site), map[string]any{})
 	}
 	p.await("Sites seen", func() bool { return idle() && len(p.nodesBySite()) == count })
-	// Only the write of the status fails.
-	_, _ = s.round(t.Context())
-	if len(s.ensured) != count {
-		t.Fatalf("%d consumers, want %d", len(s.ensured), count)
+	if found := reconcile(); len(found) != count || len(c.ensured) != count {
+		t.Fatalf("%d consumers, %d remembered, want %d", len(found), len(c.ensured), count)
 	}
-	// Nothing is published for them: only the site controller knows that something is left.
+	// Nothing is published for them: only their consumers show that something is left.
 	for _, site := range sites {
 		p.vanish(siteKey(site))
 	}
 	p.await("deletions seen", func() bool { return idle() && len(p.nodesBySite()) == 0 })
 	done := make(chan struct{})
-	go func() { _, _ = s.round(t.Context()); close(done) }()
-	p.await("the survey is on it", func() bool {
+	go func() { reconcile(); close(done) }()
+	p.await("some are removed", func() bool {
 		info, err := p.hub.Desired.Info(t.Context())
 		return err == nil && info.State.Consumers < count
 	})
@@ -109,7 +93,7 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 	}
 	<-done
 	p.await("published again", func() bool { return idle() && objects(sites[count-1]) > 0 })
-	_, _ = s.round(t.Context())
+	reconcile()
 	p.await("settled", idle)
 	if lost := p.lost(); len(lost) > 0 {
 		t.Errorf("%d published objects are not in DESIRED, such as %s", len(lost), lost[0])
@@ -122,11 +106,10 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 			t.Errorf("consumer of %s: %v", site, err)
 		}
 	}
-	s.liveness.Heartbeat("site-0", streams.Presence{}, noon)
 	p.vanish(siteKey("site-0"))
 	p.await("deletion seen", func() bool { return p.objects.Len() == 0 && !p.SiteExists("site-0") && idle() })
-	_, _ = s.round(t.Context())
-	if connected, _, _ := s.liveness.State("site-0"); s.ensured["site-0"] || connected {
+	reconcile()
+	if c.ensured["site-0"] {
 		t.Error("a site that is gone is remembered")
 	}
 }

@@ -1,4 +1,4 @@
-package bridge
+package site
 
 import (
 	"context"
@@ -28,7 +28,7 @@ const (
 // siteEvents writes Events about Sites. They are in the namespace default, as for all
 // cluster-scoped objects. It retries while the API server is unavailable. It is not safe for
 // concurrent use.
-type siteEvents struct {
+type eventWriter struct {
 	client   kubernetes.Interface
 	identity string
 	log      *zap.Logger
@@ -45,7 +45,7 @@ type pendingEvent struct {
 	name string
 	site corev1.ObjectReference
 	at   time.Time
-	siteEvent
+	event
 }
 
 // seriesKey identifies the repetitions counted in one Event, which shows the last message.
@@ -61,12 +61,12 @@ type writtenEvent struct {
 	last  time.Time
 }
 
-func newSiteEvents(client kubernetes.Interface, identity string, log *zap.Logger) *siteEvents {
-	return &siteEvents{client: client, identity: identity, log: log, series: map[seriesKey]writtenEvent{}}
+func newEventWriter(client kubernetes.Interface, identity string, log *zap.Logger) *eventWriter {
+	return &eventWriter{client: client, identity: identity, log: log, series: map[seriesKey]writtenEvent{}}
 }
 
 // add queues Events about a site; flush writes them.
-func (e *siteEvents) add(site *unstructured.Unstructured, at time.Time, events []siteEvent) {
+func (e *eventWriter) add(site *unstructured.Unstructured, at time.Time, events []event) {
 	ref := corev1.ObjectReference{
 		APIVersion: site.GetAPIVersion(), Kind: site.GetKind(), Name: site.GetName(), UID: site.GetUID(), ResourceVersion: site.GetResourceVersion(),
 	}
@@ -83,7 +83,7 @@ func (e *siteEvents) add(site *unstructured.Unstructured, at time.Time, events [
 
 // flush writes the queued Events in order, up to the first that fails. It drops Events that a
 // quota or an admission policy rejects, so that they do not block the others.
-func (e *siteEvents) flush(ctx context.Context) error {
+func (e *eventWriter) flush(ctx context.Context) error {
 	for len(e.waiting) > 0 {
 		err := e.write(ctx, e.waiting[0])
 		refused := refusedForGood(err)
@@ -105,7 +105,7 @@ func (e *siteEvents) flush(ctx context.Context) error {
 	return nil
 }
 
-func (e *siteEvents) write(ctx context.Context, h pendingEvent) error {
+func (e *eventWriter) write(ctx context.Context, h pendingEvent) error {
 	k := seriesKey{h.site.UID, h.reason}
 	at := metav1.NewTime(h.at)
 	events := e.client.CoreV1().Events(metav1.NamespaceDefault)
