@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"reflect"
 
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
@@ -84,6 +85,9 @@ func podStatusPatch(current *corev1.Pod, reported corev1.PodStatus) ([]byte, err
 	}
 	if merged.StartTime == nil {
 		merged.StartTime = current.Status.StartTime
+	}
+	if reflect.DeepEqual(merged, current.Status) {
+		return nil, nil // such as after the bridge's own write
 	}
 	from, err := json.Marshal(corev1.Pod{Status: current.Status})
 	if err != nil {
