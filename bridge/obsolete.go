@@ -24,7 +24,7 @@ const (
 // obsolete is a message of REPORTED that can be removed.
 //
 // A hub that is killed after the removal of a subject's newest message may restore the
-// previous one (docs/decisions/0013). Therefore the state of an existing object is never
+// previous one (docs/upstream.md, 7). Therefore the state of an existing object is never
 // removed. What is removed has predecessors that are about another UID or are not a state;
 // they do no harm unless the consumer delivers them again, which it does not up to its ack
 // floor.

@@ -24,8 +24,8 @@ const (
 	headerIdentity = "Nats-Stream-Identity"
 	// hubSilence is the time without a message or heartbeat after which a session ends.
 	hubSilence = 3*streams.SyncHeartbeat + streams.SyncHeartbeat/3
-	// staleRequest is how long nats-server answers a request of a leaf whose connection has
-	// ended (defaultGatewayRecentSubExpiration). Those deliveries reach nobody.
+	// staleRequest is how long nats-server 2.15.2 answers a request of a leaf whose connection
+	// has ended (docs/upstream.md, 9). Those deliveries reach nobody.
 	staleRequest = 2 * time.Second
 	// resetPace is the time between two resets while an earlier request is open.
 	resetPace = 20 * time.Millisecond

@@ -104,7 +104,7 @@ const SyncHeartbeat = 15 * time.Second
 //
 // Each message is acknowledged on its own. With AckAll, and so with AckFlowControl, a
 // message that is superseded between delivery and acknowledgement counts as an
-// acknowledgement of all messages before it (docs/decisions/0008-replicator.md).
+// acknowledgement of all messages before it (nats-server 2.15.2; docs/upstream.md, 8).
 func SiteConsumer(site string) jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
 		Durable: site, Name: site, Description: "what site " + site + " has on disk",

@@ -25,7 +25,8 @@ import (
 
 func TestMain(m *testing.M) {
 	// The slave's library leaves a reader of each connection to the connection's end.
-	// nats-server leaves the flusher of a batch that it could not put on a full disk.
+	// nats-server 2.15.2 leaves the flusher of a batch that it could not put on a full disk
+	// (docs/upstream.md, 15).
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/simonvetter/modbus.(*ModbusServer).handleTCPClient"),
 		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*msgBlock).flushLoop"))
 }

@@ -38,8 +38,8 @@ func (a *attempts) observe(format string, args []any) bool {
 // Idle reports whether the server has remotes, is connected to none of them, and has not tried
 // since the last call.
 //
-// nats-server 2.15.2 can stop trying when a connection breaks by a write error while it is being
-// set up; others have seen it on mobile links (nats-io/nats-server#7615). A restart helps.
+// nats-server 2.15.2 stops trying when a connection breaks by a write error while it is being set
+// up (docs/upstream.md, 10; nats-io/nats-server#7615). A restart helps.
 func (s *Server) Idle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -134,8 +134,8 @@ func readOptions(configFile string, key nkeys.KeyPair, log *zap.Logger) (*server
 	warnSharedAccount(opts, nkey, log)
 	opts.NoSigs = true // the leaf handles signals
 	if opts.JetStreamMaxStore <= 0 {
-		// By itself the server takes what is free at its start for a limit, and would
-		// stay full for ever when it was started on a full disk.
+		// Otherwise nats-server 2.15.2 takes what is free at its start for a limit, and stays
+		// full for ever when it was started on a full disk (docs/upstream.md, 12).
 		opts.JetStreamMaxStore = server.JetStreamMaxStoreDefault
 	}
 	opts.ConnectErrorReports, opts.ReconnectErrorReports = 1, 1 // attempts are counted: see attempts
@@ -191,8 +191,8 @@ func (s *Server) HubConnection() uint64 {
 const streamCreationTime = time.Second
 
 // Health returns why JetStream does not store, or nil if it does. After a disk error a stream
-// refuses every message until the server is restarted. What passes by itself is waited for, for
-// streamCreationTime at most.
+// of nats-server 2.15.2 refuses every message until the server is restarted (docs/upstream.md,
+// 11). It waits for what passes by itself, for streamCreationTime at most.
 func (s *Server) Health() error {
 	for start := time.Now(); ; time.Sleep(streamCreationTime / 20) {
 		running := s.server()
@@ -209,9 +209,10 @@ func (s *Server) Health() error {
 	}
 }
 
-// passing reports whether an error of nats-server's health check passes by itself: a stream
-// has a folder before it exists, and the server looks for one millisecond whether it accepts
-// connections, which on a busy machine is no time at all.
+// passing reports whether an error of nats-server's health check passes by itself
+// (nats-server 2.15.2; docs/upstream.md, 13): a stream has a folder before it exists, and the
+// server looks for one millisecond whether it accepts connections, which on a busy machine is no
+// time at all.
 func passing(why string) bool {
 	return strings.Contains(why, "could not be recovered") || strings.Contains(why, "failed to be ready for connections")
 }

@@ -15,7 +15,10 @@ import (
 	"github.com/petiole-io/petiole/internal/polltest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// docs/upstream.md, 15.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*msgBlock).flushLoop"))
+}
 
 // run starts a leaf's server and returns the leaf's own connection to it.
 func run(t *testing.T, conf string) (*Server, *nats.Conn) {

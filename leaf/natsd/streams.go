@@ -105,8 +105,9 @@ func (s *Server) Unrecovered() ([]StreamDir, error) {
 	return out, nil
 }
 
-// UnrecoveredConsumers returns the folders of durable consumers that the server did not recover,
-// and that it would not create again either.
+// UnrecoveredConsumers returns the folders of durable consumers that the server did not recover.
+// While a damaged folder exists, nats-server 2.15.2 loses the consumer at each start
+// (docs/upstream.md, 14).
 func (s *Server) UnrecoveredConsumers() ([]string, error) {
 	accounts, err := list(s.server(), server.JSzOptions{Consumer: true})
 	if err != nil {

@@ -48,9 +48,9 @@ func (d disk) reserved(s space) int64 { return min(d.reserve, s.total/4) }
 func (d disk) full(s space) bool { return s.free < min(d.reserved(s)/4, reserveFileBytes) }
 
 // mustRefuse reports whether telemetry with the limit bound has to be refused because too little
-// is free. nats-server gives a producer no answer once a write has failed, so telemetry is
-// refused before that happens. If it is refused already, that ends when there is twice as much
-// room.
+// is free. nats-server 2.15.2 gives a producer no answer once a write has failed
+// (docs/upstream.md, 11), so telemetry is refused before that happens. If it is refused already,
+// that ends when there is twice as much room.
 func (d disk) mustRefuse(s space, bound int64, refused bool) bool {
 	least := min(d.reserved(s)/4, 4*reserveFileBytes)
 	if refused {

@@ -23,11 +23,11 @@ const liveSetName = "census.json"
 
 // liveSet lists the messages of SITE_DESIRED that must survive the next compaction.
 //
-// nats-server writes no record of a message that the next one of its subject supersedes. When
-// that next one is deleted and the server is killed at any later time, the stream is rebuilt
-// from its message blocks and the superseded message is back: an object that was deleted. It
-// stays in its block until the block is compacted, which may never happen. A message that is not
-// in the live set, and not newer than it, is one of those.
+// nats-server 2.15.2 writes no record of a message that the next one of its subject supersedes
+// (docs/upstream.md, 7). When that next one is deleted and the server is killed at any later
+// time, the stream is rebuilt from its message blocks and the superseded message is back: an
+// object that was deleted. It stays in its block until the block is compacted, which may never
+// happen. A message that is not in the live set, and not newer than it, is one of those.
 //
 // The size of the file depends on the number of objects of the site, not on the number of
 // deletions.
