@@ -3,15 +3,11 @@ package leaf
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/petiole-io/petiole/internal/polltest"
-	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -81,25 +77,5 @@ func TestRestartRecoversStreams(t *testing.T) {
 	polltest.Eventually(t, "all records", func() bool { return s.arrived(t, ctx, before+after-1) })
 	if got := heard(t, ctx, s, "pump"); len(got) != before+after {
 		t.Errorf("%d records at the hub, want %d", len(got), before+after)
-	}
-}
-
-// TestBatchOfTheHubIsBounded has large messages waiting.
-func TestBatchOfTheHubIsBounded(t *testing.T) {
-	deliveries := make(chan *nats.Msg, transfer.BatchMessages)
-	for i := range 20 {
-		deliveries <- &nats.Msg{Subject: "desired.a.x", Reply: fmt.Sprintf("$JS.ACK.DESIRED.a.1.%d.%d.1.0", i+1, i+1), Data: make([]byte, 100<<10)}
-	}
-	in := newBatcher(t, deliveries)
-	total := 0
-	for total < 20 {
-		got, err := in.next(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(got.deliveries) > 3 {
-			t.Errorf("%d messages of 100 KiB in one batch", len(got.deliveries))
-		}
-		total += len(got.deliveries)
 	}
 }

@@ -12,11 +12,12 @@ import (
 
 	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/leaf/desired"
+	"github.com/petiole-io/petiole/leaf/replicate"
 	"github.com/petiole-io/petiole/streams"
 )
 
 // quick makes checks follow one another fast enough for a test, and no check by itself.
-var quick = checkPace{interval: time.Hour, retry: 200 * time.Millisecond, repeat: 50 * time.Millisecond}
+var quick = replicate.Pace{Interval: time.Hour, Retry: 200 * time.Millisecond, Repeat: 50 * time.Millisecond}
 
 // startChecked is a site that has stored and compared objects.
 func startChecked(t *testing.T, objects int) (*site, context.Context, *responder) {
@@ -24,7 +25,7 @@ func startChecked(t *testing.T, objects int) (*site, context.Context, *responder
 	return startPaced(t, objects, quick)
 }
 
-func startPaced(t *testing.T, objects int, pace checkPace) (*site, context.Context, *responder) {
+func startPaced(t *testing.T, objects int, pace replicate.Pace) (*site, context.Context, *responder) {
 	t.Helper()
 	s, ctx := newSite(t)
 	s.pace = pace
@@ -248,12 +249,12 @@ func TestDeliveriesDoNotWaitForTheInventory(t *testing.T) {
 // asks so often, and then waits.
 func TestCheckIsBounded(t *testing.T) {
 	t.Parallel()
-	s, ctx, b := startPaced(t, 5, checkPace{interval: time.Hour, retry: time.Hour, repeat: time.Millisecond})
+	s, ctx, b := startPaced(t, 5, replicate.Pace{Interval: time.Hour, Retry: time.Hour, Repeat: time.Millisecond})
 	b.set(func() { b.idle = true })
 	s.verify(t)
-	polltest.Eventually(t, "a full check", func() bool { return b.seen(streams.InventoryRepairing) == maxComparisons })
+	polltest.Eventually(t, "a full check", func() bool { return b.seen(streams.InventoryRepairing) == replicate.MaxComparisons })
 	s.verify(t)
-	polltest.Eventually(t, "another when told to", func() bool { return b.seen(streams.InventoryRepairing) == 2*maxComparisons })
+	polltest.Eventually(t, "another when told to", func() bool { return b.seen(streams.InventoryRepairing) == 2*replicate.MaxComparisons })
 	b.set(func() { b.idle = false })
 	s.verify(t)
 	polltest.Eventually(t, "equal", func() bool { return b.seen(streams.InventoryEqual) == 1 && same(t, ctx, s) })
@@ -318,23 +319,4 @@ func putDesiredAsync(t *testing.T, s *site, name string, value int) {
 	if _, err := s.hub.PublishMsgAsync(m.Encode(streams.DesiredSubject("plant-a", m.Ref)), jetstream.WithStallWait(10*time.Second)); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func FuzzInventoryAnswer(f *testing.F) {
-	f.Add([]byte(`{"state":"send-entries","buckets":[1,255]}`))
-	f.Add([]byte(`{"state":"equal"}`))
-	f.Add([]byte(`{"error":"x"}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		a, err := parseInventoryAnswer(&nats.Msg{Data: data})
-		if err != nil {
-			return
-		}
-		var sizes [streams.InventoryBuckets]int
-		if a.State == streams.InventorySendEntries {
-			of, err := fitting(a.Buckets, &sizes, 1000)
-			if err == nil && len(of) != len(a.Buckets) {
-				t.Fatalf("%d of %d empty buckets fit", len(of), len(a.Buckets))
-			}
-		}
-	})
 }

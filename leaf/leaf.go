@@ -31,8 +31,8 @@ import (
 	"github.com/petiole-io/petiole/leaf/natsd"
 	"github.com/petiole-io/petiole/leaf/node"
 	"github.com/petiole-io/petiole/leaf/nodeapi"
+	"github.com/petiole-io/petiole/leaf/replicate"
 	"github.com/petiole-io/petiole/leaf/store"
-	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -112,11 +112,9 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 		})
 		group.Go(func() error { return f.Run(ctx) })
 	}
-	r := &replicator{
-		site: l.cfg.Site, js: js, nc: nc, link: hubLink, counts: l.counts,
-		local: transfer.NewPublisher(nc, l.cfg.Site), window: newPullWindow(), log: l.log.Named("replicate"),
-		desired: supervisor.Desired(),
-	}
+	r := replicate.New(replicate.Config{
+		Site: l.cfg.Site, JS: js, Link: hubLink, Desired: supervisor.Desired(), Counters: l.counts.replicate, Log: l.log.Named("replicate"),
+	})
 	group.Go(func() error { return r.Run(ctx) })
 	// Readers of desired state wait until it is complete: see store.Desired.
 	group.Go(func() error { return after(ctx, supervisor.Desired().Complete(), api.Run) })

@@ -241,13 +241,3 @@ func TestEveryDroppedRecordIsReported(t *testing.T) {
 		t.Errorf("after a restart %d are counted as dropped, want %d", got, missing)
 	}
 }
-
-// FuzzReset decodes any answer of the hub to a reset.
-func FuzzReset(f *testing.F) {
-	f.Add([]byte(`{"reset_seq":1}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		if a, err := parseReset(data); err == nil && a.floor.Seq+1 == 0 {
-			t.Fatalf("%q resets to nothing", data)
-		}
-	})
-}

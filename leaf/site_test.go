@@ -20,8 +20,8 @@ import (
 	"github.com/petiole-io/petiole/leaf/forward"
 	"github.com/petiole-io/petiole/leaf/link"
 	"github.com/petiole-io/petiole/leaf/natsd"
+	"github.com/petiole-io/petiole/leaf/replicate"
 	"github.com/petiole-io/petiole/leaf/store"
-	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -45,7 +45,7 @@ type site struct {
 	bridge    *nats.Conn
 	line      *natstest.Line
 	cfg       Config
-	pace      checkPace
+	pace      replicate.Pace
 	// unwatched: the supervisor does not look after the server, the test restarts it.
 	unsupervised bool
 	// maxIdleChecks is the supervisor's.
@@ -57,7 +57,6 @@ type site struct {
 	js    jetstream.JetStream
 	link  *link.Link
 	store *store.Supervisor
-	r     *replicator
 	stop  func()
 }
 
@@ -129,11 +128,10 @@ func (s *site) run(t *testing.T, ctx context.Context, log *zap.Logger) {
 	runCtx, end := context.WithCancel(ctx)
 	done := make(chan error, 5)
 	s.link = link.New(s.host.HubConnection, s.leaf.counts.linkChanges, log)
-	s.r = &replicator{
-		site: "plant-a", js: s.js, nc: s.nc, local: transfer.NewPublisher(s.nc, "plant-a"), window: newPullWindow(), link: s.link, counts: s.leaf.counts,
-		pace: s.pace, desired: s.store.Desired(), log: log,
-	}
-	parts := []func(context.Context) error{s.r.Run, s.link.Run}
+	r := replicate.New(replicate.Config{
+		Site: "plant-a", JS: s.js, Link: s.link, Desired: s.store.Desired(), Pace: s.pace, Counters: s.leaf.counts.replicate, Log: log,
+	})
+	parts := []func(context.Context) error{r.Run, s.link.Run}
 	if !s.unsupervised {
 		parts = append(parts, s.store.Run)
 	}

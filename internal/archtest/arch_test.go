@@ -61,6 +61,7 @@ var ours = []struct {
 	{"leaf/transfer", []string{"streams"}},
 	{"leaf/journal", []string{"streams", "internal/durable"}},
 	{"leaf/forward", []string{"leaf/journal", "leaf/link", "leaf/transfer", "streams"}},
+	{"leaf/replicate", []string{"leaf/desired", "leaf/link", "leaf/transfer", "streams"}},
 	{"leaf/store", []string{"leaf/desired", "leaf/journal", "leaf/natsd", "streams", "internal/durable", "internal/logonce"}},
 	{"leaf/link", nil},
 	{"leaf/natsd", []string{"leaf/filestore", "streams"}},

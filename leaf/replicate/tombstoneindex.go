@@ -1,4 +1,4 @@
-package leaf
+package replicate
 
 import (
 	"context"
@@ -76,15 +76,15 @@ func (b *tombstoneIndex) supersedes(m *nats.Msg) bool {
 }
 
 // loadTombstones reads the index from the stream on first use.
-func (r *replicator) loadTombstones(ctx context.Context) (err error) {
+func (r *Replicator) loadTombstones(ctx context.Context) (err error) {
 	if r.tombstones != nil {
 		return nil
 	}
-	r.desired.Lock()
-	defer r.desired.Unlock()
-	r.tombstones, err = readTombstones(ctx, r.js, r.site)
+	r.cfg.Desired.Lock()
+	defer r.cfg.Desired.Unlock()
+	r.tombstones, err = readTombstones(ctx, r.cfg.JS, r.cfg.Site)
 	if errors.Is(err, desired.ErrUnreadable) {
-		r.desired.ReportUnreadable()
+		r.cfg.Desired.ReportUnreadable()
 	}
 	return err
 }
@@ -92,18 +92,18 @@ func (r *replicator) loadTombstones(ctx context.Context) (err error) {
 // storedMessage returns the message to store for a delivery, without the headers that were meant
 // for the hub's stream and with its position there. If a tombstone supersedes the delivery, the
 // tombstone is stored again at that position.
-func (r *replicator) storedMessage(ctx context.Context, d delivery, identity string) (*nats.Msg, error) {
+func (r *Replicator) storedMessage(ctx context.Context, d delivery, identity string) (*nats.Msg, error) {
 	msg := nats.NewMsg(d.Subject)
 	msg.Header, msg.Data = withoutServerHeaders(d.Header), d.Data
 	if r.tombstones.supersedes(msg) {
-		s, err := r.js.Stream(ctx, streams.SiteDesired)
+		s, err := r.cfg.JS.Stream(ctx, streams.SiteDesired)
 		if err != nil {
 			return nil, fmt.Errorf("open %s: %w", streams.SiteDesired, err)
 		}
 		last, err := s.GetLastMsgForSubject(ctx, d.Subject)
 		switch {
 		case err == nil && last.Header.Get(streams.HeaderOp) == string(streams.OpDelete):
-			r.log.Warn("old version of a deleted object received; its tombstone is kept",
+			r.cfg.Log.Warn("old version of a deleted object received; its tombstone is kept",
 				zap.String("subject", d.Subject), zap.String("version", msg.Header.Get(streams.HeaderVersion)))
 			msg.Header, msg.Data = withoutServerHeaders(last.Header), nil
 		case err != nil && !errors.Is(err, jetstream.ErrMsgNotFound): // old tombstones are removed

@@ -1,4 +1,4 @@
-package leaf
+package replicate
 
 import (
 	"context"
@@ -58,13 +58,13 @@ func (c *antiEntropy) compare(ctx context.Context) (streams.InventoryState, erro
 // of them as fit into one message.
 func (c *antiEntropy) query(ctx context.Context, buckets []int) (streams.InventoryQuery, *streams.Inventory, error) {
 	// Nothing may be stored meanwhile: inventory and position belong together.
-	c.r.desired.Lock()
-	defer c.r.desired.Unlock()
-	s, err := c.r.js.Stream(ctx, streams.SiteDesired)
+	c.r.cfg.Desired.Lock()
+	defer c.r.cfg.Desired.Unlock()
+	s, err := c.r.cfg.JS.Stream(ctx, streams.SiteDesired)
 	if err != nil {
 		return streams.InventoryQuery{}, nil, fmt.Errorf("open %s: %w", streams.SiteDesired, err)
 	}
-	at, err := lastSource(ctx, c.r.js)
+	at, err := lastSource(ctx, c.r.cfg.JS)
 	if err != nil {
 		return streams.InventoryQuery{}, nil, err
 	}
@@ -72,7 +72,7 @@ func (c *antiEntropy) query(ctx context.Context, buckets []int) (streams.Invento
 		at.Identity = c.identity
 	}
 	m, sizes := &streams.Inventory{}, [streams.InventoryBuckets]int{}
-	err = desired.Entries(ctx, s, c.r.site, func(e streams.InventoryEntry) {
+	err = desired.Entries(ctx, s, c.r.cfg.Site, func(e streams.InventoryEntry) {
 		m.Add(e)
 		sizes[e.Bucket()] += entrySize(e)
 	})
@@ -92,7 +92,7 @@ func (c *antiEntropy) query(ctx context.Context, buckets []int) (streams.Invento
 		wanted[b] = true
 	}
 	q.Entries = []streams.InventoryEntry{}
-	err = desired.Entries(ctx, s, c.r.site, func(e streams.InventoryEntry) {
+	err = desired.Entries(ctx, s, c.r.cfg.Site, func(e streams.InventoryEntry) {
 		if wanted[e.Bucket()] {
 			q.Entries = append(q.Entries, e)
 		}
@@ -145,7 +145,7 @@ func (c *antiEntropy) ask(ctx context.Context, q streams.InventoryQuery) (stream
 	}
 	ctx, cancel := context.WithTimeout(ctx, inventoryWait+transfer.Duration(len(data)))
 	defer cancel()
-	reply, err := c.r.nc.RequestWithContext(ctx, streams.RequestSubject(c.r.site, streams.RequestInventory), data)
+	reply, err := c.r.nc.RequestWithContext(ctx, streams.RequestSubject(c.r.cfg.Site, streams.RequestInventory), data)
 	if err != nil {
 		return streams.InventoryAnswer{}, fmt.Errorf("request the inventory comparison: %w", err)
 	}

@@ -1,4 +1,4 @@
-package leaf
+package replicate
 
 import (
 	"cmp"
@@ -33,20 +33,36 @@ const (
 	resetPatience = 2 * time.Second
 )
 
-// replicator stores what the hub's consumer of this site delivers in SITE_DESIRED, in order, and
-// acknowledges it when it is on disk. It requests again what was acknowledged and is missing (a
-// store that a power cut rolled back, or a new gateway). When it has caught up, it compares the
-// inventory on disk with the bridge's.
-type replicator struct {
-	site    string
-	js      jetstream.JetStream
-	nc      *nats.Conn
-	local   transfer.Publisher
-	link    *link.Link
-	counts  *counts
-	log     *zap.Logger
-	pace    checkPace
-	desired desiredStore
+// Config is what a Replicator needs.
+type Config struct {
+	Site     string
+	JS       jetstream.JetStream
+	Link     *link.Link
+	Desired  Desired
+	Pace     Pace
+	Counters *Counters
+	Log      *zap.Logger
+}
+
+// Desired is SITE_DESIRED. Its lock is held while the stream is changed, and while all of it is
+// read.
+type Desired interface {
+	sync.Locker
+	// MarkComplete is called when the site has caught up and the inventories were compared, if the
+	// bridge answers.
+	MarkComplete(context.Context)
+	// ReportUnreadable is called when stored messages cannot be read. It does not block.
+	ReportUnreadable()
+}
+
+// Replicator stores what the hub's consumer of this site delivers. It requests again what was
+// acknowledged and is missing (a store that a power cut rolled back, or a new gateway). When it has
+// caught up, it compares the inventory on disk with the bridge's. Use New.
+type Replicator struct {
+	cfg      Config
+	nc       *nats.Conn
+	local    transfer.Publisher
+	counters *Counters
 
 	// restarted is when a session ended because the bridge answered behind. Only one session
 	// runs at a time.
@@ -57,19 +73,16 @@ type replicator struct {
 	window transfer.Window
 }
 
-// desiredStore is SITE_DESIRED. Its lock is held while the stream is changed, and while all of it is
-// read.
-type desiredStore interface {
-	sync.Locker
-	// MarkComplete is called when the site has caught up and the inventories were compared, if the
-	// bridge answers.
-	MarkComplete(context.Context)
-	// ReportUnreadable is called when stored messages cannot be read. It does not block.
-	ReportUnreadable()
+// New returns the replicator of a site. It starts nothing.
+func New(cfg Config) *Replicator {
+	nc := cfg.JS.Conn()
+	return &Replicator{cfg: cfg, nc: nc, local: transfer.NewPublisher(nc, cfg.Site), counters: cfg.Counters, window: newPullWindow()}
 }
 
 // Run replicates until ctx ends.
-func (r *replicator) Run(ctx context.Context) error { return r.link.Sessions(ctx, r.log, r.session) }
+func (r *Replicator) Run(ctx context.Context) error {
+	return r.cfg.Link.Sessions(ctx, r.cfg.Log, r.session)
+}
 
 // session replicates until something fails and returns how many messages it stored.
 //
@@ -77,10 +90,10 @@ func (r *replicator) Run(ctx context.Context) error { return r.link.Sessions(ctx
 // unbroken run from 1 is stored and acknowledged. If the hub starts again later, its stream may
 // be another one, which only a reset shows: nothing of that run is stored, and it is delivered
 // again in the next session.
-func (r *replicator) session(ctx context.Context) (stored int, err error) {
-	deliveries := make(chan *nats.Msg, 2*streams.SiteConsumer(r.site).MaxAckPending)
+func (r *Replicator) session(ctx context.Context) (stored int, err error) {
+	deliveries := make(chan *nats.Msg, 2*streams.SiteConsumer(r.cfg.Site).MaxAckPending)
 	inbox := r.nc.NewInbox()
-	for _, subject := range []string{streams.SyncSubject(r.site), inbox + ".*"} {
+	for _, subject := range []string{streams.SyncSubject(r.cfg.Site), inbox + ".*"} {
 		sub, err := r.nc.ChanSubscribe(subject, deliveries)
 		if err != nil {
 			return 0, fmt.Errorf("subscribe to %s: %w", subject, err)
@@ -114,14 +127,14 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 			return stored, cmp.Or(context.Cause(ctx), err)
 		}
 		if len(got.deliveries) > 0 && stored == 0 && got.deliveries[0].stream <= from.rewoundFrom {
-			r.log.Warn("the hub counted messages as delivered that this site lacks; they were requested again",
+			r.cfg.Log.Warn("the hub counted messages as delivered that this site lacks; they were requested again",
 				zap.Uint64("acknowledged", from.rewoundFrom), zap.Uint64("from", got.deliveries[0].stream))
-			r.counts.rewinds.Inc()
+			r.counters.rewinds.Inc()
 		}
 		stored += len(got.deliveries)
 		if got.restarted {
-			r.log.Info("the hub delivers everything again")
-			r.counts.resyncs.Inc()
+			r.cfg.Log.Info("the hub delivers everything again")
+			r.counters.resyncs.Inc()
 			return stored, link.ErrBeganAgain
 		}
 		check.observe(got)
@@ -130,22 +143,22 @@ func (r *replicator) session(ctx context.Context) (stored int, err error) {
 
 // puller returns what requests the deliveries of this session. waiting is the number of messages
 // at the hub.
-func (r *replicator) puller(inbox string, waiting uint64) *puller {
+func (r *Replicator) puller(inbox string, waiting uint64) *puller {
 	r.window.StartSession(waiting > 0)
 	return &puller{inbox: inbox, waiting: waiting, window: &r.window, publish: func(inbox string, body []byte) error {
-		return r.nc.PublishRequest(streams.PullSubject(r.site), inbox, body)
+		return r.nc.PublishRequest(streams.PullSubject(r.cfg.Site), inbox, body)
 	}}
 }
 
 // storeAndAck stores deliveries and acknowledges them.
-func (r *replicator) storeAndAck(ctx context.Context, identity string, batch []delivery) error {
+func (r *Replicator) storeAndAck(ctx context.Context, identity string, batch []delivery) error {
 	if len(batch) == 0 {
 		return nil
 	}
 	if err := r.store(ctx, identity, batch); err != nil {
 		return err
 	}
-	r.counts.replicated.Add(float64(len(batch)))
+	r.counters.replicated.Add(float64(len(batch)))
 	for _, d := range batch {
 		if err := r.nc.Publish(d.Reply, []byte("+ACK")); err != nil {
 			return fmt.Errorf("acknowledge %s: %w", d.Subject, err)
@@ -172,8 +185,8 @@ type sessionStart struct {
 // A request of the previous session may still be open at the hub, whose answers reach nobody:
 // the consumer is reset until there is none. Two leaves with one identity take deliveries from
 // each other all the time.
-func (r *replicator) rewind(ctx context.Context) (sessionStart, error) {
-	have, err := lastSource(ctx, r.js)
+func (r *Replicator) rewind(ctx context.Context) (sessionStart, error) {
+	have, err := lastSource(ctx, r.cfg.JS)
 	if err != nil {
 		return sessionStart{}, err
 	}
@@ -257,7 +270,7 @@ type resetAnswer struct {
 // reset asks the hub to deliver from a sequence, or with 0 from the acknowledgement floor. A
 // request or its answer can be lost while the connection comes up, and a reset may be repeated:
 // it is, with twice the patience each time, until the hub has had as long as any answer may take.
-func (r *replicator) reset(ctx context.Context, from uint64) (resetAnswer, error) {
+func (r *Replicator) reset(ctx context.Context, from uint64) (resetAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, transfer.HubWait)
 	defer cancel()
 	for patience := resetPatience; ; patience *= 2 {
@@ -271,8 +284,8 @@ func (r *replicator) reset(ctx context.Context, from uint64) (resetAnswer, error
 	}
 }
 
-func (r *replicator) requestReset(ctx context.Context, from uint64) (resetAnswer, error) {
-	msg := nats.NewMsg(streams.ResetSubject(r.site))
+func (r *Replicator) requestReset(ctx context.Context, from uint64) (resetAnswer, error) {
+	msg := nats.NewMsg(streams.ResetSubject(r.cfg.Site))
 	msg.Header.Set(headerIdentity, "?")
 	if from > 0 {
 		msg.Data = fmt.Appendf(nil, `{"seq":%d}`, from)
@@ -283,7 +296,7 @@ func (r *replicator) requestReset(ctx context.Context, from uint64) (resetAnswer
 		a, err = parseReset(reply.Data)
 	}
 	if err != nil {
-		return resetAnswer{}, fmt.Errorf("reset the hub's consumer %s: %w", r.site, err)
+		return resetAnswer{}, fmt.Errorf("reset the hub's consumer %s: %w", r.cfg.Site, err)
 	}
 	a.floor.Identity = reply.Header.Get(headerIdentity)
 	return a, nil
@@ -310,7 +323,7 @@ func parseReset(data []byte) (resetAnswer, error) {
 }
 
 // store puts deliveries into SITE_DESIRED and returns when they are on disk.
-func (r *replicator) store(ctx context.Context, identity string, batch []delivery) error {
+func (r *Replicator) store(ctx context.Context, identity string, batch []delivery) error {
 	out := make([]*nats.Msg, len(batch))
 	for i, d := range batch {
 		var err error
@@ -318,8 +331,8 @@ func (r *replicator) store(ctx context.Context, identity string, batch []deliver
 			return err
 		}
 	}
-	r.desired.Lock()
-	defer r.desired.Unlock()
+	r.cfg.Desired.Lock()
+	defer r.cfg.Desired.Unlock()
 	if err := r.local.Put(ctx, out); err != nil {
 		r.tombstones = nil // some of it may be on disk: the next session reads it
 		return err

@@ -1,4 +1,4 @@
-package leaf
+package replicate
 
 import (
 	"context"
@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// maxComparisons bounds the comparisons of one check. Each takes three queries at most.
-	maxComparisons = 8
+	// MaxComparisons bounds the comparisons of one check. Each takes three queries at most.
+	MaxComparisons = 8
 	// stuckComparisons is how many times in a row the bridge must answer behind, while nothing
 	// arrives, before a new session starts.
 	stuckComparisons = 3
@@ -25,28 +25,28 @@ const (
 // the bridge. The next session compares the positions.
 var errBehind = errors.New("the bridge reports more deliveries than have arrived")
 
-// checkPace holds the delays of antiEntropy. Zero values select the defaults.
-type checkPace struct {
-	// interval is the time between two checks while nothing is wrong; default
+// Pace holds the delays of the comparisons of inventories. Zero values select the defaults.
+type Pace struct {
+	// Interval is the time between two checks while nothing is wrong; default
 	// streams.InventoryInterval. Each wait has 20 % of jitter.
-	interval time.Duration
-	// retry is the delay before a failed check is repeated, doubled each time up to interval;
+	Interval time.Duration
+	// Retry is the delay before a failed check is repeated, doubled each time up to Interval;
 	// default 15 s.
-	retry time.Duration
-	// repeat is the longest delay before the next comparison of a check, doubled each time up to
+	Retry time.Duration
+	// Repeat is the longest delay before the next comparison of a check, doubled each time up to
 	// 15 s; default 1 s.
-	repeat time.Duration
+	Repeat time.Duration
 }
 
-func (p checkPace) orDefault() checkPace {
-	if p.interval == 0 {
-		p.interval = streams.InventoryInterval
+func (p Pace) orDefault() Pace {
+	if p.Interval == 0 {
+		p.Interval = streams.InventoryInterval
 	}
-	if p.retry == 0 {
-		p.retry = 15 * time.Second
+	if p.Retry == 0 {
+		p.Retry = 15 * time.Second
 	}
-	if p.repeat == 0 {
-		p.repeat = time.Second
+	if p.Repeat == 0 {
+		p.Repeat = time.Second
 	}
 	return p
 }
@@ -55,10 +55,10 @@ func (p checkPace) orDefault() checkPace {
 // site has caught up after the start of the session, when the bridge asks for it, and
 // periodically. It runs beside the deliveries.
 type antiEntropy struct {
-	r *replicator
+	r *Replicator
 	// identity is the identity of the hub's stream.
 	identity string
-	pace     checkPace
+	pace     Pace
 	caughtUp signal
 	// due is signalled to request a check.
 	due chan struct{}
@@ -68,8 +68,8 @@ type antiEntropy struct {
 	stuck    int
 }
 
-func newAntiEntropy(r *replicator, identity string) *antiEntropy {
-	c := &antiEntropy{r: r, identity: identity, pace: r.pace.orDefault(), due: make(chan struct{}, 1), caughtUp: signal{changed: make(chan struct{})}}
+func newAntiEntropy(r *Replicator, identity string) *antiEntropy {
+	c := &antiEntropy{r: r, identity: identity, pace: r.cfg.Pace.orDefault(), due: make(chan struct{}, 1), caughtUp: signal{changed: make(chan struct{})}}
 	c.request()
 	return c
 }
@@ -93,8 +93,8 @@ func (c *antiEntropy) request() {
 
 // run checks until ctx ends. It returns errBehind if a new session has to start.
 func (c *antiEntropy) run(ctx context.Context) error {
-	retry := c.pace.retry
-	timer := time.NewTimer(c.pace.interval)
+	retry := c.pace.Retry
+	timer := time.NewTimer(c.pace.Interval)
 	defer timer.Stop()
 	for {
 		select {
@@ -107,24 +107,24 @@ func (c *antiEntropy) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		next := c.pace.interval
+		next := c.pace.Interval
 		if !errors.Is(err, desired.ErrUnreadable) {
-			c.r.desired.MarkComplete(ctx)
+			c.r.cfg.Desired.MarkComplete(ctx)
 		}
 		if err != nil {
 			if errors.Is(err, desired.ErrUnreadable) {
-				c.r.desired.ReportUnreadable()
+				c.r.cfg.Desired.ReportUnreadable()
 			}
-			c.r.log.Info("inventory not compared", zap.Error(err))
-			c.r.counts.checks.WithLabelValues("failed").Inc()
+			c.r.cfg.Log.Info("inventory not compared", zap.Error(err))
+			c.r.counters.checks.WithLabelValues("failed").Inc()
 		}
 		if err == nil && outcome == streams.InventoryEqual {
-			retry = c.pace.retry
+			retry = c.pace.Retry
 		} else {
 			next = retry
-			retry = min(2*retry, c.pace.interval)
+			retry = min(2*retry, c.pace.Interval)
 		}
-		if c.stuck >= stuckComparisons && c.r.mayRestart(c.pace.interval) {
+		if c.stuck >= stuckComparisons && c.r.mayRestart(c.pace.Interval) {
 			return errBehind
 		}
 		timer.Reset(next - next/5 + rand.N(next*2/5+1))
@@ -134,12 +134,12 @@ func (c *antiEntropy) run(ctx context.Context) error {
 // check compares until the inventories are equal, or until more comparisons would not help, and
 // returns the last outcome.
 func (c *antiEntropy) check(ctx context.Context) (outcome streams.InventoryState, err error) {
-	again := c.pace.repeat
+	again := c.pace.Repeat
 	if err := c.caughtUp.await(ctx); err != nil {
 		return "", err
 	}
 	c.stuck = 0
-	for range maxComparisons {
+	for range MaxComparisons {
 		before := c.position
 		if outcome, err = c.compare(ctx); err != nil {
 			return "", err
@@ -147,12 +147,12 @@ func (c *antiEntropy) check(ctx context.Context) (outcome streams.InventoryState
 		if c.stuck++; outcome != streams.InventoryBehind || c.position != before {
 			c.stuck = 0
 		}
-		c.r.counts.checks.WithLabelValues(string(outcome)).Inc()
+		c.r.counters.checks.WithLabelValues(string(outcome)).Inc()
 		if outcome == streams.InventoryEqual {
 			c.stuck = 0
 			return outcome, nil
 		}
-		c.r.log.Info("inventory differs", zap.String("outcome", string(outcome)))
+		c.r.cfg.Log.Info("inventory differs", zap.String("outcome", string(outcome)))
 		if c.stuck >= stuckComparisons {
 			return outcome, nil
 		}
@@ -167,7 +167,7 @@ func (c *antiEntropy) check(ctx context.Context) (outcome streams.InventoryState
 
 // mayRestart reports whether a session may end because the bridge answers behind: once in an
 // interval, since a bridge that is not ready answers so as well.
-func (r *replicator) mayRestart(interval time.Duration) bool {
+func (r *Replicator) mayRestart(interval time.Duration) bool {
 	if time.Since(r.restarted) < interval {
 		return false
 	}

@@ -1,4 +1,4 @@
-package leaf
+package replicate
 
 import (
 	"encoding/json"
