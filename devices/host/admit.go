@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"slices"
@@ -122,3 +123,10 @@ func resultOf(id string, order []string, properties map[string]devices.PropertyR
 	}
 	return r
 }
+
+// unreachable reports whether a retry may help after an error.
+func unreachable(err error) bool {
+	return errors.Is(err, devices.ErrUnreachable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

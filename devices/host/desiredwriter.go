@@ -14,13 +14,16 @@ import (
 	"github.com/petiole-io/petiole/devices/internal/backoff"
 	"github.com/petiole-io/petiole/devices/internal/desired"
 	"github.com/petiole-io/petiole/devices/internal/stats"
+	"github.com/petiole-io/petiole/devices/internal/twin"
 )
 
 // desiredWriter writes the desired values of one device, and compares them with the values
 // that the device has.
 type desiredWriter struct {
-	device   writableDevice
-	facts    *facts
+	facts    *twin.Device
+	sessions *sessions
+	saved    *savedDevice
+	status   *statusReporter
 	counters *stats.Counters
 	records  recorder
 	log      *zap.Logger
@@ -29,21 +32,6 @@ type desiredWriter struct {
 	workAt  time.Time    // when to look at desired values; zero: not scheduled
 	retryAt time.Time    // no write to an unreachable device before then
 	backoff backoff.Backoff
-}
-
-// writableDevice is a device as the writer of its desired values sees it.
-type writableDevice interface {
-	definition() devices.Definition
-	// writable reports whether there is a session for writes, and the object is not fenced.
-	writable() bool
-	// write starts a write by the session, which ends at limit. The returned function keeps
-	// it from beginning.
-	write(ctx context.Context, point int, value string, limit time.Time, job writeResult) context.CancelFunc
-	// saveLater has the saved state, which includes the desired values, saved before the next
-	// write.
-	saveLater()
-	// changed schedules a status.
-	changed()
 }
 
 // pendingWrite is the write of a desired value that runs.
@@ -62,8 +50,8 @@ func (a *pendingWrite) isFor(property string, c desired.State) bool {
 
 // apply takes over the desired values of a target.
 func (d *desiredWriter) apply(values []devices.Desired, version string) {
-	before := d.facts.desired
-	now, superseded := desired.Merge(values, version, d.device.definition().Digest(), before)
+	before := d.facts.Desired
+	now, superseded := desired.Merge(values, version, d.facts.Definition.Digest(), before)
 	for p, c := range superseded {
 		if d.current.isFor(p, c) {
 			continue // audited when its result is known
@@ -75,8 +63,8 @@ func (d *desiredWriter) apply(values []devices.Desired, version string) {
 	if maps.Equal(now, before) {
 		return
 	}
-	d.facts.desired = now
-	d.device.saveLater()
+	d.facts.Desired = now
+	d.saved.changed = true
 	d.withdraw()
 	d.reset()
 	for _, p := range sortedKeys(now) {
@@ -84,8 +72,8 @@ func (d *desiredWriter) apply(values []devices.Desired, version string) {
 			d.reportOutcome(p, c, devices.Outcome{})
 		}
 	}
-	for i, p := range d.facts.points { // an observed value may be known already
-		if t := d.facts.twins[i]; t.quality == devices.Good && now[p.Name].Policy == devices.DriftObserve {
+	for i, p := range d.facts.Definition.Points { // an observed value may be known already
+		if t := d.facts.Twins[i]; t.Quality == devices.Good && now[p.Name].Policy == devices.DriftObserve {
 			d.compare(i, time.Now())
 		}
 	}
@@ -98,7 +86,7 @@ func (d *desiredWriter) withdraw() {
 	if u.property == "" {
 		return
 	}
-	c, ok := d.facts.desired[u.property]
+	c, ok := d.facts.Desired[u.property]
 	if _, waits := c.Waits(); ok && waits && c.SameAs(u.desired) {
 		return
 	}
@@ -141,7 +129,8 @@ func (d *desiredWriter) reset() {
 }
 
 // postpone schedules the next attempt after the state could not be saved.
-func (d *desiredWriter) postpone() {
+func (d *desiredWriter) postpone(err error) {
+	d.log.Warn("save state of device, desired values wait", zap.Error(err))
 	d.backOff()
 	d.workAt = d.retryAt
 }
@@ -150,20 +139,20 @@ func (d *desiredWriter) postpone() {
 // tried come last.
 func (d *desiredWriter) waiting() []string {
 	var names []string
-	for p, c := range d.facts.desired {
+	for p, c := range d.facts.Desired {
 		if _, waits := c.Waits(); waits || c.Ack == devices.Pending {
 			names = append(names, p)
 		}
 	}
 	sort.Strings(names)
-	slices.SortStableFunc(names, func(a, b string) int { return int(d.facts.desired[a].Time - d.facts.desired[b].Time) })
+	slices.SortStableFunc(names, func(a, b string) int { return int(d.facts.Desired[a].Time - d.facts.Desired[b].Time) })
 	return names
 }
 
 // tryWrite starts the write of a desired value if it is due, or schedules it. It reports
 // whether it started one.
 func (d *desiredWriter) tryWrite(ctx context.Context, property string, now time.Time) (started bool) {
-	c := d.facts.desired[property]
+	c := d.facts.Desired[property]
 	if c.Expired(now) {
 		d.expire(property, c)
 		return false
@@ -173,14 +162,14 @@ func (d *desiredWriter) tryWrite(ctx context.Context, property string, now time.
 	}
 	since, waits := c.Waits()
 	i := d.point(property)
-	if !waits || i < 0 || !d.device.writable() {
+	if !waits || i < 0 || d.sessions.running == nil || d.saved.fenced {
 		return false // it waits for a reading or another definition
 	}
 	if since = latest(since, d.retryAt); now.Before(since) {
 		d.schedule(since)
 		return false
 	}
-	if r := d.device.definition().Points[i].Validate(c.Value); r != nil {
+	if r := d.facts.Definition.Points[i].Validate(c.Value); r != nil {
 		d.finish(property, c, devices.Outcome{}, r)
 		return false
 	}
@@ -188,7 +177,7 @@ func (d *desiredWriter) tryWrite(ctx context.Context, property string, now time.
 	if c.Expires != 0 && time.UnixMilli(c.Expires).Before(limit) {
 		limit = time.UnixMilli(c.Expires)
 	}
-	cancel := d.device.write(ctx, i, c.Value, limit, writeResult{property: property, desired: c})
+	cancel := d.sessions.write(ctx, i, c.Value, limit, writeResult{property: property, desired: c})
 	d.current = pendingWrite{property: property, desired: c, cancel: cancel}
 	return true
 }
@@ -201,8 +190,8 @@ func (d *desiredWriter) expire(property string, c desired.State) {
 		c.Ack, c.Reason, c.Message = devices.Expired, devices.ReasonDeadline, "not written before "+time.UnixMilli(c.Expires).UTC().Format(time.RFC3339)
 	}
 	c.Time = time.Now().UnixMilli()
-	d.facts.desired[property] = c
-	d.device.saveLater()
+	d.facts.Desired[property] = c
+	d.saved.changed = true
 	d.reportOutcome(property, c, devices.Outcome{})
 }
 
@@ -214,7 +203,7 @@ func latest(a, b time.Time) time.Time {
 }
 
 func (d *desiredWriter) point(property string) int {
-	return slices.IndexFunc(d.device.definition().Points, func(p devices.Point) bool { return p.Name == property })
+	return slices.IndexFunc(d.facts.Definition.Points, func(p devices.Point) bool { return p.Name == property })
 }
 
 // written handles the result of a write. Replaced reports whether the session was replaced or
@@ -223,7 +212,7 @@ func (d *desiredWriter) written(r writeResult, replaced bool) {
 	unwanted := d.current.withdrawn
 	d.current = pendingWrite{}
 	d.schedule(time.Now())
-	now, ok := d.facts.desired[r.property]
+	now, ok := d.facts.Desired[r.property]
 	switch {
 	case !ok || !now.SameAs(r.desired):
 		// Another value or none is desired by now. The write is audited nevertheless.
@@ -248,10 +237,10 @@ func (d *desiredWriter) written(r writeResult, replaced bool) {
 	case unreachable(r.err):
 		known := now.Reason == devices.ReasonOffline
 		now.Reason, now.Message, now.Time = devices.ReasonOffline, r.err.Error(), time.Now().UnixMilli()
-		d.facts.desired[r.property] = now
+		d.facts.Desired[r.property] = now
 		if !known || r.outcome.Written {
 			d.audit(r.property, now, r.outcome)
-			d.device.changed()
+			d.status.changed()
 		}
 		d.backOff()
 		return
@@ -262,10 +251,10 @@ func (d *desiredWriter) written(r writeResult, replaced bool) {
 // returned schedules the writes that waited for the device, which responds again. If it was
 // offline, values are compared again, since it may have lost them in a restart.
 func (d *desiredWriter) returned(offline bool) {
-	for p, c := range d.facts.desired {
+	for p, c := range d.facts.Desired {
 		if is := c.AfterReturn(); is != c && offline {
-			d.facts.desired[p] = is
-			d.device.saveLater()
+			d.facts.Desired[p] = is
+			d.saved.changed = true
 		}
 	}
 	d.reset()
@@ -286,9 +275,9 @@ func (d *desiredWriter) finish(property string, c desired.State, o devices.Outco
 		c.Ack, c.Reason, c.Message = devices.Failed, devices.ReasonFailure, err.Error()
 	}
 	c.Actual, c.Due = o.After, 0
-	c.Time, c.Basis = time.Now().UnixMilli(), d.device.definition().Digest()
-	d.facts.desired[property] = c
-	d.device.saveLater()
+	c.Time, c.Basis = time.Now().UnixMilli(), d.facts.Definition.Digest()
+	d.facts.Desired[property] = c
+	d.saved.changed = true
 	d.retryAt = time.Time{}
 	d.backoff.Reset()
 	d.reportOutcome(property, c, o)
@@ -316,7 +305,7 @@ func (d *desiredWriter) reportOutcome(property string, c desired.State, o device
 		reason = "DesiredDrifted"
 	}
 	d.records.Event(typ, reason, message)
-	d.device.changed()
+	d.status.changed()
 }
 
 // backOff schedules the next attempt to write to an unreachable device.
@@ -327,17 +316,17 @@ func (d *desiredWriter) backOff() {
 // compare compares the good value of a point with its desired value, and reports whether the
 // ack changed.
 func (d *desiredWriter) compare(point int, now time.Time) bool {
-	p, t := d.device.definition().Points[point], &d.facts.twins[point]
-	c, ok := d.facts.desired[p.Name]
+	p, t := d.facts.Definition.Points[point], &d.facts.Twins[point]
+	c, ok := d.facts.Desired[p.Name]
 	if !ok || d.current.property == p.Name {
 		return false
 	}
-	is, changed := c.Compare(p.Type, t.text, t.time, now)
+	is, changed := c.Compare(p.Type, t.Text, t.Time, now)
 	if !changed {
 		return false
 	}
-	d.facts.desired[p.Name] = is
-	d.device.saveLater()
+	d.facts.Desired[p.Name] = is
+	d.saved.changed = true
 	d.schedule(now)
 	if is.Ack == devices.Drifted && c.Ack != devices.Drifted {
 		d.counters.CountWrite(devices.Drifted)

@@ -9,6 +9,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/internal/commandlog"
 	"github.com/petiole-io/petiole/devices/internal/stats"
+	"github.com/petiole-io/petiole/devices/internal/twin"
 )
 
 // request is a command with the channel for its result.
@@ -20,9 +21,9 @@ type request struct {
 
 // executor carries out the commands of one device, one after the other, and records them.
 type executor struct {
-	ref      devices.Ref
-	device   operated
-	state    devices.State
+	facts    *twin.Device
+	sessions *sessions
+	saved    *savedDevice
 	counters *stats.Counters
 	records  recorder
 	log      *zap.Logger
@@ -32,20 +33,6 @@ type executor struct {
 	executing *execution
 	// interrupted are the segments with interrupted commands whose results are not saved.
 	interrupted []int
-}
-
-// operated is a device as the executor of its commands sees it.
-type operated interface {
-	definition() devices.Definition
-	// obstacle returns the result of commands that cannot be carried out now, or nil if they
-	// can.
-	obstacle() *devices.CommandResult
-	// sessionNumber returns the number of the session that runs, 0 if there is none.
-	sessionNumber() uint64
-	// write starts a write by the session, which ends at limit.
-	write(ctx context.Context, point int, value string, limit time.Time, job writeResult) context.CancelFunc
-	// keepSegments saves that n segments of the command log may exist.
-	keepSegments(ctx context.Context, n int) error
 }
 
 // execution is a command that was received, with all callers that wait for its result.
@@ -161,13 +148,13 @@ func (x *executor) begin(ctx context.Context, e *execution, now time.Time) bool 
 	if x.replyRecorded(e) {
 		return false
 	}
-	def := x.device.definition()
+	def := x.facts.Definition
 	p, rejection := admit(e.command, e.deadline, def, now)
 	if rejection != nil {
 		x.refuse(e, devices.CommandResult{Ack: devices.Rejected, Reason: rejection.Reason, Message: rejection.Message})
 		return false
 	}
-	if r := x.device.obstacle(); r != nil {
+	if r := x.obstacle(); r != nil {
 		x.refuse(e, *r)
 		return false
 	}
@@ -175,12 +162,25 @@ func (x *executor) begin(ctx context.Context, e *execution, now time.Time) bool 
 		x.refuse(e, *r)
 		return false
 	}
-	e.session = x.device.sessionNumber()
+	e.session = x.sessions.number()
 	e.plan, e.results = p, make(map[string]devices.PropertyResult, len(p))
 	for _, i := range p {
 		e.order = append(e.order, def.Points[i].Name)
 	}
 	return true
+}
+
+// obstacle returns the result of commands that cannot be carried out now, or nil if they can.
+func (x *executor) obstacle() *devices.CommandResult {
+	switch h := x.facts.Health; {
+	case x.saved.fenced:
+		return &devices.CommandResult{Ack: devices.Failed, Reason: devices.ReasonStale, Message: "the Device object is older than one seen before"}
+	case x.sessions.running == nil:
+		return &devices.CommandResult{Ack: devices.Failed, Reason: h.Reason, Message: h.Message}
+	case h.Reason != devices.ReasonConnecting && !h.Answers():
+		return &devices.CommandResult{Ack: devices.Failed, Reason: devices.ReasonOffline, Message: h.Reason + ": " + h.Message}
+	}
+	return nil
 }
 
 // recordCommand saves a command. It returns the result with which to refuse the command if
@@ -193,9 +193,9 @@ func (x *executor) recordCommand(ctx context.Context, e *execution, now time.Tim
 	if !ok {
 		return &devices.CommandResult{Ack: devices.Rejected, Reason: devices.ReasonBusy, Message: "the command log is full of commands whose deadlines have not passed"}
 	}
-	err := x.device.keepSegments(ctx, s+1)
+	err := x.saved.keepSegments(ctx, s+1)
 	if err == nil {
-		err = x.history.Save(ctx, x.state, x.ref, s)
+		err = x.history.Save(ctx, x.saved.state, x.facts.Ref, s)
 	}
 	if err != nil {
 		x.history.Remove(c.ID)
@@ -215,8 +215,8 @@ func (x *executor) proceed(ctx context.Context, e *execution, now time.Time) (st
 		x.finishRest(e, devices.PropertyResult{Ack: devices.Expired, Reason: devices.ReasonDeadline, Message: "the deadline passed before it was written"})
 		return false
 	}
-	if x.device.sessionNumber() == e.session {
-		x.device.write(ctx, e.plan[e.done], e.command.Properties[name], e.deadline, writeResult{property: name, execution: e})
+	if x.sessions.number() == e.session {
+		x.sessions.write(ctx, e.plan[e.done], e.command.Properties[name], e.deadline, writeResult{property: name, execution: e})
 		return true
 	}
 	x.finishRest(e, devices.PropertyResult{Ack: devices.Failed, Reason: devices.ReasonInterrupted, Message: "the session with the device ended before it was written"})
@@ -256,7 +256,7 @@ func (x *executor) complete(ctx context.Context) {
 	x.executing = nil
 	r := resultOf(e.command.ID, e.order, e.results)
 	if s, ok := x.history.Finish(e.command.ID, r); ok {
-		if err := x.history.Save(ctx, x.state, x.ref, s); err != nil {
+		if err := x.history.Save(ctx, x.saved.state, x.facts.Ref, s); err != nil {
 			// It stays recorded as begun, so that it is not executed again.
 			x.log.Warn("result of command not recorded", zap.String("command", e.command.ID), zap.Error(err))
 		}
@@ -317,7 +317,7 @@ func (x *executor) saveInterrupted(ctx context.Context) {
 		return
 	}
 	for _, i := range x.interrupted {
-		if err := x.history.Save(ctx, x.state, x.ref, i); err != nil {
+		if err := x.history.Save(ctx, x.saved.state, x.facts.Ref, i); err != nil {
 			x.log.Warn("interrupted commands not recorded", zap.Error(err))
 			return
 		}

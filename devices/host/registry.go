@@ -26,7 +26,7 @@ func (r *registry) applyDevice(ctx context.Context, d *v1beta1.Device, o origin)
 	w := r.workers[k]
 	if w != nil && w.device.UID == ref.UID && o.older(r.origins[k]) {
 		r.host.counters.Stale.Add(1)
-		w.log.Info("older Device object ignored", zap.String("version", o.Version), zap.Int64("generation", o.Generation))
+		r.host.log.Info("older Device object ignored", zap.Stringer("device", ref), zap.String("version", o.Version), zap.Int64("generation", o.Generation))
 		return
 	}
 	if d.Spec.NodeName != r.host.node {

@@ -10,14 +10,12 @@ import (
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/internal/backoff"
-	"github.com/petiole-io/petiole/devices/internal/desired"
 	"github.com/petiole-io/petiole/devices/internal/report"
+	"github.com/petiole-io/petiole/devices/internal/twin"
 	"github.com/petiole-io/petiole/internal/logonce"
 )
 
 const (
-	// batchQueue is the number of batches that a session may be ahead of its worker.
-	batchQueue = 16
 	writeRetry = time.Second
 	// loadRetryMax is the longest time between two attempts to load the saved state.
 	loadRetryMax = 10 * time.Second
@@ -35,15 +33,10 @@ type target struct {
 	origin origin
 }
 
-// worker operates one device. The fields below requests belong to the goroutine of run.
+// worker operates one device. What is below requests belongs to the goroutine of run.
 type worker struct {
-	host   *Host
-	device devices.Ref
-	log    *zap.Logger
-
-	mu      sync.Mutex
-	next    *target // the newest replaces an older one
-	wake    chan struct{}
+	device  devices.Ref
+	targets chan target // has room for one: the newest replaces an older one
 	ended   chan struct{}
 	stopped chan struct{}
 	// deleteErr is why the saved state of a deleted device still exists. It may be read after
@@ -53,38 +46,13 @@ type worker struct {
 	// requests are received commands.
 	requests chan *request
 
-	records      recorder
-	status       *report.StatusWriter
-	batches      chan sessionBatch
-	sessionEnds  chan sessionEnd
-	writeResults chan writeResult
-	clock        clock
-
-	target      *target    // is reconciled once the saved state is loaded
-	saved       savedState // without the desired values, which are in facts
-	loaded      bool
-	loadAt      time.Time
-	loadBackoff backoff.Backoff
-	facts       *facts
-	def         devices.Definition
-	fenced      bool // the object is older than recorded: no writes
-	// unreachable counts batches in a row without a response of the device.
-	unreachable int
-	session     *runningSession
-	sessions    uint64 // number of sessions so far
-	// reopenAt is when a session that ended by itself is opened again.
-	reopenAt         time.Time
-	reopenBackoff    backoff.Backoff
-	openProblems     []devices.Problem // found by the driver when it opened the session
-	reportedProblems string            // the problems that were reported as events
-	dirty            bool              // the status has changed since the last one was sent
-	statusAt         time.Time         // when the last status was sent
-	statusLastOnline time.Time         // the last online time in it
-	checkAt          time.Time         // when checkTimes is due
-
-	needsSave bool // saved has changes that are not stored
-	writing   bool
-
+	records  recorder
+	target   *target // is reconciled once the saved state is loaded
+	facts    *twin.Device
+	saved    *savedDevice
+	status   *statusReporter
+	sessions *sessions
+	observer *observer
 	desired  *desiredWriter
 	commands *executor
 }
@@ -101,55 +69,40 @@ type recorder interface {
 	Run(ctx context.Context)
 }
 
-// runningSession is a session that runs. Its number distinguishes its batches and writes from
-// those of an earlier one.
-type runningSession struct {
-	number  uint64
-	session devices.Session
-	cancel  context.CancelFunc
-	done    chan struct{}
-}
-
-// sessionEnd reports that a session ended by itself.
-type sessionEnd struct {
-	number uint64
-	err    error
-}
-
-type sessionBatch struct {
-	session uint64
-	batch   devices.Batch
-}
-
 func newWorker(h *Host, ref devices.Ref) *worker {
 	log := h.log.With(zap.String("device", ref.String()))
 	failures := logonce.New(log)
+	return assemble(h, ref, report.NewRecorder(ref, h.node, h.sink, h.counters, failures, log), failures, log)
+}
+
+// assemble connects the parts of a worker.
+func assemble(h *Host, ref devices.Ref, records recorder, failures *logonce.Reporter, log *zap.Logger) *worker {
 	w := &worker{
-		host: h, device: ref, log: log, records: report.NewRecorder(ref, h.node, h.sink, h.counters, failures, log), status: report.NewStatusWriter(h.sink, ref, h.interval, h.counters, failures),
-		wake: make(chan struct{}, 1), ended: make(chan struct{}), stopped: make(chan struct{}),
-		batches: make(chan sessionBatch, batchQueue), sessionEnds: make(chan sessionEnd, 1), writeResults: make(chan writeResult, 1), requests: make(chan *request, 1),
-		loadBackoff:   backoff.Backoff{First: writeRetry, Max: loadRetryMax},
-		reopenBackoff: backoff.Backoff{First: writeRetry, Max: writeRetryMax},
-		clock:         newClock(),
-		facts:         &facts{device: ref, node: h.node, desired: map[string]desired.State{}, health: health{state: v1beta1.StateUnknown, reason: devices.ReasonConnecting}},
+		device: ref, records: records, facts: twin.New(ref, h.node),
+		targets: make(chan target, 1), ended: make(chan struct{}), stopped: make(chan struct{}), requests: make(chan *request, 1),
+		sessions: newSessions(h.driver),
+	}
+	w.saved = &savedDevice{state: h.state, facts: w.facts, log: log, backoff: backoff.Backoff{First: writeRetry, Max: loadRetryMax}}
+	w.status = &statusReporter{
+		facts: w.facts, sink: h.sink, log: log, interval: h.interval, writer: report.NewStatusWriter(h.sink, ref, h.interval, h.counters, failures),
 	}
 	w.desired = &desiredWriter{
-		device: w, facts: w.facts, counters: h.counters, records: w.records, log: log, backoff: backoff.Backoff{First: writeRetry, Max: writeRetryMax},
+		facts: w.facts, sessions: w.sessions, saved: w.saved, status: w.status, counters: h.counters, records: records, log: log,
+		backoff: backoff.Backoff{First: writeRetry, Max: writeRetryMax},
 	}
-	w.commands = &executor{ref: ref, device: w, state: h.state, counters: h.counters, records: w.records, log: log}
-	h.counters.MoveDevice("", w.facts.health.state)
+	w.commands = &executor{facts: w.facts, sessions: w.sessions, saved: w.saved, counters: h.counters, records: records, log: log}
+	w.observer = &observer{facts: w.facts, clock: newClock(), records: records, counters: h.counters, log: log, status: w.status, saved: w.saved, desired: w.desired}
+	w.observer.enter()
 	return w
 }
 
-// assign sets the newest target of the worker. It does not block.
+// assign sets the newest target of the worker. It does not block, and belongs to one goroutine.
 func (w *worker) assign(t target) {
-	w.mu.Lock()
-	w.next = &t
-	w.mu.Unlock()
 	select {
-	case w.wake <- struct{}{}:
+	case <-w.targets:
 	default:
 	}
+	w.targets <- t
 }
 
 // end stops the worker and deletes the saved state of the device. It may be called once.
@@ -179,16 +132,16 @@ func (w *worker) run(parent context.Context, after <-chan struct{}) {
 	var wg sync.WaitGroup
 	wg.Go(func() { w.records.Run(recording) })
 	left := false
-	wg.Go(func() { left = w.status.Run(ctx) })
+	wg.Go(func() { left = w.status.writer.Run(ctx) })
 	w.records.StartEpoch(time.Now())
 	w.loop(ctx)
-	w.stopSession()
+	w.sessions.stop()
 	w.abandon(context.WithoutCancel(ctx))
 	cancel()
 	stopRecording()
 	wg.Wait()
 	w.saveAndReport(parent, left)
-	w.host.counters.MoveDevice(w.facts.health.state, "")
+	w.observer.leave()
 }
 
 // saveAndReport saves the state and the last status after the worker has stopped. The state
@@ -198,22 +151,12 @@ func (w *worker) saveAndReport(parent context.Context, statusLeft bool) {
 	defer cancel()
 	select {
 	case <-w.ended:
-		if w.deleteErr = deleteState(ctx, w.host.state, w.device); w.deleteErr != nil {
-			w.log.Warn("delete state of deleted device", zap.Error(w.deleteErr))
-		}
+		w.deleteErr = w.saved.delete(ctx)
 		return
 	default:
 	}
-	if w.loaded && (w.needsSave || w.saved.LastOnline != unixMilli(w.facts.lastOnline)) {
-		if err := w.save(ctx); err != nil {
-			w.log.Warn("save state at stop", zap.Error(err))
-		}
-	}
-	if w.dirty || statusLeft {
-		if err := w.host.sink.Status(ctx, w.device, w.facts.status(time.Now())); err != nil {
-			w.log.Warn("status not stored at stop", zap.Error(err))
-		}
-	}
+	w.saved.finish(ctx)
+	w.status.finish(ctx, statusLeft)
 }
 
 // loop runs what is due and waits for the next input or time.
@@ -223,49 +166,54 @@ func (w *worker) loop(ctx context.Context) {
 	for {
 		w.advance(ctx)
 		timer.Reset(w.idle(time.Now()))
-		var ready <-chan struct{}
-		if w.dirty {
-			ready = w.status.Ready()
-		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-w.ended:
 			return
-		case <-w.wake:
-			w.mu.Lock()
-			if w.next != nil {
-				w.target, w.next = w.next, nil
+		case t := <-w.targets:
+			w.target = &t
+		case a := <-w.sessions.batches:
+			w.handleBatch(a)
+		case e := <-w.sessions.ends:
+			now := time.Now()
+			if message, current := w.sessions.ended(e, now); current {
+				w.observer.sessionEnded(message, now)
 			}
-			w.mu.Unlock()
-		case a := <-w.batches:
-			if w.session != nil && a.session == w.session.number {
-				w.observe(a.batch)
-			}
-		case e := <-w.sessionEnds:
-			w.handleSessionEnd(e, time.Now())
-		case r := <-w.writeResults:
+		case r := <-w.sessions.results:
 			w.handleWriteResult(ctx, r)
 		case r := <-w.requests:
 			w.commands.enqueue(r)
-		case <-ready:
-			w.sendStatus(time.Now())
+		case <-w.status.ready():
+			w.status.send(time.Now())
 		case <-timer.C:
 		}
 	}
 }
 
+// handleBatch handles a batch, unless it is of an earlier session.
+func (w *worker) handleBatch(a sessionBatch) {
+	if a.session != w.sessions.number() {
+		return
+	}
+	if a.batch.Reachable {
+		w.sessions.backoff.Reset()
+	}
+	w.observer.observe(a.batch)
+}
+
 // advance runs everything that is due.
 func (w *worker) advance(ctx context.Context) {
-	if w.target != nil && w.load(ctx) {
+	if w.target != nil && w.saved.load(ctx, w.commands.start) {
 		t := *w.target
 		w.target = nil
 		w.reconcile(ctx, t)
 	}
-	if now := time.Now(); !w.checkAt.IsZero() && !now.Before(w.checkAt) {
-		w.checkTimes(now)
+	now := time.Now()
+	if at := w.status.checkAt; !at.IsZero() && !now.Before(at) {
+		w.status.check(now)
 	}
-	if !w.reopenAt.IsZero() && !time.Now().Before(w.reopenAt) {
+	if at := w.sessions.reopenAt; !at.IsZero() && !now.Before(at) {
 		w.reopenSession(ctx)
 	}
 	w.commands.saveInterrupted(ctx)
@@ -280,23 +228,55 @@ func (w *worker) idle(now time.Time) time.Duration {
 			next = t
 		}
 	}
-	sooner(w.checkAt)
-	sooner(w.reopenAt)
+	sooner(w.status.checkAt)
+	sooner(w.sessions.reopenAt)
 	if w.target != nil {
-		sooner(w.loadAt)
+		sooner(w.saved.loadAt)
 	}
 	sooner(w.commands.due(now))
-	if !w.writing {
+	if !w.sessions.writing {
 		sooner(w.desired.workAt)
 	}
 	return max(next.Sub(now), 0)
 }
 
-func unixMilli(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
+// work starts the next write that is due: that of a command or, after saving the state, of a
+// desired value. At most one write runs at a time, outside of the worker's goroutine.
+func (w *worker) work(ctx context.Context) {
+	w.commands.expire(time.Now(), w.saved.loaded)
+	if w.sessions.writing || !w.saved.loaded {
+		return
 	}
-	return t.UnixMilli()
+	// While there is a target, the newest definition has not been reconciled yet.
+	if w.target == nil && w.commands.advance(ctx) {
+		return
+	}
+	now := time.Now()
+	if !w.desired.isDue(now) {
+		return
+	}
+	if w.saved.changed {
+		// Save before the write, so that a restart finds that it may have happened.
+		if err := w.saved.save(ctx); err != nil {
+			w.desired.postpone(err)
+			return
+		}
+	}
+	if !w.desired.advance(ctx, now) && w.saved.changed {
+		w.desired.schedule(now) // a value was concluded without a write
+	}
+}
+
+// handleWriteResult handles the result of a write.
+func (w *worker) handleWriteResult(ctx context.Context, r writeResult) {
+	w.sessions.writing = false
+	replaced := ctx.Err() != nil || w.sessions.number() != r.session
+	if r.execution != nil {
+		w.commands.written(r, replaced)
+		w.status.changed()
+		return
+	}
+	w.desired.written(r, replaced)
 }
 
 // abandon ends writes and commands when the worker stops. It waits for the write that runs,
@@ -304,52 +284,8 @@ func unixMilli(t time.Time) int64 {
 func (w *worker) abandon(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, report.StopTimeout)
 	defer cancel()
-	if w.writing {
-		w.handleWriteResult(ctx, <-w.writeResults)
+	if w.sessions.writing {
+		w.handleWriteResult(ctx, <-w.sessions.results)
 	}
 	w.commands.stop(ctx, w.requests)
 }
-
-// definition returns the definition with which the device is operated.
-func (w *worker) definition() devices.Definition { return w.def }
-
-// obstacle returns the result of commands that cannot be carried out now, or nil if they can.
-func (w *worker) obstacle() *devices.CommandResult {
-	switch h := w.facts.health; {
-	case w.fenced:
-		return &devices.CommandResult{Ack: devices.Failed, Reason: devices.ReasonStale, Message: "the Device object is older than one seen before"}
-	case w.session == nil:
-		return &devices.CommandResult{Ack: devices.Failed, Reason: h.reason, Message: h.message}
-	case h.reason != devices.ReasonConnecting && !h.answers():
-		return &devices.CommandResult{Ack: devices.Failed, Reason: devices.ReasonOffline, Message: h.reason + ": " + h.message}
-	}
-	return nil
-}
-
-// sessionNumber returns the number of the session that runs, 0 if there is none.
-func (w *worker) sessionNumber() uint64 {
-	if w.session == nil {
-		return 0
-	}
-	return w.session.number
-}
-
-// keepSegments saves that n segments of the command log may exist.
-func (w *worker) keepSegments(ctx context.Context, n int) error {
-	was := w.saved.Segments
-	if n <= was {
-		return nil
-	}
-	w.saved.Segments = n
-	err := w.save(ctx)
-	if err != nil {
-		w.saved.Segments = was
-	}
-	return err
-}
-
-// writable reports whether there is a session for writes, and the object is not fenced.
-func (w *worker) writable() bool { return w.session != nil && !w.fenced }
-
-// saveLater has the state saved before the next write.
-func (w *worker) saveLater() { w.needsSave = true }

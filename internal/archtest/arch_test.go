@@ -36,6 +36,7 @@ var ours = []struct {
 	{"devices/internal/report", []string{"devices/.", "devices/api", "devices/internal/backoff", "devices/internal/stats", "internal/logonce"}},
 	{"devices/internal/commandlog", []string{"devices/.", "devices/api"}},
 	{"devices/internal/desired", []string{"devices/.", "devices/api"}},
+	{"devices/internal/twin", []string{"devices/.", "devices/api", "devices/internal/desired"}},
 	{"devices/host", []string{"devices/.", "devices/api", "devices/internal", "internal/logonce", "streams/order"}},
 	{"devices/modbus/codec", []string{"devices/.", "devices/api"}},
 	{"devices/modbus/wire", []string{"devices/."}},

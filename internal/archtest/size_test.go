@@ -41,7 +41,6 @@ const (
 // largePackages lists the packages above maxFiles or maxLines.
 var largePackages = map[string]exception{
 	"bridge":       {size{36, 5340}, rooms},
-	"devices/host": {size{17, 2590}, rooms},
 	"devices/dmi":  {size{17, 2700}, "speaks 45 messages in one package; the reporter could go"},
 	"leaf/nodeapi": {size{24, 3000}, rooms},
 }
@@ -57,7 +56,6 @@ var largeTypes = map[string]exception{
 	"bridge/api/v1alpha1.SiteStatus": {size{0, 25}, data},
 	"devices.Audit":                  {size{0, 17}, data},
 	"devices/dmi.Server":             {size{23, 14}, "has a method for each call of DMI"},
-	"devices/host.worker":            {size{44, 39}, rooms},
 	"devices/dmi.session":            {size{35, 16}, "binds one device to one mapper: both sides' calls end here"},
 	"leaf/nodeapi.API":               {size{46, 17}, rooms},
 }

@@ -15,7 +15,9 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/internal/report"
 	"github.com/petiole-io/petiole/devices/internal/stats"
+	"github.com/petiole-io/petiole/internal/logonce"
 )
 
 func must(t *testing.T, err error) {
@@ -180,18 +182,19 @@ func TestTimesDoNotDecrease(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w := newWorker(h, devices.Ref{Namespace: "ns", Name: "d"})
-		epochs := &epochCounter{recorder: w.records}
-		w.records = epochs
-		w.records.StartEpoch(time.UnixMilli(1))
-		w.setDefinition(devices.Definition{Points: []devices.Point{{Name: "a", Type: v1beta1.INT}, {Name: "b", Type: v1beta1.INT}}})
+		ref := devices.Ref{Namespace: "ns", Name: "d"}
+		failures := logonce.New(log)
+		epochs := &epochCounter{recorder: report.NewRecorder(ref, "n", sink, h.counters, failures, log)}
+		w := assemble(h, ref, epochs, failures, log)
+		epochs.StartEpoch(time.UnixMilli(1))
+		w.facts.SetDefinition(devices.Definition{Points: []devices.Point{{Name: "a", Type: v1beta1.INT}, {Name: "b", Type: v1beta1.INT}}})
 		base := time.Now().Add(-time.Hour).Round(0) // without the monotonic clock, as from mappers
 		var seen [2]time.Time
 		var good [2]string
 		for step := range rapid.IntRange(1, 60).Draw(t, "steps") {
 			set := rapid.IntRange(0, 10).Draw(t, "set") == 0
 			if set {
-				w.clock.offset = time.Hour // the next look finds the clock set back
+				w.observer.clock.offset = time.Hour // the next look finds the clock set back
 				base = base.Add(-time.Minute)
 			}
 			var rs []devices.Reading
@@ -206,7 +209,7 @@ func TestTimesDoNotDecrease(t *testing.T) {
 				rs = append(rs, r)
 			}
 			was := epochs.n
-			w.observe(devices.Batch{Readings: rs, Reachable: true, Time: base})
+			w.observer.observe(devices.Batch{Readings: rs, Reachable: true, Time: base})
 			if set && back && epochs.n == was {
 				t.Fatal("not numbered anew")
 			}
@@ -220,12 +223,12 @@ func TestTimesDoNotDecrease(t *testing.T) {
 				if seen[p] = r.Time; r.Quality == devices.Good {
 					good[p] = r.Value.String()
 				}
-				if q := w.facts.twins[p].quality; q != r.Quality {
+				if q := w.facts.Twins[p].Quality; q != r.Quality {
 					t.Fatalf("%s, want %s", q, r.Quality)
 				}
 			}
-			if w.facts.twins[0].text != good[0] || w.facts.twins[1].text != good[1] {
-				t.Fatalf("%q %q, want %q", w.facts.twins[0].text, w.facts.twins[1].text, good)
+			if w.facts.Twins[0].Text != good[0] || w.facts.Twins[1].Text != good[1] {
+				t.Fatalf("%q %q, want %q", w.facts.Twins[0].Text, w.facts.Twins[1].Text, good)
 			}
 		}
 		var epoch int64
@@ -252,16 +255,6 @@ func TestTimesDoNotDecrease(t *testing.T) {
 			}
 		}
 	})
-}
-
-// While the wall clock catches up after a small step back, times stand still.
-func TestTimesStandStill(t *testing.T) {
-	now := time.Now()
-	ahead := now.Add(clockTolerance / 2).UnixMilli()
-	w := twin{lastSample: ahead, seen: now.Add(-time.Second)}
-	if !w.observe(devices.Reading{Value: devices.Int(1), Quality: devices.Good, Time: now}) || w.lastSample != ahead || w.text != "1" {
-		t.Fatalf("%+v", w)
-	}
 }
 
 func TestClock(t *testing.T) {

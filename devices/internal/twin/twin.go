@@ -1,0 +1,113 @@
+package twin
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
+)
+
+// Twin is the latest known state of a point. Its value is the last good one: it stays, with
+// its time, when the quality gets worse.
+type Twin struct {
+	value devices.Value
+	// Text is the value in string form.
+	Text    string
+	Quality devices.Quality
+	Reason  string
+	// Time is when the value was last read, and changed when it was first read.
+	Time, changed time.Time
+	// since is when the quality last changed, and seen the time of the newest reading, good
+	// or bad.
+	since, seen time.Time
+	// lastSample is the newest time of a sample, ms since 1970.
+	lastSample int64
+	// faulty reports that the point cannot be read although the device responds.
+	faulty   bool
+	reported reportedTwin
+}
+
+// reportedTwin is the part of a twin that was in the last status.
+type reportedTwin struct {
+	value   devices.Value
+	quality devices.Quality
+	reason  string
+	time    time.Time
+}
+
+// outdated reports whether a reading is older than a known one, as when a write overtakes a
+// poll. It is then ignored.
+func (t *Twin) outdated(r devices.Reading) bool { return r.Time.Before(t.seen) }
+
+// observe applies a reading that is not outdated, and reports whether it is a sample: of bad
+// readings in a row only the first is one.
+func (t *Twin) observe(r devices.Reading) (sample bool) {
+	if r.Quality != devices.Bad && r.Value.Kind() == devices.None {
+		r.Quality, r.Reason = devices.Bad, devices.ReasonNoValue
+	}
+	t.seen = r.Time
+	again := t.Quality == r.Quality && t.Reason == r.Reason
+	if t.Quality != r.Quality {
+		t.since = r.Time
+	}
+	t.lastSample = max(t.lastSample, r.Time.UnixMilli())
+	t.Quality, t.Reason = r.Quality, r.Reason
+	if r.Quality == devices.Bad {
+		return !again
+	}
+	if t.value != r.Value {
+		t.value, t.Text, t.changed = r.Value, r.Value.String(), r.Time
+	}
+	t.Time = r.Time
+	return true
+}
+
+// sampled returns the value of the sample of a reading: none if its quality is bad.
+func (t *Twin) sampled(r devices.Reading) devices.Value {
+	if t.Quality == devices.Bad {
+		return devices.Value{}
+	}
+	return r.Value
+}
+
+// makeUncertain makes a good value uncertain, and reports whether it was good.
+func (t *Twin) makeUncertain(reason string, now time.Time) bool {
+	if t.Quality != devices.Good {
+		return false
+	}
+	t.Quality, t.Reason, t.since = devices.Uncertain, reason, now
+	return true
+}
+
+// differs reports whether the twin differs from the last status by more than the deadbands.
+func (t *Twin) differs(r devices.Reporting) bool {
+	return t.Quality != t.reported.quality || t.Reason != t.reported.reason || r.Exceeds(t.reported.value, t.value)
+}
+
+// markReported records that the present state is in a status.
+func (t *Twin) markReported() { t.reported = reportedTwin{t.value, t.Quality, t.Reason, t.Time} }
+
+// property returns the twin for a DeviceStatus. With a value that is not good it has the
+// value's age in milliseconds, as of now.
+func (t *Twin) property(typ v1beta1.PropertyType, now time.Time) *v1beta1.TwinProperty {
+	m := map[string]string{"type": strings.ToLower(string(typ)), "quality": string(t.Quality)}
+	stamp := func(key string, at time.Time) {
+		if !at.IsZero() {
+			m[key] = strconv.FormatInt(at.UnixMilli(), 10)
+		}
+	}
+	stamp("timestamp", t.Time)
+	stamp("changedAt", t.changed)
+	if t.Reason != "" {
+		m["reason"] = t.Reason
+	}
+	if t.Quality != devices.Good {
+		stamp("since", t.since)
+		if !t.Time.IsZero() {
+			m["age"] = strconv.FormatInt(max(now.Sub(t.Time).Milliseconds(), 0), 10)
+		}
+	}
+	return &v1beta1.TwinProperty{Value: t.Text, Metadata: m}
+}
