@@ -41,7 +41,7 @@ const HubDomain = "hub"
 // ResetSubject is the subject on which a leaf asks the hub to reset its consumer to what the
 // leaf has acknowledged. It uses a pseudo domain that the site's account maps to the hub's
 // JetStream API: with the name of the real domain, the leaf connection's own mapping would
-// capture the request.
+// capture the request (nats-server 2.15.2; docs/upstream.md, 19).
 func ResetSubject(site string) string {
 	return "$JS.FABRIC.API.CONSUMER.RESET." + Desired + "." + site
 }

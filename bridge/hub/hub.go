@@ -115,7 +115,8 @@ func openStream(ctx context.Context, js jetstream.JetStream, name string) (jetst
 
 // CheckSame returns ErrReplaced if the streams are no longer those that were loaded. A
 // restarted server may hold other messages: nats-server 2.15.2 brings back a superseded
-// message if the message that superseded it is removed and the server is killed soon after.
+// message if the message that superseded it is removed and the server is killed soon after
+// (docs/upstream.md, 7).
 func (h *Hub) CheckSame(ctx context.Context) error {
 	if id := h.Conn.ConnectedServerId(); id != "" && id != h.server {
 		return ErrReplaced

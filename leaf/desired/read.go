@@ -1,9 +1,9 @@
 // Package desired reads SITE_DESIRED, the site's copy of its desired state, as it is on disk.
 //
 // It guarantees that a reader who gets no error has seen everything that the stream counts, or an
-// ErrUnreadable: nats-server leaves out without a word what it cannot read. The caller keeps
-// others from changing the stream meanwhile. It writes nothing. The store and the replicator of the
-// leaf call it.
+// ErrUnreadable: nats-server 2.15.2 leaves out without a word what it cannot read
+// (docs/upstream.md, 18). The caller keeps others from changing the stream meanwhile. It writes
+// nothing. The store and the replicator of the leaf call it.
 package desired
 
 import (

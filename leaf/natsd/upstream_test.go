@@ -487,3 +487,74 @@ accounts { A { jetstream: enabled, users: [
 		t.Error("the permissions of a leaf's user apply to acknowledgements")
 	}
 }
+
+// TestUpstreamLeavesOutWhatItCannotRead: docs/upstream.md, 18.
+func TestUpstreamLeavesOutWhatItCannotRead(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := startRaw(t, inStore(dir))
+	_, js := jetStreamOf(t, s)
+	newTable(t, js)
+	for _, name := range []string{"a", "b", "c"} {
+		publish(t, js, "s."+name, "body of "+name)
+	}
+	stopRaw(s)
+	block := filepath.Join(StreamDir{server.DEFAULT_GLOBAL_ACCOUNT, "S"}.in(filepath.Join(dir, server.JetStreamStoreDir)), messagesDir, "1.blk")
+	data, err := os.ReadFile(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[bytes.Index(data, []byte("body of b"))] ^= 1
+	if err := os.WriteFile(block, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = startRaw(t, inStore(dir))
+	_, js = jetStreamOf(t, s)
+	c, err := js.CreateConsumer(t.Context(), "S", jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	counted := c.CachedInfo().NumPending
+	batch, err := c.Fetch(3, jetstream.FetchMaxWait(time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := 0
+	for range batch.Messages() {
+		got++
+	}
+	if counted != 3 || got != 2 || s.Healthz(nil).Error != "" {
+		t.Errorf("of %d messages %d are delivered, health %q: a message that cannot be read is no longer left out without a word", counted, got, s.Healthz(nil).Error)
+	}
+}
+
+// TestUpstreamCapturesAnImportOfADomain: docs/upstream.md, 19.
+func TestUpstreamCapturesAnImportOfADomain(t *testing.T) {
+	t.Parallel()
+	addr := fmt.Sprintf("127.0.0.1:%d", porttest.Port(t))
+	hub := startRaw(t, fromConfig(t, t.TempDir(), fmt.Sprintf(`
+server_name: hub, listen: "127.0.0.1:-1", leafnodes { listen: %q }
+jetstream { domain: hub, store_dir: %q }
+accounts {
+  FABRIC { jetstream: enabled, users: [ { user: bridge, password: secret } ], exports: [ { service: "$JS.API.STREAM.INFO.S" } ] }
+  A { users: [ { user: plant-a, password: secret } ], imports: [
+    { service: { account: FABRIC, subject: "$JS.API.STREAM.INFO.S" }, to: "$JS.hub.API.STREAM.INFO.S" }
+    { service: { account: FABRIC, subject: "$JS.API.STREAM.INFO.S" }, to: "$JS.FABRIC.API.STREAM.INFO.S" }
+  ] }
+}`, addr, t.TempDir())))
+	_, js := jetStreamOf(t, hub, nats.UserInfo("bridge", "secret"))
+	newTable(t, js)
+	opts, err := server.ProcessConfigFile(natstest.LeafConf(t, "plant-a", addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc, _ := jetStreamOf(t, startRaw(t, opts))
+	answered := func(domain string) bool {
+		m, err := nc.Request("$JS."+domain+".API.STREAM.INFO.S", nil, time.Second)
+		return err == nil && strings.Contains(string(m.Data), `"state"`)
+	}
+	polltest.Eventually(t, "answer in the pseudo domain", func() bool { return answered("FABRIC") })
+	if answered("hub") {
+		t.Error("an import that is named after the hub's domain is answered")
+	}
+}
