@@ -14,6 +14,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/dmi/convert"
 	pb "github.com/petiole-io/petiole/devices/dmi/v1beta1"
 	"github.com/petiole-io/petiole/devices/internal/backoff"
 )
@@ -149,29 +150,29 @@ func notSent(err error) bool {
 
 // bundle returns the bundle for the mapper according to the record, with values that are
 // sent only once.
-func (x *session) bundle(r record, once map[string]sentValue) (bundle, error) {
+func (x *session) bundle(r record, once map[string]convert.SentValue) (convert.Bundle, error) {
 	x.mu.Lock()
 	def := x.def
 	x.mu.Unlock()
-	values := map[string]sentValue{}
+	values := map[string]convert.SentValue{}
 	for p, t := range r.Sent {
 		if desired(def, p) != nil { // a value that is no longer desired is not sent
 			values[p] = t
 		}
 	}
-	lasting, err := convert(def, x.unusable, values)
+	lasting, err := convert.Device(def, x.unusable, values)
 	if err != nil || len(once) == 0 {
 		return lasting, err
 	}
 	maps.Copy(values, once)
-	b, err := convert(def, x.unusable, values)
-	b.digest = lasting.digest // so that the values are neither removed nor repeated by a later delivery
+	b, err := convert.Device(def, x.unusable, values)
+	b.Digest = lasting.Digest // so that the values are neither removed nor repeated by a later delivery
 	return b, err
 }
 
 // deliver brings the device at the mapper up to date, and sends it the values that are sent
 // only once. It returns nil after the mapper has accepted the device.
-func (x *session) deliver(ctx context.Context, once map[string]sentValue) error {
+func (x *session) deliver(ctx context.Context, once map[string]convert.SentValue) error {
 	end, err := x.lock(ctx)
 	if err != nil {
 		return err
@@ -192,7 +193,7 @@ func (x *session) lock(ctx context.Context) (end func(), err error) {
 }
 
 // deliverLocked is deliver for a caller that holds the lock.
-func (x *session) deliverLocked(ctx context.Context, once map[string]sentValue) error {
+func (x *session) deliverLocked(ctx context.Context, once map[string]convert.SentValue) error {
 	if !x.server.current(x) {
 		return errReplaced
 	}
@@ -209,12 +210,12 @@ func (x *session) deliverLocked(ctx context.Context, once map[string]sentValue) 
 	if err != nil {
 		return err
 	}
-	model, err := digest(lasting.model)
+	model, err := convert.Digest(lasting.Model)
 	if err != nil {
 		return err
 	}
 	delivered, err := x.register(ctx, m, now.epoch, lasting, model)
-	if err != nil || (delivered || r.Has == lasting.digest) && len(once) == 0 {
+	if err != nil || (delivered || r.Has == lasting.Digest) && len(once) == 0 {
 		return err
 	}
 	want, err := x.bundle(r, once)
@@ -226,23 +227,23 @@ func (x *session) deliverLocked(ctx context.Context, once map[string]sentValue) 
 
 // register registers model and device at a mapper that may not have them. Delivered reports
 // whether the mapper has the wanted version now, because it had none before.
-func (x *session) register(ctx context.Context, m *mapper, epoch int, want bundle, model string) (delivered bool, err error) {
+func (x *session) register(ctx context.Context, m *mapper, epoch int, want convert.Bundle, model string) (delivered bool, err error) {
 	at, known := x.bound()
 	if known && at.mapper == m && at.epoch == epoch {
 		return false, nil
 	}
 	err = m.call(ctx, func(ctx context.Context, c pb.DeviceMapperServiceClient) error {
-		_, err := c.CreateDeviceModel(ctx, &pb.CreateDeviceModelRequest{Model: want.model})
+		_, err := c.CreateDeviceModel(ctx, &pb.CreateDeviceModelRequest{Model: want.Model})
 		return err
 	})
 	if status.Code(err) == codes.AlreadyExists {
 		model, err = "", nil // the mapper may have another version of the model
 	}
 	if err != nil {
-		return false, fmt.Errorf("create model %s: %w", want.model.GetName(), err)
+		return false, fmt.Errorf("create model %s: %w", want.Model.GetName(), err)
 	}
 	err = m.call(ctx, func(ctx context.Context, c pb.DeviceMapperServiceClient) error {
-		_, err := c.RegisterDevice(ctx, &pb.RegisterDeviceRequest{Device: want.device})
+		_, err := c.RegisterDevice(ctx, &pb.RegisterDeviceRequest{Device: want.Device})
 		return err
 	})
 	exists := status.Code(err) == codes.AlreadyExists
@@ -251,9 +252,9 @@ func (x *session) register(ctx context.Context, m *mapper, epoch int, want bundl
 	}
 	x.updateBinding(m, func(p *binding, r *record) {
 		p.mapper, p.epoch, p.model = m, epoch, model
-		r.Model = want.model.GetName()
+		r.Model = want.Model.GetName()
 		if r.Has == hasNothing && !exists {
-			p.since, r.Has = time.Now(), want.digest
+			p.since, r.Has = time.Now(), want.Digest
 			delivered = true
 		}
 	})
@@ -261,7 +262,7 @@ func (x *session) register(ctx context.Context, m *mapper, epoch int, want bundl
 }
 
 // update updates the device, and if necessary the model, at a mapper that has them.
-func (x *session) update(ctx context.Context, m *mapper, want bundle, model string) error {
+func (x *session) update(ctx context.Context, m *mapper, want convert.Bundle, model string) error {
 	key := x.device.String()
 	if r, _ := x.server.store.device(key); r.Has != hasUnknown { // after a crash the record must not claim what the mapper no longer has
 		if err := x.server.store.save(key, func(r *record) { r.Has = hasUnknown }); err != nil {
@@ -270,16 +271,16 @@ func (x *session) update(ctx context.Context, m *mapper, want bundle, model stri
 	}
 	if at, _ := x.bound(); at.model != model {
 		err := m.call(ctx, func(ctx context.Context, c pb.DeviceMapperServiceClient) error {
-			_, err := c.UpdateDeviceModel(ctx, &pb.UpdateDeviceModelRequest{Model: want.model})
+			_, err := c.UpdateDeviceModel(ctx, &pb.UpdateDeviceModelRequest{Model: want.Model})
 			return err
 		})
 		if err != nil {
 			x.unbind(m)
-			return fmt.Errorf("update model %s: %w", want.model.GetName(), err)
+			return fmt.Errorf("update model %s: %w", want.Model.GetName(), err)
 		}
 	}
 	err := m.call(ctx, func(ctx context.Context, c pb.DeviceMapperServiceClient) error {
-		_, err := c.UpdateDevice(ctx, &pb.UpdateDeviceRequest{Device: want.device})
+		_, err := c.UpdateDevice(ctx, &pb.UpdateDeviceRequest{Device: want.Device})
 		return err
 	})
 	if err != nil {
@@ -288,7 +289,7 @@ func (x *session) update(ctx context.Context, m *mapper, want bundle, model stri
 	}
 	x.updateBinding(m, func(p *binding, r *record) {
 		p.model, p.since = model, time.Now()
-		r.Has, r.Model = want.digest, want.model.GetName()
+		r.Has, r.Model = want.Digest, want.Model.GetName()
 	})
 	return nil
 }
@@ -343,13 +344,13 @@ func (x *session) reset() {
 
 // bindRegistered records that a mapper got the device in the response to its registration.
 // The caller holds the server's lock.
-func (x *session) bindRegistered(m *mapper, b bundle) {
-	model, err := digest(b.model)
+func (x *session) bindRegistered(m *mapper, b convert.Bundle) {
+	model, err := convert.Digest(b.Model)
 	if err != nil {
 		return // the device is registered once more
 	}
 	x.binding.mapper, x.binding.epoch, x.binding.model, x.binding.since = m, firstEpoch, model, time.Now()
-	x.server.store.update(x.device.String(), func(r *record) { r.Has, r.Model = b.digest, b.model.GetName() })
+	x.server.store.update(x.device.String(), func(r *record) { r.Has, r.Model = b.Digest, b.Model.GetName() })
 }
 
 // desired returns the desired value of a property, or nil.

@@ -7,6 +7,8 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/dmi/convert"
+	"github.com/petiole-io/petiole/devices/dmi/dmitest"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
 
@@ -17,9 +19,9 @@ func TestDesired(t *testing.T) {
 	p := newPlant(t, nil)
 	f := newField()
 	m := p.newMapper(f).start(true)
-	p.apply(model(), pump("a"))
+	p.apply(dmitest.Model(), dmitest.Pump("a"))
 	p.await("online", "a", online)
-	p.apply(pump("a", desiring("speed", "1500"), desiring("running", "true")))
+	p.apply(dmitest.Pump("a", dmitest.Desiring("speed", "1500"), dmitest.Desiring("running", "true")))
 	p.await("applied", "a", func(s *v1beta1.DeviceStatus) bool {
 		return acked("speed", devices.Applied, "")(s) && acked("running", devices.Applied, "")(s)
 	})
@@ -31,7 +33,7 @@ func TestDesired(t *testing.T) {
 		a := p.sink.lastAudit()
 		return a.Property == "speed" && a.Written && a.Before == "0" && a.After == "1500" && a.Ack == devices.Applied
 	})
-	p.apply(pump("a", desiring("speed", "1600"), desiring("running", "true")))
+	p.apply(dmitest.Pump("a", dmitest.Desiring("speed", "1600"), dmitest.Desiring("running", "true")))
 	p.await("applied again", "a", func(s *v1beta1.DeviceStatus) bool {
 		return acked("speed", devices.Applied, "")(s) && reported("speed", "1600")(s)
 	})
@@ -44,7 +46,7 @@ func TestDesired(t *testing.T) {
 func TestDesiredOutOfBounds(t *testing.T) {
 	p := newPlant(t, nil)
 	m := p.newMapper(newField()).start(true)
-	p.apply(model(), pump("a", desiring("speed", "9000")))
+	p.apply(dmitest.Model(), dmitest.Pump("a", dmitest.Desiring("speed", "9000")))
 	p.await("rejected", "a", acked("speed", devices.Rejected, devices.ReasonOutOfBounds))
 	p.await("online", "a", online)
 	if v := m.device("a").GetSpec().GetProperties()[1].GetDesired().GetValue(); v != "" {
@@ -59,7 +61,7 @@ func TestDesiredNotTaken(t *testing.T) {
 	f := newField()
 	f.deaf["a"] = true
 	p.newMapper(f).start(true)
-	p.apply(model(), pump("a", desiring("speed", "1500")))
+	p.apply(dmitest.Model(), dmitest.Pump("a", dmitest.Desiring("speed", "1500")))
 	p.await("rejected", "a", acked("speed", devices.Rejected, devices.ReasonReadBack))
 }
 
@@ -68,10 +70,10 @@ func TestDesiredNotTaken(t *testing.T) {
 func TestDesiredRefused(t *testing.T) {
 	p := newPlant(t, nil)
 	m := p.newMapper(newField()).start(true)
-	p.apply(model(), pump("a", desiring("speed", "1500")))
+	p.apply(dmitest.Model(), dmitest.Pump("a", dmitest.Desiring("speed", "1500")))
 	p.await("applied", "a", acked("speed", devices.Applied, ""))
 	m.set(func() { m.dislike = "2999" })
-	p.apply(pump("a", desiring("speed", "2999")))
+	p.apply(dmitest.Pump("a", dmitest.Desiring("speed", "2999")))
 	p.await("rejected", "a", acked("speed", devices.Rejected, devices.ReasonRefused))
 	p.await("online", "a", online)
 	polltest.Eventually(t, "old value at the mapper", func() bool {
@@ -83,7 +85,7 @@ func TestDesiredRefused(t *testing.T) {
 // with which it refuses the device when it is back, is rejected; the device goes on.
 func TestDesiredRefusedWithTheDevice(t *testing.T) {
 	p := newPlant(t, nil)
-	p.apply(model(), pump("a", desiring("speed", "2999")))
+	p.apply(dmitest.Model(), dmitest.Pump("a", dmitest.Desiring("speed", "2999")))
 	p.await("waiting", "a", acked("speed", devices.Pending, devices.ReasonOffline))
 	m := p.newMapper(newField())
 	m.dislike = "2999"
@@ -96,7 +98,7 @@ func TestDesiredRefusedWithTheDevice(t *testing.T) {
 // is reported.
 func TestDesiredWhileMapperIsAway(t *testing.T) {
 	p := newPlant(t, nil)
-	p.apply(model(), pump("a", desiring("speed", "1500")))
+	p.apply(dmitest.Model(), dmitest.Pump("a", dmitest.Desiring("speed", "1500")))
 	p.await("waiting", "a", acked("speed", devices.Pending, devices.ReasonOffline))
 	m := p.newMapper(newField()).start(true)
 	p.await("applied", "a", acked("speed", devices.Applied, ""))
@@ -110,7 +112,7 @@ func TestDesiredWhileMapperIsAway(t *testing.T) {
 func TestDesiredThatExpires(t *testing.T) {
 	t.Parallel()
 	p := newPlant(t, nil)
-	p.apply(model(), pump("a", desiring("speed", "1500"), func(d *v1beta1.Device) {
+	p.apply(dmitest.Model(), dmitest.Pump("a", dmitest.Desiring("speed", "1500"), func(d *v1beta1.Device) {
 		d.Spec.Properties[1].Desired.Metadata = map[string]string{"expiresAt": time.Now().Add(300 * time.Millisecond).Format(time.RFC3339Nano)}
 	}))
 	p.await("expired", "a", acked("speed", devices.Expired, devices.ReasonDeadline))
@@ -127,14 +129,14 @@ func TestDesiredThatExpires(t *testing.T) {
 func TestDesiredRemoved(t *testing.T) {
 	p := newPlant(t, nil)
 	m := p.newMapper(newField()).start(true)
-	p.apply(model(), pump("a", desiring("speed", "1500")))
+	p.apply(dmitest.Model(), dmitest.Pump("a", dmitest.Desiring("speed", "1500")))
 	p.await("applied", "a", acked("speed", devices.Applied, ""))
-	undesired := pump("a")
+	undesired := dmitest.Pump("a")
 	p.apply(undesired)
 	p.server.mu.Lock()
 	x := p.server.sessions["default/a"]
 	p.server.mu.Unlock()
-	x.Redefine(resolved(t, undesired, model()))
+	x.Redefine(dmitest.Resolve(undesired, dmitest.Model()))
 	polltest.Eventually(t, "taken back", func() bool {
 		return m.device("a").GetSpec().GetProperties()[1].GetDesired().GetValue() == ""
 	})
@@ -149,13 +151,13 @@ func TestDesiredSurvivesLeafRestart(t *testing.T) {
 	p := newPlant(t, nil)
 	f := newField()
 	m := p.newMapper(f).start(true)
-	p.apply(model(), pump("a", desiring("speed", "1500")))
+	p.apply(dmitest.Model(), dmitest.Pump("a", dmitest.Desiring("speed", "1500")))
 	p.await("applied", "a", acked("speed", devices.Applied, ""))
 	before := m.count("update a")
 	f.set("a", "speed", "1400") // somebody turns the knob
 	p.await("drifted", "a", acked("speed", devices.Drifted, "ChangedAtDevice"))
 	p.restart()
-	p.apply(model(), pump("a", desiring("speed", "1500")))
+	p.apply(dmitest.Model(), dmitest.Pump("a", dmitest.Desiring("speed", "1500")))
 	polltest.Eventually(t, "introduced again", func() bool { return m.count("register a") > 0 })
 	p.await("still drifted", "a", reported("speed", "1400"))
 	if m.count("update a") != before {
@@ -169,7 +171,7 @@ func TestWriteOnce(t *testing.T) {
 	p := newPlant(t, nil)
 	f := newField()
 	m := p.newMapper(f).start(true)
-	p.apply(model(), pump("a"))
+	p.apply(dmitest.Model(), dmitest.Pump("a"))
 	p.await("reported", "a", reported("speed", "0"))
 	p.server.mu.Lock()
 	x := p.server.sessions["default/a"]
@@ -206,7 +208,7 @@ func TestCommandIsSentEachTime(t *testing.T) {
 	p := newPlant(t, nil)
 	f := newField()
 	m := p.newMapper(f).start(true)
-	p.apply(model(), pump("a", desiring("speed", "1500")))
+	p.apply(dmitest.Model(), dmitest.Pump("a", dmitest.Desiring("speed", "1500")))
 	p.await("applied", "a", acked("speed", devices.Applied, ""))
 	p.await("reported", "a", reported("speed", "1500"))
 	x := p.session("a")
@@ -220,7 +222,7 @@ func TestCommandIsSentEachTime(t *testing.T) {
 	if n := m.count("update a") - before; n != 2 {
 		t.Errorf("two commands were sent %d times: %s", n, m.log())
 	}
-	if got := m.device("a").GetSpec().GetProperties()[1].GetDesired().GetMetadata()[MetaCommand]; got != "true" {
+	if got := m.device("a").GetSpec().GetProperties()[1].GetDesired().GetMetadata()[convert.MetaCommand]; got != "true" {
 		t.Error("the mapper cannot tell it from a desired value")
 	}
 	// Another value than the desired one is sent once, too.
@@ -235,7 +237,7 @@ func TestCommandIsSentEachTime(t *testing.T) {
 	m = p.newMapper(f).start(true)
 	p.await("online again", "a", online)
 	polltest.Eventually(t, "the device", func() bool { return m.device("a") != nil })
-	if d := m.device("a").GetSpec().GetProperties()[1].GetDesired(); d.GetValue() != "1500" || d.GetMetadata()[MetaCommand] != "" {
+	if d := m.device("a").GetSpec().GetProperties()[1].GetDesired(); d.GetValue() != "1500" || d.GetMetadata()[convert.MetaCommand] != "" {
 		t.Errorf("sent with the device: %v", d)
 	}
 }
@@ -248,7 +250,7 @@ func TestCommandNotTaken(t *testing.T) {
 	f := newField()
 	f.deaf["a"] = true
 	m := p.newMapper(f).start(true)
-	p.apply(model(), pump("a"))
+	p.apply(dmitest.Model(), dmitest.Pump("a"))
 	p.await("reported", "a", reported("speed", "0"))
 	x := p.session("a")
 	o, err := x.Command(t.Context(), 1, "1")

@@ -12,6 +12,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/dmi/dmitest"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
 
@@ -19,8 +20,8 @@ import (
 // merged, and the values that come back.
 func TestRegistrationIsAnsweredWithDevices(t *testing.T) {
 	p := newPlant(t, nil)
-	other := pump("other", func(d *v1beta1.Device) { d.Spec.Protocol.ProtocolName = "morse" })
-	p.apply(model(), pump("a"), pump("b"), other)
+	other := dmitest.Pump("other", func(d *v1beta1.Device) { d.Spec.Protocol.ProtocolName = "morse" })
+	p.apply(dmitest.Model(), dmitest.Pump("a"), dmitest.Pump("b"), other)
 	p.await("no mapper yet", "a", offline(ReasonNoMapper))
 	m := p.newMapper(newField())
 	answer, err := m.register(true)
@@ -39,7 +40,7 @@ func TestRegistrationIsAnsweredWithDevices(t *testing.T) {
 		t.Errorf("what the answer held was brought again: %s", calls)
 	}
 	// A device that is applied later is delivered.
-	p.apply(pump("c"))
+	p.apply(dmitest.Pump("c"))
 	p.await("later device", "c", online)
 	if m.count("register c") != 1 || m.count("update c") != 0 {
 		t.Error(m.log())
@@ -49,7 +50,7 @@ func TestRegistrationIsAnsweredWithDevices(t *testing.T) {
 // TestRegistrationWithoutData: the devices are delivered afterwards.
 func TestRegistrationWithoutData(t *testing.T) {
 	p := newPlant(t, nil)
-	p.apply(model(), pump("a"))
+	p.apply(dmitest.Model(), dmitest.Pump("a"))
 	m := p.newMapper(newField()).start(false)
 	p.await("online", "a", online)
 	if m.count("register a") != 1 || m.count("update a") != 0 || m.count("create model pump") != 1 {
@@ -65,7 +66,7 @@ func TestMapperRestart(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newPlant(t, nil)
 			f := newField()
-			p.apply(model(), pump("a", desiring("speed", "1500")))
+			p.apply(dmitest.Model(), dmitest.Pump("a", dmitest.Desiring("speed", "1500")))
 			m := p.newMapper(f).start(withData)
 			p.await("applied", "a", acked("speed", devices.Applied, ""))
 			m.kill()
@@ -86,7 +87,7 @@ func TestMapperRestart(t *testing.T) {
 func TestMapperBeforeDevices(t *testing.T) {
 	p := newPlant(t, nil)
 	m := p.newMapper(newField()).start(true)
-	p.apply(pump("a"), model())
+	p.apply(dmitest.Pump("a"), dmitest.Model())
 	p.await("online", "a", online)
 	if m.count("register a") != 1 {
 		t.Error(m.log())
@@ -100,13 +101,13 @@ func TestLeafRestart(t *testing.T) {
 	p := newPlant(t, nil)
 	f := newField()
 	m := p.newMapper(f).start(true)
-	p.apply(model(), pump("a", desiring("speed", "1500")), pump("b"))
+	p.apply(dmitest.Model(), dmitest.Pump("a", dmitest.Desiring("speed", "1500")), dmitest.Pump("b"))
 	p.await("applied", "a", acked("speed", devices.Applied, ""))
 	p.await("online", "b", online)
 	updates := m.count("update a")
 	p.restart()
 	f.set("a", "flow", "8")
-	p.apply(model(), pump("a", desiring("speed", "1500")), pump("b", desiring("speed", "900")))
+	p.apply(dmitest.Model(), dmitest.Pump("a", dmitest.Desiring("speed", "1500")), dmitest.Pump("b", dmitest.Desiring("speed", "900")))
 	p.await("online again", "a", reported("flow", "8"))
 	p.await("applied", "b", acked("speed", devices.Applied, ""))
 	polltest.Eventually(t, "introduced again", func() bool { return m.count("register a") >= 1 && m.count("register b") >= 1 })
@@ -123,11 +124,11 @@ func TestDeviceDeletedWhileLeafIsDown(t *testing.T) {
 	t.Parallel()
 	p := newPlant(t, func(x *timing) { x.orphan = 3 * time.Second })
 	m := p.newMapper(newField()).start(true)
-	p.apply(model(), pump("a"), pump("b"))
+	p.apply(dmitest.Model(), dmitest.Pump("a"), dmitest.Pump("b"))
 	p.await("online", "a", online)
 	p.await("online", "b", online)
 	p.restart()
-	p.apply(model(), pump("b"))
+	p.apply(dmitest.Model(), dmitest.Pump("b"))
 	polltest.Eventually(t, "a removed", func() bool { return m.count("remove a") == 1 })
 	if m.count("remove b") != 0 {
 		t.Error(m.log())
@@ -139,7 +140,7 @@ func TestDeviceDeleted(t *testing.T) {
 	t.Parallel()
 	p := newPlant(t, nil)
 	m := p.newMapper(newField()).start(true)
-	p.apply(model(), pump("a"), pump("b"))
+	p.apply(dmitest.Model(), dmitest.Pump("a"), dmitest.Pump("b"))
 	p.await("online", "a", online)
 	p.await("online", "b", online)
 	p.delete("a")
@@ -149,7 +150,7 @@ func TestDeviceDeleted(t *testing.T) {
 	}
 	p.delete("b")
 	polltest.Eventually(t, "model removed", func() bool { return m.count("remove model pump") == 1 })
-	p.apply(pump("a"))
+	p.apply(dmitest.Pump("a"))
 	polltest.Eventually(t, "a registered again", func() bool { return m.count("register a") >= 2 })
 }
 
@@ -157,9 +158,9 @@ func TestDeviceDeleted(t *testing.T) {
 func TestDefinitionChanged(t *testing.T) {
 	p := newPlant(t, nil)
 	m := p.newMapper(newField()).start(true)
-	p.apply(model(), pump("a"))
+	p.apply(dmitest.Model(), dmitest.Pump("a"))
 	p.await("online", "a", online)
-	p.apply(pump("a", func(d *v1beta1.Device) { d.Spec.Protocol.ConfigData.Data["host"] = "10.0.0.2" }))
+	p.apply(dmitest.Pump("a", func(d *v1beta1.Device) { d.Spec.Protocol.ConfigData.Data["host"] = "10.0.0.2" }))
 	polltest.Eventually(t, "updated", func() bool {
 		v, err := m.device("a").GetSpec().GetProtocol().GetConfigData().GetData()["host"].UnmarshalNew()
 		return err == nil && v.ProtoReflect().Get(v.ProtoReflect().Descriptor().Fields().ByNumber(1)).String() == "10.0.0.2"
@@ -173,9 +174,9 @@ func TestDefinitionChanged(t *testing.T) {
 func TestModelChanged(t *testing.T) {
 	p := newPlant(t, nil)
 	m := p.newMapper(newField()).start(true)
-	p.apply(model(), pump("a"))
+	p.apply(dmitest.Model(), dmitest.Pump("a"))
 	p.await("online", "a", online)
-	changed := model()
+	changed := dmitest.Model()
 	changed.Spec.Properties[1].Maximum = "1000"
 	p.apply(changed)
 	polltest.Eventually(t, "model updated", func() bool {
@@ -194,7 +195,7 @@ func TestPoisonDevice(t *testing.T) {
 	m := p.newMapper(newField())
 	m.refuse["poison"] = errors.New("what a terrible thought")
 	m.start(false)
-	p.apply(model(), pump("poison", desiring("speed", "5")), pump("a", desiring("speed", "6")))
+	p.apply(dmitest.Model(), dmitest.Pump("poison", dmitest.Desiring("speed", "5")), dmitest.Pump("a", dmitest.Desiring("speed", "6")))
 	p.await("refused", "poison", offline(ReasonMapperRefuses))
 	p.await("applied", "a", acked("speed", devices.Applied, ""))
 	m.set(func() { delete(m.refuse, "poison") })
@@ -207,10 +208,10 @@ func TestForgetfulMapper(t *testing.T) {
 	t.Parallel()
 	p := newPlant(t, nil)
 	m := p.newMapper(newField()).start(true)
-	p.apply(model(), pump("a"))
+	p.apply(dmitest.Model(), dmitest.Pump("a"))
 	p.await("online", "a", online)
 	m.set(func() { clear(m.models); clear(m.devices) })
-	p.apply(pump("a", desiring("speed", "10")))
+	p.apply(dmitest.Pump("a", dmitest.Desiring("speed", "10")))
 	p.await("applied", "a", acked("speed", devices.Applied, ""))
 }
 
@@ -223,7 +224,7 @@ func TestMapperHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	p.apply(model(), pump("a"))
+	p.apply(dmitest.Model(), dmitest.Pump("a"))
 	if _, err := m.register(true); err != nil {
 		t.Fatal(err)
 	}

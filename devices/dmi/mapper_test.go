@@ -15,12 +15,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
-	"k8s.io/apimachinery/pkg/types"
 
 	pb "github.com/petiole-io/petiole/devices/dmi/v1beta1"
 )
-
-func uidOf(name string) types.UID { return types.UID("uid-of-" + name) }
 
 // field are devices as they are in reality: values by device and property.
 type field struct {

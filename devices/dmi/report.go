@@ -7,6 +7,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/dmi/convert"
 	pb "github.com/petiole-io/petiole/devices/dmi/v1beta1"
 )
 
@@ -72,7 +73,7 @@ func reading(point int, t v1beta1.PropertyType, p *pb.TwinProperty, now time.Tim
 	case devices.Uncertain:
 		r.Quality, r.Reason = devices.Uncertain, p.GetMetadata()[metaReason]
 	}
-	value, reason := parseValue(t, p.GetValue())
+	value, reason := convert.ParseValue(t, p.GetValue())
 	if reason != "" {
 		r.Quality, r.Reason = devices.Bad, reason
 		return r

@@ -16,6 +16,8 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/dmi/convert"
+	"github.com/petiole-io/petiole/devices/dmi/dmitest"
 	pb "github.com/petiole-io/petiole/devices/dmi/v1beta1"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
@@ -39,9 +41,9 @@ func newReportingRig(t *testing.T, tune func(*timing), names ...string) (*rig, *
 	m := p.newMapper(newField())
 	m.mute = true
 	m.start(true)
-	p.apply(model())
+	p.apply(dmitest.Model())
 	for _, n := range names {
-		p.apply(pump(n))
+		p.apply(dmitest.Pump(n))
 	}
 	polltest.Eventually(t, "devices at the mapper", func() bool {
 		for _, n := range names {
@@ -75,9 +77,9 @@ func TestReports(t *testing.T) {
 		quality devices.Quality
 		reason  string
 	}{
-		{twin("flow", "NaN"), devices.Bad, reasonNotFinite},
-		{twin("flow", ""), devices.Bad, reasonNoValue},
-		{twin("flow", "warm"), devices.Bad, reasonNotValid},
+		{twin("flow", "NaN"), devices.Bad, convert.ReasonNotFinite},
+		{twin("flow", ""), devices.Bad, convert.ReasonNoValue},
+		{twin("flow", "warm"), devices.Bad, convert.ReasonNotValid},
 		{twin("flow", "5", "quality", "uncertain", "reason", "SensorOld"), devices.Uncertain, "SensorOld"},
 		{twin("flow", "5", "quality", "bad", "reason", "SensorBroken"), devices.Bad, "SensorBroken"},
 	} {
@@ -123,8 +125,8 @@ func TestReportWithoutNamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.await("value", "a", reported("flow", "2"))
-	elsewhere := pump("a", func(d *v1beta1.Device) { d.Namespace = "elsewhere" })
-	there := model()
+	elsewhere := dmitest.Pump("a", func(d *v1beta1.Device) { d.Namespace = "elsewhere" })
+	there := dmitest.Model()
 	there.Namespace = "elsewhere"
 	p.apply(there, elsewhere)
 	polltest.Eventually(t, "ambiguity is reported", func() bool {
@@ -264,7 +266,7 @@ func TestReportsBeyondMemory(t *testing.T) {
 	var once sync.Once
 	// A session of its own, whose deliver blocks as a worker's does that is behind.
 	def := x.def
-	def.Device.Name, def.Object, def.Model = "slow", pump("slow"), model()
+	def.Device.Name, def.Object, def.Model = "slow", dmitest.Pump("slow"), dmitest.Model()
 	slow, _, err := p.server.Open(def)
 	if err != nil {
 		t.Fatal(err)

@@ -2,9 +2,7 @@ package dmi
 
 import (
 	"context"
-	"encoding/json"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -156,65 +154,6 @@ func acked(property string, ack devices.Ack, reason string) func(*v1beta1.Device
 			}
 		}
 		return false
-	}
-}
-
-// model is a model with a value to read, one to write, and a truth value.
-func model() *v1beta1.DeviceModel {
-	m := &v1beta1.DeviceModel{}
-	decode(`{
-		"metadata": {"name": "pump", "namespace": "default", "resourceVersion": "1"},
-		"spec": {
-			"protocol": "telepathy",
-			"protocolConfigData": {"Port": 4840, "timeout": 1000},
-			"properties": [
-				{"name": "flow", "type": "FLOAT", "accessMode": "ReadOnly", "unit": "l/s",
-				 "visitors": {"protocolName": "telepathy", "configData": {"thought": "flow", "scale": 0.5}}},
-				{"name": "speed", "type": "INT", "accessMode": "ReadWrite", "minimum": "0", "maximum": "3000"},
-				{"name": "running", "type": "BOOLEAN", "accessMode": "ReadWrite"}
-			]
-		}
-	}`, m)
-	return m
-}
-
-// pump is a device of the model; changes are made to it before it is returned.
-func pump(name string, changes ...func(*v1beta1.Device)) *v1beta1.Device {
-	d := &v1beta1.Device{}
-	decode(`{
-		"metadata": {"namespace": "default", "resourceVersion": "1"},
-		"spec": {
-			"deviceModelRef": {"name": "pump"}, "nodeName": "node-1",
-			"protocol": {"protocolName": "telepathy", "configData": {"host": "10.0.0.1", "port": 4841}},
-			"properties": [
-				{"name": "flow", "collectCycle": 50, "reportToCloud": true, "visitors": {"configData": {"Thought": "inflow"}}},
-				{"name": "speed", "collectCycle": 50, "reportToCloud": true},
-				{"name": "running", "collectCycle": 50, "reportToCloud": true}
-			]
-		}
-	}`, d)
-	d.Name = name
-	d.UID = uidOf(name)
-	for _, c := range changes {
-		c(d)
-	}
-	return d
-}
-
-func desiring(property, value string) func(*v1beta1.Device) {
-	return func(d *v1beta1.Device) {
-		for i := range d.Spec.Properties {
-			if d.Spec.Properties[i].Name == property {
-				d.Spec.Properties[i].Desired = &v1beta1.TwinProperty{Value: value}
-			}
-		}
-		d.ResourceVersion += "1"
-	}
-}
-
-func decode(text string, into any) {
-	if err := json.NewDecoder(strings.NewReader(text)).Decode(into); err != nil {
-		panic(err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/dmi/convert"
 )
 
 // DefaultSocket is the socket of the edge agent for KubeEdge's mappers.
@@ -97,13 +98,13 @@ func (s *Server) Open(def devices.Definition) (devices.Session, []devices.Proble
 	if def.Object == nil || def.Model == nil {
 		return nil, nil, errors.New("the definition lacks its objects")
 	}
-	if _, err := protocolSettings(def); err != nil {
+	if _, err := convert.ProtocolSettings(def); err != nil {
 		return nil, nil, fmt.Errorf("protocol config: %w", err)
 	}
 	var problems []devices.Problem
 	unusable := map[string]bool{}
 	for _, p := range def.Points {
-		if _, err := visitorSettings(def, p.Name); err != nil {
+		if _, err := convert.VisitorSettings(def, p.Name); err != nil {
 			problems = append(problems, devices.Problem{Property: p.Name, Reason: devices.ReasonInvalidProperty, Message: "visitors: " + err.Error()})
 			unusable[p.Name] = true
 		}

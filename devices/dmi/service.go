@@ -89,10 +89,10 @@ func (s *Server) replaceMapper(m *mapper, withData bool) *pb.MapperRegisterRespo
 			continue // its session reports why
 		}
 		x.bindRegistered(m, b)
-		answer.DeviceList = append(answer.DeviceList, b.device)
-		if key := b.model.GetNamespace() + "/" + b.model.GetName(); !models[key] {
+		answer.DeviceList = append(answer.DeviceList, b.Device)
+		if key := b.Model.GetNamespace() + "/" + b.Model.GetName(); !models[key] {
 			models[key] = true
-			answer.ModelList = append(answer.ModelList, b.model)
+			answer.ModelList = append(answer.ModelList, b.Model)
 		}
 	}
 	return answer

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/petiole-io/petiole/devices/dmi/convert"
 	"github.com/petiole-io/petiole/internal/durable"
 )
 
@@ -30,24 +31,13 @@ type record struct {
 	// bundle.
 	Has string `json:"has,omitempty"`
 	// Sent are the desired values that were sent to the mapper, by property.
-	Sent map[string]sentValue `json:"told,omitempty"`
+	Sent map[string]convert.SentValue `json:"told,omitempty"`
 }
 
 const (
 	hasUnknown = ""
 	hasNothing = "nothing"
 )
-
-// sentValue is a value that was sent to a mapper.
-type sentValue struct {
-	Value string `json:"value"`
-	// Time is when it was sent, in milliseconds since 1970.
-	Time int64 `json:"time"`
-	// Confirmed reports that the mapper has reported the value since.
-	Confirmed bool `json:"confirmed,omitempty"`
-	// Command marks the value of a command, which is never saved.
-	Command bool `json:"-"`
-}
 
 func (r record) clone() record {
 	r.Sent = maps.Clone(r.Sent)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/dmi/convert"
 )
 
 // Write sends a desired value to the mapper and waits until the mapper reports it. While it
@@ -27,14 +28,14 @@ func (x *session) Write(ctx context.Context, point int, value string) (devices.O
 	x.mu.Lock()
 	want := desired(x.def, p.Name)
 	x.mu.Unlock()
-	now := sentValue{Value: value, Time: time.Now().UnixMilli()}
+	now := convert.SentValue{Value: value, Time: time.Now().UnixMilli()}
 	if want == nil {
 		return x.write(ctx, point, value, once(p, now), o)
 	}
 	r, _ := x.server.store.device(x.device.String())
 	was, known := r.Sent[p.Name]
 	repeated := known && was.Value == value
-	if repeated && fresh && same(p.Type, last.reading.Value, value) {
+	if repeated && fresh && convert.Same(p.Type, last.reading.Value, value) {
 		o.After, o.Written = o.Before, !was.Confirmed
 		x.markConfirmed(p.Name)
 		return o, nil
@@ -68,7 +69,7 @@ func (x *session) Command(ctx context.Context, point int, value string) (devices
 	}
 	p := x.points[point]
 	_, _, o := x.before(point)
-	now := sentValue{Value: value, Time: time.Now().UnixMilli(), Command: true}
+	now := convert.SentValue{Value: value, Time: time.Now().UnixMilli(), Command: true}
 	o, err := x.write(ctx, point, value, once(p, now), o)
 	var rejection *devices.Rejection
 	if errors.As(err, &rejection) && rejection.Reason == devices.ReasonReadBack && zero(o.After) && !zero(value) {
@@ -108,8 +109,8 @@ func zero(value string) bool {
 }
 
 // once returns the delivery of a value that does not become part of the device.
-func once(p devices.Point, value sentValue) valueDelivery {
-	return valueDelivery{once: map[string]sentValue{p.Name: value}, record: func() error { return nil }, undo: func() {}}
+func once(p devices.Point, value convert.SentValue) valueDelivery {
+	return valueDelivery{once: map[string]convert.SentValue{p.Name: value}, record: func() error { return nil }, undo: func() {}}
 }
 
 // expires reports whether a desired value must not be sent late.
@@ -125,7 +126,7 @@ func expires(want *v1beta1.TwinProperty) bool {
 // valueDelivery describes how to send a value to the mapper.
 type valueDelivery struct {
 	// once has values that are sent once and do not become part of the device.
-	once map[string]sentValue
+	once map[string]convert.SentValue
 	// keep makes a value that could not be sent part of the device, so that it is sent with
 	// the next delivery.
 	keep bool
@@ -197,9 +198,9 @@ func (x *session) sendValue(ctx context.Context, a valueDelivery) (sent bool, er
 }
 
 // setSent records a value to send. What the mapper has is unknown from then on.
-func (r *record) setSent(property string, t sentValue) {
+func (r *record) setSent(property string, t convert.SentValue) {
 	if r.Sent == nil {
-		r.Sent = map[string]sentValue{}
+		r.Sent = map[string]convert.SentValue{}
 	}
 	r.Sent[property] = t
 	if r.Has != hasNothing {
@@ -248,13 +249,13 @@ func (x *session) awaitReport(ctx context.Context, p devices.Point, value string
 		case s := <-reports:
 			switch {
 			case s.reading.Quality == "": // the mapper reports only that it has the desired value
-				if has, _ := parseValue(p.Type, s.observed); same(p.Type, has, value) {
+				if has, _ := convert.ParseValue(p.Type, s.observed); convert.Same(p.Type, has, value) {
 					return o, nil
 				}
 			case s.reading.Quality == devices.Good:
 				reported = true
 				o.After = s.reading.Value.String()
-				if same(p.Type, s.reading.Value, value) {
+				if convert.Same(p.Type, s.reading.Value, value) {
 					return o, nil
 				}
 			}

@@ -44,6 +44,8 @@ var ours = []struct {
 	{"devices/modbus/link", []string{"devices/.", "devices/internal/backoff", "devices/modbus/codec", "devices/modbus/wire"}},
 	{"devices/modbus", []string{"devices/.", "devices/api", "devices/internal/backoff", "devices/modbus", "internal/logonce"}},
 	{"devices/dmi/v1beta1", nil},
+	{"devices/dmi/convert", []string{"devices/.", "devices/api", "devices/dmi/v1beta1"}},
+	{"devices/dmi/dmitest", []string{"devices/.", "devices/api"}},
 	{"devices/dmi", []string{"devices/.", "devices/api", "devices/dmi", "devices/internal/backoff", "internal/durable"}},
 	{"devices/push", []string{"devices/.", "devices/api", "devices/internal/backoff", "internal/logonce"}},
 	{"devices", []string{"devices/api"}},

@@ -1,4 +1,8 @@
-package dmi
+// Package convert translates between the objects of a device and the messages of KubeEdge's
+// Device Mapper Interface: a device with its model to what a mapper gets, and the values that a
+// mapper reports, which are text, to values. It consists of pure functions. Package dmi calls
+// it.
+package convert
 
 import (
 	"crypto/sha256"
@@ -15,20 +19,20 @@ import (
 	pb "github.com/petiole-io/petiole/devices/dmi/v1beta1"
 )
 
-// bundle has the messages with which a mapper gets a device.
-type bundle struct {
-	device *pb.Device
-	model  *pb.DeviceModel
-	digest string // of both
+// Bundle has the messages with which a mapper gets a device.
+type Bundle struct {
+	Device *pb.Device
+	Model  *pb.DeviceModel
+	Digest string // of both
 }
 
-// convert returns the bundle of a device. It merges the model's settings into the device's,
-// because the interface's model has none. It includes the valid properties of the definition
+// Device returns the bundle of a device. It merges the model's settings into the device's,
+// because the interface's model has none. Properties that are unusable are left out. It includes the valid properties of the definition
 // and streams, which only mappers handle.
-func convert(def devices.Definition, unusable map[string]bool, values map[string]sentValue) (bundle, error) {
-	config, err := protocolSettings(def)
+func Device(def devices.Definition, unusable map[string]bool, values map[string]SentValue) (Bundle, error) {
+	config, err := ProtocolSettings(def)
 	if err != nil {
-		return bundle{}, fmt.Errorf("protocol config: %w", err)
+		return Bundle{}, fmt.Errorf("protocol config: %w", err)
 	}
 	spec := &pb.DeviceSpec{
 		DeviceModelReference: def.Model.Name,
@@ -47,7 +51,7 @@ func convert(def devices.Definition, unusable map[string]bool, values map[string
 		sent[p.Name] = true
 		property, err := convertProperty(def, p, values[p.Name])
 		if err != nil {
-			return bundle{}, fmt.Errorf("property %s: %w", p.Name, err)
+			return Bundle{}, fmt.Errorf("property %s: %w", p.Name, err)
 		}
 		spec.Properties = append(spec.Properties, property)
 		// The first mappers of v1beta1 look here for the properties to report.
@@ -56,12 +60,23 @@ func convert(def devices.Definition, unusable map[string]bool, values map[string
 	for _, m := range def.Object.Spec.Methods {
 		spec.Methods = append(spec.Methods, &pb.DeviceMethod{Name: m.Name, Description: m.Description, PropertyNames: m.PropertyNames})
 	}
-	b := bundle{
-		device: &pb.Device{Name: def.Device.Name, Namespace: def.Device.Namespace, Spec: spec, Status: status},
-		model:  convertModel(def.Model),
+	b := Bundle{
+		Device: &pb.Device{Name: def.Device.Name, Namespace: def.Device.Namespace, Spec: spec, Status: status},
+		Model:  convertModel(def.Model),
 	}
-	b.digest, err = digest(b.model, b.device)
+	b.Digest, err = Digest(b.Model, b.Device)
 	return b, err
+}
+
+// SentValue is a value that was sent to a mapper.
+type SentValue struct {
+	Value string `json:"value"`
+	// Time is when it was sent, in milliseconds since 1970.
+	Time int64 `json:"time"`
+	// Confirmed reports that the mapper has reported the value since.
+	Confirmed bool `json:"confirmed,omitempty"`
+	// Command marks the value of a command, which is never saved.
+	Command bool `json:"-"`
 }
 
 // sentToMapper reports whether a property is sent to the mapper.
@@ -75,8 +90,8 @@ func sentToMapper(def devices.Definition, name string) bool {
 	return m != nil && strings.EqualFold(string(m.Type), string(v1beta1.STREAM))
 }
 
-func convertProperty(def devices.Definition, p *v1beta1.DeviceProperty, value sentValue) (*pb.DeviceProperty, error) {
-	visitors, err := visitorSettings(def, p.Name)
+func convertProperty(def devices.Definition, p *v1beta1.DeviceProperty, value SentValue) (*pb.DeviceProperty, error) {
+	visitors, err := VisitorSettings(def, p.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +115,7 @@ const MetaCommand = "command"
 
 // convertDesired returns the value for the mapper to write. Without one it is empty and not
 // nil, since mappers dereference it.
-func convertDesired(p *v1beta1.DeviceProperty, m *v1beta1.ModelProperty, value sentValue) *pb.TwinProperty {
+func convertDesired(p *v1beta1.DeviceProperty, m *v1beta1.ModelProperty, value SentValue) *pb.TwinProperty {
 	metadata := map[string]string{"type": strings.ToLower(string(m.Type))}
 	if value.Time != 0 {
 		metadata["timestamp"] = strconv.FormatInt(value.Time, 10)
@@ -125,13 +140,13 @@ func convertModel(m *v1beta1.DeviceModel) *pb.DeviceModel {
 	return &pb.DeviceModel{Name: m.Name, Namespace: m.Namespace, Spec: spec}
 }
 
-// protocolSettings returns the settings of the device's protocol.
-func protocolSettings(def devices.Definition) (*pb.CustomizedValue, error) {
+// ProtocolSettings returns the settings of the device's protocol.
+func ProtocolSettings(def devices.Definition) (*pb.CustomizedValue, error) {
 	return pack(overlay(def.Model.Spec.ProtocolConfigData, def.Object.Spec.Protocol.ConfigData))
 }
 
-// visitorSettings returns the protocol's settings of a property.
-func visitorSettings(def devices.Definition, name string) (*pb.VisitorConfig, error) {
+// VisitorSettings returns the protocol's settings of a property.
+func VisitorSettings(def devices.Definition, name string) (*pb.VisitorConfig, error) {
 	var defaults, own *v1beta1.CustomizedValue
 	if m := modelProperty(def.Model, name); m != nil && m.Visitors != nil && sameProtocol(def, m.Visitors) {
 		defaults = m.Visitors.ConfigData
@@ -164,8 +179,8 @@ func modelProperty(m *v1beta1.DeviceModel, name string) *v1beta1.ModelProperty {
 	return nil
 }
 
-// digest is equal for equal messages.
-func digest(messages ...proto.Message) (string, error) {
+// Digest is equal for equal messages.
+func Digest(messages ...proto.Message) (string, error) {
 	h := sha256.New()
 	for _, m := range messages {
 		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)

@@ -1,4 +1,4 @@
-package dmi
+package convert
 
 import (
 	"encoding/json"
@@ -9,35 +9,26 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/dmi/dmitest"
 	pb "github.com/petiole-io/petiole/devices/dmi/v1beta1"
 )
-
-func resolved(t *testing.T, d *v1beta1.Device, m *v1beta1.DeviceModel) devices.Definition {
-	t.Helper()
-	def, _, problems := devices.Resolve(d, m)
-	if len(problems) > 0 {
-		t.Log(problems)
-	}
-	return def
-}
 
 // TestConvert: the model's settings are merged with their keys as they are written;
 // mappers of all versions find what they look into unasked.
 func TestConvert(t *testing.T) {
-	d := pump("a", desiring("speed", "1500"), func(d *v1beta1.Device) {
+	d := dmitest.Pump("a", dmitest.Desiring("speed", "1500"), func(d *v1beta1.Device) {
 		d.Spec.Methods = []v1beta1.DeviceMethod{{Name: "go", PropertyNames: []string{"running"}}}
 		d.Spec.Properties[0].ReportToCloud = false
 		d.Spec.Properties[0].PushMethod = &v1beta1.PushMethod{MQTT: &v1beta1.PushMethodMQTT{Address: "tcp://b:1883", Topic: "t", QoS: 1}}
 		d.Spec.Properties[1].PushMethod = &v1beta1.PushMethod{OTEL: &v1beta1.PushMethodOTEL{EndpointURL: "u"}}
 	})
-	def := resolved(t, d, model())
-	b, err := convert(def, nil, map[string]sentValue{"speed": {Value: "1500", Time: 77}})
+	def := dmitest.Resolve(d, dmitest.Model())
+	b, err := Device(def, nil, map[string]SentValue{"speed": {Value: "1500", Time: 77}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	spec := b.device.GetSpec()
+	spec := b.Device.GetSpec()
 	wantSettings(t, spec.GetProtocol().GetConfigData(), map[string]proto.Message{
 		"host": wrapperspb.String("10.0.0.1"), "port": wrapperspb.Float(4841), "timeout": wrapperspb.Float(1000),
 	})
@@ -48,30 +39,30 @@ func TestConvert(t *testing.T) {
 	if flow.GetVisitors().GetProtocolName() != "telepathy" || spec.GetProtocol().GetProtocolName() != "telepathy" {
 		t.Error("protocol name is missing")
 	}
-	if speed.GetVisitors().GetConfigData() == nil || flow.GetDesired() == nil || b.device.GetStatus() == nil {
+	if speed.GetVisitors().GetConfigData() == nil || flow.GetDesired() == nil || b.Device.GetStatus() == nil {
 		t.Error("mappers would stumble over something that is not there")
 	}
 	if speed.GetDesired().GetValue() != "1500" || speed.GetDesired().GetMetadata()["timestamp"] != "77" || speed.GetDesired().GetMetadata()["type"] != "int" {
 		t.Errorf("desired: %v", speed.GetDesired())
 	}
-	if !flow.GetReportToCloud() || !b.device.GetStatus().GetReportToCloud() {
+	if !flow.GetReportToCloud() || !b.Device.GetStatus().GetReportToCloud() {
 		t.Error("the mapper is not asked for reports")
 	}
 	if flow.GetPushMethod() != nil || speed.GetPushMethod().GetOtel().GetEndpointURL() != "u" || flow.GetCollectCycle() != 50 {
 		t.Errorf("property: %v", flow)
 	}
-	if spec.GetDeviceModelReference() != "pump" || b.device.GetNamespace() != "default" || spec.GetMethods()[0].GetName() != "go" {
-		t.Errorf("device: %v", b.device)
+	if spec.GetDeviceModelReference() != "pump" || b.Device.GetNamespace() != "default" || spec.GetMethods()[0].GetName() != "go" {
+		t.Errorf("device: %v", b.Device)
 	}
-	if got := b.model.GetSpec().GetProperties()[1]; got.GetType() != "INT" || got.GetMaximum() != "3000" || got.GetAccessMode() != "ReadWrite" {
+	if got := b.Model.GetSpec().GetProperties()[1]; got.GetType() != "INT" || got.GetMaximum() != "3000" || got.GetAccessMode() != "ReadWrite" {
 		t.Errorf("model: %v", got)
 	}
-	again, err := convert(resolved(t, d, model()), nil, map[string]sentValue{"speed": {Value: "1500", Time: 77}})
-	if err != nil || again.digest != b.digest {
+	again, err := Device(dmitest.Resolve(d, dmitest.Model()), nil, map[string]SentValue{"speed": {Value: "1500", Time: 77}})
+	if err != nil || again.Digest != b.Digest {
 		t.Error("the same device has two digests")
 	}
-	other, err := convert(def, nil, nil)
-	if err != nil || other.digest == b.digest {
+	other, err := Device(def, nil, nil)
+	if err != nil || other.Digest == b.Digest {
 		t.Error("two devices have one digest")
 	}
 }
@@ -124,30 +115,10 @@ func TestWrap(t *testing.T) {
 	}
 }
 
-// TestOpen: settings that cannot be sent to a mapper are problems, of the property or of the
-// device.
-func TestOpen(t *testing.T) {
-	s := New(Config{})
-	d := pump("a", func(d *v1beta1.Device) {
-		d.Spec.Properties[1].Visitors = &v1beta1.VisitorConfig{ConfigData: &v1beta1.CustomizedValue{Data: map[string]any{"list": []any{"x"}}}}
-	})
-	_, problems, err := s.Open(resolved(t, d, model()))
-	if err != nil || len(problems) != 1 || problems[0].Property != "speed" || !strings.Contains(problems[0].Message, "list") {
-		t.Errorf("%v, %v", problems, err)
-	}
-	d = pump("a", func(d *v1beta1.Device) { d.Spec.Protocol.ConfigData.Data["tree"] = map[string]any{"a": "b"} })
-	if _, _, err := s.Open(resolved(t, d, model())); err == nil || !strings.Contains(err.Error(), "tree") {
-		t.Error(err)
-	}
-	if s.Protocols()[0] != devices.AnyProtocol {
-		t.Error(s.Protocols())
-	}
-}
-
 // TestPush: every push method reaches the mapper but those that the leaf serves.
 func TestPush(t *testing.T) {
 	var p v1beta1.PushMethod
-	decode(`{
+	dmitest.Decode(`{
 		"http": {"hostName": "h"}, "mqtt": {"address": "a"}, "otel": {"endpointURL": "u"},
 		"dbMethod": {
 			"influxdb2": {"influxdb2ClientConfig": {"url": "u", "org": "o", "bucket": "b"}, "influxdb2DataConfig": {"measurement": "m", "tag": {"k": "v"}, "fieldKey": "f"}},
@@ -199,8 +170,8 @@ func TestSame(t *testing.T) {
 		{v1beta1.BYTES, "AF01", "af01", true},
 		{v1beta1.INT, "", "0", false},
 	} {
-		v, _ := parseValue(x.typ, x.reported)
-		if got := same(x.typ, v, x.desired); got != x.want {
+		v, _ := ParseValue(x.typ, x.reported)
+		if got := Same(x.typ, v, x.desired); got != x.want {
 			t.Errorf("%s: reported %q, desired %q: %v", x.typ, x.reported, x.desired, got)
 		}
 	}

@@ -1,4 +1,4 @@
-package dmi
+package convert
 
 import (
 	"encoding/hex"
@@ -12,14 +12,14 @@ import (
 
 // The reasons of readings without a value.
 const (
-	reasonNoValue   = "NoValue"
-	reasonNotValid  = "NotValid"
-	reasonNotFinite = "NotFinite"
+	ReasonNoValue   = "NoValue"
+	ReasonNotValid  = "NotValid"
+	ReasonNotFinite = "NotFinite"
 )
 
-// parseValue parses a reported value, which the interface carries as a string. If there is
+// ParseValue parses a reported value, which the interface carries as a string. If there is
 // no value it returns the reason.
-func parseValue(t v1beta1.PropertyType, text string) (value devices.Value, reason string) {
+func ParseValue(t v1beta1.PropertyType, text string) (value devices.Value, reason string) {
 	trimmed := strings.TrimSpace(text)
 	switch t {
 	case v1beta1.STRING:
@@ -33,7 +33,7 @@ func parseValue(t v1beta1.PropertyType, text string) (value devices.Value, reaso
 		return devices.String(text), ""
 	}
 	if trimmed == "" {
-		return devices.Value{}, reasonNoValue
+		return devices.Value{}, ReasonNoValue
 	}
 	switch t {
 	case v1beta1.BOOLEAN:
@@ -45,7 +45,7 @@ func parseValue(t v1beta1.PropertyType, text string) (value devices.Value, reaso
 	default:
 		return parseFloat(t, trimmed)
 	}
-	return devices.Value{}, reasonNotValid
+	return devices.Value{}, ReasonNotValid
 }
 
 func parseInt(s string) (devices.Value, string) {
@@ -59,7 +59,7 @@ func parseInt(s string) (devices.Value, string) {
 	if f, err := strconv.ParseFloat(s, 64); err == nil && f == math.Trunc(f) && math.Abs(f) <= 1<<53 {
 		return devices.Int(int64(f)), ""
 	}
-	return devices.Value{}, reasonNotValid
+	return devices.Value{}, ReasonNotValid
 }
 
 // parseFloat parses a float. A FLOAT that is exactly a single-precision number is returned as
@@ -68,9 +68,9 @@ func parseFloat(t v1beta1.PropertyType, s string) (devices.Value, string) {
 	f, err := strconv.ParseFloat(s, 64)
 	switch {
 	case err != nil && !math.IsInf(f, 0):
-		return devices.Value{}, reasonNotValid
+		return devices.Value{}, ReasonNotValid
 	case math.IsInf(f, 0) || math.IsNaN(f):
-		return devices.Value{}, reasonNotFinite
+		return devices.Value{}, ReasonNotFinite
 	case t == v1beta1.FLOAT && float64(float32(f)) == f:
 		return devices.Float32(float32(f)), ""
 	default:
@@ -78,10 +78,10 @@ func parseFloat(t v1beta1.PropertyType, s string) (devices.Value, string) {
 	}
 }
 
-// same reports whether a reported value equals a desired one. A FLOAT is compared in single
+// Same reports whether a reported value equals a desired one. A FLOAT is compared in single
 // precision.
-func same(t v1beta1.PropertyType, reported devices.Value, desired string) bool {
-	wanted, reason := parseValue(t, desired)
+func Same(t v1beta1.PropertyType, reported devices.Value, desired string) bool {
+	wanted, reason := ParseValue(t, desired)
 	if reason != "" || reported.Kind() == devices.None {
 		return false
 	}

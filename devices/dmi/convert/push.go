@@ -1,4 +1,4 @@
-package dmi
+package convert
 
 import (
 	"fmt"
