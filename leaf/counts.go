@@ -21,11 +21,8 @@ type counts struct {
 func newCounts() *counts {
 	r := prometheus.NewRegistry()
 	return &counts{
-		registry: r,
-		linkChanges: promauto.With(r).NewCounter(prometheus.CounterOpts{
-			Name: "petiole_leaf_link_changes_total",
-			Help: "Changes of the link to the hub.",
-		}),
-		store: store.NewCounters(r), replicate: replicate.NewCounters(r), forward: forward.NewCounters(r),
+		registry:    r,
+		linkChanges: promauto.With(r).NewCounter(prometheus.CounterOpts{Name: "petiole_leaf_link_changes_total", Help: "Changes of the link to the hub."}),
+		store:       store.NewCounters(r), replicate: replicate.NewCounters(r), forward: forward.NewCounters(r),
 	}
 }

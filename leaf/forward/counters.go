@@ -15,13 +15,7 @@ type Counters struct {
 func NewCounters(r prometheus.Registerer) *Counters {
 	counter := promauto.With(r)
 	return &Counters{
-		forwarded: counter.NewCounterVec(prometheus.CounterOpts{
-			Name: "petiole_leaf_forwarded_total",
-			Help: "Messages that the hub acknowledged.",
-		}, []string{"stream"}),
-		passedOver: counter.NewCounterVec(prometheus.CounterOpts{
-			Name: "petiole_leaf_passed_over_total",
-			Help: "Messages whose acknowledgement was lost and that the hub had already.",
-		}, []string{"stream"}),
+		forwarded:  counter.NewCounterVec(prometheus.CounterOpts{Name: "petiole_leaf_forwarded_total", Help: "Messages that the hub acknowledged."}, []string{"stream"}),
+		passedOver: counter.NewCounterVec(prometheus.CounterOpts{Name: "petiole_leaf_passed_over_total", Help: "Messages whose acknowledgement was lost and that the hub had already."}, []string{"stream"}),
 	}
 }

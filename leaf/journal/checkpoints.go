@@ -131,14 +131,23 @@ func (k Checkpoint) LostBy(created time.Time, last uint64) bool {
 	return k.Last > 0 && (k.Created != created.UnixNano() || last < k.Last)
 }
 
+// timeline returns the timeline of the stream at the checkpoint.
+func (k Checkpoint) timeline() Timeline {
+	l, err := parseTimeline(k.Timeline, time.Unix(0, k.Created))
+	if err != nil {
+		return Timeline{{id: k.Created}}
+	}
+	return l
+}
+
+// End returns the position of the last sequence at the checkpoint.
+func (k Checkpoint) End() streams.SitePosition { return k.timeline().Position(k.Last) }
+
 // LostSince returns the range that existed at the checkpoint, is missing in the timeline l, and
 // had not been forwarded. Sequences of incarnations that started after the checkpoint are not
 // what was there.
 func (k Checkpoint) LostSince(l Timeline, noted streams.SitePosition) (LostRange, bool) {
-	then, err := parseTimeline(k.Timeline, time.Unix(0, k.Created))
-	if err != nil {
-		then = Timeline{{id: k.Created}}
-	}
+	then := k.timeline()
 	kept := uint64(math.MaxUint64)
 	for i, c := range l[1:] {
 		if (k.Timeline != "" || i == len(l)-2) && !slices.ContainsFunc(then, func(o incarnation) bool { return o.id == c.id }) {

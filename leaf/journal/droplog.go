@@ -31,6 +31,8 @@ type streamDrops struct {
 	Forwarded streams.SitePosition `json:"noted"`
 	// Counted is the last position that was counted as dropped.
 	Counted streams.SitePosition `json:"counted"`
+	// Lost is the end of the last range that was counted as lost with the store.
+	Lost streams.SitePosition `json:"lost,omitzero"`
 	// Dropped is the number of dropped records by reason (streams.GapLimit, streams.GapLost).
 	Dropped map[string]uint64 `json:"dropped,omitempty"`
 }
@@ -104,11 +106,18 @@ func (l *DropLog) CountDropped(stream string, of Timeline, reason string, s Rang
 	return l.save()
 }
 
-// CountLost counts records that were lost together with the store.
-func (l *DropLog) CountLost(stream string, n uint64) error {
+// CountLost counts n records that were lost together with the store, up to a position, and returns
+// when that is on disk. Calling it again with the same position does not count them twice: the
+// caller's own record of the loss may be older, after a crash.
+func (l *DropLog) CountLost(stream string, end streams.SitePosition, n uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.entry(stream).Dropped[streams.GapLost] += n
+	a := l.entry(stream)
+	if a.Lost == end {
+		return nil
+	}
+	a.Lost = end
+	a.Dropped[streams.GapLost] += n
 	return l.save()
 }
 

@@ -116,7 +116,7 @@ func (c *antiEntropy) run(ctx context.Context) error {
 				c.r.cfg.Desired.ReportUnreadable()
 			}
 			c.r.cfg.Log.Info("inventory not compared", zap.Error(err))
-			c.r.counters.checks.WithLabelValues("failed").Inc()
+			c.r.cfg.Counters.checks.WithLabelValues("failed").Inc()
 		}
 		if err == nil && outcome == streams.InventoryEqual {
 			retry = c.pace.Retry
@@ -147,7 +147,7 @@ func (c *antiEntropy) check(ctx context.Context) (outcome streams.InventoryState
 		if c.stuck++; outcome != streams.InventoryBehind || c.position != before {
 			c.stuck = 0
 		}
-		c.r.counters.checks.WithLabelValues(string(outcome)).Inc()
+		c.r.cfg.Counters.checks.WithLabelValues(string(outcome)).Inc()
 		if outcome == streams.InventoryEqual {
 			c.stuck = 0
 			return outcome, nil

@@ -17,21 +17,9 @@ type Counters struct {
 func NewCounters(r prometheus.Registerer) *Counters {
 	counter := promauto.With(r)
 	return &Counters{
-		replicated: counter.NewCounter(prometheus.CounterOpts{
-			Name: "petiole_leaf_replicated_total",
-			Help: "Messages of DESIRED that were stored here.",
-		}),
-		rewinds: counter.NewCounter(prometheus.CounterOpts{
-			Name: "petiole_leaf_rewinds_total",
-			Help: "Times that the site requested messages again that it should have had.",
-		}),
-		resyncs: counter.NewCounter(prometheus.CounterOpts{
-			Name: "petiole_leaf_resyncs_total",
-			Help: "Times that the hub started to deliver everything again within a session.",
-		}),
-		checks: counter.NewCounterVec(prometheus.CounterOpts{
-			Name: "petiole_leaf_manifest_comparisons_total",
-			Help: "Comparisons of the inventory with the bridge's.",
-		}, []string{"outcome"}),
+		replicated: counter.NewCounter(prometheus.CounterOpts{Name: "petiole_leaf_replicated_total", Help: "Messages of DESIRED that were stored here."}),
+		rewinds:    counter.NewCounter(prometheus.CounterOpts{Name: "petiole_leaf_rewinds_total", Help: "Times that the site requested messages again that it should have had."}),
+		resyncs:    counter.NewCounter(prometheus.CounterOpts{Name: "petiole_leaf_resyncs_total", Help: "Times that the hub started to deliver everything again within a session."}),
+		checks:     counter.NewCounterVec(prometheus.CounterOpts{Name: "petiole_leaf_manifest_comparisons_total", Help: "Comparisons of the inventory with the bridge's."}, []string{"outcome"}),
 	}
 }

@@ -64,7 +64,7 @@ func (k *losses) checkUpstream(ctx context.Context, stream string, c *journal.Ti
 	now := journal.Checkpoint{Created: l.Created(), Last: end, Timeline: l.String(), Lost: was.Lost}
 	if lost, ok := was.LostSince(l, k.drops.Forwarded(stream)); known && ok {
 		k.log.Warn("records were lost with the store", zap.String("stream", stream), zap.Uint64("from", lost.From), zap.Uint64("to", lost.To))
-		k.failures.Report("count lost records", k.drops.CountLost(stream, lost.Count()))
+		k.failures.Report("count lost records", k.drops.CountLost(stream, was.End(), lost.Count()))
 		now.Lost = append(slices.Clone(was.Lost), lost)
 	}
 	if err := k.checkpoints.Put(stream, now); err != nil {
