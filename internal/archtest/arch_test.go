@@ -69,6 +69,7 @@ var ours = []struct {
 	{"leaf/link", nil},
 	{"leaf/natsd", []string{"leaf/filestore", "streams"}},
 	{"leaf/node/kubelet", nil},
+	{"leaf/nodeapi/codec", []string{"leaf/nodeapi/objects"}},
 	{"leaf/nodeapi/objects", []string{"streams"}},
 	{"leaf/nodeapi/identity", []string{"internal/durable"}},
 	{"leaf/nodeapi", []string{"leaf/apply", "leaf/nodeapi", "streams", "internal/durable", "internal/logonce"}},

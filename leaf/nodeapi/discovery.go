@@ -8,6 +8,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/version"
+
+	"github.com/petiole-io/petiole/leaf/nodeapi/codec"
 )
 
 // discover handles the paths that do not name a resource.
@@ -22,28 +24,28 @@ func (a *API) discover(w http.ResponseWriter, r *http.Request) error {
 	}
 	switch parts := strings.Split(path, "/"); {
 	case path == "version":
-		return writeJSON(w, a.versionInfo())
+		return codec.WriteJSON(w, a.versionInfo())
 	case path == "api":
-		return writeJSON(w, &metav1.APIVersions{
+		return codec.WriteJSON(w, &metav1.APIVersions{
 			TypeMeta: metav1.TypeMeta{Kind: "APIVersions", APIVersion: "v1"}, Versions: []string{"v1"},
 			ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{{ClientCIDR: "0.0.0.0/0", ServerAddress: a.address()}},
 		})
 	case path == "apis":
-		return writeJSON(w, &metav1.APIGroupList{
+		return codec.WriteJSON(w, &metav1.APIGroupList{
 			TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}, Groups: groups(resources),
 		})
 	case path == "api/v1":
-		return writeJSON(w, resourceList(resources, "", "v1"))
+		return codec.WriteJSON(w, resourceList(resources, "", "v1"))
 	case len(parts) == 2 && parts[0] == "apis":
 		for _, g := range groups(resources) {
 			if g.Name == parts[1] {
 				g.TypeMeta = metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"}
-				return writeJSON(w, &g)
+				return codec.WriteJSON(w, &g)
 			}
 		}
 	case len(parts) == 3 && parts[0] == "apis":
 		if list := resourceList(resources, parts[1], parts[2]); len(list.APIResources) > 0 {
-			return writeJSON(w, list)
+			return codec.WriteJSON(w, list)
 		}
 	}
 	return noSuchPath()

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/codec"
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -64,5 +65,5 @@ func (a *API) recreateLease(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	return writeObject(w, http.StatusOK, q.out, effective)
+	return codec.WriteObject(w, http.StatusOK, q.out, effective)
 }

@@ -22,7 +22,7 @@ func (a *API) planNode(q *request, s objects.State, next objects.Document) (plan
 		return plan{}, err
 	}
 	if q.sub == "" {
-		if s.Live && !sameJSON(current["spec"], next["spec"]) {
+		if s.Live && !objects.SameJSON(current["spec"], next["spec"]) {
 			return plan{}, forbidden(gr, q.Name)
 		}
 		next["status"] = current["status"]
@@ -33,7 +33,7 @@ func (a *API) planNode(q *request, s objects.State, next objects.Document) (plan
 	if err != nil {
 		return plan{}, apierrors.NewBadRequest(err.Error())
 	}
-	if !changed && sameJSON(current["status"], next["status"]) && sameJSON(current["spec"], next["spec"]) {
+	if !changed && objects.SameJSON(current["status"], next["status"]) && objects.SameJSON(current["spec"], next["spec"]) {
 		return plan{}, nil
 	}
 	l := &objects.Local{Op: streams.OpCreate, UID: s.Effective.UID}

@@ -26,7 +26,7 @@ func (a *API) planPodStatus(q *request, s objects.State, next objects.Document) 
 		return plan{}, apierrors.NewForbidden(gr, q.Name, fmt.Errorf("the pod runs on %q, this node is %s", node, a.cfg.Node))
 	}
 	current, err := objects.ParseDocument(s.Effective.JSON)
-	if err != nil || sameJSON(current["status"], next["status"]) {
+	if err != nil || objects.SameJSON(current["status"], next["status"]) {
 		return plan{}, err
 	}
 	status := next["status"]

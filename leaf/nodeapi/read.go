@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/codec"
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 )
 
@@ -18,10 +19,10 @@ func (a *API) get(w http.ResponseWriter, q *request) error {
 	if o == nil {
 		return apierrors.NewNotFound(q.resource.GroupResource(), q.Name)
 	}
-	if q.out == mediaTable {
-		return writeTable(w, q, []*objects.Object{o}, o.ResourceVersion)
+	if q.out == codec.Table {
+		return codec.WriteTable(w, q.resource.GroupResource(), []*objects.Object{o}, o.ResourceVersion)
 	}
-	return writeObject(w, http.StatusOK, q.out, o)
+	return codec.WriteObject(w, http.StatusOK, q.out, o)
 }
 
 func (a *API) list(w http.ResponseWriter, q *request) error {
@@ -41,10 +42,10 @@ func (a *API) list(w http.ResponseWriter, q *request) error {
 	if err := checkListVersion(opts, rv); err != nil {
 		return err
 	}
-	if q.out == mediaTable {
-		return writeTable(w, q, found, rv)
+	if q.out == codec.Table {
+		return codec.WriteTable(w, q.resource.GroupResource(), found, rv)
 	}
-	return writeList(w, q.out, q.resource, found, rv)
+	return codec.WriteList(w, q.out, q.resource.gvk(), found, rv)
 }
 
 // checkListVersion returns an error if the requested resource version cannot be served. The

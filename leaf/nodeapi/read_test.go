@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/codec"
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -128,9 +129,9 @@ func TestEncodingsAreShared(t *testing.T) {
 		Ref: streams.Ref{Resource: "configmaps", Namespace: "default", Name: "a"}, Op: streams.OpPut, UID: "u1", Version: "1", Object: b,
 	}))
 	o := s.Get(objects.ConfigMaps, objects.Key{Namespace: "default", Name: "a"})
-	one, err := encoded(mediaProto, o)
+	one, err := codec.Encoded(codec.Protobuf, o)
 	must(t, err)
-	two, err := encoded(mediaProto, o)
+	two, err := codec.Encoded(codec.Protobuf, o)
 	must(t, err)
 	if &one[0] != &two[0] || !bytes.HasPrefix(one, []byte("k8s\x00")) {
 		t.Error("the encoding is not shared")

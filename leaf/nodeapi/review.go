@@ -7,6 +7,8 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/petiole-io/petiole/leaf/nodeapi/codec"
 )
 
 // review answers the TokenReviews and SubjectAccessReviews by which a kubelet authenticates
@@ -17,7 +19,7 @@ func (a *API) review(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	obj, err := typed(q.resource.gvk(), d.Encode())
+	obj, err := codec.Typed(q.resource.gvk(), d.Encode())
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
 	}
@@ -39,5 +41,5 @@ func (a *API) review(w http.ResponseWriter, q *request) error {
 	default:
 		return apierrors.NewMethodNotSupported(q.resource.GroupResource(), q.Method)
 	}
-	return writeTyped(w, http.StatusCreated, q.out, obj)
+	return codec.WriteTyped(w, http.StatusCreated, q.out, obj)
 }

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/codec"
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 )
 
@@ -22,7 +23,7 @@ type request struct {
 	resource
 	route
 	verb string
-	out  media
+	out  codec.Media
 }
 
 // ServeHTTP answers one request. It is the handler behind the TLS listener.
@@ -38,12 +39,12 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if err := a.serve(w, r); err != nil && //nolint:contextcheck // the request carries it
 		r.Context().Err() == nil {
-		status := statusOf(err)
+		status := codec.StatusOf(err)
 		if status.Code == http.StatusInternalServerError {
 			a.log.Error("request failed", zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.Error(err))
 		}
 		// The client may have disconnected.
-		_ = writeError(w, err)
+		_ = codec.WriteError(w, err)
 	}
 }
 
@@ -74,8 +75,8 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	table := (q.verb == "get" || q.verb == "list") && q.sub == ""
-	if q.out = accepted(r.Header.Get("Accept"), res.gvk(), table); q.out == mediaNone {
-		return notAcceptable()
+	if q.out = codec.Accepted(r.Header.Get("Accept"), res.gvk(), table); q.out == codec.None {
+		return codec.NotAcceptable()
 	}
 	return a.dispatch(w, q)
 }
@@ -130,7 +131,7 @@ func (a *API) dispatch(w http.ResponseWriter, q *request) error {
 	case "deletecollection":
 		// Supported only for resources that have no objects here.
 		_, rv := a.store.List(q.resource.GroupResource(), objects.Selection{})
-		return writeList(w, q.out, q.resource, nil, rv)
+		return codec.WriteList(w, q.out, q.resource.gvk(), nil, rv)
 	}
 	return errors.New("verb " + q.verb + " has no handler")
 }

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/codec"
 	"github.com/petiole-io/petiole/leaf/nodeapi/identity"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -47,7 +48,7 @@ func (a *API) createToken(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	out := accepted(q.Header.Get("Accept"), tokenKind, false)
+	out := codec.Accepted(q.Header.Get("Accept"), tokenKind, false)
 	id := identity.TokenID{Namespace: q.Namespace, ServiceAccount: q.Name, Audiences: req.Spec.Audiences}
 	if req.Spec.ExpirationSeconds != nil {
 		id.Seconds = *req.Spec.ExpirationSeconds
@@ -62,7 +63,7 @@ func (a *API) createToken(w http.ResponseWriter, q *request) error {
 		return err
 	}
 	answer.SetGroupVersionKind(tokenKind)
-	return writeTyped(w, http.StatusCreated, out, answer)
+	return codec.WriteTyped(w, http.StatusCreated, out, answer)
 }
 
 func (q *request) tokenRequest() (*authenticationv1.TokenRequest, error) {
@@ -72,7 +73,7 @@ func (q *request) tokenRequest() (*authenticationv1.TokenRequest, error) {
 	if err != nil {
 		return nil, err
 	}
-	obj, err := typed(tokenKind, d.Encode())
+	obj, err := codec.Typed(tokenKind, d.Encode())
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/codec"
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 )
 
@@ -49,7 +50,7 @@ func (a *API) watch(w http.ResponseWriter, q *request) error {
 	}
 	defer watcher.Stop()
 	s := &watchResponse{api: a, w: w, rc: http.NewResponseController(w), q: q, bookmarks: opts.AllowWatchBookmarks}
-	w.Header().Set("Content-Type", map[bool]string{true: protoType + ";stream=watch", false: jsonType}[q.out == mediaProto])
+	w.Header().Set("Content-Type", map[bool]string{true: codec.TypeProtobuf + ";stream=watch", false: codec.TypeJSON}[q.out == codec.Protobuf])
 	w.WriteHeader(http.StatusOK)
 	for i, o := range initial {
 		if err := s.object(watch.Added, o); err != nil {
@@ -154,7 +155,7 @@ func (s *watchResponse) follow(w *objects.Watcher, limit time.Duration) error {
 }
 
 func (s *watchResponse) object(kind watch.EventType, o *objects.Object) error {
-	body, err := encoded(s.q.out, o)
+	body, err := codec.Encoded(s.q.out, o)
 	if err != nil {
 		return err
 	}
@@ -162,7 +163,7 @@ func (s *watchResponse) object(kind watch.EventType, o *objects.Object) error {
 }
 
 func (s *watchResponse) bookmark(rv uint64, initialEnd bool) error {
-	body, err := bookmark(s.q.out, s.q.resource.gvk(), rv, initialEnd)
+	body, err := codec.Bookmark(s.q.out, s.q.resource.gvk(), rv, initialEnd)
 	if err != nil {
 		return err
 	}
@@ -173,7 +174,7 @@ func (s *watchResponse) frame(kind watch.EventType, body []byte) error {
 	if err := s.deadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
-	return writeFrame(s.w, s.q.out, kind, body)
+	return codec.WriteFrame(s.w, s.q.out, kind, body)
 }
 
 // flush ends a batch of frames and clears their write deadline: HTTP/2 would reset the stream
@@ -197,8 +198,8 @@ func (s *watchResponse) fail(err error) error {
 	if errors.Is(err, objects.ErrExpired) {
 		err = apierrors.NewResourceExpired("the watch is too slow and has lost events: list again")
 	}
-	status := statusOf(err)
-	body, encErr := encodeTyped(s.q.out, &status)
+	status := codec.StatusOf(err)
+	body, encErr := codec.EncodeTyped(s.q.out, &status)
 	if encErr == nil && s.frame(watch.Error, body) == nil {
 		// The client may have disconnected.
 		_ = s.flush()

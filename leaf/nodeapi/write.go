@@ -13,9 +13,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/codec"
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -73,7 +75,7 @@ func (a *API) create(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	return writeObject(w, http.StatusCreated, q.out, effective)
+	return codec.WriteObject(w, http.StatusCreated, q.out, effective)
 }
 
 // createObject stores a new local object with the metadata that a server sets.
@@ -85,7 +87,7 @@ func (a *API) createObject(q *request, k objects.Key, obj, meta objects.Document
 	}
 	meta.SetText("uid", l.UID)
 	meta.SetText("creationTimestamp", time.Now().UTC().Format(time.RFC3339))
-	removeServerFields(meta)
+	objects.RemoveServerFields(meta)
 	obj["metadata"] = meta.Encode()
 	l.Body = obj.Encode()
 	return a.storeLocal(q.Context(), q.resource.GroupResource(), k, l, l.Body)
@@ -137,7 +139,7 @@ func (a *API) update(w http.ResponseWriter, q *request) error {
 			return apierrors.NewNotFound(gr, q.Name)
 		}
 	}
-	return writeObject(w, http.StatusOK, q.out, effective)
+	return codec.WriteObject(w, http.StatusOK, q.out, effective)
 }
 
 // plan is the outcome of an update: the new local state, nil if nothing changes, and the
@@ -155,7 +157,7 @@ func (a *API) plan(q *request, s objects.State, next objects.Document) (plan, er
 		return a.planNode(q, s, next)
 	}
 	current, err := objects.ParseDocument(s.Effective.JSON)
-	if err != nil || sameDocument(current, next) {
+	if err != nil || objects.SameDocument(current, next) {
 		return plan{}, err
 	}
 	body, err := withIdentityOf(current, next)
@@ -180,16 +182,9 @@ func withIdentityOf(current, next objects.Document) ([]byte, error) {
 			meta[f] = v
 		}
 	}
-	removeServerFields(meta)
+	objects.RemoveServerFields(meta)
 	next["metadata"] = meta.Encode()
 	return next.Encode(), nil
-}
-
-// removeServerFields removes the metadata that is only valid on the server that set it.
-func removeServerFields(meta objects.Document) {
-	for _, f := range []string{"resourceVersion", "managedFields", "selfLink", "generateName"} {
-		delete(meta, f)
-	}
 }
 
 // checkIdentity returns an error if a write is meant for another object or for another
@@ -277,7 +272,7 @@ func (a *API) delete(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	return writeObject(w, http.StatusOK, q.out, effective)
+	return codec.WriteObject(w, http.StatusOK, q.out, effective)
 }
 
 func (q *request) deleteOptions() (metav1.DeleteOptions, error) {
@@ -291,16 +286,34 @@ func (q *request) deleteOptions() (metav1.DeleteOptions, error) {
 		return opts, err
 	}
 	kind := schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"}
-	if mediaType(q.Header.Get("Content-Type")) == protoType {
-		if data, err = fromProto(data, kind); err != nil {
+	if mediaType(q.Header.Get("Content-Type")) == codec.TypeProtobuf {
+		if data, err = codec.FromProto(data, kind); err != nil {
 			return opts, apierrors.NewBadRequest(err.Error())
 		}
 	}
-	obj, err := typed(kind, data)
+	obj, err := codec.Typed(kind, data)
 	if err != nil {
 		return opts, apierrors.NewBadRequest(err.Error())
 	}
 	return *obj.(*metav1.DeleteOptions), nil
+}
+
+// next returns the object that the request asks for: the body of a PUT, or the current object
+// with the patch applied.
+func (q *request) next(current *objects.Object) (objects.Document, error) {
+	if q.verb == "update" {
+		return q.object()
+	}
+	patch, err := io.ReadAll(q.Body)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	kind := types.PatchType(mediaType(q.Header.Get("Content-Type")))
+	patched, err := codec.ApplyPatch(kind, current.Kind, current.JSON, patch)
+	if err != nil {
+		return nil, err
+	}
+	return q.valid(patched)
 }
 
 // object decodes the request's body, which must be of the resource's kind.
@@ -311,16 +324,16 @@ func (q *request) object() (objects.Document, error) {
 	}
 	kind := q.resource.gvk()
 	switch ct := mediaType(q.Header.Get("Content-Type")); ct {
-	case protoType:
-		if !scheme.Recognizes(kind) {
-			return nil, unsupportedMedia(ct)
+	case codec.TypeProtobuf:
+		if !codec.Recognizes(kind) {
+			return nil, codec.UnsupportedMedia(ct)
 		}
-		if data, err = fromProto(data, kind); err != nil {
+		if data, err = codec.FromProto(data, kind); err != nil {
 			return nil, apierrors.NewBadRequest(err.Error())
 		}
-	case jsonType, "":
+	case codec.TypeJSON, "":
 	default:
-		return nil, unsupportedMedia(ct)
+		return nil, codec.UnsupportedMedia(ct)
 	}
 	return q.valid(data)
 }
@@ -340,8 +353,8 @@ func (q *request) valid(data []byte) (objects.Document, error) {
 	}
 	d.SetText("kind", kind.Kind)
 	d.SetText("apiVersion", kind.GroupVersion().String())
-	if scheme.Recognizes(kind) {
-		if _, err := typed(kind, data); err != nil {
+	if codec.Recognizes(kind) {
+		if _, err := codec.Typed(kind, data); err != nil {
 			return nil, apierrors.NewBadRequest(err.Error())
 		}
 	}

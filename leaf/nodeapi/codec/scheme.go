@@ -1,4 +1,4 @@
-package nodeapi
+package codec
 
 import (
 	"encoding/json"
@@ -28,6 +28,10 @@ var (
 	protoCodec = protobuf.NewSerializer(scheme, scheme)
 )
 
+// Recognizes reports whether a kind has a Go type here: such objects are served in protobuf
+// and accept strategic merge patches.
+func Recognizes(kind schema.GroupVersionKind) bool { return scheme.Recognizes(kind) }
+
 func newScheme() *runtime.Scheme {
 	s := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
@@ -41,8 +45,8 @@ func newScheme() *runtime.Scheme {
 	return s
 }
 
-// typed decodes JSON into the Go type of kind.
-func typed(kind schema.GroupVersionKind, data []byte) (runtime.Object, error) {
+// Typed decodes JSON into the Go type of kind.
+func Typed(kind schema.GroupVersionKind, data []byte) (runtime.Object, error) {
 	obj, err := scheme.New(kind)
 	if err != nil {
 		return nil, err
@@ -54,8 +58,8 @@ func typed(kind schema.GroupVersionKind, data []byte) (runtime.Object, error) {
 	return obj, nil
 }
 
-// fromProto decodes a protobuf body and returns it as JSON.
-func fromProto(data []byte, kind schema.GroupVersionKind) ([]byte, error) {
+// FromProto decodes a protobuf body and returns it as JSON.
+func FromProto(data []byte, kind schema.GroupVersionKind) ([]byte, error) {
 	obj, _, err := protoCodec.Decode(data, &kind, nil)
 	if err != nil {
 		return nil, err

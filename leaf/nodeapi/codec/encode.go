@@ -1,4 +1,4 @@
-package nodeapi
+package codec
 
 import (
 	"bytes"
@@ -20,26 +20,28 @@ import (
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 )
 
-// media is an encoding of responses.
-type media int
+// Media is an encoding of responses.
+type Media int
 
+// The encodings. None stands for an Accept header that names none of the others.
 const (
-	mediaNone media = iota
-	mediaJSON
-	mediaProto
-	mediaTable
+	None Media = iota
+	JSON
+	Protobuf
+	Table
 )
 
+// The content types of JSON and Protobuf.
 const (
-	jsonType  = runtime.ContentTypeJSON
-	protoType = runtime.ContentTypeProtobuf
+	TypeJSON     = runtime.ContentTypeJSON
+	TypeProtobuf = runtime.ContentTypeProtobuf
 )
 
-// accepted returns the most preferred encoding of an Accept header that can be served:
+// Accepted returns the most preferred encoding of an Accept header that can be served:
 // protobuf for known types only, tables only if table is set.
-func accepted(header string, kind schema.GroupVersionKind, table bool) media {
+func Accepted(header string, kind schema.GroupVersionKind, table bool) Media {
 	if header == "" {
-		return mediaJSON
+		return JSON
 	}
 	for _, clause := range goautoneg.ParseAccept(header) {
 		if clause.Q <= 0 { // not acceptable (RFC 9110, section 12.4.2)
@@ -47,61 +49,62 @@ func accepted(header string, kind schema.GroupVersionKind, table bool) media {
 		}
 		name := strings.ToLower(clause.Type + "/" + clause.SubType)
 		if as := clause.Params["as"]; as != "" {
-			if table && as == "Table" && name == jsonType && clause.Params["g"] == metav1.GroupName && clause.Params["v"] == "v1" {
-				return mediaTable
+			if table && as == "Table" && name == TypeJSON && clause.Params["g"] == metav1.GroupName && clause.Params["v"] == "v1" {
+				return Table
 			}
 			continue
 		}
 		switch {
-		case name == protoType && scheme.Recognizes(kind):
-			return mediaProto
-		case name == jsonType, name == "application/*", name == "*/*":
-			return mediaJSON
+		case name == TypeProtobuf && scheme.Recognizes(kind):
+			return Protobuf
+		case name == TypeJSON, name == "application/*", name == "*/*":
+			return JSON
 		}
 	}
-	return mediaNone
+	return None
 }
 
-// encoded returns the object in an encoding. Concurrent callers share one copy.
-func encoded(m media, o *objects.Object) ([]byte, error) {
-	if m == mediaProto {
+// Encoded returns the object in an encoding. Concurrent callers share one copy.
+func Encoded(m Media, o *objects.Object) ([]byte, error) {
+	if m == Protobuf {
 		return o.Encoded(toProto)
 	}
 	return o.JSON, nil
 }
 
 func toProto(o *objects.Object) ([]byte, error) {
-	obj, err := typed(o.Kind, o.JSON)
+	obj, err := Typed(o.Kind, o.JSON)
 	if err != nil {
 		return nil, err
 	}
-	body, err := encodeTyped(mediaProto, obj)
+	body, err := EncodeTyped(Protobuf, obj)
 	if err != nil {
 		return nil, fmt.Errorf("encode %s %s: %w", o.Kind.Kind, o.Key, err)
 	}
 	return body, nil
 }
 
-// writeObject writes an object.
-func writeObject(w http.ResponseWriter, code int, m media, o *objects.Object) error {
-	body, err := encoded(m, o)
+// WriteObject writes an object.
+func WriteObject(w http.ResponseWriter, code int, m Media, o *objects.Object) error {
+	body, err := Encoded(m, o)
 	if err != nil {
 		return err
 	}
 	return writeBody(w, code, m, body)
 }
 
-// writeTyped writes an object that has a Go type.
-func writeTyped(w http.ResponseWriter, code int, m media, obj runtime.Object) error {
-	body, err := encodeTyped(m, obj)
+// WriteTyped writes an object that has a Go type.
+func WriteTyped(w http.ResponseWriter, code int, m Media, obj runtime.Object) error {
+	body, err := EncodeTyped(m, obj)
 	if err != nil {
 		return err
 	}
 	return writeBody(w, code, m, body)
 }
 
-func encodeTyped(m media, obj runtime.Object) ([]byte, error) {
-	if m != mediaProto {
+// EncodeTyped returns an object that has a Go type in an encoding.
+func EncodeTyped(m Media, obj runtime.Object) ([]byte, error) {
+	if m != Protobuf {
 		return json.Marshal(obj)
 	}
 	var buf bytes.Buffer
@@ -109,23 +112,24 @@ func encodeTyped(m media, obj runtime.Object) ([]byte, error) {
 	return buf.Bytes(), err
 }
 
-func writeBody(w http.ResponseWriter, code int, m media, body []byte) error {
-	w.Header().Set("Content-Type", map[bool]string{true: protoType, false: jsonType}[m == mediaProto])
+func writeBody(w http.ResponseWriter, code int, m Media, body []byte) error {
+	w.Header().Set("Content-Type", map[bool]string{true: TypeProtobuf, false: TypeJSON}[m == Protobuf])
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(code)
 	_, err := w.Write(body)
 	return err
 }
 
-// writeList writes a list. It does not assemble a JSON list in memory.
-func writeList(w http.ResponseWriter, m media, r resource, found []*objects.Object, rv uint64) error {
-	if m == mediaProto {
-		return writeProtoList(w, r, found, rv)
+// WriteList writes a list of objects of a kind. It does not assemble a JSON list in memory.
+func WriteList(w http.ResponseWriter, m Media, kind schema.GroupVersionKind, found []*objects.Object, rv uint64) error {
+	listKind := kind.GroupVersion().WithKind(kind.Kind + "List")
+	if m == Protobuf {
+		return writeProtoList(w, listKind, found, rv)
 	}
-	w.Header().Set("Content-Type", jsonType)
+	w.Header().Set("Content-Type", TypeJSON)
 	w.WriteHeader(http.StatusOK)
 	if _, err := fmt.Fprintf(w, `{"kind":%q,"apiVersion":%q,"metadata":{"resourceVersion":"%d"},"items":[`,
-		r.kind+"List", r.GroupVersion().String(), rv); err != nil {
+		listKind.Kind, kind.GroupVersion().String(), rv); err != nil {
 		return err
 	}
 	for i, o := range found {
@@ -142,15 +146,14 @@ func writeList(w http.ResponseWriter, m media, r resource, found []*objects.Obje
 	return err
 }
 
-func writeProtoList(w http.ResponseWriter, r resource, found []*objects.Object, rv uint64) error {
-	kind := r.GroupVersion().WithKind(r.kind + "List")
+func writeProtoList(w http.ResponseWriter, kind schema.GroupVersionKind, found []*objects.Object, rv uint64) error {
 	list, err := scheme.New(kind)
 	if err != nil {
 		return err
 	}
 	items := make([]runtime.Object, 0, len(found))
 	for _, o := range found {
-		item, err := typed(o.Kind, o.JSON)
+		item, err := Typed(o.Kind, o.JSON)
 		if err != nil {
 			return err
 		}
@@ -165,12 +168,12 @@ func writeProtoList(w http.ResponseWriter, r resource, found []*objects.Object, 
 		return err
 	}
 	acc.SetResourceVersion(strconv.FormatUint(rv, 10))
-	return writeTyped(w, http.StatusOK, mediaProto, list)
+	return WriteTyped(w, http.StatusOK, Protobuf, list)
 }
 
-// writeFrame writes a watch event with an encoded object.
-func writeFrame(w io.Writer, m media, kind watch.EventType, object []byte) error {
-	if m == mediaProto {
+// WriteFrame writes a watch event with an encoded object.
+func WriteFrame(w io.Writer, m Media, kind watch.EventType, object []byte) error {
+	if m == Protobuf {
 		body, err := (&metav1.WatchEvent{Type: string(kind), Object: runtime.RawExtension{Raw: object}}).Marshal()
 		if err != nil {
 			return err
@@ -191,9 +194,9 @@ func writeFrame(w io.Writer, m media, kind watch.EventType, object []byte) error
 	return err
 }
 
-// bookmark returns the object of a BOOKMARK event, which has a kind and a resource version
+// Bookmark returns the object of a BOOKMARK event, which has a kind and a resource version
 // only.
-func bookmark(m media, kind schema.GroupVersionKind, rv uint64, initialEnd bool) ([]byte, error) {
+func Bookmark(m Media, kind schema.GroupVersionKind, rv uint64, initialEnd bool) ([]byte, error) {
 	pm := metav1.PartialObjectMetadata{}
 	pm.SetGroupVersionKind(kind)
 	pm.ResourceVersion = strconv.FormatUint(rv, 10)
@@ -201,12 +204,12 @@ func bookmark(m media, kind schema.GroupVersionKind, rv uint64, initialEnd bool)
 		pm.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: "true"}
 	}
 	body, err := json.Marshal(&pm)
-	if err != nil || m != mediaProto {
+	if err != nil || m != Protobuf {
 		return body, err
 	}
-	obj, err := typed(kind, body)
+	obj, err := Typed(kind, body)
 	if err != nil {
 		return nil, err
 	}
-	return encodeTyped(m, obj)
+	return EncodeTyped(m, obj)
 }

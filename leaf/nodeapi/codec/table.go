@@ -1,4 +1,4 @@
-package nodeapi
+package codec
 
 import (
 	"encoding/json"
@@ -21,10 +21,10 @@ import (
 // tableRow returns the cells of an object.
 type tableRow func(o *objects.Object) ([]any, error)
 
-// writeTable writes objects as a Table, which kubectl prints: with the usual columns for pods
+// WriteTable writes objects of a resource as a Table, which kubectl prints: with the usual columns for pods
 // and nodes, and with name and age for other resources.
-func writeTable(w http.ResponseWriter, q *request, rows []*objects.Object, rv uint64) error {
-	columns, row := tableOf(q.resource.GroupResource())
+func WriteTable(w http.ResponseWriter, gr schema.GroupResource, rows []*objects.Object, rv uint64) error {
+	columns, row := tableOf(gr)
 	t := &metav1.Table{
 		TypeMeta:          metav1.TypeMeta{Kind: "Table", APIVersion: "meta.k8s.io/v1"},
 		ListMeta:          metav1.ListMeta{ResourceVersion: strconv.FormatUint(rv, 10)},
@@ -44,7 +44,7 @@ func writeTable(w http.ResponseWriter, q *request, rows []*objects.Object, rv ui
 		partial.SetText("apiVersion", "meta.k8s.io/v1")
 		t.Rows = append(t.Rows, metav1.TableRow{Cells: cells, Object: runtime.RawExtension{Raw: partial.Encode()}})
 	}
-	return writeJSON(w, t)
+	return WriteJSON(w, t)
 }
 
 func tableOf(gr schema.GroupResource) ([]metav1.TableColumnDefinition, tableRow) {
@@ -165,10 +165,11 @@ func ageOf(at metav1.Time) string {
 	return duration.HumanDuration(time.Since(at.Time))
 }
 
-func writeJSON(w http.ResponseWriter, v any) error {
+// WriteJSON writes a value that is not an object of the store.
+func WriteJSON(w http.ResponseWriter, v any) error {
 	body, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	return writeBody(w, http.StatusOK, mediaJSON, body)
+	return writeBody(w, http.StatusOK, JSON, body)
 }
