@@ -2,6 +2,7 @@ package dmi
 
 import (
 	"context"
+	"maps"
 	"strings"
 	"time"
 
@@ -39,9 +40,13 @@ func (s *Server) scheduleRemoval(device devices.Ref, r record, due time.Time) {
 	s.wakeRemovals()
 }
 
-// runRemovals removes devices from their mappers until ctx ends. Sessions end when the leaf
+// remover removes devices from their mappers.
+type remover struct{ server *Server }
+
+// run removes devices from their mappers until ctx ends. Sessions end when the leaf
 // stops, too, and then devices must stay: that is why removals wait for timing.linger.
-func (s *Server) runRemovals(ctx context.Context) {
+func (r *remover) run(ctx context.Context) {
+	s := r.server
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -52,12 +57,12 @@ func (s *Server) runRemovals(ctx context.Context) {
 		case <-timer.C:
 		}
 		next := s.timing.retryMax
-		for d, l := range s.pendingRemovals() {
+		for d, l := range r.pending() {
 			if wait := time.Until(l.due); wait > 0 {
 				next = min(next, wait)
 				continue
 			}
-			if again := s.remove(ctx, d, l); again > 0 {
+			if again := r.remove(ctx, d, l); again > 0 {
 				next = min(next, again)
 			}
 			if ctx.Err() != nil {
@@ -68,19 +73,16 @@ func (s *Server) runRemovals(ctx context.Context) {
 	}
 }
 
-func (s *Server) pendingRemovals() map[removalKey]removal {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	all := make(map[removalKey]removal, len(s.removals))
-	for d, l := range s.removals {
-		all[d] = l
-	}
-	return all
+func (r *remover) pending() map[removalKey]removal {
+	r.server.mu.Lock()
+	defer r.server.mu.Unlock()
+	return maps.Clone(r.server.removals)
 }
 
 // remove removes a device from its mapper. It returns the time until the next attempt; zero:
 // it is done, or waits for a mapper.
-func (s *Server) remove(ctx context.Context, d removalKey, l removal) time.Duration {
+func (r *remover) remove(ctx context.Context, d removalKey, l removal) time.Duration {
+	s := r.server
 	p := s.bindingOf(d.key)
 	select {
 	case p.lock <- struct{}{}:
@@ -101,17 +103,18 @@ func (s *Server) remove(ctx context.Context, d removalKey, l removal) time.Durat
 	})
 	log := s.log.With(zap.String("device", l.device.String()), zap.String("mapper", m.info.Name))
 	if unreachable(err) {
-		return s.postpone(d, l)
+		return r.postpone(d, l)
 	}
 	if err != nil { // most likely the mapper does not have the device
 		log.Warn("mapper returned an error for the removal of a device", zap.Error(err))
 	}
-	s.removed(ctx, d, l, m, p, log)
+	r.removed(ctx, d, l, m, p, log)
 	return 0
 }
 
 // postpone schedules another attempt at a removal.
-func (s *Server) postpone(d removalKey, l removal) time.Duration {
+func (r *remover) postpone(d removalKey, l removal) time.Duration {
+	s := r.server
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	wait := l.wait
@@ -124,11 +127,12 @@ func (s *Server) postpone(d removalKey, l removal) time.Duration {
 
 // removed deletes the record of a device that was removed from its mapper. If the device has
 // a session again, it is delivered to the mapper again.
-func (s *Server) removed(ctx context.Context, d removalKey, l removal, m *mapper, p *binding, log *zap.Logger) {
+func (r *remover) removed(ctx context.Context, d removalKey, l removal, m *mapper, p *binding, log *zap.Logger) {
+	s := r.server
 	s.mu.Lock()
 	delete(s.removals, d)
 	x := s.sessions[d.key]
-	back := x != nil && x.binding == p
+	back := x != nil && x.delivery.binding == p
 	if back {
 		p.mapper = nil
 		s.store.update(d.key, func(r *record) { r.Has = hasNothing })
@@ -137,7 +141,7 @@ func (s *Server) removed(ctx context.Context, d removalKey, l removal, m *mapper
 	}
 	s.mu.Unlock()
 	if back {
-		x.wake()
+		x.delivery.wake()
 		return
 	}
 	if x == nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/dmi/convert"
 	"github.com/petiole-io/petiole/devices/dmi/dmitest"
+	"github.com/petiole-io/petiole/devices/dmi/reports"
 	pb "github.com/petiole-io/petiole/devices/dmi/v1beta1"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
@@ -192,7 +193,7 @@ func silenceRig(t *testing.T) (p *rig, say func(device string, properties ...str
 func TestSilence(t *testing.T) {
 	t.Parallel()
 	p, say := silenceRig(t)
-	p.await("silent", "a", offline(ReasonSilent))
+	p.await("silent", "a", offline(reports.ReasonSilent))
 	say("a", "flow")
 	p.await("back", "a", func(s *v1beta1.DeviceStatus) bool { return online(s) && reported("flow", "1")(s) })
 	if !online(p.sink.status("quiet")) {
@@ -265,7 +266,7 @@ func TestReportsBeyondMemory(t *testing.T) {
 	blocked := make(chan struct{})
 	var once sync.Once
 	// A session of its own, whose deliver blocks as a worker's does that is behind.
-	def := x.def
+	def := x.delivery.definition()
 	def.Device.Name, def.Object, def.Model = "slow", dmitest.Pump("slow"), dmitest.Model()
 	slow, _, err := p.server.Open(def)
 	if err != nil {
@@ -291,7 +292,7 @@ func TestReportsBeyondMemory(t *testing.T) {
 		return status.Code(err) == codes.ResourceExhausted
 	})
 	<-blocked
-	if taken > reportQueue+2 {
+	if taken > reports.Queued+2 {
 		t.Errorf("%d reports were taken", taken)
 	}
 	var before, after runtime.MemStats

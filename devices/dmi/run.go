@@ -45,7 +45,7 @@ func (s *Server) Run(ctx context.Context) error {
 	known := s.restore()
 	close(s.loaded)
 	wg.Go(func() { s.watchAll(ctx, known) })
-	wg.Go(func() { s.runRemovals(ctx) })
+	wg.Go(func() { (&remover{server: s}).run(ctx) })
 
 	server := grpc.NewServer(grpc.MaxConcurrentStreams(streamsPerConnection), grpc.WaitForHandlers(true))
 	pb.RegisterDeviceManagerServiceServer(server, &service{server: s})
@@ -113,12 +113,12 @@ func (s *Server) watchAll(ctx context.Context, known []*mapper) {
 // mapperChanged makes the sessions of a mapper check it again.
 func (s *Server) mapperChanged(m *mapper) {
 	for _, x := range s.sessionsOf(m.info.Protocol) {
-		x.wake()
+		x.delivery.wake()
 	}
 	s.wakeRemovals()
 }
 
-// wakeRemovals makes runRemovals check the removals again.
+// wakeRemovals makes the remover check the removals again.
 func (s *Server) wakeRemovals() {
 	select {
 	case s.removalsWake <- struct{}{}:

@@ -175,7 +175,7 @@ func (s *Server) attach(x *session) {
 	if moved || s.bindings[key] == nil {
 		s.bindings[key] = newBinding()
 	}
-	x.binding = s.bindings[key]
+	x.delivery.binding = s.bindings[key]
 	delete(s.removals, removalKeyOf(x.protocol, key))
 	s.store.update(key, func(r *record) {
 		if !ok || moved {
@@ -202,9 +202,10 @@ func (s *Server) detach(x *session) {
 	}
 }
 
-// current reports whether a session is the current one of its device.
-func (s *Server) current(x *session) bool {
+// current reports whether a delivery is that of the current session of its device.
+func (s *Server) current(d *delivery) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.sessions[x.device.String()] == x
+	x := s.sessions[d.device.String()]
+	return x != nil && x.delivery == d
 }

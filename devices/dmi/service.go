@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/petiole-io/petiole/devices/dmi/reports"
 	pb "github.com/petiole-io/petiole/devices/dmi/v1beta1"
 )
 
@@ -79,16 +80,16 @@ func (s *Server) replaceMapper(m *mapper, withData bool) *pb.MapperRegisterRespo
 		if !strings.EqualFold(x.protocol, protocol) {
 			continue
 		}
-		x.reset()
+		x.delivery.reset()
 		if !withData {
 			continue
 		}
 		r, _ := s.store.device(x.device.String())
-		b, err := x.bundle(r, nil)
+		b, err := x.delivery.bundle(r, nil)
 		if err != nil {
 			continue // its session reports why
 		}
-		x.bindRegistered(m, b)
+		x.delivery.bindRegistered(m, b)
 		answer.DeviceList = append(answer.DeviceList, b.Device)
 		if key := b.Model.GetNamespace() + "/" + b.Model.GetName(); !models[key] {
 			models[key] = true
@@ -103,8 +104,8 @@ func (s *Server) undoRegistration(m *mapper) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, x := range s.sessions {
-		if x.binding.mapper == m {
-			x.reset()
+		if x.delivery.binding.mapper == m {
+			x.delivery.reset()
 		}
 	}
 }
@@ -118,9 +119,9 @@ func (v *service) ReportDeviceStatus(ctx context.Context, in *pb.ReportDeviceSta
 	if len(in.GetReportedDevice().GetTwins()) == 0 {
 		return nil, status.Errorf(codes.InvalidArgument, "report of device %s has no twins", x.device)
 	}
-	r, unknown := readTwins(x.points, in.GetReportedDevice().GetTwins(), time.Now())
-	if len(r.readings) > 0 || len(r.observed) > 0 {
-		if err := x.enqueue(ctx, r); err != nil {
+	r, unknown := reports.Values(x.points, in.GetReportedDevice().GetTwins(), time.Now())
+	if !r.IsEmpty() {
+		if err := x.reports.Enqueue(ctx, r); err != nil {
 			return nil, status.Error(codes.ResourceExhausted, err.Error())
 		}
 	}
@@ -139,7 +140,7 @@ func (v *service) ReportDeviceStates(ctx context.Context, in *pb.ReportDeviceSta
 	if in.GetState() == "" {
 		return nil, status.Errorf(codes.InvalidArgument, "report of device %s has no state", x.device)
 	}
-	if err := x.enqueue(ctx, report{state: in.GetState()}); err != nil {
+	if err := x.reports.Enqueue(ctx, reports.State(in.GetState())); err != nil {
 		return nil, status.Error(codes.ResourceExhausted, err.Error())
 	}
 	return &pb.ReportDeviceStatesResponse{}, nil

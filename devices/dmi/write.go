@@ -13,6 +13,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/dmi/convert"
+	"github.com/petiole-io/petiole/devices/dmi/reports"
 )
 
 // Write sends a desired value to the mapper and waits until the mapper reports it. While it
@@ -25,9 +26,7 @@ func (x *session) Write(ctx context.Context, point int, value string) (devices.O
 	}
 	p := x.points[point]
 	last, fresh, o := x.before(point)
-	x.mu.Lock()
-	want := desired(x.def, p.Name)
-	x.mu.Unlock()
+	want := desired(x.delivery.definition(), p.Name)
 	now := convert.SentValue{Value: value, Time: time.Now().UnixMilli()}
 	if want == nil {
 		return x.write(ctx, point, value, once(p, now), o)
@@ -35,14 +34,14 @@ func (x *session) Write(ctx context.Context, point int, value string) (devices.O
 	r, _ := x.server.store.device(x.device.String())
 	was, known := r.Sent[p.Name]
 	repeated := known && was.Value == value
-	if repeated && fresh && convert.Same(p.Type, last.reading.Value, value) {
+	if repeated && fresh && convert.Same(p.Type, last.Reading.Value, value) {
 		o.After, o.Written = o.Before, !was.Confirmed
 		x.markConfirmed(p.Name)
 		return o, nil
 	}
 	o, err := x.write(ctx, point, value, valueDelivery{keep: !expires(want), record: func() error {
 		// A value that the mapper has just got with the device is only awaited.
-		if repeated && !was.Confirmed && x.heldFor() <= x.reportTimeout(p) {
+		if repeated && !was.Confirmed && x.delivery.heldFor() <= x.reportTimeout(p) {
 			return nil
 		}
 		return x.server.store.save(x.device.String(), func(r *record) { r.setSent(p.Name, now) })
@@ -93,10 +92,10 @@ func (x *session) ready(ctx context.Context, point int) error {
 
 // before returns the last report of a point, whether it is recent enough to be its present
 // value, and an outcome with that value as Before.
-func (x *session) before(point int) (last lastReport, fresh bool, o devices.Outcome) {
-	last, fresh = x.lastReport(point)
+func (x *session) before(point int) (last reports.Last, fresh bool, o devices.Outcome) {
+	last, fresh = x.reports.Last(point)
 	if fresh {
-		o.Before = last.reading.Value.String()
+		o.Before = last.Reading.Value.String()
 	}
 	return last, fresh, o
 }
@@ -139,7 +138,7 @@ type valueDelivery struct {
 // write sends a value to the mapper and waits until the mapper reports it. A refused value is
 // removed from the device again.
 func (x *session) write(ctx context.Context, point int, value string, a valueDelivery, o devices.Outcome) (devices.Outcome, error) {
-	reports, release := x.watch(point)
+	last, release := x.reports.Watch(point)
 	defer release()
 	sent, err := x.sendValue(ctx, a)
 	if o.Written = sent; sent {
@@ -148,14 +147,14 @@ func (x *session) write(ctx context.Context, point int, value string, a valueDel
 	if err != nil {
 		return o, err
 	}
-	return x.awaitReport(ctx, x.points[point], value, o, reports)
+	return x.awaitReport(ctx, x.points[point], value, o, last)
 }
 
 // sendValue delivers the device with the value, and reports whether the mapper may have got
 // it. It holds the lock until a refused value is removed again, so that no other delivery
 // contains it.
 func (x *session) sendValue(ctx context.Context, a valueDelivery) (sent bool, err error) {
-	end, err := x.lock(ctx)
+	end, err := x.delivery.lock(ctx)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", devices.ErrUnreachable, err)
 	}
@@ -163,15 +162,15 @@ func (x *session) sendValue(ctx context.Context, a valueDelivery) (sent bool, er
 	if err := a.record(); err != nil {
 		return false, fmt.Errorf("%w: %w", devices.ErrUnreachable, err)
 	}
-	if reason, message := x.unreachableReason(); reason != "" {
+	if reason, message := x.delivery.unreachableReason(); reason != "" {
 		if !a.keep {
 			a.undo()
 		}
 		return false, fmt.Errorf("%w: %s", devices.ErrUnreachable, message)
 	}
-	err = x.deliverLocked(ctx, a.once)
+	err = x.delivery.deliverLocked(ctx, a.once)
 	if isRefusal(err) { // it may have lost device or model: send both again
-		err = x.deliverLocked(ctx, a.once)
+		err = x.delivery.deliverLocked(ctx, a.once)
 	}
 	switch {
 	case err == nil:
@@ -180,18 +179,18 @@ func (x *session) sendValue(ctx context.Context, a valueDelivery) (sent bool, er
 		if !a.keep {
 			a.undo()
 		}
-		signal(x.changed)
+		signal(x.delivery.changed)
 		return false, fmt.Errorf("%w: %w", devices.ErrUnreachable, err)
 	case unreachable(err): // it is unknown whether the mapper got it
-		signal(x.changed)
+		signal(x.delivery.changed)
 		return true, fmt.Errorf("%w: %s", devices.ErrUnreachable, status.Convert(err).Message())
 	}
 	// Find out whether the mapper refuses the value or the device.
 	a.undo()
-	without := x.deliverLocked(ctx, nil)
-	x.setRefusal(without)
+	without := x.delivery.deliverLocked(ctx, nil)
+	x.delivery.setRefusal(without)
 	if without != nil {
-		signal(x.changed)
+		signal(x.delivery.changed)
 		return false, fmt.Errorf("%w: %s", devices.ErrUnreachable, status.Convert(without).Message())
 	}
 	return false, &devices.Rejection{Reason: devices.ReasonRefused, Message: status.Convert(err).Message()}
@@ -218,22 +217,13 @@ func (x *session) markConfirmed(property string) {
 	})
 }
 
-// lastReport returns the last report of a point, and whether it is recent enough to be its
-// present value.
-func (x *session) lastReport(point int) (s lastReport, fresh bool) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	s = x.lastReports[point]
-	return s, s.reading.Quality == devices.Good && time.Since(s.at) < 2*x.points[point].Cycle+time.Second
-}
-
 // reportTimeout returns how long a mapper may take to report a value after it was sent.
 func (x *session) reportTimeout(p devices.Point) time.Duration {
 	return max(x.server.timing.applied, 3*p.Cycle)
 }
 
 // awaitReport waits until a report shows the value.
-func (x *session) awaitReport(ctx context.Context, p devices.Point, value string, o devices.Outcome, reports <-chan lastReport) (devices.Outcome, error) {
+func (x *session) awaitReport(ctx context.Context, p devices.Point, value string, o devices.Outcome, last <-chan reports.Last) (devices.Outcome, error) {
 	timeout := time.NewTimer(x.reportTimeout(p))
 	defer timeout.Stop()
 	reported := false
@@ -246,16 +236,16 @@ func (x *session) awaitReport(ctx context.Context, p devices.Point, value string
 				return o, fmt.Errorf("%w: the mapper does not report %s", devices.ErrUnreachable, p.Name)
 			}
 			return o, &devices.Rejection{Reason: devices.ReasonReadBack, Message: "the mapper reports " + o.After}
-		case s := <-reports:
+		case s := <-last:
 			switch {
-			case s.reading.Quality == "": // the mapper reports only that it has the desired value
-				if has, _ := convert.ParseValue(p.Type, s.observed); convert.Same(p.Type, has, value) {
+			case s.Reading.Quality == "": // the mapper reports only that it has the desired value
+				if has, _ := convert.ParseValue(p.Type, s.Observed); convert.Same(p.Type, has, value) {
 					return o, nil
 				}
-			case s.reading.Quality == devices.Good:
+			case s.Reading.Quality == devices.Good:
 				reported = true
-				o.After = s.reading.Value.String()
-				if convert.Same(p.Type, s.reading.Value, value) {
+				o.After = s.Reading.Value.String()
+				if convert.Same(p.Type, s.Reading.Value, value) {
 					return o, nil
 				}
 			}

@@ -45,6 +45,7 @@ var ours = []struct {
 	{"devices/modbus", []string{"devices/.", "devices/api", "devices/internal/backoff", "devices/modbus", "internal/logonce"}},
 	{"devices/dmi/v1beta1", nil},
 	{"devices/dmi/convert", []string{"devices/.", "devices/api", "devices/dmi/v1beta1"}},
+	{"devices/dmi/reports", []string{"devices/.", "devices/api", "devices/dmi/convert", "devices/dmi/v1beta1"}},
 	{"devices/dmi/dmitest", []string{"devices/.", "devices/api"}},
 	{"devices/dmi", []string{"devices/.", "devices/api", "devices/dmi", "devices/internal/backoff", "internal/durable"}},
 	{"devices/push", []string{"devices/.", "devices/api", "devices/internal/backoff", "internal/logonce"}},

@@ -54,8 +54,6 @@ var largeTypes = map[string]exception{
 	"bridge.writeback":               {size{32, 12}, rooms},
 	"bridge/api/v1alpha1.SiteStatus": {size{0, 25}, data},
 	"devices.Audit":                  {size{0, 17}, data},
-	"devices/dmi.Server":             {size{23, 14}, "has a method for each call of DMI"},
-	"devices/dmi.session":            {size{35, 16}, "binds one device to one mapper: both sides' calls end here"},
 	"leaf/nodeapi.API":               {size{46, 17}, rooms},
 }
 

@@ -1,4 +1,4 @@
-package dmi
+package reports
 
 import (
 	"strconv"
@@ -26,8 +26,8 @@ const (
 	metaReason    = "reason"
 )
 
-// report is one report of a mapper about a device: values, or a state.
-type report struct {
+// Report is one report of a mapper about a device: values, or a state.
+type Report struct {
 	readings []devices.Reading
 	// observed are the desired values that the mapper has, by point.
 	observed map[int]string
@@ -35,10 +35,16 @@ type report struct {
 	at       time.Time // when it was removed from the queue
 }
 
-// readTwins converts twins to a report. It returns the names that are no points. Readings
+// State returns the report of a state.
+func State(state string) Report { return Report{state: state} }
+
+// IsEmpty reports whether there is nothing in a report.
+func (r Report) IsEmpty() bool { return len(r.readings) == 0 && len(r.observed) == 0 && r.state == "" }
+
+// Values converts twins to a report. It returns the names that are no points. Readings
 // without a time get one when they are delivered, so that their order is kept.
-func readTwins(points []devices.Point, twins []*pb.Twin, now time.Time) (r report, unknown []string) {
-	r = report{observed: map[int]string{}}
+func Values(points []devices.Point, twins []*pb.Twin, now time.Time) (r Report, unknown []string) {
+	r = Report{observed: map[int]string{}}
 	for _, t := range twins {
 		i := pointNamed(points, t.GetPropertyName())
 		if i < 0 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -17,6 +18,13 @@ import (
 	"github.com/petiole-io/petiole/devices/dmi/convert"
 	pb "github.com/petiole-io/petiole/devices/dmi/v1beta1"
 	"github.com/petiole-io/petiole/devices/internal/backoff"
+)
+
+// The reasons why a device is unreachable.
+const (
+	ReasonNoMapper      = "NoMapper"
+	ReasonMapperAway    = "MapperAway"
+	ReasonMapperRefuses = "MapperRefuses"
 )
 
 // binding is the mapper, and the epoch of it, that has a device. It outlives the sessions of
@@ -47,9 +55,73 @@ var (
 	errReplaced = errors.New("another session has replaced this one")
 )
 
-// deliverLoop delivers the device to its mapper after every change, and retries with a
+// delivery keeps the mapper's copy of one device up to date.
+type delivery struct {
+	server   *Server
+	device   devices.Ref
+	protocol string
+	points   []devices.Point
+	log      *zap.Logger
+	changed  chan struct{}   // the device may have to be delivered
+	health   chan struct{}   // the result of unreachableReason may have changed
+	binding  *binding        // set when the session is the current one of its device
+	unusable map[string]bool // properties that cannot be converted for a mapper
+
+	mu      sync.Mutex
+	def     devices.Definition
+	refusal refusal
+}
+
+// refusal is why a device could not be delivered although its mapper responds; zero: it was.
+type refusal struct{ reason, message string }
+
+func newDelivery(s *Server, def devices.Definition, unusable map[string]bool) *delivery {
+	return &delivery{
+		server: s, device: def.Device, protocol: def.Protocol, points: def.Points, unusable: unusable, def: def,
+		log:     s.log.With(zap.String("device", def.Device.String()), zap.String("protocol", def.Protocol)),
+		changed: make(chan struct{}, 1), health: make(chan struct{}, 1),
+	}
+}
+
+// definition returns the newest definition.
+func (x *delivery) definition() devices.Definition {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.def
+}
+
+// redefine replaces the objects of the definition.
+func (x *delivery) redefine(def devices.Definition) {
+	x.mu.Lock()
+	x.def = def
+	x.mu.Unlock()
+	signal(x.changed)
+}
+
+// wake makes the session check its mapper again.
+func (x *delivery) wake() {
+	signal(x.changed)
+	signal(x.health)
+}
+
+// unreachableReason returns why the device cannot be operated now. The reason is empty if it
+// can, or if the mapper may still be starting.
+func (x *delivery) unreachableReason() (reason, message string) {
+	m := x.server.mapper(x.protocol)
+	if m == nil {
+		return ReasonNoMapper, fmt.Sprintf("no mapper for protocol %q has registered", x.protocol)
+	}
+	if p := m.currentPresence(); p.phase == away {
+		return ReasonMapperAway, fmt.Sprintf("mapper %s does not respond: %s", m.info.Name, p.message)
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.refusal.reason, x.refusal.message
+}
+
+// run delivers the device to its mapper after every change, and retries with a
 // back-off, until ctx ends.
-func (x *session) deliverLoop(ctx context.Context) {
+func (x *delivery) run(ctx context.Context) {
 	x.awaitValues(ctx)
 	retry := backoff.Backoff{First: x.server.timing.retry, Max: x.server.timing.retryMax}
 	for ctx.Err() == nil {
@@ -78,7 +150,7 @@ func (x *session) deliverLoop(ctx context.Context) {
 // withdraw drops the values that the mapper never confirmed, since one of them may be why it
 // refuses the device. It reports whether there were any. The device host writes them again,
 // one by one, once the mapper has the device.
-func (x *session) withdraw() bool {
+func (x *delivery) withdraw() bool {
 	withdrawn := false
 	x.server.store.update(x.device.String(), func(r *record) {
 		for p, t := range r.Sent {
@@ -93,10 +165,8 @@ func (x *session) withdraw() bool {
 
 // awaitValues waits a short time for the desired values of a new device: a mapper that gets
 // the device without them may log an error for every writable property.
-func (x *session) awaitValues(ctx context.Context) {
-	x.mu.Lock()
-	def := x.def
-	x.mu.Unlock()
+func (x *delivery) awaitValues(ctx context.Context) {
+	def := x.definition()
 	r, _ := x.server.store.device(x.device.String())
 	missing := false
 	for _, p := range x.points {
@@ -117,7 +187,7 @@ func (x *session) awaitValues(ctx context.Context) {
 }
 
 // setRefusal records why the device could not be delivered.
-func (x *session) setRefusal(err error) {
+func (x *delivery) setRefusal(err error) {
 	now := refusal{}
 	switch {
 	case errors.Is(err, errStore):
@@ -150,10 +220,8 @@ func notSent(err error) bool {
 
 // bundle returns the bundle for the mapper according to the record, with values that are
 // sent only once.
-func (x *session) bundle(r record, once map[string]convert.SentValue) (convert.Bundle, error) {
-	x.mu.Lock()
-	def := x.def
-	x.mu.Unlock()
+func (x *delivery) bundle(r record, once map[string]convert.SentValue) (convert.Bundle, error) {
+	def := x.definition()
 	values := map[string]convert.SentValue{}
 	for p, t := range r.Sent {
 		if desired(def, p) != nil { // a value that is no longer desired is not sent
@@ -172,7 +240,7 @@ func (x *session) bundle(r record, once map[string]convert.SentValue) (convert.B
 
 // deliver brings the device at the mapper up to date, and sends it the values that are sent
 // only once. It returns nil after the mapper has accepted the device.
-func (x *session) deliver(ctx context.Context, once map[string]convert.SentValue) error {
+func (x *delivery) deliver(ctx context.Context, once map[string]convert.SentValue) error {
 	end, err := x.lock(ctx)
 	if err != nil {
 		return err
@@ -182,7 +250,7 @@ func (x *session) deliver(ctx context.Context, once map[string]convert.SentValue
 }
 
 // lock locks deliveries of the device until end is called.
-func (x *session) lock(ctx context.Context) (end func(), err error) {
+func (x *delivery) lock(ctx context.Context) (end func(), err error) {
 	p := x.binding
 	select {
 	case p.lock <- struct{}{}:
@@ -193,7 +261,7 @@ func (x *session) lock(ctx context.Context) (end func(), err error) {
 }
 
 // deliverLocked is deliver for a caller that holds the lock.
-func (x *session) deliverLocked(ctx context.Context, once map[string]convert.SentValue) error {
+func (x *delivery) deliverLocked(ctx context.Context, once map[string]convert.SentValue) error {
 	if !x.server.current(x) {
 		return errReplaced
 	}
@@ -227,7 +295,7 @@ func (x *session) deliverLocked(ctx context.Context, once map[string]convert.Sen
 
 // register registers model and device at a mapper that may not have them. Delivered reports
 // whether the mapper has the wanted version now, because it had none before.
-func (x *session) register(ctx context.Context, m *mapper, epoch int, want convert.Bundle, model string) (delivered bool, err error) {
+func (x *delivery) register(ctx context.Context, m *mapper, epoch int, want convert.Bundle, model string) (delivered bool, err error) {
 	at, known := x.bound()
 	if known && at.mapper == m && at.epoch == epoch {
 		return false, nil
@@ -262,7 +330,7 @@ func (x *session) register(ctx context.Context, m *mapper, epoch int, want conve
 }
 
 // update updates the device, and if necessary the model, at a mapper that has them.
-func (x *session) update(ctx context.Context, m *mapper, want convert.Bundle, model string) error {
+func (x *delivery) update(ctx context.Context, m *mapper, want convert.Bundle, model string) error {
 	key := x.device.String()
 	if r, _ := x.server.store.device(key); r.Has != hasUnknown { // after a crash the record must not claim what the mapper no longer has
 		if err := x.server.store.save(key, func(r *record) { r.Has = hasUnknown }); err != nil {
@@ -295,21 +363,21 @@ func (x *session) update(ctx context.Context, m *mapper, want convert.Bundle, mo
 }
 
 // bound returns a copy of the binding. Known is false if no mapper has the device.
-func (x *session) bound() (at binding, known bool) {
+func (x *delivery) bound() (at binding, known bool) {
 	x.server.mu.Lock()
 	defer x.server.mu.Unlock()
 	return binding{mapper: x.binding.mapper, epoch: x.binding.epoch, model: x.binding.model}, x.binding.mapper != nil
 }
 
 // heldFor returns how long the mapper has had the current version of the device.
-func (x *session) heldFor() time.Duration {
+func (x *delivery) heldFor() time.Duration {
 	x.server.mu.Lock()
 	defer x.server.mu.Unlock()
 	return time.Since(x.binding.since)
 }
 
 // updateBinding records what a mapper has, unless another one has replaced it.
-func (x *session) updateBinding(m *mapper, change func(*binding, *record)) {
+func (x *delivery) updateBinding(m *mapper, change func(*binding, *record)) {
 	x.server.mu.Lock()
 	defer x.server.mu.Unlock()
 	if x.server.mappers[strings.ToLower(x.protocol)] != m {
@@ -319,14 +387,14 @@ func (x *session) updateBinding(m *mapper, change func(*binding, *record)) {
 }
 
 // unbind makes the next delivery register the device again: the mapper may have lost it.
-func (x *session) unbind(m *mapper) {
+func (x *delivery) unbind(m *mapper) {
 	x.updateBinding(m, func(p *binding, _ *record) { p.mapper = nil })
 }
 
 // reset prepares the session for a mapper that has just started, without any devices. A value
 // that the earlier mapper did not confirm is dropped if another is desired by now. The
 // caller holds the server's lock.
-func (x *session) reset() {
+func (x *delivery) reset() {
 	x.mu.Lock()
 	def := x.def
 	x.refusal = refusal{}
@@ -344,7 +412,7 @@ func (x *session) reset() {
 
 // bindRegistered records that a mapper got the device in the response to its registration.
 // The caller holds the server's lock.
-func (x *session) bindRegistered(m *mapper, b convert.Bundle) {
+func (x *delivery) bindRegistered(m *mapper, b convert.Bundle) {
 	model, err := convert.Digest(b.Model)
 	if err != nil {
 		return // the device is registered once more
