@@ -16,6 +16,7 @@ import (
 	"github.com/petiole-io/petiole/bridge/liveness"
 	"github.com/petiole-io/petiole/bridge/site"
 	"github.com/petiole-io/petiole/bridge/storage"
+	"github.com/petiole-io/petiole/bridge/writeback"
 	"github.com/petiole-io/petiole/internal/metrics"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -182,6 +183,10 @@ func (b *Bridge) runComponents(ctx context.Context, c *kube.Clients, nc *nats.Co
 	return g.Wait()
 }
 
+// nodeReturnGrace is the time for which a deleted node's site keeps the node and its pods: a
+// node that is alive registers again well before.
+const nodeReturnGrace = 15 * time.Second
+
 // components are the parts of a leading bridge.
 type components struct {
 	log         *zap.Logger
@@ -192,7 +197,8 @@ type components struct {
 	sites       *site.Controller
 	reports     *reports
 	consumer    *reportConsumer
-	writeback   *writeback
+	dispatcher  *dispatcher
+	clients     *kube.Clients
 	tolerations *liveness.Tolerations
 	syncStates  *antientropy.States
 	backlogs    *site.Backlogs
@@ -203,11 +209,11 @@ type components struct {
 // It starts nothing.
 func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Monitor, epoch string) (*components, error) {
 	outageOf := func(what string) *outage { return b.metrics.newOutage(b.log, what) }
-	p := &components{log: b.log, liveness: liveness.NewTracker(), reports: newReports()}
+	p := &components{log: b.log, clients: c, liveness: liveness.NewTracker(), reports: newReports()}
 	p.syncStates = antientropy.NewStates(b.metrics.syncHooks(&b.count, func() { p.sites.Trigger() }))
-	deleted := newDeletedNodes()
+	deleted := writeback.NewDeletedNodes()
 	cache, err := kube.NewCache(c.Dynamic, kube.Handlers{
-		Changed: p.objectChanged, Deleted: deleted.add,
+		Changed: p.objectChanged, Deleted: deleted.Add,
 		Requests: kube.Requests{Answered: monitor.Answered, Report: outageOf("watch the API server").reportPart},
 	})
 	if err != nil {
@@ -219,12 +225,15 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 	p.consumer = newReportConsumer(h, p.reports, p.publish, p.liveness, queue, newQueue[string](b.metrics, "reports", writeRetry), b.log)
 	p.consumer.count, p.consumer.metrics, p.consumer.workers = &b.count, b.metrics.sites, b.cfg.Limits.Workers
 	p.consumer.expiry = reportExpiry(b.cfg.LeaderElection.lease().Duration())
-	p.writeback = &writeback{
-		clients: c, cache: cache, publish: p.publish, liveness: p.liveness, reports: p.reports, consumer: p.consumer,
-		log: b.log, count: &b.count, queue: queue, outage: outageOf("write back to the API server"), now: time.Now, deleted: deleted,
+	writer := writeback.New(writeback.Config{
+		Clients: c, Cache: cache, Sites: p.publish, Liveness: p.liveness, Deleted: deleted, Log: b.log,
+	})
+	p.dispatcher = &dispatcher{
+		writer: writer, reports: p.reports, consumer: p.consumer, log: b.log, count: &b.count, queue: queue,
+		outage: outageOf("write back to the API server"), now: time.Now,
 	}
-	p.consumer.onNodesAlive, p.consumer.onSiteChanged = p.writeback.nodesAlive, p.siteChanged
-	p.consumer.objectExists, p.consumer.ownsObject = p.objectExists, p.writeback.ownsObject
+	p.consumer.onNodesAlive, p.consumer.onSiteChanged = p.dispatcher.nodesAlive, p.siteChanged
+	p.consumer.writer = writer
 	p.tolerations = liveness.NewTolerations(liveness.TolerationsConfig{
 		Pods: c.Own.CoreV1(), Cache: cache, PodsOn: p.publish.PodsOn, Log: b.log, Report: outageOf("set tolerations").report,
 		Queue: newQueue[kube.Key](b.metrics, "autonomy", writeRetry),
@@ -232,7 +241,7 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 	duplicates := liveness.NewDuplicateDetector()
 	p.heartbeats = liveness.NewHeartbeats(liveness.Config{
 		Tracker: p.liveness, Duplicates: duplicates, Leases: liveness.NewNodeLeases(c.Leases, cache), SiteExists: p.publish.SiteExists,
-		OnNodesAlive: p.writeback.nodesAlive, OnSiteChanged: p.siteChanged, Queue: newQueue[string](b.metrics, "leases", writeRetry),
+		OnNodesAlive: p.dispatcher.nodesAlive, OnSiteChanged: p.siteChanged, Queue: newQueue[string](b.metrics, "leases", writeRetry),
 		Log: b.log, Report: outageOf("renew node leases").report,
 		OnRefused: func() { b.count.refused.Add(1) }, OnConflict: func() { b.count.conflicts.Add(1) },
 	})
@@ -260,21 +269,21 @@ func (c *components) objectChanged(k kube.Key) {
 		c.publish.enqueue(k)
 	}
 	c.tolerations.Changed(k)
-	c.writeback.objectChanged(k)
+	c.dispatcher.objectChanged(k)
 	switch {
 	case k.Group == kube.SiteGroup:
 		c.sites.Trigger()
 		c.resync.AnnotationChanged(k.Name)
 	case k.Group == "" && k.Resource == "nodes":
 		c.sites.Trigger()
-		c.writeback.objectChanged(kube.CSINodeKey(k.Name))
+		c.dispatcher.objectChanged(kube.CSINodeKey(k.Name))
 		if c.cache.Get(k) == nil {
-			c.writeback.clients.Forget(k.Name)
+			c.clients.Forget(k.Name)
 			c.heartbeats.Forget(k.Name)
 		}
 	case k.Group == kube.DeviceGroup && k.Resource == "devices":
 		// A report may have arrived before its device: write it now.
-		c.writeback.objectChanged(kube.Key{Group: kube.DeviceGroup, Resource: "devicestatuses", Namespace: k.Namespace, Name: k.Name})
+		c.dispatcher.objectChanged(kube.Key{Group: kube.DeviceGroup, Resource: "devicestatuses", Namespace: k.Namespace, Name: k.Name})
 	}
 }
 
@@ -288,7 +297,8 @@ func (c *components) awaitsReregistration(k kube.Key) bool {
 	if site == "" || !c.publish.SiteExists(site) {
 		return false
 	}
-	return len(c.reports.ofObject(k)) > 0 && c.writeback.nodeOfReportAlive(reportKey{site, k.Ref(k.Name)})
+	alive, _ := c.liveness.Alive(site, k.Name, time.Now())
+	return alive && len(c.reports.ofObject(k)) > 0
 }
 
 // siteChanged is called when a site connects or disconnects. It updates the site's nodes, its
@@ -297,14 +307,11 @@ func (c *components) siteChanged(site string) {
 	for _, k := range c.reports.ofSite(site) {
 		switch {
 		case k.ref.Group == "" && k.ref.Resource == "nodes", k.ref.Group == kube.DeviceGroup && k.ref.Resource == "devicestatuses":
-			c.writeback.queue.Add(k)
+			c.dispatcher.queue.Add(k)
 		}
 	}
 	c.sites.Trigger()
 }
-
-// objectExists reports whether the object of a report exists in the API.
-func (c *components) objectExists(k reportKey) bool { return c.cache.Get(objectOf(k)) != nil }
 
 // restoreSites takes over the state of the sites from their Site objects. In a new epoch each
 // site must compare its inventory once it has received everything again.
@@ -325,7 +332,7 @@ func (c *components) restoreSites(renewed bool) {
 func (c *components) close() {
 	c.publish.objects.ShutDown()
 	c.publish.queue.ShutDown()
-	c.writeback.queue.ShutDown()
+	c.dispatcher.queue.ShutDown()
 	c.consumer.sites.ShutDown()
 	c.tolerations.Close()
 	c.heartbeats.Close()
@@ -335,7 +342,7 @@ func (c *components) close() {
 // start runs the components in g until ctx ends.
 func (c *components) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn, workers int) {
 	g.Go(func() error { c.publish.run(ctx, workers); return nil })
-	g.Go(func() error { c.writeback.run(ctx, workers); return nil })
+	g.Go(func() error { c.dispatcher.run(ctx, workers); return nil })
 	g.Go(func() error { c.tolerations.Run(ctx); return nil })
 	g.Go(func() error { return c.heartbeats.Run(ctx, nc, workers) })
 	g.Go(func() error { return c.sites.Run(ctx) })

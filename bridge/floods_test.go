@@ -113,13 +113,13 @@ func TestMissingPartsHoldUpNobody(t *testing.T) {
 	w.send(flood...)
 	w.start()
 	w.say("first")
-	w.await("another site's report written", func() bool { return w.writeback.count.accepted.Load() == 1 })
+	w.await("another site's report written", func() bool { return w.dispatcher.count.accepted.Load() == 1 })
 	w.await("nothing waits for an acknowledgement", func() bool { return w.unacknowledged() == 0 })
-	if q := w.writeback.count.quarantined.Load(); q != 0 {
+	if q := w.dispatcher.count.quarantined.Load(); q != 0 {
 		t.Errorf("%d reports were given up at once", q)
 	}
 	w.ahead.Store(int64(2 * maxPartsWait))
-	w.await("given up", func() bool { return w.writeback.count.quarantined.Load() >= n })
+	w.await("given up", func() bool { return w.dispatcher.count.quarantined.Load() >= n })
 	w.await("removed", func() bool { return len(w.stored("reported.plant-b.>")) == 1 })
 	raw, err := w.consumer.hub.JS.Stream(t.Context(), streams.Quarantine)
 	if err != nil {
@@ -150,12 +150,12 @@ func TestLatePartsAreWaitedFor(t *testing.T) {
 	})
 	w.ahead.Store(int64(maxPartsWait) / 2)
 	w.send(late)
-	w.await("written", func() bool { return w.writeback.count.accepted.Load() == 1 })
+	w.await("written", func() bool { return w.dispatcher.count.accepted.Load() == 1 })
 	w.await("forgotten", func() bool {
 		_, err := w.consumer.hub.Bucket.Get(t.Context(), deferredKey("plant-b"))
 		return err != nil
 	})
-	if q := w.writeback.count.quarantined.Load(); q != 0 {
+	if q := w.dispatcher.count.quarantined.Load(); q != 0 {
 		t.Errorf("%d reports are in quarantine", q)
 	}
 }
@@ -226,11 +226,11 @@ func TestUnreadableReportsHoldUpNobody(t *testing.T) {
 	w.send(flood...)
 	w.say("first")
 	w.start()
-	w.await("another site's report written", func() bool { return w.writeback.count.accepted.Load() == 1 })
-	if q := w.writeback.count.quarantined.Load(); q > n/2 {
+	w.await("another site's report written", func() bool { return w.dispatcher.count.accepted.Load() == 1 })
+	if q := w.dispatcher.count.quarantined.Load(); q > n/2 {
 		t.Errorf("another site's report was written after %d messages had been set aside", q)
 	}
-	w.await("all set aside", func() bool { return w.writeback.count.quarantined.Load() >= n })
+	w.await("all set aside", func() bool { return w.dispatcher.count.quarantined.Load() >= n })
 	w.await("removed, but for the site's last", func() bool { return len(w.stored("reported.plant-b.>")) == 1 })
 }
 
@@ -252,7 +252,7 @@ func TestRetriedReportsTakeNoPlace(t *testing.T) {
 	w.start()
 	w.await("the site's share", func() bool { n := w.unacknowledged(); return n > 0 && n <= maxWaiting })
 	w.say("first")
-	w.await("another site's report written", func() bool { return w.writeback.count.accepted.Load() == 1 })
+	w.await("another site's report written", func() bool { return w.dispatcher.count.accepted.Load() == 1 })
 	w.ahead.Store(int64(2 * maxUnackedTime))
 	w.await("waiting without a place", func() bool { return w.unacknowledged() == 0 })
 	if kept, err := w.consumer.hub.Bucket.Get(t.Context(), deferredKey("plant-b")); err != nil || string(kept.Value()) == "" {
@@ -276,9 +276,9 @@ func TestImpossibleNamesAreRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		before := w.writeback.count.quarantined.Load()
+		before := w.dispatcher.count.quarantined.Load()
 		w.send(put(streams.ReportedSubject("plant-b", ref), `{"metadata":{"name":`+string(name)+`}}`))
-		w.await(fmt.Sprintf("%q refused", ref), func() bool { return w.writeback.count.quarantined.Load() == before+1 })
+		w.await(fmt.Sprintf("%q refused", ref), func() bool { return w.dispatcher.count.quarantined.Load() == before+1 })
 	}
 	w.await("nothing waits", func() bool { return w.unacknowledged() == 0 })
 }
@@ -292,7 +292,7 @@ func TestLargestReportIsSetAside(t *testing.T) {
 	m.Data = append(m.Data, strings.Repeat("x", int(w.consumer.hub.Conn.MaxPayload())-m.Size()-2)...)
 	m.Data = append(m.Data, `"}`...)
 	w.send(m)
-	w.await("set aside", func() bool { return w.writeback.count.quarantined.Load() == 1 })
+	w.await("set aside", func() bool { return w.dispatcher.count.quarantined.Load() == 1 })
 	w.await("nothing waits", func() bool { return w.unacknowledged() == 0 })
 }
 
@@ -314,7 +314,7 @@ func TestLargeReportsAreBounded(t *testing.T) {
 	}
 	head.Header.Set(streams.HeaderParts, fmt.Sprint(parts))
 	w.send(head)
-	w.await("set aside", func() bool { return w.writeback.count.quarantined.Load() == 1 })
+	w.await("set aside", func() bool { return w.dispatcher.count.quarantined.Load() == 1 })
 	w.await("nothing waits", func() bool { return w.unacknowledged() == 0 })
 }
 
@@ -335,7 +335,7 @@ func TestOrphanPartsAreRemoved(t *testing.T) {
 	last := incomplete("last").Subject
 	w.send(nats.NewMsg(streams.PartSubject(last, 0)), nats.NewMsg(streams.PartSubject(last, 1)))
 	w.start()
-	w.await("the large report written", func() bool { return w.writeback.count.accepted.Load() == 1 })
+	w.await("the large report written", func() bool { return w.dispatcher.count.accepted.Load() == 1 })
 	w.ahead.Store(int64(orphanWait))
 	w.await("orphans removed", func() bool {
 		w.ahead.Add(int64(10 * time.Millisecond))
@@ -347,7 +347,7 @@ func TestOrphanPartsAreRemoved(t *testing.T) {
 			t.Errorf("%s was removed", m.Subject)
 		}
 	}
-	if n := w.writeback.count.quarantined.Load(); n != 1 {
+	if n := w.dispatcher.count.quarantined.Load(); n != 1 {
 		t.Errorf("%d messages were set aside, want that which is no part of anything", n)
 	}
 	// A small report replaces the large one.
@@ -371,7 +371,7 @@ func TestRestartDoesNotBringTheStallBack(t *testing.T) {
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() { ended <- w.consumer.run(first) }()
-	w.await("put off", func() bool { return w.writeback.count.deferred.Load() > 0 && w.unacknowledged() == 0 })
+	w.await("put off", func() bool { return w.dispatcher.count.deferred.Load() > 0 && w.unacknowledged() == 0 })
 	cancel()
 	if err := <-ended; err != nil {
 		t.Fatal(err)
@@ -382,7 +382,7 @@ func TestRestartDoesNotBringTheStallBack(t *testing.T) {
 	}
 	next.start()
 	next.say("first")
-	next.await("another site's report written", func() bool { return next.writeback.count.accepted.Load() == 1 })
+	next.await("another site's report written", func() bool { return next.dispatcher.count.accepted.Load() == 1 })
 	next.await("nothing waits for an acknowledgement", func() bool { return next.unacknowledged() == 0 })
 }
 

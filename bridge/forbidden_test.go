@@ -15,13 +15,14 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/liveness"
+	"github.com/petiole-io/petiole/bridge/writeback"
 	"github.com/petiole-io/petiole/streams"
 )
 
 // writing is a write-back with a real hub and an API server whose answers a test chooses.
 type writing struct {
 	*publishing
-	*writeback
+	*dispatcher
 	clients *kube.Clients
 	began   time.Time
 	ahead   atomic.Int64 // offset of its clock, ns
@@ -51,12 +52,14 @@ func (w *writing) assemble() {
 	in := newReportConsumer(p.hub, newReports(), p.publisher, liveness.NewTracker(), queue, newQueue[string](metrics, "reports", time.Millisecond), log)
 	in.count, in.metrics, in.workers, in.expiry = p.count, metrics.sites, 2, time.Second
 	in.onNodesAlive, in.onSiteChanged = func(string, []string) {}, func(string) {}
-	in.objectExists = func(k reportKey) bool { return p.cache.Get(objectOf(k)) != nil }
-	w.writeback = &writeback{
-		clients: w.clients, cache: p.cache, publish: p.publisher, liveness: in.liveness, reports: in.reports, consumer: in,
-		log: log, count: p.count, queue: queue, outage: newOutage(log, "write back"), now: func() time.Time { return w.began.Add(time.Duration(w.ahead.Load())) }, deleted: newDeletedNodes(),
+	in.writer = writeback.New(writeback.Config{
+		Clients: w.clients, Cache: p.cache, Sites: p.publisher, Liveness: in.liveness, Deleted: writeback.NewDeletedNodes(), Log: log,
+	})
+	w.dispatcher = &dispatcher{
+		writer: in.writer, reports: in.reports, consumer: in, log: log, count: p.count, queue: queue, outage: newOutage(log, "write back"),
+		now: func() time.Time { return w.began.Add(time.Duration(w.ahead.Load())) },
 	}
-	in.now, in.ownsObject = w.writeback.now, w.ownsObject
+	in.now = w.dispatcher.now
 	p.t.Cleanup(func() { queue.ShutDown(); in.sites.ShutDown() })
 }
 
@@ -70,7 +73,7 @@ func (w *writing) successor() *writing {
 // start consumes and writes reports until the test ends.
 func (w *writing) start() {
 	ctx, done := w.publishing.t.Context(), make(chan struct{}, 2)
-	go func() { w.writeback.run(ctx, 2); done <- struct{}{} }()
+	go func() { w.dispatcher.run(ctx, 2); done <- struct{}{} }()
 	go func() {
 		if err := w.consumer.run(ctx); err != nil && ctx.Err() == nil {
 			w.publishing.t.Error(err)
@@ -96,12 +99,17 @@ func (w *writing) say(message string) {
 	}
 }
 
-func forbid(rw http.ResponseWriter) {
-	rw.Header().Set("Content-Type", "application/json")
-	rw.WriteHeader(http.StatusForbidden)
-	_ = json.NewEncoder(rw).Encode(metav1.Status{ // the client may have gone away
-		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusFailure, Code: http.StatusForbidden, Reason: metav1.StatusReasonForbidden,
+// statusError answers with an error status.
+func statusError(w http.ResponseWriter, code int, reason metav1.StatusReason) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(metav1.Status{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusFailure, Code: int32(code), Reason: reason,
 	})
+}
+
+func forbid(rw http.ResponseWriter) {
+	statusError(rw, http.StatusForbidden, metav1.StatusReasonForbidden)
 }
 
 // A starting API server forbids everything for a while: no report is refused because of that,
@@ -141,12 +149,12 @@ func TestForbiddenReportsWait(t *testing.T) {
 	before := tries.Load()
 	w.await("still tried", func() bool { return tries.Load() > before+5 })
 	open.Store(true)
-	w.await("written", func() bool { return w.writeback.count.accepted.Load() == 1 })
+	w.await("written", func() bool { return w.dispatcher.count.accepted.Load() == 1 })
 	w.await("forgotten", func() bool {
 		_, err := w.consumer.hub.Bucket.Get(t.Context(), deferredKey("plant-a"))
 		return err != nil
 	})
-	if n := w.writeback.count.quarantined.Load(); n != 0 {
+	if n := w.dispatcher.count.quarantined.Load(); n != 0 {
 		t.Fatalf("%d reports are in quarantine", n)
 	}
 
@@ -154,9 +162,9 @@ func TestForbiddenReportsWait(t *testing.T) {
 	w.say("second")
 	before = tries.Load()
 	w.await("tried anew", func() bool { return tries.Load() > before+5 })
-	if n := w.writeback.count.quarantined.Load(); n != 0 {
+	if n := w.dispatcher.count.quarantined.Load(); n != 0 {
 		t.Fatalf("refused at once, although the patience begins anew: %d", n)
 	}
 	w.ahead.Add(int64(maxForbidden))
-	w.await("refused in the end", func() bool { return w.writeback.count.quarantined.Load() == 1 })
+	w.await("refused in the end", func() bool { return w.dispatcher.count.quarantined.Load() == 1 })
 }

@@ -37,7 +37,7 @@ func (c *reportConsumer) recoverReports(ctx context.Context) error {
 		}
 		past := r.seq <= floor && !c.isDeferred(k.site, r.seq)
 		switch {
-		case isRetained(r.msg) && r.msg.Object != nil && c.objectExists(k):
+		case isRetained(r.msg) && r.msg.Object != nil && c.writer.Exists(k.ref):
 			if !isState(r.msg) {
 				return nil
 			}
@@ -121,7 +121,7 @@ func (c *reportConsumer) readReport(ctx context.Context, msg jetstream.Msg) (*re
 func (c *reportConsumer) decodeReport(ctx context.Context, site string, d *delivery) (streams.Message, error) {
 	if d.header.Get(streams.HeaderParts) != "" {
 		_, m, err := streams.Decode(d.subject, d.header, d.data)
-		if err != nil || !isRetained(m) || !c.ownsObject(reportKey{site, m.Ref}) {
+		if err != nil || !isRetained(m) || !c.writer.Owns(site, m.Ref) {
 			return m, err
 		}
 	}

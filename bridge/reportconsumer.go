@@ -59,9 +59,7 @@ type reportConsumer struct {
 	onNodesAlive  func(site string, nodes []string)
 	onSiteChanged func(site string)
 
-	// objectExists reports whether the object of a report exists in the API, ownsObject
-	// whether it is also bound to a node of the reporting site.
-	objectExists, ownsObject func(k reportKey) bool
+	writer reportWriter
 
 	// deferring is held while the bucket is changed.
 	deferring sync.Mutex

@@ -254,7 +254,7 @@ func isState(m streams.Message) bool {
 	switch {
 	case m.Group == "" && m.Resource == "pods":
 		return m.Op == streams.OpPut // a create is for a mirror pod, a delete is final
-	case m.Group == "" && m.Resource == "nodes", m.Group == kube.DeviceGroup && m.Resource == "devicestatuses", isCSINode(m.Ref):
+	case m.Group == "" && m.Resource == "nodes", m.Group == kube.DeviceGroup && m.Resource == "devicestatuses", kube.IsCSINode(m.Ref):
 		return m.Op != streams.OpDelete
 	}
 	return false
@@ -262,22 +262,7 @@ func isState(m streams.Message) bool {
 
 // isRetained reports whether a message stays in REPORTED while its object exists: the state of
 // an object, including the absence of a node's CSINode.
-func isRetained(m streams.Message) bool { return isState(m) || isCSINode(m.Ref) }
-
-// objectOf returns the object on which a report depends: the device for a device status, the
-// node for a CSINode.
-func objectOf(k reportKey) kube.Key {
-	o := kube.KeyOf(k.ref)
-	switch {
-	case o.Group == kube.DeviceGroup && o.Resource == "devicestatuses":
-		o.Resource = "devices"
-	case isCSINode(k.ref):
-		o = kube.CoreKey("nodes", "", o.Name)
-	}
-	return o
-}
-
-func isCSINode(r streams.Ref) bool { return r.Group == kube.StorageGroup && r.Resource == "csinodes" }
+func isRetained(m streams.Message) bool { return isState(m) || kube.IsCSINode(m.Ref) }
 
 // The reasons for which a report is in QUARANTINE.
 const (

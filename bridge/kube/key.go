@@ -38,6 +38,9 @@ func CSINodeKey(node string) Key {
 	return Key{Group: StorageGroup, Resource: "csinodes", Name: node}
 }
 
+// IsCSINode reports whether an object is a CSINode.
+func IsCSINode(r streams.Ref) bool { return r.Group == StorageGroup && r.Resource == "csinodes" }
+
 // The API groups of the watched resources, besides the core group.
 const (
 	DeviceGroup    = "devices.kubeedge.io"

@@ -1,4 +1,4 @@
-package bridge
+package writeback
 
 import (
 	"context"
@@ -20,30 +20,33 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
+// nodeWriter registers nodes and writes reports about them.
+type nodeWriter struct{ Config }
+
 // petiolePrefix is the prefix of labels, annotations and conditions that a site cannot set.
 const petiolePrefix = "petiole.dev/"
 
-// writeNode registers a node, or writes its reported status.
-func (w *writeback) writeNode(ctx context.Context, k reportKey, r *report) error {
-	if k.ref.Name != k.ref.Node {
-		return fmt.Errorf("%w: node %s reports node %s", kube.ErrRefused, k.ref.Node, k.ref.Name)
+// write registers a node, or writes its reported status.
+func (w *nodeWriter) write(ctx context.Context, r Report) error {
+	if r.Ref.Name != r.Ref.Node {
+		return fmt.Errorf("%w: node %s reports node %s", kube.ErrRefused, r.Ref.Node, r.Ref.Name)
 	}
 	var reported corev1.Node
-	if err := json.Unmarshal(r.msg.Object, &reported); err != nil {
+	if err := json.Unmarshal(r.Object, &reported); err != nil {
 		return fmt.Errorf("%w: %w", kube.ErrRefused, err)
 	}
 	var current corev1.Node
-	o := w.cache.Get(kube.CoreKey("nodes", "", k.ref.Name))
+	o := w.Cache.Get(kube.CoreKey("nodes", "", r.Ref.Name))
 	switch {
-	case o == nil && !w.publish.SiteExists(k.site):
-		return fmt.Errorf("%w: site %s", kube.ErrGone, k.site)
-	case o == nil && !r.pending && !w.nodeOfReportAlive(k):
+	case o == nil && !w.Sites.SiteExists(r.Site):
+		return fmt.Errorf("%w: site %s", kube.ErrGone, r.Site)
+	case o == nil && !r.New && !w.nodeAlive(r):
 		// Deleted in the API: it registers again once it is alive.
-		return fmt.Errorf("%w: %s was deleted", errNodeNotAlive, k.ref.Name)
-	case o == nil && w.publish.SiteOf(k.ref.Name) != k.site && len(w.publish.NodesOf(k.site)) >= streams.MaxSiteNodes:
-		return fmt.Errorf("%w: site %s has %d nodes", kube.ErrRefused, k.site, streams.MaxSiteNodes)
+		return fmt.Errorf("%w: %s was deleted", ErrNodeNotAlive, r.Ref.Name)
+	case o == nil && w.Sites.SiteOf(r.Ref.Name) != r.Site && len(w.Sites.NodesOf(r.Site)) >= streams.MaxSiteNodes:
+		return fmt.Errorf("%w: site %s has %d nodes", kube.ErrRefused, r.Site, streams.MaxSiteNodes)
 	case o == nil:
-		created, err := w.register(ctx, k.site, &reported)
+		created, err := w.register(ctx, r.Site, &reported)
 		if err != nil {
 			return err
 		}
@@ -53,30 +56,30 @@ func (w *writeback) writeNode(ctx context.Context, k reportKey, r *report) error
 			return err
 		}
 	}
-	if owner := current.Labels[v1alpha1.SiteLabel]; owner != k.site {
-		return fmt.Errorf("%w: node %s belongs to site %q, not to %s", kube.ErrRefused, k.ref.Name, owner, k.site)
+	if owner := current.Labels[v1alpha1.SiteLabel]; owner != r.Site {
+		return fmt.Errorf("%w: node %s belongs to site %q, not to %s", kube.ErrRefused, r.Ref.Name, owner, r.Site)
 	}
-	if err := w.restore(ctx, k.site, &current); err != nil {
+	if err := w.restore(ctx, r.Site, &current); err != nil {
 		return err
 	}
 	if err := w.setEdgeRole(ctx, &current); err != nil {
 		return err
 	}
-	if err := w.patchNodeMeta(ctx, &current, &reported); err != nil {
+	if err := w.patchMeta(ctx, &current, &reported); err != nil {
 		return err
 	}
-	return w.patchNodeStatus(ctx, k, r, &current, &reported)
+	return w.patchStatus(ctx, r, &current, &reported)
 }
 
 // register creates the node while impersonating it. The create includes the site's label, so
 // that the node always has an owner, and, for a node that was deleted before, the taints that
 // users had set. If the node exists already, register returns it unchanged.
-func (w *writeback) register(ctx context.Context, site string, reported *corev1.Node) (*corev1.Node, error) {
-	as, err := w.clients.As(reported.Name)
+func (w *nodeWriter) register(ctx context.Context, site string, reported *corev1.Node) (*corev1.Node, error) {
+	as, err := w.Clients.As(reported.Name)
 	if err != nil {
 		return nil, err
 	}
-	was, err := w.deleted.get(site, reported.Name)
+	was, err := w.Deleted.get(site, reported.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -104,21 +107,21 @@ func (w *writeback) register(ctx context.Context, site string, reported *corev1.
 		created, err = as.Core.Nodes().Get(ctx, node.Name, metav1.GetOptions{})
 	}
 	if err != nil {
-		w.clients.Forget(reported.Name) // the node may not exist
+		w.Clients.Forget(reported.Name) // the node may not exist
 		return nil, kube.Classify(err)
 	}
 	return created, nil
 }
 
-// nodeOfReportAlive reports whether the node of a report is alive.
-func (w *writeback) nodeOfReportAlive(k reportKey) bool {
-	alive, _ := w.nodeAlive(k.site, k.ref.Node)
+// nodeAlive reports whether the node of a report is alive.
+func (w *nodeWriter) nodeAlive(r Report) bool {
+	alive, _ := w.alive(r.Site, r.Ref.Node)
 	return alive
 }
 
 // setEdgeRole sets the role label, which NodeRestriction forbids nodes to set, and updates
 // current.
-func (w *writeback) setEdgeRole(ctx context.Context, current *corev1.Node) error {
+func (w *nodeWriter) setEdgeRole(ctx context.Context, current *corev1.Node) error {
 	if _, ok := current.Labels[v1alpha1.EdgeRoleLabel]; ok {
 		return nil
 	}
@@ -128,7 +131,7 @@ func (w *writeback) setEdgeRole(ctx context.Context, current *corev1.Node) error
 	if err != nil {
 		return fmt.Errorf("encode labels of node %s: %w", current.Name, err)
 	}
-	changed, err := w.clients.Own.CoreV1().Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	changed, err := w.Clients.Own.CoreV1().Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	if err != nil {
 		return kube.Classify(err)
 	}
@@ -136,9 +139,9 @@ func (w *writeback) setEdgeRole(ctx context.Context, current *corev1.Node) error
 	return nil
 }
 
-// patchNodeMeta sets the labels and annotations that a kubelet owns, and updates current.
+// patchMeta sets the labels and annotations that a kubelet owns, and updates current.
 // Others may have been changed in the API since the site saw them.
-func (w *writeback) patchNodeMeta(ctx context.Context, current, reported *corev1.Node) error {
+func (w *nodeWriter) patchMeta(ctx context.Context, current, reported *corev1.Node) error {
 	labels := changedKeys(current.Labels, reported.Labels, isKubeletLabel)
 	annotations := changedKeys(current.Annotations, reported.Annotations, isKubeletAnnotation)
 	if len(labels) == 0 && len(annotations) == 0 {
@@ -150,7 +153,7 @@ func (w *writeback) patchNodeMeta(ctx context.Context, current, reported *corev1
 	if err != nil {
 		return fmt.Errorf("encode labels of node %s: %w", current.Name, err)
 	}
-	as, err := w.clients.As(current.Name)
+	as, err := w.Clients.As(current.Name)
 	if err != nil {
 		return err
 	}
@@ -186,16 +189,16 @@ func isKubeletAnnotation(a string) bool {
 	return strings.HasPrefix(a, "volumes.kubernetes.io/") || a == "csi.volume.kubernetes.io/nodeid" || a == "alpha.kubernetes.io/provided-node-ip"
 }
 
-func (w *writeback) patchNodeStatus(ctx context.Context, k reportKey, r *report, current, reported *corev1.Node) error {
-	connected, since, _ := w.liveness.State(k.site)
+func (w *nodeWriter) patchStatus(ctx context.Context, r Report, current, reported *corev1.Node) error {
+	connected, since, _ := w.Liveness.State(r.Site)
 	wanted := current.DeepCopy()
-	alive, lastSeen := w.nodeAlive(k.site, k.ref.Name)
+	alive, lastSeen := w.alive(r.Site, r.Ref.Name)
 	if alive {
-		wanted.Status = mergeNodeStatus(current.Status, reported.Status, r.pending, lastSeen)
+		wanted.Status = mergeNodeStatus(current.Status, reported.Status, r.New, lastSeen)
 	}
 	setSiteCondition(&wanted.Status, connected, since, time.Now())
 	if !equality.Semantic.DeepEqual(current.Status, wanted.Status) {
-		as, err := w.clients.As(k.ref.Name)
+		as, err := w.Clients.As(r.Ref.Name)
 		if err != nil {
 			return err
 		}
@@ -203,12 +206,12 @@ func (w *writeback) patchNodeStatus(ctx context.Context, k reportKey, r *report,
 		if err != nil {
 			return err
 		}
-		if _, err := as.Core.Nodes().Patch(ctx, k.ref.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status"); err != nil {
+		if _, err := as.Core.Nodes().Patch(ctx, r.Ref.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status"); err != nil {
 			return kube.Classify(err)
 		}
 	}
 	if !alive {
-		return fmt.Errorf("%w: %s", errNodeNotAlive, k.ref.Name)
+		return fmt.Errorf("%w: %s", ErrNodeNotAlive, r.Ref.Name)
 	}
 	return nil
 }

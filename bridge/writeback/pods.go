@@ -1,4 +1,4 @@
-package bridge
+package writeback
 
 import (
 	"context"
@@ -16,6 +16,9 @@ import (
 	"github.com/petiole-io/petiole/bridge/kube"
 )
 
+// podWriter writes reports about pods.
+type podWriter struct{ Config }
+
 // podConditionsOfKubelet are the conditions that the node owns; others belong to the control
 // plane.
 var podConditionsOfKubelet = map[corev1.PodConditionType]bool{
@@ -24,45 +27,45 @@ var podConditionsOfKubelet = map[corev1.PodConditionType]bool{
 	"AllContainersRestarting": true,
 }
 
-// writePodStatus works like the kubelet's status manager: it sends a strategic merge patch of
+// writeStatus works like the kubelet's status manager: it sends a strategic merge patch of
 // the status with the pod's UID and, in addition, its resource version.
-func (w *writeback) writePodStatus(ctx context.Context, k reportKey, r *report) error {
-	current, err := w.pod(k, r)
+func (w *podWriter) writeStatus(ctx context.Context, r Report) error {
+	current, err := w.pod(r)
 	if err != nil {
 		return err
 	}
-	if alive, _ := w.nodeAlive(k.site, k.ref.Node); !alive {
-		return fmt.Errorf("%w: %s", errNodeNotAlive, k.ref.Node)
+	if alive, _ := w.alive(r.Site, r.Ref.Node); !alive {
+		return fmt.Errorf("%w: %s", ErrNodeNotAlive, r.Ref.Node)
 	}
 	var reported corev1.Pod
-	if err := json.Unmarshal(r.msg.Object, &reported); err != nil {
+	if err := json.Unmarshal(r.Object, &reported); err != nil {
 		return fmt.Errorf("%w: %w", kube.ErrRefused, err)
 	}
 	patch, err := podStatusPatch(current, reported.Status)
 	if err != nil || patch == nil {
 		return err
 	}
-	as, err := w.clients.As(k.ref.Node)
+	as, err := w.Clients.As(r.Ref.Node)
 	if err != nil {
 		return err
 	}
-	_, err = as.Core.Pods(k.ref.Namespace).Patch(ctx, k.ref.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	_, err = as.Core.Pods(r.Ref.Namespace).Patch(ctx, r.Ref.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
 	return kube.Classify(err)
 }
 
 // pod returns the API's pod, or an error if it is not the reported one.
-func (w *writeback) pod(k reportKey, r *report) (*corev1.Pod, error) {
+func (w *podWriter) pod(r Report) (*corev1.Pod, error) {
 	var pod corev1.Pod
-	if err := kube.Decode(w.cache.Get(kube.KeyOf(k.ref)), &pod); err != nil {
+	if err := kube.Decode(w.Cache.Get(kube.KeyOf(r.Ref)), &pod); err != nil {
 		return nil, err
 	}
 	switch {
-	case r.msg.UID == "":
-		return nil, fmt.Errorf("%w: report about %s has no UID", kube.ErrRefused, k.ref)
-	case string(pod.UID) != r.msg.UID:
-		return nil, fmt.Errorf("%w: %s has UID %s, reported is %s", kube.ErrGone, k.ref, pod.UID, r.msg.UID)
-	case pod.Spec.NodeName != k.ref.Node:
-		return nil, fmt.Errorf("%w: %s is bound to node %q, reported by %s", kube.ErrRefused, k.ref, pod.Spec.NodeName, k.ref.Node)
+	case r.UID == "":
+		return nil, fmt.Errorf("%w: report about %s has no UID", kube.ErrRefused, r.Ref)
+	case string(pod.UID) != r.UID:
+		return nil, fmt.Errorf("%w: %s has UID %s, reported is %s", kube.ErrGone, r.Ref, pod.UID, r.UID)
+	case pod.Spec.NodeName != r.Ref.Node:
+		return nil, fmt.Errorf("%w: %s is bound to node %q, reported by %s", kube.ErrRefused, r.Ref, pod.Spec.NodeName, r.Ref.Node)
 	}
 	return &pod, nil
 }
@@ -133,25 +136,25 @@ func mergePodConditions(current, reported []corev1.PodCondition, ended bool) []c
 
 func terminal(p corev1.PodPhase) bool { return p == corev1.PodSucceeded || p == corev1.PodFailed }
 
-// deletePod carries out a kubelet's final deletion of the pod with the reported UID. A pod
+// delete carries out a kubelet's final deletion of the pod with the reported UID. A pod
 // that is not being deleted in the API comes from a restored storage: its containers have
 // ended for good, and a kubelet never starts a pod of that UID again. It is deleted too, so
 // that its controller creates another; a kubelet may delete any pod of its node.
-func (w *writeback) deletePod(ctx context.Context, k reportKey, r *report) error {
-	pod, err := w.pod(k, r)
+func (w *podWriter) delete(ctx context.Context, r Report) error {
+	pod, err := w.pod(r)
 	if err != nil {
 		return err
 	}
 	if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; !mirror && pod.DeletionTimestamp == nil {
-		w.log.Warn("pod has ended at its site but is not being deleted in the API, deleting it",
-			zap.String("site", k.site), zap.Stringer("object", k.ref), zap.String("uid", r.msg.UID))
+		w.Log.Warn("pod has ended at its site but is not being deleted in the API, deleting it",
+			zap.String("site", r.Site), zap.Stringer("object", r.Ref), zap.String("uid", r.UID))
 	}
-	as, err := w.clients.As(k.ref.Node)
+	as, err := w.Clients.As(r.Ref.Node)
 	if err != nil {
 		return err
 	}
-	grace, uid := int64(0), types.UID(r.msg.UID)
-	err = as.Core.Pods(k.ref.Namespace).Delete(ctx, k.ref.Name, metav1.DeleteOptions{
+	grace, uid := int64(0), types.UID(r.UID)
+	err = as.Core.Pods(r.Ref.Namespace).Delete(ctx, r.Ref.Name, metav1.DeleteOptions{
 		GracePeriodSeconds: &grace, Preconditions: &metav1.Preconditions{UID: &uid},
 	})
 	if apierrors.IsConflict(err) {
@@ -160,40 +163,33 @@ func (w *writeback) deletePod(ctx context.Context, k reportKey, r *report) error
 	return kube.Classify(err)
 }
 
-// createMirrorPod creates the mirror of a static pod in the API. NodeRestriction ensures that
+// createMirror creates the mirror of a static pod in the API. NodeRestriction ensures that
 // it is one, and owned by its node.
-func (w *writeback) createMirrorPod(ctx context.Context, k reportKey, r *report) error {
+func (w *podWriter) createMirror(ctx context.Context, r Report) error {
 	var pod corev1.Pod
-	if err := json.Unmarshal(r.msg.Object, &pod); err != nil {
+	if err := json.Unmarshal(r.Object, &pod); err != nil {
 		return fmt.Errorf("%w: %w", kube.ErrRefused, err)
 	}
-	node := w.cache.Get(kube.CoreKey("nodes", "", k.ref.Node))
+	node := w.Cache.Get(kube.CoreKey("nodes", "", r.Ref.Node))
 	if node == nil {
-		return fmt.Errorf("%w: %s", errNodeNotRegistered, k.ref.Node)
+		return fmt.Errorf("%w: %s", ErrNodeNotRegistered, r.Ref.Node)
 	}
-	if pod.Name != k.ref.Name || pod.Namespace != k.ref.Namespace {
-		return fmt.Errorf("%w: object is pod %s/%s, subject is for %s", kube.ErrRefused, pod.Namespace, pod.Name, k.ref)
+	if pod.Name != r.Ref.Name || pod.Namespace != r.Ref.Namespace {
+		return fmt.Errorf("%w: object is pod %s/%s, subject is for %s", kube.ErrRefused, pod.Namespace, pod.Name, r.Ref)
 	}
 	clearServerFields(&pod.ObjectMeta)
 	for i := range pod.OwnerReferences {
-		if o := &pod.OwnerReferences[i]; o.Kind == "Node" && o.Name == k.ref.Node {
+		if o := &pod.OwnerReferences[i]; o.Kind == "Node" && o.Name == r.Ref.Node {
 			o.UID = node.GetUID() // the node may have been registered again since
 		}
 	}
-	as, err := w.clients.As(k.ref.Node)
+	as, err := w.Clients.As(r.Ref.Node)
 	if err != nil {
 		return err
 	}
-	_, err = as.Core.Pods(k.ref.Namespace).Create(ctx, &pod, metav1.CreateOptions{})
+	_, err = as.Core.Pods(r.Ref.Namespace).Create(ctx, &pod, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		return nil // its status follows, with the UID as precondition
 	}
 	return kube.Classify(err)
-}
-
-// clearServerFields removes the metadata that a create must not carry.
-func clearServerFields(m *metav1.ObjectMeta) {
-	m.UID, m.ResourceVersion, m.Generation = "", "", 0
-	m.CreationTimestamp, m.DeletionTimestamp, m.DeletionGracePeriodSeconds = metav1.Time{}, nil, nil
-	m.ManagedFields = nil
 }

@@ -1,4 +1,4 @@
-package bridge
+package writeback
 
 import (
 	"context"
@@ -13,22 +13,25 @@ import (
 	"github.com/petiole-io/petiole/bridge/kube"
 )
 
-// writeEvent creates or updates an event while impersonating the node.
-func (w *writeback) writeEvent(ctx context.Context, k reportKey, r *report) error {
-	if k.ref.Group != "" {
-		return fmt.Errorf("%w: report events as core/v1 events, not %s", kube.ErrRefused, k.ref)
+// eventWriter writes Events that kubelets report.
+type eventWriter struct{ Config }
+
+// write creates or updates an event while impersonating the node.
+func (w *eventWriter) write(ctx context.Context, r Report) error {
+	if r.Ref.Group != "" {
+		return fmt.Errorf("%w: report events as core/v1 events, not %s", kube.ErrRefused, r.Ref)
 	}
 	var event corev1.Event
-	if err := json.Unmarshal(r.msg.Object, &event); err != nil {
+	if err := json.Unmarshal(r.Object, &event); err != nil {
 		return fmt.Errorf("%w: %w", kube.ErrRefused, err)
 	}
-	event.Namespace = k.ref.Namespace
+	event.Namespace = r.Ref.Namespace
 	clearServerFields(&event.ObjectMeta)
-	as, err := w.clients.As(k.ref.Node)
+	as, err := w.Clients.As(r.Ref.Node)
 	if err != nil {
 		return err
 	}
-	events := as.Core.Events(k.ref.Namespace)
+	events := as.Core.Events(r.Ref.Namespace)
 	if _, err = events.Create(ctx, &event, metav1.CreateOptions{}); !apierrors.IsAlreadyExists(err) {
 		return kube.Classify(err)
 	}
@@ -37,9 +40,9 @@ func (w *writeback) writeEvent(ctx context.Context, k reportKey, r *report) erro
 		"reason": event.Reason, "type": event.Type, "series": event.Series,
 	})
 	if err != nil {
-		return fmt.Errorf("encode %s: %w", k.ref, err)
+		return fmt.Errorf("encode %s: %w", r.Ref, err)
 	}
-	_, err = events.Patch(ctx, k.ref.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	_, err = events.Patch(ctx, r.Ref.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	if apierrors.IsNotFound(err) {
 		return err // it expired meanwhile: create it at the next try
 	}

@@ -1,4 +1,4 @@
-package bridge
+package writeback
 
 import (
 	"context"
@@ -15,46 +15,49 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
+// csiNodeWriter writes reports about CSINodes.
+type csiNodeWriter struct{ Config }
+
 // csiNodeWithoutNode returns the result for a report about the CSINode of a node that does not
 // exist. A deletion has nothing to do, because the CSINode is deleted with its node; an
 // accepted report waits for the node to come back; a new report waits for the node to
 // register.
-func csiNodeWithoutNode(k reportKey, r *report, unknown error) error {
+func csiNodeWithoutNode(r Report, unknown error) error {
 	switch {
-	case r.msg.Op == streams.OpDelete:
-		return fmt.Errorf("%w: node %s", kube.ErrGone, k.ref.Node)
-	case !r.pending:
-		return fmt.Errorf("%w: %s is not registered", errNodeNotAlive, k.ref.Node)
+	case r.Op == streams.OpDelete:
+		return fmt.Errorf("%w: node %s", kube.ErrGone, r.Ref.Node)
+	case !r.New:
+		return fmt.Errorf("%w: %s is not registered", ErrNodeNotAlive, r.Ref.Node)
 	}
 	return unknown
 }
 
-// writeCSINode writes the reported CSINode, with the API's node as its owner. A CSINode that
+// write writes the reported CSINode, with the API's node as its owner. A CSINode that
 // belongs to an earlier node of that name is replaced, as a kubelet does: Kubernetes is about
 // to collect it.
-func (w *writeback) writeCSINode(ctx context.Context, k reportKey, r *report) error {
+func (w *csiNodeWriter) write(ctx context.Context, r Report) error {
 	var reported storagev1.CSINode
-	if err := json.Unmarshal(r.msg.Object, &reported); err != nil {
+	if err := json.Unmarshal(r.Object, &reported); err != nil {
 		return fmt.Errorf("%w: %w", kube.ErrRefused, err)
 	}
-	if k.ref.Name != k.ref.Node || reported.Name != k.ref.Node {
-		return fmt.Errorf("%w: node %s reports CSINode %s", kube.ErrRefused, k.ref.Node, k.ref.Name)
+	if r.Ref.Name != r.Ref.Node || reported.Name != r.Ref.Node {
+		return fmt.Errorf("%w: node %s reports CSINode %s", kube.ErrRefused, r.Ref.Node, r.Ref.Name)
 	}
-	node := w.cache.Get(kube.CoreKey("nodes", "", k.ref.Node))
+	node := w.Cache.Get(kube.CoreKey("nodes", "", r.Ref.Node))
 	if node == nil {
-		return fmt.Errorf("%w: %s", errNodeNotRegistered, k.ref.Node)
+		return fmt.Errorf("%w: %s", ErrNodeNotRegistered, r.Ref.Node)
 	}
-	current, err := w.csiNode(k.ref.Name)
+	current, err := w.get(r.Ref.Name)
 	if err != nil {
 		return err
 	}
 	if current != nil && !belongsTo(current, node.GetUID()) {
-		if err := w.removeCSINode(ctx, k.ref.Node, current); err != nil {
+		if err := w.remove(ctx, r.Ref.Node, current); err != nil {
 			return err
 		}
 		current = nil
 	}
-	as, err := w.clients.As(k.ref.Node)
+	as, err := w.Clients.As(r.Ref.Node)
 	if err != nil {
 		return err
 	}
@@ -79,21 +82,21 @@ func (w *writeback) writeCSINode(ctx context.Context, k reportKey, r *report) er
 	return kube.Classify(err)
 }
 
-// deleteCSINode carries out a kubelet's deletion of the CSINode.
-func (w *writeback) deleteCSINode(ctx context.Context, k reportKey) error {
-	if k.ref.Name != k.ref.Node {
-		return fmt.Errorf("%w: node %s reports CSINode %s", kube.ErrRefused, k.ref.Node, k.ref.Name)
+// delete carries out a kubelet's deletion of the CSINode.
+func (w *csiNodeWriter) delete(ctx context.Context, r Report) error {
+	if r.Ref.Name != r.Ref.Node {
+		return fmt.Errorf("%w: node %s reports CSINode %s", kube.ErrRefused, r.Ref.Node, r.Ref.Name)
 	}
-	current, err := w.csiNode(k.ref.Name)
+	current, err := w.get(r.Ref.Name)
 	if err != nil || current == nil {
 		return err
 	}
-	return w.removeCSINode(ctx, k.ref.Node, current)
+	return w.remove(ctx, r.Ref.Node, current)
 }
 
-// removeCSINode deletes this version of the API's CSINode.
-func (w *writeback) removeCSINode(ctx context.Context, node string, current *storagev1.CSINode) error {
-	as, err := w.clients.As(node)
+// remove deletes this version of the API's CSINode.
+func (w *csiNodeWriter) remove(ctx context.Context, node string, current *storagev1.CSINode) error {
+	as, err := w.Clients.As(node)
 	if err != nil {
 		return err
 	}
@@ -106,9 +109,9 @@ func (w *writeback) removeCSINode(ctx context.Context, node string, current *sto
 	return kube.Classify(err)
 }
 
-// csiNode returns the last known state of a CSINode, nil if there is none.
-func (w *writeback) csiNode(name string) (*storagev1.CSINode, error) {
-	o := w.cache.Get(kube.CSINodeKey(name))
+// get returns the last known state of a CSINode, nil if there is none.
+func (w *csiNodeWriter) get(name string) (*storagev1.CSINode, error) {
+	o := w.Cache.Get(kube.CSINodeKey(name))
 	if o == nil {
 		return nil, nil
 	}

@@ -1,4 +1,4 @@
-package bridge
+package writeback
 
 import (
 	"context"
@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"time"
 
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
@@ -18,24 +17,21 @@ import (
 	"github.com/petiole-io/petiole/bridge/kube"
 )
 
-// nodeReturnGrace is the time for which a deleted node's site keeps the node and its pods: a
-// node that is alive registers again well before.
-const nodeReturnGrace = 15 * time.Second
-
-// deletedNodes holds the last state of deleted nodes of sites until they register again,
+// DeletedNodes holds the last state of deleted nodes of sites until they register again,
 // because nothing else knows what users had set on them. It does not survive a restart of the
 // bridge. It is safe for concurrent use.
-type deletedNodes struct {
+type DeletedNodes struct {
 	mu    sync.Mutex
 	nodes map[string]*unstructured.Unstructured
 }
 
-func newDeletedNodes() *deletedNodes {
-	return &deletedNodes{nodes: map[string]*unstructured.Unstructured{}}
+// NewDeletedNodes returns an empty set.
+func NewDeletedNodes() *DeletedNodes {
+	return &DeletedNodes{nodes: map[string]*unstructured.Unstructured{}}
 }
 
-// add stores a deleted object if it is a node of a site.
-func (d *deletedNodes) add(k kube.Key, o *unstructured.Unstructured) {
+// Add stores a deleted object if it is a node of a site.
+func (d *DeletedNodes) Add(k kube.Key, o *unstructured.Unstructured) {
 	if k.Group != "" || k.Resource != "nodes" || o.GetLabels()[v1alpha1.SiteLabel] == "" {
 		return
 	}
@@ -45,7 +41,7 @@ func (d *deletedNodes) add(k kube.Key, o *unstructured.Unstructured) {
 }
 
 // get returns the last state of a deleted node of the site, nil if it was not deleted.
-func (d *deletedNodes) get(site, name string) (*corev1.Node, error) {
+func (d *DeletedNodes) get(site, name string) (*corev1.Node, error) {
 	d.mu.Lock()
 	o := d.nodes[name]
 	d.mu.Unlock()
@@ -56,7 +52,7 @@ func (d *deletedNodes) get(site, name string) (*corev1.Node, error) {
 	return node, kube.Decode(o, node)
 }
 
-func (d *deletedNodes) forget(name string) {
+func (d *DeletedNodes) forget(name string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.nodes, name)
@@ -76,8 +72,8 @@ func userSettings(was corev1.NodeSpec) (taints []corev1.Taint, unschedulable boo
 // restore gives a node that has registered again after its deletion the labels and annotations
 // that it lost, and updates current. NodeRestriction forbids the node to set most of them
 // itself.
-func (w *writeback) restore(ctx context.Context, site string, current *corev1.Node) error {
-	was, err := w.deleted.get(site, current.Name)
+func (w *nodeWriter) restore(ctx context.Context, site string, current *corev1.Node) error {
+	was, err := w.Deleted.get(site, current.Name)
 	if err != nil || was == nil || was.UID == current.UID {
 		return err
 	}
@@ -88,13 +84,13 @@ func (w *writeback) restore(ctx context.Context, site string, current *corev1.No
 	if err != nil {
 		return fmt.Errorf("encode labels of node %s: %w", current.Name, err)
 	}
-	changed, err := w.clients.Own.CoreV1().Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	changed, err := w.Clients.Own.CoreV1().Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	if err != nil {
 		return kube.Classify(err)
 	}
 	*current = *changed
-	w.deleted.forget(current.Name)
-	w.log.Info("node registered again after it was deleted", zap.String("site", site), zap.String("node", current.Name))
+	w.Deleted.forget(current.Name)
+	w.Log.Info("node registered again after it was deleted", zap.String("site", site), zap.String("node", current.Name))
 	return nil
 }
 

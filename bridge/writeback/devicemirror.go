@@ -1,4 +1,4 @@
-package bridge
+package writeback
 
 import (
 	"context"
@@ -26,10 +26,10 @@ var deviceResource = schema.GroupVersionResource{Group: kube.DeviceGroup, Versio
 // from the DeviceStatus to Device.status, where KubeEdge had them up to 1.22. While the site
 // is disconnected the state is unknown. A device that was replaced meanwhile is left alone,
 // because its own report follows.
-func (w *writeback) mirrorStatus(ctx context.Context, site string, device *unstructured.Unstructured, status any) error {
+func (w *deviceWriter) mirrorStatus(ctx context.Context, site string, device *unstructured.Unstructured, status any) error {
 	reported, _ := status.(map[string]any)
 	current, _ := device.Object["status"].(map[string]any)
-	connected, _, _ := w.liveness.State(site)
+	connected, _, _ := w.Liveness.State(site)
 	next := mirroredStatus(current, reported, connected)
 	if next == nil {
 		return nil
@@ -38,7 +38,7 @@ func (w *writeback) mirrorStatus(ctx context.Context, site string, device *unstr
 	if err != nil {
 		return fmt.Errorf("encode status of device %s/%s: %w", device.GetNamespace(), device.GetName(), err)
 	}
-	_, err = w.clients.Dynamic.Resource(deviceResource).Namespace(device.GetNamespace()).
+	_, err = w.Clients.Dynamic.Resource(deviceResource).Namespace(device.GetNamespace()).
 		Patch(ctx, device.GetName(), types.MergePatchType, patch, metav1.PatchOptions{})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil

@@ -1,0 +1,189 @@
+package writeback
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+	"k8s.io/apimachinery/pkg/api/validate/content"
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/liveness"
+	"github.com/petiole-io/petiole/streams"
+)
+
+var (
+	// ErrNodeNotAlive marks a report that must not be written now, because its node sends no
+	// heartbeats and what Kubernetes says about the node is correct. It waits for the node.
+	ErrNodeNotAlive = errors.New("node is not alive")
+	// ErrNodeNotRegistered marks a report about a node that has not registered yet.
+	ErrNodeNotRegistered = errors.New("node is not registered")
+)
+
+// Cache returns the last known state of an object, nil if there is none.
+type Cache interface {
+	Get(k kube.Key) *unstructured.Unstructured
+}
+
+// Sites knows the Sites and their nodes.
+type Sites interface {
+	SiteExists(site string) bool
+	// NodesOf returns the nodes of a site, SiteOf the site of a node, empty if it is unknown.
+	NodesOf(site string) []string
+	SiteOf(node string) string
+}
+
+// Config is what a Writer needs.
+type Config struct {
+	Clients  *kube.Clients
+	Cache    Cache
+	Sites    Sites
+	Liveness *liveness.Tracker
+	// Deleted holds the nodes that were deleted in the API.
+	Deleted *DeletedNodes
+	Log     *zap.Logger
+}
+
+// alive reports whether a node is alive, and when it was last seen.
+func (c Config) alive(site, node string) (bool, time.Time) {
+	return c.Liveness.Alive(site, node, time.Now())
+}
+
+// Report is what a site reports about one object.
+type Report struct {
+	Site string
+	streams.Message
+	// New is true until the API server has accepted the report.
+	New bool
+}
+
+// Writer writes reports to the API server. It is safe for concurrent use if one caller at a
+// time writes reports about an object.
+type Writer struct {
+	cfg      Config
+	pods     podWriter
+	nodes    nodeWriter
+	devices  deviceWriter
+	csiNodes csiNodeWriter
+	events   eventWriter
+}
+
+// New returns a writer.
+func New(cfg Config) *Writer {
+	return &Writer{cfg, podWriter{cfg}, nodeWriter{cfg}, deviceWriter{cfg}, csiNodeWriter{cfg}, eventWriter{cfg}}
+}
+
+// Write writes one report. It returns nil if the API server has the reported state.
+func (w *Writer) Write(ctx context.Context, r Report) error {
+	if err := checkRef(r.Ref); err != nil {
+		return err
+	}
+	kind := r.Ref.Resource
+	if r.Ref.Group != "" {
+		kind += "." + r.Ref.Group
+	}
+	if kind == "nodes" {
+		return w.nodes.write(ctx, r)
+	}
+	if err := w.checkOwner(r.Site, r.Ref.Node); err != nil {
+		if kube.IsCSINode(r.Ref) && errors.Is(err, ErrNodeNotRegistered) {
+			return csiNodeWithoutNode(r, err)
+		}
+		return err
+	}
+	switch {
+	case kube.IsCSINode(r.Ref) && r.Op == streams.OpDelete:
+		return w.csiNodes.delete(ctx, r)
+	case kind == "pods" && r.Op == streams.OpDelete:
+		return w.pods.delete(ctx, r)
+	case kind == "pods" && r.Op == streams.OpCreate:
+		return w.pods.createMirror(ctx, r)
+	case kind == "pods":
+		return w.pods.writeStatus(ctx, r)
+	case r.Op == streams.OpDelete:
+		return fmt.Errorf("%w: a site deletes pods and CSINodes only, not %s", kube.ErrRefused, r.Ref)
+	case kind == "events", kind == "events.events.k8s.io":
+		return w.events.write(ctx, r)
+	case kind == "csinodes."+kube.StorageGroup:
+		return w.csiNodes.write(ctx, r)
+	case kind == "devicestatuses."+kube.DeviceGroup:
+		return w.devices.write(ctx, r)
+	}
+	return fmt.Errorf("%w: %s is not a resource that sites report", kube.ErrRefused, r.Ref)
+}
+
+// Exists reports whether the object of a report exists in the API.
+func (w *Writer) Exists(r streams.Ref) bool { return w.cfg.Cache.Get(objectOf(r)) != nil }
+
+// Owns reports whether the object of a report exists and is bound to a node of the reporting
+// site.
+func (w *Writer) Owns(site string, ref streams.Ref) bool {
+	subject := objectOf(ref)
+	o := w.cfg.Cache.Get(subject)
+	if o == nil || w.checkOwner(site, ref.Node) != nil {
+		return false
+	}
+	if subject.BindsToNode() {
+		return kube.StringAt(o, "spec", "nodeName") == ref.Node
+	}
+	return subject.Name == ref.Node
+}
+
+// objectOf returns the object on which a report depends: the device for a device status, the
+// node for a CSINode.
+func objectOf(r streams.Ref) kube.Key {
+	o := kube.KeyOf(r)
+	switch {
+	case o.Group == kube.DeviceGroup && o.Resource == "devicestatuses":
+		o.Resource = "devices"
+	case kube.IsCSINode(r):
+		o = kube.CoreKey("nodes", "", o.Name)
+	}
+	return o
+}
+
+// checkRef rejects names that no object can have before they are used in a request.
+func checkRef(r streams.Ref) error {
+	if r.Node == "" {
+		return fmt.Errorf("%w: %s names no node", kube.ErrRefused, r)
+	}
+	if problems := validation.NameIsDNSSubdomain(r.Node, false); len(problems) > 0 {
+		return fmt.Errorf("%w: node %q of %q: %s", kube.ErrRefused, r.Node, r, strings.Join(problems, ", "))
+	}
+	if r.Namespace != "" {
+		if problems := validation.ValidateNamespaceName(r.Namespace, false); len(problems) > 0 {
+			return fmt.Errorf("%w: namespace %q of %q: %s", kube.ErrRefused, r.Namespace, r, strings.Join(problems, ", "))
+		}
+	}
+	if problems := content.IsPathSegmentName(r.Name); len(problems) > 0 {
+		return fmt.Errorf("%w: name %q of %q: %s", kube.ErrRefused, r.Name, r, strings.Join(problems, ", "))
+	}
+	return nil
+}
+
+// checkOwner returns an error unless the node carries the site's label, which is set when it
+// registers.
+func (w *Writer) checkOwner(site, node string) error {
+	o := w.cfg.Cache.Get(kube.CoreKey("nodes", "", node))
+	if o == nil {
+		return fmt.Errorf("%w: %s", ErrNodeNotRegistered, node)
+	}
+	if owner := o.GetLabels()[v1alpha1.SiteLabel]; owner != site {
+		return fmt.Errorf("%w: node %s belongs to site %q, not to %s", kube.ErrRefused, node, owner, site)
+	}
+	return nil
+}
+
+// clearServerFields removes the metadata that a create must not carry.
+func clearServerFields(m *metav1.ObjectMeta) {
+	m.UID, m.ResourceVersion, m.Generation = "", "", 0
+	m.CreationTimestamp, m.DeletionTimestamp, m.DeletionGracePeriodSeconds = metav1.Time{}, nil, nil
+	m.ManagedFields = nil
+}
