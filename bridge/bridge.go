@@ -14,6 +14,7 @@ import (
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/bridge/liveness"
+	"github.com/petiole-io/petiole/bridge/reported"
 	"github.com/petiole-io/petiole/bridge/site"
 	"github.com/petiole-io/petiole/bridge/storage"
 	"github.com/petiole-io/petiole/bridge/writeback"
@@ -172,7 +173,7 @@ func (b *Bridge) runComponents(ctx context.Context, c *kube.Clients, nc *nats.Co
 		case <-synced:
 		}
 		p.publish.load(h, epoch, stored)
-		if err := p.consumer.recoverReports(ctx); err != nil {
+		if err := p.reports.Recover(ctx); err != nil {
 			return err
 		}
 		p.restoreSites(renewed)
@@ -195,9 +196,7 @@ type components struct {
 	liveness    *liveness.Tracker
 	heartbeats  *liveness.Heartbeats
 	sites       *site.Controller
-	reports     *reports
-	consumer    *reportConsumer
-	dispatcher  *dispatcher
+	reports     *reported.Reconciler
 	clients     *kube.Clients
 	tolerations *liveness.Tolerations
 	syncStates  *antientropy.States
@@ -209,7 +208,7 @@ type components struct {
 // It starts nothing.
 func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Monitor, epoch string) (*components, error) {
 	outageOf := func(what string) *outage { return b.metrics.newOutage(b.log, what) }
-	p := &components{log: b.log, clients: c, liveness: liveness.NewTracker(), reports: newReports()}
+	p := &components{log: b.log, clients: c, liveness: liveness.NewTracker()}
 	p.syncStates = antientropy.NewStates(b.metrics.syncHooks(&b.count, func() { p.sites.Trigger() }))
 	deleted := writeback.NewDeletedNodes()
 	cache, err := kube.NewCache(c.Dynamic, kube.Handlers{
@@ -221,19 +220,16 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 	}
 	p.cache = cache
 	p.publish = newPublisher(cache, monitor, b.fence, &b.count, b.metrics, b.log)
-	queue := newQueue[reportKey](b.metrics, "writeback", writeRetry)
-	p.consumer = newReportConsumer(h, p.reports, p.publish, p.liveness, queue, newQueue[string](b.metrics, "reports", writeRetry), b.log)
-	p.consumer.count, p.consumer.metrics, p.consumer.workers = &b.count, b.metrics.sites, b.cfg.Limits.Workers
-	p.consumer.expiry = reportExpiry(b.cfg.LeaderElection.lease().Duration())
-	writer := writeback.New(writeback.Config{
-		Clients: c, Cache: cache, Sites: p.publish, Liveness: p.liveness, Deleted: deleted, Log: b.log,
+	p.reports = reported.New(reported.Config{
+		Hub: h, Sites: p.publish, Liveness: p.liveness, Fence: b.fence, Counters: &b.count.reported, Log: b.log,
+		Writer: writeback.New(writeback.Config{
+			Clients: c, Cache: cache, Sites: p.publish, Liveness: p.liveness, Deleted: deleted, Log: b.log,
+		}),
+		Queue:     newQueue[reported.Key](b.metrics, "writeback", writeRetry),
+		SiteQueue: newQueue[string](b.metrics, "reports", writeRetry),
+		Workers:   b.cfg.Limits.Workers, Lease: b.cfg.LeaderElection.lease().Duration(), Report: outageOf("write back to the API server").report,
+		OnQuarantined: b.metrics.sites.CountQuarantined, OnSiteConnected: p.siteChanged,
 	})
-	p.dispatcher = &dispatcher{
-		writer: writer, reports: p.reports, consumer: p.consumer, log: b.log, count: &b.count, queue: queue,
-		outage: outageOf("write back to the API server"), now: time.Now,
-	}
-	p.consumer.onNodesAlive, p.consumer.onSiteChanged = p.dispatcher.nodesAlive, p.siteChanged
-	p.consumer.writer = writer
 	p.tolerations = liveness.NewTolerations(liveness.TolerationsConfig{
 		Pods: c.Own.CoreV1(), Cache: cache, PodsOn: p.publish.PodsOn, Log: b.log, Report: outageOf("set tolerations").report,
 		Queue: newQueue[kube.Key](b.metrics, "autonomy", writeRetry),
@@ -241,9 +237,9 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 	duplicates := liveness.NewDuplicateDetector()
 	p.heartbeats = liveness.NewHeartbeats(liveness.Config{
 		Tracker: p.liveness, Duplicates: duplicates, Leases: liveness.NewNodeLeases(c.Leases, cache), SiteExists: p.publish.SiteExists,
-		OnNodesAlive: p.dispatcher.nodesAlive, OnSiteChanged: p.siteChanged, Queue: newQueue[string](b.metrics, "leases", writeRetry),
+		OnNodesAlive: p.reports.NodesAlive, OnSiteChanged: p.siteChanged, Queue: newQueue[string](b.metrics, "leases", writeRetry),
 		Log: b.log, Report: outageOf("renew node leases").report,
-		OnRefused: func() { b.count.refused.Add(1) }, OnConflict: func() { b.count.conflicts.Add(1) },
+		OnRefused: func() { b.count.refused.Add(1) }, OnConflict: func() { b.count.reported.Conflicts.Add(1) },
 	})
 	p.sites = site.New(site.Config{
 		Desired: h.Desired, Clients: c, Cache: cache, Sites: p.publish, Consumers: newConsumers(h, p.publish), Liveness: p.liveness,
@@ -269,21 +265,21 @@ func (c *components) objectChanged(k kube.Key) {
 		c.publish.enqueue(k)
 	}
 	c.tolerations.Changed(k)
-	c.dispatcher.objectChanged(k)
+	c.reports.ObjectChanged(k)
 	switch {
 	case k.Group == kube.SiteGroup:
 		c.sites.Trigger()
 		c.resync.AnnotationChanged(k.Name)
 	case k.Group == "" && k.Resource == "nodes":
 		c.sites.Trigger()
-		c.dispatcher.objectChanged(kube.CSINodeKey(k.Name))
+		c.reports.ObjectChanged(kube.CSINodeKey(k.Name))
 		if c.cache.Get(k) == nil {
 			c.clients.Forget(k.Name)
 			c.heartbeats.Forget(k.Name)
 		}
 	case k.Group == kube.DeviceGroup && k.Resource == "devices":
 		// A report may have arrived before its device: write it now.
-		c.dispatcher.objectChanged(kube.Key{Group: kube.DeviceGroup, Resource: "devicestatuses", Namespace: k.Namespace, Name: k.Name})
+		c.reports.ObjectChanged(kube.Key{Group: kube.DeviceGroup, Resource: "devicestatuses", Namespace: k.Namespace, Name: k.Name})
 	}
 }
 
@@ -298,18 +294,13 @@ func (c *components) awaitsReregistration(k kube.Key) bool {
 		return false
 	}
 	alive, _ := c.liveness.Alive(site, k.Name, time.Now())
-	return alive && len(c.reports.ofObject(k)) > 0
+	return alive && c.reports.HasReport(k)
 }
 
 // siteChanged is called when a site connects or disconnects. It updates the site's nodes, its
 // devices and its Site object.
 func (c *components) siteChanged(site string) {
-	for _, k := range c.reports.ofSite(site) {
-		switch {
-		case k.ref.Group == "" && k.ref.Resource == "nodes", k.ref.Group == kube.DeviceGroup && k.ref.Resource == "devicestatuses":
-			c.dispatcher.queue.Add(k)
-		}
-	}
+	c.reports.SiteChanged(site)
 	c.sites.Trigger()
 }
 
@@ -332,8 +323,7 @@ func (c *components) restoreSites(renewed bool) {
 func (c *components) close() {
 	c.publish.objects.ShutDown()
 	c.publish.queue.ShutDown()
-	c.dispatcher.queue.ShutDown()
-	c.consumer.sites.ShutDown()
+	c.reports.Close()
 	c.tolerations.Close()
 	c.heartbeats.Close()
 	c.backlogs.Close()
@@ -342,11 +332,10 @@ func (c *components) close() {
 // start runs the components in g until ctx ends.
 func (c *components) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn, workers int) {
 	g.Go(func() error { c.publish.run(ctx, workers); return nil })
-	g.Go(func() error { c.dispatcher.run(ctx, workers); return nil })
 	g.Go(func() error { c.tolerations.Run(ctx); return nil })
 	g.Go(func() error { return c.heartbeats.Run(ctx, nc, workers) })
 	g.Go(func() error { return c.sites.Run(ctx) })
 	g.Go(func() error { return c.backlogs.Run(ctx) })
-	g.Go(func() error { return c.consumer.run(ctx) })
+	g.Go(func() error { return c.reports.Run(ctx) })
 	c.consistencyParts.start(ctx, g, nc)
 }

@@ -1,18 +1,20 @@
 package bridge
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/petiole-io/petiole/bridge/reported"
+)
 
 // counters count events that are not worth a log line.
 type counters struct {
-	published, tombstones    atomic.Uint64
-	accepted, dropped        atomic.Uint64
-	quarantined, unknownSite atomic.Uint64
-	tokens, refused          atomic.Uint64
-	checks, mismatches       atomic.Uint64
-	resyncs, epochs          atomic.Uint64
-	externalWrites, deferred atomic.Uint64
-	conflicts                atomic.Uint64
-	siteRounds, gcRounds     atomic.Uint64
+	published, tombstones atomic.Uint64
+	tokens, refused       atomic.Uint64
+	checks, mismatches    atomic.Uint64
+	resyncs, epochs       atomic.Uint64
+	externalWrites        atomic.Uint64
+	siteRounds            atomic.Uint64
+	reported              reported.Counters
 }
 
 // Counters is a snapshot of what a bridge has done since New.
@@ -46,11 +48,11 @@ type Counters struct {
 func (c *counters) snapshot() Counters {
 	return Counters{
 		Published: c.published.Load(), Tombstones: c.tombstones.Load(),
-		Accepted: c.accepted.Load(), Dropped: c.dropped.Load(),
-		Quarantined: c.quarantined.Load(), UnknownSite: c.unknownSite.Load(),
+		Accepted: c.reported.Accepted.Load(), Dropped: c.reported.Dropped.Load(),
+		Quarantined: c.reported.Quarantined.Load(), UnknownSite: c.reported.UnknownSite.Load(),
 		Tokens: c.tokens.Load(), Refused: c.refused.Load(),
 		Checks: c.checks.Load(), Mismatches: c.mismatches.Load(), Resyncs: c.resyncs.Load(),
-		Epochs: c.epochs.Load(), ExternalWrites: c.externalWrites.Load(), Deferred: c.deferred.Load(), Conflicts: c.conflicts.Load(),
-		SiteRounds: c.siteRounds.Load(), GCRounds: c.gcRounds.Load(),
+		Epochs: c.epochs.Load(), ExternalWrites: c.externalWrites.Load(), Deferred: c.reported.Deferred.Load(), Conflicts: c.reported.Conflicts.Load(),
+		SiteRounds: c.siteRounds.Load(), GCRounds: c.reported.GCRounds.Load(),
 	}
 }

@@ -58,6 +58,7 @@ var ours = []struct {
 	{"bridge/antientropy", []string{"bridge/api", "bridge/hub", "bridge/kube", "bridge/lease", "bridge/liveness", "streams"}},
 	{"bridge/site", []string{"bridge/antientropy", "bridge/api", "bridge/hub", "bridge/kube", "bridge/liveness", "internal/metrics", "streams"}},
 	{"bridge/writeback", []string{"bridge/api", "bridge/kube", "bridge/liveness", "devices/api", "streams"}},
+	{"bridge/reported", []string{"bridge/hub", "bridge/kube", "bridge/lease", "bridge/liveness", "bridge/writeback", "streams"}},
 	{"bridge/requests", []string{"bridge/api", "bridge/hub", "bridge/kube", "streams"}},
 	{"bridge/closure", []string{"bridge/api", "bridge/kube"}},
 	{"bridge", []string{"bridge", "streams", "devices/api", "internal/configfile", "internal/logonce", "internal/metrics", "internal/version"}},

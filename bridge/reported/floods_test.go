@@ -1,4 +1,4 @@
-package bridge
+package reported
 
 import (
 	"context"
@@ -18,8 +18,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
-	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -28,30 +26,24 @@ import (
 func startFlooded(t *testing.T, answer http.HandlerFunc) *writing {
 	t.Helper()
 	w := startWriting(t, answer)
-	w.set(siteKey("plant-b"), map[string]any{})
-	w.set(kube.CoreKey("nodes", "", "b1"), map[string]any{"metadata": map[string]any{"labels": map[string]any{v1alpha1.SiteLabel: "plant-b"}}})
-	w.set(kube.CoreKey("pods", "default", "large"), map[string]any{"spec": map[string]any{"nodeName": "b1"}})
-	w.await("another site", func() bool { return w.SiteExists("plant-b") && w.publisher.idleSites() })
+	w.cluster.addSite("plant-b", "b1", "large")
 	return w
 }
 
-// idleSites reports whether nothing waits to be published.
-func (p *publisher) idleSites() bool { return p.objects.Len() == 0 && p.queue.Len() == 0 }
-
 // send stores messages in REPORTED unchanged.
 func (w *writing) send(msgs ...*nats.Msg) {
-	w.publishing.t.Helper()
-	js := w.consumer.hub.JS
+	w.t.Helper()
+	js := w.hub.JS
 	for some := range slices.Chunk(msgs, 1000) {
 		for _, m := range some {
 			if _, err := js.PublishMsgAsync(m); err != nil {
-				w.publishing.t.Fatal(err)
+				w.t.Fatal(err)
 			}
 		}
 		select {
 		case <-js.PublishAsyncComplete():
 		case <-time.After(time.Minute):
-			w.publishing.t.Fatal("the hub has not stored everything after a minute")
+			w.t.Fatal("the hub has not stored everything after a minute")
 		}
 	}
 }
@@ -79,23 +71,23 @@ func accepts(rw http.ResponseWriter, _ *http.Request) {
 }
 
 func (w *writing) unacknowledged() int {
-	w.publishing.t.Helper()
-	c, err := w.consumer.hub.Reported.Consumer(w.publishing.t.Context(), streams.BridgeConsumer)
+	w.t.Helper()
+	c, err := w.hub.Reported.Consumer(w.t.Context(), streams.BridgeConsumer)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return 0 // nothing has been read yet
 	}
 	if err != nil {
-		w.publishing.t.Fatal(err)
+		w.t.Fatal(err)
 	}
 	return c.CachedInfo().NumAckPending
 }
 
 // stored returns the messages of REPORTED that match.
 func (w *writing) stored(filter string) map[string]uint64 {
-	w.publishing.t.Helper()
-	info, err := w.consumer.hub.Reported.Info(w.publishing.t.Context(), jetstream.WithSubjectFilter(filter))
+	w.t.Helper()
+	info, err := w.hub.Reported.Info(w.t.Context(), jetstream.WithSubjectFilter(filter))
 	if err != nil {
-		w.publishing.t.Fatal(err)
+		w.t.Fatal(err)
 	}
 	return info.State.Subjects
 }
@@ -113,15 +105,15 @@ func TestMissingPartsHoldUpNobody(t *testing.T) {
 	w.send(flood...)
 	w.start()
 	w.say("first")
-	w.await("another site's report written", func() bool { return w.dispatcher.count.accepted.Load() == 1 })
+	w.await("another site's report written", func() bool { return w.count.Accepted.Load() == 1 })
 	w.await("nothing waits for an acknowledgement", func() bool { return w.unacknowledged() == 0 })
-	if q := w.dispatcher.count.quarantined.Load(); q != 0 {
+	if q := w.count.Quarantined.Load(); q != 0 {
 		t.Errorf("%d reports were given up at once", q)
 	}
 	w.ahead.Store(int64(2 * maxPartsWait))
-	w.await("given up", func() bool { return w.dispatcher.count.quarantined.Load() >= n })
+	w.await("given up", func() bool { return w.count.Quarantined.Load() >= n })
 	w.await("removed", func() bool { return len(w.stored("reported.plant-b.>")) == 1 })
-	raw, err := w.consumer.hub.JS.Stream(t.Context(), streams.Quarantine)
+	raw, err := w.hub.JS.Stream(t.Context(), streams.Quarantine)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,17 +137,17 @@ func TestLatePartsAreWaitedFor(t *testing.T) {
 	}
 	w.start()
 	w.await("the missing part noticed", func() bool {
-		_, err := w.consumer.hub.Bucket.Get(t.Context(), deferredKey("plant-b"))
+		_, err := w.hub.Bucket.Get(t.Context(), deferredKey("plant-b"))
 		return err == nil && w.unacknowledged() == 0
 	})
 	w.ahead.Store(int64(maxPartsWait) / 2)
 	w.send(late)
-	w.await("written", func() bool { return w.dispatcher.count.accepted.Load() == 1 })
+	w.await("written", func() bool { return w.count.Accepted.Load() == 1 })
 	w.await("forgotten", func() bool {
-		_, err := w.consumer.hub.Bucket.Get(t.Context(), deferredKey("plant-b"))
+		_, err := w.hub.Bucket.Get(t.Context(), deferredKey("plant-b"))
 		return err != nil
 	})
-	if q := w.dispatcher.count.quarantined.Load(); q != 0 {
+	if q := w.count.Quarantined.Load(); q != 0 {
 		t.Errorf("%d reports are in quarantine", q)
 	}
 }
@@ -172,18 +164,18 @@ func largeReport(t *testing.T, w *writing) []*nats.Msg {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nc := w.consumer.hub.Conn
+	nc := w.hub.Conn
 	sub, err := nc.SubscribeSync(streams.ReportedSubject("plant-b", ref) + ".>")
 	if err != nil {
 		t.Fatal(err)
 	}
 	subject := streams.ReportedSubject("plant-b", ref)
 	m := streams.Message{Ref: ref, Op: streams.OpPut, UID: "uid-large", Object: data}
-	seq, err := streams.Put(t.Context(), w.consumer.hub.JS, subject, m)
+	seq, err := streams.Put(t.Context(), w.hub.JS, subject, m)
 	if err != nil {
 		t.Fatal(err)
 	}
-	head, err := w.consumer.hub.Reported.GetMsg(t.Context(), seq)
+	head, err := w.hub.Reported.GetMsg(t.Context(), seq)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +200,7 @@ func largeReport(t *testing.T, w *writing) []*nats.Msg {
 			}
 		}
 	}
-	if err := w.consumer.hub.Reported.Purge(t.Context()); err != nil {
+	if err := w.hub.Reported.Purge(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return msgs
@@ -226,11 +218,11 @@ func TestUnreadableReportsHoldUpNobody(t *testing.T) {
 	w.send(flood...)
 	w.say("first")
 	w.start()
-	w.await("another site's report written", func() bool { return w.dispatcher.count.accepted.Load() == 1 })
-	if q := w.dispatcher.count.quarantined.Load(); q > n/2 {
+	w.await("another site's report written", func() bool { return w.count.Accepted.Load() == 1 })
+	if q := w.count.Quarantined.Load(); q > n/2 {
 		t.Errorf("another site's report was written after %d messages had been set aside", q)
 	}
-	w.await("all set aside", func() bool { return w.dispatcher.count.quarantined.Load() >= n })
+	w.await("all set aside", func() bool { return w.count.Quarantined.Load() >= n })
 	w.await("removed, but for the site's last", func() bool { return len(w.stored("reported.plant-b.>")) == 1 })
 }
 
@@ -252,10 +244,10 @@ func TestRetriedReportsTakeNoPlace(t *testing.T) {
 	w.start()
 	w.await("the site's share", func() bool { n := w.unacknowledged(); return n > 0 && n <= maxWaiting })
 	w.say("first")
-	w.await("another site's report written", func() bool { return w.dispatcher.count.accepted.Load() == 1 })
+	w.await("another site's report written", func() bool { return w.count.Accepted.Load() == 1 })
 	w.ahead.Store(int64(2 * maxUnackedTime))
 	w.await("waiting without a place", func() bool { return w.unacknowledged() == 0 })
-	if kept, err := w.consumer.hub.Bucket.Get(t.Context(), deferredKey("plant-b")); err != nil || string(kept.Value()) == "" {
+	if kept, err := w.hub.Bucket.Get(t.Context(), deferredKey("plant-b")); err != nil || string(kept.Value()) == "" {
 		t.Errorf("what waits is not remembered: %v", err)
 	}
 }
@@ -276,9 +268,9 @@ func TestImpossibleNamesAreRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		before := w.dispatcher.count.quarantined.Load()
+		before := w.count.Quarantined.Load()
 		w.send(put(streams.ReportedSubject("plant-b", ref), `{"metadata":{"name":`+string(name)+`}}`))
-		w.await(fmt.Sprintf("%q refused", ref), func() bool { return w.dispatcher.count.quarantined.Load() == before+1 })
+		w.await(fmt.Sprintf("%q refused", ref), func() bool { return w.count.Quarantined.Load() == before+1 })
 	}
 	w.await("nothing waits", func() bool { return w.unacknowledged() == 0 })
 }
@@ -289,10 +281,10 @@ func TestLargestReportIsSetAside(t *testing.T) {
 	w := startFlooded(t, accepts)
 	w.start()
 	m := put("reported.plant-b.b1._.widgets.default.w", `{"metadata":{"name":"w"},"x":"`)
-	m.Data = append(m.Data, strings.Repeat("x", int(w.consumer.hub.Conn.MaxPayload())-m.Size()-2)...)
+	m.Data = append(m.Data, strings.Repeat("x", int(w.hub.Conn.MaxPayload())-m.Size()-2)...)
 	m.Data = append(m.Data, `"}`...)
 	w.send(m)
-	w.await("set aside", func() bool { return w.dispatcher.count.quarantined.Load() == 1 })
+	w.await("set aside", func() bool { return w.count.Quarantined.Load() == 1 })
 	w.await("nothing waits", func() bool { return w.unacknowledged() == 0 })
 }
 
@@ -314,7 +306,7 @@ func TestLargeReportsAreBounded(t *testing.T) {
 	}
 	head.Header.Set(streams.HeaderParts, fmt.Sprint(parts))
 	w.send(head)
-	w.await("set aside", func() bool { return w.dispatcher.count.quarantined.Load() == 1 })
+	w.await("set aside", func() bool { return w.count.Quarantined.Load() == 1 })
 	w.await("nothing waits", func() bool { return w.unacknowledged() == 0 })
 }
 
@@ -335,7 +327,7 @@ func TestOrphanPartsAreRemoved(t *testing.T) {
 	last := incomplete("last").Subject
 	w.send(nats.NewMsg(streams.PartSubject(last, 0)), nats.NewMsg(streams.PartSubject(last, 1)))
 	w.start()
-	w.await("the large report written", func() bool { return w.dispatcher.count.accepted.Load() == 1 })
+	w.await("the large report written", func() bool { return w.count.Accepted.Load() == 1 })
 	w.ahead.Store(int64(orphanWait))
 	w.await("orphans removed", func() bool {
 		w.ahead.Add(int64(10 * time.Millisecond))
@@ -347,7 +339,7 @@ func TestOrphanPartsAreRemoved(t *testing.T) {
 			t.Errorf("%s was removed", m.Subject)
 		}
 	}
-	if n := w.dispatcher.count.quarantined.Load(); n != 1 {
+	if n := w.count.Quarantined.Load(); n != 1 {
 		t.Errorf("%d messages were set aside, want that which is no part of anything", n)
 	}
 	// A small report replaces the large one.
@@ -371,7 +363,7 @@ func TestRestartDoesNotBringTheStallBack(t *testing.T) {
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() { ended <- w.consumer.run(first) }()
-	w.await("put off", func() bool { return w.dispatcher.count.deferred.Load() > 0 && w.unacknowledged() == 0 })
+	w.await("put off", func() bool { return w.count.Deferred.Load() > 0 && w.unacknowledged() == 0 })
 	cancel()
 	if err := <-ended; err != nil {
 		t.Fatal(err)
@@ -382,7 +374,7 @@ func TestRestartDoesNotBringTheStallBack(t *testing.T) {
 	}
 	next.start()
 	next.say("first")
-	next.await("another site's report written", func() bool { return next.dispatcher.count.accepted.Load() == 1 })
+	next.await("another site's report written", func() bool { return next.count.Accepted.Load() == 1 })
 	next.await("nothing waits for an acknowledgement", func() bool { return next.unacknowledged() == 0 })
 }
 

@@ -1,4 +1,4 @@
-package bridge
+package reported
 
 import (
 	"context"
@@ -10,11 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
-	"k8s.io/client-go/util/workqueue"
 
-	"github.com/petiole-io/petiole/bridge/hub"
-	"github.com/petiole-io/petiole/bridge/liveness"
-	"github.com/petiole-io/petiole/bridge/site"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -32,34 +28,15 @@ const reportedAckWait = 30 * time.Second
 // them later.
 const maxPartsWait = 30 * time.Second
 
-// reportConsumer reads REPORTED into reports and queues them for writing. It processes the
-// messages of one site in order, and those of several sites in parallel.
-type reportConsumer struct {
-	hub      *hub.Hub
-	reports  *reports
-	publish  *publisher
-	liveness *liveness.Tracker
-	log      *zap.Logger
-	count    *counters
-	metrics  *site.Metrics
-	queue    workqueue.TypedRateLimitingInterface[reportKey]
-	// sites holds the sites with a non-empty inbox.
-	sites   workqueue.TypedRateLimitingInterface[string]
+// consumer reads REPORTED into reports and queues them for writing. It processes the messages
+// of one site in order, and those of several sites in parallel.
+type consumer struct {
+	Config
+	reports *reports
 	inbox   *inbox
 	window  *ackWindow
-	workers int
-	// expiry is the expiry of each pull request, so that a suspended bridge receives no more
-	// messages once another one leads.
-	expiry time.Duration
-	now    func() time.Time
 	// wakeCh starts the next read of deferred reports at once.
 	wakeCh chan struct{}
-	// onNodesAlive and onSiteChanged are called when a report shows that a node is alive, or a
-	// site connected, again.
-	onNodesAlive  func(site string, nodes []string)
-	onSiteChanged func(site string)
-
-	writer reportWriter
 
 	// deferring is held while the bucket is changed.
 	deferring sync.Mutex
@@ -71,42 +48,37 @@ type reportConsumer struct {
 	deferred     map[string]*deferred
 	// parts maps each site with parts in REPORTED to the time of its next check for orphans.
 	parts map[string]time.Time
+	// nodesAlive is called when a report shows that nodes of a site are alive again.
+	nodesAlive func(site string, nodes []string)
 }
 
-// newReportConsumer creates a consumer that has not started. The caller sets the remaining
-// fields before its first use.
-func newReportConsumer(h *hub.Hub, r *reports, p *publisher, l *liveness.Tracker, queue workqueue.TypedRateLimitingInterface[reportKey], sites workqueue.TypedRateLimitingInterface[string], log *zap.Logger) *reportConsumer {
-	return &reportConsumer{
-		hub: h, reports: r, publish: p, liveness: l, log: log, queue: queue, sites: sites,
-		inbox: newInbox(), window: newAckWindow(), now: time.Now, wakeCh: make(chan struct{}, 1),
+func newConsumer(cfg Config, r *reports, nodesAlive func(site string, nodes []string)) *consumer {
+	return &consumer{
+		Config: cfg, reports: r, nodesAlive: nodesAlive, inbox: newInbox(), window: newAckWindow(), wakeCh: make(chan struct{}, 1),
 		last: map[string]uint64{}, obsolete: map[string][]obsolete{}, unknownSites: map[string]bool{}, deferred: map[string]*deferred{}, parts: map[string]time.Time{},
 	}
 }
 
-// reportExpiry returns the expiry of pull requests for a lease duration.
-func reportExpiry(lease time.Duration) time.Duration {
-	return min(max(lease/2, time.Second), 5*time.Second)
-}
-
 // run consumes reports until ctx ends.
-func (c *reportConsumer) run(ctx context.Context) error {
+func (c *consumer) run(ctx context.Context) error {
 	cfg := streams.ReportedConsumer(reportedAckWait)
-	if err := streams.EnsureConsumer(ctx, c.hub.JS, streams.Reported, cfg); err != nil {
+	if err := streams.EnsureConsumer(ctx, c.Hub.JS, streams.Reported, cfg); err != nil {
 		return err
 	}
-	cons, err := c.hub.Reported.Consumer(ctx, streams.BridgeConsumer)
+	cons, err := c.Hub.Reported.Consumer(ctx, streams.BridgeConsumer)
 	if err != nil {
 		return fmt.Errorf("open consumer %s on %s: %w", streams.BridgeConsumer, streams.Reported, err)
 	}
 	// Reports that a former leader received but did not acknowledge are redelivered at once,
 	// not only after their ack wait.
-	if _, err := c.hub.JS.ResetConsumer(ctx, streams.Reported, streams.BridgeConsumer); err != nil {
+	if _, err := c.Hub.JS.ResetConsumer(ctx, streams.Reported, streams.BridgeConsumer); err != nil {
 		return fmt.Errorf("reset consumer %s on %s: %w", streams.BridgeConsumer, streams.Reported, err)
 	}
+	expiry := c.pullExpiry()
 	consuming, err := cons.Consume(func(msg jetstream.Msg) { c.enqueue(ctx, msg) },
-		jetstream.PullMaxMessages(256), jetstream.PullExpiry(c.expiry), jetstream.PullHeartbeat(c.expiry/2),
+		jetstream.PullMaxMessages(256), jetstream.PullExpiry(expiry), jetstream.PullHeartbeat(expiry/2),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
-			c.log.Debug("reports interrupted", zap.Error(err))
+			c.Log.Debug("reports interrupted", zap.Error(err))
 		}))
 	if err != nil {
 		return fmt.Errorf("consume %s: %w", streams.Reported, err)
@@ -139,10 +111,10 @@ func (c *reportConsumer) run(ctx context.Context) error {
 
 // enqueue puts a message into its site's inbox, in the order of the stream. It runs on a
 // single goroutine for all sites. A message above the site's limits is deferred.
-func (c *reportConsumer) enqueue(ctx context.Context, msg jetstream.Msg) {
+func (c *consumer) enqueue(ctx context.Context, msg jetstream.Msg) {
 	meta, err := msg.Metadata()
 	if err != nil {
-		c.log.Error("report without metadata", zap.String("subject", msg.Subject()), zap.Error(err))
+		c.Log.Error("report without metadata", zap.String("subject", msg.Subject()), zap.Error(err))
 		return
 	}
 	site, part := c.track(msg, meta)
@@ -153,51 +125,51 @@ func (c *reportConsumer) enqueue(ctx context.Context, msg jetstream.Msg) {
 	d := newDelivery(msg, meta)
 	d.from = msg
 	if c.obsoleteFull(site) || !c.window.acquire(site, d.seq) {
-		c.count.deferred.Add(1)
+		c.Counters.Deferred.Add(1)
 		c.deferReport(ctx, site, d)
 		return
 	}
 	c.inbox.put(site, d)
-	c.sites.Add(site)
+	c.SiteQueue.Add(site)
 }
 
 // processInboxes processes the messages in the inboxes until ctx ends.
-func (c *reportConsumer) processInboxes(ctx context.Context) {
+func (c *consumer) processInboxes(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
 		<-ctx.Done()
-		c.sites.ShutDown()
+		c.SiteQueue.ShutDown()
 	})
-	for range c.workers {
+	for range c.Workers {
 		wg.Go(func() {
-			for site, down := c.sites.Get(); !down; site, down = c.sites.Get() {
+			for site, down := c.SiteQueue.Get(); !down; site, down = c.SiteQueue.Get() {
 				if d := c.inbox.next(site); d != nil && ctx.Err() == nil {
 					c.process(ctx, site, d)
 					if c.inbox.done(site) {
-						c.sites.Add(site)
+						c.SiteQueue.Add(site)
 					} else if c.hasUnread(site) {
 						c.wake()
 					}
 				}
-				c.sites.Done(site)
+				c.SiteQueue.Done(site)
 			}
 		})
 	}
 }
 
 // process handles one message of a site.
-func (c *reportConsumer) process(ctx context.Context, site string, d *delivery) {
+func (c *consumer) process(ctx context.Context, site string, d *delivery) {
 	if site == "" {
 		c.reject(ctx, site, d, fmt.Errorf("%w: subject %q names no site", streams.ErrUndecodable, d.subject))
 		return
 	}
-	if !c.publish.SiteExists(site) {
+	if !c.Sites.SiteExists(site) {
 		c.noteUnknownSite(site)
 		c.deferReport(ctx, site, d)
 		return
 	}
-	m, err := loadReport(ctx, c.hub.Reported, d)
+	m, err := loadReport(ctx, c.Hub.Reported, d)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		err = c.checkMissingParts(ctx, d, err)
 	}
@@ -209,7 +181,7 @@ func (c *reportConsumer) process(ctx context.Context, site string, d *delivery) 
 	case err != nil:
 		c.deferReport(ctx, site, d)
 	case c.reports.room(site) <= 0:
-		c.count.deferred.Add(1)
+		c.Counters.Deferred.Add(1)
 		c.deferReport(ctx, site, d)
 	default:
 		c.accept(site, m, d)
@@ -223,18 +195,18 @@ var errIncomplete = errors.New("incomplete")
 // errIncomplete if the report is old enough and the hub's leader does not have the parts
 // either (a replica may have lagged), streams.ErrSuperseded if there is a newer report, and
 // otherwise the error of the read.
-func (c *reportConsumer) checkMissingParts(ctx context.Context, d *delivery, err error) error {
+func (c *consumer) checkMissingParts(ctx context.Context, d *delivery, err error) error {
 	if c.now().Sub(d.stored) < maxPartsWait {
 		return err
 	}
-	newest, known := c.hub.LastMessage(ctx, streams.Reported, d.subject)
+	newest, known := c.Hub.LastMessage(ctx, streams.Reported, d.subject)
 	if known != nil {
 		return known
 	}
 	if newest == nil || newest.Seq != d.seq {
 		return streams.ErrSuperseded
 	}
-	complete, known := hasParts(ctx, c.hub, newest)
+	complete, known := hasParts(ctx, c.Hub, newest)
 	switch {
 	case known != nil:
 		return known
@@ -244,33 +216,33 @@ func (c *reportConsumer) checkMissingParts(ctx context.Context, d *delivery, err
 	return fmt.Errorf("%w: %w, %v after the report was stored", errIncomplete, err, maxPartsWait)
 }
 
-func (c *reportConsumer) accept(site string, m streams.Message, d *delivery) {
+func (c *consumer) accept(site string, m streams.Message, d *delivery) {
 	if m.Ref.Group == "" && (m.Ref.Resource == "nodes" || m.Ref.Resource == "pods") {
-		nowAlive, connected := c.liveness.Report(site, m.Ref.Node, d.stored, time.Now())
+		nowAlive, connected := c.Liveness.Report(site, m.Ref.Node, d.stored, time.Now())
 		if connected {
-			c.log.Info("site connected", zap.String("site", site))
-			c.onSiteChanged(site)
+			c.Log.Info("site connected", zap.String("site", site))
+			c.OnSiteConnected(site)
 		}
 		if nowAlive {
-			c.onNodesAlive(site, []string{m.Ref.Node})
+			c.nodesAlive(site, []string{m.Ref.Node})
 		}
 	}
-	k := reportKey{site, m.Ref}
+	k := Key{site, m.Ref}
 	for _, stale := range c.reports.put(k, &report{seq: d.seq, msg: m, stored: d.stored, pending: true, delivered: d.from, receivedAt: c.now()}) {
 		c.ack(stale)
 	}
-	c.queue.Add(k)
+	c.Queue.Add(k)
 }
 
 // reject moves an unreadable message to QUARANTINE, acknowledges it, and schedules its
 // removal.
-func (c *reportConsumer) reject(ctx context.Context, site string, d *delivery, reason error) {
-	if err := streams.QuarantineMessage(ctx, c.hub.JS, streams.Quarantine, d.subject, d.header, d.data, reason); err != nil {
-		c.log.Debug("cannot quarantine report, it will be read again", zap.String("subject", d.subject), zap.Error(err))
+func (c *consumer) reject(ctx context.Context, site string, d *delivery, reason error) {
+	if err := streams.QuarantineMessage(ctx, c.Hub.JS, streams.Quarantine, d.subject, d.header, d.data, reason); err != nil {
+		c.Log.Debug("cannot quarantine report, it will be read again", zap.String("subject", d.subject), zap.Error(err))
 		c.deferReport(ctx, site, d)
 		return
 	}
-	c.log.Warn("report quarantined", zap.String("subject", d.subject), zap.Uint64("seq", d.seq), zap.Error(reason))
+	c.Log.Warn("report quarantined", zap.String("subject", d.subject), zap.Uint64("seq", d.seq), zap.Error(reason))
 	why := reasonUndecodable
 	if errors.Is(reason, errIncomplete) {
 		why = reasonIncomplete
@@ -281,19 +253,19 @@ func (c *reportConsumer) reject(ctx context.Context, site string, d *delivery, r
 }
 
 // countQuarantined counts a quarantined report.
-func (c *reportConsumer) countQuarantined(site, reason string) {
-	c.count.quarantined.Add(1)
+func (c *consumer) countQuarantined(site, reason string) {
+	c.Counters.Quarantined.Add(1)
 	if site != "" {
-		c.metrics.CountQuarantined(site, reason)
+		c.OnQuarantined(site, reason)
 	}
 }
 
 // ackOverdue acknowledges the reports that have waited longer than maxUnackedTime, after
 // recording in the bridge's bucket that they must be read again after a restart.
-func (c *reportConsumer) ackOverdue(ctx context.Context) {
+func (c *consumer) ackOverdue(ctx context.Context) {
 	for _, h := range c.reports.unackedBefore(c.now().Add(-maxUnackedTime)) {
-		if err := c.recordDeferred(ctx, h.key.site, h.seq, false); err != nil {
-			c.log.Debug("report not deferred, it stays unacknowledged", zap.String("site", h.key.site), zap.Error(err))
+		if err := c.recordDeferred(ctx, h.key.Site, h.seq, false); err != nil {
+			c.Log.Debug("report not deferred, it stays unacknowledged", zap.String("site", h.key.Site), zap.Error(err))
 			return
 		}
 		c.ack(c.reports.releaseMsg(h.key, h.seq))
@@ -301,20 +273,20 @@ func (c *reportConsumer) ackOverdue(ctx context.Context) {
 }
 
 // nak asks the hub to redeliver a message later.
-func (c *reportConsumer) nak(msg jetstream.Msg) {
+func (c *consumer) nak(msg jetstream.Msg) {
 	meta, err := msg.Metadata()
 	if err == nil {
 		c.window.release(meta.Sequence.Stream)
-		err = msg.NakWithDelay(backoff(int(meta.NumDelivered)))
+		err = msg.NakWithDelay(min(100*time.Millisecond<<min(meta.NumDelivered, 9), 30*time.Second))
 	}
 	if err != nil {
-		c.log.Debug("report not rejected, it will be redelivered after the ack wait", zap.String("subject", msg.Subject()), zap.Error(err))
+		c.Log.Debug("report not rejected, it will be redelivered after the ack wait", zap.String("subject", msg.Subject()), zap.Error(err))
 	}
 }
 
 // ack acknowledges a message, nil for one that was already acknowledged. If the
 // acknowledgement is lost, the message is redelivered, which is harmless.
-func (c *reportConsumer) ack(msg jetstream.Msg) {
+func (c *consumer) ack(msg jetstream.Msg) {
 	if msg == nil {
 		return
 	}
@@ -322,6 +294,6 @@ func (c *reportConsumer) ack(msg jetstream.Msg) {
 		c.window.release(meta.Sequence.Stream)
 	}
 	if err := msg.Ack(); err != nil && !errors.Is(err, jetstream.ErrMsgAlreadyAckd) && !errors.Is(err, nats.ErrConnectionClosed) {
-		c.log.Debug("report not acknowledged, it will be redelivered", zap.String("subject", msg.Subject()), zap.Error(err))
+		c.Log.Debug("report not acknowledged, it will be redelivered", zap.String("subject", msg.Subject()), zap.Error(err))
 	}
 }

@@ -1,4 +1,4 @@
-package bridge
+package reported
 
 import (
 	"context"
@@ -38,26 +38,26 @@ type deferred struct {
 var errFull = errors.New("too many reports wait")
 
 // noteUnknownSite counts a report of a site without a Site object, and logs the first.
-func (c *reportConsumer) noteUnknownSite(site string) {
-	c.count.unknownSite.Add(1)
+func (c *consumer) noteUnknownSite(site string) {
+	c.Counters.UnknownSite.Add(1)
 	c.mu.Lock()
 	first := !c.unknownSites[site]
 	c.unknownSites[site] = true
 	c.mu.Unlock()
 	if first {
-		c.log.Warn("reports of a site without a Site object are not written back", zap.String("site", site))
+		c.Log.Warn("reports of a site without a Site object are not written back", zap.String("site", site))
 	}
 }
 
 // deferReport defers a report and acknowledges it.
-func (c *reportConsumer) deferReport(ctx context.Context, site string, d *delivery) {
+func (c *consumer) deferReport(ctx context.Context, site string, d *delivery) {
 	err := c.recordDeferred(ctx, site, d.seq, true)
 	switch {
 	case err == nil:
 		c.ack(d.from)
 		return
 	case ctx.Err() == nil:
-		c.log.Debug("report not deferred, it will be redelivered", zap.String("site", site), zap.Error(err))
+		c.Log.Debug("report not deferred, it will be redelivered", zap.String("site", site), zap.Error(err))
 	}
 	if d.from != nil {
 		c.nak(d.from)
@@ -66,7 +66,7 @@ func (c *reportConsumer) deferReport(ctx context.Context, site string, d *delive
 
 // recordDeferred records that the reports of a site must be read again from a sequence on: by
 // this bridge if again is true, otherwise only after a restart.
-func (c *reportConsumer) recordDeferred(ctx context.Context, site string, seq uint64, again bool) error {
+func (c *consumer) recordDeferred(ctx context.Context, site string, seq uint64, again bool) error {
 	c.deferring.Lock()
 	defer c.deferring.Unlock()
 	c.mu.Lock()
@@ -104,20 +104,20 @@ func (d *deferred) add(seq uint64) {
 
 // storeDeferred lowers the key's value to seq, unless it is already lower, which another
 // bridge may have done. It writes a new revision in either case.
-func (c *reportConsumer) storeDeferred(ctx context.Context, key string, seq uint64) (kept, revision uint64, err error) {
-	if err := c.publish.fence.Check(); err != nil {
+func (c *consumer) storeDeferred(ctx context.Context, key string, seq uint64) (kept, revision uint64, err error) {
+	if err := c.Fence.Check(); err != nil {
 		return 0, 0, err
 	}
-	e, err := c.hub.Bucket.Get(ctx, key)
+	e, err := c.Hub.Bucket.Get(ctx, key)
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound):
-		revision, err = c.hub.Bucket.Create(ctx, key, []byte(strconv.FormatUint(seq, 10)))
+		revision, err = c.Hub.Bucket.Create(ctx, key, []byte(strconv.FormatUint(seq, 10)))
 		return seq, revision, err
 	case err != nil:
 		return 0, 0, err
 	}
 	kept = min(seq, deferredFrom(e))
-	revision, err = c.hub.Bucket.Update(ctx, key, []byte(strconv.FormatUint(kept, 10)), e.Revision())
+	revision, err = c.Hub.Bucket.Update(ctx, key, []byte(strconv.FormatUint(kept, 10)), e.Revision())
 	return kept, revision, err
 }
 
@@ -141,8 +141,8 @@ func minNonZero(a, b uint64) uint64 {
 func deferredKey(site string) string { return deferredPrefix + hex.EncodeToString([]byte(site)) }
 
 // loadDeferred reads what an earlier bridge deferred.
-func (c *reportConsumer) loadDeferred(ctx context.Context) error {
-	keys, err := c.hub.Bucket.ListKeysFiltered(ctx, deferredPrefix+"*")
+func (c *consumer) loadDeferred(ctx context.Context) error {
+	keys, err := c.Hub.Bucket.ListKeysFiltered(ctx, deferredPrefix+"*")
 	if err != nil {
 		return fmt.Errorf("read deferred reports: %w", err)
 	}
@@ -151,7 +151,7 @@ func (c *reportConsumer) loadDeferred(ctx context.Context) error {
 		if err != nil {
 			continue // not a key of ours
 		}
-		e, err := c.hub.Bucket.Get(ctx, key)
+		e, err := c.Hub.Bucket.Get(ctx, key)
 		if errors.Is(err, jetstream.ErrKeyNotFound) {
 			continue
 		}
@@ -167,7 +167,7 @@ func (c *reportConsumer) loadDeferred(ctx context.Context) error {
 }
 
 // isDeferred reports whether a report is among those that must be read again.
-func (c *reportConsumer) isDeferred(site string, seq uint64) bool {
+func (c *consumer) isDeferred(site string, seq uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p := c.deferred[site]
@@ -175,7 +175,7 @@ func (c *reportConsumer) isDeferred(site string, seq uint64) bool {
 }
 
 // hasUnread reports whether a site has deferred reports that have not been read again.
-func (c *reportConsumer) hasUnread(site string) bool {
+func (c *consumer) hasUnread(site string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p := c.deferred[site]
@@ -183,7 +183,7 @@ func (c *reportConsumer) hasUnread(site string) bool {
 }
 
 // wake starts the next read of deferred reports at once. It does not block.
-func (c *reportConsumer) wake() {
+func (c *consumer) wake() {
 	select {
 	case c.wakeCh <- struct{}{}:
 	default:
@@ -192,7 +192,7 @@ func (c *reportConsumer) wake() {
 
 // resumeDeferred reads the deferred reports of sites that have a Site object and room, and
 // drops the entries whose reports have been processed.
-func (c *reportConsumer) resumeDeferred(ctx context.Context) {
+func (c *consumer) resumeDeferred(ctx context.Context) {
 	again, finished := c.dueReads()
 	for s, read := range again {
 		next, err := c.readDeferred(ctx, s, read.from)
@@ -206,13 +206,13 @@ func (c *reportConsumer) resumeDeferred(ctx context.Context) {
 		}
 		c.mu.Unlock()
 		if err != nil && ctx.Err() == nil && !errors.Is(err, errFull) {
-			c.log.Warn("cannot read deferred reports of a site, retrying", zap.String("site", s), zap.Error(err))
+			c.Log.Warn("cannot read deferred reports of a site, retrying", zap.String("site", s), zap.Error(err))
 		}
 	}
 	for s, revision := range finished {
 		// If a report was deferred meanwhile, the key has another revision and stays.
-		if err := c.hub.Bucket.Delete(ctx, deferredKey(s), jetstream.LastRevision(revision)); err != nil {
-			c.log.Debug("cannot delete the record of deferred reports", zap.String("site", s), zap.Error(err))
+		if err := c.Hub.Bucket.Delete(ctx, deferredKey(s), jetstream.LastRevision(revision)); err != nil {
+			c.Log.Debug("cannot delete the record of deferred reports", zap.String("site", s), zap.Error(err))
 		}
 	}
 }
@@ -225,14 +225,14 @@ type deferredRead struct {
 
 // dueReads returns the reads that are due by site. It removes the entries whose reports have
 // been processed and returns the revisions of their keys.
-func (c *reportConsumer) dueReads() (again map[string]deferredRead, finished map[string]uint64) {
+func (c *consumer) dueReads() (again map[string]deferredRead, finished map[string]uint64) {
 	again, finished = map[string]deferredRead{}, map[string]uint64{}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for s, p := range c.deferred {
 		room, idle := c.reports.room(s), c.inbox.len(s) == 0
 		switch {
-		case !c.publish.SiteExists(s) || !idle:
+		case !c.Sites.SiteExists(s) || !idle:
 		case p.reread && p.later > 0:
 			p.from, p.later, p.reread = p.later, 0, false
 		case p.reread && room == maxWaiting:
@@ -251,10 +251,10 @@ func (c *reportConsumer) dueReads() (again map[string]deferredRead, finished map
 
 // readDeferred reads acknowledged reports of a site, from a sequence on, into its inbox. If it
 // returns an error, next is where to continue.
-func (c *reportConsumer) readDeferred(ctx context.Context, site string, from uint64) (next uint64, err error) {
+func (c *consumer) readDeferred(ctx context.Context, site string, from uint64) (next uint64, err error) {
 	next = from
 	n, skip := 0, c.obsoleteSeqs(site)
-	err = c.hub.ReadAll(ctx, c.hub.Reported, from, streams.ReportedFilter(site), false, func(msg jetstream.Msg) error {
+	err = c.Hub.ReadAll(ctx, c.Hub.Reported, from, streams.ReportedFilter(site), false, func(msg jetstream.Msg) error {
 		meta, err := msg.Metadata()
 		if err != nil {
 			return err
@@ -262,7 +262,7 @@ func (c *reportConsumer) readDeferred(ctx context.Context, site string, from uin
 		if _, part := c.track(msg, meta); part {
 			return nil
 		}
-		if _, ref, err := streams.ParseReported(msg.Subject()); err == nil && c.reports.has(reportKey{site, ref}, meta.Sequence.Stream) {
+		if _, ref, err := streams.ParseReported(msg.Subject()); err == nil && c.reports.has(Key{site, ref}, meta.Sequence.Stream) {
 			return nil
 		}
 		if skip[meta.Sequence.Stream] {
@@ -274,7 +274,7 @@ func (c *reportConsumer) readDeferred(ctx context.Context, site string, from uin
 		}
 		n++
 		c.inbox.put(site, newDelivery(msg, meta))
-		c.sites.Add(site)
+		c.SiteQueue.Add(site)
 		return nil
 	})
 	return next, err

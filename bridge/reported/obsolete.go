@@ -1,4 +1,4 @@
-package bridge
+package reported
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/petiole-io/petiole/streams"
 )
@@ -37,7 +38,7 @@ type obsolete struct {
 // track returns the site of a message, and whether it is a part, which is read together with
 // its report. It also records the highest sequence of each site: that message is never
 // removed, because the site's forwarder looks it up.
-func (c *reportConsumer) track(msg jetstream.Msg, meta *jetstream.MsgMetadata) (site string, part bool) {
+func (c *consumer) track(msg jetstream.Msg, meta *jetstream.MsgMetadata) (site string, part bool) {
 	site, err := streams.ReportedSite(msg.Subject())
 	if err != nil {
 		site = "" // sites cannot publish such a subject
@@ -55,17 +56,17 @@ func (c *reportConsumer) track(msg jetstream.Msg, meta *jetstream.MsgMetadata) (
 }
 
 // obsoleteFull reports whether a site has reached maxObsolete.
-func (c *reportConsumer) obsoleteFull(site string) bool { return c.obsoleteRoom(site) <= 0 }
+func (c *consumer) obsoleteFull(site string) bool { return c.obsoleteRoom(site) <= 0 }
 
 // obsoleteRoom returns how many more messages of a site can become obsolete.
-func (c *reportConsumer) obsoleteRoom(site string) int {
+func (c *consumer) obsoleteRoom(site string) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return maxObsolete - len(c.obsolete[site])
 }
 
 // obsoleteSeqs returns the sequences of a site's obsolete messages.
-func (c *reportConsumer) obsoleteSeqs(site string) map[uint64]bool {
+func (c *consumer) obsoleteSeqs(site string) map[uint64]bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	of := make(map[uint64]bool, len(c.obsolete[site]))
@@ -76,7 +77,7 @@ func (c *reportConsumer) obsoleteSeqs(site string) map[uint64]bool {
 }
 
 // markObsolete schedules the removal of a message.
-func (c *reportConsumer) markObsolete(site string, m obsolete) {
+func (c *consumer) markObsolete(site string, m obsolete) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.obsolete[site] = append(c.obsolete[site], m)
@@ -87,35 +88,35 @@ func (c *reportConsumer) markObsolete(site string, m obsolete) {
 
 // collectGarbage removes obsolete messages from REPORTED, except the last one of each site,
 // until ctx ends.
-func (c *reportConsumer) collectGarbage(ctx context.Context) {
+func (c *consumer) collectGarbage(ctx context.Context) {
 	// floor is the ack floor of the previous round: by now the hub has it on disk.
 	var floor uint64
-	for {
-		batch := c.takeRemovable(floor)
-		for _, seq := range batch {
-			err := c.hub.Reported.DeleteMsg(ctx, seq)
-			if ctx.Err() != nil {
-				return
-			}
-			if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
-				c.log.Debug("cannot remove obsolete report, it stays until the next report of its object", zap.Uint64("seq", seq), zap.Error(err))
-			}
+	wait.UntilWithContext(ctx, func(ctx context.Context) {
+		for c.removeBatch(ctx, floor) {
 		}
-		if len(batch) == gcBatch {
-			continue
+		floor = c.refreshFloor(ctx, floor)
+		c.Counters.GCRounds.Add(1)
+	}, gcInterval)
+}
+
+// removeBatch removes up to gcBatch obsolete messages. It reports whether there may be more.
+func (c *consumer) removeBatch(ctx context.Context, floor uint64) (more bool) {
+	batch := c.takeRemovable(floor)
+	for _, seq := range batch {
+		err := c.Hub.Reported.DeleteMsg(ctx, seq)
+		if ctx.Err() != nil {
+			return false
 		}
-		next := c.refreshFloor(ctx, floor)
-		c.count.gcRounds.Add(1)
-		if !sleep(ctx, gcInterval) {
-			return
+		if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+			c.Log.Debug("cannot remove obsolete report, it stays until the next report of its object", zap.Uint64("seq", seq), zap.Error(err))
 		}
-		floor = next
 	}
+	return len(batch) == gcBatch
 }
 
 // refreshFloor returns the consumer's ack floor, or known if it is not needed or cannot be
 // read.
-func (c *reportConsumer) refreshFloor(ctx context.Context, known uint64) uint64 {
+func (c *consumer) refreshFloor(ctx context.Context, known uint64) uint64 {
 	c.mu.Lock()
 	idle := len(c.obsolete) == 0
 	c.mu.Unlock()
@@ -124,7 +125,7 @@ func (c *reportConsumer) refreshFloor(ctx context.Context, known uint64) uint64 
 	}
 	floor, err := c.ackFloor(ctx)
 	if err != nil {
-		c.log.Debug("cannot read the ack floor, obsolete reports are removed later", zap.Error(err))
+		c.Log.Debug("cannot read the ack floor, obsolete reports are removed later", zap.Error(err))
 		return known
 	}
 	return max(known, floor)
@@ -132,7 +133,7 @@ func (c *reportConsumer) refreshFloor(ctx context.Context, known uint64) uint64 
 
 // takeRemovable returns up to gcBatch obsolete messages that can be removed if the consumer
 // has acknowledged everything up to floor.
-func (c *reportConsumer) takeRemovable(floor uint64) []uint64 {
+func (c *consumer) takeRemovable(floor uint64) []uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var batch []uint64

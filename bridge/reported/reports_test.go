@@ -1,4 +1,4 @@
-package bridge
+package reported
 
 import (
 	"testing"
@@ -10,7 +10,7 @@ import (
 func TestReportsKeepTheNewest(t *testing.T) {
 	t.Parallel()
 	r := newReports()
-	k := reportKey{"plant-a", streams.Ref{Node: "n1", Resource: "pods", Namespace: "default", Name: "p"}}
+	k := Key{"plant-a", streams.Ref{Node: "n1", Resource: "pods", Namespace: "default", Name: "p"}}
 	o := kube.CoreKey("pods", "default", "p")
 	r.put(k, &report{seq: 7, pending: true})
 	r.put(k, &report{seq: 5, pending: true})
@@ -38,15 +38,15 @@ func TestReportsKeepTheNewest(t *testing.T) {
 // counts, whichever node the device is bound to now.
 func TestNewestReportOfADevice(t *testing.T) {
 	t.Parallel()
-	of := func(site, node string) reportKey {
-		return reportKey{site, streams.Ref{Node: node, Group: kube.DeviceGroup, Resource: "devicestatuses", Namespace: "n", Name: "pump"}}
+	of := func(site, node string) Key {
+		return Key{site, streams.Ref{Node: node, Group: kube.DeviceGroup, Resource: "devicestatuses", Namespace: "n", Name: "pump"}}
 	}
 	said := func(seq uint64, uid string) *report {
 		return &report{seq: seq, msg: streams.Message{UID: uid}}
 	}
 	n := newestDeviceReports{}
 	for _, step := range []struct {
-		key  reportKey
+		key  Key
 		r    *report
 		over uint64
 	}{
@@ -56,7 +56,7 @@ func TestNewestReportOfADevice(t *testing.T) {
 		{of("a", "a1"), said(7, "other"), 0},
 		{of("b", "b1"), said(8, "u"), 0},
 		{of("a", "a1"), said(9, "u"), 6},
-		{reportKey{"a", streams.Ref{Node: "a1", Resource: "pods", Namespace: "n", Name: "pump"}}, said(10, "u"), 0},
+		{Key{"a", streams.Ref{Node: "a1", Resource: "pods", Namespace: "n", Name: "pump"}}, said(10, "u"), 0},
 	} {
 		var over uint64
 		if was := n.add(step.key, step.r); was != nil {
@@ -65,5 +65,36 @@ func TestNewestReportOfADevice(t *testing.T) {
 		if over != step.over {
 			t.Errorf("report %d overtakes %d, want %d", step.r.seq, over, step.over)
 		}
+	}
+}
+
+// A limited number of a site's reports waits for the API server; a newer report of an object
+// replaces the older one.
+func TestWaitingReportsAreCounted(t *testing.T) {
+	t.Parallel()
+	r := newReports()
+	k := func(name string) Key {
+		return Key{"plant-a", streams.Ref{Node: "n", Resource: "pods", Namespace: "d", Name: name}}
+	}
+	r.put(k("a"), &report{seq: 1, pending: true})
+	r.put(k("a"), &report{seq: 2, pending: true})
+	r.put(k("b"), &report{seq: 3, pending: true})
+	r.put(k("old"), &report{seq: 4})
+	if n := maxWaiting - r.room("plant-a"); n != 2 {
+		t.Errorf("%d wait, want 2", n)
+	}
+	r.waitForNode(k("a"), 1)
+	r.waitForNode(k("a"), 2)
+	r.waitForNode(k("a"), 2)
+	r.resolve(k("b"), 3, true)
+	if n := maxWaiting - r.room("plant-a"); n != 0 || len(r.waiting) != 0 {
+		t.Errorf("%d wait, want none: %v", n, r.waiting)
+	}
+	if !r.has(k("a"), 2) || r.has(k("a"), 3) || r.has(k("b"), 3) {
+		t.Error("what is held is not what is known")
+	}
+	r.put(k("a"), &report{seq: 5, pending: true})
+	if n := maxWaiting - r.room("plant-a"); n != 1 {
+		t.Errorf("%d wait after a parked report was replaced, want 1", n)
 	}
 }

@@ -1,4 +1,4 @@
-package bridge
+package reported
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 
 // recoverReports reads the content of REPORTED after a restart. It keeps the newest report of
 // each existing object, and marks acknowledged reports about other objects as obsolete.
-func (c *reportConsumer) recoverReports(ctx context.Context) error {
+func (c *consumer) recoverReports(ctx context.Context) error {
 	if err := c.loadDeferred(ctx); err != nil {
 		return err
 	}
@@ -22,22 +22,22 @@ func (c *reportConsumer) recoverReports(ctx context.Context) error {
 		return err
 	}
 	newest := newestDeviceReports{}
-	return c.hub.ReadAll(ctx, c.hub.Reported, 1, ">", false, func(msg jetstream.Msg) error {
+	return c.Hub.ReadAll(ctx, c.Hub.Reported, 1, ">", false, func(msg jetstream.Msg) error {
 		r, k, err := c.readReport(ctx, msg)
 		if errors.Is(err, streams.ErrUndecodable) {
 			// An acknowledged message was quarantined by an earlier bridge that did not get
 			// around to removing it.
-			if r.seq <= floor && !c.isDeferred(k.site, r.seq) {
-				c.markObsolete(k.site, obsolete{seq: r.seq})
+			if r.seq <= floor && !c.isDeferred(k.Site, r.seq) {
+				c.markObsolete(k.Site, obsolete{seq: r.seq})
 			}
 			return nil
 		}
 		if err != nil || r == nil {
 			return err
 		}
-		past := r.seq <= floor && !c.isDeferred(k.site, r.seq)
+		past := r.seq <= floor && !c.isDeferred(k.Site, r.seq)
 		switch {
-		case isRetained(r.msg) && r.msg.Object != nil && c.writer.Exists(k.ref):
+		case isRetained(r.msg) && r.msg.Object != nil && c.Writer.Exists(k.Ref):
 			if !isState(r.msg) {
 				return nil
 			}
@@ -46,7 +46,7 @@ func (c *reportConsumer) recoverReports(ctx context.Context) error {
 			}
 			c.reports.put(k, r)
 		case past:
-			c.markObsolete(k.site, obsolete{seq: r.seq})
+			c.markObsolete(k.Site, obsolete{seq: r.seq})
 		}
 		return nil
 	})
@@ -59,17 +59,17 @@ type newestDeviceReports map[deviceOf]deviceReport
 type deviceOf struct{ site, namespace, name, uid string }
 
 type deviceReport struct {
-	key reportKey
+	key Key
 	seq uint64
 }
 
 // add adds a report and returns the one that it replaces, if any. That one must not be written
 // again if the device moves back to its former node.
-func (n newestDeviceReports) add(k reportKey, r *report) *deviceReport {
-	if k.ref.Group != kube.DeviceGroup {
+func (n newestDeviceReports) add(k Key, r *report) *deviceReport {
+	if k.Ref.Group != kube.DeviceGroup {
 		return nil
 	}
-	device := deviceOf{k.site, k.ref.Namespace, k.ref.Name, r.msg.UID}
+	device := deviceOf{k.Site, k.Ref.Namespace, k.Ref.Name, r.msg.UID}
 	was, ok := n[device]
 	n[device] = deviceReport{k, r.seq}
 	if !ok || was.key == k {
@@ -79,8 +79,8 @@ func (n newestDeviceReports) add(k reportKey, r *report) *deviceReport {
 }
 
 // ackFloor returns the consumer's ack floor.
-func (c *reportConsumer) ackFloor(ctx context.Context) (uint64, error) {
-	cons, err := c.hub.Reported.Consumer(ctx, streams.BridgeConsumer)
+func (c *consumer) ackFloor(ctx context.Context) (uint64, error) {
+	cons, err := c.Hub.Reported.Consumer(ctx, streams.BridgeConsumer)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return 0, nil
 	}
@@ -94,37 +94,37 @@ func (c *reportConsumer) ackFloor(ctx context.Context) (uint64, error) {
 // nil for messages that only the consumer handles, streams.ErrUndecodable with the sequence of
 // an unreadable message, and a report without object if its parts need not be read because it
 // is not about an object of its site.
-func (c *reportConsumer) readReport(ctx context.Context, msg jetstream.Msg) (*report, reportKey, error) {
+func (c *consumer) readReport(ctx context.Context, msg jetstream.Msg) (*report, Key, error) {
 	meta, err := msg.Metadata()
 	if err != nil {
-		return nil, reportKey{}, err
+		return nil, Key{}, err
 	}
 	site, part := c.track(msg, meta)
 	if part {
-		return nil, reportKey{}, nil
+		return nil, Key{}, nil
 	}
 	d := newDelivery(msg, meta)
 	m, err := c.decodeReport(ctx, site, d)
 	switch {
 	case errors.Is(err, streams.ErrUndecodable):
-		return &report{seq: d.seq}, reportKey{site: site}, err
+		return &report{seq: d.seq}, Key{Site: site}, err
 	case errors.Is(err, streams.ErrSuperseded), errors.Is(err, jetstream.ErrMsgNotFound):
-		return nil, reportKey{}, nil
+		return nil, Key{}, nil
 	case err != nil:
-		return nil, reportKey{}, err
+		return nil, Key{}, err
 	}
-	return &report{seq: d.seq, msg: m, stored: d.stored}, reportKey{site, m.Ref}, nil
+	return &report{seq: d.seq, msg: m, stored: d.stored}, Key{site, m.Ref}, nil
 }
 
 // decodeReport decodes a report. If it has parts and is not about an object of its site, only
 // the headers are decoded.
-func (c *reportConsumer) decodeReport(ctx context.Context, site string, d *delivery) (streams.Message, error) {
+func (c *consumer) decodeReport(ctx context.Context, site string, d *delivery) (streams.Message, error) {
 	if d.header.Get(streams.HeaderParts) != "" {
 		_, m, err := streams.Decode(d.subject, d.header, d.data)
-		if err != nil || !isRetained(m) || !c.writer.Owns(site, m.Ref) {
+		if err != nil || !isRetained(m) || !c.Writer.Owns(site, m.Ref) {
 			return m, err
 		}
 	}
-	m, err := loadReport(ctx, c.hub.Reported, d)
+	m, err := loadReport(ctx, c.Hub.Reported, d)
 	return m, err
 }

@@ -1,4 +1,4 @@
-package bridge
+package reported
 
 import (
 	"net/http"
@@ -25,7 +25,7 @@ func TestDeferredKeepsTheFirst(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		e, err := w.consumer.hub.Bucket.Get(ctx, deferredKey(site))
+		e, err := w.hub.Bucket.Get(ctx, deferredKey(site))
 		if err != nil || string(e.Value()) != "10" {
 			t.Fatalf("the bucket has %v, %v; want 10", e, err)
 		}
@@ -35,7 +35,7 @@ func TestDeferredKeepsTheFirst(t *testing.T) {
 	if err := w.consumer.recordDeferred(ctx, "s0", 15, true); err != nil {
 		t.Fatal(err)
 	}
-	e, err := w.consumer.hub.Bucket.Get(ctx, deferredKey("s0"))
+	e, err := w.hub.Bucket.Get(ctx, deferredKey("s0"))
 	if err != nil || string(e.Value()) != "10" || w.consumer.deferred["s0"].from != 10 {
 		t.Errorf("after another bridge's 10 the bucket has %s, %v", e.Value(), err)
 	}

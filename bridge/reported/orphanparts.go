@@ -1,4 +1,4 @@
-package bridge
+package reported
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/streams"
@@ -23,7 +24,7 @@ const (
 )
 
 // schedulePartsCheck schedules a check of a site's parts within d. The caller holds the lock.
-func (c *reportConsumer) schedulePartsCheck(site string, d time.Duration) {
+func (c *consumer) schedulePartsCheck(site string, d time.Duration) {
 	at := c.now().Add(d)
 	if due, ok := c.parts[site]; !ok || at.Before(due) {
 		c.parts[site] = at
@@ -31,15 +32,15 @@ func (c *reportConsumer) schedulePartsCheck(site string, d time.Duration) {
 }
 
 // collectOrphanParts removes parts in REPORTED that belong to no report, until ctx ends.
-func (c *reportConsumer) collectOrphanParts(ctx context.Context) {
-	for sleep(ctx, gcInterval) {
+func (c *consumer) collectOrphanParts(ctx context.Context) {
+	wait.UntilWithContext(ctx, func(ctx context.Context) {
 		for _, site := range c.dueParts() {
 			left, more, err := c.removeOrphans(ctx, site)
 			if ctx.Err() != nil {
 				return
 			}
 			if err != nil {
-				c.log.Debug("cannot remove orphan parts, retrying later", zap.String("site", site), zap.Error(err))
+				c.Log.Debug("cannot remove orphan parts, retrying later", zap.String("site", site), zap.Error(err))
 			}
 			c.mu.Lock()
 			switch {
@@ -50,11 +51,11 @@ func (c *reportConsumer) collectOrphanParts(ctx context.Context) {
 			}
 			c.mu.Unlock()
 		}
-	}
+	}, gcInterval)
 }
 
 // dueParts returns the sites whose check is due and removes them from the schedule.
-func (c *reportConsumer) dueParts() []string {
+func (c *consumer) dueParts() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var due []string
@@ -74,8 +75,8 @@ func (c *reportConsumer) dueParts() []string {
 // the report, and nothing about another object in between. A part is therefore an orphan if
 // something else follows it and its report does not exist or has other parts. The report of
 // the last parts may still arrive.
-func (c *reportConsumer) removeOrphans(ctx context.Context, site string) (left int, more bool, err error) {
-	newest, err := c.hub.LastMessage(ctx, streams.Reported, streams.ReportedFilter(site))
+func (c *consumer) removeOrphans(ctx context.Context, site string) (left int, more bool, err error) {
+	newest, err := c.Hub.LastMessage(ctx, streams.Reported, streams.ReportedFilter(site))
 	if err != nil || newest == nil {
 		return 0, false, err
 	}
@@ -86,7 +87,7 @@ func (c *reportConsumer) removeOrphans(ctx context.Context, site string) (left i
 	var object string
 	var report *hub.Message
 	var orphans []uint64
-	err = c.hub.ReadAll(ctx, c.hub.Reported, 1, streams.ReportedPartsFilter(site), true, func(msg jetstream.Msg) error {
+	err = c.Hub.ReadAll(ctx, c.Hub.Reported, 1, streams.ReportedPartsFilter(site), true, func(msg jetstream.Msg) error {
 		of, index, err := streams.ParsePart(msg.Subject())
 		if err != nil {
 			return nil // it is processed, and rejected, as a report
@@ -100,7 +101,7 @@ func (c *reportConsumer) removeOrphans(ctx context.Context, site string) (left i
 			return nil
 		}
 		if of != object {
-			if report, err = c.hub.LastMessage(ctx, streams.Reported, of); err != nil {
+			if report, err = c.Hub.LastMessage(ctx, streams.Reported, of); err != nil {
 				return err
 			}
 			object = of
@@ -118,7 +119,7 @@ func (c *reportConsumer) removeOrphans(ctx context.Context, site string) (left i
 		return left, false, err
 	}
 	for _, seq := range orphans {
-		if err := c.hub.Reported.DeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+		if err := c.Hub.Reported.DeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
 			return left, more, fmt.Errorf("remove part %d of %s: %w", seq, streams.Reported, err)
 		}
 	}

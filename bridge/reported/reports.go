@@ -1,4 +1,4 @@
-package bridge
+package reported
 
 import (
 	"sync"
@@ -10,10 +10,10 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// reportKey identifies the reports of one site about one object.
-type reportKey struct {
-	site string
-	ref  streams.Ref
+// Key identifies the reports of one site about one object.
+type Key struct {
+	Site string
+	Ref  streams.Ref
 }
 
 // report is the newest report of a site about an object.
@@ -38,19 +38,19 @@ type report struct {
 // use.
 type reports struct {
 	mu       sync.Mutex
-	all      map[reportKey]*report
-	byObject map[kube.Key]map[reportKey]struct{}
-	bySite   map[string]map[reportKey]struct{}
+	all      map[Key]*report
+	byObject map[kube.Key]map[Key]struct{}
+	bySite   map[string]map[Key]struct{}
 	// waiting counts the reports of each site that wait for the API server.
 	waiting map[string]int
 	// unacked holds the reports that are not acknowledged.
-	unacked map[reportKey]*report
+	unacked map[Key]*report
 }
 
 func newReports() *reports {
 	return &reports{
-		all: map[reportKey]*report{}, byObject: map[kube.Key]map[reportKey]struct{}{}, bySite: map[string]map[reportKey]struct{}{},
-		waiting: map[string]int{}, unacked: map[reportKey]*report{},
+		all: map[Key]*report{}, byObject: map[kube.Key]map[Key]struct{}{}, bySite: map[string]map[Key]struct{}{},
+		waiting: map[string]int{}, unacked: map[Key]*report{},
 	}
 }
 
@@ -66,7 +66,7 @@ func (r *reports) room(site string) int {
 }
 
 // has reports whether this report of an object, or a later one, is present.
-func (r *reports) has(k reportKey, seq uint64) bool {
+func (r *reports) has(k Key, seq uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.all[k]
@@ -88,7 +88,7 @@ func (r *reports) setWaiting(site string, n *report, waiting bool) {
 
 // put adds a report unless a newer one is present. It returns the messages that are superseded
 // and must be acknowledged.
-func (r *reports) put(k reportKey, n *report) (stale []jetstream.Msg) {
+func (r *reports) put(k Key, n *report) (stale []jetstream.Msg) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	was := r.all[k]
@@ -101,18 +101,18 @@ func (r *reports) put(k reportKey, n *report) (stale []jetstream.Msg) {
 	case was != nil && was.seq < n.seq && was.delivered != nil:
 		stale = append(stale, was.delivered)
 	}
-	r.setWaiting(k.site, was, false)
-	r.setWaiting(k.site, n, n.pending)
+	r.setWaiting(k.Site, was, false)
+	r.setWaiting(k.Site, n, n.pending)
 	r.all[k] = n
 	if delete(r.unacked, k); n.delivered != nil {
 		r.unacked[k] = n
 	}
-	index(r.byObject, kube.KeyOf(k.ref), k)
-	index(r.bySite, k.site, k)
+	index(r.byObject, kube.KeyOf(k.Ref), k)
+	index(r.bySite, k.Site, k)
 	return stale
 }
 
-func (r *reports) get(k reportKey) *report {
+func (r *reports) get(k Key) *report {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if n := r.all[k]; n != nil {
@@ -124,41 +124,41 @@ func (r *reports) get(k reportKey) *report {
 
 // resolve marks report seq as acknowledged and accepted, or, with drop, removes it. It ignores
 // a report that was replaced by a newer one.
-func (r *reports) resolve(k reportKey, seq uint64, drop bool) {
+func (r *reports) resolve(k Key, seq uint64, drop bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.all[k]
 	if n == nil || n.seq != seq {
 		return
 	}
-	r.setWaiting(k.site, n, false)
+	r.setWaiting(k.Site, n, false)
 	delete(r.unacked, k)
 	if !drop {
 		n.delivered, n.pending = nil, false
 		return
 	}
 	delete(r.all, k)
-	unindex(r.byObject, kube.KeyOf(k.ref), k)
-	unindex(r.bySite, k.site, k)
+	unindex(r.byObject, kube.KeyOf(k.Ref), k)
+	unindex(r.bySite, k.Site, k)
 }
 
 // waitForNode records that report seq waits for its node. It returns the message to
 // acknowledge: REPORTED keeps it as the newest of its object, and it must not occupy the
 // shared ack window.
-func (r *reports) waitForNode(k reportKey, seq uint64) jetstream.Msg {
+func (r *reports) waitForNode(k Key, seq uint64) jetstream.Msg {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.all[k]
 	if n == nil || n.seq != seq {
 		return nil
 	}
-	r.setWaiting(k.site, n, false)
+	r.setWaiting(k.Site, n, false)
 	return r.detach(k, n)
 }
 
 // detach returns the message of a report for acknowledgement, nil if that was done before. The
 // caller holds the lock.
-func (r *reports) detach(k reportKey, n *report) jetstream.Msg {
+func (r *reports) detach(k Key, n *report) jetstream.Msg {
 	from := n.delivered
 	n.delivered = nil
 	delete(r.unacked, k)
@@ -167,7 +167,7 @@ func (r *reports) detach(k reportKey, n *report) jetstream.Msg {
 
 // unackedReport identifies a report that is not acknowledged.
 type unackedReport struct {
-	key reportKey
+	key Key
 	seq uint64
 }
 
@@ -186,7 +186,7 @@ func (r *reports) unackedBefore(before time.Time) []unackedReport {
 
 // forbidden records the time at which report seq was forbidden, zero if it was not. It returns
 // the time since when every try was forbidden.
-func (r *reports) forbidden(k reportKey, seq uint64, at time.Time) time.Time {
+func (r *reports) forbidden(k Key, seq uint64, at time.Time) time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.all[k]
@@ -201,7 +201,7 @@ func (r *reports) forbidden(k reportKey, seq uint64, at time.Time) time.Time {
 
 // releaseMsg returns the message of report seq for acknowledgement. The report goes on
 // waiting.
-func (r *reports) releaseMsg(k reportKey, seq uint64) jetstream.Msg {
+func (r *reports) releaseMsg(k Key, seq uint64) jetstream.Msg {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.all[k]
@@ -212,35 +212,35 @@ func (r *reports) releaseMsg(k reportKey, seq uint64) jetstream.Msg {
 }
 
 // ofObject returns the reports about one object.
-func (r *reports) ofObject(o kube.Key) []reportKey {
+func (r *reports) ofObject(o kube.Key) []Key {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return keysOf(r.byObject[o])
 }
 
 // ofSite returns all reports of a site.
-func (r *reports) ofSite(site string) []reportKey {
+func (r *reports) ofSite(site string) []Key {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return keysOf(r.bySite[site])
 }
 
-func index[K comparable](m map[K]map[reportKey]struct{}, by K, k reportKey) {
+func index[K comparable](m map[K]map[Key]struct{}, by K, k Key) {
 	if m[by] == nil {
-		m[by] = map[reportKey]struct{}{}
+		m[by] = map[Key]struct{}{}
 	}
 	m[by][k] = struct{}{}
 }
 
-func unindex[K comparable](m map[K]map[reportKey]struct{}, by K, k reportKey) {
+func unindex[K comparable](m map[K]map[Key]struct{}, by K, k Key) {
 	delete(m[by], k)
 	if len(m[by]) == 0 {
 		delete(m, by)
 	}
 }
 
-func keysOf(m map[reportKey]struct{}) []reportKey {
-	keys := make([]reportKey, 0, len(m))
+func keysOf(m map[Key]struct{}) []Key {
+	keys := make([]Key, 0, len(m))
 	for k := range m {
 		keys = append(keys, k)
 	}

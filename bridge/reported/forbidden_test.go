@@ -1,0 +1,67 @@
+package reported
+
+import (
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/petiole-io/petiole/streams"
+)
+
+// A starting API server forbids everything for a while: no report is refused because of that,
+// and waiting reports do not block others. A report that is forbidden for a long time is
+// refused.
+func TestForbiddenReportsWait(t *testing.T) {
+	t.Parallel()
+	var tries atomic.Int64
+	var open atomic.Bool
+	w := startWriting(t, func(rw http.ResponseWriter, _ *http.Request) {
+		tries.Add(1)
+		if !open.Load() {
+			forbid(rw)
+			return
+		}
+		rw.Header().Set("Content-Type", "application/json")
+		_, _ = rw.Write([]byte(`{"apiVersion":"v1","kind":"Pod"}`))
+	})
+	w.start()
+	unacknowledged := func() int {
+		c, err := w.hub.Reported.Consumer(t.Context(), streams.BridgeConsumer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.CachedInfo().NumAckPending
+	}
+	w.say("first")
+	w.await("tried again and again", func() bool { return tries.Load() > 5 })
+	if n := unacknowledged(); n != 1 {
+		t.Errorf("%d reports are not acknowledged, want the one that waits", n)
+	}
+	w.ahead.Store(int64(maxForbidden - 10*time.Second))
+	w.await("waiting without a place", func() bool { return unacknowledged() == 0 })
+	if kept, err := w.hub.Bucket.Get(t.Context(), deferredKey("plant-a")); err != nil || len(kept.Value()) == 0 {
+		t.Errorf("what waits is not remembered: %v", err)
+	}
+	before := tries.Load()
+	w.await("still tried", func() bool { return tries.Load() > before+5 })
+	open.Store(true)
+	w.await("written", func() bool { return w.count.Accepted.Load() == 1 })
+	w.await("forgotten", func() bool {
+		_, err := w.hub.Bucket.Get(t.Context(), deferredKey("plant-a"))
+		return err != nil
+	})
+	if n := w.count.Quarantined.Load(); n != 0 {
+		t.Fatalf("%d reports are in quarantine", n)
+	}
+
+	open.Store(false)
+	w.say("second")
+	before = tries.Load()
+	w.await("tried anew", func() bool { return tries.Load() > before+5 })
+	if n := w.count.Quarantined.Load(); n != 0 {
+		t.Fatalf("refused at once, although the patience begins anew: %d", n)
+	}
+	w.ahead.Add(int64(maxForbidden))
+	w.await("refused in the end", func() bool { return w.count.Quarantined.Load() == 1 })
+}

@@ -1,0 +1,194 @@
+package reported
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/hub"
+	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/lease"
+	"github.com/petiole-io/petiole/bridge/liveness"
+	"github.com/petiole-io/petiole/bridge/writeback"
+	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/internal/polltest"
+	"github.com/petiole-io/petiole/streams"
+)
+
+// cluster is what the API server holds. A test fills it.
+type cluster struct {
+	mu  sync.Mutex
+	all map[kube.Key]*unstructured.Unstructured
+}
+
+func (c *cluster) Get(k kube.Key) *unstructured.Unstructured {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.all[k]
+}
+
+func (c *cluster) SiteExists(site string) bool { return c.Get(siteKey(site)) != nil }
+
+func (c *cluster) SiteOf(node string) string {
+	o := c.Get(kube.CoreKey("nodes", "", node))
+	if o == nil {
+		return ""
+	}
+	return o.GetLabels()[v1alpha1.SiteLabel]
+}
+
+func (*cluster) NodesOf(string) []string { return nil }
+
+// set adds or replaces an object.
+func (c *cluster) set(k kube.Key, object map[string]any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	o := &unstructured.Unstructured{Object: object}
+	o.SetName(k.Name)
+	o.SetNamespace(k.Namespace)
+	o.SetUID(types.UID("uid-" + k.Name))
+	o.SetResourceVersion(strconv.Itoa(len(c.all) + 1))
+	c.all[k] = o
+}
+
+// addSite adds a site with a node and a pod on it.
+func (c *cluster) addSite(site, node, pod string) {
+	c.set(siteKey(site), map[string]any{})
+	c.set(kube.CoreKey("nodes", "", node), map[string]any{"metadata": map[string]any{"labels": map[string]any{v1alpha1.SiteLabel: site}}})
+	c.set(kube.CoreKey("pods", "default", pod), map[string]any{"spec": map[string]any{"nodeName": node}})
+}
+
+func siteKey(name string) kube.Key {
+	return kube.Key{Group: kube.SiteGroup, Resource: "sites", Name: name}
+}
+
+// writing is a reconciler with a real hub and an API server whose answers a test chooses.
+type writing struct {
+	*Reconciler
+	t       *testing.T
+	cluster *cluster
+	hub     *hub.Hub
+	clients *kube.Clients
+	count   *Counters
+	began   time.Time
+	ahead   atomic.Int64 // offset of its clock, ns
+}
+
+// startWriting returns a reconciler with one site, plant-a, that has not started.
+func startWriting(t *testing.T, answer http.HandlerFunc) *writing {
+	t.Helper()
+	h, err := hub.Open(t.Context(), natstest.StartHub(t, "plant-a").Connect(t, "bridge"), streams.HubLimits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(answer)
+	t.Cleanup(server.Close)
+	w := &writing{t: t, hub: h, began: time.Now(), cluster: &cluster{all: map[kube.Key]*unstructured.Unstructured{}}}
+	if w.clients, err = kube.NewClients(&rest.Config{Host: server.URL, QPS: -1}, kube.ImpersonationConstrained, leadingFence().Transport); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.clients.Close)
+	w.cluster.addSite("plant-a", "a1", "web")
+	w.assemble()
+	return w
+}
+
+// leadingFence returns the fence of a leading bridge.
+func leadingFence() *lease.Fence {
+	f := lease.NewFence(time.Now)
+	f.Renewed(time.Now(), time.Hour)
+	f.SetTerm(1)
+	return f
+}
+
+// assemble creates a reconciler that has not started.
+func (w *writing) assemble() {
+	tracker := liveness.NewTracker()
+	w.count = &Counters{}
+	w.Reconciler = New(Config{
+		Hub: w.hub, Sites: w.cluster, Liveness: tracker, Fence: leadingFence(), Counters: w.count, Log: zap.NewNop(), Workers: 2, Lease: time.Second,
+		Writer: writeback.New(writeback.Config{
+			Clients: w.clients, Cache: w.cluster, Sites: w.cluster, Liveness: tracker, Deleted: writeback.NewDeletedNodes(), Log: zap.NewNop(),
+		}),
+		Queue: quick[Key](), SiteQueue: quick[string](),
+		Report: func(error) {}, OnQuarantined: func(string, string) {}, OnSiteConnected: func(string) {},
+		now: func() time.Time { return w.began.Add(time.Duration(w.ahead.Load())) },
+	})
+	w.t.Cleanup(w.Close)
+}
+
+// quick returns a queue that retries often.
+func quick[T comparable]() workqueue.TypedRateLimitingInterface[T] {
+	return workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[T](100*time.Millisecond, time.Millisecond))
+}
+
+// successor returns the reconciler of the next bridge.
+func (w *writing) successor() *writing {
+	next := &writing{t: w.t, cluster: w.cluster, hub: w.hub, clients: w.clients, began: w.began}
+	next.assemble()
+	return next
+}
+
+// start reads and writes reports until the test ends.
+func (w *writing) start() {
+	ctx, done := w.t.Context(), make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := w.Run(ctx); err != nil && ctx.Err() == nil {
+			w.t.Error(err)
+		}
+	}()
+	w.t.Cleanup(func() { <-done })
+}
+
+// await waits for a condition.
+func (w *writing) await(what string, cond func() bool) {
+	w.t.Helper()
+	polltest.Eventually(w.t, what, cond)
+}
+
+// say reports that the pod runs, with a message.
+func (w *writing) say(message string) {
+	w.t.Helper()
+	data, err := json.Marshal(corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default", UID: "uid-web"}, Status: corev1.PodStatus{Phase: corev1.PodRunning, Message: message},
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ref := streams.Ref{Node: "a1", Resource: "pods", Namespace: "default", Name: "web"}
+	m := streams.Message{Ref: ref, Op: streams.OpPut, UID: "uid-web", Object: data}
+	if _, err := streams.Put(w.t.Context(), w.hub.JS, streams.ReportedSubject("plant-a", ref), m); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// statusError answers with an error status.
+func statusError(w http.ResponseWriter, code int, reason metav1.StatusReason) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(metav1.Status{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusFailure, Code: int32(code), Reason: reason,
+	})
+}
+
+func forbid(rw http.ResponseWriter) {
+	statusError(rw, http.StatusForbidden, metav1.StatusReasonForbidden)
+}
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
