@@ -105,7 +105,11 @@ func (r *Resyncer) drain(from map[string]bool) []string {
 
 // Run works until ctx ends.
 func (r *Resyncer) Run(ctx context.Context) {
-	wait.UntilWithContext(ctx, r.round, resyncInterval)
+	// The first round is not at once: a site that is connected needs a moment to show it.
+	_ = wait.PollUntilContextCancel(ctx, resyncInterval, false, func(ctx context.Context) (bool, error) { // until ctx ends
+		r.round(ctx)
+		return false, nil
+	})
 }
 
 // round carries out what has been scheduled.

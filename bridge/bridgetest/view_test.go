@@ -244,8 +244,9 @@ func countsUnobserved(t *testing.T, a *api) {
 	w.settled("plant-a", "web", "a1")
 	eventually(t, "a pod that is not observed", func() bool { return w.siteStatus("plant-a").Unobserved == 1 })
 	s.beat(0, "a1")
-	pod := reported(w.getPod("web"), corev1.PodRunning, corev1.ConditionTrue)
-	pod.Status.ObservedGeneration = pod.Generation
+	current := w.getPod("web")
+	pod := reported(current, corev1.PodRunning, corev1.ConditionTrue)
+	pod.Status.ObservedGeneration = current.Generation
 	s.report(streams.OpPut, w.podRef("web", "a1"), string(pod.UID), pod)
 	eventually(t, "everything observed", func() bool { return w.siteStatus("plant-a").Unobserved == 0 })
 }
