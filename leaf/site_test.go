@@ -46,7 +46,7 @@ type site struct {
 	line      *natstest.Line
 	cfg       Config
 	pace      replicate.Pace
-	// unwatched: the supervisor does not look after the server, the test restarts it.
+	// unsupervised is set if the supervisor does not run, and the test restarts the server.
 	unsupervised bool
 	// maxIdleChecks is the supervisor's.
 	maxIdleChecks int

@@ -54,7 +54,7 @@ func TestDeliveryOrder(t *testing.T) {
 	}
 }
 
-// newIntake takes deliveries from a channel, and its requests go nowhere.
+// newBatcher returns a batcher that takes deliveries from a channel, and its requests go nowhere.
 func newBatcher(t *testing.T, deliveries <-chan *nats.Msg) *batcher {
 	t.Helper()
 	w := newPullWindow()
