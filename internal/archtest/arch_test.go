@@ -72,6 +72,7 @@ var ours = []struct {
 	{"leaf/link", nil},
 	{"leaf/natsd", []string{"leaf/filestore", "streams"}},
 	{"leaf/node/kubelet", nil},
+	{"leaf/nodeapi/catalog", []string{"leaf/nodeapi/objects"}},
 	{"leaf/nodeapi/codec", []string{"leaf/nodeapi/objects"}},
 	{"leaf/nodeapi/objects", []string{"streams"}},
 	{"leaf/nodeapi/identity", []string{"internal/durable"}},

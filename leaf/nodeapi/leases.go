@@ -27,7 +27,7 @@ type heartbeats struct {
 }
 
 func (h *heartbeats) observe(gr schema.GroupResource, kind watch.EventType, o *objects.Object) {
-	if gr != leasesGR || o.Namespace != nodeLeases || kind == watch.Deleted {
+	if gr != objects.Leases || o.Namespace != nodeLeases || kind == watch.Deleted {
 		return
 	}
 	h.mu.Lock()
@@ -53,7 +53,7 @@ func (a *API) Leases() []streams.NodePresence {
 // recreateLease accepts the renewal of a lease that was lost in a restart, so that the kubelet
 // does not notice the restart.
 func (a *API) recreateLease(w http.ResponseWriter, q *request) error {
-	obj, err := q.object()
+	obj, err := codec.ReadObject(q.Request, q.resource.GVK())
 	if err != nil {
 		return err
 	}

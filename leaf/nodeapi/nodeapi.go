@@ -23,6 +23,7 @@ import (
 	"github.com/petiole-io/petiole/internal/durable"
 	"github.com/petiole-io/petiole/internal/logonce"
 	"github.com/petiole-io/petiole/leaf/apply"
+	"github.com/petiole-io/petiole/leaf/nodeapi/catalog"
 	"github.com/petiole-io/petiole/leaf/nodeapi/identity"
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 	"github.com/petiole-io/petiole/streams"
@@ -163,7 +164,7 @@ func (a *API) start(ctx context.Context) (net.Listener, error) {
 		a.log.Warn("unreadable tokens removed: pods get new ones when the cloud is reachable", zap.Int("count", len(unreadable)))
 	}
 	a.tokens = tokens
-	a.store = objects.New(first, storedResources())
+	a.store = objects.New(first, catalog.Builtins())
 	a.resync = newResyncTrigger(a.store, a.cfg.Node, a.log)
 	a.gc = &garbageCollector{api: a, wakeup: make(chan struct{}, 1)}
 	if err := a.load(ctx); err != nil {

@@ -6,6 +6,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/catalog"
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -21,9 +22,9 @@ func (a *API) planNode(q *request, s objects.State, next objects.Document) (plan
 	if err != nil {
 		return plan{}, err
 	}
-	if q.sub == "" {
+	if q.Sub == "" {
 		if s.Live && !objects.SameJSON(current["spec"], next["spec"]) {
-			return plan{}, forbidden(gr, q.Name)
+			return plan{}, catalog.CloudOnly(gr, q.Name)
 		}
 		next["status"] = current["status"]
 	} else {

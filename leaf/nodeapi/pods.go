@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/catalog"
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -19,8 +20,8 @@ const mirrorAnnotation = "kubernetes.io/config.mirror"
 // planPodStatus accepts the status of a pod of this node, and no other change of it.
 func (a *API) planPodStatus(q *request, s objects.State, next objects.Document) (plan, error) {
 	gr := q.resource.GroupResource()
-	if q.sub != "status" {
-		return plan{}, forbidden(gr, q.Name)
+	if q.Sub != "status" {
+		return plan{}, catalog.CloudOnly(gr, q.Name)
 	}
 	if node := s.Effective.Get("spec.nodeName"); node != a.cfg.Node {
 		return plan{}, apierrors.NewForbidden(gr, q.Name, fmt.Errorf("the pod runs on %q, this node is %s", node, a.cfg.Node))
@@ -64,7 +65,7 @@ func (a *API) authorizePodDelete(pod *objects.Object, live bool, opts metav1.Del
 	if opts.GracePeriodSeconds != nil && *opts.GracePeriodSeconds == 0 && (deleting || mirror || !live) {
 		return nil
 	}
-	return forbidden(objects.Pods, pod.Name)
+	return catalog.CloudOnly(objects.Pods, pod.Name)
 }
 
 // reportEndAgain reports the end of a pod again if the cloud wants the pod and its end has not

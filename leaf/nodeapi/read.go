@@ -45,7 +45,7 @@ func (a *API) list(w http.ResponseWriter, q *request) error {
 	if q.out == codec.Table {
 		return codec.WriteTable(w, q.resource.GroupResource(), found, rv)
 	}
-	return codec.WriteList(w, q.out, q.resource.gvk(), found, rv)
+	return codec.WriteList(w, q.out, q.resource.GVK(), found, rv)
 }
 
 // checkListVersion returns an error if the requested resource version cannot be served. The
@@ -93,7 +93,7 @@ func selectionOf(q *request, opts metav1.ListOptions) (objects.Selection, error)
 	}
 	for _, f := range sel.Fields.Requirements() {
 		if !objects.Selectable(q.resource.GroupResource(), f.Field) {
-			return sel, apierrors.NewBadRequest(fmt.Sprintf("field label %q is not supported for %s", f.Field, q.resource.Resource))
+			return sel, apierrors.NewBadRequest(fmt.Sprintf("field label %q is not supported for %s", f.Field, q.resource.GroupVersionResource.Resource))
 		}
 	}
 	if q.Name != "" {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/catalog"
 	"github.com/petiole-io/petiole/leaf/nodeapi/codec"
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 	"github.com/petiole-io/petiole/streams"
@@ -122,7 +123,7 @@ func TestCustomResourcesAreServedAsJSON(t *testing.T) {
 }
 
 func TestEncodingsAreShared(t *testing.T) {
-	s := objects.New(6, storedResources())
+	s := objects.New(6, catalog.Builtins())
 	b, err := json.Marshal(newConfigMap("a", "u1", "1", "x"))
 	must(t, err)
 	must(t, s.Apply(streams.Message{

@@ -15,11 +15,11 @@ import (
 // and authorizes its own clients: the holder of this node's token is the node and may do
 // everything on its kubelet; all others are rejected.
 func (a *API) review(w http.ResponseWriter, q *request) error {
-	d, err := q.object()
+	d, err := codec.ReadObject(q.Request, q.resource.GVK())
 	if err != nil {
 		return err
 	}
-	obj, err := codec.Typed(q.resource.gvk(), d.Encode())
+	obj, err := codec.Typed(q.resource.GVK(), d.Encode())
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
 	}

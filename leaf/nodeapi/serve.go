@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/catalog"
 	"github.com/petiole-io/petiole/leaf/nodeapi/codec"
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 )
@@ -20,10 +21,10 @@ const maxBody = 3 << 20
 // request is a request for a resource, with the resource that its path names.
 type request struct {
 	*http.Request
-	resource
-	route
-	verb string
-	out  codec.Media
+	catalog.Route
+	resource catalog.Resource
+	verb     string
+	out      codec.Media
 }
 
 // ServeHTTP answers one request. It is the handler behind the TLS listener.
@@ -58,61 +59,71 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) error {
 		return apierrors.NewUnauthorized("a bearer token of this node is required")
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	rt, ok := parseRoute(r.URL.Path)
+	rt, ok := catalog.ParseRoute(r.URL.Path)
 	if !ok {
 		return a.discover(w, r)
 	}
 	stored, ok := a.store.Lookup(rt.GroupVersionResource)
 	if !ok {
-		if reason := unserved[rt.GroupResource()]; reason != "" {
+		if reason := catalog.Unserved(rt.GroupResource()); reason != "" {
 			return apierrors.NewForbidden(rt.GroupResource(), rt.Name, errors.New(reason))
 		}
 		return noSuchPath()
 	}
-	res := served(stored)
-	q := &request{Request: r, resource: res, route: rt, verb: verbOf(r, rt.Name != "")}
+	q := &request{Request: r, Route: rt, resource: catalog.Served(stored), verb: catalog.VerbOf(r, rt.Name != "")}
 	if err := q.check(); err != nil {
 		return err
 	}
-	table := (q.verb == "get" || q.verb == "list") && q.sub == ""
-	if q.out = codec.Accepted(r.Header.Get("Accept"), res.gvk(), table); q.out == codec.None {
+	table := (q.verb == "get" || q.verb == "list") && q.Sub == ""
+	if q.out = codec.Accepted(r.Header.Get("Accept"), q.resource.GVK(), table); q.out == codec.None {
 		return codec.NotAcceptable()
 	}
 	return a.dispatch(w, q)
 }
 
+// discover handles the paths that do not name a resource.
+func (a *API) discover(w http.ResponseWriter, r *http.Request) error {
+	if r.Method == http.MethodGet {
+		server := catalog.Server{Version: a.cfg.Version, Address: a.address()}
+		if document := catalog.Discover(r.URL.Path, server, a.store.Resources()); document != nil {
+			return codec.WriteJSON(w, document)
+		}
+	}
+	return noSuchPath()
+}
+
 // check returns an error for a request that is not supported, before its body is read.
 func (q *request) check() error {
 	gr := q.resource.GroupResource()
-	if q.resource.namespaced && q.Namespace == "" && (q.Name != "" || q.verb == "create") {
+	if q.resource.Namespaced && q.Namespace == "" && (q.Name != "" || q.verb == "create") {
 		return apierrors.NewBadRequest("the request must name a namespace")
 	}
-	if !q.resource.namespaced && q.Namespace != "" {
+	if !q.resource.Namespaced && q.Namespace != "" {
 		return noSuchPath()
 	}
-	verbs := q.resource.verbList()
-	if q.sub != "" {
-		if verbs = q.resource.subs[q.sub]; verbs == nil {
+	verbs := q.resource.Verbs()
+	if q.Sub != "" {
+		if verbs = q.resource.Subresources[q.Sub]; verbs == nil {
 			if q.verb == "get" {
 				return noSuchPath()
 			}
-			return q.resource.refusal(q.Name)
+			return q.resource.Refuse(q.Name)
 		}
 	}
 	switch {
 	case slices.Contains(verbs, q.verb):
 		return nil
 	case slices.Contains([]string{"create", "update", "patch", "delete", "deletecollection"}, q.verb):
-		return q.resource.refusal(q.Name)
+		return q.resource.Refuse(q.Name)
 	}
 	return apierrors.NewMethodNotSupported(gr, q.Method)
 }
 
 func (a *API) dispatch(w http.ResponseWriter, q *request) error {
 	switch {
-	case q.sub == "token":
+	case q.Sub == "token":
 		return a.createToken(w, q)
-	case q.resource.virtual:
+	case q.resource.Virtual:
 		return a.review(w, q)
 	}
 	switch q.verb {
@@ -131,7 +142,7 @@ func (a *API) dispatch(w http.ResponseWriter, q *request) error {
 	case "deletecollection":
 		// Supported only for resources that have no objects here.
 		_, rv := a.store.List(q.resource.GroupResource(), objects.Selection{})
-		return codec.WriteList(w, q.out, q.resource.gvk(), nil, rv)
+		return codec.WriteList(w, q.out, q.resource.GVK(), nil, rv)
 	}
 	return errors.New("verb " + q.verb + " has no handler")
 }

@@ -36,6 +36,8 @@ type Requester interface {
 	RequestWithContext(ctx context.Context, subject string, data []byte) (*nats.Msg, error)
 }
 
+var serviceAccounts = schema.GroupResource{Resource: "serviceaccounts"}
+
 var tokenKind = schema.GroupVersionKind{Group: authenticationv1.GroupName, Version: "v1", Kind: "TokenRequest"}
 
 // errNoAnswer reports that the cloud could not be reached, or could not answer now.
@@ -54,7 +56,7 @@ func (a *API) createToken(w http.ResponseWriter, q *request) error {
 		id.Seconds = *req.Spec.ExpirationSeconds
 	}
 	if ref := req.Spec.BoundObjectRef; ref == nil || ref.Kind != "Pod" || ref.UID == "" {
-		return apierrors.NewForbidden(serviceAccountsGR, q.Name, errors.New("a node may only request tokens that are bound to one of its pods"))
+		return apierrors.NewForbidden(serviceAccounts, q.Name, errors.New("a node may only request tokens that are bound to one of its pods"))
 	} else {
 		id.PodUID = string(ref.UID)
 	}
@@ -67,9 +69,7 @@ func (a *API) createToken(w http.ResponseWriter, q *request) error {
 }
 
 func (q *request) tokenRequest() (*authenticationv1.TokenRequest, error) {
-	sub := *q
-	sub.resource = builtin(tokenKind.Group, tokenKind.Version, "serviceaccounts/token", tokenKind.Kind, true)
-	d, err := sub.object()
+	d, err := codec.ReadObject(q.Request, tokenKind)
 	if err != nil {
 		return nil, err
 	}

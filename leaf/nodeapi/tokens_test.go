@@ -139,7 +139,7 @@ func TestRefusedTokenIsNotServedFromTheCache(t *testing.T) {
 	})
 	_, err := askToken(t, r.proto(), "1")
 	must(t, err)
-	refused := apierrors.NewNotFound(serviceAccountsGR, "app").Status()
+	refused := apierrors.NewNotFound(serviceAccounts, "app").Status()
 	status.Store(&refused)
 	if _, err := askToken(t, r.proto(), "1"); !apierrors.IsNotFound(err) {
 		t.Errorf("refused: %v, want the API server's word", err)

@@ -163,7 +163,7 @@ func (s *watchResponse) object(kind watch.EventType, o *objects.Object) error {
 }
 
 func (s *watchResponse) bookmark(rv uint64, initialEnd bool) error {
-	body, err := codec.Bookmark(s.q.out, s.q.resource.gvk(), rv, initialEnd)
+	body, err := codec.Bookmark(s.q.out, s.q.resource.GVK(), rv, initialEnd)
 	if err != nil {
 		return err
 	}

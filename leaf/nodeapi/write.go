@@ -3,20 +3,17 @@ package nodeapi
 import (
 	"context"
 	"fmt"
-	"io"
-	"mime"
 	"net/http"
 	"strconv"
 	"time"
 
 	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/catalog"
 	"github.com/petiole-io/petiole/leaf/nodeapi/codec"
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 	"github.com/petiole-io/petiole/streams"
@@ -41,12 +38,12 @@ func (a *API) lock(gr schema.GroupResource, k objects.Key) (unlock func()) {
 
 // isReported reports whether the local state of a resource is reported to the cloud. Leases
 // are not: the bridge renews them from the site's heartbeats.
-func isReported(gr schema.GroupResource) bool { return gr != leasesGR }
+func isReported(gr schema.GroupResource) bool { return gr != objects.Leases }
 
 // create handles a POST to a collection.
 func (a *API) create(w http.ResponseWriter, q *request) error {
 	gr := q.resource.GroupResource()
-	obj, err := q.object()
+	obj, err := codec.ReadObject(q.Request, q.resource.GVK())
 	if err != nil {
 		return err
 	}
@@ -102,7 +99,7 @@ func (a *API) authorizeCreate(gr schema.GroupResource, k objects.Key, obj object
 		}
 	case objects.Pods:
 		if objects.Peek(obj["metadata"], "annotations", mirrorAnnotation) == "" || objects.Peek(obj["spec"], "nodeName") != a.cfg.Node {
-			return apierrors.NewForbidden(gr, k.Name, fmt.Errorf("only mirror pods of %s can be created here: %w", a.cfg.Node, errCloudOnly))
+			return apierrors.NewForbidden(gr, k.Name, fmt.Errorf("only mirror pods of %s can be created here: %w", a.cfg.Node, catalog.ErrCloudOnly))
 		}
 	}
 	return nil
@@ -114,7 +111,7 @@ func (a *API) update(w http.ResponseWriter, q *request) error {
 	defer a.lock(gr, q.Key)()
 	s := a.store.State(gr, q.Key)
 	if s.Effective == nil {
-		if gr == leasesGR && q.verb == "update" {
+		if gr == objects.Leases && q.verb == "update" {
 			return a.recreateLease(w, q)
 		}
 		return apierrors.NewNotFound(gr, q.Name)
@@ -140,6 +137,15 @@ func (a *API) update(w http.ResponseWriter, q *request) error {
 		}
 	}
 	return codec.WriteObject(w, http.StatusOK, q.out, effective)
+}
+
+// next returns the object that the request asks for: the body of a PUT, or the current object
+// with the patch applied.
+func (q *request) next(current *objects.Object) (objects.Document, error) {
+	if q.verb == "update" {
+		return codec.ReadObject(q.Request, q.resource.GVK())
+	}
+	return codec.ReadPatched(q.Request, current)
 }
 
 // plan is the outcome of an update: the new local state, nil if nothing changes, and the
@@ -235,7 +241,7 @@ func (a *API) storeLocal(ctx context.Context, gr schema.GroupResource, k objects
 // delete handles a DELETE.
 func (a *API) delete(w http.ResponseWriter, q *request) error {
 	gr := q.resource.GroupResource()
-	opts, err := q.deleteOptions()
+	opts, err := codec.ReadDeleteOptions(q.Request)
 	if err != nil {
 		return err
 	}
@@ -273,98 +279,4 @@ func (a *API) delete(w http.ResponseWriter, q *request) error {
 		return err
 	}
 	return codec.WriteObject(w, http.StatusOK, q.out, effective)
-}
-
-func (q *request) deleteOptions() (metav1.DeleteOptions, error) {
-	var opts metav1.DeleteOptions
-	values := q.URL.Query()
-	if err := metav1.Convert_url_Values_To_v1_DeleteOptions(&values, &opts, nil); err != nil {
-		return opts, apierrors.NewBadRequest(err.Error())
-	}
-	data, err := io.ReadAll(q.Body)
-	if err != nil || len(data) == 0 {
-		return opts, err
-	}
-	kind := schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"}
-	if mediaType(q.Header.Get("Content-Type")) == codec.TypeProtobuf {
-		if data, err = codec.FromProto(data, kind); err != nil {
-			return opts, apierrors.NewBadRequest(err.Error())
-		}
-	}
-	obj, err := codec.Typed(kind, data)
-	if err != nil {
-		return opts, apierrors.NewBadRequest(err.Error())
-	}
-	return *obj.(*metav1.DeleteOptions), nil
-}
-
-// next returns the object that the request asks for: the body of a PUT, or the current object
-// with the patch applied.
-func (q *request) next(current *objects.Object) (objects.Document, error) {
-	if q.verb == "update" {
-		return q.object()
-	}
-	patch, err := io.ReadAll(q.Body)
-	if err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
-	}
-	kind := types.PatchType(mediaType(q.Header.Get("Content-Type")))
-	patched, err := codec.ApplyPatch(kind, current.Kind, current.JSON, patch)
-	if err != nil {
-		return nil, err
-	}
-	return q.valid(patched)
-}
-
-// object decodes the request's body, which must be of the resource's kind.
-func (q *request) object() (objects.Document, error) {
-	data, err := io.ReadAll(q.Body)
-	if err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
-	}
-	kind := q.resource.gvk()
-	switch ct := mediaType(q.Header.Get("Content-Type")); ct {
-	case codec.TypeProtobuf:
-		if !codec.Recognizes(kind) {
-			return nil, codec.UnsupportedMedia(ct)
-		}
-		if data, err = codec.FromProto(data, kind); err != nil {
-			return nil, apierrors.NewBadRequest(err.Error())
-		}
-	case codec.TypeJSON, "":
-	default:
-		return nil, codec.UnsupportedMedia(ct)
-	}
-	return q.valid(data)
-}
-
-// valid parses an object and validates it against the type of its kind.
-func (q *request) valid(data []byte) (objects.Document, error) {
-	d, err := objects.ParseDocument(data)
-	if err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
-	}
-	kind := q.resource.gvk()
-	if k := d.Text("kind"); k != "" && k != kind.Kind {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("the kind of the body is %s, want %s", k, kind.Kind))
-	}
-	if v := d.Text("apiVersion"); v != "" && v != kind.GroupVersion().String() {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("the apiVersion of the body is %s, want %s", v, kind.GroupVersion()))
-	}
-	d.SetText("kind", kind.Kind)
-	d.SetText("apiVersion", kind.GroupVersion().String())
-	if codec.Recognizes(kind) {
-		if _, err := codec.Typed(kind, data); err != nil {
-			return nil, apierrors.NewBadRequest(err.Error())
-		}
-	}
-	return d, nil
-}
-
-func mediaType(header string) string {
-	t, _, err := mime.ParseMediaType(header)
-	if err != nil {
-		return header
-	}
-	return t
 }

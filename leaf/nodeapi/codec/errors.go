@@ -44,8 +44,8 @@ func NotAcceptable() error {
 	}}
 }
 
-// UnsupportedMedia returns the error of a body in a content type that is not supported.
-func UnsupportedMedia(have string) error {
+// unsupportedMedia returns the error of a body in a content type that is not supported.
+func unsupportedMedia(have string) error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusUnsupportedMediaType, Reason: metav1.StatusReasonUnsupportedMediaType,
 		Message: fmt.Sprintf("content type %q is not supported here", have),

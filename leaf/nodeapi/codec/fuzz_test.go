@@ -20,7 +20,7 @@ func FuzzPatch(f *testing.F) {
 	f.Fuzz(func(t *testing.T, patch []byte) {
 		current := []byte(pod)
 		for _, kind := range []types.PatchType{types.StrategicMergePatchType, types.MergePatchType, types.JSONPatchType} {
-			if out, err := ApplyPatch(kind, corev1.SchemeGroupVersion.WithKind("Pod"), current, patch); err == nil && len(out) == 0 {
+			if out, err := applyPatch(kind, corev1.SchemeGroupVersion.WithKind("Pod"), current, patch); err == nil && len(out) == 0 {
 				t.Fatalf("%s %q leaves nothing", kind, patch)
 			}
 			if string(current) != pod {

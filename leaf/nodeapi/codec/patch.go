@@ -10,14 +10,14 @@ import (
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 )
 
-// ApplyPatch returns the object current with a patch applied. It changes neither. It returns
+// applyPatch returns the object current with a patch applied. It changes neither. It returns
 // an error for the client if the patch is malformed, does not apply, or is a strategic merge
-// patch of a type that Recognizes does not know.
-func ApplyPatch(kind types.PatchType, of schema.GroupVersionKind, current, patch []byte) (out []byte, err error) {
+// patch of a type that the scheme does not know.
+func applyPatch(kind types.PatchType, of schema.GroupVersionKind, current, patch []byte) (out []byte, err error) {
 	switch kind {
 	case types.StrategicMergePatchType:
 		if !scheme.Recognizes(of) {
-			return nil, UnsupportedMedia(string(kind))
+			return nil, unsupportedMedia(string(kind))
 		}
 		obj, newErr := scheme.New(of)
 		if newErr != nil {
@@ -32,7 +32,7 @@ func ApplyPatch(kind types.PatchType, of schema.GroupVersionKind, current, patch
 			out, err = p.Apply(current)
 		}
 	default:
-		return nil, UnsupportedMedia(string(kind))
+		return nil, unsupportedMedia(string(kind))
 	}
 	if err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("apply patch: %v", err))

@@ -28,10 +28,6 @@ var (
 	protoCodec = protobuf.NewSerializer(scheme, scheme)
 )
 
-// Recognizes reports whether a kind has a Go type here: such objects are served in protobuf
-// and accept strategic merge patches.
-func Recognizes(kind schema.GroupVersionKind) bool { return scheme.Recognizes(kind) }
-
 func newScheme() *runtime.Scheme {
 	s := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
@@ -58,8 +54,8 @@ func Typed(kind schema.GroupVersionKind, data []byte) (runtime.Object, error) {
 	return obj, nil
 }
 
-// FromProto decodes a protobuf body and returns it as JSON.
-func FromProto(data []byte, kind schema.GroupVersionKind) ([]byte, error) {
+// fromProto decodes a protobuf body and returns it as JSON.
+func fromProto(data []byte, kind schema.GroupVersionKind) ([]byte, error) {
 	obj, _, err := protoCodec.Decode(data, &kind, nil)
 	if err != nil {
 		return nil, err

@@ -50,7 +50,7 @@ func newObject(r Resource, k Key, d Document, rv uint64) (*Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &Object{Key: k, Kind: r.gvk(), ResourceVersion: rv, UID: meta.Text("uid")}
+	o := &Object{Key: k, Kind: r.GVK(), ResourceVersion: rv, UID: meta.Text("uid")}
 	if !IsEmpty(meta["labels"]) {
 		if err := json.Unmarshal(meta["labels"], &o.labels); err != nil {
 			return nil, fmt.Errorf("metadata.labels: %w", err)

@@ -20,7 +20,8 @@ type Resource struct {
 	Virtual bool
 }
 
-func (r Resource) gvk() schema.GroupVersionKind { return r.GroupVersion().WithKind(r.Kind) }
+// GVK returns the resource's group, version and kind.
+func (r Resource) GVK() schema.GroupVersionKind { return r.GroupVersion().WithKind(r.Kind) }
 
 // The resources that need special treatment.
 var (
@@ -30,6 +31,7 @@ var (
 	ConfigMaps = schema.GroupResource{Resource: "configmaps"}
 	Secrets    = schema.GroupResource{Resource: "secrets"}
 	CSINodes   = schema.GroupResource{Group: "storage.k8s.io", Resource: "csinodes"}
+	Leases     = schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}
 )
 
 // catalog holds the resources of the store. It is guarded by the store's lock.
@@ -68,7 +70,7 @@ func (c catalog) admit(m streams.Message) error {
 	gr := schema.GroupResource{Group: m.Group, Resource: m.Resource}
 	if r, ok := c[gr]; ok {
 		if r.Version != gv.Version || r.Kind != tm.Kind || r.Namespaced != (m.Namespace != "") || r.Virtual {
-			return fmt.Errorf("%w: %s: the kind is %s, want %s", streams.ErrUndecodable, m.Ref, gv.WithKind(tm.Kind), r.gvk())
+			return fmt.Errorf("%w: %s: the kind is %s, want %s", streams.ErrUndecodable, m.Ref, gv.WithKind(tm.Kind), r.GVK())
 		}
 		return nil
 	}

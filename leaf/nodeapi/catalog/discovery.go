@@ -1,7 +1,6 @@
-package nodeapi
+package catalog
 
 import (
-	"net/http"
 	"runtime"
 	"slices"
 	"strings"
@@ -9,61 +8,60 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/version"
 
-	"github.com/petiole-io/petiole/leaf/nodeapi/codec"
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 )
 
-// discover handles the paths that do not name a resource.
-func (a *API) discover(w http.ResponseWriter, r *http.Request) error {
-	if r.Method != http.MethodGet {
-		return noSuchPath()
-	}
-	path := strings.Trim(r.URL.Path, "/")
-	var resources []resource
-	for _, r := range a.store.Resources() {
-		resources = append(resources, served(r))
+// Server is what discovery tells about the server: the Kubernetes version and the address.
+type Server struct{ Version, Address string }
+
+// Discover returns the discovery document at a path that names no resource, nil if there is
+// none.
+func Discover(path string, server Server, stored []objects.Resource) any {
+	path = strings.Trim(path, "/")
+	var resources []Resource
+	for _, r := range stored {
+		resources = append(resources, Served(r))
 	}
 	switch parts := strings.Split(path, "/"); {
 	case path == "version":
-		return codec.WriteJSON(w, a.versionInfo())
+		return server.info()
 	case path == "api":
-		return codec.WriteJSON(w, &metav1.APIVersions{
+		return &metav1.APIVersions{
 			TypeMeta: metav1.TypeMeta{Kind: "APIVersions", APIVersion: "v1"}, Versions: []string{"v1"},
-			ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{{ClientCIDR: "0.0.0.0/0", ServerAddress: a.address()}},
-		})
+			ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{{ClientCIDR: "0.0.0.0/0", ServerAddress: server.Address}},
+		}
 	case path == "apis":
-		return codec.WriteJSON(w, &metav1.APIGroupList{
-			TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}, Groups: groups(resources),
-		})
+		return &metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}, Groups: groups(resources)}
 	case path == "api/v1":
-		return codec.WriteJSON(w, resourceList(resources, "", "v1"))
+		return resourceList(resources, "", "v1")
 	case len(parts) == 2 && parts[0] == "apis":
 		for _, g := range groups(resources) {
 			if g.Name == parts[1] {
 				g.TypeMeta = metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"}
-				return codec.WriteJSON(w, &g)
+				return &g
 			}
 		}
 	case len(parts) == 3 && parts[0] == "apis":
 		if list := resourceList(resources, parts[1], parts[2]); len(list.APIResources) > 0 {
-			return codec.WriteJSON(w, list)
+			return list
 		}
 	}
-	return noSuchPath()
+	return nil
 }
 
-// versionInfo returns the configured version in the form that clients parse.
-func (a *API) versionInfo() version.Info {
-	numbers := strings.SplitN(strings.TrimPrefix(a.cfg.Version, "v"), ".", 3)
+// info returns the version in the form that clients parse.
+func (s Server) info() version.Info {
+	numbers := strings.SplitN(strings.TrimPrefix(s.Version, "v"), ".", 3)
 	for len(numbers) < 2 {
 		numbers = append(numbers, "")
 	}
 	return version.Info{
-		Major: numbers[0], Minor: numbers[1], GitVersion: a.cfg.Version,
+		Major: numbers[0], Minor: numbers[1], GitVersion: s.Version,
 		GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH,
 	}
 }
 
-func groups(resources []resource) []metav1.APIGroup {
+func groups(resources []Resource) []metav1.APIGroup {
 	var out []metav1.APIGroup
 	for _, r := range resources {
 		if r.Group == "" {
@@ -80,7 +78,7 @@ func groups(resources []resource) []metav1.APIGroup {
 	return out
 }
 
-func resourceList(resources []resource, group, ver string) *metav1.APIResourceList {
+func resourceList(resources []Resource, group, ver string) *metav1.APIResourceList {
 	list := &metav1.APIResourceList{TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}}
 	list.GroupVersion = metav1.GroupVersion{Group: group, Version: ver}.String()
 	list.APIResources = []metav1.APIResource{}
@@ -89,12 +87,12 @@ func resourceList(resources []resource, group, ver string) *metav1.APIResourceLi
 			continue
 		}
 		list.APIResources = append(list.APIResources, metav1.APIResource{
-			Name: r.Resource, SingularName: strings.ToLower(r.kind), Kind: r.kind,
-			Namespaced: r.namespaced, ShortNames: r.short, Verbs: slices.Sorted(slices.Values(r.verbList())),
+			Name: r.Resource.Resource, SingularName: strings.ToLower(r.Kind), Kind: r.Kind,
+			Namespaced: r.Namespaced, ShortNames: r.shortNames, Verbs: slices.Sorted(slices.Values(r.Verbs())),
 		})
-		for sub, verbs := range r.subs {
+		for sub, verbs := range r.Subresources {
 			list.APIResources = append(list.APIResources, metav1.APIResource{
-				Name: r.Resource + "/" + sub, Kind: r.kind, Namespaced: r.namespaced, Verbs: verbs,
+				Name: r.Resource.Resource + "/" + sub, Kind: r.Kind, Namespaced: r.Namespaced, Verbs: verbs,
 			})
 		}
 	}

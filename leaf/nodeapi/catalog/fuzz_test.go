@@ -1,4 +1,4 @@
-package nodeapi
+package catalog
 
 import (
 	"strings"
@@ -11,11 +11,11 @@ func FuzzRoute(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, path string) {
-		rt, ok := parseRoute(path)
+		rt, ok := ParseRoute(path)
 		if !ok {
 			return
 		}
-		for _, part := range []string{rt.Group, rt.Version, rt.Resource, rt.Namespace, rt.Name, rt.sub} {
+		for _, part := range []string{rt.Group, rt.Version, rt.Resource, rt.Namespace, rt.Name, rt.Sub} {
 			if strings.Contains(part, "/") || !strings.Contains(path, part) {
 				t.Fatalf("%q is read as %+v", path, rt)
 			}
