@@ -7,9 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"sigs.k8s.io/yaml"
-
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/devicestest"
 )
 
 const modelYAML = `
@@ -40,20 +39,8 @@ spec:
   - {name: ""}
 `
 
-func parse(t *testing.T, device, model string) (*v1beta1.Device, *v1beta1.DeviceModel) {
-	t.Helper()
-	d, m := &v1beta1.Device{}, &v1beta1.DeviceModel{}
-	if err := yaml.UnmarshalStrict([]byte(device), d); err != nil {
-		t.Fatal(err)
-	}
-	if err := yaml.UnmarshalStrict([]byte(model), m); err != nil {
-		t.Fatal(err)
-	}
-	return d, m
-}
-
 func TestResolveMergesModelAndDevice(t *testing.T) {
-	d, m := parse(t, deviceYAML, modelYAML)
+	d, m := devicestest.Parse(t, deviceYAML, modelYAML)
 	def, desired, problems := Resolve(d, m)
 	if def.Protocol != "Modbus" || def.Device != (Ref{"ns", "d", "u"}) || len(def.Points) != 2 {
 		t.Fatalf("%+v", def)
@@ -91,7 +78,7 @@ func TestResolveMergesModelAndDevice(t *testing.T) {
 }
 
 func TestResolveTellsWhatConcernsTheDevice(t *testing.T) {
-	d, m := parse(t, deviceYAML, modelYAML)
+	d, m := devicestest.Parse(t, deviceYAML, modelYAML)
 	if _, _, p := Resolve(d, nil); len(p) != 1 || p[0].Reason != ReasonWaitingForModel || !strings.Contains(p[0].Message, `"m"`) {
 		t.Error(p)
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/devicestest"
 	"github.com/petiole-io/petiole/devices/dmi"
 	"github.com/petiole-io/petiole/devices/host"
 	"github.com/petiole-io/petiole/internal/porttest"
@@ -163,7 +164,7 @@ func startHost(t *testing.T, dir string) (*host.Host, *sink) {
 	server := dmi.New(dmi.Config{Socket: dir + "/dmi.sock", StateFile: dir + "/mappers.json", Log: log.Named("dmi")})
 	s := &sink{}
 	host, err := host.New(host.Config{
-		Node: "plant-a-1", Drivers: []devices.Driver{server}, Sink: s, State: &state{m: map[string][]byte{}}, Log: log, StatusInterval: time.Millisecond,
+		Node: "plant-a-1", Drivers: []devices.Driver{server}, Sink: s, State: &devicestest.State{}, Log: log, StatusInterval: time.Millisecond,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -316,29 +317,3 @@ func (s *sink) Status(_ context.Context, _ devices.Ref, status *v1beta1.DeviceSt
 func (s *sink) Samples(context.Context, *devices.Samples) error { return nil }
 func (s *sink) Audit(context.Context, *devices.Audit) error     { return nil }
 func (s *sink) Event(context.Context, *devices.Event) error     { return nil }
-
-// state is a State in memory.
-type state struct {
-	mu sync.Mutex
-	m  map[string][]byte
-}
-
-func (s *state) Load(_ context.Context, k string) ([]byte, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.m[k], nil
-}
-
-func (s *state) Save(_ context.Context, k string, v []byte) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.m[k] = v
-	return nil
-}
-
-func (s *state) Delete(_ context.Context, k string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.m, k)
-	return nil
-}

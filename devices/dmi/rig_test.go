@@ -11,6 +11,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/devicestest"
 	"github.com/petiole-io/petiole/devices/host"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
@@ -22,7 +23,7 @@ type rig struct {
 	t      *testing.T
 	dir    string
 	tune   func(*timing)
-	state  *memory
+	state  *devicestest.State
 	sink   *sink
 	server *Server
 	host   *host.Host
@@ -37,7 +38,7 @@ func fast(x *timing) {
 
 func newPlant(t *testing.T, tune func(*timing)) *rig {
 	t.Helper()
-	p := &rig{t: t, dir: t.TempDir(), tune: tune, state: &memory{m: map[string][]byte{}}, sink: &sink{}}
+	p := &rig{t: t, dir: t.TempDir(), tune: tune, state: &devicestest.State{}, sink: &sink{}}
 	p.start()
 	t.Cleanup(func() { p.stop() })
 	return p
@@ -221,30 +222,4 @@ func (s *sink) lastAudit() devices.Audit {
 		return devices.Audit{}
 	}
 	return s.audits[len(s.audits)-1]
-}
-
-// memory is a State.
-type memory struct {
-	mu sync.Mutex
-	m  map[string][]byte
-}
-
-func (s *memory) Load(_ context.Context, k string) ([]byte, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.m[k], nil
-}
-
-func (s *memory) Save(_ context.Context, k string, v []byte) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.m[k] = v
-	return nil
-}
-
-func (s *memory) Delete(_ context.Context, k string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.m, k)
-	return nil
 }

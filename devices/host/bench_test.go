@@ -9,10 +9,10 @@ import (
 	"time"
 
 	"go.uber.org/zap/zaptest"
-	"sigs.k8s.io/yaml"
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/devicestest"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
 
@@ -217,41 +217,6 @@ func (e *recordingSink) ack(property string) (ack devices.Ack) {
 	return ack
 }
 
-// memoryState is a State in memory that fails with fail.
-type memoryState struct {
-	mu   sync.Mutex
-	m    map[string][]byte
-	fail error
-}
-
-func (s *memoryState) Load(_ context.Context, k string) ([]byte, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.m[k], s.fail
-}
-
-func (s *memoryState) Save(_ context.Context, k string, v []byte) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.fail == nil {
-		s.m[k] = v
-	}
-	return s.fail
-}
-
-func (s *memoryState) Delete(_ context.Context, k string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.m, k)
-	return s.fail
-}
-
-func (s *memoryState) setFail(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.fail = err
-}
-
 // statusInterval is the bench's shortest time between two statuses of a device.
 const statusInterval = 20 * time.Millisecond
 
@@ -260,7 +225,7 @@ type bench struct {
 	host   *Host
 	driver *fake
 	sink   *recordingSink
-	state  *memoryState
+	state  *devicestest.State
 	device *v1beta1.Device
 	model  *v1beta1.DeviceModel
 	rev    int
@@ -268,8 +233,8 @@ type bench struct {
 }
 
 func newBench(t *testing.T) *bench {
-	b := &bench{t: t, driver: &fake{values: map[string]string{}}, sink: &recordingSink{}, state: &memoryState{m: map[string][]byte{}}}
-	b.device, b.model = parseObjects(t, `
+	b := &bench{t: t, driver: &fake{values: map[string]string{}}, sink: &recordingSink{}, state: &devicestest.State{}}
+	b.device, b.model = devicestest.Parse(t, `
 metadata: {namespace: ns, name: d, uid: u}
 spec:
   deviceModelRef: {name: m}
@@ -394,17 +359,4 @@ func (b *bench) running() bool {
 	b.driver.mu.Lock()
 	defer b.driver.mu.Unlock()
 	return b.driver.running == 1
-}
-
-// parseObjects parses a Device and its DeviceModel.
-func parseObjects(t *testing.T, device, model string) (*v1beta1.Device, *v1beta1.DeviceModel) {
-	t.Helper()
-	d, m := &v1beta1.Device{}, &v1beta1.DeviceModel{}
-	if err := yaml.UnmarshalStrict([]byte(device), d); err != nil {
-		t.Fatal(err)
-	}
-	if err := yaml.UnmarshalStrict([]byte(model), m); err != nil {
-		t.Fatal(err)
-	}
-	return d, m
 }

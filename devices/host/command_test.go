@@ -294,18 +294,13 @@ func TestCommandKilledMeanwhile(t *testing.T) {
 		_, _ = b.host.Command(context.Background(), devices.Command{ID: c.ID, Device: devices.Ref{Namespace: "ns", Name: "d"}, Properties: c.Properties, Deadline: c.Deadline})
 	}()
 	<-b.driver.entered
-	left := map[string][]byte{}
-	b.state.mu.Lock()
-	for k, v := range b.state.m {
-		left[k] = v
-	}
-	b.state.mu.Unlock()
+	left := b.state.Snapshot()
 	if !strings.Contains(string(left["ns/d/commands/0"]), `"k"`) {
 		t.Fatalf("%s", left)
 	}
 	b.stop()
 	b.driver.set(func() { b.driver.entered = nil })
-	b.state.m = left // as a kill would have left it
+	b.state.Restore(left) // as a kill would have left it
 	b.restart()
 	if r := b.command(c); r.Ack != devices.Failed || r.Reason != devices.ReasonUnknown || !r.Repeated {
 		t.Fatalf("%+v", r)
@@ -324,12 +319,12 @@ func TestCommandKilledMeanwhile(t *testing.T) {
 func TestCommandNotRecorded(t *testing.T) {
 	b := commands(t)
 	b.online()
-	b.state.setFail(errors.New("disk full"))
+	b.state.SetFail(errors.New("disk full"))
 	c := devices.Command{ID: "1", Properties: map[string]string{"a": "1"}}
 	if r := b.command(c); r.Ack != devices.Failed || r.Reason != devices.ReasonStateStore || b.driver.written() != "" {
 		t.Fatalf("%+v %s", r, b.driver.written())
 	}
-	b.state.setFail(nil)
+	b.state.SetFail(nil)
 	if r := b.command(c); r.Ack != devices.Applied || r.Repeated || b.driver.written() != "a=1" {
 		t.Fatalf("%+v %s", r, b.driver.written())
 	}
@@ -418,9 +413,7 @@ func TestCommandWhileStopping(t *testing.T) {
 	if err := b.host.DeleteDevice(context.Background(), "ns", "d", ""); err != nil {
 		t.Fatal(err)
 	}
-	b.state.mu.Lock()
-	defer b.state.mu.Unlock()
-	if len(b.state.m) != 0 || b.driver.written() != "" {
-		t.Fatal(b.state.m, b.driver.written())
+	if left := b.state.Snapshot(); len(left) != 0 || b.driver.written() != "" {
+		t.Fatal(left, b.driver.written())
 	}
 }

@@ -25,7 +25,7 @@ func TestNothingIsWrittenUnrecorded(t *testing.T) {
 	b := newBench(t)
 	b.apply()
 	b.eventually("session", b.running)
-	b.state.setFail(errors.New("disk full"))
+	b.state.SetFail(errors.New("disk full"))
 	b.desire("1")
 	b.eventually("pending", func() bool {
 		b.driver.say(devices.Batch{Reachable: true, Time: time.Now()})
@@ -34,7 +34,7 @@ func TestNothingIsWrittenUnrecorded(t *testing.T) {
 	if b.driver.written() != "" {
 		t.Fatal(b.driver.written())
 	}
-	b.state.setFail(nil)
+	b.state.SetFail(nil)
 	b.eventually("applied", func() bool { return b.sink.ack("a") == devices.Applied })
 }
 
@@ -45,11 +45,9 @@ func TestCrashAfterWriteWritesOnce(t *testing.T) {
 	b.driver.entered, b.driver.gate = make(chan struct{}), make(chan struct{})
 	b.desire("1")
 	<-b.driver.entered // the intent is recorded now
-	b.state.mu.Lock()
-	left := string(b.state.m["ns/d"])
-	b.state.mu.Unlock()
-	if !strings.Contains(left, `"pending"`) {
-		t.Fatal(left)
+	left := b.state.Snapshot()
+	if !strings.Contains(string(left["ns/d"]), `"pending"`) {
+		t.Fatalf("%s", left)
 	}
 	close(b.driver.gate)
 	b.driver.mu.Lock()
@@ -57,7 +55,7 @@ func TestCrashAfterWriteWritesOnce(t *testing.T) {
 	b.driver.mu.Unlock()
 	b.eventually("written", func() bool { return b.driver.written() == "a=1" })
 	b.stop()
-	b.state.m["ns/d"] = []byte(left) // as a kill would have left it
+	b.state.Restore(left) // as a kill would have left it
 	b.start()
 	b.apply()
 	b.eventually("session", b.running)
@@ -196,7 +194,7 @@ func TestMovedAndRecreated(t *testing.T) {
 	b.device.Spec.NodeName = "other"
 	b.apply()
 	b.eventually("stopped", func() bool { return !b.running() })
-	b.eventually("forgotten", func() bool { b.state.mu.Lock(); defer b.state.mu.Unlock(); return len(b.state.m) == 0 })
+	b.eventually("forgotten", func() bool { return len(b.state.Snapshot()) == 0 })
 }
 
 // A device is deleted when what was recorded of it is forgotten, and not before.
@@ -204,17 +202,15 @@ func TestDeleteIsNoSuccessBeforeTheStateIsForgotten(t *testing.T) {
 	b := newBench(t)
 	b.desire("1")
 	b.eventually("written", func() bool { return b.driver.written() == "a=1" })
-	b.state.setFail(errors.New("disk full"))
+	b.state.SetFail(errors.New("disk full"))
 	if err := b.host.DeleteDevice(t.Context(), "ns", "d", ""); err == nil {
 		t.Error("deleted, and its state is still there")
 	}
-	b.state.setFail(nil)
+	b.state.SetFail(nil)
 	if err := b.host.DeleteDevice(t.Context(), "ns", "d", ""); err != nil {
 		t.Error(err)
 	}
-	b.state.mu.Lock()
-	defer b.state.mu.Unlock()
-	if n := len(b.state.m); n != 0 {
+	if n := len(b.state.Snapshot()); n != 0 {
 		t.Errorf("%d keys are left", n)
 	}
 }

@@ -3,12 +3,12 @@ package host
 import (
 	"context"
 	"errors"
-	"maps"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/devicestest"
 )
 
 // A command whose record is left is not carried out again when only the device's memory
@@ -21,7 +21,9 @@ func TestCommandOnceThoughMemoryIsLost(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 	b.stop()
-	delete(b.state.m, "ns/d")
+	left := b.state.Snapshot()
+	delete(left, "ns/d")
+	b.state.Restore(left)
 	b.driver.set(func() { b.driver.deliver, b.driver.values["a"] = nil, "0" })
 	b.start()
 	b.online()
@@ -33,9 +35,7 @@ func TestCommandOnceThoughMemoryIsLost(t *testing.T) {
 	}
 	// The new state has the segments that exist, no more.
 	b.eventually("saved", func() bool {
-		b.state.mu.Lock()
-		defer b.state.mu.Unlock()
-		return strings.Contains(string(b.state.m["ns/d"]), `"segments":1}`)
+		return strings.Contains(string(b.state.Snapshot()["ns/d"]), `"segments":1}`)
 	})
 }
 
@@ -49,16 +49,12 @@ func TestInterruptedCommandIsAuditedOnce(t *testing.T) {
 	c := devices.Command{ID: "k", Device: devices.Ref{Namespace: "ns", Name: "d"}, Properties: map[string]string{"a": "1"}, Deadline: time.Now().Add(time.Hour)}
 	go func() { _, _ = b.host.Command(context.Background(), c) }()
 	<-b.driver.entered
-	b.state.mu.Lock()
-	left := maps.Clone(b.state.m)
-	b.state.mu.Unlock()
+	left := b.state.Snapshot()
 	b.stop()
 	b.driver.set(func() { b.driver.entered = nil })
-	b.state.m = left // as a kill would have left it
+	b.state.Restore(left) // as a kill would have left it
 	open := func() bool {
-		b.state.mu.Lock()
-		defer b.state.mu.Unlock()
-		return !strings.Contains(string(b.state.m["ns/d/commands/0"]), devices.ReasonUnknown)
+		return !strings.Contains(string(b.state.Snapshot()["ns/d/commands/0"]), devices.ReasonUnknown)
 	}
 	audited := func() int {
 		return len(b.audits(func(a *devices.Audit) bool { return a.Command == "k" && a.Reason == devices.ReasonUnknown }))
@@ -87,19 +83,19 @@ func TestInterruptedCommandIsAuditedOnce(t *testing.T) {
 
 // countedState counts what is deleted.
 type countedState struct {
-	*memoryState
+	*devicestest.State
 	deleted []string
 }
 
 func (s *countedState) Delete(ctx context.Context, k string) error {
 	s.deleted = append(s.deleted, k)
-	return s.memoryState.Delete(ctx, k)
+	return s.State.Delete(ctx, k)
 }
 
 // Of a device that nothing is kept of nothing is deleted; of another one all is.
 func TestForget(t *testing.T) {
 	ctx, device := context.Background(), devices.Ref{Namespace: "ns", Name: "d", UID: "u"}
-	s := &countedState{memoryState: &memoryState{m: map[string][]byte{}}}
+	s := &countedState{State: &devicestest.State{}}
 	if err := deleteState(ctx, s, device); err != nil || len(s.deleted) != 0 {
 		t.Fatal(err, s.deleted)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/devicestest"
 	"github.com/petiole-io/petiole/devices/internal/report"
 	"github.com/petiole-io/petiole/devices/internal/stats"
 	"github.com/petiole-io/petiole/internal/logonce"
@@ -73,9 +74,7 @@ func TestDeviceStates(t *testing.T) {
 		return b.status().State == v1beta1.StateOffline && b.reported("a").Metadata["quality"] == "bad"
 	})
 	b.eventually("last online is recorded", func() bool {
-		b.state.mu.Lock()
-		defer b.state.mu.Unlock()
-		return strings.Contains(string(b.state.m["ns/d"]), `"lastOnline":`+strconv.FormatInt(now.UnixMilli(), 10))
+		return strings.Contains(string(b.state.Snapshot()["ns/d"]), `"lastOnline":`+strconv.FormatInt(now.UnixMilli(), 10))
 	})
 	last := b.status().LastOnlineTime
 	if v := b.reported("a"); v.Value != "2" || v.Metadata["timestamp"] == "" || last == "" {
@@ -178,7 +177,7 @@ func TestTimesDoNotDecrease(t *testing.T) {
 	log := zaptest.NewLogger(t)
 	rapid.Check(t, func(t *rapid.T) {
 		sink := &recordingSink{}
-		h, err := New(Config{Node: "n", Sink: sink, State: &memoryState{}, Log: log})
+		h, err := New(Config{Node: "n", Sink: sink, State: &devicestest.State{}, Log: log})
 		if err != nil {
 			t.Fatal(err)
 		}

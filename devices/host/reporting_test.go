@@ -14,6 +14,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/devicestest"
 )
 
 // set sets a setting of property a, or of the device.
@@ -51,7 +52,7 @@ func TestFiveThousandSamplesASecond(t *testing.T) {
 	const interval, deviceCount, perBatch, rounds = 250 * time.Millisecond, 5, 50, 40 // 40 rounds in 2 s: 5,000/s
 	sink := &recordingSink{}
 	driver := &many{}
-	h, err := New(Config{Node: "n", Drivers: []devices.Driver{driver}, Sink: sink, State: &memoryState{m: map[string][]byte{}}, Log: zaptest.NewLogger(t), StatusInterval: interval})
+	h, err := New(Config{Node: "n", Drivers: []devices.Driver{driver}, Sink: sink, State: &devicestest.State{}, Log: zaptest.NewLogger(t), StatusInterval: interval})
 	if err != nil {
 		t.Fatal(err)
 	}

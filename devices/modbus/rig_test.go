@@ -18,6 +18,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/devicestest"
 	"github.com/petiole-io/petiole/devices/host"
 )
 
@@ -152,7 +153,7 @@ type rig struct {
 	stop  func()
 }
 
-func newRig(t *testing.T) *rig { return newRigWith(t, newKept()) }
+func newRig(t *testing.T) *rig { return newRigWith(t, &devicestest.State{}) }
 
 func newRigWith(t *testing.T, state devices.State) *rig {
 	t.Helper()

@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/devicestest"
 )
 
 // However commands with deadlines are repeated, delayed and the host restarted or
@@ -18,7 +19,7 @@ func TestCommandLogLetsNoCommandThroughTwice(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		ctx, device := context.Background(), devices.Ref{Namespace: "ns", Name: "d", UID: "u"}
-		state := logState{}
+		state := &devicestest.State{}
 		var l Log
 		now := time.UnixMilli(1_000_000)
 		deadlines := map[string]time.Time{}
@@ -87,19 +88,4 @@ func TestCommandLogFull(t *testing.T) {
 	if l.Find("x") != nil {
 		t.Fatal("still there")
 	}
-}
-
-// logState is a State in memory.
-type logState map[string][]byte
-
-func (s logState) Load(_ context.Context, k string) ([]byte, error) { return s[k], nil }
-
-func (s logState) Save(_ context.Context, k string, v []byte) error {
-	s[k] = v
-	return nil
-}
-
-func (s logState) Delete(_ context.Context, k string) error {
-	delete(s, k)
-	return nil
 }
