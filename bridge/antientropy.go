@@ -1,9 +1,7 @@
 package bridge
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -13,16 +11,11 @@ import (
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/requests"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/inventory"
 	"github.com/petiole-io/petiole/streams/order"
 )
 
 const (
-	// maxInventoryQuery bounds a query, in bytes; usually the hub's max_payload is the lower
-	// limit.
-	maxInventoryQuery = 4 << 20
-	// minEntryBytes is the smallest encoded size of an entry. A query that claims more entries
-	// than fit is rejected before they are decoded.
-	minEntryBytes = 32
 	// repairSpacing is the minimum time between two repairs of a site.
 	repairSpacing = 2 * time.Second
 	// maxExtra bounds the tombstones that wait for a site for objects that only the site knew,
@@ -44,30 +37,30 @@ type antiEntropy struct {
 
 func (a *antiEntropy) handler() requests.Handler {
 	return requests.Handler{
-		Workers: 2, Backlog: 256, PerSite: 2, MaxBytes: maxInventoryQuery,
+		Workers: 2, Backlog: 256, PerSite: 2, MaxBytes: inventory.MaxQuery,
 		Answer: func(_ context.Context, site string, data []byte) any { return a.answer(site, data) },
 		Refuse: func(reason string) any {
-			return streams.InventoryAnswer{State: streams.InventoryBehind, Error: reason}
+			return inventory.Answer{State: inventory.Behind, Error: reason}
 		},
 	}
 }
 
-func (a *antiEntropy) answer(site string, data []byte) streams.InventoryAnswer {
+func (a *antiEntropy) answer(site string, data []byte) inventory.Answer {
 	if !a.publish.SiteExists(site) {
-		return streams.InventoryAnswer{State: streams.InventoryBehind, Error: fmt.Sprintf("there is no Site %s", site)}
+		return inventory.Answer{State: inventory.Behind, Error: fmt.Sprintf("there is no Site %s", site)}
 	}
-	q, err := decodeInventoryQuery(data)
+	q, err := inventory.DecodeQuery(data)
 	if err != nil {
-		return streams.InventoryAnswer{State: streams.InventoryBehind, Error: err.Error()}
+		return inventory.Answer{State: inventory.Behind, Error: err.Error()}
 	}
 	answer, d, err := a.publish.compare(site, a.identity, q)
 	if err != nil {
-		return streams.InventoryAnswer{State: streams.InventoryBehind, Error: err.Error()}
+		return inventory.Answer{State: inventory.Behind, Error: err.Error()}
 	}
-	if answer.State == streams.InventoryRepairing {
+	if answer.State == inventory.Repairing {
 		answer = a.repair(site, d)
 	}
-	if answer.State == streams.InventoryEqual || answer.State == streams.InventoryRepairing {
+	if answer.State == inventory.Equal || answer.State == inventory.Repairing {
 		a.syncStates.Checked(site, a.now(), answer.State)
 	}
 	a.count.checks.Add(1)
@@ -76,82 +69,52 @@ func (a *antiEntropy) answer(site string, data []byte) streams.InventoryAnswer {
 
 // repair publishes missing objects again, and tombstones for extra ones. If that did not help,
 // at every second mismatch in a row, it also requests a full resync of the site.
-func (a *antiEntropy) repair(site string, d difference) streams.InventoryAnswer {
+func (a *antiEntropy) repair(site string, d inventory.Difference) inventory.Answer {
 	now := a.now()
-	if last := a.syncStates.Get(site); last.Outcome == streams.InventoryRepairing && now.Sub(last.LastCheck) < repairSpacing {
-		return streams.InventoryAnswer{State: streams.InventoryBehind}
+	if last := a.syncStates.Get(site); last.Outcome == inventory.Repairing && now.Sub(last.LastCheck) < repairSpacing {
+		return inventory.Answer{State: inventory.Behind}
 	}
 	if !a.publish.publishAgain(site, d) {
-		return streams.InventoryAnswer{State: streams.InventoryBehind, Error: "too many tombstones wait for the site"}
+		return inventory.Answer{State: inventory.Behind, Error: "too many tombstones wait for the site"}
 	}
 	a.count.mismatches.Add(1)
 	row := a.syncStates.Mismatch(site)
 	a.log.Warn("site differs from what was published, repairing", zap.String("site", site),
-		zap.Int("missing", len(d.missing)), zap.Int("extra", len(d.extra)), zap.Int("inRow", row))
+		zap.Int("missing", len(d.Missing)), zap.Int("extra", len(d.Extra)), zap.Int("inRow", row))
 	if row%2 == 0 {
 		a.resync.MismatchRepeated(site)
 	}
-	return streams.InventoryAnswer{State: streams.InventoryRepairing, Published: d.size()}
+	return inventory.Answer{State: inventory.Repairing, Published: d.Size()}
 }
 
 // compare compares a site's inventory with what was published for it.
-func (p *publisher) compare(site, identity string, q streams.InventoryQuery) (streams.InventoryAnswer, difference, error) {
+func (p *publisher) compare(site, identity string, q inventory.Query) (inventory.Answer, inventory.Difference, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return compare(site, expectedState{
-		epoch: order.EpochNumber(p.epoch), last: streams.HubPosition{Seq: p.desired.lastSeq(site), Identity: identity}, idle: p.siteIdleLocked(site),
-		inventory: p.desired.inventory(site),
-		entriesIn: func(b map[int]bool) map[string]streams.InventoryEntry { return p.desired.entriesIn(site, b) },
+	return inventory.Check(site, inventory.Expected{
+		Epoch: order.EpochNumber(p.epoch), Last: streams.HubPosition{Seq: p.desired.lastSeq(site), Identity: identity}, Idle: p.siteIdleLocked(site),
+		Set:       p.desired.inventory(site),
+		EntriesIn: func(b map[int]bool) map[string]inventory.Entry { return p.desired.entriesIn(site, b) },
 	}, q)
 }
 
 // publishAgain schedules the repair of a difference. It returns false, without scheduling
 // anything, if too many tombstones wait for the site.
-func (p *publisher) publishAgain(site string, d difference) bool {
+func (p *publisher) publishAgain(site string, d inventory.Difference) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(d.extra) > 0 && len(p.desired.tombstones[site])+len(d.extra) > maxExtra {
+	if len(d.Extra) > 0 && len(p.desired.tombstones[site])+len(d.Extra) > maxExtra {
 		return false
 	}
 	marked := p.markDirty(site)
-	for _, e := range d.missing {
+	for _, e := range d.Missing {
 		if _, ref, err := streams.ParseDesired(e.Subject); err == nil {
 			marked.keys.Insert(kube.KeyOf(ref))
 			marked.force.Insert(kube.KeyOf(ref))
 		}
 	}
-	for _, e := range d.extra {
+	for _, e := range d.Extra {
 		marked.extra[e.Subject] = e
 	}
 	return true
-}
-
-// decodeInventoryQuery decodes a query with bounded memory.
-func decodeInventoryQuery(data []byte) (streams.InventoryQuery, error) {
-	if len(data) > maxInventoryQuery {
-		return streams.InventoryQuery{}, fmt.Errorf("%w: %d bytes", errQuery, len(data))
-	}
-	if n := bytes.Count(data, []byte("{")); n > 1+len(data)/minEntryBytes {
-		return streams.InventoryQuery{}, fmt.Errorf("%w: %d entries in %d bytes", errQuery, n, len(data))
-	}
-	var q struct {
-		streams.InventoryQuery
-		Of boundedInts `json:"of"`
-	}
-	if err := json.Unmarshal(data, &q); err != nil {
-		return streams.InventoryQuery{}, fmt.Errorf("%w: %w", errQuery, err)
-	}
-	q.InventoryQuery.Of = q.Of
-	return q.InventoryQuery, nil
-}
-
-// boundedInts is a list with at most as many numbers as there are buckets.
-type boundedInts []int
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (b *boundedInts) UnmarshalJSON(data []byte) error {
-	if bytes.Count(data, []byte(",")) >= streams.InventoryBuckets {
-		return fmt.Errorf("more than %d buckets", streams.InventoryBuckets)
-	}
-	return json.Unmarshal(data, (*[]int)(b))
 }

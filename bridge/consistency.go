@@ -13,6 +13,7 @@ import (
 	"github.com/petiole-io/petiole/bridge/requests"
 	"github.com/petiole-io/petiole/bridge/storage"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/inventory"
 )
 
 // consistencyParts are the components that detect differences between the API server, the hub
@@ -32,9 +33,9 @@ func (b *Bridge) newConsistencyParts(p *components, h *hub.Hub, c *kube.Clients,
 	p.externalWrites = &externalWrites{hub: h, publish: p.publish, fence: b.fence, log: b.log, count: &b.count, outage: outageOf("search the desired stream")}
 	m := &antiEntropy{publish: p.publish, syncStates: p.syncStates, resync: p.resync, log: b.log, count: &b.count, now: time.Now, identity: h.Identity}
 	p.requests = requests.New(map[string]requests.Handler{
-		streams.RequestToken:     requests.Tokens(c, p.cache, b.cfg.Limits.Workers, func() { b.count.tokens.Add(1) }),
-		streams.RequestInventory: m.handler(),
-		streams.RequestPosition:  requests.Positions(h),
+		streams.RequestToken:    requests.Tokens(c, p.cache, b.cfg.Limits.Workers, func() { b.count.tokens.Add(1) }),
+		inventory.Request:       m.handler(),
+		streams.RequestPosition: requests.Positions(h),
 	}, func() { b.count.refused.Add(1) }, b.log)
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/inventory"
 	"github.com/petiole-io/petiole/streams/order"
 )
 
@@ -28,8 +29,8 @@ type entry struct {
 }
 
 // inventoryEntry returns the entry as it appears in a site's inventory, false for a tombstone.
-func (e entry) inventoryEntry() (streams.InventoryEntry, bool) {
-	return streams.InventoryEntry{Subject: e.subject, UID: e.uid, Version: e.stamp.Version, Epoch: e.stamp.Epoch, Hash: e.hash}, e.op != streams.OpDelete
+func (e entry) inventoryEntry() (inventory.Entry, bool) {
+	return inventory.Entry{Subject: e.subject, UID: e.uid, Version: e.stamp.Version, Epoch: e.stamp.Epoch, Hash: e.hash}, e.op != streams.OpDelete
 }
 
 // desiredCache mirrors the headers of DESIRED. Its owner serializes the calls.
@@ -41,13 +42,13 @@ type desiredCache struct {
 	// tombstones maps the subjects of each site whose tombstone the site has not acknowledged.
 	tombstones map[string]map[string]kube.Key
 	// inventories are updated with each change of an entry.
-	inventories map[string]*streams.Inventory
+	inventories map[string]*inventory.Set
 }
 
 func newDesiredCache() *desiredCache {
 	return &desiredCache{
 		sites: map[string]map[kube.Key]map[string]entry{}, tombstones: map[string]map[string]kube.Key{},
-		inventories: map[string]*streams.Inventory{},
+		inventories: map[string]*inventory.Set{},
 	}
 }
 
@@ -74,7 +75,7 @@ func (c *desiredCache) put(site string, k kube.Key, e entry) {
 func (c *desiredCache) updateInventory(site string, was, is entry) {
 	m := c.inventories[site]
 	if m == nil {
-		m = new(streams.Inventory)
+		m = new(inventory.Set)
 		c.inventories[site] = m
 	}
 	if e, ok := was.inventoryEntry(); ok && was.subject != "" {
@@ -113,16 +114,16 @@ func (c *desiredCache) lastSeq(site string) uint64 {
 }
 
 // inventory returns the digest of what a site should have. The caller must not change it.
-func (c *desiredCache) inventory(site string) *streams.Inventory {
+func (c *desiredCache) inventory(site string) *inventory.Set {
 	if m := c.inventories[site]; m != nil {
 		return m
 	}
-	return new(streams.Inventory)
+	return new(inventory.Set)
 }
 
 // entriesIn returns the entries of a site's inventory in the given buckets, by subject.
-func (c *desiredCache) entriesIn(site string, buckets map[int]bool) map[string]streams.InventoryEntry {
-	out := map[string]streams.InventoryEntry{}
+func (c *desiredCache) entriesIn(site string, buckets map[int]bool) map[string]inventory.Entry {
+	out := map[string]inventory.Entry{}
 	for _, entries := range c.sites[site] {
 		for _, e := range entries {
 			if m, ok := e.inventoryEntry(); ok && buckets[m.Bucket()] {

@@ -9,7 +9,7 @@ import (
 	"github.com/petiole-io/petiole/bridge/site"
 	"github.com/petiole-io/petiole/internal/metrics"
 	"github.com/petiole-io/petiole/internal/version"
-	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/inventory"
 )
 
 // The namespace and subsystem of all metrics of the bridge.
@@ -98,7 +98,7 @@ func (t *instruments) newOutage(log *zap.Logger, operation string) *outage {
 func (t *instruments) syncHooks(count *counters, changed func()) antientropy.Hooks {
 	return antientropy.Hooks{
 		Changed: changed,
-		Checked: func(outcome streams.InventoryState) { t.checks.WithLabelValues(string(outcome)).Inc() },
+		Checked: func(outcome inventory.State) { t.checks.WithLabelValues(string(outcome)).Inc() },
 		Resynced: func(reason string) {
 			count.resyncs.Add(1)
 			t.resyncs.WithLabelValues(reason).Inc()

@@ -17,7 +17,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/lease"
-	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/inventory"
 )
 
 // names returns the names of all metrics, including those without series yet.
@@ -85,12 +85,12 @@ func TestRepairsAreCountedByOutcome(t *testing.T) {
 	var count counters
 	m := newInstruments(&count)
 	s := antientropy.NewStates(m.syncHooks(&count, func() {}))
-	s.Checked("plant-a", noon, streams.InventoryEqual)
+	s.Checked("plant-a", noon, inventory.Equal)
 	s.Mismatch("plant-a")
-	s.Checked("plant-a", noon.Add(time.Second), streams.InventoryRepairing)
+	s.Checked("plant-a", noon.Add(time.Second), inventory.Repairing)
 	s.Resynced("plant-a", noon, antientropy.ResyncMismatch, "")
-	s.Checked("plant-b", noon, streams.InventoryEqual)
-	if a := s.Get("plant-a"); a.Outcome != streams.InventoryRepairing || a.Mismatches != 1 || a.MismatchesInRow != 1 || !a.Resynced.Equal(noon) {
+	s.Checked("plant-b", noon, inventory.Equal)
+	if a := s.Get("plant-a"); a.Outcome != inventory.Repairing || a.Mismatches != 1 || a.MismatchesInRow != 1 || !a.Resynced.Equal(noon) {
 		t.Errorf("state %+v", a)
 	}
 	for outcome, want := range map[string]float64{"equal": 2, "repairing": 1} {

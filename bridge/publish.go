@@ -18,6 +18,7 @@ import (
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/inventory"
 )
 
 var (
@@ -81,7 +82,7 @@ type dirtySite struct {
 	// force holds objects to publish even if they have not changed.
 	force sets.Set[kube.Key]
 	// extra maps subjects to entries that the site has and should not have.
-	extra map[string]streams.InventoryEntry
+	extra map[string]inventory.Entry
 }
 
 func newPublisher(cache objectCache, check storageCheck, f *lease.Fence, count *counters, metrics *instruments, log *zap.Logger) *publisher {
@@ -192,7 +193,7 @@ func (p *publisher) markDirty(site string) *dirtySite {
 func (p *publisher) dirtySite(site string) *dirtySite {
 	d := p.dirty[site]
 	if d == nil {
-		d = &dirtySite{keys: sets.Set[kube.Key]{}, force: sets.Set[kube.Key]{}, extra: map[string]streams.InventoryEntry{}}
+		d = &dirtySite{keys: sets.Set[kube.Key]{}, force: sets.Set[kube.Key]{}, extra: map[string]inventory.Entry{}}
 		p.dirty[site] = d
 	}
 	return d
@@ -226,7 +227,7 @@ type task struct {
 	// force publishes the object even if it has not changed.
 	force bool
 	// extra is an entry that the site has on a subject that should be empty.
-	extra *streams.InventoryEntry
+	extra *inventory.Entry
 }
 
 // plan takes the pending work of a site, in the order of publication, and marks the site as

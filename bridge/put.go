@@ -13,6 +13,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/inventory"
 	"github.com/petiole-io/petiole/streams/order"
 )
 
@@ -120,7 +121,7 @@ func nextVersion(version string) string {
 }
 
 // deleteExtra publishes a tombstone for an object that a site has and should not have.
-func (p *publisher) deleteExtra(ctx context.Context, site string, e streams.InventoryEntry) error {
+func (p *publisher) deleteExtra(ctx context.Context, site string, e inventory.Entry) error {
 	_, ref, err := streams.ParseDesired(e.Subject)
 	if err != nil {
 		return err

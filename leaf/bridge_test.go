@@ -3,6 +3,7 @@ package leaf
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/petiole-io/petiole/leaf/desired"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/inventory"
 )
 
 // responder is the bridge's side of a site's requests: what it published is what DESIRED
@@ -22,8 +24,8 @@ type responder struct {
 	sub *nats.Subscription
 
 	mu      sync.Mutex
-	queries []streams.InventoryQuery
-	states  []streams.InventoryState
+	queries []inventory.Query
+	states  []inventory.State
 	delay   time.Duration
 	idle    bool // says that it repairs, and does not
 	silent  bool // does not know positions
@@ -63,7 +65,7 @@ func (b *responder) set(f func()) {
 }
 
 // seen are the outcomes so far.
-func (b *responder) seen(state streams.InventoryState) (n int) {
+func (b *responder) seen(state inventory.State) (n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, s := range b.states {
@@ -84,9 +86,9 @@ func (b *responder) answer(m *nats.Msg) {
 	defer b.mu.Unlock()
 	var a any
 	switch verb {
-	case streams.RequestInventory:
-		var q streams.InventoryQuery
-		if err := json.Unmarshal(m.Data, &q); err != nil {
+	case inventory.Request:
+		q, err := inventory.DecodeQuery(m.Data)
+		if err != nil {
 			b.t.Errorf("inventory query: %v", err)
 		}
 		time.Sleep(b.delay)
@@ -129,90 +131,66 @@ func (b *responder) position(data []byte) streams.PositionAnswer {
 	return streams.PositionAnswer{ID: last.Header.Get(jetstream.MsgIDHeader)}
 }
 
-func (b *responder) published() (map[string]streams.InventoryEntry, *streams.Inventory, uint64) {
-	hub, err := b.s.hub.Stream(context.Background(), streams.Desired)
-	if err != nil {
-		b.t.Error(err)
-		return nil, nil, 0
-	}
-	all, m, highest := map[string]streams.InventoryEntry{}, &streams.Inventory{}, uint64(0)
-	err = desired.Read(context.Background(), hub, "plant-a", true, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
-		highest = max(highest, md.Sequence.Stream)
-		if e, ok := streams.EntryOf(msg.Subject(), msg.Headers()); ok {
+// published returns the position of the last message of DESIRED, and the entries in it.
+func (b *responder) published(hub jetstream.Stream) (streams.HubPosition, map[string]inventory.Entry) {
+	last, all := streams.HubPosition{}, map[string]inventory.Entry{}
+	err := desired.Read(context.Background(), hub, "plant-a", true, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
+		last.Seq = max(last.Seq, md.Sequence.Stream)
+		if e, ok := inventory.EntryOf(msg.Subject(), msg.Headers()); ok {
 			all[e.Subject] = e
-			m.Add(e)
 		}
 		return nil
 	})
 	if err != nil {
 		b.t.Error(err)
 	}
-	return all, m, highest
+	return last, all
 }
 
-func (b *responder) compare(q streams.InventoryQuery) streams.InventoryAnswer {
-	all, m, highest := b.published()
-	switch {
-	case b.idle:
-		return streams.InventoryAnswer{State: streams.InventoryRepairing}
-	case q.Seq < highest:
-		return streams.InventoryAnswer{State: streams.InventoryBehind}
-	case q.Digest == m.Digest():
-		return streams.InventoryAnswer{State: streams.InventoryEqual}
-	case q.Buckets == nil && q.Of == nil:
-		return streams.InventoryAnswer{State: streams.InventorySendBuckets}
-	case q.Of == nil:
-		buckets, err := m.Differing(q.Buckets)
-		if err != nil {
-			return streams.InventoryAnswer{Error: err.Error()}
-		}
-		return streams.InventoryAnswer{State: streams.InventorySendEntries, Buckets: buckets}
-	}
-	return streams.InventoryAnswer{State: streams.InventoryRepairing, Published: b.repair(q, all)}
-}
-
-// repair puts on DESIRED again what differs in the buckets of the query.
-func (b *responder) repair(q streams.InventoryQuery, all map[string]streams.InventoryEntry) (n int) {
-	of := map[int]bool{}
-	for _, i := range q.Of {
-		of[i] = true
-	}
-	has := map[string]streams.InventoryEntry{}
-	for _, e := range q.Entries {
-		has[e.Subject] = e
-		if _, ok := all[e.Subject]; !ok {
-			b.put(e.Subject, streams.Message{Op: streams.OpDelete, UID: e.UID}.Encode(e.Subject))
-			n++
-		}
+// compare answers a query, and puts on DESIRED again what differs.
+func (b *responder) compare(q inventory.Query) inventory.Answer {
+	if b.idle {
+		return inventory.Answer{State: inventory.Repairing}
 	}
 	hub, err := b.s.hub.Stream(context.Background(), streams.Desired)
 	if err != nil {
 		b.t.Error(err)
-		return n
+		return inventory.Answer{Error: err.Error()}
 	}
-	for subject, e := range all {
-		if !of[e.Bucket()] || has[subject] == e {
-			continue
-		}
-		raw, err := hub.GetLastMsgForSubject(context.Background(), subject)
-		if err != nil {
-			b.t.Error(err)
-			continue
-		}
-		_, m, err := streams.Load(context.Background(), hub, subject, raw.Header, raw.Data)
+	last, all := b.published(hub)
+	last.Identity = q.Identity // the tests replace no hub between two queries
+	want := inventory.Expected{Epoch: 1, Last: last, Idle: true, Set: &inventory.Set{}, EntriesIn: func(buckets map[int]bool) map[string]inventory.Entry {
+		maps.DeleteFunc(all, func(_ string, e inventory.Entry) bool { return !buckets[e.Bucket()] })
+		return all
+	}}
+	for _, e := range all {
+		want.Set.Add(e)
+	}
+	a, d, err := inventory.Check("plant-a", want, q)
+	if err != nil {
+		b.t.Errorf("inventory query: %v", err)
+		return inventory.Answer{Error: err.Error()}
+	}
+	for _, e := range d.Missing {
+		raw, err := hub.GetLastMsgForSubject(context.Background(), e.Subject)
 		if err == nil {
-			_, err = streams.Put(context.Background(), b.s.hub, subject, m)
+			b.put(streams.Load(context.Background(), hub, e.Subject, raw.Header, raw.Data))
+		} else {
+			b.t.Error(err)
 		}
-		if err != nil {
-			b.t.Errorf("publish %s again: %v", subject, err)
-		}
-		n++
 	}
-	return n
+	for _, e := range d.Extra {
+		_, ref, err := streams.ParseDesired(e.Subject)
+		b.put("plant-a", streams.Message{Ref: ref, Op: streams.OpDelete, UID: e.UID}, err)
+	}
+	return a
 }
 
-func (b *responder) put(subject string, msg *nats.Msg) {
-	if _, err := b.s.hub.PublishMsg(context.Background(), msg); err != nil {
-		b.t.Errorf("publish %s: %v", subject, err)
+func (b *responder) put(site string, m streams.Message, err error) {
+	if err == nil {
+		_, err = streams.Put(context.Background(), b.s.hub, streams.DesiredSubject(site, m.Ref), m)
+	}
+	if err != nil {
+		b.t.Errorf("publish %s: %v", m.Ref, err)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/petiole-io/petiole/leaf/desired"
 	"github.com/petiole-io/petiole/leaf/natsd"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/inventory"
 )
 
 // mutation damages the folder of one stream of a leaf that does not run.
@@ -229,7 +230,7 @@ func TestDamagedDesired(t *testing.T) {
 		}
 		polltest.Eventually(t, "objects", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 		apply(t, ctx, s)
-		polltest.Eventually(t, "comparison", func() bool { return b.seen(streams.InventoryEqual) > 0 })
+		polltest.Eventually(t, "comparison", func() bool { return b.seen(inventory.Equal) > 0 })
 		s.cut(t)
 		before := desiredSet(t, ctx, s)
 		s.restart(t, ctx, damage)
@@ -248,7 +249,7 @@ func TestDamagedDesired(t *testing.T) {
 		s.line.Heal()
 		polltest.Eventually(t, "convergence", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
 		putDesired(t, ctx, s, "new", 1)
-		polltest.Eventually(t, "comparison", func() bool { return b.seen(streams.InventoryEqual) > 0 && same(t, ctx, s) })
+		polltest.Eventually(t, "comparison", func() bool { return b.seen(inventory.Equal) > 0 && same(t, ctx, s) })
 		if after := desiredSet(t, ctx, s); after == before {
 			t.Error("the new object is missing")
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/petiole-io/petiole/leaf/desired"
 	"github.com/petiole-io/petiole/leaf/replicate"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/inventory"
 )
 
 // quick makes checks follow one another fast enough for a test, and no check by itself.
@@ -34,10 +35,10 @@ func startPaced(t *testing.T, objects int, pace replicate.Pace) (*site, context.
 		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
 	}
 	s.start(t, ctx)
-	polltest.Eventually(t, "first comparison", func() bool { return b.seen(streams.InventoryEqual) > 0 })
+	polltest.Eventually(t, "first comparison", func() bool { return b.seen(inventory.Equal) > 0 })
 	// The deliveries from before the session's reset may have begun a run of their own.
 	for last, since := 0, time.Now(); time.Since(since) < 300*time.Millisecond; time.Sleep(5 * time.Millisecond) {
-		if n := b.seen(streams.InventoryEqual); n != last {
+		if n := b.seen(inventory.Equal); n != last {
 			last, since = n, time.Now()
 		}
 	}
@@ -93,9 +94,9 @@ func TestInventoryFindsWhatIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.verify(t)
-	polltest.Eventually(t, "repair", func() bool { return b.seen(streams.InventoryEqual) == 1 && same(t, ctx, s) })
-	if b.seen(streams.InventoryRepairing) != 1 {
-		t.Errorf("%d repairs, want 1", b.seen(streams.InventoryRepairing))
+	polltest.Eventually(t, "repair", func() bool { return b.seen(inventory.Equal) == 1 && same(t, ctx, s) })
+	if b.seen(inventory.Repairing) != 1 {
+		t.Errorf("%d repairs, want 1", b.seen(inventory.Repairing))
 	}
 }
 
@@ -114,7 +115,7 @@ func TestInventoryFindsMissingParts(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.verify(t)
-	polltest.Eventually(t, "repair", func() bool { return b.seen(streams.InventoryRepairing) == 1 && same(t, ctx, s) })
+	polltest.Eventually(t, "repair", func() bool { return b.seen(inventory.Repairing) == 1 && same(t, ctx, s) })
 	raw, err := d.GetLastMsgForSubject(ctx, streams.ObjectSubject(part.Subject))
 	if err != nil {
 		t.Fatal(err)
@@ -140,7 +141,7 @@ func TestInventoryRemovesZombies(t *testing.T) {
 		last, err := s.desired(t, ctx).GetLastMsgForSubject(ctx, msg.Subject)
 		return err == nil && last.Header.Get(streams.HeaderOp) == string(streams.OpDelete) && last.Header.Get(streams.HeaderUID) == "z"
 	})
-	polltest.Eventually(t, "equal", func() bool { return b.seen(streams.InventoryEqual) == 1 })
+	polltest.Eventually(t, "equal", func() bool { return b.seen(inventory.Equal) == 1 })
 }
 
 // TestVerifyDoesNotEndTheSession lets the bridge ask in the middle of deliveries.
@@ -155,7 +156,7 @@ func TestVerifyDoesNotEndTheSession(t *testing.T) {
 		}
 	}
 	polltest.Eventually(t, "convergence", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
-	polltest.Eventually(t, "comparison", func() bool { return b.seen(streams.InventoryEqual) > 0 })
+	polltest.Eventually(t, "comparison", func() bool { return b.seen(inventory.Equal) > 0 })
 	if got := backlogStart(t, ctx, s); got < began {
 		t.Errorf("the hub numbers deliveries from 1 again: %d after %d", got, began)
 	}
@@ -200,7 +201,7 @@ func TestCheckFollowsARewind(t *testing.T) {
 	last := lastSeq(t, ctx, s)
 	rollback(t, ctx, s, s.desired(t, ctx).CachedInfo().Config, last-7)
 	s.line.Heal()
-	polltest.Eventually(t, "comparison", func() bool { return b.seen(streams.InventoryEqual) >= 1 && same(t, ctx, s) })
+	polltest.Eventually(t, "comparison", func() bool { return b.seen(inventory.Equal) >= 1 && same(t, ctx, s) })
 	if counted(t, s, "petiole_leaf_rewinds_total") != 1 {
 		t.Errorf("%v rewinds, want 1", counted(t, s, "petiole_leaf_rewinds_total"))
 	}
@@ -226,7 +227,7 @@ func TestCheckFollowsAResync(t *testing.T) {
 		t.Fatal(err)
 	}
 	polltest.Eventually(t, "everything again", func() bool { return lastSeq(t, ctx, s) >= before+30 })
-	polltest.Eventually(t, "comparison", func() bool { return b.seen(streams.InventoryRepairing) == 1 && b.seen(streams.InventoryEqual) == 1 })
+	polltest.Eventually(t, "comparison", func() bool { return b.seen(inventory.Repairing) == 1 && b.seen(inventory.Equal) == 1 })
 	if got := counted(t, s, "petiole_leaf_resyncs_total") - resyncs; got != 1 {
 		t.Errorf("%v resyncs, want 1", got)
 	}
@@ -252,12 +253,12 @@ func TestCheckIsBounded(t *testing.T) {
 	s, ctx, b := startPaced(t, 5, replicate.Pace{Interval: time.Hour, Retry: time.Hour, Repeat: time.Millisecond})
 	b.set(func() { b.idle = true })
 	s.verify(t)
-	polltest.Eventually(t, "a full check", func() bool { return b.seen(streams.InventoryRepairing) == replicate.MaxComparisons })
+	polltest.Eventually(t, "a full check", func() bool { return b.seen(inventory.Repairing) == replicate.MaxComparisons })
 	s.verify(t)
-	polltest.Eventually(t, "another when told to", func() bool { return b.seen(streams.InventoryRepairing) == 2*replicate.MaxComparisons })
+	polltest.Eventually(t, "another when told to", func() bool { return b.seen(inventory.Repairing) == 2*replicate.MaxComparisons })
 	b.set(func() { b.idle = false })
 	s.verify(t)
-	polltest.Eventually(t, "equal", func() bool { return b.seen(streams.InventoryEqual) == 1 && same(t, ctx, s) })
+	polltest.Eventually(t, "equal", func() bool { return b.seen(inventory.Equal) == 1 && same(t, ctx, s) })
 }
 
 // TestStuckSessionBeginsAnew takes the end of the store away while the session goes on:
@@ -272,7 +273,7 @@ func TestStuckSessionBeginsAnew(t *testing.T) {
 		}
 	}
 	s.verify(t)
-	polltest.Eventually(t, "repair", func() bool { return b.seen(streams.InventoryEqual) > 0 && same(t, ctx, s) })
+	polltest.Eventually(t, "repair", func() bool { return b.seen(inventory.Equal) > 0 && same(t, ctx, s) })
 	if counted(t, s, "petiole_leaf_rewinds_total") == 0 {
 		t.Error("nothing was asked for again")
 	}
@@ -288,11 +289,13 @@ func TestInventoryOfManyObjects(t *testing.T) {
 	s.configure(t, "ping_max: 2", "ping_max: 2\nmax_payload: 131072")
 	s.start(t, ctx)
 	for i := range objects {
-		putDesiredAsync(t, s, fmt.Sprintf("a-config-map-with-a-name-that-takes-some-room-in-a-message-%d-%0200d", i, i), i)
+		putDesiredAsync(t, s, fmt.Sprintf("a-config-map-with-a-name-that-takes-some-room-in-a-message-%d-%060d", i, i), i)
 	}
 	polltest.Eventually(t, "objects", func() bool {
 		return backlog(t, ctx, s) == 0 && count(t, ctx, s.js, streams.SiteDesired) == objects+10
 	})
+	polltest.Eventually(t, "comparison", func() bool { return b.seen(inventory.Equal) > 0 })
+	b.set(func() { b.states, b.queries = nil, nil })
 	hub, err := s.hub.Stream(ctx, streams.Desired)
 	if err != nil {
 		t.Fatal(err)
@@ -302,10 +305,10 @@ func TestInventoryOfManyObjects(t *testing.T) {
 	}
 	start := time.Now()
 	s.verify(t)
-	polltest.Within(t, 60*time.Second, "repair", func() bool { return b.seen(streams.InventoryEqual) >= 1 })
+	polltest.Within(t, 60*time.Second, "repair", func() bool { return b.seen(inventory.Equal) >= 1 })
 	t.Logf("took %d objects away in %s, %d queries", objects, time.Since(start).Round(time.Millisecond), len(b.queries))
-	if b.seen(streams.InventoryRepairing) < 2 {
-		t.Errorf("%d repairs: all fitted into one message", b.seen(streams.InventoryRepairing))
+	if b.seen(inventory.Repairing) < 2 {
+		t.Errorf("%d repairs: all fitted into one message", b.seen(inventory.Repairing))
 	}
 	m, err := desired.Inventory(ctx, s.desired(t, ctx), "plant-a")
 	if err != nil || m.Count() != 1 {

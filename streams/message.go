@@ -32,7 +32,7 @@ const (
 	HeaderTrace = "traceparent"
 )
 
-// ControlVerify tells a leaf to compare its inventory now (RequestInventory).
+// ControlVerify tells a leaf to compare its inventory now (package inventory).
 const ControlVerify = "verify"
 
 // Op is what a message does to its object.

@@ -123,10 +123,6 @@ const (
 	DegradedOpen = "NoAuthentication"
 )
 
-// InventoryInterval is the time between two comparisons of a connected site's inventory
-// with the bridge's. A site also compares at the start of each session.
-const InventoryInterval = 10 * time.Minute
-
 // NodePresence is the time at which a node's kubelet last renewed its lease at the node
 // API, by the clock of Presence.Time.
 type NodePresence struct {

@@ -5,7 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/inventory"
 )
 
 // State is the state of a site's comparisons and resyncs.
@@ -13,7 +13,7 @@ type State struct {
 	// LastCheck is the time of the last completed comparison and Outcome its result; zero
 	// before the first.
 	LastCheck time.Time
-	Outcome   streams.InventoryState
+	Outcome   inventory.State
 	// Mismatches counts the comparisons that found a difference since this bridge became
 	// leader.
 	Mismatches uint64
@@ -41,7 +41,7 @@ type Hooks struct {
 	// Changed is called after each update, Checked for each comparison and Resynced for each
 	// full resync.
 	Changed  func()
-	Checked  func(outcome streams.InventoryState)
+	Checked  func(outcome inventory.State)
 	Resynced func(reason string)
 }
 
@@ -67,11 +67,11 @@ func (r *States) Get(site string) State {
 }
 
 // Checked records the outcome of a comparison.
-func (r *States) Checked(site string, at time.Time, outcome streams.InventoryState) {
+func (r *States) Checked(site string, at time.Time, outcome inventory.State) {
 	r.hooks.Checked(outcome)
 	r.update(site, func(s *State) {
 		s.LastCheck, s.Outcome = at, outcome
-		if outcome == streams.InventoryEqual {
+		if outcome == inventory.Equal {
 			s.MismatchesInRow = 0
 		}
 	})

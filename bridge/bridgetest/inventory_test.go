@@ -14,6 +14,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/inventory"
 )
 
 // TestRepair: a site that lacks something gets it, by comparison or by a resync.
@@ -62,7 +63,7 @@ func repairsWhatASiteLost(t *testing.T, a *api) {
 	w, l := populated(t, a, 20)
 	lost, other, strange := w.configMapRef("settings-3"), w.configMapRef("settings-7"), w.configMapRef("invented")
 	before := w.lastSeq()
-	l.damage(func(kept map[string]streams.InventoryEntry) {
+	l.damage(func(kept map[string]inventory.Entry) {
 		delete(kept, streams.DesiredSubject("plant-a", lost))
 		e := kept[streams.DesiredSubject("plant-a", other)]
 		e.Version = "1"
@@ -71,7 +72,7 @@ func repairsWhatASiteLost(t *testing.T, a *api) {
 		kept[e.Subject] = e
 	})
 	answer := l.compare()
-	if answer.State != streams.InventoryRepairing || answer.Published != 3 {
+	if answer.State != inventory.Repairing || answer.Published != 3 {
 		t.Fatalf("answer is %+v, want that 3 are repaired", answer)
 	}
 	eventually(t, "what was lost is back, what was invented is gone", func() bool {
@@ -95,7 +96,7 @@ func resyncsOnRequest(t *testing.T, a *api) {
 	w, l, b := populatedBy(t, a, 20)
 	all := len(l.image().kept)
 	before, deliveries := w.lastSeq(), len(l.of(w.configMapRef("settings-1")))
-	l.damage(func(kept map[string]streams.InventoryEntry) { clear(kept) })
+	l.damage(func(kept map[string]inventory.Entry) { clear(kept) })
 	w.requestResync("plant-a", "now")
 	eventually(t, "everything delivered again", func() bool { return len(l.image().kept) == all })
 	eventually(t, "the site told to compare", func() bool { l.beat(0, "a1"); return l.verifies() > 0 })
@@ -148,7 +149,7 @@ func resyncsASiteThatIsAway(t *testing.T, a *api) {
 		i := c.CachedInfo()
 		return int(i.NumPending)+i.NumAckPending >= len(all.kept)
 	})
-	l.damage(func(kept map[string]streams.InventoryEntry) { clear(kept) })
+	l.damage(func(kept map[string]inventory.Entry) { clear(kept) })
 	l.connect()
 	eventually(t, "everything delivered", func() bool { return len(l.image().kept) == len(all.kept) })
 	l.equal()
@@ -163,8 +164,8 @@ func resyncsAfterRepeatedMismatch(t *testing.T, a *api) {
 	deliveries := len(l.of(other))
 	for range 2 {
 		eventually(t, "mismatch", func() bool {
-			l.damage(func(kept map[string]streams.InventoryEntry) { delete(kept, streams.DesiredSubject("plant-a", lost)) })
-			return l.compare().State == streams.InventoryRepairing
+			l.damage(func(kept map[string]inventory.Entry) { delete(kept, streams.DesiredSubject("plant-a", lost)) })
+			return l.compare().State == inventory.Repairing
 		})
 		time.Sleep(2500 * time.Millisecond) // repairs of one site keep a distance
 	}
@@ -181,7 +182,7 @@ func restoresWhatTheHubLost(t *testing.T, a *api) {
 	s, err := w.js.Stream(w.ctx, streams.Desired)
 	w.must(err)
 	w.must(s.Purge(w.ctx, jetstream.WithPurgeSubject(streams.DesiredSubject("plant-a", lost))))
-	l.damage(func(kept map[string]streams.InventoryEntry) { delete(kept, streams.DesiredSubject("plant-a", lost)) })
+	l.damage(func(kept map[string]inventory.Entry) { delete(kept, streams.DesiredSubject("plant-a", lost)) })
 	eventually(t, "published again", func() bool {
 		l.compare()
 		_, ok := l.has(lost)
@@ -196,11 +197,11 @@ func answersBehind(t *testing.T, a *api) {
 	l.disconnect()
 	w.setConfigMap("settings-1", "2")
 	w.awaitDesired("plant-a", w.configMapRef("settings-1"), "changed", contains(`"v":"2"`))
-	if answer := l.compare(); answer.State != streams.InventoryBehind {
+	if answer := l.compare(); answer.State != inventory.Behind {
 		t.Errorf("a site that has not got all is answered %+v", answer)
 	}
-	q := streams.InventoryQuery{HubPosition: streams.HubPosition{Seq: at.position + 100, Identity: "another"}, Digest: "x"}
-	if answer := l.ask(q); answer.State != streams.InventoryBehind {
+	q := inventory.Query{HubPosition: streams.HubPosition{Seq: at.position + 100, Identity: "another"}, Digest: "x"}
+	if answer := l.ask(q); answer.State != inventory.Behind {
 		t.Errorf("a site of another stream is answered %+v", answer)
 	}
 	l.connect()
@@ -213,23 +214,23 @@ func refusesForgedManifests(t *testing.T, a *api) {
 	w, l := populated(t, a, 3)
 	before := w.lastSeq()
 	at := l.image()
-	foreign := streams.InventoryEntry{Subject: streams.DesiredSubject("plant-b", w.configMapRef("settings-1")), UID: "x"}
-	base := streams.InventoryQuery{HubPosition: streams.HubPosition{Seq: at.position, Identity: l.identity}, Digest: "x"}
-	for name, change := range map[string]func(*streams.InventoryQuery){
-		"another site's entry": func(q *streams.InventoryQuery) {
-			q.Of, q.Entries = []int{foreign.Bucket()}, []streams.InventoryEntry{foreign}
+	foreign := inventory.Entry{Subject: streams.DesiredSubject("plant-b", w.configMapRef("settings-1")), UID: "x"}
+	base := inventory.Query{HubPosition: streams.HubPosition{Seq: at.position, Identity: at.identity}, Digest: "x"}
+	for name, change := range map[string]func(*inventory.Query){
+		"another site's entry": func(q *inventory.Query) {
+			q.Of, q.Entries = []int{foreign.Bucket()}, []inventory.Entry{foreign}
 		},
-		"an entry of no bucket":    func(q *streams.InventoryQuery) { q.Entries = []streams.InventoryEntry{foreign} },
-		"a bucket that is not one": func(q *streams.InventoryQuery) { q.Of = []int{300} },
-		"short buckets":            func(q *streams.InventoryQuery) { q.Buckets = []byte{1} },
-		"a subject of no object": func(q *streams.InventoryQuery) {
-			e := streams.InventoryEntry{Subject: "desired.plant-a.>"}
-			q.Of, q.Entries = []int{e.Bucket()}, []streams.InventoryEntry{e}
+		"an entry of no bucket":    func(q *inventory.Query) { q.Entries = []inventory.Entry{foreign} },
+		"a bucket that is not one": func(q *inventory.Query) { q.Of = []int{300} },
+		"short buckets":            func(q *inventory.Query) { q.Buckets = []byte{1} },
+		"a subject of no object": func(q *inventory.Query) {
+			e := inventory.Entry{Subject: "desired.plant-a.>"}
+			q.Of, q.Entries = []int{e.Bucket()}, []inventory.Entry{e}
 		},
 	} {
 		q := base
 		change(&q)
-		if answer := l.ask(q); answer.Error == "" || answer.State != streams.InventoryBehind {
+		if answer := l.ask(q); answer.Error == "" || answer.State != inventory.Behind {
 			t.Errorf("%s: answered %+v", name, answer)
 		}
 	}
@@ -246,7 +247,7 @@ func refusesForgedManifests(t *testing.T, a *api) {
 	if !strings.Contains(string(m.Data), `"error":"no such request`) {
 		t.Errorf("an unknown request is answered %s", m.Data)
 	}
-	if _, err := l.nc.Request(streams.RequestSubject("plant-b", streams.RequestInventory), nil, time.Second); err == nil {
+	if _, err := l.nc.Request(streams.RequestSubject("plant-b", inventory.Request), nil, time.Second); err == nil {
 		t.Error("a site can ask in another's name")
 	}
 	if last := w.lastSeq(); last != before {

@@ -1,6 +1,7 @@
 package bridgetest
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/inventory"
 )
 
 // leafCopy is what a leaf keeps of what is desired at its site, by the leaf's protocol
@@ -26,7 +28,7 @@ type leafCopy struct {
 	stop func() error
 
 	mu             sync.Mutex
-	kept           map[string]streams.InventoryEntry
+	kept           map[string]inventory.Entry
 	position       uint64
 	identity       string
 	last           uint64
@@ -48,7 +50,7 @@ type kept struct {
 // leaf returns an empty copy that is connected.
 func (s *site) leaf() *leafCopy {
 	s.t.Helper()
-	l := &leafCopy{site: s, kept: map[string]streams.InventoryEntry{}}
+	l := &leafCopy{site: s, kept: map[string]inventory.Entry{}}
 	l.connect()
 	return l
 }
@@ -131,7 +133,7 @@ func (l *leafCopy) take(m *nats.Msg) {
 		return
 	}
 	l.last, l.position = number, seq
-	if e, ok := streams.EntryOf(m.Subject, m.Header); ok {
+	if e, ok := inventory.EntryOf(m.Subject, m.Header); ok {
 		l.kept[m.Subject] = e
 	} else if !streams.IsPart(m.Subject) {
 		delete(l.kept, m.Subject)
@@ -147,14 +149,15 @@ func (l *leafCopy) take(m *nats.Msg) {
 
 // image is what a copy has on disk at one moment.
 type image struct {
-	kept     map[string]streams.InventoryEntry
+	kept     map[string]inventory.Entry
 	position uint64
+	identity string
 }
 
 func (l *leafCopy) image() image {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return image{maps.Clone(l.kept), l.position}
+	return image{maps.Clone(l.kept), l.position, l.identity}
 }
 
 // restore puts an older image back, as a power cut does.
@@ -165,14 +168,14 @@ func (l *leafCopy) restore(i image) {
 }
 
 // damage changes what is kept, behind the bridge's back.
-func (l *leafCopy) damage(change func(map[string]streams.InventoryEntry)) {
+func (l *leafCopy) damage(change func(map[string]inventory.Entry)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	change(l.kept)
 }
 
 // has returns what the copy holds of an object.
-func (l *leafCopy) has(r streams.Ref) (streams.InventoryEntry, bool) {
+func (l *leafCopy) has(r streams.Ref) (inventory.Entry, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e, ok := l.kept[streams.DesiredSubject(l.name, r)]
@@ -207,52 +210,53 @@ func (s *site) request(verb, data string, answer any) {
 	s.must(json.Unmarshal(m.Data, answer))
 }
 
-// ask sends one manifest query.
-func (s *site) ask(q streams.InventoryQuery) streams.InventoryAnswer {
+// ask sends one inventory query.
+func (s *site) ask(q inventory.Query) inventory.Answer {
 	s.t.Helper()
 	data, err := json.Marshal(q)
 	s.must(err)
 	return s.askRaw(data)
 }
 
-func (s *site) askRaw(data []byte) streams.InventoryAnswer {
+func (s *site) askRaw(data []byte) inventory.Answer {
 	s.t.Helper()
-	var a streams.InventoryAnswer
-	s.request(streams.RequestInventory, string(data), &a)
+	var a inventory.Answer
+	s.request(inventory.Request, string(data), &a)
 	return a
 }
 
-// compare is one check of the manifest, as the leaf makes it: at most 8 rounds.
-func (l *leafCopy) compare() streams.InventoryAnswer {
-	l.t.Helper()
-	l.mu.Lock()
-	at, identity := image{maps.Clone(l.kept), l.position}, l.identity
-	l.mu.Unlock()
-	var m streams.Inventory
-	for _, e := range at.kept {
-		m.Add(e)
-	}
-	q := streams.InventoryQuery{HubPosition: streams.HubPosition{Seq: at.position, Identity: identity}, Count: m.Count(), Digest: m.Digest()}
-	a := l.ask(q)
-	for range 7 {
-		switch a.State {
-		case streams.InventorySendBuckets:
-			q.Buckets, q.Of, q.Entries = m.Buckets(), nil, nil
-		case streams.InventorySendEntries:
-			q.Buckets, q.Of, q.Entries = nil, a.Buckets, nil
-			for _, e := range at.kept {
-				for _, b := range a.Buckets {
-					if e.Bucket() == b {
-						q.Entries = append(q.Entries, e)
-					}
-				}
-			}
-		default:
-			return a
+// comparison is one comparison of a copy with what was published. It implements inventory.Site.
+type comparison struct {
+	*leafCopy
+	at   streams.HubPosition
+	kept map[string]inventory.Entry
+	last inventory.Answer
+}
+
+// Read implements inventory.Site.
+func (c *comparison) Read(_ context.Context, f func(streams.HubPosition, func(func(inventory.Entry)) error) error) error {
+	return f(c.at, func(yield func(inventory.Entry)) error {
+		for _, e := range c.kept {
+			yield(e)
 		}
-		a = l.ask(q)
-	}
-	return a
+		return nil
+	})
+}
+
+// Ask implements inventory.Site. An answer with an error counts as behind.
+func (c *comparison) Ask(_ context.Context, q inventory.Query) (inventory.Answer, error) {
+	c.last = c.ask(q)
+	return c.last, nil
+}
+
+// compare compares once, as the leaf does, and returns the last answer.
+func (l *leafCopy) compare() inventory.Answer {
+	l.t.Helper()
+	at := l.image()
+	c := &comparison{leafCopy: l, at: streams.HubPosition{Seq: at.position, Identity: at.identity}, kept: at.kept}
+	_, err := inventory.Compare(context.Background(), c, int(l.nc.MaxPayload())/2)
+	l.must(err)
+	return c.last
 }
 
 // equal waits until the site is found to have what it should have, and returns how
@@ -261,9 +265,9 @@ func (l *leafCopy) equal() (repairs int) {
 	l.t.Helper()
 	eventually(l.t, l.name+" equal to what was published", func() bool {
 		switch a := l.compare(); a.State {
-		case streams.InventoryEqual:
+		case inventory.Equal:
 			return true
-		case streams.InventoryRepairing:
+		case inventory.Repairing:
 			repairs++
 			time.Sleep(2 * time.Second) // a leaf asks again when it has caught up, and not at once
 		}

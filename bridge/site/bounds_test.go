@@ -14,6 +14,7 @@ import (
 	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/inventory"
 )
 
 // crdSchema is the part of a custom resource's schema that the tests need.
@@ -68,7 +69,7 @@ func TestBoundsOfAHeartbeatAreThoseOfTheStatus(t *testing.T) {
 	if n := s.Properties["resync"].Properties["requested"].MaxLength; n < antientropy.MaxResyncValue {
 		t.Errorf("the value of a resync has at most %d characters, the annotation %d", n, antientropy.MaxResyncValue)
 	}
-	outcomes := []string{string(streams.InventoryEqual), string(streams.InventoryRepairing)}
+	outcomes := []string{string(inventory.Equal), string(inventory.Repairing)}
 	if got := s.Properties["lastCheck"].Properties["outcome"].Enum; !slices.Equal(got, outcomes) {
 		t.Errorf("outcomes are %v, want %v", got, outcomes)
 	}

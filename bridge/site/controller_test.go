@@ -16,6 +16,7 @@ import (
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/liveness"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/inventory"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -52,11 +53,11 @@ func TestDeletedSitesAreForgotten(t *testing.T) {
 	s := &oneSite{exists: true}
 	c := New(Config{
 		Clients: clients, Cache: s, Sites: s, Consumers: s, Liveness: liveness.NewTracker(), Duplicates: liveness.NewDuplicateDetector(),
-		States:  antientropy.NewStates(antientropy.Hooks{Changed: func() {}, Checked: func(streams.InventoryState) {}}),
+		States:  antientropy.NewStates(antientropy.Hooks{Changed: func() {}, Checked: func(inventory.State) {}}),
 		Metrics: NewMetrics(), Log: zap.NewNop(),
 	})
 	c.cfg.Liveness.Heartbeat("plant-a", streams.Presence{}, noon)
-	c.cfg.States.Checked("plant-a", noon, streams.InventoryEqual)
+	c.cfg.States.Checked("plant-a", noon, inventory.Equal)
 	c.cfg.Metrics.CountQuarantined("plant-a", "refused")
 	c.written["plant-a"] = siteWrite{at: noon}
 	remembered := func() []bool {

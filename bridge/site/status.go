@@ -11,6 +11,7 @@ import (
 	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/inventory"
 )
 
 // duplicateTime is the time for which a site stays unhealthy after two leaves were last seen.
@@ -123,12 +124,12 @@ func (o observation) connectedCondition(s v1alpha1.SiteStatus) metav1.Condition 
 // condition all the time.
 func (o observation) syncedCondition(s v1alpha1.SiteStatus) metav1.Condition {
 	const t = v1alpha1.ConditionSynced
-	var outcome streams.InventoryState
+	var outcome inventory.State
 	if s.LastCheck != nil {
-		outcome = streams.InventoryState(s.LastCheck.Outcome)
+		outcome = inventory.State(s.LastCheck.Outcome)
 	}
 	switch {
-	case outcome == streams.InventoryRepairing:
+	case outcome == inventory.Repairing:
 		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonDiffers, "the content of the site differs from what was published and is being repaired")
 	case o.unpublished:
 		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonUnpublished, "objects wait to be published for the site")

@@ -11,6 +11,7 @@ import (
 	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/inventory"
 )
 
 var noon = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
@@ -32,7 +33,7 @@ func TestStatusSaysWhatIsKnown(t *testing.T) {
 	o.oldest, o.lastAck = &oldest, &ack
 	o.last.Unapplied, o.last.Quarantined, o.last.Dropped = 2, 1, 5
 	o.last.Degraded = []string{streams.DegradedStore, streams.DegradedDiskFull, streams.DegradedDiskFull}
-	o.sync = antientropy.State{LastCheck: noon, Outcome: streams.InventoryEqual, Mismatches: 1, Resynced: noon, ResyncReason: "Requested", ResyncRequested: "x"}
+	o.sync = antientropy.State{LastCheck: noon, Outcome: inventory.Equal, Mismatches: 1, Resynced: noon, ResyncReason: "Requested", ResyncRequested: "x"}
 	o.earlierMismatches = 4
 	s := o.status(v1alpha1.SiteStatus{})
 	if !s.Connected || s.Nodes != 2 || s.Pending != 7 || !s.OldestPending.Time.Equal(oldest) || !s.LastAck.Time.Equal(ack) || s.Stored != 57 {
@@ -49,7 +50,7 @@ func TestStatusSaysWhatIsKnown(t *testing.T) {
 func TestStatusKeepsWhatIsNotKnownAnew(t *testing.T) {
 	t.Parallel()
 	o := connectedSite()
-	o.sync = antientropy.State{LastCheck: noon, Outcome: streams.InventoryEqual, Resynced: noon, ResyncReason: "Requested", ResyncRequested: "x"}
+	o.sync = antientropy.State{LastCheck: noon, Outcome: inventory.Equal, Resynced: noon, ResyncReason: "Requested", ResyncRequested: "x"}
 	o.lastAck = &noon
 	before := o.status(v1alpha1.SiteStatus{})
 	// Another bridge, which has received no heartbeat yet.
@@ -75,7 +76,7 @@ func TestConditions(t *testing.T) {
 		"pending":     {func(o *observation) { o.pending = 1 }, "Heard", "Pending", "AsExpected"},
 		"unapplied":   {func(o *observation) { o.last.Unapplied = 1 }, "Heard", "Unapplied", "AsExpected"},
 		"repairing": {func(o *observation) {
-			o.sync = antientropy.State{LastCheck: noon, Outcome: streams.InventoryRepairing}
+			o.sync = antientropy.State{LastCheck: noon, Outcome: inventory.Repairing}
 		}, "Heard", "Differs", "AsExpected"},
 		"disk full":   {func(o *observation) { o.last.Degraded = []string{streams.DegradedDiskFull} }, "Heard", "UpToDate", "DiskFull"},
 		"unreadable":  {func(o *observation) { o.last.Quarantined = 1 }, "Heard", "UpToDate", "Quarantined"},

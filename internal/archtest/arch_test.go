@@ -29,6 +29,7 @@ var ours = []struct {
 	allowed []string
 }{
 	{"streams/order", nil},
+	{"streams/inventory", []string{"streams/.", "streams/order"}},
 	{"streams", []string{"streams/order"}},
 	{"devices/api", []string{"devices/api"}},
 	{"devices/internal/backoff", nil},

@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/inventory"
 )
 
 const (
@@ -87,20 +88,20 @@ func Read(ctx context.Context, s jetstream.Stream, site string, headersOnly bool
 }
 
 // Inventory computes the inventory of what the stream holds.
-func Inventory(ctx context.Context, s jetstream.Stream, site string) (*streams.Inventory, error) {
-	m := &streams.Inventory{}
-	err := Entries(ctx, s, site, func(e streams.InventoryEntry) { m.Add(e) })
+func Inventory(ctx context.Context, s jetstream.Stream, site string) (*inventory.Set, error) {
+	m := &inventory.Set{}
+	err := Entries(ctx, s, site, func(e inventory.Entry) { m.Add(e) })
 	return m, err
 }
 
 // Entries calls f with every entry of the inventory. Objects whose parts are incomplete are left out.
-func Entries(ctx context.Context, s jetstream.Stream, site string, f func(streams.InventoryEntry)) error {
+func Entries(ctx context.Context, s jetstream.Stream, site string, f func(inventory.Entry)) error {
 	parts := streams.PartsSeen{}
 	return Read(ctx, s, site, true, func(msg jetstream.Msg, _ *jetstream.MsgMetadata) error {
 		if !parts.Add(msg.Subject(), msg.Headers()) {
 			return nil
 		}
-		if e, ok := streams.EntryOf(msg.Subject(), msg.Headers()); ok {
+		if e, ok := inventory.EntryOf(msg.Subject(), msg.Headers()); ok {
 			f(e)
 		}
 		return nil

@@ -10,7 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/leaf/desired"
-	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/inventory"
 )
 
 const (
@@ -28,7 +28,7 @@ var errBehind = errors.New("the bridge reports more deliveries than have arrived
 // Pace holds the delays of the comparisons of inventories. Zero values select the defaults.
 type Pace struct {
 	// Interval is the time between two checks while nothing is wrong; default
-	// streams.InventoryInterval. Each wait has 20 % of jitter.
+	// inventory.Interval. Each wait has 20 % of jitter.
 	Interval time.Duration
 	// Retry is the delay before a failed check is repeated, doubled each time up to Interval;
 	// default 15 s.
@@ -40,7 +40,7 @@ type Pace struct {
 
 func (p Pace) orDefault() Pace {
 	if p.Interval == 0 {
-		p.Interval = streams.InventoryInterval
+		p.Interval = inventory.Interval
 	}
 	if p.Retry == 0 {
 		p.Retry = 15 * time.Second
@@ -118,7 +118,7 @@ func (c *antiEntropy) run(ctx context.Context) error {
 			c.r.cfg.Log.Info("inventory not compared", zap.Error(err))
 			c.r.cfg.Counters.checks.WithLabelValues("failed").Inc()
 		}
-		if err == nil && outcome == streams.InventoryEqual {
+		if err == nil && outcome == inventory.Equal {
 			retry = c.pace.Retry
 		} else {
 			next = retry
@@ -133,7 +133,7 @@ func (c *antiEntropy) run(ctx context.Context) error {
 
 // check compares until the inventories are equal, or until more comparisons would not help, and
 // returns the last outcome.
-func (c *antiEntropy) check(ctx context.Context) (outcome streams.InventoryState, err error) {
+func (c *antiEntropy) check(ctx context.Context) (outcome inventory.State, err error) {
 	again := c.pace.Repeat
 	if err := c.caughtUp.await(ctx); err != nil {
 		return "", err
@@ -141,14 +141,14 @@ func (c *antiEntropy) check(ctx context.Context) (outcome streams.InventoryState
 	c.stuck = 0
 	for range MaxComparisons {
 		before := c.position
-		if outcome, err = c.compare(ctx); err != nil {
+		if outcome, err = inventory.Compare(ctx, c, int(c.r.nc.MaxPayload())-queryRoom); err != nil {
 			return "", err
 		}
-		if c.stuck++; outcome != streams.InventoryBehind || c.position != before {
+		if c.stuck++; outcome != inventory.Behind || c.position != before {
 			c.stuck = 0
 		}
 		c.r.cfg.Counters.checks.WithLabelValues(string(outcome)).Inc()
-		if outcome == streams.InventoryEqual {
+		if outcome == inventory.Equal {
 			c.stuck = 0
 			return outcome, nil
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/petiole-io/petiole/leaf/desired"
 	"github.com/petiole-io/petiole/leaf/journal"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/inventory"
 )
 
 // Desired knows whether SITE_DESIRED holds everything that it should. It is safe for concurrent
@@ -98,9 +99,9 @@ func (d *Desired) inspect(ctx context.Context) (reason string, whole bool, err e
 	case err != nil:
 		return "", false, fmt.Errorf("read the end of %s: %w", streams.SiteDesired, err)
 	}
-	m := &streams.Inventory{}
+	m := &inventory.Set{}
 	err = desired.Read(ctx, s, d.site, false, func(msg jetstream.Msg, _ *jetstream.MsgMetadata) error {
-		if e, ok := streams.EntryOf(msg.Subject(), msg.Headers()); ok {
+		if e, ok := inventory.EntryOf(msg.Subject(), msg.Headers()); ok {
 			m.Add(e)
 		}
 		return nil

@@ -1,4 +1,4 @@
-package streams
+package inventory
 
 import (
 	"fmt"
@@ -6,10 +6,12 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/petiole-io/petiole/streams"
 )
 
-func genEntry(t *rapid.T, label string) InventoryEntry {
-	return InventoryEntry{
+func genEntry(t *rapid.T, label string) Entry {
+	return Entry{
 		Subject: fmt.Sprintf("desired.s._._.configmaps.default.c%d", rapid.IntRange(0, 40).Draw(t, label)),
 		UID:     rapid.StringMatching(`[ab]{1}`).Draw(t, "uid"), Version: rapid.StringMatching(`[1-3]`).Draw(t, "version"),
 	}
@@ -19,8 +21,8 @@ func genEntry(t *rapid.T, label string) InventoryEntry {
 // and the buckets that differ are those of the entries that differ.
 func TestInventoryIsADigestOfTheSet(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		sets := [2]map[string]InventoryEntry{{}, {}}
-		var m [2]Inventory
+		sets := [2]map[string]Entry{{}, {}}
+		var m [2]Set
 		for range rapid.IntRange(0, 60).Draw(t, "steps") {
 			side := rapid.IntRange(0, 1).Draw(t, "side")
 			e := genEntry(t, "name")
@@ -64,19 +66,19 @@ func TestInventoryIsADigestOfTheSet(t *testing.T) {
 }
 
 func TestInventoryLeavesOutTombstonesAndParts(t *testing.T) {
-	put := Message{Op: OpPut, UID: "u", Version: "7", Epoch: "e", Hash: "h"}.Encode("desired.s._._.pods.d.p")
+	put := streams.Message{Op: streams.OpPut, UID: "u", Version: "7", Epoch: "e", Hash: "h"}.Encode("desired.s._._.pods.d.p")
 	e, ok := EntryOf(put.Subject, put.Header)
-	if !ok || e != (InventoryEntry{put.Subject, "u", "7", "e", "h"}) {
+	if !ok || e != (Entry{put.Subject, "u", "7", "e", "h"}) {
 		t.Errorf("EntryOf(put) = %+v, %v", e, ok)
 	}
-	gone := Message{Op: OpDelete, UID: "u"}.Encode("desired.s._._.pods.d.p")
+	gone := streams.Message{Op: streams.OpDelete, UID: "u"}.Encode("desired.s._._.pods.d.p")
 	if _, ok := EntryOf(gone.Subject, gone.Header); ok {
 		t.Error("a tombstone is in the inventory")
 	}
-	if _, ok := EntryOf(PartSubject("desired.s._._.pods.d.p", 0), nil); ok {
+	if _, ok := EntryOf(streams.PartSubject("desired.s._._.pods.d.p", 0), nil); ok {
 		t.Error("a part is in the inventory")
 	}
-	if _, err := new(Inventory).Differing(slices.Repeat([]byte{0}, 7)); err == nil {
+	if _, err := new(Set).Differing(slices.Repeat([]byte{0}, 7)); err == nil {
 		t.Error("short buckets are accepted")
 	}
 }
