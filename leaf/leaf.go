@@ -145,7 +145,9 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 		nc: nc, link: hubLink, node: api, status: state, log: l.log,
 	}
 	group.Go(func() error { return heartbeat.Run(ctx) })
-	group.Go(func() error { return l.runKubelet(ctx, api) })
+	group.Go(func() error {
+		return after(ctx, api.Ready(), func(ctx context.Context) error { return l.runKubelet(ctx, api) })
+	})
 	return group.Wait()
 }
 
@@ -177,14 +179,9 @@ func after(ctx context.Context, ready <-chan struct{}, run func(context.Context)
 	}
 }
 
-// runKubelet waits for the node API and then runs the kubelet against it. The
-// kubeconfig is written in any case: a stock kubelet may use it.
+// runKubelet runs the kubelet against the node API. The kubeconfig is written in any case: a
+// stock kubelet may use it.
 func (l *Leaf) runKubelet(ctx context.Context, api *nodeapi.API) error {
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-api.Ready():
-	}
 	kubeconfig := filepath.Join(l.cfg.DataDir, KubeconfigName)
 	if err := api.WriteKubeconfig(kubeconfig, "system:node:"+l.cfg.Node); err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/petiole-io/petiole/internal/logonce"
 	"github.com/petiole-io/petiole/streams"
@@ -25,27 +26,20 @@ type creator struct {
 // this process may start after the leaf, and a full disk may get room. If the disk is too full to
 // update a stream, the stream is used as it is.
 func (c *creator) ensure(ctx context.Context) error {
-	for {
+	return wait.PollUntilContextCancel(ctx, time.Second, true, func(ctx context.Context) (bool, error) {
 		attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
 		err := c.ensureOnce(attempt)
-		cancel()
+		if ctx.Err() != nil {
+			return false, ctx.Err()
+		}
 		var refused *jetstream.APIError
-		switch {
-		case err == nil:
-			c.failures.Report("wait for the site's JetStream", nil)
-			return nil
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case errors.As(err, &refused) && refused.Code != 500 && refused.Code != 503:
-			return err
+		if errors.As(err, &refused) && refused.Code != 500 && refused.Code != 503 {
+			return false, err
 		}
 		c.failures.Report("wait for the site's JetStream", err)
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Second):
-		}
-	}
+		return err == nil, nil
+	})
 }
 
 func (c *creator) ensureOnce(ctx context.Context) error {

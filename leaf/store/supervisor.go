@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/petiole-io/petiole/internal/logonce"
 	"github.com/petiole-io/petiole/leaf/desired"
@@ -149,22 +150,18 @@ func (k *Supervisor) Open(ctx context.Context) error {
 		return err
 	}
 	k.handleDamage(ctx)
-	for {
+	err := wait.PollUntilContextCancel(ctx, time.Second, true, func(ctx context.Context) (bool, error) {
 		err := k.compactor.removeResurrected(ctx, k.js)
 		if err == nil {
 			err = k.verifyDesired(ctx)
 		}
-		if k.failures.Report("read desired state", err); err == nil {
-			break
+		if k.failures.Report("read desired state", err); err != nil && k.server != nil && !k.server.Running() {
+			return false, err
 		}
-		if k.server != nil && !k.server.Running() {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Second):
-		}
+		return err == nil, nil
+	})
+	if err != nil {
+		return err
 	}
 	k.losses.checkpointUpstream(ctx)
 	k.failures.Report("checkpoint device state", k.losses.checkDeviceState(ctx, false))

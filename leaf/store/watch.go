@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/petiole-io/petiole/streams"
 )
@@ -132,21 +133,15 @@ func (k *Supervisor) Restart(ctx context.Context, between func() error) {
 			c.StartNew(has)
 		}
 	}
-	// Before anybody else takes what little there is.
-	yielding, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	for yielding.Err() == nil {
+	// Before anybody else takes what little there is. A failure has been reported.
+	_ = wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, 5*time.Second, true, func(ctx context.Context) (bool, error) {
 		now, err := k.telemetry.disk.space()
 		if err == nil {
-			err = k.telemetry.adjust(yielding, now)
+			err = k.telemetry.adjust(ctx, now)
 		}
 		if k.failures.Report("bound telemetry", err); err == nil {
-			k.losses.checkpointUpstream(yielding)
-			return
+			k.losses.checkpointUpstream(ctx)
 		}
-		select {
-		case <-yielding.Done():
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
+		return err == nil, nil
+	})
 }
