@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
@@ -36,26 +35,21 @@ type consumer struct {
 	inbox   *inbox
 	window  *ackWindow
 	// wakeCh starts the next read of deferred reports at once.
-	wakeCh chan struct{}
-
-	// deferring is held while the bucket is changed.
-	deferring sync.Mutex
-
-	mu           sync.Mutex
-	last         map[string]uint64
-	obsolete     map[string][]obsolete
-	unknownSites map[string]bool
-	deferred     map[string]*deferred
-	// parts maps each site with parts in REPORTED to the time of its next check for orphans.
-	parts map[string]time.Time
+	wakeCh    chan struct{}
+	deferrals *deferrals
+	garbage   *garbage
+	parts     *orphanParts
+	// unknownSites holds the sites whose missing Site object has been logged.
+	unknownSites sync.Map
 	// nodesAlive is called when a report shows that nodes of a site are alive again.
 	nodesAlive func(site string, nodes []string)
 }
 
 func newConsumer(cfg Config, r *reports, nodesAlive func(site string, nodes []string)) *consumer {
+	parts := newOrphanParts(cfg.Hub, cfg.Log, cfg.now)
 	return &consumer{
-		Config: cfg, reports: r, nodesAlive: nodesAlive, inbox: newInbox(), window: newAckWindow(), wakeCh: make(chan struct{}, 1),
-		last: map[string]uint64{}, obsolete: map[string][]obsolete{}, unknownSites: map[string]bool{}, deferred: map[string]*deferred{}, parts: map[string]time.Time{},
+		Config: cfg, reports: r, nodesAlive: nodesAlive, inbox: newInbox(), window: newAckWindow(cfg.Log), wakeCh: make(chan struct{}, 1),
+		deferrals: newDeferrals(cfg.Hub.Bucket, cfg.Fence), parts: parts, garbage: newGarbage(cfg.Hub.Reported, parts, cfg.Log, &cfg.Counters.GCRounds),
 	}
 }
 
@@ -89,8 +83,8 @@ func (c *consumer) run(ctx context.Context) error {
 	}()
 	var working sync.WaitGroup
 	defer working.Wait()
-	working.Go(func() { c.collectGarbage(ctx) })
-	working.Go(func() { c.collectOrphanParts(ctx) })
+	working.Go(func() { c.garbage.collect(ctx) })
+	working.Go(func() { c.parts.collect(ctx) })
 	working.Go(func() { c.processInboxes(ctx) })
 	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
@@ -119,18 +113,35 @@ func (c *consumer) enqueue(ctx context.Context, msg jetstream.Msg) {
 	}
 	site, part := c.track(msg, meta)
 	if part {
-		c.ack(msg)
+		c.window.ack(msg)
 		return
 	}
 	d := newDelivery(msg, meta)
 	d.from = msg
-	if c.obsoleteFull(site) || !c.window.acquire(site, d.seq) {
+	if c.garbage.room(site) <= 0 || !c.window.acquire(site, d.seq) {
 		c.Counters.Deferred.Add(1)
 		c.deferReport(ctx, site, d)
 		return
 	}
 	c.inbox.put(site, d)
 	c.SiteQueue.Add(site)
+}
+
+// track returns the site of a message, and whether it is a part, which is read together with
+// its report. It also records what the collectors of garbage need to know.
+func (c *consumer) track(msg jetstream.Msg, meta *jetstream.MsgMetadata) (site string, part bool) {
+	site, err := streams.ReportedSite(msg.Subject())
+	if err != nil {
+		site = "" // sites cannot publish such a subject
+	} else if streams.IsPart(msg.Subject()) {
+		_, _, err := streams.ParsePart(msg.Subject())
+		part = err == nil
+	}
+	c.garbage.seen(site, meta.Sequence.Stream)
+	if part {
+		c.parts.partSeen(site)
+	}
+	return site, part
 }
 
 // processInboxes processes the messages in the inboxes until ctx ends.
@@ -148,7 +159,7 @@ func (c *consumer) processInboxes(ctx context.Context) {
 					c.process(ctx, site, d)
 					if c.inbox.done(site) {
 						c.SiteQueue.Add(site)
-					} else if c.hasUnread(site) {
+					} else if c.deferrals.hasUnread(site) {
 						c.wake()
 					}
 				}
@@ -175,7 +186,7 @@ func (c *consumer) process(ctx context.Context, site string, d *delivery) {
 	}
 	switch {
 	case errors.Is(err, streams.ErrSuperseded):
-		c.ack(d.from)
+		c.window.ack(d.from)
 	case errors.Is(err, errIncomplete), errors.Is(err, streams.ErrUndecodable):
 		c.reject(ctx, site, d, err)
 	case err != nil:
@@ -229,7 +240,7 @@ func (c *consumer) accept(site string, m streams.Message, d *delivery) {
 	}
 	k := Key{site, m.Ref}
 	for _, stale := range c.reports.put(k, &report{seq: d.seq, msg: m, stored: d.stored, pending: true, delivered: d.from, receivedAt: c.now()}) {
-		c.ack(stale)
+		c.window.ack(stale)
 	}
 	c.Queue.Add(k)
 }
@@ -248,52 +259,18 @@ func (c *consumer) reject(ctx context.Context, site string, d *delivery, reason 
 		why = reasonIncomplete
 	}
 	c.countQuarantined(site, why)
-	c.ack(d.from)
-	c.markObsolete(site, obsolete{seq: d.seq})
-}
-
-// countQuarantined counts a quarantined report.
-func (c *consumer) countQuarantined(site, reason string) {
-	c.Counters.Quarantined.Add(1)
-	if site != "" {
-		c.OnQuarantined(site, reason)
-	}
+	c.window.ack(d.from)
+	c.garbage.add(site, obsolete{seq: d.seq})
 }
 
 // ackOverdue acknowledges the reports that have waited longer than maxUnackedTime, after
 // recording in the bridge's bucket that they must be read again after a restart.
 func (c *consumer) ackOverdue(ctx context.Context) {
 	for _, h := range c.reports.unackedBefore(c.now().Add(-maxUnackedTime)) {
-		if err := c.recordDeferred(ctx, h.key.Site, h.seq, false); err != nil {
+		if err := c.deferrals.record(ctx, h.key.Site, h.seq, false); err != nil {
 			c.Log.Debug("report not deferred, it stays unacknowledged", zap.String("site", h.key.Site), zap.Error(err))
 			return
 		}
-		c.ack(c.reports.releaseMsg(h.key, h.seq))
-	}
-}
-
-// nak asks the hub to redeliver a message later.
-func (c *consumer) nak(msg jetstream.Msg) {
-	meta, err := msg.Metadata()
-	if err == nil {
-		c.window.release(meta.Sequence.Stream)
-		err = msg.NakWithDelay(min(100*time.Millisecond<<min(meta.NumDelivered, 9), 30*time.Second))
-	}
-	if err != nil {
-		c.Log.Debug("report not rejected, it will be redelivered after the ack wait", zap.String("subject", msg.Subject()), zap.Error(err))
-	}
-}
-
-// ack acknowledges a message, nil for one that was already acknowledged. If the
-// acknowledgement is lost, the message is redelivered, which is harmless.
-func (c *consumer) ack(msg jetstream.Msg) {
-	if msg == nil {
-		return
-	}
-	if meta, err := msg.Metadata(); err == nil {
-		c.window.release(meta.Sequence.Stream)
-	}
-	if err := msg.Ack(); err != nil && !errors.Is(err, jetstream.ErrMsgAlreadyAckd) && !errors.Is(err, nats.ErrConnectionClosed) {
-		c.Log.Debug("report not acknowledged, it will be redelivered", zap.String("subject", msg.Subject()), zap.Error(err))
+		c.window.ack(c.reports.releaseMsg(h.key, h.seq))
 	}
 }

@@ -24,8 +24,9 @@ const unknownNodeTries = 30
 // an object.
 type dispatcher struct {
 	Config
-	reports  *reports
-	consumer *consumer
+	reports *reports
+	window  *ackWindow
+	garbage *garbage
 }
 
 // run writes reports until ctx ends.
@@ -66,11 +67,11 @@ func (d *dispatcher) process(ctx context.Context, k Key) {
 		d.accepted(k, r)
 	case errors.Is(err, writeback.ErrNodeNotAlive):
 		d.Queue.Forget(k)
-		d.consumer.ack(d.reports.waitForNode(k, r.seq))
+		d.window.ack(d.reports.waitForNode(k, r.seq))
 	case errors.Is(err, kube.ErrGone):
 		d.Counters.Dropped.Add(1)
 		d.finish(k, r)
-		d.consumer.markObsolete(k.Site, obsolete{seq: r.seq})
+		d.garbage.add(k.Site, obsolete{seq: r.seq})
 	case errors.Is(err, kube.ErrRefused):
 		d.quarantine(ctx, k, r, err)
 	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err):
@@ -92,21 +93,21 @@ func (d *dispatcher) accepted(k Key, r *report) {
 	if r.pending {
 		d.Counters.Accepted.Add(1)
 	}
-	d.consumer.ack(r.delivered)
+	d.window.ack(r.delivered)
 	if isState(r.msg) {
 		d.reports.resolve(k, r.seq, false)
 		return
 	}
 	d.reports.resolve(k, r.seq, true)
 	if !isRetained(r.msg) {
-		d.consumer.markObsolete(k.Site, obsolete{seq: r.seq, afterFloor: true})
+		d.garbage.add(k.Site, obsolete{seq: r.seq, afterFloor: true})
 	}
 }
 
 // finish acknowledges and removes a report.
 func (d *dispatcher) finish(k Key, r *report) {
 	d.Queue.Forget(k)
-	d.consumer.ack(r.delivered)
+	d.window.ack(r.delivered)
 	d.reports.resolve(k, r.seq, true)
 }
 
@@ -123,12 +124,12 @@ func (d *dispatcher) quarantine(ctx context.Context, k Key, r *report, reason er
 			d.Queue.AddRateLimited(k)
 			return
 		}
-		d.consumer.countQuarantined(k.Site, reasonRefused)
+		d.countQuarantined(k.Site, reasonRefused)
 		d.Log.Warn("report quarantined", zap.String("site", k.Site), zap.Stringer("object", k.Ref), zap.Uint64("seq", r.seq), zap.Error(reason))
 	}
 	d.finish(k, r)
 	if !isRetained(r.msg) || !d.Writer.Owns(k.Site, k.Ref) {
-		d.consumer.markObsolete(k.Site, obsolete{seq: r.seq})
+		d.garbage.add(k.Site, obsolete{seq: r.seq})
 	}
 }
 

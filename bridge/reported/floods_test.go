@@ -16,6 +16,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/petiole-io/petiole/streams"
@@ -382,7 +383,7 @@ func TestRestartDoesNotBringTheStallBack(t *testing.T) {
 // nearly all of them.
 func TestShareOfASite(t *testing.T) {
 	t.Parallel()
-	u, seq := newAckWindow(), uint64(0)
+	u, seq := newAckWindow(zap.NewNop()), uint64(0)
 	fill := func(site string) (n int) {
 		for {
 			if seq++; !u.acquire(site, seq) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -23,60 +24,89 @@ const (
 	partsInterval = time.Minute
 )
 
-// schedulePartsCheck schedules a check of a site's parts within d. The caller holds the lock.
-func (c *consumer) schedulePartsCheck(site string, d time.Duration) {
-	at := c.now().Add(d)
-	if due, ok := c.parts[site]; !ok || at.Before(due) {
-		c.parts[site] = at
+// orphanParts removes parts that belong to no report. It is safe for concurrent use.
+type orphanParts struct {
+	hub *hub.Hub
+	log *zap.Logger
+	now func() time.Time
+
+	mu sync.Mutex
+	// due maps each site with parts in REPORTED to the time of its next check.
+	due map[string]time.Time
+}
+
+func newOrphanParts(h *hub.Hub, log *zap.Logger, now func() time.Time) *orphanParts {
+	return &orphanParts{hub: h, log: log, now: now, due: map[string]time.Time{}}
+}
+
+// partSeen schedules a check of a site that has stored a part.
+func (o *orphanParts) partSeen(site string) { o.schedule(site, orphanWait) }
+
+// reportRemoved schedules a check of a site if it has parts: the removed report may have had
+// some.
+func (o *orphanParts) reportRemoved(site string) {
+	o.mu.Lock()
+	_, has := o.due[site]
+	o.mu.Unlock()
+	if has {
+		o.schedule(site, orphanWait)
 	}
 }
 
-// collectOrphanParts removes parts in REPORTED that belong to no report, until ctx ends.
-func (c *consumer) collectOrphanParts(ctx context.Context) {
+// schedule schedules a check of a site's parts within d.
+func (o *orphanParts) schedule(site string, d time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	at := o.now().Add(d)
+	if due, ok := o.due[site]; !ok || at.Before(due) {
+		o.due[site] = at
+	}
+}
+
+// collect removes parts in REPORTED that belong to no report, until ctx ends.
+func (o *orphanParts) collect(ctx context.Context) {
 	wait.UntilWithContext(ctx, func(ctx context.Context) {
-		for _, site := range c.dueParts() {
-			left, more, err := c.removeOrphans(ctx, site)
+		for _, site := range o.dueSites() {
+			left, more, err := o.remove(ctx, site)
 			if ctx.Err() != nil {
 				return
 			}
 			if err != nil {
-				c.Log.Debug("cannot remove orphan parts, retrying later", zap.String("site", site), zap.Error(err))
+				o.log.Debug("cannot remove orphan parts, retrying later", zap.String("site", site), zap.Error(err))
 			}
-			c.mu.Lock()
 			switch {
 			case more:
-				c.schedulePartsCheck(site, 0)
+				o.schedule(site, 0)
 			case left > 0 || err != nil:
-				c.schedulePartsCheck(site, partsInterval)
+				o.schedule(site, partsInterval)
 			}
-			c.mu.Unlock()
 		}
 	}, gcInterval)
 }
 
-// dueParts returns the sites whose check is due and removes them from the schedule.
-func (c *consumer) dueParts() []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// dueSites returns the sites whose check is due and removes them from the schedule.
+func (o *orphanParts) dueSites() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	var due []string
-	for site, at := range c.parts {
-		if !at.After(c.now()) {
+	for site, at := range o.due {
+		if !at.After(o.now()) {
 			due = append(due, site)
-			delete(c.parts, site)
+			delete(o.due, site)
 		}
 	}
 	return due
 }
 
-// removeOrphans removes up to gcBatch parts of a site that belong to no report. It returns the
+// remove removes up to gcBatch parts of a site that belong to no report. It returns the
 // number of parts left, and whether there may be more to remove.
 //
 // Reports arrive in the order in which the site stored them: first the parts of a report, then
 // the report, and nothing about another object in between. A part is therefore an orphan if
 // something else follows it and its report does not exist or has other parts. The report of
 // the last parts may still arrive.
-func (c *consumer) removeOrphans(ctx context.Context, site string) (left int, more bool, err error) {
-	newest, err := c.Hub.LastMessage(ctx, streams.Reported, streams.ReportedFilter(site))
+func (o *orphanParts) remove(ctx context.Context, site string) (left int, more bool, err error) {
+	newest, err := o.hub.LastMessage(ctx, streams.Reported, streams.ReportedFilter(site))
 	if err != nil || newest == nil {
 		return 0, false, err
 	}
@@ -87,7 +117,7 @@ func (c *consumer) removeOrphans(ctx context.Context, site string) (left int, mo
 	var object string
 	var report *hub.Message
 	var orphans []uint64
-	err = c.Hub.ReadAll(ctx, c.Hub.Reported, 1, streams.ReportedPartsFilter(site), true, func(msg jetstream.Msg) error {
+	err = o.hub.ReadAll(ctx, o.hub.Reported, 1, streams.ReportedPartsFilter(site), true, func(msg jetstream.Msg) error {
 		of, index, err := streams.ParsePart(msg.Subject())
 		if err != nil {
 			return nil // it is processed, and rejected, as a report
@@ -101,7 +131,7 @@ func (c *consumer) removeOrphans(ctx context.Context, site string) (left int, mo
 			return nil
 		}
 		if of != object {
-			if report, err = c.Hub.LastMessage(ctx, streams.Reported, of); err != nil {
+			if report, err = o.hub.LastMessage(ctx, streams.Reported, of); err != nil {
 				return err
 			}
 			object = of
@@ -119,7 +149,7 @@ func (c *consumer) removeOrphans(ctx context.Context, site string) (left int, mo
 		return left, false, err
 	}
 	for _, seq := range orphans {
-		if err := c.Hub.Reported.DeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+		if err := o.hub.Reported.DeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
 			return left, more, fmt.Errorf("remove part %d of %s: %w", seq, streams.Reported, err)
 		}
 	}

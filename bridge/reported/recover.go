@@ -14,10 +14,10 @@ import (
 // recoverReports reads the content of REPORTED after a restart. It keeps the newest report of
 // each existing object, and marks acknowledged reports about other objects as obsolete.
 func (c *consumer) recoverReports(ctx context.Context) error {
-	if err := c.loadDeferred(ctx); err != nil {
+	if err := c.deferrals.load(ctx); err != nil {
 		return err
 	}
-	floor, err := c.ackFloor(ctx)
+	floor, err := ackFloor(ctx, c.Hub.Reported)
 	if err != nil {
 		return err
 	}
@@ -27,15 +27,15 @@ func (c *consumer) recoverReports(ctx context.Context) error {
 		if errors.Is(err, streams.ErrUndecodable) {
 			// An acknowledged message was quarantined by an earlier bridge that did not get
 			// around to removing it.
-			if r.seq <= floor && !c.isDeferred(k.Site, r.seq) {
-				c.markObsolete(k.Site, obsolete{seq: r.seq})
+			if r.seq <= floor && !c.deferrals.contains(k.Site, r.seq) {
+				c.garbage.add(k.Site, obsolete{seq: r.seq})
 			}
 			return nil
 		}
 		if err != nil || r == nil {
 			return err
 		}
-		past := r.seq <= floor && !c.isDeferred(k.Site, r.seq)
+		past := r.seq <= floor && !c.deferrals.contains(k.Site, r.seq)
 		switch {
 		case isRetained(r.msg) && r.msg.Object != nil && c.Writer.Exists(k.Ref):
 			if !isState(r.msg) {
@@ -46,7 +46,7 @@ func (c *consumer) recoverReports(ctx context.Context) error {
 			}
 			c.reports.put(k, r)
 		case past:
-			c.markObsolete(k.Site, obsolete{seq: r.seq})
+			c.garbage.add(k.Site, obsolete{seq: r.seq})
 		}
 		return nil
 	})
@@ -78,9 +78,9 @@ func (n newestDeviceReports) add(k Key, r *report) *deviceReport {
 	return &was
 }
 
-// ackFloor returns the consumer's ack floor.
-func (c *consumer) ackFloor(ctx context.Context) (uint64, error) {
-	cons, err := c.Hub.Reported.Consumer(ctx, streams.BridgeConsumer)
+// ackFloor returns the ack floor of the bridge's consumer of REPORTED.
+func ackFloor(ctx context.Context, reported jetstream.Stream) (uint64, error) {
+	cons, err := reported.Consumer(ctx, streams.BridgeConsumer)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return 0, nil
 	}

@@ -65,6 +65,14 @@ func (c Config) pullExpiry() time.Duration {
 	return min(max(c.Lease/2, time.Second), 5*time.Second)
 }
 
+// countQuarantined counts a quarantined report.
+func (c Config) countQuarantined(site, reason string) {
+	c.Counters.Quarantined.Add(1)
+	if site != "" {
+		c.OnQuarantined(site, reason)
+	}
+}
+
 // Counters count what happened to reports.
 type Counters struct {
 	// Accepted counts the reports that the API server accepted, Dropped those about objects
@@ -88,9 +96,9 @@ func New(cfg Config) *Reconciler {
 	if cfg.now == nil {
 		cfg.now = time.Now
 	}
-	r := &Reconciler{dispatcher: &dispatcher{Config: cfg, reports: newReports()}}
-	r.consumer = newConsumer(cfg, r.dispatcher.reports, r.NodesAlive)
-	r.dispatcher.consumer = r.consumer
+	r := &Reconciler{}
+	r.consumer = newConsumer(cfg, newReports(), r.NodesAlive)
+	r.dispatcher = &dispatcher{Config: cfg, reports: r.consumer.reports, window: r.consumer.window, garbage: r.consumer.garbage}
 	return r
 }
 

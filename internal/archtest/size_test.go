@@ -49,7 +49,6 @@ var largeTypes = map[string]exception{
 	"bridge.Counters":                {size{0, 17}, data},
 	"bridge/site.observation":        {size{6, 17}, data},
 	"bridge.publisher":               {size{33, 15}, rooms},
-	"bridge/reported.consumer":       {size{39, 13}, rooms},
 	"bridge/api/v1alpha1.SiteStatus": {size{0, 25}, data},
 	"devices.Audit":                  {size{0, 17}, data},
 	"leaf/nodeapi.API":               {size{45, 17}, rooms},

@@ -19,7 +19,7 @@ func TestDeferredKeepsTheFirst(t *testing.T) {
 		var wg sync.WaitGroup
 		for seq := uint64(10); seq < 20; seq++ {
 			wg.Go(func() {
-				if err := w.consumer.recordDeferred(ctx, site, seq, true); err != nil {
+				if err := w.consumer.deferrals.record(ctx, site, seq, true); err != nil {
 					t.Error(err)
 				}
 			})
@@ -31,12 +31,12 @@ func TestDeferredKeepsTheFirst(t *testing.T) {
 		}
 	}
 	// A successor finds a lower sequence and keeps it.
-	delete(w.consumer.deferred, "s0")
-	if err := w.consumer.recordDeferred(ctx, "s0", 15, true); err != nil {
+	delete(w.consumer.deferrals.sites, "s0")
+	if err := w.consumer.deferrals.record(ctx, "s0", 15, true); err != nil {
 		t.Fatal(err)
 	}
 	e, err := w.hub.Bucket.Get(ctx, deferredKey("s0"))
-	if err != nil || string(e.Value()) != "10" || w.consumer.deferred["s0"].from != 10 {
+	if err != nil || string(e.Value()) != "10" || w.consumer.deferrals.sites["s0"].from != 10 {
 		t.Errorf("after another bridge's 10 the bucket has %s, %v", e.Value(), err)
 	}
 }
