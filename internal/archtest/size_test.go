@@ -40,8 +40,7 @@ const (
 
 // largePackages lists the packages above maxFiles or maxLines.
 var largePackages = map[string]exception{
-	"bridge":       {size{19, 2590}, rooms},
-	"leaf/nodeapi": {size{17, 2010}, rooms},
+	"bridge": {size{19, 2590}, rooms},
 }
 
 // largeTypes lists the types above maxMethods or maxFields.
@@ -51,7 +50,7 @@ var largeTypes = map[string]exception{
 	"bridge.publisher":               {size{33, 15}, rooms},
 	"bridge/api/v1alpha1.SiteStatus": {size{0, 25}, data},
 	"devices.Audit":                  {size{0, 17}, data},
-	"leaf/nodeapi.API":               {size{45, 17}, rooms},
+	"leaf/nodeapi.API":               {size{40, 15}, rooms},
 }
 
 func TestPackagesAreSmall(t *testing.T) {

@@ -2,16 +2,13 @@ package nodeapi
 
 import (
 	"bytes"
-	"fmt"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -48,20 +45,5 @@ func TestEventsAndCSINodesAreReported(t *testing.T) {
 	}
 	if _, err := r.json().StorageV1().CSINodes().Get(t.Context(), node, metav1.GetOptions{}); err != nil {
 		t.Errorf("csinode after a restart: %v", err)
-	}
-}
-
-func TestEventsAreBounded(t *testing.T) {
-	var q eventQueue
-	now := time.Now()
-	for i := range eventMax + 10 {
-		q.add(objects.Key{Namespace: "default", Name: fmt.Sprint(i)}, uint64(i+1), now)
-	}
-	q.add(objects.Key{Namespace: "default", Name: "0"}, 5000, now)
-	if out := q.expire(now); len(out) != 10 || out[0].Name != "1" {
-		t.Errorf("expired %d, first %v; want 10 from 1 on: 0 was renewed", len(out), out[0])
-	}
-	if out := q.expire(now.Add(2 * eventLife)); len(out) != eventMax {
-		t.Errorf("expired %d by age, want %d", len(out), eventMax)
 	}
 }

@@ -28,7 +28,7 @@ func (l *leaf) forward() {
 func (r *running) cleaned() {
 	r.leaf.t.Helper()
 	eventually(r.leaf.t, "clean up", func() bool {
-		must(r.leaf.t, r.gc.collect(r.leaf.t.Context()))
+		must(r.leaf.t, r.local.Collect(r.leaf.t.Context()))
 		m, _ := r.leaf.reported(podRef("default", "a"))
 		return m == nil
 	})
@@ -51,7 +51,7 @@ func TestLocalDeleteIsCleanedUpAfterForwarding(t *testing.T) {
 	r := l.start(t.TempDir())
 	must(t, r.json().CoreV1().Pods("default").Delete(t.Context(), "a", finalDelete("u1")))
 	r.applied(l.send(podRef("default", "a"), streams.OpDelete, "u1", "11", nil))
-	must(t, r.gc.collect(t.Context()))
+	must(t, r.local.Collect(t.Context()))
 	if m, _ := l.reported(podRef("default", "a")); m == nil {
 		t.Fatal("the delete was dropped before the hub had it")
 	}
@@ -72,7 +72,7 @@ func TestEndOfAPodIsReportedAgain(t *testing.T) {
 	last := uint64(0)
 	reports := func(what string, want bool) {
 		t.Helper()
-		must(t, r.gc.collect(t.Context()))
+		must(t, r.local.Collect(t.Context()))
 		m, seq := l.reported(ref)
 		if m == nil || m.Op != streams.OpDelete || m.UID != "u1" {
 			t.Fatalf("%s: reported = %+v", what, m)
@@ -106,7 +106,7 @@ func TestEndOfAPodIsReportedAgain(t *testing.T) {
 	r.cleaned()
 	// Its end is no longer known.
 	r.applied(l.sendIn("e3", ref, streams.OpPut, "u1", "5", newPod("a", "u1", "5")))
-	must(t, r.gc.collect(t.Context()))
+	must(t, r.local.Collect(t.Context()))
 	if m, _ := l.reported(ref); m != nil || !r.shows() {
 		t.Errorf("a pod whose end is forgotten does not run; reported = %+v", m)
 	}

@@ -18,19 +18,22 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
-	"k8s.io/utils/keymutex"
 
 	"github.com/petiole-io/petiole/internal/durable"
-	"github.com/petiole-io/petiole/internal/logonce"
 	"github.com/petiole-io/petiole/leaf/apply"
 	"github.com/petiole-io/petiole/leaf/nodeapi/catalog"
 	"github.com/petiole-io/petiole/leaf/nodeapi/identity"
+	"github.com/petiole-io/petiole/leaf/nodeapi/local"
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 	"github.com/petiole-io/petiole/streams"
 )
 
 // DefaultVersion is the Kubernetes version that /version reports if Config.Version is empty.
 const DefaultVersion = "v1.37.2"
+
+// maxUnapplied is the number of messages that may wait to be delivered again; they do not
+// hold up the others.
+const maxUnapplied = 256
 
 // shutdownWait is the time for which Run waits for requests in progress when it ends.
 const shutdownWait = 2 * time.Second
@@ -57,9 +60,6 @@ type Config struct {
 type API struct {
 	cfg        Config
 	log        *zap.Logger
-	outcomes   *logonce.Reporter
-	locks      keymutex.KeyMutex // of writes, see lock
-	events     eventQueue
 	heartbeats heartbeats
 	desired    *apply.Applier
 	ready      chan struct{}
@@ -73,9 +73,9 @@ type API struct {
 	addr string
 
 	store  *objects.Store
+	local  *local.Store
 	tokens *identity.TokenCache
 	resync *resyncTrigger
-	gc     *garbageCollector
 }
 
 // New returns a node API. It does no I/O.
@@ -85,7 +85,7 @@ func New(cfg Config) *API {
 	}
 	log := cfg.Log.With(zap.String("site", cfg.Site), zap.String("node", cfg.Node))
 	a := &API{
-		cfg: cfg, log: log, outcomes: logonce.New(log), locks: keymutex.NewHashed(writeLocks),
+		cfg: cfg, log: log,
 		ready: make(chan struct{}), closing: make(chan struct{}), addr: cfg.Listen,
 	}
 	a.desired = apply.New(apply.Config{
@@ -94,6 +94,24 @@ func New(cfg Config) *API {
 	})
 	return a
 }
+
+// Applied returns the sequence of SITE_DESIRED up to which every message has been applied,
+// 0 before the first. It is safe for concurrent use.
+func (a *API) Applied() uint64 {
+	seq, _ := a.desired.Position()
+	return seq
+}
+
+// AppliedSource returns the same position as a sequence of the hub's stream DESIRED, 0 if it
+// is unknown. It is safe for concurrent use.
+func (a *API) AppliedSource() uint64 {
+	_, source := a.desired.Position()
+	return source
+}
+
+// Quarantined returns the number of messages that could not be read since the start,
+// including those that are still in SITE_DESIRED. It is safe for concurrent use.
+func (a *API) Quarantined() uint64 { return a.desired.Unreadable() }
 
 // Ready returns a channel that is closed when the API serves everything that is on disk.
 func (a *API) Ready() <-chan struct{} { return a.ready }
@@ -121,7 +139,7 @@ func (a *API) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return a.desired.Run(ctx) })
 	g.Go(func() error { return a.resync.run(ctx) })
-	g.Go(func() error { return a.gc.run(ctx) })
+	g.Go(func() error { return a.local.Run(ctx) })
 	a.log.Info("node API ready", zap.String("address", a.address()), zap.Uint64("seq", a.Applied()))
 	close(a.ready)
 	return g.Wait()
@@ -166,15 +184,18 @@ func (a *API) start(ctx context.Context) (net.Listener, error) {
 	a.tokens = tokens
 	a.store = objects.New(first, catalog.Builtins())
 	a.resync = newResyncTrigger(a.store, a.cfg.Node, a.log)
-	a.gc = &garbageCollector{api: a, wakeup: make(chan struct{}, 1)}
-	if err := a.load(ctx); err != nil {
+	a.local = local.New(local.Config{Node: a.cfg.Node, JS: a.cfg.JS, Objects: a.store, Tokens: tokens, Log: a.log})
+	if err := a.local.Load(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.desired.Load(ctx); err != nil {
 		return nil, err
 	}
 	// They only note the change: the store's lock is held.
 	a.store.StartHistory(func(gr schema.GroupResource, kind watch.EventType, o *objects.Object) {
 		a.heartbeats.observe(gr, kind, o)
 		a.resync.observe(gr, kind, o)
-		a.gc.observe(gr, kind)
+		a.local.Observe(gr, kind)
 	})
 	ln, err := net.Listen("tcp", a.cfg.Listen)
 	if err != nil {

@@ -1,11 +1,9 @@
 package nodeapi
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 
-	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -66,21 +64,4 @@ func (a *API) authorizePodDelete(pod *objects.Object, live bool, opts metav1.Del
 		return nil
 	}
 	return catalog.CloudOnly(objects.Pods, pod.Name)
-}
-
-// reportEndAgain reports the end of a pod again if the cloud wants the pod and its end has not
-// been reported since.
-func (a *API) reportEndAgain(ctx context.Context, k objects.Key) error {
-	defer a.lock(objects.Pods, k)()
-	s := a.store.State(objects.Pods, k)
-	if !s.EndUnreported() {
-		return nil
-	}
-	d := s.Desired
-	l := &objects.Local{Op: streams.OpDelete, UID: d.UID, Version: d.Version, InReplyTo: d.Arrival}
-	if _, err := a.storeLocal(ctx, objects.Pods, k, l, nil); err != nil {
-		return fmt.Errorf("report the end of pod %s again: %w", k, err)
-	}
-	a.log.Info("the cloud wants a pod that has ended here: its end is reported again", zap.Stringer("pod", k), zap.String("uid", d.UID))
-	return nil
 }

@@ -7,11 +7,12 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/local"
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 	"github.com/petiole-io/petiole/streams"
 )
 
-// TestTombstonesExpire creates and deletes many pods: after tombstoneTTL nothing of them is in
+// TestTombstonesExpire creates and deletes many pods: after local.TombstoneTTL nothing of them is in
 // memory, and until then an older version does not come back.
 func TestTombstonesExpire(t *testing.T) {
 	t.Parallel()
@@ -25,7 +26,7 @@ func TestTombstonesExpire(t *testing.T) {
 		seq = l.send(podRef("default", name), streams.OpDelete, uid, "11", nil)
 	}
 	r.applied(seq)
-	if n := r.store.ExpireTombstones(time.Now().Add(-tombstoneTTL)); n != 0 {
+	if n := r.store.ExpireTombstones(time.Now().Add(-local.TombstoneTTL)); n != 0 {
 		t.Fatalf("%d tombstones were forgotten at once", n)
 	}
 	r.applied(l.pod(newPod("p-0", "u0", "9")))

@@ -1,13 +1,11 @@
 package nodeapi
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"strconv"
 	"time"
 
-	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/rand"
@@ -18,27 +16,6 @@ import (
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 	"github.com/petiole-io/petiole/streams"
 )
-
-const (
-	// storeTimeout is the timeout of requests to the leaf's own JetStream.
-	storeTimeout = 10 * time.Second
-	// writeLocks is the number of locks that serialize writes. It is much larger than the
-	// number of concurrent writes, so that few writes to different objects share a lock.
-	writeLocks = 256
-)
-
-// lock serializes the writes to an object, while writes to other objects wait for the disk
-// concurrently. It returns the function that unlocks the object. No caller may hold two
-// locks.
-func (a *API) lock(gr schema.GroupResource, k objects.Key) (unlock func()) {
-	id := gr.String() + " " + k.String()
-	a.locks.LockKey(id)
-	return func() { _ = a.locks.UnlockKey(id) } // a hashed mutex never returns an error
-}
-
-// isReported reports whether the local state of a resource is reported to the cloud. Leases
-// are not: the bridge renews them from the site's heartbeats.
-func isReported(gr schema.GroupResource) bool { return gr != objects.Leases }
 
 // create handles a POST to a collection.
 func (a *API) create(w http.ResponseWriter, q *request) error {
@@ -64,7 +41,7 @@ func (a *API) create(w http.ResponseWriter, q *request) error {
 	if err := a.authorizeCreate(gr, k, obj); err != nil {
 		return err
 	}
-	defer a.lock(gr, k)()
+	defer a.local.Lock(gr, k)()
 	if a.store.Get(gr, k) != nil {
 		return apierrors.NewAlreadyExists(gr, k.Name)
 	}
@@ -87,7 +64,7 @@ func (a *API) createObject(q *request, k objects.Key, obj, meta objects.Document
 	objects.RemoveServerFields(meta)
 	obj["metadata"] = meta.Encode()
 	l.Body = obj.Encode()
-	return a.storeLocal(q.Context(), q.resource.GroupResource(), k, l, l.Body)
+	return a.local.Put(q.Context(), q.resource.GroupResource(), k, l, l.Body)
 }
 
 // authorizeCreate returns an error if the node may not create the object.
@@ -108,7 +85,7 @@ func (a *API) authorizeCreate(gr schema.GroupResource, k objects.Key, obj object
 // update handles PUT and PATCH.
 func (a *API) update(w http.ResponseWriter, q *request) error {
 	gr := q.resource.GroupResource()
-	defer a.lock(gr, q.Key)()
+	defer a.local.Lock(gr, q.Key)()
 	s := a.store.State(gr, q.Key)
 	if s.Effective == nil {
 		if gr == objects.Leases && q.verb == "update" {
@@ -129,7 +106,7 @@ func (a *API) update(w http.ResponseWriter, q *request) error {
 	}
 	effective := s.Effective
 	if plan.local != nil {
-		if effective, err = a.storeLocal(q.Context(), gr, q.Key, plan.local, plan.report); err != nil {
+		if effective, err = a.local.Put(q.Context(), gr, q.Key, plan.local, plan.report); err != nil {
 			return err
 		}
 		if effective == nil {
@@ -213,31 +190,6 @@ func (q *request) checkIdentity(effective *objects.Object, next objects.Document
 	return nil
 }
 
-// storeLocal stores local state and then makes it visible. It returns after the state is
-// stored, even if the client disconnects in the meantime.
-func (a *API) storeLocal(ctx context.Context, gr schema.GroupResource, k objects.Key, l *objects.Local, up []byte) (*objects.Object, error) {
-	if gr == objects.Events {
-		defer a.gc.wake()
-	}
-	if isReported(gr) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
-		defer cancel()
-		ref := streams.Ref{Node: a.cfg.Node, Group: gr.Group, Resource: gr.Resource, Namespace: k.Namespace, Name: k.Name}
-		seq, err := streams.Put(ctx, a.cfg.JS, streams.LocalReportedSubject(ref),
-			streams.Message{Ref: ref, Op: l.Op, UID: l.UID, Version: l.Version, Object: up}, putOptions(gr)...)
-		if err != nil {
-			a.log.Warn("store local state", zap.Stringer("object", ref), zap.Error(err))
-			return nil, apierrors.NewServiceUnavailable("the leaf's store rejected the write: " + err.Error())
-		}
-		l.Node, l.Seq = a.cfg.Node, seq
-	}
-	effective, err := a.store.SetLocal(gr, k, l)
-	if err == nil && gr == objects.Events {
-		a.events.add(k, l.Seq, time.Now())
-	}
-	return effective, err
-}
-
 // delete handles a DELETE.
 func (a *API) delete(w http.ResponseWriter, q *request) error {
 	gr := q.resource.GroupResource()
@@ -245,7 +197,7 @@ func (a *API) delete(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	defer a.lock(gr, q.Key)()
+	defer a.local.Lock(gr, q.Key)()
 	s := a.store.State(gr, q.Key)
 	effective := s.Effective
 	if effective == nil {
@@ -265,17 +217,7 @@ func (a *API) delete(w http.ResponseWriter, q *request) error {
 			return apierrors.NewForbidden(gr, q.Name, fmt.Errorf("this node is %s", a.cfg.Node))
 		}
 	}
-	// A deletion is reported like any other state: as the last message on its subject.
-	if isReported(gr) {
-		l := &objects.Local{Op: streams.OpDelete, UID: effective.UID}
-		if s.Live {
-			l.Version, l.InReplyTo = s.Desired.Version, s.Desired.Arrival
-		}
-		_, err = a.storeLocal(q.Context(), gr, q.Key, l, nil)
-	} else {
-		_, err = a.store.SetLocal(gr, q.Key, nil)
-	}
-	if err != nil {
+	if err := a.local.Delete(q.Context(), gr, q.Key, effective.UID, s); err != nil {
 		return err
 	}
 	return codec.WriteObject(w, http.StatusOK, q.out, effective)

@@ -1,4 +1,4 @@
-package nodeapi
+package local
 
 import (
 	"sync"
