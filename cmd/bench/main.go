@@ -15,6 +15,7 @@ import (
 	"github.com/petiole-io/petiole/internal/bench"
 	"github.com/petiole-io/petiole/internal/bench/delivery"
 	"github.com/petiole-io/petiole/internal/bench/fieldbus"
+	"github.com/petiole-io/petiole/internal/bench/hub"
 	"github.com/petiole-io/petiole/internal/e2e/rig"
 )
 
@@ -33,7 +34,7 @@ func main() {
 
 func newCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "bench", Short: "Measure Petiole", SilenceUsage: true, SilenceErrors: true}
-	cmd.AddCommand(latencyCommand(), footprintCommand(), deliveryCommand(), modbusCommand(), collectCommand())
+	cmd.AddCommand(latencyCommand(), footprintCommand(), deliveryCommand(), hubCommand(), modbusCommand(), collectCommand())
 	return cmd
 }
 
@@ -81,6 +82,26 @@ func deliveryCommand() *cobra.Command {
 			return delivery.Run(cmd.Context(), delivery.Options{Root: root}, cmd.OutOrStdout())
 		},
 	}
+}
+
+func hubCommand() *cobra.Command {
+	var cfg hub.Config
+	cmd := &cobra.Command{
+		Use: "hub", Short: "Compare streams that all sites share with streams of each site's own", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg.Out = cmd.OutOrStdout()
+			return hub.Run(cmd.Context(), cfg)
+		},
+	}
+	cmd.Flags().IntSliceVar(&cfg.Sites, "sites", []int{100, 1000, 10_000}, "numbers of sites, at least 100")
+	cmd.Flags().StringSliceVar(&cfg.Only, "only", nil, "run only these `layouts` (default all)")
+	cmd.Flags().BoolVar(&cfg.SkipAttacks, "quick", false, "without floods")
+	cmd.Flags().StringVar(&cfg.Server, "server", "", "the `binary` of nats-server (required)")
+	cmd.Flags().StringVar(&cfg.CLI, "nats", "", "the `binary` of the nats command, to try its reports")
+	if err := cmd.MarkFlagRequired("server"); err != nil {
+		panic(err) // a flag of that name is not defined
+	}
+	return cmd
 }
 
 func modbusCommand() *cobra.Command {
