@@ -44,7 +44,7 @@ type LostRange struct {
 
 // unresolved reports whether the checkpoint records damage that has not been repaired or
 // reported yet.
-func (k Checkpoint) unresolved() bool { return k.Incomplete || k.LostAt != 0 || len(k.Lost) > 0 }
+func (cp Checkpoint) unresolved() bool { return cp.Incomplete || cp.LostAt != 0 || len(cp.Lost) > 0 }
 
 // Checkpoints is the checkpoint file. Losing a checkpoint or an update is harmless unless one is
 // unresolved; in that case Put syncs the file before it returns. Use OpenCheckpoints. It is safe
@@ -78,19 +78,19 @@ func OpenCheckpoints(dataDir string) *Checkpoints {
 func (m *Checkpoints) Get(stream string) (Checkpoint, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	k, ok := m.byName[stream]
-	return k, ok
+	cp, ok := m.byName[stream]
+	return cp, ok
 }
 
 // Put saves a checkpoint if it has changed.
-func (m *Checkpoints) Put(stream string, k Checkpoint) error {
+func (m *Checkpoints) Put(stream string, cp Checkpoint) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if reflect.DeepEqual(m.byName[stream], k) && !m.unwritten {
+	if reflect.DeepEqual(m.byName[stream], cp) && !m.unwritten {
 		return nil
 	}
 	sync := m.needsSync()
-	m.byName[stream] = k
+	m.byName[stream] = cp
 	sync = sync || m.needsSync()
 	data, err := json.Marshal(m.byName)
 	if err != nil {
@@ -109,8 +109,8 @@ func (m *Checkpoints) needsSync() bool {
 	if m.unwritten {
 		return true
 	}
-	for _, k := range m.byName {
-		if k.unresolved() {
+	for _, cp := range m.byName {
+		if cp.unresolved() {
 			return true
 		}
 	}
@@ -127,36 +127,36 @@ func writeCheckpoints(path string, data []byte, sync bool) error {
 
 // LostBy reports whether a stream with this creation time and last sequence holds less than the
 // checkpoint.
-func (k Checkpoint) LostBy(created time.Time, last uint64) bool {
-	return k.Last > 0 && (k.Created != created.UnixNano() || last < k.Last)
+func (cp Checkpoint) LostBy(created time.Time, last uint64) bool {
+	return cp.Last > 0 && (cp.Created != created.UnixNano() || last < cp.Last)
 }
 
 // timeline returns the timeline of the stream at the checkpoint.
-func (k Checkpoint) timeline() Timeline {
-	l, err := parseTimeline(k.Timeline, time.Unix(0, k.Created))
+func (cp Checkpoint) timeline() Timeline {
+	l, err := parseTimeline(cp.Timeline, time.Unix(0, cp.Created))
 	if err != nil {
-		return Timeline{{id: k.Created}}
+		return Timeline{{id: cp.Created}}
 	}
 	return l
 }
 
 // End returns the position of the last sequence at the checkpoint.
-func (k Checkpoint) End() streams.SitePosition { return k.timeline().Position(k.Last) }
+func (cp Checkpoint) End() streams.SitePosition { return cp.timeline().Position(cp.Last) }
 
 // LostSince returns the range that existed at the checkpoint, is missing in the timeline l, and
 // had not been forwarded. Sequences of incarnations that started after the checkpoint are not
 // what was there.
-func (k Checkpoint) LostSince(l Timeline, noted streams.SitePosition) (LostRange, bool) {
-	then := k.timeline()
+func (cp Checkpoint) LostSince(l Timeline, noted streams.SitePosition) (LostRange, bool) {
+	then := cp.timeline()
 	kept := uint64(math.MaxUint64)
 	for i, c := range l[1:] {
-		if (k.Timeline != "" || i == len(l)-2) && !slices.ContainsFunc(then, func(o incarnation) bool { return o.id == c.id }) {
+		if (cp.Timeline != "" || i == len(l)-2) && !slices.ContainsFunc(then, func(o incarnation) bool { return o.id == c.id }) {
 			kept = min(kept, max(c.from, 1)-1)
 		}
 	}
 	forwarded, _ := then.LastCommon(noted) // 0: of another life of the stream
-	if kept >= k.Last || forwarded >= k.Last {
+	if kept >= cp.Last || forwarded >= cp.Last {
 		return LostRange{}, false
 	}
-	return LostRange{k.Created, Range{max(kept, forwarded) + 1, k.Last}}, true
+	return LostRange{cp.Created, Range{max(kept, forwarded) + 1, cp.Last}}, true
 }

@@ -69,62 +69,62 @@ type antiEntropy struct {
 }
 
 func newAntiEntropy(r *Replicator, identity string) *antiEntropy {
-	c := &antiEntropy{r: r, identity: identity, pace: r.cfg.Pace.orDefault(), due: make(chan struct{}, 1), caughtUp: signal{changed: make(chan struct{})}}
-	c.request()
-	return c
+	ae := &antiEntropy{r: r, identity: identity, pace: r.cfg.Pace.orDefault(), due: make(chan struct{}, 1), caughtUp: signal{changed: make(chan struct{})}}
+	ae.request()
+	return ae
 }
 
 // observe takes note of a batch that has been stored.
-func (c *antiEntropy) observe(a batch) {
+func (ae *antiEntropy) observe(a batch) {
 	if len(a.deliveries) > 0 || a.caughtUp {
-		c.caughtUp.set(a.caughtUp)
+		ae.caughtUp.set(a.caughtUp)
 	}
 	if a.verifyRequested {
-		c.request()
+		ae.request()
 	}
 }
 
-func (c *antiEntropy) request() {
+func (ae *antiEntropy) request() {
 	select {
-	case c.due <- struct{}{}:
+	case ae.due <- struct{}{}:
 	default:
 	}
 }
 
 // run checks until ctx ends. It returns errBehind if a new session has to start.
-func (c *antiEntropy) run(ctx context.Context) error {
-	retry := c.pace.Retry
-	timer := time.NewTimer(c.pace.Interval)
+func (ae *antiEntropy) run(ctx context.Context) error {
+	retry := ae.pace.Retry
+	timer := time.NewTimer(ae.pace.Interval)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-c.due:
+		case <-ae.due:
 		case <-timer.C:
 		}
-		outcome, err := c.check(ctx)
+		outcome, err := ae.check(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		next := c.pace.Interval
+		next := ae.pace.Interval
 		if !errors.Is(err, desired.ErrUnreadable) {
-			c.r.cfg.Desired.MarkComplete(ctx)
+			ae.r.cfg.Desired.MarkComplete(ctx)
 		}
 		if err != nil {
 			if errors.Is(err, desired.ErrUnreadable) {
-				c.r.cfg.Desired.ReportUnreadable()
+				ae.r.cfg.Desired.ReportUnreadable()
 			}
-			c.r.cfg.Log.Info("inventory not compared", zap.Error(err))
-			c.r.cfg.Counters.checks.WithLabelValues("failed").Inc()
+			ae.r.cfg.Log.Info("inventory not compared", zap.Error(err))
+			ae.r.cfg.Counters.checks.WithLabelValues("failed").Inc()
 		}
 		if err == nil && outcome == inventory.Equal {
-			retry = c.pace.Retry
+			retry = ae.pace.Retry
 		} else {
 			next = retry
-			retry = min(2*retry, c.pace.Interval)
+			retry = min(2*retry, ae.pace.Interval)
 		}
-		if c.stuck >= stuckComparisons && c.r.mayRestart(c.pace.Interval) {
+		if ae.stuck >= stuckComparisons && ae.r.mayRestart(ae.pace.Interval) {
 			return errBehind
 		}
 		timer.Reset(next - next/5 + rand.N(next*2/5+1))
@@ -133,31 +133,31 @@ func (c *antiEntropy) run(ctx context.Context) error {
 
 // check compares until the inventories are equal, or until more comparisons would not help, and
 // returns the last outcome.
-func (c *antiEntropy) check(ctx context.Context) (outcome inventory.State, err error) {
-	again := c.pace.Repeat
-	if err := c.caughtUp.await(ctx); err != nil {
+func (ae *antiEntropy) check(ctx context.Context) (outcome inventory.State, err error) {
+	again := ae.pace.Repeat
+	if err := ae.caughtUp.await(ctx); err != nil {
 		return "", err
 	}
-	c.stuck = 0
+	ae.stuck = 0
 	for range MaxComparisons {
-		before := c.position
-		if outcome, err = inventory.Compare(ctx, c, int(c.r.nc.MaxPayload())-queryRoom); err != nil {
+		before := ae.position
+		if outcome, err = inventory.Compare(ctx, ae, int(ae.r.nc.MaxPayload())-queryRoom); err != nil {
 			return "", err
 		}
-		if c.stuck++; outcome != inventory.Behind || c.position != before {
-			c.stuck = 0
+		if ae.stuck++; outcome != inventory.Behind || ae.position != before {
+			ae.stuck = 0
 		}
-		c.r.cfg.Counters.checks.WithLabelValues(string(outcome)).Inc()
+		ae.r.cfg.Counters.checks.WithLabelValues(string(outcome)).Inc()
 		if outcome == inventory.Equal {
-			c.stuck = 0
+			ae.stuck = 0
 			return outcome, nil
 		}
-		c.r.cfg.Log.Info("inventory differs", zap.String("outcome", string(outcome)))
-		if c.stuck >= stuckComparisons {
+		ae.r.cfg.Log.Info("inventory differs", zap.String("outcome", string(outcome)))
+		if ae.stuck >= stuckComparisons {
 			return outcome, nil
 		}
 		// What is missing is on its way: until it is here, or a while.
-		if err := c.caughtUp.next(ctx, again); err != nil {
+		if err := ae.caughtUp.next(ctx, again); err != nil {
 			return "", err
 		}
 		again = min(2*again, 15*time.Second)
@@ -182,21 +182,21 @@ type signal struct {
 	changed chan struct{}
 }
 
-func (l *signal) set(up bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.on = up; up {
-		close(l.changed)
-		l.changed = make(chan struct{})
+func (sg *signal) set(up bool) {
+	sg.mu.Lock()
+	defer sg.mu.Unlock()
+	if sg.on = up; up {
+		close(sg.changed)
+		sg.changed = make(chan struct{})
 	}
 }
 
 // await returns when the site has caught up.
-func (l *signal) await(ctx context.Context) error {
+func (sg *signal) await(ctx context.Context) error {
 	for {
-		l.mu.Lock()
-		up, changed := l.on, l.changed
-		l.mu.Unlock()
+		sg.mu.Lock()
+		up, changed := sg.on, sg.changed
+		sg.mu.Unlock()
 		if up {
 			return nil
 		}
@@ -209,10 +209,10 @@ func (l *signal) await(ctx context.Context) error {
 }
 
 // next returns when the site catches up the next time, or after patience.
-func (l *signal) next(ctx context.Context, patience time.Duration) error {
-	l.mu.Lock()
-	changed := l.changed
-	l.mu.Unlock()
+func (sg *signal) next(ctx context.Context, patience time.Duration) error {
+	sg.mu.Lock()
+	changed := sg.changed
+	sg.mu.Unlock()
 	late := time.NewTimer(patience)
 	defer late.Stop()
 	select {

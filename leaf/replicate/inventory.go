@@ -21,24 +21,24 @@ const (
 )
 
 // Read implements inventory.Site.
-func (c *antiEntropy) Read(ctx context.Context, f func(streams.HubPosition, func(func(inventory.Entry)) error) error) error {
+func (ae *antiEntropy) Read(ctx context.Context, f func(streams.HubPosition, func(func(inventory.Entry)) error) error) error {
 	// Nothing may be stored meanwhile: inventory and position belong together.
-	c.r.cfg.Desired.Lock()
-	defer c.r.cfg.Desired.Unlock()
-	s, err := c.r.cfg.JS.Stream(ctx, streams.SiteDesired)
+	ae.r.cfg.Desired.Lock()
+	defer ae.r.cfg.Desired.Unlock()
+	s, err := ae.r.cfg.JS.Stream(ctx, streams.SiteDesired)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", streams.SiteDesired, err)
 	}
-	at, err := lastSource(ctx, c.r.cfg.JS)
+	at, err := lastSource(ctx, ae.r.cfg.JS)
 	if err != nil {
 		return err
 	}
 	if at.Identity == "" {
-		at.Identity = c.identity
+		at.Identity = ae.identity
 	}
-	c.position = at.Seq
+	ae.position = at.Seq
 	return f(at, func(yield func(inventory.Entry)) error {
-		if err := desired.Entries(ctx, s, c.r.cfg.Site, yield); err != nil {
+		if err := desired.Entries(ctx, s, ae.r.cfg.Site, yield); err != nil {
 			return fmt.Errorf("read the inventory of %s: %w", streams.SiteDesired, err)
 		}
 		return nil
@@ -46,14 +46,14 @@ func (c *antiEntropy) Read(ctx context.Context, f func(streams.HubPosition, func
 }
 
 // Ask implements inventory.Site.
-func (c *antiEntropy) Ask(ctx context.Context, q inventory.Query) (inventory.Answer, error) {
+func (ae *antiEntropy) Ask(ctx context.Context, q inventory.Query) (inventory.Answer, error) {
 	data, err := json.Marshal(q)
 	if err != nil {
 		return inventory.Answer{}, fmt.Errorf("encode the inventory: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, inventoryWait+transfer.Duration(len(data)))
 	defer cancel()
-	reply, err := c.r.nc.RequestWithContext(ctx, streams.RequestSubject(c.r.cfg.Site, inventory.Request), data)
+	reply, err := ae.r.nc.RequestWithContext(ctx, streams.RequestSubject(ae.r.cfg.Site, inventory.Request), data)
 	if err != nil {
 		return inventory.Answer{}, fmt.Errorf("request the inventory comparison: %w", err)
 	}

@@ -43,36 +43,36 @@ func readTombstones(ctx context.Context, js jetstream.JetStream, site string) (*
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", streams.SiteDesired, err)
 	}
-	b := &tombstoneIndex{bySubject: map[string]tombstone{}}
+	x := &tombstoneIndex{bySubject: map[string]tombstone{}}
 	err = desired.Read(ctx, s, site, true, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
-		b.record(msg.Subject(), msg.Headers(), md.Timestamp)
+		x.record(msg.Subject(), msg.Headers(), md.Timestamp)
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the tombstones of %s: %w", streams.SiteDesired, err)
 	}
-	return b, nil
+	return x, nil
 }
 
 // record updates the index with a message that was stored at the given time.
-func (b *tombstoneIndex) record(subject string, h nats.Header, at time.Time) {
+func (x *tombstoneIndex) record(subject string, h nats.Header, at time.Time) {
 	if h.Get(streams.HeaderOp) != string(streams.OpDelete) {
-		delete(b.bySubject, subject)
+		delete(x.bySubject, subject)
 		return
 	}
-	b.bySubject[subject] = tombstone{stamp: streams.StampOf(h), since: at}
-	if len(b.bySubject) > 2*b.pruned+100 {
-		maps.DeleteFunc(b.bySubject, func(_ string, g tombstone) bool { return at.Sub(g.since) > desired.TombstoneRetention })
-		b.pruned = len(b.bySubject)
+	x.bySubject[subject] = tombstone{stamp: streams.StampOf(h), since: at}
+	if len(x.bySubject) > 2*x.pruned+100 {
+		maps.DeleteFunc(x.bySubject, func(_ string, dead tombstone) bool { return at.Sub(dead.since) > desired.TombstoneRetention })
+		x.pruned = len(x.bySubject)
 	}
 }
 
 // supersedes reports whether a tombstone is newer than the object in m: it has the same epoch
 // and a higher version. An equal version means that the object left the site's scope for a while
 // and is back.
-func (b *tombstoneIndex) supersedes(m *nats.Msg) bool {
-	g, ok := b.bySubject[m.Subject]
-	return ok && m.Header.Get(streams.HeaderOp) == string(streams.OpPut) && g.stamp.NewerThan(streams.StampOf(m.Header))
+func (x *tombstoneIndex) supersedes(m *nats.Msg) bool {
+	dead, ok := x.bySubject[m.Subject]
+	return ok && m.Header.Get(streams.HeaderOp) == string(streams.OpPut) && dead.stamp.NewerThan(streams.StampOf(m.Header))
 }
 
 // loadTombstones reads the index from the stream on first use.

@@ -44,36 +44,36 @@ type garbage struct {
 }
 
 // add examines one message, in stream order.
-func (r *garbage) add(msg jetstream.Msg, md *jetstream.MsgMetadata) {
+func (g *garbage) add(msg jetstream.Msg, md *jetstream.MsgMetadata) {
 	seq, subject := md.Sequence.Stream, msg.Subject()
-	r.seen = append(r.seen, seq)
-	old := seq <= r.floor && seq != r.last && md.Timestamp.Before(r.before)
+	g.seen = append(g.seen, seq)
+	old := seq <= g.floor && seq != g.last && md.Timestamp.Before(g.before)
 	h := msg.Headers()
 	switch {
 	case streams.IsPart(subject):
 		if old {
-			r.parts = append(r.parts, struct {
+			g.parts = append(g.parts, struct {
 				object string
 				seq    uint64
 			}{streams.ObjectSubject(subject), seq})
 		}
 	case h.Get(streams.HeaderOp) != string(streams.OpDelete):
 		if h.Get(streams.HeaderParts) != "" {
-			r.live[subject] = true
+			g.live[subject] = true
 		}
 	case old:
-		r.seqs = append(r.seqs, seq)
+		g.seqs = append(g.seqs, seq)
 	}
 }
 
 // sequences returns the messages that can be deleted.
-func (r *garbage) sequences() []uint64 {
-	for _, p := range r.parts {
-		if !r.live[p.object] {
-			r.seqs = append(r.seqs, p.seq)
+func (g *garbage) sequences() []uint64 {
+	for _, p := range g.parts {
+		if !g.live[p.object] {
+			g.seqs = append(g.seqs, p.seq)
 		}
 	}
-	return r.seqs
+	return g.seqs
 }
 
 // compactor deletes the messages of SITE_DESIRED that nobody needs any longer, and those that a
@@ -91,7 +91,7 @@ type compactor struct {
 }
 
 // run deletes old tombstones until ctx ends.
-func (k *compactor) run(ctx context.Context) error {
+func (cp *compactor) run(ctx context.Context) error {
 	tick := time.NewTicker(compactionInterval)
 	defer tick.Stop()
 	for {
@@ -100,10 +100,10 @@ func (k *compactor) run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		n, err := k.compact(ctx, desired.TombstoneRetention)
-		if k.failures.Report("compact "+streams.SiteDesired, err); n > 0 {
-			k.log.Info("tombstones removed", zap.Int("count", n))
-			k.compacted.Add(float64(n))
+		n, err := cp.compact(ctx, desired.TombstoneRetention)
+		if cp.failures.Report("compact "+streams.SiteDesired, err); n > 0 {
+			cp.log.Info("tombstones removed", zap.Int("count", n))
+			cp.compacted.Add(float64(n))
 		}
 	}
 }
@@ -111,20 +111,20 @@ func (k *compactor) run(ctx context.Context) error {
 // compact deletes the garbage of SITE_DESIRED that is older than life, and returns the number of deleted messages.
 // The last message always stays, because it holds the position of the site. The live set is
 // written before anything is deleted.
-func (k *compactor) compact(ctx context.Context, life time.Duration) (n int, err error) {
-	s, err := k.js.Stream(ctx, streams.SiteDesired)
+func (cp *compactor) compact(ctx context.Context, life time.Duration) (n int, err error) {
+	s, err := cp.js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
 		return 0, fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
 	}
-	seqs, rest, err := k.findGarbage(ctx, s, time.Now().Add(-life))
+	seqs, rest, err := cp.findGarbage(ctx, s, time.Now().Add(-life))
 	if err != nil || len(seqs) == 0 {
 		return 0, err
 	}
-	if err := rest.write(k.liveSetFile); err != nil {
+	if err := rest.write(cp.liveSetFile); err != nil {
 		return 0, err
 	}
 	for chunk := range slices.Chunk(seqs, compactionChunk) {
-		m, err := k.deleteMessages(ctx, s, chunk)
+		m, err := cp.deleteMessages(ctx, s, chunk)
 		if n += m; err != nil {
 			return n, err
 		}
@@ -133,42 +133,42 @@ func (k *compactor) compact(ctx context.Context, life time.Duration) (n int, err
 }
 
 // findGarbage returns the messages that can be deleted, and the live set without them.
-func (k *compactor) findGarbage(ctx context.Context, s jetstream.Stream, before time.Time) ([]uint64, liveSet, error) {
-	k.storing.Lock()
-	defer k.storing.Unlock()
+func (cp *compactor) findGarbage(ctx context.Context, s jetstream.Stream, before time.Time) ([]uint64, liveSet, error) {
+	cp.storing.Lock()
+	defer cp.storing.Unlock()
 	info, err := s.Info(ctx)
 	if err != nil {
 		return nil, liveSet{}, fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
 	}
-	r := garbage{last: info.State.LastSeq, floor: math.MaxUint64, before: before, live: map[string]bool{}}
+	g := garbage{last: info.State.LastSeq, floor: math.MaxUint64, before: before, live: map[string]bool{}}
 	consumers := s.ListConsumers(ctx)
 	for c := range consumers.Info() {
 		if c.Config.Durable != "" {
-			r.floor = min(r.floor, processedThrough(c, r.last))
+			g.floor = min(g.floor, processedThrough(c, g.last))
 		}
 	}
 	if err := consumers.Err(); err != nil {
 		return nil, liveSet{}, fmt.Errorf("list consumers of %s: %w", streams.SiteDesired, err)
 	}
-	if r.floor == math.MaxUint64 || r.floor == 0 {
+	if g.floor == math.MaxUint64 || g.floor == 0 {
 		return nil, liveSet{}, nil // nobody has read anything yet
 	}
-	err = desired.Read(ctx, s, k.site, true, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
-		r.add(msg, md)
+	err = desired.Read(ctx, s, cp.site, true, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
+		g.add(msg, md)
 		return nil
 	})
 	if err != nil {
 		return nil, liveSet{}, fmt.Errorf("read %s: %w", streams.SiteDesired, err)
 	}
-	seqs := r.sequences()
-	return seqs, newLiveSet(info, r.seen, seqs), nil
+	seqs := g.sequences()
+	return seqs, newLiveSet(info, g.seen, seqs), nil
 }
 
 // deleteMessages deletes messages. Those that were superseded meanwhile no longer exist, which
 // is no error.
-func (k *compactor) deleteMessages(ctx context.Context, s jetstream.Stream, seqs []uint64) (n int, err error) {
-	k.storing.Lock()
-	defer k.storing.Unlock()
+func (cp *compactor) deleteMessages(ctx context.Context, s jetstream.Stream, seqs []uint64) (n int, err error) {
+	cp.storing.Lock()
+	defer cp.storing.Unlock()
 	for _, seq := range seqs {
 		err := s.DeleteMsg(ctx, seq)
 		switch {

@@ -35,10 +35,10 @@ type losses struct {
 }
 
 // checkpointUpstream checks and checkpoints the streams that are forwarded.
-func (k *losses) checkpointUpstream(ctx context.Context) {
-	for stream, c := range k.timelines {
-		if err := k.checkUpstream(ctx, stream, c); ctx.Err() == nil {
-			k.failures.Report("checkpoint "+stream, err)
+func (ls *losses) checkpointUpstream(ctx context.Context) {
+	for stream, c := range ls.timelines {
+		if err := ls.checkUpstream(ctx, stream, c); ctx.Err() == nil {
+			ls.failures.Report("checkpoint "+stream, err)
 		}
 	}
 }
@@ -47,12 +47,12 @@ func (k *losses) checkpointUpstream(ctx context.Context) {
 // last checkpoint, it starts a new incarnation, so that new messages get other ids, counts the
 // loss once and reports it as soon as a report can be stored. The checkpoint holds the loss
 // until then.
-func (k *losses) checkUpstream(ctx context.Context, stream string, c *journal.TimelineStore) error {
-	s, err := k.js.Stream(ctx, stream)
+func (ls *losses) checkUpstream(ctx context.Context, stream string, c *journal.TimelineStore) error {
+	s, err := ls.js.Stream(ctx, stream)
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", stream, err)
 	}
-	was, known := k.checkpoints.Get(stream)
+	was, known := ls.checkpoints.Get(stream)
 	end := s.CachedInfo().State.LastSeq
 	if known && was.Created == s.CachedInfo().Created.UnixNano() && was.Timeline == s.CachedInfo().Config.Metadata[journal.TimelineKey] && end < was.Last {
 		c.StartNew(end)
@@ -62,22 +62,22 @@ func (k *losses) checkUpstream(ctx context.Context, stream string, c *journal.Ti
 		return err
 	}
 	now := journal.Checkpoint{Created: l.Created(), Last: end, Timeline: l.String(), Lost: was.Lost}
-	if lost, ok := was.LostSince(l, k.drops.Forwarded(stream)); known && ok {
-		k.log.Warn("records were lost with the store", zap.String("stream", stream), zap.Uint64("from", lost.From), zap.Uint64("to", lost.To))
-		k.failures.Report("count lost records", k.drops.CountLost(stream, was.End(), lost.Count()))
+	if lost, ok := was.LostSince(l, ls.drops.Forwarded(stream)); known && ok {
+		ls.log.Warn("records were lost with the store", zap.String("stream", stream), zap.Uint64("from", lost.From), zap.Uint64("to", lost.To))
+		ls.failures.Report("count lost records", ls.drops.CountLost(stream, was.End(), lost.Count()))
 		now.Lost = append(slices.Clone(was.Lost), lost)
 	}
-	if err := k.checkpoints.Put(stream, now); err != nil {
+	if err := ls.checkpoints.Put(stream, now); err != nil {
 		return err
 	}
 	for len(now.Lost) > 0 {
-		if err := k.reportLoss(ctx, stream, now.Lost[0]); err != nil {
+		if err := ls.reportLoss(ctx, stream, now.Lost[0]); err != nil {
 			return err
 		}
 		if now.Lost = now.Lost[1:]; len(now.Lost) == 0 {
 			now.Lost = nil
 		}
-		if err := k.checkpoints.Put(stream, now); err != nil {
+		if err := ls.checkpoints.Put(stream, now); err != nil {
 			return err
 		}
 	}
@@ -86,13 +86,13 @@ func (k *losses) checkUpstream(ctx context.Context, stream string, c *journal.Ti
 
 // reportLoss stores the record of a loss. Its message id keeps a second attempt from storing
 // another.
-func (k *losses) reportLoss(ctx context.Context, stream string, lost journal.LostRange) error {
+func (ls *losses) reportLoss(ctx context.Context, stream string, lost journal.LostRange) error {
 	data, err := json.Marshal(streams.Gap{
 		Stream: stream, Created: lost.Created, From: lost.From, To: lost.To, Reason: streams.GapLost, Time: time.Now(),
 	})
 	if err == nil {
 		id := fmt.Sprintf("lost.%s.%d.%d.%d", stream, lost.Created, lost.From, lost.To)
-		_, err = k.js.Publish(ctx, streams.LocalTelemetrySubject(streams.GapKind, stream), data, jetstream.WithMsgID(id))
+		_, err = ls.js.Publish(ctx, streams.LocalTelemetrySubject(streams.GapKind, stream), data, jetstream.WithMsgID(id))
 	}
 	if err != nil {
 		return fmt.Errorf("report what was lost of %s: %w", stream, err)
@@ -102,33 +102,33 @@ func (k *losses) reportLoss(ctx context.Context, stream string, lost journal.Los
 
 // checkDeviceState checkpoints the device state, and notes a loss if it is damaged or holds less
 // than before.
-func (k *losses) checkDeviceState(ctx context.Context, damaged bool) error {
-	was, _ := k.checkpoints.Get(k.deviceState)
+func (ls *losses) checkDeviceState(ctx context.Context, damaged bool) error {
+	was, _ := ls.checkpoints.Get(ls.deviceState)
 	now := journal.Checkpoint{LostAt: was.LostAt}
-	s, err := k.js.Stream(ctx, k.deviceState)
+	s, err := ls.js.Stream(ctx, ls.deviceState)
 	switch {
 	case err == nil:
 		info := s.CachedInfo()
 		now.Created, now.Last = info.Created.UnixNano(), info.State.LastSeq
 		damaged = damaged || info.State.Lost != nil
 	case !errors.Is(err, jetstream.ErrStreamNotFound):
-		return fmt.Errorf("look up stream %s: %w", k.deviceState, err)
+		return fmt.Errorf("look up stream %s: %w", ls.deviceState, err)
 	}
 	switch {
 	case damaged || now.Last < was.Last:
-		k.log.Error("some device state was lost; commands are refused until none of them can be repeated", zap.Uint64("had", was.Last), zap.Uint64("has", now.Last))
-		k.degraded.set(streams.DegradedStore, true)
+		ls.log.Error("some device state was lost; commands are refused until none of them can be repeated", zap.Uint64("had", was.Last), zap.Uint64("has", now.Last))
+		ls.degraded.set(streams.DegradedStore, true)
 		now.LostAt = time.Now().UnixNano()
 	case time.Since(time.Unix(0, was.LostAt)) > deviceLossRetention:
 		now.LostAt = 0
 	}
-	return k.checkpoints.Put(k.deviceState, now)
+	return ls.checkpoints.Put(ls.deviceState, now)
 }
 
 // deviceStateLostAt returns when device state was found to be lost, or zero if nothing is
 // missing.
-func (k *losses) deviceStateLostAt() time.Time {
-	if was, _ := k.checkpoints.Get(k.deviceState); was.LostAt != 0 {
+func (ls *losses) deviceStateLostAt() time.Time {
+	if was, _ := ls.checkpoints.Get(ls.deviceState); was.LostAt != 0 {
 		return time.Unix(0, was.LostAt)
 	}
 	return time.Time{}

@@ -49,18 +49,18 @@ func newLiveSet(info *jetstream.StreamInfo, seen, going []uint64) liveSet {
 	for _, seq := range going {
 		goes[seq] = true
 	}
-	c := liveSet{Created: info.Created.UnixNano(), Last: info.State.LastSeq, Taken: time.Now().UnixNano(), Kept: []uint64{}}
+	set := liveSet{Created: info.Created.UnixNano(), Last: info.State.LastSeq, Taken: time.Now().UnixNano(), Kept: []uint64{}}
 	for _, seq := range seen {
 		if !goes[seq] {
-			c.Kept = append(c.Kept, seq)
+			set.Kept = append(set.Kept, seq)
 		}
 	}
-	return c
+	return set
 }
 
 // write replaces the file and returns when it is on disk.
-func (c liveSet) write(path string) error {
-	data, err := json.Marshal(c)
+func (set liveSet) write(path string) error {
+	data, err := json.Marshal(set)
 	if err == nil {
 		err = durable.WriteFile(path, data, 0o600)
 	}
@@ -71,35 +71,35 @@ func (c liveSet) write(path string) error {
 }
 
 // readLiveSet reads the file. It returns false if there is none.
-func readLiveSet(path string) (c liveSet, known bool, err error) {
+func readLiveSet(path string) (set liveSet, known bool, err error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return liveSet{}, false, nil
 	}
 	if err == nil {
-		err = json.Unmarshal(data, &c)
+		err = json.Unmarshal(data, &set)
 	}
 	if err != nil {
 		return liveSet{}, false, fmt.Errorf("read the live set of SITE_DESIRED: %w", err)
 	}
-	return c, true, nil
+	return set, true, nil
 }
 
 // describes reports whether the live set belongs to the stream as it is now, and not to one that
 // was created again or rolled back since.
-func (c liveSet) describes(info *jetstream.StreamInfo) bool {
-	return c.Created == info.Created.UnixNano() && c.Last <= info.State.LastSeq
+func (set liveSet) describes(info *jetstream.StreamInfo) bool {
+	return set.Created == info.Created.UnixNano() && set.Last <= info.State.LastSeq
 }
 
 // resurrected returns the messages of the stream that had been deleted or superseded.
-func (c liveSet) resurrected(ctx context.Context, s jetstream.Stream, site string) (seqs []uint64, err error) {
-	kept := make(map[uint64]bool, len(c.Kept))
-	for _, seq := range c.Kept {
+func (set liveSet) resurrected(ctx context.Context, s jetstream.Stream, site string) (seqs []uint64, err error) {
+	kept := make(map[uint64]bool, len(set.Kept))
+	for _, seq := range set.Kept {
 		kept[seq] = true
 	}
 	err = desired.Read(ctx, s, site, true, func(_ jetstream.Msg, md *jetstream.MsgMetadata) error {
 		seq := md.Sequence.Stream
-		if seq <= c.Last && !kept[seq] && md.Timestamp.UnixNano() <= c.Taken {
+		if seq <= set.Last && !kept[seq] && md.Timestamp.UnixNano() <= set.Taken {
 			seqs = append(seqs, seq)
 		}
 		return nil
@@ -112,45 +112,45 @@ func (c liveSet) resurrected(ctx context.Context, s jetstream.Stream, site strin
 
 // beforeConnections removes resurrected messages from a server that has just started, on the
 // first connection to it, before anybody else reads from it.
-func (k *compactor) beforeConnections(ctx context.Context, nc *nats.Conn) {
+func (cp *compactor) beforeConnections(ctx context.Context, nc *nats.Conn) {
 	js, err := jetstream.New(nc)
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, 2*desired.Wait)
 		defer cancel()
-		err = k.removeResurrected(ctx, js)
+		err = cp.removeResurrected(ctx, js)
 	}
 	if !errors.Is(err, jetstream.ErrStreamNotFound) {
-		k.failures.Report("delete resurrected messages", err)
+		cp.failures.Report("delete resurrected messages", err)
 	}
 }
 
 // removeResurrected deletes the messages that a rebuilt store has brought back to SITE_DESIRED.
 // It is called after every start of the server, before anybody in this process reads the stream.
 // A failed deletion does not hold up the site: the next start tries again.
-func (k *compactor) removeResurrected(ctx context.Context, js jetstream.JetStream) error {
-	c, known, err := readLiveSet(k.liveSetFile)
-	if k.failures.Report("read the live set", err); !known {
+func (cp *compactor) removeResurrected(ctx context.Context, js jetstream.JetStream) error {
+	set, known, err := readLiveSet(cp.liveSetFile)
+	if cp.failures.Report("read the live set", err); !known {
 		return nil
 	}
 	s, err := js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
 	}
-	if !c.describes(s.CachedInfo()) {
-		k.failures.Report("delete the outdated live set", os.Remove(k.liveSetFile))
+	if !set.describes(s.CachedInfo()) {
+		cp.failures.Report("delete the outdated live set", os.Remove(cp.liveSetFile))
 		return nil
 	}
-	k.storing.Lock()
-	seqs, err := c.resurrected(ctx, s, k.site)
-	k.storing.Unlock()
+	cp.storing.Lock()
+	seqs, err := set.resurrected(ctx, s, cp.site)
+	cp.storing.Unlock()
 	if errors.Is(err, desired.ErrUnreadable) {
 		return nil // verifyDesired finds that as well and creates the stream again
 	}
 	if err != nil || len(seqs) == 0 {
 		return err
 	}
-	n, err := k.deleteMessages(ctx, s, seqs)
-	k.log.Warn("deleted messages had reappeared and were deleted again", zap.String("stream", streams.SiteDesired), zap.Int("count", n))
-	k.failures.Report("delete resurrected messages", err)
+	n, err := cp.deleteMessages(ctx, s, seqs)
+	cp.log.Warn("deleted messages had reappeared and were deleted again", zap.String("stream", streams.SiteDesired), zap.Int("count", n))
+	cp.failures.Report("delete resurrected messages", err)
 	return nil
 }

@@ -116,46 +116,46 @@ func New(cfg Config) *Supervisor {
 }
 
 // Desired returns what is known about SITE_DESIRED.
-func (k *Supervisor) Desired() *Desired { return k.desired }
+func (sv *Supervisor) Desired() *Desired { return sv.desired }
 
 // Drops returns the counts of records that were dropped before the hub had them.
-func (k *Supervisor) Drops() *journal.DropLog { return k.losses.drops }
+func (sv *Supervisor) Drops() *journal.DropLog { return sv.losses.drops }
 
 // Timeline returns the timeline of a stream that is forwarded.
-func (k *Supervisor) Timeline(stream string) *journal.TimelineStore {
-	return k.losses.timelines[stream]
+func (sv *Supervisor) Timeline(stream string) *journal.TimelineStore {
+	return sv.losses.timelines[stream]
 }
 
 // DeviceStateLostAt returns when device state was found to be lost, or zero if nothing is missing.
-func (k *Supervisor) DeviceStateLostAt() time.Time { return k.losses.deviceStateLostAt() }
+func (sv *Supervisor) DeviceStateLostAt() time.Time { return sv.losses.deviceStateLostAt() }
 
 // Degraded returns the reasons for which the store is degraded (streams.DegradedDiskFull and
 // others), sorted.
-func (k *Supervisor) Degraded() []string { return k.degraded.list() }
+func (sv *Supervisor) Degraded() []string { return sv.degraded.list() }
 
 // DiskFree returns the free space of the disk that holds the store in bytes, and false if it is not
 // known.
-func (k *Supervisor) DiskFree() (int64, bool) {
-	if k.server == nil {
+func (sv *Supervisor) DiskFree() (int64, bool) {
+	if sv.server == nil {
 		return 0, false
 	}
-	s, err := k.telemetry.disk.space()
+	s, err := sv.telemetry.disk.space()
 	return s.free, err == nil
 }
 
 // Open brings the streams up, whatever state their files are in, and returns when they can be
 // used. It blocks until JetStream is available and has room for the streams that are missing.
-func (k *Supervisor) Open(ctx context.Context) error {
-	if err := k.recoverStreams(ctx, true); err != nil {
+func (sv *Supervisor) Open(ctx context.Context) error {
+	if err := sv.recoverStreams(ctx, true); err != nil {
 		return err
 	}
-	k.handleDamage(ctx)
+	sv.handleDamage(ctx)
 	err := wait.PollUntilContextCancel(ctx, time.Second, true, func(ctx context.Context) (bool, error) {
-		err := k.compactor.removeResurrected(ctx, k.js)
+		err := sv.compactor.removeResurrected(ctx, sv.js)
 		if err == nil {
-			err = k.verifyDesired(ctx)
+			err = sv.verifyDesired(ctx)
 		}
-		if k.failures.Report("read desired state", err); err != nil && k.server != nil && !k.server.Running() {
+		if sv.failures.Report("read desired state", err); err != nil && sv.server != nil && !sv.server.Running() {
 			return false, err
 		}
 		return err == nil, nil
@@ -163,64 +163,64 @@ func (k *Supervisor) Open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	k.losses.checkpointUpstream(ctx)
-	k.failures.Report("checkpoint device state", k.losses.checkDeviceState(ctx, false))
-	k.check(ctx) // so that telemetry is bounded from the beginning
+	sv.losses.checkpointUpstream(ctx)
+	sv.failures.Report("checkpoint device state", sv.losses.checkDeviceState(ctx, false))
+	sv.check(ctx) // so that telemetry is bounded from the beginning
 	return ctx.Err()
 }
 
 // recoverStreams creates missing streams, and sets streams aside whose files the server does not
 // accept. The messages of irreplaceable streams are kept if keepMessages is set, which the
 // caller clears after the server rejected them as well.
-func (k *Supervisor) recoverStreams(ctx context.Context, keepMessages bool) error {
-	if k.server == nil {
-		return k.creator.ensure(ctx)
+func (sv *Supervisor) recoverStreams(ctx context.Context, keepMessages bool) error {
+	if sv.server == nil {
+		return sv.creator.ensure(ctx)
 	}
-	bad, err := k.server.Unrecovered()
+	bad, err := sv.server.Unrecovered()
 	if err != nil {
 		return err
 	}
-	consumers, err := k.server.UnrecoveredConsumers()
+	consumers, err := sv.server.UnrecoveredConsumers()
 	if err != nil {
 		return err
 	}
 	for _, dir := range consumers {
-		k.log.Warn("consumer removed, its files are damaged", zap.String("folder", dir))
-		k.failures.Report("delete a damaged consumer", os.RemoveAll(dir))
+		sv.log.Warn("consumer removed, its files are damaged", zap.String("folder", dir))
+		sv.failures.Report("delete a damaged consumer", os.RemoveAll(dir))
 	}
 	if len(bad) == 0 {
-		return k.creator.ensure(ctx)
+		return sv.creator.ensure(ctx)
 	}
 	var keep []natsd.StreamDir
 	for _, d := range bad {
-		k.recordRebuild(d.Stream, "the server does not recover it")
-		if d.Stream == k.cfg.DeviceState.Stream {
-			k.failures.Report("record that device state is damaged", k.losses.checkDeviceState(ctx, true))
+		sv.recordRebuild(d.Stream, "the server does not recover it")
+		if d.Stream == sv.cfg.DeviceState.Stream {
+			sv.failures.Report("record that device state is damaged", sv.losses.checkDeviceState(ctx, true))
 		}
-		if keepMessages && k.irreplaceable(d.Stream) {
+		if keepMessages && sv.irreplaceable(d.Stream) {
 			keep = append(keep, d)
 		}
 	}
-	store := k.server.StoreDir()
-	k.failures.Report("set damaged streams aside", natsd.SetAside(store, bad))
-	if err := k.creator.ensure(ctx); err != nil || len(keep) == 0 {
+	store := sv.server.StoreDir()
+	sv.failures.Report("set damaged streams aside", natsd.SetAside(store, bad))
+	if err := sv.creator.ensure(ctx); err != nil || len(keep) == 0 {
 		return err
 	}
-	if slices.ContainsFunc(keep, func(d natsd.StreamDir) bool { return d.Stream == k.cfg.DeviceState.Stream }) {
-		k.failures.Report("create the stream of device state", k.cfg.DeviceState.Create(ctx, k.js))
+	if slices.ContainsFunc(keep, func(d natsd.StreamDir) bool { return d.Stream == sv.cfg.DeviceState.Stream }) {
+		sv.failures.Report("create the stream of device state", sv.cfg.DeviceState.Create(ctx, sv.js))
 	}
-	if err := k.stopAndStart(ctx, "keep the messages of damaged streams", func() error { return natsd.RestoreMessages(store, keep) }); err != nil {
+	if err := sv.stopAndStart(ctx, "keep the messages of damaged streams", func() error { return natsd.RestoreMessages(store, keep) }); err != nil {
 		return err
 	}
-	return k.recoverStreams(ctx, false)
+	return sv.recoverStreams(ctx, false)
 }
 
 // irreplaceable reports whether a stream holds what exists nowhere else: what the hub may not
 // have yet, or the device state. Its readable messages are kept; other streams are created
 // again.
-func (k *Supervisor) irreplaceable(stream string) bool {
+func (sv *Supervisor) irreplaceable(stream string) bool {
 	switch stream {
-	case streams.SiteReported, streams.SiteTelemetry, streams.SiteQuarantine, k.cfg.DeviceState.Stream:
+	case streams.SiteReported, streams.SiteTelemetry, streams.SiteQuarantine, sv.cfg.DeviceState.Stream:
 		return true
 	}
 	return false
@@ -228,9 +228,9 @@ func (k *Supervisor) irreplaceable(stream string) bool {
 
 // stopAndStart restarts the server and calls between while it does not run. An error of between
 // is logged and the server runs all the same; it returns an error if no server runs.
-func (k *Supervisor) stopAndStart(ctx context.Context, what string, between func() error) error {
-	err := k.server.Restart(ctx, between, k.compactor.beforeConnections)
-	if k.failures.Report(what, err); !k.server.Running() {
+func (sv *Supervisor) stopAndStart(ctx context.Context, what string, between func() error) error {
+	err := sv.server.Restart(ctx, between, sv.compactor.beforeConnections)
+	if sv.failures.Report(what, err); !sv.server.Running() {
 		return fmt.Errorf("restart the embedded server: %w", err)
 	}
 	return nil
@@ -238,72 +238,72 @@ func (k *Supervisor) stopAndStart(ctx context.Context, what string, between func
 
 // verifyDesired reads all of SITE_DESIRED, creates it again if it is damaged, and records
 // whether it holds everything that it held before.
-func (k *Supervisor) verifyDesired(ctx context.Context) error {
-	reason, whole, err := k.desired.inspect(ctx)
+func (sv *Supervisor) verifyDesired(ctx context.Context) error {
+	reason, whole, err := sv.desired.inspect(ctx)
 	if err != nil {
 		return err
 	}
-	if reason != "" && k.server != nil {
-		dir, err := k.server.Find(streams.SiteDesired)
+	if reason != "" && sv.server != nil {
+		dir, err := sv.server.Find(streams.SiteDesired)
 		if err != nil {
 			return err
 		}
-		k.recordRebuild(streams.SiteDesired, reason)
-		store := k.server.StoreDir()
-		err = k.stopAndStart(ctx, "set damaged streams aside", func() error { return natsd.SetAside(store, []natsd.StreamDir{dir}) })
-		k.desired.damaged = false
+		sv.recordRebuild(streams.SiteDesired, reason)
+		store := sv.server.StoreDir()
+		err = sv.stopAndStart(ctx, "set damaged streams aside", func() error { return natsd.SetAside(store, []natsd.StreamDir{dir}) })
+		sv.desired.damaged = false
 		if err == nil {
-			err = k.creator.ensure(ctx)
+			err = sv.creator.ensure(ctx)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	was, _ := k.losses.checkpoints.Get(streams.SiteDesired)
+	was, _ := sv.losses.checkpoints.Get(streams.SiteDesired)
 	if reason != "" || !whole || was.Incomplete {
 		// A kubelet that sees less than there was would stop what still has to run.
-		k.log.Warn("desired state is incomplete; pods and devices stay as they are until the hub has delivered it")
-		return k.desired.checkpoint(ctx, "", true)
+		sv.log.Warn("desired state is incomplete; pods and devices stay as they are until the hub has delivered it")
+		return sv.desired.checkpoint(ctx, "", true)
 	}
-	k.desired.MarkComplete(ctx)
+	sv.desired.MarkComplete(ctx)
 	return nil
 }
 
 // handleDamage acts on damage that was found in the files before the server started. Losses in
 // forwarded streams are found by the forwarder and the checkpoints.
-func (k *Supervisor) handleDamage(ctx context.Context) {
-	if k.server == nil {
+func (sv *Supervisor) handleDamage(ctx context.Context) {
+	if sv.server == nil {
 		return
 	}
-	for stream, d := range k.server.TakeDamaged() {
-		k.degraded.set(streams.DegradedStore, true)
+	for stream, d := range sv.server.TakeDamaged() {
+		sv.degraded.set(streams.DegradedStore, true)
 		switch stream {
 		case streams.SiteDesired:
 			if !d.Cut {
 				continue // it is read anyway
 			}
-			k.desired.recordDamage()
-		case k.cfg.DeviceState.Stream:
-			k.failures.Report("record that device state is damaged", k.losses.checkDeviceState(ctx, true))
+			sv.desired.recordDamage()
+		case sv.cfg.DeviceState.Stream:
+			sv.failures.Report("record that device state is damaged", sv.losses.checkDeviceState(ctx, true))
 		}
 	}
 }
 
 // Checkpoint checkpoints all streams after the last write, before the leaf ends.
-func (k *Supervisor) Checkpoint(ctx context.Context) {
+func (sv *Supervisor) Checkpoint(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, desired.Wait)
 	defer cancel()
-	s, err := k.js.Stream(ctx, streams.SiteDesired)
+	s, err := sv.js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
 		return // there is no server to ask
 	}
-	k.desired.checkpointContent(ctx, s)
-	k.losses.checkpointUpstream(ctx)
+	sv.desired.checkpointContent(ctx, s)
+	sv.losses.checkpointUpstream(ctx)
 }
 
 // recordRebuild logs and counts that a stream is set aside.
-func (k *Supervisor) recordRebuild(stream, reason string) {
-	k.log.Error("stream set aside, its files are damaged", zap.String("stream", stream), zap.String("reason", reason))
-	k.counters.rebuilt.WithLabelValues(stream).Inc()
-	k.degraded.set(streams.DegradedStore, true)
+func (sv *Supervisor) recordRebuild(stream, reason string) {
+	sv.log.Error("stream set aside, its files are damaged", zap.String("stream", stream), zap.String("reason", reason))
+	sv.counters.rebuilt.WithLabelValues(stream).Inc()
+	sv.degraded.set(streams.DegradedStore, true)
 }

@@ -18,14 +18,14 @@ const checkWait = 2 * time.Second
 
 // Run checks the disk and the store, and compacts SITE_DESIRED, until ctx ends. It returns
 // ErrRebuild if SITE_DESIRED is damaged.
-func (k *Supervisor) Run(ctx context.Context) error {
+func (sv *Supervisor) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return k.watch(ctx) })
-	group.Go(func() error { return k.compactor.run(ctx) })
+	group.Go(func() error { return sv.watch(ctx) })
+	group.Go(func() error { return sv.compactor.run(ctx) })
 	return group.Wait()
 }
 
-func (k *Supervisor) watch(ctx context.Context) error {
+func (sv *Supervisor) watch(ctx context.Context) error {
 	tick := time.NewTicker(CheckInterval)
 	defer tick.Stop()
 	for {
@@ -33,9 +33,9 @@ func (k *Supervisor) watch(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			k.check(ctx)
-		case <-k.desired.unreadable:
-			if reason, _, err := k.desired.inspect(ctx); err == nil && reason != "" && k.server != nil {
+			sv.check(ctx)
+		case <-sv.desired.unreadable:
+			if reason, _, err := sv.desired.inspect(ctx); err == nil && reason != "" && sv.server != nil {
 				return fmt.Errorf("%w: %s", ErrRebuild, reason)
 			}
 		}
@@ -43,70 +43,70 @@ func (k *Supervisor) watch(ctx context.Context) error {
 }
 
 // check examines the disk and the store once.
-func (k *Supervisor) check(ctx context.Context) {
+func (sv *Supervisor) check(ctx context.Context) {
 	asking, cancel := context.WithTimeout(ctx, checkWait)
 	defer cancel()
-	if k.server == nil {
-		k.checkpointAll(asking)
+	if sv.server == nil {
+		sv.checkpointAll(asking)
 		return
 	}
-	if after := k.idle.check(); after > 0 {
-		k.log.Error("restarting the embedded server, it no longer tries to reach the hub", zap.Duration("after", after))
-		k.counters.restarts.Inc()
-		k.Restart(ctx, func() error { return nil })
+	if after := sv.idle.check(); after > 0 {
+		sv.log.Error("restarting the embedded server, it no longer tries to reach the hub", zap.Duration("after", after))
+		sv.counters.restarts.Inc()
+		sv.Restart(ctx, func() error { return nil })
 		return
 	}
-	disk := k.telemetry.disk
+	disk := sv.telemetry.disk
 	s, err := disk.space()
-	if k.failures.Report("read the free space", err); err != nil {
+	if sv.failures.Report("read the free space", err); err != nil {
 		return
 	}
-	stalled := k.server.Health()
-	if changed := k.degraded.set(streams.DegradedDiskFull, stalled != nil || disk.full(s)); changed {
-		k.log.Warn("store changed", zap.Bool("stores", stalled == nil), zap.Int64("free", s.free), zap.NamedError("reason", stalled))
+	stalled := sv.server.Health()
+	if changed := sv.degraded.set(streams.DegradedDiskFull, stalled != nil || disk.full(s)); changed {
+		sv.log.Warn("store changed", zap.Bool("stores", stalled == nil), zap.Int64("free", s.free), zap.NamedError("reason", stalled))
 	}
 	if stalled != nil {
-		k.restartStalled(ctx, s)
+		sv.restartStalled(ctx, s)
 		return
 	}
-	k.restartPause = minRestartPause
-	k.checkpointAll(asking)
-	err = k.telemetry.adjust(asking, s)
+	sv.restartPause = minRestartPause
+	sv.checkpointAll(asking)
+	err = sv.telemetry.adjust(asking, s)
 	if err != nil {
 		// The disk may have become full since. A description of the stream that was written
 		// in part would keep the server from recovering it.
 		if now, e := disk.space(); e == nil && disk.full(now) {
-			err = errors.Join(disk.releaseSpace(), k.telemetry.adjust(asking, now))
+			err = errors.Join(disk.releaseSpace(), sv.telemetry.adjust(asking, now))
 		}
 	}
-	k.failures.Report("bound telemetry", err)
+	sv.failures.Report("bound telemetry", err)
 	if s.free > disk.reserved(s) {
-		k.failures.Report("allocate the reserve file", disk.allocateReserveFile(s))
+		sv.failures.Report("allocate the reserve file", disk.allocateReserveFile(s))
 	}
 }
 
-func (k *Supervisor) checkpointAll(ctx context.Context) {
-	k.desired.checkpointChanged(ctx)
-	k.losses.checkpointUpstream(ctx)
-	k.failures.Report("checkpoint device state", k.losses.checkDeviceState(ctx, false))
+func (sv *Supervisor) checkpointAll(ctx context.Context) {
+	sv.desired.checkpointChanged(ctx)
+	sv.losses.checkpointUpstream(ctx)
+	sv.failures.Report("checkpoint device state", sv.losses.checkDeviceState(ctx, false))
 }
 
 // restartStalled restarts a server that stopped storing, if there is a chance that this helps:
 // after a disk error a stream refuses every message until the restart.
-func (k *Supervisor) restartStalled(ctx context.Context, s space) {
-	if time.Since(k.restarted) < k.restartPause {
+func (sv *Supervisor) restartStalled(ctx context.Context, s space) {
+	if time.Since(sv.restarted) < sv.restartPause {
 		return
 	}
-	if disk := k.telemetry.disk; disk.full(s) {
-		k.failures.Report("release the reserve file", disk.releaseSpace())
+	if disk := sv.telemetry.disk; disk.full(s) {
+		sv.failures.Report("release the reserve file", disk.releaseSpace())
 		now, err := disk.space()
 		if err != nil || disk.full(now) {
 			return
 		}
 	}
-	k.log.Warn("restarting the embedded server, its store has stopped accepting messages")
-	k.counters.restarts.Inc()
-	k.Restart(ctx, func() error { return nil })
+	sv.log.Warn("restarting the embedded server, its store has stopped accepting messages")
+	sv.counters.restarts.Inc()
+	sv.Restart(ctx, func() error { return nil })
 }
 
 // recoverTimeout bounds the recovery of streams after a restart: the disk may be full.
@@ -116,31 +116,31 @@ const recoverTimeout = 30 * time.Second
 // does not recover are set up again, with their messages where these cannot be had again. A
 // stream that holds less afterwards starts a new incarnation before anything of it is forwarded
 // or checkpointed.
-func (k *Supervisor) Restart(ctx context.Context, between func() error) {
-	had := k.server.LastSequences()
-	err := k.stopAndStart(ctx, "restart the embedded server", between)
-	k.restarted, k.restartPause = time.Now(), min(2*k.restartPause, maxRestartPause)
+func (sv *Supervisor) Restart(ctx context.Context, between func() error) {
+	had := sv.server.LastSequences()
+	err := sv.stopAndStart(ctx, "restart the embedded server", between)
+	sv.restarted, sv.restartPause = time.Now(), min(2*sv.restartPause, maxRestartPause)
 	if err != nil {
 		return
 	}
 	recovering, done := context.WithTimeout(ctx, recoverTimeout)
 	defer done()
-	k.failures.Report("recover streams after a restart", k.recoverStreams(recovering, true))
-	k.handleDamage(ctx)
-	for stream, c := range k.losses.timelines {
-		was, _ := k.losses.checkpoints.Get(stream)
-		if has, ok := k.server.LastAtStart(stream); ok && has < max(had[stream], was.Last) {
+	sv.failures.Report("recover streams after a restart", sv.recoverStreams(recovering, true))
+	sv.handleDamage(ctx)
+	for stream, c := range sv.losses.timelines {
+		was, _ := sv.losses.checkpoints.Get(stream)
+		if has, ok := sv.server.LastAtStart(stream); ok && has < max(had[stream], was.Last) {
 			c.StartNew(has)
 		}
 	}
 	// Before anybody else takes what little there is. A failure has been reported.
 	_ = wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, 5*time.Second, true, func(ctx context.Context) (bool, error) {
-		now, err := k.telemetry.disk.space()
+		now, err := sv.telemetry.disk.space()
 		if err == nil {
-			err = k.telemetry.adjust(ctx, now)
+			err = sv.telemetry.adjust(ctx, now)
 		}
-		if k.failures.Report("bound telemetry", err); err == nil {
-			k.losses.checkpointUpstream(ctx)
+		if sv.failures.Report("bound telemetry", err); err == nil {
+			sv.losses.checkpointUpstream(ctx)
 		}
 		return err == nil, nil
 	})
