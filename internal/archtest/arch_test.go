@@ -77,6 +77,7 @@ var ours = []struct {
 	{"leaf/nodeapi/codec", []string{"leaf/nodeapi/objects"}},
 	{"leaf/nodeapi/objects", []string{"streams"}},
 	{"leaf/nodeapi/local", []string{"leaf/nodeapi/objects", "streams", "internal/logonce"}},
+	{"leaf/nodeapi/tokens", []string{"leaf/nodeapi/identity", "streams"}},
 	{"leaf/nodeapi/identity", []string{"internal/durable"}},
 	{"leaf/nodeapi", []string{"leaf/apply", "leaf/nodeapi", "streams", "internal/durable"}},
 	{"leaf", []string{"leaf", "devices", "streams", "internal/configfile", "internal/durable", "internal/logonce", "internal/metrics", "internal/version"}},

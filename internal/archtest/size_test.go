@@ -50,7 +50,6 @@ var largeTypes = map[string]exception{
 	"bridge.publisher":               {size{33, 15}, rooms},
 	"bridge/api/v1alpha1.SiteStatus": {size{0, 25}, data},
 	"devices.Audit":                  {size{0, 17}, data},
-	"leaf/nodeapi.API":               {size{40, 15}, rooms},
 }
 
 func TestPackagesAreSmall(t *testing.T) {

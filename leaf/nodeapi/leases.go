@@ -52,7 +52,7 @@ func (a *API) Leases() []streams.NodePresence {
 
 // recreateLease accepts the renewal of a lease that was lost in a restart, so that the kubelet
 // does not notice the restart.
-func (a *API) recreateLease(w http.ResponseWriter, q *request) error {
+func (h *handler) recreateLease(w http.ResponseWriter, q *request) error {
 	obj, err := codec.ReadObject(q.Request, q.resource.GVK())
 	if err != nil {
 		return err
@@ -61,7 +61,7 @@ func (a *API) recreateLease(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
 	}
-	effective, err := a.createObject(q, q.Key, obj, meta)
+	effective, err := h.createObject(q, q.Key, obj, meta)
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/petiole-io/petiole/leaf/nodeapi/identity"
 	"github.com/petiole-io/petiole/leaf/nodeapi/local"
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
+	"github.com/petiole-io/petiole/leaf/nodeapi/tokens"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -51,7 +52,7 @@ type Config struct {
 	Listen string
 	Log    *zap.Logger
 	// Requester sends requests for tokens to the bridge; default the connection of JS.
-	Requester Requester
+	Requester tokens.Requester
 	// Version is what /version reports; default DefaultVersion.
 	Version string
 }
@@ -63,19 +64,16 @@ type API struct {
 	heartbeats heartbeats
 	desired    *apply.Applier
 	ready      chan struct{}
-	closing    chan struct{}
-	// inflight is held for reading by every request in progress.
-	inflight sync.RWMutex
 
 	// Guarded by mu until Run has set them.
 	mu   sync.Mutex
 	id   *identity.Credentials
 	addr string
 
-	store  *objects.Store
-	local  *local.Store
-	tokens *identity.TokenCache
-	resync *resyncTrigger
+	store   *objects.Store
+	local   *local.Store
+	handler *handler
+	resync  *resyncTrigger
 }
 
 // New returns a node API. It does no I/O.
@@ -83,10 +81,13 @@ func New(cfg Config) *API {
 	if cfg.Version == "" {
 		cfg.Version = DefaultVersion
 	}
+	if cfg.Requester == nil {
+		cfg.Requester = cfg.JS.Conn()
+	}
 	log := cfg.Log.With(zap.String("site", cfg.Site), zap.String("node", cfg.Node))
 	a := &API{
 		cfg: cfg, log: log,
-		ready: make(chan struct{}), closing: make(chan struct{}), addr: cfg.Listen,
+		ready: make(chan struct{}), addr: cfg.Listen,
 	}
 	a.desired = apply.New(apply.Config{
 		JS: cfg.JS, Log: log, Consumer: streams.LocalConsumer(streams.ApplyConsumer, "what the node API has applied", maxUnapplied),
@@ -149,11 +150,11 @@ func (a *API) Run(ctx context.Context) error {
 // Shutdown of net/http would wait a second for idle HTTP/2 connections, which the kubelet
 // does not need.
 func (a *API) drain(server *http.Server) error {
-	close(a.closing)
+	close(a.handler.closing)
 	idle := make(chan struct{})
 	go func() {
-		a.inflight.Lock()
-		defer a.inflight.Unlock()
+		a.handler.inflight.Lock()
+		defer a.handler.inflight.Unlock()
 		close(idle)
 	}()
 	select {
@@ -174,17 +175,16 @@ func (a *API) start(ctx context.Context) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	tokens, unreadable, err := identity.OpenTokenCache(a.cfg.DataDir)
+	cache, unreadable, err := identity.OpenTokenCache(a.cfg.DataDir)
 	if err != nil {
 		return nil, err
 	}
 	if len(unreadable) > 0 {
 		a.log.Warn("unreadable tokens removed: pods get new ones when the cloud is reachable", zap.Int("count", len(unreadable)))
 	}
-	a.tokens = tokens
 	a.store = objects.New(first, catalog.Builtins())
 	a.resync = newResyncTrigger(a.store, a.cfg.Node, a.log)
-	a.local = local.New(local.Config{Node: a.cfg.Node, JS: a.cfg.JS, Objects: a.store, Tokens: tokens, Log: a.log})
+	a.local = local.New(local.Config{Node: a.cfg.Node, JS: a.cfg.JS, Objects: a.store, Tokens: cache, Log: a.log})
 	if err := a.local.Load(ctx); err != nil {
 		return nil, err
 	}
@@ -204,12 +204,17 @@ func (a *API) start(ctx context.Context) (net.Listener, error) {
 	a.mu.Lock()
 	a.addr = ln.Addr().String()
 	a.mu.Unlock()
+	a.handler = &handler{
+		node: a.cfg.Node, server: catalog.Server{Version: a.cfg.Version, Address: ln.Addr().String()}, token: a.id.Token, store: a.store, local: a.local, log: a.log,
+		tokens:  tokens.New(tokens.Config{Site: a.cfg.Site, Node: a.cfg.Node, Requester: a.cfg.Requester, Cache: cache, Log: a.log}),
+		closing: make(chan struct{}),
+	}
 	return ln, nil
 }
 
 func (a *API) server(ctx context.Context) *http.Server {
 	return &http.Server{
-		Handler: a, ReadHeaderTimeout: 10 * time.Second,
+		Handler: a.handler, ReadHeaderTimeout: 10 * time.Second,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		TLSConfig:   &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{a.id.Cert}},
 		// A kubelet watches every ConfigMap and Secret of its pods.

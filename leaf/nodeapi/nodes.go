@@ -13,10 +13,10 @@ import (
 
 // planNode accepts a node's status and the labels and annotations that the kubelet writes. The
 // spec can be changed only until the cloud knows the node.
-func (a *API) planNode(q *request, s objects.State, next objects.Document) (plan, error) {
+func planNode(node string, q *request, s objects.State, next objects.Document) (plan, error) {
 	gr := q.resource.GroupResource()
-	if q.Name != a.cfg.Node {
-		return plan{}, apierrors.NewForbidden(gr, q.Name, fmt.Errorf("this node is %s", a.cfg.Node))
+	if q.Name != node {
+		return plan{}, apierrors.NewForbidden(gr, q.Name, fmt.Errorf("this node is %s", node))
 	}
 	current, err := objects.ParseDocument(s.Effective.JSON)
 	if err != nil {

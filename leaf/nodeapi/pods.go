@@ -16,13 +16,13 @@ import (
 const mirrorAnnotation = "kubernetes.io/config.mirror"
 
 // planPodStatus accepts the status of a pod of this node, and no other change of it.
-func (a *API) planPodStatus(q *request, s objects.State, next objects.Document) (plan, error) {
+func planPodStatus(node string, q *request, s objects.State, next objects.Document) (plan, error) {
 	gr := q.resource.GroupResource()
 	if q.Sub != "status" {
 		return plan{}, catalog.CloudOnly(gr, q.Name)
 	}
-	if node := s.Effective.Get("spec.nodeName"); node != a.cfg.Node {
-		return plan{}, apierrors.NewForbidden(gr, q.Name, fmt.Errorf("the pod runs on %q, this node is %s", node, a.cfg.Node))
+	if at := s.Effective.Get("spec.nodeName"); at != node {
+		return plan{}, apierrors.NewForbidden(gr, q.Name, fmt.Errorf("the pod runs on %q, this node is %s", at, node))
 	}
 	current, err := objects.ParseDocument(s.Effective.JSON)
 	if err != nil || objects.SameJSON(current["status"], next["status"]) {
@@ -54,9 +54,9 @@ func statusReport(k objects.Key, uid string, status json.RawMessage) []byte {
 
 // authorizePodDelete returns an error unless the kubelet deletes a pod that has ended after a
 // deletion in the cloud, or a mirror pod. All other pods are deleted in the cloud.
-func (a *API) authorizePodDelete(pod *objects.Object, live bool, opts metav1.DeleteOptions) error {
-	if node := pod.Get("spec.nodeName"); node != a.cfg.Node {
-		return apierrors.NewForbidden(objects.Pods, pod.Name, fmt.Errorf("the pod runs on %q, this node is %s", node, a.cfg.Node))
+func authorizePodDelete(node string, pod *objects.Object, live bool, opts metav1.DeleteOptions) error {
+	if at := pod.Get("spec.nodeName"); at != node {
+		return apierrors.NewForbidden(objects.Pods, pod.Name, fmt.Errorf("the pod runs on %q, this node is %s", at, node))
 	}
 	deleting := objects.Peek(pod.JSON, "metadata", "deletionTimestamp") != ""
 	mirror := objects.Peek(pod.JSON, "metadata", "annotations", mirrorAnnotation) != ""

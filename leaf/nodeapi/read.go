@@ -14,8 +14,8 @@ import (
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 )
 
-func (a *API) get(w http.ResponseWriter, q *request) error {
-	o := a.store.Get(q.resource.GroupResource(), q.Key)
+func (h *handler) get(w http.ResponseWriter, q *request) error {
+	o := h.store.Get(q.resource.GroupResource(), q.Key)
 	if o == nil {
 		return apierrors.NewNotFound(q.resource.GroupResource(), q.Name)
 	}
@@ -25,7 +25,7 @@ func (a *API) get(w http.ResponseWriter, q *request) error {
 	return codec.WriteObject(w, http.StatusOK, q.out, o)
 }
 
-func (a *API) list(w http.ResponseWriter, q *request) error {
+func (h *handler) list(w http.ResponseWriter, q *request) error {
 	opts, err := listOptions(q.Request)
 	if err != nil {
 		return err
@@ -38,7 +38,7 @@ func (a *API) list(w http.ResponseWriter, q *request) error {
 		// Lists are never paginated, so no continue token is valid.
 		return expired(opts.Continue)
 	}
-	found, rv := a.store.List(q.resource.GroupResource(), sel)
+	found, rv := h.store.List(q.resource.GroupResource(), sel)
 	if err := checkListVersion(opts, rv); err != nil {
 		return err
 	}

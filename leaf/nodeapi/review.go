@@ -14,7 +14,7 @@ import (
 // review answers the TokenReviews and SubjectAccessReviews by which a kubelet authenticates
 // and authorizes its own clients: the holder of this node's token is the node and may do
 // everything on its kubelet; all others are rejected.
-func (a *API) review(w http.ResponseWriter, q *request) error {
+func (h *handler) review(w http.ResponseWriter, q *request) error {
 	d, err := codec.ReadObject(q.Request, q.resource.GVK())
 	if err != nil {
 		return err
@@ -26,17 +26,17 @@ func (a *API) review(w http.ResponseWriter, q *request) error {
 	switch r := obj.(type) {
 	case *authenticationv1.TokenReview:
 		r.Status = authenticationv1.TokenReviewStatus{Error: "the token is not the node's token of this site's node API"}
-		if a.isNodeToken(strings.TrimSpace(r.Spec.Token)) {
+		if h.isNodeToken(strings.TrimSpace(r.Spec.Token)) {
 			r.Status = authenticationv1.TokenReviewStatus{Authenticated: true, User: authenticationv1.UserInfo{
-				Username: a.user(), Groups: []string{"system:nodes", "system:authenticated"},
+				Username: h.user(), Groups: []string{"system:nodes", "system:authenticated"},
 			}}
 		}
 		// The answer need not repeat the token.
 		r.Spec.Token = ""
 	case *authorizationv1.SubjectAccessReview:
-		r.Status = authorizationv1.SubjectAccessReviewStatus{Allowed: r.Spec.User == a.user()}
+		r.Status = authorizationv1.SubjectAccessReviewStatus{Allowed: r.Spec.User == h.user()}
 		if !r.Status.Allowed {
-			r.Status.Reason = "only " + a.user() + " is allowed here"
+			r.Status.Reason = "only " + h.user() + " is allowed here"
 		}
 	default:
 		return apierrors.NewMethodNotSupported(q.resource.GroupResource(), q.Method)

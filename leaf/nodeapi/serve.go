@@ -6,13 +6,16 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 
 	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/petiole-io/petiole/leaf/nodeapi/catalog"
 	"github.com/petiole-io/petiole/leaf/nodeapi/codec"
+	"github.com/petiole-io/petiole/leaf/nodeapi/local"
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
+	"github.com/petiole-io/petiole/leaf/nodeapi/tokens"
 )
 
 // maxBody bounds a request, as the API server does.
@@ -27,43 +30,59 @@ type request struct {
 	out      codec.Media
 }
 
-// ServeHTTP answers one request. It is the handler behind the TLS listener.
-func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	a.inflight.RLock()
-	defer a.inflight.RUnlock()
+// handler answers the requests of clients. It is the handler behind the TLS listener.
+type handler struct {
+	node string
+	// server is what discovery tells about the API, token the only token that it accepts.
+	server catalog.Server
+	token  string
+	store  *objects.Store
+	local  *local.Store
+	tokens *tokens.Issuer
+	log    *zap.Logger
+	// closing is closed when no more requests are accepted. inflight is held for reading by
+	// every request in progress.
+	closing  chan struct{}
+	inflight sync.RWMutex
+}
+
+// ServeHTTP answers one request.
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.inflight.RLock()
+	defer h.inflight.RUnlock()
 	select {
-	case <-a.closing:
+	case <-h.closing:
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, "the node API is stopping", http.StatusServiceUnavailable)
 		return
 	default:
 	}
-	if err := a.serve(w, r); err != nil && //nolint:contextcheck // the request carries it
+	if err := h.serve(w, r); err != nil && //nolint:contextcheck // the request carries it
 		r.Context().Err() == nil {
 		status := codec.StatusOf(err)
 		if status.Code == http.StatusInternalServerError {
-			a.log.Error("request failed", zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.Error(err))
+			h.log.Error("request failed", zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.Error(err))
 		}
 		// The client may have disconnected.
 		_ = codec.WriteError(w, err)
 	}
 }
 
-func (a *API) serve(w http.ResponseWriter, r *http.Request) error {
+func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
 	switch r.URL.Path {
 	case "/healthz", "/livez", "/readyz":
 		_, err := w.Write([]byte("ok"))
 		return err
 	}
-	if !a.authenticated(r) {
+	if !h.authenticated(r) {
 		return apierrors.NewUnauthorized("a bearer token of this node is required")
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	rt, ok := catalog.ParseRoute(r.URL.Path)
 	if !ok {
-		return a.discover(w, r)
+		return h.discover(w, r)
 	}
-	stored, ok := a.store.Lookup(rt.GroupVersionResource)
+	stored, ok := h.store.Lookup(rt.GroupVersionResource)
 	if !ok {
 		if reason := catalog.Unserved(rt.GroupResource()); reason != "" {
 			return apierrors.NewForbidden(rt.GroupResource(), rt.Name, errors.New(reason))
@@ -78,14 +97,13 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) error {
 	if q.out = codec.Accepted(r.Header.Get("Accept"), q.resource.GVK(), table); q.out == codec.None {
 		return codec.NotAcceptable()
 	}
-	return a.dispatch(w, q)
+	return h.dispatch(w, q)
 }
 
 // discover handles the paths that do not name a resource.
-func (a *API) discover(w http.ResponseWriter, r *http.Request) error {
+func (h *handler) discover(w http.ResponseWriter, r *http.Request) error {
 	if r.Method == http.MethodGet {
-		server := catalog.Server{Version: a.cfg.Version, Address: a.address()}
-		if document := catalog.Discover(r.URL.Path, server, a.store.Resources()); document != nil {
+		if document := catalog.Discover(r.URL.Path, h.server, h.store.Resources()); document != nil {
 			return codec.WriteJSON(w, document)
 		}
 	}
@@ -119,29 +137,29 @@ func (q *request) check() error {
 	return apierrors.NewMethodNotSupported(gr, q.Method)
 }
 
-func (a *API) dispatch(w http.ResponseWriter, q *request) error {
+func (h *handler) dispatch(w http.ResponseWriter, q *request) error {
 	switch {
 	case q.Sub == "token":
-		return a.createToken(w, q)
+		return h.createToken(w, q)
 	case q.resource.Virtual:
-		return a.review(w, q)
+		return h.review(w, q)
 	}
 	switch q.verb {
 	case "get":
-		return a.get(w, q)
+		return h.get(w, q)
 	case "list":
-		return a.list(w, q)
+		return h.list(w, q)
 	case "watch":
-		return a.watch(w, q)
+		return h.watch(w, q)
 	case "create":
-		return a.create(w, q)
+		return h.create(w, q)
 	case "update", "patch":
-		return a.update(w, q)
+		return h.update(w, q)
 	case "delete":
-		return a.delete(w, q)
+		return h.delete(w, q)
 	case "deletecollection":
 		// Supported only for resources that have no objects here.
-		_, rv := a.store.List(q.resource.GroupResource(), objects.Selection{})
+		_, rv := h.store.List(q.resource.GroupResource(), objects.Selection{})
 		return codec.WriteList(w, q.out, q.resource.GVK(), nil, rv)
 	}
 	return errors.New("verb " + q.verb + " has no handler")
@@ -149,14 +167,14 @@ func (a *API) dispatch(w http.ResponseWriter, q *request) error {
 
 // authenticated reports whether the request has the node's bearer token, which is the only
 // credential.
-func (a *API) authenticated(r *http.Request) bool {
+func (h *handler) authenticated(r *http.Request) bool {
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	return ok && a.isNodeToken(token)
+	return ok && h.isNodeToken(token)
 }
 
-func (a *API) isNodeToken(token string) bool {
-	return subtle.ConstantTimeCompare([]byte(token), []byte(a.id.Token)) == 1
+func (h *handler) isNodeToken(token string) bool {
+	return subtle.ConstantTimeCompare([]byte(token), []byte(h.token)) == 1
 }
 
 // user returns the user of the node's token.
-func (a *API) user() string { return "system:node:" + a.cfg.Node }
+func (h *handler) user() string { return "system:node:" + h.node }

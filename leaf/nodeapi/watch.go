@@ -27,15 +27,15 @@ var writeTimeout = 30 * time.Second
 
 // watchResponse writes the response to a watch.
 type watchResponse struct {
-	api *API
-	w   http.ResponseWriter
-	rc  *http.ResponseController
-	q   *request
+	closing <-chan struct{}
+	w       http.ResponseWriter
+	rc      *http.ResponseController
+	q       *request
 	// bookmarks is set if the client wants bookmarks.
 	bookmarks bool
 }
 
-func (a *API) watch(w http.ResponseWriter, q *request) error {
+func (h *handler) watch(w http.ResponseWriter, q *request) error {
 	opts, err := listOptions(q.Request)
 	if err != nil {
 		return err
@@ -44,12 +44,12 @@ func (a *API) watch(w http.ResponseWriter, q *request) error {
 	if err != nil {
 		return err
 	}
-	watcher, initial, rv, err := a.startWatch(q, opts, sel)
+	watcher, initial, rv, err := h.startWatch(q, opts, sel)
 	if err != nil {
 		return err
 	}
 	defer watcher.Stop()
-	s := &watchResponse{api: a, w: w, rc: http.NewResponseController(w), q: q, bookmarks: opts.AllowWatchBookmarks}
+	s := &watchResponse{closing: h.closing, w: w, rc: http.NewResponseController(w), q: q, bookmarks: opts.AllowWatchBookmarks}
 	w.Header().Set("Content-Type", map[bool]string{true: codec.TypeProtobuf + ";stream=watch", false: codec.TypeJSON}[q.out == codec.Protobuf])
 	w.WriteHeader(http.StatusOK)
 	for i, o := range initial {
@@ -71,7 +71,7 @@ func (a *API) watch(w http.ResponseWriter, q *request) error {
 }
 
 // startWatch starts a watch with the present objects, or after a resource version.
-func (a *API) startWatch(q *request, opts metav1.ListOptions, sel objects.Selection) (*objects.Watcher, []*objects.Object, uint64, error) {
+func (h *handler) startWatch(q *request, opts metav1.ListOptions, sel objects.Selection) (*objects.Watcher, []*objects.Object, uint64, error) {
 	streaming := opts.SendInitialEvents != nil && *opts.SendInitialEvents
 	if opts.SendInitialEvents != nil && opts.ResourceVersionMatch != metav1.ResourceVersionMatchNotOlderThan {
 		return nil, nil, 0, apierrors.NewBadRequest("sendInitialEvents requires resourceVersionMatch=NotOlderThan")
@@ -84,7 +84,7 @@ func (a *API) startWatch(q *request, opts metav1.ListOptions, sel objects.Select
 		}
 	}
 	if streaming || since == 0 {
-		w, initial, rv := a.store.WatchAll(q.resource.GroupResource(), sel)
+		w, initial, rv := h.store.WatchAll(q.resource.GroupResource(), sel)
 		if since > rv {
 			w.Stop()
 			return nil, nil, 0, expired(opts.ResourceVersion)
@@ -94,7 +94,7 @@ func (a *API) startWatch(q *request, opts metav1.ListOptions, sel objects.Select
 		}
 		return w, initial, rv, nil
 	}
-	w, err := a.store.WatchFrom(q.resource.GroupResource(), sel, since)
+	w, err := h.store.WatchFrom(q.resource.GroupResource(), sel, since)
 	if errors.Is(err, objects.ErrExpired) {
 		return nil, nil, 0, expired(opts.ResourceVersion)
 	}
@@ -121,7 +121,7 @@ func (s *watchResponse) follow(w *objects.Watcher, limit time.Duration) error {
 		select {
 		case <-s.q.Context().Done():
 			return nil
-		case <-s.api.closing:
+		case <-s.closing:
 			return nil
 		case <-w.Ready():
 		case <-tick.C:

@@ -18,7 +18,7 @@ import (
 )
 
 // create handles a POST to a collection.
-func (a *API) create(w http.ResponseWriter, q *request) error {
+func (h *handler) create(w http.ResponseWriter, q *request) error {
 	gr := q.resource.GroupResource()
 	obj, err := codec.ReadObject(q.Request, q.resource.GVK())
 	if err != nil {
@@ -38,14 +38,14 @@ func (a *API) create(w http.ResponseWriter, q *request) error {
 	if ns := meta.Text("namespace"); ns != "" && ns != k.Namespace {
 		return apierrors.NewBadRequest(fmt.Sprintf("metadata.namespace is %q, the request's is %q", ns, k.Namespace))
 	}
-	if err := a.authorizeCreate(gr, k, obj); err != nil {
+	if err := authorizeCreate(h.node, gr, k, obj); err != nil {
 		return err
 	}
-	defer a.local.Lock(gr, k)()
-	if a.store.Get(gr, k) != nil {
+	defer h.local.Lock(gr, k)()
+	if h.store.Get(gr, k) != nil {
 		return apierrors.NewAlreadyExists(gr, k.Name)
 	}
-	effective, err := a.createObject(q, k, obj, meta)
+	effective, err := h.createObject(q, k, obj, meta)
 	if err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func (a *API) create(w http.ResponseWriter, q *request) error {
 }
 
 // createObject stores a new local object with the metadata that a server sets.
-func (a *API) createObject(q *request, k objects.Key, obj, meta objects.Document) (*objects.Object, error) {
+func (h *handler) createObject(q *request, k objects.Key, obj, meta objects.Document) (*objects.Object, error) {
 	l := &objects.Local{Op: streams.OpCreate, UID: string(uuid.NewUUID())}
 	meta.SetText("name", k.Name)
 	if k.Namespace != "" {
@@ -64,32 +64,32 @@ func (a *API) createObject(q *request, k objects.Key, obj, meta objects.Document
 	objects.RemoveServerFields(meta)
 	obj["metadata"] = meta.Encode()
 	l.Body = obj.Encode()
-	return a.local.Put(q.Context(), q.resource.GroupResource(), k, l, l.Body)
+	return h.local.Put(q.Context(), q.resource.GroupResource(), k, l, l.Body)
 }
 
 // authorizeCreate returns an error if the node may not create the object.
-func (a *API) authorizeCreate(gr schema.GroupResource, k objects.Key, obj objects.Document) error {
+func authorizeCreate(node string, gr schema.GroupResource, k objects.Key, obj objects.Document) error {
 	switch gr {
 	case objects.Nodes, objects.CSINodes:
-		if k.Name != a.cfg.Node {
-			return apierrors.NewForbidden(gr, k.Name, fmt.Errorf("this node is %s", a.cfg.Node))
+		if k.Name != node {
+			return apierrors.NewForbidden(gr, k.Name, fmt.Errorf("this node is %s", node))
 		}
 	case objects.Pods:
-		if objects.Peek(obj["metadata"], "annotations", mirrorAnnotation) == "" || objects.Peek(obj["spec"], "nodeName") != a.cfg.Node {
-			return apierrors.NewForbidden(gr, k.Name, fmt.Errorf("only mirror pods of %s can be created here: %w", a.cfg.Node, catalog.ErrCloudOnly))
+		if objects.Peek(obj["metadata"], "annotations", mirrorAnnotation) == "" || objects.Peek(obj["spec"], "nodeName") != node {
+			return apierrors.NewForbidden(gr, k.Name, fmt.Errorf("only mirror pods of %s can be created here: %w", node, catalog.ErrCloudOnly))
 		}
 	}
 	return nil
 }
 
 // update handles PUT and PATCH.
-func (a *API) update(w http.ResponseWriter, q *request) error {
+func (h *handler) update(w http.ResponseWriter, q *request) error {
 	gr := q.resource.GroupResource()
-	defer a.local.Lock(gr, q.Key)()
-	s := a.store.State(gr, q.Key)
+	defer h.local.Lock(gr, q.Key)()
+	s := h.store.State(gr, q.Key)
 	if s.Effective == nil {
 		if gr == objects.Leases && q.verb == "update" {
-			return a.recreateLease(w, q)
+			return h.recreateLease(w, q)
 		}
 		return apierrors.NewNotFound(gr, q.Name)
 	}
@@ -100,13 +100,13 @@ func (a *API) update(w http.ResponseWriter, q *request) error {
 	if err := q.checkIdentity(s.Effective, next); err != nil {
 		return err
 	}
-	plan, err := a.plan(q, s, next)
+	plan, err := h.plan(q, s, next)
 	if err != nil {
 		return err
 	}
 	effective := s.Effective
 	if plan.local != nil {
-		if effective, err = a.local.Put(q.Context(), gr, q.Key, plan.local, plan.report); err != nil {
+		if effective, err = h.local.Put(q.Context(), gr, q.Key, plan.local, plan.report); err != nil {
 			return err
 		}
 		if effective == nil {
@@ -132,12 +132,12 @@ type plan struct {
 	report []byte
 }
 
-func (a *API) plan(q *request, s objects.State, next objects.Document) (plan, error) {
+func (h *handler) plan(q *request, s objects.State, next objects.Document) (plan, error) {
 	switch q.resource.GroupResource() {
 	case objects.Pods:
-		return a.planPodStatus(q, s, next)
+		return planPodStatus(h.node, q, s, next)
 	case objects.Nodes:
-		return a.planNode(q, s, next)
+		return planNode(h.node, q, s, next)
 	}
 	current, err := objects.ParseDocument(s.Effective.JSON)
 	if err != nil || objects.SameDocument(current, next) {
@@ -191,14 +191,14 @@ func (q *request) checkIdentity(effective *objects.Object, next objects.Document
 }
 
 // delete handles a DELETE.
-func (a *API) delete(w http.ResponseWriter, q *request) error {
+func (h *handler) delete(w http.ResponseWriter, q *request) error {
 	gr := q.resource.GroupResource()
 	opts, err := codec.ReadDeleteOptions(q.Request)
 	if err != nil {
 		return err
 	}
-	defer a.local.Lock(gr, q.Key)()
-	s := a.store.State(gr, q.Key)
+	defer h.local.Lock(gr, q.Key)()
+	s := h.store.State(gr, q.Key)
 	effective := s.Effective
 	if effective == nil {
 		return apierrors.NewNotFound(gr, q.Name)
@@ -209,15 +209,15 @@ func (a *API) delete(w http.ResponseWriter, q *request) error {
 	}
 	switch gr {
 	case objects.Pods:
-		if err := a.authorizePodDelete(effective, s.Live, opts); err != nil {
+		if err := authorizePodDelete(h.node, effective, s.Live, opts); err != nil {
 			return err
 		}
 	case objects.CSINodes:
-		if q.Name != a.cfg.Node {
-			return apierrors.NewForbidden(gr, q.Name, fmt.Errorf("this node is %s", a.cfg.Node))
+		if q.Name != h.node {
+			return apierrors.NewForbidden(gr, q.Name, fmt.Errorf("this node is %s", h.node))
 		}
 	}
-	if err := a.local.Delete(q.Context(), gr, q.Key, effective.UID, s); err != nil {
+	if err := h.local.Delete(q.Context(), gr, q.Key, effective.UID, s); err != nil {
 		return err
 	}
 	return codec.WriteObject(w, http.StatusOK, q.out, effective)
