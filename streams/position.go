@@ -9,6 +9,10 @@ import (
 // HeaderSource carries the HubPosition of a message of SITE_DESIRED.
 const HeaderSource = "Petiole-Source"
 
+// HeaderIdentity is the header of nats-server that requests ("?") and returns the identity of a
+// stream when a consumer is reset.
+const HeaderIdentity = "Nats-Stream-Identity"
+
 // HubPosition is a position in the hub's stream DESIRED: a sequence, and the identity of the
 // stream, which changes when the stream is created again. The zero value is the position before
 // the first message of an unknown stream.

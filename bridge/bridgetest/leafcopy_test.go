@@ -95,7 +95,7 @@ func (l *leafCopy) disconnect() {
 
 func (l *leafCopy) reset(from uint64) (floor uint64, identity string, ok bool) {
 	msg := nats.NewMsg(streams.ResetSubject(l.name))
-	msg.Header.Set("Nats-Stream-Identity", "?")
+	msg.Header.Set(streams.HeaderIdentity, "?")
 	if from > 0 {
 		msg.Data = fmt.Appendf(nil, `{"seq":%d}`, from)
 	}
@@ -112,7 +112,7 @@ func (l *leafCopy) reset(from uint64) (floor uint64, identity string, ok bool) {
 	if json.Unmarshal(reply.Data, &answer) != nil || answer.Error != nil || answer.ResetSeq == 0 || answer.Waiting > 0 {
 		return 0, "", false
 	}
-	return answer.ResetSeq - 1, reply.Header.Get("Nats-Stream-Identity"), true
+	return answer.ResetSeq - 1, reply.Header.Get(streams.HeaderIdentity), true
 }
 
 // take runs on the subscription's goroutine.

@@ -71,9 +71,6 @@ func openBucket(ctx context.Context, js jetstream.JetStream, replicas int) (jets
 	return kv, nil
 }
 
-// headerIdentity is the header that requests, and returns, the identity of a stream.
-const headerIdentity = "Nats-Stream-Identity"
-
 // identityOf asks the hub for a stream's identity in the same way as a leaf: by resetting a
 // consumer, here a temporary one.
 func identityOf(ctx context.Context, js jetstream.JetStream, stream string) (string, error) {
@@ -91,14 +88,14 @@ func identityOf(ctx context.Context, js jetstream.JetStream, stream string) (str
 		_ = js.DeleteConsumer(context.WithoutCancel(ctx), stream, name)
 	}()
 	msg := nats.NewMsg("$JS." + streams.HubDomain + ".API.CONSUMER.RESET." + stream + "." + name)
-	msg.Header.Set(headerIdentity, "?")
+	msg.Header.Set(streams.HeaderIdentity, "?")
 	asking, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	reply, err := js.Conn().RequestMsgWithContext(asking, msg)
 	if err != nil {
 		return "", fmt.Errorf("read identity of %s: %w", stream, err)
 	}
-	id := reply.Header.Get(headerIdentity)
+	id := reply.Header.Get(streams.HeaderIdentity)
 	if id == "" {
 		return "", fmt.Errorf("read identity of %s: the hub answers %s", stream, reply.Data)
 	}

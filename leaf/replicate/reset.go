@@ -15,9 +15,6 @@ import (
 )
 
 const (
-	// headerIdentity requests and returns the identity of a stream, which changes when the
-	// stream is created again.
-	headerIdentity = "Nats-Stream-Identity"
 	// staleRequest is how long nats-server 2.15.2 answers a request of a leaf whose connection
 	// has ended (docs/upstream.md, 9). Those deliveries reach nobody.
 	staleRequest = 2 * time.Second
@@ -146,7 +143,7 @@ func (r *Replicator) reset(ctx context.Context, from uint64) (resetAnswer, error
 
 func (r *Replicator) requestReset(ctx context.Context, from uint64) (resetAnswer, error) {
 	msg := nats.NewMsg(streams.ResetSubject(r.cfg.Site))
-	msg.Header.Set(headerIdentity, "?")
+	msg.Header.Set(streams.HeaderIdentity, "?")
 	if from > 0 {
 		msg.Data = fmt.Appendf(nil, `{"seq":%d}`, from)
 	}
@@ -158,7 +155,7 @@ func (r *Replicator) requestReset(ctx context.Context, from uint64) (resetAnswer
 	if err != nil {
 		return resetAnswer{}, fmt.Errorf("reset the hub's consumer %s: %w", r.cfg.Site, err)
 	}
-	a.floor.Identity = reply.Header.Get(headerIdentity)
+	a.floor.Identity = reply.Header.Get(streams.HeaderIdentity)
 	return a, nil
 }
 

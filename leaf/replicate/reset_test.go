@@ -52,7 +52,7 @@ func TestUnansweredResetIsRepeated(t *testing.T) {
 			return
 		}
 		answer := nats.NewMsg(m.Reply)
-		answer.Header.Set(headerIdentity, "id")
+		answer.Header.Set(streams.HeaderIdentity, "id")
 		answer.Data = []byte(`{"reset_seq":8,"num_pending":3}`)
 		if err := m.RespondMsg(answer); err != nil {
 			t.Error(err)
