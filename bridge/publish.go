@@ -54,7 +54,7 @@ type storageCheck interface {
 // worker at a time publishes a site, and publishes what a pod needs before the pod.
 type publisher struct {
 	hub     *hub.Hub
-	cache   objectCache
+	cache   *encodeCache
 	storage storageCheck
 	fence   *lease.Fence
 	epoch   string
@@ -87,7 +87,7 @@ type dirtySite struct {
 
 func newPublisher(cache objectCache, check storageCheck, f *lease.Fence, count *counters, metrics *instruments, log *zap.Logger) *publisher {
 	return &publisher{
-		cache: cache, storage: check, fence: f, log: log, count: count, closure: closure.New(), desired: newDesiredCache(),
+		cache: newEncodeCache(cache), storage: check, fence: f, log: log, count: count, closure: closure.New(), desired: newDesiredCache(),
 		dirty: map[string]*dirtySite{}, publishing: map[string]bool{}, retired: map[string]bool{},
 		objects: newQueue[kube.Key](metrics, "objects", publishRetry),
 		queue:   newQueue[string](metrics, "sites", publishRetry),

@@ -43,7 +43,7 @@ func (p *publisher) publishObject(ctx context.Context, site string, t task) erro
 }
 
 func (p *publisher) publishBody(ctx context.Context, site string, t task, o *unstructured.Unstructured, was entry) error {
-	data, hash, err := encodeObject(t.key, o)
+	data, hash, err := p.cache.encoded(t.key, o)
 	if err != nil {
 		return err
 	}
