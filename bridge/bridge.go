@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/petiole-io/petiole/bridge/antientropy"
+	"github.com/petiole-io/petiole/bridge/desired"
 	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/lease"
@@ -142,12 +143,12 @@ func (b *Bridge) runComponents(ctx context.Context, c *kube.Clients, nc *nats.Co
 	if err != nil {
 		return err
 	}
-	stored, seen, err := loadDesired(ctx, h)
+	stored, err := desired.Read(ctx, h)
 	if err != nil {
 		return err
 	}
 	monitor := b.newStorageMonitor(h, c)
-	known, highestTerm := stored.highest()
+	known, highestTerm := stored.Highest()
 	epoch, renewed, err := monitor.Begin(ctx, transitions, known, highestTerm)
 	if err != nil {
 		return err
@@ -157,7 +158,6 @@ func (b *Bridge) runComponents(ctx context.Context, c *kube.Clients, nc *nats.Co
 		return err
 	}
 	defer p.close()
-	p.externalWrites.lastSeq = seen
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return b.fence.Watch(ctx) })
 	g.Go(func() error { return monitor.Run(ctx) })
@@ -172,7 +172,7 @@ func (b *Bridge) runComponents(ctx context.Context, c *kube.Clients, nc *nats.Co
 			return nil
 		case <-synced:
 		}
-		p.publish.load(h, epoch, stored)
+		p.publish.Load(stored)
 		if err := p.reports.Recover(ctx); err != nil {
 			return err
 		}
@@ -192,7 +192,7 @@ const nodeReturnGrace = 15 * time.Second
 type components struct {
 	log         *zap.Logger
 	cache       *kube.Cache
-	publish     *publisher
+	publish     *desired.Reconciler
 	liveness    *liveness.Tracker
 	heartbeats  *liveness.Heartbeats
 	sites       *site.Controller
@@ -219,7 +219,11 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		return nil, err
 	}
 	p.cache = cache
-	p.publish = newPublisher(cache, monitor, b.fence, &b.count, b.metrics, b.log)
+	p.publish = desired.New(desired.Config{
+		Hub: h, Objects: cache, Storage: monitor, Fence: b.fence, Epoch: epoch, Counters: &b.count.desired, Log: b.log,
+		Changed: newQueue[kube.Key](b.metrics, "objects", publishRetry), Sites: newQueue[string](b.metrics, "sites", publishRetry),
+		Report: outageOf("search the desired stream").report,
+	})
 	p.reports = reported.New(reported.Config{
 		Hub: h, Sites: p.publish, Liveness: p.liveness, Fence: b.fence, Counters: &b.count.reported, Log: b.log,
 		Writer: writeback.New(writeback.Config{
@@ -242,7 +246,7 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		OnRefused: func() { b.count.refused.Add(1) }, OnConflict: func() { b.count.reported.Conflicts.Add(1) },
 	})
 	p.sites = site.New(site.Config{
-		Desired: h.Desired, Clients: c, Cache: cache, Sites: p.publish, Consumers: newConsumers(h, p.publish), Liveness: p.liveness,
+		Desired: h.Desired, Clients: c, Cache: cache, Sites: p.publish, Consumers: desired.NewConsumers(p.publish), Liveness: p.liveness,
 		Duplicates: duplicates, States: p.syncStates, Metrics: b.metrics.sites, Epoch: epoch, Term: b.fence.Term(),
 		Identity: b.cfg.LeaderElection.Identity, Log: b.log, Report: outageOf("positions of the sites").report,
 		OnRound: func() { b.count.siteRounds.Add(1) },
@@ -259,11 +263,11 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 // objectChanged passes a changed object to the components that need it. It runs on the
 // informers' goroutines and only enqueues.
 func (c *components) objectChanged(k kube.Key) {
+	delay := time.Duration(0)
 	if c.awaitsReregistration(k) {
-		c.publish.objects.AddAfter(k, nodeReturnGrace)
-	} else {
-		c.publish.enqueue(k)
+		delay = nodeReturnGrace
 	}
+	c.publish.Changed(k, delay)
 	c.tolerations.Changed(k)
 	c.reports.ObjectChanged(k)
 	switch {
@@ -308,7 +312,7 @@ func (c *components) siteChanged(site string) {
 // site must compare its inventory once it has received everything again.
 func (c *components) restoreSites(renewed bool) {
 	now := time.Now()
-	for name := range c.publish.nodesBySite() {
+	for name := range c.publish.NodesBySite() {
 		if renewed {
 			c.resync.CompareWhenCaughtUp(name)
 		}
@@ -321,8 +325,7 @@ func (c *components) restoreSites(renewed bool) {
 
 // close shuts down the queues, including those of components that were never started.
 func (c *components) close() {
-	c.publish.objects.ShutDown()
-	c.publish.queue.ShutDown()
+	c.publish.Close()
 	c.reports.Close()
 	c.tolerations.Close()
 	c.heartbeats.Close()
@@ -331,7 +334,7 @@ func (c *components) close() {
 
 // start runs the components in g until ctx ends.
 func (c *components) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn, workers int) {
-	g.Go(func() error { c.publish.run(ctx, workers); return nil })
+	g.Go(func() error { return c.publish.Run(ctx, workers) })
 	g.Go(func() error { c.tolerations.Run(ctx); return nil })
 	g.Go(func() error { return c.heartbeats.Run(ctx, nc, workers) })
 	g.Go(func() error { return c.sites.Run(ctx) })

@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"context"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
@@ -19,9 +18,8 @@ import (
 // consistencyParts are the components that detect differences between the API server, the hub
 // and the sites, and repair them.
 type consistencyParts struct {
-	resync         *antientropy.Resyncer
-	externalWrites *externalWrites
-	requests       *requests.Server
+	resync   *antientropy.Resyncer
+	requests *requests.Server
 }
 
 // newConsistencyParts creates the components that detect and repair differences.
@@ -30,11 +28,10 @@ func (b *Bridge) newConsistencyParts(p *components, h *hub.Hub, c *kube.Clients,
 		Hub: h, Cache: p.cache, Sites: p.publish, Liveness: p.liveness, States: p.syncStates,
 		Fence: b.fence, Log: b.log, Report: outageOf("resync sites").report,
 	})
-	p.externalWrites = &externalWrites{hub: h, publish: p.publish, fence: b.fence, log: b.log, count: &b.count, outage: outageOf("search the desired stream")}
-	m := &antiEntropy{publish: p.publish, syncStates: p.syncStates, resync: p.resync, log: b.log, count: &b.count, now: time.Now, identity: h.Identity}
+	answers := &antientropy.Answerer{Desired: p.publish, States: p.syncStates, Resyncer: p.resync, Counters: &b.count.antientropy, Log: b.log}
 	p.requests = requests.New(map[string]requests.Handler{
 		streams.RequestToken:    requests.Tokens(c, p.cache, b.cfg.Limits.Workers, func() { b.count.tokens.Add(1) }),
-		inventory.Request:       m.handler(),
+		inventory.Request:       answers.Handler(),
 		streams.RequestPosition: requests.Positions(h),
 	}, func() { b.count.refused.Add(1) }, b.log)
 }
@@ -51,5 +48,4 @@ func (b *Bridge) newStorageMonitor(h *hub.Hub, c *kube.Clients) *storage.Monitor
 func (r *consistencyParts) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn) {
 	g.Go(func() error { return r.requests.Run(ctx, nc) })
 	g.Go(func() error { r.resync.Run(ctx); return nil })
-	g.Go(func() error { return r.externalWrites.run(ctx) })
 }

@@ -3,18 +3,19 @@ package bridge
 import (
 	"sync/atomic"
 
+	"github.com/petiole-io/petiole/bridge/antientropy"
+	"github.com/petiole-io/petiole/bridge/desired"
 	"github.com/petiole-io/petiole/bridge/reported"
 )
 
 // counters count events that are not worth a log line.
 type counters struct {
-	published, tombstones atomic.Uint64
-	tokens, refused       atomic.Uint64
-	checks, mismatches    atomic.Uint64
-	resyncs, epochs       atomic.Uint64
-	externalWrites        atomic.Uint64
-	siteRounds            atomic.Uint64
-	reported              reported.Counters
+	tokens, refused atomic.Uint64
+	resyncs, epochs atomic.Uint64
+	siteRounds      atomic.Uint64
+	desired         desired.Counters
+	reported        reported.Counters
+	antientropy     antientropy.Counters
 }
 
 // Counters is a snapshot of what a bridge has done since New.
@@ -47,12 +48,12 @@ type Counters struct {
 
 func (c *counters) snapshot() Counters {
 	return Counters{
-		Published: c.published.Load(), Tombstones: c.tombstones.Load(),
+		Published: c.desired.Published.Load(), Tombstones: c.desired.Tombstones.Load(),
 		Accepted: c.reported.Accepted.Load(), Dropped: c.reported.Dropped.Load(),
 		Quarantined: c.reported.Quarantined.Load(), UnknownSite: c.reported.UnknownSite.Load(),
 		Tokens: c.tokens.Load(), Refused: c.refused.Load(),
-		Checks: c.checks.Load(), Mismatches: c.mismatches.Load(), Resyncs: c.resyncs.Load(),
-		Epochs: c.epochs.Load(), ExternalWrites: c.externalWrites.Load(), Deferred: c.reported.Deferred.Load(), Conflicts: c.reported.Conflicts.Load(),
+		Checks: c.antientropy.Checks.Load(), Mismatches: c.antientropy.Mismatches.Load(), Resyncs: c.resyncs.Load(),
+		Epochs: c.epochs.Load(), ExternalWrites: c.desired.ExternalWrites.Load(), Deferred: c.reported.Deferred.Load(), Conflicts: c.reported.Conflicts.Load(),
 		SiteRounds: c.siteRounds.Load(), GCRounds: c.reported.GCRounds.Load(),
 	}
 }

@@ -6,5 +6,5 @@
 // a site needs may not exist yet. A change of an object's content alone affects no site's
 // closure.
 //
-// The bridge's publisher uses it and serializes the calls.
+// Package desired uses it and serializes the calls.
 package closure

@@ -39,15 +39,12 @@ const (
 )
 
 // largePackages lists the packages above maxFiles or maxLines.
-var largePackages = map[string]exception{
-	"bridge": {size{19, 2590}, rooms},
-}
+var largePackages = map[string]exception{}
 
 // largeTypes lists the types above maxMethods or maxFields.
 var largeTypes = map[string]exception{
 	"bridge.Counters":                {size{0, 17}, data},
 	"bridge/site.observation":        {size{6, 17}, data},
-	"bridge.publisher":               {size{33, 15}, rooms},
 	"bridge/api/v1alpha1.SiteStatus": {size{0, 25}, data},
 	"devices.Audit":                  {size{0, 17}, data},
 }

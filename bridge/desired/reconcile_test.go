@@ -1,4 +1,4 @@
-package bridge
+package desired
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/zap"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/util/workqueue"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/hub"
@@ -23,16 +24,16 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// publishing is a publisher with a real hub. The test itself changes the objects that it
+// publishing is a Reconciler with a real hub. The test itself changes the objects that it
 // watches.
 type publishing struct {
 	t *testing.T
-	*publisher
+	*Reconciler
 	watched *objectMap
 	version int
 }
 
-// objectMap is an objectCache that a test fills.
+// objectMap implements Objects. A test fills it.
 type objectMap struct {
 	mu  sync.Mutex
 	all map[kube.Key]*unstructured.Unstructured
@@ -61,12 +62,16 @@ func (m *objectMap) set(k kube.Key, o *unstructured.Unstructured) {
 	}
 }
 
-// intactStorage is a storageCheck that has nothing to check.
+// intactStorage is a Storage that has nothing to check.
 type intactStorage struct{}
 
 func (intactStorage) Wait(context.Context) error { return nil }
 
 func (intactStorage) AddCandidate(kube.Key, string, string) {}
+
+func newQueue[T comparable]() workqueue.TypedRateLimitingInterface[T] {
+	return workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[T](100*time.Millisecond, 2*time.Second))
+}
 
 func startPublishing(t *testing.T) *publishing {
 	t.Helper()
@@ -78,13 +83,24 @@ func startPublishing(t *testing.T) *publishing {
 	f := lease.NewFence(time.Now)
 	f.Renewed(time.Now(), time.Hour)
 	f.SetTerm(1)
-	var count counters
 	objects := &objectMap{all: map[kube.Key]*unstructured.Unstructured{}}
-	p := &publishing{t: t, watched: objects, publisher: newPublisher(objects, intactStorage{}, f, &count, newInstruments(&count), zap.NewNop())}
-	p.load(opened, "1-e", newDesiredCache())
+	p := &publishing{t: t, watched: objects, Reconciler: New(Config{
+		Hub: opened, Objects: objects, Storage: intactStorage{}, Fence: f, Epoch: "1-e", Counters: new(Counters), Log: zap.NewNop(),
+		Changed: newQueue[kube.Key](), Sites: newQueue[string](), Report: func(err error) {
+			if err != nil {
+				t.Errorf("search the desired stream: %v", err)
+			}
+		},
+	})}
+	p.Load(&Stored{cache: newCache()})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	go func() { p.run(ctx, 4); close(done) }()
+	go func() {
+		defer close(done)
+		if err := p.Run(ctx, 4); err != nil {
+			t.Error(err)
+		}
+	}()
 	t.Cleanup(func() { cancel(); <-done })
 	return p
 }
@@ -103,7 +119,7 @@ func (p *publishing) set(k kube.Key, object map[string]any) {
 		meta["namespace"] = k.Namespace
 	}
 	p.watched.set(k, &unstructured.Unstructured{Object: object})
-	p.enqueue(k)
+	p.Changed(k, 0)
 }
 
 // await waits for a condition.
@@ -116,7 +132,7 @@ func (p *publishing) await(what string, cond func() bool) {
 	}
 }
 
-func (p *publishing) idle() bool { return p.objects.Len() == 0 && p.SiteIdle("plant-a") }
+func (p *publishing) idle() bool { return p.changed.Len() == 0 && p.SiteIdle("plant-a") }
 
 // populate creates a site whose pod needs n ConfigMaps.
 func (p *publishing) populate(n int) []kube.Key {
@@ -135,7 +151,7 @@ func (p *publishing) populate(n int) []kube.Key {
 		"nodeName": "a1", "volumes": []any{map[string]any{"name": "v", "projected": map[string]any{"sources": sources}}},
 	}})
 	// Including the node and the pod.
-	p.await("everything published", func() bool { return p.idle() && p.count.published.Load() >= uint64(n)+2 })
+	p.await("everything published", func() bool { return p.idle() && p.counters.Published.Load() >= uint64(n)+2 })
 	return keys
 }
 
@@ -178,15 +194,15 @@ func TestLateMessagesAreRefused(t *testing.T) {
 
 	q := startPublishing(t)
 	k = q.populate(1)[0]
-	before := q.count.published.Load()
+	before := q.counters.Published.Load()
 	q.fence.Renewed(time.Now().Add(-time.Hour), time.Minute)
 	q.write(k, 2)
-	q.await("a try", func() bool { return q.objects.Len() == 0 && q.queue.NumRequeues("plant-a") > 0 })
-	if n := q.count.published.Load(); n != before {
+	q.await("a try", func() bool { return q.changed.Len() == 0 && q.queue.NumRequeues("plant-a") > 0 })
+	if n := q.counters.Published.Load(); n != before {
 		t.Errorf("%d messages were published without a lease", n-before)
 	}
 	q.fence.Renewed(time.Now(), time.Hour)
-	q.await("published with the lease", func() bool { return q.count.published.Load() == before+1 })
+	q.await("published with the lease", func() bool { return q.counters.Published.Load() == before+1 })
 }
 
 // A hub whose store was rolled back has less than this bridge has seen.
@@ -194,7 +210,7 @@ func TestHubPutBack(t *testing.T) {
 	t.Parallel()
 	p := startPublishing(t)
 	p.populate(3)
-	f := &externalWrites{hub: p.hub, publish: p.publisher, fence: p.fence, log: zap.NewNop(), count: p.count}
+	f := &externalWrites{reconciler: p.Reconciler}
 	if err := f.poll(t.Context()); err != nil || f.lastSeq == 0 {
 		t.Fatalf("search: %v, up to %d", err, f.lastSeq)
 	}

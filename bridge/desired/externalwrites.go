@@ -1,4 +1,4 @@
-package bridge
+package desired
 
 import (
 	"context"
@@ -11,7 +11,6 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
-	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -22,19 +21,22 @@ const externalWritesInterval = 5 * time.Second
 // last write was delayed, or a later one, which deposes this bridge. Objects written by a
 // former leader are published again if necessary.
 type externalWrites struct {
-	hub     *hub.Hub
-	publish *publisher
-	fence   *lease.Fence
-	log     *zap.Logger
-	count   *counters
-	outage  *outage
+	reconciler *Reconciler
+	report     func(error)
 	// lastSeq is the last sequence that was examined.
 	lastSeq uint64
 }
 
 // run polls until ctx ends. It returns hub.ErrReplaced if DESIRED has lost messages.
 func (w *externalWrites) run(ctx context.Context) error {
-	for sleep(ctx, externalWritesInterval) {
+	poll := time.NewTicker(externalWritesInterval)
+	defer poll.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-poll.C:
+		}
 		err := w.poll(ctx)
 		if ctx.Err() != nil {
 			return nil
@@ -42,13 +44,12 @@ func (w *externalWrites) run(ctx context.Context) error {
 		if errors.Is(err, hub.ErrReplaced) {
 			return err
 		}
-		w.outage.report(err)
+		w.report(err)
 	}
-	return nil
 }
 
 func (w *externalWrites) poll(ctx context.Context) error {
-	info, err := w.hub.Desired.Info(ctx)
+	info, err := w.reconciler.hub.Desired.Info(ctx)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", streams.Desired, err)
 	}
@@ -58,8 +59,8 @@ func (w *externalWrites) poll(ctx context.Context) error {
 	case info.State.LastSeq == w.lastSeq:
 		return nil
 	}
-	term := w.fence.Term()
-	err = w.hub.ReadAll(ctx, w.hub.Desired, w.lastSeq+1, ">", true, func(msg jetstream.Msg) error {
+	term := w.reconciler.fence.Term()
+	err = w.reconciler.hub.ReadAll(ctx, w.reconciler.hub.Desired, w.lastSeq+1, ">", true, func(msg jetstream.Msg) error {
 		if t := streams.TermOf(msg.Headers()); t != term && !streams.IsPart(msg.Subject()) {
 			w.handle(msg, t)
 		}
@@ -81,34 +82,22 @@ func (w *externalWrites) handle(msg jetstream.Msg, term uint64) {
 	if err != nil {
 		return
 	}
-	w.fence.ObserveTerm(term)
-	if w.publish.mergeEntry(site, kube.KeyOf(ref), entryOf(msg.Subject(), msg.Headers(), meta.Sequence.Stream)) {
-		w.count.externalWrites.Add(1)
-		w.log.Warn("desired object was written by another bridge, checking it again",
+	w.reconciler.fence.ObserveTerm(term)
+	if w.reconciler.mergeEntry(site, kube.KeyOf(ref), entryOf(msg.Subject(), msg.Headers(), meta.Sequence.Stream)) {
+		w.reconciler.counters.ExternalWrites.Add(1)
+		w.reconciler.log.Warn("desired object was written by another bridge, checking it again",
 			zap.String("site", site), zap.Stringer("object", ref), zap.Uint64("term", term), zap.Uint64("seq", meta.Sequence.Stream))
 	}
 }
 
 // mergeEntry updates the cache unless it has a later message, and marks the object dirty.
-func (p *publisher) mergeEntry(site string, k kube.Key, e entry) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.desired.entries(site, k)[e.subject].seq >= e.seq {
+func (r *Reconciler) mergeEntry(site string, k kube.Key, e entry) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.desired.entries(site, k)[e.subject].seq >= e.seq {
 		return false
 	}
-	p.desired.put(site, k, e)
-	p.markDirty(site).keys.Insert(k)
+	r.desired.put(site, k, e)
+	r.markDirty(site).keys.Insert(k)
 	return true
-}
-
-// siteIdle reports whether nothing is being published, or waits to be, for the site.
-func (p *publisher) SiteIdle(site string) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.siteIdleLocked(site)
-}
-
-// siteIdleLocked is siteIdle for callers that hold the lock.
-func (p *publisher) siteIdleLocked(site string) bool {
-	return p.dirty[site] == nil && !p.publishing[site]
 }

@@ -1,4 +1,4 @@
-package bridge
+package desired
 
 import (
 	"crypto/sha256"

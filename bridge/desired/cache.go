@@ -1,4 +1,4 @@
-package bridge
+package desired
 
 import (
 	"context"
@@ -33,11 +33,11 @@ func (e entry) inventoryEntry() (inventory.Entry, bool) {
 	return inventory.Entry{Subject: e.subject, UID: e.uid, Version: e.stamp.Version, Epoch: e.stamp.Epoch, Hash: e.hash}, e.op != streams.OpDelete
 }
 
-// desiredCache mirrors the headers of DESIRED. Its owner serializes the calls.
+// cache mirrors the headers of DESIRED. Its owner serializes the calls.
 //
 // An object can be on several subjects of a site: when a pod is recreated on another node, or
 // a device moves to one, the old subject stays until it holds a tombstone.
-type desiredCache struct {
+type cache struct {
 	sites map[string]map[kube.Key]map[string]entry
 	// tombstones maps the subjects of each site whose tombstone the site has not acknowledged.
 	tombstones map[string]map[string]kube.Key
@@ -45,14 +45,14 @@ type desiredCache struct {
 	inventories map[string]*inventory.Set
 }
 
-func newDesiredCache() *desiredCache {
-	return &desiredCache{
+func newCache() *cache {
+	return &cache{
 		sites: map[string]map[kube.Key]map[string]entry{}, tombstones: map[string]map[string]kube.Key{},
 		inventories: map[string]*inventory.Set{},
 	}
 }
 
-func (c *desiredCache) put(site string, k kube.Key, e entry) {
+func (c *cache) put(site string, k kube.Key, e entry) {
 	if c.sites[site] == nil {
 		c.sites[site] = map[kube.Key]map[string]entry{}
 	}
@@ -72,7 +72,7 @@ func (c *desiredCache) put(site string, k kube.Key, e entry) {
 }
 
 // updateInventory replaces one entry of the site's inventory by another.
-func (c *desiredCache) updateInventory(site string, was, is entry) {
+func (c *cache) updateInventory(site string, was, is entry) {
 	m := c.inventories[site]
 	if m == nil {
 		m = new(inventory.Set)
@@ -86,7 +86,7 @@ func (c *desiredCache) updateInventory(site string, was, is entry) {
 	}
 }
 
-func (c *desiredCache) remove(site string, k kube.Key, subject string) {
+func (c *cache) remove(site string, k kube.Key, subject string) {
 	c.updateInventory(site, c.sites[site][k][subject], entry{})
 	delete(c.tombstones[site], subject)
 	delete(c.sites[site][k], subject)
@@ -95,7 +95,7 @@ func (c *desiredCache) remove(site string, k kube.Key, subject string) {
 	}
 }
 
-func (c *desiredCache) removeSite(site string) {
+func (c *cache) removeSite(site string) {
 	delete(c.sites, site)
 	delete(c.tombstones, site)
 	delete(c.inventories, site)
@@ -103,7 +103,7 @@ func (c *desiredCache) removeSite(site string) {
 
 // lastSeq returns the highest sequence that DESIRED holds for a site. Deleted messages do not
 // count: a site that starts from scratch cannot receive them.
-func (c *desiredCache) lastSeq(site string) uint64 {
+func (c *cache) lastSeq(site string) uint64 {
 	var seq uint64
 	for _, entries := range c.sites[site] {
 		for _, e := range entries {
@@ -114,7 +114,7 @@ func (c *desiredCache) lastSeq(site string) uint64 {
 }
 
 // inventory returns the digest of what a site should have. The caller must not change it.
-func (c *desiredCache) inventory(site string) *inventory.Set {
+func (c *cache) inventory(site string) *inventory.Set {
 	if m := c.inventories[site]; m != nil {
 		return m
 	}
@@ -122,7 +122,7 @@ func (c *desiredCache) inventory(site string) *inventory.Set {
 }
 
 // entriesIn returns the entries of a site's inventory in the given buckets, by subject.
-func (c *desiredCache) entriesIn(site string, buckets map[int]bool) map[string]inventory.Entry {
+func (c *cache) entriesIn(site string, buckets map[int]bool) map[string]inventory.Entry {
 	out := map[string]inventory.Entry{}
 	for _, entries := range c.sites[site] {
 		for _, e := range entries {
@@ -135,7 +135,7 @@ func (c *desiredCache) entriesIn(site string, buckets map[int]bool) map[string]i
 }
 
 // highest returns the highest epoch number and the highest term of all entries.
-func (c *desiredCache) highest() (number, term uint64) {
+func (c *cache) highest() (number, term uint64) {
 	for _, objects := range c.sites {
 		for _, entries := range objects {
 			for _, e := range entries {
@@ -147,10 +147,10 @@ func (c *desiredCache) highest() (number, term uint64) {
 }
 
 // entries returns the entries of one object, by subject. The caller must not change the map.
-func (c *desiredCache) entries(site string, k kube.Key) map[string]entry { return c.sites[site][k] }
+func (c *cache) entries(site string, k kube.Key) map[string]entry { return c.sites[site][k] }
 
 // ackedTombstones returns the tombstones of a site up to its acknowledgement floor.
-func (c *desiredCache) ackedTombstones(site string, floor uint64) map[kube.Key][]entry {
+func (c *cache) ackedTombstones(site string, floor uint64) map[kube.Key][]entry {
 	var out map[kube.Key][]entry
 	for subject, k := range c.tombstones[site] {
 		if e := c.sites[site][k][subject]; e.seq <= floor {
@@ -163,14 +163,23 @@ func (c *desiredCache) ackedTombstones(site string, floor uint64) map[kube.Key][
 	return out
 }
 
-// loadDesired reads the headers of DESIRED. It also returns the last sequence read. It skips
-// subjects that do not belong to the protocol. An object with missing parts gets an empty
-// hash, so that it is published again.
-func loadDesired(ctx context.Context, h *hub.Hub) (*desiredCache, uint64, error) {
-	p := newDesiredCache()
+// Stored is the content of DESIRED when a bridge became leader.
+type Stored struct {
+	cache *cache
+	// lastSeq is the last sequence that was read.
+	lastSeq uint64
+}
+
+// Highest returns the highest epoch number and the highest term of all messages.
+func (s *Stored) Highest() (number, term uint64) { return s.cache.highest() }
+
+// Read reads the headers of DESIRED. It skips subjects that do not belong to the protocol. An
+// object with missing parts gets an empty hash, so that it is published again.
+func Read(ctx context.Context, h *hub.Hub) (*Stored, error) {
+	p := newCache()
 	info, err := h.Desired.Info(ctx)
 	if err != nil {
-		return nil, 0, fmt.Errorf("read %s: %w", streams.Desired, err)
+		return nil, fmt.Errorf("read %s: %w", streams.Desired, err)
 	}
 	parts := streams.PartsSeen{}
 	err = h.ReadAll(ctx, h.Desired, 1, ">", true, func(msg jetstream.Msg) error {
@@ -194,7 +203,7 @@ func loadDesired(ctx context.Context, h *hub.Hub) (*desiredCache, uint64, error)
 		p.put(site, kube.KeyOf(ref), e)
 		return nil
 	})
-	return p, info.State.LastSeq, err
+	return &Stored{p, info.State.LastSeq}, err
 }
 
 func entryOf(subject string, h nats.Header, seq uint64) entry {

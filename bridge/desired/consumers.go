@@ -1,4 +1,4 @@
-package bridge
+package desired
 
 import (
 	"context"
@@ -9,33 +9,32 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/streams"
 )
 
-// consumers maintains the hub's consumer of each Site: it creates those that are missing, has
+// Consumers maintains the hub's consumer of each Site: it creates those that are missing, has
 // the remains of deleted Sites removed, and deletes the tombstones that sites have
-// acknowledged. It is not safe for concurrent use.
-type consumers struct {
-	hub     *hub.Hub
-	publish *publisher
+// acknowledged. Create it with NewConsumers. It is not safe for concurrent use.
+type Consumers struct {
+	reconciler *Reconciler
 	// ensured holds the sites whose consumer has the right configuration.
 	ensured map[string]bool
 }
 
-func newConsumers(h *hub.Hub, p *publisher) *consumers {
-	return &consumers{hub: h, publish: p, ensured: map[string]bool{}}
+// NewConsumers returns the Consumers of what a reconciler publishes.
+func NewConsumers(r *Reconciler) *Consumers {
+	return &Consumers{reconciler: r, ensured: map[string]bool{}}
 }
 
 // Reconcile implements site.Consumers. It returns hub.ErrReplaced if the streams are no longer
 // those that were loaded.
-func (c *consumers) Reconcile(ctx context.Context) (found map[string]*jetstream.ConsumerInfo, listing time.Duration, err error) {
-	if err := c.hub.CheckSame(ctx); err != nil {
+func (c *Consumers) Reconcile(ctx context.Context) (found map[string]*jetstream.ConsumerInfo, listing time.Duration, err error) {
+	if err := c.reconciler.hub.CheckSame(ctx); err != nil {
 		return nil, 0, err
 	}
 	start := time.Now()
 	all := map[string]*jetstream.ConsumerInfo{}
-	list := c.hub.Desired.ListConsumers(ctx)
+	list := c.reconciler.hub.Desired.ListConsumers(ctx)
 	for info := range list.Info() {
 		all[info.Name] = info
 	}
@@ -43,10 +42,10 @@ func (c *consumers) Reconcile(ctx context.Context) (found map[string]*jetstream.
 	if err := list.Err(); err != nil {
 		return nil, listing, fmt.Errorf("list consumers of %s: %w", streams.Desired, err)
 	}
-	sites := c.publish.nodesBySite()
+	sites := c.reconciler.NodesBySite()
 	for name, info := range all {
 		if _, ok := sites[name]; !ok && info.Config.FilterSubject == streams.DesiredFilter(name) {
-			c.publish.retire(name)
+			c.reconciler.retire(name)
 		}
 	}
 	maps.DeleteFunc(c.ensured, func(site string, _ bool) bool { _, ok := sites[site]; return !ok })
@@ -65,17 +64,17 @@ func (c *consumers) Reconcile(ctx context.Context) (found map[string]*jetstream.
 
 // reconcile creates the consumer of a site if necessary, and deletes the tombstones that the
 // site has acknowledged. info is nil if there is no consumer.
-func (c *consumers) reconcile(ctx context.Context, site string, info *jetstream.ConsumerInfo) (*jetstream.ConsumerInfo, error) {
+func (c *Consumers) reconcile(ctx context.Context, site string, info *jetstream.ConsumerInfo) (*jetstream.ConsumerInfo, error) {
 	if info == nil || !c.ensured[site] {
-		if err := streams.EnsureConsumer(ctx, c.hub.JS, streams.Desired, streams.SiteConsumer(site)); err != nil {
+		if err := streams.EnsureConsumer(ctx, c.reconciler.hub.JS, streams.Desired, streams.SiteConsumer(site)); err != nil {
 			return nil, err
 		}
 		c.ensured[site] = true
-		cons, err := c.hub.Desired.Consumer(ctx, site)
+		cons, err := c.reconciler.hub.Desired.Consumer(ctx, site)
 		if err != nil {
 			return nil, fmt.Errorf("read consumer %s: %w", site, err)
 		}
 		info = cons.CachedInfo()
 	}
-	return info, c.publish.expireTombstones(ctx, site, info.AckFloor.Stream)
+	return info, c.reconciler.expireTombstones(ctx, site, info.AckFloor.Stream)
 }

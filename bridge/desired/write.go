@@ -1,4 +1,4 @@
-package bridge
+package desired
 
 import (
 	"cmp"
@@ -11,19 +11,32 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/streams"
 	"github.com/petiole-io/petiole/streams/inventory"
 	"github.com/petiole-io/petiole/streams/order"
 )
 
+// writer stores messages in DESIRED and keeps the copy of it up to date.
+type writer struct {
+	*state
+	hub      *hub.Hub
+	objects  *encodeCache
+	storage  Storage
+	fence    *lease.Fence
+	epoch    string
+	counters *Counters
+}
+
 // publishObject makes DESIRED hold the present state of the object, or a tombstone.
-func (p *publisher) publishObject(ctx context.Context, site string, t task) error {
+func (p *writer) publishObject(ctx context.Context, site string, t task) error {
 	p.mu.Lock()
 	entries := maps.Clone(p.desired.entries(site, t.key))
 	p.mu.Unlock()
 
-	o := p.cache.Get(t.key)
+	o := p.objects.Get(t.key)
 	subject := ""
 	if t.wanted && o != nil {
 		subject = streams.DesiredSubject(site, t.key.Ref(t.node))
@@ -42,8 +55,8 @@ func (p *publisher) publishObject(ctx context.Context, site string, t task) erro
 	return p.publishBody(ctx, site, t, o, entries[subject])
 }
 
-func (p *publisher) publishBody(ctx context.Context, site string, t task, o *unstructured.Unstructured, was entry) error {
-	data, hash, err := p.cache.encoded(t.key, o)
+func (p *writer) publishBody(ctx context.Context, site string, t task, o *unstructured.Unstructured, was entry) error {
+	data, hash, err := p.objects.encoded(t.key, o)
 	if err != nil {
 		return err
 	}
@@ -67,7 +80,7 @@ func (p *publisher) publishBody(ctx context.Context, site string, t task, o *uns
 		subject: subject, op: m.Op, uid: uid, stamp: stamp, hash: hash, seq: seq, term: m.Term,
 		parts: was.parts || len(data) > streams.PartBytes/2,
 	})
-	p.count.published.Add(1)
+	p.counters.Published.Add(1)
 	return nil
 }
 
@@ -76,7 +89,7 @@ func (p *publisher) publishBody(ctx context.Context, site string, t task, o *uns
 // tombstone then has a higher version, so that a site that has applied it ignores an old
 // message that a killed hub restores. Otherwise it has the same version, which may be wanted
 // again.
-func (p *publisher) tombstone(ctx context.Context, site string, k kube.Key, was entry, final bool) error {
+func (p *writer) tombstone(ctx context.Context, site string, k kube.Key, was entry, final bool) error {
 	_, ref, err := streams.ParseDesired(was.subject)
 	if err != nil {
 		return err
@@ -98,7 +111,7 @@ func (p *publisher) tombstone(ctx context.Context, site string, k kube.Key, was 
 		}
 	}
 	p.setEntry(site, k, entry{subject: was.subject, op: streams.OpDelete, uid: was.uid, stamp: stamp, seq: seq, term: m.Term})
-	p.count.tombstones.Add(1)
+	p.counters.Tombstones.Add(1)
 	return nil
 }
 
@@ -121,7 +134,7 @@ func nextVersion(version string) string {
 }
 
 // deleteExtra publishes a tombstone for an object that a site has and should not have.
-func (p *publisher) deleteExtra(ctx context.Context, site string, e inventory.Entry) error {
+func (p *writer) deleteExtra(ctx context.Context, site string, e inventory.Entry) error {
 	_, ref, err := streams.ParseDesired(e.Subject)
 	if err != nil {
 		return err
@@ -133,14 +146,14 @@ func (p *publisher) deleteExtra(ctx context.Context, site string, e inventory.En
 	if was.op == streams.OpPut {
 		return nil // wanted there by now
 	}
-	gone := isGone(p.cache.Get(k), e.UID, false)
+	gone := isGone(p.objects.Get(k), e.UID, false)
 	return p.tombstone(ctx, site, k, entry{subject: e.Subject, uid: e.UID, stamp: order.Stamp{Epoch: e.Epoch, Version: e.Version}, seq: was.seq}, gone)
 }
 
 // put stores m if this bridge leads and the subject's last message is the expected one, so
 // that a late write by a former leader changes nothing. It blocks until the storage that m
 // comes from has been checked.
-func (p *publisher) put(ctx context.Context, site string, k kube.Key, subject string, m streams.Message, last uint64) (uint64, error) {
+func (p *writer) put(ctx context.Context, site string, k kube.Key, subject string, m streams.Message, last uint64) (uint64, error) {
 	if err := p.storage.Wait(ctx); err != nil {
 		return 0, err
 	}
@@ -171,7 +184,7 @@ var errResurrected = fmt.Errorf("%w: a removed message is back", errConcurrentWr
 
 // refreshEntry updates the cache with what DESIRED holds on a subject now. A message of a
 // later leader deposes this bridge.
-func (p *publisher) refreshEntry(ctx context.Context, site string, k kube.Key, subject string) (found uint64, err error) {
+func (p *writer) refreshEntry(ctx context.Context, site string, k kube.Key, subject string) (found uint64, err error) {
 	msg, err := p.hub.Desired.GetLastMsgForSubject(ctx, subject)
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
@@ -193,7 +206,7 @@ func isWrongLastSequence(err error) bool {
 	return errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
 }
 
-func (p *publisher) setEntry(site string, k kube.Key, e entry) {
+func (p *writer) setEntry(site string, k kube.Key, e entry) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.desired.put(site, k, e)
@@ -201,7 +214,7 @@ func (p *publisher) setEntry(site string, k kube.Key, e entry) {
 
 // expireTombstones deletes the tombstones that the site has stored: those up to its
 // acknowledgement floor.
-func (p *publisher) expireTombstones(ctx context.Context, site string, floor uint64) error {
+func (p *writer) expireTombstones(ctx context.Context, site string, floor uint64) error {
 	p.mu.Lock()
 	passed := p.desired.ackedTombstones(site, floor)
 	p.mu.Unlock()

@@ -1,4 +1,4 @@
-package bridge
+package desired
 
 import (
 	"sync"
@@ -11,12 +11,12 @@ import (
 // encodedBytes bounds the bodies in each of the two generations of an encodeCache.
 const encodedBytes = 8 << 20
 
-// encodeCache is an objectCache that also encodes: each version of an object once, and not once
+// encodeCache is an Objects that also encodes: each version of an object once, and not once
 // for each site that needs it. It holds the encodings that were used last in two generations:
 // when the newer one is full, it becomes the older one. Create it with newEncodeCache. It is safe
 // for concurrent use.
 type encodeCache struct {
-	objectCache
+	Objects
 	encode func(kube.Key, *unstructured.Unstructured) (data []byte, hash string, err error)
 
 	mu           sync.Mutex
@@ -34,11 +34,11 @@ type encoding struct {
 	err    error
 }
 
-func newEncodeCache(objects objectCache) *encodeCache {
-	return &encodeCache{objectCache: objects, encode: encodeObject, newer: map[kube.Key]*encoding{}}
+func newEncodeCache(objects Objects) *encodeCache {
+	return &encodeCache{Objects: objects, encode: encodeObject, newer: map[kube.Key]*encoding{}}
 }
 
-// encoded returns what encodeObject returns for an object of the objectCache, in which another
+// encoded returns what encodeObject returns for an object of the Objects, in which another
 // version is another pointer. The caller must not change data.
 func (c *encodeCache) encoded(k kube.Key, o *unstructured.Unstructured) (data []byte, hash string, err error) {
 	c.mu.Lock()

@@ -1,4 +1,4 @@
-package bridge
+package desired
 
 import (
 	"strconv"
@@ -12,7 +12,7 @@ import (
 // vanish removes a watched object, as a watch event does.
 func (p *publishing) vanish(k kube.Key) {
 	p.watched.set(k, nil)
-	p.enqueue(k)
+	p.Changed(k, 0)
 }
 
 // on waits until DESIRED has a message with that operation on a subject, and returns it.

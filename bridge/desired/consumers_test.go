@@ -1,4 +1,4 @@
-package bridge
+package desired
 
 import (
 	"fmt"
@@ -41,7 +41,7 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 	t.Parallel()
 	const count = 100
 	p := startPublishing(t)
-	c := newConsumers(p.hub, p.publisher)
+	c := NewConsumers(p.Reconciler)
 	reconcile := func() map[string]*jetstream.ConsumerInfo {
 		found, _, err := c.Reconcile(t.Context())
 		if err != nil && t.Context().Err() == nil {
@@ -54,7 +54,7 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 		sites = append(sites, fmt.Sprint("site-", i))
 	}
 	idle := func() bool {
-		if p.objects.Len() > 0 {
+		if p.changed.Len() > 0 {
 			return false
 		}
 		for _, site := range sites {
@@ -72,7 +72,7 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 	for _, site := range sites {
 		p.set(siteKey(site), map[string]any{})
 	}
-	p.await("Sites seen", func() bool { return idle() && len(p.nodesBySite()) == count })
+	p.await("Sites seen", func() bool { return idle() && len(p.NodesBySite()) == count })
 	if found := reconcile(); len(found) != count || len(c.ensured) != count {
 		t.Fatalf("%d consumers, %d remembered, want %d", len(found), len(c.ensured), count)
 	}
@@ -80,7 +80,7 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 	for _, site := range sites {
 		p.vanish(siteKey(site))
 	}
-	p.await("deletions seen", func() bool { return idle() && len(p.nodesBySite()) == 0 })
+	p.await("deletions seen", func() bool { return idle() && len(p.NodesBySite()) == 0 })
 	done := make(chan struct{})
 	go func() { reconcile(); close(done) }()
 	p.await("some are removed", func() bool {
@@ -107,7 +107,7 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 		}
 	}
 	p.vanish(siteKey("site-0"))
-	p.await("deletion seen", func() bool { return p.objects.Len() == 0 && !p.SiteExists("site-0") && idle() })
+	p.await("deletion seen", func() bool { return p.changed.Len() == 0 && !p.SiteExists("site-0") && idle() })
 	reconcile()
 	if c.ensured["site-0"] {
 		t.Error("a site that is gone is remembered")

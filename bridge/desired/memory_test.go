@@ -1,4 +1,4 @@
-package bridge
+package desired
 
 import (
 	"fmt"
@@ -26,7 +26,7 @@ func TestMemoryIsBoundedByObjects(t *testing.T) {
 		t.Run(fmt.Sprintf("%d changes of %d objects", test.changes, test.objects), func(t *testing.T) {
 			p := startPublishing(t)
 			keys := p.populate(test.objects)
-			before, published := heap(), p.count.published.Load()
+			before, published := heap(), p.counters.Published.Load()
 			start := time.Now()
 			for i := range test.changes {
 				p.write(keys[i%len(keys)], i+1)
@@ -36,7 +36,7 @@ func TestMemoryIsBoundedByObjects(t *testing.T) {
 			}
 			took := time.Since(start)
 			after := heap()
-			n := p.count.published.Load() - published
+			n := p.counters.Published.Load() - published
 			t.Logf("heap %.1f MiB before, %.1f MiB after %d changes of %d objects in %v, of which %d were published, the others merged",
 				mib(before), mib(after), test.changes, test.objects, took.Round(time.Millisecond), n)
 			// The hub caches its last writes, about 1 KiB a message.
