@@ -172,7 +172,7 @@ func (b *Bridge) runComponents(ctx context.Context, c *kube.Clients, nc *nats.Co
 			return nil
 		case <-synced:
 		}
-		p.publish.Load(stored)
+		p.desired.Load(stored)
 		if err := p.reports.Recover(ctx); err != nil {
 			return err
 		}
@@ -192,7 +192,7 @@ const nodeReturnGrace = 15 * time.Second
 type components struct {
 	log         *zap.Logger
 	cache       *kube.Cache
-	publish     *desired.Reconciler
+	desired     *desired.Reconciler
 	liveness    *liveness.Tracker
 	heartbeats  *liveness.Heartbeats
 	sites       *site.Controller
@@ -219,15 +219,15 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		return nil, err
 	}
 	p.cache = cache
-	p.publish = desired.New(desired.Config{
+	p.desired = desired.New(desired.Config{
 		Hub: h, Objects: cache, Storage: monitor, Fence: b.fence, Epoch: epoch, Counters: &b.count.desired, Log: b.log,
 		Changed: newQueue[kube.Key](b.metrics, "objects", publishRetry), Sites: newQueue[string](b.metrics, "sites", publishRetry),
 		Report: outageOf("search the desired stream").report,
 	})
 	p.reports = reported.New(reported.Config{
-		Hub: h, Sites: p.publish, Liveness: p.liveness, Fence: b.fence, Counters: &b.count.reported, Log: b.log,
+		Hub: h, Sites: p.desired, Liveness: p.liveness, Fence: b.fence, Counters: &b.count.reported, Log: b.log,
 		Writer: writeback.New(writeback.Config{
-			Clients: c, Cache: cache, Sites: p.publish, Liveness: p.liveness, Deleted: deleted, Log: b.log,
+			Clients: c, Cache: cache, Sites: p.desired, Liveness: p.liveness, Deleted: deleted, Log: b.log,
 		}),
 		Queue:     newQueue[reported.Key](b.metrics, "writeback", writeRetry),
 		SiteQueue: newQueue[string](b.metrics, "reports", writeRetry),
@@ -235,25 +235,25 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		OnQuarantined: b.metrics.sites.CountQuarantined, OnSiteConnected: p.siteChanged,
 	})
 	p.tolerations = liveness.NewTolerations(liveness.TolerationsConfig{
-		Pods: c.Own.CoreV1(), Cache: cache, PodsOn: p.publish.PodsOn, Log: b.log, Report: outageOf("set tolerations").report,
+		Pods: c.Own.CoreV1(), Cache: cache, PodsOn: p.desired.PodsOn, Log: b.log, Report: outageOf("set tolerations").report,
 		Queue: newQueue[kube.Key](b.metrics, "autonomy", writeRetry),
 	})
 	duplicates := liveness.NewDuplicateDetector()
 	p.heartbeats = liveness.NewHeartbeats(liveness.Config{
-		Tracker: p.liveness, Duplicates: duplicates, Leases: liveness.NewNodeLeases(c.Leases, cache), SiteExists: p.publish.SiteExists,
+		Tracker: p.liveness, Duplicates: duplicates, Leases: liveness.NewNodeLeases(c.Leases, cache), SiteExists: p.desired.SiteExists,
 		OnNodesAlive: p.reports.NodesAlive, OnSiteChanged: p.siteChanged, Queue: newQueue[string](b.metrics, "leases", writeRetry),
 		Log: b.log, Report: outageOf("renew node leases").report,
 		OnRefused: func() { b.count.refused.Add(1) }, OnConflict: func() { b.count.reported.Conflicts.Add(1) },
 	})
 	p.sites = site.New(site.Config{
-		Desired: h.Desired, Clients: c, Cache: cache, Sites: p.publish, Consumers: desired.NewConsumers(p.publish), Liveness: p.liveness,
+		Desired: h.Desired, Clients: c, Cache: cache, Sites: p.desired, Consumers: desired.NewConsumers(p.desired), Liveness: p.liveness,
 		Duplicates: duplicates, States: p.syncStates, Metrics: b.metrics.sites, Epoch: epoch, Term: b.fence.Term(),
 		Identity: b.cfg.LeaderElection.Identity, Log: b.log, Report: outageOf("positions of the sites").report,
 		OnRound: func() { b.count.siteRounds.Add(1) },
 	})
 	answering := outageOf("answer backlogs")
 	p.backlogs = site.NewBacklogs(site.BacklogsConfig{
-		Hub: h, Client: c.Dynamic, SiteExists: p.publish.SiteExists, Queue: newQueue[string](b.metrics, "backlogs", writeRetry),
+		Hub: h, Client: c.Dynamic, SiteExists: p.desired.SiteExists, Queue: newQueue[string](b.metrics, "backlogs", writeRetry),
 		Report: answering.report, ReportWatch: answering.reportPart,
 	})
 	b.newConsistencyParts(p, h, c, outageOf)
@@ -267,7 +267,7 @@ func (c *components) objectChanged(k kube.Key) {
 	if c.awaitsReregistration(k) {
 		delay = nodeReturnGrace
 	}
-	c.publish.Changed(k, delay)
+	c.desired.Changed(k, delay)
 	c.tolerations.Changed(k)
 	c.reports.ObjectChanged(k)
 	switch {
@@ -293,8 +293,8 @@ func (c *components) awaitsReregistration(k kube.Key) bool {
 	if k.Group != "" || k.Resource != "nodes" || c.cache.Get(k) != nil {
 		return false
 	}
-	site := c.publish.SiteOf(k.Name)
-	if site == "" || !c.publish.SiteExists(site) {
+	site := c.desired.SiteOf(k.Name)
+	if site == "" || !c.desired.SiteExists(site) {
 		return false
 	}
 	alive, _ := c.liveness.Alive(site, k.Name, time.Now())
@@ -312,7 +312,7 @@ func (c *components) siteChanged(site string) {
 // site must compare its inventory once it has received everything again.
 func (c *components) restoreSites(renewed bool) {
 	now := time.Now()
-	for name := range c.publish.NodesBySite() {
+	for name := range c.desired.NodesBySite() {
 		if renewed {
 			c.resync.CompareWhenCaughtUp(name)
 		}
@@ -325,7 +325,7 @@ func (c *components) restoreSites(renewed bool) {
 
 // close shuts down the queues, including those of components that were never started.
 func (c *components) close() {
-	c.publish.Close()
+	c.desired.Close()
 	c.reports.Close()
 	c.tolerations.Close()
 	c.heartbeats.Close()
@@ -334,7 +334,7 @@ func (c *components) close() {
 
 // start runs the components in g until ctx ends.
 func (c *components) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn, workers int) {
-	g.Go(func() error { return c.publish.Run(ctx, workers) })
+	g.Go(func() error { return c.desired.Run(ctx, workers) })
 	g.Go(func() error { c.tolerations.Run(ctx); return nil })
 	g.Go(func() error { return c.heartbeats.Run(ctx, nc, workers) })
 	g.Go(func() error { return c.sites.Run(ctx) })

@@ -25,10 +25,10 @@ type consistencyParts struct {
 // newConsistencyParts creates the components that detect and repair differences.
 func (b *Bridge) newConsistencyParts(p *components, h *hub.Hub, c *kube.Clients, outageOf func(string) *outage) {
 	p.resync = antientropy.NewResyncer(antientropy.Config{
-		Hub: h, Cache: p.cache, Sites: p.publish, Liveness: p.liveness, States: p.syncStates,
+		Hub: h, Cache: p.cache, Sites: p.desired, Liveness: p.liveness, States: p.syncStates,
 		Fence: b.fence, Log: b.log, Report: outageOf("resync sites").report,
 	})
-	answers := &antientropy.Answerer{Desired: p.publish, States: p.syncStates, Resyncer: p.resync, Counters: &b.count.antientropy, Log: b.log}
+	answers := &antientropy.Answerer{Desired: p.desired, States: p.syncStates, Resyncer: p.resync, Counters: &b.count.antientropy, Log: b.log}
 	p.requests = requests.New(map[string]requests.Handler{
 		streams.RequestToken:    requests.Tokens(c, p.cache, b.cfg.Limits.Workers, func() { b.count.tokens.Add(1) }),
 		inventory.Request:       answers.Handler(),

@@ -176,7 +176,7 @@ func (s *Stored) Highest() (number, term uint64) { return s.cache.highest() }
 // Read reads the headers of DESIRED. It skips subjects that do not belong to the protocol. An
 // object with missing parts gets an empty hash, so that it is published again.
 func Read(ctx context.Context, h *hub.Hub) (*Stored, error) {
-	p := newCache()
+	c := newCache()
 	info, err := h.Desired.Info(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", streams.Desired, err)
@@ -200,10 +200,10 @@ func Read(ctx context.Context, h *hub.Hub) (*Stored, error) {
 		if !whole {
 			e.hash = ""
 		}
-		p.put(site, kube.KeyOf(ref), e)
+		c.put(site, kube.KeyOf(ref), e)
 		return nil
 	})
-	return &Stored{p, info.State.LastSeq}, err
+	return &Stored{c, info.State.LastSeq}, err
 }
 
 func entryOf(subject string, h nats.Header, seq uint64) entry {

@@ -31,12 +31,12 @@ type writer struct {
 }
 
 // publishObject makes DESIRED hold the present state of the object, or a tombstone.
-func (p *writer) publishObject(ctx context.Context, site string, t task) error {
-	p.mu.Lock()
-	entries := maps.Clone(p.desired.entries(site, t.key))
-	p.mu.Unlock()
+func (w *writer) publishObject(ctx context.Context, site string, t task) error {
+	w.mu.Lock()
+	entries := maps.Clone(w.desired.entries(site, t.key))
+	w.mu.Unlock()
 
-	o := p.objects.Get(t.key)
+	o := w.objects.Get(t.key)
 	subject := ""
 	if t.wanted && o != nil {
 		subject = streams.DesiredSubject(site, t.key.Ref(t.node))
@@ -45,42 +45,42 @@ func (p *writer) publishObject(ctx context.Context, site string, t task) error {
 		if e.subject == subject || e.op == streams.OpDelete {
 			continue
 		}
-		if err := p.tombstone(ctx, site, t.key, e, isGone(o, e.uid, subject != "")); err != nil {
+		if err := w.tombstone(ctx, site, t.key, e, isGone(o, e.uid, subject != "")); err != nil {
 			return err
 		}
 	}
 	if subject == "" {
 		return nil
 	}
-	return p.publishBody(ctx, site, t, o, entries[subject])
+	return w.publishBody(ctx, site, t, o, entries[subject])
 }
 
-func (p *writer) publishBody(ctx context.Context, site string, t task, o *unstructured.Unstructured, was entry) error {
-	data, hash, err := p.objects.encoded(t.key, o)
+func (w *writer) publishBody(ctx context.Context, site string, t task, o *unstructured.Unstructured, was entry) error {
+	data, hash, err := w.objects.encoded(t.key, o)
 	if err != nil {
 		return err
 	}
-	uid, stamp := string(o.GetUID()), order.Stamp{Epoch: p.epoch, Version: o.GetResourceVersion()}
-	if was.op == streams.OpPut && was.uid == uid && was.hash == hash && was.stamp.Epoch == p.epoch && !t.force {
+	uid, stamp := string(o.GetUID()), order.Stamp{Epoch: w.epoch, Version: o.GetResourceVersion()}
+	if was.op == streams.OpPut && was.uid == uid && was.hash == hash && was.stamp.Epoch == w.epoch && !t.force {
 		return nil
 	}
 	if was.uid == uid && was.stamp.NewerThan(stamp) {
-		p.storage.AddCandidate(t.key, uid, was.stamp.Version)
+		w.storage.AddCandidate(t.key, uid, was.stamp.Version)
 		return fmt.Errorf("%s: %w: version %s after %s", t.key.Ref(""), errStaleCache, stamp.Version, was.stamp.Version)
 	}
 	subject := streams.DesiredSubject(site, t.key.Ref(t.node))
 	m := streams.Message{
-		Ref: t.key.Ref(t.node), Op: streams.OpPut, UID: uid, Version: stamp.Version, Epoch: stamp.Epoch, Hash: hash, Term: p.fence.Term(), Object: data,
+		Ref: t.key.Ref(t.node), Op: streams.OpPut, UID: uid, Version: stamp.Version, Epoch: stamp.Epoch, Hash: hash, Term: w.fence.Term(), Object: data,
 	}
-	seq, err := p.put(ctx, site, t.key, subject, m, was.seq)
+	seq, err := w.put(ctx, site, t.key, subject, m, was.seq)
 	if err != nil {
 		return err
 	}
-	p.setEntry(site, t.key, entry{
+	w.setEntry(site, t.key, entry{
 		subject: subject, op: m.Op, uid: uid, stamp: stamp, hash: hash, seq: seq, term: m.Term,
 		parts: was.parts || len(data) > streams.PartBytes/2,
 	})
-	p.counters.Published.Add(1)
+	w.counters.Published.Add(1)
 	return nil
 }
 
@@ -89,29 +89,29 @@ func (p *writer) publishBody(ctx context.Context, site string, t task, o *unstru
 // tombstone then has a higher version, so that a site that has applied it ignores an old
 // message that a killed hub restores. Otherwise it has the same version, which may be wanted
 // again.
-func (p *writer) tombstone(ctx context.Context, site string, k kube.Key, was entry, final bool) error {
+func (w *writer) tombstone(ctx context.Context, site string, k kube.Key, was entry, final bool) error {
 	_, ref, err := streams.ParseDesired(was.subject)
 	if err != nil {
 		return err
 	}
 	// The version belongs to the epoch in which it was published. In a new epoch it could be
 	// higher than the versions of the object when that is wanted again.
-	stamp := order.Stamp{Epoch: cmp.Or(was.stamp.Epoch, p.epoch), Version: was.stamp.Version}
+	stamp := order.Stamp{Epoch: cmp.Or(was.stamp.Epoch, w.epoch), Version: was.stamp.Version}
 	if final {
 		stamp.Version = nextVersion(stamp.Version)
 	}
-	m := streams.Message{Ref: ref, Op: streams.OpDelete, UID: was.uid, Version: stamp.Version, Epoch: stamp.Epoch, Term: p.fence.Term()}
-	seq, err := p.put(ctx, site, k, was.subject, m, was.seq)
+	m := streams.Message{Ref: ref, Op: streams.OpDelete, UID: was.uid, Version: stamp.Version, Epoch: stamp.Epoch, Term: w.fence.Term()}
+	seq, err := w.put(ctx, site, k, was.subject, m, was.seq)
 	if err != nil {
 		return err
 	}
 	if was.parts {
-		if err := p.hub.Desired.Purge(ctx, jetstream.WithPurgeSubject(was.subject+".>")); err != nil {
+		if err := w.hub.Desired.Purge(ctx, jetstream.WithPurgeSubject(was.subject+".>")); err != nil {
 			return fmt.Errorf("purge parts of %s: %w", ref, err)
 		}
 	}
-	p.setEntry(site, k, entry{subject: was.subject, op: streams.OpDelete, uid: was.uid, stamp: stamp, seq: seq, term: m.Term})
-	p.counters.Tombstones.Add(1)
+	w.setEntry(site, k, entry{subject: was.subject, op: streams.OpDelete, uid: was.uid, stamp: stamp, seq: seq, term: m.Term})
+	w.counters.Tombstones.Add(1)
 	return nil
 }
 
@@ -134,40 +134,40 @@ func nextVersion(version string) string {
 }
 
 // deleteExtra publishes a tombstone for an object that a site has and should not have.
-func (p *writer) deleteExtra(ctx context.Context, site string, e inventory.Entry) error {
+func (w *writer) deleteExtra(ctx context.Context, site string, e inventory.Entry) error {
 	_, ref, err := streams.ParseDesired(e.Subject)
 	if err != nil {
 		return err
 	}
 	k := kube.KeyOf(ref)
-	p.mu.Lock()
-	was := p.desired.entries(site, k)[e.Subject]
-	p.mu.Unlock()
+	w.mu.Lock()
+	was := w.desired.entries(site, k)[e.Subject]
+	w.mu.Unlock()
 	if was.op == streams.OpPut {
 		return nil // wanted there by now
 	}
-	gone := isGone(p.objects.Get(k), e.UID, false)
-	return p.tombstone(ctx, site, k, entry{subject: e.Subject, uid: e.UID, stamp: order.Stamp{Epoch: e.Epoch, Version: e.Version}, seq: was.seq}, gone)
+	gone := isGone(w.objects.Get(k), e.UID, false)
+	return w.tombstone(ctx, site, k, entry{subject: e.Subject, uid: e.UID, stamp: order.Stamp{Epoch: e.Epoch, Version: e.Version}, seq: was.seq}, gone)
 }
 
 // put stores m if this bridge leads and the subject's last message is the expected one, so
 // that a late write by a former leader changes nothing. It blocks until the storage that m
 // comes from has been checked.
-func (p *writer) put(ctx context.Context, site string, k kube.Key, subject string, m streams.Message, last uint64) (uint64, error) {
-	if err := p.storage.Wait(ctx); err != nil {
+func (w *writer) put(ctx context.Context, site string, k kube.Key, subject string, m streams.Message, last uint64) (uint64, error) {
+	if err := w.storage.Wait(ctx); err != nil {
 		return 0, err
 	}
-	if err := p.fence.Check(); err != nil {
+	if err := w.fence.Check(); err != nil {
 		return 0, err
 	}
-	seq, err := streams.Put(ctx, p.hub.JS, subject, m, jetstream.WithExpectLastSequencePerSubject(last))
+	seq, err := streams.Put(ctx, w.hub.JS, subject, m, jetstream.WithExpectLastSequencePerSubject(last))
 	if !isWrongLastSequence(err) {
 		return seq, err
 	}
-	p.mu.Lock()
-	highest := p.desired.lastSeq(site)
-	p.mu.Unlock()
-	found, err := p.refreshEntry(ctx, site, k, subject)
+	w.mu.Lock()
+	highest := w.desired.lastSeq(site)
+	w.mu.Unlock()
+	found, err := w.refreshEntry(ctx, site, k, subject)
 	if err != nil {
 		return 0, err
 	}
@@ -184,21 +184,21 @@ var errResurrected = fmt.Errorf("%w: a removed message is back", errConcurrentWr
 
 // refreshEntry updates the cache with what DESIRED holds on a subject now. A message of a
 // later leader deposes this bridge.
-func (p *writer) refreshEntry(ctx context.Context, site string, k kube.Key, subject string) (found uint64, err error) {
-	msg, err := p.hub.Desired.GetLastMsgForSubject(ctx, subject)
+func (w *writer) refreshEntry(ctx context.Context, site string, k kube.Key, subject string) (found uint64, err error) {
+	msg, err := w.hub.Desired.GetLastMsgForSubject(ctx, subject)
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
-		p.mu.Lock()
-		p.desired.remove(site, k, subject)
-		p.mu.Unlock()
+		w.mu.Lock()
+		w.desired.remove(site, k, subject)
+		w.mu.Unlock()
 	case err != nil:
 		return 0, fmt.Errorf("read %s: %w", subject, err)
 	default:
 		found = msg.Sequence
-		p.setEntry(site, k, entryOf(subject, msg.Header, msg.Sequence))
-		p.fence.ObserveTerm(streams.TermOf(msg.Header))
+		w.setEntry(site, k, entryOf(subject, msg.Header, msg.Sequence))
+		w.fence.ObserveTerm(streams.TermOf(msg.Header))
 	}
-	return found, p.fence.Check()
+	return found, w.fence.Check()
 }
 
 func isWrongLastSequence(err error) bool {
@@ -206,34 +206,34 @@ func isWrongLastSequence(err error) bool {
 	return errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
 }
 
-func (p *writer) setEntry(site string, k kube.Key, e entry) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.desired.put(site, k, e)
+func (w *writer) setEntry(site string, k kube.Key, e entry) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.desired.put(site, k, e)
 }
 
 // expireTombstones deletes the tombstones that the site has stored: those up to its
 // acknowledgement floor.
-func (p *writer) expireTombstones(ctx context.Context, site string, floor uint64) error {
-	p.mu.Lock()
-	passed := p.desired.ackedTombstones(site, floor)
-	p.mu.Unlock()
+func (w *writer) expireTombstones(ctx context.Context, site string, floor uint64) error {
+	w.mu.Lock()
+	passed := w.desired.ackedTombstones(site, floor)
+	w.mu.Unlock()
 	if len(passed) == 0 {
 		return nil
 	}
-	if err := p.fence.Check(); err != nil {
+	if err := w.fence.Check(); err != nil {
 		return err
 	}
 	for k, entries := range passed {
 		for _, e := range entries {
-			if err := p.hub.Desired.DeleteMsg(ctx, e.seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+			if err := w.hub.Desired.DeleteMsg(ctx, e.seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
 				return fmt.Errorf("remove tombstone of %s: %w", k.Ref(""), err)
 			}
-			p.mu.Lock()
-			if now := p.desired.entries(site, k)[e.subject]; now.seq == e.seq {
-				p.desired.remove(site, k, e.subject)
+			w.mu.Lock()
+			if now := w.desired.entries(site, k)[e.subject]; now.seq == e.seq {
+				w.desired.remove(site, k, e.subject)
 			}
-			p.mu.Unlock()
+			w.mu.Unlock()
 		}
 	}
 	return nil
