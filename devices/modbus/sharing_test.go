@@ -137,7 +137,7 @@ func TestDevicesOfOneUnitShareRequests(t *testing.T) {
 	r := newRig(t)
 	r.apply("a", s.addr, nil, prop{name: "p", typ: "INT", visitor: holding(0), cycle: 50}, prop{name: "q", typ: "INT", visitor: holding(10), cycle: 50})
 	r.apply("b", s.addr, nil, prop{name: "p", typ: "INT", visitor: holding(10), cycle: 50}, prop{name: "q", typ: "INT", visitor: holding(30), cycle: 50})
-	r.apply("slow", s.addr, nil, prop{name: "p", typ: "INT", visitor: holding(5), cycle: 5000})
+	r.apply("slow", s.addr, nil, prop{name: "p", typ: "INT", visitor: holding(5), cycle: 600_000})
 	for device, want := range map[string][2]string{"a": {"0", "10"}, "b": {"10", "30"}} {
 		polltest.Eventually(t, device, func() bool { return r.sink.reported(device, "p") == want[0] && r.sink.reported(device, "q") == want[1] })
 	}

@@ -18,8 +18,8 @@ func (t *Transport) awaitStale(request []byte) error {
 		return nil
 	}
 	quiet := max(t.silence, minQuiet)
-	for time.Now().Before(t.othersUntil) {
-		if _, err := t.discardUntil(t.othersUntil, quiet); err != nil {
+	for others := t.firstOpened.Add(t.MaxTimeout); time.Now().Before(others); {
+		if _, err := t.discardUntil(others, quiet); err != nil {
 			return err
 		}
 	}

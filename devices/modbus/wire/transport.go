@@ -34,9 +34,9 @@ type Transport struct {
 	// staleUntil has, for each unit that did not reply in time, until when its late reply
 	// may still come. It outlives a connection: the line behind it is the same.
 	staleUntil map[byte]time.Time
-	// othersUntil is until when replies may come to the last user of the line before this
-	// Transport. It is set when the connection is opened for the first time.
-	othersUntil time.Time
+	// firstOpened is when the connection was opened for the first time. Until MaxTimeout later
+	// replies to requests of the line's last user may come.
+	firstOpened time.Time
 	// maybeStale reports that the next reply may be a late one.
 	maybeStale bool
 }
@@ -72,9 +72,9 @@ func New(e Endpoint, log *zap.Logger) *Transport {
 // which unblocks reads and writes. It fails if ctx has ended: a serial port could be opened
 // all the same, and the reply to a request would come to whoever opens it next.
 //
-// On a line without transaction numbers the first request waits until timeout has passed
-// since the first opening, and drops what comes meanwhile: the reply to a request of another
-// link or process would look like its own.
+// On a line without transaction numbers a request waits until its MaxTimeout has passed since
+// the first opening, and drops what comes meanwhile: the reply to a request of another link or
+// process would look like its own.
 func (t *Transport) Open(ctx context.Context, timeout time.Duration) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%w: connect: %w", ErrLink, err)
@@ -86,8 +86,8 @@ func (t *Transport) Open(ctx context.Context, timeout time.Duration) error {
 		return fmt.Errorf("%w: connect: %w", ErrLink, err)
 	}
 	t.open(ctx, c)
-	if t.othersUntil.IsZero() && !t.framing.numbered() {
-		t.othersUntil = time.Now().Add(timeout)
+	if t.firstOpened.IsZero() {
+		t.firstOpened = time.Now()
 	}
 	return nil
 }
