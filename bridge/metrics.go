@@ -7,6 +7,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/site"
+	"github.com/petiole-io/petiole/internal/logonce"
 	"github.com/petiole-io/petiole/internal/metrics"
 	"github.com/petiole-io/petiole/internal/version"
 	"github.com/petiole-io/petiole/streams/inventory"
@@ -80,17 +81,35 @@ func (t *instruments) stopped() {
 	t.sites.Clear()
 }
 
-// newOutage returns the outage of an operation, whose state is also exported.
-func (t *instruments) newOutage(log *zap.Logger, operation string) *outage {
-	what := slug(operation)
-	down, outages := t.down.WithLabelValues(what), t.outages.WithLabelValues(what)
-	down.Set(0)
-	return newOutage(log, operation, func(is bool) {
-		down.Set(metrics.Bool(is))
-		if is {
-			outages.Inc()
+// outages logs and exports when operations that are retried start to fail, and when they work
+// again.
+type outages struct {
+	reporter *logonce.Reporter
+	metrics  *instruments
+}
+
+// newOutages returns outages according to which every operation works.
+func (t *instruments) newOutages(log *zap.Logger) *outages {
+	return &outages{metrics: t, reporter: logonce.New(log, func(operation string, failing bool) {
+		t.down.WithLabelValues(slug(operation)).Set(metrics.Bool(failing))
+		if failing {
+			t.outages.WithLabelValues(slug(operation)).Inc()
 		}
-	})
+	})}
+}
+
+// of returns a function that takes the results of attempts at an operation.
+func (o *outages) of(operation string) func(error) {
+	report := o.ofParts(operation)
+	return func(err error) { report("", err) }
+}
+
+// ofParts returns a function that takes the results of attempts at one part of an operation. It
+// works if all parts do.
+func (o *outages) ofParts(operation string) func(part string, err error) {
+	o.metrics.down.WithLabelValues(slug(operation)).Set(0)
+	o.metrics.outages.WithLabelValues(slug(operation)).Add(0) // the first outage is an increase as well
+	return func(part string, err error) { o.reporter.ReportPart(operation, part, err) }
 }
 
 // syncHooks returns hooks that count comparisons and resyncs, and call changed after each

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"sigs.k8s.io/yaml"
 
 	"github.com/petiole-io/petiole/bridge/antientropy"
@@ -106,15 +107,40 @@ func TestRepairsAreCountedByOutcome(t *testing.T) {
 func TestOutagesAreCounted(t *testing.T) {
 	t.Parallel()
 	m := newInstruments(&counters{})
-	o := m.newOutage(zap.NewNop(), "watch the API server")
+	report := m.newOutages(zap.NewNop()).of("watch the API server")
 	for _, err := range []error{errors.New("away"), errors.New("away"), nil, errors.New("away")} {
-		o.report(err)
+		report(err)
 	}
 	if got := testutil.ToFloat64(m.outages.WithLabelValues("watch_the_api_server")); got != 2 {
 		t.Errorf("%v outages, want 2", got)
 	}
 	if got := testutil.ToFloat64(m.down.WithLabelValues("watch_the_api_server")); got != 1 {
 		t.Error("the outage is over for the metrics only")
+	}
+}
+
+func TestOutageLogsChangesOfState(t *testing.T) {
+	t.Parallel()
+	core, logs := observer.New(zap.DebugLevel)
+	report, down := newInstruments(&counters{}).newOutages(zap.New(core)).ofParts("API server"), errors.New("refused")
+	for _, step := range []struct {
+		part  string
+		err   error
+		lines int
+	}{
+		{"pods", nil, 0},
+		{"pods", down, 1},
+		{"pods", down, 1},
+		{"nodes", down, 1},
+		{"pods", nil, 1},
+		{"nodes", nil, 2},
+		{"nodes", nil, 2},
+		{"nodes", down, 3},
+	} {
+		report(step.part, step.err)
+		if n := logs.Len(); n != step.lines {
+			t.Errorf("after %+v there are %d lines", step, n)
+		}
 	}
 }
 

@@ -63,7 +63,7 @@ var ours = []struct {
 	{"bridge/reported", []string{"bridge/hub", "bridge/kube", "bridge/lease", "bridge/liveness", "bridge/writeback", "streams"}},
 	{"bridge/requests", []string{"bridge/api", "bridge/hub", "bridge/kube", "streams"}},
 	{"bridge/closure", []string{"bridge/api", "bridge/kube"}},
-	{"bridge", []string{"bridge", "streams", "devices/api", "internal/configfile", "internal/logonce", "internal/metrics", "internal/version"}},
+	{"bridge", []string{"bridge", "streams", "internal/configfile", "internal/logonce", "internal/metrics", "internal/version"}},
 	{"leaf/apply", []string{"streams", "internal/logonce"}},
 	{"leaf/desired", []string{"streams"}},
 	{"leaf/transfer", []string{"streams"}},

@@ -10,11 +10,19 @@ import (
 // waitBuckets are the buckets of durations, from 1 ms to about 4 min.
 var waitBuckets = prometheus.ExponentialBuckets(0.001, 4, 10)
 
+// The longest delays between retries. While the hub is unavailable, publishing fails at once:
+// a retry costs little, and a long delay would hold back the sites' updates.
+const (
+	publishRetry = 2 * time.Second
+	writeRetry   = 5 * time.Second
+)
+
 // newQueue creates a queue with metrics under its name. longest is the longest delay between
 // retries.
 func newQueue[T comparable](t *instruments, name string, longest time.Duration) workqueue.TypedRateLimitingInterface[T] {
 	t.queues.reset(name)
-	return workqueue.NewTypedRateLimitingQueueWithConfig(retryDelays[T](longest), workqueue.TypedRateLimitingQueueConfig[T]{
+	delays := workqueue.NewTypedItemExponentialFailureRateLimiter[T](100*time.Millisecond, longest)
+	return workqueue.NewTypedRateLimitingQueueWithConfig(delays, workqueue.TypedRateLimitingQueueConfig[T]{
 		Name: name, MetricsProvider: t.queues,
 	})
 }

@@ -1,0 +1,199 @@
+package bridge
+
+import (
+	"context"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/petiole-io/petiole/bridge/antientropy"
+	"github.com/petiole-io/petiole/bridge/desired"
+	"github.com/petiole-io/petiole/bridge/hub"
+	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/bridge/liveness"
+	"github.com/petiole-io/petiole/bridge/reported"
+	"github.com/petiole-io/petiole/bridge/requests"
+	"github.com/petiole-io/petiole/bridge/site"
+	"github.com/petiole-io/petiole/bridge/storage"
+	"github.com/petiole-io/petiole/bridge/writeback"
+	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/inventory"
+)
+
+// nodeReturnGrace is the time for which a deleted node's site keeps the node and its pods: a
+// node that is alive registers again well before.
+const nodeReturnGrace = 15 * time.Second
+
+// components are the parts of a leading bridge.
+type components struct {
+	cache       *kube.Cache
+	desired     *desired.Reconciler
+	liveness    *liveness.Tracker
+	heartbeats  *liveness.Heartbeats
+	sites       *site.Controller
+	reports     *reported.Reconciler
+	clients     *kube.Clients
+	tolerations *liveness.Tolerations
+	syncStates  *antientropy.States
+	backlogs    *site.Backlogs
+	resync      *antientropy.Resyncer
+	requests    *requests.Server
+}
+
+// newStorageMonitor creates the monitor of the API server's storage.
+func (b *Bridge) newStorageMonitor(h *hub.Hub, c *kube.Clients) *storage.Monitor {
+	return storage.NewMonitor(storage.Config{
+		Bucket: h.Bucket, Clients: c, Fence: b.fence, Log: b.log,
+		Identity: b.cfg.LeaderElection.Identity, Namespace: b.cfg.LeaderElection.Namespace,
+		Report: b.metrics.newOutages(b.log).of("epoch of the API server's storage"), OnNewEpoch: func() { b.count.epochs.Add(1) },
+	})
+}
+
+// newComponents creates the components of a bridge that leads in an epoch, and connects them.
+// It starts nothing.
+func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Monitor, epoch string) (*components, error) {
+	outages := b.metrics.newOutages(b.log)
+	p := &components{clients: c, liveness: liveness.NewTracker()}
+	p.syncStates = antientropy.NewStates(b.metrics.syncHooks(&b.count, func() { p.sites.Trigger() }))
+	deleted := writeback.NewDeletedNodes()
+	cache, err := kube.NewCache(c.Dynamic, kube.Handlers{
+		Changed: p.objectChanged, Deleted: deleted.Add,
+		Requests: kube.Requests{Answered: monitor.Answered, Report: outages.ofParts("watch the API server")},
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.cache = cache
+	p.desired = desired.New(desired.Config{
+		Hub: h, Objects: cache, Storage: monitor, Fence: b.fence, Epoch: epoch, Counters: &b.count.desired, Log: b.log,
+		Changed: newQueue[kube.Key](b.metrics, "objects", publishRetry), Sites: newQueue[string](b.metrics, "sites", publishRetry),
+		Report: outages.of("search the desired stream"),
+	})
+	p.reports = reported.New(reported.Config{
+		Hub: h, Sites: p.desired, Liveness: p.liveness, Fence: b.fence, Counters: &b.count.reported, Log: b.log,
+		Writer: writeback.New(writeback.Config{
+			Clients: c, Cache: cache, Sites: p.desired, Liveness: p.liveness, Deleted: deleted, Log: b.log,
+		}),
+		Queue:     newQueue[reported.Key](b.metrics, "writeback", writeRetry),
+		SiteQueue: newQueue[string](b.metrics, "reports", writeRetry),
+		Workers:   b.cfg.Limits.Workers, Lease: b.cfg.LeaderElection.lease().Duration(), Report: outages.of("write back to the API server"),
+		OnQuarantined: b.metrics.sites.CountQuarantined, OnSiteConnected: p.siteChanged,
+	})
+	p.tolerations = liveness.NewTolerations(liveness.TolerationsConfig{
+		Pods: c.Own.CoreV1(), Cache: cache, PodsOn: p.desired.PodsOn, Log: b.log, Report: outages.of("set tolerations"),
+		Queue: newQueue[kube.Key](b.metrics, "autonomy", writeRetry),
+	})
+	duplicates := liveness.NewDuplicateDetector()
+	p.heartbeats = liveness.NewHeartbeats(liveness.Config{
+		Tracker: p.liveness, Duplicates: duplicates, Leases: liveness.NewNodeLeases(c.Leases, cache), SiteExists: p.desired.SiteExists,
+		OnNodesAlive: p.reports.NodesAlive, OnSiteChanged: p.siteChanged, Queue: newQueue[string](b.metrics, "leases", writeRetry),
+		Log: b.log, Report: outages.of("renew node leases"),
+		OnRefused: func() { b.count.refused.Add(1) }, OnConflict: func() { b.count.reported.Conflicts.Add(1) },
+	})
+	p.sites = site.New(site.Config{
+		Desired: h.Desired, Clients: c, Cache: cache, Sites: p.desired, Consumers: desired.NewConsumers(p.desired), Liveness: p.liveness,
+		Duplicates: duplicates, States: p.syncStates, Metrics: b.metrics.sites, Epoch: epoch, Term: b.fence.Term(),
+		Identity: b.cfg.LeaderElection.Identity, Log: b.log, Report: outages.of("positions of the sites"),
+		OnRound: func() { b.count.siteRounds.Add(1) },
+	})
+	p.backlogs = site.NewBacklogs(site.BacklogsConfig{
+		Hub: h, Client: c.Dynamic, SiteExists: p.desired.SiteExists, Queue: newQueue[string](b.metrics, "backlogs", writeRetry),
+		Report: outages.of("answer backlogs"), ReportWatch: outages.ofParts("answer backlogs"),
+	})
+	p.resync = antientropy.NewResyncer(antientropy.Config{
+		Hub: h, Cache: cache, Sites: p.desired, Liveness: p.liveness, States: p.syncStates,
+		Fence: b.fence, Log: b.log, Report: outages.of("resync sites"),
+	})
+	answers := &antientropy.Answerer{Desired: p.desired, States: p.syncStates, Resyncer: p.resync, Counters: &b.count.antientropy, Log: b.log}
+	p.requests = requests.New(map[string]requests.Handler{
+		streams.RequestToken:    requests.Tokens(c, cache, b.cfg.Limits.Workers, func() { b.count.tokens.Add(1) }),
+		inventory.Request:       answers.Handler(),
+		streams.RequestPosition: requests.Positions(h),
+	}, func() { b.count.refused.Add(1) }, b.log)
+	return p, nil
+}
+
+// objectChanged passes a changed object to the components that need it. It runs on the
+// informers' goroutines and only enqueues.
+func (c *components) objectChanged(k kube.Key) {
+	delay := time.Duration(0)
+	if c.awaitsReregistration(k) {
+		delay = nodeReturnGrace
+	}
+	c.desired.Changed(k, delay)
+	c.tolerations.Changed(k)
+	c.reports.ObjectChanged(k)
+	switch {
+	case k.Group == kube.SiteGroup:
+		c.sites.Trigger()
+		c.resync.AnnotationChanged(k.Name)
+	case k.Group == "" && k.Resource == "nodes":
+		c.sites.Trigger()
+		c.reports.ObjectChanged(kube.CSINodeKey(k.Name))
+		if c.cache.Get(k) == nil {
+			c.clients.Forget(k.Name)
+			c.heartbeats.Forget(k.Name)
+		}
+	case k.Group == kube.DeviceGroup && k.Resource == "devices":
+		// A report may have arrived before its device: write it now.
+		c.reports.ObjectChanged(kube.Key{Group: kube.DeviceGroup, Resource: "devicestatuses", Namespace: k.Namespace, Name: k.Name})
+	}
+}
+
+// awaitsReregistration reports whether an object is a deleted node that is still alive and is
+// about to register again. Until then its site keeps the node and its pods.
+func (c *components) awaitsReregistration(k kube.Key) bool {
+	if k.Group != "" || k.Resource != "nodes" || c.cache.Get(k) != nil {
+		return false
+	}
+	site := c.desired.SiteOf(k.Name)
+	if site == "" || !c.desired.SiteExists(site) {
+		return false
+	}
+	alive, _ := c.liveness.Alive(site, k.Name, time.Now())
+	return alive && c.reports.HasReport(k)
+}
+
+// siteChanged is called when a site connects or disconnects. It updates the site's nodes, its
+// devices and its Site object.
+func (c *components) siteChanged(site string) {
+	c.reports.SiteChanged(site)
+	c.sites.Trigger()
+}
+
+// restoreSites takes over the state of the sites from their Site objects. In a new epoch each
+// site must compare its inventory once it has received everything again.
+func (c *components) restoreSites(renewed bool) {
+	now := time.Now()
+	for name := range c.desired.NodesBySite() {
+		if renewed {
+			c.resync.CompareWhenCaughtUp(name)
+		}
+		if o := c.cache.Get(kube.Key{Group: kube.SiteGroup, Resource: "sites", Name: name}); o != nil {
+			connected, since := site.Connection(o)
+			c.liveness.Restore(name, connected, since, now)
+		}
+	}
+}
+
+// close shuts down the queues, including those of components that were never started.
+func (c *components) close() {
+	c.desired.Close()
+	c.reports.Close()
+	c.tolerations.Close()
+	c.heartbeats.Close()
+	c.backlogs.Close()
+}
+
+// start runs the components in g until ctx ends.
+func (c *components) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn, workers int) {
+	g.Go(func() error { return c.desired.Run(ctx, workers) })
+	g.Go(func() error { c.tolerations.Run(ctx); return nil })
+	g.Go(func() error { return c.heartbeats.Run(ctx, nc, workers) })
+	g.Go(func() error { return c.sites.Run(ctx) })
+	g.Go(func() error { return c.backlogs.Run(ctx) })
+	g.Go(func() error { return c.reports.Run(ctx) })
+	g.Go(func() error { return c.requests.Run(ctx, nc) })
+	g.Go(func() error { c.resync.Run(ctx); return nil })
+}
