@@ -50,7 +50,7 @@ func (l *Lab) Up(ctx context.Context) error {
 	}
 	wg.Wait()
 	// Leaves come last: one that asks for its consumer before the bridge has created it
-	// gets an error, and nats-server then waits up to a minute before it asks again.
+	// gets an error, and waits up to 5 s before it asks again.
 	if cloud {
 		for i, s := range sites {
 			if runtimes[i] {
