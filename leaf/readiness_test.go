@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/petiole-io/petiole/internal/natstest"
@@ -40,10 +41,13 @@ func TestReadinessFlipIsSmallOnTheLink(t *testing.T) {
 		_, body := w.get(t, "/metrics")
 		return strings.Contains(body, "petiole_leaf_applied_sequence 1\n")
 	})
-	kubeconfig, err := clientcmd.BuildConfigFromFlags("", filepath.Join(s.cfg.DataDir, KubeconfigName))
-	if err != nil {
-		t.Fatal(err)
-	}
+	// The leaf writes it once the node API is ready, which is after the API has loaded the pod.
+	var kubeconfig *rest.Config
+	polltest.Eventually(t, "kubeconfig", func() bool {
+		var err error
+		kubeconfig, err = clientcmd.BuildConfigFromFlags("", filepath.Join(s.cfg.DataDir, KubeconfigName))
+		return err == nil
+	})
 	client, err := kubernetes.NewForConfig(kubeconfig)
 	if err != nil {
 		t.Fatal(err)
