@@ -3,8 +3,11 @@ package natsd
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
@@ -37,7 +40,8 @@ func run(t *testing.T, conf string) (*Server, *nats.Conn) {
 }
 
 // TestMakingAStreamIsHealthy asks for the store's health while streams are made.
-func TestMakingAStreamIsHealthy(t *testing.T) { // alone: it is about how long a stream takes
+func TestMakingAStreamIsHealthy(t *testing.T) {
+	t.Parallel()
 	s, nc := run(t, natstest.LeafConf(t, "plant-a", natstest.StartHub(t, "plant-a").LeafAddr()))
 	js, err := jetstream.New(nc)
 	if err != nil {
@@ -66,6 +70,29 @@ func TestMakingAStreamIsHealthy(t *testing.T) { // alone: it is about how long a
 			return
 		default:
 		}
+	}
+}
+
+// TestUnrecoveredStreamIsUnhealthy starts on a store with a stream whose description is damaged.
+func TestUnrecoveredStreamIsUnhealthy(t *testing.T) {
+	t.Parallel()
+	conf := natstest.LeafConf(t, "plant-a", "127.0.0.1:1")
+	s, nc := run(t, conf)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
+		t.Fatal(err)
+	}
+	damage := func() error {
+		return os.WriteFile(filepath.Join(StreamDir{server.DEFAULT_GLOBAL_ACCOUNT, "S"}.in(s.StoreDir()), server.JetStreamMetaFile), []byte("{"), 0o600)
+	}
+	if err := s.Restart(t.Context(), damage, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Health(); err == nil {
+		t.Error("a server that did not recover a stream is healthy")
 	}
 }
 

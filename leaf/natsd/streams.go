@@ -81,7 +81,11 @@ func (s *Server) TakeDamaged() map[string]filestore.Damaged {
 
 // Unrecovered returns the streams that have a folder and that the server did not recover.
 func (s *Server) Unrecovered() ([]StreamDir, error) {
-	accounts, err := list(s.server(), server.JSzOptions{})
+	return unrecovered(s.server(), s.StoreDir())
+}
+
+func unrecovered(running *server.Server, store string) ([]StreamDir, error) {
+	accounts, err := list(running, server.JSzOptions{})
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +95,7 @@ func (s *Server) Unrecovered() ([]StreamDir, error) {
 			up[StreamDir{a.Name, d.Name}] = true
 		}
 	}
-	folders, err := filepath.Glob(filepath.Join(s.StoreDir(), "*", "streams", "*"))
+	folders, err := filepath.Glob(filepath.Join(store, "*", "streams", "*"))
 	if err != nil {
 		return nil, fmt.Errorf("list streams: %w", err)
 	}
