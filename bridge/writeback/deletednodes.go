@@ -2,16 +2,12 @@ package writeback
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"strings"
 	"sync"
 
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/kube"
@@ -78,17 +74,9 @@ func (w *nodeWriter) restore(ctx context.Context, site string, current *corev1.N
 		return err
 	}
 	labels, annotations := missingKeys(current.Labels, was.Labels), missingKeys(current.Annotations, was.Annotations)
-	meta := kube.Preconditions(current.UID, current.ResourceVersion)
-	meta["labels"], meta["annotations"] = labels, annotations
-	patch, err := json.Marshal(map[string]any{"metadata": meta})
-	if err != nil {
-		return fmt.Errorf("encode labels of node %s: %w", current.Name, err)
+	if err := addMetadata(ctx, w.Clients.Own.CoreV1().Nodes(), current, labels, annotations); err != nil {
+		return err
 	}
-	changed, err := w.Clients.Own.CoreV1().Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
-	if err != nil {
-		return kube.Classify(err)
-	}
-	*current = *changed
 	w.Deleted.forget(current.Name)
 	w.Log.Info("node registered again after it was deleted", zap.String("site", site), zap.String("node", current.Name))
 	return nil

@@ -12,7 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	nodeutil "k8s.io/component-helpers/node/util"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
@@ -125,39 +125,38 @@ func (w *nodeWriter) setEdgeRole(ctx context.Context, current *corev1.Node) erro
 	if _, ok := current.Labels[v1alpha1.EdgeRoleLabel]; ok {
 		return nil
 	}
-	meta := kube.Preconditions(current.UID, current.ResourceVersion)
-	meta["labels"] = map[string]any{v1alpha1.EdgeRoleLabel: ""}
-	patch, err := json.Marshal(map[string]any{"metadata": meta})
-	if err != nil {
-		return fmt.Errorf("encode labels of node %s: %w", current.Name, err)
-	}
-	changed, err := w.Clients.Own.CoreV1().Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
-	if err != nil {
-		return kube.Classify(err)
-	}
-	*current = *changed
-	return nil
+	return addMetadata(ctx, w.Clients.Own.CoreV1().Nodes(), current, map[string]string{v1alpha1.EdgeRoleLabel: ""}, nil)
 }
 
-// patchMeta sets the labels and annotations that a kubelet owns, and updates current.
-// Others may have been changed in the API since the site saw them.
+// patchMeta sets the labels and annotations that a kubelet owns, and updates current. Others
+// may have been changed in the API since the site saw them.
 func (w *nodeWriter) patchMeta(ctx context.Context, current, reported *corev1.Node) error {
 	labels := changedKeys(current.Labels, reported.Labels, isKubeletLabel)
 	annotations := changedKeys(current.Annotations, reported.Annotations, isKubeletAnnotation)
 	if len(labels) == 0 && len(annotations) == 0 {
 		return nil
 	}
-	meta := kube.Preconditions(current.UID, current.ResourceVersion)
-	meta["labels"], meta["annotations"] = labels, annotations
-	patch, err := json.Marshal(map[string]any{"metadata": meta})
-	if err != nil {
-		return fmt.Errorf("encode labels of node %s: %w", current.Name, err)
-	}
 	as, err := w.Clients.As(current.Name)
 	if err != nil {
 		return err
 	}
-	changed, err := as.Core.Nodes().Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	return addMetadata(ctx, as.Core.Nodes(), current, labels, annotations)
+}
+
+// addMetadata sets labels and annotations of the API's node, and updates current.
+func addMetadata(ctx context.Context, nodes corev1client.NodeInterface, current *corev1.Node, labels, annotations map[string]string) error {
+	meta := kube.Preconditions(current.UID, current.ResourceVersion)
+	if len(labels) > 0 {
+		meta["labels"] = labels
+	}
+	if len(annotations) > 0 {
+		meta["annotations"] = annotations
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": meta})
+	if err != nil {
+		return fmt.Errorf("encode metadata of node %s: %w", current.Name, err)
+	}
+	changed, err := nodes.Patch(ctx, current.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	if err != nil {
 		return kube.Classify(err)
 	}
@@ -222,17 +221,10 @@ func (w *nodeWriter) patchStatus(ctx context.Context, r Report, current, reporte
 func nodeStatusPatch(current, wanted *corev1.Node) ([]byte, error) {
 	to := wanted.Status.DeepCopy()
 	to.Addresses = current.Status.Addresses
-	from, err := json.Marshal(corev1.Node{Status: current.Status})
+	patch, err := statusPatch("node "+current.Name, corev1.Node{Status: current.Status},
+		corev1.Node{ObjectMeta: metav1.ObjectMeta{UID: current.UID, ResourceVersion: current.ResourceVersion}, Status: *to})
 	if err != nil {
-		return nil, fmt.Errorf("encode status of node %s: %w", current.Name, err)
-	}
-	target, err := json.Marshal(corev1.Node{ObjectMeta: metav1.ObjectMeta{UID: current.UID, ResourceVersion: current.ResourceVersion}, Status: *to})
-	if err != nil {
-		return nil, fmt.Errorf("encode status of node %s: %w", current.Name, err)
-	}
-	patch, err := strategicpatch.CreateTwoWayMergePatch(from, target, corev1.Node{})
-	if err != nil {
-		return nil, fmt.Errorf("compare status of node %s: %w", current.Name, err)
+		return nil, err
 	}
 	if equality.Semantic.DeepEqual(current.Status.Addresses, wanted.Status.Addresses) {
 		return patch, nil

@@ -11,7 +11,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/strategicpatch"
 
 	"github.com/petiole-io/petiole/bridge/kube"
 )
@@ -92,19 +91,10 @@ func podStatusPatch(current *corev1.Pod, reported corev1.PodStatus) ([]byte, err
 	if reflect.DeepEqual(merged, current.Status) {
 		return nil, nil // such as after the bridge's own write
 	}
-	from, err := json.Marshal(corev1.Pod{Status: current.Status})
+	patch, err := statusPatch("pod "+current.Namespace+"/"+current.Name, corev1.Pod{Status: current.Status},
+		corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: current.UID, ResourceVersion: current.ResourceVersion}, Status: merged})
 	if err != nil {
-		return nil, fmt.Errorf("encode status of pod %s/%s: %w", current.Namespace, current.Name, err)
-	}
-	// Only the new object has the UID and the version, so that the patch contains them as
-	// preconditions.
-	to, err := json.Marshal(corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: current.UID, ResourceVersion: current.ResourceVersion}, Status: merged})
-	if err != nil {
-		return nil, fmt.Errorf("encode status of pod %s/%s: %w", current.Namespace, current.Name, err)
-	}
-	patch, err := strategicpatch.CreateTwoWayMergePatch(from, to, corev1.Pod{})
-	if err != nil {
-		return nil, fmt.Errorf("compare status of pod %s/%s: %w", current.Namespace, current.Name, err)
+		return nil, err
 	}
 	if kube.OnlyMetadata(patch) {
 		return nil, nil

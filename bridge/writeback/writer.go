@@ -2,6 +2,7 @@ package writeback
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/kube"
@@ -179,6 +181,24 @@ func (w *Writer) checkOwner(site, node string) error {
 		return fmt.Errorf("%w: node %s belongs to site %q, not to %s", kube.ErrRefused, node, owner, site)
 	}
 	return nil
+}
+
+// statusPatch returns the strategic merge patch between two objects of one type, of which only
+// the new one has the UID and the version: the patch contains them as preconditions.
+func statusPatch(object string, from, to any) ([]byte, error) {
+	was, err := json.Marshal(from)
+	if err != nil {
+		return nil, fmt.Errorf("encode status of %s: %w", object, err)
+	}
+	is, err := json.Marshal(to)
+	if err != nil {
+		return nil, fmt.Errorf("encode status of %s: %w", object, err)
+	}
+	patch, err := strategicpatch.CreateTwoWayMergePatch(was, is, to)
+	if err != nil {
+		return nil, fmt.Errorf("compare status of %s: %w", object, err)
+	}
+	return patch, nil
 }
 
 // clearServerFields removes the metadata that a create must not carry.
