@@ -1,0 +1,122 @@
+package hub
+
+import (
+	"errors"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/streams"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func open(t *testing.T) *Hub {
+	t.Helper()
+	h, err := Open(t.Context(), natstest.StartHub(t, "plant-a").Connect(t, "bridge"), streams.HubLimits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// put stores a message about a ConfigMap in DESIRED.
+func put(t *testing.T, h *Hub, name string) (subject string, seq uint64) {
+	t.Helper()
+	ref := streams.Ref{Resource: "configmaps", Namespace: "default", Name: name}
+	subject = streams.DesiredSubject("plant-a", ref)
+	seq, err := streams.Put(t.Context(), h.JS, subject, streams.Message{Ref: ref, Op: streams.OpPut, UID: "uid-" + name, Object: []byte(`{"kind":"ConfigMap"}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return subject, seq
+}
+
+// A stream that was deleted and created again is another one, whatever it is called.
+func TestReplacedStreamIsNoticed(t *testing.T) {
+	t.Parallel()
+	h := open(t)
+	if err := h.CheckSame(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	cfg := h.Reported.CachedInfo().Config
+	if err := h.JS.DeleteStream(t.Context(), streams.Reported); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.CheckSame(t.Context()); !errors.Is(err, ErrReplaced) {
+		t.Errorf("without the stream: %v, want %v", err, ErrReplaced)
+	}
+	if _, err := h.JS.CreateStream(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.CheckSame(t.Context()); !errors.Is(err, ErrReplaced) {
+		t.Errorf("with another stream of that name: %v, want %v", err, ErrReplaced)
+	}
+}
+
+// ReadAll reads more messages than one request returns, in order, and leaves no consumer behind.
+func TestReadAllFromASequence(t *testing.T) {
+	t.Parallel()
+	h := open(t)
+	var want []uint64
+	for i := range 1100 {
+		_, seq := put(t, h, strconv.Itoa(i))
+		want = append(want, seq)
+	}
+	for _, from := range []uint64{0, want[0], want[600], want[len(want)-1] + 1} {
+		var got []uint64
+		err := h.ReadAll(t.Context(), h.Desired, from, streams.DesiredFilter("plant-a"), true, func(msg jetstream.Msg) error {
+			meta, err := msg.Metadata()
+			if err == nil && len(msg.Data()) > 0 {
+				err = errors.New("the message has a body")
+			}
+			got = append(got, meta.Sequence.Stream)
+			return err
+		})
+		first, _ := slices.BinarySearch(want, from)
+		if err != nil || !slices.Equal(got, want[first:]) {
+			t.Errorf("from %d: %d messages, want %d: %v", from, len(got), len(want)-first, err)
+		}
+	}
+	stop := errors.New("enough")
+	if err := h.ReadAll(t.Context(), h.Desired, 1, ">", false, func(jetstream.Msg) error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("a read that is ended: %v, want %v", err, stop)
+	}
+	info, err := h.Desired.Info(t.Context())
+	if err != nil || info.State.Consumers != 0 {
+		t.Errorf("%d consumers are left: %v", info.State.Consumers, err)
+	}
+}
+
+func TestLastMessage(t *testing.T) {
+	t.Parallel()
+	h := open(t)
+	m, err := h.LastMessage(t.Context(), streams.Desired, streams.DesiredFilter("plant-a"))
+	if m != nil || err != nil {
+		t.Errorf("of an empty stream: %+v, %v", m, err)
+	}
+	put(t, h, "first")
+	subject, seq := put(t, h, "second")
+	m, err = h.LastMessage(t.Context(), streams.Desired, streams.DesiredFilter("plant-a"))
+	if err != nil || m.Subject != subject || m.Seq != seq || m.Header.Get(streams.HeaderUID) != "uid-second" {
+		t.Errorf("the last message is %+v, %v, want %s with sequence %d", m, err, subject, seq)
+	}
+	if _, err := h.LastMessage(t.Context(), "NONE", ">"); err == nil {
+		t.Error("a stream that does not exist has a last message")
+	}
+}
+
+func TestRedacted(t *testing.T) {
+	t.Parallel()
+	for value, want := range map[string]string{
+		"nats://hub:4222": "nats://hub:4222", "tls://u:secret@hub": "tls://u:xxxxx@hub", "nats://%zz": "nats://%zz",
+	} {
+		if got := Redacted(value); got != want {
+			t.Errorf("%s is shown as %s, want %s", value, got, want)
+		}
+	}
+}
