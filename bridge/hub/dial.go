@@ -77,10 +77,14 @@ func redactedAll(urls []string) []string {
 	return out
 }
 
-// Redacted returns a URL without its password.
+// Redacted returns a URL without its password, also if it cannot be parsed.
 func Redacted(value string) string {
-	if u, err := url.Parse(value); err == nil {
+	u, err := url.Parse(value)
+	if err == nil {
 		return u.Redacted()
+	}
+	if i := strings.LastIndexByte(value, '@'); i >= 0 {
+		return "xxxxx" + value[i:]
 	}
 	return value
 }
