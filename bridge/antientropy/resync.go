@@ -105,8 +105,7 @@ func (r *Resyncer) drain(from map[string]bool) []string {
 
 // Run works until ctx ends.
 func (r *Resyncer) Run(ctx context.Context) {
-	// The first round is not at once: a site that is connected needs a moment to show it.
-	_ = wait.PollUntilContextCancel(ctx, resyncInterval, false, func(ctx context.Context) (bool, error) { // until ctx ends
+	_ = wait.PollUntilContextCancel(ctx, resyncInterval, true, func(ctx context.Context) (bool, error) { // until ctx ends
 		r.round(ctx)
 		return false, nil
 	})
@@ -187,9 +186,14 @@ func (r *Resyncer) resync(ctx context.Context, site, reason, value string) error
 }
 
 // requestComparison asks a site to compare its inventory if the site has acknowledged
-// everything. A disconnected site compares by itself when it reconnects.
+// everything. A site that is not connected is asked later: its leaf compares by itself when it
+// reconnects, but a bridge that has just started does not know yet that it is connected.
 func (r *Resyncer) requestComparison(ctx context.Context, site string) error {
-	if connected, _, _ := r.cfg.Liveness.State(site); !connected || !r.cfg.Sites.SiteExists(site) {
+	if !r.cfg.Sites.SiteExists(site) {
+		return nil
+	}
+	if connected, _, _ := r.cfg.Liveness.State(site); !connected {
+		r.CompareWhenCaughtUp(site)
 		return nil
 	}
 	cons, err := r.cfg.Hub.JS.Consumer(ctx, streams.Desired, site)

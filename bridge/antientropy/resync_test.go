@@ -38,9 +38,8 @@ func (*plantA) SiteExists(site string) bool { return site == "plant-a" }
 
 func (*plantA) SiteIdle(string) bool { return true }
 
-// The value of the annotation is repeated in the status, which bounds its length.
-func TestLongResyncIsRefused(t *testing.T) {
-	t.Parallel()
+func openHub(t *testing.T) *hub.Hub {
+	t.Helper()
 	h, err := hub.Open(t.Context(), natstest.StartHub(t, "plant-a").Connect(t, "bridge"), streams.HubLimits{})
 	if err != nil {
 		t.Fatal(err)
@@ -48,6 +47,52 @@ func TestLongResyncIsRefused(t *testing.T) {
 	if err := streams.EnsureConsumer(t.Context(), h.JS, streams.Desired, streams.SiteConsumer("plant-a")); err != nil {
 		t.Fatal(err)
 	}
+	return h
+}
+
+// A bridge that has just started asks a site that it does not know yet to be connected as soon as
+// it is. A site without a Site object is not asked at all.
+func TestComparisonWaitsForTheConnection(t *testing.T) {
+	t.Parallel()
+	h, site, tracker := openHub(t), &plantA{}, liveness.NewTracker()
+	asked, err := h.Conn.SubscribeSync("sync.*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := NewResyncer(Config{
+		Hub: h, Cache: site, Sites: site, Liveness: tracker, Log: zap.NewNop(),
+		States: NewStates(Hooks{Changed: func() {}, Resynced: func(string) {}}), Report: func(err error) {
+			if err != nil {
+				t.Error(err)
+			}
+		},
+	})
+	connect := func(site string) {
+		tracker.Heartbeat(site, streams.Presence{Site: site, Nodes: []streams.NodePresence{{Name: site + "-1"}}}, time.Now())
+	}
+	r.CompareWhenCaughtUp("plant-a")
+	r.CompareWhenCaughtUp("no-site")
+	connect("no-site")
+	r.round(t.Context())
+	connect("plant-a")
+	r.round(t.Context())
+	r.round(t.Context()) // it is asked once
+	if err := h.Conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if n, _, err := asked.Pending(); err != nil || n != 1 {
+		t.Fatalf("%d requests, %v, want 1", n, err)
+	}
+	m, err := asked.NextMsg(time.Second)
+	if err != nil || m.Subject != streams.SyncSubject("plant-a") || m.Header.Get(streams.HeaderControl) != streams.ControlVerify {
+		t.Errorf("got %v, %v", m, err)
+	}
+}
+
+// The value of the annotation is repeated in the status, which bounds its length.
+func TestLongResyncIsRefused(t *testing.T) {
+	t.Parallel()
+	h := openHub(t)
 	fence := lease.NewFence(time.Now)
 	fence.Renewed(time.Now(), time.Hour)
 	core, logged := observer.New(zapcore.WarnLevel)

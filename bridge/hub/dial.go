@@ -31,8 +31,8 @@ func Dial(cfg Config, log *zap.Logger) (*nats.Conn, error) {
 		// Without a buffer, publishing fails while the hub is unavailable, and the caller
 		// retries.
 		nats.ReconnectBufSize(-1),
-		nats.ConnectHandler(func(c *nats.Conn) { log.Info("hub connected", zap.String("url", c.ConnectedUrlRedacted())) }),
-		nats.ReconnectHandler(func(c *nats.Conn) { log.Info("hub connected again", zap.String("url", c.ConnectedUrlRedacted())) }),
+		nats.ConnectHandler(func(c *nats.Conn) { log.Info("hub connected", zap.String("url", Redacted(c.ConnectedUrl()))) }),
+		nats.ReconnectHandler(func(c *nats.Conn) { log.Info("hub connected again", zap.String("url", Redacted(c.ConnectedUrl()))) }),
 		nats.DisconnectErrHandler(func(c *nats.Conn, err error) {
 			if !c.IsClosed() {
 				log.Warn("hub disconnected", zap.Error(err))
@@ -77,10 +77,14 @@ func redactedAll(urls []string) []string {
 	return out
 }
 
-// Redacted returns a URL without its password, also if it cannot be parsed.
+// Redacted returns a URL without its password or token, also if it cannot be parsed. A user
+// without a password is a token.
 func Redacted(value string) string {
 	u, err := url.Parse(value)
 	if err == nil {
+		if _, password := u.User.Password(); u.User != nil && !password {
+			u.User = url.User("xxxxx")
+		}
 		return u.Redacted()
 	}
 	if i := strings.LastIndexByte(value, '@'); i >= 0 {

@@ -114,7 +114,7 @@ func TestRedacted(t *testing.T) {
 	t.Parallel()
 	for value, want := range map[string]string{
 		"nats://hub:4222": "nats://hub:4222", "tls://u:secret@hub": "tls://u:xxxxx@hub", "nats://%zz": "nats://%zz",
-		"nats://u:se%cret@hub": "xxxxx@hub",
+		"nats://u:se%cret@hub": "xxxxx@hub", "nats://token@hub": "nats://xxxxx@hub",
 	} {
 		if got := Redacted(value); got != want {
 			t.Errorf("%s is shown as %s, want %s", value, got, want)

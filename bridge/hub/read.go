@@ -13,8 +13,13 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// readTimeout bounds the read of one message.
-const readTimeout = 5 * time.Second
+const (
+	// readTimeout bounds the read of one message.
+	readTimeout = 5 * time.Second
+	// batchTimeout is the time after which a request for a batch ends, complete or not: messages
+	// that were pending may have been replaced.
+	batchTimeout = 2 * time.Second
+)
 
 // ReadAll calls handle for each message that the stream holds now, from a sequence on, in order.
 // With headersOnly the hub does not send the bodies.
@@ -36,32 +41,12 @@ func (h *Hub) ReadAll(ctx context.Context, stream jetstream.Stream, from uint64,
 		// consumers.
 		_ = h.JS.DeleteConsumer(context.WithoutCancel(ctx), name, cons.CachedInfo().Name)
 	}()
-	left, next := cons.CachedInfo().NumPending, uint64(1)
-	for left > 0 {
-		batch, err := cons.Fetch(int(min(left, 500)), jetstream.FetchMaxWait(2*time.Second))
-		if err != nil {
-			return fmt.Errorf("read %s: %w", name, err)
+	r := reader{name: name, last: info.State.LastSeq, handle: handle, left: cons.CachedInfo().NumPending, next: 1}
+	for r.left > 0 {
+		if err := r.readBatch(ctx, cons); err != nil {
+			return err
 		}
-		for msg := range batch.Messages() {
-			meta, err := msg.Metadata()
-			if err != nil {
-				return fmt.Errorf("read %s: %w", name, err)
-			}
-			if meta.Sequence.Consumer != next {
-				return fmt.Errorf("read %s: received message %d instead of %d", name, meta.Sequence.Consumer, next)
-			}
-			left, next = meta.NumPending, next+1
-			if meta.Sequence.Stream > info.State.LastSeq {
-				left = 0 // later messages are delivered another way
-			}
-			if err := handle(msg); err != nil {
-				return err
-			}
-		}
-		if err := batch.Error(); err != nil {
-			return fmt.Errorf("read %s: %w", name, err)
-		}
-		if left == 0 {
+		if r.left == 0 {
 			return nil
 		}
 		// Pending messages may have been replaced meanwhile.
@@ -69,7 +54,46 @@ func (h *Hub) ReadAll(ctx context.Context, stream jetstream.Stream, from uint64,
 		if err != nil {
 			return fmt.Errorf("read %s: %w", name, err)
 		}
-		left = now.NumPending
+		r.left = now.NumPending
+	}
+	return nil
+}
+
+// reader is the state of one ReadAll.
+type reader struct {
+	name string
+	// last is the last message of the stream when the read began, left the number of messages
+	// that are still to be read, next the consumer's number of the next one.
+	last, left, next uint64
+	handle           func(jetstream.Msg) error
+}
+
+// readBatch reads one batch. Its context ends the request with it, also if handle fails.
+func (r *reader) readBatch(ctx context.Context, cons jetstream.Consumer) error {
+	reading, cancel := context.WithTimeout(ctx, batchTimeout)
+	defer cancel()
+	batch, err := cons.Fetch(int(min(r.left, 500)), jetstream.FetchContext(reading))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", r.name, err)
+	}
+	for msg := range batch.Messages() {
+		meta, err := msg.Metadata()
+		if err != nil {
+			return fmt.Errorf("read %s: %w", r.name, err)
+		}
+		if meta.Sequence.Consumer != r.next {
+			return fmt.Errorf("read %s: received message %d instead of %d", r.name, meta.Sequence.Consumer, r.next)
+		}
+		r.left, r.next = meta.NumPending, r.next+1
+		if meta.Sequence.Stream > r.last {
+			r.left = 0 // later messages are delivered another way
+		}
+		if err := r.handle(msg); err != nil {
+			return err
+		}
+	}
+	if err := batch.Error(); err != nil && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded)) {
+		return fmt.Errorf("read %s: %w", r.name, err)
 	}
 	return nil
 }
