@@ -85,6 +85,7 @@ func (b *responder) answer(m *nats.Msg) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var a any
+	var differs inventory.Difference
 	switch verb {
 	case inventory.Request:
 		q, err := inventory.DecodeQuery(m.Data)
@@ -92,7 +93,8 @@ func (b *responder) answer(m *nats.Msg) {
 			b.t.Errorf("inventory query: %v", err)
 		}
 		time.Sleep(b.delay)
-		answer := b.compare(q)
+		var answer inventory.Answer
+		answer, differs = b.compare(q)
 		b.queries, b.states = append(b.queries, q), append(b.states, answer.State)
 		a = answer
 	case streams.RequestPosition:
@@ -108,6 +110,9 @@ func (b *responder) answer(m *nats.Msg) {
 	}
 	if err != nil {
 		b.t.Logf("answer to %s: %v", m.Subject, err)
+	}
+	if len(differs.Missing)+len(differs.Extra) > 0 {
+		b.repair(differs)
 	}
 }
 
@@ -147,15 +152,15 @@ func (b *responder) published(hub jetstream.Stream) (streams.HubPosition, map[st
 	return last, all
 }
 
-// compare answers a query, and puts on DESIRED again what differs.
-func (b *responder) compare(q inventory.Query) inventory.Answer {
+// compare answers a query. What differs is to be repaired after the answer.
+func (b *responder) compare(q inventory.Query) (inventory.Answer, inventory.Difference) {
 	if b.idle {
-		return inventory.Answer{State: inventory.Repairing}
+		return inventory.Answer{State: inventory.Repairing}, inventory.Difference{}
 	}
 	hub, err := b.s.hub.Stream(context.Background(), streams.Desired)
 	if err != nil {
 		b.t.Error(err)
-		return inventory.Answer{Error: err.Error()}
+		return inventory.Answer{Error: err.Error()}, inventory.Difference{}
 	}
 	last, all := b.published(hub)
 	last.Identity = q.Identity // the tests replace no hub between two queries
@@ -169,7 +174,17 @@ func (b *responder) compare(q inventory.Query) inventory.Answer {
 	a, d, err := inventory.Check("plant-a", want, q)
 	if err != nil {
 		b.t.Errorf("inventory query: %v", err)
-		return inventory.Answer{Error: err.Error()}
+		return inventory.Answer{Error: err.Error()}, inventory.Difference{}
+	}
+	return a, d
+}
+
+// repair puts on DESIRED again what differs.
+func (b *responder) repair(d inventory.Difference) {
+	hub, err := b.s.hub.Stream(context.Background(), streams.Desired)
+	if err != nil {
+		b.t.Error(err)
+		return
 	}
 	for _, e := range d.Missing {
 		raw, err := hub.GetLastMsgForSubject(context.Background(), e.Subject)
@@ -183,7 +198,6 @@ func (b *responder) compare(q inventory.Query) inventory.Answer {
 		_, ref, err := streams.ParseDesired(e.Subject)
 		b.put("plant-a", streams.Message{Ref: ref, Op: streams.OpDelete, UID: e.UID}, err)
 	}
-	return a
 }
 
 func (b *responder) put(site string, m streams.Message, err error) {
