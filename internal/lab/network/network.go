@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -159,9 +160,7 @@ func (n Network) DeleteSite(s Site) error {
 	if n.State(s) == Silent {
 		errs = append(errs, run("", "nft", "delete", "table", "ip", s.table()))
 	}
-	if deviceExists(n.veth(s)) {
-		errs = append(errs, ip("link", "del", n.veth(s)))
-	}
+	errs = append(errs, deleteDevice(n.veth(s)))
 	switch {
 	case isNamespace(s.Namespace()):
 		errs = append(errs, ip("netns", "del", s.namespace()))
@@ -172,11 +171,22 @@ func (n Network) DeleteSite(s Site) error {
 }
 
 // DeleteBridge deletes the bridge if it exists.
-func (n Network) DeleteBridge() error {
-	if !deviceExists(n.Device) {
+func (n Network) DeleteBridge() error { return deleteDevice(n.Device) }
+
+// deleteDevice deletes a device if it exists. The kernel deletes one of its own accord, a moment
+// later, when the namespace of its peer ends: then deleteDevice waits until it is gone.
+func deleteDevice(name string) error {
+	if !deviceExists(name) {
 		return nil
 	}
-	return ip("link", "del", n.Device)
+	err := ip("link", "del", name)
+	for range 200 {
+		if err == nil || !deviceExists(name) {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return err
 }
 
 // DeleteDevice deletes a device inside the site if it exists.
