@@ -33,10 +33,7 @@ type exception struct {
 	reason string
 }
 
-const (
-	rooms = "is split into rooms by issue 10"
-	data  = "is data: a field for each setting or column"
-)
+const data = "is data: a field for each setting or column"
 
 // largePackages lists the packages above maxFiles or maxLines.
 var largePackages = map[string]exception{}
