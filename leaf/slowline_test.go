@@ -3,12 +3,14 @@ package leaf
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/petiole-io/petiole/internal/polltest"
@@ -63,9 +65,17 @@ func TestSlowLineBringsABacklog(t *testing.T) {
 			s.slow(t, c.rate)
 			_, since, _ := s.link.State()
 			start, slowest := time.Now(), time.Duration(0)
+			ask := func() error {
+				_, err := s.nc.Request(streams.RequestSubject("plant-a", streams.RequestPosition), []byte(`{"stream":"SITE_TELEMETRY"}`), 20*time.Second)
+				return err
+			}
+			// A link that is up takes a moment to learn who answers at its other end.
+			for errors.Is(ask(), nats.ErrNoResponders) && time.Since(start) < 20*time.Second {
+				time.Sleep(10 * time.Millisecond)
+			}
 			for backlog(t, ctx, s) > 0 {
 				asked := time.Now()
-				if _, err := s.nc.Request(streams.RequestSubject("plant-a", streams.RequestPosition), []byte(`{"stream":"SITE_TELEMETRY"}`), 20*time.Second); err != nil {
+				if err := ask(); err != nil {
 					t.Fatalf("with a backlog of %d: %v", backlog(t, ctx, s), err)
 				}
 				slowest = max(slowest, time.Since(asked))
