@@ -40,6 +40,7 @@ func TestDeployedConfiguration(t *testing.T) {
 	line := natstest.NewLine(t, w.hub.LeafListen)
 	atSite := w.startLeaf(t, ctx, "plant-a", line.Addr())
 	stored, pull := storeDeliveries(t, atSite)
+	linked(t, atSite, "plant-a")
 	pull()
 
 	putConfigMap(t, ctx, hubJS, "plant-a", "one", "0")
@@ -56,10 +57,7 @@ func TestDeployedConfiguration(t *testing.T) {
 	// The server counts what a consumer has yet to deliver a moment after it stored it.
 	polltest.Eventually(t, "100 changes of two objects are two that are pending", func() bool { return pending(t, ctx, hubJS, "plant-a") == 2 })
 	line.Heal()
-	polltest.Eventually(t, "the link is back", func() bool {
-		_, err := atSite.RequestWithContext(ctx, streams.ResetSubject("plant-a"), nil)
-		return err == nil
-	})
+	linked(t, atSite, "plant-a")
 	pull()
 	polltest.Eventually(t, "both objects are at the site", func() bool { return stored() == 2 })
 	polltest.Eventually(t, "nothing is pending", func() bool { return pending(t, ctx, hubJS, "plant-a") == 0 })
@@ -303,6 +301,15 @@ func (w *world) hubJetStream(t *testing.T, ctx context.Context) jetstream.JetStr
 		must(t, streams.EnsureConsumer(ctx, js, streams.Desired, streams.SiteConsumer(s.Name)))
 	}
 	return js
+}
+
+// linked waits until the hub answers the site.
+func linked(t *testing.T, atSite *nats.Conn, site string) {
+	t.Helper()
+	polltest.Eventually(t, "the hub answers "+site, func() bool {
+		_, err := atSite.Request(streams.ResetSubject(site), nil, time.Second)
+		return err == nil
+	})
 }
 
 func (w *world) startLeaf(t *testing.T, ctx context.Context, site, hubAddr string) *nats.Conn {
