@@ -33,6 +33,9 @@ func Run(ctx context.Context, address, busybox string, log *zap.Logger) error {
 	go func() { served <- server.Serve(l) }()
 	for tag, image := range images {
 		if err := push(ctx, address, tag, image); err != nil {
+			if ctx.Err() != nil {
+				return server.Close()
+			}
 			return errors.Join(fmt.Errorf("push %s: %w", tag, err), server.Close())
 		}
 		log.Info("image ready", zap.String("image", address+"/"+tag))
