@@ -31,7 +31,11 @@ func Dial(url, site string, log *zap.Logger, login ...nats.Option) (*nats.Conn, 
 func connect(url, site string, log *zap.Logger, opts ...nats.Option) (*nats.Conn, error) {
 	all := []nats.Option{
 		nats.Name("petiole-leaf"), nats.Timeout(startTimeout), nats.MaxReconnects(-1), nats.ReconnectWait(time.Second), inbox(site),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { log.Warn("nats connection lost", zap.Error(err)) }),
+		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
+			if !nc.IsClosed() {
+				log.Warn("nats connection lost", zap.Error(err))
+			}
+		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) { log.Info("nats connection back", zap.String("address", nc.ConnectedAddr())) }),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			subject := ""
