@@ -70,9 +70,7 @@ func TestSlowLineBringsABacklog(t *testing.T) {
 				return err
 			}
 			// A link that is up takes a moment to learn who answers at its other end.
-			for errors.Is(ask(), nats.ErrNoResponders) && time.Since(start) < 20*time.Second {
-				time.Sleep(10 * time.Millisecond)
-			}
+			polltest.Within(t, 20*time.Second, "the hub answers", func() bool { return !errors.Is(ask(), nats.ErrNoResponders) })
 			for backlog(t, ctx, s) > 0 {
 				asked := time.Now()
 				if err := ask(); err != nil {

@@ -58,9 +58,9 @@ func TestForbiddenReportsWait(t *testing.T) {
 	open.Store(false)
 	w.say("second")
 	before = tries.Load()
-	w.await("tried anew", func() bool { return tries.Load() > before+5 })
+	w.await("tried again", func() bool { return tries.Load() > before+5 })
 	if n := w.count.Quarantined.Load(); n != 0 {
-		t.Fatalf("refused at once, although the patience begins anew: %d", n)
+		t.Fatalf("refused at once, although the time starts again: %d", n)
 	}
 	w.ahead.Add(int64(maxForbidden))
 	w.await("refused in the end", func() bool { return w.count.Quarantined.Load() == 1 })

@@ -35,7 +35,7 @@ const (
 // API server when it starts, has published the tombstone again. A day covers that.
 const TombstoneRetention = 24 * time.Hour
 
-// ErrUnreadable says that a stream counts messages that it does not deliver.
+// ErrUnreadable reports that a stream counts messages that it does not deliver.
 var ErrUnreadable = errors.New("messages of the stream cannot be read")
 
 // Read calls f with the last message of every subject of a site that the stream holds now, in

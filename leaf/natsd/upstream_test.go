@@ -28,7 +28,7 @@ import (
 
 // The tests of this file show the bugs of nats-server that docs/upstream.md reports, on the
 // server alone. One that fails shows that nats-server has fixed the bug: the section of
-// docs/upstream.md says what can then be removed.
+// docs/upstream.md lists what can be removed then.
 
 // startRaw starts a nats-server without what the leaf does about it.
 func startRaw(t *testing.T, opts *server.Options) *server.Server {

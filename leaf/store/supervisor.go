@@ -30,7 +30,7 @@ const (
 	maxRestartPause = time.Minute
 )
 
-// ErrRebuild says that SITE_DESIRED has to be created again, and that all its readers have to
+// ErrRebuild reports that SITE_DESIRED has to be created again, and that all its readers have to
 // start again.
 var ErrRebuild = errors.New("the store of desired state is damaged")
 
