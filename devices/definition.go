@@ -82,7 +82,7 @@ type Problem struct {
 // Warning reports whether the problem leaves nothing out.
 func (p Problem) Warning() bool {
 	switch p.Reason {
-	case ReasonSuspiciousPeriod, ReasonInvalidReporting, ReasonStream, ReasonStale:
+	case ReasonSuspiciousPeriod, ReasonInvalidReporting, ReasonStream, ReasonStale, ReasonUnknownSetting, ReasonAmbiguous:
 		return true
 	}
 	return false
@@ -118,6 +118,10 @@ const (
 	// ReasonStale: the object is older than one seen before; the device is read and not
 	// written.
 	ReasonStale = "OlderThanRecorded"
+	// ReasonUnknownSetting: the driver does not know a setting, which is most likely misspelt.
+	ReasonUnknownSetting = "UnknownSetting"
+	// ReasonAmbiguous: other drivers or people understand the settings differently.
+	ReasonAmbiguous = "AmbiguousSetting"
 )
 
 // Validate checks a value against the type and the bounds of the point. It returns nil if

@@ -103,6 +103,9 @@ const (
 	ReasonNoValue = "NoValue"
 	// ReasonOld: the value was not read within staleAfter.
 	ReasonOld = "Stale"
+	// ReasonNotAvailable: the device responds that it has no value. That is no fault of the
+	// property, which does not degrade the device.
+	ReasonNotAvailable = "NotAvailable"
 )
 
 // Outcome is the outcome of a write.

@@ -37,11 +37,15 @@ func Merge(layers ...map[string]any) Settings {
 type Reader struct {
 	s    Settings
 	seen map[string]bool
-	errs []error
+	// names are the names that were looked up, as the documentation spells them.
+	names map[string]bool
+	errs  []error
 }
 
 // Read returns a Reader of the settings.
-func (s Settings) Read() *Reader { return &Reader{s: s, seen: map[string]bool{}} }
+func (s Settings) Read() *Reader {
+	return &Reader{s: s, seen: map[string]bool{}, names: map[string]bool{}}
+}
 
 // Err joins all errors; nil if there are none.
 func (r *Reader) Err() error { return errors.Join(r.errs...) }
@@ -76,6 +80,76 @@ func (r *Reader) Text(def string, names ...string) string {
 		return def
 	}
 	return s
+}
+
+// List reads a list, or a text whose items are separated by commas. Items are scalars, read as
+// Text reads them. It returns nil if the setting is absent.
+func (r *Reader) List(names ...string) []string {
+	v, name, ok := r.lookup(names)
+	if !ok {
+		return nil
+	}
+	items, isList := v.([]any)
+	if !isList {
+		s, ok := scalar(v)
+		if !ok {
+			r.fail(name, v, "is not a list")
+			return nil
+		}
+		for part := range strings.SplitSeq(s, ",") {
+			items = append(items, part)
+		}
+	}
+	list := make([]string, 0, len(items))
+	for _, item := range items {
+		s, ok := scalar(item)
+		if !ok || s == "" {
+			r.fail(name, v, "is not a list of texts or numbers")
+			return nil
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+// Names reads a map from numbers to names, such as {0: off, 1: on}, or the text "0=off, 1=on".
+// It returns nil if the setting is absent. No two names are equal, whatever their case.
+func (r *Reader) Names(names ...string) map[int64]string {
+	v, name, ok := r.lookup(names)
+	if !ok {
+		return nil
+	}
+	pairs, isMap := v.(map[string]any)
+	if !isMap {
+		pairs = map[string]any{}
+		for _, part := range r.List(name) {
+			number, text, found := strings.Cut(part, "=")
+			number = strings.TrimSpace(number)
+			if _, twice := pairs[number]; !found || twice {
+				r.fail(name, v, "is not of the form 0=off, 1=on")
+				return nil
+			}
+			pairs[number] = text
+		}
+	}
+	out, used := make(map[int64]string, len(pairs)), map[string]bool{}
+	for number, value := range pairs {
+		n, err := parseInt(strings.TrimSpace(number))
+		text, ok := scalar(value)
+		_, isBool := value.(bool)
+		switch {
+		case isBool:
+			r.fail(name, value, `is a boolean in YAML: write the name in quotes, as in {0: "off", 1: "on"}`)
+		case err != nil:
+			r.fail(name, number, "is not an integer")
+		case !ok || text == "" || strings.Contains(text, ","):
+			r.fail(name, value, "is not a name, which has no comma and is not empty")
+		case used[strings.ToLower(text)] || out[n] != "":
+			r.fail(name, value, "appears twice")
+		}
+		out[n], used[strings.ToLower(text)] = text, true
+	}
+	return out
 }
 
 // Int reads an integer within [min, max], decimal or 0x….
@@ -156,7 +230,7 @@ func (r *Reader) fail(name string, v any, what string) {
 func (r *Reader) lookup(names []string) (value any, name string, ok bool) {
 	for _, n := range names {
 		k := strings.ToLower(n)
-		r.seen[k] = true
+		r.seen[k], r.names[n] = true, true
 		if v, found := r.s[k]; found && !ok && v != nil {
 			if s, isText := v.(string); isText && strings.TrimSpace(s) == "" {
 				continue // an empty string means not set

@@ -42,7 +42,7 @@ func TestAmbiguousSettings(t *testing.T) {
 		_, found := Describe(def)
 		switch {
 		case c.says == "" && len(found) == 0:
-		case c.says != "" && len(found) == 1 && found[0].Warning && found[0].Reason == ReasonAmbiguous && strings.Contains(found[0].Message, c.says):
+		case c.says != "" && len(found) == 1 && found[0].Warning && found[0].Reason == devices.ReasonAmbiguous && strings.Contains(found[0].Message, c.says):
 		default:
 			t.Errorf("%s %v: %+v", c.typ, c.visitor, found)
 		}

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/petiole-io/petiole/devices"
-	"github.com/petiole-io/petiole/devices/modbus/codec"
 	"github.com/petiole-io/petiole/devices/modbus/plan"
 	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
@@ -57,14 +56,6 @@ type Finding struct {
 	Warning bool `json:"warning,omitempty"`
 }
 
-// ReasonUnknownSetting is the reason of a finding about a setting that the driver does not
-// know.
-const ReasonUnknownSetting = "UnknownSetting"
-
-// ReasonAmbiguous is the reason of a finding about settings that other drivers or people
-// understand differently.
-const ReasonAmbiguous = "AmbiguousSetting"
-
 // Describe plans the requests to devices as the driver would, without sending any: devices
 // with the same endpoint share a link, devices with the same unit share requests.
 func Describe(defs ...devices.Definition) ([]Plan, []Finding) {
@@ -80,12 +71,8 @@ func Describe(defs ...devices.Definition) ([]Plan, []Finding) {
 			found = append(found, Finding{Device: name, Problem: devices.Problem{Reason: devices.ReasonInvalidProtocol, Message: err.Error()}})
 			continue
 		}
-		found = append(found, unknownSettings(def, s)...)
-		for i := range points {
-			p := def.Points[points[i].index]
-			for _, message := range codec.Ambiguous(p, &points[i].Point, s.points) {
-				found = append(found, Finding{Device: name, Warning: true, Problem: devices.Problem{Property: p.Name, Reason: ReasonAmbiguous, Message: message}})
-			}
+		for _, p := range warnings(def, s, points) {
+			found = append(found, Finding{Device: name, Warning: true, Problem: p})
 		}
 		for period, of := range (&session{settings: s, points: points}).periods() {
 			k := pollKey{settings: s.polling(), period: period}
@@ -157,31 +144,4 @@ func requestCost(g *plan.Group, b plan.Block, s *settings) time.Duration {
 		return time.Duration(b.Count) * (g.Estimate(b.Table, 1) + s.Between)
 	}
 	return g.Estimate(b.Table, b.Count) + s.Between
-}
-
-// ignoredSettings are settings of KubeEdge's samples that have no meaning here.
-var ignoredSettings = []string{"protocolid", "serialtype", "reconntimeout", "reconnretrytimes", "collecttimeout", "collectretrytimes", "collecttype", "max", "min", "name", "unitname"}
-
-// unknownSettings finds settings that the driver does not know, most likely misspelt ones.
-func unknownSettings(def devices.Definition, s *settings) []Finding {
-	var found []Finding
-	warn := func(property string, keys []string) {
-		for _, k := range keys {
-			if !slices.Contains(ignoredSettings, k) {
-				found = append(found, Finding{
-					Device: def.Device.String(), Warning: true,
-					Problem: devices.Problem{Property: property, Reason: ReasonUnknownSetting, Message: k + " is not a setting of the driver"},
-				})
-			}
-		}
-	}
-	r := def.Config.Read()
-	readSettings(r)
-	warn("", r.Unread())
-	for i, p := range def.Points {
-		r := p.Visitor.Read()
-		readPoint(r, i, p, *s)
-		warn(p.Name, r.Unread())
-	}
-	return found
 }

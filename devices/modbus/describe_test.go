@@ -17,7 +17,7 @@ func TestDescribe(t *testing.T) {
 	second := def // another device of the same unit costs nothing more
 	second.Device.Name = "b"
 	plans, found := Describe(def, second)
-	if len(plans) != 1 || len(found) != 4 || !found[1].Warning || found[1].Message != "retires is not a setting of the driver" {
+	if len(plans) != 1 || len(found) != 4 || !found[1].Warning || found[1].Message != "retires is not a setting of the driver; did you mean retries?" {
 		t.Fatalf("%+v %+v", plans, found)
 	}
 	p := plans[0]

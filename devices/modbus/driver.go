@@ -57,6 +57,7 @@ func (d *Driver) Open(def devices.Definition) (devices.Session, []devices.Proble
 	if err != nil {
 		return nil, problems, err
 	}
+	problems = append(problems, grouped(warnings(def, s, points))...)
 	return &session{driver: d, def: def, settings: s, points: points, log: d.log.With(zap.String("device", def.Device.String()))}, problems, nil
 }
 

@@ -69,7 +69,7 @@ func TestKubeEdgeManifest(t *testing.T) {
 		t.Error(problems)
 	}
 	_, found := Describe(def)
-	if len(found) != 1 || found[0].Reason != ReasonAmbiguous || !found[0].Warning || !strings.Contains(found[0].Message, "float16") {
+	if len(found) != 1 || found[0].Reason != devices.ReasonAmbiguous || !found[0].Warning || !strings.Contains(found[0].Message, "float16") {
 		t.Errorf("%+v", found)
 	}
 }

@@ -36,7 +36,7 @@ func (d *Device) Observe(b devices.Batch, now time.Time) Observation {
 		if t.observe(r) {
 			o.Samples = append(o.Samples, devices.Sample{Property: p.Name, Value: t.sampled(r), Quality: t.Quality, Reason: t.Reason, Time: t.lastSample})
 		}
-		t.faulty = t.Quality == devices.Bad
+		t.faulty = t.fails()
 		if was != devices.Good && t.Quality == devices.Good && p.Reporting.StaleAfter > 0 {
 			o.CheckAt = earliest(o.CheckAt, now.Add(p.Reporting.StaleAfter))
 		}
@@ -138,7 +138,7 @@ func (d *Device) clearFaults(but ...devices.Reading) {
 	}
 	for _, r := range but {
 		if r.Point >= 0 && r.Point < len(d.Twins) {
-			d.Twins[r.Point].faulty = d.Twins[r.Point].Quality == devices.Bad
+			d.Twins[r.Point].faulty = d.Twins[r.Point].fails()
 		}
 	}
 }

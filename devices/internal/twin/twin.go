@@ -64,6 +64,12 @@ func (t *Twin) observe(r devices.Reading) (sample bool) {
 	return true
 }
 
+// fails reports whether the point cannot be read. A device that responds that it has no value
+// works.
+func (t *Twin) fails() bool {
+	return t.Quality == devices.Bad && t.Reason != devices.ReasonNotAvailable
+}
+
 // sampled returns the value of the sample of a reading: none if its quality is bad.
 func (t *Twin) sampled(r devices.Reading) devices.Value {
 	if t.Quality == devices.Bad {

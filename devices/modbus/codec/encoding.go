@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+	"slices"
 	"strings"
 
 	"github.com/petiole-io/petiole/devices"
@@ -41,15 +42,23 @@ const (
 	packLow
 )
 
+// layout is where the bytes of a value are in its registers.
+type layout struct {
+	registers int
+	order     order
+	packing   packing // of texts, bytes, and 8-bit integers
+}
+
 // encoding decodes the registers of one point into a value and encodes a value into them. Its
 // methods are pure functions; encode is the inverse of decode.
 type encoding struct {
 	conversion
-	form      form
-	registers int
-	order     order
-	packing   packing // of texts, bytes, and 8-bit integers
-	bit       uint    // with formBit, 0 is the least significant
+	layout
+	form form
+	bit  uint // with formBit, 0 is the least significant
+	// missing are the numbers in the registers that mean that there is no value; of a text, 0
+	// means all NULs.
+	missing []uint64
 	// unsignedDigits makes formDecimal and formMod10k unsigned.
 	unsignedDigits bool
 }
@@ -79,11 +88,23 @@ func (e encoding) isByte() bool {
 func (e encoding) decode(wire []byte) (devices.Value, error) {
 	switch e.form {
 	case formText:
+		if e.missing != nil && !slices.ContainsFunc(wire, func(b byte) bool { return b != 0 }) {
+			return devices.Value{}, errNotAvailable
+		}
 		return devices.String(text(e.unpack(wire))), nil
 	case formBytes:
 		return devices.Bytes(e.unpack(wire)), nil
 	}
 	b := e.order.gather(wire)
+	switch {
+	case e.packing == packHigh:
+		b = b[:1]
+	case e.packing == packLow:
+		b = b[1:2]
+	}
+	if e.isMissing(b) {
+		return devices.Value{}, errNotAvailable
+	}
 	switch e.form {
 	case formBit:
 		return e.boolValue(binary.BigEndian.Uint16(b)>>e.bit&1 == 1), nil
@@ -101,12 +122,6 @@ func (e encoding) decode(wire []byte) (devices.Value, error) {
 		return e.decodeDecimal(b)
 	case formMod10k:
 		return e.decodeMod10k(b)
-	}
-	switch {
-	case e.packing == packHigh:
-		b = b[:1]
-	case e.packing == packLow:
-		b = b[1:2]
 	}
 	u := toUint(b)
 	if e.form == formUnsigned {
@@ -197,10 +212,7 @@ func (e encoding) raw(value string) (*big.Rat, error) {
 }
 
 func (e encoding) encodeInteger(value string, n *big.Int, before []byte) ([]byte, error) {
-	size := 2 * e.registers
-	if e.isByte() {
-		size = 1
-	}
+	size := e.size()
 	low, high := new(big.Int), new(big.Int).Lsh(big.NewInt(1), uint(8*size))
 	switch e.form {
 	case formSigned:

@@ -35,6 +35,8 @@ type Point struct {
 //	                         register without a dataType is signed
 //	scale, valueOffset       value = raw·scale + valueOffset; scale 0 or absent: 1. They apply
 //	                         to numbers, also to those of several bits, never to booleans
+//	notAvailable             numbers in the registers that mean that there is no value: see
+//	                         readMissing
 //	isSwap                   the two bytes of each register are exchanged
 //	isRegisterSwap           the registers are in reverse order
 //	byteOrder                ABCD, BADC, CDAB, DCBA or eight letters, instead of these two

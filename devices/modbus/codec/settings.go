@@ -14,6 +14,8 @@ type Defaults struct {
 	addressing string
 	order      string
 	signed     bool
+	// notAvailable is missingSunSpec or missingNone.
+	notAvailable string
 }
 
 // ReadDefaults reads the settings of a device:
@@ -22,8 +24,12 @@ type Defaults struct {
 //	signed false     whether dataType int, INT without one, and dataType float and double in
 //	                 a single register are signed
 //	byteOrder ABCD
+//	notAvailable none  sunspec: the numbers that SunSpec defines as "not implemented" are no values
 func ReadDefaults(r *devices.Reader) Defaults {
-	d := Defaults{addressing: readAddressing(r, addressZero), order: r.Text("", "byteOrder"), signed: r.Bool(false, "signed")}
+	d := Defaults{
+		addressing: readAddressing(r, addressZero), order: r.Text("", "byteOrder"), signed: r.Bool(false, "signed"),
+		notAvailable: r.Choice(missingNone, []string{missingNone, missingSunSpec}, "notAvailable"),
+	}
 	if _, err := parseOrder(d.order); err != nil {
 		r.Fail("byteOrder", err.Error())
 	}
@@ -37,6 +43,9 @@ func readBits(r *devices.Reader, typ v1beta1.PropertyType, limit int) (encoding,
 	e := encoding{conversion: conversion{typ: typ}, form: formBool}
 	// KubeEdge's manifests have these settings in every property.
 	r.Has("dataType", "isSwap", "isRegisterSwap")
+	if r.Has("notAvailable") {
+		r.Fail("notAvailable", "does not apply to coils and discrete inputs")
+	}
 	if count > 1 {
 		e.form = formUnsigned
 	}
@@ -78,7 +87,7 @@ func readEncoding(r *devices.Reader, typ v1beta1.PropertyType, limit int, d Defa
 	if r.Has("bit") && (!r.Has("dataType") || name == "bool" || name == "boolean") {
 		name = "bit"
 	}
-	e := encoding{conversion: conversion{typ: typ}, bit: uint(r.Int(0, 0, 15, "bit")), order: readOrder(r, d.order), unsignedDigits: name == "t5" || name == "umod10k"}
+	e := encoding{conversion: conversion{typ: typ}, layout: layout{order: readOrder(r, d.order)}, bit: uint(r.Int(0, 0, 15, "bit")), unsignedDigits: name == "t5" || name == "umod10k"}
 	e.packing = map[string]packing{"both": packBoth, "high": packHigh, "low": packLow}[r.Choice("both", []string{"both", "high", "low"}, "packing")]
 	e.form, e.registers = registerForm(r, name, dataType, limit)
 	if e.registers != 4 && len(r.Text("", "byteOrder")) == 8 {
@@ -100,6 +109,7 @@ func readEncoding(r *devices.Reader, typ v1beta1.PropertyType, limit int, d Defa
 		r.Fail("dataType", fmt.Sprintf("string does not give %s", typ))
 	}
 	e.scale = readScale(r, e.form, typ)
+	e.missing = readMissing(r, e, d)
 	return e
 }
 

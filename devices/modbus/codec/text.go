@@ -13,23 +13,23 @@ func (e encoding) encodeText(value string) ([]byte, error) {
 }
 
 // byteLen returns the number of bytes of a text or byte string.
-func (e encoding) byteLen() int {
-	if e.packing == packBoth {
-		return 2 * e.registers
+func (l layout) byteLen() int {
+	if l.packing == packBoth {
+		return 2 * l.registers
 	}
-	return e.registers
+	return l.registers
 }
 
 // unpack extracts the bytes of a text from its registers; pack is its inverse.
-func (e encoding) unpack(wire []byte) []byte {
+func (l layout) unpack(wire []byte) []byte {
 	b := append([]byte(nil), wire...)
-	e.order.swap(b)
-	if e.packing == packBoth {
+	l.order.swap(b)
+	if l.packing == packBoth {
 		return b
 	}
-	out := make([]byte, 0, e.registers)
+	out := make([]byte, 0, l.registers)
 	for i := 0; i+1 < len(b); i += 2 {
-		if e.packing == packHigh {
+		if l.packing == packHigh {
 			out = append(out, b[i])
 		} else {
 			out = append(out, b[i+1])
@@ -38,19 +38,19 @@ func (e encoding) unpack(wire []byte) []byte {
 	return out
 }
 
-func (e encoding) pack(b []byte) []byte {
+func (l layout) pack(b []byte) []byte {
 	wire := append([]byte(nil), b...)
-	if e.packing != packBoth {
-		wire = make([]byte, 2*e.registers)
+	if l.packing != packBoth {
+		wire = make([]byte, 2*l.registers)
 		for i, x := range b {
-			if e.packing == packHigh {
+			if l.packing == packHigh {
 				wire[2*i] = x
 			} else {
 				wire[2*i+1] = x
 			}
 		}
 	}
-	e.order.swap(wire)
+	l.order.swap(wire)
 	return wire
 }
 

@@ -1,0 +1,75 @@
+package devices
+
+import (
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Nearest returns the name of a setting that was looked up and is most like key, empty if
+// none is like it.
+func (r *Reader) Nearest(key string) string {
+	best, least := "", max(2, len(key)/3)+1
+	for _, name := range slices.Sorted(maps.Keys(r.names)) {
+		if d := distance(strings.ToLower(key), strings.ToLower(name)); d < least {
+			best, least = name, d
+		}
+	}
+	return best
+}
+
+// distance is the number of letters to insert, delete or replace to get b from a
+// (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, diagonal+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// Spelling returns a key of the settings of a property, or with an empty property of the
+// protocol, as the manifest spells it.
+func (d Definition) Spelling(property, key string) string {
+	for _, layer := range d.layers(property) {
+		for k := range layer {
+			if strings.EqualFold(k, key) {
+				return k
+			}
+		}
+	}
+	return key
+}
+
+// layers returns the settings that were merged, those of the device first.
+func (d Definition) layers(property string) (all []map[string]any) {
+	if d.Object == nil || d.Model == nil {
+		return nil
+	}
+	if property == "" {
+		return append(all, data(d.Object.Spec.Protocol.ConfigData), data(d.Model.Spec.ProtocolConfigData))
+	}
+	for _, p := range d.Object.Spec.Properties {
+		if p.Name == property && p.Visitors != nil {
+			all = append(all, data(p.Visitors.ConfigData))
+		}
+	}
+	for _, p := range d.Model.Spec.Properties {
+		if p.Name == property && p.Visitors != nil {
+			all = append(all, data(p.Visitors.ConfigData))
+		}
+	}
+	return all
+}
