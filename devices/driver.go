@@ -103,6 +103,8 @@ const (
 	ReasonNoValue = "NoValue"
 	// ReasonOld: the value was not read within staleAfter.
 	ReasonOld = "Stale"
+	// ReasonNotReadYet: the value was read before the host was restarted, and not since.
+	ReasonNotReadYet = "NotReadSinceRestart"
 	// ReasonNotAvailable: the device responds that it has no value. That is no fault of the
 	// property, which does not degrade the device.
 	ReasonNotAvailable = "NotAvailable"

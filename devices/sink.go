@@ -22,6 +22,14 @@ type Sink interface {
 	Event(ctx context.Context, e *Event) error
 }
 
+// StatusReader is an optional interface of a Sink. With it a device's status keeps its reported
+// values after a restart, with quality uncertain, until they are read again.
+type StatusReader interface {
+	// LastStatus returns the newest stored status of a device, or nil without an error if
+	// there is none.
+	LastStatus(ctx context.Context, device Ref) (*v1beta1.DeviceStatus, error)
+}
+
 // Samples are the samples of one batch of readings.
 type Samples struct {
 	Device Ref    `json:"device"`

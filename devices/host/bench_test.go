@@ -204,6 +204,18 @@ func (e *recordingSink) Event(_ context.Context, x *devices.Event) error {
 	return e.take(func() { e.events = append(e.events, x) })
 }
 
+// LastStatus returns what a sink returns that keeps the newest status.
+func (e *recordingSink) LastStatus(_ context.Context, d devices.Ref) (last *v1beta1.DeviceStatus, err error) {
+	err = e.take(func() {
+		for _, s := range e.statuses {
+			if s.Namespace == d.Namespace && s.Name == d.Name {
+				last = s
+			}
+		}
+	})
+	return last, err
+}
+
 func (e *recordingSink) ack(property string) (ack devices.Ack) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

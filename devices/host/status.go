@@ -21,6 +21,7 @@ type statusReporter struct {
 	// interval is the shortest time between two statuses of any device.
 	interval time.Duration
 
+	restored   bool      // the last status before the start was looked for
 	dirty      bool      // the status has changed since the last one was sent
 	sentAt     time.Time // when the last status was sent
 	lastOnline time.Time // the last online time in it
@@ -35,6 +36,22 @@ func (s *statusReporter) setInterval(d time.Duration) { s.writer.SetInterval(max
 func (s *statusReporter) changed() {
 	if s.facts.Health.Reason != devices.ReasonConnecting || len(s.facts.Problems) > 0 || len(s.facts.Twins) == 0 {
 		s.dirty = true
+	}
+}
+
+// restore reads the values of the last status that the host has stored before it was started.
+func (s *statusReporter) restore(ctx context.Context) {
+	r, ok := s.sink.(devices.StatusReader)
+	if s.restored || !ok {
+		return
+	}
+	s.restored = true
+	last, err := r.LastStatus(ctx, s.facts.Ref)
+	switch {
+	case err != nil:
+		s.log.Warn("read last status of device, values are reported when they are read again", zap.Error(err))
+	case last != nil:
+		s.facts.Restore(last)
 	}
 }
 

@@ -207,6 +207,7 @@ func (w *worker) advance(ctx context.Context) {
 	if w.target != nil && w.saved.load(ctx, w.commands.start) {
 		t := *w.target
 		w.target = nil
+		w.status.restore(ctx)
 		w.reconcile(ctx, t)
 	}
 	now := time.Now()

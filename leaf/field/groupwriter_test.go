@@ -341,6 +341,32 @@ func TestStatusesShareCommits(t *testing.T) {
 			if err != nil || !strings.Contains(string(m.Data), fmt.Sprintf(`"state":"%d"`, rounds-1)) {
 				t.Fatalf("the newest report of device %d: %v", d, err)
 			}
+			last, err := out.LastStatus(t.Context(), devices.Ref{Namespace: "default", Name: fmt.Sprint("press-", d)})
+			if err != nil || last == nil || last.Status.State != fmt.Sprint(rounds-1) {
+				t.Fatalf("the last status of device %d: %+v %v", d, last, err)
+			}
 		}
+	}
+}
+
+// TestLastStatus reads a status that is stored in parts, and finds none of a device that has
+// not reported.
+func TestLastStatus(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, natstest.LeafConf(t, "plant-a", "127.0.0.1:1"))
+	js := s.streams(t, streams.LeafLimits{})
+	out := &sink{node: "plant-a-1", js: js}
+	ref := devices.Ref{Namespace: "default", Name: "large"}
+	if last, err := out.LastStatus(t.Context(), ref); last != nil || err != nil {
+		t.Fatal(last, err)
+	}
+	status := &v1beta1.DeviceStatus{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "large"}}
+	status.Status.State = strings.Repeat("x", largeReport)
+	if err := out.Status(t.Context(), ref, status); err != nil {
+		t.Fatal(err)
+	}
+	last, err := out.LastStatus(t.Context(), ref)
+	if err != nil || last == nil || last.Status.State != status.Status.State {
+		t.Fatal(last, err)
 	}
 }

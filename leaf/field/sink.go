@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -62,10 +63,40 @@ func (s *sink) Status(ctx context.Context, device devices.Ref, status *v1beta1.D
 	if s.mqtt != nil {
 		s.mqtt.Status(device, status)
 	}
-	return s.report(ctx, streams.OpPut, device.UID, streams.Ref{
+	return s.report(ctx, streams.OpPut, device.UID, s.statusRef(device), status)
+}
+
+// LastStatus implements devices.StatusReader.
+func (s *sink) LastStatus(ctx context.Context, device devices.Ref) (*v1beta1.DeviceStatus, error) {
+	ref := s.statusRef(device)
+	stream, err := s.js.Stream(ctx, streams.SiteReported)
+	if err != nil {
+		return nil, fmt.Errorf("look up %s: %w", ref, err)
+	}
+	subject := streams.LocalReportedSubject(ref)
+	last, err := stream.GetLastMsgForSubject(ctx, subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up %s: %w", ref, err)
+	}
+	_, m, err := streams.Load(ctx, stream, subject, last.Header, last.Data)
+	if err != nil || m.Op != streams.OpPut {
+		return nil, err
+	}
+	status := new(v1beta1.DeviceStatus)
+	if err := json.Unmarshal(m.Object, status); err != nil {
+		return nil, fmt.Errorf("decode %s: %w", ref, err)
+	}
+	return status, nil
+}
+
+func (s *sink) statusRef(device devices.Ref) streams.Ref {
+	return streams.Ref{
 		Node: s.node, Group: v1beta1.GroupName, Resource: v1beta1.ResourceDeviceStatuses,
 		Namespace: device.Namespace, Name: device.Name,
-	}, status)
+	}
 }
 
 // Samples stores a batch, and then passes it to the pushers and the MQTT gateway.

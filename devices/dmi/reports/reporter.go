@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/petiole-io/petiole/devices"
@@ -11,6 +12,8 @@ import (
 
 // ReasonSilent is why a device is unreachable whose reports have stopped.
 const ReasonSilent = "Silent"
+
+const silentMessage = "the mapper no longer reports any value of the device"
 
 // Queued bounds the reports of a device that wait for its worker.
 const Queued = 64
@@ -35,6 +38,8 @@ type Reporter struct {
 	trouble string
 	// state is the last state that the mapper reported.
 	state stateReport
+	// silenced is set after the reports have stopped, until there is a value again.
+	silenced bool
 	// lost is when all values were last reported bad.
 	lost time.Time
 }
@@ -119,7 +124,13 @@ func (t *Reporter) report(r Report) {
 	if len(r.readings) == 0 {
 		return
 	}
+	if slices.ContainsFunc(r.readings, func(x devices.Reading) bool { return x.Quality != devices.Bad }) {
+		t.silenced = false
+	}
 	b := t.state.batch(r.at)
+	if t.silenced {
+		b.Reachable, b.Degraded, b.Reason, b.Message = false, false, ReasonSilent, silentMessage
+	}
 	if t.trouble != "" {
 		b.Reachable, b.Degraded, b.Reason = false, false, t.trouble
 	}
@@ -135,6 +146,7 @@ func (t *Reporter) reportState(r Report) {
 	was := t.state
 	t.state = c
 	switch {
+	case !c.unreachable && t.silenced: // KubeEdge's mappers report "ok" whatever they can read
 	case !c.unreachable:
 		t.deliver(c.batch(r.at))
 	case c != was:
@@ -157,7 +169,7 @@ func (t *Reporter) reportUnreachable(reason, message string, at time.Time) {
 // cannot.
 func (t *Reporter) checkSilence(now time.Time) {
 	if t.trouble == "" && !t.state.unreachable && t.silent(now, t.silence) {
-		t.state = stateReport{}
-		t.reportUnreachable(ReasonSilent, "the mapper no longer reports any value of the device", now)
+		t.state, t.silenced = stateReport{}, true
+		t.reportUnreachable(ReasonSilent, silentMessage, now)
 	}
 }

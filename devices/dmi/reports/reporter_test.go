@@ -136,3 +136,43 @@ func TestSilent(t *testing.T) {
 		t.Error("not silent, or twice")
 	}
 }
+
+// A mapper that reports a state all the time, as KubeEdge's do, and no value any more, does not
+// make the device reachable: the next value does.
+func TestStateDoesNotEndSilence(t *testing.T) {
+	r := New(devices.Ref{Name: "d"}, points, time.Hour, time.Millisecond, func() (string, string) { return "", "" }, nil)
+	var last devices.Batch
+	n := 0
+	r.deliver = func(b devices.Batch) { last = b; n++ }
+	now := time.Now()
+	for i := range 3 {
+		r.report(value(t, "a", "1"))
+		if !last.Reachable || n != i+1 {
+			t.Fatalf("%+v", last)
+		}
+	}
+	r.silence = time.Second
+	r.checkSilence(now.Add(time.Minute))
+	if last.Reachable || last.Reason != ReasonSilent || len(last.Readings) != len(points) {
+		t.Fatalf("%+v", last)
+	}
+	was := n
+	r.report(State("ok"))
+	r.checkSilence(now.Add(2 * time.Minute))
+	if n != was {
+		t.Fatalf("a state was delivered: %+v", last)
+	}
+	bad, _ := Values(points, []*pb.Twin{{PropertyName: "a", Reported: &pb.TwinProperty{Metadata: map[string]string{"quality": "bad"}}}}, now)
+	r.report(bad)
+	if last.Reachable || last.Reason != ReasonSilent {
+		t.Fatalf("%+v", last)
+	}
+	r.report(value(t, "b", "2"))
+	if !last.Reachable || last.Reason != "" {
+		t.Fatalf("%+v", last)
+	}
+	r.report(State("ok"))
+	if !last.Reachable || n != was+3 {
+		t.Fatalf("%+v", last)
+	}
+}

@@ -29,6 +29,8 @@ type Device struct {
 	LastOnline time.Time
 	// Generation is that of the object from which the definition comes.
 	Generation int64
+	// restored are the reported values of the last status before a restart, by property.
+	restored map[string]v1beta1.TwinProperty
 	// unreachable counts batches in a row without a response of the device.
 	unreachable int
 }
@@ -46,7 +48,29 @@ func (d *Device) SetDefinition(def devices.Definition) {
 	}
 	d.Definition, d.Twins = def, make([]Twin, len(def.Points))
 	for i, p := range def.Points {
-		d.Twins[i] = known[p.Name]
+		t, ok := known[p.Name]
+		if r, was := d.restored[p.Name]; !ok && was && r.Metadata[metaType] == typeName(p.Type) {
+			t.restored = r
+		}
+		d.Twins[i] = t
+	}
+	if len(def.Points) > 0 {
+		d.restored = nil
+	}
+}
+
+// Restore takes over the reported values of the last status before a restart, unless it is
+// that of an earlier device of the same name. They are reported with quality uncertain until
+// they are read again, and are nothing else: no samples, and no values to compare with.
+func (d *Device) Restore(s *v1beta1.DeviceStatus) {
+	if d.Ref.UID != "" && !slices.ContainsFunc(s.OwnerReferences, func(o metav1.OwnerReference) bool { return string(o.UID) == d.Ref.UID }) {
+		return
+	}
+	d.restored = map[string]v1beta1.TwinProperty{}
+	for _, t := range s.Status.Twins {
+		if t.Reported != nil && t.Reported.Metadata[metaTimestamp] != "" {
+			d.restored[t.PropertyName] = *t.Reported
+		}
 	}
 }
 
@@ -75,7 +99,7 @@ func (d Device) Status(now time.Time) *v1beta1.DeviceStatus {
 	}
 	for i, p := range d.Definition.Points {
 		t := v1beta1.Twin{PropertyName: p.Name}
-		if p.Report && d.Twins[i].Quality != "" {
+		if p.Report && d.Twins[i].known() {
 			t.Reported = d.Twins[i].property(p.Type, now)
 		}
 		if c, ok := d.Desired[p.Name]; ok {

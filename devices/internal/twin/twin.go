@@ -27,6 +27,8 @@ type Twin struct {
 	// faulty reports that the point cannot be read although the device responds.
 	faulty   bool
 	reported reportedTwin
+	// restored was reported before a restart; it counts until there is a good reading.
+	restored v1beta1.TwinProperty
 }
 
 // reportedTwin is the part of a twin that was in the last status.
@@ -95,25 +97,53 @@ func (t *Twin) differs(r devices.Reporting) bool {
 // markReported records that the present state is in a status.
 func (t *Twin) markReported() { t.reported = reportedTwin{t.value, t.Quality, t.Reason, t.Time} }
 
+// The keys of a reported value's metadata that are read after a restart.
+const (
+	metaType      = "type"
+	metaTimestamp = "timestamp"
+	metaChangedAt = "changedAt"
+)
+
+func typeName(typ v1beta1.PropertyType) string { return strings.ToLower(string(typ)) }
+
+// known reports whether there is anything to report.
+func (t *Twin) known() bool { return t.Quality != "" || t.restored.Metadata != nil }
+
 // property returns the twin for a DeviceStatus. With a value that is not good it has the
 // value's age in milliseconds, as of now.
 func (t *Twin) property(typ v1beta1.PropertyType, now time.Time) *v1beta1.TwinProperty {
-	m := map[string]string{"type": strings.ToLower(string(typ)), "quality": string(t.Quality)}
+	quality, reason, text, read, changed := t.Quality, t.Reason, t.Text, t.Time, t.changed
+	if old := t.restored; read.IsZero() && old.Metadata != nil {
+		text, read, changed = old.Value, parseMilliseconds(old.Metadata[metaTimestamp]), parseMilliseconds(old.Metadata[metaChangedAt])
+		if quality == "" {
+			quality, reason = devices.Uncertain, devices.ReasonNotReadYet
+		}
+	}
+	m := map[string]string{metaType: typeName(typ), "quality": string(quality)}
 	stamp := func(key string, at time.Time) {
 		if !at.IsZero() {
 			m[key] = strconv.FormatInt(at.UnixMilli(), 10)
 		}
 	}
-	stamp("timestamp", t.Time)
-	stamp("changedAt", t.changed)
-	if t.Reason != "" {
-		m["reason"] = t.Reason
+	stamp(metaTimestamp, read)
+	stamp(metaChangedAt, changed)
+	if reason != "" {
+		m["reason"] = reason
 	}
-	if t.Quality != devices.Good {
+	if quality != devices.Good {
 		stamp("since", t.since)
-		if !t.Time.IsZero() {
-			m["age"] = strconv.FormatInt(max(now.Sub(t.Time).Milliseconds(), 0), 10)
+		if !read.IsZero() {
+			m["age"] = strconv.FormatInt(max(now.Sub(read).Milliseconds(), 0), 10)
 		}
 	}
-	return &v1beta1.TwinProperty{Value: t.Text, Metadata: m}
+	return &v1beta1.TwinProperty{Value: text, Metadata: m}
+}
+
+// parseMilliseconds parses a time in ms since 1970; zero if it is none.
+func parseMilliseconds(s string) time.Time {
+	ms, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms)
 }
