@@ -78,8 +78,10 @@ func (in *batcher) add(a *batch, msg *nats.Msg) error {
 		if msg.Header.Get("Status") != "100" {
 			return in.pull.status(msg, time.Now())
 		}
-		a.caughtUp = true // all that was delivered has been seen, and nothing waits
-		return in.order.heartbeat(msg)
+		began, err := in.order.heartbeat(msg)
+		a.restarted = began
+		a.caughtUp = !began // all that was delivered has been seen, and nothing waits
+		return err
 	}
 	d, began, err := in.order.accept(msg)
 	if err != nil || began {

@@ -43,15 +43,16 @@ func (o *deliveryOrder) accept(msg *nats.Msg) (d delivery, began bool, err error
 }
 
 // heartbeat compares the last number that the hub delivered with the last one that was accepted.
-func (o *deliveryOrder) heartbeat(msg *nats.Msg) error {
+// began reports that the hub has delivered fewer, as after a reset by somebody else.
+func (o *deliveryOrder) heartbeat(msg *nats.Msg) (began bool, err error) {
 	last, err := strconv.ParseUint(msg.Header.Get("Nats-Last-Consumer"), 10, 64)
-	if err != nil {
-		return fmt.Errorf("message on %s is neither a delivery nor a heartbeat", msg.Subject)
+	switch {
+	case err != nil:
+		return false, fmt.Errorf("message on %s is neither a delivery nor a heartbeat", msg.Subject)
+	case last > o.last:
+		return false, fmt.Errorf("%w: the hub delivered up to number %d, %d was seen", errGap, last, o.last)
 	}
-	if last != o.last {
-		return fmt.Errorf("%w: the hub delivered up to number %d, %d was seen", errGap, last, o.last)
-	}
-	return nil
+	return last < o.last, nil
 }
 
 // control returns the control message of the bridge in msg, or "" if it is something else.

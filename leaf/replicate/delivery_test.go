@@ -24,32 +24,32 @@ func TestDeliveryOrder(t *testing.T) {
 		name  string
 		msgs  []*nats.Msg
 		taken int
+		began bool
 		gap   bool
 	}{
-		{"unbroken", []*nats.Msg{delivery(1), delivery(2), beat(2), delivery(3)}, 3, false},
-		{"the beginning went elsewhere", []*nats.Msg{delivery(3), delivery(4)}, 0, true},
-		{"begins again", []*nats.Msg{delivery(1), delivery(2), delivery(1)}, 2, false},
-		{"one is missing", []*nats.Msg{delivery(1), delivery(3)}, 1, true},
-		{"the last is missing", []*nats.Msg{delivery(1), beat(2)}, 1, true},
-		{"the first is missing", []*nats.Msg{beat(1)}, 0, true},
+		{"unbroken", []*nats.Msg{delivery(1), delivery(2), beat(2), delivery(3)}, 3, false, false},
+		{"the beginning went elsewhere", []*nats.Msg{delivery(3), delivery(4)}, 0, false, true},
+		{"begins again", []*nats.Msg{delivery(1), delivery(2), delivery(1)}, 2, true, false},
+		{"begins again, which a heartbeat shows first", []*nats.Msg{delivery(1), delivery(2), beat(0)}, 2, true, false},
+		{"one is missing", []*nats.Msg{delivery(1), delivery(3)}, 1, false, true},
+		{"the last is missing", []*nats.Msg{delivery(1), beat(2)}, 1, false, true},
+		{"the first is missing", []*nats.Msg{beat(1)}, 0, false, true},
 	} {
 		var order deliveryOrder
-		taken := 0
+		taken, began := 0, false
 		var err error
 		for _, m := range c.msgs {
 			if m.Reply == "" {
-				err = order.heartbeat(m)
-			} else if _, began, e := order.accept(m); e == nil && !began {
+				began, err = order.heartbeat(m)
+			} else if _, began, err = order.accept(m); err == nil && !began {
 				taken++
-			} else {
-				err = e
 			}
-			if err != nil {
+			if err != nil || began {
 				break
 			}
 		}
-		if taken != c.taken || (err != nil) != c.gap {
-			t.Errorf("%s: %d taken, error %v; want %d, gap %t", c.name, taken, err, c.taken, c.gap)
+		if taken != c.taken || began != c.began || (err != nil) != c.gap {
+			t.Errorf("%s: %d taken, began again %t, error %v; want %d, %t, gap %t", c.name, taken, began, err, c.taken, c.began, c.gap)
 		}
 	}
 }
