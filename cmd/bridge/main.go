@@ -65,7 +65,7 @@ func newCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return runBridge(cmd.Context(), config) },
 	}
 	cmd.Flags().StringVar(&config, "config", "", "configuration `file` (required)")
-	cmd.AddCommand(&cobra.Command{
+	cmd.AddCommand(newHubCommand(), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), version.String()) },
 	})

@@ -57,3 +57,15 @@ func TestArguments(t *testing.T) {
 		}
 	}
 }
+
+// The keys of a hub are created once.
+func TestHubInit(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "hub")
+	var out, errs bytes.Buffer
+	if code := run(t.Context(), []string{"hub", "init", "--dir", dir, "--accounts", filepath.Join(dir, "accounts")}, &out, &errs); code != 0 || !strings.Contains(out.String(), "operator.nk") {
+		t.Fatalf("exit code %d, printed %q and %q", code, out.String(), errs.String())
+	}
+	if code := run(t.Context(), []string{"hub", "init", "--dir", dir}, &out, &errs); code == 0 || !strings.Contains(errs.String(), "exists already") {
+		t.Errorf("a second time: exit code %d, printed %q", code, errs.String())
+	}
+}

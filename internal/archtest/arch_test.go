@@ -53,6 +53,7 @@ var ours = []struct {
 	{"devices", []string{"devices/api"}},
 	{"bridge/kube", []string{"bridge/kube", "streams"}},
 	{"bridge/hub", []string{"streams"}},
+	{"bridge/accounts", []string{"internal/durable", "streams"}},
 	{"bridge/lease", nil},
 	{"bridge/storage", []string{"bridge/kube", "bridge/lease", "streams/order"}},
 	{"bridge/liveness", []string{"bridge/api", "bridge/kube", "streams"}},
