@@ -133,9 +133,7 @@ func (b *Bridge) lead(ctx context.Context, c *kube.Clients, nc *nats.Conn, trans
 // runComponents runs all components until ctx ends or one of them fails. It calls ready once
 // they run.
 func (b *Bridge) runComponents(ctx context.Context, c *kube.Clients, nc *nats.Conn, transitions uint64, ready func()) error {
-	h, err := hub.Open(ctx, nc, streams.HubLimits{
-		MaxSites: b.cfg.Limits.MaxSites, TelemetryBytes: b.cfg.Limits.TelemetryBytes, Replicas: b.cfg.NATS.Replicas,
-	})
+	h, err := hub.Open(ctx, nc, streams.HubLimits{MaxSites: b.cfg.Limits.MaxSites, Replicas: b.cfg.NATS.Replicas})
 	if err != nil {
 		return err
 	}

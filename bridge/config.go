@@ -88,8 +88,6 @@ func (c LeaderElectionConfig) lease() lease.Config {
 type LimitsConfig struct {
 	// MaxSites is the maximum number of site consumers of DESIRED; default 10000.
 	MaxSites int `json:"maxSites"`
-	// TelemetryBytes limits TELEMETRY, which drops its oldest messages; default 8 GiB.
-	TelemetryBytes int64 `json:"telemetryBytes"`
 	// Workers is the number of sites published, and of objects written back, in parallel;
 	// default 8.
 	Workers int `json:"workers"`
@@ -121,7 +119,7 @@ func DefaultConfig() Config {
 			Namespace: "petiole-system", Name: "bridge", Identity: fmt.Sprintf("%s-%d", host, os.Getpid()),
 			LeaseDuration: metav1.Duration{Duration: 15 * time.Second},
 		},
-		Limits:  LimitsConfig{MaxSites: 10_000, TelemetryBytes: 8 << 30, Workers: 8},
+		Limits:  LimitsConfig{MaxSites: 10_000, Workers: 8},
 		Metrics: MetricsConfig{Listen: "127.0.0.1:10442"},
 		Log:     LogConfig{Level: "info"},
 	}
@@ -173,7 +171,6 @@ func (c Config) Validate() error {
 		"leaderElection.leaseDuration", le.LeaseDuration.Duration.String(), "must be 3s to 5m")
 
 	check(c.Limits.MaxSites > 0, "limits.maxSites", c.Limits.MaxSites, "must be more than 0")
-	check(c.Limits.TelemetryBytes >= 1<<20, "limits.telemetryBytes", c.Limits.TelemetryBytes, "must be at least 1048576")
 	check(c.Limits.Workers >= 1 && c.Limits.Workers <= 256, "limits.workers", c.Limits.Workers, "must be 1 to 256")
 	check(c.Metrics.Listen == "" || listenAddress(c.Metrics.Listen), "metrics.listen", c.Metrics.Listen, "must be host:port, or empty")
 	p.OneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")

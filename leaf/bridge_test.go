@@ -123,7 +123,7 @@ func (b *responder) position(data []byte) streams.PositionAnswer {
 	}
 	stream, filter := streams.Reported, streams.ReportedFilter("plant-a")
 	if q.Stream == streams.SiteTelemetry {
-		stream, filter = streams.Telemetry, streams.TelemetryFilter("plant-a")
+		stream, filter = streams.Telemetry("plant-a"), streams.TelemetryFilter("plant-a")
 	}
 	hub, err := b.s.hub.Stream(context.Background(), stream)
 	if err != nil {

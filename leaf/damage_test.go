@@ -301,7 +301,7 @@ func TestDamagedTelemetry(t *testing.T) {
 		for i := range forwarded {
 			s.record(t, ctx, i, 500)
 		}
-		polltest.Eventually(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == forwarded })
+		polltest.Eventually(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry("plant-a")) == forwarded })
 		s.cut(t)
 		for i := range waiting {
 			s.record(t, ctx, forwarded+i, 500)

@@ -161,10 +161,10 @@ func TestTelemetryYields(t *testing.T) {
 	s.line.Heal()
 	// How long it takes is the disk's affair, as long as it goes on.
 	for done := false; !done; {
-		had := count(t, ctx, s.hub, streams.Telemetry)
+		had := count(t, ctx, s.hub, streams.Telemetry("plant-a"))
 		polltest.Within(t, 60*time.Second, "account", func() bool {
 			done = s.arrived(t, ctx, records-1)
-			return done || count(t, ctx, s.hub, streams.Telemetry) > had
+			return done || count(t, ctx, s.hub, streams.Telemetry("plant-a")) > had
 		})
 	}
 	if missing := checkAccount(t, s.stored(t, ctx), records); missing == 0 {
@@ -307,7 +307,7 @@ func TestPowerCut(t *testing.T) {
 	s, ctx := startOn(t, v)
 	s.up(t)
 	s.record(t, ctx, 0, 10)
-	polltest.Eventually(t, "first record", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 1 })
+	polltest.Eventually(t, "first record", func() bool { return count(t, ctx, s.hub, streams.Telemetry("plant-a")) == 1 })
 	s.cut(t)
 	var acked atomic.Int64
 	writing, end := context.WithCancel(ctx)

@@ -30,8 +30,8 @@ func TestTelemetryArrivesInOrderThroughCuts(t *testing.T) {
 		}
 	}
 	s.line.Heal()
-	polltest.Eventually(t, "all records at the hub", func() bool { return count(t, ctx, s.hub, streams.Telemetry) >= records })
-	c, err := s.hub.OrderedConsumer(ctx, streams.Telemetry, jetstream.OrderedConsumerConfig{})
+	polltest.Eventually(t, "all records at the hub", func() bool { return count(t, ctx, s.hub, streams.Telemetry("plant-a")) >= records })
+	c, err := s.hub.OrderedConsumer(ctx, streams.Telemetry("plant-a"), jetstream.OrderedConsumerConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,7 @@ func TestTelemetryArrivesInOrderThroughCuts(t *testing.T) {
 			t.Fatalf("record %d at the hub is %s", i, got)
 		}
 	}
-	if got := count(t, ctx, s.hub, streams.Telemetry); got != records {
+	if got := count(t, ctx, s.hub, streams.Telemetry("plant-a")); got != records {
 		t.Fatalf("the hub has %d records, want %d", got, records)
 	}
 }

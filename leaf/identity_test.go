@@ -41,7 +41,7 @@ func (s *site) say(t *testing.T, ctx context.Context, who string, i int) {
 // heard is what the hub has of one of the twins, in order.
 func heard(t *testing.T, ctx context.Context, s *site, who string) (numbers []int) {
 	t.Helper()
-	hub, err := s.hub.Stream(ctx, streams.Telemetry)
+	hub, err := s.hub.Stream(ctx, streams.Telemetry("plant-a"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func TestTwoLeavesWithOneIdentity(t *testing.T) { // alone: each has the line fo
 		s.say(t, ctx, "both", i)
 		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
 	}
-	polltest.Eventually(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == before && backlog(t, ctx, s) == 0 })
+	polltest.Eventually(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry("plant-a")) == before && backlog(t, ctx, s) == 0 })
 	s.stop()
 	other := s.twin(t)
 	reconnect := deployedReconnect(t)
@@ -102,7 +102,7 @@ func TestTwoLeavesWithOneIdentity(t *testing.T) { // alone: each has the line fo
 		return len(have) == each
 	}
 	polltest.Within(t, 60*time.Second, "the records of both", func() bool {
-		return count(t, ctx, s.hub, streams.Telemetry) >= before+2*each && all(heard(t, ctx, s, "first")) && all(heard(t, ctx, s, "second"))
+		return count(t, ctx, s.hub, streams.Telemetry("plant-a")) >= before+2*each && all(heard(t, ctx, s, "first")) && all(heard(t, ctx, s, "second"))
 	})
 	t.Logf("after %s", time.Since(start).Round(time.Millisecond))
 	if got := len(heard(t, ctx, s, "both")); got != before {
@@ -136,7 +136,7 @@ func TestOlderCopyOfTheStore(t *testing.T) {
 		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
 	}
 	polltest.Eventually(t, "records", func() bool {
-		return count(t, ctx, s.hub, streams.Telemetry) == before && backlog(t, ctx, s) == 0 && same(t, ctx, s)
+		return count(t, ctx, s.hub, streams.Telemetry("plant-a")) == before && backlog(t, ctx, s) == 0 && same(t, ctx, s)
 	})
 	s.acknowledged(t, ctx, before)
 	copied := t.TempDir()
@@ -150,7 +150,7 @@ func TestOlderCopyOfTheStore(t *testing.T) {
 		putDesired(t, ctx, s, fmt.Sprintf("later-%d", i), i)
 	}
 	polltest.Eventually(t, "more records", func() bool {
-		return count(t, ctx, s.hub, streams.Telemetry) == before+between && backlog(t, ctx, s) == 0
+		return count(t, ctx, s.hub, streams.Telemetry("plant-a")) == before+between && backlog(t, ctx, s) == 0
 	})
 	s.acknowledged(t, ctx, before+between)
 	s.cut(t)

@@ -28,7 +28,7 @@ func TestHalfOpenLink(t *testing.T) {
 			respond(t, s)
 			s.up(t)
 			s.record(t, ctx, 0, 10)
-			polltest.Eventually(t, "first record", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 1 })
+			polltest.Eventually(t, "first record", func() bool { return count(t, ctx, s.hub, streams.Telemetry("plant-a")) == 1 })
 			s.line.Swallow(directions...)
 			start := time.Now()
 			if name != "idle both ways" {
@@ -39,7 +39,7 @@ func TestHalfOpenLink(t *testing.T) {
 			t.Logf("found after %s", time.Since(start).Round(time.Millisecond))
 			s.line.Heal()
 			polltest.Eventually(t, "convergence", func() bool {
-				return backlog(t, ctx, s) == 0 && same(t, ctx, s) && (name == "idle both ways" || count(t, ctx, s.hub, streams.Telemetry) == 2)
+				return backlog(t, ctx, s) == 0 && same(t, ctx, s) && (name == "idle both ways" || count(t, ctx, s.hub, streams.Telemetry("plant-a")) == 2)
 			})
 		})
 	}
@@ -70,9 +70,9 @@ func TestFlappingLinkMakesProgress(t *testing.T) { // alone: a second of link ha
 		time.Sleep(time.Second) // the fault itself
 		s.line.Cut()
 		time.Sleep(time.Second)
-		done = count(t, ctx, s.hub, streams.Telemetry) == records && backlog(t, ctx, s) == 0
+		done = count(t, ctx, s.hub, streams.Telemetry("plant-a")) == records && backlog(t, ctx, s) == 0
 		if time.Since(start) > 80*time.Second {
-			t.Fatalf("after %d flaps: %d records, backlog %d", flaps, count(t, ctx, s.hub, streams.Telemetry), backlog(t, ctx, s))
+			t.Fatalf("after %d flaps: %d records, backlog %d", flaps, count(t, ctx, s.hub, streams.Telemetry("plant-a")), backlog(t, ctx, s))
 		}
 	}
 	t.Logf("%d records and %d objects in %s, %d times a second of link", records, objects, time.Since(start).Round(time.Second), flaps)

@@ -16,8 +16,8 @@ import (
 // shortWindow gives the hub's telemetry a duplicate window that is over soon.
 func (s *site) shortWindow(t *testing.T, ctx context.Context) {
 	t.Helper()
-	for _, cfg := range streams.HubStreams(streams.HubLimits{}) {
-		if cfg.Name == streams.Telemetry || cfg.Name == streams.Reported {
+	for _, cfg := range append(streams.HubStreams(streams.HubLimits{}), streams.SiteStreams("plant-a", streams.SiteLimits{})...) {
+		if cfg.Name == streams.Telemetry("plant-a") || cfg.Name == streams.Reported {
 			cfg.Duplicates = 100 * time.Millisecond
 			if _, err := s.hub.UpdateStream(ctx, cfg); err != nil {
 				t.Fatal(err)
@@ -43,7 +43,7 @@ type stored struct {
 
 func (s *site) stored(t *testing.T, ctx context.Context) []stored {
 	t.Helper()
-	hub, err := s.hub.Stream(ctx, streams.Telemetry)
+	hub, err := s.hub.Stream(ctx, streams.Telemetry("plant-a"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestAcknowledgementLostLongAgo(t *testing.T) {
 	}
 	var sent uint64
 	polltest.Eventually(t, "records without acknowledgement", func() bool {
-		sent = count(t, ctx, s.hub, streams.Telemetry)
+		sent = count(t, ctx, s.hub, streams.Telemetry("plant-a"))
 		return sent > 1
 	})
 	time.Sleep(300 * time.Millisecond) // the duplicate window
@@ -99,7 +99,7 @@ func TestAcknowledgementLostLongAgo(t *testing.T) {
 		s.record(t, ctx, i, 10)
 	}
 	s.line.Heal()
-	polltest.Eventually(t, "all records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) >= 51 })
+	polltest.Eventually(t, "all records", func() bool { return count(t, ctx, s.hub, streams.Telemetry("plant-a")) >= 51 })
 	for i, got := range s.stored(t, ctx) {
 		if got.gap != nil || got.number != i {
 			t.Fatalf("message %d at the hub is %+v", i, got)
@@ -127,13 +127,13 @@ func TestPositionNotKnown(t *testing.T) {
 	for i := range 20 {
 		s.record(t, ctx, i, 10)
 	}
-	polltest.Eventually(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 20 })
+	polltest.Eventually(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry("plant-a")) == 20 })
 	s.cut(t)
 	for i := range 5 {
 		s.record(t, ctx, 20+i, 10)
 	}
 	s.line.Heal()
-	polltest.Eventually(t, "all records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 25 })
+	polltest.Eventually(t, "all records", func() bool { return count(t, ctx, s.hub, streams.Telemetry("plant-a")) == 25 })
 }
 
 // TestHubLostWhatItAcknowledged rolls the hub's stream back: the site sends again what
@@ -147,9 +147,9 @@ func TestHubLostWhatItAcknowledged(t *testing.T) {
 	for i := range 30 {
 		s.record(t, ctx, i, 10)
 	}
-	polltest.Eventually(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 30 })
+	polltest.Eventually(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry("plant-a")) == 30 })
 	s.cut(t)
-	hub, err := s.hub.Stream(ctx, streams.Telemetry)
+	hub, err := s.hub.Stream(ctx, streams.Telemetry("plant-a"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,13 +160,13 @@ func TestHubLostWhatItAcknowledged(t *testing.T) {
 	}
 	time.Sleep(200 * time.Millisecond) // the duplicate window
 	s.line.Heal()
-	polltest.Eventually(t, "records again", func() bool { return count(t, ctx, s.hub, streams.Telemetry) == 30 })
+	polltest.Eventually(t, "records again", func() bool { return count(t, ctx, s.hub, streams.Telemetry("plant-a")) == 30 })
 }
 
 // arrived reports whether the hub's last record is that number.
 func (s *site) arrived(t *testing.T, ctx context.Context, number int) bool {
 	t.Helper()
-	hub, err := s.hub.Stream(ctx, streams.Telemetry)
+	hub, err := s.hub.Stream(ctx, streams.Telemetry("plant-a"))
 	if err != nil {
 		t.Fatal(err)
 	}

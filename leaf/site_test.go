@@ -77,6 +77,9 @@ func newSite(t *testing.T) (*site, context.Context) {
 	if err := streams.Ensure(ctx, s.hub, streams.HubStreams(streams.HubLimits{})); err != nil {
 		t.Fatal(err)
 	}
+	if err := streams.Ensure(ctx, s.hub, streams.SiteStreams("plant-a", streams.SiteLimits{})); err != nil {
+		t.Fatal(err)
+	}
 	if err := streams.EnsureConsumer(ctx, s.hub, streams.Desired, streams.SiteConsumer("plant-a")); err != nil {
 		t.Fatal(err)
 	}

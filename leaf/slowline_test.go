@@ -134,5 +134,5 @@ func TestSlowLineTakesATelemetryBacklog(t *testing.T) {
 
 func arrived(t *testing.T, ctx context.Context, s *site) int {
 	t.Helper()
-	return int(count(t, ctx, s.hub, streams.Telemetry))
+	return int(count(t, ctx, s.hub, streams.Telemetry("plant-a")))
 }

@@ -9,9 +9,8 @@ import (
 // The streams of the hub and of a leaf. The names at the two ends differ because
 // acknowledgement subjects carry the stream's name but no domain.
 const (
-	Desired   = "DESIRED"
-	Reported  = "REPORTED"
-	Telemetry = "TELEMETRY"
+	Desired  = "DESIRED"
+	Reported = "REPORTED"
 
 	SiteDesired   = "SITE_DESIRED"
 	SiteReported  = "SITE_REPORTED"
@@ -35,6 +34,9 @@ const (
 	ForwardConsumer = "forward"
 )
 
+// Telemetry returns the name of the hub's stream with the records of a site.
+func Telemetry(site string) string { return "TELEMETRY_" + site }
+
 // HubDomain is the JetStream domain of the hub.
 const HubDomain = "hub"
 
@@ -56,21 +58,15 @@ func PullSubject(site string) string {
 type HubLimits struct {
 	// MaxSites is the number of site consumers DESIRED may have; default 10,000.
 	MaxSites int
-	// TelemetryBytes bounds TELEMETRY, oldest dropped first; default 8 GiB.
-	TelemetryBytes int64
 	// Replicas of each stream; default 1.
 	Replicas int
 }
 
-// HubStreams returns the configuration of the hub's streams.
+// HubStreams returns the configuration of the hub's streams that all sites share.
 func HubStreams(l HubLimits) []jetstream.StreamConfig {
 	maxSites := l.MaxSites
 	if maxSites == 0 {
 		maxSites = 10_000
-	}
-	telemetry := l.TelemetryBytes
-	if telemetry == 0 {
-		telemetry = 8 << 30
 	}
 	replicas := max(l.Replicas, 1)
 	return []jetstream.StreamConfig{
@@ -84,13 +80,36 @@ func HubStreams(l HubLimits) []jetstream.StreamConfig {
 			Subjects: []string{reportedPrefix + ".>"}, MaxMsgsPerSubject: 1, Discard: jetstream.DiscardOld,
 			AllowDirect: true, AllowMsgTTL: true, AllowAtomicPublish: true, Replicas: replicas,
 		},
-		{
-			Name: Telemetry, Description: "Every sample, event and result of each site",
-			Subjects: []string{telemetryPrefix + ".>"}, MaxBytes: telemetry, Discard: jetstream.DiscardOld,
-			AllowDirect: true, AllowAtomicPublish: true, Replicas: replicas,
-		},
 		quarantine(Quarantine, "quarantine", replicas),
 	}
+}
+
+// SiteLimits bounds the streams of one site at the hub. A zero field stands for its default.
+type SiteLimits struct {
+	// TelemetryBytes is the room for the site's records, oldest dropped first; default 64 MiB.
+	// The hub reserves it.
+	TelemetryBytes int64
+	// Replicas of each stream; default 1.
+	Replicas int
+}
+
+// maxRecords bounds the records of a site at the hub: each may have a subject of its own, which
+// takes 336 bytes of the hub's memory (nats-server 2.15.2).
+const maxRecords = 200_000
+
+// SiteStreams returns the configuration of the hub's streams of a site. nats-server bounds what
+// sites may send only for each stream, so a site that floods its own harms no other
+// (docs/decisions/0019-streams-per-site.md).
+func SiteStreams(site string, l SiteLimits) []jetstream.StreamConfig {
+	telemetry := l.TelemetryBytes
+	if telemetry == 0 {
+		telemetry = 64 << 20
+	}
+	return []jetstream.StreamConfig{{
+		Name: Telemetry(site), Description: "Every sample, event and result of site " + site,
+		Subjects: []string{TelemetryFilter(site)}, MaxBytes: telemetry, MaxMsgs: maxRecords, Discard: jetstream.DiscardOld,
+		AllowDirect: true, AllowAtomicPublish: true, Replicas: max(l.Replicas, 1),
+	}}
 }
 
 // SyncHeartbeat is the interval at which the hub tells an idle connected site the sequence

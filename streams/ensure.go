@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/nats-io/nats.go"
@@ -41,11 +42,47 @@ func EnsureConsumer(ctx context.Context, js jetstream.JetStream, stream string, 
 	return nil
 }
 
-// RemoveSite deletes a site's consumer and its desired objects from the hub. It is no error
-// if they do not exist.
+// sharedTelemetry is the stream in which earlier versions stored the records of all sites.
+const sharedTelemetry = "TELEMETRY"
+
+// RetireShared gives the subjects of the streams that all sites shared in earlier versions to the
+// streams of the sites. The old stream keeps what it has, and the room for it, until somebody
+// deletes it. It is no error if there is none.
+func RetireShared(ctx context.Context, js jetstream.JetStream) error {
+	s, err := js.Stream(ctx, sharedTelemetry)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read stream %s: %w", sharedTelemetry, err)
+	}
+	cfg, retired := s.CachedInfo().Config, []string{"retired." + telemetryPrefix + ".>"}
+	if !slices.Equal(cfg.Subjects, retired) {
+		cfg.Subjects = retired
+		cfg.Description = "Records of all sites from before they had streams of their own; nothing is added, delete it when it is not needed"
+		if s, err = js.UpdateStream(ctx, cfg); err != nil {
+			return fmt.Errorf("retire stream %s: %w", sharedTelemetry, err)
+		}
+	}
+	// Only now is it certain that no more arrives.
+	state := s.CachedInfo().State
+	if room := max(int64(state.Bytes), 1); cfg.MaxBytes != room {
+		cfg.MaxBytes = room
+		if _, err := js.UpdateStream(ctx, cfg); err != nil {
+			return fmt.Errorf("reduce the room of stream %s: %w", sharedTelemetry, err)
+		}
+	}
+	return nil
+}
+
+// RemoveSite deletes a site's streams, its desired objects and its consumer from the hub. It is
+// no error if they do not exist. Without the streams nobody answers the site, and its leaf keeps
+// what it has. The consumer is the last to go: as long as it exists, something may be left.
 func RemoveSite(ctx context.Context, js jetstream.JetStream, site string) error {
-	if err := js.DeleteConsumer(ctx, Desired, site); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return fmt.Errorf("delete consumer %s on %s: %w", site, Desired, err)
+	for _, cfg := range SiteStreams(site, SiteLimits{}) {
+		if err := js.DeleteStream(ctx, cfg.Name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return fmt.Errorf("delete stream %s: %w", cfg.Name, err)
+		}
 	}
 	s, err := js.Stream(ctx, Desired)
 	if err != nil {
@@ -53,6 +90,9 @@ func RemoveSite(ctx context.Context, js jetstream.JetStream, site string) error 
 	}
 	if err := s.Purge(ctx, jetstream.WithPurgeSubject(DesiredFilter(site))); err != nil {
 		return fmt.Errorf("purge %s: %w", DesiredFilter(site), err)
+	}
+	if err := js.DeleteConsumer(ctx, Desired, site); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return fmt.Errorf("delete consumer %s on %s: %w", site, Desired, err)
 	}
 	return nil
 }

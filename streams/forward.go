@@ -58,7 +58,7 @@ type PositionAnswer struct {
 	Error string `json:"error,omitempty"`
 }
 
-// Gap is a record of TELEMETRY about messages that a limit of the site dropped before the
+// Gap is a telemetry record about messages that a limit of the site dropped before the
 // hub had them. Its kind is GapKind, its source the leaf's stream.
 type Gap struct {
 	Stream string `json:"stream"`

@@ -290,13 +290,16 @@ func answersPositions(t *testing.T, a *api) {
 			t.Errorf("query %s is answered %+v", bad, p)
 		}
 	}
-	// A site that has sent nothing has no position.
+	// A site that has sent nothing has no position, as soon as it has its streams.
 	other := w.site("plant-b")
-	var p streams.PositionAnswer
-	other.request(streams.RequestPosition, `{"stream":"SITE_TELEMETRY"}`, &p)
-	if p.ID != "" || p.Error != "" {
-		t.Errorf("position of a new site is %+v", p)
-	}
+	eventually(t, "the position of a new site", func() bool {
+		var p streams.PositionAnswer
+		other.request(streams.RequestPosition, `{"stream":"SITE_TELEMETRY"}`, &p)
+		if p.ID != "" {
+			t.Fatalf("position of a new site is %+v", p)
+		}
+		return p.Error == ""
+	})
 }
 
 // podWith makes a pod that is bound to the node and mounts the ConfigMaps.

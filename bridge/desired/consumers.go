@@ -12,18 +12,20 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// Consumers maintains the hub's consumer of each Site: it creates those that are missing, has
-// the remains of deleted Sites removed, and deletes the tombstones that sites have
-// acknowledged. Create it with NewConsumers. It is not safe for concurrent use.
+// Consumers maintains the hub's streams of each Site and its consumer on DESIRED: it creates
+// those that are missing, has the remains of deleted Sites removed, and deletes the tombstones
+// that sites have acknowledged. Create it with NewConsumers. It is not safe for concurrent use.
 type Consumers struct {
 	reconciler *Reconciler
-	// ensured holds the sites whose consumer has the right configuration.
+	limits     streams.SiteLimits
+	// ensured holds the sites whose streams and consumer have the right configuration.
 	ensured map[string]bool
 }
 
-// NewConsumers returns the Consumers of what a reconciler publishes.
-func NewConsumers(r *Reconciler) *Consumers {
-	return &Consumers{reconciler: r, ensured: map[string]bool{}}
+// NewConsumers returns the Consumers of what a reconciler publishes. The limits are those of each
+// site's streams.
+func NewConsumers(r *Reconciler, limits streams.SiteLimits) *Consumers {
+	return &Consumers{reconciler: r, limits: limits, ensured: map[string]bool{}}
 }
 
 // Reconcile implements site.Consumers. It returns hub.ErrReplaced if the streams are no longer
@@ -62,10 +64,13 @@ func (c *Consumers) Reconcile(ctx context.Context) (found map[string]*jetstream.
 	return found, listing, errors.Join(errs...)
 }
 
-// reconcile creates the consumer of a site if necessary, and deletes the tombstones that the
+// reconcile creates the streams and the consumer of a site if necessary, and deletes the tombstones that the
 // site has acknowledged. info is nil if there is no consumer.
 func (c *Consumers) reconcile(ctx context.Context, site string, info *jetstream.ConsumerInfo) (*jetstream.ConsumerInfo, error) {
 	if info == nil || !c.ensured[site] {
+		if err := streams.Ensure(ctx, c.reconciler.hub.JS, streams.SiteStreams(site, c.limits)); err != nil {
+			return nil, err
+		}
 		if err := streams.EnsureConsumer(ctx, c.reconciler.hub.JS, streams.Desired, streams.SiteConsumer(site)); err != nil {
 			return nil, err
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/streams"
 )
 
 func siteKey(name string) kube.Key {
@@ -41,7 +42,7 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 	t.Parallel()
 	const count = 100
 	p := startPublishing(t)
-	c := NewConsumers(p.Reconciler)
+	c := NewConsumers(p.Reconciler, streams.SiteLimits{})
 	reconcile := func() map[string]*jetstream.ConsumerInfo {
 		found, _, err := c.Reconcile(t.Context())
 		if err != nil && t.Context().Err() == nil {

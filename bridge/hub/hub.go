@@ -41,6 +41,9 @@ func Open(ctx context.Context, nc *nats.Conn, limits streams.HubLimits) (*Hub, e
 	if err := streams.Ensure(ctx, js, streams.HubStreams(limits)); err != nil {
 		return nil, err
 	}
+	if err := streams.RetireShared(ctx, js); err != nil {
+		return nil, err
+	}
 	h := &Hub{Conn: nc, server: nc.ConnectedServerId(), JS: js}
 	if h.Desired, h.desiredID, err = openStream(ctx, js, streams.Desired); err != nil {
 		return nil, err

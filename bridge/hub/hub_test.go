@@ -121,3 +121,58 @@ func TestRedacted(t *testing.T) {
 		}
 	}
 }
+
+// A hub of an earlier version has one stream with the records of all sites. It stays readable
+// with all of them, takes no new ones and no room beyond them, and does not stand in the way of
+// the sites' own streams.
+func TestSharedTelemetryIsRetired(t *testing.T) {
+	t.Parallel()
+	nc := natstest.StartHub(t, "plant-a").Connect(t, "bridge")
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shared, err := js.CreateStream(t.Context(), jetstream.StreamConfig{
+		Name: "TELEMETRY", Subjects: []string{"telemetry.>"}, MaxBytes: 8 << 30, Discard: jetstream.DiscardOld, AllowDirect: true, AllowAtomicPublish: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	subject := streams.TelemetrySubject("plant-a", "sample", "default", "pump")
+	const records = 100
+	for range records {
+		if _, err := js.Publish(t.Context(), subject, make([]byte, 1000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 { // a bridge that starts again finds it done
+		if _, err := Open(t.Context(), nc, streams.HubLimits{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := streams.Ensure(t.Context(), js, streams.SiteStreams("plant-a", streams.SiteLimits{})); err != nil {
+		t.Fatal(err)
+	}
+	if ack, err := js.Publish(t.Context(), subject, nil); err != nil || ack.Stream != streams.Telemetry("plant-a") {
+		t.Errorf("a new record is stored in %v, %v", ack, err)
+	}
+	info, err := shared.Info(t.Context())
+	if err != nil || info.State.Msgs != records || info.Config.MaxBytes != int64(info.State.Bytes) {
+		t.Errorf("the old stream has %d records and room for %d of %d bytes: %v", info.State.Msgs, info.Config.MaxBytes, info.State.Bytes, err)
+	}
+	old, err := js.OrderedConsumer(t.Context(), "TELEMETRY", jetstream.OrderedConsumerConfig{FilterSubjects: []string{streams.TelemetryFilter("plant-a")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch, err := old.Fetch(records)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for range batch.Messages() {
+		n++
+	}
+	if n != records || batch.Error() != nil {
+		t.Errorf("%d of %d old records can be read: %v", n, records, batch.Error())
+	}
+}

@@ -43,7 +43,7 @@ func position(ctx context.Context, h Hub, site string, data []byte) (string, err
 	case streams.SiteReported:
 		stream, filter = streams.Reported, streams.ReportedFilter(site)
 	case streams.SiteTelemetry:
-		stream, filter = streams.Telemetry, streams.TelemetryFilter(site)
+		stream, filter = streams.Telemetry(site), streams.TelemetryFilter(site)
 	default:
 		return "", fmt.Errorf("stream %q is not forwarded by sites", q.Stream)
 	}

@@ -91,7 +91,7 @@ func planProperty(m *v1beta1.PushMethod) (targets []Target, problems []devices.P
 			targets = append(targets, t)
 		}
 	}
-	const instead = " is not supported: use a durable consumer of the stream TELEMETRY instead"
+	const instead = " is not supported: use a durable consumer of the stream TELEMETRY_<site> instead"
 	if m.DBMethod != nil {
 		problem(ReasonUnsupported, "dbMethod"+instead)
 	}

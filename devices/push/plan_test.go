@@ -59,8 +59,8 @@ func TestPlan(t *testing.T) {
 		{`{"mqtt":{"address":"x","topic":"a/#"}}`, "", "wildcards"},
 		{`{"mqtt":{"address":"x","topic":"t","qos":3}}`, "", "qos 3"},
 		{`{"mqtt":{"address":"amqp://x","topic":"t"}}`, "", `scheme "amqp"`},
-		{`{"dbMethod":{"redis":{"redisClientConfig":{"addr":"x:6379"}}}}`, "", "dbMethod is not supported: use a durable consumer of the stream TELEMETRY"},
-		{`{"otel":{"endpointURL":"http://x"}}`, "", "otel is not supported: use a durable consumer of the stream TELEMETRY"},
+		{`{"dbMethod":{"redis":{"redisClientConfig":{"addr":"x:6379"}}}}`, "", "dbMethod is not supported: use a durable consumer of the stream TELEMETRY_<site> instead"},
+		{`{"otel":{"endpointURL":"http://x"}}`, "", "otel is not supported: use a durable consumer of the stream TELEMETRY_<site> instead"},
 		{`{"anomalyDetection":{"a":1}}`, "", "anomalyDetection is not supported"},
 	} {
 		rules, problems := Plan(device(t, map[string]string{"temperature": c.method}))

@@ -20,7 +20,7 @@ type hubView struct {
 	record *recorder
 }
 
-// run reads TELEMETRY and DESIRED until ctx ends.
+// run reads a stream until ctx ends.
 func (h *hubView) run(ctx context.Context, stream string, take func(stream string, m jetstream.Msg, md *jetstream.MsgMetadata)) {
 	at := uint64(0)
 	identity := ""
@@ -82,7 +82,7 @@ func (h *hubView) isSameStream(ctx context.Context, s jetstream.Stream, identity
 	return err == nil && strconv.FormatInt(info.Created.UnixNano(), 10) == identity
 }
 
-// telemetry records a message of TELEMETRY.
+// telemetry records a message of a site's telemetry.
 func (h *hubView) telemetry(_ string, m jetstream.Msg, _ *jetstream.MsgMetadata) {
 	t := strings.Split(m.Subject(), ".")
 	if len(t) < 4 {

@@ -201,7 +201,9 @@ func (r *run) startClients(begin, work context.Context, wg *sync.WaitGroup) erro
 		}
 	}
 	wg.Go(func() { r.api.run(work) })
-	wg.Go(func() { r.hub.run(work, streams.Telemetry, r.hub.telemetry) })
+	for _, w := range r.writers {
+		wg.Go(func() { r.hub.run(work, streams.Telemetry(w.site.Name), r.hub.telemetry) })
+	}
 	wg.Go(func() { r.hub.run(work, streams.Desired, r.hub.desired) })
 	wg.Go(func() { r.watchProcesses(work) })
 	r.quiet.Store(true)

@@ -114,7 +114,7 @@ type batch struct {
 	} `json:"samples"`
 }
 
-// sampled holds the samples of one device in TELEMETRY.
+// sampled holds the samples of one device at the hub.
 type sampled struct {
 	batches int
 	times   []time.Time // of the property uptime
@@ -124,7 +124,7 @@ type sampled struct {
 // readSamples reads a device's samples at the hub, in the order of the stream. A gap,
 // a repetition, a step back in time, or a dropped batch is ErrNever.
 func readSamples(ctx context.Context, site *rig.Site, namespace, name string) (sampled, error) {
-	stream, err := lab.JS.Stream(ctx, streams.Telemetry)
+	stream, err := lab.JS.Stream(ctx, streams.Telemetry(site.Name))
 	if err != nil {
 		return sampled{}, err
 	}

@@ -34,7 +34,7 @@ type Hub struct {
 var hubConf = template.Must(template.New("hub").Parse(`
 server_name: hub
 listen: "127.0.0.1:-1"
-jetstream { domain: hub, store_dir: "{{.Dir}}/js", sync_interval: always }
+jetstream { domain: hub, store_dir: "{{.Dir}}/js", sync_interval: always, max_file_store: 1TB }
 leafnodes { listen: "127.0.0.1:{{.LeafPort}}" }
 accounts {
   FABRIC {

@@ -28,7 +28,7 @@ func missing(next, before, first uint64) map[string]journal.Range {
 	return out
 }
 
-// gapMessage returns the record for TELEMETRY that replaces the missing sequences. It has the id
+// gapMessage returns the record for the hub that replaces the missing sequences. It has the id
 // of the last of them, so that the hub's position advances and a record that is sent again is
 // dropped.
 func gapMessage(site, stream string, l journal.Timeline, s journal.Range, reason string) (*nats.Msg, error) {

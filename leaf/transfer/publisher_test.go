@@ -30,7 +30,7 @@ func TestLocalStoreIsNotAwaitedAtTheLinksPace(t *testing.T) {
 // have stored.
 func TestAcknowledgementOfAnotherDomain(t *testing.T) {
 	hub := Publisher{domain: streams.HubDomain}
-	if err := hub.check(streams.Ack{Stream: streams.Telemetry, Domain: streams.HubDomain}); err != nil {
+	if err := hub.check(streams.Ack{Stream: streams.Telemetry("plant-a"), Domain: streams.HubDomain}); err != nil {
 		t.Error(err)
 	}
 	for _, domain := range []string{"plant-a", ""} {
@@ -49,7 +49,7 @@ func TestPutStoresOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := streams.Ensure(t.Context(), js, streams.HubStreams(streams.HubLimits{})); err != nil {
+	if err := streams.Ensure(t.Context(), js, streams.SiteStreams("plant-a", streams.SiteLimits{})); err != nil {
 		t.Fatal(err)
 	}
 	batch := func(from, to, size int) (msgs []*nats.Msg) {
@@ -63,7 +63,7 @@ func TestPutStoresOnce(t *testing.T) {
 	}
 	stored := func() uint64 {
 		t.Helper()
-		s, err := js.Stream(t.Context(), streams.Telemetry)
+		s, err := js.Stream(t.Context(), streams.Telemetry("plant-a"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -298,6 +298,7 @@ func (w *world) hubJetStream(t *testing.T, ctx context.Context) jetstream.JetStr
 	must(t, err)
 	must(t, streams.Ensure(ctx, js, streams.HubStreams(streams.HubLimits{})))
 	for _, s := range w.hub.Sites {
+		must(t, streams.Ensure(ctx, js, streams.SiteStreams(s.Name, streams.SiteLimits{})))
 		must(t, streams.EnsureConsumer(ctx, js, streams.Desired, streams.SiteConsumer(s.Name)))
 	}
 	return js
