@@ -60,7 +60,7 @@ func TestConfigReportsEveryBadFieldWithItsValue(t *testing.T) {
 		`kubernetes.kubeconfig: Invalid value: "/no/such/kubeconfig"`, `kubernetes.impersonation: Unsupported value: "root"`, `kubernetes.qps: Invalid value: -1`, `kubernetes.burst: Invalid value: 0`,
 		`nats.urls[0]: Invalid value: "http://u:xxxxx@hub"`, `nats.urls[1]: Invalid value: "nats:"`, `nats.nkeySeedFile: Invalid value: "/no/such/seed"`, `nats.credentialsFile: Invalid value: "/no/such/creds"`,
 		`nats.caFile: Invalid value: "/no/such/ca"`, `nats.replicas: Invalid value: 7`, `leaderElection.namespace: Invalid value: "Not A Name"`, `leaderElection.name: Invalid value: ""`,
-		`leaderElection.identity: Required value`, `leaderElection.leaseDuration: Invalid value: "1s"`, `limits.maxSites: Invalid value: -2`, 
+		`leaderElection.identity: Required value`, `leaderElection.leaseDuration: Invalid value: "1s"`, `limits.maxSites: Invalid value: -2`,
 		`limits.workers: Invalid value: 999`, `metrics.listen: Invalid value: "10442"`, `log.level: Unsupported value: "loud"`,
 	} {
 		if !strings.Contains(err.Error(), want) {

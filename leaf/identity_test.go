@@ -76,7 +76,9 @@ func TestTwoLeavesWithOneIdentity(t *testing.T) { // alone: each has the line fo
 		s.say(t, ctx, "both", i)
 		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), i)
 	}
-	polltest.Eventually(t, "records", func() bool { return count(t, ctx, s.hub, streams.Telemetry("plant-a")) == before && backlog(t, ctx, s) == 0 })
+	polltest.Eventually(t, "records", func() bool {
+		return count(t, ctx, s.hub, streams.Telemetry("plant-a")) == before && backlog(t, ctx, s) == 0
+	})
 	s.stop()
 	other := s.twin(t)
 	reconnect := deployedReconnect(t)
