@@ -33,6 +33,9 @@ func newOperatorSite(t *testing.T) (*site, *natstest.OperatorHub, natstest.User,
 	if err := streams.Ensure(ctx, s.hub, streams.HubStreams(streams.HubLimits{})); err != nil {
 		t.Fatal(err)
 	}
+	if err := streams.Ensure(ctx, s.hub, streams.SiteStreams("plant-a", streams.SiteLimits{})); err != nil {
+		t.Fatal(err)
+	}
 	if err := streams.EnsureConsumer(ctx, s.hub, streams.Desired, streams.SiteConsumer("plant-a")); err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +62,7 @@ func TestLeafAtAHubInOperatorMode(t *testing.T) {
 			}
 		}
 		want := uint64(20 * (round + 1))
-		polltest.Eventually(t, "telemetry at the hub", func() bool { return count(t, ctx, s.hub, streams.Telemetry) >= want })
+		polltest.Eventually(t, "telemetry at the hub", func() bool { return count(t, ctx, s.hub, streams.Telemetry("plant-a")) >= want })
 		s.say(t, ctx, "pod", round)
 		polltest.Eventually(t, "the report at the hub", func() bool { return len(heard(t, ctx, s, "pod")) > 0 })
 		putDesired(t, ctx, s, "changed", round)

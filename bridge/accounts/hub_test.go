@@ -139,6 +139,7 @@ func hubStreams(t *testing.T, h *natstest.OperatorHub, nc *nats.Conn, sites ...s
 	must(t, err)
 	must(t, streams.Ensure(t.Context(), js, streams.HubStreams(streams.HubLimits{})))
 	for _, s := range sites {
+		must(t, streams.Ensure(t.Context(), js, streams.SiteStreams(s, streams.SiteLimits{})))
 		must(t, streams.EnsureConsumer(t.Context(), js, streams.Desired, streams.SiteConsumer(s)))
 	}
 	return js
