@@ -35,6 +35,7 @@ type components struct {
 	reports     *reported.Reconciler
 	clients     *kube.Clients
 	tolerations *liveness.Tolerations
+	placement   *writeback.Placement
 	syncStates  *antientropy.States
 	backlogs    *site.Backlogs
 	resync      *antientropy.Resyncer
@@ -70,11 +71,10 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		Changed: newQueue[kube.Key](b.metrics, "objects", publishRetry), Sites: newQueue[string](b.metrics, "sites", publishRetry),
 		Report: outages.of("search the desired stream"),
 	})
+	writes := writeback.Config{Clients: c, Cache: cache, Sites: p.desired, Liveness: p.liveness, Deleted: deleted, Log: b.log}
 	p.reports = reported.New(reported.Config{
 		Hub: h, Sites: p.desired, Liveness: p.liveness, Fence: b.fence, Counters: &b.count.reported, Log: b.log,
-		Writer: writeback.New(writeback.Config{
-			Clients: c, Cache: cache, Sites: p.desired, Liveness: p.liveness, Deleted: deleted, Log: b.log,
-		}),
+		Writer:    writeback.New(writes),
 		Queue:     newQueue[reported.Key](b.metrics, "writeback", writeRetry),
 		SiteQueue: newQueue[string](b.metrics, "reports", writeRetry),
 		Workers:   b.cfg.Limits.Workers, Lease: b.cfg.LeaderElection.lease().Duration(), Report: outages.of("write back to the API server"),
@@ -83,6 +83,10 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 	p.tolerations = liveness.NewTolerations(liveness.TolerationsConfig{
 		Pods: c.Own.CoreV1(), Cache: cache, PodsOn: p.desired.PodsOn, Log: b.log, Report: outages.of("set tolerations"),
 		Queue: newQueue[kube.Key](b.metrics, "autonomy", writeRetry),
+	})
+	p.placement = writeback.NewPlacement(writeback.PlacementConfig{
+		Config: writes, BoundTo: p.desired.BoundTo, Report: outages.of("write states of devices"),
+		Queue: newQueue[kube.Key](b.metrics, "placement", writeRetry),
 	})
 	duplicates := liveness.NewDuplicateDetector()
 	p.heartbeats = liveness.NewHeartbeats(liveness.Config{
@@ -123,6 +127,7 @@ func (c *components) objectChanged(k kube.Key) {
 	}
 	c.desired.Changed(k, delay)
 	c.tolerations.Changed(k)
+	c.placement.Changed(k)
 	c.reports.ObjectChanged(k)
 	switch {
 	case k.Group == kube.SiteGroup:
@@ -182,6 +187,7 @@ func (c *components) close() {
 	c.desired.Close()
 	c.reports.Close()
 	c.tolerations.Close()
+	c.placement.Close()
 	c.heartbeats.Close()
 	c.backlogs.Close()
 }
@@ -190,6 +196,7 @@ func (c *components) close() {
 func (c *components) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn, workers int) {
 	g.Go(func() error { return c.desired.Run(ctx, workers) })
 	g.Go(func() error { c.tolerations.Run(ctx); return nil })
+	g.Go(func() error { c.placement.Run(ctx); return nil })
 	g.Go(func() error { return c.heartbeats.Run(ctx, nc, workers) })
 	g.Go(func() error { return c.sites.Run(ctx) })
 	g.Go(func() error { return c.backlogs.Run(ctx) })

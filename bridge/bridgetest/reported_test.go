@@ -28,6 +28,7 @@ func TestReported(t *testing.T) {
 		{"CarriesOutFinalDeletions", deletesPods},
 		{"WritesEventsCSINodesAndMirrorPods", writesTheRest},
 		{"WritesDeviceStatus", writesDeviceStatus},
+		{"DeviceOfNoSite", deviceOfNoSite},
 		{"HandsOutTokens", handsOutTokens},
 		{"SetsPoisonAside", setsPoisonAside},
 		{"KeepsSitesApart", keepsSitesApart},
@@ -252,6 +253,71 @@ var (
 	modelsGVR   = schema.GroupVersionResource{Group: "devices.kubeedge.io", Version: "v1beta1", Resource: "devicemodels"}
 	statusesGVR = schema.GroupVersionResource{Group: "devices.kubeedge.io", Version: "v1beta1", Resource: "devicestatuses"}
 )
+
+// deviceOfNoSite: a device that is moved to a node that no site has does not stay online, and
+// it is online again when it has returned and is reported.
+func deviceOfNoSite(t *testing.T, a *api) {
+	w := newWorld(t, a, "plant-a")
+	w.start("one")
+	s := w.site("plant-a")
+	s.register("a1")
+	create := func(gvr schema.GroupVersionResource, kind, name string, spec map[string]any) *unstructured.Unstructured {
+		o, err := a.dynamic.Resource(gvr).Namespace(w.namespace).Create(w.ctx, &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "devices.kubeedge.io/v1beta1", "kind": kind, "metadata": map[string]any{"name": name}, "spec": spec,
+		}}, metav1.CreateOptions{})
+		w.must(err)
+		return o
+	}
+	create(modelsGVR, "DeviceModel", "pump", map[string]any{"protocol": "modbus"})
+	device := create(devicesGVR, "Device", "pump", map[string]any{"nodeName": "a1", "deviceModelRef": map[string]any{"name": "pump"}})
+	create(devicesGVR, "Device", "never", map[string]any{"nodeName": "nobody", "deviceModelRef": map[string]any{"name": "pump"}})
+	ref := streams.Ref{Node: "a1", Group: "devices.kubeedge.io", Resource: "devices", Namespace: w.namespace, Name: "pump"}
+	w.awaitDesired("plant-a", ref, "published", isPut)
+	statusRef := ref
+	statusRef.Resource = "devicestatuses"
+	report := func() {
+		s.report(streams.OpPut, statusRef, string(device.GetUID()), map[string]any{
+			"apiVersion": "devices.kubeedge.io/v1beta1", "kind": "DeviceStatus", "metadata": map[string]any{"name": "pump", "namespace": w.namespace},
+			"status": map[string]any{"state": "online", "extensions": map[string]any{"reason": "Online"}, "twins": []any{map[string]any{"propertyName": "level", "reported": map[string]any{"value": "1"}}}},
+		})
+	}
+	is := func(name, state, reason string) func() bool {
+		return func() bool {
+			status, err := a.dynamic.Resource(statusesGVR).Namespace(w.namespace).Get(w.ctx, name, metav1.GetOptions{})
+			if err != nil {
+				return false
+			}
+			d, err := a.dynamic.Resource(devicesGVR).Namespace(w.namespace).Get(w.ctx, name, metav1.GetOptions{})
+			w.must(err)
+			in, _, _ := unstructured.NestedString(status.Object, "status", "state")
+			mirrored, _, _ := unstructured.NestedString(d.Object, "status", "state")
+			why, _, _ := unstructured.NestedString(status.Object, "status", "extensions", "reason")
+			return in == state && mirrored == state && why == reason
+		}
+	}
+	move := func(node string) {
+		_, err := a.dynamic.Resource(devicesGVR).Namespace(w.namespace).Patch(w.ctx, "pump", types.MergePatchType, []byte(`{"spec":{"nodeName":"`+node+`"}}`), metav1.PatchOptions{})
+		w.must(err)
+	}
+	report()
+	eventually(t, "online", is("pump", "online", "Online"))
+	move("nobody")
+	eventually(t, "unknown, because the node does not exist", is("pump", "unknown", "NodeOfNoSite"))
+	eventually(t, "a device that never had a site", is("never", "unknown", "NodeOfNoSite"))
+	move("a1")
+	w.awaitDesired("plant-a", ref, "published again", isPut)
+	report()
+	eventually(t, "online again", is("pump", "online", "Online"))
+
+	_, err := a.admin.CoreV1().Nodes().Patch(w.ctx, "a1", types.MergePatchType, []byte(`{"metadata":{"labels":{"`+v1alpha1.SiteLabel+`":null}}}`), metav1.PatchOptions{})
+	w.must(err)
+	unknown := is("pump", "unknown", "NodeOfNoSite")
+	for start := time.Now(); !unknown(); time.Sleep(100 * time.Millisecond) {
+		if time.Since(start) > 2*patience {
+			t.Fatalf("the device of a node that belongs to no site is not unknown within %v", 2*patience)
+		}
+	}
+}
 
 func writesDeviceStatus(t *testing.T, a *api) {
 	w := newWorld(t, a, "plant-a")

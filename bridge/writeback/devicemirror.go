@@ -27,9 +27,15 @@ var deviceResource = schema.GroupVersionResource{Group: kube.DeviceGroup, Versio
 // is disconnected the state is unknown. A device that was replaced meanwhile is left alone,
 // because its own report follows.
 func (w *deviceWriter) mirrorStatus(ctx context.Context, site string, device *unstructured.Unstructured, status any) error {
+	connected, _, _ := w.Liveness.State(site)
+	return w.mirror(ctx, device, status, connected)
+}
+
+// mirror copies state and last online time of a status to the Device. Connected reports
+// whether the site that operates the device is connected.
+func (w *deviceWriter) mirror(ctx context.Context, device *unstructured.Unstructured, status any, connected bool) error {
 	reported, _ := status.(map[string]any)
 	current, _ := device.Object["status"].(map[string]any)
-	connected, _, _ := w.Liveness.State(site)
 	next := mirroredStatus(current, reported, connected)
 	if next == nil {
 		return nil
