@@ -1,7 +1,9 @@
 package leaf
 
 import (
+	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -82,4 +84,78 @@ func TestReportedIsMergedWhileAway(t *testing.T) {
 	if raw.Sequence != 1 {
 		t.Errorf("the newest state is message %d at the hub, want 1: what was superseded crossed too", raw.Sequence)
 	}
+}
+
+// TestFullReportsDoNotHoldUpOthers has a hub with room for six messages of the site's reports: a
+// large report is refused and kept, through a restart as well, new states of the others arrive, and
+// it arrives when there is room.
+func TestFullReportsDoNotHoldUpOthers(t *testing.T) {
+	t.Parallel()
+	s, ctx := startSite(t)
+	respond(t, s)
+	hub, err := s.hub.Stream(ctx, streams.Reported)
+	if err != nil {
+		t.Fatal(err)
+	}
+	room := func(messages int64) {
+		t.Helper()
+		cfg := hub.CachedInfo().Config
+		cfg.MaxMsgs, cfg.Discard = messages, jetstream.DiscardNew
+		if _, err := s.hub.UpdateStream(ctx, cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ref := func(name string) streams.Ref {
+		return streams.Ref{Node: "n", Resource: "pods", Namespace: "default", Name: name}
+	}
+	put := func(name, content string) {
+		t.Helper()
+		m := streams.Message{Ref: ref(name), Op: streams.OpPut, UID: "u", Object: fmt.Appendf(nil, `{"metadata":{"name":%q,"uid":"u"},"content":%q}`, name, content)}
+		if _, err := streams.Put(ctx, s.js, streams.LocalReportedSubject(m.Ref), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	arrived := func(name, content string) bool {
+		raw, err := hub.GetLastMsgForSubject(ctx, streams.ReportedSubject("plant-a", ref(name)))
+		if err != nil {
+			return false
+		}
+		_, m, err := streams.Load(ctx, hub, raw.Subject, raw.Header, raw.Data)
+		return err == nil && strings.Contains(string(m.Object), fmt.Sprintf(`"content":%q`, content))
+	}
+	room(6)
+	for i := range 6 {
+		put(fmt.Sprint("small-", i), "first")
+	}
+	for i := range 6 {
+		polltest.Eventually(t, fmt.Sprint("small-", i), func() bool { return arrived(fmt.Sprint("small-", i), "first") })
+	}
+	large := strings.Repeat("x", 3*streams.PartBytes)
+	put("large", large)
+	put("small-0", "second")
+	polltest.Eventually(t, "a new state behind the large report", func() bool { return arrived("small-0", "second") })
+	refused := func() bool { return counted(t, s, "petiole_leaf_reports_refused_total") >= 2 }
+	polltest.Eventually(t, "two tries", refused)
+	s.stop()
+	s.start(t, ctx)
+	put("small-1", "third")
+	polltest.Eventually(t, "small-1 after a restart", func() bool { return arrived("small-1", "third") })
+	if arrived("large", large) {
+		t.Fatal("the large report was stored beyond the limit")
+	}
+	room(20)
+	polltest.Eventually(t, "the large report", func() bool { return arrived("large", large) })
+	polltest.Eventually(t, "nothing waits", func() bool {
+		return count(t, ctx, s.hub, streams.Reported) == 11 && s.unforwarded(t, ctx) == 0
+	})
+}
+
+// unforwarded returns the number of messages of SITE_REPORTED that the hub has not acknowledged.
+func (s *site) unforwarded(t *testing.T, ctx context.Context) uint64 {
+	t.Helper()
+	c, err := s.js.Consumer(ctx, streams.SiteReported, streams.ForwardConsumer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.CachedInfo().NumPending + uint64(c.CachedInfo().NumAckPending)
 }

@@ -110,6 +110,9 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 			Site: l.cfg.Site, Stream: stream, JS: js, Link: hubLink, Timelines: supervisor.Timeline(stream), Drops: supervisor.Drops(),
 			Counters: l.counts.forward, Log: l.log.Named("forward").With(zap.String("stream", stream)),
 		})
+		if stream == streams.SiteReported {
+			state.refused = f.Refused
+		}
 		group.Go(func() error { return f.Run(ctx) })
 	}
 	r := replicate.New(replicate.Config{

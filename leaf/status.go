@@ -25,6 +25,8 @@ type status struct {
 	quarantined []quarantine
 	drops       *journal.DropLog
 	degraded    func() []string
+	// refused reports whether the hub refuses reports because it has no room for them.
+	refused func() bool
 }
 
 // snapshot is the state at one time.
@@ -57,8 +59,11 @@ func (s *status) reasons() []string {
 	names := s.degraded()
 	if acceptsAnybody(s.js.Conn()) {
 		names = append(names, streams.DegradedOpen)
-		slices.Sort(names)
 	}
+	if s.refused() {
+		names = append(names, streams.DegradedReportsRefused)
+	}
+	slices.Sort(names)
 	return names
 }
 

@@ -39,7 +39,7 @@ func TestOpenServerIsReported(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := &status{js: js, degraded: func() []string { return []string{streams.DegradedDiskFull} }}
+		s := &status{js: js, degraded: func() []string { return []string{streams.DegradedDiskFull} }, refused: func() bool { return false }}
 		want := fmt.Sprint([]string{streams.DegradedDiskFull, streams.DegradedOpen})
 		if withUsers {
 			want = fmt.Sprint([]string{streams.DegradedDiskFull})

@@ -107,6 +107,18 @@ type Refusal struct {
 // Error returns JetStream's description and code.
 func (r *Refusal) Error() string { return fmt.Sprintf("refused: %s (%d)", r.Description, r.Code) }
 
+// codeStoreFailed is the code of the API error for a message that the stream could not store
+// (JSStreamStoreFailedF), because of a limit or for another reason.
+const codeStoreFailed = 10077
+
+// IsFull reports whether an error is JetStream's answer that a message, or a batch, exceeds the
+// limit of messages or bytes of its stream.
+func IsFull(err error) bool {
+	var refused *Refusal
+	return errors.As(err, &refused) && refused.Code == codeStoreFailed &&
+		(refused.Description == "maximum messages exceeded" || refused.Description == "maximum bytes exceeded")
+}
+
 // readAck decodes the answer to a plain message or to the last one of a batch. After an
 // error other than *Refusal the message or batch may be stored or not.
 func readAck(data []byte) (Ack, error) {

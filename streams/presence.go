@@ -121,6 +121,8 @@ const (
 	DegradedStore = "StoreRebuilt"
 	// DegradedOpen: the gateway's own nats-server accepts clients without authentication.
 	DegradedOpen = "NoAuthentication"
+	// DegradedReportsRefused: the hub has no room for more reports of the site; they wait there.
+	DegradedReportsRefused = "ReportsRefused"
 )
 
 // NodePresence is the time at which a node's kubelet last renewed its lease at the node

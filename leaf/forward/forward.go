@@ -56,7 +56,8 @@ type Forwarder struct {
 	// inDoubtSince is when a commit failed that the hub may have stored, or zero.
 	inDoubtSince time.Time
 	// window is learned from the line of this site.
-	window transfer.Window
+	window  transfer.Window
+	refused refusals
 }
 
 // New returns the forwarder of a stream. It starts nothing.
@@ -76,6 +77,9 @@ type session struct {
 	// or that was reported to it as dropped.
 	next, done uint64
 	size       int
+	// replaced maps the subject of an object to the last sequence of its report that was stored
+	// again.
+	replaced map[string]uint64
 }
 
 // Run forwards until ctx ends. It holds no messages in memory while the link is down, so that
@@ -147,7 +151,7 @@ func (f *Forwarder) open(ctx context.Context) (*session, error) {
 	if p.hub, p.known, err = f.hubPosition(ctx, l, p.last); err != nil {
 		return nil, err
 	}
-	r := &session{stream: s, timeline: l, consumer: c, next: firstToForward(p), size: firstBatch}
+	r := &session{stream: s, timeline: l, consumer: c, next: firstToForward(p), size: firstBatch, replaced: map[string]uint64{}}
 	r.done = r.next - 1
 	f.logDifference(p, r.next)
 	f.window.StartSession(r.done < p.last)
@@ -199,10 +203,11 @@ func (f *Forwarder) fetch(ctx context.Context, r *session) ([]jetstream.Msg, err
 }
 
 // forward stores the messages at the hub in order, in commits of bounded size, and acknowledges
-// each commit. It returns how many messages the hub stored.
+// each commit. It returns how many messages were dealt with.
 func (f *Forwarder) forward(ctx context.Context, r *session, msgs []jetstream.Msg) (sent int, err error) {
 	var out []*nats.Msg
-	begin, bytes := 0, 0
+	var from []jetstream.Msg // what out is made from
+	bytes := 0
 	for i, m := range msgs {
 		meta, err := m.Metadata()
 		if err != nil {
@@ -212,6 +217,18 @@ func (f *Forwarder) forward(ctx context.Context, r *session, msgs []jetstream.Ms
 		if seq < r.next {
 			return sent, fmt.Errorf("message %d of %s came after %d", seq, f.cfg.Stream, r.next-1)
 		}
+		if i == 0 {
+			if err := f.awaitRetry(ctx, seq); err != nil {
+				return sent, err
+			}
+		}
+		if r.isReplaced(m.Subject(), seq) {
+			if err := f.acknowledge(msgs[i : i+1]); err != nil {
+				return sent, err
+			}
+			r.next = seq + 1
+			continue
+		}
 		gaps, err := f.gaps(ctx, r, seq-1)
 		if err != nil {
 			return sent, err
@@ -220,24 +237,33 @@ func (f *Forwarder) forward(ctx context.Context, r *session, msgs []jetstream.Ms
 		if err != nil {
 			return sent, err
 		}
-		out = append(append(out, gaps...), msg)
+		out, from = append(append(out, gaps...), msg), append(from, m)
 		r.next = seq + 1
-		if bytes += msg.Size(); bytes < f.window.Bytes() && i < len(msgs)-1 {
+		if bytes += msg.Size(); bytes < f.window.Bytes() {
 			continue
 		}
-		if err := f.commit(ctx, r, out, msgs[begin:i+1]); err != nil {
+		if err := f.commit(ctx, r, out, from); err != nil {
 			return sent, err
 		}
-		sent += i + 1 - begin
-		out, begin, bytes = nil, i+1, 0
+		sent += len(from)
+		out, from, bytes = nil, nil, 0
 	}
-	return sent, nil
+	if len(out) > 0 {
+		if err := f.commit(ctx, r, out, from); err != nil {
+			return sent, err
+		}
+	}
+	return sent + len(from), nil
 }
 
 // commit stores out at the hub and then acknowledges the messages that it was made from.
 func (f *Forwarder) commit(ctx context.Context, r *session, out []*nats.Msg, msgs []jetstream.Msg) error {
 	start, size := time.Now(), 0
-	if err := f.hub.Put(ctx, out); err != nil {
+	err := f.hub.Put(ctx, out)
+	if streams.IsFull(err) && f.cfg.Stream == streams.SiteReported {
+		return f.commitEach(ctx, r, out, msgs)
+	}
+	if err != nil {
 		if f.inDoubtSince.IsZero() {
 			f.inDoubtSince = time.Now()
 		}
@@ -248,8 +274,19 @@ func (f *Forwarder) commit(ctx context.Context, r *session, out []*nats.Msg, msg
 	}
 	f.window.Record(size, time.Since(start))
 	f.inDoubtSince = time.Time{}
+	f.committed(r, len(msgs))
+	return f.acknowledge(msgs)
+}
+
+// committed takes note that everything before the next message is dealt with, and that the hub
+// stored a number of messages.
+func (f *Forwarder) committed(r *session, stored int) {
 	r.done = r.next - 1
-	f.cfg.Counters.forwarded.WithLabelValues(f.cfg.Stream).Add(float64(len(msgs)))
+	f.refused.sent(r.done)
+	f.cfg.Counters.forwarded.WithLabelValues(f.cfg.Stream).Add(float64(stored))
+}
+
+func (f *Forwarder) acknowledge(msgs []jetstream.Msg) error {
 	for _, m := range msgs {
 		if err := m.Ack(); err != nil {
 			return fmt.Errorf("acknowledge %s of %s: %w", m.Subject(), f.cfg.Stream, err)
@@ -265,12 +302,20 @@ func (f *Forwarder) encode(l journal.Timeline, m jetstream.Msg, seq uint64) (*na
 		return nil, err
 	}
 	msg := nats.NewMsg(subject)
-	for k, v := range m.Headers() {
-		if !strings.HasPrefix(k, "Nats-") || k == jetstream.MsgTTLHeader { // instructions to the local stream
-			msg.Header[k] = v
-		}
-	}
+	msg.Header = withoutInstructions(m.Headers())
 	msg.Header.Set(jetstream.MsgIDHeader, l.MessageID(f.cfg.Site, f.cfg.Stream, seq).String())
 	msg.Data = m.Data()
 	return msg, nil
+}
+
+// withoutInstructions returns the headers that are not instructions to the stream of the site, and
+// how long the message lives.
+func withoutInstructions(h nats.Header) nats.Header {
+	out := nats.Header{}
+	for k, v := range h {
+		if !strings.HasPrefix(k, "Nats-") || k == jetstream.MsgTTLHeader {
+			out[k] = v
+		}
+	}
+	return out
 }
