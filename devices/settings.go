@@ -218,6 +218,9 @@ func (r *Reader) Choice(def string, choices []string, names ...string) string {
 	return def
 }
 
+// Join takes over the errors of another Reader.
+func (r *Reader) Join(other *Reader) { r.errs = append(r.errs, other.errs...) }
+
 // Fail adds an error about a setting.
 func (r *Reader) Fail(name, what string) {
 	r.errs = append(r.errs, fmt.Errorf("%s %s", name, what))

@@ -23,7 +23,8 @@ type point struct {
 
 // parsePoint reads a property's visitor settings: those of codec.Read, and
 //
-//	readBack true            false for what can only be written
+//	readBack true            false for what can only be written: it is neither polled nor read
+//	                         back
 //	readBackDelay 0          ms between a write and its read-back
 func parsePoint(i int, p devices.Point, dev settings) (point, error) {
 	r := p.Visitor.Read()
@@ -46,6 +47,13 @@ func readPoint(r *devices.Reader, i int, p devices.Point, dev settings) point {
 	}
 	if most := dev.limits().Of(out.Table); need > most {
 		r.Fail("limit", fmt.Sprintf("%d is more than one request may have (%d)", need, most))
+	}
+	if forbidden, _ := codec.ParseRanges(dev.forbidden); out.Sparse() {
+		for _, f := range forbidden {
+			if f.Table == out.Table && f.Start < out.End() && out.Address < f.End {
+				r.Fail("registers, scaleRegister", fmt.Sprintf("are read as %s, which includes the forbidden %s", out.Range(), f))
+			}
+		}
 	}
 	if dev.broadcasts() {
 		out.verify = false

@@ -67,14 +67,17 @@ func (s *session) Run(ctx context.Context, deliver func(devices.Batch)) error {
 	}
 }
 
-// periods returns the points to poll, by period: none for a
-// broadcast, to which no unit replies.
+// periods returns the points to poll, by period: none for a broadcast, to which no unit
+// replies, and none that can only be written.
 func (s *session) periods() map[time.Duration][]point {
 	byPeriod := map[time.Duration][]point{}
 	if s.settings.broadcasts() {
 		return byPeriod
 	}
 	for _, p := range s.points {
+		if !p.verify {
+			continue
+		}
 		byPeriod[p.cycle] = append(byPeriod[p.cycle], p)
 	}
 	return byPeriod
@@ -169,8 +172,15 @@ func (s *session) write(ctx context.Context, index int, value string, pr link.Pr
 		return err
 	}
 	err := l.Do(j, true)
-	if w.value.Kind() != devices.None { // update the twin without waiting for the next poll
+	switch {
+	case w.value.Kind() != devices.None: // update the twin without waiting for the next poll
 		deliver(devices.Batch{Readings: []devices.Reading{s.written(index, w)}, Reachable: true, Time: w.at})
+	case len(s.periods()) == 0 && w.outcome.Written && !s.settings.broadcasts(): // only writes show whether the unit responds
+		b := devices.Batch{Reachable: !errors.Is(err, devices.ErrUnreachable), Time: time.Now()}
+		if !b.Reachable {
+			b.Reason, b.Message = link.Reason(err), err.Error()
+		}
+		deliver(b)
 	}
 	return w.outcome, err
 }

@@ -73,7 +73,7 @@ type contents struct {
 // prepare reads a point, if it can be read or is a part of a register, and encodes the
 // value.
 func (w *writer) prepare(value string) (c contents, now devices.Value, err error) {
-	if w.point.verify || w.point.Partial() {
+	if w.point.verify || w.point.DependsOnOthers() {
 		if c.before, err = w.readWithRetries(); err != nil {
 			return c, now, asRejection(err, "read before write (readBack: false writes without)")
 		}
@@ -104,8 +104,8 @@ func (w *writer) readWithRetries() ([]byte, error) {
 
 // broadcast writes a value to all units of the line. None replies.
 func (w *writer) broadcast(value string) (out devices.Outcome, now devices.Value, err error) {
-	if w.point.Partial() {
-		return out, now, &devices.Rejection{Reason: devices.ReasonNotValid, Message: "a part of a register cannot be broadcast"}
+	if w.point.DependsOnOthers() {
+		return out, now, &devices.Rejection{Reason: devices.ReasonNotValid, Message: "a part of a register, or a value with a scale register, cannot be broadcast"}
 	}
 	want, err := w.point.Encode(value, nil)
 	if err != nil {
@@ -127,18 +127,19 @@ func (w *writer) send(want []byte) error {
 	if w.point.Table == codec.Coils {
 		return w.WriteBits(w.point.Address, w.point.Count, want)
 	}
-	if !w.point.Partial() || !w.usesMaskWrite() {
-		return w.WriteRegisters(w.point.Address, want)
+	address, data := w.point.Payload(want)
+	part, single := w.point.Mask()
+	if !w.point.Partial() || !single || !w.usesMaskWrite() {
+		return w.WriteRegisters(address, data)
 	}
-	part := w.point.Mask()
-	err := w.MaskRegister(w.point.Address, ^part, binary.BigEndian.Uint16(want)&part)
+	err := w.MaskRegister(address, ^part, binary.BigEndian.Uint16(data)&part)
 	if w.settings.maskWrite == maskOn || err == nil {
 		return err
 	}
 	if link.Exception(err) != link.IllegalFunction {
 		return err
 	}
-	return w.WriteRegisters(w.point.Address, want)
+	return w.WriteRegisters(address, data)
 }
 
 // usesMaskWrite reports whether to use function 22, or to try it.

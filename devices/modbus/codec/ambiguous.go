@@ -99,7 +99,7 @@ func registersAmbiguous(typ v1beta1.PropertyType, v visitorSettings, pt *Point) 
 	switch {
 	case truth && v.scale.on:
 		found = append(found, "scale and valueOffset do not change a boolean")
-	case typ == v1beta1.INT && (v.scale.fractional() || pt.encoding.form == formFloat || pt.encoding.form == formDecimal):
+	case typ == v1beta1.INT && (v.scale.fractional() || pt.encoding.form == formFloat || pt.encoding.form == formDecimal || pt.factors != nil):
 		found = append(found, "an INT is rounded to a whole number: type FLOAT or DOUBLE keeps the fraction")
 	}
 	return found

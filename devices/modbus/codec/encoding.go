@@ -31,7 +31,11 @@ const (
 	formDecimal
 	// formMod10k has four decimal digits in each register.
 	formMod10k
+	formTime // a date and time: see timestamp
 )
+
+// group is a group of bits of a number; zero: all of its bits.
+type group struct{ low, count uint }
 
 // packing selects the bytes of its registers that a value uses.
 type packing uint8
@@ -56,6 +60,9 @@ type encoding struct {
 	layout
 	form form
 	bit  uint // with formBit, 0 is the least significant
+	bits group
+	text textSettings
+	time timestamp
 	// missing are the numbers in the registers that mean that there is no value; of a text, 0
 	// means all NULs.
 	missing []uint64
@@ -75,7 +82,15 @@ var (
 // partial reports whether the point is only a part of its register, so that a write needs
 // to read it first.
 func (e encoding) partial() bool {
-	return e.form == formBit || (e.isByte() && e.packing != packBoth)
+	return e.form == formBit || e.bits.count > 0 || (e.isByte() && e.packing != packBoth)
+}
+
+// ones returns as many ones as the group has bits.
+func (g group) ones() uint64 { return math.MaxUint64 >> (64 - g.count) }
+
+// isTruth reports whether the value is written as true or false.
+func (e encoding) isTruth() bool {
+	return e.typ == v1beta1.BOOLEAN || e.names == nil && (e.form == formBit || e.form == formBool)
 }
 
 // isByte reports whether the value is an 8-bit integer, which has half of one register.
@@ -91,11 +106,14 @@ func (e encoding) decode(wire []byte) (devices.Value, error) {
 		if e.missing != nil && !slices.ContainsFunc(wire, func(b byte) bool { return b != 0 }) {
 			return devices.Value{}, errNotAvailable
 		}
-		return devices.String(text(e.unpack(wire))), nil
+		return e.text.decode(e.unpack(wire))
 	case formBytes:
 		return devices.Bytes(e.unpack(wire)), nil
 	}
 	b := e.order.gather(wire)
+	if e.form == formTime {
+		return e.time.decode(b)
+	}
 	switch {
 	case e.packing == packHigh:
 		b = b[:1]
@@ -123,11 +141,14 @@ func (e encoding) decode(wire []byte) (devices.Value, error) {
 	case formMod10k:
 		return e.decodeMod10k(b)
 	}
-	u := toUint(b)
+	u, width := toUint(b), 8*uint(len(b))
+	if e.bits.count > 0 {
+		u, width = u>>e.bits.low&e.bits.ones(), e.bits.count
+	}
 	if e.form == formUnsigned {
 		return e.unsigned(u)
 	}
-	shift := 64 - 8*uint(len(b))
+	shift := 64 - width
 	return e.signed(int64(u<<shift) >> shift)
 }
 
@@ -168,7 +189,17 @@ func (e encoding) decodeFloat(b []byte) (devices.Value, error) {
 func (e encoding) encode(value string, before []byte) ([]byte, error) {
 	switch e.form {
 	case formText:
-		return e.encodeText(value)
+		b, err := e.text.encode(value, e.byteLen())
+		if err != nil {
+			return nil, err
+		}
+		return e.pack(b), nil
+	case formTime:
+		b, err := e.time.encode(value)
+		if err != nil {
+			return nil, err
+		}
+		return e.order.scatter(b), nil
 	case formBytes:
 		b, err := hex.DecodeString(strings.TrimSpace(value))
 		if err != nil || len(b) != e.byteLen() {
@@ -194,7 +225,7 @@ func (e encoding) encode(value string, before []byte) ([]byte, error) {
 
 // raw returns the number to store in the registers.
 func (e encoding) raw(value string) (*big.Rat, error) {
-	if e.typ == v1beta1.BOOLEAN || e.form == formBit || e.form == formBool {
+	if e.isTruth() {
 		b, ok := parseTruth(value)
 		if !ok {
 			return nil, notValid("%q is not true or false", value)
@@ -204,7 +235,7 @@ func (e encoding) raw(value string) (*big.Rat, error) {
 		}
 		return new(big.Rat), nil
 	}
-	n, ok := decimal(strings.TrimSpace(value))
+	n, ok := e.number(value)
 	if !ok || strings.TrimSpace(value) == "" {
 		return nil, notValid("%q is not a number", value)
 	}
@@ -213,7 +244,11 @@ func (e encoding) raw(value string) (*big.Rat, error) {
 
 func (e encoding) encodeInteger(value string, n *big.Int, before []byte) ([]byte, error) {
 	size := e.size()
-	low, high := new(big.Int), new(big.Int).Lsh(big.NewInt(1), uint(8*size))
+	width := uint(8 * size)
+	if e.bits.count > 0 {
+		width = e.bits.count
+	}
+	low, high := new(big.Int), new(big.Int).Lsh(big.NewInt(1), width)
 	switch e.form {
 	case formSigned:
 		high.Rsh(high, 1)
@@ -248,23 +283,26 @@ func (e encoding) encodeInteger(value string, n *big.Int, before []byte) ([]byte
 	return e.order.scatter(b[8-size:]), nil
 }
 
-// merge replaces a bit or a byte of its register.
-func (e encoding) merge(register []byte, u uint64) []byte {
-	r := binary.BigEndian.Uint16(register)
+// merge replaces a bit, a byte or a group of bits of its registers.
+func (e encoding) merge(registers []byte, u uint64) []byte {
+	g := e.bits
 	switch {
+	case g.count > 0:
 	case e.form == formBit:
-		r = r&^(1<<e.bit) | uint16(u&1)<<e.bit
+		g = group{e.bit, 1}
 	case e.packing == packHigh:
-		r = r&0x00ff | uint16(u)<<8
+		g = group{8, 8}
 	default:
-		r = r&0xff00 | uint16(u)&0xff
+		g = group{0, 8}
 	}
-	return binary.BigEndian.AppendUint16(nil, r)
+	r := toUint(registers)&^(g.ones()<<g.low) | u&g.ones()<<g.low
+	b := binary.BigEndian.AppendUint64(nil, r)
+	return b[8-len(registers):]
 }
 
-// mask has the bits of the register, as it is on the wire, that belong to a partial point.
-func (e encoding) mask() uint16 {
-	return binary.BigEndian.Uint16(e.order.scatter(e.merge([]byte{0, 0}, math.MaxUint64)))
+// mask has the bits of the registers, as they are on the wire, that belong to a partial point.
+func (e encoding) mask() []byte {
+	return e.order.scatter(e.merge(make([]byte, 2*e.registers), math.MaxUint64))
 }
 
 func (e encoding) encodeFloat(raw *big.Rat) ([]byte, error) {

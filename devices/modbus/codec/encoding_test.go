@@ -154,7 +154,7 @@ func negativeZero(c encoding, wire []byte) bool {
 func TestCodecTextsAndBytesAreInvertible(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		packing := rapid.SampledFrom([]string{"both", "high", "low"}).Draw(t, "packing")
-		visitor := map[string]any{"register": "HoldingRegister", "offset": 0, "limit": 4, "packing": packing, "isSwap": rapid.Bool().Draw(t, "swap")}
+		visitor := map[string]any{"register": "HoldingRegister", "offset": 0, "limit": 4, "packing": packing, "isSwap": rapid.Bool().Draw(t, "swap"), "trim": false}
 		room := map[string]int{"both": 8, "high": 4, "low": 4}[packing]
 		in := rapid.StringMatching(`[ -~]{0,4}`).Draw(t, "text")
 		p := mustRead(t, v1beta1.STRING, visitor)

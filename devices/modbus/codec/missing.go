@@ -63,7 +63,7 @@ func (e encoding) sunspecMissing() []uint64 {
 	switch {
 	case e.form == formText:
 		return []uint64{0}
-	case e.form == formFloat || e.form == formBytes || e.form == formDecimal || e.form == formMod10k:
+	case e.form == formFloat || e.form == formBytes || e.form == formTime || e.form == formDecimal || e.form == formMod10k:
 		return nil
 	case e.form == formSigned:
 		return []uint64{1 << (8*size - 1)}
@@ -76,7 +76,7 @@ func (e encoding) sunspecMissing() []uint64 {
 // the contents themselves.
 func (e encoding) parseMissing(s string) (uint64, bool) {
 	bits := 8 * e.size()
-	if e.form == formText || e.form == formBytes {
+	if e.form == formText || e.form == formBytes || e.form == formTime {
 		return 0, false
 	}
 	if h, ok := strings.CutPrefix(strings.ToLower(s), "0x"); ok {

@@ -11,20 +11,23 @@ import (
 // property's type. It is a pure function.
 func (e encoding) matches(want string, v devices.Value) bool {
 	got := v.String()
-	if e.form == formText {
-		return got == want
+	switch e.form {
+	case formText:
+		return got == e.text.trimmed(want)
+	case formTime:
+		return e.time.same(got, want)
 	}
 	want = strings.TrimSpace(want)
 	switch {
 	case e.form == formBytes:
 		return strings.EqualFold(got, want)
-	case e.typ == v1beta1.BOOLEAN || e.form == formBit || e.form == formBool:
+	case e.isTruth():
 		a, okA := parseTruth(want)
 		b, okB := parseTruth(got)
 		return okA && okB && a == b
 	}
-	a, okA := decimal(want)
-	b, okB := decimal(got)
+	a, okA := e.number(want)
+	b, okB := e.number(got)
 	switch {
 	case !okA || !okB:
 		return false

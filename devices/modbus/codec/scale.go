@@ -1,9 +1,13 @@
 package codec
 
 import (
+	"errors"
 	"math"
 	"math/big"
 	"strings"
+
+	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
 // scale converts between raw numbers and values: value = raw·factor + offset, with factor
@@ -30,8 +34,12 @@ func newScale(factor, offset string) (scale, bool) {
 	if f.Sign() == 0 { // not set
 		f.SetInt64(1)
 	}
+	return scaleOf(f, o), true
+}
+
+func scaleOf(f, o *big.Rat) scale {
 	if f.Cmp(big.NewRat(1, 1)) == 0 && o.Sign() == 0 {
-		return scale{}, true
+		return scale{}
 	}
 	s := scale{on: true, factor: f, offset: o}
 	// The common denominator of both.
@@ -42,7 +50,7 @@ func newScale(factor, offset string) (scale, bool) {
 	if div.IsInt64() && div.Int64() < 1<<53 && mul.Num().IsInt64() && add.Num().IsInt64() {
 		s.mul, s.add, s.div, s.fast = mul.Num().Int64(), add.Num().Int64(), float64(div.Int64()), true
 	}
-	return s, true
+	return s
 }
 
 // decimal parses a number exactly. An empty string is zero.
@@ -117,4 +125,32 @@ func multiply(a, b int64) (int64, bool) {
 	}
 	p := a * b
 	return p, p/b == a && !(a == -1 && b == math.MinInt64) && !(b == -1 && a == math.MinInt64)
+}
+
+// mostExponent bounds the exponents of scale registers, as SunSpec does.
+const mostExponent = 10
+
+// errScale is the error of a scale register that has no exponent from -10 to 10.
+var errScale = errors.New("NotAnExponent")
+
+// readFactors returns the scales for all exponents of a scale register.
+func readFactors(r *devices.Reader, e encoding) []scale {
+	if e.typ == v1beta1.BOOLEAN || e.typ == v1beta1.BYTES || e.partial() || e.names != nil || e.bitNames != nil || e.form == formBit || e.form == formBool || e.form == formText || e.form == formTime {
+		r.Fail("scaleRegister", "applies to numbers only")
+		return nil
+	}
+	factors := make([]scale, 0, 2*mostExponent+1)
+	for exponent := -mostExponent; exponent <= mostExponent; exponent++ {
+		factor, offset := powerOfTen(exponent), new(big.Rat)
+		if e.scale.on {
+			factor.Mul(factor, e.scale.factor)
+			offset = e.scale.offset
+		}
+		s := scaleOf(factor, offset)
+		if !s.on { // a float as with the other exponents
+			s = scale{on: true, factor: factor, offset: offset, mul: 1, div: 1, fast: true}
+		}
+		factors = append(factors, s)
+	}
+	return factors
 }

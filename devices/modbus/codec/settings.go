@@ -2,6 +2,8 @@ package codec
 
 import (
 	"fmt"
+	"math/big"
+	"strconv"
 	"strings"
 
 	"github.com/petiole-io/petiole/devices"
@@ -50,6 +52,7 @@ func readBits(r *devices.Reader, typ v1beta1.PropertyType, limit int) (encoding,
 		e.form = formUnsigned
 	}
 	e.scale = readScale(r, e.form, typ)
+	readNames(r, &e)
 	if count == 1 {
 		return e, 1
 	}
@@ -82,7 +85,14 @@ var dataTypes = map[string]struct {
 
 func readEncoding(r *devices.Reader, typ v1beta1.PropertyType, limit int, d Defaults) encoding {
 	signed := r.Bool(d.signed, "signed")
-	dataType := strings.ToLower(r.Text(defaultType(typ, limit, signed || !r.Has("signed")), "dataType"))
+	def := defaultType(typ, limit, signed || !r.Has("signed"))
+	if r.Has("values", "enum", "bitNames", "bits") {
+		def = "int"
+	}
+	if r.Has("scaleRegister") && !r.Has("dataType") {
+		r.Fail("dataType", "is missing: with scaleRegister say int16, uint16, int32 or uint32")
+	}
+	dataType := strings.ToLower(r.Text(def, "dataType"))
 	name := registerType(dataType, limit, signed)
 	if r.Has("bit") && (!r.Has("dataType") || name == "bool" || name == "boolean") {
 		name = "bit"
@@ -90,6 +100,10 @@ func readEncoding(r *devices.Reader, typ v1beta1.PropertyType, limit int, d Defa
 	e := encoding{conversion: conversion{typ: typ}, layout: layout{order: readOrder(r, d.order)}, bit: uint(r.Int(0, 0, 15, "bit")), unsignedDigits: name == "t5" || name == "umod10k"}
 	e.packing = map[string]packing{"both": packBoth, "high": packHigh, "low": packLow}[r.Choice("both", []string{"both", "high", "low"}, "packing")]
 	e.form, e.registers = registerForm(r, name, dataType, limit)
+	e.time, e.bits = timestamps[name].timestamp, readGroup(r, e)
+	if e.form == formText {
+		e.text = readText(r)
+	}
 	if e.registers != 4 && len(r.Text("", "byteOrder")) == 8 {
 		r.Fail("byteOrder", fmt.Sprintf("has eight letters, the value has %d bytes", 2*e.registers))
 	}
@@ -105,10 +119,11 @@ func readEncoding(r *devices.Reader, typ v1beta1.PropertyType, limit int, d Defa
 		r.Fail("dataType", fmt.Sprintf("%s does not give BYTES", dataType))
 	case e.form == formBytes && typ != v1beta1.BYTES && typ != v1beta1.STRING:
 		r.Fail("dataType", fmt.Sprintf("bytes do not give %s", typ))
-	case e.form == formText && typ != v1beta1.STRING:
-		r.Fail("dataType", fmt.Sprintf("string does not give %s", typ))
+	case (e.form == formText || e.form == formTime) && typ != v1beta1.STRING:
+		r.Fail("dataType", fmt.Sprintf("%s does not give %s: the type of the property must be STRING", dataType, typ))
 	}
 	e.scale = readScale(r, e.form, typ)
+	readNames(r, &e)
 	e.missing = readMissing(r, e, d)
 	return e
 }
@@ -186,6 +201,12 @@ func registerForm(r *devices.Reader, name, dataType string, limit int) (form, in
 		}
 		return w.form, w.words
 	}
+	if t, ok := timestamps[name]; ok {
+		if limit != 0 && limit != t.registers {
+			r.Fail("limit", fmt.Sprintf("%d does not fit dataType %s, which has %d registers", limit, dataType, t.registers))
+		}
+		return formTime, t.registers
+	}
 	def := 1
 	var f form
 	switch name {
@@ -220,6 +241,70 @@ func registerForm(r *devices.Reader, name, dataType string, limit int) (form, in
 		limit = def
 	}
 	return f, limit
+}
+
+// readGroup reads which bits of a number are the value.
+func readGroup(r *devices.Reader, e encoding) (g group) {
+	text := r.Text("", "bits")
+	if text == "" {
+		return g
+	}
+	low, high, ok := strings.Cut(text, "-")
+	if !ok {
+		high = low
+	}
+	first, err1 := strconv.ParseUint(strings.TrimSpace(low), 10, 8)
+	last, err2 := strconv.ParseUint(strings.TrimSpace(high), 10, 8)
+	switch most := uint64(16*e.registers - 1); {
+	case err1 != nil || err2 != nil || first > last:
+		r.Fail("bits", fmt.Sprintf("%q is not of the form 4-6", text))
+	case e.form != formSigned && e.form != formUnsigned:
+		r.Fail("bits", "apply to integers only")
+	case r.Has("bit") || r.Has("packing"):
+		r.Fail("bits", "cannot be used together with bit or packing")
+	case last > most:
+		r.Fail("bits", fmt.Sprintf("%q: the data type has the bits 0 to %d", text, most))
+	default:
+		return group{uint(first), uint(last - first + 1)}
+	}
+	return g
+}
+
+// readNames reads the names of numbers or bits.
+func readNames(r *devices.Reader, e *encoding) {
+	names, bits := r.Names("values", "enum"), r.Names("bitNames")
+	if names == nil && bits == nil {
+		return
+	}
+	setting := "values"
+	if names == nil {
+		setting = "bitNames"
+	}
+	integer := e.form == formSigned || e.form == formUnsigned || e.form == formBCD || e.form == formBit || e.form == formBool
+	switch {
+	case names != nil && bits != nil:
+		r.Fail("values", "cannot be used together with bitNames")
+	case e.typ != v1beta1.STRING:
+		r.Fail(setting, fmt.Sprintf("give texts, not %s: the type of the property must be STRING", e.typ))
+	case !integer || bits != nil && e.form != formUnsigned:
+		r.Fail(setting, "apply to integers only")
+	case e.scale.on:
+		r.Fail(setting, "cannot be used together with scale or valueOffset")
+	}
+	for i, name := range bits {
+		if i < 0 || i > 63 {
+			r.Fail("bitNames", fmt.Sprintf("%d is not a bit from 0 to 63", i))
+		}
+		if _, number := decimal(name); number {
+			r.Fail("bitNames", fmt.Sprintf("%q is a number", name))
+		}
+	}
+	for n, name := range names {
+		if other, number := decimal(name); number && other.Cmp(new(big.Rat).SetInt64(n)) != 0 {
+			r.Fail("values", fmt.Sprintf("%q, the name of %d, is another number", name, n))
+		}
+	}
+	e.names, e.bitNames = names, bits
 }
 
 func readOrder(r *devices.Reader, deviceOrder string) order {
