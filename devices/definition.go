@@ -53,8 +53,8 @@ type Point struct {
 	ReportCycle time.Duration
 	// Reporting decides when a change is reported.
 	Reporting Reporting `json:"-"`
-	// Drift is the default policy of desired values.
-	Drift DriftPolicy `json:"-"`
+	// Writing decides how desired values are written.
+	Writing Writing `json:"-"`
 }
 
 // Desired is the desired value of a property.
@@ -67,6 +67,9 @@ type Desired struct {
 	// zero: never.
 	Policy  DriftPolicy
 	Expires time.Time
+	// Rewrite is the time after which the value is written again; zero: it is written once.
+	Rewrite    time.Duration
+	ownRewrite bool // from the metadata
 	// Invalid is the error in the metadata, if any; the value is then rejected.
 	Invalid string
 }

@@ -45,6 +45,9 @@ const (
 	MetaExpiresAt = "expiresAt"
 	// MetaDriftPolicy is a DriftPolicy; it overrides the setting of the same name.
 	MetaDriftPolicy = "driftPolicy"
+	// MetaRewriteEvery is the time in milliseconds after which the value is written again; it
+	// overrides the setting of the same name. 0: it is written once.
+	MetaRewriteEvery = "rewriteEvery"
 )
 
 // metadata parses the metadata of a desired value.
@@ -64,7 +67,25 @@ func (d *Desired) metadata(m map[string]string) {
 				d.Invalid = "driftPolicy " + strconv.Quote(v) + " is none of enforce, once, observe"
 				d.Policy = DriftOnce
 			}
+		case strings.EqualFold(k, MetaRewriteEvery):
+			ms, err := strconv.ParseInt(v, 10, 64)
+			d.Rewrite = time.Duration(min(ms, longestSetting)) * time.Millisecond
+			if err != nil || ms < 0 || ms > 0 && d.Rewrite < shortestRewrite {
+				d.Invalid = "rewriteEvery " + strconv.Quote(v) + " is neither 0 nor a number of milliseconds from " + strconv.FormatInt(shortestRewrite.Milliseconds(), 10)
+				d.Rewrite = 0
+			}
+			d.ownRewrite = true
 		}
+	}
+}
+
+// writing takes over the settings of the property that the metadata does not override.
+func (d *Desired) writing(w Writing) {
+	if d.Policy == "" {
+		d.Policy = w.Drift
+	}
+	if !d.ownRewrite {
+		d.Rewrite = w.Rewrite
 	}
 }
 

@@ -24,9 +24,43 @@ import (
 //	                         uncertain; 0: never; default ten collectCycles, at least
 //	                         a minute
 //	driftPolicy once         a DriftPolicy
+//	rewriteEvery 0           a desired value is written again after this time, for devices that
+//	                         fall back without it; 0: it is written once; 100 at least
+//	writeOrder 0             of the desired values that wait, those with a lower number are
+//	                         written first
 type Reporting struct {
 	Deadband, DeadbandPercent float64
 	Heartbeat, StaleAfter     time.Duration
+}
+
+// Writing decides how desired values of a property are written. Its settings are those of
+// Reporting.
+type Writing struct {
+	// Drift is the default policy of desired values.
+	Drift DriftPolicy
+	// Rewrite is the time after which a desired value is written again; zero: never.
+	Rewrite time.Duration
+	// Order is the place of the property among those whose desired values wait.
+	Order int
+}
+
+const (
+	shortestRewrite = 100 * time.Millisecond
+	mostWriteOrder  = 1000
+)
+
+// writingOf reads a property's settings. Invalid ones get their defaults.
+func writingOf(r *Reader) Writing {
+	policies := []string{string(DriftOnce), string(DriftEnforce), string(DriftObserve)}
+	w := Writing{
+		Drift:   DriftPolicy(r.Choice(string(DriftOnce), policies, "driftPolicy")),
+		Rewrite: milliseconds(r, 0, "rewriteEvery"), Order: int(r.Int(0, -mostWriteOrder, mostWriteOrder, "writeOrder")),
+	}
+	if w.Rewrite > 0 && w.Rewrite < shortestRewrite {
+		r.Fail("rewriteEvery", fmt.Sprintf("%d is shorter than %d ms", w.Rewrite.Milliseconds(), shortestRewrite.Milliseconds()))
+		w.Rewrite = 0
+	}
+	return w
 }
 
 // StateReporting configures how a device's state is reported. It comes from stateReport, or,
@@ -52,12 +86,12 @@ const (
 
 // The settings that this package reads. They are not passed to drivers, which would not know
 // them.
-var propertySettings = []string{"reportDeadband", "reportDeadbandPercent", "reportHeartbeat", "staleAfter", "driftPolicy"}
+var propertySettings = []string{"reportDeadband", "reportDeadbandPercent", "reportHeartbeat", "staleAfter", "driftPolicy", "rewriteEvery", "writeOrder"}
 
 const statusIntervalSetting = "statusInterval"
 
 // reportingOf reads a property's settings. Invalid ones get their defaults.
-func reportingOf(cycle time.Duration, device, property Settings) (Reporting, DriftPolicy, error) {
+func reportingOf(cycle time.Duration, device, property Settings) (Reporting, Writing, error) {
 	r := Merge(device, property).Read()
 	stale := max(10*cycle, shortestStale)
 	out := Reporting{
@@ -72,9 +106,8 @@ func reportingOf(cycle time.Duration, device, property Settings) (Reporting, Dri
 			*band = 0
 		}
 	}
-	policies := []string{string(DriftOnce), string(DriftEnforce), string(DriftObserve)}
-	drift := DriftPolicy(r.Choice(string(DriftOnce), policies, "driftPolicy"))
-	return out, drift, r.Err()
+	writing := writingOf(r)
+	return out, writing, r.Err()
 }
 
 func milliseconds(r *Reader, def time.Duration, name string) time.Duration {

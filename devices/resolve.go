@@ -61,9 +61,7 @@ func Resolve(d *v1beta1.Device, m *v1beta1.DeviceModel) (Definition, []Desired, 
 	def.Report = report
 	def.Points, problems = resolvePoints(d, m, def.Protocol, own, problems)
 	for i := range desired {
-		if desired[i].Policy == "" {
-			desired[i].Policy = policyOf(def.Points, desired[i].Property)
-		}
+		desired[i].writing(writingOfProperty(def.Points, desired[i].Property))
 	}
 	return def, desired, problems
 }
@@ -96,17 +94,15 @@ func resolvePoints(d *v1beta1.Device, m *v1beta1.DeviceModel, protocol string, o
 	return points, problems
 }
 
-func policyOf(points []Point, property string) DriftPolicy {
+func writingOfProperty(points []Point, property string) Writing {
 	for _, p := range points {
 		if p.Name == property {
-			return p.Drift
+			return p.Writing
 		}
 	}
-	return DriftOnce
+	return Writing{Drift: DriftOnce}
 }
 
-// desiredOf returns the desired values of a device, the first of each property. An empty
-// value means that none is desired.
 func desiredOf(d *v1beta1.Device) []Desired {
 	var desired []Desired
 	used := map[string]bool{}
@@ -168,7 +164,7 @@ func resolvePoint(protocol string, own Settings, p *v1beta1.DeviceProperty, m *v
 	named, rest := visitor.split(propertySettings...)
 	point.Visitor = rest
 	var err error
-	if point.Reporting, point.Drift, err = reportingOf(point.Cycle, own, named); err != nil && len(named) > 0 {
+	if point.Reporting, point.Writing, err = reportingOf(point.Cycle, own, named); err != nil && len(named) > 0 {
 		warnings = append(warnings, Problem{Property: p.Name, Reason: ReasonInvalidReporting, Message: err.Error()})
 	}
 	return point, warnings, nil

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -59,11 +60,16 @@ func admit(c devices.Command, deadline time.Time, def devices.Definition, now ti
 	return out, nil
 }
 
-// orderOf returns the names of a command's properties in the order of its method, or
-// sorted.
+// orderOf returns the names of a command's properties in the order of its method, or in that of
+// their settings, and of the same order sorted.
 func orderOf(c devices.Command, def devices.Definition) ([]string, *devices.Rejection) {
 	names := sortedKeys(c.Properties)
 	if c.Method == "" {
+		order := map[string]int{}
+		for _, p := range def.Points {
+			order[p.Name] = p.Writing.Order
+		}
+		slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(order[a], order[b]) })
 		return names, nil
 	}
 	i := slices.IndexFunc(def.Methods, func(m v1beta1.DeviceMethod) bool { return m.Name == c.Method })

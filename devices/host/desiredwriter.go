@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"slices"
-	"sort"
 	"time"
 
 	"go.uber.org/zap"
@@ -38,6 +36,7 @@ type desiredWriter struct {
 type pendingWrite struct {
 	property string
 	desired  desired.State
+	began    time.Time
 	// cancel keeps the driver from beginning it; withdrawn reports that it was called.
 	cancel    context.CancelFunc
 	withdrawn bool
@@ -101,7 +100,7 @@ func (d *desiredWriter) isDue(now time.Time) bool { return !d.workAt.IsZero() &&
 // must be saved.
 func (d *desiredWriter) advance(ctx context.Context, now time.Time) (started bool) {
 	d.workAt = time.Time{}
-	for _, property := range d.waiting() {
+	for _, property := range waitingProperties(d.facts) {
 		if d.tryWrite(ctx, property, now) {
 			return true
 		}
@@ -135,33 +134,21 @@ func (d *desiredWriter) postpone(err error) {
 	d.workAt = d.retryAt
 }
 
-// waiting returns the properties whose desired values wait to be written. Those that were
-// tried come last.
-func (d *desiredWriter) waiting() []string {
-	var names []string
-	for p, c := range d.facts.Desired {
-		if _, waits := c.Waits(); waits || c.Ack == devices.Pending {
-			names = append(names, p)
-		}
-	}
-	sort.Strings(names)
-	slices.SortStableFunc(names, func(a, b string) int { return int(d.facts.Desired[a].Time - d.facts.Desired[b].Time) })
-	return names
-}
-
 // tryWrite starts the write of a desired value if it is due, or schedules it. It reports
 // whether it started one.
 func (d *desiredWriter) tryWrite(ctx context.Context, property string, now time.Time) (started bool) {
 	c := d.facts.Desired[property]
 	if c.Expired(now) {
-		d.expire(property, c)
+		if c.Ack == devices.Pending || c.Ack == devices.Drifted && c.Reason != devices.ReasonEnforceEnded {
+			d.expire(property, c)
+		}
 		return false
 	}
 	if c.Expires != 0 {
 		d.schedule(time.UnixMilli(c.Expires))
 	}
 	since, waits := c.Waits()
-	i := d.point(property)
+	i := pointOf(d.facts, property)
 	if !waits || i < 0 || d.sessions.running == nil || d.saved.fenced {
 		return false // it waits for a reading or another definition
 	}
@@ -169,8 +156,11 @@ func (d *desiredWriter) tryWrite(ctx context.Context, property string, now time.
 		d.schedule(since)
 		return false
 	}
+	if waitsForOthers(d.facts, property) {
+		return false
+	}
 	if r := d.facts.Definition.Points[i].Validate(c.Value); r != nil {
-		d.finish(property, c, devices.Outcome{}, r)
+		d.finish(property, c, devices.Outcome{}, r, now)
 		return false
 	}
 	limit := now.Add(writeLimit)
@@ -178,7 +168,7 @@ func (d *desiredWriter) tryWrite(ctx context.Context, property string, now time.
 		limit = time.UnixMilli(c.Expires)
 	}
 	cancel := d.sessions.write(ctx, i, c.Value, limit, writeResult{property: property, desired: c})
-	d.current = pendingWrite{property: property, desired: c, cancel: cancel}
+	d.current = pendingWrite{property: property, desired: c, began: now, cancel: cancel}
 	return true
 }
 
@@ -202,14 +192,10 @@ func latest(a, b time.Time) time.Time {
 	return a
 }
 
-func (d *desiredWriter) point(property string) int {
-	return slices.IndexFunc(d.facts.Definition.Points, func(p devices.Point) bool { return p.Name == property })
-}
-
 // written handles the result of a write. Replaced reports whether the session was replaced or
 // stopped meanwhile.
 func (d *desiredWriter) written(r writeResult, replaced bool) {
-	unwanted := d.current.withdrawn
+	unwanted, began := d.current.withdrawn, d.current.began
 	d.current = pendingWrite{}
 	d.schedule(time.Now())
 	now, ok := d.facts.Desired[r.property]
@@ -236,6 +222,10 @@ func (d *desiredWriter) written(r writeResult, replaced bool) {
 		return // withdrawn before it began
 	case unreachable(r.err):
 		known := now.Reason == devices.ReasonOffline
+		if now.Rewrites() { // it is no longer known to be in force
+			now.Ack, now.Due = devices.Pending, 0
+			d.saved.changed = true
+		}
 		now.Reason, now.Message, now.Time = devices.ReasonOffline, r.err.Error(), time.Now().UnixMilli()
 		d.facts.Desired[r.property] = now
 		if !known || r.outcome.Written {
@@ -245,7 +235,7 @@ func (d *desiredWriter) written(r writeResult, replaced bool) {
 		d.backOff()
 		return
 	}
-	d.finish(r.property, now, r.outcome, r.err)
+	d.finish(r.property, now, r.outcome, r.err, began)
 }
 
 // returned schedules the writes that waited for the device, which responds again. If it was
@@ -260,8 +250,9 @@ func (d *desiredWriter) returned(offline bool) {
 	d.reset()
 }
 
-// finish concludes a desired value with the result of its write.
-func (d *desiredWriter) finish(property string, c desired.State, o devices.Outcome, err error) {
+// finish concludes a desired value with the result of its write, which began at a time.
+func (d *desiredWriter) finish(property string, c desired.State, o devices.Outcome, err error, began time.Time) {
+	was := c
 	var rejection *devices.Rejection
 	switch {
 	case err == nil:
@@ -276,11 +267,35 @@ func (d *desiredWriter) finish(property string, c desired.State, o devices.Outco
 	}
 	c.Actual, c.Due = o.After, 0
 	c.Time, c.Basis = time.Now().UnixMilli(), d.facts.Definition.Digest()
+	if c.Rewrites() {
+		c.Due = began.Add(time.Duration(c.Rewrite) * time.Millisecond).UnixMilli()
+	}
 	d.facts.Desired[property] = c
-	d.saved.changed = true
 	d.retryAt = time.Time{}
 	d.backoff.Reset()
+	if was.Rewrites() && was.Ack == c.Ack && was.Reason == c.Reason && was.Message == c.Message {
+		// Written once more with the same result: that needs no save, as a restart writes it again.
+		d.audit(property, c, o)
+		return
+	}
+	d.saved.changed = true
 	d.reportOutcome(property, c, o)
+	if c.Ack == devices.Applied && o.Written {
+		d.retryRefused(property)
+	}
+}
+
+// retryRefused has the values written once more that the device refused, after another property
+// was written: it may accept them now, as those that need a mode or an unlocked register.
+func (d *desiredWriter) retryRefused(but string) {
+	for p, c := range d.facts.Desired {
+		if p == but || !c.RefusedByDevice() {
+			continue
+		}
+		c.Ack, c.Reason, c.Message, c.Due = devices.Pending, "", "", 0
+		d.facts.Desired[p] = c
+		d.schedule(time.Now())
+	}
 }
 
 // reportOutcome reports a concluded desired value as audit, event and log message.

@@ -179,7 +179,7 @@ func (s *sessions) write(ctx context.Context, point int, value string, limit tim
 			}
 		}()
 		write := r.session.Write
-		if job.execution != nil {
+		if job.execution != nil || job.desired.Rewrite > 0 { // also what the device has already
 			write = r.session.Command
 		}
 		job.outcome, job.err = write(wctx, point, value)

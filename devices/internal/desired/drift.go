@@ -44,7 +44,10 @@ func (c State) Compare(typ v1beta1.PropertyType, reported string, at, now time.T
 			c = c.enforce(now)
 		}
 	case c.Ack == devices.Drifted && same:
-		c.Ack, c.Reason, c.Message, c.Due = devices.Applied, "", "", 0
+		c.Ack, c.Reason, c.Message = devices.Applied, "", ""
+		if c.Rewrite == 0 {
+			c.Due = 0
+		}
 	default:
 		return c, false
 	}

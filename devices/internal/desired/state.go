@@ -28,8 +28,10 @@ type State struct {
 	Time int64 `json:"time,omitempty"`
 	// Expires is the time after which it is not written, ms since 1970; 0: never.
 	Expires int64 `json:"expires,omitempty"`
+	// Rewrite is the time in ms after which it is written again; 0: it is written once.
+	Rewrite int64 `json:"rewrite,omitempty"`
 	// Enforced counts how often in a row it was enforced, and Due is when it may be enforced
-	// again, ms since 1970.
+	// or written again, ms since 1970.
 	Enforced int   `json:"asserts,omitempty"`
 	Due      int64 `json:"due,omitempty"`
 }
@@ -49,13 +51,16 @@ func Merge(desired []devices.Desired, version, basis string, recorded map[string
 				c.Ack, c.Reason, c.Message, c.Basis = devices.Pending, "", "", ""
 			}
 			c.Policy = d.Policy
+			if rewrite := d.Rewrite.Milliseconds(); c.Rewrite != rewrite {
+				c.Rewrite, c.Due = rewrite, 0
+			}
 			now[d.Property] = c
 			continue
 		}
 		if ok && c.Ack == devices.Pending {
 			superseded[d.Property] = c
 		}
-		fresh := State{Digest: d.Digest, Version: version, Value: d.Value, Policy: d.Policy, Ack: devices.Pending}
+		fresh := State{Digest: d.Digest, Version: version, Value: d.Value, Policy: d.Policy, Rewrite: d.Rewrite.Milliseconds(), Ack: devices.Pending}
 		if !d.Expires.IsZero() {
 			fresh.Expires = d.Expires.UnixMilli()
 		}
@@ -82,10 +87,32 @@ func (c State) Waits() (since time.Time, waits bool) {
 	switch {
 	case c.Ack == devices.Pending && c.Policy != devices.DriftObserve:
 	case c.Ack == devices.Drifted && c.Policy == devices.DriftEnforce && c.Reason != devices.ReasonEnforceEnded:
+	case c.Rewrites():
 	default:
 		return time.Time{}, false
 	}
 	return time.UnixMilli(c.Due), true
+}
+
+// Rewrites reports whether the value was written and is to be written again: for as long as it
+// is desired, whatever the device did with it, unless it may never be written.
+func (c State) Rewrites() bool {
+	if c.Rewrite == 0 || c.Policy == devices.DriftObserve {
+		return false
+	}
+	switch c.Ack {
+	case devices.Applied, devices.Drifted, devices.Failed:
+		return true
+	case devices.Rejected:
+		return c.RefusedByDevice()
+	}
+	return false
+}
+
+// RefusedByDevice reports whether it was the device that refused the value, which may accept it
+// later.
+func (c State) RefusedByDevice() bool {
+	return c.Ack == devices.Rejected && (c.Reason == devices.ReasonRefused || c.Reason == devices.ReasonReadBack)
 }
 
 // Expired reports whether the value may no longer be written. An applied value stays
