@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/util/wait"
 
+	"github.com/petiole-io/petiole/bridge/accounts"
 	"github.com/petiole-io/petiole/bridge/desired"
 	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
@@ -26,6 +27,9 @@ type Bridge struct {
 	count   counters
 	metrics *instruments
 	fence   *lease.Fence
+	// accountKeys and accountsConn are nil if the bridge makes no accounts at the hub.
+	accountKeys  *accounts.Keys
+	accountsConn *nats.Conn
 }
 
 // New returns a bridge that has not started. It does not validate the configuration: see
@@ -67,6 +71,15 @@ func (b *Bridge) compete(ctx context.Context) error {
 	}
 	defer hub.Close(nc)
 	b.metrics.health.hub.Store(nc)
+	if a := b.cfg.NATS.Accounts; a.CredentialsFile != "" {
+		if b.accountKeys, err = accounts.LoadKeys(b.cfg.NATS.accountFiles()); err != nil {
+			return err
+		}
+		if b.accountsConn, err = hub.Dial(b.cfg.NATS.accounts(b.cfg.LeaderElection.Identity), b.log.Named("accounts")); err != nil {
+			return err
+		}
+		defer hub.Close(b.accountsConn)
+	}
 	if err := b.awaitAPI(ctx, clients); err != nil {
 		return nil // ctx has ended
 	}

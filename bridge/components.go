@@ -2,11 +2,14 @@ package bridge
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/petiole-io/petiole/bridge/accounts"
 	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/desired"
 	"github.com/petiole-io/petiole/bridge/hub"
@@ -40,6 +43,7 @@ type components struct {
 	backlogs    *site.Backlogs
 	resync      *antientropy.Resyncer
 	requests    *requests.Server
+	accounts    *accounts.Controller
 }
 
 // newStorageMonitor creates the monitor of the API server's storage.
@@ -95,11 +99,12 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		Log: b.log, Report: outages.of("renew node leases"),
 		OnRefused: func() { b.count.refused.Add(1) }, OnConflict: func() { b.count.reported.Conflicts.Add(1) },
 	})
+	p.accounts = b.newAccounts(p, outages)
 	p.sites = site.New(site.Config{
+		Access:  p.accounts.State,
 		Desired: h.Desired, Clients: c, Cache: cache, Sites: p.desired, Consumers: desired.NewConsumers(p.desired, streams.SiteLimits{Replicas: b.cfg.NATS.Replicas}), Liveness: p.liveness,
 		Duplicates: duplicates, States: p.syncStates, Metrics: b.metrics.sites, Epoch: epoch, Term: b.fence.Term(),
-		Identity: b.cfg.LeaderElection.Identity, Log: b.log, Report: outages.of("positions of the sites"),
-		OnRound: func() { b.count.siteRounds.Add(1) },
+		Identity: b.cfg.LeaderElection.Identity, Log: b.log, OnRound: b.siteRoundEnded(outages.of("positions of the sites")),
 	})
 	p.backlogs = site.NewBacklogs(site.BacklogsConfig{
 		Hub: h, Client: c.Dynamic, SiteExists: p.desired.SiteExists, Queue: newQueue[string](b.metrics, "backlogs", writeRetry),
@@ -118,6 +123,31 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 	return p, nil
 }
 
+// siteRoundEnded returns a function that reports the result of a round of the Site controller, and
+// counts those without error.
+func (b *Bridge) siteRoundEnded(report func(error)) func(error) {
+	return func(err error) {
+		report(err)
+		if err == nil {
+			b.count.siteRounds.Add(1)
+		}
+	}
+}
+
+// newAccounts creates the controller of the sites' accounts. Without keys it only tells Sites
+// that ask for accounts that there are none.
+func (b *Bridge) newAccounts(p *components, outages *outages) *accounts.Controller {
+	cfg := accounts.Config{
+		Sites: site.Specs{Cache: p.cache, Names: func() []string { return slices.Collect(maps.Keys(p.desired.NodesBySite())) }},
+		Check: b.fence.Check, Queue: newQueue[string](b.metrics, "accounts", writeRetry), Workers: b.cfg.Limits.Workers,
+		OnChanged: func() { p.sites.Trigger() }, Report: outages.ofParts("store accounts at the hub"), Log: b.log,
+	}
+	if b.accountKeys != nil {
+		cfg.Keys, cfg.Resolver = b.accountKeys, accounts.NewResolver(b.accountsConn, b.accountKeys)
+	}
+	return accounts.New(cfg)
+}
+
 // objectChanged passes a changed object to the components that need it. It runs on the
 // informers' goroutines and only enqueues.
 func (c *components) objectChanged(k kube.Key) {
@@ -132,6 +162,7 @@ func (c *components) objectChanged(k kube.Key) {
 	switch {
 	case k.Group == kube.SiteGroup:
 		c.sites.Trigger()
+		c.accounts.Changed(k.Name)
 		c.resync.AnnotationChanged(k.Name)
 	case k.Group == "" && k.Resource == "nodes":
 		c.sites.Trigger()
@@ -190,6 +221,7 @@ func (c *components) close() {
 	c.placement.Close()
 	c.heartbeats.Close()
 	c.backlogs.Close()
+	c.accounts.Close()
 }
 
 // start runs the components in g until ctx ends.
@@ -203,4 +235,5 @@ func (c *components) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn
 	g.Go(func() error { return c.reports.Run(ctx) })
 	g.Go(func() error { return c.requests.Run(ctx, nc) })
 	g.Go(func() error { c.resync.Run(ctx); return nil })
+	g.Go(func() error { return c.accounts.Run(ctx) })
 }

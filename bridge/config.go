@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/petiole-io/petiole/bridge/accounts"
 	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/lease"
@@ -62,6 +63,30 @@ type NATSConfig struct {
 	CAFile string `json:"caFile"`
 	// Replicas of the hub's streams, 1 to 5; default 1.
 	Replicas int `json:"replicas"`
+	// Accounts lets the bridge make the accounts of Sites at a hub in operator mode. Without it
+	// they are in the hub's configuration.
+	Accounts AccountsConfig `json:"accounts"`
+}
+
+// AccountsConfig configures who makes accounts at the hub: all of its files, as `bridge hub
+// init` creates them, or none.
+type AccountsConfig struct {
+	// CredentialsFile is the bridge's user in the hub's system account.
+	CredentialsFile string `json:"credentialsFile"`
+	// OperatorKeyFile is the seed of a signing key of the operator.
+	OperatorKeyFile string `json:"operatorKeyFile"`
+	// SiteKeyFile is the seed that the keys of all sites are derived from. With another one all
+	// gateways need new credentials.
+	SiteKeyFile string `json:"siteKeyFile"`
+}
+
+func (c NATSConfig) accountFiles() accounts.Files {
+	return accounts.Files{OperatorKey: c.Accounts.OperatorKeyFile, SiteKey: c.Accounts.SiteKeyFile, Bridge: c.CredentialsFile}
+}
+
+// accounts returns the configuration of the connection to the system account.
+func (c NATSConfig) accounts(identity string) hub.Config {
+	return hub.Config{Name: "petiole bridge " + identity + " accounts", URLs: c.URLs, CAFile: c.CAFile, CredentialsFile: c.Accounts.CredentialsFile}
 }
 
 func (c NATSConfig) hub(identity string) hub.Config {
@@ -161,6 +186,15 @@ func (c Config) Validate() error {
 	check(c.NATS.NKeySeedFile == "" || c.NATS.CredentialsFile == "",
 		"nats.credentialsFile", c.NATS.CredentialsFile, "must be empty when nats.nkeySeedFile is set")
 	file("nats.caFile", c.NATS.CAFile)
+	if a := c.NATS.Accounts; a != (AccountsConfig{}) {
+		p.Required("nats.credentialsFile", c.NATS.CredentialsFile)
+		for field, path := range map[string]string{
+			"nats.accounts.credentialsFile": a.CredentialsFile, "nats.accounts.operatorKeyFile": a.OperatorKeyFile, "nats.accounts.siteKeyFile": a.SiteKeyFile,
+		} {
+			p.Required(field, path)
+			file(field, path)
+		}
+	}
 	check(c.NATS.Replicas >= 1 && c.NATS.Replicas <= 5, "nats.replicas", c.NATS.Replicas, "must be 1 to 5")
 
 	le := c.LeaderElection

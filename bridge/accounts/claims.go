@@ -65,6 +65,17 @@ func (s Site) Validate() error {
 	return errors.Join(errs...)
 }
 
+// valid returns the site with its valid keys alone: a key that somebody mistyped must not keep one
+// that was taken out.
+func (s Site) valid() Site {
+	only := func(keys []string) []string {
+		return slices.DeleteFunc(slices.Clone(keys), func(key string) bool { return !nkeys.IsValidPublicUserKey(key) })
+	}
+	s.Gateways, s.Operators = only(s.Gateways), only(s.Operators)
+	s.Gateways = s.Gateways[:min(len(s.Gateways), MaxGateways)]
+	return s
+}
+
 // Claims returns the claims of a site's accounts: the account of the site, and that of its
 // operators if there are any.
 func (k *Keys) Claims(s Site) ([]*jwt.AccountClaims, error) {

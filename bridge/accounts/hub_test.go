@@ -2,6 +2,7 @@ package accounts_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -126,6 +127,16 @@ func (l *leafConn) closed(t *testing.T) {
 	}
 }
 
+// redial connects as soon as the hub has noticed that the connection before is closed.
+func redial(t *testing.T, h *natstest.OperatorHub, site string, u natstest.User) (l *leafConn) {
+	t.Helper()
+	polltest.NoError(t, "the hub accepts a leaf of "+site, func(context.Context) (err error) {
+		l, err = dialLeaf(t, h, token(t, h, site, u), u)
+		return err
+	})
+	return l
+}
+
 func token(t *testing.T, h *natstest.OperatorHub, site string, u natstest.User) string {
 	t.Helper()
 	k, err := h.Keys.GatewayToken(site, u.Public, "")
@@ -189,8 +200,7 @@ func tryOther(t *testing.T, h *natstest.OperatorHub, bridge *nats.Conn, b natste
 		streams.PullSubject("plant-a"), streams.ResetSubject("plant-a"), "$JS.API.CONSUMER.MSG.NEXT.DESIRED.plant-a", "$JS.hub.API.STREAM.INFO.DESIRED",
 		"$JS.FABRIC.API.STREAM.INFO.DESIRED", "$JS.hub.API.DIRECT.GET.DESIRED", "$SYS.REQ.CLAIMS.LIST", "_INBOX.x",
 	} {
-		l, err := dialLeaf(t, h, token(t, h, "plant-b", b), b)
-		must(t, err)
+		l := redial(t, h, "plant-b", b)
 		l.send(t, "LS+ _INBOX_plant-b.>\r\n")
 		l.publish(t, subject, "_INBOX_plant-b.1", "forged")
 		// The server checks no permission for acknowledgements (docs/upstream.md, 17).
@@ -199,15 +209,13 @@ func tryOther(t *testing.T, h *natstest.OperatorHub, bridge *nats.Conn, b natste
 		}
 		_ = l.Close()
 	}
-	l, err := dialLeaf(t, h, token(t, h, "plant-b", b), b)
-	must(t, err)
+	l := redial(t, h, "plant-b", b)
 	l.send(t, "LS+ sync.plant-a\r\n")
 	if err := l.processed(t); err == nil && !unrestricted {
 		t.Error("subscribing sync.plant-a does not end the connection")
 	}
 	_ = l.Close()
-	l, err = dialLeaf(t, h, token(t, h, "plant-b", b), b)
-	must(t, err)
+	l = redial(t, h, "plant-b", b)
 	l.send(t, "LS+ >\r\n")
 	must(t, l.processed(t))
 	for _, subject := range []string{"desired.plant-b.x", "sync.plant-a", "reported.plant-b.x", "_INBOX.x", "presence.plant-b", "command.plant-a.x.x"} {
@@ -219,8 +227,7 @@ func tryOther(t *testing.T, h *natstest.OperatorHub, bridge *nats.Conn, b natste
 	}
 	_ = l.Close()
 	// What it may do is heard after all that.
-	l, err = dialLeaf(t, h, token(t, h, "plant-b", b), b)
-	must(t, err)
+	l = redial(t, h, "plant-b", b)
 	defer l.Close()
 	l.publish(t, streams.PresenceSubject("plant-b"), "", "own")
 	must(t, l.processed(t))
@@ -281,8 +288,7 @@ func TestSecondHolderOfAKey(t *testing.T) {
 		"desired.plant-a.plant-a-1._.pods.default.evil", "$JS.plant-a.API.STREAM.PURGE.SITE_DESIRED", "$JS.plant-a.API.STREAM.DELETE.SITE_REPORTED",
 		"$JS.API.STREAM.PURGE.SITE_DESIRED", "command.plant-a.default.pump", "_INBOX_plant-a.guessed", "sync.plant-a", "local.reported.x",
 	} {
-		l, err := dialLeaf(t, h, token(t, h, "plant-a", u), u)
-		must(t, err)
+		l := redial(t, h, "plant-a", u)
 		l.publish(t, subject, "_INBOX_plant-a.1", "forged")
 		if err := l.processed(t); err == nil {
 			t.Errorf("publishing %s does not end the connection", subject)

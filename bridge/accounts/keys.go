@@ -19,6 +19,8 @@ var ErrKey = errors.New("not the wanted key")
 type Keys struct {
 	// operator is a signing key of the operator.
 	operator nkeys.KeyPair
+	// operatorKey is its public key.
+	operatorKey string
 	// secret derives the accounts' identities and signing keys.
 	secret []byte
 	// fabric is the public key of the account FABRIC.
@@ -60,7 +62,11 @@ func newKeys(operator, site nkeys.KeyPair, fabric string) (*Keys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the sites' key: %w", err)
 	}
-	return &Keys{operator: operator, secret: raw, fabric: fabric}, nil
+	operatorKey, err := operator.PublicKey()
+	if err != nil {
+		return nil, fmt.Errorf("read the operator's key: %w", err)
+	}
+	return &Keys{operator: operator, operatorKey: operatorKey, secret: raw, fabric: fabric}, nil
 }
 
 func readSeed(path string, kind nkeys.PrefixByte, want string) (nkeys.KeyPair, error) {

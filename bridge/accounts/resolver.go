@@ -56,11 +56,7 @@ func (r *Resolver) Delete(ctx context.Context, accounts ...string) error {
 			return err
 		}
 	}
-	signer, err := r.keys.operator.PublicKey()
-	if err != nil {
-		return fmt.Errorf("delete accounts: %w", err)
-	}
-	c := jwt.NewGenericClaims(signer)
+	c := jwt.NewGenericClaims(r.keys.operatorKey)
 	c.Data["accounts"] = accounts
 	token, err := c.Encode(r.keys.operator)
 	if err != nil {

@@ -66,6 +66,9 @@ func (t *tokenIssuer) answer(ctx context.Context, site string, data []byte) stre
 
 // request completes q's TokenRequest.
 func (t *tokenIssuer) request(ctx context.Context, site string, q *streams.TokenQuery) error {
+	if t.cache.Get(kube.Key{Group: kube.SiteGroup, Resource: "sites", Name: site}) == nil {
+		return apierrors.NewForbidden(tokenResource, q.ServiceAccount, fmt.Errorf("site %s does not exist", site))
+	}
 	o := t.cache.Get(kube.CoreKey("nodes", "", q.Node))
 	if o == nil || o.GetLabels()[v1alpha1.SiteLabel] != site {
 		return apierrors.NewForbidden(tokenResource, q.ServiceAccount, fmt.Errorf("node %q does not belong to site %s", q.Node, site))

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/petiole-io/petiole/bridge/accounts"
 	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/hub"
@@ -65,14 +66,15 @@ type Config struct {
 	Duplicates *liveness.DuplicateDetector
 	States     *antientropy.States
 	Metrics    *Metrics
+	// Access returns the state of a Site's accounts at the hub. It returns false if there is none.
+	Access func(site string) (accounts.State, bool)
 	// Epoch and Term are those of this bridge, Identity its name.
 	Epoch    string
 	Term     uint64
 	Identity string
 	Log      *zap.Logger
-	// Report is called with the result of each round, OnRound after each round without error.
-	Report  func(error)
-	OnRound func()
+	// OnRound is called with the result of each round.
+	OnRound func(error)
 }
 
 // Controller reads the position of each site from its consumer, and updates the Site's status,
@@ -129,10 +131,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		if errors.Is(err, hub.ErrReplaced) {
 			return err
 		}
-		c.cfg.Report(err)
-		if err == nil {
-			c.cfg.OnRound()
-		}
+		c.cfg.OnRound(err)
 		rest := max(minRoundSpacing, 10*listing, time.Since(start))
 		timer.Reset(max(roundInterval, rest))
 		select {
@@ -187,6 +186,8 @@ func (c *Controller) updateStatus(ctx context.Context, site string, info *jetstr
 	}
 	seen.earlierMismatches = w.mismatches
 	status := seen.status(served.Status)
+	access, known := c.cfg.Access(site)
+	applyAccess(&status, access, known, seen.now)
 	c.cfg.Metrics.set(site, status)
 	if !statusDue(served.Status, status, w.at, seen.now) {
 		return nil

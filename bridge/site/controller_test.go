@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 
+	"github.com/petiole-io/petiole/bridge/accounts"
 	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/liveness"
@@ -52,6 +53,7 @@ func TestDeletedSitesAreForgotten(t *testing.T) {
 	t.Cleanup(clients.Close)
 	s := &oneSite{exists: true}
 	c := New(Config{
+		Access:  func(string) (accounts.State, bool) { return accounts.State{}, false },
 		Clients: clients, Cache: s, Sites: s, Consumers: s, Liveness: liveness.NewTracker(), Duplicates: liveness.NewDuplicateDetector(),
 		States:  antientropy.NewStates(antientropy.Hooks{Changed: func() {}, Checked: func(inventory.State) {}}),
 		Metrics: NewMetrics(), Log: zap.NewNop(),

@@ -23,6 +23,8 @@ func statusDue(served, is v1alpha1.SiteStatus, written, now time.Time) bool {
 	switch {
 	case equality.Semantic.DeepEqual(served, is):
 		return false
+	case !equality.Semantic.DeepEqual(served.Access, is.Access):
+		return true // a gateway waits for it
 	case waited < statusSpacing:
 		return false
 	case waited >= statusLazy:

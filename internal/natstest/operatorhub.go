@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 
@@ -98,6 +99,9 @@ func (h *OperatorHub) run(t testing.TB) {
 	})
 }
 
+// Stop kills the server.
+func (h *OperatorHub) Stop() { h.stop() }
+
 // Restart kills the server and starts it again on its files.
 func (h *OperatorHub) Restart(t testing.TB) {
 	t.Helper()
@@ -179,4 +183,15 @@ func must(t testing.TB, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// StartServer runs a server in this process, from its configuration file, until the test ends.
+func StartServer(t testing.TB, conf string) *server.Server {
+	t.Helper()
+	s := startServer(t, conf)
+	t.Cleanup(func() {
+		s.Shutdown()
+		s.WaitForShutdown()
+	})
+	return s
 }

@@ -9,6 +9,10 @@ const (
 	ConditionSynced = "Synced"
 	// ConditionHealthy is True if the leaf's heartbeats report no problem.
 	ConditionHealthy = "Healthy"
+	// ConditionAccountReady is True if the hub has the site's account as the Site wants it, with
+	// a gateway that may connect. It is absent if the bridge makes no accounts and the Site asks
+	// for none.
+	ConditionAccountReady = "AccountReady"
 )
 
 // The reasons of ConditionConnected.
@@ -33,4 +37,14 @@ const (
 	ReasonDuplicateIdentity = "DuplicateIdentity"
 	ReasonQuarantined       = "Quarantined"
 	ReasonNotHeard          = "NotHeard"
+)
+
+// The reasons of ConditionAccountReady.
+const (
+	ReasonAccountStored  = "AccountStored"
+	ReasonNoGateway      = "NoGateway"
+	ReasonInvalidKey     = "InvalidKey"
+	ReasonNotConfigured  = "NotConfigured"
+	ReasonHubRefuses     = "HubRefuses"
+	ReasonHubUnavailable = "HubUnavailable"
 )

@@ -33,6 +33,32 @@ type SiteList struct {
 type SiteSpec struct {
 	// Description is free text for users.
 	Description string `json:"description,omitempty"`
+	// Gateways lists the public keys (nkeys, "U…") of the gateways that may connect to a hub in
+	// operator mode: one, or two while a gateway is replaced. Without any nobody may: the site
+	// is revoked.
+	// +listType=set
+	Gateways []string `json:"gateways,omitempty"`
+	// Operators lists the public keys of people who may look at the site through the hub and
+	// send commands to its devices.
+	// +listType=set
+	Operators []string `json:"operators,omitempty"`
+}
+
+// SiteAccess is what gateways and operators of a site need to connect to a hub in operator mode.
+type SiteAccess struct {
+	// Account is the public key of the site's account.
+	Account string `json:"account"`
+	// Gateways and Operators are those of the spec.
+	Gateways  []SiteUser `json:"gateways,omitempty"`
+	Operators []SiteUser `json:"operators,omitempty"`
+}
+
+// SiteUser is a user of the hub. Its JWT is no secret: it is of no use without the private key.
+type SiteUser struct {
+	// Key is the public key.
+	Key string `json:"key"`
+	// JWT is what the user presents to the hub.
+	JWT string `json:"jwt"`
 }
 
 // SiteStatus is the state of a site, written by the bridge. Values that come from the leaf
@@ -89,6 +115,9 @@ type SiteStatus struct {
 	// DuplicateSeen is when heartbeats of two leaves with the name of this site were last
 	// received.
 	DuplicateSeen *metav1.Time `json:"duplicateSeen,omitempty"`
+
+	// Access is absent if the bridge makes no accounts.
+	Access *SiteAccess `json:"access,omitempty"`
 
 	// Epoch identifies the API server's storage. It changes when the storage is restored
 	// or replaced.

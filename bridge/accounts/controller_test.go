@@ -1,0 +1,198 @@
+package accounts_test
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.uber.org/zap/zaptest"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/petiole-io/petiole/bridge/accounts"
+	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/internal/polltest"
+)
+
+// siteSet are the Sites of a test.
+type siteSet struct {
+	mu    sync.Mutex
+	sites map[string]accounts.Site
+}
+
+func (s *siteSet) SiteNames() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.sites))
+}
+
+func (s *siteSet) SiteSpec(name string) (accounts.Site, map[string]string, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	site, ok := s.sites[name]
+	return site, nil, ok
+}
+
+// running is a controller that runs.
+type running struct {
+	*accounts.Controller
+	sites   *siteSet
+	stop    func()
+	deposed atomic.Bool
+}
+
+var errDeposed = errors.New("another bridge leads")
+
+func (r *running) apply(s accounts.Site) {
+	r.sites.mu.Lock()
+	r.sites.sites[s.Name] = s
+	r.sites.mu.Unlock()
+	r.Changed(s.Name)
+}
+
+func (r *running) remove(name string) {
+	r.sites.mu.Lock()
+	delete(r.sites.sites, name)
+	r.sites.mu.Unlock()
+	r.Changed(name)
+}
+
+// reaches waits for an outcome.
+func (r *running) reaches(t *testing.T, site string, want accounts.Outcome) accounts.State {
+	t.Helper()
+	var s accounts.State
+	polltest.Eventually(t, site+" has its accounts", func() bool {
+		var ok bool
+		s, ok = r.State(site)
+		return ok && s.Outcome == want
+	})
+	return s
+}
+
+func startController(t *testing.T, keys *accounts.Keys, resolver *accounts.Resolver, sites *siteSet) *running {
+	t.Helper()
+	r := &running{sites: sites}
+	retries := workqueue.NewTypedItemExponentialFailureRateLimiter[string](50*time.Millisecond, 500*time.Millisecond)
+	r.Controller = accounts.New(accounts.Config{
+		Keys: keys, Resolver: resolver, Sites: sites, Workers: 2, Queue: workqueue.NewTypedRateLimitingQueue(retries),
+		Check: func() error {
+			if r.deposed.Load() {
+				return errDeposed
+			}
+			return nil
+		},
+		OnChanged: func() {}, Report: func(string, error) {}, Log: zaptest.NewLogger(t),
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- r.Run(ctx) }()
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(r.stop)
+	return r
+}
+
+// TestAccountsFollowTheSites creates, changes, revokes and deletes Sites, and has the hub lose
+// accounts, be away, and a bridge that led no longer.
+func TestAccountsFollowTheSites(t *testing.T) {
+	h := natstest.StartOperatorHub(t)
+	u, next := natstest.NewUser(t), natstest.NewUser(t)
+	sites := &siteSet{sites: map[string]accounts.Site{}}
+	r := startController(t, h.Keys, h.Resolver, sites)
+
+	start := time.Now()
+	r.apply(accounts.Site{Name: "plant-a", Gateways: []string{u.Public}, Operators: []string{next.Public}})
+	s := r.reaches(t, "plant-a", accounts.Stored)
+	l, err := dialLeaf(t, h, s.Gateways[0].Token, u)
+	must(t, err)
+	t.Logf("MEASURED applied → connected: %s", time.Since(start).Round(time.Millisecond))
+	operator, err := nats.Connect(h.URL(), nats.UserCredentials(natstest.WriteCreds(t, s.Operators[0].Token, next)))
+	must(t, err)
+	operator.Close()
+
+	start = time.Now()
+	r.apply(accounts.Site{Name: "plant-a"})
+	l.closed(t)
+	t.Logf("MEASURED revoked → gone: %s", time.Since(start).Round(time.Millisecond))
+	r.reaches(t, "plant-a", accounts.Revoked)
+	if _, err := nats.Connect(h.URL(), nats.UserCredentials(natstest.WriteCreds(t, s.Operators[0].Token, next))); err == nil {
+		t.Error("an operator of a site without operators is let in")
+	}
+
+	// A mistyped key does not keep the one that was taken out.
+	r.apply(accounts.Site{Name: "plant-a", Gateways: []string{u.Public}})
+	r.reaches(t, "plant-a", accounts.Stored)
+	l, err = dialLeaf(t, h, s.Gateways[0].Token, u)
+	must(t, err)
+	r.apply(accounts.Site{Name: "plant-a", Gateways: []string{"UNOBODY"}})
+	l.closed(t)
+	if s := r.reaches(t, "plant-a", accounts.Invalid); s.Message == "" {
+		t.Error("nothing says which key is not valid")
+	}
+
+	// The hub loses an account, and another bridge makes one for a site that does not exist: the
+	// next bridge that leads finds both.
+	r.apply(accounts.Site{Name: "plant-a", Gateways: []string{next.Public}})
+	s = r.reaches(t, "plant-a", accounts.Stored)
+	r.stop()
+	must(t, h.Resolver.Delete(t.Context(), s.Account))
+	h.Store(t, accounts.Site{Name: "gone", Gateways: []string{u.Public}, Operators: []string{u.Public}})
+	r = startController(t, h.Keys, h.Resolver, sites)
+	polltest.Eventually(t, "accounts are as the Sites want them", func() bool {
+		list, err := h.Resolver.List(t.Context())
+		must(t, err)
+		return len(list) == 3 && slices.Contains(list, s.Account) // SYS, FABRIC, plant-a
+	})
+	l, err = dialLeaf(t, h, s.Gateways[0].Token, next)
+	must(t, err)
+
+	r.remove("plant-a")
+	l.closed(t)
+	polltest.Eventually(t, "the account is gone", func() bool { _, ok := r.State("plant-a"); return !ok })
+
+	// A bridge that does not lead does not write.
+	r.deposed.Store(true)
+	r.apply(accounts.Site{Name: "plant-b", Gateways: []string{u.Public}})
+	if s := r.reaches(t, "plant-b", accounts.Unavailable); s.Message != errDeposed.Error() {
+		t.Errorf("%s", s.Message)
+	}
+	r.deposed.Store(false)
+	r.reaches(t, "plant-b", accounts.Stored)
+}
+
+// TestAccountsWaitForTheHub: a Site that is applied while the hub is away is served when it is
+// back, and says so meanwhile.
+func TestAccountsWaitForTheHub(t *testing.T) {
+	h := natstest.StartOperatorHub(t)
+	u := natstest.NewUser(t)
+	r := startController(t, h.Keys, h.Resolver, &siteSet{sites: map[string]accounts.Site{}})
+	h.Stop()
+	r.apply(accounts.Site{Name: "plant-a", Gateways: []string{u.Public}})
+	r.reaches(t, "plant-a", accounts.Unavailable)
+	h.Restart(t)
+	s := r.reaches(t, "plant-a", accounts.Stored)
+	_, err := dialLeaf(t, h, s.Gateways[0].Token, u)
+	must(t, err)
+}
+
+// TestWithoutKeys: who asks for accounts of a bridge that has no keys is told.
+func TestWithoutKeys(t *testing.T) {
+	r := startController(t, nil, nil, &siteSet{sites: map[string]accounts.Site{}})
+	r.apply(accounts.Site{Name: "plant-a", Gateways: []string{natstest.NewUser(t).Public}})
+	r.apply(accounts.Site{Name: "plant-b"})
+	r.reaches(t, "plant-a", accounts.NotConfigured)
+	r.apply(accounts.Site{Name: "plant-a"})
+	polltest.Eventually(t, "nothing is said", func() bool { _, ok := r.State("plant-a"); return !ok })
+	if _, ok := r.State("plant-b"); ok {
+		t.Error("a Site that asks for nothing has a state")
+	}
+}
