@@ -19,26 +19,34 @@ func waitingProperties(facts *twin.Device) []string {
 		}
 	}
 	sort.Strings(names)
+	orders := writeOrders(facts)
 	slices.SortStableFunc(names, func(a, b string) int {
-		return cmp.Or(cmp.Compare(writeOrder(facts, a), writeOrder(facts, b)), cmp.Compare(facts.Desired[a].Time, facts.Desired[b].Time))
+		return cmp.Or(cmp.Compare(orders[a], orders[b]), cmp.Compare(facts.Desired[a].Time, facts.Desired[b].Time))
 	})
 	return names
 }
 
-// writeOrder returns the place of a property among those whose values wait.
-func writeOrder(facts *twin.Device, property string) int {
-	if i := pointOf(facts, property); i >= 0 {
-		return facts.Definition.Points[i].Writing.Order
+// writeOrders returns the place of each property among those whose values wait; nil if no
+// property has one.
+func writeOrders(facts *twin.Device) map[string]int {
+	points := facts.Definition.Points
+	if !slices.ContainsFunc(points, func(p devices.Point) bool { return p.Writing.Order != 0 }) {
+		return nil
 	}
-	return 0
+	orders := make(map[string]int, len(points))
+	for _, p := range points {
+		orders[p.Name] = p.Writing.Order
+	}
+	return orders
 }
 
 // waitsForOthers reports whether a value must wait for one of a lower order that was not written
 // yet.
 func waitsForOthers(facts *twin.Device, property string) bool {
-	own := writeOrder(facts, property)
-	for p, c := range facts.Desired {
-		if c.Ack == devices.Pending && c.Policy != devices.DriftObserve && pointOf(facts, p) >= 0 && writeOrder(facts, p) < own {
+	orders := writeOrders(facts)
+	for p, order := range orders {
+		c, ok := facts.Desired[p]
+		if ok && c.Ack == devices.Pending && c.Policy != devices.DriftObserve && order < orders[property] {
 			return true
 		}
 	}
