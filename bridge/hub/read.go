@@ -2,24 +2,19 @@ package hub
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/table"
 )
 
-const (
-	// readTimeout bounds the read of one message.
-	readTimeout = 5 * time.Second
-	// batchTimeout is the time after which a request for a batch ends, complete or not: messages
-	// that were pending may have been replaced.
-	batchTimeout = 2 * time.Second
-)
+// batchTimeout is the time after which a request for a batch ends, complete or not: messages
+// that were pending may have been replaced.
+const batchTimeout = 2 * time.Second
 
 // ReadAll calls handle for each message that the stream holds now, from a sequence on, in order.
 // With headersOnly the hub does not send the bodies.
@@ -98,60 +93,8 @@ func (r *reader) readBatch(ctx context.Context, cons jetstream.Consumer) error {
 	return nil
 }
 
-// Message is a message of a stream.
-type Message struct {
-	Subject string
-	Seq     uint64
-	Header  nats.Header
-}
-
-// LastMessage returns the newest message of one of the hub's streams that matches, nil if
-// there is none. It asks the stream's leader: with direct get, which the client library uses,
-// a replica that lags may answer.
-func (h *Hub) LastMessage(ctx context.Context, stream, filter string) (*Message, error) {
-	body, err := json.Marshal(map[string]string{"last_by_subj": filter})
-	if err != nil {
-		return nil, fmt.Errorf("encode query of %s: %w", stream, err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	reply, err := h.Conn.RequestWithContext(ctx, "$JS."+streams.HubDomain+".API.STREAM.MSG.GET."+stream, body)
-	if err != nil {
-		return nil, fmt.Errorf("read last message of %s: %w", stream, err)
-	}
-	var answer struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message *struct {
-			Subject string `json:"subject"`
-			Seq     uint64 `json:"seq"`
-			Header  []byte `json:"hdrs"`
-		} `json:"message"`
-	}
-	if err := json.Unmarshal(reply.Data, &answer); err != nil {
-		return nil, fmt.Errorf("read last message of %s: %w", stream, err)
-	}
-	switch {
-	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
-		return nil, nil
-	case answer.Error != nil:
-		return nil, fmt.Errorf("read last message of %s: %w", stream, answer.Error)
-	case answer.Message == nil:
-		return nil, errors.New("read last message of " + stream + ": the answer contains no message")
-	}
-	header, err := decodeHeader(answer.Message.Header)
-	if err != nil {
-		return nil, err
-	}
-	return &Message{answer.Message.Subject, answer.Message.Seq, header}, nil
-}
-
-func decodeHeader(header []byte) (nats.Header, error) {
-	if len(header) == 0 {
-		return nil, nil
-	}
-	h, err := nats.DecodeHeadersMsg(header)
-	if err != nil {
-		return nil, fmt.Errorf("read headers: %w", err)
-	}
-	return h, nil
+// LastMessage returns the newest message of one of the hub's streams that matches, nil if there
+// is none. It asks the stream's leader.
+func (h *Hub) LastMessage(ctx context.Context, stream, filter string) (*table.Message, error) {
+	return table.LastMessage(ctx, h.Conn, streams.HubDomain, stream, filter)
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/table"
 )
 
 const (
@@ -115,7 +116,7 @@ func (o *orphanParts) remove(ctx context.Context, site string) (left int, more b
 		open = streams.ObjectSubject(newest.Subject)
 	}
 	var object string
-	var report *hub.Message
+	var report *table.Message
 	var orphans []uint64
 	err = o.hub.ReadAll(ctx, o.hub.Reported, 1, streams.ReportedPartsFilter(site), true, func(msg jetstream.Msg) error {
 		of, index, err := streams.ParsePart(msg.Subject())
@@ -157,7 +158,7 @@ func (o *orphanParts) remove(ctx context.Context, site string) (left int, more b
 }
 
 // hasParts reports whether the hub's leader has all parts of a report.
-func hasParts(ctx context.Context, h *hub.Hub, report *hub.Message) (bool, error) {
+func hasParts(ctx context.Context, h *hub.Hub, report *table.Message) (bool, error) {
 	n, err := strconv.Atoi(report.Header.Get(streams.HeaderParts))
 	if err != nil {
 		return false, fmt.Errorf("read header %s of %s: %w", streams.HeaderParts, report.Subject, err)

@@ -7,13 +7,13 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/table"
 )
 
 // Hub reads the newest message of a stream that matches, nil if there is none.
 type Hub interface {
-	LastMessage(ctx context.Context, stream, filter string) (*hub.Message, error)
+	LastMessage(ctx context.Context, stream, filter string) (*table.Message, error)
 }
 
 // Positions returns the handler of streams.RequestPosition: how much of a leaf's stream the

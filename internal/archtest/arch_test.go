@@ -30,6 +30,7 @@ var ours = []struct {
 }{
 	{"streams/order", nil},
 	{"streams/inventory", []string{"streams/.", "streams/order"}},
+	{"streams/table", nil},
 	{"streams", []string{"streams/order"}},
 	{"devices/api", []string{"devices/api"}},
 	{"devices/internal/backoff", nil},
@@ -62,7 +63,7 @@ var ours = []struct {
 	{"bridge/site", []string{"bridge/accounts", "bridge/antientropy", "bridge/api", "bridge/hub", "bridge/kube", "bridge/liveness", "internal/metrics", "streams"}},
 	{"bridge/writeback", []string{"bridge/api", "bridge/kube", "bridge/liveness", "devices/api", "streams"}},
 	{"bridge/reported", []string{"bridge/hub", "bridge/kube", "bridge/lease", "bridge/liveness", "bridge/writeback", "streams"}},
-	{"bridge/requests", []string{"bridge/api", "bridge/hub", "bridge/kube", "streams"}},
+	{"bridge/requests", []string{"bridge/api", "bridge/kube", "streams"}},
 	{"bridge/closure", []string{"bridge/api", "bridge/kube"}},
 	{"bridge", []string{"bridge", "streams", "internal/configfile", "internal/logonce", "internal/metrics", "internal/version"}},
 	{"leaf/apply", []string{"streams", "internal/logonce"}},
