@@ -99,10 +99,13 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		Log: b.log, Report: outages.of("renew node leases"),
 		OnRefused: func() { b.count.refused.Add(1) }, OnConflict: func() { b.count.reported.Conflicts.Add(1) },
 	})
+	consumers := desired.NewConsumers(p.desired, hub.Room{
+		Bytes: b.cfg.Limits.HubBytes, MaxSites: b.cfg.Limits.MaxSites, Replicas: b.cfg.NATS.Replicas,
+	})
 	p.accounts = b.newAccounts(p, outages)
 	p.sites = site.New(site.Config{
 		Access:  p.accounts.State,
-		Desired: h.Desired, Clients: c, Cache: cache, Sites: p.desired, Consumers: desired.NewConsumers(p.desired, streams.SiteLimits{Replicas: b.cfg.NATS.Replicas}), Liveness: p.liveness,
+		Desired: h.Desired, Clients: c, Cache: cache, Sites: p.desired, Consumers: consumers, Liveness: p.liveness,
 		Duplicates: duplicates, States: p.syncStates, Metrics: b.metrics.sites, Epoch: epoch, Term: b.fence.Term(),
 		Identity: b.cfg.LeaderElection.Identity, Log: b.log, OnRound: b.siteRoundEnded(outages.of("positions of the sites")),
 	})

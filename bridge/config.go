@@ -18,6 +18,7 @@ import (
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/internal/configfile"
+	"github.com/petiole-io/petiole/streams"
 )
 
 // Config is the bridge's configuration file, YAML.
@@ -111,8 +112,13 @@ func (c LeaderElectionConfig) lease() lease.Config {
 
 // LimitsConfig limits what the bridge accepts.
 type LimitsConfig struct {
-	// MaxSites is the maximum number of site consumers of DESIRED; default 10000.
+	// MaxSites is the number of Sites that the room at the hub is divided among; default 100. A
+	// Site beyond that gets no streams, and a condition.
 	MaxSites int `json:"maxSites"`
+	// HubBytes is the room for the streams of all sites at each server of the hub, less than its
+	// max_file_store by the room for DESIRED; default 2 GiB. A site gets HubBytes / MaxSites,
+	// reserved, or less if its spec.limits.hubStorage says so.
+	HubBytes int64 `json:"hubBytes"`
 	// Workers is the number of sites published, and of objects written back, in parallel;
 	// default 8.
 	Workers int `json:"workers"`
@@ -144,7 +150,7 @@ func DefaultConfig() Config {
 			Namespace: "petiole-system", Name: "bridge", Identity: fmt.Sprintf("%s-%d", host, os.Getpid()),
 			LeaseDuration: metav1.Duration{Duration: 15 * time.Second},
 		},
-		Limits:  LimitsConfig{MaxSites: 10_000, Workers: 8},
+		Limits:  LimitsConfig{MaxSites: 100, HubBytes: 2 << 30, Workers: 8},
 		Metrics: MetricsConfig{Listen: "127.0.0.1:10442"},
 		Log:     LogConfig{Level: "info"},
 	}
@@ -205,6 +211,10 @@ func (c Config) Validate() error {
 		"leaderElection.leaseDuration", le.LeaseDuration.Duration.String(), "must be 3s to 5m")
 
 	check(c.Limits.MaxSites > 0, "limits.maxSites", c.Limits.MaxSites, "must be more than 0")
+	if share := c.Limits.HubBytes / int64(max(c.Limits.MaxSites, 1)); c.Limits.MaxSites > 0 {
+		check(share >= streams.MinSiteBytes, "limits.hubBytes", c.Limits.HubBytes,
+			fmt.Sprintf("divided by limits.maxSites (%d) it must be at least %d for each site, not %d", c.Limits.MaxSites, streams.MinSiteBytes, share))
+	}
 	check(c.Limits.Workers >= 1 && c.Limits.Workers <= 256, "limits.workers", c.Limits.Workers, "must be 1 to 256")
 	check(c.Metrics.Listen == "" || listenAddress(c.Metrics.Listen), "metrics.listen", c.Metrics.Listen, "must be host:port, or empty")
 	p.OneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")

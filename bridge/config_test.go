@@ -49,7 +49,7 @@ func TestConfigReportsEveryBadFieldWithItsValue(t *testing.T) {
 	cfg.LeaderElection.Name = ""
 	cfg.LeaderElection.Identity = ""
 	cfg.LeaderElection.LeaseDuration.Duration = time.Second
-	cfg.Limits = LimitsConfig{MaxSites: -2, Workers: 999}
+	cfg.Limits = LimitsConfig{MaxSites: -2, HubBytes: 5, Workers: 999}
 	cfg.Metrics.Listen = "10442"
 	cfg.Log.Level = "loud"
 	err := cfg.Validate()
@@ -66,6 +66,12 @@ func TestConfigReportsEveryBadFieldWithItsValue(t *testing.T) {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("Validate does not report %s; it says:\n%v", want, err)
 		}
+	}
+	cfg = DefaultConfig()
+	cfg.Limits.MaxSites = 10_000
+	want := `limits.hubBytes: Invalid value: 2147483648: divided by limits.maxSites (10000) it must be at least 20971520 for each site, not 214748`
+	if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("too little room for each site: %v, want %s", err, want)
 	}
 	if strings.Contains(err.Error(), "hush") {
 		t.Error("Validate prints a password")

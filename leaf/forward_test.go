@@ -51,6 +51,48 @@ func TestTelemetryArrivesInOrderThroughCuts(t *testing.T) {
 	}
 }
 
+// TestRecordsWaitWhileNobodyAnswers has a hub without streams for the site, as before its Site
+// exists: what the forwarder sends is acknowledged by nobody, stays at the site, is counted as
+// waiting, and arrives once there are streams.
+func TestRecordsWaitWhileNobodyAnswers(t *testing.T) {
+	t.Parallel()
+	s, ctx := newSite(t)
+	if err := s.hub.DeleteStream(ctx, streams.Telemetry("plant-a")); err != nil {
+		t.Fatal(err)
+	}
+	sent, err := s.bridge.SubscribeSync(streams.TelemetryFilter("plant-a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.start(t, ctx)
+	const records = 20
+	for i := range records {
+		if _, err := s.js.Publish(ctx, streams.LocalTelemetrySubject("sample", "default", "pump"), fmt.Append(nil, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := sent.NextMsgWithContext(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := sent.Unsubscribe(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.js.Consumer(ctx, streams.SiteTelemetry, streams.ForwardConsumer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info := c.CachedInfo(); info.AckFloor.Stream != 0 || info.NumPending+uint64(info.NumAckPending) != records {
+		t.Errorf("%d of %d records wait, %d are acknowledged", info.NumPending+uint64(info.NumAckPending), records, info.AckFloor.Stream)
+	}
+	if err := streams.Ensure(ctx, s.hub, streams.SiteStreams("plant-a", streams.SiteLimits{})); err != nil {
+		t.Fatal(err)
+	}
+	polltest.Eventually(t, "all records at the hub", func() bool { return count(t, ctx, s.hub, streams.Telemetry("plant-a")) >= records })
+	if got := count(t, ctx, s.hub, streams.Telemetry("plant-a")); got != records {
+		t.Errorf("the hub has %d records, want %d", got, records)
+	}
+}
+
 // TestReportedIsMergedWhileAway changes one object many times while the line is cut:
 // the hub sees the newest state, and not the ones between.
 func TestReportedIsMergedWhileAway(t *testing.T) {

@@ -56,7 +56,7 @@ func PullSubject(site string) string {
 
 // HubLimits bounds the hub's streams. A zero field stands for its default.
 type HubLimits struct {
-	// MaxSites is the number of site consumers DESIRED may have; default 10,000.
+	// MaxSites is the number of site consumers DESIRED may have; default, and least, 10,000.
 	MaxSites int
 	// Replicas of each stream; default 1.
 	Replicas int
@@ -64,10 +64,7 @@ type HubLimits struct {
 
 // HubStreams returns the configuration of the hub's streams that all sites share.
 func HubStreams(l HubLimits) []jetstream.StreamConfig {
-	maxSites := l.MaxSites
-	if maxSites == 0 {
-		maxSites = 10_000
-	}
+	maxSites := max(l.MaxSites, 10_000)
 	replicas := max(l.Replicas, 1)
 	return []jetstream.StreamConfig{
 		{
@@ -86,12 +83,21 @@ func HubStreams(l HubLimits) []jetstream.StreamConfig {
 
 // SiteLimits bounds the streams of one site at the hub. A zero field stands for its default.
 type SiteLimits struct {
-	// TelemetryBytes is the room for the site's records, oldest dropped first; default 64 MiB.
-	// The hub reserves it.
-	TelemetryBytes int64
+	// Bytes is the room for all of them, which the hub reserves at each server that has them; a
+	// fifth is for reports, the rest for telemetry. Default DefaultSiteBytes.
+	Bytes int64
 	// Replicas of each stream; default 1.
 	Replicas int
 }
+
+const (
+	// DefaultSiteBytes is the default room for a site at the hub: 16 MiB of reports and 64 MiB of
+	// telemetry.
+	DefaultSiteBytes = 80 << 20
+	// MinSiteBytes is the least room that is useful: 4 MiB of reports have the largest object
+	// twice, and a site's usual telemetry of an hour.
+	MinSiteBytes = 20 << 20
+)
 
 // maxRecords bounds the records of a site at the hub: each may have a subject of its own, which
 // takes 336 bytes of the hub's memory (nats-server 2.15.2).
@@ -101,13 +107,13 @@ const maxRecords = 200_000
 // sites may send only for each stream, so a site that floods its own harms no other
 // (docs/decisions/0019-streams-per-site.md).
 func SiteStreams(site string, l SiteLimits) []jetstream.StreamConfig {
-	telemetry := l.TelemetryBytes
-	if telemetry == 0 {
-		telemetry = 64 << 20
+	bytes := l.Bytes
+	if bytes == 0 {
+		bytes = DefaultSiteBytes
 	}
 	return []jetstream.StreamConfig{{
 		Name: Telemetry(site), Description: "Every sample, event and result of site " + site,
-		Subjects: []string{TelemetryFilter(site)}, MaxBytes: telemetry, MaxMsgs: maxRecords, Discard: jetstream.DiscardOld,
+		Subjects: []string{TelemetryFilter(site)}, MaxBytes: bytes - bytes/5, MaxMsgs: maxRecords, Discard: jetstream.DiscardOld,
 		AllowDirect: true, AllowAtomicPublish: true, Replicas: max(l.Replicas, 1),
 	}}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -74,6 +75,32 @@ func RetireShared(ctx context.Context, js jetstream.JetStream) error {
 	}
 	return nil
 }
+
+// SiteUsage returns, for each site that has streams at the hub, the fraction of its bytes or
+// messages that the fullest one of them uses.
+func SiteUsage(ctx context.Context, js jetstream.JetStream) (map[string]float64, error) {
+	used := map[string]float64{}
+	list := js.ListStreams(ctx, jetstream.WithStreamListSubject(telemetryPrefix+".*.>"))
+	for info := range list.Info() {
+		site, ok := strings.CutPrefix(info.Config.Name, Telemetry(""))
+		if !ok {
+			continue
+		}
+		for have, limit := range map[uint64]int64{info.State.Bytes: info.Config.MaxBytes, info.State.Msgs: info.Config.MaxMsgs} {
+			if limit > 0 {
+				used[site] = max(used[site], float64(have)/float64(limit))
+			}
+		}
+	}
+	if err := list.Err(); err != nil {
+		return nil, fmt.Errorf("list the streams of sites: %w", err)
+	}
+	return used, nil
+}
+
+// CodeNoRoom is the code of the API error for a stream whose bytes cannot be reserved
+// (JSStorageResourcesExceededErr).
+const CodeNoRoom = 10047
 
 // RemoveSite deletes a site's streams, its desired objects and its consumer from the hub. It is
 // no error if they do not exist. Without the streams nobody answers the site, and its leaf keeps

@@ -24,6 +24,7 @@ func TestView(t *testing.T) {
 		{"ShowsColumns", showsColumns},
 		{"RecordsEventsOfASite", recordsEvents},
 		{"WritesStatusSparingly", writesSparingly},
+		{"ReservesRoomAtTheHub", reservesRoom},
 		{"CountsWhatIsNotObserved", countsUnobserved},
 		{"ListsTheBacklogByName", listsBacklog},
 		{"AnswersPageByPage", answersPages},

@@ -125,6 +125,8 @@ func (w *world) config(identity, hubAddr, kubeconfig, impersonation string) brid
 	cfg.Kubernetes.Kubeconfig, cfg.Kubernetes.Impersonation = kubeconfig, impersonation
 	u := url.URL{Scheme: "nats", User: url.UserPassword("bridge", natstest.Password), Host: hubAddr}
 	cfg.NATS.URLs = []string{u.String()}
+	// Fleets are larger than a small hub has room for.
+	cfg.Limits.MaxSites, cfg.Limits.HubBytes = 1000, 1000*streams.MinSiteBytes
 	cfg.LeaderElection.Identity = identity
 	cfg.LeaderElection.LeaseDuration.Duration = w.lease
 	cfg.Metrics.Listen = w.metrics

@@ -7,6 +7,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -42,7 +43,7 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 	t.Parallel()
 	const count = 100
 	p := startPublishing(t)
-	c := NewConsumers(p.Reconciler, streams.SiteLimits{})
+	c := NewConsumers(p.Reconciler, hub.Room{})
 	reconcile := func() map[string]*jetstream.ConsumerInfo {
 		found, _, err := c.Reconcile(t.Context())
 		if err != nil && t.Context().Err() == nil {
@@ -105,6 +106,9 @@ func TestSitesMadeAgainHaveEverything(t *testing.T) {
 		}
 		if _, err := p.hub.Desired.Consumer(t.Context(), site); err != nil {
 			t.Errorf("consumer of %s: %v", site, err)
+		}
+		if _, err := p.hub.JS.Stream(t.Context(), streams.Telemetry(site)); err != nil {
+			t.Errorf("telemetry of %s: %v", site, err)
 		}
 	}
 	p.vanish(siteKey("site-0"))

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -47,12 +48,17 @@ type Sites interface {
 	SiteIdle(site string) bool
 }
 
-// Consumers maintains the hub's consumer of each Site.
+// Consumers maintains the hub's streams and consumer of each Site.
 type Consumers interface {
 	// Reconcile creates and removes consumers as needed. It returns the consumers of the Sites,
 	// nil if they could not be listed, and the time that listing them took. The error joins
 	// those of single sites.
 	Reconcile(ctx context.Context) (map[string]*jetstream.ConsumerInfo, time.Duration, error)
+	// StorageProblem returns the reason for which the site has no streams for what it reports, or
+	// not with the room that it should have; nil if it has them. StorageUsed returns the fraction
+	// of their room that was used when they were last listed.
+	StorageProblem(site string) error
+	StorageUsed(site string) float64
 }
 
 // Config is what a Controller needs.
@@ -188,7 +194,8 @@ func (c *Controller) updateStatus(ctx context.Context, site string, info *jetstr
 	status := seen.status(served.Status)
 	access, known := c.cfg.Access(site)
 	applyAccess(&status, access, known, seen.now)
-	c.cfg.Metrics.set(site, status)
+	meta.SetStatusCondition(&status.Conditions, storageCondition(c.cfg.Consumers.StorageProblem(site), seen.now))
+	c.cfg.Metrics.set(site, status, c.cfg.Consumers.StorageUsed(site))
 	if !statusDue(served.Status, status, w.at, seen.now) {
 		return nil
 	}

@@ -33,6 +33,10 @@ func (s *oneSite) Reconcile(context.Context) (map[string]*jetstream.ConsumerInfo
 	return found, 0, nil
 }
 
+func (*oneSite) StorageProblem(string) error { return nil }
+
+func (*oneSite) StorageUsed(string) float64 { return 0 }
+
 func (*oneSite) Get(kube.Key) *unstructured.Unstructured { return nil }
 
 func (s *oneSite) SiteExists(string) bool { return s.exists }

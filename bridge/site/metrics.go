@@ -17,15 +17,18 @@ import (
 type Metrics struct {
 	mu          sync.Mutex
 	sites       map[string]v1alpha1.SiteStatus
+	used        map[string]float64
 	quarantined map[string]map[string]uint64
 }
 
 // NewMetrics returns metrics without sites.
 func NewMetrics() *Metrics {
-	return &Metrics{sites: map[string]v1alpha1.SiteStatus{}, quarantined: map[string]map[string]uint64{}}
+	return &Metrics{sites: map[string]v1alpha1.SiteStatus{}, used: map[string]float64{}, quarantined: map[string]map[string]uint64{}}
 }
 
 var quarantinedDesc = desc("site_reports_quarantined_total", "Reports of the site that this bridge moved to QUARANTINE, by reason.", "site", "reason")
+
+var usedDesc = desc("site_hub_used_ratio", "How full the fullest of the site's streams at the hub is, 0 to 1, within a minute. Telemetry that is full drops its oldest records.", "site")
 
 // CountQuarantined counts a report of a site that was moved to QUARANTINE.
 func (m *Metrics) CountQuarantined(site, reason string) {
@@ -37,11 +40,11 @@ func (m *Metrics) CountQuarantined(site, reason string) {
 	m.quarantined[site][reason]++
 }
 
-// set updates the status of a site.
-func (m *Metrics) set(site string, status v1alpha1.SiteStatus) {
+// set updates the status of a site, and the fraction of its room at the hub that it uses.
+func (m *Metrics) set(site string, status v1alpha1.SiteStatus, used float64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.sites[site] = status
+	m.sites[site], m.used[site] = status, used
 }
 
 // retain drops the sites that no longer exist.
@@ -51,6 +54,7 @@ func (m *Metrics) retain(exists func(site string) bool) {
 	for site := range m.sites {
 		if !exists(site) {
 			delete(m.sites, site)
+			delete(m.used, site)
 		}
 	}
 	for site := range m.quarantined {
@@ -65,6 +69,7 @@ func (m *Metrics) Clear() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	clear(m.sites)
+	clear(m.used)
 }
 
 // siteGauge is one metric of each site.
@@ -87,6 +92,9 @@ var siteGauges = []siteGauge{
 	}),
 	siteValue("healthy", "The condition Healthy of the site: 1 or 0.", func(s v1alpha1.SiteStatus) float64 {
 		return metrics.Bool(meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionHealthy))
+	}),
+	siteValue("storage_reserved", "The condition StorageReserved of the site: 1 or 0.", func(s v1alpha1.SiteStatus) float64 {
+		return metrics.Bool(meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionStorageReserved))
 	}),
 	siteValue("nodes", "Nodes of the site.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Nodes) }),
 	siteValue("pending_objects", "Objects that the site has not stored.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Pending) }),
@@ -125,6 +133,7 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, g := range siteGauges {
 		ch <- g.desc
 	}
+	ch <- usedDesc
 	ch <- quarantinedDesc
 }
 
@@ -137,6 +146,9 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 		for _, g := range siteGauges {
 			ch <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, g.value(status, now), site)
 		}
+	}
+	for site, used := range m.used {
+		ch <- prometheus.MustNewConstMetric(usedDesc, prometheus.GaugeValue, used, site)
 	}
 	for site, reasons := range m.quarantined {
 		for reason, n := range reasons {

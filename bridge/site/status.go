@@ -1,6 +1,7 @@
 package site
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/streams"
 	"github.com/petiole-io/petiole/streams/inventory"
 )
@@ -154,6 +156,26 @@ func (o observation) healthyCondition(s v1alpha1.SiteStatus) metav1.Condition {
 		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonQuarantined, "the leaf could not read messages and moved them to its stream "+streams.SiteQuarantine)
 	}
 	return condition(t, metav1.ConditionTrue, v1alpha1.ReasonAsExpected, "the leaf reports no problems")
+}
+
+// storageCondition returns the condition about a site's streams at the hub. problem is the reason
+// for which it does not have them, or nil.
+func storageCondition(problem error, now time.Time) metav1.Condition {
+	c := condition(v1alpha1.ConditionStorageReserved, metav1.ConditionFalse, v1alpha1.ReasonStreamsFailed, "")
+	switch {
+	case problem == nil:
+		c.Status, c.Reason = metav1.ConditionTrue, v1alpha1.ReasonReserved
+		c.Message = "the hub has streams with room of its own for what the site reports"
+	case errors.Is(problem, hub.ErrTooManySites):
+		c.Reason = v1alpha1.ReasonTooManySites
+	case hub.IsNoRoom(problem):
+		c.Reason = v1alpha1.ReasonNoRoom
+	}
+	if problem != nil {
+		c.Message = problem.Error()
+	}
+	c.LastTransitionTime = *wireTime(now)
+	return c
 }
 
 func condition(t string, status metav1.ConditionStatus, reason, message string) metav1.Condition {

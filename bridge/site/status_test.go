@@ -1,15 +1,19 @@
 package site
 
 import (
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/streams"
 	"github.com/petiole-io/petiole/streams/inventory"
 )
@@ -101,6 +105,20 @@ func TestConditions(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestStorageCondition(t *testing.T) {
+	t.Parallel()
+	noRoom := fmt.Errorf("ensure stream: %w", &jetstream.APIError{Code: 500, ErrorCode: streams.CodeNoRoom, Description: "insufficient storage resources available"})
+	for want, problem := range map[string]error{
+		v1alpha1.ReasonReserved: nil, v1alpha1.ReasonTooManySites: hub.Room{MaxSites: 2}.TooMany(),
+		v1alpha1.ReasonNoRoom: noRoom, v1alpha1.ReasonStreamsFailed: errors.New("overlaps"),
+	} {
+		c := storageCondition(problem, noon)
+		if c.Reason != want || (c.Status == metav1.ConditionTrue) != (problem == nil) || problem != nil && c.Message != problem.Error() || c.Message == "" {
+			t.Errorf("for %v: %+v, want %s", problem, c, want)
+		}
 	}
 }
 

@@ -64,6 +64,7 @@ func (l *Lab) prepareHub() error {
 		return err
 	}
 	hub := fabric.Hub{
+		MaxFileStore: fabric.SmallHub, MaxBatches: fabric.SmallHubBatches,
 		Listen: hubClients, Monitor: hubMonitor, LeafListen: hubLeaves,
 		Store: filepath.Join(dir, "hub"), CertFile: cert.CertFile, KeyFile: cert.KeyFile,
 	}

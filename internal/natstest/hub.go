@@ -23,6 +23,9 @@ import (
 // FABRIC account, and each site's name in the site's account.
 const Password = "secret"
 
+// MaxFileStore is the room that a hub's streams can reserve, in bytes. Nothing is written ahead.
+const MaxFileStore = 1 << 40
+
 // Hub is a NATS server with JetStream domain "hub", the account FABRIC and one
 // account without JetStream per site.
 type Hub struct {
@@ -34,7 +37,7 @@ type Hub struct {
 var hubConf = template.Must(template.New("hub").Parse(`
 server_name: hub
 listen: "127.0.0.1:-1"
-jetstream { domain: hub, store_dir: "{{.Dir}}/js", sync_interval: always, max_file_store: 1TB }
+jetstream { domain: hub, store_dir: "{{.Dir}}/js", sync_interval: always, max_file_store: {{.MaxFileStore}} }
 leafnodes { listen: "127.0.0.1:{{.LeafPort}}" }
 accounts {
   FABRIC {
@@ -75,7 +78,7 @@ func StartHub(t testing.TB, sites ...string) *Hub {
 	dir := t.TempDir()
 	port := porttest.Port(t)
 	var b bytes.Buffer
-	if err := hubConf.Execute(&b, map[string]any{"Dir": dir, "Sites": sites, "Password": Password, "LeafPort": port}); err != nil {
+	if err := hubConf.Execute(&b, map[string]any{"Dir": dir, "Sites": sites, "Password": Password, "MaxFileStore": int64(MaxFileStore), "LeafPort": port}); err != nil {
 		t.Fatal(err)
 	}
 	h := &Hub{conf: filepath.Join(dir, "hub.conf"), leaf: port}

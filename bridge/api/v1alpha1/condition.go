@@ -13,6 +13,21 @@ const (
 	// a gateway that may connect. It is absent if the bridge makes no accounts and the Site asks
 	// for none.
 	ConditionAccountReady = "AccountReady"
+	// ConditionStorageReserved is True if the hub has streams for what the site reports, with
+	// room of its own.
+	ConditionStorageReserved = "StorageReserved"
+)
+
+// The reasons of ConditionStorageReserved. Without streams nobody answers the site, and its leaf
+// keeps what it has.
+const (
+	ReasonReserved = "Reserved"
+	// ReasonNoRoom means that the hub cannot reserve the room.
+	ReasonNoRoom = "NoRoom"
+	// ReasonTooManySites means that there are more Sites than the room is divided among.
+	ReasonTooManySites = "TooManySites"
+	// ReasonStreamsFailed means that the hub refuses the streams for another reason.
+	ReasonStreamsFailed = "StreamsFailed"
 )
 
 // The reasons of ConditionConnected.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
@@ -105,6 +106,9 @@ func compare(t *testing.T, path string, typ reflect.Type, s definition) {
 func jsonType(typ reflect.Type) (kind, format string) {
 	if typ == reflect.TypeFor[metav1.Time]() {
 		return "string", "date-time"
+	}
+	if typ == reflect.TypeFor[resource.Quantity]() {
+		return "string", ""
 	}
 	switch typ.Kind() {
 	case reflect.Bool:

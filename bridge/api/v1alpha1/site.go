@@ -1,6 +1,9 @@
 package v1alpha1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // ResyncAnnotation on a Site requests a full resync; each new value requests one.
 // SiteResync.Requested is the value for which the last resync was made.
@@ -42,6 +45,15 @@ type SiteSpec struct {
 	// send commands to its devices.
 	// +listType=set
 	Operators []string `json:"operators,omitempty"`
+	// Limits bounds what the site may use of what all sites share.
+	Limits *SiteLimits `json:"limits,omitempty"`
+}
+
+// SiteLimits bounds what a site may use of what all sites share.
+type SiteLimits struct {
+	// HubStorage is the room for the site's reports and telemetry at the hub. It is at most, and
+	// by default, the site's share of the hub's room (limits of the bridge's configuration).
+	HubStorage *resource.Quantity `json:"hubStorage,omitempty"`
 }
 
 // SiteAccess is what gateways and operators of a site need to connect to a hub in operator mode.
@@ -131,7 +143,8 @@ type SiteStatus struct {
 	// Resync is the last full resync.
 	Resync *SiteResync `json:"resync,omitempty"`
 
-	// Conditions holds ConditionConnected, ConditionSynced and ConditionHealthy.
+	// Conditions holds ConditionConnected, ConditionSynced, ConditionHealthy and
+	// ConditionStorageReserved.
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`

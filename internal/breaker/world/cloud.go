@@ -168,6 +168,7 @@ func (w *World) prepareHub() error {
 		return err
 	}
 	hub := fabric.Hub{
+		MaxFileStore: fabric.SmallHub, MaxBatches: fabric.SmallHubBatches,
 		Listen: hubClients, Monitor: hubMonitor, LeafListen: w.hubLeaves(),
 		Store: filepath.Join(dir, "hub"), CertFile: cert.CertFile, KeyFile: cert.KeyFile,
 	}

@@ -30,8 +30,18 @@ type Hub struct {
 	ClientTLS bool
 	// System is a user of the system account.
 	Bridge, Admin, System string
-	Sites                 []Site
+	// MaxFileStore is what streams may take of the disk, such as "4GB"; MaxBatches the number of
+	// atomic batches that are open at the same time, 8 for each site.
+	MaxFileStore string
+	MaxBatches   int
+	Sites        []Site
 }
+
+// The bounds of a hub with a disk of 4 GB and the bridge's default limits.
+const (
+	SmallHub        = "3GB"
+	SmallHubBatches = 800
+)
 
 // Site is one site's account at the hub.
 type Site struct {
