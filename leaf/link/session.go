@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 )
 
@@ -14,6 +15,10 @@ const (
 	maxBackoff = 5 * time.Second
 	// settle bounds the delay of a session after a change of the link.
 	settle = 100 * time.Millisecond
+	// The subjects of the hub become known after the link is up: for as long as propagation, a
+	// session that finds no responders starts again after about propagationDelay.
+	propagation      = time.Second
+	propagationDelay = 50 * time.Millisecond
 )
 
 // errChanged ends a session because what is in flight on the old connection is lost.
@@ -27,7 +32,8 @@ var ErrBeganAgain = errors.New("the hub delivers everything again")
 // until something fails or the link changes. A session returns how much it did: after progress
 // the next one starts soon. The delay has jitter, so that the sites do not all return at once
 // after an outage of the hub; after a change of the link it is short, since nats-server has
-// waited for a random time before it connected. A failure is logged once until there is
+// waited for a random time before it connected, and so it is while the subjects of the hub become
+// known. A failure is logged once until there is
 // progress; changes of the link are logged elsewhere.
 func (l *Link) Sessions(ctx context.Context, log *zap.Logger, session func(context.Context) (int, error)) error {
 	backoff, waiting := minBackoff, false
@@ -46,6 +52,8 @@ func (l *Link) Sessions(ctx context.Context, log *zap.Logger, session func(conte
 		switch {
 		case errors.Is(err, errChanged):
 			delay = rand.N(settle)
+		case errors.Is(err, nats.ErrNoResponders) && l.upFor() < propagation:
+			delay = propagationDelay/2 + rand.N(propagationDelay)
 		case errors.Is(err, ErrBeganAgain):
 			backoff = min(2*backoff, maxBackoff)
 		case !waiting:
@@ -61,6 +69,15 @@ func (l *Link) Sessions(ctx context.Context, log *zap.Logger, session func(conte
 		case <-time.After(delay):
 		}
 	}
+}
+
+// upFor returns how long the link has been up, 0 while it is down.
+func (l *Link) upFor() time.Duration {
+	up, since, _ := l.State()
+	if !up {
+		return 0
+	}
+	return time.Since(since)
 }
 
 // whileUp runs one session, which ends when the link changes.
