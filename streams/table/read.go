@@ -51,7 +51,8 @@ func (t *Table) read(ctx context.Context, site string, from uint64, n int) ([]Me
 		return nil, fmt.Errorf("encode request: %w", err)
 	}
 	inbox := nats.NewInbox()
-	sub, err := t.cfg.Conn.SubscribeSync(inbox)
+	replies := make(chan *nats.Msg, n+1)
+	sub, err := t.cfg.Conn.ChanSubscribe(inbox, replies)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", stream, err)
 	}
@@ -63,12 +64,11 @@ func (t *Table) read(ctx context.Context, site string, from uint64, n int) ([]Me
 	defer cancel()
 	var msgs []Message
 	for {
-		reply, err := sub.NextMsgWithContext(ctx)
-		if errors.Is(err, nats.ErrNoResponders) {
-			return nil, fmt.Errorf("read %s: %w", stream, jetstream.ErrStreamNotFound)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read %s: %w", stream, err)
+		var reply *nats.Msg
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("read %s: %w", stream, ctx.Err())
+		case reply = <-replies:
 		}
 		m, err := decode(reply)
 		if errors.Is(err, errEnd) {
@@ -91,11 +91,16 @@ var added = []string{
 	jetstream.StreamHeader, jetstream.SubjectHeader, jetstream.SequenceHeader, jetstream.TimeStampHeaer, "Nats-Num-Pending", jetstream.LastSequenceHeader,
 }
 
-// decode decodes an answer of direct get. It returns errEnd for the one that ends a batch.
+// decode decodes an answer of direct get. It returns errEnd for the one that ends a batch. A status
+// counts only without a sequence, which the server adds to all messages: their publisher may have
+// set one.
 func decode(reply *nats.Msg) (Message, error) {
-	if status := reply.Header.Get("Status"); len(reply.Data) == 0 && status != "" && own(reply.Header, jetstream.SubjectHeader) == "" {
-		if status == "204" || status == "404" {
+	if status := reply.Header.Get("Status"); len(reply.Data) == 0 && status != "" && own(reply.Header, jetstream.SequenceHeader) == "" {
+		switch status {
+		case "204", "404":
 			return Message{}, errEnd
+		case "503":
+			return Message{}, jetstream.ErrStreamNotFound
 		}
 		return Message{}, fmt.Errorf("the hub answers %s %s", status, reply.Header.Get("Description"))
 	}
