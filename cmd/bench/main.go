@@ -52,6 +52,7 @@ func latencyCommand() *cobra.Command {
 	}
 	cmd.Flags().IntVar(&cfg.Pods, "pods", 20, "pods of each kind on each node")
 	cmd.Flags().IntVar(&cfg.Changes, "changes", 100, "changes of one ConfigMap")
+	cmd.Flags().StringVar(&cfg.Only, "only", "", "measure one thing only: change, start or bulk")
 	return cmd
 }
 
