@@ -5,5 +5,6 @@
 // rate, what it costs to follow all sites, and the publish latency of 99 quiet sites while
 // one floods the hub, keeps atomic batches open, or fills its limit.
 //
-// cmd/bench calls it. docs/decisions/0019-streams-per-site.md has its figures.
+// cmd/bench calls it, and the tests of internal/lab/fabric use its attacks.
+// docs/decisions/0019-streams-per-site.md has its figures.
 package hub

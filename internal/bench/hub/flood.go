@@ -34,15 +34,15 @@ type attack struct {
 var attacks = []attack{
 	{name: "nothing", kind: "reported"},
 	{name: "nothing, batches", kind: "reported", batches: true},
-	{name: "100 B without waiting", kind: "reported", run: flood(100, 1<<20)},
-	{name: "100 B without waiting", kind: "telemetry", run: flood(100, 1<<20)},
-	{name: "100 kB until full", kind: "reported", run: flood(100_000, 1000)},
-	{name: "50 open batches", kind: "telemetry", batches: true, run: openBatches},
+	{name: "100 B without waiting", kind: "reported", run: Flood(100, 1<<20)},
+	{name: "100 B without waiting", kind: "telemetry", run: Flood(100, 1<<20)},
+	{name: "100 kB until full", kind: "reported", run: Flood(100_000, 1000)},
+	{name: "50 open batches", kind: "telemetry", batches: true, run: OpenBatches},
 }
 
-// flood publishes without waiting for acknowledgements, size bytes each, on up to subjects
-// subjects.
-func flood(size, subjects int) func(context.Context, *nats.Conn, string) (string, error) {
+// Flood returns an attack that publishes without waiting for acknowledgements, size bytes each,
+// on up to subjects subjects.
+func Flood(size, subjects int) func(context.Context, *nats.Conn, string) (string, error) {
 	return func(ctx context.Context, nc *nats.Conn, subject string) (string, error) {
 		body, sent := make([]byte, size), 0
 		for ; ctx.Err() == nil; sent++ {
@@ -59,8 +59,8 @@ func flood(size, subjects int) func(context.Context, *nats.Conn, string) (string
 	}
 }
 
-// openBatches keeps 50 atomic batches open.
-func openBatches(ctx context.Context, nc *nats.Conn, subject string) (string, error) {
+// OpenBatches keeps 50 atomic batches open.
+func OpenBatches(ctx context.Context, nc *nats.Conn, subject string) (string, error) {
 	for sequence := 1; ctx.Err() == nil; sequence++ {
 		for id := range 50 {
 			m := nats.NewMsg(subject + strconv.Itoa(id))
@@ -107,7 +107,7 @@ func besiege(ctx context.Context, p *process, a attack) (outcome, error) {
 		quiet.Go(func() {
 			time.Sleep(quietPause * time.Duration(i) / active)
 			for n := 0; during.Err() == nil; n++ {
-				took, err := publish(nc, fmt.Sprintf("%s.%s.x.", a.kind, siteName(i+1)), n, a.batches, patience)
+				took, err := Publish(nc, fmt.Sprintf("%s.%s.x.", a.kind, siteName(i+1)), n, a.batches, patience)
 				mu.Lock()
 				if err != nil {
 					o.failed[err.Error()]++
@@ -129,7 +129,7 @@ func besiege(ctx context.Context, p *process, a attack) (outcome, error) {
 	o.rss, err = used.rss, errors.Join(err, usageErr)
 	quiet.Wait()
 	for tries := 0; err == nil && a.run != nil && time.Since(ended) < 2*time.Minute; tries++ {
-		took, refused := publish(conns[1], fmt.Sprintf("%s.%s.x.", a.kind, siteName(1)), tries, a.batches, patience)
+		took, refused := Publish(conns[1], fmt.Sprintf("%s.%s.x.", a.kind, siteName(1)), tries, a.batches, patience)
 		if refused == nil && took < 100*time.Millisecond {
 			break
 		}
@@ -138,9 +138,9 @@ func besiege(ctx context.Context, p *process, a attack) (outcome, error) {
 	return o, err
 }
 
-// publish stores one message, or an atomic batch of two, and returns how long that took; it
+// Publish stores one message, or an atomic batch of two, and returns how long that took; it
 // gives up after patience.
-func publish(nc *nats.Conn, subject string, n int, batch bool, patience time.Duration) (time.Duration, error) {
+func Publish(nc *nats.Conn, subject string, n int, batch bool, patience time.Duration) (time.Duration, error) {
 	began := time.Now()
 	m := nats.NewMsg(subject + strconv.Itoa(n%10))
 	m.Data = make([]byte, 512)
@@ -172,9 +172,9 @@ func publish(nc *nats.Conn, subject string, n int, batch bool, patience time.Dur
 	return time.Since(began), nil
 }
 
-// quantile returns the smallest value that at least the fraction q of d does not exceed, 0
+// Quantile returns the smallest value that at least the fraction q of d does not exceed, 0
 // for none.
-func quantile[T cmp.Ordered](d []T, q float64) T {
+func Quantile[T cmp.Ordered](d []T, q float64) T {
 	var zero T
 	if len(d) == 0 {
 		return zero

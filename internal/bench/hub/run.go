@@ -115,7 +115,7 @@ func measure(ctx context.Context, cfg Config, l layout, n int) (err error) {
 	fmt.Fprintf(out, "%d streams created\t%v\n", len(all), round(time.Since(began)))
 	for _, kind := range []string{"reported", "telemetry"} {
 		if err := each(n, func(site int) error {
-			_, err := publish(nc, fmt.Sprintf("%s.%s.x.", kind, siteName(site)), 0, false, time.Minute)
+			_, err := Publish(nc, fmt.Sprintf("%s.%s.x.", kind, siteName(site)), 0, false, time.Minute)
 			return err
 		}); err != nil {
 			return fmt.Errorf("publish: %w", err)
@@ -153,7 +153,7 @@ func measure(ctx context.Context, cfg Config, l layout, n int) (err error) {
 				return fmt.Errorf("%s: %w", a.name, err)
 			}
 			fmt.Fprintf(out, "%s: %s\t%d quiet, p50 %v p99 %v max %v, failed %v, again after %v, RSS %d MB, %s\n", a.kind, a.name, len(o.latency),
-				round(quantile(o.latency, .5)), round(quantile(o.latency, .99)), round(quantile(o.latency, 1)), o.failed, round(o.again), o.rss>>20, o.note)
+				round(Quantile(o.latency, .5)), round(Quantile(o.latency, .99)), round(Quantile(o.latency, 1)), o.failed, round(o.again), o.rss>>20, o.note)
 		}
 	}
 	if cfg.CLI != "" {
@@ -255,7 +255,7 @@ func publishRate(nc *nats.Conn, n, writers, batch int) (float64, error) {
 // store stores size messages in one atomic batch.
 func store(nc *nats.Conn, subject, id string, size int) error {
 	if size == 1 {
-		_, err := publish(nc, subject, 0, false, time.Minute)
+		_, err := Publish(nc, subject, 0, false, time.Minute)
 		return err
 	}
 	for i := 1; ; i++ {

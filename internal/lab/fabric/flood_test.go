@@ -1,0 +1,187 @@
+package fabric
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/petiole-io/petiole/internal/bench/hub"
+	"github.com/petiole-io/petiole/internal/polltest"
+	"github.com/petiole-io/petiole/streams"
+)
+
+const (
+	// floodTime is how long each flood lasts; `go tool task bench:hub` has longer ones with a
+	// hundred sites.
+	floodTime = 3 * time.Second
+	// floodPatience is how long another's publish may take at most.
+	floodPatience = 30 * time.Second
+)
+
+// TestAFloodOfOneSiteHarmsNobody has sites do their worst to their telemetry, one after the
+// other, at a stock hub with the deployed configuration. Meanwhile everything that the others
+// publish is stored, and DESIRED is writable. What a site stores stays within its bounds.
+func TestAFloodOfOneSiteHarmsNobody(t *testing.T) {
+	floods := []struct {
+		name, site string
+		// batches has the others publish in batches; full expects that the flood reaches a bound.
+		batches, full bool
+		run           func(context.Context, *nats.Conn, string) (string, error)
+	}{
+		{"without waiting", "flood-a", false, false, hub.Flood(100, 1000)},
+		{"100 kB until it is full", "flood-b", false, true, hub.Flood(100_000, 1000)},
+		{"50 open batches", "flood-c", true, false, hub.OpenBatches},
+		{"300,000 subjects", "flood-d", false, true, manySubjects},
+	}
+	quiet := []string{"plant-b", "plant-c", "plant-d"}
+	sites := slices.Clone(quiet)
+	for _, f := range floods {
+		sites = append(sites, f.site)
+	}
+	h := prepareWorld(t, sites...).startHub(t)
+	js := h.hubJetStream(t, t.Context())
+	limits := streams.SiteLimits{Bytes: streams.MinSiteBytes}
+	for _, f := range floods {
+		must(t, streams.Ensure(t.Context(), js, streams.SiteStreams(f.site, limits)))
+		t.Run(f.name, func(t *testing.T) {
+			w := &witness{h: h, batches: f.batches}
+			w.observe(t, js, quiet, func() {
+				ctx, cancel := context.WithTimeout(t.Context(), floodTime)
+				defer cancel()
+				note, err := f.run(ctx, h.connect(t, f.site+"-operator"), streams.TelemetrySubject(f.site, "x")+".")
+				if err != nil {
+					t.Error(err)
+				}
+				t.Log(note)
+				if f.full {
+					polltest.Eventually(t, "the flood reaches a bound", func() bool {
+						used, err := streams.SiteUsage(t.Context(), js)
+						return err == nil && used[f.site] > 0.98
+					})
+				}
+			})
+			within(t, h, js, f.site, limits)
+		})
+	}
+}
+
+// manySubjects stores 300,000 small messages, each on a subject of its own, in atomic batches:
+// one by one, the disk would take minutes.
+func manySubjects(_ context.Context, nc *nats.Conn, subject string) (string, error) {
+	const subjects = 300_000
+	for n := 0; n < subjects; {
+		batch := make([]*nats.Msg, streams.MaxBatch)
+		for i := range batch {
+			batch[i] = nats.NewMsg(subject + strconv.Itoa(n))
+			n++
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), floodPatience)
+		_, err := streams.Commit(ctx, nc, batch)
+		cancel()
+		if err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("%d stored", subjects), nil
+}
+
+// witness publishes as the other sites do, and to DESIRED as the bridge does.
+type witness struct {
+	h       *hubProcess
+	batches bool
+
+	mu     sync.Mutex
+	took   []time.Duration
+	failed []error
+}
+
+func (w *witness) note(took time.Duration, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.took = append(w.took, took); err != nil {
+		w.failed = append(w.failed, err)
+	}
+}
+
+// observe runs a flood, and fails the test if anything that others publish meanwhile is not stored.
+func (w *witness) observe(t *testing.T, js jetstream.JetStream, sites []string, flood func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var g sync.WaitGroup
+	for _, site := range sites {
+		nc := w.h.connect(t, site+"-operator")
+		g.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				w.note(hub.Publish(nc, streams.TelemetrySubject(site, "sample", strconv.FormatInt(time.Now().UnixNano(), 10))+".", n, w.batches, floodPatience))
+				time.Sleep(50 * time.Millisecond)
+			}
+		})
+	}
+	g.Go(func() {
+		ref := streams.Ref{Resource: "configmaps", Namespace: "default", Name: "web"}
+		for n := 0; ctx.Err() == nil; n++ {
+			began := time.Now()
+			waiting, done := context.WithTimeout(t.Context(), floodPatience)
+			_, err := streams.Put(waiting, js, streams.DesiredSubject(sites[0], ref), streams.Message{Ref: ref, Op: streams.OpPut, UID: "u", Object: fmt.Appendf(nil, `{"n":%d}`, n)})
+			done()
+			w.note(time.Since(began), err)
+			time.Sleep(50 * time.Millisecond)
+		}
+	})
+	flood()
+	cancel()
+	g.Wait()
+	t.Logf("%d publishes of others, p50 %v, p99 %v", len(w.took), hub.Quantile(w.took, .5), hub.Quantile(w.took, .99))
+	if len(w.failed) > 0 || len(w.took) < len(sites)+1 {
+		t.Errorf("%d of %d publishes of others were not stored: %v", len(w.failed), len(w.took), errors.Join(w.failed...))
+	}
+}
+
+// within checks that a site's stream keeps to its bounds, and its files to what they allow.
+func within(t *testing.T, h *hubProcess, js jetstream.JetStream, site string, limits streams.SiteLimits) {
+	t.Helper()
+	for _, cfg := range streams.SiteStreams(site, limits) {
+		s, err := js.Stream(t.Context(), cfg.Name)
+		must(t, err)
+		state := s.CachedInfo().State
+		var disk int64
+		dir := filepath.Join(h.hub.Store, "jetstream", "FABRIC", "streams", cfg.Name)
+		must(t, filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return ignoreMissing(err)
+			}
+			info, err := d.Info()
+			if err == nil {
+				disk += info.Size()
+			}
+			return ignoreMissing(err)
+		}))
+		t.Logf("%s: %d messages, %d MB stored, %d MB on disk of %d MB", cfg.Name, state.Msgs, state.Bytes>>20, disk>>20, cfg.MaxBytes>>20)
+		if int64(state.Bytes) > cfg.MaxBytes || int64(state.Msgs) > cfg.MaxMsgs {
+			t.Errorf("%s has %d bytes in %d messages, more than %d and %d", cfg.Name, state.Bytes, state.Msgs, cfg.MaxBytes, cfg.MaxMsgs)
+		}
+		if disk > 2*cfg.MaxBytes {
+			t.Errorf("%s has %d bytes on disk, its bound is %d", cfg.Name, disk, cfg.MaxBytes)
+		}
+	}
+}
+
+// ignoreMissing ignores that a file was removed while the folder was read.
+func ignoreMissing(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
