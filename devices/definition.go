@@ -53,6 +53,8 @@ type Point struct {
 	ReportCycle time.Duration
 	// Reporting decides when a change is reported.
 	Reporting Reporting `json:"-"`
+	// Group names the points whose desired values are written with one request: writeGroup.
+	Group string `json:",omitempty"`
 	// Writing decides how desired values are written.
 	Writing Writing `json:"-"`
 }

@@ -49,6 +49,31 @@ type Redefiner interface {
 	Redefine(def Definition)
 }
 
+// GroupWriter is an optional interface of a Session. It writes the values of a group of points,
+// which Point.Group names, with one request.
+type GroupWriter interface {
+	// WriteGroup is Write for several points. It writes all values or none, and also those
+	// that the device has already if one differs or always is set. It returns a result for each
+	// value. If one cannot be written, the results of the others wrap ErrNotWritten.
+	WriteGroup(ctx context.Context, values []PointValue, always bool) []WriteResult
+}
+
+// PointValue is a value for a point.
+type PointValue struct {
+	Point int
+	Value string
+}
+
+// WriteResult is the result of a write.
+type WriteResult struct {
+	Outcome Outcome
+	Err     error
+}
+
+// ErrNotWritten reports that a value was not written because another one of its group cannot
+// be.
+var ErrNotWritten = errors.New("another value of the group cannot be written")
+
 // ErrUnreachable reports that a device did not respond: a retry may help.
 var ErrUnreachable = errors.New("device unreachable")
 
@@ -94,6 +119,9 @@ const (
 	ReasonDrifted = "ChangedAtDevice"
 	// ReasonEnforced: the value was written again after the device had changed it.
 	ReasonEnforced = "Enforced"
+	// ReasonGroup: another desired value of the property's writeGroup is not valid, so that none
+	// of the group is written.
+	ReasonGroup = "GroupIncomplete"
 	// ReasonEnforceEnded: the device has another value, and it is no longer written again.
 	ReasonEnforceEnded = "EnforcementEnded"
 )

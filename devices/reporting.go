@@ -28,6 +28,8 @@ import (
 //	                         fall back without it; 0: it is written once; 100 at least
 //	writeOrder 0             of the desired values that wait, those with a lower number are
 //	                         written first
+//	writeGroup               desired values of properties with the same name are written with
+//	                         one request, if the driver can
 type Reporting struct {
 	Deadband, DeadbandPercent float64
 	Heartbeat, StaleAfter     time.Duration
@@ -42,6 +44,8 @@ type Writing struct {
 	Rewrite time.Duration
 	// Order is the place of the property among those whose desired values wait.
 	Order int
+	// group is Point.Group.
+	group string
 }
 
 const (
@@ -55,6 +59,7 @@ func writingOf(r *Reader) Writing {
 	w := Writing{
 		Drift:   DriftPolicy(r.Choice(string(DriftOnce), policies, "driftPolicy")),
 		Rewrite: milliseconds(r, 0, "rewriteEvery"), Order: int(r.Int(0, -mostWriteOrder, mostWriteOrder, "writeOrder")),
+		group: r.Text("", "writeGroup"),
 	}
 	if w.Rewrite > 0 && w.Rewrite < shortestRewrite {
 		r.Fail("rewriteEvery", fmt.Sprintf("%d is shorter than %d ms", w.Rewrite.Milliseconds(), shortestRewrite.Milliseconds()))
@@ -86,7 +91,7 @@ const (
 
 // The settings that this package reads. They are not passed to drivers, which would not know
 // them.
-var propertySettings = []string{"reportDeadband", "reportDeadbandPercent", "reportHeartbeat", "staleAfter", "driftPolicy", "rewriteEvery", "writeOrder"}
+var propertySettings = []string{"reportDeadband", "reportDeadbandPercent", "reportHeartbeat", "staleAfter", "driftPolicy", "rewriteEvery", "writeOrder", "writeGroup"}
 
 const statusIntervalSetting = "statusInterval"
 

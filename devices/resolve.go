@@ -167,6 +167,7 @@ func resolvePoint(protocol string, own Settings, p *v1beta1.DeviceProperty, m *v
 	if point.Reporting, point.Writing, err = reportingOf(point.Cycle, own, named); err != nil && len(named) > 0 {
 		warnings = append(warnings, Problem{Property: p.Name, Reason: ReasonInvalidReporting, Message: err.Error()})
 	}
+	point.Group = point.Writing.group
 	return point, warnings, nil
 }
 

@@ -32,11 +32,10 @@ type desiredWriter struct {
 	backoff backoff.Backoff
 }
 
-// pendingWrite is the write of a desired value that runs.
+// pendingWrite is the write of desired values that runs: of one, or of those of a group.
 type pendingWrite struct {
-	property string
-	desired  desired.State
-	began    time.Time
+	values map[string]desired.State
+	began  time.Time
 	// cancel keeps the driver from beginning it; withdrawn reports that it was called.
 	cancel    context.CancelFunc
 	withdrawn bool
@@ -44,7 +43,8 @@ type pendingWrite struct {
 
 // isFor reports whether it writes this desired value of a property.
 func (a *pendingWrite) isFor(property string, c desired.State) bool {
-	return a.property == property && a.desired.SameAs(c)
+	w, ok := a.values[property]
+	return ok && w.SameAs(c)
 }
 
 // apply takes over the desired values of a target.
@@ -82,15 +82,15 @@ func (d *desiredWriter) apply(values []devices.Desired, version string) {
 // that has begun goes on.
 func (d *desiredWriter) withdraw() {
 	u := &d.current
-	if u.property == "" {
-		return
+	for property, w := range u.values {
+		c, ok := d.facts.Desired[property]
+		_, waits := c.Waits()
+		if settled := c.Ack != devices.Pending && c.Policy != devices.DriftObserve; !ok || !c.SameAs(w) || !waits && !settled {
+			u.withdrawn = true
+			u.cancel()
+			return
+		}
 	}
-	c, ok := d.facts.Desired[u.property]
-	if _, waits := c.Waits(); ok && waits && c.SameAs(u.desired) {
-		return
-	}
-	u.withdrawn = true
-	u.cancel()
 }
 
 // isDue reports whether advance should be called.
@@ -159,16 +159,64 @@ func (d *desiredWriter) tryWrite(ctx context.Context, property string, now time.
 	if waitsForOthers(d.facts, property) {
 		return false
 	}
+	if p := d.facts.Definition.Points[i]; p.Group != "" {
+		if w, ok := d.sessions.running.session.(devices.GroupWriter); ok {
+			return d.tryGroup(ctx, w, p.Group, now)
+		}
+	}
 	if r := d.facts.Definition.Points[i].Validate(c.Value); r != nil {
 		d.finish(property, c, devices.Outcome{}, r, now)
 		return false
 	}
-	limit := now.Add(writeLimit)
+	cancel := d.sessions.write(ctx, i, c.Value, limitOf(c, now.Add(writeLimit)), writeResult{property: property, desired: c})
+	d.current = pendingWrite{values: map[string]desired.State{property: c}, began: now, cancel: cancel}
+	return true
+}
+
+// limitOf returns when a write must begin at the latest: at limit, or before the value expires.
+func limitOf(c desired.State, limit time.Time) time.Time {
 	if c.Expires != 0 && time.UnixMilli(c.Expires).Before(limit) {
-		limit = time.UnixMilli(c.Expires)
+		return time.UnixMilli(c.Expires)
 	}
-	cancel := d.sessions.write(ctx, i, c.Value, limit, writeResult{property: property, desired: c})
-	d.current = pendingWrite{property: property, desired: c, began: now, cancel: cancel}
+	return limit
+}
+
+// tryGroup starts the write of all desired values of a group, of which one is due. If one of
+// them is not valid none is written. It reports whether it started a write.
+func (d *desiredWriter) tryGroup(ctx context.Context, w devices.GroupWriter, group string, now time.Time) (started bool) {
+	write := pendingWrite{values: map[string]desired.State{}, began: now}
+	limit, always, invalid := now.Add(writeLimit), false, ""
+	var values []devices.PointValue
+	var parts []writeResult
+	for i, p := range d.facts.Definition.Points {
+		c, ok := d.facts.Desired[p.Name]
+		if !ok || p.Group != group || c.Policy == devices.DriftObserve || c.Expired(now) {
+			continue
+		}
+		if r := p.Validate(c.Value); r != nil && c.Ack != devices.Rejected {
+			d.finish(p.Name, c, devices.Outcome{}, r, now)
+			c = d.facts.Desired[p.Name]
+		}
+		if c.Ack == devices.Rejected && !c.RefusedByDevice() {
+			invalid = p.Name
+		}
+		limit, always = limitOf(c, limit), always || c.Rewrite > 0
+		values = append(values, devices.PointValue{Point: i, Value: c.Value})
+		parts = append(parts, writeResult{property: p.Name, desired: c})
+		write.values[p.Name] = c
+	}
+	if invalid != "" {
+		for p, c := range write.values {
+			if c.Ack == devices.Pending && c.Reason != devices.ReasonGroup {
+				c.Reason, c.Message = devices.ReasonGroup, "not written, because the value of "+invalid+" of the same group is not valid"
+				d.facts.Desired[p] = c
+				d.status.changed()
+			}
+		}
+		return false
+	}
+	write.cancel = d.sessions.writeGroup(ctx, w, values, always, limit, parts)
+	d.current = write
 	return true
 }
 
@@ -195,9 +243,19 @@ func latest(a, b time.Time) time.Time {
 // written handles the result of a write. Replaced reports whether the session was replaced or
 // stopped meanwhile.
 func (d *desiredWriter) written(r writeResult, replaced bool) {
-	unwanted, began := d.current.withdrawn, d.current.began
+	write := d.current
 	d.current = pendingWrite{}
 	d.schedule(time.Now())
+	if r.group == nil {
+		d.conclude(r, replaced, write)
+	}
+	for _, part := range r.group {
+		d.conclude(part, replaced, write)
+	}
+}
+
+// conclude handles the result of one value.
+func (d *desiredWriter) conclude(r writeResult, replaced bool, write pendingWrite) {
 	now, ok := d.facts.Desired[r.property]
 	switch {
 	case !ok || !now.SameAs(r.desired):
@@ -218,8 +276,10 @@ func (d *desiredWriter) written(r writeResult, replaced bool) {
 			d.audit(r.property, c, r.outcome)
 		}
 		return
-	case unwanted && !r.outcome.Written && unreachable(r.err):
+	case write.withdrawn && !r.outcome.Written && unreachable(r.err):
 		return // withdrawn before it began
+	case errors.Is(r.err, devices.ErrNotWritten):
+		return // tryGroup tells why, once the other one is concluded
 	case unreachable(r.err):
 		known := now.Reason == devices.ReasonOffline
 		if now.Rewrites() { // it is no longer known to be in force
@@ -235,7 +295,7 @@ func (d *desiredWriter) written(r writeResult, replaced bool) {
 		d.backOff()
 		return
 	}
-	d.finish(r.property, now, r.outcome, r.err, began)
+	d.finish(r.property, now, r.outcome, r.err, write.began)
 }
 
 // returned schedules the writes that waited for the device, which responds again. If it was
@@ -273,7 +333,7 @@ func (d *desiredWriter) finish(property string, c desired.State, o devices.Outco
 	d.facts.Desired[property] = c
 	d.retryAt = time.Time{}
 	d.backoff.Reset()
-	if was.Rewrites() && was.Ack == c.Ack && was.Reason == c.Reason && was.Message == c.Message {
+	if (was.Rewrites() || was.Ack == devices.Applied) && was.Ack == c.Ack && was.Reason == c.Reason && was.Message == c.Message {
 		// Written once more with the same result: that needs no save, as a restart writes it again.
 		d.audit(property, c, o)
 		return
@@ -333,7 +393,7 @@ func (d *desiredWriter) backOff() {
 func (d *desiredWriter) compare(point int, now time.Time) bool {
 	p, t := d.facts.Definition.Points[point], &d.facts.Twins[point]
 	c, ok := d.facts.Desired[p.Name]
-	if !ok || d.current.property == p.Name {
+	if _, writing := d.current.values[p.Name]; !ok || writing {
 		return false
 	}
 	is, changed := c.Compare(p.Type, t.Text, t.Time, now)

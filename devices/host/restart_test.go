@@ -19,8 +19,8 @@ func TestReportedValuesSurviveARestart(t *testing.T) {
 		b.driver.read()
 		return b.reported("a").Value == "7" && b.reported("b").Value == "8"
 	})
-	was := b.reported("b")
 	b.stop()
+	was := b.reported("b")
 	b.start()
 	b.apply()
 	b.eventually("session", b.running)

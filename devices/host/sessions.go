@@ -66,6 +66,9 @@ type writeResult struct {
 	execution *execution
 	outcome   devices.Outcome
 	err       error
+	// group has the results of the values that were written together; the other fields but
+	// session are then not set.
+	group []writeResult
 }
 
 func newSessions(driver func(string) devices.Driver) *sessions {
@@ -164,9 +167,30 @@ func (s *sessions) reset() {
 // write starts a write by the session, which ends at limit. The result goes to results. The
 // returned function keeps the write from beginning.
 func (s *sessions) write(ctx context.Context, point int, value string, limit time.Time, job writeResult) context.CancelFunc {
+	write := s.running.session.Write
+	if job.execution != nil || job.desired.Rewrite > 0 { // also what the device has already
+		write = s.running.session.Command
+	}
+	return s.begin(ctx, limit, func(ctx context.Context) writeResult {
+		job.outcome, job.err = write(ctx, point, value)
+		return job
+	})
+}
+
+// writeGroup is write for the values of a group. Parts are their results, which it completes.
+func (s *sessions) writeGroup(ctx context.Context, w devices.GroupWriter, values []devices.PointValue, always bool, limit time.Time, parts []writeResult) context.CancelFunc {
+	return s.begin(ctx, limit, func(ctx context.Context) writeResult {
+		for i, r := range w.WriteGroup(ctx, values, always) {
+			parts[i].outcome, parts[i].err = r.Outcome, r.Err
+		}
+		return writeResult{group: parts}
+	})
+}
+
+// begin runs a write in a goroutine of its own.
+func (s *sessions) begin(ctx context.Context, limit time.Time, do func(context.Context) writeResult) context.CancelFunc {
 	s.writing = true
 	r := s.running
-	job.session = r.number
 	wctx, cancel := context.WithDeadline(ctx, limit)
 	go func() {
 		// The end of the session ends the write, too.
@@ -178,12 +202,9 @@ func (s *sessions) write(ctx context.Context, point int, value string, limit tim
 			case <-wctx.Done():
 			}
 		}()
-		write := r.session.Write
-		if job.execution != nil || job.desired.Rewrite > 0 { // also what the device has already
-			write = r.session.Command
-		}
-		job.outcome, job.err = write(wctx, point, value)
-		s.results <- job
+		result := do(wctx)
+		result.session = r.number
+		s.results <- result
 	}()
 	return cancel
 }

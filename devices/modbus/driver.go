@@ -77,7 +77,8 @@ func parse(def devices.Definition) (*settings, []point, []devices.Problem, error
 		}
 		points = append(points, parsed)
 	}
-	return &s, points, problems, nil
+	points, wrong := checkGroups(def, &s, points)
+	return &s, points, append(problems, wrong...), nil
 }
 
 // acquire returns the link of an endpoint and starts it for its first user. It fails

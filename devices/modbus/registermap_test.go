@@ -177,3 +177,124 @@ func TestWriteOnlyRegisters(t *testing.T) {
 		t.Fatalf("%+v", plans)
 	}
 }
+
+// Desired values of a group are written with one request of function 16, in the order of their
+// registers, whatever their names: unlock, mode, value. The same group is written as a whole
+// when one of its values changes.
+func TestGroupIsWrittenWithOneRequest(t *testing.T) {
+	s := newSlave(t)
+	p := newProxy(t, s.addr)
+	n := functions(p)
+	refuse := true
+	s.onWrite = func(_ byte, start int, v []uint16) []uint16 {
+		if start != 10 || len(v) != 4 || v[0] != 0xcafe {
+			refuse = false
+			t.Errorf("%d registers at %d: %x", len(v), start, v)
+		}
+		return v
+	}
+	group := func(at int, more ...any) map[string]any { return holding(at, append(more, "writeGroup", "control")...) }
+	props := []prop{
+		{name: "value", typ: "FLOAT", cycle: 20, visitor: group(12, "dataType", "int32", "scale", 0.1), desired: "7000.5"},
+		{name: "mode", typ: "STRING", cycle: 20, visitor: group(11, "values", "3=remote"), desired: "remote"},
+		{name: "unlock", typ: "INT", cycle: 20, visitor: group(10), desired: "51966"},
+		{name: "other", typ: "INT", cycle: 20, visitor: holding(20)},
+	}
+	r := newRig(t)
+	d := r.apply("d", p.addr, nil, props...)
+	all := func(ack string) func() bool {
+		return func() bool {
+			return r.sink.ack("d", "unlock") == ack && r.sink.ack("d", "mode") == ack && r.sink.ack("d", "value") == ack
+		}
+	}
+	polltest.Eventually(t, "applied", all("applied"))
+	for i, want := range []uint16{0xcafe, 3, 1, 0x1175} {
+		if got := s.get(1, codec.Holdings, 10+i); got != want {
+			t.Errorf("register %d: %04x, want %04x", 10+i, got, want)
+		}
+	}
+	if n[16].Load() != 1 || n[6].Load() != 0 {
+		t.Fatalf("function 16 %d times, 6 %d times", n[16].Load(), n[6].Load())
+	}
+
+	polltest.Eventually(t, "values", func() bool {
+		return r.sink.reported("d", "value") == "7000.5" && r.sink.reported("d", "mode") == "remote"
+	})
+	r.desire(d, "value", "1")
+	polltest.Eventually(t, "written again", func() bool { return r.sink.reported("d", "value") == "1" && all("applied")() })
+	if n[16].Load() != 2 || n[6].Load() != 0 || !refuse {
+		t.Fatalf("function 16 %d times, 6 %d times", n[16].Load(), n[6].Load())
+	}
+	// If one value is not valid, none is written, and the others say why.
+	r.desire(d, "mode", "remotely")
+	r.desire(d, "value", "2")
+	polltest.Eventually(t, "rejected", func() bool { return r.sink.ack("d", "mode") == "rejected" })
+	polltest.Eventually(t, "the others say why", func() bool {
+		o := r.sink.twin("d", "value").ObservedDesired
+		return o.Metadata["ack"] == "pending" && o.Metadata["reason"] == devices.ReasonGroup && strings.Contains(o.Metadata["message"], "mode")
+	})
+	if n[16].Load() != 2 {
+		t.Fatal("an incomplete group was written")
+	}
+	r.desire(d, "mode", "remote")
+	polltest.Eventually(t, "applied once more", func() bool { return all("applied")() && r.sink.reported("d", "value") == "2" })
+	if n[16].Load() != 3 || n[6].Load() != 0 {
+		t.Fatalf("function 16 %d times, 6 %d times", n[16].Load(), n[6].Load())
+	}
+}
+
+// A unit that refuses the block, or keeps another value of it.
+func TestGroupThatTheUnitRefuses(t *testing.T) {
+	s := newSlave(t)
+	s.onWrite = func(_ byte, _ int, v []uint16) []uint16 { return []uint16{v[0], min(v[1], 50)} }
+	r := newRig(t)
+	props := []prop{
+		{name: "a", typ: "INT", cycle: 20, visitor: holding(10, "writeGroup", "g"), desired: "1"},
+		{name: "b", typ: "INT", cycle: 20, visitor: holding(11, "writeGroup", "g"), desired: "60"},
+		{name: "x", typ: "INT", cycle: 20, visitor: holding(11, "writeGroup", "apart")},
+		{name: "y", typ: "INT", cycle: 20, visitor: holding(13, "writeGroup", "apart")},
+		{name: "z", typ: "INT", cycle: 20, visitor: holding(20)},
+	}
+	r.apply("d", s.addr, nil, props...)
+	polltest.Eventually(t, "acks", func() bool { return r.sink.ack("d", "a") == "applied" && r.sink.ack("d", "b") == "rejected" })
+	if m := r.sink.twin("d", "b").ObservedDesired.Metadata; m["reason"] != devices.ReasonReadBack {
+		t.Error(m)
+	}
+	polltest.Eventually(t, "others", func() bool { return r.sink.count("d", "z") > 2 })
+	if problems := pretty(r.sink.status("d").Extensions.Data["problems"]); !strings.Contains(problems, "are not neighbours") || strings.Count(problems, "InvalidProperty") != 2 {
+		t.Error(problems)
+	}
+	// Without readBack nothing is read, and all registers need a value.
+	s.requests()
+	r.apply("blind", s.addr, map[string]any{"slaveID": 2},
+		prop{name: "a", typ: "INT", visitor: holding(10, "writeGroup", "g", "readBack", false), desired: "7"},
+		prop{name: "b", typ: "INT", visitor: holding(11, "writeGroup", "g", "readBack", false), desired: "8"})
+	polltest.Eventually(t, "applied", func() bool { return r.sink.ack("blind", "a") == "applied" && r.sink.ack("blind", "b") == "applied" })
+	for _, q := range s.requests() {
+		if q.unit == 2 && (!q.write || q.start != 10 || q.count != 2) {
+			t.Errorf("%+v", q)
+		}
+	}
+}
+
+// A scale register that the unit does not have harms no other property.
+func TestIllegalScaleRegister(t *testing.T) {
+	s := newSlave(t)
+	s.hole(codec.Holdings, 102, 103)
+	s.set(1, codec.Holdings, 100, 5, 6)
+	r := newRig(t)
+	r.apply("d", s.addr, nil,
+		prop{name: "scaled", typ: "FLOAT", cycle: 20, visitor: holding(100, "dataType", "int16", "scaleRegister", 102), desired: "1"},
+		prop{name: "same", typ: "INT", cycle: 20, visitor: holding(100)}, prop{name: "next", typ: "INT", cycle: 20, visitor: holding(101)},
+		prop{name: "forbidden", typ: "FLOAT", cycle: 20, visitor: holding(110, "dataType", "int16", "scaleRegister", 112, "notAvailable", "x")})
+	polltest.Eventually(t, "values", func() bool {
+		return r.sink.reported("d", "same") == "5" && r.sink.reported("d", "next") == "6" && r.sink.ack("d", "scaled") == "rejected" && r.sink.state("d") == "degraded"
+	})
+	if m := r.sink.twin("d", "scaled"); m.Reported.Metadata["reason"] != "IllegalAddress" || s.get(1, codec.Holdings, 100) != 5 {
+		t.Error(pretty(m))
+	}
+	def := devices.Definition{Config: devices.Settings{"ip": "h", "forbidden": "holding:101"}, Points: []devices.Point{{Name: "p", Type: "FLOAT", Cycle: time.Second, Visitor: devices.Merge(holding(100, "dataType", "int16", "scaleRegister", 102))}}}
+	if _, found := Describe(def); len(found) != 1 || !strings.Contains(found[0].Message, "forbidden holding:101") {
+		t.Errorf("%+v", found)
+	}
+}

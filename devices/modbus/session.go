@@ -172,17 +172,24 @@ func (s *session) write(ctx context.Context, index int, value string, pr link.Pr
 		return err
 	}
 	err := l.Do(j, true)
-	switch {
-	case w.value.Kind() != devices.None: // update the twin without waiting for the next poll
+	if w.value.Kind() != devices.None { // update the twin without waiting for the next poll
 		deliver(devices.Batch{Readings: []devices.Reading{s.written(index, w)}, Reachable: true, Time: w.at})
-	case len(s.periods()) == 0 && w.outcome.Written && !s.settings.broadcasts(): // only writes show whether the unit responds
-		b := devices.Batch{Reachable: !errors.Is(err, devices.ErrUnreachable), Time: time.Now()}
-		if !b.Reachable {
-			b.Reason, b.Message = link.Reason(err), err.Error()
-		}
-		deliver(b)
+	} else if w.outcome.Written {
+		s.reportWrite(err, deliver)
 	}
 	return w.outcome, err
+}
+
+// reportWrite reports whether the unit responded to a write, if only writes show that.
+func (s *session) reportWrite(err error, deliver func(devices.Batch)) {
+	if s.settings.broadcasts() || len(s.periods()) > 0 {
+		return
+	}
+	b := devices.Batch{Reachable: !errors.Is(err, devices.ErrUnreachable), Time: time.Now()}
+	if !b.Reachable {
+		b.Reason, b.Message = link.Reason(err), err.Error()
+	}
+	deliver(b)
 }
 
 // written returns the reading that follows from a write. A broadcast is not confirmed.
