@@ -100,6 +100,10 @@ func (r *Reader) List(names ...string) []string {
 			items = append(items, part)
 		}
 	}
+	if len(items) == 0 {
+		r.fail(name, v, "is empty")
+		return nil
+	}
 	list := make([]string, 0, len(items))
 	for _, item := range items {
 		s, ok := scalar(item)

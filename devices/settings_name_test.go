@@ -42,7 +42,7 @@ func TestSpellingOfASetting(t *testing.T) {
 
 func TestListsAndNames(t *testing.T) {
 	s := Merge(map[string]any{
-		"list": []any{78, "80"}, "text": "78, 80", "bad": []any{map[string]any{}}, "holes": "1,,2",
+		"list": []any{78, "80"}, "text": "78, 80", "bad": []any{map[string]any{}}, "holes": "1,,2", "empty": []any{},
 		"map": map[string]any{"0": "off", "0x10": "on"}, "pairs": "0=off, 16=on", "twice": "0=a, 1=A", "same": "1=a, 1=b", "bool": map[string]any{"0": false}, "wrong": "a=b", "comma": map[string]any{"1": "a,b"},
 	})
 	r := s.Read()
@@ -59,7 +59,7 @@ func TestListsAndNames(t *testing.T) {
 	if r.List("absent") != nil || r.Names("absent") != nil || r.Err() != nil {
 		t.Error(r.Err())
 	}
-	for _, name := range []string{"bad", "holes"} {
+	for _, name := range []string{"bad", "holes", "empty"} {
 		r := s.Read()
 		if r.List(name); r.Err() == nil {
 			t.Errorf("%s is accepted", name)

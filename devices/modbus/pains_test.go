@@ -2,6 +2,8 @@ package modbus
 
 import (
 	"fmt"
+	"maps"
+	"math"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -188,6 +190,62 @@ func TestPain27AnyConfigurationIsParsedOrRefused(t *testing.T) {
 		data := rapid.SliceOfN(rapid.Byte(), 2*p.Count, 2*p.Count).Draw(t, "data")
 		if v, err := p.Decode(data, p.Address); err == nil {
 			_, _ = p.Encode(v.String(), data)
+		}
+	})
+}
+
+// The same for what register maps need: whatever decodes is written as it was, and nothing
+// panics.
+func TestPain27AnyRegisterMapIsParsedOrRefused(t *testing.T) {
+	settingValues := map[string][]any{
+		"offset":        {0, 1, 65535, 40001, nil},
+		"limit":         {nil, 0, 1, 2, 3, 4, 6},
+		"dataType":      {nil, "int16", "uint16", "uint32", "uint48", "int64", "float32", "bcd", "string", "bytes", "bool", "unix", "unixMilli", "iec870", "datetime3", "datetime6", "t5", "mod10k"},
+		"registers":     {nil, nil, nil, "0", "1,0", "0,2", "3,1,2,0", []any{}, []any{1, "x"}, 7, true},
+		"scaleRegister": {nil, nil, 0, 2, 9, 65536, "x", []any{1}},
+		"bits":          {nil, nil, "0", "3-5", "15-16", "60-63", "5-3", 3.5, "-"},
+		"values":        {nil, nil, "0=off, 1=on", map[string]any{"1": "on"}, map[string]any{}, map[string]any{"x": 1}, "=", []any{}},
+		"bitNames":      {nil, nil, nil, "0=a", map[string]any{"63": "a"}, map[string]any{"-1": "a"}},
+		"notAvailable":  {nil, nil, "sunspec", "none", 0, "0xFFFF", -1, "0x10000000000000000", []any{0, 1}, 1e300},
+		"charset":       {nil, "utf-16", "latin1"},
+		"padding":       {nil, "blank"},
+		"trim":          {nil, false},
+		"packing":       {nil, nil, "high"},
+		"scale":         {nil, nil, 0.1},
+		"byteOrder":     {nil, nil, "CDAB", "CDABGHEF"},
+		"addressing":    {nil, nil, "one", "modicon"},
+	}
+	typs := []v1beta1.PropertyType{"INT", "FLOAT", "DOUBLE", "STRING", "BOOLEAN", "BYTES"}
+	rapid.Check(t, func(t *rapid.T) {
+		visitor := map[string]any{"register": rapid.SampledFrom([]string{"HoldingRegister", "HoldingRegister", "InputRegister", "CoilRegister"}).Draw(t, "register")}
+		for _, k := range slices.Sorted(maps.Keys(settingValues)) {
+			if v := rapid.SampledFrom(settingValues[k]).Draw(t, k); v != nil {
+				visitor[k] = v
+			}
+		}
+		p, err := parsePoint(0, devices.Point{Type: rapid.SampledFrom(typs).Draw(t, "type"), Visitor: devices.Merge(visitor)}, settings{maxRegisters: 125, maxBits: 2000})
+		if err != nil {
+			return
+		}
+		data := rapid.SliceOfN(rapid.Byte(), 2*p.Count, 2*p.Count).Draw(t, "data")
+		v, err := p.Decode(data, p.Address)
+		if err != nil {
+			return
+		}
+		p.Zero(data)
+		want, err := p.Encode(v.String(), data)
+		if err != nil || p.Table.Bits() {
+			return
+		}
+		again, err := p.Decode(want, p.Address)
+		x, isNumber := v.Float64()
+		y, _ := again.Float64()
+		near := isNumber && math.Abs(x-y) <= 1e-6*math.Abs(x) // a scaled float is rounded
+		if err != nil || again.String() != v.String() && !near {
+			t.Fatalf("%v: %x is %s, written as %x it is %s, %v", visitor, data, v, want, again, err)
+		}
+		if at, payload := p.Payload(want); at < p.Address || at+len(payload)/2 > p.End() {
+			t.Fatalf("%v: %d registers are written at %d", visitor, len(payload)/2, at)
 		}
 	})
 }

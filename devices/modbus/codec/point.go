@@ -99,7 +99,7 @@ func Read(r *devices.Reader, p devices.Point, d Defaults) Point {
 
 // spread extends the range over the value's registers and the register with the scale.
 func (p *Point) spread(r *devices.Reader, where addresses, factor int) {
-	if where.list == nil && factor < 0 {
+	if where.list == nil && factor < 0 || p.Count == 0 { // without registers there is an error already
 		return
 	}
 	own := where.list
