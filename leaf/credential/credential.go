@@ -6,6 +6,7 @@
 package credential
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
 
 	"github.com/petiole-io/petiole/internal/durable"
@@ -62,6 +64,37 @@ func KeyUser(dir, name string) error {
 		return err
 	}
 	return write(filepath.Join(dir, name+".conf"), fmt.Appendf(nil, "nkey: %s\n", public))
+}
+
+// Link creates dir/link.nk, the seed of the gateway's own nkey, unless there is one, and returns
+// its public key.
+func Link(dir string) (public string, err error) { return Seed(filepath.Join(dir, "link.nk")) }
+
+// LinkCredentials creates dir/link.creds, with which the leaf connects to a hub in operator mode:
+// the seed that Link has created, and the JWT of its public key. It returns the path.
+func LinkCredentials(dir, token string) (path string, err error) {
+	public, err := Link(dir)
+	if err != nil {
+		return "", err
+	}
+	token = strings.TrimSpace(token)
+	user, err := jwt.DecodeUserClaims(token)
+	if err != nil {
+		return "", fmt.Errorf("JWT: %w: %w", ErrFormat, err)
+	}
+	if user.Subject != public {
+		return "", fmt.Errorf("JWT: %w: it is that of %s, and this gateway is %s", ErrFormat, user.Subject, public)
+	}
+	seed, err := os.ReadFile(filepath.Join(dir, "link.nk"))
+	if err != nil {
+		return "", fmt.Errorf("read seed: %w", err)
+	}
+	creds, err := jwt.FormatUserConfig(token, bytes.TrimSpace(seed))
+	if err != nil {
+		return "", fmt.Errorf("format credentials: %w", err)
+	}
+	path = filepath.Join(dir, "link.creds")
+	return path, write(path, creds)
 }
 
 // PasswordUser creates a password in dir/name.conf, which leaf.conf includes, unless there is

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats-server/v2/conf"
 	"github.com/nats-io/nkeys"
 )
@@ -68,5 +69,59 @@ func TestDamagedCredential(t *testing.T) {
 	}
 	if p, err := ReadPassword(filepath.Join(dir, "plain")); p != "plain" || err != nil {
 		t.Errorf("a password alone reads %q, %v", p, err)
+	}
+}
+
+// TestLinkCredentials creates a gateway's key once, and its credentials from the JWT of that key only.
+func TestLinkCredentials(t *testing.T) {
+	dir := t.TempDir()
+	public, err := Link(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := Link(dir); err != nil || again != public {
+		t.Errorf("a second time: %s, %v, want %s", again, err, public)
+	}
+	account, err := nkeys.CreateAccount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := jwt.NewUserClaims(public).Encode(account)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, err := LinkCredentials(dir, token+"\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := jwt.ParseDecoratedJWT(data); err != nil || got != token {
+		t.Errorf("the credentials hold the JWT %q, %v", got, err)
+	}
+	if pair, err := jwt.ParseDecoratedUserNKey(data); err != nil {
+		t.Error(err)
+	} else if got, err := pair.PublicKey(); err != nil || got != public {
+		t.Errorf("the credentials hold the key of %s, %v", got, err)
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	for name, bad := range map[string]string{"another key": "", "no JWT": "token"} {
+		if bad == "" {
+			other, err := Link(t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if bad, err = jwt.NewUserClaims(other).Encode(account); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := LinkCredentials(dir, bad); !errors.Is(err, ErrFormat) {
+			t.Errorf("%s: %v, want %v", name, err, ErrFormat)
+		}
 	}
 }

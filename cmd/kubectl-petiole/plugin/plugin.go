@@ -1,10 +1,10 @@
 // Package plugin is a kubectl plugin that shows the state and the backlog of sites and
-// requests full resyncs.
+// requests full resyncs, and creates and revokes sites.
 //
 // It talks to the API server alone, with the user's kubeconfig and rights; the bridge
 // answers through objects there (Site and Backlog), wherever it runs. It shows names and
 // never contents. deploy/kubernetes/rbac.yaml has the roles that it needs,
-// petiole-viewer and petiole-operator. cmd/kubectl-petiole calls it.
+// petiole-viewer, petiole-operator and petiole-admin. cmd/kubectl-petiole calls it.
 package plugin
 
 import (
@@ -47,7 +47,7 @@ func newCommand(std genericiooptions.IOStreams) *cobra.Command {
 	s := &session{IOStreams: std, config: genericclioptions.NewConfigFlags(true)}
 	cmd := &cobra.Command{
 		Use:   "kubectl-petiole",
-		Short: "Show the state of sites, and request full resyncs",
+		Short: "Show the state of sites, create and revoke them, request full resyncs",
 		Annotations: map[string]string{
 			cobra.CommandDisplayNameAnnotation: "kubectl petiole",
 		},
@@ -58,7 +58,7 @@ func newCommand(std genericiooptions.IOStreams) *cobra.Command {
 	s.config.AddFlags(flags)
 	flags.StringVar(&s.lease.namespace, "bridge-namespace", "petiole-system", "Namespace of the Lease that bridges compete for")
 	flags.StringVar(&s.lease.name, "bridge-lease", "bridge", "Name of that Lease")
-	cmd.AddCommand(newBacklogCommand(s), newStatusCommand(s), newResyncCommand(s), newVersionCommand(s))
+	cmd.AddCommand(newBacklogCommand(s), newStatusCommand(s), newResyncCommand(s), newSiteCommand(s), newVersionCommand(s))
 	return cmd
 }
 

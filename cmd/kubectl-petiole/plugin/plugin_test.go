@@ -107,7 +107,12 @@ func (a *apiServer) start() func(args ...string) (code int, out, errOut string) 
 			{Type: "Connected", Status: "True", Reason: "Heard"}, {Type: "Synced", Status: "False", Reason: "Pending"}, {Type: "Healthy", Status: "True", Reason: "AsExpected"},
 		}},
 	}
-	server := httptest.NewServer(a)
+	return a.startWith(httptest.NewServer(a))
+}
+
+// startWith returns a function that runs the plugin against a server.
+func (a *apiServer) startWith(server *httptest.Server) func(args ...string) (code int, out, errOut string) {
+	a.t.Helper()
 	a.t.Cleanup(server.Close)
 	cfg := clientcmdapi.NewConfig()
 	cfg.Clusters["c"] = &clientcmdapi.Cluster{Server: server.URL}

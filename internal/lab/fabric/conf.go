@@ -28,6 +28,9 @@ type Hub struct {
 	Store, CertFile, KeyFile    string
 	// ClientTLS has Listen speak TLS only, with the certificate that LeafListen has.
 	ClientTLS bool
+	// Operator is the file that `bridge hub init` creates, relative to the configuration; the rest
+	// is not used then.
+	Operator string
 	// System is a user of the system account.
 	Bridge, Admin, System string
 	// MaxFileStore is what streams may take of the disk, such as "4GB"; MaxBatches the number of
@@ -70,9 +73,10 @@ type Leaf struct {
 	LeafUser bool
 	// URL is the hub's leaf listener, for example "tls://10.98.0.1:7422".
 	URL string
-	// SeedFile holds the seed of the site's leaf user, CAFile the hub's authority; empty: one
+	// Credentials is the path of the gateway's credentials at a hub in operator mode; otherwise
+	// SeedFile holds the seed of the site's leaf user. CAFile is the hub's authority; empty: one
 	// that the system knows.
-	SeedFile, CAFile string
+	Credentials, SeedFile, CAFile string
 }
 
 // WriteHub renders the hub's configuration to path.
@@ -82,9 +86,22 @@ func (t Templates) WriteHub(path string, h Hub) error { return render.File(t.Hub
 // as package credential creates them.
 func UsersDir(conf string) string { return filepath.Join(filepath.Dir(conf), "users") }
 
-// WriteLeaf renders a leaf's configuration to path. The seed is copied beside it, in
+// WriteLeaf renders a leaf's configuration to path. A seed is copied beside it, in
 // the form that the configuration includes, and its users get credentials.
 func (t Templates) WriteLeaf(path string, l Leaf) error {
+	if l.Credentials == "" {
+		if err := includeSeed(path, &l); err != nil {
+			return err
+		}
+	}
+	if err := writeUsers(UsersDir(path), l); err != nil {
+		return err
+	}
+	return render.File(t.Leaf, path, l)
+}
+
+// includeSeed copies the seed beside the configuration at path.
+func includeSeed(path string, l *Leaf) error {
 	seed, err := os.ReadFile(l.SeedFile)
 	if err != nil {
 		return fmt.Errorf("read seed of the leaf: %w", err)
@@ -95,10 +112,7 @@ func (t Templates) WriteLeaf(path string, l Leaf) error {
 		return fmt.Errorf("write seed of the leaf: %w", err)
 	}
 	l.SeedFile = include
-	if err := writeUsers(UsersDir(path), l); err != nil {
-		return err
-	}
-	return render.File(t.Leaf, path, l)
+	return nil
 }
 
 // writeUsers creates the credentials of the users that l has.

@@ -1,0 +1,240 @@
+package plugin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/util/retry"
+
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+)
+
+// accountTimeout is how long the commands wait for the bridge.
+const accountTimeout = 30 * time.Second
+
+var nodesResource = schema.GroupVersionResource{Version: "v1", Resource: "nodes"}
+
+func newSiteCommand(s *session) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "site", Short: "Create and revoke sites, and replace their gateways", Args: cobra.NoArgs,
+		Long: `Create and revoke sites, and replace their gateways, at a hub in operator mode. A gateway
+creates its key itself (leaf link) and keeps the private part. Requires the role
+petiole-admin.`,
+	}
+	cmd.AddCommand(newSiteCreateCommand(s), newSiteRejoinCommand(s), newSiteRevokeCommand(s), newSiteJWTCommand(s))
+	return cmd
+}
+
+func newSiteCreateCommand(s *session) *cobra.Command {
+	var gateway, description string
+	cmd := &cobra.Command{
+		Use: "create SITE", Short: "Create a site",
+		Example: "  kubectl petiole site create plant-a --gateway $(ssh plant-a leaf link)",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			spec := map[string]any{}
+			if gateway != "" {
+				spec["gateways"] = []any{gateway}
+			}
+			if description != "" {
+				spec["description"] = description
+			}
+			o := &unstructured.Unstructured{Object: map[string]any{
+				"apiVersion": v1alpha1.GroupVersion.String(), "kind": "Site", "metadata": map[string]any{"name": args[0]}, "spec": spec,
+			}}
+			if _, err := c.Resource(v1alpha1.Sites).Create(cmd.Context(), o, metav1.CreateOptions{}); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(s.Out, "site.petiole.dev/%s created\n", args[0])
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&gateway, "gateway", "", "Public `key` of the gateway that may connect, as leaf link prints it")
+	cmd.Flags().StringVar(&description, "description", "", "Free text")
+	return cmd
+}
+
+func newSiteRejoinCommand(s *session) *cobra.Command {
+	var only bool
+	cmd := &cobra.Command{
+		Use: "rejoin SITE KEY", Short: "Let another gateway connect",
+		Long: `Let the gateway with the public key KEY connect, beside the present one. When the new one is
+connected, repeat the command with --only: the old one loses its connection at once.`,
+		Args:              cobra.ExactArgs(2),
+		ValidArgsFunction: s.completeSites(true),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			return s.rejoin(cmd.Context(), c, args[0], args[1], only)
+		},
+	}
+	cmd.Flags().BoolVar(&only, "only", false, "No other gateway may connect any longer")
+	return cmd
+}
+
+func (s *session) rejoin(ctx context.Context, c dynamic.Interface, name, key string, only bool) error {
+	var gateways []string
+	// The bridge writes the status of the Site meanwhile.
+	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		site, err := s.site(ctx, c, name)
+		if err != nil {
+			return err
+		}
+		gateways = []string{key}
+		if !only {
+			gateways = append(slices.DeleteFunc(slices.Clone(site.Spec.Gateways), func(k string) bool { return k == key }), key)
+		}
+		return patchSite(ctx, c, name, map[string]any{"resourceVersion": site.ResourceVersion}, map[string]any{"gateways": gateways})
+	})
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(s.Out, "site.petiole.dev/%s lets these gateways connect: %s\n", name, strings.Join(gateways, ", "))
+	return err
+}
+
+func newSiteRevokeCommand(s *session) *cobra.Command {
+	var keepNodes bool
+	cmd := &cobra.Command{
+		Use: "revoke SITE...", Short: "Revoke sites: nobody may connect for them",
+		Long: `Revoke sites: their gateways and operators lose their connections at once and may not connect
+again, and the Nodes of the sites are deleted, with which the tokens of their pods end and
+the names are free. The gateways keep the data that they have: change the Secrets of their
+pods. site rejoin lets a gateway in again.`,
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: s.completeSites(false),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			var errs []error
+			for _, site := range args {
+				errs = append(errs, s.revoke(cmd.Context(), c, site, keepNodes))
+			}
+			return errors.Join(errs...)
+		},
+	}
+	cmd.Flags().BoolVar(&keepNodes, "keep-nodes", false, "Do not delete the Nodes of the sites")
+	return cmd
+}
+
+func (s *session) revoke(ctx context.Context, c dynamic.Interface, name string, keepNodes bool) error {
+	if err := patchSite(ctx, c, name, map[string]any{}, map[string]any{"gateways": nil, "operators": nil}); err != nil {
+		return err
+	}
+	// The nodes are deleted whether or not the bridge has answered: their tokens end with them.
+	waitErr := s.awaitAccount(ctx, c, name, func(o *v1alpha1.Site) bool {
+		ready := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ConditionAccountReady)
+		return ready != nil && ready.Reason == v1alpha1.ReasonNoGateway && (o.Status.Access == nil || len(o.Status.Access.Gateways) == 0)
+	})
+	if !keepNodes {
+		selector := metav1.ListOptions{LabelSelector: v1alpha1.SiteLabel + "=" + name}
+		if err := c.Resource(nodesResource).DeleteCollection(ctx, metav1.DeleteOptions{}, selector); err != nil {
+			return errors.Join(waitErr, err)
+		}
+	}
+	if waitErr != nil {
+		return waitErr
+	}
+	_, err := fmt.Fprintf(s.Out, "site.petiole.dev/%s revoked\n", name)
+	return err
+}
+
+func newSiteJWTCommand(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use: "jwt SITE [KEY]", Short: "Print the JWT of a gateway or an operator",
+		Long: `Print what a gateway or an operator with the public key KEY presents to the hub, by default
+the last gateway of the Site. It is no secret: it is of no use without the private key.`,
+		Example:           "  kubectl petiole site jwt plant-a | ssh plant-a leaf link --jwt",
+		Args:              cobra.RangeArgs(1, 2),
+		ValidArgsFunction: s.completeSites(true),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			token := ""
+			err = s.awaitAccount(cmd.Context(), c, args[0], func(o *v1alpha1.Site) bool {
+				key := ""
+				if len(args) > 1 {
+					key = args[1]
+				} else if n := len(o.Spec.Gateways); n > 0 {
+					key = o.Spec.Gateways[n-1]
+				}
+				token = tokenOf(o, key)
+				return token != ""
+			})
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(s.Out, token)
+			return err
+		},
+	}
+}
+
+// tokenOf returns the JWT of a key in a Site's status, empty if there is none.
+func tokenOf(o *v1alpha1.Site, key string) string {
+	if o.Status.Access == nil {
+		return ""
+	}
+	for _, u := range slices.Concat(o.Status.Access.Gateways, o.Status.Access.Operators) {
+		if u.Key == key {
+			return u.JWT
+		}
+	}
+	return ""
+}
+
+// patchSite changes fields of the spec. metadata may hold the resource version that it must have.
+func patchSite(ctx context.Context, c dynamic.Interface, name string, metadata, spec map[string]any) error {
+	patch, err := json.Marshal(map[string]any{"metadata": metadata, "spec": spec})
+	if err != nil {
+		return err
+	}
+	_, err = c.Resource(v1alpha1.Sites).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
+	return err
+}
+
+// awaitAccount waits until the Site is as it should be. The error says what its account waits for.
+func (s *session) awaitAccount(ctx context.Context, c dynamic.Interface, name string, done func(*v1alpha1.Site) bool) error {
+	waiting, cancel := context.WithTimeout(ctx, accountTimeout)
+	defer cancel()
+	for {
+		o, err := s.site(ctx, c, name)
+		if err != nil {
+			return err
+		}
+		if done(o) {
+			return nil
+		}
+		select {
+		case <-waiting.Done():
+			why := "the bridge has not looked at it"
+			if ready := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ConditionAccountReady); ready != nil {
+				why = fmt.Sprintf("AccountReady is %s (%s): %s", ready.Status, ready.Reason, ready.Message)
+			}
+			return fmt.Errorf("timed out waiting for the account of site %s: %s; %s", name, why, s.leader(ctx, c))
+		case <-time.After(pollInterval):
+		}
+	}
+}
