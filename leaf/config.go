@@ -2,7 +2,9 @@ package leaf
 
 import (
 	"net"
+	"net/url"
 	"path/filepath"
+	"strings"
 
 	"github.com/petiole-io/petiole/internal/configfile"
 )
@@ -111,6 +113,8 @@ func (c Config) Validate() error {
 		p.Add("nats.configFile", c.NATS.ConfigFile, "exactly one of nats.configFile and nats.url must be set")
 	case c.NATS.ConfigFile != "":
 		p.File("nats.configFile", c.NATS.ConfigFile)
+	case !protected(c.NATS.URL):
+		p.Add("nats.url", c.NATS.URL, "must begin with tls:// unless the host is a loopback address: Secrets cross this connection")
 	}
 	switch user := c.NATS.User; {
 	case c.NATS.ConfigFile != "" && (user != "" || c.NATS.PasswordFile != ""):
@@ -141,6 +145,21 @@ func (c Config) Validate() error {
 		}
 	}
 	return p.Err()
+}
+
+// protected reports whether every server of a NATS URL, or of several with commas, is reached with
+// TLS or on this host.
+func protected(urls string) bool {
+	for one := range strings.SplitSeq(urls, ",") {
+		u, err := url.Parse(strings.TrimSpace(one))
+		if err != nil {
+			return false
+		}
+		if u.Scheme != "tls" && u.Scheme != "wss" && !loopback(net.JoinHostPort(u.Hostname(), "0")) {
+			return false
+		}
+	}
+	return true
 }
 
 func loopback(listen string) bool {

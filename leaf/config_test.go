@@ -61,3 +61,20 @@ func TestValidateLogin(t *testing.T) {
 		}
 	}
 }
+
+// TestValidateRefusesPlainText has servers outside of the gateway, with and without TLS.
+func TestValidateRefusesPlainText(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Site, cfg.Node = "plant-a", "plant-a-1"
+	for urls, ok := range map[string]bool{
+		"nats://127.0.0.1:4222": true, "nats://localhost": true, "nats://[::1]:4222": true, "127.0.0.1:4222": false,
+		"tls://hub.example.com:4222": true, "wss://hub.example.com": true,
+		"nats://hub.example.com:4222": false, "ws://hub.example.com": false, "nats://10.0.0.1:4222": false, "nats://127.0.0.1.example.com": false,
+		"tls://a.example.com,nats://b.example.com": false, "nats://127.0.0.1:4222, nats://b.example.com": false, "nats://127.0.0.1@b.example.com": false,
+	} {
+		cfg.NATS = NATSConfig{URL: urls}
+		if err := cfg.Validate(); (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "nats.url") {
+			t.Errorf("%s: Validate = %v", urls, err)
+		}
+	}
+}
