@@ -2,11 +2,11 @@ package modbus
 
 import (
 	"fmt"
-	"maps"
-	"math"
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
