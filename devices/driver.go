@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -20,6 +22,22 @@ type Driver interface {
 
 // AnyProtocol is the protocol name of a driver for all protocols without a driver.
 const AnyProtocol = "*"
+
+// WithoutProtocols returns a driver that leaves some of its protocols to other drivers.
+func WithoutProtocols(d Driver, protocols []string) Driver {
+	left := slices.DeleteFunc(slices.Clone(d.Protocols()), func(p string) bool {
+		return slices.ContainsFunc(protocols, func(other string) bool { return strings.EqualFold(p, other) })
+	})
+	return &partialDriver{d, left}
+}
+
+type partialDriver struct {
+	Driver
+	protocols []string
+}
+
+// Protocols implements Driver.
+func (p *partialDriver) Protocols() []string { return p.protocols }
 
 // Session operates one device. Points are identified by their index in the definition.
 type Session interface {

@@ -70,6 +70,9 @@ type DevicesConfig struct {
 	// DMISocket is the Unix socket at which KubeEdge's mappers register, for them
 	// /etc/kubeedge/dmi.sock. Empty, the default: no mappers.
 	DMISocket string `json:"dmiSocket"`
+	// MapperProtocols are protocols that mappers serve although the leaf has a driver for them,
+	// such as modbus. Default none.
+	MapperProtocols []string `json:"mapperProtocols"`
 }
 
 // StorageConfig bounds what the leaf's streams may hold.
@@ -135,6 +138,9 @@ func (c Config) Validate() error {
 	}
 	if s := c.Devices.DMISocket; s != "" && !filepath.IsAbs(s) {
 		p.Add("devices.dmiSocket", s, "must be an absolute path, or empty")
+	}
+	if s := c.Devices.MapperProtocols; len(s) > 0 && c.Devices.DMISocket == "" {
+		p.Add("devices.mapperProtocols", s, "needs devices.dmiSocket, where mappers register")
 	}
 	if c.Storage.ReserveBytes < 0 {
 		p.Add("storage.reserveBytes", c.Storage.ReserveBytes, "must not be negative")

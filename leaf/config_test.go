@@ -16,7 +16,7 @@ func TestValidateReportsEveryBadField(t *testing.T) {
 	cfg.NodeAPI.Listen = "0.0.0.0:10441"
 	cfg.Kubelet.ConfigFile = "/nowhere/kubelet.yaml"
 	cfg.Storage.TelemetryBytes, cfg.Storage.ReserveBytes = 7, -1
-	cfg.Metrics.Listen = "here"
+	cfg.Metrics.Listen, cfg.Devices.MapperProtocols = "here", []string{"modbus"}
 	err := cfg.Validate()
 	if err == nil {
 		t.Fatal("a configuration that is wrong in every field is accepted")
@@ -25,6 +25,7 @@ func TestValidateReportsEveryBadField(t *testing.T) {
 		`site: Invalid value: "Plant A"`, `node: Invalid value: ""`, `dataDir: Required value`, `logLevel: Unsupported value: "loud"`, `nats.configFile: Invalid value: ""`,
 		`nodeAPI.listen: Invalid value: "0.0.0.0:10441"`, `kubelet.configFile: Invalid value: "/nowhere/kubelet.yaml"`, `storage.telemetryBytes: Invalid value: 7`,
 		`storage.reserveBytes: Invalid value: -1`, `metrics.listen: Invalid value: "here"`,
+		`devices.mapperProtocols: Invalid value: ["modbus"]`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the error does not name %s:\n%v", want, err)

@@ -122,10 +122,12 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	// Readers of desired state wait until it is complete: see store.Desired.
 	group.Go(func() error { return after(ctx, supervisor.Desired().Complete(), api.Run) })
 	if !l.cfg.Devices.Disabled {
-		drivers := []devices.Driver{modbus.New(l.log.Named("modbus"))}
+		builtIn := devices.WithoutProtocols(modbus.New(l.log.Named("modbus")), l.cfg.Devices.MapperProtocols)
+		drivers := []devices.Driver{builtIn}
 		if l.cfg.Devices.DMISocket != "" {
 			mappers := dmi.New(dmi.Config{
 				Socket: l.cfg.Devices.DMISocket, StateFile: filepath.Join(l.cfg.DataDir, "mappers.json"), Log: l.log.Named("dmi"),
+				BuiltIn: builtIn.Protocols(),
 			})
 			drivers = append(drivers, mappers)
 			group.Go(func() error { return mappers.Run(ctx) })

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -318,5 +320,31 @@ func dial(t *testing.T, path string) (c *grpc.ClientConn, done func()) {
 		if err := c.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestMapperForABuiltInProtocol registers a mapper for a protocol that the leaf has a driver for:
+// the log says that it gets no devices.
+func TestMapperForABuiltInProtocol(t *testing.T) {
+	t.Parallel()
+	core, logged := observer.New(zap.WarnLevel)
+	s := New(Config{Socket: filepath.Join(t.TempDir(), "dmi.sock"), BuiltIn: []string{"modbus"}, Log: zap.New(core)})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	<-s.loaded
+	for protocol, want := range map[string]int{"opcua": 0, "Modbus": 1} {
+		v := &service{server: s}
+		in := &pb.MapperRegisterRequest{Mapper: &pb.MapperInfo{Name: "m", Protocol: protocol, Address: []byte(filepath.Join(t.TempDir(), "m.sock"))}}
+		if _, err := v.MapperRegister(t.Context(), in); err != nil {
+			t.Fatal(err)
+		}
+		if got := logged.FilterMessageSnippet("mapper gets no devices").FilterField(zap.String("protocol", protocol)).Len(); got != want {
+			t.Errorf("%s: %d warnings", protocol, got)
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

@@ -24,6 +24,9 @@ type Config struct {
 	// mapper registers when it starts, not when the leaf does. Its folder is created if
 	// missing. Empty: nothing is kept.
 	StateFile string
+	// BuiltIn are the protocols that other drivers serve: a mapper for one of them gets no
+	// devices.
+	BuiltIn []string
 	// Log may be nil.
 	Log *zap.Logger
 }
@@ -55,10 +58,11 @@ func defaultTiming() timing {
 // Server serves the socket that mappers call, and is the devices.Driver of the
 // protocols that they speak. Its methods are safe for concurrent use.
 type Server struct {
-	socket string
-	log    *zap.Logger
-	store  *store
-	timing timing
+	socket  string
+	builtIn []string
+	log     *zap.Logger
+	store   *store
+	timing  timing
 
 	loaded       chan struct{} // closed when the store is loaded
 	registered   chan *mapper  // registered mappers that are not watched yet
@@ -82,7 +86,7 @@ func New(c Config) *Server {
 		c.Log = zap.NewNop()
 	}
 	return &Server{
-		socket: c.Socket, log: c.Log, store: newStore(c.StateFile), timing: defaultTiming(),
+		socket: c.Socket, builtIn: c.BuiltIn, log: c.Log, store: newStore(c.StateFile), timing: defaultTiming(),
 		loaded: make(chan struct{}), registered: make(chan *mapper), stopped: make(chan struct{}), removalsWake: make(chan struct{}, 1),
 		mappers: map[string]*mapper{}, sessions: map[string]*session{},
 		bindings: map[string]*binding{}, removals: map[removalKey]removal{},
