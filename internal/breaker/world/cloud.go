@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -22,6 +23,7 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/pki"
 	"github.com/petiole-io/petiole/internal/lab/render"
 	"github.com/petiole-io/petiole/leaf/credential"
+	"github.com/petiole-io/petiole/streams"
 )
 
 // ControlPlane is etcd, kube-apiserver, scheduler and controller-manager in one process.
@@ -168,7 +170,7 @@ func (w *World) prepareHub() error {
 		return err
 	}
 	hub := fabric.Hub{
-		MaxFileStore: fabric.SmallHub, MaxBatches: fabric.SmallHubBatches,
+		MaxFileStore: strconv.FormatInt(2*w.hubBytes(), 10), MaxBatches: 8 * w.maxSites(),
 		Listen: hubClients, Monitor: hubMonitor, LeafListen: w.hubLeaves(),
 		Store: filepath.Join(dir, "hub"), CertFile: cert.CertFile, KeyFile: cert.KeyFile,
 	}
@@ -219,7 +221,7 @@ func (w *World) newBridge(i int, id string) (*Bridge, error) {
 		return nil, fmt.Errorf("write kubeconfig of bridge %s: %w", id, err)
 	}
 	conf := filepath.Join(w.opts.Dir, "bridge-"+id+".yaml")
-	if err := writeBridgeConfig(conf, kubeconfig, w.key("bridge"), id, metricsPort+i); err != nil {
+	if err := w.writeBridgeConfig(conf, kubeconfig, id, metricsPort+i); err != nil {
 		return nil, err
 	}
 	b := &Bridge{ID: id, close: func() error { return nil }, Process: newProcess(w.set, daemon.Daemon{
@@ -237,14 +239,21 @@ func (w *World) newBridge(i int, id string) (*Bridge, error) {
 	return b, nil
 }
 
+// maxSites is the number of sites that have room at the hub.
+func (w *World) maxSites() int { return max(100, len(w.siteNames())) }
+
+// hubBytes is the room for the streams of all sites.
+func (w *World) hubBytes() int64 { return int64(w.maxSites()) * streams.MinSiteBytes }
+
 // writeBridgeConfig sets the fields that have no default, and those that two bridges on one
 // machine cannot share.
-func writeBridgeConfig(path, kubeconfig, seed, id string, metrics int) error {
+func (w *World) writeBridgeConfig(path, kubeconfig, id string, metrics int) error {
 	data, err := yaml.Marshal(map[string]any{
 		"kubernetes":     map[string]any{"kubeconfig": kubeconfig},
-		"nats":           map[string]any{"urls": []string{"nats://" + hubClients}, "nkeySeedFile": seed},
+		"nats":           map[string]any{"urls": []string{"nats://" + hubClients}, "nkeySeedFile": w.key("bridge")},
 		"leaderElection": map[string]any{"identity": id},
 		"metrics":        map[string]any{"listen": local(metrics)},
+		"limits":         map[string]any{"maxSites": w.maxSites(), "hubBytes": w.hubBytes()},
 	})
 	if err != nil {
 		return fmt.Errorf("encode configuration: %w", err)
