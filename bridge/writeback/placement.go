@@ -100,27 +100,33 @@ func (p *Placement) check(ctx context.Context, k kube.Key) error {
 	if device == nil {
 		return nil
 	}
-	message := p.unplaced(kube.StringAt(device, "spec", "nodeName"))
+	of := kube.Key{Group: kube.DeviceGroup, Resource: "devicestatuses", Namespace: k.Namespace, Name: k.Name}
+	current := p.cfg.Cache.Get(of)
+	message := p.unplaced(kube.StringAt(device, "spec", "nodeName"), current)
 	if message == "" {
 		return nil
 	}
-	of := kube.Key{Group: kube.DeviceGroup, Resource: "devicestatuses", Namespace: k.Namespace, Name: k.Name}
-	status := unplacedStatus(p.cfg.Cache.Get(of), message)
+	status := unplacedStatus(current, message)
 	if err := p.writer.put(ctx, Report{Message: streams.Message{Ref: of.Ref("")}}, device, status); err != nil {
 		return fmt.Errorf("write %s: %w", of.Ref(""), err)
 	}
 	return p.writer.mirror(ctx, device, status, false)
 }
 
-// unplaced returns why no site operates the devices of a node, empty if one does.
-func (p *Placement) unplaced(node string) string {
+// unplaced returns why no site operates a device of a node, empty if one does. A device on a node
+// without a site that no site has reported may be operated by others, such as KubeEdge's
+// EdgeCore: it is left alone.
+func (p *Placement) unplaced(node string, status *unstructured.Unstructured) string {
 	if node == "" {
 		return "spec.nodeName is empty: no site operates the device"
 	}
 	if p.cfg.Cache.Get(kube.CoreKey("nodes", "", node)) == nil {
 		return fmt.Sprintf("node %q of spec.nodeName does not exist: no site operates the device", node)
 	}
+	reported := status != nil && kube.StringAt(status, "status", "extensions", "reason") != ""
 	switch site := p.cfg.Sites.SiteOf(node); {
+	case site == "" && !reported:
+		return ""
 	case site == "":
 		return fmt.Sprintf("node %q of spec.nodeName has no label %s: no site operates the device", node, v1alpha1.SiteLabel)
 	case !p.cfg.Sites.SiteExists(site):
