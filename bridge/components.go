@@ -11,10 +11,12 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/accounts"
 	"github.com/petiole-io/petiole/bridge/antientropy"
+	"github.com/petiole-io/petiole/bridge/bounds"
 	"github.com/petiole-io/petiole/bridge/desired"
 	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/liveness"
+	"github.com/petiole-io/petiole/bridge/names"
 	"github.com/petiole-io/petiole/bridge/reported"
 	"github.com/petiole-io/petiole/bridge/requests"
 	"github.com/petiole-io/petiole/bridge/site"
@@ -44,6 +46,7 @@ type components struct {
 	resync      *antientropy.Resyncer
 	requests    *requests.Server
 	accounts    *accounts.Controller
+	names       *names.Registry
 }
 
 // newStorageMonitor creates the monitor of the API server's storage.
@@ -70,12 +73,14 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		return nil, err
 	}
 	p.cache = cache
+	p.names = names.New(c.Dynamic, cache)
+	problems := bounds.NewProblems(time.Now)
 	p.desired = desired.New(desired.Config{
 		Hub: h, Objects: cache, Storage: monitor, Fence: b.fence, Epoch: epoch, Counters: &b.count.desired, Log: b.log,
 		Changed: newQueue[kube.Key](b.metrics, "objects", publishRetry), Sites: newQueue[string](b.metrics, "sites", publishRetry),
 		Report: outages.of("search the desired stream"),
 	})
-	writes := writeback.Config{Clients: c, Cache: cache, Sites: p.desired, Liveness: p.liveness, Deleted: deleted, Log: b.log}
+	writes := writeback.Config{Clients: c, Cache: cache, Sites: p.desired, Liveness: p.liveness, Deleted: deleted, Names: p.names, Problems: problems, Log: b.log}
 	p.reports = reported.New(reported.Config{
 		Hub: h, Sites: p.desired, Liveness: p.liveness, Fence: b.fence, Counters: &b.count.reported, Log: b.log,
 		Writer:    writeback.New(writes),
@@ -104,7 +109,7 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 	})
 	p.accounts = b.newAccounts(p, outages)
 	p.sites = site.New(site.Config{
-		Access:  p.accounts.State,
+		Bounds:  site.Bounds{Names: p.names, Problems: problems, Access: p.accounts.State},
 		Desired: h.Desired, Clients: c, Cache: cache, Sites: p.desired, Consumers: consumers, Liveness: p.liveness,
 		Duplicates: duplicates, States: p.syncStates, Metrics: b.metrics.sites, Epoch: epoch, Term: b.fence.Term(),
 		Identity: b.cfg.LeaderElection.Identity, Log: b.log, OnRound: b.siteRoundEnded(outages.of("positions of the sites")),
@@ -164,6 +169,9 @@ func (c *components) objectChanged(k kube.Key) {
 	c.reports.ObjectChanged(k)
 	switch {
 	case k.Group == kube.SiteGroup:
+		if c.names.SiteChanged(k.Name) {
+			c.reports.SiteChanged(k.Name) // its nodes' labels and taints may differ now
+		}
 		c.sites.Trigger()
 		c.accounts.Changed(k.Name)
 		c.resync.AnnotationChanged(k.Name)
@@ -209,7 +217,7 @@ func (c *components) restoreSites(renewed bool) {
 		if renewed {
 			c.resync.CompareWhenCaughtUp(name)
 		}
-		if o := c.cache.Get(kube.Key{Group: kube.SiteGroup, Resource: "sites", Name: name}); o != nil {
+		if o := c.cache.Get(kube.SiteKey(name)); o != nil {
 			connected, since := site.Connection(o)
 			c.liveness.Restore(name, connected, since, now)
 		}

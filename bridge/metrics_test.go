@@ -21,8 +21,8 @@ import (
 	"github.com/petiole-io/petiole/streams/inventory"
 )
 
-// names returns the names of all metrics, including those without series yet.
-func names(r *prometheus.Registry) map[string]bool {
+// metricNames returns the names of all metrics, including those without series yet.
+func metricNames(r *prometheus.Registry) map[string]bool {
 	descs := make(chan *prometheus.Desc)
 	go func() {
 		r.Describe(descs)
@@ -59,7 +59,7 @@ func TestAlertsAreAboutMetricsThatExist(t *testing.T) {
 	if err := yaml.UnmarshalStrict(data, &file); err != nil {
 		t.Fatal(err)
 	}
-	known := names(newInstruments(&counters{}).registry)
+	known := metricNames(newInstruments(&counters{}).registry)
 	metric := regexp.MustCompile(`petiole_[a-z_]+`)
 	alerts := 0
 	for _, g := range file.Groups {

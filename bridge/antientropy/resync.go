@@ -138,7 +138,7 @@ func (r *Resyncer) round(ctx context.Context) {
 
 // resyncRequested carries out the resync that a Site's annotation requests, once per value.
 func (r *Resyncer) resyncRequested(ctx context.Context, site string) error {
-	o := r.cfg.Cache.Get(kube.Key{Group: kube.SiteGroup, Resource: "sites", Name: site})
+	o := r.cfg.Cache.Get(kube.SiteKey(site))
 	if o == nil {
 		r.cfg.States.Forget(site)
 		delete(r.rejected, site)

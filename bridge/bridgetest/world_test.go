@@ -89,11 +89,25 @@ func (w *world) cleanUp() {
 
 var sitesGVR = v1alpha1.GroupVersion.WithResource("sites")
 
+// createSite creates a Site that can register the nodes of the tests: a1 and a2 of plant-a, b1
+// of plant-b, node-0 and more of a fleet.
 func (w *world) createSite(name string) {
 	w.t.Helper()
+	prefix := "node-"
+	if name == "plant-a" || name == "plant-b" {
+		prefix = name[len(name)-1:]
+	}
+	w.must(w.createSiteWith(name, map[string]any{"pattern": prefix + "*", "max": int64(1000)}))
+}
+
+// createSiteWith creates a Site with spec.nodes, nil for none.
+func (w *world) createSiteWith(name string, nodes map[string]any) error {
 	o := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "petiole.dev/v1alpha1", "kind": "Site", "metadata": map[string]any{"name": name}}}
+	if nodes != nil {
+		o.Object["spec"] = map[string]any{"nodes": nodes}
+	}
 	_, err := w.dynamic.Resource(sitesGVR).Create(w.ctx, o, metav1.CreateOptions{})
-	w.must(err)
+	return err
 }
 
 func (w *world) siteStatus(name string) v1alpha1.SiteStatus {

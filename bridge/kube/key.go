@@ -33,6 +33,9 @@ func CoreKey(resource, namespace, name string) Key {
 	return Key{Resource: resource, Namespace: namespace, Name: name}
 }
 
+// SiteKey returns the key of a Site.
+func SiteKey(site string) Key { return Key{Group: SiteGroup, Resource: "sites", Name: site} }
+
 // CSINodeKey returns the key of a node's CSINode.
 func CSINodeKey(node string) Key {
 	return Key{Group: StorageGroup, Resource: "csinodes", Name: node}

@@ -32,6 +32,11 @@ type Cache interface {
 	Get(k kube.Key) *unstructured.Unstructured
 }
 
+// maxTokenLifetime is the longest lifetime of a token, in seconds: a longer one is shortened, as
+// an API server does with --service-account-max-token-expiration. It is what an API server gives
+// to a pod's usual token (--service-account-extend-token-expiration).
+const maxTokenLifetime = 365 * 24 * 60 * 60
+
 // tokenIssuer issues service account tokens to sites while impersonating the requesting node:
 // the API server issues tokens to a node for its own pods only.
 type tokenIssuer struct {
@@ -64,9 +69,10 @@ func (t *tokenIssuer) answer(ctx context.Context, site string, data []byte) stre
 	return streams.TokenAnswer{TokenRequest: &q.TokenRequest}
 }
 
-// request completes q's TokenRequest.
+// request completes q's TokenRequest. A deleted Site gets no tokens, even while its Nodes still
+// exist.
 func (t *tokenIssuer) request(ctx context.Context, site string, q *streams.TokenQuery) error {
-	if t.cache.Get(kube.Key{Group: kube.SiteGroup, Resource: "sites", Name: site}) == nil {
+	if t.cache.Get(kube.SiteKey(site)) == nil {
 		return apierrors.NewForbidden(tokenResource, q.ServiceAccount, fmt.Errorf("site %s does not exist", site))
 	}
 	o := t.cache.Get(kube.CoreKey("nodes", "", q.Node))
@@ -76,6 +82,9 @@ func (t *tokenIssuer) request(ctx context.Context, site string, q *streams.Token
 	as, err := t.clients.As(q.Node)
 	if err != nil {
 		return err
+	}
+	if lifetime := q.TokenRequest.Spec.ExpirationSeconds; lifetime != nil && *lifetime > maxTokenLifetime {
+		*lifetime = maxTokenLifetime
 	}
 	filled, err := as.Core.ServiceAccounts(q.Namespace).CreateToken(ctx, q.ServiceAccount, &q.TokenRequest, metav1.CreateOptions{})
 	if err != nil {

@@ -20,9 +20,11 @@ import (
 	"github.com/petiole-io/petiole/bridge/accounts"
 	"github.com/petiole-io/petiole/bridge/antientropy"
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/bounds"
 	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/liveness"
+	"github.com/petiole-io/petiole/bridge/names"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -48,6 +50,13 @@ type Sites interface {
 	SiteIdle(site string) bool
 }
 
+// Names decides which Site has which node name.
+type Names interface {
+	// Plan returns the names that a Site has from now on, and those that its spec lists and that
+	// it cannot have. present are the names of its Nodes.
+	Plan(s *v1alpha1.Site, present []string) (owned []string, refused []*names.Refusal)
+}
+
 // Consumers maintains the hub's streams and consumer of each Site.
 type Consumers interface {
 	// Reconcile creates and removes consumers as needed. It returns the consumers of the Sites,
@@ -61,6 +70,14 @@ type Consumers interface {
 	StorageUsed(site string) float64
 }
 
+// Bounds know the names and accounts that a site has, and what was refused to it.
+type Bounds struct {
+	Names    Names
+	Problems *bounds.Problems
+	// Access returns the state of a Site's accounts at the hub. It returns false if there is none.
+	Access func(site string) (accounts.State, bool)
+}
+
 // Config is what a Controller needs.
 type Config struct {
 	Desired    jetstream.Stream
@@ -72,8 +89,7 @@ type Config struct {
 	Duplicates *liveness.DuplicateDetector
 	States     *antientropy.States
 	Metrics    *Metrics
-	// Access returns the state of a Site's accounts at the hub. It returns false if there is none.
-	Access func(site string) (accounts.State, bool)
+	Bounds     Bounds
 	// Epoch and Term are those of this bridge, Identity its name.
 	Epoch    string
 	Term     uint64
@@ -168,12 +184,13 @@ func (c *Controller) retain(exists func(site string) bool) {
 	c.cfg.Liveness.Retain(exists)
 	c.cfg.States.Retain(exists)
 	c.cfg.Duplicates.Retain(exists)
+	c.cfg.Bounds.Problems.Retain(exists)
 	maps.DeleteFunc(c.written, func(site string, _ siteWrite) bool { return !exists(site) })
 }
 
 // updateStatus updates the Site's status, its Events and its metrics.
 func (c *Controller) updateStatus(ctx context.Context, site string, info *jetstream.ConsumerInfo) error {
-	o := c.cfg.Cache.Get(kube.Key{Group: kube.SiteGroup, Resource: "sites", Name: site})
+	o := c.cfg.Cache.Get(kube.SiteKey(site))
 	if o == nil {
 		return nil
 	}
@@ -192,7 +209,7 @@ func (c *Controller) updateStatus(ctx context.Context, site string, info *jetstr
 	}
 	seen.earlierMismatches = w.mismatches
 	status := seen.status(served.Status)
-	access, known := c.cfg.Access(site)
+	access, known := c.cfg.Bounds.Access(site)
 	applyAccess(&status, access, known, seen.now)
 	meta.SetStatusCondition(&status.Conditions, storageCondition(c.cfg.Consumers.StorageProblem(site), seen.now))
 	c.cfg.Metrics.set(site, status, c.cfg.Consumers.StorageUsed(site))
@@ -214,19 +231,40 @@ func (c *Controller) updateStatus(ctx context.Context, site string, info *jetstr
 func (c *Controller) collect(ctx context.Context, o *v1alpha1.Site, info *jetstream.ConsumerInfo) (observation, error) {
 	nodes := c.cfg.Sites.NodesOf(o.Name)
 	seen := observation{
-		now: time.Now(), created: o.CreationTimestamp.Time, nodes: len(nodes), unobserved: c.unobserved(nodes),
+		now: time.Now(), created: o.CreationTimestamp.Time, unobserved: c.unobserved(nodes),
 		unpublished: !c.cfg.Sites.SiteIdle(o.Name),
 		pending:     info.NumPending + uint64(info.NumAckPending), lastAck: info.AckFloor.Last, stored: info.AckFloor.Stream,
 		duplicate: c.cfg.Duplicates.LastSeen(o.Name), sync: c.cfg.States.Get(o.Name),
 	}
 	seen.connected, seen.since, seen.last = c.cfg.Liveness.State(o.Name)
 	seen.epoch, seen.term = c.cfg.Epoch, c.cfg.Term
+	seen.nodes = c.collectNodes(o, nodes)
 	if seen.pending == 0 {
 		return seen, nil
 	}
 	var err error
 	seen.oldest, err = c.oldestPending(ctx, o.Name, info.AckFloor.Stream)
 	return seen, err
+}
+
+// collectNodes gathers the nodes of a site and their names, and what was refused to it.
+func (c *Controller) collectNodes(o *v1alpha1.Site, nodes []string) nodesObservation {
+	owned, refused := c.cfg.Bounds.Names.Plan(o, nodes)
+	seen := nodesObservation{count: len(nodes), owned: owned}
+	for _, r := range refused {
+		c.cfg.Bounds.Problems.Add(o.Name, v1alpha1.ConditionNodesAccepted, r.Reason, r.Node, r.Error())
+	}
+	for _, n := range owned {
+		c.cfg.Bounds.Problems.Solved(o.Name, v1alpha1.ConditionNodesAccepted, n)
+	}
+	for _, t := range []string{v1alpha1.ConditionNodesAccepted, v1alpha1.ConditionWithinLimits} {
+		cond := condition(t, metav1.ConditionTrue, v1alpha1.ReasonAsExpected, normalMessages[t])
+		if reason, message, present := c.cfg.Bounds.Problems.Present(o.Name, t); present {
+			cond = condition(t, metav1.ConditionFalse, reason, message)
+		}
+		seen.conditions = append(seen.conditions, cond)
+	}
+	return seen
 }
 
 // oldestPending returns when the oldest object that the site has not stored was published.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/accounts"
 	"github.com/petiole-io/petiole/bridge/antientropy"
+	"github.com/petiole-io/petiole/bridge/bounds"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/liveness"
 	"github.com/petiole-io/petiole/streams"
@@ -57,10 +58,11 @@ func TestDeletedSitesAreForgotten(t *testing.T) {
 	t.Cleanup(clients.Close)
 	s := &oneSite{exists: true}
 	c := New(Config{
-		Access:  func(string) (accounts.State, bool) { return accounts.State{}, false },
 		Clients: clients, Cache: s, Sites: s, Consumers: s, Liveness: liveness.NewTracker(), Duplicates: liveness.NewDuplicateDetector(),
 		States:  antientropy.NewStates(antientropy.Hooks{Changed: func() {}, Checked: func(inventory.State) {}}),
-		Metrics: NewMetrics(), Log: zap.NewNop(),
+		Metrics: NewMetrics(), Log: zap.NewNop(), Bounds: Bounds{
+			Problems: bounds.NewProblems(time.Now), Access: func(string) (accounts.State, bool) { return accounts.State{}, false },
+		},
 	})
 	c.cfg.Liveness.Heartbeat("plant-a", streams.Presence{}, noon)
 	c.cfg.States.Checked("plant-a", noon, inventory.Equal)

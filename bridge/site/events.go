@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
@@ -68,6 +69,20 @@ func eventsOf(was, is v1alpha1.SiteStatus) []event {
 	}
 	if duplicate(is) && !duplicate(was) {
 		events = append(events, warning(EventDuplicateIdentity, "two leaves use the name of this site; stop one of them"))
+	}
+	return append(events, boundsEvents(was, is)...)
+}
+
+// boundsEvents returns an Event for each condition that shows something else that is refused to
+// the site.
+func boundsEvents(was, is v1alpha1.SiteStatus) []event {
+	var events []event
+	for _, t := range []string{v1alpha1.ConditionNodesAccepted, v1alpha1.ConditionWithinLimits} {
+		c, before := meta.FindStatusCondition(is.Conditions, t), meta.FindStatusCondition(was.Conditions, t)
+		if c == nil || c.Status != metav1.ConditionFalse || before != nil && before.Message == c.Message {
+			continue
+		}
+		events = append(events, warning(c.Reason, "%s", c.Message))
 	}
 	return events
 }

@@ -28,7 +28,8 @@ type observation struct {
 	last      streams.Presence
 	duplicate time.Time
 
-	nodes, unobserved int
+	nodes      nodesObservation
+	unobserved int
 	// unpublished is true if objects wait to be published for the site.
 	unpublished bool
 	// pending, oldest, lastAck and stored come from the site's consumer at the hub.
@@ -45,6 +46,15 @@ type observation struct {
 	earlierMismatches int64
 }
 
+// nodesObservation is what a site has registered, and may.
+type nodesObservation struct {
+	// count is the number of Nodes, owned are the names that the site has, conditions show what is
+	// refused to it.
+	count      int
+	owned      []string
+	conditions []metav1.Condition
+}
+
 // status returns the Site's status. Fields whose value is not known, such as those of the leaf
 // before its first heartbeat, keep their value. It is a pure function.
 func (o observation) status(before v1alpha1.SiteStatus) v1alpha1.SiteStatus {
@@ -53,8 +63,9 @@ func (o observation) status(before v1alpha1.SiteStatus) v1alpha1.SiteStatus {
 	if since.IsZero() {
 		since = o.created
 	}
-	s.Connected, s.Since, s.Nodes = o.connected, wireTime(since), int32(o.nodes)
+	s.Connected, s.Since, s.Nodes = o.connected, wireTime(since), int32(o.nodes.count)
 	s.Pending, s.Stored, s.Unobserved = int64(o.pending), int64(o.stored), int32(o.unobserved)
+	s.OwnedNodes = o.nodes.owned
 	s.OldestPending = nil
 	if o.oldest != nil && o.pending > 0 {
 		s.OldestPending = wireTime(*o.oldest)
@@ -68,7 +79,7 @@ func (o observation) status(before v1alpha1.SiteStatus) v1alpha1.SiteStatus {
 	}
 	s.Epoch, s.Term = o.epoch, int64(o.term)
 	o.applySyncState(&s)
-	for _, c := range []metav1.Condition{o.connectedCondition(s), o.syncedCondition(s), o.healthyCondition(s)} {
+	for _, c := range append([]metav1.Condition{o.connectedCondition(s), o.syncedCondition(s), o.healthyCondition(s)}, o.nodes.conditions...) {
 		c.LastTransitionTime = *wireTime(o.now)
 		if c.Type == v1alpha1.ConditionConnected {
 			c.LastTransitionTime = *s.Since
@@ -176,6 +187,12 @@ func storageCondition(problem error, now time.Time) metav1.Condition {
 	}
 	c.LastTransitionTime = *wireTime(now)
 	return c
+}
+
+// normalMessages are the messages of the conditions about bounds in the normal state.
+var normalMessages = map[string]string{
+	v1alpha1.ConditionNodesAccepted: "each node that registers is accepted",
+	v1alpha1.ConditionWithinLimits:  "the site's reports are within its limits",
 }
 
 func condition(t string, status metav1.ConditionStatus, reason, message string) metav1.Condition {

@@ -23,7 +23,7 @@ var noon = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 // connectedSite returns a site without problems.
 func connectedSite() observation {
 	return observation{
-		now: noon, created: noon.Add(-time.Hour), connected: true, since: noon.Add(-time.Minute), nodes: 2,
+		now: noon, created: noon.Add(-time.Hour), connected: true, since: noon.Add(-time.Minute), nodes: nodesObservation{count: 2},
 		last:  streams.Presence{Time: noon, Version: "v1", Boot: "b1", Applied: 41, AppliedHub: 57},
 		epoch: "1-u", term: 3, stored: 57,
 	}
@@ -58,7 +58,7 @@ func TestStatusKeepsWhatIsNotKnownAnew(t *testing.T) {
 	o.lastAck = &noon
 	before := o.status(v1alpha1.SiteStatus{})
 	// Another bridge, which has received no heartbeat yet.
-	after := observation{now: noon.Add(time.Minute), created: o.created, connected: true, since: o.since, nodes: 2, stored: 57, epoch: "1-u", term: 4}.status(before)
+	after := observation{now: noon.Add(time.Minute), created: o.created, connected: true, since: o.since, nodes: nodesObservation{count: 2}, stored: 57, epoch: "1-u", term: 4}.status(before)
 	if after.Version != "v1" || after.Applied != 41 || after.LastAck == nil || after.LastCheck == nil || after.Resync.Requested != "x" || after.Resync.Time.IsZero() {
 		t.Errorf("forgotten: %+v", after)
 	}

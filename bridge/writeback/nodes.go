@@ -17,7 +17,6 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/kube"
-	"github.com/petiole-io/petiole/streams"
 )
 
 // nodeWriter registers nodes and writes reports about them.
@@ -43,9 +42,10 @@ func (w *nodeWriter) write(ctx context.Context, r Report) error {
 	case o == nil && !r.New && !w.nodeAlive(r):
 		// Deleted in the API: it registers again once it is alive.
 		return fmt.Errorf("%w: %s was deleted", ErrNodeNotAlive, r.Ref.Name)
-	case o == nil && w.Sites.SiteOf(r.Ref.Name) != r.Site && len(w.Sites.NodesOf(r.Site)) >= streams.MaxSiteNodes:
-		return fmt.Errorf("%w: site %s has %d nodes", kube.ErrRefused, r.Site, streams.MaxSiteNodes)
 	case o == nil:
+		if err := w.claim(ctx, r.Site, r.Ref.Name); err != nil {
+			return err
+		}
 		created, err := w.register(ctx, r.Site, &reported)
 		if err != nil {
 			return err
@@ -62,10 +62,11 @@ func (w *nodeWriter) write(ctx context.Context, r Report) error {
 	if err := w.restore(ctx, r.Site, &current); err != nil {
 		return err
 	}
-	if err := w.setEdgeRole(ctx, &current); err != nil {
+	spec := w.Names.Spec(r.Site)
+	if err := w.applySpec(ctx, &current, spec); err != nil {
 		return err
 	}
-	if err := w.patchMeta(ctx, &current, &reported); err != nil {
+	if err := w.patchMeta(ctx, &current, &reported, spec); err != nil {
 		return err
 	}
 	return w.patchStatus(ctx, r, &current, &reported)
@@ -88,8 +89,9 @@ func (w *nodeWriter) register(ctx context.Context, site string, reported *corev1
 		Spec:       corev1.NodeSpec{ProviderID: reported.Spec.ProviderID, Taints: reported.Spec.Taints, Unschedulable: reported.Spec.Unschedulable},
 		Status:     reported.Status,
 	}
+	spec := w.Names.Spec(site)
 	for l, v := range reported.Labels {
-		if !strings.HasPrefix(l, petiolePrefix) && l != v1alpha1.EdgeRoleLabel {
+		if ownedByKubelet(spec)(l) {
 			node.Labels[l] = v
 		}
 	}
@@ -102,6 +104,7 @@ func (w *nodeWriter) register(ctx context.Context, site string, reported *corev1
 	if was != nil {
 		node.Spec.Taints, node.Spec.Unschedulable = userSettings(was.Spec)
 	}
+	node.Spec.Taints = withTaints(node.Spec.Taints, spec)
 	created, err := as.Core.Nodes().Create(ctx, node, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		created, err = as.Core.Nodes().Get(ctx, node.Name, metav1.GetOptions{})
@@ -119,19 +122,10 @@ func (w *nodeWriter) nodeAlive(r Report) bool {
 	return alive
 }
 
-// setEdgeRole sets the role label, which NodeRestriction forbids nodes to set, and updates
-// current.
-func (w *nodeWriter) setEdgeRole(ctx context.Context, current *corev1.Node) error {
-	if _, ok := current.Labels[v1alpha1.EdgeRoleLabel]; ok {
-		return nil
-	}
-	return addMetadata(ctx, w.Clients.Own.CoreV1().Nodes(), current, map[string]string{v1alpha1.EdgeRoleLabel: ""}, nil)
-}
-
 // patchMeta sets the labels and annotations that a kubelet owns, and updates current. Others
 // may have been changed in the API since the site saw them.
-func (w *nodeWriter) patchMeta(ctx context.Context, current, reported *corev1.Node) error {
-	labels := changedKeys(current.Labels, reported.Labels, isKubeletLabel)
+func (w *nodeWriter) patchMeta(ctx context.Context, current, reported *corev1.Node, spec *v1alpha1.SiteNodes) error {
+	labels := changedKeys(current.Labels, reported.Labels, ownedByKubelet(spec))
 	annotations := changedKeys(current.Annotations, reported.Annotations, isKubeletAnnotation)
 	if len(labels) == 0 && len(annotations) == 0 {
 		return nil

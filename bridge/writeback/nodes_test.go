@@ -1,6 +1,7 @@
 package writeback
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -15,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/bounds"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/bridge/liveness"
@@ -34,6 +37,10 @@ func (empty) NodesOf(string) []string { return nil }
 
 func (empty) SiteOf(string) string { return "" }
 
+func (empty) Claim(context.Context, string, string, []string) error { return nil }
+
+func (empty) Spec(string) *v1alpha1.SiteNodes { return nil }
+
 // A site cannot exhaust the memory with names of nodes that the API server does not accept.
 func TestRefusedNodesAreForgotten(t *testing.T) {
 	t.Parallel()
@@ -52,7 +59,7 @@ func TestRefusedNodesAreForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(clients.Close)
-	w := New(Config{Clients: clients, Cache: empty{}, Sites: empty{}, Liveness: liveness.NewTracker(), Deleted: NewDeletedNodes(), Log: zap.NewNop()})
+	w := New(Config{Clients: clients, Cache: empty{}, Sites: empty{}, Names: empty{}, Problems: bounds.NewProblems(time.Now), Liveness: liveness.NewTracker(), Deleted: NewDeletedNodes(), Log: zap.NewNop()})
 	for _, name := range []string{"x1", "x2"} {
 		used, err := clients.As(name)
 		if err != nil {

@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"reflect"
+	"slices"
+	"strings"
 
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
@@ -12,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/kube"
 )
 
@@ -40,6 +44,7 @@ func (w *podWriter) writeStatus(ctx context.Context, r Report) error {
 	if err := json.Unmarshal(r.Object, &reported); err != nil {
 		return fmt.Errorf("%w: %w", kube.ErrRefused, err)
 	}
+	w.dropForeignIPs(r, &reported.Status)
 	patch, err := podStatusPatch(current, reported.Status)
 	if err != nil || patch == nil {
 		return err
@@ -50,6 +55,56 @@ func (w *podWriter) writeStatus(ctx context.Context, r Report) error {
 	}
 	_, err = as.Core.Pods(r.Ref.Namespace).Patch(ctx, r.Ref.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
 	return kube.Classify(err)
+}
+
+// dropForeignIPs removes the addresses of a pod that are in none of the ranges of the Site's spec
+// and are none of the node's.
+func (w *podWriter) dropForeignIPs(r Report, status *corev1.PodStatus) {
+	spec := w.Names.Spec(r.Site)
+	if spec == nil || len(spec.PodCIDRs) == 0 {
+		return
+	}
+	var node corev1.Node
+	if err := kube.Decode(w.Cache.Get(kube.CoreKey("nodes", "", r.Ref.Node)), &node); err != nil {
+		return // the report is about to be refused
+	}
+	if dropped := keepAddresses(status, spec.PodCIDRs, node.Status.Addresses); len(dropped) > 0 {
+		w.Problems.Add(r.Site, v1alpha1.ConditionWithinLimits, v1alpha1.ReasonPodAddress, r.Ref.Namespace+"/"+r.Ref.Name,
+			fmt.Sprintf("pod %s/%s: the address %s is not in spec.nodes.podCIDRs", r.Ref.Namespace, r.Ref.Name, strings.Join(dropped, ", ")))
+	}
+}
+
+// keepAddresses removes the pod addresses that are in none of the ranges and are none of the
+// node's, and returns them. It is a pure function.
+func keepAddresses(status *corev1.PodStatus, ranges []string, node []corev1.NodeAddress) (dropped []string) {
+	ok := func(address string) bool {
+		ip, err := netip.ParseAddr(address)
+		if err != nil {
+			return false
+		}
+		if slices.ContainsFunc(node, func(a corev1.NodeAddress) bool { return a.Address == address }) {
+			return true
+		}
+		return slices.ContainsFunc(ranges, func(r string) bool {
+			p, err := netip.ParsePrefix(r)
+			return err == nil && p.Contains(ip)
+		})
+	}
+	status.PodIPs = slices.DeleteFunc(status.PodIPs, func(p corev1.PodIP) bool {
+		if ok(p.IP) {
+			return false
+		}
+		dropped = append(dropped, p.IP)
+		return true
+	})
+	switch {
+	case status.PodIP == "" || ok(status.PodIP):
+	case len(status.PodIPs) > 0:
+		status.PodIP = status.PodIPs[0].IP
+	default:
+		status.PodIP = ""
+	}
+	return dropped
 }
 
 // pod returns the API's pod, or an error if it is not the reported one.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
@@ -181,6 +182,34 @@ func BenchmarkPodStatusUnchanged(b *testing.B) {
 		}
 		if patch, err := podStatusPatch(&current, reported.Status); patch != nil || err != nil {
 			b.Fatalf("%s, %v", patch, err)
+		}
+	}
+}
+
+func TestPodAddresses(t *testing.T) {
+	t.Parallel()
+	ips := func(a ...string) (out []corev1.PodIP) {
+		for _, ip := range a {
+			out = append(out, corev1.PodIP{IP: ip})
+		}
+		return out
+	}
+	host := []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.7"}, {Type: corev1.NodeHostName, Address: "a1"}}
+	for _, c := range []struct {
+		in   corev1.PodStatus
+		want corev1.PodStatus
+		n    int
+	}{
+		{corev1.PodStatus{PodIP: "10.88.0.4", PodIPs: ips("10.88.0.4", "fd00::4")}, corev1.PodStatus{PodIP: "10.88.0.4", PodIPs: ips("10.88.0.4", "fd00::4")}, 0},
+		{corev1.PodStatus{PodIP: "192.0.2.7", PodIPs: ips("192.0.2.7")}, corev1.PodStatus{PodIP: "192.0.2.7", PodIPs: ips("192.0.2.7")}, 0},
+		{corev1.PodStatus{PodIP: "10.96.0.1", PodIPs: ips("10.96.0.1", "fd00::4")}, corev1.PodStatus{PodIP: "fd00::4", PodIPs: ips("fd00::4")}, 1},
+		{corev1.PodStatus{PodIP: "10.96.0.1", PodIPs: ips("10.96.0.1", "a1")}, corev1.PodStatus{}, 2},
+		{corev1.PodStatus{}, corev1.PodStatus{}, 0},
+	} {
+		got := *c.in.DeepCopy()
+		dropped := keepAddresses(&got, []string{"10.88.0.0/24", "fd00::/64"}, host)
+		if !equality.Semantic.DeepEqual(got, c.want) || len(dropped) != c.n {
+			t.Errorf("%+v: %+v, dropped %v", c.in, got, dropped)
 		}
 	}
 }

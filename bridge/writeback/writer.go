@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/bounds"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/liveness"
 	"github.com/petiole-io/petiole/streams"
@@ -42,11 +43,22 @@ type Sites interface {
 	SiteOf(node string) string
 }
 
+// Names decides which Site has which node name.
+type Names interface {
+	// Claim records that a Site has a name. It returns a *names.Refusal if it cannot have it.
+	// present are the nodes of the Site.
+	Claim(ctx context.Context, site, node string, present []string) error
+	// Spec returns the SiteNodes of a Site, nil if it has none.
+	Spec(site string) *v1alpha1.SiteNodes
+}
+
 // Config is what a Writer needs.
 type Config struct {
 	Clients  *kube.Clients
 	Cache    Cache
 	Sites    Sites
+	Names    Names
+	Problems *bounds.Problems
 	Liveness *liveness.Tracker
 	// Deleted holds the nodes that were deleted in the API.
 	Deleted *DeletedNodes

@@ -30,6 +30,34 @@ const (
 	ReasonStreamsFailed = "StreamsFailed"
 )
 
+const (
+	// ConditionNodesAccepted is True if each node that registered in the last minutes was
+	// accepted, and each name of SiteNodes.Names belongs to the site.
+	ConditionNodesAccepted = "NodesAccepted"
+	// ConditionWithinLimits is True if nothing that the site reported in the last minutes was
+	// rejected or delayed because it exceeds a limit of the site.
+	ConditionWithinLimits = "WithinLimits"
+)
+
+// The reasons of ConditionNodesAccepted, beside ReasonAsExpected.
+const (
+	// ReasonNameTaken: the name belongs to another site, or to a Node that is no site's.
+	ReasonNameTaken = "NameTaken"
+	// ReasonNameNotAllowed: Spec.Nodes does not allow the name.
+	ReasonNameNotAllowed = "NameNotAllowed"
+	// ReasonTooManyNodes: the site has as many names as it can have.
+	ReasonTooManyNodes = "TooManyNodes"
+)
+
+// The reasons of ConditionWithinLimits, beside ReasonAsExpected.
+const (
+	ReasonMirrorPods = "MirrorPods"
+	ReasonReportSize = "ReportSize"
+	ReasonEventRate  = "EventRate"
+	ReasonWriteRate  = "WriteRate"
+	ReasonPodAddress = "PodAddress"
+)
+
 // The reasons of ConditionConnected.
 const (
 	ReasonHeard     = "Heard"

@@ -22,6 +22,8 @@ type definition struct {
 	Properties map[string]definition `json:"properties"`
 	Items      *definition           `json:"items"`
 	Required   []string              `json:"required"`
+
+	AdditionalProperties *definition `json:"additionalProperties"`
 }
 
 func load(t *testing.T, file string) (s definition, columns []string) {
@@ -77,6 +79,8 @@ func compare(t *testing.T, path string, typ reflect.Type, s definition) {
 		return
 	}
 	switch {
+	case typ.Kind() == reflect.Map:
+		compare(t, path+"{}", typ.Elem(), *s.AdditionalProperties)
 	case want == "array":
 		compare(t, path+"[]", typ.Elem(), *s.Items)
 	case want == "object":
@@ -121,7 +125,7 @@ func jsonType(typ reflect.Type) (kind, format string) {
 		return "string", ""
 	case reflect.Slice:
 		return "array", ""
-	case reflect.Struct:
+	case reflect.Struct, reflect.Map:
 		return "object", ""
 	}
 	return fmt.Sprint(typ), ""

@@ -47,6 +47,9 @@ type SiteSpec struct {
 	Operators []string `json:"operators,omitempty"`
 	// Limits bounds what the site may use of what all sites share.
 	Limits *SiteLimits `json:"limits,omitempty"`
+	// Nodes bounds the nodes of the site. Without it, the site has one node: the first that
+	// registers, or those that it had before this field existed.
+	Nodes *SiteNodes `json:"nodes,omitempty"`
 }
 
 // SiteLimits bounds what a site may use of what all sites share.
@@ -73,6 +76,41 @@ type SiteUser struct {
 	JWT string `json:"jwt"`
 }
 
+// SiteNodes says which nodes a site can register, and what the cloud sets on them. Without
+// Names and Pattern it is the first node that registers.
+type SiteNodes struct {
+	// Names are names of nodes. They belong to the site from the moment that they are listed,
+	// unless another Site has them.
+	// +listType=set
+	Names []string `json:"names,omitempty"`
+	// Pattern allows more names: those that begin with what is before its final asterisk. Such
+	// a name belongs to the site from the moment that a node of that name registers.
+	Pattern string `json:"pattern,omitempty"`
+	// Max is how many names the site can have. It is needed with a Pattern; otherwise it is the
+	// number of Names.
+	Max int32 `json:"max,omitempty"`
+	// Labels are set on each node of the site. The site cannot change them.
+	Labels map[string]string `json:"labels,omitempty"`
+	// Taints are set on each node of the site, from its registration on.
+	// +listType=map
+	// +listMapKey=key
+	// +listMapKey=effect
+	Taints []SiteTaint `json:"taints,omitempty"`
+	// PodCIDRs are the ranges of the addresses of pods. An address that a site reports for a pod
+	// is left out if it is in none of them and is none of the node's. Without ranges every
+	// address is accepted, as from any kubelet.
+	// +listType=set
+	PodCIDRs []string `json:"podCIDRs,omitempty"`
+}
+
+// SiteTaint is a taint of a site's nodes.
+type SiteTaint struct {
+	Key   string `json:"key"`
+	Value string `json:"value,omitempty"`
+	// Effect is NoSchedule, PreferNoSchedule or NoExecute.
+	Effect string `json:"effect"`
+}
+
 // SiteStatus is the state of a site, written by the bridge. Values that come from the leaf
 // are those of its last heartbeat. Values that change all the time are written every 10 s
 // at most.
@@ -83,6 +121,11 @@ type SiteStatus struct {
 	Since *metav1.Time `json:"since,omitempty"`
 	// Nodes counts the Node objects that belong to the site.
 	Nodes int32 `json:"nodes"`
+	// OwnedNodes are the names of nodes that belong to the site, whether a Node of that name
+	// exists or not. No other site can register them. They are free again when the Site is
+	// deleted, or when Spec.Nodes no longer allows them and no such Node exists.
+	// +listType=set
+	OwnedNodes []string `json:"ownedNodes,omitempty"`
 
 	// Pending counts the objects that the site has not stored yet.
 	Pending int64 `json:"pending"`
@@ -143,8 +186,8 @@ type SiteStatus struct {
 	// Resync is the last full resync.
 	Resync *SiteResync `json:"resync,omitempty"`
 
-	// Conditions holds ConditionConnected, ConditionSynced, ConditionHealthy and
-	// ConditionStorageReserved.
+	// Conditions holds ConditionConnected, ConditionSynced, ConditionHealthy,
+	// ConditionStorageReserved, ConditionNodesAccepted and ConditionWithinLimits.
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`

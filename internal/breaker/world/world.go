@@ -202,7 +202,7 @@ func (w *World) apply(ctx context.Context) error {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return fmt.Errorf("write manifest of %s: %w", name, err)
 		}
-		manifest := fmt.Sprintf("apiVersion: petiole.dev/v1alpha1\nkind: Site\nmetadata: {name: %s}\n", name)
+		manifest := fmt.Sprintf("apiVersion: petiole.dev/v1alpha1\nkind: Site\nmetadata: {name: %s}\nspec: {nodes: {pattern: \"%s-*\", max: 10}}\n", name, name)
 		if err := os.WriteFile(path, []byte(manifest), 0o644); err != nil {
 			return fmt.Errorf("write manifest of %s: %w", name, err)
 		}
