@@ -176,7 +176,7 @@ func fleetReconnects(t *testing.T, a *api) {
 	f := newFront(t, a.config)
 	w.startWith("one", w.hubAddr(), f.kubeconfig(a), bridge.ImpersonationConstrained)
 	w.configMap("settings", "1")
-	node := func(i int) string { return fmt.Sprint("fleet-node-", i) }
+	node := func(i int) string { return fmt.Sprint("node-", i) }
 	fleet := w.fleet(names, node)
 	delivered := func() (n int) {
 		for _, l := range fleet {

@@ -57,11 +57,15 @@ func TestPlan(t *testing.T) {
 		{"listed names are reserved", situation{spec: &v1alpha1.SiteNodes{Names: []string{"b", "taken"}}}, []string{"b"}, []string{"taken"}},
 		{
 			"a name that is no longer allowed stays while its node exists",
-			situation{spec: &v1alpha1.SiteNodes{Names: []string{"b"}}, owned: []string{"a1", "a2"}, present: []string{"a2"}}, []string{"a2", "b"}, nil,
+			situation{spec: &v1alpha1.SiteNodes{Names: []string{"b"}}, owned: []string{"a1", "a2"}, present: []string{"a2"}},
+			[]string{"a2", "b"},
+			nil,
 		},
 		{
 			"names of a pattern stay",
-			situation{spec: &v1alpha1.SiteNodes{Pattern: "a*", Max: 1}, owned: []string{"a1", "a2"}}, []string{"a1", "a2"}, nil,
+			situation{spec: &v1alpha1.SiteNodes{Pattern: "a*", Max: 1}, owned: []string{"a1", "a2"}},
+			[]string{"a1", "a2"},
+			nil,
 		},
 		{"a node of another Site's name", situation{owned: []string{"a1"}, present: []string{"taken"}}, []string{"a1"}, []string{"taken"}},
 	} {
