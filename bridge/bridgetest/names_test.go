@@ -221,6 +221,7 @@ func earlierSiteKeepsTheName(t *testing.T, a *api) {
 	w.site("plant-a").register("a1")
 	// The name is free when the Site that has it no longer lists it and its node is deleted.
 	w.setNodes("plant-a", `{"names":["a2"]}`)
+	eventually(t, "the bridge knows the change", func() bool { return slices.Equal(w.siteStatus("plant-a").OwnedNodes, []string{"a1", "a2"}) })
 	w.must(a.admin.CoreV1().Nodes().Delete(w.ctx, "a1", metav1.DeleteOptions{}))
 	// The bridge waits a while for a deleted node that is alive to register again.
 	for deleted := time.Now(); !slices.Equal(w.siteStatus("plant-b").OwnedNodes, []string{"a1", "b1"}); time.Sleep(100 * time.Millisecond) {
