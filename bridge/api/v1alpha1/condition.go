@@ -34,8 +34,8 @@ const (
 	// ConditionNodesAccepted is True if each node that registered in the last minutes was
 	// accepted, and each name of SiteNodes.Names belongs to the site.
 	ConditionNodesAccepted = "NodesAccepted"
-	// ConditionWithinLimits is True if nothing that the site reported in the last minutes was
-	// rejected or delayed because it exceeds a limit of the site.
+	// ConditionWithinLimits is True if nothing that the site reported in the last minutes was left
+	// out because it exceeds a limit of the site.
 	ConditionWithinLimits = "WithinLimits"
 )
 
@@ -49,14 +49,8 @@ const (
 	ReasonTooManyNodes = "TooManyNodes"
 )
 
-// The reasons of ConditionWithinLimits, beside ReasonAsExpected.
-const (
-	ReasonMirrorPods = "MirrorPods"
-	ReasonReportSize = "ReportSize"
-	ReasonEventRate  = "EventRate"
-	ReasonWriteRate  = "WriteRate"
-	ReasonPodAddress = "PodAddress"
-)
+// ReasonPodAddress is the reason of ConditionWithinLimits, beside ReasonAsExpected: a pod has an address that is not in SiteNodes.PodCIDRs.
+const ReasonPodAddress = "PodAddress"
 
 // The reasons of ConditionConnected.
 const (
