@@ -3,6 +3,7 @@ package leaf
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"sync"
 	"testing"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/petiole-io/petiole/leaf/desired"
 	"github.com/petiole-io/petiole/streams"
@@ -179,32 +181,41 @@ func (b *responder) compare(q inventory.Query) (inventory.Answer, inventory.Diff
 	return a, d
 }
 
-// repair puts on DESIRED again what differs.
+// repair puts on DESIRED again what differs, as the bridge does: several objects at a time, and the
+// next query waits meanwhile.
 func (b *responder) repair(d inventory.Difference) {
 	hub, err := b.s.hub.Stream(context.Background(), streams.Desired)
 	if err != nil {
 		b.t.Error(err)
 		return
 	}
+	var puts errgroup.Group
+	puts.SetLimit(16)
 	for _, e := range d.Missing {
 		raw, err := hub.GetLastMsgForSubject(context.Background(), e.Subject)
-		if err == nil {
-			b.put(streams.Load(context.Background(), hub, e.Subject, raw.Header, raw.Data))
-		} else {
+		if err != nil {
 			b.t.Error(err)
+			continue
 		}
+		puts.Go(func() error { return b.put(streams.Load(context.Background(), hub, e.Subject, raw.Header, raw.Data)) })
 	}
 	for _, e := range d.Extra {
 		_, ref, err := streams.ParseDesired(e.Subject)
-		b.put("plant-a", streams.Message{Ref: ref, Op: streams.OpDelete, UID: e.UID}, err)
+		puts.Go(func() error {
+			return b.put("plant-a", streams.Message{Ref: ref, Op: streams.OpDelete, UID: e.UID}, err)
+		})
+	}
+	if err := puts.Wait(); err != nil {
+		b.t.Error(err)
 	}
 }
 
-func (b *responder) put(site string, m streams.Message, err error) {
+func (b *responder) put(site string, m streams.Message, err error) error {
 	if err == nil {
 		_, err = streams.Put(context.Background(), b.s.hub, streams.DesiredSubject(site, m.Ref), m)
 	}
 	if err != nil {
-		b.t.Errorf("publish %s: %v", m.Ref, err)
+		return fmt.Errorf("publish %s: %w", m.Ref, err)
 	}
+	return nil
 }
