@@ -27,6 +27,9 @@ type Device struct {
 	Health     Health
 	Problems   []devices.Problem
 	LastOnline time.Time
+	// OnlineSince is since when the device responds, as far as this session knows; zero while it
+	// does not.
+	OnlineSince time.Time
 	// Generation is that of the object from which the definition comes.
 	Generation int64
 	// restored are the reported values of the last status before a restart, by property.
@@ -81,6 +84,7 @@ func (d *Device) Restart(def devices.Definition, problems []devices.Problem) {
 	d.clearFaults()
 	d.unreachable = 0
 	d.Health = InitialHealth(def, problems)
+	d.OnlineSince = time.Time{}
 }
 
 // Status returns the DeviceStatus as of now. It is a pure function. It includes desired
@@ -128,6 +132,9 @@ func (d Device) extensions() map[string]any {
 	x := map[string]any{"reason": d.Health.Reason, "node": d.Node}
 	if m := d.Message(); m != "" {
 		x["message"] = m
+	}
+	if !d.OnlineSince.IsZero() && !d.Definition.Report.Hidden {
+		x["onlineSince"] = d.OnlineSince.UTC().Format(time.RFC3339)
 	}
 	if d.Generation > 0 {
 		x["observedGeneration"] = d.Generation

@@ -105,7 +105,11 @@ func (d *Device) UpdateHealth(b devices.Batch, now time.Time) (was Health, chang
 		return was, false // a different message alone does not justify a status
 	}
 	d.Health = is
+	if is.Answers() && !was.Answers() {
+		d.OnlineSince = b.Time
+	}
 	if !is.Answers() {
+		d.OnlineSince = time.Time{}
 		d.clearFaults()
 		d.MakeUncertain(devices.ReasonOffline, now)
 	}

@@ -39,6 +39,7 @@ var kinds = []kind{
 		{Name: "Node", Type: "string", JSONPath: ".status.extensions.node"},
 		{Name: "State", Type: "string", JSONPath: ".status.state"},
 		{Name: "Reason", Type: "string", JSONPath: ".status.extensions.reason"},
+		{Name: "Online-Since", Type: "date", JSONPath: ".status.extensions.onlineSince"},
 		{Name: "Last-Online", Type: "date", JSONPath: ".status.lastOnlineTime"},
 		{Name: "Message", Type: "string", JSONPath: ".status.extensions.message", Priority: 1},
 	}},
