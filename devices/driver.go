@@ -204,4 +204,7 @@ type Batch struct {
 	// Reason and Message explain Reachable and Degraded.
 	Reason, Message string
 	Time            time.Time
+	// Identification is what the device says of itself, such as vendor and model, by name; nil:
+	// nothing new.
+	Identification map[string]string
 }

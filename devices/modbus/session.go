@@ -51,6 +51,7 @@ func (s *session) Run(ctx context.Context, deliver func(devices.Batch)) error {
 		s.driver.subscribe(k, sub) //nolint:contextcheck // the poller outlives this subscriber
 		defer s.driver.unsubscribe(k, sub)
 	}
+	identify := s.settings.identify
 	defer cancel() // before unsubscribing: a poller may wait for this device
 	for {
 		select {
@@ -62,9 +63,31 @@ func (s *session) Run(ctx context.Context, deliver func(devices.Batch)) error {
 			if ctx.Err() != nil {
 				return nil
 			}
-			deliver(s.batch(a))
+			b := s.batch(a)
+			deliver(b)
+			if identify && b.Reachable {
+				identify = false
+				s.identify(ctx, l, deliver)
+			}
 		}
 	}
+}
+
+// identify delivers the unit's identification, if it has one. The unit responds, so that a
+// request to which it does not reply is a function that it does not know, and no fault.
+func (s *session) identify(ctx context.Context, l *link.Link, deliver func(devices.Batch)) {
+	b := devices.Batch{Reachable: true}
+	j := &link.Job{Ctx: ctx, Priority: link.Poll, Due: time.Now(), Unit: s.settings.unit, Settings: &s.settings.Settings}
+	j.Do = func(u *link.Unit) (err error) {
+		b.Identification, err = u.Identify()
+		b.Time = u.At
+		return err
+	}
+	if err := l.Do(j, true); err != nil {
+		s.log.Info("device has no identification (function 43/14)", zap.Error(err))
+		return
+	}
+	deliver(b)
 }
 
 // periods returns the points to poll, by period: none for a broadcast, to which no unit

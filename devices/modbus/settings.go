@@ -38,6 +38,7 @@ import (
 //	readCoilsFromZero false  every request for coils begins with coil 0
 //	writeFunction auto       or single (FC 5, 6) or multiple (FC 15, 16)
 //	maskWrite auto           FC 22 for parts of registers: auto tries it, on, off
+//	identification false     function 43/14 is read once in each session
 //	trace false              every frame is logged, at level debug
 //
 // and those of wire.ReadEndpoint and codec.ReadDefaults.
@@ -52,8 +53,9 @@ type settings struct {
 	coilsFromZero bool
 	forbidden     string
 
-	// The settings below, and Write, concern single points and writes, not the requests of
-	// polls.
+	// The settings below, and Write, concern the session, single points and writes, not the
+	// requests of polls.
+	identify  bool
 	maskWrite string
 	points    codec.Defaults
 }
@@ -61,7 +63,7 @@ type settings struct {
 // polling returns the settings that the requests of polls depend on.
 func (s *settings) polling() settings {
 	p := *s
-	p.Write, p.maskWrite, p.points = "", "", codec.Defaults{}
+	p.Write, p.identify, p.maskWrite, p.points = "", false, "", codec.Defaults{}
 	return p
 }
 
@@ -94,6 +96,7 @@ func readSettings(r *devices.Reader) settings {
 		endpoint: e, retries: int(r.Int(1, 0, 10, "retries")),
 		maxRegisters: int(r.Int(125, 1, 125, "maxRegisters")), maxBits: int(r.Int(2000, 1, 2000, "maxBits", "maxCoils")),
 		alone: r.Bool(false, "oneRequestPerProperty"), coilsFromZero: r.Bool(false, "readCoilsFromZero"), forbidden: r.Text("", "forbidden"),
+		identify:  r.Bool(false, "identification"),
 		maskWrite: r.Choice(maskAuto, []string{maskAuto, maskOn, maskOff, "true", "false"}, "maskWrite"),
 		points:    codec.ReadDefaults(r),
 	}

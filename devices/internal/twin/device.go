@@ -30,6 +30,8 @@ type Device struct {
 	// OnlineSince is since when the device responds, as far as this session knows; zero while it
 	// does not.
 	OnlineSince time.Time
+	// Identification is what the device says of itself, as read in this session.
+	Identification map[string]string
 	// Generation is that of the object from which the definition comes.
 	Generation int64
 	// restored are the reported values of the last status before a restart, by property.
@@ -84,7 +86,7 @@ func (d *Device) Restart(def devices.Definition, problems []devices.Problem) {
 	d.clearFaults()
 	d.unreachable = 0
 	d.Health = InitialHealth(def, problems)
-	d.OnlineSince = time.Time{}
+	d.OnlineSince, d.Identification = time.Time{}, nil
 }
 
 // Status returns the DeviceStatus as of now. It is a pure function. It includes desired
@@ -135,6 +137,13 @@ func (d Device) extensions() map[string]any {
 	}
 	if !d.OnlineSince.IsZero() && !d.Definition.Report.Hidden {
 		x["onlineSince"] = d.OnlineSince.UTC().Format(time.RFC3339)
+	}
+	if len(d.Identification) > 0 {
+		id := make(map[string]any, len(d.Identification))
+		for name, text := range d.Identification {
+			id[name] = text
+		}
+		x["identification"] = id
 	}
 	if d.Generation > 0 {
 		x["observedGeneration"] = d.Generation

@@ -1,6 +1,7 @@
 package twin
 
 import (
+	"maps"
 	"time"
 
 	"github.com/petiole-io/petiole/devices"
@@ -22,6 +23,10 @@ type Observation struct {
 // Observe applies the readings of a batch to the twins.
 func (d *Device) Observe(b devices.Batch, now time.Time) Observation {
 	o := Observation{Samples: make([]devices.Sample, 0, len(b.Readings))}
+	if b.Identification != nil && !maps.Equal(b.Identification, d.Identification) {
+		d.Identification = b.Identification // never changed, so that a Snapshot may share it
+		o.Changed = true
+	}
 	for _, r := range b.Readings {
 		if r.Point < 0 || r.Point >= len(d.Twins) {
 			continue

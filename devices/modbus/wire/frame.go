@@ -104,7 +104,7 @@ func verifyPDU(request, reply []byte) error {
 	if reply[0] != request[0] {
 		return fmt.Errorf("%w: function %d, asked %d", ErrGarbled, reply[0], request[0])
 	}
-	if want := replyLength(request); len(reply) != want {
+	if want := replyLength(request, reply); len(reply) != want {
 		return fmt.Errorf("%w: %d bytes, expected %d", ErrGarbled, len(reply), want)
 	}
 	if isRead(request[0]) && int(reply[1]) != len(reply)-2 {
@@ -115,8 +115,9 @@ func verifyPDU(request, reply []byte) error {
 
 func isRead(function byte) bool { return function >= 1 && function <= 4 }
 
-// replyLength returns the length of the PDU that replies to a request without exception.
-func replyLength(request []byte) int {
+// replyLength returns the length of the PDU that replies to a request without exception. Reply is
+// what has been received of it, or more.
+func replyLength(request, reply []byte) int {
 	n := 0
 	if len(request) >= 5 {
 		n = int(binary.BigEndian.Uint16(request[3:]))
@@ -128,7 +129,17 @@ func replyLength(request []byte) int {
 		return 2 + 2*n
 	case modbus.FuncCodeMaskWriteRegister:
 		return 7
+	case funcCodeEncapsulated:
+		return identificationLength(reply)
 	default: // writes echo address and value or count
 		return 5
 	}
+}
+
+// longestReply returns the length of the longest PDU that may reply to a request.
+func longestReply(request []byte) int {
+	if request[0] == funcCodeEncapsulated {
+		return maxPDU
+	}
+	return replyLength(request, nil)
 }

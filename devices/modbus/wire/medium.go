@@ -36,7 +36,7 @@ func (m *medium) lineTime(request []byte, echoes bool) time.Duration {
 	}
 	characters := len(request)
 	if request[0] != Broadcast {
-		characters += replyLength(request[1:len(request)-2]) + rtuEnvelope
+		characters += longestReply(request[1:len(request)-2]) + rtuEnvelope
 	}
 	if echoes {
 		characters += len(request)

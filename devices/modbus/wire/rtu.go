@@ -20,7 +20,6 @@ func (rtu) packager(unit byte) modbus.Packager { return rtuUnit{unit} }
 
 func (rtu) find(request, buf []byte) ([]byte, int, error) {
 	pdu := request[1 : len(request)-2]
-	want := replyLength(pdu) + rtuEnvelope
 	for i := range buf {
 		rest := buf[i:]
 		if len(rest) < 5 {
@@ -29,6 +28,7 @@ func (rtu) find(request, buf []byte) ([]byte, int, error) {
 		if rest[0] != request[0] {
 			continue
 		}
+		want := replyLength(pdu, rest[1:]) + rtuEnvelope
 		switch {
 		case rest[1] == pdu[0]|0x80 && checksumOK(rest[:5]):
 			return rest[:5], i + 5, nil

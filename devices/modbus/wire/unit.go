@@ -10,13 +10,14 @@ import (
 // for each call; with EncodeRead and DecodeRead several reads may be in flight.
 type Unit struct {
 	modbus.Client
-	packager modbus.Packager
+	packager  modbus.Packager
+	transport *Transport
 }
 
 // Unit returns the unit with an id. Units share the transport's connection.
 func (t *Transport) Unit(id byte) *Unit {
 	p := t.framing.packager(id)
-	return &Unit{Client: modbus.NewClient2(p, t), packager: p}
+	return &Unit{Client: modbus.NewClient2(p, t), packager: p, transport: t}
 }
 
 // EncodeRead returns the frame of a read (MODBUS Application Protocol V1.1b3, 6.1 to 6.4).
@@ -28,6 +29,14 @@ func (u *Unit) EncodeRead(function byte, start, count uint16) ([]byte, error) {
 // DecodeRead verifies the reply to a read, as goburrow's client does, and returns the
 // registers or bits that were read. An exception is a *modbus.ModbusError.
 func (u *Unit) DecodeRead(request, reply []byte) ([]byte, error) {
+	pdu, err := u.decode(request, reply)
+	if err != nil {
+		return nil, err
+	}
+	return pdu.Data[1:], nil
+}
+
+func (u *Unit) decode(request, reply []byte) (*modbus.ProtocolDataUnit, error) {
 	if err := u.packager.Verify(request, reply); err != nil {
 		return nil, err
 	}
@@ -38,7 +47,7 @@ func (u *Unit) DecodeRead(request, reply []byte) ([]byte, error) {
 	if pdu.FunctionCode&0x80 != 0 {
 		return nil, &modbus.ModbusError{FunctionCode: pdu.FunctionCode, ExceptionCode: pdu.Data[0]}
 	}
-	return pdu.Data[1:], nil
+	return pdu, nil
 }
 
 // TransactionNumber returns the number that a reply has in common with its request. Frames of
