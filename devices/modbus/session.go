@@ -79,7 +79,7 @@ func (s *session) identify(ctx context.Context, l *link.Link, deliver func(devic
 	b := devices.Batch{Reachable: true}
 	j := &link.Job{Ctx: ctx, Priority: link.Poll, Due: time.Now(), Unit: s.settings.unit, Settings: &s.settings.Settings}
 	j.Do = func(u *link.Unit) (err error) {
-		b.Identification, err = u.Identify()
+		b.Identification, err = link.Identify(u)
 		b.Time = u.At
 		return err
 	}

@@ -20,14 +20,14 @@ const (
 	maxIdentificationRequests = 8
 )
 
-// Identify reads the unit's identification with function 43/14: the basic objects, and the
+// Identify reads a unit's identification with function 43/14: the basic objects, and the
 // regular ones if the unit has them. It is one attempt: a unit that does not know the function is
 // allowed not to reply.
-func (u *Unit) Identify() (map[string]string, error) {
+func Identify(u *Unit) (map[string]string, error) {
 	found := map[string]string{}
 	category, object := byte(1), byte(0)
 	for range maxIdentificationRequests {
-		id, err := u.readIdentification(category, object)
+		id, err := readIdentification(u, category, object)
 		if err != nil && category == 1 {
 			return nil, err
 		}
@@ -51,7 +51,7 @@ func (u *Unit) Identify() (map[string]string, error) {
 	return found, nil
 }
 
-func (u *Unit) readIdentification(category, object byte) (id wire.Identification, err error) {
+func readIdentification(u *Unit, category, object byte) (id wire.Identification, err error) {
 	_, err = u.call(false, func(modbus.Client) (_ []byte, err error) {
 		id, err = u.peer.wire.ReadIdentification(category, object)
 		return nil, err
