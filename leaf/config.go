@@ -85,6 +85,18 @@ type StorageConfig struct {
 	// On a small disk it is a quarter of it at most. 0 reserves nothing. Default 67108864
 	// (64 MiB).
 	ReserveBytes int64 `json:"reserveBytes"`
+	// Encryption encrypts what is stored.
+	Encryption EncryptionConfig `json:"encryption"`
+}
+
+// EncryptionConfig encrypts the store of the embedded server and the stored tokens.
+type EncryptionConfig struct {
+	// KeyFile is the file of a key of at least 32 random characters, outside of DataDir and
+	// with mode 0600 or 0400: an absolute path, or the name of a credential of systemd. An
+	// existing store is encrypted at the next start. Empty, the default: not encrypted.
+	KeyFile string `json:"keyFile"`
+	// PreviousKeyFile is the key that KeyFile replaces; it is not needed after the next start.
+	PreviousKeyFile string `json:"previousKeyFile"`
 }
 
 // MetricsConfig is about what the leaf says about itself.
@@ -135,6 +147,9 @@ func (c Config) Validate() error {
 	}
 	if c.Storage.TelemetryBytes < 1<<20 {
 		p.Add("storage.telemetryBytes", c.Storage.TelemetryBytes, "must be at least 1048576")
+	}
+	if e := c.Storage.Encryption; e.KeyFile == "" && e.PreviousKeyFile != "" {
+		p.Add("storage.encryption.previousKeyFile", e.PreviousKeyFile, "needs storage.encryption.keyFile, the key that replaces it")
 	}
 	if s := c.Devices.DMISocket; s != "" && !filepath.IsAbs(s) {
 		p.Add("devices.dmiSocket", s, "must be an absolute path, or empty")

@@ -17,6 +17,7 @@ func TestValidateReportsEveryBadField(t *testing.T) {
 	cfg.Kubelet.ConfigFile = "/nowhere/kubelet.yaml"
 	cfg.Storage.TelemetryBytes, cfg.Storage.ReserveBytes = 7, -1
 	cfg.Metrics.Listen, cfg.Devices.MapperProtocols = "here", []string{"modbus"}
+	cfg.Storage.Encryption.PreviousKeyFile = "/etc/petiole/old.key"
 	err := cfg.Validate()
 	if err == nil {
 		t.Fatal("a configuration that is wrong in every field is accepted")
@@ -26,6 +27,8 @@ func TestValidateReportsEveryBadField(t *testing.T) {
 		`nodeAPI.listen: Invalid value: "0.0.0.0:10441"`, `kubelet.configFile: Invalid value: "/nowhere/kubelet.yaml"`, `storage.telemetryBytes: Invalid value: 7`,
 		`storage.reserveBytes: Invalid value: -1`, `metrics.listen: Invalid value: "here"`,
 		`devices.mapperProtocols: Invalid value: ["modbus"]`,
+=======
+		`storage.encryption.previousKeyFile: Invalid value: "/etc/petiole/old.key"`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the error does not name %s:\n%v", want, err)

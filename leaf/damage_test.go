@@ -26,7 +26,7 @@ type mutation struct {
 }
 
 func mutations() []mutation {
-	remove := func(names ...string) func(*testing.T, *rand.Rand, string) {
+	missing := func(names ...string) func(*testing.T, *rand.Rand, string) {
 		return func(t *testing.T, _ *rand.Rand, dir string) {
 			for _, n := range names {
 				if err := os.RemoveAll(filepath.Join(dir, n)); err != nil {
@@ -43,23 +43,23 @@ func mutations() []mutation {
 		}
 	}
 	return []mutation{
-		{"description missing", remove("meta.inf")},
+		{"description missing", missing("meta.inf")},
 		{"description flipped", flip("meta.inf")},
 		{"description truncated", truncate("meta.inf")},
-		{"checksum of the description missing", remove("meta.sum")},
-		{"index missing", remove("msgs/index.db")},
+		{"checksum of the description missing", missing("meta.sum")},
+		{"index missing", missing("msgs/index.db")},
 		{"index flipped", flip("msgs/index.db")},
 		{"index truncated", truncate("msgs/index.db")},
 		{"first block flipped", flip("msgs/1.blk")},
-		{"first block flipped, index missing", both(flip("msgs/1.blk"), remove("msgs/index.db"))},
+		{"first block flipped, index missing", both(flip("msgs/1.blk"), missing("msgs/index.db"))},
 		{"first block truncated", truncate("msgs/1.blk")},
-		{"first block missing", remove("msgs/1.blk")},
+		{"first block missing", missing("msgs/1.blk")},
 		{"first block empty", empty("msgs/1.blk")},
 		{"last block flipped", flip("msgs/*.blk")},
 		{"last block truncated", truncate("msgs/*.blk")},
-		{"last block truncated, index missing", both(truncate("msgs/*.blk"), remove("msgs/index.db"))},
+		{"last block truncated, index missing", both(truncate("msgs/*.blk"), missing("msgs/index.db"))},
 		{"last block missing", func(t *testing.T, rng *rand.Rand, dir string) {
-			remove(filepath.Base(last(t, dir, "msgs/*.blk")))(t, rng, filepath.Join(dir, "msgs"))
+			missing(filepath.Base(last(t, dir, "msgs/*.blk")))(t, rng, filepath.Join(dir, "msgs"))
 		}},
 		{"last record's sequence far ahead", flipLast(4, 26)},
 		{"last record's sequence out of reach", flipLast(4, 40)},
@@ -77,9 +77,9 @@ func mutations() []mutation {
 				t.Fatal(err)
 			}
 		}},
-		{"messages missing", remove("msgs")},
-		{"everything missing", remove("")},
-		{"consumers missing", remove("obs")},
+		{"messages missing", missing("msgs")},
+		{"everything missing", missing("")},
+		{"consumers missing", missing("obs")},
 		{"consumer's state flipped", flip("obs/*/o.dat")},
 		{"consumer's state missing", func(t *testing.T, _ *rand.Rand, dir string) {
 			if err := os.Remove(last(t, dir, "obs/*/o.dat")); err != nil {
@@ -89,6 +89,32 @@ func mutations() []mutation {
 		{"consumer's state counts deliveries that are not there", counting(1<<28, 0)},
 		{"consumer's state counts redeliveries that are not there", counting(0, 1<<50)},
 		{"consumer's description flipped", flip("obs/*/meta.inf")},
+	}
+}
+
+// encryptedMutations damage an encrypted stream, whose records nobody can find without its key:
+// leaf/filestore damages those.
+func encryptedMutations() (out []mutation) {
+	for _, m := range mutations() {
+		switch m.name {
+		case "description flipped", "index truncated", "first block flipped", "first block missing", "last block truncated", "consumer's state flipped":
+			out = append(out, m)
+		}
+	}
+	return append(out,
+		mutation{"key of the stream flipped", flip("meta.key")},
+		mutation{"key of the stream missing", func(t *testing.T, _ *rand.Rand, dir string) { remove(t, filepath.Join(dir, "meta.key")) }},
+		mutation{"key of the first block flipped", flip("msgs/1.key")},
+		mutation{"key of the first block missing", func(t *testing.T, _ *rand.Rand, dir string) { remove(t, filepath.Join(dir, "msgs/1.key")) }},
+		mutation{"key of a consumer flipped", flip("obs/*/meta.key")},
+		mutation{"consumer's state truncated", truncate("obs/*/o.dat")},
+	)
+}
+
+func remove(t *testing.T, path string) {
+	t.Helper()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -186,16 +212,22 @@ func edit(t *testing.T, path string, f func([]byte) []byte) {
 	}
 }
 
-// eachMutation runs a test for each, with a fixed seed.
-func eachMutation(t *testing.T, stream string, run func(t *testing.T, damage func(store string))) {
-	for i, m := range mutations() {
-		t.Run(m.name, func(t *testing.T) {
-			t.Parallel()
-			run(t, func(store string) {
-				m.do(t, rand.New(rand.NewPCG(uint64(i), 11)), filepath.Join(store, "$G", "streams", stream))
-			})
-		})
+// eachMutation runs a test for each, with a fixed seed, on a plain store and on an encrypted one.
+func eachMutation(t *testing.T, stream string, run func(t *testing.T, storeKey string, damage func(store string))) {
+	each := func(storeKey string, all []mutation) func(*testing.T) {
+		return func(t *testing.T) {
+			for i, m := range all {
+				t.Run(m.name, func(t *testing.T) {
+					t.Parallel()
+					run(t, storeKey, func(store string) {
+						m.do(t, rand.New(rand.NewPCG(uint64(i), 11)), filepath.Join(store, "$G", "streams", stream))
+					})
+				})
+			}
+		}
 	}
+	t.Run("plain", each("", mutations()))
+	t.Run("encrypted", each("key", encryptedMutations()))
 }
 
 // asides are the copies of damaged streams that are kept.
@@ -216,8 +248,9 @@ func asides(t *testing.T, s *site) (dirs []string) {
 // less than there was before all of it has come again, and it becomes what the hub has.
 func TestDamagedDesired(t *testing.T) {
 	t.Parallel()
-	eachMutation(t, streams.SiteDesired, func(t *testing.T, damage func(string)) {
+	eachMutation(t, streams.SiteDesired, func(t *testing.T, storeKey string, damage func(string)) {
 		s, ctx := newSite(t)
+		s.storeKey = storeKey
 		s.pace = quick
 		b := respond(t, s)
 		s.start(t, ctx)
@@ -292,8 +325,9 @@ func desiredSet(t *testing.T, ctx context.Context, s *site) string {
 // link: the leaf starts, what can be read arrives, and what cannot is in a gap.
 func TestDamagedTelemetry(t *testing.T) {
 	t.Parallel()
-	eachMutation(t, streams.SiteTelemetry, func(t *testing.T, damage func(string)) {
+	eachMutation(t, streams.SiteTelemetry, func(t *testing.T, storeKey string, damage func(string)) {
 		s, ctx := newSite(t)
+		s.storeKey = storeKey
 		s.cfg.Storage.TelemetryBytes = 120 << 10 // so that blocks are small, and there are several
 		respond(t, s)
 		s.start(t, ctx)

@@ -33,6 +33,7 @@ import (
 	"github.com/petiole-io/petiole/leaf/nodeapi"
 	"github.com/petiole-io/petiole/leaf/replicate"
 	"github.com/petiole-io/petiole/leaf/store"
+	"github.com/petiole-io/petiole/leaf/storekey"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -60,14 +61,27 @@ func New(cfg Config, version string, log *zap.Logger) *Leaf {
 // Run starts everything, whether or not the hub can be reached, and blocks until ctx
 // ends or a part fails for good. It returns when all that it started has stopped.
 func (l *Leaf) Run(ctx context.Context) error {
+	encryption := l.cfg.Storage.Encryption
+	key, err := storekey.Open(storekey.Config{DataDir: l.cfg.DataDir, KeyFile: encryption.KeyFile, PreviousKeyFile: encryption.PreviousKeyFile}, l.log)
+	if err != nil {
+		return err
+	}
 	var embedded *natsd.Server
 	if l.cfg.NATS.ConfigFile != "" {
-		h, err := natsd.Start(ctx, l.cfg.Site, l.cfg.NATS.ConfigFile, l.log)
+		storeKey, err := key.Store()
+		if err != nil {
+			return fmt.Errorf("derive the key of the store: %w", err)
+		}
+		h, err := natsd.Start(ctx, natsd.Config{Site: l.cfg.Site, File: l.cfg.NATS.ConfigFile, StoreKey: storeKey, Log: l.log})
 		if err != nil {
 			return err
 		}
 		defer h.Stop()
 		embedded = h
+	}
+	tokenKey, err := key.Tokens()
+	if err != nil {
+		return fmt.Errorf("derive the key of the tokens: %w", err)
 	}
 	nc, err := connect(l.cfg.NATS, embedded, l.cfg.Site, l.log)
 	if err != nil {
@@ -83,7 +97,7 @@ func (l *Leaf) Run(ctx context.Context) error {
 		if err := supervisor.Open(ctx); err != nil {
 			return err
 		}
-		err := l.runParts(ctx, nc, js, embedded, supervisor)
+		err := l.runParts(ctx, nc, js, embedded, supervisor, tokenKey)
 		if ctx.Err() == nil && errors.Is(err, store.ErrRebuild) {
 			l.log.Error("starting all parts again", zap.Error(err))
 			continue
@@ -93,10 +107,10 @@ func (l *Leaf) Run(ctx context.Context) error {
 	}
 }
 
-func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, h *natsd.Server, supervisor *store.Supervisor) error {
+func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, h *natsd.Server, supervisor *store.Supervisor, tokenKey []byte) error {
 	api := nodeapi.New(nodeapi.Config{
 		Site: l.cfg.Site, Node: l.cfg.Node, JS: js,
-		DataDir: l.cfg.DataDir, Listen: l.cfg.NodeAPI.Listen, Log: l.log.Named("nodeapi"),
+		DataDir: l.cfg.DataDir, TokenKey: tokenKey, Listen: l.cfg.NodeAPI.Listen, Log: l.log.Named("nodeapi"),
 	})
 	hubLink := l.newLink(h)
 	state := &status{js: js, quarantined: []quarantine{api}, drops: supervisor.Drops(), degraded: supervisor.Degraded}

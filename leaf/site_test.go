@@ -48,6 +48,8 @@ type site struct {
 	pace      replicate.Pace
 	// unsupervised is set if the supervisor does not run, and the test restarts the server.
 	unsupervised bool
+	// storeKey encrypts the store if it is set.
+	storeKey string
 	// maxIdleChecks is the supervisor's.
 	maxIdleChecks int
 
@@ -111,7 +113,9 @@ func (s *site) start(t *testing.T, ctx context.Context) {
 	log := zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel))
 	s.leaf = New(s.cfg, "test", log)
 	var err error
-	if s.host, err = natsd.Start(ctx, "plant-a", s.cfg.NATS.ConfigFile, log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))); err != nil {
+	if s.host, err = natsd.Start(ctx, natsd.Config{
+		Site: "plant-a", File: s.cfg.NATS.ConfigFile, StoreKey: s.storeKey, Log: log.WithOptions(zap.IncreaseLevel(zap.WarnLevel)),
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if s.nc, err = s.host.Connect(); err != nil {

@@ -76,6 +76,7 @@ var ours = []struct {
 	{"leaf/replicate", []string{"leaf/desired", "leaf/link", "leaf/transfer", "streams"}},
 	{"leaf/store", []string{"leaf/desired", "leaf/journal", "leaf/natsd", "streams", "internal/durable", "internal/logonce"}},
 	{"leaf/link", nil},
+	{"leaf/storekey", []string{"internal/durable"}},
 	{"leaf/natsd", []string{"leaf/filestore", "streams"}},
 	{"leaf/node/kubelet", nil},
 	{"leaf/nodeapi/catalog", []string{"leaf/nodeapi/objects"}},

@@ -72,28 +72,31 @@ func newHash(name string) (*highwayhash.Digest64, error) {
 	return h, nil
 }
 
-// verify returns the first record of a block that would mislead nats-server, or nil. Every
-// length must fit, and a sequence must follow the previous one or be confirmed by the hash of
+// hashOf returns nats-server's hash of a file of that name.
+func hashOf(name string, data []byte) ([]byte, error) {
+	h, err := newHash(name)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := h.Write(data); err != nil {
+		return nil, err
+	}
+	return h.Sum(nil), nil
+}
+
+// verify returns the first record of a block of size bytes that would mislead nats-server, or
+// nil. Every length must fit, and a sequence must follow the previous one or be confirmed by the hash of
 // its record.
-func (b *blockReader) verify(path string) (*damage, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	b.in.Reset(f)
+func (b *blockReader) verify(in io.Reader, size int64) (*damage, error) {
+	b.in.Reset(in)
 	if start, _ := b.in.Peek(len(compressed)); bytes.Equal(start, compressed) {
 		b.skipped = true
 		return nil, nil
 	}
-	for at, size := int64(0), info.Size(); at < size; {
+	for at := int64(0); at < size; {
 		n, bad, err := b.record(size - at)
 		if err != nil {
-			return nil, fmt.Errorf("read %s: %w", path, err)
+			return nil, err
 		}
 		if bad != nil {
 			bad.offset = at

@@ -19,8 +19,6 @@ const (
 	messagesDir  = "msgs"
 	consumersDir = "obs"
 	indexFile    = "index.db"
-	// keyFile exists if a stream is encrypted.
-	keyFile = "meta.key"
 
 	// maxDescription bounds the description of a stream or consumer, and indexSlack how much
 	// longer than all blocks together an index may be, in bytes.
@@ -38,17 +36,18 @@ type Damaged struct {
 	Cut bool
 }
 
-// Check makes JetStream's folder safe to open, and logs what it found damaged. It reads all
-// blocks, so it takes as long as the disk needs for that. It returns the streams that lost
-// messages. An error names what could not be checked; everything else was checked.
-func Check(ctx context.Context, store string, log *zap.Logger) ([]Damaged, error) {
-	errs := []error{truncateDescriptions(store, log), checkConsumers(store, log)}
+// Check makes JetStream's folder safe to open, and logs what it found damaged. key is that of
+// encrypted streams. It reads all blocks, so it takes as long as the disk needs for that. It
+// returns the streams that lost messages. An error names what could not be checked; everything
+// else was checked.
+func Check(ctx context.Context, store, key string, log *zap.Logger) ([]Damaged, error) {
+	errs := []error{truncateDescriptions(store, log), checkConsumers(store, key, log)}
 	found, err := filepath.Glob(filepath.Join(store, "*", "streams", "*", messagesDir))
 	errs = append(errs, err)
 	var all []*messages
 	p := progress{log: log, next: time.Now().Add(progressInterval)}
 	for _, dir := range found {
-		m, err := openMessages(dir, log)
+		m, err := openMessages(dir, key, log)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("check %s: %w", dir, err))
 			continue
@@ -89,9 +88,13 @@ func truncateDescriptions(store string, log *zap.Logger) error {
 // messages is the folder with the messages of a stream.
 type messages struct {
 	dir    string
+	key    string  // of the store
 	blocks []block // in the order of their numbers
 	bytes  int64   // of all blocks
-	log    *zap.Logger
+	// encrypted is set if the stream is, and asset is its key, nil if that is damaged.
+	encrypted bool
+	asset     *asset
+	log       *zap.Logger
 }
 
 // block is a block file.
@@ -100,10 +103,13 @@ type block struct {
 	size   int64
 }
 
-func openMessages(dir string, log *zap.Logger) (*messages, error) {
-	m := &messages{dir: dir, log: log}
+func openMessages(dir, key string, log *zap.Logger) (*messages, error) {
+	m := &messages{dir: dir, key: key, log: log}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
+		return nil, err
+	}
+	if err := m.openKey(); err != nil {
 		return nil, err
 	}
 	for _, e := range entries {
@@ -139,17 +145,15 @@ func (m *messages) check(ctx context.Context, p *progress) (cut, unreadable bool
 	if err := m.removeOversizedIndex(); err != nil {
 		return false, false, err
 	}
-	use, err := m.usesIndex()
+	index, err := m.readIndex()
 	if err != nil {
 		return false, false, err
 	}
-	if use == unknown {
-		return false, false, m.removeIndex()
-	}
-	known, err := m.indexLastSeq()
+	use, err := m.usesIndex(index)
 	if err != nil {
 		return false, false, err
 	}
+	known := lastSeqOf(index)
 	var newest uint64
 	in := bufio.NewReaderSize(nil, readAhead)
 	for i, b := range m.blocks {
@@ -160,7 +164,15 @@ func (m *messages) check(ctx context.Context, p *progress) (cut, unreadable bool
 		if err != nil {
 			return cut, unreadable, err
 		}
-		bad, err := r.verify(m.path(b))
+		bad, err := m.verify(r, b)
+		if errors.Is(err, errAsset) {
+			cut = true
+			m.log.Warn("block of a stream removed, its key is damaged", zap.String("file", m.path(b)), zap.Error(err))
+			if err := m.removeBlock(b); err != nil {
+				return cut, unreadable, err
+			}
+			continue
+		}
 		if err != nil {
 			return cut, unreadable, err
 		}
@@ -196,6 +208,29 @@ func (m *messages) check(ctx context.Context, p *progress) (cut, unreadable bool
 		return cut, unreadable, m.removeIndex()
 	}
 	return cut, unreadable, nil
+}
+
+// verify returns the first record of a block that would mislead nats-server, or nil.
+func (m *messages) verify(r *blockReader, b block) (*damage, error) {
+	f, err := os.Open(m.path(b))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	in, err := m.decrypt(b, f)
+	if err != nil {
+		return nil, err
+	}
+	bad, err := r.verify(in, b.size)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", m.path(b), err)
+	}
+	return bad, nil
+}
+
+// removeBlock removes a block that nobody can read any longer.
+func (m *messages) removeBlock(b block) error {
+	return errors.Join(os.Remove(m.path(b)), os.RemoveAll(m.keyPath(b)))
 }
 
 // exposeDamage makes nats-server detect damage without harm when it reads the block again.

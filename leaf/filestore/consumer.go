@@ -23,40 +23,72 @@ const (
 
 // checkConsumers removes the state files that would keep nats-server from starting: it trusts
 // the counts in them, and allocates memory for as many entries, or reads as many, before it
-// checks that they exist. A consumer without the file delivers everything again. store is
-// JetStream's folder; the server must not run.
-func checkConsumers(store string, log *zap.Logger) error {
-	files, err := filepath.Glob(filepath.Join(store, "*", "streams", "*", consumersDir, "*", stateFile))
+// checks that they exist; an encrypted file that is shorter than its nonce ends the process
+// (docs/upstream.md, 20). A consumer without the file delivers everything again. store is
+// JetStream's folder, key that of encrypted streams; the server must not run.
+func checkConsumers(store, key string, log *zap.Logger) error {
+	folders, err := filepath.Glob(filepath.Join(store, "*", "streams", "*", consumersDir, "*"))
 	if err != nil {
 		return fmt.Errorf("list consumers: %w", err)
 	}
 	var errs []error
-	for _, f := range files {
-		fits, err := stateFits(f)
-		if errors.Is(err, fs.ErrNotExist) || fits {
+	for _, dir := range folders {
+		sealed, a, err := openConsumerKey(dir, key)
+		if err != nil {
+			errs = append(errs, err)
 			continue
 		}
-		if err == nil {
-			log.Warn("state of a consumer removed, it is damaged", zap.String("file", f))
-			err = os.Remove(f)
+		files := []string{stateFile}
+		if sealed {
+			files = append(files, metaFile)
 		}
-		errs = append(errs, err)
+		for _, name := range files {
+			f := filepath.Join(dir, name)
+			fits, err := fileFits(f, sealed, a)
+			if errors.Is(err, fs.ErrNotExist) || fits {
+				continue
+			}
+			if err == nil {
+				log.Warn("file of a consumer removed, it is damaged", zap.String("file", f))
+				err = os.Remove(f)
+			}
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }
 
-// stateFits reports whether nats-server can read a state file safely.
-func stateFits(path string) (bool, error) {
+// openConsumerKey reports whether a consumer is encrypted, and returns its key, or nil if the
+// key is damaged.
+func openConsumerKey(dir, key string) (bool, *asset, error) {
+	stream := filepath.Dir(filepath.Dir(dir))
+	account := filepath.Base(filepath.Dir(filepath.Dir(stream)))
+	a, err := openAsset(filepath.Join(dir, keyFile), key, account, consumerContext(filepath.Base(stream), filepath.Base(dir)))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil, nil
+	case errors.Is(err, errAsset):
+		return true, nil, nil
+	}
+	return true, a, err
+}
+
+// fileFits reports whether nats-server can read a file of a consumer safely.
+func fileFits(path string, sealed bool, a *asset) (bool, error) {
 	info, err := os.Stat(path)
 	if err != nil || info.Size() > maxState {
 		return false, err
 	}
 	data, err := os.ReadFile(path)
-	return err == nil && countsFit(data), err
+	if err != nil || !sealed {
+		return err == nil && countsFit(data), err
+	}
+	_, err = a.open(data)
+	return err == nil, nil //nolint:nilerr // it is removed
 }
 
 // countsFit reports whether a state file is long enough for the counts in it. nats-server
-// detects other damage by itself; in an encrypted store it detects all.
+// detects other damage by itself.
 func countsFit(data []byte) bool {
 	if len(data) < 2 || data[0] != stateMagic || data[1] != 1 && data[1] != 2 {
 		return true

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,73 +18,92 @@ const (
 	unused indexUse = iota
 	// used: it trusts the index, and the blocks with it.
 	used
-	// unknown: the stream is encrypted.
-	unknown
 )
 
-// indexTail is the length of the end of an index: the hash of the last record, and the hash of
-// the index.
-const indexTail = 2 * recordHash
+// minIndex is the length of the shortest index: two bytes of version, the hash of the last
+// record, and the hash of the index.
+const minIndex = 2 + 2*recordHash
 
-// usesIndex returns whether nats-server is going to use the index of the stream: only if the
-// last block ends with the record that the index ends with, and the hash of the index is right.
-func (m *messages) usesIndex() (indexUse, error) {
-	if len(m.blocks) == 0 {
+// readIndex returns the index of the stream without its hash, decrypted, or nil if there is none
+// that nats-server would use.
+func (m *messages) readIndex() ([]byte, error) {
+	data, err := os.ReadFile(m.index())
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(data) < minIndex {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	data, sum := data[:len(data)-recordHash], data[len(data)-recordHash:]
+	want, err := hashOf(m.stream(), data)
+	if err != nil || !bytes.Equal(want, sum) {
+		return nil, err
+	}
+	if !m.encrypted {
+		return data, nil
+	}
+	plain, err := m.asset.open(data)
+	if err != nil || len(plain) < minIndex-recordHash {
+		return nil, nil //nolint:nilerr // damaged, or of another key: nats-server reads the records
+	}
+	return plain, nil
+}
+
+// usesIndex returns whether nats-server is going to use an index of the stream: only if the last
+// block ends with the record that the index ends with.
+func (m *messages) usesIndex(index []byte) (indexUse, error) {
+	if len(m.blocks) == 0 || index == nil {
 		return unused, nil
 	}
-	if _, err := os.Stat(m.index()); errors.Is(err, fs.ErrNotExist) {
-		return unused, nil
-	}
-	if _, err := os.Stat(filepath.Join(filepath.Dir(m.dir), keyFile)); err == nil {
-		return unknown, nil
-	}
-	known, err := tail(m.index(), indexTail)
+	last, err := m.lastHash(m.blocks[len(m.blocks)-1])
 	if err != nil {
-		return unknown, err
+		return unused, err
 	}
-	end := m.blocks[len(m.blocks)-1]
-	last, err := tail(m.path(end), recordHash)
-	if err != nil {
-		return unknown, err
-	}
-	if bytes.Equal(known[:recordHash], last) {
+	if bytes.Equal(index[len(index)-recordHash:], last) {
 		return used, nil
 	}
 	return unused, nil
 }
 
-// indexLastSeq returns the last sequence in the index, or 0 if its hash is wrong or there is
-// none.
-func (m *messages) indexLastSeq() (uint64, error) {
-	data, err := os.ReadFile(m.index())
-	if errors.Is(err, fs.ErrNotExist) || err == nil && len(data) < recordHash+2 {
-		return 0, nil
+// lastHash returns the last bytes of a block, where the hash of its last record is, or nil if it
+// is too short or cannot be decrypted.
+func (m *messages) lastHash(b block) ([]byte, error) {
+	f, err := os.Open(m.path(b))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if b.size < recordHash {
+		return nil, nil
+	}
+	in, err := m.decryptFrom(b, f, b.size-recordHash)
+	if errors.Is(err, errAsset) {
+		return nil, nil
 	}
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	data, sum := data[:len(data)-recordHash], data[len(data)-recordHash:]
-	h, err := newHash(m.stream())
-	if err != nil {
-		return 0, err
-	}
-	if _, err := h.Write(data); err != nil {
-		return 0, err
-	}
-	if !bytes.Equal(h.Sum(nil), sum) {
-		return 0, nil
+	sum := make([]byte, recordHash)
+	_, err = io.ReadFull(in, sum)
+	return sum, err
+}
+
+// lastSeqOf returns the last sequence in an index, or 0 if there is no index.
+func lastSeqOf(index []byte) uint64 {
+	if len(index) < minIndex-recordHash {
+		return 0
 	}
 	// After two bytes: messages, bytes, first sequence, its time, last sequence.
-	data = data[2:]
+	index = index[2:]
 	var last uint64
 	for range 5 {
-		v, n := binary.Uvarint(data)
+		v, n := binary.Uvarint(index)
 		if n <= 0 {
-			return 0, nil
+			return 0
 		}
-		last, data = v, data[n:]
+		last, index = v, index[n:]
 	}
-	return last, nil
+	return last
 }
 
 func (m *messages) index() string { return filepath.Join(m.dir, indexFile) }
@@ -94,20 +114,4 @@ func (m *messages) removeIndex() error {
 		return err
 	}
 	return nil
-}
-
-// tail returns the last n bytes of a file, or zeros if it is shorter.
-func tail(path string, n int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b := make([]byte, n)
-	info, err := f.Stat()
-	if err != nil || info.Size() < n {
-		return b, err
-	}
-	_, err = f.ReadAt(b, info.Size()-n)
-	return b, err
 }

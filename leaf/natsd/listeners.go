@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,6 +32,7 @@ func secure(opts *server.Options, nkey string) error {
 	if err := checkClosed(opts); err != nil {
 		return err
 	}
+	requireTLS(opts.LeafNode.Remotes)
 	opts.Nkeys = append(opts.Nkeys, &server.NkeyUser{
 		Nkey: nkey, Account: ownAccount(opts),
 		AllowedConnectionTypes: map[string]struct{}{"IN_PROCESS": {}},
@@ -50,6 +52,10 @@ func checkClosed(o *server.Options) error {
 	refuse(o.NoAuthUser != "", fmt.Sprintf("no_auth_user %q", o.NoAuthUser), users)
 	refuse(o.MQTT.NoAuthUser != "", fmt.Sprintf("mqtt.no_auth_user %q", o.MQTT.NoAuthUser), users)
 	refuse(o.Websocket.NoAuthUser != "", fmt.Sprintf("websocket.no_auth_user %q", o.Websocket.NoAuthUser), users)
+	if o.JetStreamKey != "" || o.JetStreamOldKey != "" || o.JetStreamTpm.KeysFile != "" {
+		errs = append(errs, errors.New("jetstream.key: the leaf encrypts the store that it embeds itself, so that no power cut loses it: use storage.encryption in leaf.yaml"))
+	}
+	errs = append(errs, checkRemotes(o.LeafNode.Remotes)...)
 	for _, u := range o.Users {
 		refuse(u.Password == "" && !o.TLSMap, fmt.Sprintf("the empty password of user %q", u.Username), users)
 	}
@@ -65,6 +71,38 @@ func checkClosed(o *server.Options) error {
 	}
 	return errors.Join(errs...)
 }
+
+// errPlain reports a hub to which the leaf would send Secrets in plain text, or to anybody who
+// answers.
+var errPlain = errors.New("does not protect the link to the hub")
+
+// checkRemotes reports every hub that is reached without TLS or with a certificate that nobody
+// verifies. On the gateway itself that is allowed: a tunnel may begin there.
+func checkRemotes(remotes []*server.RemoteLeafOpts) (errs []error) {
+	for _, r := range remotes {
+		for _, u := range r.URLs {
+			switch {
+			case loopbackHost(u.Hostname()):
+			case r.TLSConfig == nil && !wantsTLS(u):
+				errs = append(errs, fmt.Errorf("leafnodes.remotes: %s %w: use tls:// (or wss://)", u.Redacted(), errPlain))
+			case r.TLSConfig != nil && r.TLSConfig.InsecureSkipVerify:
+				errs = append(errs, fmt.Errorf("leafnodes.remotes: tls.insecure with %s %w: name the hub's ca_file", u.Redacted(), errPlain))
+			}
+		}
+	}
+	return errs
+}
+
+// requireTLS makes the leaf begin TLS with every hub whose URL says so. Without a tls block
+// nats-server 2.15.2 would believe a false hub that wants none, in spite of tls:// in the URL
+// (docs/upstream.md, 21).
+func requireTLS(remotes []*server.RemoteLeafOpts) {
+	for _, r := range remotes {
+		r.TLS = r.TLS || slices.ContainsFunc(r.URLs, wantsTLS)
+	}
+}
+
+func wantsTLS(u *url.URL) bool { return u.Scheme == "tls" || u.Scheme == "wss" }
 
 func loopbackHost(host string) bool {
 	ip := net.ParseIP(host)

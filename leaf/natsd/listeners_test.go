@@ -2,6 +2,8 @@ package natsd
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/internal/lab/fabric"
@@ -89,6 +92,7 @@ func TestOpenConfigurationIsRefused(t *testing.T) {
 		"cluster":                {`cluster { name: c, listen: "127.0.0.1:-1" }`, "cluster"},
 		"monitoring for all":     {`http: "0.0.0.0:8222", listen: "127.0.0.1:-1"`, "the monitoring listener"},
 		"single user":            {`authorization { user: a, password: b }`, "authorization.users"},
+		"nats-server's own key":  {`jetstream { store_dir: "/tmp/x", key: "secret" }`, "storage.encryption"},
 		"token":                  {`authorization { token: b }`, "authorization.users"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -102,7 +106,7 @@ func TestOpenConfigurationIsRefused(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
-			s, err := Start(ctx, "plant-a", conf, zap.NewNop())
+			s, err := Start(ctx, Config{Site: "plant-a", File: conf, Log: zap.NewNop()})
 			if err == nil {
 				s.Stop()
 				t.Fatal("the leaf starts with it")
@@ -151,5 +155,78 @@ func TestStoreOfTheDefaultAccountIsTakenOver(t *testing.T) {
 		}
 		nc.Close()
 		s.Stop()
+	}
+}
+
+// TestPlainTextHubIsRefused names hubs to which Secrets would travel in plain text, or that
+// anybody could pretend to be.
+func TestPlainTextHubIsRefused(t *testing.T) {
+	for remote, want := range map[string]string{
+		`url: "nats-leaf://hub.example.com:7422"`:                             "use tls://",
+		`url: "nats://10.1.2.3:7422"`:                                         "use tls://",
+		`url: "ws://hub.example.com"`:                                         "use tls://",
+		`urls: ["tls://a.example.com:7422", "nats://b.example.com:7422"]`:     "nats://b.example.com:7422 does not",
+		`url: "tls://hub.example.com:7422"`:                                   "",
+		`url: "nats://hub.example.com:7422", tls {}`:                          "",
+		`url: "tls://hub.example.com:7422", tls { insecure: true }`:           "ca_file",
+		`url: "nats-leaf://127.0.0.1:7422"`:                                   "",
+		`urls: ["nats://127.0.0.1:7422", "nats://user:word@b.example.com:1"]`: "use tls://",
+	} {
+		conf := filepath.Join(t.TempDir(), "leaf.conf")
+		if err := os.WriteFile(conf, []byte("jetstream { store_dir: \"/nonexistent\" }, leafnodes { remotes: [ { "+remote+" } ] }"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		key, err := nkeys.CreateUser()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = readOptions(conf, key, zap.NewNop())
+		switch {
+		case want == "" && err != nil:
+			t.Errorf("%s: %v", remote, err)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "word")):
+			t.Errorf("%s: the error is %v, want %q in it", remote, err, want)
+		}
+	}
+}
+
+// TestLeafSpeaksNoPlainText has a false hub that says that it wants no TLS: the leaf begins TLS
+// nevertheless, although its configuration has no tls block.
+func TestLeafSpeaksNoPlainText(t *testing.T) {
+	hub, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hub.Close()
+	first := make(chan []byte, 1)
+	go func() {
+		conn, err := hub.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		_, _ = fmt.Fprint(conn, `INFO {"server_id":"FALSE","version":"2.15.2","cid":1,"headers":true,"max_payload":1048576,"leafnode_urls":["127.0.0.1:1"],"tls_required":false,"tls_available":false,"info_on_connect":true,"compression":"off","nonce":"abcdefgh","auth_required":true}`+"\r\n")
+		b := make([]byte, 512)
+		n, _ := conn.Read(b)
+		first <- b[:n]
+	}()
+	conf := deployed(t, fabric.Leaf{})
+	text, err := os.ReadFile(conf)
+	if err == nil {
+		text = []byte(strings.Replace(strings.Replace(string(text), "nats-leaf://127.0.0.1:1", "tls://"+hub.Addr().String(), 1), "tls {}", "", 1))
+		err = os.WriteFile(conf, text, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, conf)
+	select {
+	case said := <-first:
+		const handshake = 22 // of a TLS record
+		if len(said) == 0 || said[0] != handshake {
+			t.Errorf("the leaf says %q in plain text", said)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("the leaf does not connect")
 	}
 }

@@ -5,7 +5,8 @@
 // about that server's bugs.
 //
 // It guarantees that nobody uses the server without a credential, and that the files of its
-// store were checked before it opens them (leaf/filestore). It decides neither when to restart
+// store were checked before it opens them (leaf/filestore), that a store is encrypted if there is a
+// key, and that without the right key it is not opened at all. It decides neither when to restart
 // nor which streams there are: the leaf does. It does not know the hub's state beyond the
 // connection.
 package natsd
@@ -38,6 +39,8 @@ var errNotRunning = errors.New("the embedded nats-server is not running")
 // restarted. Use Start. It is safe for concurrent use.
 type Server struct {
 	site, configFile string
+	// storeKey encrypts the store, "" if it is not encrypted.
+	storeKey string
 	// key authenticates the leaf at the server for the lifetime of this process.
 	key nkeys.KeyPair
 	log *zap.Logger
@@ -62,14 +65,26 @@ type Server struct {
 	lastSeqs map[string]uint64
 }
 
-// Start starts the server of a site from a nats-server configuration file, and returns when it
-// accepts connections.
-func Start(ctx context.Context, site, configFile string, log *zap.Logger) (*Server, error) {
+// Config says what a server is started from.
+type Config struct {
+	// Site is the name of the site.
+	Site string
+	// File is a configuration file of nats-server.
+	File string
+	// StoreKey encrypts the store, which is converted if it is not encrypted yet. Empty: it is not
+	// encrypted.
+	StoreKey string
+	Log      *zap.Logger
+}
+
+// Start starts the server of a site, and returns when it accepts connections. It returns
+// filestore.ErrKey if the store is encrypted with another key.
+func Start(ctx context.Context, cfg Config) (*Server, error) {
 	key, err := nkeys.CreateUser()
 	if err != nil {
 		return nil, fmt.Errorf("create the leaf's nkey: %w", err)
 	}
-	s := &Server{site: site, configFile: configFile, key: key, log: log}
+	s := &Server{site: cfg.Site, configFile: cfg.File, storeKey: cfg.StoreKey, key: key, log: cfg.Log}
 	return s, s.start(ctx, nil)
 }
 
@@ -79,11 +94,12 @@ func (s *Server) start(ctx context.Context, first func(context.Context, *nats.Co
 		return err
 	}
 	if opts.StoreDir != "" {
-		damaged, err := filestore.Check(ctx, filepath.Join(opts.StoreDir, server.JetStreamStoreDir), s.log.Named("store"))
-		if err != nil {
-			s.log.Warn("stored messages not checked", zap.Error(err))
+		if s.storeKey != "" {
+			opts.JetStreamKey, opts.JetStreamCipher = s.storeKey, server.AES
 		}
-		s.addDamaged(damaged)
+		if err := s.prepareStore(ctx, filepath.Join(opts.StoreDir, server.JetStreamStoreDir)); err != nil {
+			return err
+		}
 	}
 	started, err := server.NewServer(opts)
 	if err != nil {
@@ -115,6 +131,22 @@ func (s *Server) start(ctx context.Context, first func(context.Context, *nats.Co
 	s.running, s.lastSeqs, s.storeDir, s.lost = started, began, store, lost
 	s.remotes, s.attemptInterval = len(opts.LeafNode.Remotes), attemptIntervalOf(opts)
 	return errors.Join(err, listErr)
+}
+
+// prepareStore makes the files of the store safe to open, and encrypts those that have to be.
+func (s *Server) prepareStore(ctx context.Context, dir string) error {
+	if err := filestore.CheckKey(dir, s.storeKey); err != nil {
+		return fmt.Errorf("open the store with storage.encryption.keyFile: %w", err)
+	}
+	damaged, err := filestore.Check(ctx, dir, s.storeKey, s.log.Named("store"))
+	if err != nil {
+		s.log.Warn("stored messages not checked", zap.Error(err))
+	}
+	s.addDamaged(damaged)
+	if s.storeKey == "" {
+		return nil
+	}
+	return filestore.Encrypt(ctx, dir, s.storeKey, s.log.Named("store"))
 }
 
 // readOptions reads the configuration file and makes it safe.

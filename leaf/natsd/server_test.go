@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 // run starts a leaf's server and returns the leaf's own connection to it.
 func run(t *testing.T, conf string) (*Server, *nats.Conn) {
 	t.Helper()
-	s, err := Start(t.Context(), "plant-a", conf, zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel)))
+	s, err := Start(t.Context(), Config{Site: "plant-a", File: conf, Log: zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))})
 	if err != nil {
 		t.Fatal(err)
 	}

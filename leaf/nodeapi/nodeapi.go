@@ -48,6 +48,8 @@ type Config struct {
 	// DataDir holds the identity, the encrypted tokens and the reserved resource versions. It
 	// is created with mode 0700 if it does not exist.
 	DataDir string
+	// TokenKey encrypts the stored tokens; default a key in DataDir.
+	TokenKey []byte
 	// Listen is the loopback address, such as 127.0.0.1:10441. Port 0 selects a free port.
 	Listen string
 	Log    *zap.Logger
@@ -175,7 +177,7 @@ func (a *API) start(ctx context.Context) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	cache, unreadable, err := identity.OpenTokenCache(a.cfg.DataDir)
+	cache, unreadable, err := identity.OpenTokenCache(a.cfg.DataDir, a.cfg.TokenKey)
 	if err != nil {
 		return nil, err
 	}

@@ -59,7 +59,7 @@ func (s *site) open(t *testing.T, ctx context.Context) {
 	// Errors that the faults provoke are no failures of the test.
 	log := zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel))
 	var err error
-	if s.server, err = natsd.Start(ctx, "plant-a", s.conf, log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))); err != nil {
+	if s.server, err = natsd.Start(ctx, natsd.Config{Site: "plant-a", File: s.conf, Log: log.WithOptions(zap.IncreaseLevel(zap.WarnLevel))}); err != nil {
 		t.Fatal(err)
 	}
 	s.stop = sync.OnceFunc(s.server.Stop)

@@ -43,35 +43,30 @@ type storedToken struct {
 	Token authenticationv1.TokenRequest `json:"token"`
 }
 
-// TokenCache keeps service account tokens on disk, one per file, encrypted with a key in the
-// data directory that only this user can read. That protects copies and backups of the token
-// files, but not against someone who can read the key. It is safe for concurrent use.
+// TokenCache keeps service account tokens on disk, one per file, encrypted. It is safe for
+// concurrent use.
 type TokenCache struct {
 	dir  string
 	aead cipher.AEAD
+	// previous opens the tokens of a cache whose key was in the directory, nil if there are none.
+	previous cipher.AEAD
 
 	mu sync.Mutex
 	// byPod holds the file names of the tokens of each pod.
 	byPod map[string]map[string]struct{}
 }
 
-// OpenTokenCache opens the cache in dir, or creates it; dir must exist. unreadable lists the
-// files that it removed because they cannot be decrypted, for example because the key was lost.
-func OpenTokenCache(dir string) (c *TokenCache, unreadable []string, err error) {
-	key, err := readOrCreate(filepath.Join(dir, "tokens.key"), func() ([]byte, error) {
-		b := make([]byte, 32)
-		_, err := rand.Read(b)
-		return b, err
-	})
-	if err != nil {
-		return nil, nil, fmt.Errorf("load token key: %w", err)
-	}
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, nil, fmt.Errorf("load token key: %w", err)
-	}
+// tokenKeyName is the file of the key if the caller has none. It lies beside the tokens, so it
+// protects copies of the token files alone.
+const tokenKeyName = "tokens.key"
+
+// OpenTokenCache opens the cache in dir, or creates it; dir must exist. key has 32 bytes; tokens
+// that were encrypted with a key in dir are then encrypted again, and that key is removed. nil
+// selects a key in dir. unreadable lists the files that it removed because they cannot be
+// decrypted, for example because the key was lost.
+func OpenTokenCache(dir string, key []byte) (c *TokenCache, unreadable []string, err error) {
 	c = &TokenCache{dir: filepath.Join(dir, "tokens"), byPod: map[string]map[string]struct{}{}}
-	if c.aead, err = cipher.NewGCM(block); err != nil {
+	if err := c.loadKeys(filepath.Join(dir, tokenKeyName), key); err != nil {
 		return nil, nil, fmt.Errorf("load token key: %w", err)
 	}
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
@@ -91,8 +86,48 @@ func OpenTokenCache(dir string) (c *TokenCache, unreadable []string, err error) 
 			continue
 		}
 		c.index(t.ID.PodUID, f.Name())
+		if c.previous == nil {
+			continue
+		}
+		if err := c.Put(t.ID, &t.Token); err != nil {
+			return nil, unreadable, fmt.Errorf("encrypt token with another key: %w", err)
+		}
 	}
-	return c, unreadable, nil
+	if c.previous == nil {
+		return c, unreadable, nil
+	}
+	c.previous = nil
+	return c, unreadable, os.Remove(filepath.Join(dir, tokenKeyName))
+}
+
+// loadKeys sets the key, and the previous one if there is a file of it.
+func (c *TokenCache) loadKeys(path string, key []byte) (err error) {
+	if key == nil {
+		key, err = readOrCreate(path, func() ([]byte, error) {
+			b := make([]byte, 32)
+			_, err := rand.Read(b)
+			return b, err
+		})
+	} else {
+		var previous []byte
+		if previous, err = os.ReadFile(path); errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		} else if err == nil {
+			c.previous, err = newAEAD(previous)
+		}
+	}
+	if err == nil {
+		c.aead, err = newAEAD(key)
+	}
+	return err
+}
+
+func newAEAD(key []byte) (cipher.AEAD, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCM(block)
 }
 
 // Put stores the answer to a request on disk.
@@ -170,6 +205,9 @@ func (c *TokenCache) read(name string) (storedToken, error) {
 		return t, fmt.Errorf("token file %s is truncated", name)
 	}
 	plain, err := c.aead.Open(nil, b[:n], b[n:], []byte(name))
+	if err != nil && c.previous != nil {
+		plain, err = c.previous.Open(nil, b[:n], b[n:], []byte(name))
+	}
 	if err != nil {
 		return t, fmt.Errorf("decrypt token file %s: %w", name, err)
 	}
