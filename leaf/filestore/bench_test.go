@@ -136,3 +136,31 @@ func forget(b *testing.B, dir string) {
 		b.Fatal(err)
 	}
 }
+
+// BenchmarkPublish stores messages of 500 bytes, one after the other, on disk, in a plain store
+// and in an encrypted one. Its figures are in docs/decisions.
+func BenchmarkPublish(b *testing.B) {
+	for name, key := range map[string]string{"plain": "", "encrypted": storeKey} {
+		b.Run(name, func(b *testing.B) {
+			s, nc, err := openStore(b.TempDir(), key)
+			must(b, err)
+			defer func() { nc.Close(); s.Shutdown(); s.WaitForShutdown() }()
+			js, err := jetstream.New(nc)
+			must(b, err)
+			_, err = js.CreateStream(b.Context(), jetstream.StreamConfig{Name: "T", Subjects: []string{"t"}})
+			must(b, err)
+			data := make([]byte, 500)
+			var before, after unix.Rusage
+			must(b, unix.Getrusage(unix.RUSAGE_SELF, &before))
+			b.ResetTimer()
+			for range b.N {
+				_, err := js.Publish(b.Context(), "t", data)
+				must(b, err)
+			}
+			b.StopTimer()
+			must(b, unix.Getrusage(unix.RUSAGE_SELF, &after))
+			cpu := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
+			b.ReportMetric(float64(cpu)/float64(b.N)/1000, "cpu-µs/op")
+		})
+	}
+}

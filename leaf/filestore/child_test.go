@@ -252,7 +252,7 @@ func digest(m *jetstream.RawStreamMsg) uint64 {
 func openStore(dir, key string) (*server.Server, *nats.Conn, error) {
 	s, err := server.NewServer(&server.Options{
 		ServerName: "plant-a", DontListen: true, JetStream: true, StoreDir: dir, JetStreamMaxStore: 64 << 30,
-		JetStreamMaxMemory: 1 << 20, JetStreamKey: key, JetStreamCipher: server.AES, NoSigs: true, NoLog: true,
+		JetStreamMaxMemory: 1 << 20, JetStreamKey: key, JetStreamCipher: server.AES, SyncAlways: true, NoSigs: true, NoLog: true,
 	})
 	if err != nil {
 		return nil, nil, err

@@ -49,7 +49,7 @@ func checkConsumers(store, key string, log *zap.Logger) error {
 				continue
 			}
 			if err == nil {
-				log.Warn("file of a consumer removed, it is damaged", zap.String("file", f))
+				log.Warn("state of a consumer removed, it is damaged", zap.String("file", f))
 				err = os.Remove(f)
 			}
 			errs = append(errs, err)

@@ -112,8 +112,12 @@ func TestCheckKey(t *testing.T) {
 		dir, key string
 		want     error
 	}{
-		{encryptedStore, storeKey, nil}, {encryptedStore, "another", ErrKey}, {encryptedStore, "", ErrKey},
-		{plain, storeKey, nil}, {plain, "", nil}, {t.TempDir(), storeKey, nil},
+		{encryptedStore, storeKey, nil},
+		{encryptedStore, "another", ErrKey},
+		{encryptedStore, "", ErrKey},
+		{plain, storeKey, nil},
+		{plain, "", nil},
+		{t.TempDir(), storeKey, nil},
 	} {
 		if err := CheckKey(filepath.Join(c.dir, server.JetStreamStoreDir), c.key); !errors.Is(err, c.want) {
 			t.Errorf("CheckKey(%q) = %v, want %v", c.key, err, c.want)

@@ -205,7 +205,7 @@ func TestLeafSpeaksNoPlainText(t *testing.T) {
 			return
 		}
 		defer conn.Close()
-		_, _ = fmt.Fprint(conn, `INFO {"server_id":"FALSE","version":"2.15.2","cid":1,"headers":true,"max_payload":1048576,"leafnode_urls":["127.0.0.1:1"],"tls_required":false,"tls_available":false,"info_on_connect":true,"compression":"off","nonce":"abcdefgh","auth_required":true}`+"\r\n")
+		_, _ = fmt.Fprint(conn, `INFO {"server_id":"FALSE","version":"2.15.2","client_id":1,"headers":true,"max_payload":1048576,"leafnode_urls":["127.0.0.1:1"],"tls_required":false,"tls_available":false,"info_on_connect":true,"compression":"off","nonce":"abcdefgh","auth_required":true}`+"\r\n")
 		b := make([]byte, 512)
 		n, _ := conn.Read(b)
 		first <- b[:n]

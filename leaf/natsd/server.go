@@ -97,9 +97,11 @@ func (s *Server) start(ctx context.Context, first func(context.Context, *nats.Co
 		if s.storeKey != "" {
 			opts.JetStreamKey, opts.JetStreamCipher = s.storeKey, server.AES
 		}
-		if err := s.prepareStore(ctx, filepath.Join(opts.StoreDir, server.JetStreamStoreDir)); err != nil {
+		damaged, err := prepareStore(ctx, filepath.Join(opts.StoreDir, server.JetStreamStoreDir), s.storeKey, s.log.Named("store"))
+		if err != nil {
 			return err
 		}
+		s.addDamaged(damaged)
 	}
 	started, err := server.NewServer(opts)
 	if err != nil {
@@ -133,20 +135,20 @@ func (s *Server) start(ctx context.Context, first func(context.Context, *nats.Co
 	return errors.Join(err, listErr)
 }
 
-// prepareStore makes the files of the store safe to open, and encrypts those that have to be.
-func (s *Server) prepareStore(ctx context.Context, dir string) error {
-	if err := filestore.CheckKey(dir, s.storeKey); err != nil {
-		return fmt.Errorf("open the store with storage.encryption.keyFile: %w", err)
+// prepareStore makes the files of a store safe to open, and encrypts those that have to be. It
+// returns the streams that were found damaged.
+func prepareStore(ctx context.Context, dir, key string, log *zap.Logger) ([]filestore.Damaged, error) {
+	if err := filestore.CheckKey(dir, key); err != nil {
+		return nil, fmt.Errorf("open the store with storage.encryption.keyFile: %w", err)
 	}
-	damaged, err := filestore.Check(ctx, dir, s.storeKey, s.log.Named("store"))
+	damaged, err := filestore.Check(ctx, dir, key, log)
 	if err != nil {
-		s.log.Warn("stored messages not checked", zap.Error(err))
+		log.Warn("stored messages not checked", zap.Error(err))
 	}
-	s.addDamaged(damaged)
-	if s.storeKey == "" {
-		return nil
+	if key == "" {
+		return damaged, nil
 	}
-	return filestore.Encrypt(ctx, dir, s.storeKey, s.log.Named("store"))
+	return damaged, filestore.Encrypt(ctx, dir, key, log)
 }
 
 // readOptions reads the configuration file and makes it safe.
