@@ -27,7 +27,6 @@ func TestValidateReportsEveryBadField(t *testing.T) {
 		`nodeAPI.listen: Invalid value: "0.0.0.0:10441"`, `kubelet.configFile: Invalid value: "/nowhere/kubelet.yaml"`, `storage.telemetryBytes: Invalid value: 7`,
 		`storage.reserveBytes: Invalid value: -1`, `metrics.listen: Invalid value: "here"`,
 		`devices.mapperProtocols: Invalid value: ["modbus"]`,
-=======
 		`storage.encryption.previousKeyFile: Invalid value: "/etc/petiole/old.key"`,
 	} {
 		if !strings.Contains(err.Error(), want) {
