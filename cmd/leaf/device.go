@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,6 +22,8 @@ type deviceOptions struct {
 	output string
 	device string
 	frames bool
+	watch  bool
+	every  time.Duration // between two tables of watch
 }
 
 const deviceHelp = `The files are manifests of Devices and DeviceModels, several documents each; - is
@@ -32,11 +35,10 @@ not be read, 2 wrong arguments.`
 func newDeviceCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "device", Short: "Check Modbus devices and their manifests, without a running leaf",
-		Long: "Check Modbus devices and their manifests, without a running leaf.\n\n" + deviceHelp,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return errors.New("expected plan or read") },
+		RunE: func(*cobra.Command, []string) error { return errors.New("expected plan, read or scan") },
 	}
-	cmd.AddCommand(newPlanCommand(), newReadCommand())
+	cmd.AddCommand(newPlanCommand(), newReadCommand(), newScanCommand())
 	return cmd
 }
 
@@ -55,18 +57,44 @@ func newPlanCommand() *cobra.Command {
 func newReadCommand() *cobra.Command {
 	var o deviceOptions
 	cmd := &cobra.Command{
-		Use: "read -f FILE", Short: "Read every property once from the live devices",
-		Long: "Read every property once from the live devices.\n\n" + deviceHelp,
+		Use: "read -f FILE", Short: "Read every property once from the live devices, or go on with --watch",
+		Long: "Read every property once from the live devices. With --watch the properties are read at\n" +
+			"their periods, and a table of their values is shown, until the command is interrupted.\n\n" + deviceHelp,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.validateWatch(); err != nil {
+				return err
+			}
 			return runDevice(cmd, o, func(defs []devices.Definition, findings []modbus.Finding, o deviceOptions, out, errs io.Writer) int {
+				if o.watch {
+					return watchDevices(cmd.Context(), defs, findings, o, out, errs)
+				}
 				return readDevices(cmd.Context(), defs, findings, o, out, errs)
 			})
 		},
 	}
 	o.addFlags(cmd)
-	cmd.Flags().BoolVar(&o.frames, "frames", false, "show the last frames")
+	flags := cmd.Flags()
+	flags.BoolVar(&o.frames, "frames", false, "show the last frames")
+	flags.BoolVarP(&o.watch, "watch", "w", false, "show the values live")
+	flags.DurationVar(&o.every, "interval", time.Second, "`time` between two tables of --watch, at least 100ms")
 	return cmd
+}
+
+// shortestInterval is the shortest time between two tables of --watch.
+const shortestInterval = 100 * time.Millisecond
+
+func (o *deviceOptions) validateWatch() error {
+	switch {
+	case !o.watch:
+		return nil
+	case o.output != "text" || o.frames:
+		return errors.New("--watch cannot be used together with -o json or --frames")
+	case o.every < shortestInterval:
+		return fmt.Errorf("--interval %s is shorter than %s", o.every, shortestInterval)
+	default:
+		return nil
+	}
 }
 
 func (o *deviceOptions) addFlags(cmd *cobra.Command) {

@@ -23,7 +23,7 @@ func TestArguments(t *testing.T) {
 		{[]string{"--help"}, 0, "device", ""},
 		{[]string{"device", "plan", "--help"}, 0, "--filename", ""},
 		{[]string{"foo"}, configfile.ExitCode, "", `unknown command "foo"`},
-		{[]string{"device"}, configfile.ExitCode, "", "expected plan or read"},
+		{[]string{"device"}, configfile.ExitCode, "", "expected plan, read or scan"},
 		{[]string{"device", "plan"}, configfile.ExitCode, "", "-f is missing"},
 		{[]string{"user"}, configfile.ExitCode, "", "accepts 1 arg(s)"},
 		{[]string{"user", "--dir", dir, "Öperator"}, configfile.ExitCode, "", `"Öperator"`},

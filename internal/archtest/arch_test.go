@@ -44,6 +44,7 @@ var ours = []struct {
 	{"devices/modbus/wire", []string{"devices/."}},
 	{"devices/modbus/plan", []string{"devices/modbus/codec", "devices/modbus/wire"}},
 	{"devices/modbus/link", []string{"devices/.", "devices/internal/backoff", "devices/modbus/codec", "devices/modbus/wire"}},
+	{"devices/modbus/scan", []string{"devices/.", "devices/api", "devices/internal/backoff", "devices/modbus/codec", "devices/modbus/link", "devices/modbus/wire"}},
 	{"devices/modbus", []string{"devices/.", "devices/api", "devices/internal/backoff", "devices/modbus", "internal/logonce"}},
 	{"devices/dmi/v1beta1", nil},
 	{"devices/dmi/convert", []string{"devices/.", "devices/api", "devices/dmi/v1beta1"}},
