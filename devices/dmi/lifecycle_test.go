@@ -47,6 +47,21 @@ func TestRegistrationIsAnsweredWithDevices(t *testing.T) {
 	}
 }
 
+// A property of type STREAM is the mapper's business, and no problem of the device.
+func TestStreamsAreLeftToTheMapper(t *testing.T) {
+	p := newPlant(t, nil)
+	model := dmitest.Model()
+	model.Spec.Properties = append(model.Spec.Properties, v1beta1.ModelProperty{Name: "video", Type: v1beta1.STREAM, AccessMode: v1beta1.ReadOnly})
+	p.apply(model, dmitest.Pump("a", func(d *v1beta1.Device) {
+		d.Spec.Properties = append(d.Spec.Properties, v1beta1.DeviceProperty{Name: "video"})
+	}))
+	p.newMapper(newField()).start(true)
+	p.await("online", "a", online)
+	if problems := p.sink.status("a").Status.Extensions.Data["problems"]; problems != nil {
+		t.Errorf("problems: %v", problems)
+	}
+}
+
 // TestRegistrationWithoutData: the devices are delivered afterwards.
 func TestRegistrationWithoutData(t *testing.T) {
 	p := newPlant(t, nil)

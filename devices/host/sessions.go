@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/petiole-io/petiole/devices"
@@ -76,6 +77,12 @@ func newSessions(driver func(string) devices.Driver) *sessions {
 		driver: driver, batches: make(chan sessionBatch, batchQueue), ends: make(chan sessionEnd, 1), results: make(chan writeResult, 1),
 		backoff: backoff.Backoff{First: reopenFirst, Max: reopenMax},
 	}
+}
+
+// mapped reports whether the devices of a protocol are operated by mappers.
+func (s *sessions) mapped(protocol string) bool {
+	d := s.driver(protocol)
+	return d != nil && slices.Contains(d.Protocols(), devices.AnyProtocol)
 }
 
 // open opens a session for a definition. It returns nil if that fails, or if the device must

@@ -144,7 +144,7 @@ func (f *Field) operate(ctx context.Context) error {
 			return err
 		}
 	}
-	out := &sink{node: f.cfg.Node, js: f.cfg.JS, telemetry: f.telemetry, reported: f.reported, pusher: f.pusher}
+	out := &sink{node: f.cfg.Node, js: f.cfg.JS, telemetry: f.telemetry, reported: f.reported, pusher: f.pusher, drivers: f.cfg.Drivers}
 	h, err := host.New(host.Config{
 		Node: f.cfg.Node, Drivers: f.cfg.Drivers, State: state, Log: f.cfg.Log, Sink: out,
 	})

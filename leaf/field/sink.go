@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -41,15 +43,33 @@ type sink struct {
 	reported  *groupWriter // of SITE_REPORTED
 	pusher    *push.Pusher
 	mqtt      *mqtt.Gateway // nil if MQTT is disabled
+	drivers   []devices.Driver
 }
 
 // setDevice tells the pushers and the MQTT gateway about a new or changed device. It returns
-// the problems of its push methods.
+// the problems of its push methods. A mapper gets all push methods and may carry out those that
+// the leaf does not support, so that they are no problem of a mapper's device.
 func (s *sink) setDevice(d *v1beta1.Device) []devices.Problem {
 	if s.mqtt != nil {
 		s.mqtt.Apply(d)
 	}
-	return s.pusher.Apply(d)
+	problems := s.pusher.Apply(d)
+	if s.mapped(d.Spec.Protocol.ProtocolName) {
+		problems = slices.DeleteFunc(problems, func(p devices.Problem) bool { return p.Reason == push.ReasonUnsupported })
+	}
+	return problems
+}
+
+// mapped reports whether mappers operate the devices of a protocol. It returns false if the name is
+// empty, because the protocol is then the model's.
+func (s *sink) mapped(protocol string) bool {
+	protocol = strings.TrimSpace(protocol)
+	drives := func(name string) bool {
+		return slices.ContainsFunc(s.drivers, func(d devices.Driver) bool {
+			return slices.ContainsFunc(d.Protocols(), func(p string) bool { return strings.EqualFold(p, name) })
+		})
+	}
+	return protocol != "" && !drives(protocol) && drives(devices.AnyProtocol)
 }
 
 func (s *sink) removeDevice(namespace, name string) {
