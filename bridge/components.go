@@ -86,7 +86,7 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		Writer:    writeback.New(writes),
 		Queue:     newQueue[reported.Key](b.metrics, "writeback", writeRetry),
 		SiteQueue: newQueue[string](b.metrics, "reports", writeRetry),
-		Workers:   b.cfg.Limits.Workers, Lease: b.cfg.LeaderElection.lease().Duration(), Report: outages.of("write back to the API server"),
+		Workers:   b.cfg.Limits.Workers, Report: outages.of("write back to the API server"),
 		OnQuarantined: b.metrics.sites.CountQuarantined, OnSiteConnected: p.siteChanged,
 	})
 	p.tolerations = liveness.NewTolerations(liveness.TolerationsConfig{

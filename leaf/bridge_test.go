@@ -123,7 +123,7 @@ func (b *responder) position(data []byte) streams.PositionAnswer {
 	if err := json.Unmarshal(data, &q); err != nil {
 		return streams.PositionAnswer{Error: err.Error()}
 	}
-	stream, filter := streams.Reported, streams.ReportedFilter("plant-a")
+	stream, filter := streams.Reported("plant-a"), streams.ReportedFilter("plant-a")
 	if q.Stream == streams.SiteTelemetry {
 		stream, filter = streams.Telemetry("plant-a"), streams.TelemetryFilter("plant-a")
 	}

@@ -110,8 +110,8 @@ func TestReportedIsMergedWhileAway(t *testing.T) {
 		}
 	}
 	s.line.Heal()
-	polltest.Eventually(t, "state at the hub", func() bool { return count(t, ctx, s.hub, streams.Reported) == 1 })
-	hub, err := s.hub.Stream(ctx, streams.Reported)
+	polltest.Eventually(t, "state at the hub", func() bool { return count(t, ctx, s.hub, streams.Reported("plant-a")) == 1 })
+	hub, err := s.hub.Stream(ctx, streams.Reported("plant-a"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ func TestFullReportsDoNotHoldUpOthers(t *testing.T) {
 	t.Parallel()
 	s, ctx := startSite(t)
 	respond(t, s)
-	hub, err := s.hub.Stream(ctx, streams.Reported)
+	hub, err := s.hub.Stream(ctx, streams.Reported("plant-a"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func TestFullReportsDoNotHoldUpOthers(t *testing.T) {
 	room(20)
 	polltest.Eventually(t, "the large report", func() bool { return arrived("large", large) })
 	polltest.Eventually(t, "nothing waits", func() bool {
-		return count(t, ctx, s.hub, streams.Reported) == 11 && s.unforwarded(t, ctx) == 0
+		return count(t, ctx, s.hub, streams.Reported("plant-a")) == 11 && s.unforwarded(t, ctx) == 0
 	})
 }
 

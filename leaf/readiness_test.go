@@ -52,7 +52,7 @@ func TestReadinessFlipIsSmallOnTheLink(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reported, err := s.hub.Stream(ctx, streams.Reported)
+	reported, err := s.hub.Stream(ctx, streams.Reported("plant-a"))
 	if err != nil {
 		t.Fatal(err)
 	}

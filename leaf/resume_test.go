@@ -17,7 +17,7 @@ import (
 func (s *site) shortWindow(t *testing.T, ctx context.Context) {
 	t.Helper()
 	for _, cfg := range append(streams.HubStreams(streams.HubLimits{}), streams.SiteStreams("plant-a", streams.SiteLimits{})...) {
-		if cfg.Name == streams.Telemetry("plant-a") || cfg.Name == streams.Reported {
+		if cfg.Name == streams.Telemetry("plant-a") || cfg.Name == streams.Reported("plant-a") {
 			cfg.Duplicates = 100 * time.Millisecond
 			if _, err := s.hub.UpdateStream(ctx, cfg); err != nil {
 				t.Fatal(err)

@@ -115,8 +115,13 @@ const codeStoreFailed = 10077
 // limit of messages or bytes of its stream.
 func IsFull(err error) bool {
 	var refused *Refusal
-	return errors.As(err, &refused) && refused.Code == codeStoreFailed &&
-		(refused.Description == "maximum messages exceeded" || refused.Description == "maximum bytes exceeded")
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		refused = &Refusal{Code: int(api.ErrorCode), Description: api.Description}
+	} else if !errors.As(err, &refused) {
+		return false
+	}
+	return refused.Code == codeStoreFailed && (refused.Description == "maximum messages exceeded" || refused.Description == "maximum bytes exceeded")
 }
 
 // readAck decodes the answer to a plain message or to the last one of a batch. After an

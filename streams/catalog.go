@@ -9,8 +9,7 @@ import (
 // The streams of the hub and of a leaf. The names at the two ends differ because
 // acknowledgement subjects carry the stream's name but no domain.
 const (
-	Desired  = "DESIRED"
-	Reported = "REPORTED"
+	Desired = "DESIRED"
 
 	SiteDesired   = "SITE_DESIRED"
 	SiteReported  = "SITE_REPORTED"
@@ -23,8 +22,6 @@ const (
 
 // The names of the durable consumers.
 const (
-	// BridgeConsumer (on REPORTED) acknowledges what the API server has accepted.
-	BridgeConsumer = "bridge"
 	// ApplyConsumer (on SITE_DESIRED) acknowledges what the node API has applied.
 	ApplyConsumer = "apply"
 	// DevicesConsumer (on SITE_DESIRED) acknowledges what the device worker has applied.
@@ -32,6 +29,16 @@ const (
 	// ForwardConsumer (on SITE_REPORTED and SITE_TELEMETRY) acknowledges what the
 	// hub has stored.
 	ForwardConsumer = "forward"
+)
+
+// Reported returns the name of the hub's stream with the reports of a site.
+func Reported(site string) string { return "REPORTED_" + site }
+
+// AllReported matches the reports of all sites. Their streams republish the headers of what they
+// have stored below StoredPrefix, by which the bridge follows them.
+const (
+	AllReported  = reportedPrefix + ".>"
+	StoredPrefix = "stored"
 )
 
 // Telemetry returns the name of the hub's stream with the records of a site.
@@ -72,11 +79,6 @@ func HubStreams(l HubLimits) []jetstream.StreamConfig {
 			Subjects: []string{desiredPrefix + ".>"}, MaxMsgsPerSubject: 1, Discard: jetstream.DiscardOld,
 			AllowDirect: true, AllowMsgTTL: true, AllowAtomicPublish: true, MaxConsumers: maxSites + 16, Replicas: replicas,
 		},
-		{
-			Name: Reported, Description: "What is true at each site, newest state per object",
-			Subjects: []string{reportedPrefix + ".>"}, MaxMsgsPerSubject: 1, Discard: jetstream.DiscardOld,
-			AllowDirect: true, AllowMsgTTL: true, AllowAtomicPublish: true, Replicas: replicas,
-		},
 		quarantine(Quarantine, "quarantine", replicas),
 	}
 }
@@ -103,6 +105,10 @@ const (
 // takes 336 bytes of the hub's memory (nats-server 2.15.2).
 const maxRecords = 200_000
 
+// maxReports bounds the reports of a site, parts of large ones included: the objects of
+// MaxSiteNodes nodes with their parts are fewer.
+const maxReports = 50_000
+
 // SiteStreams returns the configuration of the hub's streams of a site. nats-server bounds what
 // sites may send only for each stream, so a site that floods its own harms no other
 // (docs/decisions/0019-streams-per-site.md).
@@ -112,6 +118,11 @@ func SiteStreams(site string, l SiteLimits) []jetstream.StreamConfig {
 		bytes = DefaultSiteBytes
 	}
 	return []jetstream.StreamConfig{{
+		Name: Reported(site), Description: "What is true at site " + site + ", newest state per object",
+		Subjects: []string{ReportedFilter(site)}, MaxMsgsPerSubject: 1, MaxMsgs: maxReports, MaxBytes: bytes / 5, Discard: jetstream.DiscardNew,
+		AllowDirect: true, AllowMsgTTL: true, AllowAtomicPublish: true, Replicas: max(l.Replicas, 1),
+		RePublish: &jetstream.RePublish{Source: ReportedFilter(site), Destination: StoredPrefix + "." + ReportedFilter(site), HeadersOnly: true},
+	}, {
 		Name: Telemetry(site), Description: "Every sample, event and result of site " + site,
 		Subjects: []string{TelemetryFilter(site)}, MaxBytes: bytes - bytes/5, MaxMsgs: maxRecords, Discard: jetstream.DiscardOld,
 		AllowDirect: true, AllowAtomicPublish: true, Replicas: max(l.Replicas, 1),
@@ -139,20 +150,6 @@ func SiteConsumer(site string) jetstream.ConsumerConfig {
 		// The leaf resets the consumer when it connects; until then a slow link must not
 		// carry a message twice.
 		AckWait: 5 * time.Minute, MaxAckPending: 512,
-	}
-}
-
-// MaxUnacked is the number of messages of REPORTED, of all sites together, that may be
-// delivered to the bridge and not yet acknowledged.
-const MaxUnacked = 1000
-
-// ReportedConsumer returns the configuration of the bridge's consumer on REPORTED. A message
-// that is not acknowledged within ackWait is delivered again.
-func ReportedConsumer(ackWait time.Duration) jetstream.ConsumerConfig {
-	return jetstream.ConsumerConfig{
-		Durable: BridgeConsumer, Name: BridgeConsumer, Description: "what the API server has accepted",
-		DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: ackWait, MaxAckPending: MaxUnacked,
 	}
 }
 

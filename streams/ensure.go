@@ -43,6 +43,10 @@ func EnsureConsumer(ctx context.Context, js jetstream.JetStream, stream string, 
 	return nil
 }
 
+// SharedReported is the stream in which earlier versions stored the reports of all sites. The
+// bridge moves them.
+const SharedReported = "REPORTED"
+
 // sharedTelemetry is the stream in which earlier versions stored the records of all sites.
 const sharedTelemetry = "TELEMETRY"
 
@@ -50,6 +54,9 @@ const sharedTelemetry = "TELEMETRY"
 // streams of the sites. The old stream keeps what it has, and the room for it, until somebody
 // deletes it. It is no error if there is none.
 func RetireShared(ctx context.Context, js jetstream.JetStream) error {
+	if err := retireReported(ctx, js); err != nil {
+		return err
+	}
 	s, err := js.Stream(ctx, sharedTelemetry)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil
@@ -76,24 +83,59 @@ func RetireShared(ctx context.Context, js jetstream.JetStream) error {
 	return nil
 }
 
-// SiteUsage returns, for each site that has streams at the hub, the fraction of its bytes or
-// messages that the fullest one of them uses.
-func SiteUsage(ctx context.Context, js jetstream.JetStream) (map[string]float64, error) {
-	used := map[string]float64{}
-	list := js.ListStreams(ctx, jetstream.WithStreamListSubject(telemetryPrefix+".*.>"))
-	for info := range list.Info() {
-		site, ok := strings.CutPrefix(info.Config.Name, Telemetry(""))
-		if !ok {
-			continue
-		}
-		for have, limit := range map[uint64]int64{info.State.Bytes: info.Config.MaxBytes, info.State.Msgs: info.Config.MaxMsgs} {
-			if limit > 0 {
-				used[site] = max(used[site], float64(have)/float64(limit))
-			}
-		}
+func retireReported(ctx context.Context, js jetstream.JetStream) error {
+	s, err := js.Stream(ctx, SharedReported)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
 	}
-	if err := list.Err(); err != nil {
-		return nil, fmt.Errorf("list the streams of sites: %w", err)
+	if err != nil {
+		return fmt.Errorf("read stream %s: %w", SharedReported, err)
+	}
+	cfg, retired := s.CachedInfo().Config, []string{"retired." + AllReported}
+	if slices.Equal(cfg.Subjects, retired) {
+		return nil
+	}
+	cfg.Subjects = retired
+	cfg.Description = "Reports of sites from before they had streams of their own; the bridge moves them, and deletes this stream when it is empty"
+	if _, err := js.UpdateStream(ctx, cfg); err != nil {
+		return fmt.Errorf("retire stream %s: %w", SharedReported, err)
+	}
+	return nil
+}
+
+// Usage is what a site uses of its streams at the hub.
+type Usage struct {
+	// Streams is the number of its streams that exist.
+	Streams int
+	// Fullest is the fraction of its bytes or messages that the fullest one of them uses.
+	Fullest float64
+}
+
+// SiteUsage returns what each site that has streams at the hub uses of them.
+func SiteUsage(ctx context.Context, js jetstream.JetStream) (map[string]Usage, error) {
+	used := map[string]Usage{}
+	for _, kind := range []struct {
+		subjects string
+		name     func(site string) string
+	}{{telemetryPrefix + ".*.>", Telemetry}, {AllReported, Reported}} {
+		list := js.ListStreams(ctx, jetstream.WithStreamListSubject(kind.subjects))
+		for info := range list.Info() {
+			site, ok := strings.CutPrefix(info.Config.Name, kind.name(""))
+			if !ok {
+				continue
+			}
+			u := used[site]
+			u.Streams++
+			for have, limit := range map[uint64]int64{info.State.Bytes: info.Config.MaxBytes, info.State.Msgs: info.Config.MaxMsgs} {
+				if limit > 0 {
+					u.Fullest = max(u.Fullest, float64(have)/float64(limit))
+				}
+			}
+			used[site] = u
+		}
+		if err := list.Err(); err != nil {
+			return nil, fmt.Errorf("list the streams of sites: %w", err)
+		}
 	}
 	return used, nil
 }

@@ -131,7 +131,7 @@ func ReportedPartsFilter(site string) string {
 	return reportedPrefix + "." + EscapeToken(site) + ".*.*.*.*.*." + partToken + ".*"
 }
 
-// ReportedSite returns the site of a subject of REPORTED, even if the subject does not name
+// ReportedSite returns the site of a subject of a report, even if the subject does not name
 // an object.
 func ReportedSite(subject string) (string, error) {
 	t := strings.Split(subject, ".")

@@ -133,8 +133,8 @@ func deletedNodeComesBackWhenHeard(t *testing.T, a *api) {
 	b := w.start("one")
 	s := w.site("plant-a")
 	node := s.register("a1")
-	// A report that is delivered again would show that the node lives.
-	w.acknowledged(streams.Reported, streams.BridgeConsumer)
+	// A report that is read again would show that the node lives.
+	w.dealtWith("plant-a")
 	b.stop()
 	b = w.start("two")
 	w.deleteMarked(node)

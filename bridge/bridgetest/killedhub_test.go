@@ -81,10 +81,10 @@ func (p *hubProcess) killed() {
 	p.start()
 }
 
-// inReported is the sequence at which REPORTED has something about an object, 0 for nothing.
+// inReported is the sequence at which the site's stream has something about an object, 0 for nothing.
 func (s *site) inReported(r streams.Ref) (seq uint64) {
 	s.t.Helper()
-	stream, err := s.js.Stream(s.ctx, streams.Reported)
+	stream, err := s.js.Stream(s.ctx, streams.Reported(s.name))
 	s.must(err)
 	m, err := stream.GetLastMsgForSubject(s.ctx, streams.ReportedSubject(s.name, r))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -142,7 +142,7 @@ func (h *history) noted(ready corev1.ConditionStatus) {
 	})
 }
 
-// trimmed waits until REPORTED has no such event; the site's last report is kept always.
+// trimmed waits until the stream has no such event; the site's last report is kept always.
 func (h *history) trimmed() {
 	h.t.Helper()
 	h.reportNode("a1", corev1.ConditionTrue)
@@ -172,7 +172,7 @@ func TestKilledHubBringsNoOlderReportBack(t *testing.T) {
 		}
 	}
 
-	// While a report of before waits, the consumer begins there again.
+	// While a report of before waits, the next bridge begins there.
 	h.report(streams.OpPut, w.podRef("nowhere", "a9"), "u", corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "nowhere", Namespace: w.namespace}})
 	h.reportEvent(1)
 	h.reportCSINode()

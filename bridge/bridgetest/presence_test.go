@@ -1,9 +1,11 @@
 package bridgetest
 
 import (
+	"errors"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -88,17 +90,23 @@ func reportsSilentSite(t *testing.T, a *api) {
 	eventually(t, "connected again", is(true))
 }
 
+// A site without a Site has no stream: nobody answers, so that its leaf keeps its reports, and they
+// are written once there is a Site.
 func lateSite(t *testing.T, a *api) {
 	w := newWorld(t, a, "plant-a")
 	w.must(w.dynamic.Resource(sitesGVR).Delete(w.ctx, "plant-a", metav1.DeleteOptions{}))
 	b := w.start("one")
+	b.rounds(t, "the site controller", 2, func(c bridge.Counters) uint64 { return c.SiteRounds })
 	s := w.site("plant-a")
-	s.reportNode("a1", corev1.ConditionTrue)
-	eventually(t, "report of an unknown site passed over", func() bool { return b.Counters().UnknownSite > 0 })
+	subject := streams.ReportedSubject("plant-a", streams.Ref{Node: "a1", Resource: "nodes", Name: "a1"})
+	if m, err := s.nc.Request(subject, []byte("{}"), patience); !errors.Is(err, nats.ErrNoResponders) {
+		t.Errorf("the report of an unknown site is answered %+v, %v", m, err)
+	}
 	if _, err := a.admin.CoreV1().Nodes().Get(w.ctx, "a1", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("node of an unknown site: %v", err)
 	}
 	w.createSite("plant-a")
+	s.reportNode("a1", corev1.ConditionTrue) // its leaf sends it until it is stored
 	eventually(t, "node registered once there is a Site", func() bool {
 		_, err := a.admin.CoreV1().Nodes().Get(w.ctx, "a1", metav1.GetOptions{})
 		return err == nil

@@ -2,11 +2,13 @@ package bridgetest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -91,6 +93,34 @@ func (w *world) acknowledged(stream, consumer string) {
 		i, err := c.Info(w.ctx)
 		return err == nil && i.NumPending == 0 && i.NumAckPending == 0
 	})
+}
+
+// behind returns the number of the last messages of a site's stream that are not dealt with, as the
+// bridge's bucket has it.
+func (w *world) behind(site string) uint64 {
+	w.t.Helper()
+	s, err := w.js.Stream(w.ctx, streams.Reported(site))
+	w.must(err)
+	bucket, err := w.js.KeyValue(w.ctx, "bridge")
+	w.must(err)
+	last := s.CachedInfo().State.LastSeq
+	e, err := bucket.Get(w.ctx, fmt.Sprintf("reported.%x", site))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return last
+	}
+	w.must(err)
+	var created int64
+	var seq uint64
+	if _, err := fmt.Sscanf(string(e.Value()), "%d %d", &created, &seq); err != nil || created != s.CachedInfo().Created.UnixNano() || seq > last {
+		w.t.Fatalf("the bucket has %q of site %s, whose stream of %d ends at %d: %v", e.Value(), site, s.CachedInfo().Created.UnixNano(), last, err)
+	}
+	return last - seq
+}
+
+// dealtWith waits until all reports of a site are dealt with.
+func (w *world) dealtWith(site string) {
+	w.t.Helper()
+	eventually(w.t, "all reports of "+site+" dealt with", func() bool { return w.behind(site) == 0 })
 }
 
 func showsColumns(t *testing.T, a *api) {

@@ -74,7 +74,7 @@ func (c *Consumers) Reconcile(ctx context.Context) (found map[string]*jetstream.
 func (c *Consumers) StorageProblem(site string) error { return c.streams.known[site].problem }
 
 // StorageUsed implements site.Consumers.
-func (c *Consumers) StorageUsed(site string) float64 { return c.streams.used[site] }
+func (c *Consumers) StorageUsed(site string) float64 { return c.streams.used[site].Fullest }
 
 // reconcile creates the streams and the consumer of a site if necessary, and deletes the
 // tombstones that the site has acknowledged. info is nil if there is no consumer. A site without

@@ -29,7 +29,7 @@ type siteStreams struct {
 	// a site's room that its fullest stream had when they were listed.
 	existing map[string]bool
 	known    map[string]siteStream
-	used     map[string]float64
+	used     map[string]streams.Usage
 	listed   time.Time
 }
 
@@ -63,11 +63,11 @@ func (s *siteStreams) list(ctx context.Context, sites map[string][]string) error
 	}
 	s.listed, s.used = time.Now(), usage
 	clear(s.existing)
-	for site := range usage {
-		if _, ok := sites[site]; ok {
-			s.existing[site] = true
-		} else {
+	for site, u := range usage {
+		if _, ok := sites[site]; !ok {
 			s.reconciler.retire(site)
+		} else if u.Streams == len(streams.SiteStreams(site, streams.SiteLimits{})) {
+			s.existing[site] = true
 		}
 	}
 	for site, k := range s.known {

@@ -1,4 +1,4 @@
-// Package hub connects the bridge to the NATS hub: it opens the streams DESIRED and REPORTED
+// Package hub connects the bridge to the NATS hub: it opens the stream DESIRED
 // and the bridge's own bucket, reads them, and detects that they were replaced.
 //
 // A connection retries until it is closed; without the hub, publishing fails at once and the

@@ -22,10 +22,10 @@ type Hub struct {
 	JS   jetstream.JetStream
 	// server is the ID of the server that the streams were read from.
 	server string
-	// Desired and Reported are the streams; desiredID and reportedID are their creation times,
-	// which distinguish them from later streams of the same name.
-	Desired, Reported     jetstream.Stream
-	desiredID, reportedID time.Time
+	// Desired is the stream DESIRED; desiredID is its creation time, which distinguishes it from
+	// later streams of the same name.
+	Desired   jetstream.Stream
+	desiredID time.Time
 	// Identity is the incarnation of DESIRED, as the leaves see it.
 	Identity string
 	// Bucket is the bucket with the bridge's own state.
@@ -48,9 +48,6 @@ func Open(ctx context.Context, nc *nats.Conn, limits streams.HubLimits) (*Hub, e
 	if h.Desired, h.desiredID, err = openStream(ctx, js, streams.Desired); err != nil {
 		return nil, err
 	}
-	if h.Reported, h.reportedID, err = openStream(ctx, js, streams.Reported); err != nil {
-		return nil, err
-	}
 	if h.Identity, err = identityOf(ctx, js, streams.Desired); err != nil {
 		return nil, err
 	}
@@ -66,7 +63,7 @@ const bucketName = "bridge"
 // openBucket creates the bucket if it does not exist.
 func openBucket(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.KeyValue, error) {
 	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: bucketName, Description: "State of the bridge: epoch of the API server's storage, deferred reports", History: 1, Replicas: max(replicas, 1),
+		Bucket: bucketName, Description: "State of the bridge: epoch of the API server's storage, up to where each site's reports are dealt with", History: 1, Replicas: max(replicas, 1),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ensure bucket %s: %w", bucketName, err)
@@ -113,7 +110,7 @@ func openStream(ctx context.Context, js jetstream.JetStream, name string) (jetst
 	return s, s.CachedInfo().Created, nil
 }
 
-// CheckSame returns ErrReplaced if the streams are no longer those that were loaded. A
+// CheckSame returns ErrReplaced if DESIRED is no longer the stream that was loaded. A
 // restarted server may hold other messages: nats-server 2.15.2 brings back a superseded
 // message if the message that superseded it is removed and the server is killed soon after
 // (docs/upstream.md, 7).
@@ -121,19 +118,14 @@ func (h *Hub) CheckSame(ctx context.Context) error {
 	if id := h.Conn.ConnectedServerId(); id != "" && id != h.server {
 		return ErrReplaced
 	}
-	for _, w := range []struct {
-		stream jetstream.Stream
-		id     time.Time
-	}{{h.Desired, h.desiredID}, {h.Reported, h.reportedID}} {
-		info, err := w.stream.Info(ctx)
-		switch {
-		case errors.Is(err, jetstream.ErrStreamNotFound):
-			return ErrReplaced
-		case err != nil:
-			return fmt.Errorf("read stream: %w", err)
-		case !info.Created.Equal(w.id):
-			return ErrReplaced
-		}
+	info, err := h.Desired.Info(ctx)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return ErrReplaced
+	case err != nil:
+		return fmt.Errorf("read stream: %w", err)
+	case !info.Created.Equal(h.desiredID):
+		return ErrReplaced
 	}
 	return nil
 }

@@ -43,8 +43,8 @@ func TestReplacedStreamIsNoticed(t *testing.T) {
 	if err := h.CheckSame(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	cfg := h.Reported.CachedInfo().Config
-	if err := h.JS.DeleteStream(t.Context(), streams.Reported); err != nil {
+	cfg := h.Desired.CachedInfo().Config
+	if err := h.JS.DeleteStream(t.Context(), streams.Desired); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.CheckSame(t.Context()); !errors.Is(err, ErrReplaced) {

@@ -25,8 +25,10 @@ const unknownNodeTries = 30
 type dispatcher struct {
 	Config
 	reports *reports
-	window  *ackWindow
-	garbage *garbage
+	// obsolete schedules the removal of a message of a site; resume is called when a report of
+	// the site no longer waits.
+	obsolete func(site string, seq uint64)
+	resume   func(site string)
 }
 
 // run writes reports until ctx ends.
@@ -67,11 +69,12 @@ func (d *dispatcher) process(ctx context.Context, k Key) {
 		d.accepted(k, r)
 	case errors.Is(err, writeback.ErrNodeNotAlive):
 		d.Queue.Forget(k)
-		d.window.ack(d.reports.waitForNode(k, r.seq))
+		d.reports.waitForNode(k, r.seq)
+		d.resume(k.Site)
 	case errors.Is(err, kube.ErrGone):
 		d.Counters.Dropped.Add(1)
 		d.finish(k, r)
-		d.garbage.add(k.Site, obsolete{seq: r.seq})
+		d.obsolete(k.Site, r.seq)
 	case errors.Is(err, kube.ErrRefused):
 		d.quarantine(ctx, k, r, err)
 	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err):
@@ -93,33 +96,25 @@ func (d *dispatcher) accepted(k Key, r *report) {
 	if r.pending {
 		d.Counters.Accepted.Add(1)
 	}
-	d.window.ack(r.delivered)
-	if isState(r.msg) {
-		d.reports.resolve(k, r.seq, false)
-		return
-	}
-	d.reports.resolve(k, r.seq, true)
+	d.reports.resolve(k, r.seq, !isState(r.msg))
+	d.resume(k.Site)
 	if !isRetained(r.msg) {
-		d.garbage.add(k.Site, obsolete{seq: r.seq, afterFloor: true})
+		d.obsolete(k.Site, r.seq)
 	}
 }
 
-// finish acknowledges and removes a report.
+// finish removes a report.
 func (d *dispatcher) finish(k Key, r *report) {
 	d.Queue.Forget(k)
-	d.window.ack(r.delivered)
 	d.reports.resolve(k, r.seq, true)
+	d.resume(k.Site)
 }
 
 func (d *dispatcher) quarantine(ctx context.Context, k Key, r *report, reason error) {
 	if r.pending {
 		subject := streams.ReportedSubject(k.Site, k.Ref)
 		msg := r.msg.Encode(subject)
-		header, data := msg.Header, msg.Data
-		if r.delivered != nil {
-			header, data = r.delivered.Headers(), r.delivered.Data()
-		}
-		if err := streams.QuarantineMessage(ctx, d.Hub.JS, streams.Quarantine, subject, header, data, reason); err != nil {
+		if err := streams.QuarantineMessage(ctx, d.Hub.JS, streams.Quarantine, subject, msg.Header, msg.Data, reason); err != nil {
 			d.Report(err)
 			d.Queue.AddRateLimited(k)
 			return
@@ -129,7 +124,7 @@ func (d *dispatcher) quarantine(ctx context.Context, k Key, r *report, reason er
 	}
 	d.finish(k, r)
 	if !isRetained(r.msg) || !d.Writer.Owns(k.Site, k.Ref) {
-		d.garbage.add(k.Site, obsolete{seq: r.seq})
+		d.obsolete(k.Site, r.seq)
 	}
 }
 

@@ -1,10 +1,12 @@
-// Package reported has the newest report of REPORTED about each object written to the API
+// Package reported has the newest report of each site about each object written to the API
 // server, and written again if something else overwrote it.
 //
-// Guarantees: a message is acknowledged after the API server has accepted or finally refused
-// it, after it is in QUARANTINE, or after the bridge's bucket records that it must be read again.
-// The state of an object that exists is never removed from REPORTED. A site has a bounded share
-// of what all sites use: of unacknowledged messages, of reports that wait, of memory.
+// Guarantees: the bridge's bucket has, for each site, the sequence up to which all of its reports
+// are dealt with: the API server has accepted or finally refused them, or they are in QUARANTINE.
+// It never passes a report of which that is not true, so the next bridge reads that report again.
+// What is removed from a site's stream is below it, and the state of an object that exists is never
+// removed. A site has a bounded share of what all sites use: of reports that wait, of memory, and
+// of the workers, which serve one site after the other for a bounded number of messages.
 //
 // The bridge runs one Reconciler while it leads, and tells it what changes. What a report
 // becomes in the API is up to the Writer.

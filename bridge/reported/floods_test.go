@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"go.uber.org/zap"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/petiole-io/petiole/streams"
@@ -27,11 +25,11 @@ import (
 func startFlooded(t *testing.T, answer http.HandlerFunc) *writing {
 	t.Helper()
 	w := startWriting(t, answer)
-	w.cluster.addSite("plant-b", "b1", "large")
+	w.addSite("plant-b", "b1", "large")
 	return w
 }
 
-// send stores messages in REPORTED unchanged.
+// send stores messages in the streams of the sites unchanged.
 func (w *writing) send(msgs ...*nats.Msg) {
 	w.t.Helper()
 	js := w.hub.JS
@@ -71,43 +69,47 @@ func accepts(rw http.ResponseWriter, _ *http.Request) {
 	_, _ = rw.Write([]byte(`{"apiVersion":"v1","kind":"Pod"}`)) // the client may have gone away
 }
 
-func (w *writing) unacknowledged() int {
-	w.t.Helper()
-	c, err := w.hub.Reported.Consumer(w.t.Context(), streams.BridgeConsumer)
-	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return 0 // nothing has been read yet
+// awaited returns the number of reports of a site whose parts are awaited.
+func (w *writing) awaited(site string) int {
+	s := w.reader.state(site)
+	if s == nil {
+		return 0
 	}
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return c.CachedInfo().NumAckPending
+	_, incomplete := s.position()
+	return len(incomplete)
 }
 
-// stored returns the messages of REPORTED that match.
+// stored returns the messages of plant-b that match.
 func (w *writing) stored(filter string) map[string]uint64 {
 	w.t.Helper()
-	info, err := w.hub.Reported.Info(w.t.Context(), jetstream.WithSubjectFilter(filter))
+	info, err := w.stream("plant-b").Info(w.t.Context(), jetstream.WithSubjectFilter(filter))
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	return info.State.Subjects
 }
 
+// flood is the number of messages of a flood: several times what may wait.
+const flood = 1100
+
 // Reports whose parts never arrive do not block other sites, are quarantined in the end, and
-// occupy no ack window while they wait.
+// a bounded number of them is held while they wait.
 func TestMissingPartsHoldUpNobody(t *testing.T) {
 	t.Parallel()
-	const n = streams.MaxUnacked + 100
+	const n = flood
 	w := startFlooded(t, accepts)
-	var flood []*nats.Msg
+	var msgs []*nats.Msg
 	for i := range n {
-		flood = append(flood, incomplete(fmt.Sprint("p", i)))
+		msgs = append(msgs, incomplete(fmt.Sprint("p", i)))
 	}
-	w.send(flood...)
+	w.send(msgs...)
 	w.start()
 	w.say("first")
 	w.await("another site's report written", func() bool { return w.count.Accepted.Load() == 1 })
-	w.await("nothing waits for an acknowledgement", func() bool { return w.unacknowledged() == 0 })
+	w.await("as many read as may wait", func() bool { return w.count.Deferred.Load() > 0 })
+	if n := w.awaited("plant-b"); n == 0 || n > maxWaiting {
+		t.Errorf("%d reports are held, want at most %d", n, maxWaiting)
+	}
 	if q := w.count.Quarantined.Load(); q != 0 {
 		t.Errorf("%d reports were given up at once", q)
 	}
@@ -137,17 +139,11 @@ func TestLatePartsAreWaitedFor(t *testing.T) {
 		w.send(m)
 	}
 	w.start()
-	w.await("the missing part noticed", func() bool {
-		_, err := w.hub.Bucket.Get(t.Context(), deferredKey("plant-b"))
-		return err == nil && w.unacknowledged() == 0
-	})
+	w.await("the missing part noticed", func() bool { return w.awaited("plant-b") == 1 })
 	w.ahead.Store(int64(maxPartsWait) / 2)
 	w.send(late)
 	w.await("written", func() bool { return w.count.Accepted.Load() == 1 })
-	w.await("forgotten", func() bool {
-		_, err := w.hub.Bucket.Get(t.Context(), deferredKey("plant-b"))
-		return err != nil
-	})
+	w.await("dealt with", func() bool { return w.awaited("plant-b") == 0 && w.behind("plant-b") == 0 })
 	if q := w.count.Quarantined.Load(); q != 0 {
 		t.Errorf("%d reports are in quarantine", q)
 	}
@@ -176,7 +172,7 @@ func largeReport(t *testing.T, w *writing) []*nats.Msg {
 	if err != nil {
 		t.Fatal(err)
 	}
-	head, err := w.hub.Reported.GetMsg(t.Context(), seq)
+	head, err := w.stream("plant-b").GetMsg(t.Context(), seq)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +197,7 @@ func largeReport(t *testing.T, w *writing) []*nats.Msg {
 			}
 		}
 	}
-	if err := w.hub.Reported.Purge(t.Context()); err != nil {
+	if err := w.stream("plant-b").Purge(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return msgs
@@ -210,13 +206,13 @@ func largeReport(t *testing.T, w *writing) []*nats.Msg {
 // Unreadable messages are quarantined one after the other, for each site separately.
 func TestUnreadableReportsHoldUpNobody(t *testing.T) {
 	t.Parallel()
-	const n = streams.MaxUnacked + 100
+	const n = flood
 	w := startFlooded(t, accepts)
-	var flood []*nats.Msg
+	var msgs []*nats.Msg
 	for i := range n {
-		flood = append(flood, put(fmt.Sprintf("reported.plant-b.nonsense.%d", i), "{"))
+		msgs = append(msgs, put(fmt.Sprintf("reported.plant-b.nonsense.%d", i), "{"))
 	}
-	w.send(flood...)
+	w.send(msgs...)
 	w.say("first")
 	w.start()
 	w.await("another site's report written", func() bool { return w.count.Accepted.Load() == 1 })
@@ -238,18 +234,19 @@ func TestRetriedReportsTakeNoPlace(t *testing.T) {
 		}
 		accepts(rw, r)
 	})
-	for i := range streams.MaxUnacked + 100 {
+	for i := range flood {
 		ref := streams.Ref{Node: "b1", Resource: "events", Namespace: "default", Name: fmt.Sprint("e", i)}
 		w.send(put(streams.ReportedSubject("plant-b", ref), fmt.Sprintf(`{"metadata":{"name":%q}}`, ref.Name)))
 	}
 	w.start()
-	w.await("the site's share", func() bool { n := w.unacknowledged(); return n > 0 && n <= maxWaiting })
+	w.await("the site's share", func() bool { return w.waiting("plant-b") == maxWaiting })
 	w.say("first")
 	w.await("another site's report written", func() bool { return w.count.Accepted.Load() == 1 })
-	w.ahead.Store(int64(2 * maxUnackedTime))
-	w.await("waiting without a place", func() bool { return w.unacknowledged() == 0 })
-	if kept, err := w.hub.Bucket.Get(t.Context(), deferredKey("plant-b")); err != nil || string(kept.Value()) == "" {
-		t.Errorf("what waits is not remembered: %v", err)
+	if n := w.waiting("plant-b"); n != maxWaiting {
+		t.Errorf("%d reports wait, want %d", n, maxWaiting)
+	}
+	if n := w.behind("plant-b"); n != flood {
+		t.Errorf("the next bridge would read %d messages, want all %d", n, flood)
 	}
 }
 
@@ -273,7 +270,7 @@ func TestImpossibleNamesAreRefused(t *testing.T) {
 		w.send(put(streams.ReportedSubject("plant-b", ref), `{"metadata":{"name":`+string(name)+`}}`))
 		w.await(fmt.Sprintf("%q refused", ref), func() bool { return w.count.Quarantined.Load() == before+1 })
 	}
-	w.await("nothing waits", func() bool { return w.unacknowledged() == 0 })
+	w.await("nothing waits", func() bool { return w.behind("plant-b") == 0 })
 }
 
 // A rejected message can exceed the hub's limit once the reason is added.
@@ -286,7 +283,7 @@ func TestLargestReportIsSetAside(t *testing.T) {
 	m.Data = append(m.Data, `"}`...)
 	w.send(m)
 	w.await("set aside", func() bool { return w.count.Quarantined.Load() == 1 })
-	w.await("nothing waits", func() bool { return w.unacknowledged() == 0 })
+	w.await("nothing waits", func() bool { return w.behind("plant-b") == 0 })
 }
 
 // Each part may be as large as the hub accepts: their total size is bounded.
@@ -308,14 +305,14 @@ func TestLargeReportsAreBounded(t *testing.T) {
 	head.Header.Set(streams.HeaderParts, fmt.Sprint(parts))
 	w.send(head)
 	w.await("set aside", func() bool { return w.count.Quarantined.Load() == 1 })
-	w.await("nothing waits", func() bool { return w.unacknowledged() == 0 })
+	w.await("nothing waits", func() bool { return w.behind("plant-b") == 0 })
 }
 
 // Parts that belong to no report are removed; those of a report, and the last ones of a site,
 // whose report may still arrive, are not.
 func TestOrphanPartsAreRemoved(t *testing.T) {
 	t.Parallel()
-	const n = streams.MaxUnacked + 100
+	const n = flood
 	w := startFlooded(t, accepts)
 	whole := largeReport(t, w)
 	w.send(whole...)
@@ -348,71 +345,36 @@ func TestOrphanPartsAreRemoved(t *testing.T) {
 	w.send(put(streams.ReportedSubject("plant-b", streams.Ref{Node: "b1", Resource: "pods", Namespace: "default", Name: "other"}), `{"metadata":{"name":"other"}}`))
 	w.ahead.Add(int64(2 * partsInterval))
 	w.await("its parts removed", func() bool {
-		w.ahead.Add(int64(10 * time.Millisecond))
+		// A check that began before the last reports were stored counts the next one's interval from now.
+		w.ahead.Add(int64(time.Second))
 		return len(w.stored("reported.plant-b.*.*.*.*.*.=part.*")) == 0
 	})
 }
 
-// The next bridge starts with what the former one had deferred, and does not stall either.
+// The next bridge starts where the former one had to stop, and does not stall either.
 func TestRestartDoesNotBringTheStallBack(t *testing.T) {
 	t.Parallel()
 	w := startFlooded(t, accepts)
-	for i := range streams.MaxUnacked + 100 {
+	for i := range flood {
 		w.send(incomplete(fmt.Sprint("p", i)))
 	}
 	first, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	ended := make(chan error, 1)
-	go func() { ended <- w.consumer.run(first) }()
-	w.await("put off", func() bool { return w.count.Deferred.Load() > 0 && w.unacknowledged() == 0 })
+	go func() { ended <- w.reader.run(first) }()
+	w.await("put off", func() bool { return w.count.Deferred.Load() > 0 })
 	cancel()
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
 	next := w.successor()
-	if err := next.consumer.recoverReports(t.Context()); err != nil {
+	if err := next.Recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	next.start()
 	next.say("first")
 	next.await("another site's report written", func() bool { return next.count.Accepted.Load() == 1 })
-	next.await("nothing waits for an acknowledgement", func() bool { return next.unacknowledged() == 0 })
-}
-
-// One site cannot exceed its share of unacknowledged reports, which shrinks when others use
-// nearly all of them.
-func TestShareOfASite(t *testing.T) {
-	t.Parallel()
-	u, seq := newAckWindow(zap.NewNop()), uint64(0)
-	fill := func(site string) (n int) {
-		for {
-			if seq++; !u.acquire(site, seq) {
-				return n
-			}
-			n++
-		}
-	}
-	total := 0
-	for i := range 100 {
-		n := fill(fmt.Sprint("s", i))
-		if i == 0 && n != maxWaiting || n > maxWaiting || n < minSiteUnacked {
-			t.Fatalf("site %d holds %d", i, n)
-		}
-		if total += n; total > streams.MaxUnacked-minSiteUnacked {
-			break
-		}
-	}
-	if n := len(u.count); n < 8 {
-		t.Errorf("%d sites hold %d of %d", n, total, streams.MaxUnacked)
-	}
-	first, again := u.acquire("late", seq+1), u.acquire("late", seq+1)
-	if !first || !again || u.count["late"] != 1 {
-		t.Error("another site has no place, or two for one report")
-	}
-	for s := range seq + 2 {
-		u.release(s)
-	}
-	if len(u.count) != 0 || len(u.sites) != 0 {
-		t.Errorf("left: %v", u.count)
-	}
+	next.await("all read that may wait", func() bool { return next.awaited("plant-b") == maxWaiting })
+	next.ahead.Store(int64(2 * maxPartsWait))
+	next.await("all given up", func() bool { return next.count.Quarantined.Load() >= flood && next.behind("plant-b") == 0 })
 }

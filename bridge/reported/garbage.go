@@ -3,152 +3,134 @@ package reported
 import (
 	"context"
 	"errors"
-	"sync"
-	"sync/atomic"
+	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"go.uber.org/zap"
-	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/petiole-io/petiole/bridge/hub"
+	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/table"
 )
 
 const (
-	// gcInterval is the time between two removals of obsolete messages, gcBatch the number of
-	// deletions between two looks at the list.
-	gcInterval = time.Second
-	gcBatch    = 1000
-	// maxObsolete is the number of obsolete messages of a site above which no more of its
-	// messages are accepted.
-	maxObsolete = 20_000
+	// orphanWait is the delay between the reading of a part and the check of the site's parts;
+	// partsInterval is the interval of further checks while the site has parts.
+	orphanWait    = 5 * time.Second
+	partsInterval = time.Minute
 )
 
-// obsolete is a message of REPORTED that can be removed.
-//
-// A hub that is killed after the removal of a subject's newest message may restore the
-// previous one (docs/upstream.md, 7). Therefore the state of an existing object is never
-// removed. What is removed has predecessors that are about another UID or are not a state;
-// they do no harm unless the consumer delivers them again, which it does not up to its ack
-// floor.
-type obsolete struct {
-	seq uint64
-	// afterFloor delays the removal until the consumer's ack floor has passed the message.
-	afterFloor bool
-}
+// garbage removes what is obsolete.
+type garbage struct{ Config }
 
-// garbage holds the obsolete messages of each site and removes them. It is safe for concurrent
-// use.
-type garbage struct {
-	reported jetstream.Stream
-	parts    *orphanParts
-	log      *zap.Logger
-	rounds   *atomic.Uint64
-
-	mu       sync.Mutex
-	last     map[string]uint64
-	obsolete map[string][]obsolete
-}
-
-func newGarbage(reported jetstream.Stream, parts *orphanParts, log *zap.Logger, rounds *atomic.Uint64) *garbage {
-	return &garbage{reported: reported, parts: parts, log: log, rounds: rounds, last: map[string]uint64{}, obsolete: map[string][]obsolete{}}
-}
-
-// seen records the highest sequence of each site: that message is never removed, because the
-// site's forwarder looks it up.
-func (g *garbage) seen(site string, seq uint64) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.last[site] = max(g.last[site], seq)
-}
-
-// room returns how many more messages of a site can become obsolete.
-func (g *garbage) room(site string) int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return maxObsolete - len(g.obsolete[site])
-}
-
-// seqs returns the sequences of a site's obsolete messages.
-func (g *garbage) seqs(site string) map[uint64]bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	of := make(map[uint64]bool, len(g.obsolete[site]))
-	for _, m := range g.obsolete[site] {
-		of[m.seq] = true
-	}
-	return of
-}
-
-// add schedules the removal of a message.
-func (g *garbage) add(site string, m obsolete) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.obsolete[site] = append(g.obsolete[site], m)
-	g.parts.reportRemoved(site)
-}
-
-// collect removes obsolete messages from REPORTED, except the last one of each site,
-// until ctx ends.
-func (g *garbage) collect(ctx context.Context) {
-	// floor is the ack floor of the previous round: by now the hub has it on disk.
-	var floor uint64
-	wait.UntilWithContext(ctx, func(ctx context.Context) {
-		for g.removeBatch(ctx, floor) {
-		}
-		floor = g.refreshFloor(ctx, floor)
-		g.rounds.Add(1)
-	}, gcInterval)
-}
-
-// removeBatch removes up to gcBatch obsolete messages. It reports whether there may be more.
-func (g *garbage) removeBatch(ctx context.Context, floor uint64) (more bool) {
-	batch := g.takeRemovable(floor)
-	for _, seq := range batch {
-		err := g.reported.DeleteMsg(ctx, seq)
-		if ctx.Err() != nil {
-			return false
-		}
-		if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
-			g.log.Debug("cannot remove obsolete report, it stays until the next report of its object", zap.Uint64("seq", seq), zap.Error(err))
-		}
-	}
-	return len(batch) == gcBatch
-}
-
-// refreshFloor returns the consumer's ack floor, or known if it is not needed or cannot be
-// read.
-func (g *garbage) refreshFloor(ctx context.Context, known uint64) uint64 {
-	g.mu.Lock()
-	idle := len(g.obsolete) == 0
-	g.mu.Unlock()
-	if idle {
-		return known
-	}
-	floor, err := ackFloor(ctx, g.reported)
-	if err != nil {
-		g.log.Debug("cannot read the ack floor, obsolete reports are removed later", zap.Error(err))
-		return known
-	}
-	return max(known, floor)
-}
-
-// takeRemovable returns up to gcBatch obsolete messages that can be removed if the consumer
-// has acknowledged everything up to floor.
-func (g *garbage) takeRemovable(floor uint64) []uint64 {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	var batch []uint64
-	for site, all := range g.obsolete {
-		var keep []obsolete
-		for _, m := range all {
-			if m.seq < g.last[site] && (m.seq <= floor || !m.afterFloor) && len(batch) < gcBatch {
-				batch = append(batch, m.seq)
-			} else {
-				keep = append(keep, m)
+// collect removes some of a site's obsolete messages, and the parts that belong to no
+// report. It reports whether there may be more to remove.
+func (g *garbage) collect(ctx context.Context, s *siteState) (more bool, err error) {
+	seqs := s.removable(turnRemovals)
+	for i, seq := range seqs {
+		if err := remove(ctx, s.stream, seq); err != nil {
+			for _, left := range seqs[i:] {
+				s.discard(left)
 			}
-		}
-		if g.obsolete[site] = keep; len(keep) == 0 {
-			delete(g.obsolete, site)
+			return false, err
 		}
 	}
-	return batch
+	if !s.partsAreDue(g.now()) {
+		return len(seqs) == turnRemovals, nil
+	}
+	left, full, err := g.removeOrphans(ctx, s)
+	switch {
+	case full:
+		s.checkParts(g.now())
+	case left > 0 || err != nil:
+		s.checkParts(g.now().Add(partsInterval))
+	}
+	return full || len(seqs) == turnRemovals, err
+}
+
+// remove removes a message of a stream. It is no error if that was done.
+func remove(ctx context.Context, stream jetstream.Stream, seq uint64) error {
+	err := stream.DeleteMsg(ctx, seq)
+	if err == nil || errors.Is(err, jetstream.ErrMsgNotFound) || errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+		return nil
+	}
+	return fmt.Errorf("remove message %d of %s: %w", seq, stream.CachedInfo().Config.Name, err)
+}
+
+// errFull ends a read when there is enough to remove.
+var errFull = errors.New("enough was read")
+
+// removeOrphans removes up to turnRemovals parts of a site that belong to no report. It returns
+// the number of parts left, and whether there may be more to remove.
+//
+// Reports arrive in the order in which the site stored them: first the parts of a report, then
+// the report, and nothing about another object in between. A part is therefore an orphan if
+// something else follows it and its report does not exist or has other parts. The report of
+// the last parts may still arrive.
+func (g *garbage) removeOrphans(ctx context.Context, s *siteState) (left int, more bool, err error) {
+	stream := streams.Reported(s.name)
+	newest, err := g.Hub.LastMessage(ctx, stream, streams.ReportedFilter(s.name))
+	if err != nil || newest == nil {
+		return 0, false, err
+	}
+	open := "" // the object whose report may still arrive
+	if streams.IsPart(newest.Subject) {
+		open = streams.ObjectSubject(newest.Subject)
+	}
+	var object string
+	var report *table.Message
+	var orphans []uint64
+	err = g.Hub.ReadAll(ctx, s.stream, 1, streams.ReportedPartsFilter(s.name), true, func(msg jetstream.Msg) error {
+		of, index, err := streams.ParsePart(msg.Subject())
+		if err != nil {
+			return nil // it is processed, and rejected, as a report
+		}
+		meta, err := msg.Metadata()
+		if err != nil {
+			return err
+		}
+		if of == open || meta.Sequence.Stream > newest.Seq {
+			left++
+			return nil
+		}
+		if of != object {
+			if report, err = g.Hub.LastMessage(ctx, stream, of); err != nil {
+				return err
+			}
+			object = of
+		}
+		if report != nil && streams.NamesPart(report.Header, index, msg.Headers()) {
+			left++
+			return nil
+		}
+		if orphans = append(orphans, meta.Sequence.Stream); len(orphans) >= turnRemovals {
+			return errFull
+		}
+		return nil
+	})
+	if more = errors.Is(err, errFull); err != nil && !more {
+		return left, false, err
+	}
+	for _, seq := range orphans {
+		if err := remove(ctx, s.stream, seq); err != nil {
+			return left, more, err
+		}
+	}
+	return left, more, nil
+}
+
+// hasParts reports whether the hub's leader has all parts of a report.
+func hasParts(ctx context.Context, h *hub.Hub, stream string, report *table.Message) (bool, error) {
+	n, err := strconv.Atoi(report.Header.Get(streams.HeaderParts))
+	if err != nil {
+		return false, fmt.Errorf("read header %s of %s: %w", streams.HeaderParts, report.Subject, err)
+	}
+	for index := range min(n, maxReportParts) {
+		part, err := h.LastMessage(ctx, stream, streams.PartSubject(report.Subject, index))
+		if err != nil || part == nil || !streams.NamesPart(report.Header, index, part.Header) {
+			return false, err
+		}
+	}
+	return true, nil
 }

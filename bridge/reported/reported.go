@@ -40,15 +40,13 @@ type Config struct {
 	Liveness *liveness.Tracker
 	Fence    *lease.Fence
 	Writer   Writer
-	// Queue holds the reports to write, SiteQueue the sites with messages to read. Each is read
-	// by Workers workers.
+	// Queue holds the reports to write, SiteQueue the sites that have something to do. Each is
+	// read by Workers workers.
 	Queue     workqueue.TypedRateLimitingInterface[Key]
 	SiteQueue workqueue.TypedRateLimitingInterface[string]
 	Workers   int
-	// Lease is the duration of the bridge's lease.
-	Lease    time.Duration
-	Counters *Counters
-	Log      *zap.Logger
+	Counters  *Counters
+	Log       *zap.Logger
 	// Report is called with the result of each write, OnQuarantined for each report of a site
 	// that is moved to QUARANTINE, OnSiteConnected when a report shows that a site is
 	// connected. None may block.
@@ -57,12 +55,6 @@ type Config struct {
 	OnSiteConnected func(site string)
 
 	now func() time.Time
-}
-
-// pullExpiry returns the expiry of each pull request, so that a suspended bridge receives no
-// more messages once another one leads.
-func (c Config) pullExpiry() time.Duration {
-	return min(max(c.Lease/2, time.Second), 5*time.Second)
 }
 
 // countQuarantined counts a quarantined report.
@@ -77,8 +69,8 @@ func (c Config) countQuarantined(site, reason string) {
 type Counters struct {
 	// Accepted counts the reports that the API server accepted, Dropped those about objects
 	// that were deleted or replaced, Quarantined those that were unreadable or refused,
-	// UnknownSite those of sites without a Site object, Deferred those that were deferred
-	// because too many of their site waited for the API server.
+	// UnknownSite the turns of sites without a Site object, Deferred the turns in which nothing
+	// was read because too many reports of the site waited for the API server.
 	Accepted, Dropped, Quarantined, UnknownSite, Deferred atomic.Uint64
 	// Conflicts counts the writes that the API server rejected because the object had changed,
 	// GCRounds the rounds that remove obsolete reports.
@@ -87,7 +79,7 @@ type Counters struct {
 
 // Reconciler writes the newest report about each object to the API server. Create it with New.
 type Reconciler struct {
-	consumer   *consumer
+	reader     *reader
 	dispatcher *dispatcher
 }
 
@@ -97,56 +89,64 @@ func New(cfg Config) *Reconciler {
 		cfg.now = time.Now
 	}
 	r := &Reconciler{}
-	r.consumer = newConsumer(cfg, newReports(), r.NodesAlive)
-	r.dispatcher = &dispatcher{Config: cfg, reports: r.consumer.reports, window: r.consumer.window, garbage: r.consumer.garbage}
+	r.reader = newReader(cfg, newReports(), r.NodesAlive)
+	r.dispatcher = &dispatcher{Config: cfg, reports: r.reader.reports, obsolete: r.reader.obsolete, resume: r.reader.resume}
 	return r
 }
 
-// Recover reads what REPORTED holds. It must be called once before Run.
-func (r *Reconciler) Recover(ctx context.Context) error { return r.consumer.recoverReports(ctx) }
+// Recover reads what the sites' streams hold. It must be called once before Run.
+func (r *Reconciler) Recover(ctx context.Context) error { return r.reader.recover(ctx) }
 
-// Run reads and writes reports until ctx ends.
+// lastFloorsWait bounds the time that Run takes after ctx ended.
+const lastFloorsWait = time.Second
+
+// Run reads and writes reports until ctx ends. Then it records what is dealt with, so that the
+// next bridge does not take as new what this one has written.
 func (r *Reconciler) Run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { r.dispatcher.run(ctx); return nil })
-	g.Go(func() error { return r.consumer.run(ctx) })
-	return g.Wait()
+	g, running := errgroup.WithContext(ctx)
+	g.Go(func() error { r.dispatcher.run(running); return nil })
+	g.Go(func() error { return r.reader.run(running) })
+	err := g.Wait()
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastFloorsWait)
+	defer cancel()
+	r.reader.storeFloors(last)
+	return err
 }
 
 // Close shuts down the queues of a reconciler that Run was not called for.
 func (r *Reconciler) Close() {
-	r.consumer.Queue.ShutDown()
-	r.consumer.SiteQueue.ShutDown()
+	r.reader.Queue.ShutDown()
+	r.reader.SiteQueue.ShutDown()
 }
 
 // ObjectChanged schedules the reports about an object, because it changed in the API. It does
 // not block, nor do the following methods.
 func (r *Reconciler) ObjectChanged(o kube.Key) {
-	for _, k := range r.consumer.reports.ofObject(o) {
-		r.consumer.Queue.Add(k)
+	for _, k := range r.reader.reports.ofObject(o) {
+		r.reader.Queue.Add(k)
 	}
 }
 
 // NodesAlive schedules the reports about nodes that are alive again: the nodes first, then
 // their pods.
 func (r *Reconciler) NodesAlive(site string, nodes []string) {
-	keys := slices.DeleteFunc(r.consumer.reports.ofSite(site), func(k Key) bool { return !slices.Contains(nodes, k.Ref.Node) })
+	keys := slices.DeleteFunc(r.reader.reports.ofSite(site), func(k Key) bool { return !slices.Contains(nodes, k.Ref.Node) })
 	slices.SortFunc(keys, func(a, b Key) int { return kube.KeyOf(a.Ref).Rank() - kube.KeyOf(b.Ref).Rank() })
 	for _, k := range keys {
-		r.consumer.Queue.Add(k)
+		r.reader.Queue.Add(k)
 	}
 }
 
 // SiteChanged schedules the reports about a site's nodes and devices, because it connected or
 // disconnected.
 func (r *Reconciler) SiteChanged(site string) {
-	for _, k := range r.consumer.reports.ofSite(site) {
+	for _, k := range r.reader.reports.ofSite(site) {
 		switch {
 		case k.Ref.Group == "" && k.Ref.Resource == "nodes", k.Ref.Group == kube.DeviceGroup && k.Ref.Resource == "devicestatuses":
-			r.consumer.Queue.Add(k)
+			r.reader.Queue.Add(k)
 		}
 	}
 }
 
 // HasReport reports whether there is a report about an object.
-func (r *Reconciler) HasReport(o kube.Key) bool { return len(r.consumer.reports.ofObject(o)) > 0 }
+func (r *Reconciler) HasReport(o kube.Key) bool { return len(r.reader.reports.ofObject(o)) > 0 }

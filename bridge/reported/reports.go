@@ -4,8 +4,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -27,11 +25,6 @@ type report struct {
 	// forbiddenSince is the time since when the API server has forbidden the report at every
 	// try, zero if it did not at the last try.
 	forbiddenSince time.Time
-	// delivered is the message to acknowledge once the API server has accepted the report; nil
-	// if that was done, or if the report was read back from the stream. receivedAt is the time
-	// of its arrival.
-	delivered  jetstream.Msg
-	receivedAt time.Time
 }
 
 // reports holds the newest report about each object. It does no I/O and is safe for concurrent
@@ -41,16 +34,14 @@ type reports struct {
 	all      map[Key]*report
 	byObject map[kube.Key]map[Key]struct{}
 	bySite   map[string]map[Key]struct{}
-	// waiting counts the reports of each site that wait for the API server.
-	waiting map[string]int
-	// unacked holds the reports that are not acknowledged.
-	unacked map[Key]*report
+	// waiting holds the reports of each site that wait for the API server.
+	waiting map[string]map[Key]*report
 }
 
 func newReports() *reports {
 	return &reports{
 		all: map[Key]*report{}, byObject: map[kube.Key]map[Key]struct{}{}, bySite: map[string]map[Key]struct{}{},
-		waiting: map[string]int{}, unacked: map[Key]*report{},
+		waiting: map[string]map[Key]*report{},
 	}
 }
 
@@ -62,54 +53,47 @@ const maxWaiting = 200
 func (r *reports) room(site string) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return maxWaiting - r.waiting[site]
+	return maxWaiting - len(r.waiting[site])
 }
 
-// has reports whether this report of an object, or a later one, is present.
-func (r *reports) has(k Key, seq uint64) bool {
+// firstWaiting returns the lowest sequence of a site's reports that wait, 0 if none does.
+func (r *reports) firstWaiting(site string) (first uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := r.all[k]
-	return n != nil && n.seq >= seq
+	for _, n := range r.waiting[site] {
+		if first == 0 || n.seq < first {
+			first = n.seq
+		}
+	}
+	return first
 }
 
 // setWaiting changes whether a report waits. The caller holds the lock.
-func (r *reports) setWaiting(site string, n *report, waiting bool) {
-	if n == nil || n.waiting == waiting {
-		return
-	}
+func (r *reports) setWaiting(k Key, n *report, waiting bool) {
 	n.waiting = waiting
 	if waiting {
-		r.waiting[site]++
-	} else if r.waiting[site]--; r.waiting[site] == 0 {
-		delete(r.waiting, site)
+		if r.waiting[k.Site] == nil {
+			r.waiting[k.Site] = map[Key]*report{}
+		}
+		r.waiting[k.Site][k] = n
+		return
+	}
+	if delete(r.waiting[k.Site], k); len(r.waiting[k.Site]) == 0 {
+		delete(r.waiting, k.Site)
 	}
 }
 
-// put adds a report unless a newer one is present. It returns the messages that are superseded
-// and must be acknowledged.
-func (r *reports) put(k Key, n *report) (stale []jetstream.Msg) {
+// put adds a report unless a newer one is present.
+func (r *reports) put(k Key, n *report) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	was := r.all[k]
-	switch {
-	case was != nil && was.seq > n.seq:
-		if n.delivered != nil {
-			stale = append(stale, n.delivered)
-		}
-		return stale
-	case was != nil && was.seq < n.seq && was.delivered != nil:
-		stale = append(stale, was.delivered)
+	if was := r.all[k]; was != nil && was.seq > n.seq {
+		return
 	}
-	r.setWaiting(k.Site, was, false)
-	r.setWaiting(k.Site, n, n.pending)
+	r.setWaiting(k, n, n.pending)
 	r.all[k] = n
-	if delete(r.unacked, k); n.delivered != nil {
-		r.unacked[k] = n
-	}
 	index(r.byObject, kube.KeyOf(k.Ref), k)
 	index(r.bySite, k.Site, k)
-	return stale
 }
 
 func (r *reports) get(k Key) *report {
@@ -122,8 +106,8 @@ func (r *reports) get(k Key) *report {
 	return nil
 }
 
-// resolve marks report seq as acknowledged and accepted, or, with drop, removes it. It ignores
-// a report that was replaced by a newer one.
+// resolve marks report seq as accepted, or, with drop, removes it. It ignores a report that was
+// replaced by a newer one.
 func (r *reports) resolve(k Key, seq uint64, drop bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -131,57 +115,38 @@ func (r *reports) resolve(k Key, seq uint64, drop bool) {
 	if n == nil || n.seq != seq {
 		return
 	}
-	r.setWaiting(k.Site, n, false)
-	delete(r.unacked, k)
-	if !drop {
-		n.delivered, n.pending = nil, false
-		return
+	r.setWaiting(k, n, false)
+	if n.pending = false; drop {
+		r.remove(k)
 	}
+}
+
+// remove removes a report. The caller holds the lock.
+func (r *reports) remove(k Key) {
 	delete(r.all, k)
 	unindex(r.byObject, kube.KeyOf(k.Ref), k)
 	unindex(r.bySite, k.Site, k)
 }
 
-// waitForNode records that report seq waits for its node. It returns the message to
-// acknowledge: REPORTED keeps it as the newest of its object, and it must not occupy the
-// shared ack window.
-func (r *reports) waitForNode(k Key, seq uint64) jetstream.Msg {
+// forget removes all reports of a site.
+func (r *reports) forget(site string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := r.all[k]
-	if n == nil || n.seq != seq {
-		return nil
+	for _, k := range keysOf(r.bySite[site]) {
+		r.remove(k)
 	}
-	r.setWaiting(k.Site, n, false)
-	return r.detach(k, n)
+	delete(r.waiting, site)
 }
 
-// detach returns the message of a report for acknowledgement, nil if that was done before. The
-// caller holds the lock.
-func (r *reports) detach(k Key, n *report) jetstream.Msg {
-	from := n.delivered
-	n.delivered = nil
-	delete(r.unacked, k)
-	return from
-}
-
-// unackedReport identifies a report that is not acknowledged.
-type unackedReport struct {
-	key Key
-	seq uint64
-}
-
-// unackedBefore returns the unacknowledged reports that were received before a time.
-func (r *reports) unackedBefore(before time.Time) []unackedReport {
+// waitForNode records that report seq, the state of an object, waits for its node. The stream
+// keeps it as the newest of its object, and it takes no place among those that wait for the API
+// server.
+func (r *reports) waitForNode(k Key, seq uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var held []unackedReport
-	for k, n := range r.unacked {
-		if n.receivedAt.Before(before) {
-			held = append(held, unackedReport{k, n.seq})
-		}
+	if n := r.all[k]; n != nil && n.seq == seq {
+		r.setWaiting(k, n, false)
 	}
-	return held
 }
 
 // forbidden records the time at which report seq was forbidden, zero if it was not. It returns
@@ -197,18 +162,6 @@ func (r *reports) forbidden(k Key, seq uint64, at time.Time) time.Time {
 		n.forbiddenSince = at
 	}
 	return n.forbiddenSince
-}
-
-// releaseMsg returns the message of report seq for acknowledgement. The report goes on
-// waiting.
-func (r *reports) releaseMsg(k Key, seq uint64) jetstream.Msg {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	n := r.all[k]
-	if n == nil || n.seq != seq {
-		return nil
-	}
-	return r.detach(k, n)
 }
 
 // ofObject returns the reports about one object.
@@ -260,7 +213,7 @@ func isState(m streams.Message) bool {
 	return false
 }
 
-// isRetained reports whether a message stays in REPORTED while its object exists: the state of
+// isRetained reports whether a message stays in its stream while its object exists: the state of
 // an object, including the absence of a node's CSINode.
 func isRetained(m streams.Message) bool { return isState(m) || kube.IsCSINode(m.Ref) }
 

@@ -83,6 +83,9 @@ func TestWaitingReportsAreCounted(t *testing.T) {
 	if n := maxWaiting - r.room("plant-a"); n != 2 {
 		t.Errorf("%d wait, want 2", n)
 	}
+	if n := r.firstWaiting("plant-a"); n != 2 {
+		t.Errorf("the first that waits is %d, want 2", n)
+	}
 	r.waitForNode(k("a"), 1)
 	r.waitForNode(k("a"), 2)
 	r.waitForNode(k("a"), 2)
@@ -90,11 +93,15 @@ func TestWaitingReportsAreCounted(t *testing.T) {
 	if n := maxWaiting - r.room("plant-a"); n != 0 || len(r.waiting) != 0 {
 		t.Errorf("%d wait, want none: %v", n, r.waiting)
 	}
-	if !r.has(k("a"), 2) || r.has(k("a"), 3) || r.has(k("b"), 3) {
-		t.Error("what is held is not what is known")
+	if n := r.firstWaiting("plant-a"); n != 0 {
+		t.Errorf("the first that waits is %d, want none", n)
 	}
 	r.put(k("a"), &report{seq: 5, pending: true})
 	if n := maxWaiting - r.room("plant-a"); n != 1 {
 		t.Errorf("%d wait after a parked report was replaced, want 1", n)
+	}
+	r.forget("plant-a")
+	if r.get(k("a")) != nil || r.room("plant-a") != maxWaiting || r.firstWaiting("plant-a") != 0 {
+		t.Error("reports of a forgotten site are left")
 	}
 }

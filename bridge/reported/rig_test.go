@@ -1,6 +1,7 @@
 package reported
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
@@ -20,6 +22,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/bounds"
 	"github.com/petiole-io/petiole/bridge/hub"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/lease"
@@ -53,6 +56,10 @@ func (c *cluster) SiteOf(node string) string {
 }
 
 func (*cluster) NodesOf(string) []string { return nil }
+
+func (*cluster) Claim(context.Context, string, string, []string) error { return nil }
+
+func (*cluster) Spec(string) *v1alpha1.SiteNodes { return nil }
 
 // set adds or replaces an object.
 func (c *cluster) set(k kube.Key, object map[string]any) {
@@ -103,10 +110,43 @@ func startWriting(t *testing.T, answer http.HandlerFunc) *writing {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.clients.Close)
-	w.cluster.addSite("plant-a", "a1", "web")
+	w.addSite("plant-a", "a1", "web")
 	w.assemble()
 	return w
 }
+
+// addSite adds a site with a node, a pod on it, and its streams at the hub.
+func (w *writing) addSite(site, node, pod string) {
+	w.t.Helper()
+	if err := streams.Ensure(w.t.Context(), w.hub.JS, streams.SiteStreams(site, streams.SiteLimits{})); err != nil {
+		w.t.Fatal(err)
+	}
+	w.cluster.addSite(site, node, pod)
+}
+
+// stream returns the stream with the reports of a site.
+func (w *writing) stream(site string) jetstream.Stream {
+	w.t.Helper()
+	s, err := w.hub.JS.Stream(w.t.Context(), streams.Reported(site))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return s
+}
+
+// behind returns the number of the last messages of a site that the next bridge would read as new.
+func (w *writing) behind(site string) int {
+	w.t.Helper()
+	info := w.stream(site).CachedInfo()
+	f, err := loadFloor(w.t.Context(), w.hub.Bucket, site, info.Created, info.State.LastSeq)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return int(info.State.LastSeq - f.seq)
+}
+
+// waiting returns the number of reports of a site that wait for the API server.
+func (w *writing) waiting(site string) int { return maxWaiting - w.reader.reports.room(site) }
 
 // leadingFence returns the fence of a leading bridge.
 func leadingFence() *lease.Fence {
@@ -121,9 +161,9 @@ func (w *writing) assemble() {
 	tracker := liveness.NewTracker()
 	w.count = &Counters{}
 	w.Reconciler = New(Config{
-		Hub: w.hub, Sites: w.cluster, Liveness: tracker, Fence: leadingFence(), Counters: w.count, Log: zap.NewNop(), Workers: 2, Lease: time.Second,
+		Hub: w.hub, Sites: w.cluster, Liveness: tracker, Fence: leadingFence(), Counters: w.count, Log: zap.NewNop(), Workers: 2,
 		Writer: writeback.New(writeback.Config{
-			Clients: w.clients, Cache: w.cluster, Sites: w.cluster, Liveness: tracker, Deleted: writeback.NewDeletedNodes(), Log: zap.NewNop(),
+			Clients: w.clients, Cache: w.cluster, Sites: w.cluster, Names: w.cluster, Problems: bounds.NewProblems(time.Now), Liveness: tracker, Deleted: writeback.NewDeletedNodes(), Log: zap.NewNop(),
 		}),
 		Queue: quick[Key](), SiteQueue: quick[string](),
 		Report: func(error) {}, OnQuarantined: func(string, string) {}, OnSiteConnected: func(string) {},

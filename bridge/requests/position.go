@@ -41,7 +41,7 @@ func position(ctx context.Context, h Hub, site string, data []byte) (string, err
 	var stream, filter string
 	switch q.Stream {
 	case streams.SiteReported:
-		stream, filter = streams.Reported, streams.ReportedFilter(site)
+		stream, filter = streams.Reported(site), streams.ReportedFilter(site)
 	case streams.SiteTelemetry:
 		stream, filter = streams.Telemetry(site), streams.TelemetryFilter(site)
 	default:

@@ -96,7 +96,7 @@ func New(cfg Config) *Writer {
 
 // Write writes one report. It returns nil if the API server has the reported state.
 func (w *Writer) Write(ctx context.Context, r Report) error {
-	if err := checkRef(r.Ref); err != nil {
+	if err := CheckRef(r.Ref); err != nil {
 		return err
 	}
 	kind := r.Ref.Resource
@@ -163,8 +163,8 @@ func objectOf(r streams.Ref) kube.Key {
 	return o
 }
 
-// checkRef rejects names that no object can have before they are used in a request.
-func checkRef(r streams.Ref) error {
+// CheckRef returns an error that is kube.ErrRefused if no object can have the names in r.
+func CheckRef(r streams.Ref) error {
 	if r.Node == "" {
 		return fmt.Errorf("%w: %s names no node", kube.ErrRefused, r)
 	}

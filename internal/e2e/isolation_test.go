@@ -100,7 +100,7 @@ func testForeignWrites(t *testing.T, nc *nats.Conn, victim, thief *rig.Site) {
 		streams.PresenceSubject(victim.Name), streams.SyncSubject(victim.Name), streams.RequestSubject(victim.Name, streams.RequestToken),
 		"quarantine.forged", "$JS.FC.DESIRED." + victim.Name + ".forged", "$JS.ACK.DESIRED." + victim.Name + ".1.1.1.1.1",
 		"$JS.ACK.hub._.DESIRED." + victim.Name + ".1.1.1.1.1",
-		"$JS.ACK.REPORTED.bridge.1.1.1.1.1",
+		streams.StoredPrefix + "." + streams.ReportedSubject(thief.Name, pod), streams.StoredPrefix + "." + streams.ReportedSubject(victim.Name, pod),
 	} {
 		must(t, nc.Publish(subject, []byte(nonce)))
 	}
@@ -165,30 +165,35 @@ func sendForeignRequests(t *testing.T, nc *nats.Conn, victim *rig.Site) foreignA
 	t.Cleanup(func() { unsubscribe(t, sub) })
 	for subject, body := range map[string]string{
 		"$JS.API.INFO": "", "$JS.API.STREAM.NAMES": "", "$JS.API.STREAM.INFO.DESIRED": "",
-		"$JS.hub.API.STREAM.INFO.DESIRED":                                  "",
-		"$JS.API.STREAM.MSG.GET.DESIRED":                                   `{"last_by_subj":"desired.` + v + `.>"}`,
-		"$JS.hub.API.STREAM.MSG.GET.DESIRED":                               `{"last_by_subj":"desired.` + v + `.>"}`,
-		"$JS.API.DIRECT.GET.DESIRED":                                       `{"last_by_subj":"desired.` + v + `.>"}`,
-		"$JS.hub.API.DIRECT.GET.DESIRED":                                   `{"last_by_subj":"desired.` + v + `.>"}`,
-		"$JS.API.CONSUMER.INFO.DESIRED." + v:                               "",
-		"$JS.API.CONSUMER.RESET.DESIRED." + v:                              `{"seq":1}`,
-		"$JS.FABRIC.API.CONSUMER.RESET.DESIRED." + v:                       `{"seq":1}`,
-		"$JS.hub.API.CONSUMER.RESET.DESIRED." + v:                          `{"seq":1}`,
-		"$JS.API.CONSUMER.MSG.NEXT.DESIRED." + v:                           "1",
-		"$JS.FABRIC.API.CONSUMER.MSG.NEXT.DESIRED." + v:                    "1",
-		"$JS.API.CONSUMER.CREATE.DESIRED.thief.desired." + v + ".>":        `{"stream_name":"DESIRED","config":{"name":"thief","deliver_subject":"thief"}}`,
-		"$JS.hub.API.CONSUMER.DELETE.DESIRED." + v:                         "",
-		"$JS." + v + ".API.STREAM.INFO." + streams.SiteDesired:             "",
-		"$JS." + v + ".API.STREAM.MSG.GET." + streams.SiteDesired:          `{"seq":1}`,
-		"$JS." + v + ".API.STREAM.PURGE." + streams.SiteDesired:            "",
-		streams.RequestSubject(v, streams.RequestToken):                    `{}`,
-		"$SYS.REQ.SERVER.PING":                                             "",
-		"$SYS.REQ.ACCOUNT." + v + ".CONNZ":                                 "",
-		"$JS.API.STREAM.DELETE.DESIRED":                                    "",
-		"$JS.hub.API.STREAM.DELETE.DESIRED":                                "",
-		"$JS.API.STREAM.SNAPSHOT.DESIRED":                                  `{"deliver_subject":"thief"}`,
-		"$JS.API.CONSUMER.MSG.NEXT.REPORTED." + streams.BridgeConsumer:     "1",
-		"$JS.hub.API.CONSUMER.MSG.NEXT.REPORTED." + streams.BridgeConsumer: "1",
+		"$JS.hub.API.STREAM.INFO.DESIRED":                           "",
+		"$JS.API.STREAM.MSG.GET.DESIRED":                            `{"last_by_subj":"desired.` + v + `.>"}`,
+		"$JS.hub.API.STREAM.MSG.GET.DESIRED":                        `{"last_by_subj":"desired.` + v + `.>"}`,
+		"$JS.API.DIRECT.GET.DESIRED":                                `{"last_by_subj":"desired.` + v + `.>"}`,
+		"$JS.hub.API.DIRECT.GET.DESIRED":                            `{"last_by_subj":"desired.` + v + `.>"}`,
+		"$JS.API.CONSUMER.INFO.DESIRED." + v:                        "",
+		"$JS.API.CONSUMER.RESET.DESIRED." + v:                       `{"seq":1}`,
+		"$JS.FABRIC.API.CONSUMER.RESET.DESIRED." + v:                `{"seq":1}`,
+		"$JS.hub.API.CONSUMER.RESET.DESIRED." + v:                   `{"seq":1}`,
+		"$JS.API.CONSUMER.MSG.NEXT.DESIRED." + v:                    "1",
+		"$JS.FABRIC.API.CONSUMER.MSG.NEXT.DESIRED." + v:             "1",
+		"$JS.API.CONSUMER.CREATE.DESIRED.thief.desired." + v + ".>": `{"stream_name":"DESIRED","config":{"name":"thief","deliver_subject":"thief"}}`,
+		"$JS.hub.API.CONSUMER.DELETE.DESIRED." + v:                  "",
+		"$JS." + v + ".API.STREAM.INFO." + streams.SiteDesired:      "",
+		"$JS." + v + ".API.STREAM.MSG.GET." + streams.SiteDesired:   `{"seq":1}`,
+		"$JS." + v + ".API.STREAM.PURGE." + streams.SiteDesired:     "",
+		streams.RequestSubject(v, streams.RequestToken):             `{}`,
+		"$SYS.REQ.SERVER.PING":                                      "",
+		"$SYS.REQ.ACCOUNT." + v + ".CONNZ":                          "",
+		"$JS.API.STREAM.DELETE.DESIRED":                             "",
+		"$JS.hub.API.STREAM.DELETE.DESIRED":                         "",
+		"$JS.API.STREAM.SNAPSHOT.DESIRED":                           `{"deliver_subject":"thief"}`,
+		"$JS.API.STREAM.MSG.GET." + streams.Reported(v):             `{"seq":1}`,
+		"$JS.API.DIRECT.GET." + streams.Reported(v):                 `{"last_by_subj":"reported.` + v + `.>"}`,
+		"$JS.API.DIRECT.GET." + streams.Telemetry(v):                `{"last_by_subj":"telemetry.` + v + `.>"}`,
+		"$JS.API.STREAM.PURGE." + streams.Reported(v):               "",
+		"$JS.hub.API.STREAM.PURGE." + streams.Telemetry(v):          "",
+		"$JS.API.STREAM.DELETE." + streams.Reported(v):              "",
+		"$JS.hub.API.STREAM.DELETE." + streams.Telemetry(v):         "",
 	} {
 		reply := fmt.Sprintf("%s.%d", inbox, len(a.subjects))
 		a.subjects[reply] = subject
@@ -314,9 +319,9 @@ func testForeignNode(t *testing.T, nc *nats.Conn, victim, thief *rig.Site) {
 			t.Fatalf("the hub does not store %s: %v", subject, err)
 		}
 		t.Logf("stored as %s", answer.Data)
-		t.Cleanup(func() { purge(t, lab.JS, streams.Reported, subject) })
+		t.Cleanup(func() { purge(t, lab.JS, streams.Reported(thief.Name), subject) })
 	}
-	eventually(t, 30*time.Second, "the bridge has dealt with the forged reports", bridgeIsIdle)
+	eventually(t, 30*time.Second, "the bridge has dealt with the forged reports", dealtWith(thief.Name))
 	node, err = lab.Kube.CoreV1().Nodes().Get(t.Context(), victim.Node, metav1.GetOptions{})
 	must(t, err)
 	if nodeCondition(node, forged) != nil || node.Labels["e2e.petiole.dev/forged"] != "" {

@@ -52,6 +52,9 @@ type Tail struct {
 	created time.Time
 }
 
+// Exists reports whether the stream was there when the streams were listed last.
+func (t Tail) Exists() bool { return !t.created.IsZero() }
+
 // Table follows the streams. Create it with New. It is safe for concurrent use.
 type Table struct {
 	cfg Config

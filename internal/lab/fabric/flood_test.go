@@ -29,20 +29,25 @@ const (
 	floodPatience = 30 * time.Second
 )
 
-// TestAFloodOfOneSiteHarmsNobody has sites do their worst to their telemetry, one after the
+// TestAFloodOfOneSiteHarmsNobody has sites do their worst to their streams, one after the
 // other, at a stock hub with the deployed configuration. Meanwhile everything that the others
 // publish is stored, and DESIRED is writable. What a site stores stays within its bounds.
 func TestAFloodOfOneSiteHarmsNobody(t *testing.T) {
 	floods := []struct {
 		name, site string
+		// subject returns the beginning of the subjects that the flood uses.
+		subject func(site string) string
 		// batches has the others publish in batches; full expects that the flood reaches a bound.
 		batches, full bool
 		run           func(context.Context, *nats.Conn, string) (string, error)
 	}{
-		{"without waiting", "flood-a", false, false, hub.Flood(100, 1000)},
-		{"100 kB until it is full", "flood-b", false, true, hub.Flood(100_000, 1000)},
-		{"50 open batches", "flood-c", true, false, hub.OpenBatches},
-		{"300,000 subjects", "flood-d", false, true, manySubjects},
+		{"telemetry without waiting", "flood-a", telemetry, false, false, hub.Flood(100, 1000)},
+		{"telemetry of 100 kB until it is full", "flood-b", telemetry, false, true, hub.Flood(100_000, 1000)},
+		{"50 open batches of telemetry", "flood-c", telemetry, true, false, hub.OpenBatches},
+		{"300,000 subjects of telemetry", "flood-d", telemetry, false, true, manySubjects},
+		{"reports without waiting", "flood-e", reported, false, false, hub.Flood(100, 1000)},
+		{"reports of 100 kB until it is full", "flood-f", reported, false, true, hub.Flood(100_000, 1000)},
+		{"50 open batches of reports", "flood-g", reported, true, false, hub.OpenBatches},
 	}
 	quiet := []string{"plant-b", "plant-c", "plant-d"}
 	sites := slices.Clone(quiet)
@@ -59,7 +64,7 @@ func TestAFloodOfOneSiteHarmsNobody(t *testing.T) {
 			w.observe(t, js, quiet, func() {
 				ctx, cancel := context.WithTimeout(t.Context(), floodTime)
 				defer cancel()
-				note, err := f.run(ctx, h.connect(t, f.site+"-operator"), streams.TelemetrySubject(f.site, "x")+".")
+				note, err := f.run(ctx, h.connect(t, f.site+"-operator"), f.subject(f.site))
 				if err != nil {
 					t.Error(err)
 				}
@@ -67,13 +72,19 @@ func TestAFloodOfOneSiteHarmsNobody(t *testing.T) {
 				if f.full {
 					polltest.Eventually(t, "the flood reaches a bound", func() bool {
 						used, err := streams.SiteUsage(t.Context(), js)
-						return err == nil && used[f.site] > 0.98
+						return err == nil && used[f.site].Fullest > 0.95
 					})
 				}
 			})
 			within(t, h, js, f.site, limits)
 		})
 	}
+}
+
+func telemetry(site string) string { return streams.TelemetrySubject(site, "x") + "." }
+
+func reported(site string) string {
+	return streams.ReportedSubject(site, streams.Ref{Node: "n", Resource: "pods", Namespace: "default", Name: "x"}) + "."
 }
 
 // manySubjects stores 300,000 small messages, each on a subject of its own, in atomic batches:
