@@ -324,7 +324,7 @@ func dial(t *testing.T, path string) (c *grpc.ClientConn, done func()) {
 }
 
 // TestMapperForABuiltInProtocol registers a mapper for a protocol that the leaf has a driver for:
-// the log says that it gets no devices.
+// it is logged that it gets no devices.
 func TestMapperForABuiltInProtocol(t *testing.T) {
 	t.Parallel()
 	core, logged := observer.New(zap.WarnLevel)

@@ -190,7 +190,7 @@ func TestPlainTextHubIsRefused(t *testing.T) {
 	}
 }
 
-// TestLeafSpeaksNoPlainText has a false hub that says that it wants no TLS: the leaf begins TLS
+// TestLeafSpeaksNoPlainText has a false hub that does not ask for TLS: the leaf begins TLS
 // nevertheless, although its configuration has no tls block.
 func TestLeafSpeaksNoPlainText(t *testing.T) {
 	hub, err := net.Listen("tcp", "127.0.0.1:0")

@@ -65,7 +65,7 @@ type Server struct {
 	lastSeqs map[string]uint64
 }
 
-// Config says what a server is started from.
+// Config configures a Server.
 type Config struct {
 	// Site is the name of the site.
 	Site string

@@ -215,7 +215,8 @@ func patchSite(ctx context.Context, c dynamic.Interface, name string, metadata, 
 	return err
 }
 
-// awaitAccount waits until the Site is as it should be. The error says what its account waits for.
+// awaitAccount waits until done returns true for the Site. After accountTimeout the error names the
+// reason and message of its condition AccountReady.
 func (s *session) awaitAccount(ctx context.Context, c dynamic.Interface, name string, done func(*v1alpha1.Site) bool) error {
 	waiting, cancel := context.WithTimeout(ctx, accountTimeout)
 	defer cancel()
