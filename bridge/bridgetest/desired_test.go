@@ -3,6 +3,7 @@ package bridgetest
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -24,6 +25,7 @@ func TestDesired(t *testing.T) {
 	runAll(t, []sharing{
 		{"RegistersNodesAndPublishesTheirClosure", registersAndPublishes},
 		{"PublishesOnlyRealChanges", publishesOnlyRealChanges},
+		{"DeliversReadinessGates", deliversReadinessGates},
 		{"DeliversWhatItMissed", deliversWhatItMissed},
 		{"RemovesTombstonesThatTheSiteHasStored", removesTombstones},
 		{"RemovesASite", removesASite},
@@ -120,6 +122,45 @@ func publishesOnlyRealChanges(t *testing.T, a *api) {
 	w.setConfigMap("settings", "3")
 	if seq := w.awaitDesired("plant-a", w.configMapRef("settings"), "changed", contains(`"v":"3"`)); seq != before+2 {
 		t.Errorf("the change is message %d after %d: the start published something", seq, before+1)
+	}
+}
+
+// A condition that the kubelet does not own is desired state: it is delivered, and a report
+// from before it does not erase it.
+func deliversReadinessGates(t *testing.T, a *api) {
+	const gate = "example.com/load-balancer"
+	w := newWorld(t, a, "plant-a")
+	b := w.start("one")
+	s := w.site("plant-a")
+	s.register("a1")
+	w.configMap("settings", "1")
+	pod := w.pod("web", "a1", "settings")
+	w.settled("plant-a", "web", "a1")
+	s.report(streams.OpPut, w.podRef("web", "a1"), string(pod.UID), reported(pod, corev1.PodRunning, corev1.ConditionTrue))
+	eventually(t, "status of the pod", func() bool { return w.getPod("web").Status.Phase == corev1.PodRunning })
+	set := func(status corev1.ConditionStatus) {
+		t.Helper()
+		patch := fmt.Appendf(nil, `{"status":{"conditions":[{"type":%q,"status":%q}]}}`, gate, status)
+		_, err := a.admin.CoreV1().Pods(w.namespace).Patch(w.ctx, "web", types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+		w.must(err)
+	}
+	delivered := func(status corev1.ConditionStatus) func(*streams.Message) bool {
+		return func(m *streams.Message) bool {
+			var p corev1.Pod
+			w.must(json.Unmarshal(m.Object, &p))
+			return podCondition(&p, gate) == status
+		}
+	}
+	set(corev1.ConditionFalse)
+	w.awaitDesired("plant-a", w.podRef("web", "a1"), "with its condition", delivered(corev1.ConditionFalse))
+	set(corev1.ConditionTrue)
+	w.awaitDesired("plant-a", w.podRef("web", "a1"), "with its condition changed", delivered(corev1.ConditionTrue))
+
+	accepted := b.Counters().Accepted
+	s.report(streams.OpPut, w.podRef("web", "a1"), string(pod.UID), reported(pod, corev1.PodRunning, corev1.ConditionFalse))
+	eventually(t, "report handled", func() bool { return b.Counters().Accepted > accepted })
+	if p := w.getPod("web"); podCondition(p, gate) != corev1.ConditionTrue || podCondition(p, corev1.PodReady) != corev1.ConditionFalse {
+		t.Errorf("after a report without the condition: %+v", p.Status.Conditions)
 	}
 }
 

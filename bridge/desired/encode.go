@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/streams/ownership"
 )
 
 // encodeObject returns the JSON of an object as a site gets it, and a hash that changes only
@@ -18,9 +19,8 @@ import (
 //
 // The JSON is what the API serves, without managedFields and, for nodes, without the taints
 // that mark a node as unreachable: by the time a site receives them it is connected again. The
-// hash leaves out the resource version, the generation and the status, which for nodes, pods
-// and devices is an echo of the site's own report. The status of a claim is included, because
-// the control plane sets it (the kubelet waits for the phase Bound).
+// hash leaves out the resource version, the generation and the part of the status that for nodes,
+// pods and devices is an echo of the site's own report (see desiredStatus).
 func encodeObject(k kube.Key, o *unstructured.Unstructured) (data []byte, hash string, err error) {
 	object := maps.Clone(o.Object)
 	meta := cloneMetadata(object)
@@ -34,7 +34,9 @@ func encodeObject(k kube.Key, o *unstructured.Unstructured) (data []byte, hash s
 
 	delete(meta, "resourceVersion")
 	delete(meta, "generation")
-	if k.Group != "" || k.Resource != "persistentvolumeclaims" {
+	if status := desiredStatus(k, object["status"]); status != nil {
+		object["status"] = status
+	} else {
 		delete(object, "status")
 	}
 	counted, err := json.Marshal(object)
@@ -43,6 +45,65 @@ func encodeObject(k kube.Key, o *unstructured.Unstructured) (data []byte, hash s
 	}
 	sum := sha256.Sum256(counted)
 	return data, hex.EncodeToString(sum[:16]), nil
+}
+
+// desiredStatus returns the part of a status that the control plane owns and a kubelet waits for,
+// nil if there is none: a claim's whole status (its phase becomes Bound), a pod's conditions that
+// are not the kubelet's (its readiness gates) and its generated ResourceClaims, a node's attached
+// volumes.
+func desiredStatus(k kube.Key, status any) any {
+	if k.Group != "" {
+		return nil
+	}
+	fields, _ := status.(map[string]any)
+	switch k.Resource {
+	case "persistentvolumeclaims":
+		return status
+	case "nodes":
+		return nonEmpty(pick(fields, ownership.NodeStatusFields))
+	case "pods":
+		desired := pick(fields, ownership.PodStatusFields)
+		if c := desiredConditions(fields["conditions"]); len(c) > 0 {
+			desired["conditions"] = c
+		}
+		return nonEmpty(desired)
+	}
+	return nil
+}
+
+// desiredConditions returns the conditions of a pod that the control plane owns, without their
+// times. It leaves out DisruptionTarget: no kubelet waits for it, and it becomes the kubelet's
+// when the pod ends.
+func desiredConditions(conditions any) []any {
+	all, _ := conditions.([]any)
+	var desired []any
+	for _, c := range all {
+		fields, _ := c.(map[string]any)
+		t, _ := fields["type"].(string)
+		if t := corev1.PodConditionType(t); ownership.KubeletPodCondition(t, "") || t == corev1.DisruptionTarget {
+			continue
+		}
+		desired = append(desired, pick(fields, []string{"type", "status", "reason", "message"}))
+	}
+	return desired
+}
+
+// pick returns the named fields that exist.
+func pick(from map[string]any, fields []string) map[string]any {
+	picked := map[string]any{}
+	for _, f := range fields {
+		if v, ok := from[f]; ok {
+			picked[f] = v
+		}
+	}
+	return picked
+}
+
+func nonEmpty(m map[string]any) any {
+	if len(m) == 0 {
+		return nil
+	}
+	return m
 }
 
 // cloneMetadata replaces an object's metadata by a shallow copy and returns the copy.

@@ -28,6 +28,13 @@ status: {phase: Running}
 		{"UID", "nodes n", node, strings.Replace(node, "u1", "u2", 1), false},
 		{"data", "configmaps d/c", `data: {k: v1}`, `data: {k: v2}`, false},
 		{"claim becomes bound", "persistentvolumeclaims d/c", `status: {phase: Pending}`, `status: {phase: Bound}`, false},
+		{"readiness gate", "pods d/p", `status: {conditions: [{type: Ready, status: "False"}]}`, `status: {conditions: [{type: Ready, status: "False"}, {type: example.com/lb, status: "True"}]}`, false},
+		{"state of a readiness gate", "pods d/p", `status: {conditions: [{type: example.com/lb, status: "False"}]}`, `status: {conditions: [{type: example.com/lb, status: "True"}]}`, false},
+		{"probe time of a readiness gate", "pods d/p", `status: {conditions: [{type: g, status: "True", lastProbeTime: t1}]}`, `status: {conditions: [{type: g, status: "True", lastProbeTime: t2}]}`, true},
+		{"kubelet's conditions", "pods d/p", `status: {phase: Pending, conditions: [{type: Ready, status: "False"}]}`, `status: {phase: Running, conditions: [{type: Ready, status: "True"}, {type: PodResizePending, status: "True"}]}`, true},
+		{"disruption", "pods d/p", `status: {phase: Running}`, `status: {phase: Failed, conditions: [{type: DisruptionTarget, status: "True"}]}`, true},
+		{"generated claim", "pods d/p", `status: {phase: Pending}`, `status: {phase: Pending, resourceClaimStatuses: [{name: gpu, resourceClaimName: p-gpu-x}]}`, false},
+		{"attached volume", "nodes n", `status: {volumesInUse: [a]}`, `status: {volumesInUse: [a], volumesAttached: [{name: a, devicePath: /dev/a}]}`, false},
 		{"service gets an address", "services d/s", `status: {loadBalancer: {}}`, `status: {loadBalancer: {ingress: [{ip: 10.0.0.1}]}}`, true},
 	}
 	for _, tt := range tests {

@@ -17,18 +17,11 @@ import (
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/kube"
+	"github.com/petiole-io/petiole/streams/ownership"
 )
 
 // podWriter writes reports about pods.
 type podWriter struct{ Config }
-
-// podConditionsOfKubelet are the conditions that the node owns; others belong to the control
-// plane.
-var podConditionsOfKubelet = map[corev1.PodConditionType]bool{
-	corev1.PodScheduled: true, corev1.PodReady: true, corev1.PodInitialized: true, corev1.ContainersReady: true,
-	corev1.PodReadyToStartContainers: true, corev1.PodResizePending: true, corev1.PodResizeInProgress: true,
-	"AllContainersRestarting": true,
-}
 
 // writeStatus works like the kubelet's status manager: it sends a strategic merge patch of
 // the status with the pod's UID and, in addition, its resource version.
@@ -127,11 +120,11 @@ func (w *podWriter) pod(r Report) (*corev1.Pod, error) {
 // podStatusPatch returns the patch that gives the API's pod the reported status. It returns
 // nil if nothing changes, or if the pod would leave a terminal phase. It is a pure function.
 func podStatusPatch(current *corev1.Pod, reported corev1.PodStatus) ([]byte, error) {
-	if terminal(current.Status.Phase) && !terminal(reported.Phase) {
+	if ownership.Ended(current.Status.Phase) && !ownership.Ended(reported.Phase) {
 		return nil, nil
 	}
 	merged := *reported.DeepCopy()
-	merged.Conditions = mergePodConditions(current.Status.Conditions, reported.Conditions, terminal(reported.Phase))
+	merged.Conditions = mergePodConditions(current.Status.Conditions, reported)
 	// The control plane owns these fields.
 	merged.NominatedNodeName = current.Status.NominatedNodeName
 	merged.ResourceClaimStatuses = current.Status.ResourceClaimStatuses
@@ -157,29 +150,23 @@ func podStatusPatch(current *corev1.Pod, reported corev1.PodStatus) ([]byte, err
 	return patch, nil
 }
 
-// mergePodConditions takes the node's conditions from the report and the others from the API.
-// Both set DisruptionTarget: the node does when it ends the pod.
-func mergePodConditions(current, reported []corev1.PodCondition, ended bool) []corev1.PodCondition {
-	fromReport := func(c corev1.PodCondition) bool {
-		return podConditionsOfKubelet[c.Type] || c.Type == corev1.DisruptionTarget && ended
-	}
+// mergePodConditions takes the kubelet's conditions from the report and the others from the API.
+func mergePodConditions(current []corev1.PodCondition, reported corev1.PodStatus) []corev1.PodCondition {
 	var merged []corev1.PodCondition
 	from := map[corev1.PodConditionType]bool{}
-	for _, c := range reported {
-		if fromReport(c) {
+	for _, c := range reported.Conditions {
+		if ownership.KubeletPodCondition(c.Type, reported.Phase) {
 			from[c.Type] = true
 			merged = append(merged, c)
 		}
 	}
 	for _, c := range current {
-		if !from[c.Type] && !podConditionsOfKubelet[c.Type] {
+		if !from[c.Type] && !ownership.KubeletPodCondition(c.Type, "") {
 			merged = append(merged, c)
 		}
 	}
 	return merged
 }
-
-func terminal(p corev1.PodPhase) bool { return p == corev1.PodSucceeded || p == corev1.PodFailed }
 
 // delete carries out a kubelet's final deletion of the pod with the reported UID. A pod
 // that is not being deleted in the API comes from a restored storage: its containers have

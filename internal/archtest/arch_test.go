@@ -31,6 +31,7 @@ var ours = []struct {
 	{"streams/order", nil},
 	{"streams/inventory", []string{"streams/.", "streams/order"}},
 	{"streams/table", nil},
+	{"streams/ownership", nil},
 	{"streams", []string{"streams/order"}},
 	{"devices/api", []string{"devices/api"}},
 	{"devices/internal/backoff", nil},

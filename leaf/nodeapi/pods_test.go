@@ -67,6 +67,71 @@ func TestPodStatusIsStoredBeforeTheAnswerAndKept(t *testing.T) {
 	}
 }
 
+// TestConditionsOfTheControlPlaneComeFromTheCloud gives a pod a readiness gate: its condition
+// arrives from the cloud, the kubelet's status does not erase it, and its removal arrives too.
+func TestConditionsOfTheControlPlaneComeFromTheCloud(t *testing.T) {
+	t.Parallel()
+	const gate = "example.com/load-balancer"
+	gated := func(status corev1.ConditionStatus) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.Spec.ReadinessGates = []corev1.PodReadinessGate{{ConditionType: gate}}
+			// The cloud's copy of the kubelet's conditions is older than the kubelet's.
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionUnknown}}
+			if status != "" {
+				p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: gate, Status: status})
+			}
+		}
+	}
+	l := newLeaf(t)
+	l.pod(newPod("a", "u1", "10", gated("")))
+	dir := t.TempDir()
+	r := l.start(dir)
+	c := r.proto()
+	conditions := func() string {
+		t.Helper()
+		pod, err := c.CoreV1().Pods("default").Get(t.Context(), "a", metav1.GetOptions{})
+		must(t, err)
+		var s []string
+		for _, c := range pod.Status.Conditions {
+			s = append(s, fmt.Sprintf("%s=%s", c.Type, c.Status))
+		}
+		return strings.Join(s, " ")
+	}
+	want := func(when, want string) {
+		t.Helper()
+		if got := conditions(); got != want {
+			t.Errorf("%s: %q, want %q", when, got, want)
+		}
+	}
+	pod, err := c.CoreV1().Pods("default").Get(t.Context(), "a", metav1.GetOptions{})
+	must(t, err)
+	_, err = patchStatus(t, c, pod, "u1", running1)
+	must(t, err)
+	want("status of the kubelet", "Ready=True")
+	w, err := c.CoreV1().Pods("").Watch(t.Context(), metav1.ListOptions{})
+	must(t, err)
+	events := collect(t, w)
+	r.applied(l.pod(newPod("a", "u1", "11", gated(corev1.ConditionFalse))))
+	want("gate closed", gate+"=False Ready=True")
+	eventually(t, "the kubelet sees the condition", func() bool { return events.kinds() == "ADDED/a/u1 MODIFIED/a/u1" })
+	r.applied(l.pod(newPod("a", "u1", "12", gated(corev1.ConditionTrue))))
+	want("gate open", gate+"=True Ready=True")
+	// The kubelet computed this status before it saw the gate open.
+	_, err = patchStatus(t, c, pod, "u1", func(s *corev1.PodStatus) {
+		running1(s)
+		s.Message = "later"
+		s.Conditions = append(s.Conditions, corev1.PodCondition{Type: gate, Status: corev1.ConditionFalse})
+	})
+	must(t, err)
+	want("a late status of the kubelet", gate+"=True Ready=True")
+	r.stop()
+	r = l.start(dir)
+	c = r.proto()
+	want("after a restart", gate+"=True Ready=True")
+	r.applied(l.pod(newPod("a", "u1", "13", gated(""))))
+	want("condition removed", "Ready=True")
+}
+
 // terminating marks a pod as the API server does when it is deleted.
 func terminating(p *corev1.Pod) {
 	now := metav1.Unix(1_700_000_100, 0)

@@ -6,6 +6,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/ownership"
 )
 
 // ContentVersionAnnotation is an annotation whose change makes the kubelet sync a pod at
@@ -134,7 +135,8 @@ func merge(gr schema.GroupResource, e *entry) (Document, error) {
 	return nil, nil
 }
 
-// mergePod returns the desired pod with the local status, if that belongs to the same pod.
+// mergePod returns the desired pod with the local status, if that belongs to the same pod. The
+// parts of a status that the control plane owns are the desired pod's.
 func mergePod(e *entry, d Desired, live bool) (Document, error) {
 	l := e.local
 	switch {
@@ -148,7 +150,9 @@ func mergePod(e *entry, d Desired, live bool) (Document, error) {
 		return nil, err
 	}
 	if l != nil && l.Op == streams.OpPut && l.UID == d.UID {
-		pod["status"] = l.Body
+		if pod["status"], err = mergePodStatus(pod["status"], l.Body); err != nil {
+			return nil, err
+		}
 	}
 	if e.contentVersion == "" || e.effective == nil || e.effective.UID != d.UID {
 		return pod, nil
@@ -167,8 +171,9 @@ func mergePod(e *entry, d Desired, live bool) (Document, error) {
 	return pod, nil
 }
 
-// mergeNode returns the desired node, if there is one, with the local status and the local
-// labels and annotations that the desired node does not have.
+// mergeNode returns the desired node, if there is one, with the local status, but for the parts
+// that the control plane owns, and the local labels and annotations that the desired node does
+// not have.
 func mergeNode(e *entry, d Desired, live bool) (Document, error) {
 	l := e.local
 	if l == nil || l.Op == streams.OpDelete {
@@ -199,8 +204,17 @@ func mergeNode(e *entry, d Desired, live bool) (Document, error) {
 		}
 	}
 	node["metadata"] = meta.Encode()
-	if !IsEmpty(own["status"]) {
-		node["status"] = own["status"]
+	if IsEmpty(own["status"]) {
+		return node, nil
 	}
+	status, err := own.Child("status")
+	if err != nil {
+		return nil, err
+	}
+	desired, err := node.Child("status")
+	if err != nil {
+		return nil, err
+	}
+	node["status"] = desiredFields(status, desired, ownership.NodeStatusFields).Encode()
 	return node, nil
 }
