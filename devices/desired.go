@@ -89,6 +89,18 @@ func (d *Desired) writing(w Writing) {
 	}
 }
 
+// ExpiresAt returns the time after which a desired value with the metadata is not written; zero:
+// there is none.
+func ExpiresAt(metadata map[string]string) time.Time {
+	for k, v := range metadata {
+		if strings.EqualFold(k, MetaExpiresAt) {
+			t, _ := parseTime(strings.TrimSpace(v))
+			return t
+		}
+	}
+	return time.Time{}
+}
+
 func parseTime(s string) (time.Time, bool) {
 	if ms, err := strconv.ParseInt(s, 10, 64); err == nil && ms > 0 {
 		return time.UnixMilli(ms), true

@@ -76,6 +76,15 @@ type GroupWriter interface {
 	WriteGroup(ctx context.Context, values []PointValue, always bool) []WriteResult
 }
 
+// LateConfirmer is an optional interface of a Session of a device that shows a written value only
+// at its own period, as one that a mapper reports.
+type LateConfirmer interface {
+	// WriteBefore is Write, or Command if always is set, with a limit of its own for the
+	// beginning: the device must not be changed after begin. The session decides how long it
+	// waits for the device to show the value, and ends that when ctx ends.
+	WriteBefore(ctx context.Context, begin time.Time, point int, value string, always bool) (Outcome, error)
+}
+
 // PointValue is a value for a point.
 type PointValue struct {
 	Point int

@@ -224,7 +224,8 @@ func (x *delivery) bundle(r record, once map[string]convert.SentValue) (convert.
 	def := x.definition()
 	values := map[string]convert.SentValue{}
 	for p, t := range r.Sent {
-		if desired(def, p) != nil { // a value that is no longer desired is not sent
+		// A value that is no longer desired, or that must not be written late, is not sent.
+		if want := desired(def, p); want != nil && !expired(want, time.Now()) {
 			values[p] = t
 		}
 	}
@@ -278,11 +279,7 @@ func (x *delivery) deliverLocked(ctx context.Context, once map[string]convert.Se
 	if err != nil {
 		return err
 	}
-	model, err := convert.Digest(lasting.Model)
-	if err != nil {
-		return err
-	}
-	delivered, err := x.register(ctx, m, now.epoch, lasting, model)
+	delivered, err := x.register(ctx, m, now.epoch, lasting)
 	if err != nil || (delivered || r.Has == lasting.Digest) && len(once) == 0 {
 		return err
 	}
@@ -290,20 +287,21 @@ func (x *delivery) deliverLocked(ctx context.Context, once map[string]convert.Se
 	if err != nil {
 		return err
 	}
-	return x.update(ctx, m, want, model)
+	return x.update(ctx, m, want)
 }
 
 // register registers model and device at a mapper that may not have them. Delivered reports
 // whether the mapper has the wanted version now, because it had none before.
-func (x *delivery) register(ctx context.Context, m *mapper, epoch int, want convert.Bundle, model string) (delivered bool, err error) {
+func (x *delivery) register(ctx context.Context, m *mapper, epoch int, want convert.Bundle) (delivered bool, err error) {
 	at, known := x.bound()
 	if known && at.mapper == m && at.epoch == epoch {
 		return false, nil
 	}
-	err = m.call(ctx, func(ctx context.Context, c pb.DeviceMapperServiceClient) error {
-		_, err := c.CreateDeviceModel(ctx, &pb.CreateDeviceModelRequest{Model: want.Model})
-		return err
-	})
+	model, err := convert.Digest(want.Model)
+	if err != nil {
+		return false, err
+	}
+	err = createModel(ctx, m, want.Model)
 	if status.Code(err) == codes.AlreadyExists {
 		model, err = "", nil // the mapper may have another version of the model
 	}
@@ -330,24 +328,25 @@ func (x *delivery) register(ctx context.Context, m *mapper, epoch int, want conv
 }
 
 // update updates the device, and if necessary the model, at a mapper that has them.
-func (x *delivery) update(ctx context.Context, m *mapper, want convert.Bundle, model string) error {
+func (x *delivery) update(ctx context.Context, m *mapper, want convert.Bundle) error {
+	model, err := convert.Digest(want.Model)
+	if err != nil {
+		return err
+	}
 	key := x.device.String()
-	if r, _ := x.server.store.device(key); r.Has != hasUnknown { // after a crash the record must not claim what the mapper no longer has
+	r, _ := x.server.store.device(key)
+	if r.Has != hasUnknown { // after a crash the record must not claim what the mapper no longer has
 		if err := x.server.store.save(key, func(r *record) { r.Has = hasUnknown }); err != nil {
 			return err
 		}
 	}
 	if at, _ := x.bound(); at.model != model {
-		err := m.call(ctx, func(ctx context.Context, c pb.DeviceMapperServiceClient) error {
-			_, err := c.UpdateDeviceModel(ctx, &pb.UpdateDeviceModelRequest{Model: want.Model})
-			return err
-		})
-		if err != nil {
+		if err := updateModel(ctx, m, r.Model, want.Model); err != nil {
 			x.unbind(m)
 			return fmt.Errorf("update model %s: %w", want.Model.GetName(), err)
 		}
 	}
-	err := m.call(ctx, func(ctx context.Context, c pb.DeviceMapperServiceClient) error {
+	err = m.call(ctx, func(ctx context.Context, c pb.DeviceMapperServiceClient) error {
 		_, err := c.UpdateDevice(ctx, &pb.UpdateDeviceRequest{Device: want.Device})
 		return err
 	})
@@ -359,7 +358,31 @@ func (x *delivery) update(ctx context.Context, m *mapper, want convert.Bundle, m
 		p.model, p.since = model, time.Now()
 		r.Has, r.Model = want.Digest, want.Model.GetName()
 	})
+	if r.Model != want.Model.GetName() {
+		x.server.removeUnusedModel(ctx, m, x.device.Namespace, r.Model)
+	}
 	return nil
+}
+
+func createModel(ctx context.Context, m *mapper, model *pb.DeviceModel) error {
+	return m.call(ctx, func(ctx context.Context, c pb.DeviceMapperServiceClient) error {
+		_, err := c.CreateDeviceModel(ctx, &pb.CreateDeviceModelRequest{Model: model})
+		return err
+	})
+}
+
+// updateModel brings a model at the mapper up to date. If the device had another model before,
+// the mapper may not have this one.
+func updateModel(ctx context.Context, m *mapper, before string, model *pb.DeviceModel) error {
+	if before != model.GetName() {
+		if err := createModel(ctx, m, model); status.Code(err) != codes.AlreadyExists {
+			return err
+		}
+	}
+	return m.call(ctx, func(ctx context.Context, c pb.DeviceMapperServiceClient) error {
+		_, err := c.UpdateDeviceModel(ctx, &pb.UpdateDeviceModelRequest{Model: model})
+		return err
+	})
 }
 
 // bound returns a copy of the binding. Known is false if no mapper has the device.
@@ -419,6 +442,12 @@ func (x *delivery) bindRegistered(m *mapper, b convert.Bundle) {
 	}
 	x.binding.mapper, x.binding.epoch, x.binding.model, x.binding.since = m, firstEpoch, model, time.Now()
 	x.server.store.update(x.device.String(), func(r *record) { r.Has, r.Model = b.Digest, b.Model.GetName() })
+}
+
+// expired reports whether a desired value must no longer be written.
+func expired(want *v1beta1.TwinProperty, now time.Time) bool {
+	t := devices.ExpiresAt(want.Metadata)
+	return !t.IsZero() && !now.Before(t)
 }
 
 // desired returns the desired value of a property, or nil.

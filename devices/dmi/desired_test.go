@@ -2,6 +2,7 @@ package dmi
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -123,6 +124,160 @@ func TestDesiredThatExpires(t *testing.T) {
 	if v := answer.GetDeviceList()[0].GetSpec().GetProperties()[1].GetDesired().GetValue(); v != "" {
 		t.Errorf("sent late: %s", v)
 	}
+	if a := answer.GetModelList()[0].GetSpec().GetProperties()[1].GetAccessMode(); a != "ReadOnly" {
+		t.Errorf("the mapper has no value to write for a property that is %s", a)
+	}
+}
+
+// TestDesiredThatHasExpired: a value that was applied in time is not written by a mapper that
+// starts after its expiresAt.
+func TestDesiredThatHasExpired(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t, nil)
+	m := p.newMapper(newField()).start(true)
+	expires := time.Now().Add(5 * time.Second)
+	p.apply(dmitest.Model(), dmitest.Pump("a", dmitest.Desiring("speed", "1500"), func(d *v1beta1.Device) {
+		d.Spec.Properties[1].Desired.Metadata = map[string]string{"expiresAt": expires.Format(time.RFC3339Nano)}
+	}))
+	p.await("concluded", "a", func(s *v1beta1.DeviceStatus) bool {
+		return acked("speed", devices.Applied, "")(s) || acked("speed", devices.Expired, devices.ReasonDeadline)(s)
+	})
+	m.kill()
+	polltest.Eventually(t, "expired", func() bool { return time.Now().After(expires) })
+	answer, err := p.newMapper(newField()).register(true)
+	if err != nil || len(answer.GetDeviceList()) != 1 {
+		t.Fatal(answer, err)
+	}
+	if v := answer.GetDeviceList()[0].GetSpec().GetProperties()[1].GetDesired().GetValue(); v != "" {
+		t.Errorf("sent late: %s", v)
+	}
+}
+
+// accessModes returns the access modes of a device's properties, as a mapper has them.
+func (m *fakeMapper) accessModes(device string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var modes []string
+	d := m.devices["default/"+device]
+	for _, p := range m.models["default/"+d.GetSpec().GetDeviceModelReference()].GetSpec().GetProperties() {
+		modes = append(modes, p.GetName()+" "+p.GetAccessMode())
+	}
+	return strings.Join(modes, ", ")
+}
+
+// TestRejectedValueIsNotEmpty: a mapper has no empty value to write for a property whose desired
+// value was rejected: the property is only read, in this device, until there is a value.
+func TestRejectedValueIsNotEmpty(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t, nil)
+	m := p.newMapper(newField()).start(true)
+	p.apply(dmitest.Model(), dmitest.Pump("b", dmitest.Desiring("speed", "700")))
+	p.await("other device", "b", acked("speed", devices.Applied, ""))
+	p.apply(dmitest.Pump("a", dmitest.Desiring("speed", "9000"), dmitest.Desiring("running", "on")))
+	p.await("rejected", "a", acked("speed", devices.Rejected, devices.ReasonOutOfBounds))
+	p.await("applied", "a", func(s *v1beta1.DeviceStatus) bool {
+		return acked("running", devices.Applied, "")(s) && reported("speed", "0")(s)
+	})
+	const readOnly, all = "flow ReadOnly, speed ReadOnly, running ReadWrite", "flow ReadOnly, speed ReadWrite, running ReadWrite"
+	if got := m.accessModes("a"); got != readOnly {
+		t.Errorf("a: %s", got)
+	}
+	if v := m.device("a").GetSpec().GetProperties()[2].GetDesired().GetValue(); v != "true" {
+		t.Errorf("a mapper cannot parse %q", v)
+	}
+	if got := m.accessModes("b"); got != all {
+		t.Errorf("b: %s", got)
+	}
+	// So it is when the mapper starts.
+	m.kill()
+	p.await("offline", "a", offline(ReasonMapperAway))
+	m = p.newMapper(newField()).start(true)
+	p.await("online again", "a", online)
+	if got := m.accessModes("a") + "; " + m.accessModes("b"); got != readOnly+"; "+all {
+		t.Error(got)
+	}
+	p.apply(dmitest.Pump("a", dmitest.Desiring("speed", "1500"), dmitest.Desiring("running", "on")))
+	p.await("applied", "a", func(s *v1beta1.DeviceStatus) bool {
+		return acked("speed", devices.Applied, "")(s) && reported("speed", "1500")(s)
+	})
+	if got := m.accessModes("a"); got != all {
+		t.Errorf("a: %s", got)
+	}
+	polltest.Eventually(t, "the unused model is removed", func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return len(m.models) == 1
+	})
+}
+
+// TestWriteIsJudgedByTheCycle: the limit of a write is one of its beginning; what the mapper
+// reports later counts.
+func TestWriteIsJudgedByTheCycle(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t, func(x *timing) { x.applied = time.Minute })
+	f := newField()
+	f.deaf["a"] = true
+	m := p.newMapper(f).start(true)
+	p.apply(dmitest.Model(), dmitest.Pump("a"))
+	p.await("reported", "a", reported("speed", "0"))
+	begin := time.Now().Add(2 * time.Second)
+	done := make(chan error, 1)
+	go func() {
+		_, err := p.session("a").WriteBefore(t.Context(), begin, 1, "1500", false)
+		done <- err
+	}()
+	polltest.Eventually(t, "sent", func() bool { return m.count("update a") == 1 })
+	polltest.Eventually(t, "the limit", func() bool { return time.Now().After(begin) })
+	f.set("a", "speed", "1500")
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if o, err := p.session("a").WriteBefore(t.Context(), begin, 1, "1600", false); !errors.Is(err, devices.ErrUnreachable) || o.Written {
+		t.Errorf("a write that begins late: %+v, %v", o, err)
+	}
+}
+
+// TestRejectedValueIsToldOnce: a value that the device never shows is sent once, and not with
+// the device when the mapper starts again.
+func TestRejectedValueIsToldOnce(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t, func(x *timing) { x.applied = 400 * time.Millisecond })
+	f := newField()
+	f.deaf["a"] = true
+	m := p.newMapper(f).start(true)
+	p.apply(dmitest.Model(), dmitest.Pump("a"))
+	p.await("reported", "a", reported("speed", "0"))
+	before := m.count("update a")
+	p.apply(dmitest.Pump("a", dmitest.Desiring("speed", "1500")))
+	p.await("rejected", "a", acked("speed", devices.Rejected, devices.ReasonReadBack))
+	answer, err := p.newMapper(f).register(true)
+	if err != nil || len(answer.GetDeviceList()) != 1 {
+		t.Fatal(answer, err)
+	}
+	if n := m.count("update a") - before; n != 1 {
+		t.Errorf("sent %d times: %s", n, m.log())
+	}
+	if v := answer.GetDeviceList()[0].GetSpec().GetProperties()[1].GetDesired().GetValue(); v != "" {
+		t.Errorf("sent again: %s", v)
+	}
+}
+
+// TestValueOfAPropertyThatIsNotReported: a mapper that reports the device and not the property
+// has most likely failed to write it, and then does not read it: the value is rejected, and the
+// property delivered without it, so that it is read again.
+func TestValueOfAPropertyThatIsNotReported(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t, func(x *timing) { x.applied = 400 * time.Millisecond })
+	m := p.newMapper(newField()).start(true)
+	m.set(func() { m.skip = "speed" })
+	p.apply(dmitest.Model(), dmitest.Pump("a"))
+	p.await("reported", "a", reported("running", "false"))
+	p.apply(dmitest.Pump("a", dmitest.Desiring("speed", "1500")))
+	p.await("rejected", "a", acked("speed", devices.Rejected, devices.ReasonUnverified))
+	polltest.Eventually(t, "delivered without the value", func() bool {
+		return m.accessModes("a") == "flow ReadOnly, speed ReadOnly, running ReadWrite"
+	})
+	p.await("online", "a", online)
 }
 
 // TestDesiredRemoved: what is desired no more is left alone, also by a new mapper.

@@ -82,6 +82,7 @@ type fakeMapper struct {
 	dislike string           // a desired value that no device may have
 	mute    bool             // reports nothing
 	omit    bool             // leaves the namespace out
+	skip    string           // a property that it does not report
 }
 
 // newMapper returns a mapper that was not started.
@@ -213,6 +214,9 @@ func (m *fakeMapper) report(ctx context.Context) {
 				continue
 			}
 			for _, p := range d.GetSpec().GetProperties() {
+				if p.GetName() == m.skip {
+					continue
+				}
 				r := &pb.ReportDeviceStatusRequest{
 					DeviceName: d.GetName(), DeviceNamespace: d.GetNamespace(), ReportedDevice: &pb.DeviceStatus{Twins: []*pb.Twin{{
 						PropertyName:    p.GetName(),

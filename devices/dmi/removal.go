@@ -151,15 +151,20 @@ func (r *remover) removed(ctx context.Context, d removalKey, l removal, m *mappe
 		}
 	}
 	log.Info("device removed from mapper")
-	if l.model == "" || s.store.usesModel(d.protocol, l.device.Namespace, l.model) {
+	s.removeUnusedModel(ctx, m, l.device.Namespace, l.model)
+}
+
+// removeUnusedModel removes a model from a mapper, unless a device uses it.
+func (s *Server) removeUnusedModel(ctx context.Context, m *mapper, namespace, model string) {
+	if model == "" || s.store.usesModel(m.info.Protocol, namespace, model) {
 		return
 	}
 	err := m.call(ctx, func(ctx context.Context, c pb.DeviceMapperServiceClient) error {
-		_, err := c.RemoveDeviceModel(ctx, &pb.RemoveDeviceModelRequest{ModelName: l.model, ModelNamespace: l.device.Namespace})
+		_, err := c.RemoveDeviceModel(ctx, &pb.RemoveDeviceModelRequest{ModelName: model, ModelNamespace: namespace})
 		return err
 	})
 	if err != nil {
-		log.Warn("remove unused model from mapper", zap.String("model", l.model), zap.Error(err))
+		s.log.Warn("remove unused model from mapper", zap.String("mapper", m.info.Name), zap.String("model", namespace+"/"+model), zap.Error(err))
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/petiole-io/petiole/devices"
-	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/dmi/convert"
 	"github.com/petiole-io/petiole/devices/dmi/reports"
 )
@@ -21,7 +20,20 @@ import (
 // restarts. A value that was sent before and is reported now is not sent again. A value that
 // is no longer desired is sent once.
 func (x *session) Write(ctx context.Context, point int, value string) (devices.Outcome, error) {
-	if err := x.ready(ctx, point); err != nil {
+	return x.writeDesired(ctx, time.Time{}, point, value)
+}
+
+// WriteBefore implements devices.LateConfirmer. A mapper reports a property once in a
+// collectCycle, which may be longer than any fixed limit of a write.
+func (x *session) WriteBefore(ctx context.Context, begin time.Time, point int, value string, always bool) (devices.Outcome, error) {
+	if always {
+		return x.command(ctx, begin, point, value)
+	}
+	return x.writeDesired(ctx, begin, point, value)
+}
+
+func (x *session) writeDesired(ctx context.Context, begin time.Time, point int, value string) (devices.Outcome, error) {
+	if err := x.ready(ctx, point, value); err != nil {
 		return devices.Outcome{}, err
 	}
 	p := x.points[point]
@@ -29,7 +41,7 @@ func (x *session) Write(ctx context.Context, point int, value string) (devices.O
 	want := desired(x.delivery.definition(), p.Name)
 	now := convert.SentValue{Value: value, Time: time.Now().UnixMilli()}
 	if want == nil {
-		return x.write(ctx, point, value, once(p, now), o)
+		return x.write(ctx, begin, point, value, once(p, now), o)
 	}
 	r, _ := x.server.store.device(x.device.String())
 	was, known := r.Sent[p.Name]
@@ -39,7 +51,7 @@ func (x *session) Write(ctx context.Context, point int, value string) (devices.O
 		x.markConfirmed(p.Name)
 		return o, nil
 	}
-	o, err := x.write(ctx, point, value, valueDelivery{keep: !expires(want), record: func() error {
+	o, err := x.write(ctx, begin, point, value, valueDelivery{keep: devices.ExpiresAt(want.Metadata).IsZero(), record: func() error {
 		// A value that the mapper has just got with the device is only awaited.
 		if repeated && !was.Confirmed && x.delivery.heldFor() <= x.reportTimeout(p) {
 			return nil
@@ -53,23 +65,46 @@ func (x *session) Write(ctx context.Context, point int, value string) (devices.O
 			}
 		})
 	}}, o)
-	if err == nil {
+	var rejection *devices.Rejection
+	switch {
+	case err == nil:
 		x.markConfirmed(p.Name)
+	case o.Written && errors.As(err, &rejection):
+		x.withdrawRejected(p.Name, value, rejection.Reason)
 	}
 	return o, err
+}
+
+// withdrawRejected removes a value from the device that the mapper got and the device never
+// showed, so that no later delivery repeats it. A property that the mapper does not report is
+// delivered without the value at once: KubeEdge's mappers stop reading one whose value they
+// could not write.
+func (x *session) withdrawRejected(property, value, reason string) {
+	x.server.store.update(x.device.String(), func(r *record) {
+		if r.Sent[property].Value == value {
+			delete(r.Sent, property)
+		}
+	})
+	if reason == devices.ReasonUnverified {
+		signal(x.delivery.changed)
+	}
 }
 
 // Command sends a value to the mapper once, whatever is reported or desired, and waits until
 // the mapper reports it. If the mapper accepts the value and reports zero, it is unknown
 // whether the device acted on it.
 func (x *session) Command(ctx context.Context, point int, value string) (devices.Outcome, error) {
-	if err := x.ready(ctx, point); err != nil {
+	return x.command(ctx, time.Time{}, point, value)
+}
+
+func (x *session) command(ctx context.Context, begin time.Time, point int, value string) (devices.Outcome, error) {
+	if err := x.ready(ctx, point, value); err != nil {
 		return devices.Outcome{}, err
 	}
 	p := x.points[point]
 	_, _, o := x.before(point)
 	now := convert.SentValue{Value: value, Time: time.Now().UnixMilli(), Command: true}
-	o, err := x.write(ctx, point, value, once(p, now), o)
+	o, err := x.write(ctx, begin, point, value, once(p, now), o)
 	var rejection *devices.Rejection
 	if errors.As(err, &rejection) && rejection.Reason == devices.ReasonReadBack && zero(o.After) && !zero(value) {
 		err = fmt.Errorf("%w: the mapper accepted the value and reports %s: it is not known whether the device acted on it", devices.ErrUnreachable, o.After)
@@ -77,10 +112,14 @@ func (x *session) Command(ctx context.Context, point int, value string) (devices
 	return o, err
 }
 
-// ready waits until the session is the current one of its device.
-func (x *session) ready(ctx context.Context, point int) error {
+// ready waits until the session is the current one of its device. It returns an error if a
+// mapper could not parse the value.
+func (x *session) ready(ctx context.Context, point int, value string) error {
 	if point < 0 || point >= len(x.points) {
 		return fmt.Errorf("write %s: no point %d", x.device, point)
+	}
+	if _, err := convert.FormatValue(x.points[point].Type, value); err != nil {
+		return &devices.Rejection{Reason: devices.ReasonNotValid, Message: err.Error()}
 	}
 	select {
 	case <-x.attached:
@@ -112,16 +151,6 @@ func once(p devices.Point, value convert.SentValue) valueDelivery {
 	return valueDelivery{once: map[string]convert.SentValue{p.Name: value}, record: func() error { return nil }, undo: func() {}}
 }
 
-// expires reports whether a desired value must not be sent late.
-func expires(want *v1beta1.TwinProperty) bool {
-	for k := range want.Metadata {
-		if strings.EqualFold(k, devices.MetaExpiresAt) {
-			return true
-		}
-	}
-	return false
-}
-
 // valueDelivery describes how to send a value to the mapper.
 type valueDelivery struct {
 	// once has values that are sent once and do not become part of the device.
@@ -135,12 +164,17 @@ type valueDelivery struct {
 	undo func()
 }
 
-// write sends a value to the mapper and waits until the mapper reports it. A refused value is
-// removed from the device again.
-func (x *session) write(ctx context.Context, point int, value string, a valueDelivery, o devices.Outcome) (devices.Outcome, error) {
+// write sends a value to the mapper before begin, if that is not zero, and waits until the
+// mapper reports it. A refused value is removed from the device again.
+func (x *session) write(ctx context.Context, begin time.Time, point int, value string, a valueDelivery, o devices.Outcome) (devices.Outcome, error) {
 	last, release := x.reports.Watch(point)
 	defer release()
-	sent, err := x.sendValue(ctx, a)
+	sending, cancel := ctx, context.CancelFunc(func() {})
+	if !begin.IsZero() {
+		sending, cancel = context.WithDeadline(ctx, begin)
+	}
+	sent, err := x.sendValue(sending, a)
+	cancel()
 	if o.Written = sent; sent {
 		o.Sent = fmt.Sprintf("UpdateDevice %s: %s = %s", x.device, x.points[point].Name, value)
 	}
@@ -159,6 +193,9 @@ func (x *session) sendValue(ctx context.Context, a valueDelivery) (sent bool, er
 		return false, fmt.Errorf("%w: %w", devices.ErrUnreachable, err)
 	}
 	defer end()
+	if err := ctx.Err(); err != nil {
+		return false, fmt.Errorf("%w: %w", devices.ErrUnreachable, err)
+	}
 	if err := a.record(); err != nil {
 		return false, fmt.Errorf("%w: %w", devices.ErrUnreachable, err)
 	}
@@ -232,8 +269,14 @@ func (x *session) awaitReport(ctx context.Context, p devices.Point, value string
 		case <-ctx.Done():
 			return o, fmt.Errorf("%w: %w", devices.ErrUnreachable, ctx.Err())
 		case <-timeout.C:
-			if !reported {
+			switch reason, message := x.delivery.unreachableReason(); {
+			case reported:
+			case reason != "":
+				return o, fmt.Errorf("%w: %s", devices.ErrUnreachable, message)
+			case !x.reports.Reachable():
 				return o, fmt.Errorf("%w: the mapper does not report %s", devices.ErrUnreachable, p.Name)
+			default:
+				return o, &devices.Rejection{Reason: devices.ReasonUnverified, Message: "the mapper accepted the value and does not report the property"}
 			}
 			return o, &devices.Rejection{Reason: devices.ReasonReadBack, Message: "the mapper reports " + o.After}
 		case s := <-last:

@@ -31,6 +31,7 @@ type fake struct {
 	def     devices.Definition
 	entered chan struct{} // a write has begun
 	gate    chan struct{} // and may go on
+	wrap    func(devices.Session) devices.Session
 }
 
 func (f *fake) Protocols() []string { return []string{"Fake"} }
@@ -40,6 +41,9 @@ func (f *fake) Open(def devices.Definition) (devices.Session, []devices.Problem,
 	defer f.mu.Unlock()
 	f.open++
 	f.def = def
+	if f.wrap != nil {
+		return f.wrap(fakeSession{f, f.open}), nil, nil
+	}
 	return fakeSession{f, f.open}, nil, nil
 }
 

@@ -226,3 +226,34 @@ func TestCallsAfterStop(t *testing.T) {
 		t.Fatal("runs twice")
 	}
 }
+
+// TestLateConfirmer: the write of a desired value by a session that decides itself how long it
+// waits has a limit of its beginning, and no deadline.
+func TestLateConfirmer(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	writes := make(chan lateWrite, 1)
+	b.driver.wrap = func(s devices.Session) devices.Session { return lateSession{s, writes} }
+	b.desire("1")
+	b.eventually("written", func() bool { return b.driver.written() == "a=1" })
+	if w := <-writes; w.deadline || w.always || time.Until(w.begin) > writeLimit || w.value != "1" {
+		t.Errorf("%+v", w)
+	}
+}
+
+type lateWrite struct {
+	begin            time.Time
+	value            string
+	deadline, always bool
+}
+
+type lateSession struct {
+	devices.Session
+	writes chan lateWrite
+}
+
+func (s lateSession) WriteBefore(ctx context.Context, begin time.Time, point int, value string, always bool) (devices.Outcome, error) {
+	_, deadline := ctx.Deadline()
+	s.writes <- lateWrite{begin, value, deadline, always}
+	return s.Write(ctx, point, value)
+}

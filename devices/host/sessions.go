@@ -171,11 +171,20 @@ func (s *sessions) reset() {
 	s.backoff.Reset()
 }
 
-// write starts a write by the session, which ends at limit. The result goes to results. The
-// returned function keeps the write from beginning.
+// write starts a write by the session. That of a command ends at limit; that of a desired value
+// begins before limit, and ends then, too, unless the session waits longer for the device to
+// show the value. The result goes to results. The returned function keeps the write from
+// beginning.
 func (s *sessions) write(ctx context.Context, point int, value string, limit time.Time, job writeResult) context.CancelFunc {
+	always := job.execution != nil || job.desired.Rewrite > 0 // also what the device has already
+	if late, ok := s.running.session.(devices.LateConfirmer); ok && job.execution == nil {
+		return s.begin(ctx, time.Time{}, func(ctx context.Context) writeResult {
+			job.outcome, job.err = late.WriteBefore(ctx, limit, point, value, always)
+			return job
+		})
+	}
 	write := s.running.session.Write
-	if job.execution != nil || job.desired.Rewrite > 0 { // also what the device has already
+	if always {
 		write = s.running.session.Command
 	}
 	return s.begin(ctx, limit, func(ctx context.Context) writeResult {
@@ -194,11 +203,14 @@ func (s *sessions) writeGroup(ctx context.Context, w devices.GroupWriter, values
 	})
 }
 
-// begin runs a write in a goroutine of its own.
+// begin runs a write in a goroutine of its own, until limit if there is one.
 func (s *sessions) begin(ctx context.Context, limit time.Time, do func(context.Context) writeResult) context.CancelFunc {
 	s.writing = true
 	r := s.running
-	wctx, cancel := context.WithDeadline(ctx, limit)
+	wctx, cancel := context.WithCancel(ctx)
+	if !limit.IsZero() {
+		wctx, cancel = context.WithDeadline(ctx, limit)
+	}
 	go func() {
 		// The end of the session ends the write, too.
 		defer cancel()

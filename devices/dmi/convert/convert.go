@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,12 +24,18 @@ import (
 type Bundle struct {
 	Device *pb.Device
 	Model  *pb.DeviceModel
-	Digest string // of both
+	// Digest is equal if the mapper need not get the device again. It does not cover which
+	// properties are ReadOnly because a value is withheld.
+	Digest string
 }
 
 // Device returns the bundle of a device. It merges the model's settings into the device's,
-// because the interface's model has none. Properties that are unusable are left out. It includes the valid properties of the definition
-// and streams, which only mappers handle.
+// because the interface's model has none. Properties that are unusable are left out. It includes
+// the valid properties of the definition and streams, which only mappers handle. Values are the
+// desired values to write. A property with another desired value, which is not to be written, is
+// ReadOnly in the model: KubeEdge's mappers hand an empty value to the driver of a property that
+// can be written, and most drivers panic on it. The model has a name of its own then, because
+// the devices of a mapper share their models.
 func Device(def devices.Definition, unusable map[string]bool, values map[string]SentValue) (Bundle, error) {
 	config, err := ProtocolSettings(def)
 	if err != nil {
@@ -65,6 +72,8 @@ func Device(def devices.Definition, unusable map[string]bool, values map[string]
 		Model:  convertModel(def.Model),
 	}
 	b.Digest, err = Digest(b.Model, b.Device)
+	withhold(b.Model, withheld(def, values))
+	spec.DeviceModelReference = b.Model.GetName()
 	return b, err
 }
 
@@ -126,7 +135,43 @@ func convertDesired(p *v1beta1.DeviceProperty, m *v1beta1.ModelProperty, value S
 	if p.Desired != nil && p.Desired.Value == value.Value && !value.Command {
 		maps.Copy(metadata, p.Desired.Metadata)
 	}
-	return &pb.TwinProperty{Value: value.Value, Metadata: metadata}
+	text := value.Value
+	if parsable, err := FormatValue(m.Type, text); err == nil {
+		text = parsable
+	}
+	return &pb.TwinProperty{Value: text, Metadata: metadata}
+}
+
+// withheld returns the names of the properties with a desired value that is not to be written,
+// in order.
+func withheld(def devices.Definition, values map[string]SentValue) []string {
+	var names []string
+	for i := range def.Object.Spec.Properties {
+		p := &def.Object.Spec.Properties[i]
+		if _, sent := values[p.Name]; sent || p.Desired == nil || p.Desired.Value == "" || slices.Contains(names, p.Name) {
+			continue
+		}
+		if m := modelProperty(def.Model, p.Name); m != nil && m.AccessMode == v1beta1.ReadWrite {
+			names = append(names, p.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// withhold makes properties of a model ReadOnly, and gives it a name of its own. No object can
+// have a name with a colon.
+func withhold(m *pb.DeviceModel, names []string) {
+	if len(names) == 0 {
+		return
+	}
+	for _, p := range m.GetSpec().GetProperties() {
+		if slices.Contains(names, p.GetName()) {
+			p.AccessMode = string(v1beta1.ReadOnly)
+		}
+	}
+	h := sha256.Sum256([]byte(strings.Join(names, "\x00")))
+	m.Name += ":read-only-" + hex.EncodeToString(h[:4])
 }
 
 func convertModel(m *v1beta1.DeviceModel) *pb.DeviceModel {

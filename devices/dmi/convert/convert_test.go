@@ -151,6 +151,34 @@ func TestPush(t *testing.T) {
 	wantSettings(t, &pb.CustomizedValue{Data: got.GetAnomalyDetection().GetData()}, map[string]proto.Message{"limit": wrapperspb.Float(3)})
 }
 
+// TestFormatValue: what a mapper gets is what KubeEdge's mappers parse.
+func TestFormatValue(t *testing.T) {
+	for _, x := range []struct {
+		typ      v1beta1.PropertyType
+		in, want string // want is empty: an error
+	}{
+		{v1beta1.INT, "12", "12"},
+		{v1beta1.INT, " 12.0 ", "12"},
+		{v1beta1.INT, "1e3", "1000"},
+		{v1beta1.INT, "9223372036854775808", ""},
+		{v1beta1.INT, "1.5", ""},
+		{v1beta1.BOOLEAN, "1", "1"},
+		{v1beta1.BOOLEAN, "On", "true"},
+		{v1beta1.BOOLEAN, "off", "false"},
+		{v1beta1.BOOLEAN, "x", ""},
+		{v1beta1.FLOAT, "21.5 ", "21.5"},
+		{v1beta1.FLOAT, "1e39", ""},
+		{v1beta1.DOUBLE, "1e39", "1e39"},
+		{v1beta1.DOUBLE, "", ""},
+		{v1beta1.STRING, " a ", " a "},
+	} {
+		got, err := FormatValue(x.typ, x.in)
+		if got != x.want || (err != nil) != (x.want == "") {
+			t.Errorf("%s %q is %q (%v), want %q", x.typ, x.in, got, err, x.want)
+		}
+	}
+}
+
 // TestSame: desired and reported values are compared as their type is.
 func TestSame(t *testing.T) {
 	for _, x := range []struct {

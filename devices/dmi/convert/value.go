@@ -2,6 +2,7 @@ package convert
 
 import (
 	"encoding/hex"
+	"fmt"
 	"math"
 	"strconv"
 	"strings"
@@ -76,6 +77,40 @@ func parseFloat(t v1beta1.PropertyType, s string) (devices.Value, string) {
 	default:
 		return devices.Float(f), ""
 	}
+}
+
+// FormatValue returns a desired value in the form that KubeEdge's mappers parse. They stop
+// reading a property with a value that they cannot parse: "on", 12.0 for an INT.
+func FormatValue(t v1beta1.PropertyType, text string) (string, error) {
+	trimmed := strings.TrimSpace(text)
+	switch t {
+	case v1beta1.BOOLEAN:
+		if _, err := strconv.ParseBool(trimmed); err == nil {
+			return trimmed, nil
+		}
+		if b, ok := devices.ParseBool(trimmed); ok {
+			return strconv.FormatBool(b), nil
+		}
+		return "", fmt.Errorf("%q is not true or false", text)
+	case v1beta1.INT:
+		if _, err := strconv.ParseInt(trimmed, 10, 64); err == nil {
+			return trimmed, nil
+		}
+		if n, ok := devices.ParseNumber(trimmed); ok && n.IsInt() && n.Num().IsInt64() {
+			return n.Num().String(), nil
+		}
+		return "", fmt.Errorf("%s is not an integer of 64 bits, which is what a mapper can get", text)
+	case v1beta1.FLOAT, v1beta1.DOUBLE:
+		bits := 64
+		if t == v1beta1.FLOAT {
+			bits = 32
+		}
+		if _, err := strconv.ParseFloat(trimmed, bits); err != nil {
+			return "", fmt.Errorf("%s is not a number of type %s, which is what a mapper can get", text, t)
+		}
+		return trimmed, nil
+	}
+	return text, nil
 }
 
 // Same reports whether a reported value equals a desired one. A FLOAT is compared in single

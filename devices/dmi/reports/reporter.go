@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/petiole-io/petiole/devices"
@@ -31,6 +32,7 @@ type Reporter struct {
 	patience    time.Duration
 	queue       chan Report
 	check       <-chan struct{} // the result of unreachable may have changed
+	reachable   atomic.Bool     // as last delivered
 
 	// What is below belongs to the goroutine of Run.
 	deliver func(devices.Batch)
@@ -73,7 +75,10 @@ func (t *Reporter) Enqueue(ctx context.Context, r Report) error {
 
 // Run delivers until ctx ends.
 func (t *Reporter) Run(ctx context.Context, deliver func(devices.Batch)) {
-	t.deliver = deliver
+	t.deliver = func(b devices.Batch) {
+		t.reachable.Store(b.Reachable)
+		deliver(b)
+	}
 	tick := time.NewTicker(t.silence / 4)
 	defer tick.Stop()
 	t.checkMapper()
@@ -90,6 +95,9 @@ func (t *Reporter) Run(ctx context.Context, deliver func(devices.Batch)) {
 		}
 	}
 }
+
+// Reachable reports whether the device was last reported as responding.
+func (t *Reporter) Reachable() bool { return t.reachable.Load() }
 
 // checkMapper reports the device as unreachable if its mapper is.
 func (t *Reporter) checkMapper() {
