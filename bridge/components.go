@@ -14,6 +14,7 @@ import (
 	"github.com/petiole-io/petiole/bridge/bounds"
 	"github.com/petiole-io/petiole/bridge/desired"
 	"github.com/petiole-io/petiole/bridge/hub"
+	"github.com/petiole-io/petiole/bridge/join"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/liveness"
 	"github.com/petiole-io/petiole/bridge/names"
@@ -24,6 +25,7 @@ import (
 	"github.com/petiole-io/petiole/bridge/writeback"
 	"github.com/petiole-io/petiole/streams"
 	"github.com/petiole-io/petiole/streams/inventory"
+	joinapi "github.com/petiole-io/petiole/streams/join"
 )
 
 // nodeReturnGrace is the time for which a deleted node's site keeps the node and its pods: a
@@ -107,7 +109,11 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 	consumers := desired.NewConsumers(p.desired, hub.Room{
 		Bytes: b.cfg.Limits.HubBytes, MaxSites: b.cfg.Limits.MaxSites, Replicas: b.cfg.NATS.Replicas,
 	})
-	p.accounts = b.newAccounts(p, outages)
+	entry, err := b.cfg.entry()
+	if err != nil {
+		return nil, err
+	}
+	p.accounts = b.newAccounts(p, entry, outages)
 	p.sites = site.New(site.Config{
 		Bounds:  site.Bounds{Names: p.names, Problems: problems, Access: p.accounts.State},
 		Desired: h.Desired, Clients: c, Cache: cache, Sites: p.desired, Consumers: consumers, Liveness: p.liveness,
@@ -127,6 +133,9 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		streams.RequestToken:    requests.Tokens(c, cache, b.cfg.Limits.Workers, func() { b.count.tokens.Add(1) }),
 		inventory.Request:       answers.Handler(),
 		streams.RequestPosition: requests.Positions(h),
+		joinapi.Verb: join.Handler(join.Config{
+			Keys: b.accountKeys, Cache: cache, Client: c.Dynamic, Authorities: entry.Authorities, Log: b.log.Named("join"),
+		}),
 	}, func() { b.count.refused.Add(1) }, b.log)
 	return p, nil
 }
@@ -144,10 +153,10 @@ func (b *Bridge) siteRoundEnded(report func(error)) func(error) {
 
 // newAccounts creates the controller of the sites' accounts. Without keys it only tells Sites
 // that ask for accounts that there are none.
-func (b *Bridge) newAccounts(p *components, outages *outages) *accounts.Controller {
+func (b *Bridge) newAccounts(p *components, entry accounts.Entry, outages *outages) *accounts.Controller {
 	cfg := accounts.Config{
 		Sites: site.Specs{Cache: p.cache, Names: func() []string { return slices.Collect(maps.Keys(p.desired.NodesBySite())) }},
-		Check: b.fence.Check, Queue: newQueue[string](b.metrics, "accounts", writeRetry), Workers: b.cfg.Limits.Workers,
+		Check: b.fence.Check, Queue: newQueue[string](b.metrics, "accounts", writeRetry), Workers: b.cfg.Limits.Workers, Entry: entry,
 		OnChanged: func() { p.sites.Trigger() }, Report: outages.ofParts("store accounts at the hub"), Log: b.log,
 	}
 	if b.accountKeys != nil {

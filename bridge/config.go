@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/url"
@@ -19,12 +20,15 @@ import (
 	"github.com/petiole-io/petiole/bridge/lease"
 	"github.com/petiole-io/petiole/internal/configfile"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/join"
 )
 
 // Config is the bridge's configuration file, YAML.
 type Config struct {
 	Kubernetes KubernetesConfig `json:"kubernetes"`
 	NATS       NATSConfig       `json:"nats"`
+	// Gateways says how gateways reach the hub. kubectl petiole site create prints it.
+	Gateways GatewaysConfig `json:"gateways"`
 	// LeaderElection selects the active one of several bridges.
 	LeaderElection LeaderElectionConfig `json:"leaderElection"`
 	Limits         LimitsConfig         `json:"limits"`
@@ -79,6 +83,41 @@ type AccountsConfig struct {
 	// SiteKeyFile is the seed that the keys of all sites are derived from. With another one all
 	// gateways need new credentials.
 	SiteKeyFile string `json:"siteKeyFile"`
+}
+
+// GatewaysConfig is what a gateway that joins has to know about the hub.
+type GatewaysConfig struct {
+	// URL is that of the hub's leaf listener, for example tls://hub.example.com:7422. Empty: the
+	// user of a join token has to know it.
+	URL string `json:"url"`
+	// CAFile verifies the certificate that gateways see, and is part of each join token; default:
+	// NATS.CAFile. "system" leaves it to the authorities that the gateways know.
+	CAFile string `json:"caFile"`
+}
+
+// systemCA is the value of GatewaysConfig.CAFile for the authorities of the gateways' systems.
+const systemCA = "system"
+
+// maxAuthorities bounds the certificates in a join token, in bytes.
+const maxAuthorities = 16 << 10
+
+// entry returns where gateways find the hub.
+func (c Config) entry() (accounts.Entry, error) {
+	path := cmp.Or(c.Gateways.CAFile, c.NATS.CAFile)
+	if path == "" || path == systemCA {
+		return accounts.Entry{URL: c.Gateways.URL}, nil
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return accounts.Entry{}, fmt.Errorf("gateways.caFile: %w", err)
+	}
+	if len(data) > maxAuthorities {
+		return accounts.Entry{}, fmt.Errorf("gateways.caFile: %s has %d bytes, at most %d fit in a join token: name a file with the authority of the hub alone", path, len(data), maxAuthorities)
+	}
+	if _, err := join.ParseAuthorities(data); err != nil {
+		return accounts.Entry{}, fmt.Errorf("gateways.caFile: %s: %w", path, err)
+	}
+	return accounts.Entry{URL: c.Gateways.URL, Authorities: string(data)}, nil
 }
 
 func (c NATSConfig) accountFiles() accounts.Files {
@@ -192,6 +231,10 @@ func (c Config) Validate() error {
 	check(c.NATS.NKeySeedFile == "" || c.NATS.CredentialsFile == "",
 		"nats.credentialsFile", c.NATS.CredentialsFile, "must be empty when nats.nkeySeedFile is set")
 	file("nats.caFile", c.NATS.CAFile)
+	check(c.Gateways.URL == "" || natsURL(c.Gateways.URL), "gateways.url", hub.Redacted(c.Gateways.URL), "must be tls:// or wss:// and the host and port of the hub's leaf listener")
+	if c.Gateways.CAFile != systemCA {
+		file("gateways.caFile", c.Gateways.CAFile)
+	}
 	if a := c.NATS.Accounts; a != (AccountsConfig{}) {
 		p.Required("nats.credentialsFile", c.NATS.CredentialsFile)
 		for field, path := range map[string]string{

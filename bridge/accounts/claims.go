@@ -7,11 +7,13 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
 
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/join"
 )
 
 // The names of the accounts that every hub has.
@@ -36,6 +38,12 @@ const (
 	maxSubscriptions = 1000
 	// maxOperators bounds the connections of a site's operators.
 	maxOperators = 32
+	// maxJoins bounds the connections with a join token: the gateway's, and one more that the hub
+	// has not noticed to be dead.
+	maxJoins = 2
+	// maxJoinSubscriptions and maxJoinPayload are what a join needs, and room.
+	maxJoinSubscriptions = 16
+	maxJoinPayload       = 64 << 10
 )
 
 // Site is what a site's accounts are made from.
@@ -44,6 +52,26 @@ type Site struct {
 	// Gateways and Operators are public user keys, "U…". A site without gateways is revoked:
 	// nobody may connect.
 	Gateways, Operators []string
+	// Join is the token with which the next gateway may ask to be listed, nil if there is none.
+	Join *JoinToken
+}
+
+// JoinToken is a token of a Site.
+type JoinToken struct {
+	// Key is its public key, "U…".
+	Key     string
+	Expires time.Time
+}
+
+// has reports whether the site has an account for a role.
+func (s Site) has(role string) bool {
+	switch role {
+	case roleOperator:
+		return len(s.Operators) > 0
+	case roleJoin:
+		return s.Join != nil
+	}
+	return true
 }
 
 // ErrUserKey reports a key in a Site that is not the public key of a user.
@@ -62,6 +90,9 @@ func (s Site) Validate() error {
 			}
 		}
 	}
+	if s.Join != nil && !nkeys.IsValidPublicUserKey(s.Join.Key) {
+		errs = append(errs, fmt.Errorf("spec.join.key: %q: %w", s.Join.Key, ErrUserKey))
+	}
 	return errors.Join(errs...)
 }
 
@@ -73,21 +104,38 @@ func (s Site) valid() Site {
 	}
 	s.Gateways, s.Operators = only(s.Gateways), only(s.Operators)
 	s.Gateways = s.Gateways[:min(len(s.Gateways), MaxGateways)]
+	if s.Join != nil && !nkeys.IsValidPublicUserKey(s.Join.Key) {
+		s.Join = nil
+	}
 	return s
 }
 
-// Claims returns the claims of a site's accounts: the account of the site, and that of its
-// operators if there are any.
+// Claims returns the claims of a site's accounts: the account of the site, that of its operators
+// if there are any, and that of its join token if it has one.
 func (k *Keys) Claims(s Site) ([]*jwt.AccountClaims, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
 	account, err := k.gatewayClaims(s)
-	if err != nil || len(s.Operators) == 0 {
-		return []*jwt.AccountClaims{account}, err
+	if err != nil {
+		return nil, err
 	}
-	operators, err := k.operatorClaims(s, account.Subject)
-	return []*jwt.AccountClaims{account, operators}, err
+	all := []*jwt.AccountClaims{account}
+	if len(s.Operators) > 0 {
+		operators, err := k.operatorClaims(s, account.Subject)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, operators)
+	}
+	if s.Join != nil {
+		joining, err := k.joinClaims(s)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, joining)
+	}
+	return all, nil
 }
 
 // gatewayClaims returns the claims of the account that the site's leaf connects to.
@@ -192,6 +240,30 @@ func (k *Keys) operatorClaims(s Site, site string) (*jwt.AccountClaims, error) {
 	return c, nil
 }
 
+// joinClaims returns the claims of the account of a site's join token. It is an account of its
+// own so that whoever has the token, or had it, takes no place of the gateways: it may have one
+// kind of message delivered to the bridge, and nothing else.
+func (k *Keys) joinClaims(s Site) (*jwt.AccountClaims, error) {
+	c, err := k.newClaims(s, roleJoin, s.Name+"-join")
+	if err != nil {
+		return nil, err
+	}
+	subject := streams.RequestSubject(s.Name, join.Verb)
+	c.Imports.Add(serviceImport(k.fabric, subject, ""))
+	c.Limits.Imports, c.Limits.Exports = 1, 0
+	c.Limits.LeafNodeConn, c.Limits.Conn = maxJoins, maxJoins
+	c.Limits.Subs, c.Limits.Payload = maxJoinSubscriptions, maxJoinPayload
+	scope, err := k.scope(s.Name, roleJoin, s.Join.Key)
+	if err != nil {
+		return nil, err
+	}
+	scope.Template.AllowedConnectionTypes = jwt.StringList{jwt.ConnectionTypeLeafnode, jwt.ConnectionTypeLeafnodeWS}
+	scope.Template.Pub.Allow = jwt.StringList{subject}
+	scope.Template.Sub.Allow = jwt.StringList{"_INBOX_" + s.Name + ".>"}
+	c.SigningKeys.AddScopedSigner(scope)
+	return c, nil
+}
+
 // newClaims returns the claims of a site's account for a role, without rights.
 func (k *Keys) newClaims(s Site, role, name string) (*jwt.AccountClaims, error) {
 	public, err := k.identity(s.Name, role)
@@ -229,15 +301,28 @@ func (k *Keys) Sign(c *jwt.AccountClaims) (string, error) {
 // GatewayToken returns the user JWT of a gateway. It is no secret: a connection needs the private
 // key of the gateway as well. If before is such a JWT already, it is returned.
 func (k *Keys) GatewayToken(site, gateway, before string) (string, error) {
-	return k.token(site, roleGateway, gateway, before)
+	return k.token(site, roleGateway, gateway, before, time.Time{})
 }
 
 // OperatorToken is GatewayToken for one of a site's operators.
 func (k *Keys) OperatorToken(site, operator, before string) (string, error) {
-	return k.token(site, roleOperator, operator, before)
+	return k.token(site, roleOperator, operator, before, time.Time{})
 }
 
-func (k *Keys) token(site, role, user, before string) (string, error) {
+// JoinUserToken is GatewayToken for the key of a join token. The hub closes its connection when it
+// expires.
+func (k *Keys) JoinUserToken(site string, t JoinToken, before string) (string, error) {
+	return k.token(site, roleJoin, t.Key, before, t.Expires)
+}
+
+// JoinSigner returns the key that signs the answers to requests with a join token.
+func (k *Keys) JoinSigner(site, key string) (nkeys.KeyPair, error) {
+	pair, _, err := k.signer(site, roleJoin, key)
+	return pair, err
+}
+
+// token returns the user JWT of a user, which ends at expires unless that is zero.
+func (k *Keys) token(site, role, user, before string, expires time.Time) (string, error) {
 	signer, issuer, err := k.signer(site, role, user)
 	if err != nil {
 		return "", err
@@ -246,11 +331,15 @@ func (k *Keys) token(site, role, user, before string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if c, err := jwt.DecodeUserClaims(before); err == nil && c.Issuer == issuer && c.IssuerAccount == account && c.Subject == user && c.Expires == 0 {
+	end := int64(0)
+	if !expires.IsZero() {
+		end = expires.Unix()
+	}
+	if c, err := jwt.DecodeUserClaims(before); err == nil && c.Issuer == issuer && c.IssuerAccount == account && c.Subject == user && c.Expires == end {
 		return before, nil
 	}
 	c := jwt.NewUserClaims(user)
-	c.Name, c.IssuerAccount = role+" of "+site, account
+	c.Name, c.IssuerAccount, c.Expires = role+" of "+site, account, end
 	c.SetScoped(true) // the permissions are in the account
 	token, err := c.Encode(signer)
 	if err != nil {

@@ -40,12 +40,23 @@ type Config struct {
 	// Queue holds the names of the Sites to look at. Its retries are spaced out.
 	Queue   workqueue.TypedRateLimitingInterface[string]
 	Workers int
+	// Entry is where gateways find the hub. It goes into join tokens.
+	Entry Entry
 	// OnChanged is called when the state of a Site's accounts has changed.
 	OnChanged func()
 	// Report is called with the result of each attempt for a site, under its name, and of each
 	// sweep, under "".
 	Report func(part string, err error)
 	Log    *zap.Logger
+}
+
+// Entry is where gateways find the hub.
+type Entry struct {
+	// URL is that of the hub's leaf listener, "" if the bridge does not know it.
+	URL string
+	// Authorities is the PEM file that verifies the hub's certificate, "" for the authorities
+	// that every system knows.
+	Authorities string
 }
 
 // User is a user of a site's account, with its JWT.
@@ -78,12 +89,16 @@ type State struct {
 	// Account is the public key of the site's account, empty without keys.
 	Account             string
 	Gateways, Operators []User
+	// Join is the user of the join token, nil if there is none, and Entry where it connects.
+	Join  *User
+	Entry Entry
 }
 
 // equal reports whether two states are the same.
 func (s State) equal(o State) bool {
 	return s.Outcome == o.Outcome && s.Message == o.Message && s.Account == o.Account &&
-		slices.Equal(s.Gateways, o.Gateways) && slices.Equal(s.Operators, o.Operators)
+		slices.Equal(s.Gateways, o.Gateways) && slices.Equal(s.Operators, o.Operators) && s.Entry == o.Entry &&
+		(s.Join == nil) == (o.Join == nil) && (s.Join == nil || *s.Join == *o.Join)
 }
 
 // Controller keeps the accounts at the hub equal to the Sites. Create it with New.
@@ -165,7 +180,7 @@ func (c *Controller) work(ctx context.Context) bool {
 func (c *Controller) reconcile(ctx context.Context, name string) error {
 	s, tokens, ok := c.cfg.Sites.SiteSpec(name)
 	if c.cfg.Keys == nil {
-		if !ok || len(s.Gateways)+len(s.Operators) == 0 {
+		if !ok || len(s.Gateways)+len(s.Operators) == 0 && s.Join == nil {
 			c.forget(name)
 			return nil
 		}
@@ -179,6 +194,14 @@ func (c *Controller) reconcile(ctx context.Context, name string) error {
 	if invalid != nil {
 		s = s.valid()
 	}
+	if s.Join != nil {
+		left := time.Until(s.Join.Expires)
+		if left <= 0 {
+			s.Join = nil
+		} else {
+			c.cfg.Queue.AddAfter(name, left)
+		}
+	}
 	state, claims, err := c.prepare(s, tokens)
 	if err != nil {
 		return err
@@ -186,7 +209,7 @@ func (c *Controller) reconcile(ctx context.Context, name string) error {
 	if invalid != nil {
 		state.Outcome, state.Message = Invalid, invalid.Error()
 	}
-	if err := c.store(ctx, name, claims, len(s.Operators) > 0); err != nil {
+	if err := c.store(ctx, s, claims); err != nil {
 		state.Outcome, state.Message = Unavailable, err.Error()
 		if errors.Is(err, ErrRefused) {
 			state.Outcome = Refused
@@ -222,12 +245,20 @@ func (c *Controller) prepare(s Site, tokens map[string]string) (State, []*jwt.Ac
 		}
 		state.Operators = append(state.Operators, User{key, token})
 	}
+	if s.Join != nil {
+		token, err := c.cfg.Keys.JoinUserToken(s.Name, *s.Join, tokens[s.Join.Key])
+		if err != nil {
+			return State{}, nil, err
+		}
+		state.Join, state.Entry = &User{s.Join.Key, token}, c.cfg.Entry
+	}
 	return state, claims, nil
 }
 
-// store stores claims at the hub if it has others, and removes the operators' account of a Site
-// that lists none.
-func (c *Controller) store(ctx context.Context, site string, claims []*jwt.AccountClaims, operators bool) error {
+// store stores the claims of a Site at the hub if it has others, and removes the accounts that the
+// Site does not have.
+func (c *Controller) store(ctx context.Context, s Site, claims []*jwt.AccountClaims) error {
+	site := s.Name
 	var digest strings.Builder
 	for _, want := range claims {
 		digest.WriteString(canonical(want))
@@ -254,8 +285,11 @@ func (c *Controller) store(ctx context.Context, site string, claims []*jwt.Accou
 		}
 		c.cfg.Log.Info("account stored at the hub", zap.String("site", site), zap.String("name", want.Name), zap.String("account", want.Subject), zap.Int("users", len(want.SigningKeys)))
 	}
-	if !operators {
-		if err := c.delete(ctx, site, roleOperator); err != nil {
+	for _, role := range roles {
+		if s.has(role) {
+			continue
+		}
+		if err := c.delete(ctx, site, role); err != nil {
 			return err
 		}
 	}
@@ -268,7 +302,11 @@ func (c *Controller) store(ctx context.Context, site string, claims []*jwt.Accou
 // remove deletes the accounts of a Site that does not exist.
 func (c *Controller) remove(ctx context.Context, site string) error {
 	c.forget(site)
-	return errors.Join(c.delete(ctx, site, roleGateway), c.delete(ctx, site, roleOperator))
+	var errs []error
+	for _, role := range roles {
+		errs = append(errs, c.delete(ctx, site, role))
+	}
+	return errors.Join(errs...)
 }
 
 // delete deletes the account of a site for a role if there is one.
@@ -337,23 +375,25 @@ func (c *Controller) sweep(ctx context.Context) error {
 		at[account] = true
 	}
 	for _, site := range c.cfg.Sites.SiteNames() {
-		account, err := c.cfg.Keys.identity(site, roleGateway)
-		if err != nil {
-			return err
-		}
-		operators, err := c.cfg.Keys.identity(site, roleOperator)
-		if err != nil {
-			return err
-		}
 		s, _, _ := c.cfg.Sites.SiteSpec(site)
-		if !at[account] || !at[operators] && len(s.Operators) > 0 {
+		if s.Join != nil && !time.Now().Before(s.Join.Expires) {
+			s.Join = nil
+		}
+		lost := false
+		for _, role := range roles {
+			account, err := c.cfg.Keys.identity(site, role)
+			if err != nil {
+				return err
+			}
+			lost = lost || s.has(role) != at[account]
+			delete(at, account)
+		}
+		if lost {
 			c.mu.Lock()
 			delete(c.stored, site)
 			c.mu.Unlock()
 			c.cfg.Queue.Add(site)
 		}
-		delete(at, account)
-		delete(at, operators)
 	}
 	var errs []error
 	for account := range at {
@@ -373,7 +413,7 @@ func (c *Controller) removeUnknown(ctx context.Context, account string) error {
 	if !ok {
 		return nil
 	}
-	for _, role := range []string{roleGateway, roleOperator} {
+	for _, role := range roles {
 		// An account that this bridge would not make is that of another key or another bridge.
 		if own, err := c.cfg.Keys.identity(site, role); err != nil || own != account {
 			continue

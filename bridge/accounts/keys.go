@@ -126,7 +126,11 @@ func (k *Keys) derive(purpose ...string) (nkeys.KeyPair, string, error) {
 const (
 	roleGateway  = "gateway"
 	roleOperator = "operator"
+	roleJoin     = "join"
 )
+
+// roles are all roles: a site has at most one account for each.
+var roles = []string{roleGateway, roleOperator, roleJoin}
 
 // identity returns the public key of a site's account for a role.
 func (k *Keys) identity(site, role string) (string, error) {

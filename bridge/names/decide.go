@@ -19,9 +19,9 @@ type Refusal struct {
 // Error implements error.
 func (r *Refusal) Error() string { return fmt.Sprintf("node %s: %s", r.Node, r.Rule) }
 
-// allowed reports whether a Site's spec allows a name, with as many names as it has. A nil spec
+// Allowed reports whether a Site's spec allows a name, with as many names as it has. A nil spec
 // is that of a Site without SiteSpec.Nodes. It is a pure function.
-func allowed(spec *v1alpha1.SiteNodes, owned []string, node string) *Refusal {
+func Allowed(spec *v1alpha1.SiteNodes, owned []string, node string) *Refusal {
 	if spec == nil {
 		spec = &v1alpha1.SiteNodes{}
 	}
@@ -77,7 +77,7 @@ type situation struct {
 // it cannot have. It is a pure function.
 func plan(s situation) (owned []string, refused []*Refusal) {
 	for _, n := range s.owned {
-		if slices.Contains(s.present, n) || allowed(s.spec, s.owned, n) == nil {
+		if slices.Contains(s.present, n) || Allowed(s.spec, s.owned, n) == nil {
 			owned = append(owned, n)
 		}
 	}

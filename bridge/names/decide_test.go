@@ -30,7 +30,7 @@ func TestAllowed(t *testing.T) {
 		{"the prefix alone", &v1alpha1.SiteNodes{Pattern: "a-*", Max: 2}, nil, "b-a-1", v1alpha1.ReasonNameNotAllowed},
 	} {
 		got := ""
-		if r := allowed(c.spec, c.owned, c.node); r != nil {
+		if r := Allowed(c.spec, c.owned, c.node); r != nil {
 			got = r.Reason
 		}
 		if got != c.want {

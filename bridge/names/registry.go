@@ -201,7 +201,7 @@ func (r *Registry) begin(site, node string, present []string) (uid types.UID, re
 	if refusal := r.free(site, node); refusal != nil {
 		return "", false, refusal
 	}
-	if refusal := allowed(s.spec, r.having(site, present), node); refusal != nil {
+	if refusal := Allowed(s.spec, r.having(site, present), node); refusal != nil {
 		return "", false, refusal
 	}
 	if slices.Contains(s.owned, node) {

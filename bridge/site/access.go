@@ -39,8 +39,15 @@ func (s Specs) SiteSpec(name string) (accounts.Site, map[string]string, bool) {
 		for _, u := range append(a.Gateways, a.Operators...) {
 			tokens[u.Key] = u.JWT
 		}
+		if a.Join != nil {
+			tokens[a.Join.Key] = a.Join.JWT
+		}
 	}
-	return accounts.Site{Name: name, Gateways: site.Spec.Gateways, Operators: site.Spec.Operators}, tokens, true
+	spec := accounts.Site{Name: name, Gateways: site.Spec.Gateways, Operators: site.Spec.Operators}
+	if j := site.Spec.Join; j != nil {
+		spec.Join = &accounts.JoinToken{Key: j.Key, Expires: j.Expires.Time}
+	}
+	return spec, tokens, true
 }
 
 // applyAccess copies the state of the site's accounts, if there is one.
@@ -52,6 +59,9 @@ func applyAccess(s *v1alpha1.SiteStatus, access accounts.State, known bool, now 
 	}
 	if access.Account != "" {
 		s.Access = &v1alpha1.SiteAccess{Account: access.Account, Gateways: siteUsers(access.Gateways), Operators: siteUsers(access.Operators)}
+		if u := access.Join; u != nil {
+			s.Access.Join = &v1alpha1.SiteJoinAccess{Key: u.Key, JWT: u.Token, URL: access.Entry.URL, Authorities: access.Entry.Authorities}
+		}
 	}
 	c := accountCondition(access)
 	c.LastTransitionTime = *wireTime(now)

@@ -1,6 +1,7 @@
 // Command leaf runs a site's gateway. `leaf kubelet` runs upstream's kubelet; `leaf device`
 // shows what polling a Modbus device costs and what its registers contain; `leaf user`
-// creates the credential of a user of leaf.conf; `leaf link` the gateway's own for the hub.
+// creates the credential of a user of leaf.conf; `leaf join` makes the machine the gateway of a
+// site, and `leaf reset` undoes that; `leaf link` creates the gateway's own credential by hand.
 package main
 
 import (
@@ -82,7 +83,7 @@ func newCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return runLeaf(cmd.Context(), config) },
 	}
 	cmd.Flags().StringVar(&config, "config", "/etc/petiole/leaf.yaml", "configuration `file`")
-	cmd.AddCommand(newDeviceCommand(), newLinkCommand(), newUserCommand(), newVersionCommand(), &cobra.Command{
+	cmd.AddCommand(newDeviceCommand(), newJoinCommand(), newResetCommand(), newLinkCommand(), newUserCommand(), newVersionCommand(), &cobra.Command{
 		Use: node.Command, Short: "Run upstream's kubelet, as the leaf does by itself; see 'leaf kubelet --help'",
 		DisableFlagParsing: true,
 		RunE:               func(*cobra.Command, []string) error { return errors.New("kubelet must be the first argument") },

@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"github.com/petiole-io/petiole/bridge/accounts"
+	"github.com/petiole-io/petiole/internal/lab/pki"
 	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/internal/porttest"
 )
@@ -28,6 +29,7 @@ type OperatorHub struct {
 	dir      string
 	client   string
 	leaf     string
+	ca       string
 	stop     func()
 }
 
@@ -49,18 +51,39 @@ func NewUser(t testing.TB) User {
 // StartOperatorHub builds and runs a hub without sites.
 func StartOperatorHub(t testing.TB) *OperatorHub {
 	t.Helper()
+	return startOperatorHub(t, t.TempDir(), "")
+}
+
+// StartTLSOperatorHub is StartOperatorHub with TLS on the leaf listener. AuthorityFile verifies the
+// certificate, whose names are localhost and 127.0.0.1.
+func StartTLSOperatorHub(t testing.TB) *OperatorHub {
+	t.Helper()
 	dir := t.TempDir()
+	authority, err := pki.NewAuthority(dir, "ca")
+	must(t, err)
+	pair, err := authority.Issue(dir, "hub", pki.Subject{Name: "hub", Hosts: []string{"localhost", "127.0.0.1"}})
+	must(t, err)
+	h := startOperatorHub(t, dir, fmt.Sprintf("tls { cert_file: %q, key_file: %q, timeout: 5 }", pair.CertFile, pair.KeyFile))
+	h.ca = authority.CertFile
+	return h
+}
+
+func startOperatorHub(t testing.TB, dir, leafTLS string) *OperatorHub {
+	t.Helper()
 	h := &OperatorHub{dir: dir, client: porttest.Addr(t), leaf: porttest.Addr(t)}
 	must(t, accounts.WriteHub(filepath.Join(dir, "keys"), filepath.Join(dir, "accounts")))
 	must(t, os.WriteFile(h.File("hub.conf"), fmt.Appendf(nil, `
 server_name: hub
 listen: %q
 jetstream { domain: hub, store_dir: %q, sync_interval: always }
-leafnodes { listen: %q }
+leafnodes {
+  listen: %q
+  %s
+}
 ping_interval: "5s"
 ping_max: 2
 include %q
-`, h.client, filepath.Join(dir, "js"), h.leaf, accounts.OperatorConf), 0o600))
+`, h.client, filepath.Join(dir, "js"), h.leaf, leafTLS, accounts.OperatorConf), 0o600))
 	if out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "nats-server"), "github.com/nats-io/nats-server/v2").CombinedOutput(); err != nil {
 		t.Fatalf("build nats-server: %v: %s", err, out)
 	}
@@ -114,6 +137,9 @@ func (h *OperatorHub) File(name string) string { return filepath.Join(h.dir, "ke
 
 // URL is where clients connect, LeafAddr where leaf nodes do.
 func (h *OperatorHub) URL() string { return "nats://" + h.client }
+
+// AuthorityFile returns the certificate authority of a hub with TLS.
+func (h *OperatorHub) AuthorityFile() string { return h.ca }
 
 // LeafAddr returns the address that leaves connect to.
 func (h *OperatorHub) LeafAddr() string { return h.leaf }

@@ -45,11 +45,27 @@ type SiteSpec struct {
 	// send commands to its devices.
 	// +listType=set
 	Operators []string `json:"operators,omitempty"`
+	// Join is a token with which a gateway adds its own key to Gateways, once.
+	Join *SiteJoin `json:"join,omitempty"`
 	// Limits bounds what the site may use of what all sites share.
 	Limits *SiteLimits `json:"limits,omitempty"`
 	// Nodes bounds the nodes of the site. Without it, the site has one node: the first that
 	// registers, or those that it had before this field existed.
 	Nodes *SiteNodes `json:"nodes,omitempty"`
+}
+
+// SiteJoin is a join token without its secret. kubectl petiole site create and rejoin write it.
+type SiteJoin struct {
+	// Key is the public key (nkey, "U…") of the token.
+	Key string `json:"key"`
+	// Expires is when the token ends.
+	Expires metav1.Time `json:"expires"`
+	// Replace is true if the gateway that joins takes the place of those in Gateways, which may
+	// not connect any longer then.
+	Replace bool `json:"replace,omitempty"`
+	// UsedBy is the public key of the gateway that has joined with the token. The bridge writes
+	// it together with Gateways. No other gateway can use the token from then on.
+	UsedBy string `json:"usedBy,omitempty"`
 }
 
 // SiteLimits bounds what a site may use of what all sites share.
@@ -66,6 +82,21 @@ type SiteAccess struct {
 	// Gateways and Operators are those of the spec.
 	Gateways  []SiteUser `json:"gateways,omitempty"`
 	Operators []SiteUser `json:"operators,omitempty"`
+	// Join is for the token of the spec, until it expires.
+	Join *SiteJoinAccess `json:"join,omitempty"`
+}
+
+// SiteJoinAccess is what a join token contains beside its secret.
+type SiteJoinAccess struct {
+	// Key is that of SiteJoin.
+	Key string `json:"key"`
+	// JWT is what the token presents to the hub.
+	JWT string `json:"jwt"`
+	// URL is how gateways reach the hub, absent if the bridge does not know it.
+	URL string `json:"url,omitempty"`
+	// Authorities are the certificates, PEM, that verify the hub's; absent: those that every
+	// system knows.
+	Authorities string `json:"authorities,omitempty"`
 }
 
 // SiteUser is a user of the hub. Its JWT is no secret: it is of no use without the private key.

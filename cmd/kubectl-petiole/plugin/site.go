@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -29,9 +30,9 @@ var nodesResource = schema.GroupVersionResource{Version: "v1", Resource: "nodes"
 func newSiteCommand(s *session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "site", Short: "Create and revoke sites, and replace their gateways", Args: cobra.NoArgs,
-		Long: `Create and revoke sites, and replace their gateways, at a hub in operator mode. A gateway
-creates its key itself (leaf link) and keeps the private part. Requires the role
-petiole-admin.`,
+		Long: `Create and revoke sites, and replace their gateways, at a hub in operator mode. create and
+rejoin print a join token, with which one gateway connects (leaf join); the gateway creates
+its key itself and keeps the private part. Requires the role petiole-admin.`,
 	}
 	cmd.AddCommand(newSiteCreateCommand(s), newSiteRejoinCommand(s), newSiteRevokeCommand(s), newSiteJWTCommand(s))
 	return cmd
@@ -39,10 +40,16 @@ petiole-admin.`,
 
 func newSiteCreateCommand(s *session) *cobra.Command {
 	var gateway, description string
+	var nodes []string
+	var token tokenFlags
 	cmd := &cobra.Command{
-		Use: "create SITE", Short: "Create a site",
-		Example: "  kubectl petiole site create plant-a --gateway $(ssh plant-a leaf link)",
-		Args:    cobra.ExactArgs(1),
+		Use: "create SITE", Short: "Create a site, and print a join token for its gateway",
+		Long: `Create a site, and print the command that lets one gateway join it: a token that is good
+once and for a limited time. Of the token the API server has the public key only. With
+--gateway no token is made: the gateway with that key may connect.`,
+		Example: `  kubectl petiole site create plant-a
+  kubectl petiole site create plant-a --node gw-7 --print-token | ssh gw-7 sudo leaf join tls://hub.example.com:7422 -`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := s.client()
 			if err != nil {
@@ -55,16 +62,36 @@ func newSiteCreateCommand(s *session) *cobra.Command {
 			if description != "" {
 				spec["description"] = description
 			}
+			if len(nodes) > 0 {
+				spec["nodes"] = map[string]any{"names": stringsToAny(nodes)}
+			}
+			var secret joinSecret
+			if gateway == "" {
+				if secret, err = newJoinSecret(token, false); err != nil {
+					return err
+				}
+				spec["join"] = secret.spec
+			}
 			o := &unstructured.Unstructured{Object: map[string]any{
 				"apiVersion": v1alpha1.GroupVersion.String(), "kind": "Site", "metadata": map[string]any{"name": args[0]}, "spec": spec,
 			}}
-			if _, err := c.Resource(v1alpha1.Sites).Create(cmd.Context(), o, metav1.CreateOptions{}); err != nil {
+			switch _, err := c.Resource(v1alpha1.Sites).Create(cmd.Context(), o, metav1.CreateOptions{}); {
+			case apierrors.IsAlreadyExists(err):
+				return fmt.Errorf("%w; 'kubectl petiole site rejoin %s' makes a join token for a site that exists", err, args[0])
+			case err != nil:
+				return err
+			case gateway != "":
+				_, err := fmt.Fprintf(s.Out, "site.petiole.dev/%s created\n", args[0])
 				return err
 			}
-			_, err = fmt.Fprintf(s.Out, "site.petiole.dev/%s created\n", args[0])
-			return err
+			if _, err := fmt.Fprintf(s.ErrOut, "site.petiole.dev/%s created\n", args[0]); err != nil {
+				return err
+			}
+			return s.printToken(cmd.Context(), c, args[0], secret, token)
 		},
 	}
+	token.add(cmd)
+	cmd.Flags().StringSliceVar(&nodes, "node", nil, "`Name` of a node that the site may register; repeatable. Default: the first that registers")
 	cmd.Flags().StringVar(&gateway, "gateway", "", "Public `key` of the gateway that may connect, as leaf link prints it")
 	cmd.Flags().StringVar(&description, "description", "", "Free text")
 	return cmd
@@ -72,20 +99,38 @@ func newSiteCreateCommand(s *session) *cobra.Command {
 
 func newSiteRejoinCommand(s *session) *cobra.Command {
 	var only bool
+	var token tokenFlags
 	cmd := &cobra.Command{
-		Use: "rejoin SITE KEY", Short: "Let another gateway connect",
-		Long: `Let the gateway with the public key KEY connect, beside the present one. When the new one is
-connected, repeat the command with --only: the old one loses its connection at once.`,
-		Args:              cobra.ExactArgs(2),
+		Use: "rejoin SITE [KEY]", Short: "Let another gateway connect",
+		Long: `Print a join token for another gateway of a site: one that replaces the present one, or one
+that was revoked. The new gateway takes over the node of the site, with its pods and devices.
+It connects beside the present one, which loses its connection when the new one has joined
+if --only is given. An earlier token of the site is no longer good.
+
+With the public key KEY of the new gateway no token is made. Repeat the command with --only
+when the new one is connected: the old one loses its connection at once.`,
+		Args:              cobra.RangeArgs(1, 2),
 		ValidArgsFunction: s.completeSites(true),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := s.client()
 			if err != nil {
 				return err
 			}
-			return s.rejoin(cmd.Context(), c, args[0], args[1], only)
+			if len(args) == 2 {
+				return s.rejoin(cmd.Context(), c, args[0], args[1], only)
+			}
+			secret, err := newJoinSecret(token, only)
+			if err != nil {
+				return err
+			}
+			secret.spec["usedBy"] = nil // of an earlier token
+			if err := patchSite(cmd.Context(), c, args[0], map[string]any{}, map[string]any{"join": secret.spec}); err != nil {
+				return err
+			}
+			return s.printToken(cmd.Context(), c, args[0], secret, token)
 		},
 	}
+	token.add(cmd)
 	cmd.Flags().BoolVar(&only, "only", false, "No other gateway may connect any longer")
 	return cmd
 }
@@ -138,13 +183,13 @@ pods. site rejoin lets a gateway in again.`,
 }
 
 func (s *session) revoke(ctx context.Context, c dynamic.Interface, name string, keepNodes bool) error {
-	if err := patchSite(ctx, c, name, map[string]any{}, map[string]any{"gateways": nil, "operators": nil}); err != nil {
+	if err := patchSite(ctx, c, name, map[string]any{}, map[string]any{"gateways": nil, "operators": nil, "join": nil}); err != nil {
 		return err
 	}
 	// The nodes are deleted whether or not the bridge has answered: their tokens end with them.
 	waitErr := s.awaitAccount(ctx, c, name, func(o *v1alpha1.Site) bool {
 		ready := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ConditionAccountReady)
-		return ready != nil && ready.Reason == v1alpha1.ReasonNoGateway && (o.Status.Access == nil || len(o.Status.Access.Gateways) == 0)
+		return ready != nil && ready.Reason == v1alpha1.ReasonNoGateway && (o.Status.Access == nil || len(o.Status.Access.Gateways) == 0 && o.Status.Access.Join == nil)
 	})
 	if !keepNodes {
 		selector := metav1.ListOptions{LabelSelector: v1alpha1.SiteLabel + "=" + name}

@@ -1,0 +1,24 @@
+// Package deploy holds the files of this folder that the leaf installs on a gateway, so that the
+// binary alone can do it. leaf/join uses them; people and packages use the files themselves.
+package deploy
+
+import _ "embed" // for the files below
+
+var (
+	// LeafConf is the template of leaf.conf, for the values of leaf/join.
+	//
+	//go:embed leaf/leaf.conf.tmpl
+	LeafConf string
+	// LeafYAML is a leaf.yaml for the site plant-a and the node plant-a-1.
+	//
+	//go:embed leaf/leaf.yaml
+	LeafYAML string
+	// KubeletYAML is the template of the KubeletConfiguration.
+	//
+	//go:embed leaf/kubelet.yaml.tmpl
+	KubeletYAML string
+	// LeafService is the systemd unit.
+	//
+	//go:embed leaf/petiole-leaf.service
+	LeafService string
+)
