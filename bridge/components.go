@@ -76,7 +76,7 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 	}
 	p.cache = cache
 	p.names = names.New(c.Dynamic, cache)
-	problems := bounds.NewProblems(time.Now)
+	problems, writeRate, eventRate := bounds.NewProblems(time.Now), bounds.NewWriteRate(time.Now), bounds.NewEventRate(time.Now)
 	p.desired = desired.New(desired.Config{
 		Hub: h, Objects: cache, Storage: monitor, Fence: b.fence, Epoch: epoch, Counters: &b.count.desired, Log: b.log,
 		Changed: newQueue[kube.Key](b.metrics, "objects", publishRetry), Sites: newQueue[string](b.metrics, "sites", publishRetry),
@@ -89,6 +89,7 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		Queue:     newQueue[reported.Key](b.metrics, "writeback", writeRetry),
 		SiteQueue: newQueue[string](b.metrics, "reports", writeRetry),
 		Workers:   b.cfg.Limits.Workers, Report: outages.of("write back to the API server"),
+		Limits:        reported.Limits{Writes: writeRate, Events: eventRate, Problems: problems, OnLimited: b.metrics.sites.CountLimited},
 		OnQuarantined: b.metrics.sites.CountQuarantined, OnSiteConnected: p.siteChanged,
 	})
 	p.tolerations = liveness.NewTolerations(liveness.TolerationsConfig{
@@ -96,7 +97,7 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		Queue: newQueue[kube.Key](b.metrics, "autonomy", writeRetry),
 	})
 	p.placement = writeback.NewPlacement(writeback.PlacementConfig{
-		Config: writes, BoundTo: p.desired.BoundTo, Report: outages.of("write states of devices"),
+		Config: writes, Report: outages.of("write states of devices"),
 		Queue: newQueue[kube.Key](b.metrics, "placement", writeRetry),
 	})
 	duplicates := liveness.NewDuplicateDetector()
@@ -115,7 +116,14 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 	}
 	p.accounts = b.newAccounts(p, entry, outages)
 	p.sites = site.New(site.Config{
-		Bounds:  site.Bounds{Names: p.names, Problems: problems, Access: p.accounts.State},
+		Bounds: site.Bounds{
+			Names: p.names, Problems: problems, Access: p.accounts.State,
+			Retain: func(exists func(string) bool) {
+				problems.Retain(exists)
+				writeRate.Retain(exists)
+				eventRate.Retain(exists)
+			},
+		},
 		Desired: h.Desired, Clients: c, Cache: cache, Sites: p.desired, Consumers: consumers, Liveness: p.liveness,
 		Duplicates: duplicates, States: p.syncStates, Metrics: b.metrics.sites, Epoch: epoch, Term: b.fence.Term(),
 		Identity: b.cfg.LeaderElection.Identity, Log: b.log, OnRound: b.siteRoundEnded(outages.of("positions of the sites")),

@@ -182,15 +182,18 @@ const (
 
 // QuarantineMessage stores an unreadable message in quarantineStream, Quarantine or
 // SiteQuarantine, with its subject, its headers and the reason. If that makes it larger than
-// the server's max_payload, its body is cut, and if the headers alone are too large, only
-// those that identify the message are kept. The caller may acknowledge the message only
+// limit or the server's max_payload, its body is cut, and if the headers alone are too large, only
+// those that identify the message are kept. A limit of 0 is none. The caller may acknowledge the message only
 // after QuarantineMessage has returned nil.
-func QuarantineMessage(ctx context.Context, js jetstream.JetStream, quarantineStream, subject string, header nats.Header, data []byte, reason error) error {
+func QuarantineMessage(ctx context.Context, js jetstream.JetStream, quarantineStream, subject string, header nats.Header, data []byte, reason error, limit int) error {
 	prefix := map[string]string{Quarantine: "quarantine.", SiteQuarantine: "local.quarantine."}[quarantineStream]
 	if prefix == "" {
 		return fmt.Errorf("quarantine %q: %q is not a quarantine stream", subject, quarantineStream)
 	}
-	msg := quarantineMessage(prefix+subject, header, data, reason, int(js.Conn().MaxPayload()))
+	if payload := int(js.Conn().MaxPayload()); limit == 0 || payload > 0 && payload < limit {
+		limit = payload
+	}
+	msg := quarantineMessage(prefix+subject, header, data, reason, limit)
 	if _, err := js.PublishMsg(ctx, msg); err != nil {
 		return fmt.Errorf("quarantine %q: %w", subject, err)
 	}

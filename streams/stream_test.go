@@ -176,7 +176,7 @@ func TestQuarantineKeepsTheMessage(t *testing.T) {
 	ctx, js := hub(t)
 	header := map[string][]string{"Nats-Expected-Last-Sequence": {"99"}, streams.HeaderOp: {"bogus"}}
 	reason := fmt.Errorf("%w: header", streams.ErrUndecodable)
-	if err := streams.QuarantineMessage(ctx, js, streams.Quarantine, "desired.plant-a.x", header, []byte("{"), reason); err != nil {
+	if err := streams.QuarantineMessage(ctx, js, streams.Quarantine, "desired.plant-a.x", header, []byte("{"), reason, 0); err != nil {
 		t.Fatal(err)
 	}
 	s, err := js.Stream(ctx, streams.Quarantine)

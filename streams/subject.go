@@ -126,6 +126,9 @@ func TelemetrySubject(site, kind string, source ...string) string {
 // ReportedFilter matches all reports of a site.
 func ReportedFilter(site string) string { return reportedPrefix + "." + EscapeToken(site) + ".>" }
 
+// QuarantineFilter matches what the bridge has moved to Quarantine of a site's reports.
+func QuarantineFilter(site string) string { return "quarantine." + ReportedFilter(site) }
+
 // ReportedPartsFilter matches the parts of the large objects in a site's reports.
 func ReportedPartsFilter(site string) string {
 	return reportedPrefix + "." + EscapeToken(site) + ".*.*.*.*.*." + partToken + ".*"

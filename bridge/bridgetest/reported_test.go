@@ -27,6 +27,7 @@ func TestReported(t *testing.T) {
 		{"RepairsOnlyForNodesThatAreHeard", repairsForTheHeard},
 		{"CarriesOutFinalDeletions", deletesPods},
 		{"WritesEventsCSINodesAndMirrorPods", writesTheRest},
+		{"ForgesNoEvents", forgesNoEvents},
 		{"WritesDeviceStatus", writesDeviceStatus},
 		{"DeviceOfNoSite", deviceOfNoSite},
 		{"HandsOutTokens", handsOutTokens},
@@ -246,6 +247,44 @@ func writesTheRest(t *testing.T, a *api) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
+}
+
+// forgesNoEvents has a site report Events in the name of another's node: what others have written
+// stays, and what is written names the site's own node.
+func forgesNoEvents(t *testing.T, a *api) {
+	w := newWorld(t, a, "plant-a", "plant-b")
+	w.start("one")
+	s := w.site("plant-b")
+	s.register("b1")
+	event := func(name, message string) *corev1.Event {
+		return &corev1.Event{
+			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Event"}, ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: w.namespace},
+			InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: w.namespace, Name: "web"}, Reason: "Started", Message: message, Count: 1, Type: "Normal",
+			Source: corev1.EventSource{Component: "kubelet", Host: "a1"},
+		}
+	}
+	get := func(name string) *corev1.Event {
+		e, err := a.admin.CoreV1().Events(w.namespace).Get(w.ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return &corev1.Event{}
+		}
+		w.must(err)
+		return e
+	}
+	_, err := a.admin.CoreV1().Events(w.namespace).Create(w.ctx, event("theirs", "original"), metav1.CreateOptions{})
+	w.must(err)
+	report := func(name, message string) {
+		s.report(streams.OpPut, streams.Ref{Node: "b1", Resource: "events", Namespace: w.namespace, Name: name}, "", event(name, message))
+	}
+	report("theirs", "forged")
+	report("own", "first")
+	eventually(t, "the forged Event refused", func() bool { return len(w.quarantined("theirs")) == 1 })
+	if m := get("theirs").Message; m != "original" {
+		t.Errorf("the other node's Event says %q", m)
+	}
+	eventually(t, "the own Event written in the name of its node", func() bool { return get("own").Source.Host == "b1" })
+	report("own", "second")
+	eventually(t, "the own Event updated", func() bool { return get("own").Message == "second" })
 }
 
 var (

@@ -257,3 +257,29 @@ func TestClosureNodeTokens(t *testing.T) {
 		}
 	}
 }
+
+// A mirror pod, which a site creates itself, brings nothing that a node may not read: not its
+// namespace, nor what is in it.
+func TestMirrorPodsBringNothing(t *testing.T) {
+	t.Parallel()
+	x := New()
+	see(t, x, "sites.petiole.dev plant-b", "")
+	see(t, x, "nodes b1", nodeOfB)
+	see(t, x, "namespaces kube-system", "")
+	see(t, x, "services kube-system/dns", "")
+	see(t, x, "endpointslices.discovery.k8s.io kube-system/dns-1", "")
+	see(t, x, "pods kube-system/static-b1", `
+metadata: {annotations: {kubernetes.io/config.mirror: hash}}
+spec:
+  nodeName: b1
+  serviceAccountName: admin
+  runtimeClassName: kata
+  imagePullSecrets: [{name: pull}]
+  containers: [{name: c, envFrom: [{secretRef: {name: s}}]}]
+  volumes: [{name: v, persistentVolumeClaim: {claimName: data}}]
+`)
+	changed, _ := x.Recompute("plant-b")
+	if got, want := ids(changed), []string{"nodes b1", "pods kube-system/static-b1", "runtimeclasses.node.k8s.io kata"}; !slices.Equal(got, want) {
+		t.Errorf("the site gets %q, want %q", got, want)
+	}
+}

@@ -39,6 +39,9 @@ func DependenciesOf(k kube.Key, o *unstructured.Unstructured) (Dependencies, err
 		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &pod); err != nil {
 			return Dependencies{}, fmt.Errorf("read %s: %w", k.Ref(""), err)
 		}
+		if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
+			return Dependencies{Node: pod.Spec.NodeName, Refs: mirrorPodRefs(&pod)}, nil
+		}
 		return Dependencies{Node: pod.Spec.NodeName, Refs: podRefs(&pod)}, nil
 	case k.Group == "" && k.Resource == "persistentvolumeclaims":
 		if v := kube.StringAt(o, "spec", "volumeName"); v != "" {
@@ -56,6 +59,15 @@ func DependenciesOf(k kube.Key, o *unstructured.Unstructured) (Dependencies, err
 	return Dependencies{}, nil
 }
 
+// mirrorPodRefs returns the objects that a node may read because of a mirror pod. The site creates
+// it in a namespace of its choice: that namespace, its services and endpoint slices are not the
+// site's. Every node may read a RuntimeClass.
+func mirrorPodRefs(pod *corev1.Pod) []kube.Key {
+	r := refs{seen: map[kube.Key]bool{}}
+	r.runtimeClass(pod)
+	return r.keys
+}
+
 // podRefs returns the objects that a node reads to run the pod (those that the Node
 // authorizer's graph allows), and the pod's namespace.
 func podRefs(pod *corev1.Pod) []kube.Key {
@@ -69,9 +81,7 @@ func podRefs(pod *corev1.Pod) []kube.Key {
 	for _, s := range pod.Spec.ImagePullSecrets {
 		r.local("secrets", s.Name)
 	}
-	if rc := pod.Spec.RuntimeClassName; rc != nil && *rc != "" {
-		r.add(kube.Key{Group: kube.NodeGroup, Resource: "runtimeclasses", Name: *rc})
-	}
+	r.runtimeClass(pod)
 	for i := range pod.Spec.Volumes {
 		r.volume(pod, &pod.Spec.Volumes[i])
 	}
@@ -101,6 +111,12 @@ func (r *refs) add(k kube.Key) {
 }
 
 func (r *refs) local(resource, name string) { r.add(kube.CoreKey(resource, r.namespace, name)) }
+
+func (r *refs) runtimeClass(pod *corev1.Pod) {
+	if rc := pod.Spec.RuntimeClassName; rc != nil && *rc != "" {
+		r.add(kube.Key{Group: kube.NodeGroup, Resource: "runtimeclasses", Name: *rc})
+	}
+}
 
 func (r *refs) secret(ref *corev1.LocalObjectReference) {
 	if ref != nil {

@@ -24,7 +24,8 @@ const unknownNodeTries = 30
 // an object.
 type dispatcher struct {
 	Config
-	reports *reports
+	reports  *reports
+	rejected *quarantine
 	// obsolete schedules the removal of a message of a site; resume is called when a report of
 	// the site no longer waits.
 	obsolete func(site string, seq uint64)
@@ -54,6 +55,10 @@ func (d *dispatcher) process(ctx context.Context, k Key) {
 	r := d.reports.get(k)
 	if r == nil {
 		d.Queue.Forget(k)
+		return
+	}
+	if wait := d.Limits.delay(k, r); wait > 0 {
+		d.Queue.AddAfter(k, wait)
 		return
 	}
 	err := d.Writer.Write(ctx, writeback.Report{Site: k.Site, Message: r.msg, New: r.pending})
@@ -114,7 +119,7 @@ func (d *dispatcher) quarantine(ctx context.Context, k Key, r *report, reason er
 	if r.pending {
 		subject := streams.ReportedSubject(k.Site, k.Ref)
 		msg := r.msg.Encode(subject)
-		if err := streams.QuarantineMessage(ctx, d.Hub.JS, streams.Quarantine, subject, msg.Header, msg.Data, reason); err != nil {
+		if err := d.rejected.store(ctx, k.Site, msg, reason); err != nil {
 			d.Report(err)
 			d.Queue.AddRateLimited(k)
 			return

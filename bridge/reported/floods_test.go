@@ -156,7 +156,7 @@ func largeReport(t *testing.T, w *writing) []*nats.Msg {
 	ref := streams.Ref{Node: "b1", Resource: "pods", Namespace: "default", Name: "large"}
 	data, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"name": "large", "namespace": "default", "uid": "uid-large"},
-		"status":   map[string]any{"phase": "Running", "message": strings.Repeat("x", 1<<20)},
+		"status":   map[string]any{"phase": "Running", "message": strings.Repeat("x", 100<<10)},
 	})
 	if err != nil {
 		t.Fatal(err)

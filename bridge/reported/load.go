@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
@@ -62,7 +63,9 @@ func (r *loader) loadMessage(ctx context.Context, s *siteState, d *table.Message
 		if was := r.newest.add(k, n); was != nil {
 			r.reports.resolve(was.key, was.seq, true)
 		}
-		r.reports.put(k, n)
+		if !r.reports.put(k, n) {
+			r.Log.Warn("report not kept", zap.Uint64("seq", d.Seq), zap.Error(r.Limits.refuseState(s.name, m.Ref)))
+		}
 		return nil
 	}
 	if past {

@@ -8,10 +8,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/writeback"
 	"github.com/petiole-io/petiole/streams"
 	"github.com/petiole-io/petiole/streams/table"
@@ -34,8 +36,9 @@ const (
 // messages of one site in order, and those of several sites in parallel.
 type reader struct {
 	Config
-	reports *reports
-	table   *table.Table
+	reports    *reports
+	quarantine *quarantine
+	table      *table.Table
 	// nodesAlive is called when a report shows that nodes of a site are alive again.
 	nodesAlive func(site string, nodes []string)
 
@@ -45,9 +48,9 @@ type reader struct {
 	unknown map[string]bool
 }
 
-func newReader(cfg Config, r *reports, nodesAlive func(site string, nodes []string)) *reader {
+func newReader(cfg Config, r *reports, q *quarantine, nodesAlive func(site string, nodes []string)) *reader {
 	return &reader{
-		Config: cfg, reports: r, nodesAlive: nodesAlive, sites: map[string]*siteState{}, unknown: map[string]bool{},
+		Config: cfg, reports: r, quarantine: q, nodesAlive: nodesAlive, sites: map[string]*siteState{}, unknown: map[string]bool{},
 		table: table.New(table.Config{
 			Conn: cfg.Hub.Conn, Domain: streams.HubDomain, Name: streams.Reported, Site: streams.ReportedSite,
 			Subjects: streams.AllReported, Republished: streams.StoredPrefix, Changed: cfg.SiteQueue.Add, Log: cfg.Log,
@@ -177,6 +180,9 @@ func (r *reader) read(ctx context.Context, s *siteState, from uint64, n int) (mo
 		return false, err
 	}
 	for _, m := range msgs {
+		if r.reports.room(s.name) <= 0 {
+			break // a report with parts is larger than what was read of it
+		}
 		if _, _, err := streams.ParsePart(m.Subject); err == nil {
 			s.checkParts(r.now().Add(orphanWait))
 			s.advance(m.Seq, false)
@@ -370,7 +376,13 @@ func (r *reader) process(ctx context.Context, s *siteState, d *table.Message) (i
 	case err != nil:
 		return false, err
 	}
-	r.accept(s.name, m, d)
+	if r.Limits.dropEvent(s.name, m) {
+		s.discard(d.Seq)
+		return false, nil
+	}
+	if !r.accept(s.name, m, d) {
+		return false, r.reject(ctx, s, d, r.Limits.refuseState(s.name, m.Ref))
+	}
 	return false, nil
 }
 
@@ -406,7 +418,8 @@ func (r *reader) checkMissingParts(ctx context.Context, s *siteState, d *table.M
 	return fmt.Errorf("%w: %s, %v after the report was stored", errIncomplete, strings.TrimSuffix(err.Error(), "\n"), maxPartsWait)
 }
 
-func (r *reader) accept(site string, m streams.Message, d *table.Message) {
+// accept queues a report to be written. It returns false if the site cannot have it.
+func (r *reader) accept(site string, m streams.Message, d *table.Message) bool {
 	// Names that no node can have would take the places of the site's nodes.
 	if m.Ref.Group == "" && (m.Ref.Resource == "nodes" || m.Ref.Resource == "pods") && writeback.CheckRef(m.Ref) == nil {
 		nowAlive, connected := r.Liveness.Report(site, m.Ref.Node, storedAt(d), time.Now())
@@ -419,19 +432,25 @@ func (r *reader) accept(site string, m streams.Message, d *table.Message) {
 		}
 	}
 	k := Key{site, m.Ref}
-	r.reports.put(k, &report{seq: d.Seq, msg: m, stored: storedAt(d), pending: true})
+	if !r.reports.put(k, &report{seq: d.Seq, msg: m, stored: storedAt(d), pending: true}) {
+		return false
+	}
 	r.Queue.Add(k)
+	return true
 }
 
 // reject moves an unreadable message to QUARANTINE and schedules its removal.
 func (r *reader) reject(ctx context.Context, s *siteState, d *table.Message, reason error) error {
-	if err := streams.QuarantineMessage(ctx, r.Hub.JS, streams.Quarantine, d.Subject, d.Header, d.Data, reason); err != nil {
+	if err := r.quarantine.store(ctx, s.name, &nats.Msg{Subject: d.Subject, Header: d.Header, Data: d.Data}, reason); err != nil {
 		return err
 	}
 	r.Log.Warn("report quarantined", zap.String("subject", d.Subject), zap.Uint64("seq", d.Seq), zap.Error(reason))
 	why := reasonUndecodable
-	if errors.Is(reason, errIncomplete) {
+	switch {
+	case errors.Is(reason, errIncomplete):
 		why = reasonIncomplete
+	case errors.Is(reason, kube.ErrRefused):
+		why = reasonRefused
 	}
 	r.countQuarantined(s.name, why)
 	s.discard(d.Seq)

@@ -45,6 +45,7 @@ type Config struct {
 	Queue     workqueue.TypedRateLimitingInterface[Key]
 	SiteQueue workqueue.TypedRateLimitingInterface[string]
 	Workers   int
+	Limits    Limits
 	Counters  *Counters
 	Log       *zap.Logger
 	// Report is called with the result of each write, OnQuarantined for each report of a site
@@ -89,8 +90,8 @@ func New(cfg Config) *Reconciler {
 		cfg.now = time.Now
 	}
 	r := &Reconciler{}
-	r.reader = newReader(cfg, newReports(), r.NodesAlive)
-	r.dispatcher = &dispatcher{Config: cfg, reports: r.reader.reports, obsolete: r.reader.obsolete, resume: r.reader.resume}
+	r.reader = newReader(cfg, newReports(), newQuarantine(cfg.Hub, cfg.Log), r.NodesAlive)
+	r.dispatcher = &dispatcher{Config: cfg, reports: r.reader.reports, rejected: r.reader.quarantine, obsolete: r.reader.obsolete, resume: r.reader.resume}
 	return r
 }
 

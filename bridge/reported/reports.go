@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/petiole-io/petiole/bridge/bounds"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -27,6 +28,14 @@ type report struct {
 	forbiddenSince time.Time
 }
 
+// stateBytes returns the size of a report that is the state of an object, 0 for another or none.
+func (n *report) stateBytes() int {
+	if n == nil || !isState(n.msg) {
+		return 0
+	}
+	return len(n.msg.Object)
+}
+
 // reports holds the newest report about each object. It does no I/O and is safe for concurrent
 // use.
 type reports struct {
@@ -36,12 +45,14 @@ type reports struct {
 	bySite   map[string]map[Key]struct{}
 	// waiting holds the reports of each site that wait for the API server.
 	waiting map[string]map[Key]*report
+	// stateBytes is the size of the states of each site's objects.
+	stateBytes map[string]int
 }
 
 func newReports() *reports {
 	return &reports{
 		all: map[Key]*report{}, byObject: map[kube.Key]map[Key]struct{}{}, bySite: map[string]map[Key]struct{}{},
-		waiting: map[string]map[Key]*report{},
+		waiting: map[string]map[Key]*report{}, stateBytes: map[string]int{},
 	}
 }
 
@@ -49,11 +60,22 @@ func newReports() *reports {
 // one site cannot crowd out the others.
 const maxWaiting = 200
 
+// The bounds of the memory that one site's reports take: of those that wait, and of the states of
+// all its objects.
+const (
+	maxWaitingBytes = bounds.MaxWaitingBytes
+	maxStateBytes   = bounds.MaxStateBytes
+)
+
 // room returns how many more reports of a site can wait.
 func (r *reports) room(site string) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return maxWaiting - len(r.waiting[site])
+	bytes := 0
+	for _, n := range r.waiting[site] {
+		bytes += len(n.msg.Object)
+	}
+	return min(maxWaiting-len(r.waiting[site]), maxWaiting*(maxWaitingBytes-bytes)/maxWaitingBytes)
 }
 
 // firstWaiting returns the lowest sequence of a site's reports that wait, 0 if none does.
@@ -83,17 +105,25 @@ func (r *reports) setWaiting(k Key, n *report, waiting bool) {
 	}
 }
 
-// put adds a report unless a newer one is present.
-func (r *reports) put(k Key, n *report) {
+// put adds a report unless a newer one is present. It returns false, and changes nothing, if the
+// states of the site's objects would take more memory than they may.
+func (r *reports) put(k Key, n *report) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if was := r.all[k]; was != nil && was.seq > n.seq {
-		return
+	was := r.all[k]
+	if was != nil && was.seq > n.seq {
+		return true
 	}
+	total := r.stateBytes[k.Site] - was.stateBytes() + n.stateBytes()
+	if total > maxStateBytes && n.stateBytes() > was.stateBytes() {
+		return false
+	}
+	r.stateBytes[k.Site] = total
 	r.setWaiting(k, n, n.pending)
 	r.all[k] = n
 	index(r.byObject, kube.KeyOf(k.Ref), k)
 	index(r.bySite, k.Site, k)
+	return true
 }
 
 func (r *reports) get(k Key) *report {
@@ -123,6 +153,9 @@ func (r *reports) resolve(k Key, seq uint64, drop bool) {
 
 // remove removes a report. The caller holds the lock.
 func (r *reports) remove(k Key) {
+	if r.stateBytes[k.Site] -= r.all[k].stateBytes(); r.stateBytes[k.Site] == 0 {
+		delete(r.stateBytes, k.Site)
+	}
 	delete(r.all, k)
 	unindex(r.byObject, kube.KeyOf(k.Ref), k)
 	unindex(r.bySite, k.Site, k)

@@ -1,6 +1,7 @@
 package reported
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/petiole-io/petiole/bridge/kube"
@@ -103,5 +104,47 @@ func TestWaitingReportsAreCounted(t *testing.T) {
 	r.forget("plant-a")
 	if r.get(k("a")) != nil || r.room("plant-a") != maxWaiting || r.firstWaiting("plant-a") != 0 {
 		t.Error("reports of a forgotten site are left")
+	}
+}
+
+// The states of a site's objects take a bounded amount of memory, and so do its reports that wait.
+func TestReportsTakeBoundedMemory(t *testing.T) {
+	t.Parallel()
+	r := newReports()
+	const size = 256 << 10
+	seq := uint64(0)
+	put := func(site, name string, op streams.Op, bytes int, pending bool) bool {
+		seq++
+		k := Key{site, streams.Ref{Node: "n", Resource: "pods", Namespace: "d", Name: name}}
+		return r.put(k, &report{seq: seq, pending: pending, msg: streams.Message{Ref: k.Ref, Op: op, Object: make([]byte, bytes)}})
+	}
+	for n := range maxStateBytes / size {
+		if !put("plant-b", fmt.Sprint("p", n), streams.OpPut, size, false) {
+			t.Fatalf("state %d is refused", n)
+		}
+	}
+	if put("plant-b", "more", streams.OpPut, 1, false) || r.get(Key{"plant-b", streams.Ref{Node: "n", Resource: "pods", Namespace: "d", Name: "more"}}) != nil {
+		t.Error("more state than a site may have")
+	}
+	if put("plant-b", "p0", streams.OpPut, size+1, false) {
+		t.Error("a larger state of an object")
+	}
+	if !put("plant-b", "p0", streams.OpPut, size, false) || !put("plant-b", "p1", streams.OpPut, size-1, false) || !put("plant-b", "p2", streams.OpDelete, size, false) {
+		t.Error("a state that is as large as before or smaller, or a deletion, is refused")
+	}
+	if !put("plant-a", "p", streams.OpPut, size, false) {
+		t.Error("another site's state is refused")
+	}
+	if !put("plant-b", "more", streams.OpPut, size, false) {
+		t.Error("refused though there is room again")
+	}
+	if r.forget("plant-b"); r.stateBytes["plant-b"] != 0 || r.stateBytes["plant-a"] != size {
+		t.Errorf("%d and %d bytes are counted", r.stateBytes["plant-b"], r.stateBytes["plant-a"])
+	}
+	for n := 0; r.room("plant-c") > 0; n++ {
+		put("plant-c", fmt.Sprint("p", n), streams.OpPut, size, true)
+	}
+	if n := len(r.waiting["plant-c"]); n != maxWaitingBytes/size {
+		t.Errorf("%d of %d bytes wait, want %d", n, size, maxWaitingBytes/size)
 	}
 }

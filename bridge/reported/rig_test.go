@@ -57,6 +57,8 @@ func (c *cluster) SiteOf(node string) string {
 
 func (*cluster) NodesOf(string) []string { return nil }
 
+func (*cluster) BoundTo([]string) []kube.Key { return nil }
+
 func (*cluster) Claim(context.Context, string, string, []string) error { return nil }
 
 func (*cluster) Spec(string) *v1alpha1.SiteNodes { return nil }
@@ -94,6 +96,9 @@ type writing struct {
 	count   *Counters
 	began   time.Time
 	ahead   atomic.Int64 // offset of its clock, ns
+	limited atomic.Int64 // reports that were dropped or delayed
+	// problems of the sites
+	problems *bounds.Problems
 }
 
 // startWriting returns a reconciler with one site, plant-a, that has not started.
@@ -160,11 +165,15 @@ func leadingFence() *lease.Fence {
 func (w *writing) assemble() {
 	tracker := liveness.NewTracker()
 	w.count = &Counters{}
+	w.problems = bounds.NewProblems(time.Now)
 	w.Reconciler = New(Config{
 		Hub: w.hub, Sites: w.cluster, Liveness: tracker, Fence: leadingFence(), Counters: w.count, Log: zap.NewNop(), Workers: 2,
 		Writer: writeback.New(writeback.Config{
-			Clients: w.clients, Cache: w.cluster, Sites: w.cluster, Names: w.cluster, Problems: bounds.NewProblems(time.Now), Liveness: tracker, Deleted: writeback.NewDeletedNodes(), Log: zap.NewNop(),
+			Clients: w.clients, Cache: w.cluster, Sites: w.cluster, Names: w.cluster, Problems: w.problems, Liveness: tracker, Deleted: writeback.NewDeletedNodes(), Log: zap.NewNop(),
 		}),
+		Limits: Limits{
+			Writes: bounds.NewWriteRate(time.Now), Events: bounds.NewEventRate(time.Now), Problems: w.problems, OnLimited: func(string, string) { w.limited.Add(1) },
+		},
 		Queue: quick[Key](), SiteQueue: quick[string](),
 		Report: func(error) {}, OnQuarantined: func(string, string) {}, OnSiteConnected: func(string) {},
 		now: func() time.Time { return w.began.Add(time.Duration(w.ahead.Load())) },

@@ -76,6 +76,8 @@ type Bounds struct {
 	Problems *bounds.Problems
 	// Access returns the state of a Site's accounts at the hub. It returns false if there is none.
 	Access func(site string) (accounts.State, bool)
+	// Retain forgets the sites that no longer exist.
+	Retain func(exists func(site string) bool)
 }
 
 // Config is what a Controller needs.
@@ -184,7 +186,7 @@ func (c *Controller) retain(exists func(site string) bool) {
 	c.cfg.Liveness.Retain(exists)
 	c.cfg.States.Retain(exists)
 	c.cfg.Duplicates.Retain(exists)
-	c.cfg.Bounds.Problems.Retain(exists)
+	c.cfg.Bounds.Retain(exists)
 	maps.DeleteFunc(c.written, func(site string, _ siteWrite) bool { return !exists(site) })
 }
 

@@ -1,6 +1,7 @@
 package site
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -12,32 +13,44 @@ import (
 )
 
 // Metrics are the leading bridge's metrics of each Site: one series for each row of
-// siteGauges and for each reason for which its reports were quarantined. Deleted Sites have
+// siteGauges, for each reason for which its reports were quarantined, and for each rate. Deleted Sites have
 // none.
 type Metrics struct {
 	mu          sync.Mutex
 	sites       map[string]v1alpha1.SiteStatus
 	used        map[string]float64
 	quarantined map[string]map[string]uint64
+	limited     map[string]map[string]uint64
 }
 
 // NewMetrics returns metrics without sites.
 func NewMetrics() *Metrics {
-	return &Metrics{sites: map[string]v1alpha1.SiteStatus{}, used: map[string]float64{}, quarantined: map[string]map[string]uint64{}}
+	return &Metrics{sites: map[string]v1alpha1.SiteStatus{}, used: map[string]float64{}, quarantined: map[string]map[string]uint64{}, limited: map[string]map[string]uint64{}}
 }
 
 var quarantinedDesc = desc("site_reports_quarantined_total", "Reports of the site that this bridge moved to QUARANTINE, by reason.", "site", "reason")
+
+var limitedDesc = desc("site_reports_limited_total", "Reports of the site beyond a rate: event_rate (dropped) or write_rate (each delay of a report).", "site", "limit")
 
 var usedDesc = desc("site_hub_used_ratio", "How full the fullest of the site's streams at the hub is, 0 to 1, within a minute. Telemetry that is full drops its oldest records.", "site")
 
 // CountQuarantined counts a report of a site that was moved to QUARANTINE.
 func (m *Metrics) CountQuarantined(site, reason string) {
+	m.count(m.quarantined, site, reason)
+}
+
+// CountLimited counts a report of a site that was dropped or delayed at a rate.
+func (m *Metrics) CountLimited(site, limit string) {
+	m.count(m.limited, site, limit)
+}
+
+func (m *Metrics) count(counts map[string]map[string]uint64, site, label string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.quarantined[site] == nil {
-		m.quarantined[site] = map[string]uint64{}
+	if counts[site] == nil {
+		counts[site] = map[string]uint64{}
 	}
-	m.quarantined[site][reason]++
+	counts[site][label]++
 }
 
 // set updates the status of a site, and the fraction of its room at the hub that it uses.
@@ -57,10 +70,8 @@ func (m *Metrics) retain(exists func(site string) bool) {
 			delete(m.used, site)
 		}
 	}
-	for site := range m.quarantined {
-		if !exists(site) {
-			delete(m.quarantined, site)
-		}
+	for _, counts := range []map[string]map[string]uint64{m.quarantined, m.limited} {
+		maps.DeleteFunc(counts, func(site string, _ map[string]uint64) bool { return !exists(site) })
 	}
 }
 
@@ -135,6 +146,7 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	}
 	ch <- usedDesc
 	ch <- quarantinedDesc
+	ch <- limitedDesc
 }
 
 // Collect implements prometheus.Collector.
@@ -150,9 +162,11 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	for site, used := range m.used {
 		ch <- prometheus.MustNewConstMetric(usedDesc, prometheus.GaugeValue, used, site)
 	}
-	for site, reasons := range m.quarantined {
-		for reason, n := range reasons {
-			ch <- prometheus.MustNewConstMetric(quarantinedDesc, prometheus.CounterValue, float64(n), site, reason)
+	for d, counts := range map[*prometheus.Desc]map[string]map[string]uint64{quarantinedDesc: m.quarantined, limitedDesc: m.limited} {
+		for site, labels := range counts {
+			for label, n := range labels {
+				ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), site, label)
+			}
 		}
 	}
 }

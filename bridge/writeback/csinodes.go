@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/petiole-io/petiole/bridge/bounds"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -39,6 +40,9 @@ func (w *csiNodeWriter) write(ctx context.Context, r Report) error {
 	var reported storagev1.CSINode
 	if err := json.Unmarshal(r.Object, &reported); err != nil {
 		return fmt.Errorf("%w: %w", kube.ErrRefused, err)
+	}
+	if err := w.checkSize(r, "object", len(r.Object), bounds.MaxNodeStatusBytes); err != nil {
+		return err
 	}
 	if r.Ref.Name != r.Ref.Node || reported.Name != r.Ref.Node {
 		return fmt.Errorf("%w: node %s reports CSINode %s", kube.ErrRefused, r.Ref.Node, r.Ref.Name)

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/petiole-io/petiole/bridge/bounds"
 	"github.com/petiole-io/petiole/bridge/kube"
 )
 
@@ -22,6 +23,9 @@ var deviceStatuses = schema.GroupVersionResource{Group: kube.DeviceGroup, Versio
 // write writes the reported DeviceStatus, with the Device as its owner, and copies
 // the state to the Device.
 func (w *deviceWriter) write(ctx context.Context, r Report) error {
+	if err := w.checkSize(r, "status", len(r.Object), bounds.MaxDeviceStatusBytes); err != nil {
+		return err
+	}
 	var reported unstructured.Unstructured
 	if err := json.Unmarshal(r.Object, &reported.Object); err != nil {
 		return fmt.Errorf("%w: %w", kube.ErrRefused, err)

@@ -16,6 +16,7 @@ import (
 	nodeutil "k8s.io/component-helpers/node/util"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/bounds"
 	"github.com/petiole-io/petiole/bridge/kube"
 )
 
@@ -33,6 +34,9 @@ func (w *nodeWriter) write(ctx context.Context, r Report) error {
 	var reported corev1.Node
 	if err := json.Unmarshal(r.Object, &reported); err != nil {
 		return fmt.Errorf("%w: %w", kube.ErrRefused, err)
+	}
+	if err := w.checkSize(r, "status", reported.Status.Size(), bounds.MaxNodeStatusBytes); err != nil {
+		return err
 	}
 	var current corev1.Node
 	o := w.Cache.Get(kube.CoreKey("nodes", "", r.Ref.Name))

@@ -33,7 +33,8 @@ func (empty) Get(kube.Key) *unstructured.Unstructured { return nil }
 
 func (empty) SiteExists(string) bool { return true }
 
-func (empty) NodesOf(string) []string { return nil }
+func (empty) NodesOf(string) []string     { return nil }
+func (empty) BoundTo([]string) []kube.Key { return nil }
 
 func (empty) SiteOf(string) string { return "" }
 

@@ -30,8 +30,6 @@ const (
 // PlacementConfig is what a Placement needs.
 type PlacementConfig struct {
 	Config
-	// BoundTo returns the pods and devices of nodes.
-	BoundTo func(nodes []string) []kube.Key
 	// Queue holds the devices to check.
 	Queue workqueue.TypedRateLimitingInterface[kube.Key]
 	// Report is called with the result of each write.
@@ -64,7 +62,7 @@ func (p *Placement) Changed(k kube.Key) {
 }
 
 func (p *Placement) nodesChanged(nodes []string) {
-	for _, d := range p.cfg.BoundTo(nodes) {
+	for _, d := range p.cfg.Sites.BoundTo(nodes) {
 		if d.Group == kube.DeviceGroup {
 			p.cfg.Queue.AddAfter(d, nodeGrace)
 		}

@@ -22,6 +22,7 @@ type siteOf map[string]string
 
 func (s siteOf) SiteExists(site string) bool { return site == "plant-a" }
 func (s siteOf) NodesOf(string) []string     { return nil }
+func (s siteOf) BoundTo([]string) []kube.Key { return nil }
 func (s siteOf) SiteOf(node string) string   { return s[node] }
 
 // A device that no site operates is named with the cause; one that a site operates, or that

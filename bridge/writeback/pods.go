@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
@@ -16,12 +17,16 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/bridge/bounds"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams/ownership"
 )
 
 // podWriter writes reports about pods.
-type podWriter struct{ Config }
+type podWriter struct {
+	Config
+	mirrors *mirrorPods
+}
 
 // writeStatus works like the kubelet's status manager: it sends a strategic merge patch of
 // the status with the pod's UID and, in addition, its resource version.
@@ -36,6 +41,9 @@ func (w *podWriter) writeStatus(ctx context.Context, r Report) error {
 	var reported corev1.Pod
 	if err := json.Unmarshal(r.Object, &reported); err != nil {
 		return fmt.Errorf("%w: %w", kube.ErrRefused, err)
+	}
+	if err := w.checkSize(r, "status", reported.Status.Size(), bounds.MaxPodStatusBytes); err != nil {
+		return err
 	}
 	w.dropForeignIPs(r, &reported.Status)
 	patch, err := podStatusPatch(current, reported.Status)
@@ -208,6 +216,14 @@ func (w *podWriter) createMirror(ctx context.Context, r Report) error {
 	}
 	if pod.Name != r.Ref.Name || pod.Namespace != r.Ref.Namespace {
 		return fmt.Errorf("%w: object is pod %s/%s, subject is for %s", kube.ErrRefused, pod.Namespace, pod.Name, r.Ref)
+	}
+	if err := w.checkSize(r, "manifest", pod.Size(), bounds.MaxMirrorPodBytes); err != nil {
+		return err
+	}
+	if !w.mirrors.admit(r.Ref.Node, kube.KeyOf(r.Ref), w.mirrorPodsOn(r.Ref.Node), time.Now()) {
+		message := fmt.Sprintf("node %s has %d mirror pods, which is the limit; others are not created", r.Ref.Node, bounds.MaxMirrorPods)
+		w.Problems.Add(r.Site, v1alpha1.ConditionWithinLimits, v1alpha1.ReasonTooManyMirrorPods, r.Ref.Node, message)
+		return fmt.Errorf("%w: %s: %s", kube.ErrRefused, r.Ref, message)
 	}
 	clearServerFields(&pod.ObjectMeta)
 	for i := range pod.OwnerReferences {

@@ -41,6 +41,8 @@ type Sites interface {
 	// NodesOf returns the nodes of a site, SiteOf the site of a node, empty if it is unknown.
 	NodesOf(site string) []string
 	SiteOf(node string) string
+	// BoundTo returns the pods and devices of nodes.
+	BoundTo(nodes []string) []kube.Key
 }
 
 // Names decides which Site has which node name.
@@ -70,6 +72,17 @@ func (c Config) alive(site, node string) (bool, time.Time) {
 	return c.Liveness.Alive(site, node, time.Now())
 }
 
+// checkSize returns an error that is kube.ErrRefused, and records the problem, if an object has
+// more bytes than it may have.
+func (c Config) checkSize(r Report, what string, bytes, limit int) error {
+	if bytes <= limit {
+		return nil
+	}
+	message := fmt.Sprintf("%s of %s has %d bytes, the limit is %d", what, r.Ref, bytes, limit)
+	c.Problems.Add(r.Site, v1alpha1.ConditionWithinLimits, v1alpha1.ReasonTooLarge, r.Ref.String(), message)
+	return fmt.Errorf("%w: %s", kube.ErrRefused, message)
+}
+
 // Report is what a site reports about one object.
 type Report struct {
 	Site string
@@ -91,7 +104,7 @@ type Writer struct {
 
 // New returns a writer.
 func New(cfg Config) *Writer {
-	return &Writer{cfg, podWriter{cfg}, nodeWriter{cfg}, deviceWriter{cfg}, csiNodeWriter{cfg}, eventWriter{cfg}}
+	return &Writer{cfg, podWriter{cfg, newMirrorPods()}, nodeWriter{cfg}, deviceWriter{cfg}, csiNodeWriter{cfg}, eventWriter{cfg}}
 }
 
 // Write writes one report. It returns nil if the API server has the reported state.

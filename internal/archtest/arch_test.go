@@ -67,7 +67,7 @@ var ours = []struct {
 	{"bridge/names", []string{"bridge/api", "bridge/kube"}},
 	{"bridge/site", []string{"bridge/accounts", "bridge/antientropy", "bridge/api", "bridge/bounds", "bridge/hub", "bridge/kube", "bridge/liveness", "bridge/names", "internal/metrics", "streams"}},
 	{"bridge/writeback", []string{"bridge/api", "bridge/bounds", "bridge/kube", "bridge/liveness", "bridge/names", "devices/api", "streams"}},
-	{"bridge/reported", []string{"bridge/hub", "bridge/kube", "bridge/lease", "bridge/liveness", "bridge/writeback", "streams"}},
+	{"bridge/reported", []string{"bridge/api", "bridge/bounds", "bridge/hub", "bridge/kube", "bridge/lease", "bridge/liveness", "bridge/writeback", "streams"}},
 	{"bridge/requests", []string{"bridge/api", "bridge/kube", "streams"}},
 	{"bridge/join", []string{"bridge/accounts", "bridge/api", "bridge/kube", "bridge/names", "bridge/requests", "streams/join"}},
 	{"bridge/closure", []string{"bridge/api", "bridge/kube"}},

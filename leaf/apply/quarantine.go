@@ -28,7 +28,7 @@ func (a *Applier) quarantine(ctx context.Context, msg jetstream.Msg, seq uint64,
 	if err == nil && isCopy(last, msg) {
 		return nil
 	}
-	if err := streams.QuarantineMessage(ctx, a.cfg.JS, streams.SiteQuarantine, msg.Subject(), msg.Headers(), msg.Data(), reason); err != nil {
+	if err := streams.QuarantineMessage(ctx, a.cfg.JS, streams.SiteQuarantine, msg.Subject(), msg.Headers(), msg.Data(), reason, 0); err != nil {
 		return err
 	}
 	a.progress.countQuarantined()

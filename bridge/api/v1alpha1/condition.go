@@ -35,7 +35,7 @@ const (
 	// accepted, and each name of SiteNodes.Names belongs to the site.
 	ConditionNodesAccepted = "NodesAccepted"
 	// ConditionWithinLimits is True if nothing that the site reported in the last minutes was left
-	// out because it exceeds a limit of the site.
+	// out or delayed because it exceeds a limit of the site.
 	ConditionWithinLimits = "WithinLimits"
 )
 
@@ -49,8 +49,21 @@ const (
 	ReasonTooManyNodes = "TooManyNodes"
 )
 
-// ReasonPodAddress is the reason of ConditionWithinLimits, beside ReasonAsExpected: a pod has an address that is not in SiteNodes.PodCIDRs.
-const ReasonPodAddress = "PodAddress"
+// The reasons of ConditionWithinLimits, beside ReasonAsExpected.
+const (
+	// ReasonPodAddress: a pod has an address that is not in SiteNodes.PodCIDRs.
+	ReasonPodAddress = "PodAddress"
+	// ReasonTooLarge: an object is larger than one of its kind may be.
+	ReasonTooLarge = "TooLarge"
+	// ReasonTooManyMirrorPods: a node has as many mirror pods as it can have.
+	ReasonTooManyMirrorPods = "TooManyMirrorPods"
+	// ReasonTooMuchState: the states of all the site's objects together are too large.
+	ReasonTooMuchState = "TooMuchState"
+	// ReasonEventRate: more Events than the site can report are dropped.
+	ReasonEventRate = "EventRate"
+	// ReasonWriteRate: more reports than the site can have written are delayed.
+	ReasonWriteRate = "WriteRate"
+)
 
 // The reasons of ConditionConnected.
 const (

@@ -1,0 +1,84 @@
+package siege
+
+import (
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// variable is the environment variable that chooses the long form of a test.
+const variable = "PETIOLE_SIEGE"
+
+// Time returns for how long one site does its worst: short, unless the long form was chosen.
+func Time(t testing.TB, short time.Duration) time.Duration {
+	t.Helper()
+	value, long := os.LookupEnv(variable)
+	if !long {
+		return short
+	}
+	d, err := time.ParseDuration(value)
+	if err != nil {
+		t.Fatalf("%s: %v", variable, err)
+	}
+	return max(short, d)
+}
+
+// The bounds of what another site notices at the 99th percentile.
+const (
+	// MaxReport is the time from a report to the API, MaxChange that from a change in the API to the
+	// site.
+	MaxReport = 2 * time.Second
+	MaxChange = time.Second
+	// maxShort is the bound of both in the short form, whose machine has other things to do.
+	maxShort = 20 * time.Second
+)
+
+// Latencies are those that another site had. The zero value is ready. They are safe for concurrent
+// use.
+type Latencies struct {
+	mu               sync.Mutex
+	reports, changes []time.Duration
+}
+
+// AddReport adds the time that a report took to the API.
+func (l *Latencies) AddReport(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reports = append(l.reports, d)
+}
+
+// AddChange adds the time that a change in the API took to the site.
+func (l *Latencies) AddChange(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.changes = append(l.changes, d)
+}
+
+// Check logs the latencies. It fails the test if there are none, or if one is beyond its bound.
+func (l *Latencies) Check(t testing.TB) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, long := os.LookupEnv(variable)
+	for _, c := range []struct {
+		what  string
+		d     []time.Duration
+		limit time.Duration
+	}{{"report → API", l.reports, MaxReport}, {"change → site", l.changes, MaxChange}} {
+		if len(c.d) == 0 {
+			t.Errorf("%s: nothing measured", c.what)
+			continue
+		}
+		slices.Sort(c.d)
+		at := func(q float64) time.Duration { return c.d[min(int(q*float64(len(c.d))), len(c.d)-1)] }
+		if !long {
+			c.limit = maxShort
+		}
+		t.Logf("another site, %s: %d measured, p50 %v, p99 %v, at most %v", c.what, len(c.d), at(.5).Round(time.Millisecond), at(.99).Round(time.Millisecond), at(1).Round(time.Millisecond))
+		if at(.99) > c.limit {
+			t.Errorf("another site, %s: p99 %v, the limit is %v", c.what, at(.99), c.limit)
+		}
+	}
+}
