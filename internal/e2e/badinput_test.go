@@ -188,7 +188,7 @@ func TestUndecodableMessages(t *testing.T) {
 		subject := streams.ReportedSubject(site.Name, streams.Ref{Node: site.Node, Resource: "pods", Namespace: "default", Name: "e2e-undecodable"})
 		t.Cleanup(func() { purge(t, lab.JS, streams.Reported(site.Name), subject) })
 		msg := undecodable(subject)
-		_, err := site.Operator.RequestMsg(msg, 10*time.Second)
+		_, err := site.Root.RequestMsg(msg, 10*time.Second)
 		must(t, err)
 		eventually(t, 30*time.Second, "it is in QUARANTINE with a reason", quarantined(lab.JS, streams.Quarantine, "quarantine."+subject))
 		eventually(t, 30*time.Second, "the bridge goes on", dealtWith(site.Name))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,51 +16,70 @@ import (
 	"github.com/nats-io/nats.go"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/petiole-io/petiole/internal/e2e/rig"
+	"github.com/petiole-io/petiole/internal/lab/cluster"
+	"github.com/petiole-io/petiole/leaf/credential"
 	"github.com/petiole-io/petiole/streams"
 )
 
-// TestSitesAreIsolated holds the credentials of plant-b, its operator's and those of
-// its gateway as a thief would have them, and tries to read and write plant-a.
+// TestSitesAreIsolated holds the credentials of plant-b, its operator's and those of a gateway, as
+// a thief would have them, and tries to read and write plant-a.
 func TestSitesAreIsolated(t *testing.T) {
-	victim, thief := lab.Sites[0], lab.Sites[1]
-	for name, nc := range map[string]*nats.Conn{
-		"operator's credentials":        thief.Operator,
-		"gateway's credentials, stolen": stolenGateway(t, thief),
-	} {
+	victim, site := lab.Sites[0], lab.Sites[1]
+	gateway := thief{Site: site, nc: stolenGateway(t, site), writes: streams.TelemetrySubject(site.Name, "probe", "e2e")}
+	gateway.last = func(t *testing.T) { requestToken(t, gateway.nc, site, site.Node) }
+	operator := thief{Site: site, nc: site.Operator, last: func(t *testing.T) {
+		if _, err := site.Operator.Request("$JS."+site.Name+".API.INFO", nil, 30*time.Second); err != nil {
+			t.Fatalf("%s does not answer its operator: %v", site.Name, err)
+		}
+	}}
+	for name, by := range map[string]thief{"operator's credentials": operator, "gateway's credentials, stolen": gateway} {
 		t.Run(name, func(t *testing.T) {
 			// The other tests give the answers time to arrive.
-			answers := sendForeignRequests(t, nc, victim)
-			t.Run("writes nothing", func(t *testing.T) { testForeignWrites(t, nc, victim, thief) })
-			t.Run("gets no token of a foreign node", func(t *testing.T) { testForeignToken(t, nc, victim, thief) })
-			t.Run("hears nothing", func(t *testing.T) { testForeignReads(t, nc, victim, thief) })
-			t.Run("speaks for no foreign node", func(t *testing.T) { testForeignNode(t, nc, victim, thief) })
-			t.Run("gets no answer", func(t *testing.T) { testForeignAnswers(t, nc, answers, victim, thief) })
+			answers := sendForeignRequests(t, by.nc, victim)
+			t.Run("writes nothing", func(t *testing.T) { testForeignWrites(t, by, victim) })
+			t.Run("hears nothing", func(t *testing.T) { testForeignReads(t, by, victim) })
+			if by.nc == gateway.nc { // an operator publishes no requests and no reports
+				t.Run("gets no token of a foreign node", func(t *testing.T) { testForeignToken(t, by, victim) })
+				t.Run("speaks for no foreign node", func(t *testing.T) { testForeignNode(t, by, victim) })
+			}
+			t.Run("gets no answer", func(t *testing.T) { testForeignAnswers(t, by, answers, victim) })
 		})
 	}
 	t.Run("the gateway's credentials are no client's", func(t *testing.T) {
-		seed, err := nats.NkeyOptionFromSeed(lab.SeedFile(thief.Name + "-leaf"))
-		must(t, err)
-		if nc, err := nats.Connect(lab.Admin.ConnectedUrl(), seed); err == nil {
+		if nc, err := nats.Connect(lab.Admin.ConnectedUrl(), nats.UserCredentials(lab.GatewayCreds(site))); err == nil {
 			nc.Close()
 			t.Error("a gateway's credentials connect as a client")
 		}
 	})
 }
 
-// stolenGateway runs a leaf node of our own with the credentials of the site's gateway,
-// and returns a client of it.
-func stolenGateway(t *testing.T, thief *rig.Site) *nats.Conn {
+// thief is a connection with the credentials of another site.
+type thief struct {
+	*rig.Site
+	nc *nats.Conn
+	// writes is a subject that it can publish to, empty if there is none.
+	writes string
+	// last sends a request that is answered. The hub has carried out before what the connection
+	// sent before, and has sent before what it sends to the connection.
+	last func(t *testing.T)
+}
+
+// stolenGateway runs a leaf node of our own as a gateway of the site and returns a client of it.
+// The site's own gateway stays connected, and with its key nobody else is let in: the thief has the
+// key of the next one.
+func stolenGateway(t *testing.T, site *rig.Site) *nats.Conn {
 	t.Helper()
-	seed, err := os.ReadFile(lab.SeedFile(thief.Name + "-leaf"))
-	must(t, err)
+	creds := anotherGateway(t, site)
 	conf := filepath.Join(t.TempDir(), "leaf.conf")
 	must(t, os.WriteFile(conf, fmt.Appendf(nil, `
 server_name: stolen
 listen: "127.0.0.1:-1"
-leafnodes { remotes: [ { url: "tls://%s", nkey: "%s", tls { ca_file: "%s" } } ] }
-`, lab.HubLeafAddr, strings.TrimSpace(string(seed)), lab.HubCAFile()), 0o600))
+leafnodes { remotes: [ { url: "tls://%s", credentials: "%s", tls { ca_file: "%s" } } ] }
+`, lab.HubLeafAddr, creds, lab.HubCAFile()), 0o600))
 	opts, err := server.ProcessConfigFile(conf)
 	must(t, err)
 	opts.NoSigs, opts.NoLog = true, true
@@ -74,19 +94,45 @@ leafnodes { remotes: [ { url: "tls://%s", nkey: "%s", tls { ca_file: "%s" } } ] 
 		}
 		return nil
 	})
-	nc, err := nats.Connect(s.ClientURL())
+	nc, err := nats.Connect(s.ClientURL(), nats.CustomInboxPrefix("_INBOX_"+site.Name))
 	must(t, err)
 	t.Cleanup(nc.Close)
 	return nc
 }
 
+// anotherGateway has the Site list the key of another gateway until the test ends, and returns the
+// credentials of that.
+func anotherGateway(t *testing.T, site *rig.Site) (creds string) {
+	t.Helper()
+	seed := filepath.Join(t.TempDir(), "link.nk")
+	public, err := credential.Seed(seed)
+	must(t, err)
+	sites := lab.Dynamic.Resource(sitesResource)
+	o, err := sites.Get(t.Context(), site.Name, metav1.GetOptions{})
+	must(t, err)
+	before, _, err := unstructured.NestedStringSlice(o.Object, "spec", "gateways")
+	must(t, err)
+	list := func(ctx context.Context, keys []string) {
+		patch, err := json.Marshal(map[string]any{"spec": map[string]any{"gateways": keys}})
+		must(t, err)
+		_, err = sites.Patch(ctx, site.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+		must(t, err)
+	}
+	t.Cleanup(func() { list(context.WithoutCancel(t.Context()), before) })
+	list(t.Context(), append(slices.Clone(before), public))
+	eventually(t, 30*time.Second, "the bridge lets the other gateway in", func(ctx context.Context) error {
+		return cluster.WriteCredentials(ctx, lab.Dynamic, site.Name, seed)
+	})
+	return strings.TrimSuffix(seed, ".nk") + ".creds"
+}
+
 // testForeignWrites publishes on each of the victim's subjects. Whoever would hear it,
-// the hub's account, the victim's account or the victim's own site, hears only the
-// proof that comes behind.
-func testForeignWrites(t *testing.T, nc *nats.Conn, victim, thief *rig.Site) {
+// the hub's account or the victim's site, hears only what the thief can publish, which comes
+// after.
+func testForeignWrites(t *testing.T, by thief, victim *rig.Site) {
 	nonce := nats.NewInbox()
 	var subs []*nats.Subscription
-	for _, listener := range []*nats.Conn{lab.Admin, victim.Operator} {
+	for _, listener := range []*nats.Conn{lab.Admin, victim.Root} {
 		sub, err := listener.SubscribeSync(">")
 		must(t, err)
 		t.Cleanup(func() { unsubscribe(t, sub) })
@@ -100,32 +146,32 @@ func testForeignWrites(t *testing.T, nc *nats.Conn, victim, thief *rig.Site) {
 		streams.PresenceSubject(victim.Name), streams.SyncSubject(victim.Name), streams.RequestSubject(victim.Name, streams.RequestToken),
 		"quarantine.forged", "$JS.FC.DESIRED." + victim.Name + ".forged", "$JS.ACK.DESIRED." + victim.Name + ".1.1.1.1.1",
 		"$JS.ACK.hub._.DESIRED." + victim.Name + ".1.1.1.1.1",
-		streams.StoredPrefix + "." + streams.ReportedSubject(thief.Name, pod), streams.StoredPrefix + "." + streams.ReportedSubject(victim.Name, pod),
+		streams.StoredPrefix + "." + streams.ReportedSubject(by.Name, pod), streams.StoredPrefix + "." + streams.ReportedSubject(victim.Name, pod),
 	} {
-		must(t, nc.Publish(subject, []byte(nonce)))
+		must(t, by.nc.Publish(subject, []byte(nonce)))
 	}
-	// An allowed message follows on the same connection.
-	proof := streams.TelemetrySubject(thief.Name, "probe", "e2e")
-	must(t, nc.Publish(proof, []byte(nonce)))
-	deadline := time.Now().Add(10 * time.Second)
-	for heard := false; !heard; {
-		msg, err := subs[0].NextMsg(time.Until(deadline))
-		if err != nil {
-			t.Fatalf("what the site may publish does not arrive: %v", err)
-		}
-		if string(msg.Data) != nonce {
-			continue
-		}
-		if heard = msg.Subject == proof; !heard {
+	if by.writes != "" {
+		must(t, by.nc.Publish(by.writes, []byte(nonce)))
+	}
+	by.last(t)
+	must(t, lab.Admin.Flush())
+	heard := false
+	for _, msg := range received(t, subs[0]) {
+		if string(msg.Data) == nonce && msg.Subject == by.writes {
+			heard = true
+		} else if string(msg.Data) == nonce {
 			t.Errorf("%s of plant-b's making reaches the hub's account", msg.Subject)
 		}
 	}
-	// The hub has routed the proof, and everything before it; it sends that before the answer to
-	// the flush.
-	must(t, victim.Operator.Flush())
+	if !heard && by.writes != "" {
+		t.Errorf("what the site can publish, %s, does not arrive", by.writes)
+	}
+	// The answer comes over the victim's link behind all that the hub has sent to it.
+	requestToken(t, victim.Root, victim, victim.Node)
+	must(t, victim.Root.Flush())
 	for _, msg := range received(t, subs[1]) {
 		if string(msg.Data) == nonce {
-			t.Errorf("%s of plant-b's making reaches the account of %s", msg.Subject, victim.Name)
+			t.Errorf("%s of plant-b's making reaches %s", msg.Subject, victim.Name)
 		}
 	}
 }
@@ -204,9 +250,9 @@ func sendForeignRequests(t *testing.T, nc *nats.Conn, victim *rig.Site) foreignA
 
 // testForeignAnswers fails if a request of sendForeignRequests was answered other than by an
 // error. A request of the thief's own comes after them on the same connection and is answered.
-func testForeignAnswers(t *testing.T, nc *nats.Conn, a foreignAnswers, victim, thief *rig.Site) {
-	requestToken(t, nc, thief, thief.Node)
-	must(t, nc.Flush())
+func testForeignAnswers(t *testing.T, by thief, a foreignAnswers, victim *rig.Site) {
+	by.last(t)
+	must(t, by.nc.Flush())
 	for len(a.messages) > 0 {
 		answer := <-a.messages
 		var refused struct {
@@ -222,9 +268,9 @@ func testForeignAnswers(t *testing.T, nc *nats.Conn, a foreignAnswers, victim, t
 }
 
 // testForeignToken requests a token for the victim's node on the thief's own subject.
-func testForeignToken(t *testing.T, nc *nats.Conn, victim, thief *rig.Site) {
-	if token := requestToken(t, nc, thief, victim.Node); token.TokenRequest != nil || token.Status == nil {
-		t.Errorf("%s gets a token in the name of %s: %+v", thief.Name, victim.Node, token)
+func testForeignToken(t *testing.T, by thief, victim *rig.Site) {
+	if token := requestToken(t, by.nc, by.Site, victim.Node); token.TokenRequest != nil || token.Status == nil {
+		t.Errorf("%s gets a token in the name of %s: %+v", by.Name, victim.Node, token)
 	}
 }
 
@@ -244,7 +290,7 @@ func requestToken(t *testing.T, nc *nats.Conn, site *rig.Site, node string) (tok
 
 // testForeignReads listens with every filter that could match while the victim's
 // objects, states and heartbeats pass by.
-func testForeignReads(t *testing.T, nc *nats.Conn, victim, thief *rig.Site) {
+func testForeignReads(t *testing.T, by thief, victim *rig.Site) {
 	nonce := nats.NewInbox()
 	v := victim.Name
 	var subs []*nats.Subscription
@@ -252,12 +298,12 @@ func testForeignReads(t *testing.T, nc *nats.Conn, victim, thief *rig.Site) {
 		">", "desired." + v + ".>", "reported." + v + ".>", "telemetry." + v + ".>", "sync." + v, "presence." + v, "request." + v + ".>",
 		"$JS.FC.>", "$JS.ACK.>", "_INBOX.>", "_INBOX_" + v + ".>",
 	} {
-		sub, err := nc.SubscribeSync(filter)
+		sub, err := by.nc.SubscribeSync(filter)
 		must(t, err)
 		t.Cleanup(func() { unsubscribe(t, sub) })
 		subs = append(subs, sub)
 	}
-	must(t, nc.Flush())
+	must(t, by.nc.Flush())
 	heard, err := lab.Admin.SubscribeSync(">")
 	must(t, err)
 	t.Cleanup(func() { unsubscribe(t, heard) })
@@ -288,8 +334,8 @@ func testForeignReads(t *testing.T, nc *nats.Conn, victim, thief *rig.Site) {
 		}
 	}
 	// An answer comes over the same link behind all that the hub has sent.
-	requestToken(t, nc, thief, thief.Node)
-	must(t, nc.Flush())
+	by.last(t)
+	must(t, by.nc.Flush())
 	for _, sub := range subs {
 		for _, msg := range received(t, sub) {
 			if strings.Contains(msg.Subject, v) || strings.Contains(string(msg.Data), nonce) {
@@ -301,7 +347,7 @@ func testForeignReads(t *testing.T, nc *nats.Conn, victim, thief *rig.Site) {
 
 // testForeignNode reports, on the thief's own subjects, a state of the victim's node
 // and pod: the bridge must not write it.
-func testForeignNode(t *testing.T, nc *nats.Conn, victim, thief *rig.Site) {
+func testForeignNode(t *testing.T, by thief, victim *rig.Site) {
 	const forged = "forged-by-another-site"
 	node, err := lab.Kube.CoreV1().Nodes().Get(t.Context(), victim.Node, metav1.GetOptions{})
 	must(t, err)
@@ -310,22 +356,22 @@ func testForeignNode(t *testing.T, nc *nats.Conn, victim, thief *rig.Site) {
 	node.Status.Conditions = append(node.Status.Conditions, corev1.NodeCondition{Type: forged, Status: corev1.ConditionTrue})
 	body, err := json.Marshal(node)
 	must(t, err)
-	for _, reporter := range []string{victim.Node, thief.Node} {
+	for _, reporter := range []string{victim.Node, by.Node} {
 		ref := streams.Ref{Node: reporter, Resource: "nodes", Name: victim.Node}
-		subject := streams.ReportedSubject(thief.Name, ref)
+		subject := streams.ReportedSubject(by.Name, ref)
 		m := streams.Message{Ref: ref, Op: streams.OpPut, UID: string(node.UID), Object: body}.Encode(subject)
-		answer, err := nc.RequestMsg(m, 10*time.Second)
+		answer, err := by.nc.RequestMsg(m, 10*time.Second)
 		if err != nil {
 			t.Fatalf("the hub does not store %s: %v", subject, err)
 		}
 		t.Logf("stored as %s", answer.Data)
-		t.Cleanup(func() { purge(t, lab.JS, streams.Reported(thief.Name), subject) })
+		t.Cleanup(func() { purge(t, lab.JS, streams.Reported(by.Name), subject) })
 	}
-	eventually(t, 30*time.Second, "the bridge has dealt with the forged reports", dealtWith(thief.Name))
+	eventually(t, 30*time.Second, "the bridge has dealt with the forged reports", dealtWith(by.Name))
 	node, err = lab.Kube.CoreV1().Nodes().Get(t.Context(), victim.Node, metav1.GetOptions{})
 	must(t, err)
 	if nodeCondition(node, forged) != nil || node.Labels["e2e.petiole.dev/forged"] != "" {
-		t.Errorf("%s changed the node of %s: labels %v, conditions %+v", thief.Name, victim.Name, node.Labels, node.Status.Conditions)
+		t.Errorf("%s changed the node of %s: labels %v, conditions %+v", by.Name, victim.Name, node.Labels, node.Status.Conditions)
 	}
 }
 

@@ -75,7 +75,7 @@ func TestNobodyOnAGateway(t *testing.T) {
 			}
 		}
 	}
-	for _, file := range []string{"application.conf", "operator.nk", "../link.key", "../leaf.conf"} {
+	for _, file := range []string{"application.conf", "operator.nk", "leaf.conf", "../link.nk", "../link.creds", "../leaf.conf"} {
 		if out, err := asNobody(t, site, "cat", filepath.Join(users, file)); err == nil {
 			t.Errorf("nobody reads %s: %d bytes", file, len(out))
 		}

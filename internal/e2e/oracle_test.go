@@ -18,14 +18,13 @@ func wanted(ctx context.Context, site string) (content, error) {
 	return oracle.Desired(ctx, lab.Dynamic, site)
 }
 
-// stored reads the objects of a site in a stream of DESIRED's form: the hub's or, through
-// the link, the site's own.
+// stored reads the objects of a site in a stream of DESIRED's form: the hub's or the site's own.
 func stored(ctx context.Context, site *rig.Site, name string) (content, error) {
 	js := lab.JS
 	if name == streams.SiteDesired {
 		js = site.JS
 	}
-	// A request that is sent while the link comes up may go into the old connection; the measured
+	// A request that is sent while hub or leaf start may go into the old connection; the measured
 	// time should not include waiting for an answer that cannot come.
 	open, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
 	defer cancel()

@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/petiole-io/petiole/bridge/accounts"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -17,11 +18,7 @@ func (l *Lab) backlogs(ctx context.Context) (map[string]int, error) {
 	if _, running := l.daemons.PID(partHub); !running {
 		return nil, errors.New("the hub does not run")
 	}
-	seed, err := nats.NkeyOptionFromSeed(l.keyFile("admin"))
-	if err != nil {
-		return nil, fmt.Errorf("read key of the hub's administrator: %w", err)
-	}
-	nc, err := nats.Connect("nats://"+hubClients, seed)
+	nc, err := nats.Connect("nats://"+hubClients, nats.UserCredentials(l.hubFile(accounts.AdminCreds)))
 	if err != nil {
 		return nil, fmt.Errorf("connect to the hub: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/petiole-io/petiole/internal/lab/crio"
 	"github.com/petiole-io/petiole/internal/lab/daemon"
+	"github.com/petiole-io/petiole/internal/lab/fabric"
 	"github.com/petiole-io/petiole/internal/lab/host"
 	"github.com/petiole-io/petiole/internal/lab/network"
 )
@@ -126,13 +127,29 @@ func (s site) node() string { return s.Name + "-1" }
 // leafConf returns the nats-server configuration of the site's leaf.
 func (s site) leafConf() string { return filepath.Join(s.dir, "nats", "leaf.conf") }
 
+// gatewaySeed returns the file that `leaf link` creates; gatewayCreds the one of `leaf link --jwt`.
+func (s site) gatewaySeed() string  { return filepath.Join(s.dir, "nats", "link.nk") }
+func (s site) gatewayCreds() string { return filepath.Join(s.dir, "nats", "link.creds") }
+
 func (s site) kubeletRoot() string { return filepath.Join(s.dir, "kubelet") }
 
 func (l *Lab) bin(name string) string { return filepath.Join(l.dir, "bin", name) }
 
 func (l *Lab) template(name string) string { return filepath.Join(l.root, "deploy/lab", name) }
 
-func (l *Lab) keyFile(user string) string { return filepath.Join(l.dir, "nats", user+".nk") }
+// operatorSeed returns the file with the seed of the site's operator; credentials are beside it.
+func (l *Lab) operatorSeed(s site) string { return filepath.Join(l.dir, "nats", s.Name+"-operator.nk") }
+
+func (l *Lab) operatorCreds(s site) string {
+	return filepath.Join(l.dir, "nats", s.Name+"-operator.creds")
+}
+
+// hubFile returns the path of one of the hub's keys and credentials.
+func (l *Lab) hubFile(name string) string { return l.operator().File(name) }
+
+func (l *Lab) operator() fabric.Operator {
+	return fabric.Operator(filepath.Join(l.dir, "nats/operator"))
+}
 
 // repository finds the module's root above folder.
 func repository(folder string) (string, error) {

@@ -1,10 +1,14 @@
 package lab
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 
+	"k8s.io/client-go/dynamic"
+
+	"github.com/petiole-io/petiole/bridge/accounts"
 	"github.com/petiole-io/petiole/internal/lab/cgroup"
 	"github.com/petiole-io/petiole/internal/lab/cluster"
 	"github.com/petiole-io/petiole/internal/lab/fabric"
@@ -37,7 +41,9 @@ func (l *Lab) prepare() error {
 		return err
 	}
 	err = render.File(l.template("bridge.yaml.tmpl"), l.bridgeConf(), map[string]string{
-		"Kubeconfig": creds.Bridge, "HubURL": "nats://" + hubClients, "SeedFile": l.keyFile("bridge"),
+		"Kubeconfig": creds.Bridge, "HubURL": "nats://" + hubClients,
+		"Credentials": l.hubFile(accounts.BridgeCreds), "AccountsCredentials": l.hubFile(accounts.AccountsCreds),
+		"OperatorKey": l.hubFile(accounts.SigningKeyFile), "SiteKey": l.hubFile(accounts.SiteKeyFile),
 	})
 	if err != nil {
 		return err
@@ -55,6 +61,9 @@ func (l *Lab) prepare() error {
 
 func (l *Lab) prepareHub() error {
 	dir := filepath.Dir(l.hubConf())
+	if err := l.operator().Create(filepath.Join(dir, "accounts")); err != nil {
+		return err
+	}
 	ca, err := pki.NewAuthority(dir, "nats-ca")
 	if err != nil {
 		return err
@@ -64,28 +73,10 @@ func (l *Lab) prepareHub() error {
 		return err
 	}
 	hub := fabric.Hub{
+		Operator:     filepath.Join("operator", accounts.OperatorConf),
 		MaxFileStore: fabric.SmallHub, MaxBatches: fabric.SmallHubBatches,
 		Listen: hubClients, Monitor: hubMonitor, LeafListen: hubLeaves,
 		Store: filepath.Join(dir, "hub"), CertFile: cert.CertFile, KeyFile: cert.KeyFile,
-	}
-	if hub.Bridge, err = credential.Seed(l.keyFile("bridge")); err != nil {
-		return err
-	}
-	if hub.Admin, err = credential.Seed(l.keyFile("admin")); err != nil {
-		return err
-	}
-	if hub.System, err = credential.Seed(l.keyFile("system")); err != nil {
-		return err
-	}
-	for _, name := range SiteNames {
-		s := fabric.Site{Name: name}
-		if s.Leaf, err = credential.Seed(l.keyFile(name + "-leaf")); err != nil {
-			return err
-		}
-		if s.Operator, err = credential.Seed(l.keyFile(name + "-operator")); err != nil {
-			return err
-		}
-		hub.Sites = append(hub.Sites, s)
 	}
 	return fabric.RepoTemplates(l.root).WriteHub(l.hubConf(), hub)
 }
@@ -94,9 +85,9 @@ func (l *Lab) prepareHub() error {
 // the sites have.
 func (l *Lab) prepareContexts() error {
 	contexts := []fabric.Context{{
-		Name: "hub", Description: "the hub's streams", URL: "nats://" + hubClients, SeedFile: l.keyFile("admin"),
+		Name: "hub", Description: "the hub's streams", URL: "nats://" + hubClients, Credentials: l.hubFile(accounts.AdminCreds),
 	}, {
-		Name: "system", Description: "the hub itself: nats --context system server …", URL: "nats://" + hubClients, SeedFile: l.keyFile("system"),
+		Name: "system", Description: "the hub itself: nats --context system server …", URL: "nats://" + hubClients, Credentials: l.hubFile(accounts.SystemCreds),
 	}}
 	for _, s := range l.sites() {
 		users, at := fabric.UsersDir(s.leafConf()), "at the site: lab exec "+s.Name+" nats --context "+s.Name
@@ -104,10 +95,14 @@ func (l *Lab) prepareContexts() error {
 		if err != nil {
 			return err
 		}
+		root, err := credential.ReadPassword(filepath.Join(users, fabric.UserLeaf+".conf"))
+		if err != nil {
+			return err
+		}
 		contexts = append(contexts,
 			fabric.Context{
-				Name: s.Name, Description: "the streams of " + s.Name + ", through the hub and the link",
-				URL: "nats://" + hubClients, SeedFile: l.keyFile(s.Name + "-operator"), Domain: s.Name,
+				Name: s.Name, Description: "the streams of " + s.Name + ", through the hub and the link, as its operator: to look, and to command devices",
+				URL: "nats://" + hubClients, Credentials: l.operatorCreds(s), Domain: s.Name,
 			},
 			fabric.Context{
 				Name: s.Name + "-local", Description: "the streams of " + s.Name + ", " + at + "-local …",
@@ -116,6 +111,10 @@ func (l *Lab) prepareContexts() error {
 			fabric.Context{
 				Name: s.Name + "-app", Description: "samples and commands as an application, " + at + "-app …",
 				URL: "nats://" + leafClients, User: fabric.UserApplication, Password: password,
+			},
+			fabric.Context{
+				Name: s.Name + "-root", Description: "everything at " + s.Name + ", Secrets included, as root of the gateway, " + at + "-root …",
+				URL: "nats://" + leafClients, User: fabric.UserLeaf, Password: root,
 			})
 	}
 	return fabric.WriteContexts(l.natsConfigHome(), contexts)
@@ -132,13 +131,22 @@ func (l *Lab) prepareSite(s site) error {
 	}
 	natsDir := filepath.Join(s.dir, "nats")
 	err := fabric.RepoTemplates(l.root).WriteLeaf(s.leafConf(), fabric.Leaf{
-		Site: s.Name, Listen: leafClients, MQTT: leafMQTT, Store: filepath.Join(natsDir, "store"),
-		URL: "tls://" + hubLeaves, SeedFile: l.keyFile(s.Name + "-leaf"), CAFile: filepath.Join(filepath.Dir(l.hubConf()), "nats-ca.crt"),
+		Site: s.Name, Listen: leafClients, MQTT: leafMQTT, LeafUser: true, Store: filepath.Join(natsDir, "store"),
+		URL: "tls://" + hubLeaves, Credentials: s.gatewayCreds(), CAFile: filepath.Join(filepath.Dir(l.hubConf()), "nats-ca.crt"),
 	})
 	if err != nil {
 		return err
 	}
+	gateway, err := credential.Link(natsDir)
+	if err != nil {
+		return err
+	}
+	operator, err := credential.Seed(l.operatorSeed(s))
+	if err != nil {
+		return err
+	}
 	data := map[string]string{
+		"Gateway": gateway, "Operator": operator,
 		"Site": s.Name, "Node": s.node(), "NodeIP": l.net.SiteAddress(s.Site).String(),
 		"RunDir": s.crio.RunDir, "CgroupRoot": "/" + s.cgroup, "KubeletRoot": s.kubeletRoot(),
 		"PodLogsDir": filepath.Join(s.dir, "pod-logs"), "StaticPods": filepath.Join(s.dir, "static-pods"),
@@ -169,4 +177,20 @@ func (l *Lab) writeEnv() error {
 		return fmt.Errorf("write nats command: %w", err)
 	}
 	return nil
+}
+
+// awaitCredentials waits until the bridge has made the account of a site, and writes what the
+// site's gateway and its operator connect with.
+func (l *Lab) awaitCredentials(ctx context.Context, s site) error {
+	cfg, err := cluster.Config(l.Kubeconfig())
+	if err != nil {
+		return err
+	}
+	client, err := dynamic.NewForConfig(cfg)
+	if err != nil {
+		return fmt.Errorf("create client: %w", err)
+	}
+	return l.awaitCondition(ctx, func(ctx context.Context) error {
+		return cluster.WriteCredentials(ctx, client, s.Name, s.gatewaySeed(), l.operatorSeed(s))
+	}, partBridge, partHub, partControlPlane)
 }

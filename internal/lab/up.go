@@ -122,6 +122,11 @@ func (l *Lab) upCloud(ctx context.Context) error {
 	if err := l.start(bridge); err != nil {
 		return err
 	}
+	for _, s := range l.sites() {
+		if err := l.awaitCredentials(ctx, s); err != nil {
+			return err
+		}
+	}
 	return l.await(ctx, bridge)
 }
 

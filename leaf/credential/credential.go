@@ -73,7 +73,14 @@ func Link(dir string) (public string, err error) { return Seed(filepath.Join(dir
 // LinkCredentials creates dir/link.creds, with which the leaf connects to a hub in operator mode:
 // the seed that Link has created, and the JWT of its public key. It returns the path.
 func LinkCredentials(dir, token string) (path string, err error) {
-	public, err := Link(dir)
+	return Credentials(filepath.Join(dir, "link.nk"), token)
+}
+
+// Credentials creates the credentials of a user of a hub in operator mode, beside the seed that
+// Seed has created and with the extension .creds: the seed, and the JWT of its public key. It
+// returns the path.
+func Credentials(seedFile, token string) (path string, err error) {
+	public, err := Seed(seedFile)
 	if err != nil {
 		return "", err
 	}
@@ -83,9 +90,9 @@ func LinkCredentials(dir, token string) (path string, err error) {
 		return "", fmt.Errorf("JWT: %w: %w", ErrFormat, err)
 	}
 	if user.Subject != public {
-		return "", fmt.Errorf("JWT: %w: it is that of %s, and this gateway is %s", ErrFormat, user.Subject, public)
+		return "", fmt.Errorf("JWT: %w: it is that of %s, and the key in %s is %s", ErrFormat, user.Subject, seedFile, public)
 	}
-	seed, err := os.ReadFile(filepath.Join(dir, "link.nk"))
+	seed, err := os.ReadFile(seedFile)
 	if err != nil {
 		return "", fmt.Errorf("read seed: %w", err)
 	}
@@ -93,7 +100,7 @@ func LinkCredentials(dir, token string) (path string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("format credentials: %w", err)
 	}
-	path = filepath.Join(dir, "link.creds")
+	path = strings.TrimSuffix(seedFile, filepath.Ext(seedFile)) + ".creds"
 	return path, write(path, creds)
 }
 

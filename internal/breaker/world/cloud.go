@@ -17,12 +17,12 @@ import (
 	"k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/yaml"
 
+	"github.com/petiole-io/petiole/bridge/accounts"
 	"github.com/petiole-io/petiole/internal/lab/cluster"
 	"github.com/petiole-io/petiole/internal/lab/daemon"
 	"github.com/petiole-io/petiole/internal/lab/fabric"
 	"github.com/petiole-io/petiole/internal/lab/pki"
 	"github.com/petiole-io/petiole/internal/lab/render"
-	"github.com/petiole-io/petiole/leaf/credential"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -169,29 +169,14 @@ func (w *World) prepareHub() error {
 	if err != nil {
 		return err
 	}
+	if err := w.operator().Create(filepath.Join(dir, "accounts")); err != nil {
+		return err
+	}
 	hub := fabric.Hub{
+		Operator:     filepath.Join("operator", accounts.OperatorConf),
 		MaxFileStore: strconv.FormatInt(2*w.hubBytes(), 10), MaxBatches: 8 * w.maxSites(),
 		Listen: hubClients, Monitor: hubMonitor, LeafListen: w.hubLeaves(),
 		Store: filepath.Join(dir, "hub"), CertFile: cert.CertFile, KeyFile: cert.KeyFile,
-	}
-	if hub.Bridge, err = credential.Seed(w.key("bridge")); err != nil {
-		return err
-	}
-	if hub.Admin, err = credential.Seed(w.key("admin")); err != nil {
-		return err
-	}
-	if hub.System, err = credential.Seed(w.key("system")); err != nil {
-		return err
-	}
-	for _, name := range w.siteNames() {
-		site := fabric.Site{Name: name}
-		if site.Leaf, err = credential.Seed(w.key(name + "-leaf")); err != nil {
-			return err
-		}
-		if site.Operator, err = credential.Seed(w.key(name + "-operator")); err != nil {
-			return err
-		}
-		hub.Sites = append(hub.Sites, site)
 	}
 	conf := filepath.Join(dir, "hub.conf")
 	w.Hub = newProcess(w.set, daemon.Daemon{Name: "hub", Path: filepath.Join(w.bin, "nats-server"), Args: []string{"-c", conf}}, hubClients, hubMonitor, w.hubLeaves())
@@ -249,8 +234,14 @@ func (w *World) hubBytes() int64 { return int64(w.maxSites()) * streams.MinSiteB
 // machine cannot share.
 func (w *World) writeBridgeConfig(path, kubeconfig, id string, metrics int) error {
 	data, err := yaml.Marshal(map[string]any{
-		"kubernetes":     map[string]any{"kubeconfig": kubeconfig},
-		"nats":           map[string]any{"urls": []string{"nats://" + hubClients}, "nkeySeedFile": w.key("bridge")},
+		"kubernetes": map[string]any{"kubeconfig": kubeconfig},
+		"nats": map[string]any{
+			"urls": []string{"nats://" + hubClients}, "credentialsFile": w.operator().File(accounts.BridgeCreds),
+			"accounts": map[string]any{
+				"credentialsFile": w.operator().File(accounts.AccountsCreds),
+				"operatorKeyFile": w.operator().File(accounts.SigningKeyFile), "siteKeyFile": w.operator().File(accounts.SiteKeyFile),
+			},
+		},
 		"leaderElection": map[string]any{"identity": id},
 		"metrics":        map[string]any{"listen": local(metrics)},
 		"limits":         map[string]any{"maxSites": w.maxSites(), "hubBytes": w.hubBytes()},

@@ -17,7 +17,7 @@ func (w *World) SimulatedConfig(i int, dir string) (string, error) {
 	conf := filepath.Join(dir, "leaf.conf")
 	return conf, fabric.RepoTemplates(w.opts.Root).WriteLeaf(conf, fabric.Leaf{
 		Site: name, Store: filepath.Join(dir, "store"), URL: "tls://" + w.hubLeaves(),
-		SeedFile: w.key(name + "-leaf"), CAFile: w.natsCA.CertFile,
+		Credentials: w.gatewayCreds(name), CAFile: w.natsCA.CertFile,
 	})
 }
 

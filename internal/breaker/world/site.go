@@ -81,18 +81,18 @@ func (s *Site) create() error {
 			return err
 		}
 	}
-	return s.writeConfig(s.dir, s.Disk.Dir, s.Runtime)
+	return s.writeConfig(s.dir, s.Disk.Dir, s.world.gatewayCreds(s.Name), s.Runtime)
 }
 
-// writeConfig writes the leaf's configuration to dir; the leaf keeps its files in data.
-// It runs a kubelet if there is a runtime.
-func (s *Site) writeConfig(dir, data string, r *Runtime) error {
+// writeConfig writes the leaf's configuration to dir; the leaf keeps its files in data and connects
+// to the hub with creds. It runs a kubelet if there is a runtime.
+func (s *Site) writeConfig(dir, data, creds string, r *Runtime) error {
 	w := s.world
 	conf := natsConf(dir)
 	err := fabric.RepoTemplates(w.opts.Root).WriteLeaf(conf, fabric.Leaf{
 		// The breaker writes the messages of a device worker at the site: it uses the leaf's user.
 		Site: s.Name, Listen: leafClients, LeafUser: true, Store: filepath.Join(data, "store"), URL: "tls://" + w.hubLeaves(),
-		SeedFile: w.key(s.Name + "-leaf"), CAFile: w.natsCA.CertFile,
+		Credentials: creds, CAFile: w.natsCA.CertFile,
 	})
 	if err != nil {
 		return err
@@ -184,13 +184,16 @@ func (i siteDialer) Dial(_, address string) (net.Conn, error) {
 
 func (s *Site) cloneName() string { return s.Leaf.Name() + "-clone" }
 
+// cloneOf returns the name under which the key of a site's second gateway is kept.
+func cloneOf(site string) string { return site + "-clone" }
+
 func (s *Site) cloneSite() network.Site {
-	return network.Site{Name: s.Name + "-clone", Number: s.Number + MaxSites}
+	return network.Site{Name: cloneOf(s.Name), Number: s.Number + MaxSites}
 }
 
 // StartClone starts a second leaf with the identity of this site and a store of its own,
-// which is empty, in another namespace, as a cloned disk or a gateway that was replaced
-// too early does. It runs until stop is called.
+// which is empty, in another namespace, as a gateway that was replaced too early does: the Site
+// lists the keys of both, so that the hub lets both in. It runs until stop is called.
 func (s *Site) StartClone() (stop func() error, err error) {
 	w, clone := s.world, s.cloneSite()
 	if err := w.net.CreateSite(clone); err != nil {
@@ -200,7 +203,7 @@ func (s *Site) StartClone() (stop func() error, err error) {
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, fmt.Errorf("start clone of %s: %w", s.Name, err)
 	}
-	if err := s.writeConfig(dir, dir, nil); err != nil {
+	if err := s.writeConfig(dir, dir, w.gatewayCreds(cloneOf(s.Name)), nil); err != nil {
 		return nil, err
 	}
 	p := newProcess(w.set, daemon.Daemon{

@@ -15,10 +15,13 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/petiole-io/petiole/bridge/accounts"
 	"github.com/petiole-io/petiole/internal/lab/cluster"
 	"github.com/petiole-io/petiole/internal/lab/daemon"
+	"github.com/petiole-io/petiole/internal/lab/fabric"
 	"github.com/petiole-io/petiole/internal/lab/network"
 	"github.com/petiole-io/petiole/internal/lab/pki"
+	"github.com/petiole-io/petiole/leaf/credential"
 )
 
 // Where the parts listen. The lab's own ports and devices are others, so that the
@@ -139,6 +142,9 @@ func (w *World) Up(ctx context.Context) error {
 	if err := w.startCloud(ctx); err != nil {
 		return err
 	}
+	if err := w.awaitCredentials(ctx); err != nil {
+		return err
+	}
 	for _, s := range w.Sites {
 		if err := s.create(); err != nil {
 			return fmt.Errorf("create site %s: %w", s.Name, err)
@@ -202,7 +208,16 @@ func (w *World) apply(ctx context.Context) error {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return fmt.Errorf("write manifest of %s: %w", name, err)
 		}
-		manifest := fmt.Sprintf("apiVersion: petiole.dev/v1alpha1\nkind: Site\nmetadata: {name: %s}\nspec: {nodes: {pattern: \"%s-*\", max: 10}}\n", name, name)
+		gateway, err := credential.Seed(w.gatewaySeed(name))
+		if err != nil {
+			return err
+		}
+		next, err := credential.Seed(w.gatewaySeed(cloneOf(name)))
+		if err != nil {
+			return err
+		}
+		manifest := fmt.Sprintf("apiVersion: petiole.dev/v1alpha1\nkind: Site\nmetadata: {name: %s}\nspec: {gateways: [%s, %s], nodes: {pattern: \"%s-*\", max: 10}}\n",
+			name, gateway, next, name)
 		if err := os.WriteFile(path, []byte(manifest), 0o644); err != nil {
 			return fmt.Errorf("write manifest of %s: %w", name, err)
 		}
@@ -210,6 +225,20 @@ func (w *World) apply(ctx context.Context) error {
 	}
 	_, err = applier.Apply(ctx, manifests...)
 	return err
+}
+
+// awaitCredentials waits until a bridge has made the accounts of all sites, and writes what their
+// gateways connect with.
+func (w *World) awaitCredentials(ctx context.Context) error {
+	for _, name := range w.siteNames() {
+		err := await(ctx, "the account of "+name, func(ctx context.Context) error {
+			return cluster.WriteCredentials(ctx, w.Dynamic, name, w.gatewaySeed(name), w.gatewaySeed(cloneOf(name)))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Close stops and removes everything but the files, and releases the lock.
@@ -241,11 +270,8 @@ func (w *World) clear() error {
 
 // Admin connects to the bridge's account at the hub, as an operator does.
 func (w *World) Admin(opts ...nats.Option) (*nats.Conn, error) {
-	seed, err := nats.NkeyOptionFromSeed(w.key("admin"))
-	if err != nil {
-		return nil, fmt.Errorf("read key of the hub's administrator: %w", err)
-	}
-	opts = append([]nats.Option{seed, nats.Name("breaker"), nats.MaxReconnects(-1), nats.ReconnectWait(200 * time.Millisecond), nats.RetryOnFailedConnect(true)}, opts...)
+	creds := nats.UserCredentials(w.operator().File(accounts.AdminCreds))
+	opts = append([]nats.Option{creds, nats.Name("breaker"), nats.MaxReconnects(-1), nats.ReconnectWait(200 * time.Millisecond), nats.RetryOnFailedConnect(true)}, opts...)
 	nc, err := nats.Connect("nats://"+hubClients, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the hub: %w", err)
@@ -280,8 +306,19 @@ func (w *World) siteNames() []string {
 	return names
 }
 
-func (w *World) key(user string) string {
-	return filepath.Join(w.opts.Dir, "nats", user+".nk")
+// operator returns the keys and the credentials of the hub.
+func (w *World) operator() fabric.Operator {
+	return fabric.Operator(filepath.Join(w.opts.Dir, "nats", "operator"))
+}
+
+// gatewaySeed returns the file with the key of a site's gateway; its credentials are in
+// gatewayCreds.
+func (w *World) gatewaySeed(name string) string {
+	return filepath.Join(w.opts.Dir, "nats", name+".nk")
+}
+
+func (w *World) gatewayCreds(name string) string {
+	return filepath.Join(w.opts.Dir, "nats", name+".creds")
 }
 
 // await polls until probe returns nil.

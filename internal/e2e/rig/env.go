@@ -40,36 +40,32 @@ func (e environment) get(name string) string {
 }
 
 // natsContext connects as the lab's nats command does with a context.
-func (r *Rig) natsContext(name string, opts ...nats.Option) (nc *nats.Conn, domain string, err error) {
+func (r *Rig) natsContext(name string, opts ...nats.Option) (*nats.Conn, error) {
 	path := filepath.Join(r.natsConfigHome(), "nats", "context", name+".json")
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, "", fmt.Errorf("read nats context: %w", err)
+		return nil, fmt.Errorf("read nats context: %w", err)
 	}
 	var c struct {
-		URL    string `json:"url"`
-		NKey   string `json:"nkey"`
-		CA     string `json:"ca"`
-		Domain string `json:"jetstream_domain"`
+		URL      string `json:"url"`
+		Creds    string `json:"creds"`
+		User     string `json:"user"`
+		Password string `json:"password"`
 	}
 	if err := json.Unmarshal(data, &c); err != nil {
-		return nil, "", fmt.Errorf("read nats context %s: %w", path, err)
+		return nil, fmt.Errorf("read nats context %s: %w", path, err)
 	}
 	opts = append([]nats.Option{nats.Name("petiole-e2e"), nats.MaxReconnects(-1), nats.ReconnectWait(reconnectWait)}, opts...)
-	if c.NKey != "" {
-		seed, err := nats.NkeyOptionFromSeed(c.NKey)
-		if err != nil {
-			return nil, "", fmt.Errorf("read nats context %s: %w", path, err)
-		}
-		opts = append(opts, seed)
+	if c.Creds != "" {
+		opts = append(opts, nats.UserCredentials(c.Creds))
+	} else {
+		opts = append(opts, nats.UserInfo(c.User, c.Password))
 	}
-	if c.CA != "" {
-		opts = append(opts, nats.RootCAs(c.CA))
+	nc, err := nats.Connect(c.URL, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("connect with nats context %s: %w", name, err)
 	}
-	if nc, err = nats.Connect(c.URL, opts...); err != nil {
-		return nil, "", fmt.Errorf("connect with nats context %s: %w", name, err)
-	}
-	return nc, c.Domain, nil
+	return nc, nil
 }
 
 // Command prepares a command as a person runs it in the lab's environment.

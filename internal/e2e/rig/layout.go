@@ -64,8 +64,10 @@ func (r *Rig) natsConfigHome() string { return filepath.Join(r.Dir, "config") }
 // Bin returns the path of one of the lab's programs.
 func (r *Rig) Bin(name string) string { return filepath.Join(r.Dir, "bin", name) }
 
-// SeedFile returns the file with the nkey seed of a user of the hub.
-func (r *Rig) SeedFile(user string) string { return filepath.Join(r.Dir, "nats", user+".nk") }
+// GatewayCreds returns the credentials with which a site's gateway connects to the hub.
+func (r *Rig) GatewayCreds(s *Site) string {
+	return filepath.Join(r.Dir, "sites", s.Name, "nats", "link.creds")
+}
 
 // UserFile returns the file with the password of a user of a site's nats-server
 // (credential.ReadPassword).

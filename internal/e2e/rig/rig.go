@@ -73,11 +73,10 @@ func Open(ctx context.Context, root string) (*Rig, error) {
 	if r.Dynamic, err = dynamic.NewForConfig(r.REST); err != nil {
 		return nil, fmt.Errorf("create client: %w", err)
 	}
-	var domain string
-	if r.Admin, domain, err = r.natsContext(hubContext); err != nil {
+	if r.Admin, err = r.natsContext(hubContext); err != nil {
 		return nil, err
 	}
-	if r.JS, err = openJetStream(r.Admin, domain); err != nil {
+	if r.JS, err = jetstream.New(r.Admin); err != nil {
 		return nil, err
 	}
 	for _, s := range sites {
@@ -117,11 +116,4 @@ func (r *Rig) Daemon(name string) (Process, error) {
 		return Process{}, fmt.Errorf("find daemon %s: %w", name, os.ErrProcessDone)
 	}
 	return FindProcess(pid)
-}
-
-func openJetStream(nc *nats.Conn, domain string) (jetstream.JetStream, error) {
-	if domain == "" {
-		return jetstream.New(nc)
-	}
-	return jetstream.NewWithDomain(nc, domain)
 }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -20,10 +22,12 @@ type Site struct {
 	layout
 
 	Runtime *Runtime
-	// Operator is a client of the site's account at the hub, and JS the site's own
-	// JetStream domain through it: it answers only while the link is up.
+	// Operator is a client at the hub, with the rights of the site's operators.
 	Operator *nats.Conn
-	JS       jetstream.JetStream
+	// Root is a client of the leaf's account at the site, as root of the gateway can be, and JS
+	// the site's own JetStream. What it sends to the hub has the rights of the gateway.
+	Root *nats.Conn
+	JS   jetstream.JetStream
 
 	rig *Rig
 }
@@ -34,19 +38,34 @@ func (r *Rig) openSite(l layout) (*Site, error) {
 	if s.Runtime, err = OpenRuntime(l.socket()); err != nil {
 		return nil, err
 	}
-	var domain string
-	if s.Operator, domain, err = r.natsContext(l.Name); err != nil {
-		return nil, errors.Join(err, s.Runtime.Close())
+	if s.Operator, err = r.natsContext(l.Name); err != nil {
+		return nil, errors.Join(err, s.close())
 	}
-	if s.JS, err = openJetStream(s.Operator, domain); err != nil {
+	// The hub lets a gateway receive answers at its own inbox only. A leaf that was killed with its
+	// namespace is noticed by the pings.
+	s.Root, err = r.natsContext(l.Name+"-root", nats.SetCustomDialer(dialer{s}), nats.CustomInboxPrefix("_INBOX_"+l.Name),
+		nats.PingInterval(2*time.Second), nats.MaxPingsOutstanding(2))
+	if err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	if s.JS, err = jetstream.New(s.Root); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
 	return s, nil
 }
 
+// dialer dials from inside a site's network namespace.
+type dialer struct{ site *Site }
+
+func (d dialer) Dial(network, address string) (net.Conn, error) {
+	return d.site.Dial(context.Background(), network, address)
+}
+
 func (s *Site) close() error {
-	if s.Operator != nil {
-		s.Operator.Close()
+	for _, nc := range []*nats.Conn{s.Operator, s.Root} {
+		if nc != nil {
+			nc.Close()
+		}
 	}
 	return s.Runtime.Close()
 }

@@ -11,8 +11,8 @@ import (
 // Context is one context of the nats command.
 type Context struct {
 	Name, Description, URL string
-	// SeedFile authenticates it, or User with Password does.
-	SeedFile, User, Password string
+	// Credentials authenticate it, the nkey in SeedFile, or User with Password.
+	Credentials, SeedFile, User, Password string
 	// Domain is the JetStream domain, empty for the server's own.
 	Domain string
 }
@@ -23,7 +23,7 @@ func WriteContexts(configHome string, contexts []Context) error {
 	dir := filepath.Join(configHome, "nats")
 	for _, c := range contexts {
 		data, err := json.MarshalIndent(map[string]string{
-			"description": c.Description, "url": c.URL, "nkey": c.SeedFile, "user": c.User, "password": c.Password, "jetstream_domain": c.Domain,
+			"description": c.Description, "url": c.URL, "creds": c.Credentials, "nkey": c.SeedFile, "user": c.User, "password": c.Password, "jetstream_domain": c.Domain,
 		}, "", "  ")
 		if err != nil {
 			return fmt.Errorf("encode context %s: %w", c.Name, err)
