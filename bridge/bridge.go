@@ -122,6 +122,7 @@ func (b *Bridge) lead(ctx context.Context, c *kube.Clients, nc *nats.Conn, trans
 		started := time.Now()
 		err := b.runComponents(ctx, c, nc, transitions, func() {
 			report(nil)
+			b.metrics.health.problem.Store(nil)
 			b.metrics.acting(b.fence.Term())
 		})
 		b.metrics.stopped()
@@ -133,6 +134,7 @@ func (b *Bridge) lead(ctx context.Context, c *kube.Clients, nc *nats.Conn, trans
 			return
 		}
 		report(err)
+		b.metrics.health.problem.Store(&err)
 		if errors.Is(err, hub.ErrReplaced) || errors.Is(err, storage.ErrMovedBack) || errors.Is(err, storage.ErrRecordLost) || time.Since(started) > time.Minute {
 			delay = retryDelay()
 		}

@@ -26,6 +26,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 	"github.com/petiole-io/petiole/streams/inventory"
 	joinapi "github.com/petiole-io/petiole/streams/join"
+	"github.com/petiole-io/petiole/streams/urgent"
 )
 
 // nodeReturnGrace is the time for which a deleted node's site keeps the node and its pods: a
@@ -144,6 +145,8 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		joinapi.Verb: join.Handler(join.Config{
 			Keys: b.accountKeys, Cache: cache, Client: c.Dynamic, Authorities: entry.Authorities, Log: b.log.Named("join"),
 		}),
+		streams.RequestHub:      requests.HubInfo(h.Conn),
+		urgent.Request:          requests.Urgent(p.desired),
 	}, func() { b.count.refused.Add(1) }, b.log)
 	return p, nil
 }

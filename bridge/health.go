@@ -16,6 +16,8 @@ const apiGrace = 15 * time.Second
 type health struct {
 	hub             atomic.Pointer[nats.Conn]
 	leading, acting atomic.Bool
+	// problem is why the components do not run.
+	problem atomic.Pointer[error]
 }
 
 // ready returns nil if the bridge is active, or on standby with hub and API server available.
@@ -29,7 +31,11 @@ func (b *Bridge) ready() error {
 		reasons = append(reasons, errors.New("hub: not connected"))
 	}
 	if b.metrics.health.leading.Load() && !b.metrics.health.acting.Load() {
-		reasons = append(reasons, errors.New("leading, but not active yet"))
+		err := errors.New("leading, but not active yet")
+		if why := b.metrics.health.problem.Load(); why != nil {
+			err = fmt.Errorf("%w: %w", err, *why)
+		}
+		reasons = append(reasons, err)
 	}
 	return errors.Join(reasons...)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/petiole-io/petiole/leaf/desired"
 	"github.com/petiole-io/petiole/streams"
 	"github.com/petiole-io/petiole/streams/inventory"
+	"github.com/petiole-io/petiole/streams/urgent"
 )
 
 // responder is the bridge's side of a site's requests: what it published is what DESIRED
@@ -99,6 +100,10 @@ func (b *responder) answer(m *nats.Msg) {
 		answer, differs = b.compare(q)
 		b.queries, b.states = append(b.queries, q), append(b.states, answer.State)
 		a = answer
+	case streams.RequestHub:
+		a = streams.HubInfo{MaxPayload: b.s.bridge.MaxPayload(), ServerVersion: b.s.bridge.ConnectedServerVersion()}
+	case urgent.Request:
+		a = b.urgent(m.Data)
 	case streams.RequestPosition:
 		b.asked++
 		if b.silent {
@@ -116,6 +121,42 @@ func (b *responder) answer(m *nats.Msg) {
 	if len(differs.Missing)+len(differs.Extra) > 0 {
 		b.repair(differs)
 	}
+}
+
+// urgent answers what is urgent in the backlog.
+func (b *responder) urgent(data []byte) urgent.Answer {
+	var q urgent.Query
+	if err := json.Unmarshal(data, &q); err != nil {
+		return urgent.Answer{Error: err.Error()}
+	}
+	hub, err := b.s.hub.Stream(context.Background(), streams.Desired)
+	if err != nil {
+		return urgent.Answer{Error: err.Error()}
+	}
+	var all []urgent.Entry
+	parts := map[string]bool{}
+	err = desired.Read(context.Background(), hub, "plant-a", true, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
+		if object := streams.ObjectSubject(msg.Subject()); object != msg.Subject() {
+			parts[object] = true
+		} else {
+			all = append(all, urgent.Entry{Subject: object, Seq: md.Sequence.Stream, Delete: msg.Headers().Get(streams.HeaderOp) == string(streams.OpDelete), Parts: parts[object]})
+		}
+		return nil
+	})
+	if err != nil {
+		return urgent.Answer{Error: err.Error()}
+	}
+	a, err := urgent.Collect(all, q, func(e urgent.Entry) (urgent.Message, error) {
+		m, err := hub.GetLastMsgForSubject(context.Background(), e.Subject)
+		if err != nil {
+			return urgent.Message{}, nil // it was replaced meanwhile
+		}
+		return urgent.Copy(m.Sequence, e.Subject, m.Header, m.Data), nil
+	})
+	if err != nil {
+		a.Error = err.Error()
+	}
+	return a
 }
 
 func (b *responder) position(data []byte) streams.PositionAnswer {

@@ -27,6 +27,7 @@ import (
 	"github.com/petiole-io/petiole/devices/modbus"
 	"github.com/petiole-io/petiole/leaf/field"
 	"github.com/petiole-io/petiole/leaf/forward"
+	"github.com/petiole-io/petiole/leaf/hubcheck"
 	"github.com/petiole-io/petiole/leaf/link"
 	"github.com/petiole-io/petiole/leaf/natsd"
 	"github.com/petiole-io/petiole/leaf/node"
@@ -113,24 +114,28 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 		DataDir: l.cfg.DataDir, TokenKey: tokenKey, Listen: l.cfg.NodeAPI.Listen, Log: l.log.Named("nodeapi"),
 	})
 	hubLink := l.newLink(h)
-	state := &status{js: js, quarantined: []quarantine{api}, drops: supervisor.Drops(), degraded: supervisor.Degraded}
+	hub := l.newHubCheck(nc, hubLink, h)
+	state := &status{js: js, quarantined: []quarantine{api}, drops: supervisor.Drops(), degraded: supervisor.Degraded, hubProblems: hub.Problems}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return hubLink.Run(ctx) })
+	group.Go(func() error { return hub.Run(ctx) })
 	group.Go(func() error { return releaseMemory(ctx) })
 	group.Go(func() error { return supervisor.Run(ctx) })
 	collect := []prometheus.Collector{&gauges{state, hubLink, supervisor, api}}
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := forward.New(forward.Config{
 			Site: l.cfg.Site, Stream: stream, JS: js, Link: hubLink, Timelines: supervisor.Timeline(stream), Drops: supervisor.Drops(),
-			Counters: l.counts.forward, Log: l.log.Named("forward").With(zap.String("stream", stream)),
+			MaxPayload: hub.MaxPayload, Counters: l.counts.forward, Log: l.log.Named("forward").With(zap.String("stream", stream)),
 		})
 		if stream == streams.SiteReported {
 			state.refused = f.Refused
+		} else {
+			state.setAside = f.Aside.Last
 		}
 		group.Go(func() error { return f.Run(ctx) })
 	}
 	r := replicate.New(replicate.Config{
-		Site: l.cfg.Site, JS: js, Link: hubLink, Desired: supervisor.Desired(), Counters: l.counts.replicate, Log: l.log.Named("replicate"),
+		Site: l.cfg.Site, JS: js, Link: hubLink, Desired: supervisor.Desired(), MaxPayload: hub.MaxPayload, Counters: l.counts.replicate, Log: l.log.Named("replicate"),
 	})
 	group.Go(func() error { return r.Run(ctx) })
 	// Readers of desired state wait until it is complete: see store.Desired.
@@ -154,7 +159,7 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	}
 	group.Go(func() error {
 		// A site lives without its metrics.
-		if err := expose(ctx, l.cfg.Metrics.Listen, l.counts, collect, h, api.Ready()); err != nil {
+		if err := expose(ctx, l.cfg.Metrics.Listen, l.counts, collect, h, readiness(api.Ready(), hub)); err != nil {
 			l.log.Error("no metrics", zap.Error(err))
 		}
 		return nil
@@ -186,6 +191,15 @@ func (l *Leaf) newLink(h *natsd.Server) *link.Link {
 		connection = h.HubConnection
 	}
 	return link.New(connection, l.counts.linkChanges, l.log)
+}
+
+// newHubCheck returns what checks the hub of the site.
+func (l *Leaf) newHubCheck(nc *nats.Conn, hubLink *link.Link, h *natsd.Server) *hubcheck.Checker {
+	cfg := hubcheck.Config{Site: l.cfg.Site, Conn: nc, Link: hubLink, Log: l.log.Named("hub")}
+	if h != nil {
+		cfg.Imports = func(subject string) bool { return natsd.Imports(h, subject) }
+	}
+	return hubcheck.New(cfg)
 }
 
 // after calls run when ready is closed.

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/petiole-io/petiole/internal/metrics"
+	"github.com/petiole-io/petiole/leaf/hubcheck"
 	"github.com/petiole-io/petiole/leaf/link"
 	"github.com/petiole-io/petiole/leaf/natsd"
 	"github.com/petiole-io/petiole/leaf/store"
@@ -76,8 +77,8 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 }
 
 // expose serves metrics and health at listen until ctx ends: /healthz fails while JetStream does
-// not store, /readyz until the node API answers. An empty listen serves nothing.
-func expose(ctx context.Context, listen string, c *counts, more []prometheus.Collector, embedded *natsd.Server, ready <-chan struct{}) error {
+// not store, /readyz as ready does. An empty listen serves nothing.
+func expose(ctx context.Context, listen string, c *counts, more []prometheus.Collector, embedded *natsd.Server, ready func() error) error {
 	gather := prometheus.NewRegistry()
 	gather.MustRegister(append(more, collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))...)
 	healthy := func() error {
@@ -86,12 +87,18 @@ func expose(ctx context.Context, listen string, c *counts, more []prometheus.Col
 		}
 		return embedded.Health()
 	}
-	return metrics.Serve(ctx, listen, prometheus.Gatherers{c.registry, gather}, healthy, func() error {
+	return metrics.Serve(ctx, listen, prometheus.Gatherers{c.registry, gather}, healthy, ready)
+}
+
+// readiness returns a check that fails until the node API answers, and while the hub lacks
+// something that the site needs.
+func readiness(api <-chan struct{}, hub *hubcheck.Checker) func() error {
+	return func() error {
 		select {
-		case <-ready:
-			return nil
+		case <-api:
+			return hub.Err()
 		default:
 			return errors.New("the node API does not answer yet")
 		}
-	})
+	}
 }

@@ -66,7 +66,7 @@ func (p *presence) heartbeat(s snapshot, linkSince time.Time) streams.Presence {
 	return streams.Presence{
 		Site: p.site, Time: time.Now(), Version: p.version, Boot: p.boot, LinkSince: linkSince,
 		Nodes: p.node.Leases(), Applied: p.node.Applied(), AppliedHub: p.node.AppliedSource(), Unapplied: s.unapplied,
-		Quarantined: s.quarantined, Dropped: s.dropped, Degraded: s.degraded,
+		Quarantined: s.quarantined, Dropped: s.dropped, Degraded: s.degraded, Details: s.details,
 		ReportedPending: s.pending[streams.SiteReported], TelemetryPending: s.pending[streams.SiteTelemetry],
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/leaf/forward"
+	"github.com/petiole-io/petiole/leaf/hubcheck"
 	"github.com/petiole-io/petiole/leaf/link"
 	"github.com/petiole-io/petiole/leaf/natsd"
 	"github.com/petiole-io/petiole/leaf/replicate"
@@ -50,6 +51,8 @@ type site struct {
 	unsupervised bool
 	// storeKey encrypts the store if it is set.
 	storeKey string
+	// settle is how long the subjects of the hub may take to become known; default 15 s.
+	settle time.Duration
 	// maxIdleChecks is the supervisor's.
 	maxIdleChecks int
 
@@ -59,15 +62,21 @@ type site struct {
 	js    jetstream.JetStream
 	link  *link.Link
 	store *store.Supervisor
-	stop  func()
+	check *hubcheck.Checker
+	// telemetry is the forwarder of SITE_TELEMETRY.
+	telemetry *forward.Forwarder
+	stop      func()
 }
 
 // newSite is a site whose leaf does not run yet.
-func newSite(t *testing.T) (*site, context.Context) {
+func newSite(t *testing.T) (*site, context.Context) { return newSiteAt(t, "") }
+
+// newSiteAt is newSite at a hub with more lines in its configuration.
+func newSiteAt(t *testing.T, hubSettings string) (*site, context.Context) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
-	s := &site{hubServer: natstest.StartHub(t, "plant-a"), cfg: DefaultConfig()}
+	s := &site{hubServer: natstest.StartHubWith(t, hubSettings, "plant-a"), cfg: DefaultConfig()}
 	s.line = natstest.NewLine(t, s.hubServer.LeafAddr())
 	s.cfg.Site, s.cfg.Node, s.cfg.DataDir = "plant-a", "plant-a-1", t.TempDir()
 	s.cfg.NATS.ConfigFile = natstest.LeafConf(t, "plant-a", s.line.Addr())
@@ -133,20 +142,24 @@ func (s *site) start(t *testing.T, ctx context.Context) {
 
 func (s *site) run(t *testing.T, ctx context.Context, log *zap.Logger) {
 	runCtx, end := context.WithCancel(ctx)
-	done := make(chan error, 5)
+	done := make(chan error, 6)
 	s.link = link.New(s.host.HubConnection, s.leaf.counts.linkChanges, log)
+	s.check = hubcheck.New(hubcheck.Config{Site: "plant-a", Conn: s.nc, Link: s.link, Imports: func(subject string) bool { return natsd.Imports(s.host, subject) }, Settle: s.settle, Log: log})
 	r := replicate.New(replicate.Config{
-		Site: "plant-a", JS: s.js, Link: s.link, Desired: s.store.Desired(), Pace: s.pace, Counters: s.leaf.counts.replicate, Log: log,
+		Site: "plant-a", JS: s.js, Link: s.link, Desired: s.store.Desired(), Pace: s.pace, MaxPayload: s.check.MaxPayload, Counters: s.leaf.counts.replicate, Log: log,
 	})
-	parts := []func(context.Context) error{r.Run, s.link.Run}
+	parts := []func(context.Context) error{r.Run, s.link.Run, s.check.Run}
 	if !s.unsupervised {
 		parts = append(parts, s.store.Run)
 	}
 	for _, name := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := forward.New(forward.Config{
 			Site: "plant-a", Stream: name, JS: s.js, Link: s.link, Timelines: s.store.Timeline(name), Drops: s.store.Drops(),
-			Counters: s.leaf.counts.forward, Log: log.With(zap.String("stream", name)),
+			MaxPayload: s.check.MaxPayload, Counters: s.leaf.counts.forward, Log: log.With(zap.String("stream", name)),
 		})
+		if name == streams.SiteTelemetry {
+			s.telemetry = f
+		}
 		parts = append(parts, f.Run)
 	}
 	for _, run := range parts {

@@ -27,6 +27,10 @@ type status struct {
 	degraded    func() []string
 	// refused reports whether the hub refuses reports because it has no room for them.
 	refused func() bool
+	// setAside returns the record that was set aside last, "" if there is none.
+	setAside func() string
+	// hubProblems returns what the hub lacks.
+	hubProblems func() []string
 }
 
 // snapshot is the state at one time.
@@ -39,10 +43,13 @@ type snapshot struct {
 	quarantined uint64
 	dropped     uint64
 	degraded    []string
+	// details are sentences about what is degraded.
+	details []string
 }
 
 func (s *status) read(ctx context.Context) snapshot {
-	r := snapshot{pending: map[string]uint64{}, dropped: s.drops.Total(), degraded: s.reasons()}
+	r := snapshot{pending: map[string]uint64{}, dropped: s.drops.Total()}
+	r.degraded, r.details = s.reasons()
 	for _, q := range s.quarantined {
 		r.quarantined += q.Quarantined()
 	}
@@ -54,17 +61,24 @@ func (s *status) read(ctx context.Context) snapshot {
 	return r
 }
 
-// reasons returns why the leaf, or the server that it uses, is degraded.
-func (s *status) reasons() []string {
-	names := s.degraded()
+// reasons returns why the leaf, or the server or the hub that it uses, is degraded, and sentences
+// about it.
+func (s *status) reasons() (names, details []string) {
+	names = s.degraded()
 	if acceptsAnybody(s.js.Conn()) {
 		names = append(names, streams.DegradedOpen)
 	}
 	if s.refused() {
 		names = append(names, streams.DegradedReportsRefused)
 	}
+	if what := s.setAside(); what != "" {
+		names, details = append(names, streams.DegradedSetAside), append(details, what)
+	}
+	if problems := s.hubProblems(); len(problems) > 0 {
+		names, details = append(names, streams.DegradedHub), append(details, problems...)
+	}
 	slices.Sort(names)
-	return names
+	return names, details[:min(len(details), streams.MaxDetails)]
 }
 
 // acceptsAnybody reports whether the server that nc is connected to requires no authentication.

@@ -39,7 +39,10 @@ func TestOpenServerIsReported(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := &status{js: js, degraded: func() []string { return []string{streams.DegradedDiskFull} }, refused: func() bool { return false }}
+		s := &status{
+			js: js, degraded: func() []string { return []string{streams.DegradedDiskFull} }, refused: func() bool { return false },
+			setAside: func() string { return "" }, hubProblems: func() []string { return nil },
+		}
 		want := fmt.Sprint([]string{streams.DegradedDiskFull, streams.DegradedOpen})
 		if withUsers {
 			want = fmt.Sprint([]string{streams.DegradedDiskFull})

@@ -67,7 +67,7 @@ type Gap struct {
 	// From and To are the first and the last missing sequence.
 	From uint64 `json:"from"`
 	To   uint64 `json:"to"`
-	// Reason is GapLimit or GapLost.
+	// Reason is GapLimit, GapLost or GapSetAside.
 	Reason string    `json:"reason"`
 	Time   time.Time `json:"time"`
 }
@@ -75,8 +75,11 @@ type Gap struct {
 // GapKind is the kind of a Gap in LocalTelemetrySubject and TelemetrySubject.
 const GapKind = "gap"
 
-// The reasons of a Gap: a limit of the leaf's stream, or a damaged store.
+// The reasons of a Gap: a limit of the leaf's stream, a damaged store, or a record that is in
+// SITE_QUARANTINE because the hub or the line cannot take it.
 const (
 	GapLimit = "limit"
 	GapLost  = "lost"
+
+	GapSetAside = "setAside"
 )

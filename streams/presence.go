@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"strings"
 	"time"
+	"unicode"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -45,6 +47,8 @@ type Presence struct {
 	Dropped uint64 `json:"dropped,omitempty"`
 	// Degraded lists the leaf's present problems (DegradedDiskFull, ...), sorted.
 	Degraded []string `json:"degraded,omitempty"`
+	// Details are sentences about the problems, for people.
+	Details []string `json:"details,omitempty"`
 	// ReportedPending and TelemetryPending count the messages that wait for the link.
 	ReportedPending  uint64 `json:"reportedPending,omitempty"`
 	TelemetryPending uint64 `json:"telemetryPending,omitempty"`
@@ -62,6 +66,9 @@ const (
 	// MaxDegraded bounds the number of problems, MaxDegradedReason each of them in bytes.
 	MaxDegraded       = 32
 	MaxDegradedReason = 128
+	// MaxDetails bounds the number of sentences about problems, MaxDetail each of them in bytes.
+	MaxDetails = 16
+	MaxDetail  = 512
 )
 
 // DegradedPattern matches the reason of a condition.
@@ -98,6 +105,14 @@ func DecodePresence(data []byte) (Presence, error) {
 			return p, fmt.Errorf("heartbeat lists a problem of %d bytes, which is longer than %d or does not match %s", len(s), MaxDegradedReason, DegradedPattern)
 		}
 	}
+	if len(p.Details) > MaxDetails {
+		return p, fmt.Errorf("heartbeat has %d sentences about problems, the limit is %d", len(p.Details), MaxDetails)
+	}
+	for _, s := range p.Details {
+		if len(s) > MaxDetail || strings.ContainsFunc(s, unicode.IsControl) {
+			return p, fmt.Errorf("heartbeat has a sentence of %d bytes about a problem, which is longer than %d or has control characters", len(s), MaxDetail)
+		}
+	}
 	for _, n := range []*uint64{&p.Applied, &p.AppliedHub, &p.Unapplied, &p.Quarantined, &p.Dropped, &p.ReportedPending, &p.TelemetryPending} {
 		*n = min(*n, math.MaxInt64)
 	}
@@ -123,6 +138,10 @@ const (
 	DegradedOpen = "NoAuthentication"
 	// DegradedReportsRefused: the hub has no room for more reports of the site; they wait there.
 	DegradedReportsRefused = "ReportsRefused"
+	// DegradedSetAside: a record that the hub or the line cannot take was moved to SITE_QUARANTINE.
+	DegradedSetAside = "RecordsSetAside"
+	// DegradedHub: the hub lacks something that a site needs.
+	DegradedHub = "HubIncomplete"
 )
 
 // NodePresence is the time at which a node's kubelet last renewed its lease at the node

@@ -254,7 +254,7 @@ func (l *leafCopy) compare() inventory.Answer {
 	l.t.Helper()
 	at := l.image()
 	c := &comparison{leafCopy: l, at: streams.HubPosition{Seq: at.position, Identity: at.identity}, kept: at.kept}
-	_, err := inventory.Compare(context.Background(), c, int(l.nc.MaxPayload())/2)
+	_, err := inventory.Compare(context.Background(), c, int(l.nc.MaxPayload())/2, int(l.nc.MaxPayload())/2)
 	l.must(err)
 	return c.last
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -37,6 +38,9 @@ func Open(ctx context.Context, nc *nats.Conn, limits streams.HubLimits) (*Hub, e
 	js, err := jetstream.NewWithDomain(nc, streams.HubDomain, jetstream.WithDefaultTimeout(5*time.Second))
 	if err != nil {
 		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	if problems := (streams.HubInfo{MaxPayload: nc.MaxPayload(), ServerVersion: nc.ConnectedServerVersion()}).Problems(); len(problems) > 0 {
+		return nil, fmt.Errorf("check the hub: %s", strings.Join(problems, "; "))
 	}
 	if err := streams.Ensure(ctx, js, streams.HubStreams(limits)); err != nil {
 		return nil, err

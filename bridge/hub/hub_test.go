@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -174,5 +175,15 @@ func TestSharedTelemetryIsRetired(t *testing.T) {
 	}
 	if n != records || batch.Error() != nil {
 		t.Errorf("%d of %d old records can be read: %v", n, records, batch.Error())
+	}
+}
+
+// A hub whose messages cannot hold a part of an object is named, before anything is stored.
+func TestHubThatIsTooSmall(t *testing.T) {
+	t.Parallel()
+	nc := natstest.StartHubWith(t, "max_payload: 8KB", "plant-a").Connect(t, "bridge")
+	_, err := Open(t.Context(), nc, streams.HubLimits{})
+	if err == nil || !strings.Contains(err.Error(), "max_payload of the hub is 8192, at least 16384 is needed") {
+		t.Errorf("opened: %v", err)
 	}
 }

@@ -162,7 +162,8 @@ func (o observation) healthyCondition(s v1alpha1.SiteStatus) metav1.Condition {
 	case !s.Connected:
 		return condition(t, metav1.ConditionUnknown, v1alpha1.ReasonNotHeard, "no heartbeat received from the leaf")
 	case len(s.Degraded) > 0:
-		return condition(t, metav1.ConditionFalse, s.Degraded[0], "the leaf reports: "+strings.Join(s.Degraded, ", "))
+		message := "the leaf reports: " + strings.Join(append([]string{strings.Join(s.Degraded, ", ")}, o.last.Details...), "; ")
+		return condition(t, metav1.ConditionFalse, s.Degraded[0], message)
 	case s.Quarantined > 0:
 		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonQuarantined, "the leaf could not read messages and moved them to its stream "+streams.SiteQuarantine)
 	}

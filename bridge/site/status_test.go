@@ -82,7 +82,10 @@ func TestConditions(t *testing.T) {
 		"repairing": {func(o *observation) {
 			o.sync = antientropy.State{LastCheck: noon, Outcome: inventory.Repairing}
 		}, "Heard", "Differs", "AsExpected"},
-		"disk full":   {func(o *observation) { o.last.Degraded = []string{streams.DegradedDiskFull} }, "Heard", "UpToDate", "DiskFull"},
+		"disk full": {func(o *observation) { o.last.Degraded = []string{streams.DegradedDiskFull} }, "Heard", "UpToDate", "DiskFull"},
+		"set aside": {func(o *observation) {
+			o.last.Degraded, o.last.Details = []string{streams.DegradedSetAside}, []string{"record 7 is in SITE_QUARANTINE"}
+		}, "Heard", "UpToDate", "RecordsSetAside"},
 		"unreadable":  {func(o *observation) { o.last.Quarantined = 1 }, "Heard", "UpToDate", "Quarantined"},
 		"two leaves":  {func(o *observation) { o.duplicate = noon.Add(-time.Minute) }, "Heard", "UpToDate", "DuplicateIdentity"},
 		"one of them": {func(o *observation) { o.duplicate = noon.Add(-time.Hour) }, "Heard", "UpToDate", "AsExpected"},

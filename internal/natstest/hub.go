@@ -39,6 +39,7 @@ server_name: hub
 listen: "127.0.0.1:-1"
 jetstream { domain: hub, store_dir: "{{.Dir}}/js", sync_interval: always, max_file_store: {{.MaxFileStore}} }
 leafnodes { listen: "127.0.0.1:{{.LeafPort}}" }
+{{.Settings}}
 accounts {
   FABRIC {
     jetstream: enabled
@@ -73,12 +74,15 @@ accounts {
 `))
 
 // StartHub runs a hub that knows the sites.
-func StartHub(t testing.TB, sites ...string) *Hub {
+func StartHub(t testing.TB, sites ...string) *Hub { return StartHubWith(t, "", sites...) }
+
+// StartHubWith runs a hub with more lines in its configuration, such as max_payload.
+func StartHubWith(t testing.TB, settings string, sites ...string) *Hub {
 	t.Helper()
 	dir := t.TempDir()
 	port := porttest.Port(t)
 	var b bytes.Buffer
-	if err := hubConf.Execute(&b, map[string]any{"Dir": dir, "Sites": sites, "Password": Password, "MaxFileStore": int64(MaxFileStore), "LeafPort": port}); err != nil {
+	if err := hubConf.Execute(&b, map[string]any{"Dir": dir, "Sites": sites, "Password": Password, "MaxFileStore": int64(MaxFileStore), "LeafPort": port, "Settings": settings}); err != nil {
 		t.Fatal(err)
 	}
 	h := &Hub{conf: filepath.Join(dir, "hub.conf"), leaf: port}
@@ -98,6 +102,9 @@ func (h *Hub) Stop() {
 	h.Server.Shutdown()
 	h.Server.WaitForShutdown()
 }
+
+// Conf returns the path of its configuration.
+func (h *Hub) Conf() string { return h.conf }
 
 // LeafAddr returns the address that leaves connect to.
 func (h *Hub) LeafAddr() string { return fmt.Sprintf("127.0.0.1:%d", h.leaf) }

@@ -32,7 +32,7 @@ const (
 )
 
 // largeReport is the size above which a report is stored on its own, in parts if necessary.
-const largeReport = 64 << 10
+const largeReport = streams.PartBytes
 
 // sink implements devices.Sink: it stores what devices report in the leaf's streams. Each of
 // the methods of devices.Sink returns after JetStream has stored the message.

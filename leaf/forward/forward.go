@@ -39,8 +39,10 @@ type Config struct {
 	Link      *link.Link
 	Timelines *journal.TimelineStore
 	Drops     *journal.DropLog
-	Counters  *Counters
-	Log       *zap.Logger
+	// MaxPayload returns the size of the largest message that both ends of the link take.
+	MaxPayload func() int
+	Counters   *Counters
+	Log        *zap.Logger
 }
 
 // Forwarder sends one stream of the leaf to the hub, in order and at least once. A session starts
@@ -58,6 +60,10 @@ type Forwarder struct {
 	// window is learned from the line of this site.
 	window  transfer.Window
 	refused refusals
+	// large is the record that is being sent alone.
+	large largeRecord
+	// Aside is what the forwarder has set aside.
+	Aside Aside
 }
 
 // New returns the forwarder of a stream. It starts nothing.
@@ -237,6 +243,21 @@ func (f *Forwarder) forward(ctx context.Context, r *session, msgs []jetstream.Ms
 		if err != nil {
 			return sent, err
 		}
+		if f.cfg.Stream == streams.SiteTelemetry { // reports are stored in parts
+			if reason := f.large.unsendable(msg, seq, f.cfg.MaxPayload()); reason != nil {
+				if msg, err = setAside(ctx, f, r, m, seq, reason); err != nil {
+					return sent, err
+				}
+			}
+		}
+		// A large message is sent alone, so that those before it do not wait for it.
+		if len(out) > 0 && bytes+msg.Size() > max(f.window.Bytes(), transfer.FirstWindow) {
+			if err := f.commit(ctx, r, out, from); err != nil {
+				return sent, err
+			}
+			sent += len(from)
+			out, from, bytes = nil, nil, 0
+		}
 		out, from = append(append(out, gaps...), msg), append(from, m)
 		r.next = seq + 1
 		if bytes += msg.Size(); bytes < f.window.Bytes() {
@@ -260,6 +281,7 @@ func (f *Forwarder) forward(ctx context.Context, r *session, msgs []jetstream.Ms
 func (f *Forwarder) commit(ctx context.Context, r *session, out []*nats.Msg, msgs []jetstream.Msg) error {
 	start, size := time.Now(), 0
 	err := f.hub.Put(ctx, out)
+	f.large.sent(ctx, out, r.next-1, err)
 	if streams.IsFull(err) && f.cfg.Stream == streams.SiteReported {
 		return f.commitEach(ctx, r, out, msgs)
 	}

@@ -27,6 +27,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/leaf/filestore"
+	"github.com/petiole-io/petiole/streams"
 )
 
 // startTimeout is how long the server may take to recover its store.
@@ -51,6 +52,8 @@ type Server struct {
 	running *server.Server
 	// storeDir is the folder of JetStream.
 	storeDir string
+	// account is the name of the account that the leaf connection belongs to.
+	account string
 	// remotes is the number of leaf connections that the server should have, attemptInterval the
 	// longest time between two attempts.
 	remotes         int
@@ -131,6 +134,10 @@ func (s *Server) start(ctx context.Context, first func(context.Context, *nats.Co
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running, s.lastSeqs, s.storeDir, s.lost = started, began, store, lost
+	s.account = server.DEFAULT_GLOBAL_ACCOUNT
+	if own := ownAccount(opts); own != nil {
+		s.account = own.Name
+	}
 	s.remotes, s.attemptInterval = len(opts.LeafNode.Remotes), attemptIntervalOf(opts)
 	return errors.Join(err, listErr)
 }
@@ -168,6 +175,9 @@ func readOptions(configFile string, key nkeys.KeyPair, log *zap.Logger) (*server
 		return nil, fmt.Errorf("take over the store of the default account: %w", err)
 	}
 	warnSharedAccount(opts, nkey, log)
+	if opts.MaxPayload != 0 && opts.MaxPayload < streams.MinMaxPayload {
+		return nil, fmt.Errorf("nats.configFile %s: max_payload: %d: must be at least %d, a part of an object with its headers", configFile, opts.MaxPayload, streams.MinMaxPayload)
+	}
 	opts.NoSigs = true // the leaf handles signals
 	if opts.JetStreamMaxStore <= 0 {
 		// Otherwise nats-server 2.15.2 takes what is free at its start for a limit, and stays
@@ -221,6 +231,19 @@ func (s *Server) HubConnection() uint64 {
 		return 0
 	}
 	return z.Leafs[0].ID
+}
+
+// Imports reports whether the hub takes messages on a subject from this site: whether the site's
+// account there imports it. It is false while the server is not connected.
+func Imports(s *Server, subject string) bool {
+	s.mu.Lock()
+	running, name := s.running, s.account
+	s.mu.Unlock()
+	if running == nil {
+		return false
+	}
+	account, err := running.LookupAccount(name)
+	return err == nil && account.SubscriptionInterest(subject)
 }
 
 // passingTime bounds the errors of the server's health check that may pass by themselves.

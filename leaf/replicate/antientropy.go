@@ -141,7 +141,7 @@ func (ae *antiEntropy) check(ctx context.Context) (outcome inventory.State, err 
 	ae.stuck = 0
 	for range MaxComparisons {
 		before := ae.position
-		if outcome, err = inventory.Compare(ctx, ae, int(ae.r.nc.MaxPayload())-queryRoom); err != nil {
+		if outcome, err = ae.compare(ctx); err != nil {
 			return "", err
 		}
 		if ae.stuck++; outcome != inventory.Behind || ae.position != before {
@@ -163,6 +163,13 @@ func (ae *antiEntropy) check(ctx context.Context) (outcome inventory.State, err 
 		again = min(2*again, 15*time.Second)
 	}
 	return outcome, nil
+}
+
+// compare compares once. A query takes no more than the line carries in a while, so that the pings
+// are answered meanwhile.
+func (ae *antiEntropy) compare(ctx context.Context) (inventory.State, error) {
+	most := ae.r.cfg.MaxPayload() - queryRoom
+	return inventory.Compare(ctx, ae, min(most, ae.r.queries.Bytes()), most)
 }
 
 // mayRestart reports whether a session may end because the bridge answers behind: once in an

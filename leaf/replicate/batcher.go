@@ -9,6 +9,7 @@ import (
 
 	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/urgent"
 )
 
 // batcher collects what the hub sends during one session into batches.
@@ -16,6 +17,7 @@ type batcher struct {
 	deliveries <-chan *nats.Msg
 	order      deliveryOrder
 	pull       *puller
+	overtaker  *overtaker
 }
 
 // batch is what one call of next returns.
@@ -31,6 +33,8 @@ type batch struct {
 	restarted bool
 	// verifyRequested is set if the bridge asks for a comparison.
 	verifyRequested bool
+	// urgent are copies of deliveries that may be stored before their turn.
+	urgent []urgent.Message
 }
 
 // next requests deliveries and waits for the next one, a heartbeat or a control message of the
@@ -38,7 +42,7 @@ type batch struct {
 // session.
 func (in *batcher) next(ctx context.Context) (batch, error) {
 	var a batch
-	if err := in.pull.request(time.Now()); err != nil {
+	if err := in.request(); err != nil {
 		return batch{}, err
 	}
 	silence := time.NewTimer(hubSilence)
@@ -54,7 +58,7 @@ func (in *batcher) next(ctx context.Context) (batch, error) {
 		}
 	}
 	for len(a.deliveries) < transfer.BatchMessages && a.size < transfer.BatchBytes && !a.restarted {
-		if err := in.pull.request(time.Now()); err != nil {
+		if err := in.request(); err != nil {
 			return batch{}, err
 		}
 		select {
@@ -69,7 +73,20 @@ func (in *batcher) next(ctx context.Context) (batch, error) {
 	return a, nil
 }
 
+// request requests what it is time for: what is urgent goes first.
+func (in *batcher) request() error {
+	now := time.Now()
+	if err := in.overtaker.request(in.pull.waiting, in.pull.window.Bytes(), now); err != nil {
+		return err
+	}
+	return in.pull.request(now)
+}
+
 func (in *batcher) add(a *batch, msg *nats.Msg) error {
+	if msg.Subject == in.overtaker.inbox {
+		a.urgent = append(a.urgent, in.overtaker.answered(msg, time.Now())...)
+		return nil
+	}
 	if word := control(msg); word != "" {
 		a.verifyRequested = a.verifyRequested || word == streams.ControlVerify
 		return nil

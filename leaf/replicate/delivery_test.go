@@ -58,7 +58,7 @@ func TestDeliveryOrder(t *testing.T) {
 func newBatcher(t *testing.T, deliveries <-chan *nats.Msg) *batcher {
 	t.Helper()
 	w := newPullWindow()
-	return &batcher{deliveries: deliveries, pull: &puller{window: &w, publish: func(string, []byte) error { return nil }}}
+	return &batcher{deliveries: deliveries, overtaker: &overtaker{}, pull: &puller{window: &w, publish: func(string, []byte) error { return nil }}}
 }
 
 func FuzzDelivery(f *testing.F) {

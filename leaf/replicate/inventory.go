@@ -15,6 +15,10 @@ import (
 const (
 	// inventoryWait is how long the bridge may take to answer one query.
 	inventoryWait = 10 * time.Second
+	// queryTarget is how long the line and the bridge may take for one query.
+	queryTarget = 2 * time.Second
+	// maxQuery bounds the entries of one query, in bytes.
+	maxQuery = 1 << 20
 	// queryRoom is the part of max_payload for the other fields of a query, headers and
 	// protocol.
 	queryRoom = 8 << 10
@@ -53,9 +57,12 @@ func (ae *antiEntropy) Ask(ctx context.Context, q inventory.Query) (inventory.An
 	}
 	ctx, cancel := context.WithTimeout(ctx, inventoryWait+transfer.Duration(len(data)))
 	defer cancel()
+	start := time.Now()
 	reply, err := ae.r.nc.RequestWithContext(ctx, streams.RequestSubject(ae.r.cfg.Site, inventory.Request), data)
 	if err != nil {
+		ae.r.queries.Record(len(data), max(time.Since(start), 2*queryTarget))
 		return inventory.Answer{}, fmt.Errorf("request the inventory comparison: %w", err)
 	}
+	ae.r.queries.Record(len(data), time.Since(start))
 	return inventory.DecodeAnswer(reply.Data)
 }

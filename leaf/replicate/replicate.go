@@ -22,13 +22,15 @@ const hubSilence = 3*streams.SyncHeartbeat + streams.SyncHeartbeat/3
 
 // Config is what a Replicator needs.
 type Config struct {
-	Site     string
-	JS       jetstream.JetStream
-	Link     *link.Link
-	Desired  Desired
-	Pace     Pace
-	Counters *Counters
-	Log      *zap.Logger
+	Site    string
+	JS      jetstream.JetStream
+	Link    *link.Link
+	Desired Desired
+	Pace    Pace
+	// MaxPayload returns the size of the largest message that both ends of the link take.
+	MaxPayload func() int
+	Counters   *Counters
+	Log        *zap.Logger
 }
 
 // Desired is SITE_DESIRED. Its lock is held while the stream is changed, and while all of it is
@@ -57,12 +59,14 @@ type Replicator struct {
 	tombstones *tombstoneIndex
 	// window is learned from the line to this site.
 	window transfer.Window
+	// queries bounds the bytes of a comparison of inventories.
+	queries transfer.Window
 }
 
 // New returns the replicator of a site. It starts nothing.
 func New(cfg Config) *Replicator {
 	nc := cfg.JS.Conn()
-	return &Replicator{cfg: cfg, nc: nc, local: transfer.NewPublisher(nc, cfg.Site), window: newPullWindow()}
+	return &Replicator{cfg: cfg, nc: nc, local: transfer.NewPublisher(nc, cfg.Site), window: newPullWindow(), queries: transfer.NewWindow(maxQuery, queryTarget)}
 }
 
 // Run replicates until ctx ends.
@@ -103,13 +107,17 @@ func (r *Replicator) session(ctx context.Context) (stored int, err error) {
 	})
 	defer checking.Wait()
 	defer end(nil)
-	in := batcher{deliveries: deliveries, pull: r.puller(inbox, from.waiting)}
+	in := batcher{deliveries: deliveries, pull: r.puller(inbox, from.waiting), overtaker: newOvertaker(r, inbox, from.position)}
 	for {
 		got, err := in.next(ctx)
 		if err != nil {
 			return stored, err
 		}
-		if err := r.storeAndAck(ctx, from.identity, got.deliveries); err != nil {
+		err = r.storeAndAck(ctx, from.identity, in.overtaker, got.deliveries)
+		if err == nil {
+			err = r.storeUrgent(ctx, from.identity, in.overtaker, got.urgent)
+		}
+		if err != nil {
 			return stored, cmp.Or(context.Cause(ctx), err)
 		}
 		if len(got.deliveries) > 0 && stored == 0 && got.deliveries[0].stream <= from.rewoundFrom {
@@ -137,13 +145,14 @@ func (r *Replicator) puller(inbox string, waiting uint64) *puller {
 }
 
 // storeAndAck stores deliveries and acknowledges them.
-func (r *Replicator) storeAndAck(ctx context.Context, identity string, batch []delivery) error {
+func (r *Replicator) storeAndAck(ctx context.Context, identity string, o *overtaker, batch []delivery) error {
 	if len(batch) == 0 {
 		return nil
 	}
-	if err := r.store(ctx, identity, batch); err != nil {
+	if err := r.store(ctx, identity, o, batch); err != nil {
 		return err
 	}
+	o.position = batch[len(batch)-1].stream
 	r.cfg.Counters.replicated.Add(float64(len(batch)))
 	for _, d := range batch {
 		if err := r.nc.Publish(d.Reply, []byte("+ACK")); err != nil {
@@ -154,14 +163,19 @@ func (r *Replicator) storeAndAck(ctx context.Context, identity string, batch []d
 }
 
 // store puts deliveries into SITE_DESIRED and returns when they are on disk.
-func (r *Replicator) store(ctx context.Context, identity string, batch []delivery) error {
+func (r *Replicator) store(ctx context.Context, identity string, o *overtaker, batch []delivery) error {
 	out := make([]*nats.Msg, len(batch))
 	for i, d := range batch {
 		var err error
-		if out[i], err = r.storedMessage(ctx, d, identity); err != nil {
+		if out[i], err = r.storedMessage(ctx, d, identity, o); err != nil {
 			return err
 		}
 	}
+	return r.put(ctx, out)
+}
+
+// put stores messages and returns when they are on disk.
+func (r *Replicator) put(ctx context.Context, out []*nats.Msg) error {
 	r.cfg.Desired.Lock()
 	defer r.cfg.Desired.Unlock()
 	if err := r.local.Put(ctx, out); err != nil {

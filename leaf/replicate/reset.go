@@ -34,6 +34,8 @@ type sessionStart struct {
 	rewoundFrom uint64
 	// waiting is the number of messages that the hub has for this site.
 	waiting uint64
+	// position is the sequence up to which the site has everything.
+	position uint64
 }
 
 // rewind resets the hub's consumer to what this site has. A leaf that shares its identity with
@@ -64,6 +66,9 @@ func (r *Replicator) rewind(ctx context.Context) (sessionStart, error) {
 			}
 		}
 		if !again {
+			if b.position = have.Seq; from > 0 {
+				b.position = from - 1
+			}
 			return b, nil
 		}
 		if hub.requests == 0 {

@@ -92,9 +92,10 @@ func (r *Replicator) loadTombstones(ctx context.Context) (err error) {
 // storedMessage returns the message to store for a delivery, without the headers that were meant
 // for the hub's stream and with its position there. If a tombstone supersedes the delivery, the
 // tombstone is stored again at that position.
-func (r *Replicator) storedMessage(ctx context.Context, d delivery, identity string) (*nats.Msg, error) {
+func (r *Replicator) storedMessage(ctx context.Context, d delivery, identity string, o *overtaker) (*nats.Msg, error) {
 	msg := nats.NewMsg(d.Subject)
 	msg.Header, msg.Data = withoutServerHeaders(d.Header), d.Data
+	msg = o.delivered(d, msg)
 	if r.tombstones.supersedes(msg) {
 		s, err := r.cfg.JS.Stream(ctx, streams.SiteDesired)
 		if err != nil {

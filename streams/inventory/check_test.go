@@ -95,7 +95,7 @@ func TestComparisonsConverge(t *testing.T) {
 		s, limit := &site{want: expect(want), is: is}, rapid.IntRange(1000, 4000).Draw(t, "limit")
 		for range 1 + NumBuckets {
 			s.asked, s.found = 0, Difference{}
-			state, err := Compare(context.Background(), s, limit)
+			state, err := Compare(context.Background(), s, limit, limit)
 			if err != nil || s.asked > 3 || (state == Equal) != (s.found.Size() == 0) {
 				t.Fatalf("%s after %d queries, difference %+v, %v", state, s.asked, s.found, err)
 			}
@@ -134,7 +134,7 @@ func TestChangeDuringAComparison(t *testing.T) {
 				s.want.Last.Seq = 101
 			}
 		}
-		if state, err := Compare(t.Context(), s, 1000); err != nil || state != Behind {
+		if state, err := Compare(t.Context(), s, 1000, 1000); err != nil || state != Behind {
 			t.Errorf("with a message published before query %d: %s, %v", before, state, err)
 		}
 	}
@@ -145,7 +145,7 @@ func TestChangeDuringAComparison(t *testing.T) {
 		}
 	}
 	s.asked = 0
-	if state, err := Compare(t.Context(), s, 1000); err != nil || state != Behind {
+	if state, err := Compare(t.Context(), s, 1000, 1000); err != nil || state != Behind {
 		t.Errorf("with a set that changed before the last query: %s, %v", state, err)
 	}
 }
@@ -172,13 +172,13 @@ func TestCompareRejectsAnswers(t *testing.T) {
 		`{"state":"send-entries","buckets":[-1]}`:  "bucket -1",
 		`{`: "decode the answer",
 	} {
-		_, err := Compare(t.Context(), &answering{answer: answer}, 1000)
+		_, err := Compare(t.Context(), &answering{answer: answer}, 1000, 1000)
 		if err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("%s: %v, want %q", answer, err, text)
 		}
 	}
 	full := &answering{site: site{is: entries{"a": {Subject: "a", Hash: strings.Repeat("x", 1000)}}}, answer: fmt.Sprintf(`{"state":"send-entries","buckets":[%d]}`, Entry{Subject: "a"}.Bucket())}
-	if _, err := Compare(t.Context(), full, 1000); err == nil || !strings.Contains(err.Error(), "a message 1000") {
+	if _, err := Compare(t.Context(), full, 1000, 1000); err == nil || !strings.Contains(err.Error(), "a message 1000") {
 		t.Errorf("an entry that does not fit: %v", err)
 	}
 }
@@ -299,7 +299,7 @@ func FuzzAnswer(f *testing.F) {
 		}
 		var sizes [NumBuckets]int
 		if a.State == SendEntries {
-			of, err := fitting(a.Buckets, &sizes, 1000)
+			of, err := fitting(a.Buckets, &sizes, 1000, 1000)
 			if err == nil && len(of) != len(a.Buckets) {
 				t.Fatalf("%d of %d empty buckets fit", len(of), len(a.Buckets))
 			}

@@ -17,11 +17,11 @@ type Site interface {
 }
 
 // Compare compares once with the bridge, in three queries at most: the digest, the buckets if it
-// differs, and the entries of the buckets that differ, as many as fit into limit bytes. It returns
-// Equal, Behind or Repairing. Messages that are stored between two queries make the bridge answer
-// Behind.
-func Compare(ctx context.Context, site Site, limit int) (State, error) {
-	q, s, err := read(ctx, site, nil, limit)
+// differs, and the entries of the buckets that differ, as many as fit into limit bytes, or those of
+// one bucket within most bytes. It returns Equal, Behind or Repairing. Messages that are stored
+// between two queries make the bridge answer Behind.
+func Compare(ctx context.Context, site Site, limit, most int) (State, error) {
+	q, s, err := read(ctx, site, nil, limit, most)
 	if err != nil {
 		return "", err
 	}
@@ -31,7 +31,7 @@ func Compare(ctx context.Context, site Site, limit int) (State, error) {
 		a, err = site.Ask(ctx, q)
 	}
 	if err == nil && a.State == SendEntries {
-		if q, _, err = read(ctx, site, a.Buckets, limit); err != nil {
+		if q, _, err = read(ctx, site, a.Buckets, limit, most); err != nil {
 			return "", err
 		}
 		a, err = site.Ask(ctx, q)
@@ -50,8 +50,8 @@ func Compare(ctx context.Context, site Site, limit int) (State, error) {
 }
 
 // read returns the query that describes what the site has, and if buckets are named, the entries
-// of as many of them as fit into limit bytes.
-func read(ctx context.Context, site Site, buckets []int, limit int) (q Query, s *Set, err error) {
+// of as many of them as fit into limit bytes, or those of one bucket within most bytes.
+func read(ctx context.Context, site Site, buckets []int, limit, most int) (q Query, s *Set, err error) {
 	s = &Set{}
 	err = site.Read(ctx, func(at streams.HubPosition, entries func(func(Entry)) error) error {
 		var sizes [NumBuckets]int
@@ -63,7 +63,7 @@ func read(ctx context.Context, site Site, buckets []int, limit int) (q Query, s 
 		if err != nil || len(buckets) == 0 {
 			return err
 		}
-		if q.Of, err = fitting(buckets, &sizes, limit); err != nil {
+		if q.Of, err = fitting(buckets, &sizes, limit, most); err != nil {
 			return err
 		}
 		wanted := bucketSet(q.Of)
@@ -77,21 +77,22 @@ func read(ctx context.Context, site Site, buckets []int, limit int) (q Query, s 
 	return q, s, err
 }
 
-// fitting returns the first of the buckets whose entries take no more than limit bytes in total.
-func fitting(buckets []int, sizes *[NumBuckets]int, limit int) ([]int, error) {
+// fitting returns the first of the buckets whose entries take no more than limit bytes in total. The
+// first one may take up to most bytes.
+func fitting(buckets []int, sizes *[NumBuckets]int, limit, most int) ([]int, error) {
 	var out []int
 	sum := 0
 	for _, b := range buckets {
 		if b < 0 || b >= NumBuckets {
 			return nil, fmt.Errorf("the bridge asks for bucket %d of an inventory of %d", b, NumBuckets)
 		}
-		if sum += sizes[b]; sum > limit {
+		if sum += sizes[b]; sum > limit && len(out) > 0 || sum > most {
 			break
 		}
 		out = append(out, b)
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("the entries of bucket %d take %d bytes, a message %d", buckets[0], sizes[buckets[0]], limit)
+		return nil, fmt.Errorf("the entries of bucket %d take %d bytes, a message %d", buckets[0], sizes[buckets[0]], most)
 	}
 	return out, nil
 }

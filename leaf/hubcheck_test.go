@@ -1,0 +1,77 @@
+package leaf
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/petiole-io/petiole/internal/natstest"
+	"github.com/petiole-io/petiole/internal/polltest"
+	"github.com/petiole-io/petiole/leaf/natsd"
+	"github.com/petiole-io/petiole/streams"
+	"go.uber.org/zap"
+)
+
+// TestHubWithoutAnImport has a hub whose account of the site imports everything but one subject, for
+// each of them: the leaf names it, and nothing else.
+func TestHubWithoutAnImport(t *testing.T) {
+	t.Parallel()
+	for subject := range streams.ServiceImports("plant-a") {
+		t.Run(subject, func(t *testing.T) {
+			t.Parallel()
+			s, ctx := newSite(t)
+			s.settle = 3 * time.Second
+			s.hubServer.Stop()
+			conf := s.hubServer.Conf()
+			edit(t, conf, func(b []byte) []byte {
+				var kept []string
+				for line := range strings.Lines(string(b)) {
+					hub := strings.Replace(subject, "$JS.FABRIC.", "$JS.", 1)
+					if !strings.Contains(line, `{ service: { account: FABRIC, subject: "`+hub+`" }`) {
+						kept = append(kept, line)
+					}
+				}
+				return []byte(strings.Join(kept, ""))
+			})
+			s.hubServer.Start(t)
+			s.start(t, ctx)
+			// On a busy machine the others become known later, and are looked at again.
+			polltest.Eventually(t, "the leaf names it alone", func() bool {
+				p := s.check.Problems()
+				return len(p) == 1 && strings.Contains(p[0], " "+subject+": ")
+			})
+			if s.check.Err() == nil {
+				t.Error("it is no error")
+			}
+		})
+	}
+}
+
+// TestHubHasEverything has a hub in order: the leaf finds nothing.
+func TestHubHasEverything(t *testing.T) {
+	t.Parallel()
+	s, ctx := newSite(t)
+	s.start(t, ctx)
+	respond(t, s)
+	s.up(t)
+	polltest.Eventually(t, "the leaf has checked the hub", func() bool { return s.check.Checked() })
+	if p := s.check.Problems(); len(p) > 0 {
+		t.Errorf("problems of a hub in order: %q", p)
+	}
+}
+
+// TestTooSmallMaxPayload refuses a configuration whose messages cannot hold a part of an object.
+func TestTooSmallMaxPayload(t *testing.T) {
+	t.Parallel()
+	conf := natstest.LeafConf(t, "plant-a", "127.0.0.1:1")
+	edit(t, conf, func(b []byte) []byte { return append(b, "max_payload: 8KB\n"...) })
+	_, err := natsd.Start(t.Context(), natsd.Config{Site: "plant-a", File: conf, Log: zap.NewNop()})
+	if err == nil || !strings.Contains(err.Error(), "max_payload: 8192: must be at least 16384") {
+		t.Errorf("started with it: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(filepath.Dir(conf), "js")); err == nil {
+		t.Error("the store was opened")
+	}
+}
