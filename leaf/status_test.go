@@ -47,7 +47,8 @@ func TestOpenServerIsReported(t *testing.T) {
 		if withUsers {
 			want = fmt.Sprint([]string{streams.DegradedDiskFull})
 		}
-		if got := fmt.Sprint(s.reasons()); got != want {
+		names, details := s.reasons()
+		if got := fmt.Sprint(names); got != want || len(details) > 0 {
 			t.Errorf("users %t: the reasons are %s, want %s", withUsers, got, want)
 		}
 	}
