@@ -145,8 +145,8 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		joinapi.Verb: join.Handler(join.Config{
 			Keys: b.accountKeys, Cache: cache, Client: c.Dynamic, Authorities: entry.Authorities, Log: b.log.Named("join"),
 		}),
-		streams.RequestHub:      requests.HubInfo(h.Conn),
-		urgent.Request:          requests.Urgent(p.desired),
+		streams.RequestHub: requests.HubInfo(h.Conn),
+		urgent.Request:     requests.Urgent(p.desired),
 	}, func() { b.count.refused.Add(1) }, b.log)
 	return p, nil
 }

@@ -88,7 +88,7 @@ func (a *Aside) set(what string) {
 func setAside(ctx context.Context, f *Forwarder, r *session, m jetstream.Msg, seq uint64, reason error) (*nats.Msg, error) {
 	storing, cancel := context.WithTimeout(ctx, transfer.HubWait)
 	defer cancel()
-	if err := streams.QuarantineMessage(storing, f.cfg.JS, streams.SiteQuarantine, m.Subject(), withoutInstructions(m.Headers()), m.Data(), reason); err != nil {
+	if err := streams.QuarantineMessage(storing, f.cfg.JS, streams.SiteQuarantine, m.Subject(), withoutInstructions(m.Headers()), m.Data(), reason, 0); err != nil {
 		return nil, err
 	}
 	what := fmt.Sprintf("record %d on %s is in %s: %s", seq, m.Subject(), streams.SiteQuarantine, reason)
