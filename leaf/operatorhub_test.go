@@ -97,6 +97,10 @@ func TestLeafAtAHubInOperatorMode(t *testing.T) {
 		m, err := told.NextMsg(100 * time.Millisecond)
 		return err == nil && string(m.Data) == "compare"
 	})
+	polltest.Eventually(t, "the leaf has checked the hub", s.check.Checked)
+	if p := s.check.Problems(); len(p) > 0 {
+		t.Errorf("problems of a hub in order: %q", p)
+	}
 	operatorOfASite(t, ctx, s, hub, gateway)
 }
 
