@@ -67,7 +67,7 @@ const bucketName = "bridge"
 // openBucket creates the bucket if it does not exist.
 func openBucket(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.KeyValue, error) {
 	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: bucketName, Description: "State of the bridge: epoch of the API server's storage, up to where each site's reports are dealt with", History: 1, Replicas: max(replicas, 1),
+		Bucket: bucketName, Description: "State of the bridge: epoch of the API server's storage, up to where each site's reports are dealt with, and which of them count", History: 1, Replicas: max(replicas, 1),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ensure bucket %s: %w", bucketName, err)

@@ -26,10 +26,10 @@ type dispatcher struct {
 	Config
 	reports  *reports
 	rejected *quarantine
-	// obsolete schedules the removal of a message of a site; resume is called when a report of
-	// the site no longer waits.
-	obsolete func(site string, seq uint64)
-	resume   func(site string)
+	// obsolete schedules the removal of a report, retain takes note of one that stays although it
+	// is not written; resume is called when a report of the site no longer waits.
+	obsolete, retain func(k Key, seq uint64)
+	resume           func(site string)
 }
 
 // run writes reports until ctx ends.
@@ -79,7 +79,7 @@ func (d *dispatcher) process(ctx context.Context, k Key) {
 	case errors.Is(err, kube.ErrGone):
 		d.Counters.Dropped.Add(1)
 		d.finish(k, r)
-		d.obsolete(k.Site, r.seq)
+		d.obsolete(k, r.seq)
 	case errors.Is(err, kube.ErrRefused):
 		d.quarantine(ctx, k, r, err)
 	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err):
@@ -104,7 +104,7 @@ func (d *dispatcher) accepted(k Key, r *report) {
 	d.reports.resolve(k, r.seq, !isState(r.msg))
 	d.resume(k.Site)
 	if !isRetained(r.msg) {
-		d.obsolete(k.Site, r.seq)
+		d.obsolete(k, r.seq)
 	}
 }
 
@@ -128,8 +128,10 @@ func (d *dispatcher) quarantine(ctx context.Context, k Key, r *report, reason er
 		d.Log.Warn("report quarantined", zap.String("site", k.Site), zap.Stringer("object", k.Ref), zap.Uint64("seq", r.seq), zap.Error(reason))
 	}
 	d.finish(k, r)
-	if !isRetained(r.msg) || !d.Writer.Owns(k.Site, k.Ref) {
-		d.obsolete(k.Site, r.seq)
+	if isRetained(r.msg) && d.Writer.Owns(k.Site, k.Ref) {
+		d.retain(k, r.seq)
+	} else {
+		d.obsolete(k, r.seq)
 	}
 }
 

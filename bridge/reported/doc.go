@@ -5,8 +5,9 @@
 // are dealt with: the API server has accepted or finally refused them, or they are in QUARANTINE.
 // It never passes a report of which that is not true, so the next bridge reads that report again.
 // What is removed from a site's stream is below it, and the state of an object that exists is never
-// removed. A site has a bounded share of what all sites use: of reports that wait, of memory, and
-// of the workers, which serve one site after the other for a bounded number of messages.
+// removed. A state that was superseded is not written if a hub that was killed brings it back. A
+// site has a bounded share of what all sites use: of reports that wait, of memory, and of the
+// workers, which serve one site after the other for a bounded number of messages.
 //
 // The bridge runs one Reconciler while it leads, and tells it what changes. What a report
 // becomes in the API is up to the Writer.

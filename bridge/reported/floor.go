@@ -26,14 +26,14 @@ type floor struct {
 // floorPrefix is the prefix of the bucket's keys that hold the floors.
 const floorPrefix = "reported."
 
-// floorKey returns the key of a site's floor in the bucket.
-func floorKey(site string) string { return floorPrefix + hex.EncodeToString([]byte(site)) }
+// bucketKey returns the key of a site in the bucket.
+func bucketKey(prefix, site string) string { return prefix + hex.EncodeToString([]byte(site)) }
 
 // loadFloor reads the floor of a site's stream, which is known by its time of creation. A floor of
 // another stream, or beyond the end of this one, counts as none: it is better to write a report
 // again than to lose it.
 func loadFloor(ctx context.Context, bucket jetstream.KeyValue, site string, created time.Time, last uint64) (floor, error) {
-	e, err := bucket.Get(ctx, floorKey(site))
+	e, err := bucket.Get(ctx, bucketKey(floorPrefix, site))
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return floor{}, nil
 	}
@@ -51,15 +51,16 @@ func loadFloor(ctx context.Context, bucket jetstream.KeyValue, site string, crea
 	return f, nil
 }
 
-// removeFloors removes the keys of sites that have no stream and no Site.
-func removeFloors(ctx context.Context, bucket jetstream.KeyValue, exists func(site string) bool) error {
-	keys, err := bucket.ListKeysFiltered(ctx, floorPrefix+"*")
+// removeKeys removes the keys of sites that have no stream and no Site.
+func removeKeys(ctx context.Context, bucket jetstream.KeyValue, exists func(site string) bool) error {
+	keys, err := bucket.ListKeysFiltered(ctx, floorPrefix+"*", livePrefix+"*")
 	if err != nil {
-		return fmt.Errorf("list what is dealt with: %w", err)
+		return fmt.Errorf("list the keys of sites: %w", err)
 	}
 	defer func() { _ = keys.Stop() }() // fails only if the connection has been closed
 	for key := range keys.Keys() {
-		site, err := hex.DecodeString(strings.TrimPrefix(key, floorPrefix))
+		_, token, _ := strings.Cut(key, ".")
+		site, err := hex.DecodeString(token)
 		if err == nil && exists(string(site)) {
 			continue
 		}
@@ -73,19 +74,28 @@ func removeFloors(ctx context.Context, bucket jetstream.KeyValue, exists func(si
 // store writes a higher floor. It fails if this bridge does not lead, or another one has written
 // the key since it was read.
 func (f floor) store(ctx context.Context, bucket jetstream.KeyValue, fence *lease.Fence, site string, created time.Time, seq uint64) (floor, error) {
-	if err := fence.Check(); err != nil {
-		return f, err
-	}
-	value := fmt.Appendf(nil, "%d %d", created.UnixNano(), seq)
 	var err error
 	next := floor{seq: seq, known: true}
-	if f.revision == 0 {
-		next.revision, err = bucket.Create(ctx, floorKey(site), value)
-	} else {
-		next.revision, err = bucket.Update(ctx, floorKey(site), value, f.revision)
-	}
-	if err != nil {
+	value := fmt.Appendf(nil, "%d %d", created.UnixNano(), seq)
+	if next.revision, err = putKey(ctx, bucket, fence, bucketKey(floorPrefix, site), value, f.revision); err != nil {
 		return f, fmt.Errorf("store what is dealt with of site %s: %w", site, err)
 	}
 	return next, nil
+}
+
+// putKey writes a key whose last known revision is given, 0 for none. It fails if this bridge does
+// not lead, or another one has written the key since.
+func putKey(ctx context.Context, bucket jetstream.KeyValue, fence *lease.Fence, key string, value []byte, revision uint64) (uint64, error) {
+	if err := fence.Check(); err != nil {
+		return 0, err
+	}
+	if revision == 0 {
+		return bucket.Create(ctx, key, value)
+	}
+	return bucket.Update(ctx, key, value, revision)
+}
+
+// isConflict reports whether a key was not written because somebody else had written it.
+func isConflict(err error) bool {
+	return errors.Is(err, jetstream.ErrKeyExists) || isWrongRevision(err)
 }

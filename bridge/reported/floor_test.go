@@ -64,10 +64,10 @@ func TestFloorsOfDeletedSitesAreRemoved(t *testing.T) {
 	if err := w.Recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.hub.Bucket.Get(t.Context(), floorKey("deleted")); !errors.Is(err, jetstream.ErrKeyNotFound) {
+	if _, err := w.hub.Bucket.Get(t.Context(), bucketKey(floorPrefix, "deleted")); !errors.Is(err, jetstream.ErrKeyNotFound) {
 		t.Errorf("the key of a deleted site: %v", err)
 	}
-	if _, err := w.hub.Bucket.Get(t.Context(), floorKey("plant-a")); err != nil {
+	if _, err := w.hub.Bucket.Get(t.Context(), bucketKey(floorPrefix, "plant-a")); err != nil {
 		t.Errorf("the key of a site: %v", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -22,22 +23,27 @@ const (
 )
 
 // garbage removes what is obsolete.
-type garbage struct{ Config }
+type garbage struct {
+	Config
+	reports *reports
+}
 
 // collect removes some of a site's obsolete messages, and the parts that belong to no
 // report. It reports whether there may be more to remove.
 func (g *garbage) collect(ctx context.Context, s *siteState) (more bool, err error) {
-	seqs := s.removable(turnRemovals)
-	for i, seq := range seqs {
-		if err := remove(ctx, s.stream, seq); err != nil {
-			for _, left := range seqs[i:] {
-				s.discard(left)
-			}
+	going := s.removable(turnRemovals)
+	if err := g.updateLiveSet(ctx, s, going); err != nil {
+		s.discard(going...)
+		return false, err
+	}
+	for i, o := range going {
+		if err := remove(ctx, s.stream, o.seq); err != nil {
+			s.discard(going[i:]...)
 			return false, err
 		}
 	}
 	if !s.partsAreDue(g.now()) {
-		return len(seqs) == turnRemovals, nil
+		return len(going) == turnRemovals, nil
 	}
 	left, full, err := g.removeOrphans(ctx, s)
 	switch {
@@ -46,7 +52,30 @@ func (g *garbage) collect(ctx context.Context, s *siteState) (more bool, err err
 	case left > 0 || err != nil:
 		s.checkParts(g.now().Add(partsInterval))
 	}
-	return full || len(seqs) == turnRemovals, err
+	return full || len(going) == turnRemovals, err
+}
+
+// updateLiveSet writes the live set if it does not show yet that messages are removed.
+func (g *garbage) updateLiveSet(ctx context.Context, s *siteState, going []obsolete) error {
+	if !slices.ContainsFunc(going, func(o obsolete) bool { return o.holdsStates && !s.live.lacks(o.seq) }) {
+		return nil
+	}
+	next := liveSet{last: s.storedFloor()}
+	next.kept = append(g.reports.sequences(s.name, next.last), s.retained(next.last, g.Writer.Exists)...)
+	slices.Sort(next.kept)
+	stored, err := s.live.store(ctx, g.Hub.Bucket, g.Fence, s.name, s.created, next)
+	if isConflict(err) {
+		// Another bridge has written it, or this one did not get the answer.
+		e, known := g.Hub.Bucket.Get(ctx, bucketKey(livePrefix, s.name))
+		if known == nil {
+			s.live.revision = e.Revision()
+		}
+	}
+	if err != nil {
+		return err
+	}
+	s.live = stored
+	return nil
 }
 
 // remove removes a message of a stream. It is no error if that was done.

@@ -50,26 +50,31 @@ func (r *loader) loadMessage(ctx context.Context, s *siteState, d *table.Message
 	past := d.Seq <= s.floor.seq
 	switch {
 	case errors.Is(err, streams.ErrSuperseded), errors.Is(err, jetstream.ErrMsgNotFound):
+		if _, ref, err := streams.ParseReported(d.Subject); err == nil && !s.live.lacks(d.Seq) {
+			s.retain(ref, d.Seq)
+		}
 		return nil
 	case errors.Is(err, streams.ErrUndecodable):
 		// It was quarantined by an earlier bridge that did not get around to removing it.
 	case err != nil:
 		return err
-	case isRetained(m) && m.Object != nil && r.Writer.Exists(m.Ref):
-		if !isState(m) {
-			return nil
-		}
+	case isRetained(m) && !isState(m) && r.Writer.Exists(m.Ref):
+		return nil
+	case s.live.lacks(d.Seq):
+		// A hub that was killed has brought it back.
+	case isState(m) && m.Object != nil && r.Writer.Exists(m.Ref):
 		k, n := Key{s.name, m.Ref}, &report{seq: d.Seq, msg: m, stored: storedAt(d)}
 		if was := r.newest.add(k, n); was != nil {
 			r.reports.resolve(was.key, was.seq, true)
 		}
 		if !r.reports.put(k, n) {
+			s.retain(m.Ref, d.Seq)
 			r.Log.Warn("report not kept", zap.Uint64("seq", d.Seq), zap.Error(r.Limits.refuseState(s.name, m.Ref)))
 		}
 		return nil
 	}
 	if past {
-		s.discard(d.Seq)
+		s.discard(obsoleteMessage(d))
 	}
 	return nil
 }

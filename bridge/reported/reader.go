@@ -68,7 +68,7 @@ func (r *reader) recover(ctx context.Context) error {
 		return err
 	}
 	exists := func(site string) bool { return r.Sites.SiteExists(site) || r.table.Tail(site).Exists() }
-	if err := removeFloors(ctx, r.Hub.Bucket, exists); err != nil {
+	if err := removeKeys(ctx, r.Hub.Bucket, exists); err != nil {
 		return err
 	}
 	var g errgroup.Group
@@ -169,7 +169,7 @@ func (r *reader) turn(ctx context.Context, site string) (more bool, err error) {
 			return false, err
 		}
 	}
-	removed, err := (&garbage{r.Config}).collect(ctx, s)
+	removed, err := (&garbage{r.Config, r.reports}).collect(ctx, s)
 	return more || removed, err
 }
 
@@ -237,6 +237,9 @@ func (r *reader) open(ctx context.Context, site string) (*siteState, error) {
 	if s.floor, err = loadFloor(ctx, r.Hub.Bucket, site, info.Created, info.State.LastSeq); err != nil {
 		return nil, err
 	}
+	if s.live, err = loadLiveSet(ctx, r.Hub.Bucket, site, info.Created, info.State.LastSeq); err != nil {
+		return nil, err
+	}
 	if err := (&former{r.Config}).move(ctx, s); err != nil {
 		return nil, err
 	}
@@ -283,10 +286,17 @@ func (r *reader) state(site string) *siteState {
 	return r.sites[site]
 }
 
-// obsolete schedules the removal of a message.
-func (r *reader) obsolete(site string, seq uint64) {
-	if s := r.state(site); s != nil {
-		s.discard(seq)
+// obsolete schedules the removal of a report.
+func (r *reader) obsolete(k Key, seq uint64) {
+	if s := r.state(k.Site); s != nil {
+		s.discard(obsolete{seq, holdsStates(k.Ref)})
+	}
+}
+
+// retain takes note that a report stays in its stream although it is not written.
+func (r *reader) retain(k Key, seq uint64) {
+	if s := r.state(k.Site); s != nil {
+		s.retain(k.Ref, seq)
 	}
 }
 
@@ -330,7 +340,7 @@ func (r *reader) storeFloor(ctx context.Context, s *siteState) {
 	// The reports are looked at before the cursor: a report that is read meanwhile is beyond it.
 	if seq := r.dealtWith(s); seq > had.seq {
 		next, err := had.store(ctx, r.Hub.Bucket, r.Fence, s.name, s.created, seq)
-		if errors.Is(err, jetstream.ErrKeyExists) || isWrongRevision(err) {
+		if isConflict(err) {
 			// Another bridge has written it: what that one had dealt with is dealt with.
 			if f, known := loadFloor(ctx, r.Hub.Bucket, s.name, s.created, seq); known == nil {
 				f.seq = had.seq
@@ -377,12 +387,13 @@ func (r *reader) process(ctx context.Context, s *siteState, d *table.Message) (i
 		return false, err
 	}
 	if r.Limits.dropEvent(s.name, m) {
-		s.discard(d.Seq)
+		s.discard(obsoleteMessage(d))
 		return false, nil
 	}
 	if !r.accept(s.name, m, d) {
 		return false, r.reject(ctx, s, d, r.Limits.refuseState(s.name, m.Ref))
 	}
+	s.supersede(m.Ref)
 	return false, nil
 }
 
@@ -453,6 +464,6 @@ func (r *reader) reject(ctx context.Context, s *siteState, d *table.Message, rea
 		why = reasonRefused
 	}
 	r.countQuarantined(s.name, why)
-	s.discard(d.Seq)
+	s.discard(obsoleteMessage(d))
 	return nil
 }

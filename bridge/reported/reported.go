@@ -91,7 +91,7 @@ func New(cfg Config) *Reconciler {
 	}
 	r := &Reconciler{}
 	r.reader = newReader(cfg, newReports(), newQuarantine(cfg.Hub, cfg.Log), r.NodesAlive)
-	r.dispatcher = &dispatcher{Config: cfg, reports: r.reader.reports, rejected: r.reader.quarantine, obsolete: r.reader.obsolete, resume: r.reader.resume}
+	r.dispatcher = &dispatcher{Config: cfg, reports: r.reader.reports, rejected: r.reader.quarantine, obsolete: r.reader.obsolete, retain: r.reader.retain, resume: r.reader.resume}
 	return r
 }
 

@@ -204,6 +204,18 @@ func (r *reports) ofObject(o kube.Key) []Key {
 	return keysOf(r.byObject[o])
 }
 
+// sequences returns the sequences up to last of all reports of a site.
+func (r *reports) sequences(site string, last uint64) (seqs []uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k := range r.bySite[site] {
+		if n := r.all[k]; n.seq <= last {
+			seqs = append(seqs, n.seq)
+		}
+	}
+	return seqs
+}
+
 // ofSite returns all reports of a site.
 func (r *reports) ofSite(site string) []Key {
 	r.mu.Lock()
@@ -238,12 +250,23 @@ func keysOf(m map[Key]struct{}) []Key {
 // deletions, are done once accepted.
 func isState(m streams.Message) bool {
 	switch {
+	case !holdsStates(m.Ref):
+		return false
 	case m.Group == "" && m.Resource == "pods":
 		return m.Op == streams.OpPut // a create is for a mirror pod, a delete is final
-	case m.Group == "" && m.Resource == "nodes", m.Group == kube.DeviceGroup && m.Resource == "devicestatuses", kube.IsCSINode(m.Ref):
-		return m.Op != streams.OpDelete
 	}
-	return false
+	return m.Op != streams.OpDelete
+}
+
+// holdsStates reports whether a reported object is one of those whose states are kept.
+func holdsStates(r streams.Ref) bool {
+	switch {
+	case r.Group == "":
+		return r.Resource == "pods" || r.Resource == "nodes"
+	case r.Group == kube.DeviceGroup:
+		return r.Resource == "devicestatuses"
+	}
+	return kube.IsCSINode(r)
 }
 
 // isRetained reports whether a message stays in its stream while its object exists: the state of

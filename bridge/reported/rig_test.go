@@ -45,7 +45,7 @@ func (c *cluster) Get(k kube.Key) *unstructured.Unstructured {
 	return c.all[k]
 }
 
-func (c *cluster) SiteExists(site string) bool { return c.Get(siteKey(site)) != nil }
+func (c *cluster) SiteExists(site string) bool { return c.Get(kube.SiteKey(site)) != nil }
 
 func (c *cluster) SiteOf(node string) string {
 	o := c.Get(kube.CoreKey("nodes", "", node))
@@ -77,13 +77,9 @@ func (c *cluster) set(k kube.Key, object map[string]any) {
 
 // addSite adds a site with a node and a pod on it.
 func (c *cluster) addSite(site, node, pod string) {
-	c.set(siteKey(site), map[string]any{})
+	c.set(kube.SiteKey(site), map[string]any{})
 	c.set(kube.CoreKey("nodes", "", node), map[string]any{"metadata": map[string]any{"labels": map[string]any{v1alpha1.SiteLabel: site}}})
 	c.set(kube.CoreKey("pods", "default", pod), map[string]any{"spec": map[string]any{"nodeName": node}})
-}
-
-func siteKey(name string) kube.Key {
-	return kube.Key{Group: kube.SiteGroup, Resource: "sites", Name: name}
 }
 
 // writing is a reconciler with a real hub and an API server whose answers a test chooses.
@@ -91,6 +87,7 @@ type writing struct {
 	*Reconciler
 	t       *testing.T
 	cluster *cluster
+	server  *natstest.Hub
 	hub     *hub.Hub
 	clients *kube.Clients
 	count   *Counters
@@ -104,13 +101,11 @@ type writing struct {
 // startWriting returns a reconciler with one site, plant-a, that has not started.
 func startWriting(t *testing.T, answer http.HandlerFunc) *writing {
 	t.Helper()
-	h, err := hub.Open(t.Context(), natstest.StartHub(t, "plant-a").Connect(t, "bridge"), streams.HubLimits{})
-	if err != nil {
-		t.Fatal(err)
-	}
 	server := httptest.NewServer(answer)
 	t.Cleanup(server.Close)
-	w := &writing{t: t, hub: h, began: time.Now(), cluster: &cluster{all: map[kube.Key]*unstructured.Unstructured{}}}
+	w := &writing{t: t, server: natstest.StartHub(t, "plant-a"), began: time.Now(), cluster: &cluster{all: map[kube.Key]*unstructured.Unstructured{}}}
+	w.connect()
+	var err error
 	if w.clients, err = kube.NewClients(&rest.Config{Host: server.URL, QPS: -1}, kube.ImpersonationConstrained, leadingFence().Transport); err != nil {
 		t.Fatal(err)
 	}
@@ -118,6 +113,16 @@ func startWriting(t *testing.T, answer http.HandlerFunc) *writing {
 	w.addSite("plant-a", "a1", "web")
 	w.assemble()
 	return w
+}
+
+// connect opens the hub.
+func (w *writing) connect() {
+	w.t.Helper()
+	h, err := hub.Open(w.t.Context(), w.server.Connect(w.t, "bridge"), streams.HubLimits{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.hub = h
 }
 
 // addSite adds a site with a node, a pod on it, and its streams at the hub.
@@ -188,21 +193,24 @@ func quick[T comparable]() workqueue.TypedRateLimitingInterface[T] {
 
 // successor returns the reconciler of the next bridge.
 func (w *writing) successor() *writing {
-	next := &writing{t: w.t, cluster: w.cluster, hub: w.hub, clients: w.clients, began: w.began}
+	next := &writing{t: w.t, cluster: w.cluster, server: w.server, hub: w.hub, clients: w.clients, began: w.began}
 	next.assemble()
 	return next
 }
 
-// start reads and writes reports until the test ends.
-func (w *writing) start() {
-	ctx, done := w.t.Context(), make(chan struct{})
+// start reads and writes reports until stop is called, or the test ends.
+func (w *writing) start() (stop func()) {
+	ctx, cancel := context.WithCancel(w.t.Context())
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		if err := w.Run(ctx); err != nil && ctx.Err() == nil {
 			w.t.Error(err)
 		}
 	}()
-	w.t.Cleanup(func() { <-done })
+	stop = func() { cancel(); <-done }
+	w.t.Cleanup(stop)
+	return stop
 }
 
 // await waits for a condition.
@@ -212,17 +220,31 @@ func (w *writing) await(what string, cond func() bool) {
 }
 
 // say reports that the pod runs, with a message.
-func (w *writing) say(message string) {
+func (w *writing) say(message string) { w.sayOf("web", message) }
+
+// sayOf reports that a pod of node a1 runs, with a message.
+func (w *writing) sayOf(pod, message string) {
 	w.t.Helper()
-	data, err := json.Marshal(corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default", UID: "uid-web"}, Status: corev1.PodStatus{Phase: corev1.PodRunning, Message: message},
+	w.report(streams.Message{Ref: podOf(pod), Op: streams.OpPut, UID: "uid-" + pod}, corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: pod, Namespace: "default", UID: types.UID("uid-" + pod)}, Status: corev1.PodStatus{Phase: corev1.PodRunning, Message: message},
 	})
-	if err != nil {
-		w.t.Fatal(err)
+}
+
+func podOf(name string) streams.Ref {
+	return streams.Ref{Node: "a1", Resource: "pods", Namespace: "default", Name: name}
+}
+
+// report stores a report of plant-a about an object, nil for none.
+func (w *writing) report(m streams.Message, object any) {
+	w.t.Helper()
+	if object != nil {
+		data, err := json.Marshal(object)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		m.Object = data
 	}
-	ref := streams.Ref{Node: "a1", Resource: "pods", Namespace: "default", Name: "web"}
-	m := streams.Message{Ref: ref, Op: streams.OpPut, UID: "uid-web", Object: data}
-	if _, err := streams.Put(w.t.Context(), w.hub.JS, streams.ReportedSubject("plant-a", ref), m); err != nil {
+	if _, err := streams.Put(w.t.Context(), w.hub.JS, streams.ReportedSubject("plant-a", m.Ref), m); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -94,7 +94,7 @@ func TestSharedReportsAreMoved(t *testing.T) {
 	if err := (&former{interrupted.reader.Config}).copyReports(ctx, s, old); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.hub.Bucket.Delete(ctx, floorKey("plant-b")); err != nil {
+	if err := w.hub.Bucket.Delete(ctx, bucketKey(floorPrefix, "plant-b")); err != nil {
 		t.Fatal(err)
 	}
 	before, err := stream.Info(ctx)

@@ -106,6 +106,24 @@ func (h *Hub) Stop() {
 // Conf returns the path of its configuration.
 func (h *Hub) Conf() string { return h.conf }
 
+// Kill ends the hub as SIGKILL does: what it would write at its end is not on disk. Nobody may store
+// anything meanwhile.
+func (h *Hub) Kill(t testing.TB) {
+	t.Helper()
+	store := h.Server.StoreDir()
+	killed := filepath.Join(t.TempDir(), "killed")
+	if err := os.CopyFS(killed, os.DirFS(store)); err != nil {
+		t.Fatal(err)
+	}
+	h.Stop()
+	if err := os.RemoveAll(store); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(store, os.DirFS(killed)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // LeafAddr returns the address that leaves connect to.
 func (h *Hub) LeafAddr() string { return fmt.Sprintf("127.0.0.1:%d", h.leaf) }
 
