@@ -85,6 +85,29 @@ type LateConfirmer interface {
 	WriteBefore(ctx context.Context, begin time.Time, point int, value string, always bool) (Outcome, error)
 }
 
+// ReportReceiver receives the reports of mappers that have no connection to the driver of their
+// devices, as those that use MQTT, for that driver.
+type ReportReceiver interface {
+	// Operates reports whether a mapper operates a device here.
+	Operates(device Ref) bool
+	// ReportValues queues reported values by property. After a nil error they will be delivered.
+	ReportValues(ctx context.Context, device Ref, values map[string]ReportedValue) error
+	// ReportState queues a reported state, which is one of KubeEdge's.
+	ReportState(ctx context.Context, device Ref, state string) error
+	// AnnounceWrites sets the function with which values are sent to such mappers. It is called
+	// before the sessions start.
+	AnnounceWrites(announce func(device Ref, property, value string))
+}
+
+// ReportedValue is a value that a mapper reports, as text. Time is zero if the mapper states
+// none, and an empty Quality means Good.
+type ReportedValue struct {
+	Text    string
+	Time    time.Time
+	Quality Quality
+	Reason  string
+}
+
 // PointValue is a value for a point.
 type PointValue struct {
 	Point int

@@ -143,16 +143,18 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	if !l.cfg.Devices.Disabled {
 		builtIn := devices.WithoutProtocols(modbus.New(l.log.Named("modbus")), l.cfg.Devices.MapperProtocols)
 		drivers := []devices.Driver{builtIn}
+		var remote devices.ReportReceiver
 		if l.cfg.Devices.DMISocket != "" {
 			mappers := dmi.New(dmi.Config{
 				Socket: l.cfg.Devices.DMISocket, StateFile: filepath.Join(l.cfg.DataDir, "mappers.json"), Log: l.log.Named("dmi"),
 				BuiltIn: builtIn.Protocols(),
 			})
-			drivers = append(drivers, mappers)
+			drivers, remote = append(drivers, mappers), dmi.NewRemote(mappers)
 			group.Go(func() error { return mappers.Run(ctx) })
 		}
 		f := field.New(field.Config{
-			Site: l.cfg.Site, Node: l.cfg.Node, JS: js, Log: l.log.Named("devices"), Drivers: drivers, MQTT: l.cfg.Devices.MQTT, StateLostAt: supervisor.DeviceStateLostAt,
+			Site: l.cfg.Site, Node: l.cfg.Node, JS: js, Log: l.log.Named("devices"), Drivers: drivers,
+			MQTT: l.cfg.Devices.MQTT, Mappers: remote, StateLostAt: supervisor.DeviceStateLostAt,
 		})
 		state.quarantined, collect = append(state.quarantined, f), append(collect, &deviceGauges{f})
 		group.Go(func() error { return after(ctx, supervisor.Desired().Complete(), f.Run) })

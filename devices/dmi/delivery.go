@@ -38,6 +38,7 @@ type binding struct {
 	epoch  int
 	model  string    // the digest of the model that the mapper has; empty: unknown
 	since  time.Time // when the mapper got its current version of the device
+	remote *Remote   // whose mappers report the device, if any
 }
 
 func newBinding() *binding { return &binding{lock: make(chan struct{}, 1)} }
@@ -109,6 +110,9 @@ func (x *delivery) wake() {
 func (x *delivery) unreachableReason() (reason, message string) {
 	m := x.server.mapper(x.protocol)
 	if m == nil {
+		if remoteOf(x) != nil {
+			return "", ""
+		}
 		return ReasonNoMapper, fmt.Sprintf("no mapper for protocol %q has registered", x.protocol)
 	}
 	if p := m.currentPresence(); p.phase == away {

@@ -173,10 +173,14 @@ func (x *session) write(ctx context.Context, begin time.Time, point int, value s
 	if !begin.IsZero() {
 		sending, cancel = context.WithDeadline(ctx, begin)
 	}
-	sent, err := x.sendValue(sending, a)
+	sent, err := x.sendValue(sending, a, x.points[point].Name, value)
 	cancel()
 	if o.Written = sent; sent {
-		o.Sent = fmt.Sprintf("UpdateDevice %s: %s = %s", x.device, x.points[point].Name, value)
+		how := "UpdateDevice"
+		if remoteOf(x.delivery) != nil {
+			how = "twin/update/delta"
+		}
+		o.Sent = fmt.Sprintf("%s %s: %s = %s", how, x.device, x.points[point].Name, value)
 	}
 	if err != nil {
 		return o, err
@@ -187,7 +191,7 @@ func (x *session) write(ctx context.Context, begin time.Time, point int, value s
 // sendValue delivers the device with the value, and reports whether the mapper may have got
 // it. It holds the lock until a refused value is removed again, so that no other delivery
 // contains it.
-func (x *session) sendValue(ctx context.Context, a valueDelivery) (sent bool, err error) {
+func (x *session) sendValue(ctx context.Context, a valueDelivery, property, value string) (sent bool, err error) {
 	end, err := x.delivery.lock(ctx)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", devices.ErrUnreachable, err)
@@ -204,6 +208,10 @@ func (x *session) sendValue(ctx context.Context, a valueDelivery) (sent bool, er
 			a.undo()
 		}
 		return false, fmt.Errorf("%w: %s", devices.ErrUnreachable, message)
+	}
+	if m := remoteOf(x.delivery); m != nil {
+		m.announce(x.device, property, value)
+		return true, nil
 	}
 	err = x.delivery.deliverLocked(ctx, a.once)
 	if isRefusal(err) { // it may have lost device or model: send both again

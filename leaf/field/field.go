@@ -26,13 +26,16 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// Config configures a Field. All fields but MQTT and StateLostAt are required.
+// Config configures a Field. All fields but MQTT, Mappers
+// and StateLostAt are required.
 type Config struct {
 	Site, Node string
 	JS         jetstream.JetStream
 	Drivers    []devices.Driver
-	// MQTT enables KubeEdge's device topics.
-	MQTT bool
+	// MQTT enables KubeEdge's device topics. Mappers receives what applications that are mappers
+	// report; nil: there are none.
+	MQTT    bool
+	Mappers devices.ReportReceiver
 	// StateLostAt returns the time at which StateStream was found to have lost messages,
 	// zero if it has not. For maxCommandTimeout after that no command is executed, because
 	// the record of an earlier one with the same id may be lost. nil means never. It must
@@ -163,8 +166,12 @@ func (f *Field) operate(ctx context.Context) error {
 	group, runCtx := errgroup.WithContext(ctx)
 	if f.cfg.MQTT {
 		out.mqtt = mqtt.New(mqtt.Config{
-			Node: f.cfg.Node, Conn: f.cfg.JS.Conn(), Command: commands.execute, OperatedElsewhere: apply.index.operatedElsewhere(f.cfg.Node), Log: f.cfg.Log.Named("mqtt"),
+			Node: f.cfg.Node, Conn: f.cfg.JS.Conn(), Command: commands.execute, OperatedElsewhere: apply.index.operatedElsewhere(f.cfg.Node),
+			Mappers: f.cfg.Mappers, Log: f.cfg.Log.Named("mqtt"),
 		})
+		if mappers := f.cfg.Mappers; mappers != nil {
+			mappers.AnnounceWrites(out.mqtt.Announce)
+		}
 		group.Go(func() error { return apply.whenLoaded(runCtx, out.mqtt.Run) })
 	}
 	group.Go(func() error { f.telemetry.run(writing); return nil })

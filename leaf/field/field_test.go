@@ -71,11 +71,13 @@ func (s *slave) written() string {
 
 // rig is a leaf's nats-server with its streams, and a slave.
 type rig struct {
-	t     *testing.T
-	ctx   context.Context
-	js    jetstream.JetStream
-	slave *slave
-	port  string
+	t       *testing.T
+	ctx     context.Context
+	js      jetstream.JetStream
+	slave   *slave
+	port    string
+	drivers []devices.Driver // besides Modbus
+	mappers devices.ReportReceiver
 }
 
 func newRig(t *testing.T) *rig {
@@ -116,8 +118,8 @@ func newRigWith(t *testing.T, js jetstream.JetStream) *rig {
 func (r *rig) run() (f *Field, stop func()) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	f = New(Config{
-		Site: "plant-a", Node: "plant-a-1", JS: r.js, Log: zaptest.NewLogger(r.t), MQTT: true,
-		Drivers: []devices.Driver{modbus.New(nil)},
+		Site: "plant-a", Node: "plant-a-1", JS: r.js, Log: zaptest.NewLogger(r.t), MQTT: true, Mappers: r.mappers,
+		Drivers: append([]devices.Driver{modbus.New(nil)}, r.drivers...),
 	})
 	done := make(chan error, 1)
 	go func() { done <- f.Run(ctx) }()
@@ -167,30 +169,35 @@ func (r *rig) eventually(what string, condition func() bool) {
 
 // reported returns the setpoint in the newest DeviceStatus of SITE_REPORTED.
 func (r *rig) reported() string {
-	s, err := r.js.Stream(r.ctx, streams.SiteReported)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	raw, err := s.GetLastMsgForSubject(r.ctx, streams.LocalReportedSubject(streams.Ref{
-		Node: "plant-a-1", Group: v1beta1.GroupName, Resource: "devicestatuses", Namespace: "default", Name: "pump",
-	}))
-	if err != nil {
-		return ""
-	}
-	_, m, err := streams.Load(r.ctx, s, raw.Subject, raw.Header, raw.Data)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	var status v1beta1.DeviceStatus
-	if err := json.Unmarshal(m.Object, &status); err != nil {
-		r.t.Fatal(err)
-	}
-	for _, twin := range status.Status.Twins {
+	for _, twin := range r.status("pump").Status.Twins {
 		if twin.PropertyName == "setpoint" && twin.Reported != nil {
 			return twin.Reported.Value
 		}
 	}
 	return ""
+}
+
+// status returns the newest DeviceStatus of a device in SITE_REPORTED, empty if there is none.
+func (r *rig) status(device string) (status v1beta1.DeviceStatus) {
+	r.t.Helper()
+	s, err := r.js.Stream(r.ctx, streams.SiteReported)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	raw, err := s.GetLastMsgForSubject(r.ctx, streams.LocalReportedSubject(streams.Ref{
+		Node: "plant-a-1", Group: v1beta1.GroupName, Resource: "devicestatuses", Namespace: "default", Name: device,
+	}))
+	if err != nil {
+		return status
+	}
+	_, m, err := streams.Load(r.ctx, s, raw.Subject, raw.Header, raw.Data)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if err := json.Unmarshal(m.Object, &status); err != nil {
+		r.t.Fatal(err)
+	}
+	return status
 }
 
 // backlog returns the number of messages that the device worker has not applied.

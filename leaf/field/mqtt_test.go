@@ -1,6 +1,7 @@
 package field
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -15,7 +16,11 @@ import (
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 	"github.com/nats-io/nats.go"
+	"go.uber.org/zap/zaptest"
 
+	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/dmi"
 	"github.com/petiole-io/petiole/internal/lab/fabric"
 	"github.com/petiole-io/petiole/internal/porttest"
 	"github.com/petiole-io/petiole/leaf/credential"
@@ -65,8 +70,13 @@ type application struct {
 
 func connectApplication(t *testing.T, broker func() *mqtt.ClientOptions) *application {
 	t.Helper()
+	return connectApplicationAs(t, broker, "app")
+}
+
+func connectApplicationAs(t *testing.T, broker func() *mqtt.ClientOptions, id string) *application {
+	t.Helper()
 	a := &application{t: t, received: map[string][]string{}}
-	a.client = mqtt.NewClient(broker().SetClientID("app"))
+	a.client = mqtt.NewClient(broker().SetClientID(id))
 	a.await(a.client.Connect())
 	t.Cleanup(func() { a.client.Disconnect(100) })
 	return a
@@ -162,15 +172,17 @@ func TestApplicationOverMQTT(t *testing.T) {
 		a.publish(events+id, c[0])
 		r.receives(a, events+id+"/result", c[1], c[0][:len(`{"event_id":"4"`)])
 	}
-	for _, body := range []string{`{"twin":{"setpoint":{"expected":{"value":"5"}}}}`, `{"event_id":"8","twin":{"setpoint":{"actual":{"value":"5"}}}}`, `{`} {
+	for _, body := range []string{`{"event_id":"8","twin":{"setpoint":{"actual":{"value":"5"}}}}`, `{"event_id":"8","twin":{"setpoint":{}}}`, `{`} {
 		a.publish(events+"pump/twin/update", body)
 	}
-	r.receives(a, events+"pump/twin/update/result", `"code":400`, "event_id is missing")
-	r.receives(a, events+"pump/twin/update/result", `"code":400`, "twin.setpoint.actual")
+	r.receives(a, events+"pump/twin/update/result", `"code":400`, "twin.actual: the values of the device come from the driver")
+	r.receives(a, events+"pump/twin/update/result", `"code":400`, "twin.setpoint has neither expected.value nor actual.value")
 	r.receives(a, events+"pump/twin/update/result", `"code":400`, "read the payload")
+	a.publish(events+"pump/twin/update", `{"twin":{"setpoint":{"expected":{"value":"13"}}}}`) // as KubeEdge's SDK writes it
+	r.receives(a, events+"pump/twin/update/result", `"event_id":""`, `"twin":{"setpoint":{"actual":{"value":"13"`)
 	r.device("2", "12")
 	r.receives(a, events+"pump/twin/update/delta", `"delta":{"setpoint":"12"}`)
-	r.eventually("written", func() bool { return r.slave.written() == "[7 11 12]" })
+	r.eventually("written", func() bool { return r.slave.written() == "[7 11 13 12]" })
 	// Requests that are not commands are answered in order.
 	a.publish(events+"other/state/get", `{"event_id":"9"}`)
 	a.publish(events+"pump/state/get", `{"event_id":"10"}`)
@@ -178,6 +190,71 @@ func TestApplicationOverMQTT(t *testing.T) {
 	if got := a.got(events+"other/state/get/result", ""); got != "" {
 		t.Errorf("a device of another node was answered for: %s", got)
 	}
+}
+
+// TestMapperOverMQTT operates a device as a mapper of KubeEdge that knows MQTT only: it reports
+// actual values and states, and gets desired values as deltas.
+func TestMapperOverMQTT(t *testing.T) {
+	t.Parallel()
+	r, broker := newDeployedRig(t)
+	m := connectApplication(t, broker)
+	m.subscribe("$hw/events/#", 1)
+	server := dmi.New(dmi.Config{Socket: filepath.Join(t.TempDir(), "dmi.sock"), Log: zaptest.NewLogger(t)})
+	serving, stopServing := context.WithCancel(r.ctx)
+	served := make(chan error, 1)
+	go func() { served <- server.Run(serving) }()
+	defer func() {
+		stopServing()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	}()
+	r.drivers, r.mappers = append(r.drivers, server), dmi.NewRemote(server)
+	_, stop := r.run()
+	defer stop()
+	r.model()
+	lamp := func(version, property string) {
+		r.put(streams.Ref{Node: "plant-a-1", Group: v1beta1.GroupName, Resource: "devices", Namespace: "default", Name: "lamp"}, version,
+			`{"metadata":{"namespace":"default","name":"lamp"},"spec":{"deviceModelRef":{"name":"pump"},"nodeName":"plant-a-1",
+			"protocol":{"protocolName":"bluetooth"},"properties":[{"name":"setpoint","collectCycle":20,"reportToCloud":true`+property+`}]}}`)
+	}
+	lamp("1", "")
+	const topics = "$hw/events/device/default/lamp/"
+	r.receives(m, topics+"state/update/result", `"state":"offline"`)
+
+	// As CreateMessageTwinUpdate of KubeEdge's SDK writes it.
+	m.publish(topics+"twin/update", `{"event_id":"","timestamp":0,"twin":{"setpoint":{"actual":{"value":"7"},"metadata":{"type":"Updated"}}}}`)
+	r.receives(m, topics+"twin/update/result", `"twin":{"setpoint":{"actual":{"value":"7"`)
+	r.receives(m, topics+"state/update/result", `"state":"online"`)
+	r.receives(m, topics+"twin/update/document", `"current":{"actual":{"value":"7"`)
+	m.publish(topics+"twin/update", `{"event_id":"1","twin":{"nothing":{"actual":{"value":"7"}}}}`)
+	r.receives(m, topics+"twin/update/result", `"event_id":"1"`, `"code":400`, "has no valid property")
+
+	lamp("2", `,"desired":{"value":"5000"}`) // above the maximum
+	lamp("3", `,"desired":{"value":"12"}`)
+	r.receives(m, topics+"twin/update/delta", `"expected":{"value":"12"`, `"delta":{"setpoint":"12"}`)
+	m.publish(topics+"twin/update", `{"event_id":"2","twin":{"setpoint":{"actual":{"value":"12","metadata":{"timestamp":`+fmt.Sprint(time.Now().UnixMilli())+`}}}}}`)
+	r.eventually("applied", func() bool { return r.ack("lamp") == devices.Applied })
+	if got := m.got(topics+"twin/update/delta", "5000"); got != "" {
+		t.Errorf("the mapper got a value that was rejected: %s", got)
+	}
+
+	m.publish(topics+"state/update", `{"event_id":"3","state":"offline"}`)
+	r.receives(m, topics+"state/update/result", `"event_id":"3"`, `"state":"offline"`)
+	m.publish(topics+"state/get", `{"event_id":"4"}`)
+	r.receives(m, topics+"state/update/result", `"event_id":""`, `"state":"offline"`)
+	m.publish(topics+"state/update", `{"event_id":"5"}`)
+	r.receives(m, topics+"state/update/result", `"event_id":"5"`, `"code":400`, "state is empty")
+}
+
+// ack returns the ack of a device's setpoint in the newest DeviceStatus of SITE_REPORTED.
+func (r *rig) ack(device string) devices.Ack {
+	for _, twin := range r.status(device).Status.Twins {
+		if twin.PropertyName == "setpoint" && twin.ObservedDesired != nil {
+			return devices.Ack(twin.ObservedDesired.Metadata["ack"])
+		}
+	}
+	return ""
 }
 
 // TestApplicationPermissions publishes and subscribes as an application without permission.
@@ -192,11 +269,26 @@ func TestApplicationPermissions(t *testing.T) {
 	} {
 		a.publish(topic, `{}`)
 	}
-	for qos := range byte(3) { // applications may exchange messages
-		topic := fmt.Sprint("app/alarm/", qos)
-		a.subscribe(topic+"/#", qos)
-		a.await(a.client.Publish(topic, qos, false, "on"))
-		r.receives(a, topic, "on")
+	for _, topic := range []string{"app/alarm", "temp", "plant/line.1/press", "SYS/dis/upload_records", "plant-a-1/user/x"} { // applications may exchange messages
+		for qos := range byte(3) {
+			topic := fmt.Sprint(topic, "/", qos)
+			a.subscribe(topic+"/#", qos)
+			a.await(a.client.Publish(topic, qos, false, "on"))
+			r.receives(a, topic, "on")
+		}
+	}
+	all := connectApplicationAs(t, broker, "all")
+	all.subscribe("#", 1)
+	a.publish("temp", "21.5")
+	r.receives(all, "temp", "21.5")
+	for _, topic := range []string{"$hw/events/device/default/pump/twin/get/result", "$ke/events/device/default/pump/data/update", "telemetry/plant-a/sample/default/pump"} {
+		a.subscribe(topic, 0)
+		a.publish(topic, "forged")
+		a.publish("temp/after", topic)
+		r.receives(all, "temp/after", topic)
+		if got := a.got(topic, "forged"); got != "" {
+			t.Errorf("an application publishes on %s as if it were the leaf", topic)
+		}
 	}
 	if after := r.messages(streams.SiteDesired) + r.messages(streams.SiteTelemetry) + r.messages(streams.SiteReported); after != before {
 		t.Errorf("%d messages were stored", after-before)

@@ -114,6 +114,7 @@ func (t *Reporter) checkMapper() {
 
 // report delivers a report of the mapper. Values do not make an unreachable device reachable.
 func (t *Reporter) report(r Report) {
+	t.checkMapper() // the report may be the first of a mapper
 	r.at = time.Now()
 	for i := range r.readings {
 		at := &r.readings[i].Time

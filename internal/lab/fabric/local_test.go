@@ -401,11 +401,34 @@ func TestUsersDoTheirWork(t *testing.T) {
 		if len(got) != 2 {
 			t.Errorf("heard %q, want its own request and the answer, each once", got)
 		}
-		for _, filter := range []string{"desired/#", "local/reported/#", "#", "$JS/#"} {
+		for _, filter := range []string{"desired/#", "local/reported/#", "reported/#", "$JS/#"} {
 			k := c.Subscribe(filter, 0, nil)
 			if k.WaitTimeout(10*time.Second) && k.(*mqtt.SubscribeToken).Result()[filter] <= 2 {
 				t.Errorf("an application may read %s", filter)
 			}
+		}
+		// With # it hears the topics of applications, and nothing of the site.
+		all := make(chan string, 100)
+		k = c.Subscribe("#", 1, func(_ mqtt.Client, m mqtt.Message) { all <- m.Topic() })
+		if !k.WaitTimeout(10*time.Second) || k.Error() != nil || k.(*mqtt.SubscribeToken).Result()["#"] > 2 {
+			t.Fatal("subscription to # is refused: ", k.Error())
+		}
+		for _, subject := range []string{secretSubject, "local.reported._._.pods.default.x", "reported.plant-a._._.pods.default.x", "request.plant-a.x", "temp"} {
+			must(t, g.own.Publish(subject, []byte("{}")))
+		}
+		flush(t, g.own)
+		c.Publish("temp", 1, false, "21.5").WaitTimeout(10 * time.Second)
+		select {
+		case topic := <-all:
+			if topic != "temp" {
+				t.Errorf("an application hears %s", topic)
+			}
+		case <-time.After(polltest.Limit):
+			t.Error("an application does not hear its own topic")
+		}
+		must(t, c.Unsubscribe("#").Error())
+		if len(all) > 0 {
+			t.Errorf("an application hears %s", <-all)
 		}
 	})
 	tryRequest(t, g.application(t), "$JS.API.STREAM.INFO.SITE_DESIRED", "")

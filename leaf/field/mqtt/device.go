@@ -18,6 +18,7 @@ type device struct {
 	state, lastOnline string
 	properties        []string // those of the Device
 	expected          map[string]*value
+	withheld          map[string]bool // expected values that the mapper must not write
 	actual            map[string]devices.Sample
 	// changed holds the properties that have changed since the last document, with the
 	// twins that the document had.
@@ -51,6 +52,18 @@ func (d *device) apply(o *v1beta1.Device) (expectedChanged bool) {
 		}
 	}
 	return expectedChanged
+}
+
+// withhold takes over which desired values were rejected or have expired. The mapper of a device
+// does not see them.
+func (d *device) withhold(status *v1beta1.DeviceStatus, mapped bool) {
+	d.withheld = map[string]bool{}
+	for _, t := range status.Status.Twins {
+		if mapped && t.ObservedDesired != nil {
+			ack := devices.Ack(t.ObservedDesired.Metadata["ack"])
+			d.withheld[t.PropertyName] = ack == devices.Rejected || ack == devices.Expired
+		}
+	}
 }
 
 // observe updates the actual values. A bad sample keeps the last good value and its time.
@@ -88,7 +101,10 @@ func (d *device) document(now time.Time) map[string]change {
 
 // twin returns a copy of a property's twin, nil if the property has no value.
 func (d *device) twin(property string) *twin {
-	t := &twin{Expected: d.expected[property]}
+	t := &twin{}
+	if !d.withheld[property] {
+		t.Expected = d.expected[property]
+	}
 	if s, ok := d.actual[property]; ok {
 		t.Actual = &value{Metadata: &valueInfo{s.Time, s.Quality, s.Reason}}
 		if s.Value.Kind() != devices.None {

@@ -16,7 +16,7 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// Config configures a Gateway. All fields are required.
+// Config configures a Gateway. All fields but Mappers are required.
 type Config struct {
 	Node string
 	Conn *nats.Conn
@@ -26,7 +26,9 @@ type Config struct {
 	// OperatedElsewhere reports whether another node of the site operates a device. The
 	// gateway of that node then answers.
 	OperatedElsewhere func(namespace, name string) bool
-	Log               *zap.Logger
+	// Mappers receives what applications that are mappers report. nil: there are none.
+	Mappers devices.ReportReceiver
+	Log     *zap.Logger
 }
 
 // Gateway publishes and answers KubeEdge's topics for the devices of one node. Its methods
@@ -58,12 +60,36 @@ func (g *Gateway) Apply(o *v1beta1.Device) {
 		g.devices[k] = d
 		g.publish(nodeSubject(g.cfg.Node, membershipUpdated), membershipUpdate{newHeader(""), []deviceState{d.describe()}, []deviceState{}})
 	}
-	if !d.apply(o) {
+	if !d.apply(o) || g.mapped(d) { // a mapper gets values by Announce, after they were validated
 		return
 	}
 	if delta := d.delta(); len(delta) > 0 {
 		g.publish(deviceSubject(d.namespace, d.name, twinDelta), deltaMessage{twinMessage{newHeader(o.ResourceVersion), d.twins()}, delta})
 	}
+}
+
+// mapped reports whether a mapper operates a device.
+func (g *Gateway) mapped(d *device) bool {
+	return g.cfg.Mappers != nil && g.cfg.Mappers.Operates(devices.Ref{Namespace: d.namespace, Name: d.name})
+}
+
+// Announce sends a value to the mapper of a device, which is expected to write it and to report
+// it afterwards.
+func (g *Gateway) Announce(ref devices.Ref, property, text string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	d := g.devices[ref.String()]
+	if d == nil {
+		return
+	}
+	twins := d.twins()
+	t := twin{}
+	if is := twins[property]; is != nil {
+		t = *is
+	}
+	t.Expected = &value{Value: &text, Metadata: &valueInfo{Timestamp: time.Now().UnixMilli()}}
+	twins[property] = &t
+	g.publish(deviceSubject(d.namespace, d.name, twinDelta), deltaMessage{twinMessage{newHeader(""), twins}, map[string]string{property: text}})
 }
 
 // Remove removes a device.
@@ -98,6 +124,7 @@ func (g *Gateway) Status(ref devices.Ref, status *v1beta1.DeviceStatus) {
 	if d == nil {
 		return
 	}
+	d.withhold(status, g.mapped(d))
 	was := d.state
 	d.state, d.lastOnline = status.Status.State, status.Status.LastOnlineTime
 	if d.state != was {

@@ -103,32 +103,57 @@ func readHeader(payload []byte) (header, error) {
 	return h, nil
 }
 
-// readUpdate decodes the values that an application wants to set. Only expected values can be
-// set: the actual values come from the device.
-func readUpdate(payload []byte) (eventID string, properties map[string]string, err error) {
+// update is what an application wants to set, and what one that is a mapper reports.
+type update struct {
+	eventID  string
+	expected map[string]string
+	actual   map[string]devices.ReportedValue
+}
+
+// readUpdate decodes an update. Without an event_id it has one of its own, as KubeEdge's SDK
+// sends none: it is carried out each time it is delivered.
+func readUpdate(payload []byte) (update, error) {
 	var m twinMessage
 	if err := json.Unmarshal(payload, &m); err != nil {
-		return "", nil, fmt.Errorf("read the payload: %w", err)
+		return update{}, fmt.Errorf("read the payload: %w", err)
 	}
-	if m.EventID == "" {
-		return "", nil, errors.New("event_id is missing: a property is set once for each event_id")
-	}
+	u := update{eventID: m.EventID, expected: map[string]string{}, actual: map[string]devices.ReportedValue{}}
 	if len(m.Twin) == 0 {
-		return m.EventID, nil, errors.New("twin is empty: nothing to set")
+		return u, errors.New("twin is empty: nothing to set")
 	}
-	properties = make(map[string]string, len(m.Twin))
 	for name, t := range m.Twin {
-		switch {
-		case t == nil:
-			return m.EventID, nil, fmt.Errorf("twin.%s is null: an application cannot remove a property of the Device", name)
-		case t.Actual != nil:
-			return m.EventID, nil, fmt.Errorf("twin.%s.actual: actual values come from the device", name)
-		case t.Expected == nil || t.Expected.Value == nil:
-			return m.EventID, nil, fmt.Errorf("twin.%s.expected.value is missing", name)
+		if t == nil {
+			return u, fmt.Errorf("twin.%s is null: an application cannot remove a property of the Device", name)
 		}
-		properties[name] = *t.Expected.Value
+		hasExpected, hasActual := t.Expected != nil && t.Expected.Value != nil, t.Actual != nil && t.Actual.Value != nil
+		if !hasExpected && !hasActual {
+			return u, fmt.Errorf("twin.%s has neither expected.value nor actual.value", name)
+		}
+		if hasExpected {
+			u.expected[name] = *t.Expected.Value
+		}
+		if hasActual {
+			u.actual[name] = reportedValue(t.Actual)
+		}
 	}
-	return m.EventID, properties, nil
+	return u, nil
+}
+
+func reportedValue(v *value) devices.ReportedValue {
+	r := devices.ReportedValue{Text: *v.Value}
+	if i := v.Metadata; i != nil {
+		r.Quality, r.Reason = i.Quality, i.Reason
+		if i.Timestamp > 0 {
+			r.Time = time.UnixMilli(i.Timestamp)
+		}
+	}
+	return r
+}
+
+// reportedState is the state that a mapper reports.
+type reportedState struct {
+	header
+	State string `json:"state"`
 }
 
 // typeOf returns KubeEdge's name of a value's type, empty if there is no value.

@@ -96,9 +96,9 @@ func FuzzReadUpdate(f *testing.F) {
 	f.Add([]byte(`{"event_id":"1","twin":{"p":{"expected":{"value":"1"}}}}`))
 	f.Add([]byte(`{"event_id":"1","twin":{"p":null,"q":{"actual":{}}}}`))
 	f.Fuzz(func(t *testing.T, payload []byte) {
-		id, properties, err := readUpdate(payload)
-		if err == nil && (id == "" || len(properties) == 0) {
-			t.Errorf("%q is taken as %q %v", payload, id, properties)
+		u, err := readUpdate(payload)
+		if err == nil && len(u.expected)+len(u.actual) == 0 {
+			t.Errorf("%q is taken as %+v", payload, u)
 		}
 	})
 }

@@ -2,6 +2,8 @@ package mqtt
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -54,11 +56,16 @@ func (g *Gateway) Run(ctx context.Context) error {
 		case <-documentsDue:
 			documentsDue = g.documents()
 		case m := <-requests:
-			if _, _, what, _ := parseDevice(m.Subject); what == twinUpdate {
-				updates.Go(func() { g.update(ctx, m) })
-				continue
+			switch _, _, what, _ := parseDevice(m.Subject); what {
+			case twinUpdate:
+				if command := g.update(ctx, m); command != nil {
+					updates.Go(command)
+				}
+			case stateUpdate:
+				g.updateState(ctx, m)
+			default:
+				g.serve(m)
 			}
-			g.serve(m)
 		}
 	}
 }
@@ -92,50 +99,112 @@ func (g *Gateway) serve(m *nats.Msg) {
 		answer = failure{newHeader(h.EventID), notFound, "the site has no device " + namespace + "/" + name}
 	case what == twinGet:
 		answer = twinMessage{newHeader(h.EventID), d.twins()}
-	case what == stateGet:
-		answer = stateMessage{newHeader(h.EventID), d.describe()}
 	default:
-		answer = failure{newHeader(h.EventID), badRequest, "the state is what the driver observes: it cannot be set"}
+		answer = stateMessage{newHeader(h.EventID), d.describe()}
 	}
 	g.mu.Unlock()
 	g.publish(result, answer)
 }
 
-// update sets the expected values of a request by a command whose id is the event_id. It
-// answers with the twins or the error.
-func (g *Gateway) update(ctx context.Context, m *nats.Msg) {
+// update carries out an update. It hands on values that a mapper reports, in order, and returns
+// a function that sets expected values, nil if there are none. The answer has the twins or the
+// error.
+func (g *Gateway) update(ctx context.Context, m *nats.Msg) (command func()) {
 	namespace, name, _, _ := parseDevice(m.Subject)
 	if g.cfg.OperatedElsewhere(namespace, name) {
-		return
+		return nil
 	}
+	ref := devices.Ref{Namespace: namespace, Name: name}
 	result := deviceSubject(namespace, name, twinResult)
-	eventID, properties, err := readUpdate(m.Data)
+	u, err := readUpdate(m.Data)
 	if err != nil {
-		g.publish(result, failure{newHeader(eventID), badRequest, err.Error()})
-		return
+		g.publish(result, failure{newHeader(u.eventID), badRequest, err.Error()})
+		return nil
 	}
-	g.mu.Lock()
-	known := g.devices[namespace+"/"+name] != nil
-	g.mu.Unlock()
-	if !known {
-		g.publish(result, failure{newHeader(eventID), notFound, "the site has no device " + namespace + "/" + name})
-		return
+	if !g.known(ref) {
+		g.publish(result, failure{newHeader(u.eventID), notFound, "the site has no device " + ref.String()})
+		return nil
 	}
-	done := g.cfg.Command(ctx, devices.Command{
-		ID: eventID, Device: devices.Ref{Namespace: namespace, Name: name}, Properties: properties, Deadline: time.Now().Add(updateTimeout),
-	})
+	twins := make(map[string]*twin, len(u.expected)+len(u.actual))
+	if len(u.actual) > 0 {
+		if err := g.reportValues(ctx, ref, u.actual); err != nil {
+			g.publish(result, failure{newHeader(u.eventID), badRequest, "twin.actual: " + err.Error()})
+			return nil
+		}
+		for property, v := range u.actual {
+			twins[property] = &twin{Actual: &value{Value: &v.Text}}
+		}
+	}
+	if len(u.expected) == 0 {
+		g.publish(result, twinMessage{newHeader(u.eventID), twins})
+		return nil
+	}
+	return func() { g.set(ctx, ref, u, twins) }
+}
+
+// set sets the expected values of an update by a command whose id is the event_id. It answers
+// with their twins, added to those of the reported values.
+func (g *Gateway) set(ctx context.Context, ref devices.Ref, u update, twins map[string]*twin) {
+	result := deviceSubject(ref.Namespace, ref.Name, twinResult)
+	id := u.eventID
+	if id == "" {
+		id = rand.Text()
+	}
+	done := g.cfg.Command(ctx, devices.Command{ID: id, Device: ref, Properties: u.expected, Deadline: time.Now().Add(updateTimeout)})
 	if code := codeOf(done.Ack); code != 0 {
-		g.publish(result, failure{newHeader(eventID), code, fmt.Sprintf("%s: %s: %s", done.Ack, done.Reason, done.Message)})
+		g.publish(result, failure{newHeader(u.eventID), code, fmt.Sprintf("%s: %s: %s", done.Ack, done.Reason, done.Message)})
 		return
 	}
-	twins := make(map[string]*twin, len(properties))
-	for property, text := range properties {
+	for property, text := range u.expected {
 		if after := done.Properties[property].After; after != "" {
 			text = after
 		}
 		twins[property] = &twin{Actual: &value{Value: &text}}
 	}
-	g.publish(result, twinMessage{newHeader(eventID), twins})
+	g.publish(result, twinMessage{newHeader(u.eventID), twins})
+}
+
+// updateState hands on the state that a mapper reports.
+func (g *Gateway) updateState(ctx context.Context, m *nats.Msg) {
+	namespace, name, _, _ := parseDevice(m.Subject)
+	if g.cfg.OperatedElsewhere(namespace, name) {
+		return
+	}
+	ref := devices.Ref{Namespace: namespace, Name: name}
+	result := deviceSubject(namespace, name, stateResult)
+	var u reportedState
+	err := json.Unmarshal(m.Data, &u)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("read the payload: %w", err)
+	case !g.known(ref):
+		g.publish(result, failure{newHeader(u.EventID), notFound, "the site has no device " + ref.String()})
+		return
+	case g.cfg.Mappers == nil || !g.cfg.Mappers.Operates(ref):
+		err = errors.New("the state is what the driver observes: it cannot be set")
+	default:
+		err = g.cfg.Mappers.ReportState(ctx, ref, u.State)
+	}
+	if err != nil {
+		g.publish(result, failure{newHeader(u.EventID), badRequest, err.Error()})
+		return
+	}
+	g.publish(result, stateMessage{newHeader(u.EventID), deviceState{ID: ref.String(), Name: name, State: u.State}})
+}
+
+// reportValues hands on values that a mapper reports.
+func (g *Gateway) reportValues(ctx context.Context, ref devices.Ref, values map[string]devices.ReportedValue) error {
+	if g.cfg.Mappers == nil || !g.cfg.Mappers.Operates(ref) {
+		return errors.New("the values of the device come from the driver of its protocol")
+	}
+	return g.cfg.Mappers.ReportValues(ctx, ref, values)
+}
+
+// known reports whether the site has a device.
+func (g *Gateway) known(ref devices.Ref) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.devices[ref.String()] != nil
 }
 
 // codeOf returns the error code of a command that was not applied, 0 for one that was.
