@@ -52,6 +52,15 @@ func (w *deviceWriter) mirror(ctx context.Context, device *unstructured.Unstruct
 	return kube.Classify(err)
 }
 
+// onlineNow is the last online time, as kubectl shows it, of a device that responds: the site
+// would have reported that it no longer does, and is connected. A time would be as old as the
+// last status.
+const onlineNow = "now"
+
+// stateDegraded is the state of a device that responds, but not all of its properties can be
+// read. KubeEdge has no such state.
+const stateDegraded = "degraded"
+
 // mirroredStatus returns the new Device.status, nil if nothing has to change. It is a pure
 // function.
 func mirroredStatus(current, reported map[string]any, connected bool) map[string]any {
@@ -62,12 +71,20 @@ func mirroredStatus(current, reported map[string]any, connected bool) map[string
 	}
 	was, _ := current["state"].(string)
 	seen, _ := current["lastOnlineTime"].(string)
-	if state == was && !laterBy(mirrorInterval, online, seen) {
+	shown, last := current["lastOnline"], online
+	if state == devicesv1beta1.StateOnline || state == stateDegraded {
+		last = onlineNow
+	}
+	unshown := last != "" && shown == nil // by an earlier version
+	if state == was && !unshown && !laterBy(mirrorInterval, online, seen) {
 		return nil
 	}
 	next := map[string]any{"state": state}
 	if online != "" {
 		next["lastOnlineTime"] = online
+	}
+	if last != "" {
+		next["lastOnline"] = last
 	}
 	return next
 }

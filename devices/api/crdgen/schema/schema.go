@@ -28,7 +28,7 @@ var kinds = []kind{
 		{Name: "Protocol", Type: "string", JSONPath: ".spec.protocol.protocolName"},
 		{Name: "Node", Type: "string", JSONPath: ".spec.nodeName"},
 		{Name: "State", Type: "string", JSONPath: ".status.state"},
-		{Name: "Last-Online", Type: "date", JSONPath: ".status.lastOnlineTime"},
+		{Name: "Last-Online", Type: "string", JSONPath: ".status.lastOnline"},
 		{Name: "Model", Type: "string", JSONPath: ".spec.deviceModelRef.name", Priority: 1},
 		age,
 	}},
