@@ -340,6 +340,9 @@ func (k *Keys) token(site, role, user, before string, expires time.Time) (string
 	}
 	c := jwt.NewUserClaims(user)
 	c.Name, c.IssuerAccount, c.Expires = role+" of "+site, account, end
+	if role == roleJoin {
+		c.Name = join.UserName(site)
+	}
 	c.SetScoped(true) // the permissions are in the account
 	token, err := c.Encode(signer)
 	if err != nil {

@@ -3,8 +3,12 @@ package bridgetest
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,6 +17,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -32,6 +37,7 @@ import (
 func TestJoin(t *testing.T) {
 	runAll(t, []sharing{
 		{"FromAnEmptyGatewayToAConnectedSite", joinAnEmptyGateway},
+		{"OneTokenOneGateway", oneTokenOneGateway},
 	})
 }
 
@@ -44,7 +50,7 @@ type joinWorld struct {
 
 func newJoinWorld(t *testing.T, a *api) *joinWorld {
 	t.Helper()
-	w := &joinWorld{world: newWorld(t, a), hub: natstest.StartTLSOperatorHub(t)}
+	w := &joinWorld{world: newWorld(t, a), hub: natstest.StartTLSOperatorHub(t, "127.0.0.1")}
 	cfg := w.world.config("a", "", w.kubeconfig, bridge.ImpersonationConstrained)
 	cfg.NATS.URLs, cfg.NATS.CredentialsFile = []string{w.hub.URL()}, w.hub.File(accounts.BridgeCreds)
 	cfg.NATS.Accounts = bridge.AccountsConfig{
@@ -166,4 +172,156 @@ func (w *joinWorld) adminKubeconfig() string {
 	path := filepath.Join(w.t.TempDir(), "kubeconfig")
 	w.must(clientcmd.WriteToFile(*cfg, path))
 	return path
+}
+
+// joins lets a machine join without starting its leaf, and returns the error and the node.
+func (w *joinWorld) joins(m *jointest.Machine, url, token, node string) (string, error) {
+	w.t.Helper()
+	o := m.Options(url, token)
+	o.NoStart, o.Node = true, node
+	if err := join.Run(w.ctx, m.Machine, o); err != nil {
+		return "", err
+	}
+	cfg := leaf.DefaultConfig()
+	w.must(configfile.Load(filepath.Join(m.ConfigDir, "leaf.yaml"), &cfg))
+	return cfg.Node, nil
+}
+
+func (w *joinWorld) gateways(site string) []string {
+	w.t.Helper()
+	o, err := w.dynamic.Resource(sitesGVR).Get(w.ctx, site, metav1.GetOptions{})
+	w.must(err)
+	keys, _, err := unstructured.NestedStringSlice(o.Object, "spec", "gateways")
+	w.must(err)
+	return keys
+}
+
+// refused fails the test unless a join was refused with all of want, and left nothing.
+func (w *joinWorld) refused(m *jointest.Machine, err error, want ...string) {
+	w.t.Helper()
+	if err == nil {
+		w.t.Fatal("the gateway has joined")
+	}
+	w.t.Logf("refused: %v", err)
+	for _, part := range want {
+		if !strings.Contains(err.Error(), part) {
+			w.t.Errorf("the error does not say %q", part)
+		}
+	}
+	entries, err := os.ReadDir(m.ConfigDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) || len(entries) > 0 {
+		w.t.Errorf("left: %v, %v", entries, err)
+	}
+}
+
+// oneTokenOneGateway: of several gateways with one token one joins; a rejoin lets another in, in
+// addition or instead; a revoked site and a replaced token let nobody in.
+func oneTokenOneGateway(t *testing.T, a *api) {
+	w := newJoinWorld(t, a)
+	url, token := command(t, w.kubectl("site", "create", "plant-c", "--node", "press-1"))
+	if _, err := w.tryKubectl("site", "create", "plant-c"); !strings.Contains(err, "site rejoin plant-c") {
+		t.Errorf("create again says %q", err)
+	}
+	wrong := jointest.New(t, "gw-0")
+	_, err := w.joins(wrong, url, token, "lathe-9")
+	w.refused(wrong, err, "NodeNotAllowed", "lathe-9", "--node NAME")
+
+	// Several at once.
+	type result struct {
+		m   *jointest.Machine
+		err error
+	}
+	results := make(chan result)
+	const n = 4
+	for i := range n {
+		m := jointest.New(t, fmt.Sprintf("gw-%d", i+1))
+		go func() {
+			o := m.Options(url, token)
+			o.NoStart = true
+			results <- result{m: m, err: join.Run(w.ctx, m.Machine, o)}
+		}()
+	}
+	var first *jointest.Machine
+	for range n {
+		r := <-results
+		switch {
+		case r.err == nil && first != nil:
+			t.Error("two gateways have joined with one token")
+		case r.err == nil:
+			first = r.m
+		case strings.Contains(r.err.Error(), "maximum"): // too many connections with one token
+			w.refused(r.m, r.err, "another machine")
+		default:
+			w.refused(r.m, r.err, "Used", "site revoke plant-c")
+		}
+	}
+	if first == nil || len(w.gateways("plant-c")) != 1 {
+		t.Fatalf("joined: %v; gateways %v", first, w.gateways("plant-c"))
+	}
+	late := jointest.New(t, "gw-late")
+	_, err = w.joins(late, url, token, "")
+	w.refused(late, err, "Used", w.gateways("plant-c")[0])
+
+	// The first again, with the same command, changes nothing.
+	before := w.gateways("plant-c")
+	if node, err := w.joins(first, url, token, ""); err != nil || node != "press-1" {
+		t.Errorf("again: node %q, %v", node, err)
+	}
+	if got := w.gateways("plant-c"); !slices.Equal(got, before) {
+		t.Errorf("gateways %v, had %v", got, before)
+	}
+
+	// A second gateway beside it, and no third.
+	url, token = command(t, w.kubectl("site", "rejoin", "plant-c"))
+	second := jointest.New(t, "gw-second")
+	if node, err := w.joins(second, url, token, ""); err != nil || node != "press-1" {
+		t.Errorf("the second: node %q, %v", node, err)
+	}
+	if got := w.gateways("plant-c"); len(got) != 2 || got[0] != before[0] {
+		t.Errorf("gateways %v, had %v", got, before)
+	}
+	url, token = command(t, w.kubectl("site", "rejoin", "plant-c"))
+	third := jointest.New(t, "gw-third")
+	_, err = w.joins(third, url, token, "")
+	w.refused(third, err, "TooManyGateways", "site rejoin plant-c --only")
+
+	// It takes the place of both, whose connections end.
+	url, replacing := command(t, w.kubectl("site", "rejoin", "plant-c", "--only"))
+	_, err = w.joins(jointest.New(t, "gw-late"), url, token, "") // of before
+	if err == nil || !strings.Contains(err.Error(), "does not accept the token") {
+		t.Errorf("a replaced token: %v", err)
+	}
+	old := second.Connected("plant-c")
+	if node, err := w.joins(third, url, replacing, ""); err != nil || node != "press-1" {
+		t.Errorf("the replacement: node %q, %v", node, err)
+	}
+	if got := w.gateways("plant-c"); len(got) != 1 || slices.Contains(before, got[0]) {
+		t.Errorf("gateways %v", got)
+	}
+	polltest.Eventually(t, "the old gateway is not connected", func() bool { return old.HubConnection() == 0 })
+
+	// Revoked, nobody gets in, with an open token neither; with a new one the same machine does.
+	_, open := command(t, w.kubectl("site", "rejoin", "plant-c"))
+	w.kubectl("site", "revoke", "plant-c")
+	_, err = w.joins(jointest.New(t, "gw-late"), url, open, "")
+	if err == nil || !strings.Contains(err.Error(), "does not accept the token") {
+		t.Errorf("a token of before the site was revoked: %v", err)
+	}
+	_, open = command(t, w.kubectl("site", "rejoin", "plant-c"))
+	revoked := readFile(t, filepath.Join(third.ConfigDir, "link.nk"))
+	if node, err := w.joins(third, url, open, ""); err != nil || node != "press-1" {
+		t.Errorf("after the site was revoked: node %q, %v", node, err)
+	}
+	if readFile(t, filepath.Join(third.ConfigDir, "link.nk")) == revoked {
+		t.Error("the key that was revoked is used again")
+	}
+}
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
 }

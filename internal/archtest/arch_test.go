@@ -83,7 +83,7 @@ var ours = []struct {
 	{"leaf/link", nil},
 	{"leaf/hubcheck", []string{"leaf/link", "streams"}},
 	{"leaf/storekey", []string{"internal/durable"}},
-	{"leaf/join/jointest", []string{"leaf/join", "internal/porttest"}},
+	{"leaf/join/jointest", []string{"leaf/join", "leaf/natsd", "internal/polltest", "internal/porttest"}},
 	{"leaf/join", []string{"deploy", "leaf/credential", "leaf/natsd", "streams/.", "streams/join", "internal/durable"}},
 	{"leaf/natsd", []string{"leaf/filestore", "streams"}},
 	{"leaf/node/kubelet", nil},

@@ -55,13 +55,13 @@ func StartOperatorHub(t testing.TB) *OperatorHub {
 }
 
 // StartTLSOperatorHub is StartOperatorHub with TLS on the leaf listener. AuthorityFile verifies the
-// certificate, whose names are localhost and 127.0.0.1.
-func StartTLSOperatorHub(t testing.TB) *OperatorHub {
+// certificate, which names the hosts.
+func StartTLSOperatorHub(t testing.TB, hosts ...string) *OperatorHub {
 	t.Helper()
 	dir := t.TempDir()
 	authority, err := pki.NewAuthority(dir, "ca")
 	must(t, err)
-	pair, err := authority.Issue(dir, "hub", pki.Subject{Name: "hub", Hosts: []string{"localhost", "127.0.0.1"}})
+	pair, err := authority.Issue(dir, "hub", pki.Subject{Name: "hub", Hosts: hosts})
 	must(t, err)
 	h := startOperatorHub(t, dir, fmt.Sprintf("tls { cert_file: %q, key_file: %q, timeout: 5 }", pair.CertFile, pair.KeyFile))
 	h.ca = authority.CertFile

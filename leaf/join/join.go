@@ -222,7 +222,7 @@ func (j *joining) ask(ctx context.Context, key nkeys.KeyPair) (join.Answer, erro
 	defer cancel()
 	j.o.Progress("connecting to the hub at %s", j.hub.Redacted())
 	session, err := natsd.DialHub(ctx, natsd.HubConfig{
-		URL: j.hub, Site: j.token.Site, Authorities: j.token.Authorities, JWT: j.token.JWT, Sign: j.token.Sign,
+		URL: j.hub, Site: j.token.Site, Authorities: j.token.Authorities, JWT: j.token.JWT, Sign: j.token.Sign, Settle: time.Second,
 	})
 	if err != nil {
 		return join.Answer{}, fmt.Errorf("%w: %s; nothing was changed", err, explain(err, j.token.Site))
@@ -262,7 +262,7 @@ func (j *joining) exchange(ctx context.Context, session *natsd.Session, request 
 	for {
 		data, err := session.Request(ctx, streams.RequestSubject(j.token.Site, join.Verb), request)
 		if err != nil {
-			return join.Answer{}, errors.Join(err, last)
+			return join.Answer{}, fmt.Errorf("%w: %w", err, last)
 		}
 		answer, err := join.ParseAnswer(data, request, j.token, gateway)
 		switch {

@@ -23,6 +23,9 @@ const unitName = "petiole-leaf.service"
 // packagedUnit is where a package installs the unit.
 const packagedUnit = "/usr/lib/systemd/system/" + unitName
 
+// accountTime is how long the bridge may need to store the account of a gateway that it has accepted.
+const accountTime = 10 * time.Second
+
 // start checks that the hub lets the gateway in, and starts the leaf.
 func (j *joining) start(ctx context.Context) error {
 	if !j.active(ctx) {
@@ -67,7 +70,7 @@ func (j *joining) try(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, j.o.Timeout)
 	defer cancel()
 	j.o.Progress("connecting to the hub as the gateway")
-	session, err := natsd.DialHub(ctx, natsd.HubConfig{URL: j.hub, Site: j.token.Site, Authorities: j.token.Authorities, JWT: token, Sign: key.Sign})
+	session, err := natsd.DialHub(ctx, natsd.HubConfig{URL: j.hub, Site: j.token.Site, Authorities: j.token.Authorities, JWT: token, Sign: key.Sign, Settle: accountTime})
 	if err != nil {
 		return fmt.Errorf("%w: this gateway has joined, and cannot connect: %w: %s"+again, ErrUndecided, err, explain(err, j.token.Site))
 	}

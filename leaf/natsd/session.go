@@ -19,10 +19,6 @@ import (
 // ErrHub reports that the hub cannot be reached, or does not let the gateway in.
 var ErrHub = errors.New("the hub")
 
-// refusedTime is how long the hub may refuse a gateway before DialHub gives up: it may just
-// be storing its account.
-const refusedTime = 10 * time.Second
-
 // HubConfig is how a Session connects.
 type HubConfig struct {
 	// URL is the hub's leaf listener: tls:// or wss://, or plain on a loopback address.
@@ -34,6 +30,9 @@ type HubConfig struct {
 	// JWT and Sign authenticate.
 	JWT  string
 	Sign func([]byte) ([]byte, error)
+	// Settle is how long the hub may refuse before DialHub gives up: it may just be storing the
+	// account.
+	Settle time.Duration
 }
 
 // Session is a connection to the hub that stores nothing and lets nobody in: it asks, as a site
@@ -79,7 +78,7 @@ func DialHub(ctx context.Context, cfg HubConfig) (*Session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare the connection to the hub: %w", err)
 	}
-	s := &Session{server: started, seen: &refusals{}}
+	s := &Session{server: started, seen: &refusals{settle: cfg.Settle}}
 	started.SetLoggerV2(s.seen, false, false, false)
 	started.Start()
 	if err := s.open(ctx, cfg); err != nil {
@@ -92,7 +91,7 @@ func DialHub(ctx context.Context, cfg HubConfig) (*Session, error) {
 func (s *Session) open(ctx context.Context, cfg HubConfig) error {
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
-	for s.server.NumLeafNodes() == 0 {
+	for !s.admitted() {
 		if err := s.seen.final(); err != nil {
 			return fmt.Errorf("%w at %s: %w", ErrHub, cfg.URL.Redacted(), err)
 		}
@@ -110,6 +109,13 @@ func (s *Session) open(ctx context.Context, cfg HubConfig) error {
 	return nil
 }
 
+// admitted reports whether the hub has let the session in. The connection exists before that; then
+// the hub sends what it has subscribers for.
+func (s *Session) admitted() bool {
+	z, err := s.server.Leafz(nil)
+	return err == nil && len(z.Leafs) > 0 && z.Leafs[0].NumSubs > 0
+}
+
 // Request sends a request to the bridge and returns its answer. While nobody answers it tries
 // again, until ctx ends.
 func (s *Session) Request(ctx context.Context, subject string, data []byte) ([]byte, error) {
@@ -120,11 +126,11 @@ func (s *Session) Request(ctx context.Context, subject string, data []byte) ([]b
 		if err == nil {
 			return m.Data, nil
 		}
+		if refused := s.seen.final(); refused != nil {
+			return nil, fmt.Errorf("%w has ended the connection: %w", ErrHub, refused)
+		}
 		select {
 		case <-ctx.Done():
-			if refused := s.seen.final(); refused != nil {
-				err = refused
-			}
 			return nil, fmt.Errorf("%w does not pass the request on to a bridge: %w", ErrHub, err)
 		case <-time.After(250 * time.Millisecond):
 		}
@@ -143,6 +149,8 @@ func (s *Session) Close() {
 // refusals remembers why the server is not connected to the hub, which only its log says. It is
 // its logger.
 type refusals struct {
+	settle time.Duration
+
 	mu    sync.Mutex
 	why   string
 	since time.Time // of the first refusal in a row
@@ -180,7 +188,7 @@ func (r *refusals) final() error {
 		return nil
 	}
 	certificate := strings.Contains(r.why, "x509:") || strings.Contains(r.why, "tls:")
-	if !certificate && time.Since(r.since) < refusedTime {
+	if !certificate && time.Since(r.since) < r.settle {
 		return nil
 	}
 	return errors.New(r.why)

@@ -2,6 +2,7 @@ package join
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
@@ -20,9 +21,12 @@ var ErrToken = errors.New("not a join token")
 // systemAuthorities stands in a token for the authorities that the gateway's system knows.
 const systemAuthorities = "system"
 
-// tokenParts is the number of parts of a token: the site, the seed, the three of the JWT, and the
-// authorities.
-const tokenParts = 6
+// tokenParts is the number of parts of a token: the site, the seed, the three of the JWT, the
+// authorities, and a checksum that finds a token which was not copied in full.
+const tokenParts = 7
+
+// UserName returns the name that the JWT of a token of a site has.
+func UserName(site string) string { return "join of " + site }
 
 // Token lets one gateway join a site. Its String is a secret.
 type Token struct {
@@ -84,14 +88,22 @@ func (t Token) String() string {
 		}
 		authorities = base64.RawURLEncoding.EncodeToString(der)
 	}
-	return strings.Join([]string{t.Site, string(seed), t.JWT, authorities}, ".")
+	text := strings.Join([]string{t.Site, string(seed), t.JWT, authorities}, ".")
+	return text + "." + checksum(text)
+}
+
+func checksum(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return base64.RawURLEncoding.EncodeToString(sum[:6])
 }
 
 // ParseToken reads a token. The error never contains it.
 func ParseToken(s string) (Token, error) {
-	parts := strings.Split(strings.Join(strings.Fields(s), ""), ".")
-	if len(parts) != tokenParts {
-		return Token{}, fmt.Errorf("%w: it has %d parts between dots, want %d: copy all of what 'kubectl petiole site create' has printed", ErrToken, len(parts), tokenParts)
+	s = strings.Join(strings.Fields(s), "")
+	parts := strings.Split(s, ".")
+	last := strings.LastIndexByte(s, '.')
+	if len(parts) != tokenParts || s[last+1:] != checksum(s[:last]) {
+		return Token{}, fmt.Errorf("%w: it is damaged or cut off: copy all of what 'kubectl petiole site create' has printed", ErrToken)
 	}
 	key, err := nkeys.FromSeed([]byte(parts[1]))
 	if err != nil {
@@ -101,10 +113,10 @@ func ParseToken(s string) (Token, error) {
 	if parts[5] != systemAuthorities {
 		der, err := base64.RawURLEncoding.DecodeString(parts[5])
 		if err != nil {
-			return Token{}, fmt.Errorf("%w: the certificate authority at its end is damaged or cut off: %w", ErrToken, err)
+			return Token{}, fmt.Errorf("%w: its certificate authority: %w", ErrToken, err)
 		}
 		if t.Authorities, err = x509.ParseCertificates(der); err != nil || len(t.Authorities) == 0 {
-			return Token{}, fmt.Errorf("%w: the certificate authority at its end is damaged or cut off: %w", ErrToken, err)
+			return Token{}, fmt.Errorf("%w: its certificate authority is not readable: %w", ErrToken, err)
 		}
 	}
 	return t, t.check()
@@ -125,8 +137,8 @@ func (t *Token) check() error {
 	if t.claims.Subject != t.Public() {
 		return fmt.Errorf("%w: its JWT is that of another key", ErrToken)
 	}
-	if t.Site == "" {
-		return fmt.Errorf("%w: it names no site", ErrToken)
+	if t.claims.Name != UserName(t.Site) {
+		return fmt.Errorf("%w: it begins with the site %q, and its JWT is named %q", ErrToken, t.Site, t.claims.Name)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package plugin
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -9,11 +10,15 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nkeys"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
+	"github.com/petiole-io/petiole/streams/join"
 )
 
 // siteServer is an API server with Sites and Nodes, and a bridge that makes accounts.
@@ -23,6 +28,9 @@ type siteServer struct {
 	sites     map[string]*v1alpha1.Site
 	conflicts int
 	deleted   []string
+	// issuer signs the JWTs of join tokens, which have the URL.
+	issuer nkeys.KeyPair
+	url    string
 }
 
 func (a *siteServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -63,6 +71,12 @@ func (a *siteServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				}
 			}
 		}
+		if value, ok := patch.Spec["join"]; ok {
+			s.Spec.Join = nil
+			if err := json.Unmarshal(value, &s.Spec.Join); err != nil {
+				a.t.Error(err)
+			}
+		}
 		a.reconcile(s)
 		a.answer(w, http.StatusOK, s)
 	default:
@@ -83,6 +97,78 @@ func (a *siteServer) reconcile(s *v1alpha1.Site) {
 		c.Status, c.Reason = metav1.ConditionFalse, v1alpha1.ReasonNoGateway
 	}
 	meta.SetStatusCondition(&s.Status.Conditions, c)
+	if j := s.Spec.Join; j != nil {
+		claims := jwt.NewUserClaims(j.Key)
+		claims.Name, claims.Expires = join.UserName(s.Name), j.Expires.Unix()
+		token, err := claims.Encode(a.issuer)
+		if err != nil {
+			a.t.Error(err)
+		}
+		s.Status.Access.Join = &v1alpha1.SiteJoinAccess{Key: j.Key, JWT: token, URL: a.url}
+	}
+}
+
+// TestJoinTokens: site create and rejoin print a token that is that of the Site, and the API server
+// has no part of its secret.
+func TestJoinTokens(t *testing.T) {
+	issuer, err := nkeys.CreateAccount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &siteServer{apiServer: apiServer{t: t}, sites: map[string]*v1alpha1.Site{}, issuer: issuer, url: "tls://hub.example.com:7422"}
+	run := a.startWith(httptest.NewServer(a))
+	for _, c := range []struct {
+		args    string
+		ttl     time.Duration
+		replace bool
+		url     string
+	}{
+		{"site create plant-c --node press-1", time.Hour, false, "tls://hub.example.com:7422"},
+		{"site rejoin plant-c", time.Hour, false, "tls://hub.example.com:7422"},
+		{"site rejoin plant-c --only --ttl 10m", 10 * time.Minute, true, ""},
+		{"site rejoin plant-c --print-token", time.Hour, false, ""},
+	} {
+		if c.url == "" {
+			a.url = ""
+		}
+		start := time.Now()
+		code, out, errOut := run(strings.Fields(c.args)...)
+		if code != 0 {
+			t.Fatalf("%s: exit code %d: %s", c.args, code, errOut)
+		}
+		words := strings.Fields(out)
+		token, err := join.ParseToken(words[len(words)-1])
+		if err != nil {
+			t.Fatalf("%s: %v", c.args, err)
+		}
+		j := a.sites["plant-c"].Spec.Join
+		if token.Site != "plant-c" || token.Public() != j.Key || j.Replace != c.replace || j.UsedBy != "" {
+			t.Errorf("%s: the token is of site %s with key %s; the Site has %+v", c.args, token.Site, token.Public(), j)
+		}
+		if left := token.Expires().Sub(start); left < c.ttl-2*time.Second || left > c.ttl+time.Minute {
+			t.Errorf("%s: the token expires after %s, want %s", c.args, left, c.ttl)
+		}
+		seed := strings.Split(token.String(), ".")[1]
+		if data, err := json.Marshal(a.sites["plant-c"]); err != nil || strings.Contains(string(data), seed) {
+			t.Errorf("%s: the API server has the secret (%v)", c.args, err)
+		}
+		if only := len(words) == 1; only != strings.Contains(c.args, "--print-token") {
+			t.Errorf("%s: prints %q", c.args, out)
+		} else if !only && !strings.Contains(out, "leaf join "+cmp.Or(c.url, "tls://HUB:7422")+" ") {
+			t.Errorf("%s: prints %q", c.args, out)
+		}
+	}
+	if names := a.sites["plant-c"].Spec.Nodes.Names; !slices.Equal(names, []string{"press-1"}) {
+		t.Errorf("the Site has the nodes %v", names)
+	}
+	for args, want := range map[string]string{"site create plant-d --ttl 1s": "must be 1m0s to 168h0m0s", "site rejoin plant-c --ttl 200h": "must be", "site rejoin nowhere": "not found"} {
+		if code, out, errOut := run(strings.Fields(args)...); code == 0 || !strings.Contains(errOut, want) || strings.Contains(out, "leaf join") {
+			t.Errorf("%s: exit code %d, prints %q and %q", args, code, out, errOut)
+		}
+	}
+	if code, _, errOut := run("site", "revoke", "plant-c", "--keep-nodes"); code != 0 || a.sites["plant-c"].Spec.Join != nil {
+		t.Errorf("revoke: exit code %d: %s; the Site has the token %v", code, errOut, a.sites["plant-c"].Spec.Join)
+	}
 }
 
 func TestSiteCommands(t *testing.T) {
@@ -118,7 +204,7 @@ func TestSiteCommands(t *testing.T) {
 	if !slices.Equal(a.deleted, []string{"petiole.dev/site=plant-b"}) {
 		t.Errorf("nodes deleted: %v", a.deleted)
 	}
-	for _, args := range []string{"site revoke nowhere", "site rejoin nowhere UA", "site jwt nowhere", "site create", "site rejoin plant-b"} {
+	for _, args := range []string{"site revoke nowhere", "site rejoin nowhere UA", "site jwt nowhere", "site create", "site rejoin"} {
 		if code, _, errOut := run(strings.Fields(args)...); code == 0 || errOut == "" {
 			t.Errorf("%s: exit code %d, printed %q", args, code, errOut)
 		}

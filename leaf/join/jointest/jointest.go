@@ -14,11 +14,14 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/internal/porttest"
 	"github.com/petiole-io/petiole/leaf/join"
+	"github.com/petiole-io/petiole/leaf/natsd"
 )
 
 // Machine is a machine that is ready to join.
@@ -148,6 +151,19 @@ func (m *Machine) begin(ctx context.Context) {
 		cancel()
 		<-done
 	}
+}
+
+// Connected runs the nats-server of a machine that has joined, until the test ends, and waits until
+// it is connected to the hub.
+func (m *Machine) Connected(site string) *natsd.Server {
+	m.t.Helper()
+	s, err := natsd.Start(m.t.Context(), natsd.Config{Site: site, File: filepath.Join(m.ConfigDir, "leaf.conf"), Log: zap.NewNop()})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(s.Stop)
+	polltest.Eventually(m.t, "the gateway is connected", func() bool { return s.HubConnection() != 0 })
+	return s
 }
 
 func (m *Machine) end() {
