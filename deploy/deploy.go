@@ -1,5 +1,6 @@
-// Package deploy holds the files of this folder that the leaf installs on a gateway, so that the
-// binary alone can do it. leaf/join uses them; people and packages use the files themselves.
+// Package deploy holds the files of this folder that the leaf installs on a gateway and the bridge
+// on a hub, so that the binary alone can do it. leaf/join and `bridge hub init` use them; people
+// and packages use the files themselves.
 package deploy
 
 import _ "embed" // for the files below
@@ -9,6 +10,10 @@ var (
 	//
 	//go:embed leaf/leaf.conf.tmpl
 	LeafConf string
+	// HubConf is the template of hub.conf.
+	//
+	//go:embed nats/hub.conf.tmpl
+	HubConf string
 	// LeafYAML is a leaf.yaml for the site plant-a and the node plant-a-1.
 	//
 	//go:embed leaf/leaf.yaml

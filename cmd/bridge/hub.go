@@ -1,35 +1,74 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"text/template"
 
 	"github.com/spf13/cobra"
 
 	"github.com/petiole-io/petiole/bridge/accounts"
+	"github.com/petiole-io/petiole/deploy"
 )
+
+// hubConf is the hub's configuration, in the folder of operator.conf.
+const hubConf = "hub.conf"
 
 func newHubCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "hub", Short: "Prepare a hub", Args: cobra.NoArgs}
-	var dir, store string
+	var dir, data, store string
 	create := &cobra.Command{
-		Use: "init", Short: "Create the keys and the accounts of a new hub in operator mode",
-		Long: `Create the keys and the accounts of a new hub in operator mode, in the folder --dir:
-operator.conf, which hub.conf includes, the keys of the operator, and the credentials of
-the bridge and of the administrators. The files have mode 0600. Existing files are never
-replaced. docs/install.md says who needs which.`,
+		Use: "init", Short: "Create the configuration, the keys and the accounts of a new hub in operator mode",
+		Long: `Create the configuration, the keys and the accounts of a new hub in operator mode, in the
+folder --dir: hub.conf and operator.conf for nats-server, the keys of the operator, and the
+credentials of the bridge and of the administrators. The files have mode 0600. Existing files
+are never replaced. The hub's certificate and its key belong there as hub.crt and hub.key.
+docs/install.md says who needs which file, and how large a hub must be.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := accounts.WriteHub(dir, store); err != nil {
+			conf, err := renderHub(dir, data, store)
+			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "Created. Move %s to a safe place offline, and include %s in hub.conf.\n",
-				filepath.Join(dir, accounts.OperatorKeyFile), filepath.Join(dir, accounts.OperatorConf))
+			path := filepath.Join(dir, hubConf)
+			if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("%s: %w: choose another folder", path, accounts.ErrExists)
+			}
+			if err := accounts.WriteHub(dir, filepath.Join(data, "accounts")); err != nil {
+				return err
+			}
+			if err := os.WriteFile(path, conf, 0o600); err != nil {
+				return fmt.Errorf("write %s: %w", path, err)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "Created. Move %s to a safe place offline, put hub.crt and hub.key into %s, and start: nats-server -c %s\n",
+				filepath.Join(dir, accounts.OperatorKeyFile), dir, path)
 			return nil
 		},
 	}
 	create.Flags().StringVar(&dir, "dir", "/etc/petiole/hub", "`folder` of the files")
-	create.Flags().StringVar(&store, "accounts", "/var/lib/nats/accounts", "`folder` in which the hub keeps the accounts")
+	create.Flags().StringVar(&data, "data", "/var/lib/nats", "`folder` in which the hub keeps its streams and accounts")
+	create.Flags().StringVar(&store, "max-file-store", "3GB", "`room` that streams may take of the disk; docs/install.md, Room at the hub")
 	cmd.AddCommand(create)
 	return cmd
+}
+
+// renderHub returns the hub's configuration, which listens on all addresses with TLS.
+func renderHub(dir, data, maxStore string) ([]byte, error) {
+	t, err := template.New(hubConf).Parse(deploy.HubConf)
+	if err != nil {
+		return nil, fmt.Errorf("render %s: %w", hubConf, err)
+	}
+	var b bytes.Buffer
+	if err := t.Execute(&b, map[string]any{
+		"Listen": "0.0.0.0:4222", "LeafListen": "0.0.0.0:7422", "Monitor": "127.0.0.1:8222", "ClientTLS": true,
+		"CertFile": filepath.Join(dir, "hub.crt"), "KeyFile": filepath.Join(dir, "hub.key"), "Store": filepath.Join(data, "jetstream"),
+		"MaxFileStore": maxStore, "MaxBatches": 800, "Operator": accounts.OperatorConf, "Sites": nil,
+	}); err != nil {
+		return nil, fmt.Errorf("render %s: %w", hubConf, err)
+	}
+	return b.Bytes(), nil
 }

@@ -8,7 +8,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats-server/v2/server"
+
 	"github.com/petiole-io/petiole/internal/configfile"
+	"github.com/petiole-io/petiole/internal/lab/pki"
 	"github.com/petiole-io/petiole/internal/version"
 )
 
@@ -58,14 +61,30 @@ func TestArguments(t *testing.T) {
 	}
 }
 
-// The keys of a hub are created once.
+// TestHubInit: keys and configuration are created once, and nats-server takes the configuration
+// when the certificate is beside it.
 func TestHubInit(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "hub")
 	var out, errs bytes.Buffer
-	if code := run(t.Context(), []string{"hub", "init", "--dir", dir, "--accounts", filepath.Join(dir, "accounts")}, &out, &errs); code != 0 || !strings.Contains(out.String(), "operator.nk") {
+	if code := run(t.Context(), []string{"hub", "init", "--dir", dir, "--data", filepath.Join(dir, "data"), "--max-file-store", "2GB"}, &out, &errs); code != 0 || !strings.Contains(out.String(), "operator.nk") {
 		t.Fatalf("exit code %d, printed %q and %q", code, out.String(), errs.String())
 	}
 	if code := run(t.Context(), []string{"hub", "init", "--dir", dir}, &out, &errs); code == 0 || !strings.Contains(errs.String(), "exists already") {
 		t.Errorf("a second time: exit code %d, printed %q", code, errs.String())
+	}
+	authority, err := pki.NewAuthority(t.TempDir(), "ca")
+	if err == nil {
+		_, err = authority.Issue(dir, "hub", pki.Subject{Name: "hub", Hosts: []string{"hub.example.com"}})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf, err := server.ProcessConfigFile(filepath.Join(dir, "hub.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if conf.Port != 4222 || conf.TLSConfig == nil || conf.LeafNode.Port != 7422 || conf.LeafNode.TLSConfig == nil || conf.HTTPHost != "127.0.0.1" ||
+		len(conf.TrustedOperators) != 1 || conf.JetStreamMaxStore != 2e9 {
+		t.Errorf("hub.conf listens at %d and %d, has %d operators and %d bytes", conf.Port, conf.LeafNode.Port, len(conf.TrustedOperators), conf.JetStreamMaxStore)
 	}
 }

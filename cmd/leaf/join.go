@@ -54,6 +54,7 @@ undoes it.`,
 	cmd.Flags().StringVar(&o.Node, "node", "", "`name` of the Kubernetes node; default: the one that the Site has, or else the host's name")
 	cmd.Flags().StringVar(&o.RuntimeEndpoint, "runtime-endpoint", "", "`socket` of the container runtime; default: that of CRI-O or containerd")
 	cmd.Flags().StringSliceVar(&o.IgnorePreflight, "ignore-preflight", nil, "`checks` whose findings are only printed")
+	cmd.Flags().BoolVar(&o.LocalClients, "local-clients", false, "let programs on this machine connect: NATS at 127.0.0.1:4222, MQTT at 127.0.0.1:1883")
 	cmd.Flags().BoolVar(&o.NoStart, "no-start", false, "do not install and start the systemd unit")
 	cmd.Flags().DurationVar(&o.Timeout, "timeout", time.Minute, "`time` for the answer of the bridge, and for the connection")
 	return cmd

@@ -95,7 +95,7 @@ var ours = []struct {
 	{"leaf/nodeapi/identity", []string{"internal/durable"}},
 	{"leaf/nodeapi", []string{"leaf/apply", "leaf/nodeapi", "streams", "internal/durable"}},
 	{"leaf", []string{"leaf", "devices", "streams", "internal/configfile", "internal/durable", "internal/logonce", "internal/metrics", "internal/version"}},
-	{"cmd/bridge", []string{"bridge", "internal/configfile", "internal/version"}},
+	{"cmd/bridge", []string{"bridge", "deploy", "internal/configfile", "internal/version"}},
 	{"cmd/leaf", []string{"leaf", "devices", "internal/configfile", "internal/version"}},
 	{"cmd/opcua-mapper", []string{"cmd/opcua-mapper", "devices/dmi/v1beta1"}},
 	{"cmd/kubectl-petiole", []string{"cmd/kubectl-petiole", "bridge/api", "streams", "internal/version"}},

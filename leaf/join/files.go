@@ -27,6 +27,8 @@ const (
 	leafConf    = "leaf.conf"
 	leafYAML    = "leaf.yaml"
 	kubeletYAML = "kubelet.yaml"
+	// usersDir has the credentials of the users of leafConf.
+	usersDir = "users"
 )
 
 // reserveBytes is kept free on the disk while the bridge is asked, so that its answer can be
@@ -146,8 +148,11 @@ func (m Machine) renderKubelet(info runtimeInfo) ([]byte, error) {
 }
 
 // renderLeafConf returns the configuration of the leaf's nats-server.
-func (m Machine) renderLeafConf(site, url string, authorities bool) ([]byte, error) {
+func (m Machine) renderLeafConf(site, url string, authorities, localClients bool) ([]byte, error) {
 	v := leafValues{Site: site, Store: filepath.Join(m.DataDir, "nats"), URL: url, Credentials: m.config(credsFile)}
+	if localClients {
+		v.Listen, v.MQTT = "127.0.0.1:4222", "127.0.0.1:1883"
+	}
 	if authorities {
 		v.CAFile = m.config(caFile)
 	}

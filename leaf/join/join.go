@@ -31,6 +31,9 @@ type Options struct {
 	RuntimeEndpoint string
 	// IgnorePreflight are names of checks.
 	IgnorePreflight []string
+	// LocalClients has the site's nats-server listen on loopback, for NATS and MQTT, and creates
+	// the credentials of its users.
+	LocalClients bool
 	// NoStart leaves out the systemd unit.
 	NoStart bool
 	// Timeout bounds each of: the exchange with the bridge, and the wait for the connection.
@@ -195,7 +198,7 @@ func (j *joining) prepare(info runtimeInfo) (nkeys.KeyPair, error) {
 	if err != nil {
 		return nil, err
 	}
-	conf, err := j.renderLeafConf(j.token.Site, j.hub.String(), len(j.token.Authorities) > 0)
+	conf, err := j.renderLeafConf(j.token.Site, j.hub.String(), len(j.token.Authorities) > 0, j.o.LocalClients)
 	if err != nil {
 		return nil, err
 	}
@@ -328,6 +331,11 @@ func (j *joining) accept(key nkeys.KeyPair, answer join.Answer) error {
 	}
 	if j.state.Joined == "" || j.state.Node != answer.Node {
 		if err := keep.write(j.config(leafYAML), leaf, 0o600); err != nil {
+			return err
+		}
+	}
+	if j.o.LocalClients {
+		if err := errors.Join(credential.KeyUser(j.config(usersDir), "operator"), credential.PasswordUser(j.config(usersDir), "application")); err != nil {
 			return err
 		}
 	}

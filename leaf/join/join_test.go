@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 	"go.uber.org/goleak"
@@ -255,11 +256,26 @@ func joinResetJoin(t *testing.T, c *cloud, m *jointest.Machine) {
 func withoutSystemd(t *testing.T, c *cloud, m *jointest.Machine) {
 	m.Systemctl = nil
 	o := m.Options(c.url(), c.token(time.Hour))
+	o.LocalClients = true
 	said := ""
 	o.Progress = func(format string, args ...any) { said = strings.TrimSpace(format); _ = args }
 	must(t, join.Run(t.Context(), m.Machine, o))
 	if !strings.Contains(said, "no systemd") {
 		t.Errorf("it says %q", said)
+	}
+	for _, name := range []string{"users/operator.nk", "users/operator.conf", "users/application.conf"} {
+		if _, err := os.Stat(filepath.Join(m.ConfigDir, name)); err != nil {
+			t.Error(err)
+		}
+	}
+	conf, err := server.ProcessConfigFile(filepath.Join(m.ConfigDir, "leaf.conf"))
+	must(t, err)
+	if conf.Host != "127.0.0.1" || conf.MQTT.Host != "127.0.0.1" || len(conf.Users)+len(conf.Nkeys) != 2 {
+		t.Errorf("leaf.conf listens at %q and %q for %d users", conf.Host, conf.MQTT.Host, len(conf.Users)+len(conf.Nkeys))
+	}
+	must(t, join.Reset(t.Context(), m.Machine, false, o.Progress))
+	if left := files(t, m); len(left) > 0 {
+		t.Errorf("reset leaves %v", left)
 	}
 }
 

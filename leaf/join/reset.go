@@ -31,6 +31,7 @@ func Reset(ctx context.Context, m Machine, keepData bool, progress func(format s
 	for _, name := range []string{leafYAML, leafConf, kubeletYAML, caFile, credsFile, keyFile, newKeyFile, reserveFile} {
 		errs = append(errs, remove(m.config(name)))
 	}
+	errs = append(errs, os.RemoveAll(m.config(usersDir)))
 	if !keepData {
 		progress("removing %s", m.DataDir)
 		errs = append(errs, os.RemoveAll(m.DataDir))
