@@ -84,7 +84,7 @@ func TestHubInit(t *testing.T) {
 		t.Fatal(err)
 	}
 	if conf.Port != 4222 || conf.TLSConfig == nil || conf.LeafNode.Port != 7422 || conf.LeafNode.TLSConfig == nil || conf.HTTPHost != "127.0.0.1" ||
-		len(conf.TrustedOperators) != 1 || conf.JetStreamMaxStore != 2e9 {
+		len(conf.TrustedOperators) != 1 || conf.JetStreamMaxStore != 2<<30 {
 		t.Errorf("hub.conf listens at %d and %d, has %d operators and %d bytes", conf.Port, conf.LeafNode.Port, len(conf.TrustedOperators), conf.JetStreamMaxStore)
 	}
 }
