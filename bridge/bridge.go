@@ -50,6 +50,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return metrics.Serve(ctx, b.cfg.Metrics.Listen, b.metrics.registry, nil, b.ready) })
 	g.Go(func() error { return b.compete(ctx) })
+	g.Go(func() error { return b.serveKubelets(ctx) })
 	return g.Wait()
 }
 
@@ -162,7 +163,11 @@ func (b *Bridge) runComponents(ctx context.Context, c *kube.Clients, nc *nats.Co
 	if err != nil {
 		return err
 	}
-	p, err := b.newComponents(h, c, monitor, epoch)
+	kubelets, err := b.kubeletEndpoint(ctx, c)
+	if err != nil {
+		return err
+	}
+	p, err := b.newComponents(h, c, monitor, epoch, kubelets)
 	if err != nil {
 		return err
 	}

@@ -63,7 +63,7 @@ func (b *Bridge) newStorageMonitor(h *hub.Hub, c *kube.Clients) *storage.Monitor
 
 // newComponents creates the components of a bridge that leads in an epoch, and connects them.
 // It starts nothing.
-func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Monitor, epoch string) (*components, error) {
+func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Monitor, epoch string, kubelets writeback.Endpoint) (*components, error) {
 	outages := b.metrics.newOutages(b.log)
 	p := &components{clients: c, liveness: liveness.NewTracker()}
 	p.syncStates = antientropy.NewStates(b.metrics.syncHooks(&b.count, func() { p.sites.Trigger() }))
@@ -83,7 +83,7 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		Changed: newQueue[kube.Key](b.metrics, "objects", publishRetry), Sites: newQueue[string](b.metrics, "sites", publishRetry),
 		Report: outages.of("search the desired stream"),
 	})
-	writes := writeback.Config{Clients: c, Cache: cache, Sites: p.desired, Liveness: p.liveness, Deleted: deleted, Names: p.names, Problems: problems, Log: b.log}
+	writes := writeback.Config{Clients: c, Cache: cache, Sites: p.desired, Liveness: p.liveness, Deleted: deleted, Names: p.names, Problems: problems, Kubelets: kubelets, Log: b.log}
 	p.reports = reported.New(reported.Config{
 		Hub: h, Sites: p.desired, Liveness: p.liveness, Fence: b.fence, Counters: &b.count.reported, Log: b.log,
 		Writer:    writeback.New(writes),

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.uber.org/zap/zapcore"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/petiole-io/petiole/bridge/accounts"
@@ -31,9 +32,11 @@ type Config struct {
 	Gateways GatewaysConfig `json:"gateways"`
 	// LeaderElection selects the active one of several bridges.
 	LeaderElection LeaderElectionConfig `json:"leaderElection"`
-	Limits         LimitsConfig         `json:"limits"`
-	Metrics        MetricsConfig        `json:"metrics"`
-	Log            LogConfig            `json:"log"`
+	// KubeletAPI serves kubectl logs, exec, attach, cp and port-forward, and metrics-servers.
+	KubeletAPI KubeletAPIConfig `json:"kubeletAPI"`
+	Limits     LimitsConfig     `json:"limits"`
+	Metrics    MetricsConfig    `json:"metrics"`
+	Log        LogConfig        `json:"log"`
 }
 
 // KubernetesConfig configures the connection to the API server.
@@ -149,6 +152,33 @@ func (c LeaderElectionConfig) lease() lease.Config {
 	return lease.Config{Namespace: c.Namespace, Name: c.Name, Identity: c.Identity, Takeover: c.LeaseDuration.Duration}
 }
 
+// KubeletAPIConfig configures where the API server reaches the kubelets of the sites: at the
+// bridge.
+type KubeletAPIConfig struct {
+	// Listen is host:port of the listener; empty, the default: no kubelet API.
+	Listen string `json:"listen"`
+	// CertFile and KeyFile are the serving certificate. It is for the address below, and signed by
+	// the API server's --kubelet-certificate-authority, if it has one. Without them the bridge
+	// creates one that nobody has signed, as a kubelet does.
+	CertFile string `json:"certFile"`
+	KeyFile  string `json:"keyFile"`
+	// ClientCAFile verifies the client certificate of the API server; default what it publishes in
+	// kube-system/extension-apiserver-authentication.
+	ClientCAFile string `json:"clientCAFile"`
+	// Address is the address that the nodes of the sites have in the API: an IP address, or a
+	// host name that the API server resolves. Service, "namespace/name", is a Service whose cluster
+	// IP is the address. Exactly one of them must be set.
+	Address string `json:"address"`
+	Service string `json:"service"`
+	// AddressType is the type of the address: InternalIP, or Hostname, which the API server prefers
+	// if its --kubelet-preferred-address-types begins with it (the default; that of kubeadm begins
+	// with InternalIP). With Hostname the nodes keep their own InternalIP. Default InternalIP, for a
+	// host name Hostname.
+	AddressType string `json:"addressType"`
+	// Port is the port of the address; default that of Listen.
+	Port int32 `json:"port"`
+}
+
 // LimitsConfig limits what the bridge accepts.
 type LimitsConfig struct {
 	// MaxSites is the number of Sites that the room at the hub is divided among; default 100. A
@@ -253,6 +283,21 @@ func (c Config) Validate() error {
 	check(le.LeaseDuration.Duration >= 3*time.Second && le.LeaseDuration.Duration <= 5*time.Minute,
 		"leaderElection.leaseDuration", le.LeaseDuration.Duration.String(), "must be 3s to 5m")
 
+	if k := c.KubeletAPI; k != (KubeletAPIConfig{}) {
+		check(listenAddress(k.Listen), "kubeletAPI.listen", k.Listen, "must be host:port")
+		file("kubeletAPI.certFile", k.CertFile)
+		file("kubeletAPI.keyFile", k.KeyFile)
+		check((k.CertFile == "") == (k.KeyFile == ""), "kubeletAPI.keyFile", k.KeyFile, "kubeletAPI.certFile and kubeletAPI.keyFile need each other")
+		file("kubeletAPI.clientCAFile", k.ClientCAFile)
+		check((k.Address == "") != (k.Service == ""), "kubeletAPI.address", k.Address, "exactly one of kubeletAPI.address and kubeletAPI.service must be set")
+		check(k.Service == "" || strings.Count(k.Service, "/") == 1, "kubeletAPI.service", k.Service, "must be namespace/name")
+		if ip := net.ParseIP(k.Address); k.Address != "" {
+			check(k.Address != "localhost" && (ip == nil || ip.IsGlobalUnicast()), "kubeletAPI.address", k.Address, "must not be a loopback or link-local address: the API server refuses to proxy to it")
+			check(ip != nil || k.AddressType != string(corev1.NodeInternalIP), "kubeletAPI.addressType", k.AddressType, "must be Hostname, or empty, for a host name")
+		}
+		check(slices.Contains([]string{"", string(corev1.NodeInternalIP), string(corev1.NodeHostName)}, k.AddressType), "kubeletAPI.addressType", k.AddressType, "must be InternalIP, Hostname, or empty")
+		check(k.Port >= 0 && k.Port <= 65535, "kubeletAPI.port", k.Port, "must be a port, or 0 for that of kubeletAPI.listen")
+	}
 	check(c.Limits.MaxSites > 0, "limits.maxSites", c.Limits.MaxSites, "must be more than 0")
 	if share := c.Limits.HubBytes / int64(max(c.Limits.MaxSites, 1)); c.Limits.MaxSites > 0 {
 		check(share >= streams.MinSiteBytes, "limits.hubBytes", c.Limits.HubBytes,

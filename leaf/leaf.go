@@ -28,6 +28,7 @@ import (
 	"github.com/petiole-io/petiole/leaf/field"
 	"github.com/petiole-io/petiole/leaf/forward"
 	"github.com/petiole-io/petiole/leaf/hubcheck"
+	"github.com/petiole-io/petiole/leaf/kubeletapi"
 	"github.com/petiole-io/petiole/leaf/link"
 	"github.com/petiole-io/petiole/leaf/natsd"
 	"github.com/petiole-io/petiole/leaf/node"
@@ -93,12 +94,17 @@ func (l *Leaf) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open JetStream: %w", err)
 	}
+	kubelet, err := l.newKubeletAPI(embedded)
+	if err != nil {
+		return err
+	}
+	defer kubelet.nc.Close()
 	for {
 		supervisor := l.newSupervisor(embedded, js, 0)
 		if err := supervisor.Open(ctx); err != nil {
 			return err
 		}
-		err := l.runParts(ctx, nc, js, embedded, supervisor, tokenKey)
+		err := l.runParts(ctx, nc, js, embedded, supervisor, tokenKey, kubelet)
 		if ctx.Err() == nil && errors.Is(err, store.ErrRebuild) {
 			l.log.Error("starting all parts again", zap.Error(err))
 			continue
@@ -108,7 +114,7 @@ func (l *Leaf) Run(ctx context.Context) error {
 	}
 }
 
-func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, h *natsd.Server, supervisor *store.Supervisor, tokenKey []byte) error {
+func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, h *natsd.Server, supervisor *store.Supervisor, tokenKey []byte, kubelet *kubeletAPI) error {
 	api := nodeapi.New(nodeapi.Config{
 		Site: l.cfg.Site, Node: l.cfg.Node, JS: js,
 		DataDir: l.cfg.DataDir, TokenKey: tokenKey, Listen: l.cfg.NodeAPI.Listen, Log: l.log.Named("nodeapi"),
@@ -171,8 +177,9 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 		nc: nc, link: hubLink, node: api, status: state, log: l.log,
 	}
 	group.Go(func() error { return heartbeat.Run(ctx) })
+	group.Go(func() error { return kubelet.run(ctx) })
 	group.Go(func() error {
-		return after(ctx, api.Ready(), func(ctx context.Context) error { return l.runKubelet(ctx, api) })
+		return after(ctx, api.Ready(), func(ctx context.Context) error { return l.runKubelet(ctx, api, kubelet.credentials) })
 	})
 	return group.Wait()
 }
@@ -216,7 +223,7 @@ func after(ctx context.Context, ready <-chan struct{}, run func(context.Context)
 
 // runKubelet runs the kubelet against the node API. The kubeconfig is written in any case: a
 // stock kubelet may use it.
-func (l *Leaf) runKubelet(ctx context.Context, api *nodeapi.API) error {
+func (l *Leaf) runKubelet(ctx context.Context, api *nodeapi.API, credentials *kubeletapi.Credentials) error {
 	kubeconfig := filepath.Join(l.cfg.DataDir, KubeconfigName)
 	if err := api.WriteKubeconfig(kubeconfig, "system:node:"+l.cfg.Node); err != nil {
 		return err
@@ -226,6 +233,7 @@ func (l *Leaf) runKubelet(ctx context.Context, api *nodeapi.API) error {
 	}
 	k := &node.Kubelet{
 		Node: l.cfg.Node, ConfigFile: l.cfg.Kubelet.ConfigFile, Kubeconfig: kubeconfig,
+		ClientCAFile: credentials.CAFile, CertFile: credentials.CertFile, KeyFile: credentials.KeyFile,
 		Args: l.cfg.Kubelet.Args, Log: l.log,
 	}
 	return k.Run(ctx)

@@ -50,5 +50,6 @@ func ServiceImports(site string) map[string]string {
 		TelemetryFilter(site):                          "samples stay at the site",
 		PresenceSubject(site):                          "the site is shown as disconnected",
 		requestPrefix + "." + EscapeToken(site) + ".>": "tokens, comparisons and positions are not answered",
+		ReturnImport(site):                             "kubectl logs, exec and port-forward do not reach the site",
 	}
 }

@@ -19,6 +19,8 @@ const (
 	requestPrefix        = "request"
 	commandPrefix        = "command"
 	syncPrefix           = "sync"
+	tunnelPrefix         = "tunnel"
+	returnPrefix         = "return"
 	localReportedPrefix  = "local.reported"
 	localTelemetryPrefix = "local.telemetry"
 

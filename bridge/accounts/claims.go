@@ -153,7 +153,9 @@ func (k *Keys) gatewayClaims(s Site) (*jwt.AccountClaims, error) {
 	} {
 		c.Imports.Add(serviceImport(k.fabric, subject, local))
 	}
-	c.Imports.Add(&jwt.Import{Account: k.fabric, Type: jwt.Stream, Subject: jwt.Subject(streams.SyncSubject(s.Name))})
+	for _, subject := range received(s.Name) {
+		c.Imports.Add(&jwt.Import{Account: k.fabric, Type: jwt.Stream, Subject: jwt.Subject(subject)})
+	}
 	for _, subject := range published(s.Name) {
 		c.Imports.Add(serviceImport(k.fabric, subject, ""))
 	}
@@ -174,7 +176,7 @@ func (k *Keys) gatewayClaims(s Site) (*jwt.AccountClaims, error) {
 		// Replies of service imports, which is how the hub's requests arrive.
 		scope.Template.Pub.Allow = append(jwt.StringList{streams.ResetSubject(s.Name), streams.PullSubject(s.Name), "_R_.>"}, published(s.Name)...)
 		// _INBOX_… is where the leaf has its answers sent to.
-		scope.Template.Sub.Allow = append(jwt.StringList{streams.SyncSubject(s.Name), "_INBOX_" + s.Name + ".>"}, requests...)
+		scope.Template.Sub.Allow = append(append(jwt.StringList{"_INBOX_" + s.Name + ".>"}, received(s.Name)...), requests...)
 		c.SigningKeys.AddScopedSigner(scope)
 	}
 	return c, nil
@@ -185,8 +187,13 @@ func published(site string) []string {
 	token := streams.EscapeToken(site)
 	return []string{
 		"$JS.ACK.DESIRED." + token + ".>", streams.ReportedFilter(site), streams.TelemetryFilter(site),
-		streams.PresenceSubject(site), "request." + token + ".>",
+		streams.PresenceSubject(site), "request." + token + ".>", streams.ReturnImport(site),
 	}
+}
+
+// received are the subjects on which a site receives what the bridge sends to it alone.
+func received(site string) []string {
+	return []string{streams.SyncSubject(site), streams.TunnelImport(site)}
 }
 
 // operatorRequests are the requests that the operators of a site may send to it. They look, and
@@ -368,6 +375,8 @@ func FabricClaims(public string) *jwt.AccountClaims {
 		serviceExport("telemetry.*.>", jwt.ResponseTypeSingleton),
 		serviceExport(streams.PresenceFilter, jwt.ResponseTypeSingleton),
 		serviceExport("request.*.>", jwt.ResponseTypeSingleton),
+		&jwt.Export{Subject: "tunnel.*.>", Type: jwt.Stream},
+		serviceExport("return.*.>", jwt.ResponseTypeSingleton),
 	)
 	return c
 }

@@ -38,6 +38,7 @@ func (w *nodeWriter) write(ctx context.Context, r Report) error {
 	if err := w.checkSize(r, "status", reported.Status.Size(), bounds.MaxNodeStatusBytes); err != nil {
 		return err
 	}
+	w.Kubelets.apply(&reported)
 	var current corev1.Node
 	o := w.Cache.Get(kube.CoreKey("nodes", "", r.Ref.Name))
 	switch {
@@ -183,7 +184,7 @@ func isKubeletLabel(l string) bool {
 }
 
 func isKubeletAnnotation(a string) bool {
-	return strings.HasPrefix(a, "volumes.kubernetes.io/") || a == "csi.volume.kubernetes.io/nodeid" || a == "alpha.kubernetes.io/provided-node-ip"
+	return a == metricsPathAnnotation || strings.HasPrefix(a, "volumes.kubernetes.io/") || a == "csi.volume.kubernetes.io/nodeid" || a == "alpha.kubernetes.io/provided-node-ip"
 }
 
 func (w *nodeWriter) patchStatus(ctx context.Context, r Report, current, reported *corev1.Node) error {

@@ -64,7 +64,9 @@ type Config struct {
 	Liveness *liveness.Tracker
 	// Deleted holds the nodes that were deleted in the API.
 	Deleted *DeletedNodes
-	Log     *zap.Logger
+	// Kubelets is where the API server reaches the kubelets; the zero value leaves what they report.
+	Kubelets Endpoint
+	Log      *zap.Logger
 }
 
 // alive reports whether a node is alive, and when it was last seen.

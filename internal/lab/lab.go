@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/petiole-io/petiole/internal/lab/cluster"
 	"github.com/petiole-io/petiole/internal/lab/crio"
 	"github.com/petiole-io/petiole/internal/lab/daemon"
 	"github.com/petiole-io/petiole/internal/lab/fabric"
@@ -22,8 +23,10 @@ const (
 	hubMonitor  = "127.0.0.1:8222"
 	hubLeaves   = "10.98.0.1:7422"
 	leafClients = "127.0.0.1:4222"
-	leafMQTT    = "127.0.0.1:1883"
-	modbusPort  = "502"
+	// bridgeKubelets is where the bridge serves the kubelet API, at cluster.KubeletsAddress.
+	bridgeKubelets = cluster.KubeletsAddress + ":10250"
+	leafMQTT       = "127.0.0.1:1883"
+	modbusPort     = "502"
 
 	// ImagesAddress is where `lab registry` serves the images.
 	ImagesAddress = "10.98.0.1:5000"
@@ -66,7 +69,7 @@ func Open(from string, p Printer) (*Lab, error) {
 	dir := filepath.Join(root, ".lab")
 	return &Lab{
 		root: root, dir: dir, out: newProgress(p.Out), wrapRunc: wrap, lock: lockFile,
-		net:     network.Network{Device: "petiole0", Prefix: netip.MustParsePrefix("10.98.0.0/24")},
+		net:     network.Network{Device: "petiole0", Prefix: netip.MustParsePrefix("10.98.0.0/24"), Cloud: netip.MustParseAddr(cluster.KubeletsAddress)},
 		daemons: daemon.Set{RunDir: filepath.Join(dir, "run"), LogDir: filepath.Join(dir, "log")},
 	}, nil
 }

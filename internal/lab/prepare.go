@@ -44,6 +44,8 @@ func (l *Lab) prepare() error {
 		"Kubeconfig": creds.Bridge, "HubURL": "nats://" + hubClients,
 		"Credentials": l.hubFile(accounts.BridgeCreds), "AccountsCredentials": l.hubFile(accounts.AccountsCreds),
 		"OperatorKey": l.hubFile(accounts.SigningKeyFile), "SiteKey": l.hubFile(accounts.SiteKeyFile),
+		"KubeletsAddress": cluster.KubeletsAddress, "KubeletsListen": bridgeKubelets,
+		"CertFile": creds.Kubelets.CertFile, "KeyFile": creds.Kubelets.KeyFile, "CAFile": creds.CAFile,
 	})
 	if err != nil {
 		return err

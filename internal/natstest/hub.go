@@ -53,6 +53,8 @@ accounts {
       { service: "telemetry.*.>", account_token_position: 2 }
       { service: "presence.*", account_token_position: 2 }
       { service: "request.*.>", account_token_position: 2 }
+      { stream: "tunnel.*.>", account_token_position: 2 }
+      { service: "return.*.>", account_token_position: 2 }
     ]
   }
   {{- range .Sites}}
@@ -67,6 +69,8 @@ accounts {
       { service: { account: FABRIC, subject: "telemetry.{{.}}.>" } }
       { service: { account: FABRIC, subject: "presence.{{.}}" } }
       { service: { account: FABRIC, subject: "request.{{.}}.>" } }
+      { stream: { account: FABRIC, subject: "tunnel.{{.}}.>" } }
+      { service: { account: FABRIC, subject: "return.{{.}}.>" } }
     ]
   }
   {{- end}}

@@ -15,6 +15,7 @@ import (
 	"github.com/petiole-io/petiole/leaf/link"
 	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/window"
 )
 
 const (
@@ -58,7 +59,7 @@ type Forwarder struct {
 	// inDoubtSince is when a commit failed that the hub may have stored, or zero.
 	inDoubtSince time.Time
 	// window is learned from the line of this site.
-	window  transfer.Window
+	window  window.Window
 	refused refusals
 	// large is the record that is being sent alone.
 	large largeRecord
@@ -70,7 +71,7 @@ type Forwarder struct {
 func New(cfg Config) *Forwarder {
 	return &Forwarder{
 		cfg: cfg, hub: transfer.NewPublisher(cfg.JS.Conn(), streams.HubDomain),
-		window: transfer.NewWindow(transfer.BatchBytes, commitTarget),
+		window: window.New(transfer.BatchBytes, commitTarget),
 	}
 }
 
@@ -251,7 +252,7 @@ func (f *Forwarder) forward(ctx context.Context, r *session, msgs []jetstream.Ms
 			}
 		}
 		// A large message is sent alone, so that those before it do not wait for it.
-		if len(out) > 0 && bytes+msg.Size() > max(f.window.Bytes(), transfer.FirstWindow) {
+		if len(out) > 0 && bytes+msg.Size() > max(f.window.Bytes(), window.First) {
 			if err := f.commit(ctx, r, out, from); err != nil {
 				return sent, err
 			}

@@ -41,6 +41,8 @@ type Kubelet struct {
 	ConfigFile string
 	// Kubeconfig points at the node API.
 	Kubeconfig string
+	// ClientCAFile, CertFile and KeyFile are the credentials of the kubelet's port.
+	ClientCAFile, CertFile, KeyFile string
 	// Args holds additional flags, which are passed last.
 	Args []string
 	Log  *zap.Logger
@@ -79,6 +81,7 @@ func (k *Kubelet) runOnce(ctx context.Context) error {
 	}
 	args := append([]string{
 		Command, "--config", k.ConfigFile, "--kubeconfig", k.Kubeconfig, "--hostname-override", k.Node,
+		"--client-ca-file", k.ClientCAFile, "--tls-cert-file", k.CertFile, "--tls-private-key-file", k.KeyFile,
 	}, k.Args...)
 	cmd := exec.CommandContext(ctx, self, args...)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr

@@ -9,14 +9,14 @@ import (
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 
-	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 	"github.com/petiole-io/petiole/streams/urgent"
+	"github.com/petiole-io/petiole/streams/window"
 )
 
 const (
 	// urgentInterval is how often a site with a backlog asks for what is urgent in it, on a line
-	// that carries transfer.FirstWindow in a second; on a slower one less often.
+	// that carries window.First in a second; on a slower one less often.
 	urgentInterval = 2 * time.Second
 	// urgentShare is the part of the window that an answer may take, minUrgent its least.
 	urgentShare, minUrgent = 4, 1 << 10
@@ -54,14 +54,14 @@ func newOvertaker(r *Replicator, inbox string, position uint64) *overtaker {
 	}
 }
 
-// request asks for what is urgent if there is a backlog and it is time for it. window is what the
-// line carries in a second.
-func (o *overtaker) request(waiting uint64, window int, now time.Time) error {
+// request asks for what is urgent if there is a backlog and it is time for it. perSecond is what
+// the line carries in a second.
+func (o *overtaker) request(waiting uint64, perSecond int, now time.Time) error {
 	if waiting == 0 || now.Before(o.next) {
 		return nil
 	}
-	o.next = now.Add(urgentInterval * time.Duration(max(1, transfer.FirstWindow/window)))
-	body, err := json.Marshal(urgent.Query{Position: o.position, After: o.after, Bytes: min(urgent.MaxBytes, max(minUrgent, window/urgentShare))})
+	o.next = now.Add(urgentInterval * time.Duration(max(1, window.First/perSecond)))
+	body, err := json.Marshal(urgent.Query{Position: o.position, After: o.after, Bytes: min(urgent.MaxBytes, max(minUrgent, perSecond/urgentShare))})
 	if err != nil {
 		return fmt.Errorf("encode a request for what is urgent: %w", err)
 	}

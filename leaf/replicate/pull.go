@@ -12,6 +12,7 @@ import (
 
 	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/window"
 )
 
 const (
@@ -58,7 +59,7 @@ type openRequest struct {
 // idle.
 type puller struct {
 	publish func(inbox string, body []byte) error
-	window  *transfer.Window
+	window  *window.Window
 	// inbox is the subject prefix of deliveries; the last token is the number of the request.
 	inbox string
 
@@ -73,7 +74,7 @@ type puller struct {
 }
 
 // newPullWindow returns the window of the requests on an unknown line.
-func newPullWindow() transfer.Window { return transfer.NewWindow(pullWindow, pullTarget) }
+func newPullWindow() window.Window { return window.New(pullWindow, pullTarget) }
 
 // request sends the next request if it is time for it.
 func (p *puller) request(now time.Time) error {
@@ -94,7 +95,7 @@ func (p *puller) request(now time.Time) error {
 	case p.large:
 		r.Batch, r.MaxBytes = 1, 0
 	case p.waiting == 0:
-		r.Batch, r.MaxBytes = idleMessages, min(p.window.Bytes(), transfer.FirstWindow)
+		r.Batch, r.MaxBytes = idleMessages, min(p.window.Bytes(), window.First)
 	}
 	body, err := json.Marshal(r)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/petiole-io/petiole/leaf/transfer"
+	"github.com/petiole-io/petiole/streams/window"
 )
 
 // line is a hub that answers requests at a rate, as nats-server does: it knows the sizes of
@@ -97,7 +97,7 @@ func TestPullerKeepsTheLineBusy(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				bound := max(transfer.FirstWindow+transfer.FirstWindow/2, 2*c.rate, c.size+200)
+				bound := max(window.First+window.First/2, 2*c.rate, c.size+200)
 				if l.most > bound {
 					t.Errorf("%d bytes were under way, want %d at most", l.most, bound)
 				}

@@ -15,6 +15,7 @@ import (
 	"github.com/petiole-io/petiole/leaf/link"
 	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/window"
 )
 
 // hubSilence is the time without a message or heartbeat after which a session ends.
@@ -58,15 +59,15 @@ type Replicator struct {
 	// tombstones is nil until a session has loaded it.
 	tombstones *tombstoneIndex
 	// window is learned from the line to this site.
-	window transfer.Window
+	window window.Window
 	// queries bounds the bytes of a comparison of inventories.
-	queries transfer.Window
+	queries window.Window
 }
 
 // New returns the replicator of a site. It starts nothing.
 func New(cfg Config) *Replicator {
 	nc := cfg.JS.Conn()
-	return &Replicator{cfg: cfg, nc: nc, local: transfer.NewPublisher(nc, cfg.Site), window: newPullWindow(), queries: transfer.NewWindow(maxQuery, queryTarget)}
+	return &Replicator{cfg: cfg, nc: nc, local: transfer.NewPublisher(nc, cfg.Site), window: newPullWindow(), queries: window.New(maxQuery, queryTarget)}
 }
 
 // Run replicates until ctx ends.

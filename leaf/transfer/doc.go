@@ -1,6 +1,5 @@
-// Package transfer decides how much crosses the line to the hub at a time, and stores it there in
-// one commit: a Window learns from what the line has carried, a Publisher publishes a batch to the
-// JetStream of one domain.
+// Package transfer bounds what crosses the line to the hub in one commit, and stores it there: a
+// Publisher publishes a batch to the JetStream of one domain.
 //
 // It guarantees that a batch is stored completely or not at all, and that no acknowledgement of
 // another domain counts. It stores nothing and starts nothing by itself. The replicator and the

@@ -6,6 +6,9 @@ const (
 	// the node registers for the first time; from then on only that site can report about
 	// the node.
 	SiteLabel = "petiole.dev/site"
+	// KubeletPathPrefix begins the paths of the bridge's kubelet API that name a node:
+	// /nodes/<node>/<path of its kubelet>.
+	KubeletPathPrefix = "/nodes/"
 	// EdgeRoleLabel is on every node of a site.
 	EdgeRoleLabel = "node-role.kubernetes.io/edge"
 	// AutonomyAnnotation on a Node or a Pod is the time after which Kubernetes evicts a pod

@@ -17,12 +17,19 @@ const (
 	ServiceIP   = "10.96.0.1"
 )
 
+// KubeletsAddress is where the API server reaches the kubelets of the sites: the bridge. No site has
+// a route to it, and it is not a loopback address, to which the API server proxies nothing.
+const KubeletsAddress = "10.98.255.1"
+
 // Credentials are the files of the control plane's identities.
 type Credentials struct {
-	CAFile     string
-	CAKeyFile  string
-	Server     pki.Pair
-	SigningKey string
+	CAFile    string
+	CAKeyFile string
+	Server    pki.Pair
+	// Kubelets is the serving certificate of the kubelet API, KubeletClient the API server's
+	// certificate as its client.
+	Kubelets, KubeletClient pki.Pair
+	SigningKey              string
 	// Kubeconfigs of the administrator and of the components.
 	Admin, Scheduler, ControllerManager, Bridge string
 }
@@ -42,6 +49,14 @@ func NewCredentials(dir string, port int) (Credentials, error) {
 	c.Server, err = ca.Issue(dir, "kube-apiserver", pki.Subject{Name: "kube-apiserver", Hosts: []string{
 		"127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", ServiceIP,
 	}})
+	if err != nil {
+		return Credentials{}, err
+	}
+	c.Kubelets, err = ca.Issue(dir, "kubelets", pki.Subject{Name: "petiole-bridge", Hosts: []string{KubeletsAddress}})
+	if err != nil {
+		return Credentials{}, err
+	}
+	c.KubeletClient, err = ca.Issue(dir, "kubelet-client", pki.Subject{Name: "kube-apiserver-kubelet-client", Groups: []string{"system:masters"}})
 	if err != nil {
 		return Credentials{}, err
 	}

@@ -25,6 +25,8 @@ type Network struct {
 	// address.
 	Device string
 	Prefix netip.Prefix
+	// Cloud is another address of the host, to which no site has a route; optional.
+	Cloud netip.Addr
 }
 
 // Site is the site's end of its link.
@@ -77,6 +79,11 @@ func (n Network) CreateBridge() error {
 	}
 	if err := ip("addr", "replace", fmt.Sprintf("%s/%d", n.Address(), n.Prefix.Bits()), "dev", n.Device); err != nil {
 		return err
+	}
+	if n.Cloud.IsValid() {
+		if err := ip("addr", "replace", n.Cloud.String()+"/32", "dev", n.Device); err != nil {
+			return err
+		}
 	}
 	return ip("link", "set", n.Device, "up")
 }

@@ -16,8 +16,8 @@ import (
 )
 
 // applets are the busybox commands that the images have links for.
-const applets = "sh ash cat cp date echo env false grep head hostname httpd id ip kill ls mkdir mv nc nslookup ping " +
-	"printf ps pwd rm sed sleep sort stat tail tee test touch true tr uname vi wc wget which"
+const applets = "sh ash cat cp date dd echo env false grep head hostname httpd id ip kill ls mkdir mv nc nslookup ping " +
+	"printf ps pwd rm sed seq sha256sum sleep sort stat tail tar tee test touch true tr uname vi wc wget which"
 
 const (
 	passwd = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"

@@ -1,12 +1,17 @@
-package transfer
+// Package window bounds the bytes in flight on a line of unknown and changing rate
+// (docs/decisions/0017-slow-lines.md).
+//
+// It is arithmetic only: it sends nothing, reads no clock and is not safe for concurrent use. The
+// replicator, the forwarders and the tunnels have a Window for each line and direction.
+package window
 
 import "time"
 
 const (
-	// FirstWindow is the window on an unknown line: it takes 7 s at 9.6 kbit/s, less than the
-	// timeout of the leaf's pings. minWindow is the smallest window.
-	FirstWindow = 8 << 10
-	minWindow   = 2 << 10
+	// First is the window on an unknown line: it takes 7 s at 9.6 kbit/s, less than the
+	// timeout of the leaf's pings. minimum is the smallest window.
+	First   = 8 << 10
+	minimum = 2 << 10
 )
 
 // Window bounds the bytes in flight in one direction by what the line has carried: as many as it
@@ -15,7 +20,7 @@ const (
 //
 // An unknown line is tried as in TCP (RFC 5681, slow start): each transfer that fills the window
 // and is fast enough doubles it. A slow one reduces it at once. The zero value is not usable:
-// use NewWindow.
+// use New.
 type Window struct {
 	bytes, most int
 	// target is how long the bytes in flight may take.
@@ -25,10 +30,10 @@ type Window struct {
 	progressed bool
 }
 
-// NewWindow returns the window of an unknown line, which grows up to most bytes and carries them
+// New returns the window of an unknown line, which grows up to most bytes and carries them
 // within target.
-func NewWindow(most int, target time.Duration) Window {
-	return Window{bytes: FirstWindow, most: most, target: target, progressed: true}
+func New(most int, target time.Duration) Window {
+	return Window{bytes: First, most: most, target: target, progressed: true}
 }
 
 // Bytes returns how many bytes may be in flight.
@@ -45,9 +50,9 @@ func (w *Window) Progressed() { w.progressed = true }
 // faster line does not count. If the session before had a backlog and carried nothing, its
 // window was too large.
 func (w *Window) StartSession(backlog bool) {
-	w.bytes = min(w.bytes, FirstWindow)
+	w.bytes = min(w.bytes, First)
 	if !w.progressed {
-		w.bytes = max(minWindow, w.bytes/2)
+		w.bytes = max(minimum, w.bytes/2)
 	}
 	w.progressed = !backlog
 }
@@ -62,8 +67,8 @@ func (w *Window) Record(bytes int, took time.Duration) {
 	}
 	switch {
 	case took > w.target:
-		w.bytes = max(minWindow, min(fit, w.bytes))
+		w.bytes = max(minimum, min(fit, w.bytes))
 	case bytes >= w.bytes/2: // less than that tells about the delay, not about the rate
-		w.bytes = max(minWindow, min(fit, 2*w.bytes))
+		w.bytes = max(minimum, min(fit, 2*w.bytes))
 	}
 }

@@ -1,4 +1,4 @@
-package transfer
+package window
 
 import (
 	"testing"
@@ -6,7 +6,7 @@ import (
 )
 
 func TestWindow(t *testing.T) {
-	w := NewWindow(1<<20, time.Second)
+	w := New(1<<20, time.Second)
 	w.StartSession(true)
 	for range 20 {
 		w.Record(w.bytes, time.Millisecond)
@@ -23,22 +23,22 @@ func TestWindow(t *testing.T) {
 		t.Errorf("on a line that became slow %d bytes are under way, want what it carries in a second", w.bytes)
 	}
 	w.Record(8000, 40*time.Second)
-	if w.bytes != minWindow {
+	if w.bytes != minimum {
 		t.Errorf("on a line that stands still %d bytes are under way", w.bytes)
 	}
 	w.StartSession(true)
 	w.Record(5000, time.Second)
-	w.bytes = FirstWindow
+	w.bytes = First
 	w.StartSession(true)
-	if w.bytes != FirstWindow {
+	if w.bytes != First {
 		t.Errorf("after a session that carried something it begins with %d", w.bytes)
 	}
 	w.StartSession(false)
-	if w.bytes != FirstWindow/2 {
+	if w.bytes != First/2 {
 		t.Errorf("after a session that carried nothing it begins with %d", w.bytes)
 	}
 	w.StartSession(true)
-	if w.bytes != FirstWindow/2 {
+	if w.bytes != First/2 {
 		t.Errorf("after a session without a backlog it begins with %d", w.bytes)
 	}
 }
