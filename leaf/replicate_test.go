@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -260,4 +261,69 @@ func rollback(t *testing.T, ctx context.Context, s *site, cfg jetstream.StreamCo
 			t.Fatal(err)
 		}
 	}
+}
+
+// A deleted Secret is in no file of the gateway once its tombstone is stored, whether it was in one
+// message or in parts.
+func TestDeletedSecretsLeaveTheDisk(t *testing.T) {
+	t.Parallel()
+	s, ctx := newSite(t)
+	s.pace = quick
+	respond(t, s)
+	s.start(t, ctx)
+	putDesired(t, ctx, s, "kept", "remains")
+	texts := map[string]string{}
+	for name, size := range map[string]int{"small": 100, "parts": 3 * streams.PartBytes} {
+		texts[name] = "classified-" + name + "-"
+		m := secret(name)
+		m.Object = fmt.Appendf(nil, `{"apiVersion":"v1","kind":"Secret","metadata":{"namespace":"default","name":%q,"uid":%q},"data":{"v":%q}}`, name, m.UID, strings.Repeat(texts[name], size/10))
+		if _, err := streams.Put(ctx, s.hub, streams.DesiredSubject("plant-a", m.Ref), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	polltest.Eventually(t, "the Secrets at the site", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
+	for name, text := range texts {
+		if !contains(t, s.host.StoreDir(), []byte(text)) {
+			t.Fatalf("the Secret %s is not on the disk; the test proves nothing", name)
+		}
+	}
+	desired, err := s.hub.Stream(ctx, streams.Desired)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range texts {
+		m := secret(name)
+		subject := streams.DesiredSubject("plant-a", m.Ref)
+		if _, err := streams.Erase(ctx, desired, subject, 0); err != nil {
+			t.Fatal(err)
+		}
+		m.Op = streams.OpDelete
+		if _, err := streams.Put(ctx, s.hub, subject, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	polltest.Eventually(t, "the tombstones at the site", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
+	check := func() {
+		t.Helper()
+		for name, text := range texts {
+			if contains(t, s.host.StoreDir(), []byte(text)) {
+				t.Errorf("the Secret %s is on the disk after it was deleted", name)
+			}
+		}
+		if !contains(t, s.host.StoreDir(), []byte("remains")) {
+			t.Error("another object has gone")
+		}
+	}
+	check()
+	s.restart(t, ctx, nil)
+	polltest.Eventually(t, "all as before the restart", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
+	check()
+	if n := counted(t, s, "petiole_leaf_streams_rebuilt_total"); n > 0 {
+		t.Errorf("%v streams of %s were created again", n, streams.SiteDesired)
+	}
+}
+
+// secret identifies a Secret for the site.
+func secret(name string) streams.Message {
+	return streams.Message{Ref: streams.Ref{Resource: "secrets", Namespace: "default", Name: name}, Op: streams.OpPut, UID: "u-" + name}
 }

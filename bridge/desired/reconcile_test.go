@@ -31,6 +31,8 @@ type publishing struct {
 	*Reconciler
 	watched *objectMap
 	version int
+	// store is the hub's folder.
+	store string
 }
 
 // objectMap implements Objects. A test fills it.
@@ -84,7 +86,7 @@ func startPublishing(t *testing.T) *publishing {
 	f.Renewed(time.Now(), time.Hour)
 	f.SetTerm(1)
 	objects := &objectMap{all: map[kube.Key]*unstructured.Unstructured{}}
-	p := &publishing{t: t, watched: objects, Reconciler: New(Config{
+	p := &publishing{t: t, store: h.Server.StoreDir(), watched: objects, Reconciler: New(Config{
 		Hub: opened, Objects: objects, Storage: intactStorage{}, Fence: f, Epoch: "1-e", Counters: new(Counters), Log: zap.NewNop(),
 		Changed: newQueue[kube.Key](), Sites: newQueue[string](), Report: func(err error) {
 			if err != nil {

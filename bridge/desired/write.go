@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
+	"sync"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -28,6 +29,8 @@ type writer struct {
 	fence    *lease.Fence
 	epoch    string
 	counters *Counters
+	// erasing is held while a Secret is erased.
+	erasing sync.Mutex
 }
 
 // publishObject makes DESIRED hold the present state of the object, or a tombstone.
@@ -101,7 +104,13 @@ func (w *writer) tombstone(ctx context.Context, site string, k kube.Key, was ent
 		stamp.Version = nextVersion(stamp.Version)
 	}
 	m := streams.Message{Ref: ref, Op: streams.OpDelete, UID: was.uid, Version: stamp.Version, Epoch: stamp.Epoch, Term: w.fence.Term()}
-	seq, err := w.put(ctx, site, k, was.subject, m, was.seq)
+	last := was.seq
+	if ref.IsSecret() && was.op == streams.OpPut {
+		if last, err = w.erase(ctx, was); err != nil {
+			return err
+		}
+	}
+	seq, err := w.put(ctx, site, k, was.subject, m, last)
 	if err != nil {
 		return err
 	}
@@ -113,6 +122,23 @@ func (w *writer) tombstone(ctx context.Context, site string, k kube.Key, was ent
 	w.setEntry(site, k, entry{subject: was.subject, op: streams.OpDelete, uid: was.uid, stamp: stamp, seq: seq, term: m.Term})
 	w.counters.Tombstones.Add(1)
 	return nil
+}
+
+// erase removes a Secret from the hub's disk before its tombstone takes its place: what a message
+// replaces stays there. It returns the sequence that the subject has then. If the bridge ends in
+// between, the site still has the Secret, and the comparison of inventories ends that.
+//
+// The server writes a whole block for each. One at a time is erased, so that others get their turn.
+func (w *writer) erase(ctx context.Context, was entry) (last uint64, err error) {
+	if err := w.storage.Wait(ctx); err != nil {
+		return 0, err
+	}
+	w.erasing.Lock()
+	defer w.erasing.Unlock()
+	if err := w.fence.Check(); err != nil {
+		return 0, err
+	}
+	return streams.Erase(ctx, w.hub.Desired, was.subject, was.seq)
 }
 
 // isGone reports whether the object that was published with this UID is over on its subject:

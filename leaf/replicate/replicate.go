@@ -179,6 +179,9 @@ func (r *Replicator) store(ctx context.Context, identity string, o *overtaker, b
 func (r *Replicator) put(ctx context.Context, out []*nats.Msg) error {
 	r.cfg.Desired.Lock()
 	defer r.cfg.Desired.Unlock()
+	if err := r.eraseSecrets(ctx, out); err != nil {
+		return err
+	}
 	if err := r.local.Put(ctx, out); err != nil {
 		r.tombstones = nil // some of it may be on disk: the next session reads it
 		return err
@@ -186,6 +189,27 @@ func (r *Replicator) put(ctx context.Context, out []*nats.Msg) error {
 	now := time.Now()
 	for _, m := range out {
 		r.tombstones.record(m.Subject, m.Header, now)
+	}
+	return nil
+}
+
+// eraseSecrets removes from the disk the Secrets whose tombstones are about to be stored. If the
+// leaf ends in between, the hub delivers the tombstones again.
+func (r *Replicator) eraseSecrets(ctx context.Context, batch []*nats.Msg) error {
+	var s jetstream.Stream
+	for _, m := range batch {
+		_, ref, err := streams.ParseDesired(m.Subject)
+		if err != nil || !ref.IsSecret() || m.Header.Get(streams.HeaderOp) != string(streams.OpDelete) {
+			continue // what cannot be parsed is no Secret, and is quarantined when it is applied
+		}
+		if s == nil {
+			if s, err = r.cfg.JS.Stream(ctx, streams.SiteDesired); err != nil {
+				return fmt.Errorf("open %s: %w", streams.SiteDesired, err)
+			}
+		}
+		if _, err := streams.Erase(ctx, s, m.Subject, 0); err != nil {
+			return err
+		}
 	}
 	return nil
 }
