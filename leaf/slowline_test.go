@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -135,4 +136,37 @@ func TestSlowLineTakesATelemetryBacklog(t *testing.T) {
 func arrived(t *testing.T, ctx context.Context, s *site) int {
 	t.Helper()
 	return int(count(t, ctx, s.hub, streams.Telemetry("plant-a")))
+}
+
+// TestSlowLineTakesBothDirections has a site return over a slow line with a backlog of each
+// kind: objects to the site, reports and telemetry from it. The request for the objects waits
+// behind few bytes of the others: with more, the connection was lost before an object had arrived.
+func TestSlowLineTakesBothDirections(t *testing.T) {
+	t.Parallel()
+	s, ctx := newSite(t)
+	s.configure(t, `"4s"`, `"30s"`)
+	s.start(t, ctx)
+	respond(t, s)
+	s.up(t)
+	s.cut(t)
+	for i := range 3 {
+		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i), noise(20_000))
+	}
+	for i := range 60 {
+		ref := streams.Ref{Node: "n", Resource: "pods", Namespace: "default", Name: fmt.Sprintf("pod-%d", i)}
+		m := streams.Message{Ref: ref, Op: streams.OpPut, UID: "u", Object: []byte(`{"metadata":{"name":"` + ref.Name + `"},"status":{"message":"` + noise(600) + `"}}`)}
+		if _, err := streams.Put(ctx, s.js, streams.LocalReportedSubject(ref), m); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.js.Publish(ctx, streams.LocalTelemetrySubject("sample", "default", "pump"), []byte(noise(600))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	down, up := s.line.Moved(natstest.Downward), s.line.Moved(natstest.Upward)
+	s.slow(t, 96*kbit/10)
+	// What comes down before the objects has 4 kB.
+	polltest.Within(t, 2*time.Minute, "an object comes down", func() bool { return s.line.Moved(natstest.Downward)-down > 8_000 })
+	if up = s.line.Moved(natstest.Upward) - up; up > 20_000 {
+		t.Errorf("an object comes down after %d bytes have gone up", up)
+	}
 }

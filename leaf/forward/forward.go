@@ -71,7 +71,9 @@ type Forwarder struct {
 func New(cfg Config) *Forwarder {
 	return &Forwarder{
 		cfg: cfg, hub: transfer.NewPublisher(cfg.JS.Conn(), streams.HubDomain),
-		window: window.New(transfer.BatchBytes, commitTarget),
+		// Reports and telemetry share the line with the requests for desired state: if both began
+		// with as much as the pings allow for one, a line of 9.6 kbit/s would lose its connection.
+		window: window.NewShared(transfer.BatchBytes, commitTarget),
 	}
 }
 

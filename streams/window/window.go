@@ -22,7 +22,7 @@ const (
 // and is fast enough doubles it. A slow one reduces it at once. The zero value is not usable:
 // use New.
 type Window struct {
-	bytes, most int
+	bytes, first, most int
 	// target is how long the bytes in flight may take.
 	target time.Duration
 	// progressed is set if something has arrived since StartSession, or there was nothing to
@@ -33,7 +33,13 @@ type Window struct {
 // New returns the window of an unknown line, which grows up to most bytes and carries them
 // within target.
 func New(most int, target time.Duration) Window {
-	return Window{bytes: First, most: most, target: target, progressed: true}
+	return Window{bytes: First, first: First, most: most, target: target, progressed: true}
+}
+
+// NewShared returns the window of an unknown line for one of several that have bytes in flight in
+// the same direction. It begins with few bytes.
+func NewShared(most int, target time.Duration) Window {
+	return Window{bytes: minimum, first: minimum, most: most, target: target, progressed: true}
 }
 
 // Bytes returns how many bytes may be in flight.
@@ -50,7 +56,7 @@ func (w *Window) Progressed() { w.progressed = true }
 // faster line does not count. If the session before had a backlog and carried nothing, its
 // window was too large.
 func (w *Window) StartSession(backlog bool) {
-	w.bytes = min(w.bytes, First)
+	w.bytes = min(w.bytes, w.first)
 	if !w.progressed {
 		w.bytes = max(minimum, w.bytes/2)
 	}

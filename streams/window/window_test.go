@@ -42,3 +42,18 @@ func TestWindow(t *testing.T) {
 		t.Errorf("after a session without a backlog it begins with %d", w.bytes)
 	}
 }
+
+func TestSharedWindowBeginsSmall(t *testing.T) {
+	w := NewShared(1<<20, time.Second)
+	for range 2 {
+		if w.StartSession(true); w.Bytes() != minimum {
+			t.Errorf("a session begins with %d bytes", w.Bytes())
+		}
+		for range 20 {
+			w.Record(w.Bytes(), time.Millisecond)
+		}
+		if w.Bytes() != 1<<20 {
+			t.Errorf("on a fast line %d bytes are under way", w.Bytes())
+		}
+	}
+}
