@@ -74,9 +74,18 @@ var backlogRates = []string{"9600bit", "64kbit", "128kbit", "256kbit", "512kbit"
 // 64 kbit/s longer than the leaf's pings wait.
 const backlogFill = 20000
 
+// A line must have brought something of a backlog after backlogBytes, which are two connections and
+// twice the largest message with what is sent beside them, and then some; and after backlogStall,
+// however little it has carried. Less time than that shows nothing: on a busy machine a slow line
+// is not full.
+const (
+	backlogBytes = 64 << 10
+	backlogStall = 3 * time.Minute
+)
+
 // reconnectSlow ends the connection, gives the site a backlog, and brings the link up at a low
-// rate. It records whether any of the backlog got through until the fault is over: that a site
-// converges once the line is fast again would not show it.
+// rate. It records whether any of the backlog got through: that a site converges once the line is
+// fast again would not show it. The line stays slow until something did or must have.
 func reconnectSlow(ctx context.Context, r *run, a action) (func(context.Context) error, error) {
 	site := r.world.Sites[a.target]
 	rate := backlogRates[a.dice%uint64(len(backlogRates))]
@@ -98,15 +107,39 @@ func reconnectSlow(ctx context.Context, r *run, a action) (func(context.Context)
 	if err != nil {
 		return func(context.Context) error { return site.Link.Heal() }, err
 	}
-	return func(ctx context.Context) error {
-		after, err := r.consumer(ctx, site.Name)
-		if waiting := before.NumPending + uint64(before.NumAckPending); err == nil && waiting > 0 {
-			r.record.add(check.Event{
-				Kind: check.Carried, Site: site.Name, What: rate, From: before.AckFloor.Stream, To: after.AckFloor.Stream, N: int64(waiting), Took: time.Since(begun),
-			})
+	return func(ctx context.Context) (err error) {
+		defer func() { err = errors.Join(err, site.Link.Heal()) }()
+		waiting := before.NumPending + uint64(before.NumAckPending)
+		if waiting == 0 {
+			return nil
 		}
-		return errors.Join(err, site.Link.Heal())
+		after, carried, err := r.awaitBacklog(ctx, site, before.AckFloor.Stream, begun.Add(backlogStall))
+		if err != nil {
+			return err
+		}
+		r.record.add(check.Event{
+			Kind: check.Carried, Site: site.Name, What: rate, From: before.AckFloor.Stream, To: after, N: int64(waiting), Bytes: carried, Took: time.Since(begun),
+		})
+		return nil
 	}, nil
+}
+
+// awaitBacklog waits until the site has acknowledged something behind a sequence, or must have. It
+// returns the sequence up to which it has acknowledged, and what its line has carried to it.
+func (r *run) awaitBacklog(ctx context.Context, site *world.Site, behind uint64, stalled time.Time) (acked uint64, carried int64, err error) {
+	for {
+		info, err := r.consumer(ctx, site.Name)
+		if err != nil {
+			return 0, 0, err
+		}
+		if carried, err = site.Link.Carried(); err != nil {
+			return 0, 0, err
+		}
+		acked = info.AckFloor.Stream
+		if acked > behind || carried >= backlogBytes || time.Now().After(stalled) || !sleep(ctx, 500*time.Millisecond) {
+			return acked, carried, nil
+		}
+	}
 }
 
 // createBacklog changes the anchored ConfigMaps of a site to large ones that no compression makes

@@ -75,8 +75,8 @@ const (
 	// Diverged means that it does not hold that in time. Site, What.
 	Diverged Kind = "diverged"
 	// Carried means that a line of the rate What, which nothing else was wrong with, was up for
-	// Took. N messages were pending for the site; it had acknowledged up to From before, to To
-	// after. Site.
+	// Took and carried Bytes to the site. N messages were pending for the site; it had acknowledged
+	// up to From before, to To after. Site.
 	Carried Kind = "carried"
 )
 
@@ -109,6 +109,7 @@ type Event struct {
 	Seq     uint64 `json:"seq,omitempty"`
 	From    uint64 `json:"from,omitempty"`
 	To      uint64 `json:"to,omitempty"`
+	Bytes   int64  `json:"bytes,omitempty"`
 
 	Bridge string        `json:"bridge,omitempty"`
 	Target string        `json:"target,omitempty"`
@@ -182,7 +183,7 @@ func (ends) observe(e Event) []Violation {
 		return violation("I2", "%s does not hold what the API wants: %s", e.Site, e.What)
 	case Carried:
 		if e.N > 0 && e.To <= e.From {
-			return violation("I37", "of %d messages for %s, a line of %s carried none in %s", e.N, e.Site, e.What, e.Took)
+			return violation("I37", "of %d messages for %s, a line of %s carried none in %s and %d bytes", e.N, e.Site, e.What, e.Took, e.Bytes)
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package world
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -60,6 +61,25 @@ func (l *Link) Slow(rate string) error {
 		command("tc", append([]string{"qdisc", "replace", "dev", l.host()}, tbf...)...),
 		command("tc", append([]string{"-n", l.namespace(), "qdisc", "replace", "dev", "uplink"}, tbf...)...),
 	)
+}
+
+// Carried returns the number of bytes that went to the site since Slow.
+func (l *Link) Carried() (int64, error) {
+	out, err := exec.Command("tc", "-s", "-j", "qdisc", "show", "dev", l.host(), "root").Output()
+	var limits []struct {
+		Kind  string `json:"kind"`
+		Bytes int64  `json:"bytes"`
+	}
+	if err == nil {
+		err = json.Unmarshal(out, &limits)
+	}
+	if err == nil && (len(limits) != 1 || limits[0].Kind != "tbf") {
+		err = fmt.Errorf("no rate limit: %s", out)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read what the link of %s has carried: %w", l.site.Name, err)
+	}
+	return limits[0].Bytes, nil
 }
 
 // Unblock ends every fault but the rate limit.
