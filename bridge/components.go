@@ -104,7 +104,7 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 	duplicates := liveness.NewDuplicateDetector()
 	p.heartbeats = liveness.NewHeartbeats(liveness.Config{
 		Tracker: p.liveness, Duplicates: duplicates, Leases: liveness.NewNodeLeases(c.Leases, cache), SiteExists: p.desired.SiteExists,
-		OnNodesAlive: p.reports.NodesAlive, OnSiteChanged: p.siteChanged, Queue: newQueue[string](b.metrics, "leases", writeRetry),
+		NodesOf: p.desired.NodesOf, OnNodesAlive: p.reports.NodesAlive, OnNodesDead: p.reports.NodesDead, OnSiteChanged: p.siteChanged, Queue: newQueue[string](b.metrics, "leases", writeRetry),
 		Log: b.log, Report: outages.of("renew node leases"),
 		OnRefused: func() { b.count.refused.Add(1) }, OnConflict: func() { b.count.reported.Conflicts.Add(1) },
 	})

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -121,13 +122,20 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	})
 	hubLink := l.newLink(h)
 	hub := l.newHubCheck(nc, hubLink, h)
-	state := &status{js: js, quarantined: []quarantine{api}, drops: supervisor.Drops(), degraded: supervisor.Degraded, hubProblems: hub.Problems}
+	child := l.newKubelet(api, kubelet.credentials)
+	problem := func() string { return "" }
+	if child != nil {
+		problem = child.Problem
+	}
+	state := &status{
+		js: js, quarantined: []quarantine{api}, drops: supervisor.Drops(), degraded: supervisor.Degraded, hubProblems: hub.Problems, kubelet: problem,
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return hubLink.Run(ctx) })
 	group.Go(func() error { return hub.Run(ctx) })
 	group.Go(func() error { return releaseMemory(ctx) })
 	group.Go(func() error { return supervisor.Run(ctx) })
-	collect := []prometheus.Collector{&gauges{state, hubLink, supervisor, api}}
+	collect := []prometheus.Collector{&gauges{state, hubLink, supervisor, api, child}}
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := forward.New(forward.Config{
 			Site: l.cfg.Site, Stream: stream, JS: js, Link: hubLink, Timelines: supervisor.Timeline(stream), Drops: supervisor.Drops(),
@@ -167,7 +175,7 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	}
 	group.Go(func() error {
 		// A site lives without its metrics.
-		if err := expose(ctx, l.cfg.Metrics.Listen, l.counts, collect, h, readiness(api.Ready(), hub)); err != nil {
+		if err := expose(ctx, l.cfg.Metrics.Listen, l.counts, collect, h, readiness(api.Ready(), problem, hub)); err != nil {
 			l.log.Error("no metrics", zap.Error(err))
 		}
 		return nil
@@ -179,7 +187,7 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	group.Go(func() error { return heartbeat.Run(ctx) })
 	group.Go(func() error { return kubelet.run(ctx) })
 	group.Go(func() error {
-		return after(ctx, api.Ready(), func(ctx context.Context) error { return l.runKubelet(ctx, api, kubelet.credentials) })
+		return after(ctx, api.Ready(), func(ctx context.Context) error { return l.runKubelet(ctx, api, child) })
 	})
 	return group.Wait()
 }
@@ -221,20 +229,34 @@ func after(ctx context.Context, ready <-chan struct{}, run func(context.Context)
 	}
 }
 
-// runKubelet runs the kubelet against the node API. The kubeconfig is written in any case: a
-// stock kubelet may use it.
-func (l *Leaf) runKubelet(ctx context.Context, api *nodeapi.API, credentials *kubeletapi.Credentials) error {
-	kubeconfig := filepath.Join(l.cfg.DataDir, KubeconfigName)
-	if err := api.WriteKubeconfig(kubeconfig, "system:node:"+l.cfg.Node); err != nil {
-		return err
-	}
+// newKubelet returns the kubelet, nil if the leaf is to run none.
+func (l *Leaf) newKubelet(api *nodeapi.API, credentials *kubeletapi.Credentials) *node.Kubelet {
 	if l.cfg.Kubelet.ConfigFile == "" {
 		return nil
 	}
-	k := &node.Kubelet{
-		Node: l.cfg.Node, ConfigFile: l.cfg.Kubelet.ConfigFile, Kubeconfig: kubeconfig,
+	return &node.Kubelet{
+		Node: l.cfg.Node, ConfigFile: l.cfg.Kubelet.ConfigFile, Kubeconfig: filepath.Join(l.cfg.DataDir, KubeconfigName),
 		ClientCAFile: credentials.CAFile, CertFile: credentials.CertFile, KeyFile: credentials.KeyFile,
 		Args: l.cfg.Kubelet.Args, Log: l.log,
+		Renewed: func() time.Time {
+			for _, n := range api.Leases() {
+				if n.Name == l.cfg.Node {
+					return n.Renewed
+				}
+			}
+			return time.Time{}
+		},
 	}
-	return k.Run(ctx)
+}
+
+// runKubelet runs the kubelet, if there is one, against the node API. The kubeconfig is written
+// in any case: a stock kubelet may use it.
+func (l *Leaf) runKubelet(ctx context.Context, api *nodeapi.API, kubelet *node.Kubelet) error {
+	if err := api.WriteKubeconfig(filepath.Join(l.cfg.DataDir, KubeconfigName), "system:node:"+l.cfg.Node); err != nil {
+		return err
+	}
+	if kubelet == nil {
+		return nil
+	}
+	return kubelet.Run(ctx)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/petiole-io/petiole/leaf/hubcheck"
 	"github.com/petiole-io/petiole/leaf/link"
 	"github.com/petiole-io/petiole/leaf/natsd"
+	"github.com/petiole-io/petiole/leaf/node"
 	"github.com/petiole-io/petiole/leaf/store"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -21,6 +22,8 @@ type gauges struct {
 	link   *link.Link
 	store  *store.Supervisor
 	node   nodeState
+	// kubelet is nil if the leaf runs none.
+	kubelet *node.Kubelet
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -35,12 +38,14 @@ var (
 	descDropped     = desc("dropped_total", "Records that were dropped before the hub had them, since the store was made.", "stream", "reason")
 	descQuarantined = desc("quarantined_messages", "Messages that could not be read since the start.")
 	descDiskFree    = desc("disk_free_bytes", "Free space of the disk that holds the store.")
+	descKubelet     = desc("kubelet_failing", "Whether the kubelet exits again and again, or does not renew the lease of its node.")
+	descExits       = desc("kubelet_exits_total", "Exits of the kubelet that the leaf did not ask for, since the start of the leaf.")
 	descDegraded    = desc("store_degraded", "Whether the store is degraded, by what is wrong with it.", "reason")
 )
 
 // Describe implements prometheus.Collector.
 func (g *gauges) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descLinkUp, descPending, descUnapplied, descApplied, descDropped, descQuarantined, descDiskFree, descDegraded} {
+	for _, d := range []*prometheus.Desc{descLinkUp, descPending, descUnapplied, descApplied, descDropped, descQuarantined, descDiskFree, descDegraded, descKubelet, descExits} {
 		out <- d
 	}
 }
@@ -74,6 +79,10 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 	for _, name := range []string{streams.DegradedDiskFull, streams.DegradedStore} {
 		gauge(descDegraded, metrics.Bool(is[name]), name)
 	}
+	if g.kubelet != nil {
+		gauge(descKubelet, metrics.Bool(is[streams.DegradedKubelet]))
+		out <- prometheus.MustNewConstMetric(descExits, prometheus.CounterValue, float64(g.kubelet.Exits()))
+	}
 }
 
 // expose serves metrics and health at listen until ctx ends: /healthz fails while JetStream does
@@ -90,15 +99,18 @@ func expose(ctx context.Context, listen string, c *counts, more []prometheus.Col
 	return metrics.Serve(ctx, listen, prometheus.Gatherers{c.registry, gather}, healthy, ready)
 }
 
-// readiness returns a check that fails until the node API answers, and while the hub lacks
-// something that the site needs.
-func readiness(api <-chan struct{}, hub *hubcheck.Checker) func() error {
+// readiness returns a check that fails until the node API answers, while kubelet returns what is
+// wrong with it, and while the hub lacks something that the site needs.
+func readiness(api <-chan struct{}, kubelet func() string, hub *hubcheck.Checker) func() error {
 	return func() error {
 		select {
 		case <-api:
-			return hub.Err()
 		default:
 			return errors.New("the node API does not answer yet")
 		}
+		if what := kubelet(); what != "" {
+			return errors.New(what)
+		}
+		return hub.Err()
 	}
 }

@@ -31,6 +31,8 @@ type status struct {
 	setAside func() string
 	// hubProblems returns what the hub lacks.
 	hubProblems func() []string
+	// kubelet returns what is wrong with the kubelet, empty if nothing is.
+	kubelet func() string
 }
 
 // snapshot is the state at one time.
@@ -61,8 +63,8 @@ func (s *status) read(ctx context.Context) snapshot {
 	return r
 }
 
-// reasons returns why the leaf, or the server or the hub that it uses, is degraded, and sentences
-// about it.
+// reasons returns why the leaf, or the server, the hub or the kubelet that it uses, is degraded, and
+// sentences about it.
 func (s *status) reasons() (names, details []string) {
 	names = s.degraded()
 	if acceptsAnybody(s.js.Conn()) {
@@ -70,6 +72,9 @@ func (s *status) reasons() (names, details []string) {
 	}
 	if s.refused() {
 		names = append(names, streams.DegradedReportsRefused)
+	}
+	if what := s.kubelet(); what != "" {
+		names, details = append(names, streams.DegradedKubelet), append(details, what)
 	}
 	if what := s.setAside(); what != "" {
 		names, details = append(names, streams.DegradedSetAside), append(details, what)

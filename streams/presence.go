@@ -142,6 +142,8 @@ const (
 	DegradedSetAside = "RecordsSetAside"
 	// DegradedHub: the hub lacks something that a site needs.
 	DegradedHub = "HubIncomplete"
+	// DegradedKubelet: the kubelet exits again and again, or does not renew its node's lease.
+	DegradedKubelet = "KubeletFailing"
 )
 
 // NodePresence is the time at which a node's kubelet last renewed its lease at the node

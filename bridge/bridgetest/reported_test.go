@@ -122,8 +122,9 @@ func repairsForTheHeard(t *testing.T, a *api) {
 	s.applied = 43
 	s.beat(time.Minute, "a1")
 	eventually(t, "heartbeat of the site taken in", func() bool { return w.siteStatus("plant-a").Applied == 43 })
-	if ready() || node(corev1.NodeReady) != corev1.ConditionUnknown {
-		t.Error("status of a silent node was overwritten")
+	eventually(t, "the node is not ready: its site is heard, its kubelet is not", func() bool { return node(corev1.NodeReady) == corev1.ConditionFalse })
+	if ready() {
+		t.Error("status of a pod of a silent node was overwritten")
 	}
 	s.beat(0, "a1")
 	eventually(t, "repair when the node is heard again", func() bool {

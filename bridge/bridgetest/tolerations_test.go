@@ -64,8 +64,10 @@ func evictedAfter(p *corev1.Pod) map[string]int64 {
 
 var forever = after(-1)
 
+// after returns the tolerations of a pod that is evicted when its site is away for so long. A node
+// that is not ready is heard: the toleration of that stays the API server's.
 func after(seconds int64) map[string]int64 {
-	return map[string]int64{corev1.TaintNodeNotReady: seconds, corev1.TaintNodeUnreachable: seconds}
+	return map[string]int64{corev1.TaintNodeNotReady: 300, corev1.TaintNodeUnreachable: seconds}
 }
 
 // The shipped policy gives a pod the tolerations that the bridge would give it, when it is

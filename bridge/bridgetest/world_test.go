@@ -320,7 +320,7 @@ func (w *world) settled(site, pod, node string) {
 				n++
 			}
 		}
-		return n == 2
+		return n == 1
 	})
 }
 

@@ -3,6 +3,7 @@ package liveness
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,10 +22,13 @@ type Config struct {
 	Leases     *NodeLeases
 	// SiteExists reports whether a Site with that name exists; heartbeats of others are ignored.
 	SiteExists func(site string) bool
-	// OnNodesAlive is called when nodes of a site become alive, OnSiteChanged when a site
-	// connects or disconnects. Neither may block.
-	OnNodesAlive  func(site string, nodes []string)
-	OnSiteChanged func(site string)
+	// NodesOf returns the nodes that a site has in the API.
+	NodesOf func(site string) []string
+	// OnNodesAlive is called when nodes of a site become alive, OnNodesDead at each heartbeat with
+	// those that have died while their site is connected, OnSiteChanged when a site connects or
+	// disconnects. None may block.
+	OnNodesAlive, OnNodesDead func(site string, nodes []string)
+	OnSiteChanged             func(site string)
 	// Queue holds the sites whose leases must be renewed.
 	Queue workqueue.TypedRateLimitingInterface[string]
 	Log   *zap.Logger
@@ -116,6 +120,10 @@ func (h *Heartbeats) handle(m *nats.Msg) {
 	}
 	if len(nowAlive) > 0 {
 		h.cfg.OnNodesAlive(site, nowAlive)
+	}
+	dead := slices.DeleteFunc(slices.Clone(h.cfg.NodesOf(site)), func(n string) bool { return !h.cfg.Tracker.Dead(site, n, time.Now()) })
+	if len(dead) > 0 {
+		h.cfg.OnNodesDead(site, dead)
 	}
 	if len(alive) > 0 {
 		h.mu.Lock()

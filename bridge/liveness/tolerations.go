@@ -37,7 +37,7 @@ type TolerationsConfig struct {
 }
 
 // Tolerations prevents Kubernetes from evicting the pods of disconnected sites: it sets the
-// tolerations of bound pods. Tolerations can be added to a running pod, and their seconds
+// toleration of bound pods for nodes that are not heard. Tolerations can be added to a running pod, and their seconds
 // changed, so no webhook is needed.
 type Tolerations struct{ cfg TolerationsConfig }
 
@@ -145,7 +145,8 @@ func autonomySeconds(pod, node map[string]string) (*int64, error) {
 }
 
 // tolerationsFor returns the tolerations that a pod on a site's node should have, and whether
-// they differ. It removes none, because the API would reject that, and leaves pods alone that
+// they differ. It sets that of nodes that are not heard alone: a node that is not ready is heard,
+// and its pods have a better place elsewhere. It removes none, because the API would reject that, and leaves pods alone that
 // have ended, are being deleted, or mirror a static pod. It is a pure function.
 func tolerationsFor(pod *corev1.Pod, seconds *int64) ([]corev1.Toleration, bool) {
 	ended := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
@@ -153,27 +154,26 @@ func tolerationsFor(pod *corev1.Pod, seconds *int64) ([]corev1.Toleration, bool)
 		return pod.Spec.Tolerations, false
 	}
 	wanted := slices.Clone(pod.Spec.Tolerations)
-	for _, taint := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
-		tolerated := false
-		for i, have := range wanted {
-			if have.Effect != "" && have.Effect != corev1.TaintEffectNoExecute || have.Operator != corev1.TolerationOpExists {
-				continue
-			}
-			switch have.Key {
-			case taint:
-				tolerated = true
-				if have.Effect == corev1.TaintEffectNoExecute {
-					wanted[i].TolerationSeconds = seconds
-				}
-			case "":
-				tolerated = tolerated || have.TolerationSeconds == nil && seconds == nil
-			}
+	const taint = corev1.TaintNodeUnreachable
+	tolerated := false
+	for i, have := range wanted {
+		if have.Effect != "" && have.Effect != corev1.TaintEffectNoExecute || have.Operator != corev1.TolerationOpExists {
+			continue
 		}
-		if !tolerated {
-			wanted = append(wanted, corev1.Toleration{
-				Key: taint, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: seconds,
-			})
+		switch have.Key {
+		case taint:
+			tolerated = true
+			if have.Effect == corev1.TaintEffectNoExecute {
+				wanted[i].TolerationSeconds = seconds
+			}
+		case "":
+			tolerated = tolerated || have.TolerationSeconds == nil && seconds == nil
 		}
+	}
+	if !tolerated {
+		wanted = append(wanted, corev1.Toleration{
+			Key: taint, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: seconds,
+		})
 	}
 	return wanted, !equality.Semantic.DeepEqual(wanted, pod.Spec.Tolerations)
 }

@@ -51,9 +51,12 @@ func TestTolerationsFor(t *testing.T) {
 	tol := func(key string, s *int64) corev1.Toleration {
 		return corev1.Toleration{Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: s}
 	}
+	// The toleration of a node that is not ready stays as the API server has set it.
+	notReady := tol(corev1.TaintNodeNotReady, seconds(300))
 	both := func(s *int64) []corev1.Toleration {
-		return []corev1.Toleration{tol(corev1.TaintNodeNotReady, s), tol(corev1.TaintNodeUnreachable, s)}
+		return []corev1.Toleration{notReady, tol(corev1.TaintNodeUnreachable, s)}
 	}
+	gone := func(s *int64) []corev1.Toleration { return []corev1.Toleration{tol(corev1.TaintNodeUnreachable, s)} }
 	other := corev1.Toleration{Key: "dedicated", Operator: corev1.TolerationOpEqual, Value: "edge", Effect: corev1.TaintEffectNoSchedule}
 	all := corev1.Toleration{Operator: corev1.TolerationOpExists}
 	now := metav1.Now()
@@ -64,13 +67,13 @@ func TestTolerationsFor(t *testing.T) {
 		want    []corev1.Toleration
 		change  bool
 	}{
-		{"none yet", pod(), nil, both(nil), true},
+		{"none yet", pod(), nil, gone(nil), true},
 		{"the API server's default", pod(both(seconds(300))...), nil, both(nil), true},
 		{"already so", pod(both(nil)...), nil, both(nil), false},
 		{"a duration", pod(both(seconds(300))...), seconds(60), both(seconds(60)), true},
 		{"others stay first", pod(append([]corev1.Toleration{other}, both(seconds(300))...)...), nil, append([]corev1.Toleration{other}, both(nil)...), true},
 		{"tolerates everything", pod(all), nil, []corev1.Toleration{all}, false},
-		{"tolerates everything but shall not", pod(all), seconds(60), append([]corev1.Toleration{all}, both(seconds(60))...), true},
+		{"tolerates everything but shall not", pod(all), seconds(60), append([]corev1.Toleration{all}, gone(seconds(60))...), true},
 		{"mirror pod", corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{corev1.MirrorPodAnnotationKey: "x"}}}, nil, nil, false},
 		{"ended", corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodSucceeded}}, nil, nil, false},
 		{"being deleted", corev1.Pod{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &now}}, nil, nil, false},

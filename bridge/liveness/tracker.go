@@ -13,6 +13,10 @@ import (
 // at which the node counts as alive: the duration of a node lease.
 const nodeLeaseDuration = 40 * time.Second
 
+// registerTime is the time that a kubelet has after its leaf's link came up, such as after a
+// reboot of the gateway, before its node counts as dead.
+const registerTime = 50 * time.Second
+
 // Tracker records when each site and node was last seen. It does no I/O, reads no clock, and
 // is safe for concurrent use.
 type Tracker struct {
@@ -61,7 +65,11 @@ func (t *Tracker) Heartbeat(site string, b streams.Presence, now time.Time) (ali
 	h.lastHeartbeat = b
 	connected = h.markSeen(now)
 	for _, n := range b.Nodes {
-		if b.Time.Sub(n.Renewed) >= nodeLeaseDuration || !h.hasRoomFor(n.Name) {
+		if b.Time.Sub(n.Renewed) >= nodeLeaseDuration {
+			delete(h.nodeLastSeen, n.Name)
+			continue
+		}
+		if !h.hasRoomFor(n.Name) {
 			continue
 		}
 		if !h.alive(n.Name, now) {
@@ -167,6 +175,25 @@ func (t *Tracker) Alive(site, node string, now time.Time) (bool, time.Time) {
 		return false, time.Time{}
 	}
 	return h.alive(node, now), h.nodeLastSeen[node]
+}
+
+// Dead reports whether a node has died while its site is connected: by the last heartbeat its
+// kubelet no longer renews its lease, or has not renewed it since the link came up, which is
+// registerTime ago.
+func (t *Tracker) Dead(site, node string, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h := t.sites[site]
+	if h == nil || !h.connected || h.alive(node, now) {
+		return false
+	}
+	b := h.lastHeartbeat
+	for _, n := range b.Nodes {
+		if n.Name == node {
+			return b.Time.Sub(n.Renewed) >= nodeLeaseDuration
+		}
+	}
+	return !b.LinkSince.IsZero() && b.Time.Sub(b.LinkSince) >= registerTime
 }
 
 func (h *siteLiveness) alive(node string, now time.Time) bool {

@@ -119,3 +119,45 @@ func FuzzPresence(f *testing.F) {
 		NewTracker().Heartbeat("s", b, time.Unix(1, 0))
 	})
 }
+
+// TestDead: a node is dead when its site is heard and its kubelet is not.
+func TestDead(t *testing.T) {
+	t.Parallel()
+	p, at := NewTracker(), time.Unix(1_000_000, 0)
+	linked := at.Add(-time.Hour)
+	beat := func(linkSince time.Time, ages ...time.Duration) {
+		b := streams.Presence{Site: "plant-a", Time: at, LinkSince: linkSince}
+		for _, age := range ages {
+			b.Nodes = append(b.Nodes, streams.NodePresence{Name: "n1", Renewed: at.Add(-age)})
+		}
+		p.Heartbeat("plant-a", b, at)
+	}
+	want := func(when string, want bool) {
+		t.Helper()
+		if got := p.Dead("plant-a", "n1", at); got != want {
+			t.Errorf("%s: dead %v, want %v", when, got, want)
+		}
+		if alive, _ := p.Alive("plant-a", "n1", at); alive && want {
+			t.Errorf("%s: dead and alive", when)
+		}
+	}
+	want("no heartbeat yet", false)
+	beat(linked, time.Second)
+	want("alive", false)
+	at = at.Add(10 * time.Second)
+	beat(linked, nodeLeaseDuration-1)
+	want("silent for almost the duration of a lease", false)
+	at = at.Add(10 * time.Second)
+	beat(linked, nodeLeaseDuration)
+	want("silent for the duration of a lease", true)
+	p.Expire(at.Add(streams.PresenceTimeout))
+	want("the site is not heard either", false)
+	at = at.Add(time.Hour)
+	beat(at.Add(1 - registerTime))
+	want("the gateway has just started", false)
+	at = at.Add(10 * time.Second)
+	beat(at.Add(-registerTime))
+	want("no kubelet since the gateway started", true)
+	beat(at.Add(-registerTime), 0)
+	want("it registers", false)
+}

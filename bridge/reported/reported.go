@@ -138,6 +138,15 @@ func (r *Reconciler) NodesAlive(site string, nodes []string) {
 	}
 }
 
+// NodesDead schedules the reports about the nodes themselves, whose kubelets have died.
+func (r *Reconciler) NodesDead(site string, nodes []string) {
+	for _, k := range r.reader.reports.ofSite(site) {
+		if k.Ref.Group == "" && k.Ref.Resource == "nodes" && slices.Contains(nodes, k.Ref.Node) {
+			r.reader.Queue.Add(k)
+		}
+	}
+}
+
 // SiteChanged schedules the reports about a site's nodes and devices, because it connected or
 // disconnected.
 func (r *Reconciler) SiteChanged(site string) {

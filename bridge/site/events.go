@@ -62,7 +62,7 @@ func eventsOf(was, is v1alpha1.SiteStatus) []event {
 		events = append(events, warning(EventDropped, "the site dropped %d records at a limit before the hub received them", n))
 	}
 	if names := without(is.Degraded, was.Degraded); len(names) > 0 {
-		events = append(events, warning(EventDegraded, "the leaf reports: %s", strings.Join(names, ", ")))
+		events = append(events, warning(EventDegraded, "the leaf reports: %s%s", strings.Join(names, ", "), details(is)))
 	}
 	if names := without(was.Degraded, is.Degraded); len(names) > 0 {
 		events = append(events, normal(EventRecovered, "the leaf no longer reports: %s", strings.Join(names, ", ")))
@@ -71,6 +71,19 @@ func eventsOf(was, is v1alpha1.SiteStatus) []event {
 		events = append(events, warning(EventDuplicateIdentity, "two leaves use the name of this site; stop one of them"))
 	}
 	return append(events, boundsEvents(was, is)...)
+}
+
+// details returns what the condition Healthy says about the present problems besides their names,
+// with a separator, or nothing.
+func details(s v1alpha1.SiteStatus) string {
+	c := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionHealthy)
+	if c == nil || c.Status != metav1.ConditionFalse {
+		return ""
+	}
+	if _, more, ok := strings.Cut(c.Message, "; "); ok {
+		return "; " + more
+	}
+	return ""
 }
 
 // boundsEvents returns an Event for each condition that shows something else that is refused to

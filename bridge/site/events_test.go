@@ -32,9 +32,12 @@ func TestEventsTellWhatHappened(t *testing.T) {
 		"no quarantine": {func(o *observation) { o.last.Quarantined = 2 }, nil, nil},
 		"dropped":       {nil, func(o *observation) { o.last.Dropped = 10 }, []string{EventDropped}},
 		"degraded":      {nil, func(o *observation) { o.last.Degraded = []string{streams.DegradedDiskFull} }, []string{EventDegraded}},
-		"recovered":     {func(o *observation) { o.last.Degraded = []string{streams.DegradedDiskFull} }, nil, []string{EventRecovered}},
-		"two leaves":    {nil, func(o *observation) { o.duplicate, o.last.Boot = noon, "b2" }, []string{EventDuplicateIdentity}},
-		"still two":     {func(o *observation) { o.duplicate = noon }, func(o *observation) { o.duplicate, o.last.Boot = noon, "b2" }, nil},
+		"kubelet": {nil, func(o *observation) {
+			o.last.Degraded, o.last.Details = []string{streams.DegradedKubelet}, []string{"the kubelet exits again and again, the last time with exit status 1: swap"}
+		}, []string{EventDegraded}},
+		"recovered":  {func(o *observation) { o.last.Degraded = []string{streams.DegradedDiskFull} }, nil, []string{EventRecovered}},
+		"two leaves": {nil, func(o *observation) { o.duplicate, o.last.Boot = noon, "b2" }, []string{EventDuplicateIdentity}},
+		"still two":  {func(o *observation) { o.duplicate = noon }, func(o *observation) { o.duplicate, o.last.Boot = noon, "b2" }, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			was, is := connectedSite(), connectedSite()
@@ -53,6 +56,17 @@ func TestEventsTellWhatHappened(t *testing.T) {
 				t.Errorf("events %v, want %v", got, c.want)
 			}
 		})
+	}
+}
+
+func TestEventSaysWhatTheKubeletSaid(t *testing.T) {
+	t.Parallel()
+	was, is := connectedSite(), connectedSite()
+	is.last.Degraded, is.last.Details = []string{streams.DegradedKubelet}, []string{"the kubelet exits: no swap; please"}
+	before := was.status(v1alpha1.SiteStatus{})
+	e := eventsOf(before, is.status(before))
+	if want := "the leaf reports: KubeletFailing; the kubelet exits: no swap; please"; len(e) != 1 || e[0].message != want {
+		t.Errorf("events %+v, want %q", e, want)
 	}
 }
 

@@ -191,8 +191,11 @@ func (w *nodeWriter) patchStatus(ctx context.Context, r Report, current, reporte
 	connected, since, _ := w.Liveness.State(r.Site)
 	wanted := current.DeepCopy()
 	alive, lastSeen := w.alive(r.Site, r.Ref.Name)
-	if alive {
+	switch {
+	case alive:
 		wanted.Status = mergeNodeStatus(current.Status, reported.Status, r.New, lastSeen)
+	case w.Liveness.Dead(r.Site, r.Ref.Name, time.Now()):
+		setDeadCondition(&wanted.Status, time.Now())
 	}
 	setSiteCondition(&wanted.Status, connected, since, time.Now())
 	if !equality.Semantic.DeepEqual(current.Status, wanted.Status) {
@@ -281,6 +284,31 @@ func mergeNodeStatus(current, reported corev1.NodeStatus, fresh bool, lastSeen t
 		}
 	}
 	return merged
+}
+
+// deadHeartbeat is the age of the heartbeat at which a dead node gets another one. It is below the
+// grace period of the node controller, which would make a node without heartbeats Unknown.
+const deadHeartbeat = 15 * time.Second
+
+// setDeadCondition makes a node not ready whose kubelet has died while its site is connected.
+// Kubernetes then evicts its pods as it does on every node that is not ready.
+func setDeadCondition(s *corev1.NodeStatus, now time.Time) {
+	c := corev1.NodeCondition{
+		Type: corev1.NodeReady, Status: corev1.ConditionFalse, Reason: "KubeletNotAlive",
+		Message:           "the node's kubelet does not renew its lease, while its site is connected; see the condition Healthy of the Site",
+		LastHeartbeatTime: metav1.NewTime(now), LastTransitionTime: metav1.NewTime(now),
+	}
+	i, was := nodeutil.GetNodeCondition(s, corev1.NodeReady)
+	switch {
+	case was == nil:
+		s.Conditions = append(s.Conditions, c)
+		return
+	case was.Status == c.Status && was.Reason == c.Reason && now.Sub(was.LastHeartbeatTime.Time) < deadHeartbeat:
+		return
+	case was.Status == c.Status:
+		c.LastTransitionTime = was.LastTransitionTime
+	}
+	s.Conditions[i] = c
 }
 
 // setSiteCondition sets the condition that reports whether the site is connected.

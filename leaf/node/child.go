@@ -1,9 +1,3 @@
-// Package node runs the kubelet of this host as a child process.
-//
-// The child runs the same binary with another command (package node/kubelet), so that both
-// share code pages. It is restarted whenever it exits, and dies with its parent; containers
-// belong to the container runtime and survive both. The package knows the kubelet's flags
-// but no Kubernetes objects.
 package node
 
 import (
@@ -13,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -33,7 +28,8 @@ const (
 	stopGrace = 10 * time.Second
 )
 
-// Kubelet is the child process. All fields but Args must be set before Run.
+// Kubelet is the child process. All fields but Args must be set before Run. Problem and Exits
+// are safe for concurrent use.
 type Kubelet struct {
 	// Node is the node's name.
 	Node string
@@ -45,23 +41,37 @@ type Kubelet struct {
 	ClientCAFile, CertFile, KeyFile string
 	// Args holds additional flags, which are passed last.
 	Args []string
-	Log  *zap.Logger
+	// Renewed returns when the kubelet last renewed the lease of its node, the zero time if it
+	// never did.
+	Renewed func() time.Time
+	Log     *zap.Logger
+
+	health health
 }
+
+// Problem returns a sentence about what is wrong with the kubelet, empty if nothing is: that it
+// exits again and again, or runs and does not renew the lease of its node, and the last error in
+// its log.
+func (k *Kubelet) Problem() string { return k.health.problem(time.Now(), k.Renewed()) }
+
+// Exits returns how often the kubelet has exited without being told to.
+func (k *Kubelet) Exits() uint64 { return k.health.exited() }
 
 // Run runs the kubelet until ctx ends, then stops it and waits for it. It restarts a kubelet
 // that exits.
 func (k *Kubelet) Run(ctx context.Context) error {
 	delay := minRestartDelay
+	flags := k.configFlags()
 	for {
-		started := time.Now()
-		err := k.runOnce(ctx)
+		err := k.runOnce(ctx, flags)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if time.Since(started) > stableAfter {
+		ran, reason := k.health.exit(time.Now(), err)
+		if ran > stableAfter {
 			delay = minRestartDelay
 		}
-		k.Log.Warn("kubelet exited: restarting", zap.Error(err), zap.Duration("restart_in", delay))
+		k.Log.Warn("kubelet exited: restarting", zap.String("reason", reason), zap.Duration("ran", ran.Round(time.Millisecond)), zap.Duration("restart_in", delay))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -74,17 +84,18 @@ func (k *Kubelet) Run(ctx context.Context) error {
 // runOnce runs the kubelet until it exits. The kernel kills the child when the thread that
 // started it ends, hence the locked thread: a leaf that is killed must not leave a kubelet
 // behind that the next leaf does not know.
-func (k *Kubelet) runOnce(ctx context.Context) error {
+func (k *Kubelet) runOnce(ctx context.Context, flags []string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find own binary: %w", err)
 	}
-	args := append([]string{
+	args := slices.Concat([]string{
 		Command, "--config", k.ConfigFile, "--kubeconfig", k.Kubeconfig, "--hostname-override", k.Node,
 		"--client-ca-file", k.ClientCAFile, "--tls-cert-file", k.CertFile, "--tls-private-key-file", k.KeyFile,
-	}, k.Args...)
+	}, flags, k.Args)
 	cmd := exec.CommandContext(ctx, self, args...)
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	log := &reasonWriter{to: os.Stderr}
+	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = environment(os.Environ())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
@@ -97,6 +108,7 @@ func (k *Kubelet) runOnce(ctx context.Context) error {
 			done <- fmt.Errorf("start kubelet: %w", err)
 			return
 		}
+		k.health.start(time.Now(), log)
 		k.Log.Info("kubelet started", zap.Int("pid", cmd.Process.Pid))
 		done <- cmd.Wait()
 	}()
