@@ -116,6 +116,11 @@ func (a *api) install(t *testing.T, admin *rest.Config, dir string) {
 // applyFile creates the objects of a manifest.
 func (a *api) applyFile(t *testing.T, path string) {
 	t.Helper()
+	a.applyFileWith(t, path, metav1.CreateOptions{})
+}
+
+func (a *api) applyFileWith(t *testing.T, path string, options metav1.CreateOptions) {
+	t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -140,7 +145,7 @@ func (a *api) applyFile(t *testing.T, path string) {
 		if m.Scope.Name() == meta.RESTScopeNameNamespace {
 			r = a.dynamic.Resource(m.Resource).Namespace(o.GetNamespace())
 		}
-		if _, err := r.Create(context.Background(), &o, metav1.CreateOptions{}); err != nil {
+		if _, err := r.Create(context.Background(), &o, options); err != nil {
 			t.Fatalf("%s: create %s %s: %v", path, o.GetKind(), o.GetName(), err)
 		}
 		if o.GetKind() == "CustomResourceDefinition" {

@@ -2,6 +2,7 @@ package bridgetest
 
 import (
 	"encoding/json"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -30,10 +31,22 @@ func TestReported(t *testing.T) {
 		{"ForgesNoEvents", forgesNoEvents},
 		{"WritesDeviceStatus", writesDeviceStatus},
 		{"DeviceOfNoSite", deviceOfNoSite},
+		{"ModelsAreValid", modelsAreValid},
 		{"HandsOutTokens", handsOutTokens},
 		{"SetsPoisonAside", setsPoisonAside},
 		{"KeepsSitesApart", keepsSitesApart},
 	})
+}
+
+// modelsAreValid applies the ready-made models as a dry run, with unknown fields as errors.
+func modelsAreValid(t *testing.T, a *api) {
+	files, err := filepath.Glob("../../deploy/kubernetes/models/*.yaml")
+	if err != nil || len(files) < 12 {
+		t.Fatalf("%d models: %v", len(files), err)
+	}
+	for _, f := range files {
+		a.applyFileWith(t, f, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}, FieldValidation: metav1.FieldValidationStrict})
+	}
 }
 
 func writesPodStatus(t *testing.T, a *api) {

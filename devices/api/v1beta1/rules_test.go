@@ -119,3 +119,28 @@ func TestDefinitionsAreTakenByTheAPIServer(t *testing.T) {
 		}
 	}
 }
+
+// The API server takes the ready-made models, and their devices.
+func TestModelsAreTakenByTheAPIServer(t *testing.T) {
+	files, err := filepath.Glob("../../../deploy/kubernetes/models/*.yaml")
+	if err != nil || len(files) < 12 {
+		t.Fatalf("%d models: %v", len(files), err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for document := range strings.SplitSeq(string(b), "\n---\n") {
+			var o map[string]any
+			if err := yaml.UnmarshalStrict([]byte(document), &o); err != nil {
+				t.Fatalf("%s: %v", f, err)
+			}
+			kind, _ := o["kind"].(string)
+			spec, _ := o["spec"].(map[string]any)
+			if got := refusals(t, kind, spec); got != "" {
+				t.Errorf("%s: %s: %s", f, kind, got)
+			}
+		}
+	}
+}
