@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/petiole-io/petiole/devices/push"
 	"github.com/petiole-io/petiole/internal/configfile"
 )
 
@@ -73,6 +74,9 @@ type DevicesConfig struct {
 	// MapperProtocols are protocols that mappers serve although the leaf has a driver for them,
 	// such as modbus. Default none.
 	MapperProtocols []string `json:"mapperProtocols"`
+	// PushFormat is the form in which samples are pushed to web servers and brokers: json, the
+	// default, or kubeedge, as mappers of KubeEdge's framework push them.
+	PushFormat push.Format `json:"pushFormat"`
 }
 
 // StorageConfig bounds what the leaf's streams may hold.
@@ -156,6 +160,9 @@ func (c Config) Validate() error {
 	}
 	if s := c.Devices.MapperProtocols; len(s) > 0 && c.Devices.DMISocket == "" {
 		p.Add("devices.mapperProtocols", s, "needs devices.dmiSocket, where mappers register")
+	}
+	if f := c.Devices.PushFormat; f != "" && f != push.FormatJSON && f != push.FormatKubeEdge {
+		p.Add("devices.pushFormat", f, `must be "json" or "kubeedge"`)
 	}
 	if c.Storage.ReserveBytes < 0 {
 		p.Add("storage.reserveBytes", c.Storage.ReserveBytes, "must not be negative")

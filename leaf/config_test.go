@@ -17,6 +17,7 @@ func TestValidateReportsEveryBadField(t *testing.T) {
 	cfg.Kubelet.ConfigFile = "/nowhere/kubelet.yaml"
 	cfg.Storage.TelemetryBytes, cfg.Storage.ReserveBytes = 7, -1
 	cfg.Metrics.Listen, cfg.Devices.MapperProtocols = "here", []string{"modbus"}
+	cfg.Devices.PushFormat = "xml"
 	cfg.Storage.Encryption.PreviousKeyFile = "/etc/petiole/old.key"
 	err := cfg.Validate()
 	if err == nil {
@@ -26,7 +27,7 @@ func TestValidateReportsEveryBadField(t *testing.T) {
 		`site: Invalid value: "Plant A"`, `node: Invalid value: ""`, `dataDir: Required value`, `logLevel: Unsupported value: "loud"`, `nats.configFile: Invalid value: ""`,
 		`nodeAPI.listen: Invalid value: "0.0.0.0:10441"`, `kubelet.configFile: Invalid value: "/nowhere/kubelet.yaml"`, `storage.telemetryBytes: Invalid value: 7`,
 		`storage.reserveBytes: Invalid value: -1`, `metrics.listen: Invalid value: "here"`,
-		`devices.mapperProtocols: Invalid value: ["modbus"]`,
+		`devices.mapperProtocols: Invalid value: ["modbus"]`, `devices.pushFormat: Invalid value: "xml"`,
 		`storage.encryption.previousKeyFile: Invalid value: "/etc/petiole/old.key"`,
 	} {
 		if !strings.Contains(err.Error(), want) {

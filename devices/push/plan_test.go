@@ -100,7 +100,7 @@ func TestSchedule(t *testing.T) {
 			}
 			// Times of tests are small; the first turn is due at any real time.
 			const day = 86_400_000
-			messages, err := s.due(&devices.Samples{Samples: []devices.Sample{{Property: "p", Quality: quality, Time: day + at}, {Property: "other", Time: day + at}}})
+			messages, err := s.due(&devices.Samples{Samples: []devices.Sample{{Property: "p", Quality: quality, Time: day + at}, {Property: "other", Time: day + at}}}, FormatJSON)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -111,5 +111,34 @@ func TestSchedule(t *testing.T) {
 		if !slices.Equal(got, c.want) {
 			t.Errorf("%s: pushed at %v, want %v", c.name, got, c.want)
 		}
+	}
+}
+
+// TestKubeEdgeFormat: the messages are those of KubeEdge's mapper framework, of good values.
+func TestKubeEdgeFormat(t *testing.T) {
+	const at = 1_700_000_000_000
+	clock := time.UnixMilli(at).Format("2006-01-02 15:04:05")
+	s := newSchedule([]Rule{
+		{Property: "p", Every: time.Second, Target: Target{Endpoint: "http://h:80", URL: "http://h:80/x"}},
+		{Property: "p", Every: time.Second, Target: Target{Endpoint: "tcp://b:1883", Topic: "temp"}},
+	}, nil)
+	messages, err := s.due(&devices.Samples{Samples: []devices.Sample{
+		{Property: "p", Quality: devices.Bad, Reason: "Timeout", Time: at - 5000},
+		{Property: "p", Quality: devices.Good, Value: devices.Float(21.5), Time: at},
+	}}, FormatKubeEdge)
+	if err != nil || len(messages) != 2 {
+		t.Fatalf("%v, %v", messages, err)
+	}
+	for i, want := range []string{"p=21.5&time=" + clock, "time is " + clock + "  temp: 21.5"} {
+		if got := string(messages[i].Body); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if got := messages[0].ContentType; got != "application/x-www-form-urlencoded" {
+		t.Errorf("content type %s", got)
+	}
+	text := kubeEdgeMessage(Target{URL: "http://h"}, devices.Sample{Property: "p", Value: devices.String("a&time=1"), Time: at})
+	if got := string(text.Body); got != "p=a%26time%3D1&time="+clock {
+		t.Errorf("a value is taken for a field: %s", got)
 	}
 }

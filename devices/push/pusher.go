@@ -26,6 +26,8 @@ var errRefused = errors.New("refused")
 type Config struct {
 	// Queue bounds the messages that wait for one endpoint; zero: 1,024.
 	Queue int
+	// Format is the form of messages; empty: FormatJSON.
+	Format Format
 	// Log may be nil.
 	Log *zap.Logger
 }
@@ -137,7 +139,7 @@ func (p *Pusher) Offer(b *devices.Samples) {
 	if s == nil {
 		return
 	}
-	messages, err := s.due(b)
+	messages, err := s.due(b, p.cfg.Format)
 	if err != nil {
 		p.cfg.Log.Warn("encode samples for push", zap.String("device", b.Device.String()), zap.Error(err))
 	}

@@ -254,7 +254,7 @@ func subscribe(t *testing.T, broker string, received *inbox) {
 
 func TestBodyIsJSON(t *testing.T) {
 	s := newSchedule([]Rule{{Property: "p", Every: time.Second}}, nil)
-	messages, err := s.due(&devices.Samples{Samples: []devices.Sample{{Property: "p", Quality: devices.Bad, Reason: "Timeout", Time: 1_700_000_000_000}}})
+	messages, err := s.due(&devices.Samples{Samples: []devices.Sample{{Property: "p", Quality: devices.Bad, Reason: "Timeout", Time: 1_700_000_000_000}}}, FormatJSON)
 	if err != nil || len(messages) != 1 {
 		t.Fatal(messages, err)
 	}

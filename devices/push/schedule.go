@@ -2,15 +2,30 @@ package push
 
 import (
 	"encoding/json"
+	"net/url"
+	"time"
 
 	"github.com/petiole-io/petiole/devices"
 )
 
 // Message is one sample for one target.
 type Message struct {
-	Target Target
-	Body   []byte
+	Target      Target
+	Body        []byte
+	ContentType string
 }
+
+// Format is the form of messages.
+type Format string
+
+// The formats.
+const (
+	// FormatJSON is Body as JSON.
+	FormatJSON Format = "json"
+	// FormatKubeEdge is what mappers of KubeEdge's framework push: text over MQTT, a form over
+	// HTTP. It has no quality: only good values are pushed.
+	FormatKubeEdge Format = "kubeedge"
+)
 
 // Body is the body of a message: one sample as JSON. Value is a number, a boolean, a string
 // (of bytes: hexadecimal), or null if the quality is bad. Time is ms since 1970.
@@ -54,13 +69,29 @@ func newSchedule(rules []Rule, earlier *schedule) *schedule {
 	return s
 }
 
+// kubeEdgeMessage returns the message of a good value in KubeEdge's format. Its time is that of
+// the gateway's clock, to the second.
+func kubeEdgeMessage(t Target, sample devices.Sample) Message {
+	at, text := time.UnixMilli(sample.Time).Format(time.DateTime), sample.Value.String()
+	if t.URL != "" {
+		return Message{t, []byte(sample.Property + "=" + url.QueryEscape(text) + "&time=" + at), "application/x-www-form-urlencoded"}
+	}
+	return Message{Target: t, Body: []byte("time is " + at + "  " + t.Topic + ": " + text)}
+}
+
 // due returns the messages that are due for a batch of samples.
-func (s *schedule) due(b *devices.Samples) ([]Message, error) {
+func (s *schedule) due(b *devices.Samples, format Format) ([]Message, error) {
 	var out []Message
 	for _, sample := range b.Samples {
 		var body []byte
 		for _, t := range s.rules[sample.Property] {
 			if !t.due(sample) {
+				continue
+			}
+			if format == FormatKubeEdge {
+				if sample.Quality == devices.Good {
+					out = append(out, kubeEdgeMessage(t.Target, sample))
+				}
 				continue
 			}
 			if body == nil {
@@ -73,7 +104,7 @@ func (s *schedule) due(b *devices.Samples) ([]Message, error) {
 					return out, err
 				}
 			}
-			out = append(out, Message{t.Target, body})
+			out = append(out, Message{t.Target, body, "application/json"})
 		}
 	}
 	return out, nil

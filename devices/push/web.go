@@ -17,14 +17,14 @@ func newWeb() *web {
 	}}}
 }
 
-// send posts the body as application/json. A 2xx response accepts it; 408, 425, 429 and 5xx
+// send posts the body. A 2xx response accepts it; 408, 425, 429 and 5xx
 // are retried; every other response is final (RFC 9110, section 15).
 func (w *web) send(ctx context.Context, m Message) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, m.Target.URL, bytes.NewReader(m.Body))
 	if err != nil {
 		return fmt.Errorf("post sample: %w: %w", errRefused, err)
 	}
-	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("Content-Type", m.ContentType)
 	response, err := w.client.Do(request)
 	if err != nil {
 		return fmt.Errorf("post sample: %w", err)

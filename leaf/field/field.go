@@ -26,8 +26,8 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// Config configures a Field. All fields but MQTT, Mappers
-// and StateLostAt are required.
+// Config configures a Field. All fields but MQTT, Mappers,
+// PushFormat and StateLostAt are required.
 type Config struct {
 	Site, Node string
 	JS         jetstream.JetStream
@@ -36,6 +36,8 @@ type Config struct {
 	// report; nil: there are none.
 	MQTT    bool
 	Mappers devices.ReportReceiver
+	// PushFormat is the form of what is pushed to applications; empty: push.FormatJSON.
+	PushFormat push.Format
 	// StateLostAt returns the time at which StateStream was found to have lost messages,
 	// zero if it has not. For maxCommandTimeout after that no command is executed, because
 	// the record of an earlier one with the same id may be lost. nil means never. It must
@@ -84,7 +86,7 @@ type Stats struct {
 func New(cfg Config) *Field {
 	return &Field{
 		cfg: cfg, telemetry: newGroupWriter(cfg.JS, streams.SiteTelemetry), reported: newGroupWriter(cfg.JS, streams.SiteReported),
-		pusher: push.New(push.Config{Log: cfg.Log.Named("push")}),
+		pusher: push.New(push.Config{Format: cfg.PushFormat, Log: cfg.Log.Named("push")}),
 	}
 }
 
