@@ -76,7 +76,7 @@ func (l *Lab) prepareHub() error {
 	}
 	hub := fabric.Hub{
 		Operator:     filepath.Join("operator", accounts.OperatorConf),
-		MaxFileStore: fabric.SmallHub, MaxBatches: fabric.SmallHubBatches,
+		MaxFileStore: fabric.SmallHub, MaxBatches: fabric.Batches(fabric.SmallHubSites),
 		Listen: hubClients, Monitor: hubMonitor, LeafListen: hubLeaves,
 		Store: filepath.Join(dir, "hub"), CertFile: cert.CertFile, KeyFile: cert.KeyFile,
 	}

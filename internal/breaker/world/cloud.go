@@ -174,7 +174,7 @@ func (w *World) prepareHub() error {
 	}
 	hub := fabric.Hub{
 		Operator:     filepath.Join("operator", accounts.OperatorConf),
-		MaxFileStore: strconv.FormatInt(2*w.hubBytes(), 10), MaxBatches: 8 * w.maxSites(),
+		MaxFileStore: strconv.FormatInt(2*w.hubBytes(), 10), MaxBatches: fabric.Batches(w.maxSites()),
 		Listen: hubClients, Monitor: hubMonitor, LeafListen: w.hubLeaves(),
 		Store: filepath.Join(dir, "hub"), CertFile: cert.CertFile, KeyFile: cert.KeyFile,
 	}

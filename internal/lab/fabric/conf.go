@@ -33,8 +33,8 @@ type Hub struct {
 	Operator string
 	// System is a user of the system account.
 	Bridge, Admin, System string
-	// MaxFileStore is what streams may take of the disk, such as "4GB"; MaxBatches the number of
-	// atomic batches that are open at the same time, 8 for each site.
+	// MaxFileStore is what streams may take of the disk, such as "4GB"; MaxBatches is Batches of the
+	// number of sites.
 	MaxFileStore string
 	MaxBatches   int
 	Sites        []Site
@@ -42,9 +42,16 @@ type Hub struct {
 
 // The bounds of a hub with a disk of 4 GB and the bridge's default limits.
 const (
-	SmallHub        = "3GB"
-	SmallHubBatches = 800
+	SmallHub      = "3GB"
+	SmallHubSites = 100
 )
+
+// batchesPerStream is max_inflight_per_stream of the hub's configuration.
+const batchesPerStream = 16
+
+// Batches returns the number of atomic batches that a hub has to have open at the same time: as
+// many as its streams may have, two for each site and DESIRED.
+func Batches(sites int) int { return batchesPerStream * (2*sites + 1) }
 
 // Site is one site's account at the hub.
 type Site struct {

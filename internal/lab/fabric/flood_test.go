@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/petiole-io/petiole/internal/bench/hub"
 	"github.com/petiole-io/petiole/internal/polltest"
+	"github.com/petiole-io/petiole/internal/siege"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -62,7 +64,7 @@ func TestAFloodOfOneSiteHarmsNobody(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			w := &witness{h: h, batches: f.batches}
 			w.observe(t, js, quiet, func() {
-				ctx, cancel := context.WithTimeout(t.Context(), floodTime)
+				ctx, cancel := context.WithTimeout(t.Context(), siege.Time(t, floodTime))
 				defer cancel()
 				note, err := f.run(ctx, h.connect(t, f.site+"-operator"), f.subject(f.site))
 				if err != nil {
@@ -79,6 +81,47 @@ func TestAFloodOfOneSiteHarmsNobody(t *testing.T) {
 			within(t, h, js, f.site, limits)
 		})
 	}
+	t.Run("50 open batches of all of them", func(t *testing.T) {
+		w := &witness{h: h, batches: true}
+		w.observe(t, js, quiet, func() {
+			ctx, cancel := context.WithTimeout(t.Context(), siege.Time(t, floodTime))
+			defer cancel()
+			var g sync.WaitGroup
+			for _, f := range floods {
+				for _, subject := range []string{telemetry(f.site), reported(f.site)} {
+					nc := h.connect(t, f.site+"-operator")
+					g.Go(func() {
+						if _, err := hub.OpenBatches(ctx, nc, subject); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+			}
+			g.Wait()
+		})
+	})
+}
+
+// TestBridgesLargestObjectsFit has two bridges, one that ends and its successor, publish the
+// largest objects that there are with all of their workers: the bounds of the hub's configuration
+// refuse none.
+func TestBridgesLargestObjectsFit(t *testing.T) {
+	const workers, bytes = 2 * 8, 3 << 19
+	h := prepareWorld(t, "plant-b").startHub(t)
+	js := h.hubJetStream(t, t.Context())
+	var g sync.WaitGroup
+	for n := range workers {
+		g.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), floodPatience)
+			defer cancel()
+			ref := streams.Ref{Resource: "configmaps", Namespace: "default", Name: fmt.Sprint("large-", n)}
+			object := fmt.Appendf(nil, `{"data":{"v":%q}}`, strings.Repeat("x", bytes))
+			if _, err := streams.Put(ctx, js, streams.DesiredSubject("plant-b", ref), streams.Message{Ref: ref, Op: streams.OpPut, UID: "u", Object: object}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	g.Wait()
 }
 
 func telemetry(site string) string { return streams.TelemetrySubject(site, "x") + "." }
@@ -145,7 +188,12 @@ func (w *witness) observe(t *testing.T, js jetstream.JetStream, sites []string, 
 		for n := 0; ctx.Err() == nil; n++ {
 			began := time.Now()
 			waiting, done := context.WithTimeout(t.Context(), floodPatience)
-			_, err := streams.Put(waiting, js, streams.DesiredSubject(sites[0], ref), streams.Message{Ref: ref, Op: streams.OpPut, UID: "u", Object: fmt.Appendf(nil, `{"n":%d}`, n)})
+			// Large enough for parts, and so a batch, if the others publish batches.
+			object := fmt.Appendf(nil, `{"n":%d}`, n)
+			if w.batches {
+				object = fmt.Appendf(nil, `{"n":%q}`, strings.Repeat("x", 2*streams.PartBytes))
+			}
+			_, err := streams.Put(waiting, js, streams.DesiredSubject(sites[0], ref), streams.Message{Ref: ref, Op: streams.OpPut, UID: "u", Object: object})
 			done()
 			w.note(time.Since(began), err)
 			time.Sleep(50 * time.Millisecond)
@@ -155,6 +203,7 @@ func (w *witness) observe(t *testing.T, js jetstream.JetStream, sites []string, 
 	cancel()
 	g.Wait()
 	t.Logf("%d publishes of others, p50 %v, p99 %v", len(w.took), hub.Quantile(w.took, .5), hub.Quantile(w.took, .99))
+	siege.CheckStored(t, hub.Quantile(w.took, .99))
 	if len(w.failed) > 0 || len(w.took) < len(sites)+1 {
 		t.Errorf("%d of %d publishes of others were not stored: %v", len(w.failed), len(w.took), errors.Join(w.failed...))
 	}

@@ -235,7 +235,7 @@ func prepareWorld(t *testing.T, sites ...string) *world {
 	cert, err := ca.Issue(dir, "nats-hub", pki.Subject{Name: "hub", Hosts: []string{"127.0.0.1"}})
 	must(t, err)
 	w := &world{dir: dir, templates: RepoTemplates("../../.."), authority: ca, hub: Hub{
-		MaxFileStore: SmallHub, MaxBatches: SmallHubBatches,
+		MaxFileStore: SmallHub, MaxBatches: Batches(len(sites)),
 		Listen: porttest.Addr(t), Monitor: porttest.Addr(t), LeafListen: porttest.Addr(t),
 		Store: filepath.Join(dir, "hub"), CertFile: cert.CertFile, KeyFile: cert.KeyFile,
 	}}
