@@ -64,7 +64,8 @@ const (
 type NATSConfig struct {
 	// URLs of the hub's servers, at least one.
 	URLs []string `json:"urls"`
-	// NKeySeedFile and CredentialsFile authenticate the bridge; at most one of them.
+	// NKeySeedFile and CredentialsFile authenticate the bridge; at most one of them. The first is
+	// for a hub that is not in operator mode, and ends with that (decision 21).
 	NKeySeedFile    string `json:"nkeySeedFile"`
 	CredentialsFile string `json:"credentialsFile"`
 	// CAFile verifies the hub's certificate; empty for the system's authorities.

@@ -68,16 +68,19 @@ type situation struct {
 	spec *v1alpha1.SiteNodes
 	// owned are the names recorded in the Site's status, present those of its Nodes.
 	owned, present []string
+	// revoked is true if no gateway may connect for the Site any longer.
+	revoked bool
 	// free returns nil if no other Site has or precedes in wanting the name, and no Node of that
 	// name is without a site or another's.
 	free func(node string) *Refusal
 }
 
 // plan returns the names that a Site has from now on, sorted, and those of SiteNodes.Names that
-// it cannot have. It is a pure function.
+// it cannot have. A revoked Site keeps the names of its Nodes, and those that SiteNodes.Names lists.
+// It is a pure function.
 func plan(s situation) (owned []string, refused []*Refusal) {
 	for _, n := range s.owned {
-		if slices.Contains(s.present, n) || Allowed(s.spec, s.owned, n) == nil {
+		if slices.Contains(s.present, n) || !s.revoked && Allowed(s.spec, s.owned, n) == nil {
 			owned = append(owned, n)
 		}
 	}

@@ -67,6 +67,13 @@ func TestPlan(t *testing.T) {
 			[]string{"a1", "a2"},
 			nil,
 		},
+		{
+			"a revoked Site keeps the names of its Nodes and those that it lists",
+			situation{spec: &v1alpha1.SiteNodes{Names: []string{"b"}, Pattern: "a*", Max: 9}, owned: []string{"a1", "a2", "b"}, present: []string{"a2"}, revoked: true},
+			[]string{"a2", "b"},
+			nil,
+		},
+		{"a revoked Site without spec.nodes", situation{owned: []string{"a1"}, revoked: true}, nil, nil},
 		{"a node of another Site's name", situation{owned: []string{"a1"}, present: []string{"taken"}}, []string{"a1"}, []string{"taken"}},
 	} {
 		c.in.free = taken

@@ -119,6 +119,8 @@ func (r *Registry) Plan(s *v1alpha1.Site, present []string) (owned []string, ref
 	defer r.mu.Unlock()
 	owned, refused = plan(situation{
 		spec: s.Spec.Nodes, owned: s.Status.OwnedNodes, present: present, free: func(node string) *Refusal { return r.free(site, node) },
+		// A Site without access has its gateways in the hub's configuration, or none yet.
+		revoked: s.Status.Access != nil && len(s.Spec.Gateways) == 0,
 	})
 	maps.DeleteFunc(r.pending, func(_ string, c claim) bool { return c.site == site && c.planned })
 	for _, n := range owned {

@@ -154,6 +154,7 @@ func startServer(t testing.TB, conf string) *server.Server {
 		t.Fatal(err)
 	}
 	opts.NoSigs, opts.NoLog = true, true
+	opts.DontListen = opts.Port == 0 // the default is port 4222 of all addresses
 	s, err := server.NewServer(opts)
 	if err != nil {
 		t.Fatal(err)

@@ -154,7 +154,8 @@ type SiteStatus struct {
 	Nodes int32 `json:"nodes"`
 	// OwnedNodes are the names of nodes that belong to the site, whether a Node of that name
 	// exists or not. No other site can register them. They are free again when the Site is
-	// deleted, or when Spec.Nodes no longer allows them and no such Node exists.
+	// deleted, or when no such Node exists and Spec.Nodes no longer allows them or the Site is
+	// revoked: no gateway is listed any longer.
 	// +listType=set
 	OwnedNodes []string `json:"ownedNodes,omitempty"`
 

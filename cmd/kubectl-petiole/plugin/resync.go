@@ -62,34 +62,11 @@ func (s *session) resync(ctx context.Context, c dynamic.Interface, site string, 
 		_, err := fmt.Fprintf(s.Out, "site.petiole.dev/%s resync requested\n", site)
 		return err
 	}
-	if err := s.awaitResync(ctx, c, site, value, timeout); err != nil {
+	if err := s.await(ctx, c, site, timeout, func(o *v1alpha1.Site) string { return missing(&o.Status, value) }); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(s.Out, "site.petiole.dev/%s resynced\n", site)
 	return err
-}
-
-func (s *session) awaitResync(ctx context.Context, c dynamic.Interface, site, value string, timeout time.Duration) error {
-	waiting, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	for {
-		o, err := s.site(ctx, c, site)
-		if err != nil {
-			return err
-		}
-		left := missing(&o.Status, value)
-		if left == "" {
-			return nil
-		}
-		select {
-		case <-waiting.Done():
-			if ctx.Err() != nil {
-				return errors.New("interrupted")
-			}
-			return fmt.Errorf("timed out waiting for site %s: %s; %s", site, left, s.leader(ctx, c))
-		case <-time.After(4 * pollInterval):
-		}
-	}
 }
 
 // missing returns what the resync that the annotation's value requested still waits for,

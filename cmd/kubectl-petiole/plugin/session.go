@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -45,6 +46,31 @@ func (s *session) site(ctx context.Context, c dynamic.Interface, name string) (*
 	}
 	var site v1alpha1.Site
 	return &site, fromUnstructured(o, &site)
+}
+
+// await waits until missing returns nothing for the Site. After timeout the error has what it
+// returned, and the state of the bridge.
+func (s *session) await(ctx context.Context, c dynamic.Interface, name string, timeout time.Duration, missing func(*v1alpha1.Site) string) error {
+	waiting, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	for {
+		o, err := s.site(ctx, c, name)
+		if err != nil {
+			return err
+		}
+		left := missing(o)
+		if left == "" {
+			return nil
+		}
+		select {
+		case <-waiting.Done():
+			if ctx.Err() != nil {
+				return errors.New("interrupted")
+			}
+			return fmt.Errorf("timed out waiting for site %s: %s; %s", name, left, s.leader(ctx, c))
+		case <-time.After(pollInterval):
+		}
+	}
 }
 
 // sites returns all Sites.

@@ -162,7 +162,7 @@ func newSiteRevokeCommand(s *session) *cobra.Command {
 		Use: "revoke SITE...", Short: "Revoke sites: nobody may connect for them",
 		Long: `Revoke sites: their gateways and operators lose their connections at once and may not connect
 again, and the Nodes of the sites are deleted, with which the tokens of their pods end and
-the names are free. The gateways keep the data that they have: change the Secrets of their
+the names are free, except those in spec.nodes.names. The gateways keep the data that they have: change the Secrets of their
 pods. site rejoin lets a gateway in again.`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: s.completeSites(false),
@@ -260,27 +260,16 @@ func patchSite(ctx context.Context, c dynamic.Interface, name string, metadata, 
 	return err
 }
 
-// awaitAccount waits until done returns true for the Site. After accountTimeout the error names the
+// awaitAccount waits until done returns true for the Site. After accountTimeout the error has the
 // reason and message of its condition AccountReady.
 func (s *session) awaitAccount(ctx context.Context, c dynamic.Interface, name string, done func(*v1alpha1.Site) bool) error {
-	waiting, cancel := context.WithTimeout(ctx, accountTimeout)
-	defer cancel()
-	for {
-		o, err := s.site(ctx, c, name)
-		if err != nil {
-			return err
-		}
+	return s.await(ctx, c, name, accountTimeout, func(o *v1alpha1.Site) string {
 		if done(o) {
-			return nil
+			return ""
 		}
-		select {
-		case <-waiting.Done():
-			why := "the bridge has not looked at it"
-			if ready := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ConditionAccountReady); ready != nil {
-				why = fmt.Sprintf("AccountReady is %s (%s): %s", ready.Status, ready.Reason, ready.Message)
-			}
-			return fmt.Errorf("timed out waiting for the account of site %s: %s; %s", name, why, s.leader(ctx, c))
-		case <-time.After(pollInterval):
+		if ready := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ConditionAccountReady); ready != nil {
+			return fmt.Sprintf("AccountReady is %s (%s): %s", ready.Status, ready.Reason, ready.Message)
 		}
-	}
+		return "the bridge has not looked at it"
+	})
 }

@@ -27,6 +27,9 @@ const active = 100
 // shutdownWait bounds a graceful shutdown: nats-server needed 106 s with 10,000 consumers.
 const shutdownWait = 5 * time.Minute
 
+// conf has its accounts in the configuration, unlike hubs that users install: what is measured is
+// JetStream, and the clients that flood it take the place of leaf nodes, which are all that the
+// account of a Site lets in.
 var conf = template.Must(template.New("hub").Parse(`
 server_name: hub
 listen: "127.0.0.1:{{.Client}}"
