@@ -2,6 +2,7 @@ package leaf
 
 import (
 	"context"
+	"net"
 	"path/filepath"
 
 	"github.com/nats-io/nats.go"
@@ -43,3 +44,6 @@ func (l *Leaf) newKubeletAPI(embedded *natsd.Server) (*kubeletAPI, error) {
 
 // run connects sessions with the kubelet until ctx ends.
 func (k *kubeletAPI) run(ctx context.Context) error { return tunnel.NewServer(k.config).Run(ctx) }
+
+// dial connects to the kubelet, for clients of the node API.
+func (k *kubeletAPI) dial(ctx context.Context) (net.Conn, error) { return k.config.Dial(ctx) }

@@ -119,6 +119,7 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	api := nodeapi.New(nodeapi.Config{
 		Site: l.cfg.Site, Node: l.cfg.Node, JS: js,
 		DataDir: l.cfg.DataDir, TokenKey: tokenKey, Listen: l.cfg.NodeAPI.Listen, Log: l.log.Named("nodeapi"),
+		DialKubelet: kubelet.dial,
 	})
 	hubLink := l.newLink(h)
 	hub := l.newHubCheck(nc, hubLink, h)

@@ -123,10 +123,16 @@ func TestKubectl(t *testing.T) {
 	t.Run("attach", func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		out, errs, err := kubectl(ctx, strings.NewReader("hello\n"), "-n", ns, "attach", "-i", "reader")
-		if !strings.Contains(out, "got hello\n") {
-			t.Errorf("attach: %q, %q, %v", out, errs, err)
+		if out, errs, err := kubectl(ctx, strings.NewReader("hello\n"), "-n", ns, "attach", "-i", "reader"); err != nil {
+			t.Fatalf("attach: %v, %q, %q", err, out, errs)
 		}
+		eventually(t, time.Minute, "the container has read what was typed", func(ctx context.Context) error {
+			out, errs, err := kubectl(ctx, nil, "-n", ns, "logs", "reader")
+			if err != nil || out != "got hello\n" {
+				return fmt.Errorf("%q, %s: %w", out, errs, err)
+			}
+			return nil
+		})
 	})
 	t.Run("debug", func(t *testing.T) {
 		k(t, nil, "debug", "counter", "--image="+lab.Image("sleeper"), "--container=debugger", "--", "sh", "-c", "echo debugged; sleep 3600")
@@ -330,6 +336,7 @@ func testSessionsEnd(t *testing.T, site *rig.Site, ns string) {
 		}
 		return nil
 	})
+	testGateway(t, site, ns)
 	heal()
 	took := eventually(t, time.Minute, "logs after the heal", func(ctx context.Context) error {
 		_, errs, err := kubectl(ctx, nil, "-n", ns, "logs", "--tail=1", "counter")
@@ -339,4 +346,26 @@ func testSessionsEnd(t *testing.T, site *rig.Site, ns string) {
 		return nil
 	})
 	t.Logf("MEASURED heal → kubectl logs: %s", took.Round(time.Millisecond))
+}
+
+// testGateway runs kubectl on the gateway, whose link is cut.
+func testGateway(t *testing.T, site *rig.Site, ns string) {
+	t.Helper()
+	here := func(stdin io.Reader, args ...string) string {
+		t.Helper()
+		args = append([]string{"exec", site.Name, lab.Bin("kubectl"), "--kubeconfig", lab.NodeKubeconfig(site), "-n", ns}, args...)
+		cmd := lab.Command(t.Context(), lab.Bin("lab"), args...)
+		var out, errs bytes.Buffer
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &out, &errs
+		if err := cmd.Run(); err != nil {
+			t.Errorf("on the gateway: kubectl %v: %v\n%s%s", args[5:], err, out.String(), errs.String())
+		}
+		return out.String()
+	}
+	if out := here(nil, "logs", "--tail=1", "counter", "-c", "sleeper"); !strings.HasPrefix(out, "line ") {
+		t.Errorf("logs on the gateway: %q", out)
+	}
+	if out := here(strings.NewReader("hello"), "exec", "-i", "counter", "-c", "sleeper", "--", "cat"); out != "hello" {
+		t.Errorf("exec on the gateway: %q", out)
+	}
 }

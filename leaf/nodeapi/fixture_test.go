@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -43,6 +44,8 @@ type leaf struct {
 	t  *testing.T
 	nc *nats.Conn
 	js jetstream.JetStream
+	// dialKubelet is that of the node API.
+	dialKubelet func(context.Context) (net.Conn, error)
 }
 
 func newLeaf(t *testing.T) *leaf {
@@ -131,7 +134,7 @@ type running struct {
 func (l *leaf) start(dir string) *running {
 	l.t.Helper()
 	a := New(Config{
-		Site: site, Node: node, JS: l.js, DataDir: dir, Listen: "127.0.0.1:0", Log: zaptest.NewLogger(l.t),
+		Site: site, Node: node, JS: l.js, DataDir: dir, Listen: "127.0.0.1:0", Log: zaptest.NewLogger(l.t), DialKubelet: l.dialKubelet,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -55,6 +55,9 @@ type Config struct {
 	Log    *zap.Logger
 	// Requester sends requests for tokens to the bridge; default the connection of JS.
 	Requester tokens.Requester
+	// DialKubelet connects to the kubelet of this node, for logs and commands of pods; default
+	// none, and they are refused.
+	DialKubelet func(context.Context) (net.Conn, error)
 	// Version is what /version reports; default DefaultVersion.
 	Version string
 }
@@ -165,6 +168,9 @@ func (a *API) drain(server *http.Server) error {
 	}
 	err := server.Close()
 	<-idle
+	if a.handler.kubelet != nil {
+		a.handler.kubelet.transport.CloseIdleConnections()
+	}
 	return err
 }
 
@@ -209,6 +215,7 @@ func (a *API) start(ctx context.Context) (net.Listener, error) {
 	a.handler = &handler{
 		node: a.cfg.Node, server: catalog.Server{Version: a.cfg.Version, Address: ln.Addr().String()}, token: a.id.Token, store: a.store, local: a.local, log: a.log,
 		tokens:  tokens.New(tokens.Config{Site: a.cfg.Site, Node: a.cfg.Node, Requester: a.cfg.Requester, Cache: cache, Log: a.log}),
+		kubelet: newKubelet(a.cfg.DialKubelet, a.log),
 		closing: make(chan struct{}),
 	}
 	return ln, nil

@@ -39,7 +39,9 @@ type handler struct {
 	store  *objects.Store
 	local  *local.Store
 	tokens *tokens.Issuer
-	log    *zap.Logger
+	// kubelet is nil if logs and commands of pods are not served.
+	kubelet *kubelet
+	log     *zap.Logger
 	// closing is closed when no more requests are accepted. inflight is held for reading by
 	// every request in progress.
 	closing  chan struct{}
@@ -93,6 +95,9 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
 	if err := q.check(); err != nil {
 		return err
 	}
+	if q.streamsPod() {
+		return h.dispatch(w, q)
+	}
 	table := (q.verb == "get" || q.verb == "list") && q.Sub == ""
 	if q.out = codec.Accepted(r.Header.Get("Accept"), q.resource.GVK(), table); q.out == codec.None {
 		return codec.NotAcceptable()
@@ -141,6 +146,8 @@ func (h *handler) dispatch(w http.ResponseWriter, q *request) error {
 	switch {
 	case q.Sub == "token":
 		return h.createToken(w, q)
+	case q.streamsPod():
+		return h.streamPod(w, q)
 	case q.resource.Virtual:
 		return h.review(w, q)
 	}

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -90,9 +91,9 @@ func resourceList(resources []Resource, group, ver string) *metav1.APIResourceLi
 			Name: r.Resource.Resource, SingularName: strings.ToLower(r.Kind), Kind: r.Kind,
 			Namespaced: r.Namespaced, ShortNames: r.shortNames, Verbs: slices.Sorted(slices.Values(r.Verbs())),
 		})
-		for sub, verbs := range r.Subresources {
+		for _, sub := range slices.Sorted(maps.Keys(r.Subresources)) {
 			list.APIResources = append(list.APIResources, metav1.APIResource{
-				Name: r.Resource.Resource + "/" + sub, Kind: r.Kind, Namespaced: r.Namespaced, Verbs: verbs,
+				Name: r.Resource.Resource + "/" + sub, Kind: r.Kind, Namespaced: r.Namespaced, Verbs: r.Subresources[sub],
 			})
 		}
 	}

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"errors"
+	"maps"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -56,7 +57,9 @@ func builtin(group, name, kind string, namespaced bool, shortNames ...string) Re
 func (r Resource) withVerbs(verbs ...string) Resource { r.verbs = verbs; return r }
 
 func (r Resource) withSubresource(name string, verbs ...string) Resource {
-	r.Subresources = map[string][]string{name: verbs}
+	all := map[string][]string{name: verbs}
+	maps.Copy(all, r.Subresources)
+	r.Subresources = all
 	return r
 }
 
@@ -68,7 +71,8 @@ func (r Resource) asVirtual() Resource { r.Virtual, r.verbs = true, []string{"cr
 // builtins lists the resources that a kubelet and the usual clients of a node request. Other
 // resources are served as soon as one of their objects arrives.
 var builtins = []Resource{
-	builtin("", "pods", "Pod", true, "po").withVerbs("create", "delete").withSubresource("status", "get", "patch", "update"),
+	builtin("", "pods", "Pod", true, "po").withVerbs("create", "delete").withSubresource("status", "get", "patch", "update").
+		withSubresource("log", "get").withSubresource("exec", "create", "get").withSubresource("attach", "create", "get").withSubresource("portforward", "create", "get"),
 	builtin("", "nodes", "Node", false, "no").withVerbs("create", "patch", "update").withSubresource("status", "get", "patch", "update"),
 	builtin("", "configmaps", "ConfigMap", true, "cm"),
 	builtin("", "secrets", "Secret", true),
