@@ -27,6 +27,8 @@ const (
 	leafConf    = "leaf.conf"
 	leafYAML    = "leaf.yaml"
 	kubeletYAML = "kubelet.yaml"
+	// beforeSuffix ends the name of a copy of what a person may have changed.
+	beforeSuffix = ".before"
 	// usersDir has the credentials of the users of leafConf.
 	usersDir = "users"
 )
@@ -38,7 +40,8 @@ const reserveBytes = 1 << 20
 // state is what is known about the join, in stateFile.
 type state struct {
 	Site string `json:"site"`
-	URL  string `json:"url"`
+	// URL is that of the hub in leafConf.
+	URL string `json:"url,omitempty"`
 	// Asked is the public key of the token that the bridge was asked with, Joined that of the one
 	// that it has accepted.
 	Asked  string `json:"asked,omitempty"`

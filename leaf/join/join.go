@@ -54,7 +54,7 @@ var (
 	ErrJoined = errors.New("this machine has joined already")
 )
 
-const again = "; run the same command again to complete it"
+const again = "; when that is repaired, run the same command again to complete it"
 
 // Run makes the machine a gateway.
 func Run(ctx context.Context, m Machine, o Options) error {
@@ -124,7 +124,7 @@ type joining struct {
 	hub   *url.URL
 	state state
 
-	// config are the files that go again if the join is not complete, identity the key and the
+	// configFiles are those that go again if the join is not complete, identity the key and the
 	// state, which stay once the bridge was asked.
 	configFiles, identity changes
 }
@@ -180,6 +180,12 @@ func (j *joining) prepare(info runtimeInfo) (nkeys.KeyPair, error) {
 	if err := j.configFiles.write(j.config(reserveFile), make([]byte, reserveBytes), 0o600); err != nil {
 		return nil, fmt.Errorf("%w: the disk is full, or not writable: nothing was changed", err)
 	}
+	if j.state.Site != j.token.Site {
+		// A key that another site may have accepted is not used for this one.
+		if err := remove(j.config(newKeyFile)); err != nil {
+			return nil, err
+		}
+	}
 	if _, err := os.Lstat(j.config(newKeyFile)); err != nil {
 		j.identity.undo = append(j.identity.undo, func() error { return remove(j.config(newKeyFile)) })
 	}
@@ -207,6 +213,12 @@ func (j *joining) prepare(info runtimeInfo) (nkeys.KeyPair, error) {
 		// elsewhere.
 		if name == kubeletYAML && j.state.Joined != "" || name == leafConf && j.state.Joined != "" && j.state.URL == j.hub.String() {
 			continue
+		}
+		if before, err := os.ReadFile(j.config(name)); err == nil && j.state.Joined != "" {
+			if err := j.configFiles.write(j.config(name)+beforeSuffix, before, 0o600); err != nil {
+				return nil, err
+			}
+			j.o.Progress("%s is written for the other URL; what it was is in %s", j.config(name), name+beforeSuffix)
 		}
 		if err := j.configFiles.write(j.config(name), data, 0o600); err != nil {
 			return nil, err
@@ -236,7 +248,7 @@ func (j *joining) ask(ctx context.Context, key nkeys.KeyPair) (join.Answer, erro
 		return join.Answer{}, err
 	}
 	asked := j.state
-	asked.Site, asked.URL, asked.Asked = j.token.Site, j.hub.String(), j.token.Public()
+	asked.Site, asked.Asked = j.token.Site, j.token.Public()
 	if err := j.identity.write(j.config(stateFile), asked.encode(), 0o600); err != nil {
 		return join.Answer{}, err
 	}
@@ -345,7 +357,7 @@ func (j *joining) accept(key nkeys.KeyPair, answer join.Answer) error {
 	if err := keep.write(j.config(keyFile), append(seed, '\n'), 0o600); err != nil {
 		return err
 	}
-	j.state.Joined, j.state.Asked, j.state.Node = j.token.Public(), "", answer.Node
+	j.state.Joined, j.state.Asked, j.state.Node, j.state.URL = j.token.Public(), "", answer.Node, j.hub.String()
 	if err := keep.write(j.config(stateFile), j.state.encode(), 0o600); err != nil {
 		return err
 	}

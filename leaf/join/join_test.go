@@ -238,6 +238,20 @@ func joinResetJoin(t *testing.T, c *cloud, m *jointest.Machine) {
 	if c.asked.Load() != before {
 		t.Error("a gateway that has joined asks again")
 	}
+	// A new token for the same machine, and another name of the hub: a new key, and what a person
+	// has changed is kept.
+	key, conf := readFile(t, m, "link.nk"), readFile(t, m, "leaf.conf")+"# mine\n"
+	must(t, os.WriteFile(filepath.Join(m.ConfigDir, "leaf.conf"), []byte(conf), 0o600))
+	must(t, os.WriteFile(filepath.Join(m.ConfigDir, "kubelet.yaml"), append(kubelet, "# mine\n"...), 0o600))
+	must(t, join.Run(t.Context(), m.Machine, m.Options(c.url(), c.token(time.Hour))))
+	if readFile(t, m, "link.nk") == key || readFile(t, m, "leaf.conf") != conf || readFile(t, m, "kubelet.yaml") != string(kubelet)+"# mine\n" {
+		t.Error("a join again keeps the key, or not the files")
+	}
+	moved := m.Options("tls://"+natstest.NewLine(t, c.hub.LeafAddr()).Addr(), c.token(time.Hour))
+	must(t, join.Run(t.Context(), m.Machine, moved))
+	if readFile(t, m, "leaf.conf.before") != conf || !strings.Contains(readFile(t, m, "leaf.conf"), moved.URL) {
+		t.Error("leaf.conf is not that of the other URL, or the former is lost")
+	}
 	other := m.Options(c.url(), newCloud(t, c.hub, "plant-other").token(time.Hour))
 	err = join.Run(t.Context(), m.Machine, other)
 	failed(t, err, "gateway of site "+c.site, "leaf reset")
@@ -250,6 +264,13 @@ func joinResetJoin(t *testing.T, c *cloud, m *jointest.Machine) {
 	}
 	must(t, join.Run(t.Context(), m.Machine, other))
 	complete(t, m)
+}
+
+func readFile(t *testing.T, m *jointest.Machine, name string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(m.ConfigDir, name))
+	must(t, err)
+	return string(data)
 }
 
 // withoutSystemd: the leaf is not started, and Run says how to start it.
