@@ -84,3 +84,33 @@ func write(t *testing.T, path, content string) {
 		t.Fatal(err)
 	}
 }
+
+// A kubelet API that no API server could use is refused.
+func TestConfigOfTheKubeletAPI(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		cfg  KubeletAPIConfig
+		want string // empty: valid
+	}{
+		{KubeletAPIConfig{}, ""},
+		{KubeletAPIConfig{Listen: ":10250", Service: "petiole-system/kubelets"}, ""},
+		{KubeletAPIConfig{Listen: ":10250", Address: "bridge.example", AddressType: "Hostname", Port: 443}, ""},
+		{KubeletAPIConfig{Address: "10.0.0.1"}, `kubeletAPI.listen: Invalid value: ""`},
+		{KubeletAPIConfig{Listen: ":10250"}, "exactly one of kubeletAPI.address and kubeletAPI.service"},
+		{KubeletAPIConfig{Listen: ":10250", Address: "10.0.0.1", Service: "a/b"}, "exactly one of kubeletAPI.address and kubeletAPI.service"},
+		{KubeletAPIConfig{Listen: ":10250", Service: "kubelets"}, `kubeletAPI.service: Invalid value: "kubelets": must be namespace/name`},
+		{KubeletAPIConfig{Listen: ":10250", Address: "127.0.0.1"}, `kubeletAPI.address: Invalid value: "127.0.0.1": must not be a loopback`},
+		{KubeletAPIConfig{Listen: ":10250", Address: "bridge.example", AddressType: "InternalIP"}, `kubeletAPI.addressType: Invalid value: "InternalIP"`},
+		{KubeletAPIConfig{Listen: ":10250", Address: "10.0.0.1", AddressType: "ExternalIP"}, `kubeletAPI.addressType: Invalid value: "ExternalIP"`},
+		{KubeletAPIConfig{Listen: ":10250", Address: "10.0.0.1", CertFile: "/no/such/cert"}, "kubeletAPI.certFile and kubeletAPI.keyFile need each other"},
+	} {
+		cfg := DefaultConfig()
+		cfg.NATS.URLs, cfg.KubeletAPI = []string{"nats://hub:4222"}, c.cfg
+		switch err := cfg.Validate(); {
+		case c.want == "" && err != nil:
+			t.Errorf("%+v: %v", c.cfg, err)
+		case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+			t.Errorf("%+v: %v, want %s", c.cfg, err, c.want)
+		}
+	}
+}
