@@ -22,7 +22,7 @@ import (
 // responder is the bridge's side of a site's requests: what it published is what DESIRED
 // holds.
 type responder struct {
-	t   *testing.T
+	t   testing.TB
 	s   *site
 	sub *nats.Subscription
 
@@ -36,7 +36,7 @@ type responder struct {
 }
 
 // respond answers the site's requests until the test ends.
-func respond(t *testing.T, s *site) *responder {
+func respond(t testing.TB, s *site) *responder {
 	t.Helper()
 	b := &responder{t: t, s: s}
 	requests := make(chan *nats.Msg, 64)

@@ -1,9 +1,11 @@
 package leaf
 
 import (
+	"maps"
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/petiole-io/petiole/devices/push"
@@ -29,6 +31,15 @@ type Config struct {
 	Devices DevicesConfig `json:"devices"`
 	Storage StorageConfig `json:"storage"`
 	Metrics MetricsConfig `json:"metrics"`
+	Link    LinkConfig    `json:"link"`
+}
+
+// LinkConfig is about the connection to the hub. The connection itself is in the configuration of
+// the nats-server.
+type LinkConfig struct {
+	// Profile is default, or metered for a line that is paid by the byte: fewer heartbeats and
+	// pings, and records that wait up to a minute for others. Default default.
+	Profile string `json:"profile"`
 }
 
 // NATSConfig says which NATS server is the site's leaf node: the embedded one, by a
@@ -117,6 +128,7 @@ func DefaultConfig() Config {
 		NodeAPI: NodeAPIConfig{Listen: "127.0.0.1:10441"},
 		Storage: StorageConfig{TelemetryBytes: 256 << 20, ReserveBytes: 64 << 20},
 		Metrics: MetricsConfig{Listen: "127.0.0.1:10443"}, Devices: DevicesConfig{MQTT: true},
+		Link: LinkConfig{Profile: profileDefault},
 	}
 }
 
@@ -166,6 +178,10 @@ func (c Config) Validate() error {
 	}
 	if c.Storage.ReserveBytes < 0 {
 		p.Add("storage.reserveBytes", c.Storage.ReserveBytes, "must not be negative")
+	}
+	p.OneOf("link.profile", c.Link.Profile, slices.Sorted(maps.Keys(profiles))...)
+	if c.Link.Profile == profileMetered && c.NATS.ConfigFile == "" {
+		p.Add("link.profile", c.Link.Profile, "needs nats.configFile: the pings of a nats-server outside of this process are set in its own configuration")
 	}
 	if c.Metrics.Listen != "" {
 		if _, _, err := net.SplitHostPort(c.Metrics.Listen); err != nil {

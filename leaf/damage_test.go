@@ -198,7 +198,7 @@ func empty(pattern string) func(*testing.T, *rand.Rand, string) {
 	}
 }
 
-func edit(t *testing.T, path string, f func([]byte) []byte) {
+func edit(t testing.TB, path string, f func([]byte) []byte) {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil {

@@ -1,8 +1,10 @@
 package leaf
 
 import (
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,19 +25,7 @@ func TestHubWithoutAnImport(t *testing.T) {
 			t.Parallel()
 			s, ctx := newSite(t)
 			s.settle = 3 * time.Second
-			s.hubServer.Stop()
-			conf := s.hubServer.Conf()
-			edit(t, conf, func(b []byte) []byte {
-				var kept []string
-				for line := range strings.Lines(string(b)) {
-					hub := strings.Replace(subject, "$JS.FABRIC.", "$JS.", 1)
-					if !strings.Contains(line, `{ service: { account: FABRIC, subject: "`+hub+`" }`) {
-						kept = append(kept, line)
-					}
-				}
-				return []byte(strings.Join(kept, ""))
-			})
-			s.hubServer.Start(t)
+			withoutImport(t, s, subject)
 			s.start(t, ctx)
 			// On a busy machine the others become known later, and are looked at again.
 			polltest.Eventually(t, "the leaf names it alone", func() bool {
@@ -47,6 +37,47 @@ func TestHubWithoutAnImport(t *testing.T) {
 			}
 		})
 	}
+}
+
+// withoutImport restarts the hub without one import of the site's account.
+func withoutImport(t *testing.T, s *site, subject string) {
+	t.Helper()
+	s.hubServer.Stop()
+	edit(t, s.hubServer.Conf(), func(b []byte) []byte {
+		var kept []string
+		for line := range strings.Lines(string(b)) {
+			hub := strings.Replace(subject, "$JS.FABRIC.", "$JS.", 1)
+			if !strings.Contains(line, `{ service: { account: FABRIC, subject: "`+hub+`" }`) {
+				kept = append(kept, line)
+			}
+		}
+		return []byte(strings.Join(kept, ""))
+	})
+	s.hubServer.Start(t)
+	s.bridge = s.hubServer.Connect(t, "bridge") // at another port
+}
+
+// TestLeafNamesWhatTheHubLacks has a whole leaf at a hub that does not take samples: /readyz and the
+// heartbeat name it.
+func TestLeafNamesWhatTheHubLacks(t *testing.T) {
+	t.Parallel()
+	s, ctx := newSite(t)
+	withoutImport(t, s, streams.TelemetryFilter("plant-a"))
+	w := startWhole(t, ctx, s)
+	const want = "the site's account at the hub does not import telemetry.plant-a.>: samples stay at the site"
+	polltest.Eventually(t, "/readyz names it", func() bool {
+		code, text := w.get(t, "/readyz")
+		return code == http.StatusServiceUnavailable && strings.Contains(text, want)
+	})
+	polltest.Eventually(t, "a heartbeat names it", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if len(w.beats) == 0 {
+			return false
+		}
+		last := w.beats[len(w.beats)-1]
+		return slices.Contains(last.Degraded, streams.DegradedHub) && slices.Contains(last.Details, want)
+	})
 }
 
 // TestHubHasEverything has a hub in order: the leaf finds nothing.

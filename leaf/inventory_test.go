@@ -46,7 +46,7 @@ func startPaced(t *testing.T, objects int, pace replicate.Pace) (*site, context.
 	return s, ctx, b
 }
 
-func (s *site) verify(t *testing.T) {
+func (s *site) verify(t testing.TB) {
 	t.Helper()
 	msg := nats.NewMsg(streams.SyncSubject("plant-a"))
 	msg.Header.Set(streams.HeaderControl, streams.ControlVerify)
@@ -55,7 +55,7 @@ func (s *site) verify(t *testing.T) {
 	}
 }
 
-func (s *site) desired(t *testing.T, ctx context.Context) jetstream.Stream {
+func (s *site) desired(t testing.TB, ctx context.Context) jetstream.Stream {
 	t.Helper()
 	d, err := s.js.Stream(ctx, streams.SiteDesired)
 	if err != nil {

@@ -75,7 +75,7 @@ func (l *Leaf) Run(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("derive the key of the store: %w", err)
 		}
-		h, err := natsd.Start(ctx, natsd.Config{Site: l.cfg.Site, File: l.cfg.NATS.ConfigFile, StoreKey: storeKey, Log: l.log})
+		h, err := natsd.Start(ctx, natsd.Config{Site: l.cfg.Site, File: l.cfg.NATS.ConfigFile, StoreKey: storeKey, PingInterval: l.cfg.profile().ping, Compression: l.cfg.profile().compression, Log: l.log})
 		if err != nil {
 			return err
 		}
@@ -119,7 +119,8 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	api := nodeapi.New(nodeapi.Config{
 		Site: l.cfg.Site, Node: l.cfg.Node, JS: js,
 		DataDir: l.cfg.DataDir, TokenKey: tokenKey, Listen: l.cfg.NodeAPI.Listen, Log: l.log.Named("nodeapi"),
-		DialKubelet: kubelet.dial,
+		DialKubelet:    kubelet.dial,
+		StatusInterval: l.cfg.profile().nodeStatus,
 	})
 	hubLink := l.newLink(h)
 	hub := l.newHubCheck(nc, hubLink, h)
@@ -136,11 +137,13 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	group.Go(func() error { return hub.Run(ctx) })
 	group.Go(func() error { return releaseMemory(ctx) })
 	group.Go(func() error { return supervisor.Run(ctx) })
-	collect := []prometheus.Collector{&gauges{state, hubLink, supervisor, api, child}}
+	bytes := newWire(h)
+	group.Go(func() error { return bytes.Run(ctx) })
+	collect := []prometheus.Collector{&gauges{state, hubLink, supervisor, api, child}, bytes}
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := forward.New(forward.Config{
 			Site: l.cfg.Site, Stream: stream, JS: js, Link: hubLink, Timelines: supervisor.Timeline(stream), Drops: supervisor.Drops(),
-			MaxPayload: hub.MaxPayload, Counters: l.counts.forward, Log: l.log.Named("forward").With(zap.String("stream", stream)),
+			MaxPayload: hub.MaxPayload, Idle: l.cfg.profile().idle, Gather: l.cfg.profile().gather, Meter: l.counts.meter, Counters: l.counts.forward, Log: l.log.Named("forward").With(zap.String("stream", stream)),
 		})
 		if stream == streams.SiteReported {
 			state.refused = f.Refused
@@ -150,7 +153,7 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 		group.Go(func() error { return f.Run(ctx) })
 	}
 	r := replicate.New(replicate.Config{
-		Site: l.cfg.Site, JS: js, Link: hubLink, Desired: supervisor.Desired(), MaxPayload: hub.MaxPayload, Counters: l.counts.replicate, Log: l.log.Named("replicate"),
+		Site: l.cfg.Site, JS: js, Link: hubLink, Desired: supervisor.Desired(), Heartbeat: l.cfg.profile().sync, Pace: replicate.Pace{Interval: l.cfg.profile().comparison}, Meter: l.counts.meter, MaxPayload: hub.MaxPayload, Counters: l.counts.replicate, Log: l.log.Named("replicate"),
 	})
 	group.Go(func() error { return r.Run(ctx) })
 	// Readers of desired state wait until it is complete: see store.Desired.
@@ -182,8 +185,8 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 		return nil
 	})
 	heartbeat := &presence{
-		site: l.cfg.Site, boot: l.boot, version: l.version,
-		nc: nc, link: hubLink, node: api, status: state, log: l.log,
+		site: l.cfg.Site, boot: l.boot, version: l.version, interval: l.cfg.profile().presence,
+		nc: nc, meter: l.counts.meter, link: hubLink, node: api, status: state, log: l.log,
 	}
 	group.Go(func() error { return heartbeat.Run(ctx) })
 	group.Go(func() error { return kubelet.run(ctx) })
@@ -213,7 +216,7 @@ func (l *Leaf) newLink(h *natsd.Server) *link.Link {
 
 // newHubCheck returns what checks the hub of the site.
 func (l *Leaf) newHubCheck(nc *nats.Conn, hubLink *link.Link, h *natsd.Server) *hubcheck.Checker {
-	cfg := hubcheck.Config{Site: l.cfg.Site, Conn: nc, Link: hubLink, Log: l.log.Named("hub")}
+	cfg := hubcheck.Config{Site: l.cfg.Site, Conn: nc, Link: hubLink, Refresh: l.cfg.profile().comparison, Meter: l.counts.meter, Log: l.log.Named("hub")}
 	if h != nil {
 		cfg.Imports = func(subject string) bool { return natsd.Imports(h, subject) }
 	}

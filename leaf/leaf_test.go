@@ -34,7 +34,7 @@ type whole struct {
 	beats []streams.Presence
 }
 
-func startWhole(t *testing.T, ctx context.Context, s *site) *whole {
+func startWhole(t testing.TB, ctx context.Context, s *site) *whole {
 	t.Helper()
 	w := &whole{site: s, ended: make(chan error, 1)}
 	s.cfg.NodeAPI.Listen, s.cfg.Metrics.Listen = porttest.Addr(t), porttest.Addr(t)
@@ -65,7 +65,7 @@ func startWhole(t *testing.T, ctx context.Context, s *site) *whole {
 	return w
 }
 
-func (w *whole) get(t *testing.T, path string) (int, string) {
+func (w *whole) get(t testing.TB, path string) (int, string) {
 	t.Helper()
 	resp, err := http.Get("http://" + w.cfg.Metrics.Listen + path)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/leaf/link"
+	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -17,7 +18,9 @@ import (
 // old one is worth nothing.
 type presence struct {
 	site, boot, version string
+	interval            time.Duration
 	nc                  *nats.Conn
+	meter               *transfer.Meter
 	link                *link.Link
 	node                nodeState
 	status              *status
@@ -31,22 +34,36 @@ type nodeState interface {
 	Leases() []streams.NodePresence
 }
 
-// Run sends at each change of the link and every streams.PresenceInterval.
-func (p *presence) Run(ctx context.Context) error {
-	tick := time.NewTicker(streams.PresenceInterval)
+// Run sends at each change of the link and every interval, and when the bridge asks for it.
+func (p *presence) Run(ctx context.Context) (err error) {
+	control := make(chan *nats.Msg, 8)
+	sub, err := p.nc.ChanSubscribe(streams.SyncSubject(p.site), control)
+	if err != nil {
+		return fmt.Errorf("subscribe to %s: %w", streams.SyncSubject(p.site), err)
+	}
+	defer func() {
+		if uerr := sub.Unsubscribe(); uerr != nil && !p.nc.IsClosed() && err == nil {
+			err = fmt.Errorf("unsubscribe: %w", uerr)
+		}
+	}()
+	requested := true
+	tick := time.NewTicker(p.interval)
 	defer tick.Stop()
 	for {
 		up, since, changed := p.link.State()
-		if up {
+		if up && requested {
 			if err := p.send(ctx, since); err != nil && ctx.Err() == nil {
 				p.log.Warn("heartbeat not sent", zap.Error(err))
 			}
 		}
+		requested = true
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
 		case <-tick.C:
+		case m := <-control:
+			requested = m.Header.Get(streams.HeaderControl) == streams.ControlPresence
 		}
 	}
 }
@@ -59,12 +76,15 @@ func (p *presence) send(ctx context.Context, linkSince time.Time) error {
 	if err != nil {
 		return fmt.Errorf("encode heartbeat: %w", err)
 	}
-	return p.nc.Publish(streams.PresenceSubject(p.site), data)
+	msg := &nats.Msg{Subject: streams.PresenceSubject(p.site), Data: data}
+	p.meter.Up(transfer.KindHeartbeats, msg)
+	return p.nc.PublishMsg(msg)
 }
 
 func (p *presence) heartbeat(s snapshot, linkSince time.Time) streams.Presence {
 	return streams.Presence{
-		Site: p.site, Time: time.Now(), Version: p.version, Boot: p.boot, LinkSince: linkSince,
+		Interval: int64(p.interval / time.Second),
+		Site:     p.site, Time: time.Now(), Version: p.version, Boot: p.boot, LinkSince: linkSince,
 		Nodes: p.node.Leases(), Applied: p.node.Applied(), AppliedHub: p.node.AppliedSource(), Unapplied: s.unapplied,
 		Quarantined: s.quarantined, Dropped: s.dropped, Degraded: s.degraded, Details: s.details,
 		ReportedPending: s.pending[streams.SiteReported], TelemetryPending: s.pending[streams.SiteTelemetry],

@@ -23,7 +23,7 @@ func configMap(name string, value any) streams.Message {
 	}
 }
 
-func putDesired(t *testing.T, ctx context.Context, s *site, name string, value any) {
+func putDesired(t testing.TB, ctx context.Context, s *site, name string, value any) {
 	t.Helper()
 	m := configMap(name, value)
 	if _, err := streams.Put(ctx, s.hub, streams.DesiredSubject("plant-a", m.Ref), m); err != nil {
@@ -32,7 +32,7 @@ func putDesired(t *testing.T, ctx context.Context, s *site, name string, value a
 }
 
 // backlog is what `nats consumer report DESIRED` shows of the site.
-func backlog(t *testing.T, ctx context.Context, s *site) int {
+func backlog(t testing.TB, ctx context.Context, s *site) int {
 	t.Helper()
 	c, err := s.hub.Consumer(ctx, streams.Desired, "plant-a")
 	if err != nil {

@@ -53,6 +53,8 @@ type site struct {
 	storeKey string
 	// settle is how long the subjects of the hub may take to become known; default 15 s.
 	settle time.Duration
+	// gather is how long records wait for others.
+	gather time.Duration
 	// maxIdleChecks is the supervisor's.
 	maxIdleChecks int
 
@@ -69,10 +71,10 @@ type site struct {
 }
 
 // newSite is a site whose leaf does not run yet.
-func newSite(t *testing.T) (*site, context.Context) { return newSiteAt(t, "") }
+func newSite(t testing.TB) (*site, context.Context) { return newSiteAt(t, "") }
 
 // newSiteAt is newSite at a hub with more lines in its configuration.
-func newSiteAt(t *testing.T, hubSettings string) (*site, context.Context) {
+func newSiteAt(t testing.TB, hubSettings string) (*site, context.Context) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
@@ -98,7 +100,7 @@ func newSiteAt(t *testing.T, hubSettings string) (*site, context.Context) {
 }
 
 // configure replaces a value in the configuration of the leaf's server, before it starts.
-func (s *site) configure(t *testing.T, from, to string) {
+func (s *site) configure(t testing.TB, from, to string) {
 	t.Helper()
 	edit(t, s.cfg.NATS.ConfigFile, func(b []byte) []byte {
 		if !bytes.Contains(b, []byte(from)) {
@@ -108,7 +110,7 @@ func (s *site) configure(t *testing.T, from, to string) {
 	})
 }
 
-func startSite(t *testing.T) (*site, context.Context) {
+func startSite(t testing.TB) (*site, context.Context) {
 	t.Helper()
 	s, ctx := newSite(t)
 	s.start(t, ctx)
@@ -116,14 +118,14 @@ func startSite(t *testing.T) (*site, context.Context) {
 }
 
 // start runs the leaf's parts until stop is called or the test ends.
-func (s *site) start(t *testing.T, ctx context.Context) {
+func (s *site) start(t testing.TB, ctx context.Context) {
 	t.Helper()
 	// Errors that the faults provoke are no failures of the test.
 	log := zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel))
 	s.leaf = New(s.cfg, "test", log)
 	var err error
 	if s.host, err = natsd.Start(ctx, natsd.Config{
-		Site: "plant-a", File: s.cfg.NATS.ConfigFile, StoreKey: s.storeKey, Log: log.WithOptions(zap.IncreaseLevel(zap.WarnLevel)),
+		Site: "plant-a", File: s.cfg.NATS.ConfigFile, StoreKey: s.storeKey, PingInterval: s.cfg.profile().ping, Compression: s.cfg.profile().compression, Log: log.WithOptions(zap.IncreaseLevel(zap.WarnLevel)),
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -140,13 +142,13 @@ func (s *site) start(t *testing.T, ctx context.Context) {
 	s.run(t, ctx, log)
 }
 
-func (s *site) run(t *testing.T, ctx context.Context, log *zap.Logger) {
+func (s *site) run(t testing.TB, ctx context.Context, log *zap.Logger) {
 	runCtx, end := context.WithCancel(ctx)
 	done := make(chan error, 6)
 	s.link = link.New(s.host.HubConnection, s.leaf.counts.linkChanges, log)
 	s.check = hubcheck.New(hubcheck.Config{Site: "plant-a", Conn: s.nc, Link: s.link, Imports: func(subject string) bool { return natsd.Imports(s.host, subject) }, Settle: s.settle, Log: log})
 	r := replicate.New(replicate.Config{
-		Site: "plant-a", JS: s.js, Link: s.link, Desired: s.store.Desired(), Pace: s.pace, MaxPayload: s.check.MaxPayload, Counters: s.leaf.counts.replicate, Log: log,
+		Site: "plant-a", JS: s.js, Link: s.link, Desired: s.store.Desired(), Pace: s.pace, MaxPayload: s.check.MaxPayload, Meter: s.leaf.counts.meter, Counters: s.leaf.counts.replicate, Log: log,
 	})
 	parts := []func(context.Context) error{r.Run, s.link.Run, s.check.Run}
 	if !s.unsupervised {
@@ -155,7 +157,7 @@ func (s *site) run(t *testing.T, ctx context.Context, log *zap.Logger) {
 	for _, name := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := forward.New(forward.Config{
 			Site: "plant-a", Stream: name, JS: s.js, Link: s.link, Timelines: s.store.Timeline(name), Drops: s.store.Drops(),
-			MaxPayload: s.check.MaxPayload, Counters: s.leaf.counts.forward, Log: log.With(zap.String("stream", name)),
+			MaxPayload: s.check.MaxPayload, Gather: s.gather, Meter: s.leaf.counts.meter, Counters: s.leaf.counts.forward, Log: log.With(zap.String("stream", name)),
 		})
 		if name == streams.SiteTelemetry {
 			s.telemetry = f
@@ -185,7 +187,7 @@ func (s *site) run(t *testing.T, ctx context.Context, log *zap.Logger) {
 }
 
 // restart stops the leaf, changes its files, and starts it again.
-func (s *site) restart(t *testing.T, ctx context.Context, between func(storeDir string)) {
+func (s *site) restart(t testing.TB, ctx context.Context, between func(storeDir string)) {
 	t.Helper()
 	dir := s.host.StoreDir()
 	s.stop()
@@ -195,18 +197,18 @@ func (s *site) restart(t *testing.T, ctx context.Context, between func(storeDir 
 	s.start(t, ctx)
 }
 
-func (s *site) up(t *testing.T) {
+func (s *site) up(t testing.TB) {
 	t.Helper()
 	polltest.Eventually(t, "link up", func() bool { up, _, _ := s.link.State(); return up })
 }
 
-func (s *site) cut(t *testing.T) {
+func (s *site) cut(t testing.TB) {
 	t.Helper()
 	s.line.Cut()
 	polltest.Eventually(t, "link down", func() bool { up, _, _ := s.link.State(); return !up })
 }
 
-func count(t *testing.T, ctx context.Context, js jetstream.JetStream, stream string) uint64 {
+func count(t testing.TB, ctx context.Context, js jetstream.JetStream, stream string) uint64 {
 	t.Helper()
 	s, err := js.Stream(ctx, stream)
 	if err != nil {

@@ -31,7 +31,7 @@ func noise(bytes int) string {
 }
 
 // slow limits the line and waits until the link is up on it.
-func (s *site) slow(t *testing.T, rate int) {
+func (s *site) slow(t testing.TB, rate int) {
 	t.Helper()
 	s.line.Limit(rate)
 	s.line.Restore()
@@ -133,7 +133,7 @@ func TestSlowLineTakesATelemetryBacklog(t *testing.T) {
 	}
 }
 
-func arrived(t *testing.T, ctx context.Context, s *site) int {
+func arrived(t testing.TB, ctx context.Context, s *site) int {
 	t.Helper()
 	return int(count(t, ctx, s.hub, streams.Telemetry("plant-a")))
 }

@@ -19,7 +19,7 @@ func pod(name string, version int) streams.Message {
 	}
 }
 
-func put(t *testing.T, ctx context.Context, s *site, m streams.Message) {
+func put(t testing.TB, ctx context.Context, s *site, m streams.Message) {
 	t.Helper()
 	if _, err := streams.Put(ctx, s.hub, streams.DesiredSubject("plant-a", m.Ref), m); err != nil {
 		t.Fatal(err)
@@ -27,7 +27,7 @@ func put(t *testing.T, ctx context.Context, s *site, m streams.Message) {
 }
 
 // versionAt returns the operation and the version of an object that the site has on disk.
-func versionAt(t *testing.T, ctx context.Context, s *site, m streams.Message) string {
+func versionAt(t testing.TB, ctx context.Context, s *site, m streams.Message) string {
 	t.Helper()
 	leaf, err := s.js.Stream(ctx, streams.SiteDesired)
 	if err != nil {
@@ -90,7 +90,8 @@ func TestUrgentOvertakes(t *testing.T) {
 	}
 }
 
-func gather(t *testing.T, s *site, name string) float64 {
+// gather returns the sum of a counter of the leaf.
+func gather(t testing.TB, s *site, name string) float64 {
 	t.Helper()
 	families, err := s.leaf.counts.registry.Gather()
 	if err != nil {
@@ -98,7 +99,11 @@ func gather(t *testing.T, s *site, name string) float64 {
 	}
 	for _, f := range families {
 		if f.GetName() == name {
-			return f.GetMetric()[0].GetCounter().GetValue()
+			sum := 0.0
+			for _, m := range f.GetMetric() {
+				sum += m.GetCounter().GetValue()
+			}
+			return sum
 		}
 	}
 	t.Fatalf("there is no metric %s", name)

@@ -26,14 +26,19 @@ const (
 	// than its own is no longer the leader.
 	HeaderTerm = "Petiole-Term"
 	// HeaderControl carries the bridge's instruction to a leaf on a SyncSubject:
-	// ControlVerify.
+	// ControlVerify or ControlPresence.
 	HeaderControl = "Petiole-Control"
 	// HeaderTrace carries a W3C traceparent.
 	HeaderTrace = "traceparent"
 )
 
-// ControlVerify tells a leaf to compare its inventory now (package inventory).
-const ControlVerify = "verify"
+const (
+	// ControlVerify tells a leaf to compare its inventory now (package inventory).
+	ControlVerify = "verify"
+	// ControlPresence tells a leaf to send a heartbeat now: a bridge that begins to lead knows
+	// neither its nodes nor when the next one comes.
+	ControlPresence = "presence"
+)
 
 // Op is what a message does to its object.
 type Op string

@@ -19,8 +19,19 @@ import (
 const PresenceInterval = 10 * time.Second
 
 // PresenceTimeout is the time without a heartbeat after which a site counts as
-// disconnected.
+// disconnected, unless its leaf sends them less often: see Presence.Timeout.
 const PresenceTimeout = 25 * time.Second
+
+// maxPresenceInterval bounds Presence.Interval: a site must not be able to count as connected for
+// hours after its last heartbeat.
+const maxPresenceInterval = 5 * time.Minute
+
+// Timeout returns the time after this heartbeat without another one after which the site counts as
+// disconnected: two and a half intervals.
+func (p Presence) Timeout() time.Duration {
+	interval := min(max(time.Duration(min(p.Interval, 3600))*time.Second, PresenceInterval), maxPresenceInterval)
+	return max(PresenceTimeout, interval*5/2)
+}
 
 // Presence is a site's heartbeat, published to PresenceSubject and not stored.
 type Presence struct {
@@ -30,6 +41,8 @@ type Presence struct {
 	Version string    `json:"version,omitempty"`
 	// Boot changes at each start of the leaf.
 	Boot string `json:"boot"`
+	// Interval is the time until the next heartbeat, in seconds, 0 for PresenceInterval.
+	Interval int64 `json:"interval,omitempty"`
 	// LinkSince is when the link to the hub last came up.
 	LinkSince time.Time      `json:"linkSince"`
 	Nodes     []NodePresence `json:"nodes,omitempty"`

@@ -59,6 +59,7 @@ func (h *Heartbeats) Run(ctx context.Context, nc *nats.Conn, workers int) error 
 	if err != nil {
 		return fmt.Errorf("subscribe to presence: %w", err)
 	}
+	h.requestHeartbeats(nc)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		<-ctx.Done()
@@ -87,11 +88,40 @@ func (h *Heartbeats) Run(ctx context.Context, nc *nats.Conn, workers int) error 
 			}
 		}
 	})
+	wg.Go(func() {
+		tick := time.NewTicker(streams.PresenceInterval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			for site, nodes := range h.cfg.Tracker.Quiet(time.Now()) {
+				h.mu.Lock()
+				h.renew[site] = nodes
+				h.mu.Unlock()
+				h.cfg.Queue.Add(site)
+			}
+		}
+	})
 	wg.Wait()
 	if err := sub.Unsubscribe(); err != nil && !nc.IsClosed() {
 		return fmt.Errorf("unsubscribe from presence: %w", err)
 	}
 	return nil
+}
+
+// requestHeartbeats asks the sites that were connected for a heartbeat: those of some are minutes
+// apart, and only a heartbeat names the nodes that are alive.
+func (h *Heartbeats) requestHeartbeats(nc *nats.Conn) {
+	for _, site := range h.cfg.Tracker.Connected() {
+		msg := nats.NewMsg(streams.SyncSubject(site))
+		msg.Header.Set(streams.HeaderControl, streams.ControlPresence)
+		if err := nc.PublishMsg(msg); err != nil {
+			h.cfg.Log.Warn("heartbeat not requested", zap.String("site", site), zap.Error(err))
+		}
+	}
 }
 
 // Forget drops what is known about the lease of a deleted node.

@@ -137,13 +137,45 @@ func (t *Tracker) Expire(now time.Time) []string {
 	defer t.mu.Unlock()
 	var expired []string
 	for site, h := range t.sites {
-		if h.connected && now.Sub(h.lastSeen) >= streams.PresenceTimeout {
+		if h.connected && now.Sub(h.lastSeen) >= h.lastHeartbeat.Timeout() {
 			h.connected, h.since = false, now
 			expired = append(expired, site)
 		}
 	}
 	slices.Sort(expired)
 	return expired
+}
+
+// Connected returns the sites that are connected, sorted.
+func (t *Tracker) Connected() (out []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for site, h := range t.sites {
+		if h.connected {
+			out = append(out, site)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Quiet returns the nodes that are alive, by site, of sites that send heartbeats less often than
+// node leases must be renewed.
+func (t *Tracker) Quiet(now time.Time) map[string][]string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := map[string][]string{}
+	for site, h := range t.sites {
+		if !h.connected || h.lastHeartbeat.Timeout() <= streams.PresenceTimeout {
+			continue
+		}
+		for n := range h.nodeLastSeen {
+			if h.alive(n, now) {
+				out[site] = append(out[site], n)
+			}
+		}
+	}
+	return out
 }
 
 // Retain drops the sites that no longer exist.
@@ -198,5 +230,5 @@ func (t *Tracker) Dead(site, node string, now time.Time) bool {
 
 func (h *siteLiveness) alive(node string, now time.Time) bool {
 	at, ok := h.nodeLastSeen[node]
-	return ok && now.Sub(at) < streams.PresenceTimeout
+	return ok && now.Sub(at) < h.lastHeartbeat.Timeout()
 }

@@ -161,3 +161,28 @@ func TestDead(t *testing.T) {
 	beat(at.Add(-registerTime), 0)
 	want("it registers", false)
 }
+
+// TestQuietSites has a site that sends a heartbeat every two minutes: it and its node are alive in
+// between, its leases must be renewed without heartbeats, and it is disconnected after five minutes.
+// No site can count as connected for longer than twelve and a half.
+func TestQuietSites(t *testing.T) {
+	t.Parallel()
+	start := time.Unix(1_800_000_000, 0)
+	for interval, want := range map[int64]time.Duration{
+		0: 25 * time.Second, -5: 25 * time.Second, 10: 25 * time.Second, 120: 5 * time.Minute,
+		3600: 12*time.Minute + 30*time.Second, 1 << 62: 12*time.Minute + 30*time.Second,
+	} {
+		tr := NewTracker()
+		tr.Heartbeat("plant-a", streams.Presence{Time: start, Interval: interval, Nodes: []streams.NodePresence{{Name: "n1", Renewed: start}}}, start)
+		before, after := start.Add(want-time.Second), start.Add(want)
+		if ok, _ := tr.Alive("plant-a", "n1", before); !ok || len(tr.Expire(before)) > 0 {
+			t.Errorf("interval %d: not alive before %s", interval, want)
+		}
+		if quiet := tr.Quiet(before)["plant-a"]; (len(quiet) == 1) != (want > streams.PresenceTimeout) {
+			t.Errorf("interval %d: leases of %v are renewed without heartbeats", interval, quiet)
+		}
+		if ok, _ := tr.Alive("plant-a", "n1", after); ok || len(tr.Expire(after)) != 1 || len(tr.Quiet(after)) > 0 || len(tr.Connected()) > 0 {
+			t.Errorf("interval %d: alive after %s", interval, want)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package natstest
 
 import (
+	"math/rand/v2"
 	"net"
 	"sync"
 	"testing"
@@ -16,9 +17,11 @@ type Line struct {
 
 	mu    sync.Mutex
 	up    bool
-	lost  [2]bool  // by direction: bytes are discarded
-	rate  int      // bytes per second and direction, 0 for no limit
-	moved [2]int64 // by direction: bytes that arrived
+	lost  [2]bool       // by direction: bytes are discarded
+	rate  int           // bytes per second and direction, 0 for no limit
+	delay time.Duration // of each direction
+	loss  float64       // the share of segments that are sent again
+	moved [2]int64      // by direction: bytes that arrived
 	conns map[net.Conn]struct{}
 	wait  sync.WaitGroup
 }
@@ -96,6 +99,14 @@ func (l *Line) Limit(bytesPerSecond int) {
 	l.rate = bytesPerSecond
 }
 
+// Delay makes each byte arrive so much later, and loses a share of the segments of 1460 bytes: what
+// follows one waits until it was sent again, a round trip and at least 200 ms later.
+func (l *Line) Delay(d time.Duration, loss float64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.delay, l.loss = d, loss
+}
+
 // Moved returns the number of bytes that have arrived at the end of a direction.
 func (l *Line) Moved(d Direction) int64 {
 	l.mu.Lock()
@@ -140,12 +151,55 @@ func (l *Line) add(conns ...net.Conn) bool {
 	return true
 }
 
+// chunk is what arrives at a time.
+type chunk struct {
+	data []byte
+	due  time.Time
+}
+
+// deliver writes what is due until the channel is closed, or dst is.
+func (l *Line) deliver(dst net.Conn, d Direction, chunks <-chan chunk) {
+	failed := false
+	for c := range chunks {
+		if failed {
+			continue
+		}
+		select {
+		case <-l.end:
+		case <-time.After(time.Until(c.due)):
+		}
+		if _, err := dst.Write(c.data); err != nil {
+			failed = true
+			continue
+		}
+		l.mu.Lock()
+		l.moved[d] += int64(len(c.data))
+		l.mu.Unlock()
+	}
+	dst.Close()
+}
+
+// arrival returns when what was sent until free arrives, and when the line is free again after what
+// was lost.
+func (l *Line) arrival(free time.Time, bytes int) (due, next time.Time) {
+	l.mu.Lock()
+	delay, loss := l.delay, l.loss
+	l.mu.Unlock()
+	if loss > 0 && rand.Float64() < loss*float64(bytes)/1460 {
+		free = free.Add(max(2*delay, 200*time.Millisecond))
+	}
+	return free.Add(delay), free
+}
+
 // copy forwards until either end closes. A direction that lost bytes stays lost for
 // this connection, as the rest of the stream would make no sense. With a limit it takes
 // little at a time, so that what comes after it waits in the sockets' buffers: the queue of
 // a slow line.
 func (l *Line) copy(dst, src net.Conn, d Direction) {
 	buf := make([]byte, 16<<10)
+	chunks := make(chan chunk, 4096)
+	var delivering sync.WaitGroup
+	delivering.Go(func() { l.deliver(dst, d, chunks) })
 	broken, free := false, time.Now()
 	for {
 		take := len(buf)
@@ -172,15 +226,15 @@ func (l *Line) copy(dst, src net.Conn, d Direction) {
 			case <-time.After(time.Until(free)):
 			}
 		}
-		if _, err := dst.Write(buf[:n]); err != nil {
-			break
+		due, next := l.arrival(time.Now(), n)
+		if next.After(free) {
+			free = next
 		}
-		l.mu.Lock()
-		l.moved[d] += int64(n)
-		l.mu.Unlock()
+		chunks <- chunk{append([]byte(nil), buf[:n]...), due}
 	}
-	dst.Close()
+	close(chunks)
 	src.Close()
+	delivering.Wait()
 	l.mu.Lock()
 	delete(l.conns, dst)
 	delete(l.conns, src)

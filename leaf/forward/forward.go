@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,7 +25,7 @@ const (
 	firstBatch = 16
 	// commitTarget is how long one commit may take on the line. One is in flight at a time.
 	commitTarget = 2 * time.Second
-	// idleFetch is how long one request for the next message waits.
+	// idleFetch is the default of Config.Idle.
 	idleFetch = 30 * time.Second
 	// ackWait is longer than a batch may take on a slow link. A session that ends earlier
 	// resets the consumer itself.
@@ -42,8 +43,15 @@ type Config struct {
 	Drops     *journal.DropLog
 	// MaxPayload returns the size of the largest message that both ends of the link take.
 	MaxPayload func() int
-	Counters   *Counters
-	Log        *zap.Logger
+	// Idle is how long one request for the next message waits, after which dropped records that no
+	// message follows are reported; default 30 s. The hub is told of each request's inbox.
+	Idle time.Duration
+	// Gather is how long a record waits for others while fewer than one commit's wait; default 0.
+	// Reports do not wait.
+	Gather   time.Duration
+	Meter    *transfer.Meter
+	Counters *Counters
+	Log      *zap.Logger
 }
 
 // Forwarder sends one stream of the leaf to the hub, in order and at least once. A session starts
@@ -188,7 +196,7 @@ func (f *Forwarder) logDifference(p resumeState, next uint64) {
 
 // fetch waits for the next message and adds those that are available.
 func (f *Forwarder) fetch(ctx context.Context, r *session) ([]jetstream.Msg, error) {
-	idle, cancel := context.WithTimeout(ctx, idleFetch)
+	idle, cancel := context.WithTimeout(ctx, cmp.Or(f.cfg.Idle, idleFetch))
 	defer cancel()
 	first, err := r.consumer.Next(jetstream.FetchContext(idle))
 	if idle.Err() != nil || errors.Is(err, nats.ErrTimeout) {
@@ -196,6 +204,9 @@ func (f *Forwarder) fetch(ctx context.Context, r *session) ([]jetstream.Msg, err
 	}
 	if err != nil {
 		return nil, fmt.Errorf("fetch from %s: %w", f.cfg.Stream, err)
+	}
+	if err := gather(ctx, f, r); err != nil {
+		return nil, err
 	}
 	batch := []jetstream.Msg{first}
 	more, err := r.consumer.FetchNoWait(r.size - 1)
@@ -296,6 +307,7 @@ func (f *Forwarder) commit(ctx context.Context, r *session, out []*nats.Msg, msg
 	}
 	for _, m := range out {
 		size += m.Size()
+		f.cfg.Meter.Up(kindOf(f.cfg.Stream), m)
 	}
 	f.window.Record(size, time.Since(start))
 	f.inDoubtSince = time.Time{}
@@ -343,4 +355,12 @@ func withoutInstructions(h nats.Header) nats.Header {
 		}
 	}
 	return out
+}
+
+// kindOf returns the kind of the traffic of a stream.
+func kindOf(stream string) string {
+	if stream == streams.SiteTelemetry {
+		return transfer.KindTelemetry
+	}
+	return transfer.KindReported
 }

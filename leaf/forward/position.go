@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/leaf/journal"
+	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -107,6 +109,8 @@ func (f *Forwarder) askPosition(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("query the position: %w", err)
 	}
 	f.unansweredSince = time.Time{}
+	f.cfg.Meter.Up(transfer.KindSessions, &nats.Msg{Subject: streams.RequestSubject(f.cfg.Site, streams.RequestPosition), Data: query})
+	f.cfg.Meter.Down(transfer.KindSessions, reply)
 	return parsePosition(reply.Data)
 }
 

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/leaf/link"
+	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -44,6 +45,7 @@ type Config struct {
 	Settle time.Duration
 	// Refresh is the time between two checks; default 10 min.
 	Refresh time.Duration
+	Meter   *transfer.Meter
 	Log     *zap.Logger
 }
 
@@ -200,6 +202,8 @@ func (c *Checker) ask(ctx context.Context) bool {
 		reply, err := c.cfg.Conn.RequestWithContext(attempt, streams.RequestSubject(c.cfg.Site, streams.RequestHub), nil)
 		done()
 		if err == nil {
+			c.cfg.Meter.Up(transfer.KindSessions, &nats.Msg{Subject: streams.RequestSubject(c.cfg.Site, streams.RequestHub)})
+			c.cfg.Meter.Down(transfer.KindSessions, reply)
 			return c.answered(reply.Data)
 		}
 		select {

@@ -44,14 +44,14 @@ func (s *Server) Idle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	tried := s.attempts.seen.Swap(false)
-	return s.running != nil && s.remotes > 0 && !tried && s.running.NumLeafNodes() == 0
+	return s.running != nil && s.hub.remotes > 0 && !tried && s.running.NumLeafNodes() == 0
 }
 
 // AttemptInterval returns the longest time between two attempts to reach the hub.
 func (s *Server) AttemptInterval() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.attemptInterval
+	return s.hub.attemptInterval
 }
 
 func attemptIntervalOf(opts *server.Options) time.Duration {

@@ -52,12 +52,8 @@ type Server struct {
 	running *server.Server
 	// storeDir is the folder of JetStream.
 	storeDir string
-	// account is the name of the account that the leaf connection belongs to.
-	account string
-	// remotes is the number of leaf connections that the server should have, attemptInterval the
-	// longest time between two attempts.
-	remotes         int
-	attemptInterval time.Duration
+	// hub is the connection to the hub as it is configured.
+	hub hubConfig
 	// damaged are the streams that a check of the store found damaged, until TakeDamaged is
 	// called.
 	damaged map[string]filestore.Damaged
@@ -66,6 +62,31 @@ type Server struct {
 	// lastSeqs are the last sequences of the streams when the server started, before anybody
 	// connected.
 	lastSeqs map[string]uint64
+}
+
+// hubConfig is the configuration of the connection to the hub.
+type hubConfig struct {
+	// ping and compression are Config.PingInterval and Config.Compression.
+	ping        time.Duration
+	compression string
+	// account is the name of the account that it belongs to.
+	account string
+	// remotes is the number of leaf connections that the server should have, attemptInterval the
+	// longest time between two attempts.
+	remotes         int
+	attemptInterval time.Duration
+}
+
+// apply changes the options of nats-server. A compression in its configuration file stays.
+func (h hubConfig) apply(opts *server.Options) {
+	if h.ping > 0 {
+		opts.PingInterval = h.ping
+	}
+	for _, r := range opts.LeafNode.Remotes {
+		if h.compression != "" && (r.Compression.Mode == "" || r.Compression.Mode == server.CompressionS2Auto) {
+			r.Compression = server.CompressionOpts{Mode: h.compression}
+		}
+	}
 }
 
 // Config configures a Server.
@@ -77,7 +98,13 @@ type Config struct {
 	// StoreKey encrypts the store, which is converted if it is not encrypted yet. Empty: it is not
 	// encrypted.
 	StoreKey string
-	Log      *zap.Logger
+	// PingInterval is the time between two pings of the connection to the hub; 0 for that of the
+	// configuration file.
+	PingInterval time.Duration
+	// Compression is the mode of the connection to the hub, such as s2_best, unless the
+	// configuration file has one; empty: nats-server's default, which depends on the round trip.
+	Compression string
+	Log         *zap.Logger
 }
 
 // Start starts the server of a site, and returns when it accepts connections. It returns
@@ -87,7 +114,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create the leaf's nkey: %w", err)
 	}
-	s := &Server{site: cfg.Site, configFile: cfg.File, storeKey: cfg.StoreKey, key: key, log: cfg.Log}
+	s := &Server{site: cfg.Site, configFile: cfg.File, storeKey: cfg.StoreKey, hub: hubConfig{ping: cfg.PingInterval, compression: cfg.Compression}, key: key, log: cfg.Log}
 	return s, s.start(ctx, nil)
 }
 
@@ -96,6 +123,7 @@ func (s *Server) start(ctx context.Context, first func(context.Context, *nats.Co
 	if err != nil {
 		return err
 	}
+	s.hub.apply(opts)
 	if opts.StoreDir != "" {
 		if s.storeKey != "" {
 			opts.JetStreamKey, opts.JetStreamCipher = s.storeKey, server.AES
@@ -134,11 +162,11 @@ func (s *Server) start(ctx context.Context, first func(context.Context, *nats.Co
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running, s.lastSeqs, s.storeDir, s.lost = started, began, store, lost
-	s.account = server.DEFAULT_GLOBAL_ACCOUNT
+	s.hub.account = server.DEFAULT_GLOBAL_ACCOUNT
 	if own := ownAccount(opts); own != nil {
-		s.account = own.Name
+		s.hub.account = own.Name
 	}
-	s.remotes, s.attemptInterval = len(opts.LeafNode.Remotes), attemptIntervalOf(opts)
+	s.hub.remotes, s.hub.attemptInterval = len(opts.LeafNode.Remotes), attemptIntervalOf(opts)
 	return errors.Join(err, listErr)
 }
 
@@ -237,7 +265,7 @@ func (s *Server) HubConnection() uint64 {
 // account there imports it. It is false while the server is not connected.
 func Imports(s *Server, subject string) bool {
 	s.mu.Lock()
-	running, name := s.running, s.account
+	running, name := s.running, s.hub.account
 	s.mu.Unlock()
 	if running == nil {
 		return false

@@ -1,6 +1,7 @@
 package nodeapi
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -58,6 +59,9 @@ type Config struct {
 	// DialKubelet connects to the kubelet of this node, for logs and commands of pods; default
 	// none, and they are refused.
 	DialKubelet func(context.Context) (net.Conn, error)
+	// StatusInterval is how long a node's status is not reported again while only the times of
+	// its conditions change; default 1 h. The node's lease shows that its kubelet works.
+	StatusInterval time.Duration
 	// Version is what /version reports; default DefaultVersion.
 	Version string
 }
@@ -89,6 +93,7 @@ func New(cfg Config) *API {
 	if cfg.Requester == nil {
 		cfg.Requester = cfg.JS.Conn()
 	}
+	cfg.StatusInterval = cmp.Or(cfg.StatusInterval, time.Hour)
 	log := cfg.Log.With(zap.String("site", cfg.Site), zap.String("node", cfg.Node))
 	a := &API{
 		cfg: cfg, log: log,
@@ -213,7 +218,7 @@ func (a *API) start(ctx context.Context) (net.Listener, error) {
 	a.addr = ln.Addr().String()
 	a.mu.Unlock()
 	a.handler = &handler{
-		node: a.cfg.Node, server: catalog.Server{Version: a.cfg.Version, Address: ln.Addr().String()}, token: a.id.Token, store: a.store, local: a.local, log: a.log,
+		node: a.cfg.Node, statusInterval: a.cfg.StatusInterval, server: catalog.Server{Version: a.cfg.Version, Address: ln.Addr().String()}, token: a.id.Token, store: a.store, local: a.local, log: a.log,
 		tokens:  tokens.New(tokens.Config{Site: a.cfg.Site, Node: a.cfg.Node, Requester: a.cfg.Requester, Cache: cache, Log: a.log}),
 		kubelet: newKubelet(a.cfg.DialKubelet, a.log),
 		closing: make(chan struct{}),

@@ -2,8 +2,12 @@ package nodeapi
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/petiole-io/petiole/leaf/nodeapi/catalog"
@@ -13,7 +17,11 @@ import (
 
 // planNode accepts a node's status and the labels and annotations that the kubelet writes. The
 // spec can be changed only until the cloud knows the node.
-func planNode(node string, q *request, s objects.State, next objects.Document) (plan, error) {
+//
+// A kubelet reports its whole status every five minutes, with new times in its conditions. Such a
+// report is accepted and not kept until the times are older than interval: it says nothing that
+// the renewals of the lease do not say, and would cross the link.
+func planNode(node string, interval time.Duration, q *request, s objects.State, next objects.Document) (plan, error) {
 	gr := q.resource.GroupResource()
 	if q.Name != node {
 		return plan{}, apierrors.NewForbidden(gr, q.Name, fmt.Errorf("this node is %s", node))
@@ -34,7 +42,8 @@ func planNode(node string, q *request, s objects.State, next objects.Document) (
 	if err != nil {
 		return plan{}, apierrors.NewBadRequest(err.Error())
 	}
-	if !changed && objects.SameJSON(current["status"], next["status"]) && objects.SameJSON(current["spec"], next["spec"]) {
+	sameStatus := objects.SameJSON(current["status"], next["status"]) || onlyHeartbeats(current["status"], next["status"], interval)
+	if !changed && sameStatus && objects.SameJSON(current["spec"], next["spec"]) {
 		return plan{}, nil
 	}
 	l := &objects.Local{Op: streams.OpCreate, UID: s.Effective.UID}
@@ -49,6 +58,23 @@ func planNode(node string, q *request, s objects.State, next objects.Document) (
 	}
 	l.Body = body.Encode()
 	return plan{local: l, report: l.Body}, nil
+}
+
+// onlyHeartbeats reports whether two statuses of a node differ in nothing but the times of the last
+// heartbeat of its conditions, by less than interval.
+func onlyHeartbeats(current, next json.RawMessage, interval time.Duration) bool {
+	var was, is corev1.NodeStatus
+	if json.Unmarshal(current, &was) != nil || json.Unmarshal(next, &is) != nil || len(was.Conditions) != len(is.Conditions) {
+		return false
+	}
+	for i := range is.Conditions {
+		age := is.Conditions[i].LastHeartbeatTime.Sub(was.Conditions[i].LastHeartbeatTime.Time)
+		if age < 0 || age >= interval {
+			return false
+		}
+		is.Conditions[i].LastHeartbeatTime = was.Conditions[i].LastHeartbeatTime
+	}
+	return apiequality.Semantic.DeepEqual(was, is)
 }
 
 // ownMetadata returns the metadata of the local report: the labels and annotations that the

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -33,6 +34,8 @@ type request struct {
 // handler answers the requests of clients. It is the handler behind the TLS listener.
 type handler struct {
 	node string
+	// statusInterval is Config.StatusInterval.
+	statusInterval time.Duration
 	// server is what discovery tells about the API, token the only token that it accepts.
 	server catalog.Server
 	token  string

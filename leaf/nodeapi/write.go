@@ -137,7 +137,7 @@ func (h *handler) plan(q *request, s objects.State, next objects.Document) (plan
 	case objects.Pods:
 		return planPodStatus(h.node, q, s, next)
 	case objects.Nodes:
-		return planNode(h.node, q, s, next)
+		return planNode(h.node, h.statusInterval, q, s, next)
 	}
 	current, err := objects.ParseDocument(s.Effective.JSON)
 	if err != nil || objects.SameDocument(current, next) {

@@ -18,6 +18,9 @@ type batcher struct {
 	order      deliveryOrder
 	pull       *puller
 	overtaker  *overtaker
+	meter      *transfer.Meter
+	// silence is the time without a message or heartbeat after which the session ends.
+	silence time.Duration
 }
 
 // batch is what one call of next returns.
@@ -45,13 +48,13 @@ func (in *batcher) next(ctx context.Context) (batch, error) {
 	if err := in.request(); err != nil {
 		return batch{}, err
 	}
-	silence := time.NewTimer(hubSilence)
+	silence := time.NewTimer(in.silence)
 	defer silence.Stop()
 	select {
 	case <-ctx.Done():
 		return batch{}, context.Cause(ctx)
 	case <-silence.C:
-		return batch{}, fmt.Errorf("no heartbeat from the hub for %s", hubSilence)
+		return batch{}, fmt.Errorf("no heartbeat from the hub for %s", in.silence)
 	case msg := <-in.deliveries:
 		if err := in.add(&a, msg); err != nil {
 			return batch{}, err
@@ -83,6 +86,7 @@ func (in *batcher) request() error {
 }
 
 func (in *batcher) add(a *batch, msg *nats.Msg) error {
+	in.meter.Down(transfer.KindDesired, msg)
 	if msg.Subject == in.overtaker.inbox {
 		a.urgent = append(a.urgent, in.overtaker.answered(msg, time.Now())...)
 		return nil

@@ -3,6 +3,7 @@ package replicate
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"go.uber.org/goleak"
@@ -58,7 +59,7 @@ func TestDeliveryOrder(t *testing.T) {
 func newBatcher(t *testing.T, deliveries <-chan *nats.Msg) *batcher {
 	t.Helper()
 	w := newPullWindow()
-	return &batcher{deliveries: deliveries, overtaker: &overtaker{}, pull: &puller{window: &w, publish: func(string, []byte) error { return nil }}}
+	return &batcher{deliveries: deliveries, silence: time.Minute, overtaker: &overtaker{}, pull: &puller{window: &w, publish: func(string, []byte) error { return nil }}}
 }
 
 func FuzzDelivery(f *testing.F) {

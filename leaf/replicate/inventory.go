@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/petiole-io/petiole/leaf/desired"
 	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
@@ -64,5 +66,7 @@ func (ae *antiEntropy) Ask(ctx context.Context, q inventory.Query) (inventory.An
 		return inventory.Answer{}, fmt.Errorf("request the inventory comparison: %w", err)
 	}
 	ae.r.queries.Record(len(data), time.Since(start))
+	ae.r.cfg.Meter.Up(transfer.KindSessions, &nats.Msg{Subject: streams.RequestSubject(ae.r.cfg.Site, inventory.Request), Data: data})
+	ae.r.cfg.Meter.Down(transfer.KindSessions, reply)
 	return inventory.DecodeAnswer(reply.Data)
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/petiole-io/petiole/leaf/transfer"
-	"github.com/petiole-io/petiole/streams"
 	"github.com/petiole-io/petiole/streams/window"
 )
 
@@ -60,6 +59,8 @@ type openRequest struct {
 type puller struct {
 	publish func(inbox string, body []byte) error
 	window  *window.Window
+	// heartbeat is the time between two heartbeats of an idle request.
+	heartbeat time.Duration
 	// inbox is the subject prefix of deliveries; the last token is the number of the request.
 	inbox string
 
@@ -87,7 +88,7 @@ func (p *puller) request(now time.Time) error {
 	default:
 		return nil
 	}
-	r := pullRequest{Batch: transfer.BatchMessages, MaxBytes: p.window.Bytes(), Expires: pullExpires, Heartbeat: streams.SyncHeartbeat}
+	r := pullRequest{Batch: transfer.BatchMessages, MaxBytes: p.window.Bytes(), Expires: max(pullExpires, 4*p.heartbeat), Heartbeat: p.heartbeat}
 	if p.last == 0 {
 		r.Expires, r.Heartbeat = firstExpires, firstHeartbeat
 	}

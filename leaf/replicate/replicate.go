@@ -18,18 +18,19 @@ import (
 	"github.com/petiole-io/petiole/streams/window"
 )
 
-// hubSilence is the time without a message or heartbeat after which a session ends.
-const hubSilence = 3*streams.SyncHeartbeat + streams.SyncHeartbeat/3
-
 // Config is what a Replicator needs.
 type Config struct {
 	Site    string
 	JS      jetstream.JetStream
 	Link    *link.Link
 	Desired Desired
-	Pace    Pace
+	// Heartbeat is the time between two heartbeats of the hub's consumer; default
+	// streams.SyncHeartbeat. A session ends after more than three of them without any message.
+	Heartbeat time.Duration
+	Pace      Pace
 	// MaxPayload returns the size of the largest message that both ends of the link take.
 	MaxPayload func() int
+	Meter      *transfer.Meter
 	Counters   *Counters
 	Log        *zap.Logger
 }
@@ -66,6 +67,7 @@ type Replicator struct {
 
 // New returns the replicator of a site. It starts nothing.
 func New(cfg Config) *Replicator {
+	cfg.Heartbeat = cmp.Or(cfg.Heartbeat, streams.SyncHeartbeat)
 	nc := cfg.JS.Conn()
 	return &Replicator{cfg: cfg, nc: nc, local: transfer.NewPublisher(nc, cfg.Site), window: newPullWindow(), queries: window.New(maxQuery, queryTarget)}
 }
@@ -108,7 +110,7 @@ func (r *Replicator) session(ctx context.Context) (stored int, err error) {
 	})
 	defer checking.Wait()
 	defer end(nil)
-	in := batcher{deliveries: deliveries, pull: r.puller(inbox, from.waiting), overtaker: newOvertaker(r, inbox, from.position)}
+	in := batcher{meter: r.cfg.Meter, silence: 3*r.cfg.Heartbeat + r.cfg.Heartbeat/3, deliveries: deliveries, pull: r.puller(inbox, from), overtaker: newOvertaker(r, inbox, from.position)}
 	for {
 		got, err := in.next(ctx)
 		if err != nil {
@@ -136,12 +138,14 @@ func (r *Replicator) session(ctx context.Context) (stored int, err error) {
 	}
 }
 
-// puller returns what requests the deliveries of this session. waiting is the number of messages
-// at the hub.
-func (r *Replicator) puller(inbox string, waiting uint64) *puller {
-	r.window.StartSession(waiting > 0)
-	return &puller{inbox: inbox, waiting: waiting, window: &r.window, publish: func(inbox string, body []byte) error {
-		return r.nc.PublishRequest(streams.PullSubject(r.cfg.Site), inbox, body)
+// puller returns what requests the deliveries of this session.
+func (r *Replicator) puller(inbox string, from sessionStart) *puller {
+	r.window.StartSession(from.waiting > 0)
+	r.window.SetRoundTrip(from.roundTrip)
+	return &puller{heartbeat: r.cfg.Heartbeat, inbox: inbox, waiting: from.waiting, window: &r.window, publish: func(inbox string, body []byte) error {
+		msg := &nats.Msg{Subject: streams.PullSubject(r.cfg.Site), Reply: inbox, Data: body}
+		r.cfg.Meter.Up(transfer.KindDesired, msg)
+		return r.nc.PublishMsg(msg)
 	}}
 }
 
@@ -156,7 +160,9 @@ func (r *Replicator) storeAndAck(ctx context.Context, identity string, o *overta
 	o.position = batch[len(batch)-1].stream
 	r.cfg.Counters.replicated.Add(float64(len(batch)))
 	for _, d := range batch {
-		if err := r.nc.Publish(d.Reply, []byte("+ACK")); err != nil {
+		ack := &nats.Msg{Subject: d.Reply, Data: []byte("+ACK")}
+		r.cfg.Meter.Up(transfer.KindDesired, ack)
+		if err := r.nc.PublishMsg(ack); err != nil {
 			return fmt.Errorf("acknowledge %s: %w", d.Subject, err)
 		}
 	}

@@ -34,6 +34,8 @@ type sessionStart struct {
 	rewoundFrom uint64
 	// waiting is the number of messages that the hub has for this site.
 	waiting uint64
+	// roundTrip is how long the last question took.
+	roundTrip time.Duration
 	// position is the sequence up to which the site has everything.
 	position uint64
 }
@@ -51,7 +53,9 @@ func (r *Replicator) rewind(ctx context.Context) (sessionStart, error) {
 	}
 	b, from := sessionStart{}, uint64(0)
 	for start := time.Now(); ; {
+		asked := time.Now()
 		hub, err := r.reset(ctx, from)
+		b.roundTrip = time.Since(asked)
 		if err != nil {
 			return sessionStart{}, err
 		}

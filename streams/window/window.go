@@ -12,6 +12,8 @@ const (
 	// timeout of the leaf's pings. minimum is the smallest window.
 	First   = 8 << 10
 	minimum = 2 << 10
+	// maxRoundTrip is the longest round trip of a satellite.
+	maxRoundTrip = 800 * time.Millisecond
 )
 
 // Window bounds the bytes in flight in one direction by what the line has carried: as many as it
@@ -23,8 +25,8 @@ const (
 // use New.
 type Window struct {
 	bytes, first, most int
-	// target is how long the bytes in flight may take.
-	target time.Duration
+	// base is how long the bytes in flight may take on a line without delay, target on this one.
+	base, target time.Duration
 	// progressed is set if something has arrived since StartSession, or there was nothing to
 	// carry.
 	progressed bool
@@ -33,13 +35,13 @@ type Window struct {
 // New returns the window of an unknown line, which grows up to most bytes and carries them
 // within target.
 func New(most int, target time.Duration) Window {
-	return Window{bytes: First, first: First, most: most, target: target, progressed: true}
+	return Window{bytes: First, first: First, most: most, base: target, target: target, progressed: true}
 }
 
 // NewShared returns the window of an unknown line for one of several that have bytes in flight in
 // the same direction. It begins with few bytes.
 func NewShared(most int, target time.Duration) Window {
-	return Window{bytes: minimum, first: minimum, most: most, target: target, progressed: true}
+	return Window{bytes: minimum, first: minimum, most: most, base: target, target: target, progressed: true}
 }
 
 // Bytes returns how many bytes may be in flight.
@@ -47,6 +49,11 @@ func (w *Window) Bytes() int { return w.bytes }
 
 // Target returns how long they may take.
 func (w *Window) Target() time.Duration { return w.target }
+
+// SetRoundTrip takes note of how long a message and its answer take on an idle line: more must be in
+// flight then, so that the line is not idle until the next request arrives. What looks longer than
+// maxRoundTrip is a queue.
+func (w *Window) SetRoundTrip(rtt time.Duration) { w.target = w.base + 2*min(rtt, maxRoundTrip) }
 
 // Progressed takes note that the line was not stuck, although what it carried says nothing about
 // its rate.

@@ -5,6 +5,20 @@ import (
 	"time"
 )
 
+// TestWindowOnALongLine has a round trip of 600 ms: two of them are added to what may be in flight,
+// and what looks like more is a queue.
+func TestWindowOnALongLine(t *testing.T) {
+	for rtt, want := range map[time.Duration]time.Duration{
+		0: time.Second, 10 * time.Millisecond: 1020 * time.Millisecond, 600 * time.Millisecond: 2200 * time.Millisecond, 5 * time.Second: 2600 * time.Millisecond,
+	} {
+		w := New(1<<20, time.Second)
+		w.SetRoundTrip(rtt)
+		if w.Target() != want {
+			t.Errorf("round trip %s: %s, want %s", rtt, w.Target(), want)
+		}
+	}
+}
+
 func TestWindow(t *testing.T) {
 	w := New(1<<20, time.Second)
 	w.StartSession(true)
