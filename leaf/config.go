@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/petiole-io/petiole/devices/push"
 	"github.com/petiole-io/petiole/internal/configfile"
@@ -88,7 +91,16 @@ type DevicesConfig struct {
 	// PushFormat is the form in which samples are pushed to web servers and brokers: json, the
 	// default, or kubeedge, as mappers of KubeEdge's framework push them.
 	PushFormat push.Format `json:"pushFormat"`
+	// Gather is the interval in which the samples of a device become one record, and the least time
+	// between two DeviceStatuses: one commit stores what all devices gathered, so that flash memory
+	// and the line last. What is gathered when the power fails is lost, and local readers of
+	// samples get them as late. Results of commands and Events never wait. At most 10 minutes;
+	// default 0, each sample is stored at once.
+	Gather metav1.Duration `json:"gather"`
 }
+
+// maxGather is the most of DevicesConfig.Gather.
+const maxGather = 10 * time.Minute
 
 // StorageConfig bounds what the leaf's streams may hold.
 type StorageConfig struct {
@@ -175,6 +187,9 @@ func (c Config) Validate() error {
 	}
 	if f := c.Devices.PushFormat; f != "" && f != push.FormatJSON && f != push.FormatKubeEdge {
 		p.Add("devices.pushFormat", f, `must be "json" or "kubeedge"`)
+	}
+	if d := c.Devices.Gather.Duration; d < 0 || d > maxGather {
+		p.Add("devices.gather", d.String(), "must be between 0s and "+maxGather.String())
 	}
 	if c.Storage.ReserveBytes < 0 {
 		p.Add("storage.reserveBytes", c.Storage.ReserveBytes, "must not be negative")

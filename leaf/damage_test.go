@@ -254,15 +254,11 @@ func TestDamagedDesired(t *testing.T) {
 		s.pace = quick
 		b := respond(t, s)
 		s.start(t, ctx)
-		// A consumer as the node API has one.
-		if err := streams.EnsureConsumer(ctx, s.js, streams.SiteDesired, streams.LocalConsumer(streams.ApplyConsumer, "", 256)); err != nil {
-			t.Fatal(err)
-		}
 		for i := range 75 {
 			putDesiredAsync(t, s, fmt.Sprintf("cm-%d", i%30), i)
 		}
 		polltest.Eventually(t, "objects", func() bool { return backlog(t, ctx, s) == 0 && same(t, ctx, s) })
-		apply(t, ctx, s)
+		acknowledgeOnDisk(t, ctx, s, streams.SiteDesired)
 		polltest.Eventually(t, "comparison", func() bool { return b.seen(inventory.Equal) > 0 })
 		s.cut(t)
 		before := desiredSet(t, ctx, s)
@@ -294,10 +290,14 @@ func TestDamagedDesired(t *testing.T) {
 	})
 }
 
-// apply acknowledges everything as the node API does.
-func apply(t *testing.T, ctx context.Context, s *site) {
+// acknowledgeOnDisk acknowledges everything that a stream has with a consumer whose state is on
+// disk, as that of the node API is.
+func acknowledgeOnDisk(t *testing.T, ctx context.Context, s *site, stream string) {
 	t.Helper()
-	c, err := s.js.Consumer(ctx, streams.SiteDesired, streams.ApplyConsumer)
+	if err := streams.EnsureConsumer(ctx, s.js, stream, streams.LocalConsumer(streams.ApplyConsumer, "", 256)); err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.js.Consumer(ctx, stream, streams.ApplyConsumer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -340,6 +340,7 @@ func TestDamagedTelemetry(t *testing.T) {
 		for i := range waiting {
 			s.record(t, ctx, forwarded+i, 500)
 		}
+		acknowledgeOnDisk(t, ctx, s, streams.SiteTelemetry)
 		s.restart(t, ctx, func(store string) {
 			blocks, err := filepath.Glob(filepath.Join(store, "$G", "streams", streams.SiteTelemetry, "msgs", "*.blk"))
 			if err != nil || len(blocks) < 3 {

@@ -201,3 +201,45 @@ func (s *site) unforwarded(t *testing.T, ctx context.Context) uint64 {
 	}
 	return c.CachedInfo().NumPending + uint64(c.CachedInfo().NumAckPending)
 }
+
+// TestBacklogIsSeenBeforeTheLinkIsUp restarts a leaf whose link is cut: its consumer counts what
+// waits. The consumer that an earlier version left on disk is replaced, and nothing is sent twice.
+func TestBacklogIsSeenBeforeTheLinkIsUp(t *testing.T) {
+	t.Parallel()
+	s, ctx := startSite(t)
+	respond(t, s)
+	s.up(t)
+	for i := range 5 {
+		s.record(t, ctx, i, 10)
+	}
+	s.acknowledged(t, ctx, 5)
+	s.cut(t)
+	for i := 5; i < 8; i++ {
+		s.record(t, ctx, i, 10)
+	}
+	waiting := func(want uint64) {
+		t.Helper()
+		polltest.Eventually(t, "a consumer in memory that counts what waits", func() bool {
+			c, err := s.js.Consumer(ctx, streams.SiteTelemetry, streams.ForwardConsumer)
+			return err == nil && c.CachedInfo().Config.MemoryStorage && c.CachedInfo().NumPending == want
+		})
+	}
+	s.restart(t, ctx, nil)
+	waiting(3)
+	stream, err := s.js.Stream(ctx, streams.SiteTelemetry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	onDisk := streams.LocalConsumer(streams.ForwardConsumer, "of an earlier version", 512)
+	onDisk.DeliverPolicy, onDisk.OptStartSeq = jetstream.DeliverByStartSequencePolicy, 7
+	if err := stream.DeleteConsumer(ctx, streams.ForwardConsumer); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.CreateConsumer(ctx, onDisk); err != nil {
+		t.Fatal(err)
+	}
+	s.restart(t, ctx, nil)
+	waiting(2)
+	s.line.Heal()
+	polltest.Eventually(t, "all", func() bool { return count(t, ctx, s.hub, streams.Telemetry("plant-a")) >= 7 })
+}

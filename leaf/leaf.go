@@ -172,7 +172,8 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 		}
 		f := field.New(field.Config{
 			Site: l.cfg.Site, Node: l.cfg.Node, JS: js, Log: l.log.Named("devices"), Drivers: drivers,
-			MQTT: l.cfg.Devices.MQTT, Mappers: remote, PushFormat: l.cfg.Devices.PushFormat, StateLostAt: supervisor.DeviceStateLostAt,
+			MQTT: l.cfg.Devices.MQTT, Mappers: remote, PushFormat: l.cfg.Devices.PushFormat,
+			Gather: l.cfg.Devices.Gather.Duration, StateLostAt: supervisor.DeviceStateLostAt,
 		})
 		state.quarantined, collect = append(state.quarantined, f), append(collect, &deviceGauges{f})
 		group.Go(func() error { return after(ctx, supervisor.Desired().Complete(), f.Run) })

@@ -34,7 +34,7 @@ func main() {
 
 func newCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "bench", Short: "Measure Petiole", SilenceUsage: true, SilenceErrors: true}
-	cmd.AddCommand(latencyCommand(), footprintCommand(), deliveryCommand(), hubCommand(), modbusCommand(), collectCommand())
+	cmd.AddCommand(latencyCommand(), footprintCommand(), deliveryCommand(), hubCommand(), modbusCommand(), diskCommand(), collectCommand())
 	return cmd
 }
 
@@ -123,6 +123,26 @@ func modbusCommand() *cobra.Command {
 	cmd.Flags().StringVar(&cfg.Telegraf, "telegraf", "", "the `binary` of internal/bench/telegraf (required)")
 	cmd.Flags().StringVar(&cfg.Leaf, "leaf", "", "the `binary` of cmd/leaf (required)")
 	for _, name := range []string{"telegraf", "leaf"} {
+		if err := cmd.MarkFlagRequired(name); err != nil {
+			panic(err) // a flag of that name is not defined
+		}
+	}
+	return cmd
+}
+
+func diskCommand() *cobra.Command {
+	var cfg fieldbus.DiskConfig
+	cmd := &cobra.Command{
+		Use: "disk", Short: "Measure what a leaf writes to its disk; needs root", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg.Out = cmd.OutOrStdout()
+			return fieldbus.Disk(cmd.Context(), cfg)
+		},
+	}
+	cmd.Flags().DurationVar(&cfg.Duration, "duration", 30*time.Second, "how long each row is measured")
+	cmd.Flags().StringVar(&cfg.Leaf, "leaf", "", "the `binary` of cmd/leaf (required)")
+	cmd.Flags().StringVar(&cfg.Server, "server", "", "the `binary` of nats-server (required)")
+	for _, name := range []string{"leaf", "server"} {
 		if err := cmd.MarkFlagRequired(name); err != nil {
 			panic(err) // a flag of that name is not defined
 		}

@@ -37,6 +37,10 @@ type Config struct {
 	// StatusInterval is the shortest time between two statuses of one device; zero: 1 s. A
 	// change after a longer time is reported at once. A device may have a longer interval.
 	StatusInterval time.Duration
+	// Gather is the interval in which the samples of a device become one record, and the least time
+	// between two statuses of a device; all devices store at the same times. What is gathered when
+	// the process is killed is lost. 0: samples are stored at once.
+	Gather time.Duration
 }
 
 // Host operates the devices of one node. Its methods are safe for concurrent use.
@@ -47,6 +51,7 @@ type Host struct {
 	state    devices.State
 	log      *zap.Logger
 	interval time.Duration
+	gather   time.Duration
 	counters *stats.Counters
 
 	ops     chan op
@@ -71,7 +76,7 @@ func New(c Config) (*Host, error) {
 	}
 	h := &Host{
 		node: c.Node, drivers: map[string]devices.Driver{}, sink: c.Sink, state: c.State, log: c.Log,
-		interval: c.StatusInterval, counters: stats.New(), ops: make(chan op), stopped: make(chan struct{}),
+		interval: c.StatusInterval, gather: c.Gather, counters: stats.New(), ops: make(chan op), stopped: make(chan struct{}),
 	}
 	for _, d := range c.Drivers {
 		for _, p := range d.Protocols() {

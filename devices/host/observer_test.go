@@ -183,7 +183,7 @@ func TestTimesDoNotDecrease(t *testing.T) {
 		}
 		ref := devices.Ref{Namespace: "ns", Name: "d"}
 		failures := logonce.New(log)
-		epochs := &epochCounter{recorder: report.NewRecorder(ref, "n", sink, h.counters, failures, log)}
+		epochs := &epochCounter{recorder: report.NewRecorder(ref, "n", sink, 0, h.counters, failures, log)}
 		w := assemble(h, ref, epochs, failures, log)
 		epochs.StartEpoch(time.UnixMilli(1))
 		w.facts.SetDefinition(devices.Definition{Points: []devices.Point{{Name: "a", Type: v1beta1.INT}, {Name: "b", Type: v1beta1.INT}}})

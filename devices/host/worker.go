@@ -72,7 +72,7 @@ type recorder interface {
 func newWorker(h *Host, ref devices.Ref) *worker {
 	log := h.log.With(zap.String("device", ref.String()))
 	failures := logonce.New(log)
-	return assemble(h, ref, report.NewRecorder(ref, h.node, h.sink, h.counters, failures, log), failures, log)
+	return assemble(h, ref, report.NewRecorder(ref, h.node, h.sink, h.gather, h.counters, failures, log), failures, log)
 }
 
 // assemble connects the parts of a worker.
@@ -84,7 +84,7 @@ func assemble(h *Host, ref devices.Ref, records recorder, failures *logonce.Repo
 	}
 	w.saved = &savedDevice{state: h.state, facts: w.facts, log: log, backoff: backoff.Backoff{First: writeRetry, Max: loadRetryMax}}
 	w.status = &statusReporter{
-		facts: w.facts, sink: h.sink, log: log, interval: h.interval, writer: report.NewStatusWriter(h.sink, ref, h.interval, h.counters, failures),
+		facts: w.facts, sink: h.sink, log: log, interval: h.interval, writer: report.NewStatusWriter(h.sink, ref, h.interval, h.gather, h.counters, failures),
 	}
 	w.desired = &desiredWriter{
 		facts: w.facts, sessions: w.sessions, saved: w.saved, status: w.status, counters: h.counters, records: records, log: log,

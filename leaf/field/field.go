@@ -38,6 +38,8 @@ type Config struct {
 	Mappers devices.ReportReceiver
 	// PushFormat is the form of what is pushed to applications; empty: push.FormatJSON.
 	PushFormat push.Format
+	// Gather is host.Config.Gather.
+	Gather time.Duration
 	// StateLostAt returns the time at which StateStream was found to have lost messages,
 	// zero if it has not. For maxCommandTimeout after that no command is executed, because
 	// the record of an earlier one with the same id may be lost. nil means never. It must
@@ -151,7 +153,7 @@ func (f *Field) operate(ctx context.Context) error {
 	}
 	out := &sink{node: f.cfg.Node, js: f.cfg.JS, telemetry: f.telemetry, reported: f.reported, pusher: f.pusher, drivers: f.cfg.Drivers}
 	h, err := host.New(host.Config{
-		Node: f.cfg.Node, Drivers: f.cfg.Drivers, State: state, Log: f.cfg.Log, Sink: out,
+		Node: f.cfg.Node, Drivers: f.cfg.Drivers, State: state, Log: f.cfg.Log, Sink: out, Gather: f.cfg.Gather,
 	})
 	if err != nil {
 		return fmt.Errorf("create device host: %w", err)

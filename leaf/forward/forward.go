@@ -25,6 +25,9 @@ const (
 	firstBatch = 16
 	// commitTarget is how long one commit may take on the line. One is in flight at a time.
 	commitTarget = 2 * time.Second
+	// saveInterval is the time between two notes on disk of what was forwarded. After a crash, and
+	// without an answer of the bridge, as much is sent again.
+	saveInterval = 10 * time.Second
 	// idleFetch is the default of Config.Idle.
 	idleFetch = 30 * time.Second
 	// ackWait is longer than a batch may take on a slow link. A session that ends earlier
@@ -64,6 +67,8 @@ type Forwarder struct {
 	// is where the last session ended. Only one session runs at a time.
 	unansweredSince time.Time
 	position        streams.SitePosition
+	// saved is when the log of drops was told last what was forwarded.
+	saved time.Time
 	// inDoubtSince is when a commit failed that the hub may have stored, or zero.
 	inDoubtSince time.Time
 	// window is learned from the line of this site.
@@ -102,6 +107,9 @@ type session struct {
 // Run forwards until ctx ends. It holds no messages in memory while the link is down, so that
 // newer states replace older ones in the stream.
 func (f *Forwarder) Run(ctx context.Context) error {
+	if err := f.cfg.createConsumer(ctx); err != nil && ctx.Err() == nil {
+		f.cfg.Log.Warn("what waits for the hub cannot be counted until the link is up", zap.Error(err))
+	}
 	return f.cfg.Link.Sessions(ctx, f.cfg.Log, f.run)
 }
 
@@ -155,15 +163,13 @@ func (f *Forwarder) open(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", f.cfg.Stream, err)
 	}
-	cfg := streams.LocalConsumer(streams.ForwardConsumer, "what the hub has stored", 2*transfer.BatchMessages)
-	cfg.AckWait = ackWait
-	c, err := s.CreateOrUpdateConsumer(ctx, cfg)
+	c, floor, err := f.cfg.openConsumer(ctx, s, l)
 	if err != nil {
-		return nil, fmt.Errorf("open consumer %s of %s: %w", streams.ForwardConsumer, f.cfg.Stream, err)
+		return nil, err
 	}
-	p := resumeState{acked: c.CachedInfo().AckFloor.Stream, last: s.CachedInfo().State.LastSeq}
+	p := resumeState{acked: floor, last: s.CachedInfo().State.LastSeq}
 	if p.forwarded, p.exact = l.LastCommon(f.position); !p.exact {
-		p.forwarded, _ = l.LastCommon(f.cfg.Drops.Forwarded(f.cfg.Stream))
+		p.forwarded, _ = f.cfg.Drops.LastForwarded(f.cfg.Stream, l)
 	}
 	if p.hub, p.known, err = f.hubPosition(ctx, l, p.last); err != nil {
 		return nil, err
@@ -321,6 +327,10 @@ func (f *Forwarder) committed(r *session, stored int) {
 	r.done = r.next - 1
 	f.refused.sent(r.done)
 	f.cfg.Counters.forwarded.WithLabelValues(f.cfg.Stream).Add(float64(stored))
+	if time.Since(f.saved) >= saveInterval {
+		f.saved = time.Now()
+		f.logUnsaved(f.cfg.Drops.SetForwarded(f.cfg.Stream, r.timeline.Position(r.done)))
+	}
 }
 
 func (f *Forwarder) acknowledge(msgs []jetstream.Msg) error {

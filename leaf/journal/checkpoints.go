@@ -18,6 +18,10 @@ import (
 // checkpointsName is the file in the data folder that holds the checkpoint of each stream.
 const checkpointsName = "streams.json"
 
+// progressInterval is the time between two writes of nothing but progress: each replaces the file,
+// which costs a small flash memory more than it is worth.
+const progressInterval = 10 * time.Second
+
 // Checkpoint is the last known state of a stream. A stream that holds less was rolled back,
 // truncated or created again without the leaf.
 type Checkpoint struct {
@@ -46,8 +50,15 @@ type LostRange struct {
 // reported yet.
 func (cp Checkpoint) unresolved() bool { return cp.Incomplete || cp.LostAt != 0 || len(cp.Lost) > 0 }
 
+// progressOnly reports whether next is later in the same stream, and nothing else.
+func (cp Checkpoint) progressOnly(next Checkpoint) bool {
+	cp.Last, cp.Digest, next.Last, next.Digest = 0, "", 0, ""
+	return cp.Created != 0 && reflect.DeepEqual(cp, next)
+}
+
 // Checkpoints is the checkpoint file. Losing a checkpoint or an update is harmless unless one is
-// unresolved; in that case Put syncs the file before it returns. Use OpenCheckpoints. It is safe
+// unresolved; in that case Put syncs the file before it returns. Progress is written every 10 s, and
+// by Flush. Use OpenCheckpoints. It is safe
 // for concurrent use.
 type Checkpoints struct {
 	path string
@@ -56,8 +67,10 @@ type Checkpoints struct {
 
 	mu     sync.Mutex
 	byName map[string]Checkpoint
-	// unwritten is set while the file is out of date.
-	unwritten bool
+	// unwritten is set while the file is out of date because it could not be written, behind while
+	// it lacks nothing but progress.
+	unwritten, behind bool
+	written           time.Time
 }
 
 // OpenCheckpoints reads the file. A file that cannot be read, for example one that a power cut
@@ -86,12 +99,29 @@ func (m *Checkpoints) Get(stream string) (Checkpoint, bool) {
 func (m *Checkpoints) Put(stream string, cp Checkpoint) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if reflect.DeepEqual(m.byName[stream], cp) && !m.unwritten {
-		return nil
-	}
+	was := m.byName[stream]
 	sync := m.needsSync()
 	m.byName[stream] = cp
 	sync = sync || m.needsSync()
+	m.behind = m.behind || !reflect.DeepEqual(was, cp)
+	if !m.unwritten && (!m.behind || !sync && was.progressOnly(cp) && time.Since(m.written) < progressInterval) {
+		return nil
+	}
+	return m.save(sync)
+}
+
+// Flush writes what Put has not written yet.
+func (m *Checkpoints) Flush() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.behind && !m.unwritten {
+		return nil
+	}
+	return m.save(m.needsSync())
+}
+
+// save replaces the file. The lock is held.
+func (m *Checkpoints) save(sync bool) error {
 	data, err := json.Marshal(m.byName)
 	if err != nil {
 		return fmt.Errorf("encode checkpoints: %w", err)
@@ -100,7 +130,7 @@ func (m *Checkpoints) Put(stream string, cp Checkpoint) error {
 		m.unwritten = true
 		return fmt.Errorf("write checkpoints: %w", err)
 	}
-	m.unwritten = false
+	m.unwritten, m.behind, m.written = false, false, time.Now()
 	return nil
 }
 

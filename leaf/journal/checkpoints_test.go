@@ -72,3 +72,31 @@ func TestUnresolvedCheckpointsAreOnDisk(t *testing.T) {
 		t.Errorf("read again: %+v", got)
 	}
 }
+
+// TestProgressIsWrittenSeldom puts nothing but progress: the file is not written each time, and
+// Flush writes it.
+func TestProgressIsWrittenSeldom(t *testing.T) {
+	m := OpenCheckpoints(t.TempDir())
+	for last := range uint64(100) {
+		if err := m.Put("a", Checkpoint{Created: 7, Last: last + 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func() uint64 {
+		cp, _ := OpenCheckpoints(filepath.Dir(m.path)).Get("a")
+		return cp.Last
+	}
+	if got, _ := m.Get("a"); got.Last != 100 || read() != 1 {
+		t.Errorf("known: %d, in the file: %d; want 100 and 1", got.Last, read())
+	}
+	m.written = m.written.Add(-progressInterval)
+	if err := m.Put("a", Checkpoint{Created: 7, Last: 100}); err != nil || read() != 100 {
+		t.Errorf("in the file after %v: %d, want 100; %v", progressInterval, read(), err)
+	}
+	if err := m.Put("a", Checkpoint{Created: 7, Last: 101}); err != nil || read() != 100 {
+		t.Error(read(), err)
+	}
+	if err := m.Flush(); err != nil || read() != 101 {
+		t.Errorf("in the file after Flush: %d, want 101; %v", read(), err)
+	}
+}

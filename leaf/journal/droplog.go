@@ -15,6 +15,10 @@ import (
 // dropLogName is the file in the data folder that counts dropped records.
 const dropLogName = "dropped.json"
 
+// earlierIncarnations is the number of earlier incarnations whose position is kept. Each start of the
+// leaf is one.
+const earlierIncarnations = 32
+
 // Range is a range of sequences, both included.
 type Range struct {
 	From uint64 `json:"from"`
@@ -27,8 +31,11 @@ func (s Range) Count() uint64 { return s.To - s.From + 1 }
 // streamDrops is the entry of one stream.
 type streamDrops struct {
 	// Forwarded is the position up to which every message was forwarded or counted as dropped.
-	// It is written when a session ends, so it may lag behind.
+	// It is written every few seconds and when a session ends, so it may lag behind.
 	Forwarded streams.SitePosition `json:"noted"`
+	// Earlier are the last such positions of earlier incarnations, newest first, for a store that
+	// is put back.
+	Earlier []streams.SitePosition `json:"earlier,omitempty"`
 	// Counted is the last position that was counted as dropped.
 	Counted streams.SitePosition `json:"counted"`
 	// Lost is the end of the last range that was counted as lost with the store.
@@ -89,6 +96,20 @@ func (l *DropLog) Forwarded(stream string) streams.SitePosition {
 	return l.entry(stream).Forwarded
 }
 
+// LastForwarded returns the sequence of a stream with this timeline up to which it is known to be
+// forwarded or counted, and false if nothing is known about this stream or its ancestors.
+func (l *DropLog) LastForwarded(stream string, of Timeline) (uint64, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.entry(stream)
+	for _, at := range append([]streams.SitePosition{e.Forwarded}, e.Earlier...) {
+		if seq, ok := of.LastCommon(at); ok {
+			return seq, true
+		}
+	}
+	return 0, false
+}
+
 // CountDropped counts a range of sequences as dropped and returns when that is on disk. Calling
 // it again with the same sequences does not count them twice.
 func (l *DropLog) CountDropped(stream string, of Timeline, reason string, s Range) error {
@@ -125,11 +146,16 @@ func (l *DropLog) CountLost(stream string, end streams.SitePosition, n uint64) e
 func (l *DropLog) SetForwarded(stream string, at streams.SitePosition) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if a := l.entry(stream); a.Forwarded != at {
-		a.Forwarded = at
-		return l.save()
+	a := l.entry(stream)
+	if a.Forwarded == at {
+		return nil
 	}
-	return nil
+	if was := a.Forwarded; was.Incarnation != at.Incarnation && was.Seq > 0 {
+		a.Earlier = append([]streams.SitePosition{was}, a.Earlier...)
+		a.Earlier = a.Earlier[:min(len(a.Earlier), earlierIncarnations)]
+	}
+	a.Forwarded = at
+	return l.save()
 }
 
 // Each calls f with every counter.

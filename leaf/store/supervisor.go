@@ -299,6 +299,7 @@ func (sv *Supervisor) Checkpoint(ctx context.Context) {
 	}
 	sv.desired.checkpointContent(ctx, s)
 	sv.losses.checkpointUpstream(ctx)
+	sv.failures.Report("write checkpoints", sv.losses.checkpoints.Flush())
 }
 
 // recordRebuild logs and counts that a stream is set aside.

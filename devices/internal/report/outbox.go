@@ -19,6 +19,8 @@ const (
 	outboxSamples = 4096
 	sinkRetry     = 200 * time.Millisecond
 	sinkRetryMax  = 10 * time.Second
+	// gatheredSamples is the size of a record that is passed on before its time.
+	gatheredSamples = 1000
 	// StopTimeout bounds how long a stopping worker still tries to store what it has.
 	StopTimeout = 2 * time.Second
 )
@@ -36,14 +38,68 @@ type outbox struct {
 	queue   []any
 	samples int
 	sending any // the item that the sink is storing
+	// gather is the interval in which samples become one record, 0 if each call is one; open is
+	// that record until its time.
+	gather time.Duration
+	open   *devices.Samples
 	// dropped counts the lost batches of the epoch.
 	dropped uint64
 	epoch   int64
 	wake    chan struct{}
 }
 
-func newOutbox(sink devices.Sink, m *stats.Counters, failures *logonce.Reporter, log *zap.Logger) *outbox {
-	return &outbox{sink: sink, counters: m, failures: failures, log: log, wake: make(chan struct{}, 1)}
+func newOutbox(sink devices.Sink, gather time.Duration, m *stats.Counters, failures *logonce.Reporter, log *zap.Logger) *outbox {
+	return &outbox{sink: sink, gather: gather, counters: m, failures: failures, log: log, wake: make(chan struct{}, 1)}
+}
+
+// join adds samples to the record that is gathered, if there is one of the epoch with room.
+func (o *outbox) join(epoch int64, samples []devices.Sample) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.open == nil || o.open.Epoch != epoch || len(o.open.Samples)+len(samples) > gatheredSamples {
+		return false
+	}
+	o.open.Samples = append(o.open.Samples, samples...)
+	return true
+}
+
+// begin gathers samples from s on, and passes on what was gathered before.
+func (o *outbox) begin(s *devices.Samples) {
+	o.close()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.open = s
+	o.notify()
+}
+
+// close passes on what is gathered.
+func (o *outbox) close() {
+	o.mu.Lock()
+	s := o.open
+	o.open = nil
+	o.mu.Unlock()
+	if s != nil {
+		o.put(s)
+	}
+}
+
+// due returns a channel that delivers at the time of the record that is gathered, nil if there
+// is none.
+func (o *outbox) due() <-chan time.Time {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.open == nil {
+		return nil
+	}
+	return time.After(untilShared(o.gather))
+}
+
+// notify wakes run.
+func (o *outbox) notify() {
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
 }
 
 // records returns the number of audits and events that the sink has not stored.
@@ -73,10 +129,7 @@ func (o *outbox) put(item any) {
 	o.queue = append(o.queue, item)
 	o.counters.Waiting.Add(1)
 	o.mu.Unlock()
-	select {
-	case o.wake <- struct{}{}:
-	default:
-	}
+	o.notify()
 }
 
 func (o *outbox) dropOldest() {
@@ -138,8 +191,11 @@ func (o *outbox) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-o.wake:
+		case <-o.due():
+			o.close()
 		}
 	}
+	o.close()
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), StopTimeout)
 	defer cancel()
 	for item := o.pop(); item != nil; item = o.pop() {

@@ -26,10 +26,11 @@ type Recorder struct {
 	audits   uint64
 }
 
-// NewRecorder returns the Recorder of a device of a node. It starts nothing.
-func NewRecorder(device devices.Ref, node string, sink devices.Sink, counters *stats.Counters, failures *logonce.Reporter, log *zap.Logger) *Recorder {
+// NewRecorder returns the Recorder of a device of a node, which gathers samples for an interval, or
+// passes on each at once if it is 0. It starts nothing.
+func NewRecorder(device devices.Ref, node string, sink devices.Sink, gather time.Duration, counters *stats.Counters, failures *logonce.Reporter, log *zap.Logger) *Recorder {
 	return &Recorder{
-		device: device, node: node, counters: counters, outbox: newOutbox(sink, counters, failures, log), limiter: newEventLimiter(time.Now()),
+		device: device, node: node, counters: counters, outbox: newOutbox(sink, gather, counters, failures, log), limiter: newEventLimiter(time.Now()),
 	}
 }
 
@@ -47,8 +48,16 @@ func (r *Recorder) StartEpoch(now time.Time) {
 
 // Samples numbers a batch of samples and queues it.
 func (r *Recorder) Samples(samples []devices.Sample) {
+	if r.outbox.join(r.epoch, samples) {
+		return
+	}
 	r.sequence++
-	r.outbox.put(&devices.Samples{Device: r.device, Node: r.node, Epoch: r.epoch, Sequence: r.sequence, Samples: samples})
+	record := &devices.Samples{Device: r.device, Node: r.node, Epoch: r.epoch, Sequence: r.sequence, Samples: samples}
+	if r.outbox.gather == 0 {
+		r.outbox.put(record)
+	} else {
+		r.outbox.begin(record)
+	}
 }
 
 // Audit numbers an audit and queues it.

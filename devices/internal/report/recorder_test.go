@@ -14,7 +14,7 @@ import (
 
 // The outbox drops the oldest samples, reports how many, and never drops an audit.
 func TestOutboxDropsOldestSamples(t *testing.T) {
-	o := newOutbox(nil, stats.New(), logonce.New(zaptest.NewLogger(t)), zaptest.NewLogger(t))
+	o := newOutbox(nil, 0, stats.New(), logonce.New(zaptest.NewLogger(t)), zaptest.NewLogger(t))
 	o.put(&devices.Audit{Sequence: 1})
 	for i := range outboxSamples + 10 {
 		o.put(&devices.Samples{Sequence: uint64(i + 1)})
@@ -30,7 +30,7 @@ func TestOutboxDropsOldestSamples(t *testing.T) {
 // Lost batches are counted.
 func TestDroppedBatchesAreCounted(t *testing.T) {
 	counters := stats.New()
-	o := newOutbox(nil, counters, logonce.New(zaptest.NewLogger(t)), zaptest.NewLogger(t))
+	o := newOutbox(nil, 0, counters, logonce.New(zaptest.NewLogger(t)), zaptest.NewLogger(t))
 	for i := range outboxSamples + 3 {
 		o.put(&devices.Samples{Sequence: uint64(i + 1)})
 	}

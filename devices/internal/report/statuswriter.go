@@ -26,13 +26,16 @@ type StatusWriter struct {
 	failures *logonce.Reporter
 	// interval is the shortest time between two statuses, in ns.
 	interval atomic.Int64
-	ready    chan struct{}
-	in       chan Status
+	// gather is the interval at whose multiples statuses are stored, 0 if at any time.
+	gather time.Duration
+	ready  chan struct{}
+	in     chan Status
 }
 
-// NewStatusWriter returns the StatusWriter of a device. It starts nothing.
-func NewStatusWriter(sink devices.Sink, device devices.Ref, interval time.Duration, m *stats.Counters, failures *logonce.Reporter) *StatusWriter {
-	s := &StatusWriter{sink: sink, device: device, counters: m, failures: failures, ready: make(chan struct{}), in: make(chan Status, 1)}
+// NewStatusWriter returns the StatusWriter of a device, which stores statuses at the times at which
+// the Recorders with the same gather store samples. It starts nothing.
+func NewStatusWriter(sink devices.Sink, device devices.Ref, interval, gather time.Duration, m *stats.Counters, failures *logonce.Reporter) *StatusWriter {
+	s := &StatusWriter{sink: sink, device: device, gather: gather, counters: m, failures: failures, ready: make(chan struct{}), in: make(chan Status, 1)}
 	s.interval.Store(int64(interval))
 	return s
 }
@@ -58,8 +61,17 @@ func (s *StatusWriter) Run(ctx context.Context) (left bool) {
 		if !s.deliver(ctx, <-s.in) {
 			return true
 		}
-		backoff.Sleep(ctx, time.Duration(s.interval.Load()))
+		backoff.Sleep(ctx, s.pause())
 	}
+}
+
+// pause returns how long to wait after a status.
+func (s *StatusWriter) pause() time.Duration {
+	interval := time.Duration(s.interval.Load())
+	if s.gather == 0 {
+		return interval
+	}
+	return max(0, interval-s.gather) + untilShared(s.gather)
 }
 
 // deliver stores the status, or a newer one in its place. It returns false if ctx ends before.

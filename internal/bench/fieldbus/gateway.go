@@ -46,7 +46,7 @@ func (r *runner) gateway(ctx context.Context) (err error) {
 		defer func() { err = errors.Join(err, s.stop()) }()
 		addresses = append(addresses, s.addr)
 	}
-	g, err := startGateway(ctx, r.cfg.Leaf, filepath.Join(r.dir, "gateway"))
+	g, err := startGateway(ctx, r.cfg.Leaf, filepath.Join(r.dir, "gateway"), gatewaySettings{})
 	if err != nil {
 		return err
 	}
@@ -84,7 +84,7 @@ func fleetModel() any {
 	return m
 }
 
-func fleetDevice(i int, address string) any {
+func fleetDevice(i int, address string) v1beta1.Device {
 	d := v1beta1.Device{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v1beta1.SchemeGroupVersion.String(), Kind: "Device"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: gatewaySite, Name: fleetName(i), UID: types.UID(fleetName(i)), Generation: 1},
@@ -111,23 +111,28 @@ type gatewayProcess struct {
 	js  jetstream.JetStream
 }
 
-func startGateway(ctx context.Context, binary, dir string) (*gatewayProcess, error) {
+// gatewaySettings are those of a gateway: the URL of its hub, if it has a link, and further lines
+// of leaf.yaml.
+type gatewaySettings struct{ hub, yaml string }
+
+// startGateway starts a leaf that has everything in dir.
+func startGateway(ctx context.Context, binary, dir string, settings gatewaySettings) (*gatewayProcess, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create folder: %w", err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freePort()
 	if err != nil {
-		return nil, fmt.Errorf("find a port: %w", err)
+		return nil, err
 	}
-	address := l.Addr().String()
-	if err := l.Close(); err != nil {
-		return nil, fmt.Errorf("find a port: %w", err)
+	address, remotes := fmt.Sprintf("127.0.0.1:%d", port), ""
+	if settings.hub != "" {
+		remotes = fmt.Sprintf("leafnodes { remotes: [ { url: %q } ] }\n", settings.hub)
 	}
 	for name, text := range map[string]string{
-		"leaf.conf": fmt.Sprintf("server_name: %s\nlisten: %q\njetstream { domain: %s, store_dir: %q, sync_interval: always, max_file_store: 2GB }\n",
-			gatewaySite, address, gatewaySite, filepath.Join(dir, "jetstream")),
-		"leaf.yaml": fmt.Sprintf("site: %s\nnode: %s\ndataDir: %s\nlogLevel: warn\nnats: {configFile: %s}\nnodeAPI: {listen: \"127.0.0.1:0\"}\nmetrics: {listen: \"\"}\ndevices: {dmiSocket: \"\"}\n",
-			gatewaySite, gatewayNode, filepath.Join(dir, "data"), filepath.Join(dir, "leaf.conf")),
+		"leaf.conf": fmt.Sprintf("server_name: %s\nlisten: %q\nauthorization { users: [ { user: bench, password: secret } ] }\njetstream { domain: %s, store_dir: %q, sync_interval: always, max_file_store: 2GB }\n%s",
+			gatewaySite, address, gatewaySite, filepath.Join(dir, "jetstream"), remotes),
+		"leaf.yaml": fmt.Sprintf("site: %s\nnode: %s\ndataDir: %s\nlogLevel: warn\nnats: {configFile: %s}\nnodeAPI: {listen: \"127.0.0.1:0\"}\nmetrics: {listen: \"\"}\n%s",
+			gatewaySite, gatewayNode, filepath.Join(dir, "data"), filepath.Join(dir, "leaf.conf"), settings.yaml),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			return nil, fmt.Errorf("write configuration: %w", err)
@@ -137,7 +142,7 @@ func startGateway(ctx context.Context, binary, dir string) (*gatewayProcess, err
 	if err != nil {
 		return nil, fmt.Errorf("create log: %w", err)
 	}
-	g := &gatewayProcess{cmd: exec.CommandContext(ctx, binary, "-config", filepath.Join(dir, "leaf.yaml"))}
+	g := &gatewayProcess{cmd: exec.CommandContext(ctx, binary, "--config", filepath.Join(dir, "leaf.yaml"))}
 	g.cmd.Stdout, g.cmd.Stderr = log, log
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := errors.Join(g.cmd.Start(), log.Close()); err != nil {
@@ -154,11 +159,7 @@ func startGateway(ctx context.Context, binary, dir string) (*gatewayProcess, err
 func (g *gatewayProcess) connect(ctx context.Context, address string) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	g.nc, err = nats.Connect("nats://"+address, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
-	if err != nil {
-		return fmt.Errorf("connect to the leaf: %w", err)
-	}
-	if g.js, err = jetstream.New(g.nc); err != nil {
+	if err := g.open("nats://bench:secret@" + address); err != nil {
 		return fmt.Errorf("connect to the leaf: %w", err)
 	}
 	for {
@@ -172,6 +173,27 @@ func (g *gatewayProcess) connect(ctx context.Context, address string) (err error
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// open opens JetStream at a server that may still be starting.
+func (g *gatewayProcess) open(url string) (err error) {
+	if g.nc, err = nats.Connect(url, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond)); err != nil {
+		return err
+	}
+	g.js, err = jetstream.New(g.nc)
+	return err
+}
+
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, fmt.Errorf("find a port: %w", err)
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	if err := l.Close(); err != nil {
+		return 0, fmt.Errorf("find a port: %w", err)
+	}
+	return port, nil
 }
 
 // put stores an object as the replicator does.
