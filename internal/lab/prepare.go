@@ -2,7 +2,9 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -63,6 +65,9 @@ func (l *Lab) prepare() error {
 
 func (l *Lab) prepareHub() error {
 	dir := filepath.Dir(l.hubConf())
+	if err := checkHubStore(filepath.Join(dir, "hub")); err != nil {
+		return err
+	}
 	if err := l.operator().Create(filepath.Join(dir, "accounts")); err != nil {
 		return err
 	}
@@ -81,6 +86,19 @@ func (l *Lab) prepareHub() error {
 		Store: filepath.Join(dir, "hub"), CertFile: cert.CertFile, KeyFile: cert.KeyFile,
 	}
 	return fabric.RepoTemplates(l.root).WriteHub(l.hubConf(), hub)
+}
+
+// checkHubStore reports a store whose hub had its accounts in hub.conf, as that of earlier versions:
+// no account of a hub in operator mode has its name, so that nobody would be served.
+func checkHubStore(dir string) error {
+	old := filepath.Join(dir, "jetstream", "FABRIC")
+	switch _, err := os.Stat(old); {
+	case err == nil:
+		return fmt.Errorf("%s is from an earlier version, whose hub had its accounts in hub.conf: delete the lab's data with `go tool task lab:down PURGE=1`, and start it again", old)
+	case !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("look at the hub's store: %w", err)
+	}
+	return nil
 }
 
 // prepareContexts writes the contexts of the nats command, for the users that the hub and
