@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -84,8 +85,8 @@ func TestArchitectureNamesFunctionsThatExist(t *testing.T) {
 }
 
 // An operator who searches for a log message of the documentation finds it in a log.
-func TestDeliveryNamesLogMessagesThatExist(t *testing.T) {
-	const doc = "../../docs/delivery.md"
+func TestOperationsNamesLogMessagesThatExist(t *testing.T) {
+	const doc = "../../docs/operations.md"
 	text, err := os.ReadFile(doc)
 	if err != nil {
 		t.Fatal(err)
@@ -116,5 +117,32 @@ func TestDeliveryNamesLogMessagesThatExist(t *testing.T) {
 	}
 	if rows < 5 {
 		t.Errorf("%s names %d log messages", doc, rows)
+	}
+}
+
+// normalReasons are the reasons of conditions that need nobody.
+var normalReasons = []string{"AccountStored", "AsExpected", "Heard", "Reserved", "UpToDate"}
+
+// An operator finds what to do for each reason that a condition of a Site can have.
+func TestOperationsHasEveryReason(t *testing.T) {
+	text, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reason, reasons := regexp.MustCompile(`(?m)^\t(?:Reason|Degraded)\w+ += "(\w+)"`), 0
+	for _, source := range []string{"../../bridge/api/v1alpha1/condition.go", "../../streams/presence.go"} {
+		code, err := os.ReadFile(source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range reason.FindAllStringSubmatch(string(code), -1) {
+			reasons++
+			if !slices.Contains(normalReasons, m[1]) && !strings.Contains(string(text), m[1]) {
+				t.Errorf("docs/operations.md does not say what to do about %s", m[1])
+			}
+		}
+	}
+	if reasons < 30 {
+		t.Errorf("%d reasons were found", reasons)
 	}
 }
