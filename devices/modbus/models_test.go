@@ -35,7 +35,8 @@ type registerImage struct {
 
 // TestModels reads the register image of each ready-made model through the driver, from a slave
 // of another implementation: every property has the value of the image, or none where the image
-// has none, and no setting is misspelt or ambiguous.
+// has none, and no setting is misspelt or ambiguous. The files name where the registers are from
+// and how the image came about.
 func TestModels(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob(filepath.Join(modelsDir, "*.yaml"))
@@ -68,6 +69,9 @@ func readsModel(t *testing.T, file, imageFile string) {
 	var image registerImage
 	if err := yaml.UnmarshalStrict(text, &image); err != nil {
 		t.Fatal(err)
+	}
+	if !strings.Contains(model, "\n# Registers: ") || !strings.HasPrefix(string(text), "# Image: ") {
+		t.Error("the model or its image does not name its source")
 	}
 	s := newSlave(t)
 	tables := map[string]codec.Table{"holding": codec.Holdings, "input": codec.Inputs, "coil": codec.Coils, "discrete": codec.Discretes}
