@@ -84,10 +84,11 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		Report: outages.of("search the desired stream"),
 	})
 	writes := writeback.Config{Clients: c, Cache: cache, Sites: p.desired, Liveness: p.liveness, Deleted: deleted, Names: p.names, Problems: problems, Kubelets: kubelets, Log: b.log}
+	reportQueue := newQueueConfig[reported.Key](b.metrics, "writeback")
 	p.reports = reported.New(reported.Config{
 		Hub: h, Sites: p.desired, Liveness: p.liveness, Fence: b.fence, Counters: &b.count.reported, Log: b.log,
 		Writer:    writeback.New(writes),
-		Queue:     newQueue[reported.Key](b.metrics, "writeback", writeRetry),
+		Queue:     withRetries(reportQueue, reported.NewQueue(reportQueue, b.cfg.Limits.Workers), writeRetry),
 		SiteQueue: newQueue[string](b.metrics, "reports", writeRetry),
 		Workers:   b.cfg.Limits.Workers, Report: outages.of("write back to the API server"),
 		Limits:        reported.Limits{Writes: writeRate, Events: eventRate, Problems: problems, OnLimited: b.metrics.sites.CountLimited},

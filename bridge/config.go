@@ -190,7 +190,7 @@ type LimitsConfig struct {
 	// reserved, or less if its spec.limits.hubStorage says so.
 	HubBytes int64 `json:"hubBytes"`
 	// Workers is the number of sites published, and of objects written back, in parallel;
-	// default 8.
+	// default 8. Of those that write back, the objects of one site have at most half.
 	Workers int `json:"workers"`
 }
 

@@ -20,10 +20,24 @@ const (
 // newQueue creates a queue with metrics under its name. longest is the longest delay between
 // retries.
 func newQueue[T comparable](t *instruments, name string, longest time.Duration) workqueue.TypedRateLimitingInterface[T] {
+	cfg := newQueueConfig[T](t, name)
+	return withRetries(cfg, workqueue.NewTypedWithConfig(cfg), longest)
+}
+
+// newQueueConfig returns the configuration of a new queue with metrics under its name.
+func newQueueConfig[T comparable](t *instruments, name string) workqueue.TypedQueueConfig[T] {
 	t.queues.reset(name)
+	return workqueue.TypedQueueConfig[T]{Name: name, MetricsProvider: t.queues}
+}
+
+// withRetries adds retries to a queue of that configuration. longest is the longest delay between
+// them.
+func withRetries[T comparable](cfg workqueue.TypedQueueConfig[T], q workqueue.TypedInterface[T], longest time.Duration) workqueue.TypedRateLimitingInterface[T] {
 	delays := workqueue.NewTypedItemExponentialFailureRateLimiter[T](100*time.Millisecond, longest)
 	return workqueue.NewTypedRateLimitingQueueWithConfig(delays, workqueue.TypedRateLimitingQueueConfig[T]{
-		Name: name, MetricsProvider: t.queues,
+		DelayingQueue: workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[T]{
+			Name: cfg.Name, MetricsProvider: cfg.MetricsProvider, Queue: q,
+		}),
 	})
 }
 

@@ -7,7 +7,8 @@
 // What is removed from a site's stream is below it, and the state of an object that exists is never
 // removed. A state that was superseded is not written if a hub that was killed brings it back. A
 // site has a bounded share of what all sites use: of reports that wait, of memory, and of the
-// workers, which serve one site after the other for a bounded number of messages.
+// workers. Those that read serve one site after the other for a bounded number of messages; those
+// that write take one report of each site in turn, and a site has at most half of them.
 //
 // The bridge runs one Reconciler while it leads, and tells it what changes. What a report
 // becomes in the API is up to the Writer.

@@ -40,8 +40,8 @@ type Config struct {
 	Liveness *liveness.Tracker
 	Fence    *lease.Fence
 	Writer   Writer
-	// Queue holds the reports to write, SiteQueue the sites that have something to do. Each is
-	// read by Workers workers.
+	// Queue holds the reports to write, on a queue of NewQueue; SiteQueue holds the sites that have
+	// something to do. Each is read by Workers workers.
 	Queue     workqueue.TypedRateLimitingInterface[Key]
 	SiteQueue workqueue.TypedRateLimitingInterface[string]
 	Workers   int

@@ -172,23 +172,29 @@ func (w *writing) assemble() {
 	w.count = &Counters{}
 	w.problems = bounds.NewProblems(time.Now)
 	w.Reconciler = New(Config{
-		Hub: w.hub, Sites: w.cluster, Liveness: tracker, Fence: leadingFence(), Counters: w.count, Log: zap.NewNop(), Workers: 2,
+		Hub: w.hub, Sites: w.cluster, Liveness: tracker, Fence: leadingFence(), Counters: w.count, Log: zap.NewNop(), Workers: workers,
 		Writer: writeback.New(writeback.Config{
 			Clients: w.clients, Cache: w.cluster, Sites: w.cluster, Names: w.cluster, Problems: w.problems, Liveness: tracker, Deleted: writeback.NewDeletedNodes(), Log: zap.NewNop(),
 		}),
 		Limits: Limits{
 			Writes: bounds.NewWriteRate(time.Now), Events: bounds.NewEventRate(time.Now), Problems: w.problems, OnLimited: func(string, string) { w.limited.Add(1) },
 		},
-		Queue: quick[Key](), SiteQueue: quick[string](),
+		Queue: quick(NewQueue(workqueue.TypedQueueConfig[Key]{}, workers)), SiteQueue: quick(workqueue.NewTyped[string]()),
 		Report: func(error) {}, OnQuarantined: func(string, string) {}, OnSiteConnected: func(string) {},
 		now: func() time.Time { return w.began.Add(time.Duration(w.ahead.Load())) },
 	})
 	w.t.Cleanup(w.Close)
 }
 
-// quick returns a queue that retries often.
-func quick[T comparable]() workqueue.TypedRateLimitingInterface[T] {
-	return workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[T](100*time.Millisecond, time.Millisecond))
+// workers is the number of workers that read, and of those that write.
+const workers = 2
+
+// quick has a queue retry often.
+func quick[T comparable](q workqueue.TypedInterface[T]) workqueue.TypedRateLimitingInterface[T] {
+	retries := workqueue.NewTypedItemExponentialFailureRateLimiter[T](100*time.Millisecond, time.Millisecond)
+	return workqueue.NewTypedRateLimitingQueueWithConfig(retries, workqueue.TypedRateLimitingQueueConfig[T]{
+		DelayingQueue: workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[T]{Queue: q}),
+	})
 }
 
 // successor returns the reconciler of the next bridge.
