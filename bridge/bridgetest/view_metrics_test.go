@@ -225,7 +225,7 @@ func deploymentIsValid(t *testing.T, a *api) {
 			t.Errorf("configuration %+v, %v", cfg, err)
 		}
 	}
-	if kinds["Deployment"] != 1 || kinds["Service"] != 1 || kinds["ConfigMap"] != 1 {
+	if kinds["Deployment"] != 1 || kinds["Service"] != 2 || kinds["ConfigMap"] != 1 { // a Service for metrics, and one for the kubelet API
 		t.Errorf("kinds %v", kinds)
 	}
 	if len(warnings) > 0 {
