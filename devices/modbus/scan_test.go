@@ -122,14 +122,19 @@ func checkSunSpecManifests(t *testing.T, s *slave, u scan.Unit) {
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
-	in, problems, err := Inspect(t.Context(), def, nil)
-	if err != nil || len(problems) > 0 {
-		t.Fatal(problems, err)
+	read := func() map[string]string {
+		t.Helper()
+		in, problems, err := Inspect(t.Context(), def, nil)
+		if err != nil || len(problems) > 0 {
+			t.Fatal(problems, err)
+		}
+		got := map[string]string{}
+		for _, o := range in.Observations {
+			got[o.Point] = o.Value.String() + " " + string(o.Quality) + o.Reason
+		}
+		return got
 	}
-	got := map[string]string{}
-	for _, o := range in.Observations {
-		got[o.Point] = o.Value.String() + " " + string(o.Quality) + o.Reason
-	}
+	got := read()
 	for name, want := range map[string]string{
 		"manufacturer": "Acme good", "power": "123.4 good", "energy": "1000000 good", "operatingState": "4 good", "holding10": "4711 good", "holding77": "0 good",
 	} {
@@ -139,6 +144,10 @@ func checkSunSpecManifests(t *testing.T, s *slave, u scan.Unit) {
 	}
 	if !strings.Contains(got["frequency"], "bad") {
 		t.Errorf("frequency is %q", got["frequency"])
+	}
+	s.set(1, codec.Holdings, 40070+24, 0, 0) // an accumulator that the inverter does not have
+	if got := read()["energy"]; !strings.Contains(got, "bad") {
+		t.Errorf("an energy that is not implemented is %q", got)
 	}
 }
 

@@ -1,6 +1,7 @@
 package scan
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 
@@ -81,6 +82,9 @@ type sunSpecPoint struct {
 	count    int
 	scale    int // of the register with the exponent, 0: none
 	unit     string
+	// notAvailable is the setting of a point whose kind has another number for "not implemented"
+	// than its data type, as an accumulator has 0.
+	notAvailable string
 }
 
 // commonPoints are those of model 1, which every SunSpec device has first.
@@ -97,7 +101,7 @@ var inverterPoints = []sunSpecPoint{
 	{name: "voltageAN", offset: 10, dataType: "uint16", scale: 13, unit: "V"},
 	{name: "power", offset: 14, dataType: "int16", scale: 15, unit: "W"},
 	{name: "frequency", offset: 16, dataType: "uint16", scale: 17, unit: "Hz"},
-	{name: "energy", offset: 24, dataType: "uint32", scale: 26, unit: "Wh"},
+	{name: "energy", offset: 24, dataType: "uint32", scale: 26, unit: "Wh", notAvailable: "0x00000000"},
 	{name: "dcPower", offset: 31, dataType: "int16", scale: 32, unit: "W"},
 	{name: "operatingState", offset: 38, dataType: "uint16"},
 }
@@ -117,7 +121,7 @@ func (m SunSpecModel) points() []sunSpecPoint {
 // property returns the property of a point of the model.
 func (m SunSpecModel) property(s sunSpecPoint) v1beta1.ModelProperty {
 	settings := map[string]any{
-		"register": codec.Holdings.String(), "offset": m.Address + s.offset, "dataType": s.dataType, "notAvailable": "sunspec",
+		"register": codec.Holdings.String(), "offset": m.Address + s.offset, "dataType": s.dataType, "notAvailable": cmp.Or(s.notAvailable, "sunspec"),
 	}
 	p := v1beta1.ModelProperty{Name: s.name, Type: v1beta1.INT, AccessMode: v1beta1.ReadOnly, Unit: s.unit}
 	if s.dataType == "string" {
