@@ -135,6 +135,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t, err := TargetOf(r)
 	if err == nil && t.Node == "" {
 		t.Node, err = s.nodeOf(r.Context(), t)
+		if err == nil && t.Proxied != "" && t.Proxied != t.Node {
+			err = &statusError{http.StatusNotFound, fmt.Sprintf("pod %s/%s is not on node %q", t.Namespace, t.Pod, t.Proxied)}
+		}
 	}
 	var n *node
 	if err == nil {

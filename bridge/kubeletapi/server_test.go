@@ -218,6 +218,11 @@ func TestRequestsReachTheirNode(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	proxied := func(uri string) http.Header { return http.Header{forwardedURI: {uri}} }
+	upgrade := func(h http.Header) http.Header {
+		h.Set("Connection", "Upgrade")
+		h.Set("Upgrade", "SPDY/3.1")
+		return h
+	}
 	for _, c := range []struct {
 		what, path string
 		header     http.Header
@@ -229,6 +234,11 @@ func TestRequestsReachTheirNode(t *testing.T) {
 		{"a node's path", "/nodes/plant-a-1/stats/summary", nil, 200, "/stats/summary"},
 		{"the API server's node proxy", "/pods", proxied("/api/v1/nodes/plant-a-1/proxy/pods"), 200, "/pods"},
 		{"the same with scheme and port", "/pods/", proxied("/api/v1/nodes/https:plant-a-1:10250/proxy/pods/"), 200, "/pods/"},
+		{"a pod through the proxy of its node", "/containerLogs/shop/web/web", proxied("/api/v1/nodes/plant-a-1/proxy/containerLogs/shop/web/web"), 200, "/containerLogs/shop/web/web"},
+		{"a pod through the proxy of another node", "/containerLogs/shop/web/web", proxied("/api/v1/nodes/plant-b-1/proxy/containerLogs/shop/web/web"), 404, `pod shop/web is not on node "plant-b-1"`},
+		{"a node through the proxy of another", "/nodes/plant-a-1/pods", proxied("/api/v1/nodes/plant-b-1/proxy/nodes/plant-a-1/pods"), 404, `node "plant-b-1" does not serve node "plant-a-1"`},
+		{"a node that its client claims", "/pods", upgrade(proxied("/api/v1/nodes/plant-a-1/proxy/pods")), 400, "only paths that name a pod"},
+		{"another protocol on a node's path", "/nodes/plant-a-1/pods", upgrade(http.Header{}), 400, "only paths that name a pod"},
 		{"a path without a node", "/pods", nil, 404, "must name a pod"},
 		{"another path of the API server", "/pods", proxied("/api/v1/nodes/plant-a-1/status"), 404, "must name a pod"},
 		{"an unknown node", "/nodes/nowhere/pods", nil, 404, `node "nowhere" not found`},
