@@ -68,14 +68,9 @@ func TestDeletedNode(t *testing.T) {
 		}
 		return err
 	})
-	heartbeat := metav1.NewTime(kubelet.Started.Truncate(time.Second)) // as the API writes it
-	eventually(t, 2*time.Minute, "it says that the node is Ready", func(ctx context.Context) error {
-		n, err := nodes.Get(ctx, site.Node, metav1.GetOptions{})
-		if err != nil {
+	eventually(t, 2*time.Minute, "the node is Ready some time after the kubelet's start", func(ctx context.Context) error {
+		if err := kubeletSettled(site); err != nil {
 			return err
-		}
-		if c := nodeCondition(n, "Ready"); c == nil || c.LastHeartbeatTime.Before(&heartbeat) {
-			return fmt.Errorf("the last it said is %+v", c)
 		}
 		return nodeReady(site.Node)(ctx)
 	})
