@@ -140,6 +140,7 @@ func (c *Controller) Trigger() {
 func (c *Controller) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var before time.Duration // that listing took in the round before
 	for {
 		select {
 		case <-ctx.Done():
@@ -156,7 +157,9 @@ func (c *Controller) Run(ctx context.Context) error {
 			return err
 		}
 		c.cfg.OnRound(err)
-		rest := max(minRoundSpacing, 10*listing, time.Since(start))
+		// One slow answer is no sign of many sites.
+		rest := max(minRoundSpacing, 10*min(listing, before), time.Since(start))
+		before = listing
 		timer.Reset(max(roundInterval, rest))
 		select {
 		case <-ctx.Done():
