@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/petiole-io/petiole/streams"
@@ -73,43 +74,31 @@ func (h *Heartbeats) Run(ctx context.Context, nc *nats.Conn, workers int) error 
 			}
 		})
 	}
-	wg.Go(func() {
-		tick := time.NewTicker(time.Second)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			for _, site := range h.cfg.Tracker.Expire(time.Now()) {
-				h.cfg.Log.Info("site disconnected", zap.String("site", site))
-				h.cfg.OnSiteChanged(site)
-			}
-		}
-	})
-	wg.Go(func() {
-		tick := time.NewTicker(streams.PresenceInterval)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			for site, nodes := range h.cfg.Tracker.Quiet(time.Now()) {
-				h.mu.Lock()
-				h.renew[site] = nodes
-				h.mu.Unlock()
-				h.cfg.Queue.Add(site)
-			}
-		}
-	})
+	wg.Go(func() { wait.UntilWithContext(ctx, h.expire, time.Second) })
+	wg.Go(func() { wait.UntilWithContext(ctx, h.renewQuiet, streams.PresenceInterval) })
 	wg.Wait()
 	if err := sub.Unsubscribe(); err != nil && !nc.IsClosed() {
 		return fmt.Errorf("unsubscribe from presence: %w", err)
 	}
 	return nil
+}
+
+// expire disconnects the sites that have been silent for too long.
+func (h *Heartbeats) expire(context.Context) {
+	for _, site := range h.cfg.Tracker.Expire(time.Now()) {
+		h.cfg.Log.Info("site disconnected", zap.String("site", site))
+		h.cfg.OnSiteChanged(site)
+	}
+}
+
+// renewQuiet has the leases of the sites renewed whose heartbeats are far apart.
+func (h *Heartbeats) renewQuiet(context.Context) {
+	for site, nodes := range h.cfg.Tracker.Quiet(time.Now()) {
+		h.mu.Lock()
+		h.renew[site] = nodes
+		h.mu.Unlock()
+		h.cfg.Queue.Add(site)
+	}
 }
 
 // requestHeartbeats asks the sites that were connected for a heartbeat: those of some are minutes

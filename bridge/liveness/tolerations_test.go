@@ -73,7 +73,7 @@ func TestTolerationsFor(t *testing.T) {
 		{"a duration", pod(both(seconds(300))...), seconds(60), both(seconds(60)), true},
 		{"others stay first", pod(append([]corev1.Toleration{other}, both(seconds(300))...)...), nil, append([]corev1.Toleration{other}, both(nil)...), true},
 		{"tolerates everything", pod(all), nil, []corev1.Toleration{all}, false},
-		{"tolerates everything but shall not", pod(all), seconds(60), append([]corev1.Toleration{all}, gone(seconds(60))...), true},
+		{"tolerates everything, for a limited time", pod(all), seconds(60), append([]corev1.Toleration{all}, gone(seconds(60))...), true},
 		{"mirror pod", corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{corev1.MirrorPodAnnotationKey: "x"}}}, nil, nil, false},
 		{"ended", corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodSucceeded}}, nil, nil, false},
 		{"being deleted", corev1.Pod{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &now}}, nil, nil, false},

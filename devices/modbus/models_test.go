@@ -27,8 +27,8 @@ type registerImage struct {
 		Values []uint16 `json:"values"`
 	} `json:"registers"`
 	Values map[string]string `json:"values"`
-	// NotAvailable are the properties whose registers say that there is no value, WriteOnly
-	// those that cannot be read.
+	// NotAvailable are the properties whose registers have the number for "no value",
+	// WriteOnly those that cannot be read.
 	NotAvailable []string `json:"notAvailable"`
 	WriteOnly    []string `json:"writeOnly"`
 }

@@ -138,7 +138,7 @@ func TestOperationsHasEveryReason(t *testing.T) {
 		for _, m := range reason.FindAllStringSubmatch(string(code), -1) {
 			reasons++
 			if !slices.Contains(normalReasons, m[1]) && !strings.Contains(string(text), m[1]) {
-				t.Errorf("docs/operations.md does not say what to do about %s", m[1])
+				t.Errorf("docs/operations.md has no action for %s", m[1])
 			}
 		}
 	}

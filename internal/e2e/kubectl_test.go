@@ -297,20 +297,43 @@ func testSessions(t *testing.T, site *rig.Site, ns string) {
 	t.Logf("MEASURED ConfigMap edit → mounted file beside a stuck session: %s", took.Round(time.Millisecond))
 }
 
+// firstWrite keeps what is written, and sends when it begins.
+type firstWrite struct {
+	bytes.Buffer
+	written chan<- struct{}
+}
+
+func (w *firstWrite) Write(p []byte) (int, error) {
+	if w.Len() == 0 {
+		w.written <- struct{}{}
+	}
+	return w.Buffer.Write(p)
+}
+
 // testSessionsEnd cuts the link below an exec and a log, without a word to either end.
 func testSessionsEnd(t *testing.T, site *rig.Site, ns string) {
 	ended := make(chan string, 2)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	for _, args := range [][]string{{"exec", "counter", "--", "sleep", "3600"}, {"logs", "-f", "counter"}} {
+	opened := make(chan struct{}, 2)
+	for _, args := range [][]string{{"exec", "counter", "--", "sh", "-c", "echo open; sleep 3600"}, {"logs", "-f", "counter"}} {
 		go func() {
-			start := time.Now()
-			out, errs, err := kubectl(ctx, nil, append([]string{"-n", ns}, args...)...)
-			t.Logf("kubectl %s ended after %s: %v, %q", args[0], time.Since(start).Round(time.Second), err, errs)
-			ended <- out + errs
+			start, out := time.Now(), &firstWrite{written: opened}
+			cmd := lab.Command(ctx, lab.Bin("kubectl"), append([]string{"-n", ns}, args...)...)
+			var errs bytes.Buffer
+			cmd.Stdout, cmd.Stderr = out, &errs
+			err := cmd.Run()
+			t.Logf("kubectl %s ended after %s: %v, %q", args[0], time.Since(start).Round(time.Second), err, errs.String())
+			ended <- out.String() + errs.String()
 		}()
 	}
-	time.Sleep(time.Second) // the sessions are open; if one is not, it is refused below
+	for range 2 {
+		select {
+		case <-opened:
+		case text := <-ended:
+			t.Fatalf("a session ended before the cut: %q", text)
+		}
+	}
 	must(t, lab.CutSilently(t.Context(), site))
 	healed := false
 	heal := func() {

@@ -172,7 +172,7 @@ func files(t *testing.T, m *jointest.Machine) (names []string) {
 // joined are the files of a gateway that has joined.
 var joined = []string{"ca.crt", "join.json", "kubelet.yaml", "leaf.conf", "leaf.yaml", "link.creds", "link.nk", "petiole-leaf.service"}
 
-// up lets systemctl of a machine run what only says that the leaf is connected.
+// up makes the systemctl of a machine start a server that reports a connected leaf.
 func up(t *testing.T, m *jointest.Machine) {
 	m.Start = func(ctx context.Context) {
 		runStatus(ctx, t, m.Metrics)

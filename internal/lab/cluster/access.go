@@ -16,7 +16,7 @@ import (
 
 // WriteCredentials creates, beside each seed of a gateway or an operator that the Site lists, the
 // credentials for the hub, from the JWT in the status of the Site. Without the JWT it returns an
-// error that says what the bridge has done so far.
+// error with the AccountReady condition of the Site.
 func WriteCredentials(ctx context.Context, client dynamic.Interface, name string, seeds ...string) error {
 	object, err := client.Resource(v1alpha1.Sites).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {

@@ -1,5 +1,5 @@
 // Package jointest provides machines for tests of leaf/join: folders of the test, a container
-// runtime that only says that it is ready, and a systemctl that runs a function instead of the
+// runtime that only reports that it is ready, and a systemctl that runs a function instead of the
 // leaf.
 //
 // Tests of leaf/join and of the bridge use it.
@@ -40,7 +40,7 @@ type Machine struct {
 // Runtime is the container runtime.
 type Runtime struct {
 	runtimeapi.UnimplementedRuntimeServiceServer
-	// NoNetwork makes it say that it has no pod network.
+	// NoNetwork makes it report that it has no pod network.
 	NoNetwork bool
 }
 
