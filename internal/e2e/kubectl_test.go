@@ -299,15 +299,15 @@ func testSessions(t *testing.T, site *rig.Site, ns string) {
 
 // firstWrite keeps what is written, and sends when it begins.
 type firstWrite struct {
-	bytes.Buffer
+	text    bytes.Buffer // not embedded: its ReadFrom would pass by Write
 	written chan<- struct{}
 }
 
 func (w *firstWrite) Write(p []byte) (int, error) {
-	if w.Len() == 0 {
+	if w.text.Len() == 0 {
 		w.written <- struct{}{}
 	}
-	return w.Buffer.Write(p)
+	return w.text.Write(p)
 }
 
 // testSessionsEnd cuts the link below an exec and a log, without a word to either end.
@@ -324,7 +324,7 @@ func testSessionsEnd(t *testing.T, site *rig.Site, ns string) {
 			cmd.Stdout, cmd.Stderr = out, &errs
 			err := cmd.Run()
 			t.Logf("kubectl %s ended after %s: %v, %q", args[0], time.Since(start).Round(time.Second), err, errs.String())
-			ended <- out.String() + errs.String()
+			ended <- out.text.String() + errs.String()
 		}()
 	}
 	for range 2 {
