@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,6 +25,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge"
 	"github.com/petiole-io/petiole/bridge/accounts"
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/cmd/kubectl-petiole/plugin"
 	"github.com/petiole-io/petiole/internal/configfile"
 	"github.com/petiole-io/petiole/internal/natstest"
@@ -159,6 +161,15 @@ func (w *joinWorld) adminKubeconfig() string {
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		w.t.Fatal(err)
 	}
+	// The API server's authorizer learns of the binding by a watch.
+	eventually(w.t, "rights of "+person, func() bool {
+		review, err := w.admin.AuthorizationV1().SubjectAccessReviews().Create(w.ctx, &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+			User:               person,
+			ResourceAttributes: &authorizationv1.ResourceAttributes{Group: v1alpha1.Sites.Group, Resource: "sites", Verb: "create"},
+		}}, metav1.CreateOptions{})
+		w.must(err)
+		return review.Status.Allowed
+	})
 	cfg := clientcmdapi.NewConfig()
 	cfg.Clusters["c"] = &clientcmdapi.Cluster{
 		Server: w.api.config.Host, TLSServerName: w.api.config.ServerName, CertificateAuthorityData: w.api.config.CAData, CertificateAuthority: w.api.config.CAFile,

@@ -19,9 +19,11 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/petiole-io/petiole/bridge"
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
@@ -74,14 +76,22 @@ func (w *world) must(err error) {
 	}
 }
 
-// cleanUp leaves the API server without sites, nodes and their leases for the next test:
-// there is no garbage collector here.
+// cleanUp leaves the API server without sites, nodes and their leases, and what is bound to nodes,
+// for the next test: there is no garbage collector here, and its nodes have the same names.
 func (w *world) cleanUp() {
 	if w.disposable {
 		return
 	}
 	now := metav1.DeleteOptions{GracePeriodSeconds: new(int64)}
-	w.must(w.admin.CoreV1().Pods(w.namespace).DeleteCollection(w.ctx, now, metav1.ListOptions{}))
+	for _, r := range []schema.GroupVersionResource{corev1.SchemeGroupVersion.WithResource("pods"), devicesGVR, modelsGVR, statusesGVR} {
+		all, err := w.dynamic.Resource(r).List(w.ctx, metav1.ListOptions{})
+		w.must(err)
+		for _, o := range all.Items {
+			if err := w.dynamic.Resource(r).Namespace(o.GetNamespace()).Delete(w.ctx, o.GetName(), now); !apierrors.IsNotFound(err) {
+				w.must(err)
+			}
+		}
+	}
 	w.must(w.admin.CoreV1().Nodes().DeleteCollection(w.ctx, now, metav1.ListOptions{}))
 	w.must(w.admin.CoordinationV1().Leases(corev1.NamespaceNodeLease).DeleteCollection(w.ctx, now, metav1.ListOptions{}))
 	w.must(w.dynamic.Resource(sitesGVR).DeleteCollection(w.ctx, now, metav1.ListOptions{}))
