@@ -71,6 +71,11 @@ func Run(ctx context.Context, m Machine, o Options) error {
 			return fmt.Errorf("--node %q: %s", o.Node, problems[0])
 		}
 	}
+	release, err := m.lock()
+	if err != nil {
+		return err
+	}
+	defer release()
 	s, err := m.readState()
 	if err != nil {
 		return err
@@ -84,6 +89,9 @@ func Run(ctx context.Context, m Machine, o Options) error {
 			return err
 		}
 	} else {
+		if err := remove(m.config(newKeyFile)); err != nil { // a join that was interrupted at its end
+			return err
+		}
 		o.Progress("this gateway has joined site %s already, as node %s", s.Site, s.Node)
 	}
 	return j.start(ctx)
@@ -186,6 +194,12 @@ func (j *joining) prepare(info runtimeInfo) (nkeys.KeyPair, error) {
 			return nil, err
 		}
 	}
+	// Before the other files: those that an interrupted join leaves are known to be its own.
+	begun := j.state
+	begun.Site = j.token.Site
+	if err := j.identity.write(j.config(stateFile), begun.encode(), 0o600); err != nil {
+		return nil, err
+	}
 	if _, err := os.Lstat(j.config(newKeyFile)); err != nil {
 		j.identity.undo = append(j.identity.undo, func() error { return remove(j.config(newKeyFile)) })
 	}
@@ -231,7 +245,8 @@ func (j *joining) prepare(info runtimeInfo) (nkeys.KeyPair, error) {
 // gateway, its key is not among what is undone.
 func (j *joining) ask(ctx context.Context, key nkeys.KeyPair) (join.Answer, error) {
 	if end := j.token.Expires(); j.state.Asked != j.token.Public() && !j.Now().Before(end) {
-		return join.Answer{}, fmt.Errorf("the token has expired at %s: make one with 'kubectl petiole site rejoin %s'", end.UTC().Format(time.RFC3339), j.token.Site)
+		return join.Answer{}, fmt.Errorf("the token has expired at %s, and the clock of this machine says %s: make one with 'kubectl petiole site rejoin %s', or set the clock if that is wrong",
+			end.UTC().Format(time.RFC3339), j.Now().UTC().Format(time.RFC3339), j.token.Site)
 	}
 	ctx, cancel := context.WithTimeout(ctx, j.o.Timeout)
 	defer cancel()

@@ -34,7 +34,12 @@ import (
 	wire "github.com/petiole-io/petiole/streams/join"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if description, ok := os.LookupEnv(childEnv); ok {
+		runChild(description)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // TestJoin runs what a machine does that joins, at one hub, each for a site of its own.
 func TestJoin(t *testing.T) {
@@ -45,6 +50,7 @@ func TestJoin(t *testing.T) {
 			"Again": joinResetJoin, "WithoutSystemd": withoutSystemd, "BadTokensAndURLs": badTokensAndURLs, "ExpiredToken": expiredToken,
 			"RefusedByTheBridge": refusedByTheBridge, "FalseHub": falseHub, "ClockOf1970": clockOf1970, "Preflight": preflight,
 			"ForeignFilesStay": foreignFilesStay, "HubIsDown": hubIsDown, "AnswerIsLost": answerIsLost, "FullDisk": fullDisk, "ClonedDisk": clonedDisk,
+			"KilledAnywhere": killedAnywhere, "TwoAtOnce": twoAtOnce, "NoBridge": noBridge, "ClockAhead": clockAhead, "PastedToken": pastedToken,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -76,17 +82,23 @@ type cloud struct {
 func newCloud(t *testing.T, hub *natstest.OperatorHub, site string) *cloud {
 	t.Helper()
 	c := &cloud{t: t, hub: hub, site: site}
+	newBridge(c)
+	return c
+}
+
+// newBridge has the hub's bridge answer for the site.
+func newBridge(c *cloud) {
+	c.t.Helper()
 	c.answer = func(r wire.Received) wire.Answer {
-		c.hub.Store(t, accounts.Site{Name: r.Site, Gateways: []string{r.Gateway}})
+		c.hub.Store(c.t, accounts.Site{Name: r.Site, Gateways: []string{r.Gateway}})
 		token, err := c.hub.Keys.GatewayToken(r.Site, r.Gateway, "")
-		must(t, err)
+		must(c.t, err)
 		return wire.Answer{Code: wire.Accepted, JWT: token, Node: r.Host, Authorities: string(c.authority())}
 	}
-	nc := c.hub.Connect(t, accounts.BridgeCreds)
-	_, err := nc.Subscribe(streams.RequestSubject(site, wire.Verb), c.respond)
-	must(t, err)
-	must(t, nc.Flush())
-	return c
+	nc := c.hub.Connect(c.t, accounts.BridgeCreds)
+	_, err := nc.Subscribe(streams.RequestSubject(c.site, wire.Verb), c.respond)
+	must(c.t, err)
+	must(c.t, nc.Flush())
 }
 
 func (c *cloud) respond(m *nats.Msg) {

@@ -10,6 +10,11 @@ import (
 // Reset undoes Run: it stops the leaf and removes what Run has written and, unless keepData, all
 // that the leaf has stored. The Site keeps the gateway's key until it is revoked or replaced.
 func Reset(ctx context.Context, m Machine, keepData bool, progress func(format string, args ...any)) error {
+	release, err := m.lock()
+	if err != nil {
+		return err
+	}
+	defer release()
 	s, err := m.readState()
 	if err != nil {
 		progress("%v", err) // the files go anyway
