@@ -1,8 +1,11 @@
 package bridge
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -113,4 +116,58 @@ func TestConfigOfTheKubeletAPI(t *testing.T) {
 			t.Errorf("%+v: %v, want %s", c.cfg, err, c.want)
 		}
 	}
+}
+
+// TestChartTakesEveryKey: the schema of the chart's values has the keys of the configuration,
+// apart from those that the chart itself sets.
+func TestChartTakesEveryKey(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile("../deploy/helm/petiole/values.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values schemaNode
+	if err := json.Unmarshal(data, &values); err != nil {
+		t.Fatal(err)
+	}
+	got := values.Properties["bridge"].Properties["config"].keys("")
+	want := slices.DeleteFunc(keys(reflect.TypeFor[Config](), ""), func(key string) bool {
+		return slices.Contains([]string{
+			"kubernetes.kubeconfig", "kubeletAPI.listen", "leaderElection.namespace", "leaderElection.name", "leaderElection.identity", "metrics.listen",
+		}, key)
+	})
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("the chart takes %v, want %v", got, want)
+	}
+}
+
+type schemaNode struct {
+	Properties map[string]*schemaNode `json:"properties"`
+}
+
+func (n *schemaNode) keys(prefix string) []string {
+	var all []string
+	for name, p := range n.Properties {
+		if len(p.Properties) == 0 {
+			all = append(all, prefix+name)
+		}
+		all = append(all, p.keys(prefix+name+".")...)
+	}
+	return all
+}
+
+// keys returns the paths of the settings of a configuration.
+func keys(t reflect.Type, prefix string) []string {
+	var all []string
+	for _, field := range reflect.VisibleFields(t) {
+		name := prefix + field.Tag.Get("json")
+		if field.Type.Kind() == reflect.Struct && strings.HasPrefix(field.Type.PkgPath(), "github.com/petiole-io/") {
+			all = append(all, keys(field.Type, name+".")...)
+		} else {
+			all = append(all, name)
+		}
+	}
+	return all
 }
