@@ -20,7 +20,7 @@ const hubConf = "hub.conf"
 
 func newHubCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "hub", Short: "Prepare a hub", Args: cobra.NoArgs}
-	var dir, data, store string
+	var dir, data, store, webSocket string
 	create := &cobra.Command{
 		Use: "init", Short: "Create the configuration, the keys and the accounts of a new hub in operator mode",
 		Long: `Create the configuration, the keys and the accounts of a new hub in operator mode, in the
@@ -30,7 +30,7 @@ are never replaced. The hub's certificate and its key belong there as hub.crt an
 docs/install.md says who needs which file, and how large a hub must be.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			conf, err := renderHub(dir, data, store)
+			conf, err := renderHub(dir, data, store, webSocket)
 			if err != nil {
 				return err
 			}
@@ -52,19 +52,20 @@ docs/install.md says who needs which file, and how large a hub must be.`,
 	create.Flags().StringVar(&dir, "dir", "/etc/petiole/hub", "`folder` of the files")
 	create.Flags().StringVar(&data, "data", "/var/lib/nats", "`folder` in which the hub keeps its streams and accounts")
 	create.Flags().StringVar(&store, "max-file-store", "3GB", "`room` that streams may take of the disk; docs/install.md, Room at the hub")
+	create.Flags().StringVar(&webSocket, "websocket", "", "`address` where gateways connect by wss://, such as 0.0.0.0:443; empty: nowhere")
 	cmd.AddCommand(create)
 	return cmd
 }
 
 // renderHub returns the hub's configuration, which listens on all addresses with TLS.
-func renderHub(dir, data, maxStore string) ([]byte, error) {
+func renderHub(dir, data, maxStore, webSocket string) ([]byte, error) {
 	t, err := template.New(hubConf).Parse(deploy.HubConf)
 	if err != nil {
 		return nil, fmt.Errorf("render %s: %w", hubConf, err)
 	}
 	var b bytes.Buffer
 	if err := t.Execute(&b, map[string]any{
-		"Listen": "0.0.0.0:4222", "LeafListen": "0.0.0.0:7422", "Monitor": "127.0.0.1:8222", "ClientTLS": true,
+		"Listen": "0.0.0.0:4222", "LeafListen": "0.0.0.0:7422", "WebSocket": webSocket, "Monitor": "127.0.0.1:8222", "ClientTLS": true,
 		"CertFile": filepath.Join(dir, "hub.crt"), "KeyFile": filepath.Join(dir, "hub.key"), "Store": filepath.Join(data, "jetstream"),
 		"MaxFileStore": maxStore, "MaxBatches": 800, "Operator": accounts.OperatorConf, "Sites": nil,
 	}); err != nil {

@@ -29,6 +29,7 @@ type OperatorHub struct {
 	dir      string
 	client   string
 	leaf     string
+	ws       string
 	ca       string
 	stop     func()
 }
@@ -54,8 +55,8 @@ func StartOperatorHub(t testing.TB) *OperatorHub {
 	return startOperatorHub(t, t.TempDir(), "")
 }
 
-// StartTLSOperatorHub is StartOperatorHub with TLS on the leaf listener. AuthorityFile verifies the
-// certificate, which names the hosts.
+// StartTLSOperatorHub is StartOperatorHub with TLS on the leaf listener, and a WebSocket listener with
+// TLS. AuthorityFile verifies the certificate, which names the hosts.
 func StartTLSOperatorHub(t testing.TB, hosts ...string) *OperatorHub {
 	t.Helper()
 	dir := t.TempDir()
@@ -63,12 +64,13 @@ func StartTLSOperatorHub(t testing.TB, hosts ...string) *OperatorHub {
 	must(t, err)
 	pair, err := authority.Issue(dir, "hub", pki.Subject{Name: "hub", Hosts: hosts})
 	must(t, err)
-	h := startOperatorHub(t, dir, fmt.Sprintf("tls { cert_file: %q, key_file: %q, timeout: 5 }", pair.CertFile, pair.KeyFile))
-	h.ca = authority.CertFile
+	tls, ws := fmt.Sprintf("tls { cert_file: %q, key_file: %q, timeout: 5 }", pair.CertFile, pair.KeyFile), porttest.Addr(t)
+	h := startOperatorHub(t, dir, fmt.Sprintf("%s\n}\nwebsocket {\n  listen: %q, compression: true\n  %s", tls, ws, tls))
+	h.ca, h.ws = authority.CertFile, ws
 	return h
 }
 
-func startOperatorHub(t testing.TB, dir, leafTLS string) *OperatorHub {
+func startOperatorHub(t testing.TB, dir, leafSettings string) *OperatorHub {
 	t.Helper()
 	h := &OperatorHub{dir: dir, client: porttest.Addr(t), leaf: porttest.Addr(t)}
 	must(t, accounts.WriteHub(filepath.Join(dir, "keys"), filepath.Join(dir, "accounts")))
@@ -83,7 +85,7 @@ leafnodes {
 ping_interval: "5s"
 ping_max: 2
 include %q
-`, h.client, filepath.Join(dir, "js"), h.leaf, leafTLS, accounts.OperatorConf), 0o600))
+`, h.client, filepath.Join(dir, "js"), h.leaf, leafSettings, accounts.OperatorConf), 0o600))
 	if out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "nats-server"), "github.com/nats-io/nats-server/v2").CombinedOutput(); err != nil {
 		t.Fatalf("build nats-server: %v: %s", err, out)
 	}
@@ -143,6 +145,9 @@ func (h *OperatorHub) AuthorityFile() string { return h.ca }
 
 // LeafAddr returns the address that leaves connect to.
 func (h *OperatorHub) LeafAddr() string { return h.leaf }
+
+// WebSocketURL returns where leaves connect by WebSocket to a hub with TLS.
+func (h *OperatorHub) WebSocketURL() string { return "wss://" + h.ws }
 
 // Connect returns a connection with one of the hub's credentials that ends with the test. It
 // waits until the hub runs.

@@ -51,6 +51,7 @@ func TestJoin(t *testing.T) {
 			"RefusedByTheBridge": refusedByTheBridge, "FalseHub": falseHub, "ClockOf1970": clockOf1970, "Preflight": preflight,
 			"ForeignFilesStay": foreignFilesStay, "HubIsDown": hubIsDown, "AnswerIsLost": answerIsLost, "FullDisk": fullDisk, "ClonedDisk": clonedDisk,
 			"KilledAnywhere": killedAnywhere, "TwoAtOnce": twoAtOnce, "NoBridge": noBridge, "ClockAhead": clockAhead, "PastedToken": pastedToken,
+			"WebSocket": webSocket,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -276,6 +277,19 @@ func joinResetJoin(t *testing.T, c *cloud, m *jointest.Machine) {
 	}
 	must(t, join.Run(t.Context(), m.Machine, other))
 	complete(t, m)
+}
+
+// webSocket: a gateway joins by wss://, and its leaf connects so.
+func webSocket(t *testing.T, c *cloud, m *jointest.Machine) {
+	up(t, m)
+	must(t, join.Run(t.Context(), m.Machine, m.Options(c.hub.WebSocketURL(), c.token(time.Hour))))
+	complete(t, m)
+	conf, err := server.ProcessConfigFile(filepath.Join(m.ConfigDir, "leaf.conf"))
+	must(t, err)
+	if r := conf.LeafNode.Remotes[0]; r.URLs[0].String() != c.hub.WebSocketURL() || !r.Websocket.Compression {
+		t.Errorf("leaf.conf has the URL %s and compression %t", r.URLs[0], r.Websocket.Compression)
+	}
+	m.Connected(c.site)
 }
 
 func readFile(t *testing.T, m *jointest.Machine, name string) string {

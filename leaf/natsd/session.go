@@ -56,6 +56,7 @@ func DialHub(ctx context.Context, cfg HubConfig) (*Session, error) {
 		},
 		TLSTimeout: 10, DialTimeout: 10 * time.Second, FirstInfoTimeout: 10 * time.Second,
 	}
+	remote.Websocket.Compression = true // as in leaf.conf
 	if wantsTLS(cfg.URL) {
 		remote.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 		if len(cfg.Authorities) > 0 {

@@ -25,7 +25,9 @@ func RepoTemplates(root string) Templates {
 // nkeys.
 type Hub struct {
 	Listen, Monitor, LeafListen string
-	Store, CertFile, KeyFile    string
+	// WebSocket is where leaves connect by wss://; empty: nowhere.
+	WebSocket                string
+	Store, CertFile, KeyFile string
 	// ClientTLS has Listen speak TLS only, with the certificate that LeafListen has.
 	ClientTLS bool
 	// Operator is the file that `bridge hub init` creates, relative to the configuration; the rest
