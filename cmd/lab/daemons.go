@@ -37,6 +37,7 @@ func controlPlane() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&cfg.Dir, "dir", "", "folder of credentials and data (default the lab's)")
+	cmd.Flags().StringVar(&cfg.BindAddress, "bind-address", "127.0.0.1", "address that the API server listens on")
 	cmd.Flags().IntVar(&cfg.APIPort, "api-port", lab.APIPort, "port of the API server")
 	cmd.Flags().IntVar(&cfg.EtcdPort, "etcd-port", lab.EtcdPort, "port of etcd for clients")
 	cmd.Flags().IntVar(&cfg.EtcdPeerPort, "etcd-peer-port", lab.EtcdPeerPort, "port of etcd for peers")

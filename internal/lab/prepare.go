@@ -48,6 +48,8 @@ func (l *Lab) prepare() error {
 		"OperatorKey": l.hubFile(accounts.SigningKeyFile), "SiteKey": l.hubFile(accounts.SiteKeyFile),
 		"KubeletsAddress": cluster.KubeletsAddress, "KubeletsListen": bridgeKubelets,
 		"CertFile": creds.Kubelets.CertFile, "KeyFile": creds.Kubelets.KeyFile, "CAFile": creds.CAFile,
+		// The hub's clients and the metrics are on loopback; gateways get their configuration from the lab.
+		"HubCAFile": "", "GatewaysURL": "", "MetricsListen": "127.0.0.1:10442",
 	})
 	if err != nil {
 		return err

@@ -46,6 +46,7 @@ var modules = []module{
 			{name: "leaf", pkg: "./cmd/leaf"},
 			{name: "kubectl", pkg: "k8s.io/kubernetes/cmd/kubectl"},
 			{name: "lab", pkg: "./cmd/lab"},
+			{name: "gateway", pkg: "./internal/lab/compose/gateway", extra: true},
 			{name: "bench", pkg: "./cmd/bench", extra: true},
 		},
 	},

@@ -39,20 +39,21 @@ type Credentials struct {
 const BridgeUser = "system:serviceaccount:petiole-system:bridge"
 
 // NewCredentials creates in dir the missing credentials for the API server at
-// 127.0.0.1:port, and keeps the rest.
-func NewCredentials(dir string, port int) (Credentials, error) {
+// 127.0.0.1:port, and keeps the rest. The certificates of the API server and of the kubelet API are
+// also for hosts.
+func NewCredentials(dir string, port int, hosts ...string) (Credentials, error) {
 	ca, err := pki.NewAuthority(dir, "kubernetes-ca")
 	if err != nil {
 		return Credentials{}, err
 	}
 	c := Credentials{CAFile: ca.CertFile, CAKeyFile: ca.KeyFile}
-	c.Server, err = ca.Issue(dir, "kube-apiserver", pki.Subject{Name: "kube-apiserver", Hosts: []string{
+	c.Server, err = ca.Issue(dir, "kube-apiserver", pki.Subject{Name: "kube-apiserver", Hosts: append([]string{
 		"127.0.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", ServiceIP,
-	}})
+	}, hosts...)})
 	if err != nil {
 		return Credentials{}, err
 	}
-	c.Kubelets, err = ca.Issue(dir, "kubelets", pki.Subject{Name: "petiole-bridge", Hosts: []string{KubeletsAddress}})
+	c.Kubelets, err = ca.Issue(dir, "kubelets", pki.Subject{Name: "petiole-bridge", Hosts: append([]string{KubeletsAddress}, hosts...)})
 	if err != nil {
 		return Credentials{}, err
 	}

@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -21,7 +22,7 @@ import (
 func (c *ControlPlane) runAPIServer(ctx context.Context) error {
 	opts := options.NewServerRunOptions()
 	err := parse(opts.Flags(), map[string]string{
-		"bind-address": "127.0.0.1", "secure-port": strconv.Itoa(c.cfg.APIPort),
+		"bind-address": cmp.Or(c.cfg.BindAddress, "127.0.0.1"), "secure-port": strconv.Itoa(c.cfg.APIPort),
 		"advertise-address":                c.cfg.AdvertiseAddress,
 		"etcd-servers":                     c.etcdURL(),
 		"tls-cert-file":                    c.creds.Server.CertFile,

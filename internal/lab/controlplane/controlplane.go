@@ -12,13 +12,15 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/cluster"
 )
 
-// Config configures where the control plane keeps its data and listens. All ports are on
-// 127.0.0.1.
+// Config configures where the control plane keeps its data and listens. All ports but the API
+// server's are on 127.0.0.1.
 type Config struct {
 	// Dir holds certificates, kubeconfigs and etcd's data.
 	Dir string
 	// APIPort, EtcdPort and EtcdPeerPort: there is no default.
 	APIPort, EtcdPort, EtcdPeerPort int
+	// BindAddress is that of the API server; default 127.0.0.1.
+	BindAddress string
 	// AdvertiseAddress is shown by the endpoints of default/kubernetes. Nothing
 	// needs to listen there.
 	AdvertiseAddress string

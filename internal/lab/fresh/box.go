@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
 	"time"
 
@@ -42,9 +40,9 @@ type box struct{ suite, root string }
 
 // settings is the configuration of process 1 of the box.
 type settings struct {
-	Suite, Root string
-	Started     time.Time
-	Mounts      []mount
+	Suite, Root, Tour string
+	Started           time.Time
+	Mounts            []mount
 	// Mirror is the address of the package mirror in the box.
 	Mirror string
 }
@@ -91,7 +89,7 @@ func (b box) remove() error {
 
 // run starts the box and blocks until its user has finished or ctx ends. Every process in it ends
 // with it: process 1 does, when this one does.
-func (b box) run(ctx context.Context, m mirror, folders []mount, out progress, log *os.File) error {
+func (b box) run(ctx context.Context, tour string, m mirror, folders []mount, out progress, log *os.File) error {
 	// The kernel ends the box with the thread that has created it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -125,7 +123,7 @@ func (b box) run(ctx context.Context, m mirror, folders []mount, out progress, l
 		defer server.Close()
 		go server.Serve(listener) //nolint:errcheck // its end is Close
 		text, err := json.Marshal(settings{
-			Suite: b.suite, Root: b.root, Started: out.start, Mounts: folders, Mirror: "http://" + listener.Addr().String(),
+			Suite: b.suite, Root: b.root, Tour: tour, Started: out.start, Mounts: folders, Mirror: "http://" + listener.Addr().String(),
 		})
 		if err != nil {
 			return err
@@ -182,42 +180,4 @@ func listenHere(namespace string) (net.Listener, error) {
 		return nil, fmt.Errorf("bring up loopback: %w", err)
 	}
 	return net.Listen("tcp4", "127.0.0.1:0")
-}
-
-// hierarchy is a mounted cgroup hierarchy, as a box mounts it again.
-type hierarchy struct{ name, kind, options string }
-
-// hierarchies reads mountinfo, see proc_pid_mountinfo(5). On cgroup v2 alone there is one,
-// without a name.
-func hierarchies(mountinfo []byte) []hierarchy {
-	const top = "/sys/fs/cgroup"
-	var found []hierarchy
-	for line := range bytes.Lines(mountinfo) {
-		mounted, file, ok := strings.Cut(string(line), " - ")
-		point, kind := strings.Fields(mounted), strings.Fields(file)
-		if !ok || len(point) < 5 || len(kind) < 3 || !strings.HasPrefix(kind[0], "cgroup") || !strings.HasPrefix(point[4], top) {
-			continue
-		}
-		h := hierarchy{name: strings.TrimPrefix(strings.TrimPrefix(point[4], top), "/"), kind: kind[0]}
-		if h.kind == "cgroup" {
-			h.options = controllers(kind[2])
-		}
-		found = append(found, h)
-	}
-	return found
-}
-
-// controllers returns the mount options that identify a v1 hierarchy.
-func controllers(options string) string {
-	var kept []string
-	for _, o := range strings.Split(options, ",") {
-		switch {
-		case strings.HasPrefix(o, "name="):
-			kept = append(kept, "none", o)
-		case o == "rw" || o == "ro" || o == "xattr" || o == "clone_children" || o == "noprefix" || o == "cpuset_v2_mode" || strings.Contains(o, "="):
-		default:
-			kept = append(kept, o)
-		}
-	}
-	return strings.Join(kept, ",")
 }

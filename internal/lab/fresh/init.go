@@ -7,10 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/petiole-io/petiole/internal/lab/cgroup"
 )
 
 func init() {
@@ -34,7 +35,7 @@ func boxInit() error {
 	if err := enterRoot(s); err != nil {
 		return err
 	}
-	if err := leaveTopCgroup(); err != nil {
+	if err := cgroup.LeaveTop(); err != nil {
 		return err
 	}
 	if err := unix.Sethostname([]byte(s.Suite)); err != nil {
@@ -50,7 +51,7 @@ func boxInit() error {
 		return fmt.Errorf("start the user: %w", err)
 	}
 	user, err := os.StartProcess("/proc/self/exe", []string{"fresh", asUser}, &os.ProcAttr{
-		Dir: filepath.Join(home, "petiole"), Env: append(os.Environ(), "SUITE="+s.Suite, "STARTED="+s.Started.Format(time.RFC3339)),
+		Dir: filepath.Join(home, "petiole"), Env: append(os.Environ(), "SUITE="+s.Suite, "TOUR="+s.Tour, "STARTED="+s.Started.Format(time.RFC3339)),
 		Files: []*os.File{null, os.Stdout, os.Stderr, log},
 	})
 	if err != nil {
@@ -99,7 +100,7 @@ func enterRoot(s settings) error {
 			return fmt.Errorf("mount %s on %s: %w", m.from, to, err)
 		}
 	}
-	if err := mountCgroups(filepath.Join(s.Root, "sys/fs/cgroup"), hierarchies(mountinfo)); err != nil {
+	if err := cgroup.Mount(filepath.Join(s.Root, "sys/fs/cgroup"), cgroup.Mounted(mountinfo)); err != nil {
 		return err
 	}
 	for _, m := range s.Mounts {
@@ -139,58 +140,6 @@ func bind(from, to string, readOnly bool) error {
 	}
 	if err := unix.Mount("", to, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		return fmt.Errorf("mount %s read-only: %w", to, err)
-	}
-	return nil
-}
-
-// mountCgroups mounts the hierarchies below top as the machine has them. Their root is the
-// box's cgroup.
-func mountCgroups(top string, all []hierarchy) error {
-	if len(all) > 1 {
-		if err := unix.Mount("tmpfs", top, "tmpfs", 0, "mode=755"); err != nil {
-			return fmt.Errorf("mount %s: %w", top, err)
-		}
-	}
-	for _, h := range all {
-		dir := filepath.Join(top, h.name)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return fmt.Errorf("create %s: %w", dir, err)
-		}
-		if err := unix.Mount(h.kind, dir, h.kind, 0, h.options); err != nil {
-			return fmt.Errorf("mount cgroup hierarchy %q with %q: %w", h.name, h.options, err)
-		}
-		names := strings.Split(h.name, ",")
-		for _, n := range names {
-			if len(names) == 1 {
-				break
-			}
-			if err := os.Symlink(h.name, filepath.Join(top, n)); err != nil {
-				return fmt.Errorf("link %s: %w", n, err)
-			}
-		}
-	}
-	return nil
-}
-
-// leaveTopCgroup moves this process out of the box's top cgroup in each hierarchy of v2:
-// there a cgroup whose children have controllers holds no process.
-func leaveTopCgroup() error {
-	const top = "/sys/fs/cgroup"
-	found, err := filepath.Glob(top + "/cgroup.controllers")
-	if err == nil && len(found) == 0 { // v1, and v2 beside it
-		found, err = filepath.Glob(top + "/*/cgroup.controllers")
-	}
-	if err != nil {
-		return err
-	}
-	for _, file := range found {
-		dir := filepath.Join(filepath.Dir(file), "init")
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			return fmt.Errorf("create cgroup: %w", err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("1"), 0); err != nil {
-			return fmt.Errorf("enter cgroup: %w", err)
-		}
 	}
 	return nil
 }

@@ -97,7 +97,7 @@ func awaitNothing(ctx context.Context, before view) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("lab:down has left behind:\n  - %s", strings.Join(left, "\n  - "))
+			return fmt.Errorf("something is left behind:\n  - %s", strings.Join(left, "\n  - "))
 		case <-time.After(100 * time.Millisecond):
 		}
 	}

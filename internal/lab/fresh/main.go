@@ -1,7 +1,8 @@
 // Command fresh runs the README's first command as a new user would: on a bare Debian, of
 // which debootstrap creates one for each suite, with nothing but Go in it. It then waits
 // until both nodes are Ready, a Deployment runs and a Device is online, stops the lab, and
-// shows that nothing of it is left.
+// shows that nothing of it is left. With --tour compose it runs the lab in Docker Compose there
+// instead (docs/compose.md), with the Docker of that Debian.
 //
 // The bare Debian is a root file system in mount, PID, network and cgroup namespaces of its
 // own. The Go toolchain, the module cache and the build cache are the caller's; packages
@@ -18,6 +19,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -40,6 +42,7 @@ func main() {
 	var g tester
 	suites := flag.String("suites", "bookworm,trixie", "the suites to try, separated by commas")
 	flag.StringVar(&g.without, "without", "", "a package that is taken out of the preflight's list; the run must fail")
+	flag.StringVar(&g.tour, "tour", tourLab, "what is run: "+tourLab+" or "+tourCompose)
 	flag.StringVar(&g.dir, "dir", "/var/tmp/petiole-fresh", "where the roots are, each takes 3 GB while it is tried")
 	flag.BoolVar(&g.keep, "keep", false, "keep the roots")
 	flag.Parse()
@@ -62,11 +65,14 @@ func exit(doing string, err error) {
 
 // tester is one run with its options.
 type tester struct {
-	dir, without string
-	keep         bool
+	tour, dir, without string
+	keep               bool
 }
 
 func (g tester) run(ctx context.Context, suites []string) error {
+	if _, known := tours[g.tour]; !known {
+		return fmt.Errorf("--tour %q: must be %s or %s", g.tour, tourLab, tourCompose)
+	}
 	if os.Geteuid() != 0 {
 		return errors.New("root is needed: it creates namespaces, and a whole Debian")
 	}
@@ -113,27 +119,32 @@ func (g tester) test(ctx context.Context, repo repository, suite string) (err er
 	if err := repo.copyTo(ctx, b.path(home, "petiole"), g.without); err != nil {
 		return err
 	}
-	toolchain, err := goFolders(ctx)
+	folders, err := goFolders(ctx)
 	if err != nil {
 		return err
 	}
-	log, err := repo.logFile(suite)
+	roots, err := rootFolder()
+	if err != nil {
+		return err
+	}
+	folders = append(folders, mount{From: roots, To: filepath.Join(home, ".cache", cachedRoots), ReadOnly: true})
+	log, err := repo.logFile(g.tour + "-" + suite)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
 	out.say("the output of all commands goes to %s", log.Name())
-	err = b.run(ctx, mirror, toolchain, out, log)
+	err = b.run(ctx, g.tour, mirror, folders, out, log)
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: %w", suite, context.Cause(ctx))
 	case g.without == "" && err != nil:
-		return fmt.Errorf("%s: the first command of the README does not work there; see %s", suite, log.Name())
+		return fmt.Errorf("%s: %s does not work there; see %s", suite, tours[g.tour].name, log.Name())
 	case g.without == "":
 		out.say("works, and left nothing")
 		return nil
 	case err != nil:
-		return fmt.Errorf("%s without %s: the first command of the README does not work there; see %s", suite, g.without, log.Name())
+		return fmt.Errorf("%s without %s: %s does not work there; see %s", suite, g.without, tours[g.tour].name, log.Name())
 	}
 	return fmt.Errorf("%s without %s: it works all the same, so another package brings it, or nothing needs it", suite, g.without)
 }

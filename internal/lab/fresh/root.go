@@ -20,13 +20,24 @@ import (
 // cacheAge is the age up to which a bare root is reused.
 const cacheAge = 7 * 24 * time.Hour
 
-// makeRoot fills the box with a bare Debian, as debootstrap creates it.
-func (b box) makeRoot(ctx context.Context, m mirror, out progress) error {
+// cachedRoots is the folder of the bare roots, in the user's cache.
+const cachedRoots = "petiole/fresh"
+
+func rootFolder() (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		return fmt.Errorf("find the cache: %w", err)
+		return "", fmt.Errorf("find the cache: %w", err)
 	}
-	archive := filepath.Join(cache, "petiole/fresh", "minbase-"+b.suite+"-"+runtime.GOARCH+".tar")
+	return filepath.Join(cache, cachedRoots), nil
+}
+
+// makeRoot fills the box with a bare Debian, as debootstrap creates it.
+func (b box) makeRoot(ctx context.Context, m mirror, out progress) error {
+	dir, err := rootFolder()
+	if err != nil {
+		return err
+	}
+	archive := filepath.Join(dir, "minbase-"+b.suite+"-"+runtime.GOARCH+".tar")
 	if info, err := os.Stat(archive); err != nil || time.Since(info.ModTime()) > cacheAge {
 		out.say("debootstrap (about a minute; it is kept for %d days)", int(cacheAge.Hours()/24))
 		if err := b.debootstrap(ctx, m, archive); err != nil {

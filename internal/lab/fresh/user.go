@@ -22,17 +22,39 @@ type step struct {
 	bound   time.Duration
 }
 
-// steps are the README's first command, and the checks that it works.
-var steps = []step{
-	{"go tool task lab", timeout},
-	{inLab("kubectl wait node/plant-a-1 node/plant-b-1 --for=condition=Ready --timeout=60s"), 2 * time.Minute},
-	{inLab("kubectl apply -f deploy/lab/samples/"), time.Minute},
-	{inLab("kubectl rollout status deployment/web --timeout=120s"), 3 * time.Minute},
-	{inLab("kubectl wait devicestatus/boiler --for=create --timeout=60s"), 2 * time.Minute},
-	{inLab("kubectl wait devicestatus/boiler --for=jsonpath={.status.state}=online --timeout=60s"), 2 * time.Minute},
+// tour is a list of commands of the user, of which the last stops what the others have started.
+type tour struct {
+	name  string
+	steps []step
+	stop  step
 }
 
-var stopLab = step{"go tool task lab:down", 3 * time.Minute}
+// The values of --tour.
+const (
+	tourLab     = "lab"
+	tourCompose = "compose"
+)
+
+var tours = map[string]tour{
+	tourLab: {"the first command of the README", []step{
+		{"go tool task lab", timeout},
+		{inLab("kubectl wait node/plant-a-1 node/plant-b-1 --for=condition=Ready --timeout=60s"), 2 * time.Minute},
+		{inLab("kubectl apply -f deploy/lab/samples/"), time.Minute},
+		{inLab("kubectl rollout status deployment/web --timeout=120s"), 3 * time.Minute},
+		{inLab("kubectl wait devicestatus/boiler --for=create --timeout=60s"), 2 * time.Minute},
+		{inLab("kubectl wait devicestatus/boiler --for=jsonpath={.status.state}=online --timeout=60s"), 2 * time.Minute},
+	}, step{"go tool task lab:down", 3 * time.Minute}},
+	tourCompose: {"the lab in Docker Compose", []step{
+		{"deploy/compose/test/install.sh", 5 * time.Minute},
+		{"go tool task build PROGRAMS='" + composePrograms + "'", timeout},
+		{"deploy/compose/test/docker.sh", 2 * time.Minute},
+		{"deploy/compose/test/images.sh", 5 * time.Minute},
+		{"deploy/compose/test/tour.sh", 10 * time.Minute},
+	}, step{"deploy/compose/test/down.sh", 3 * time.Minute}},
+}
+
+// composePrograms are the programs of the images, and kubectl.
+const composePrograms = "bridge nats-server lab kubectl-petiole leaf crio ociwrap gateway kubectl"
 
 func inLab(command string) string { return "source .lab/env && " + command }
 
@@ -49,12 +71,13 @@ func user(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range steps {
+	t := tours[os.Getenv("TOUR")]
+	for _, s := range t.steps {
 		if err := s.do(ctx, out, log); err != nil {
 			return errors.Join(err, missingPackages())
 		}
 	}
-	if err := stopLab.do(ctx, out, log); err != nil {
+	if err := t.stop.do(ctx, out, log); err != nil {
 		return err
 	}
 	return awaitNothing(ctx, before)
