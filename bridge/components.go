@@ -18,6 +18,7 @@ import (
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/liveness"
 	"github.com/petiole-io/petiole/bridge/names"
+	"github.com/petiole-io/petiole/bridge/orphans"
 	"github.com/petiole-io/petiole/bridge/reported"
 	"github.com/petiole-io/petiole/bridge/requests"
 	"github.com/petiole-io/petiole/bridge/site"
@@ -35,21 +36,29 @@ const nodeReturnGrace = 15 * time.Second
 
 // components are the parts of a leading bridge.
 type components struct {
-	cache       *kube.Cache
-	desired     *desired.Reconciler
-	liveness    *liveness.Tracker
-	heartbeats  *liveness.Heartbeats
-	sites       *site.Controller
-	reports     *reported.Reconciler
-	clients     *kube.Clients
-	tolerations *liveness.Tolerations
-	placement   *writeback.Placement
-	syncStates  *antientropy.States
-	backlogs    *site.Backlogs
-	resync      *antientropy.Resyncer
-	requests    *requests.Server
-	accounts    *accounts.Controller
-	names       *names.Registry
+	cache      *kube.Cache
+	desired    *desired.Reconciler
+	liveness   *liveness.Tracker
+	heartbeats *liveness.Heartbeats
+	sites      *site.Controller
+	reports    *reported.Reconciler
+	clients    *kube.Clients
+	syncStates *antientropy.States
+	backlogs   *site.Backlogs
+	resync     *antientropy.Resyncer
+	requests   *requests.Server
+	accounts   *accounts.Controller
+	names      *names.Registry
+	// followers do what changed objects need in the API alone.
+	followers []follower
+}
+
+// follower is told of each changed object, and works until ctx ends.
+type follower interface {
+	Changed(k kube.Key)
+	Run(ctx context.Context)
+	// Close shuts down the queue of a follower that Run was not called for.
+	Close()
 }
 
 // newStorageMonitor creates the monitor of the API server's storage.
@@ -94,14 +103,20 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		Limits:        reported.Limits{Writes: writeRate, Events: eventRate, Problems: problems, OnLimited: b.metrics.sites.CountLimited},
 		OnQuarantined: b.metrics.sites.CountQuarantined, OnSiteConnected: p.siteChanged,
 	})
-	p.tolerations = liveness.NewTolerations(liveness.TolerationsConfig{
-		Pods: c.Own.CoreV1(), Cache: cache, PodsOn: p.desired.PodsOn, Log: b.log, Report: outages.of("set tolerations"),
-		Queue: newQueue[kube.Key](b.metrics, "autonomy", writeRetry),
-	})
-	p.placement = writeback.NewPlacement(writeback.PlacementConfig{
-		Config: writes, Report: outages.of("write states of devices"),
-		Queue: newQueue[kube.Key](b.metrics, "placement", writeRetry),
-	})
+	p.followers = []follower{
+		liveness.NewTolerations(liveness.TolerationsConfig{
+			Pods: c.Own.CoreV1(), Cache: cache, PodsOn: p.desired.PodsOn, Log: b.log, Report: outages.of("set tolerations"),
+			Queue: newQueue[kube.Key](b.metrics, "autonomy", writeRetry),
+		}),
+		writeback.NewPlacement(writeback.PlacementConfig{
+			Config: writes, Report: outages.of("write states of devices"),
+			Queue: newQueue[kube.Key](b.metrics, "placement", writeRetry),
+		}),
+		orphans.New(orphans.Config{
+			Clients: c, Cache: cache, NodesOf: p.desired.NodesOf, Delay: b.cfg.Sites.NodeDeletionDelay.Duration, Identity: b.cfg.LeaderElection.Identity,
+			Queue: newQueue[string](b.metrics, "orphans", writeRetry), Log: b.log, Report: outages.of("delete nodes of deleted sites"),
+		}),
+	}
 	duplicates := liveness.NewDuplicateDetector()
 	p.heartbeats = liveness.NewHeartbeats(liveness.Config{
 		Tracker: p.liveness, Duplicates: duplicates, Leases: liveness.NewNodeLeases(c.Leases, cache), SiteExists: p.desired.SiteExists,
@@ -185,8 +200,9 @@ func (c *components) objectChanged(k kube.Key) {
 		delay = nodeReturnGrace
 	}
 	c.desired.Changed(k, delay)
-	c.tolerations.Changed(k)
-	c.placement.Changed(k)
+	for _, f := range c.followers {
+		f.Changed(k)
+	}
 	c.reports.ObjectChanged(k)
 	switch {
 	case k.Group == kube.SiteGroup:
@@ -249,8 +265,9 @@ func (c *components) restoreSites(renewed bool) {
 func (c *components) close() {
 	c.desired.Close()
 	c.reports.Close()
-	c.tolerations.Close()
-	c.placement.Close()
+	for _, f := range c.followers {
+		f.Close()
+	}
 	c.heartbeats.Close()
 	c.backlogs.Close()
 	c.accounts.Close()
@@ -259,8 +276,9 @@ func (c *components) close() {
 // start runs the components in g until ctx ends.
 func (c *components) start(ctx context.Context, g *errgroup.Group, nc *nats.Conn, workers int) {
 	g.Go(func() error { return c.desired.Run(ctx, workers) })
-	g.Go(func() error { c.tolerations.Run(ctx); return nil })
-	g.Go(func() error { c.placement.Run(ctx); return nil })
+	for _, f := range c.followers {
+		g.Go(func() error { f.Run(ctx); return nil })
+	}
 	g.Go(func() error { return c.heartbeats.Run(ctx, nc, workers) })
 	g.Go(func() error { return c.sites.Run(ctx) })
 	g.Go(func() error { return c.backlogs.Run(ctx) })

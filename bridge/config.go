@@ -34,6 +34,7 @@ type Config struct {
 	LeaderElection LeaderElectionConfig `json:"leaderElection"`
 	// KubeletAPI serves kubectl logs, exec, attach, cp and port-forward, and metrics-servers.
 	KubeletAPI KubeletAPIConfig `json:"kubeletAPI"`
+	Sites      SitesConfig      `json:"sites"`
 	Limits     LimitsConfig     `json:"limits"`
 	Metrics    MetricsConfig    `json:"metrics"`
 	Log        LogConfig        `json:"log"`
@@ -180,6 +181,13 @@ type KubeletAPIConfig struct {
 	Port int32 `json:"port"`
 }
 
+// SitesConfig configures what happens to Sites.
+type SitesConfig struct {
+	// NodeDeletionDelay is the time after which the Nodes of a deleted Site are deleted, unless a
+	// Site of that name exists by then; default 1m. 0: they are marked, and stay.
+	NodeDeletionDelay metav1.Duration `json:"nodeDeletionDelay"`
+}
+
 // LimitsConfig limits what the bridge accepts.
 type LimitsConfig struct {
 	// MaxSites is the number of Sites that the room at the hub is divided among; default 100. A
@@ -220,6 +228,7 @@ func DefaultConfig() Config {
 			Namespace: "petiole-system", Name: "bridge", Identity: fmt.Sprintf("%s-%d", host, os.Getpid()),
 			LeaseDuration: metav1.Duration{Duration: 15 * time.Second},
 		},
+		Sites:   SitesConfig{NodeDeletionDelay: metav1.Duration{Duration: time.Minute}},
 		Limits:  LimitsConfig{MaxSites: 100, HubBytes: 2 << 30, Workers: 8},
 		Metrics: MetricsConfig{Listen: "127.0.0.1:10442"},
 		Log:     LogConfig{Level: "info"},
@@ -299,6 +308,7 @@ func (c Config) Validate() error {
 		check(slices.Contains([]string{"", string(corev1.NodeInternalIP), string(corev1.NodeHostName)}, k.AddressType), "kubeletAPI.addressType", k.AddressType, "must be InternalIP, Hostname, or empty")
 		check(k.Port >= 0 && k.Port <= 65535, "kubeletAPI.port", k.Port, "must be a port, or 0 for that of kubeletAPI.listen")
 	}
+	check(c.Sites.NodeDeletionDelay.Duration >= 0, "sites.nodeDeletionDelay", c.Sites.NodeDeletionDelay.Duration.String(), "must not be negative")
 	check(c.Limits.MaxSites > 0, "limits.maxSites", c.Limits.MaxSites, "must be more than 0")
 	if share := c.Limits.HubBytes / int64(max(c.Limits.MaxSites, 1)); c.Limits.MaxSites > 0 {
 		check(share >= streams.MinSiteBytes, "limits.hubBytes", c.Limits.HubBytes,

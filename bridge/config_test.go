@@ -52,6 +52,7 @@ func TestConfigReportsEveryBadFieldWithItsValue(t *testing.T) {
 	cfg.LeaderElection.Name = ""
 	cfg.LeaderElection.Identity = ""
 	cfg.LeaderElection.LeaseDuration.Duration = time.Second
+	cfg.Sites.NodeDeletionDelay.Duration = -time.Minute
 	cfg.Limits = LimitsConfig{MaxSites: -2, HubBytes: 5, Workers: 999}
 	cfg.Metrics.Listen = "10442"
 	cfg.Log.Level = "loud"
@@ -61,6 +62,7 @@ func TestConfigReportsEveryBadFieldWithItsValue(t *testing.T) {
 	}
 	for _, want := range []string{
 		`kubernetes.kubeconfig: Invalid value: "/no/such/kubeconfig"`, `kubernetes.impersonation: Unsupported value: "root"`, `kubernetes.qps: Invalid value: -1`, `kubernetes.burst: Invalid value: 0`,
+		`sites.nodeDeletionDelay: Invalid value: "-1m0s"`,
 		`nats.urls[0]: Invalid value: "http://u:xxxxx@hub"`, `nats.urls[1]: Invalid value: "nats:"`, `nats.nkeySeedFile: Invalid value: "/no/such/seed"`, `nats.credentialsFile: Invalid value: "/no/such/creds"`,
 		`nats.caFile: Invalid value: "/no/such/ca"`, `nats.replicas: Invalid value: 7`, `leaderElection.namespace: Invalid value: "Not A Name"`, `leaderElection.name: Invalid value: ""`,
 		`leaderElection.identity: Required value`, `leaderElection.leaseDuration: Invalid value: "1s"`, `limits.maxSites: Invalid value: -2`,

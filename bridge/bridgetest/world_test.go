@@ -44,13 +44,15 @@ type world struct {
 	// empty for nowhere.
 	lease   time.Duration
 	metrics string
+	// nodeDeletionDelay is the next bridge's NodeDeletionDelay.
+	nodeDeletionDelay time.Duration
 	// before are the bridges' goroutines that a failed test has left.
 	before map[string]string
 }
 
 func newWorld(t *testing.T, a *api, sites ...string) *world {
 	t.Helper()
-	w := &world{t: t, ctx: context.Background(), api: a, hub: natstest.StartHub(t, sites...), lease: 5 * time.Second, before: bridgeGoroutines()}
+	w := &world{t: t, ctx: context.Background(), api: a, hub: natstest.StartHub(t, sites...), lease: 5 * time.Second, nodeDeletionDelay: time.Minute, before: bridgeGoroutines()}
 	w.nc = w.hub.Connect(t, "bridge")
 	var err error
 	if w.js, err = jetstream.NewWithDomain(w.nc, streams.HubDomain); err != nil {
@@ -153,6 +155,7 @@ func (w *world) config(identity, hubAddr, kubeconfig, impersonation string) brid
 	cfg.Limits.MaxSites, cfg.Limits.HubBytes = 1000, 1000*streams.MinSiteBytes
 	cfg.LeaderElection.Identity = identity
 	cfg.LeaderElection.LeaseDuration.Duration = w.lease
+	cfg.Sites.NodeDeletionDelay.Duration = w.nodeDeletionDelay
 	cfg.Metrics.Listen = w.metrics
 	return cfg
 }

@@ -54,11 +54,11 @@ func (d *DeletedNodes) forget(name string) {
 	delete(d.nodes, name)
 }
 
-// userSettings returns the taints of a node except those by which Kubernetes shows conditions,
-// and whether the node was cordoned.
+// userSettings returns the taints of a node except those by which Kubernetes and the bridge show
+// its state, and whether the node was cordoned.
 func userSettings(was corev1.NodeSpec) (taints []corev1.Taint, unschedulable bool) {
 	for _, t := range was.Taints {
-		if !strings.HasPrefix(t.Key, "node.kubernetes.io/") {
+		if !strings.HasPrefix(t.Key, "node.kubernetes.io/") && t.Key != v1alpha1.SiteDeletedTaint {
 			taints = append(taints, t)
 		}
 	}

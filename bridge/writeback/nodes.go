@@ -42,7 +42,7 @@ func (w *nodeWriter) write(ctx context.Context, r Report) error {
 	var current corev1.Node
 	o := w.Cache.Get(kube.CoreKey("nodes", "", r.Ref.Name))
 	switch {
-	case o == nil && !w.Sites.SiteExists(r.Site):
+	case !w.Sites.SiteExists(r.Site):
 		return fmt.Errorf("%w: site %s", kube.ErrGone, r.Site)
 	case o == nil && !r.New && !w.nodeAlive(r):
 		// Deleted in the API: it registers again once it is alive.

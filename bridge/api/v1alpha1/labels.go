@@ -1,6 +1,6 @@
 package v1alpha1
 
-// Labels, annotations and conditions that the bridge reads or sets on Nodes and Pods.
+// Labels, annotations, taints and conditions that the bridge reads or sets on Nodes and Pods.
 const (
 	// SiteLabel on a Node names the site that the node belongs to. The bridge sets it when
 	// the node registers for the first time; from then on only that site can report about
@@ -15,6 +15,9 @@ const (
 	// whose site is disconnected: a Go duration, or "0" for never, the default. The
 	// annotation of the Pod takes precedence.
 	AutonomyAnnotation = "petiole.dev/autonomy-duration"
+	// SiteDeletedTaint keeps new pods away from a Node whose Site was deleted. The bridge removes
+	// it if a Site of that name exists again.
+	SiteDeletedTaint = "petiole.dev/site-deleted"
 	// SiteConnectedCondition is the type of the Node condition that distinguishes a link
 	// that is down from a node that is down.
 	SiteConnectedCondition = "petiole.dev/SiteConnected"
