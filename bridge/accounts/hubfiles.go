@@ -183,17 +183,26 @@ func systemClaims(public string) *jwt.AccountClaims {
 
 // writeUser creates a user and its credentials.
 func (h *hubFiles) writeUser(name, account, signer string) error {
+	creds, err := h.newUser(name, account, signer)
+	if err != nil {
+		return err
+	}
+	return h.write(name, creds)
+}
+
+// newUser creates a user and returns its credentials, for the file of that name.
+func (h *hubFiles) newUser(name, account, signer string) ([]byte, error) {
 	pair, err := nkeys.CreateUser()
 	if err != nil {
-		return fmt.Errorf("create key: %w", err)
+		return nil, fmt.Errorf("create key: %w", err)
 	}
 	public, err := pair.PublicKey()
 	if err != nil {
-		return fmt.Errorf("create key: %w", err)
+		return nil, fmt.Errorf("create key: %w", err)
 	}
 	seed, err := pair.Seed()
 	if err != nil {
-		return fmt.Errorf("create key: %w", err)
+		return nil, fmt.Errorf("create key: %w", err)
 	}
 	c := jwt.NewUserClaims(public)
 	c.Name, c.IssuerAccount = strings.TrimSuffix(name, filepath.Ext(name)), account
@@ -203,11 +212,11 @@ func (h *hubFiles) writeUser(name, account, signer string) error {
 	}
 	token, err := c.Encode(h.keys[signer])
 	if err != nil {
-		return fmt.Errorf("sign user %s: %w", c.Name, err)
+		return nil, fmt.Errorf("sign user %s: %w", c.Name, err)
 	}
 	creds, err := jwt.FormatUserConfig(token, seed)
 	if err != nil {
-		return fmt.Errorf("format credentials of %s: %w", c.Name, err)
+		return nil, fmt.Errorf("format credentials of %s: %w", c.Name, err)
 	}
-	return h.write(name, creds)
+	return creds, nil
 }

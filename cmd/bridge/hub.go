@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"text/template"
 
 	"github.com/spf13/cobra"
@@ -53,7 +54,42 @@ docs/install.md says who needs which file, and how large a hub must be.`,
 	create.Flags().StringVar(&data, "data", "/var/lib/nats", "`folder` in which the hub keeps its streams and accounts")
 	create.Flags().StringVar(&store, "max-file-store", "3GB", "`room` that streams may take of the disk; docs/install.md, Room at the hub")
 	create.Flags().StringVar(&webSocket, "websocket", "", "`address` where gateways connect by wss://, such as 0.0.0.0:443; empty: nowhere")
-	cmd.AddCommand(create)
+	cmd.AddCommand(create, newHubRotateCommand())
+	return cmd
+}
+
+func newHubRotateCommand() *cobra.Command {
+	var dir string
+	var finish bool
+	cmd := &cobra.Command{
+		Use: "rotate [FILE...]", Short: "Replace keys and credentials of a hub in operator mode",
+		Long: `Replace keys and credentials that 'bridge hub init' has created in the folder --dir:
+` + strings.Join(accounts.Rotatable(), ", ") + `.
+The former ones stay valid, as FILE.previous, so that no site and no bridge is cut. Restart the
+hub, give the new files to the bridge and to administrators, restart the bridge, wait until all
+Sites are AccountReady, and run it with --finish: it ends the validity of the former ones. Restart
+the hub once more. Run it where the hub runs, with the offline keys copied back into the folder:
+operator.nk for operator-signing.nk, and fabric-signing.nk or system-signing.nk for credentials.
+docs/security.md has the steps.`,
+		Example: "  bridge hub rotate bridge.creds accounts.creds operator-signing.nk\n  bridge hub rotate --finish",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if finish != (len(args) == 0) {
+				return errors.New("name the files to replace, or use --finish")
+			}
+			next := "Replaced. Restart nats-server; give the new files to the bridge and to administrators and restart the bridge; when all Sites are AccountReady: bridge hub rotate --finish"
+			rotate := func() error { return accounts.Rotate(dir, args...) }
+			if finish {
+				next, rotate = "The former ones have ended. Restart nats-server, and move the offline keys back", func() error { return accounts.FinishRotation(dir) }
+			}
+			if err := rotate(); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), next)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", "/etc/petiole/hub", "`folder` of the files")
+	cmd.Flags().BoolVar(&finish, "finish", false, "end the validity of what was replaced")
 	return cmd
 }
 

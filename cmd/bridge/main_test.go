@@ -72,6 +72,27 @@ func TestHubInit(t *testing.T) {
 	if code := run(t.Context(), []string{"hub", "init", "--dir", dir}, &out, &errs); code == 0 || !strings.Contains(errs.String(), "exists already") {
 		t.Errorf("a second time: exit code %d, printed %q", code, errs.String())
 	}
+	// Keys are replaced one after the other.
+	for _, c := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"--finish"}, configfile.ExitCode, "none is under way"},
+		{[]string{}, configfile.ExitCode, "name the files"},
+		{[]string{"sites.nk"}, configfile.ExitCode, "every gateway would be cut"},
+		{[]string{"hub.key"}, configfile.ExitCode, "want accounts.creds, admin.creds"},
+		{[]string{"bridge.creds", "operator-signing.nk"}, 0, "Restart nats-server"},
+		{[]string{"fabric-signing.nk"}, configfile.ExitCode, "bridge.creds is not finished"},
+		{[]string{"--finish"}, configfile.ExitCode, "is not here"},
+	} {
+		out.Reset()
+		errs.Reset()
+		code := run(t.Context(), append([]string{"hub", "rotate", "--dir", dir}, c.args...), &out, &errs)
+		if text := out.String() + errs.String(); code != c.code || !strings.Contains(text, c.want) {
+			t.Errorf("hub rotate %v: exit code %d, printed %q; want %d and %q", c.args, code, text, c.code, c.want)
+		}
+	}
 	authority, err := pki.NewAuthority(t.TempDir(), "ca")
 	if err == nil {
 		_, err = authority.Issue(dir, "hub", pki.Subject{Name: "hub", Hosts: []string{"hub.example.com"}})
