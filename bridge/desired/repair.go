@@ -13,10 +13,14 @@ const maxExtra = 10_000
 
 // Compare compares a site's inventory with what was published for it.
 func (r *Reconciler) Compare(site string, q inventory.Query) (inventory.Answer, inventory.Difference, error) {
+	// What takes long of a query that is as large as may be holds up nobody.
+	if err := inventory.CheckQuery(site, q, order.EpochNumber(r.epoch)); err != nil {
+		return inventory.Answer{}, inventory.Difference{}, err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return inventory.Check(site, inventory.Expected{
-		Epoch: order.EpochNumber(r.epoch), Last: streams.HubPosition{Seq: r.desired.lastSeq(site), Identity: r.hub.Identity}, Idle: r.siteIdleLocked(site),
+	return inventory.Check(inventory.Expected{
+		Last: streams.HubPosition{Seq: r.desired.lastSeq(site), Identity: r.hub.Identity}, Idle: r.siteIdleLocked(site),
 		Set:       r.desired.inventory(site),
 		EntriesIn: func(b map[int]bool) map[string]inventory.Entry { return r.desired.entriesIn(site, b) },
 	}, q)

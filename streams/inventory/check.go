@@ -21,8 +21,6 @@ const (
 
 // Expected is the state that the bridge compares a site's inventory with.
 type Expected struct {
-	// Epoch is the number of the present epoch (order.EpochNumber).
-	Epoch uint64
 	// Last is the position of the last message that DESIRED holds for the site.
 	Last streams.HubPosition
 	// Idle is true if nothing is being published, or waits to be, for the site.
@@ -40,12 +38,9 @@ type Difference struct{ Missing, Extra []Entry }
 // Size returns the number of entries that differ.
 func (d Difference) Size() int { return len(d.Missing) + len(d.Extra) }
 
-// Check returns the answer to a site's query, and what must be repaired if that is Repairing. It
-// returns ErrQuery for a query that names another site's entries, or exceeds the bounds.
-func Check(site string, want Expected, q Query) (Answer, Difference, error) {
-	if err := checkQuery(site, q, max(maxEpoch, want.Epoch)); err != nil {
-		return Answer{}, Difference{}, err
-	}
+// Check returns the answer to a query that CheckQuery has accepted, and what must be repaired if
+// that is Repairing.
+func Check(want Expected, q Query) (Answer, Difference, error) {
 	sameStream := q.Identity == want.Last.Identity || q.HubPosition == streams.HubPosition{}
 	if !want.Idle || !sameStream || q.Seq < want.Last.Seq {
 		return Answer{State: Behind}, Difference{}, nil
@@ -72,9 +67,11 @@ func Check(site string, want Expected, q Query) (Answer, Difference, error) {
 	return Answer{State: SendBuckets}, Difference{}, nil
 }
 
-// checkQuery rejects a query with entries of another site, outside the named buckets, or
-// beyond the bounds.
-func checkQuery(site string, q Query, newest uint64) error {
+// CheckQuery returns ErrQuery for a query with entries of another site, outside the named buckets,
+// or beyond the bounds. epoch is the number of the present epoch (order.EpochNumber). It takes
+// much longer than Check, and needs nothing that others use.
+func CheckQuery(site string, q Query, epoch uint64) error {
+	newest := max(maxEpoch, epoch)
 	named := bucketSet(q.Of)
 	for b := range named {
 		if b < 0 || b >= NumBuckets {

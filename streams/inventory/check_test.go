@@ -56,6 +56,14 @@ func (s *site) Read(_ context.Context, f func(streams.HubPosition, func(func(Ent
 	})
 }
 
+// check does what the bridge does with a query of the site "s".
+func check(want Expected, q Query) (Answer, Difference, error) {
+	if err := CheckQuery("s", q, 1); err != nil {
+		return Answer{}, Difference{}, err
+	}
+	return Check(want, q)
+}
+
 // Ask sends the query and the answer in the form that they have on the wire.
 func (s *site) Ask(_ context.Context, q Query) (Answer, error) {
 	s.asked++
@@ -67,7 +75,7 @@ func (s *site) Ask(_ context.Context, q Query) (Answer, error) {
 		return Answer{}, err
 	}
 	var a Answer
-	if a, s.found, err = Check("s", s.want, q); err != nil {
+	if a, s.found, err = check(s.want, q); err != nil {
 		return Answer{}, err
 	}
 	if data, err = json.Marshal(a); err != nil {
@@ -207,19 +215,19 @@ func TestComparisonWaits(t *testing.T) {
 	} {
 		h, q := expect(want), q
 		change(&h, &q)
-		if a, _, err := Check("s", h, q); err != nil || a.State != Behind {
+		if a, _, err := check(h, q); err != nil || a.State != Behind {
 			t.Errorf("%s: %+v, %v", name, a, err)
 		}
 	}
 	h := expect(nil)
 	h.Last.Seq = 0
 	empty := new(Set)
-	if a, _, err := Check("s", h, Query{Digest: empty.Digest()}); err != nil || a.State != Equal {
+	if a, _, err := check(h, Query{Digest: empty.Digest()}); err != nil || a.State != Equal {
 		t.Errorf("a site without anything: %+v, %v", a, err)
 	}
 	// A change between two queries of one check restarts it.
 	q.Of, q.Entries = []int{e.Bucket()}, []Entry{e}
-	if a, _, err := Check("s", expect(want), q); err != nil || a.State != SendBuckets {
+	if a, _, err := check(expect(want), q); err != nil || a.State != SendBuckets {
 		t.Errorf("a bucket that is equal by now: %+v, %v", a, err)
 	}
 }
@@ -241,7 +249,7 @@ func FuzzQuery(f *testing.F) {
 		if len(q.Of) > NumBuckets || len(q.Entries) > 1+len(data)/minEntryBytes {
 			t.Fatalf("%d bytes became %d buckets and %d entries", len(data), len(q.Of), len(q.Entries))
 		}
-		_, d, err := Check("s", expect(want), q)
+		_, d, err := check(expect(want), q)
 		if err != nil && !errors.Is(err, ErrQuery) {
 			t.Fatal(err)
 		}
@@ -277,12 +285,14 @@ func TestEntriesAreBounded(t *testing.T) {
 		"high, and there":     {func(e *Entry) { e.Epoch = fmt.Sprint(uint64(maxEpoch)+1, "-x") }, maxEpoch + 1, true},
 		"high, and not there": {func(e *Entry) { e.Epoch = fmt.Sprint(uint64(maxEpoch)+2, "-x") }, maxEpoch + 1, false},
 	} {
-		h, said := expect(nil), e
-		h.Epoch = c.epoch
+		said := e
 		c.change(&said)
 		q := Query{HubPosition: at100, Count: 1, Of: []int{said.Bucket()}, Entries: []Entry{said}}
-		_, d, err := Check("s", h, q)
-		if c.ok && (err != nil || len(d.Extra) != 1) || !c.ok && !errors.Is(err, ErrQuery) {
+		err := CheckQuery("s", q, c.epoch)
+		if c.ok != (err == nil) || !c.ok && !errors.Is(err, ErrQuery) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, d, err := Check(expect(nil), q); c.ok && (err != nil || len(d.Extra) != 1) {
 			t.Errorf("%s: %+v, %v", name, d, err)
 		}
 	}
@@ -302,6 +312,40 @@ func FuzzAnswer(f *testing.F) {
 			of, err := fitting(a.Buckets, &sizes, 1000, 1000)
 			if err == nil && len(of) != len(a.Buckets) {
 				t.Fatalf("%d of %d empty buckets fit", len(of), len(a.Buckets))
+			}
+		}
+	})
+}
+
+// BenchmarkLargestQuery: what the largest query that fits into a message costs, before the lock of
+// all sites and under it.
+func BenchmarkLargestQuery(b *testing.B) {
+	q := Query{Of: make([]int, NumBuckets)}
+	for i := range q.Of {
+		q.Of[i] = i
+	}
+	for size := 0; size < 1<<20; {
+		e := Entry{Subject: fmt.Sprint("desired.s._._.configmaps.default.c-", len(q.Entries)), UID: "u", Version: "1", Epoch: "1-u", Hash: "h"}
+		data, err := json.Marshal(e)
+		if err != nil {
+			b.Fatal(err)
+		}
+		q.Entries = append(q.Entries, e)
+		size += len(data) + 1
+	}
+	b.Run("CheckQuery", func(b *testing.B) {
+		for b.Loop() {
+			if err := CheckQuery("s", q, 1); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("Check", func(b *testing.B) {
+		want := expect(entries{})
+		want.Last = q.HubPosition
+		for b.Loop() {
+			if _, d, err := Check(want, q); err != nil || len(d.Extra) != len(q.Entries) {
+				b.Fatalf("%d extra: %v", len(d.Extra), err)
 			}
 		}
 	})
