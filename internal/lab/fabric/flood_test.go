@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -99,6 +100,60 @@ func TestAFloodOfOneSiteHarmsNobody(t *testing.T) {
 			}
 			g.Wait()
 		})
+	})
+}
+
+// TestResetsOfOneSiteHarmNobody has a site ask for everything again and again, with several
+// connections, and take it as fast as it can. What others publish meanwhile is stored, and DESIRED
+// is writable.
+func TestResetsOfOneSiteHarmNobody(t *testing.T) {
+	const objects, connections = 1000, 4
+	h := prepareWorld(t, "plant-a", "plant-b", "plant-c").startHub(t)
+	js := h.hubJetStream(t, t.Context())
+	for _, site := range []string{"plant-b", "plant-c"} {
+		must(t, streams.Ensure(t.Context(), js, streams.SiteStreams(site, streams.SiteLimits{Bytes: streams.MinSiteBytes})))
+	}
+	object := fmt.Appendf(nil, `{"data":{"v":%q}}`, strings.Repeat("x", 2000))
+	for n := range objects {
+		ref := streams.Ref{Resource: "configmaps", Namespace: "default", Name: fmt.Sprint("c-", n)}
+		_, err := js.PublishMsgAsync(streams.Message{Ref: ref, Op: streams.OpPut, UID: "u", Object: object}.Encode(streams.DesiredSubject("plant-a", ref)))
+		must(t, err)
+	}
+	select {
+	case <-js.PublishAsyncComplete():
+	case <-time.After(floodPatience):
+		t.Fatal("the objects of plant-a are not stored")
+	}
+	must(t, streams.EnsureConsumer(t.Context(), js, streams.Desired, streams.SiteConsumer("plant-a")))
+	w := &witness{h: h}
+	w.observe(t, js, []string{"plant-b", "plant-c"}, func() {
+		ctx, cancel := context.WithTimeout(t.Context(), siege.Time(t, floodTime))
+		defer cancel()
+		var resets, messages, bytes atomic.Int64
+		var g sync.WaitGroup
+		for range connections {
+			nc := h.connect(t, "plant-a-operator")
+			inbox := nc.NewInbox()
+			sub, err := nc.Subscribe(inbox, func(m *nats.Msg) {
+				messages.Add(1)
+				bytes.Add(int64(len(m.Data)))
+			})
+			must(t, err)
+			must(t, sub.SetPendingLimits(-1, -1))
+			g.Go(func() {
+				for ctx.Err() == nil {
+					if m, err := nc.RequestWithContext(ctx, streams.ResetSubject("plant-a"), []byte(`{"seq":1}`)); err == nil && !strings.Contains(string(m.Data), `"error"`) {
+						resets.Add(1)
+					}
+					must(t, nc.PublishRequest(streams.PullSubject("plant-a"), inbox, fmt.Appendf(nil, `{"batch":%d,"expires":1000000000}`, objects)))
+				}
+			})
+		}
+		g.Wait()
+		t.Logf("%d resets, %d messages and %d MB delivered", resets.Load(), messages.Load(), bytes.Load()>>20)
+		if resets.Load() < 10 || messages.Load() < objects {
+			t.Errorf("the site has reset its consumer %d times and got %d messages", resets.Load(), messages.Load())
+		}
 	})
 }
 

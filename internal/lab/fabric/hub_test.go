@@ -3,7 +3,10 @@ package fabric
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,6 +113,42 @@ func TestHubTakesClientsOverTLS(t *testing.T) {
 	if nc, err := nats.Connect("nats://"+w.hub.Listen, w.seed(t, "bridge")); err == nil {
 		nc.Close()
 		t.Error("a client connects without the hub's authority")
+	}
+}
+
+// TestSilentConnectionsAreClosed opens connections that say nothing: the hub closes them, and
+// accepts others meanwhile.
+func TestSilentConnectionsAreClosed(t *testing.T) {
+	const connections = 300
+	w := prepareWorld(t, "plant-a")
+	w.hub.ClientTLS, w.url = true, "tls://"+w.hub.Listen
+	conf := w.writeHub(t)
+	// Gateways on slow lines have 20 s for their handshake; this test has not.
+	data, err := os.ReadFile(conf)
+	must(t, err)
+	if !bytes.Contains(data, []byte("timeout: 20")) {
+		t.Fatal("the hub's configuration does not bound the handshakes of gateways by 20 s")
+	}
+	must(t, os.WriteFile(conf, bytes.ReplaceAll(data, []byte("timeout: 20"), []byte("timeout: 2")), 0o600))
+	run(t, conf)
+	for name, addr := range map[string]string{"clients": w.hub.Listen, "leaf nodes": w.hub.LeafListen} {
+		began := time.Now()
+		silent := make([]net.Conn, connections)
+		for i := range silent {
+			c, err := net.Dial("tcp", addr)
+			must(t, err)
+			t.Cleanup(func() { _ = c.Close() })
+			must(t, c.SetReadDeadline(began.Add(polltest.Limit)))
+			silent[i] = c
+		}
+		w.connect(t, "bridge").Close()
+		t.Logf("%s: %d connections open and another one accepted after %v", name, connections, time.Since(began).Round(time.Millisecond))
+		for i, c := range silent {
+			if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatalf("%s: connection %d is open after %v", name, i, time.Since(began))
+			}
+		}
+		t.Logf("%s: all closed after %v", name, time.Since(began).Round(time.Millisecond))
 	}
 }
 
