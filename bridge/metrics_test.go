@@ -59,6 +59,10 @@ func TestAlertsAreAboutMetricsThatExist(t *testing.T) {
 	if err := yaml.UnmarshalStrict(data, &file); err != nil {
 		t.Fatal(err)
 	}
+	docs, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	known := metricNames(newInstruments(&counters{}).registry)
 	metric := regexp.MustCompile(`petiole_[a-z_]+`)
 	alerts := 0
@@ -68,6 +72,9 @@ func TestAlertsAreAboutMetricsThatExist(t *testing.T) {
 			used := metric.FindAllString(r.Expr, -1)
 			if len(used) == 0 || r.Labels["severity"] == "" || r.Annotations["summary"] == "" || r.Annotations["description"] == "" {
 				t.Errorf("alert %s is incomplete", r.Alert)
+			}
+			if !strings.Contains(string(docs), "\n| `"+r.Alert+"` | ") {
+				t.Errorf("docs/operations.md has no row for alert %s", r.Alert)
 			}
 			for _, m := range used {
 				if !known[m] {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -15,9 +16,12 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/petiole-io/petiole/internal/metrics/metricstest"
 	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/internal/porttest"
@@ -123,6 +127,13 @@ func TestLeafSaysHowItIs(t *testing.T) {
 			t.Errorf("/metrics has no %s", want)
 		}
 	}
+	p := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := p.TextToMetricFamilies(strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	metricstest.CompareTypes(t, metricstest.Documented(t, "../docs/operations.md", leafPrefix), leafPrefix, slices.Collect(maps.Values(families)))
+	metricstest.Keep(t, "leaf", body)
 	// The next heartbeat is sent when the link comes up the next time.
 	s.line.Cut()
 	polltest.Eventually(t, "link down", func() bool { _, body := w.get(t, "/metrics"); return strings.Contains(body, "petiole_leaf_link_up 0") })

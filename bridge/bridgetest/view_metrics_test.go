@@ -1,11 +1,11 @@
 package bridgetest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -19,14 +19,10 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 	"go.uber.org/zap"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/util/yaml"
-	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/rest"
 
 	"github.com/petiole-io/petiole/bridge"
+	"github.com/petiole-io/petiole/internal/metrics/metricstest"
 	"github.com/petiole-io/petiole/internal/porttest"
 )
 
@@ -154,6 +150,29 @@ func servesMetrics(t *testing.T, a *api) {
 	}
 }
 
+// documentsMetrics: the types in docs/operations.md are those of a bridge with a site.
+func documentsMetrics(t *testing.T, a *api) {
+	w := newWorld(t, a, "plant-a")
+	w.metrics = porttest.Addr(t)
+	url := "http://" + w.metrics
+	w.start("one")
+	t.Cleanup(http.DefaultClient.CloseIdleConnections)
+	w.site("plant-a").register("a1")
+	const least = 30 // those of sites, of queues and of requests included
+	eventually(t, "metrics of the site", func() bool {
+		code, body, err := get(t, url+"/metrics")
+		return err == nil && code == http.StatusOK && strings.Contains(body, `petiole_bridge_site_nodes{site="plant-a"} 1`)
+	})
+	families := scrape(t, url)
+	if len(families) < least {
+		t.Errorf("%d metrics", len(families))
+	}
+	metricstest.CompareTypes(t, metricstest.Documented(t, "../../docs/operations.md", "petiole_"), "petiole_", slices.Collect(maps.Values(families)))
+	_, body, err := get(t, url+"/metrics")
+	w.must(err)
+	metricstest.Keep(t, "bridge", body)
+}
+
 func TestAnAddressThatIsTakenEndsTheBridge(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -181,59 +200,3 @@ clusters: [{name: c, cluster: {server: "https://127.0.0.1:1"}}]
 contexts: [{name: x, context: {cluster: c}}]
 current-context: x
 `
-
-// deploymentIsValid: the API server accepts the manifest without a warning, and the bridge the
-// configuration in it.
-func deploymentIsValid(t *testing.T, a *api) {
-	data, err := os.ReadFile("../../deploy/kubernetes/bridge.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	rc := rest.CopyConfig(a.config)
-	var warnings warnings
-	rc.WarningHandler = &warnings
-	client, err := dynamic.NewForConfig(rc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	kinds := map[string]int{}
-	for d := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096); ; {
-		var o unstructured.Unstructured
-		if err := d.Decode(&o.Object); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			t.Fatal(err)
-		}
-		gvr, _ := meta.UnsafeGuessKindToResource(o.GroupVersionKind())
-		if o.GetKind() == "NetworkPolicy" {
-			gvr.Resource = "networkpolicies"
-		}
-		opts := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}, FieldValidation: metav1.FieldValidationStrict}
-		if _, err := client.Resource(gvr).Namespace(o.GetNamespace()).Create(t.Context(), &o, opts); err != nil {
-			t.Errorf("%s %s: %v", o.GetKind(), o.GetName(), err)
-		}
-		kinds[o.GetKind()]++
-		if o.GetKind() != "ConfigMap" {
-			continue
-		}
-		text, _, err := unstructured.NestedString(o.Object, "data", "bridge.yaml")
-		path := filepath.Join(t.TempDir(), "bridge.yaml")
-		if err != nil || os.WriteFile(path, []byte(text), 0o600) != nil {
-			t.Fatal(err)
-		}
-		if cfg, err := bridge.LoadConfig(path); err != nil || cfg.Metrics.Listen != ":10442" {
-			t.Errorf("configuration %+v, %v", cfg, err)
-		}
-	}
-	if kinds["Deployment"] != 1 || kinds["Service"] != 2 || kinds["ConfigMap"] != 1 { // a Service for metrics, and one for the kubelet API
-		t.Errorf("kinds %v", kinds)
-	}
-	if len(warnings) > 0 {
-		t.Errorf("the API server warns: %v", warnings)
-	}
-}
-
-// warnings are those of an API server.
-type warnings []string
-
-func (w *warnings) HandleWarningHeader(_ int, _ string, text string) { *w = append(*w, text) }

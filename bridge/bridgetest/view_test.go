@@ -32,6 +32,7 @@ func TestView(t *testing.T) {
 		{"AnswersPageByPage", answersPages},
 		{"ResyncsByOneCommand", resyncsByCommand},
 		{"ServesMetricsAndHealth", servesMetrics},
+		{"DocumentsMetrics", documentsMetrics},
 		{"DeletesAbandonedQuestions", deletesAbandoned},
 	})
 }

@@ -67,6 +67,11 @@ var modules = []module{
 		programs: []program{{name: "telegraf", pkg: ".", extra: true}},
 	},
 	{
+		dir: "deploy/prometheus", beside: true,
+		tags:     []string{"remove_all_sd"}, // no clients of clouds
+		programs: []program{{name: "prometheus", pkg: "github.com/prometheus/prometheus/cmd/prometheus", extra: true}},
+	},
+	{
 		dir: "internal/tools", beside: true,
 		programs: []program{
 			{name: "golangci-lint", pkg: "github.com/golangci/golangci-lint/v2/cmd/golangci-lint", extra: true},
