@@ -30,16 +30,23 @@ type StatusReader interface {
 	LastStatus(ctx context.Context, device Ref) (*v1beta1.DeviceStatus, error)
 }
 
+// RecordNumber is the number of a record of a device. With the device's UID it names the record.
+type RecordNumber struct {
+	// Epoch is the number of an epoch, which begins when the worker that numbers the records
+	// starts, or when its clock was set back. A later epoch has a larger number.
+	Epoch int64 `json:"epoch"`
+	// Sequence counts from 1 without gaps within an epoch, samples and audits apart. The times of a
+	// property's samples do not decrease within it.
+	Sequence uint64 `json:"sequence"`
+}
+
 // Samples are the samples of one batch of readings.
 type Samples struct {
 	Device Ref    `json:"device"`
 	Node   string `json:"node,omitempty"`
-	// Epoch is when the worker that numbers the batches started (ms since 1970), or
-	// when its clock was set back; within it Sequence counts from 1 without gaps, and
-	// the times of a property's samples do not decrease. Device UID, epoch and
-	// sequence together name the batch.
-	Epoch    int64  `json:"epoch"`
-	Sequence uint64 `json:"sequence"`
+	RecordNumber
+	// Clock is nil if the times are by a clock that is right.
+	Clock *ClockMark `json:"clock,omitempty"`
 	// Dropped counts the batches of the epoch that were lost before this one because the
 	// sink stored nothing for too long. Their sequence numbers are not reused.
 	Dropped uint64   `json:"dropped,omitempty"`
@@ -60,10 +67,9 @@ type Sample struct {
 // that did not reach the device is recorded when the reason changes. Every command is
 // recorded, even if refused, unless it was refused because too many wait.
 type Audit struct {
-	Device   Ref    `json:"device"`
-	Node     string `json:"node,omitempty"`
-	Epoch    int64  `json:"epoch"`
-	Sequence uint64 `json:"sequence"`
+	Device Ref    `json:"device"`
+	Node   string `json:"node,omitempty"`
+	RecordNumber
 	Property string `json:"property"`
 	// Version is the version of the Device object that introduced the desired value. It is
 	// empty for commands.
@@ -82,6 +88,33 @@ type Audit struct {
 	Reason  string `json:"reason,omitempty"`
 	Message string `json:"message,omitempty"`
 	Time    int64  `json:"time"`
+	// Clock is nil if Time is by a clock that is right.
+	Clock *ClockMark `json:"clock,omitempty"`
+}
+
+// The states of a ClockMark.
+const (
+	// ClockUnset: the clock said a time that had passed already, as 1970.
+	ClockUnset = "unset"
+	// ClockUnverified: nothing had confirmed the clock since the boot.
+	ClockUnverified = "unverified"
+	// ClockWrong: the clock differed from the hub's.
+	ClockWrong = "wrong"
+	// ClockCorrected: the times are no longer the clock's: they were corrected.
+	ClockCorrected = "corrected"
+)
+
+// ClockMark tells that the times of a record are not, or were not, by a clock that is right.
+type ClockMark struct {
+	State string `json:"state"`
+	// Boot identifies the boot of the gateway. Times of one boot are comparable.
+	Boot string `json:"boot,omitempty"`
+	// Booted is the time of the boot by the clock of the record, ms since 1970: what it differs
+	// by from the right one is missing in the times.
+	Booted int64 `json:"booted,omitempty"`
+	// Offset was added to the times of a corrected record, in ms, and Error is their largest error.
+	Offset int64 `json:"offset,omitempty"`
+	Error  int64 `json:"error,omitempty"`
 }
 
 // The types of events, as in Kubernetes.

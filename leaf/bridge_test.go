@@ -101,7 +101,7 @@ func (b *responder) answer(m *nats.Msg) {
 		b.queries, b.states = append(b.queries, q), append(b.states, answer.State)
 		a = answer
 	case streams.RequestHub:
-		a = streams.HubInfo{MaxPayload: b.s.bridge.MaxPayload(), ServerVersion: b.s.bridge.ConnectedServerVersion()}
+		a = streams.HubInfo{MaxPayload: b.s.bridge.MaxPayload(), ServerVersion: b.s.bridge.ConnectedServerVersion(), Time: time.Now()}
 	case urgent.Request:
 		a = b.urgent(m.Data)
 	case streams.RequestPosition:

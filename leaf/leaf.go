@@ -26,6 +26,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/dmi"
 	"github.com/petiole-io/petiole/devices/modbus"
+	"github.com/petiole-io/petiole/leaf/clock"
 	"github.com/petiole-io/petiole/leaf/field"
 	"github.com/petiole-io/petiole/leaf/forward"
 	"github.com/petiole-io/petiole/leaf/hubcheck"
@@ -69,13 +70,18 @@ func (l *Leaf) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	source, err := clock.System()
+	if err != nil {
+		return err
+	}
+	now := clock.Open(clock.Config{DataDir: l.cfg.DataDir, Source: source, Log: l.log.Named("clock")})
 	var embedded *natsd.Server
 	if l.cfg.NATS.ConfigFile != "" {
 		storeKey, err := key.Store()
 		if err != nil {
 			return fmt.Errorf("derive the key of the store: %w", err)
 		}
-		h, err := natsd.Start(ctx, natsd.Config{Site: l.cfg.Site, File: l.cfg.NATS.ConfigFile, StoreKey: storeKey, PingInterval: l.cfg.profile().ping, Compression: l.cfg.profile().compression, Log: l.log})
+		h, err := natsd.Start(ctx, natsd.Config{Site: l.cfg.Site, File: l.cfg.NATS.ConfigFile, StoreKey: storeKey, PingInterval: l.cfg.profile().ping, Compression: l.cfg.profile().compression, CertificateTime: now.CertificateTime, Log: l.log})
 		if err != nil {
 			return err
 		}
@@ -105,7 +111,7 @@ func (l *Leaf) Run(ctx context.Context) error {
 		if err := supervisor.Open(ctx); err != nil {
 			return err
 		}
-		err := l.runParts(ctx, nc, js, embedded, supervisor, tokenKey, kubelet)
+		err := l.runParts(ctx, now, nc, js, embedded, supervisor, tokenKey, kubelet)
 		if ctx.Err() == nil && errors.Is(err, store.ErrRebuild) {
 			l.log.Error("starting all parts again", zap.Error(err))
 			continue
@@ -115,35 +121,36 @@ func (l *Leaf) Run(ctx context.Context) error {
 	}
 }
 
-func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, h *natsd.Server, supervisor *store.Supervisor, tokenKey []byte, kubelet *kubeletAPI) error {
+func (l *Leaf) runParts(ctx context.Context, now *clock.Clock, nc *nats.Conn, js jetstream.JetStream, h *natsd.Server, supervisor *store.Supervisor, tokenKey []byte, kubelet *kubeletAPI) error {
 	api := nodeapi.New(nodeapi.Config{
 		Site: l.cfg.Site, Node: l.cfg.Node, JS: js,
 		DataDir: l.cfg.DataDir, TokenKey: tokenKey, Listen: l.cfg.NodeAPI.Listen, Log: l.log.Named("nodeapi"),
 		DialKubelet:    kubelet.dial,
-		StatusInterval: l.cfg.profile().nodeStatus,
+		StatusInterval: l.cfg.profile().nodeStatus, Behind: now.Behind, ClockRight: func() bool { return now.State() == clock.Right },
 	})
 	hubLink := l.newLink(h)
-	hub := l.newHubCheck(nc, hubLink, h)
+	hub := l.newHubCheck(nc, hubLink, now, h)
 	child := l.newKubelet(api, kubelet.credentials)
 	problem := func() string { return "" }
 	if child != nil {
 		problem = child.Problem
 	}
 	state := &status{
-		js: js, quarantined: []quarantine{api}, drops: supervisor.Drops(), degraded: supervisor.Degraded, hubProblems: hub.Problems, kubelet: problem,
+		skewed: now.Skewed, js: js, quarantined: []quarantine{api}, drops: supervisor.Drops(), degraded: supervisor.Degraded, hubProblems: hub.Problems, kubelet: problem,
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return hubLink.Run(ctx) })
 	group.Go(func() error { return hub.Run(ctx) })
+	group.Go(func() error { return now.Run(ctx) })
 	group.Go(func() error { return releaseMemory(ctx) })
 	group.Go(func() error { return supervisor.Run(ctx) })
 	bytes := newWire(h)
 	group.Go(func() error { return bytes.Run(ctx) })
-	collect := []prometheus.Collector{&gauges{state, hubLink, supervisor, api, child}, bytes}
+	collect := []prometheus.Collector{&gauges{state, hubLink, supervisor, api, child, now}, bytes}
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := forward.New(forward.Config{
 			Site: l.cfg.Site, Stream: stream, JS: js, Link: hubLink, Timelines: supervisor.Timeline(stream), Drops: supervisor.Drops(),
-			MaxPayload: hub.MaxPayload, Idle: l.cfg.profile().idle, Gather: l.cfg.profile().gather, Meter: l.counts.meter, Counters: l.counts.forward, Log: l.log.Named("forward").With(zap.String("stream", stream)),
+			MaxPayload: hub.MaxPayload, CorrectTime: now.Correct, Idle: l.cfg.profile().idle, Gather: l.cfg.profile().gather, Meter: l.counts.meter, Counters: l.counts.forward, Log: l.log.Named("forward").With(zap.String("stream", stream)),
 		})
 		if stream == streams.SiteReported {
 			state.refused = f.Refused
@@ -171,7 +178,7 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 			group.Go(func() error { return mappers.Run(ctx) })
 		}
 		f := field.New(field.Config{
-			Site: l.cfg.Site, Node: l.cfg.Node, JS: js, Log: l.log.Named("devices"), Drivers: drivers,
+			Site: l.cfg.Site, Node: l.cfg.Node, JS: js, Clock: now, Log: l.log.Named("devices"), Drivers: drivers,
 			MQTT: l.cfg.Devices.MQTT, Mappers: remote, PushFormat: l.cfg.Devices.PushFormat,
 			Gather: l.cfg.Devices.Gather.Duration, StateLostAt: supervisor.DeviceStateLostAt,
 		})
@@ -180,7 +187,7 @@ func (l *Leaf) runParts(ctx context.Context, nc *nats.Conn, js jetstream.JetStre
 	}
 	group.Go(func() error {
 		// A site lives without its metrics.
-		if err := expose(ctx, l.cfg.Metrics.Listen, l.counts, collect, h, readiness(api.Ready(), problem, hub)); err != nil {
+		if err := expose(ctx, l.cfg.Metrics.Listen, l.counts, collect, h, readiness(api.Ready(), problem, hub, now, h)); err != nil {
 			l.log.Error("no metrics", zap.Error(err))
 		}
 		return nil
@@ -216,8 +223,8 @@ func (l *Leaf) newLink(h *natsd.Server) *link.Link {
 }
 
 // newHubCheck returns what checks the hub of the site.
-func (l *Leaf) newHubCheck(nc *nats.Conn, hubLink *link.Link, h *natsd.Server) *hubcheck.Checker {
-	cfg := hubcheck.Config{Site: l.cfg.Site, Conn: nc, Link: hubLink, Refresh: l.cfg.profile().comparison, Meter: l.counts.meter, Log: l.log.Named("hub")}
+func (l *Leaf) newHubCheck(nc *nats.Conn, hubLink *link.Link, now *clock.Clock, h *natsd.Server) *hubcheck.Checker {
+	cfg := hubcheck.Config{Site: l.cfg.Site, Conn: nc, Link: hubLink, Measured: now.Measured, Refresh: l.cfg.profile().comparison, Meter: l.counts.meter, Log: l.log.Named("hub")}
 	if h != nil {
 		cfg.Imports = func(subject string) bool { return natsd.Imports(h, subject) }
 	}

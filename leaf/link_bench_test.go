@@ -128,7 +128,7 @@ func BenchmarkIdle(b *testing.B) {
 func samples(i, properties int) []byte {
 	out := devices.Samples{
 		Device: devices.Ref{Namespace: "default", Name: "pump", UID: "6b1f2c1e-7a51-4d0e-9f86-0c1d2e3f4a5b"}, Node: "plant-a-1",
-		Epoch: 1_795_700_000_000, Sequence: uint64(i + 1),
+		RecordNumber: devices.RecordNumber{Epoch: 1_795_700_000_000, Sequence: uint64(i + 1)},
 	}
 	for p := range properties {
 		out.Samples = append(out.Samples, devices.Sample{

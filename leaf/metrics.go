@@ -3,11 +3,13 @@ package leaf
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/petiole-io/petiole/internal/metrics"
+	"github.com/petiole-io/petiole/leaf/clock"
 	"github.com/petiole-io/petiole/leaf/hubcheck"
 	"github.com/petiole-io/petiole/leaf/link"
 	"github.com/petiole-io/petiole/leaf/natsd"
@@ -24,6 +26,7 @@ type gauges struct {
 	node   nodeState
 	// kubelet is nil if the leaf runs none.
 	kubelet *node.Kubelet
+	clock   *clock.Clock
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -40,12 +43,15 @@ var (
 	descDiskFree    = desc("disk_free_bytes", "Free space of the disk that holds the store.")
 	descKubelet     = desc("kubelet_failing", "Whether the kubelet exits again and again, or does not renew the lease of its node.")
 	descExits       = desc("kubelet_exits_total", "Exits of the kubelet that the leaf did not ask for, since the start of the leaf.")
+	descClockOffset = desc("clock_offset_seconds", "How far the hub's clock is ahead of the gateway's, as measured when the link came up last.")
+	descClockError  = desc("clock_error_seconds", "The largest error of petiole_leaf_clock_offset_seconds.")
+	descClockState  = desc("clock_state", "What is known of the gateway's clock: 1 for one of right, unset, unverified, wrong.", "state")
 	descDegraded    = desc("store_degraded", "Whether the store is degraded, by what is wrong with it.", "reason")
 )
 
 // Describe implements prometheus.Collector.
 func (g *gauges) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descLinkUp, descPending, descUnapplied, descApplied, descDropped, descQuarantined, descDiskFree, descDegraded, descKubelet, descExits} {
+	for _, d := range []*prometheus.Desc{descLinkUp, descPending, descUnapplied, descApplied, descDropped, descQuarantined, descDiskFree, descDegraded, descKubelet, descExits, descClockOffset, descClockError, descClockState} {
 		out <- d
 	}
 }
@@ -79,6 +85,14 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 	for _, name := range []string{streams.DegradedDiskFull, streams.DegradedStore} {
 		gauge(descDegraded, metrics.Bool(is[name]), name)
 	}
+	if offset, most, measured := g.clock.Offset(); measured {
+		gauge(descClockOffset, offset.Seconds())
+		gauge(descClockError, most.Seconds())
+	}
+	present := g.clock.State()
+	for _, s := range []clock.State{clock.Right, clock.Unset, clock.Unverified, clock.Wrong} {
+		gauge(descClockState, metrics.Bool(s == present), string(s))
+	}
 	if g.kubelet != nil {
 		gauge(descKubelet, metrics.Bool(is[streams.DegradedKubelet]))
 		out <- prometheus.MustNewConstMetric(descExits, prometheus.CounterValue, float64(g.kubelet.Exits()))
@@ -100,8 +114,9 @@ func expose(ctx context.Context, listen string, c *counts, more []prometheus.Col
 }
 
 // readiness returns a check that fails until the node API answers, while kubelet returns what is
-// wrong with it, and while the hub lacks something that the site needs.
-func readiness(api <-chan struct{}, kubelet func() string, hub *hubcheck.Checker) func() error {
+// wrong with it, while the hub lacks something that the site needs, and while the hub's certificate is
+// not valid by the gateway's clock.
+func readiness(api <-chan struct{}, kubelet func() string, hub *hubcheck.Checker, now *clock.Clock, h *natsd.Server) func() error {
 	return func() error {
 		select {
 		case <-api:
@@ -110,6 +125,9 @@ func readiness(api <-chan struct{}, kubelet func() string, hub *hubcheck.Checker
 		}
 		if what := kubelet(); what != "" {
 			return errors.New(what)
+		}
+		if h != nil && natsd.CertificateRefused(h) != "" {
+			return fmt.Errorf("TLS to the hub: %s; the clock of this gateway is %s: set it, as with NTP", natsd.CertificateRefused(h), now.State())
 		}
 		return hub.Err()
 	}

@@ -82,10 +82,16 @@ func (p *presence) send(ctx context.Context, linkSince time.Time) error {
 }
 
 func (p *presence) heartbeat(s snapshot, linkSince time.Time) streams.Presence {
+	// The wall clock may have been set since a time was taken: all are by the clock as it is now.
+	now := time.Now()
+	nodes := p.node.Leases()
+	for i := range nodes {
+		nodes[i].Renewed = now.Add(-now.Sub(nodes[i].Renewed))
+	}
 	return streams.Presence{
 		Interval: int64(p.interval / time.Second),
-		Site:     p.site, Time: time.Now(), Version: p.version, Boot: p.boot, LinkSince: linkSince,
-		Nodes: p.node.Leases(), Applied: p.node.Applied(), AppliedHub: p.node.AppliedSource(), Unapplied: s.unapplied,
+		Site:     p.site, Time: now, Version: p.version, Boot: p.boot, LinkSince: now.Add(-now.Sub(linkSince)),
+		Nodes: nodes, Applied: p.node.Applied(), AppliedHub: p.node.AppliedSource(), Unapplied: s.unapplied,
 		Quarantined: s.quarantined, Dropped: s.dropped, Degraded: s.degraded, Details: s.details,
 		ReportedPending: s.pending[streams.SiteReported], TelemetryPending: s.pending[streams.SiteTelemetry],
 	}

@@ -17,6 +17,8 @@ import (
 
 	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/internal/polltest"
+	"github.com/petiole-io/petiole/leaf/clock"
+	"github.com/petiole-io/petiole/leaf/clock/clocktest"
 	"github.com/petiole-io/petiole/leaf/forward"
 	"github.com/petiole-io/petiole/leaf/hubcheck"
 	"github.com/petiole-io/petiole/leaf/link"
@@ -58,6 +60,10 @@ type site struct {
 	// maxIdleChecks is the supervisor's.
 	maxIdleChecks int
 
+	// machine is what the leaf runs on.
+	machine clocktest.Machine
+
+	clock *clock.Clock
 	leaf  *Leaf
 	host  *natsd.Server
 	nc    *nats.Conn
@@ -79,6 +85,7 @@ func newSiteAt(t testing.TB, hubSettings string) (*site, context.Context) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	s := &site{hubServer: natstest.StartHubWith(t, hubSettings, "plant-a"), cfg: DefaultConfig()}
+	s.machine.Boot(time.Now())
 	s.line = natstest.NewLine(t, s.hubServer.LeafAddr())
 	s.cfg.Site, s.cfg.Node, s.cfg.DataDir = "plant-a", "plant-a-1", t.TempDir()
 	s.cfg.NATS.ConfigFile = natstest.LeafConf(t, "plant-a", s.line.Addr())
@@ -146,7 +153,8 @@ func (s *site) run(t testing.TB, ctx context.Context, log *zap.Logger) {
 	runCtx, end := context.WithCancel(ctx)
 	done := make(chan error, 6)
 	s.link = link.New(s.host.HubConnection, s.leaf.counts.linkChanges, log)
-	s.check = hubcheck.New(hubcheck.Config{Site: "plant-a", Conn: s.nc, Link: s.link, Imports: func(subject string) bool { return natsd.Imports(s.host, subject) }, Settle: s.settle, Log: log})
+	s.clock = clock.Open(clock.Config{DataDir: s.cfg.DataDir, Source: s.machine.Source(), Log: log})
+	s.check = hubcheck.New(hubcheck.Config{Site: "plant-a", Conn: s.nc, Link: s.link, Measured: s.clock.Measured, Imports: func(subject string) bool { return natsd.Imports(s.host, subject) }, Settle: s.settle, Log: log})
 	r := replicate.New(replicate.Config{
 		Site: "plant-a", JS: s.js, Link: s.link, Desired: s.store.Desired(), Pace: s.pace, MaxPayload: s.check.MaxPayload, Meter: s.leaf.counts.meter, Counters: s.leaf.counts.replicate, Log: log,
 	})
@@ -157,7 +165,7 @@ func (s *site) run(t testing.TB, ctx context.Context, log *zap.Logger) {
 	for _, name := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := forward.New(forward.Config{
 			Site: "plant-a", Stream: name, JS: s.js, Link: s.link, Timelines: s.store.Timeline(name), Drops: s.store.Drops(),
-			MaxPayload: s.check.MaxPayload, Gather: s.gather, Meter: s.leaf.counts.meter, Counters: s.leaf.counts.forward, Log: log.With(zap.String("stream", name)),
+			MaxPayload: s.check.MaxPayload, CorrectTime: s.clock.Correct, Gather: s.gather, Meter: s.leaf.counts.meter, Counters: s.leaf.counts.forward, Log: log.With(zap.String("stream", name)),
 		})
 		if name == streams.SiteTelemetry {
 			s.telemetry = f

@@ -33,6 +33,8 @@ type status struct {
 	hubProblems func() []string
 	// kubelet returns what is wrong with the kubelet, empty if nothing is.
 	kubelet func() string
+	// skewed returns how far the clock differs from the hub's, empty if it does not.
+	skewed func() string
 }
 
 // snapshot is the state at one time.
@@ -75,6 +77,9 @@ func (s *status) reasons() (names, details []string) {
 	}
 	if what := s.kubelet(); what != "" {
 		names, details = append(names, streams.DegradedKubelet), append(details, what)
+	}
+	if what := s.skewed(); what != "" {
+		names, details = append(names, streams.DegradedClock), append(details, what)
 	}
 	if what := s.setAside(); what != "" {
 		names, details = append(names, streams.DegradedSetAside), append(details, what)

@@ -41,7 +41,7 @@ func TestOpenServerIsReported(t *testing.T) {
 		}
 		s := &status{
 			js: js, degraded: func() []string { return []string{streams.DegradedDiskFull} }, refused: func() bool { return false },
-			setAside: func() string { return "" }, hubProblems: func() []string { return nil }, kubelet: func() string { return "" },
+			setAside: func() string { return "" }, hubProblems: func() []string { return nil }, kubelet: func() string { return "" }, skewed: func() string { return "" },
 		}
 		want := fmt.Sprint([]string{streams.DegradedDiskFull, streams.DegradedOpen})
 		if withUsers {

@@ -2,6 +2,7 @@ package streams
 
 import (
 	"fmt"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/version"
 )
@@ -15,7 +16,9 @@ type HubInfo struct {
 	MaxPayload int64 `json:"maxPayload"`
 	// ServerVersion is the version of its nats-server.
 	ServerVersion string `json:"serverVersion"`
-	Error         string `json:"error,omitempty"`
+	// Time is the bridge's clock when it answered. Zero: it is an earlier version.
+	Time  time.Time `json:"time,omitzero"`
+	Error string    `json:"error,omitempty"`
 }
 
 const (

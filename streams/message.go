@@ -30,6 +30,10 @@ const (
 	HeaderControl = "Petiole-Control"
 	// HeaderTrace carries a W3C traceparent.
 	HeaderTrace = "traceparent"
+
+	// HeaderClock is the state of the mark in a record whose times are not by a clock that is
+	// right: unset, unverified, wrong, corrected.
+	HeaderClock = "Petiole-Clock"
 )
 
 const (

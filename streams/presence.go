@@ -155,6 +155,8 @@ const (
 	DegradedSetAside = "RecordsSetAside"
 	// DegradedHub: the hub lacks something that a site needs.
 	DegradedHub = "HubIncomplete"
+	// DegradedClock: the gateway's clock differs from the hub's.
+	DegradedClock = "ClockSkewed"
 	// DegradedKubelet: the kubelet exits again and again, or does not renew its node's lease.
 	DegradedKubelet = "KubeletFailing"
 )

@@ -2,6 +2,7 @@ package requests
 
 import (
 	"context"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -13,7 +14,7 @@ func HubInfo(nc *nats.Conn) Handler {
 	return Handler{
 		Workers: 1, Backlog: 1024, PerSite: 2, MaxBytes: 1 << 10,
 		Answer: func(context.Context, string, []byte) any {
-			return streams.HubInfo{MaxPayload: nc.MaxPayload(), ServerVersion: nc.ConnectedServerVersion()}
+			return streams.HubInfo{MaxPayload: nc.MaxPayload(), ServerVersion: nc.ConnectedServerVersion(), Time: time.Now()}
 		},
 		Refuse: func(reason string) any { return streams.HubInfo{Error: reason} },
 	}

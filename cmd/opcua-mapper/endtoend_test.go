@@ -20,6 +20,7 @@ import (
 	"github.com/petiole-io/petiole/devices/devicestest"
 	"github.com/petiole-io/petiole/devices/dmi"
 	"github.com/petiole-io/petiole/devices/host"
+	"github.com/petiole-io/petiole/devices/host/hosttest"
 	"github.com/petiole-io/petiole/internal/porttest"
 )
 
@@ -164,7 +165,7 @@ func startHost(t *testing.T, dir string) (*host.Host, *sink) {
 	server := dmi.New(dmi.Config{Socket: dir + "/dmi.sock", StateFile: dir + "/mappers.json", Log: log.Named("dmi")})
 	s := &sink{}
 	host, err := host.New(host.Config{
-		Node: "plant-a-1", Drivers: []devices.Driver{server}, Sink: s, State: &devicestest.State{}, Log: log, StatusInterval: time.Millisecond,
+		Node: "plant-a-1", Drivers: []devices.Driver{server}, Sink: s, State: &devicestest.State{}, Clock: &hosttest.Clock{}, Log: log, StatusInterval: time.Millisecond,
 	})
 	if err != nil {
 		t.Fatal(err)

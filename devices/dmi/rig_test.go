@@ -13,6 +13,7 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/devicestest"
 	"github.com/petiole-io/petiole/devices/host"
+	"github.com/petiole-io/petiole/devices/host/hosttest"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
 
@@ -56,7 +57,7 @@ func (p *rig) start() {
 		p.tune(&p.server.timing)
 	}
 	host, err := host.New(host.Config{
-		Node: node, Drivers: []devices.Driver{p.server}, Sink: p.sink, State: p.state, Log: log.Named("devices"), StatusInterval: time.Millisecond,
+		Node: node, Drivers: []devices.Driver{p.server}, Sink: p.sink, State: p.state, Clock: &hosttest.Clock{}, Log: log.Named("devices"), StatusInterval: time.Millisecond,
 	})
 	if err != nil {
 		p.t.Fatal(err)

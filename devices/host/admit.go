@@ -10,13 +10,14 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/internal/commandlog"
 )
 
 const (
 	// defaultDeadline is the time from receipt to the deadline of a command that has none;
 	// longestDeadline bounds that of the others.
 	defaultDeadline = 30 * time.Second
-	longestDeadline = 24 * time.Hour
+	longestDeadline = commandlog.Longest
 	maxIDLength     = 128
 	// commandQueue bounds the waiting commands of a device.
 	commandQueue = 64

@@ -13,6 +13,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/devicestest"
+	"github.com/petiole-io/petiole/devices/host/hosttest"
 	"github.com/petiole-io/petiole/internal/polltest"
 )
 
@@ -268,7 +269,7 @@ spec:
 
 func (b *bench) start() {
 	b.t.Helper()
-	h, err := New(Config{Node: "n", Drivers: []devices.Driver{b.driver}, Sink: b.sink, State: b.state, Log: zaptest.NewLogger(b.t), StatusInterval: statusInterval})
+	h, err := New(Config{Node: "n", Drivers: []devices.Driver{b.driver}, Sink: b.sink, State: b.state, Clock: &hosttest.Clock{}, Log: zaptest.NewLogger(b.t), StatusInterval: statusInterval})
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/petiole-io/petiole/devices/internal/desired"
 	"github.com/petiole-io/petiole/devices/internal/stats"
 	"github.com/petiole-io/petiole/devices/internal/twin"
+	"github.com/petiole-io/petiole/devices/internal/wallclock"
 )
 
 // desiredWriter writes the desired values of one device, and compares them with the values
@@ -30,6 +31,33 @@ type desiredWriter struct {
 	workAt  time.Time    // when to look at desired values; zero: not scheduled
 	retryAt time.Time    // no write to an unreachable device before then
 	backoff backoff.Backoff
+	// clock detects that the wall clock was set.
+	clock wallclock.Clock
+	// until is Clock.Until.
+	until func(time.Time) (time.Duration, bool)
+}
+
+// followClock moves what is due at a time of the wall clock after that was set.
+func followClock(d *desiredWriter, now time.Time) {
+	by := d.clock.Stepped(now)
+	if by == 0 {
+		return
+	}
+	for p, c := range d.facts.Desired {
+		d.facts.Desired[p] = c.Shift(by)
+	}
+	d.log.Info("the clock was set; what is due was moved", zap.Duration("ahead", by))
+	d.schedule(now)
+}
+
+// timeLeft returns the time until a desired value expires, and whether it does. It is over, too, while the
+// clock says nothing: the value is not written then, and has not expired.
+func timeLeft(d *desiredWriter, c desired.State) (left time.Duration, expires, known bool) {
+	if c.Expires == 0 {
+		return 0, false, true
+	}
+	left, known = d.until(time.UnixMilli(c.Expires))
+	return left, true, known
 }
 
 // pendingWrite is the write of desired values that runs: of one, or of those of a group.
@@ -138,14 +166,18 @@ func (d *desiredWriter) postpone(err error) {
 // whether it started one.
 func (d *desiredWriter) tryWrite(ctx context.Context, property string, now time.Time) (started bool) {
 	c := d.facts.Desired[property]
-	if c.Expired(now) {
+	left, expires, known := timeLeft(d, c)
+	switch {
+	case expires && left <= 0 && !known:
+		d.schedule(now.Add(unknownTimePoll))
+		return false
+	case expires && left <= 0:
 		if c.Ack == devices.Pending || c.Ack == devices.Drifted && c.Reason != devices.ReasonEnforceEnded {
 			d.expire(property, c)
 		}
 		return false
-	}
-	if c.Expires != 0 {
-		d.schedule(time.UnixMilli(c.Expires))
+	case expires:
+		d.schedule(now.Add(left))
 	}
 	since, waits := c.Waits()
 	i := pointOf(d.facts, property)
@@ -168,15 +200,15 @@ func (d *desiredWriter) tryWrite(ctx context.Context, property string, now time.
 		d.finish(property, c, devices.Outcome{}, r, now)
 		return false
 	}
-	cancel := d.sessions.write(ctx, i, c.Value, limitOf(c, now.Add(writeLimit)), writeResult{property: property, desired: c})
+	cancel := d.sessions.write(ctx, i, c.Value, limitOf(d, c, now, now.Add(writeLimit)), writeResult{property: property, desired: c})
 	d.current = pendingWrite{values: map[string]desired.State{property: c}, began: now, cancel: cancel}
 	return true
 }
 
 // limitOf returns when a write must begin at the latest: at limit, or before the value expires.
-func limitOf(c desired.State, limit time.Time) time.Time {
-	if c.Expires != 0 && time.UnixMilli(c.Expires).Before(limit) {
-		return time.UnixMilli(c.Expires)
+func limitOf(d *desiredWriter, c desired.State, now, limit time.Time) time.Time {
+	if left, expires, _ := timeLeft(d, c); expires && now.Add(left).Before(limit) {
+		return now.Add(left)
 	}
 	return limit
 }
@@ -190,7 +222,10 @@ func (d *desiredWriter) tryGroup(ctx context.Context, w devices.GroupWriter, gro
 	var parts []writeResult
 	for i, p := range d.facts.Definition.Points {
 		c, ok := d.facts.Desired[p.Name]
-		if !ok || p.Group != group || c.Policy == devices.DriftObserve || c.Expired(now) {
+		if !ok || p.Group != group || c.Policy == devices.DriftObserve {
+			continue
+		}
+		if left, expires, _ := timeLeft(d, c); expires && left <= 0 {
 			continue
 		}
 		if r := p.Validate(c.Value); r != nil && c.Ack != devices.Rejected {
@@ -200,7 +235,7 @@ func (d *desiredWriter) tryGroup(ctx context.Context, w devices.GroupWriter, gro
 		if c.Ack == devices.Rejected && !c.RefusedByDevice() {
 			invalid = p.Name
 		}
-		limit, always = limitOf(c, limit), always || c.Rewrite > 0
+		limit, always = limitOf(d, c, now, limit), always || c.Rewrite > 0
 		values = append(values, devices.PointValue{Point: i, Value: c.Value})
 		parts = append(parts, writeResult{property: p.Name, desired: c})
 		write.values[p.Name] = c

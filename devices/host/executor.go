@@ -189,7 +189,7 @@ func (x *executor) recordCommand(ctx context.Context, e *execution, now time.Tim
 	ctx, cancel := context.WithDeadline(ctx, e.deadline)
 	defer cancel()
 	c := e.command
-	s, ok := x.history.Add(commandlog.Record{ID: c.ID, Deadline: e.deadline.UnixMilli(), Method: c.Method, Properties: c.Properties}, now)
+	s, ok := x.history.Add(commandlog.Record{ID: c.ID, Method: c.Method, Properties: c.Properties}, e.deadline, now)
 	if !ok {
 		return &devices.CommandResult{Ack: devices.Rejected, Reason: devices.ReasonBusy, Message: "the command log is full of commands whose deadlines have not passed"}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/internal/report"
 	"github.com/petiole-io/petiole/devices/internal/stats"
 )
 
@@ -21,7 +22,10 @@ var ErrStopped = errors.New("device host stopped")
 // ErrUnknownDevice reports that the host operates no such device.
 var ErrUnknownDevice = errors.New("unknown device")
 
-// Config configures a Host. All fields but the last two are required.
+// Clock numbers the epochs of records, and marks those whose times are not by a clock that is right.
+type Clock = report.Clock
+
+// Config configures a Host. All fields but Log, StatusInterval and Gather are required.
 type Config struct {
 	// Node is the name of the node whose devices are operated. A device that is bound to
 	// another node is treated as deleted.
@@ -32,6 +36,7 @@ type Config struct {
 	Sink devices.Sink
 	// State survives restarts.
 	State devices.State
+	Clock Clock
 	// Log may be nil.
 	Log *zap.Logger
 	// StatusInterval is the shortest time between two statuses of one device; zero: 1 s. A
@@ -49,6 +54,7 @@ type Host struct {
 	drivers  map[string]devices.Driver
 	sink     devices.Sink
 	state    devices.State
+	clock    Clock
 	log      *zap.Logger
 	interval time.Duration
 	gather   time.Duration
@@ -74,8 +80,11 @@ func New(c Config) (*Host, error) {
 	if c.State == nil {
 		errs = append(errs, errors.New("state is missing"))
 	}
+	if c.Clock == nil {
+		errs = append(errs, errors.New("clock is missing"))
+	}
 	h := &Host{
-		node: c.Node, drivers: map[string]devices.Driver{}, sink: c.Sink, state: c.State, log: c.Log,
+		node: c.Node, drivers: map[string]devices.Driver{}, sink: c.Sink, state: c.State, clock: c.Clock, log: c.Log,
 		interval: c.StatusInterval, gather: c.Gather, counters: stats.New(), ops: make(chan op), stopped: make(chan struct{}),
 	}
 	for _, d := range c.Drivers {

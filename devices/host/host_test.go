@@ -13,7 +13,7 @@ import (
 )
 
 func TestNewNeedsSinkAndState(t *testing.T) {
-	if _, err := New(Config{Drivers: []devices.Driver{&fake{}, &fake{}}}); err == nil || strings.Count(err.Error(), "\n") != 2 {
+	if _, err := New(Config{Drivers: []devices.Driver{&fake{}, &fake{}}}); err == nil || strings.Count(err.Error(), "\n") != 3 {
 		t.Fatal(err)
 	}
 }

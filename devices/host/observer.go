@@ -11,13 +11,14 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/internal/stats"
 	"github.com/petiole-io/petiole/devices/internal/twin"
+	"github.com/petiole-io/petiole/devices/internal/wallclock"
 )
 
 // observer keeps what is known of a device, from the batches of its sessions, and passes on
 // samples, events and changes of its health.
 type observer struct {
 	facts    *twin.Device
-	clock    clock
+	clock    wallclock.Clock
 	records  recorder
 	counters *stats.Counters
 	log      *zap.Logger
@@ -36,8 +37,8 @@ func (o *observer) leave() { o.counters.MoveDevice(o.facts.Health.State, "") }
 func (o *observer) observe(b devices.Batch) {
 	now := time.Now()
 	b.Time = twin.NotFuture(b.Time, now)
-	if o.facts.HasOlder(b) && o.clock.setBack(now) {
-		o.records.StartEpoch(now)
+	if o.facts.HasOlder(b) && o.clock.SetBack(now) {
+		o.records.StartEpoch()
 		o.facts.StartEpoch()
 		o.log.Warn("clock was set back, new epoch of samples started")
 	}

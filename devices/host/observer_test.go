@@ -16,6 +16,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/devicestest"
+	"github.com/petiole-io/petiole/devices/host/hosttest"
 	"github.com/petiole-io/petiole/devices/internal/report"
 	"github.com/petiole-io/petiole/devices/internal/stats"
 	"github.com/petiole-io/petiole/internal/logonce"
@@ -165,9 +166,9 @@ type epochCounter struct {
 	n int
 }
 
-func (c *epochCounter) StartEpoch(now time.Time) {
+func (c *epochCounter) StartEpoch() {
 	c.n++
-	c.recorder.StartEpoch(now)
+	c.recorder.StartEpoch()
 }
 
 // Whatever drivers deliver and however the wall clock is set, the times of a
@@ -177,15 +178,15 @@ func TestTimesDoNotDecrease(t *testing.T) {
 	log := zaptest.NewLogger(t)
 	rapid.Check(t, func(t *rapid.T) {
 		sink := &recordingSink{}
-		h, err := New(Config{Node: "n", Sink: sink, State: &devicestest.State{}, Log: log})
+		h, err := New(Config{Node: "n", Sink: sink, State: &devicestest.State{}, Clock: &hosttest.Clock{}, Log: log})
 		if err != nil {
 			t.Fatal(err)
 		}
 		ref := devices.Ref{Namespace: "ns", Name: "d"}
 		failures := logonce.New(log)
-		epochs := &epochCounter{recorder: report.NewRecorder(ref, "n", sink, 0, h.counters, failures, log)}
+		epochs := &epochCounter{recorder: report.NewRecorder(ref, "n", h.clock, sink, 0, h.counters, failures, log)}
 		w := assemble(h, ref, epochs, failures, log)
-		epochs.StartEpoch(time.UnixMilli(1))
+		epochs.StartEpoch()
 		w.facts.SetDefinition(devices.Definition{Points: []devices.Point{{Name: "a", Type: v1beta1.INT}, {Name: "b", Type: v1beta1.INT}}})
 		base := time.Now().Add(-time.Hour).Round(0) // without the monotonic clock, as from mappers
 		var seen [2]time.Time
@@ -193,7 +194,7 @@ func TestTimesDoNotDecrease(t *testing.T) {
 		for step := range rapid.IntRange(1, 60).Draw(t, "steps") {
 			set := rapid.IntRange(0, 10).Draw(t, "set") == 0
 			if set {
-				w.observer.clock.offset = time.Hour // the next look finds the clock set back
+				w.observer.clock.Offset = time.Hour // the next look finds the clock set back
 				base = base.Add(-time.Minute)
 			}
 			var rs []devices.Reading
@@ -254,29 +255,6 @@ func TestTimesDoNotDecrease(t *testing.T) {
 			}
 		}
 	})
-}
-
-func TestClock(t *testing.T) {
-	c := clock{}
-	for i, x := range []struct {
-		wall, monotonic time.Duration
-		back            bool
-	}{
-		{time.Second, time.Second, false},
-		{time.Hour, 2 * time.Second, false},
-		{3 * time.Second, 3 * time.Second, true},
-		{4 * time.Second, 4 * time.Second, false},
-		{0, 5 * time.Second, false},
-		{-time.Hour, 6 * time.Second, true},
-	} {
-		if got := c.step(x.wall, x.monotonic); got != x.back {
-			t.Errorf("%d: %v", i, got)
-		}
-	}
-	now := newClock()
-	if now.setBack(time.Now()) {
-		t.Error("set back")
-	}
 }
 
 // Flapping does not flood the API server with events.

@@ -15,6 +15,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/devicestest"
+	"github.com/petiole-io/petiole/devices/host/hosttest"
 )
 
 // set sets a setting of property a, or of the device.
@@ -52,7 +53,7 @@ func TestFiveThousandSamplesASecond(t *testing.T) {
 	const interval, deviceCount, perBatch, rounds = 250 * time.Millisecond, 5, 50, 40 // 40 rounds in 2 s: 5,000/s
 	sink := &recordingSink{}
 	driver := &many{}
-	h, err := New(Config{Node: "n", Drivers: []devices.Driver{driver}, Sink: sink, State: &devicestest.State{}, Log: zaptest.NewLogger(t), StatusInterval: interval})
+	h, err := New(Config{Node: "n", Drivers: []devices.Driver{driver}, Sink: sink, State: &devicestest.State{}, Clock: &hosttest.Clock{}, Log: zaptest.NewLogger(t), StatusInterval: interval})
 	if err != nil {
 		t.Fatal(err)
 	}

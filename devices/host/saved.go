@@ -101,6 +101,9 @@ func (s *savedDevice) load(ctx context.Context, start func(commandlog.Log)) bool
 	}
 	s.record, s.loaded = m, true
 	s.facts.Desired = m.Desired
+	for p, c := range m.Desired {
+		m.Desired[p] = c.AfterStart(time.Now())
+	}
 	if m.LastOnline > 0 {
 		s.facts.LastOnline = time.UnixMilli(m.LastOnline)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/host/hosttest"
 )
 
 // gated has every write of the bench's driver wait before it begins; deaf, after.
@@ -142,7 +143,7 @@ func TestWriteCutOffIsTold(t *testing.T) {
 	b := newBench(t)
 	b.stop()
 	b.driver.entered = make(chan struct{})
-	h, err := New(Config{Node: "n", Drivers: []devices.Driver{torn{b.driver}}, Sink: b.sink, State: b.state, Log: zaptest.NewLogger(t), StatusInterval: 20 * time.Millisecond})
+	h, err := New(Config{Node: "n", Drivers: []devices.Driver{torn{b.driver}}, Sink: b.sink, State: b.state, Clock: &hosttest.Clock{}, Log: zaptest.NewLogger(t), StatusInterval: 20 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

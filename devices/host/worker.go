@@ -12,6 +12,7 @@ import (
 	"github.com/petiole-io/petiole/devices/internal/backoff"
 	"github.com/petiole-io/petiole/devices/internal/report"
 	"github.com/petiole-io/petiole/devices/internal/twin"
+	"github.com/petiole-io/petiole/devices/internal/wallclock"
 	"github.com/petiole-io/petiole/internal/logonce"
 )
 
@@ -22,6 +23,8 @@ const (
 	// writeRetryMax is the longest time between two attempts to write to an unreachable
 	// device.
 	writeRetryMax = 30 * time.Second
+	// unknownTimePoll is the time after which it is looked again whether the time is known.
+	unknownTimePoll = 10 * time.Second
 	// writeLimit is the timeout of a write of a desired value.
 	writeLimit = 15 * time.Second
 )
@@ -59,7 +62,7 @@ type worker struct {
 
 // recorder takes what a device reports besides its status.
 type recorder interface {
-	StartEpoch(now time.Time)
+	StartEpoch()
 	Samples(samples []devices.Sample)
 	Audit(a *devices.Audit)
 	Event(typ, reason, message string)
@@ -72,7 +75,7 @@ type recorder interface {
 func newWorker(h *Host, ref devices.Ref) *worker {
 	log := h.log.With(zap.String("device", ref.String()))
 	failures := logonce.New(log)
-	return assemble(h, ref, report.NewRecorder(ref, h.node, h.sink, h.gather, h.counters, failures, log), failures, log)
+	return assemble(h, ref, report.NewRecorder(ref, h.node, h.clock, h.sink, h.gather, h.counters, failures, log), failures, log)
 }
 
 // assemble connects the parts of a worker.
@@ -88,10 +91,10 @@ func assemble(h *Host, ref devices.Ref, records recorder, failures *logonce.Repo
 	}
 	w.desired = &desiredWriter{
 		facts: w.facts, sessions: w.sessions, saved: w.saved, status: w.status, counters: h.counters, records: records, log: log,
-		backoff: backoff.Backoff{First: writeRetry, Max: writeRetryMax},
+		backoff: backoff.Backoff{First: writeRetry, Max: writeRetryMax}, clock: wallclock.New(), until: h.clock.Until,
 	}
 	w.commands = &executor{facts: w.facts, sessions: w.sessions, saved: w.saved, counters: h.counters, records: records, log: log}
-	w.observer = &observer{facts: w.facts, clock: newClock(), records: records, counters: h.counters, log: log, status: w.status, saved: w.saved, desired: w.desired}
+	w.observer = &observer{facts: w.facts, clock: wallclock.New(), records: records, counters: h.counters, log: log, status: w.status, saved: w.saved, desired: w.desired}
 	w.observer.enter()
 	return w
 }
@@ -133,7 +136,7 @@ func (w *worker) run(parent context.Context, after <-chan struct{}) {
 	wg.Go(func() { w.records.Run(recording) })
 	left := false
 	wg.Go(func() { left = w.status.writer.Run(ctx) })
-	w.records.StartEpoch(time.Now())
+	w.records.StartEpoch()
 	w.loop(ctx)
 	w.sessions.stop()
 	w.abandon(context.WithoutCancel(ctx))
@@ -211,6 +214,7 @@ func (w *worker) advance(ctx context.Context) {
 		w.reconcile(ctx, t)
 	}
 	now := time.Now()
+	followClock(w.desired, now)
 	if at := w.status.checkAt; !at.IsZero() && !now.Before(at) {
 		w.status.check(now)
 	}

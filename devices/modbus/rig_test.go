@@ -20,6 +20,7 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/devicestest"
 	"github.com/petiole-io/petiole/devices/host"
+	"github.com/petiole-io/petiole/devices/host/hosttest"
 )
 
 // sink records what the devices report.
@@ -159,7 +160,7 @@ func newRigWith(t *testing.T, state devices.State) *rig {
 	t.Helper()
 	r := &rig{t: t, state: state, sink: &sink{statuses: map[string][]*v1beta1.DeviceStatus{}, samples: map[string][]*devices.Samples{}}}
 	log := zaptest.NewLogger(t)
-	h, err := host.New(host.Config{Node: "n", Drivers: []devices.Driver{New(log)}, Sink: r.sink, State: state, Log: log, StatusInterval: 20 * time.Millisecond})
+	h, err := host.New(host.Config{Node: "n", Drivers: []devices.Driver{New(log)}, Sink: r.sink, State: state, Clock: &hosttest.Clock{}, Log: log, StatusInterval: 20 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

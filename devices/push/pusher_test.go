@@ -63,7 +63,7 @@ func run(t *testing.T, queue int) *Pusher {
 // offer gives the sample number n; each is a period after the one before.
 func offer(p *Pusher, n int) {
 	p.Offer(&devices.Samples{
-		Device: devices.Ref{Namespace: "default", Name: "boiler"}, Epoch: 1, Sequence: uint64(n),
+		Device: devices.Ref{Namespace: "default", Name: "boiler"}, RecordNumber: devices.RecordNumber{Epoch: 1, Sequence: uint64(n)},
 		Samples: []devices.Sample{{Property: "temperature", Value: devices.Float32(float32(n) + 0.5), Quality: devices.Good, Time: 1_700_000_000_000 + int64(n)*1000}},
 	})
 }

@@ -22,7 +22,7 @@ func deviceRef(node, name string) streams.Ref {
 // operate is run with a shorter delay before a failed message is delivered again.
 func (r *rig) operate() (f *Field, stop func()) {
 	ctx, cancel := context.WithCancel(r.ctx)
-	f = New(Config{Site: "plant-a", Node: "plant-a-1", JS: r.js, Log: zaptest.NewLogger(r.t), Drivers: []devices.Driver{modbus.New(nil)}})
+	f = New(Config{Site: "plant-a", Node: "plant-a-1", JS: r.js, Clock: r.clock(r.t.TempDir()), Log: zaptest.NewLogger(r.t), Drivers: []devices.Driver{modbus.New(nil)}})
 	f.retry = 10 * time.Millisecond
 	done := make(chan error, 1)
 	go func() { done <- f.Run(ctx) }()

@@ -78,7 +78,7 @@ func produce(b *testing.B, s *sink, device, records, tags int) {
 	ref := devices.Ref{Namespace: "default", Name: fmt.Sprintf("press-%03d", device), UID: "6f1b2a9e-6a0e-4a55-9b0e-0c1d2e3f4a5b"}
 	epoch := time.Now().UnixMilli()
 	for n := range records {
-		block := &devices.Samples{Device: ref, Node: "plant-a-1", Epoch: epoch, Sequence: uint64(n + 1)}
+		block := &devices.Samples{Device: ref, Node: "plant-a-1", RecordNumber: devices.RecordNumber{Epoch: epoch, Sequence: uint64(n + 1)}}
 		for tag := range tags {
 			block.Samples = append(block.Samples, devices.Sample{
 				Property: fmt.Sprintf("temperature%02d", tag), Value: devices.Float32(float32(math.Sin(float64(n*tag))) * 100),

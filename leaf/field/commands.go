@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/host"
@@ -37,6 +38,7 @@ const (
 	reasonUnknownDevice  = "UnknownDevice"
 	reasonBusy           = "Busy"
 	reasonOutcomeUnknown = "Unknown"
+	reasonTimeUnknown    = "TimeUnknown"
 )
 
 // commands answers the requests that are commands to devices.
@@ -44,13 +46,15 @@ type commands struct {
 	site, node string
 	index      *deviceIndex
 	// host executes a command at most once for each id.
-	host  func(context.Context, devices.Command) (devices.CommandResult, error)
+	host func(context.Context, devices.Command) (devices.CommandResult, error)
+	// until is clock.Clock.Until.
+	until func(time.Time) (time.Duration, bool)
 	log   *zap.Logger
 	slots chan struct{}
 }
 
-func newCommands(site, node string, r *deviceIndex, host func(context.Context, devices.Command) (devices.CommandResult, error), log *zap.Logger) *commands {
-	return &commands{site: site, node: node, index: r, host: host, log: log, slots: make(chan struct{}, maxConcurrentCommands)}
+func newCommands(site, node string, r *deviceIndex, host func(context.Context, devices.Command) (devices.CommandResult, error), until func(time.Time) (time.Duration, bool), log *zap.Logger) *commands {
+	return &commands{site: site, node: node, index: r, host: host, until: until, log: log, slots: make(chan struct{}, maxConcurrentCommands)}
 }
 
 // run answers requests until ctx ends. It returns after all requests in progress have been
@@ -103,7 +107,10 @@ func (c *commands) answer(ctx context.Context, m *nats.Msg, received time.Time) 
 }
 
 func (c *commands) handle(ctx context.Context, device devices.Ref, body []byte, received time.Time) devices.CommandResult {
-	command, err := parseCommand(body, received)
+	command, err := parseCommand(body, received, c.until)
+	if errors.Is(err, errTimeUnknown) {
+		return devices.CommandResult{ID: command.ID, Ack: devices.Failed, Reason: reasonTimeUnknown, Message: err.Error()}
+	}
 	if err != nil {
 		return devices.CommandResult{ID: command.ID, Ack: devices.Rejected, Reason: reasonInvalid, Message: err.Error()}
 	}
@@ -139,15 +146,21 @@ func (c *commands) execute(ctx context.Context, command devices.Command) devices
 	}
 }
 
+// errTimeUnknown reports that a deadline cannot be judged.
+var errTimeUnknown = errors.New("nothing was written: the clock of the gateway is not set, and neither NTP nor the hub has told it the time yet: " +
+	"send the command again later, or with a timeout in place of the deadline")
+
 // parseCommand decodes the body of a request and rejects unknown fields; the host validates
 // the properties. The command has no device yet. On an error it has the id if the body
-// contains a valid one.
-func parseCommand(body []byte, received time.Time) (devices.Command, error) {
+// contains a valid one. A deadline is one by the right clock, and until returns the time that is left;
+// that of the command is by the clock of this process, which no step of the wall clock moves.
+func parseCommand(body []byte, received time.Time, until func(time.Time) (time.Duration, bool)) (devices.Command, error) {
 	var b struct {
 		ID         string            `json:"id"`
 		Method     string            `json:"method"`
 		Properties map[string]string `json:"properties"`
 		Deadline   *time.Time        `json:"deadline"`
+		Timeout    *metav1.Duration  `json:"timeout"`
 	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
@@ -169,12 +182,29 @@ func parseCommand(body []byte, received time.Time) (devices.Command, error) {
 			return c, fmt.Errorf("properties has a value %q without a name", value)
 		}
 	}
-	if b.Deadline != nil {
-		c.Deadline = *b.Deadline
+	switch {
+	case b.Deadline != nil && b.Timeout != nil:
+		return c, fmt.Errorf("deadline %s and timeout %s exclude each other", b.Deadline.Format(time.RFC3339), b.Timeout.Duration)
+	case b.Timeout != nil:
+		if t := b.Timeout.Duration; t <= 0 || t > maxCommandTimeout {
+			return c, fmt.Errorf("timeout %s must be positive and at most %s", t, maxCommandTimeout)
+		}
+		c.Deadline = received.Add(b.Timeout.Duration)
+	case b.Deadline != nil:
+		return withDeadline(c, *b.Deadline, received, until)
 	}
-	if c.Deadline.After(received.Add(maxCommandTimeout)) {
-		return c, fmt.Errorf("deadline %s is more than %s away", c.Deadline.Format(time.RFC3339), maxCommandTimeout)
+	return c, nil
+}
+
+func withDeadline(c devices.Command, deadline, received time.Time, until func(time.Time) (time.Duration, bool)) (devices.Command, error) {
+	left, known := until(deadline)
+	if left == 0 && !known {
+		return c, errTimeUnknown
 	}
+	if left > maxCommandTimeout {
+		return c, fmt.Errorf("deadline %s is more than %s away: it is %s", deadline.Format(time.RFC3339), maxCommandTimeout, deadline.Add(-left).UTC().Format(time.RFC3339))
+	}
+	c.Deadline = received.Add(max(left, -time.Hour)) // a difference that no time can overflow
 	return c, nil
 }
 

@@ -110,7 +110,7 @@ func concurrentCommandsAreBounded(t *testing.T) {
 		<-ctx.Done()
 		return devices.CommandResult{}, ctx.Err()
 	}
-	c := newCommands("plant-a", "plant-a-1", r, slow, zaptest.NewLogger(t))
+	c := newCommands("plant-a", "plant-a-1", r, slow, rightClock, zaptest.NewLogger(t))
 	results := make(chan devices.CommandResult, maxConcurrentCommands)
 	deadline := time.Now().Add(500 * time.Millisecond)
 	for i := range maxConcurrentCommands {
@@ -135,7 +135,7 @@ func FuzzParseCommand(f *testing.F) {
 	f.Add([]byte(`{"id":"a","properties":{"setpoint":"21"},"deadline":"2001-01-01T00:00:00Z"}`))
 	f.Add([]byte(`{"id":"\u0000","properties":null}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		c, err := parseCommand(body, time.Unix(1_700_000_000, 0))
+		c, err := parseCommand(body, time.Unix(1_700_000_000, 0), rightClock)
 		if err == nil && (c.ID == "" || len(c.Properties) == 0 || c.Deadline.IsZero()) {
 			t.Errorf("%q is taken as %+v", body, c)
 		}

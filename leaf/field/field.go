@@ -22,6 +22,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/host"
 	"github.com/petiole-io/petiole/devices/push"
+	"github.com/petiole-io/petiole/leaf/clock"
 	"github.com/petiole-io/petiole/leaf/field/mqtt"
 	"github.com/petiole-io/petiole/streams"
 )
@@ -32,6 +33,8 @@ type Config struct {
 	Site, Node string
 	JS         jetstream.JetStream
 	Drivers    []devices.Driver
+	// Clock numbers and marks the records.
+	Clock *clock.Clock
 	// MQTT enables KubeEdge's device topics. Mappers receives what applications that are mappers
 	// report; nil: there are none.
 	MQTT    bool
@@ -65,8 +68,9 @@ type Field struct {
 	reported  *groupWriter
 	pusher    *push.Pusher
 	// host and applier are nil before Run.
-	host    atomic.Pointer[host.Host]
-	applier atomic.Pointer[applier]
+	host      atomic.Pointer[host.Host]
+	applier   atomic.Pointer[applier]
+	stateLoss stateLoss
 	// retry is the delay before a message that could not be applied is delivered again; 0
 	// stands for the default.
 	retry time.Duration
@@ -115,6 +119,29 @@ func (f *Field) Stats() Stats {
 	}
 }
 
+// stateLoss is the last loss of StateStream. The zero value is none.
+type stateLoss struct {
+	mu    sync.Mutex
+	at    time.Time
+	until time.Time
+}
+
+// over returns when the deadlines of all commands before a loss have passed, zero if there was none. It
+// does not change when the wall clock is set, and is not further away than maxCommandTimeout if that was
+// set back since the loss.
+func (s *stateLoss) over(at, now time.Time) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at.IsZero() {
+		return time.Time{}
+	}
+	if !at.Equal(s.at) {
+		ago := now.Sub(at)
+		s.at, s.until = at, now.Add(maxCommandTimeout-max(ago, 0))
+	}
+	return s.until
+}
+
 // reasonStateLost is the reason of commands that are rejected because of
 // Config.StateLostAt.
 const reasonStateLost = "MemoryLost"
@@ -123,8 +150,7 @@ const reasonStateLost = "MemoryLost"
 // lost. After maxCommandTimeout the deadline of any earlier command has passed.
 func (f *Field) command(ctx context.Context, c devices.Command) (devices.CommandResult, error) {
 	if f.cfg.StateLostAt != nil {
-		at := f.cfg.StateLostAt()
-		if until := at.Add(maxCommandTimeout); !at.IsZero() && time.Now().Before(until) {
+		if until := f.stateLoss.over(f.cfg.StateLostAt(), time.Now()); time.Now().Before(until) {
 			return devices.CommandResult{ID: c.ID, Ack: devices.Failed, Reason: reasonStateLost, Message: "nothing was written: the record of earlier commands may be lost; " +
 				"commands are accepted again at " + until.UTC().Format(time.RFC3339)}, nil
 		}
@@ -153,7 +179,7 @@ func (f *Field) operate(ctx context.Context) error {
 	}
 	out := &sink{node: f.cfg.Node, js: f.cfg.JS, telemetry: f.telemetry, reported: f.reported, pusher: f.pusher, drivers: f.cfg.Drivers}
 	h, err := host.New(host.Config{
-		Node: f.cfg.Node, Drivers: f.cfg.Drivers, State: state, Log: f.cfg.Log, Sink: out, Gather: f.cfg.Gather,
+		Node: f.cfg.Node, Drivers: f.cfg.Drivers, State: state, Clock: f.cfg.Clock, Log: f.cfg.Log, Sink: out, Gather: f.cfg.Gather,
 	})
 	if err != nil {
 		return fmt.Errorf("create device host: %w", err)
@@ -161,7 +187,7 @@ func (f *Field) operate(ctx context.Context) error {
 	f.host.Store(h)
 	apply := newApplier(f, h, out)
 	f.applier.Store(apply)
-	commands := newCommands(f.cfg.Site, f.cfg.Node, apply.index, f.command, f.cfg.Log)
+	commands := newCommands(f.cfg.Site, f.cfg.Node, apply.index, f.command, f.cfg.Clock.Until, f.cfg.Log)
 	// The writers stop after all that store through them: the host, whose devices report
 	// their last state at the end, and the applier, which reports the problems of a device.
 	writing, stopWriting := context.WithCancel(context.WithoutCancel(ctx))

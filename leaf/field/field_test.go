@@ -20,6 +20,8 @@ import (
 	"github.com/petiole-io/petiole/devices/modbus"
 	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/internal/polltest"
+	"github.com/petiole-io/petiole/leaf/clock"
+	"github.com/petiole-io/petiole/leaf/clock/clocktest"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -78,6 +80,7 @@ type rig struct {
 	port    string
 	drivers []devices.Driver // besides Modbus
 	mappers devices.ReportReceiver
+	machine clocktest.Machine
 }
 
 func newRig(t *testing.T) *rig {
@@ -92,6 +95,7 @@ func newRigWith(t *testing.T, js jetstream.JetStream) *rig {
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	t.Cleanup(cancel)
 	r := &rig{t: t, ctx: ctx, slave: &slave{}, js: js}
+	r.machine.Boot(time.Now())
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -114,11 +118,16 @@ func newRigWith(t *testing.T, js jetstream.JetStream) *rig {
 	return r
 }
 
+// clock is that of the machine, of which a folder remembers something.
+func (r *rig) clock(dir string) *clock.Clock {
+	return clock.Open(clock.Config{DataDir: dir, Source: r.machine.Source(), Log: zaptest.NewLogger(r.t)})
+}
+
 // run runs a Field until stop is called.
 func (r *rig) run() (f *Field, stop func()) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	f = New(Config{
-		Site: "plant-a", Node: "plant-a-1", JS: r.js, Log: zaptest.NewLogger(r.t), MQTT: true, Mappers: r.mappers,
+		Site: "plant-a", Node: "plant-a-1", JS: r.js, Clock: r.clock(r.t.TempDir()), Log: zaptest.NewLogger(r.t), MQTT: true, Mappers: r.mappers,
 		Drivers: append([]devices.Driver{modbus.New(nil)}, r.drivers...),
 	})
 	done := make(chan error, 1)

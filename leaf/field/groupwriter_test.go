@@ -65,7 +65,7 @@ func startPlantOn(t *testing.T, records *groupWriter, size int) *plant {
 func (p *plant) produce(ctx context.Context, device int) {
 	for seq := uint64(1); ctx.Err() == nil; seq++ {
 		block := &devices.Samples{
-			Device: devices.Ref{Namespace: "default", Name: fmt.Sprint("press-", device)}, Epoch: 7, Sequence: seq,
+			Device: devices.Ref{Namespace: "default", Name: fmt.Sprint("press-", device)}, RecordNumber: devices.RecordNumber{Epoch: 7, Sequence: seq},
 			Samples: []devices.Sample{{Property: "pressure", Value: devices.Uint(seq), Quality: devices.Good, Time: int64(seq)}},
 		}
 		for p.sink.Samples(ctx, block) != nil {

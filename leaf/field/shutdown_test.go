@@ -74,7 +74,7 @@ func TestNoCommandAfterStateWasLost(t *testing.T) {
 	var lostAt atomic.Int64
 	lostAt.Store(time.Now().UnixNano())
 	f := New(Config{
-		Site: "plant-a", Node: "plant-a-1", JS: r.js, Log: zaptest.NewLogger(t),
+		Site: "plant-a", Node: "plant-a-1", JS: r.js, Clock: r.clock(r.t.TempDir()), Log: zaptest.NewLogger(t),
 		Drivers: []devices.Driver{modbus.New(nil)}, StateLostAt: func() time.Time { return time.Unix(0, lostAt.Load()) },
 	})
 	ctx, cancel := context.WithCancel(r.ctx)

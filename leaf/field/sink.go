@@ -121,7 +121,7 @@ func (s *sink) statusRef(device devices.Ref) streams.Ref {
 
 // Samples stores a batch, and then passes it to the pushers and the MQTT gateway.
 func (s *sink) Samples(ctx context.Context, b *devices.Samples) error {
-	if err := s.storeRecord(ctx, kindSample, b.Device, b.Epoch, b.Sequence, b); err != nil {
+	if err := s.storeRecord(ctx, kindSample, b.Device, b.Epoch, b.Sequence, b.Clock, b); err != nil {
 		return err
 	}
 	s.pusher.Offer(b)
@@ -132,7 +132,7 @@ func (s *sink) Samples(ctx context.Context, b *devices.Samples) error {
 }
 
 func (s *sink) Audit(ctx context.Context, a *devices.Audit) error {
-	return s.storeRecord(ctx, kindAudit, a.Device, a.Epoch, a.Sequence, a)
+	return s.storeRecord(ctx, kindAudit, a.Device, a.Epoch, a.Sequence, a.Clock, a)
 }
 
 // Event reports a Kubernetes Event about the device. Its name is a digest of its content and
@@ -173,13 +173,16 @@ func (s *sink) report(ctx context.Context, op streams.Op, uid string, ref stream
 
 // storeRecord stores a numbered record of a device. A record that is given twice is stored
 // once.
-func (s *sink) storeRecord(ctx context.Context, kind string, d devices.Ref, epoch int64, seq uint64, content any) error {
+func (s *sink) storeRecord(ctx context.Context, kind string, d devices.Ref, epoch int64, seq uint64, mark *devices.ClockMark, content any) error {
 	body, err := json.Marshal(content)
 	if err != nil {
 		return fmt.Errorf("encode %s of device %s: %w", kind, d, err)
 	}
 	msg := nats.NewMsg(streams.LocalTelemetrySubject(kind, d.Namespace, d.Name))
 	msg.Data = body
+	if mark != nil {
+		msg.Header.Set(streams.HeaderClock, mark.State)
+	}
 	return s.telemetry.store(ctx, &record{msg: msg, epoch: epoch, sequence: seq})
 }
 

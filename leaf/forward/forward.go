@@ -46,6 +46,9 @@ type Config struct {
 	Drops     *journal.DropLog
 	// MaxPayload returns the size of the largest message that both ends of the link take.
 	MaxPayload func() int
+	// CorrectTime returns a record that has streams.HeaderClock with the right times, as far as they
+	// are known, and the new value of the header, empty for none.
+	CorrectTime func(ctx context.Context, data []byte) (corrected []byte, state string, err error)
 	// Idle is how long one request for the next message waits, after which dropped records that no
 	// message follows are reported; default 30 s. The hub is told of each request's inbox.
 	Idle time.Duration
@@ -259,7 +262,7 @@ func (f *Forwarder) forward(ctx context.Context, r *session, msgs []jetstream.Ms
 		if err != nil {
 			return sent, err
 		}
-		msg, err := f.encode(r.timeline, m, seq)
+		msg, err := f.encode(ctx, r.timeline, m, seq)
 		if err != nil {
 			return sent, err
 		}
@@ -343,7 +346,7 @@ func (f *Forwarder) acknowledge(msgs []jetstream.Msg) error {
 }
 
 // encode returns the message for the hub.
-func (f *Forwarder) encode(l journal.Timeline, m jetstream.Msg, seq uint64) (*nats.Msg, error) {
+func (f *Forwarder) encode(ctx context.Context, l journal.Timeline, m jetstream.Msg, seq uint64) (*nats.Msg, error) {
 	subject, err := streams.ForwardSubject(f.cfg.Site, m.Subject())
 	if err != nil {
 		return nil, err
@@ -352,7 +355,24 @@ func (f *Forwarder) encode(l journal.Timeline, m jetstream.Msg, seq uint64) (*na
 	msg.Header = withoutInstructions(m.Headers())
 	msg.Header.Set(jetstream.MsgIDHeader, l.MessageID(f.cfg.Site, f.cfg.Stream, seq).String())
 	msg.Data = m.Data()
+	if f.cfg.Stream == streams.SiteTelemetry && msg.Header.Get(streams.HeaderClock) != "" {
+		correctTime(ctx, f, msg)
+	}
 	return msg, nil
+}
+
+// correctTime corrects the times of a record. One that is not a record of a device, although it has
+// the header of one, goes as it is.
+func correctTime(ctx context.Context, f *Forwarder, msg *nats.Msg) {
+	data, state, err := f.cfg.CorrectTime(ctx, msg.Data)
+	if err != nil {
+		f.cfg.Log.Warn("times of a record are not corrected", zap.String("subject", msg.Subject), zap.Error(err))
+		return
+	}
+	msg.Data = data
+	if msg.Header.Set(streams.HeaderClock, state); state == "" {
+		msg.Header.Del(streams.HeaderClock)
+	}
 }
 
 // withoutInstructions returns the headers that are not instructions to the stream of the site, and

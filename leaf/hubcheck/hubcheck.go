@@ -45,8 +45,10 @@ type Config struct {
 	Settle time.Duration
 	// Refresh is the time between two checks; default 10 min.
 	Refresh time.Duration
-	Meter   *transfer.Meter
-	Log     *zap.Logger
+	// Measured takes note of the hub's time, which was read within a round trip that has just ended.
+	Measured func(hub time.Time, roundTrip time.Duration)
+	Meter    *transfer.Meter
+	Log      *zap.Logger
 }
 
 // Checker knows what the hub offers. Use New. It is safe for concurrent use.
@@ -198,13 +200,14 @@ func (c *Checker) ask(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, answerWait)
 	defer cancel()
 	for patience := answerPatience; ; patience *= 2 {
+		asked := time.Now()
 		attempt, done := context.WithTimeout(ctx, patience)
 		reply, err := c.cfg.Conn.RequestWithContext(attempt, streams.RequestSubject(c.cfg.Site, streams.RequestHub), nil)
 		done()
 		if err == nil {
 			c.cfg.Meter.Up(transfer.KindSessions, &nats.Msg{Subject: streams.RequestSubject(c.cfg.Site, streams.RequestHub)})
 			c.cfg.Meter.Down(transfer.KindSessions, reply)
-			return c.answered(reply.Data)
+			return c.answered(reply.Data, time.Since(asked))
 		}
 		select {
 		case <-ctx.Done():
@@ -215,10 +218,13 @@ func (c *Checker) ask(ctx context.Context) bool {
 }
 
 // answered records an answer of the bridge, unless it is the error of an earlier version.
-func (c *Checker) answered(data []byte) bool {
+func (c *Checker) answered(data []byte, roundTrip time.Duration) bool {
 	var a streams.HubInfo
 	if err := json.Unmarshal(data, &a); err != nil || a.Error != "" {
 		return false
+	}
+	if !a.Time.IsZero() {
+		c.cfg.Measured(a.Time, roundTrip)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -14,9 +14,18 @@ const (
 	attemptReached = "Leafnode connection created"
 )
 
+// invalidTime is what crypto/x509 says about a certificate that is not valid at the time.
+const invalidTime = "x509: certificate has expired or is not yet valid"
+
 // attempts detects in the log of nats-server, the only place that shows it, whether the server
-// tries to reach the hub. The zero value has seen no attempt. It is safe for concurrent use.
-type attempts struct{ seen atomic.Bool }
+// tries to reach the hub, and why TLS refused the hub. The zero value has seen no attempt. It is safe
+// for concurrent use.
+type attempts struct {
+	seen atomic.Bool
+	// refused is the last error about the time of the hub's certificate, nil if the last attempt had
+	// another result.
+	refused atomic.Pointer[string]
+}
 
 // observe takes a format string that nats-server logs, with its arguments, and reports whether
 // to log it: of failed attempts only the 1st, 2nd, 4th, 8th and so on.
@@ -24,15 +33,37 @@ func (a *attempts) observe(format string, args []any) bool {
 	switch {
 	case strings.HasPrefix(format, attemptFailed):
 		a.seen.Store(true)
+		a.refused.Store(nil)
 		n, ok := 0, false
 		if len(args) > 1 {
 			n, ok = args[1].(int)
 		}
 		return !ok || n&(n-1) == 0
-	case strings.Contains(format, attemptReached):
+	case strings.Contains(format, attemptReached): // TLS comes after it
 		a.seen.Store(true)
 	}
 	return true
+}
+
+// observeError takes an error that nats-server logs, and reports whether it is that the certificate of
+// the hub is not valid at the time.
+func (a *attempts) observeError(line string) bool {
+	i := strings.Index(line, invalidTime)
+	if i < 0 {
+		return false
+	}
+	why := line[i:]
+	a.refused.Store(&why)
+	return true
+}
+
+// CertificateRefused returns why the hub's certificate is not valid at the time of this gateway, empty
+// if the last attempt of the server to reach the hub had another result.
+func CertificateRefused(s *Server) string {
+	if why := s.attempts.refused.Load(); why != nil {
+		return *why
+	}
+	return ""
 }
 
 // Idle reports whether the server has remotes, is connected to none of them, and has not tried

@@ -1,6 +1,11 @@
 package natsd
 
-import "go.uber.org/zap"
+import (
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+)
 
 // logger gives nats-server's log to zap.
 type logger struct {
@@ -15,6 +20,10 @@ func (l logger) Noticef(format string, v ...any) {
 }
 
 func (l logger) Errorf(format string, v ...any) {
+	if line := fmt.Sprintf(format, v...); l.attempts.observeError(line) {
+		l.log.Errorf("%s: the clock of this gateway says %s; if that is wrong set it, as with NTP", line, time.Now().UTC().Format(time.RFC3339))
+		return
+	}
 	if l.attempts.observe(format, v) {
 		l.log.Errorf(format, v...)
 	}

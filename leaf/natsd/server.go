@@ -75,6 +75,8 @@ type hubConfig struct {
 	// longest time between two attempts.
 	remotes         int
 	attemptInterval time.Duration
+	// now is Config.CertificateTime.
+	now func() time.Time
 }
 
 // apply changes the options of nats-server. A compression in its configuration file stays.
@@ -83,6 +85,9 @@ func (h hubConfig) apply(opts *server.Options) {
 		opts.PingInterval = h.ping
 	}
 	for _, r := range opts.LeafNode.Remotes {
+		if r.TLSConfig != nil && h.now != nil {
+			r.TLSConfig.Time = h.now
+		}
 		if h.compression != "" && (r.Compression.Mode == "" || r.Compression.Mode == server.CompressionS2Auto) {
 			r.Compression = server.CompressionOpts{Mode: h.compression}
 		}
@@ -104,7 +109,10 @@ type Config struct {
 	// Compression is the mode of the connection to the hub, such as s2_best, unless the
 	// configuration file has one; empty: nats-server's default, which depends on the round trip.
 	Compression string
-	Log         *zap.Logger
+	// CertificateTime returns the time by which the hub's certificate is judged; nil: that of the
+	// clock.
+	CertificateTime func() time.Time
+	Log             *zap.Logger
 }
 
 // Start starts the server of a site, and returns when it accepts connections. It returns
@@ -114,7 +122,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create the leaf's nkey: %w", err)
 	}
-	s := &Server{site: cfg.Site, configFile: cfg.File, storeKey: cfg.StoreKey, hub: hubConfig{ping: cfg.PingInterval, compression: cfg.Compression}, key: key, log: cfg.Log}
+	s := &Server{site: cfg.Site, configFile: cfg.File, storeKey: cfg.StoreKey, hub: hubConfig{ping: cfg.PingInterval, compression: cfg.Compression, now: cfg.CertificateTime}, key: key, log: cfg.Log}
 	return s, s.start(ctx, nil)
 }
 
@@ -258,6 +266,7 @@ func (s *Server) HubConnection() uint64 {
 	if err != nil || len(z.Leafs) == 0 {
 		return 0
 	}
+	s.attempts.refused.Store(nil)
 	return z.Leafs[0].ID
 }
 

@@ -62,6 +62,11 @@ type Config struct {
 	// StatusInterval is how long a node's status is not reported again while only the times of
 	// its conditions change; default 1 h. The node's lease shows that its kubelet works.
 	StatusInterval time.Duration
+	// Behind returns how far the wall clock, by which the kubelet judges a token, is behind the
+	// right one; default 0.
+	Behind func() time.Duration
+	// ClockRight reports whether the wall clock is right; default that it is.
+	ClockRight func() bool
 	// Version is what /version reports; default DefaultVersion.
 	Version string
 }
@@ -92,6 +97,12 @@ func New(cfg Config) *API {
 	}
 	if cfg.Requester == nil {
 		cfg.Requester = cfg.JS.Conn()
+	}
+	if cfg.Behind == nil {
+		cfg.Behind = func() time.Duration { return 0 }
+	}
+	if cfg.ClockRight == nil {
+		cfg.ClockRight = func() bool { return true }
 	}
 	cfg.StatusInterval = cmp.Or(cfg.StatusInterval, time.Hour)
 	log := cfg.Log.With(zap.String("site", cfg.Site), zap.String("node", cfg.Node))
@@ -197,7 +208,7 @@ func (a *API) start(ctx context.Context) (net.Listener, error) {
 	}
 	a.store = objects.New(first, catalog.Builtins())
 	a.resync = newResyncTrigger(a.store, a.cfg.Node, a.log)
-	a.local = local.New(local.Config{Node: a.cfg.Node, JS: a.cfg.JS, Objects: a.store, Tokens: cache, Log: a.log})
+	a.local = local.New(local.Config{Node: a.cfg.Node, JS: a.cfg.JS, Objects: a.store, Tokens: cache, ClockRight: a.cfg.ClockRight, Log: a.log})
 	if err := a.local.Load(ctx); err != nil {
 		return nil, err
 	}
@@ -219,7 +230,7 @@ func (a *API) start(ctx context.Context) (net.Listener, error) {
 	a.mu.Unlock()
 	a.handler = &handler{
 		node: a.cfg.Node, statusInterval: a.cfg.StatusInterval, server: catalog.Server{Version: a.cfg.Version, Address: ln.Addr().String()}, token: a.id.Token, store: a.store, local: a.local, log: a.log,
-		tokens:  tokens.New(tokens.Config{Site: a.cfg.Site, Node: a.cfg.Node, Requester: a.cfg.Requester, Cache: cache, Log: a.log}),
+		tokens:  tokens.New(tokens.Config{Site: a.cfg.Site, Node: a.cfg.Node, Requester: a.cfg.Requester, Cache: cache, Behind: a.cfg.Behind, Log: a.log}),
 		kubelet: newKubelet(a.cfg.DialKubelet, a.log),
 		closing: make(chan struct{}),
 	}

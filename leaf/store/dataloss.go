@@ -121,6 +121,8 @@ func (ls *losses) checkDeviceState(ctx context.Context, damaged bool) error {
 		now.LostAt = time.Now().UnixNano()
 	case time.Since(time.Unix(0, was.LostAt)) > deviceLossRetention:
 		now.LostAt = 0
+	case was.LostAt > time.Now().UnixNano(): // the clock was set back since
+		now.LostAt = time.Now().UnixNano()
 	}
 	return ls.checkpoints.Put(ls.deviceState, now)
 }

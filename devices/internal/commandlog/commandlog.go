@@ -17,6 +17,9 @@ const (
 	// Segments is the largest number of segments.
 	Segments       = 16
 	segmentRecords = 16
+	// Longest is the longest time until the deadline of a command. A deadline that is further away
+	// is by a clock that was set back since.
+	Longest = 24 * time.Hour
 )
 
 // ErrCorrupt reports segments that are unreadable for good.
@@ -29,6 +32,9 @@ type Record struct {
 	Number uint64 `json:"number"`
 	// Deadline is in ms since 1970.
 	Deadline int64 `json:"deadline"`
+	// until is the deadline, which does not depend on the wall clock. It is zero if the record was
+	// read from disk.
+	until time.Time
 	// Method and Properties are those of the command, until there is a Result.
 	Method     string                 `json:"method,omitempty"`
 	Properties map[string]string      `json:"properties,omitempty"`
@@ -66,14 +72,26 @@ func (l *Log) Find(id string) *Record {
 	return nil
 }
 
-// Add appends a command that is about to be carried out and returns its segment. It returns
-// false if the log is full of commands whose deadlines have not passed.
-func (l *Log) Add(r Record, now time.Time) (segment int, ok bool) {
+// open reports whether the deadline of a command has not passed. That of a record that was read from
+// disk is judged by the wall clock, and has passed if no command can have it: it was recorded by
+// another time.
+func (r *Record) open(now time.Time) bool {
+	if !r.until.IsZero() {
+		return r.until.After(now)
+	}
+	left := r.Deadline - now.UnixMilli()
+	return left > 0 && left <= Longest.Milliseconds()
+}
+
+// Add appends a command that is about to be carried out, with its deadline, and returns its segment.
+// It returns false if the log is full of commands whose deadlines have not passed.
+func (l *Log) Add(r Record, deadline, now time.Time) (segment int, ok bool) {
+	r.Deadline, r.until = deadline.UnixMilli(), deadline
 	at := l.current
 	if len(l.segments[at]) >= segmentRecords {
 		at = (at + 1) % Segments
-		for _, old := range l.segments[at] {
-			if old.Deadline > now.UnixMilli() {
+		for i := range l.segments[at] {
+			if l.segments[at][i].open(now) {
 				return at, false
 			}
 		}

@@ -41,7 +41,7 @@ func TestCommandLogLetsNoCommandThroughTwice(t *testing.T) {
 			if l.Find(id) != nil || !now.Before(deadlines[id]) {
 				continue
 			}
-			s, ok := l.Add(Record{ID: id, Deadline: deadlines[id].UnixMilli()}, now)
+			s, ok := l.Add(Record{ID: id}, deadlines[id], now)
 			if !ok {
 				continue
 			}
@@ -74,18 +74,48 @@ func TestCommandLogFull(t *testing.T) {
 	var l Log
 	now := time.UnixMilli(1000)
 	for i := range Segments * segmentRecords {
-		if _, ok := l.Add(Record{ID: fmt.Sprint(i), Deadline: 2000}, now); !ok {
+		if _, ok := l.Add(Record{ID: fmt.Sprint(i)}, time.UnixMilli(2000), now); !ok {
 			t.Fatal(i)
 		}
 	}
-	if _, ok := l.Add(Record{ID: "x", Deadline: 2000}, now); ok || l.Find("x") != nil || l.Find("0") == nil {
+	if _, ok := l.Add(Record{ID: "x"}, time.UnixMilli(2000), now); ok || l.Find("x") != nil || l.Find("0") == nil {
 		t.Fatal("taken")
 	}
-	if _, ok := l.Add(Record{ID: "x", Deadline: 3000}, time.UnixMilli(2000)); !ok || l.Find("0") != nil || l.Find("255") == nil {
+	if _, ok := l.Add(Record{ID: "x"}, time.UnixMilli(3000), time.UnixMilli(2000)); !ok || l.Find("0") != nil || l.Find("255") == nil {
 		t.Fatal("not taken")
 	}
 	l.Remove("x")
 	if l.Find("x") != nil {
 		t.Fatal("still there")
+	}
+}
+
+// A log that was filled by a clock that was in 2038 takes commands after the clock was set: those that
+// it took before the restart, and those that it has taken since.
+func TestClockThatIsSetBackFillsNoLog(t *testing.T) {
+	ctx, device, state := context.Background(), devices.Ref{Namespace: "ns", Name: "d", UID: "u"}, &devicestest.State{}
+	future := time.Date(2038, time.January, 19, 0, 0, 0, 0, time.UTC)
+	var l Log
+	for i := range Segments * segmentRecords {
+		s, ok := l.Add(Record{ID: fmt.Sprint(i)}, future.Add(time.Minute), future)
+		if !ok || l.Save(ctx, state, device, s) != nil {
+			t.Fatal(i)
+		}
+	}
+	if _, ok := l.Add(Record{ID: "x"}, future.Add(time.Minute), future); ok {
+		t.Fatal("a command is forgotten before its deadline")
+	}
+	l, err := Load(ctx, state, device, Segments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	for i := range Segments * segmentRecords {
+		if _, ok := l.Add(Record{ID: fmt.Sprint("new-", i)}, now.Add(time.Minute), now); !ok {
+			t.Fatalf("refused after %d", i)
+		}
+	}
+	if _, ok := l.Add(Record{ID: "y"}, now.Add(time.Minute), now); ok {
+		t.Fatal("a command is forgotten before its deadline")
 	}
 }

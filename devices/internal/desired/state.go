@@ -121,6 +121,27 @@ func (c State) Expired(now time.Time) bool {
 	return c.Expires != 0 && now.UnixMilli() >= c.Expires
 }
 
+// Shift returns the state after the wall clock was set ahead: its times are by the clock.
+func (c State) Shift(by time.Duration) State {
+	if c.Due != 0 {
+		c.Due += by.Milliseconds()
+	}
+	if c.Time != 0 {
+		c.Time += by.Milliseconds()
+	}
+	return c
+}
+
+// AfterStart returns a state that was recorded by an earlier process, perhaps by another time: it
+// waits no longer than from now on.
+func (c State) AfterStart(now time.Time) State {
+	if wait := max(time.Duration(c.Rewrite)*time.Millisecond, enforceLongest); c.Due > now.Add(wait).UnixMilli() {
+		c.Due = now.Add(wait).UnixMilli()
+	}
+	c.Time = min(c.Time, now.UnixMilli())
+	return c
+}
+
 // Property returns the desired value for a DeviceStatus.
 func (c State) Property(typ v1beta1.PropertyType) *v1beta1.TwinProperty {
 	m := map[string]string{"version": c.Version, "ack": string(c.Ack)}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/host/hosttest"
 	"github.com/petiole-io/petiole/devices/internal/stats"
 	"github.com/petiole-io/petiole/internal/logonce"
 	"github.com/petiole-io/petiole/internal/polltest"
@@ -59,8 +60,8 @@ func (s *store) values(t *testing.T) (values []string, records int) {
 func gathering(t *testing.T, gather time.Duration) (r *Recorder, out *store, end func()) {
 	t.Helper()
 	out, log := &store{}, zaptest.NewLogger(t)
-	r = NewRecorder(devices.Ref{Namespace: "default", Name: "pump"}, "n", out, gather, stats.New(), logonce.New(log), log)
-	r.StartEpoch(time.UnixMilli(7))
+	r = NewRecorder(devices.Ref{Namespace: "default", Name: "pump"}, "n", &hosttest.Clock{}, out, gather, stats.New(), logonce.New(log), log)
+	r.StartEpoch()
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() { r.Run(ctx) })
@@ -113,7 +114,7 @@ func TestGatheredAtSharedTimes(t *testing.T) {
 	polltest.Eventually(t, "the first", func() bool { values, _ := out.values(t); return len(values) == 1 })
 	r, out, end := gathering(t, time.Hour)
 	r.Samples(sample(1))
-	r.StartEpoch(time.UnixMilli(9))
+	r.StartEpoch()
 	r.Samples(sample(2))
 	end()
 	if len(out.records) != 2 || out.records[0].Epoch == out.records[1].Epoch || out.records[1].Sequence != 1 {

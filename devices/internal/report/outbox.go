@@ -52,11 +52,12 @@ func newOutbox(sink devices.Sink, gather time.Duration, m *stats.Counters, failu
 	return &outbox{sink: sink, gather: gather, counters: m, failures: failures, log: log, wake: make(chan struct{}, 1)}
 }
 
-// join adds samples to the record that is gathered, if there is one of the epoch with room.
-func (o *outbox) join(epoch int64, samples []devices.Sample) bool {
+// join adds samples to the record that is gathered, if there is one of the epoch, by the same
+// clock, with room.
+func (o *outbox) join(epoch int64, mark *devices.ClockMark, samples []devices.Sample) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.open == nil || o.open.Epoch != epoch || len(o.open.Samples)+len(samples) > gatheredSamples {
+	if o.open == nil || o.open.Epoch != epoch || o.open.Clock != mark || len(o.open.Samples)+len(samples) > gatheredSamples {
 		return false
 	}
 	o.open.Samples = append(o.open.Samples, samples...)

@@ -12,6 +12,18 @@ import (
 	"github.com/petiole-io/petiole/internal/logonce"
 )
 
+// Clock numbers the epochs of records, and marks those whose times are not by a clock that is right.
+type Clock interface {
+	// NextEpoch returns a number that was never returned before, also by an earlier process.
+	NextEpoch() int64
+	// Mark returns the mark of the records of now, nil if the clock is right. It returns the same
+	// mark until the clock is set.
+	Mark() *devices.ClockMark
+	// Until returns the time that is left until a time by the right clock. If it is not known it
+	// returns false, and what is left by the wall clock, or 0 if that is not set.
+	Until(t time.Time) (left time.Duration, known bool)
+}
+
 // Recorder numbers the samples, audits and events of one device and queues them for the
 // sink. Its methods, except Run, are called by one goroutine.
 type Recorder struct {
@@ -20,6 +32,7 @@ type Recorder struct {
 	counters *stats.Counters
 	outbox   *outbox
 	limiter  eventLimiter
+	clock    Clock
 
 	epoch    int64
 	sequence uint64
@@ -28,9 +41,9 @@ type Recorder struct {
 
 // NewRecorder returns the Recorder of a device of a node, which gathers samples for an interval, or
 // passes on each at once if it is 0. It starts nothing.
-func NewRecorder(device devices.Ref, node string, sink devices.Sink, gather time.Duration, counters *stats.Counters, failures *logonce.Reporter, log *zap.Logger) *Recorder {
+func NewRecorder(device devices.Ref, node string, clock Clock, sink devices.Sink, gather time.Duration, counters *stats.Counters, failures *logonce.Reporter, log *zap.Logger) *Recorder {
 	return &Recorder{
-		device: device, node: node, counters: counters, outbox: newOutbox(sink, gather, counters, failures, log), limiter: newEventLimiter(time.Now()),
+		clock: clock, device: device, node: node, counters: counters, outbox: newOutbox(sink, gather, counters, failures, log), limiter: newEventLimiter(time.Now()),
 	}
 }
 
@@ -42,17 +55,18 @@ func (r *Recorder) Unstored() int { return r.outbox.records() }
 
 // StartEpoch starts an epoch, the first one or that after the wall clock was set back: the
 // times of later samples may be before those of earlier ones.
-func (r *Recorder) StartEpoch(now time.Time) {
-	r.epoch, r.sequence, r.audits = max(r.epoch+1, now.UnixMilli()), 0, 0
+func (r *Recorder) StartEpoch() {
+	r.epoch, r.sequence, r.audits = r.clock.NextEpoch(), 0, 0
 }
 
 // Samples numbers a batch of samples and queues it.
 func (r *Recorder) Samples(samples []devices.Sample) {
-	if r.outbox.join(r.epoch, samples) {
+	mark := r.clock.Mark()
+	if r.outbox.join(r.epoch, mark, samples) {
 		return
 	}
 	r.sequence++
-	record := &devices.Samples{Device: r.device, Node: r.node, Epoch: r.epoch, Sequence: r.sequence, Samples: samples}
+	record := &devices.Samples{Device: r.device, Node: r.node, RecordNumber: devices.RecordNumber{Epoch: r.epoch, Sequence: r.sequence}, Clock: mark, Samples: samples}
 	if r.outbox.gather == 0 {
 		r.outbox.put(record)
 	} else {
@@ -63,7 +77,7 @@ func (r *Recorder) Samples(samples []devices.Sample) {
 // Audit numbers an audit and queues it.
 func (r *Recorder) Audit(a *devices.Audit) {
 	r.audits++
-	a.Device, a.Node, a.Epoch, a.Sequence, a.Time = r.device, r.node, r.epoch, r.audits, time.Now().UnixMilli()
+	a.Device, a.Node, a.Epoch, a.Sequence, a.Time, a.Clock = r.device, r.node, r.epoch, r.audits, time.Now().UnixMilli(), r.clock.Mark()
 	r.outbox.put(a)
 }
 

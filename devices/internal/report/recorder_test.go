@@ -15,9 +15,9 @@ import (
 // The outbox drops the oldest samples, reports how many, and never drops an audit.
 func TestOutboxDropsOldestSamples(t *testing.T) {
 	o := newOutbox(nil, 0, stats.New(), logonce.New(zaptest.NewLogger(t)), zaptest.NewLogger(t))
-	o.put(&devices.Audit{Sequence: 1})
+	o.put(&devices.Audit{RecordNumber: devices.RecordNumber{Sequence: 1}})
 	for i := range outboxSamples + 10 {
-		o.put(&devices.Samples{Sequence: uint64(i + 1)})
+		o.put(&devices.Samples{RecordNumber: devices.RecordNumber{Sequence: uint64(i + 1)}})
 	}
 	if a, ok := o.pop().(*devices.Audit); !ok || a.Sequence != 1 {
 		t.Fatal("audit")
@@ -32,7 +32,7 @@ func TestDroppedBatchesAreCounted(t *testing.T) {
 	counters := stats.New()
 	o := newOutbox(nil, 0, counters, logonce.New(zaptest.NewLogger(t)), zaptest.NewLogger(t))
 	for i := range outboxSamples + 3 {
-		o.put(&devices.Samples{Sequence: uint64(i + 1)})
+		o.put(&devices.Samples{RecordNumber: devices.RecordNumber{Sequence: uint64(i + 1)}})
 	}
 	if got := counters.Snapshot().DroppedBatches; got != 3 {
 		t.Fatal(got)

@@ -30,7 +30,7 @@ func TestSubjectsAreReversible(t *testing.T) {
 }
 
 func TestData(t *testing.T) {
-	got := string(appendData(nil, &devices.Samples{Epoch: 5, Sequence: 9, Samples: []devices.Sample{
+	got := string(appendData(nil, &devices.Samples{RecordNumber: devices.RecordNumber{Epoch: 5, Sequence: 9}, Samples: []devices.Sample{
 		{Property: "t", Value: devices.Float32(21.5), Quality: devices.Good, Time: 1000},
 		{Property: `"ü`, Value: devices.String("a\\b\n"), Quality: devices.Good, Time: 1001},
 		{Property: "n", Quality: devices.Bad, Reason: "Timeout", Time: 999},

@@ -162,7 +162,7 @@ func (s *Store) purgeObsolete(ctx context.Context) error {
 	}
 	var wait []eventRef
 	for i, ref := range s.pending {
-		if ref.seq > forwarded {
+		if ref.seq > forwarded && i >= len(s.pending)-waitMax {
 			wait = append(wait, ref)
 			continue
 		}

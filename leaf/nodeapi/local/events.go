@@ -16,12 +16,15 @@ const (
 	eventMax  = 1000
 	// eventWait is the time for which an Event waits for the link before it is dropped.
 	eventWait = 24 * time.Hour
+	// waitMax bounds the Events that wait for the link without a time.
+	waitMax = 10 * eventMax
 )
 
 // putOptions bounds the Events that wait for the link: unlike states, they do not replace one
-// another.
-func putOptions(gr schema.GroupResource) []jetstream.PublishOpt {
-	if gr == objects.Events {
+// another. While the clock is not right they have no time: when it is set ahead, from 1970, all of
+// them would be over at once.
+func putOptions(gr schema.GroupResource, right bool) []jetstream.PublishOpt {
+	if gr == objects.Events && right {
 		return []jetstream.PublishOpt{jetstream.WithMsgTTL(eventWait)}
 	}
 	return nil

@@ -22,3 +22,10 @@ func TestEventsAreBounded(t *testing.T) {
 		t.Errorf("expired %d by age, want %d", len(out), eventMax)
 	}
 }
+
+// TestEventsOfAnUnsetClockHaveNoTime: the store would remove them all when the clock is set.
+func TestEventsOfAnUnsetClockHaveNoTime(t *testing.T) {
+	if len(putOptions(objects.Events, false)) != 0 || len(putOptions(objects.Events, true)) != 1 || len(putOptions(objects.Pods, true)) != 0 {
+		t.Error("only Events of a clock that is right have a time")
+	}
+}

@@ -44,7 +44,9 @@ type Config struct {
 	JS      jetstream.JetStream
 	Objects *objects.Store
 	Tokens  Tokens
-	Log     *zap.Logger
+	// ClockRight reports whether the wall clock is right.
+	ClockRight func() bool
+	Log        *zap.Logger
 }
 
 // Store stores local state. Its methods are safe for concurrent use, except Load and Run.
@@ -92,7 +94,7 @@ func (s *Store) Put(ctx context.Context, gr schema.GroupResource, k objects.Key,
 		defer cancel()
 		ref := streams.Ref{Node: s.Node, Group: gr.Group, Resource: gr.Resource, Namespace: k.Namespace, Name: k.Name}
 		seq, err := streams.Put(ctx, s.JS, streams.LocalReportedSubject(ref),
-			streams.Message{Ref: ref, Op: l.Op, UID: l.UID, Version: l.Version, Object: report}, putOptions(gr)...)
+			streams.Message{Ref: ref, Op: l.Op, UID: l.UID, Version: l.Version, Object: report}, putOptions(gr, s.ClockRight())...)
 		if err != nil {
 			s.Log.Warn("store local state", zap.Stringer("object", ref), zap.Error(err))
 			return nil, apierrors.NewServiceUnavailable("the leaf's store rejected the write: " + err.Error())

@@ -44,7 +44,9 @@ type Config struct {
 	Site, Node string
 	Requester  Requester
 	Cache      *identity.TokenCache
-	Log        *zap.Logger
+	// Behind returns how far the wall clock is behind the right one.
+	Behind func() time.Duration
+	Log    *zap.Logger
 }
 
 // Issuer issues tokens. It is safe for concurrent use.
@@ -71,6 +73,9 @@ func (i *Issuer) Issue(ctx context.Context, id identity.TokenID, req *authentica
 			// The pod gets its token; it is only missing after a restart without a link.
 			i.Log.Error("cache token", zap.String("pod_uid", id.PodUID), zap.Error(err))
 		}
+		// The kubelet compares it with the wall clock: in 1970 it would never ask again, and the token
+		// would expire in the pod; in 2038 it would ask all the time.
+		answer.Status.ExpirationTimestamp = metav1.NewTime(answer.Status.ExpirationTimestamp.Add(-i.Behind()))
 		return answer, nil
 	case !errors.Is(err, errNoAnswer):
 		return nil, err
