@@ -144,6 +144,9 @@ func (a *API) Ready() <-chan struct{} { return a.ready }
 // fails later.
 func (a *API) Run(ctx context.Context) error {
 	ln, err := a.start(ctx)
+	if err != nil && ctx.Err() != nil {
+		return nil // stopped during the start: the error follows from that
+	}
 	if err != nil {
 		return fmt.Errorf("start node API: %w", err)
 	}
