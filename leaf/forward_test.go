@@ -51,6 +51,72 @@ func TestTelemetryArrivesInOrderThroughCuts(t *testing.T) {
 	}
 }
 
+// TestRecordDeliveredLate has a consumer that delivers a record and a report behind later ones, as
+// nats-server does with what it sent to the request of an ended session: none is taken for lost, and
+// the hub has all, the records in order.
+func TestRecordDeliveredLate(t *testing.T) {
+	t.Parallel()
+	for _, stream := range []string{streams.SiteTelemetry, streams.SiteReported} {
+		t.Run(stream, func(t *testing.T) {
+			t.Parallel()
+			s, ctx := startSite(t)
+			respond(t, s)
+			publish, at := func(i int) { s.record(t, ctx, i, 10) }, streams.Telemetry("plant-a")
+			if stream == streams.SiteReported {
+				at = streams.Reported("plant-a")
+				publish = func(i int) {
+					m := pod(fmt.Sprintf("pod-%d", i), 1)
+					if _, err := streams.Put(ctx, s.js, streams.LocalReportedSubject(m.Ref), m); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			publish(0)
+			polltest.Eventually(t, "the first one is at the hub", func() bool { return count(t, ctx, s.hub, at) == 1 })
+			c, err := s.js.Consumer(ctx, stream, streams.ForwardConsumer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The request of this thief waits behind the forwarder's, which waits behind it from then on.
+			stolen := make(chan jetstream.Msg, 1)
+			go func() {
+				m, err := c.Next(jetstream.FetchMaxWait(20 * time.Second))
+				if err != nil {
+					t.Errorf("steal a message: %v", err)
+				}
+				stolen <- m
+				close(stolen)
+			}()
+			polltest.Eventually(t, "two requests wait", func() bool {
+				i, err := c.Info(ctx)
+				return err == nil && i.NumWaiting == 2
+			})
+			publish(1) // the forwarder's
+			publish(2) // the thief's
+			late := <-stolen
+			if late == nil {
+				t.FailNow()
+			}
+			publish(3)
+			const n = 4
+			polltest.Eventually(t, "a later one is delivered", func() bool {
+				i, err := c.Info(ctx)
+				return err == nil && i.Delivered.Stream == n
+			})
+			_ = late.Nak() // fails if the forwarder has begun a session meanwhile
+			polltest.Eventually(t, "all are at the hub", func() bool { return count(t, ctx, s.hub, at) >= n })
+			if got := count(t, ctx, s.hub, at); got != n {
+				t.Errorf("the hub has %d messages, want %d", got, n)
+			}
+			if stream == streams.SiteTelemetry {
+				if missing := checkAccount(t, s.stored(t, ctx), n); missing > 0 {
+					t.Errorf("%d records that exist are in gaps", missing)
+				}
+			}
+		})
+	}
+}
+
 // TestRecordsWaitWhileNobodyAnswers has a hub without streams for the site, as before its Site
 // exists: what the forwarder sends is acknowledged by nobody, stays at the site, is counted as
 // waiting, and arrives once there are streams.

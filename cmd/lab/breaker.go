@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -12,6 +14,9 @@ import (
 
 	"github.com/petiole-io/petiole/internal/breaker"
 )
+
+// ownMounts is set in the environment of a breaker whose mounts no other process sees.
+const ownMounts = "PETIOLE_BREAKER_MOUNTS"
 
 func runBreaker() *cobra.Command {
 	var o breaker.Options
@@ -22,6 +27,9 @@ func runBreaker() *cobra.Command {
 			l, err := openAsRoot()
 			if err != nil {
 				return err
+			}
+			if os.Getenv(ownMounts) == "" {
+				return execWithOwnMounts()
 			}
 			if o.Seed == 0 {
 				o.Seed = uint64(time.Now().UnixNano()) % 1_000_000
@@ -42,4 +50,20 @@ func runBreaker() *cobra.Command {
 	f.DurationVar(&o.RoundLength, "round", 30*time.Second, "time within which the faults of a round begin")
 	f.DurationVar(&o.Patience, "patience", 2*time.Minute, "how long sites may take to converge")
 	return cmd
+}
+
+// execWithOwnMounts replaces this process by the same command in a mount namespace of its own. In the
+// machine's, any container that starts takes a copy of the sites' mounts along, and a disk whose power
+// was cut cannot be mounted again as long as the container lives.
+func execWithOwnMounts() error {
+	unshare, err := exec.LookPath("unshare")
+	if err != nil {
+		return fmt.Errorf("a mount namespace for the breaker: %w", err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("a mount namespace for the breaker: %w", err)
+	}
+	args := append([]string{"unshare", "--mount", "--propagation", "private", self}, os.Args[1:]...)
+	return fmt.Errorf("%s: %w", unshare, syscall.Exec(unshare, args, append(os.Environ(), ownMounts+"=own")))
 }

@@ -246,6 +246,11 @@ func (f *Forwarder) forward(ctx context.Context, r *session, msgs []jetstream.Ms
 		if seq < r.next {
 			return sent, fmt.Errorf("message %d of %s came after %d", seq, f.cfg.Stream, r.next-1)
 		}
+		if seq > r.next {
+			if err := r.checkSkipped(ctx, seq); err != nil {
+				return sent, err
+			}
+		}
 		if i == 0 {
 			if err := f.awaitRetry(ctx, seq); err != nil {
 				return sent, err

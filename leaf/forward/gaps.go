@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -26,6 +27,23 @@ func missing(next, before, first uint64) map[string]journal.Range {
 		out[streams.GapLost] = journal.Range{From: next, To: before}
 	}
 	return out
+}
+
+// checkSkipped returns an error if the stream still has one of the messages from the next one up to
+// before, which the consumer has passed over. nats-server delivers a message that it has sent to the
+// request of an ended session again, behind later ones: it is neither superseded nor lost. The next session
+// resets the consumer, and gets it in order.
+func (r *session) checkSkipped(ctx context.Context, before uint64) error {
+	m, err := r.stream.GetMsg(ctx, r.next, jetstream.WithGetMsgSubject(">"))
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return nil
+	case err != nil:
+		return fmt.Errorf("read what the consumer has passed over, from %d: %w", r.next, err)
+	case m.Sequence < before:
+		return fmt.Errorf("message %d was delivered before %d", before, m.Sequence)
+	}
+	return nil
 }
 
 // gapMessage returns the record for the hub that replaces the missing sequences. It has the id

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/petiole-io/petiole/streams"
 )
 
 // TestEachInvariantCanBeViolated gives every checker a history that violates its
@@ -57,6 +59,9 @@ func TestEachInvariantCanBeViolated(t *testing.T) {
 		{"records arrive twice", "", []Event{acked(1, 1), acked(2, 2), arrived(1), arrived(2), arrived(1), arrived(2)}},
 		{"a record is lost", "I11", []Event{acked(1, 1), acked(2, 2), arrived(2)}},
 		{"a record is lost and reported", "", []Event{acked(1, 1), acked(2, 2), arrived(2), {Kind: GapReported, Site: "a", Stream: siteTelemetry, From: 1, To: 1}}},
+		{"a record is reported as lost that is not", "I11", []Event{acked(1, 1), {Kind: GapReported, Site: "a", Stream: siteTelemetry, From: 1, To: 1, What: streams.GapLost}, arrived(1)}},
+		{"a record is reported as lost after the damage", "I11", []Event{lost, {Kind: Acked, At: time.Second, Site: "a", Source: "p", N: 1, Seq: 1}, {Kind: GapReported, Site: "a", Stream: siteTelemetry, From: 1, To: 1, What: streams.GapLost}, arrived(1)}},
+		{"a record is lost with a damaged stream and reported", "", []Event{acked(1, 1), {Kind: StoreLost, Site: "a", Stream: siteTelemetry}, {Kind: GapReported, Site: "a", Stream: siteTelemetry, From: 1, To: 1, What: streams.GapLost}}},
 		{"a record is lost with the disk", "", []Event{acked(1, 1), lost}},
 		{"a record is lost after the disk", "I11", []Event{lost, {Kind: Acked, At: time.Second, Site: "a", Source: "p", N: 1}}},
 		{"a record is lost with another stream", "I11", []Event{acked(1, 1), {Kind: StoreLost, Site: "a", Stream: "SITE_DESIRED"}}},

@@ -33,7 +33,7 @@ const (
 	Refused Kind = "refused"
 	// Arrived means that the hub's stream holds a telemetry record. Site, Source, N.
 	Arrived Kind = "arrived"
-	// GapReported means that a gap record arrived at the hub. Site, Stream, From, To.
+	// GapReported means that a gap record arrived at the hub. Site, Stream, From, To, What: its reason.
 	GapReported Kind = "gap-reported"
 
 	// Reported means that the node API acknowledged a status of a pod. Site, Object, UID, N, Phase.

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/petiole-io/petiole/streams"
 )
 
 // siteTelemetry is the leaf's stream of telemetry.
@@ -15,7 +17,8 @@ const siteTelemetry = "SITE_TELEMETRY"
 // least once, the first occurrences of one source in the order in which they were
 // produced, or a gap record says that it is missing. What was lost with a disk that was
 // rolled back to an older copy, or in a stream that was damaged, is counted and no
-// violation: nothing at the site could know of it.
+// violation: nothing at the site could know of it. A gap record that says that records were lost is
+// true only after such a damage.
 type upstream struct {
 	sources map[string]*source
 	gaps    map[string][]gap
@@ -81,6 +84,9 @@ func (u *upstream) observe(e Event) []Violation {
 	case GapReported:
 		if e.Stream == siteTelemetry {
 			u.gaps[e.Site] = append(u.gaps[e.Site], gap{e.From, e.To})
+			if e.What == streams.GapLost && !u.mayBeLost(e) {
+				return violation("I11", "records %d to %d of %s are reported as lost, and nothing was damaged since they were stored", e.From, e.To, e.Site)
+			}
 		}
 	case StoreLost:
 		if e.Stream == "" || e.Stream == siteTelemetry {
@@ -88,6 +94,22 @@ func (u *upstream) observe(e Event) []Violation {
 		}
 	}
 	return nil
+}
+
+// mayBeLost reports whether the site's stream was damaged after each record of a gap was stored.
+func (u *upstream) mayBeLost(e Event) bool {
+	var last time.Duration
+	for _, d := range u.damages[e.Site] {
+		last = max(last, d.at)
+	}
+	for _, s := range u.sources {
+		for _, r := range s.acked {
+			if s.site == e.Site && e.From <= r.seq && r.seq <= e.To && r.at > last {
+				return false
+			}
+		}
+	}
+	return len(u.damages[e.Site]) > 0
 }
 
 // missing returns the acknowledged records that have not arrived and are not excused, by
