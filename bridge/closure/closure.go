@@ -13,8 +13,10 @@ import (
 type keySet = sets.Set[kube.Key]
 
 // Index computes which objects each site needs: its nodes; the pods and devices bound to
-// them; everything that those refer to, transitively; the services and endpoint slices of the
-// pods' namespaces; and what every node reads (CSI drivers, the service of the API server).
+// them; everything that those refer to, transitively; the objects that name its nodes (attachments
+// of volumes, requests for certificates); the trust bundles of the signers that its pods trust; the
+// services and endpoint slices of the pods' namespaces; and what every node reads (CSI drivers, the
+// service of the API server).
 //
 // It reads no API and has no lock; its owner serializes the calls. Set and Remove return the
 // sites that a change affects; Recompute takes time in proportion to the size of one site.
@@ -24,7 +26,10 @@ type Index struct {
 
 	members     map[string]keySet // site → its nodes
 	bound       map[string]keySet // node → its pods and devices
+	naming      map[string]keySet // node → the objects that name it
 	inNamespace map[string]keySet // namespace → its services and endpoint slices
+	bundles     map[string]keySet // signer → its trust bundles
+	trusting    map[string]keySet // signer → the pods that trust it
 	everywhere  keySet
 
 	// wanted maps each site to the objects that it needed at the last Recompute, each with the
@@ -37,7 +42,8 @@ type Index struct {
 func New() *Index {
 	return &Index{
 		sites: map[string]bool{}, dependencies: map[kube.Key]Dependencies{},
-		members: map[string]keySet{}, bound: map[string]keySet{}, inNamespace: map[string]keySet{}, everywhere: keySet{},
+		members: map[string]keySet{}, bound: map[string]keySet{}, naming: map[string]keySet{}, inNamespace: map[string]keySet{},
+		bundles: map[string]keySet{}, trusting: map[string]keySet{}, everywhere: keySet{},
 		wanted: map[string]map[kube.Key]string{}, wantedBy: map[kube.Key]map[string]struct{}{},
 	}
 }
@@ -114,6 +120,9 @@ func (x *Index) Recompute(site string) (changed, dropped []kube.Key) {
 			for b := range x.bound[n.Name] {
 				x.visit(now, b, n.Name)
 			}
+			for o := range x.naming[n.Name] {
+				x.visit(now, o, n.Name)
+			}
 		}
 		if len(now) > 0 {
 			for k := range x.everywhere {
@@ -157,6 +166,11 @@ func (x *Index) visit(now map[kube.Key]string, k kube.Key, node string) {
 	for _, r := range x.dependencies[k].Refs {
 		x.visit(now, r, "")
 	}
+	for _, signer := range x.dependencies[k].Trusts {
+		for b := range x.bundles[signer] {
+			x.visit(now, b, "")
+		}
+	}
 	if k.Group == "" && k.Resource == "namespaces" {
 		for s := range x.inNamespace[k.Name] {
 			x.visit(now, s, "")
@@ -174,9 +188,15 @@ func (x *Index) affectedSites(k kube.Key) map[string]struct{} {
 		if f.Site != "" {
 			out[f.Site] = struct{}{}
 		}
-	case k.BindsToNode():
+	case k.BindsToNode(), k.NamesNode():
 		if site := x.SiteOf(f.Node); f.Node != "" && site != "" {
 			out[site] = struct{}{}
+		}
+	case f.Signer != "":
+		for pod := range x.trusting[f.Signer] {
+			if site := x.SiteOf(x.dependencies[pod].Node); site != "" {
+				out[site] = struct{}{}
+			}
 		}
 	case k.Resource == "services", k.Resource == "endpointslices":
 		add(x.wantedBy[kube.CoreKey("namespaces", "", k.Namespace)])
@@ -200,8 +220,15 @@ func (x *Index) link(k kube.Key, f Dependencies) {
 		addKey(x.members, f.Site, k)
 	case k.BindsToNode() && f.Node != "":
 		addKey(x.bound, f.Node, k)
+	case k.NamesNode() && f.Node != "":
+		addKey(x.naming, f.Node, k)
+	case f.Signer != "":
+		addKey(x.bundles, f.Signer, k)
 	case k.Resource == "services", k.Resource == "endpointslices":
 		addKey(x.inNamespace, k.Namespace, k)
+	}
+	for _, signer := range f.Trusts {
+		addKey(x.trusting, signer, k)
 	}
 	if neededEverywhere(k) {
 		x.everywhere[k] = struct{}{}
@@ -220,8 +247,15 @@ func (x *Index) unlink(k kube.Key) {
 		removeKey(x.members, f.Site, k)
 	case k.BindsToNode():
 		removeKey(x.bound, f.Node, k)
+	case k.NamesNode():
+		removeKey(x.naming, f.Node, k)
+	case f.Signer != "":
+		removeKey(x.bundles, f.Signer, k)
 	case k.Resource == "services", k.Resource == "endpointslices":
 		removeKey(x.inNamespace, k.Namespace, k)
+	}
+	for _, signer := range f.Trusts {
+		removeKey(x.trusting, signer, k)
 	}
 	delete(x.everywhere, k)
 }

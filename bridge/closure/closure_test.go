@@ -113,6 +113,54 @@ spec:
 			},
 		},
 		{
+			name: "resource claims, named and generated",
+			extra: [][2]string{{"pods default/gpu", `
+spec:
+  nodeName: a1
+  containers: []
+  resourceClaims: [{name: named, resourceClaimName: shared}, {name: t, resourceClaimTemplateName: template}, {name: later, resourceClaimTemplateName: template}]
+status:
+  resourceClaimStatuses: [{name: t, resourceClaimName: gpu-t-x7}, {name: later}]
+  extendedResourceClaimStatus: {resourceClaimName: gpu-extended, requestMappings: []}
+`}, {"resourceclaims.resource.k8s.io default/other", ""}},
+			want: []string{
+				"pods default/gpu", "resourceclaims.resource.k8s.io default/shared", "resourceclaims.resource.k8s.io default/gpu-t-x7",
+				"resourceclaims.resource.k8s.io default/gpu-extended",
+			},
+		},
+		{
+			name: "trust bundles, by name and of a signer",
+			extra: [][2]string{
+				{"pods default/tls", `
+spec:
+  nodeName: a1
+  containers: []
+  volumes:
+  - {name: a, projected: {sources: [{clusterTrustBundle: {name: roots}}, {clusterTrustBundle: {signerName: example.com/mesh}}, {clusterTrustBundle: {signerName: example.com/none}}]}}
+`},
+				{"clustertrustbundles.certificates.k8s.io roots", ""},
+				{"clustertrustbundles.certificates.k8s.io example.com:mesh:1", `spec: {signerName: example.com/mesh}`},
+				{"clustertrustbundles.certificates.k8s.io example.com:mesh:2", `spec: {signerName: example.com/mesh}`},
+				{"clustertrustbundles.certificates.k8s.io example.com:web:1", `spec: {signerName: example.com/web}`},
+				{"pods other/tls", `{spec: {nodeName: b1, containers: [], volumes: [{name: a, projected: {sources: [{clusterTrustBundle: {signerName: example.com/web}}]}}]}}`},
+			},
+			want: []string{
+				"pods default/tls", "clustertrustbundles.certificates.k8s.io roots",
+				"clustertrustbundles.certificates.k8s.io example.com:mesh:1", "clustertrustbundles.certificates.k8s.io example.com:mesh:2",
+			},
+		},
+		{
+			name: "attachments and requests for certificates that name its nodes",
+			extra: [][2]string{
+				{"volumeattachments.storage.k8s.io csi-1", `spec: {nodeName: a1}`},
+				{"volumeattachments.storage.k8s.io csi-2", `spec: {nodeName: b1}`},
+				{"volumeattachments.storage.k8s.io csi-3", `spec: {nodeName: cloud}`},
+				{"podcertificaterequests.certificates.k8s.io default/req-1", `spec: {nodeName: a1}`},
+				{"podcertificaterequests.certificates.k8s.io default/req-2", `spec: {nodeName: b1}`},
+			},
+			want: []string{"volumeattachments.storage.k8s.io csi-1", "podcertificaterequests.certificates.k8s.io default/req-1"},
+		},
+		{
 			name: "devices and their models, of its own nodes only",
 			extra: [][2]string{
 				{"devices.devices.kubeedge.io plant/pump", `spec: {nodeName: a1, deviceModelRef: {name: pump-model}}`},
@@ -148,6 +196,7 @@ func TestClosureConcernsOnlyTheSitesOfAChange(t *testing.T) {
 		c := twoSites(t)
 		see(t, c, "persistentvolumeclaims default/data", "")
 		see(t, c, "pods default/db", `spec: {nodeName: a1, containers: [], volumes: [{name: d, persistentVolumeClaim: {claimName: data}}]}`)
+		see(t, c, "pods other/tls", `spec: {nodeName: b1, containers: [], volumes: [{name: t, projected: {sources: [{clusterTrustBundle: {signerName: s}}]}}]}`)
 		c.Recompute("plant-a")
 		c.Recompute("plant-b")
 		return c
@@ -165,8 +214,13 @@ func TestClosureConcernsOnlyTheSitesOfAChange(t *testing.T) {
 		{"claim gets its volume", "persistentvolumeclaims default/data", `spec: {volumeName: pv}`, []string{"plant-a"}, []string{"persistentvolumes pv"}, nil},
 		{"service of a namespace", "services other/db", "", []string{"plant-b"}, []string{"services other/db"}, nil},
 		{"CSI driver", "csidrivers.storage.k8s.io nfs", "", []string{"plant-a", "plant-b"}, []string{"csidrivers.storage.k8s.io nfs"}, nil},
+		{"resource claim generated for a pod", "pods default/pa", `{spec: {nodeName: a1, containers: [{name: c, envFrom: [{configMapRef: {name: ca}}]}]}, status: {resourceClaimStatuses: [{name: r, resourceClaimName: pa-r-1}]}}`, []string{"plant-a"}, []string{"resourceclaims.resource.k8s.io default/pa-r-1"}, nil},
+		{"bundle of a trusted signer", "clustertrustbundles.certificates.k8s.io s:1", `spec: {signerName: s}`, []string{"plant-b"}, []string{"clustertrustbundles.certificates.k8s.io s:1"}, nil},
+		{"bundle of another signer", "clustertrustbundles.certificates.k8s.io t:1", `spec: {signerName: t}`, nil, nil, nil},
+		{"volume attached to a node", "volumeattachments.storage.k8s.io csi-1", `spec: {nodeName: b1}`, []string{"plant-b"}, []string{"volumeattachments.storage.k8s.io csi-1"}, nil},
+		{"volume attached in the cloud", "volumeattachments.storage.k8s.io csi-2", `spec: {nodeName: cloud}`, nil, nil, nil},
 		{"pod of the cloud", "pods default/pc", `spec: {nodeName: cloud, containers: []}`, nil, nil, nil},
-		{"node changes its site", "nodes b1", nodeOfA, []string{"plant-a", "plant-b"}, []string{"namespaces other", "nodes b1", "pods other/pb", "secrets other/sb", "serviceaccounts other/default"}, nil},
+		{"node changes its site", "nodes b1", nodeOfA, []string{"plant-a", "plant-b"}, []string{"namespaces other", "nodes b1", "pods other/pb", "pods other/tls", "secrets other/sb", "serviceaccounts other/default"}, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -204,6 +258,30 @@ func TestClosureTakesAwayWhatIsNotNeeded(t *testing.T) {
 	}
 	if sites := c.Wanting(kube.CoreKey("configmaps", "default", "ca")); len(sites) > 0 {
 		t.Errorf("%v still want the ConfigMap", sites)
+	}
+}
+
+// Bundles come and go with the pods that trust their signer.
+func TestTrustBundlesFollowThePods(t *testing.T) {
+	t.Parallel()
+	c := twoSites(t)
+	see(t, c, "clustertrustbundles.certificates.k8s.io s:1", `spec: {signerName: s}`)
+	c.Recompute("plant-a")
+	see(t, c, "pods default/tls", `spec: {nodeName: a1, containers: [], volumes: [{name: t, projected: {sources: [{clusterTrustBundle: {signerName: s}}]}}]}`)
+	changed, _ := c.Recompute("plant-a")
+	if got, want := ids(changed), []string{"clustertrustbundles.certificates.k8s.io s:1", "pods default/tls"}; !slices.Equal(got, want) {
+		t.Errorf("the site gets %v, want %v", got, want)
+	}
+	if sites := see(t, c, "clustertrustbundles.certificates.k8s.io s:1", `spec: {signerName: other}`); !slices.Equal(sites, []string{"plant-a"}) {
+		t.Errorf("a bundle of another signer now concerns %v", sites)
+	}
+	_, dropped := c.Recompute("plant-a")
+	if got, want := ids(dropped), []string{"clustertrustbundles.certificates.k8s.io s:1"}; !slices.Equal(got, want) {
+		t.Errorf("the site loses %v, want %v", got, want)
+	}
+	c.Remove(kube.CoreKey("pods", "default", "tls"))
+	if sites := see(t, c, "clustertrustbundles.certificates.k8s.io s:2", `spec: {signerName: s}`); len(sites) > 0 {
+		t.Errorf("a bundle that no pod trusts concerns %v", sites)
 	}
 }
 
@@ -245,11 +323,13 @@ func TestClosureNodeTokens(t *testing.T) {
 	t.Parallel()
 	c := twoSites(t)
 	see(t, c, "devices.devices.kubeedge.io plant/pump", `spec: {nodeName: a1}`)
+	see(t, c, "volumeattachments.storage.k8s.io csi-1", `spec: {nodeName: a1}`)
 	c.Recompute("plant-a")
 	for id, want := range map[kube.Key]string{
 		kube.CoreKey("nodes", "", "a1"):                                                  "a1",
 		kube.CoreKey("pods", "default", "pa"):                                            "a1",
 		kube.CoreKey("configmaps", "default", "ca"):                                      "",
+		{Group: kube.StorageGroup, Resource: "volumeattachments", Name: "csi-1"}:         "a1",
 		{Group: kube.DeviceGroup, Resource: "devices", Namespace: "plant", Name: "pump"}: "a1",
 	} {
 		if got, ok := c.Node("plant-a", id); !ok || got != want {

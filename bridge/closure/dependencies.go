@@ -16,14 +16,19 @@ import (
 type Dependencies struct {
 	// Site is the value of a Node's site label, or the name of a Site.
 	Site string
-	// Node is the node that a Pod or a Device is bound to, empty if it is unbound.
+	// Node is the node that a Pod or a Device is bound to, empty if it is unbound, or the node that
+	// the object names (kube.Key.NamesNode).
 	Node string
 	// Refs lists the objects that this one needs, without duplicates.
 	Refs []kube.Key
+	// Signer is the signer of a ClusterTrustBundle, empty if it has none. Trusts lists the signers
+	// all of whose bundles a Pod needs, without duplicates.
+	Signer string
+	Trusts []string
 }
 
 func (f Dependencies) equal(g Dependencies) bool {
-	return f.Site == g.Site && f.Node == g.Node && slices.Equal(f.Refs, g.Refs)
+	return f.Site == g.Site && f.Node == g.Node && f.Signer == g.Signer && slices.Equal(f.Refs, g.Refs) && slices.Equal(f.Trusts, g.Trusts)
 }
 
 // DependenciesOf returns the dependencies of an object. An error means that the
@@ -42,13 +47,17 @@ func DependenciesOf(k kube.Key, o *unstructured.Unstructured) (Dependencies, err
 		if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
 			return Dependencies{Node: pod.Spec.NodeName, Refs: mirrorPodRefs(&pod)}, nil
 		}
-		return Dependencies{Node: pod.Spec.NodeName, Refs: podRefs(&pod)}, nil
+		return Dependencies{Node: pod.Spec.NodeName, Refs: podRefs(&pod), Trusts: trustedSigners(&pod)}, nil
 	case k.Group == "" && k.Resource == "persistentvolumeclaims":
 		if v := kube.StringAt(o, "spec", "volumeName"); v != "" {
 			return Dependencies{Refs: []kube.Key{kube.CoreKey("persistentvolumes", "", v)}}, nil
 		}
 	case k.Group == "" && k.Resource == "persistentvolumes":
 		return Dependencies{Refs: volumeSecrets(o)}, nil
+	case k.Group == kube.CertificatesGroup && k.Resource == "clustertrustbundles":
+		return Dependencies{Signer: kube.StringAt(o, "spec", "signerName")}, nil
+	case k.NamesNode():
+		return Dependencies{Node: kube.StringAt(o, "spec", "nodeName")}, nil
 	case k.Group == kube.DeviceGroup && k.Resource == "devices":
 		f := Dependencies{Node: kube.StringAt(o, "spec", "nodeName")}
 		if m := kube.StringAt(o, "spec", "deviceModelRef", "name"); m != "" {
@@ -82,6 +91,7 @@ func podRefs(pod *corev1.Pod) []kube.Key {
 		r.local("secrets", s.Name)
 	}
 	r.runtimeClass(pod)
+	r.resourceClaims(pod)
 	for i := range pod.Spec.Volumes {
 		r.volume(pod, &pod.Spec.Volumes[i])
 	}
@@ -118,6 +128,42 @@ func (r *refs) runtimeClass(pod *corev1.Pod) {
 	}
 }
 
+// resourceClaims adds the claims that the pod names, and those that Kubernetes has created for it:
+// the pod's status has their names.
+func (r *refs) resourceClaims(pod *corev1.Pod) {
+	add := func(name *string) {
+		if name != nil {
+			r.add(kube.Key{Group: kube.ResourceGroup, Resource: "resourceclaims", Namespace: pod.Namespace, Name: *name})
+		}
+	}
+	for _, c := range pod.Spec.ResourceClaims {
+		add(c.ResourceClaimName)
+	}
+	for _, c := range pod.Status.ResourceClaimStatuses {
+		add(c.ResourceClaimName)
+	}
+	if c := pod.Status.ExtendedResourceClaimStatus; c != nil {
+		add(&c.ResourceClaimName)
+	}
+}
+
+// trustedSigners returns the signers all of whose trust bundles the pod's volumes may contain. A
+// volume selects among them by label; a site gets them all.
+func trustedSigners(pod *corev1.Pod) []string {
+	var signers []string
+	for _, v := range pod.Spec.Volumes {
+		if v.Projected == nil {
+			continue
+		}
+		for _, s := range v.Projected.Sources {
+			if b := s.ClusterTrustBundle; b != nil && b.SignerName != nil && *b.SignerName != "" && !slices.Contains(signers, *b.SignerName) {
+				signers = append(signers, *b.SignerName)
+			}
+		}
+	}
+	return signers
+}
+
 func (r *refs) secret(ref *corev1.LocalObjectReference) {
 	if ref != nil {
 		r.local("secrets", ref.Name)
@@ -137,6 +183,9 @@ func (r *refs) volume(pod *corev1.Pod, v *corev1.Volume) {
 			}
 			if s.Secret != nil {
 				r.local("secrets", s.Secret.Name)
+			}
+			if b := s.ClusterTrustBundle; b != nil && b.Name != nil {
+				r.add(kube.Key{Group: kube.CertificatesGroup, Resource: "clustertrustbundles", Name: *b.Name})
 			}
 		}
 	case v.PersistentVolumeClaim != nil:

@@ -48,16 +48,13 @@ func encodeObject(k kube.Key, o *unstructured.Unstructured) (data []byte, hash s
 }
 
 // desiredStatus returns the part of a status that the control plane owns and a kubelet waits for,
-// nil if there is none: a claim's whole status (its phase becomes Bound), a pod's conditions that
-// are not the kubelet's (its readiness gates) and its generated ResourceClaims, a node's attached
-// volumes.
+// nil if there is none: the whole status of a claim (its phase becomes Bound, its devices are
+// allocated), of an attachment and of a request for a certificate; a pod's conditions that are not
+// the kubelet's (its readiness gates) and its generated ResourceClaims; a node's attached volumes.
 func desiredStatus(k kube.Key, status any) any {
-	if k.Group != "" {
-		return nil
-	}
 	fields, _ := status.(map[string]any)
 	switch k.Resource {
-	case "persistentvolumeclaims":
+	case "persistentvolumeclaims", "resourceclaims", "volumeattachments", "podcertificaterequests":
 		return status
 	case "nodes":
 		return nonEmpty(pick(fields, ownership.NodeStatusFields))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -88,8 +89,21 @@ func NewInformer(client dynamic.Interface, r schema.GroupVersionResource, reques
 }
 
 // listWatch returns the list and watch functions of one resource, which report each outcome.
+//
+// An optional resource that the API server does not serve has no objects. The informer asks again
+// after at most 30 s, so that the resource is watched soon after the API server has been upgraded.
+// Once it has been served, its absence is an error like any other: during an upgrade, API servers
+// with and without the resource may answer in turn, and the sites would lose its objects.
 func listWatch(client dynamic.Interface, r schema.GroupVersionResource, requests Requests) cache.ListerWatcher {
+	var served atomic.Bool
+	absent := func(err error) bool { return apierrors.IsNotFound(err) && isOptional(r) && !served.Load() }
 	report := func(ctx context.Context, err error) {
+		if err == nil {
+			served.Store(true)
+		}
+		if absent(err) {
+			err = nil
+		}
 		if err == nil {
 			requests.Answered()
 		}
@@ -107,6 +121,9 @@ func listWatch(client dynamic.Interface, r schema.GroupVersionResource, requests
 			}
 			list, err := client.Resource(r).List(ctx, o)
 			report(ctx, err)
+			if absent(err) {
+				return &unstructured.UnstructuredList{}, nil
+			}
 			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {

@@ -8,10 +8,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 
@@ -50,6 +53,93 @@ func watchServer(t *testing.T, deletion <-chan struct{}) *httptest.Server {
 	}))
 	t.Cleanup(s.Close)
 	return s
+}
+
+// oldServer is an API server that does not serve the optional resources while old is set.
+func oldServer(t *testing.T, old *atomic.Bool) *httptest.Server {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if parts := strings.Split(r.URL.Path, "/"); old.Load() && (parts[2] == ResourceGroup || parts[2] == CertificatesGroup) {
+			http.NotFound(w, r)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		if r.URL.Query().Get("watch") != "true" {
+			_, _ = fmt.Fprintf(w, `{"kind":"List","apiVersion":"v1","metadata":{"resourceVersion":"5"},"items":[]}`)
+			return
+		}
+		_, _ = fmt.Fprintln(w, `{"type":"BOOKMARK","object":{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"5","annotations":{"k8s.io/initial-events-end":"true"}}}}`)
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+// An API server that lacks a resource which only newer ones have is no outage, until it has been
+// served once.
+func TestCacheOfAnOlderAPIServer(t *testing.T) {
+	t.Parallel()
+	var old atomic.Bool
+	old.Store(true)
+	client, err := dynamic.NewForConfig(&rest.Config{Host: oldServer(t, &old).URL, QPS: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	reported := map[string][]error{}
+	c, err := NewCache(client, Handlers{Changed: func(Key) {}, Deleted: func(Key, *unstructured.Unstructured) {}, Requests: Requests{
+		Answered: func() {},
+		Report: func(resource string, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			reported[resource] = append(reported[resource], err)
+		},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	synced, done := make(chan struct{}), make(chan struct{})
+	go func() { c.Run(ctx, func() { close(synced) }); close(done) }()
+	defer func() { cancel(); <-done }()
+	select {
+	case <-synced:
+	case <-time.After(polltest.Limit):
+		t.Fatal("not synced without the optional resources")
+	}
+	mu.Lock()
+	for resource, errs := range reported {
+		for _, err := range errs {
+			if err != nil {
+				t.Errorf("%s is reported as an outage: %v", resource, err)
+			}
+		}
+	}
+	mu.Unlock()
+}
+
+func TestAbsentResourceThatWasServedIsAnOutage(t *testing.T) {
+	t.Parallel()
+	var old atomic.Bool
+	client, err := dynamic.NewForConfig(&rest.Config{Host: oldServer(t, &old).URL, QPS: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := schema.GroupVersionResource{Group: ResourceGroup, Version: "v1", Resource: "resourceclaims"}
+	lw := listWatch(client, r, Requests{Answered: func() {}, Report: func(string, error) {}})
+	list := func(want bool) {
+		t.Helper()
+		if _, err := lw.List(metav1.ListOptions{}); (err == nil) != want { //nolint:staticcheck // the interface has it
+			t.Errorf("the list returned %v", err)
+		}
+	}
+	old.Store(true)
+	list(true)
+	old.Store(false)
+	list(true)
+	old.Store(true)
+	list(false)
 }
 
 func TestCacheFollowsTheAPIServer(t *testing.T) {

@@ -46,11 +46,13 @@ func IsCSINode(r streams.Ref) bool { return r.Group == StorageGroup && r.Resourc
 
 // The API groups of the watched resources, besides the core group.
 const (
-	DeviceGroup    = "devices.kubeedge.io"
-	DiscoveryGroup = "discovery.k8s.io"
-	NodeGroup      = "node.k8s.io"
-	StorageGroup   = "storage.k8s.io"
-	SiteGroup      = "petiole.dev"
+	CertificatesGroup = "certificates.k8s.io"
+	DeviceGroup       = "devices.kubeedge.io"
+	DiscoveryGroup    = "discovery.k8s.io"
+	NodeGroup         = "node.k8s.io"
+	ResourceGroup     = "resource.k8s.io"
+	StorageGroup      = "storage.k8s.io"
+	SiteGroup         = "petiole.dev"
 )
 
 // watched are the resources that the bridge watches, in the order of publication within a
@@ -65,6 +67,9 @@ var watched = []schema.GroupVersionResource{
 	{Version: "v1", Resource: "persistentvolumes"},
 	{Version: "v1", Resource: "persistentvolumeclaims"},
 	{Group: StorageGroup, Version: "v1", Resource: "csidrivers"},
+	{Group: StorageGroup, Version: "v1", Resource: "volumeattachments"},
+	{Group: ResourceGroup, Version: "v1", Resource: "resourceclaims"},
+	{Group: CertificatesGroup, Version: "v1", Resource: "clustertrustbundles"},
 	{Group: NodeGroup, Version: "v1", Resource: "runtimeclasses"},
 	{Version: "v1", Resource: "services"},
 	{Group: DiscoveryGroup, Version: "v1", Resource: "endpointslices"},
@@ -73,6 +78,14 @@ var watched = []schema.GroupVersionResource{
 	{Group: DeviceGroup, Version: "v1beta1", Resource: "devices"},
 	{Group: DeviceGroup, Version: "v1beta1", Resource: "devicestatuses"},
 	{Group: StorageGroup, Version: "v1", Resource: "csinodes"},
+	{Group: CertificatesGroup, Version: "v1", Resource: "podcertificaterequests"},
+}
+
+// isOptional reports whether an API server that the bridge supports may lack a resource:
+// Kubernetes has ResourceClaims from 1.34 on, the two of certificates.k8s.io from 1.37 on, and all
+// of them can be turned off.
+func isOptional(r schema.GroupVersionResource) bool {
+	return r.Group == ResourceGroup || r.Group == CertificatesGroup
 }
 
 var publishRank = func() map[schema.GroupResource]int {
@@ -100,6 +113,13 @@ func (k Key) VersionedResource() (schema.GroupVersionResource, bool) {
 		return schema.GroupVersionResource{}, false
 	}
 	return watched[i], true
+}
+
+// NamesNode reports whether spec.nodeName of the resource's objects names the one node that reads
+// them, although nothing runs there because of them: attachments of volumes and requests for
+// certificates of pods.
+func (k Key) NamesNode() bool {
+	return k.Group == StorageGroup && k.Resource == "volumeattachments" || k.Group == CertificatesGroup && k.Resource == "podcertificaterequests"
 }
 
 // BindsToNode reports whether objects of the resource are bound to a node: pods and devices.

@@ -16,6 +16,11 @@ func TestKeys(t *testing.T) {
 		{Group: DeviceGroup, Resource: "devices", Name: "pump"}: "devices.devices.kubeedge.io pump",
 		CSINodeKey("n"):                                         "csinodes.storage.k8s.io n",
 		{Group: SiteGroup, Resource: "sites", Name: "plant-a"}:  "sites.petiole.dev plant-a",
+
+		{Group: ResourceGroup, Resource: "resourceclaims", Namespace: "d", Name: "c"}:             "resourceclaims.resource.k8s.io d/c",
+		{Group: CertificatesGroup, Resource: "clustertrustbundles", Name: "b"}:                    "clustertrustbundles.certificates.k8s.io b",
+		{Group: CertificatesGroup, Resource: "podcertificaterequests", Namespace: "d", Name: "r"}: "podcertificaterequests.certificates.k8s.io d/r",
+		{Group: StorageGroup, Resource: "volumeattachments", Name: "v"}:                           "volumeattachments.storage.k8s.io v",
 	} {
 		if got := k.Ref("").String(); got != want {
 			t.Errorf("%+v is %q, want %q", k, got, want)
@@ -39,6 +44,11 @@ func TestRankOrdersWhatAPodNeeds(t *testing.T) {
 	for _, resource := range []string{"nodes", "namespaces", "serviceaccounts", "configmaps", "secrets", "persistentvolumes", "persistentvolumeclaims", "services"} {
 		if CoreKey(resource, "", "").Rank() >= pod {
 			t.Errorf("%s come after pods", resource)
+		}
+	}
+	for _, k := range []Key{{Group: ResourceGroup, Resource: "resourceclaims"}, {Group: CertificatesGroup, Resource: "clustertrustbundles"}, {Group: StorageGroup, Resource: "volumeattachments"}} {
+		if k.Rank() >= pod {
+			t.Errorf("%s come after pods", k.Resource)
 		}
 	}
 	model, device := Key{Group: DeviceGroup, Resource: "devicemodels"}, Key{Group: DeviceGroup, Resource: "devices"}
