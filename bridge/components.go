@@ -87,6 +87,7 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 	p.cache = cache
 	p.names = names.New(c.Dynamic, cache)
 	problems, writeRate, eventRate := bounds.NewProblems(time.Now), bounds.NewWriteRate(time.Now), bounds.NewEventRate(time.Now)
+	certificateRate := bounds.NewCertificateRate(time.Now)
 	p.desired = desired.New(desired.Config{
 		Hub: h, Objects: cache, Storage: monitor, Fence: b.fence, Epoch: epoch, Counters: &b.count.desired, Log: b.log,
 		Changed: newQueue[kube.Key](b.metrics, "objects", publishRetry), Sites: newQueue[string](b.metrics, "sites", publishRetry),
@@ -139,6 +140,7 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 				problems.Retain(exists)
 				writeRate.Retain(exists)
 				eventRate.Retain(exists)
+				certificateRate.Retain(exists)
 			},
 		},
 		Desired: h.Desired, Clients: c, Cache: cache, Sites: p.desired, Consumers: consumers, Liveness: p.liveness,
@@ -155,7 +157,9 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 	})
 	answers := &antientropy.Answerer{Desired: p.desired, States: p.syncStates, Resyncer: p.resync, Counters: &b.count.antientropy, Log: b.log}
 	p.requests = requests.New(map[string]requests.Handler{
-		streams.RequestToken:    requests.Tokens(c, cache, b.cfg.Limits.Workers, func() { b.count.tokens.Add(1) }),
+		streams.RequestToken: requests.Tokens(c, cache, b.cfg.Limits.Workers, func() { b.count.tokens.Add(1) }),
+		streams.RequestPodCertificate: requests.PodCertificates(c, cache, b.cfg.Limits.Workers,
+			func(site string) time.Duration { return certificateRate.Take(site, 1) }, func() { b.count.podCertificates.Add(1) }),
 		inventory.Request:       answers.Handler(),
 		streams.RequestPosition: requests.Positions(h),
 		joinapi.Verb: join.Handler(join.Config{

@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -173,6 +174,9 @@ const (
 	// RequestToken asks for a service account token: a TokenQuery, answered by a
 	// TokenAnswer.
 	RequestToken = "token"
+	// RequestPodCertificate asks for a PodCertificateRequest to be created: a
+	// PodCertificateQuery, answered by a PodCertificateAnswer.
+	RequestPodCertificate = "podcertificate"
 )
 
 // TokenQuery asks for a bound service account token on behalf of a node.
@@ -187,4 +191,18 @@ type TokenQuery struct {
 type TokenAnswer struct {
 	TokenRequest *authenticationv1.TokenRequest `json:"tokenRequest,omitempty"`
 	Status       *metav1.Status                 `json:"status,omitempty"`
+}
+
+// PodCertificateQuery asks for a PodCertificateRequest on behalf of a node.
+type PodCertificateQuery struct {
+	Node      string                                   `json:"node"`
+	Namespace string                                   `json:"namespace"`
+	Spec      certificatesv1.PodCertificateRequestSpec `json:"spec"`
+}
+
+// PodCertificateAnswer carries the PodCertificateRequest that was created, or the API server's
+// error.
+type PodCertificateAnswer struct {
+	Request *certificatesv1.PodCertificateRequest `json:"request,omitempty"`
+	Status  *metav1.Status                        `json:"status,omitempty"`
 }

@@ -16,12 +16,15 @@ const (
 	eventRate, eventBurst = 16 << 10, 2 << 20
 	// minWriteCost and minEventCost are what a small one costs.
 	minWriteCost, minEventCost = 2 << 10, 1 << 10
+	// Requests for certificates of pods, in a second and at once. Kubernetes deletes each after
+	// 15 minutes: a site has about 500 at its worst, and 64 pods get theirs at once.
+	certificateRate, certificateBurst = 0.5, 64
 )
 
-// Rate limits what each site adds in a second, in bytes. Create it with NewWriteRate or
-// NewEventRate. It is safe for concurrent use.
+// Rate limits what each site adds in a second: bytes, or objects. Create it with NewWriteRate,
+// NewEventRate or NewCertificateRate. It is safe for concurrent use.
 type Rate struct {
-	bytes rate.Limit
+	limit rate.Limit
 	burst int
 	least int
 	now   func() time.Time
@@ -33,27 +36,33 @@ type Rate struct {
 // NewWriteRate returns the rate of reports that are written to the API server, with the clock that
 // it reads.
 func NewWriteRate(now func() time.Time) *Rate {
-	return &Rate{bytes: writeRate, burst: writeBurst, least: minWriteCost, now: now, sites: map[string]*rate.Limiter{}}
+	return &Rate{limit: writeRate, burst: writeBurst, least: minWriteCost, now: now, sites: map[string]*rate.Limiter{}}
 }
 
 // NewEventRate returns the rate of Events, with the clock that it reads.
 func NewEventRate(now func() time.Time) *Rate {
-	return &Rate{bytes: eventRate, burst: eventBurst, least: minEventCost, now: now, sites: map[string]*rate.Limiter{}}
+	return &Rate{limit: eventRate, burst: eventBurst, least: minEventCost, now: now, sites: map[string]*rate.Limiter{}}
 }
 
-// Take takes a site's place for so many bytes. If there is none it takes nothing, and returns the
+// NewCertificateRate returns the rate of requests for certificates of pods, with the clock that it
+// reads.
+func NewCertificateRate(now func() time.Time) *Rate {
+	return &Rate{limit: certificateRate, burst: certificateBurst, least: 1, now: now, sites: map[string]*rate.Limiter{}}
+}
+
+// Take takes a site's place for so many bytes or objects. If there is none it takes nothing, and returns the
 // time after which to try again.
-func (r *Rate) Take(site string, bytes int) (wait time.Duration) {
-	bytes = min(max(bytes, r.least), r.burst)
+func (r *Rate) Take(site string, n int) (wait time.Duration) {
+	n = min(max(n, r.least), r.burst)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := r.sites[site]
 	if l == nil {
-		l = rate.NewLimiter(r.bytes, r.burst)
+		l = rate.NewLimiter(r.limit, r.burst)
 		r.sites[site] = l
 	}
 	now := r.now()
-	place := l.ReserveN(now, bytes)
+	place := l.ReserveN(now, n)
 	if wait = place.DelayFrom(now); wait > 0 {
 		place.CancelAt(now)
 	}

@@ -8,7 +8,7 @@ import (
 // A site has its burst at once and its rate afterwards, whatever another site takes.
 func TestRate(t *testing.T) {
 	t.Parallel()
-	for name, newRate := range map[string]func(func() time.Time) *Rate{"writes": NewWriteRate, "events": NewEventRate} {
+	for name, newRate := range map[string]func(func() time.Time) *Rate{"writes": NewWriteRate, "events": NewEventRate, "certificates": NewCertificateRate} {
 		t.Run(name, func(t *testing.T) {
 			now := time.Unix(1_000_000, 0)
 			r := newRate(func() time.Time { return now })
@@ -21,18 +21,18 @@ func TestRate(t *testing.T) {
 			if n := take("plant-b", 1); n != r.burst/r.least {
 				t.Errorf("%d small ones at once, want %d", n, r.burst/r.least)
 			}
-			if n := take("plant-a", 64<<10); n != r.burst/(64<<10) {
-				t.Errorf("%d of 64 KiB of another site, want %d", n, r.burst/(64<<10))
+			if large := min(64<<10, r.burst); take("plant-a", large) != r.burst/large {
+				t.Errorf("another site has not %d of %d", r.burst/large, large)
 			}
 			wait := r.Take("plant-b", r.least)
-			if want := time.Duration(float64(r.least) / float64(r.bytes) * float64(time.Second)); wait < want-time.Millisecond || wait > want+time.Millisecond {
+			if want := time.Duration(float64(r.least) / float64(r.limit) * float64(time.Second)); wait < want-time.Millisecond || wait > want+time.Millisecond {
 				t.Errorf("the next one after %v, want %v", wait, want)
 			}
 			if now = now.Add(wait); r.Take("plant-b", r.least) != 0 {
 				t.Error("not taken after the wait")
 			}
 			now = now.Add(time.Minute)
-			if n := take("plant-b", r.least); n != min(r.burst, int(r.bytes)*60)/r.least {
+			if n := take("plant-b", r.least); n != min(r.burst, int(r.limit*60))/r.least {
 				t.Errorf("%d in a minute", n)
 			}
 			now = now.Add(time.Hour)

@@ -26,6 +26,7 @@ func TestDesired(t *testing.T) {
 		{"RegistersNodesAndPublishesTheirClosure", registersAndPublishes},
 		{"PublishesOnlyRealChanges", publishesOnlyRealChanges},
 		{"DeliversReadinessGates", deliversReadinessGates},
+		{"DeliversWhatPodsWaitFor", deliversWhatPodsWaitFor},
 		{"DeliversWhatItMissed", deliversWhatItMissed},
 		{"RemovesTombstonesThatTheSiteHasStored", removesTombstones},
 		{"RemovesASite", removesASite},

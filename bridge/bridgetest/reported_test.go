@@ -33,6 +33,7 @@ func TestReported(t *testing.T) {
 		{"DeviceOfNoSite", deviceOfNoSite},
 		{"ModelsAreValid", modelsAreValid},
 		{"HandsOutTokens", handsOutTokens},
+		{"CreatesPodCertificateRequests", createsPodCertificateRequests},
 		{"SetsPoisonAside", setsPoisonAside},
 		{"KeepsSitesApart", keepsSitesApart},
 	})

@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	certificatesv1client "k8s.io/client-go/kubernetes/typed/certificates/v1"
 	coordinationv1client "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	storagev1client "k8s.io/client-go/kubernetes/typed/storage/v1"
@@ -69,9 +70,10 @@ type Clients struct {
 // NodeClient impersonates system:node:<node>, so that the API server's Node authorizer and
 // NodeRestriction limit what it can do.
 type NodeClient struct {
-	Core    corev1client.CoreV1Interface
-	Storage storagev1client.StorageV1Interface
-	idle    func()
+	Core         corev1client.CoreV1Interface
+	Storage      storagev1client.StorageV1Interface
+	Certificates certificatesv1client.CertificatesV1Interface
+	idle         func()
 }
 
 // NewClients creates the clients. The requests of all except Election pass the transport that
@@ -173,7 +175,11 @@ func newNodeClient(rc *rest.Config) (*NodeClient, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &NodeClient{Core: core, Storage: storage, idle: hc.CloseIdleConnections}, nil
+	certificates, err := certificatesv1client.NewForConfigAndClient(rc, hc)
+	if err != nil {
+		return nil, err
+	}
+	return &NodeClient{Core: core, Storage: storage, Certificates: certificates, idle: hc.CloseIdleConnections}, nil
 }
 
 // Forget drops the client of a deleted node.

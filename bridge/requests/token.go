@@ -69,15 +69,10 @@ func (t *tokenIssuer) answer(ctx context.Context, site string, data []byte) stre
 	return streams.TokenAnswer{TokenRequest: &q.TokenRequest}
 }
 
-// request completes q's TokenRequest. A deleted Site gets no tokens, even while its Nodes still
-// exist.
+// request completes q's TokenRequest.
 func (t *tokenIssuer) request(ctx context.Context, site string, q *streams.TokenQuery) error {
-	if t.cache.Get(kube.SiteKey(site)) == nil {
-		return apierrors.NewForbidden(tokenResource, q.ServiceAccount, fmt.Errorf("site %s does not exist", site))
-	}
-	o := t.cache.Get(kube.CoreKey("nodes", "", q.Node))
-	if o == nil || o.GetLabels()[v1alpha1.SiteLabel] != site {
-		return apierrors.NewForbidden(tokenResource, q.ServiceAccount, fmt.Errorf("node %q does not belong to site %s", q.Node, site))
+	if err := checkNode(t.cache, tokenResource, q.ServiceAccount, site, q.Node); err != nil {
+		return err
 	}
 	as, err := t.clients.As(q.Node)
 	if err != nil {
@@ -91,6 +86,19 @@ func (t *tokenIssuer) request(ctx context.Context, site string, q *streams.Token
 		return err
 	}
 	q.TokenRequest = *filled
+	return nil
+}
+
+// checkNode returns an error about the named object unless the node belongs to the site. A deleted
+// Site gets nothing, even while its Nodes still exist.
+func checkNode(cache Cache, gr schema.GroupResource, name, site, node string) error {
+	if cache.Get(kube.SiteKey(site)) == nil {
+		return apierrors.NewForbidden(gr, name, fmt.Errorf("site %s does not exist", site))
+	}
+	o := cache.Get(kube.CoreKey("nodes", "", node))
+	if o == nil || o.GetLabels()[v1alpha1.SiteLabel] != site {
+		return apierrors.NewForbidden(gr, name, fmt.Errorf("node %q does not belong to site %s", node, site))
+	}
 	return nil
 }
 

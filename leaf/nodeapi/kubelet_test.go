@@ -215,9 +215,12 @@ func TestWhatTheKubeletAsksFor(t *testing.T) {
 			return err
 		}, ""},
 		{"podcertificaterequests create", "pkg/kubelet/podcertificate/podcertificatemanager.go", func(ctx context.Context, c kube) error {
-			_, err := c.CertificatesV1().PodCertificateRequests("default").Create(ctx, &certificatesv1.PodCertificateRequest{ObjectMeta: metav1.ObjectMeta{Name: "a"}}, metav1.CreateOptions{})
+			_, err := c.CertificatesV1().PodCertificateRequests("default").Create(ctx, podCertificateRequest("web", "u1"), metav1.CreateOptions{})
+			if apierrors.IsServiceUnavailable(err) {
+				return nil // there is no cloud here; see TestPodCertificateRequests
+			}
 			return err
-		}, "no certificates for pods"},
+		}, ""},
 		{"certificatesigningrequests create", "pkg/kubelet/certificate, with rotateCertificates", func(ctx context.Context, c kube) error {
 			_, err := c.CertificatesV1().CertificateSigningRequests().Create(ctx, &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "a"}}, metav1.CreateOptions{})
 			return err

@@ -162,6 +162,9 @@ func (h *handler) dispatch(w http.ResponseWriter, q *request) error {
 	case "watch":
 		return h.watch(w, q)
 	case "create":
+		if q.resource.GroupResource() == objects.PodCertificateRequests {
+			return h.createPodCertificateRequest(w, q)
+		}
 		return h.create(w, q)
 	case "update", "patch":
 		return h.update(w, q)

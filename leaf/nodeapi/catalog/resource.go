@@ -92,8 +92,7 @@ var builtins = []Resource{
 	builtin("storage.k8s.io", "storageclasses", "StorageClass", false, "sc"),
 	builtin("node.k8s.io", "runtimeclasses", "RuntimeClass", false),
 	builtin("discovery.k8s.io", "endpointslices", "EndpointSlice", true),
-	builtin("certificates.k8s.io", "podcertificaterequests", "PodCertificateRequest", true).
-		withRefusal("this is a site's node API, and no certificates for pods are issued at a site: use a projected service account token"),
+	builtin("certificates.k8s.io", "podcertificaterequests", "PodCertificateRequest", true).withVerbs("create"),
 	builtin("certificates.k8s.io", "clustertrustbundles", "ClusterTrustBundle", false),
 	builtin("resource.k8s.io", "resourceslices", "ResourceSlice", false).withVerbs("deletecollection"),
 	builtin("resource.k8s.io", "resourceclaims", "ResourceClaim", true),

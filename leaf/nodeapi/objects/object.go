@@ -122,9 +122,9 @@ var fieldPaths = map[schema.GroupResource]map[string]string{
 		"involvedObject.resourceVersion": "involvedObject.resourceVersion", "reason": "reason", "type": "type",
 		"reportingComponent": "reportingComponent", "source": "source.component",
 	},
-	{Group: "certificates.k8s.io", Resource: "podcertificaterequests"}: same("spec.nodeName", "spec.signerName"),
-	{Group: "certificates.k8s.io", Resource: "clustertrustbundles"}:    same("spec.signerName"),
-	{Group: "resource.k8s.io", Resource: "resourceslices"}:             same("spec.nodeName", "spec.driver"),
+	PodCertificateRequests: same("spec.nodeName", "spec.signerName"),
+	{Group: "certificates.k8s.io", Resource: "clustertrustbundles"}: same("spec.signerName"),
+	{Group: "resource.k8s.io", Resource: "resourceslices"}:          same("spec.nodeName", "spec.driver"),
 }
 
 // falseByDefault holds the selectable booleans that JSON omits when they are false.

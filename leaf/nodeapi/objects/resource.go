@@ -32,6 +32,8 @@ var (
 	Secrets    = schema.GroupResource{Resource: "secrets"}
 	CSINodes   = schema.GroupResource{Group: "storage.k8s.io", Resource: "csinodes"}
 	Leases     = schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}
+
+	PodCertificateRequests = schema.GroupResource{Group: "certificates.k8s.io", Resource: "podcertificaterequests"}
 )
 
 // catalog holds the resources of the store. It is guarded by the store's lock.

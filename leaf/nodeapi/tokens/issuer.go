@@ -1,5 +1,6 @@
-// Package tokens gets the service account tokens of pods from the cloud, and serves them again
-// while the cloud cannot be reached. The node API calls it.
+// Package tokens gets the credentials of pods from the cloud: service account tokens, which it
+// serves again while the cloud cannot be reached, and requests for certificates. The node API
+// calls it.
 package tokens
 
 import (
@@ -13,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 	authenticationv1 "k8s.io/api/authentication/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -91,29 +93,64 @@ func (i *Issuer) Issue(ctx context.Context, id identity.TokenID, req *authentica
 // request requests a token from the bridge. errNoAnswer means that a cached token may be
 // served; every other error is one of the API server.
 func (i *Issuer) request(ctx context.Context, id identity.TokenID, req *authenticationv1.TokenRequest, wait time.Duration) (*authenticationv1.TokenRequest, error) {
-	query, err := json.Marshal(streams.TokenQuery{
-		Node: i.Node, Namespace: id.Namespace, ServiceAccount: id.ServiceAccount, TokenRequest: *req,
-	})
-	if err != nil {
+	var answer streams.TokenAnswer
+	query := streams.TokenQuery{Node: i.Node, Namespace: id.Namespace, ServiceAccount: id.ServiceAccount, TokenRequest: *req}
+	if err := i.ask(ctx, streams.RequestToken, query, &answer, wait); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
-	msg, err := i.Requester.RequestWithContext(ctx, streams.RequestSubject(i.Site, streams.RequestToken), query)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoAnswer, err)
+	if err := refusal(answer.Status); err != nil {
+		return nil, err
 	}
-	var answer streams.TokenAnswer
-	if err := json.Unmarshal(msg.Data, &answer); err != nil {
-		return nil, fmt.Errorf("%w: decode it: %w", errNoAnswer, err)
-	}
-	switch s := answer.Status; {
-	case s != nil && (s.Code >= 500 || s.Code == http.StatusTooManyRequests || s.Code == 0):
-		return nil, fmt.Errorf("%w: %s", errNoAnswer, s.Message)
-	case s != nil:
-		return nil, &apierrors.StatusError{ErrStatus: *s}
-	case answer.TokenRequest == nil || answer.TokenRequest.Status.Token == "":
+	if answer.TokenRequest == nil || answer.TokenRequest.Status.Token == "" {
 		return nil, fmt.Errorf("%w: it has no token", errNoAnswer)
 	}
 	return answer.TokenRequest, nil
+}
+
+// RequestCertificate has the cloud create a request for a certificate of a pod, and returns it as
+// it was created. Every error is one of the API server.
+func (i *Issuer) RequestCertificate(ctx context.Context, namespace string, spec certificatesv1.PodCertificateRequestSpec) (*certificatesv1.PodCertificateRequest, error) {
+	var answer streams.PodCertificateAnswer
+	err := i.ask(ctx, streams.RequestPodCertificate, streams.PodCertificateQuery{Node: i.Node, Namespace: namespace, Spec: spec}, &answer, timeout)
+	if err == nil {
+		err = refusal(answer.Status)
+	}
+	if err == nil && (answer.Request == nil || answer.Request.Name == "") {
+		err = fmt.Errorf("%w: it has no request", errNoAnswer)
+	}
+	if errors.Is(err, errNoAnswer) {
+		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("certificate of pod %s/%s: %v", namespace, spec.PodName, err))
+	}
+	return answer.Request, err
+}
+
+// ask sends a request to the bridge and decodes its answer. Every error is errNoAnswer, but for a
+// query that cannot be encoded.
+func (i *Issuer) ask(ctx context.Context, verb string, query, answer any, wait time.Duration) error {
+	data, err := json.Marshal(query)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	msg, err := i.Requester.RequestWithContext(ctx, streams.RequestSubject(i.Site, verb), data)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errNoAnswer, err)
+	}
+	if err := json.Unmarshal(msg.Data, answer); err != nil {
+		return fmt.Errorf("%w: decode it: %w", errNoAnswer, err)
+	}
+	return nil
+}
+
+// refusal returns the error in an answer, nil if there is none: errNoAnswer if the cloud could not
+// answer now.
+func refusal(s *metav1.Status) error {
+	switch {
+	case s == nil:
+		return nil
+	case s.Code >= 500, s.Code == http.StatusTooManyRequests, s.Code == 0:
+		return fmt.Errorf("%w: %s", errNoAnswer, s.Message)
+	}
+	return &apierrors.StatusError{ErrStatus: *s}
 }

@@ -3,6 +3,7 @@ package nodeapi
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,11 +13,14 @@ import (
 
 	"github.com/nats-io/nats.go"
 	authenticationv1 "k8s.io/api/authentication/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	certificatesclient "k8s.io/client-go/kubernetes/typed/certificates/v1"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -148,5 +152,85 @@ func TestRefusedTokenIsNotServedFromTheCache(t *testing.T) {
 	status.Store(&away)
 	if tr, err := askToken(t, r.proto(), "1"); err != nil || tr.Status.Token != "secret" {
 		t.Errorf("API server away: %v", err)
+	}
+}
+
+func podCertificateRequest(pod, uid string) *certificatesv1.PodCertificateRequest {
+	return &certificatesv1.PodCertificateRequest{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", GenerateName: "req-", Finalizers: []string{"example.com/for-ever"}},
+		Spec: certificatesv1.PodCertificateRequestSpec{
+			SignerName: "example.com/mesh", PodName: pod, PodUID: types.UID(uid), ServiceAccountName: "app", NodeName: node, StubPKCS10Request: []byte("x"),
+		},
+	}
+}
+
+// A request for a certificate is created by the cloud, with the name that the cloud gives it, and
+// is seen here when it comes back.
+func TestPodCertificateRequests(t *testing.T) {
+	t.Parallel()
+	l := newLeaf(t)
+	l.pod(newPod("web", "u1", "10"))
+	r := l.start(t.TempDir())
+	client := func() certificatesclient.PodCertificateRequestInterface {
+		return r.proto().CertificatesV1().PodCertificateRequests("default")
+	}
+	create := func(pod, uid string) (*certificatesv1.PodCertificateRequest, error) {
+		return client().Create(t.Context(), podCertificateRequest(pod, uid), metav1.CreateOptions{})
+	}
+	if _, err := create("web", "u1"); !apierrors.IsServiceUnavailable(err) || !strings.Contains(err.Error(), "default/web") {
+		t.Errorf("without a cloud: %v, want unavailable", err)
+	}
+	var refused atomic.Pointer[metav1.Status]
+	sub, err := l.nc.Subscribe(streams.RequestSubject(site, streams.RequestPodCertificate), func(m *nats.Msg) {
+		var q streams.PodCertificateQuery
+		if err := json.Unmarshal(m.Data, &q); err != nil || q.Node != node || q.Namespace != "default" || q.Spec.PodName != "web" {
+			t.Errorf("query %s: %v", m.Data, err)
+		}
+		answer := streams.PodCertificateAnswer{Status: refused.Load()}
+		if answer.Status == nil {
+			answer.Request = &certificatesv1.PodCertificateRequest{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "req-x7", UID: "u-cloud", ResourceVersion: "77"}, Spec: q.Spec}
+		}
+		b, err := json.Marshal(answer)
+		if err == nil {
+			err = m.Respond(b)
+		}
+		if err != nil {
+			t.Errorf("respond: %v", err)
+		}
+	})
+	must(t, err)
+	must(t, l.nc.Flush())
+	defer func() { must(t, sub.Unsubscribe()) }()
+	created, err := create("web", "u1")
+	must(t, err)
+	if created.Name != "req-x7" || created.UID != "u-cloud" || created.ResourceVersion != "" || created.Spec.SignerName != "example.com/mesh" {
+		t.Errorf("created %+v", created)
+	}
+	for _, pod := range [][2]string{{"web", "u2"}, {"none", "u1"}} {
+		if _, err := create(pod[0], pod[1]); !apierrors.IsForbidden(err) {
+			t.Errorf("for pod %s with UID %s: %v, want a refusal", pod[0], pod[1], err)
+		}
+	}
+	no := apierrors.NewForbidden(objects.PodCertificateRequests, "web", errors.New("no such signer")).Status()
+	refused.Store(&no)
+	if _, err := create("web", "u1"); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "no such signer") {
+		t.Errorf("refused: %v, want the API server's word", err)
+	}
+
+	own := metav1.ListOptions{FieldSelector: "spec.nodeName=" + node}
+	ref := streams.Ref{Node: node, Group: "certificates.k8s.io", Resource: "podcertificaterequests", Namespace: "default", Name: "req-x7"}
+	signed := podCertificateRequest("web", "u1")
+	signed.TypeMeta = metav1.TypeMeta{APIVersion: "certificates.k8s.io/v1", Kind: "PodCertificateRequest"}
+	signed.Name, signed.UID, signed.ResourceVersion = "req-x7", "u-cloud", "78"
+	signed.Status.CertificateChain = "chain"
+	r.applied(l.send(ref, streams.OpPut, "u-cloud", "78", signed))
+	list, err := r.proto().CertificatesV1().PodCertificateRequests("").List(t.Context(), own)
+	must(t, err)
+	if len(list.Items) != 1 || list.Items[0].Status.CertificateChain != "chain" {
+		t.Errorf("the kubelet sees %+v", list.Items)
+	}
+	r.applied(l.send(ref, streams.OpDelete, "u-cloud", "79", nil))
+	if list, err = r.proto().CertificatesV1().PodCertificateRequests("").List(t.Context(), own); err != nil || len(list.Items) != 0 {
+		t.Errorf("after its deletion the kubelet sees %+v, %v", list.Items, err)
 	}
 }

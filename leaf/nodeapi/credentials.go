@@ -2,14 +2,17 @@ package nodeapi
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/petiole-io/petiole/leaf/nodeapi/codec"
 	"github.com/petiole-io/petiole/leaf/nodeapi/identity"
+	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
 )
 
 var serviceAccounts = schema.GroupResource{Resource: "serviceaccounts"}
@@ -50,4 +53,32 @@ func (q *request) tokenRequest() (*authenticationv1.TokenRequest, error) {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	return obj.(*authenticationv1.TokenRequest), nil
+}
+
+// createPodCertificateRequest handles a kubelet's request for a certificate of one of its pods.
+// The bridge creates it at the API server, under a name that the API server chooses; it arrives
+// here like every other object, and again when it has been signed. While the cloud cannot be
+// reached the kubelet gets an error and tries again, as it does without its API server.
+func (h *handler) createPodCertificateRequest(w http.ResponseWriter, q *request) error {
+	d, err := codec.ReadObject(q.Request, q.resource.GVK())
+	if err != nil {
+		return err
+	}
+	obj, err := codec.Typed(q.resource.GVK(), d.Encode())
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	request := obj.(*certificatesv1.PodCertificateRequest)
+	pod := h.store.Get(objects.Pods, objects.Key{Namespace: q.Namespace, Name: request.Spec.PodName})
+	if pod == nil || pod.UID != string(request.Spec.PodUID) || string(request.Spec.NodeName) != h.node {
+		return apierrors.NewForbidden(q.resource.GroupResource(), request.Spec.PodName, fmt.Errorf("pod %s with UID %q does not run on node %s", request.Spec.PodName, request.Spec.PodUID, h.node))
+	}
+	created, err := h.tokens.RequestCertificate(q.Context(), q.Namespace, request.Spec)
+	if err != nil {
+		return err
+	}
+	created.SetGroupVersionKind(q.resource.GVK())
+	// Versions of the API server mean nothing here.
+	created.ResourceVersion = ""
+	return codec.WriteTyped(w, http.StatusCreated, q.out, created)
 }
