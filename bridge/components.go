@@ -159,7 +159,7 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 	p.requests = requests.New(map[string]requests.Handler{
 		streams.RequestToken: requests.Tokens(c, cache, b.cfg.Limits.Workers, func() { b.count.tokens.Add(1) }),
 		streams.RequestPodCertificate: requests.PodCertificates(c, cache, b.cfg.Limits.Workers,
-			func(site string) time.Duration { return certificateRate.Take(site, 1) }, func() { b.count.podCertificates.Add(1) }),
+			func(site string) time.Duration { return certificateRate.Take(site, 1) }),
 		inventory.Request:       answers.Handler(),
 		streams.RequestPosition: requests.Positions(h),
 		joinapi.Verb: join.Handler(join.Config{

@@ -10,12 +10,12 @@ import (
 
 // counters count events that are not worth a log line.
 type counters struct {
-	tokens, podCertificates, refused atomic.Uint64
-	resyncs, epochs                  atomic.Uint64
-	siteRounds                       atomic.Uint64
-	desired                          desired.Counters
-	reported                         reported.Counters
-	antientropy                      antientropy.Counters
+	tokens, refused atomic.Uint64
+	resyncs, epochs atomic.Uint64
+	siteRounds      atomic.Uint64
+	desired         desired.Counters
+	reported        reported.Counters
+	antientropy     antientropy.Counters
 }
 
 // Counters is a snapshot of what a bridge has done since New.
@@ -26,9 +26,9 @@ type Counters struct {
 	// that were deleted or replaced, Quarantined those that were unreadable or refused,
 	// UnknownSite those of sites without a Site object.
 	Accepted, Dropped, Quarantined, UnknownSite uint64
-	// Tokens counts the service account tokens issued, PodCertificates the requests for
-	// certificates of pods created, Refused the requests that were unknown, too large or too many.
-	Tokens, PodCertificates, Refused uint64
+	// Tokens counts the service account tokens issued, Refused the requests that were unknown,
+	// too large or too many.
+	Tokens, Refused uint64
 	// Checks counts the inventory queries answered, Mismatches those that found a difference,
 	// Resyncs the full resyncs of sites.
 	Checks, Mismatches, Resyncs uint64
@@ -51,7 +51,7 @@ func (c *counters) snapshot() Counters {
 		Published: c.desired.Published.Load(), Tombstones: c.desired.Tombstones.Load(),
 		Accepted: c.reported.Accepted.Load(), Dropped: c.reported.Dropped.Load(),
 		Quarantined: c.reported.Quarantined.Load(), UnknownSite: c.reported.UnknownSite.Load(),
-		Tokens: c.tokens.Load(), PodCertificates: c.podCertificates.Load(), Refused: c.refused.Load(),
+		Tokens: c.tokens.Load(), Refused: c.refused.Load(),
 		Checks: c.antientropy.Checks.Load(), Mismatches: c.antientropy.Mismatches.Load(), Resyncs: c.resyncs.Load(),
 		Epochs: c.epochs.Load(), ExternalWrites: c.desired.ExternalWrites.Load(), Deferred: c.reported.Deferred.Load(), Conflicts: c.reported.Conflicts.Load(),
 		SiteRounds: c.siteRounds.Load(), GCRounds: c.reported.GCRounds.Load(),

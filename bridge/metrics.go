@@ -158,7 +158,6 @@ var (
 	publishedDesc = desc("published_total", "Messages stored in DESIRED, by kind of change.", "change")
 	reportsDesc   = desc("reports_total", "Reports of sites, by outcome.", "outcome")
 	tokensDesc    = desc("tokens_issued_total", "Service account tokens issued to sites.")
-	podCertsDesc  = desc("pod_certificate_requests_total", "Requests for certificates of pods created for sites.")
 	queriesDesc   = desc("manifest_queries_total", "Inventory queries of sites; one comparison takes several.")
 	mismatchDesc  = desc("manifest_mismatches_total", "Comparisons that found a difference.")
 	refusedDesc   = desc("requests_refused_total", "Requests of sites that were rejected: unknown, too large or too many.")
@@ -172,7 +171,6 @@ var workCounters = []struct {
 	value func(Counters) uint64
 }{
 	{tokensDesc, func(c Counters) uint64 { return c.Tokens }},
-	{podCertsDesc, func(c Counters) uint64 { return c.PodCertificates }},
 	{queriesDesc, func(c Counters) uint64 { return c.Checks }},
 	{mismatchDesc, func(c Counters) uint64 { return c.Mismatches }},
 	{refusedDesc, func(c Counters) uint64 { return c.Refused }},

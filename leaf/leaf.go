@@ -122,13 +122,14 @@ func (l *Leaf) Run(ctx context.Context) error {
 }
 
 func (l *Leaf) runParts(ctx context.Context, now *clock.Clock, nc *nats.Conn, js jetstream.JetStream, h *natsd.Server, supervisor *store.Supervisor, tokenKey []byte, kubelet *kubeletAPI) error {
+	hubLink := l.newLink(h)
 	api := nodeapi.New(nodeapi.Config{
+		Link: hubLink,
 		Site: l.cfg.Site, Node: l.cfg.Node, JS: js,
 		DataDir: l.cfg.DataDir, TokenKey: tokenKey, Listen: l.cfg.NodeAPI.Listen, Log: l.log.Named("nodeapi"),
 		DialKubelet:    kubelet.dial,
 		StatusInterval: l.cfg.profile().nodeStatus, Behind: now.Behind, ClockRight: func() bool { return now.State() == clock.Right },
 	})
-	hubLink := l.newLink(h)
 	hub := l.newHubCheck(nc, hubLink, now, h)
 	child := l.newKubelet(api, kubelet.credentials)
 	problem := func() string { return "" }

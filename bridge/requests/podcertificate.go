@@ -28,14 +28,12 @@ type podCertificates struct {
 	clients Clients
 	cache   Cache
 	take    func(site string) (wait time.Duration)
-	created func()
 }
 
 // PodCertificates returns the handler of streams.RequestPodCertificate. It calls take before it
-// creates a request for a site, and refuses if the site has to wait. It calls created for each
-// request that it has created.
-func PodCertificates(clients Clients, cache Cache, workers int, take func(site string) (wait time.Duration), created func()) Handler {
-	p := &podCertificates{clients, cache, take, created}
+// creates a request for a site, and refuses if the site has to wait.
+func PodCertificates(clients Clients, cache Cache, workers int, take func(site string) (wait time.Duration)) Handler {
+	p := &podCertificates{clients, cache, take}
 	return Handler{
 		Workers: workers, Backlog: 256, PerSite: 64, MaxBytes: maxPodCertificateQuery,
 		Answer: func(ctx context.Context, site string, data []byte) any { return p.answer(ctx, site, data) },
@@ -54,7 +52,6 @@ func (p *podCertificates) answer(ctx context.Context, site string, data []byte) 
 	if err != nil {
 		return streams.PodCertificateAnswer{Status: statusOf(err)}
 	}
-	p.created()
 	return streams.PodCertificateAnswer{Request: request}
 }
 

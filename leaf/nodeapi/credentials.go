@@ -13,14 +13,22 @@ import (
 	"github.com/petiole-io/petiole/leaf/nodeapi/codec"
 	"github.com/petiole-io/petiole/leaf/nodeapi/identity"
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
+	"github.com/petiole-io/petiole/leaf/nodeapi/tokens"
 )
 
 var serviceAccounts = schema.GroupResource{Resource: "serviceaccounts"}
 
 var tokenKind = schema.GroupVersionKind{Group: authenticationv1.GroupName, Version: "v1", Kind: "TokenRequest"}
 
+// credentials answers a kubelet's requests for credentials of its pods.
+type credentials struct {
+	node   string
+	store  *objects.Store
+	issuer *tokens.Issuer
+}
+
 // createToken handles a kubelet's request for a service account token.
-func (h *handler) createToken(w http.ResponseWriter, q *request) error {
+func (c *credentials) createToken(w http.ResponseWriter, q *request) error {
 	req, err := q.tokenRequest()
 	if err != nil {
 		return err
@@ -35,7 +43,7 @@ func (h *handler) createToken(w http.ResponseWriter, q *request) error {
 	} else {
 		id.PodUID = string(ref.UID)
 	}
-	answer, err := h.tokens.Issue(q.Context(), id, req)
+	answer, err := c.issuer.Issue(q.Context(), id, req)
 	if err != nil {
 		return err
 	}
@@ -59,7 +67,7 @@ func (q *request) tokenRequest() (*authenticationv1.TokenRequest, error) {
 // The bridge creates it at the API server, under a name that the API server chooses; it arrives
 // here like every other object, and again when it has been signed. While the cloud cannot be
 // reached the kubelet gets an error and tries again, as it does without its API server.
-func (h *handler) createPodCertificateRequest(w http.ResponseWriter, q *request) error {
+func (c *credentials) createPodCertificateRequest(w http.ResponseWriter, q *request) error {
 	d, err := codec.ReadObject(q.Request, q.resource.GVK())
 	if err != nil {
 		return err
@@ -69,11 +77,11 @@ func (h *handler) createPodCertificateRequest(w http.ResponseWriter, q *request)
 		return apierrors.NewBadRequest(err.Error())
 	}
 	request := obj.(*certificatesv1.PodCertificateRequest)
-	pod := h.store.Get(objects.Pods, objects.Key{Namespace: q.Namespace, Name: request.Spec.PodName})
-	if pod == nil || pod.UID != string(request.Spec.PodUID) || string(request.Spec.NodeName) != h.node {
-		return apierrors.NewForbidden(q.resource.GroupResource(), request.Spec.PodName, fmt.Errorf("pod %s with UID %q does not run on node %s", request.Spec.PodName, request.Spec.PodUID, h.node))
+	pod := c.store.Get(objects.Pods, objects.Key{Namespace: q.Namespace, Name: request.Spec.PodName})
+	if pod == nil || pod.UID != string(request.Spec.PodUID) || string(request.Spec.NodeName) != c.node {
+		return apierrors.NewForbidden(q.resource.GroupResource(), request.Spec.PodName, fmt.Errorf("pod %s with UID %q does not run on node %s", request.Spec.PodName, request.Spec.PodUID, c.node))
 	}
-	created, err := h.tokens.RequestCertificate(q.Context(), q.Namespace, request.Spec)
+	created, err := c.issuer.RequestCertificate(q.Context(), q.Namespace, request.Spec)
 	if err != nil {
 		return err
 	}

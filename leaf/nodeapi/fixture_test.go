@@ -46,6 +46,8 @@ type leaf struct {
 	js jetstream.JetStream
 	// dialKubelet is that of the node API.
 	dialKubelet func(context.Context) (net.Conn, error)
+	// link is that of the node API, nil for one that is always up.
+	link Link
 }
 
 func newLeaf(t *testing.T) *leaf {
@@ -134,7 +136,7 @@ type running struct {
 func (l *leaf) start(dir string) *running {
 	l.t.Helper()
 	a := New(Config{
-		Site: site, Node: node, JS: l.js, DataDir: dir, Listen: "127.0.0.1:0", Log: zaptest.NewLogger(l.t), DialKubelet: l.dialKubelet,
+		Site: site, Node: node, JS: l.js, DataDir: dir, Listen: "127.0.0.1:0", Log: zaptest.NewLogger(l.t), DialKubelet: l.dialKubelet, Link: l.link,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

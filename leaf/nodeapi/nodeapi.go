@@ -37,6 +37,10 @@ const DefaultVersion = "v1.37.2"
 // hold up the others.
 const maxUnapplied = 256
 
+// offlineAfter is for how long the link has to be down until pods are served as for a site without
+// one: connections that are replaced change nothing.
+const offlineAfter = 5 * time.Second
+
 // shutdownWait is the time for which Run waits for requests in progress when it ends.
 const shutdownWait = 2 * time.Second
 
@@ -59,6 +63,8 @@ type Config struct {
 	// DialKubelet connects to the kubelet of this node, for logs and commands of pods; default
 	// none, and they are refused.
 	DialKubelet func(context.Context) (net.Conn, error)
+	// Link is the site's link to the hub; default one that is always up.
+	Link Link
 	// StatusInterval is how long a node's status is not reported again while only the times of
 	// its conditions change; default 1 h. The node's lease shows that its kubelet works.
 	StatusInterval time.Duration
@@ -69,6 +75,13 @@ type Config struct {
 	ClockRight func() bool
 	// Version is what /version reports; default DefaultVersion.
 	Version string
+}
+
+// Link knows whether the site is connected to the hub. *link.Link implements it.
+type Link interface {
+	// State returns whether the link is up, since when, and a channel that is closed at the next
+	// change.
+	State() (up bool, since time.Time, changed <-chan struct{})
 }
 
 // API is a node API. Its methods are safe for concurrent use.
@@ -165,9 +178,35 @@ func (a *API) Run(ctx context.Context) error {
 	g.Go(func() error { return a.desired.Run(ctx) })
 	g.Go(func() error { return a.resync.run(ctx) })
 	g.Go(func() error { return a.local.Run(ctx) })
+	g.Go(func() error { return a.followLink(ctx) })
 	a.log.Info("node API ready", zap.String("address", a.address()), zap.Uint64("seq", a.Applied()))
 	close(a.ready)
 	return g.Wait()
+}
+
+// followLink tells the store whether the site has a link, until ctx ends.
+func (a *API) followLink(ctx context.Context) error {
+	if a.cfg.Link == nil {
+		return nil
+	}
+	for {
+		up, since, changed := a.cfg.Link.State()
+		var due <-chan time.Time
+		switch wait := time.Until(since.Add(offlineAfter)); {
+		case !up && wait > 0:
+			due = time.After(wait)
+		default:
+			if err := a.store.SetOffline(!up); err != nil {
+				a.log.Error("serve pods as for a site without a link", zap.Bool("up", up), zap.Error(err))
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-due:
+		}
+	}
 }
 
 // drain ends the watches, waits for the requests in progress, and closes the connections.
@@ -210,6 +249,13 @@ func (a *API) start(ctx context.Context) (net.Listener, error) {
 		a.log.Warn("unreadable tokens removed: pods get new ones when the cloud is reachable", zap.Int("count", len(unreadable)))
 	}
 	a.store = objects.New(first, catalog.Builtins())
+	if a.cfg.Link != nil {
+		if up, _, _ := a.cfg.Link.State(); !up {
+			if err := a.store.SetOffline(true); err != nil {
+				return nil, err
+			}
+		}
+	}
 	a.resync = newResyncTrigger(a.store, a.cfg.Node, a.log)
 	a.local = local.New(local.Config{Node: a.cfg.Node, JS: a.cfg.JS, Objects: a.store, Tokens: cache, ClockRight: a.cfg.ClockRight, Log: a.log})
 	if err := a.local.Load(ctx); err != nil {
@@ -233,7 +279,9 @@ func (a *API) start(ctx context.Context) (net.Listener, error) {
 	a.mu.Unlock()
 	a.handler = &handler{
 		node: a.cfg.Node, statusInterval: a.cfg.StatusInterval, server: catalog.Server{Version: a.cfg.Version, Address: ln.Addr().String()}, token: a.id.Token, store: a.store, local: a.local, log: a.log,
-		tokens:  tokens.New(tokens.Config{Site: a.cfg.Site, Node: a.cfg.Node, Requester: a.cfg.Requester, Cache: cache, Behind: a.cfg.Behind, Log: a.log}),
+		credentials: credentials{node: a.cfg.Node, store: a.store, issuer: tokens.New(tokens.Config{
+			Site: a.cfg.Site, Node: a.cfg.Node, Requester: a.cfg.Requester, Cache: cache, Behind: a.cfg.Behind, Log: a.log,
+		})},
 		kubelet: newKubelet(a.cfg.DialKubelet, a.log),
 		closing: make(chan struct{}),
 	}

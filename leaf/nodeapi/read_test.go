@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -137,4 +139,48 @@ func TestEncodingsAreShared(t *testing.T) {
 	if &one[0] != &two[0] || !bytes.HasPrefix(one, []byte("k8s\x00")) {
 		t.Error("the encoding is not shared")
 	}
+}
+
+// stubLink is a link whose state the test sets.
+type stubLink struct {
+	mu      sync.Mutex
+	up      bool
+	since   time.Time
+	changed chan struct{}
+}
+
+func (l *stubLink) State() (bool, time.Time, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.up, l.since, l.changed
+}
+
+func (l *stubLink) set(up bool, since time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.up, l.since = up, since
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// Without a link a kubelet is told to use the images that are on disk, also right after a start.
+func TestPullPolicyFollowsTheLink(t *testing.T) {
+	t.Parallel()
+	l := newLeaf(t)
+	link := &stubLink{since: time.Now(), changed: make(chan struct{})}
+	l.link = link
+	l.pod(newPod("a", "u1", "10", func(p *corev1.Pod) { p.Spec.Containers[0].ImagePullPolicy = corev1.PullAlways }))
+	c := l.start(t.TempDir()).proto()
+	policy := func() corev1.PullPolicy {
+		p, err := c.CoreV1().Pods("default").Get(t.Context(), "a", metav1.GetOptions{})
+		must(t, err)
+		return p.Spec.Containers[0].ImagePullPolicy
+	}
+	if got := policy(); got != corev1.PullIfNotPresent {
+		t.Errorf("%s at a start without a link", got)
+	}
+	link.set(true, time.Now())
+	eventually(t, "Always with a link", func() bool { return policy() == corev1.PullAlways })
+	link.set(false, time.Now().Add(-time.Minute))
+	eventually(t, "IfNotPresent without a link", func() bool { return policy() == corev1.PullIfNotPresent })
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/petiole-io/petiole/leaf/nodeapi/codec"
 	"github.com/petiole-io/petiole/leaf/nodeapi/local"
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
-	"github.com/petiole-io/petiole/leaf/nodeapi/tokens"
 )
 
 // maxBody bounds a request, as the API server does.
@@ -41,7 +40,8 @@ type handler struct {
 	token  string
 	store  *objects.Store
 	local  *local.Store
-	tokens *tokens.Issuer
+	// credentials answers requests for credentials of pods.
+	credentials credentials
 	// kubelet is nil if logs and commands of pods are not served.
 	kubelet *kubelet
 	log     *zap.Logger
@@ -148,7 +148,7 @@ func (q *request) check() error {
 func (h *handler) dispatch(w http.ResponseWriter, q *request) error {
 	switch {
 	case q.Sub == "token":
-		return h.createToken(w, q)
+		return h.credentials.createToken(w, q)
 	case q.streamsPod():
 		return h.streamPod(w, q)
 	case q.resource.Virtual:
@@ -163,7 +163,7 @@ func (h *handler) dispatch(w http.ResponseWriter, q *request) error {
 		return h.watch(w, q)
 	case "create":
 		if q.resource.GroupResource() == objects.PodCertificateRequests {
-			return h.createPodCertificateRequest(w, q)
+			return h.credentials.createPodCertificateRequest(w, q)
 		}
 		return h.create(w, q)
 	case "update", "patch":

@@ -129,10 +129,24 @@ func merge(gr schema.GroupResource, e *entry) (Document, error) {
 	switch {
 	case e.local != nil && e.local.Op != streams.OpDelete:
 		return ParseDocument(e.local.Body)
+	case live && (gr == ConfigMaps || gr == Secrets):
+		return mergeMounted(d)
 	case live:
 		return ParseDocument(d.Body)
 	}
 	return nil, nil
+}
+
+// mergeMounted returns the desired ConfigMap or Secret without the mark that it is immutable. A
+// kubelet no longer watches an immutable object once it has read it: if the object is deleted and
+// created again in the cloud, pods that start afterwards would get the former content for as long as
+// a pod that is older runs on the node (Get of pkg/kubelet/util/manager/watch_based_manager.go).
+func mergeMounted(d Desired) (Document, error) {
+	o, err := ParseDocument(d.Body)
+	if err == nil {
+		delete(o, "immutable")
+	}
+	return o, err
 }
 
 // mergePod returns the desired pod with the local status, if that belongs to the same pod. The

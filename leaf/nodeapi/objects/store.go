@@ -23,6 +23,8 @@ type Store struct {
 	arrivals uint64
 	catalog  catalog
 	tables   tables
+	// offline is set while the site has no link (SetOffline).
+	offline bool
 	// onChange is called for every event after StartHistory, with the lock held.
 	onChange func(schema.GroupResource, watch.EventType, *Object)
 }
@@ -236,6 +238,9 @@ func (s *Store) recomputeEntry(t *table, k Key, e *entry) error {
 		if node := s.tables.of(Nodes).entries[k]; node != nil {
 			err = ownedByNode(d, k.Name, node.uid())
 		}
+	}
+	if err == nil && d != nil && t.GroupResource == Pods && s.offline {
+		err = withImagesOnDisk(d)
 	}
 	if err != nil {
 		return err
