@@ -131,7 +131,7 @@ func (w *Watcher) offer(ev Event) {
 func (s *Store) WatchFrom(gr schema.GroupResource, sel Selection, since uint64) (*Watcher, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := s.table(gr)
+	t := s.tables.create(gr, s.rv)
 	if since < t.history.floor || since > s.rv {
 		return nil, ErrExpired
 	}
@@ -149,6 +149,6 @@ func (s *Store) WatchFrom(gr schema.GroupResource, sel Selection, since uint64) 
 func (s *Store) WatchAll(gr schema.GroupResource, sel Selection) (*Watcher, []*Object, uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := s.table(gr)
+	t := s.tables.create(gr, s.rv)
 	return t.history.watch(s, sel), t.list(sel), s.rv
 }

@@ -14,7 +14,7 @@ func TestLaggingWatcherIsEnded(t *testing.T) {
 	if _, _, err := w.Drain(); !errors.Is(err, ErrExpired) {
 		t.Errorf("drain: %v, want ErrExpired", err)
 	}
-	if n := len(s.table(ConfigMaps).history.events); n > maxHistoryEvents {
+	if n := len(s.tables.create(ConfigMaps, 0).history.events); n > maxHistoryEvents {
 		t.Errorf("history holds %d events", n)
 	}
 }

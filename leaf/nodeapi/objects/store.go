@@ -74,7 +74,7 @@ func (s *Store) Apply(m streams.Message) error {
 		// The tombstone of a resource that never had an object here.
 		return nil
 	}
-	t, k := s.table(gr), Key{m.Namespace, m.Name}
+	t, k := s.tables.create(gr, s.rv), Key{m.Namespace, m.Name}
 	e := t.entry(k)
 	before, had := e.desired[m.Node]
 	if had && !before.supersededBy(m) {
@@ -124,7 +124,7 @@ func (s *Store) RemoveLocal(gr schema.GroupResource, k Key, seq uint64) error {
 }
 
 func (s *Store) setLocal(gr schema.GroupResource, k Key, l *Local) (*Object, error) {
-	t := s.table(gr)
+	t := s.tables.create(gr, s.rv)
 	e := t.entry(k)
 	before := e.local
 	e.local = l
@@ -302,13 +302,14 @@ func (s *Store) publish(t *table, kind watch.EventType, old, obj *Object) {
 	}
 }
 
-// table returns the table of a resource, which it creates if it does not exist.
-func (s *Store) table(gr schema.GroupResource) *table {
-	t := s.tables[gr]
+// create returns the table of a resource. If it does not exist it creates one, whose history begins
+// at rv.
+func (ts tables) create(gr schema.GroupResource, rv uint64) *table {
+	t := ts[gr]
 	if t == nil {
 		t = &table{GroupResource: gr, entries: map[Key]*entry{}}
-		t.history.start(s.rv)
-		s.tables[gr] = t
+		t.history.start(rv)
+		ts[gr] = t
 	}
 	return t
 }
