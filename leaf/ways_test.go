@@ -23,7 +23,7 @@ import (
 func TestWaysToTheHub(t *testing.T) {
 	t.Parallel()
 	for name, newWay := range map[string]func(*testing.T) (*site, context.Context){
-		"WebSocket": webSocketSite, "ReverseProxy": reverseProxySite,
+		"WebSocket": webSocketSite, "ReverseProxy": reverseProxySite, "HTTPProxy": proxySite,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -84,6 +84,14 @@ func reverseProxySite(t *testing.T) (*site, context.Context) {
 		t.Fatal(err)
 	}
 	s.reach(t, "wss", proxy.Listener.Addr().String(), fmt.Sprintf("ws_compression: true, tls { ca_file: %q }", authority))
+	return s, ctx
+}
+
+// proxySite reaches the hub by an HTTP proxy that wants a password.
+func proxySite(t *testing.T) (*site, context.Context) {
+	s, ctx := newSite(t)
+	proxy := natstest.StartProxy(t, "gateway", "secret")
+	s.reach(t, "nats-leaf", s.hubServer.LeafAddr(), fmt.Sprintf("proxy { url: %q, username: gateway, password: secret }", proxy.URL))
 	return s, ctx
 }
 

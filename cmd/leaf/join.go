@@ -3,6 +3,9 @@ package main
 import (
 	"fmt"
 	"io"
+	"net/http"
+	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -41,6 +44,9 @@ undoes it.`,
 				}
 				o.Token = string(data)
 			}
+			if !cmd.Flags().Changed("proxy") {
+				o.Proxy = proxyFromEnvironment(o.URL)
+			}
 			m, err := join.Host()
 			if err != nil {
 				return exitError{1, err}
@@ -51,6 +57,7 @@ undoes it.`,
 			return nil
 		},
 	}
+	cmd.Flags().StringVar(&o.Proxy, "proxy", "", "`URL` of an HTTP proxy on the way to the hub, http://USER:PASSWORD@HOST:PORT; default: that of HTTPS_PROXY, which other users of this machine cannot read; \"\": none")
 	cmd.Flags().StringVar(&o.Node, "node", "", "`name` of the Kubernetes node; default: the one that the Site has, or else the host's name")
 	cmd.Flags().StringVar(&o.RuntimeEndpoint, "runtime-endpoint", "", "`socket` of the container runtime; default: that of CRI-O or containerd")
 	cmd.Flags().StringSliceVar(&o.IgnorePreflight, "ignore-preflight", nil, "`checks` whose findings are only printed")
@@ -58,6 +65,21 @@ undoes it.`,
 	cmd.Flags().BoolVar(&o.NoStart, "no-start", false, "do not install and start the systemd unit")
 	cmd.Flags().DurationVar(&o.Timeout, "timeout", time.Minute, "`time` for the answer of the bridge, and for the connection")
 	return cmd
+}
+
+// proxyFromEnvironment returns the HTTP proxy that HTTPS_PROXY and NO_PROXY name for the hub, or "".
+func proxyFromEnvironment(hub string) string {
+	if _, host, ok := strings.Cut(hub, "://"); ok {
+		hub = host
+	}
+	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: &url.URL{Scheme: "https", Host: hub}})
+	if err != nil {
+		return os.Getenv("HTTPS_PROXY") // join reports what is wrong with it
+	}
+	if proxy == nil {
+		return ""
+	}
+	return proxy.String()
 }
 
 func newResetCommand() *cobra.Command {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,11 +21,13 @@ const (
 	stateFile   = "join.json"
 	reserveFile = "join.reserve"
 	// newKeyFile is the key of a gateway that has not joined yet; then it is link.nk.
-	newKeyFile  = "join.nk"
-	keyFile     = "link.nk"
-	credsFile   = "link.creds"
-	caFile      = "ca.crt"
-	leafConf    = "leaf.conf"
+	newKeyFile = "join.nk"
+	keyFile    = "link.nk"
+	credsFile  = "link.creds"
+	caFile     = "ca.crt"
+	leafConf   = "leaf.conf"
+	// proxyConf is what leafConf includes as the HTTP proxy, with its password.
+	proxyConf   = "proxy.conf"
 	leafYAML    = "leaf.yaml"
 	kubeletYAML = "kubelet.yaml"
 	// beforeSuffix ends the name of a copy of what a person may have changed.
@@ -42,6 +45,8 @@ type state struct {
 	Site string `json:"site"`
 	// URL is that of the hub in leafConf.
 	URL string `json:"url,omitempty"`
+	// Proxy reports whether leafConf includes proxyConf.
+	Proxy bool `json:"proxy,omitempty"`
 	// Asked is the public key of the token that the bridge was asked with, Joined that of the one
 	// that it has accepted.
 	Asked  string `json:"asked,omitempty"`
@@ -124,8 +129,8 @@ type kubeletValues struct {
 }
 
 type leafValues struct {
-	Site, Store, Listen, MQTT, URL, Credentials, SeedFile, CAFile string
-	LeafUser                                                      bool
+	Site, Store, Listen, MQTT, URL, Credentials, SeedFile, CAFile, ProxyFile string
+	LeafUser                                                                 bool
 }
 
 func render(name, text string, values any) ([]byte, error) {
@@ -151,15 +156,27 @@ func (m Machine) renderKubelet(info runtimeInfo) ([]byte, error) {
 }
 
 // renderLeafConf returns the configuration of the leaf's nats-server.
-func (m Machine) renderLeafConf(site, url string, authorities, localClients bool) ([]byte, error) {
+func (m Machine) renderLeafConf(site, url string, authorities, localClients, proxy bool) ([]byte, error) {
 	v := leafValues{Site: site, Store: filepath.Join(m.DataDir, "nats"), URL: url, Credentials: m.config(credsFile)}
 	if localClients {
 		v.Listen, v.MQTT = "127.0.0.1:4222", "127.0.0.1:1883"
+	}
+	if proxy {
+		v.ProxyFile = proxyConf
 	}
 	if authorities {
 		v.CAFile = m.config(caFile)
 	}
 	return render(leafConf, deploy.LeafConf, v)
+}
+
+// renderProxy returns the settings of an HTTP proxy.
+func renderProxy(proxy *url.URL) []byte {
+	text := fmt.Sprintf("url: %q\ntimeout: \"20s\"\n", (&url.URL{Scheme: proxy.Scheme, Host: proxy.Host}).String())
+	if password, ok := proxy.User.Password(); ok {
+		text += fmt.Sprintf("username: %q\npassword: %q\n", proxy.User.Username(), password)
+	}
+	return []byte(text)
 }
 
 // renderLeafYAML returns leaf.yaml: the one in deploy, with its explanations, for this gateway.

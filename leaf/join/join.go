@@ -1,6 +1,7 @@
 package join
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,9 @@ type Options struct {
 	URL string
 	// Token is what `kubectl petiole site create` has printed.
 	Token string
+	// Proxy is the URL of an HTTP proxy on the way to the hub, with its user and password; empty:
+	// none.
+	Proxy string
 	// Node is the name of the node; empty: the one that the Site has, or else the host's name.
 	Node string
 	// RuntimeEndpoint is the socket of the container runtime; empty: CRI-O's or containerd's.
@@ -66,6 +70,10 @@ func Run(ctx context.Context, m Machine, o Options) error {
 	if err != nil {
 		return err
 	}
+	proxy, err := parseProxy(o.Proxy)
+	if err != nil {
+		return err
+	}
 	if o.Node != "" {
 		if problems := validation.IsDNS1123Label(o.Node); len(problems) > 0 {
 			return fmt.Errorf("--node %q: %s", o.Node, problems[0])
@@ -83,7 +91,7 @@ func Run(ctx context.Context, m Machine, o Options) error {
 	if s.Joined != "" && s.Site != token.Site {
 		return fmt.Errorf("%w: it is a gateway of site %s; 'leaf reset' makes it none, and the token can be used then", ErrJoined, s.Site)
 	}
-	j := &joining{Machine: m, o: o, token: token, hub: hub, state: s}
+	j := &joining{Machine: m, o: o, token: token, hub: hub, proxy: proxy, state: s}
 	if s.Joined != token.Public() {
 		if err := j.join(ctx); err != nil {
 			return err
@@ -124,12 +132,41 @@ func parseURL(s string) (*url.URL, error) {
 	return u, nil
 }
 
+// parseProxy returns the URL of an HTTP proxy, nil if it is empty. Errors do not have the password.
+func parseProxy(s string) (*url.URL, error) {
+	if s == "" {
+		return nil, nil
+	}
+	const want = "want http://USER:PASSWORD@HOST:PORT, or without a user; % and other special characters of the password are escaped (%25)"
+	if !strings.Contains(s, "://") {
+		s = "http://" + s
+	}
+	u, err := url.Parse(s)
+	if err != nil {
+		return nil, errors.New("--proxy: not a URL: " + want)
+	}
+	password, _ := u.User.Password()
+	switch {
+	case u.Scheme != "http" && u.Scheme != "https":
+		return nil, fmt.Errorf("--proxy %q: the scheme %s is not supported: %s", u.Redacted(), u.Scheme, want)
+	case u.Hostname() == "":
+		return nil, fmt.Errorf("--proxy %q: it has no host: %s", u.Redacted(), want)
+	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "":
+		return nil, fmt.Errorf("--proxy %q: it has a path: %s", u.Redacted(), want)
+	case (u.User.Username() == "") != (password == ""):
+		return nil, fmt.Errorf("--proxy %q: user and password need each other: %s", u.Redacted(), want)
+	}
+	return u, nil
+}
+
 // joining is one run.
 type joining struct {
 	Machine
 	o     Options
 	token join.Token
 	hub   *url.URL
+	// proxy is nil if there is none.
+	proxy *url.URL
 	state state
 
 	// configFiles are those that go again if the join is not complete, identity the key and the
@@ -173,7 +210,7 @@ func (j *joining) check(ctx context.Context, running bool) (runtimeInfo, error) 
 	p := &problems{ignored: j.o.IgnorePreflight, log: j.o.Progress}
 	info := j.preflight(ctx, j.token, j.o.RuntimeEndpoint, running, p)
 	if j.state == (state{}) {
-		for _, name := range []string{leafYAML, leafConf, kubeletYAML, credsFile, keyFile} {
+		for _, name := range []string{leafYAML, leafConf, proxyConf, kubeletYAML, credsFile, keyFile} {
 			if _, err := os.Lstat(j.config(name)); err == nil {
 				p.list = append(p.list, fmt.Sprintf("[Files] %s exists, and leaf join has not written it: move it away, or keep it and do without leaf join (docs/install.md)", j.config(name)))
 			}
@@ -218,21 +255,27 @@ func (j *joining) prepare(info runtimeInfo) (nkeys.KeyPair, error) {
 	if err != nil {
 		return nil, err
 	}
-	conf, err := j.renderLeafConf(j.token.Site, j.hub.String(), len(j.token.Authorities) > 0, j.o.LocalClients)
+	conf, err := j.renderLeafConf(j.token.Site, j.hub.String(), len(j.token.Authorities) > 0, j.o.LocalClients, j.proxy != nil)
 	if err != nil {
 		return nil, err
 	}
+	if j.proxy != nil {
+		if err := j.configFiles.write(j.config(proxyConf), renderProxy(j.proxy), 0o600); err != nil {
+			return nil, err
+		}
+	}
+	sameWay := j.state.URL == j.hub.String() && j.state.Proxy == (j.proxy != nil)
 	for name, data := range map[string][]byte{kubeletYAML: kubelet, leafConf: conf} {
 		// What a person has changed since an earlier join stays, except that the hub may be
 		// elsewhere.
-		if name == kubeletYAML && j.state.Joined != "" || name == leafConf && j.state.Joined != "" && j.state.URL == j.hub.String() {
+		if j.state.Joined != "" && (name == kubeletYAML || sameWay) {
 			continue
 		}
 		if before, err := os.ReadFile(j.config(name)); err == nil && j.state.Joined != "" {
 			if err := j.configFiles.write(j.config(name)+beforeSuffix, before, 0o600); err != nil {
 				return nil, err
 			}
-			j.o.Progress("%s is written for the other URL; what it was is in %s", j.config(name), name+beforeSuffix)
+			j.o.Progress("%s is written for the other way to the hub; what it was is in %s", j.config(name), name+beforeSuffix)
 		}
 		if err := j.configFiles.write(j.config(name), data, 0o600); err != nil {
 			return nil, err
@@ -250,9 +293,13 @@ func (j *joining) ask(ctx context.Context, key nkeys.KeyPair) (join.Answer, erro
 	}
 	ctx, cancel := context.WithTimeout(ctx, j.o.Timeout)
 	defer cancel()
-	j.o.Progress("connecting to the hub at %s", j.hub.Redacted())
+	by := ""
+	if j.proxy != nil {
+		by = " by the HTTP proxy " + j.proxy.Redacted()
+	}
+	j.o.Progress("connecting to the hub at %s%s", j.hub.Redacted(), by)
 	session, err := natsd.DialHub(ctx, natsd.HubConfig{
-		URL: j.hub, Site: j.token.Site, Authorities: j.token.Authorities, JWT: j.token.JWT, Sign: j.token.Sign, Settle: time.Second,
+		URL: j.hub, Proxy: j.proxy, Site: j.token.Site, Authorities: j.token.Authorities, JWT: j.token.JWT, Sign: j.token.Sign, Settle: time.Second,
 	})
 	if err != nil {
 		return join.Answer{}, fmt.Errorf("%w: %s; nothing was changed", err, explain(err, j.token.Site))
@@ -315,7 +362,7 @@ func (j *joining) exchange(ctx context.Context, session *natsd.Session, request 
 func explain(err error, site string) string {
 	text := strings.ToLower(err.Error())
 	for _, c := range []struct{ part, remedy string }{
-		{"unknown authority", "its certificate is not of the authority in the token: is the URL that of your hub? Somebody may be listening in"},
+		{"unknown authority", "its certificate is not of the authority in the token: is the URL that of your hub? Somebody may be listening in, or inspect TLS: then have that device let the hub's host pass untouched"},
 		{"not valid for any names", "its certificate does not name this host: use the name in the certificate, or issue one that has it"},
 		{"certificate is valid for", "its certificate does not name this host: use the name in the certificate, or issue one that has it"},
 		{"cannot validate certificate", "its certificate does not name this host: use the name in the certificate, or issue one that has it"},
@@ -323,14 +370,12 @@ func explain(err error, site string) string {
 		{"maximum", "another machine has this token or this key, a cloned disk perhaps: 'leaf reset' on the copy, and join it with a token of its own"},
 		{"authorization violation", "it does not accept the token (expired, withdrawn or replaced), or the site was revoked: make one with 'kubectl petiole site rejoin " + site + "'"},
 		{"authentication expired", "the token has expired: make one with 'kubectl petiole site rejoin " + site + "'"},
-		{"no such host", "its name is not known here: check the URL and the DNS of this machine"},
-		{"connection refused", "nothing listens there: check host and port, and that the hub runs"},
 	} {
 		if strings.Contains(text, c.part) {
 			return c.remedy
 		}
 	}
-	return "check the URL, and firewalls and proxies on the way"
+	return cmp.Or(natsd.Remedy(err), "check the URL, and firewalls and proxies on the way")
 }
 
 // accept writes what the bridge has answered.
@@ -373,6 +418,7 @@ func (j *joining) accept(key nkeys.KeyPair, answer join.Answer) error {
 		return err
 	}
 	j.state.Joined, j.state.Asked, j.state.Node, j.state.URL = j.token.Public(), "", answer.Node, j.hub.String()
+	j.state.Proxy = j.proxy != nil
 	if err := keep.write(j.config(stateFile), j.state.encode(), 0o600); err != nil {
 		return err
 	}

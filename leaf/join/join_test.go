@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -51,7 +53,7 @@ func TestJoin(t *testing.T) {
 			"RefusedByTheBridge": refusedByTheBridge, "FalseHub": falseHub, "ClockOf1970": clockOf1970, "Preflight": preflight,
 			"ForeignFilesStay": foreignFilesStay, "HubIsDown": hubIsDown, "AnswerIsLost": answerIsLost, "FullDisk": fullDisk, "ClonedDisk": clonedDisk,
 			"KilledAnywhere": killedAnywhere, "TwoAtOnce": twoAtOnce, "NoBridge": noBridge, "ClockAhead": clockAhead, "PastedToken": pastedToken,
-			"WebSocket": webSocket,
+			"WebSocket": webSocket, "Proxy": proxy, "BadProxies": badProxies,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -290,6 +292,66 @@ func webSocket(t *testing.T, c *cloud, m *jointest.Machine) {
 		t.Errorf("leaf.conf has the URL %s and compression %t", r.URLs[0], r.Websocket.Compression)
 	}
 	m.Connected(c.site)
+}
+
+// proxy: a gateway joins by an HTTP proxy that wants a password, and its leaf connects so. The
+// password is in no output and in no file but one.
+func proxy(t *testing.T, c *cloud, m *jointest.Machine) {
+	const password = "pa$$ \"word\" 100%"
+	box := natstest.StartProxy(t, "gateway", password)
+	up(t, m)
+	o := m.Options(c.url(), c.token(time.Hour))
+	var said strings.Builder
+	o.Progress = func(format string, args ...any) { fmt.Fprintf(&said, format+"\n", args...) }
+	refused := func(want ...string) {
+		t.Helper()
+		err := join.Run(t.Context(), m.Machine, o)
+		nothing(t, m, err, want...)
+		if strings.Contains(err.Error(), "secret") {
+			t.Error("the error has the password")
+		}
+	}
+	o.Proxy = box.URL
+	refused("407", "set username and password of the proxy")
+	o.Proxy = strings.Replace(box.URL, "http://", "http://gateway:secret@", 1)
+	refused("407", "set username and password of the proxy")
+	o.Proxy = (&url.URL{Scheme: "http", User: url.UserPassword("gateway", password), Host: box.Addr}).String()
+	box.Refuse(true)
+	refused("403", "allow CONNECT", "wss:// on port 443")
+	box.Refuse(false)
+	must(t, join.Run(t.Context(), m.Machine, o))
+	for _, text := range []string{said.String(), readFile(t, m, "leaf.conf"), readFile(t, m, "join.json")} {
+		if strings.Contains(text, "word") && strings.Contains(text, "100%") {
+			t.Errorf("the password is in\n%s", text)
+		}
+	}
+	before := box.Connections()
+	m.Connected(c.site)
+	if box.Connections() == before {
+		t.Error("the leaf does not connect by the proxy")
+	}
+	must(t, join.Reset(t.Context(), m.Machine, false, o.Progress))
+	if left := files(t, m); len(left) > 0 {
+		t.Errorf("reset leaves %v", left)
+	}
+}
+
+// badProxies: each is refused before anything is done, with the field and without the password.
+func badProxies(t *testing.T, c *cloud, m *jointest.Machine) {
+	o := m.Options(c.url(), c.token(time.Hour))
+	for bad, want := range map[string]string{
+		"socks5://u:secret@proxy:1080": "scheme socks5", "http://": "no host", "http://u@proxy:3128": "need each other",
+		"http://u:secret@proxy:3128/path": "path", "http://u:sec%ret@proxy": "not a URL",
+	} {
+		o.Proxy = bad
+		err := join.Run(t.Context(), m.Machine, o)
+		nothing(t, m, err, "--proxy", want)
+		if strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "sec%ret") {
+			t.Error("the error has the password")
+		}
+	}
+	o.Proxy, o.Timeout = "http://"+porttest.Addr(t), 3*time.Second
+	nothing(t, m, join.Run(t.Context(), m.Machine, o), "HTTP proxy cannot be reached")
 }
 
 func readFile(t *testing.T, m *jointest.Machine, name string) string {

@@ -33,7 +33,7 @@ func Reset(ctx context.Context, m Machine, keepData bool, progress func(format s
 		}
 	}
 	// The state goes last: with it an interrupted reset can be repeated.
-	for _, name := range []string{leafYAML, leafConf, leafConf + beforeSuffix, kubeletYAML, caFile, credsFile, keyFile, newKeyFile, reserveFile} {
+	for _, name := range []string{leafYAML, leafConf, leafConf + beforeSuffix, proxyConf, kubeletYAML, caFile, credsFile, keyFile, newKeyFile, reserveFile} {
 		errs = append(errs, remove(m.config(name)))
 	}
 	errs = append(errs, os.RemoveAll(m.config(usersDir)))

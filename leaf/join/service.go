@@ -70,7 +70,7 @@ func (j *joining) try(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, j.o.Timeout)
 	defer cancel()
 	j.o.Progress("connecting to the hub as the gateway")
-	session, err := natsd.DialHub(ctx, natsd.HubConfig{URL: j.hub, Site: j.token.Site, Authorities: j.token.Authorities, JWT: token, Sign: key.Sign, Settle: accountTime})
+	session, err := natsd.DialHub(ctx, natsd.HubConfig{URL: j.hub, Proxy: j.proxy, Site: j.token.Site, Authorities: j.token.Authorities, JWT: token, Sign: key.Sign, Settle: accountTime})
 	if err != nil {
 		return fmt.Errorf("%w: this gateway has joined, and cannot connect: %w: %s"+again, ErrUndecided, err, explain(err, j.token.Site))
 	}

@@ -1,7 +1,9 @@
 package natsd
 
 import (
+	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -12,10 +14,15 @@ import (
 const (
 	attemptFailed  = "Error trying to connect as leafnode to remote server"
 	attemptReached = "Leafnode connection created"
+	// connectionID is in each line about a connection to the hub, before its number.
+	connectionID = " - lid"
 )
 
 // invalidTime is what crypto/x509 says about a certificate that is not valid at the time.
 const invalidTime = "x509: certificate has expired or is not yet valid"
+
+// repeatTime is how long a line of a connection counts as one that is repeated.
+const repeatTime = 10 * time.Minute
 
 // attempts detects in the log of nats-server, the only place that shows it, whether the server
 // tries to reach the hub, and why TLS refused the hub. The zero value has seen no attempt. It is safe
@@ -25,13 +32,23 @@ type attempts struct {
 	// refused is the last error about the time of the hub's certificate, nil if the last attempt had
 	// another result.
 	refused atomic.Pointer[string]
+
+	mu sync.Mutex
+	// repeated are the lines about connections, without their ids.
+	repeated map[string]repeat
+}
+
+// repeat is a line that nats-server has logged so often.
+type repeat struct {
+	count int
+	last  time.Time
 }
 
 // observe takes a format string that nats-server logs, with its arguments, and reports whether
-// to log it: of failed attempts only the 1st, 2nd, 4th, 8th and so on.
+// to log it: of failed attempts, and of lines that each connection has, such as that a certificate is
+// not trusted, only the 1st, 2nd, 4th, 8th and so on.
 func (a *attempts) observe(format string, args []any) bool {
-	switch {
-	case strings.HasPrefix(format, attemptFailed):
+	if strings.HasPrefix(format, attemptFailed) {
 		a.seen.Store(true)
 		a.refused.Store(nil)
 		n, ok := 0, false
@@ -39,22 +56,45 @@ func (a *attempts) observe(format string, args []any) bool {
 			n, ok = args[1].(int)
 		}
 		return !ok || n&(n-1) == 0
-	case strings.Contains(format, attemptReached): // TLS comes after it
+	}
+	if strings.Contains(format, attemptReached) { // TLS comes after it
 		a.seen.Store(true)
 	}
-	return true
+	_, line, ok := strings.Cut(format, connectionID)
+	if !ok {
+		return true
+	}
+	if _, line, ok = strings.Cut(line, " - "); !ok {
+		return true
+	}
+	return a.count(fmt.Sprintf(line, args...))
 }
 
-// observeError takes an error that nats-server logs, and reports whether it is that the certificate of
-// the hub is not valid at the time.
-func (a *attempts) observeError(line string) bool {
-	i := strings.Index(line, invalidTime)
-	if i < 0 {
-		return false
+// count reports whether a line has been repeated 0, 1, 3, 7 and so on times.
+func (a *attempts) count(line string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := time.Now()
+	for l, r := range a.repeated {
+		if now.Sub(r.last) > repeatTime {
+			delete(a.repeated, l)
+		}
 	}
-	why := line[i:]
-	a.refused.Store(&why)
-	return true
+	if a.repeated == nil {
+		a.repeated = map[string]repeat{}
+	}
+	n := a.repeated[line].count + 1
+	a.repeated[line] = repeat{n, now}
+	return n&(n-1) == 0
+}
+
+// observeError takes an error that nats-server logs, in case it is that the certificate of the hub is
+// not valid at the time.
+func (a *attempts) observeError(line string) {
+	if i := strings.Index(line, invalidTime); i >= 0 {
+		why := line[i:]
+		a.refused.Store(&why)
+	}
 }
 
 // CertificateRefused returns why the hub's certificate is not valid at the time of this gateway, empty

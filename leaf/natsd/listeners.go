@@ -80,6 +80,9 @@ var errPlain = errors.New("does not protect the link to the hub")
 // verifies. On the gateway itself that is allowed: a tunnel may begin there.
 func checkRemotes(remotes []*server.RemoteLeafOpts) (errs []error) {
 	for _, r := range remotes {
+		if u, err := url.Parse(r.Proxy.URL); err == nil && u.User != nil {
+			errs = append(errs, fmt.Errorf("leafnodes.remotes: proxy.url %s: nats-server does not use the user in it: set username and password beside url", u.Redacted()))
+		}
 		for _, u := range r.URLs {
 			switch {
 			case loopbackHost(u.Hostname()):

@@ -1,11 +1,6 @@
 package natsd
 
-import (
-	"fmt"
-	"time"
-
-	"go.uber.org/zap"
-)
+import "go.uber.org/zap"
 
 // logger gives nats-server's log to zap.
 type logger struct {
@@ -20,12 +15,10 @@ func (l logger) Noticef(format string, v ...any) {
 }
 
 func (l logger) Errorf(format string, v ...any) {
-	if line := fmt.Sprintf(format, v...); l.attempts.observeError(line) {
-		l.log.Errorf("%s: the clock of this gateway says %s; if that is wrong set it, as with NTP", line, time.Now().UTC().Format(time.RFC3339))
-		return
-	}
+	e := explain(format, v)
+	l.attempts.observeError(e.text)
 	if l.attempts.observe(format, v) {
-		l.log.Errorf(format, v...)
+		l.log.Error(e)
 	}
 }
 

@@ -25,6 +25,8 @@ type HubConfig struct {
 	URL *url.URL
 	// Site is the name of the site.
 	Site string
+	// Proxy is an HTTP proxy on the way, with its user and password; nil if there is none.
+	Proxy *url.URL
 	// Authorities verify the hub's certificate; none: those that the system knows.
 	Authorities []*x509.Certificate
 	// JWT and Sign authenticate.
@@ -65,6 +67,11 @@ func DialHub(ctx context.Context, cfg HubConfig) (*Session, error) {
 				remote.TLSConfig.RootCAs.AddCert(c)
 			}
 		}
+	}
+	if cfg.Proxy != nil {
+		remote.Proxy.URL, remote.Proxy.Timeout = (&url.URL{Scheme: cfg.Proxy.Scheme, Host: cfg.Proxy.Host}).String(), 20*time.Second
+		remote.Proxy.Username = cfg.Proxy.User.Username()
+		remote.Proxy.Password, _ = cfg.Proxy.User.Password()
 	}
 	if errs := checkRemotes([]*server.RemoteLeafOpts{remote}); len(errs) > 0 {
 		return nil, errors.Join(errs...)
@@ -153,20 +160,21 @@ type refusals struct {
 	settle time.Duration
 
 	mu    sync.Mutex
-	why   string
+	why   hubError
 	since time.Time // of the first refusal in a row
 }
 
 // What nats-server says when trying again does not help, or only while the hub stores the account.
 var finalErrors = []string{
 	"Authorization Violation", "Authentication Expired", "maximum", "x509:", "tls:",
+	"proxy CONNECT failed: 4",
 }
 
 func (r *refusals) Errorf(format string, v ...any) {
-	line := fmt.Sprintf(format, v...)
+	line := explain(format, v)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	final := slices.ContainsFunc(finalErrors, func(part string) bool { return strings.Contains(strings.ToLower(line), strings.ToLower(part)) })
+	final := slices.ContainsFunc(finalErrors, func(part string) bool { return strings.Contains(strings.ToLower(line.text), strings.ToLower(part)) })
 	if final && r.since.IsZero() {
 		r.since = time.Now()
 	}
@@ -188,19 +196,19 @@ func (r *refusals) final() error {
 	if r.since.IsZero() {
 		return nil
 	}
-	certificate := strings.Contains(r.why, "x509:") || strings.Contains(r.why, "tls:")
+	certificate := strings.Contains(r.why.text, "x509:") || strings.Contains(r.why.text, "tls:")
 	if !certificate && time.Since(r.since) < r.settle {
 		return nil
 	}
-	return errors.New(r.why)
+	return r.why
 }
 
 // last returns what the server has said last, or err.
 func (r *refusals) last(err error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.why == "" {
+	if r.why.text == "" {
 		return err
 	}
-	return errors.New(r.why)
+	return r.why
 }

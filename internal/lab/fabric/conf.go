@@ -86,6 +86,8 @@ type Leaf struct {
 	// SeedFile holds the seed of the site's leaf user. CAFile is the hub's authority; empty: one
 	// that the system knows.
 	Credentials, SeedFile, CAFile string
+	// ProxyFile, beside the configuration, has the HTTP proxy on the way; empty: none.
+	ProxyFile string
 }
 
 // WriteHub renders the hub's configuration to path.
