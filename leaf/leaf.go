@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -52,6 +53,8 @@ type Leaf struct {
 	boot   string
 	counts *counts
 	log    *zap.Logger
+	// server is the embedded one, nil if there is none or it has not started.
+	server atomic.Pointer[natsd.Server]
 }
 
 // New returns a leaf of a valid configuration. It starts nothing.
@@ -87,6 +90,7 @@ func (l *Leaf) Run(ctx context.Context) error {
 		}
 		defer h.Stop()
 		embedded = h
+		l.server.Store(h)
 	}
 	tokenKey, err := key.Tokens()
 	if err != nil {

@@ -102,11 +102,10 @@ func runLeaf(ctx context.Context, path string) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50) // on a gateway memory is scarcer than processor time
 	}
-	cfg := leaf.DefaultConfig()
-	err := configfile.Load(path, &cfg)
-	if err == nil {
-		err = cfg.Validate()
-	}
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP) // before anything that can take long
+	defer signal.Stop(hangups)
+	cfg, err := loadConfig(path)
 	if err != nil {
 		return exitError{configfile.ExitCode, err}
 	}
@@ -120,9 +119,46 @@ func runLeaf(ctx context.Context, path string) error {
 	if err != nil {
 		return exitError{1, fmt.Errorf("open log: %w", err)}
 	}
-	if err := leaf.New(cfg, version.String(), log).Run(ctx); err != nil && ctx.Err() == nil {
+	l := leaf.New(cfg, version.String(), log)
+	ctx, stop := context.WithCancel(ctx)
+	reloading := make(chan struct{})
+	go func() {
+		defer close(reloading)
+		reload(ctx, hangups, l, path, log)
+	}()
+	err = l.Run(ctx)
+	ended := ctx.Err() != nil
+	stop()
+	<-reloading
+	if err != nil && !ended {
 		log.Error("leaf stopped", zap.Error(err))
 		return exitError{1, errReported}
 	}
 	return nil
+}
+
+func loadConfig(path string) (leaf.Config, error) {
+	cfg := leaf.DefaultConfig()
+	if err := configfile.Load(path, &cfg); err != nil {
+		return cfg, err
+	}
+	return cfg, cfg.Validate()
+}
+
+// reload has the leaf read its files again with each signal until ctx ends.
+func reload(ctx context.Context, hangups <-chan os.Signal, l *leaf.Leaf, path string, log *zap.Logger) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+		}
+		cfg, err := loadConfig(path)
+		if err == nil {
+			err = l.Reload(cfg)
+		}
+		if err != nil {
+			log.Error("configuration not reloaded, the former one stays", zap.String("file", path), zap.Error(err))
+		}
+	}
 }

@@ -12,7 +12,10 @@ import (
 // hubError is what nats-server has logged about its connection to the hub, and what to do about it.
 type hubError struct{ text, remedy string }
 
-func (e hubError) Error() string {
+func (e hubError) Error() string { return e.text }
+
+// line returns the error with its remedy.
+func (e hubError) line() string {
 	if e.remedy == "" {
 		return e.text
 	}

@@ -18,7 +18,7 @@ func (l logger) Errorf(format string, v ...any) {
 	e := explain(format, v)
 	l.attempts.observeError(e.text)
 	if l.attempts.observe(format, v) {
-		l.log.Error(e)
+		l.log.Error(e.line())
 	}
 }
 

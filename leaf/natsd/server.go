@@ -131,11 +131,12 @@ func (s *Server) start(ctx context.Context, first func(context.Context, *nats.Co
 	if err != nil {
 		return err
 	}
+	if err := moveDefaultAccount(opts); err != nil {
+		return fmt.Errorf("take over the store of the default account: %w", err)
+	}
 	s.hub.apply(opts)
+	encrypt(opts, s.storeKey)
 	if opts.StoreDir != "" {
-		if s.storeKey != "" {
-			opts.JetStreamKey, opts.JetStreamCipher = s.storeKey, server.AES
-		}
 		damaged, err := prepareStore(ctx, filepath.Join(opts.StoreDir, server.JetStreamStoreDir), s.storeKey, s.log.Named("store"))
 		if err != nil {
 			return err
@@ -178,6 +179,13 @@ func (s *Server) start(ctx context.Context, first func(context.Context, *nats.Co
 	return errors.Join(err, listErr)
 }
 
+// encrypt changes the options for a store that is encrypted with key, if there is one.
+func encrypt(opts *server.Options, key string) {
+	if opts.StoreDir != "" && key != "" {
+		opts.JetStreamKey, opts.JetStreamCipher = key, server.AES
+	}
+}
+
 // prepareStore makes the files of a store safe to open, and encrypts those that have to be. It
 // returns the streams that were found damaged.
 func prepareStore(ctx context.Context, dir, key string, log *zap.Logger) ([]filestore.Damaged, error) {
@@ -198,6 +206,9 @@ func prepareStore(ctx context.Context, dir, key string, log *zap.Logger) ([]file
 func readOptions(configFile string, key nkeys.KeyPair, log *zap.Logger) (*server.Options, error) {
 	opts, err := server.ProcessConfigFile(configFile)
 	if err != nil {
+		if !strings.Contains(err.Error(), configFile) { // nor does a syntax error name it
+			err = fmt.Errorf("%s: %w", configFile, err)
+		}
 		return nil, fmt.Errorf("nats.configFile: %w", err)
 	}
 	nkey, err := key.PublicKey()
@@ -206,9 +217,6 @@ func readOptions(configFile string, key nkeys.KeyPair, log *zap.Logger) (*server
 	}
 	if err := secure(opts, nkey); err != nil {
 		return nil, fmt.Errorf("nats.configFile %s: %w", configFile, err)
-	}
-	if err := moveDefaultAccount(opts); err != nil {
-		return nil, fmt.Errorf("take over the store of the default account: %w", err)
 	}
 	warnSharedAccount(opts, nkey, log)
 	if opts.MaxPayload != 0 && opts.MaxPayload < streams.MinMaxPayload {

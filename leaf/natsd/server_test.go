@@ -3,6 +3,7 @@ package natsd
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -18,7 +19,11 @@ import (
 	"github.com/petiole-io/petiole/internal/polltest"
 )
 
+// dns answers the lookups of this package's tests.
+var dns natstest.DNS
+
 func TestMain(m *testing.M) {
+	net.DefaultResolver = dns.Resolver()
 	// docs/upstream.md, 15.
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*msgBlock).flushLoop"))
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime/pprof"
@@ -559,5 +560,23 @@ accounts {
 	polltest.Eventually(t, "answer in the pseudo domain", func() bool { return answered("FABRIC") })
 	if answered("hub") {
 		t.Error("an import that is named after the hub's domain is answered")
+	}
+}
+
+// TestUpstreamLooksUpBehindAProxy: docs/upstream.md, 24.
+func TestUpstreamLooksUpBehindAProxy(t *testing.T) {
+	t.Parallel()
+	proxy, err := url.Parse(natstest.StartProxy(t, "", "").URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	_, err = DialHub(ctx, HubConfig{
+		URL: &url.URL{Scheme: "tls", Host: "hub.invalid:7422"}, Proxy: proxy, Site: "plant-a",
+		Sign: func([]byte) ([]byte, error) { return nil, nil },
+	})
+	if err == nil || !strings.Contains(err.Error(), "lookup for host") || !strings.Contains(Remedy(err), "/etc/hosts") {
+		t.Errorf("the proxy was asked: %v: %s", err, Remedy(err))
 	}
 }
