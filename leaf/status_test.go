@@ -3,6 +3,7 @@ package leaf
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -46,6 +47,11 @@ func TestOpenServerIsReported(t *testing.T) {
 		want := fmt.Sprint([]string{streams.DegradedDiskFull, streams.DegradedOpen})
 		if withUsers {
 			want = fmt.Sprint([]string{streams.DegradedDiskFull})
+		}
+		skewed := *s
+		skewed.skewed = func() string { return "the clock of the gateway is 3h0m0s behind the hub's" }
+		if names, details := skewed.reasons(); !slices.Contains(names, streams.DegradedClock) || !slices.Contains(details, skewed.skewed()) {
+			t.Errorf("a skewed clock: the reasons are %s, %s", names, details)
 		}
 		names, details := s.reasons()
 		if got := fmt.Sprint(names); got != want || len(details) > 0 {
