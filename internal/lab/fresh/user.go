@@ -45,12 +45,12 @@ var tours = map[string]tour{
 		{inLab("kubectl wait devicestatus/boiler --for=jsonpath={.status.state}=online --timeout=60s"), 2 * time.Minute},
 	}, step{"go tool task lab:down", 3 * time.Minute}},
 	tourCompose: {"the lab in Docker Compose", []step{
-		{"deploy/compose/test/install.sh", 5 * time.Minute},
+		{"deploy/compose/test/install.sh", 10 * time.Minute},
 		{"go tool task build PROGRAMS='" + composePrograms + "'", timeout},
 		{"deploy/compose/test/docker.sh", 2 * time.Minute},
-		{"deploy/compose/test/images.sh", 5 * time.Minute},
-		{"deploy/compose/test/tour.sh", 10 * time.Minute},
-	}, step{"deploy/compose/test/down.sh", 3 * time.Minute}},
+		{"deploy/compose/test/images.sh", 10 * time.Minute},
+		{"deploy/compose/test/tour.sh", 15 * time.Minute},
+	}, step{"deploy/compose/test/down.sh", 5 * time.Minute}},
 }
 
 // composePrograms are the programs of the images, and kubectl.

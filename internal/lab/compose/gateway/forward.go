@@ -14,13 +14,18 @@ import (
 // slaveAddress is that of the device in the samples.
 const slaveAddress = "127.0.0.1:502"
 
-// forward serves the Modbus slave of another container at slaveAddress until ctx ends. A container in
-// the network of this one would lose it when this one is started again.
-func forward(ctx context.Context, slave string) error {
+// serveSlave serves the Modbus slave of another container at slaveAddress until ctx ends. A container
+// in the network of this one would lose it when this one is started again.
+func serveSlave(ctx context.Context, slave string) error {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", slaveAddress)
 	if err != nil {
 		return fmt.Errorf("listen for masters: %w", err)
 	}
+	return forward(ctx, l, slave)
+}
+
+// forward connects each master that l accepts with the slave, until ctx ends. It closes l.
+func forward(ctx context.Context, l net.Listener, slave string) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	var connections sync.WaitGroup

@@ -56,7 +56,7 @@ func (g gateway) run(ctx context.Context) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return forward(ctx, g.slave) })
+	group.Go(func() error { return serveSlave(ctx, g.slave) })
 	group.Go(func() error { return daemon(ctx, "crio", runtime.Args()...) })
 	group.Go(func() error {
 		if err := await(ctx, runtime); err != nil {
