@@ -11,7 +11,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
@@ -47,16 +46,16 @@ type Config struct {
 // Controller marks and deletes the Nodes of deleted Sites. Create it with New.
 type Controller struct {
 	cfg Config
-	// absent says of each Node without a Site since when this bridge has seen that. Run's worker
-	// alone uses it, and what follows.
-	absent map[types.UID]time.Time
+	// absent maps each Node whose Site is gone to the time since when this bridge has seen that. Run's
+	// worker alone uses it, and what follows.
+	absent map[string]time.Time
 	// lookedAt is when the API server was last asked whether it has any Site, anySite its answer.
 	lookedAt time.Time
 	anySite  bool
 }
 
 // New returns a controller that has not started.
-func New(cfg Config) *Controller { return &Controller{cfg: cfg, absent: map[types.UID]time.Time{}} }
+func New(cfg Config) *Controller { return &Controller{cfg: cfg, absent: map[string]time.Time{}} }
 
 // Close shuts down the queue of a controller that Run was not called for.
 func (c *Controller) Close() { c.cfg.Queue.ShutDown() }
@@ -106,17 +105,18 @@ func (c *Controller) Run(ctx context.Context) {
 func (c *Controller) look(ctx context.Context, name string) (again time.Duration, err error) {
 	var node corev1.Node
 	if o := c.cfg.Cache.Get(kube.CoreKey("nodes", "", name)); o == nil {
+		delete(c.absent, name)
 		return 0, nil
 	} else if err := kube.Decode(o, &node); err != nil {
 		return 0, err
 	}
 	site := node.Labels[v1alpha1.SiteLabel]
 	if site == "" || !reported(&node) {
-		delete(c.absent, node.UID)
+		delete(c.absent, name)
 		return 0, nil
 	}
 	if c.cfg.Cache.Get(kube.SiteKey(site)) != nil {
-		delete(c.absent, node.UID)
+		delete(c.absent, name)
 		return 0, ignoreOvertaken(c.unmark(ctx, &node))
 	}
 	if node.DeletionTimestamp != nil {
@@ -131,17 +131,17 @@ func (c *Controller) look(ctx context.Context, name string) (again time.Duration
 
 // deleteIfDue deletes a marked Node whose Site has been absent for the delay.
 func (c *Controller) deleteIfDue(ctx context.Context, node *corev1.Node, site string) (again time.Duration, err error) {
-	since, ok := c.absent[node.UID]
+	since, ok := c.absent[node.Name]
 	if !ok {
 		since = time.Now()
 	}
 	// Without any Site it is likely that the definition of Sites is being replaced.
-	if any, err := c.sitesExist(ctx); err != nil {
+	if exist, err := c.sitesExist(ctx); err != nil {
 		return 0, err
-	} else if !any {
+	} else if !exist {
 		since = time.Now()
 	}
-	c.absent[node.UID] = since
+	c.absent[node.Name] = since
 	if left := c.cfg.Delay - time.Since(since); left > 0 {
 		return min(left, lookInterval), nil
 	}
@@ -165,7 +165,7 @@ func (c *Controller) deleteIfDue(ctx context.Context, node *corev1.Node, site st
 	if err != nil && !apierrors.IsNotFound(err) {
 		return 0, fmt.Errorf("delete node %s of deleted site %s: %w", node.Name, site, err)
 	}
-	delete(c.absent, node.UID)
+	delete(c.absent, node.Name)
 	c.cfg.Log.Warn("node deleted, its Site was deleted", zap.String("node", node.Name), zap.String("site", site))
 	return 0, nil
 }
