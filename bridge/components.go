@@ -27,6 +27,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 	"github.com/petiole-io/petiole/streams/inventory"
 	joinapi "github.com/petiole-io/petiole/streams/join"
+	"github.com/petiole-io/petiole/streams/traffic"
 	"github.com/petiole-io/petiole/streams/urgent"
 )
 
@@ -133,11 +134,13 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		return nil, err
 	}
 	p.accounts = b.newAccounts(p, entry, outages)
+	carried := site.NewTraffic(p.desired.SiteExists, func() { p.sites.Trigger() })
 	p.sites = site.New(site.Config{
 		Bounds: site.Bounds{
-			Names: p.names, Problems: problems, Access: p.accounts.State,
+			Names: p.names, Problems: problems, Traffic: carried, Access: p.accounts.State,
 			Retain: func(exists func(string) bool) {
 				problems.Retain(exists)
+				carried.Retain(exists)
 				writeRate.Retain(exists)
 				eventRate.Retain(exists)
 				certificateRate.Retain(exists)
@@ -166,6 +169,7 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 			Keys: b.accountKeys, Cache: cache, Client: c.Dynamic, Authorities: entry.Authorities, Log: b.log.Named("join"),
 		}),
 		streams.RequestHub: requests.HubInfo(h.Conn),
+		traffic.Request:    requests.Traffic(carried.Record),
 		urgent.Request:     requests.Urgent(p.desired),
 	}, func() { b.count.refused.Add(1) }, b.log)
 	return p, nil

@@ -1,6 +1,7 @@
 package leaf
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/petiole-io/petiole/leaf/desired"
 	"github.com/petiole-io/petiole/streams"
 	"github.com/petiole-io/petiole/streams/inventory"
+	"github.com/petiole-io/petiole/streams/traffic"
 	"github.com/petiole-io/petiole/streams/urgent"
 )
 
@@ -33,6 +35,9 @@ type responder struct {
 	idle    bool // says that it repairs, and does not
 	silent  bool // does not know positions
 	asked   int
+	reports []traffic.Report
+	// now is the bridge's clock; zero: the usual one.
+	now time.Time
 }
 
 // respond answers the site's requests until the test ends.
@@ -104,6 +109,13 @@ func (b *responder) answer(m *nats.Msg) {
 		a = streams.HubInfo{MaxPayload: b.s.bridge.MaxPayload(), ServerVersion: b.s.bridge.ConnectedServerVersion(), Time: time.Now()}
 	case urgent.Request:
 		a = b.urgent(m.Data)
+	case traffic.Request:
+		r, err := traffic.Decode(m.Data)
+		if err != nil {
+			b.t.Errorf("report of traffic: %v", err)
+		}
+		b.reports = append(b.reports, r)
+		a = traffic.Answer{Time: cmp.Or(b.now, time.Now())}
 	case streams.RequestPosition:
 		b.asked++
 		if b.silent {

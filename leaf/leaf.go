@@ -39,8 +39,13 @@ import (
 	"github.com/petiole-io/petiole/leaf/replicate"
 	"github.com/petiole-io/petiole/leaf/store"
 	"github.com/petiole-io/petiole/leaf/storekey"
+	"github.com/petiole-io/petiole/leaf/traffic"
+	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 )
+
+// trafficName is the file in the data folder of what the link carried.
+const trafficName = "traffic.json"
 
 // KubeconfigName is the kubeconfig of the node API in the data folder.
 const KubeconfigName = "kubeconfig"
@@ -110,12 +115,18 @@ func (l *Leaf) Run(ctx context.Context) error {
 		return err
 	}
 	defer kubelet.nc.Close()
+	l.counts.meter.Sessions(kubelet.nc)
+	carried := newWire(embedded)
+	account, err := traffic.Open(traffic.Config{Path: filepath.Join(l.cfg.DataDir, trafficName), Meter: l.counts.meter, Wire: carried.total, Log: l.log.Named("traffic")})
+	if err != nil {
+		l.log.Warn("what the link carried before is unknown", zap.Error(err))
+	}
 	for {
 		supervisor := l.newSupervisor(embedded, js, 0)
 		if err := supervisor.Open(ctx); err != nil {
 			return err
 		}
-		err := l.runParts(ctx, now, nc, js, embedded, supervisor, tokenKey, kubelet)
+		err := l.runParts(ctx, now, nc, js, embedded, supervisor, tokenKey, kubelet, carried, account)
 		if ctx.Err() == nil && errors.Is(err, store.ErrRebuild) {
 			l.log.Error("starting all parts again", zap.Error(err))
 			continue
@@ -125,7 +136,7 @@ func (l *Leaf) Run(ctx context.Context) error {
 	}
 }
 
-func (l *Leaf) runParts(ctx context.Context, now *clock.Clock, nc *nats.Conn, js jetstream.JetStream, h *natsd.Server, supervisor *store.Supervisor, tokenKey []byte, kubelet *kubeletAPI) error {
+func (l *Leaf) runParts(ctx context.Context, now *clock.Clock, nc *nats.Conn, js jetstream.JetStream, h *natsd.Server, supervisor *store.Supervisor, tokenKey []byte, kubelet *kubeletAPI, carried *wire, account *traffic.Account) error {
 	hubLink := l.newLink(h)
 	api := nodeapi.New(nodeapi.Config{
 		Link: hubLink,
@@ -133,6 +144,7 @@ func (l *Leaf) runParts(ctx context.Context, now *clock.Clock, nc *nats.Conn, js
 		DataDir: l.cfg.DataDir, TokenKey: tokenKey, Listen: l.cfg.NodeAPI.Listen, Log: l.log.Named("nodeapi"),
 		DialKubelet:    kubelet.dial,
 		StatusInterval: l.cfg.profile().nodeStatus, Behind: now.Behind, ClockRight: func() bool { return now.State() == clock.Right },
+		Requester: transfer.Requester{Conn: nc, Meter: l.counts.meter},
 	})
 	hub := l.newHubCheck(nc, hubLink, now, h)
 	child := l.newKubelet(api, kubelet.credentials)
@@ -149,9 +161,12 @@ func (l *Leaf) runParts(ctx context.Context, now *clock.Clock, nc *nats.Conn, js
 	group.Go(func() error { return now.Run(ctx) })
 	group.Go(func() error { return releaseMemory(ctx) })
 	group.Go(func() error { return supervisor.Run(ctx) })
-	bytes := newWire(h)
-	group.Go(func() error { return bytes.Run(ctx) })
-	collect := []prometheus.Collector{&gauges{state, hubLink, supervisor, api, child, now}, bytes}
+	group.Go(func() error { return account.Run(ctx) })
+	reporter := traffic.NewReporter(traffic.ReporterConfig{
+		Site: l.cfg.Site, Account: account, Link: hubLink, Interval: l.cfg.profile().traffic, Conn: nc, Meter: l.counts.meter, Log: l.log.Named("traffic"),
+	})
+	group.Go(func() error { return reporter.Run(ctx) })
+	collect := []prometheus.Collector{&gauges{state, hubLink, supervisor, api, child, now}, carried}
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := forward.New(forward.Config{
 			Site: l.cfg.Site, Stream: stream, JS: js, Link: hubLink, Timelines: supervisor.Timeline(stream), Drops: supervisor.Drops(),
@@ -185,7 +200,7 @@ func (l *Leaf) runParts(ctx context.Context, now *clock.Clock, nc *nats.Conn, js
 		f := field.New(field.Config{
 			Site: l.cfg.Site, Node: l.cfg.Node, JS: js, Clock: now, Log: l.log.Named("devices"), Drivers: drivers,
 			MQTT: l.cfg.Devices.MQTT, Mappers: remote, PushFormat: l.cfg.Devices.PushFormat,
-			Gather: l.cfg.Devices.Gather.Duration, StateLostAt: supervisor.DeviceStateLostAt,
+			Gather: l.cfg.Devices.Gather.Duration, StateLostAt: supervisor.DeviceStateLostAt, Meter: l.counts.meter,
 		})
 		state.quarantined, collect = append(state.quarantined, f), append(collect, &deviceGauges{f})
 		group.Go(func() error { return after(ctx, supervisor.Desired().Complete(), f.Run) })

@@ -66,15 +66,15 @@ func TestWireIsCounted(t *testing.T) {
 	putDesired(t, ctx, s, "large", noise(100_000))
 	polltest.Eventually(t, "the object", func() bool { return same(t, ctx, s) && backlog(t, ctx, s) == 0 })
 	polltest.Eventually(t, "the bytes are counted", func() bool {
-		up, down := w.total()
+		up, down, _ := w.total()
 		moved := uint64(s.line.Moved(natstest.Downward))
 		return up >= uint64(s.line.Moved(natstest.Upward)) && down >= moved && down < moved*3/2
 	})
-	_, before := w.total()
+	_, before, _ := w.total()
 	s.cut(t)
 	s.line.Heal()
 	s.up(t)
-	polltest.Eventually(t, "the bytes of the next connection are added", func() bool { _, now := w.total(); return now > before })
+	polltest.Eventually(t, "the bytes of the next connection are added", func() bool { _, now, _ := w.total(); return now > before })
 }
 
 // TestHeartbeatOnRequest has a leaf whose heartbeats are two minutes apart: it sends one when a bridge

@@ -1,18 +1,12 @@
 package leaf
 
 import (
-	"context"
 	"sync"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/petiole-io/petiole/leaf/natsd"
 )
-
-// wireInterval is how often the bytes of the connection are read: those since the last time are
-// lost when it ends.
-const wireInterval = 10 * time.Second
 
 var descWire = desc("link_wire_bytes_total", "Bytes of the link to the hub as a provider counts them: with TLS and the headers of IP and TCP.", "direction")
 
@@ -35,27 +29,14 @@ func newWire(server *natsd.Server) *wire {
 	}}
 }
 
-// Run reads until ctx ends.
-func (w *wire) Run(ctx context.Context) error {
-	tick := time.NewTicker(wireInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			w.total()
-		}
-	}
-}
-
-// total returns the bytes so far.
-func (w *wire) total() (up, down uint64) {
+// total returns the bytes so far, and whether those of the present connection could be read. Those since
+// the last call are lost when a connection ends.
+func (w *wire) total() (up, down uint64, known bool) {
 	now, ok := w.read()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !ok {
-		return w.up, w.down
+		return w.up, w.down, false
 	}
 	if now.Conn != w.last.Conn {
 		w.last = natsd.Wire{Conn: now.Conn}
@@ -63,7 +44,7 @@ func (w *wire) total() (up, down uint64) {
 	w.up += now.Up - w.last.Up
 	w.down += now.Down - w.last.Down
 	w.last = now
-	return w.up, w.down
+	return w.up, w.down, true
 }
 
 // Describe implements prometheus.Collector.
@@ -71,7 +52,7 @@ func (w *wire) Describe(out chan<- *prometheus.Desc) { out <- descWire }
 
 // Collect implements prometheus.Collector.
 func (w *wire) Collect(out chan<- prometheus.Metric) {
-	up, down := w.total()
+	up, down, _ := w.total()
 	out <- prometheus.MustNewConstMetric(descWire, prometheus.CounterValue, float64(up), "up")
 	out <- prometheus.MustNewConstMetric(descWire, prometheus.CounterValue, float64(down), "down")
 }

@@ -70,10 +70,11 @@ type Consumers interface {
 	StorageUsed(site string) float64
 }
 
-// Bounds know the names and accounts that a site has, and what was refused to it.
+// Bounds know the names, the accounts and the traffic that a site has, and what was refused to it.
 type Bounds struct {
 	Names    Names
 	Problems *bounds.Problems
+	Traffic  *Traffic
 	// Access returns the state of a Site's accounts at the hub. It returns false if there is none.
 	Access func(site string) (accounts.State, bool)
 	// Retain forgets the sites that no longer exist.
@@ -217,6 +218,7 @@ func (c *Controller) updateStatus(ctx context.Context, site string, info *jetstr
 	access, known := c.cfg.Bounds.Access(site)
 	applyAccess(&status, access, known, seen.now)
 	meta.SetStatusCondition(&status.Conditions, storageCondition(c.cfg.Consumers.StorageProblem(site), seen.now))
+	status.Traffic = c.cfg.Bounds.Traffic.status(site, status.Traffic)
 	c.cfg.Metrics.set(site, status, c.cfg.Consumers.StorageUsed(site))
 	if !statusDue(served.Status, status, w.at, seen.now) {
 		return nil

@@ -122,6 +122,12 @@ var siteGauges = []siteGauge{
 	siteValue("quarantined_messages", "Messages that the leaf could not read since it started.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Quarantined) }),
 	siteValue("dropped_records", "Records that the site dropped at a limit, since its store was created.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Dropped) }),
 	siteValue("manifest_mismatches", "Comparisons that found a difference, since the Site was created.", func(s v1alpha1.SiteStatus) float64 { return float64(s.Mismatches) }),
+	siteValue("link_day_bytes", "Bytes of the site's link on the last day that its leaf has reported, in both directions, rounded up to kilobytes.", func(s v1alpha1.SiteStatus) float64 {
+		if s.Traffic == nil {
+			return 0
+		}
+		return s.Traffic.Bytes.AsApproximateFloat64()
+	}),
 	siteValue("duplicate_identity", "Whether two leaves use the name of the site: 1 or 0.", func(s v1alpha1.SiteStatus) float64 {
 		c := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionHealthy)
 		return metrics.Bool(c != nil && c.Reason == v1alpha1.ReasonDuplicateIdentity)

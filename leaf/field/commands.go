@@ -17,6 +17,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/host"
+	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -49,12 +50,13 @@ type commands struct {
 	host func(context.Context, devices.Command) (devices.CommandResult, error)
 	// until is clock.Clock.Until.
 	until func(time.Time) (time.Duration, bool)
+	meter *transfer.Meter
 	log   *zap.Logger
 	slots chan struct{}
 }
 
-func newCommands(site, node string, r *deviceIndex, host func(context.Context, devices.Command) (devices.CommandResult, error), until func(time.Time) (time.Duration, bool), log *zap.Logger) *commands {
-	return &commands{site: site, node: node, index: r, host: host, until: until, log: log, slots: make(chan struct{}, maxConcurrentCommands)}
+func newCommands(site, node string, r *deviceIndex, host func(context.Context, devices.Command) (devices.CommandResult, error), until func(time.Time) (time.Duration, bool), meter *transfer.Meter, log *zap.Logger) *commands {
+	return &commands{site: site, node: node, index: r, host: host, until: until, meter: meter, log: log, slots: make(chan struct{}, maxConcurrentCommands)}
 }
 
 // run answers requests until ctx ends. It returns after all requests in progress have been
@@ -97,8 +99,10 @@ func (c *commands) answer(ctx context.Context, m *nats.Msg, received time.Time) 
 		return
 	}
 	result := c.handle(ctx, devices.Ref{Namespace: namespace, Name: name}, m.Data, received)
+	c.meter.Down(transfer.KindCommands, m)
 	body, err := json.Marshal(result)
 	if err == nil {
+		c.meter.Up(transfer.KindCommands, &nats.Msg{Subject: m.Reply, Data: body})
 		err = m.Respond(body)
 	}
 	if err != nil {

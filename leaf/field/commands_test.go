@@ -110,7 +110,7 @@ func concurrentCommandsAreBounded(t *testing.T) {
 		<-ctx.Done()
 		return devices.CommandResult{}, ctx.Err()
 	}
-	c := newCommands("plant-a", "plant-a-1", r, slow, rightClock, zaptest.NewLogger(t))
+	c := newCommands("plant-a", "plant-a-1", r, slow, rightClock, nil, zaptest.NewLogger(t))
 	results := make(chan devices.CommandResult, maxConcurrentCommands)
 	deadline := time.Now().Add(500 * time.Millisecond)
 	for i := range maxConcurrentCommands {

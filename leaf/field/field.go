@@ -24,6 +24,7 @@ import (
 	"github.com/petiole-io/petiole/devices/push"
 	"github.com/petiole-io/petiole/leaf/clock"
 	"github.com/petiole-io/petiole/leaf/field/mqtt"
+	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -48,7 +49,9 @@ type Config struct {
 	// the record of an earlier one with the same id may be lost. nil means never. It must
 	// not block.
 	StateLostAt func() time.Time
-	Log         *zap.Logger
+	// Meter counts commands that cross the link; nil: nothing.
+	Meter *transfer.Meter
+	Log   *zap.Logger
 }
 
 // StateStream is the stream with the device worker's state: the desired values and commands
@@ -187,7 +190,7 @@ func (f *Field) operate(ctx context.Context) error {
 	f.host.Store(h)
 	apply := newApplier(f, h, out)
 	f.applier.Store(apply)
-	commands := newCommands(f.cfg.Site, f.cfg.Node, apply.index, f.command, f.cfg.Clock.Until, f.cfg.Log)
+	commands := newCommands(f.cfg.Site, f.cfg.Node, apply.index, f.command, f.cfg.Clock.Until, f.cfg.Meter, f.cfg.Log)
 	// The writers stop after all that store through them: the host, whose devices report
 	// their last state at the end, and the applier, which reports the problems of a device.
 	writing, stopWriting := context.WithCancel(context.WithoutCancel(ctx))

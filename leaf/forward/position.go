@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/leaf/journal"
@@ -101,7 +100,7 @@ func (f *Forwarder) askPosition(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("encode the position query: %w", err)
 	}
-	reply, err := f.cfg.JS.Conn().RequestWithContext(ctx, streams.RequestSubject(f.cfg.Site, streams.RequestPosition), query)
+	reply, err := transfer.Requester{Conn: f.cfg.JS.Conn(), Meter: f.cfg.Meter}.RequestWithContext(ctx, streams.RequestSubject(f.cfg.Site, streams.RequestPosition), query)
 	if err != nil {
 		if patience == positionWait {
 			f.unansweredSince = time.Now()
@@ -109,8 +108,6 @@ func (f *Forwarder) askPosition(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("query the position: %w", err)
 	}
 	f.unansweredSince = time.Time{}
-	f.cfg.Meter.Up(transfer.KindSessions, &nats.Msg{Subject: streams.RequestSubject(f.cfg.Site, streams.RequestPosition), Data: query})
-	f.cfg.Meter.Down(transfer.KindSessions, reply)
 	return parsePosition(reply.Data)
 }
 

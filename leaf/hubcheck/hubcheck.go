@@ -53,7 +53,8 @@ type Config struct {
 
 // Checker knows what the hub offers. Use New. It is safe for concurrent use.
 type Checker struct {
-	cfg Config
+	cfg       Config
+	requester transfer.Requester
 
 	mu       sync.Mutex
 	hub      streams.HubInfo
@@ -65,7 +66,7 @@ type Checker struct {
 func New(cfg Config) *Checker {
 	cfg.Refresh = cmp.Or(cfg.Refresh, refresh)
 	cfg.Settle = cmp.Or(cfg.Settle, settle)
-	return &Checker{cfg: cfg}
+	return &Checker{cfg: cfg, requester: transfer.Requester{Conn: cfg.Conn, Meter: cfg.Meter}}
 }
 
 // MaxPayload returns the size of the largest message that both ends of the link take, as far as is
@@ -202,11 +203,9 @@ func (c *Checker) ask(ctx context.Context) bool {
 	for patience := answerPatience; ; patience *= 2 {
 		asked := time.Now()
 		attempt, done := context.WithTimeout(ctx, patience)
-		reply, err := c.cfg.Conn.RequestWithContext(attempt, streams.RequestSubject(c.cfg.Site, streams.RequestHub), nil)
+		reply, err := c.requester.RequestWithContext(attempt, streams.RequestSubject(c.cfg.Site, streams.RequestHub), nil)
 		done()
 		if err == nil {
-			c.cfg.Meter.Up(transfer.KindSessions, &nats.Msg{Subject: streams.RequestSubject(c.cfg.Site, streams.RequestHub)})
-			c.cfg.Meter.Down(transfer.KindSessions, reply)
 			return c.answered(reply.Data, time.Since(asked))
 		}
 		select {

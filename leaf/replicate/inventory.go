@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/petiole-io/petiole/leaf/desired"
 	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
@@ -60,13 +58,11 @@ func (ae *antiEntropy) Ask(ctx context.Context, q inventory.Query) (inventory.An
 	ctx, cancel := context.WithTimeout(ctx, inventoryWait+transfer.Duration(len(data)))
 	defer cancel()
 	start := time.Now()
-	reply, err := ae.r.nc.RequestWithContext(ctx, streams.RequestSubject(ae.r.cfg.Site, inventory.Request), data)
+	reply, err := transfer.Requester{Conn: ae.r.nc, Meter: ae.r.cfg.Meter}.RequestWithContext(ctx, streams.RequestSubject(ae.r.cfg.Site, inventory.Request), data)
 	if err != nil {
 		ae.r.queries.Record(len(data), max(time.Since(start), 2*queryTarget))
 		return inventory.Answer{}, fmt.Errorf("request the inventory comparison: %w", err)
 	}
 	ae.r.queries.Record(len(data), time.Since(start))
-	ae.r.cfg.Meter.Up(transfer.KindSessions, &nats.Msg{Subject: streams.RequestSubject(ae.r.cfg.Site, inventory.Request), Data: data})
-	ae.r.cfg.Meter.Down(transfer.KindSessions, reply)
 	return inventory.DecodeAnswer(reply.Data)
 }

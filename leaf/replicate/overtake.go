@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 	"github.com/petiole-io/petiole/streams/urgent"
 	"github.com/petiole-io/petiole/streams/window"
@@ -49,7 +50,9 @@ func newOvertaker(r *Replicator, inbox string, position uint64) *overtaker {
 	return &overtaker{
 		inbox: inbox + urgentToken, position: position, overtaken: map[string]overtaken{},
 		publish: func(inbox string, body []byte) error {
-			return r.nc.PublishRequest(streams.RequestSubject(r.cfg.Site, urgent.Request), inbox, body)
+			msg := &nats.Msg{Subject: streams.RequestSubject(r.cfg.Site, urgent.Request), Reply: inbox, Data: body}
+			r.cfg.Meter.Up(transfer.KindDesired, msg)
+			return r.nc.PublishMsg(msg)
 		},
 	}
 }

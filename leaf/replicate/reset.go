@@ -159,6 +159,8 @@ func (r *Replicator) requestReset(ctx context.Context, from uint64) (resetAnswer
 	var a resetAnswer
 	reply, err := r.nc.RequestMsgWithContext(ctx, msg)
 	if err == nil {
+		r.cfg.Meter.Up(transfer.KindRequests, msg)
+		r.cfg.Meter.Down(transfer.KindRequests, reply)
 		a, err = parseReset(reply.Data)
 	}
 	if err != nil {

@@ -203,6 +203,9 @@ type SiteStatus struct {
 	// received.
 	DuplicateSeen *metav1.Time `json:"duplicateSeen,omitempty"`
 
+	// Traffic is what the link carried, absent before the leaf's first report.
+	Traffic *SiteTraffic `json:"traffic,omitempty"`
+
 	// Access is absent if the bridge makes no accounts.
 	Access *SiteAccess `json:"access,omitempty"`
 
@@ -223,6 +226,43 @@ type SiteStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// SiteTraffic is what the link of a site carried, as the leaf counts it. The leaf reports it when its
+// link comes up, and every hour, or every six hours with the metered profile.
+type SiteTraffic struct {
+	// Time is when the leaf reported, by the bridge's clock.
+	Time metav1.Time `json:"time,omitzero"`
+	// Date is the last day of which the leaf has reported, in UTC by the bridge's clock.
+	Date string `json:"date"`
+	// Bytes is what the link carried on that day in both directions, rounded up to kilobytes.
+	Bytes resource.Quantity `json:"bytes"`
+	// Days are the last days, the newest first.
+	// +listType=map
+	// +listMapKey=date
+	Days []SiteTrafficDay `json:"days,omitempty"`
+}
+
+// SiteTrafficDay is what the link carried on one day.
+type SiteTrafficDay struct {
+	// Date is the day in UTC.
+	Date string `json:"date"`
+	// Estimated is true if the connection's own bytes were not known for a part of the day: messages
+	// count with their size before compression then, and the protocol is missing.
+	Estimated bool `json:"estimated,omitempty"`
+	// Kinds divide the bytes of the connection among the kinds of messages.
+	// +listType=map
+	// +listMapKey=kind
+	Kinds []SiteTrafficKind `json:"kinds,omitempty"`
+}
+
+// SiteTrafficKind is what messages of one kind took of the link.
+type SiteTrafficKind struct {
+	// Kind is desired, reported, telemetry, heartbeats, requests, commands, sessions or protocol.
+	Kind string `json:"kind"`
+	// Up and Down are bytes to and from the hub.
+	Up   int64 `json:"up"`
+	Down int64 `json:"down"`
 }
 
 // SiteCheck is a comparison of a site's inventory with the bridge's.

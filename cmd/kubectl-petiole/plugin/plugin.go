@@ -1,4 +1,4 @@
-// Package plugin is a kubectl plugin that shows the state and the backlog of sites and
+// Package plugin is a kubectl plugin that shows the state, the backlog and the traffic of sites and
 // requests full resyncs, and creates and revokes sites.
 //
 // It talks to the API server alone, with the user's kubeconfig and rights; the bridge
@@ -58,7 +58,7 @@ func newCommand(std genericiooptions.IOStreams) *cobra.Command {
 	s.config.AddFlags(flags)
 	flags.StringVar(&s.lease.namespace, "bridge-namespace", "petiole-system", "Namespace of the Lease that bridges compete for")
 	flags.StringVar(&s.lease.name, "bridge-lease", "bridge", "Name of that Lease")
-	cmd.AddCommand(newBacklogCommand(s), newStatusCommand(s), newResyncCommand(s), newSiteCommand(s), newVersionCommand(s))
+	cmd.AddCommand(newBacklogCommand(s), newStatusCommand(s), newResyncCommand(s), newSiteCommand(s), newTrafficCommand(s), newVersionCommand(s))
 	return cmd
 }
 

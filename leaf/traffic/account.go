@@ -1,0 +1,241 @@
+package traffic
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/petiole-io/petiole/internal/durable"
+	"github.com/petiole-io/petiole/leaf/transfer"
+	"github.com/petiole-io/petiole/streams/traffic"
+)
+
+const (
+	// readInterval is how often the bytes of the connection are read: those since the last time are
+	// lost when it ends.
+	readInterval = 10 * time.Second
+	// divideInterval is the time whose bytes are divided among kinds together: a message and the
+	// bytes that it takes on a slow line are counted at different times.
+	divideInterval = time.Minute
+	// saveInterval is the time between two writes of the file.
+	saveInterval = 5 * time.Minute
+)
+
+// Config is what an Account needs.
+type Config struct {
+	// Path is the file in which the days are kept.
+	Path string
+	// Meter counts the messages by kind.
+	Meter *transfer.Meter
+	// Wire returns the bytes of all connections to the hub so far, and false if they cannot be read
+	// now.
+	Wire func() (up, down uint64, known bool)
+	Log  *zap.Logger
+}
+
+// Account counts what the link carries on each day. Use Open. It is safe for concurrent use.
+type Account struct {
+	cfg Config
+
+	mu    sync.Mutex
+	clock clock
+	// days are the saved ones; the first is the present day.
+	days []traffic.Day
+	// counted are the totals that are in days; wire and estimated are what was read since.
+	counted   map[string]transfer.Bytes
+	wire      transfer.Bytes
+	wireTotal transfer.Bytes
+	unread    bool
+	divided   time.Time
+	// saved is when the file was written, unsaved whether something has changed since.
+	saved   time.Time
+	unsaved bool
+}
+
+// file is the content of Config.Path.
+type file struct {
+	Days []traffic.Day `json:"days"`
+}
+
+// Open reads the days that an earlier process has counted. If they cannot be read, it starts without,
+// and returns the error as well.
+func Open(cfg Config) (*Account, error) {
+	a := &Account{cfg: cfg, counted: cfg.Meter.Totals(), divided: time.Now(), saved: time.Now()}
+	up, down, _ := cfg.Wire()
+	a.wireTotal = transfer.Bytes{Up: up, Down: down}
+	data, err := os.ReadFile(cfg.Path)
+	if errors.Is(err, os.ErrNotExist) {
+		return a, nil
+	}
+	var f file
+	if err == nil {
+		err = json.Unmarshal(data, &f)
+	}
+	if err != nil {
+		return a, fmt.Errorf("read what the link carried: %w", err)
+	}
+	for _, d := range f.Days {
+		day := traffic.Day{Date: d.Date, Up: map[string]uint64{}, Down: map[string]uint64{}, Estimated: d.Estimated}
+		add(day.Up, d.Up)
+		add(day.Down, d.Down)
+		a.days = append(a.days, day)
+	}
+	return a, nil
+}
+
+// Run counts until ctx ends, and saves then.
+func (a *Account) Run(ctx context.Context) error {
+	tick := time.NewTicker(readInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.read()
+			a.divide(time.Now())
+			a.save(time.Now())
+			return nil
+		case now := <-tick.C:
+			a.tick(now)
+		}
+	}
+}
+
+func (a *Account) tick(now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.read()
+	if now.Sub(a.divided) >= divideInterval {
+		a.divide(now)
+	}
+	if now.Sub(a.saved) >= saveInterval {
+		a.save(now)
+	}
+}
+
+// SetTime takes over the bridge's clock. What was counted so far belongs to the day before that, if it
+// is another one.
+func (a *Account) SetTime(bridge time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := time.Now()
+	a.read()
+	a.divide(now)
+	a.clock = clock{bridge: bridge, at: now}
+	a.turn(now)
+}
+
+// Report returns the days that have changed lately, or all of them; none if the day is not known yet.
+func (a *Account) Report(all bool) traffic.Report {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := time.Now()
+	a.read()
+	a.divide(now)
+	n := len(a.days)
+	if !all {
+		n = min(n, 2)
+	}
+	out := traffic.Report{}
+	for _, d := range a.days[:n] {
+		out.Days = append(out.Days, traffic.Day{Date: d.Date, Up: nonzero(d.Up), Down: nonzero(d.Down), Estimated: d.Estimated})
+	}
+	return out
+}
+
+func nonzero(kinds map[string]uint64) map[string]uint64 {
+	out := map[string]uint64{}
+	for kind, n := range kinds {
+		if n > 0 {
+			out[kind] = n
+		}
+	}
+	return out
+}
+
+// read adds the bytes of the connection since the last time. The lock is held.
+func (a *Account) read() {
+	up, down, known := a.cfg.Wire()
+	a.wire.Up += up - a.wireTotal.Up
+	a.wire.Down += down - a.wireTotal.Down
+	a.wireTotal = transfer.Bytes{Up: up, Down: down}
+	a.unread = a.unread || !known
+}
+
+// divide adds what was read since the last time to the present day. The lock is held.
+func (a *Account) divide(now time.Time) {
+	a.divided = now
+	if date := a.clock.date(now); len(a.days) == 0 && date == "" {
+		return // the first day is not known yet
+	}
+	a.turn(now)
+	up, down := map[string]uint64{}, map[string]uint64{}
+	messages := transfer.Bytes{}
+	totals := a.cfg.Meter.Totals()
+	for kind, n := range totals {
+		up[kind], down[kind] = n.Up-a.counted[kind].Up, n.Down-a.counted[kind].Down
+		messages.Up, messages.Down = messages.Up+up[kind], messages.Down+down[kind]
+	}
+	wire := a.wire
+	a.counted, a.wire = totals, transfer.Bytes{}
+	day := &a.days[0]
+	if a.unread && wire == (transfer.Bytes{}) && messages != (transfer.Bytes{}) {
+		wire, day.Estimated = messages, true
+	}
+	a.unread = false
+	if wire == (transfer.Bytes{}) {
+		return
+	}
+	add(day.Up, divide(up, wire.Up))
+	add(day.Down, divide(down, wire.Down))
+	a.unsaved = true
+}
+
+func add(to, more map[string]uint64) {
+	for kind, n := range more {
+		to[kind] += n
+	}
+}
+
+// turn begins a day when it is another one by the bridge's clock. Days that have not come yet by that
+// clock, after it was wrong, are added to the present one. The lock is held.
+func (a *Account) turn(now time.Time) {
+	date := a.clock.date(now)
+	if date == "" || len(a.days) > 0 && a.days[0].Date == date {
+		return
+	}
+	today := traffic.Day{Date: date, Up: map[string]uint64{}, Down: map[string]uint64{}}
+	for len(a.days) > 0 && a.days[0].Date >= date {
+		add(today.Up, a.days[0].Up)
+		add(today.Down, a.days[0].Down)
+		today.Estimated = today.Estimated || a.days[0].Estimated
+		a.days = a.days[1:]
+	}
+	a.days = append([]traffic.Day{today}, a.days...)
+	a.days = a.days[:min(len(a.days), traffic.MaxDays)]
+	a.unsaved = true
+}
+
+// save writes the file if something has changed. The lock is held.
+func (a *Account) save(now time.Time) {
+	a.saved = now
+	if !a.unsaved {
+		return
+	}
+	data, err := json.Marshal(file{Days: a.days})
+	if err == nil {
+		err = durable.WriteFile(a.cfg.Path, data, 0o600)
+	}
+	if err != nil {
+		a.cfg.Log.Warn("what the link carried is not saved, it is kept in memory", zap.Error(err))
+		return
+	}
+	a.unsaved = false
+}
