@@ -49,16 +49,19 @@ func (c Config) ConfigFile() string { return filepath.Join(c.StateDir, "crio.con
 func (c Config) Args() []string { return []string{"--config", c.ConfigFile(), "--config-dir", ""} }
 
 // Write renders the configuration from the templates in dir.
-func (c Config) Write(dir string) error {
+func (c Config) Write(dir string) error { return c.WriteTo(dir, "/") }
+
+// WriteTo is Write for a machine whose root is at the path root.
+func (c Config) WriteTo(dir, root string) error {
 	for _, d := range []string{c.RunDir, c.StateDir} {
-		if err := os.MkdirAll(d, 0o711); err != nil {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o711); err != nil {
 			return fmt.Errorf("create folders of CRI-O: %w", err)
 		}
 	}
-	if err := render.File(filepath.Join(dir, "crio.conf.tmpl"), c.ConfigFile(), c); err != nil {
+	if err := render.File(filepath.Join(dir, "crio.conf.tmpl"), filepath.Join(root, c.ConfigFile()), c); err != nil {
 		return err
 	}
-	return render.File(filepath.Join(dir, "cni.conflist.tmpl"), filepath.Join(c.CNIDir(), "petiole.conflist"), c)
+	return render.File(filepath.Join(dir, "cni.conflist.tmpl"), filepath.Join(root, c.CNIDir(), "petiole.conflist"), c)
 }
 
 // Probe returns nil when CRI-O answers and its network is ready.

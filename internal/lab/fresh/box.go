@@ -32,11 +32,19 @@ const (
 	asUser = "box-user"
 )
 
-// boxCgroup is the cgroup of the box. One run at a time is allowed on a machine.
+// boxCgroup begins the name of the cgroup of a box. One run at a time is allowed on a machine.
 const boxCgroup = "petiole-fresh"
 
 // box is a root file system and the namespaces in which it is a machine of its own.
-type box struct{ suite, root string }
+type box struct{ name, suite, root string }
+
+// environment is that of the box's processes.
+var environment = []string{
+	"HOME=" + home, "LANG=C.UTF-8", "TERM=dumb", "GOTOOLCHAIN=local",
+	// Nothing but the caller's module cache is reachable, and what is in it was verified.
+	"GOPROXY=file://" + home + "/go/pkg/mod/cache/download", "GOSUMDB=off",
+	"PATH=" + goRoot + "/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+}
 
 // settings is the configuration of process 1 of the box.
 type settings struct {
@@ -45,6 +53,9 @@ type settings struct {
 	Mounts            []mount
 	// Mirror is the address of the package mirror in the box.
 	Mirror string
+	// Boot are packages that are installed. With them process 1 becomes systemd, and there is no
+	// user.
+	Boot []string
 }
 
 // lock excludes other runs until release is called. It prints a line if it has to wait.
@@ -68,8 +79,8 @@ func lock(dir string) (release func(), err error) {
 }
 
 // newBox creates an empty box. The remains of a run that was killed are removed.
-func newBox(dir, suite string) (box, error) {
-	b := box{suite: suite, root: filepath.Join(dir, suite)}
+func newBox(dir, name, suite string) (box, error) {
+	b := box{name: name, suite: suite, root: filepath.Join(dir, name)}
 	if err := b.remove(); err != nil {
 		return b, err
 	}
@@ -83,21 +94,38 @@ func (b box) path(parts ...string) string {
 	return filepath.Join(append([]string{b.root}, parts...)...)
 }
 
+func (b box) cgroup() string { return boxCgroup + "-" + b.name }
+
 func (b box) remove() error {
-	return errors.Join(cgroup.Kill(boxCgroup), cgroup.Remove(boxCgroup), removeRoot(b.root))
+	return errors.Join(cgroup.Kill(b.cgroup()), cgroup.Remove(b.cgroup()), removeRoot(b.root))
 }
 
-// run starts the box and blocks until its user has finished or ctx ends. Every process in it ends
-// with it: process 1 does, when this one does.
-func (b box) run(ctx context.Context, tour string, m mirror, folders []mount, out progress, log *os.File) error {
+// run starts the box and blocks until its user has finished or ctx ends.
+func (b box) run(ctx context.Context, m mirror, s settings, log *os.File) error {
 	// The kernel ends the box with the thread that has created it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", asInit)
-	cmd.Env = []string{
-		"HOME=" + home, "LANG=C.UTF-8", "TERM=dumb", "GOPROXY=off", "GOTOOLCHAIN=local",
-		"PATH=" + goRoot + "/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+	r, err := b.start(ctx, m, s, log)
+	if err != nil {
+		return err
 	}
+	defer r.server.Close()
+	return <-r.ended
+}
+
+// running is a box whose process 1 runs.
+type running struct {
+	box
+	process *exec.Cmd
+	server  *http.Server
+	// ended has how process 1 has ended.
+	ended chan error
+}
+
+// start starts the box, in which every process ends with ctx, and with the thread that calls start.
+func (b box) start(ctx context.Context, m mirror, s settings, log *os.File) (*running, error) {
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", asInit)
+	cmd.Env = environment
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = os.Stdout, os.Stderr, []*os.File{log}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setsid: true, Pdeathsig: syscall.SIGKILL,
@@ -105,38 +133,37 @@ func (b box) run(ctx context.Context, tour string, m mirror, folders []mount, ou
 	}
 	input, err := cmd.StdinPipe() // it waits for its settings
 	if err != nil {
-		return fmt.Errorf("create the box: %w", err)
+		return nil, fmt.Errorf("create the box: %w", err)
 	}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("create the box: %w", err)
+		return nil, fmt.Errorf("create the box: %w", err)
 	}
+	r := &running{box: b, process: cmd, server: &http.Server{Handler: m, ReadHeaderTimeout: time.Minute}, ended: make(chan error, 1)}
 	err = func() error {
 		defer input.Close()
-		if err := cgroup.CreateWith(boxCgroup, cmd.Process.Pid); err != nil {
+		if err := cgroup.CreateWith(b.cgroup(), cmd.Process.Pid); err != nil {
 			return err
 		}
 		listener, err := listenIn(cmd.Process.Pid)
 		if err != nil {
 			return err
 		}
-		server := &http.Server{Handler: m, ReadHeaderTimeout: time.Minute}
-		defer server.Close()
-		go server.Serve(listener) //nolint:errcheck // its end is Close
-		text, err := json.Marshal(settings{
-			Suite: b.suite, Root: b.root, Tour: tour, Started: out.start, Mounts: folders, Mirror: "http://" + listener.Addr().String(),
-		})
+		go r.server.Serve(listener) //nolint:errcheck // its end is Close
+		s.Suite, s.Root, s.Mirror = b.suite, b.root, "http://"+listener.Addr().String()
+		text, err := json.Marshal(s)
 		if err != nil {
 			return err
 		}
 		if _, err := input.Write(append(text, '\n')); err != nil {
 			return fmt.Errorf("send the box its settings: %w", err)
 		}
-		return cmd.Wait()
+		return nil
 	}()
-	if cmd.ProcessState == nil {
-		return errors.Join(err, cmd.Process.Kill(), cmd.Wait())
+	if err != nil {
+		return nil, errors.Join(err, cmd.Process.Kill(), cmd.Wait(), r.server.Close())
 	}
-	return err
+	go func() { r.ended <- cmd.Wait() }()
+	return r, nil
 }
 
 // listenIn listens on the loopback of a process's network namespace, and brings it up.

@@ -38,7 +38,7 @@ func boxInit() error {
 	if err := cgroup.LeaveTop(); err != nil {
 		return err
 	}
-	if err := unix.Sethostname([]byte(s.Suite)); err != nil {
+	if err := unix.Sethostname([]byte(filepath.Base(s.Root))); err != nil {
 		return fmt.Errorf("set host name: %w", err)
 	}
 	sources := fmt.Sprintf("deb %s %s main\n", s.Mirror, s.Suite)
@@ -46,6 +46,9 @@ func boxInit() error {
 		return fmt.Errorf("write sources of apt: %w", err)
 	}
 	log := os.NewFile(3, "log")
+	if len(s.Boot) > 0 {
+		return boot(s.Boot, log)
+	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return fmt.Errorf("start the user: %w", err)
@@ -89,13 +92,19 @@ func enterRoot(s settings) error {
 		{s.Root, "", "", unix.MS_BIND, ""},
 		{"proc", "proc", "proc", 0, ""},
 		{"sysfs", "sys", "sysfs", 0, ""},
-		{"/dev", "dev", "", unix.MS_BIND, ""},
+		{"/dev", "dev", "", unix.MS_BIND, ""}, // or, with systemd, devices of its own
 		{"devpts", "dev/pts", "devpts", 0, "newinstance,ptmxmode=0666,mode=620"},
 		{"tmpfs", "dev/shm", "tmpfs", 0, "mode=1777"},
 		{"tmpfs", "run", "tmpfs", 0, "mode=755"},
 	}
 	for _, m := range steps {
 		to := filepath.Join(s.Root, m.to)
+		if m.to == "dev" && len(s.Boot) > 0 {
+			if err := ownDevices(to); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := unix.Mount(m.from, to, m.kind, m.flags, m.options); err != nil {
 			return fmt.Errorf("mount %s on %s: %w", m.from, to, err)
 		}

@@ -42,14 +42,27 @@ func main() {
 	var g tester
 	suites := flag.String("suites", "bookworm,trixie", "the suites to try, separated by commas")
 	flag.StringVar(&g.without, "without", "", "a package that is taken out of the preflight's list; the run must fail")
-	flag.StringVar(&g.tour, "tour", tourLab, "what is run: "+tourLab+" or "+tourCompose)
+	flag.StringVar(&g.tour, "tour", tourLab, "what is run: "+tourLab+", "+tourCompose+" or "+tourInstall)
 	flag.StringVar(&g.dir, "dir", "/var/tmp/petiole-fresh", "where the roots are, each takes 3 GB while it is tried")
 	flag.BoolVar(&g.keep, "keep", false, "keep the roots")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		exit("", fmt.Errorf("unknown argument %q", flag.Arg(0)))
 	}
-	exit("", g.run(ctx, strings.Split(*suites, ",")))
+	if g.tour == tourInstall {
+		exit("", g.run(ctx, g.walk))
+	}
+	if _, known := tours[g.tour]; !known {
+		exit("", fmt.Errorf("--tour %q: must be %s, %s or %s", g.tour, tourLab, tourCompose, tourInstall))
+	}
+	exit("", g.run(ctx, func(ctx context.Context, repo repository) error {
+		for _, suite := range strings.Split(*suites, ",") {
+			if err := g.test(ctx, repo, suite); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
 }
 
 func exit(doing string, err error) {
@@ -69,10 +82,8 @@ type tester struct {
 	keep               bool
 }
 
-func (g tester) run(ctx context.Context, suites []string) error {
-	if _, known := tours[g.tour]; !known {
-		return fmt.Errorf("--tour %q: must be %s or %s", g.tour, tourLab, tourCompose)
-	}
+// run calls test with the repository, as the only one on this machine.
+func (g tester) run(ctx context.Context, test func(context.Context, repository) error) error {
 	if os.Geteuid() != 0 {
 		return errors.New("root is needed: it creates namespaces, and a whole Debian")
 	}
@@ -88,12 +99,7 @@ func (g tester) run(ctx context.Context, suites []string) error {
 	if repo.dirty {
 		fmt.Println("uncommitted changes are not tested")
 	}
-	for _, suite := range suites {
-		if err := g.test(ctx, repo, suite); err != nil {
-			return err
-		}
-	}
-	return nil
+	return test(ctx, repo)
 }
 
 // test runs the first command on one suite.
@@ -105,7 +111,7 @@ func (g tester) test(ctx context.Context, repo repository, suite string) (err er
 	if err != nil {
 		return err
 	}
-	b, err := newBox(g.dir, suite)
+	b, err := newBox(g.dir, suite, suite)
 	if err != nil {
 		return err
 	}
@@ -134,7 +140,7 @@ func (g tester) test(ctx context.Context, repo repository, suite string) (err er
 	}
 	defer log.Close()
 	out.say("the output of all commands goes to %s", log.Name())
-	err = b.run(ctx, g.tour, mirror, folders, out, log)
+	err = b.run(ctx, mirror, settings{Tour: g.tour, Started: out.start, Mounts: folders}, log)
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: %w", suite, context.Cause(ctx))

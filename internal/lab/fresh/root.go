@@ -52,8 +52,8 @@ func (b box) makeRoot(ctx context.Context, m mirror, out progress) error {
 		return err
 	}
 	// Files that an installer writes and debootstrap does not.
-	hosts := fmt.Sprintf("127.0.0.1 localhost\n127.0.1.1 %s\n", b.suite)
-	for file, text := range map[string]string{"etc/hosts": hosts, "etc/hostname": b.suite + "\n", "etc/apt/apt.conf.d/99dates": m.checks} {
+	hosts := fmt.Sprintf("127.0.0.1 localhost\n127.0.1.1 %s\n", b.name)
+	for file, text := range map[string]string{"etc/hosts": hosts, "etc/hostname": b.name + "\n", "etc/apt/apt.conf.d/99dates": m.checks} {
 		if err := os.WriteFile(b.path(file), []byte(text), 0o644); err != nil {
 			return fmt.Errorf("complete the root: %w", err)
 		}

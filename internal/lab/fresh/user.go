@@ -33,6 +33,7 @@ type tour struct {
 const (
 	tourLab     = "lab"
 	tourCompose = "compose"
+	tourInstall = "install" // of two machines: walk
 )
 
 var tours = map[string]tour{
