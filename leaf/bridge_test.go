@@ -188,7 +188,13 @@ func (b *responder) position(data []byte) streams.PositionAnswer {
 	if err != nil {
 		return streams.PositionAnswer{}
 	}
-	return streams.PositionAnswer{ID: last.Header.Get(jetstream.MsgIDHeader)}
+	a := streams.PositionAnswer{ID: last.Header.Get(jetstream.MsgIDHeader)}
+	if q.Stream == streams.SiteTelemetry && !q.IncarnationKnown(a.ID) {
+		if a.Known, err = streams.LastKnown(context.Background(), hub, filter, q.Known); err != nil {
+			return streams.PositionAnswer{Error: err.Error()}
+		}
+	}
+	return a
 }
 
 // published returns the position of the last message of DESIRED, and the entries in it.

@@ -27,6 +27,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/dmi"
 	"github.com/petiole-io/petiole/devices/modbus"
+	"github.com/petiole-io/petiole/leaf/backup"
 	"github.com/petiole-io/petiole/leaf/clock"
 	"github.com/petiole-io/petiole/leaf/field"
 	"github.com/petiole-io/petiole/leaf/forward"
@@ -73,6 +74,11 @@ func New(cfg Config, version string, log *zap.Logger) *Leaf {
 // Run starts everything, whether or not the hub can be reached, and blocks until ctx
 // ends or a part fails for good. It returns when all that it started has stopped.
 func (l *Leaf) Run(ctx context.Context) error {
+	release, err := backup.Lock(l.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	defer release()
 	encryption := l.cfg.Storage.Encryption
 	key, err := storekey.Open(storekey.Config{DataDir: l.cfg.DataDir, KeyFile: encryption.KeyFile, PreviousKeyFile: encryption.PreviousKeyFile}, l.log)
 	if err != nil {

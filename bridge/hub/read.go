@@ -93,6 +93,16 @@ func (r *reader) readBatch(ctx context.Context, cons jetstream.Consumer) error {
 	return nil
 }
 
+// LastKnown returns the message id of the newest message of one of the hub's streams that an
+// incarnation out of known has sent, see streams.LastKnown.
+func (h *Hub) LastKnown(ctx context.Context, stream, filter string, known []int64) (string, error) {
+	s, err := h.JS.Stream(ctx, stream)
+	if err != nil {
+		return "", fmt.Errorf("look up stream %s: %w", stream, err)
+	}
+	return streams.LastKnown(ctx, s, filter, known)
+}
+
 // LastMessage returns the newest message of one of the hub's streams that matches, nil if there
 // is none. It asks the stream's leader.
 func (h *Hub) LastMessage(ctx context.Context, stream, filter string) (*table.Message, error) {

@@ -14,6 +14,8 @@ import (
 // Hub reads the newest message of a stream that matches, nil if there is none.
 type Hub interface {
 	LastMessage(ctx context.Context, stream, filter string) (*table.Message, error)
+	// LastKnown is streams.LastKnown.
+	LastKnown(ctx context.Context, stream, filter string, known []int64) (string, error)
 }
 
 // Positions returns the handler of streams.RequestPosition: how much of a leaf's stream the
@@ -22,21 +24,22 @@ func Positions(h Hub) Handler {
 	return Handler{
 		Workers: 4, Backlog: 1024, PerSite: 8, MaxBytes: 4 << 10,
 		Answer: func(ctx context.Context, site string, data []byte) any {
-			id, err := position(ctx, h, site, data)
+			answer, err := position(ctx, h, site, data)
 			if err != nil {
 				return streams.PositionAnswer{Error: err.Error()}
 			}
-			return streams.PositionAnswer{ID: id}
+			return answer
 		},
 		Refuse: func(reason string) any { return streams.PositionAnswer{Error: reason} },
 	}
 }
 
-// position returns the message ID of the newest message that the hub has of the site's stream.
-func position(ctx context.Context, h Hub, site string, data []byte) (string, error) {
+// position returns the message ID of the newest message that the hub has of the site's stream. Of
+// records it also returns that of the newest which the leaf knows, if it does not know that one.
+func position(ctx context.Context, h Hub, site string, data []byte) (a streams.PositionAnswer, err error) {
 	var q streams.PositionQuery
 	if err := json.Unmarshal(data, &q); err != nil {
-		return "", fmt.Errorf("read query: %w", err)
+		return a, fmt.Errorf("read query: %w", err)
 	}
 	var stream, filter string
 	switch q.Stream {
@@ -45,11 +48,15 @@ func position(ctx context.Context, h Hub, site string, data []byte) (string, err
 	case streams.SiteTelemetry:
 		stream, filter = streams.Telemetry(site), streams.TelemetryFilter(site)
 	default:
-		return "", fmt.Errorf("stream %q is not forwarded by sites", q.Stream)
+		return a, fmt.Errorf("stream %q is not forwarded by sites", q.Stream)
 	}
 	m, err := h.LastMessage(ctx, stream, filter)
 	if err != nil || m == nil {
-		return "", err
+		return a, err
 	}
-	return m.Header.Get(jetstream.MsgIDHeader), nil
+	a.ID = m.Header.Get(jetstream.MsgIDHeader)
+	if q.Stream == streams.SiteTelemetry && !q.IncarnationKnown(a.ID) {
+		a.Known, err = h.LastKnown(ctx, stream, filter, q.Known)
+	}
+	return a, err
 }

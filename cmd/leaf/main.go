@@ -1,7 +1,8 @@
 // Command leaf runs a site's gateway. `leaf kubelet` runs upstream's kubelet; `leaf device`
 // shows what polling a Modbus device costs and what its registers contain; `leaf user`
 // creates the credential of a user of leaf.conf; `leaf join` makes the machine the gateway of a
-// site, and `leaf reset` undoes that; `leaf link` creates the gateway's own credential by hand.
+// site, and `leaf reset` undoes that; `leaf backup` and `leaf restore` move it to another machine;
+// `leaf link` creates the gateway's own credential by hand.
 package main
 
 import (
@@ -83,7 +84,7 @@ func newCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return runLeaf(cmd.Context(), config) },
 	}
 	cmd.Flags().StringVar(&config, "config", "/etc/petiole/leaf.yaml", "configuration `file`")
-	cmd.AddCommand(newDeviceCommand(), newJoinCommand(), newResetCommand(), newLinkCommand(), newUserCommand(), newVersionCommand(), &cobra.Command{
+	cmd.AddCommand(newDeviceCommand(), newJoinCommand(), newResetCommand(), newBackupCommand(), newRestoreCommand(), newLinkCommand(), newUserCommand(), newVersionCommand(), &cobra.Command{
 		Use: node.Command, Short: "Run upstream's kubelet, as the leaf does by itself; see 'leaf kubelet --help'",
 		DisableFlagParsing: true,
 		RunE:               func(*cobra.Command, []string) error { return errors.New("kubelet must be the first argument") },

@@ -89,6 +89,7 @@ var ours = []struct {
 	{"leaf/journal", []string{"streams", "internal/durable"}},
 	{"leaf/forward", []string{"leaf/journal", "leaf/link", "leaf/transfer", "streams"}},
 	{"leaf/replicate", []string{"leaf/desired", "leaf/link", "leaf/transfer", "streams"}},
+	{"leaf/backup", []string{"leaf/journal", "streams", "internal/durable"}},
 	{"leaf/store", []string{"leaf/desired", "leaf/journal", "leaf/natsd", "streams", "internal/durable", "internal/logonce"}},
 	{"leaf/link", nil},
 	{"leaf/kubeletapi", []string{"streams/tunnel", "internal/durable"}},

@@ -174,7 +174,7 @@ func (f *Forwarder) open(ctx context.Context) (*session, error) {
 	if p.forwarded, p.exact = l.LastCommon(f.position); !p.exact {
 		p.forwarded, _ = f.cfg.Drops.LastForwarded(f.cfg.Stream, l)
 	}
-	if p.hub, p.known, err = f.hubPosition(ctx, l, p.last); err != nil {
+	if err := f.hubPosition(ctx, l, &p); err != nil {
 		return nil, err
 	}
 	r := &session{stream: s, timeline: l, consumer: c, next: firstToForward(p), size: firstBatch, replaced: map[string]uint64{}}

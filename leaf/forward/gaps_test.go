@@ -38,8 +38,8 @@ func FuzzPosition(f *testing.F) {
 	f.Add([]byte(`{"id":"plant-a.SITE_TELEMETRY.17.4"}`))
 	f.Add([]byte(`{"error":"x"}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if id, err := parsePosition(data); err == nil && id != "" {
-			_, _ = streams.ParseForwardID(id)
+		if a, err := parsePosition(data); err == nil && a.ID != "" {
+			_, _ = streams.ParseForwardID(a.ID)
 		}
 	})
 }

@@ -41,6 +41,9 @@ type resumeState struct {
 	// hub is the sequence up to which the hub has the stream, if known.
 	hub   uint64
 	known bool
+	// older reports that the hub has messages of another copy of the stream behind hub, so that what
+	// was acknowledged may be ahead of it.
+	older bool
 }
 
 // firstToForward returns the first sequence to forward. The hub knows best: it may have stored
@@ -48,6 +51,8 @@ type resumeState struct {
 func firstToForward(p resumeState) uint64 {
 	at := max(p.acked, p.forwarded)
 	switch {
+	case p.known && p.older:
+		at = max(at, p.hub)
 	case p.known:
 		at = p.hub
 	case p.exact:
@@ -56,68 +61,87 @@ func firstToForward(p resumeState) uint64 {
 	return min(at, p.last) + 1
 }
 
-// hubPosition asks the bridge for the sequence up to which the hub has this stream. It returns
-// false if that is unknown; the session then starts from what is known here.
-func (f *Forwarder) hubPosition(ctx context.Context, l journal.Timeline, last uint64) (uint64, bool, error) {
-	id, err := f.askPosition(ctx)
+// hubPosition asks the bridge for the sequence up to which the hub has this stream. The session
+// starts from what is known here if it remains unknown.
+func (f *Forwarder) hubPosition(ctx context.Context, l journal.Timeline, p *resumeState) error {
+	answer, err := f.askPosition(ctx, l)
 	if err != nil {
 		if !f.inDoubtSince.IsZero() && time.Since(f.inDoubtSince) < inDoubtWait {
-			return 0, false, err
+			return err
 		}
 		f.cfg.Log.Info("position at the hub unknown", zap.Error(err))
-		return 0, false, nil
+		return nil
 	}
-	if id == "" {
+	if answer.ID == "" {
 		// The hub has nothing. State is worth sending again; of telemetry it may have
 		// dropped what it once had.
-		return 0, f.cfg.Stream == streams.SiteReported, nil
+		p.known = f.cfg.Stream == streams.SiteReported
+		return nil
 	}
-	parsed, err := streams.ParseForwardID(id)
-	if err != nil {
-		f.cfg.Log.Info("position at the hub unknown", zap.Error(err))
-		return 0, false, nil
+	err = p.locate(l, f.cfg.Stream, answer.ID)
+	if err == nil && !p.known {
+		f.cfg.Log.Info("the hub's last message belongs to another incarnation of this stream", zap.String("id", answer.ID), zap.String("known", answer.Known))
+		if answer.Known != "" {
+			p.older = true
+			err = p.locate(l, f.cfg.Stream, answer.Known)
+		}
 	}
-	at, ok := l.Locate(f.cfg.Stream, parsed)
 	switch {
-	case !ok:
-		f.cfg.Log.Info("the hub's last message belongs to another incarnation of this stream", zap.String("id", id))
-	case at > last:
-		f.cfg.Log.Warn("the stream was rolled back", zap.Uint64("forwarded", at), zap.Uint64("last", last))
-		f.cfg.Timelines.StartNew(last)
-		return 0, false, journal.ErrRolledBack
+	case errors.Is(err, journal.ErrRolledBack):
+		f.cfg.Log.Warn("the stream was rolled back", zap.Uint64("forwarded", p.hub), zap.Uint64("last", p.last))
+		f.cfg.Timelines.StartNew(p.last)
+		return err
+	case err != nil:
+		f.cfg.Log.Info("position at the hub unknown", zap.Error(err))
 	}
-	return at, ok, nil
+	return nil
 }
 
-func (f *Forwarder) askPosition(ctx context.Context) (string, error) {
+// locate notes up to where the hub has the stream, which has the message with the id. It returns
+// ErrRolledBack if that is behind the end of the stream.
+func (p *resumeState) locate(l journal.Timeline, stream, id string) error {
+	parsed, err := streams.ParseForwardID(id)
+	if err != nil {
+		return err
+	}
+	at, ok := l.Locate(stream, parsed)
+	if ok && at > p.last {
+		p.hub = at
+		return journal.ErrRolledBack
+	}
+	p.hub, p.known = at, ok
+	return nil
+}
+
+func (f *Forwarder) askPosition(ctx context.Context, l journal.Timeline) (streams.PositionAnswer, error) {
 	patience := positionWait
 	if time.Since(f.unansweredSince) < unansweredPeriod {
 		patience = shortPositionWait
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	query, err := json.Marshal(streams.PositionQuery{Stream: f.cfg.Stream})
+	query, err := json.Marshal(streams.PositionQuery{Stream: f.cfg.Stream, Known: l.Incarnations()})
 	if err != nil {
-		return "", fmt.Errorf("encode the position query: %w", err)
+		return streams.PositionAnswer{}, fmt.Errorf("encode the position query: %w", err)
 	}
 	reply, err := transfer.Requester{Conn: f.cfg.JS.Conn(), Meter: f.cfg.Meter}.RequestWithContext(ctx, streams.RequestSubject(f.cfg.Site, streams.RequestPosition), query)
 	if err != nil {
 		if patience == positionWait {
 			f.unansweredSince = time.Now()
 		}
-		return "", fmt.Errorf("query the position: %w", err)
+		return streams.PositionAnswer{}, fmt.Errorf("query the position: %w", err)
 	}
 	f.unansweredSince = time.Time{}
 	return parsePosition(reply.Data)
 }
 
-func parsePosition(data []byte) (string, error) {
+func parsePosition(data []byte) (streams.PositionAnswer, error) {
 	var a streams.PositionAnswer
 	if err := json.Unmarshal(data, &a); err != nil {
-		return "", fmt.Errorf("decode the position: %w", err)
+		return streams.PositionAnswer{}, fmt.Errorf("decode the position: %w", err)
 	}
 	if a.Error != "" {
-		return "", errors.New("the bridge does not know the position: " + a.Error)
+		return streams.PositionAnswer{}, errors.New("the bridge does not know the position: " + a.Error)
 	}
-	return a.ID, nil
+	return a, nil
 }

@@ -2,6 +2,8 @@ package join
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -88,4 +90,22 @@ func (m Machine) read(path string) string {
 func (m Machine) exists(path string) bool {
 	_, err := os.Stat(filepath.Join(m.Root, path))
 	return err == nil
+}
+
+// Paused calls work while the leaf does not run: if systemd runs it, it is stopped before and started
+// afterwards.
+func (m Machine) Paused(ctx context.Context, progress func(format string, args ...any), work func(context.Context) error) error {
+	if !m.active(ctx) {
+		return work(ctx)
+	}
+	progress("stopping %s; pods go on", unitName)
+	if err := m.Systemctl(ctx, "stop", unitName); err != nil {
+		return fmt.Errorf("stop the leaf: %w", err)
+	}
+	err := work(ctx)
+	progress("starting %s", unitName)
+	if startErr := m.Systemctl(context.WithoutCancel(ctx), "start", unitName); startErr != nil { // also when the command was interrupted
+		err = errors.Join(err, fmt.Errorf("start the leaf: %w", startErr))
+	}
+	return err
 }

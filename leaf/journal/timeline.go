@@ -75,6 +75,15 @@ func (l Timeline) String() string {
 	return b.String()
 }
 
+// Incarnations returns the ids of all incarnations.
+func (l Timeline) Incarnations() []int64 {
+	ids := make([]int64, len(l))
+	for i, c := range l {
+		ids[i] = c.id
+	}
+	return ids
+}
+
 // Created returns when the stream was created, in ns since 1970.
 func (l Timeline) Created() int64 { return l[0].id }
 

@@ -232,6 +232,15 @@ func readOptions(configFile string, key nkeys.KeyPair, log *zap.Logger) (*server
 	return opts, nil
 }
 
+// StoreDir returns the folder of JetStream that a configuration names.
+func StoreDir(configFile string) (string, error) {
+	opts, err := server.ProcessConfigFile(configFile)
+	if err != nil {
+		return "", fmt.Errorf("read the configuration of the nats-server: %w", err)
+	}
+	return opts.StoreDir, nil
+}
+
 // Stop stops the server and waits until it has stopped.
 func (s *Server) Stop() {
 	s.mu.Lock()

@@ -119,8 +119,11 @@ func (r *running) command(ctx context.Context, args ...string) *exec.Cmd {
 }
 
 // end ends the box.
-func (r *running) end() {
+func (r *running) end() error {
 	_ = r.process.Process.Kill() // it may have ended
-	<-r.ended
-	r.server.Close()
+	err := <-r.ended
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		err = nil // it was killed
+	}
+	return errors.Join(err, r.server.Close())
 }

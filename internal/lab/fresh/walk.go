@@ -165,8 +165,7 @@ func (w *walker) start(ctx context.Context, g tester, name string, packages []st
 	}
 	removed := stop
 	ended := func() error {
-		machine.end()
-		return errors.Join(log.Close(), removed())
+		return errors.Join(machine.end(), log.Close(), removed())
 	}
 	stop = ended
 	if err := machine.awaitSystemd(ctx); err != nil {
