@@ -14,7 +14,6 @@ import (
 type DNS struct {
 	mu    sync.Mutex
 	names map[string]net.IP
-	fails bool
 }
 
 // Resolver returns what net.DefaultResolver has to be, before anything is looked up.
@@ -26,7 +25,7 @@ func (d *DNS) Resolver() *net.Resolver {
 	}}
 }
 
-// Set gives a name an IPv4 address.
+// Set gives a name an IPv4 address; with "" no server can look it up.
 func (d *DNS) Set(name, ip string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -34,13 +33,6 @@ func (d *DNS) Set(name, ip string) {
 		d.names = map[string]net.IP{}
 	}
 	d.names[name] = net.ParseIP(ip).To4()
-}
-
-// Fail makes every lookup fail, or work again.
-func (d *DNS) Fail(fails bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.fails = fails
 }
 
 // serve answers queries over a stream (RFC 1035, 4.2.2) until it is closed.
@@ -79,10 +71,10 @@ func (d *DNS) answer(query []byte) []byte {
 	const answered, serverFailure, noSuchName = 0x8180, 0x8182, 0x8183
 	flags, answers := uint16(answered), uint16(0)
 	switch {
-	case d.fails:
-		flags = serverFailure
 	case !known:
 		flags = noSuchName
+	case ip == nil:
+		flags = serverFailure
 	case isA:
 		answers = 1
 	}

@@ -30,7 +30,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func newRotation(t *testing.T) *rotation {
+func newRotation(t *testing.T, names ...string) *rotation {
 	t.Helper()
 	r := &rotation{listen: porttest.Addr(t), bundle: filepath.Join(t.TempDir(), "ca.crt")}
 	for _, a := range []**pki.Authority{&r.before, &r.after} {
@@ -39,7 +39,7 @@ func newRotation(t *testing.T) *rotation {
 		*a = authority
 	}
 	dir := t.TempDir()
-	pair, err := r.before.Issue(dir, "hub", pki.Subject{Name: "hub", Hosts: []string{"127.0.0.1"}})
+	pair, err := r.before.Issue(dir, "hub", pki.Subject{Name: "hub", Hosts: append(names, "127.0.0.1")})
 	must(t, err)
 	r.hub = natstest.StartHubWith(t, fmt.Sprintf("websocket { listen: %q, tls { cert_file: %q, key_file: %q } }", r.listen, pair.CertFile, pair.KeyFile), "plant-a")
 	r.trust(t, r.before)
