@@ -70,8 +70,19 @@ func load(t *testing.T) *chart.Chart {
 
 // render returns what the chart's templates render, by template.
 func render(c *chart.Chart, namespace string, values map[string]any) (map[string]string, error) {
+	return renderFor(c, kubernetes("37"), namespace, values)
+}
+
+// kubernetes returns what a cluster of Kubernetes 1.minor can do.
+func kubernetes(minor string) *common.Capabilities {
+	c := common.DefaultCapabilities.Copy()
+	c.KubeVersion = common.KubeVersion{Version: "v1." + minor + ".0", Major: "1", Minor: minor}
+	return c
+}
+
+func renderFor(c *chart.Chart, cluster *common.Capabilities, namespace string, values map[string]any) (map[string]string, error) {
 	release := common.ReleaseOptions{Name: "petiole", Namespace: namespace, Revision: 1, IsInstall: true}
-	all, err := util.ToRenderValues(c, values, release, common.DefaultCapabilities)
+	all, err := util.ToRenderValues(c, values, release, cluster)
 	if err != nil {
 		return nil, err
 	}
@@ -282,6 +293,25 @@ func TestBadValues(t *testing.T) {
 			if !strings.Contains(err.Error(), w) {
 				t.Errorf("%s: the error does not have %q: %v", values, w, err)
 			}
+		}
+	}
+}
+
+// TestOlderKubernetes: before 1.36 the chart needs two values, which it names.
+func TestOlderKubernetes(t *testing.T) {
+	c, cluster := load(t), kubernetes("35")
+	for values, want := range map[string]string{
+		"{}": "bridge.config.kubernetes.impersonation: constrained: needs Kubernetes 1.36, the cluster has v1.35.0: set classic",
+		"bridge: {config: {kubernetes: {impersonation: classic}}}":                           "tolerationsPolicy: true: needs Kubernetes 1.36, the cluster has v1.35.0: set false",
+		"tolerationsPolicy: false\nbridge: {config: {kubernetes: {impersonation: classic}}}": "",
+	} {
+		old := map[string]any{}
+		if err := yaml.UnmarshalStrict([]byte(values), &old); err != nil {
+			t.Fatal(err)
+		}
+		_, err := renderFor(c, cluster, "petiole-system", old)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", values, err, want)
 		}
 	}
 }
