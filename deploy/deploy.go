@@ -1,6 +1,7 @@
 // Package deploy holds the files of this folder that the leaf installs on a gateway and the bridge
 // on a hub, so that the binary alone can do it. leaf/join and `bridge hub init` use them; people
-// and packages use the files themselves.
+// and packages use the files themselves. The folders crio, helm, natscli and prometheus are modules
+// of their own.
 package deploy
 
 import _ "embed" // for the files below
