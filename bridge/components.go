@@ -134,7 +134,14 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		return nil, err
 	}
 	p.accounts = b.newAccounts(p, entry, outages)
-	carried := site.NewTraffic(p.desired.SiteExists, func() { p.sites.Trigger() })
+	carried := site.NewTraffic(site.TrafficConfig{
+		Cache: cache, SiteExists: p.desired.SiteExists, OnReport: func() { p.sites.Trigger() },
+		Ask: func(site string) error {
+			msg := nats.NewMsg(streams.SyncSubject(site))
+			msg.Header.Set(streams.HeaderControl, streams.ControlTraffic)
+			return h.Conn.PublishMsg(msg)
+		}, Log: b.log,
+	})
 	p.sites = site.New(site.Config{
 		Bounds: site.Bounds{
 			Names: p.names, Problems: problems, Traffic: carried, Access: p.accounts.State,
@@ -169,7 +176,7 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 			Keys: b.accountKeys, Cache: cache, Client: c.Dynamic, Authorities: entry.Authorities, Log: b.log.Named("join"),
 		}),
 		streams.RequestHub: requests.HubInfo(h.Conn),
-		traffic.Request:    requests.Traffic(carried.Record),
+		traffic.Request:    requests.Traffic(carried.Record, carried.Budget),
 		urgent.Request:     requests.Urgent(p.desired),
 	}, func() { b.count.refused.Add(1) }, b.log)
 	return p, nil

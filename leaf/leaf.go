@@ -176,7 +176,7 @@ func (l *Leaf) runParts(ctx context.Context, now *clock.Clock, nc *nats.Conn, js
 	for _, stream := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := forward.New(forward.Config{
 			Site: l.cfg.Site, Stream: stream, JS: js, Link: hubLink, Timelines: supervisor.Timeline(stream), Drops: supervisor.Drops(),
-			MaxPayload: hub.MaxPayload, CorrectTime: now.Correct, Idle: l.cfg.profile().idle, Gather: l.cfg.profile().gather, Meter: l.counts.meter, Counters: l.counts.forward, Log: l.log.Named("forward").With(zap.String("stream", stream)),
+			MaxPayload: hub.MaxPayload, CorrectTime: now.Correct, Idle: l.cfg.profile().idle, Gather: l.cfg.profile().gather, Level: account.Level, Meter: l.counts.meter, Counters: l.counts.forward, Log: l.log.Named("forward").With(zap.String("stream", stream)),
 		})
 		if stream == streams.SiteReported {
 			state.refused = f.Refused

@@ -26,6 +26,7 @@ import (
 	"github.com/petiole-io/petiole/leaf/replicate"
 	"github.com/petiole-io/petiole/leaf/store"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/traffic"
 )
 
 // TestMain lets three times as many tests run at a time as usual: they wait for lines, disks
@@ -57,6 +58,10 @@ type site struct {
 	settle time.Duration
 	// gather is how long records wait for others.
 	gather time.Duration
+	// level returns what waits because of the site's budget, nil for nothing; at the first level thin is
+	// the time in which one sample of each device is sent.
+	level func() traffic.Level
+	thin  time.Duration
 	// maxIdleChecks is the supervisor's.
 	maxIdleChecks int
 
@@ -165,7 +170,7 @@ func (s *site) run(t testing.TB, ctx context.Context, log *zap.Logger) {
 	for _, name := range []string{streams.SiteReported, streams.SiteTelemetry} {
 		f := forward.New(forward.Config{
 			Site: "plant-a", Stream: name, JS: s.js, Link: s.link, Timelines: s.store.Timeline(name), Drops: s.store.Drops(),
-			MaxPayload: s.check.MaxPayload, CorrectTime: s.clock.Correct, Gather: s.gather, Meter: s.leaf.counts.meter, Counters: s.leaf.counts.forward, Log: log.With(zap.String("stream", name)),
+			MaxPayload: s.check.MaxPayload, CorrectTime: s.clock.Correct, Gather: s.gather, Level: s.level, ThinInterval: s.thin, Meter: s.leaf.counts.meter, Counters: s.leaf.counts.forward, Log: log.With(zap.String("stream", name)),
 		})
 		if name == streams.SiteTelemetry {
 			s.telemetry = f

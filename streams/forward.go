@@ -85,7 +85,7 @@ type Gap struct {
 	// From and To are the first and the last missing sequence.
 	From uint64 `json:"from"`
 	To   uint64 `json:"to"`
-	// Reason is GapLimit, GapLost or GapSetAside.
+	// Reason is GapLimit, GapLost, GapSetAside or GapBudget.
 	Reason string    `json:"reason"`
 	Time   time.Time `json:"time"`
 }
@@ -100,6 +100,9 @@ const (
 	GapLost  = "lost"
 
 	GapSetAside = "setAside"
+	// GapBudget names samples that the site's budget did not allow. They are in the leaf's stream until
+	// its limit removes them.
+	GapBudget = "budget"
 )
 
 // LastKnown returns the Nats-Msg-Id of the newest message of a site in a stream at the hub that an

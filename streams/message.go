@@ -26,7 +26,7 @@ const (
 	// than its own is no longer the leader.
 	HeaderTerm = "Petiole-Term"
 	// HeaderControl carries the bridge's instruction to a leaf on a SyncSubject:
-	// ControlVerify or ControlPresence.
+	// ControlVerify, ControlPresence or ControlTraffic.
 	HeaderControl = "Petiole-Control"
 	// HeaderTrace carries a W3C traceparent.
 	HeaderTrace = "traceparent"
@@ -42,6 +42,8 @@ const (
 	// ControlPresence tells a leaf to send a heartbeat now: a bridge that begins to lead knows
 	// neither its nodes nor when the next one comes.
 	ControlPresence = "presence"
+	// ControlTraffic tells a leaf to report now what its link carried: the answer has its budget.
+	ControlTraffic = "traffic"
 )
 
 // Op is what a message does to its object.

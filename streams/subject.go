@@ -120,6 +120,17 @@ func LocalTelemetrySubject(kind string, source ...string) string {
 	return localTelemetryPrefix + "." + joinEscaped(kind, source)
 }
 
+// SampleKind is the kind of samples in LocalTelemetrySubject, the only one that may be thinned.
+const SampleKind = "sample"
+
+// LocalTelemetryFilter matches all records that wait at a site, of one kind or ("") of any.
+func LocalTelemetryFilter(kind string) string {
+	if kind == "" {
+		return localTelemetryPrefix + ".>"
+	}
+	return localTelemetryPrefix + "." + EscapeToken(kind) + ".>"
+}
+
 // TelemetrySubject returns the subject of the same records at the hub.
 func TelemetrySubject(site, kind string, source ...string) string {
 	return telemetryPrefix + "." + EscapeToken(site) + "." + joinEscaped(kind, source)

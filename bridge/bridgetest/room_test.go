@@ -30,6 +30,7 @@ func reservesRoom(t *testing.T, a *api) {
 			t.Errorf("hubStorage %q: %v, want it refused with the field's name", bad, err)
 		}
 	}
+	refusesBudgets(t, w)
 	w.must(limit("20Mi"))
 	eventually(t, "room as the Site says", func() bool {
 		s, err := w.js.Stream(w.ctx, streams.Telemetry("plant-a"))
@@ -49,4 +50,23 @@ func reservesRoom(t *testing.T, a *api) {
 	}
 	w.must(w.js.DeleteStream(w.ctx, "FILLER"))
 	w.awaitCondition(last, v1alpha1.ConditionStorageReserved, v1alpha1.ReasonReserved)
+}
+
+// refusesBudgets gives the Site budgets that cannot be kept, and then one that can: without a leaf, it is
+// not confirmed.
+func refusesBudgets(t *testing.T, w *world) {
+	t.Helper()
+	budget := func(value string) error {
+		patch := []byte(`{"spec":{"link":{"dailyBytes":` + value + `}}}`)
+		_, err := w.dynamic.Resource(sitesGVR).Patch(w.ctx, "plant-a", types.MergePatchType, patch, metav1.PatchOptions{})
+		return err
+	}
+	for _, bad := range []string{`"much"`, `"-20M"`, `"0"`, `"1999k"`, `"2P"`, `"20 M"`, `20000000`, `""`} {
+		if err := budget(bad); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "spec.link.dailyBytes") {
+			t.Errorf("dailyBytes %s: %v, want it refused with the field's name", bad, err)
+		}
+	}
+	w.must(budget(`"2M"`))
+	w.awaitCondition("plant-a", v1alpha1.ConditionWithinBudget, v1alpha1.ReasonNotConfirmed)
+	w.must(budget("null"))
 }

@@ -151,7 +151,7 @@ func showsColumns(t *testing.T, a *api) {
 	if want := []string{"Name", "Connected", "Since", "Pending", "Oldest"}; !slices.Equal(always, want) {
 		t.Errorf("kubectl get sites shows %v, want %v", always, want)
 	}
-	if want := []string{"Nodes", "Unapplied", "Unobserved", "Last-Ack", "Quarantined", "Epoch", "Resync", "Version"}; !slices.Equal(wide, want) {
+	if want := []string{"Nodes", "Unapplied", "Unobserved", "Last-Ack", "Quarantined", "Epoch", "Resync", "Traffic", "Version"}; !slices.Equal(wide, want) {
 		t.Errorf("kubectl get sites -o wide adds %v, want %v", wide, want)
 	}
 	t.Logf("row: %v", table.Rows[0].Cells)

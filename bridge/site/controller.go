@@ -218,7 +218,7 @@ func (c *Controller) updateStatus(ctx context.Context, site string, info *jetstr
 	access, known := c.cfg.Bounds.Access(site)
 	applyAccess(&status, access, known, seen.now)
 	meta.SetStatusCondition(&status.Conditions, storageCondition(c.cfg.Consumers.StorageProblem(site), seen.now))
-	status.Traffic = c.cfg.Bounds.Traffic.status(site, status.Traffic)
+	c.cfg.Bounds.Traffic.apply(site, served.Spec, &status, seen.now)
 	c.cfg.Metrics.set(site, status, c.cfg.Consumers.StorageUsed(site))
 	if !statusDue(served.Status, status, w.at, seen.now) {
 		return nil

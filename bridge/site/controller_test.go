@@ -61,7 +61,7 @@ func TestDeletedSitesAreForgotten(t *testing.T) {
 		Clients: clients, Cache: s, Sites: s, Consumers: s, Liveness: liveness.NewTracker(), Duplicates: liveness.NewDuplicateDetector(),
 		States:  antientropy.NewStates(antientropy.Hooks{Changed: func() {}, Checked: func(inventory.State) {}}),
 		Metrics: NewMetrics(), Log: zap.NewNop(), Bounds: Bounds{
-			Problems: bounds.NewProblems(time.Now), Traffic: NewTraffic(s.SiteExists, func() {}), Retain: func(func(string) bool) {}, Access: func(string) (accounts.State, bool) { return accounts.State{}, false },
+			Problems: bounds.NewProblems(time.Now), Traffic: NewTraffic(TrafficConfig{SiteExists: s.SiteExists}), Retain: func(func(string) bool) {}, Access: func(string) (accounts.State, bool) { return accounts.State{}, false },
 		},
 	})
 	c.cfg.Liveness.Heartbeat("plant-a", streams.Presence{}, noon)

@@ -128,6 +128,15 @@ var siteGauges = []siteGauge{
 		}
 		return s.Traffic.Bytes.AsApproximateFloat64()
 	}),
+	siteValue("link_budget_bytes", "What the site's link may carry on one day as far as its leaf knows, 0 for any number of bytes.", func(s v1alpha1.SiteStatus) float64 {
+		if s.Traffic == nil || s.Traffic.DailyBytes == nil {
+			return 0
+		}
+		return s.Traffic.DailyBytes.AsApproximateFloat64()
+	}),
+	siteValue("within_budget", "Whether nothing waits at the site because of the budget of its link: 1 or 0.", func(s v1alpha1.SiteStatus) float64 {
+		return metrics.Bool(!meta.IsStatusConditionFalse(s.Conditions, v1alpha1.ConditionWithinBudget))
+	}),
 	siteValue("duplicate_identity", "Whether two leaves use the name of the site: 1 or 0.", func(s v1alpha1.SiteStatus) float64 {
 		c := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionHealthy)
 		return metrics.Bool(c != nil && c.Reason == v1alpha1.ReasonDuplicateIdentity)

@@ -27,7 +27,7 @@ import (
 // The kinds of telemetry that devices produce, the first token below
 // telemetry.<site>.
 const (
-	kindSample = "sample"
+	kindSample = streams.SampleKind
 	kindAudit  = "audit"
 )
 

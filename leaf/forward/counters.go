@@ -11,6 +11,7 @@ type Counters struct {
 	passedOver *prometheus.CounterVec
 	refused    prometheus.Counter
 	setAside   prometheus.Counter
+	thinned    prometheus.Counter
 }
 
 // NewCounters returns counters that r collects.
@@ -20,6 +21,7 @@ func NewCounters(r prometheus.Registerer) *Counters {
 		forwarded:  counter.NewCounterVec(prometheus.CounterOpts{Name: "petiole_leaf_forwarded_total", Help: "Messages that the hub acknowledged."}, []string{"stream"}),
 		passedOver: counter.NewCounterVec(prometheus.CounterOpts{Name: "petiole_leaf_passed_over_total", Help: "Messages whose acknowledgement was lost and that the hub had already."}, []string{"stream"}),
 		setAside:   counter.NewCounter(prometheus.CounterOpts{Name: "petiole_leaf_records_set_aside_total", Help: "Records in SITE_QUARANTINE because the hub or the line cannot take them."}),
+		thinned:    counter.NewCounter(prometheus.CounterOpts{Name: "petiole_leaf_records_thinned_total", Help: "Samples that stay at the site because of its budget; a gap record takes their place."}),
 		refused:    counter.NewCounter(prometheus.CounterOpts{Name: "petiole_leaf_reports_refused_total", Help: "Reports that the hub refused because this site's stream is full, with each further try."}),
 	}
 }

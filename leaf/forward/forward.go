@@ -16,6 +16,7 @@ import (
 	"github.com/petiole-io/petiole/leaf/link"
 	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
+	"github.com/petiole-io/petiole/streams/traffic"
 	"github.com/petiole-io/petiole/streams/window"
 )
 
@@ -54,10 +55,15 @@ type Config struct {
 	Idle time.Duration
 	// Gather is how long a record waits for others while fewer than one commit's wait; default 0.
 	// Reports do not wait.
-	Gather   time.Duration
-	Meter    *transfer.Meter
-	Counters *Counters
-	Log      *zap.Logger
+	Gather time.Duration
+	// Level returns what is not sent at the moment because of the site's budget; nil: everything is.
+	Level func() traffic.Level
+	// ThinInterval is the time in which one sample of each device is sent at traffic.SamplesThinned;
+	// default traffic.ThinInterval.
+	ThinInterval time.Duration
+	Meter        *transfer.Meter
+	Counters     *Counters
+	Log          *zap.Logger
 }
 
 // Forwarder sends one stream of the leaf to the hub, in order and at least once. A session starts
@@ -79,6 +85,8 @@ type Forwarder struct {
 	refused refusals
 	// large is the record that is being sent alone.
 	large largeRecord
+	// thinned is when samples were thinned last.
+	thinned time.Time
 	// Aside is what the forwarder has set aside.
 	Aside Aside
 }
@@ -137,6 +145,9 @@ func (f *Forwarder) run(ctx context.Context) (sent int, err error) {
 		return 0, err
 	}
 	for {
+		if n, err := awaitBudget(ctx, f, r); err != nil {
+			return sent + n, err
+		}
 		batch, err := f.fetch(ctx, r)
 		if err != nil {
 			return sent, err
@@ -267,16 +278,9 @@ func (f *Forwarder) forward(ctx context.Context, r *session, msgs []jetstream.Ms
 		if err != nil {
 			return sent, err
 		}
-		msg, err := f.encode(ctx, r.timeline, m, seq)
+		msg, err := encodeRecord(ctx, f, r, &nats.Msg{Subject: m.Subject(), Header: m.Headers(), Data: m.Data()}, seq)
 		if err != nil {
 			return sent, err
-		}
-		if f.cfg.Stream == streams.SiteTelemetry { // reports are stored in parts
-			if reason := f.large.unsendable(msg, seq, f.cfg.MaxPayload()); reason != nil {
-				if msg, err = setAside(ctx, f, r, m, seq, reason); err != nil {
-					return sent, err
-				}
-			}
 		}
 		// A large message is sent alone, so that those before it do not wait for it.
 		if len(out) > 0 && bytes+msg.Size() > max(f.window.Bytes(), window.First) {
@@ -350,16 +354,29 @@ func (f *Forwarder) acknowledge(msgs []jetstream.Msg) error {
 	return nil
 }
 
+// encodeRecord returns the message for the hub, or the gap record that takes its place because it can
+// never be sent.
+func encodeRecord(ctx context.Context, f *Forwarder, r *session, m *nats.Msg, seq uint64) (*nats.Msg, error) {
+	msg, err := f.encode(ctx, r.timeline, m, seq)
+	if err != nil || f.cfg.Stream != streams.SiteTelemetry { // reports are stored in parts
+		return msg, err
+	}
+	if reason := f.large.unsendable(msg, seq, f.cfg.MaxPayload()); reason != nil {
+		return setAside(ctx, f, r, m, seq, reason)
+	}
+	return msg, nil
+}
+
 // encode returns the message for the hub.
-func (f *Forwarder) encode(ctx context.Context, l journal.Timeline, m jetstream.Msg, seq uint64) (*nats.Msg, error) {
-	subject, err := streams.ForwardSubject(f.cfg.Site, m.Subject())
+func (f *Forwarder) encode(ctx context.Context, l journal.Timeline, m *nats.Msg, seq uint64) (*nats.Msg, error) {
+	subject, err := streams.ForwardSubject(f.cfg.Site, m.Subject)
 	if err != nil {
 		return nil, err
 	}
 	msg := nats.NewMsg(subject)
-	msg.Header = withoutInstructions(m.Headers())
+	msg.Header = withoutInstructions(m.Header)
 	msg.Header.Set(jetstream.MsgIDHeader, l.MessageID(f.cfg.Site, f.cfg.Stream, seq).String())
-	msg.Data = m.Data()
+	msg.Data = m.Data
 	if f.cfg.Stream == streams.SiteTelemetry && msg.Header.Get(streams.HeaderClock) != "" {
 		correctTime(ctx, f, msg)
 	}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/leaf/journal"
@@ -85,17 +84,17 @@ func (a *Aside) set(what string) {
 
 // setAside stores a record that cannot be sent in SITE_QUARANTINE and returns the gap record that
 // takes its place at the hub.
-func setAside(ctx context.Context, f *Forwarder, r *session, m jetstream.Msg, seq uint64, reason error) (*nats.Msg, error) {
+func setAside(ctx context.Context, f *Forwarder, r *session, m *nats.Msg, seq uint64, reason error) (*nats.Msg, error) {
 	storing, cancel := context.WithTimeout(ctx, transfer.HubWait)
 	defer cancel()
-	if err := streams.QuarantineMessage(storing, f.cfg.JS, streams.SiteQuarantine, m.Subject(), withoutInstructions(m.Headers()), m.Data(), reason, 0); err != nil {
+	if err := streams.QuarantineMessage(storing, f.cfg.JS, streams.SiteQuarantine, m.Subject, withoutInstructions(m.Header), m.Data, reason, 0); err != nil {
 		return nil, err
 	}
-	what := fmt.Sprintf("record %d on %s is in %s: %s", seq, m.Subject(), streams.SiteQuarantine, reason)
+	what := fmt.Sprintf("record %d on %s is in %s: %s", seq, m.Subject, streams.SiteQuarantine, reason)
 	f.Aside.set(what)
 	f.large = largeRecord{}
 	f.cfg.Counters.setAside.Inc()
-	f.cfg.Log.Warn("a record that cannot be sent was set aside", zap.String("subject", m.Subject()), zap.Uint64("seq", seq), zap.String("stream", streams.SiteQuarantine), zap.Error(reason))
+	f.cfg.Log.Warn("a record that cannot be sent was set aside", zap.String("subject", m.Subject), zap.Uint64("seq", seq), zap.String("stream", streams.SiteQuarantine), zap.Error(reason))
 	lost := journal.Range{From: seq, To: seq}
 	f.logUnsaved(f.cfg.Drops.CountDropped(f.cfg.Stream, r.timeline, streams.GapSetAside, lost))
 	return gapMessage(f.cfg.Site, f.cfg.Stream, r.timeline, lost, streams.GapSetAside)

@@ -25,6 +25,8 @@ const (
 	divideInterval = time.Minute
 	// saveInterval is the time between two writes of the file.
 	saveInterval = 5 * time.Minute
+	// savedParts is how many times a day the file is written because that part of a budget was used.
+	savedParts = 100
 )
 
 // Config is what an Account needs.
@@ -51,22 +53,28 @@ type Account struct {
 	counted   map[string]transfer.Bytes
 	wire      transfer.Bytes
 	wireTotal transfer.Bytes
-	unread    bool
-	divided   time.Time
-	// saved is when the file was written, unsaved whether something has changed since.
-	saved   time.Time
-	unsaved bool
+	// sent are the bytes of all messages when the connection was read last.
+	sent    uint64
+	budget  int64
+	unread  bool
+	divided time.Time
+	// saved is when the file was written, unsaved whether something has changed since, unsavedBytes by
+	// how many bytes.
+	saved        time.Time
+	unsaved      bool
+	unsavedBytes uint64
 }
 
 // file is the content of Config.Path.
 type file struct {
-	Days []traffic.Day `json:"days"`
+	Days   []traffic.Day `json:"days"`
+	Budget int64         `json:"budget,omitempty"`
 }
 
 // Open reads the days that an earlier process has counted. If they cannot be read, it starts without,
 // and returns the error as well.
 func Open(cfg Config) (*Account, error) {
-	a := &Account{cfg: cfg, counted: cfg.Meter.Totals(), divided: time.Now(), saved: time.Now()}
+	a := &Account{cfg: cfg, counted: cfg.Meter.Totals(), sent: sum(cfg.Meter.Totals()), divided: time.Now(), saved: time.Now()}
 	up, down, _ := cfg.Wire()
 	a.wireTotal = transfer.Bytes{Up: up, Down: down}
 	data, err := os.ReadFile(cfg.Path)
@@ -86,6 +94,7 @@ func Open(cfg Config) (*Account, error) {
 		add(day.Down, d.Down)
 		a.days = append(a.days, day)
 	}
+	a.budget = max(f.Budget, 0)
 	return a, nil
 }
 
@@ -115,7 +124,8 @@ func (a *Account) tick(now time.Time) {
 	if now.Sub(a.divided) >= divideInterval {
 		a.divide(now)
 	}
-	if now.Sub(a.saved) >= saveInterval {
+	if now.Sub(a.saved) >= saveInterval || a.budget > 0 && a.wire.Up+a.wire.Down+a.unsavedBytes >= uint64(a.budget)/savedParts {
+		a.divide(now)
 		a.save(now)
 	}
 }
@@ -132,6 +142,43 @@ func (a *Account) SetTime(bridge time.Time) {
 	a.turn(now)
 }
 
+// SetBudget sets what the link may carry on one day, 0 for any number of bytes. It is on disk when
+// SetBudget returns, or the next time that the file is written.
+func (a *Account) SetBudget(bytes int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if bytes == a.budget {
+		return
+	}
+	a.cfg.Log.Info("the budget of the link is another one", zap.Int64("bytes_a_day", bytes), zap.Int64("before", a.budget))
+	a.budget, a.unsaved = bytes, true
+	a.save(time.Now())
+}
+
+// Level returns what is not sent at the moment, because of the budget. It is fast, and counts also
+// messages that were sent since the connection was read last.
+func (a *Account) Level() traffic.Level {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.level()
+}
+
+// Budget returns the budget, 0 for any number of bytes, and Level.
+func (a *Account) Budget() (bytes int64, level traffic.Level) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.budget, a.level()
+}
+
+// level is Level. The lock is held.
+func (a *Account) level() traffic.Level {
+	if a.budget == 0 || len(a.days) == 0 {
+		return traffic.Within
+	}
+	a.turn(time.Now())
+	return traffic.LevelOf(a.days[0].Bytes()+a.wire.Up+a.wire.Down+sum(a.cfg.Meter.Totals())-a.sent, a.budget)
+}
+
 // Report returns the days that have changed lately, or all of them; none if the day is not known yet.
 func (a *Account) Report(all bool) traffic.Report {
 	a.mu.Lock()
@@ -143,7 +190,7 @@ func (a *Account) Report(all bool) traffic.Report {
 	if !all {
 		n = min(n, 2)
 	}
-	out := traffic.Report{}
+	out := traffic.Report{Budget: a.budget, Level: a.level()}
 	for _, d := range a.days[:n] {
 		out.Days = append(out.Days, traffic.Day{Date: d.Date, Up: nonzero(d.Up), Down: nonzero(d.Down), Estimated: d.Estimated})
 	}
@@ -167,6 +214,14 @@ func (a *Account) read() {
 	a.wire.Down += down - a.wireTotal.Down
 	a.wireTotal = transfer.Bytes{Up: up, Down: down}
 	a.unread = a.unread || !known
+	a.sent = sum(a.cfg.Meter.Totals())
+}
+
+func sum(kinds map[string]transfer.Bytes) (n uint64) {
+	for _, b := range kinds {
+		n += b.Up + b.Down
+	}
+	return n
 }
 
 // divide adds what was read since the last time to the present day. The lock is held.
@@ -196,6 +251,7 @@ func (a *Account) divide(now time.Time) {
 	add(day.Up, divide(up, wire.Up))
 	add(day.Down, divide(down, wire.Down))
 	a.unsaved = true
+	a.unsavedBytes += wire.Up + wire.Down
 }
 
 func add(to, more map[string]uint64) {
@@ -229,7 +285,7 @@ func (a *Account) save(now time.Time) {
 	if !a.unsaved {
 		return
 	}
-	data, err := json.Marshal(file{Days: a.days})
+	data, err := json.Marshal(file{Days: a.days, Budget: a.budget})
 	if err == nil {
 		err = durable.WriteFile(a.cfg.Path, data, 0o600)
 	}
@@ -237,5 +293,5 @@ func (a *Account) save(now time.Time) {
 		a.cfg.Log.Warn("what the link carried is not saved, it is kept in memory", zap.Error(err))
 		return
 	}
-	a.unsaved = false
+	a.unsaved, a.unsavedBytes = false, 0
 }

@@ -178,3 +178,50 @@ func TestUnreadableFile(t *testing.T) {
 		t.Errorf("%d days, want 1", len(got.Days))
 	}
 }
+
+// TestBudget uses up a budget over a restart in the middle of the day, without and with the bridge's
+// clock, until the next day begins.
+func TestBudget(t *testing.T) {
+	r := newRig(t)
+	expect := func(want traffic.Level) {
+		t.Helper()
+		if got := r.Level(); got != want {
+			t.Errorf("level %q, want %q", got, want)
+		}
+	}
+	r.SetTime(at("2026-11-26 12:00:00"))
+	r.up = 1 << 40
+	expect(traffic.Within)
+	r.open()
+	r.SetTime(at("2026-11-27 12:00:00"))
+	r.SetBudget(10_000)
+	expect(traffic.Within)
+	r.up = 8000
+	r.tick(time.Now())
+	expect(traffic.SamplesThinned)
+	r.meter.Up(transfer.KindReported, message(1100)) // before the connection is read again
+	expect(traffic.SamplesWait)
+	r.up += 300
+	r.tick(time.Now()) // it was compressed
+	expect(traffic.SamplesThinned)
+	r.open() // without a save at the end: a hundredth of the budget is on disk at least
+	expect(traffic.SamplesThinned)
+	r.down = 5000
+	r.tick(time.Now())
+	expect(traffic.ReportsWait)
+	r.open()
+	expect(traffic.ReportsWait)
+	r.SetTime(at("2026-11-27 23:59:00"))
+	expect(traffic.ReportsWait)
+	r.SetBudget(50_000)
+	expect(traffic.Within)
+	r.SetBudget(10_000)
+	expect(traffic.ReportsWait)
+	r.SetTime(at("2026-11-28 00:00:00"))
+	expect(traffic.Within)
+	r.SetBudget(0)
+	r.open()
+	r.up = 1 << 40
+	r.tick(time.Now())
+	expect(traffic.Within)
+}

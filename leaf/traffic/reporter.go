@@ -23,6 +23,8 @@ const (
 	// minAgain and maxAgain bound the time before a report is sent again that was not answered.
 	minAgain = 5 * time.Second
 	maxAgain = 10 * time.Minute
+	// levelInterval is how often it is looked whether something else waits now.
+	levelInterval = 5 * time.Second
 )
 
 // ReporterConfig is what a Reporter needs.
@@ -38,14 +40,30 @@ type ReporterConfig struct {
 }
 
 // Reporter tells the bridge what an Account counts: all days when the link comes up, and those that
-// change in each interval. The answer has the bridge's clock. Use NewReporter.
-type Reporter struct{ cfg ReporterConfig }
+// change in each interval, when what waits changes, and when the bridge asks. The answer has the
+// bridge's clock and the budget. Use NewReporter.
+type Reporter struct {
+	cfg ReporterConfig
+	// budget and level are the last ones that the bridge knows.
+	budget int64
+	level  traffic.Level
+}
 
 // NewReporter returns a reporter that has not started.
-func NewReporter(cfg ReporterConfig) *Reporter { return &Reporter{cfg} }
+func NewReporter(cfg ReporterConfig) *Reporter { return &Reporter{cfg: cfg} }
 
 // Run reports until ctx ends.
-func (r *Reporter) Run(ctx context.Context) error {
+func (r *Reporter) Run(ctx context.Context) (err error) {
+	control := make(chan *nats.Msg, 8)
+	sub, err := r.cfg.Conn.ChanSubscribe(streams.SyncSubject(r.cfg.Site), control)
+	if err != nil {
+		return fmt.Errorf("subscribe to %s: %w", streams.SyncSubject(r.cfg.Site), err)
+	}
+	defer func() {
+		if uerr := sub.Unsubscribe(); uerr != nil && !r.cfg.Conn.IsClosed() && err == nil {
+			err = fmt.Errorf("unsubscribe: %w", uerr)
+		}
+	}()
 	var session time.Time // whose bridge has all days
 	for again := minAgain; ; {
 		up, since, changed := r.cfg.Link.State()
@@ -65,19 +83,43 @@ func (r *Reporter) Run(ctx context.Context) error {
 				again = min(2*again, maxAgain)
 			}
 		}
+		var ended bool
+		if again, ended = r.wait(ctx, again, changed, next, control); ended {
+			return nil
+		}
+	}
+}
+
+// wait returns when it is time for a report, with the time until the next one if it is not answered, or
+// when ctx has ended.
+func (r *Reporter) wait(ctx context.Context, again time.Duration, changed <-chan struct{}, next <-chan time.Time, control <-chan *nats.Msg) (unanswered time.Duration, ended bool) {
+	tick := time.NewTicker(levelInterval)
+	defer tick.Stop()
+	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return 0, true
 		case <-changed:
-			again = minAgain
+			return minAgain, false
 		case <-next:
+			return again, false
+		case m := <-control:
+			if m.Header.Get(streams.HeaderControl) == streams.ControlTraffic {
+				return minAgain, false
+			}
+		case <-tick.C:
+			budget, level := r.cfg.Account.Budget()
+			if up, _, _ := r.cfg.Link.State(); up && again == minAgain && (budget != r.budget || level != r.level) {
+				return again, false
+			}
 		}
 	}
 }
 
 // report sends a report and takes over what the answer says.
 func (r *Reporter) report(ctx context.Context, all bool) error {
-	data, err := json.Marshal(r.cfg.Account.Report(all))
+	report := r.cfg.Account.Report(all)
+	data, err := json.Marshal(report)
 	if err != nil {
 		return fmt.Errorf("encode a report: %w", err)
 	}
@@ -94,8 +136,11 @@ func (r *Reporter) report(ctx context.Context, all bool) error {
 	if answer.Error != "" {
 		return errors.New(answer.Error)
 	}
-	if !answer.Time.IsZero() {
-		r.cfg.Account.SetTime(answer.Time)
+	r.budget, r.level = report.Budget, report.Level
+	if answer.Time.IsZero() {
+		return nil
 	}
+	r.cfg.Account.SetTime(answer.Time)
+	r.cfg.Account.SetBudget(max(answer.Budget, 0))
 	return nil
 }

@@ -41,6 +41,51 @@ var kindPattern = regexp.MustCompile(`^[a-z]{1,32}$`)
 type Report struct {
 	// Days are sorted by date, the newest first. A report may leave out those that are known.
 	Days []Day `json:"days,omitempty"`
+	// Budget is what the link may carry on one day as far as the leaf knows, 0 for any number of
+	// bytes. Level is what waits because of it.
+	Budget int64 `json:"budget,omitempty"`
+	Level  Level `json:"level,omitempty"`
+}
+
+// Level is what a site does not send at the moment because its budget is used. Desired state,
+// commands and their results, heartbeats and sessions are never held back.
+type Level string
+
+// The levels, each with what the ones before it hold back.
+const (
+	// Within holds nothing back.
+	Within Level = ""
+	// SamplesThinned sends the newest sample of each device in ThinInterval.
+	SamplesThinned Level = "SamplesThinned"
+	// SamplesWait sends no samples.
+	SamplesWait Level = "SamplesWait"
+	// ReportsWait sends no status and no Events.
+	ReportsWait Level = "ReportsWait"
+)
+
+// ThinInterval is the time in which SamplesThinned sends one sample of each device.
+const ThinInterval = 15 * time.Minute
+
+// The parts of a budget, in percent, from which each level begins.
+const (
+	thinnedPercent = 75
+	samplesPercent = 90
+)
+
+// LevelOf returns the level at which so many bytes of a budget are used.
+func LevelOf(used uint64, budget int64) Level {
+	b := uint64(max(budget, 0))
+	switch {
+	case b == 0:
+		return Within
+	case used >= b:
+		return ReportsWait
+	case used >= b/100*samplesPercent:
+		return SamplesWait
+	case used >= b/100*thinnedPercent:
+		return SamplesThinned
+	}
+	return Within
 }
 
 // Day is what the link carried on one day.
@@ -78,6 +123,7 @@ func (r Report) Merge(later Report) Report {
 			days[d.Date] = d
 		}
 	}
+	r.Budget, r.Level = later.Budget, later.Level
 	r.Days = slices.SortedFunc(maps.Values(days), func(a, b Day) int { return strings.Compare(b.Date, a.Date) })
 	r.Days = r.Days[:min(len(r.Days), MaxDays)]
 	return r
@@ -86,8 +132,10 @@ func (r Report) Merge(later Report) Report {
 // Answer is the bridge's answer to a Report.
 type Answer struct {
 	// Time is the bridge's clock.
-	Time  time.Time `json:"time,omitzero"`
-	Error string    `json:"error,omitempty"`
+	Time time.Time `json:"time,omitzero"`
+	// Budget is what the link may carry on one day, 0 for any number of bytes.
+	Budget int64  `json:"budget,omitempty"`
+	Error  string `json:"error,omitempty"`
 }
 
 // Decode decodes a report. It returns an error if the report exceeds one of the bounds. Counters that
@@ -106,6 +154,12 @@ func Decode(data []byte) (Report, error) {
 // validate returns an error for the first field that exceeds its bounds, and reduces counters above
 // the largest integer of the Kubernetes API to it.
 func (r Report) validate() error {
+	if r.Budget < 0 {
+		return fmt.Errorf("report has a budget of %d bytes", r.Budget)
+	}
+	if !slices.Contains([]Level{Within, SamplesThinned, SamplesWait, ReportsWait}, r.Level) {
+		return fmt.Errorf("report has an unknown level %.32q", r.Level)
+	}
 	if len(r.Days) > MaxDays {
 		return fmt.Errorf("report has %d days, the limit is %d", len(r.Days), MaxDays)
 	}

@@ -39,6 +39,22 @@ const (
 	ConditionWithinLimits = "WithinLimits"
 )
 
+// ConditionWithinBudget is True if nothing waits at the site because its link has carried too much
+// today. It is absent if Spec.Link has no budget.
+const ConditionWithinBudget = "WithinBudget"
+
+// The reasons of ConditionWithinBudget, beside ReasonAsExpected.
+const (
+	// ReasonSamplesThinned: of the samples one of each device is sent every 15 minutes.
+	ReasonSamplesThinned = "SamplesThinned"
+	// ReasonSamplesWait: no samples are sent.
+	ReasonSamplesWait = "SamplesWait"
+	// ReasonReportsWait: no status, no Events and no samples are sent.
+	ReasonReportsWait = "ReportsWait"
+	// ReasonNotConfirmed: the leaf has not reported yet that it keeps this budget.
+	ReasonNotConfirmed = "NotConfirmed"
+)
+
 // The reasons of ConditionNodesAccepted, beside ReasonAsExpected.
 const (
 	// ReasonNameTaken: the name belongs to another site, or to a Node that is no site's.

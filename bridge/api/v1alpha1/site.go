@@ -49,6 +49,8 @@ type SiteSpec struct {
 	Join *SiteJoin `json:"join,omitempty"`
 	// Limits bounds what the site may use of what all sites share.
 	Limits *SiteLimits `json:"limits,omitempty"`
+	// Link is about the connection of the site to the hub.
+	Link *SiteLink `json:"link,omitempty"`
 	// Nodes bounds the nodes of the site. Without it, the site has one node: the first that
 	// registers, or those that it had before this field existed.
 	Nodes *SiteNodes `json:"nodes,omitempty"`
@@ -73,6 +75,16 @@ type SiteLimits struct {
 	// HubStorage is the room for the site's reports and telemetry at the hub. It is at most, and
 	// by default, the site's share of the hub's room (limits of the bridge's configuration).
 	HubStorage *resource.Quantity `json:"hubStorage,omitempty"`
+}
+
+// SiteLink is about the connection of a site to the hub.
+type SiteLink struct {
+	// DailyBytes is what the link may carry on one day, in UTC by the bridge's clock, in both
+	// directions. When three quarters are used, the site sends the newest sample of each device every
+	// 15 minutes, from nine tenths on no samples, and after all no status and no Events, until the next
+	// day. Desired state, commands and their results, heartbeats and sessions of the kubelet API never
+	// wait. Without it nothing does.
+	DailyBytes *resource.Quantity `json:"dailyBytes,omitempty"`
 }
 
 // SiteAccess is what gateways and operators of a site need to connect to a hub in operator mode.
@@ -222,7 +234,8 @@ type SiteStatus struct {
 	Resync *SiteResync `json:"resync,omitempty"`
 
 	// Conditions holds ConditionConnected, ConditionSynced, ConditionHealthy,
-	// ConditionStorageReserved, ConditionNodesAccepted and ConditionWithinLimits.
+	// ConditionStorageReserved, ConditionNodesAccepted and ConditionWithinLimits, and with a budget of
+	// the link ConditionWithinBudget.
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
@@ -237,6 +250,8 @@ type SiteTraffic struct {
 	Date string `json:"date"`
 	// Bytes is what the link carried on that day in both directions, rounded up to kilobytes.
 	Bytes resource.Quantity `json:"bytes"`
+	// DailyBytes is the budget of which the leaf knows, absent if it has none.
+	DailyBytes *resource.Quantity `json:"dailyBytes,omitempty"`
 	// Days are the last days, the newest first.
 	// +listType=map
 	// +listMapKey=date

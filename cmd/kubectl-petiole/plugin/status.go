@@ -145,6 +145,9 @@ func (s *session) describe(site *v1alpha1.Site, leader string) error {
 	line("Applied", "%d stored messages not applied", st.Unapplied)
 	line("Observed", "%d pods and devices not observed", st.Unobserved)
 	line("Upward", "%d reports and %d records wait at the site; %d dropped", st.ReportedPending, st.TelemetryPending, st.Dropped)
+	if t := st.Traffic; t != nil {
+		line("Link", "%s%s on %s (UTC), reported %s ago", t.Bytes.String(), ofBudget(t), t.Date, age(&t.Time))
+	}
 	line("Quarantined", "%d", st.Quarantined)
 	if c := st.LastCheck; c != nil {
 		line("Compared", "%s, %s ago; %d mismatches so far", c.Outcome, age(&c.Time), st.Mismatches)
@@ -168,6 +171,14 @@ func (s *session) describe(site *v1alpha1.Site, leader string) error {
 		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", c.Type, c.Status, age(&c.LastTransitionTime), c.Reason, c.Message)
 	}
 	return w.Flush()
+}
+
+// ofBudget names the budget of a link, if it has one.
+func ofBudget(t *v1alpha1.SiteTraffic) string {
+	if t.DailyBytes == nil {
+		return ""
+	}
+	return " of " + t.DailyBytes.String()
 }
 
 // sentence capitalizes s and adds a full stop.

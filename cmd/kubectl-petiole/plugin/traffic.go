@@ -104,7 +104,7 @@ func printTraffic(s *session, o *output, site *v1alpha1.Site, all bool) error {
 	if estimated != "" {
 		fmt.Fprintf(s.ErrOut, "\nThe connection's own bytes were not known all day; messages count before compression:%s\n", estimated)
 	}
-	_, err := fmt.Fprintf(s.ErrOut, "\nReported %s ago.\n", age(&t.Time))
+	_, err := fmt.Fprintf(s.ErrOut, "\n%s%s on %s, reported %s ago.\n", t.Bytes.String(), ofBudget(t), t.Date, age(&t.Time))
 	return err
 }
 

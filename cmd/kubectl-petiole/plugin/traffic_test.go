@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
@@ -19,9 +20,10 @@ func TestTraffic(t *testing.T) {
 	if code != 0 || out != "" || !strings.Contains(errOut, "has not reported") {
 		t.Errorf("without a report: code %d, %q, %q", code, out, errOut)
 	}
+	budget := resource.MustParse("20M")
 	a.mu.Lock()
 	a.site.Status.Traffic = &v1alpha1.SiteTraffic{
-		Date: "2026-11-26", Time: metav1.NewTime(time.Now().Add(-12 * time.Minute)),
+		Date: "2026-11-26", Bytes: resource.MustParse("2001k"), DailyBytes: &budget, Time: metav1.NewTime(time.Now().Add(-12 * time.Minute)),
 		Days: []v1alpha1.SiteTrafficDay{
 			{Date: "2026-11-26", Kinds: []v1alpha1.SiteTrafficKind{{Kind: "desired", Up: 20, Down: 1_250_000}, {Kind: "protocol", Up: 2000, Down: 747_980}}},
 			{Date: "2026-11-25", Estimated: true, Kinds: []v1alpha1.SiteTrafficKind{{Kind: "heartbeats", Up: 3_000_000_000}}},
@@ -44,9 +46,12 @@ func TestTraffic(t *testing.T) {
 		if got := regexp.MustCompile(` +`).ReplaceAllString(out, " "); code != 0 || got != want {
 			t.Errorf("%s: code %d, %s\n%s, want\n%s", args, code, errOut, got, want)
 		}
-		if args == "traffic plant-a" && (!strings.Contains(errOut, "2026-11-25") || !strings.Contains(errOut, "Reported 12m ago.")) {
+		if args == "traffic plant-a" && (!strings.Contains(errOut, "2026-11-25") || !strings.Contains(errOut, "2001k of 20M on 2026-11-26, reported 12m ago.")) {
 			t.Errorf("%q", errOut)
 		}
+	}
+	if code, out, _ := run("status", "plant-a"); code != 0 || !strings.Contains(out, "2001k of 20M on 2026-11-26 (UTC), reported 12m ago") {
+		t.Errorf("status: code %d\n%s", code, out)
 	}
 	if code, _, errOut := run("traffic", "plant-x"); code != 1 || !strings.HasPrefix(errOut, "Error from server (NotFound): ") {
 		t.Errorf("unknown site: code %d, %q", code, errOut)
