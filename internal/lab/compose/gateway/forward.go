@@ -67,6 +67,6 @@ func pipe(ctx context.Context, master net.Conn, slave string) error {
 	case <-ctx.Done():
 	}
 	closeErr := errors.Join(master.Close(), conn.Close()) // ends the other copy
-	_ = <-done                                            // a connection that was closed here
+	<-done                                                //nolint:errcheck // the end of a connection that was closed here
 	return errors.Join(err, closeErr)
 }
