@@ -110,6 +110,7 @@ var ours = []struct {
 	{"cmd/bridge", []string{"bridge", "deploy", "internal/configfile", "internal/version"}},
 	{"cmd/leaf", []string{"leaf", "devices", "internal/configfile", "internal/version"}},
 	{"cmd/opcua-mapper", []string{"cmd/opcua-mapper", "devices/dmi/v1beta1"}},
+	{"cmd/historian", []string{"cmd/historian"}},
 	{"cmd/kubectl-petiole", []string{"cmd/kubectl-petiole", "bridge/api", "streams", "internal/version"}},
 }
 
@@ -121,6 +122,7 @@ var fenced = map[string][]string{
 	"github.com/simonvetter/modbus":     {"devices/modbus/modbustest", "internal/bench", "internal/lab"},
 	"go.etcd.io/etcd":                   {"internal/lab", "cmd/lab"},
 	"github.com/gopcua/opcua":           {"cmd/opcua-mapper"},
+	"github.com/jackc/pgx":              {"cmd/historian"},
 }
 
 func TestImports(t *testing.T) {
