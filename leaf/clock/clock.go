@@ -183,16 +183,30 @@ func (c *Clock) Until(t time.Time) (left time.Duration, known bool) {
 	return t.Sub(now), known
 }
 
-// CertificateTime returns the time by which certificates are judged: that of the clock, unless it says a time
-// before one that was known already.
-func (c *Clock) CertificateTime() time.Time {
+// CertificateTimes returns the times by which certificates may be judged, the likelier one first: that
+// of the clock, and the one that is known or has passed, unless they agree or NTP keeps the clock. Either
+// may be wrong, the hub's too: a gateway that judges by one alone can lose the hub for good.
+func (c *Clock) CertificateTimes() []time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now, _, known := c.now(c.read())
-	if floor := c.record.floor(); !known && now.Before(floor) {
-		return floor
+	r := c.read()
+	state := c.state(r)
+	if state == Right {
+		return []time.Time{r.wall}
 	}
-	return now
+	other, _, known := c.now(r)
+	if floor := c.record.floor(); !known && other.Before(floor) {
+		other = floor
+	}
+	switch {
+	case r.wall.Before(earliest):
+		return []time.Time{other}
+	case other.Equal(r.wall):
+		return []time.Time{r.wall}
+	case state == Unset:
+		return []time.Time{other, r.wall}
+	}
+	return []time.Time{r.wall, other}
 }
 
 // Behind returns how far the wall clock is behind the right one, 0 if that is not known.

@@ -128,8 +128,8 @@ func TestStates(t *testing.T) {
 	if _, _, known := c.Now(); known {
 		t.Error("the time is known")
 	}
-	if at := c.CertificateTime(); at.Year() != 2026 {
-		t.Errorf("it is %s at least", at)
+	if at := c.CertificateTimes(); len(at) != 1 || at[0].Year() != 2026 {
+		t.Errorf("certificates are judged by %s", at)
 	}
 	m.Set(today)
 	expect("set by hand", clock.Unverified, true)
@@ -318,4 +318,35 @@ func TestCorrectRefusesWhatIsNoRecord(t *testing.T) {
 			t.Errorf("%s became %s, %v", data, out, err)
 		}
 	}
+}
+
+// TestCertificateTimes has a clock and the hub's time that differ: certificates may be judged by either,
+// whichever is wrong.
+func TestCertificateTimes(t *testing.T) {
+	dir, m := t.TempDir(), &clocktest.Machine{}
+	c := open(t, dir, m.Boot(begin))
+	expect := func(step string, want ...time.Time) {
+		t.Helper()
+		times := c.CertificateTimes()
+		if len(times) != len(want) {
+			t.Fatalf("%s: judged by %s, want %s", step, times, want)
+		}
+		for i, at := range times {
+			if at.Sub(want[i]).Abs() > 10*time.Second {
+				t.Errorf("%s: judged by %s, want %s", step, times, want)
+			}
+		}
+	}
+	m.Set(today)
+	expect("not confirmed", today)
+	c.Measured(today, 200*time.Millisecond)
+	expect("confirmed", today)
+	c.Measured(today.Add(-24*time.Hour), 200*time.Millisecond)
+	expect("the hub is a day behind", today, today.Add(-24*time.Hour))
+	c = open(t, dir, m.Source())
+	expect("after a restart", today, today.Add(-24*time.Hour))
+	c.Measured(today.AddDate(1, 0, 0), 200*time.Millisecond)
+	expect("the hub is a year ahead", today.AddDate(1, 0, 0), today)
+	m.Set(begin)
+	expect("the clock is lost", today.AddDate(1, 0, 0))
 }

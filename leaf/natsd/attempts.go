@@ -32,6 +32,9 @@ type attempts struct {
 	// refused is the last error about the time of the hub's certificate, nil if the last attempt had
 	// another result.
 	refused atomic.Pointer[string]
+	// refusals counts the attempts that were refused for the time, judged is set while one is judged.
+	refusals atomic.Int64
+	judged   atomic.Bool
 
 	mu sync.Mutex
 	// repeated are the lines about connections, without their ids.
@@ -94,7 +97,16 @@ func (a *attempts) observeError(line string) {
 	if i := strings.Index(line, invalidTime); i >= 0 {
 		why := line[i:]
 		a.refused.Store(&why)
+		if a.judged.Swap(false) {
+			a.refusals.Add(1)
+		}
 	}
+}
+
+// certificateTime returns the time by which the next attempt is judged.
+func (a *attempts) certificateTime(times []time.Time) time.Time {
+	a.judged.Store(true)
+	return times[a.refusals.Load()%int64(len(times))]
 }
 
 // CertificateRefused returns why the hub's certificate is not valid at the time of this gateway, empty

@@ -75,7 +75,7 @@ leafnodes {
 	var now atomic.Int64 // seconds since 1970
 	now.Store(12)
 	core, logs := observer.New(zap.ErrorLevel)
-	s, err := Start(t.Context(), Config{Site: "plant-a", File: conf, CertificateTime: func() time.Time { return time.Unix(now.Load(), 0) }, Log: zap.New(core)})
+	s, err := Start(t.Context(), Config{Site: "plant-a", File: conf, CertificateTimes: func() []time.Time { return []time.Time{time.Unix(now.Load(), 0)} }, Log: zap.New(core)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,4 +95,36 @@ leafnodes {
 	now.Store(time.Now().Unix())
 	polltest.Eventually(t, "connection to the hub", func() bool { return s.HubConnection() != 0 })
 	polltest.Eventually(t, "no refusal", func() bool { return CertificateRefused(s) == "" })
+}
+
+// TestAWrongTimeCostsNoConnection has two times of which the first one is wrong, by a day or a
+// century: the certificate is judged by the other one after a refusal.
+func TestAWrongTimeCostsNoConnection(t *testing.T) {
+	t.Parallel()
+	addr, ca := startTLSHub(t)
+	for _, off := range []time.Duration{-24 * time.Hour, 100 * 365 * 24 * time.Hour} {
+		dir := t.TempDir()
+		conf := filepath.Join(dir, "leaf.conf")
+		if err := os.WriteFile(conf, fmt.Appendf(nil, `
+server_name: plant-a
+jetstream { domain: plant-a, store_dir: %q }
+leafnodes {
+  reconnect: "100ms"
+  remotes: [ { url: "tls://%s", tls { ca_file: %q, timeout: 10 } } ]
+}
+`, filepath.Join(dir, "js"), addr, ca), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Start(t.Context(), Config{Site: "plant-a", File: conf, CertificateTimes: func() []time.Time {
+			return []time.Time{time.Now().Add(off), time.Now()}
+		}, Log: zap.NewNop()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(s.Stop)
+		polltest.Eventually(t, "connection to the hub", func() bool { return s.HubConnection() != 0 })
+		if s.attempts.refusals.Load() == 0 {
+			t.Errorf("%s: nothing was refused: the test has proved nothing", off)
+		}
+	}
 }

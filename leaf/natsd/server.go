@@ -75,7 +75,7 @@ type hubConfig struct {
 	// longest time between two attempts.
 	remotes         int
 	attemptInterval time.Duration
-	// now is Config.CertificateTime.
+	// now returns the time by which the hub's certificate is judged; nil: that of the clock.
 	now func() time.Time
 }
 
@@ -109,10 +109,10 @@ type Config struct {
 	// Compression is the mode of the connection to the hub, such as s2_best, unless the
 	// configuration file has one; empty: nats-server's default, which depends on the round trip.
 	Compression string
-	// CertificateTime returns the time by which the hub's certificate is judged; nil: that of the
-	// clock.
-	CertificateTime func() time.Time
-	Log             *zap.Logger
+	// CertificateTimes returns the times by which the hub's certificate may be judged, at least one:
+	// after a refusal the next attempt is judged by the next one. Nil: by the clock.
+	CertificateTimes func() []time.Time
+	Log              *zap.Logger
 }
 
 // Start starts the server of a site, and returns when it accepts connections. It returns
@@ -122,7 +122,10 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create the leaf's nkey: %w", err)
 	}
-	s := &Server{site: cfg.Site, configFile: cfg.File, storeKey: cfg.StoreKey, hub: hubConfig{ping: cfg.PingInterval, compression: cfg.Compression, now: cfg.CertificateTime}, key: key, log: cfg.Log}
+	s := &Server{site: cfg.Site, configFile: cfg.File, storeKey: cfg.StoreKey, hub: hubConfig{ping: cfg.PingInterval, compression: cfg.Compression}, key: key, log: cfg.Log}
+	if cfg.CertificateTimes != nil {
+		s.hub.now = func() time.Time { return s.attempts.certificateTime(cfg.CertificateTimes()) }
+	}
 	return s, s.start(ctx, nil)
 }
 

@@ -2,6 +2,8 @@ package nodeapi
 
 import (
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -39,6 +41,21 @@ func TestForeignWritesPointToTheCloud(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestKubeconfigIsWrittenOnce writes a kubeconfig again to a folder that takes no more files, as a full
+// disk does: the one that is up to date stays.
+func TestKubeconfigIsWrittenOnce(t *testing.T) {
+	t.Parallel()
+	r := newLeaf(t).start(t.TempDir())
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	must(t, r.WriteKubeconfig(path, "kubelet"))
+	// Where the new file would be written is a folder.
+	must(t, os.Mkdir(filepath.Join(filepath.Dir(path), ".kubeconfig.next"), 0o700))
+	must(t, r.WriteKubeconfig(path, "kubelet"))
+	if err := r.WriteKubeconfig(path, "another"); err == nil {
+		t.Error("another kubeconfig was written: the test has proved nothing")
+	}
 }
 
 func TestOnlyTheNodesTokenIsServed(t *testing.T) {

@@ -1,6 +1,7 @@
 package nodeapi
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -9,6 +10,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -342,7 +344,8 @@ func (a *API) Token() (string, error) {
 
 // WriteKubeconfig writes a kubeconfig with the node's token and the API's certificate
 // authority, for the kubelet or for kubectl. user is the name of the user in it. The file has
-// mode 0600. WriteKubeconfig may be called before Run unless Config.Listen has port 0.
+// mode 0600; one that is up to date stays, so that a leaf starts on a full disk. WriteKubeconfig may be
+// called before Run unless Config.Listen has port 0.
 func (a *API) WriteKubeconfig(path, user string) error {
 	id, err := a.credentials()
 	if err != nil {
@@ -356,6 +359,9 @@ func (a *API) WriteKubeconfig(path, user string) error {
 	data, err := clientcmd.Write(*cfg)
 	if err != nil {
 		return fmt.Errorf("encode kubeconfig: %w", err)
+	}
+	if was, err := os.ReadFile(path); err == nil && bytes.Equal(was, data) {
+		return nil
 	}
 	if err := durable.WriteFile(path, data, 0o600); err != nil {
 		return fmt.Errorf("write kubeconfig %s: %w", path, err)
