@@ -338,7 +338,10 @@ func (j *joining) exchange(ctx context.Context, session *natsd.Session, request 
 	last := errors.New("no bridge answers: is one running? 'kubectl petiole status' shows which one leads")
 	for {
 		data, err := session.Request(ctx, streams.RequestSubject(j.token.Site, join.Verb), request)
-		if err != nil {
+		switch {
+		case errors.Is(err, natsd.ErrEnded):
+			return join.Answer{}, fmt.Errorf("%w: %s", err, explain(err, j.token.Site))
+		case err != nil:
 			return join.Answer{}, fmt.Errorf("%w: %w", err, last)
 		}
 		answer, err := join.ParseAnswer(data, request, j.token, gateway)

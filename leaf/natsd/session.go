@@ -19,6 +19,9 @@ import (
 // ErrHub reports that the hub cannot be reached, or does not let the gateway in.
 var ErrHub = errors.New("the hub")
 
+// ErrEnded is an ErrHub that reports that the hub has ended a connection that it had let in.
+var ErrEnded = fmt.Errorf("%w has ended the connection", ErrHub)
+
 // HubConfig is how a Session connects.
 type HubConfig struct {
 	// URL is the hub's leaf listener: tls:// or wss://, or plain on a loopback address.
@@ -135,7 +138,7 @@ func (s *Session) Request(ctx context.Context, subject string, data []byte) ([]b
 			return m.Data, nil
 		}
 		if refused := s.seen.final(); refused != nil {
-			return nil, fmt.Errorf("%w has ended the connection: %w", ErrHub, refused)
+			return nil, fmt.Errorf("%w: %w", ErrEnded, refused)
 		}
 		select {
 		case <-ctx.Done():
