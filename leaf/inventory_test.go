@@ -279,14 +279,14 @@ func TestStuckSessionBeginsAnew(t *testing.T) {
 	}
 }
 
-// TestInventoryOfManyObjects has 500 objects at the site that nobody wants, whose entries do
-// not fit into one message of 128 KiB: they go in several steps.
+// TestInventoryOfManyObjects has 250 objects at the site that nobody wants, whose entries do
+// not fit into one message of 64 KiB: they go in several steps.
 func TestInventoryOfManyObjects(t *testing.T) {
 	t.Parallel()
-	const objects = 500
+	const objects = 250
 	s, ctx, b := startChecked(t, 10)
 	s.stop()
-	s.configure(t, "ping_max: 2", "ping_max: 2\nmax_payload: 131072")
+	s.configure(t, "ping_max: 2", "ping_max: 2\nmax_payload: 65536")
 	s.start(t, ctx)
 	for i := range objects {
 		putDesiredAsync(t, s, fmt.Sprintf("a-config-map-with-a-name-that-takes-some-room-in-a-message-%d-%060d", i, i), i)
