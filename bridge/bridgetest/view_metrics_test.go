@@ -120,8 +120,8 @@ func servesMetrics(t *testing.T, a *api) {
 		}
 	}
 	t.Logf("%d series for %d sites, %d others", perSite, sites, rest)
-	if perSite != sites*17 || rest > 500 {
-		t.Errorf("%d series for %d sites, want 17 for each; %d others, want at most 500", perSite, sites, rest)
+	if perSite != sites*20 || rest > 500 {
+		t.Errorf("%d series for %d sites, want 20 for each; %d others, want at most 500", perSite, sites, rest)
 	}
 
 	w.must(w.dynamic.Resource(sitesGVR).Delete(w.ctx, "site-007", metav1.DeleteOptions{}))
