@@ -262,7 +262,7 @@ func oneTokenOneGateway(t *testing.T, a *api) {
 			first = r.m
 		case strings.Contains(r.err.Error(), "maximum"): // too many connections with one token
 			if !strings.Contains(r.err.Error(), "another machine") {
-				t.Errorf("the error does not say what to do: %v", r.err)
+				t.Errorf("the error names no other machine: %v", r.err)
 			}
 		default:
 			w.refused(r.m, r.err, "Used", "site revoke plant-c")

@@ -41,7 +41,7 @@ func taintIndex(node *corev1.Node) int {
 	return slices.IndexFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == v1alpha1.SiteDeletedTaint })
 }
 
-// conditionsMarked reports whether the conditions of a Node say that its Site was deleted.
+// conditionsMarked reports whether a Node has the conditions of one whose Site was deleted.
 func conditionsMarked(node *corev1.Node) bool {
 	_, c := nodeutil.GetNodeCondition(&node.Status, v1alpha1.SiteConnectedCondition)
 	return c != nil && c.Reason == ReasonSiteDeleted

@@ -42,7 +42,6 @@ func cutPower(ctx context.Context, r *run, a action) (func(context.Context) erro
 	if err := s.Leaf.Pause(); err != nil {
 		return nil, err
 	}
-	time.Sleep(10 * time.Millisecond) // its threads stop one after the other
 	if err := s.Disk.CutPower(); err != nil {
 		return nil, err
 	}

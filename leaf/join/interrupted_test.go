@@ -107,7 +107,7 @@ func killedAnywhere(t *testing.T, c *cloud, m *jointest.Machine) {
 	}
 }
 
-// twoAtOnce: of two commands on one machine one does all, and the other says that it runs.
+// twoAtOnce runs two commands on one machine: one joins, and the other fails because of the first.
 func twoAtOnce(t *testing.T, c *cloud, m *jointest.Machine) {
 	up(t, m)
 	o := m.Options(c.url(), c.token(time.Hour))

@@ -60,18 +60,7 @@ func startTLSHub(t *testing.T) (addr, authority string) {
 func TestCertificateIsJudgedByTheGivenTime(t *testing.T) {
 	t.Parallel()
 	addr, ca := startTLSHub(t)
-	dir := t.TempDir()
-	conf := filepath.Join(dir, "leaf.conf")
-	if err := os.WriteFile(conf, fmt.Appendf(nil, `
-server_name: plant-a
-jetstream { domain: plant-a, store_dir: %q }
-leafnodes {
-  reconnect: "100ms"
-  remotes: [ { url: "tls://%s", tls { ca_file: %q, timeout: 10 } } ]
-}
-`, filepath.Join(dir, "js"), addr, ca), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	conf := tlsLeafConf(t, addr, ca)
 	var now atomic.Int64 // seconds since 1970
 	now.Store(12)
 	core, logs := observer.New(zap.ErrorLevel)
@@ -103,18 +92,7 @@ func TestAWrongTimeCostsNoConnection(t *testing.T) {
 	t.Parallel()
 	addr, ca := startTLSHub(t)
 	for _, off := range []time.Duration{-24 * time.Hour, 100 * 365 * 24 * time.Hour} {
-		dir := t.TempDir()
-		conf := filepath.Join(dir, "leaf.conf")
-		if err := os.WriteFile(conf, fmt.Appendf(nil, `
-server_name: plant-a
-jetstream { domain: plant-a, store_dir: %q }
-leafnodes {
-  reconnect: "100ms"
-  remotes: [ { url: "tls://%s", tls { ca_file: %q, timeout: 10 } } ]
-}
-`, filepath.Join(dir, "js"), addr, ca), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		conf := tlsLeafConf(t, addr, ca)
 		s, err := Start(t.Context(), Config{Site: "plant-a", File: conf, CertificateTimes: func() []time.Time {
 			return []time.Time{time.Now().Add(off), time.Now()}
 		}, Log: zap.NewNop()})
@@ -127,4 +105,22 @@ leafnodes {
 			t.Errorf("%s: nothing was refused: the test has proved nothing", off)
 		}
 	}
+}
+
+// tlsLeafConf writes the configuration of a leaf that reaches the hub over TLS.
+func tlsLeafConf(t *testing.T, addr, ca string) (path string) {
+	t.Helper()
+	dir := t.TempDir()
+	path = filepath.Join(dir, "leaf.conf")
+	if err := os.WriteFile(path, fmt.Appendf(nil, `
+server_name: plant-a
+jetstream { domain: plant-a, store_dir: %q }
+leafnodes {
+  reconnect: "100ms"
+  remotes: [ { url: "tls://%s", tls { ca_file: %q, timeout: 10 } } ]
+}
+`, filepath.Join(dir, "js"), addr, ca), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }

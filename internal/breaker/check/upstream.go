@@ -17,8 +17,8 @@ const siteTelemetry = "SITE_TELEMETRY"
 // least once, the first occurrences of one source in the order in which they were
 // produced, or a gap record says that it is missing. What was lost with a disk that was
 // rolled back to an older copy, or in a stream that was damaged, is counted and no
-// violation: nothing at the site could know of it. A gap record that says that records were lost is
-// true only after such a damage.
+// violation: nothing at the site could know of it. A gap record with the reason lost is
+// right only after such a damage.
 type upstream struct {
 	sources map[string]*source
 	gaps    map[string][]gap

@@ -1,9 +1,12 @@
 package world
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -81,8 +84,8 @@ func (p *Process) Stop() error {
 	return p.set.Stop(p.def.Name, stopGrace)
 }
 
-// Pause stops it with SIGSTOP: it keeps its connections and does not notice the time
-// that passes.
+// Pause stops it with SIGSTOP, and waits until none of its threads runs: it keeps its connections and
+// does not notice the time that passes.
 func (p *Process) Pause() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -90,7 +93,33 @@ func (p *Process) Pause() error {
 		return err
 	}
 	p.stopped = true
-	return nil
+	pid, _ := p.set.PID(p.def.Name)
+	for range 1000 {
+		if running, err := threadsRun(pid); err != nil || !running {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return fmt.Errorf("pause %s: its threads still run after a second", p.def.Name)
+}
+
+// threadsRun reports whether a thread of a process runs, or can. One that waits in the kernel stops
+// before it returns from there.
+func threadsRun(pid int) (bool, error) {
+	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil {
+		return false, fmt.Errorf("list the threads of process %d: %w", pid, err)
+	}
+	for _, path := range stats {
+		stat, err := os.ReadFile(path)
+		if err != nil {
+			continue // the thread has ended
+		}
+		if i := bytes.LastIndexByte(stat, ')'); i >= 0 && i+2 < len(stat) && bytes.IndexByte([]byte("RS"), stat[i+2]) >= 0 {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // Resume ends a Pause.

@@ -8,7 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// SetOffline says whether the site has no link. While it has none, a kubelet gets its pods with
+// SetOffline sets whether the site is without a link. While it has none, a kubelet gets its pods with
 // imagePullPolicy IfNotPresent in place of Always, since a registry can hardly be reached and an
 // image that is on disk would do. The kubelet checks then, as for every pod with that policy,
 // whether the image was pulled before with the pod's credentials. It neither restarts a container
