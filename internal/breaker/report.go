@@ -32,7 +32,7 @@ func checkEvidence(counts map[check.Kind]int) error {
 // report prints the figures of the run.
 func (r *run) report(kinds []*fault) {
 	w := tabwriter.NewWriter(r.opts.Out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "\nFAULT\tINJECTED\tNOT INJECTED")
+	fmt.Fprintln(w, "\nFAULT\tINJECTED\tNOT COUNTED")
 	injected, never := 0, 0
 	for _, k := range kinds {
 		n := r.injected[k.name]

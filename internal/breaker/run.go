@@ -272,7 +272,7 @@ func (r *run) injectAll(ctx context.Context, plan []action) error {
 }
 
 // inject injects one fault, waits, and heals it. A fault that cannot be healed ends the run;
-// one that could not be injected is counted.
+// one that could not be injected, or whose target did not come back in time, is not counted.
 func (r *run) inject(ctx context.Context, a action) error {
 	defer r.lock(a.kind.locks(a))()
 	e := check.Event{Kind: check.Fault, What: a.kind.name, Target: fmt.Sprint(a.target), Took: a.lasts}
@@ -292,7 +292,7 @@ func (r *run) inject(ctx context.Context, a action) error {
 	}
 	r.mu.Unlock()
 	if err != nil {
-		r.record.printf("%s %d was not injected: %v", a.kind.name, a.target, err)
+		r.record.printf("%s %d is not counted: %v", a.kind.name, a.target, err)
 	}
 	if heal == nil {
 		return nil
