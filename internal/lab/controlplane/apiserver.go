@@ -38,6 +38,7 @@ func (c *ControlPlane) runAPIServer(ctx context.Context) error {
 		"authorization-mode":               "Node,RBAC",
 		"enable-admission-plugins":         "NodeRestriction",
 		"anonymous-auth":                   "false",
+		"allow-privileged":                 "true", // as kubeadm's
 	})
 	if err != nil {
 		return err

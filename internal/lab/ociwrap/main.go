@@ -1,7 +1,8 @@
 // Command ociwrap stands between CRI-O and runc on machines whose root may not do what
 // the kubelet asks for: without CAP_SYS_RESOURCE runc cannot lower oom_score_adj, and
-// without a hugetlb controller it cannot set huge page limits. It takes both out of the
-// bundle's config.json before `create`, then becomes runc.
+// without a hugetlb controller it cannot set huge page limits. It takes the limits, and an
+// oomScoreAdj that is lower than its own, out of the bundle's config.json before `create`,
+// then becomes runc.
 //
 // It belongs to the lab: sandboxes of CI need it, gateways do not.
 package main
@@ -13,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -26,7 +28,11 @@ func main() {
 
 func run(args []string) error {
 	if slices.Contains(args, "create") {
-		if err := relax(filepath.Join(bundle(args), "config.json")); err != nil {
+		own, err := oomScoreAdj()
+		if err != nil {
+			return err
+		}
+		if err := relax(filepath.Join(bundle(args), "config.json"), own); err != nil {
 			return err
 		}
 	}
@@ -53,8 +59,23 @@ func bundle(args []string) string {
 	return "."
 }
 
-// relax edits only the two fields, so that whatever else the file says stays as it is.
-func relax(path string) error {
+// oomScoreAdj returns the oom_score_adj of this process. Containers inherit it, and cannot have
+// a lower one.
+func oomScoreAdj() (int, error) {
+	data, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return 0, fmt.Errorf("read oom_score_adj: %w", err)
+	}
+	own, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		return 0, fmt.Errorf("read oom_score_adj: %w", err)
+	}
+	return own, nil
+}
+
+// relax removes linux.resources.hugepageLimits, and process.oomScoreAdj if it is lower than own.
+// The rest of the file stays as it is.
+func relax(path string, own int) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("read bundle: %w", err)
@@ -63,7 +84,19 @@ func relax(path string) error {
 	if err := json.Unmarshal(data, &spec); err != nil {
 		return fmt.Errorf("decode %s: %w", path, err)
 	}
-	for _, field := range [][]string{{"process", "oomScoreAdj"}, {"linux", "resources", "hugepageLimits"}} {
+	fields := [][]string{{"linux", "resources", "hugepageLimits"}}
+	var process struct {
+		OOMScoreAdj int `json:"oomScoreAdj"`
+	}
+	if raw, ok := spec["process"]; ok {
+		if err := json.Unmarshal(raw, &process); err != nil {
+			return fmt.Errorf("decode process of %s: %w", path, err)
+		}
+	}
+	if process.OOMScoreAdj < own {
+		fields = append(fields, []string{"process", "oomScoreAdj"})
+	}
+	for _, field := range fields {
 		if err := remove(spec, field); err != nil {
 			return fmt.Errorf("edit %s: %w", path, err)
 		}

@@ -9,20 +9,28 @@ import (
 )
 
 func TestRelax(t *testing.T) {
-	for name, c := range map[string]struct{ in, want string }{
+	for name, c := range map[string]struct {
+		in, want string
+		own      int
+	}{
 		"both": {
-			`{"process":{"oomScoreAdj":-997,"cwd":"/"},"linux":{"resources":{"hugepageLimits":[{"pageSize":"2MB","limit":0}],"memory":{"limit":12345678901234567}}}}`,
-			`{"process":{"cwd":"/"},"linux":{"resources":{"memory":{"limit":12345678901234567}}}}`,
+			in:   `{"process":{"oomScoreAdj":-997,"cwd":"/"},"linux":{"resources":{"hugepageLimits":[{"pageSize":"2MB","limit":0}],"memory":{"limit":12345678901234567}}}}`,
+			want: `{"process":{"cwd":"/"},"linux":{"resources":{"memory":{"limit":12345678901234567}}}}`,
 		},
-		"neither":      {`{"process":{"cwd":"/"}}`, `{"process":{"cwd":"/"}}`},
-		"no resources": {`{"linux":{"resources":null}}`, `{"linux":{"resources":null}}`},
+		"neither":      {in: `{"process":{"cwd":"/"}}`, want: `{"process":{"cwd":"/"}}`},
+		"no resources": {in: `{"linux":{"resources":null}}`, want: `{"linux":{"resources":null}}`},
+		"burstable":    {in: `{"process":{"oomScoreAdj":2}}`, want: `{"process":{"oomScoreAdj":2}}`},
+		"best effort":  {in: `{"process":{"oomScoreAdj":1000}}`, want: `{"process":{"oomScoreAdj":1000}}`},
+		"none asked":   {in: `{"process":{"cwd":"/"}}`, want: `{"process":{"cwd":"/"}}`, own: 300},
+		"own is kept":  {in: `{"process":{"oomScoreAdj":300}}`, want: `{"process":{"oomScoreAdj":300}}`, own: 300},
+		"below own":    {in: `{"process":{"oomScoreAdj":299}}`, want: `{"process":{}}`, own: 300},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "config.json")
 			if err := os.WriteFile(path, []byte(c.in), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if err := relax(path); err != nil {
+			if err := relax(path, c.own); err != nil {
 				t.Fatal(err)
 			}
 			got, err := os.ReadFile(path)
