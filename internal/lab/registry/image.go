@@ -32,54 +32,66 @@ var commands = map[string][]string{
 
 // images are the lab's images by repository and tag.
 func images(busybox string) (map[string]v1.Image, error) {
-	layer, err := rootLayer(busybox)
+	binary, err := os.ReadFile(busybox)
+	if err != nil {
+		return nil, fmt.Errorf("create image layer: %w", err)
+	}
+	layer, err := Layer(root(binary))
 	if err != nil {
 		return nil, fmt.Errorf("create image layer: %w", err)
 	}
 	images := map[string]v1.Image{}
 	for name, command := range commands {
-		image, err := mutate.AppendLayers(empty.Image, layer)
-		if err != nil {
-			return nil, fmt.Errorf("create image %s: %w", name, err)
-		}
-		file, err := image.ConfigFile()
-		if err != nil {
-			return nil, fmt.Errorf("create image %s: %w", name, err)
-		}
-		file = file.DeepCopy()
-		file.Architecture, file.OS = runtime.GOARCH, "linux"
-		file.Config = v1.Config{Cmd: command, Env: []string{"PATH=/bin"}, WorkingDir: "/"}
-		if images[name], err = mutate.ConfigFile(image, file); err != nil {
+		config := v1.Config{Cmd: command, Env: []string{"PATH=/bin"}, WorkingDir: "/"}
+		if images[name], err = Image(config, layer); err != nil {
 			return nil, fmt.Errorf("create image %s: %w", name, err)
 		}
 	}
 	return images, nil
 }
 
-func rootLayer(busybox string) (v1.Layer, error) {
-	binary, err := os.ReadFile(busybox)
-	if err != nil {
-		return nil, err
-	}
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	entries := []entry{
-		{"bin/", tar.TypeDir, "", nil, 0o755},
-		{"etc/", tar.TypeDir, "", nil, 0o755},
-		{"tmp/", tar.TypeDir, "", nil, 0o1777},
-		{"root/", tar.TypeDir, "", nil, 0o700},
-		{"www/", tar.TypeDir, "", nil, 0o755},
-		{"bin/busybox", tar.TypeReg, "", binary, 0o755},
-		{"etc/passwd", tar.TypeReg, "", []byte(passwd), 0o644},
-		{"etc/group", tar.TypeReg, "", []byte(group), 0o644},
-		{"www/index.html", tar.TypeReg, "", []byte("petiole\n"), 0o644},
+// root returns the files of the lab's images.
+func root(busybox []byte) []File {
+	files := []File{
+		{Name: "bin/", Kind: tar.TypeDir, Mode: 0o755},
+		{Name: "etc/", Kind: tar.TypeDir, Mode: 0o755},
+		{Name: "tmp/", Kind: tar.TypeDir, Mode: 0o1777},
+		{Name: "root/", Kind: tar.TypeDir, Mode: 0o700},
+		{Name: "www/", Kind: tar.TypeDir, Mode: 0o755},
+		{Name: "bin/busybox", Kind: tar.TypeReg, Data: busybox, Mode: 0o755},
+		{Name: "etc/passwd", Kind: tar.TypeReg, Data: []byte(passwd), Mode: 0o644},
+		{Name: "etc/group", Kind: tar.TypeReg, Data: []byte(group), Mode: 0o644},
+		{Name: "www/index.html", Kind: tar.TypeReg, Data: []byte("petiole\n"), Mode: 0o644},
 	}
 	for a := range strings.FieldsSeq(applets) {
-		entries = append(entries, entry{"bin/" + a, tar.TypeSymlink, "busybox", nil, 0o777})
+		files = append(files, File{Name: "bin/" + a, Kind: tar.TypeSymlink, Link: "busybox", Mode: 0o777})
 	}
-	for _, e := range entries {
-		if err := e.write(w); err != nil {
-			return nil, err
+	return files
+}
+
+// File is a file of an image, owned by root.
+type File struct {
+	// Name is relative to the root; that of a folder ends in a slash.
+	Name string
+	// Kind is a type flag of archive/tar.
+	Kind byte
+	// Link is the target of a symbolic link.
+	Link string
+	Data []byte
+	Mode int64
+}
+
+// Layer returns a layer that has the files in this order. The same files give the same digest.
+func Layer(files []File) (v1.Layer, error) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, f := range files {
+		err := w.WriteHeader(&tar.Header{Name: f.Name, Typeflag: f.Kind, Linkname: f.Link, Size: int64(len(f.Data)), Mode: f.Mode})
+		if err != nil {
+			return nil, fmt.Errorf("add %s: %w", f.Name, err)
+		}
+		if _, err = w.Write(f.Data); err != nil {
+			return nil, fmt.Errorf("add %s: %w", f.Name, err)
 		}
 	}
 	if err := w.Close(); err != nil {
@@ -88,19 +100,17 @@ func rootLayer(busybox string) (v1.Layer, error) {
 	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil })
 }
 
-type entry struct {
-	name string
-	kind byte
-	link string
-	data []byte
-	mode int64
-}
-
-func (e entry) write(w *tar.Writer) error {
-	err := w.WriteHeader(&tar.Header{Name: e.name, Typeflag: e.kind, Linkname: e.link, Size: int64(len(e.data)), Mode: e.mode})
+// Image returns an image of these layers for this machine.
+func Image(config v1.Config, layers ...v1.Layer) (v1.Image, error) {
+	image, err := mutate.AppendLayers(empty.Image, layers...)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	_, err = w.Write(e.data)
-	return err
+	file, err := image.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	file = file.DeepCopy()
+	file.Architecture, file.OS, file.Config = runtime.GOARCH, "linux", config
+	return mutate.ConfigFile(image, file)
 }

@@ -11,9 +11,10 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// push uploads an image by the OCI distribution protocol: each blob in one request,
-// then the manifest under the tag.
-func push(ctx context.Context, address, tag string, image v1.Image) error {
+// Push uploads an image to the registry at address by the OCI distribution protocol: each blob
+// in one request, then the manifest under the tag, which is a repository and a version
+// (petiole/web:1).
+func Push(ctx context.Context, address, tag string, image v1.Image) error {
 	repository, version, _ := strings.Cut(tag, ":")
 	base := "http://" + address + "/v2/" + repository
 	layers, err := image.Layers()

@@ -32,7 +32,7 @@ func Run(ctx context.Context, address, busybox string, log *zap.Logger) error {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
 	for tag, image := range images {
-		if err := push(ctx, address, tag, image); err != nil {
+		if err := Push(ctx, address, tag, image); err != nil {
 			if ctx.Err() != nil {
 				return server.Close()
 			}
