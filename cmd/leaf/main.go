@@ -1,5 +1,4 @@
-// Command leaf runs a site's gateway. `leaf kubelet` runs upstream's kubelet; `leaf device`
-// shows what polling a Modbus device costs and what its registers contain; `leaf user`
+// Command leaf runs a site's gateway. `leaf device` shows what polling a Modbus device costs and what its registers contain; `leaf user`
 // creates the credential of a user of leaf.conf; `leaf join` makes the machine the gateway of a
 // site, and `leaf reset` undoes that; `leaf backup` and `leaf restore` move it to another machine;
 // `leaf link` creates the gateway's own credential by hand.
@@ -16,21 +15,14 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/internal/configfile"
 	"github.com/petiole-io/petiole/internal/version"
 	"github.com/petiole-io/petiole/leaf"
-	"github.com/petiole-io/petiole/leaf/node"
-	"github.com/petiole-io/petiole/leaf/node/kubelet"
 )
 
 func main() {
-	// The kubelet takes over the process with flags of its own.
-	if len(os.Args) > 1 && os.Args[1] == node.Command {
-		os.Exit(kubelet.Run(context.Background(), os.Args[2:]))
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
@@ -74,8 +66,6 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 }
 
 func newCommand() *cobra.Command {
-	// The kubelet's packages register flags there, which cobra would add to the leaf's.
-	pflag.CommandLine = pflag.NewFlagSet("leaf", pflag.ContinueOnError)
 	var config string
 	cmd := &cobra.Command{
 		Use: "leaf", Short: "Run a site's gateway: its NATS leaf node, its kubelet and its devices",
@@ -84,11 +74,7 @@ func newCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return runLeaf(cmd.Context(), config) },
 	}
 	cmd.Flags().StringVar(&config, "config", "/etc/petiole/leaf.yaml", "configuration `file`")
-	cmd.AddCommand(newDeviceCommand(), newJoinCommand(), newResetCommand(), newBackupCommand(), newRestoreCommand(), newLinkCommand(), newUserCommand(), newVersionCommand(), &cobra.Command{
-		Use: node.Command, Short: "Run upstream's kubelet, as the leaf does by itself; see 'leaf kubelet --help'",
-		DisableFlagParsing: true,
-		RunE:               func(*cobra.Command, []string) error { return errors.New("kubelet must be the first argument") },
-	})
+	cmd.AddCommand(newDeviceCommand(), newJoinCommand(), newResetCommand(), newBackupCommand(), newRestoreCommand(), newLinkCommand(), newUserCommand(), newVersionCommand())
 	return cmd
 }
 

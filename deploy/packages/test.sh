@@ -24,6 +24,7 @@ version() { dpkg --root="$root" -s petiole-leaf | sed -n 's/^Version: //p'; }
 dpkg --root="$root" --install "$old" > "$root/log" || fail "install: $(cat "$root/log")"
 first=$(version)
 chroot "$root" /usr/bin/leaf version > /dev/null || fail "leaf does not run in a root without libraries"
+chroot "$root" /usr/bin/petiole-kubelet --version > /dev/null || fail "petiole-kubelet does not run in a root without libraries"
 test -f "$root/usr/lib/systemd/system/petiole-leaf.service" || fail "no unit"
 mkdir -p "$root/etc/petiole" "$root/var/lib/petiole"
 echo mine > "$root/etc/petiole/leaf.yaml"
@@ -31,7 +32,9 @@ dpkg --root="$root" --install "$new" > "$root/log" || fail "upgrade: $(cat "$roo
 test "$(version)" != "$first" || fail "not upgraded: $first"
 test "$(cat "$root/etc/petiole/leaf.yaml")" = mine || fail "the upgrade changes the configuration"
 dpkg --root="$root" --remove petiole-leaf > "$root/log" || fail "remove: $(cat "$root/log")"
-test ! -e "$root/usr/bin/leaf" || fail "remove leaves the binary"
+for program in leaf petiole-kubelet; do
+	test ! -e "$root/usr/bin/$program" || fail "remove leaves $program"
+done
 test -e "$root/etc/petiole/leaf.yaml" || fail "remove deletes the configuration"
 dpkg --root="$root" --purge petiole-leaf > "$root/log" || fail "purge: $(cat "$root/log")"
 test ! -e "$root/etc/petiole" || fail "purge leaves the configuration"

@@ -138,15 +138,15 @@ func memoryRow(w io.Writer, name, state string, m rig.Memory, note string) {
 	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", name, state, mib(m.Anonymous), mib(m.RSS), mib(m.PSS), note)
 }
 
-// verdict compares with the goals. Leaf and kubelet run the same file: its pages count
-// twice in the sum of the RSS, and once in the sum of the PSS.
+// verdict compares with the goals. PSS is smaller than RSS by the pages of the same programs that
+// other sites of the lab run.
 func verdict(m rig.Memory) string {
-	out := "goals: anonymous ≤ 64 met"
-	if m.Anonymous > 64<<20 {
-		out = "goals: anonymous ≤ 64 MISSED"
+	out := "goals: anonymous ≤ 55 met"
+	if m.Anonymous > 55<<20 {
+		out = "goals: anonymous ≤ 55 MISSED"
 	}
-	if m.RSS > 120<<20 {
-		return out + ", total ≤ 120 MISSED"
+	if m.RSS > 130<<20 {
+		return out + ", total ≤ 130 MISSED"
 	}
-	return out + ", total ≤ 120 met"
+	return out + ", total ≤ 130 met"
 }

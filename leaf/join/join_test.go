@@ -468,8 +468,9 @@ func preflight(t *testing.T, c *cloud, m *jointest.Machine) {
 	m.UID, m.Addresses, m.Runtime.NoNetwork = 1000, append(m.Addresses, taken.Addr().String()), true
 	must(t, os.WriteFile(filepath.Join(m.Root, "sys/fs/cgroup/cgroup.controllers"), []byte("cpu pids\n"), 0o600))
 	must(t, os.WriteFile(filepath.Join(m.Root, "proc/sys/net/ipv4/ip_forward"), []byte("0\n"), 0o600))
+	must(t, os.Remove(filepath.Join(m.Root, "usr/bin/petiole-kubelet")))
 	o := m.Options(c.url(), token)
-	nothing(t, m, join.Run(t.Context(), m.Machine, o), "[Root]", "sudo", "[CNI]", "No CNI configuration file", "[Cgroups]", "memory",
+	nothing(t, m, join.Run(t.Context(), m.Machine, o), "[Root]", "sudo", "[Kubelet]", "/usr/bin/petiole-kubelet is missing", "[CNI]", "No CNI configuration file", "[Cgroups]", "memory",
 		"[Ports]", taken.Addr().String(), "[Kernel]", "ip_forward", "--ignore-preflight")
 	m.Runtime.NoNetwork = false
 	must(t, os.Remove(filepath.Join(m.Root, "run/crio/crio.sock")))

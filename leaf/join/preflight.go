@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/petiole-io/petiole/leaf/node"
 	"github.com/petiole-io/petiole/streams/join"
 )
 
@@ -25,6 +26,7 @@ const minDisk = 1 << 30
 const (
 	checkRoot    = "Root"
 	checkClock   = "Clock"
+	checkKubelet = "Kubelet"
 	checkRuntime = "Runtime"
 	checkCNI     = "CNI"
 	checkCgroups = "Cgroups"
@@ -35,7 +37,7 @@ const (
 
 // Checks are the names of all checks.
 func Checks() []string {
-	return []string{checkRoot, checkClock, checkRuntime, checkCNI, checkCgroups, checkDisk, checkPorts, checkKernel}
+	return []string{checkRoot, checkClock, checkKubelet, checkRuntime, checkCNI, checkCgroups, checkDisk, checkPorts, checkKernel}
 }
 
 // problems are the findings of the checks.
@@ -69,6 +71,9 @@ func (m Machine) preflight(ctx context.Context, token join.Token, endpoint strin
 		p.add(checkRoot, "the user is %d: run the command as root, as in sudo leaf join …", m.UID)
 	}
 	m.checkClock(token, p)
+	if kubelet := filepath.Join(filepath.Dir(m.Executable), node.Program); !m.exists(kubelet) {
+		p.add(checkKubelet, "%s is missing, the kubelet that the leaf runs: install it from the build that %s is from", kubelet, m.Executable)
+	}
 	info := m.checkRuntime(ctx, endpoint, p)
 	m.checkCgroups(p)
 	m.checkDisk(p)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -15,8 +16,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// Command is the command of the leaf's binary that runs the kubelet.
-const Command = "kubelet"
+// Program is the name of the kubelet's program, which is in the folder of the leaf's.
+const Program = "petiole-kubelet"
 
 const (
 	minRestartDelay = time.Second
@@ -31,6 +32,8 @@ const (
 // Kubelet is the child process. All fields but Args must be set before Run. Problem and Exits
 // are safe for concurrent use.
 type Kubelet struct {
+	// Path is the kubelet's program; empty: Program, beside this one.
+	Path string
 	// Node is the node's name.
 	Node string
 	// ConfigFile is the KubeletConfiguration.
@@ -85,15 +88,15 @@ func (k *Kubelet) Run(ctx context.Context) error {
 // started it ends, hence the locked thread: a leaf that is killed must not leave a kubelet
 // behind that the next leaf does not know.
 func (k *Kubelet) runOnce(ctx context.Context, flags []string) error {
-	self, err := os.Executable()
+	path, err := k.path()
 	if err != nil {
-		return fmt.Errorf("find own binary: %w", err)
+		return err
 	}
 	args := slices.Concat([]string{
-		Command, "--config", k.ConfigFile, "--kubeconfig", k.Kubeconfig, "--hostname-override", k.Node,
+		"--config", k.ConfigFile, "--kubeconfig", k.Kubeconfig, "--hostname-override", k.Node,
 		"--client-ca-file", k.ClientCAFile, "--tls-cert-file", k.CertFile, "--tls-private-key-file", k.KeyFile,
 	}, flags, k.Args)
-	cmd := exec.CommandContext(ctx, self, args...)
+	cmd := exec.CommandContext(ctx, path, args...)
 	log := &reasonWriter{to: os.Stderr}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = environment(os.Environ())
@@ -117,6 +120,17 @@ func (k *Kubelet) runOnce(ctx context.Context, flags []string) error {
 		return errors.New("exit code 0")
 	}
 	return err
+}
+
+func (k *Kubelet) path() (string, error) {
+	if k.Path != "" {
+		return k.Path, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find the folder of the leaf's program: %w", err)
+	}
+	return filepath.Join(filepath.Dir(self), Program), nil
 }
 
 // environment returns env with GOGC=50 unless the operator has set GOGC: on a gateway memory is

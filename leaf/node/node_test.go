@@ -19,8 +19,8 @@ import (
 
 // TestMain makes this binary the kubelet that a test starts, which fails as a kubelet does.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == Command {
-		fmt.Fprintln(os.Stderr, `I1126 12:00:00.000001   42 server.go:1] "Starting" args=`, os.Args[2:])
+	if len(os.Args) > 1 && os.Args[1] == "--config" {
+		fmt.Fprintln(os.Stderr, `I1126 12:00:00.000001   42 server.go:1] "Starting" args=`, os.Args[1:])
 		fmt.Fprintln(os.Stderr, `E1126 12:00:00.000002   42 run.go:72] "command failed" err="failed to run Kubelet: running with swap on is not supported, please disable swap"`)
 		os.Exit(1)
 	}
@@ -35,7 +35,11 @@ func TestKubeletThatCannotStartIsAProblem(t *testing.T) {
 	if err := os.WriteFile(file, []byte("kind: KubeletConfiguration\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	k := &Kubelet{Node: "n", ConfigFile: file, Kubeconfig: "none", Log: zaptest.NewLogger(t), Renewed: func() time.Time { return time.Time{} }}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &Kubelet{Path: self, Node: "n", ConfigFile: file, Kubeconfig: "none", Log: zaptest.NewLogger(t), Renewed: func() time.Time { return time.Time{} }}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- k.Run(ctx) }()

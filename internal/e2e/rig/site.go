@@ -79,7 +79,7 @@ func (s *Site) Kubelet() (Process, error) {
 	if err != nil {
 		return Process{}, err
 	}
-	children, err := leaf.Children(" kubelet ")
+	children, err := leaf.Children("petiole-kubelet ")
 	if err != nil {
 		return Process{}, err
 	}

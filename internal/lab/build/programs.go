@@ -44,6 +44,7 @@ var modules = []module{
 			{name: "kubectl-petiole", pkg: "./cmd/kubectl-petiole"},
 			{name: "bridge", pkg: "./cmd/bridge"},
 			{name: "leaf", pkg: "./cmd/leaf"},
+			{name: "petiole-kubelet", pkg: "./cmd/petiole-kubelet"},
 			{name: "kubectl", pkg: "k8s.io/kubernetes/cmd/kubectl"},
 			{name: "lab", pkg: "./cmd/lab"},
 			{name: "gateway", pkg: "./internal/lab/compose/gateway", extra: true},

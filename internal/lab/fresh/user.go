@@ -55,7 +55,7 @@ var tours = map[string]tour{
 }
 
 // composePrograms are the programs of the images, and kubectl.
-const composePrograms = "bridge nats-server lab kubectl-petiole leaf crio ociwrap gateway kubectl"
+const composePrograms = "bridge nats-server lab kubectl-petiole leaf petiole-kubelet crio ociwrap gateway kubectl"
 
 func inLab(command string) string { return "source .lab/env && " + command }
 

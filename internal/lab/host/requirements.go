@@ -101,7 +101,7 @@ func MeasureRequirements(ctx context.Context, root string, installing bool) (Req
 
 // built reports whether the programs that take the longest are there.
 func built(root string) bool {
-	for _, name := range []string{"lab", "leaf", "crio"} {
+	for _, name := range []string{"lab", "petiole-kubelet", "crio"} {
 		if _, err := os.Stat(filepath.Join(root, ".lab/bin", name)); err != nil {
 			return false
 		}

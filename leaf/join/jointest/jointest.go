@@ -22,6 +22,7 @@ import (
 	"github.com/petiole-io/petiole/internal/porttest"
 	"github.com/petiole-io/petiole/leaf/join"
 	"github.com/petiole-io/petiole/leaf/natsd"
+	"github.com/petiole-io/petiole/leaf/node"
 )
 
 // Machine is a machine that is ready to join.
@@ -67,7 +68,7 @@ func New(t testing.TB, host string) *Machine {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	for path, data := range map[string]string{
-		"sys/fs/cgroup/cgroup.controllers": "cpuset cpu io memory pids\n", "proc/sys/net/ipv4/ip_forward": "1\n",
+		"sys/fs/cgroup/cgroup.controllers": "cpuset cpu io memory pids\n", "proc/sys/net/ipv4/ip_forward": "1\n", "usr/bin/" + node.Program: "",
 	} {
 		path = filepath.Join(dir, path)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
