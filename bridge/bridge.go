@@ -85,8 +85,14 @@ func (b *Bridge) compete(ctx context.Context) error {
 		return nil // ctx has ended
 	}
 	log := b.log.With(zap.String("identity", b.cfg.LeaderElection.Identity))
+	election := b.cfg.LeaderElection.lease()
+	report := b.metrics.newOutages(b.log).of("leader election")
+	election.Report = func(err error) {
+		report(err)
+		b.metrics.health.elected(err)
+	}
 	for ctx.Err() == nil {
-		err := lease.Run(ctx, b.cfg.LeaderElection.lease(), clients.Election, b.fence, log, func(ctx context.Context, transitions uint64) {
+		err := lease.Run(ctx, election, clients.Election, b.fence, log, func(ctx context.Context, transitions uint64) {
 			b.lead(ctx, clients, nc, transitions)
 		})
 		if err != nil {

@@ -139,6 +139,33 @@ func TestRevokedSiteHasNoUsers(t *testing.T) {
 	}
 }
 
+// What a gateway connects with has no end: one that was away for years needs nobody to let it in. What
+// ends is what its Site no longer lists (decision 25).
+func TestAGatewaysCredentialsDoNotExpire(t *testing.T) {
+	k, _ := testKeys(t)
+	gateway := publicUser(t)
+	c, err := k.Claims(Site{Name: "plant-a", Gateways: []string{gateway}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, account := range c {
+		if account.Expires != 0 {
+			t.Errorf("the account %s expires at %d", account.Name, account.Expires)
+		}
+	}
+	token, err := k.GatewayToken("plant-a", gateway, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	user, err := jwt.DecodeUserClaims(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if user.Expires != 0 || user.Subject != gateway {
+		t.Errorf("the gateway's JWT is for %s and expires at %d", user.Subject, user.Expires)
+	}
+}
+
 // Every user's rights are in his account: nobody has more than what his role lists.
 func TestPermissionsOfRoles(t *testing.T) {
 	k, _ := testKeys(t)

@@ -110,7 +110,7 @@ func (a *api) install(t *testing.T, admin *rest.Config, dir string) {
 	for _, f := range append(crds, "../../deploy/kubernetes/rbac.yaml") {
 		a.applyFile(t, f)
 	}
-	a.kubeconfig = a.bridgeKubeconfig(t, admin, dir)
+	a.kubeconfig = a.accountKubeconfig(t, admin, "bridge", dir)
 }
 
 // applyFile creates the objects of a manifest.
@@ -170,10 +170,11 @@ func (a *api) awaitServed(t *testing.T, crd *unstructured.Unstructured) {
 	}
 }
 
-func (a *api) bridgeKubeconfig(t *testing.T, admin *rest.Config, dir string) string {
+// accountKubeconfig writes the kubeconfig of a ServiceAccount in petiole-system to a file in dir.
+func (a *api) accountKubeconfig(t *testing.T, admin *rest.Config, account, dir string) string {
 	t.Helper()
 	hour := int64(3600)
-	token, err := a.admin.CoreV1().ServiceAccounts("petiole-system").CreateToken(context.Background(), "bridge",
+	token, err := a.admin.CoreV1().ServiceAccounts("petiole-system").CreateToken(context.Background(), account,
 		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &hour}}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)

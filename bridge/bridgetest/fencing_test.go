@@ -1,6 +1,8 @@
 package bridgetest
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -12,10 +14,12 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/petiole-io/petiole/bridge"
+	"github.com/petiole-io/petiole/internal/porttest"
 	"github.com/petiole-io/petiole/streams"
 )
 
@@ -26,6 +30,7 @@ func TestLeadership(t *testing.T) {
 		{"LeaderFlaps", leaderFlaps},
 		{"StoppedLeaderReturns", stoppedLeaderReturns},
 		{"TakesOverWithin15s", takesOver},
+		{"SaysWhyItCannotLead", saysWhyItCannotLead},
 		{"LateWritesAreRefused", lateWritesAreRefused},
 		{"FindsMessagesOfOtherBridges", foreignMessagesAreFound},
 	})
@@ -332,5 +337,69 @@ func foreignMessagesAreFound(t *testing.T, a *api) {
 	eventually(t, "leading again with a higher term", func() bool {
 		m, _ := w.desired("plant-a", w.configMapRef("settings"))
 		return m != nil && m.Hash != "later" && m.Term > later.Term
+	})
+}
+
+// saysWhyItCannotLead: a bridge that the API server does not let compete for the lease says so, and is
+// not ready; as soon as it may, it leads.
+func saysWhyItCannotLead(t *testing.T, a *api) {
+	w := newWorld(t, a)
+	nobody := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "nobody", Namespace: "petiole-system"}}
+	_, err := w.admin.CoreV1().ServiceAccounts("petiole-system").Create(w.ctx, nobody, metav1.CreateOptions{})
+	w.must(err)
+	t.Cleanup(func() {
+		w.must(w.admin.CoreV1().ServiceAccounts("petiole-system").Delete(context.Background(), "nobody", metav1.DeleteOptions{}))
+	})
+	bridgeWith := func(change func(*bridge.Config)) (b *running, ready func() (code int, body string)) {
+		cfg := w.config("a", w.hubAddr(), w.kubeconfig, bridge.ImpersonationConstrained)
+		cfg.Metrics.Listen = porttest.Addr(t)
+		change(&cfg)
+		return w.startConfig(cfg), func() (int, string) {
+			code, body, err := get(t, "http://"+cfg.Metrics.Listen+"/readyz")
+			if err != nil {
+				return 0, err.Error()
+			}
+			return code, body
+		}
+	}
+	refused := func(what string, ready func() (int, string), want string) {
+		t.Helper()
+		eventually(t, what+": the bridge is not ready and says why", func() bool {
+			code, body := ready()
+			return code == http.StatusServiceUnavailable && strings.Contains(body, want) && strings.Contains(body, "forbidden")
+		})
+	}
+
+	b, ready := bridgeWith(func(cfg *bridge.Config) {
+		cfg.Kubernetes.Kubeconfig = a.accountKubeconfig(t, a.config, "nobody", t.TempDir())
+	})
+	refused("no rights", ready, `leader election: lease petiole-system/bridge: leases.coordination.k8s.io "bridge" is forbidden: User "system:serviceaccount:petiole-system:nobody"`)
+	b.stop()
+
+	b, ready = bridgeWith(func(cfg *bridge.Config) { cfg.LeaderElection.Name = "other" })
+	refused("another lease", ready, `leader election: lease petiole-system/other: leases.coordination.k8s.io "other" is forbidden`)
+	w.allowLease("other")
+	eventually(t, "the bridge leads and is ready", func() bool { code, _ := ready(); return code == http.StatusOK })
+	b.stop()
+}
+
+// allowLease lets the bridge compete for another lease until the test ends.
+func (w *world) allowLease(name string) {
+	w.t.Helper()
+	rbac := w.admin.RbacV1()
+	meta := metav1.ObjectMeta{Name: "lease-" + name, Namespace: "petiole-system"}
+	_, err := rbac.Roles(meta.Namespace).Create(w.ctx, &rbacv1.Role{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{
+		{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, ResourceNames: []string{name}, Verbs: []string{"get", "update"}},
+	}}, metav1.CreateOptions{})
+	w.must(err)
+	_, err = rbac.RoleBindings(meta.Namespace).Create(w.ctx, &rbacv1.RoleBinding{
+		ObjectMeta: meta, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: meta.Name},
+		Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: "bridge", Namespace: meta.Namespace}},
+	}, metav1.CreateOptions{})
+	w.must(err)
+	w.t.Cleanup(func() {
+		ctx := context.Background()
+		w.must(errors.Join(rbac.RoleBindings(meta.Namespace).Delete(ctx, meta.Name, metav1.DeleteOptions{}), rbac.Roles(meta.Namespace).Delete(ctx, meta.Name, metav1.DeleteOptions{}),
+			w.admin.CoordinationV1().Leases(meta.Namespace).Delete(ctx, name, metav1.DeleteOptions{})))
 	})
 }

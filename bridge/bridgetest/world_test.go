@@ -162,9 +162,13 @@ func (w *world) config(identity, hubAddr, kubeconfig, impersonation string) brid
 
 func (w *world) startWith(identity, hubAddr, kubeconfig, impersonation string) *running {
 	w.t.Helper()
-	cfg := w.config(identity, hubAddr, kubeconfig, impersonation)
+	return w.startConfig(w.config(identity, hubAddr, kubeconfig, impersonation))
+}
+
+func (w *world) startConfig(cfg bridge.Config) *running {
+	w.t.Helper()
 	w.must(cfg.Validate())
-	b := bridge.New(cfg, zaptest.NewLogger(w.t, zaptest.Level(zap.InfoLevel)).Named(identity))
+	b := bridge.New(cfg, zaptest.NewLogger(w.t, zaptest.Level(zap.InfoLevel)).Named(cfg.LeaderElection.Identity))
 	ctx, cancel := context.WithCancel(w.ctx)
 	done := make(chan error, 1)
 	go func() { done <- b.Run(ctx) }()

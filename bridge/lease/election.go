@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	coordinationv1client "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/tools/leaderelection"
@@ -21,6 +22,9 @@ type Config struct {
 	Identity string
 	// Takeover is the maximum time until another bridge takes over from one that died.
 	Takeover time.Duration
+	// Report takes the outcome of each request for the Lease; nil: nobody does. That another bridge
+	// was faster, or holds it, is no failure.
+	Report func(error)
 }
 
 // Duration returns the time for which a renewal is valid. It is shorter than Takeover: the
@@ -49,7 +53,7 @@ func Run(ctx context.Context, cfg Config, client coordinationv1client.LeasesGett
 	lock := &leaseLock{Interface: &resourcelock.LeaseLock{
 		LeaseMeta: metav1.ObjectMeta{Namespace: cfg.Namespace, Name: cfg.Name}, Client: client,
 		LockConfig: resourcelock.ResourceLockConfig{Identity: cfg.Identity},
-	}, fence: f, lease: t.lease, won: make(chan struct{})}
+	}, fence: f, lease: t.lease, won: make(chan struct{}), report: cfg.Report}
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: lock, LeaseDuration: t.lease, RenewDeadline: t.deadline, RetryPeriod: t.retry, ReleaseOnCancel: true, Name: cfg.Name,
 		Callbacks: leaderelection.LeaderCallbacks{
@@ -103,6 +107,8 @@ type leaseLock struct {
 	fence *Fence
 	lease time.Duration
 	won   chan struct{}
+	// report takes the outcome of each request.
+	report func(error)
 	// transitions is the count in the record that this bridge wrote last, transitionsWhenWon
 	// the same when it won the lease, and holder the holder in the record that it read last.
 	transitions, transitionsWhenWon uint64
@@ -122,6 +128,9 @@ func (l *leaseLock) RecordEvent(string) {
 // Get implements resourcelock.Interface.
 func (l *leaseLock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
 	r, raw, err := l.Interface.Get(ctx)
+	if !apierrors.IsNotFound(err) { // it is created next
+		l.requested(ctx, err)
+	}
 	if err == nil {
 		l.holder = r.HolderIdentity
 	}
@@ -131,7 +140,9 @@ func (l *leaseLock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord
 // Create implements resourcelock.Interface.
 func (l *leaseLock) Create(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
 	sent := l.fence.now()
-	if err := l.Interface.Create(ctx, r); err != nil {
+	err := l.Interface.Create(ctx, r)
+	l.requested(ctx, err)
+	if err != nil {
 		return err
 	}
 	l.renewed(sent, r)
@@ -145,11 +156,25 @@ func (l *leaseLock) Update(ctx context.Context, r resourcelock.LeaderElectionRec
 		return errLeaseTaken
 	}
 	sent := l.fence.now()
-	if err := l.Interface.Update(ctx, r); err != nil {
+	err := l.Interface.Update(ctx, r)
+	l.requested(ctx, err)
+	if err != nil {
 		return err
 	}
 	l.renewed(sent, r)
 	return nil
+}
+
+// requested reports the outcome of a request for the Lease. The elector retries all of them without a
+// word.
+func (l *leaseLock) requested(ctx context.Context, err error) {
+	switch {
+	case l.report == nil, err != nil && ctx.Err() != nil:
+	case err == nil, apierrors.IsConflict(err), apierrors.IsAlreadyExists(err):
+		l.report(nil)
+	default:
+		l.report(fmt.Errorf("lease %s: %w", l.Describe(), err))
+	}
 }
 
 func (l *leaseLock) renewed(sent time.Time, r resourcelock.LeaderElectionRecord) {

@@ -48,6 +48,7 @@ func runBreaker() *cobra.Command {
 	f.StringSliceVar(&o.Faults, "faults", nil, "kinds of faults: names, prefixes that end in *, and -name to leave one out (default all)")
 	f.IntVar(&o.FaultsPerRound, "faults-per-round", 0, "faults of a round (default three for each site)")
 	f.DurationVar(&o.RoundLength, "round", 30*time.Second, "time within which the faults of a round begin")
+	f.StringVar(&o.Former, "former", "", "folder with bridge and leaf of another version: each round is a step of an upgrade, or of the way back")
 	f.DurationVar(&o.Patience, "patience", 2*time.Minute, "how long sites may take to converge")
 	return cmd
 }

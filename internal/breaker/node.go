@@ -42,6 +42,9 @@ type node struct {
 	quiet *atomic.Bool
 
 	renewed, posted time.Time
+	// tried is the newest status of each pod, by UID, that was written with or without an answer: no
+	// kubelet takes back a restart or the end of a pod.
+	tried map[string]podReport
 
 	mu       sync.Mutex
 	reported map[string]podReport // by UID
@@ -56,7 +59,7 @@ type podReport struct {
 }
 
 func newNode(v *siteView, seed uint64) *node {
-	return &node{siteView: v, rng: rand.New(rand.NewPCG(seed, uint64(v.site.Number))), reported: map[string]podReport{}}
+	return &node{siteView: v, rng: rand.New(rand.NewPCG(seed, uint64(v.site.Number))), tried: map[string]podReport{}, reported: map[string]podReport{}}
 }
 
 // run runs until ctx ends. Errors mean that the leaf is down or its disk is full, and
@@ -148,15 +151,17 @@ func (k *node) syncPod(ctx context.Context, c kubernetes.Interface, p *unstructu
 			return
 		}
 	}
-	next := podReport{n: k.n + 1, phase: corev1.PodRunning, restarts: last.restarts}
+	tried := k.tried[string(uid)]
+	next := podReport{n: k.n + 1, phase: corev1.PodRunning, restarts: tried.restarts}
 	k.n++
 	if k.rng.IntN(4) == 0 {
 		next.restarts++
 	}
-	if last.phase == corev1.PodSucceeded || strings.HasSuffix(p.GetName(), "-0") && k.n%endAfter == 0 {
+	if tried.phase == corev1.PodSucceeded || strings.HasSuffix(p.GetName(), "-0") && k.n%endAfter == 0 {
 		next.phase = corev1.PodSucceeded
 	}
 	next.message = string(uid) + "/" + strconv.FormatInt(next.n, 10)
+	k.tried[string(uid)] = next
 	if err := k.patch(ctx, c, p, next); err != nil {
 		return
 	}

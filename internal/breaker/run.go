@@ -44,6 +44,10 @@ type Options struct {
 	// begin within RoundLength; default 30 s.
 	FaultsPerRound int
 	RoundLength    time.Duration
+	// Former is a folder with the programs bridge and leaf of another version. If it is set, each
+	// round begins with the upgrade or downgrade of one side, and the rounds are as many as there
+	// are steps, see skew.
+	Former string
 	// Patience bounds the time that sites take to converge; default 2 minutes.
 	Patience time.Duration
 	// Pace is the mean time between two changes of one site; default 500 ms.
@@ -70,10 +74,12 @@ type run struct {
 	guard sync.Mutex
 	locks map[string]*sync.Mutex
 
-	mu           sync.Mutex
-	injected     map[string]int
-	failed       map[string]int
-	cutOff       map[int]int
+	mu       sync.Mutex
+	injected map[string]int
+	failed   map[string]int
+	cutOff   map[int]int
+	// running is which versions run, if there are two.
+	running      pair
 	slowestStart time.Duration
 	converged    []time.Duration
 	memory       map[string]int64
@@ -98,8 +104,12 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	r := &run{opts: o, record: record, locks: map[string]*sync.Mutex{}, injected: map[string]int{}, failed: map[string]int{}, cutOff: map[int]int{}, memory: map[string]int64{}}
-	if r.world, err = world.New(world.Options{Root: o.Root, Dir: filepath.Join(o.Dir, "world"), Sites: o.Sites, Full: o.Full, OnWrite: r.bridgeWrote}); err != nil {
+	r := &run{opts: o, record: record, locks: map[string]*sync.Mutex{}, injected: map[string]int{}, failed: map[string]int{}, cutOff: map[int]int{}, memory: map[string]int64{}, running: skew[0]}
+	options := world.Options{Root: o.Root, Dir: filepath.Join(o.Dir, "world"), Sites: o.Sites, Full: o.Full, OnWrite: r.bridgeWrote}
+	if o.Former != "" {
+		options.Bridge, options.Leaf = o.program("bridge", former), o.program("leaf", former)
+	}
+	if r.world, err = world.New(options); err != nil {
 		return errors.Join(err, record.close())
 	}
 	defer func() {
@@ -136,6 +146,9 @@ func (o Options) withDefaults() Options {
 	set(&o.RoundLength, 30*time.Second)
 	set(&o.Patience, 2*time.Minute)
 	set(&o.Pace, 500*time.Millisecond)
+	if o.Former != "" {
+		o.Rounds = len(skew)
+	}
 	if o.FaultsPerRound == 0 {
 		o.FaultsPerRound = 3 * o.Sites
 	}
@@ -242,7 +255,7 @@ func (r *run) rounds(ctx context.Context, kinds []*fault) error {
 		}
 		plan := d.round(r.opts.FaultsPerRound, len(r.world.Sites), r.opts.RoundLength)
 		r.quiet.Store(false)
-		if err := r.injectAll(ctx, plan); err != nil {
+		if err := r.disturb(ctx, n, plan); err != nil {
 			return err
 		}
 		r.quiet.Store(true)
@@ -254,6 +267,19 @@ func (r *run) rounds(ctx context.Context, kinds []*fault) error {
 		}
 		r.summary(n, len(plan))
 	}
+}
+
+// disturb injects the faults of round n and returns when all are healed. Meanwhile the round's
+// versions of the programs take over, if there are two.
+func (r *run) disturb(ctx context.Context, n int, plan []action) error {
+	var replaced error
+	var wg sync.WaitGroup
+	if r.opts.Former != "" {
+		wg.Go(func() { replaced = r.replace(ctx, skew[n-1]) })
+	}
+	err := r.injectAll(ctx, plan)
+	wg.Wait()
+	return errors.Join(replaced, err)
 }
 
 // injectAll injects the faults of a round and returns when all are healed.

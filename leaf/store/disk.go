@@ -37,7 +37,8 @@ func (d disk) space() (space, error) {
 	if err := syscall.Statfs(d.dir, &st); err != nil {
 		return space{}, fmt.Errorf("read free space of %s: %w", d.dir, err)
 	}
-	return space{free: int64(st.Bavail) * st.Bsize, total: int64(st.Blocks) * st.Bsize}, nil
+	block := uint64(st.Bsize) // an int32 on 32-bit machines
+	return space{free: int64(st.Bavail * block), total: int64(st.Blocks * block)}, nil
 }
 
 // reserved returns the bytes that telemetry must leave free: the reserve, or a quarter of a

@@ -210,7 +210,7 @@ func (w *World) newBridge(i int, id string) (*Bridge, error) {
 		return nil, err
 	}
 	b := &Bridge{ID: id, close: func() error { return nil }, Process: newProcess(w.set, daemon.Daemon{
-		Name: "bridge-" + id, Path: filepath.Join(w.bin, "bridge"), Args: []string{"--config", conf},
+		Name: "bridge-" + id, Path: w.opts.Bridge, Args: []string{"--config", conf},
 	}, local(metricsPort+i))}
 	b.open = func() error {
 		client := pki.Pair{CertFile: filepath.Join(dir, "bridge.crt"), KeyFile: filepath.Join(dir, "bridge.key")}

@@ -84,6 +84,17 @@ func (p *Process) Stop() error {
 	return p.set.Stop(p.def.Name, stopGrace)
 }
 
+// Replace asks it to end, and runs another program in its place, as an upgrade does.
+func (p *Process) Replace(program string) error {
+	if err := p.Stop(); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.def.Path = program
+	p.mu.Unlock()
+	return p.Start()
+}
+
 // Pause stops it with SIGSTOP, and waits until none of its threads runs: it keeps its connections and
 // does not notice the time that passes.
 func (p *Process) Pause() error {

@@ -44,7 +44,7 @@ func (w *World) newSite(number int, full bool) *Site {
 	s.Disk = Disk{Image: s.dir + ".img", Dir: filepath.Join(s.dir, "disk")}
 	s.Link = newLink(w.net, s.Site)
 	s.Leaf = newProcess(w.set, daemon.Daemon{
-		Name: "leaf-" + s.Name, Path: filepath.Join(w.bin, "leaf"), NetNS: s.Namespace(), Args: []string{"--config", s.config()},
+		Name: "leaf-" + s.Name, Path: w.opts.Leaf, NetNS: s.Namespace(), Args: []string{"--config", s.config()},
 	})
 	if full {
 		s.Runtime = w.newRuntime(s)

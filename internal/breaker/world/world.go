@@ -1,6 +1,7 @@
 package world
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,6 +56,8 @@ type Options struct {
 	Sites, Simulated int
 	// Full adds a site with kubelet and CRI-O; it is the last one.
 	Full bool
+	// Bridge and Leaf are the programs that run first; empty: those of this version.
+	Bridge, Leaf string
 	// OnWrite is called for every change that a bridge makes at the API server, or tries to.
 	// It is called concurrently.
 	OnWrite func(Write)
@@ -93,6 +96,7 @@ func New(o Options) (*World, error) {
 		set: daemon.Set{RunDir: filepath.Join(o.Dir, "run"), LogDir: filepath.Join(o.Dir, "log")},
 		bin: filepath.Join(o.Root, ".lab/bin"),
 	}
+	w.opts.Bridge, w.opts.Leaf = cmp.Or(o.Bridge, filepath.Join(w.bin, "bridge")), cmp.Or(o.Leaf, filepath.Join(w.bin, "leaf"))
 	for i := range o.Sites {
 		w.Sites = append(w.Sites, w.newSite(i+1, false))
 	}

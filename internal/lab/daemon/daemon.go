@@ -102,7 +102,7 @@ func (s Set) PID(name string) (int, bool) {
 		return 0, false
 	}
 	p, err := readProcess(r.PID)
-	if err != nil || p.started != r.Started || p.state == "Z" {
+	if err != nil || p.started != r.Started || p.ended() {
 		return 0, false
 	}
 	return r.PID, true

@@ -15,7 +15,12 @@ import (
 type process struct {
 	pid, session   int
 	state, started string
+	threads        int
 }
+
+// ended reports whether nothing of p runs. The process whose first thread has ended is a zombie, but as
+// long as others have not, as after a SIGKILL on a busy machine, it holds its files and ports.
+func (p process) ended() bool { return p.state == "Z" && p.threads <= 1 }
 
 // since reports whether p is not older than started: a session id that was reused by
 // an older process cannot be.
@@ -51,7 +56,7 @@ func KillAll(find func() []int) error {
 func session(leader record) []int {
 	var pids []int
 	for _, p := range processes() {
-		if p.session == leader.PID && p.state != "Z" && p.since(leader.Started) {
+		if p.session == leader.PID && !p.ended() && p.since(leader.Started) {
 			pids = append(pids, p.pid)
 		}
 	}
@@ -67,7 +72,7 @@ func leaderOf(want string) (int, bool) {
 		return 0, false
 	}
 	for _, p := range processes() {
-		if p.session != p.pid || p.state == "Z" {
+		if p.session != p.pid || p.ended() {
 			continue
 		}
 		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.pid))
@@ -115,7 +120,11 @@ func readProcess(pid int) (process, error) {
 	if err != nil {
 		return process{}, err
 	}
-	return process{pid: pid, session: session, state: fields[0], started: fields[19]}, nil
+	threads, err := strconv.Atoi(fields[17])
+	if err != nil {
+		return process{}, err
+	}
+	return process{pid: pid, session: session, state: fields[0], started: fields[19], threads: threads}, nil
 }
 
 func await(timeout time.Duration, cond func() bool) bool {
