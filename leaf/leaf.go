@@ -48,6 +48,9 @@ import (
 // trafficName is the file in the data folder of what the link carried.
 const trafficName = "traffic.json"
 
+// addressesName is the file with the last address of the hub in Config.DataDir.
+const addressesName = "addresses.json"
+
 // KubeconfigName is the kubeconfig of the node API in the data folder.
 const KubeconfigName = "kubeconfig"
 
@@ -95,7 +98,7 @@ func (l *Leaf) Run(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("derive the key of the store: %w", err)
 		}
-		h, err := natsd.Start(ctx, natsd.Config{Site: l.cfg.Site, File: l.cfg.NATS.ConfigFile, StoreKey: storeKey, PingInterval: l.cfg.profile().ping, Compression: l.cfg.profile().compression, CertificateTimes: now.CertificateTimes, Log: l.log})
+		h, err := natsd.Start(ctx, natsd.Config{Site: l.cfg.Site, File: l.cfg.NATS.ConfigFile, StoreKey: storeKey, PingInterval: l.cfg.profile().ping, Compression: l.cfg.profile().compression, CertificateTimes: now.CertificateTimes, AddressFile: filepath.Join(l.cfg.DataDir, addressesName), Log: l.log})
 		if err != nil {
 			return err
 		}
@@ -198,7 +201,7 @@ func (l *Leaf) runParts(ctx context.Context, now *clock.Clock, nc *nats.Conn, js
 		if l.cfg.Devices.DMISocket != "" {
 			mappers := dmi.New(dmi.Config{
 				Socket: l.cfg.Devices.DMISocket, StateFile: filepath.Join(l.cfg.DataDir, "mappers.json"), Log: l.log.Named("dmi"),
-				BuiltIn: builtIn.Protocols(),
+				BuiltIn: builtIn.Protocols(), Until: now.Until,
 			})
 			drivers, remote = append(drivers, mappers), dmi.NewRemote(mappers)
 			group.Go(func() error { return mappers.Run(ctx) })

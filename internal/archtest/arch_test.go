@@ -97,7 +97,7 @@ var ours = []struct {
 	{"leaf/storekey", []string{"internal/durable"}},
 	{"leaf/join/jointest", []string{"leaf/join", "leaf/natsd", "leaf/node", "internal/polltest", "internal/porttest"}},
 	{"leaf/join", []string{"deploy", "leaf/credential", "leaf/natsd", "leaf/node", "streams/.", "streams/join", "internal/durable"}},
-	{"leaf/natsd", []string{"leaf/filestore", "streams"}},
+	{"leaf/natsd", []string{"leaf/filestore", "streams", "internal/durable"}},
 	{"leaf/nodeapi/catalog", []string{"leaf/nodeapi/objects"}},
 	{"leaf/nodeapi/codec", []string{"leaf/nodeapi/objects"}},
 	{"leaf/nodeapi/objects", []string{"streams"}},

@@ -43,7 +43,7 @@ var remedies = []struct{ part, remedy string }{
 	{strings.ToLower(invalidTime), "renew the hub's certificate if it has expired"},
 	{"first record does not look like a tls handshake", "what answers does not speak TLS: check host and port"},
 	{"invalid websocket connection", "what answers takes no WebSocket: the hub needs a websocket block (bridge hub init --websocket), and a reverse proxy must pass WebSockets on"},
-	{"lookup for host", "check the name and the DNS of this machine; with an HTTP proxy too the name must be known here, with any address: 192.0.2.1 in /etc/hosts will do"},
+	{"lookup for host", "check the name and the DNS of this machine"},
 	{"connection refused", "nothing listens there: check host and port, and that the hub runs"},
 }
 

@@ -28,6 +28,7 @@ func Reload(s *Server) error {
 	if running == nil {
 		return errNotRunning
 	}
+	proxied := allProxied(opts.LeafNode.Remotes)
 	err = running.ReloadOptions(opts)
 	if err != nil && strings.Contains(err.Error(), notInARemote) {
 		// A remote that nats-server cannot change it can replace.
@@ -36,6 +37,7 @@ func Reload(s *Server) error {
 	if err != nil {
 		return fmt.Errorf("nats.configFile %s: %w: %w", s.configFile, errNeedsRestart, err)
 	}
+	s.addresses.proxied.Store(proxied)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hub.remotes, s.hub.attemptInterval = len(opts.LeafNode.Remotes), attemptIntervalOf(opts)

@@ -47,6 +47,8 @@ type Server struct {
 	log *zap.Logger
 
 	attempts attempts
+	// addresses looks up the names of the hub.
+	addresses *hubAddresses
 
 	mu      sync.Mutex
 	running *server.Server
@@ -112,7 +114,9 @@ type Config struct {
 	// CertificateTimes returns the times by which the hub's certificate may be judged, at least one:
 	// after a refusal the next attempt is judged by the next one. Nil: by the clock.
 	CertificateTimes func() []time.Time
-	Log              *zap.Logger
+	// AddressFile keeps the last address of the hub, for a start without DNS. Empty: nothing does.
+	AddressFile string
+	Log         *zap.Logger
 }
 
 // Start starts the server of a site, and returns when it accepts connections. It returns
@@ -122,7 +126,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create the leaf's nkey: %w", err)
 	}
-	s := &Server{site: cfg.Site, configFile: cfg.File, storeKey: cfg.StoreKey, hub: hubConfig{ping: cfg.PingInterval, compression: cfg.Compression}, key: key, log: cfg.Log}
+	s := &Server{site: cfg.Site, configFile: cfg.File, storeKey: cfg.StoreKey, hub: hubConfig{ping: cfg.PingInterval, compression: cfg.Compression}, key: key, addresses: openAddresses(cfg.AddressFile, cfg.Log), log: cfg.Log}
 	if cfg.CertificateTimes != nil {
 		s.hub.now = func() time.Time { return s.attempts.certificateTime(cfg.CertificateTimes()) }
 	}
@@ -139,6 +143,10 @@ func (s *Server) start(ctx context.Context, first func(context.Context, *nats.Co
 	}
 	s.hub.apply(opts)
 	encrypt(opts, s.storeKey)
+	s.addresses.proxied.Store(allProxied(opts.LeafNode.Remotes))
+	if err := setResolver(opts, s.addresses); err != nil {
+		return err
+	}
 	if opts.StoreDir != "" {
 		damaged, err := prepareStore(ctx, filepath.Join(opts.StoreDir, server.JetStreamStoreDir), s.storeKey, s.log.Named("store"))
 		if err != nil {
@@ -287,6 +295,7 @@ func (s *Server) HubConnection() uint64 {
 		return 0
 	}
 	s.attempts.refused.Store(nil)
+	s.addresses.connected(z.Leafs[0].ID, z.Leafs[0].IP)
 	return z.Leafs[0].ID
 }
 

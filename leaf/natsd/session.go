@@ -14,6 +14,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
 )
 
 // ErrHub reports that the hub cannot be reached, or does not let the gateway in.
@@ -85,6 +86,13 @@ func DialHub(ctx context.Context, cfg HubConfig) (*Session, error) {
 	}
 	opts.LeafNode.Remotes = []*server.RemoteLeafOpts{remote}
 	opts.LeafNode.ReconnectInterval = 500 * time.Millisecond
+	if cfg.Proxy != nil {
+		names := openAddresses("", zap.NewNop())
+		names.proxied.Store(true)
+		if err := setResolver(opts, names); err != nil {
+			return nil, err
+		}
+	}
 	started, err := server.NewServer(opts)
 	if err != nil {
 		return nil, fmt.Errorf("prepare the connection to the hub: %w", err)
