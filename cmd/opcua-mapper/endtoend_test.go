@@ -192,7 +192,7 @@ func apply(t *testing.T, host *host.Host, objects ...any) {
 		var err error
 		switch x := o.(type) {
 		case *v1beta1.Device:
-			err = host.ApplyDevice(ctx, x, fmt.Sprint(version))
+			err = host.ApplyDevice(ctx, x.DeepCopy(), fmt.Sprint(version)) // the test changes it later
 		case *v1beta1.DeviceModel:
 			err = host.ApplyModel(ctx, x, fmt.Sprint(version))
 		}

@@ -143,6 +143,9 @@ func (x *delivery) run(ctx context.Context) {
 		} else {
 			again = time.After(retry.Next())
 		}
+		if again == nil && waitsForTime(x) {
+			again = time.After(x.server.timing.clock)
+		}
 		select {
 		case <-ctx.Done():
 		case <-x.changed:
@@ -229,7 +232,7 @@ func (x *delivery) bundle(r record, once map[string]convert.SentValue) (convert.
 	values := map[string]convert.SentValue{}
 	for p, t := range r.Sent {
 		// A value that is no longer desired, or that must not be written late, is not sent.
-		if want := desired(def, p); want != nil && !expired(want, time.Now()) {
+		if want := desired(def, p); want != nil && !expired(x.server, want) {
 			values[p] = t
 		}
 	}
@@ -448,10 +451,31 @@ func (x *delivery) bindRegistered(m *mapper, b convert.Bundle) {
 	x.server.store.update(x.device.String(), func(r *record) { r.Has, r.Model = b.Digest, b.Model.GetName() })
 }
 
-// expired reports whether a desired value must no longer be written.
-func expired(want *v1beta1.TwinProperty, now time.Time) bool {
+// expired reports whether a desired value must no longer be written, or not yet because the time is
+// unknown.
+func expired(s *Server, want *v1beta1.TwinProperty) bool {
 	t := devices.ExpiresAt(want.Metadata)
-	return !t.IsZero() && !now.Before(t)
+	if t.IsZero() {
+		return false
+	}
+	left, _ := s.cfg.Until(t)
+	return left <= 0
+}
+
+// waitsForTime reports whether a value of the device is not sent only because the time is unknown.
+func waitsForTime(x *delivery) bool {
+	def := x.definition()
+	r, _ := x.server.store.device(x.device.String())
+	for p := range r.Sent {
+		want := desired(def, p)
+		if want == nil || !expired(x.server, want) {
+			continue
+		}
+		if _, known := x.server.cfg.Until(devices.ExpiresAt(want.Metadata)); !known {
+			return true
+		}
+	}
+	return false
 }
 
 // desired returns the desired value of a property, or nil.

@@ -153,6 +153,49 @@ func TestDesiredThatHasExpired(t *testing.T) {
 	}
 }
 
+// TestExpiryByTheRightClock: whether a value goes to a mapper that starts is judged by the right clock.
+// While the time is not known the value waits, and is sent when it is.
+func TestExpiryByTheRightClock(t *testing.T) {
+	t.Parallel()
+	for name, expires := range map[string]time.Duration{ // by the wall clock
+		"the wall clock is behind": 3 * time.Hour,
+		"the wall clock is ahead":  -3 * time.Hour,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPlant(t, nil)
+			sent := func(m *fakeMapper) string { return m.device("a").GetSpec().GetProperties()[1].GetDesired().GetValue() }
+			m := p.newMapper(newField()).start(true)
+			// It is applied when it is an hour earlier than it expires.
+			p.clock.ahead.Store(int64(expires - time.Hour))
+			p.apply(dmitest.Model(), dmitest.Pump("a", dmitest.Desiring("speed", "1500"), func(d *v1beta1.Device) {
+				d.Spec.Properties[1].Desired.Metadata = map[string]string{"expiresAt": time.Now().Add(expires).Format(time.RFC3339Nano)}
+			}))
+			p.await("applied", "a", acked("speed", devices.Applied, ""))
+			m.kill()
+
+			p.clock.unknown.Store(true)
+			m = p.newMapper(newField()).start(true)
+			polltest.Eventually(t, "the device", func() bool { return m.device("a") != nil })
+			if v := sent(m); v != "" {
+				t.Errorf("sent while the time is unknown: %s", v)
+			}
+			p.clock.unknown.Store(false)
+			polltest.Eventually(t, "the value, when the time is known", func() bool { return sent(m) == "1500" })
+			m.kill()
+
+			p.clock.ahead.Store(int64(expires + time.Minute)) // it has expired by a minute
+			answer, err := p.newMapper(newField()).register(true)
+			if err != nil || len(answer.GetDeviceList()) != 1 {
+				t.Fatal(answer, err)
+			}
+			if v := answer.GetDeviceList()[0].GetSpec().GetProperties()[1].GetDesired().GetValue(); v != "" {
+				t.Errorf("sent late: %s", v)
+			}
+		})
+	}
+}
+
 // accessModes returns the access modes of a device's properties, as a mapper has them.
 func (m *fakeMapper) accessModes(device string) string {
 	m.mu.Lock()

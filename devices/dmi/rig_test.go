@@ -4,6 +4,7 @@ import (
 	"context"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,15 +27,30 @@ type rig struct {
 	tune   func(*timing)
 	state  *devicestest.State
 	sink   *sink
+	clock  skewedClock
 	server *Server
 	host   *host.Host
 	stop   func()
 }
 
+// skewedClock is a right clock by which it is later than by the wall clock, or one that knows no time.
+type skewedClock struct {
+	hosttest.Clock
+	ahead   atomic.Int64
+	unknown atomic.Bool
+}
+
+func (c *skewedClock) Until(t time.Time) (time.Duration, bool) {
+	if c.unknown.Load() {
+		return 0, false
+	}
+	return time.Until(t) - time.Duration(c.ahead.Load()), true
+}
+
 // fast shortens delays. Timeouts that distinguish an unreachable mapper or device from a slow
 // one stay as they are: the machine may be busy.
 func fast(x *timing) {
-	x.reprobe, x.retry, x.retryMax, x.settle = 20*time.Millisecond, 20*time.Millisecond, 200*time.Millisecond, 50*time.Millisecond
+	x.reprobe, x.retry, x.retryMax, x.settle, x.clock = 20*time.Millisecond, 20*time.Millisecond, 200*time.Millisecond, 50*time.Millisecond, 20*time.Millisecond
 }
 
 func newPlant(t *testing.T, tune func(*timing)) *rig {
@@ -51,13 +67,13 @@ func (p *rig) socket() string { return filepath.Join(p.dir, "dmi", "dmi.sock") }
 func (p *rig) start() {
 	p.t.Helper()
 	log := zaptest.NewLogger(p.t)
-	p.server = New(Config{Socket: p.socket(), StateFile: filepath.Join(p.dir, "mappers.json"), Log: log.Named("dmi")})
+	p.server = New(Config{Socket: p.socket(), StateFile: filepath.Join(p.dir, "mappers.json"), Until: p.clock.Until, Log: log.Named("dmi")})
 	fast(&p.server.timing)
 	if p.tune != nil {
 		p.tune(&p.server.timing)
 	}
 	host, err := host.New(host.Config{
-		Node: node, Drivers: []devices.Driver{p.server}, Sink: p.sink, State: p.state, Clock: &hosttest.Clock{}, Log: log.Named("devices"), StatusInterval: time.Millisecond,
+		Node: node, Drivers: []devices.Driver{p.server}, Sink: p.sink, State: p.state, Clock: &p.clock, Log: log.Named("devices"), StatusInterval: time.Millisecond,
 	})
 	if err != nil {
 		p.t.Fatal(err)

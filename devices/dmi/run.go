@@ -33,7 +33,7 @@ func (s *Server) Run(ctx context.Context) error {
 		// Devices are delivered again; only the mappers must register again.
 		s.log.Error("state file of mappers is unreadable and is ignored: mappers must register again", zap.Error(err))
 	}
-	listener, err := listen(ctx, s.socket)
+	listener, err := listen(ctx, s.cfg.Socket)
 	if err != nil {
 		return err
 	}
@@ -55,9 +55,9 @@ func (s *Server) Run(ctx context.Context) error {
 		defer force.Stop()
 		server.GracefulStop()
 	})
-	s.log.Info("accepting registrations of mappers", zap.String("socket", s.socket))
+	s.log.Info("accepting registrations of mappers", zap.String("socket", s.cfg.Socket))
 	if err := server.Serve(listener); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("serve %s: %w", s.socket, err)
+		return fmt.Errorf("serve %s: %w", s.cfg.Socket, err)
 	}
 	return nil
 }

@@ -27,6 +27,9 @@ type Config struct {
 	// BuiltIn are the protocols that other drivers serve: a mapper for one of them gets no
 	// devices.
 	BuiltIn []string
+	// Until returns the time that is left until a time by the right clock, as host.Clock does:
+	// expiresAt is judged by it. Nil: by the wall clock.
+	Until func(t time.Time) (left time.Duration, known bool)
 	// Log may be nil.
 	Log *zap.Logger
 }
@@ -45,24 +48,24 @@ type timing struct {
 	orphan   time.Duration // for a device that was known before a restart to be applied again
 	applied  time.Duration // for a desired value to be reported, at least
 	silence  time.Duration // without the reports that used to come, at least
+	clock    time.Duration // between two looks whether the time is known
 }
 
 func defaultTiming() timing {
 	return timing{
 		call: 10 * time.Second, probe: 5 * time.Second, reprobe: 500 * time.Millisecond, grace: 10 * time.Second,
 		retry: time.Second, retryMax: 30 * time.Second, patience: 500 * time.Millisecond,
-		settle: time.Second, linger: time.Second, orphan: time.Minute, applied: 10 * time.Second, silence: 10 * time.Second,
+		settle: time.Second, linger: time.Second, orphan: time.Minute, applied: 10 * time.Second, silence: 10 * time.Second, clock: 10 * time.Second,
 	}
 }
 
 // Server serves the socket that mappers call, and is the devices.Driver of the
 // protocols that they speak. Its methods are safe for concurrent use.
 type Server struct {
-	socket  string
-	builtIn []string
-	log     *zap.Logger
-	store   *store
-	timing  timing
+	cfg    Config // complete
+	log    *zap.Logger
+	store  *store
+	timing timing
 
 	loaded       chan struct{} // closed when the store is loaded
 	registered   chan *mapper  // registered mappers that are not watched yet
@@ -85,8 +88,11 @@ func New(c Config) *Server {
 	if c.Log == nil {
 		c.Log = zap.NewNop()
 	}
+	if c.Until == nil {
+		c.Until = func(t time.Time) (time.Duration, bool) { return time.Until(t), true }
+	}
 	return &Server{
-		socket: c.Socket, builtIn: c.BuiltIn, log: c.Log, store: newStore(c.StateFile), timing: defaultTiming(),
+		cfg: c, log: c.Log, store: newStore(c.StateFile), timing: defaultTiming(),
 		loaded: make(chan struct{}), registered: make(chan *mapper), stopped: make(chan struct{}), removalsWake: make(chan struct{}, 1),
 		mappers: map[string]*mapper{}, sessions: map[string]*session{},
 		bindings: map[string]*binding{}, removals: map[removalKey]removal{},

@@ -51,7 +51,7 @@ func (v *service) MapperRegister(ctx context.Context, in *pb.MapperRegisterReque
 	}
 	v.server.log.Info("mapper registered", zap.String("mapper", info.Name), zap.String("protocol", info.Protocol),
 		zap.String("version", info.Version), zap.String("socket", info.Address), zap.Int("devices", len(answer.GetDeviceList())))
-	if slices.ContainsFunc(v.server.builtIn, func(p string) bool { return strings.EqualFold(p, info.Protocol) }) {
+	if slices.ContainsFunc(v.server.cfg.BuiltIn, func(p string) bool { return strings.EqualFold(p, info.Protocol) }) {
 		v.server.log.Warn("mapper gets no devices, because the leaf has a driver for the protocol; devices.mapperProtocols leaves it to mappers",
 			zap.String("mapper", info.Name), zap.String("protocol", info.Protocol))
 	}

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -86,3 +87,30 @@ func TestExpiryWaitsForTheTime(t *testing.T) {
 		t.Errorf("%+v", w.desired.facts.Desired["a"])
 	}
 }
+
+// TestEnforcementEndsByTheRightTime: a value that has drifted is enforced while it has not expired by the
+// right clock, whatever the wall clock says, and no longer.
+func TestEnforcementEndsByTheRightTime(t *testing.T) {
+	for left, want := range map[time.Duration]string{time.Hour: devices.ReasonDrifted, -time.Second: devices.ReasonEnforceEnded} {
+		now := time.Now()
+		applied := desired.State{Value: "1", Ack: devices.Applied, Policy: devices.DriftEnforce, Actual: "1", Expires: now.Add(-24 * time.Hour).UnixMilli()}
+		is, changed := applied.Compare(v1beta1.INT, "2", now, now)
+		if !changed || is.Reason != devices.ReasonDrifted {
+			t.Fatalf("a comparison judges by the wall clock: %+v", is)
+		}
+		w := idleWorker(t, &timeLeftIs{left: left}, is)
+		w.desired.tryWrite(t.Context(), "a", now.Add(time.Hour))
+		c := w.desired.facts.Desired["a"]
+		if ended := strings.HasSuffix(c.Message, expiredSuffix); c.Reason != want || ended != (want == devices.ReasonEnforceEnded) {
+			t.Errorf("%s left: %+v, want %s", left, c, want)
+		}
+	}
+}
+
+// timeLeftIs is a clock by which so much time is left until any time.
+type timeLeftIs struct {
+	hosttest.Clock
+	left time.Duration
+}
+
+func (c *timeLeftIs) Until(time.Time) (time.Duration, bool) { return c.left, true }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -255,10 +256,16 @@ func (d *desiredWriter) tryGroup(ctx context.Context, w devices.GroupWriter, gro
 	return true
 }
 
+// expiredSuffix ends the message of a drifted value that is no longer enforced because it has expired.
+const expiredSuffix = "; expiresAt has passed"
+
 // expire concludes a desired value whose expiresAt has passed.
 func (d *desiredWriter) expire(property string, c desired.State) {
 	if c.Ack == devices.Drifted {
 		c.Reason = devices.ReasonEnforceEnded
+		if !strings.HasSuffix(c.Message, expiredSuffix) {
+			c.Message += expiredSuffix
+		}
 	} else {
 		c.Ack, c.Reason, c.Message = devices.Expired, devices.ReasonDeadline, "not written before "+time.UnixMilli(c.Expires).UTC().Format(time.RFC3339)
 	}

@@ -69,22 +69,19 @@ func (c State) compareObserved(typ v1beta1.PropertyType, reported string) (State
 	return c, true
 }
 
-// enforce schedules another write of a drifted value, or ends its enforcement.
+// enforce schedules another write of a drifted value, or ends its enforcement. Whether the value has
+// expired is judged when it is due, by the right clock.
 func (c State) enforce(now time.Time) State {
 	if c.Enforced > 0 && now.Sub(time.UnixMilli(c.Time)) >= enforceHold {
 		c.Enforced = 0
 	}
-	switch {
-	case c.Expired(now):
-		c.Reason = devices.ReasonEnforceEnded
-		c.Message += "; expiresAt has passed"
-	case c.Enforced >= enforceTries:
+	if c.Enforced >= enforceTries {
 		c.Reason = devices.ReasonEnforceEnded
 		c.Message += "; it was written again " + strconv.Itoa(c.Enforced) + " times"
-	default:
-		c.Due = now.Add(enforcePause(c.Enforced)).UnixMilli()
-		c.Enforced++
+		return c
 	}
+	c.Due = now.Add(enforcePause(c.Enforced)).UnixMilli()
+	c.Enforced++
 	return c
 }
 

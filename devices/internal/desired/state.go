@@ -115,12 +115,6 @@ func (c State) RefusedByDevice() bool {
 	return c.Ack == devices.Rejected && (c.Reason == devices.ReasonRefused || c.Reason == devices.ReasonReadBack)
 }
 
-// Expired reports whether the value may no longer be written. An applied value stays
-// applied, but is no longer enforced.
-func (c State) Expired(now time.Time) bool {
-	return c.Expires != 0 && now.UnixMilli() >= c.Expires
-}
-
 // Shift returns the state after the wall clock was set ahead: its times are by the clock.
 func (c State) Shift(by time.Duration) State {
 	if c.Due != 0 {
