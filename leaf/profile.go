@@ -40,7 +40,7 @@ type profile struct {
 
 // profiles are what docs/install.md, Metered lines, has the prices of.
 var profiles = map[string]profile{
-	profileDefault: {presence: streams.PresenceInterval, sync: 2 * streams.SyncHeartbeat, idle: 5 * time.Minute, comparison: inventory.Interval, nodeStatus: time.Hour, traffic: time.Hour},
+	profileDefault: {presence: streams.PresenceInterval, sync: 4 * streams.SyncHeartbeat, idle: 5 * time.Minute, comparison: inventory.Interval, nodeStatus: time.Hour, traffic: time.Hour},
 	profileMetered: {
 		presence: 2 * time.Minute, ping: time.Minute, compression: "s2_best", sync: 5 * time.Minute, idle: 30 * time.Minute, comparison: 6 * time.Hour, gather: time.Minute, nodeStatus: 6 * time.Hour,
 		traffic: 6 * time.Hour,

@@ -101,6 +101,11 @@ func TestHeartbeatOnRequest(t *testing.T) {
 	})
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	for _, at := range []time.Time{w.beats[0].Time, w.beats[0].LinkSince} {
+		if at.IsZero() || at.Nanosecond()%int(time.Millisecond) != 0 {
+			t.Errorf("a heartbeat has the time %s", at)
+		}
+	}
 	if got := w.beats[0].Interval; got != 120 || w.beats[0].Timeout() != 5*time.Minute {
 		t.Errorf("the interval is %d s, the timeout %s", got, w.beats[0].Timeout())
 	}
