@@ -3,6 +3,7 @@ package leaf
 import (
 	"maps"
 	"net"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -64,6 +65,16 @@ type NATSConfig struct {
 type NodeAPIConfig struct {
 	// Listen is a loopback host:port. Default 127.0.0.1:10441.
 	Listen string `json:"listen"`
+	// Pods is an IP address and port at which pods reach the API with the tokens of their service
+	// accounts, for what their roles allow. A link-local address such as 169.254.104.41:10444 is
+	// added to the loopback interface. Empty, the default: pods are not served.
+	Pods string `json:"pods"`
+}
+
+// pods returns the address of Pods, the zero value if there is none.
+func (c NodeAPIConfig) pods() netip.AddrPort {
+	address, _ := netip.ParseAddrPort(c.Pods) // Validate has checked it
+	return address
 }
 
 // KubeletConfig is about the kubelet that the leaf runs as a child process.
@@ -169,6 +180,9 @@ func (c Config) Validate() error {
 	}
 	if !loopback(c.NodeAPI.Listen) {
 		p.Add("nodeAPI.listen", c.NodeAPI.Listen, "must be a loopback address and a port")
+	}
+	if a, err := netip.ParseAddrPort(c.NodeAPI.Pods); c.NodeAPI.Pods != "" && (err != nil || a.Addr().IsUnspecified() || a.Addr().IsLoopback() || a.Port() == 0) {
+		p.Add("nodeAPI.pods", c.NodeAPI.Pods, "must be an IP address that pods reach and a port, such as 169.254.104.41:10444, or empty")
 	}
 	if c.Kubelet.ConfigFile != "" {
 		p.File("kubelet.configFile", c.Kubelet.ConfigFile)

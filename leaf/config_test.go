@@ -13,7 +13,7 @@ func TestValidateReportsEveryBadField(t *testing.T) {
 	cfg := DefaultConfig()
 	cfg.Site, cfg.Node, cfg.DataDir, cfg.LogLevel = "Plant A", "", "", "loud"
 	cfg.NATS.URL, cfg.NATS.ConfigFile = "", ""
-	cfg.NodeAPI.Listen = "0.0.0.0:10441"
+	cfg.NodeAPI.Listen, cfg.NodeAPI.Pods = "0.0.0.0:10441", "0.0.0.0:10444"
 	cfg.Kubelet.ConfigFile = "/nowhere/kubelet.yaml"
 	cfg.Storage.TelemetryBytes, cfg.Storage.ReserveBytes = 7, -1
 	cfg.Metrics.Listen, cfg.Devices.MapperProtocols = "here", []string{"modbus"}
@@ -25,7 +25,7 @@ func TestValidateReportsEveryBadField(t *testing.T) {
 	}
 	for _, want := range []string{
 		`site: Invalid value: "Plant A"`, `node: Invalid value: ""`, `dataDir: Required value`, `logLevel: Unsupported value: "loud"`, `nats.configFile: Invalid value: ""`,
-		`nodeAPI.listen: Invalid value: "0.0.0.0:10441"`, `kubelet.configFile: Invalid value: "/nowhere/kubelet.yaml"`, `storage.telemetryBytes: Invalid value: 7`,
+		`nodeAPI.listen: Invalid value: "0.0.0.0:10441"`, `nodeAPI.pods: Invalid value: "0.0.0.0:10444"`, `kubelet.configFile: Invalid value: "/nowhere/kubelet.yaml"`, `storage.telemetryBytes: Invalid value: 7`,
 		`storage.reserveBytes: Invalid value: -1`, `metrics.listen: Invalid value: "here"`,
 		`devices.mapperProtocols: Invalid value: ["modbus"]`, `devices.pushFormat: Invalid value: "xml"`,
 		`storage.encryption.previousKeyFile: Invalid value: "/etc/petiole/old.key"`,

@@ -150,7 +150,7 @@ func (l *Leaf) runParts(ctx context.Context, now *clock.Clock, nc *nats.Conn, js
 	api := nodeapi.New(nodeapi.Config{
 		Link: hubLink,
 		Site: l.cfg.Site, Node: l.cfg.Node, JS: js,
-		DataDir: l.cfg.DataDir, TokenKey: tokenKey, Listen: l.cfg.NodeAPI.Listen, Log: l.log.Named("nodeapi"),
+		DataDir: l.cfg.DataDir, TokenKey: tokenKey, Listen: l.cfg.NodeAPI.Listen, ListenPods: l.cfg.NodeAPI.pods(), Log: l.log.Named("nodeapi"),
 		DialKubelet:    kubelet.dial,
 		StatusInterval: l.cfg.profile().nodeStatus, Behind: now.Behind, ClockRight: func() bool { return now.State() == clock.Right },
 		Requester: transfer.Requester{Conn: nc, Meter: l.counts.meter},

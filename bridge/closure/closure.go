@@ -15,7 +15,7 @@ type keySet = sets.Set[kube.Key]
 // Index computes which objects each site needs: its nodes; the pods and devices bound to
 // them; everything that those refer to, transitively; the objects that name its nodes (attachments
 // of volumes, requests for certificates); the trust bundles of the signers that its pods trust; the
-// services and endpoint slices of the pods' namespaces; and what every node reads (CSI drivers, the
+// roles that are bound to its pods' service accounts, with the bindings; the services and endpoint slices of the pods' namespaces; and what every node reads (CSI drivers, the
 // service of the API server).
 //
 // It reads no API and has no lock; its owner serializes the calls. Set and Remove return the
@@ -24,12 +24,13 @@ type Index struct {
 	sites        map[string]bool
 	dependencies map[kube.Key]Dependencies
 
-	members     map[string]keySet // site → its nodes
-	bound       map[string]keySet // node → its pods and devices
-	naming      map[string]keySet // node → the objects that name it
-	inNamespace map[string]keySet // namespace → its services and endpoint slices
-	bundles     map[string]keySet // signer → its trust bundles
-	trusting    map[string]keySet // signer → the pods that trust it
+	members     map[string]keySet  // site → its nodes
+	bound       map[string]keySet  // node → its pods and devices
+	naming      map[string]keySet  // node → the objects that name it
+	inNamespace map[string]keySet  // namespace → its services and endpoint slices
+	bundles     map[string]keySet  // signer → its trust bundles
+	trusting    map[string]keySet  // signer → the pods that trust it
+	grants      map[Subject]keySet // subject → the bindings that grant it a role
 	everywhere  keySet
 
 	// wanted maps each site to the objects that it needed at the last Recompute, each with the
@@ -43,7 +44,7 @@ func New() *Index {
 	return &Index{
 		sites: map[string]bool{}, dependencies: map[kube.Key]Dependencies{},
 		members: map[string]keySet{}, bound: map[string]keySet{}, naming: map[string]keySet{}, inNamespace: map[string]keySet{},
-		bundles: map[string]keySet{}, trusting: map[string]keySet{}, everywhere: keySet{},
+		bundles: map[string]keySet{}, trusting: map[string]keySet{}, grants: map[Subject]keySet{}, everywhere: keySet{},
 		wanted: map[string]map[kube.Key]string{}, wantedBy: map[kube.Key]map[string]struct{}{},
 	}
 }
@@ -171,6 +172,13 @@ func (x *Index) visit(now map[kube.Key]string, k kube.Key, node string) {
 			x.visit(now, b, "")
 		}
 	}
+	if k.Group == "" && k.Resource == "serviceaccounts" {
+		for _, s := range subjects(k) {
+			for b := range x.grants[s] {
+				x.visit(now, b, "")
+			}
+		}
+	}
 	if k.Group == "" && k.Resource == "namespaces" {
 		for s := range x.inNamespace[k.Name] {
 			x.visit(now, s, "")
@@ -201,6 +209,9 @@ func (x *Index) affectedSites(k kube.Key) map[string]struct{} {
 	case k.Resource == "services", k.Resource == "endpointslices":
 		add(x.wantedBy[kube.CoreKey("namespaces", "", k.Namespace)])
 	}
+	for _, s := range f.Subjects {
+		x.granted(s, add)
+	}
 	if neededEverywhere(k) {
 		for s := range x.wanted {
 			out[s] = struct{}{}
@@ -230,6 +241,9 @@ func (x *Index) link(k kube.Key, f Dependencies) {
 	for _, signer := range f.Trusts {
 		addKey(x.trusting, signer, k)
 	}
+	for _, s := range f.Subjects {
+		addKey(x.grants, s, k)
+	}
 	if neededEverywhere(k) {
 		x.everywhere[k] = struct{}{}
 	}
@@ -257,6 +271,9 @@ func (x *Index) unlink(k kube.Key) {
 	for _, signer := range f.Trusts {
 		removeKey(x.trusting, signer, k)
 	}
+	for _, s := range f.Subjects {
+		removeKey(x.grants, s, k)
+	}
 	delete(x.everywhere, k)
 }
 
@@ -272,14 +289,14 @@ func neededEverywhere(k kube.Key) bool {
 	return false
 }
 
-func addKey(m map[string]keySet, name string, k kube.Key) {
+func addKey[K comparable](m map[K]keySet, name K, k kube.Key) {
 	if m[name] == nil {
 		m[name] = keySet{}
 	}
 	m[name][k] = struct{}{}
 }
 
-func removeKey(m map[string]keySet, name string, k kube.Key) {
+func removeKey[K comparable](m map[K]keySet, name K, k kube.Key) {
 	delete(m[name], k)
 	if len(m[name]) == 0 {
 		delete(m, name)

@@ -150,6 +150,27 @@ spec:
 			},
 		},
 		{
+			name: "roles of its service accounts, by name and by group",
+			extra: [][2]string{
+				{"pods default/robot", `spec: {nodeName: a1, serviceAccountName: robot, containers: []}`},
+				{"rolebindings.rbac.authorization.k8s.io default/robot", `{roleRef: {kind: Role, name: reader}, subjects: [{kind: ServiceAccount, namespace: default, name: robot}, {kind: User, name: bob}]}`},
+				{"rolebindings.rbac.authorization.k8s.io shared/robot", `{roleRef: {kind: ClusterRole, name: view}, subjects: [{kind: User, name: "system:serviceaccount:default:robot"}]}`},
+				{"rolebindings.rbac.authorization.k8s.io default/bob", `{roleRef: {kind: Role, name: reader}, subjects: [{kind: User, name: bob}, {kind: Group, name: devs}]}`},
+				{"clusterrolebindings.rbac.authorization.k8s.io namespace", `{roleRef: {kind: ClusterRole, name: of-a}, subjects: [{kind: Group, name: "system:serviceaccounts:default"}]}`},
+				{"clusterrolebindings.rbac.authorization.k8s.io elsewhere", `{roleRef: {kind: ClusterRole, name: of-b}, subjects: [{kind: Group, name: "system:serviceaccounts:other"}]}`},
+				{"clusterrolebindings.rbac.authorization.k8s.io all", `{roleRef: {kind: ClusterRole, name: of-all}, subjects: [{kind: Group, name: "system:authenticated"}]}`},
+				{"clusterrolebindings.rbac.authorization.k8s.io system:discovery", `{metadata: {labels: {kubernetes.io/bootstrapping: rbac-defaults}}, roleRef: {kind: ClusterRole, name: "system:discovery"}, subjects: [{kind: Group, name: "system:authenticated"}]}`},
+				{"clusterrolebindings.rbac.authorization.k8s.io other", `{roleRef: {kind: ClusterRole, name: view}, subjects: [{kind: ServiceAccount, namespace: other, name: robot}]}`},
+			},
+			want: []string{
+				"pods default/robot", "serviceaccounts default/robot",
+				"rolebindings.rbac.authorization.k8s.io default/robot", "roles.rbac.authorization.k8s.io default/reader",
+				"rolebindings.rbac.authorization.k8s.io shared/robot", "clusterroles.rbac.authorization.k8s.io view",
+				"clusterrolebindings.rbac.authorization.k8s.io namespace", "clusterroles.rbac.authorization.k8s.io of-a",
+				"clusterrolebindings.rbac.authorization.k8s.io all", "clusterroles.rbac.authorization.k8s.io of-all",
+			},
+		},
+		{
 			name: "attachments and requests for certificates that name its nodes",
 			extra: [][2]string{
 				{"volumeattachments.storage.k8s.io csi-1", `spec: {nodeName: a1}`},
@@ -217,6 +238,10 @@ func TestClosureConcernsOnlyTheSitesOfAChange(t *testing.T) {
 		{"resource claim generated for a pod", "pods default/pa", `{spec: {nodeName: a1, containers: [{name: c, envFrom: [{configMapRef: {name: ca}}]}]}, status: {resourceClaimStatuses: [{name: r, resourceClaimName: pa-r-1}]}}`, []string{"plant-a"}, []string{"resourceclaims.resource.k8s.io default/pa-r-1"}, nil},
 		{"bundle of a trusted signer", "clustertrustbundles.certificates.k8s.io s:1", `spec: {signerName: s}`, []string{"plant-b"}, []string{"clustertrustbundles.certificates.k8s.io s:1"}, nil},
 		{"bundle of another signer", "clustertrustbundles.certificates.k8s.io t:1", `spec: {signerName: t}`, nil, nil, nil},
+		{"role bound to a service account", "rolebindings.rbac.authorization.k8s.io other/r", `{roleRef: {kind: Role, name: reader}, subjects: [{kind: ServiceAccount, namespace: other, name: default}]}`, []string{"plant-b"}, []string{"rolebindings.rbac.authorization.k8s.io other/r", "roles.rbac.authorization.k8s.io other/reader"}, nil},
+		{"role bound to a namespace", "clusterrolebindings.rbac.authorization.k8s.io r", `{roleRef: {kind: ClusterRole, name: reader}, subjects: [{kind: Group, name: "system:serviceaccounts:default"}]}`, []string{"plant-a"}, []string{"clusterrolebindings.rbac.authorization.k8s.io r", "clusterroles.rbac.authorization.k8s.io reader"}, nil},
+		{"role bound to all", "clusterrolebindings.rbac.authorization.k8s.io r", `{roleRef: {kind: ClusterRole, name: reader}, subjects: [{kind: Group, name: "system:serviceaccounts"}]}`, []string{"plant-a", "plant-b"}, []string{"clusterrolebindings.rbac.authorization.k8s.io r", "clusterroles.rbac.authorization.k8s.io reader"}, nil},
+		{"role bound to nobody here", "rolebindings.rbac.authorization.k8s.io other/r", `{roleRef: {kind: Role, name: reader}, subjects: [{kind: ServiceAccount, namespace: other, name: unused}, {kind: User, name: bob}]}`, nil, nil, nil},
 		{"volume attached to a node", "volumeattachments.storage.k8s.io csi-1", `spec: {nodeName: b1}`, []string{"plant-b"}, []string{"volumeattachments.storage.k8s.io csi-1"}, nil},
 		{"volume attached in the cloud", "volumeattachments.storage.k8s.io csi-2", `spec: {nodeName: cloud}`, nil, nil, nil},
 		{"pod of the cloud", "pods default/pc", `spec: {nodeName: cloud, containers: []}`, nil, nil, nil},
@@ -282,6 +307,27 @@ func TestTrustBundlesFollowThePods(t *testing.T) {
 	c.Remove(kube.CoreKey("pods", "default", "tls"))
 	if sites := see(t, c, "clustertrustbundles.certificates.k8s.io s:2", `spec: {signerName: s}`); len(sites) > 0 {
 		t.Errorf("a bundle that no pod trusts concerns %v", sites)
+	}
+}
+
+// Bindings come and go with the pods that use the service account.
+func TestRolesFollowThePods(t *testing.T) {
+	t.Parallel()
+	c := twoSites(t)
+	see(t, c, "rolebindings.rbac.authorization.k8s.io default/robot", `{roleRef: {kind: Role, name: reader}, subjects: [{kind: ServiceAccount, namespace: default, name: robot}]}`)
+	c.Recompute("plant-a")
+	see(t, c, "pods default/robot", `spec: {nodeName: a1, serviceAccountName: robot, containers: []}`)
+	want := []string{
+		"pods default/robot", "rolebindings.rbac.authorization.k8s.io default/robot", "roles.rbac.authorization.k8s.io default/reader", "serviceaccounts default/robot",
+	}
+	if changed, _ := c.Recompute("plant-a"); !slices.Equal(ids(changed), want) {
+		t.Errorf("the site gets %q, want %q", ids(changed), want)
+	}
+	if sites := c.Remove(kube.CoreKey("pods", "default", "robot")); !slices.Equal(sites, []string{"plant-a"}) {
+		t.Errorf("the removal concerns %v", sites)
+	}
+	if _, dropped := c.Recompute("plant-a"); !slices.Equal(ids(dropped), want) {
+		t.Errorf("the site loses %q, want %q", ids(dropped), want)
 	}
 }
 

@@ -25,10 +25,18 @@ type Dependencies struct {
 	// all of whose bundles a Pod needs, without duplicates.
 	Signer string
 	Trusts []string
+	// Subjects lists the service accounts, and the groups of service accounts, that a binding of a
+	// role grants something to.
+	Subjects []Subject
 }
 
+// Subject is a service account, or a group that contains service accounts: all of a namespace, or
+// all there are.
+type Subject struct{ Namespace, Name string }
+
 func (f Dependencies) equal(g Dependencies) bool {
-	return f.Site == g.Site && f.Node == g.Node && f.Signer == g.Signer && slices.Equal(f.Refs, g.Refs) && slices.Equal(f.Trusts, g.Trusts)
+	return f.Site == g.Site && f.Node == g.Node && f.Signer == g.Signer && slices.Equal(f.Refs, g.Refs) && slices.Equal(f.Trusts, g.Trusts) &&
+		slices.Equal(f.Subjects, g.Subjects)
 }
 
 // DependenciesOf returns the dependencies of an object. An error means that the
@@ -56,6 +64,8 @@ func DependenciesOf(k kube.Key, o *unstructured.Unstructured) (Dependencies, err
 		return Dependencies{Refs: volumeSecrets(o)}, nil
 	case k.Group == kube.CertificatesGroup && k.Resource == "clustertrustbundles":
 		return Dependencies{Signer: kube.StringAt(o, "spec", "signerName")}, nil
+	case k.IsRoleBinding():
+		return bindingDependencies(k, o)
 	case k.NamesNode():
 		return Dependencies{Node: kube.StringAt(o, "spec", "nodeName")}, nil
 	case k.Group == kube.DeviceGroup && k.Resource == "devices":

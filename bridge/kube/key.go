@@ -50,6 +50,7 @@ const (
 	DeviceGroup       = "devices.kubeedge.io"
 	DiscoveryGroup    = "discovery.k8s.io"
 	NodeGroup         = "node.k8s.io"
+	RBACGroup         = "rbac.authorization.k8s.io"
 	ResourceGroup     = "resource.k8s.io"
 	StorageGroup      = "storage.k8s.io"
 	SiteGroup         = "petiole.dev"
@@ -62,6 +63,10 @@ var watched = []schema.GroupVersionResource{
 	{Version: "v1", Resource: "nodes"},
 	{Version: "v1", Resource: "namespaces"},
 	{Version: "v1", Resource: "serviceaccounts"},
+	{Group: RBACGroup, Version: "v1", Resource: "roles"},
+	{Group: RBACGroup, Version: "v1", Resource: "clusterroles"},
+	{Group: RBACGroup, Version: "v1", Resource: "rolebindings"},
+	{Group: RBACGroup, Version: "v1", Resource: "clusterrolebindings"},
 	{Version: "v1", Resource: "configmaps"},
 	{Version: "v1", Resource: "secrets"},
 	{Version: "v1", Resource: "persistentvolumes"},
@@ -120,6 +125,11 @@ func (k Key) VersionedResource() (schema.GroupVersionResource, bool) {
 // certificates of pods.
 func (k Key) NamesNode() bool {
 	return k.Group == StorageGroup && k.Resource == "volumeattachments" || k.Group == CertificatesGroup && k.Resource == "podcertificaterequests"
+}
+
+// IsRoleBinding reports whether the resource's objects grant the rules of a role to subjects.
+func (k Key) IsRoleBinding() bool {
+	return k.Group == RBACGroup && (k.Resource == "rolebindings" || k.Resource == "clusterrolebindings")
 }
 
 // BindsToNode reports whether objects of the resource are bound to a node: pods and devices.

@@ -21,6 +21,8 @@ func TestKeys(t *testing.T) {
 		{Group: CertificatesGroup, Resource: "clustertrustbundles", Name: "b"}:                    "clustertrustbundles.certificates.k8s.io b",
 		{Group: CertificatesGroup, Resource: "podcertificaterequests", Namespace: "d", Name: "r"}: "podcertificaterequests.certificates.k8s.io d/r",
 		{Group: StorageGroup, Resource: "volumeattachments", Name: "v"}:                           "volumeattachments.storage.k8s.io v",
+		{Group: RBACGroup, Resource: "roles", Namespace: "d", Name: "r"}:                          "roles.rbac.authorization.k8s.io d/r",
+		{Group: RBACGroup, Resource: "clusterrolebindings", Name: "b"}:                            "clusterrolebindings.rbac.authorization.k8s.io b",
 	} {
 		if got := k.Ref("").String(); got != want {
 			t.Errorf("%+v is %q, want %q", k, got, want)

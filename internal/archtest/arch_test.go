@@ -98,6 +98,7 @@ var ours = []struct {
 	{"leaf/join/jointest", []string{"leaf/join", "leaf/natsd", "leaf/node", "internal/polltest", "internal/porttest"}},
 	{"leaf/join", []string{"deploy", "leaf/credential", "leaf/natsd", "leaf/node", "streams/.", "streams/join", "internal/durable"}},
 	{"leaf/natsd", []string{"leaf/filestore", "streams", "internal/durable"}},
+	{"leaf/nodeapi/access", []string{"leaf/nodeapi/identity", "leaf/nodeapi/objects"}},
 	{"leaf/nodeapi/catalog", []string{"leaf/nodeapi/objects"}},
 	{"leaf/nodeapi/codec", []string{"leaf/nodeapi/objects"}},
 	{"leaf/nodeapi/objects", []string{"streams"}},

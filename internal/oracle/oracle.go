@@ -12,8 +12,10 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 
@@ -36,6 +38,7 @@ func Read(ctx context.Context, client dynamic.Interface) (API, error) {
 	for _, gvr := range []schema.GroupVersionResource{
 		Core("nodes"), Core("pods"), Core("namespaces"), Core("services"), EndpointSlices,
 		Core("configmaps"), Core("secrets"), Core("serviceaccounts"), Device("devices"), Device("devicemodels"),
+		RBAC("roles"), RBAC("clusterroles"), RBAC("rolebindings"), RBAC("clusterrolebindings"),
 	} {
 		l, err := client.Resource(gvr).List(ctx, metav1.ListOptions{})
 		if err != nil {
@@ -64,6 +67,35 @@ func (a API) Desired(site string) (Content, error) {
 	return c.out, nil
 }
 
+// Served returns the desired state of a site as its node API serves it: EndpointSlices have the
+// endpoints at the site's nodes only.
+func (a API) Served(site string) (Content, error) {
+	nodes := map[string]bool{}
+	for _, n := range a[Core("nodes")] {
+		nodes[n.GetName()] = n.GetLabels()[v1alpha1.SiteLabel] == site
+	}
+	served := maps.Clone(a)
+	served[EndpointSlices] = nil
+	for _, slice := range a[EndpointSlices] {
+		endpoints, found, err := unstructured.NestedSlice(slice.Object, "endpoints")
+		if err != nil {
+			return nil, err
+		}
+		if found {
+			slice = *slice.DeepCopy()
+			endpoints = slices.DeleteFunc(endpoints, func(e any) bool {
+				node, ok := e.(map[string]any)["nodeName"].(string)
+				return ok && !nodes[node]
+			})
+			if err := unstructured.SetNestedSlice(slice.Object, endpoints, "endpoints"); err != nil {
+				return nil, err
+			}
+		}
+		served[EndpointSlices] = append(served[EndpointSlices], slice)
+	}
+	return served.Desired(site)
+}
+
 type collector struct {
 	API
 	out Content
@@ -79,6 +111,11 @@ func Device(resource string) schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: DevicesGroup, Version: "v1beta1", Resource: resource}
 }
 
+// RBAC returns a resource of the group of roles and their bindings.
+func RBAC(resource string) schema.GroupVersionResource {
+	return schema.GroupVersionResource{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: resource}
+}
+
 // EndpointSlices is the resource of endpoint slices.
 var EndpointSlices = schema.GroupVersionResource{Group: "discovery.k8s.io", Version: "v1", Resource: "endpointslices"}
 
@@ -90,7 +127,7 @@ func (c collector) collect(site string) error {
 			c.add(Core("nodes"), n.GetName(), n)
 		}
 	}
-	namespaces := map[string]bool{}
+	namespaces, subjects := map[string]bool{}, map[string]bool{}
 	for _, p := range c.API[Core("pods")] {
 		node, _, err := unstructured.NestedString(p.Object, "spec", "nodeName")
 		if err != nil || !nodes[node] {
@@ -98,11 +135,23 @@ func (c collector) collect(site string) error {
 		}
 		c.add(Core("pods"), node, p)
 		namespaces[p.GetNamespace()] = true
+		account, _, err := unstructured.NestedString(p.Object, "spec", "serviceAccountName")
+		if err != nil {
+			return err
+		}
+		subjects["ServiceAccount "+p.GetNamespace()+"/"+account] = true
+		subjects["Group system:serviceaccounts:"+p.GetNamespace()] = true
 		if err := c.addReferences(p); err != nil {
 			return err
 		}
 	}
 	c.addNamespaces(namespaces)
+	if len(namespaces) > 0 {
+		subjects["Group system:serviceaccounts"], subjects["Group system:authenticated"] = true, true
+	}
+	if err := c.addRoles(subjects); err != nil {
+		return err
+	}
 	return c.addDevices(nodes)
 }
 
@@ -119,6 +168,35 @@ func (c collector) addNamespaces(namespaces map[string]bool) {
 			}
 		}
 	}
+}
+
+// addRoles adds the bindings that grant something to one of the subjects, with their roles, but for
+// those by which Kubernetes grants something to everybody.
+func (c collector) addRoles(subjects map[string]bool) error {
+	for _, gvr := range []schema.GroupVersionResource{RBAC("rolebindings"), RBAC("clusterrolebindings")} {
+		for _, u := range c.API[gvr] {
+			var b rbacv1.RoleBinding
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &b); err != nil {
+				return err
+			}
+			granted := slices.ContainsFunc(b.Subjects, func(s rbacv1.Subject) bool {
+				if s.Kind == rbacv1.ServiceAccountKind {
+					return subjects[s.Kind+" "+s.Namespace+"/"+s.Name]
+				}
+				return b.Labels["kubernetes.io/bootstrapping"] == "" && subjects[s.Kind+" "+s.Name]
+			})
+			if !granted {
+				continue
+			}
+			c.add(gvr, "", u)
+			if b.RoleRef.Kind == "Role" {
+				c.addNamed(RBAC("roles"), b.Namespace, b.RoleRef.Name)
+			} else {
+				c.addNamed(RBAC("clusterroles"), "", b.RoleRef.Name)
+			}
+		}
+	}
+	return nil
 }
 
 func (c collector) addDevices(nodes map[string]bool) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -48,6 +49,8 @@ type leaf struct {
 	dialKubelet func(context.Context) (net.Conn, error)
 	// link is that of the node API, nil for one that is always up.
 	link Link
+	// listenPods is that of the node API.
+	listenPods netip.AddrPort
 }
 
 func newLeaf(t *testing.T) *leaf {
@@ -137,6 +140,7 @@ func (l *leaf) start(dir string) *running {
 	l.t.Helper()
 	a := New(Config{
 		Site: site, Node: node, JS: l.js, DataDir: dir, Listen: "127.0.0.1:0", Log: zaptest.NewLogger(l.t), DialKubelet: l.dialKubelet, Link: l.link,
+		ListenPods: l.listenPods,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

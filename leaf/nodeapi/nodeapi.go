@@ -10,6 +10,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -24,6 +25,7 @@ import (
 
 	"github.com/petiole-io/petiole/internal/durable"
 	"github.com/petiole-io/petiole/leaf/apply"
+	"github.com/petiole-io/petiole/leaf/nodeapi/access"
 	"github.com/petiole-io/petiole/leaf/nodeapi/catalog"
 	"github.com/petiole-io/petiole/leaf/nodeapi/identity"
 	"github.com/petiole-io/petiole/leaf/nodeapi/local"
@@ -59,7 +61,11 @@ type Config struct {
 	TokenKey []byte
 	// Listen is the loopback address, such as 127.0.0.1:10441. Port 0 selects a free port.
 	Listen string
-	Log    *zap.Logger
+	// ListenPods is the address at which pods reach the API with the tokens of their service
+	// accounts; a link-local one is added to the loopback interface. The service default/kubernetes
+	// leads there at this site. The zero value: pods are not served.
+	ListenPods netip.AddrPort
+	Log        *zap.Logger
 	// Requester sends requests for tokens to the bridge; default the connection of JS.
 	Requester tokens.Requester
 	// DialKubelet connects to the kubelet of this node, for logs and commands of pods; default
@@ -102,7 +108,16 @@ type API struct {
 	store   *objects.Store
 	local   *local.Store
 	handler *handler
+	pods    *podServer
 	resync  *resyncTrigger
+}
+
+// podServer is what serves the pods.
+type podServer struct {
+	handler   http.Handler
+	listener  net.Listener
+	authority *identity.Authority
+	tls       *tls.Config
 }
 
 // New returns a node API. It does no I/O.
@@ -166,16 +181,23 @@ func (a *API) Run(ctx context.Context) error {
 		return fmt.Errorf("start node API: %w", err)
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	server := a.server(ctx)
-	g.Go(func() error {
-		if err := server.ServeTLS(ln, "", ""); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serve node API: %w", err)
-		}
-		return nil
-	})
+	servers := []*http.Server{a.server(ctx, a.handler, &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{a.id.Cert}})}
+	listeners := []net.Listener{ln}
+	if a.pods != nil {
+		servers = append(servers, a.server(ctx, a.pods.handler, a.pods.tls))
+		listeners = append(listeners, a.pods.listener)
+	}
+	for i, server := range servers {
+		g.Go(func() error {
+			if err := server.ServeTLS(listeners[i], "", ""); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serve node API: %w", err)
+			}
+			return nil
+		})
+	}
 	g.Go(func() error {
 		<-ctx.Done()
-		return a.drain(server)
+		return a.drain(servers)
 	})
 	g.Go(func() error { return a.desired.Run(ctx) })
 	g.Go(func() error { return a.resync.run(ctx) })
@@ -214,7 +236,7 @@ func (a *API) followLink(ctx context.Context) error {
 // drain ends the watches, waits for the requests in progress, and closes the connections.
 // Shutdown of net/http would wait a second for idle HTTP/2 connections, which the kubelet
 // does not need.
-func (a *API) drain(server *http.Server) error {
+func (a *API) drain(servers []*http.Server) error {
 	close(a.handler.closing)
 	idle := make(chan struct{})
 	go func() {
@@ -226,16 +248,19 @@ func (a *API) drain(server *http.Server) error {
 	case <-idle:
 	case <-time.After(shutdownWait):
 	}
-	err := server.Close()
+	var errs []error
+	for _, s := range servers {
+		errs = append(errs, s.Close())
+	}
 	<-idle
 	if a.handler.kubelet != nil {
 		a.handler.kubelet.transport.CloseIdleConnections()
 	}
-	return err
+	return errors.Join(errs...)
 }
 
 // start does everything that can fail before a goroutine runs.
-func (a *API) start(ctx context.Context) (net.Listener, error) {
+func (a *API) start(ctx context.Context) (_ net.Listener, err error) {
 	if _, err := a.credentials(); err != nil {
 		return nil, err
 	}
@@ -250,7 +275,17 @@ func (a *API) start(ctx context.Context) (net.Listener, error) {
 	if len(unreadable) > 0 {
 		a.log.Warn("unreadable tokens removed: pods get new ones when the cloud is reachable", zap.Int("count", len(unreadable)))
 	}
-	a.store = objects.New(first, catalog.Builtins())
+	pods, err := a.listenForPods(ctx)
+	if err != nil {
+		// The node works without it.
+		a.log.Error("pods cannot reach the API of this node: see nodeAPI.pods of leaf.yaml", zap.Stringer("address", a.cfg.ListenPods), zap.Error(err))
+	}
+	defer func() {
+		if err != nil && a.pods != nil {
+			err = errors.Join(err, a.pods.listener.Close())
+		}
+	}()
+	a.store = objects.New(first, catalog.Builtins(), pods)
 	if a.cfg.Link != nil {
 		if up, _, _ := a.cfg.Link.State(); !up {
 			if err := a.store.SetOffline(true); err != nil {
@@ -287,14 +322,37 @@ func (a *API) start(ctx context.Context) (net.Listener, error) {
 		kubelet: newKubelet(a.cfg.DialKubelet, a.log),
 		closing: make(chan struct{}),
 	}
+	if a.pods != nil {
+		certificates := &access.Certificates{Authority: a.pods.authority, Address: a.pods.listener.Addr().(*net.TCPAddr).IP, Objects: a.store}
+		a.pods.tls = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificates.Get}
+		a.pods.handler = &podHandler{handler: a.handler, access: &access.Access{Objects: a.store, Tokens: cache, Behind: a.cfg.Behind}}
+	}
 	return ln, nil
 }
 
-func (a *API) server(ctx context.Context) *http.Server {
+// listenForPods opens the listener for pods, if there is one, before the store is loaded: its objects
+// have the address. A pod that connects meanwhile waits.
+func (a *API) listenForPods(ctx context.Context) (objects.PodAccess, error) {
+	if !a.cfg.ListenPods.IsValid() {
+		return objects.PodAccess{}, nil
+	}
+	authority, err := identity.LoadAuthority(a.cfg.DataDir, a.cfg.Node)
+	if err != nil {
+		return objects.PodAccess{}, err
+	}
+	ln, err := access.Listen(ctx, a.cfg.ListenPods)
+	if err != nil {
+		return objects.PodAccess{}, err
+	}
+	a.pods = &podServer{listener: ln, authority: authority}
+	return objects.PodAccess{Address: ln.Addr().(*net.TCPAddr).AddrPort(), CAPEM: authority.PEM}, nil
+}
+
+func (a *API) server(ctx context.Context, h http.Handler, config *tls.Config) *http.Server {
 	return &http.Server{
-		Handler: a.handler, ReadHeaderTimeout: 10 * time.Second,
+		Handler: h, ReadHeaderTimeout: 10 * time.Second,
 		BaseContext: func(net.Listener) context.Context { return ctx },
-		TLSConfig:   &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{a.id.Cert}},
+		TLSConfig:   config,
 		// A kubelet watches every ConfigMap and Secret of its pods.
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 2000},
 		// Aborted handshakes are logged at the debug level.

@@ -125,7 +125,7 @@ func TestCustomResourcesAreServedAsJSON(t *testing.T) {
 }
 
 func TestEncodingsAreShared(t *testing.T) {
-	s := objects.New(6, catalog.Builtins())
+	s := objects.New(6, catalog.Builtins(), objects.PodAccess{})
 	b, err := json.Marshal(newConfigMap("a", "u1", "1", "x"))
 	must(t, err)
 	must(t, s.Apply(streams.Message{

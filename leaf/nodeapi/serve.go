@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/petiole-io/petiole/leaf/nodeapi/access"
 	"github.com/petiole-io/petiole/leaf/nodeapi/catalog"
 	"github.com/petiole-io/petiole/leaf/nodeapi/codec"
 	"github.com/petiole-io/petiole/leaf/nodeapi/local"
@@ -51,8 +52,56 @@ type handler struct {
 	inflight sync.RWMutex
 }
 
-// ServeHTTP answers one request.
+// ServeHTTP answers one request of the node.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.answer(w, r, func(w http.ResponseWriter, r *http.Request) error { //nolint:contextcheck // the request carries it
+		if !h.authenticated(r) {
+			return apierrors.NewUnauthorized("a bearer token of this node is required")
+		}
+		return h.serve(w, r, nil)
+	})
+}
+
+// podHandler answers the requests of pods. It is the handler behind the listener for pods.
+type podHandler struct {
+	*handler
+	access *access.Access
+}
+
+// ServeHTTP answers one request of a pod: it may get, list and watch what its roles allow.
+func (h *podHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.answer(w, r, func(w http.ResponseWriter, r *http.Request) error { //nolint:contextcheck // the request carries it
+		user, err := h.access.Authenticate(bearerToken(r))
+		if err != nil {
+			return err
+		}
+		return h.serve(w, r, func(q *request) error { return h.authorize(user, q) })
+	})
+}
+
+func (h *podHandler) authorize(user access.User, q *request) error {
+	gr := q.resource.GroupResource()
+	switch {
+	case !slices.Contains([]string{"get", "list", "watch"}, q.verb), q.streamsPod():
+		return apierrors.NewForbidden(gr, q.Name, errors.New("this is a site's node API, where pods can only get, list and watch: all else is for the cloud's API server"))
+	case q.Name == "" && q.verb != "get":
+		// As at the API server, such a selector is a request for one object.
+		opts, err := listOptions(q.Request)
+		if err != nil {
+			return err
+		}
+		sel, err := selectionOf(q, opts)
+		if err != nil {
+			return err
+		}
+		name, _ := sel.Fields.RequiresExactMatch("metadata.name")
+		return h.access.Authorize(user, access.Request{Verb: q.verb, GroupResource: gr, Subresource: q.Sub, Key: objects.Key{Namespace: q.Namespace, Name: name}})
+	}
+	return h.access.Authorize(user, access.Request{Verb: q.verb, GroupResource: gr, Subresource: q.Sub, Key: q.Key})
+}
+
+// answer answers one request by serve.
+func (h *handler) answer(w http.ResponseWriter, r *http.Request, serve func(http.ResponseWriter, *http.Request) error) {
 	h.inflight.RLock()
 	defer h.inflight.RUnlock()
 	select {
@@ -62,8 +111,13 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	default:
 	}
-	if err := h.serve(w, r); err != nil && //nolint:contextcheck // the request carries it
-		r.Context().Err() == nil {
+	switch r.URL.Path {
+	case "/healthz", "/livez", "/readyz":
+		// The client may have disconnected.
+		_, _ = w.Write([]byte("ok"))
+		return
+	}
+	if err := serve(w, r); err != nil && r.Context().Err() == nil {
 		status := codec.StatusOf(err)
 		if status.Code == http.StatusInternalServerError {
 			h.log.Error("request failed", zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.Error(err))
@@ -73,15 +127,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
-	switch r.URL.Path {
-	case "/healthz", "/livez", "/readyz":
-		_, err := w.Write([]byte("ok"))
-		return err
-	}
-	if !h.authenticated(r) {
-		return apierrors.NewUnauthorized("a bearer token of this node is required")
-	}
+// serve answers a request of an authenticated client. authorize decides about a request for a
+// resource; nil allows everything.
+func (h *handler) serve(w http.ResponseWriter, r *http.Request, authorize func(*request) error) error {
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	rt, ok := catalog.ParseRoute(r.URL.Path)
 	if !ok {
@@ -95,6 +143,11 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
 		return noSuchPath()
 	}
 	q := &request{Request: r, Route: rt, resource: catalog.Served(stored), verb: catalog.VerbOf(r, rt.Name != "")}
+	if authorize != nil {
+		if err := authorize(q); err != nil {
+			return err
+		}
+	}
 	if err := q.check(); err != nil {
 		return err
 	}
@@ -181,8 +234,16 @@ func (h *handler) dispatch(w http.ResponseWriter, q *request) error {
 // authenticated reports whether the request has the node's bearer token, which is the only
 // credential.
 func (h *handler) authenticated(r *http.Request) bool {
+	return h.isNodeToken(bearerToken(r))
+}
+
+// bearerToken returns the bearer token of a request, empty if there is none.
+func bearerToken(r *http.Request) string {
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	return ok && h.isNodeToken(token)
+	if !ok {
+		return ""
+	}
+	return strings.TrimSpace(token)
 }
 
 func (h *handler) isNodeToken(token string) bool {

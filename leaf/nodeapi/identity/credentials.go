@@ -56,7 +56,7 @@ func Load(dir, node string) (*Credentials, error) {
 	if n := len(id.Cert.Certificate); n != 2 {
 		return nil, fmt.Errorf("read serving certificate: %d certificates, want 2", n)
 	}
-	id.CAPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: id.Cert.Certificate[1]})
+	id.CAPEM = certificatePEM(id.Cert.Certificate[1])
 	return id, nil
 }
 

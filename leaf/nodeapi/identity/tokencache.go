@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 
@@ -41,7 +42,22 @@ func (id TokenID) file() (string, error) {
 type storedToken struct {
 	ID    TokenID                       `json:"id"`
 	Token authenticationv1.TokenRequest `json:"token"`
+	// Replaced are tokens that the pod had before and may still use, the latest first.
+	Replaced []replacedToken `json:"replaced,omitempty"`
 }
+
+// replacedToken is a token of which only the digest is kept: enough to recognize it.
+type replacedToken struct {
+	Digest    tokenDigest `json:"digest"`
+	Audiences []string    `json:"audiences"`
+	Expires   time.Time   `json:"expires"`
+}
+
+// maxReplaced bounds the replaced tokens of a pod. A kubelet gets another one after 48 minutes or
+// when it starts, and clients read the file again after a minute.
+const maxReplaced = 8
+
+type tokenDigest [sha256.Size]byte
 
 // TokenCache keeps service account tokens on disk, one per file, encrypted. It is safe for
 // concurrent use.
@@ -54,6 +70,9 @@ type TokenCache struct {
 	mu sync.Mutex
 	// byPod holds the file names of the tokens of each pod.
 	byPod map[string]map[string]struct{}
+	// holders holds who each token was issued to, digests the tokens of each file.
+	holders map[tokenDigest]Holder
+	digests map[string][]tokenDigest
 }
 
 // tokenKeyName is the file of the key if the caller has none. It lies beside the tokens, so it
@@ -65,7 +84,10 @@ const tokenKeyName = "tokens.key"
 // selects a key in dir. unreadable lists the files that it removed because they cannot be
 // decrypted, for example because the key was lost.
 func OpenTokenCache(dir string, key []byte) (c *TokenCache, unreadable []string, err error) {
-	c = &TokenCache{dir: filepath.Join(dir, "tokens"), byPod: map[string]map[string]struct{}{}}
+	c = &TokenCache{
+		dir: filepath.Join(dir, "tokens"), byPod: map[string]map[string]struct{}{},
+		holders: map[tokenDigest]Holder{}, digests: map[string][]tokenDigest{},
+	}
 	if err := c.loadKeys(filepath.Join(dir, tokenKeyName), key); err != nil {
 		return nil, nil, fmt.Errorf("load token key: %w", err)
 	}
@@ -85,11 +107,11 @@ func OpenTokenCache(dir string, key []byte) (c *TokenCache, unreadable []string,
 			}
 			continue
 		}
-		c.index(t.ID.PodUID, f.Name())
+		c.index(t, f.Name())
 		if c.previous == nil {
 			continue
 		}
-		if err := c.Put(t.ID, &t.Token); err != nil {
+		if err := c.write(t, f.Name()); err != nil {
 			return nil, unreadable, fmt.Errorf("encrypt token with another key: %w", err)
 		}
 	}
@@ -130,13 +152,33 @@ func newAEAD(key []byte) (cipher.AEAD, error) {
 	return cipher.NewGCM(block)
 }
 
-// Put stores the answer to a request on disk.
+// Put stores the answer to a request on disk. It remembers the token that it replaces, which the
+// pod may still use.
 func (c *TokenCache) Put(id TokenID, token *authenticationv1.TokenRequest) error {
 	name, err := id.file()
 	if err != nil {
 		return err
 	}
-	plain, err := json.Marshal(storedToken{ID: id, Token: *token})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	next := storedToken{ID: id, Token: *token}
+	if before, err := c.read(name); err == nil {
+		next.Replaced = before.Replaced
+		if r := replaced(&before.Token); r.Digest != replaced(token).Digest {
+			next.Replaced = append([]replacedToken{r}, next.Replaced...)
+		}
+		next.Replaced = next.Replaced[:min(len(next.Replaced), maxReplaced)]
+	}
+	if err := c.write(next, name); err != nil {
+		return err
+	}
+	c.index(next, name)
+	return nil
+}
+
+// write encrypts a token into its file.
+func (c *TokenCache) write(t storedToken, name string) error {
+	plain, err := json.Marshal(t)
 	if err != nil {
 		return err
 	}
@@ -144,13 +186,7 @@ func (c *TokenCache) Put(id TokenID, token *authenticationv1.TokenRequest) error
 	if _, err := rand.Read(nonce); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err := durable.WriteFile(filepath.Join(c.dir, name), c.aead.Seal(nonce, nonce, plain, []byte(name)), 0o600); err != nil {
-		return err
-	}
-	c.index(id.PodUID, name)
-	return nil
+	return durable.WriteFile(filepath.Join(c.dir, name), c.aead.Seal(nonce, nonce, plain, []byte(name)), 0o600)
 }
 
 // Get returns the stored answer to a request, nil if there is none.
@@ -186,6 +222,7 @@ func (c *TokenCache) Retain(alive func(podUID string) bool) error {
 				continue
 			}
 			delete(names, name)
+			c.forget(name)
 		}
 		if len(names) == 0 {
 			delete(c.byPod, pod)
@@ -214,9 +251,23 @@ func (c *TokenCache) read(name string) (storedToken, error) {
 	return t, json.Unmarshal(plain, &t)
 }
 
-func (c *TokenCache) index(pod, name string) {
-	if c.byPod[pod] == nil {
-		c.byPod[pod] = map[string]struct{}{}
+// index notes the tokens of a file.
+func (c *TokenCache) index(t storedToken, name string) {
+	if c.byPod[t.ID.PodUID] == nil {
+		c.byPod[t.ID.PodUID] = map[string]struct{}{}
 	}
-	c.byPod[pod][name] = struct{}{}
+	c.byPod[t.ID.PodUID][name] = struct{}{}
+	c.forget(name)
+	for _, r := range append([]replacedToken{replaced(&t.Token)}, t.Replaced...) {
+		c.digests[name] = append(c.digests[name], r.Digest)
+		c.holders[r.Digest] = Holder{TokenID: t.ID, GrantedAudiences: r.Audiences, Expires: r.Expires}
+	}
+}
+
+// forget forgets who the tokens of a file were issued to.
+func (c *TokenCache) forget(name string) {
+	for _, d := range c.digests[name] {
+		delete(c.holders, d)
+	}
+	delete(c.digests, name)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/petiole-io/petiole/streams"
 	"github.com/petiole-io/petiole/streams/ownership"
@@ -84,6 +85,8 @@ type entry struct {
 	// effective is the object that clients see, nil if there is none: desired state merged
 	// with local state.
 	effective *Object
+	// pods holds the pods of an EndpointSlice.
+	pods sets.Set[Key]
 }
 
 // liveDesired returns the current desired message, and false if there is none.
@@ -115,7 +118,9 @@ func (e *entry) unused() bool { return e.local == nil && len(e.desired) == 0 && 
 
 // isMerged reports whether the effective objects of a resource differ from their desired
 // bodies, which must then be kept.
-func isMerged(gr schema.GroupResource) bool { return gr == Pods || gr == Nodes }
+func isMerged(gr schema.GroupResource) bool {
+	return gr == Pods || gr == Nodes || gr == EndpointSlices
+}
 
 // merge returns the effective object, nil if there is none.
 func merge(gr schema.GroupResource, e *entry) (Document, error) {

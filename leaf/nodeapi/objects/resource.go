@@ -33,6 +33,7 @@ var (
 	CSINodes   = schema.GroupResource{Group: "storage.k8s.io", Resource: "csinodes"}
 	Leases     = schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}
 
+	EndpointSlices         = schema.GroupResource{Group: "discovery.k8s.io", Resource: "endpointslices"}
 	PodCertificateRequests = schema.GroupResource{Group: "certificates.k8s.io", Resource: "podcertificaterequests"}
 )
 

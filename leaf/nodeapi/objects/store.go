@@ -25,6 +25,7 @@ type Store struct {
 	tables   tables
 	// offline is set while the site has no link (SetOffline).
 	offline bool
+	access  PodAccess
 	// onChange is called for every event after StartHistory, with the lock held.
 	onChange func(schema.GroupResource, watch.EventType, *Object)
 }
@@ -39,9 +40,9 @@ type table struct {
 type tables map[schema.GroupResource]*table
 
 // New returns a store of resources. It adds other resources as their first objects arrive. It
-// assigns resource versions above rv.
-func New(rv uint64, resources []Resource) *Store {
-	return &Store{rv: rv, catalog: newCatalog(resources), tables: tables{}}
+// assigns resource versions above rv. access is how pods reach the API.
+func New(rv uint64, resources []Resource, access PodAccess) *Store {
+	return &Store{access: access, rv: rv, catalog: newCatalog(resources), tables: tables{}}
 }
 
 // Lookup returns a resource, if it is stored in the version of gvr.
@@ -216,11 +217,23 @@ func (s *Store) StartHistory(onChange func(schema.GroupResource, watch.EventType
 
 // recompute computes the effective object of k again and publishes the change to watchers.
 // After an error the object is unchanged. When the UID of a node changes, so does the owner
-// of its CSINode.
+// of its CSINode; when a pod changes, or a node comes or goes, so do the endpoints there.
 func (s *Store) recompute(t *table, k Key, e *entry) error {
-	uid := e.uid()
+	before, uid := e.effective, e.uid()
 	if err := s.recomputeEntry(t, k, e); err != nil {
 		return err
+	}
+	podChanged := t.GroupResource == Pods && e.effective != before
+	nodeChanged := t.GroupResource == Nodes && (e.effective == nil) != (before == nil)
+	if endpoints := s.tables.of(EndpointSlices); podChanged || nodeChanged {
+		for name, slice := range endpoints.entries {
+			if slice.effective == nil || podChanged && !slice.pods.Has(k) {
+				continue
+			}
+			if err := s.recomputeEntry(endpoints, name, slice); err != nil {
+				return fmt.Errorf("endpoint slice %s: %w", name, err)
+			}
+		}
 	}
 	if t.GroupResource != Nodes || e.uid() == uid {
 		return nil
@@ -239,8 +252,14 @@ func (s *Store) recomputeEntry(t *table, k Key, e *entry) error {
 			err = ownedByNode(d, k.Name, node.uid())
 		}
 	}
-	if err == nil && d != nil && t.GroupResource == Pods && s.offline {
+	switch {
+	case err != nil, d == nil:
+	case t.GroupResource == Pods && s.offline:
 		err = withImagesOnDisk(d)
+	case t.GroupResource == EndpointSlices:
+		e.pods, err = s.tables.localEndpoints(d, k.Namespace, s.access)
+	case t.GroupResource == ConfigMaps && k.Name == rootCAName:
+		err = s.access.withAuthority(d)
 	}
 	if err != nil {
 		return err

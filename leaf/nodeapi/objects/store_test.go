@@ -23,7 +23,7 @@ func newStore() *Store {
 		{GroupVersionResource: Nodes.WithVersion("v1"), Kind: "Node"},
 		{GroupVersionResource: CSINodes.WithVersion("v1"), Kind: "CSINode"},
 		{GroupVersionResource: schema.GroupVersionResource{Group: "authentication.k8s.io", Version: "v1", Resource: "tokenreviews"}, Kind: "TokenReview", Virtual: true},
-	})
+	}, PodAccess{})
 }
 
 func must(t *testing.T, err error) {
