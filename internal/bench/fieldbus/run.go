@@ -89,7 +89,7 @@ func (r *runner) telegraf(ctx context.Context, p plan, fill int) (result, error)
 		return result{}, fmt.Errorf("write configuration: %w", err)
 	}
 	return collected(exec.CommandContext(ctx, r.cfg.Telegraf, "-config", file,
-		"-duration", r.cfg.Duration.String(), "-interval", p.Interval.String()))
+		"-settle", p.Settle.String(), "-duration", r.cfg.Duration.String(), "-interval", p.Interval.String()))
 }
 
 func collected(cmd *exec.Cmd) (result, error) {

@@ -38,15 +38,16 @@ type result struct {
 func main() {
 	file := flag.String("config", "", "Telegraf configuration with [[inputs.modbus]] sections")
 	duration := flag.Duration("duration", 5*time.Second, "how long is gathered")
+	settle := flag.Duration("settle", 0, "how long is gathered before anything counts")
 	interval := flag.Duration("interval", 0, "from the start of one gathering to that of the next; 0: at once")
 	flag.Parse()
-	if err := run(*file, *duration, *interval); err != nil {
+	if err := run(*file, *settle, *duration, *interval); err != nil {
 		fmt.Fprintln(os.Stderr, "telegraf:", err)
 		os.Exit(1)
 	}
 }
 
-func run(file string, duration, interval time.Duration) error {
+func run(file string, settle, duration, interval time.Duration) error {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return err
@@ -58,15 +59,18 @@ func run(file string, duration, interval time.Duration) error {
 	metrics := make(chan telegraf.Metric, 10_000)
 	var r result
 	counted := make(chan struct{})
+	var mu sync.Mutex
 	go func() {
 		defer close(counted)
 		for m := range metrics {
+			mu.Lock()
 			for _, f := range m.FieldList() {
 				r.Values++
 				if !expected(f.Key, f.Value) {
 					r.Wrong++
 				}
 			}
+			mu.Unlock()
 		}
 	}()
 	for _, in := range c.Inputs {
@@ -74,11 +78,9 @@ func run(file string, duration, interval time.Duration) error {
 			return fmt.Errorf("init %s: %w", in.LogName(), err)
 		}
 	}
-	before, start := cpu(), time.Now()
-	ctx, cancel := context.WithTimeout(context.Background(), duration)
+	ctx, cancel := context.WithTimeout(context.Background(), settle+duration)
 	defer cancel()
 	var wg sync.WaitGroup
-	var mu sync.Mutex
 	for _, in := range c.Inputs {
 		acc := agent.NewAccumulator(in, metrics)
 		wg.Go(func() {
@@ -104,6 +106,11 @@ func run(file string, duration, interval time.Duration) error {
 			}
 		})
 	}
+	time.Sleep(settle)
+	mu.Lock()
+	before, start := cpu(), time.Now()
+	r = result{}
+	mu.Unlock()
 	wg.Wait()
 	r.Seconds = time.Since(start).Seconds()
 	close(metrics)
