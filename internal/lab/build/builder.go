@@ -95,8 +95,8 @@ func (b *builder) module(ctx context.Context, m module, compilers int) error {
 		return err
 	}
 	for _, p := range m.programs {
-		if p.name == "crio" {
-			if err := b.pinns(ctx, m); err != nil {
+		if p.helper != nil {
+			if err := b.compile(ctx, m, *p.helper); err != nil {
 				return err
 			}
 		}
@@ -122,7 +122,8 @@ func (b *builder) goBuild(ctx context.Context, m module, compilers int, outputs 
 	if len(m.programs) == 1 {
 		out = filepath.Join(b.out, m.programs[0].name)
 	}
-	args := append([]string{"build", "-v", "-p", fmt.Sprint(compilers), "-o", out}, b.flags(m)...)
+	args := append(m.command(), "-v", "-p", fmt.Sprint(compilers), "-o", out)
+	args = append(args, b.flags(m)...)
 	for _, p := range m.programs {
 		args = append(args, p.pkg)
 	}
@@ -179,6 +180,9 @@ func (b *builder) count(ctx context.Context, m module) {
 	case <-time.After(3 * time.Second):
 	}
 	args := append([]string{"list", "-deps", "-f", "{{if .Stale}}{{.ImportPath}}{{end}}"}, b.flags(m)...)
+	if m.tests {
+		args = append(args, "-test")
+	}
 	for _, p := range m.programs {
 		args = append(args, p.pkg)
 	}
@@ -195,17 +199,17 @@ func (b *builder) count(ctx context.Context, m module) {
 	}
 }
 
-// pinns is CRI-O's helper that makes namespaces, in C.
-func (b *builder) pinns(ctx context.Context, m module) error {
-	data, err := b.command(ctx, m, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/cri-o/cri-o").Output()
+// compile builds a helper with gcc.
+func (b *builder) compile(ctx context.Context, m module, h helper) error {
+	data, err := b.command(ctx, m, "go", "list", "-m", "-f", "{{.Dir}}", h.module).Output()
 	if err != nil {
-		return fmt.Errorf("find the source of CRI-O: %w", err)
+		return fmt.Errorf("find the source of %s: %w", h.name, err)
 	}
-	sources, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(data)), "pinns/src/*.c"))
+	sources, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(data)), h.sources))
 	if err != nil {
 		return err
 	}
-	return b.run(ctx, m, "gcc", append([]string{"-O2", "-static", "-o", filepath.Join(b.out, "pinns")}, sources...)...)
+	return b.run(ctx, m, "gcc", append([]string{"-O2", "-static", "-o", filepath.Join(b.out, h.name)}, sources...)...)
 }
 
 func (b *builder) command(ctx context.Context, m module, name string, args ...string) *exec.Cmd {

@@ -12,6 +12,15 @@ type program struct {
 	pkg  string
 	// extra programs are built only when they are named.
 	extra bool
+	// helper is a program in C that is built beside this one.
+	helper *helper
+}
+
+// helper is a program in C of a Go module.
+type helper struct {
+	name string
+	// module and sources are where it is: a pattern in the module's folder.
+	module, sources string
 }
 
 // module is what one go command builds: programs of the same module with the same flags
@@ -25,13 +34,23 @@ type module struct {
 	// kubernetes is whether the programs report the version of Kubernetes.
 	kubernetes bool
 	// beside modules have one core at most: they are built while another lane has all.
-	beside   bool
+	beside bool
+	// tests is whether the programs are those that `go test -c` builds.
+	tests    bool
 	programs []program
 }
 
 // key names one of the packages that the module is built of: other modules may have the
 // same package in another version.
 func (m module) key(pkg string) string { return m.dir + " " + pkg }
+
+// command returns the go command's words that build the programs.
+func (m module) command() []string {
+	if m.tests {
+		return []string{"test", "-c"}
+	}
+	return []string{"build"}
+}
 
 // modules are in the order in which they are built, small programs first.
 var modules = []module{
@@ -49,6 +68,7 @@ var modules = []module{
 			{name: "lab", pkg: "./cmd/lab"},
 			{name: "gateway", pkg: "./internal/lab/compose/gateway", extra: true},
 			{name: "bench", pkg: "./cmd/bench", extra: true},
+			{name: "conformance", pkg: "./internal/lab/conformance", extra: true},
 		},
 	},
 	{
@@ -61,7 +81,10 @@ var modules = []module{
 			"containers_image_openpgp", "exclude_graphdriver_btrfs", "btrfs_noversion",
 			"exclude_graphdriver_devicemapper", "libdm_no_deferred_remove", "seccomp",
 		},
-		programs: []program{{name: "crio", pkg: "github.com/cri-o/cri-o/cmd/crio"}},
+		programs: []program{{
+			name: "crio", pkg: "github.com/cri-o/cri-o/cmd/crio",
+			helper: &helper{name: "pinns", module: "github.com/cri-o/cri-o", sources: "pinns/src/*.c"}, // makes namespaces
+		}},
 	},
 	{
 		dir: "internal/bench/telegraf", beside: true,
@@ -71,6 +94,22 @@ var modules = []module{
 		dir: "deploy/prometheus", beside: true,
 		tags:     []string{"remove_all_sd"}, // no clients of clouds
 		programs: []program{{name: "prometheus", pkg: "github.com/prometheus/prometheus/cmd/prometheus", extra: true}},
+	},
+	{
+		dir: "internal/lab/conformance/upstream", kubernetes: true,
+		programs: []program{
+			{name: "ginkgo", pkg: "github.com/onsi/ginkgo/v2/ginkgo", extra: true},
+			{name: "nonewprivs", pkg: "k8s.io/kubernetes/test/images/nonewprivs", extra: true},
+			{name: "regression-issue-74839", pkg: "k8s.io/kubernetes/test/images/regression-issue-74839", extra: true},
+			{
+				name: "agnhost", pkg: "k8s.io/kubernetes/test/images/agnhost", extra: true,
+				helper: &helper{name: "pause", module: "k8s.io/kubernetes", sources: "build/pause/linux/pause.c"},
+			},
+		},
+	},
+	{
+		dir: "internal/lab/conformance/upstream", kubernetes: true, tests: true,
+		programs: []program{{name: "e2e.test", pkg: "k8s.io/kubernetes/test/e2e", extra: true}},
 	},
 	{
 		dir: "internal/tools", beside: true,

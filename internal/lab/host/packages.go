@@ -30,6 +30,7 @@ const (
 	Conmon     = "/usr/bin/conmon"
 	Runc       = "/usr/sbin/runc"
 	CNIPlugins = "/usr/lib/cni"
+	Netcat     = "/bin/nc.openbsd"
 	// python is Debian's, whatever else is in the path.
 	python = "/usr/bin/python3"
 )
@@ -62,6 +63,8 @@ func Tests() []Package {
 		{"e2fsprogs", "makes the disks that fail and fill up", run("mkfs.ext4", "-V")},
 		{"git", "copies the tree for the run on a fresh Debian", run("git", "--version")},
 		{"debootstrap", "creates the fresh Debian", run("debootstrap", "--version")},
+		{"curl", "is in the images that upstream's conformance specs run", run("curl", "--version")},
+		{"netcat-openbsd", "is in these images as well", run(Netcat, "-h")},
 	}
 }
 
