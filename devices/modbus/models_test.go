@@ -71,7 +71,7 @@ func TestModels(t *testing.T) {
 func TestModelsAtRecordedDevices(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob(filepath.Join("testdata", "models", "recorded", "*.yaml"))
-	if err != nil || len(files) < 17 {
+	if err != nil || len(files) < 18 {
 		t.Fatalf("%d recorded images: %v", len(files), err)
 	}
 	for _, file := range files {

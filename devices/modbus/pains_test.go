@@ -203,6 +203,8 @@ func TestPain27AnyRegisterMapIsParsedOrRefused(t *testing.T) {
 		"dataType":      {nil, "int16", "uint16", "uint32", "uint48", "int64", "float32", "bcd", "string", "bytes", "bool", "unix", "unixMilli", "iec870", "datetime3", "datetime6", "t5", "mod10k"},
 		"registers":     {nil, nil, nil, "0", "1,0", "0,2", "3,1,2,0", []any{}, []any{1, "x"}, 7, true},
 		"scaleRegister": {nil, nil, 0, 2, 9, 65536, "x", []any{1}},
+		"checkRegister": {nil, nil, 0, 3, 65536, "x"},
+		"checkValue":    {nil, nil, 7, "0, 0xFFFF", -1, 65536, []any{}, true},
 		"bits":          {nil, nil, "0", "3-5", "15-16", "60-63", "5-3", 3.5, "-"},
 		"values":        {nil, nil, "0=off, 1=on", map[string]any{"1": "on"}, map[string]any{}, map[string]any{"x": 1}, "=", []any{}},
 		"bitNames":      {nil, nil, nil, "0=a", map[string]any{"63": "a"}, map[string]any{"-1": "a"}},

@@ -51,7 +51,7 @@ func readPoint(r *devices.Reader, i int, p devices.Point, dev settings) point {
 	if forbidden, _ := codec.ParseRanges(dev.forbidden); out.Sparse() {
 		for _, f := range forbidden {
 			if f.Table == out.Table && f.Start < out.End() && out.Address < f.End {
-				r.Fail("registers, scaleRegister", fmt.Sprintf("are read as %s, which includes the forbidden %s", out.Range(), f))
+				r.Fail("registers, scaleRegister, checkRegister", fmt.Sprintf("are read as %s, which includes the forbidden %s", out.Range(), f))
 			}
 		}
 	}

@@ -63,14 +63,15 @@ func readAddresses(r *devices.Reader, def string) addresses {
 	return addresses{table: parse.table, first: at}
 }
 
-// readScaleRegister reads the address of the register with a scale factor; -1: none.
-func readScaleRegister(r *devices.Reader, def string, t Table) int {
-	text := r.Text("", "scaleRegister")
+// readRegister reads the address of another register of the table, which the value depends on;
+// -1: none.
+func readRegister(r *devices.Reader, setting, def string, t Table) int {
+	text := r.Text("", setting)
 	if text == "" {
 		return -1
 	}
 	parse := addressParser{r: r, how: readAddressing(r, def), table: t, named: true}
-	return parse.address("scaleRegister", text)
+	return parse.address(setting, text)
 }
 
 // addressParser converts numbers of a manual into addresses on the wire.

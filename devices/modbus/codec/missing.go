@@ -2,9 +2,11 @@ package codec
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"math/big"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/petiole-io/petiole/devices"
@@ -12,6 +14,40 @@ import (
 
 // errNotAvailable is the error of registers with a number that means that there is no value.
 var errNotAvailable = errors.New(devices.ReasonNotAvailable)
+
+// errCheck is the error of a device whose checkRegister holds another number.
+var errCheck = errors.New("CheckRegisterDiffers")
+
+// check is a condition for a value: the register holds one of the values. Without a register,
+// which is -1, there is no condition.
+type check struct {
+	register int
+	values   []uint16
+}
+
+func readCheck(r *devices.Reader, addressing string, t Table) check {
+	c := check{register: readRegister(r, "checkRegister", addressing, t)}
+	list := r.List("checkValue")
+	for _, text := range list {
+		n, err := strconv.ParseUint(text, 0, 16)
+		if err != nil {
+			r.Fail("checkValue", "\""+text+"\" is no number from 0 to 65535")
+		}
+		c.values = append(c.values, uint16(n))
+	}
+	switch {
+	case r.Has("checkRegister") && len(list) == 0:
+		r.Fail("checkRegister", "needs checkValue: the numbers that the register may hold")
+	case !r.Has("checkRegister") && r.Has("checkValue"):
+		r.Fail("checkValue", "needs checkRegister: the register that holds one of these numbers")
+	}
+	return c
+}
+
+// String names the values.
+func (c check) String() string {
+	return strings.ReplaceAll(strings.Trim(fmt.Sprint(c.values), "[]"), " ", " or ")
+}
 
 // The words of the setting notAvailable.
 const (

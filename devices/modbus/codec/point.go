@@ -27,6 +27,8 @@ type Point struct {
 	// have; nil: there is no such register.
 	factors  []scale
 	factorAt int
+	check    check
+	checkAt  int // the position of the check's register
 }
 
 // Read reads the settings of a property. What is wrong with them is an error of r:
@@ -51,6 +53,9 @@ type Point struct {
 //	scaleRegister            the register with a decimal exponent, int16, -10 to 10: value =
 //	                         raw·10^exponent·scale + valueOffset (the sunssf of SunSpec). It is
 //	                         read in the same request. 0x8000 means that there is no value
+//	checkRegister, checkValue the register that must hold one of these numbers, or there is no
+//	                         value: the device has another register map. It is read in the
+//	                         same request, and before a write
 //	scale, valueOffset       value = raw·scale + valueOffset; scale 0 or absent: 1. They apply
 //	                         to numbers, also to those of several bits, never to booleans
 //	notAvailable             numbers in the registers that mean that there is no value: see
@@ -77,13 +82,14 @@ func Read(r *devices.Reader, p devices.Point, d Defaults) Point {
 	}
 	if out.Table.Bits() {
 		out.encoding, out.Count = readBits(r, p.Type, limit)
-		if r.Has("registers", "scaleRegister") {
-			r.Fail("registers, scaleRegister", "do not apply to coils and discrete inputs")
+		if r.Has("registers", "scaleRegister", "checkRegister", "checkValue") {
+			r.Fail("registers, scaleRegister, checkRegister", "do not apply to coils and discrete inputs")
 		}
 	} else {
 		out.encoding = readEncoding(r, p.Type, limit, d)
 		out.Count = out.encoding.registers
-		out.spread(r, where, readScaleRegister(r, d.addressing, out.Table))
+		out.check = readCheck(r, d.addressing, out.Table)
+		out.spread(r, where, readRegister(r, "scaleRegister", d.addressing, out.Table))
 	}
 	if out.End() > 65536 {
 		r.Fail("offset", "and limit reach beyond 65535")
@@ -97,9 +103,10 @@ func Read(r *devices.Reader, p devices.Point, d Defaults) Point {
 	return out
 }
 
-// spread extends the range over the value's registers and the register with the scale.
+// spread extends the range over the value's registers, the register with the scale and the one
+// that is checked.
 func (p *Point) spread(r *devices.Reader, where addresses, factor int) {
-	if where.list == nil && factor < 0 || p.Count == 0 { // without registers there is an error already
+	if where.list == nil && factor < 0 && p.check.register < 0 || p.Count == 0 { // without registers there is an error already
 		return
 	}
 	own := where.list
@@ -129,7 +136,10 @@ func (p *Point) spread(r *devices.Reader, where addresses, factor int) {
 	if factor >= 0 {
 		first, end = min(first, factor), max(end, factor+1)
 	}
-	p.Address, p.Count, p.factorAt = first, end-first, factor-first
+	if at := p.check.register; at >= 0 {
+		first, end = min(first, at), max(end, at+1)
+	}
+	p.Address, p.Count, p.factorAt, p.checkAt = first, end-first, factor-first, p.check.register-first
 	for _, at := range own {
 		p.places = append(p.places, at-first)
 	}
@@ -178,6 +188,9 @@ func (p *Point) Decode(data []byte, start int) (devices.Value, error) {
 	if !p.Sparse() {
 		return p.encoding.decode(data)
 	}
+	if _, ok := p.checked(data); !ok {
+		return devices.Value{}, errCheck
+	}
 	e, err := p.scaled(data)
 	if err != nil {
 		return devices.Value{}, err
@@ -195,6 +208,15 @@ func (p *Point) value(data []byte) []byte {
 		out = append(out, data[2*at:2*at+2]...)
 	}
 	return out
+}
+
+// checked returns what the register that is checked holds, and whether it may.
+func (p *Point) checked(data []byte) (uint16, bool) {
+	if p.check.register < 0 {
+		return 0, true
+	}
+	is := binary.BigEndian.Uint16(data[2*p.checkAt:])
+	return is, slices.Contains(p.check.values, is)
 }
 
 // scaled returns the encoding with the scale that the register for it has.
@@ -241,6 +263,9 @@ func (p *Point) encode(value string, before []byte) ([]byte, encoding, error) {
 	case !p.Sparse():
 		data, err := p.encoding.encode(value, before)
 		return data, p.encoding, err
+	}
+	if is, ok := p.checked(before); !ok {
+		return nil, p.encoding, notValid("register %d holds %d, not %s: the device has another register map", p.check.register, is, p.check)
 	}
 	e, err := p.scaled(before)
 	if err != nil {

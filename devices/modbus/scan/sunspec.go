@@ -122,6 +122,7 @@ func (m SunSpecModel) points() []sunSpecPoint {
 func (m SunSpecModel) property(s sunSpecPoint) v1beta1.ModelProperty {
 	settings := map[string]any{
 		"register": codec.Holdings.String(), "offset": m.Address + s.offset, "dataType": s.dataType, "notAvailable": cmp.Or(s.notAvailable, "sunspec"),
+		"checkRegister": m.Address, "checkValue": m.ID, // a device may be set to other models later
 	}
 	p := v1beta1.ModelProperty{Name: s.name, Type: v1beta1.INT, AccessMode: v1beta1.ReadOnly, Unit: s.unit}
 	if s.dataType == "string" {
