@@ -254,6 +254,18 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+// TestWithoutAnAuthorityOfItsOwn: with an empty caFile the bridge uses the authorities of its image, as
+// for a hub with a certificate of a public one.
+func TestWithoutAnAuthorityOfItsOwn(t *testing.T) {
+	files, err := render(load(t), "petiole-system", map[string]any{"bridge": map[string]any{"config": map[string]any{"nats": map[string]any{"caFile": ""}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := files["bridge.yaml"]; strings.Contains(text, "ca.crt") || !strings.Contains(text, "urls:\n      - tls://hub.petiole-system.svc:4222") {
+		t.Errorf("the configuration of the bridge:\n%.800s", text)
+	}
+}
+
 // TestBadValues: an error names the field and the value.
 func TestBadValues(t *testing.T) {
 	c := load(t)

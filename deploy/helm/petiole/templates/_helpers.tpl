@@ -22,5 +22,7 @@
 {{- if .Values.bridge.kubeletAPI }}
 {{- $_ := set $config "kubeletAPI" (dict "listen" ":10250" "service" (printf "%s/kubelets" .Release.Namespace)) }}
 {{- end -}}
+{{- /* An empty value, which mergeOverwrite ignores, is one here: no authority of its own. */ -}}
+{{- if eq (dig "nats" "caFile" "none" .Values.bridge.config) "" }}{{ $_ := unset $nats "caFile" }}{{ end -}}
 {{- mergeOverwrite $config (deepCopy .Values.bridge.config) | toYaml -}}
 {{- end }}
