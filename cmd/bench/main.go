@@ -34,7 +34,7 @@ func main() {
 
 func newCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "bench", Short: "Measure Petiole", SilenceUsage: true, SilenceErrors: true}
-	cmd.AddCommand(latencyCommand(), footprintCommand(), deliveryCommand(), hubCommand(), modbusCommand(), diskCommand(), collectCommand())
+	cmd.AddCommand(latencyCommand(), footprintCommand(), smallCommand(), deliveryCommand(), hubCommand(), modbusCommand(), diskCommand(), collectCommand())
 	return cmd
 }
 
@@ -69,6 +69,23 @@ func footprintCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().DurationVar(&cfg.Duration, "duration", 5*time.Minute, "how long the link is measured in each state")
+	return cmd
+}
+
+func smallCommand() *cobra.Command {
+	var cfg bench.SmallConfig
+	cmd := &cobra.Command{
+		Use: "small", Short: "Run a whole gateway in little memory, in the lab that is up", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			cfg.Out = cmd.OutOrStdout()
+			if cfg.Root, err = rig.FindRoot(); err != nil {
+				return err
+			}
+			return bench.Small(cmd.Context(), cfg)
+		},
+	}
+	cmd.Flags().IntSliceVar(&cfg.Limits, "limit", []int{256}, "memory limits in `MB`, tried one after the other")
+	cmd.Flags().DurationVar(&cfg.Duration, "duration", 10*time.Minute, "how long each limit is tried")
 	return cmd
 }
 

@@ -69,10 +69,13 @@ func heal() *cobra.Command {
 }
 
 func reboot() *cobra.Command {
-	return &cobra.Command{
+	var memory int64
+	cmd := &cobra.Command{
 		Use: "reboot SITE", Short: "Power-cycle a site; its link stays as it is", Args: cobra.ExactArgs(1),
-		RunE: onSite(func(cmd *cobra.Command, l *lab.Lab, site string) error { return l.Reboot(cmd.Context(), site) }),
+		RunE: onSite(func(cmd *cobra.Command, l *lab.Lab, site string) error { return l.Reboot(cmd.Context(), site, memory) }),
 	}
+	cmd.Flags().Int64Var(&memory, "memory", 0, "what gateway and pods of the site have from then on, in bytes; 0: all of the machine's")
+	return cmd
 }
 
 func restart() *cobra.Command {

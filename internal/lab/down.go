@@ -64,8 +64,9 @@ func (l *Lab) stopSite(s site) error {
 
 // Reboot power-cycles a site: it kills leaf, kubelet, CRI-O and all
 // containers at once, empties the folders that are in memory, and starts the site again. The link
-// stays as it is.
-func (l *Lab) Reboot(ctx context.Context, name string) error {
+// stays as it is. From then on the whole site, its pods and the processes of the gateway, has at
+// most memory bytes, 0: as many as the machine has. The Modbus slave is not part of it.
+func (l *Lab) Reboot(ctx context.Context, name string, memory int64) error {
 	s, err := l.site(name)
 	if err != nil {
 		return err
@@ -93,6 +94,11 @@ func (l *Lab) Reboot(ctx context.Context, name string) error {
 	l.out.say("%s has no power", name)
 	if err := l.prepareSite(s); err != nil {
 		return fmt.Errorf("prepare %s: %w", name, err)
+	}
+	if memory > 0 {
+		if err := l.limit(&s, memory); err != nil {
+			return fmt.Errorf("limit the memory of %s: %w", name, err)
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()

@@ -123,6 +123,7 @@ type site struct {
 	network.Site
 	dir, runDir, cgroup string
 	crio                crio.Config
+	limits
 }
 
 func (s site) node() string { return s.Name + "-1" }

@@ -51,7 +51,7 @@ func (l *Lab) self(name string, args ...string) daemon.Daemon {
 
 func (l *Lab) crioPart(s site) part {
 	return part{
-		daemon.Daemon{Name: "crio-" + s.Name, Path: l.bin("crio"), Args: s.crio.Args(), NetNS: s.Namespace()},
+		daemon.Daemon{Name: "crio-" + s.Name, Path: l.program(s, "crio"), Args: s.crio.Args(), NetNS: s.Namespace(), CgroupProcs: s.procs},
 		s.crio.Probe,
 	}
 }
@@ -69,7 +69,7 @@ func (l *Lab) modbusPart(s site) part {
 func (l *Lab) leafPart(s site) part {
 	return part{
 		daemon.Daemon{
-			Name: "leaf-" + s.Name, Path: l.bin("leaf"), NetNS: s.Namespace(),
+			Name: "leaf-" + s.Name, Path: l.program(s, "leaf"), NetNS: s.Namespace(), CgroupProcs: s.procs,
 			Args: []string{"--config", filepath.Join(s.dir, "leaf.yaml")},
 		},
 		func(context.Context) error { return s.tcpProbe(leafClients) },

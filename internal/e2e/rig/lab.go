@@ -3,6 +3,7 @@ package rig
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -23,6 +24,11 @@ func (r *Rig) Heal(ctx context.Context, s *Site) error { return r.lab(ctx, "heal
 
 // Reboot restarts the site as a power cycle does; the link stays as it is.
 func (r *Rig) Reboot(ctx context.Context, s *Site) error { return r.lab(ctx, "reboot", s.Name) }
+
+// RebootWithin does the same, and bounds the memory of the site's gateway and pods from then on.
+func (r *Rig) RebootWithin(ctx context.Context, s *Site, memory int64) error {
+	return r.lab(ctx, "reboot", "--memory", strconv.FormatInt(memory, 10), s.Name)
+}
 
 // Restart starts one of the lab's daemons again.
 func (r *Rig) Restart(ctx context.Context, daemon string) error { return r.lab(ctx, "restart", daemon) }

@@ -140,7 +140,7 @@ func inherit(parent, child, file string) error {
 // Kill ends every process below the cgroup at once.
 func Kill(name string) error {
 	err := daemon.KillAll(func() []int {
-		pids, _ := members(name) // a cgroup that vanishes meanwhile is empty
+		pids, _ := Members(name) // a cgroup that vanishes meanwhile is empty
 		return pids
 	})
 	if err != nil {
@@ -151,7 +151,7 @@ func Kill(name string) error {
 
 // Count returns the number of processes below the cgroup.
 func Count(name string) (int, error) {
-	pids, err := members(name)
+	pids, err := Members(name)
 	return len(pids), err
 }
 
@@ -170,7 +170,8 @@ func Remove(name string) error {
 	return nil
 }
 
-func members(name string) ([]int, error) {
+// Members returns the ids of the processes in the cgroup and in those below it.
+func Members(name string) ([]int, error) {
 	dirs, err := tree(name)
 	if err != nil {
 		return nil, err

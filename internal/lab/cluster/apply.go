@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -68,6 +69,32 @@ func (a *Applier) Apply(ctx context.Context, paths ...string) (int, error) {
 		}
 	}
 	return n, nil
+}
+
+// Delete deletes the objects in the files, the last first. One that does not exist is no error.
+func (a *Applier) Delete(ctx context.Context, paths ...string) error {
+	for _, p := range slices.Backward(paths) {
+		files, err := manifests(p)
+		if err != nil {
+			return fmt.Errorf("find manifests: %w", err)
+		}
+		for _, f := range slices.Backward(files) {
+			objects, err := decodeFile(f)
+			if err != nil {
+				return fmt.Errorf("read %s: %w", f, err)
+			}
+			for _, o := range slices.Backward(objects) {
+				client, err := a.resource(ctx, o)
+				if err == nil {
+					err = client.Delete(ctx, o.GetName(), metav1.DeleteOptions{})
+				}
+				if err != nil && !apierrors.IsNotFound(err) {
+					return fmt.Errorf("delete %s of %s: %w", o.GetName(), f, err)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // Check reports whether the API server would accept the files now, admission included. It

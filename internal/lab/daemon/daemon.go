@@ -34,6 +34,8 @@ type Daemon struct {
 	NetNS string
 	// Dir is its working folder; empty: the caller's.
 	Dir string
+	// CgroupProcs is the cgroup.procs file of the cgroup in which it starts; empty: the caller's.
+	CgroupProcs string
 }
 
 // cmdline is the command line as /proc shows it.
@@ -78,6 +80,10 @@ func (s Set) Start(d Daemon) (bool, error) {
 	if d.NetNS != "" {
 		// Not `ip netns exec`: that remounts /sys and hides cgroup v1.
 		argv = append([]string{"nsenter", "--net=" + d.NetNS, "--"}, argv...)
+	}
+	if d.CgroupProcs != "" {
+		// Before the program is read: its pages count where they are first used.
+		argv = append([]string{"sh", "-c", `echo $$ > "$0" && exec "$@"`, d.CgroupProcs}, argv...)
 	}
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir, cmd.Env = d.Dir, append(os.Environ(), d.Env...)
