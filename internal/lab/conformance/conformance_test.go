@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"os"
 	"os/exec"
@@ -204,6 +205,20 @@ func TestNoFileIsThereTwice(t *testing.T) {
 		if !seen[name] {
 			t.Errorf("there is no %s", name)
 		}
+	}
+}
+
+func TestAgnhostHasACertificate(t *testing.T) {
+	files, err := certificateFiles(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := map[string][]byte{}
+	for _, f := range files {
+		content[f.Name] = f.Data
+	}
+	if _, err := tls.X509KeyPair(content["localhost.crt"], content["localhost.key"]); err != nil {
+		t.Errorf("localhost.crt and localhost.key: %v", err)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	upstream "k8s.io/kubernetes/test/utils/image"
 
 	"github.com/petiole-io/petiole/internal/lab/host"
+	"github.com/petiole-io/petiole/internal/lab/pki"
 	"github.com/petiole-io/petiole/internal/lab/registry"
 )
 
@@ -181,6 +182,28 @@ func baseFiles() ([]registry.File, error) {
 		"bin/bash": "/bin/bash", "bin/hostname": "/bin/hostname", "bin/nc": host.Netcat, "usr/bin/curl": "/usr/bin/curl",
 	})
 	return once(slices.Concat(files, dynamic, links)), err
+}
+
+// certificateFiles returns the certificate with which agnhost serves HTTPS, and its key. They are
+// kept in dir.
+func certificateFiles(dir string) ([]registry.File, error) {
+	ca, err := pki.NewAuthority(dir, "agnhost-ca")
+	if err != nil {
+		return nil, err
+	}
+	pair, err := ca.Issue(dir, "localhost", pki.Subject{Name: "localhost", Hosts: []string{"localhost", "127.0.0.1"}})
+	if err != nil {
+		return nil, err
+	}
+	var files []registry.File
+	for name, path := range map[string]string{"localhost.crt": pair.CertFile, "localhost.key": pair.KeyFile} {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("read the certificate of agnhost: %w", err)
+		}
+		files = append(files, program(name, data, 0o644))
+	}
+	return files, nil
 }
 
 // once returns the files without those whose name came before: CRI-O unpacks no layer that has a

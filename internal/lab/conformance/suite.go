@@ -102,7 +102,11 @@ func (s *suite) judge(ctx context.Context, p plan) (outcome, error) {
 	if err != nil {
 		return outcome{}, fmt.Errorf("collect the base of the images: %w", err)
 	}
-	images, err := images(s.bin(""), base)
+	certificate, err := certificateFiles(s.dir)
+	if err != nil {
+		return outcome{}, err
+	}
+	images, err := images(s.bin(""), append(base, certificate...))
 	if err != nil {
 		return outcome{}, err
 	}
