@@ -1,6 +1,6 @@
 // Package deploy holds the files of this folder that the leaf installs on a gateway and the bridge
 // on a hub, so that the binary alone can do it. leaf/join and `bridge hub init` use them; people
-// and packages use the files themselves. The folders crio, helm, natscli and prometheus are modules
+// and packages use the files themselves. The folders coredns, crio, helm, natscli and prometheus are modules
 // of their own.
 package deploy
 

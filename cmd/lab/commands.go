@@ -30,6 +30,15 @@ func up() *cobra.Command {
 	}
 }
 
+func sitesServices() *cobra.Command {
+	return &cobra.Command{
+		Use: "services", Short: "Give the sites kube-proxy and CoreDNS", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return locked(cmd.Context(), true, func(l *lab.Lab) error { return l.InstallServices(cmd.Context()) })
+		},
+	}
+}
+
 // advise adds what to do next. A machine that cannot run the lab needs something else, which
 // the error says.
 func advise(err error) error {

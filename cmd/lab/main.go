@@ -56,7 +56,7 @@ func root() *cobra.Command {
 		Use: "lab", Short: "A whole Petiole on one machine: control plane, hub, bridge and two sites",
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	cmd.AddCommand(up(), down(), cut(), heal(), reboot(), restart(), status(), env(), enter(), controlPlane(), registry(), modbusSlave(), composeCommands(), runBreaker())
+	cmd.AddCommand(up(), down(), cut(), heal(), reboot(), restart(), status(), env(), enter(), controlPlane(), registry(), modbusSlave(), sitesServices(), composeCommands(), runBreaker())
 	return cmd
 }
 

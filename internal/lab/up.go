@@ -12,6 +12,7 @@ import (
 	"github.com/petiole-io/petiole/internal/lab/cluster"
 	"github.com/petiole-io/petiole/internal/lab/host"
 	"github.com/petiole-io/petiole/internal/lab/network"
+	"github.com/petiole-io/petiole/internal/lab/services"
 )
 
 // readyTimeout bounds Up. A warm start takes a quarter of it.
@@ -61,6 +62,14 @@ func (l *Lab) Up(ctx context.Context) error {
 		wg.Wait()
 	}
 	return failed.result(ctx)
+}
+
+// InstallServices gives the sites kube-proxy and CoreDNS. It does not wait until they run.
+func (l *Lab) InstallServices(ctx context.Context) error {
+	return services.Install(ctx, services.Config{
+		Programs: filepath.Dir(l.bin("kube-proxy")), Manifest: filepath.Join(l.root, "deploy/kubernetes/sites/services.yaml"),
+		Registry: ImagesAddress, Kubeconfig: l.Kubeconfig(), Rendered: filepath.Join(l.dir, "services.yaml"),
+	})
 }
 
 // upRuntime starts the parts that the site's leaf needs and reports whether the leaf can start.

@@ -69,11 +69,16 @@ var modules = []module{
 			{name: "gateway", pkg: "./internal/lab/compose/gateway", extra: true},
 			{name: "bench", pkg: "./cmd/bench", extra: true},
 			{name: "conformance", pkg: "./internal/lab/conformance", extra: true},
+			{name: "kube-proxy", pkg: "k8s.io/kubernetes/cmd/kube-proxy", extra: true},
 		},
 	},
 	{
 		dir: "deploy/natscli", beside: true,
 		programs: []program{{name: "nats-cli", pkg: "github.com/nats-io/natscli/nats"}},
+	},
+	{
+		dir: "deploy/coredns", beside: true,
+		programs: []program{{name: "coredns", pkg: ".", extra: true}},
 	},
 	{
 		dir: "deploy/crio", beside: true, cgo: true,
