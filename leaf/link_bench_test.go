@@ -19,11 +19,12 @@ import (
 )
 
 // BenchmarkSamples measures what a sample costs on the wire, TCP's payload in both directions:
-// records of one device with so many properties, made while the link was down.
+// records of one device with so many properties, made while the link was down. A record has one sample
+// of each, or the samples of ten seconds, as with devices.gather.
 func BenchmarkSamples(b *testing.B) {
 	for _, profile := range []string{profileDefault, profileMetered} {
-		for _, properties := range []int{1, 2, 10} {
-			b.Run(fmt.Sprintf("%s/%d-properties", profile, properties), func(b *testing.B) {
+		for _, c := range []struct{ properties, gathered int }{{1, 1}, {2, 1}, {10, 1}, {1, 10}, {2, 10}} {
+			b.Run(fmt.Sprintf("%s/%d-properties/%d-s", profile, c.properties, c.gathered), func(b *testing.B) {
 				s, ctx := newSite(b)
 				s.cfg.Link.Profile = profile
 				s.start(b, ctx)
@@ -31,7 +32,7 @@ func BenchmarkSamples(b *testing.B) {
 				s.cut(b)
 				const records = 2048
 				for i := range records {
-					if _, err := s.js.PublishAsync(streams.LocalTelemetrySubject("sample", "default", "pump"), samples(i, properties), jetstream.WithStallWait(10*time.Second)); err != nil {
+					if _, err := s.js.PublishAsync(streams.LocalTelemetrySubject("sample", "default", "pump"), samples(i, c.properties, c.gathered), jetstream.WithStallWait(10*time.Second)); err != nil {
 						b.Fatal(err)
 					}
 				}
@@ -40,8 +41,9 @@ func BenchmarkSamples(b *testing.B) {
 				s.line.Heal()
 				polltest.Eventually(b, "the records are at the hub", func() bool { return arrived(b, ctx, s) >= records })
 				wire := s.line.Moved(natstest.Upward) + s.line.Moved(natstest.Downward) - before
-				b.ReportMetric(float64(wire)/(records*float64(properties)), "wire-B/sample")
-				b.ReportMetric(float64(len(samples(0, properties)))/float64(properties), "json-B/sample")
+				each := float64(c.properties * c.gathered)
+				b.ReportMetric(float64(wire)/(records*each), "wire-B/sample")
+				b.ReportMetric(float64(len(samples(0, c.properties, c.gathered)))/each, "json-B/sample")
 			})
 		}
 	}
@@ -124,16 +126,16 @@ func BenchmarkIdle(b *testing.B) {
 	}
 }
 
-// samples is what the device worker stores for one cycle.
-func samples(i, properties int) []byte {
+// samples is what the device worker stores for so many cycles of a second.
+func samples(i, properties, cycles int) []byte {
 	out := devices.Samples{
 		Device: devices.Ref{Namespace: "default", Name: "pump", UID: "6b1f2c1e-7a51-4d0e-9f86-0c1d2e3f4a5b"}, Node: "plant-a-1",
 		RecordNumber: devices.RecordNumber{Epoch: 1_795_700_000_000, Sequence: uint64(i + 1)},
 	}
-	for p := range properties {
+	for n := range properties * cycles {
 		out.Samples = append(out.Samples, devices.Sample{
-			Property: fmt.Sprint("p", p), Value: devices.Float(math.Round(200+50*rand.Float64()) / 10), Quality: devices.Good,
-			Time: 1_795_700_000_000 + int64(i)*1000 + int64(rand.IntN(20)),
+			Property: fmt.Sprint("p", n%properties), Value: devices.Float(math.Round(200+50*rand.Float64()) / 10), Quality: devices.Good,
+			Time: 1_795_700_000_000 + int64(i*cycles+n/properties)*1000 + int64(rand.IntN(20)),
 		})
 	}
 	data, err := json.Marshal(out)
