@@ -3,7 +3,8 @@
 // installed. It exits with code 2 and names every problem that no installation solves, too
 // little disk space included, before anything is changed. Then it installs the Debian packages
 // that builds and lab need, with --tests also those that only tests need, and downloads the Go
-// modules. On a machine where all of it is done it prints nothing.
+// modules. It warns if the kernel's limit of inotify instances leaves too few for a lab. On a
+// machine where all of it is done it prints nothing.
 package main
 
 import (
@@ -56,6 +57,13 @@ func run(ctx context.Context, tests bool) error {
 	}
 	if err := needs.Check(); err != nil {
 		return err
+	}
+	inotify, err := host.MeasureInotify()
+	if err != nil {
+		return err
+	}
+	if text := inotify.String(); text != "" {
+		fmt.Println(text)
 	}
 	if err := installPackages(ctx, need, lacks); err != nil {
 		return err
