@@ -9,12 +9,12 @@ import (
 	"sync"
 )
 
-// proxy lets the stock node, and nobody else, reach the API server, which listens on the
-// host's loopback only. On Linux it copies in the kernel (splice).
+// proxy lets the stock node or its pods, and nobody else, reach what listens on the host's loopback
+// only, such as the API server. On Linux it copies in the kernel (splice).
 type proxy struct {
 	listener net.Listener
 	target   string
-	guest    netip.Addr
+	guests   netip.Prefix
 
 	mu    sync.Mutex
 	open  map[net.Conn]struct{}
@@ -27,9 +27,14 @@ func startProxy(listen, target string, guest netip.Addr) (*proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the stock node's way to the API server: %w", err)
 	}
-	g := &proxy{listener: l, target: target, guest: guest, open: map[net.Conn]struct{}{}}
+	return serveProxy(l, target, netip.PrefixFrom(guest, guest.BitLen())), nil
+}
+
+// serveProxy connects the guests that l accepts with target. It owns l.
+func serveProxy(l net.Listener, target string, guests netip.Prefix) *proxy {
+	g := &proxy{listener: l, target: target, guests: guests, open: map[net.Conn]struct{}{}}
 	g.wg.Go(g.accept)
-	return g, nil
+	return g
 }
 
 func (g *proxy) address() string { return g.listener.Addr().String() }
@@ -63,7 +68,7 @@ func (g *proxy) accept() {
 func (g *proxy) serve(conn net.Conn) {
 	defer conn.Close()
 	from, err := netip.ParseAddrPort(conn.RemoteAddr().String())
-	if err != nil || from.Addr().Unmap() != g.guest || !g.add(conn) {
+	if err != nil || !g.guests.Contains(from.Addr().Unmap()) || !g.add(conn) {
 		return
 	}
 	defer g.remove(conn)

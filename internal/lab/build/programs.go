@@ -101,6 +101,10 @@ var modules = []module{
 		programs: []program{{name: "prometheus", pkg: "github.com/prometheus/prometheus/cmd/prometheus", extra: true}},
 	},
 	{
+		dir: "deploy/helm", beside: true,
+		programs: []program{{name: "helm", pkg: "helm.sh/helm/v4/cmd/helm", extra: true}},
+	},
+	{
 		dir: "internal/lab/conformance/upstream", kubernetes: true,
 		programs: []program{
 			{name: "ginkgo", pkg: "github.com/onsi/ginkgo/v2/ginkgo", extra: true},
