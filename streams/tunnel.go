@@ -30,9 +30,9 @@ func ReturnSubject(site, client, session string) string {
 	return strings.Join([]string{returnPrefix, EscapeToken(site), client, session}, ".")
 }
 
-// ReturnFilter matches the frames that all sites send to a client.
-func ReturnFilter(client string) string {
-	return strings.Join([]string{returnPrefix, "*", client, "*"}, ".")
+// ReturnFilter matches the frames that a site sends to a client.
+func ReturnFilter(site, client string) string {
+	return strings.Join([]string{returnPrefix, EscapeToken(site), client, "*"}, ".")
 }
 
 // ParseReturn returns the site and the session of a ReturnSubject.

@@ -14,6 +14,8 @@ import (
 const (
 	// receiveWindow bounds the bytes that wait for a reader.
 	receiveWindow = 512 << 10
+	// maxWindow bounds the window that the other end asks for.
+	maxWindow = maxInFlight
 	// ackDelay is how long an acknowledgement waits for others, unless the sender waits for it.
 	ackDelay = 50 * time.Millisecond
 )
@@ -95,7 +97,7 @@ func newConn(remote string, l *line, window uint64, publish func(frame) error, r
 		publish: publish, line: l, removed: removed, remote: addr(remote),
 		ended: make(chan struct{}), peerClosed: make(chan struct{}),
 		in:  inbound{readable: make(chan struct{}, 1), deadline: newDeadline()},
-		out: outbound{writable: make(chan struct{}, 1), deadline: newDeadline(), window: window},
+		out: outbound{writable: make(chan struct{}, 1), deadline: newDeadline(), window: min(window, maxWindow)},
 	}
 }
 

@@ -35,9 +35,10 @@ type Dialer struct {
 	id     string
 	timing Timing
 	log    *zap.Logger
-	subs   []*nats.Subscription
-	stop   chan struct{}
-	pinger sync.WaitGroup
+	// undeliveredSub receives what comes back because nobody receives it.
+	undeliveredSub *nats.Subscription
+	stop           chan struct{}
+	pinger         sync.WaitGroup
 
 	mu       sync.Mutex
 	closed   bool
@@ -45,8 +46,22 @@ type Dialer struct {
 	inbox    string
 	sessions map[string]*dialed
 	peers    map[peerKey]*peer
-	lines    map[string]*line
+	sites    map[string]*remoteSite
 }
+
+// remoteSite is what all sessions with one site share. Its frames have a subscription of their own:
+// what one site sends fills its own queue alone, and a site without sessions is not heard.
+type remoteSite struct {
+	line *line
+	sub  *nats.Subscription
+}
+
+// maxQueued bounds the frames of a site that wait to be handled, in bytes and messages: what its line
+// has in flight at most, and as much again. Of what is more, frames are lost, which ends their sessions.
+const (
+	maxQueuedBytes    = 2 * maxInFlight
+	maxQueuedMessages = 2 * maxInFlight / minChunk
+)
 
 // dialed is one session of a dialer.
 type dialed struct {
@@ -72,14 +87,11 @@ type peer struct {
 func NewDialer(nc *nats.Conn, timing Timing, log *zap.Logger) (*Dialer, error) {
 	d := &Dialer{
 		nc: nc, id: nuid.Next(), timing: timing, log: log, stop: make(chan struct{}), inbox: nc.NewInbox(),
-		sessions: map[string]*dialed{}, peers: map[peerKey]*peer{}, lines: map[string]*line{},
+		sessions: map[string]*dialed{}, peers: map[peerKey]*peer{}, sites: map[string]*remoteSite{},
 	}
-	for subject, handler := range map[string]nats.MsgHandler{streams.ReturnFilter(d.id): d.handle, d.inbox + ".*": d.undelivered} {
-		sub, err := nc.Subscribe(subject, handler)
-		if err != nil {
-			return nil, fmt.Errorf("subscribe to %s: %w", subject, err)
-		}
-		d.subs = append(d.subs, sub)
+	var err error
+	if d.undeliveredSub, err = nc.Subscribe(d.inbox+".*", d.undelivered); err != nil {
+		return nil, fmt.Errorf("subscribe to %s: %w", d.inbox, err)
 	}
 	d.pinger.Go(d.ping)
 	return d, nil
@@ -100,10 +112,18 @@ func (d *Dialer) Close() {
 		s.conn.Reset(errors.New("the bridge stops"))
 	}
 	d.pinger.Wait()
-	for _, sub := range d.subs {
-		if err := sub.Unsubscribe(); err != nil && !d.nc.IsClosed() {
-			d.log.Warn("end a subscription", zap.Error(err))
-		}
+	d.unsubscribe(d.undeliveredSub)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, r := range d.sites {
+		d.unsubscribe(r.sub)
+	}
+	clear(d.sites)
+}
+
+func (d *Dialer) unsubscribe(sub *nats.Subscription) {
+	if err := sub.Unsubscribe(); err != nil && !d.nc.IsClosed() {
+		d.log.Warn("end a subscription", zap.String("subject", sub.Subject), zap.Error(err))
 	}
 }
 
@@ -152,6 +172,10 @@ func (d *Dialer) newSession(site, node string) (*dialed, string, error) {
 	if d.closed {
 		return nil, "", errors.New("the bridge stops")
 	}
+	r, err := d.remoteSite(site)
+	if err != nil {
+		return nil, "", err
+	}
 	d.next++
 	id, key := strconv.FormatUint(d.next, 36), peerKey{site, node}
 	p := d.peers[key]
@@ -159,17 +183,32 @@ func (d *Dialer) newSession(site, node string) (*dialed, string, error) {
 		p = &peer{key: key, heard: time.Now(), sessions: map[string]*dialed{}}
 		d.peers[key] = p
 	}
-	l := d.lines[site]
-	if l == nil {
-		l = newLine()
-		d.lines[site] = l
-	}
 	subject := streams.TunnelSubject(site, node, d.id, id)
 	publish := func(f frame) error { return d.nc.Publish(subject, f.encode()) }
 	s := &dialed{peer: p, accepted: make(chan struct{})}
-	s.conn = newConn(node+" at "+site, l, 0, publish, func() { go d.remove(id) })
+	s.conn = newConn(node+" at "+site, r.line, 0, publish, func() { go d.remove(id) })
 	d.sessions[id], p.sessions[id] = s, s
 	return s, id, nil
+}
+
+// remoteSite returns what the sessions with a site share. It subscribes if the site has none yet. The
+// caller holds mu.
+func (d *Dialer) remoteSite(site string) (*remoteSite, error) {
+	if r := d.sites[site]; r != nil {
+		return r, nil
+	}
+	subject := streams.ReturnFilter(site, d.id)
+	sub, err := d.nc.Subscribe(subject, d.handle)
+	if err != nil {
+		return nil, fmt.Errorf("subscribe to %s: %w", subject, err)
+	}
+	if err := sub.SetPendingLimits(maxQueuedMessages, maxQueuedBytes); err != nil {
+		d.unsubscribe(sub)
+		return nil, fmt.Errorf("subscribe to %s: %w", subject, err)
+	}
+	r := &remoteSite{line: newLine(), sub: sub}
+	d.sites[site] = r
+	return r, nil
 }
 
 // remove forgets a session that has ended. A site without sessions begins with an unknown line.
@@ -188,7 +227,10 @@ func (d *Dialer) remove(id string) {
 			return
 		}
 	}
-	delete(d.lines, s.peer.key.site)
+	if r := d.sites[s.peer.key.site]; r != nil { // not closed meanwhile
+		d.unsubscribe(r.sub)
+		delete(d.sites, s.peer.key.site)
+	}
 }
 
 // handle takes a frame of a site. It runs on the subscription's goroutine and never waits.
@@ -217,7 +259,7 @@ func (d *Dialer) handle(m *nats.Msg) {
 		if !s.open {
 			s.open = true
 			s.conn.mu.Lock()
-			s.conn.out.window = f.bytes
+			s.conn.out.window = min(f.bytes, maxWindow)
 			s.conn.mu.Unlock()
 			close(s.accepted)
 		}

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -367,6 +369,119 @@ func TestSiteSpeaksForItselfOnly(t *testing.T) {
 	if m, err := read.NextMsg(time.Millisecond); !errors.Is(err, nats.ErrTimeout) {
 		t.Errorf("another site read %v, %v", m, err)
 	}
+}
+
+// pretend answers at another site what its leaf is asked, with a window of its own choice, and returns
+// the connection.
+func (f *fixture) pretend(other, node string, window uint64) *nats.Conn {
+	f.t.Helper()
+	nc := f.hub.ConnectSite(f.t, other)
+	_, err := nc.Subscribe(streams.TunnelFilter(other, node), func(m *nats.Msg) {
+		client, session, err := streams.ParseTunnel(m.Subject)
+		if err != nil {
+			f.t.Error(err)
+			return
+		}
+		answer := frame{kind: kindAccept, bytes: window}
+		if m.Data[0] == byte(kindPing) {
+			answer = frame{kind: kindPong, rest: []byte("instance " + node)}
+		}
+		if err := nc.Publish(streams.ReturnSubject(other, client, session), answer.encode()); err != nil && !nc.IsClosed() {
+			f.t.Error(err)
+		}
+	})
+	must(f.t, err)
+	must(f.t, nc.Flush())
+	return nc
+}
+
+// dialOther opens a session with the site that pretend plays.
+func (f *fixture) dialOther(other, node string) *Conn {
+	f.t.Helper()
+	var c *Conn
+	polltest.NoError(f.t, "a session with "+other, func(ctx context.Context) (err error) {
+		c, err = f.dialer.Dial(ctx, other, node)
+		return err
+	})
+	f.t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// A site that asks for more than is ever in flight, or more than a number can hold, gets what others get.
+func TestWindowOfASiteIsBounded(t *testing.T) {
+	t.Parallel()
+	for name, window := range map[string]uint64{"largest": math.MaxUint64, "largest signed": math.MaxInt64, "negative": 1 << 63, "much": 1 << 40} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t, DefaultTiming)
+			f.pretend("plant-b", "b", window)
+			c := f.dialOther("plant-b", "b")
+			must(t, c.SetWriteDeadline(time.Now().Add(polltest.Limit)))
+			if n, err := c.Write(make([]byte, 100)); n != 100 || err != nil {
+				t.Errorf("written %d: %v", n, err)
+			}
+			if got := c.out.window; got > maxWindow {
+				t.Errorf("the window is %d, more than %d", got, maxWindow)
+			}
+		})
+	}
+}
+
+// A site floods the bridge with frames of its sessions, which the bridge handles more slowly than they
+// come: at most its own sessions end.
+func TestFloodOfOneSiteEndsItsOwnSessionsOnly(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, Timing{Ping: time.Second, Silence: 10 * time.Minute}) // no session ends because the machine is busy
+	c, b := f.dial()
+	nc := f.pretend("plant-b", "b", receiveWindow)
+	worst := f.dialOther("plant-b", "b")
+	worst.mu.Lock() // the frames of plant-b are handled from now on only when its queue is full
+	flooded := false
+	defer func() {
+		if !flooded {
+			worst.mu.Unlock()
+		}
+	}()
+	f.dialer.mu.Lock()
+	queue := f.dialer.sites["plant-b"].sub
+	var id string
+	for session := range f.dialer.sessions {
+		if f.dialer.sessions[session].conn == worst {
+			id = session
+		}
+	}
+	f.dialer.mu.Unlock()
+	subject := streams.ReturnSubject("plant-b", f.dialer.id, id)
+	payload := frame{kind: kindData, rest: make([]byte, 256<<10)}.encode()
+	pong := frame{kind: kindPong, rest: []byte("another b")}.encode()
+	polltest.Eventually(t, "the queue of plant-b is full", func() bool {
+		for range 32 {
+			must(t, nc.Publish(subject, payload))
+			must(t, nc.Publish(subject, pong))
+		}
+		must(t, nc.Flush())
+		dropped, err := queue.Dropped()
+		must(t, err)
+		return dropped > 0
+	})
+	data, sum := random(1 << 20)
+	go func() { _, _ = io.Copy(b, bytes.NewReader(data)); _ = b.CloseWrite() }() // the digest tells
+	must(t, c.SetReadDeadline(time.Now().Add(polltest.Limit)))
+	got := sha256.New()
+	if n, err := io.Copy(got, c); err != nil || [32]byte(got.Sum(nil)) != sum {
+		t.Errorf("the session with another site read %d of %d bytes: %v", n, len(data), err)
+	}
+	if _, bytes, err := queue.Pending(); err != nil || bytes > maxQueuedBytes+len(payload) {
+		t.Errorf("%d bytes of plant-b wait, more than %d: %v", bytes, maxQueuedBytes, err)
+	}
+	flooded = true
+	worst.mu.Unlock()
+	// plant-b has interrupted itself, and nobody hears a site without sessions.
+	must(t, worst.SetReadDeadline(time.Now().Add(polltest.Limit)))
+	if _, err := worst.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the session of the site that floods: %v", err)
+	}
+	polltest.Eventually(t, "the subscription of plant-b has ended", func() bool { return !queue.IsValid() })
 }
 
 // Deadlines, as net/http uses them.
