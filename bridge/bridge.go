@@ -76,6 +76,9 @@ func (b *Bridge) compete(ctx context.Context) error {
 		if b.accountKeys, err = accounts.LoadKeys(b.cfg.NATS.accountFiles()); err != nil {
 			return err
 		}
+		if b.accountKeys.Rotating() {
+			b.log.Warn("the sites' key is being replaced: gateways are accepted with the former JWT as well until `bridge hub rotate --finish` and a restart with the file that it leaves", zap.String("file", b.cfg.NATS.Accounts.SiteKeyFile))
+		}
 		if b.accountsConn, err = hub.Dial(b.cfg.NATS.accounts(b.cfg.LeaderElection.Identity), b.log.Named("accounts")); err != nil {
 			return err
 		}

@@ -85,8 +85,8 @@ type AccountsConfig struct {
 	CredentialsFile string `json:"credentialsFile"`
 	// OperatorKeyFile is the seed of a signing key of the operator.
 	OperatorKeyFile string `json:"operatorKeyFile"`
-	// SiteKeyFile is the seed that the keys of all sites are derived from. With another one all
-	// gateways need new credentials.
+	// SiteKeyFile has the seeds that the keys of all sites are derived from. `bridge hub rotate` replaces
+	// the one that signs; all gateways need new credentials then.
 	SiteKeyFile string `json:"siteKeyFile"`
 }
 

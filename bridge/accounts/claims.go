@@ -168,16 +168,16 @@ func (k *Keys) gatewayClaims(s Site) (*jwt.AccountClaims, error) {
 	// which would be the next gateway and not the one that is no longer listed.
 	c.Limits.LeafNodeConn, c.Limits.Conn = int64(len(s.Gateways)), MaxGateways
 	for _, gateway := range s.Gateways {
-		scope, err := k.scope(s.Name, roleGateway, gateway)
+		err := k.allow(c, s.Name, roleGateway, gateway, func(p *jwt.UserPermissionLimits) {
+			p.AllowedConnectionTypes = jwt.StringList{jwt.ConnectionTypeLeafnode, jwt.ConnectionTypeLeafnodeWS}
+			// Replies of service imports, which is how the hub's requests arrive.
+			p.Pub.Allow = append(jwt.StringList{streams.ResetSubject(s.Name), streams.PullSubject(s.Name), "_R_.>"}, published(s.Name)...)
+			// _INBOX_… is where the leaf has its answers sent to.
+			p.Sub.Allow = append(append(jwt.StringList{"_INBOX_" + s.Name + ".>"}, received(s.Name)...), requests...)
+		})
 		if err != nil {
 			return nil, err
 		}
-		scope.Template.AllowedConnectionTypes = jwt.StringList{jwt.ConnectionTypeLeafnode, jwt.ConnectionTypeLeafnodeWS}
-		// Replies of service imports, which is how the hub's requests arrive.
-		scope.Template.Pub.Allow = append(jwt.StringList{streams.ResetSubject(s.Name), streams.PullSubject(s.Name), "_R_.>"}, published(s.Name)...)
-		// _INBOX_… is where the leaf has its answers sent to.
-		scope.Template.Sub.Allow = append(append(jwt.StringList{"_INBOX_" + s.Name + ".>"}, received(s.Name)...), requests...)
-		c.SigningKeys.AddScopedSigner(scope)
 	}
 	return c, nil
 }
@@ -235,14 +235,14 @@ func (k *Keys) operatorClaims(s Site, site string) (*jwt.AccountClaims, error) {
 	c.Limits.Imports, c.Limits.Exports = int64(len(c.Imports)), 0
 	c.Limits.LeafNodeConn, c.Limits.Conn = 0, maxOperators
 	for _, operator := range s.Operators {
-		scope, err := k.scope(s.Name, roleOperator, operator)
+		err := k.allow(c, s.Name, roleOperator, operator, func(p *jwt.UserPermissionLimits) {
+			p.AllowedConnectionTypes = jwt.StringList{jwt.ConnectionTypeStandard, jwt.ConnectionTypeWebsocket}
+			p.Pub.Allow = requests
+			p.Sub.Allow = jwt.StringList{"_INBOX.>"}
+		})
 		if err != nil {
 			return nil, err
 		}
-		scope.Template.AllowedConnectionTypes = jwt.StringList{jwt.ConnectionTypeStandard, jwt.ConnectionTypeWebsocket}
-		scope.Template.Pub.Allow = requests
-		scope.Template.Sub.Allow = jwt.StringList{"_INBOX.>"}
-		c.SigningKeys.AddScopedSigner(scope)
 	}
 	return c, nil
 }
@@ -260,14 +260,14 @@ func (k *Keys) joinClaims(s Site) (*jwt.AccountClaims, error) {
 	c.Limits.Imports, c.Limits.Exports = 1, 0
 	c.Limits.LeafNodeConn, c.Limits.Conn = maxJoins, maxJoins
 	c.Limits.Subs, c.Limits.Payload = maxJoinSubscriptions, maxJoinPayload
-	scope, err := k.scope(s.Name, roleJoin, s.Join.Key)
+	err = k.allow(c, s.Name, roleJoin, s.Join.Key, func(p *jwt.UserPermissionLimits) {
+		p.AllowedConnectionTypes = jwt.StringList{jwt.ConnectionTypeLeafnode, jwt.ConnectionTypeLeafnodeWS}
+		p.Pub.Allow = jwt.StringList{subject}
+		p.Sub.Allow = jwt.StringList{"_INBOX_" + s.Name + ".>"}
+	})
 	if err != nil {
 		return nil, err
 	}
-	scope.Template.AllowedConnectionTypes = jwt.StringList{jwt.ConnectionTypeLeafnode, jwt.ConnectionTypeLeafnodeWS}
-	scope.Template.Pub.Allow = jwt.StringList{subject}
-	scope.Template.Sub.Allow = jwt.StringList{"_INBOX_" + s.Name + ".>"}
-	c.SigningKeys.AddScopedSigner(scope)
 	return c, nil
 }
 
@@ -285,15 +285,19 @@ func (k *Keys) newClaims(s Site, role, name string) (*jwt.AccountClaims, error) 
 	return c, nil
 }
 
-// scope returns the signing key of a user, without permissions.
-func (k *Keys) scope(site, role, user string) (*jwt.UserScope, error) {
-	_, public, err := k.signer(site, role, user)
+// allow lists the signing keys of a user in an account. They have the permissions that permit sets.
+func (k *Keys) allow(c *jwt.AccountClaims, site, role, user string, permit func(*jwt.UserPermissionLimits)) error {
+	signers, err := k.signers(site, role, user)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	scope := jwt.NewUserScope()
-	scope.Key, scope.Role = public, role
-	return scope, nil
+	for _, public := range signers {
+		scope := jwt.NewUserScope()
+		scope.Key, scope.Role = public, role
+		permit(&scope.Template)
+		c.SigningKeys.AddScopedSigner(scope)
+	}
+	return nil
 }
 
 // Sign returns claims as a JWT, signed by the operator's signing key.

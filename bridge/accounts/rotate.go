@@ -38,7 +38,7 @@ var (
 
 // Rotatable returns the names of the files that Rotate can replace, sorted.
 func Rotatable() []string {
-	names := []string{SigningKeyFile}
+	names := []string{SigningKeyFile, SiteKeyFile}
 	for _, of := range []map[string]string{signers, credentials} {
 		for name := range of {
 			names = append(names, name)
@@ -53,6 +53,10 @@ func Rotatable() []string {
 // account's credentials, too. The folder must have OperatorKeyFile for a new SigningKeyFile, and the
 // signing key of the account for new credentials. The hub takes the new keys when it is restarted
 // with the new OperatorConf. If Rotate is interrupted, it can be called again.
+//
+// A new SiteKeyFile changes nothing at the hub: the bridge that has it signs the JWTs of users with the
+// new key, and accepts the former ones as well until it has the file that FinishRotation leaves. The
+// accounts keep their public keys, which sign nothing.
 func Rotate(dir string, names ...string) error {
 	h, err := openHub(dir)
 	if err != nil {
@@ -68,7 +72,11 @@ func Rotate(dir string, names ...string) error {
 		if _, isUser := credentials[name]; isUser {
 			continue
 		}
-		if fresh[name], err = h.addKey(name); err != nil {
+		add := h.addKey
+		if name == SiteKeyFile {
+			add = h.addSiteKey
+		}
+		if fresh[name], err = add(name); err != nil {
 			return err
 		}
 	}
@@ -87,7 +95,7 @@ func Rotate(dir string, names ...string) error {
 			return err
 		}
 	}
-	if err := h.writeConf(); err != nil {
+	if err := h.writeConfFor(files); err != nil {
 		return err
 	}
 	for _, name := range files {
@@ -106,27 +114,34 @@ func Rotate(dir string, names ...string) error {
 // FinishRotation ends the validity of what Rotate has replaced, and removes those files. The hub
 // refuses them when it is restarted with the new OperatorConf. It returns ErrStillUsed if the hub's
 // resolver, whose folder OperatorConf names, has accounts that the previous signing key has signed:
-// they would be refused.
-func FinishRotation(dir string) error {
+// they would be refused. It finishes the rotation of the named files, without names that of all but
+// SiteKeyFile, which waits for a visit to each gateway.
+func FinishRotation(dir string, names ...string) error {
 	h, err := openHub(dir)
 	if err != nil {
 		return err
 	}
 	var files []string
 	for _, name := range Rotatable() {
-		if exists(filepath.Join(dir, name+previousSuffix)) {
+		wanted := slices.Contains(names, name) || len(names) == 0 && name != SiteKeyFile
+		if wanted && exists(filepath.Join(dir, name+previousSuffix)) {
 			files = append(files, name)
 		}
 	}
+	for _, name := range names {
+		if !slices.Contains(files, name) {
+			return fmt.Errorf("%w of %s is not under way: %s has no file %s", ErrRotating, name, dir, name+previousSuffix)
+		}
+	}
 	if len(files) == 0 {
-		return fmt.Errorf("%w: none is under way: %s has no file *%s", ErrRotating, dir, previousSuffix)
+		return fmt.Errorf("%w: none is under way: %s has no file *%s, other than of %s, which must be named", ErrRotating, dir, previousSuffix, SiteKeyFile)
 	}
 	for _, name := range files {
 		if err := h.end(name); err != nil {
 			return err
 		}
 	}
-	if err := h.writeConf(); err != nil {
+	if err := h.writeConfFor(files); err != nil {
 		return err
 	}
 	for _, name := range files {
@@ -214,8 +229,6 @@ func (h *rotation) toRotate(names []string) ([]string, error) {
 	var files []string
 	for _, name := range names {
 		switch {
-		case name == SiteKeyFile:
-			return nil, fmt.Errorf("%s %w: all sites would have other accounts, and every gateway would be cut until it has its new JWT; see docs/security.md", name, ErrNotRotated)
 		case !slices.Contains(Rotatable(), name):
 			return nil, fmt.Errorf("%s %w: want %s", name, ErrNotRotated, strings.Join(Rotatable(), ", "))
 		}
@@ -269,8 +282,40 @@ func (h *rotation) addKey(name string) ([]byte, error) {
 	return append(seed, '\n'), nil
 }
 
+// addSiteKey creates another key that signs the users of sites, and returns the file that has it after
+// the one that the accounts' public keys are derived from and the one that has signed until now.
+func (h *rotation) addSiteKey(name string) ([]byte, error) {
+	seeds, err := readSiteSeeds(filepath.Join(h.dir, name))
+	if err != nil {
+		return nil, err
+	}
+	pair, err := nkeys.CreateAccount()
+	if err != nil {
+		return nil, fmt.Errorf("create key: %w", err)
+	}
+	seed, err := pair.Seed()
+	if err != nil {
+		return nil, fmt.Errorf("create key: %w", err)
+	}
+	return siteKeyFile(seeds[0], seeds[len(seeds)-1], string(seed)), nil
+}
+
+// endSiteKey leaves the key of the accounts' public keys and the one that signs.
+func (h *rotation) endSiteKey(name string) error {
+	seeds, err := readSiteSeeds(filepath.Join(h.dir, name))
+	if err != nil {
+		return err
+	}
+	return h.write(name, siteKeyFile(seeds[0], seeds[len(seeds)-1]))
+}
+
+func siteKeyFile(seeds ...string) []byte { return []byte(strings.Join(seeds, "\n") + "\n") }
+
 // end takes the validity from the former file of a name.
 func (h *rotation) end(name string) error {
+	if name == SiteKeyFile {
+		return h.endSiteKey(name)
+	}
 	path := filepath.Join(h.dir, name+previousSuffix)
 	if account, isUser := credentials[name]; isUser {
 		data, err := os.ReadFile(path)
@@ -366,6 +411,14 @@ func (h *rotation) awaitNewer() error {
 	}
 	time.Sleep(wait)
 	return nil
+}
+
+// writeConfFor is writeConf, unless no file that is replaced is of the hub.
+func (h *rotation) writeConfFor(files []string) error {
+	if slices.Equal(files, []string{SiteKeyFile}) {
+		return nil
+	}
+	return h.writeConf()
 }
 
 // writeConf signs what has changed, and writes OperatorConf.

@@ -2,7 +2,10 @@ package accounts_test
 
 import (
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -10,7 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 
 	"github.com/petiole-io/petiole/bridge/accounts"
 	"github.com/petiole-io/petiole/internal/natstest"
@@ -73,9 +78,7 @@ func TestRotation(t *testing.T) {
 	connected("after an attempt that came too early")
 
 	// The bridge has the new files. What its controller does when it finds another issuer.
-	keys, err := accounts.LoadKeys(accounts.Files{OperatorKey: h.File(accounts.SigningKeyFile), SiteKey: h.File(accounts.SiteKeyFile), Bridge: h.File(accounts.BridgeCreds)})
-	must(t, err)
-	h.Keys, h.Resolver = keys, accounts.NewResolver(h.Connect(t, accounts.AccountsCreds), keys)
+	reload(t, h)
 	h.Store(t, site)
 	connected("with the new signature")
 	must(t, accounts.FinishRotation(dir))
@@ -104,6 +107,141 @@ func TestRotation(t *testing.T) {
 	if err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
 	}
+}
+
+// TestRotationOfTheSitesKey replaces sites.nk, which somebody has stolen: the gateway connects with the
+// JWT that it has and with the new one until the rotation is finished, then with the new one alone, and
+// the account stays the same. The thief, who makes JWTs of his own with the former key, is refused from
+// then on. The hub is not restarted.
+func TestRotationOfTheSitesKey(t *testing.T) {
+	t.Parallel()
+	h := natstest.StartOperatorHub(t)
+	dir := filepath.Dir(h.File(accounts.OperatorConf))
+	gateway, thief := natstest.NewUser(t), natstest.NewUser(t)
+	site := accounts.Site{Name: "plant-a", Gateways: []string{gateway.Public}}
+	h.Store(t, site)
+	account := accountKey(t, h, site)
+	try := func(token string, u natstest.User, want bool, what string) {
+		t.Helper()
+		polltest.Eventually(t, fmt.Sprintf("%s is let in: %v", what, want), func() bool {
+			l, err := dialLeaf(t, h, token, u)
+			if err == nil {
+				must(t, l.Close())
+			}
+			return (err == nil) == want
+		})
+	}
+	former := token(t, h, "plant-a", gateway)
+	stolen := forge(t, seedOf(t, h.File(accounts.SiteKeyFile), 0), account, gateway, thief)
+	try(former, gateway, true, "the gateway before")
+	try(stolen, thief, true, "the thief before")
+	for round := range 2 {
+		must(t, accounts.Rotate(dir, accounts.SiteKeyFile))
+		if err := accounts.Rotate(dir, accounts.SiteKeyFile); !errors.Is(err, accounts.ErrRotating) {
+			t.Errorf("a second rotation: %v", err)
+		}
+		reload(t, h)
+		if !h.Keys.Rotating() {
+			t.Error("nothing says that a rotation is under way")
+		}
+		h.Store(t, site)
+		if now := accountKey(t, h, site); now != account {
+			t.Errorf("the account was %s and is %s", account, now)
+		}
+		next, err := h.Keys.GatewayToken("plant-a", gateway.Public, former)
+		must(t, err)
+		if next == former {
+			t.Error("the Site still has the former JWT")
+		}
+		try(former, gateway, true, "the gateway with its former JWT")
+		try(next, gateway, true, "the gateway with its new JWT")
+
+		var live *leafConn
+		polltest.NoError(t, "the gateway stays connected with its former JWT", func(context.Context) (err error) {
+			live, err = dialLeaf(t, h, former, gateway)
+			return err
+		})
+		if err := accounts.FinishRotation(dir); !errors.Is(err, accounts.ErrRotating) {
+			t.Errorf("the rotation of sites.nk is finished without its name: %v", err)
+		}
+		must(t, accounts.FinishRotation(dir, accounts.SiteKeyFile))
+		reload(t, h)
+		if h.Keys.Rotating() {
+			t.Error("the rotation is not finished")
+		}
+		h.Store(t, site)
+		live.closed(t)
+		for range 3 {
+			if _, err := dialLeaf(t, h, former, gateway); err == nil {
+				t.Fatalf("round %d: the former JWT is accepted after the rotation", round)
+			}
+			if _, err := dialLeaf(t, h, stolen, thief); err == nil {
+				t.Fatalf("round %d: the thief is let in after the rotation", round)
+			}
+		}
+		try(next, gateway, true, "the gateway after the rotation")
+		former = next
+	}
+	// What the first key is still used for signs nothing.
+	if _, err := dialLeaf(t, h, sign(t, derived(t, seedOf(t, h.File(accounts.SiteKeyFile), 0), "account", "plant-a", "gateway"), account, thief, false), thief); err == nil {
+		t.Error("a JWT that the account's identity has signed is accepted")
+	}
+	stolen = forge(t, seedOf(t, h.File(accounts.SiteKeyFile), 1), account, gateway, thief)
+	try(stolen, thief, true, "a thief of the present key")
+}
+
+// reload has the hub's keys read again, as a bridge that is restarted does.
+func reload(t *testing.T, h *natstest.OperatorHub) {
+	t.Helper()
+	keys, err := accounts.LoadKeys(accounts.Files{OperatorKey: h.File(accounts.SigningKeyFile), SiteKey: h.File(accounts.SiteKeyFile), Bridge: h.File(accounts.BridgeCreds)})
+	must(t, err)
+	h.Keys, h.Resolver = keys, accounts.NewResolver(h.Connect(t, accounts.AccountsCreds), keys)
+}
+
+func accountKey(t *testing.T, h *natstest.OperatorHub, s accounts.Site) string {
+	t.Helper()
+	claims, err := h.Keys.Claims(s)
+	must(t, err)
+	return claims[0].Subject
+}
+
+// seedOf returns the secret in one line of a file of seeds.
+func seedOf(t *testing.T, path string, line int) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	must(t, err)
+	_, secret, err := nkeys.DecodeSeed([]byte(strings.Fields(string(data))[line]))
+	must(t, err)
+	return secret
+}
+
+// derived computes a key as the bridge does.
+func derived(t *testing.T, secret []byte, purpose ...string) nkeys.KeyPair {
+	t.Helper()
+	raw, err := hkdf.Key(sha256.New, secret, nil, "petiole "+strings.Join(purpose, "\x00"), 32)
+	must(t, err)
+	pair, err := nkeys.FromRawSeed(nkeys.PrefixByteAccount, raw)
+	must(t, err)
+	return pair
+}
+
+// forge returns a JWT of a thief in the place of plant-a's gateway.
+func forge(t *testing.T, secret []byte, account string, gateway, thief natstest.User) string {
+	t.Helper()
+	return sign(t, derived(t, secret, "signer", "plant-a", "gateway", gateway.Public), account, thief, true)
+}
+
+func sign(t *testing.T, signer nkeys.KeyPair, account string, u natstest.User, scoped bool) string {
+	t.Helper()
+	c := jwt.NewUserClaims(u.Public)
+	c.Name, c.IssuerAccount = "thief", account
+	c.SetScoped(scoped)
+	if !scoped {
+		c.IssuerAccount = ""
+	}
+	token, err := c.Encode(signer)
+	must(t, err)
+	return token
 }
 
 // keep copies a file.

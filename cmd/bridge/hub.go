@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/template"
 
@@ -70,27 +71,48 @@ hub, give the new files to the bridge and to administrators, restart the bridge,
 Sites are AccountReady, and run it with --finish: it ends the validity of the former ones. Restart
 the hub once more. Run it where the hub runs, with the offline keys copied back into the folder:
 operator.nk for operator-signing.nk, and fabric-signing.nk or system-signing.nk for credentials.
-docs/security.md has the steps.`,
-		Example: "  bridge hub rotate bridge.creds accounts.creds operator-signing.nk\n  bridge hub rotate --finish",
+
+A new sites.nk is for the bridge alone, and --finish leaves it out unless it is named: each gateway
+needs the new JWT from its Site before. docs/security.md has the steps.`,
+		Example: "  bridge hub rotate bridge.creds accounts.creds operator-signing.nk\n  bridge hub rotate --finish\n  bridge hub rotate sites.nk\n  bridge hub rotate --finish sites.nk",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if finish != (len(args) == 0) {
+			if !finish && len(args) == 0 {
 				return errors.New("name the files to replace, or use --finish")
 			}
-			next := "Replaced. Restart nats-server; give the new files to the bridge and to administrators and restart the bridge; when all Sites are AccountReady: bridge hub rotate --finish"
-			rotate := func() error { return accounts.Rotate(dir, args...) }
+			rotate := accounts.Rotate
 			if finish {
-				next, rotate = "The former ones have ended. Restart nats-server, and move the offline keys back", func() error { return accounts.FinishRotation(dir) }
+				rotate = accounts.FinishRotation
 			}
-			if err := rotate(); err != nil {
+			if err := rotate(dir, args...); err != nil {
 				return err
 			}
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), next)
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), nextStep(finish, args))
 			return err
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", "/etc/petiole/hub", "`folder` of the files")
 	cmd.Flags().BoolVar(&finish, "finish", false, "end the validity of what was replaced")
 	return cmd
+}
+
+// nextStep returns what to do after a rotation of files was begun or finished.
+func nextStep(finish bool, files []string) string {
+	var steps []string
+	if !slices.Equal(files, []string{accounts.SiteKeyFile}) {
+		step := "Replaced. Restart nats-server; give the new files to the bridge and to administrators and restart the bridge; when all Sites are AccountReady: bridge hub rotate --finish"
+		if finish {
+			step = "The former ones have ended. Restart nats-server, and move the offline keys back"
+		}
+		steps = append(steps, step)
+	}
+	if slices.Contains(files, accounts.SiteKeyFile) {
+		step := "Give the new sites.nk to the bridge and restart it. Then each gateway needs its new JWT: kubectl petiole site jwt SITE | ssh GATEWAY leaf link --jwt, and a restart of its leaf; when all have it: bridge hub rotate --finish sites.nk"
+		if finish {
+			step = "Give sites.nk, which has changed, to the bridge and restart it: it refuses gateways that have the former JWT from then on"
+		}
+		steps = append(steps, step)
+	}
+	return strings.Join(steps, "\n")
 }
 
 // renderHub returns the hub's configuration, which listens on all addresses with TLS.

@@ -80,7 +80,11 @@ func TestHubInit(t *testing.T) {
 	}{
 		{[]string{"--finish"}, configfile.ExitCode, "none is under way"},
 		{[]string{}, configfile.ExitCode, "name the files"},
-		{[]string{"sites.nk"}, configfile.ExitCode, "every gateway would be cut"},
+		{[]string{"--finish", "sites.nk"}, configfile.ExitCode, "sites.nk is not under way"},
+		{[]string{"sites.nk"}, 0, "each gateway needs its new JWT"},
+		{[]string{"sites.nk"}, configfile.ExitCode, "sites.nk is not finished"},
+		{[]string{"--finish"}, configfile.ExitCode, "must be named"},
+		{[]string{"--finish", "sites.nk"}, 0, "which has changed"},
 		{[]string{"hub.key"}, configfile.ExitCode, "want accounts.creds, admin.creds"},
 		{[]string{"bridge.creds", "operator-signing.nk"}, 0, "Restart nats-server"},
 		{[]string{"fabric-signing.nk"}, configfile.ExitCode, "bridge.creds is not finished"},

@@ -375,7 +375,7 @@ func TestSiteSpeaksForItselfOnly(t *testing.T) {
 // the connection.
 func (f *fixture) pretend(other, node string, window uint64) *nats.Conn {
 	f.t.Helper()
-	nc := f.hub.ConnectSite(f.t, other)
+	nc := f.hub.Connect(f.t, other)
 	_, err := nc.Subscribe(streams.TunnelFilter(other, node), func(m *nats.Msg) {
 		client, session, err := streams.ParseTunnel(m.Subject)
 		if err != nil {
