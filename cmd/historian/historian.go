@@ -137,7 +137,7 @@ func (h *historian) read(ctx context.Context, site, name string) error {
 
 // fill waits for a record, and takes it and those that come at once after it.
 func (b *batch) fill(ctx context.Context, messages jetstream.MessagesContext) error {
-	b.rows, b.last = rows{}, b.after
+	b.rows, b.messages, b.removed, b.last = rows{}, nil, nil, b.after
 	m, err := messages.Next(jetstream.NextContext(ctx))
 	for n := 0; err == nil; n++ {
 		if err := b.take(m); err != nil || n == records {
@@ -159,9 +159,11 @@ func (b *batch) take(m jetstream.Msg) error {
 	}
 	sequence := meta.Sequence.Stream
 	if sequence > b.last+1 {
-		b.gaps = append(b.gaps, gap{b.site, b.stream, b.created, b.last + 1, sequence - 1, hubLimit, time.Now()})
+		b.removed = append(b.removed, gap{b.site, b.stream, b.created, b.last + 1, sequence - 1, hubLimit, time.Now()})
 	}
-	b.add(b.stream, sequence, m.Subject(), m.Data())
+	one := message{b.stream, b.created, sequence, m.Subject(), m.Data()}
+	b.messages = append(b.messages, one)
+	b.add(one)
 	b.last = sequence
 	return nil
 }

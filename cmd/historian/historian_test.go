@@ -96,6 +96,42 @@ func TestRecordsThatTheHubRemoved(t *testing.T) {
 	stop()
 }
 
+// TestRecordsThatTheDatabaseRefuses has records of a faulty or a stolen gateway with values that
+// PostgreSQL does not take, and with the keys of another site: what was sent beside them is stored, also
+// of its own site, and they are kept as unreadable.
+func TestRecordsThatTheDatabaseRefuses(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a, b := w.stream("plant-a", 0), w.stream("plant-b", 0)
+	sample := func(sequence uint64, property, value string) string {
+		return fmt.Sprintf(`{"device":{"uid":"uid-plant-a"},"epoch":1,"sequence":%d,"samples":[{"property":"fine","value":1,"time":1},{"property":%s,"value":%s,"time":1}]}`, sequence, property, value)
+	}
+	refused := []string{
+		sample(1, `"nul\u0000"`, `1`), sample(2, `"p"`, `"nul\u0000"`), sample(3, `"p"`, `1e400000`), sample(4, `"p"`, "\"\xff\""), sample(5, `"p"`, `1e-40000`),
+		sample(1<<63, `"p"`, `1`),
+	}
+	for n, data := range refused {
+		a.sample(uint64(n + 10))
+		b.sample(uint64(n + 10))
+		b.raw("telemetry.plant-b.sample.default.boiler", data)
+	}
+	b.raw("telemetry.plant-b.audit.default.boiler", `{"device":{"uid":"uid-plant-a"},"epoch":1,"sequence":1,"property":"nul\u0000"}`)
+	b.raw("telemetry.plant-b.gap.default.boiler", `{"stream":"x","from":1,"to":18446744073709551615}`)
+	b.raw("telemetry.plant-b.nul\x00.default.boiler", `{}`)
+	b.raw("telemetry.plant-b.sample.default.boiler", sample(400, `"temperature"`, `1`))
+	a.raw("telemetry.plant-a.sample.default.boiler", sample(400, `"temperature"`, `2`))
+	stop := w.start(w.db)
+	w.await("all of plant-a", "SELECT count(*) FROM samples WHERE site = 'plant-a'", len(refused)+2)
+	w.await("what is good of plant-b", "SELECT count(*) FROM samples WHERE site = 'plant-b'", len(refused)+2)
+	w.await("the rest", "SELECT count(*) FROM unreadable WHERE stream = 'TELEMETRY_plant-b'", len(refused)+3)
+	w.await("nothing else", "SELECT count(*) FROM unreadable", len(refused)+3)
+	w.await("no gap", "SELECT count(*) FROM gaps", 0)
+	w.await("the same key of two sites", "SELECT count(*) FROM samples WHERE sequence = 400 AND property = 'temperature' AND number = CASE site WHEN 'plant-a' THEN 2 ELSE 1 END", 2)
+	b.sample(500)
+	w.await("it goes on", "SELECT count(*) FROM samples WHERE site = 'plant-b' AND sequence = 500", 1)
+	stop()
+}
+
 // TestTwoHistorians has two of one name and one database: no record is stored twice or missing.
 func TestTwoHistorians(t *testing.T) {
 	t.Parallel()

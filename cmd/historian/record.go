@@ -3,9 +3,20 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 )
+
+// message is one of a stream.
+type message struct {
+	stream string
+	// created is the creation time of the stream, ns since 1970.
+	created  int64
+	sequence uint64
+	subject  string
+	data     []byte
+}
 
 // rows are what messages of one stream become.
 type rows struct {
@@ -52,20 +63,17 @@ type gap struct {
 
 // unreadable is a message that is not understood. It is kept, so that nothing is lost.
 type unreadable struct {
-	stream   string
-	sequence uint64
-	subject  string
-	data     []byte
-	problem  string
+	message
+	problem string
 }
 
 // hubLimit is the reason of a gap of records that the hub's stream no longer had.
 const hubLimit = "hubLimit"
 
-// add decodes one message of a stream with the subject telemetry.<site>.<kind>.….
-func (r *rows) add(stream string, sequence uint64, subject string, data []byte) {
-	if err := r.decode(subject, data); err != nil {
-		r.unreadable = append(r.unreadable, unreadable{stream, sequence, subject, data, err.Error()})
+// add decodes one message with the subject telemetry.<site>.<kind>.….
+func (r *rows) add(m message) {
+	if err := r.decode(m.subject, m.data); err != nil {
+		r.unreadable = append(r.unreadable, unreadable{m, err.Error()})
 	}
 }
 
@@ -98,7 +106,7 @@ type key struct {
 }
 
 func (k key) check() error {
-	if k.Device.UID == "" || k.Sequence == 0 {
+	if k.Device.UID == "" || k.Sequence == 0 || k.Sequence > math.MaxInt64 {
 		return fmt.Errorf("the record has no key: device %q, sequence %d", k.Device.UID, k.Sequence)
 	}
 	return nil
@@ -168,7 +176,7 @@ func (r *rows) decodeGap(site string, data []byte) error {
 	if err := json.Unmarshal(data, &g); err != nil {
 		return fmt.Errorf("decode a gap: %w", err)
 	}
-	if g.Stream == "" || g.From == 0 || g.To < g.From {
+	if g.Stream == "" || g.From == 0 || g.To < g.From || g.To > math.MaxInt64 {
 		return fmt.Errorf("a gap of stream %q from %d to %d", g.Stream, g.From, g.To)
 	}
 	r.gaps = append(r.gaps, gap{site, g.Stream, g.Created, g.From, g.To, g.Reason, g.Time})
