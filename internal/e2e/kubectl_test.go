@@ -56,6 +56,10 @@ func TestKubectl(t *testing.T) {
 		_, err := lab.Kube.CoreV1().Pods(ns).Create(t.Context(), pod, metav1.CreateOptions{})
 		must(t, err)
 	}
+	half := shell(site, "half", "sleep 3600")
+	half.Spec.RestartPolicy = corev1.RestartPolicyNever
+	half.Spec.Containers = append(half.Spec.Containers, corev1.Container{Name: "ended", Image: lab.Image("sleeper"), Command: []string{"/bin/echo", "last words"}})
+	createPod(t, ns, half)
 	_, err := lab.Kube.AppsV1().Deployments(ns).Create(t.Context(), webDeployment(site, "web", 1), metav1.CreateOptions{})
 	must(t, err)
 	configMap(t, ns, settingsName, map[string]string{"greeting": "one"})
@@ -119,6 +123,22 @@ func TestKubectl(t *testing.T) {
 			t.Errorf("exit 7: %v", err)
 		}
 		refused(t, "not found", "exec", "counter", "--", "nosuchprogram")
+	})
+	t.Run("what is gone or never was", func(t *testing.T) {
+		eventually(t, time.Minute, "one of two containers has ended", func(ctx context.Context) error {
+			out, errs, err := kubectl(ctx, nil, "-n", ns, "logs", "half", "-c", "ended")
+			if err != nil || out != "last words\n" {
+				return fmt.Errorf("%q, %s: %w", out, errs, err)
+			}
+			_, errs, err = kubectl(ctx, nil, "-n", ns, "exec", "half", "-c", "ended", "--", "true")
+			if want := `container not found ("ended")`; err == nil || !strings.Contains(errs, want) {
+				return fmt.Errorf("exec: %w, %q, want %q", err, errs, want)
+			}
+			return nil
+		})
+		refused(t, `previous terminated container "sleeper" in pod "counter" not found`, "logs", "--previous", "counter")
+		refused(t, `nodes "nosuch" not found`, "get", "--raw", "/api/v1/nodes/nosuch/proxy/healthz")
+		refused(t, `pods "nosuch" not found`, "logs", "nosuch")
 	})
 	t.Run("attach", func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
