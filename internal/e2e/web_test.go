@@ -100,7 +100,16 @@ func readFile(ctx context.Context, site *rig.Site, podUID, path string) (string,
 	if err != nil {
 		return "", err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(ip, webPort)+path, nil)
+	text, err := readURL(ctx, site, "http://"+net.JoinHostPort(ip, webPort)+path)
+	if err != nil {
+		return "", fmt.Errorf("read %s of pod %s: %w", path, podUID, err)
+	}
+	return text, nil
+}
+
+// readURL reads from inside the site.
+func readURL(ctx context.Context, site *rig.Site, url string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return "", err
 	}
@@ -111,10 +120,10 @@ func readFile(ctx context.Context, site *rig.Site, podUID, path string) (string,
 	defer answer.Body.Close()
 	body, err := io.ReadAll(answer.Body)
 	if err != nil {
-		return "", fmt.Errorf("read %s of pod %s: %w", path, podUID, err)
+		return "", err
 	}
 	if answer.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("read %s of pod %s: %s", path, podUID, answer.Status)
+		return "", fmt.Errorf("%s: %s", url, answer.Status)
 	}
 	return string(body), nil
 }
