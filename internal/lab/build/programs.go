@@ -121,6 +121,10 @@ var modules = []module{
 		programs: []program{{name: "e2e.test", pkg: "k8s.io/kubernetes/test/e2e", extra: true}},
 	},
 	{
+		dir: "deploy/metricsserver", beside: true,
+		programs: []program{{name: "metrics-server", pkg: "sigs.k8s.io/metrics-server/cmd/metrics-server", extra: true}},
+	},
+	{
 		dir: "internal/tools", beside: true,
 		programs: []program{
 			{name: "golangci-lint", pkg: "github.com/golangci/golangci-lint/v2/cmd/golangci-lint", extra: true},

@@ -29,7 +29,12 @@ type Credentials struct {
 	// Kubelets is the serving certificate of the kubelet API, KubeletClient the API server's
 	// certificate as its client.
 	Kubelets, KubeletClient pki.Pair
-	SigningKey              string
+	// FrontProxyCAFile is the authority of FrontProxy, the API server's certificate as the client of
+	// the API servers that it aggregates. It signs nothing else: who has a certificate of it can act
+	// as everybody there.
+	FrontProxyCAFile string
+	FrontProxy       pki.Pair
+	SigningKey       string
 	// Kubeconfigs of the administrator and of the components.
 	Admin, Scheduler, ControllerManager, Bridge string
 }
@@ -37,6 +42,10 @@ type Credentials struct {
 // BridgeUser is the bridge's name at the API server: that of the service account it
 // has inside a cluster, so that the same RBAC binds both.
 const BridgeUser = "system:serviceaccount:petiole-system:bridge"
+
+// FrontProxyName is the name in the API server's certificate as the client of the API servers that
+// it aggregates.
+const FrontProxyName = "front-proxy-client"
 
 // NewCredentials creates in dir the missing credentials for the API server at
 // 127.0.0.1:port, and keeps the rest. The certificates of the API server and of the kubelet API are
@@ -59,6 +68,14 @@ func NewCredentials(dir string, port int, hosts ...string) (Credentials, error) 
 	}
 	c.KubeletClient, err = ca.Issue(dir, "kubelet-client", pki.Subject{Name: "kube-apiserver-kubelet-client", Groups: []string{"system:masters"}})
 	if err != nil {
+		return Credentials{}, err
+	}
+	frontProxyCA, err := pki.NewAuthority(dir, "front-proxy-ca")
+	if err != nil {
+		return Credentials{}, err
+	}
+	c.FrontProxyCAFile = frontProxyCA.CertFile
+	if c.FrontProxy, err = frontProxyCA.Issue(dir, "front-proxy-client", pki.Subject{Name: FrontProxyName}); err != nil {
 		return Credentials{}, err
 	}
 	if c.SigningKey, err = pki.SigningKey(dir, "service-accounts"); err != nil {

@@ -23,22 +23,30 @@ func (c *ControlPlane) runAPIServer(ctx context.Context) error {
 	opts := options.NewServerRunOptions()
 	err := parse(opts.Flags(), map[string]string{
 		"bind-address": cmp.Or(c.cfg.BindAddress, "127.0.0.1"), "secure-port": strconv.Itoa(c.cfg.APIPort),
-		"advertise-address":                c.cfg.AdvertiseAddress,
-		"etcd-servers":                     c.etcdURL(),
-		"tls-cert-file":                    c.creds.Server.CertFile,
-		"tls-private-key-file":             c.creds.Server.KeyFile,
-		"client-ca-file":                   c.creds.CAFile,
-		"kubelet-certificate-authority":    c.creds.CAFile,
-		"kubelet-client-certificate":       c.creds.KubeletClient.CertFile,
-		"kubelet-client-key":               c.creds.KubeletClient.KeyFile,
-		"service-cluster-ip-range":         cluster.ServiceCIDR,
-		"service-account-issuer":           "https://kubernetes.default.svc",
-		"service-account-key-file":         c.creds.SigningKey,
-		"service-account-signing-key-file": c.creds.SigningKey,
-		"authorization-mode":               "Node,RBAC",
-		"enable-admission-plugins":         "NodeRestriction",
-		"anonymous-auth":                   "false",
-		"allow-privileged":                 "true", // as kubeadm's
+		"advertise-address":             c.cfg.AdvertiseAddress,
+		"etcd-servers":                  c.etcdURL(),
+		"tls-cert-file":                 c.creds.Server.CertFile,
+		"tls-private-key-file":          c.creds.Server.KeyFile,
+		"client-ca-file":                c.creds.CAFile,
+		"kubelet-certificate-authority": c.creds.CAFile,
+		"kubelet-client-certificate":    c.creds.KubeletClient.CertFile,
+		"kubelet-client-key":            c.creds.KubeletClient.KeyFile,
+		// For the API servers behind an APIService, such as a metrics-server.
+		"proxy-client-cert-file":             c.creds.FrontProxy.CertFile,
+		"proxy-client-key-file":              c.creds.FrontProxy.KeyFile,
+		"requestheader-client-ca-file":       c.creds.FrontProxyCAFile,
+		"requestheader-allowed-names":        cluster.FrontProxyName,
+		"requestheader-username-headers":     "X-Remote-User",
+		"requestheader-group-headers":        "X-Remote-Group",
+		"requestheader-extra-headers-prefix": "X-Remote-Extra-",
+		"service-cluster-ip-range":           cluster.ServiceCIDR,
+		"service-account-issuer":             "https://kubernetes.default.svc",
+		"service-account-key-file":           c.creds.SigningKey,
+		"service-account-signing-key-file":   c.creds.SigningKey,
+		"authorization-mode":                 "Node,RBAC",
+		"enable-admission-plugins":           "NodeRestriction",
+		"anonymous-auth":                     "false",
+		"allow-privileged":                   "true", // as kubeadm's
 	})
 	if err != nil {
 		return err
