@@ -42,6 +42,12 @@ func NewLine(t testing.TB, target string) *Line {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return NewLineAt(t, l, target)
+}
+
+// NewLineAt is NewLine with its near end at a listener, which it closes.
+func NewLineAt(t testing.TB, l net.Listener, target string) *Line {
+	t.Helper()
 	line := &Line{target: target, listener: l, up: true, conns: map[net.Conn]struct{}{}, end: make(chan struct{})}
 	line.wait.Go(line.accept)
 	t.Cleanup(func() {
