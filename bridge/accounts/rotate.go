@@ -228,8 +228,7 @@ func openHub(dir string) (*rotation, error) {
 func (h *rotation) toRotate(names []string) ([]string, error) {
 	var files []string
 	for _, name := range names {
-		switch {
-		case !slices.Contains(Rotatable(), name):
+		if !slices.Contains(Rotatable(), name) {
 			return nil, fmt.Errorf("%s %w: want %s", name, ErrNotRotated, strings.Join(Rotatable(), ", "))
 		}
 		files = append(files, name)
