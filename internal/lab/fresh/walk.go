@@ -31,8 +31,8 @@ const (
 // blockTime bounds a block of the document. The first builds programs.
 const blockTime = 20 * time.Minute
 
-// walk runs docs/install.md on two bare machines, with systemd: the hub, which is the reader's
-// machine, too, and a gateway.
+// walk runs docs/install.md, and then upgrades, removes and purges the package, on two bare machines with
+// systemd: the hub, which is the reader's machine, too, and a gateway.
 func (g tester) walk(ctx context.Context, repo repository) (err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done within %v", timeout))
 	defer cancel()
@@ -87,15 +87,26 @@ func (g tester) walk(ctx context.Context, repo repository) (err error) {
 		if strings.Contains(output, "leaf join ") {
 			printed = output
 		}
+		if s.printed {
+			if _, err := w.shells[onGateway].run(allowFullDisk, time.Minute); err != nil {
+				return err
+			}
+		}
 		if s.heading == "Programs" {
-			if err := w.carryPackage(); err != nil {
+			if err := w.carryPackage(walkedVersion); err != nil {
 				return err
 			}
 		}
 	}
 	out.say("every command of docs/install.md works")
-	return nil
+	return w.upgrade()
 }
+
+// allowFullDisk keeps pods on the gateway: its disk is the one of this machine, and may be fuller than a
+// kubelet allows by default, which evicts them then.
+const allowFullDisk = `# the disk may be full
+echo 'evictionHard: {memory.available: 50Mi, nodefs.available: 1%, nodefs.inodesFree: 1%, imagefs.available: 1%}' >> /etc/petiole/kubelet.yaml
+systemctl restart petiole-leaf`
 
 // printedCommand returns the line that begins like the document's command.
 func printedCommand(printed, command string) (string, error) {
@@ -282,9 +293,9 @@ func (w *walker) copyProgram(b box, name string) error {
 	return copyFile(filepath.Join(w.repo.dir, ".lab/bin", name), b.path(given, name), 0o755)
 }
 
-// carryPackage copies the package from the machine that has built it to the gateway.
-func (w *walker) carryPackage() error {
-	const name = "petiole-leaf_0.1.0_amd64.deb"
+// carryPackage copies a package from the machine that has built it to the gateway.
+func (w *walker) carryPackage(version string) error {
+	name := fmt.Sprintf("petiole-leaf_%s_amd64.deb", version)
 	return copyFile(w.roots[onHub].path(home, "petiole/.lab/packages", name), w.roots[onGateway].path(home, name), 0o644)
 }
 

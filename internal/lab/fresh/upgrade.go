@@ -1,0 +1,82 @@
+package main
+
+import (
+	"fmt"
+	"time"
+)
+
+// walkedVersion is the version of the package in docs/install.md, nextVersion the one that it is
+// upgraded to.
+const (
+	walkedVersion = "0.1.0"
+	nextVersion   = "0.1.1"
+)
+
+// packageTime bounds a step of the package's life.
+const packageTime = 5 * time.Minute
+
+// functions are those of the gateway's steps: containers prints the processes of all containers (one that
+// was restarted is another process) and fails if there is none, running prints those of the package, and
+// awaitReady returns when the leaf is ready. There is no curl.
+const functions = `awaitReady() { until (exec 5<>/dev/tcp/127.0.0.1/10443; printf 'GET /readyz HTTP/1.0\r\n\r\n' >&5; grep -q ' 200 ' <&5) 2>/dev/null; do sleep 0.5; done; }
+containers() { pgrep -f '^(/bin/)?sleep infinity' | sort -n; }
+running() { pgrep -x leaf || pgrep -x petiole-kubelet; }
+`
+
+// packageSteps are the life of the package after the document's last command, on the gateway unless on
+// says otherwise.
+var packageSteps = []struct {
+	on, commands string
+}{
+	{onHub, `cd ~/petiole
+go tool task package VERSION=` + nextVersion + ` ARCHITECTURES=amd64`},
+	{onGateway, functions + `pgrep -x leaf; pgrep -x petiole-kubelet
+before=$(containers)
+leaf=$(systemctl show -p MainPID --value petiole-leaf)
+dpkg-query -W -f '${Version}\n' petiole-leaf | grep -x '` + walkedVersion + `.*'
+apt-get install -y ./petiole-leaf_` + nextVersion + `_amd64.deb
+dpkg-query -W -f '${Version}\n' petiole-leaf | grep -x '` + nextVersion + `.*'
+test "$(systemctl show -p MainPID --value petiole-leaf)" != "$leaf"
+awaitReady
+test "$(containers)" = "$before"`},
+	// What is applied after the upgrade arrives, and the pod's container was not restarted.
+	{onHub, `kubectl wait node/plant-a-1 --for=condition=Ready --timeout=120s
+kubectl get pods -A -o jsonpath='{range .items[*]}{.metadata.name} {.status.containerStatuses[*].restartCount}{"\n"}{end}' | tee /tmp/restarts
+awk '$2 != 0 { exit 1 }' /tmp/restarts
+kubectl create configmap after-upgrade --from-literal=version=` + nextVersion + `
+kubectl run after-upgrade --image=docker.io/library/busybox:1 --overrides='{"spec": {"nodeName": "plant-a-1", "automountServiceAccountToken": false, "tolerations": [{"operator": "Exists"}], "containers": [{"name": "c", "image": "docker.io/library/busybox:1", "envFrom": [{"configMapRef": {"name": "after-upgrade"}}]}]}}'
+kubectl wait pod/after-upgrade --for=condition=Ready --timeout=120s`},
+	// Without the package nothing of it runs; pods do, and what the gateway has stored stays.
+	{onGateway, `before=$(containers)
+apt-get remove -y petiole-leaf
+test ! -e /usr/bin/leaf; test -s /etc/petiole/leaf.yaml; test -d /var/lib/petiole
+test -z "$(running)"
+test "$(systemctl is-active petiole-leaf)" = inactive
+test "$(containers)" = "$before"`},
+	{onGateway, `apt-get install -y ./petiole-leaf_` + nextVersion + `_amd64.deb
+systemctl enable --now petiole-leaf
+awaitReady
+test "$(containers)" = "$before"`},
+	{onHub, `kubectl wait node/plant-a-1 --for=condition=Ready --timeout=120s`},
+	{onGateway, `apt-get purge -y petiole-leaf
+test ! -e /usr/bin/leaf; test ! -e /usr/bin/petiole-kubelet; test ! -e /etc/petiole; test ! -e /var/lib/petiole
+test "$(systemctl show -p LoadState --value petiole-leaf)" = not-found
+test ! -e /etc/systemd/system/multi-user.target.wants/petiole-leaf.service
+test -z "$(running)"`},
+}
+
+// upgrade upgrades the package while pods run, removes it, installs it again and purges it.
+func (w *walker) upgrade() error {
+	for i, s := range packageSteps {
+		if _, err := w.shells[s.on].run(fmt.Sprintf("# the package, %d of %d\n%s", i+1, len(packageSteps), s.commands), packageTime); err != nil {
+			return err
+		}
+		if i == 0 {
+			if err := w.carryPackage(nextVersion); err != nil {
+				return err
+			}
+		}
+	}
+	w.out.say("the package was upgraded, removed and purged, and no container was restarted")
+	return nil
+}
