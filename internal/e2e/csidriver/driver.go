@@ -154,14 +154,12 @@ func (d *Driver) CreateVolume(_ context.Context, r *csi.CreateVolumeRequest) (*c
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	id := fmt.Sprintf("v-%x", r.Name)
-	v, err := d.volume(id)
-	switch {
+	switch _, err := d.volume(id); {
 	case status.Code(err) == codes.NotFound:
-		v = &volume{ID: id}
 		if err := os.MkdirAll(d.Folder(id), 0o777); err != nil {
 			return nil, err
 		}
-		if err := d.write(v); err != nil {
+		if err := d.write(&volume{ID: id}); err != nil {
 			return nil, err
 		}
 	case err != nil:
