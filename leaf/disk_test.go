@@ -209,11 +209,7 @@ func TestDiskFull(t *testing.T) {
 				n++
 				return err
 			}
-			for range 100 {
-				if err := publish(); err != nil {
-					t.Fatal(err)
-				}
-			}
+			polltest.Eventually(t, "100 records are acknowledged", func() bool { return publish() == nil && len(acked) >= 100 })
 			empty := v.fill()
 			polltest.Eventually(t, "an error for the producer", func() bool { return publish() != nil })
 			reported := "local.reported.n._.pods.default.web"
