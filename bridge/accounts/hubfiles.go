@@ -28,7 +28,7 @@ const (
 	FabricKeyFile = "fabric-signing.nk"
 	// SigningKeyFile is the operator's signing key, for the bridge.
 	SigningKeyFile = "operator-signing.nk"
-	// SiteKeyFile derives the sites' keys, for the bridge. Files.SiteKey says what is in it.
+	// SiteKeyFile derives the keys of the sites, for the bridge: see Files.SiteKey for its contents.
 	SiteKeyFile = "sites.nk"
 	// BridgeCreds is the bridge's user in FABRIC.
 	BridgeCreds = "bridge.creds"

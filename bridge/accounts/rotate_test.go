@@ -142,7 +142,7 @@ func TestRotationOfTheSitesKey(t *testing.T) {
 		}
 		reload(t, h)
 		if !h.Keys.Rotating() {
-			t.Error("nothing says that a rotation is under way")
+			t.Error("the rotation that is under way is not reported")
 		}
 		h.Store(t, site)
 		if now := accountKey(t, h, site); now != account {

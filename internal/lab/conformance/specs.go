@@ -25,7 +25,7 @@ var (
 
 // skip is why specs do not run.
 type skip struct {
-	// Reason says what is missing here, for people.
+	// Reason is why the specs cannot pass on this kind of machine; the table prints it.
 	Reason string `json:"reason"`
 	// Specs are regular expressions; each matches the whole of a spec's name, and at least one.
 	Specs []string `json:"specs"`

@@ -72,7 +72,7 @@ func countInotify(fds string) (int, error) {
 	return n, nil
 }
 
-// String says what to do if another lab would not find enough instances, and is empty otherwise.
+// String returns the remedy if too few instances are left for another lab, and "" otherwise.
 func (i Inotify) String() string {
 	if i.Max-i.Open >= labInotify {
 		return ""
