@@ -126,14 +126,7 @@ func TestThinnedSamplesSurviveARestart(t *testing.T) {
 func TestReportsWait(t *testing.T) {
 	t.Parallel()
 	s, ctx, set := budgeted(t, traffic.ReportsWait)
-	report := func(name string, version int) {
-		t.Helper()
-		ref := streams.Ref{Node: "n", Resource: "pods", Namespace: "default", Name: name}
-		m := streams.Message{Ref: ref, Op: streams.OpPut, UID: "u", Object: fmt.Appendf(nil, `{"metadata":{"name":%q},"status":{"message":"%d"}}`, name, version)}
-		if _, err := streams.Put(ctx, s.js, streams.LocalReportedSubject(ref), m); err != nil {
-			t.Fatal(err)
-		}
-	}
+	report := func(name string, version int) { storeReport(t, ctx, s, "pods", name, version) }
 	for version := range 20 {
 		report("web", version)
 	}
@@ -151,6 +144,91 @@ func TestReportsWait(t *testing.T) {
 	if state := stream.CachedInfo().State; state.Msgs != 1 || state.LastSeq != 1 {
 		t.Errorf("the hub has %d reports up to %d, want the newest alone", state.Msgs, state.LastSeq)
 	}
+}
+
+// storeReport stores a report about an object at the site.
+func storeReport(t *testing.T, ctx context.Context, s *site, resource, name string, version int) {
+	t.Helper()
+	ref := streams.Ref{Node: "n", Resource: resource, Namespace: "default", Name: name}
+	m := streams.Message{Ref: ref, Op: streams.OpPut, UID: "u", Object: fmt.Appendf(nil, `{"metadata":{"name":%q},"status":{"message":"%d"}}`, name, version)}
+	if _, err := streams.Put(ctx, s.js, streams.LocalReportedSubject(ref), m); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// reportsAt returns the names of the reported objects that a stream has, in order.
+func reportsAt(t *testing.T, ctx context.Context, js jetstream.JetStream, stream string) (names []string) {
+	t.Helper()
+	st, err := js.Stream(ctx, stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for seq := uint64(1); ; {
+		m, err := st.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(">"))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return names
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		names, seq = append(names, m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]), m.Sequence+1
+	}
+}
+
+// TestStatusBeforeEvents has a site that has used nine tenths of its budget: status is sent, and the
+// Events before it wait, also after the leaf has ended and another hub position is known. When there is
+// budget again, they are sent in their order, in their newest version, and once each.
+func TestStatusBeforeEvents(t *testing.T) {
+	t.Parallel()
+	s, ctx, set := budgeted(t, traffic.SamplesWait)
+	hubHasReports := func(want ...string) {
+		t.Helper()
+		polltest.Within(t, time.Minute, "reports at the hub: "+strings.Join(want, ", "), func() bool { return slices.Equal(reportsAt(t, ctx, s.hub, streams.Reported("plant-a")), want) })
+	}
+	for _, name := range []string{"started", "pulled", "killed"} {
+		storeReport(t, ctx, s, "events", name, 1)
+	}
+	storeReport(t, ctx, s, "pods", "web", 1)
+	hubHasReports("web")
+	set(traffic.ReportsWait)
+	storeReport(t, ctx, s, "events", "pulled", 2)
+	storeReport(t, ctx, s, "pods", "db", 1)
+	s.restart(t, ctx, nil)
+	s.up(t)
+	set(traffic.SamplesWait)
+	hubHasReports("web", "db")
+	set(traffic.Within)
+	hubHasReports("web", "db", "started", "killed", "pulled")
+	storeReport(t, ctx, s, "events", "created", 1)
+	hubHasReports("web", "db", "started", "killed", "pulled", "created")
+	stream, err := s.hub.Stream(ctx, streams.Reported("plant-a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if state := stream.CachedInfo().State; state.LastSeq != 6 {
+		t.Errorf("the hub has stored %d reports, want each of the 6 once", state.LastSeq)
+	}
+}
+
+// TestEventsThatWaitSurviveAKill has the leaf killed while it stores Events again: those that it had
+// stored, and those that it had not, are sent.
+func TestEventsThatWaitSurviveAKill(t *testing.T) {
+	t.Parallel()
+	s, ctx, set := budgeted(t, traffic.SamplesWait)
+	for _, name := range []string{"started", "pulled"} {
+		storeReport(t, ctx, s, "events", name, 1)
+	}
+	storeReport(t, ctx, s, "pods", "web", 1)
+	polltest.Within(t, time.Minute, "status at the hub", func() bool { return count(t, ctx, s.hub, streams.Reported("plant-a")) == 1 })
+	s.cut(t)
+	// What a leaf that is killed has done by then: one Event is stored again, the note is still there.
+	storeReport(t, ctx, s, "events", "started", 1)
+	s.restart(t, ctx, nil)
+	set(traffic.Within)
+	s.line.Restore()
+	polltest.Within(t, time.Minute, "all reports at the hub", func() bool {
+		return slices.Equal(reportsAt(t, ctx, s.hub, streams.Reported("plant-a")), []string{"web", "started", "pulled"}) || slices.Equal(reportsAt(t, ctx, s.hub, streams.Reported("plant-a")), []string{"web", "pulled", "started"})
+	})
 }
 
 // pending returns how many messages of a stream the hub has not acknowledged.

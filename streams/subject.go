@@ -24,6 +24,9 @@ const (
 	localReportedPrefix  = "local.reported"
 	localTelemetryPrefix = "local.telemetry"
 
+	// eventsToken is the resource of Events in a subject.
+	eventsToken = "events"
+
 	// partToken follows the object's subject in the subject of a part.
 	partToken = "=part"
 
@@ -112,6 +115,16 @@ func ReportedSubject(site string, r Ref) string {
 // LocalReportedSubject returns the subject on which a producer at a site reports the state
 // of an object.
 func LocalReportedSubject(r Ref) string { return localReportedPrefix + "." + r.tokens() }
+
+// LocalEventsFilter matches the Events that producers at a site report, and parts of large ones.
+const LocalEventsFilter = localReportedPrefix + ".*.*." + eventsToken + ".>"
+
+// IsLocalEvent reports whether LocalEventsFilter matches a subject.
+func IsLocalEvent(subject string) bool {
+	rest, ok := strings.CutPrefix(subject, localReportedPrefix+".")
+	t := strings.SplitN(rest, ".", 4)
+	return ok && len(t) == 4 && t[2] == eventsToken
+}
 
 // LocalTelemetrySubject returns the subject on which a producer at a site publishes records
 // of a kind ("sample", "audit", ...) about a source, for example ("sample", namespace,

@@ -145,7 +145,7 @@ func budgetCondition(r trafficReport, reported bool, want int64, served *v1alpha
 	case traffic.SamplesThinned:
 		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonSamplesThinned, message+"the newest sample of each device is sent every "+duration.HumanDuration(traffic.ThinInterval)+", the others stay at the site"), true
 	case traffic.SamplesWait:
-		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonSamplesWait, message+"samples wait at the site until the next day"), true
+		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonSamplesWait, message+"Events and samples wait at the site until the next day"), true
 	case traffic.ReportsWait:
 		return condition(t, metav1.ConditionFalse, v1alpha1.ReasonReportsWait, message+"status, Events and samples wait at the site until the next day"), true
 	}

@@ -105,7 +105,7 @@ func TestBudgetCondition(t *testing.T) {
 		{"20M", nil, askInterval, "Unknown NotConfirmed: the leaf has not reported yet that it keeps a budget of 20M a day", 2},
 		{"20M", report(20e6, 10, traffic.Within), 0, "True AsExpected: nothing waits because of the budget of 20M a day", 2},
 		{"20M", report(20e6, 15_100_000, traffic.SamplesThinned), time.Hour, "False SamplesThinned: 15100k of 20M are used on 2026-11-26 (UTC): the newest sample of each device is sent every 15m, the others stay at the site", 2},
-		{"20M", report(20e6, 18_000_001, traffic.SamplesWait), 0, "False SamplesWait: 18001k of 20M are used on 2026-11-26 (UTC): samples wait at the site until the next day", 2},
+		{"20M", report(20e6, 18_000_001, traffic.SamplesWait), 0, "False SamplesWait: 18001k of 20M are used on 2026-11-26 (UTC): Events and samples wait at the site until the next day", 2},
 		{"20M", report(20e6, 20_000_000, traffic.ReportsWait), 0, "False ReportsWait: 20M of 20M are used on 2026-11-26 (UTC): status, Events and samples wait at the site until the next day", 2},
 		{"40M", nil, time.Second, "Unknown NotConfirmed: the leaf has not reported yet that it keeps a budget of 40M a day", 3},
 		{"40M", report(40e6, 20_000_000, traffic.Within), time.Second, "True AsExpected: nothing waits because of the budget of 40M a day", 3},

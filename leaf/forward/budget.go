@@ -25,7 +25,8 @@ const budgetPoll = time.Second
 // awaitBudget returns when the site's budget allows to send the next messages of the stream. It returns
 // how many samples it has sent in the meantime.
 //
-// Reports wait in their stream, where newer states replace older ones. Records cannot all wait: a
+// Reports wait in their stream, where newer states replace older ones; Events wait earlier than status
+// (passOver). Records cannot all wait: a
 // result of a command comes after samples. So at the first level the newest sample of each device is
 // sent in each traffic.ThinInterval, at the others when a record follows that is no sample.
 func awaitBudget(ctx context.Context, f *Forwarder, r *session) (sent int, err error) {
@@ -34,7 +35,10 @@ func awaitBudget(ctx context.Context, f *Forwarder, r *session) (sent int, err e
 	}
 	for {
 		level := f.cfg.Level()
-		if level == traffic.Within || f.cfg.Stream != streams.SiteTelemetry && level != traffic.ReportsWait {
+		if f.cfg.Stream == streams.SiteReported && level != traffic.ReportsWait {
+			return sent, storeEventsAgain(ctx, f, r)
+		}
+		if level == traffic.Within {
 			return sent, nil
 		}
 		if f.cfg.Stream == streams.SiteTelemetry {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -217,12 +218,17 @@ func (f *Forwarder) logDifference(p resumeState, next uint64) {
 // fetch waits for the next message and adds those that are available.
 func (f *Forwarder) fetch(ctx context.Context, r *session) ([]jetstream.Msg, error) {
 	idle, cancel := context.WithTimeout(ctx, cmp.Or(f.cfg.Idle, idleFetch))
+	var polling sync.WaitGroup
+	defer polling.Wait()
 	defer cancel()
-	first, err := r.consumer.Next(jetstream.FetchContext(idle))
-	if idle.Err() != nil || errors.Is(err, nats.ErrTimeout) {
-		return nil, ctx.Err()
+	if f.cfg.Drops.EventsWait(f.cfg.Stream) {
+		polling.Go(func() { endWithBudget(idle, f, cancel) })
 	}
+	first, err := r.consumer.Next(jetstream.FetchContext(idle))
 	if err != nil {
+		if idle.Err() != nil || errors.Is(err, nats.ErrTimeout) {
+			return nil, ctx.Err()
+		}
 		return nil, fmt.Errorf("fetch from %s: %w", f.cfg.Stream, err)
 	}
 	if err := gather(ctx, f, r); err != nil {
@@ -269,6 +275,13 @@ func (f *Forwarder) forward(ctx context.Context, r *session, msgs []jetstream.Ms
 		}
 		if r.isReplaced(m.Subject(), seq) {
 			if err := f.acknowledge(msgs[i : i+1]); err != nil {
+				return sent, err
+			}
+			r.next = seq + 1
+			continue
+		}
+		if eventsWait(f) && streams.IsLocalEvent(m.Subject()) {
+			if err := passOver(f, r, msgs[i:i+1], seq); err != nil {
 				return sent, err
 			}
 			r.next = seq + 1

@@ -105,7 +105,7 @@ func (f *Forwarder) commitEach(ctx context.Context, r *session, out []*nats.Msg,
 		case err == nil:
 			stored += end - begin
 		case streams.IsFull(err):
-			if err := f.storeAgain(ctx, r, object, err); err != nil {
+			if err := refuse(ctx, f, r, object, err); err != nil {
 				return err
 			}
 		default:
@@ -119,20 +119,34 @@ func (f *Forwarder) commitEach(ctx context.Context, r *session, out []*nats.Msg,
 	return nil
 }
 
+// refuse stores a report that the hub has refused again.
+func refuse(ctx context.Context, f *Forwarder, r *session, object string, reason error) error {
+	seq, err := f.storeAgain(ctx, r, object)
+	if err != nil || seq == 0 {
+		return err
+	}
+	if f.refused.note(seq, time.Now()) {
+		f.cfg.Log.Warn("the hub has no room for more reports of this site; they are kept and sent again", zap.String("subject", object), zap.Error(reason))
+	}
+	f.cfg.Counters.refused.Inc()
+	return nil
+}
+
 // storeAgain stores the last report about an object again, with its parts, at the end of the
-// site's stream. The messages of the former one are not sent any more: see isReplaced.
-func (f *Forwarder) storeAgain(ctx context.Context, r *session, object string, reason error) error {
+// site's stream, and returns its new sequence, or 0 if nobody needs it any longer. The messages of
+// the former one are not sent any more: see isReplaced.
+func (f *Forwarder) storeAgain(ctx context.Context, r *session, object string) (uint64, error) {
 	last, err := r.stream.GetLastMsgForSubject(ctx, object)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil // nobody needs it any longer
+		return 0, nil
 	}
 	if err != nil {
-		return fmt.Errorf("read %s of %s: %w", object, f.cfg.Stream, err)
+		return 0, fmt.Errorf("read %s of %s: %w", object, f.cfg.Stream, err)
 	}
 	opts := []jetstream.PublishOpt{jetstream.WithExpectLastSequencePerSubject(last.Sequence)}
 	if ttl, err := time.ParseDuration(last.Header.Get(jetstream.MsgTTLHeader)); err == nil {
 		if ttl -= time.Since(last.Time); ttl < time.Second {
-			return nil // its time is over
+			return 0, nil // its time is over
 		}
 		opts = append(opts, jetstream.WithMsgTTL(ttl))
 	}
@@ -140,19 +154,15 @@ func (f *Forwarder) storeAgain(ctx context.Context, r *session, object string, r
 	var api *jetstream.APIError
 	switch {
 	case errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant):
-		return nil // a newer report follows, with parts of its own
+		return 0, nil // a newer report follows, with parts of its own
 	case errors.Is(err, streams.ErrUndecodable):
-		f.cfg.Log.Error("a report that the hub refused cannot be read and is lost", zap.String("subject", object), zap.Error(err))
-		return nil
+		f.cfg.Log.Error("a report that should be sent later cannot be read and is lost", zap.String("subject", object), zap.Error(err))
+		return 0, nil
 	case err != nil:
-		return fmt.Errorf("store a report again that the hub refused: %w", err)
+		return 0, fmt.Errorf("store a report again: %w", err)
 	}
 	r.replaced[object] = last.Sequence
-	if f.refused.note(seq, time.Now()) {
-		f.cfg.Log.Warn("the hub has no room for more reports of this site; they are kept and sent again", zap.String("subject", object), zap.Error(reason))
-	}
-	f.cfg.Counters.refused.Inc()
-	return nil
+	return seq, nil
 }
 
 // storeCopy stores a message of the site's stream again and returns its new sequence.

@@ -40,6 +40,8 @@ type streamDrops struct {
 	Counted streams.SitePosition `json:"counted"`
 	// Lost is the end of the last range that was counted as lost with the store.
 	Lost streams.SitePosition `json:"lost,omitzero"`
+	// EventsWait is the position of the first Event that was passed over because of the site's budget.
+	EventsWait streams.SitePosition `json:"eventsWait,omitzero"`
 	// Dropped is the number of dropped records by reason (streams.GapLimit, streams.GapLost).
 	Dropped map[string]uint64 `json:"dropped,omitempty"`
 }
@@ -65,7 +67,8 @@ func OpenDropLog(dataDir string) (*DropLog, error) {
 		err = json.Unmarshal(data, &l.byStream)
 	}
 	if err != nil {
-		l.byStream = map[string]*streamDrops{}
+		// Whether Events wait is not known: all of them are sent again.
+		l.byStream = map[string]*streamDrops{streams.SiteReported: {EventsWait: streams.SitePosition{Seq: 1}}}
 		return l, fmt.Errorf("read the counts of dropped records: %w", err)
 	}
 	for name, a := range l.byStream {
@@ -155,6 +158,53 @@ func (l *DropLog) SetForwarded(stream string, at streams.SitePosition) error {
 		a.Earlier = a.Earlier[:min(len(a.Earlier), earlierIncarnations)]
 	}
 	a.Forwarded = at
+	return l.save()
+}
+
+// EventsWait reports whether Events of a stream were passed over and not stored again.
+func (l *DropLog) EventsWait(stream string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.entry(stream).EventsWait != streams.SitePosition{}
+}
+
+// FirstWaitingEvent returns the sequence from which on Events of a stream wait. If that is not known
+// for a stream with this timeline, it is 1.
+func (l *DropLog) FirstWaitingEvent(stream string, of Timeline) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	seq, ok := of.LastCommon(l.entry(stream).EventsWait)
+	if !ok {
+		return 1
+	}
+	return max(seq, 1)
+}
+
+// SetEventsWait notes that an Event was passed over, and returns when that is on disk. It reports
+// whether it is the first one.
+func (l *DropLog) SetEventsWait(stream string, of Timeline, seq uint64) (begins bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a := l.entry(stream)
+	was := a.EventsWait
+	if begins = was == (streams.SitePosition{}); !begins {
+		if first, ok := of.LastCommon(was); !ok || first <= seq {
+			return false, nil
+		}
+	}
+	a.EventsWait = of.Position(seq)
+	if err := l.save(); err != nil {
+		a.EventsWait = was
+		return false, err
+	}
+	return begins, nil
+}
+
+// ClearEventsWait notes that no Event waits any more.
+func (l *DropLog) ClearEventsWait(stream string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entry(stream).EventsWait = streams.SitePosition{}
 	return l.save()
 }
 

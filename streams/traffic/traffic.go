@@ -57,9 +57,9 @@ const (
 	Within Level = ""
 	// SamplesThinned sends the newest sample of each device in ThinInterval.
 	SamplesThinned Level = "SamplesThinned"
-	// SamplesWait sends no samples.
+	// SamplesWait sends no samples and no Events.
 	SamplesWait Level = "SamplesWait"
-	// ReportsWait sends no status and no Events.
+	// ReportsWait sends no status.
 	ReportsWait Level = "ReportsWait"
 )
 

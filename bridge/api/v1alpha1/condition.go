@@ -47,7 +47,7 @@ const ConditionWithinBudget = "WithinBudget"
 const (
 	// ReasonSamplesThinned: of the samples one of each device is sent every 15 minutes.
 	ReasonSamplesThinned = "SamplesThinned"
-	// ReasonSamplesWait: no samples are sent.
+	// ReasonSamplesWait: no samples and no Events are sent.
 	ReasonSamplesWait = "SamplesWait"
 	// ReasonReportsWait: no status, no Events and no samples are sent.
 	ReasonReportsWait = "ReportsWait"
