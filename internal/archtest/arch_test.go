@@ -105,7 +105,7 @@ var ours = []struct {
 	{"leaf/nodeapi/local", []string{"leaf/nodeapi/objects", "streams", "internal/logonce"}},
 	{"leaf/nodeapi/tokens", []string{"leaf/nodeapi/identity", "streams"}},
 	{"leaf/nodeapi/identity", []string{"internal/durable"}},
-	{"leaf/nodeapi", []string{"leaf/apply", "leaf/nodeapi", "streams", "internal/durable"}},
+	{"leaf/nodeapi", []string{"leaf/apply", "leaf/nodeapi", "streams", "internal/durable", "internal/logonce"}},
 	{"leaf", []string{"leaf", "devices", "streams", "internal/configfile", "internal/durable", "internal/logonce", "internal/metrics", "internal/version"}},
 	{"cmd/bridge", []string{"bridge", "deploy", "internal/configfile", "internal/version"}},
 	{"cmd/leaf", []string{"leaf", "devices", "internal/configfile", "internal/version"}},

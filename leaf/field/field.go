@@ -18,10 +18,12 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/host"
 	"github.com/petiole-io/petiole/devices/push"
+	"github.com/petiole-io/petiole/internal/logonce"
 	"github.com/petiole-io/petiole/leaf/clock"
 	"github.com/petiole-io/petiole/leaf/field/mqtt"
 	"github.com/petiole-io/petiole/leaf/transfer"
@@ -53,6 +55,9 @@ type Config struct {
 	Meter *transfer.Meter
 	Log   *zap.Logger
 }
+
+// openRetry is the time between two attempts to open the streams.
+const openRetry = time.Second
 
 // StateStream is the stream with the device worker's state: the desired values and commands
 // that it has processed.
@@ -170,15 +175,27 @@ func (f *Field) Run(ctx context.Context) error {
 	return err
 }
 
+// open opens the bucket and the streams, and tries again until ctx ends: a server that is busy or
+// is being restarted answers later, and the pods of the node need no devices.
+func (f *Field) open(ctx context.Context) (bucket *state, err error) {
+	failures := logonce.New(f.cfg.Log)
+	err = wait.PollUntilContextCancel(ctx, openRetry, true, func(ctx context.Context) (bool, error) {
+		var err error
+		if bucket, err = openState(ctx, f.cfg.JS); err == nil {
+			err = errors.Join(f.telemetry.open(ctx), f.reported.open(ctx))
+		}
+		if ctx.Err() == nil {
+			failures.Report("open the streams of devices", err)
+		}
+		return err == nil, nil
+	})
+	return bucket, err
+}
+
 func (f *Field) operate(ctx context.Context) error {
-	state, err := openState(ctx, f.cfg.JS)
+	state, err := f.open(ctx)
 	if err != nil {
 		return err
-	}
-	for _, r := range []*groupWriter{f.telemetry, f.reported} {
-		if err := r.open(ctx); err != nil {
-			return err
-		}
 	}
 	out := &sink{node: f.cfg.Node, js: f.cfg.JS, telemetry: f.telemetry, reported: f.reported, pusher: f.pusher, drivers: f.cfg.Drivers}
 	h, err := host.New(host.Config{

@@ -61,7 +61,7 @@ func (s *Server) callFirst(ctx context.Context, started *server.Server, first fu
 	if err != nil {
 		return err
 	}
-	nc, err := nats.Connect("", own, nats.InProcessServer(started), inbox(s.site))
+	nc, err := nats.Connect("", own, nats.InProcessServer(started), inbox(s.site), nats.Timeout(startTimeout))
 	if err != nil {
 		return fmt.Errorf("connect to the server: %w", err)
 	}

@@ -19,11 +19,13 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilwait "k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/petiole-io/petiole/internal/durable"
+	"github.com/petiole-io/petiole/internal/logonce"
 	"github.com/petiole-io/petiole/leaf/apply"
 	"github.com/petiole-io/petiole/leaf/nodeapi/access"
 	"github.com/petiole-io/petiole/leaf/nodeapi/catalog"
@@ -40,6 +42,9 @@ const DefaultVersion = "v1.37.2"
 // maxUnapplied is the number of messages that may wait to be delivered again; they do not
 // hold up the others.
 const maxUnapplied = 256
+
+// loadRetry is the time between two attempts to read the state on disk.
+const loadRetry = time.Second
 
 // offlineAfter is for how long the link has to be down until pods are served as for a site without
 // one: connections that are replaced change nothing.
@@ -170,8 +175,8 @@ func (a *API) Ready() <-chan struct{} { return a.ready }
 
 // Run loads the state from disk, serves it and applies new messages until ctx ends. It
 // returns after everything that it started has stopped, and may be called once. It returns
-// an error if the node API cannot start or its listener fails; it retries a stream that
-// fails later.
+// an error if the node API cannot start or its listener fails. A stream that cannot be read is
+// tried again.
 func (a *API) Run(ctx context.Context) error {
 	ln, err := a.start(ctx)
 	if err != nil && ctx.Err() != nil {
@@ -295,10 +300,7 @@ func (a *API) start(ctx context.Context) (_ net.Listener, err error) {
 	}
 	a.resync = newResyncTrigger(a.store, a.cfg.Node, a.log)
 	a.local = local.New(local.Config{Node: a.cfg.Node, JS: a.cfg.JS, Objects: a.store, Tokens: cache, ClockRight: a.cfg.ClockRight, Log: a.log})
-	if err := a.local.Load(ctx); err != nil {
-		return nil, err
-	}
-	if err := a.desired.Load(ctx); err != nil {
+	if err := a.load(ctx); err != nil {
 		return nil, err
 	}
 	// They only note the change: the store's lock is held.
@@ -328,6 +330,25 @@ func (a *API) start(ctx context.Context) (_ net.Listener, err error) {
 		a.pods.handler = &podHandler{handler: a.handler, access: &access.Access{Objects: a.store, Tokens: cache, Behind: a.cfg.Behind}}
 	}
 	return ln, nil
+}
+
+// load reads what is on disk, and tries again until ctx ends: a server that is busy or is being
+// restarted answers later, and without the node API the containers of the node have no kubelet.
+func (a *API) load(ctx context.Context) error {
+	failures := logonce.New(a.log)
+	for _, read := range []func(context.Context) error{a.local.Load, a.desired.Load} {
+		err := utilwait.PollUntilContextCancel(ctx, loadRetry, true, func(ctx context.Context) (bool, error) {
+			err := read(ctx)
+			if ctx.Err() == nil {
+				failures.Report("read the state of the site", err)
+			}
+			return err == nil, nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // listenForPods opens the listener for pods, if there is one, before the store is loaded: its objects

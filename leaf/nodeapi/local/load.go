@@ -13,7 +13,8 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// Load fills the objects' store with the local state that is on disk.
+// Load fills the objects' store with the local state that is on disk. It may be called again after
+// an error.
 func (s *Store) Load(ctx context.Context) error {
 	stream, err := s.JS.Stream(ctx, streams.SiteReported)
 	if err != nil {
@@ -34,10 +35,13 @@ func (s *Store) restore(ctx context.Context, stream jetstream.Stream, msg jetstr
 	if streams.IsPart(msg.Subject()) {
 		return nil
 	}
-	_, m, err := streams.Load(ctx, stream, msg.Subject(), msg.Headers(), msg.Data())
-	if errors.Is(err, streams.ErrUndecodable) || errors.Is(err, streams.ErrSuperseded) || errors.Is(err, jetstream.ErrMsgNotFound) {
+	skip := func(err error) error {
 		s.Log.Warn("local state is unreadable: skipped", zap.String("subject", msg.Subject()), zap.Uint64("seq", md.Sequence.Stream), zap.Error(err))
 		return nil
+	}
+	_, m, err := streams.Load(ctx, stream, msg.Subject(), msg.Headers(), msg.Data())
+	if errors.Is(err, streams.ErrUndecodable) || errors.Is(err, streams.ErrSuperseded) || errors.Is(err, jetstream.ErrMsgNotFound) {
+		return skip(err)
 	}
 	if err != nil {
 		return err
@@ -52,14 +56,13 @@ func (s *Store) restore(ctx context.Context, stream jetstream.Stream, msg jetstr
 	if gr == objects.Pods && m.Op == streams.OpPut {
 		d, err := objects.ParseDocument(m.Object)
 		if err != nil {
-			return err
+			return skip(err)
 		}
 		l.Body = d["status"]
 	}
 	k := objects.Key{Namespace: m.Namespace, Name: m.Name}
 	if _, err := s.Objects.SetLocal(gr, k, l); err != nil {
-		s.Log.Warn("local state is unreadable: skipped", zap.String("subject", msg.Subject()), zap.Uint64("seq", md.Sequence.Stream), zap.Error(err))
-		return nil
+		return skip(err)
 	}
 	if gr == objects.Events {
 		s.events.add(k, l.Seq, md.Timestamp)
