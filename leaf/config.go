@@ -10,10 +10,12 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/petiole-io/petiole/devices/push"
 	"github.com/petiole-io/petiole/internal/configfile"
+	"github.com/petiole-io/petiole/internal/metrics"
 )
 
 // Config is the leaf's configuration file.
@@ -139,9 +141,16 @@ type EncryptionConfig struct {
 
 // MetricsConfig is about what the leaf says about itself.
 type MetricsConfig struct {
-	// Listen serves /metrics, /healthz and /readyz on host:port, without
-	// authentication. Empty: off. Default 127.0.0.1:10443.
+	// Listen serves /metrics, /healthz and /readyz on host:port. Empty: off. Default
+	// 127.0.0.1:10443.
 	Listen string `json:"listen"`
+	// WebConfigFile has TLS and authentication for it, in the form of Prometheus' own exporters. It
+	// is read again at each connection. Empty, the default: neither.
+	WebConfigFile string `json:"webConfigFile"`
+}
+
+func (c MetricsConfig) endpoint(log *zap.Logger) metrics.Endpoint {
+	return metrics.Endpoint{Listen: c.Listen, WebConfigFile: c.WebConfigFile, Log: log.Named("metrics")}
 }
 
 // DefaultConfig is what a configuration file is decoded over.
@@ -215,6 +224,11 @@ func (c Config) Validate() error {
 	if c.Metrics.Listen != "" {
 		if _, _, err := net.SplitHostPort(c.Metrics.Listen); err != nil {
 			p.Add("metrics.listen", c.Metrics.Listen, "must be host:port, or empty")
+		}
+	}
+	if file := c.Metrics.WebConfigFile; file != "" {
+		if err := metrics.CheckWebConfig(file); err != nil {
+			p.Add("metrics.webConfigFile", file, "must be a web configuration file of Prometheus: "+err.Error())
 		}
 	}
 	return p.Err()

@@ -216,7 +216,7 @@ func (l *Leaf) runParts(ctx context.Context, now *clock.Clock, nc *nats.Conn, js
 	}
 	group.Go(func() error {
 		// A site lives without its metrics.
-		if err := expose(ctx, l.cfg.Metrics.Listen, l.counts, collect, h, readiness(api.Ready(), problem, hub, now, h)); err != nil {
+		if err := expose(ctx, l.cfg.Metrics.endpoint(l.log), l.counts, collect, h, readiness(api.Ready(), problem, hub, now, h)); err != nil {
 			l.log.Error("no metrics", zap.Error(err))
 		}
 		return nil

@@ -99,9 +99,9 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-// expose serves metrics and health at listen until ctx ends: /healthz fails while JetStream does
-// not store, /readyz as ready does. An empty listen serves nothing.
-func expose(ctx context.Context, listen string, c *counts, more []prometheus.Collector, embedded *natsd.Server, ready func() error) error {
+// expose serves metrics and health at an endpoint until ctx ends: /healthz fails while JetStream does
+// not store, /readyz as ready does. An empty address serves nothing.
+func expose(ctx context.Context, at metrics.Endpoint, c *counts, more []prometheus.Collector, embedded *natsd.Server, ready func() error) error {
 	gather := prometheus.NewRegistry()
 	gather.MustRegister(append(more, collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))...)
 	healthy := func() error {
@@ -110,7 +110,7 @@ func expose(ctx context.Context, listen string, c *counts, more []prometheus.Col
 		}
 		return embedded.Health()
 	}
-	return metrics.Serve(ctx, listen, prometheus.Gatherers{c.registry, gather}, healthy, ready)
+	return metrics.Serve(ctx, at, prometheus.Gatherers{c.registry, gather}, healthy, ready)
 }
 
 // readiness returns a check that fails until the node API answers, while kubelet returns what is

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -43,13 +44,19 @@ func composeApply(cloud *compose.Cloud) *cobra.Command {
 }
 
 func composeInvite(cloud *compose.Cloud) *cobra.Command {
-	var plugin, token string
+	var plugin, token, scraper string
 	cmd := &cobra.Command{
-		Use: "invite", Short: "Create the site, and a join token for its gateway", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cloud.Invite(cmd.Context(), plugin, token) },
+		Use: "invite", Short: "Create the site, a join token for its gateway, and the credentials of its metrics", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := cloud.ShareMetrics(filepath.Dir(token), scraper); err != nil {
+				return err
+			}
+			return cloud.Invite(cmd.Context(), plugin, token)
+		},
 	}
 	cmd.Flags().StringVar(&plugin, "plugin", "/usr/bin/kubectl-petiole", "kubectl plugin")
-	cmd.Flags().StringVar(&token, "token", "/var/lib/join/token", "file that the gateway reads the join token from")
+	cmd.Flags().StringVar(&token, "token", "/var/lib/join/token", "file that the gateway reads the join token from, and beside it how it serves its metrics")
+	cmd.Flags().StringVar(&scraper, "scraper", "/var/lib/scraper", "folder that Prometheus reads its credentials from")
 	return cmd
 }
 

@@ -2,9 +2,9 @@
 // liveness and readiness.
 //
 // The bridge and the leaf call Serve with a registry of their own; nothing here is
-// global, and nothing is registered. There is neither TLS nor authentication: listen on
-// loopback, or behind a network policy. Answers hold names and numbers, never contents
-// of objects.
+// global, and nothing is registered. Without a web configuration file there is neither TLS nor
+// authentication: listen on loopback, or behind a network policy. Answers hold names and numbers,
+// never contents of objects.
 package metrics
 
 import (
@@ -12,13 +12,29 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"time"
 
+	"github.com/go-logr/logr"
+	"github.com/go-logr/zapr"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/exporter-toolkit/web"
+	"go.uber.org/zap"
 )
+
+// Endpoint is where and to whom metrics are served.
+type Endpoint struct {
+	// Listen is host:port. Empty: the server is off.
+	Listen string
+	// WebConfigFile has TLS and authentication, in the form of Prometheus' own exporters
+	// (exporter-toolkit). It is read again at each connection. Empty: neither.
+	WebConfigFile string
+	// Log takes what is wrong with a WebConfigFile that has changed.
+	Log *zap.Logger
+}
 
 // Bounds of a request and of the server's shutdown.
 const (
@@ -26,24 +42,27 @@ const (
 	closeTimeout   = 2 * time.Second
 )
 
-// Serve serves at listen until ctx ends, then returns nil after the requests under way
-// have ended. It returns an error if it cannot listen there. An empty listen turns
-// the server off: Serve returns nil at once.
+// Serve serves at an endpoint until ctx ends, then returns nil after the requests under way
+// have ended. It returns an error if it cannot listen there. It returns nil at once if the server
+// is off.
 //
 //   - /metrics: the metrics that g gathers, in the Prometheus text format or OpenMetrics.
 //   - /healthz: 200, or 503 with the text of healthy's error. A nil healthy is healthy
 //     while the process answers.
 //   - /readyz: the same with ready.
-func Serve(ctx context.Context, listen string, g prometheus.Gatherer, healthy, ready func() error) error {
-	if listen == "" {
+func Serve(ctx context.Context, e Endpoint, g prometheus.Gatherer, healthy, ready func() error) error {
+	if e.Listen == "" {
 		return nil
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", e.Listen)
 	if err != nil {
 		return fmt.Errorf("serve metrics: %w", err)
 	}
-	return serve(ctx, l, Handler(g, healthy, ready))
+	return e.serve(ctx, l, Handler(g, healthy, ready))
 }
+
+// CheckWebConfig returns what is wrong with a web configuration file.
+func CheckWebConfig(file string) error { return web.Validate(file) }
 
 // Handler returns the handler of Serve.
 func Handler(g prometheus.Gatherer, healthy, ready func() error) http.Handler {
@@ -75,13 +94,14 @@ func answer(w http.ResponseWriter, code int, text string) {
 }
 
 // serve owns l.
-func serve(ctx context.Context, l net.Listener, h http.Handler) error {
+func (e Endpoint) serve(ctx context.Context, l net.Listener, h http.Handler) error {
+	defer l.Close() // in case that the web configuration cannot be used
 	s := &http.Server{
 		Handler: h, ReadHeaderTimeout: requestTimeout, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- s.Serve(l) }()
+	go func() { ended <- e.accept(s, l) }()
 	select {
 	case err := <-ended:
 		return fmt.Errorf("serve metrics at %s: %w", l.Addr(), err)
@@ -101,6 +121,15 @@ func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 		return fmt.Errorf("stop serving metrics at %s: %w", l.Addr(), err)
 	}
 	return nil
+}
+
+// accept serves connections until s is shut down.
+func (e Endpoint) accept(s *http.Server, l net.Listener) error {
+	if e.WebConfigFile == "" {
+		return s.Serve(l)
+	}
+	log := slog.New(logr.ToSlogHandler(zapr.NewLogger(e.Log)))
+	return web.Serve(l, s, &web.FlagConfig{WebConfigFile: &e.WebConfigFile}, log)
 }
 
 // Bool returns the value of a gauge that is either 1 or 0.

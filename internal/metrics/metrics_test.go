@@ -18,6 +18,10 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func start(t *testing.T, h http.Handler) (url string, stop func() error) {
+	return startAt(t, Endpoint{}, h)
+}
+
+func startAt(t *testing.T, e Endpoint, h http.Handler) (url string, stop func() error) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -25,7 +29,7 @@ func start(t *testing.T, h http.Handler) (url string, stop func() error) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- serve(ctx, l, h) }()
+	go func() { done <- e.serve(ctx, l, h) }()
 	return "http://" + l.Addr().String(), func() error {
 		cancel()
 		http.DefaultClient.CloseIdleConnections()
@@ -101,7 +105,7 @@ func TestServesMetricsAndHealth(t *testing.T) {
 }
 
 func TestOffWhenThereIsNoAddress(t *testing.T) {
-	if err := Serve(t.Context(), "", prometheus.NewRegistry(), nil, nil); err != nil {
+	if err := Serve(t.Context(), Endpoint{}, prometheus.NewRegistry(), nil, nil); err != nil {
 		t.Error(err)
 	}
 }
@@ -112,7 +116,7 @@ func TestAnAddressThatIsTakenIsAnError(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	err = Serve(t.Context(), l.Addr().String(), prometheus.NewRegistry(), nil, nil)
+	err = Serve(t.Context(), Endpoint{Listen: l.Addr().String()}, prometheus.NewRegistry(), nil, nil)
 	if err == nil || !strings.Contains(err.Error(), l.Addr().String()) {
 		t.Errorf("Serve = %v, want an error that names the address", err)
 	}

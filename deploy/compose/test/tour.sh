@@ -50,7 +50,8 @@ eventually 30 wrote 215
 say "the Deployment runs, the Device is online"
 kubectl logs deployment/web --tail=1
 eventually 60 scraped petiole_bridge_leader
-say "Prometheus scrapes the bridge"
+eventually 60 scraped petiole_leaf_link_up
+say "Prometheus scrapes bridge and leaf"
 
 reach hub 7422 || fail "the gateway does not reach the hub"
 api=$(docker inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$(compose ps -q controlplane)")

@@ -18,6 +18,7 @@ const (
 	hostHub          = "hub"
 	hostControlPlane = "controlplane"
 	hostBridge       = "bridge"
+	hostGateway      = "gateway"
 )
 
 // Cloud is the folder of all that the parts in the cloud read. They have it at the same path.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/petiole-io/petiole/bridge"
 	"github.com/petiole-io/petiole/internal/lab/compose"
+	"github.com/petiole-io/petiole/internal/metrics"
 )
 
 const repository = "../../.."
@@ -40,6 +41,30 @@ func TestSecondInitChangesNothing(t *testing.T) {
 	}
 	if err := cfg.Validate(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestMetricsAreForPrometheusAlone: the gateway has no key of a client, Prometheus none of the gateway.
+func TestMetricsAreForPrometheusAlone(t *testing.T) {
+	cloud, gateway, prometheus := compose.Cloud{Dir: t.TempDir(), Assets: repository}, t.TempDir(), t.TempDir()
+	for range 2 {
+		if err := cloud.ShareMetrics(gateway, prometheus); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := metrics.CheckWebConfig(filepath.Join(gateway, "web.yaml")); err != nil {
+		t.Error(err)
+	}
+	for dir, want := range map[string][]string{
+		gateway: {"ca.crt", "gateway.crt", "gateway.key", "web.yaml"}, prometheus: {"ca.crt", "prometheus.crt", "prometheus.key"},
+	} {
+		var has []string
+		for path := range contents(t, dir) {
+			has = append(has, filepath.Base(path))
+		}
+		if slices.Sort(has); !slices.Equal(has, want) {
+			t.Errorf("files %q, want %q", has, want)
+		}
 	}
 }
 
@@ -88,7 +113,7 @@ func TestGatewayIsInNoNetworkOfTheControlPlane(t *testing.T) {
 			t.Errorf("service %s is privileged", name)
 		}
 	}
-	for _, host := range []string{"hub", "bridge", "registry", "modbus"} {
+	for _, host := range []string{"hub", "bridge", "registry", "modbus", "gateway"} {
 		if _, ok := file.Services[host]; !ok {
 			t.Errorf("no service %s, whose name is a host in the configuration", host)
 		}

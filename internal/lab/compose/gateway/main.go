@@ -33,6 +33,7 @@ func main() {
 	inside := flag.Bool("inside", false, "the container is prepared")
 	flag.StringVar(&g.url, "url", "tls://hub:7422", "`URL` of the hub's leaf listener")
 	flag.StringVar(&g.token, "token", "/var/lib/join/token", "`file` of the join token")
+	flag.StringVar(&g.web, "web-config", "/var/lib/join/web.yaml", "web configuration `file` of the leaf's metrics")
 	flag.StringVar(&g.images, "images", "registry:5000", "host and port of the registry with the lab's images")
 	flag.StringVar(&g.slave, "modbus", "modbus:502", "host and port of the Modbus slave")
 	flag.Parse()

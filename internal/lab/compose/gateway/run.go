@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -47,7 +48,7 @@ evictionHard:
 `
 
 // gateway holds the arguments.
-type gateway struct{ url, token, images, slave string }
+type gateway struct{ url, token, web, images, slave string }
 
 // run blocks until ctx ends, or one of the programs does.
 func (g gateway) run(ctx context.Context) error {
@@ -133,7 +134,7 @@ func (g gateway) join(ctx context.Context) error {
 	case err != nil:
 		return err
 	case done:
-		return configureKubelet()
+		return g.configure()
 	}
 	token, err := os.ReadFile(g.token)
 	if err != nil {
@@ -144,7 +145,47 @@ func (g gateway) join(ctx context.Context) error {
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("leaf join: %w", err)
 	}
-	return configureKubelet()
+	return g.configure()
+}
+
+// configure adds to what `leaf join` has written what a gateway in a container needs.
+func (g gateway) configure() error {
+	return errors.Join(g.configureMetrics(), configureKubelet())
+}
+
+// configureMetrics has the leaf serve its metrics in the network of the site, too.
+func (g gateway) configureMetrics() error {
+	config, err := os.ReadFile(leafYAML)
+	if err != nil {
+		return fmt.Errorf("read the configuration of the leaf: %w", err)
+	}
+	changed, err := withMetrics(string(config), g.web)
+	if err != nil {
+		return err
+	}
+	if err := render.Secret(leafYAML, []byte(changed)); err != nil {
+		return fmt.Errorf("write the configuration of the leaf: %w", err)
+	}
+	return nil
+}
+
+// withMetrics returns a leaf.yaml that serves the metrics at all addresses, as a web configuration
+// file says, of the one that `leaf join` has written.
+func withMetrics(config, web string) (string, error) {
+	file := "\n  webConfigFile: " + web
+	if strings.Contains(config, file) {
+		return config, nil
+	}
+	for _, r := range []struct{ from, to string }{
+		{"\n  listen: 127.0.0.1:10443", "\n  listen: 0.0.0.0:10443"},
+		{"\n  webConfigFile: \"\"", file},
+	} {
+		if strings.Count(config, r.from) != 1 {
+			return "", fmt.Errorf("%s does not have %q once", leafYAML, r.from)
+		}
+		config = strings.Replace(config, r.from, r.to, 1)
+	}
+	return config, nil
 }
 
 func configureKubelet() error {
