@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -59,8 +60,12 @@ func (o *output) printer() (printers.ResourcePrinter, error) {
 
 // table prints rows as kubectl does.
 func (s *session) table(o *output, columns []metav1.TableColumnDefinition, rows []metav1.TableRow) error {
+	return printTable(o, columns, rows, s.Out)
+}
+
+func printTable(o *output, columns []metav1.TableColumnDefinition, rows []metav1.TableRow, to io.Writer) error {
 	p := printers.NewTablePrinter(printers.PrintOptions{Wide: o.format() == "wide", NoHeaders: o.noHeaders})
-	return p.PrintObj(&metav1.Table{ColumnDefinitions: columns, Rows: rows}, s.Out)
+	return p.PrintObj(&metav1.Table{ColumnDefinitions: columns, Rows: rows}, to)
 }
 
 func column(name string) metav1.TableColumnDefinition {

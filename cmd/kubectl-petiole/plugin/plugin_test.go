@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -31,6 +32,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type apiServer struct {
 	t     *testing.T
 	pages []v1alpha1.BacklogStatus
+	// context is that of the commands, nil for that of the test.
+	context context.Context
 
 	mu        sync.Mutex
 	asked     []v1alpha1.BacklogSpec
@@ -128,7 +131,11 @@ func (a *apiServer) startWith(server *httptest.Server) func(args ...string) (cod
 		if args[0] == completer {
 			name, args = completer, args[1:]
 		}
-		code := Run(a.t.Context(), name, append([]string{"--kubeconfig", kubeconfig, "--context", "x"}, args...), genericiooptions.IOStreams{In: os.Stdin, Out: &out, ErrOut: &errOut})
+		ctx := a.context
+		if ctx == nil {
+			ctx = a.t.Context()
+		}
+		code := Run(ctx, name, append([]string{"--kubeconfig", kubeconfig, "--context", "x"}, args...), genericiooptions.IOStreams{In: os.Stdin, Out: &out, ErrOut: &errOut})
 		http.DefaultClient.CloseIdleConnections()
 		return code, out.String(), errOut.String()
 	}

@@ -3,6 +3,7 @@ package plugin
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"text/tabwriter"
 
@@ -15,24 +16,39 @@ import (
 
 func newStatusCommand(s *session) *cobra.Command {
 	var o *output
+	var watch bool
 	cmd := &cobra.Command{
 		Use:   "status [SITE]",
 		Short: "Show the state of sites: stored, applied, observed",
 		Long: `Show how far sites are behind the API server, at the three levels of acknowledgement:
 stored (on the site's disk), applied (by the site's node API), observed (the status is
-back in the API). For Events use: kubectl events --for site/NAME.`,
+back in the API). For Events use: kubectl events --for site/NAME.
+
+On a terminal the state is coloured: green is as it should be, yellow is catching up, red needs
+somebody. The environment variable NO_COLOR switches that off.`,
 		Example: `  # All sites
   kubectl petiole status
 
   # One site in full
-  kubectl petiole status plant-a`,
+  kubectl petiole status plant-a
+
+  # How sites catch up, until Ctrl-C
+  kubectl petiole status --watch`,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: s.completeSites(true),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if watch {
+				c, err := s.client()
+				if err != nil {
+					return err
+				}
+				return watchSites(cmd.Context(), s, c, o, strings.Join(args, ""))
+			}
 			return s.status(cmd.Context(), o, args)
 		},
 	}
 	o = newOutput(cmd)
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "Show the table again when the state changes, with how far sites have caught up, until interrupted")
 	return cmd
 }
 
@@ -84,10 +100,25 @@ func (s *session) printSites(o *output, all *v1alpha1.SiteList, leader string) e
 		_, err := fmt.Fprintln(s.ErrOut, "No sites found.")
 		return err
 	}
+	if err := siteTable(s, o, all, nil, s.Out); err != nil || o.noHeaders {
+		return err
+	}
+	_, err := fmt.Fprintf(s.ErrOut, "\n%s\n", sentence(leader))
+	return err
+}
+
+// siteTable writes a table of sites, coloured if the output is a terminal. It has a column of how far
+// they have caught up if known is not nil.
+func siteTable(s *session, o *output, all *v1alpha1.SiteList, known *progress, to io.Writer) error {
 	columns := []metav1.TableColumnDefinition{
 		column("Name"), column("Connected"), column("Since"), column("Pending"), column("Oldest"), column("Unapplied"), column("Unobserved"), column("State"),
-		wide("Nodes"), wide("Last-Ack"), wide("Checked"), wide("Resync"), wide("Version"),
 	}
+	if known != nil {
+		columns = append(columns, column("Progress"))
+	}
+	columns = append(columns,
+		wide("Nodes"), wide("Last-Ack"), wide("Checked"), wide("Resync"), wide("Version"),
+	)
 	var rows []metav1.TableRow
 	for i := range all.Items {
 		site := &all.Items[i]
@@ -99,17 +130,54 @@ func (s *session) printSites(o *output, all *v1alpha1.SiteList, leader string) e
 		if st.Resync != nil {
 			resync = age(&st.Resync.Time)
 		}
-		rows = append(rows, metav1.TableRow{Cells: []any{
+		cells := []any{
 			site.Name, fmt.Sprint(st.Connected), age(st.Since), fmt.Sprint(st.Pending), age(st.OldestPending),
 			fmt.Sprint(st.Unapplied), fmt.Sprint(st.Unobserved), state(st),
-			fmt.Sprint(st.Nodes), age(st.LastAck), checked, resync, orNone(st.Version),
-		}})
+		}
+		if known != nil {
+			cells = append(cells, known.bar(site))
+		}
+		rows = append(rows, metav1.TableRow{Cells: append(cells, fmt.Sprint(st.Nodes), age(st.LastAck), checked, resync, orNone(st.Version))})
 	}
-	if err := s.table(o, columns, rows); err != nil || o.noHeaders {
+	var table strings.Builder
+	if err := printTable(o, columns, rows, &table); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(s.ErrOut, "\n%s\n", sentence(leader))
+	text := table.String()
+	if t := terminalOf(s.Out); t != nil && t.coloured && !o.noHeaders {
+		text = paint(text, "STATE", colourOfState)
+	}
+	_, err := io.WriteString(to, text)
 	return err
+}
+
+// colourOfState returns the colour of what state returns.
+func colourOfState(cell string) colour {
+	switch cell {
+	case "OK":
+		return green
+	case "Unknown", "":
+		return yellow
+	}
+	for reason := range strings.SplitSeq(cell, ",") {
+		switch reason {
+		case v1alpha1.ReasonUnpublished, v1alpha1.ReasonPending, v1alpha1.ReasonUnapplied, v1alpha1.ReasonDiffers, v1alpha1.ReasonNotConfirmed, v1alpha1.ReasonSamplesThinned:
+		default:
+			return red
+		}
+	}
+	return yellow
+}
+
+// colourOfStatus returns the colour of the status of a condition.
+func colourOfStatus(status string) colour {
+	switch metav1.ConditionStatus(status) {
+	case metav1.ConditionTrue:
+		return green
+	case metav1.ConditionFalse:
+		return red
+	}
+	return yellow
 }
 
 // state returns the reasons of the conditions that are not True.
@@ -133,7 +201,8 @@ func state(st *v1alpha1.SiteStatus) string {
 // describe prints one site in full.
 func (s *session) describe(site *v1alpha1.Site, leader string) error {
 	st := &site.Status
-	w := tabwriter.NewWriter(s.Out, 0, 8, 2, ' ', 0)
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
 	line := func(key, format string, args ...any) { fmt.Fprintf(w, key+":\t"+format+"\n", args...) }
 	line("Name", "%s", site.Name)
 	if site.Spec.Description != "" {
@@ -170,7 +239,15 @@ func (s *session) describe(site *v1alpha1.Site, leader string) error {
 	for _, c := range st.Conditions {
 		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", c.Type, c.Status, age(&c.LastTransitionTime), c.Reason, c.Message)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	shown := text.String()
+	if t := terminalOf(s.Out); t != nil && t.coloured {
+		shown = paint(shown, "STATUS", colourOfStatus)
+	}
+	_, err := io.WriteString(s.Out, shown)
+	return err
 }
 
 // ofBudget names the budget of a link, if it has one.
