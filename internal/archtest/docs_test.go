@@ -121,28 +121,90 @@ func TestOperationsNamesLogMessagesThatExist(t *testing.T) {
 }
 
 // normalReasons are the reasons of conditions that need nobody.
-var normalReasons = []string{"AccountStored", "AsExpected", "Heard", "Reserved", "UpToDate"}
+var normalReasons = []string{"AccountStored", "AsExpected", "Heard", "Reserved", "SiteHeard", "UpToDate"}
 
-// An operator finds what to do for each reason that a condition of a Site can have.
+// An operator finds what to do for each reason that a condition of a Site or a Node, or the state of a
+// device, can have by the bridge.
 func TestOperationsHasEveryReason(t *testing.T) {
 	text, err := os.ReadFile("../../docs/operations.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	reason, reasons := regexp.MustCompile(`(?m)^\t(?:Reason|Degraded)\w+ += "(\w+)"`), 0
-	for _, source := range []string{"../../bridge/api/v1alpha1/condition.go", "../../streams/presence.go"} {
-		code, err := os.ReadFile(source)
+	symptoms, _, _ := strings.Cut(string(text), "\n## ")
+	reason, reasons := regexp.MustCompile(`(?:\b(?:[Rr]eason|Degraded)\w+ += |\bReason: )"(\w+)"`), 0
+	for _, source := range []string{
+		"bridge/api/v1alpha1/condition.go", "streams/presence.go", "bridge/orphans/mark.go", "bridge/writeback/placement.go", "bridge/writeback/nodes.go",
+	} {
+		code, err := os.ReadFile("../../" + source)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, m := range reason.FindAllStringSubmatch(string(code), -1) {
+		found := reason.FindAllStringSubmatch(string(code), -1)
+		if len(found) == 0 {
+			t.Errorf("%s has no reasons", source)
+		}
+		for _, m := range found {
 			reasons++
-			if !slices.Contains(normalReasons, m[1]) && !strings.Contains(string(text), m[1]) {
-				t.Errorf("docs/operations.md has no action for %s", m[1])
+			if !slices.Contains(normalReasons, m[1]) && !strings.Contains(symptoms, m[1]) {
+				t.Errorf("docs/operations.md has no symptom for %s of %s", m[1], source)
 			}
 		}
 	}
 	if reasons < 30 {
 		t.Errorf("%d reasons were found", reasons)
+	}
+}
+
+// Whoever is called by an alert finds what to look at.
+func TestOperationsHasEveryAlert(t *testing.T) {
+	text, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules, err := os.ReadFile("../../deploy/kubernetes/alerts.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	alerts := regexp.MustCompile(`(?m)^ *- alert: (\w+)$`).FindAllStringSubmatch(string(rules), -1)
+	if len(alerts) < 10 {
+		t.Errorf("%d alerts were found", len(alerts))
+	}
+	for _, a := range alerts {
+		if !strings.Contains(string(text), "\n| `"+a[1]+"` | ") {
+			t.Errorf("docs/operations.md has no row for the alert %s", a[1])
+		}
+	}
+}
+
+// A row that belongs to another table has another number of cells, and its last ones are not shown.
+func TestRowsFitTheirTables(t *testing.T) {
+	list, err := exec.Command("git", "-C", "../..", "ls-files", "--cached", "--others", "--exclude-standard", "*.md").Output()
+	if err != nil {
+		t.Fatalf("list documents: %v", err)
+	}
+	code, rows := regexp.MustCompile("`[^`]*`"), 0
+	for _, file := range strings.Fields(string(list)) {
+		text, err := os.ReadFile("../../" + file)
+		if err != nil {
+			continue // deleted and not committed yet
+		}
+		want := 0
+		for i, line := range strings.Split(string(text), "\n") {
+			if !strings.HasPrefix(line, "|") {
+				want = 0
+				continue
+			}
+			rows++
+			cells := strings.Count(strings.ReplaceAll(code.ReplaceAllString(line, ""), `\|`, ""), "|")
+			if want == 0 {
+				want = cells
+			}
+			if cells != want {
+				t.Errorf("%s:%d: %d cells in a table of %d", file, i+1, cells-1, want-1)
+			}
+		}
+	}
+	if rows < 300 {
+		t.Errorf("%d rows were found", rows)
 	}
 }
