@@ -51,7 +51,7 @@ func TestJoin(t *testing.T) {
 		for name, test := range map[string]func(*testing.T, *cloud, *jointest.Machine){
 			"Again": joinResetJoin, "WithoutSystemd": withoutSystemd, "BadTokensAndURLs": badTokensAndURLs, "ExpiredToken": expiredToken,
 			"RefusedByTheBridge": refusedByTheBridge, "FalseHub": falseHub, "ClockOf1970": clockOf1970, "Preflight": preflight,
-			"ForeignFilesStay": foreignFilesStay, "HubIsDown": hubIsDown, "AnswerIsLost": answerIsLost, "FullDisk": fullDisk, "ClonedDisk": clonedDisk,
+			"ForeignFilesStay": foreignFilesStay, "HubIsDown": hubIsDown, "AnswerIsLost": answerIsLost, "FullDisk": fullDisk, "NearlyFullDisks": nearlyFullDisks, "ClonedDisk": clonedDisk,
 			"KilledAnywhere": killedAnywhere, "TwoAtOnce": twoAtOnce, "NoBridge": noBridge, "ClockAhead": clockAhead, "PastedToken": pastedToken,
 			"WebSocket": webSocket, "Proxy": proxy, "BadProxies": badProxies,
 		} {
@@ -539,19 +539,19 @@ func answerIsLost(t *testing.T, c *cloud, m *jointest.Machine) {
 	}
 }
 
-// smallDisk mounts a disk for the configuration of a machine. Needs root.
-func smallDisk(t *testing.T, m *jointest.Machine, kilobytes string) {
+// smallDisk mounts a disk for a folder of a machine. Needs root.
+func smallDisk(t *testing.T, dir, kilobytes string) {
 	t.Helper()
-	must(t, os.MkdirAll(m.ConfigDir, 0o700))
-	if err := syscall.Mount("tmpfs", m.ConfigDir, "tmpfs", 0, "size="+kilobytes+"k"); err != nil {
+	must(t, os.MkdirAll(dir, 0o700))
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+kilobytes+"k"); err != nil {
 		t.Fatalf("mount a small disk (needs root): %v", err)
 	}
-	t.Cleanup(func() { must(t, syscall.Unmount(m.ConfigDir, syscall.MNT_DETACH)) })
+	t.Cleanup(func() { must(t, syscall.Unmount(dir, syscall.MNT_DETACH)) })
 }
 
-// fill writes to the disk of the configuration until it is full.
-func fill(t *testing.T, m *jointest.Machine) {
-	f, err := os.Create(filepath.Join(m.ConfigDir, "fill"))
+// fill writes to the disk of a folder until it is full.
+func fill(t *testing.T, dir string) {
+	f, err := os.Create(filepath.Join(dir, "fill"))
 	if err != nil {
 		t.Error(err)
 		return
@@ -569,8 +569,8 @@ func fill(t *testing.T, m *jointest.Machine) {
 func fullDisk(t *testing.T, c *cloud, m *jointest.Machine) {
 	up(t, m)
 	token := c.token(time.Hour)
-	smallDisk(t, m, "1500")
-	fill(t, m)
+	smallDisk(t, m.ConfigDir, "1500")
+	fill(t, m.ConfigDir)
 	o := m.Options(c.url(), token)
 	failed(t, join.Run(t.Context(), m.Machine, o), "no space left on device", "nothing was changed")
 	if left := files(t, m); !slices.Equal(left, []string{"fill"}) || c.asked.Load() > 0 {
@@ -582,12 +582,43 @@ func fullDisk(t *testing.T, c *cloud, m *jointest.Machine) {
 	must(t, os.Remove(filepath.Join(m.ConfigDir, "fill")))
 	accept := c.answer
 	c.answer = func(r wire.Received) wire.Answer {
-		fill(t, m)
+		fill(t, m.ConfigDir)
 		return accept(r)
 	}
 	must(t, join.Run(t.Context(), m.Machine, o))
 	must(t, os.Remove(filepath.Join(m.ConfigDir, "fill")))
 	complete(t, m)
+}
+
+// nearlyFullDisks: on a disk on which the kubelet would run no pods a gateway joins, for its devices,
+// and says so.
+func nearlyFullDisks(t *testing.T, c *cloud, m *jointest.Machine) {
+	kubelet, images := filepath.Join(m.Root, "var/lib/kubelet"), filepath.Join(m.Root, "var/lib/containers")
+	var said []string
+	warnings := func() (n int) {
+		o := m.Options(c.url(), c.token(time.Hour))
+		o.IgnorePreflight, o.NoStart, said = nil, true, nil
+		o.Progress = func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }
+		must(t, join.Run(t.Context(), m.Machine, o))
+		must(t, join.Reset(t.Context(), m.Machine, true, o.Progress))
+		for _, line := range said {
+			if strings.HasPrefix(line, "warning: [Disk] the disk of "+m.Root) && strings.Contains(line, "evictionHard in "+m.ConfigDir) {
+				n++
+			}
+		}
+		return n
+	}
+	smallDisk(t, kubelet, "1500")
+	smallDisk(t, images, "1500")
+	m.Runtime.Images = images
+	if n := warnings(); n != 0 {
+		t.Errorf("%d warnings of empty disks: %q", n, said)
+	}
+	fill(t, kubelet)
+	fill(t, images)
+	if n := warnings(); n != 2 {
+		t.Errorf("%d warnings of full disks, want 2: %q", n, said)
+	}
 }
 
 // clonedDisk: of two machines with one disk the second is not let in, and is told what to do.

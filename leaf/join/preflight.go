@@ -56,6 +56,13 @@ func (p *problems) add(check, format string, args ...any) {
 	p.list = append(p.list, line)
 }
 
+// warn prints what keeps nobody from joining.
+func (p *problems) warn(check, format string, args ...any) {
+	if !slices.Contains(p.ignored, check) {
+		p.log("warning: [%s] %s", check, fmt.Sprintf(format, args...))
+	}
+}
+
 // err returns one error with a line for each problem.
 func (p *problems) err() error {
 	if len(p.list) == 0 {
@@ -77,6 +84,7 @@ func (m Machine) preflight(ctx context.Context, token join.Token, endpoint strin
 	info := m.checkRuntime(ctx, endpoint, p)
 	m.checkCgroups(p)
 	m.checkDisk(p)
+	m.checkEviction(info, p)
 	if !running {
 		m.checkPorts(ctx, p)
 	}
@@ -136,16 +144,45 @@ func (m Machine) checkDisk(p *problems) {
 	}
 }
 
+// kubeletDir is where the kubelet keeps its pods.
+const kubeletDir = "/var/lib/kubelet"
+
+// checkEviction warns of a disk on which the kubelet would run no pods. The shares are those of its
+// defaults for evictionHard; the devices of the site need none of them.
+func (m Machine) checkEviction(info runtimeInfo, p *problems) {
+	for _, disk := range []struct {
+		dir     string
+		percent uint64
+	}{{m.Root + kubeletDir, 10}, {info.Images, 15}} {
+		if disk.dir == "" {
+			continue
+		}
+		st, err := statfs(disk.dir)
+		switch {
+		case err != nil:
+			p.warn(checkDisk, "%s: %v", disk.dir, err)
+		case st.Bavail*100 < st.Blocks*disk.percent:
+			p.warn(checkDisk, "the disk of %s has %d %% free, and with less than %d %% the kubelet starts no pods and evicts those that run: make room, or set evictionHard in %s when this gateway has joined",
+				disk.dir, st.Bavail*100/st.Blocks, disk.percent, m.config(kubeletYAML))
+		}
+	}
+}
+
 // freeBytes returns what is free on the disk of a folder, which need not exist yet.
 func freeBytes(dir string) (uint64, error) {
+	st, err := statfs(dir)
+	return st.Bavail * uint64(st.Bsize), err
+}
+
+// statfs describes the disk of a folder, which need not exist yet.
+func statfs(dir string) (st syscall.Statfs_t, err error) {
 	for {
-		var st syscall.Statfs_t
 		err := syscall.Statfs(dir, &st)
 		if err == nil {
-			return st.Bavail * uint64(st.Bsize), nil
+			return st, nil
 		}
 		if !errors.Is(err, os.ErrNotExist) || dir == filepath.Dir(dir) {
-			return 0, fmt.Errorf("free space: %w", err)
+			return st, fmt.Errorf("free space: %w", err)
 		}
 		dir = filepath.Dir(dir)
 	}

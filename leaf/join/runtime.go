@@ -23,6 +23,8 @@ type runtimeInfo struct {
 	// Endpoint is its socket, a URL.
 	Endpoint     string
 	CgroupDriver string
+	// Images is the folder of the disk that has the images; empty: the runtime does not tell.
+	Images string
 }
 
 // checkRuntime asks the container runtime whether it is ready. endpoint is empty, a path, or a URL
@@ -34,7 +36,7 @@ func (m Machine) checkRuntime(ctx context.Context, endpoint string, p *problems)
 			path = m.Root + known
 		}
 	}
-	info := runtimeInfo{"unix://" + cmp.Or(path, m.Root+runtimeEndpoints[0]), m.defaultCgroupDriver()}
+	info := runtimeInfo{Endpoint: "unix://" + cmp.Or(path, m.Root+runtimeEndpoints[0]), CgroupDriver: m.defaultCgroupDriver()}
 	if path == "" {
 		p.add(checkRuntime, "there is no container runtime (%s): install and start CRI-O or containerd, or name its socket with --runtime-endpoint", strings.Join(runtimeEndpoints, ", "))
 		return info
@@ -66,6 +68,9 @@ func (m Machine) checkRuntime(ctx context.Context, endpoint string, p *problems)
 	}
 	if cfg, err := client.RuntimeConfig(ctx, &runtimeapi.RuntimeConfigRequest{}); err == nil {
 		info.CgroupDriver = strings.ToLower(cfg.GetLinux().GetCgroupDriver().String())
+	}
+	if fs, err := runtimeapi.NewImageServiceClient(conn).ImageFsInfo(ctx, &runtimeapi.ImageFsInfoRequest{}); err == nil && len(fs.GetImageFilesystems()) > 0 {
+		info.Images = fs.GetImageFilesystems()[0].GetFsId().GetMountpoint()
 	}
 	return info
 }

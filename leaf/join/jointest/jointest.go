@@ -41,8 +41,19 @@ type Machine struct {
 // Runtime is the container runtime.
 type Runtime struct {
 	runtimeapi.UnimplementedRuntimeServiceServer
+	runtimeapi.UnimplementedImageServiceServer
 	// NoNetwork makes it report that it has no pod network.
 	NoNetwork bool
+	// Images is the folder of its images, empty if it does not tell.
+	Images string
+}
+
+// ImageFsInfo implements runtimeapi.ImageServiceServer.
+func (r *Runtime) ImageFsInfo(context.Context, *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
+	if r.Images == "" {
+		return &runtimeapi.ImageFsInfoResponse{}, nil
+	}
+	return &runtimeapi.ImageFsInfoResponse{ImageFilesystems: []*runtimeapi.FilesystemUsage{{FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: r.Images}}}}, nil
 }
 
 // Status implements runtimeapi.RuntimeServiceServer.
@@ -88,6 +99,7 @@ func New(t testing.TB, host string) *Machine {
 	}
 	s := grpc.NewServer()
 	runtimeapi.RegisterRuntimeServiceServer(s, m.Runtime)
+	runtimeapi.RegisterImageServiceServer(s, m.Runtime)
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
