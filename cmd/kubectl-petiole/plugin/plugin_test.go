@@ -232,7 +232,7 @@ func TestStatus(t *testing.T) {
 		t.Errorf("code %d\n%s%s", code, out, errOut)
 	}
 	code, out, _ = run("status", "plant-a")
-	for _, want := range []string{"true, for 60m", "2 objects pending, the oldest for 3m", "Synced", "no bridge leads"} {
+	for _, want := range []string{"true, for 60m", "2 objects pending, the oldest for 3m; no acknowledgement yet", "Synced", "no bridge leads"} {
 		if code != 0 || !strings.Contains(out, want) {
 			t.Errorf("code %d, no %q in\n%s", code, want, out)
 		}

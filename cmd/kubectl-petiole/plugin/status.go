@@ -208,9 +208,9 @@ func (s *session) describe(site *v1alpha1.Site, leader string) error {
 	if site.Spec.Description != "" {
 		line("Description", "%s", site.Spec.Description)
 	}
-	line("Connected", "%t, for %s", st.Connected, age(st.Since))
+	line("Connected", "%t%s", st.Connected, phrase(", for %s", st.Since, ""))
 	line("Nodes", "%d", st.Nodes)
-	line("Stored", "%d objects pending, the oldest for %s; last acknowledgement %s ago", st.Pending, age(st.OldestPending), age(st.LastAck))
+	line("Stored", "%d objects pending%s; %s", st.Pending, phrase(", the oldest for %s", st.OldestPending, ""), phrase("last acknowledgement %s ago", st.LastAck, "no acknowledgement yet"))
 	line("Applied", "%d stored messages not applied", st.Unapplied)
 	line("Observed", "%d pods and devices not observed", st.Unobserved)
 	line("Upward", "%d reports and %d records wait at the site; %d dropped", st.ReportedPending, st.TelemetryPending, st.Dropped)
@@ -248,6 +248,14 @@ func (s *session) describe(site *v1alpha1.Site, leader string) error {
 	}
 	_, err := io.WriteString(s.Out, shown)
 	return err
+}
+
+// phrase puts the time since t into a format, or returns otherwise if t is not known.
+func phrase(format string, t *metav1.Time, otherwise string) string {
+	if t == nil || t.IsZero() {
+		return otherwise
+	}
+	return fmt.Sprintf(format, age(t))
 }
 
 // ofBudget names the budget of a link, if it has one.
