@@ -47,7 +47,7 @@ func (m module) key(pkg string) string { return m.dir + " " + pkg }
 // command returns the go command's words that build the programs.
 func (m module) command() []string {
 	if m.tests {
-		return []string{"test", "-c"}
+		return []string{"test", "-c", "-vet=off"} // its packages are upstream's
 	}
 	return []string{"build"}
 }
@@ -109,6 +109,7 @@ var modules = []module{
 		programs: []program{
 			{name: "ginkgo", pkg: "github.com/onsi/ginkgo/v2/ginkgo", extra: true},
 			{name: "nonewprivs", pkg: "k8s.io/kubernetes/test/images/nonewprivs", extra: true},
+			{name: "sample-device-plugin", pkg: "k8s.io/kubernetes/test/images/sample-device-plugin", extra: true},
 			{name: "regression-issue-74839", pkg: "k8s.io/kubernetes/test/images/regression-issue-74839", extra: true},
 			{
 				name: "agnhost", pkg: "k8s.io/kubernetes/test/images/agnhost", extra: true,
