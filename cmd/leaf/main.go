@@ -12,12 +12,14 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/internal/configfile"
+	"github.com/petiole-io/petiole/internal/pages"
 	"github.com/petiole-io/petiole/internal/version"
 	"github.com/petiole-io/petiole/leaf"
 )
@@ -108,15 +110,17 @@ func runLeaf(ctx context.Context, path string) error {
 	}
 	l := leaf.New(cfg, version.String(), log)
 	ctx, stop := context.WithCancel(ctx)
-	reloading := make(chan struct{})
-	go func() {
-		defer close(reloading)
-		reload(ctx, hangups, l, path, log)
-	}()
+	var beside sync.WaitGroup
+	beside.Go(func() { reload(ctx, hangups, l, path, log) })
+	beside.Go(func() {
+		if err := pages.ReleaseOnceStarted(ctx); err != nil {
+			log.Warn("pages of the program stay in memory", zap.Error(err))
+		}
+	})
 	err = l.Run(ctx)
 	ended := ctx.Err() != nil
 	stop()
-	<-reloading
+	beside.Wait()
 	if err != nil && !ended {
 		log.Error("leaf stopped", zap.Error(err))
 		return exitError{1, errReported}
