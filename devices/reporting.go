@@ -2,6 +2,7 @@ package devices
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -140,12 +141,16 @@ func stateReportingOf(d *v1beta1.Device, config Settings) (StateReporting, error
 
 // split separates the named settings from the others.
 func (s Settings) split(names ...string) (named, rest Settings) {
-	named, rest = Settings{}, Settings{}
+	named, rest = Settings{}, s
 	for k, v := range s {
 		if slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, k) }) {
 			named[k] = v
-		} else {
-			rest[k] = v
+		}
+	}
+	if len(named) > 0 {
+		rest = maps.Clone(s)
+		for k := range named {
+			delete(rest, k)
 		}
 	}
 	return named, rest

@@ -71,8 +71,8 @@ func resolvePoints(d *v1beta1.Device, m *v1beta1.DeviceModel, protocol string, o
 	for i := range m.Spec.Properties {
 		models[m.Spec.Properties[i].Name] = &m.Spec.Properties[i]
 	}
-	var points []Point
-	used := map[string]bool{}
+	points := make([]Point, 0, len(d.Spec.Properties))
+	used := make(map[string]bool, len(d.Spec.Properties))
 	for i := range d.Spec.Properties {
 		p := &d.Spec.Properties[i]
 		point, warnings, problem := resolvePoint(protocol, own, p, models[p.Name])

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -32,19 +33,23 @@ func Merge(layers ...map[string]any) Settings {
 	return s
 }
 
+// mostNames is what the names of a property take, so that their list grows seldom.
+const mostNames = 72
+
 // Reader reads settings and collects errors, so that all invalid settings are reported at
 // once. A setting has a name and aliases; the first one present is used.
 type Reader struct {
-	s    Settings
+	s Settings
+	// seen are the keys of s that were looked up.
 	seen map[string]bool
 	// names are the names that were looked up, as the documentation spells them.
-	names map[string]bool
+	names []string
 	errs  []error
 }
 
 // Read returns a Reader of the settings.
 func (s Settings) Read() *Reader {
-	return &Reader{s: s, seen: map[string]bool{}, names: map[string]bool{}}
+	return &Reader{s: s, seen: make(map[string]bool, len(s)), names: make([]string, 0, mostNames)}
 }
 
 // Err joins all errors; nil if there are none.
@@ -60,6 +65,13 @@ func (r *Reader) Unread() []string {
 	}
 	sort.Strings(keys)
 	return keys
+}
+
+// Known returns the names that were looked up so far, as the documentation spells them.
+func (r *Reader) Known() []string {
+	slices.Sort(r.names)
+	r.names = slices.Compact(r.names)
+	return r.names
 }
 
 // Has reports whether one of the names is set.
@@ -235,10 +247,18 @@ func (r *Reader) fail(name string, v any, what string) {
 }
 
 func (r *Reader) lookup(names []string) (value any, name string, ok bool) {
+	r.names = append(r.names, names...)
+	var room [32]byte // a gateway looks up some hundred thousand names when it starts
 	for _, n := range names {
-		k := strings.ToLower(n)
-		r.seen[k], r.names[n] = true, true
-		if v, found := r.s[k]; found && !ok && v != nil {
+		k := room[:0]
+		for i := range len(n) {
+			k = append(k, lower(n[i]))
+		}
+		v, found := r.s[string(k)]
+		if found {
+			r.seen[string(k)] = true
+		}
+		if found && !ok && v != nil {
 			if s, isText := v.(string); isText && strings.TrimSpace(s) == "" {
 				continue // an empty string means not set
 			}
@@ -246,6 +266,14 @@ func (r *Reader) lookup(names []string) (value any, name string, ok bool) {
 		}
 	}
 	return value, name, ok
+}
+
+// lower returns an ASCII letter in lower case.
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		return c + 'a' - 'A'
+	}
+	return c
 }
 
 // ParseBool parses a boolean in the forms that manifests use.

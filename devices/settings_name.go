@@ -1,16 +1,12 @@
 package devices
 
-import (
-	"maps"
-	"slices"
-	"strings"
-)
+import "strings"
 
 // Nearest returns the name of a setting that was looked up and is most like key, empty if
 // none is like it.
 func (r *Reader) Nearest(key string) string {
 	best, least := "", max(2, len(key)/3)+1
-	for _, name := range slices.Sorted(maps.Keys(r.names)) {
+	for _, name := range r.Known() {
 		if d := distance(strings.ToLower(key), strings.ToLower(name)); d < least {
 			best, least = name, d
 		}

@@ -2,7 +2,6 @@ package devices
 
 import (
 	"encoding/hex"
-	"encoding/json"
 	"math"
 	"strconv"
 )
@@ -108,16 +107,22 @@ func (v Value) String() string {
 
 // MarshalJSON encodes numbers as JSON numbers with all their digits (even integers beyond
 // 2^53), bytes as a hexadecimal string, and no value as null.
-func (v Value) MarshalJSON() ([]byte, error) {
+func (v Value) MarshalJSON() ([]byte, error) { return v.appendJSON(nil), nil }
+
+func (v Value) appendJSON(b []byte) []byte {
 	switch v.kind {
 	case None:
-		return []byte("null"), nil
-	case KindBool, KindInt, KindUint:
-		return []byte(v.String()), nil
+		return append(b, "null"...)
+	case KindBool:
+		return strconv.AppendBool(b, v.bits == 1)
+	case KindInt:
+		return strconv.AppendInt(b, int64(v.bits), 10)
+	case KindUint:
+		return strconv.AppendUint(b, v.bits, 10)
 	case KindFloat, KindFloat32:
-		return v.appendFloat(nil), nil
+		return v.appendFloat(b)
 	default:
-		return json.Marshal(v.String())
+		return appendText(b, v.String())
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/petiole-io/petiole/devices"
+	"github.com/petiole-io/petiole/devices/modbus/codec"
 	"github.com/petiole-io/petiole/devices/modbus/plan"
 	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
@@ -60,7 +61,7 @@ type Finding struct {
 // with the same endpoint share a link, devices with the same unit share requests.
 func Describe(defs ...devices.Definition) ([]Plan, []Finding) {
 	var found []Finding
-	pollers := map[pollKey][]point{}
+	pollers := map[pollKey][]*point{}
 	for _, def := range defs {
 		name := def.Device.String()
 		s, points, problems, err := parse(def)
@@ -85,7 +86,7 @@ func Describe(defs ...devices.Definition) ([]Plan, []Finding) {
 	return plans(pollers), found
 }
 
-func plans(pollers map[pollKey][]point) []Plan {
+func plans(pollers map[pollKey][]*point) []Plan {
 	links := map[wire.Endpoint]*Plan{}
 	for _, k := range slices.SortedFunc(maps.Keys(pollers), comparePollers) {
 		e := k.settings.endpoint
@@ -108,9 +109,13 @@ func comparePollers(a, b pollKey) int {
 }
 
 // add adds the requests of a poller to the plan of its link.
-func (p *Plan) add(k pollKey, points []point) {
+func (p *Plan) add(k pollKey, points []*point) {
 	g := newGroup(&k.settings)
-	g.SetPoints(ranges(points))
+	ranges := make([]codec.Range, len(points))
+	for i := range points {
+		ranges[i] = points[i].Range()
+	}
+	g.SetPoints(ranges)
 	g.Refresh(time.Now())
 	if n := len(p.Classes); n == 0 || p.Classes[n-1].Period != k.period {
 		p.Classes = append(p.Classes, Class{Period: k.period})

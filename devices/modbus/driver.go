@@ -67,7 +67,7 @@ func parse(def devices.Definition) (*settings, []point, []devices.Problem, error
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("protocol config: %w", err)
 	}
-	var points []point
+	points := make([]point, 0, len(def.Points))
 	var problems []devices.Problem
 	for i, p := range def.Points {
 		parsed, err := parsePoint(i, p, s)

@@ -71,12 +71,12 @@ func inspect(ctx context.Context, l *link.Link, s *settings, points []point, log
 	seen := make([]Observation, len(points))
 	self := &subscriber{ctx: ctx, mail: newMailbox()}
 	p := newPoller(pollKey{settings: s.polling(), period: time.Hour}, l, log)
-	var all []point
+	all := make([]polled, len(points))
 	for i := range points {
 		seen[i] = Observation{Point: points[i].name, Table: points[i].Table.String(), Address: points[i].Address, Quality: devices.Bad, Reason: link.Reason(link.ErrStopped)}
 		pt := points[i]
-		pt.index, pt.owner = i, self // from here on the index of its observation
-		all = append(all, pt)
+		pt.index = i // from here on the index of its observation
+		all[i] = polled{&pt, self}
 	}
 	p.setPoints(all)
 	p.due = time.Now()
@@ -96,7 +96,7 @@ func inspect(ctx context.Context, l *link.Link, s *settings, points []point, log
 func record(seen []Observation, s *settings, a readResult, begin time.Time) {
 	b := (&session{settings: s}).batch(a)
 	for i, r := range b.Readings {
-		p, o := &a.points[i], &seen[r.Point]
+		p, o := a.points[i], &seen[r.Point]
 		o.Value, o.Quality, o.Reason, o.Time, o.After = r.Value, r.Quality, r.Reason, r.Time, a.at.Sub(begin)
 		if r.Reason != "" && b.Message != "" {
 			o.Reason = fmt.Sprintf("%s: %s", r.Reason, b.Message)

@@ -18,7 +18,6 @@ type point struct {
 	// verify is set if the point can be read, so that writes are read back.
 	verify    bool
 	readDelay time.Duration
-	owner     *subscriber // the device that it belongs to, in a poller
 }
 
 // parsePoint reads a property's visitor settings: those of codec.Read, and

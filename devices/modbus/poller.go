@@ -43,21 +43,27 @@ type poller struct {
 
 	// The fields below belong to the goroutine of run.
 	group  *plan.Group
-	points []point // of all devices, in the order of the group
-	blocks []block // as planned by the group
+	points []polled // of all devices, in the order of the group
+	blocks []block  // as planned by the group
 	due    time.Time
 }
 
 // subscriber is a device that uses a poller.
 type subscriber struct {
 	ctx    context.Context //nolint:containedctx // it ends the subscription
-	points []point         // of the poller's period
+	points []*point        // of the poller's period
 	mail   *mailbox
+}
+
+// polled is a point of a poller, with the device that it belongs to.
+type polled struct {
+	*point
+	owner *subscriber
 }
 
 // readResult is the result of one request, for one device. Points are those of the device.
 type readResult struct {
-	points []point
+	points []polled
 	start  int
 	data   []byte
 	at     time.Time
@@ -147,11 +153,10 @@ func (p *poller) updateGroup(now time.Time) {
 	for i := range p.points {
 		known[p.points[i].owner] = true
 	}
-	var points []point
+	var points []polled
 	for _, s := range p.subscribers {
 		for _, pt := range s.points {
-			pt.owner = s
-			points = append(points, pt)
+			points = append(points, polled{pt, s})
 			if !known[s] {
 				p.group.Include(pt.Range())
 			}
@@ -163,23 +168,19 @@ func (p *poller) updateGroup(now time.Time) {
 	p.setPoints(points)
 }
 
-func (p *poller) setPoints(points []point) {
+func (p *poller) setPoints(points []polled) {
 	p.points = points
-	p.group.SetPoints(ranges(points))
-}
-
-func ranges(points []point) []codec.Range {
-	all := make([]codec.Range, len(points))
+	ranges := make([]codec.Range, len(points))
 	for i := range points {
-		all[i] = points[i].Range()
+		ranges[i] = points[i].Range()
 	}
-	return all
+	p.group.SetPoints(ranges)
 }
 
 // block is one request of a poller. Parts has the points of each device.
 type block struct {
 	plan.Block
-	parts [][]point
+	parts [][]polled
 }
 
 // newGroup returns a group without points for a unit with these settings.

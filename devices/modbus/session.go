@@ -92,16 +92,15 @@ func (s *session) identify(ctx context.Context, l *link.Link, deliver func(devic
 
 // periods returns the points to poll, by period: none for a broadcast, to which no unit
 // replies, and none that can only be written.
-func (s *session) periods() map[time.Duration][]point {
-	byPeriod := map[time.Duration][]point{}
+func (s *session) periods() map[time.Duration][]*point {
+	byPeriod := map[time.Duration][]*point{}
 	if s.settings.broadcasts() {
 		return byPeriod
 	}
-	for _, p := range s.points {
-		if !p.verify {
-			continue
+	for i := range s.points {
+		if p := &s.points[i]; p.verify {
+			byPeriod[p.cycle] = append(byPeriod[p.cycle], p)
 		}
-		byPeriod[p.cycle] = append(byPeriod[p.cycle], p)
 	}
 	return byPeriod
 }
@@ -138,7 +137,7 @@ func (s *session) batch(a readResult) devices.Batch {
 		out.Reason, out.Message = link.Reason(a.err), a.err.Error()
 	}
 	for i := range a.points {
-		p := &a.points[i]
+		p := a.points[i]
 		r := &out.Readings[i]
 		r.Point, r.Time, r.Quality = p.index, a.at, devices.Good
 		if a.err != nil {

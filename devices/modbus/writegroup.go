@@ -27,6 +27,9 @@ func checkGroups(def devices.Definition, s *settings, points []point) (good []po
 			groups[name] = append(groups[name], p)
 		}
 	}
+	if len(groups) == 0 {
+		return points, nil
+	}
 	wrong := map[string]string{}
 	for name, members := range groups {
 		wrong[name] = groupProblem(def, s, members)

@@ -34,6 +34,9 @@ const (
 // largeReport is the size above which a report is stored on its own, in parts if necessary.
 const largeReport = streams.PartBytes
 
+// sampleBytes is what a sample takes in a record, about.
+const sampleBytes = 96
+
 // sink implements devices.Sink: it stores what devices report in the leaf's streams. Each of
 // the methods of devices.Sink returns after JetStream has stored the message.
 type sink struct {
@@ -121,7 +124,11 @@ func (s *sink) statusRef(device devices.Ref) streams.Ref {
 
 // Samples stores a batch, and then passes it to the pushers and the MQTT gateway.
 func (s *sink) Samples(ctx context.Context, b *devices.Samples) error {
-	if err := s.storeRecord(ctx, kindSample, b.Device, b.Epoch, b.Sequence, b.Clock, b); err != nil {
+	body, err := b.AppendJSON(make([]byte, 0, sampleBytes*(len(b.Samples)+2)))
+	if err != nil {
+		return fmt.Errorf("encode samples of device %s: %w", b.Device, err)
+	}
+	if err := s.storeRecord(ctx, kindSample, b.Device, b.Epoch, b.Sequence, b.Clock, body); err != nil {
 		return err
 	}
 	s.pusher.Offer(b)
@@ -132,7 +139,11 @@ func (s *sink) Samples(ctx context.Context, b *devices.Samples) error {
 }
 
 func (s *sink) Audit(ctx context.Context, a *devices.Audit) error {
-	return s.storeRecord(ctx, kindAudit, a.Device, a.Epoch, a.Sequence, a.Clock, a)
+	body, err := json.Marshal(a)
+	if err != nil {
+		return fmt.Errorf("encode audit of device %s: %w", a.Device, err)
+	}
+	return s.storeRecord(ctx, kindAudit, a.Device, a.Epoch, a.Sequence, a.Clock, body)
 }
 
 // Event reports a Kubernetes Event about the device. Its name is a digest of its content and
@@ -173,11 +184,7 @@ func (s *sink) report(ctx context.Context, op streams.Op, uid string, ref stream
 
 // storeRecord stores a numbered record of a device. A record that is given twice is stored
 // once.
-func (s *sink) storeRecord(ctx context.Context, kind string, d devices.Ref, epoch int64, seq uint64, mark *devices.ClockMark, content any) error {
-	body, err := json.Marshal(content)
-	if err != nil {
-		return fmt.Errorf("encode %s of device %s: %w", kind, d, err)
-	}
+func (s *sink) storeRecord(ctx context.Context, kind string, d devices.Ref, epoch int64, seq uint64, mark *devices.ClockMark, body []byte) error {
 	msg := nats.NewMsg(streams.LocalTelemetrySubject(kind, d.Namespace, d.Name))
 	msg.Data = body
 	if mark != nil {

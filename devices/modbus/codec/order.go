@@ -55,8 +55,12 @@ func narrow(s string) string {
 	return string(b)
 }
 
-// gather converts bytes on the wire to a big-endian value. It does not change wire.
+// gather converts bytes on the wire to a big-endian value. It does not change wire, which is the
+// result if the order is the same.
 func (o order) gather(wire []byte) []byte {
+	if !o.swapBytes && !o.swapRegisters && o.permutation == nil {
+		return wire
+	}
 	v := append(make([]byte, 0, 8), wire...)
 	if o.permutation != nil && len(v) == 8 {
 		for i, p := range o.permutation {

@@ -30,8 +30,11 @@ func (t Table) Bits() bool { return t == Coils || t == Discretes }
 
 func (t Table) writable() bool { return t == Coils || t == Holdings }
 
+// separators removes what people put between the words of a table's name.
+var separators = strings.NewReplacer(" ", "", "_", "", "-", "")
+
 func parseTable(s string) (Table, bool) {
-	s = strings.ToLower(strings.NewReplacer(" ", "", "_", "", "-", "").Replace(s))
+	s = strings.ToLower(separators.Replace(s))
 	s = strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(s, "s"), "register"), "s")
 	switch s {
 	case "coil":

@@ -72,6 +72,9 @@ func (s Serial) Silence() time.Duration {
 
 type tlsSettings struct{ ca, cert, key, serverName string }
 
+// separators removes what people put between the words of a mode.
+var separators = strings.NewReplacer("-", "", "_", "")
+
 var modeNames = []string{"tcp", "rtu", "udp", "tls", "rtuovertcp", "rtu-over-tcp", "rtu_over_tcp"}
 
 // otherModes are the settings of all modes: manifests often contain those of several.
@@ -95,7 +98,7 @@ func ReadEndpoint(r *devices.Reader) Endpoint {
 	if port != "" {
 		def = RTU
 	}
-	m := Mode(strings.NewReplacer("-", "", "_", "").Replace(r.Choice(string(def), modeNames, "communicateMode", "mode", "commType")))
+	m := Mode(separators.Replace(r.Choice(string(def), modeNames, "communicateMode", "mode", "commType")))
 	r.Has(otherModes...)
 	e := Endpoint{Mode: m, Address: port}
 	if m == RTU {
