@@ -208,7 +208,7 @@ func (l *Leaf) runParts(ctx context.Context, now *clock.Clock, nc *nats.Conn, js
 		}
 		f := field.New(field.Config{
 			Site: l.cfg.Site, Node: l.cfg.Node, JS: js, Clock: now, Log: l.log.Named("devices"), Drivers: drivers,
-			MQTT: l.cfg.Devices.MQTT, Mappers: remote, PushFormat: l.cfg.Devices.PushFormat,
+			MQTT: l.cfg.Devices.MQTT, Mappers: remote, Interest: interest(h), PushFormat: l.cfg.Devices.PushFormat,
 			Gather: l.cfg.Devices.Gather.Duration, StateLostAt: supervisor.DeviceStateLostAt, Meter: l.counts.meter,
 		})
 		state.quarantined, collect = append(state.quarantined, f), append(collect, &deviceGauges{f})
@@ -240,6 +240,15 @@ func (l *Leaf) newSupervisor(embedded *natsd.Server, js jetstream.JetStream, max
 		DeviceState: store.DeviceState{Stream: field.StateStream, Create: field.CreateState}, MaxIdleChecks: maxIdleChecks,
 		Counters: l.counts.store, Log: l.log.Named("store"),
 	})
+}
+
+// interest returns the function that reports whether anybody at the embedded server subscribes to a
+// subject, nil if there is no such server.
+func interest(h *natsd.Server) func(subject string) bool {
+	if h == nil {
+		return nil
+	}
+	return h.Interest
 }
 
 // newLink returns the link to the hub, which can be followed with the embedded server alone.

@@ -31,7 +31,7 @@ import (
 )
 
 // Config configures a Field. All fields but MQTT, Mappers,
-// PushFormat and StateLostAt are required.
+// Interest, PushFormat and StateLostAt are required.
 type Config struct {
 	Site, Node string
 	JS         jetstream.JetStream
@@ -42,6 +42,8 @@ type Config struct {
 	// report; nil: there are none.
 	MQTT    bool
 	Mappers devices.ReportReceiver
+	// Interest is mqtt.Config.Interest.
+	Interest func(subject string) bool
 	// PushFormat is the form of what is pushed to applications; empty: push.FormatJSON.
 	PushFormat push.Format
 	// Gather is host.Config.Gather.
@@ -217,7 +219,7 @@ func (f *Field) operate(ctx context.Context) error {
 	if f.cfg.MQTT {
 		out.mqtt = mqtt.New(mqtt.Config{
 			Node: f.cfg.Node, Conn: f.cfg.JS.Conn(), Command: commands.execute, OperatedElsewhere: apply.index.operatedElsewhere(f.cfg.Node),
-			Mappers: f.cfg.Mappers, Log: f.cfg.Log.Named("mqtt"),
+			Mappers: f.cfg.Mappers, Interest: f.cfg.Interest, Log: f.cfg.Log.Named("mqtt"),
 		})
 		if mappers := f.cfg.Mappers; mappers != nil {
 			mappers.AnnounceWrites(out.mqtt.Announce)

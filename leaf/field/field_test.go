@@ -81,6 +81,8 @@ type rig struct {
 	drivers []devices.Driver // besides Modbus
 	mappers devices.ReportReceiver
 	machine clocktest.Machine
+	// interest is Config.Interest.
+	interest func(subject string) bool
 }
 
 func newRig(t *testing.T) *rig {
@@ -127,7 +129,7 @@ func (r *rig) clock(dir string) *clock.Clock {
 func (r *rig) run() (f *Field, stop func()) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	f = New(Config{
-		Site: "plant-a", Node: "plant-a-1", JS: r.js, Clock: r.clock(r.t.TempDir()), Log: zaptest.NewLogger(r.t), MQTT: true, Mappers: r.mappers,
+		Site: "plant-a", Node: "plant-a-1", JS: r.js, Clock: r.clock(r.t.TempDir()), Log: zaptest.NewLogger(r.t), MQTT: true, Mappers: r.mappers, Interest: r.interest,
 		Drivers: append([]devices.Driver{modbus.New(nil)}, r.drivers...),
 	})
 	done := make(chan error, 1)

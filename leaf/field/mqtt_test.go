@@ -55,7 +55,13 @@ func newDeployedRig(t *testing.T) (r *rig, broker func() *mqtt.ClientOptions) {
 	if err := streams.Ensure(t.Context(), js, streams.LeafStreams("plant-a", streams.LeafLimits{})); err != nil {
 		t.Fatal(err)
 	}
-	return newRigWith(t, js), func() *mqtt.ClientOptions {
+	account, err := s.LookupAccount("SITE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r = newRigWith(t, js)
+	r.interest = account.SubscriptionInterest
+	return r, func() *mqtt.ClientOptions {
 		return mqtt.NewClientOptions().AddBroker("tcp://" + l.MQTT).SetUsername(fabric.UserApplication).SetPassword(password(fabric.UserApplication))
 	}
 }

@@ -190,6 +190,19 @@ func (s *Server) start(ctx context.Context, first func(context.Context, *nats.Co
 	return errors.Join(err, listErr)
 }
 
+// Interest reports whether anybody is subscribed to a subject of the leaf's account, an importing
+// account or the hub included. It returns true while the server is being restarted.
+func (s *Server) Interest(subject string) bool {
+	s.mu.Lock()
+	running, name := s.running, s.hub.account
+	s.mu.Unlock()
+	if running == nil {
+		return true
+	}
+	account, err := running.LookupAccount(name)
+	return err != nil || account.SubscriptionInterest(subject)
+}
+
 // encrypt changes the options for a store that is encrypted with key, if there is one.
 func encrypt(opts *server.Options, key string) {
 	if opts.StoreDir != "" && key != "" {

@@ -66,8 +66,12 @@ func (d *device) withhold(status *v1beta1.DeviceStatus, mapped bool) {
 	}
 }
 
-// observe updates the actual values. A bad sample keeps the last good value and its time.
-func (d *device) observe(b *devices.Samples) {
+// observe updates the actual values. A bad sample keeps the last good value and its time. Changes are
+// for a document only if somebody follows the device.
+func (d *device) observe(b *devices.Samples, followed bool) {
+	if !followed {
+		clear(d.changed)
+	}
 	for _, s := range b.Samples {
 		was, known := d.actual[s.Property]
 		if known && s.Quality == devices.Bad {
@@ -77,7 +81,7 @@ func (d *device) observe(b *devices.Samples) {
 			d.actual[s.Property] = s
 			continue
 		}
-		if _, pending := d.changed[s.Property]; !pending {
+		if _, pending := d.changed[s.Property]; !pending && followed {
 			d.changed[s.Property] = d.twin(s.Property)
 		}
 		d.actual[s.Property] = s

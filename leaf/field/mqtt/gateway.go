@@ -16,7 +16,7 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 )
 
-// Config configures a Gateway. All fields but Mappers are required.
+// Config configures a Gateway. All fields but Mappers and Interest are required.
 type Config struct {
 	Node string
 	Conn *nats.Conn
@@ -28,7 +28,9 @@ type Config struct {
 	OperatedElsewhere func(namespace, name string) bool
 	// Mappers receives what applications that are mappers report. nil: there are none.
 	Mappers devices.ReportReceiver
-	Log     *zap.Logger
+	// Interest reports whether anybody is subscribed to a subject; nil: somebody may be.
+	Interest func(subject string) bool
+	Log      *zap.Logger
 }
 
 // Gateway publishes and answers KubeEdge's topics for the devices of one node. Its methods
@@ -105,15 +107,26 @@ func (g *Gateway) Remove(namespace, name string) {
 	g.publish(nodeSubject(g.cfg.Node, membershipUpdated), membershipUpdate{newHeader(""), []deviceState{}, []deviceState{d.describe()}})
 }
 
+// interest reports whether anybody may be subscribed to a subject. What is read from a device is not
+// encoded for nobody.
+func (g *Gateway) interest(subject string) bool {
+	return g.cfg.Interest == nil || g.cfg.Interest(subject)
+}
+
 // Samples publishes what was read from a device.
 func (g *Gateway) Samples(s *devices.Samples) {
-	g.send(dataSubject(s.Device.Namespace, s.Device.Name), appendData(make([]byte, 0, 64+128*len(s.Samples)), s))
+	if data := dataSubject(s.Device.Namespace, s.Device.Name); g.interest(data) {
+		g.send(data, appendData(make([]byte, 0, 64+128*len(s.Samples)), s))
+	}
+	followed := g.interest(deviceSubject(s.Device.Namespace, s.Device.Name, twinDocument))
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if d := g.devices[s.Device.String()]; d != nil {
-		d.observe(s)
-		g.publishDocument(d)
+	d := g.devices[s.Device.String()]
+	if d == nil {
+		return
 	}
+	d.observe(s, followed)
+	g.publishDocument(d)
 }
 
 // Status publishes the state of a device if it has changed.

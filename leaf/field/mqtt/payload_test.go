@@ -52,7 +52,7 @@ func TestDocumentsBatchChanges(t *testing.T) {
 		Spec:       v1beta1.DeviceSpec{Properties: []v1beta1.DeviceProperty{{Name: "p", Desired: &v1beta1.TwinProperty{Value: "9"}}, {Name: "q"}}},
 	})
 	observe := func(at int64, v devices.Value, quality devices.Quality) {
-		d.observe(&devices.Samples{Samples: []devices.Sample{{Property: "p", Value: v, Quality: quality, Time: at}}})
+		d.observe(&devices.Samples{Samples: []devices.Sample{{Property: "p", Value: v, Quality: quality, Time: at}}}, true)
 	}
 	document := func(at time.Duration) string {
 		b, err := json.Marshal(d.document(time.Unix(100, 0).Add(at)))
@@ -86,6 +86,15 @@ func TestDocumentsBatchChanges(t *testing.T) {
 		if got := document(step.at); got != step.want {
 			t.Errorf("document at %s:\n%s\nwant\n%s", step.at, got, step.want)
 		}
+	}
+	// What changes while nobody follows is in no document.
+	d.observe(&devices.Samples{Samples: []devices.Sample{{Property: "p", Value: devices.Int(5), Quality: devices.Good, Time: 7}}}, false)
+	if got := document(6 * time.Second); got != "null" {
+		t.Errorf("document for nobody: %s", got)
+	}
+	observe(8, devices.Int(6), devices.Good)
+	if got, want := document(7*time.Second), `{"p":{"last":`+p("5", 7, "good")+`,"current":`+p("6", 8, "good")+`}}`; got != want {
+		t.Errorf("first document:\n%s\nwant\n%s", got, want)
 	}
 	if got := d.delta(); len(got) != 1 || got["p"] != "9" {
 		t.Errorf("delta: %v", got)
