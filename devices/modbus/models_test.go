@@ -43,7 +43,7 @@ var registerTables = map[string]codec.Table{"holding": codec.Holdings, "input": 
 func TestModels(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob(filepath.Join(modelsDir, "*.yaml"))
-	if err != nil || len(files) < 12 {
+	if err != nil || len(files) < 13 {
 		t.Fatalf("%d models: %v", len(files), err)
 	}
 	for _, file := range files {
@@ -71,7 +71,7 @@ func TestModels(t *testing.T) {
 func TestModelsAtRecordedDevices(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob(filepath.Join("testdata", "models", "recorded", "*.yaml"))
-	if err != nil || len(files) < 18 {
+	if err != nil || len(files) < 21 {
 		t.Fatalf("%d recorded images: %v", len(files), err)
 	}
 	for _, file := range files {
