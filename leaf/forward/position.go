@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/leaf/journal"
@@ -126,7 +127,8 @@ func (f *Forwarder) askPosition(ctx context.Context, l journal.Timeline) (stream
 	}
 	reply, err := transfer.Requester{Conn: f.cfg.JS.Conn(), Meter: f.cfg.Meter}.RequestWithContext(ctx, streams.RequestSubject(f.cfg.Site, streams.RequestPosition), query)
 	if err != nil {
-		if patience == positionWait {
+		// While the subjects of the hub become known, nobody responds, which takes no time.
+		if patience == positionWait && !errors.Is(err, nats.ErrNoResponders) {
 			f.unansweredSince = time.Now()
 		}
 		return streams.PositionAnswer{}, fmt.Errorf("query the position: %w", err)

@@ -11,14 +11,24 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/petiole-io/petiole/leaf/transfer"
+	"github.com/petiole-io/petiole/streams"
 	"github.com/petiole-io/petiole/streams/window"
 )
 
 const (
-	// pullWindow bounds the bytes of one request for deliveries, pullTarget the time it should
-	// take. At most one and a half requests are in flight.
+	// pullWindow bounds the bytes of the requests for deliveries that are open, pullTarget the time
+	// they should take on a line without delay.
 	pullWindow = 1 << 20
-	pullTarget = time.Second
+	pullTarget = 1500 * time.Millisecond
+	// openRequests is how many are open while there is a backlog. A compressed answer arrives as a whole:
+	// while one is on the line, the next one has to be at the hub already.
+	openRequests = 2
+	// minPull is the smallest number of bytes that are requested: with fewer, a line of 9.6 kbit/s waits
+	// for the next request more than it carries.
+	minPull = 4 << 10
+	// partRoom has room for a part of a large object with its headers. A request that almost has is
+	// made that large, since a part that does not fit costs a round trip.
+	partRoom = streams.PartBytes + 1<<10
 	// idleMessages is the number of deliveries that a request asks for while nothing waits. They
 	// may arrive at any later time, on a line that has become slower, and are lost when the line
 	// is cut.
@@ -47,15 +57,16 @@ type openRequest struct {
 	asked time.Time
 	// messages and bytes are what may still arrive, got is what has arrived. bytes is 0 if one
 	// message of any size may arrive.
-	messages, bytes, got, size int
-	alone                      bool
+	messages, bytes, got int
+	alone                bool
+	// share is the part of the window that was requested, 1 at most.
+	share float64
 	// busy is set while the hub, as far as is known, always has the next delivery at hand.
 	busy bool
 }
 
-// puller requests deliveries from the hub, as many bytes as the line carries in pullTarget. It
-// sends the next request when half of the current one has arrived, so that the line is never
-// idle.
+// puller requests deliveries from the hub, as many bytes as the line carries in pullTarget, in parts:
+// the next request is sent when one has been answered and another is on the line, which is never idle.
 type puller struct {
 	publish func(inbox string, body []byte) error
 	window  *window.Window
@@ -68,8 +79,11 @@ type puller struct {
 	requests []*openRequest
 	// waiting is the number of deliveries left at the hub according to its last message.
 	waiting uint64
-	// large is set if the next message does not fit into the window.
+	// large is set if the next message does not fit into a request.
 	large bool
+	// tried is set when a request of the session has been answered: until then as much as an unknown
+	// line may carry is in flight.
+	tried bool
 	// idleSince is the time since when the line has had nothing to carry for the oldest request.
 	idleSince time.Time
 }
@@ -81,14 +95,11 @@ func newPullWindow() window.Window { return window.New(pullWindow, pullTarget) }
 func (p *puller) request(now time.Time) error {
 	switch {
 	case len(p.requests) == 0:
-	case len(p.requests) == 1 && p.waiting > 0 && !p.requests[0].alone && p.requests[0].half():
-		if r := p.requests[0]; r.busy && now.Sub(p.startOf(r)) > p.window.Target() {
-			p.window.Record(r.got, now.Sub(p.startOf(r))) // slower than expected
-		}
+	case len(p.requests) < openRequests && p.tried && p.waiting > 0 && !p.large && !p.requests[0].alone:
 	default:
 		return nil
 	}
-	r := pullRequest{Batch: transfer.BatchMessages, MaxBytes: p.window.Bytes(), Expires: max(pullExpires, 4*p.heartbeat), Heartbeat: p.heartbeat}
+	r := pullRequest{Batch: transfer.BatchMessages, MaxBytes: p.bytes(), Expires: max(pullExpires, 4*p.heartbeat), Heartbeat: p.heartbeat}
 	if p.last == 0 {
 		r.Expires, r.Heartbeat = firstExpires, firstHeartbeat
 	}
@@ -96,15 +107,20 @@ func (p *puller) request(now time.Time) error {
 	case p.large:
 		r.Batch, r.MaxBytes = 1, 0
 	case p.waiting == 0:
-		r.Batch, r.MaxBytes = idleMessages, min(p.window.Bytes(), window.First)
+		r.Batch, r.MaxBytes = idleMessages, min(p.bytes(), partRoom)
 	}
 	body, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("encode a request for deliveries: %w", err)
 	}
+	share := 1.0
+	if r.MaxBytes > 0 {
+		share = min(share, float64(r.MaxBytes)/float64(p.window.Bytes()))
+	}
 	p.last++
 	p.requests = append(p.requests, &openRequest{
-		id: p.last, asked: now, messages: r.Batch, bytes: r.MaxBytes, size: r.MaxBytes, alone: p.large, busy: p.waiting > 0,
+		id: p.last, asked: now, messages: r.Batch, bytes: r.MaxBytes, alone: p.large, busy: p.waiting > 0,
+		share: share,
 	})
 	p.large = false
 	if err := p.publish(p.inbox+"."+strconv.Itoa(p.last), body); err != nil {
@@ -113,10 +129,13 @@ func (p *puller) request(now time.Time) error {
 	return nil
 }
 
-// half reports whether half of the request has arrived, or anything for a request that waited
-// for news.
-func (r *openRequest) half() bool {
-	return r.got > 0 && (!r.busy || r.bytes <= r.size/2 || r.messages <= transfer.BatchMessages/2)
+// bytes returns how many bytes to request.
+func (p *puller) bytes() int {
+	n := max(p.window.Bytes()/openRequests, minPull)
+	if p.window.Bytes() >= partRoom*3/4 {
+		n = max(n, partRoom)
+	}
+	return n
 }
 
 // delivered takes note of a delivery. The hub answers requests in order while it has something
@@ -130,6 +149,9 @@ func (p *puller) delivered(d delivery, now time.Time) {
 	r.got += size
 	r.messages--
 	r.bytes -= size
+	if r.alone { // the parts of an object come one after the other
+		p.large = d.pending > 0 && size > p.bytes()
+	}
 	if r.messages == 0 || r.bytes <= 0 && !r.alone {
 		p.finish(0, now)
 	}
@@ -145,22 +167,24 @@ func (p *puller) finish(i int, now time.Time) {
 	r := p.requests[i]
 	p.requests = append(p.requests[:i], p.requests[i+1:]...)
 	took := now.Sub(p.startOf(r))
+	p.tried = p.tried || r.got > 0
 	p.idleSince = now
 	switch {
 	case r.got == 0:
-	case r.busy:
-		p.window.Record(r.got, took)
-	default:
+	case !r.busy:
 		p.window.Progressed()
+	default: // the window is what all open requests carry together
+		p.window.Record(int(float64(r.got)/r.share), time.Duration(float64(took)/r.share))
 	}
 }
 
-// startOf returns the time since when the line was free for the answers to a request.
+// startOf returns the time since when the line was free for the answers to a request, which begin to
+// arrive a round trip after it.
 func (p *puller) startOf(r *openRequest) time.Time {
-	if p.idleSince.After(r.asked) {
-		return p.idleSince
+	if arrives := r.asked.Add(p.window.RoundTrip()); arrives.After(p.idleSince) {
+		return arrives
 	}
-	return r.asked
+	return p.idleSince
 }
 
 // status processes a status message of the hub about a request: that it waits, or why it ended.

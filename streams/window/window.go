@@ -55,6 +55,9 @@ func (w *Window) Target() time.Duration { return w.target }
 // maxRoundTrip is a queue.
 func (w *Window) SetRoundTrip(rtt time.Duration) { w.target = w.base + 2*min(rtt, maxRoundTrip) }
 
+// RoundTrip returns what SetRoundTrip was told, at most the longest round trip of a satellite.
+func (w *Window) RoundTrip() time.Duration { return (w.target - w.base) / 2 }
+
 // Progressed takes note that the line was not stuck, although what it carried says nothing about
 // its rate.
 func (w *Window) Progressed() { w.progressed = true }
