@@ -35,7 +35,7 @@ const (
 func TestNetworks(t *testing.T) {
 	t.Parallel()
 	for name, run := range map[string]func(*testing.T){
-		"MTU": smallMTU, "BlackHole": blackHole, "Address": changedAddress,
+		"MTU": smallMTU, "BlackHole": blackHole, "Address": changedAddress, "NAT": patientNAT, "ForgetfulNAT": forgetfulNAT,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -111,11 +111,26 @@ func (n *network) ip(t *testing.T, commands ...string) {
 	}
 }
 
-// sysctl sets a value of /proc/sys/net/ipv4 in the namespace.
+// nft runs commands of nft(8) in the namespace.
+func (n *network) nft(t *testing.T, commands string) (output string) {
+	t.Helper()
+	n.in(func() {
+		cmd := exec.Command("nft", "-f", "-")
+		cmd.Stdin = strings.NewReader(commands)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("nft: %v: %s", err, out)
+		}
+		output = string(out)
+	})
+	return output
+}
+
+// sysctl sets a value of /proc/sys/net in the namespace.
 func (n *network) sysctl(t *testing.T, name, value string) {
 	t.Helper()
 	n.in(func() {
-		if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0o644); err != nil {
+		if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0o644); err != nil {
 			t.Error(err)
 		}
 	})
@@ -132,7 +147,7 @@ func path(t *testing.T, options string) (router, far *network) {
 		"link add far type veth peer name r1", fmt.Sprintf("link set r1 netns %d", router.thread), fmt.Sprintf("link set far netns %d", far.thread),
 		"addr add "+nearAddress+"/24 dev near", "link set near up "+options,
 	)
-	router.sysctl(t, "ip_forward", "1")
+	router.sysctl(t, "ipv4/ip_forward", "1")
 	router.ip(t, "addr add 10.0.0.254/24 dev r0", "addr add 10.0.1.254/24 dev r1", "link set r0 up", "link set r1 up")
 	far.ip(t, "link set lo up", "addr add "+farAddress+"/24 dev far", "link set far up "+options, "route add default via 10.0.1.254")
 	gateway.ip(t, "route add default via 10.0.0.254")
@@ -207,16 +222,10 @@ func smallMTU(t *testing.T) {
 // look for what passes (net.ipv4.tcp_mtu_probing).
 func blackHole(t *testing.T) {
 	router, far := path(t, "gso_max_segs 1")
-	router.in(func() {
-		cmd := exec.Command("nft", "-f", "-")
-		cmd.Stdin = strings.NewReader("table ip hole { chain forward { type filter hook forward priority 0; meta length > 576 counter drop; }; }")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("nft: %v: %s", err, out)
-		}
-	})
+	router.nft(t, "table ip hole { chain forward { type filter hook forward priority 0; meta length > 576 counter drop; }; }")
 	for _, n := range []*network{nil, far} {
-		n.sysctl(t, "tcp_mtu_probing", "1")
-		n.sysctl(t, "tcp_base_mss", "512")
+		n.sysctl(t, "ipv4/tcp_mtu_probing", "1")
+		n.sysctl(t, "ipv4/tcp_base_mss", "512")
 	}
 	s, ctx := farSite(t, far)
 	respond(t, s)
@@ -228,12 +237,9 @@ func blackHole(t *testing.T) {
 	s.bulk(t, ctx)
 	s.awaitBulk(t, ctx)
 	t.Logf("MEASURED 1 MB each way: %s", time.Since(start).Round(10*time.Millisecond))
-	router.in(func() {
-		out, err := exec.Command("nft", "list", "table", "ip", "hole").CombinedOutput()
-		if err != nil || strings.Contains(string(out), "packets 0 ") {
-			t.Errorf("nothing was dropped: the test has proved nothing: %v: %s", err, out)
-		}
-	})
+	if out := router.nft(t, "list table ip hole"); strings.Contains(out, "packets 0 ") {
+		t.Errorf("nothing was dropped: the test has proved nothing: %s", out)
+	}
 }
 
 // changedAddress: the address of the gateway changes under way, as a new lease of DHCP does.
@@ -254,6 +260,67 @@ func changedAddress(t *testing.T) {
 	start := time.Now()
 	gateway.ip(t, "addr del "+nearAddress+"/24 dev near", "addr add "+nextAddress+"/24 dev near", "route replace default via 10.0.0.254")
 	polltest.Within(t, time.Minute, "the link is up again", func() bool { up, now, _ := s.link.State(); return up && now != since })
+	t.Logf("MEASURED the link is up again: %s", time.Since(start).Round(10*time.Millisecond))
+	s.awaitBulk(t, ctx)
+}
+
+// nat makes the router hide the gateway behind its own address, and forget a connection that is silent
+// for so many seconds: what comes of it then is dropped without a word.
+func nat(t *testing.T, router *network, seconds int) {
+	t.Helper()
+	router.nft(t, `
+table ip nat { chain out { type nat hook postrouting priority 100; oifname "r1" masquerade; }; }
+table ip box { chain forward { type filter hook forward priority 0; policy drop;
+	ct state established,related accept
+	iifname "r0" ct state new tcp flags & (syn | ack) == syn accept
+	counter
+}; }`)
+	router.sysctl(t, "netfilter/nf_conntrack_tcp_loose", "0")
+	router.sysctl(t, "netfilter/nf_conntrack_tcp_timeout_established", fmt.Sprint(seconds))
+}
+
+// forgotten reports whether the router has dropped something of a connection that it has forgotten.
+func forgotten(t *testing.T, router *network) bool {
+	t.Helper()
+	return !strings.Contains(router.nft(t, "list table ip box"), "packets 0 ")
+}
+
+// patientNAT: a NAT forgets a connection after 30 s of silence. The pings keep it for longer than that,
+// while nothing else crosses.
+func patientNAT(t *testing.T) {
+	router, far := path(t, "")
+	nat(t, router, 30)
+	s, ctx := farSite(t, far)
+	respond(t, s)
+	s.start(t, ctx)
+	s.up(t)
+	_, since, _ := s.link.State()
+	time.Sleep(40 * time.Second) // the silence itself
+	if _, now, _ := s.link.State(); now != since || forgotten(t, router) {
+		t.Errorf("the connection of %s is one of %s, forgotten %v", since, now, forgotten(t, router))
+	}
+	s.bulk(t, ctx)
+	s.awaitBulk(t, ctx)
+	if _, now, _ := s.link.State(); now != since {
+		t.Error("the link was lost")
+	}
+}
+
+// forgetfulNAT: a NAT forgets a connection sooner than the leaf pings. The leaf notices, connects again, and
+// what was stored at both ends meanwhile arrives.
+func forgetfulNAT(t *testing.T) {
+	router, far := path(t, "")
+	nat(t, router, 2)
+	s, ctx := farSite(t, far)
+	respond(t, s)
+	s.configure(t, `"4s"`, `"6s"`)
+	s.start(t, ctx)
+	s.up(t)
+	_, since, _ := s.link.State()
+	polltest.Within(t, time.Minute, "the NAT forgets the connection", func() bool { return forgotten(t, router) })
+	start := time.Now()
+	s.bulk(t, ctx)
+	polltest.Within(t, time.Minute, "another connection", func() bool { up, now, _ := s.link.State(); return up && now != since })
 	t.Logf("MEASURED the link is up again: %s", time.Since(start).Round(10*time.Millisecond))
 	s.awaitBulk(t, ctx)
 }
