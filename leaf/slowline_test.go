@@ -2,10 +2,8 @@ package leaf
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strconv"
 	"testing"
 	"time"
@@ -22,13 +20,7 @@ import (
 const kbit = 1000 / 8
 
 // noise does not compress by more than a quarter.
-func noise(bytes int) string {
-	b := make([]byte, bytes*3/4)
-	for i := range b {
-		b[i] = byte(rand.IntN(256))
-	}
-	return base64.StdEncoding.EncodeToString(b)
-}
+func noise(bytes int) string { return natstest.Noise(bytes) }
 
 // slow limits the line and waits until the link is up on it.
 func (s *site) slow(t testing.TB, rate int) {

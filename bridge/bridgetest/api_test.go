@@ -67,7 +67,7 @@ func startAPI(t *testing.T) *api {
 
 // launchAPI runs an API server with an etcd that keeps its data below dir, until host
 // cleans up.
-func launchAPI(t *testing.T, host ktesting.TB, dir string) *api {
+func launchAPI(t testing.TB, host ktesting.TB, dir string) *api {
 	t.Helper()
 	e := runEtcd(t, filepath.Join(dir, "etcd"), "")
 	host.Cleanup(e.Close)
@@ -95,7 +95,7 @@ func launchAPI(t *testing.T, host ktesting.TB, dir string) *api {
 }
 
 // install applies the bridge's manifests and makes its kubeconfig, a file in dir.
-func (a *api) install(t *testing.T, admin *rest.Config, dir string) {
+func (a *api) install(t testing.TB, admin *rest.Config, dir string) {
 	t.Helper()
 	ctx := context.Background()
 	eventually(t, "namespaces of the system", func() bool {
@@ -114,12 +114,12 @@ func (a *api) install(t *testing.T, admin *rest.Config, dir string) {
 }
 
 // applyFile creates the objects of a manifest.
-func (a *api) applyFile(t *testing.T, path string) {
+func (a *api) applyFile(t testing.TB, path string) {
 	t.Helper()
 	a.applyFileWith(t, path, metav1.CreateOptions{})
 }
 
-func (a *api) applyFileWith(t *testing.T, path string, options metav1.CreateOptions) {
+func (a *api) applyFileWith(t testing.TB, path string, options metav1.CreateOptions) {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -155,7 +155,7 @@ func (a *api) applyFileWith(t *testing.T, path string, options metav1.CreateOpti
 }
 
 // awaitServed waits until objects of a definition can be listed, and so created.
-func (a *api) awaitServed(t *testing.T, crd *unstructured.Unstructured) {
+func (a *api) awaitServed(t testing.TB, crd *unstructured.Unstructured) {
 	t.Helper()
 	var d apiextensionsv1.CustomResourceDefinition
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(crd.Object, &d); err != nil {
@@ -171,7 +171,7 @@ func (a *api) awaitServed(t *testing.T, crd *unstructured.Unstructured) {
 }
 
 // accountKubeconfig writes the kubeconfig of a ServiceAccount in petiole-system to a file in dir.
-func (a *api) accountKubeconfig(t *testing.T, admin *rest.Config, account, dir string) string {
+func (a *api) accountKubeconfig(t testing.TB, admin *rest.Config, account, dir string) string {
 	t.Helper()
 	hour := int64(3600)
 	token, err := a.admin.CoreV1().ServiceAccounts("petiole-system").CreateToken(context.Background(), account,
@@ -209,7 +209,7 @@ func (a *api) through(t *testing.T, addr string) string {
 }
 
 // eventually polls until cond holds, or fails the test.
-func eventually(t *testing.T, what string, cond func() bool) {
+func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	for start := time.Now(); !cond(); time.Sleep(20 * time.Millisecond) {
 		if time.Since(start) > patience {

@@ -109,7 +109,7 @@ func (c *controlPlane) restore(snapshot string) {
 
 // runEtcd runs a single member that keeps its data in dir, at addr or, when that is
 // empty, at any free port.
-func runEtcd(t *testing.T, dir, addr string) *embed.Etcd {
+func runEtcd(t testing.TB, dir, addr string) *embed.Etcd {
 	t.Helper()
 	cfg := embed.NewConfig()
 	cfg.Dir, cfg.LogLevel, cfg.UnsafeNoFsync = dir, "fatal", true

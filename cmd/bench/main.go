@@ -16,6 +16,7 @@ import (
 	"github.com/petiole-io/petiole/internal/bench/delivery"
 	"github.com/petiole-io/petiole/internal/bench/fieldbus"
 	"github.com/petiole-io/petiole/internal/bench/hub"
+	"github.com/petiole-io/petiole/internal/bench/link"
 	"github.com/petiole-io/petiole/internal/e2e/rig"
 )
 
@@ -34,7 +35,7 @@ func main() {
 
 func newCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "bench", Short: "Measure Petiole", SilenceUsage: true, SilenceErrors: true}
-	cmd.AddCommand(latencyCommand(), footprintCommand(), smallCommand(), deliveryCommand(), hubCommand(), modbusCommand(), diskCommand(), collectCommand())
+	cmd.AddCommand(latencyCommand(), footprintCommand(), smallCommand(), deliveryCommand(), hubCommand(), linkCommand(), modbusCommand(), diskCommand(), collectCommand())
 	return cmd
 }
 
@@ -119,6 +120,23 @@ func hubCommand() *cobra.Command {
 	if err := cmd.MarkFlagRequired("server"); err != nil {
 		panic(err) // a flag of that name is not defined
 	}
+	return cmd
+}
+
+func linkCommand() *cobra.Command {
+	var cfg link.Config
+	cmd := &cobra.Command{
+		Use: "link", Short: "Measure slow and idle links, with a hub and a leaf in one process, beside a stock kubelet's watches", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			cfg.Out, cfg.Log = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			if cfg.Root, err = rig.FindRoot(); err != nil {
+				return err
+			}
+			return link.Run(cmd.Context(), cfg)
+		},
+	}
+	cmd.Flags().BoolVar(&cfg.Lines, "lines", false, "measure slow lines only")
+	cmd.Flags().BoolVar(&cfg.Idle, "idle", false, "measure the traffic of an idle link only")
 	return cmd
 }
 

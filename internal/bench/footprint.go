@@ -122,9 +122,9 @@ func (b *bench) printFootprint(idle, busy []sample, duration time.Duration) {
 	for i, n := range b.nodes {
 		goal := "-"
 		if i > 0 {
-			goal = "≤ 25 met"
-			if max(idle[i].perDay, busy[i].perDay) > 25e6 {
-				goal = "≤ 25 MISSED"
+			goal = "≤ 12 met"
+			if max(idle[i].perDay, busy[i].perDay) > 12e6 {
+				goal = "≤ 12 MISSED"
 			}
 		}
 		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%s\n", n.label, idle[i].perDay/1e6, busy[i].perDay/1e6, goal)

@@ -38,7 +38,7 @@ var hubConf = template.Must(template.New("hub").Parse(`
 server_name: hub
 listen: "127.0.0.1:-1"
 jetstream { domain: hub, store_dir: "{{.Dir}}/js", sync_interval: always, max_file_store: {{.MaxFileStore}} }
-leafnodes { listen: "127.0.0.1:{{.LeafPort}}" }
+leafnodes { listen: "127.0.0.1:{{.LeafPort}}", authorization { timeout: 20 } }
 {{.Settings}}
 accounts {
   FABRIC {

@@ -46,7 +46,7 @@ listen: "127.0.0.1:%[5]d"
 jetstream { domain: %[1]q, store_dir: %[2]q, sync_interval: always }
 leafnodes {
   reconnect: "100ms"
-  remotes: [ { url: "nats-leaf://%[1]s:%[4]s@%[3]s", ignore_discovered_servers: true } ]
+  remotes: [ { url: "nats-leaf://%[1]s:%[4]s@%[3]s", ignore_discovered_servers: true, first_info_timeout: "20s" } ]
 }
 ping_interval: "4s"
 ping_max: 2
