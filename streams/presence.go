@@ -102,8 +102,8 @@ func DecodePresence(data []byte) (Presence, error) {
 		return p, fmt.Errorf("decode heartbeat: %w", err)
 	}
 	for _, s := range []string{p.Site, p.Version, p.Boot} {
-		if len(s) > MaxPresenceName {
-			return p, fmt.Errorf("heartbeat has a name of %d bytes, the limit is %d", len(s), MaxPresenceName)
+		if len(s) > MaxPresenceName || strings.ContainsFunc(s, unicode.IsControl) {
+			return p, fmt.Errorf("heartbeat has a name of %d bytes, which is longer than %d or has control characters", len(s), MaxPresenceName)
 		}
 	}
 	for _, n := range p.Nodes {

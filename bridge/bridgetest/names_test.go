@@ -170,7 +170,7 @@ func cloudSetsLabels(t *testing.T, a *api) {
 			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
 			ObjectMeta: metav1.ObjectMeta{Name: "a1", Labels: map[string]string{
 				corev1.LabelHostname: "a1", "env": "prod", "gpu": "true", corev1.LabelTopologyZone: "hall-1", "node-role.kubernetes.io/control-plane": "",
-			}},
+			}, Annotations: map[string]string{"flannel.alpha.coreos.com/public-ip": "10.0.0.1", "volumes.kubernetes.io/controller-managed-attach-detach": "true"}},
 			Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", LastHeartbeatTime: now, LastTransitionTime: now}}},
 		})
 	}
@@ -187,6 +187,9 @@ func cloudSetsLabels(t *testing.T, a *api) {
 			}
 			if hasLabel(n, "gpu") || n.Labels["env"] == "prod" || n.Labels[corev1.LabelTopologyZone] == "hall-1" || hasLabel(n, "node-role.kubernetes.io/control-plane") {
 				t.Fatalf("the gateway set labels: %v", n.Labels)
+			}
+			if n.Annotations["flannel.alpha.coreos.com/public-ip"] != "" || n.Annotations["volumes.kubernetes.io/controller-managed-attach-detach"] != "true" {
+				t.Fatalf("annotations, of which the gateway sets those of a kubelet: %v", n.Annotations)
 			}
 			return n.Labels["env"] == "test" && n.Labels[corev1.LabelTopologyZone] == "hall-3" && hasLabel(n, v1alpha1.EdgeRoleLabel)
 		})

@@ -231,13 +231,18 @@ func writesTheRest(t *testing.T, a *api) {
 	s.report(streams.OpCreate, w.podRef("static-a1", "a1"), "", corev1.Pod{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
 		ObjectMeta: metav1.ObjectMeta{
-			Name: "static-a1", Namespace: w.namespace, Annotations: map[string]string{corev1.MirrorPodAnnotationKey: "hash"},
+			Name: "static-a1", Namespace: w.namespace, Annotations: map[string]string{corev1.MirrorPodAnnotationKey: "hash", "kubernetes.io/config.hash": "hash", "prometheus.io/scrape": "true"},
+			Labels: map[string]string{"app": "web"}, Finalizers: []string{"example.com/stays"},
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: "a1", UID: "another-life", Controller: &yes}},
 		},
 		Spec: corev1.PodSpec{NodeName: "a1", Containers: []corev1.Container{{Name: "c", Image: "busybox"}}},
 	})
 	eventually(t, "mirror pod", func() bool {
-		_, err := a.admin.CoreV1().Pods(w.namespace).Get(w.ctx, "static-a1", metav1.GetOptions{})
+		p, err := a.admin.CoreV1().Pods(w.namespace).Get(w.ctx, "static-a1", metav1.GetOptions{})
+		// Nothing that a Service, a NetworkPolicy or a collector of metrics selects it by.
+		if err == nil && (len(p.Labels) > 0 || len(p.Finalizers) > 0 || len(p.Annotations) != 2 || p.Annotations["kubernetes.io/config.hash"] == "") {
+			t.Fatalf("the mirror pod has labels %v, annotations %v, finalizers %v", p.Labels, p.Annotations, p.Finalizers)
+		}
 		return err == nil
 	})
 	s.report(streams.OpCreate, w.podRef("rogue", "a1"), "", corev1.Pod{

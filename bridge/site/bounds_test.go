@@ -89,6 +89,17 @@ func TestHeartbeatsOutOfBounds(t *testing.T) {
 			t.Errorf("reason %q: %v", reason, err)
 		}
 	}
+	for name, ok := range map[string]bool{"1.0-rc1": true, "1.0\x1b[2J": false, "1.0\nHealthy": false, "\u009b1A": false} {
+		for field, p := range map[string]streams.Presence{"version": {Time: noon, Version: name}, "boot": {Time: noon, Boot: name}} {
+			data, err := json.Marshal(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := streams.DecodePresence(data); (err == nil) != ok {
+				t.Errorf("%s %q: %v", field, name, err)
+			}
+		}
+	}
 	const most = math.MaxUint64
 	data, err := json.Marshal(streams.Presence{
 		Time: noon, Applied: most, AppliedHub: most, Unapplied: most, Quarantined: most, Dropped: most, ReportedPending: most, TelemetryPending: most,

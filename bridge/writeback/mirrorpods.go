@@ -2,10 +2,12 @@ package writeback
 
 import (
 	"maps"
+	"strings"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/petiole-io/petiole/bridge/bounds"
 	"github.com/petiole-io/petiole/bridge/kube"
@@ -61,4 +63,15 @@ func (w *podWriter) mirrorPodsOn(node string) (pods []kube.Key) {
 		}
 	}
 	return pods
+}
+
+// kubeletConfigPrefix is the prefix of the annotations by which a kubelet knows its mirror pods.
+const kubeletConfigPrefix = "kubernetes.io/config."
+
+// keepMirrorMeta removes what would have others act on a mirror pod. A site creates it in a
+// namespace of its choice: Services and NetworkPolicies select pods by labels, and would send a
+// site the traffic of others, or accept its own; collectors of metrics read annotations.
+func keepMirrorMeta(m *metav1.ObjectMeta) {
+	m.Labels = nil
+	maps.DeleteFunc(m.Annotations, func(k, _ string) bool { return !strings.HasPrefix(k, kubeletConfigPrefix) })
 }

@@ -101,7 +101,7 @@ func (w *nodeWriter) register(ctx context.Context, site string, reported *corev1
 		}
 	}
 	for a, v := range reported.Annotations {
-		if !strings.HasPrefix(a, petiolePrefix) {
+		if isKubeletAnnotation(a) {
 			node.Annotations[a] = v
 		}
 	}

@@ -226,6 +226,7 @@ func (w *podWriter) createMirror(ctx context.Context, r Report) error {
 		return fmt.Errorf("%w: %s: %s", kube.ErrRefused, r.Ref, message)
 	}
 	clearServerFields(&pod.ObjectMeta)
+	keepMirrorMeta(&pod.ObjectMeta)
 	for i := range pod.OwnerReferences {
 		if o := &pod.OwnerReferences[i]; o.Kind == "Node" && o.Name == r.Ref.Node {
 			o.UID = node.GetUID() // the node may have been registered again since

@@ -228,8 +228,10 @@ func statusPatch(object string, from, to any) ([]byte, error) {
 	return patch, nil
 }
 
-// clearServerFields removes the metadata that a create must not carry.
+// clearServerFields removes the metadata that a create must not carry: what the API server sets, and
+// finalizers, with which a site could keep an object, and a namespace, from being deleted.
 func clearServerFields(m *metav1.ObjectMeta) {
+	m.Finalizers = nil
 	m.UID, m.ResourceVersion, m.Generation = "", "", 0
 	m.CreationTimestamp, m.DeletionTimestamp, m.DeletionGracePeriodSeconds = metav1.Time{}, nil, nil
 	m.ManagedFields = nil

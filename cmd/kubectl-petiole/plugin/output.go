@@ -3,7 +3,9 @@ package plugin
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -99,5 +101,16 @@ func orNone(s string) string {
 	if s == "" {
 		return none
 	}
-	return s
+	return printable(s)
+}
+
+// printable replaces what a terminal would not show as it is: control characters, and those that
+// change the direction of a text. A part of what is printed comes from gateways.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, s)
 }

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode"
 
 	"go.uber.org/goleak"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -289,6 +290,31 @@ func TestMissing(t *testing.T) {
 		change(&s)
 		if missing(&s, "x") == "" {
 			t.Errorf("%s: taken for done", name)
+		}
+	}
+}
+
+// TestTextsOfASiteAreShownAsText: what a gateway has reported neither moves the cursor nor adds lines.
+func TestTextsOfASiteAreShownAsText(t *testing.T) {
+	a := &apiServer{t: t}
+	run := a.start()
+	const forged = "1.0\x1b[2J\x1b]0;owned\a\u009b1A\rConnected:\ttrue\nHealthy\u202e"
+	a.mu.Lock()
+	a.site.Status.Version, a.site.Status.Boot = forged, forged
+	a.site.Status.Conditions[2] = metav1.Condition{Type: "Healthy", Status: "False", Reason: "DiskFull", Message: forged}
+	a.mu.Unlock()
+	for _, args := range []string{"status plant-a", "status", "status -o wide"} {
+		code, out, errOut := run(strings.Fields(args)...)
+		if code != 0 {
+			t.Errorf("%s: code %d, %s", args, code, errOut)
+		}
+		for line := range strings.Lines(out) {
+			if i := strings.IndexFunc(strings.TrimSuffix(line, "\n"), func(r rune) bool { return !unicode.IsPrint(r) }); i >= 0 {
+				t.Errorf("%s prints %q", args, line)
+			}
+			if strings.HasPrefix(line, "Healthy\u202e") || strings.HasPrefix(line, "Connected:  true\n") {
+				t.Errorf("%s prints the line %q, which the gateway has made up", args, line)
+			}
 		}
 	}
 }

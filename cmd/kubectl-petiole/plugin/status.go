@@ -203,7 +203,9 @@ func (s *session) describe(site *v1alpha1.Site, leader string) error {
 	st := &site.Status
 	var text strings.Builder
 	w := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
-	line := func(key, format string, args ...any) { fmt.Fprintf(w, key+":\t"+format+"\n", args...) }
+	line := func(key, format string, args ...any) {
+		fmt.Fprintf(w, "%s:\t%s\n", key, printable(fmt.Sprintf(format, args...)))
+	}
 	line("Name", "%s", site.Name)
 	if site.Spec.Description != "" {
 		line("Description", "%s", site.Spec.Description)
@@ -237,7 +239,7 @@ func (s *session) describe(site *v1alpha1.Site, leader string) error {
 	fmt.Fprintln(w, "Conditions:")
 	fmt.Fprintln(w, "  TYPE\tSTATUS\tFOR\tREASON\tMESSAGE")
 	for _, c := range st.Conditions {
-		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", c.Type, c.Status, age(&c.LastTransitionTime), c.Reason, c.Message)
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", c.Type, c.Status, age(&c.LastTransitionTime), c.Reason, printable(c.Message))
 	}
 	if err := w.Flush(); err != nil {
 		return err
