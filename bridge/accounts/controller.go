@@ -107,13 +107,17 @@ type Controller struct {
 
 	mu     sync.Mutex
 	states map[string]State
-	// stored is what this bridge has last stored or found at the hub for a Site.
-	stored map[string]string
+	// stored is what this bridge has last stored or found at the hub for a Site, since it connected
+	// to the hub for the connection-th time.
+	stored     map[string]string
+	connection int
+	// sweepNow has a value if a sweep must not wait for its time.
+	sweepNow chan struct{}
 }
 
 // New returns a controller that has not started.
 func New(cfg Config) *Controller {
-	return &Controller{cfg: cfg, states: map[string]State{}, stored: map[string]string{}}
+	return &Controller{cfg: cfg, states: map[string]State{}, stored: map[string]string{}, sweepNow: make(chan struct{}, 1)}
 }
 
 // Changed has a Site looked at. It does not block.
@@ -148,6 +152,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 	if c.cfg.Resolver != nil {
 		g.Go(func() error { c.sweepUntil(ctx); return nil })
+		g.Go(func() error { c.compareAgain(ctx); return nil })
 	}
 	for _, site := range c.cfg.Sites.SiteNames() {
 		c.cfg.Queue.Add(site)
@@ -264,7 +269,7 @@ func (c *Controller) store(ctx context.Context, s Site, claims []*jwt.AccountCla
 		digest.WriteString(canonical(want))
 	}
 	c.mu.Lock()
-	stored := c.stored[site] == digest.String()
+	stored, connection := c.stored[site] == digest.String(), c.connection
 	c.mu.Unlock()
 	if stored {
 		return nil
@@ -295,8 +300,35 @@ func (c *Controller) store(ctx context.Context, s Site, claims []*jwt.AccountCla
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.stored[site] = digest.String()
+	if c.connection == connection {
+		c.stored[site] = digest.String()
+	}
 	return nil
+}
+
+// compareAgain compares the accounts of all Sites with the hub whenever the bridge has connected to
+// it again, until ctx ends: a hub that was restored from a backup lets in whom it did then.
+func (c *Controller) compareAgain(ctx context.Context) {
+	connected, stop := c.cfg.Resolver.Connected()
+	defer stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-connected:
+		}
+		c.mu.Lock()
+		c.connection++
+		clear(c.stored)
+		c.mu.Unlock()
+		for _, site := range c.cfg.Sites.SiteNames() {
+			c.cfg.Queue.Add(site)
+		}
+		select {
+		case c.sweepNow <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // remove deletes the accounts of a Site that does not exist.
@@ -359,6 +391,7 @@ func (c *Controller) sweepUntil(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+		case <-c.sweepNow:
 		}
 	}
 }

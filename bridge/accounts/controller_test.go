@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -182,6 +184,38 @@ func TestAccountsWaitForTheHub(t *testing.T) {
 	s := r.reaches(t, "plant-a", accounts.Stored)
 	_, err := dialLeaf(t, h, s.Gateways[0].Token, u)
 	must(t, err)
+}
+
+// TestRestoredHubLetsNoRevokedGatewayIn: the hub's folder of accounts is restored from a backup in
+// which a gateway was listed that was revoked since, and a Site existed that was deleted since.
+func TestRestoredHubLetsNoRevokedGatewayIn(t *testing.T) {
+	h := natstest.StartOperatorHub(t)
+	old, next := natstest.NewUser(t), natstest.NewUser(t)
+	r := startController(t, h.Keys, h.Resolver, &siteSet{sites: map[string]accounts.Site{}})
+	for _, site := range []string{"plant-a", "plant-b"} {
+		r.apply(accounts.Site{Name: site, Gateways: []string{old.Public}})
+		r.reaches(t, site, accounts.Stored)
+	}
+	backup := filepath.Join(t.TempDir(), "accounts")
+	must(t, os.CopyFS(backup, os.DirFS(h.AccountsDir())))
+	r.apply(accounts.Site{Name: "plant-a", Gateways: []string{next.Public}})
+	r.remove("plant-b")
+	lets := func(site string, u natstest.User) bool {
+		l, err := dialLeaf(t, h, token(t, h, site, u), u)
+		_ = l.Close()
+		return err == nil
+	}
+	polltest.Eventually(t, "the old gateway is revoked", func() bool { return !lets("plant-a", old) && !lets("plant-b", old) && lets("plant-a", next) })
+
+	h.Stop()
+	must(t, os.RemoveAll(h.AccountsDir()))
+	must(t, os.CopyFS(h.AccountsDir(), os.DirFS(backup)))
+	h.Restart(t)
+	h.Connect(t, accounts.BridgeCreds) // waits for the hub
+	start := time.Now()
+	polltest.Eventually(t, "the restored hub has the accounts of today", func() bool { return lets("plant-a", next) && !lets("plant-a", old) && !lets("plant-b", old) })
+	took := time.Since(start)
+	t.Logf("MEASURED hub restored → revoked gateways are refused: %s", took.Round(time.Millisecond))
 }
 
 // TestWithoutKeys: who asks for accounts of a bridge that has no keys is told.

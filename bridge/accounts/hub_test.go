@@ -49,6 +49,12 @@ func dialLeaf(t *testing.T, h *natstest.OperatorHub, token string, u natstest.Us
 	t.Helper()
 	conn, err := net.Dial("tcp", h.LeafAddr())
 	must(t, err)
+	return startLeaf(t, conn, token, u)
+}
+
+// startLeaf is dialLeaf on a connection to a listener of the hub.
+func startLeaf(t *testing.T, conn net.Conn, token string, u natstest.User) (*leafConn, error) {
+	t.Helper()
 	t.Cleanup(func() { _ = conn.Close() })
 	must(t, conn.SetDeadline(time.Now().Add(polltest.Limit)))
 	l := &leafConn{Conn: conn, in: bufio.NewReader(conn)}
@@ -128,10 +134,18 @@ func (l *leafConn) closed(t *testing.T) {
 }
 
 // redial connects as soon as the hub has noticed that the connection before is closed.
-func redial(t *testing.T, h *natstest.OperatorHub, site string, u natstest.User) (l *leafConn) {
+func redial(t *testing.T, h *natstest.OperatorHub, site string, u natstest.User) *leafConn {
+	t.Helper()
+	return redialBy(t, h, site, u, dialLeaf)
+}
+
+// leafDialer is dialLeaf, or reaches another listener.
+type leafDialer func(t *testing.T, h *natstest.OperatorHub, token string, u natstest.User) (*leafConn, error)
+
+func redialBy(t *testing.T, h *natstest.OperatorHub, site string, u natstest.User, dial leafDialer) (l *leafConn) {
 	t.Helper()
 	polltest.NoError(t, "the hub accepts a leaf of "+site, func(context.Context) (err error) {
-		l, err = dialLeaf(t, h, token(t, h, site, u), u)
+		l, err = dial(t, h, token(t, h, site, u), u)
 		return err
 	})
 	return l
@@ -161,6 +175,12 @@ func hubStreams(t *testing.T, h *natstest.OperatorHub, nc *nats.Conn, sites ...s
 // gateway close the connection.
 func TestASiteReachesNothingOfAnother(t *testing.T) {
 	h := natstest.StartOperatorHub(t)
+	siteReachesNothing(t, h, map[string]bool{"account": true, "permissions": false}, dialLeaf)
+}
+
+// siteReachesNothing tries it without permissions and with them, as restrictions says.
+func siteReachesNothing(t *testing.T, h *natstest.OperatorHub, restrictions map[string]bool, dial leafDialer) {
+	t.Helper()
 	b := natstest.NewUser(t)
 	h.Store(t, accounts.Site{Name: "plant-a", Gateways: []string{natstest.NewUser(t).Public}})
 	bridge := h.Connect(t, accounts.BridgeCreds)
@@ -168,7 +188,7 @@ func TestASiteReachesNothingOfAnother(t *testing.T) {
 	ref := streams.Ref{Resource: "configmaps", Namespace: "default", Name: "x"}
 	_, err := streams.Put(t.Context(), js, streams.DesiredSubject("plant-a", ref), streams.Message{Ref: ref, Op: streams.OpPut, Object: []byte(`{"kind":"ConfigMap"}`)})
 	must(t, err)
-	for name, unrestricted := range map[string]bool{"account": true, "permissions": false} {
+	for name, unrestricted := range restrictions {
 		t.Run(name, func(t *testing.T) {
 			claims, err := h.Keys.Claims(accounts.Site{Name: "plant-b", Gateways: []string{b.Public}})
 			must(t, err)
@@ -178,7 +198,7 @@ func TestASiteReachesNothingOfAnother(t *testing.T) {
 				}
 			}
 			must(t, h.Resolver.Store(t.Context(), claims[0]))
-			tryOther(t, h, bridge, b, unrestricted)
+			tryOther(t, bridge, unrestricted, func() *leafConn { return redialBy(t, h, "plant-b", b, dial) })
 			consumer, err := js.Consumer(t.Context(), streams.Desired, "plant-a")
 			must(t, err)
 			if i := consumer.CachedInfo(); i.NumPending != 1 || i.NumAckPending != 0 {
@@ -188,7 +208,7 @@ func TestASiteReachesNothingOfAnother(t *testing.T) {
 	}
 }
 
-func tryOther(t *testing.T, h *natstest.OperatorHub, bridge *nats.Conn, b natstest.User, unrestricted bool) {
+func tryOther(t *testing.T, bridge *nats.Conn, unrestricted bool, redial func() *leafConn) {
 	t.Helper()
 	heard, err := bridge.SubscribeSync(">")
 	must(t, err)
@@ -200,7 +220,7 @@ func tryOther(t *testing.T, h *natstest.OperatorHub, bridge *nats.Conn, b natste
 		streams.PullSubject("plant-a"), streams.ResetSubject("plant-a"), "$JS.API.CONSUMER.MSG.NEXT.DESIRED.plant-a", "$JS.hub.API.STREAM.INFO.DESIRED",
 		"$JS.FABRIC.API.STREAM.INFO.DESIRED", "$JS.hub.API.DIRECT.GET.DESIRED", "$SYS.REQ.CLAIMS.LIST", "_INBOX.x",
 	} {
-		l := redial(t, h, "plant-b", b)
+		l := redial()
 		l.send(t, "LS+ _INBOX_plant-b.>\r\n")
 		l.publish(t, subject, "_INBOX_plant-b.1", "forged")
 		// The server checks no permission for acknowledgements (docs/upstream.md, 17).
@@ -209,13 +229,13 @@ func tryOther(t *testing.T, h *natstest.OperatorHub, bridge *nats.Conn, b natste
 		}
 		_ = l.Close()
 	}
-	l := redial(t, h, "plant-b", b)
+	l := redial()
 	l.send(t, "LS+ sync.plant-a\r\n")
 	if err := l.processed(t); err == nil && !unrestricted {
 		t.Error("subscribing sync.plant-a does not end the connection")
 	}
 	_ = l.Close()
-	l = redial(t, h, "plant-b", b)
+	l = redial()
 	l.send(t, "LS+ >\r\n")
 	must(t, l.processed(t))
 	for _, subject := range []string{"desired.plant-b.x", "sync.plant-a", "reported.plant-b.x", "_INBOX.x", "presence.plant-b", "command.plant-a.x.x"} {
@@ -227,7 +247,7 @@ func tryOther(t *testing.T, h *natstest.OperatorHub, bridge *nats.Conn, b natste
 	}
 	_ = l.Close()
 	// What it may do is heard after all that.
-	l = redial(t, h, "plant-b", b)
+	l = redial()
 	defer l.Close()
 	l.publish(t, streams.PresenceSubject("plant-b"), "", "own")
 	must(t, l.processed(t))

@@ -27,6 +27,13 @@ type Resolver struct {
 // NewResolver returns a resolver that uses the connection and signs with the keys.
 func NewResolver(conn *nats.Conn, keys *Keys) *Resolver { return &Resolver{conn, keys} }
 
+// Connected returns a channel that receives whenever the connection is established again, until stop
+// is called.
+func (r *Resolver) Connected() (connected <-chan nats.Status, stop func()) {
+	ch := r.conn.StatusChanged(nats.CONNECTED)
+	return ch, func() { r.conn.RemoveStatusListener(ch) }
+}
+
 // Store signs claims and stores them at the hub, which applies them at once.
 func (r *Resolver) Store(ctx context.Context, c *jwt.AccountClaims) error {
 	token, err := r.keys.Sign(c)

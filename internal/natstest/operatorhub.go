@@ -137,6 +137,9 @@ func (h *OperatorHub) Restart(t testing.TB) {
 // File returns the path of a file that accounts.WriteHub has created.
 func (h *OperatorHub) File(name string) string { return filepath.Join(h.dir, "keys", name) }
 
+// AccountsDir returns the folder in which the hub keeps its accounts.
+func (h *OperatorHub) AccountsDir() string { return filepath.Join(h.dir, "accounts") }
+
 // URL is where clients connect, LeafAddr where leaf nodes do.
 func (h *OperatorHub) URL() string { return "nats://" + h.client }
 
