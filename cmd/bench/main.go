@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/petiole-io/petiole/internal/bench"
+	"github.com/petiole-io/petiole/internal/bench/compare"
 	"github.com/petiole-io/petiole/internal/bench/delivery"
 	"github.com/petiole-io/petiole/internal/bench/fieldbus"
 	"github.com/petiole-io/petiole/internal/bench/hub"
@@ -35,7 +36,7 @@ func main() {
 
 func newCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "bench", Short: "Measure Petiole", SilenceUsage: true, SilenceErrors: true}
-	cmd.AddCommand(latencyCommand(), footprintCommand(), smallCommand(), deliveryCommand(), hubCommand(), linkCommand(), modbusCommand(), diskCommand(), collectCommand())
+	cmd.AddCommand(latencyCommand(), footprintCommand(), smallCommand(), deliveryCommand(), compareCommand(), hubCommand(), linkCommand(), modbusCommand(), diskCommand(), collectCommand())
 	return cmd
 }
 
@@ -101,6 +102,27 @@ func deliveryCommand() *cobra.Command {
 			return delivery.Run(cmd.Context(), delivery.Options{Root: root}, cmd.OutOrStdout())
 		},
 	}
+}
+
+func compareCommand() *cobra.Command {
+	var o compare.Options
+	cmd := &cobra.Command{
+		Use: "compare latency|delivery [-- FLAGS]", Short: "Run a benchmark of this version and of another in turns, and print the ratios", Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if o.Root, err = rig.FindRoot(); err != nil {
+				return err
+			}
+			o.Benchmark, o.Args, o.Out = args[0], args[1:], cmd.OutOrStdout()
+			return compare.Run(cmd.Context(), o)
+		},
+	}
+	cmd.Flags().StringVar(&o.Former, "former", "", "`folder` of the other version, with its programs in .lab/bin (required)")
+	cmd.Flags().IntVar(&o.Rounds, "rounds", 2, "how often each version runs")
+	cmd.Flags().Float64Var(&o.Bound, "bound", 1.05, "the largest ratio that is no error")
+	if err := cmd.MarkFlagRequired("former"); err != nil {
+		panic(err) // a flag of that name is not defined
+	}
+	return cmd
 }
 
 func hubCommand() *cobra.Command {
