@@ -11,10 +11,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,6 +33,7 @@ import (
 	"github.com/petiole-io/petiole/internal/configfile"
 	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/internal/polltest"
+	"github.com/petiole-io/petiole/internal/siege"
 	"github.com/petiole-io/petiole/leaf"
 	"github.com/petiole-io/petiole/leaf/join"
 	"github.com/petiole-io/petiole/leaf/join/jointest"
@@ -40,6 +44,7 @@ func TestJoin(t *testing.T) {
 	runAll(t, []sharing{
 		{"FromAnEmptyGatewayToAConnectedSite", joinAnEmptyGateway},
 		{"OneTokenOneGateway", oneTokenOneGateway},
+		{"RevokeEndsEverything", revokeEndsEverything},
 	})
 }
 
@@ -328,6 +333,46 @@ func oneTokenOneGateway(t *testing.T, a *api) {
 	if readFile(t, filepath.Join(third.ConfigDir, "link.nk")) == revoked {
 		t.Error("the key that was revoked is used again")
 	}
+}
+
+// revokeEndsEverything: one command in the cloud, and within 10 s the gateway has no connection, the
+// tokens of its pods are worth nothing, and the name of its node is free.
+func revokeEndsEverything(t *testing.T, a *api) {
+	w := newJoinWorld(t, a)
+	url, token := command(t, w.kubectl("site", "create", "plant-c"))
+	m := jointest.New(t, "gw-7")
+	_, err := w.joins(m, url, token, "")
+	w.must(err)
+	gateway := m.Connected("plant-c")
+	node := "gw-" + w.namespace
+	_, err = w.admin.CoreV1().Nodes().Create(w.ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node, Labels: map[string]string{v1alpha1.SiteLabel: "plant-c"}}}, metav1.CreateOptions{})
+	w.must(err)
+	w.configMap("settings", "1")
+	pod := w.pod("web", node, "settings")
+	// The API server remembers for 10 s that a token is good: another one is tried afterwards.
+	var tokens []string
+	for range 2 {
+		bound, err := w.admin.CoreV1().ServiceAccounts(w.namespace).CreateToken(w.ctx, "default", &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
+			BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID},
+		}}, metav1.CreateOptions{})
+		w.must(err)
+		tokens = append(tokens, bound.Status.Token)
+	}
+	authenticates := func(i int) bool {
+		t.Helper()
+		review, err := w.admin.AuthenticationV1().TokenReviews().Create(w.ctx, &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: tokens[i]}}, metav1.CreateOptions{})
+		w.must(err)
+		return review.Status.Authenticated
+	}
+	eventually(t, "a token is good", func() bool { return authenticates(0) })
+	start := time.Now()
+	w.kubectl("site", "revoke", "plant-c")
+	polltest.Eventually(t, "the gateway has no connection", func() bool { return gateway.HubConnection() == 0 })
+	siege.CheckRevoked(t, "revoked → no connection", time.Since(start))
+	eventually(t, "the token has ended", func() bool { return !authenticates(1) })
+	siege.CheckRevoked(t, "revoked → tokens have ended", time.Since(start))
+	eventually(t, "the name is free", func() bool { return len(w.siteStatus("plant-c").OwnedNodes) == 0 && !w.hasNode(node) })
+	siege.CheckRevoked(t, "revoked → names are free", time.Since(start))
 }
 
 func readFile(t *testing.T, path string) string {

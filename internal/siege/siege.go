@@ -33,6 +33,12 @@ const (
 	MaxChange = time.Second
 	// MaxStored is the time until the hub has stored what another site publishes.
 	MaxStored = time.Second
+	// MaxServed is the time from a Site that is applied until its gateway is connected, MaxRevoked
+	// that from its revocation until its connection is closed and the tokens of its pods have ended.
+	MaxServed  = time.Second
+	MaxRevoked = 10 * time.Second
+	// MaxAnswered is the time until a gateway of another site has the answer to its request to join.
+	MaxAnswered = 2 * time.Second
 	// maxShort is the bound of all in the short form, whose machine has other things to do.
 	maxShort = 20 * time.Second
 )
@@ -43,6 +49,31 @@ func CheckStored(t testing.TB, p99 time.Duration) {
 	t.Helper()
 	if limit := bound(MaxStored); p99 > limit {
 		t.Errorf("another site, publish → stored: p99 %v, the limit is %v", p99, limit)
+	}
+}
+
+// CheckServed fails the test if a Site was not served soon enough.
+func CheckServed(t testing.TB, took time.Duration) {
+	t.Helper()
+	if limit := bound(MaxServed); took > limit {
+		t.Errorf("applied → connected: %v, the limit is %v", took, limit)
+	}
+}
+
+// CheckAnswered fails the test if another site's requests were not answered soon enough.
+func CheckAnswered(t testing.TB, longest time.Duration) {
+	t.Helper()
+	if limit := bound(MaxAnswered); longest > limit {
+		t.Errorf("another site, request → answer: %v, the limit is %v", longest, limit)
+	}
+}
+
+// CheckRevoked fails the test if a site was not gone soon enough.
+func CheckRevoked(t testing.TB, what string, took time.Duration) {
+	t.Helper()
+	t.Logf("MEASURED %s: %s", what, took.Round(time.Millisecond))
+	if limit := bound(MaxRevoked); took > limit {
+		t.Errorf("%s: %v, the limit is %v", what, took, limit)
 	}
 }
 

@@ -25,7 +25,10 @@ import (
 // accountTimeout is how long the commands wait for the bridge.
 const accountTimeout = 30 * time.Second
 
-var nodesResource = schema.GroupVersionResource{Version: "v1", Resource: "nodes"}
+var (
+	nodesResource = schema.GroupVersionResource{Version: "v1", Resource: "nodes"}
+	podsResource  = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
+)
 
 func newSiteCommand(s *session) *cobra.Command {
 	cmd := &cobra.Command{
@@ -161,9 +164,10 @@ func newSiteRevokeCommand(s *session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "revoke SITE...", Short: "Revoke sites: nobody may connect for them",
 		Long: `Revoke sites: their gateways and operators lose their connections at once and may not connect
-again, and the Nodes of the sites are deleted, with which the tokens of their pods end and
-the names are free, except those in spec.nodes.names. The gateways keep the data that they have: change the Secrets of their
-pods. site rejoin lets a gateway in again.`,
+again, and the Nodes of the sites and their pods are deleted, with which the tokens of the
+pods end and the names are free, except those in spec.nodes.names. Containers at the sites
+run on. The gateways keep the data that they have: change the Secrets of their pods. site
+rejoin lets a gateway in again.`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: s.completeSites(false),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -178,7 +182,7 @@ pods. site rejoin lets a gateway in again.`,
 			return errors.Join(errs...)
 		},
 	}
-	cmd.Flags().BoolVar(&keepNodes, "keep-nodes", false, "Do not delete the Nodes of the sites")
+	cmd.Flags().BoolVar(&keepNodes, "keep-nodes", false, "Do not delete the Nodes of the sites and their pods")
 	return cmd
 }
 
@@ -192,8 +196,7 @@ func (s *session) revoke(ctx context.Context, c dynamic.Interface, name string, 
 		return ready != nil && ready.Reason == v1alpha1.ReasonNoGateway && (o.Status.Access == nil || len(o.Status.Access.Gateways) == 0 && o.Status.Access.Join == nil)
 	})
 	if !keepNodes {
-		selector := metav1.ListOptions{LabelSelector: v1alpha1.SiteLabel + "=" + name}
-		if err := c.Resource(nodesResource).DeleteCollection(ctx, metav1.DeleteOptions{}, selector); err != nil {
+		if err := deleteNodes(ctx, c, name); err != nil {
 			return errors.Join(waitErr, err)
 		}
 	}
@@ -202,6 +205,36 @@ func (s *session) revoke(ctx context.Context, c dynamic.Interface, name string, 
 	}
 	_, err := fmt.Fprintf(s.Out, "site.petiole.dev/%s revoked\n", name)
 	return err
+}
+
+// deleteNodes deletes the Nodes of a site, and their pods, with which the tokens of the pods end.
+// Kubernetes would delete the pods by itself 40 s later.
+func deleteNodes(ctx context.Context, c dynamic.Interface, site string) error {
+	selector := metav1.ListOptions{LabelSelector: v1alpha1.SiteLabel + "=" + site}
+	nodes, err := c.Resource(nodesResource).List(ctx, selector)
+	if err != nil {
+		return err
+	}
+	if err := c.Resource(nodesResource).DeleteCollection(ctx, metav1.DeleteOptions{}, selector); err != nil {
+		return err
+	}
+	var errs []error
+	now := int64(0)
+	for _, n := range nodes.Items {
+		pods, err := c.Resource(podsResource).List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + n.GetName()})
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, p := range pods.Items {
+			uid := p.GetUID()
+			err := c.Resource(podsResource).Namespace(p.GetNamespace()).Delete(ctx, p.GetName(), metav1.DeleteOptions{GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &uid}})
+			if !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) { // is gone, or another one has its name
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func newSiteJWTCommand(s *session) *cobra.Command {

@@ -3,8 +3,10 @@ package plugin
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,11 +35,25 @@ type siteServer struct {
 	url    string
 }
 
+// list answers with one object.
+func (a *siteServer) list(w http.ResponseWriter, kind string, metadata map[string]any) {
+	a.answer(w, http.StatusOK, map[string]any{"apiVersion": "v1", "kind": kind + "List", "items": []any{map[string]any{"apiVersion": "v1", "kind": kind, "metadata": metadata}}})
+}
+
 func (a *siteServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	name, one := strings.CutPrefix(r.URL.Path, "/apis/petiole.dev/v1alpha1/sites/")
 	switch {
+	case r.URL.Path == "/api/v1/nodes" && r.Method == http.MethodGet:
+		a.list(w, "Node", map[string]any{"name": "plant-b-1", "uid": "n"})
+	case r.URL.Path == "/api/v1/pods" && r.Method == http.MethodGet:
+		a.list(w, "Pod", map[string]any{"name": "web on " + r.URL.Query().Get("fieldSelector"), "namespace": "default", "uid": "p"})
+	case strings.HasPrefix(r.URL.Path, "/api/v1/namespaces/default/pods/") && r.Method == http.MethodDelete:
+		var o metav1.DeleteOptions
+		a.decode(r.Body, &o)
+		a.deleted = append(a.deleted, fmt.Sprintf("%s, UID %s, grace %d", path.Base(r.URL.Path), *o.Preconditions.UID, *o.GracePeriodSeconds))
+		a.answer(w, http.StatusOK, metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusSuccess})
 	case r.URL.Path == "/api/v1/nodes" && r.Method == http.MethodDelete:
 		a.deleted = append(a.deleted, r.URL.Query().Get("labelSelector"))
 		a.answer(w, http.StatusOK, metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusSuccess})
@@ -201,8 +217,8 @@ func TestSiteCommands(t *testing.T) {
 		}
 		gateways(step.gateways...)
 	}
-	if !slices.Equal(a.deleted, []string{"petiole.dev/site=plant-b"}) {
-		t.Errorf("nodes deleted: %v", a.deleted)
+	if want := []string{"petiole.dev/site=plant-b", "web on spec.nodeName=plant-b-1, UID p, grace 0"}; !slices.Equal(a.deleted, want) {
+		t.Errorf("deleted: %q, want %q", a.deleted, want)
 	}
 	for _, args := range []string{"site revoke nowhere", "site rejoin nowhere UA", "site jwt nowhere", "site create", "site rejoin"} {
 		if code, _, errOut := run(strings.Fields(args)...); code == 0 || errOut == "" {
