@@ -62,6 +62,7 @@ undoes it.`,
 	cmd.Flags().StringVar(&o.RuntimeEndpoint, "runtime-endpoint", "", "`socket` of the container runtime; default: that of CRI-O or containerd")
 	cmd.Flags().StringSliceVar(&o.IgnorePreflight, "ignore-preflight", nil, "`checks` whose findings are only printed")
 	cmd.Flags().BoolVar(&o.LocalClients, "local-clients", false, "let programs on this machine connect: NATS at 127.0.0.1:4222, MQTT at 127.0.0.1:1883")
+	cmd.Flags().BoolVar(&o.Services, "services", false, "prepare this machine for kube-proxy and CoreDNS of deploy/kubernetes/sites: Services, DNS and the API for pods, without which pods have no DNS then")
 	cmd.Flags().BoolVar(&o.NoStart, "no-start", false, "do not install and start the systemd unit")
 	cmd.Flags().DurationVar(&o.Timeout, "timeout", time.Minute, "`time` for the answer of the bridge, and for the connection")
 	return cmd

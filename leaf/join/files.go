@@ -122,10 +122,18 @@ func remove(path string) error {
 	return nil
 }
 
+// The address of a gateway's own API for pods, and of its DNS: those of deploy/kubernetes/sites.
+const (
+	servicesAddress = "169.254.104.41"
+	podsPort        = "10444"
+)
+
 // kubeletValues and leafValues are the values of the templates.
 type kubeletValues struct {
 	RuntimeEndpoint, CgroupDriver, ResolvConf string
 	CgroupV1                                  bool
+	// ClusterDNS is the address of the site's DNS, empty if it has none.
+	ClusterDNS string
 }
 
 type leafValues struct {
@@ -146,13 +154,17 @@ func render(name, text string, values any) ([]byte, error) {
 }
 
 // renderKubelet returns the KubeletConfiguration.
-func (m Machine) renderKubelet(info runtimeInfo) ([]byte, error) {
+func (m Machine) renderKubelet(info runtimeInfo, services bool) ([]byte, error) {
 	resolv := "/etc/resolv.conf"
 	// systemd-resolved: the file that it keeps for others has the real servers.
 	if m.exists("/run/systemd/resolve/resolv.conf") {
 		resolv = "/run/systemd/resolve/resolv.conf"
 	}
-	return render(kubeletYAML, deploy.KubeletYAML, kubeletValues{info.Endpoint, info.CgroupDriver, resolv, m.cgroupV1()})
+	dns := ""
+	if services {
+		dns = servicesAddress
+	}
+	return render(kubeletYAML, deploy.KubeletYAML, kubeletValues{info.Endpoint, info.CgroupDriver, resolv, m.cgroupV1(), dns})
 }
 
 // renderLeafConf returns the configuration of the leaf's nats-server.
@@ -180,9 +192,13 @@ func renderProxy(proxy *url.URL) []byte {
 }
 
 // renderLeafYAML returns leaf.yaml: the one in deploy, with its explanations, for this gateway.
-func (m Machine) renderLeafYAML(site, node string) ([]byte, error) {
-	text := deploy.LeafYAML
+func (m Machine) renderLeafYAML(site, node string, services bool) ([]byte, error) {
+	text, pods := deploy.LeafYAML, `""                   `
+	if services {
+		pods = servicesAddress + ":" + podsPort + " "
+	}
 	for _, r := range []struct{ from, to string }{
+		{"\n  pods: \"\"                   ", "\n  pods: " + pods},
 		{"\nsite: plant-a ", "\nsite: " + site + " "},
 		{"\nnode: plant-a-1 ", "\nnode: " + node + " "},
 		{"\ndataDir: /var/lib/petiole ", "\ndataDir: " + m.DataDir + " "},

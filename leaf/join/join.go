@@ -38,6 +38,9 @@ type Options struct {
 	// LocalClients has the site's nats-server listen on loopback, for NATS and MQTT, and creates
 	// the credentials of its users.
 	LocalClients bool
+	// Services prepares the gateway for kube-proxy and CoreDNS at the site, without which its pods have
+	// no DNS then.
+	Services bool
 	// NoStart leaves out the systemd unit.
 	NoStart bool
 	// Timeout bounds each of: the exchange with the bridge, and the wait for the connection.
@@ -208,7 +211,7 @@ func (j *joining) join(ctx context.Context) (err error) {
 func (j *joining) check(ctx context.Context, running bool) (runtimeInfo, error) {
 	j.o.Progress("checking this machine")
 	p := &problems{ignored: j.o.IgnorePreflight, log: j.o.Progress}
-	info := j.preflight(ctx, j.token, j.o.RuntimeEndpoint, running, p)
+	info := j.preflight(ctx, j.token, j.o.RuntimeEndpoint, running, j.o.Services, p)
 	if j.state == (state{}) {
 		for _, name := range []string{leafYAML, leafConf, proxyConf, kubeletYAML, credsFile, keyFile} {
 			if _, err := os.Lstat(j.config(name)); err == nil {
@@ -251,7 +254,7 @@ func (j *joining) prepare(info runtimeInfo) (nkeys.KeyPair, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the gateway's key: %w", err)
 	}
-	kubelet, err := j.renderKubelet(info)
+	kubelet, err := j.renderKubelet(info, j.o.Services)
 	if err != nil {
 		return nil, err
 	}
@@ -394,7 +397,7 @@ func (j *joining) accept(key nkeys.KeyPair, answer join.Answer) error {
 	if err != nil {
 		return fmt.Errorf("format credentials: %w", err)
 	}
-	leaf, err := j.renderLeafYAML(j.token.Site, answer.Node)
+	leaf, err := j.renderLeafYAML(j.token.Site, answer.Node, j.o.Services)
 	if err != nil {
 		return err
 	}

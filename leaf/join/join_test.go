@@ -53,7 +53,7 @@ func TestJoin(t *testing.T) {
 			"RefusedByTheBridge": refusedByTheBridge, "FalseHub": falseHub, "ClockOf1970": clockOf1970, "Preflight": preflight,
 			"ForeignFilesStay": foreignFilesStay, "HubIsDown": hubIsDown, "AnswerIsLost": answerIsLost, "FullDisk": fullDisk, "NearlyFullDisks": nearlyFullDisks, "ClonedDisk": clonedDisk,
 			"KilledAnywhere": killedAnywhere, "TwoAtOnce": twoAtOnce, "NoBridge": noBridge, "ClockAhead": clockAhead, "PastedToken": pastedToken,
-			"WebSocket": webSocket, "Proxy": proxy, "BadProxies": badProxies,
+			"Services": services, "WebSocket": webSocket, "Proxy": proxy, "BadProxies": badProxies,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -477,6 +477,26 @@ func preflight(t *testing.T, c *cloud, m *jointest.Machine) {
 	nothing(t, m, join.Run(t.Context(), m.Machine, o), "[Runtime]", "CRI-O or containerd")
 	o.IgnorePreflight, o.NoStart = join.Checks(), true
 	must(t, join.Run(t.Context(), m.Machine, o))
+}
+
+// services: a gateway for kube-proxy and CoreDNS has the settings that they need, and the kernel's is
+// asked for.
+func services(t *testing.T, c *cloud, m *jointest.Machine) {
+	o := m.Options(c.url(), c.token(time.Hour))
+	o.Services, o.NoStart = true, true
+	nothing(t, m, join.Run(t.Context(), m.Machine, o), "[Kernel]", "modprobe br_netfilter")
+	setting := filepath.Join(m.Root, "proc/sys/net/bridge/bridge-nf-call-iptables")
+	must(t, os.MkdirAll(filepath.Dir(setting), 0o700))
+	must(t, os.WriteFile(setting, []byte("1\n"), 0o600))
+	must(t, join.Run(t.Context(), m.Machine, o))
+	cfg := leaf.DefaultConfig()
+	must(t, configfile.Load(filepath.Join(m.ConfigDir, "leaf.yaml"), &cfg))
+	if want := "169.254.104.41:10444"; cfg.NodeAPI.Pods != want {
+		t.Errorf("nodeAPI.pods is %q, want %s", cfg.NodeAPI.Pods, want)
+	}
+	if kubelet := readFile(t, m, "kubelet.yaml"); !strings.Contains(kubelet, "\nclusterDNS: [169.254.104.41]\nclusterDomain: cluster.local\n") {
+		t.Errorf("kubelet.yaml has no DNS:\n%s", kubelet)
+	}
 }
 
 // foreignFilesStay: what a person has configured is not overwritten.

@@ -73,7 +73,7 @@ func (p *problems) err() error {
 
 // preflight checks everything that a join and the node need of the machine, and returns what is
 // known about its runtime.
-func (m Machine) preflight(ctx context.Context, token join.Token, endpoint string, running bool, p *problems) runtimeInfo {
+func (m Machine) preflight(ctx context.Context, token join.Token, endpoint string, running, services bool, p *problems) runtimeInfo {
 	if m.UID != 0 {
 		p.add(checkRoot, "the user is %d: run the command as root, as in sudo leaf join …", m.UID)
 	}
@@ -91,7 +91,20 @@ func (m Machine) preflight(ctx context.Context, token join.Token, endpoint strin
 	if m.exists("/proc/sys/net/ipv4/ip_forward") && strings.TrimSpace(m.read("/proc/sys/net/ipv4/ip_forward")) != "1" {
 		p.add(checkKernel, "net.ipv4.ip_forward is not 1, so pods reach nobody: echo net.ipv4.ip_forward=1 > /etc/sysctl.d/90-petiole.conf; sysctl --system")
 	}
+	if services {
+		m.checkBridgeFilter(p)
+	}
 	return info
+}
+
+// checkBridgeFilter finds out whether kube-proxy sees what pods of this node, on one bridge device,
+// send to each other: it has to translate the answers.
+func (m Machine) checkBridgeFilter(p *problems) {
+	const setting = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+	if !m.exists(setting) || strings.TrimSpace(m.read(setting)) != "1" {
+		p.add(checkKernel, "net.bridge.bridge-nf-call-iptables is not 1, so Services answer no pod of their own node if the pod network is a bridge: "+
+			"echo br_netfilter > /etc/modules-load.d/petiole.conf; modprobe br_netfilter; echo net.bridge.bridge-nf-call-iptables=1 >> /etc/sysctl.d/90-petiole.conf; sysctl --system")
+	}
 }
 
 // clockTolerance is how far the clocks of gateway and bridge may be apart.
