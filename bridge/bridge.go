@@ -48,7 +48,9 @@ func (b *Bridge) Counters() Counters { return b.count.snapshot() }
 // unavailable, it retries. An error means that the configuration cannot work.
 func (b *Bridge) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return metrics.Serve(ctx, metrics.Endpoint{Listen: b.cfg.Metrics.Listen}, b.metrics.registry, nil, b.ready) })
+	g.Go(func() error {
+		return metrics.Serve(ctx, metrics.Endpoint{Listen: b.cfg.Metrics.Listen}, b.metrics.registry, nil, b.ready)
+	})
 	g.Go(func() error { return b.compete(ctx) })
 	g.Go(func() error { return b.serveKubelets(ctx) })
 	return g.Wait()
@@ -196,6 +198,7 @@ func (b *Bridge) runComponents(ctx context.Context, c *kube.Clients, nc *nats.Co
 		case <-synced:
 		}
 		p.desired.Load(stored)
+		p.selection.Decide()
 		if err := p.reports.Recover(ctx); err != nil {
 			return err
 		}

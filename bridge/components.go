@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/petiole-io/petiole/bridge/accounts"
 	"github.com/petiole-io/petiole/bridge/antientropy"
@@ -21,6 +22,7 @@ import (
 	"github.com/petiole-io/petiole/bridge/orphans"
 	"github.com/petiole-io/petiole/bridge/reported"
 	"github.com/petiole-io/petiole/bridge/requests"
+	"github.com/petiole-io/petiole/bridge/selection"
 	"github.com/petiole-io/petiole/bridge/site"
 	"github.com/petiole-io/petiole/bridge/storage"
 	"github.com/petiole-io/petiole/bridge/writeback"
@@ -50,6 +52,7 @@ type components struct {
 	requests   *requests.Server
 	accounts   *accounts.Controller
 	names      *names.Registry
+	selection  *selection.Follower
 	// followers do what changed objects need in the API alone.
 	followers []follower
 }
@@ -80,7 +83,9 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 	deleted := writeback.NewDeletedNodes()
 	cache, err := kube.NewCache(c.Dynamic, kube.Handlers{
 		Changed: p.objectChanged, Deleted: deleted.Add,
-		Requests: kube.Requests{Answered: monitor.Answered, Report: outages.ofParts("watch the API server")},
+		Requests:       kube.Requests{Answered: monitor.Answered, Report: outages.ofParts("watch the API server")},
+		SelectedListed: func(gr schema.GroupResource) { p.desired.Listed(gr) },
+		SelectedReport: p.selectedReport(outages.ofParts("watch what Sites select")),
 	})
 	if err != nil {
 		return nil, err
@@ -94,6 +99,9 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		Changed: newQueue[kube.Key](b.metrics, "objects", publishRetry), Sites: newQueue[string](b.metrics, "sites", publishRetry),
 		Report: outages.of("search the desired stream"),
 	})
+	p.selection = selection.New(selection.Config{
+		Cache: cache, Sites: func() []string { return slices.Collect(maps.Keys(p.desired.NodesBySite())) }, Matched: p.desired.Matched, Log: b.log,
+	})
 	writes := writeback.Config{Clients: c, Cache: cache, Sites: p.desired, Liveness: p.liveness, Deleted: deleted, Names: p.names, Problems: problems, Kubelets: kubelets, Log: b.log}
 	reportQueue := newQueueConfig[reported.Key](b.metrics, "writeback")
 	p.reports = reported.New(reported.Config{
@@ -106,6 +114,7 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		OnQuarantined: b.metrics.sites.CountQuarantined, OnSiteConnected: p.siteChanged,
 	})
 	p.followers = []follower{
+		p.selection,
 		liveness.NewTolerations(liveness.TolerationsConfig{
 			Pods: c.Own.CoreV1(), Cache: cache, PodsOn: p.desired.PodsOn, Log: b.log, Report: outages.of("set tolerations"),
 			Queue: newQueue[kube.Key](b.metrics, "autonomy", writeRetry),
@@ -144,7 +153,7 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 	})
 	p.sites = site.New(site.Config{
 		Bounds: site.Bounds{
-			Names: p.names, Problems: problems, Traffic: carried, Access: p.accounts.State,
+			Names: p.names, Problems: problems, Traffic: carried, Access: p.accounts.State, Selected: p.selection.Condition,
 			Retain: func(exists func(string) bool) {
 				problems.Retain(exists)
 				carried.Retain(exists)
@@ -180,6 +189,17 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		urgent.Request:     requests.Urgent(p.desired),
 	}, func() { b.count.refused.Add(1) }, b.log)
 	return p, nil
+}
+
+// selectedReport returns a function that reports the result of a list or watch of a resource that
+// Sites select: their conditions show it.
+func (c *components) selectedReport(report func(string, error)) func(string, error) {
+	return func(resource string, err error) {
+		report(resource, err)
+		if err != nil {
+			c.sites.Trigger()
+		}
+	}
 }
 
 // siteRoundEnded returns a function that reports the result of a round of the Site controller, and

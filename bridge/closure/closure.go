@@ -15,8 +15,8 @@ type keySet = sets.Set[kube.Key]
 // Index computes which objects each site needs: its nodes; the pods and devices bound to
 // them; everything that those refer to, transitively; the objects that name its nodes (attachments
 // of volumes, requests for certificates); the trust bundles of the signers that its pods trust; the
-// roles that are bound to its pods' service accounts, with the bindings; the services and endpoint slices of the pods' namespaces; and what every node reads (CSI drivers, the
-// service of the API server).
+// roles that are bound to its pods' service accounts, with the bindings; the services and endpoint slices of the pods' namespaces; what every node reads (CSI drivers, the
+// ranges of services, the service of the API server); and the custom resources that its Site selects.
 //
 // It reads no API and has no lock; its owner serializes the calls. Set and Remove return the
 // sites that a change affects; Recompute takes time in proportion to the size of one site.
@@ -32,6 +32,7 @@ type Index struct {
 	trusting    map[string]keySet  // signer → the pods that trust it
 	grants      map[Subject]keySet // subject → the bindings that grant it a role
 	everywhere  keySet
+	selected    selected
 
 	// wanted maps each site to the objects that it needed at the last Recompute, each with the
 	// node token of its subject. It includes objects that do not exist (yet).
@@ -44,7 +45,7 @@ func New() *Index {
 	return &Index{
 		sites: map[string]bool{}, dependencies: map[kube.Key]Dependencies{},
 		members: map[string]keySet{}, bound: map[string]keySet{}, naming: map[string]keySet{}, inNamespace: map[string]keySet{},
-		bundles: map[string]keySet{}, trusting: map[string]keySet{}, grants: map[Subject]keySet{}, everywhere: keySet{},
+		bundles: map[string]keySet{}, trusting: map[string]keySet{}, grants: map[Subject]keySet{}, everywhere: keySet{}, selected: newSelected(),
 		wanted: map[string]map[kube.Key]string{}, wantedBy: map[kube.Key]map[string]struct{}{},
 	}
 }
@@ -129,6 +130,7 @@ func (x *Index) Recompute(site string) (changed, dropped []kube.Key) {
 			for k := range x.everywhere {
 				x.visit(now, k, "")
 			}
+			x.visitSelected(now, site)
 		}
 	}
 	before := x.wanted[site]
@@ -192,6 +194,8 @@ func (x *Index) affectedSites(k kube.Key) map[string]struct{} {
 	add := func(sites map[string]struct{}) { maps.Copy(out, sites) }
 	f := x.dependencies[k]
 	switch {
+	case k.IsSelected():
+		return x.selecting(k, f)
 	case k.Resource == "sites", k.Resource == "nodes":
 		if f.Site != "" {
 			out[f.Site] = struct{}{}
@@ -225,8 +229,13 @@ func (x *Index) affectedSites(k kube.Key) map[string]struct{} {
 
 func (x *Index) link(k kube.Key, f Dependencies) {
 	switch {
+	case k.IsSelected():
+		addKey(x.selected.objects, k.GroupResource(), k)
 	case k.Resource == "sites":
 		x.sites[k.Name] = true
+		for _, s := range f.Selects {
+			x.selected.sites[k.Name] = append(x.selected.sites[k.Name], newSelector(s))
+		}
 	case k.Resource == "nodes" && f.Site != "":
 		addKey(x.members, f.Site, k)
 	case k.BindsToNode() && f.Node != "":
@@ -255,8 +264,12 @@ func (x *Index) unlink(k kube.Key) {
 		return
 	}
 	switch {
+	case k.IsSelected():
+		removeKey(x.selected.objects, k.GroupResource(), k)
 	case k.Resource == "sites":
 		delete(x.sites, k.Name)
+		delete(x.selected.sites, k.Name)
+		delete(x.selected.matched, k.Name)
 	case k.Resource == "nodes":
 		removeKey(x.members, f.Site, k)
 	case k.BindsToNode():
@@ -277,11 +290,11 @@ func (x *Index) unlink(k kube.Key) {
 	delete(x.everywhere, k)
 }
 
-// neededEverywhere reports whether every site needs an object: CSI drivers, and the service by
-// which pods reach the API server.
+// neededEverywhere reports whether every site needs an object: CSI drivers, the ranges of the
+// addresses of services, and the service by which pods reach the API server.
 func neededEverywhere(k kube.Key) bool {
 	switch k.Resource {
-	case "csidrivers":
+	case "csidrivers", "servicecidrs":
 		return true
 	case "services", "endpointslices":
 		return k.Namespace == "default" && k.Name == "kubernetes"

@@ -28,6 +28,11 @@ type Dependencies struct {
 	// Subjects lists the service accounts, and the groups of service accounts, that a binding of a
 	// role grants something to.
 	Subjects []Subject
+	// Selects is what a Site selects. Labels and Created, the time of creation, are those of an
+	// object that a Site can select.
+	Selects []Selection
+	Labels  map[string]string
+	Created string
 }
 
 // Subject is a service account, or a group that contains service accounts: all of a namespace, or
@@ -36,15 +41,18 @@ type Subject struct{ Namespace, Name string }
 
 func (f Dependencies) equal(g Dependencies) bool {
 	return f.Site == g.Site && f.Node == g.Node && f.Signer == g.Signer && slices.Equal(f.Refs, g.Refs) && slices.Equal(f.Trusts, g.Trusts) &&
-		slices.Equal(f.Subjects, g.Subjects)
+		slices.Equal(f.Subjects, g.Subjects) && equalLabels(f, g)
 }
 
 // DependenciesOf returns the dependencies of an object. An error means that the
-// object cannot be decoded; the result is then empty. It is a pure function.
+// object cannot be decoded; the result is then empty, or that of what can be. It is a pure function.
 func DependenciesOf(k kube.Key, o *unstructured.Unstructured) (Dependencies, error) {
 	switch {
 	case k.Group == kube.SiteGroup && k.Resource == "sites":
-		return Dependencies{Site: k.Name}, nil
+		selects, err := selections(k, o)
+		return Dependencies{Site: k.Name, Selects: selects}, err
+	case k.IsSelected():
+		return Dependencies{Labels: o.GetLabels(), Created: kube.StringAt(o, "metadata", "creationTimestamp")}, nil
 	case k.Group == "" && k.Resource == "nodes":
 		return Dependencies{Site: o.GetLabels()[v1alpha1.SiteLabel]}, nil
 	case k.Group == "" && k.Resource == "pods":

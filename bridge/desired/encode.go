@@ -20,13 +20,20 @@ import (
 // The JSON is what the API serves, without managedFields and, for nodes, without the taints
 // that mark a node as unreachable: by the time a site receives them it is connected again. The
 // hash leaves out the resource version, the generation and the part of the status that for nodes,
-// pods and devices is an echo of the site's own report (see desiredStatus).
+// pods and devices is an echo of the site's own report (see desiredStatus). The status of a
+// CustomResourceDefinition says nothing about its objects and is left out.
 func encodeObject(k kube.Key, o *unstructured.Unstructured) (data []byte, hash string, err error) {
 	object := maps.Clone(o.Object)
 	meta := cloneMetadata(object)
 	delete(meta, "managedFields")
 	if k.Group == "" && k.Resource == "nodes" {
 		removeLinkTaints(object)
+	}
+	if k.Group == kube.ExtensionsGroup {
+		delete(object, "status")
+	}
+	if k.IsEndpointSlice() {
+		removeTriggerTime(meta)
 	}
 	if data, err = json.Marshal(object); err != nil {
 		return nil, "", fmt.Errorf("encode %s: %w", k.Ref(""), err)
@@ -49,9 +56,12 @@ func encodeObject(k kube.Key, o *unstructured.Unstructured) (data []byte, hash s
 
 // desiredStatus returns the part of a status that the control plane owns and a kubelet waits for,
 // nil if there is none: the whole status of a claim (its phase becomes Bound, its devices are
-// allocated), of an attachment and of a request for a certificate; a pod's conditions that are not
+// allocated), of an attachment, of a request for a certificate and of a custom resource; a pod's conditions that are not
 // the kubelet's (its readiness gates) and its generated ResourceClaims; a node's attached volumes.
 func desiredStatus(k kube.Key, status any) any {
+	if k.IsSelected() {
+		return status
+	}
 	fields, _ := status.(map[string]any)
 	switch k.Resource {
 	case "persistentvolumeclaims", "resourceclaims", "volumeattachments", "podcertificaterequests":
@@ -109,6 +119,22 @@ func cloneMetadata(object map[string]any) map[string]any {
 	meta = maps.Clone(meta)
 	object["metadata"] = meta
 	return meta
+}
+
+// removeTriggerTime removes the time at which an endpoint changed, maybe one of another site: only a
+// metric of kube-proxy depends on it.
+func removeTriggerTime(meta map[string]any) {
+	annotations, _ := meta["annotations"].(map[string]any)
+	if _, ok := annotations[corev1.EndpointsLastChangeTriggerTime]; !ok {
+		return
+	}
+	annotations = maps.Clone(annotations)
+	delete(annotations, corev1.EndpointsLastChangeTriggerTime)
+	if len(annotations) == 0 {
+		delete(meta, "annotations")
+		return
+	}
+	meta["annotations"] = annotations
 }
 
 func removeLinkTaints(object map[string]any) {

@@ -35,6 +35,8 @@ status: {phase: Running}
 		{"disruption", "pods d/p", `status: {phase: Running}`, `status: {phase: Failed, conditions: [{type: DisruptionTarget, status: "True"}]}`, true},
 		{"generated claim", "pods d/p", `status: {phase: Pending}`, `status: {phase: Pending, resourceClaimStatuses: [{name: gpu, resourceClaimName: p-gpu-x}]}`, false},
 		{"attached volume", "nodes n", `status: {volumesInUse: [a]}`, `status: {volumesInUse: [a], volumesAttached: [{name: a, devicePath: /dev/a}]}`, false},
+		{"status of a custom resource", "widgets.example.com d/w", `status: {ready: false}`, `status: {ready: true}`, false},
+		{"time of an endpoint's change", "endpointslices.discovery.k8s.io d/s", `metadata: {annotations: {endpoints.kubernetes.io/last-change-trigger-time: a}}`, `metadata: {annotations: {endpoints.kubernetes.io/last-change-trigger-time: b}}`, true},
 		{"service gets an address", "services d/s", `status: {loadBalancer: {}}`, `status: {loadBalancer: {ingress: [{ip: 10.0.0.1}]}}`, true},
 	}
 	for _, tt := range tests {

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/util/workqueue"
 
@@ -39,6 +40,8 @@ type Objects interface {
 	Get(k kube.Key) *unstructured.Unstructured
 	// Keys returns the keys of all known objects.
 	Keys() []kube.Key
+	// Listed reports whether all objects of a key's resource are known.
+	Listed(k kube.Key) bool
 }
 
 // Storage detects that the API server's storage was rolled back.
@@ -105,6 +108,15 @@ type dirtySite struct {
 	force sets.Set[kube.Key]
 	// extra maps subjects to entries that the site has and should not have.
 	extra map[string]inventory.Entry
+}
+
+// insertEndpoints adds the EndpointSlices among the objects of the site.
+func (d *dirtySite) insertEndpoints(objects map[kube.Key]map[string]entry) {
+	for k := range objects {
+		if k.IsEndpointSlice() {
+			d.keys.Insert(k)
+		}
+	}
 }
 
 // New returns a reconciler that has not started.
@@ -212,10 +224,28 @@ func (r *Reconciler) index(k kube.Key) {
 		sites = r.closure.Remove(k)
 	}
 	for _, s := range sites {
-		r.markDirty(s).recompute = true
+		d := r.markDirty(s)
+		d.recompute = true
+		if k.Group == "" && k.Resource == "nodes" {
+			d.insertEndpoints(r.desired.sites[s]) // they depend on the site's nodes
+		}
 	}
 	for _, s := range r.closure.Wanting(k) {
 		r.markDirty(s).keys.Insert(k)
+	}
+}
+
+// Listed schedules the objects of a resource that the sites have and that may be gone, once all of
+// its objects are known.
+func (r *Reconciler) Listed(gr schema.GroupResource) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for site, objects := range r.desired.sites {
+		for k := range objects {
+			if k.GroupResource() == gr {
+				r.markDirty(site).keys.Insert(k)
+			}
+		}
 	}
 }
 
@@ -289,6 +319,9 @@ func (r *Reconciler) plan(site string) (tasks []task, known bool) {
 	}
 	for k := range d.keys {
 		node, wanted := r.closure.Node(site, k)
+		if !wanted && r.closure.Selects(site, k.GroupResource()) && !r.objects.Listed(k) {
+			continue // Listed comes back to it: until then nobody knows whether it is gone
+		}
 		tasks = append(tasks, task{key: k, node: node, wanted: wanted, force: d.force.Has(k)})
 	}
 	for _, e := range d.extra {
@@ -322,13 +355,6 @@ func (r *Reconciler) publishSite(ctx context.Context, site string) error {
 	}
 	r.restoreTasks(site, left)
 	return behind
-}
-
-func (r *Reconciler) execute(ctx context.Context, site string, t task) error {
-	if t.extra != nil {
-		return r.deleteExtra(ctx, site, *t.extra)
-	}
-	return r.publishObject(ctx, site, t)
 }
 
 // finish marks a site as no longer being published.

@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/zap"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
@@ -39,6 +40,20 @@ type publishing struct {
 type objectMap struct {
 	mu  sync.Mutex
 	all map[kube.Key]*unstructured.Unstructured
+	// unlisted is a resource of which it does not know all objects.
+	unlisted schema.GroupResource
+}
+
+func (m *objectMap) Listed(k kube.Key) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return k.GroupResource() != m.unlisted
+}
+
+func (m *objectMap) setUnlisted(gr schema.GroupResource) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.unlisted = gr
 }
 
 func (m *objectMap) Get(k kube.Key) *unstructured.Unstructured {
@@ -245,4 +260,87 @@ func TestRemovedMessageThatIsBackIsPublishedAgain(t *testing.T) {
 		return now.Sequence > before.Sequence
 	})
 	p.await("settled", p.idle)
+}
+
+// What a Site selects stays at the site while the bridge does not know all objects of the resource,
+// as after a start while it may not read it; then what is gone goes.
+func TestSelectedObjectsStayUntilTheyAreListed(t *testing.T) {
+	t.Parallel()
+	p := startPublishing(t)
+	p.populate(0)
+	widgets := schema.GroupResource{Group: "example.com", Resource: "widgets"}
+	site, k := kube.SiteKey("plant-a"), kube.Key{Group: "example.com", Resource: "widgets", Namespace: "default", Name: "w"}
+	selection := map[string]any{"spec": map[string]any{"resources": []any{map[string]any{"group": "example.com", "resource": "widgets"}}}}
+	p.set(site, selection)
+	p.set(k, map[string]any{"spec": map[string]any{"size": int64(1)}})
+	has := func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, e := range p.desired.entries("plant-a", k) {
+			return e.op == streams.OpPut
+		}
+		return false
+	}
+	p.await("the object is published", func() bool { return p.idle() && has() })
+	p.watched.setUnlisted(widgets)
+	p.watched.set(k, nil)
+	p.Changed(k, 0)
+	p.await("the change is dealt with", p.idle)
+	if !has() {
+		t.Fatal("the object was removed while nobody knew whether it is gone")
+	}
+	p.watched.setUnlisted(schema.GroupResource{})
+	p.Listed(widgets)
+	p.await("the object is removed", func() bool { return p.idle() && !has() })
+	p.set(k, map[string]any{"spec": map[string]any{"size": int64(2)}})
+	p.await("it is published again", func() bool { return p.idle() && has() })
+	p.watched.setUnlisted(widgets)
+	p.set(site, map[string]any{})
+	p.await("it goes with the selection, listed or not", func() bool { return p.idle() && !has() })
+}
+
+// A site gets the endpoints of its own nodes. Those of another cost it no message, and a node that
+// comes to it brings its endpoints.
+func TestEndpointsOfASite(t *testing.T) {
+	t.Parallel()
+	p := startPublishing(t)
+	p.populate(0)
+	k := kube.Key{Group: kube.DiscoveryGroup, Resource: "endpointslices", Namespace: "default", Name: "web-1"}
+	slice := func(addresses ...string) map[string]any {
+		o := map[string]any{"endpoints": []any{}}
+		for i, a := range addresses {
+			e := map[string]any{"addresses": []any{a}, "nodeName": []string{"a1", "b1", "a2"}[i]}
+			o["endpoints"] = append(o["endpoints"].([]any), e)
+		}
+		return o
+	}
+	has := func(want ...string) func() bool {
+		return func() bool {
+			raw, err := p.hub.Desired.GetLastMsgForSubject(t.Context(), streams.DesiredSubject("plant-a", k.Ref("")))
+			if err != nil {
+				return false
+			}
+			_, m, err := streams.Decode(raw.Subject, raw.Header, raw.Data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := strings.Count(string(m.Object), `"addresses"`)
+			for _, w := range want {
+				if !strings.Contains(string(m.Object), w) {
+					return false
+				}
+			}
+			return got == len(want) && p.idle()
+		}
+	}
+	p.set(k, slice("10.0.0.1", "10.0.0.2", "10.0.0.3"))
+	p.await("the endpoint of the site's node", has("10.0.0.1"))
+	before := p.counters.Published.Load()
+	p.set(k, slice("10.0.0.1", "10.0.0.9", "10.0.0.3"))
+	p.await("another site's endpoint has changed", p.idle)
+	if n := p.counters.Published.Load() - before; n != 0 {
+		t.Errorf("%d messages because of another site's endpoint", n)
+	}
+	p.set(kube.CoreKey("nodes", "", "a2"), map[string]any{"metadata": map[string]any{"labels": map[string]any{v1alpha1.SiteLabel: "plant-a"}}})
+	p.await("the endpoint of a new node", has("10.0.0.1", "10.0.0.3"))
 }

@@ -39,6 +39,14 @@ func (s *state) SiteExists(site string) bool {
 	return s.closure.Exists(site)
 }
 
+// Matched returns how many objects each of a Site's spec.resources matched when the site was last
+// published, and how many of them, in order, a site can have.
+func (s *state) Matched(site string) (counts []int, limit int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closure.Matched(site)
+}
+
 // SiteOf returns the site of a node, empty if the node is unknown or belongs to no site.
 func (s *state) SiteOf(node string) string {
 	s.mu.Lock()

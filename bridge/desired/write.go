@@ -33,6 +33,14 @@ type writer struct {
 	erasing sync.Mutex
 }
 
+// execute updates one object at a site.
+func (w *writer) execute(ctx context.Context, site string, t task) error {
+	if t.extra != nil {
+		return w.deleteExtra(ctx, site, *t.extra)
+	}
+	return w.publishObject(ctx, site, t)
+}
+
 // publishObject makes DESIRED hold the present state of the object, or a tombstone.
 func (w *writer) publishObject(ctx context.Context, site string, t task) error {
 	w.mu.Lock()
@@ -59,7 +67,7 @@ func (w *writer) publishObject(ctx context.Context, site string, t task) error {
 }
 
 func (w *writer) publishBody(ctx context.Context, site string, t task, o *unstructured.Unstructured, was entry) error {
-	data, hash, err := w.objects.encoded(t.key, o)
+	data, hash, err := w.encodedFor(site, t.key, o)
 	if err != nil {
 		return err
 	}

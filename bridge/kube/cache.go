@@ -24,6 +24,10 @@ type Handlers struct {
 	// Deleted is called before Changed with the last known state of a deleted object.
 	Deleted func(Key, *unstructured.Unstructured)
 	Requests
+	// SelectedListed is called when all objects of a resource that Sites select are known;
+	// SelectedReport, in place of Report, with the outcome of each list and watch of one.
+	SelectedListed func(schema.GroupResource)
+	SelectedReport func(resource string, err error)
 }
 
 // Requests observe the lists and watches of an informer. They are called from several
@@ -37,40 +41,51 @@ type Requests struct {
 	Report func(resource string, err error)
 }
 
-// Cache is an informer cache of the watched resources. It is safe for concurrent use.
+// Cache is an informer cache of the watched resources, and of those that Sites select. It is safe
+// for concurrent use.
 type Cache struct {
 	informers map[schema.GroupResource]cache.SharedIndexInformer
+	selected  *selectedCache
 }
 
 // NewCache creates the informers of all watched resources. It starts nothing.
 func NewCache(client dynamic.Interface, h Handlers) (*Cache, error) {
-	c := &Cache{informers: map[schema.GroupResource]cache.SharedIndexInformer{}}
+	c := &Cache{informers: map[schema.GroupResource]cache.SharedIndexInformer{}, selected: newSelectedCache(client, h)}
 	for _, r := range watched {
-		gr := r.GroupResource()
-		inf, err := NewInformer(client, r, h.Requests)
+		inf, err := newHandledInformer(client, r, h, h.Requests)
 		if err != nil {
 			return nil, err
 		}
-		changed := func(obj any) {
-			if k, ok := keyFor(gr, obj); ok {
-				h.Changed(k)
-			}
-		}
-		if _, err := inf.AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc: changed, UpdateFunc: func(_, obj any) { changed(obj) }, DeleteFunc: func(obj any) {
-				if k, ok := keyFor(gr, obj); ok {
-					if o := lastSeen(obj); o != nil {
-						h.Deleted(k, o)
-					}
-					h.Changed(k)
-				}
-			},
-		}); err != nil {
-			return nil, fmt.Errorf("prepare watch of %s: %w", gr, err)
-		}
-		c.informers[gr] = inf
+		c.informers[r.GroupResource()] = inf
 	}
 	return c, nil
+}
+
+// newHandledInformer creates an informer that calls the handlers.
+func newHandledInformer(client dynamic.Interface, r schema.GroupVersionResource, h Handlers, requests Requests) (cache.SharedIndexInformer, error) {
+	gr := r.GroupResource()
+	inf, err := NewInformer(client, r, requests)
+	if err != nil {
+		return nil, err
+	}
+	changed := func(obj any) {
+		if k, ok := keyFor(gr, obj); ok {
+			h.Changed(k)
+		}
+	}
+	if _, err := inf.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: changed, UpdateFunc: func(_, obj any) { changed(obj) }, DeleteFunc: func(obj any) {
+			if k, ok := keyFor(gr, obj); ok {
+				if o := lastSeen(obj); o != nil {
+					h.Deleted(k, o)
+				}
+				h.Changed(k)
+			}
+		},
+	}); err != nil {
+		return nil, fmt.Errorf("prepare watch of %s: %w", gr, err)
+	}
+	return inf, nil
 }
 
 // NewInformer creates the informer of one resource, for a resource that only one component
@@ -78,7 +93,7 @@ func NewCache(client dynamic.Interface, h Handlers) (*Cache, error) {
 func NewInformer(client dynamic.Interface, r schema.GroupVersionResource, requests Requests) (cache.SharedIndexInformer, error) {
 	inf := cache.NewSharedIndexInformerWithOptions(listWatch(client, r, requests), &unstructured.Unstructured{},
 		cache.SharedIndexInformerOptions{ObjectDescription: r.String()})
-	if err := inf.SetTransform(dropManagedFields); err != nil {
+	if err := inf.SetTransform(strip); err != nil {
 		return nil, fmt.Errorf("prepare watch of %s: %w", r.GroupResource(), err)
 	}
 	// listWatch reports the outcome of each call.
@@ -135,12 +150,13 @@ func listWatch(client dynamic.Interface, r schema.GroupVersionResource, requests
 }
 
 // Run runs the informers until ctx ends. It calls synced once, when all resources have been
-// listed.
+// listed but those that Sites select.
 func (c *Cache) Run(ctx context.Context, synced func()) {
 	var wg sync.WaitGroup
 	for _, inf := range c.informers {
 		wg.Go(func() { inf.RunWithContext(ctx) })
 	}
+	wg.Go(func() { c.selected.run(ctx) })
 	wg.Go(func() {
 		for _, inf := range c.informers {
 			select {
@@ -157,9 +173,11 @@ func (c *Cache) Run(ctx context.Context, synced func()) {
 // Get returns the last known state of an object, nil if there is none. The caller must not
 // change it.
 func (c *Cache) Get(k Key) *unstructured.Unstructured {
-	inf := c.informers[k.groupResource()]
+	inf := c.informers[k.GroupResource()]
 	if inf == nil {
-		return nil
+		if inf = c.selected.informer(k.GroupResource()); inf == nil {
+			return nil
+		}
 	}
 	obj, ok, err := inf.GetStore().GetByKey(k.cacheKey())
 	if err != nil || !ok {
@@ -173,13 +191,19 @@ func (c *Cache) Get(k Key) *unstructured.Unstructured {
 func (c *Cache) Keys() []Key {
 	var all []Key
 	for gr, inf := range c.informers {
-		for _, obj := range inf.GetStore().List() {
-			if k, ok := keyFor(gr, obj); ok {
-				all = append(all, k)
-			}
+		all = append(all, keysIn(gr, inf)...)
+	}
+	return append(all, c.selected.keys()...)
+}
+
+func keysIn(gr schema.GroupResource, inf cache.SharedIndexInformer) []Key {
+	var keys []Key
+	for _, obj := range inf.GetStore().List() {
+		if k, ok := keyFor(gr, obj); ok {
+			keys = append(keys, k)
 		}
 	}
-	return all
+	return keys
 }
 
 // lastSeen returns the last known state of a deleted object. The informer may have missed the
@@ -203,9 +227,13 @@ func keyFor(gr schema.GroupResource, obj any) (Key, bool) {
 	return Key{Group: gr.Group, Resource: gr.Resource, Namespace: namespace, Name: name}, err == nil
 }
 
-func dropManagedFields(obj any) (any, error) {
+// strip removes what no site needs and takes most of the memory.
+func strip(obj any) (any, error) {
 	if u, ok := obj.(*unstructured.Unstructured); ok {
 		u.SetManagedFields(nil)
+		if u.GetKind() == "CustomResourceDefinition" {
+			stripDefinition(u)
+		}
 	}
 	return obj, nil
 }

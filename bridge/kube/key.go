@@ -36,6 +36,11 @@ func CoreKey(resource, namespace, name string) Key {
 // SiteKey returns the key of a Site.
 func SiteKey(site string) Key { return Key{Group: SiteGroup, Resource: "sites", Name: site} }
 
+// DefinitionKey returns the key of the CustomResourceDefinition of a resource.
+func DefinitionKey(gr schema.GroupResource) Key {
+	return Key{Group: ExtensionsGroup, Resource: "customresourcedefinitions", Name: gr.String()}
+}
+
 // CSINodeKey returns the key of a node's CSINode.
 func CSINodeKey(node string) Key {
 	return Key{Group: StorageGroup, Resource: "csinodes", Name: node}
@@ -46,9 +51,11 @@ func IsCSINode(r streams.Ref) bool { return r.Group == StorageGroup && r.Resourc
 
 // The API groups of the watched resources, besides the core group.
 const (
+	ExtensionsGroup   = "apiextensions.k8s.io"
 	CertificatesGroup = "certificates.k8s.io"
 	DeviceGroup       = "devices.kubeedge.io"
 	DiscoveryGroup    = "discovery.k8s.io"
+	NetworkingGroup   = "networking.k8s.io"
 	NodeGroup         = "node.k8s.io"
 	RBACGroup         = "rbac.authorization.k8s.io"
 	ResourceGroup     = "resource.k8s.io"
@@ -62,6 +69,7 @@ var watched = []schema.GroupVersionResource{
 	{Group: SiteGroup, Version: "v1alpha1", Resource: "sites"},
 	{Version: "v1", Resource: "nodes"},
 	{Version: "v1", Resource: "namespaces"},
+	{Group: ExtensionsGroup, Version: "v1", Resource: "customresourcedefinitions"},
 	{Version: "v1", Resource: "serviceaccounts"},
 	{Group: RBACGroup, Version: "v1", Resource: "roles"},
 	{Group: RBACGroup, Version: "v1", Resource: "clusterroles"},
@@ -76,6 +84,7 @@ var watched = []schema.GroupVersionResource{
 	{Group: ResourceGroup, Version: "v1", Resource: "resourceclaims"},
 	{Group: CertificatesGroup, Version: "v1", Resource: "clustertrustbundles"},
 	{Group: NodeGroup, Version: "v1", Resource: "runtimeclasses"},
+	{Group: NetworkingGroup, Version: "v1", Resource: "servicecidrs"},
 	{Version: "v1", Resource: "services"},
 	{Group: DiscoveryGroup, Version: "v1", Resource: "endpointslices"},
 	{Group: DeviceGroup, Version: "v1beta1", Resource: "devicemodels"},
@@ -87,10 +96,10 @@ var watched = []schema.GroupVersionResource{
 }
 
 // isOptional reports whether an API server that the bridge supports may lack a resource:
-// Kubernetes has ResourceClaims from 1.34 on, the two of certificates.k8s.io from 1.37 on, and all
-// of them can be turned off.
+// Kubernetes has ServiceCIDRs from 1.33 on, ResourceClaims from 1.34 on, the two of
+// certificates.k8s.io from 1.37 on, and most of them can be turned off.
 func isOptional(r schema.GroupVersionResource) bool {
-	return r.Group == ResourceGroup || r.Group == CertificatesGroup
+	return r.Group == NetworkingGroup || r.Group == ResourceGroup || r.Group == CertificatesGroup
 }
 
 var publishRank = func() map[schema.GroupResource]int {
@@ -101,19 +110,19 @@ var publishRank = func() map[schema.GroupResource]int {
 	return m
 }()
 
-// groupResource returns the resource of the object, without its version.
-func (k Key) groupResource() schema.GroupResource {
+// GroupResource returns the resource of the object, without its version.
+func (k Key) GroupResource() schema.GroupResource {
 	return schema.GroupResource{Group: k.Group, Resource: k.Resource}
 }
 
 // Rank orders objects for publication within a site: what a pod needs has a lower rank than
-// the pod. The rank of an object that is not watched is 0.
-func (k Key) Rank() int { return publishRank[k.groupResource()] }
+// the pod. The rank of a selected object is 0.
+func (k Key) Rank() int { return publishRank[k.GroupResource()] }
 
 // VersionedResource returns the resource with the version in which it is watched. It returns
 // false if the resource is not watched.
 func (k Key) VersionedResource() (schema.GroupVersionResource, bool) {
-	i, ok := publishRank[k.groupResource()]
+	i, ok := publishRank[k.GroupResource()]
 	if !ok {
 		return schema.GroupVersionResource{}, false
 	}
@@ -125,6 +134,18 @@ func (k Key) VersionedResource() (schema.GroupVersionResource, bool) {
 // certificates of pods.
 func (k Key) NamesNode() bool {
 	return k.Group == StorageGroup && k.Resource == "volumeattachments" || k.Group == CertificatesGroup && k.Resource == "podcertificaterequests"
+}
+
+// IsSelected reports whether a site gets the resource's objects only because its Site selects them:
+// custom resources, of which the bridge knows nothing else.
+func (k Key) IsSelected() bool {
+	_, known := publishRank[k.GroupResource()]
+	return !known
+}
+
+// IsEndpointSlice reports whether an object is an EndpointSlice.
+func (k Key) IsEndpointSlice() bool {
+	return k.Group == DiscoveryGroup && k.Resource == "endpointslices"
 }
 
 // IsRoleBinding reports whether the resource's objects grant the rules of a role to subjects.

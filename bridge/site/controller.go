@@ -77,6 +77,8 @@ type Bounds struct {
 	Traffic  *Traffic
 	// Access returns the state of a Site's accounts at the hub. It returns false if there is none.
 	Access func(site string) (accounts.State, bool)
+	// Selected returns the condition of a Site that selects resources, false if it selects none.
+	Selected func(site string, spec v1alpha1.SiteSpec) (metav1.Condition, bool)
 	// Retain forgets the sites that no longer exist.
 	Retain func(exists func(site string) bool)
 }
@@ -219,6 +221,7 @@ func (c *Controller) updateStatus(ctx context.Context, site string, info *jetstr
 	applyAccess(&status, access, known, seen.now)
 	meta.SetStatusCondition(&status.Conditions, storageCondition(c.cfg.Consumers.StorageProblem(site), seen.now))
 	c.cfg.Bounds.Traffic.apply(site, served.Spec, &status, seen.now)
+	c.applySelected(site, served.Spec, &status, seen.now)
 	c.cfg.Metrics.set(site, status, c.cfg.Consumers.StorageUsed(site))
 	if !statusDue(served.Status, status, w.at, seen.now) {
 		return nil
@@ -232,6 +235,17 @@ func (c *Controller) updateStatus(ctx context.Context, site string, info *jetstr
 	c.written[site] = w
 	c.events.add(o, seen.now, eventsOf(served.Status, status))
 	return nil
+}
+
+// applySelected sets the condition about the resources that a Site selects.
+func (c *Controller) applySelected(site string, spec v1alpha1.SiteSpec, status *v1alpha1.SiteStatus, now time.Time) {
+	cond, selects := c.cfg.Bounds.Selected(site, spec)
+	if !selects {
+		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionResourcesSelected)
+		return
+	}
+	cond.LastTransitionTime = *wireTime(now)
+	meta.SetStatusCondition(&status.Conditions, cond)
 }
 
 // collect gathers the present state of a site.

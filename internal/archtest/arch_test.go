@@ -70,6 +70,7 @@ var ours = []struct {
 	{"bridge/antientropy", []string{"bridge/api", "bridge/hub", "bridge/kube", "bridge/lease", "bridge/liveness", "bridge/requests", "streams"}},
 	{"bridge/desired", []string{"bridge/closure", "bridge/hub", "bridge/kube", "bridge/lease", "streams"}},
 	{"bridge/bounds", nil},
+	{"bridge/selection", []string{"bridge/api", "bridge/kube"}},
 	{"bridge/orphans", []string{"bridge/api", "bridge/kube"}},
 	{"bridge/names", []string{"bridge/api", "bridge/kube"}},
 	{"bridge/site", []string{"bridge/accounts", "bridge/antientropy", "bridge/api", "bridge/bounds", "bridge/hub", "bridge/kube", "bridge/liveness", "bridge/names", "internal/metrics", "streams"}},

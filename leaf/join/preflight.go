@@ -92,14 +92,14 @@ func (m Machine) preflight(ctx context.Context, token join.Token, endpoint strin
 		p.add(checkKernel, "net.ipv4.ip_forward is not 1, so pods reach nobody: echo net.ipv4.ip_forward=1 > /etc/sysctl.d/90-petiole.conf; sysctl --system")
 	}
 	if services {
-		m.checkBridgeFilter(p)
+		checkBridgeFilter(m, p)
 	}
 	return info
 }
 
 // checkBridgeFilter finds out whether kube-proxy sees what pods of this node, on one bridge device,
 // send to each other: it has to translate the answers.
-func (m Machine) checkBridgeFilter(p *problems) {
+func checkBridgeFilter(m Machine, p *problems) {
 	const setting = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 	if !m.exists(setting) || strings.TrimSpace(m.read(setting)) != "1" {
 		p.add(checkKernel, "net.bridge.bridge-nf-call-iptables is not 1, so Services answer no pod of their own node if the pod network is a bridge: "+

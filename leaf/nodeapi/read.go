@@ -20,7 +20,7 @@ func (h *handler) get(w http.ResponseWriter, q *request) error {
 		return apierrors.NewNotFound(q.resource.GroupResource(), q.Name)
 	}
 	if q.out == codec.Table {
-		return codec.WriteTable(w, q.resource.GroupResource(), []*objects.Object{o}, o.ResourceVersion)
+		return codec.WriteTable(w, q.resource.Resource, []*objects.Object{o}, o.ResourceVersion)
 	}
 	return codec.WriteObject(w, http.StatusOK, q.out, o)
 }
@@ -43,7 +43,7 @@ func (h *handler) list(w http.ResponseWriter, q *request) error {
 		return err
 	}
 	if q.out == codec.Table {
-		return codec.WriteTable(w, q.resource.GroupResource(), found, rv)
+		return codec.WriteTable(w, q.resource.Resource, found, rv)
 	}
 	return codec.WriteList(w, q.out, q.resource.GVK(), found, rv)
 }

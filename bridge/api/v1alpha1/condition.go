@@ -55,6 +55,24 @@ const (
 	ReasonNotConfirmed = "NotConfirmed"
 )
 
+// ConditionResourcesSelected is True if the site gets every object that Spec.Resources selects. It is
+// absent if that is empty.
+const ConditionResourcesSelected = "ResourcesSelected"
+
+// The reasons of ConditionResourcesSelected, beside ReasonAsExpected.
+const (
+	// ReasonResourceNotFound: the API server has no such CustomResourceDefinition.
+	ReasonResourceNotFound = "ResourceNotFound"
+	// ReasonResourceNotSelectable: it is not a custom resource, or sites get it without a selection.
+	ReasonResourceNotSelectable = "ResourceNotSelectable"
+	// ReasonResourceForbidden: the bridge may not list and watch it.
+	ReasonResourceForbidden = "ResourceForbidden"
+	// ReasonResourceUnavailable: the API server does not answer for it. The site keeps what it has.
+	ReasonResourceUnavailable = "ResourceUnavailable"
+	// ReasonTooManyObjects: more objects are selected than a site can have; it has the oldest.
+	ReasonTooManyObjects = "TooManyObjects"
+)
+
 // The reasons of ConditionNodesAccepted, beside ReasonAsExpected.
 const (
 	// ReasonNameTaken: the name belongs to another site, or to a Node that is no site's.

@@ -3,6 +3,7 @@ package v1alpha1
 import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // ResyncAnnotation on a Site requests a full resync; each new value requests one.
@@ -54,6 +55,31 @@ type SiteSpec struct {
 	// Nodes bounds the nodes of the site. Without it, the site has one node: the first that
 	// registers, or those that it had before this field existed.
 	Nodes *SiteNodes `json:"nodes,omitempty"`
+	// Resources selects custom resources that the site gets, for the pods and people there. The API
+	// of its nodes serves them read-only, also without the link.
+	// +listType=map
+	// +listMapKey=group
+	// +listMapKey=resource
+	Resources []SiteResource `json:"resources,omitempty"`
+}
+
+// SiteResource selects objects of one custom resource. The site gets them in the version that the
+// API server prefers, 1000 objects of all its resources together at most, the oldest of each.
+type SiteResource struct {
+	// Group and Resource are those of a CustomResourceDefinition, such as example.com and widgets.
+	Group    string `json:"group"`
+	Resource string `json:"resource"`
+	// Namespaces are those whose objects are selected; default all. A resource of cluster scope has
+	// none.
+	// +listType=set
+	Namespaces []string `json:"namespaces,omitempty"`
+	// Selector selects by label; default all.
+	Selector *metav1.LabelSelector `json:"selector,omitempty"`
+}
+
+// GroupResource returns the resource.
+func (r SiteResource) GroupResource() schema.GroupResource {
+	return schema.GroupResource{Group: r.Group, Resource: r.Resource}
 }
 
 // SiteJoin is a join token without its secret. kubectl petiole site create and rejoin write it.
@@ -234,8 +260,8 @@ type SiteStatus struct {
 	Resync *SiteResync `json:"resync,omitempty"`
 
 	// Conditions holds ConditionConnected, ConditionSynced, ConditionHealthy,
-	// ConditionStorageReserved, ConditionNodesAccepted and ConditionWithinLimits, and with a budget of
-	// the link ConditionWithinBudget.
+	// ConditionStorageReserved, ConditionNodesAccepted and ConditionWithinLimits, with a budget of
+	// the link ConditionWithinBudget, and with selected resources ConditionResourcesSelected.
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`

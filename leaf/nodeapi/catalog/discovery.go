@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"cmp"
 	"maps"
 	"runtime"
 	"slices"
@@ -88,8 +89,8 @@ func resourceList(resources []Resource, group, ver string) *metav1.APIResourceLi
 			continue
 		}
 		list.APIResources = append(list.APIResources, metav1.APIResource{
-			Name: r.Resource.Resource, SingularName: strings.ToLower(r.Kind), Kind: r.Kind,
-			Namespaced: r.Namespaced, ShortNames: r.shortNames, Verbs: slices.Sorted(slices.Values(r.Verbs())),
+			Name: r.Resource.Resource, SingularName: cmp.Or(r.Singular, strings.ToLower(r.Kind)), Kind: r.Kind,
+			Namespaced: r.Namespaced, ShortNames: r.shortNames, Categories: r.Categories, Verbs: slices.Sorted(slices.Values(r.Verbs())),
 		})
 		for _, sub := range slices.Sorted(maps.Keys(r.Subresources)) {
 			list.APIResources = append(list.APIResources, metav1.APIResource{

@@ -92,6 +92,7 @@ var builtins = []Resource{
 	builtin("storage.k8s.io", "storageclasses", "StorageClass", false, "sc"),
 	builtin("node.k8s.io", "runtimeclasses", "RuntimeClass", false),
 	builtin("discovery.k8s.io", "endpointslices", "EndpointSlice", true),
+	builtin("apiextensions.k8s.io", "customresourcedefinitions", "CustomResourceDefinition", false, "crd", "crds"),
 	builtin("networking.k8s.io", "servicecidrs", "ServiceCIDR", false),
 	builtin("certificates.k8s.io", "podcertificaterequests", "PodCertificateRequest", true).withVerbs("create"),
 	builtin("certificates.k8s.io", "clustertrustbundles", "ClusterTrustBundle", false),
@@ -107,11 +108,12 @@ var builtins = []Resource{
 
 const noExpansion = "this is a site's node API, and volumes are not expanded at a site: expand the volume by hand"
 
-// unserved holds the resources that a kubelet may request, depending on its configuration, and
-// the reason why a site cannot serve them.
+// unserved holds the resources that a kubelet, depending on its configuration, or kube-proxy may
+// request, and the reason why a site does not serve them.
 var unserved = map[schema.GroupResource]string{
 	{Group: "certificates.k8s.io", Resource: "certificatesigningrequests"}: "this is a site's node API, which signs no certificates: " +
 		"set serverTLSBootstrap and rotateCertificates of the KubeletConfiguration to false",
+	{Group: "events.k8s.io", Resource: "events"}: "this is a site's node API, where only the kubelet records events: read them in the core group",
 }
 
 // builtinOf holds the builtins by group and resource.
@@ -123,8 +125,8 @@ var builtinOf = func() map[schema.GroupResource]Resource {
 	return m
 }()
 
-// Unserved returns the reason why a site cannot serve a resource that a kubelet may request,
-// empty if there is no such resource.
+// Unserved returns the reason why a site does not serve a resource that a kubelet or kube-proxy may
+// request, empty if there is no such resource.
 func Unserved(gr schema.GroupResource) string { return unserved[gr] }
 
 // Builtins returns the built-in resources for the store.
@@ -141,5 +143,5 @@ func Served(r objects.Resource) Resource {
 	if b, ok := builtinOf[r.GroupResource()]; ok {
 		return b
 	}
-	return Resource{Resource: r}
+	return Resource{Resource: r, shortNames: r.ShortNames}
 }

@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/petiole-io/petiole/leaf/nodeapi/objects"
@@ -22,9 +21,9 @@ import (
 type tableRow func(o *objects.Object) ([]any, error)
 
 // WriteTable writes objects of a resource as a Table, which kubectl prints: with the usual columns for pods
-// and nodes, and with name and age for other resources.
-func WriteTable(w http.ResponseWriter, gr schema.GroupResource, rows []*objects.Object, rv uint64) error {
-	columns, row := tableOf(gr)
+// and nodes, with those of its definition for a custom resource, and with name and age for others.
+func WriteTable(w http.ResponseWriter, r objects.Resource, rows []*objects.Object, rv uint64) error {
+	columns, row := tableOf(r)
 	t := &metav1.Table{
 		TypeMeta:          metav1.TypeMeta{Kind: "Table", APIVersion: "meta.k8s.io/v1"},
 		ListMeta:          metav1.ListMeta{ResourceVersion: strconv.FormatUint(rv, 10)},
@@ -47,8 +46,11 @@ func WriteTable(w http.ResponseWriter, gr schema.GroupResource, rows []*objects.
 	return WriteJSON(w, t)
 }
 
-func tableOf(gr schema.GroupResource) ([]metav1.TableColumnDefinition, tableRow) {
-	switch gr {
+func tableOf(r objects.Resource) ([]metav1.TableColumnDefinition, tableRow) {
+	if len(r.Columns) > 0 {
+		return customTable(r.Columns)
+	}
+	switch r.GroupResource() {
 	case objects.Pods:
 		return columns("Name", "Ready", "Status", "Restarts", "Age", "*IP", "*Node"), podRow
 	case objects.Nodes:

@@ -40,8 +40,9 @@ func (d Desired) supersededBy(m streams.Message) bool {
 		return false
 	}
 	// The versions are equal: an object is deleted at the site when it is no longer needed
-	// there, and may come back unchanged when it is needed again.
-	return d.deleted != (m.Op == streams.OpDelete)
+	// there, and may come back unchanged when it is needed again. An EndpointSlice at a site also
+	// changes with the nodes of the site.
+	return d.deleted != (m.Op == streams.OpDelete) || !d.deleted && m.Group == EndpointSlices.Group && m.Resource == EndpointSlices.Resource
 }
 
 // newerThan reports which of two messages about the same name is the current one.

@@ -23,6 +23,7 @@ func TestOrderWithinAnEpoch(t *testing.T) {
 		{"longer number", live, msg(streams.OpPut, "u1", "1000", "e1"), true},
 		{"older", live, msg(streams.OpPut, "u1", "99", "e1"), false},
 		{"the same again", live, msg(streams.OpPut, "u1", "100", "e1"), false},
+		{"the same version of a slice, for other nodes", live, streams.Message{Ref: streams.Ref{Group: "discovery.k8s.io", Resource: "endpointslices"}, Op: streams.OpPut, UID: "u1", Version: "100", Epoch: "e1"}, true},
 		{"recreated", live, msg(streams.OpPut, "u2", "101", "e1"), true},
 		{"predecessor", live, msg(streams.OpPut, "u0", "50", "e1"), false},
 		{"another epoch has its own versions", live, msg(streams.OpPut, "u1", "5", "e2"), true},

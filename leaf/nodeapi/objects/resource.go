@@ -18,6 +18,22 @@ type Resource struct {
 	Namespaced bool
 	// Virtual is set for a resource that has no objects.
 	Virtual bool
+	// Custom is set for a resource that came with its objects, or with its definition, and goes with
+	// them. It has names and columns for clients if it came with its definition.
+	Custom     bool
+	Singular   string
+	ShortNames []string
+	Categories []string
+	Columns    []Column
+}
+
+// Column is a column of the tables in which clients show objects, beside their name.
+type Column struct {
+	Name, Type, Format, Description string
+	// JSONPath is where the value is, without braces: .spec.size.
+	JSONPath string
+	// Priority is 0 for a column that is always shown.
+	Priority int32
 }
 
 // GVK returns the resource's group, version and kind.
@@ -33,6 +49,7 @@ var (
 	CSINodes   = schema.GroupResource{Group: "storage.k8s.io", Resource: "csinodes"}
 	Leases     = schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}
 
+	Definitions            = schema.GroupResource{Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions"}
 	EndpointSlices         = schema.GroupResource{Group: "discovery.k8s.io", Resource: "endpointslices"}
 	PodCertificateRequests = schema.GroupResource{Group: "certificates.k8s.io", Resource: "podcertificaterequests"}
 )
@@ -71,12 +88,15 @@ func (c catalog) admit(m streams.Message) error {
 		return fmt.Errorf("%w: %s: apiVersion is %q, kind is %q", streams.ErrUndecodable, m.Ref, tm.APIVersion, tm.Kind)
 	}
 	gr := schema.GroupResource{Group: m.Group, Resource: m.Resource}
-	if r, ok := c[gr]; ok {
+	r, ok := c[gr]
+	if ok && !r.Custom {
 		if r.Version != gv.Version || r.Kind != tm.Kind || r.Namespaced != (m.Namespace != "") || r.Virtual {
 			return fmt.Errorf("%w: %s: the kind is %s, want %s", streams.ErrUndecodable, m.Ref, gv.WithKind(tm.Kind), r.GVK())
 		}
 		return nil
 	}
-	c[gr] = Resource{GroupVersionResource: gv.WithResource(m.Resource), Kind: tm.Kind, Namespaced: m.Namespace != ""}
+	// The version that the cloud prefers may be another one by now.
+	r.GroupVersionResource, r.Kind, r.Namespaced, r.Custom = gv.WithResource(m.Resource), tm.Kind, m.Namespace != "", true
+	c[gr] = r
 	return nil
 }

@@ -71,7 +71,7 @@ func (s *Store) Apply(m streams.Message) error {
 		}
 	}
 	gr := schema.GroupResource{Group: m.Group, Resource: m.Resource}
-	if _, known := s.catalog[gr]; !known {
+	if _, known := s.catalog[gr]; !known && s.tables[gr] == nil {
 		// The tombstone of a resource that never had an object here.
 		return nil
 	}
@@ -222,6 +222,11 @@ func (s *Store) recompute(t *table, k Key, e *entry) error {
 	before, uid := e.effective, e.uid()
 	if err := s.recomputeEntry(t, k, e); err != nil {
 		return err
+	}
+	if e.effective != before {
+		if err := s.catalog.changed(s.tables, t.GroupResource, k, e.effective); err != nil {
+			return err
+		}
 	}
 	podChanged := t.GroupResource == Pods && e.effective != before
 	nodeChanged := t.GroupResource == Nodes && (e.effective == nil) != (before == nil)
