@@ -9,11 +9,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 
 	"github.com/petiole-io/petiole/bridge/accounts"
 	"github.com/petiole-io/petiole/bridge/antientropy"
+	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/bounds"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/liveness"
@@ -62,6 +64,7 @@ func TestDeletedSitesAreForgotten(t *testing.T) {
 		States:  antientropy.NewStates(antientropy.Hooks{Changed: func() {}, Checked: func(inventory.State) {}}),
 		Metrics: NewMetrics(), Log: zap.NewNop(), Bounds: Bounds{
 			Problems: bounds.NewProblems(time.Now), Traffic: NewTraffic(TrafficConfig{SiteExists: s.SiteExists}), Retain: func(func(string) bool) {}, Access: func(string) (accounts.State, bool) { return accounts.State{}, false },
+			Selected: func(string, v1alpha1.SiteSpec) (metav1.Condition, bool) { return metav1.Condition{}, false },
 		},
 	})
 	c.cfg.Liveness.Heartbeat("plant-a", streams.Presence{}, noon)
