@@ -16,6 +16,7 @@ import (
 	"github.com/petiole-io/petiole/devices/push"
 	"github.com/petiole-io/petiole/internal/configfile"
 	"github.com/petiole-io/petiole/internal/metrics"
+	"github.com/petiole-io/petiole/streams"
 )
 
 // Config is the leaf's configuration file.
@@ -23,7 +24,7 @@ type Config struct {
 	// Site is the site's name: a DNS label, unique among all sites. It is also the
 	// site's account, consumer and JetStream domain.
 	Site string `json:"site"`
-	// Node is the name of the Kubernetes node on this host.
+	// Node is the name of the Kubernetes node on this host, see streams.CheckNodeName.
 	Node string `json:"node"`
 	// DataDir holds the leaf's own files: keys, kubeconfig, stored tokens. Default
 	// /var/lib/petiole.
@@ -168,7 +169,9 @@ func DefaultConfig() Config {
 func (c Config) Validate() error {
 	var p configfile.Problems
 	p.Name("site", c.Site)
-	p.Name("node", c.Node)
+	for _, problem := range streams.CheckNodeName(c.Node) {
+		p.Add("node", c.Node, problem)
+	}
 	p.Required("dataDir", c.DataDir)
 	p.OneOf("logLevel", c.LogLevel, "debug", "info", "warn", "error")
 	switch {

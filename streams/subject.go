@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 // The first tokens of the subjects that cross the link, and of the local subjects that the
@@ -327,4 +329,15 @@ func joinEscaped(kind string, source []string) string {
 		t = append(t, EscapeToken(s))
 	}
 	return strings.Join(t, ".")
+}
+
+// CheckNodeName returns what is wrong with a name for a node, and nothing if it can be one: a DNS
+// subdomain (RFC 1123) as Kubernetes requires it, of at most 63 characters, because it is also the value
+// of the label kubernetes.io/hostname.
+func CheckNodeName(name string) []string {
+	problems := validation.IsDNS1123Subdomain(name)
+	if len(name) > validation.LabelValueMaxLength {
+		problems = append(problems, validation.MaxLenError(validation.LabelValueMaxLength))
+	}
+	return problems
 }

@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/client-go/util/retry"
@@ -23,6 +22,7 @@ import (
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/bridge/names"
 	"github.com/petiole-io/petiole/bridge/requests"
+	"github.com/petiole-io/petiole/streams"
 	"github.com/petiole-io/petiole/streams/join"
 )
 
@@ -248,7 +248,7 @@ func chooseNode(s v1alpha1.Site, r join.Received) (node, refusal string) {
 	default:
 		node = r.Host
 	}
-	if problems := validation.IsDNS1123Label(node); len(problems) > 0 {
+	if problems := streams.CheckNodeName(node); len(problems) > 0 {
 		return "", fmt.Sprintf("the gateway's node cannot be named %q: %s; choose a name with 'leaf join --node NAME'", node, problems[0])
 	}
 	if err := names.Allowed(s.Spec.Nodes, owned, node); err != nil {

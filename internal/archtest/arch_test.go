@@ -77,7 +77,7 @@ var ours = []struct {
 	{"bridge/writeback", []string{"bridge/api", "bridge/bounds", "bridge/kube", "bridge/liveness", "bridge/names", "devices/api", "streams"}},
 	{"bridge/reported", []string{"bridge/api", "bridge/bounds", "bridge/hub", "bridge/kube", "bridge/lease", "bridge/liveness", "bridge/writeback", "streams"}},
 	{"bridge/requests", []string{"bridge/api", "bridge/kube", "streams"}},
-	{"bridge/join", []string{"bridge/accounts", "bridge/api", "bridge/kube", "bridge/names", "bridge/requests", "streams/join"}},
+	{"bridge/join", []string{"bridge/accounts", "bridge/api", "bridge/kube", "bridge/names", "bridge/requests", "streams/.", "streams/join"}},
 	{"bridge/kubeletapi", []string{"bridge/api", "streams/tunnel"}},
 	{"bridge/closure", []string{"bridge/api", "bridge/kube"}},
 	{"bridge", []string{"bridge", "streams", "internal/configfile", "internal/logonce", "internal/metrics", "internal/version"}},

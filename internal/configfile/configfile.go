@@ -53,7 +53,7 @@ func (p *Problems) OneOf(path, value string, supported ...string) {
 	}
 }
 
-// Name reports the field when value is not a DNS label (RFC 1123): sites and nodes
+// Name reports the field when value is not a DNS label (RFC 1123): sites
 // are named in subjects, consumers and Kubernetes objects.
 func (p *Problems) Name(path, value string) {
 	for _, want := range validation.IsDNS1123Label(value) {

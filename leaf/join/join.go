@@ -12,7 +12,6 @@ import (
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nkeys"
-	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/petiole-io/petiole/leaf/credential"
 	"github.com/petiole-io/petiole/leaf/natsd"
@@ -78,7 +77,7 @@ func Run(ctx context.Context, m Machine, o Options) error {
 		return err
 	}
 	if o.Node != "" {
-		if problems := validation.IsDNS1123Label(o.Node); len(problems) > 0 {
+		if problems := streams.CheckNodeName(o.Node); len(problems) > 0 {
 			return fmt.Errorf("--node %q: %s", o.Node, problems[0])
 		}
 	}
