@@ -33,7 +33,7 @@ func run(m *testing.M) (code int) {
 	}
 	if os.Getenv("PETIOLE_USE_LAB") != "1" {
 		// The task builds what has changed; the lab's own command would not.
-		for _, args := range [][]string{{"lab"}, {"build", "PROGRAMS=metrics-server"}} {
+		for _, args := range [][]string{{"lab"}, {"build", "PROGRAMS=metrics-server sample-device-plugin"}} {
 			if err := command(root, "go", append([]string{"tool", "task"}, args...)...); err != nil {
 				fmt.Fprintln(os.Stderr, "e2e:", err)
 				return 1
