@@ -45,6 +45,11 @@ var images = []image{
 	{name: "registry.k8s.io/coredns/coredns:v1.15.0", program: "coredns"},
 }
 
+// protocols is /etc/protocols, as in upstream's image. Without it nft lists the keys of a map with
+// numbers in place of names: a kube-proxy that starts where its table exists takes them for others,
+// and deletes every Service from its maps.
+const protocols = "tcp 6 TCP\nudp 17 UDP\nsctp 132 SCTP\n"
+
 // Install pushes the images and applies the manifest. It does not wait for the pods.
 func Install(ctx context.Context, cfg Config) error {
 	manifest, err := os.ReadFile(cfg.Manifest)
@@ -84,6 +89,7 @@ func push(ctx context.Context, cfg Config, i image) error {
 		{Name: "etc/", Kind: tar.TypeDir, Mode: 0o755},
 		{Name: "tmp/", Kind: tar.TypeDir, Mode: 0o1777},
 		{Name: "etc/passwd", Kind: tar.TypeReg, Data: []byte("root:x:0:0:root:/root:/bin/false\n"), Mode: 0o644},
+		{Name: "etc/protocols", Kind: tar.TypeReg, Data: []byte(protocols), Mode: 0o644},
 	}
 	for _, t := range i.tools {
 		more, err := tool(ctx, t)
