@@ -169,7 +169,7 @@ func TestPlainManifestsAreEqual(t *testing.T) {
 		t.Fatalf("found %d definitions, %v", len(paths), err)
 	}
 	var texts []string
-	for _, path := range append(paths, filepath.Join(manifests, "bridge.yaml"), filepath.Join(manifests, "rbac.yaml"), filepath.Join(manifests, "tolerations-policy.yaml")) {
+	for _, path := range append(paths, filepath.Join(manifests, "bridge.yaml"), filepath.Join(manifests, "rbac.yaml"), filepath.Join(manifests, "tolerations-policy.yaml"), filepath.Join(manifests, "devices-policy.yaml")) {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)

@@ -118,7 +118,7 @@ func (l *Lab) upCloud(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	manifests := []string{filepath.Join(l.root, "deploy/kubernetes/crds"), filepath.Join(l.root, "deploy/kubernetes/rbac.yaml"), filepath.Join(l.root, "deploy/kubernetes/tolerations-policy.yaml")}
+	manifests := []string{filepath.Join(l.root, "deploy/kubernetes/crds"), filepath.Join(l.root, "deploy/kubernetes/rbac.yaml"), filepath.Join(l.root, "deploy/kubernetes/tolerations-policy.yaml"), filepath.Join(l.root, "deploy/kubernetes/devices-policy.yaml")}
 	for _, s := range l.sites() {
 		manifests = append(manifests, filepath.Join(s.dir, "site.yaml"))
 	}

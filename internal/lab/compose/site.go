@@ -38,7 +38,7 @@ func (c Cloud) Apply(ctx context.Context) error {
 		return err
 	}
 	manifests := filepath.Join(c.Assets, "deploy/kubernetes")
-	_, err = applier.Apply(ctx, filepath.Join(manifests, "crds"), filepath.Join(manifests, "rbac.yaml"), filepath.Join(manifests, "tolerations-policy.yaml"))
+	_, err = applier.Apply(ctx, filepath.Join(manifests, "crds"), filepath.Join(manifests, "rbac.yaml"), filepath.Join(manifests, "tolerations-policy.yaml"), filepath.Join(manifests, "devices-policy.yaml"))
 	return err
 }
 
