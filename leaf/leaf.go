@@ -248,7 +248,7 @@ func interest(h *natsd.Server) func(subject string) bool {
 	if h == nil {
 		return nil
 	}
-	return h.Interest
+	return func(subject string) bool { return natsd.Interest(h, subject) }
 }
 
 // newLink returns the link to the hub, which can be followed with the embedded server alone.

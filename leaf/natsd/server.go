@@ -190,19 +190,6 @@ func (s *Server) start(ctx context.Context, first func(context.Context, *nats.Co
 	return errors.Join(err, listErr)
 }
 
-// Interest reports whether anybody is subscribed to a subject of the leaf's account, an importing
-// account or the hub included. It returns true while the server is being restarted.
-func (s *Server) Interest(subject string) bool {
-	s.mu.Lock()
-	running, name := s.running, s.hub.account
-	s.mu.Unlock()
-	if running == nil {
-		return true
-	}
-	account, err := running.LookupAccount(name)
-	return err != nil || account.SubscriptionInterest(subject)
-}
-
 // encrypt changes the options for a store that is encrypted with key, if there is one.
 func encrypt(opts *server.Options, key string) {
 	if opts.StoreDir != "" && key != "" {
@@ -314,15 +301,26 @@ func (s *Server) HubConnection() uint64 {
 
 // Imports reports whether the hub takes messages on a subject from this site: whether the site's
 // account there imports it. It is false while the server is not connected.
-func Imports(s *Server, subject string) bool {
+func Imports(s *Server, subject string) bool { return interest(s, subject, false) }
+
+// Interest reports whether anybody is subscribed to a subject of the leaf's account, an importing
+// account or the hub included. It is true while the server is being restarted.
+func Interest(s *Server, subject string) bool { return interest(s, subject, true) }
+
+// interest reports whether the leaf's account has a subscription to a subject, and unknown if that
+// cannot be told.
+func interest(s *Server, subject string, unknown bool) bool {
 	s.mu.Lock()
 	running, name := s.running, s.hub.account
 	s.mu.Unlock()
 	if running == nil {
-		return false
+		return unknown
 	}
 	account, err := running.LookupAccount(name)
-	return err == nil && account.SubscriptionInterest(subject)
+	if err != nil {
+		return unknown
+	}
+	return account.SubscriptionInterest(subject)
 }
 
 // passingTime bounds the errors of the server's health check that may pass by themselves.
