@@ -6,10 +6,12 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
@@ -138,6 +140,53 @@ func TestSiteColumns(t *testing.T) {
 		return nil
 	})
 	t.Logf("kubectl get sites -o wide\n%s", got[string](t)(lab.Output(t.Context(), "kubectl", "get", "sites", "-o", "wide")))
+}
+
+// TestNodeNameWithDots registers a site's gateway under a fully qualified name, as that of a host often
+// is: it is a node like any other, and kubectl reaches its pods.
+func TestNodeNameWithDots(t *testing.T) {
+	site := lab.Sites[1]
+	node := site.Name + "-gw." + site.Name + ".example"
+	ns := newNamespace(t, "dots")
+	file := filepath.Join(lab.Dir, "sites", site.Name, "leaf.yaml")
+	was := got[[]byte](t)(os.ReadFile(file))
+	restart := func(ctx context.Context, config []byte) {
+		t.Helper()
+		must(t, os.WriteFile(file, config, 0o600))
+		must(t, lab.Restart(ctx, site.LeafDaemon()))
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		restart(ctx, was)
+		if err := rig.Poll(ctx, "the node is Ready under its name", nodeReady(site.Node)); err != nil {
+			t.Error(err)
+		}
+		must(t, lab.Kube.CoreV1().Nodes().Delete(ctx, node, metav1.DeleteOptions{}))
+	})
+	config := strings.Replace(string(was), "node: "+site.Node+"\n", "node: "+node+"\n", 1)
+	restart(t.Context(), []byte(config))
+	eventually(t, time.Minute, "the node is Ready", nodeReady(node))
+	configMap(t, ns, settingsName, map[string]string{"greeting": "hello"})
+	pod := readerPod(site, "dotted", corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: settingsName}}})
+	pod.Spec.NodeSelector = map[string]string{corev1.LabelHostname: node}
+	uid := createPod(t, ns, pod)
+	t.Cleanup(func() { // while its node is there: no other kubelet ends it
+		if _, errs, err := kubectl(context.Background(), nil, "-n", ns, "delete", "pod", "dotted", "--grace-period=1", "--timeout=1m"); err != nil {
+			t.Errorf("%v: %s", err, errs)
+		}
+	})
+	eventually(t, time.Minute, "its pod runs", allReady(ns, "app=dotted", 1))
+	must(t, fileIs(site, uid, mounted+"/greeting", "hello")(t.Context()))
+	setConfigMap(t, ns, settingsName, map[string]string{"greeting": "goodbye"})
+	eventually(t, 90*time.Second, "a change arrives", fileIs(site, uid, mounted+"/greeting", "goodbye"))
+	out, errs, err := kubectl(t.Context(), nil, "-n", ns, "exec", "dotted", "--", "cat", mounted+"/greeting")
+	if err != nil || out != "goodbye" {
+		t.Errorf("exec: %v, %q, %s", err, out, errs)
+	}
+	if out, errs, err := kubectl(t.Context(), nil, "get", "--raw", "/api/v1/nodes/"+node+"/proxy/healthz"); err != nil || out != "ok" {
+		t.Errorf("the node's proxy: %v, %q, %s", err, out, errs)
+	}
 }
 
 func rowOf(lines []string, name string) string {
