@@ -193,15 +193,13 @@ func siteObject(ctx context.Context, name string) (*v1alpha1.Site, error) {
 // deadNodeGoal is from the death of a kubelet, while its site is up, to Ready=False in the API.
 const deadNodeGoal = time.Minute
 
-// TestDeadNode stops a kubelet while its site is up: its node is not Ready, Kubernetes moves a pod
-// to the other site, and the old copy ends when the kubelet is back.
-func TestDeadNode(t *testing.T) {
-	site, other := lab.Sites[0], lab.Sites[1]
-	ns := newNamespace(t, "dead-node")
-	one, soon := int32(1), int64(1)
-	labels := map[string]string{"app": "mover"}
-	_, err := lab.Kube.AppsV1().Deployments(ns).Create(t.Context(), &appsv1.Deployment{
-		ObjectMeta: metav1.ObjectMeta{Name: "mover"},
+const moverName = "mover"
+
+// mover is a Deployment of one pod, which runs at a site if it can, and otherwise at the other one.
+func mover(site *rig.Site) *appsv1.Deployment {
+	one, labels := int32(1), map[string]string{"app": moverName}
+	return &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: moverName},
 		Spec: appsv1.DeploymentSpec{
 			Replicas: &one, Selector: &metav1.LabelSelector{MatchLabels: labels},
 			Template: corev1.PodTemplateSpec{
@@ -213,30 +211,41 @@ func TestDeadNode(t *testing.T) {
 							Key: v1alpha1.SiteLabel, Operator: corev1.NodeSelectorOpIn, Values: []string{site.Name},
 						}}},
 					}}}},
-					Tolerations: []corev1.Toleration{{
-						Key: corev1.TaintNodeNotReady, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: &soon,
-					}},
 					Containers: []corev1.Container{{Name: "main", Image: lab.Image("web")}},
 				},
 			},
 		},
-	}, metav1.CreateOptions{})
-	must(t, err)
-	readyOn := func(node string) condition {
-		return func(ctx context.Context) error {
-			pods, err := podsOf(ctx, ns, "app=mover")
-			if err != nil {
-				return err
-			}
-			for _, p := range pods {
-				if p.Spec.NodeName == node && ready(&p) == nil {
-					return nil
-				}
-			}
-			return fmt.Errorf("none of %d pods is ready on %s", len(pods), node)
-		}
 	}
-	eventually(t, time.Minute, "the pod runs at "+site.Name, readyOn(site.Node))
+}
+
+// readyOn returns a condition that holds when a pod of the mover is ready on a node.
+func readyOn(ns, node string) condition {
+	return func(ctx context.Context) error {
+		pods, err := podsOf(ctx, ns, "app="+moverName)
+		if err != nil {
+			return err
+		}
+		for _, p := range pods {
+			if p.Spec.NodeName == node && ready(&p) == nil {
+				return nil
+			}
+		}
+		return fmt.Errorf("none of %d pods is ready on %s", len(pods), node)
+	}
+}
+
+// TestDeadNode stops a kubelet while its site is up: its node is not Ready, Kubernetes moves a pod
+// to the other site, and the old copy ends when the kubelet is back.
+func TestDeadNode(t *testing.T) {
+	site, other := lab.Sites[0], lab.Sites[1]
+	ns := newNamespace(t, "dead-node")
+	soon, d := int64(1), mover(site)
+	d.Spec.Template.Spec.Tolerations = []corev1.Toleration{{
+		Key: corev1.TaintNodeNotReady, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: &soon,
+	}}
+	_, err := lab.Kube.AppsV1().Deployments(ns).Create(t.Context(), d, metav1.CreateOptions{})
+	must(t, err)
+	eventually(t, time.Minute, "the pod runs at "+site.Name, readyOn(ns, site.Node))
 
 	kubelet := got[rig.Process](t)(site.Kubelet())
 	must(t, syscall.Kill(kubelet.PID, syscall.SIGSTOP))
@@ -261,7 +270,7 @@ func TestDeadNode(t *testing.T) {
 		return nil
 	})
 	measured(t, "kubelet stopped → Ready=False", took, deadNodeGoal)
-	moved := eventually(t, 2*time.Minute, "the pod runs at "+other.Name, readyOn(other.Node))
+	moved := eventually(t, 2*time.Minute, "the pod runs at "+other.Name, readyOn(ns, other.Node))
 	t.Logf("MEASURED Ready=False → another copy is ready at the other site: %s", moved.Round(time.Millisecond))
 	old := got[[]rig.Container](t)(site.Runtime.Containers(t.Context(), ns))
 	if len(old) == 0 {
