@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 
 	"github.com/petiole-io/petiole/internal/e2e/rig"
@@ -57,6 +58,11 @@ func (n *CloudNode) serve(service, target string) error {
 	}
 	n.services = append(n.services, serveProxy(l, target, netip.MustParsePrefix(stockPods)))
 	return nil
+}
+
+// Dial connects from the node, as to the addresses of its pods.
+func (n *CloudNode) Dial(network, address string) (net.Conn, error) {
+	return n.stock.dial(context.Background(), network, address)
 }
 
 // Stop removes the node with its pods.

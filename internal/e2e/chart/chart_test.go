@@ -42,8 +42,8 @@ type world struct {
 	ctx context.Context
 }
 
-// TestHelm installs the chart on the lab's API server, upgrades and uninstalls it. The lab's own bridge
-// does not run meanwhile.
+// TestHelm installs the chart on the lab's API server, upgrades it to one that has a hub, too, and
+// uninstalls it. The lab's own bridge does not run meanwhile, its hub does.
 func TestHelm(t *testing.T) {
 	root, err := rig.FindRoot()
 	if err != nil {
@@ -64,6 +64,7 @@ func TestHelm(t *testing.T) {
 	w.must(err)
 	w.must(registry.Push(ctx, rig.Registry, image+":1", program))
 	w.createSecret()
+	h := w.prepareHub(node)
 	w.stopBridge()
 
 	install := []string{
@@ -76,9 +77,10 @@ func TestHelm(t *testing.T) {
 	first := w.awaitLeader("")
 	w.startsAtPlantA("chart-installed")
 
-	w.helm(append([]string{"upgrade", "petiole", "--set-string", "bridge.podAnnotations.step=upgraded"}, install...)...)
+	w.helm(append(append([]string{"upgrade", "petiole", "--set-string", "bridge.podAnnotations.step=upgraded"}, install...), h.values()...)...)
 	w.awaitLeader(first)
 	w.startsAtPlantA("chart-upgraded")
+	h.works()
 
 	w.helm("uninstall", "petiole", "--namespace", namespace, "--wait", "--timeout", "3m")
 	w.definitionsAndSitesStay()
