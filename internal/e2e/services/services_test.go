@@ -5,14 +5,12 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/petiole-io/petiole/internal/e2e/rig"
@@ -22,6 +20,8 @@ import (
 
 const (
 	namespace = "services-e2e"
+	// sites is the namespace of kube-proxy and CoreDNS.
+	sites = "petiole-sites"
 	// limit is for what begins with pulled images and started containers.
 	limit = 4 * time.Minute
 )
@@ -82,36 +82,32 @@ spec:
 `
 
 func TestServicesInsideASite(t *testing.T) {
-	lab := open(t)
 	site := lab.Sites[0]
-	pushClient(t, lab)
-	must(t, run(t, lab, "lab", "services"))
-	apply(t, lab)
+	apply(t)
 	eventually(t, "kube-proxy, CoreDNS and the pods are ready", func(ctx context.Context) error {
-		return ready(ctx, lab, site.Node)
+		return ready(ctx, site.Node)
 	})
 	inside := func(when string) {
 		t.Helper()
-		inClient := func(ctx context.Context, command ...string) (string, error) {
-			args := append([]string{"exec", site.Name, lab.Bin("kubectl"), "--kubeconfig", lab.NodeKubeconfig(site), "-n", namespace, "exec", "client", "--"}, command...)
-			return lab.Output(ctx, "lab", args...)
-		}
 		answers := func(url string) func(context.Context) error {
+			row := 0 // of answers: half of the Service's pods are at another site
 			return func(ctx context.Context) error {
-				// Each of several attempts: half of the Service's pods are at another site.
-				for range 4 {
-					if out, err := inClient(ctx, "kubectl", "get", "--raw", "/", "--server="+url); err != nil || strings.TrimSpace(out) != "petiole" {
-						return fmt.Errorf("%s answers %q: %w", url, out, err)
-					}
+				out, err := inClient(ctx, site, "kubectl", "get", "--raw", "/", "--request-timeout=10s", "--server="+url)
+				if err != nil || strings.TrimSpace(out) != "petiole" {
+					row = 0
+					return fmt.Errorf("%s answers %q: %w", url, out, err)
+				}
+				if row++; row < 4 {
+					return fmt.Errorf("%s has answered %d times", url, row)
 				}
 				return nil
 			}
 		}
 		eventually(t, when+": the Service by its name", answers("http://web."+namespace+".svc.cluster.local/"))
 		eventually(t, when+": the Service by its short name", answers("http://web/"))
-		eventually(t, when+": the NodePort", answers(fmt.Sprintf("http://%s:31080/", nodeAddress(t, lab, site.Node))))
+		eventually(t, when+": the NodePort", answers(fmt.Sprintf("http://%s:31080/", nodeAddress(t, site.Node))))
 		eventually(t, when+": the API shows what the role allows", func(ctx context.Context) error {
-			out, err := inClient(ctx, "kubectl", "get", "configmaps", "-o", "name")
+			out, err := inClient(ctx, site, "kubectl", "get", "configmaps", "-o", "name")
 			if err == nil && !strings.Contains(out, "configmap/kube-root-ca.crt") {
 				err = fmt.Errorf("no ConfigMap among %q", out)
 			}
@@ -119,7 +115,7 @@ func TestServicesInsideASite(t *testing.T) {
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		if out, err := inClient(ctx, "kubectl", "get", "secrets"); err == nil || !strings.Contains(err.Error(), `"system:serviceaccount:`+namespace+`:reader" cannot list resource "secrets"`) {
+		if out, err := inClient(ctx, site, "kubectl", "get", "secrets"); err == nil || !strings.Contains(err.Error(), `"system:serviceaccount:`+namespace+`:reader" cannot list resource "secrets"`) {
 			t.Errorf("%s: Secrets are %q, %v, want forbidden", when, out, err)
 		}
 	}
@@ -127,10 +123,10 @@ func TestServicesInsideASite(t *testing.T) {
 	must(t, lab.Cut(t.Context(), site))
 	t.Cleanup(func() { must(t, lab.Heal(context.WithoutCancel(t.Context()), site)) })
 	inside("while it is cut")
-	before := podIP(t, lab, site, "web-a")
+	before := podIP(t, site, "web-a")
 	must(t, lab.Reboot(t.Context(), site))
 	eventually(t, "the pod has another address after the reboot", func(ctx context.Context) error {
-		out, err := atSite(ctx, lab, site, "get", "pod", "web-a", "-o", `jsonpath={.status.podIP} {.status.conditions[?(@.type=="Ready")].status}`)
+		out, err := atSite(ctx, site, "get", "pod", "web-a", "-o", `jsonpath={.status.podIP} {.status.conditions[?(@.type=="Ready")].status}`)
 		if ip, now, _ := strings.Cut(out, " "); err == nil && (ip == before || now != "True") {
 			err = fmt.Errorf("it has %s, had %s", out, before)
 		}
@@ -139,26 +135,13 @@ func TestServicesInsideASite(t *testing.T) {
 	inside("after a reboot while it is cut")
 }
 
-// open opens the lab, and starts it before and stops it after the test unless it is up.
-func open(t *testing.T) *rig.Rig {
-	t.Helper()
-	root, err := rig.FindRoot()
-	must(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	program := root + "/.lab/bin/lab"
-	if os.Getenv("PETIOLE_USE_LAB") != "1" {
-		must(t, command(ctx, root, program, "up"))
-		t.Cleanup(func() { must(t, command(context.WithoutCancel(ctx), root, program, "down")) })
-	}
-	lab, err := rig.Open(ctx, root)
-	must(t, err)
-	t.Cleanup(func() { must(t, lab.Close()) })
-	return lab
+// inClient runs a command in the client's container, by the site's own API.
+func inClient(ctx context.Context, site *rig.Site, command ...string) (string, error) {
+	return atSite(ctx, site, append([]string{"exec", "client", "--"}, command...)...)
 }
 
 // pushClient pushes an image with busybox and kubectl.
-func pushClient(t *testing.T, lab *rig.Rig) {
+func pushClient(t *testing.T) {
 	t.Helper()
 	files := []registry.File{{Name: "bin/", Kind: tar.TypeDir, Mode: 0o755}, {Name: "tmp/", Kind: tar.TypeDir, Mode: 0o1777}}
 	for name, file := range map[string]string{"busybox": host.Busybox, "kubectl": lab.Bin("kubectl")} {
@@ -176,39 +159,29 @@ func pushClient(t *testing.T, lab *rig.Rig) {
 }
 
 // apply creates the workload; it is deleted after the test.
-func apply(t *testing.T, lab *rig.Rig) {
+func apply(t *testing.T) {
 	t.Helper()
+	pushClient(t)
 	_, err := lab.Kube.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
 	must(t, err)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), limit)
-		defer cancel()
-		for _, ns := range []string{namespace, "petiole-sites"} {
-			must(t, lab.Kube.CoreV1().Namespaces().Delete(ctx, ns, metav1.DeleteOptions{}))
-		}
-		must(t, rig.Poll(ctx, "the pods are gone", func(ctx context.Context) error {
-			for _, ns := range []string{namespace, "petiole-sites"} {
-				if _, err := lab.Kube.CoreV1().Namespaces().Get(ctx, ns, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-					return fmt.Errorf("namespace %s: %w", ns, err)
-				}
-			}
-			return nil
-		}))
-	})
-	eventually(t, "the workload is accepted", func(ctx context.Context) error {
-		cmd := lab.Command(ctx, "kubectl", "-n", namespace, "apply", "-f", "-")
-		cmd.Stdin = strings.NewReader(workload)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("%w: %s", err, out)
-		}
-		return nil
-	})
+	t.Cleanup(func() { must(t, deleteNamespace(context.WithoutCancel(t.Context()), namespace)) })
+	eventually(t, "the workload is accepted", func(ctx context.Context) error { return kubectlApply(ctx, workload) })
+}
+
+// kubectlApply applies objects in the cloud.
+func kubectlApply(ctx context.Context, text string) error {
+	cmd := lab.Command(ctx, "kubectl", "-n", namespace, "apply", "-f", "-")
+	cmd.Stdin = strings.NewReader(text)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
 }
 
 // ready returns nil if the pods of a node that the test needs are ready.
-func ready(ctx context.Context, lab *rig.Rig, node string) error {
+func ready(ctx context.Context, node string) error {
 	found := 0
-	for _, ns := range []string{namespace, "petiole-sites"} {
+	for _, ns := range []string{namespace, sites} {
 		pods, err := lab.Kube.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
 		if err != nil {
 			return err
@@ -230,7 +203,7 @@ func ready(ctx context.Context, lab *rig.Rig, node string) error {
 	return nil
 }
 
-func nodeAddress(t *testing.T, lab *rig.Rig, name string) string {
+func nodeAddress(t *testing.T, name string) string {
 	t.Helper()
 	node, err := lab.Kube.CoreV1().Nodes().Get(t.Context(), name, metav1.GetOptions{})
 	must(t, err)
@@ -244,27 +217,15 @@ func nodeAddress(t *testing.T, lab *rig.Rig, name string) string {
 }
 
 // atSite runs kubectl against the site's own API.
-func atSite(ctx context.Context, lab *rig.Rig, site *rig.Site, args ...string) (string, error) {
+func atSite(ctx context.Context, site *rig.Site, args ...string) (string, error) {
 	return lab.Output(ctx, "lab", append([]string{"exec", site.Name, lab.Bin("kubectl"), "--kubeconfig", lab.NodeKubeconfig(site), "-n", namespace}, args...)...)
 }
 
-func podIP(t *testing.T, lab *rig.Rig, site *rig.Site, name string) string {
+func podIP(t *testing.T, site *rig.Site, name string) string {
 	t.Helper()
-	out, err := atSite(t.Context(), lab, site, "get", "pod", name, "-o", "jsonpath={.status.podIP}")
+	out, err := atSite(t.Context(), site, "get", "pod", name, "-o", "jsonpath={.status.podIP}")
 	must(t, err)
 	return out
-}
-
-func command(ctx context.Context, root, name string, args ...string) error {
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = root, os.Stdout, os.Stderr
-	return cmd.Run()
-}
-
-func run(t *testing.T, lab *rig.Rig, name string, args ...string) error {
-	t.Helper()
-	_, err := lab.Output(t.Context(), name, args...)
-	return err
 }
 
 func eventually(t *testing.T, what string, cond func(context.Context) error) {
