@@ -105,7 +105,15 @@ func TestDevicePlugin(t *testing.T) {
 		}
 		return err
 	})
-	eventually(t, 2*time.Minute, "the node has two devices again", available("2"))
+	// Until the plugin has registered again, the kubelet has no device that it could give to a pod.
+	eventually(t, time.Minute, "the plugin has registered with both kubelets", func(ctx context.Context) error {
+		out, errs, err := kubectl(ctx, nil, "-n", ns, "logs", "plugin")
+		if n := strings.Count(out, "] \"GetInfo\""); err != nil || n < 2 {
+			return fmt.Errorf("%d times: %w: %s", n, err, errs)
+		}
+		return nil
+	})
+	eventually(t, time.Minute, "the node has two devices again", available("2"))
 	second := use("second")
 	if !strings.HasPrefix(first, "Dev-") || !strings.HasPrefix(second, "Dev-") || first == second || device("first") != first {
 		t.Errorf("the pods have devices %q and %q; the first has %q after the restart", first, second, device("first"))
