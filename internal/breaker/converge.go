@@ -78,7 +78,7 @@ func (r *run) compareOpen(ctx context.Context, begun time.Time, open map[int]str
 // reported.
 func (r *run) compareSite(ctx context.Context, api oracle.API, i int) error {
 	v := r.views[i]
-	want, err := api.Served(v.site.Name)
+	want, err := api.Desired(v.site.Name)
 	if err != nil {
 		return err
 	}

@@ -166,7 +166,7 @@ func (v *siteView) reset() {
 var comparedResources = []schema.GroupVersionResource{
 	oracle.Core("nodes"), oracle.Core("pods"), oracle.Core("configmaps"), oracle.Core("secrets"), oracle.Core("serviceaccounts"),
 	oracle.Core("namespaces"), oracle.Core("services"), oracle.EndpointSlices,
-	oracle.RBAC("roles"), oracle.RBAC("clusterroles"), oracle.RBAC("rolebindings"), oracle.RBAC("clusterrolebindings"),
+	oracle.RBAC("roles"), oracle.RBAC("clusterroles"), oracle.RBAC("rolebindings"), oracle.RBAC("clusterrolebindings"), oracle.ServiceCIDRs,
 }
 
 // list lists all compared objects of the site's node API.

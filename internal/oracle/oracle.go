@@ -38,7 +38,7 @@ func Read(ctx context.Context, client dynamic.Interface) (API, error) {
 	for _, gvr := range []schema.GroupVersionResource{
 		Core("nodes"), Core("pods"), Core("namespaces"), Core("services"), EndpointSlices,
 		Core("configmaps"), Core("secrets"), Core("serviceaccounts"), Device("devices"), Device("devicemodels"),
-		RBAC("roles"), RBAC("clusterroles"), RBAC("rolebindings"), RBAC("clusterrolebindings"),
+		RBAC("roles"), RBAC("clusterroles"), RBAC("rolebindings"), RBAC("clusterrolebindings"), ServiceCIDRs,
 	} {
 		l, err := client.Resource(gvr).List(ctx, metav1.ListOptions{})
 		if err != nil {
@@ -58,24 +58,28 @@ func Desired(ctx context.Context, client dynamic.Interface, site string) (Conten
 	return a.Desired(site)
 }
 
-// Desired returns the desired state of a site.
+// Desired returns the desired state of a site. EndpointSlices have the endpoints at the site's nodes,
+// and those at no node.
 func (a API) Desired(site string) (Content, error) {
-	c := collector{API: a, out: Content{}}
+	local, err := a.withEndpointsOf(site)
+	if err != nil {
+		return nil, err
+	}
+	c := collector{API: local, out: Content{}}
 	if err := c.collect(site); err != nil {
 		return nil, fmt.Errorf("compute the desired state of %s: %w", site, err)
 	}
 	return c.out, nil
 }
 
-// Served returns the desired state of a site as its node API serves it: EndpointSlices have the
-// endpoints at the site's nodes only.
-func (a API) Served(site string) (Content, error) {
+// withEndpointsOf returns a copy whose EndpointSlices have no endpoints at the nodes of other sites.
+func (a API) withEndpointsOf(site string) (API, error) {
 	nodes := map[string]bool{}
 	for _, n := range a[Core("nodes")] {
 		nodes[n.GetName()] = n.GetLabels()[v1alpha1.SiteLabel] == site
 	}
-	served := maps.Clone(a)
-	served[EndpointSlices] = nil
+	local := maps.Clone(a)
+	local[EndpointSlices] = nil
 	for _, slice := range a[EndpointSlices] {
 		endpoints, found, err := unstructured.NestedSlice(slice.Object, "endpoints")
 		if err != nil {
@@ -91,9 +95,9 @@ func (a API) Served(site string) (Content, error) {
 				return nil, err
 			}
 		}
-		served[EndpointSlices] = append(served[EndpointSlices], slice)
+		local[EndpointSlices] = append(local[EndpointSlices], slice)
 	}
-	return served.Desired(site)
+	return local, nil
 }
 
 type collector struct {
@@ -118,6 +122,9 @@ func RBAC(resource string) schema.GroupVersionResource {
 
 // EndpointSlices is the resource of endpoint slices.
 var EndpointSlices = schema.GroupVersionResource{Group: "discovery.k8s.io", Version: "v1", Resource: "endpointslices"}
+
+// ServiceCIDRs is the resource of the ranges of the addresses of services, which every site needs.
+var ServiceCIDRs = schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "servicecidrs"}
 
 func (c collector) collect(site string) error {
 	nodes := map[string]bool{}
@@ -146,6 +153,9 @@ func (c collector) collect(site string) error {
 		}
 	}
 	c.addNamespaces(namespaces)
+	for _, cidr := range c.API[ServiceCIDRs] {
+		c.add(ServiceCIDRs, "", cidr)
+	}
 	if len(namespaces) > 0 {
 		subjects["Group system:serviceaccounts"], subjects["Group system:authenticated"] = true, true
 	}
@@ -285,8 +295,8 @@ func (c collector) add(gvr schema.GroupVersionResource, node string, u unstructu
 }
 
 // Canonical returns the JSON of the parts of an object that a site needs, with sorted keys:
-// without status and version counters, and for a node without the taints that the cloud
-// sets while the link is down.
+// without status and version counters, for a node without the taints that the cloud sets while the
+// link is down, and for an EndpointSlice without the time of its last change.
 func Canonical(object map[string]any) string {
 	u := unstructured.Unstructured{Object: object}
 	c := u.DeepCopy()
@@ -294,6 +304,13 @@ func Canonical(object map[string]any) string {
 	unstructured.RemoveNestedField(c.Object, "metadata", "managedFields")
 	unstructured.RemoveNestedField(c.Object, "metadata", "resourceVersion")
 	unstructured.RemoveNestedField(c.Object, "metadata", "generation")
+	if c.GetKind() == "EndpointSlice" {
+		annotations := c.GetAnnotations()
+		if delete(annotations, corev1.EndpointsLastChangeTriggerTime); len(annotations) == 0 {
+			annotations = nil
+		}
+		c.SetAnnotations(annotations)
+	}
 	if c.GetKind() == "Node" {
 		taints, _, err := unstructured.NestedSlice(c.Object, "spec", "taints")
 		if err == nil {
