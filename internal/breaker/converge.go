@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -78,11 +80,20 @@ func (r *run) compareOpen(ctx context.Context, begun time.Time, open map[int]str
 // reported.
 func (r *run) compareSite(ctx context.Context, api oracle.API, i int) error {
 	v := r.views[i]
+	resources := comparedResources
+	if r.opts.Former != "" {
+		resources = comparedWithFormer
+	}
 	want, err := api.Desired(v.site.Name)
 	if err != nil {
 		return err
 	}
-	holds, err := v.list(ctx)
+	maps.DeleteFunc(want, func(ref streams.Ref, _ string) bool {
+		return !slices.ContainsFunc(resources, func(gvr schema.GroupVersionResource) bool {
+			return gvr.Group == ref.Group && gvr.Resource == ref.Resource
+		})
+	})
+	holds, err := v.list(ctx, resources)
 	if err != nil {
 		return err
 	}

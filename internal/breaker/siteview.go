@@ -163,20 +163,26 @@ func (v *siteView) reset() {
 }
 
 // comparedResources are the resources of which a site must have exactly the desired state.
-var comparedResources = []schema.GroupVersionResource{
+var comparedResources = append(comparedWithFormer,
+	oracle.EndpointSlices, oracle.ServiceCIDRs,
+	oracle.RBAC("roles"), oracle.RBAC("clusterroles"), oracle.RBAC("rolebindings"), oracle.RBAC("clusterrolebindings"),
+)
+
+// comparedWithFormer are those of a run with two versions: the others do not reach a site of the former
+// version, or in another form.
+var comparedWithFormer = []schema.GroupVersionResource{
 	oracle.Core("nodes"), oracle.Core("pods"), oracle.Core("configmaps"), oracle.Core("secrets"), oracle.Core("serviceaccounts"),
-	oracle.Core("namespaces"), oracle.Core("services"), oracle.EndpointSlices,
-	oracle.RBAC("roles"), oracle.RBAC("clusterroles"), oracle.RBAC("rolebindings"), oracle.RBAC("clusterrolebindings"), oracle.ServiceCIDRs,
+	oracle.Core("namespaces"), oracle.Core("services"),
 }
 
-// list lists all compared objects of the site's node API.
-func (v *siteView) list(ctx context.Context) (map[schema.GroupVersionResource][]unstructured.Unstructured, error) {
+// list lists the objects of some resources of the site's node API.
+func (v *siteView) list(ctx context.Context, resources []schema.GroupVersionResource) (map[schema.GroupVersionResource][]unstructured.Unstructured, error) {
 	client, err := v.client()
 	if err != nil {
 		return nil, err
 	}
 	out := map[schema.GroupVersionResource][]unstructured.Unstructured{}
-	for _, gvr := range comparedResources {
+	for _, gvr := range resources {
 		l, err := client.Resource(gvr).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return nil, fmt.Errorf("list %s at %s: %w", gvr.Resource, v.site.Name, err)
