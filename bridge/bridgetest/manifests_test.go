@@ -40,7 +40,7 @@ func deploymentIsValid(t *testing.T, a *api) {
 		"../../deploy/helm/golden/plain.yaml": {"petiole-system", map[string]int{
 			"ConfigMap": 1, "Deployment": 1, "NetworkPolicy": 1, "PodDisruptionBudget": 1, "Service": 2,
 			"ClusterRole": 5, "ClusterRoleBinding": 2, "Role": 3, "RoleBinding": 4, "ServiceAccount": 1,
-			"MutatingAdmissionPolicy": 1, "MutatingAdmissionPolicyBinding": 1,
+			"MutatingAdmissionPolicy": 1, "MutatingAdmissionPolicyBinding": 1, "ValidatingAdmissionPolicy": 1, "ValidatingAdmissionPolicyBinding": 1,
 		}},
 		"../../deploy/helm/golden/minimal.yaml": {"petiole-system", map[string]int{
 			"ConfigMap": 1, "Deployment": 1, "PodDisruptionBudget": 1, "Service": 1,
@@ -49,7 +49,7 @@ func deploymentIsValid(t *testing.T, a *api) {
 		"../../deploy/helm/golden/everything.yaml": {"edge", map[string]int{
 			"ConfigMap": 2, "Deployment": 1, "NetworkPolicy": 2, "PodDisruptionBudget": 1, "Service": 4, "StatefulSet": 1,
 			"ClusterRole": 5, "ClusterRoleBinding": 3, "Role": 3, "RoleBinding": 4, "ServiceAccount": 2,
-			"MutatingAdmissionPolicy": 1, "MutatingAdmissionPolicyBinding": 1, "ServiceMonitor": 1, "PrometheusRule": 1,
+			"MutatingAdmissionPolicy": 1, "MutatingAdmissionPolicyBinding": 1, "ValidatingAdmissionPolicy": 1, "ValidatingAdmissionPolicyBinding": 1, "ServiceMonitor": 1, "PrometheusRule": 1,
 		}},
 	} {
 		t.Run(strings.TrimSuffix(filepath.Base(path), ".yaml"), func(t *testing.T) {
