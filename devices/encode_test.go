@@ -21,7 +21,8 @@ func FuzzAppendJSON(f *testing.F) {
 			s.Clock = &devices.ClockMark{State: text, Boot: name, Offset: epoch}
 		}
 		for i, v := range []devices.Value{
-			{}, devices.Bool(true), devices.Bool(false), devices.Int(epoch), devices.Uint(sequence), devices.Float(number), devices.Float32(float32(number)),
+			{},
+			devices.Bool(true), devices.Bool(false), devices.Int(epoch), devices.Uint(sequence), devices.Float(number), devices.Float32(float32(number)),
 			devices.String(text), devices.Bytes([]byte(text)),
 		} {
 			s.Samples = append(s.Samples, devices.Sample{Property: text, Value: v, Quality: devices.Quality(quality), Reason: reason, Time: epoch + int64(i)})

@@ -53,7 +53,10 @@ func TestPolicyKnowsTheSettings(t *testing.T) {
 	// What the driver looks up depends on what is set.
 	var ofDevice, ofProperty []string
 	for _, config := range []devices.Settings{
-		{"ip": "127.0.0.1"}, {"serialport": "/dev/ttyUSB0"}, {"ip": "127.0.0.1", "mode": "TLS", "certfile": "x", "keyfile": "x"}, {"ip": "127.0.0.1", "mode": "UDP"},
+		{"ip": "127.0.0.1"},
+		{"serialport": "/dev/ttyUSB0"},
+		{"ip": "127.0.0.1", "mode": "TLS", "certfile": "x", "keyfile": "x"},
+		{"ip": "127.0.0.1", "mode": "UDP"},
 		{"ip": "127.0.0.1", "mode": "RTUOverTCP"},
 	} {
 		r := config.Read()

@@ -79,10 +79,21 @@ func TestPullerKeepsTheLineBusy(t *testing.T) {
 		roundTrip            time.Duration
 		compressed           bool
 	}{
-		{1200, 100, 900, local, false}, {1200, 60, 1500, local, true}, {1200, 10, 8600, local, true}, {8000, 100, 900, local, false}, {8000, 60, 8600, local, true},
-		{32_000, 400, 3000, local, false}, {32_000, 160, 8600, local, true}, {10 << 20, 5000, 600, local, false},
-		{1200, 60, 1500, satellite, true}, {1200, 10, 8600, satellite, true}, {8000, 60, 8600, satellite, true}, {8000, 60, 8600, satellite, false},
-		{32_000, 160, 8600, satellite, true}, {32_000, 160, 8600, satellite, false}, {32_000, 1000, 1500, satellite, true},
+		{1200, 100, 900, local, false},
+		{1200, 60, 1500, local, true},
+		{1200, 10, 8600, local, true},
+		{8000, 100, 900, local, false},
+		{8000, 60, 8600, local, true},
+		{32_000, 400, 3000, local, false},
+		{32_000, 160, 8600, local, true},
+		{10 << 20, 5000, 600, local, false},
+		{1200, 60, 1500, satellite, true},
+		{1200, 10, 8600, satellite, true},
+		{8000, 60, 8600, satellite, true},
+		{8000, 60, 8600, satellite, false},
+		{32_000, 160, 8600, satellite, true},
+		{32_000, 160, 8600, satellite, false},
+		{32_000, 1000, 1500, satellite, true},
 	} {
 		t.Run(fmt.Sprintf("%d bytes a second, %d messages of %d, %s, compressed %t", c.rate, c.messages, c.size, c.roundTrip, c.compressed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

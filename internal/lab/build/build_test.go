@@ -49,11 +49,11 @@ func TestWhatIsProgress(t *testing.T) {
 	b := &builder{progress: newProgress(&bytes.Buffer{}, []string{"leaf"}, "build.log")}
 	m := module{dir: "."}
 	for line, want := range map[string]bool{
-		"k8s.io/api/core/v1":                                                           true,
-		"github.com/google/gnostic-models/jsonschema":                                  true,
-		"go: downloading k8s.io/api v0.37.2":                                           true,
-		"# github.com/petiole-io/petiole/leaf":                                         false,
-		"leaf/leaf.go:3:1: syntax error":                                               false,
+		"k8s.io/api/core/v1":                          true,
+		"github.com/google/gnostic-models/jsonschema": true,
+		"go: downloading k8s.io/api v0.37.2":          true,
+		"# github.com/petiole-io/petiole/leaf":        false,
+		"leaf/leaf.go:3:1: syntax error":              false,
 		"go: github.com/a/b@v1.0.0: Get \"https://…\": dial tcp: lookup: no such host": false,
 	} {
 		if got := b.heard(m, line); got != want {
