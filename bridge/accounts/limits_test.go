@@ -74,7 +74,7 @@ func TestPlainTextAndOldTLSAreRefused(t *testing.T) {
 		conn, err := net.Dial("tcp", h.LeafAddr())
 		must(t, err)
 		must(t, conn.SetDeadline(time.Now().Add(polltest.Limit)))
-		// The hub's INFO, which says that TLS is required, comes before the handshake.
+		// Before the handshake the hub sends INFO, and says there that TLS is required.
 		for b := make([]byte, 1); b[0] != '\n'; {
 			_, err := conn.Read(b)
 			must(t, err)

@@ -1,5 +1,5 @@
 // Package selection decides which custom resources the bridge watches: those that Sites select. It
-// also says what is wrong with a Site's selection.
+// tells a Site, too, what it cannot select and why.
 //
 // Guarantees: only a resource with a CustomResourceDefinition is watched, so that no selection
 // reaches what Kubernetes itself serves, Secrets for instance; and none that sites get otherwise.

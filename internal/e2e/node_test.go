@@ -68,14 +68,13 @@ func TestReadinessGate(t *testing.T) {
 	}
 }
 
-// TestKubeletThatCannotStart gives a kubelet a configuration that it rejects: the Site, the leaf's
-// readiness and its metrics say why. Then it gets what kubeadm writes, which asks for certificates
-// that a site does not sign, and its node is Ready.
-func TestKubeletThatCannotStart(t *testing.T) {
-	site := lab.Sites[1]
-	file := filepath.Join(lab.Dir, "sites", site.Name, "kubelet.yaml")
-	was := got[[]byte](t)(os.ReadFile(file))
-	restart := func(ctx context.Context, config []byte) {
+// configOf returns a configuration of a site's leaf, and what starts the leaf with another one. When the
+// test ends, the leaf has the former one and the node is Ready.
+func configOf(t *testing.T, site *rig.Site, name string) (was []byte, restart func(context.Context, []byte)) {
+	t.Helper()
+	file := filepath.Join(lab.Dir, "sites", site.Name, name)
+	was = got[[]byte](t)(os.ReadFile(file))
+	restart = func(ctx context.Context, config []byte) {
 		t.Helper()
 		must(t, os.WriteFile(file, config, 0o600))
 		must(t, lab.Restart(ctx, site.LeafDaemon()))
@@ -88,6 +87,15 @@ func TestKubeletThatCannotStart(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	return was, restart
+}
+
+// TestKubeletThatCannotStart gives a kubelet a configuration that it rejects: the Site, the leaf's
+// readiness and its metrics say why. Then it gets what kubeadm writes, which asks for certificates
+// that a site does not sign, and its node is Ready.
+func TestKubeletThatCannotStart(t *testing.T) {
+	site := lab.Sites[1]
+	was, restart := configOf(t, site, "kubelet.yaml")
 	with := func(change map[string]any) []byte {
 		var config map[string]any
 		must(t, yaml.Unmarshal(was, &config))

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -148,22 +147,10 @@ func TestNodeNameWithDots(t *testing.T) {
 	site := lab.Sites[1]
 	node := site.Name + "-gw." + site.Name + ".example"
 	ns := newNamespace(t, "dots")
-	file := filepath.Join(lab.Dir, "sites", site.Name, "leaf.yaml")
-	was := got[[]byte](t)(os.ReadFile(file))
-	restart := func(ctx context.Context, config []byte) {
-		t.Helper()
-		must(t, os.WriteFile(file, config, 0o600))
-		must(t, lab.Restart(ctx, site.LeafDaemon()))
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-		defer cancel()
-		restart(ctx, was)
-		if err := rig.Poll(ctx, "the node is Ready under its name", nodeReady(site.Node)); err != nil {
-			t.Error(err)
-		}
-		must(t, lab.Kube.CoreV1().Nodes().Delete(ctx, node, metav1.DeleteOptions{}))
+	t.Cleanup(func() { // after the leaf has its former name
+		must(t, lab.Kube.CoreV1().Nodes().Delete(context.Background(), node, metav1.DeleteOptions{}))
 	})
+	was, restart := configOf(t, site, "leaf.yaml")
 	config := strings.Replace(string(was), "node: "+site.Node+"\n", "node: "+node+"\n", 1)
 	restart(t.Context(), []byte(config))
 	eventually(t, time.Minute, "the node is Ready", nodeReady(node))
