@@ -19,6 +19,9 @@ type Driver struct {
 
 	mu    sync.Mutex
 	links map[string]*sharedLink
+	// unanswered has the requests without a reply of all links so far. Their replies may come to the
+	// next link of the same line.
+	unanswered map[string]*wire.Unanswered
 }
 
 // sharedLink is a link with a reference count. It stops when the last user releases it.
@@ -43,7 +46,7 @@ func New(log *zap.Logger) *Driver {
 	if log == nil {
 		log = zap.NewNop()
 	}
-	return &Driver{log: log, links: map[string]*sharedLink{}}
+	return &Driver{log: log, links: map[string]*sharedLink{}, unanswered: map[string]*wire.Unanswered{}}
 }
 
 // Protocols returns the names that manifests use for Modbus.
@@ -93,7 +96,7 @@ func (d *Driver) acquire(e wire.Endpoint) (*link.Link, error) {
 	if s == nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		s = &sharedLink{stop: cancel, done: make(chan struct{}), pollers: map[pollKey]*sharedPoller{}}
-		s.link = link.New(e, func() int { return d.users(e) }, d.log)
+		s.link = link.New(e, d.unansweredOf(e), func() int { return d.users(e) }, d.log)
 		d.links[e.Key()] = s
 		go func() {
 			defer close(s.done)
@@ -102,6 +105,15 @@ func (d *Driver) acquire(e wire.Endpoint) (*link.Link, error) {
 	}
 	s.users++
 	return s.link, nil
+}
+
+func (d *Driver) unansweredOf(e wire.Endpoint) *wire.Unanswered {
+	u := d.unanswered[e.Key()]
+	if u == nil {
+		u = &wire.Unanswered{}
+		d.unanswered[e.Key()] = u
+	}
+	return u
 }
 
 // release drops one use of a link. The last release blocks until the link has stopped.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/modbus/link"
+	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
 
 // Observation is the result of reading one point once.
@@ -54,7 +55,7 @@ func Inspect(ctx context.Context, def devices.Definition, log *zap.Logger) (Insp
 	if log == nil {
 		log = zap.NewNop()
 	}
-	l := link.New(s.endpoint, func() int { return 1 }, log)
+	l := link.New(s.endpoint, &wire.Unanswered{}, func() int { return 1 }, log)
 	lctx, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { l.Run(lctx) })

@@ -10,6 +10,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/modbus/link"
 	"github.com/petiole-io/petiole/devices/modbus/scan"
+	"github.com/petiole-io/petiole/devices/modbus/wire"
 )
 
 // maxUnit is the highest address of a unit on a serial line.
@@ -47,7 +48,7 @@ func Scan(ctx context.Context, config devices.Settings, o scan.Options) ([]scan.
 			o.Units = append(o.Units, id)
 		}
 	}
-	l := link.New(s.endpoint, func() int { return 1 }, zap.NewNop())
+	l := link.New(s.endpoint, &wire.Unanswered{}, func() int { return 1 }, zap.NewNop())
 	lctx, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { l.Run(lctx) })

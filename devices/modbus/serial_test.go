@@ -51,10 +51,7 @@ func (l *line) serve(port io.ReadWriter, slave string) {
 		}
 		buf = append(buf, chunk[:n]...)
 		for {
-			want := 8
-			if len(buf) > 6 && (buf[1] == 15 || buf[1] == 16) {
-				want = 9 + int(buf[6])
-			}
+			want := requestLength(buf)
 			if len(buf) < want {
 				break
 			}
@@ -64,6 +61,17 @@ func (l *line) serve(port io.ReadWriter, slave string) {
 				return
 			}
 		}
+	}
+}
+
+func requestLength(buf []byte) int {
+	switch {
+	case len(buf) > 1 && (buf[1] == 7 || buf[1] == 11 || buf[1] == 17): // nothing but the function
+		return 4
+	case len(buf) > 6 && (buf[1] == 15 || buf[1] == 16):
+		return 9 + int(buf[6])
+	default:
+		return 8
 	}
 }
 
@@ -223,22 +231,22 @@ func TestRTUOverTCP(t *testing.T) {
 }
 
 // Pain 2 on a line without numbers: a late answer of the same unit, function and
-// length is never taken for the next request's.
+// length is never taken for the next request's, however late it is. While one is late further
+// requests are asked, whose answers then come in a burst.
 func TestPain02LateAnswerOnASerialLine(t *testing.T) {
 	t.Parallel()
-	// The second is later than anybody waits for late answers.
-	for _, late := range []time.Duration{140 * time.Millisecond, 260 * time.Millisecond} {
-		t.Run(late.String(), func(t *testing.T) { t.Parallel(); lateOnASerialLine(t, late) })
+	for late, every := range map[time.Duration]int{140 * time.Millisecond: 4, 260 * time.Millisecond: 4, time.Second: 20, 3 * time.Second: 40} {
+		t.Run(late.String(), func(t *testing.T) { t.Parallel(); lateOnASerialLine(t, late, every) })
 	}
 }
 
-func lateOnASerialLine(t *testing.T, late time.Duration) {
+func lateOnASerialLine(t *testing.T, late time.Duration, every int) {
 	s := newSlave(t)
 	l, path, _ := newPort(t, s.addr)
 	n := 0
 	l.set(func(l *line) {
 		l.fault = func(a []byte, send func([]byte)) {
-			if n++; n%4 == 0 {
+			if n++; n%every == 0 {
 				time.Sleep(late)
 			}
 			send(a)
@@ -253,7 +261,7 @@ func lateOnASerialLine(t *testing.T, late time.Duration) {
 	c := serialConfig(path, 1)
 	c["timeout"], c["retries"], c["maxRegisters"] = 100, 2, 10
 	r.apply("d", s.addr, c, props...)
-	polltest.Within(t, 20*time.Second, "values", func() bool { return r.sink.count("d", "e") > 12 })
+	polltest.Within(t, 3*time.Minute, "values", func() bool { return r.sink.count("d", "e") > 12 })
 	r.stop()
 	for _, b := range r.sink.samples["d"] {
 		for _, x := range b.Samples {
@@ -276,7 +284,7 @@ func TestPain02LateAnswerOfAnEarlierLink(t *testing.T) {
 	once := sync.Once{}
 	l.set(func(l *line) {
 		l.fault = func(a []byte, send func([]byte)) {
-			once.Do(func() { close(asked); time.Sleep(100 * time.Millisecond) })
+			once.Do(func() { close(asked); time.Sleep(time.Second) }) // later than the next link waits
 			send(a)
 		}
 	})

@@ -57,10 +57,11 @@ type peer struct {
 }
 
 // New returns the link of an endpoint. It does no I/O and starts nothing. Users returns the
-// number of devices that use the link.
-func New(e wire.Endpoint, users func() int, log *zap.Logger) *Link {
+// number of devices that use the link. Unanswered is that of all links of the endpoint, one after
+// the other.
+func New(e wire.Endpoint, unanswered *wire.Unanswered, users func() int, log *zap.Logger) *Link {
 	l := &Link{endpoint: e, log: log.With(zap.String("link", e.String())), queue: newQueue(), users: users, peers: map[byte]*peer{}, unansweredUnits: map[byte]bool{}, redial: backoff.Backoff{First: redialFirst, Max: redialMax}}
-	l.wire = wire.New(e, l.log)
+	l.wire = wire.New(e, unanswered, l.log)
 	return l
 }
 

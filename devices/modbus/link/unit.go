@@ -69,7 +69,7 @@ func (u *Unit) call(resend bool, do func(modbus.Client) ([]byte, error)) ([]byte
 func (u *Unit) attempt(do func(modbus.Client) ([]byte, error)) ([]byte, error) {
 	w := u.link.wire
 	w.Options = wire.Options{
-		Timeout: u.timeout(), MaxTimeout: u.settings.Timeout, Grace: u.grace(), Turnaround: u.settings.BroadcastDelay,
+		Timeout: u.timeout(), MaxTimeout: u.settings.Timeout, Turnaround: u.settings.BroadcastDelay,
 		Echoes: u.settings.LocalEcho, Trace: u.settings.Trace,
 	}
 	out, err := do(u.peer.wire)
@@ -91,14 +91,6 @@ func (u *Unit) timeout() time.Duration {
 		return min(max(latencyMargin*max(own.longest(), all.longest()), shortestProbe), u.settings.Timeout)
 	}
 	return own.timeout(u.settings.MinTimeout, u.settings.Timeout)
-}
-
-// grace returns how long to wait for one more reply of a unit that has just replied.
-func (u *Unit) grace() time.Duration {
-	if own := &u.peer.latencies; own.known() {
-		return min(max(latencyMargin*own.longest(), shortestProbe), u.settings.Timeout)
-	}
-	return u.settings.Timeout
 }
 
 // maxBackoff returns the longest time between two probes of the unit.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,6 +45,13 @@ type Line struct {
 }
 
 const charBits = 11
+
+// The functions whose requests have no data.
+const (
+	funcCodeReadExceptionStatus = 7
+	funcCodeGetCommEventCounter = 11
+	funcCodeReportServerID      = 17
+)
 
 // NewLine starts a line. The caller must close it.
 func NewLine(c LineConfig) (*Line, error) {
@@ -136,6 +144,8 @@ func requestLength(buf []byte) int {
 		return 9 + int(buf[6])
 	case len(buf) > 1 && buf[1] == modbus.FuncCodeMaskWriteRegister:
 		return 10
+	case len(buf) > 1 && slices.Contains([]byte{funcCodeReadExceptionStatus, funcCodeGetCommEventCounter, funcCodeReportServerID}, buf[1]):
+		return 4
 	default:
 		return 8
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"slices"
 	"syscall"
@@ -87,7 +88,7 @@ func (c *connection) ioError(err error) error {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return ErrTimeout
-	case c.answered && !c.received:
+	case c.answered && !c.received && !errors.Is(err, os.ErrClosed) && !errors.Is(err, net.ErrClosed): // not by the end of its context
 		return fmt.Errorf("%w: %w", ErrClosed, err)
 	default:
 		return fmt.Errorf("%w: %w", ErrLink, err)
@@ -98,14 +99,15 @@ func (c *connection) consume(n int) {
 	c.buf = c.buf[:copy(c.buf, c.buf[n:])]
 }
 
-// discardAvailable reads and drops what has been received, without waiting.
-func (c *connection) discardAvailable(s syscall.Conn) error {
+// discardAvailable reads and drops what has been received, without waiting. It returns the
+// number of bytes.
+func (c *connection) discardAvailable(s syscall.Conn) (int, error) {
 	raw, err := s.SyscallConn()
 	if err != nil {
-		return c.ioError(err)
+		return 0, c.ioError(err)
 	}
 	if err := c.conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
-		return c.ioError(err)
+		return 0, c.ioError(err)
 	}
 	var chunk [readSize]byte
 	n, failed := 0, error(nil)
@@ -115,17 +117,17 @@ func (c *connection) discardAvailable(s syscall.Conn) error {
 	})
 	switch {
 	case err != nil:
-		return c.ioError(err)
+		return 0, c.ioError(err)
 	case errors.Is(failed, unix.EAGAIN) || errors.Is(failed, unix.EINTR):
-		return nil
+		return 0, nil
 	case failed != nil:
-		return c.ioError(&os.PathError{Op: "read", Path: "connection", Err: failed})
+		return 0, c.ioError(&os.PathError{Op: "read", Path: "connection", Err: failed})
 	case n == 0:
-		return c.ioError(io.EOF)
+		return 0, c.ioError(io.EOF)
 	}
 	c.lastActivity = time.Now()
 	c.trace(false, chunk[:n])
-	return nil
+	return n, nil
 }
 
 // trace adds bytes to frames, and logs them if the settings say so.

@@ -3,8 +3,8 @@
 // Transport.
 //
 // A reply is returned only if it matches its request exactly: unit, function, length, and
-// transaction number or checksum. On a line without transaction numbers a late reply is
-// discarded, so that it is not the reply to the next request. Every transaction has an
+// transaction number or checksum. On a line without transaction numbers no reply is
+// returned that could be a late one to an earlier request. Every transaction has an
 // absolute deadline. The package does not retry: the driver decides what follows an error.
 //
 // It calls goburrow/modbus to encode requests and to decode replies, but does not use that

@@ -17,7 +17,8 @@ func (t *Transport) drain() error {
 	if !ok { // neither a socket nor a port: it cannot be polled
 		return nil
 	}
-	for begin := time.Now(); ; {
+	begin, discarded := time.Now(), 0
+	for {
 		rest := max(t.silence-time.Since(t.lastActivity), 0)
 		came, err := awaitInput(raw, rest)
 		if err != nil {
@@ -26,10 +27,12 @@ func (t *Transport) drain() error {
 		if !came {
 			return nil
 		}
-		if err := t.discardAvailable(raw); err != nil {
+		n, err := t.discardAvailable(raw)
+		if err != nil {
 			return err
 		}
-		if time.Since(begin) > t.Timeout {
+		// A line that is silent may look otherwise to a program that is held up.
+		if discarded += n; discarded > readSize && time.Since(begin) > t.Timeout {
 			return fmt.Errorf("%w: the line is never silent", ErrGarbled)
 		}
 	}

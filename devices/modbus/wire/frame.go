@@ -115,6 +115,16 @@ func verifyPDU(request, reply []byte) error {
 
 func isRead(function byte) bool { return function >= 1 && function <= 4 }
 
+// isWrite reports whether the reply to a function echoes the address of the request.
+func isWrite(function byte) bool {
+	switch function {
+	case modbus.FuncCodeWriteSingleCoil, modbus.FuncCodeWriteSingleRegister, modbus.FuncCodeWriteMultipleCoils,
+		modbus.FuncCodeWriteMultipleRegisters, modbus.FuncCodeMaskWriteRegister:
+		return true
+	}
+	return false
+}
+
 // replyLength returns the length of the PDU that replies to a request without exception. Reply is
 // what has been received of it, or more.
 func replyLength(request, reply []byte) int {
@@ -131,14 +141,21 @@ func replyLength(request, reply []byte) int {
 		return 7
 	case funcCodeEncapsulated:
 		return identificationLength(reply)
-	default: // writes echo address and value or count
+	case funcCodeReportServerID:
+		if len(reply) < 2 {
+			return 2
+		}
+		return 2 + int(reply[1])
+	case funcCodeReadExceptionStatus:
+		return 2
+	default: // writes echo address and value or count, and function 11 returns two numbers
 		return 5
 	}
 }
 
 // longestReply returns the length of the longest PDU that may reply to a request.
 func longestReply(request []byte) int {
-	if request[0] == funcCodeEncapsulated {
+	if request[0] == funcCodeEncapsulated || request[0] == funcCodeReportServerID {
 		return maxPDU
 	}
 	return replyLength(request, nil)

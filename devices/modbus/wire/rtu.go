@@ -45,8 +45,13 @@ func (rtu) find(request, buf []byte) ([]byte, int, error) {
 type rtuUnit struct{ unit byte }
 
 func (u rtuUnit) Encode(pdu *modbus.ProtocolDataUnit) ([]byte, error) {
-	adu := append([]byte{u.unit, pdu.FunctionCode}, pdu.Data...)
-	return binary.LittleEndian.AppendUint16(adu, crc(adu)), nil
+	return rtuFrame(u.unit, append([]byte{pdu.FunctionCode}, pdu.Data...)), nil
+}
+
+// rtuFrame returns the frame of a PDU.
+func rtuFrame(unit byte, pdu []byte) []byte {
+	adu := append([]byte{unit}, pdu...)
+	return binary.LittleEndian.AppendUint16(adu, crc(adu))
 }
 
 func (u rtuUnit) Verify(request, reply []byte) error {

@@ -31,23 +31,19 @@ type Transport struct {
 	// Last has the times of the last transaction.
 	Last Times
 
-	// staleUntil has, for each unit that did not reply in time, until when its late reply
-	// may still come. It outlives a connection: the line behind it is the same.
-	staleUntil map[byte]time.Time
+	// unanswered has the requests whose reply may still come. It outlives a connection: the line
+	// behind it is the same.
+	unanswered *Unanswered
 	// firstOpened is when the connection was opened for the first time. Until MaxTimeout later
 	// replies to requests of the line's last user may come.
 	firstOpened time.Time
-	// maybeStale reports that the next reply may be a late one.
-	maybeStale bool
 }
 
 // Options are the bounds of a transaction.
 type Options struct {
 	// Timeout bounds the transaction, without the time that its characters take on the
-	// line. No reply comes later than MaxTimeout.
+	// line. The next request to a unit that did not reply waits for MaxTimeout.
 	Timeout, MaxTimeout time.Duration
-	// Grace is how long to wait for the reply after one that may be a late one.
-	Grace time.Duration
 	// Turnaround is the time that units take to act on a broadcast.
 	Turnaround time.Duration
 	// Echoes reports that the adapter returns what is sent before the reply.
@@ -63,9 +59,10 @@ type Times struct {
 	Latency    time.Duration
 }
 
-// New returns the transport of an endpoint. It does no I/O.
-func New(e Endpoint, log *zap.Logger) *Transport {
-	return &Transport{medium: newMedium(e), connection: connection{log: log}, staleUntil: map[byte]time.Time{}}
+// New returns the transport of an endpoint. It does no I/O. Unanswered is that of all transports
+// of the endpoint, one after the other.
+func New(e Endpoint, unanswered *Unanswered, log *zap.Logger) *Transport {
+	return &Transport{medium: newMedium(e), connection: connection{log: log}, unanswered: unanswered}
 }
 
 // Open opens the connection, which must be closed. When ctx ends the connection is closed,
@@ -118,63 +115,69 @@ func (t *Transport) Send(request []byte) ([]byte, error) {
 		return nil, ErrLink
 	}
 	t.received, t.traced = false, t.Trace
-	before := t.written
 	reply, err := t.transact(request)
 	t.Last.End = time.Now()
-	if err == nil {
+	switch {
+	case err == nil:
 		t.answered = true
-		delete(t.staleUntil, request[0])
-		return reply, nil
-	}
-	if errors.Is(err, ErrBroadcast) {
-		return nil, err
-	}
-	// What was written to a connection that had been closed before reached no unit.
-	if t.written > before && !t.framing.numbered() && !errors.Is(err, ErrClosed) {
-		t.staleUntil[request[0]] = t.Last.End.Add(max(t.MaxTimeout, t.Last.End.Sub(t.Last.Begin)))
-	}
-	if !errors.Is(err, ErrTimeout) {
+	case !errors.Is(err, ErrTimeout) && !errors.Is(err, ErrBroadcast):
 		t.Close()
 	}
 	return reply, err
 }
 
 func (t *Transport) transact(request []byte) ([]byte, error) {
-	if err := t.awaitStale(request); err != nil {
-		return nil, err
-	}
-	t.Last.Begin = time.Now()
-	line := t.lineTime(request, t.Echoes)
-	if err := t.write(request, t.Last.Begin.Add(t.Timeout+line)); err != nil {
+	owed, err := t.discardStale(request)
+	if err != nil {
 		return nil, err
 	}
 	if !t.framing.numbered() && request[0] == Broadcast {
-		return nil, t.awaitBroadcast(line)
+		return nil, t.broadcast(request)
 	}
-	if err := t.skipEcho(request); err != nil {
-		return nil, err
-	}
-	reply, err := t.awaitReply(request)
-	t.Last.Latency = max(time.Since(t.Last.Begin)-line, 0)
-	if err == nil && t.maybeStale {
-		return t.lastReply(request, reply, line)
+	reply, err := t.exchange(request, owed)
+	if err == nil && len(owed) > 0 {
+		t.unanswered.clear(request[0]) // a unit replies in order
 	}
 	return reply, err
 }
 
-// awaitReply receives until the reply to a request is found.
-func (t *Transport) awaitReply(request []byte) ([]byte, error) {
+// exchange sends a request and waits for the reply that is none of the owed ones.
+func (t *Transport) exchange(request []byte, owed []shape) ([]byte, error) {
+	t.Last.Begin = time.Now()
+	line := t.lineTime(request, t.Echoes)
+	before := t.written
+	err := t.write(request, t.Last.Begin.Add(t.Timeout+line))
+	if err == nil {
+		err = t.skipEcho(request)
+	}
+	var reply []byte
+	if err == nil {
+		reply, err = t.awaitReply(request, owed)
+	}
+	end := time.Now()
+	t.Last.Latency = max(end.Sub(t.Last.Begin)-line, 0)
+	if err != nil && t.written > before && !t.framing.numbered() {
+		t.unanswered.add(request[0], replyShape(request), t.Last.Begin, end, t.MaxTimeout)
+	}
+	return reply, err
+}
+
+// awaitReply receives until the reply to a request is found that is none of the owed ones.
+func (t *Transport) awaitReply(request []byte, owed []shape) ([]byte, error) {
 	for {
 		reply, used, err := t.framing.find(request, t.buf)
-		if reply != nil {
+		if err != nil {
+			return nil, err
+		}
+		if reply != nil && distinct(request, reply, owed) {
 			reply = slices.Clone(reply)
 			t.consume(used)
 			return reply, nil
 		}
-		if err != nil {
-			return nil, err
-		}
 		t.consume(used)
+		if reply != nil { // another one may follow
+			continue
+		}
 		if len(t.buf) > maxUnmatched {
 			return nil, fmt.Errorf("%w: received %d bytes without a reply to the request", ErrGarbled, len(t.buf))
 		}
@@ -198,10 +201,15 @@ func (t *Transport) skipEcho(request []byte) error {
 	return nil
 }
 
-// awaitBroadcast waits until a broadcast has passed the line and the units have acted on
-// it (Modbus over Serial Line V1.02, 2.4.1).
-func (t *Transport) awaitBroadcast(line time.Duration) error {
-	if _, err := t.discardUntil(t.Last.Begin.Add(line+t.Turnaround), line+t.Turnaround); err != nil {
+// broadcast sends a request to all units, and waits until it has passed the line and the
+// units have acted on it (Modbus over Serial Line V1.02, 2.4.1).
+func (t *Transport) broadcast(request []byte) error {
+	t.Last.Begin = time.Now()
+	line := t.lineTime(request, t.Echoes)
+	if err := t.write(request, t.Last.Begin.Add(t.Timeout+line)); err != nil {
+		return err
+	}
+	if err := t.discardUntil(t.Last.Begin.Add(line+t.Turnaround), line+t.Turnaround); err != nil {
 		return err
 	}
 	return ErrBroadcast

@@ -4,11 +4,9 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"io"
 	"testing"
 	"time"
 
-	"github.com/goburrow/modbus"
 	"go.uber.org/zap"
 
 	"github.com/petiole-io/petiole/devices/modbus/modbustest"
@@ -21,7 +19,7 @@ func TestStoppedLinkOpensNoPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	port := New(Endpoint{Mode: RTU, Address: p.A, Serial: Serial{Baud: 9600, DataBits: 8, StopBits: 1, Parity: "none"}}, zap.NewNop())
+	port := New(Endpoint{Mode: RTU, Address: p.A, Serial: Serial{Baud: 9600, DataBits: 8, StopBits: 1, Parity: "none"}}, &Unanswered{}, zap.NewNop())
 	ctx, stop := context.WithCancel(context.Background())
 	if err := port.Open(ctx, time.Second); err != nil {
 		t.Fatal(err)
@@ -33,78 +31,48 @@ func TestStoppedLinkOpensNoPort(t *testing.T) {
 	}
 }
 
-// A late reply is dropped also when the port was closed and opened again since its request.
+// A late reply is dropped also when the port was closed and opened again since its request,
+// by the same transport or by the next one.
 func TestLateReplyAfterReopening(t *testing.T) {
-	port := newLatePort(t, 0)
-	port.Options = Options{Timeout: 100 * time.Millisecond, MaxTimeout: 100 * time.Millisecond, Grace: 50 * time.Millisecond}
-	if _, err := port.Unit(1).ReadHoldingRegisters(0, 1); !errors.Is(err, ErrTimeout) {
+	late := 1 // number of replies that are held back until another request came
+	unit, port := newSlowUnit(t, func() int { late--; return max(late+1, 0) })
+	port.Options = Options{Timeout: 50 * time.Millisecond, MaxTimeout: 50 * time.Millisecond}
+	if _, err := port.Unit(1).ReadHoldingRegisters(1, 1); !errors.Is(err, ErrTimeout) {
 		t.Fatalf("the reply is in time: %v", err)
 	}
 	port.Close()
-	if err := port.Open(t.Context(), time.Second); err != nil {
+	next := New(unit.endpoint, port.unanswered, zap.NewNop())
+	if err := next.Open(t.Context(), time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := port.Unit(1).ReadHoldingRegisters(0, 1); err != nil || binary.BigEndian.Uint16(got) != 2 {
-		t.Errorf("second reply %x, %v", got, err)
+	defer next.Close()
+	next.Options = Options{Timeout: time.Minute, MaxTimeout: 50 * time.Millisecond}
+	got, err := next.Unit(1).ReadHoldingRegisters(2, 1)
+	if err != nil || binary.BigEndian.Uint16(got) != 2 || unit.requests.Load() != 3 {
+		t.Errorf("second reply %x, %v after %d requests", got, err, unit.requests.Load())
 	}
 }
 
 // The late reply to a request of the port's last user is dropped, however short the timeout
 // of the unit is for which the port was opened.
 func TestLateReplyToTheLastUser(t *testing.T) {
-	port := newLatePort(t, 1)
+	t.Parallel()
+	unit, port := newSlowUnit(t, func() int { return 0 })
 	port.Options = Options{Timeout: 10 * time.Millisecond, MaxTimeout: 10 * time.Millisecond}
 	if _, err := port.Unit(2).ReadHoldingRegisters(0, 1); !errors.Is(err, ErrTimeout) {
 		t.Fatalf("unit 2 replies: %v", err)
 	}
-	port.Options = Options{Timeout: 300 * time.Millisecond, MaxTimeout: 300 * time.Millisecond}
-	if got, err := port.Unit(1).ReadHoldingRegisters(0, 1); err != nil || binary.BigEndian.Uint16(got) != 2 {
+	sent := make(chan error)
+	go func() {
+		time.Sleep(100 * time.Millisecond)
+		sent <- unit.send(rtuFrame(1, []byte{3, 2, 9, 9}))
+	}()
+	port.Options = Options{Timeout: time.Minute, MaxTimeout: 2 * time.Second}
+	got, err := port.Unit(1).ReadHoldingRegisters(7, 1)
+	if err != nil || binary.BigEndian.Uint16(got) != 7 {
 		t.Errorf("second reply %x, %v", got, err)
 	}
-}
-
-// newLatePort opens a port with unit 1 behind it, whose replies are 1, 2, 3 and so on. The
-// first is late. The last user of the port has sent the first requests, pending in number.
-func newLatePort(t *testing.T, pending int) *Transport {
-	t.Helper()
-	p, err := modbustest.NewPair()
-	if err != nil {
-		t.Fatal(err)
+	if err := <-sent; err != nil {
+		t.Error(err)
 	}
-	serial := Serial{Baud: 115200, DataBits: 8, StopBits: 1, Parity: "none"}
-	far, err := openSerial(p.B, serial)
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		request := make([]byte, 8)
-		for i := 1; ; i++ {
-			for i > pending {
-				if _, err := io.ReadFull(far, request); err != nil {
-					return
-				}
-				if request[0] == 1 {
-					break
-				}
-			}
-			if i == 1 {
-				time.Sleep(150 * time.Millisecond)
-			}
-			reply, err := rtuUnit{1}.Encode(&modbus.ProtocolDataUnit{FunctionCode: 3, Data: binary.BigEndian.AppendUint16([]byte{2}, uint16(i))})
-			if err != nil {
-				t.Error(err)
-			}
-			if _, err := far.Write(reply); err != nil {
-				return
-			}
-		}
-	}()
-	port := New(Endpoint{Mode: RTU, Address: p.A, Serial: serial}, zap.NewNop())
-	if err := port.Open(t.Context(), 10*time.Millisecond); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { port.Close(); _ = far.Close(); <-done; _ = p.Close() })
-	return port
 }
