@@ -19,19 +19,30 @@ func (r Ref) IsSecret() bool { return r.Group == "" && r.Resource == "secrets" }
 // is 0, to a message of another sequence than the expected one. It returns the sequence of what the
 // subject has then, 0 if it has nothing.
 //
+// If the server is killed before another message is stored on the subject, the message before the
+// erased one may come back (docs/upstream.md, 7).
+//
 // An encrypted store (nats-server 2.15.2) overwrites nothing: what stays is encrypted.
 func Erase(ctx context.Context, stream jetstream.Stream, subject string, expected uint64) (last uint64, err error) {
+	seqs, last, err := Erasable(ctx, stream, subject, expected)
+	if err != nil {
+		return 0, err
+	}
+	return last, EraseMessages(ctx, stream, seqs)
+}
+
+// Erasable returns the sequences that Erase would remove, in the order in which it removes them,
+// and the sequence of what the subject has then.
+func Erasable(ctx context.Context, stream jetstream.Stream, subject string, expected uint64) (seqs []uint64, last uint64, err error) {
 	msg, err := stream.GetLastMsgForSubject(ctx, subject)
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
 	case err != nil:
-		return 0, fmt.Errorf("erase %s: %w", subject, err)
+		return nil, 0, fmt.Errorf("erase %s: %w", subject, err)
 	case msg.Header.Get(HeaderOp) != string(OpPut), expected > 0 && msg.Sequence != expected:
-		return msg.Sequence, nil
+		return nil, msg.Sequence, nil
 	default:
-		if err := eraseMessage(ctx, stream, msg.Sequence); err != nil {
-			return 0, fmt.Errorf("erase %s: %w", subject, err)
-		}
+		seqs = append(seqs, msg.Sequence)
 	}
 	// The last part first: if this is interrupted, the others are found by the next try.
 	var parts []uint64
@@ -41,23 +52,22 @@ func Erase(ctx context.Context, stream jetstream.Stream, subject string, expecte
 			break
 		}
 		if err != nil {
-			return 0, fmt.Errorf("erase part %d of %s: %w", i, subject, err)
+			return nil, 0, fmt.Errorf("erase part %d of %s: %w", i, subject, err)
 		}
 		parts = append(parts, part.Sequence)
 	}
-	for _, seq := range slices.Backward(parts) {
-		if err := eraseMessage(ctx, stream, seq); err != nil {
-			return 0, fmt.Errorf("erase a part of %s: %w", subject, err)
-		}
-	}
-	return 0, nil
+	slices.Reverse(parts)
+	return append(seqs, parts...), 0, nil
 }
 
-// eraseMessage erases a message. It is no error if it does not exist.
-func eraseMessage(ctx context.Context, stream jetstream.Stream, seq uint64) error {
-	err := stream.SecureDeleteMsg(ctx, seq)
-	if errors.Is(err, jetstream.ErrMsgNotFound) || errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
-		return nil
+// EraseMessages removes messages and has the server overwrite them on its disk. It is no error if
+// some do not exist.
+func EraseMessages(ctx context.Context, stream jetstream.Stream, seqs []uint64) error {
+	for _, seq := range seqs {
+		err := stream.SecureDeleteMsg(ctx, seq)
+		if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+			return fmt.Errorf("erase message %d of %s: %w", seq, stream.CachedInfo().Config.Name, err)
+		}
 	}
-	return err
+	return nil
 }

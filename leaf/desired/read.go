@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -106,4 +107,16 @@ func Entries(ctx context.Context, s jetstream.Stream, site string, f func(invent
 		}
 		return nil
 	})
+}
+
+// WithoutServerHeaders returns the headers that neither instruct a nats-server nor describe
+// where a message is stored.
+func WithoutServerHeaders(h nats.Header) nats.Header {
+	out := nats.Header{}
+	for k, v := range h {
+		if !strings.HasPrefix(k, "Nats-") {
+			out[k] = v
+		}
+	}
+	return out
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 
+	"github.com/petiole-io/petiole/leaf/desired"
 	"github.com/petiole-io/petiole/leaf/transfer"
 	"github.com/petiole-io/petiole/streams"
 	"github.com/petiole-io/petiole/streams/urgent"
@@ -94,7 +95,7 @@ func (o *overtaker) delivered(d delivery, msg *nats.Msg) *nats.Msg {
 	}
 	if d.stream < early.seq {
 		newer := nats.NewMsg(d.Subject)
-		newer.Header, newer.Data = withoutServerHeaders(early.msg.Header), early.msg.Data
+		newer.Header, newer.Data = desired.WithoutServerHeaders(early.msg.Header), early.msg.Data
 		return newer
 	}
 	delete(o.overtaken, d.Subject)

@@ -44,6 +44,9 @@ type Desired interface {
 	MarkComplete(context.Context)
 	// ReportUnreadable is called when stored messages cannot be read. It does not block.
 	ReportUnreadable()
+	// Erase removes from the disk what is stored of deleted objects. It returns when nothing of them
+	// can come back. The caller holds the lock.
+	Erase(ctx context.Context, subjects []string) error
 }
 
 // Replicator stores what the hub's consumer of this site delivers. It requests again what was
@@ -181,12 +184,18 @@ func (r *Replicator) store(ctx context.Context, identity string, o *overtaker, b
 	return r.put(ctx, out)
 }
 
-// put stores messages and returns when they are on disk.
+// put stores messages and returns when they are on disk. The Secrets among their tombstones are
+// removed from the disk first: if the leaf ends in between, the hub delivers the tombstones again.
+// The end of the session does not interrupt that: readers would keep Secrets that the stream no
+// longer has.
 func (r *Replicator) put(ctx context.Context, out []*nats.Msg) error {
 	r.cfg.Desired.Lock()
 	defer r.cfg.Desired.Unlock()
-	if err := r.eraseSecrets(ctx, out); err != nil {
-		return err
+	if secrets := deletedSecrets(out); len(secrets) > 0 {
+		ctx = context.WithoutCancel(ctx)
+		if err := r.cfg.Desired.Erase(ctx, secrets); err != nil {
+			return err
+		}
 	}
 	if err := r.local.Put(ctx, out); err != nil {
 		r.tombstones = nil // some of it may be on disk: the next session reads it
@@ -199,25 +208,16 @@ func (r *Replicator) put(ctx context.Context, out []*nats.Msg) error {
 	return nil
 }
 
-// eraseSecrets removes from the disk the Secrets whose tombstones are about to be stored. If the
-// leaf ends in between, the hub delivers the tombstones again.
-func (r *Replicator) eraseSecrets(ctx context.Context, batch []*nats.Msg) error {
-	var s jetstream.Stream
+// deletedSecrets returns the subjects of the tombstones of Secrets.
+func deletedSecrets(batch []*nats.Msg) (subjects []string) {
 	for _, m := range batch {
 		_, ref, err := streams.ParseDesired(m.Subject)
-		if err != nil || !ref.IsSecret() || m.Header.Get(streams.HeaderOp) != string(streams.OpDelete) {
-			continue // what cannot be parsed is no Secret, and is quarantined when it is applied
-		}
-		if s == nil {
-			if s, err = r.cfg.JS.Stream(ctx, streams.SiteDesired); err != nil {
-				return fmt.Errorf("open %s: %w", streams.SiteDesired, err)
-			}
-		}
-		if _, err := streams.Erase(ctx, s, m.Subject, 0); err != nil {
-			return err
+		// What cannot be parsed is no Secret, and is quarantined when it is applied.
+		if err == nil && ref.IsSecret() && m.Header.Get(streams.HeaderOp) == string(streams.OpDelete) {
+			subjects = append(subjects, m.Subject)
 		}
 	}
-	return nil
+	return subjects
 }
 
 func ignoreClosed(err error) error {

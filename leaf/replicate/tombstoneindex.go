@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -94,7 +93,7 @@ func (r *Replicator) loadTombstones(ctx context.Context) (err error) {
 // tombstone is stored again at that position.
 func (r *Replicator) storedMessage(ctx context.Context, d delivery, identity string, o *overtaker) (*nats.Msg, error) {
 	msg := nats.NewMsg(d.Subject)
-	msg.Header, msg.Data = withoutServerHeaders(d.Header), d.Data
+	msg.Header, msg.Data = desired.WithoutServerHeaders(d.Header), d.Data
 	msg = o.delivered(d, msg)
 	if r.tombstones.supersedes(msg) {
 		s, err := r.cfg.JS.Stream(ctx, streams.SiteDesired)
@@ -106,23 +105,11 @@ func (r *Replicator) storedMessage(ctx context.Context, d delivery, identity str
 		case err == nil && last.Header.Get(streams.HeaderOp) == string(streams.OpDelete):
 			r.cfg.Log.Warn("old version of a deleted object received; its tombstone is kept",
 				zap.String("subject", d.Subject), zap.String("version", msg.Header.Get(streams.HeaderVersion)))
-			msg.Header, msg.Data = withoutServerHeaders(last.Header), nil
+			msg.Header, msg.Data = desired.WithoutServerHeaders(last.Header), nil
 		case err != nil && !errors.Is(err, jetstream.ErrMsgNotFound): // old tombstones are removed
 			return nil, fmt.Errorf("read the tombstone of %s: %w", d.Subject, err)
 		}
 	}
 	msg.Header.Set(streams.HeaderSource, streams.HubPosition{Seq: d.stream, Identity: identity}.String())
 	return msg, nil
-}
-
-// withoutServerHeaders returns the headers that neither instruct a nats-server nor describe
-// where a message is stored.
-func withoutServerHeaders(h nats.Header) nats.Header {
-	out := nats.Header{}
-	for k, v := range h {
-		if !strings.HasPrefix(k, "Nats-") {
-			out[k] = v
-		}
-	}
-	return out
 }

@@ -83,7 +83,7 @@ type compactor struct {
 	js   jetstream.JetStream
 	// storing is held while SITE_DESIRED is changed, and while all of it is read.
 	storing sync.Locker
-	// liveSetFile lists what SITE_DESIRED held at the last compaction.
+	// liveSetFile lists what SITE_DESIRED held when something was last deleted from it.
 	liveSetFile string
 	compacted   prometheus.Counter
 	failures    *logonce.Reporter
@@ -116,11 +116,8 @@ func (cp *compactor) compact(ctx context.Context, life time.Duration) (n int, er
 	if err != nil {
 		return 0, fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
 	}
-	seqs, rest, err := cp.findGarbage(ctx, s, time.Now().Add(-life))
-	if err != nil || len(seqs) == 0 {
-		return 0, err
-	}
-	if err := rest.write(cp.liveSetFile); err != nil {
+	seqs, err := cp.findGarbage(ctx, s, time.Now().Add(-life))
+	if err != nil {
 		return 0, err
 	}
 	for chunk := range slices.Chunk(seqs, compactionChunk) {
@@ -132,13 +129,14 @@ func (cp *compactor) compact(ctx context.Context, life time.Duration) (n int, er
 	return n, nil
 }
 
-// findGarbage returns the messages that can be deleted, and the live set without them.
-func (cp *compactor) findGarbage(ctx context.Context, s jetstream.Stream, before time.Time) ([]uint64, liveSet, error) {
+// findGarbage returns the messages that can be deleted, if there are any after it has written the
+// live set without them. Both are done under the lock: Erase may write a newer live set next.
+func (cp *compactor) findGarbage(ctx context.Context, s jetstream.Stream, before time.Time) ([]uint64, error) {
 	cp.storing.Lock()
 	defer cp.storing.Unlock()
 	info, err := s.Info(ctx)
 	if err != nil {
-		return nil, liveSet{}, fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
+		return nil, fmt.Errorf("look up stream %s: %w", streams.SiteDesired, err)
 	}
 	g := garbage{last: info.State.LastSeq, floor: math.MaxUint64, before: before, live: map[string]bool{}}
 	consumers := s.ListConsumers(ctx)
@@ -148,20 +146,23 @@ func (cp *compactor) findGarbage(ctx context.Context, s jetstream.Stream, before
 		}
 	}
 	if err := consumers.Err(); err != nil {
-		return nil, liveSet{}, fmt.Errorf("list consumers of %s: %w", streams.SiteDesired, err)
+		return nil, fmt.Errorf("list consumers of %s: %w", streams.SiteDesired, err)
 	}
 	if g.floor == math.MaxUint64 || g.floor == 0 {
-		return nil, liveSet{}, nil // nobody has read anything yet
+		return nil, nil // nobody has read anything yet
 	}
 	err = desired.Read(ctx, s, cp.site, true, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
 		g.add(msg, md)
 		return nil
 	})
 	if err != nil {
-		return nil, liveSet{}, fmt.Errorf("read %s: %w", streams.SiteDesired, err)
+		return nil, fmt.Errorf("read %s: %w", streams.SiteDesired, err)
 	}
 	seqs := g.sequences()
-	return seqs, newLiveSet(info, g.seen, seqs), nil
+	if len(seqs) == 0 {
+		return nil, nil
+	}
+	return seqs, newLiveSet(info, g.seen, seqs).write(cp.liveSetFile)
 }
 
 // deleteMessages deletes messages. Those that were superseded meanwhile no longer exist, which

@@ -24,6 +24,8 @@ type Desired struct {
 	site        string
 	js          jetstream.JetStream
 	checkpoints *journal.Checkpoints
+	// liveSetFile lists what SITE_DESIRED held when something was last deleted from it.
+	liveSetFile string
 	failures    *logonce.Reporter
 
 	complete chan struct{}

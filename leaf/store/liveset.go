@@ -21,7 +21,8 @@ import (
 // Gateways have it under this name.
 const liveSetName = "census.json"
 
-// liveSet lists the messages of SITE_DESIRED that must survive the next compaction.
+// liveSet lists the messages of SITE_DESIRED that must survive the next deletion: a compaction, or
+// the erasure of Secrets.
 //
 // nats-server 2.15.2 writes no record of a message that the next one of its subject supersedes
 // (docs/upstream.md, 7). When that next one is deleted and the server is killed at any later

@@ -88,15 +88,16 @@ func New(cfg Config) *Supervisor {
 		cfg.Log.Warn("counts of dropped records not read, counting starts again", zap.Error(err))
 	}
 	failures, checkpoints, degraded := logonce.New(cfg.Log), journal.OpenCheckpoints(cfg.DataDir), &degraded{}
+	liveSetFile := filepath.Join(cfg.DataDir, liveSetName)
 	desired := &Desired{
-		site: cfg.Site, js: cfg.JS, checkpoints: checkpoints, failures: failures,
+		site: cfg.Site, js: cfg.JS, checkpoints: checkpoints, liveSetFile: liveSetFile, failures: failures,
 		complete: make(chan struct{}), unreadable: make(chan struct{}, 1),
 	}
 	s := &Supervisor{
 		cfg: cfg, server: cfg.Server, js: cfg.JS, desired: desired, degraded: degraded, counters: cfg.Counters, log: cfg.Log, failures: failures,
 		creator: creator{site: cfg.Site, telemetryBytes: cfg.TelemetryBytes, js: cfg.JS, failures: failures},
 		compactor: compactor{
-			site: cfg.Site, js: cfg.JS, storing: desired, liveSetFile: filepath.Join(cfg.DataDir, liveSetName),
+			site: cfg.Site, js: cfg.JS, storing: desired, liveSetFile: liveSetFile,
 			compacted: cfg.Counters.compacted, failures: failures, log: cfg.Log,
 		},
 		losses: losses{
