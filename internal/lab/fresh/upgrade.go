@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -23,14 +24,25 @@ containers() { pgrep -f '^(/bin/)?sleep infinity' | sort -n; }
 running() { pgrep -x leaf || pgrep -x petiole-kubelet; }
 `
 
-// packageSteps are the life of the package after the document's last command, on the gateway unless on
-// says otherwise.
+// packageSteps are the life of the gateway and of its package after the document's last command.
 var packageSteps = []struct {
 	on, commands string
 }{
+	// A reload, with a configuration that cannot be used first, ends neither the leaf nor the kubelet.
+	{onGateway, functions + `processes() { pgrep -x leaf && pgrep -x petiole-kubelet && containers; }
+before=$(processes)
+cp /etc/petiole/leaf.conf /tmp/leaf.conf
+echo 'ping_interval: "soon"' >> /etc/petiole/leaf.conf
+systemctl reload petiole-leaf
+until journalctl -u petiole-leaf --grep 'configuration not reloaded.*leaf[.]conf.*ping_interval.*soon'; do sleep 0.5; done
+{ cat /tmp/leaf.conf; echo 'max_connections: 1000'; } > /etc/petiole/leaf.conf
+systemctl reload petiole-leaf
+until journalctl -u petiole-leaf --grep 'configuration of the nats-server reloaded'; do sleep 0.5; done
+awaitReady
+test "$(processes)" = "$before"`},
 	{onHub, `cd ~/petiole
 go tool task package VERSION=` + nextVersion + ` ARCHITECTURES=amd64`},
-	{onGateway, functions + `pgrep -x leaf; pgrep -x petiole-kubelet
+	{onGateway, `pgrep -x leaf; pgrep -x petiole-kubelet
 before=$(containers)
 leaf=$(systemctl show -p MainPID --value petiole-leaf)
 dpkg-query -W -f '${Version}\n' petiole-leaf | grep -x '` + walkedVersion + `.*'
@@ -68,10 +80,10 @@ test -z "$(running)"`},
 // upgrade upgrades the package while pods run, removes it, installs it again and purges it.
 func (w *walker) upgrade() error {
 	for i, s := range packageSteps {
-		if _, err := w.shells[s.on].run(fmt.Sprintf("# the package, %d of %d\n%s", i+1, len(packageSteps), s.commands), packageTime); err != nil {
+		if _, err := w.shells[s.on].run(fmt.Sprintf("# the installed gateway, %d of %d\n%s", i+1, len(packageSteps), s.commands), packageTime); err != nil {
 			return err
 		}
-		if i == 0 {
+		if strings.Contains(s.commands, "task package") {
 			if err := w.carryPackage(nextVersion); err != nil {
 				return err
 			}
