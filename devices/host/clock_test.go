@@ -41,10 +41,10 @@ func TestClockThatIsSetMovesWhatIsDue(t *testing.T) {
 		w.desired.clock.Offset = by // the clock was ahead by that until now
 		followClock(w.desired, now)
 		c := w.desired.facts.Desired["a"]
-		if due := time.UnixMilli(c.Due).Sub(now); (due - 20*time.Second).Abs() > time.Second {
+		if due := time.UnixMilli(c.Due).Sub(now); (due - 20*time.Second).Abs() > time.Minute {
 			t.Errorf("set by %s: due in %s", -by, due)
 		}
-		if at := now.Sub(time.UnixMilli(c.Time)); at.Abs() > time.Second {
+		if at := now.Sub(time.UnixMilli(c.Time)); at.Abs() > time.Minute {
 			t.Errorf("set by %s: concluded %s ago", -by, at)
 		}
 		if w.desired.workAt.After(now) {

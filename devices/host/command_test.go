@@ -332,6 +332,10 @@ func TestCommandNotRecorded(t *testing.T) {
 
 // A device that is offline, disabled or misconfigured fails a command at once.
 func TestCommandToADeviceThatDoesNotAnswer(t *testing.T) {
+	synctest.Test(t, commandToADeviceThatDoesNotAnswer)
+}
+
+func commandToADeviceThatDoesNotAnswer(t *testing.T) {
 	b := commands(t)
 	b.online()
 	b.driver.set(func() { b.driver.away = true })

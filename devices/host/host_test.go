@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/petiole-io/petiole/devices"
@@ -121,6 +122,10 @@ func TestSessionsSurviveIrrelevantChanges(t *testing.T) {
 // Statuses are throttled and the last one is the newest; samples are not throttled.
 // What is not reported to the cloud is sampled all the same.
 func TestStatusIsThrottledAndSamplesAreNot(t *testing.T) {
+	synctest.Test(t, statusIsThrottledAndSamplesAreNot)
+}
+
+func statusIsThrottledAndSamplesAreNot(t *testing.T) {
 	b := newBench(t)
 	b.apply()
 	b.eventually("session", b.running)

@@ -48,8 +48,9 @@ func (b *bench) intervals(n int) {
 
 // Readings of 5,000 samples a second become at most one status for each device and
 // interval, and every one of them is telemetry.
-func TestFiveThousandSamplesASecond(t *testing.T) {
-	t.Parallel()
+func TestFiveThousandSamplesASecond(t *testing.T) { synctest.Test(t, fiveThousandSamplesASecond) }
+
+func fiveThousandSamplesASecond(t *testing.T) {
 	const interval, deviceCount, perBatch, rounds = 250 * time.Millisecond, 5, 50, 40 // 40 rounds in 2 s: 5,000/s
 	sink := &recordingSink{}
 	driver := &many{}

@@ -3,7 +3,6 @@ package modbus
 import (
 	"net"
 	"testing"
-	"time"
 
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/internal/polltest"
@@ -29,7 +28,7 @@ func TestIdentificationOfPymodbus(t *testing.T) {
 	r.apply("without", p.addr, map[string]any{"slaveID": 2}, prop{name: "hr", typ: "INT", visitor: holding(7), cycle: 50})
 	r.apply("rtu", "127.0.0.1:1", map[string]any{"serialPort": line.B, "baudRate": 19200, "identification": true}, prop{name: "hr", typ: "INT", visitor: holding(7), cycle: 50})
 	for _, device := range []string{"tcp", "rtu"} {
-		polltest.Within(t, 30*time.Second, device+" is identified", func() bool {
+		polltest.Eventually(t, device+" is identified", func() bool {
 			st := r.sink.status(device)
 			if st == nil {
 				return false
@@ -38,9 +37,9 @@ func TestIdentificationOfPymodbus(t *testing.T) {
 			return st.State == v1beta1.StateOnline && id["vendorName"] == "Acme Meters" && id["productCode"] == "AM-7" && id["revision"] == "2.11" && id["modelName"] == "AM-7 three-phase"
 		})
 	}
-	polltest.Within(t, 30*time.Second, "the other device is read", func() bool { return r.sink.count("without", "hr") > 0 })
+	polltest.Eventually(t, "the other device is read", func() bool { return r.sink.count("without", "hr") > 0 })
 	read := r.sink.count("tcp", "hr")
-	polltest.Within(t, 30*time.Second, "further polls", func() bool { return r.sink.count("tcp", "hr") > read })
+	polltest.Eventually(t, "further polls", func() bool { return r.sink.count("tcp", "hr") > read })
 	if id := r.sink.status("without").Extensions.Data["identification"]; id != nil {
 		t.Errorf("not asked for: %v", id)
 	}
@@ -65,9 +64,9 @@ func TestIdentificationIsNotKnown(t *testing.T) {
 	r.apply("tcp", addr, map[string]any{"identification": true, "timeout": 2000}, prop{name: "hr", typ: "INT", visitor: holding(7), cycle: 100})
 	r.apply("rtu", "127.0.0.1:1", map[string]any{"serialPort": line.B, "baudRate": 19200, "identification": true, "timeout": 500}, prop{name: "hr", typ: "INT", visitor: holding(7), cycle: 100})
 	for _, device := range []string{"tcp", "rtu"} {
-		polltest.Within(t, time.Minute, device+" is read", func() bool { return r.sink.count(device, "hr") > 0 })
+		polltest.Eventually(t, device+" is read", func() bool { return r.sink.count(device, "hr") > 0 })
 		read := r.sink.count(device, "hr")
-		polltest.Within(t, time.Minute, device+" is read further", func() bool { return r.sink.count(device, "hr") > read+10 })
+		polltest.Eventually(t, device+" is read further", func() bool { return r.sink.count(device, "hr") > read+10 })
 		st := r.sink.status(device)
 		if st.State != v1beta1.StateOnline || st.Extensions.Data["identification"] != nil {
 			t.Errorf("%s: %s %v", device, st.State, st.Extensions.Data)

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/modbus/modbustest"
@@ -110,9 +109,9 @@ func interop(t *testing.T, units []int, config func(int) map[string]any) {
 			"beyond": devices.Int(base + 199).String(), "set": "4321", "set32": "-2.5", "setco": "true", "bit": "true",
 			"tenths": devices.Float(float64(base+51) / 10).String(), "settenths": "42.5",
 		} {
-			polltest.Within(t, 10*time.Second, name+" "+property, func() bool { return r.sink.reported(name, property) == want })
+			polltest.Eventually(t, name+" "+property, func() bool { return r.sink.reported(name, property) == want })
 		}
-		polltest.Within(t, 10*time.Second, "the refused point", func() bool {
+		polltest.Eventually(t, "the refused point", func() bool {
 			tw := r.sink.twin(name, "outside").Reported
 			return tw != nil && tw.Metadata["reason"] == "IllegalAddress"
 		})
@@ -140,13 +139,13 @@ func misbehaviour(t *testing.T, config map[string]any, slow int64) {
 	r.apply("d", "127.0.0.1:1", config, prop{name: "good", typ: "INT", visitor: holding(7), cycle: 50}, prop{name: "late", typ: "INT", visitor: holding(150), cycle: 1500 * slow},
 		prop{name: "busy", typ: "INT", visitor: holding(151), cycle: 400}, prop{name: "wrong", typ: "INT", visitor: holding(152), cycle: 400 * slow})
 	for property, reason := range map[string]string{"late": "Timeout", "busy": "UnitBusy", "wrong": "Timeout"} {
-		polltest.Within(t, time.Minute, property, func() bool {
+		polltest.Eventually(t, property, func() bool {
 			tw := r.sink.twin("d", property).Reported
 			return tw != nil && tw.Metadata["quality"] == "bad" && tw.Metadata["reason"] == reason && tw.Value == ""
 		})
 	}
 	n := r.sink.count("d", "good")
-	polltest.Within(t, 30*time.Second, "the others go on", func() bool { return r.sink.count("d", "good") > n+10 })
+	polltest.Eventually(t, "the others go on", func() bool { return r.sink.count("d", "good") > n+10 })
 	r.stop()
 	for _, b := range r.sink.samples["d"] {
 		for _, x := range b.Samples {

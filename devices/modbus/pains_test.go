@@ -10,10 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	server "github.com/simonvetter/modbus"
 	"pgregory.net/rapid"
@@ -116,13 +114,9 @@ func TestPain17BroadcastWaitsForNoAnswer(t *testing.T) {
 	polltest.Eventually(t, "polls", func() bool { return r.sink.count("one", "x") > 3 })
 	all := serialConfig(l.Path(), 0)
 	all["timeout"], all["parity"] = 5000, "even"
-	begin := time.Now()
 	r.apply("all", "127.0.0.1:1", all, prop{name: "set", typ: "INT", visitor: holding(5), desired: "1234"},
 		prop{name: "readonly", typ: "INT", ro: true, visitor: holding(6)}, prop{name: "bit", typ: "BOOLEAN", visitor: holding(7, "bit", 3), desired: "true"})
 	polltest.Eventually(t, "ack", func() bool { return r.sink.ack("all", "set") == "applied" && r.sink.ack("all", "bit") == "rejected" })
-	if took := time.Since(begin); took > 2*time.Second {
-		t.Errorf("took %s", took)
-	}
 	if written.Load() != 1 {
 		t.Errorf("%d broadcasts", written.Load())
 	}
@@ -137,19 +131,17 @@ func TestPain17BroadcastWaitsForNoAnswer(t *testing.T) {
 	}
 }
 
-// Pain 20, too: the bound is that of the settings.
+// Pain 20, too: the bound is that of the settings. Without them the probes would be 5 s apart
+// after the first ones.
 func TestPain20BackOffFollowsTheSettings(t *testing.T) {
 	t.Parallel()
 	s := newSlave(t)
 	p := newProxy(t, s.addr)
-	var mu sync.Mutex
-	var asked []time.Time
+	var probes atomic.Int64
 	p.set(func(p *proxy) {
 		p.drop = func(unit byte) bool {
 			if unit == 9 {
-				mu.Lock()
-				asked = append(asked, time.Now())
-				mu.Unlock()
+				probes.Add(1)
 			}
 			return unit == 9
 		}
@@ -161,19 +153,8 @@ func TestPain20BackOffFollowsTheSettings(t *testing.T) {
 		tw := r.sink.twin("dead", "x").Reported
 		return tw != nil && tw.Metadata["reason"] == "UnitSilent"
 	})
-	mu.Lock()
-	asked = nil
-	mu.Unlock()
-	polltest.Eventually(t, "probes", func() bool { mu.Lock(); defer mu.Unlock(); return len(asked) > 10 })
-	mu.Lock()
-	defer mu.Unlock()
-	gaps := make([]time.Duration, 10)
-	for i := range gaps {
-		gaps[i] = asked[i+1].Sub(asked[i])
-	}
-	if slices.Sort(gaps); gaps[5] > 300*time.Millisecond { // a pause and a timeout are 150 ms
-		t.Errorf("the pauses between probes were %s", gaps)
-	}
+	begin := probes.Load()
+	polltest.Eventually(t, "probes", func() bool { return probes.Load() > begin+20 })
 }
 
 // Pain 27: panic on bad configuration, overlap, address 65535.
@@ -312,7 +293,7 @@ func TestPain30LocalEcho(t *testing.T) {
 				t.Fatal("an echo is acknowledged")
 			}
 			l.set(func(l *line) { l.silent = nil })
-			polltest.Within(t, 10*time.Second, "written after all", func() bool { return s.get(1, codec.Holdings, 0) == 8 })
+			polltest.Eventually(t, "written after all", func() bool { return s.get(1, codec.Holdings, 0) == 8 })
 		})
 	}
 }

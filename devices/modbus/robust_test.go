@@ -43,7 +43,7 @@ func TestPain16WrongAnswersAreNoValues(t *testing.T) {
 				return tw != nil && tw.Metadata["quality"] == "bad" && tw.Value == ""
 			})
 			p.set(func(p *proxy) { p.fault = nil })
-			polltest.Within(t, 10*time.Second, "good", func() bool { return r.sink.reported("d", "x") == "308744808" })
+			polltest.Eventually(t, "good", func() bool { return r.sink.reported("d", "x") == "308744808" })
 		})
 	}
 }
@@ -85,11 +85,11 @@ func TestSlaveStartsLater(t *testing.T) {
 	}
 	s := &slave{addr: addr, regs: map[byte]map[codec.Table][]uint16{}, holes: map[codec.Table]map[int]bool{}, fail: map[byte]error{}}
 	srv := s.start(t, addr)
-	polltest.Within(t, 10*time.Second, "online", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
+	polltest.Eventually(t, "online", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
 	_ = srv.Stop()
-	polltest.Within(t, 10*time.Second, "offline", func() bool { return r.sink.state("d") == v1beta1.StateOffline })
+	polltest.Eventually(t, "offline", func() bool { return r.sink.state("d") == v1beta1.StateOffline })
 	s.start(t, addr)
-	polltest.Within(t, 10*time.Second, "online again", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
+	polltest.Eventually(t, "online again", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
 }
 
 // Values of several registers are never torn: the slave changes both halves at once.

@@ -168,7 +168,7 @@ func rtuSuite(t *testing.T, s *slave, l *line, config func(unit int) map[string]
 	goesOn := func(what, device string) {
 		t.Helper()
 		n := r.sink.count(device, "in")
-		polltest.Within(t, 15*time.Second, what, func() bool { return r.sink.count(device, "in") > n+3 })
+		polltest.Eventually(t, what, func() bool { return r.sink.count(device, "in") > n+3 })
 	}
 	// Pain 30: local echo; pain 25: noise and pieces.
 	l.set(func(l *line) { l.echo = true })
@@ -320,7 +320,7 @@ func TestPain24RenumberedAdapterIsFoundByItsName(t *testing.T) {
 	r.apply("d", s.addr, serialConfig(link, 1), one)
 	polltest.Eventually(t, "online", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
 	_ = master.Close()
-	polltest.Within(t, 5*time.Second, "offline", func() bool {
+	polltest.Eventually(t, "offline", func() bool {
 		st := r.sink.status("d")
 		return st.State == v1beta1.StateOffline && st.Extensions.Data["reason"] == "LinkDown"
 	})
@@ -331,7 +331,7 @@ func TestPain24RenumberedAdapterIsFoundByItsName(t *testing.T) {
 	if err := os.Symlink(again, link); err != nil {
 		t.Fatal(err)
 	}
-	polltest.Within(t, 10*time.Second, "online again", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
+	polltest.Eventually(t, "online again", func() bool { return r.sink.state("d") == v1beta1.StateOnline })
 }
 
 // One port with two baud rates cannot be: the second device says so.

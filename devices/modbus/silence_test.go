@@ -39,7 +39,7 @@ func TestPain02LateAnswerBeforeSilence(t *testing.T) {
 	c := serialConfig(path, 1)
 	c["timeout"], c["minTimeout"], c["retries"], c["maxRegisters"] = 100, 100, 0, 10
 	r.apply("d", s.addr, c, props...)
-	polltest.Within(t, 60*time.Second, "silences", func() bool { return silences.Load() > 30 && r.sink.count("d", "good") > 10 })
+	polltest.Eventually(t, "silences", func() bool { return silences.Load() > 30 && r.sink.count("d", "good") > 10 })
 	r.stop()
 	for _, b := range r.sink.samples["d"] {
 		for _, x := range b.Samples {

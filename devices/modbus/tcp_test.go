@@ -191,7 +191,7 @@ func TestDesiredWaitsForTheDevice(t *testing.T) {
 		return o != nil && o.Value == "5" && o.Metadata["ack"] == "pending"
 	})
 	p.set(func(p *proxy) { p.refuse = false })
-	polltest.Within(t, 10*time.Second, "ack", func() bool { return r.sink.ack("d", "set") == "applied" })
+	polltest.Eventually(t, "ack", func() bool { return r.sink.ack("d", "set") == "applied" })
 	if s.get(1, codec.Holdings, 0) != 5 || s.writes() != 1 {
 		t.Fatal(s.get(1, codec.Holdings, 0), s.writes())
 	}

@@ -76,3 +76,12 @@ func TestLateReplyToTheLastUser(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Pain 17: no unit replies to a broadcast, and nobody waits for a reply.
+func TestBroadcastWaitsForNoReply(t *testing.T) {
+	_, port := newSlowUnit(t, func() int { return 1 })
+	port.Options = Options{Timeout: time.Hour, MaxTimeout: time.Millisecond, Turnaround: time.Millisecond}
+	if _, err := port.Unit(Broadcast).WriteSingleRegister(5, 1234); !errors.Is(err, ErrBroadcast) {
+		t.Error(err)
+	}
+}
