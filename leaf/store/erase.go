@@ -53,8 +53,8 @@ func (d *Desired) Erase(ctx context.Context, subjects []string) error {
 }
 
 // moveEnd stores another message of the stream once more if the last one is about to go: the last
-// one holds the position of the site, and a stream without it counts as damaged. If no other object
-// is in the stream, it does nothing.
+// one holds the position of the site, and a stream without it counts as damaged. That is no Secret,
+// of which the former copy would stay on the disk. If there is nothing else, it does nothing.
 func (d *Desired) moveEnd(ctx context.Context, s jetstream.Stream, going []uint64) error {
 	last := s.CachedInfo().State.LastSeq
 	if !slices.Contains(going, last) {
@@ -80,13 +80,13 @@ func (d *Desired) moveEnd(ctx context.Context, s jetstream.Stream, going []uint6
 	return nil
 }
 
-// list returns the sequences of all messages, and that of the last message of an object, or of its
-// tombstone, that is not in going: 0 if there is none.
+// list returns the sequences of all messages, and that of the last one that is neither in going nor a
+// part nor that of a Secret: 0 if there is none.
 func (d *Desired) list(ctx context.Context, s jetstream.Stream, going []uint64) (seen []uint64, stays uint64, err error) {
 	err = desired.Read(ctx, s, d.site, true, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
 		seq := md.Sequence.Stream
 		seen = append(seen, seq)
-		if !streams.IsPart(msg.Subject()) && !slices.Contains(going, seq) {
+		if _, ref, err := streams.ParseDesired(msg.Subject()); err == nil && !streams.IsPart(msg.Subject()) && !ref.IsSecret() && !slices.Contains(going, seq) {
 			stays = seq
 		}
 		return nil

@@ -24,6 +24,16 @@ func (s *site) putSecret(t *testing.T, ctx context.Context, name, version string
 	return subject
 }
 
+// seqOf returns the sequence of a Secret.
+func (s *site) seqOf(t *testing.T, ctx context.Context, name string) uint64 {
+	t.Helper()
+	m, err := s.desired(t, ctx).GetLastMsgForSubject(ctx, streams.DesiredSubject("plant-a", streams.Ref{Resource: "secrets", Namespace: "default", Name: name}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.Sequence
+}
+
 // erase erases Secrets as the replicator does.
 func (s *site) erase(ctx context.Context, subjects ...string) error {
 	s.store.Desired().Lock()
@@ -49,6 +59,7 @@ func TestErasedSecretsStayAwayAfterAKill(t *testing.T) {
 	if n, err := s.store.compactor.compact(ctx, 0); n != 1 || err != nil {
 		t.Fatalf("%d tombstones removed, error %v", n, err)
 	}
+	s.putSecret(t, ctx, "kept", "1", 1)
 	subjects := put("2")
 
 	without := s.twin(t)
@@ -62,14 +73,18 @@ func TestErasedSecretsStayAwayAfterAKill(t *testing.T) {
 		t.Errorf("without the live set the former value is not back: %v: the test has proved nothing", err)
 	}
 
+	kept := s.seqOf(t, ctx, "kept")
 	if err := s.erase(ctx, subjects...); err != nil {
 		t.Fatal(err)
+	}
+	if now := s.seqOf(t, ctx, "kept"); now != kept {
+		t.Errorf("a Secret was stored again, at %d: its copy at %d stays on the disk", now, kept)
 	}
 	killed := s.twin(t)
 	for round := range 2 {
 		killed.start(t, ctx)
-		if n := count(t, ctx, killed.js, streams.SiteDesired); n != 1 || killed.has(t, ctx, "stays") != "1" {
-			t.Errorf("start %d: %d messages, want only the one that stays", round+1, n)
+		if n := count(t, ctx, killed.js, streams.SiteDesired); n != 2 || killed.has(t, ctx, "stays") != "1" || killed.seqOf(t, ctx, "kept") != kept {
+			t.Errorf("start %d: %d messages, want the two that stay", round+1, n)
 		}
 		select {
 		case <-killed.store.Desired().Complete():
