@@ -53,7 +53,9 @@ func (t *Transport) discardStale(request []byte) ([]shape, error) {
 	if marker == nil {
 		return nil, fmt.Errorf("%w: request not sent, since its reply could not be told from late ones", ErrTimeout)
 	}
-	if _, err := t.exchange(marker, owed); err != nil {
+	written := t.written
+	_, err := t.exchange(marker, owed)
+	if t.written = written; err != nil { // the marker is no request of the caller's
 		return nil, err
 	}
 	t.unanswered.clear(request[0])

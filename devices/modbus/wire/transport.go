@@ -102,7 +102,8 @@ func (t *Transport) Close() {
 // IsOpen reports whether the connection is open.
 func (t *Transport) IsOpen() bool { return t.conn != nil }
 
-// Written returns the number of requests so far of which at least one byte went out.
+// Written returns the number of requests so far of which at least one byte went out. Requests
+// that the transport sends on its own are not among them.
 func (t *Transport) Written() int { return t.written }
 
 // Frames returns the last frames that were sent and received, oldest first.
