@@ -62,7 +62,7 @@ func TestIdentificationIsNotKnown(t *testing.T) {
 	r := newRig(t)
 	defer r.stop()
 	r.apply("tcp", addr, map[string]any{"identification": true, "timeout": 2000}, prop{name: "hr", typ: "INT", visitor: holding(7), cycle: 100})
-	r.apply("rtu", "127.0.0.1:1", map[string]any{"serialPort": line.B, "baudRate": 19200, "identification": true, "timeout": 500}, prop{name: "hr", typ: "INT", visitor: holding(7), cycle: 100})
+	r.apply("rtu", "127.0.0.1:1", map[string]any{"serialPort": line.B, "baudRate": 19200, "identification": true, "timeout": 3000, "minTimeout": 3000}, prop{name: "hr", typ: "INT", visitor: holding(7), cycle: 100})
 	for _, device := range []string{"tcp", "rtu"} {
 		polltest.Eventually(t, device+" is read", func() bool { return r.sink.count(device, "hr") > 0 })
 		read := r.sink.count(device, "hr")

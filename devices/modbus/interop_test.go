@@ -48,7 +48,7 @@ func TestInteropPymodbusRTU(t *testing.T) {
 	p := pair(t)
 	start(t, "testdata/slave.py", "rtu", p.A)
 	interop(t, []int{1, 2}, func(unit int) map[string]any {
-		return map[string]any{"serialPort": p.B, "baudRate": 19200, "slaveID": unit, "timeout": 500}
+		return map[string]any{"serialPort": p.B, "baudRate": 19200, "slaveID": unit, "timeout": 3000, "minTimeout": 3000}
 	})
 }
 

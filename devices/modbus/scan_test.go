@@ -39,7 +39,7 @@ func TestScanOfPymodbus(t *testing.T) {
 	line := pair(t)
 	start(t, "testdata/slave.py", "rtu", line.A)
 	for name, config := range map[string]map[string]any{
-		"tcp": {"ip": addr}, "rtu": {"serialPort": line.B, "baudRate": "19200", "timeout": "1000"},
+		"tcp": {"ip": addr}, "rtu": {"serialPort": line.B, "baudRate": "19200", "timeout": "5000", "minTimeout": "5000"},
 	} {
 		units := scanned(t, config, scan.Options{Units: []byte{2}, First: 150, Last: 260})
 		if len(units) != 1 {

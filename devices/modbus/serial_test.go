@@ -235,7 +235,7 @@ func TestRTUOverTCP(t *testing.T) {
 // requests are asked, whose answers then come in a burst.
 func TestPain02LateAnswerOnASerialLine(t *testing.T) {
 	t.Parallel()
-	for late, every := range map[time.Duration]int{140 * time.Millisecond: 4, 260 * time.Millisecond: 4, time.Second: 20, 3 * time.Second: 40} {
+	for late, every := range map[time.Duration]int{420 * time.Millisecond: 4, 780 * time.Millisecond: 4, 2 * time.Second: 12, 4 * time.Second: 20} {
 		t.Run(late.String(), func(t *testing.T) { t.Parallel(); lateOnASerialLine(t, late, every) })
 	}
 }
@@ -259,9 +259,9 @@ func lateOnASerialLine(t *testing.T, late time.Duration, every int) {
 	}
 	r := newRig(t)
 	c := serialConfig(path, 1)
-	c["timeout"], c["retries"], c["maxRegisters"] = 100, 2, 10
+	c["timeout"], c["retries"], c["maxRegisters"] = 300, 2, 10
 	r.apply("d", s.addr, c, props...)
-	polltest.Within(t, 3*time.Minute, "values", func() bool { return r.sink.count("d", "e") > 12 })
+	polltest.Within(t, 3*time.Minute, "values", func() bool { return r.sink.count("d", "e") > 6 })
 	r.stop()
 	for _, b := range r.sink.samples["d"] {
 		for _, x := range b.Samples {

@@ -133,7 +133,7 @@ func TestWindowTellsAnswersApartByTheirNumber(t *testing.T) {
 		props = append(props, prop{name: fmt.Sprint(i * 150), typ: "INT", ro: true, visitor: visitor("InputRegister", i*150, []any{"dataType", "uint16"}), cycle: 10})
 	}
 	r.apply("d", d.addr, map[string]any{"requestWindow": 6, "timeout": 250, "minTimeout": 250, "retries": 3}, props...)
-	polltest.Eventually(t, "samples", func() bool { return r.sink.count("d", "3450") > 20 })
+	polltest.Within(t, 3*time.Minute, "samples", func() bool { return r.sink.count("d", "3450") > 20 })
 	r.stop()
 	if most := d.most.Load(); most < 4 || most > 6 {
 		t.Errorf("%d requests in flight", most)
