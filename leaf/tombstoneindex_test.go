@@ -2,6 +2,8 @@ package leaf
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/petiole-io/petiole/internal/polltest"
@@ -63,6 +65,48 @@ func TestTombstonesSupersedeOlderVersions(t *testing.T) {
 	put("dead", streams.OpPut, "e", "5") // the tombstones are read again
 	stored()
 	check()
+}
+
+// TestOlderTombstonesDeleteNothing has the hub deliver tombstones that are older than the objects that
+// the site has, as of a former version that a killed hub restored. The objects stay in the stream, as
+// the node API shows them, and the position goes on. A tombstone of the same version deletes them.
+func TestOlderTombstonesDeleteNothing(t *testing.T) {
+	t.Parallel()
+	s, ctx := startSite(t)
+	objects := []streams.Message{configMap("alive", "v"), secret("alive")}
+	put := func(op streams.Op, version string) {
+		t.Helper()
+		for _, m := range objects {
+			if m.Op, m.Epoch, m.Version, m.Object = op, "e", version, nil; op == streams.OpPut {
+				m.Object = fmt.Appendf(nil, `{"metadata":{"name":%q},"data":{"v":"remains"}}`, m.Ref.Name)
+			}
+			if _, err := streams.Put(ctx, s.hub, streams.DesiredSubject("plant-a", m.Ref), m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		polltest.Eventually(t, "empty backlog", func() bool { return backlog(t, ctx, s) == 0 })
+	}
+	check := func(op streams.Op, seq uint64) {
+		t.Helper()
+		for _, m := range objects {
+			last, err := s.desired(t, ctx).GetLastMsgForSubject(ctx, streams.DesiredSubject("plant-a", m.Ref))
+			if err != nil {
+				t.Fatalf("%s: %v", m.Ref, err)
+			}
+			at, err := streams.ParseHubPosition(last.Header.Get(streams.HeaderSource))
+			if got := streams.Op(last.Header.Get(streams.HeaderOp)); got != op || (op == streams.OpPut) != strings.Contains(string(last.Data), "remains") {
+				t.Errorf("of %s the site has a %s of %d bytes, want a %s", m.Ref, got, len(last.Data), op)
+			}
+			if seq++; err != nil || at.Seq != seq {
+				t.Errorf("%s is at %v (%v), want %d", m.Ref, at, err, seq)
+			}
+		}
+	}
+	put(streams.OpPut, "5")
+	put(streams.OpDelete, "4")
+	check(streams.OpPut, 2)
+	put(streams.OpDelete, "5")
+	check(streams.OpDelete, 4)
 }
 
 // opAt is what the site's last message says of a configuration.

@@ -116,7 +116,11 @@ func (r *Replicator) storeUrgent(ctx context.Context, identity string, o *overta
 			r.cfg.Log.Warn("urgent message not stored, it is delivered in its turn", zap.Error(err))
 			continue
 		}
-		if r.tombstones.supersedes(msg) {
+		newer, err := r.superseding(ctx, msg)
+		if err != nil {
+			return err
+		}
+		if newer != nil {
 			continue
 		}
 		if o.position > 0 {

@@ -60,8 +60,9 @@ type Replicator struct {
 	// restarted is when a session ended because the bridge answered behind. Only one session
 	// runs at a time.
 	restarted time.Time
-	// tombstones is nil until a session has loaded it.
+	// tombstones is nil until a session has loaded it. stored is SITE_DESIRED then.
 	tombstones *tombstoneIndex
+	stored     jetstream.Stream
 	// window is learned from the line to this site.
 	window window.Window
 	// queries bounds the bytes of a comparison of inventories.

@@ -37,13 +37,9 @@ type tombstone struct {
 }
 
 // readTombstones reads the tombstones of SITE_DESIRED.
-func readTombstones(ctx context.Context, js jetstream.JetStream, site string) (*tombstoneIndex, error) {
-	s, err := js.Stream(ctx, streams.SiteDesired)
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", streams.SiteDesired, err)
-	}
+func readTombstones(ctx context.Context, s jetstream.Stream, site string) (*tombstoneIndex, error) {
 	x := &tombstoneIndex{bySubject: map[string]tombstone{}}
-	err = desired.Read(ctx, s, site, true, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
+	err := desired.Read(ctx, s, site, true, func(msg jetstream.Msg, md *jetstream.MsgMetadata) error {
 		x.record(msg.Subject(), msg.Headers(), md.Timestamp)
 		return nil
 	})
@@ -74,14 +70,17 @@ func (x *tombstoneIndex) supersedes(m *nats.Msg) bool {
 	return ok && m.Header.Get(streams.HeaderOp) == string(streams.OpPut) && dead.stamp.NewerThan(streams.StampOf(m.Header))
 }
 
-// loadTombstones reads the index from the stream on first use.
+// loadTombstones opens the stream, and reads the index from it, on first use.
 func (r *Replicator) loadTombstones(ctx context.Context) (err error) {
 	if r.tombstones != nil {
 		return nil
 	}
+	if r.stored, err = r.cfg.JS.Stream(ctx, streams.SiteDesired); err != nil {
+		return fmt.Errorf("open %s: %w", streams.SiteDesired, err)
+	}
 	r.cfg.Desired.Lock()
 	defer r.cfg.Desired.Unlock()
-	r.tombstones, err = readTombstones(ctx, r.cfg.JS, r.cfg.Site)
+	r.tombstones, err = readTombstones(ctx, r.stored, r.cfg.Site)
 	if errors.Is(err, desired.ErrUnreadable) {
 		r.cfg.Desired.ReportUnreadable()
 	}
@@ -89,27 +88,44 @@ func (r *Replicator) loadTombstones(ctx context.Context) (err error) {
 }
 
 // storedMessage returns the message to store for a delivery, without the headers that were meant
-// for the hub's stream and with its position there. If a tombstone supersedes the delivery, the
-// tombstone is stored again at that position.
+// for the hub's stream and with its position there. If what is stored supersedes the delivery, it is
+// stored again at that position.
 func (r *Replicator) storedMessage(ctx context.Context, d delivery, identity string, o *overtaker) (*nats.Msg, error) {
 	msg := nats.NewMsg(d.Subject)
 	msg.Header, msg.Data = desired.WithoutServerHeaders(d.Header), d.Data
 	msg = o.delivered(d, msg)
-	if r.tombstones.supersedes(msg) {
-		s, err := r.cfg.JS.Stream(ctx, streams.SiteDesired)
-		if err != nil {
-			return nil, fmt.Errorf("open %s: %w", streams.SiteDesired, err)
-		}
-		last, err := s.GetLastMsgForSubject(ctx, d.Subject)
-		switch {
-		case err == nil && last.Header.Get(streams.HeaderOp) == string(streams.OpDelete):
-			r.cfg.Log.Warn("old version of a deleted object received; its tombstone is kept",
-				zap.String("subject", d.Subject), zap.String("version", msg.Header.Get(streams.HeaderVersion)))
-			msg.Header, msg.Data = desired.WithoutServerHeaders(last.Header), nil
-		case err != nil && !errors.Is(err, jetstream.ErrMsgNotFound): // old tombstones are removed
-			return nil, fmt.Errorf("read the tombstone of %s: %w", d.Subject, err)
-		}
+	newer, err := r.superseding(ctx, msg)
+	if err != nil {
+		return nil, err
+	}
+	if newer != nil {
+		r.cfg.Log.Warn("old version of an object received; what is stored is kept",
+			zap.String("subject", d.Subject), zap.String("op", msg.Header.Get(streams.HeaderOp)), zap.String("version", msg.Header.Get(streams.HeaderVersion)))
+		msg.Header, msg.Data = desired.WithoutServerHeaders(newer.Header), newer.Data
 	}
 	msg.Header.Set(streams.HeaderSource, streams.HubPosition{Seq: d.stream, Identity: identity}.String())
 	return msg, nil
+}
+
+// superseding returns the stored message that supersedes m, or nil: a tombstone that is newer than the
+// object in m, or an object that is newer than the tombstone in m.
+//
+// The latter is published by a bridge that found a former version of a Secret at a hub that was killed
+// after the newest one was erased. The node API rejects that tombstone, so the stream must not have it
+// either: the comparison of inventories then finds the object, and the bridge deletes it.
+func (r *Replicator) superseding(ctx context.Context, m *nats.Msg) (*jetstream.RawStreamMsg, error) {
+	op := m.Header.Get(streams.HeaderOp)
+	if op != string(streams.OpDelete) && !r.tombstones.supersedes(m) {
+		return nil, nil
+	}
+	last, err := r.stored.GetLastMsgForSubject(ctx, m.Subject)
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound): // also old tombstones are removed
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("read what is stored on %s: %w", m.Subject, err)
+	case last.Header.Get(streams.HeaderOp) == op || !streams.StampOf(last.Header).NewerThan(streams.StampOf(m.Header)):
+		return nil, nil
+	}
+	return last, nil
 }
