@@ -73,7 +73,7 @@ func hubHas(t *testing.T, ctx context.Context, s *site) (out []string) {
 
 func awaitHub(t *testing.T, ctx context.Context, s *site, want ...string) {
 	t.Helper()
-	polltest.Within(t, time.Minute, "at the hub: "+strings.Join(want, ", "), func() bool { return slices.Equal(hubHas(t, ctx, s), want) })
+	polltest.Eventually(t, "at the hub: "+strings.Join(want, ", "), func() bool { return slices.Equal(hubHas(t, ctx, s), want) })
 }
 
 // TestSamplesAreThinned has a site whose samples are over its budget: the newest of each device is sent,
@@ -136,7 +136,7 @@ func TestReportsWait(t *testing.T) {
 		t.Errorf("%d reports are at the hub, want none", n)
 	}
 	set(traffic.SamplesWait)
-	polltest.Within(t, time.Minute, "the newest report", func() bool { return count(t, ctx, s.hub, streams.Reported("plant-a")) > 0 })
+	polltest.Eventually(t, "the newest report", func() bool { return count(t, ctx, s.hub, streams.Reported("plant-a")) > 0 })
 	stream, err := s.hub.Stream(ctx, streams.Reported("plant-a"))
 	if err != nil {
 		t.Fatal(err)
@@ -183,7 +183,7 @@ func TestStatusBeforeEvents(t *testing.T) {
 	s, ctx, set := budgeted(t, traffic.SamplesWait)
 	hubHasReports := func(want ...string) {
 		t.Helper()
-		polltest.Within(t, time.Minute, "reports at the hub: "+strings.Join(want, ", "), func() bool { return slices.Equal(reportsAt(t, ctx, s.hub, streams.Reported("plant-a")), want) })
+		polltest.Eventually(t, "reports at the hub: "+strings.Join(want, ", "), func() bool { return slices.Equal(reportsAt(t, ctx, s.hub, streams.Reported("plant-a")), want) })
 	}
 	for _, name := range []string{"started", "pulled", "killed"} {
 		storeReport(t, ctx, s, "events", name, 1)
@@ -219,14 +219,14 @@ func TestEventsThatWaitSurviveAKill(t *testing.T) {
 		storeReport(t, ctx, s, "events", name, 1)
 	}
 	storeReport(t, ctx, s, "pods", "web", 1)
-	polltest.Within(t, time.Minute, "status at the hub", func() bool { return count(t, ctx, s.hub, streams.Reported("plant-a")) == 1 })
+	polltest.Eventually(t, "status at the hub", func() bool { return count(t, ctx, s.hub, streams.Reported("plant-a")) == 1 })
 	s.cut(t)
 	// What a leaf that is killed has done by then: one Event is stored again, the note is still there.
 	storeReport(t, ctx, s, "events", "started", 1)
 	s.restart(t, ctx, nil)
 	set(traffic.Within)
 	s.line.Restore()
-	polltest.Within(t, time.Minute, "all reports at the hub", func() bool {
+	polltest.Eventually(t, "all reports at the hub", func() bool {
 		return slices.Equal(reportsAt(t, ctx, s.hub, streams.Reported("plant-a")), []string{"web", "started", "pulled"}) || slices.Equal(reportsAt(t, ctx, s.hub, streams.Reported("plant-a")), []string{"web", "pulled", "started"})
 	})
 }

@@ -176,7 +176,7 @@ func TestTelemetryYields(t *testing.T) {
 	// How long it takes is the disk's affair, as long as it goes on.
 	for done := false; !done; {
 		had := count(t, ctx, s.hub, streams.Telemetry("plant-a"))
-		polltest.Within(t, 60*time.Second, "account", func() bool {
+		polltest.Eventually(t, "account", func() bool {
 			done = s.arrived(t, ctx, records-1)
 			return done || count(t, ctx, s.hub, streams.Telemetry("plant-a")) > had
 		})
@@ -217,7 +217,7 @@ func TestDiskFull(t *testing.T) {
 			putDesired(t, ctx, s, "meanwhile", 1)
 			polltest.Eventually(t, "DiskFull", func() bool { return slices.Contains(s.store.Degraded(), streams.DegradedDiskFull) })
 			empty()
-			polltest.Within(t, 40*time.Second, "telemetry is taken again", func() bool { return publish() == nil })
+			polltest.Eventually(t, "telemetry is taken again", func() bool { return publish() == nil })
 			polltest.Eventually(t, "status is taken again", func() bool { return s.tryPublish(ctx, reported, nil) == nil })
 			polltest.Eventually(t, "not DiskFull", func() bool { return len(s.store.Degraded()) == 0 })
 			// An object that was acknowledged and not stored would never come.
@@ -336,7 +336,7 @@ func TestPowerCut(t *testing.T) {
 	for i := range 300 {
 		putDesired(t, ctx, s, fmt.Sprintf("cm-%d", i%40), i)
 	}
-	polltest.Within(t, 60*time.Second, "records", func() bool { return acked.Load() > 500 })
+	polltest.Eventually(t, "records", func() bool { return acked.Load() > 500 })
 	// With the power the server goes: what it acknowledges to this process after the cut
 	// is an acknowledgement that nobody would have got.
 	last := int(acked.Load())

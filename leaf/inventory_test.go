@@ -305,7 +305,7 @@ func TestInventoryOfManyObjects(t *testing.T) {
 	}
 	start := time.Now()
 	s.verify(t)
-	polltest.Within(t, 60*time.Second, "repair", func() bool { return b.seen(inventory.Equal) >= 1 })
+	polltest.Eventually(t, "repair", func() bool { return b.seen(inventory.Equal) >= 1 })
 	t.Logf("took %d objects away in %s, %d queries", objects, time.Since(start).Round(time.Millisecond), len(b.queries))
 	if b.seen(inventory.Repairing) < 2 {
 		t.Errorf("%d repairs: all fitted into one message", b.seen(inventory.Repairing))

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/common/expfmt"
@@ -169,7 +168,7 @@ func TestLeafOutlivesAFullDisk(t *testing.T) {
 	})
 	w.alive(t)
 	empty()
-	polltest.Within(t, 40*time.Second, "healthy", func() bool { code, _ := w.get(t, "/healthz"); return code == http.StatusOK })
+	polltest.Eventually(t, "healthy", func() bool { code, _ := w.get(t, "/healthz"); return code == http.StatusOK })
 	polltest.Eventually(t, "object", func() bool { return backlog(t, ctx, s) == 0 })
 	messages := count(t, ctx, s.hub, streams.Desired) // the second object is in parts
 	polltest.Eventually(t, "applied", func() bool {

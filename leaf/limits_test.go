@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -83,14 +84,14 @@ func TestRecordLargerThanTheHubTakes(t *testing.T) {
 func TestRecordLargerThanTheLineCarries(t *testing.T) {
 	t.Parallel()
 	s, ctx := newSite(t)
-	s.configure(t, `"4s"`, `"300ms"`)
+	s.configure(t, `"4s"`, `"600ms"`) // a machine that tests other packages as well answers later than 300 ms
 	s.start(t, ctx)
 	respond(t, s)
 	s.up(t)
 	s.cut(t)
 	record(t, ctx, s, 300, 60_000, 300)
 	s.slow(t, 128*kbit)
-	polltest.Eventually(t, "two records and a gap are at the hub", func() bool { return arrived(t, ctx, s) == 3 })
+	polltest.Within(t, 3*time.Minute, "two records and a gap are at the hub", func() bool { return arrived(t, ctx, s) == 3 })
 	expectAside(t, ctx, s, "did not carry", strconv.Itoa(5))
 }
 

@@ -231,7 +231,7 @@ func blackHole(t *testing.T) {
 	respond(t, s)
 	start := time.Now()
 	s.start(t, ctx)
-	polltest.Within(t, time.Minute, "link up", func() bool { up, _, _ := s.link.State(); return up })
+	polltest.Eventually(t, "link up", func() bool { up, _, _ := s.link.State(); return up })
 	t.Logf("MEASURED link up: %s", time.Since(start).Round(10*time.Millisecond))
 	start = time.Now()
 	s.bulk(t, ctx)
@@ -259,7 +259,7 @@ func changedAddress(t *testing.T) {
 	var gateway *network
 	start := time.Now()
 	gateway.ip(t, "addr del "+nearAddress+"/24 dev near", "addr add "+nextAddress+"/24 dev near", "route replace default via 10.0.0.254")
-	polltest.Within(t, time.Minute, "the link is up again", func() bool { up, now, _ := s.link.State(); return up && now != since })
+	polltest.Eventually(t, "the link is up again", func() bool { up, now, _ := s.link.State(); return up && now != since })
 	t.Logf("MEASURED the link is up again: %s", time.Since(start).Round(10*time.Millisecond))
 	s.awaitBulk(t, ctx)
 }
@@ -317,10 +317,10 @@ func forgetfulNAT(t *testing.T) {
 	s.start(t, ctx)
 	s.up(t)
 	_, since, _ := s.link.State()
-	polltest.Within(t, time.Minute, "the NAT forgets the connection", func() bool { return forgotten(t, router) })
+	polltest.Eventually(t, "the NAT forgets the connection", func() bool { return forgotten(t, router) })
 	start := time.Now()
 	s.bulk(t, ctx)
-	polltest.Within(t, time.Minute, "another connection", func() bool { up, now, _ := s.link.State(); return up && now != since })
+	polltest.Eventually(t, "another connection", func() bool { up, now, _ := s.link.State(); return up && now != since })
 	t.Logf("MEASURED the link is up again: %s", time.Since(start).Round(10*time.Millisecond))
 	s.awaitBulk(t, ctx)
 }

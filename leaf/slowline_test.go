@@ -27,7 +27,7 @@ func (s *site) slow(t testing.TB, rate int) {
 	t.Helper()
 	s.line.Limit(rate)
 	s.line.Restore()
-	polltest.Within(t, 60*time.Second, "link up", func() bool { up, _, _ := s.link.State(); return up })
+	polltest.Eventually(t, "link up", func() bool { up, _, _ := s.link.State(); return up })
 }
 
 // TestSlowLineBringsABacklog has a site return over a slow line with a backlog that takes
@@ -63,7 +63,7 @@ func TestSlowLineBringsABacklog(t *testing.T) {
 				return err
 			}
 			// A link that is up takes a moment to learn who answers at its other end.
-			polltest.Within(t, 20*time.Second, "the hub answers", func() bool { return !errors.Is(ask(), nats.ErrNoResponders) })
+			polltest.Eventually(t, "the hub answers", func() bool { return !errors.Is(ask(), nats.ErrNoResponders) })
 			for backlog(t, ctx, s) > 0 {
 				asked := time.Now()
 				if err := ask(); err != nil {

@@ -31,7 +31,7 @@ func TestTrafficIsReported(t *testing.T) {
 	}
 	w := startWhole(t, ctx, s)
 	putDesired(t, ctx, s, "large", noise(100_000))
-	polltest.Within(t, time.Minute, "the object is at the site, and a report at the bridge", func() bool { return backlog(t, ctx, s) == 0 && last().Bytes() > 0 })
+	polltest.Eventually(t, "the object is at the site, and a report at the bridge", func() bool { return backlog(t, ctx, s) == 0 && last().Bytes() > 0 })
 	if day := last(); day.Date != b.now.Format(time.DateOnly) || day.Estimated {
 		t.Errorf("reported %+v, want a day of %s", day, b.now)
 	}
@@ -39,7 +39,7 @@ func TestTrafficIsReported(t *testing.T) {
 	started(t, w)
 	w.stop()
 	w = startWhole(t, ctx, s)
-	polltest.Within(t, time.Minute, "what was carried before the restart", func() bool { return last().Bytes() > before && last().Down[transfer.KindDesired] > 100_000 })
+	polltest.Eventually(t, "what was carried before the restart", func() bool { return last().Bytes() > before && last().Down[transfer.KindDesired] > 100_000 })
 	if got, carried := last().Bytes(), uint64(s.line.Moved(natstest.Upward)+s.line.Moved(natstest.Downward)); got < 100_000 || got > 2*carried {
 		t.Errorf("%d bytes are reported, the line has carried %d", got, carried)
 	}
@@ -49,5 +49,5 @@ func TestTrafficIsReported(t *testing.T) {
 // started waits until a leaf has started: one that is stopped before ends with an error.
 func started(t *testing.T, w *whole) {
 	t.Helper()
-	polltest.Within(t, time.Minute, "the leaf has started", func() bool { code, _ := w.get(t, "/readyz"); return code == http.StatusOK })
+	polltest.Eventually(t, "the leaf has started", func() bool { code, _ := w.get(t, "/readyz"); return code == http.StatusOK })
 }

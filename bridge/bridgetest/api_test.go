@@ -30,10 +30,12 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	apitesting "k8s.io/kubernetes/cmd/kube-apiserver/app/testing"
 	"k8s.io/kubernetes/test/utils/ktesting"
+
+	"github.com/petiole-io/petiole/internal/polltest"
 )
 
 // patience is how long a test waits for what must happen.
-const patience = 20 * time.Second
+const patience = polltest.Limit
 
 // api is a running API server with the bridge's manifests applied.
 type api struct {

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/internal/porttest"
@@ -145,14 +144,14 @@ func TestDeviceReadWatch(t *testing.T) {
 	go func() {
 		done <- run(ctx, []string{"device", "read", "--watch", "--interval", "100ms", "-f", path}, strings.NewReader(""), &out, &errs)
 	}()
-	polltest.Within(t, 30*time.Second, "a value", func() bool { return strings.Contains(out.String(), "level   1007   good") })
+	polltest.Eventually(t, "a value", func() bool { return strings.Contains(out.String(), "level   1007   good") })
 	for _, want := range []string{"DEVICE default/tank responds", "beyond  -      bad", "IllegalAddress"} {
-		polltest.Within(t, 30*time.Second, want, func() bool { return strings.Contains(out.String(), want) })
+		polltest.Eventually(t, want, func() bool { return strings.Contains(out.String(), want) })
 	}
 	if text, err := exec.Command("mbpoll", "-m", "tcp", "-p", port, "-a", "1", "-t", "4", "-0", "-r", "7", "-1", "127.0.0.1", "4242").CombinedOutput(); err != nil {
 		t.Fatalf("mbpoll (Debian package mbpoll): %v\n%s", err, text)
 	}
-	polltest.Within(t, 30*time.Second, "the new value", func() bool { return strings.Contains(out.String(), "level   4242   good") })
+	polltest.Eventually(t, "the new value", func() bool { return strings.Contains(out.String(), "level   4242   good") })
 	cancel()
 	if code := <-done; code != 0 || errs.String() != "" {
 		t.Fatal(code, errs.String())

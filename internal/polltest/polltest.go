@@ -13,7 +13,7 @@ import (
 )
 
 // Limit is how long Eventually and NoError wait.
-const Limit = time.Minute
+const Limit = 2 * time.Minute
 
 // The condition is polled every interval for eager, and every patientInterval after that:
 // most hold soon, and a question to a server under the race detector every few milliseconds

@@ -331,6 +331,10 @@ func TestDamageIsBounded(t *testing.T) {
 	})
 }
 
+// casesOfAChild is how many stores one child opens: what nats-server leaves behind of each would
+// count as memory of a later one.
+const casesOfAChild = 16
+
 func testDamage(t *testing.T, store, key string, all []damageCase) {
 	c := startChild(t)
 	whole, err := c.open(order{Dir: copyStore(t, store), Check: true, Sequences: sequences, Key: key})
@@ -349,7 +353,12 @@ func testDamage(t *testing.T, store, key string, all []damageCase) {
 			c := startChild(t)
 			defer func() { c.stop() }()
 			dir := t.TempDir()
+			done := 0
 			for d := range cases {
+				if done++; done%casesOfAChild == 0 {
+					c.stop()
+					c = startChild(t)
+				}
 				if err := os.RemoveAll(filepath.Join(dir, server.JetStreamStoreDir)); err != nil {
 					t.Error(err)
 				}
@@ -422,7 +431,9 @@ func judge(t testing.TB, d damageCase, whole, got opened) {
 // TestDamageWhileTheServerRuns flips a sequence of a block that nats-server reads later: it
 // takes what memory there is and is killed, and does not do so again after the next start.
 func TestDamageWhileTheServerRuns(t *testing.T) {
-	const late = "LATE" // nats-server reads nothing of it before somebody asks
+	// nats-server reads only its last block, of four, before somebody asks.
+	const late, window = "LATE", 100 * time.Millisecond
+	message := fmt.Appendf(nil, "%q", strings.Repeat("x", 4000))
 	dir := t.TempDir()
 	s, nc, err := openStore(dir, "")
 	if err != nil {
@@ -430,10 +441,10 @@ func TestDamageWhileTheServerRuns(t *testing.T) {
 	}
 	js, err := jetstream.New(nc)
 	if err == nil {
-		_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: late, Subjects: []string{"late"}, Duplicates: 100 * time.Millisecond})
+		_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: late, Subjects: []string{"late"}, MaxBytes: 100_000, Duplicates: window})
 	}
 	for i := 0; err == nil && i < sequences; i++ {
-		_, err = js.Publish(t.Context(), "late", []byte("{}"))
+		_, err = js.Publish(t.Context(), "late", message)
 	}
 	nc.Close()
 	s.Shutdown()
@@ -441,9 +452,10 @@ func TestDamageWhileTheServerRuns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	block, at := lastSequence(t, dir, late)
+	time.Sleep(window) // it reads later messages, too, to know duplicates
+	block := blockFiles(t, dir, late)[0]
 	c := startChild(t)
-	_, err = c.open(order{Dir: dir, Check: true, Sequences: sequences, FlipFile: block, FlipOffset: at, FlipBit: 26})
+	_, err = c.open(order{Dir: dir, Check: true, Sequences: sequences, FlipFile: block, FlipOffset: lastSequenceOf(t, block), FlipBit: 26})
 	if err == nil {
 		t.Fatal("nats-server was not killed; docs/upstream.md can be shortened")
 	}
@@ -465,12 +477,18 @@ func lastSequence(t testing.TB, dir, stream string) (file string, offset int) {
 	t.Helper()
 	blocks := blockFiles(t, dir, stream)
 	file = blocks[len(blocks)-1]
+	return file, lastSequenceOf(t, file)
+}
+
+// lastSequenceOf is where the sequence of a block's last record is.
+func lastSequenceOf(t testing.TB, file string) int {
+	t.Helper()
 	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := records(b)
-	return file, r[len(r)-1] + 4
+	return r[len(r)-1] + 4
 }
 
 // TestDescriptionsAreBounded makes files that nats-server reads whole as long as 1 GB: it
