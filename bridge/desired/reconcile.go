@@ -42,6 +42,9 @@ type Objects interface {
 	Keys() []kube.Key
 	// Listed reports whether all objects of a key's resource are known.
 	Listed(k kube.Key) bool
+	// Watched reports whether a key's resource is watched and listed, so that an object that Get
+	// does not return does not exist.
+	Watched(k kube.Key) bool
 }
 
 // Storage detects that the API server's storage was rolled back.

@@ -42,6 +42,22 @@ type objectMap struct {
 	all map[kube.Key]*unstructured.Unstructured
 	// unlisted is a resource of which it does not know all objects.
 	unlisted schema.GroupResource
+	// unwatched is a resource of which it knows no object.
+	unwatched schema.GroupResource
+}
+
+func (m *objectMap) Watched(k kube.Key) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return k.GroupResource() != m.unwatched
+}
+
+// unwatch makes the map forget the objects of a resource.
+func (m *objectMap) unwatch(gr schema.GroupResource) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.unwatched = gr
+	maps.DeleteFunc(m.all, func(k kube.Key, _ *unstructured.Unstructured) bool { return k.GroupResource() == gr })
 }
 
 func (m *objectMap) Listed(k kube.Key) bool {

@@ -56,7 +56,7 @@ func (w *writer) publishObject(ctx context.Context, site string, t task) error {
 		if e.subject == subject || e.op == streams.OpDelete {
 			continue
 		}
-		if err := w.tombstone(ctx, site, t.key, e, isGone(o, e.uid, subject != "")); err != nil {
+		if err := w.tombstone(ctx, site, t.key, e, w.isGone(t.key, o, e.uid, subject != "")); err != nil {
 			return err
 		}
 	}
@@ -151,9 +151,13 @@ func (w *writer) erase(ctx context.Context, was entry) (last uint64, err error) 
 
 // isGone reports whether the object that was published with this UID is over on its subject:
 // it is deleted (o is nil), was replaced by another of the same name, or is wanted on another
-// subject.
-func isGone(o *unstructured.Unstructured, uid string, elsewhere bool) bool {
-	return o == nil || string(o.GetUID()) != uid || elsewhere
+// subject. Objects of a resource that is not watched may exist and be wanted again unchanged: no
+// Site selects it any longer, or a bridge of a later version has published it.
+func (w *writer) isGone(k kube.Key, o *unstructured.Unstructured, uid string, elsewhere bool) bool {
+	if o == nil {
+		return w.objects.Watched(k)
+	}
+	return string(o.GetUID()) != uid || elsewhere
 }
 
 // nextVersion returns the lowest version above that of a put. Whatever follows on the subject
@@ -180,7 +184,7 @@ func (w *writer) deleteExtra(ctx context.Context, site string, e inventory.Entry
 	if was.op == streams.OpPut {
 		return nil // wanted there by now
 	}
-	gone := isGone(w.objects.Get(k), e.UID, false)
+	gone := w.isGone(k, w.objects.Get(k), e.UID, false)
 	return w.tombstone(ctx, site, k, entry{subject: e.Subject, uid: e.UID, stamp: order.Stamp{Epoch: e.Epoch, Version: e.Version}, seq: was.seq}, gone)
 }
 

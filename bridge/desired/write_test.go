@@ -4,6 +4,8 @@ import (
 	"strconv"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
 	"github.com/petiole-io/petiole/bridge/api/v1alpha1"
 	"github.com/petiole-io/petiole/bridge/kube"
 	"github.com/petiole-io/petiole/streams"
@@ -97,4 +99,34 @@ func TestNextVersion(t *testing.T) {
 			t.Errorf("after %q comes %q, want %q", is, got, want)
 		}
 	}
+}
+
+// What leaves a site because its resource is no longer watched may be wanted again unchanged, when a
+// Site selects the resource again or a bridge of a later version is back: a site keeps a tombstone of
+// a higher version, and would refuse the object.
+func TestUnwatchedObjectsComeBackUnchanged(t *testing.T) {
+	t.Parallel()
+	p := startPublishing(t)
+	p.populate(0)
+	widgets := schema.GroupResource{Group: "example.com", Resource: "widgets"}
+	site, k := kube.SiteKey("plant-a"), kube.Key{Group: "example.com", Resource: "widgets", Namespace: "default", Name: "w"}
+	selection := map[string]any{"spec": map[string]any{"resources": []any{map[string]any{"group": "example.com", "resource": "widgets"}}}}
+	p.set(site, selection)
+	p.set(k, map[string]any{"spec": map[string]any{"size": int64(1)}})
+	put, o := p.on(k.Ref(""), streams.OpPut, "uid-w"), p.watched.Get(k)
+
+	p.watched.unwatch(widgets)
+	p.set(site, map[string]any{})
+	p.Changed(k, 0)
+	if m := p.on(k.Ref(""), streams.OpDelete, "uid-w"); m.Version != put.Version {
+		t.Errorf("not watched: the tombstone has version %s, the object %s", m.Version, put.Version)
+	}
+	p.watched.unwatch(schema.GroupResource{})
+	p.set(site, selection)
+	p.watched.set(k, o)
+	p.Changed(k, 0)
+	if m := p.on(k.Ref(""), streams.OpPut, "uid-w"); m.Version != put.Version {
+		t.Errorf("selected again: version %s after %s", m.Version, put.Version)
+	}
+	p.await("nothing left", p.idle)
 }

@@ -185,6 +185,9 @@ func TestCacheFollowsTheAPIServer(t *testing.T) {
 	if c.Get(CoreKey("configmaps", "", "c")) != nil || c.Get(CoreKey("leases", "d", "c")) != nil {
 		t.Error("the cache has objects that do not exist")
 	}
+	if !c.Watched(key) || c.Watched(CoreKey("leases", "d", "c")) {
+		t.Error("ConfigMaps are watched, and Leases are not")
+	}
 	mu.Lock()
 	if answered < len(watched) || len(reported) != len(watched) || reported["configmaps"] != nil {
 		t.Errorf("%d requests answered, reported %v", answered, reported)

@@ -49,6 +49,16 @@ func (c *Cache) Listed(k Key) bool {
 	return w == nil || w.informer.HasSynced()
 }
 
+// Watched reports whether the cache watches a key's resource and has listed it: an object that Get
+// does not return does not exist then. Before Run has called synced it says that of too many.
+func (c *Cache) Watched(k Key) bool {
+	if c.informers[k.GroupResource()] != nil {
+		return true
+	}
+	w := c.selected.watch(k.GroupResource())
+	return w != nil && w.informer.HasSynced()
+}
+
 // Problem returns the error of the last list or watch of a resource that the cache follows, nil if
 // it succeeded.
 func (c *Cache) Problem(gr schema.GroupResource) error {

@@ -89,9 +89,7 @@ func (r *run) compareSite(ctx context.Context, api oracle.API, i int) error {
 		return err
 	}
 	maps.DeleteFunc(want, func(ref streams.Ref, _ string) bool {
-		return !slices.ContainsFunc(resources, func(gvr schema.GroupVersionResource) bool {
-			return gvr.Group == ref.Group && gvr.Resource == ref.Resource
-		})
+		return !isOneOf(resources, ref)
 	})
 	holds, err := v.list(ctx, resources)
 	if err != nil {
@@ -115,6 +113,13 @@ func (r *run) compareSite(ctx context.Context, api oracle.API, i int) error {
 		}
 	}
 	return nil
+}
+
+// isOneOf reports whether an object is of one of the resources.
+func isOneOf(resources []schema.GroupVersionResource, ref streams.Ref) bool {
+	return slices.ContainsFunc(resources, func(gvr schema.GroupVersionResource) bool {
+		return gvr.Group == ref.Group && gvr.Resource == ref.Resource
+	})
 }
 
 // contentVersionAnnotation is added to pods by the node API so that a kubelet syncs them again.

@@ -18,6 +18,9 @@ import (
 type hubView struct {
 	js     jetstream.JetStream
 	record *recorder
+	// former is set in a run with two versions. What the former one does not know it takes for
+	// deleted, with a version above that of the object; such resources are not judged then.
+	former bool
 }
 
 // run reads a stream until ctx ends.
@@ -110,6 +113,9 @@ func (h *hubView) telemetry(_ string, m jetstream.Msg, _ *jetstream.MsgMetadata)
 func (h *hubView) desired(stream string, m jetstream.Msg, md *jetstream.MsgMetadata) {
 	site, ref, err := streams.ParseDesired(m.Subject())
 	if err != nil || streams.IsPart(m.Subject()) || strings.HasPrefix(ref.Name, poisonPrefix) {
+		return
+	}
+	if h.former && !isOneOf(comparedWithFormer, ref) {
 		return
 	}
 	g := m.Headers()

@@ -171,7 +171,7 @@ func (r *run) runAll(ctx context.Context, kinds []*fault) error {
 	if err != nil {
 		return fmt.Errorf("open JetStream of the hub: %w", err)
 	}
-	r.hub = &hubView{js: js, record: r.record}
+	r.hub = &hubView{js: js, record: r.record, former: r.opts.Former != ""}
 	r.work = &workload{kube: r.world.Kube, record: r.record, pace: r.opts.Pace}
 	r.api = &apiView{kube: r.world.Kube, record: r.record, siteOf: r.siteOf, pausable: &pausable{}}
 	work, stop := context.WithCancel(ctx)
