@@ -9,11 +9,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/jwt/v2"
+	"go.uber.org/zap"
+
 	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/internal/polltest"
 	"github.com/petiole-io/petiole/leaf/natsd"
 	"github.com/petiole-io/petiole/streams"
-	"go.uber.org/zap"
 )
 
 // TestHubWithoutAnImport has a hub whose account of the site imports everything but one subject, for
@@ -21,7 +23,8 @@ import (
 func TestHubWithoutAnImport(t *testing.T) {
 	t.Parallel()
 	for subject := range streams.ServiceImports("plant-a") {
-		t.Run(subject, func(t *testing.T) {
+		// Without a $, which nats-server and nats.go expand in the paths of credentials.
+		t.Run(strings.ReplaceAll(subject, "$", ""), func(t *testing.T) {
 			t.Parallel()
 			s, ctx := newSite(t)
 			s.settle = 3 * time.Second
@@ -43,15 +46,9 @@ func TestHubWithoutAnImport(t *testing.T) {
 func withoutImport(t *testing.T, s *site, subject string) {
 	t.Helper()
 	s.hubServer.Stop()
-	edit(t, s.hubServer.Conf(), func(b []byte) []byte {
-		var kept []string
-		for line := range strings.Lines(string(b)) {
-			hub := strings.Replace(subject, "$JS.FABRIC.", "$JS.", 1)
-			if !strings.Contains(line, `{ service: { account: FABRIC, subject: "`+hub+`" }`) {
-				kept = append(kept, line)
-			}
-		}
-		return []byte(strings.Join(kept, ""))
+	s.hubServer.WriteSite(t, "plant-a", func(c *jwt.AccountClaims) {
+		hub := strings.Replace(subject, "$JS.FABRIC.", "$JS.", 1)
+		c.Imports = slices.DeleteFunc(c.Imports, func(i *jwt.Import) bool { return string(i.Subject) == hub })
 	})
 	s.hubServer.Start(t)
 	s.bridge = s.hubServer.Connect(t, "bridge") // at another port

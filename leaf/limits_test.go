@@ -83,8 +83,9 @@ func TestRecordLargerThanTheHubTakes(t *testing.T) {
 // wait for a pong: after some attempts it is set aside, and the others arrive.
 func TestRecordLargerThanTheLineCarries(t *testing.T) {
 	t.Parallel()
-	s, ctx := newSite(t)
-	s.configure(t, `"4s"`, `"600ms"`) // a machine that tests other packages as well answers later than 300 ms
+	// A machine that tests other packages as well answers later than 300 ms.
+	s, ctx := newSiteAt(t, `ping_interval: "600ms"`)
+	s.configure(t, `"4s"`, `"600ms"`)
 	s.start(t, ctx)
 	respond(t, s)
 	s.up(t)

@@ -166,9 +166,9 @@ func farSite(t *testing.T, far *network) (*site, context.Context) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := fmt.Sprintf(`url: "nats-leaf://plant-a:%s@%s"`, natstest.Password, s.line.Addr())
+	before := fmt.Sprintf(`url: "nats-leaf://%s"`, s.line.Addr())
 	s.line = natstest.NewLineAt(t, l, listen)
-	s.configure(t, before, fmt.Sprintf(`url: "wss://plant-a:%s@%s", tls { ca_file: %q, timeout: 20 }`, natstest.Password, s.line.Addr(), authority))
+	s.configure(t, before, fmt.Sprintf(`url: "wss://%s", tls { ca_file: %q, timeout: 20 }`, s.line.Addr(), authority))
 	return s, ctx
 }
 

@@ -59,9 +59,9 @@ func (s *site) works(t *testing.T, ctx context.Context, round int) {
 // reach has the leaf connect through a line to addr, with these settings of its remote.
 func (s *site) reach(t *testing.T, scheme, addr, settings string) {
 	t.Helper()
-	before := fmt.Sprintf(`url: "nats-leaf://plant-a:%s@%s"`, natstest.Password, s.line.Addr())
+	before := fmt.Sprintf(`url: "nats-leaf://%s"`, s.line.Addr())
 	s.line = natstest.NewLine(t, addr)
-	s.configure(t, before, fmt.Sprintf(`url: "%s://plant-a:%s@%s", %s`, scheme, natstest.Password, s.line.Addr(), settings))
+	s.configure(t, before, fmt.Sprintf(`url: "%s://%s", %s`, scheme, s.line.Addr(), settings))
 }
 
 // webSocketSite reaches the WebSocket listener of the hub, compressed.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/url"
 	"runtime/pprof"
 	"slices"
 	"strings"
@@ -149,8 +148,7 @@ func (w *world) hubAddr() string { return strings.TrimPrefix(w.hub.Server.Client
 func (w *world) config(identity, hubAddr, kubeconfig, impersonation string) bridge.Config {
 	cfg := bridge.DefaultConfig()
 	cfg.Kubernetes.Kubeconfig, cfg.Kubernetes.Impersonation = kubeconfig, impersonation
-	u := url.URL{Scheme: "nats", User: url.UserPassword("bridge", natstest.Password), Host: hubAddr}
-	cfg.NATS.URLs = []string{u.String()}
+	cfg.NATS.URLs, cfg.NATS.CredentialsFile = []string{"nats://" + hubAddr}, w.hub.BridgeCreds()
 	// Fleets are larger than a small hub has room for.
 	cfg.Limits.MaxSites, cfg.Limits.HubBytes = 1000, 1000*streams.MinSiteBytes
 	cfg.LeaderElection.Identity = identity

@@ -40,17 +40,20 @@ func LeafConf(t testing.TB, site, hubAddr string) string {
 // LeafConfIn is LeafConf with everything in dir, which may be a small disk of its own.
 func LeafConfIn(t testing.TB, dir, site, hubAddr string) string {
 	t.Helper()
+	k := hubKeys(t)
+	creds := filepath.Join(dir, "link.creds")
+	must(t, writeCreds(creds, k.token(t, site), k.gateway(t, site)))
 	conf := fmt.Sprintf(`
 server_name: %[1]q
 listen: "127.0.0.1:%[5]d"
 jetstream { domain: %[1]q, store_dir: %[2]q, sync_interval: always }
 leafnodes {
   reconnect: "100ms"
-  remotes: [ { url: "nats-leaf://%[1]s:%[4]s@%[3]s", ignore_discovered_servers: true, first_info_timeout: "20s" } ]
+  remotes: [ { url: "nats-leaf://%[3]s", credentials: %[4]q, ignore_discovered_servers: true, first_info_timeout: "20s" } ]
 }
 ping_interval: "4s"
 ping_max: 2
-`, site, filepath.Join(dir, "js"), hubAddr, Password, porttest.Port(t))
+`, site, filepath.Join(dir, "js"), hubAddr, creds, porttest.Port(t))
 	path := filepath.Join(dir, "leaf.conf")
 	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)

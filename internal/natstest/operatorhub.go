@@ -13,7 +13,6 @@ import (
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nkeys"
 
 	"github.com/petiole-io/petiole/bridge/accounts"
 	"github.com/petiole-io/petiole/internal/lab/pki"
@@ -32,21 +31,6 @@ type OperatorHub struct {
 	ws       string
 	ca       string
 	stop     func()
-}
-
-// User is a key pair of a gateway or of an operator.
-type User struct{ Public, Seed string }
-
-// NewUser creates a key pair.
-func NewUser(t testing.TB) User {
-	t.Helper()
-	pair, err := nkeys.CreateUser()
-	must(t, err)
-	public, err := pair.PublicKey()
-	must(t, err)
-	seed, err := pair.Seed()
-	must(t, err)
-	return User{public, string(seed)}
 }
 
 // StartOperatorHub builds and runs a hub without sites.
@@ -73,7 +57,7 @@ func StartTLSOperatorHub(t testing.TB, hosts ...string) *OperatorHub {
 func startOperatorHub(t testing.TB, dir, leafSettings string) *OperatorHub {
 	t.Helper()
 	h := &OperatorHub{dir: dir, client: porttest.Addr(t), leaf: porttest.Addr(t)}
-	must(t, accounts.WriteHub(filepath.Join(dir, "keys"), filepath.Join(dir, "accounts")))
+	must(t, accounts.WriteHub(filepath.Join(dir, keysDir), filepath.Join(dir, accountsDir)))
 	must(t, os.WriteFile(h.File("hub.conf"), fmt.Appendf(nil, `
 server_name: hub
 listen: %q
@@ -135,10 +119,10 @@ func (h *OperatorHub) Restart(t testing.TB) {
 }
 
 // File returns the path of a file that accounts.WriteHub has created.
-func (h *OperatorHub) File(name string) string { return filepath.Join(h.dir, "keys", name) }
+func (h *OperatorHub) File(name string) string { return filepath.Join(h.dir, keysDir, name) }
 
 // AccountsDir returns the folder in which the hub keeps its accounts.
-func (h *OperatorHub) AccountsDir() string { return filepath.Join(h.dir, "accounts") }
+func (h *OperatorHub) AccountsDir() string { return filepath.Join(h.dir, accountsDir) }
 
 // URL is where clients connect, LeafAddr where leaf nodes do.
 func (h *OperatorHub) URL() string { return "nats://" + h.client }
@@ -186,11 +170,17 @@ func (h *OperatorHub) GatewayCreds(t testing.TB, site string, u User) string {
 // WriteCreds writes a credentials file and returns its path.
 func WriteCreds(t testing.TB, token string, u User) string {
 	t.Helper()
-	creds, err := jwt.FormatUserConfig(token, []byte(u.Seed))
-	must(t, err)
 	path := filepath.Join(t.TempDir(), "user.creds")
-	must(t, os.WriteFile(path, creds, 0o600))
+	must(t, writeCreds(path, token, u))
 	return path
+}
+
+func writeCreds(path, token string, u User) error {
+	creds, err := jwt.FormatUserConfig(token, []byte(u.Seed))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, creds, 0o600)
 }
 
 // OperatorLeafConf is LeafConf for a hub in operator mode, with the leaf's own account.

@@ -59,7 +59,7 @@ func TestHubBehindTwoNames(t *testing.T) {
 	hub := natstest.StartHub(t, "plant-a")
 	a, b := natstest.NewLine(t, hub.LeafAddr()), natstest.NewLine(t, hub.LeafAddr())
 	r := &rotation{conf: natstest.LeafConf(t, "plant-a", a.Addr())}
-	first := `"nats-leaf://plant-a:` + natstest.Password + `@` + a.Addr() + `"`
+	first := `"nats-leaf://` + a.Addr() + `"`
 	r.edit(t, "url: "+first, "urls: [ "+first+", "+strings.Replace(first, a.Addr(), b.Addr(), 1)+" ]")
 	a.Cut()
 	s, _ := run(t, r.conf)

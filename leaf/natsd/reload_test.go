@@ -145,7 +145,7 @@ func TestBadReload(t *testing.T) {
 		"unknown field":         {`ping_max: 2`, `ping_maximum: 2`, []string{r.conf, "ping_maximum"}, false},
 		"value":                 {`ping_interval: "4s"`, `ping_interval: "soon"`, []string{r.conf, "ping_interval", "soon"}, false},
 		"missing CA":            {r.bundle, "/nowhere/ca.crt", []string{"/nowhere/ca.crt"}, false},
-		"plain hub":             {`tls { ca_file: "` + r.bundle + `" }, url: "wss://plant-a:secret@` + r.listen, `url: "nats-leaf://hub.example.com:7422`, []string{r.conf, "use tls://"}, false},
+		"plain hub":             {`tls { ca_file: "` + r.bundle + `" }, url: "wss://` + r.listen, `url: "nats-leaf://hub.example.com:7422`, []string{r.conf, "use tls://"}, false},
 		"another domain":        {`domain: "plant-a"`, `domain: "plant-b"`, []string{r.conf, "restart", "JetStreamDomain"}, true},
 		"password in proxy.url": {`tls { ca_file`, `proxy { url: "http://u:hidden@127.0.0.1:3128" }, tls { ca_file`, []string{r.conf, "proxy.url"}, false},
 	} {

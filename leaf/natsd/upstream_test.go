@@ -211,7 +211,7 @@ func TestUpstreamTakesARemovalForAnAcknowledgement(t *testing.T) {
 func TestUpstreamDeliversToADisconnectedLeaf(t *testing.T) {
 	t.Parallel()
 	hub := natstest.StartHub(t, "plant-a")
-	_, js := jetStreamOf(t, hub.Server, nats.UserInfo("bridge", natstest.Password))
+	_, js := jetStreamOf(t, hub.Server, nats.UserCredentials(hub.BridgeCreds()))
 	if err := streams.Ensure(t.Context(), js, streams.HubStreams(streams.HubLimits{})); err != nil {
 		t.Fatal(err)
 	}
@@ -425,11 +425,7 @@ func TestUpstreamKeepsARevokedLeaf(t *testing.T) {
 	dir, addr := t.TempDir(), fmt.Sprintf("127.0.0.1:%d", porttest.Port(t))
 	const conf = `server_name: hub, listen: "127.0.0.1:-1", leafnodes { listen: %q }, accounts { A { users: [ { user: other, password: x }%s ] } }`
 	hub := startRaw(t, fromConfig(t, dir, fmt.Sprintf(conf, addr, ", { user: plant-a, password: secret }")))
-	opts, err := server.ProcessConfigFile(natstest.LeafConf(t, "plant-a", addr))
-	if err != nil {
-		t.Fatal(err)
-	}
-	startRaw(t, opts)
+	startRaw(t, withPassword(t, addr))
 	polltest.Eventually(t, "connection to the hub", func() bool { return hub.NumLeafNodes() == 1 })
 	if err := hub.ReloadOptions(fromConfig(t, dir, fmt.Sprintf(conf, addr, ""))); err != nil {
 		t.Fatal(err)
@@ -438,6 +434,18 @@ func TestUpstreamKeepsARevokedLeaf(t *testing.T) {
 	if hub.NumLeafNodes() != 1 {
 		t.Error("a reload closes the connection of a leaf whose user is removed")
 	}
+}
+
+// withPassword returns the options of a leaf of plant-a at a hub whose users are in its configuration.
+func withPassword(t *testing.T, addr string) *server.Options {
+	t.Helper()
+	opts, err := server.ProcessConfigFile(natstest.LeafConf(t, "plant-a", addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	remote := opts.LeafNode.Remotes[0]
+	remote.Credentials, remote.URLs[0].User = "", url.UserPassword("plant-a", "secret")
+	return opts
 }
 
 // TestUpstreamLetsALeafAcknowledgeForOthers: docs/upstream.md, 17. The leaf speaks the
@@ -548,11 +556,7 @@ accounts {
 }`, addr, t.TempDir())))
 	_, js := jetStreamOf(t, hub, nats.UserInfo("bridge", "secret"))
 	newTable(t, js)
-	opts, err := server.ProcessConfigFile(natstest.LeafConf(t, "plant-a", addr))
-	if err != nil {
-		t.Fatal(err)
-	}
-	nc, _ := jetStreamOf(t, startRaw(t, opts))
+	nc, _ := jetStreamOf(t, startRaw(t, withPassword(t, addr)))
 	answered := func(domain string) bool {
 		m, err := nc.Request("$JS."+domain+".API.STREAM.INFO.S", nil, time.Second)
 		return err == nil && strings.Contains(string(m.Data), `"state"`)
