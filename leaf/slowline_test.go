@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"testing"
 	"time"
 
@@ -31,23 +30,21 @@ func (s *site) slow(t testing.TB, rate int) {
 }
 
 // TestSlowLineBringsABacklog has a site return over a slow line with a backlog that takes
-// longer than the leaf waits for the answer to its pings (three intervals): it arrives, the
+// longer than the leaf waits for the answer to its pings, 12 s: it arrives, the
 // connection is not lost meanwhile, and what is asked in between is answered.
 func TestSlowLineBringsABacklog(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		rate, objects, size int
-		ping                string
 	}{
-		"256 kbit/s, 20 objects of 20 kB": {256 * kbit, 20, 20_000, "2s"},
-		"64 kbit/s, 4 objects of 20 kB":   {64 * kbit, 4, 20_000, "2s"},
-		"64 kbit/s, one of 60 kB":         {64 * kbit, 1, 60_000, "2s"},
-		"9.6 kbit/s, 15 objects of 1 kB":  {96 * kbit / 10, 15, 1_000, "4s"},
+		"256 kbit/s, 25 objects of 20 kB": {256 * kbit, 25, 20_000},
+		"64 kbit/s, 6 objects of 20 kB":   {64 * kbit, 6, 20_000},
+		"64 kbit/s, one of 110 kB":        {64 * kbit, 1, 110_000},
+		"9.6 kbit/s, 18 objects of 1 kB":  {96 * kbit / 10, 18, 1_000},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s, ctx := newSite(t)
-			s.configure(t, `"4s"`, strconv.Quote(c.ping))
 			s.start(t, ctx)
 			respond(t, s)
 			s.up(t)
@@ -59,7 +56,7 @@ func TestSlowLineBringsABacklog(t *testing.T) {
 			_, since, _ := s.link.State()
 			start, slowest := time.Now(), time.Duration(0)
 			ask := func() error {
-				_, err := s.nc.Request(streams.RequestSubject("plant-a", streams.RequestPosition), []byte(`{"stream":"SITE_TELEMETRY"}`), 20*time.Second)
+				_, err := s.nc.Request(streams.RequestSubject("plant-a", streams.RequestPosition), []byte(`{"stream":"SITE_TELEMETRY"}`), polltest.Limit)
 				return err
 			}
 			// A link that is up takes a moment to learn who answers at its other end.
@@ -90,16 +87,14 @@ func TestSlowLineTakesATelemetryBacklog(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		rate, records, size int
-		ping                string
 	}{
-		"64 kbit/s, 10 records of 10 kB": {64 * kbit, 10, 10_000, "2s"},
-		"64 kbit/s, 300 of 300 bytes":    {64 * kbit, 300, 300, "2s"},
-		"9.6 kbit/s, 40 of 300 bytes":    {96 * kbit / 10, 40, 300, "4s"},
+		"64 kbit/s, 12 records of 10 kB": {64 * kbit, 12, 10_000},
+		"64 kbit/s, 400 of 300 bytes":    {64 * kbit, 400, 300},
+		"9.6 kbit/s, 60 of 300 bytes":    {96 * kbit / 10, 60, 300},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s, ctx := newSite(t)
-			s.configure(t, `"4s"`, strconv.Quote(c.ping))
 			s.start(t, ctx)
 			respond(t, s)
 			s.up(t)

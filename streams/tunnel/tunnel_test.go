@@ -19,6 +19,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest"
 
 	"github.com/petiole-io/petiole/internal/natstest"
 	"github.com/petiole-io/petiole/internal/polltest"
@@ -49,7 +50,7 @@ func newFixture(t *testing.T, timing Timing) *fixture {
 	t.Helper()
 	f := &fixture{t: t, hub: natstest.StartHub(t, site, "plant-b")}
 	f.line = natstest.NewLine(t, f.hub.LeafAddr())
-	leaf, err := natsd.Start(t.Context(), natsd.Config{Site: site, File: natstest.LeafConf(t, site, f.line.Addr()), Log: zap.NewNop()})
+	leaf, err := natsd.Start(t.Context(), natsd.Config{Site: site, File: natstest.LeafConf(t, site, f.line.Addr()), Log: zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))})
 	must(t, err)
 	t.Cleanup(leaf.Stop)
 	f.leaf = leaf
