@@ -98,7 +98,7 @@ func (l *Leaf) Run(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("derive the key of the store: %w", err)
 		}
-		h, err := natsd.Start(ctx, natsd.Config{Site: l.cfg.Site, File: l.cfg.NATS.ConfigFile, StoreKey: storeKey, PingInterval: l.cfg.profile().ping, Compression: l.cfg.profile().compression, CertificateTimes: now.CertificateTimes, AddressFile: filepath.Join(l.cfg.DataDir, addressesName), Log: l.log})
+		h, err := natsd.Start(ctx, natsd.Config{Site: l.cfg.Site, File: l.cfg.NATS.ConfigFile, StoreKey: storeKey, TelemetryBytes: l.cfg.Storage.TelemetryBytes, PingInterval: l.cfg.profile().ping, Compression: l.cfg.profile().compression, CertificateTimes: now.CertificateTimes, AddressFile: filepath.Join(l.cfg.DataDir, addressesName), Log: l.log})
 		if err != nil {
 			return err
 		}

@@ -137,7 +137,7 @@ func (s *site) start(t testing.TB, ctx context.Context) {
 	s.leaf = New(s.cfg, "test", log)
 	var err error
 	if s.host, err = natsd.Start(ctx, natsd.Config{
-		Site: "plant-a", File: s.cfg.NATS.ConfigFile, StoreKey: s.storeKey, PingInterval: s.cfg.profile().ping, Compression: s.cfg.profile().compression, Log: log.WithOptions(zap.IncreaseLevel(zap.WarnLevel)),
+		Site: "plant-a", File: s.cfg.NATS.ConfigFile, StoreKey: s.storeKey, TelemetryBytes: s.cfg.Storage.TelemetryBytes, PingInterval: s.cfg.profile().ping, Compression: s.cfg.profile().compression, Log: log.WithOptions(zap.IncreaseLevel(zap.WarnLevel)),
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -70,7 +70,7 @@ func BenchmarkOpen(b *testing.B) {
 		forget(b, dir)
 		b.SetBytes(size << 20)
 		for range b.N {
-			bad, err := Check(context.Background(), filepath.Join(dir, server.JetStreamStoreDir), "", zaptest.NewLogger(b))
+			bad, err := Check(context.Background(), filepath.Join(dir, server.JetStreamStoreDir), "", nil, zaptest.NewLogger(b))
 			if err != nil || len(bad) > 0 {
 				b.Fatal(bad, err)
 			}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 )
 
@@ -37,11 +38,12 @@ type Damaged struct {
 }
 
 // Check makes JetStream's folder safe to open, and logs what it found damaged. key is that of
-// encrypted streams. It reads all blocks, so it takes as long as the disk needs for that. It
-// returns the streams that lost messages. An error names what could not be checked; everything
-// else was checked.
-func Check(ctx context.Context, store, key string, log *zap.Logger) ([]Damaged, error) {
-	errs := []error{truncateDescriptions(store, log), checkConsumers(store, key, log)}
+// encrypted streams; known are the configurations of streams whose descriptions are written again
+// if they are damaged, and whose messages stay. It reads all blocks, so it takes as long as the
+// disk needs for that. It returns the streams that lost messages. An error names what could not be
+// checked; everything else was checked.
+func Check(ctx context.Context, store, key string, known []jetstream.StreamConfig, log *zap.Logger) ([]Damaged, error) {
+	errs := []error{truncateDescriptions(store, log), repairDescriptions(store, key, known, log), checkConsumers(store, key, log)}
 	found, err := filepath.Glob(filepath.Join(store, "*", "streams", "*", messagesDir))
 	errs = append(errs, err)
 	var all []*messages

@@ -47,8 +47,7 @@ func makeStore(t testing.TB, key string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// So small that telemetry has several blocks.
-	if err := streams.Ensure(ctx, js, streams.LeafStreams("plant-a", streams.LeafLimits{TelemetryBytes: 100 << 10})); err != nil {
+	if err := streams.Ensure(ctx, js, leafStreams()); err != nil {
 		t.Fatal(err)
 	}
 	_, err = js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: stateBucket, History: 1})
@@ -76,6 +75,11 @@ func makeStore(t testing.TB, key string) string {
 		publish("$KV."+stateBucket+".pump-"+name(i), i, 20, nats.Header{"Petiole-Version": []string{strconv.Itoa(i)}})
 	}
 	return dir
+}
+
+// leafStreams are the streams of a leaf, so small that telemetry has several blocks.
+func leafStreams() []jetstream.StreamConfig {
+	return streams.LeafStreams("plant-a", streams.LeafLimits{TelemetryBytes: 100 << 10})
 }
 
 // streamDir is a stream's folder.

@@ -76,6 +76,8 @@ type opened struct {
 type found struct {
 	Last uint64
 	Lost bool
+	// Consumers are the names of its consumers.
+	Consumers []string
 	// Messages are hashes of subject, headers, time and body, by sequence.
 	Messages map[uint64]uint64
 	// Readable are those whose body is JSON.
@@ -196,7 +198,7 @@ func (o order) carryOut() (out opened, err error) {
 	}
 	start := time.Now()
 	if o.Check {
-		if out.Damaged, err = Check(ctx, filepath.Join(o.Dir, server.JetStreamStoreDir), o.Key, zap.NewNop()); err != nil {
+		if out.Damaged, err = Check(ctx, filepath.Join(o.Dir, server.JetStreamStoreDir), o.Key, leafStreams(), zap.NewNop()); err != nil {
 			return out, err
 		}
 	}
@@ -231,6 +233,9 @@ func (o order) carryOut() (out opened, err error) {
 			case !errors.Is(err, jetstream.ErrMsgNotFound):
 				f.Errors[seq] = err.Error()
 			}
+		}
+		for name := range st.ConsumerNames(ctx).Name() {
+			f.Consumers = append(f.Consumers, name)
 		}
 		// Reading may have found out more.
 		if i, err := st.Info(ctx); err == nil {

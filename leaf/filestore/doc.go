@@ -6,5 +6,6 @@
 // It guarantees that what it leaves can be opened within memory that depends on what is
 // stored, not on what the damaged bytes say; docs/decisions/0016-store-check.md says what is
 // not found. It removes what nats-server makes again from the messages, and of messages only
-// those that are damaged for certain. The leaf calls it while no server runs.
+// those that are damaged for certain. It repairs the descriptions of streams, without which
+// nats-server loses all of their messages. The leaf calls it while no server runs.
 package filestore

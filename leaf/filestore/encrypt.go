@@ -198,7 +198,7 @@ func (e *encryption) copyFile(name string) error {
 			return e.copyDescription(name, a, e.stream+"/"+consumer)
 		}
 		return e.copySealed(name, a)
-	case file == "meta.sum":
+	case file == sumFile:
 		return nil // copyDescription writes it
 	}
 	data, err := os.ReadFile(filepath.Join(e.from, name))
@@ -233,7 +233,7 @@ func (e *encryption) copyDescription(name string, a *asset, hashName string) err
 	if err != nil {
 		return err
 	}
-	return e.write(filepath.Join(filepath.Dir(name), "meta.sum"), []byte(hex.EncodeToString(sum)))
+	return e.write(filepath.Join(filepath.Dir(name), sumFile), []byte(hex.EncodeToString(sum)))
 }
 
 // copyIndex copies the index, without which deleted messages could appear again.

@@ -23,6 +23,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
 	"go.uber.org/zap"
 
@@ -42,6 +43,8 @@ type Server struct {
 	site, configFile string
 	// storeKey encrypts the store, "" if it is not encrypted.
 	storeKey string
+	// streams are written again if their descriptions are damaged.
+	streams []jetstream.StreamConfig
 	// key authenticates the leaf at the server for the lifetime of this process.
 	key nkeys.KeyPair
 	log *zap.Logger
@@ -105,6 +108,9 @@ type Config struct {
 	// StoreKey encrypts the store, which is converted if it is not encrypted yet. Empty: it is not
 	// encrypted.
 	StoreKey string
+	// TelemetryBytes is the limit of SITE_TELEMETRY in bytes, with which its description is written
+	// again if it is damaged. 0 selects the default of streams.LeafLimits.
+	TelemetryBytes int64
 	// PingInterval is the time between two pings of the connection to the hub; 0 for that of the
 	// configuration file.
 	PingInterval time.Duration
@@ -126,7 +132,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create the leaf's nkey: %w", err)
 	}
-	s := &Server{site: cfg.Site, configFile: cfg.File, storeKey: cfg.StoreKey, hub: hubConfig{ping: cfg.PingInterval, compression: cfg.Compression}, key: key, addresses: openAddresses(cfg.AddressFile, cfg.Log), log: cfg.Log}
+	s := &Server{site: cfg.Site, configFile: cfg.File, storeKey: cfg.StoreKey, streams: streams.LeafStreams(cfg.Site, streams.LeafLimits{TelemetryBytes: cfg.TelemetryBytes}), hub: hubConfig{ping: cfg.PingInterval, compression: cfg.Compression}, key: key, addresses: openAddresses(cfg.AddressFile, cfg.Log), log: cfg.Log}
 	if cfg.CertificateTimes != nil {
 		s.hub.now = func() time.Time { return s.attempts.certificateTime(cfg.CertificateTimes()) }
 	}
@@ -148,7 +154,7 @@ func (s *Server) start(ctx context.Context, first func(context.Context, *nats.Co
 		return err
 	}
 	if opts.StoreDir != "" {
-		damaged, err := prepareStore(ctx, filepath.Join(opts.StoreDir, server.JetStreamStoreDir), s.storeKey, s.log.Named("store"))
+		damaged, err := prepareStore(ctx, filepath.Join(opts.StoreDir, server.JetStreamStoreDir), s.storeKey, s.streams, s.log.Named("store"))
 		if err != nil {
 			return err
 		}
@@ -199,11 +205,11 @@ func encrypt(opts *server.Options, key string) {
 
 // prepareStore makes the files of a store safe to open, and encrypts those that have to be. It
 // returns the streams that were found damaged.
-func prepareStore(ctx context.Context, dir, key string, log *zap.Logger) ([]filestore.Damaged, error) {
+func prepareStore(ctx context.Context, dir, key string, known []jetstream.StreamConfig, log *zap.Logger) ([]filestore.Damaged, error) {
 	if err := filestore.CheckKey(dir, key); err != nil {
 		return nil, fmt.Errorf("open the store with storage.encryption.keyFile: %w", err)
 	}
-	damaged, err := filestore.Check(ctx, dir, key, log)
+	damaged, err := filestore.Check(ctx, dir, key, known, log)
 	if err != nil {
 		log.Warn("stored messages not checked", zap.Error(err))
 	}

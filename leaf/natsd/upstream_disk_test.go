@@ -64,6 +64,37 @@ func TestUpstreamErasesNothingThatWasReplaced(t *testing.T) {
 	}
 }
 
+// TestUpstreamKeepsHalfOfAChange: docs/upstream.md, 26.
+func TestUpstreamKeepsHalfOfAChange(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := startRaw(t, inStore(dir))
+	nc, js := jetStreamOf(t, s)
+	cfg := newTable(t, js).CachedInfo().Config
+	publish(t, js, "s.a", "1")
+	// The checksum is written through this name, after the configuration.
+	blocked := filepath.Join(dir, "jetstream", "$G", "streams", "S", "meta.sum.tmp")
+	if err := os.Mkdir(blocked, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Description = "changed"
+	if _, err := js.UpdateStream(t.Context(), cfg); err == nil {
+		t.Error("a change whose checksum cannot be written is accepted")
+	}
+	if st, err := js.Stream(t.Context(), "S"); err != nil || st.CachedInfo().Config.Description != cfg.Description {
+		t.Errorf("a change that was refused is no longer reported as if it had been made: %v", err)
+	}
+	nc.Close()
+	stopRaw(s)
+	if err := os.Remove(blocked); err != nil {
+		t.Fatal(err)
+	}
+	_, js = jetStreamOf(t, startRaw(t, inStore(dir)))
+	if _, err := js.Stream(t.Context(), "S"); !errors.Is(err, jetstream.ErrStreamNotFound) {
+		t.Errorf("the stream is recovered in spite of its checksum: %v", err)
+	}
+}
+
 // bytesBelow returns the size of the files below a folder.
 func bytesBelow(t *testing.T, dir string) (n int64) {
 	t.Helper()

@@ -92,7 +92,11 @@ func TestServerThatDoesNotStartAgain(t *testing.T) {
 			s.stop()
 			dir := filepath.Join(store, "$G", "streams", stream)
 			if stream == streams.SiteTelemetry {
-				if err := os.Remove(filepath.Join(dir, "meta.sum")); err != nil {
+				// Nobody can write a file in the place of a folder that is not empty.
+				if err := os.Remove(filepath.Join(dir, "meta.inf")); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.MkdirAll(filepath.Join(dir, "meta.inf", "folder"), 0o700); err != nil {
 					t.Fatal(err)
 				}
 			} else {
@@ -124,8 +128,8 @@ func TestDeviceMemoryIsKept(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, true},
-		"checksum flipped": {func(t *testing.T, dir string) {
-			edit(t, filepath.Join(dir, "meta.sum"), func(b []byte) []byte { b[0] ^= 1; return b })
+		"description flipped": {func(t *testing.T, dir string) {
+			edit(t, filepath.Join(dir, "meta.inf"), func(b []byte) []byte { b[0] ^= 1; return b })
 		}, true},
 		"everything missing": {func(t *testing.T, dir string) {
 			if err := os.RemoveAll(dir); err != nil {

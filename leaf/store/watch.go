@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -73,10 +72,9 @@ func (sv *Supervisor) check(ctx context.Context) {
 	sv.checkpointAll(asking)
 	err = sv.telemetry.adjust(asking, s)
 	if err != nil {
-		// The disk may have become full since. A description of the stream that was written
-		// in part would keep the server from recovering it.
+		// The disk may have become full since.
 		if now, e := disk.space(); e == nil && disk.full(now) {
-			err = errors.Join(disk.releaseSpace(), sv.telemetry.adjust(asking, now))
+			err = sv.telemetry.adjust(asking, now)
 		}
 	}
 	sv.failures.Report("bound telemetry", err)
