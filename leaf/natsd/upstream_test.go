@@ -567,6 +567,26 @@ accounts {
 	}
 }
 
+// TestUpstreamGivesUpASlowHandshake: docs/upstream.md, 27.
+func TestUpstreamGivesUpASlowHandshake(t *testing.T) {
+	t.Parallel()
+	hub := natstest.StartHub(t, "plant-a")
+	line := natstest.NewLine(t, hub.LeafAddr())
+	line.Delay(1100*time.Millisecond, 0)
+	opts, err := server.ProcessConfigFile(natstest.LeafConf(t, "plant-a", line.Addr()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := startRaw(t, opts)
+	for range 2 {
+		polltest.Eventually(t, "the hub lets the leaf in", func() bool { return hub.Server.NumLeafNodes() == 1 })
+		polltest.Eventually(t, "the leaf gives up", func() bool { return hub.Server.NumLeafNodes() == 0 })
+		if leaf.NumLeafNodes() != 0 {
+			t.Fatal("the leaf waits longer than two seconds for the answer to its CONNECT")
+		}
+	}
+}
+
 // TestUpstreamLooksUpBehindAProxy: docs/upstream.md, 24.
 func TestUpstreamLooksUpBehindAProxy(t *testing.T) {
 	t.Parallel()

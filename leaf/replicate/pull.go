@@ -24,8 +24,8 @@ const (
 	// while one is on the line, the next one has to be at the hub already.
 	openRequests = 2
 	// minPull is the smallest number of bytes that are requested: with fewer, a line of 9.6 kbit/s waits
-	// for the next request more than it carries.
-	minPull = 4 << 10
+	// for the next request more than it carries. With more, pings wait too long behind two requests.
+	minPull = 3 << 10
 	// partRoom has room for a part of a large object with its headers. A request that almost has is
 	// made that large, since a part that does not fit costs a round trip.
 	partRoom = streams.PartBytes + 1<<10
