@@ -3,6 +3,7 @@ package natsd
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -49,11 +50,16 @@ func SetAside(store string, dirs []StreamDir) error {
 }
 
 // RestoreMessages moves the messages and consumers of streams that were set aside into the
-// streams that were created in their place. The server must not run.
+// streams that were created in their place, and puts a stream back as it was where none was. The
+// server must not run.
 func RestoreMessages(store string, dirs []StreamDir) error {
 	var errs []error
 	for _, d := range dirs {
-		for _, part := range []string{messagesDir, consumersDir} {
+		parts := []string{messagesDir, consumersDir}
+		if _, err := os.Stat(d.in(store)); errors.Is(err, fs.ErrNotExist) {
+			parts = []string{""} // all of it
+		}
+		for _, part := range parts {
 			from, to := filepath.Join(d.aside(store), part), filepath.Join(d.in(store), part)
 			if _, err := os.Stat(from); err != nil {
 				continue // there is nothing to keep

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -92,13 +93,7 @@ func TestServerThatDoesNotStartAgain(t *testing.T) {
 			s.stop()
 			dir := filepath.Join(store, "$G", "streams", stream)
 			if stream == streams.SiteTelemetry {
-				// Nobody can write a file in the place of a folder that is not empty.
-				if err := os.Remove(filepath.Join(dir, "meta.inf")); err != nil {
-					t.Fatal(err)
-				}
-				if err := os.MkdirAll(filepath.Join(dir, "meta.inf", "folder"), 0o700); err != nil {
-					t.Fatal(err)
-				}
+				spoilDescription(t, dir)
 			} else {
 				edit(t, filepath.Join(dir, "msgs", "1.blk"), func(b []byte) []byte { b[len(b)-40] ^= 1; return b })
 			}
@@ -112,6 +107,49 @@ func TestServerThatDoesNotStartAgain(t *testing.T) {
 				t.Errorf("open returns %v, its context %v", err, opening.Err())
 			}
 		})
+	}
+}
+
+// spoilDescription damages a stream's description so that it cannot be written again: nobody can
+// write a file in the place of a folder that is not empty.
+func spoilDescription(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.Remove(filepath.Join(dir, "meta.inf")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "meta.inf", "folder"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestMessagesStayUntilAStreamIsCreated sets a stream aside and fails to create it, as on a full
+// disk, which is also when copies of damaged streams are deleted: the messages are there when it
+// can be created.
+func TestMessagesStayUntilAStreamIsCreated(t *testing.T) {
+	t.Parallel()
+	const records = 3
+	s, ctx := newSite(t)
+	s.start(t, ctx)
+	for range records {
+		s.record(t, ctx, 1)
+	}
+	store := s.server.StoreDir()
+	s.stop()
+	spoilDescription(t, filepath.Join(store, "$G", "streams", streams.SiteTelemetry))
+	s.open(t, ctx)
+	ended, end := context.WithCancel(ctx)
+	end()
+	if err := s.store.recoverStreams(ended, true); !errors.Is(err, context.Canceled) {
+		t.Fatalf("streams are created after the end of the context: %v", err)
+	}
+	if err := s.store.telemetry.disk.releaseSpace(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.store.recoverStreams(ctx, true); err != nil {
+		t.Fatal(err)
+	}
+	if last, ok := s.server.LastAtStart(streams.SiteTelemetry); !ok || last != records {
+		t.Errorf("last record %d (known: %t), want %d", last, ok, records)
 	}
 }
 

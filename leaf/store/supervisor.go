@@ -203,17 +203,31 @@ func (sv *Supervisor) recoverStreams(ctx context.Context, keepMessages bool) err
 		}
 	}
 	store := sv.server.StoreDir()
+	sv.failures.Report("make room for streams", sv.makeRoom())
 	sv.failures.Report("set damaged streams aside", natsd.SetAside(store, bad))
-	if err := sv.creator.ensure(ctx); err != nil || len(keep) == 0 {
-		return err
+	failed := sv.creator.ensure(ctx)
+	if len(keep) == 0 {
+		return failed
 	}
-	if slices.ContainsFunc(keep, func(d natsd.StreamDir) bool { return d.Stream == sv.cfg.DeviceState.Stream }) {
+	if failed == nil && slices.ContainsFunc(keep, func(d natsd.StreamDir) bool { return d.Stream == sv.cfg.DeviceState.Stream }) {
 		sv.failures.Report("create the stream of device state", sv.cfg.DeviceState.Create(ctx, sv.js))
 	}
-	if err := sv.stopAndStart(ctx, "keep the messages of damaged streams", func() error { return natsd.RestoreMessages(store, keep) }); err != nil {
-		return err
+	// Also if there was no time for it: what is set aside is deleted when the disk is full, and these
+	// messages exist nowhere else.
+	keeping := context.WithoutCancel(ctx)
+	if err := sv.stopAndStart(keeping, "keep the messages of damaged streams", func() error { return natsd.RestoreMessages(store, keep) }); err != nil || failed != nil {
+		return errors.Join(failed, err)
 	}
 	return sv.recoverStreams(ctx, false)
+}
+
+// makeRoom releases the reserve file for new streams if the disk is full.
+func (sv *Supervisor) makeRoom() error {
+	s, err := sv.telemetry.disk.space()
+	if err != nil || !sv.telemetry.disk.full(s) {
+		return err
+	}
+	return sv.telemetry.disk.releaseSpace()
 }
 
 // irreplaceable reports whether a stream holds what exists nowhere else: what the hub may not
