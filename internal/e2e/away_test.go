@@ -169,18 +169,19 @@ func quiet(t *testing.T, m mark) {
 	count, sample, attempts := map[string]int{}, map[string]string{}, map[string]bool{}
 	for line := range strings.Lines(string(data)) {
 		var entry struct {
-			Level  string `json:"level"`
-			Logger string `json:"logger"`
-			Msg    string `json:"msg"`
-			What   string `json:"what"`
-			Stream string `json:"stream"`
+			Level     string `json:"level"`
+			Logger    string `json:"logger"`
+			Msg       string `json:"msg"`
+			Part      string `json:"part"`
+			Operation string `json:"operation"`
+			Stream    string `json:"stream"`
 		}
 		if json.Unmarshal([]byte(line), &entry) != nil || entry.Level != "warn" && entry.Level != "error" {
 			continue
 		}
 		// The attempts of one kind are one message, whatever their number and their error.
 		text, _, numbered := strings.Cut(entry.Msg, "(attempt ")
-		key := entry.Logger + " " + text + " " + entry.What + " " + entry.Stream
+		key := entry.Logger + " " + text + " " + entry.Part + " " + entry.Operation + " " + entry.Stream
 		if numbered {
 			attempts[key] = true
 		}
