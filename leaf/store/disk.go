@@ -93,6 +93,15 @@ func (d disk) allocateReserveFile(s space) error {
 	return nil
 }
 
+// makeRoom is releaseSpace if the disk is full.
+func (d disk) makeRoom() error {
+	s, err := d.space()
+	if err != nil || !d.full(s) {
+		return err
+	}
+	return d.releaseSpace()
+}
+
 // releaseSpace deletes the reserve file and the copies of damaged streams.
 func (d disk) releaseSpace() error {
 	err := os.Remove(filepath.Join(d.dir, reserveFileName))

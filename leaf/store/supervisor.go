@@ -203,7 +203,7 @@ func (sv *Supervisor) recoverStreams(ctx context.Context, keepMessages bool) err
 		}
 	}
 	store := sv.server.StoreDir()
-	sv.failures.Report("make room for streams", sv.makeRoom())
+	sv.failures.Report("make room for streams", sv.telemetry.disk.makeRoom())
 	sv.failures.Report("set damaged streams aside", natsd.SetAside(store, bad))
 	failed := sv.creator.ensure(ctx)
 	if len(keep) == 0 {
@@ -219,15 +219,6 @@ func (sv *Supervisor) recoverStreams(ctx context.Context, keepMessages bool) err
 		return errors.Join(failed, err)
 	}
 	return sv.recoverStreams(ctx, false)
-}
-
-// makeRoom releases the reserve file for new streams if the disk is full.
-func (sv *Supervisor) makeRoom() error {
-	s, err := sv.telemetry.disk.space()
-	if err != nil || !sv.telemetry.disk.full(s) {
-		return err
-	}
-	return sv.telemetry.disk.releaseSpace()
 }
 
 // irreplaceable reports whether a stream holds what exists nowhere else: what the hub may not
