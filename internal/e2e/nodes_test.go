@@ -148,7 +148,19 @@ func TestNodeNameWithDots(t *testing.T) {
 	node := site.Name + "-gw." + site.Name + ".example"
 	ns := newNamespace(t, "dots")
 	t.Cleanup(func() { // after the leaf has its former name
-		must(t, lab.Kube.CoreV1().Nodes().Delete(context.Background(), node, metav1.DeleteOptions{}))
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+		defer cancel()
+		must(t, rig.Poll(ctx, "the node is not Ready", func(ctx context.Context) error { // until then the bridge brings it back
+			n, err := lab.Kube.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			if c := nodeCondition(n, corev1.NodeReady); c != nil && c.Status == corev1.ConditionTrue {
+				return fmt.Errorf("Ready is %+v", c)
+			}
+			return nil
+		}))
+		must(t, lab.Kube.CoreV1().Nodes().Delete(ctx, node, metav1.DeleteOptions{}))
 	})
 	was, restart := configOf(t, site, "leaf.yaml")
 	config := strings.Replace(string(was), "node: "+site.Node+"\n", "node: "+node+"\n", 1)
