@@ -35,7 +35,7 @@ func TestHalfOpenLink(t *testing.T) {
 				s.record(t, ctx, 1, 10)
 				putDesired(t, ctx, s, "x", 1)
 			}
-			polltest.Eventually(t, "half-open link found", func() bool { up, _, _ := s.link.State(); return !up })
+			polltest.Within(t, 15*time.Second, "half-open link found", func() bool { up, _, _ := s.link.State(); return !up })
 			t.Logf("found after %s", time.Since(start).Round(time.Millisecond))
 			s.line.Heal()
 			polltest.Eventually(t, "convergence", func() bool {

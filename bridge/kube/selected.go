@@ -50,7 +50,7 @@ func (c *Cache) Listed(k Key) bool {
 }
 
 // Watched reports whether the cache watches a key's resource and has listed it: an object that Get
-// does not return does not exist then. Before Run has called synced it says that of too many.
+// does not return does not exist then. Until Run has called synced, objects that exist may be missing.
 func (c *Cache) Watched(k Key) bool {
 	if c.informers[k.GroupResource()] != nil {
 		return true
