@@ -44,6 +44,9 @@ func Run(ctx context.Context, o Options) error {
 	if o.Rounds < 1 {
 		return fmt.Errorf("--rounds %d: must be at least 1", o.Rounds)
 	}
+	if inside(o.Former, filepath.Join(o.Root, ".lab")) {
+		return fmt.Errorf("--former %s: must not be in %s, which the end of each run purges", o.Former, filepath.Join(o.Root, ".lab"))
+	}
 	former, current := Figures{}, Figures{}
 	for round := range o.Rounds {
 		turns := []turn{{o.Former, former}, {o.Root, current}}
@@ -59,6 +62,16 @@ func Run(ctx context.Context, o Options) error {
 		}
 	}
 	return o.print(former, current)
+}
+
+// inside reports whether path is dir or in it.
+func inside(path, dir string) bool {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return false
+	}
+	relative, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(relative)
 }
 
 type turn struct {

@@ -98,3 +98,15 @@ func TestVersionsTakeTurns(t *testing.T) {
 		t.Errorf("within the bound: %v", err)
 	}
 }
+
+// TestFormerVersionOutsideOfTheLab: the end of each run of this version deletes what is in .lab.
+func TestFormerVersionOutsideOfTheLab(t *testing.T) {
+	root := t.TempDir()
+	t.Chdir(root)
+	for _, former := range []string{filepath.Join(root, ".lab", "former"), filepath.Join(".lab", "former")} {
+		err := Run(t.Context(), Options{Root: root, Former: former, Benchmark: "latency", Rounds: 1, Out: t.Output()})
+		if err == nil || !strings.Contains(err.Error(), "--former "+former) {
+			t.Errorf("%s: %v, want it refused", former, err)
+		}
+	}
+}
