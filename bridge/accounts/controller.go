@@ -111,13 +111,15 @@ type Controller struct {
 	// to the hub for the connection-th time.
 	stored     map[string]string
 	connection int
+	// waiting are the accounts whose claims are to be stored once more.
+	waiting waiting
 	// sweepNow has a value if a sweep must not wait for its time.
 	sweepNow chan struct{}
 }
 
 // New returns a controller that has not started.
 func New(cfg Config) *Controller {
-	return &Controller{cfg: cfg, states: map[string]State{}, stored: map[string]string{}, sweepNow: make(chan struct{}, 1)}
+	return &Controller{cfg: cfg, states: map[string]State{}, stored: map[string]string{}, waiting: waiting{since: map[string]time.Time{}}, sweepNow: make(chan struct{}, 1)}
 }
 
 // Changed has a Site looked at. It does not block.
@@ -261,7 +263,7 @@ func (c *Controller) prepare(s Site, tokens map[string]string) (State, []*jwt.Ac
 }
 
 // store stores the claims of a Site at the hub if it has others, and removes the accounts that the
-// Site does not have.
+// Site does not have. The Site is looked at again if that is not settled yet.
 func (c *Controller) store(ctx context.Context, s Site, claims []*jwt.AccountClaims) error {
 	site := s.Name
 	var digest strings.Builder
@@ -270,33 +272,37 @@ func (c *Controller) store(ctx context.Context, s Site, claims []*jwt.AccountCla
 	}
 	c.mu.Lock()
 	stored, connection := c.stored[site] == digest.String(), c.connection
+	if !stored {
+		delete(c.stored, site)
+	}
 	c.mu.Unlock()
 	if stored {
 		return nil
 	}
+	settled := true
 	for _, want := range claims {
 		have, err := c.cfg.Resolver.Lookup(ctx, want.Subject)
 		if err != nil {
 			return err
 		}
-		if have != nil && Same(have, want) && have.Issuer == c.cfg.Keys.operatorKey {
-			continue
-		}
-		if err := c.cfg.Check(); err != nil {
+		again, err := c.bring(ctx, site, have, want)
+		if err != nil {
 			return err
 		}
-		if err := c.cfg.Resolver.Store(ctx, want); err != nil {
-			return err
-		}
-		c.cfg.Log.Info("account stored at the hub", zap.String("site", site), zap.String("name", want.Name), zap.String("account", want.Subject), zap.Int("users", len(want.SigningKeys)))
+		settled = settled && !again
 	}
 	for _, role := range roles {
 		if s.has(role) {
 			continue
 		}
-		if err := c.delete(ctx, site, role); err != nil {
+		again, err := c.delete(ctx, site, role)
+		if err != nil {
 			return err
 		}
+		settled = settled && !again
+	}
+	if !settled {
+		return nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -304,6 +310,34 @@ func (c *Controller) store(ctx context.Context, s Site, claims []*jwt.AccountCla
 		c.stored[site] = digest.String()
 	}
 	return nil
+}
+
+// bring stores at the hub what an account of a site that has some claims, or none, needs to get others. It
+// reports whether the claims are to be stored once more: the site is looked at again then.
+func (c *Controller) bring(ctx context.Context, site string, have, want *jwt.AccountClaims) (again bool, err error) {
+	account := want.Subject
+	marked := have != nil && Same(have, settling(want))
+	claims, again := next(have, want, c.cfg.Keys.operatorKey, marked && c.waiting.settled(account))
+	if claims != nil {
+		if err := c.cfg.Check(); err != nil {
+			return false, err
+		}
+		if err := c.cfg.Resolver.Store(ctx, claims); err != nil {
+			return false, err
+		}
+		if marked {
+			c.cfg.Log.Debug("account stored at the hub once more", zap.String("site", site), zap.String("account", account))
+		} else {
+			c.cfg.Log.Info("account stored at the hub", zap.String("site", site), zap.String("name", want.Name), zap.String("account", account), zap.Int("users", len(want.SigningKeys)))
+			c.waiting.begin(account)
+		}
+	}
+	if again {
+		c.cfg.Queue.AddAfter(site, settleTime)
+	} else {
+		c.waiting.end(account)
+	}
+	return again, nil
 }
 
 // compareAgain compares the accounts of all Sites with the hub whenever the bridge has connected to
@@ -336,29 +370,34 @@ func (c *Controller) remove(ctx context.Context, site string) error {
 	c.forget(site)
 	var errs []error
 	for _, role := range roles {
-		errs = append(errs, c.delete(ctx, site, role))
+		_, err := c.delete(ctx, site, role)
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// delete deletes the account of a site for a role if there is one.
-func (c *Controller) delete(ctx context.Context, site, role string) error {
+// delete deletes the account of a site for a role if there is one. It takes its users away first: while it
+// reports again, it has not deleted the account yet, and the site is looked at again.
+func (c *Controller) delete(ctx context.Context, site, role string) (again bool, err error) {
 	account, err := c.cfg.Keys.identity(site, role)
 	if err != nil {
-		return err
+		return false, err
 	}
 	have, err := c.cfg.Resolver.Lookup(ctx, account)
 	if err != nil || have == nil {
-		return err
+		return false, err
+	}
+	if again, err := c.bring(ctx, site, have, withoutUsers(have)); err != nil || again {
+		return again, err
 	}
 	if err := c.cfg.Check(); err != nil {
-		return err
+		return false, err
 	}
 	if err := c.cfg.Resolver.Delete(ctx, account); err != nil {
-		return err
+		return false, err
 	}
 	c.cfg.Log.Info("account deleted from the hub", zap.String("site", site), zap.String("role", role), zap.String("account", account))
-	return nil
+	return false, nil
 }
 
 func (c *Controller) set(site string, s State) {
@@ -454,7 +493,8 @@ func (c *Controller) removeUnknown(ctx context.Context, account string) error {
 		if _, _, exists := c.cfg.Sites.SiteSpec(site); exists {
 			return nil // created meanwhile
 		}
-		return c.delete(ctx, site, role)
+		_, err := c.delete(ctx, site, role)
+		return err
 	}
 	return nil
 }

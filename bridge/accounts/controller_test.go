@@ -3,6 +3,7 @@ package accounts_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -216,6 +217,103 @@ func TestRestoredHubLetsNoRevokedGatewayIn(t *testing.T) {
 	polltest.Eventually(t, "the restored hub has the accounts of today", func() bool { return lets("plant-a", next) && !lets("plant-a", old) && !lets("plant-b", old) })
 	took := time.Since(start)
 	t.Logf("MEASURED hub restored → revoked gateways are refused: %s", took.Round(time.Millisecond))
+}
+
+// TestRevocationReachesAHubThatLoadsTheAccount revokes gateways and deletes Sites while they connect for
+// the first time since the hub has started: it may have read the account before the change, and begin to
+// use it after that (docs/upstream.md, 28).
+func TestRevocationReachesAHubThatLoadsTheAccount(t *testing.T) {
+	h := natstest.StartOperatorHub(t)
+	old, next := natstest.NewUser(t), natstest.NewUser(t)
+	r := startController(t, h.Keys, h.Resolver, &siteSet{sites: map[string]accounts.Site{}})
+	const sites = 60
+	tokens := map[string]string{}
+	for i := range sites {
+		site := fmt.Sprintf("plant-%d", i)
+		r.apply(accounts.Site{Name: site, Gateways: []string{old.Public}})
+		tokens[site] = r.reaches(t, site, accounts.Stored).Gateways[0].Token
+	}
+	for i, site := range slices.Sorted(maps.Keys(tokens)) {
+		if i%2 == 0 {
+			r.apply(accounts.Site{Name: site, Gateways: []string{next.Public}})
+		} else {
+			r.remove(site)
+		}
+		// The change is on its way. Some connections are before it, some after it.
+		for range 3 {
+			l, _ := dialLeaf(t, h, tokens[site], old)
+			_ = l.Close()
+		}
+	}
+	polltest.Eventually(t, "no old gateway is let in", func() bool {
+		for site, token := range tokens {
+			l, err := dialLeaf(t, h, token, old)
+			_ = l.Close()
+			if err == nil {
+				return false
+			}
+			delete(tokens, site)
+		}
+		return true
+	})
+}
+
+// TestUpstreamUsesReplacedClaims: a server that loads an account while other claims are stored may use the
+// former ones, and go on with them.
+func TestUpstreamUsesReplacedClaims(t *testing.T) {
+	h := natstest.StartOperatorHub(t)
+	old, next := natstest.NewUser(t), natstest.NewUser(t)
+	for i := range 300 {
+		site := accounts.Site{Name: fmt.Sprintf("plant-%d", i), Gateways: []string{old.Public}}
+		h.Store(t, site)
+		user, stored := token(t, h, site.Name, old), make(chan error, 1)
+		site.Gateways = []string{next.Public}
+		claims, err := h.Keys.Claims(site)
+		must(t, err)
+		go func() { stored <- h.Resolver.Store(context.Background(), claims[0]) }()
+		for range 3 {
+			l, _ := dialLeaf(t, h, user, old)
+			_ = l.Close()
+		}
+		must(t, <-stored)
+		if l, err := dialLeaf(t, h, user, old); err == nil {
+			_ = l.Close()
+			t.Logf("account %d: the hub lets in whom the claims that it has stored do not", i)
+			return
+		}
+	}
+	t.Error("nats-server uses the claims that were stored last: bridge/accounts/settle.go can go")
+}
+
+// TestTheNextBridgeFinishesARevocation: a bridge ends after it has stored a change and deleted users once.
+func TestTheNextBridgeFinishesARevocation(t *testing.T) {
+	h := natstest.StartOperatorHub(t)
+	u, next := natstest.NewUser(t), natstest.NewUser(t)
+	sites := &siteSet{sites: map[string]accounts.Site{}}
+	r := startController(t, h.Keys, h.Resolver, sites)
+	account := map[string]string{}
+	for _, site := range []string{"plant-a", "plant-b"} {
+		r.apply(accounts.Site{Name: site, Gateways: []string{u.Public}})
+		account[site] = r.reaches(t, site, accounts.Stored).Account
+	}
+	settling := func(site string) bool {
+		c, err := h.Resolver.Lookup(t.Context(), account[site])
+		must(t, err)
+		return c != nil && c.Tags.Contains("petiole-settling")
+	}
+	r.apply(accounts.Site{Name: "plant-a", Gateways: []string{next.Public}})
+	r.remove("plant-b")
+	polltest.Eventually(t, "both are stored once", func() bool { return settling("plant-a") && settling("plant-b") })
+	r.stop()
+	if !settling("plant-a") || !settling("plant-b") {
+		t.Fatal("the bridge has not ended in time")
+	}
+	startController(t, h.Keys, h.Resolver, sites)
+	polltest.Eventually(t, "the change is stored twice, the account deleted", func() bool {
+		list, err := h.Resolver.List(t.Context())
+		must(t, err)
+		return !settling("plant-a") && slices.Contains(list, account["plant-a"]) && !slices.Contains(list, account["plant-b"])
+	})
 }
 
 // TestWithoutKeys: who asks for accounts of a bridge that has no keys is told.

@@ -328,29 +328,21 @@ func TestSecondHolderOfAKey(t *testing.T) {
 func TestRevokedSiteIsGone(t *testing.T) {
 	h := natstest.StartOperatorHub(t)
 	u, other := natstest.NewUser(t), natstest.NewUser(t)
-	h.Store(t, accounts.Site{Name: "plant-b", Gateways: []string{other.Public}})
+	r := startController(t, h.Keys, h.Resolver, &siteSet{sites: map[string]accounts.Site{}})
+	r.apply(accounts.Site{Name: "plant-b", Gateways: []string{other.Public}})
+	r.reaches(t, "plant-b", accounts.Stored)
 	neighbour, err := dialLeaf(t, h, token(t, h, "plant-b", other), other)
 	must(t, err)
 	site := accounts.Site{Name: "plant-a", Gateways: []string{u.Public}, Operators: []string{other.Public}}
 	for name, revoke := range map[string]func(){
-		"revoked": func() { h.Store(t, accounts.Site{Name: "plant-a"}) },
-		"deleted": func() {
-			claims, err := h.Keys.Claims(site)
-			must(t, err)
-			must(t, h.Resolver.Delete(t.Context(), claims[0].Subject, claims[1].Subject))
-			list, err := h.Resolver.List(t.Context())
-			must(t, err)
-			if len(list) != 3 { // SYS, FABRIC and plant-b
-				t.Errorf("the hub has the accounts %v", list)
-			}
-		},
+		"revoked": func() { r.apply(accounts.Site{Name: "plant-a"}) },
+		"deleted": func() { r.remove("plant-a") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			start := time.Now()
-			h.Store(t, site)
-			l, err := dialLeaf(t, h, token(t, h, "plant-a", u), u)
-			must(t, err)
-			t.Logf("MEASURED stored → connected: %s", time.Since(start).Round(time.Millisecond))
+			r.apply(site)
+			l := redial(t, h, "plant-a", u)
+			t.Logf("MEASURED applied → connected: %s", time.Since(start).Round(time.Millisecond))
 			start = time.Now()
 			revoke()
 			l.closed(t)
@@ -365,11 +357,17 @@ func TestRevokedSiteIsGone(t *testing.T) {
 				}
 			}
 			must(t, neighbour.processed(t))
+			if name == "deleted" {
+				polltest.Eventually(t, "the hub has the accounts SYS, FABRIC and that of plant-b", func() bool {
+					list, err := h.Resolver.List(t.Context())
+					must(t, err)
+					return len(list) == 3
+				})
+			}
 		})
 	}
-	h.Store(t, site)
-	_, err = dialLeaf(t, h, token(t, h, "plant-a", u), u)
-	must(t, err)
+	r.apply(site)
+	redial(t, h, "plant-a", u)
 }
 
 // TestUsersOfTheHub: what a gateway has is of no use at the client listener, and the bridge's

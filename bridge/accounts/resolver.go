@@ -46,23 +46,9 @@ func (r *Resolver) Store(ctx context.Context, c *jwt.AccountClaims) error {
 	return nil
 }
 
-// Delete removes accounts from the hub, which closes their connections. It takes the users of
-// each account away first: a server that gets claims which it has seen takes no notice, also if
-// the account was deleted meanwhile.
+// Delete removes accounts from the hub, which closes their connections. A server that is about to use an
+// account for the first time may go on, so that the account has to be one without users already.
 func (r *Resolver) Delete(ctx context.Context, accounts ...string) error {
-	for _, account := range accounts {
-		c, err := r.Lookup(ctx, account)
-		if err != nil {
-			return err
-		}
-		if c == nil {
-			continue
-		}
-		c.SigningKeys = jwt.SigningKeys{}
-		if err := r.Store(ctx, c); err != nil {
-			return err
-		}
-	}
 	c := jwt.NewGenericClaims(r.keys.operatorKey)
 	c.Data["accounts"] = accounts
 	token, err := c.Encode(r.keys.operator)
