@@ -137,7 +137,6 @@ func (a *Account) SetTime(bridge time.Time) {
 	defer a.mu.Unlock()
 	now := time.Now()
 	a.read()
-	a.divide(now)
 	a.clock = clock{bridge: bridge, at: now}
 	a.turn(now)
 }
@@ -179,19 +178,24 @@ func (a *Account) level() traffic.Level {
 	return traffic.LevelOf(a.days[0].Bytes()+a.wire.Up+a.wire.Down+sum(a.cfg.Meter.Totals())-a.sent, a.budget)
 }
 
-// Report returns the days that have changed lately, or all of them; none if the day is not known yet.
+// Report returns the days that have changed lately, or all of them; none if the day is not known yet. What
+// was read since the last division is in them and is divided again later: a message that is on its way now
+// is in the bytes of the connection and not among the messages yet.
 func (a *Account) Report(all bool) traffic.Report {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	now := time.Now()
 	a.read()
-	a.divide(now)
+	a.turn(time.Now())
 	n := len(a.days)
 	if !all {
 		n = min(n, 2)
 	}
 	out := traffic.Report{Budget: a.budget, Level: a.level()}
-	for _, d := range a.days[:n] {
+	for i, d := range a.days[:n] {
+		if i == 0 {
+			part, _ := a.undivided()
+			d = plus(d, part)
+		}
 		out.Days = append(out.Days, traffic.Day{Date: d.Date, Up: nonzero(d.Up), Down: nonzero(d.Down), Estimated: d.Estimated})
 	}
 	return out
@@ -227,31 +231,50 @@ func sum(kinds map[string]transfer.Bytes) (n uint64) {
 // divide adds what was read since the last time to the present day. The lock is held.
 func (a *Account) divide(now time.Time) {
 	a.divided = now
-	if date := a.clock.date(now); len(a.days) == 0 && date == "" {
-		return // the first day is not known yet
-	}
 	a.turn(now)
+	if len(a.days) > 0 { // otherwise the first day is not known yet
+		a.commit()
+	}
+}
+
+// commit adds what was read since the last time to the newest day. The lock is held.
+func (a *Account) commit() {
+	part, totals := a.undivided()
+	a.counted, a.wire, a.unread = totals, transfer.Bytes{}, false
+	if part.Bytes() == 0 {
+		return
+	}
+	a.days[0] = plus(a.days[0], part)
+	a.unsaved = true
+	a.unsavedBytes += part.Bytes()
+}
+
+// undivided returns what was read since the last division, by kind, and the totals of the messages that it
+// is computed from. The lock is held.
+func (a *Account) undivided() (part traffic.Day, totals map[string]transfer.Bytes) {
 	up, down := map[string]uint64{}, map[string]uint64{}
 	messages := transfer.Bytes{}
-	totals := a.cfg.Meter.Totals()
+	totals = a.cfg.Meter.Totals()
 	for kind, n := range totals {
 		up[kind], down[kind] = n.Up-a.counted[kind].Up, n.Down-a.counted[kind].Down
 		messages.Up, messages.Down = messages.Up+up[kind], messages.Down+down[kind]
 	}
 	wire := a.wire
-	a.counted, a.wire = totals, transfer.Bytes{}
-	day := &a.days[0]
-	if a.unread && wire == (transfer.Bytes{}) && messages != (transfer.Bytes{}) {
-		wire, day.Estimated = messages, true
+	if a.unread && wire == (transfer.Bytes{}) {
+		wire, part.Estimated = messages, messages != (transfer.Bytes{})
 	}
-	a.unread = false
-	if wire == (transfer.Bytes{}) {
-		return
+	part.Up, part.Down = divide(up, wire.Up), divide(down, wire.Down)
+	return part, totals
+}
+
+// plus returns a day with a part added.
+func plus(day, part traffic.Day) traffic.Day {
+	sum := traffic.Day{Date: day.Date, Up: map[string]uint64{}, Down: map[string]uint64{}, Estimated: day.Estimated || part.Estimated}
+	for _, d := range []traffic.Day{day, part} {
+		add(sum.Up, d.Up)
+		add(sum.Down, d.Down)
 	}
-	add(day.Up, divide(up, wire.Up))
-	add(day.Down, divide(down, wire.Down))
-	a.unsaved = true
-	a.unsavedBytes += wire.Up + wire.Down
+	return sum
 }
 
 func add(to, more map[string]uint64) {
@@ -260,12 +283,16 @@ func add(to, more map[string]uint64) {
 	}
 }
 
-// turn begins a day when it is another one by the bridge's clock. Days that have not come yet by that
-// clock, after it was wrong, are added to the present one. The lock is held.
+// turn begins a day when it is another one by the bridge's clock; what was read until now belongs to the day
+// before. Days that have not come yet by that clock, after it was wrong, are added to the present one. The
+// lock is held.
 func (a *Account) turn(now time.Time) {
 	date := a.clock.date(now)
 	if date == "" || len(a.days) > 0 && a.days[0].Date == date {
 		return
+	}
+	if len(a.days) > 0 {
+		a.commit()
 	}
 	today := traffic.Day{Date: date, Up: map[string]uint64{}, Down: map[string]uint64{}}
 	for len(a.days) > 0 && a.days[0].Date >= date {

@@ -139,6 +139,18 @@ func TestDays(t *testing.T) {
 	}
 }
 
+// TestReportWhileAMessageArrives has a report sent when the connection has carried a message that is not
+// counted yet.
+func TestReportWhileAMessageArrives(t *testing.T) {
+	r := newRig(t)
+	r.SetTime(at("2026-11-26 12:00:00"))
+	r.down = 100_000
+	r.expect(true, day("2026-11-26", kinds{}, kinds{"protocol": 100_000}))
+	r.SetTime(at("2026-11-26 12:00:01"))
+	r.meter.Down(transfer.KindDesired, message(99_000))
+	r.expect(true, day("2026-11-26", kinds{}, kinds{"desired": 99_000, "protocol": 1000}))
+}
+
 // TestBridgesClockWasWrong has a bridge whose clock is years ahead for a while: what was counted then
 // belongs to the day on which it is right again.
 func TestBridgesClockWasWrong(t *testing.T) {
