@@ -341,6 +341,7 @@ func TestRevokedSiteIsGone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			start := time.Now()
 			r.apply(site)
+			r.reaches(t, "plant-a", accounts.Stored)
 			l := redial(t, h, "plant-a", u)
 			t.Logf("MEASURED applied → connected: %s", time.Since(start).Round(time.Millisecond))
 			start = time.Now()
