@@ -159,7 +159,12 @@ func (k *Keys) gatewayClaims(s Site) (*jwt.AccountClaims, error) {
 	for _, subject := range published(s.Name) {
 		c.Imports.Add(serviceImport(k.fabric, subject, ""))
 	}
-	requests := operatorRequests(token)
+	// A site without operators answers nobody. When the first one is listed, the hub closes the gateway's
+	// connection, and it comes back with these permissions.
+	var requests []string
+	if len(s.Operators) > 0 {
+		requests = operatorRequests(token)
+	}
 	for _, subject := range requests {
 		c.Exports.Add(serviceExport(subject, responseOf(subject)))
 	}

@@ -196,6 +196,25 @@ func TestPermissionsOfRoles(t *testing.T) {
 	}
 }
 
+// A site without operators answers no requests of theirs.
+func TestASiteWithoutOperatorsAnswersNobody(t *testing.T) {
+	k, _ := testKeys(t)
+	c, err := k.Claims(Site{Name: "plant-a", Gateways: []string{publicUser(t)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c) != 1 || len(c[0].Exports) != 0 {
+		t.Errorf("%d accounts, exports %v", len(c), c[0].Exports)
+	}
+	for _, s := range c[0].SigningKeys {
+		for _, subject := range s.(*jwt.UserScope).Template.Sub.Allow {
+			if strings.HasPrefix(subject, "$JS.") || strings.HasPrefix(subject, "command.") {
+				t.Errorf("a gateway may subscribe to %s", subject)
+			}
+		}
+	}
+}
+
 func TestInvalidKeysAreNamed(t *testing.T) {
 	k, files := testKeys(t)
 	account, err := k.identity("plant-a", roleGateway)

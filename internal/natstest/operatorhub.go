@@ -194,7 +194,7 @@ jetstream { domain: %[1]q, store_dir: %[2]q, sync_interval: always }
 accounts { SITE { jetstream: enabled } }
 leafnodes {
   reconnect: "100ms"
-  remotes: [ { url: "nats-leaf://%[3]s", account: SITE, credentials: %[4]q, ignore_discovered_servers: true } ]
+  remotes: [ { url: "nats-leaf://%[3]s", account: SITE, credentials: %[4]q, ignore_discovered_servers: true, first_info_timeout: "20s" } ]
 }
 ping_interval: "4s"
 ping_max: 2
