@@ -263,7 +263,7 @@ func TestRevocationReachesAHubThatLoadsTheAccount(t *testing.T) {
 func TestUpstreamUsesReplacedClaims(t *testing.T) {
 	h := natstest.StartOperatorHub(t)
 	old, next := natstest.NewUser(t), natstest.NewUser(t)
-	for i := range 300 {
+	for i := range 2000 {
 		site := accounts.Site{Name: fmt.Sprintf("plant-%d", i), Gateways: []string{old.Public}}
 		h.Store(t, site)
 		user, stored := token(t, h, site.Name, old), make(chan error, 1)
