@@ -111,12 +111,13 @@ func hasReason(problems []Problem, reason string) bool {
 
 func TestSettingsAcceptWhatManifestsHold(t *testing.T) {
 	s := Merge(map[string]any{"SlaveID": "0x10", "Rate": json.Number("2.0"), "On": "Yes", "f": float32(0.5), "list": []any{1}, "empty": " ", "big": "1e400", "name": 7})
-	r := s.Read()
+	var review Review
+	r := review.Start(s)
 	if r.Int(0, 0, 255, "slaveid", "deviceID") != 16 || r.Int(0, 0, 9, "rate") != 2 || !r.Bool(false, "on") || r.Float(0, "F") != 0.5 ||
 		r.Text("def", "empty") != "def" || r.Text("", "name") != "7" || r.Err() != nil {
 		t.Fatal(r.Err())
 	}
-	if u := r.Unread(); !reflect.DeepEqual(u, []string{"big", "list"}) {
+	if u := review.Unread(); !reflect.DeepEqual(u, []string{"big", "list"}) {
 		t.Error(u)
 	}
 	r.Int(0, 0, 9, "slaveID")

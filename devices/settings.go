@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -33,46 +32,20 @@ func Merge(layers ...map[string]any) Settings {
 	return s
 }
 
-// mostNames is what the names of a property take, so that their list grows seldom.
-const mostNames = 72
-
 // Reader reads settings and collects errors, so that all invalid settings are reported at
 // once. A setting has a name and aliases; the first one present is used.
 type Reader struct {
-	s Settings
-	// seen are the keys of s that were looked up.
-	seen map[string]bool
-	// names are the names that were looked up, as the documentation spells them.
-	names []string
-	errs  []error
+	s    Settings
+	errs []error
+	// review takes note of what is looked up, unless it is nil.
+	review *Review
 }
 
 // Read returns a Reader of the settings.
-func (s Settings) Read() *Reader {
-	return &Reader{s: s, seen: make(map[string]bool, len(s)), names: make([]string, 0, mostNames)}
-}
+func (s Settings) Read() *Reader { return &Reader{s: s} }
 
 // Err joins all errors; nil if there are none.
 func (r *Reader) Err() error { return errors.Join(r.errs...) }
-
-// Unread returns the keys that were not looked up, most likely misspelt ones.
-func (r *Reader) Unread() []string {
-	var keys []string
-	for k := range r.s {
-		if !r.seen[k] {
-			keys = append(keys, k)
-		}
-	}
-	sort.Strings(keys)
-	return keys
-}
-
-// Known returns the names that were looked up so far, as the documentation spells them.
-func (r *Reader) Known() []string {
-	slices.Sort(r.names)
-	r.names = slices.Compact(r.names)
-	return r.names
-}
 
 // Has reports whether one of the names is set.
 func (r *Reader) Has(names ...string) bool {
@@ -247,7 +220,9 @@ func (r *Reader) fail(name string, v any, what string) {
 }
 
 func (r *Reader) lookup(names []string) (value any, name string, ok bool) {
-	r.names = append(r.names, names...)
+	if r.review != nil {
+		r.review.lookedUp(names)
+	}
 	var room [32]byte // a gateway looks up some hundred thousand names when it starts
 	for _, n := range names {
 		k := room[:0]
@@ -255,9 +230,6 @@ func (r *Reader) lookup(names []string) (value any, name string, ok bool) {
 			k = append(k, lower(n[i]))
 		}
 		v, found := r.s[string(k)]
-		if found {
-			r.seen[string(k)] = true
-		}
 		if found && !ok && v != nil {
 			if s, isText := v.(string); isText && strings.TrimSpace(s) == "" {
 				continue // an empty string means not set

@@ -1,12 +1,50 @@
 package devices
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
+
+// Review finds the settings that nobody looks up, most likely misspelt ones. It can review one group
+// of settings after another, which reuses its memory.
+type Review struct {
+	s Settings
+	// names are the names that were looked up, as the documentation spells them.
+	names []string
+}
+
+// Start returns a Reader of settings. What was looked up before is forgotten.
+func (v *Review) Start(s Settings) *Reader {
+	v.s, v.names = s, v.names[:0]
+	return &Reader{s: s, review: v}
+}
+
+func (v *Review) lookedUp(names []string) { v.names = append(v.names, names...) }
+
+// Unread returns the keys that were not looked up, sorted.
+func (v *Review) Unread() []string {
+	var keys []string
+	for k := range v.s {
+		if !slices.ContainsFunc(v.names, func(name string) bool { return strings.EqualFold(name, k) }) {
+			keys = append(keys, k)
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// Known returns the names that were looked up so far, as the documentation spells them.
+func (v *Review) Known() []string {
+	slices.Sort(v.names)
+	v.names = slices.Compact(v.names)
+	return v.names
+}
 
 // Nearest returns the name of a setting that was looked up and is most like key, empty if
 // none is like it.
-func (r *Reader) Nearest(key string) string {
+func (v *Review) Nearest(key string) string {
 	best, least := "", max(2, len(key)/3)+1
-	for _, name := range r.Known() {
+	for _, name := range v.Known() {
 		if d := distance(strings.ToLower(key), strings.ToLower(name)); d < least {
 			best, least = name, d
 		}

@@ -8,14 +8,15 @@ import (
 )
 
 func TestNearestName(t *testing.T) {
-	r := Settings{}.Read()
+	var review Review
+	r := review.Start(Settings{})
 	r.Text("", "slaveID", "unitID")
 	r.Bool(false, "isRegisterSwap")
 	r.Text("", "bit")
 	for key, want := range map[string]string{
 		"slaveeid": "slaveID", "isregisterswapped": "isRegisterSwap", "isRegisteSwap": "isRegisterSwap", "bits": "bit", "voltage": "", "unitid": "unitID",
 	} {
-		if got := r.Nearest(key); got != want {
+		if got := review.Nearest(key); got != want {
 			t.Errorf("%s: %q, want %q", key, got, want)
 		}
 	}

@@ -110,7 +110,7 @@ func (s *statusReporter) finish(ctx context.Context, left bool) {
 	if !s.dirty && !left {
 		return
 	}
-	if err := s.sink.Status(ctx, s.facts.Ref, s.facts.Status(time.Now())); err != nil {
+	if err := s.sink.Status(ctx, s.facts.Ref, s.facts.Snapshot().Status(time.Now())); err != nil {
 		s.log.Warn("status not stored at stop", zap.Error(err))
 	}
 }

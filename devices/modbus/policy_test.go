@@ -59,9 +59,9 @@ func TestPolicyKnowsTheSettings(t *testing.T) {
 		{"ip": "127.0.0.1", "mode": "UDP"},
 		{"ip": "127.0.0.1", "mode": "RTUOverTCP"},
 	} {
-		r := config.Read()
-		readSettings(r)
-		ofDevice = append(ofDevice, r.Known()...)
+		var review devices.Review
+		readSettings(review.Start(config))
+		ofDevice = append(ofDevice, review.Known()...)
 	}
 	for _, p := range []devices.Point{{Type: v1beta1.INT}, {Type: v1beta1.FLOAT}, {Type: v1beta1.STRING}, {Type: v1beta1.BOOLEAN}, {Type: v1beta1.BYTES}} {
 		for _, table := range []string{"HoldingRegister", "CoilRegister"} {
@@ -70,9 +70,9 @@ func TestPolicyKnowsTheSettings(t *testing.T) {
 				if kind != "" {
 					s["datatype"] = kind
 				}
-				r := s.Read()
-				readPoint(r, 0, p, settings{})
-				ofProperty = append(ofProperty, r.Known()...)
+				var review devices.Review
+				readPoint(review.Start(s), 0, p, settings{})
+				ofProperty = append(ofProperty, review.Known()...)
 			}
 		}
 	}

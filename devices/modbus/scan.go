@@ -24,10 +24,11 @@ func CheckConnection(config devices.Settings) error {
 
 // readConnection reads the settings of a connection. An unknown one is an error.
 func readConnection(config devices.Settings) (settings, error) {
-	r := config.Read()
+	var review devices.Review
+	r := review.Start(config)
 	s := readSettings(r)
 	errs := []error{r.Err()}
-	for _, p := range unknown(devices.Definition{}, "", r) {
+	for _, p := range unknown(devices.Definition{}, "", &review) {
 		errs = append(errs, errors.New(p.Message))
 	}
 	return s, errors.Join(errs...)

@@ -15,13 +15,12 @@ var ignoredSettings = []string{"protocolid", "serialtype", "reconntimeout", "rec
 // warnings finds settings that the driver does not know or that can be understood in two
 // ways. The device works nevertheless.
 func warnings(def devices.Definition, s *settings, points []point) (found []devices.Problem) {
-	r := def.Config.Read()
-	readSettings(r)
-	found = append(found, unknown(def, "", r)...)
+	var review devices.Review
+	readSettings(review.Start(def.Config))
+	found = append(found, unknown(def, "", &review)...)
 	for i, p := range def.Points {
-		r := p.Visitor.Read()
-		readPoint(r, i, p, *s)
-		found = append(found, unknown(def, p.Name, r)...)
+		readPoint(review.Start(p.Visitor), i, p, *s)
+		found = append(found, unknown(def, p.Name, &review)...)
 	}
 	for i := range points {
 		p := def.Points[points[i].index]
@@ -33,13 +32,13 @@ func warnings(def devices.Definition, s *settings, points []point) (found []devi
 }
 
 // unknown finds the settings that were not looked up, most likely misspelt ones.
-func unknown(def devices.Definition, property string, r *devices.Reader) (found []devices.Problem) {
-	for _, k := range r.Unread() {
+func unknown(def devices.Definition, property string, review *devices.Review) (found []devices.Problem) {
+	for _, k := range review.Unread() {
 		if slices.Contains(ignoredSettings, k) {
 			continue
 		}
 		message := def.Spelling(property, k) + " is not a setting of the driver"
-		if known := r.Nearest(k); known != "" {
+		if known := review.Nearest(k); known != "" {
 			message += fmt.Sprintf("; did you mean %s?", known)
 		}
 		found = append(found, devices.Problem{Property: property, Reason: devices.ReasonUnknownSetting, Message: message})

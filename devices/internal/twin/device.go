@@ -2,13 +2,11 @@ package twin
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
@@ -55,7 +53,7 @@ func (d *Device) SetDefinition(def devices.Definition) {
 	for i, p := range def.Points {
 		t, ok := known[p.Name]
 		if r, was := d.restored[p.Name]; !ok && was && r.Metadata[metaType] == typeName(p.Type) {
-			t.restored = r
+			t.restored = &r
 		}
 		d.Twins[i] = t
 	}
@@ -89,89 +87,16 @@ func (d *Device) Restart(def devices.Definition, problems []devices.Problem) {
 	d.OnlineSince, d.Identification = time.Time{}, nil
 }
 
-// Status returns the DeviceStatus as of now. It is a pure function. It includes desired
-// values of properties that have a problem, so that their rejection is visible.
-func (d Device) Status(now time.Time) *v1beta1.DeviceStatus {
-	yes := true
-	s := &v1beta1.DeviceStatus{
-		TypeMeta:   metav1.TypeMeta{APIVersion: v1beta1.SchemeGroupVersion.String(), Kind: "DeviceStatus"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: d.Ref.Namespace, Name: d.Ref.Name},
-	}
-	if d.Ref.UID != "" {
-		s.OwnerReferences = []metav1.OwnerReference{{
-			APIVersion: v1beta1.SchemeGroupVersion.String(), Kind: "Device", Name: d.Ref.Name,
-			UID: types.UID(d.Ref.UID), Controller: &yes,
-		}}
-	}
-	for i, p := range d.Definition.Points {
-		t := v1beta1.Twin{PropertyName: p.Name}
-		if p.Report && d.Twins[i].known() {
-			t.Reported = d.Twins[i].property(p.Type, now)
-		}
-		if c, ok := d.Desired[p.Name]; ok {
-			t.ObservedDesired = c.Property(p.Type)
-		}
-		if t.Reported != nil || t.ObservedDesired != nil {
-			s.Status.Twins = append(s.Status.Twins, t)
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(d.Desired)) {
-		if !slices.ContainsFunc(d.Definition.Points, func(p devices.Point) bool { return p.Name == name }) {
-			s.Status.Twins = append(s.Status.Twins, v1beta1.Twin{PropertyName: name, ObservedDesired: d.Desired[name].Property("")})
-		}
-	}
-	if !d.Definition.Report.Hidden {
-		s.Status.State = d.Health.State
-		if !d.LastOnline.IsZero() {
-			s.Status.LastOnlineTime = d.LastOnline.UTC().Format(time.RFC3339)
-		}
-	}
-	s.Status.Extensions = &v1beta1.CustomizedValue{Data: d.extensions()}
-	return s
-}
-
-func (d Device) extensions() map[string]any {
-	x := map[string]any{"reason": d.Health.Reason, "node": d.Node}
-	if m := d.Message(); m != "" {
-		x["message"] = m
-	}
-	if !d.OnlineSince.IsZero() && !d.Definition.Report.Hidden {
-		x["onlineSince"] = d.OnlineSince.UTC().Format(time.RFC3339)
-	}
-	if len(d.Identification) > 0 {
-		id := make(map[string]any, len(d.Identification))
-		for name, text := range d.Identification {
-			id[name] = text
-		}
-		x["identification"] = id
-	}
-	if d.Generation > 0 {
-		x["observedGeneration"] = d.Generation
-	}
-	if len(d.Problems) > 0 {
-		list := make([]any, len(d.Problems))
-		for i, p := range d.Problems {
-			m := map[string]any{"reason": p.Reason, "message": p.Message}
-			if p.Property != "" {
-				m["property"] = p.Property
-			}
-			list[i] = m
-		}
-		x["problems"] = list
-	}
-	return x
-}
-
 // Message explains the state. For a degraded device it names the first few properties that
 // cannot be read.
-func (d Device) Message() string {
+func (d *Device) Message() string {
 	if d.Health.Reason != devices.ReasonDegraded {
 		return d.Health.Message
 	}
 	const named = 3
 	var bad []string
-	for i, t := range d.Twins {
-		if t.faulty {
+	for i := range d.Twins {
+		if t := &d.Twins[i]; t.faulty {
 			bad = append(bad, d.Definition.Points[i].Name+" ("+t.Reason+")")
 		}
 	}
@@ -180,12 +105,4 @@ func (d Device) Message() string {
 		m += ", …"
 	}
 	return m
-}
-
-// Snapshot returns a copy that later calls do not change.
-func (d Device) Snapshot() Device {
-	d.Twins = slices.Clone(d.Twins)
-	d.Desired = maps.Clone(d.Desired)
-	d.Problems = slices.Clone(d.Problems)
-	return d
 }

@@ -12,23 +12,30 @@ import (
 // Twin is the latest known state of a point. Its value is the last good one: it stays, with
 // its time, when the quality gets worse.
 type Twin struct {
+	shown
 	value devices.Value
+	// seen is the time of the newest reading, good or bad.
+	seen time.Time
+	// lastSample is the newest time of a sample, ms since 1970.
+	lastSample int64
+	// faulty reports that the point cannot be read although the device responds.
+	faulty   bool
+	reported reportedTwin
+}
+
+// shown is the part of a twin that a DeviceStatus shows.
+type shown struct {
 	// Text is the value in string form.
 	Text    string
 	Quality devices.Quality
 	Reason  string
 	// Time is when the value was last read, and changed when it was first read.
 	Time, changed time.Time
-	// since is when the quality last changed, and seen the time of the newest reading, good
-	// or bad.
-	since, seen time.Time
-	// lastSample is the newest time of a sample, ms since 1970.
-	lastSample int64
-	// faulty reports that the point cannot be read although the device responds.
-	faulty   bool
-	reported reportedTwin
-	// restored was reported before a restart; it counts until there is a good reading.
-	restored v1beta1.TwinProperty
+	// since is when the quality last changed.
+	since time.Time
+	// restored was reported before a restart, nil if nothing was; it counts until there is a good
+	// reading. It is never changed.
+	restored *v1beta1.TwinProperty
 }
 
 // reportedTwin is the part of a twin that was in the last status.
@@ -36,7 +43,6 @@ type reportedTwin struct {
 	value   devices.Value
 	quality devices.Quality
 	reason  string
-	time    time.Time
 }
 
 // outdated reports whether a reading is older than a known one, as when a write overtakes a
@@ -95,7 +101,7 @@ func (t *Twin) differs(r devices.Reporting) bool {
 }
 
 // markReported records that the present state is in a status.
-func (t *Twin) markReported() { t.reported = reportedTwin{t.value, t.Quality, t.Reason, t.Time} }
+func (t *Twin) markReported() { t.reported = reportedTwin{t.value, t.Quality, t.Reason} }
 
 // The keys of a reported value's metadata that are read after a restart.
 const (
@@ -107,13 +113,13 @@ const (
 func typeName(typ v1beta1.PropertyType) string { return strings.ToLower(string(typ)) }
 
 // known reports whether there is anything to report.
-func (t *Twin) known() bool { return t.Quality != "" || t.restored.Metadata != nil }
+func (t *shown) known() bool { return t.Quality != "" || t.restored != nil }
 
 // property returns the twin for a DeviceStatus. With a value that is not good it has the
 // value's age in milliseconds, as of now.
-func (t *Twin) property(typ v1beta1.PropertyType, now time.Time) *v1beta1.TwinProperty {
+func (t *shown) property(typ v1beta1.PropertyType, now time.Time) *v1beta1.TwinProperty {
 	quality, reason, text, read, changed := t.Quality, t.Reason, t.Text, t.Time, t.changed
-	if old := t.restored; read.IsZero() && old.Metadata != nil {
+	if old := t.restored; read.IsZero() && old != nil {
 		text, read, changed = old.Value, parseMilliseconds(old.Metadata[metaTimestamp]), parseMilliseconds(old.Metadata[metaChangedAt])
 		if quality == "" {
 			quality, reason = devices.Uncertain, devices.ReasonNotReadYet

@@ -36,17 +36,17 @@ func TestOnlineSince(t *testing.T) {
 	} {
 		step.batch.Time = start.Add(time.Duration(i) * time.Minute)
 		d.UpdateHealth(step.batch, step.batch.Time)
-		if got := d.Status(step.batch.Time).Status.Extensions.Data["onlineSince"]; got != step.since {
+		if got := d.Snapshot().Status(step.batch.Time).Status.Extensions.Data["onlineSince"]; got != step.since {
 			t.Errorf("step %d: online since %v, expected %v", i, got, step.since)
 		}
 	}
 	d.Definition.Report.Hidden = true
-	if got, ok := d.Status(start).Status.Extensions.Data["onlineSince"]; ok {
+	if got, ok := d.Snapshot().Status(start).Status.Extensions.Data["onlineSince"]; ok {
 		t.Errorf("hidden state: online since %v", got)
 	}
 	d.Restart(d.Definition, nil)
 	d.Definition.Report.Hidden = false
-	if got, ok := d.Status(start).Status.Extensions.Data["onlineSince"]; ok {
+	if got, ok := d.Snapshot().Status(start).Status.Extensions.Data["onlineSince"]; ok {
 		t.Errorf("new session: online since %v", got)
 	}
 }
