@@ -59,6 +59,7 @@ type Host struct {
 	interval time.Duration
 	gather   time.Duration
 	counters *stats.Counters
+	points   sharedPoints
 
 	ops     chan op
 	stopped chan struct{}

@@ -51,6 +51,8 @@ type worker struct {
 
 	records  recorder
 	target   *target // is reconciled once the saved state is loaded
+	shared   *sharedPoints
+	points   *pointSet // of the definition, nil before the first
 	facts    *twin.Device
 	saved    *savedDevice
 	status   *statusReporter
@@ -83,7 +85,7 @@ func assemble(h *Host, ref devices.Ref, records recorder, failures *logonce.Repo
 	w := &worker{
 		device: ref, records: records, facts: twin.New(ref, h.node),
 		targets: make(chan target, 1), ended: make(chan struct{}), stopped: make(chan struct{}), requests: make(chan *request, 1),
-		sessions: newSessions(h.driver),
+		sessions: newSessions(h.driver), shared: &h.points,
 	}
 	w.saved = &savedDevice{state: h.state, facts: w.facts, log: log, backoff: backoff.Backoff{First: writeRetry, Max: loadRetryMax}}
 	w.status = &statusReporter{
@@ -145,6 +147,7 @@ func (w *worker) run(parent context.Context, after <-chan struct{}) {
 	wg.Wait()
 	w.saveAndReport(parent, left)
 	w.observer.leave()
+	w.shared.release(w.points)
 }
 
 // saveAndReport saves the state and the last status after the worker has stopped. The state

@@ -1,0 +1,62 @@
+package host
+
+import (
+	"reflect"
+	"slices"
+	"sync"
+
+	"github.com/petiole-io/petiole/devices"
+)
+
+// sharedPoints keeps one copy of points that several devices have, as the devices of a model do: of
+// a gateway with hundreds of devices they are a tenth of the memory. Points are never changed.
+type sharedPoints struct {
+	mu   sync.Mutex
+	sets map[string][]*pointSet // by digest
+}
+
+// pointSet are the points of users devices.
+type pointSet struct {
+	digest string
+	points []devices.Point
+	users  int
+}
+
+// take replaces the points of a definition by equal ones of another device, if there is one. Whoever
+// no longer uses the definition must call release.
+func (s *sharedPoints) take(def *devices.Definition) *pointSet {
+	digest := devices.Definition{Points: def.Points}.Digest()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, set := range s.sets[digest] {
+		// The digest leaves out what does not restart a session.
+		if reflect.DeepEqual(set.points, def.Points) {
+			set.users++
+			def.Points = set.points
+			return set
+		}
+	}
+	set := &pointSet{digest: digest, points: def.Points, users: 1}
+	if s.sets == nil {
+		s.sets = map[string][]*pointSet{}
+	}
+	s.sets[digest] = append(s.sets[digest], set)
+	return set
+}
+
+// release takes note that a device no longer uses the points of a set, nil if it had none.
+func (s *sharedPoints) release(set *pointSet) {
+	if set == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if set.users--; set.users > 0 {
+		return
+	}
+	if left := slices.DeleteFunc(s.sets[set.digest], func(other *pointSet) bool { return other == set }); len(left) > 0 {
+		s.sets[set.digest] = left
+	} else {
+		delete(s.sets, set.digest)
+	}
+}
