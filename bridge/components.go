@@ -145,11 +145,7 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 	p.accounts = b.newAccounts(p, entry, outages)
 	carried := site.NewTraffic(site.TrafficConfig{
 		Cache: cache, SiteExists: p.desired.SiteExists, OnReport: func() { p.sites.Trigger() },
-		Ask: func(site string) error {
-			msg := nats.NewMsg(streams.SyncSubject(site))
-			msg.Header.Set(streams.HeaderControl, streams.ControlTraffic)
-			return h.Conn.PublishMsg(msg)
-		}, Log: b.log,
+		Ask: func(site string) error { return h.Conn.PublishMsg(streams.Control(site, streams.ControlTraffic)) }, Log: b.log,
 	})
 	p.sites = site.New(site.Config{
 		Bounds: site.Bounds{
@@ -165,6 +161,7 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		Desired: h.Desired, Clients: c, Cache: cache, Sites: p.desired, Consumers: consumers, Liveness: p.liveness,
 		Duplicates: duplicates, States: p.syncStates, Metrics: b.metrics.sites, Epoch: epoch, Term: b.fence.Term(),
 		Identity: b.cfg.LeaderElection.Identity, Log: b.log, OnRound: b.siteRoundEnded(outages.of("positions of the sites")),
+		TellWaiting: func(site string) error { return h.Conn.PublishMsg(streams.Control(site, streams.ControlRequest)) },
 	})
 	p.backlogs = site.NewBacklogs(site.BacklogsConfig{
 		Hub: h, Client: c.Dynamic, SiteExists: p.desired.SiteExists, Queue: newQueue[string](b.metrics, "backlogs", writeRetry),

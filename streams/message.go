@@ -26,7 +26,7 @@ const (
 	// than its own is no longer the leader.
 	HeaderTerm = "Petiole-Term"
 	// HeaderControl carries the bridge's instruction to a leaf on a SyncSubject:
-	// ControlVerify, ControlPresence or ControlTraffic.
+	// ControlVerify, ControlPresence, ControlTraffic or ControlRequest.
 	HeaderControl = "Petiole-Control"
 	// HeaderTrace carries a W3C traceparent.
 	HeaderTrace = "traceparent"
@@ -44,7 +44,18 @@ const (
 	ControlPresence = "presence"
 	// ControlTraffic tells a leaf to report now what its link carried: the answer has its budget.
 	ControlTraffic = "traffic"
+	// ControlRequest tells a leaf that deliveries wait for it and that the hub has no request for
+	// them: it may believe that it has made one.
+	ControlRequest = "request"
 )
+
+// Control returns an instruction to the leaf of a site, one of the words above. It is not stored: a
+// site that is not connected does not get it.
+func Control(site, word string) *nats.Msg {
+	m := nats.NewMsg(SyncSubject(site))
+	m.Header.Set(HeaderControl, word)
+	return m
+}
 
 // Op is what a message does to its object.
 type Op string

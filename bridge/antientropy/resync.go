@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -209,9 +208,7 @@ func (r *Resyncer) requestComparison(ctx context.Context, site string) error {
 		r.CompareWhenCaughtUp(site)
 		return nil
 	}
-	m := nats.NewMsg(streams.SyncSubject(site))
-	m.Header.Set(streams.HeaderControl, streams.ControlVerify)
-	if err := r.cfg.Hub.Conn.PublishMsg(m); err != nil {
+	if err := r.cfg.Hub.Conn.PublishMsg(streams.Control(site, streams.ControlVerify)); err != nil {
 		r.CompareWhenCaughtUp(site)
 		return fmt.Errorf("ask site %s to compare: %w", site, err)
 	}

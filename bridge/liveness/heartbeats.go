@@ -105,9 +105,7 @@ func (h *Heartbeats) renewQuiet(context.Context) {
 // apart, and only a heartbeat names the nodes that are alive.
 func (h *Heartbeats) requestHeartbeats(nc *nats.Conn) {
 	for _, site := range h.cfg.Tracker.Connected() {
-		msg := nats.NewMsg(streams.SyncSubject(site))
-		msg.Header.Set(streams.HeaderControl, streams.ControlPresence)
-		if err := nc.PublishMsg(msg); err != nil {
+		if err := nc.PublishMsg(streams.Control(site, streams.ControlPresence)); err != nil {
 			h.cfg.Log.Warn("heartbeat not requested", zap.String("site", site), zap.Error(err))
 		}
 	}

@@ -102,6 +102,9 @@ type Config struct {
 	Log      *zap.Logger
 	// OnRound is called with the result of each round.
 	OnRound func(error)
+	// TellWaiting tells the leaf of a connected site that deliveries wait which it has not
+	// requested. It does not block.
+	TellWaiting func(site string) error
 }
 
 // Controller reads the position of each site from its consumer, and updates the Site's status,
@@ -112,12 +115,14 @@ type Controller struct {
 	// triggered starts a round at once.
 	triggered chan struct{}
 	written   map[string]siteWrite
+	forgotten unrequested
 }
 
 // New returns a controller that has not started.
 func New(cfg Config) *Controller {
 	return &Controller{
 		cfg: cfg, events: newEventWriter(cfg.Clients.Own, cfg.Identity, cfg.Log), triggered: make(chan struct{}, 1), written: map[string]siteWrite{},
+		forgotten: unrequested{sites: map[string]unrequestedSite{}},
 	}
 }
 
@@ -181,9 +186,22 @@ func (c *Controller) round(ctx context.Context) (listing time.Duration, err erro
 	c.retain(c.cfg.Sites.SiteExists)
 	errs := []error{err}
 	for site, info := range consumers {
-		errs = append(errs, c.updateStatus(ctx, site, info))
+		errs = append(errs, c.updateStatus(ctx, site, info), c.tellWaiting(site, info))
 	}
 	return listing, errors.Join(append(errs, c.events.flush(ctx))...)
+}
+
+// tellWaiting tells the leaf of a site that deliveries wait, if it seems to have forgotten to request them.
+func (c *Controller) tellWaiting(site string, info *jetstream.ConsumerInfo) error {
+	connected, _, _ := c.cfg.Liveness.State(site)
+	if !c.forgotten.tell(site, connected, info, time.Now()) {
+		return nil
+	}
+	c.cfg.Log.Warn("deliveries wait for a connected site that does not request them, telling it", zap.String("site", site), zap.Uint64("waiting", info.NumPending))
+	if err := c.cfg.TellWaiting(site); err != nil {
+		return fmt.Errorf("tell site %s that deliveries wait: %w", site, err)
+	}
+	return nil
 }
 
 // retain drops the state of sites that no longer exist.
@@ -193,6 +211,7 @@ func (c *Controller) retain(exists func(site string) bool) {
 	c.cfg.States.Retain(exists)
 	c.cfg.Duplicates.Retain(exists)
 	c.cfg.Bounds.Retain(exists)
+	c.forgotten.retain(exists)
 	maps.DeleteFunc(c.written, func(site string, _ siteWrite) bool { return !exists(site) })
 }
 

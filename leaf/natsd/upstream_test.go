@@ -609,3 +609,18 @@ func TestUpstreamLooksUpBehindAProxy(t *testing.T) {
 		t.Errorf("the proxy was asked: %v", err)
 	}
 }
+
+// TestUpstreamAnswersNobodyBehindALeaf: docs/upstream.md, 29.
+func TestUpstreamAnswersNobodyBehindALeaf(t *testing.T) {
+	t.Parallel()
+	hub := natstest.StartHub(t, "plant-a")
+	_, nc := run(t, natstest.LeafConf(t, "plant-a", hub.LeafAddr()))
+	next := streams.PullSubject("plant-a") // DESIRED has no consumer plant-a
+	polltest.Eventually(t, "the subject at the leaf", func() bool {
+		_, err := nc.Request(next, []byte(`{"batch":1}`), 500*time.Millisecond)
+		return errors.Is(err, nats.ErrTimeout)
+	})
+	if _, err := hub.Connect(t, "bridge").Request("$JS.API.CONSUMER.MSG.NEXT.DESIRED.plant-a", []byte(`{"batch":1}`), 2*time.Second); !errors.Is(err, nats.ErrNoResponders) {
+		t.Errorf("a client of the hub gets %v: nobody is there for another reason", err)
+	}
+}

@@ -2,6 +2,7 @@ package replicate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -11,6 +12,10 @@ import (
 	"github.com/petiole-io/petiole/streams"
 	"github.com/petiole-io/petiole/streams/urgent"
 )
+
+// errRequestLost ends a session whose request the hub does not have. One that arrives while the consumer
+// does not exist is not answered (docs/upstream.md, 29).
+var errRequestLost = errors.New("deliveries wait for this site, and the hub has no request for them")
 
 // batcher collects what the hub sends during one session into batches.
 type batcher struct {
@@ -91,7 +96,10 @@ func (in *batcher) add(a *batch, msg *nats.Msg) error {
 		a.urgent = append(a.urgent, in.overtaker.answered(msg, time.Now())...)
 		return nil
 	}
-	if word := control(msg); word != "" {
+	switch word := control(msg); {
+	case word == streams.ControlRequest && in.pull.overdue(time.Now()):
+		return errRequestLost
+	case word != "":
 		a.verifyRequested = a.verifyRequested || word == streams.ControlVerify
 		return nil
 	}

@@ -51,6 +51,9 @@ type pullRequest struct {
 	Heartbeat time.Duration `json:"idle_heartbeat"`
 }
 
+// requestArrives is how long a request may be on its way to the hub.
+const requestArrives = 8 * time.Second
+
 // openRequest is a request that the hub has not finished.
 type openRequest struct {
 	id    int
@@ -127,6 +130,11 @@ func (p *puller) request(now time.Time) error {
 		return fmt.Errorf("request deliveries: %w", err)
 	}
 	return nil
+}
+
+// overdue reports whether the hub must have all requests by now.
+func (p *puller) overdue(now time.Time) bool {
+	return len(p.requests) > 0 && now.Sub(p.requests[len(p.requests)-1].asked) > requestArrives
 }
 
 // bytes returns how many bytes to request.
