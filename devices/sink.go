@@ -40,14 +40,14 @@ type RecordNumber struct {
 	Sequence uint64 `json:"sequence"`
 }
 
-// Samples are the samples of one batch of readings.
+// Samples are the samples of a batch of readings, and of the next ones if they had to wait.
 type Samples struct {
 	Device Ref    `json:"device"`
 	Node   string `json:"node,omitempty"`
 	RecordNumber
 	// Clock is nil if the times are by a clock that is right.
 	Clock *ClockMark `json:"clock,omitempty"`
-	// Dropped counts the batches of the epoch that were lost before this one because the
+	// Dropped counts the records of the epoch that were lost before this one because the
 	// sink stored nothing for too long. Their sequence numbers are not reused.
 	Dropped uint64   `json:"dropped,omitempty"`
 	Samples []Sample `json:"samples"`

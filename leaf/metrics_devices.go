@@ -13,7 +13,7 @@ type deviceGauges struct{ field *field.Field }
 var (
 	descDevices         = desc("devices", "Devices of this node, by state.", "state")
 	descSamples         = desc("device_samples_total", "Samples of devices that went to the queue of the store.")
-	descSamplesDropped  = desc("device_batches_dropped_total", "Batches of samples that were lost because the store took nothing for too long.")
+	descSamplesDropped  = desc("device_batches_dropped_total", "Records of samples that were lost because the store took nothing for too long.")
 	descStatuses        = desc("device_statuses_total", "DeviceStatuses that were stored.")
 	descDeviceWrites    = desc("device_writes_total", "Desired values, by what became of them.", "ack")
 	descDeviceCommands  = desc("device_commands_total", "Commands, by what became of them.", "ack")

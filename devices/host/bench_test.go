@@ -184,6 +184,16 @@ type recordingSink struct {
 	events   []*devices.Event
 }
 
+// values returns the number of samples in all records.
+func (e *recordingSink) values() (n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, s := range e.samples {
+		n += len(s.Samples)
+	}
+	return n
+}
+
 func (e *recordingSink) take(do func()) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -60,6 +60,7 @@ type Host struct {
 	gather   time.Duration
 	counters *stats.Counters
 	points   sharedPoints
+	room     report.Room
 
 	ops     chan op
 	stopped chan struct{}

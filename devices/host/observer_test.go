@@ -149,11 +149,12 @@ func quietProperties(t *testing.T) {
 	b := newBench(t)
 	b.online()
 	b.eventually("status", func() bool { return b.statuses() == 1 })
+	before := b.host.Stats().Samples
 	for i := range 50 {
 		now := time.Now()
 		b.driver.say(devices.Batch{Reachable: true, Time: now, Readings: []devices.Reading{{Point: 2, Value: devices.Int(int64(i)), Quality: devices.Good, Time: now}}})
 	}
-	b.eventually("samples", func() bool { return b.host.Stats().Batches == 50 })
+	b.eventually("samples", func() bool { return b.host.Stats().Samples == before+50 })
 	b.intervals(3)
 	if n := b.statuses(); n != 1 {
 		t.Fatal(n)
@@ -184,7 +185,7 @@ func TestTimesDoNotDecrease(t *testing.T) {
 		}
 		ref := devices.Ref{Namespace: "ns", Name: "d"}
 		failures := logonce.New(log)
-		epochs := &epochCounter{recorder: report.NewRecorder(ref, "n", h.clock, sink, 0, h.counters, failures, log)}
+		epochs := &epochCounter{recorder: report.NewRecorder(ref, "n", h.clock, sink, &h.room, 0, h.counters, failures, log)}
 		w := assemble(h, ref, epochs, failures, log)
 		epochs.StartEpoch()
 		w.facts.SetDefinition(devices.Definition{Points: []devices.Point{{Name: "a", Type: v1beta1.INT}, {Name: "b", Type: v1beta1.INT}}})

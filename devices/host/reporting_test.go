@@ -180,7 +180,7 @@ func deadband(t *testing.T) {
 	for v := int64(91); v <= 110; v++ { // 10 % is wider than 5
 		b.sayInt(v)
 	}
-	b.eventually("samples", func() bool { b.sink.mu.Lock(); defer b.sink.mu.Unlock(); return len(b.sink.samples) == 21 })
+	b.eventually("samples", func() bool { return b.sink.values() == 21 })
 	b.intervals(3)
 	if got := b.statuses(); got != n || b.reported("a").Value != "100" {
 		t.Fatalf("%d statuses, %s", got-n, b.reported("a").Value)

@@ -77,7 +77,7 @@ type recorder interface {
 func newWorker(h *Host, ref devices.Ref) *worker {
 	log := h.log.With(zap.String("device", ref.String()))
 	failures := logonce.New(log)
-	return assemble(h, ref, report.NewRecorder(ref, h.node, h.clock, h.sink, h.gather, h.counters, failures, log), failures, log)
+	return assemble(h, ref, report.NewRecorder(ref, h.node, h.clock, h.sink, &h.room, h.gather, h.counters, failures, log), failures, log)
 }
 
 // assemble connects the parts of a worker.

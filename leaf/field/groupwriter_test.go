@@ -291,6 +291,38 @@ func TestSingleRecordIsOneMessage(t *testing.T) {
 	}
 }
 
+// TestCommitsArePaced stores records that come one after the other, as those of devices do that are read
+// at their own times: they share commits although each could be stored at once.
+func TestCommitsArePaced(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, natstest.LeafConf(t, "plant-a", "127.0.0.1:1"))
+	records := newGroupWriter(s.streams(t, streams.LeafLimits{}), streams.SiteTelemetry)
+	ctx, stop := context.WithCancel(t.Context())
+	var running, storing sync.WaitGroup
+	running.Go(func() { records.run(ctx) })
+	out := &sink{node: "plant-a-1", js: records.js, telemetry: records, pusher: push.New(push.Config{})}
+	const size, rounds, every = 100, 10, 200 * time.Millisecond
+	for d := range size {
+		storing.Go(func() {
+			time.Sleep(every / size * time.Duration(d))
+			for n := range uint64(rounds) {
+				record := &devices.Samples{Device: devices.Ref{Namespace: "default", Name: fmt.Sprint("press-", d)}, RecordNumber: devices.RecordNumber{Epoch: 7, Sequence: n + 1}}
+				if err := out.Samples(t.Context(), record); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(every)
+			}
+		})
+	}
+	storing.Wait()
+	stop()
+	running.Wait()
+	stored, commits := records.counts.records.Load(), records.counts.commits.Load()
+	if stored != size*rounds || commits > stored/2 {
+		t.Errorf("%d records in %d commits", stored, commits)
+	}
+}
+
 // TestStatusesShareCommits reports the status of many devices concurrently. A status has no
 // number: the newest of each device is kept.
 func TestStatusesShareCommits(t *testing.T) {

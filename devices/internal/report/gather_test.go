@@ -60,7 +60,7 @@ func (s *store) values(t *testing.T) (values []string, records int) {
 func gathering(t *testing.T, gather time.Duration) (r *Recorder, out *store, end func()) {
 	t.Helper()
 	out, log := &store{}, zaptest.NewLogger(t)
-	r = NewRecorder(devices.Ref{Namespace: "default", Name: "pump"}, "n", &hosttest.Clock{}, out, gather, stats.New(), logonce.New(log), log)
+	r = NewRecorder(devices.Ref{Namespace: "default", Name: "pump"}, "n", &hosttest.Clock{}, out, &Room{}, gather, stats.New(), logonce.New(log), log)
 	r.StartEpoch()
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup

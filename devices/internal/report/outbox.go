@@ -14,22 +14,24 @@ import (
 )
 
 const (
-	// outboxSamples bounds the batches of samples that wait for a sink that fails; audits and
+	// outboxRecords bounds the records of samples that wait for a sink that fails; audits and
 	// events are few and always wait.
-	outboxSamples = 4096
+	outboxRecords = 4096
 	sinkRetry     = 200 * time.Millisecond
 	sinkRetryMax  = 10 * time.Second
-	// gatheredSamples is the size of a record that is passed on before its time.
+	// gatheredSamples bounds the samples of a record.
 	gatheredSamples = 1000
 	// StopTimeout bounds how long a stopping worker still tries to store what it has.
 	StopTimeout = 2 * time.Second
 )
 
 // outbox passes samples, audits and events of one device to the sink, in order, and retries
-// each until it is stored. When the sink fails for long it drops the oldest samples, and
-// reports their number with the next ones.
+// each until it is stored. Samples that wait become one record. When the sink fails for long, or
+// there is no room, it drops the oldest samples, and reports the number of their records with the
+// next ones.
 type outbox struct {
 	sink     devices.Sink
+	room     *Room
 	counters *stats.Counters
 	failures *logonce.Reporter
 	log      *zap.Logger
@@ -38,6 +40,8 @@ type outbox struct {
 	queue   []any
 	samples int
 	sending any // the item that the sink is storing
+	// returned is the item that was put back: the sink may have stored it as it is.
+	returned any
 	// gather is the interval in which samples become one record, 0 if each call is one; open is
 	// that record until its time.
 	gather time.Duration
@@ -48,19 +52,30 @@ type outbox struct {
 	wake    chan struct{}
 }
 
-func newOutbox(sink devices.Sink, gather time.Duration, m *stats.Counters, failures *logonce.Reporter, log *zap.Logger) *outbox {
-	return &outbox{sink: sink, gather: gather, counters: m, failures: failures, log: log, wake: make(chan struct{}, 1)}
+func newOutbox(sink devices.Sink, room *Room, gather time.Duration, m *stats.Counters, failures *logonce.Reporter, log *zap.Logger) *outbox {
+	return &outbox{sink: sink, room: room, gather: gather, counters: m, failures: failures, log: log, wake: make(chan struct{}, 1)}
 }
 
-// join adds samples to the record that is gathered, if there is one of the epoch, by the same
-// clock, with room.
+// join adds samples to the record that is gathered, or is the last that waits, if there is one of the
+// epoch, by the same clock, with room.
 func (o *outbox) join(epoch int64, mark *devices.ClockMark, samples []devices.Sample) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.open == nil || o.open.Epoch != epoch || o.open.Clock != mark || len(o.open.Samples)+len(samples) > gatheredSamples {
+	last := o.open
+	if last == nil && len(o.queue) > 0 {
+		last, _ = o.queue[len(o.queue)-1].(*devices.Samples)
+	}
+	if last == nil || any(last) == o.returned || last.Epoch != epoch || last.Clock != mark || len(last.Samples)+len(samples) > gatheredSamples {
 		return false
 	}
-	o.open.Samples = append(o.open.Samples, samples...)
+	last.Samples = append(last.Samples, samples...)
+	if last != o.open {
+		o.counters.Samples.Add(uint64(len(samples)))
+		o.room.add(len(samples))
+		for o.room.full() && o.samples > 1 { // the newest one stays
+			o.dropOldest()
+		}
+	}
 	return true
 }
 
@@ -119,7 +134,8 @@ func (o *outbox) records() int {
 func (o *outbox) put(item any) {
 	o.mu.Lock()
 	if s, ok := item.(*devices.Samples); ok {
-		if o.samples >= outboxSamples {
+		o.room.add(len(s.Samples))
+		for o.samples >= outboxRecords || o.samples > 0 && o.room.full() {
 			o.dropOldest()
 		}
 		o.samples++
@@ -143,6 +159,7 @@ func (o *outbox) dropOldest() {
 		o.queue[0] = nil
 		o.queue = o.queue[1:]
 		o.samples--
+		o.room.add(-len(s.Samples))
 		o.countDropped(s)
 		o.counters.Waiting.Add(-1)
 		return
@@ -171,6 +188,7 @@ func (o *outbox) pop() any {
 	o.counters.Waiting.Add(-1)
 	if s, ok := item.(*devices.Samples); ok {
 		o.samples--
+		o.room.add(-len(s.Samples))
 		if s.Epoch == o.epoch {
 			s.Dropped = o.dropped
 		}
@@ -221,6 +239,7 @@ func (o *outbox) dropRest() {
 	defer o.mu.Unlock()
 	for _, item := range o.queue {
 		if s, ok := item.(*devices.Samples); ok {
+			o.room.add(-len(s.Samples))
 			o.countDropped(s)
 		}
 	}
@@ -232,11 +251,12 @@ func (o *outbox) dropRest() {
 func (o *outbox) putBack(item any) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.sending = nil
+	o.sending, o.returned = nil, item
 	o.queue = append([]any{item}, o.queue...)
 	o.counters.Waiting.Add(1)
-	if _, ok := item.(*devices.Samples); ok {
+	if s, ok := item.(*devices.Samples); ok {
 		o.samples++
+		o.room.add(len(s.Samples))
 	}
 }
 

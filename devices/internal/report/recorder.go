@@ -39,11 +39,11 @@ type Recorder struct {
 	audits   uint64
 }
 
-// NewRecorder returns the Recorder of a device of a node, which gathers samples for an interval, or
+// NewRecorder returns the Recorder of a device of a node, whose samples wait in room, and which gathers samples for an interval, or
 // passes on each at once if it is 0. It starts nothing.
-func NewRecorder(device devices.Ref, node string, clock Clock, sink devices.Sink, gather time.Duration, counters *stats.Counters, failures *logonce.Reporter, log *zap.Logger) *Recorder {
+func NewRecorder(device devices.Ref, node string, clock Clock, sink devices.Sink, room *Room, gather time.Duration, counters *stats.Counters, failures *logonce.Reporter, log *zap.Logger) *Recorder {
 	return &Recorder{
-		clock: clock, device: device, node: node, counters: counters, outbox: newOutbox(sink, gather, counters, failures, log), limiter: newEventLimiter(time.Now()),
+		clock: clock, device: device, node: node, counters: counters, outbox: newOutbox(sink, room, gather, counters, failures, log), limiter: newEventLimiter(time.Now()),
 	}
 }
 
