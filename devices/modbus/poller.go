@@ -71,11 +71,23 @@ type readResult struct {
 }
 
 func newPoller(k pollKey, l *link.Link, log *zap.Logger) *poller {
-	now := time.Now()
 	return &poller{
 		key: k, link: l, log: log.With(zap.String("link", k.settings.endpoint.String()), zap.Uint8("unit", k.settings.unit)),
-		wake: make(chan struct{}, 1), due: now.Add(-k.phase()), group: newGroup(&k.settings),
+		wake: make(chan struct{}, 1), due: k.firstDue(time.Now()), group: newGroup(&k.settings),
 	}
+}
+
+// slots is the number of times in a period at which units are polled. Those that are polled at the same
+// time share what it costs to wake the process: 500 devices, once a second, take half the processor time.
+const slots = 50
+
+// started is the time from which slots are counted.
+var started = time.Now()
+
+// firstDue returns the time of the first cycle, which is a period and a slot before now at most.
+func (k pollKey) firstDue(now time.Time) time.Time {
+	slot := max(k.period/slots, 1)
+	return now.Add(-now.Sub(started)%slot - k.phase()/slot*slot)
 }
 
 // phase returns a fraction of the period that is fixed for each unit, so that units with
