@@ -161,7 +161,6 @@ func (b *Bridge) newComponents(h *hub.Hub, c *kube.Clients, monitor *storage.Mon
 		Desired: h.Desired, Clients: c, Cache: cache, Sites: p.desired, Consumers: consumers, Liveness: p.liveness,
 		Duplicates: duplicates, States: p.syncStates, Metrics: b.metrics.sites, Epoch: epoch, Term: b.fence.Term(),
 		Identity: b.cfg.LeaderElection.Identity, Log: b.log, OnRound: b.siteRoundEnded(outages.of("positions of the sites")),
-		TellWaiting: func(site string) error { return h.Conn.PublishMsg(streams.Control(site, streams.ControlRequest)) },
 	})
 	p.backlogs = site.NewBacklogs(site.BacklogsConfig{
 		Hub: h, Client: c.Dynamic, SiteExists: p.desired.SiteExists, Queue: newQueue[string](b.metrics, "backlogs", writeRetry),

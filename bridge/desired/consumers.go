@@ -76,6 +76,11 @@ func (c *Consumers) StorageProblem(site string) error { return c.streams.known[s
 // StorageUsed implements site.Consumers.
 func (c *Consumers) StorageUsed(site string) float64 { return c.streams.used[site].Fullest }
 
+// TellWaiting implements site.Consumers.
+func (c *Consumers) TellWaiting(site string) error {
+	return c.reconciler.hub.Conn.PublishMsg(streams.Control(site, streams.ControlRequest))
+}
+
 // reconcile creates the streams and the consumer of a site if necessary, and deletes the
 // tombstones that the site has acknowledged. info is nil if there is no consumer. A site without
 // streams has its consumer, and so its desired state.

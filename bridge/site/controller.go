@@ -68,6 +68,9 @@ type Consumers interface {
 	// of their room that was used when they were last listed.
 	StorageProblem(site string) error
 	StorageUsed(site string) float64
+	// TellWaiting tells the leaf of a connected site that deliveries wait which it has not
+	// requested. It does not block.
+	TellWaiting(site string) error
 }
 
 // Bounds know the names, the accounts and the traffic that a site has, and what was refused to it.
@@ -102,9 +105,6 @@ type Config struct {
 	Log      *zap.Logger
 	// OnRound is called with the result of each round.
 	OnRound func(error)
-	// TellWaiting tells the leaf of a connected site that deliveries wait which it has not
-	// requested. It does not block.
-	TellWaiting func(site string) error
 }
 
 // Controller reads the position of each site from its consumer, and updates the Site's status,
@@ -198,7 +198,7 @@ func (c *Controller) tellWaiting(site string, info *jetstream.ConsumerInfo) erro
 		return nil
 	}
 	c.cfg.Log.Warn("deliveries wait for a connected site that does not request them, telling it", zap.String("site", site), zap.Uint64("waiting", info.NumPending))
-	if err := c.cfg.TellWaiting(site); err != nil {
+	if err := c.cfg.Consumers.TellWaiting(site); err != nil {
 		return fmt.Errorf("tell site %s that deliveries wait: %w", site, err)
 	}
 	return nil

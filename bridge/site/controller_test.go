@@ -39,6 +39,7 @@ func (s *oneSite) Reconcile(context.Context) (map[string]*jetstream.ConsumerInfo
 func (*oneSite) StorageProblem(string) error { return nil }
 
 func (*oneSite) StorageUsed(string) float64 { return 0 }
+func (*oneSite) TellWaiting(string) error   { return nil }
 
 func (*oneSite) Get(kube.Key) *unstructured.Unstructured { return nil }
 

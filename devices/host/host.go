@@ -12,6 +12,7 @@ import (
 
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
+	"github.com/petiole-io/petiole/devices/internal/points"
 	"github.com/petiole-io/petiole/devices/internal/report"
 	"github.com/petiole-io/petiole/devices/internal/stats"
 )
@@ -59,7 +60,7 @@ type Host struct {
 	interval time.Duration
 	gather   time.Duration
 	counters *stats.Counters
-	points   sharedPoints
+	points   points.Sets
 	room     report.Room
 
 	ops     chan op

@@ -12,9 +12,7 @@ import (
 // changed.
 func (w *worker) reconcile(ctx context.Context, t target) {
 	def, desired, problems := devices.Resolve(t.device, t.model)
-	former := w.points
-	w.points = w.shared.take(&def)
-	defer w.shared.release(former)
+	w.facts.Points.Share(&def)
 	if w.sessions.mapped(def.Protocol) { // mappers handle streams themselves
 		problems = slices.DeleteFunc(problems, func(p devices.Problem) bool { return p.Reason == devices.ReasonStream })
 	}

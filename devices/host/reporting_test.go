@@ -16,6 +16,7 @@ import (
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/devicestest"
 	"github.com/petiole-io/petiole/devices/host/hosttest"
+	"github.com/petiole-io/petiole/devices/internal/twin"
 )
 
 // set sets a setting of property a, or of the device.
@@ -249,7 +250,7 @@ func stateIsHidden(t *testing.T) {
 	}
 }
 
-// repeatAfter spreads within a quarter below the shortest silence that is asked for.
+// RepeatAfter spreads within a quarter below the shortest silence that is asked for.
 func TestRepeatAfter(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := devices.Definition{Device: devices.Ref{Name: rapid.String().Draw(t, "name")}, Report: devices.StateReporting{Cycle: time.Duration(rapid.Int64Range(10, 600).Draw(t, "cycle")) * time.Second}}
@@ -261,7 +262,7 @@ func TestRepeatAfter(t *testing.T) {
 			}
 			d.Points = append(d.Points, p)
 		}
-		if got := repeatAfter(d); got > shortest || got < shortest*3/4 {
+		if got := (&twin.Device{Definition: d}).RepeatAfter(); got > shortest || got < shortest*3/4 {
 			t.Fatalf("%s of %s", got, shortest)
 		}
 	})

@@ -2,7 +2,6 @@ package host
 
 import (
 	"context"
-	"hash/fnv"
 	"time"
 
 	"go.uber.org/zap"
@@ -69,7 +68,7 @@ func (s *statusReporter) send(now time.Time) {
 	s.dirty = false
 	s.facts.MarkReported()
 	s.sentAt, s.lastOnline = now, s.facts.LastOnline
-	s.scheduleCheck(now.Add(repeatAfter(s.facts.Definition)))
+	s.scheduleCheck(now.Add(s.facts.RepeatAfter()))
 	s.writer.Send(s.facts.Snapshot().Status)
 }
 
@@ -84,7 +83,7 @@ func (s *statusReporter) check(now time.Time) {
 	if !next.IsZero() {
 		s.scheduleCheck(next)
 	}
-	every := repeatAfter(s.facts.Definition)
+	every := s.facts.RepeatAfter()
 	if s.dirty || s.sentAt.IsZero() || every == 0 {
 		return
 	}
@@ -113,20 +112,4 @@ func (s *statusReporter) finish(ctx context.Context, left bool) {
 	if err := s.sink.Status(ctx, s.facts.Ref, s.facts.Snapshot().Status(time.Now())); err != nil {
 		s.log.Warn("status not stored at stop", zap.Error(err))
 	}
-}
-
-// repeatAfter returns the time after which a status is repeated that has nothing new but
-// times: the shortest of the settings of the device and its reported points. A hash of the
-// name spreads it over its last quarter, so that devices that start together do not report
-// together.
-func repeatAfter(d devices.Definition) time.Duration {
-	shortest := d.Report.Cycle
-	for _, p := range d.Points {
-		if h := p.Reporting.Heartbeat; p.Report && h > 0 && (shortest == 0 || h < shortest) {
-			shortest = h
-		}
-	}
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(d.Device.String())) // never fails
-	return shortest - time.Duration(uint64(h.Sum32())*uint64(shortest/4)>>32)
 }

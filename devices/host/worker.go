@@ -51,8 +51,6 @@ type worker struct {
 
 	records  recorder
 	target   *target // is reconciled once the saved state is loaded
-	shared   *sharedPoints
-	points   *pointSet // of the definition, nil before the first
 	facts    *twin.Device
 	saved    *savedDevice
 	status   *statusReporter
@@ -85,7 +83,7 @@ func assemble(h *Host, ref devices.Ref, records recorder, failures *logonce.Repo
 	w := &worker{
 		device: ref, records: records, facts: twin.New(ref, h.node),
 		targets: make(chan target, 1), ended: make(chan struct{}), stopped: make(chan struct{}), requests: make(chan *request, 1),
-		sessions: newSessions(h.driver), shared: &h.points,
+		sessions: newSessions(h.driver),
 	}
 	w.saved = &savedDevice{state: h.state, facts: w.facts, log: log, backoff: backoff.Backoff{First: writeRetry, Max: loadRetryMax}}
 	w.status = &statusReporter{
@@ -97,6 +95,7 @@ func assemble(h *Host, ref devices.Ref, records recorder, failures *logonce.Repo
 	}
 	w.commands = &executor{facts: w.facts, sessions: w.sessions, saved: w.saved, counters: h.counters, records: records, log: log}
 	w.observer = &observer{facts: w.facts, clock: wallclock.New(), records: records, counters: h.counters, log: log, status: w.status, saved: w.saved, desired: w.desired}
+	w.facts.Points = h.points.User()
 	w.observer.enter()
 	return w
 }
@@ -147,7 +146,7 @@ func (w *worker) run(parent context.Context, after <-chan struct{}) {
 	wg.Wait()
 	w.saveAndReport(parent, left)
 	w.observer.leave()
-	w.shared.release(w.points)
+	w.facts.Points.Release()
 }
 
 // saveAndReport saves the state and the last status after the worker has stopped. The state

@@ -2,6 +2,7 @@ package twin
 
 import (
 	"fmt"
+	"hash/fnv"
 	"slices"
 	"strings"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/petiole-io/petiole/devices"
 	"github.com/petiole-io/petiole/devices/api/v1beta1"
 	"github.com/petiole-io/petiole/devices/internal/desired"
+	"github.com/petiole-io/petiole/devices/internal/points"
 )
 
 // Device is what is known of one device: everything that its status consists of.
@@ -20,6 +22,8 @@ type Device struct {
 	// Definition is the one with which the device is operated. Twins has a twin for each of its
 	// points.
 	Definition devices.Definition
+	// Points shares the points of the definition with other devices.
+	Points     points.User
 	Twins      []Twin
 	Desired    map[string]desired.State
 	Health     Health
@@ -105,4 +109,20 @@ func (d *Device) Message() string {
 		m += ", …"
 	}
 	return m
+}
+
+// RepeatAfter returns the time after which a status is repeated that has nothing new but
+// times: the shortest of the settings of the device and its reported points. A hash of the
+// name spreads it over its last quarter, so that devices that start together do not report
+// together.
+func (d *Device) RepeatAfter() time.Duration {
+	shortest := d.Definition.Report.Cycle
+	for _, p := range d.Definition.Points {
+		if h := p.Reporting.Heartbeat; p.Report && h > 0 && (shortest == 0 || h < shortest) {
+			shortest = h
+		}
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(d.Definition.Device.String())) // never fails
+	return shortest - time.Duration(uint64(h.Sum32())*uint64(shortest/4)>>32)
 }

@@ -1,4 +1,6 @@
-package host
+// Package points keeps one copy of points that several devices have, as the devices of a model do: of a
+// gateway with hundreds of devices they are a tenth of the memory. Points are never changed.
+package points
 
 import (
 	"reflect"
@@ -8,12 +10,31 @@ import (
 	"github.com/petiole-io/petiole/devices"
 )
 
-// sharedPoints keeps one copy of points that several devices have, as the devices of a model do: of
-// a gateway with hundreds of devices they are a tenth of the memory. Points are never changed.
-type sharedPoints struct {
+// Sets are the points of all devices. The zero value is empty. It is safe for concurrent use.
+type Sets struct {
 	mu   sync.Mutex
 	sets map[string][]*pointSet // by digest
 }
+
+// User is one device. It is not safe for concurrent use.
+type User struct {
+	sets *Sets
+	has  *pointSet // nil before the first definition
+}
+
+// User returns a device that has no points yet.
+func (s *Sets) User() User { return User{sets: s} }
+
+// Share replaces the points of the device's new definition by equal ones of another device, if there is
+// one, and gives up those of the former definition.
+func (u *User) Share(def *devices.Definition) {
+	former := u.has
+	u.has = u.sets.take(def)
+	u.sets.release(former)
+}
+
+// Release gives up the points of the device, which must not be used again.
+func (u *User) Release() { u.sets.release(u.has) }
 
 // pointSet are the points of users devices.
 type pointSet struct {
@@ -22,9 +43,7 @@ type pointSet struct {
 	users  int
 }
 
-// take replaces the points of a definition by equal ones of another device, if there is one. Whoever
-// no longer uses the definition must call release.
-func (s *sharedPoints) take(def *devices.Definition) *pointSet {
+func (s *Sets) take(def *devices.Definition) *pointSet {
 	digest := devices.Definition{Points: def.Points}.Digest()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -45,7 +64,7 @@ func (s *sharedPoints) take(def *devices.Definition) *pointSet {
 }
 
 // release takes note that a device no longer uses the points of a set, nil if it had none.
-func (s *sharedPoints) release(set *pointSet) {
+func (s *Sets) release(set *pointSet) {
 	if set == nil {
 		return
 	}
