@@ -55,7 +55,7 @@ func losesRequest(t *testing.T, s *site, attempt int) bool {
 	if err := s.hub.DeleteStream(ctx, streams.Desired); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(150 * time.Millisecond)
+	time.Sleep(150 * time.Millisecond) // a request that is on its way arrives while there is no consumer
 	if err := streams.Ensure(ctx, s.hub, streams.HubStreams(streams.HubLimits{})); err != nil {
 		t.Fatal(err)
 	}
