@@ -2,6 +2,8 @@ module github.com/petiole-io/petiole/deploy/coredns
 
 go 1.26.0
 
+toolchain go1.26.10
+
 require github.com/coredns/coredns v1.15.0
 
 require (

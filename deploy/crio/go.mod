@@ -2,6 +2,8 @@ module github.com/petiole-io/petiole/deploy/crio
 
 go 1.26
 
+toolchain go1.26.10
+
 require github.com/cri-o/cri-o v1.34.0
 
 require (

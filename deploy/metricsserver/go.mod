@@ -2,6 +2,8 @@ module github.com/petiole-io/petiole/deploy/metricsserver
 
 go 1.26.4
 
+toolchain go1.26.10
+
 tool sigs.k8s.io/metrics-server/cmd/metrics-server
 
 require (

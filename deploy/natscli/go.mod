@@ -2,6 +2,8 @@ module github.com/petiole-io/petiole/deploy/natscli
 
 go 1.26.0
 
+toolchain go1.26.10
+
 tool github.com/nats-io/natscli/nats
 
 require (

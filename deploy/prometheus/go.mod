@@ -2,6 +2,8 @@ module github.com/petiole-io/petiole/deploy/prometheus
 
 go 1.26.7
 
+toolchain go1.26.10
+
 tool github.com/prometheus/prometheus/cmd/prometheus
 
 require (

@@ -35,6 +35,9 @@ const (
 	Downward
 )
 
+// lateness is what a busy machine may wake a Line too late by without making it slower: it catches up.
+const lateness = 100 * time.Millisecond
+
 // NewLine returns a line to target ("host:port") that is up.
 func NewLine(t testing.TB, target string) *Line {
 	t.Helper()
@@ -223,8 +226,8 @@ func (l *Line) copy(dst, src net.Conn, d Direction) {
 			continue
 		}
 		if rate := l.limit(); rate > 0 {
-			if now := time.Now(); free.Before(now) {
-				free = now
+			if earliest := time.Now().Add(-lateness); free.Before(earliest) {
+				free = earliest
 			}
 			free = free.Add(time.Duration(n) * time.Second / time.Duration(rate))
 			select {

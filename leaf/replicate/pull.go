@@ -33,6 +33,9 @@ const (
 	// may arrive at any later time, on a line that has become slower, and are lost when the line
 	// is cut.
 	idleMessages = 8
+	// firstMessages is the number that the first request of a session asks for while something waits: the
+	// line is unknown, pings wait behind the answer, and most objects are much smaller than a part.
+	firstMessages = 4
 	// pullExpires is the time after which an idle request is repeated.
 	pullExpires = 5 * time.Minute
 	// The first request of a session expires early, and the hub sends heartbeats early: another
@@ -111,6 +114,8 @@ func (p *puller) request(now time.Time) error {
 		r.Batch, r.MaxBytes = 1, 0
 	case p.waiting == 0:
 		r.Batch, r.MaxBytes = idleMessages, min(p.bytes(), partRoom)
+	case !p.tried:
+		r.Batch = firstMessages
 	}
 	body, err := json.Marshal(r)
 	if err != nil {

@@ -2,6 +2,8 @@ module github.com/petiole-io/petiole/internal/bench/telegraf
 
 go 1.26.0
 
+toolchain go1.26.10
+
 require github.com/influxdata/telegraf v1.39.3
 
 require (

@@ -2,6 +2,8 @@ module github.com/petiole-io/petiole/internal/lab/conformance/upstream
 
 go 1.26.4
 
+toolchain go1.26.10
+
 require (
 	github.com/onsi/ginkgo/v2 v2.32.0
 	k8s.io/kubernetes v1.37.2
