@@ -54,7 +54,7 @@ func latencyCommand() *cobra.Command {
 	}
 	cmd.Flags().IntVar(&cfg.Pods, "pods", 20, "pods of each kind on each node")
 	cmd.Flags().IntVar(&cfg.Changes, "changes", 100, "changes of one ConfigMap")
-	cmd.Flags().StringVar(&cfg.Only, "only", "", "measure one thing only: change, start or bulk")
+	cmd.Flags().StringVar(&cfg.Only, "only", "", "measure one thing only: change, start, bulk or sessions")
 	return cmd
 }
 
@@ -92,16 +92,19 @@ func smallCommand() *cobra.Command {
 }
 
 func deliveryCommand() *cobra.Command {
-	return &cobra.Command{
+	var o delivery.Options
+	cmd := &cobra.Command{
 		Use: "delivery", Short: "Measure how soon sites converge, and what a reconnect costs", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			root, err := rig.FindRoot()
-			if err != nil {
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if o.Root, err = rig.FindRoot(); err != nil {
 				return err
 			}
-			return delivery.Run(cmd.Context(), delivery.Options{Root: root}, cmd.OutOrStdout())
+			return delivery.Run(cmd.Context(), o, cmd.OutOrStdout())
 		},
 	}
+	cmd.Flags().IntVar(&o.Reconnects, "reconnects", 3, "how often all sites are cut and come back")
+	cmd.Flags().StringVar(&o.Only, "only", "", "measure one part only: returns or reconnect")
+	return cmd
 }
 
 func compareCommand() *cobra.Command {

@@ -9,6 +9,7 @@ import (
 	"runtime"
 
 	"github.com/petiole-io/petiole/internal/e2e/rig"
+	"github.com/petiole-io/petiole/internal/lab/network"
 )
 
 // Config configures both benchmarks.
@@ -23,6 +24,8 @@ type bench struct {
 	rig   *rig.Rig
 	out   io.Writer
 	nodes []*node // the stock node first: others are compared with it
+	// network has the links of both nodes.
+	network network.Network
 }
 
 // run measures with both nodes up, and deletes what it has created.
@@ -56,7 +59,7 @@ func run(ctx context.Context, cfg Config, measure func(context.Context, *bench) 
 		return err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
-	return measure(ctx, &bench{rig: r, out: cfg.Out, nodes: []*node{stock, plant}})
+	return measure(ctx, &bench{rig: r, out: cfg.Out, nodes: []*node{stock, plant}, network: s.net})
 }
 
 func (b *bench) say(format string, args ...any) { fmt.Fprintf(b.out, format+"\n", args...) }

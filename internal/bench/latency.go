@@ -20,7 +20,7 @@ type LatencyConfig struct {
 	Pods int
 	// Changes of one ConfigMap.
 	Changes int
-	// Only limits the run to one measurement: change, start or bulk; all if it is empty.
+	// Only limits the run to one measurement: change, start, bulk or sessions; all if it is empty.
 	Only string
 }
 
@@ -31,18 +31,18 @@ const (
 )
 
 // Latency measures API change → applied at the node, pod create → Running, without and
-// with a service account token, and 5 pods with 40 ConfigMap volumes each. It prints one
-// table.
+// with a service account token, 5 pods with 40 ConfigMap volumes each, and exec and copies. It prints
+// one table.
 func Latency(ctx context.Context, cfg LatencyConfig) error {
-	if !slices.Contains([]string{"", "change", "start", "bulk"}, cfg.Only) {
-		return fmt.Errorf("--only is %q, want change, start or bulk", cfg.Only)
+	if !slices.Contains([]string{"", "change", "start", "bulk", "sessions"}, cfg.Only) {
+		return fmt.Errorf("--only is %q, want change, start, bulk or sessions", cfg.Only)
 	}
 	return run(ctx, cfg.Config, func(ctx context.Context, b *bench) error {
 		results := []row{}
 		for _, m := range []struct {
 			name    string
 			measure func(context.Context, LatencyConfig) ([]row, error)
-		}{{"change", b.applied}, {"start", b.podStart}, {"bulk", b.bulk}} {
+		}{{"change", b.applied}, {"start", b.podStart}, {"bulk", b.bulk}, {"sessions", b.sessions}} {
 			if cfg.Only != "" && cfg.Only != m.name {
 				continue
 			}

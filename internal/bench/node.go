@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/petiole-io/petiole/internal/e2e/rig"
+	"github.com/petiole-io/petiole/internal/lab/network"
 )
 
 // node is one of the two nodes that are compared.
@@ -21,6 +22,8 @@ type node struct {
 	client kubernetes.Interface
 	// linkBytes counts what the node's link has carried.
 	linkBytes func() (int64, error)
+	// site is the node's end of its link.
+	site network.Site
 	// processes are the agent's, by what tables call them.
 	processes func() (map[string]rig.Process, error)
 }
@@ -32,7 +35,7 @@ func siteNode(r *rig.Rig, s *rig.Site) (*node, error) {
 		return nil, err
 	}
 	return &node{
-		name: s.Node, label: "Petiole", client: client, linkBytes: s.LinkBytes,
+		name: s.Node, label: "Petiole", client: client, linkBytes: s.LinkBytes, site: s.Net,
 		processes: func() (map[string]rig.Process, error) {
 			leaf, err := s.Leaf()
 			if err != nil {

@@ -88,7 +88,15 @@ func (s *stock) start(ctx context.Context) (*node, error) {
 	if s.proxy, err = startProxy(net.JoinHostPort(s.net.Address().String(), "0"), s.rig.APIAddress(), address); err != nil {
 		return nil, err
 	}
-	kubeconfig, err := s.prepare()
+	ca, err := pki.NewAuthority(s.rig.ControlPlaneDir(), "kubernetes-ca")
+	if err != nil {
+		return nil, err
+	}
+	serving, err := ca.Issue(s.dir, "kubelet-serving", pki.Subject{Name: "system:node:" + stockNode, Groups: []string{"system:nodes"}, Hosts: []string{address.String()}})
+	if err != nil {
+		return nil, err
+	}
+	kubeconfig, err := s.prepare(ca)
 	if err != nil {
 		return nil, err
 	}
@@ -102,6 +110,9 @@ func (s *stock) start(ctx context.Context) (*node, error) {
 	kubelet := daemon.Daemon{Name: "kubelet", Path: s.kubelet(), NetNS: s.site.Namespace(), Args: []string{
 		"--config", filepath.Join(s.dir, "kubelet.yaml"), "--kubeconfig", kubeconfig, "--hostname-override", stockNode,
 		"--root-dir", s.kubeletRoot(), "--cert-dir", filepath.Join(s.kubeletRoot(), "pki"), "--node-ip", address.String(),
+		// The API server reaches it, as on a node in the cloud.
+		"--address", address.String(), "--client-ca-file", ca.CertFile,
+		"--tls-cert-file", serving.CertFile, "--tls-private-key-file", serving.KeyFile,
 	}}
 	if _, err := s.daemons.Start(kubelet); err != nil {
 		return nil, err
@@ -115,7 +126,7 @@ func (s *stock) start(ctx context.Context) (*node, error) {
 		return nil, err
 	}
 	return &node{
-		name: stockNode, label: "stock kubelet", client: client, linkBytes: s.linkBytes,
+		name: stockNode, label: "stock kubelet", client: client, linkBytes: s.linkBytes, site: s.site,
 		processes: func() (map[string]rig.Process, error) {
 			pid, running := s.daemons.PID("kubelet")
 			if !running {
@@ -163,7 +174,7 @@ const kubernetesVersion = "v1.37.2"
 
 // prepare writes the configuration of CRI-O and kubelet, the same as a site's, and
 // returns the kubelet's kubeconfig.
-func (s *stock) prepare() (string, error) {
+func (s *stock) prepare(ca *pki.Authority) (string, error) {
 	templates := filepath.Join(s.rig.Root, "deploy/lab")
 	if err := s.crio.Write(templates); err != nil {
 		return "", err
@@ -178,14 +189,10 @@ func (s *stock) prepare() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return s.writeKubeconfig()
+	return s.writeKubeconfig(ca)
 }
 
-func (s *stock) writeKubeconfig() (string, error) {
-	ca, err := pki.NewAuthority(s.rig.ControlPlaneDir(), "kubernetes-ca")
-	if err != nil {
-		return "", err
-	}
+func (s *stock) writeKubeconfig(ca *pki.Authority) (string, error) {
 	pair, err := ca.Issue(s.dir, "kubelet", pki.Subject{Name: "system:node:" + stockNode, Groups: []string{"system:nodes"}})
 	if err != nil {
 		return "", err

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/petiole-io/petiole/internal/breaker/world"
@@ -23,6 +24,10 @@ type Options struct {
 	// Sites is the number of simulated sites that reconnect; default 200. ChangesPerSite
 	// is the number of objects of each changed meanwhile; default 10.
 	Sites, ChangesPerSite int
+	// Reconnects is how often they do; default 3.
+	Reconnects int
+	// Only is the part to measure, returns or reconnect; default all, and the memory of a bridge.
+	Only string
 	// Backlogs are the numbers of changed objects after which a site's return is
 	// measured; default 200, 200, 200 and 5000.
 	Backlogs []int
@@ -33,6 +38,12 @@ type Options struct {
 // Run measures and prints the results. It takes some minutes.
 func Run(ctx context.Context, o Options, out io.Writer) (err error) {
 	o = o.withDefaults()
+	switch {
+	case !slices.Contains([]string{"", "returns", "reconnect"}, o.Only):
+		return fmt.Errorf("--only %q: want returns or reconnect", o.Only)
+	case o.Reconnects < 1:
+		return fmt.Errorf("--reconnects %d: must be at least 1", o.Reconnects)
+	}
 	dir := filepath.Join(o.Root, ".lab", "bench-delivery")
 	w, err := world.New(world.Options{Root: o.Root, Dir: dir, Sites: 1, Simulated: o.Sites, OnWrite: func(world.Write) {}})
 	if err != nil {
@@ -54,8 +65,14 @@ func Run(ctx context.Context, o Options, out io.Writer) (err error) {
 		return err
 	}
 	defer b.admin.Close()
-	for _, part := range []func(context.Context) error{b.returns, b.reconnect, b.memory} {
-		if err := part(ctx); err != nil {
+	for _, part := range []struct {
+		name    string
+		measure func(context.Context) error
+	}{{"returns", b.returns}, {"reconnect", b.reconnect}, {"memory", b.memory}} {
+		if o.Only != "" && o.Only != part.name {
+			continue
+		}
+		if err := part.measure(ctx); err != nil {
 			return err
 		}
 	}
@@ -71,6 +88,7 @@ func (o Options) withDefaults() Options {
 	set(&o.Sites, 200)
 	set(&o.ChangesPerSite, 10)
 	set(&o.Changes, 100_000)
+	set(&o.Reconnects, 3)
 	if len(o.Backlogs) == 0 {
 		o.Backlogs = []int{200, 200, 200, 5000}
 	}

@@ -19,7 +19,7 @@ import (
 	"github.com/petiole-io/petiole/streams"
 )
 
-// reconnect measures what a reconnect of many sites at once costs.
+// reconnect measures what a reconnect of many sites at once costs, several times.
 func (b *bench) reconnect(ctx context.Context) error {
 	run, stop := context.WithCancel(ctx)
 	leaves, err := b.startLeaves(run)
@@ -38,6 +38,16 @@ func (b *bench) reconnect(ctx context.Context) error {
 	if err := b.allPending(ctx, 0, 0); err != nil {
 		return err
 	}
+	for version := range b.opts.Reconnects {
+		if err := b.away(ctx, version+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// away cuts all sites, changes objects of each, and measures the reconnect.
+func (b *bench) away(ctx context.Context, version int) error {
 	if err := b.world.CutSimulated(); err != nil {
 		return err
 	}
@@ -49,7 +59,7 @@ func (b *bench) reconnect(ctx context.Context) error {
 		return err
 	}
 	for i := range b.opts.Sites {
-		if err := b.change(ctx, world.SimulatedName(i), b.opts.ChangesPerSite, 1); err != nil {
+		if err := b.change(ctx, world.SimulatedName(i), b.opts.ChangesPerSite, version); err != nil {
 			return err
 		}
 	}

@@ -56,11 +56,7 @@ func (l *Link) Slow(rate string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.slow = true
-	tbf := []string{"root", "tbf", "rate", rate, "burst", "4kb", "latency", "1s"}
-	return errors.Join(
-		command("tc", append([]string{"qdisc", "replace", "dev", l.host()}, tbf...)...),
-		command("tc", append([]string{"-n", l.namespace(), "qdisc", "replace", "dev", "uplink"}, tbf...)...),
-	)
+	return l.net.Limit(l.site, rate)
 }
 
 // Carried returns the number of bytes that went to the site since Slow.
@@ -95,9 +91,7 @@ func (l *Link) Heal() error {
 	defer l.mu.Unlock()
 	var errs []error
 	if l.slow {
-		errs = append(errs,
-			command("tc", "qdisc", "del", "dev", l.host(), "root"),
-			command("tc", "-n", l.namespace(), "qdisc", "del", "dev", "uplink", "root"))
+		errs = append(errs, l.net.Unlimit(l.site))
 		l.slow = false
 	}
 	return errors.Join(append(errs, l.unblock())...)
@@ -140,8 +134,6 @@ func (l *Link) filter(from, to string) error {
 func (l *Link) table() string { return fmt.Sprintf("petiole_breaker_%d", l.site.Number) }
 
 func (l *Link) host() string { return fmt.Sprintf("%s-%d", l.net.Device, l.site.Number) }
-
-func (l *Link) namespace() string { return "petiole-" + l.site.Name }
 
 // DeleteFilter deletes the filter, also that of an earlier process.
 func (l *Link) DeleteFilter() error {
