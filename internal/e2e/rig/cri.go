@@ -101,6 +101,19 @@ func (r *Runtime) Sandboxes(ctx context.Context, namespace string) ([]string, er
 	return uids, nil
 }
 
+// Images returns the references with a tag of all images on the site's disk.
+func (r *Runtime) Images(ctx context.Context) ([]string, error) {
+	list, err := criv1.NewImageServiceClient(r.conn).ListImages(ctx, &criv1.ListImagesRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", err)
+	}
+	var tags []string
+	for _, image := range list.Images {
+		tags = append(tags, image.RepoTags...)
+	}
+	return tags, nil
+}
+
 // PID returns the first process of a running container. Only CRI-O's verbose answer has it,
 // which fails for a container that is being removed.
 func (r *Runtime) PID(ctx context.Context, id string) (int, error) {
