@@ -87,10 +87,10 @@ func TestImageGarbageCollectionWhileCut(t *testing.T) {
 		return nil
 	})
 
-	restart(t.Context(), got[[]byte](t)(yaml.Marshal(config)))
 	must(t, lab.Cut(t.Context(), site))
 	t.Cleanup(func() { must(t, lab.Heal(context.Background(), site)) })
 	must(t, lab.Reboot(t.Context(), site))
+	restart(t.Context(), got[[]byte](t)(yaml.Marshal(config))) // a reboot of the lab writes it anew
 	took := eventually(t, 8*time.Minute, "the kubelet removes what nobody needs", func(ctx context.Context) error {
 		return has(ctx, needed, []string{"unneeded"})
 	})
