@@ -70,7 +70,7 @@ func (b *bench) applied(ctx context.Context, cfg LatencyConfig) ([]row, error) {
 	}
 	var pods []*corev1.Pod
 	for _, n := range b.nodes {
-		pods = append(pods, mount(b.pod(n, "applied-"+n.name, false), name))
+		pods = append(pods, mount(b.pod(n, "applied-"+n.slug(), false), name))
 	}
 	if _, err := b.createAndAwait(ctx, pods...); err != nil {
 		return nil, err
@@ -143,7 +143,7 @@ func await(ctx context.Context, node int, w watch.Interface, value string) arriv
 // are measured.
 func (b *bench) podStart(ctx context.Context, cfg LatencyConfig) ([]row, error) {
 	for _, n := range b.nodes { // the first pod pulls the image
-		if _, err := b.createAndAwait(ctx, b.pod(n, "warm-"+n.name, true)); err != nil {
+		if _, err := b.createAndAwait(ctx, b.pod(n, "warm-"+n.slug(), true)); err != nil {
 			return nil, err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
@@ -27,6 +28,9 @@ type node struct {
 	// processes are the agent's, by what tables call them.
 	processes func() (map[string]rig.Process, error)
 }
+
+// slug returns the node's name as a part of the name of a pod, which should have no dots.
+func (n *node) slug() string { return strings.ReplaceAll(n.name, ".", "-") }
 
 // siteNode is a site's node; its client watches the leaf's node API from inside.
 func siteNode(r *rig.Rig, s *rig.Site) (*node, error) {

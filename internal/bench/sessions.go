@@ -31,7 +31,7 @@ const (
 func (b *bench) sessions(ctx context.Context, _ LatencyConfig) (rows []row, err error) {
 	b.say("exec, %d on each node, and copies of %d MB over links of %s…", execs, copyBytes/1_000_000, copyRate)
 	for _, n := range b.nodes {
-		if _, err := b.createAndAwait(ctx, b.pod(n, "session-"+n.name, false)); err != nil {
+		if _, err := b.createAndAwait(ctx, b.pod(n, "session-"+n.slug(), false)); err != nil {
 			return nil, err
 		}
 	}
@@ -128,7 +128,7 @@ func (b *bench) copyFrom(ctx context.Context, n *node, data []byte) error {
 func (b *bench) exec(ctx context.Context, n *node, stdin io.Reader, stdout io.Writer, command ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, runningLimit)
 	defer cancel()
-	request := b.rig.Kube.CoreV1().RESTClient().Post().Namespace(namespace).Resource("pods").Name("session-"+n.name).SubResource("exec").
+	request := b.rig.Kube.CoreV1().RESTClient().Post().Namespace(namespace).Resource("pods").Name("session-"+n.slug()).SubResource("exec").
 		VersionedParams(&corev1.PodExecOptions{Stdin: stdin != nil, Stdout: true, Command: command}, scheme.ParameterCodec)
 	executor, err := remotecommand.NewWebSocketExecutor(b.rig.REST, http.MethodGet, request.URL().String())
 	if err == nil {

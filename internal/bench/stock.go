@@ -29,7 +29,6 @@ import (
 
 const (
 	stockName   = "stock"
-	stockNode   = "stock-1"
 	stockCgroup = "petiole-stock"
 	stockPods   = "10.98.9.0/24"
 	stopGrace   = 15 * time.Second
@@ -92,7 +91,7 @@ func (s *stock) start(ctx context.Context) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	serving, err := ca.Issue(s.dir, "kubelet-serving", pki.Subject{Name: "system:node:" + stockNode, Groups: []string{"system:nodes"}, Hosts: []string{address.String()}})
+	serving, err := ca.Issue(s.dir, "kubelet-serving", pki.Subject{Name: "system:node:" + s.nodeName(), Groups: []string{"system:nodes"}, Hosts: []string{address.String()}})
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +107,7 @@ func (s *stock) start(ctx context.Context) (*node, error) {
 		return nil, err
 	}
 	kubelet := daemon.Daemon{Name: "kubelet", Path: s.kubelet(), NetNS: s.site.Namespace(), Args: []string{
-		"--config", filepath.Join(s.dir, "kubelet.yaml"), "--kubeconfig", kubeconfig, "--hostname-override", stockNode,
+		"--config", filepath.Join(s.dir, "kubelet.yaml"), "--kubeconfig", kubeconfig, "--hostname-override", s.nodeName(),
 		"--root-dir", s.kubeletRoot(), "--cert-dir", filepath.Join(s.kubeletRoot(), "pki"), "--node-ip", address.String(),
 		// The API server reaches it, as on a node in the cloud.
 		"--address", address.String(), "--client-ca-file", ca.CertFile,
@@ -117,7 +116,7 @@ func (s *stock) start(ctx context.Context) (*node, error) {
 	if _, err := s.daemons.Start(kubelet); err != nil {
 		return nil, err
 	}
-	if err := s.await(ctx, "the stock node", func(ctx context.Context) error { return nodeReady(ctx, s.rig.Kube, stockNode) }); err != nil {
+	if err := s.await(ctx, "the stock node", func(ctx context.Context) error { return nodeReady(ctx, s.rig.Kube, s.nodeName()) }); err != nil {
 		return nil, err
 	}
 	fmt.Fprintln(s.out, "the stock node is Ready")
@@ -126,7 +125,7 @@ func (s *stock) start(ctx context.Context) (*node, error) {
 		return nil, err
 	}
 	return &node{
-		name: stockNode, label: "stock kubelet", client: client, linkBytes: s.linkBytes, site: s.site,
+		name: s.nodeName(), label: "stock kubelet", client: client, linkBytes: s.linkBytes, site: s.site,
 		processes: func() (map[string]rig.Process, error) {
 			pid, running := s.daemons.PID("kubelet")
 			if !running {
@@ -146,13 +145,17 @@ func (s *stock) stop() error {
 	if s.proxy != nil {
 		errs = append(errs, s.proxy.close())
 	}
-	if err := s.rig.Kube.CoreV1().Nodes().Delete(ctx, stockNode, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
-		errs = append(errs, fmt.Errorf("delete node %s: %w", stockNode, err))
+	if err := s.rig.Kube.CoreV1().Nodes().Delete(ctx, s.nodeName(), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		errs = append(errs, fmt.Errorf("delete node %s: %w", s.nodeName(), err))
 	}
 	errs = append(errs, s.net.DeleteSite(s.site), s.crio.PowerCut(s.kubeletRoot()), cgroup.Remove(stockCgroup),
 		os.RemoveAll(filepath.Dir(s.crio.RunDir)), os.RemoveAll(s.dir))
 	return errors.Join(errs...)
 }
+
+// nodeName is the node's address: the API server reaches a kubelet by the name of its host, and the lab has
+// no DNS.
+func (s *stock) nodeName() string { return s.net.SiteAddress(s.site).String() }
 
 func (s *stock) kubelet() string { return s.rig.Bin("kubelet-stock") }
 
@@ -193,7 +196,7 @@ func (s *stock) prepare(ca *pki.Authority) (string, error) {
 }
 
 func (s *stock) writeKubeconfig(ca *pki.Authority) (string, error) {
-	pair, err := ca.Issue(s.dir, "kubelet", pki.Subject{Name: "system:node:" + stockNode, Groups: []string{"system:nodes"}})
+	pair, err := ca.Issue(s.dir, "kubelet", pki.Subject{Name: "system:node:" + s.nodeName(), Groups: []string{"system:nodes"}})
 	if err != nil {
 		return "", err
 	}
