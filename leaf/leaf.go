@@ -168,7 +168,6 @@ func (l *Leaf) runParts(ctx context.Context, now *clock.Clock, nc *nats.Conn, js
 	group.Go(func() error { return hubLink.Run(ctx) })
 	group.Go(func() error { return hub.Run(ctx) })
 	group.Go(func() error { return now.Run(ctx) })
-	group.Go(func() error { return releaseMemory(ctx) })
 	group.Go(func() error { return supervisor.Run(ctx) })
 	group.Go(func() error { return account.Run(ctx) })
 	reporter := traffic.NewReporter(traffic.ReporterConfig{

@@ -117,6 +117,7 @@ func runLeaf(ctx context.Context, path string) error {
 	ctx, stop := context.WithCancel(ctx)
 	var beside sync.WaitGroup
 	beside.Go(func() { reload(ctx, hangups, l, path, log) })
+	beside.Go(func() { releaseMemory(ctx) })
 	beside.Go(func() {
 		if err := pages.ReleaseOnceStarted(ctx); err != nil {
 			log.Warn("pages of the program stay in memory", zap.Error(err))
