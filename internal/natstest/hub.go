@@ -41,7 +41,11 @@ var hubConf = template.Must(template.New("hub").Parse(`
 server_name: hub
 listen: "127.0.0.1:-1"
 jetstream { domain: hub, store_dir: "{{.Dir}}/js", sync_interval: always, max_file_store: {{.MaxFileStore}} }
-leafnodes { listen: "127.0.0.1:{{.LeafPort}}", authorization { timeout: 20 } }
+leafnodes {
+  listen: "127.0.0.1:{{.LeafPort}}"
+  authorization { timeout: 20 }
+  compression: { mode: s2_auto, rtt_thresholds: [ "10ms", "50ms", "24h" ] }
+}
 ping_interval: "5s"
 ping_max: 2
 {{.Settings}}
