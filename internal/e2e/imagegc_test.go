@@ -90,7 +90,7 @@ func TestImageGarbageCollectionWhileCut(t *testing.T) {
 	must(t, lab.Cut(t.Context(), site))
 	t.Cleanup(func() { must(t, lab.Heal(context.Background(), site)) })
 	must(t, lab.Reboot(t.Context(), site))
-	restart(t.Context(), got[[]byte](t)(yaml.Marshal(config))) // a reboot of the lab writes it anew
+	restart(t.Context(), got[[]byte](t)(yaml.Marshal(config))) // after the reboot, in which the lab writes its own
 	took := eventually(t, 8*time.Minute, "the kubelet removes what nobody needs", func(ctx context.Context) error {
 		return has(ctx, needed, []string{"unneeded"})
 	})

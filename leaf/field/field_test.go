@@ -310,14 +310,17 @@ func TestSamplesAreNumberedWithoutGaps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	last := int64(0)
 	for want := uint64(1); want <= 15; want++ {
 		m, err := c.Next(jetstream.FetchMaxWait(5 * time.Second))
 		if err != nil {
 			t.Fatal(err)
 		}
 		var batch struct {
-			Sequence uint64            `json:"sequence"`
-			Samples  []json.RawMessage `json:"samples"`
+			Sequence uint64 `json:"sequence"`
+			Samples  []struct {
+				Time int64 `json:"time"`
+			} `json:"samples"`
 		}
 		if err := json.Unmarshal(m.Data(), &batch); err != nil {
 			t.Fatal(err)
@@ -325,6 +328,12 @@ func TestSamplesAreNumberedWithoutGaps(t *testing.T) {
 		// On a busy machine samples that wait for the store are one batch.
 		if batch.Sequence != want || len(batch.Samples) == 0 {
 			t.Fatalf("batch %d has sequence %d and %d samples", want, batch.Sequence, len(batch.Samples))
+		}
+		for _, sample := range batch.Samples {
+			if sample.Time <= last {
+				t.Errorf("batch %d has a sample of %d after one of %d", want, sample.Time, last)
+			}
+			last = sample.Time
 		}
 	}
 }
