@@ -299,9 +299,13 @@ func (j *joining) ask(ctx context.Context, key nkeys.KeyPair) (join.Answer, erro
 	if j.proxy != nil {
 		by = " by the HTTP proxy " + j.proxy.Redacted()
 	}
+	gateway, err := key.PublicKey()
+	if err != nil {
+		return join.Answer{}, fmt.Errorf("read the gateway's key: %w", err)
+	}
 	j.o.Progress("connecting to the hub at %s%s", j.hub.Redacted(), by)
 	session, err := natsd.DialHub(ctx, natsd.HubConfig{
-		URL: j.hub, Proxy: j.proxy, Site: j.token.Site, Authorities: j.token.Authorities, JWT: j.token.JWT, Sign: j.token.Sign, Settle: time.Second,
+		URL: j.hub, Proxy: j.proxy, Site: j.token.Site, Gateway: gateway, Authorities: j.token.Authorities, JWT: j.token.JWT, Sign: j.token.Sign, Settle: time.Second,
 	})
 	if err != nil {
 		return join.Answer{}, fmt.Errorf("%w: %s; nothing was changed", err, explain(err, j.token.Site))
@@ -320,7 +324,7 @@ func (j *joining) ask(ctx context.Context, key nkeys.KeyPair) (join.Answer, erro
 	refused := j.identity
 	j.identity.forget()
 	j.o.Progress("asking the bridge to let this gateway join site %s", j.token.Site)
-	answer, err := j.exchange(ctx, session, request, key)
+	answer, err := j.exchange(ctx, session, request, gateway)
 	if err != nil {
 		return join.Answer{}, fmt.Errorf("%w: %w"+again, ErrUndecided, err)
 	}
@@ -332,11 +336,7 @@ func (j *joining) ask(ctx context.Context, key nkeys.KeyPair) (join.Answer, erro
 }
 
 // exchange sends the request until the bridge decides.
-func (j *joining) exchange(ctx context.Context, session *natsd.Session, request []byte, key nkeys.KeyPair) (join.Answer, error) {
-	gateway, err := key.PublicKey()
-	if err != nil {
-		return join.Answer{}, fmt.Errorf("read the gateway's key: %w", err)
-	}
+func (j *joining) exchange(ctx context.Context, session *natsd.Session, request []byte, gateway string) (join.Answer, error) {
 	last := errors.New("no bridge answers: is one running? 'kubectl petiole status' shows which one leads")
 	for {
 		data, err := session.Request(ctx, streams.RequestSubject(j.token.Site, join.Verb), request)

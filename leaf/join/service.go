@@ -67,10 +67,14 @@ func (j *joining) try(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the credentials: %w", err)
 	}
+	gateway, err := key.PublicKey()
+	if err != nil {
+		return fmt.Errorf("read the credentials: %w", err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, j.o.Timeout)
 	defer cancel()
 	j.o.Progress("connecting to the hub as the gateway")
-	session, err := natsd.DialHub(ctx, natsd.HubConfig{URL: j.hub, Proxy: j.proxy, Site: j.token.Site, Authorities: j.token.Authorities, JWT: token, Sign: key.Sign, Settle: accountTime})
+	session, err := natsd.DialHub(ctx, natsd.HubConfig{URL: j.hub, Proxy: j.proxy, Site: j.token.Site, Gateway: gateway, Authorities: j.token.Authorities, JWT: token, Sign: key.Sign, Settle: accountTime})
 	if err != nil {
 		return fmt.Errorf("%w: this gateway has joined, and cannot connect: %w: %s"+again, ErrUndecided, err, explain(err, j.token.Site))
 	}

@@ -29,6 +29,9 @@ type HubConfig struct {
 	URL *url.URL
 	// Site is the name of the site.
 	Site string
+	// Gateway is the gateway's public key, "U…". The hub ends a connection of the same gateway for
+	// a new one, which it may not have noticed to be gone, and keeps those of others.
+	Gateway string
 	// Proxy is an HTTP proxy on the way, with its user and password; nil if there is none.
 	Proxy *url.URL
 	// Authorities verify the hub's certificate; none: those that the system knows.
@@ -81,7 +84,7 @@ func DialHub(ctx context.Context, cfg HubConfig) (*Session, error) {
 		return nil, errors.Join(errs...)
 	}
 	opts := &server.Options{
-		ServerName: cfg.Site + "-join", DontListen: true, Host: "127.0.0.1", NoSigs: true, NoSystemAccount: true,
+		ServerName: cfg.serverName(), DontListen: true, Host: "127.0.0.1", NoSigs: true, NoSystemAccount: true,
 		ConnectErrorReports: 1, ReconnectErrorReports: 1,
 	}
 	opts.LeafNode.Remotes = []*server.RemoteLeafOpts{remote}
@@ -105,6 +108,12 @@ func DialHub(ctx context.Context, cfg HubConfig) (*Session, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// serverName returns the name by which the hub recognizes a gateway that returns. The end of the
+// key is enough for that; a slow line has to carry the whole name.
+func (cfg HubConfig) serverName() string {
+	return cfg.Site + "-join-" + cfg.Gateway[max(0, len(cfg.Gateway)-8):]
 }
 
 func (s *Session) open(ctx context.Context, cfg HubConfig) error {
