@@ -50,7 +50,7 @@ func ownDevices(dir string) error {
 }
 
 // masked are units that are of no use in a box, or would set what belongs to the machine's kernel.
-var masked = []string{"console-getty.service", "getty.target", "systemd-logind.service", "systemd-sysctl.service", "systemd-modules-load.service", "systemd-remount-fs.service"}
+var masked = []string{"console-getty.service", "getty.target", "systemd-sysctl.service", "systemd-modules-load.service", "systemd-remount-fs.service"}
 
 // boot installs packages, systemd among them, and makes systemd process 1 in the place of this one.
 // It returns only with an error.

@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // shell is a root's shell in a booted box. As for a person, folder, variables and umask remain from
@@ -95,5 +97,7 @@ func (s *shell) failed(first string, err error) error {
 // stop ends the shell.
 func (s *shell) stop() {
 	_ = s.commands.Close() // bash reads its end
-	_ = s.process.Wait()   // of a shell that has failed, too
+	// systemd stops every process before it ends them all, and nsenter stops itself with its child.
+	_ = s.process.Process.Signal(unix.SIGCONT)
+	_ = s.process.Wait() // of a shell that has failed, too
 }

@@ -31,8 +31,8 @@ const (
 // blockTime bounds a block of the document. The first builds programs.
 const blockTime = 20 * time.Minute
 
-// walk runs docs/install.md, and then upgrades, removes and purges the package, on two bare machines with
-// systemd: the hub, which is the reader's machine, too, and a gateway.
+// walk runs docs/install.md, then upgrades, removes and purges the package, and powers the gateway off, on
+// two bare machines with systemd: the hub, which is the reader's machine, too, and a gateway.
 func (g tester) walk(ctx context.Context, repo repository) (err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done within %v", timeout))
 	defer cancel()
@@ -48,7 +48,7 @@ func (g tester) walk(ctx context.Context, repo repository) (err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	out := newProgress("install")
-	w := walker{repo: repo, out: out, shells: map[string]*shell{}, roots: map[string]box{}}
+	w := walker{repo: repo, out: out, shells: map[string]*shell{}, roots: map[string]box{}, machines: map[string]*running{}}
 	packages := map[string][]string{
 		onHub:     nil,
 		onGateway: {"busybox-static", "conmon", "runc", "containernetworking-plugins", "iptables"},
@@ -99,7 +99,10 @@ func (g tester) walk(ctx context.Context, repo repository) (err error) {
 		}
 	}
 	out.say("every command of docs/install.md works")
-	return w.upgrade()
+	if err := w.upgrade(); err != nil {
+		return err
+	}
+	return w.powerOff(ctx)
 }
 
 // allowFullDisk keeps pods on the gateway: its disk is the one of this machine, and may be fuller than a
@@ -120,11 +123,12 @@ func printedCommand(printed, command string) (string, error) {
 
 // walker has the machines.
 type walker struct {
-	repo   repository
-	out    progress
-	roots  map[string]box
-	shells map[string]*shell
-	pids   []int
+	repo     repository
+	out      progress
+	roots    map[string]box
+	machines map[string]*running
+	shells   map[string]*shell
+	pids     []int
 }
 
 // start creates and boots a machine. stop removes it, if it is not nil.
@@ -183,7 +187,7 @@ func (w *walker) start(ctx context.Context, g tester, name string, packages []st
 		return stop, err
 	}
 	w.pids = append(w.pids, machine.process.Process.Pid)
-	w.roots[name] = b
+	w.roots[name], w.machines[name] = b, machine
 	if w.shells[name], err = machine.newShell(ctx, w.out, log); err != nil {
 		return stop, err
 	}
