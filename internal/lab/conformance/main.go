@@ -25,18 +25,20 @@ import (
 
 // options are the flags.
 type options struct {
-	short   bool
-	labels  string
-	site    string
-	procs   int
-	retry   int
-	only    string
-	timeout time.Duration
+	short    bool
+	services bool
+	labels   string
+	site     string
+	procs    int
+	retry    int
+	only     string
+	timeout  time.Duration
 }
 
 func main() {
 	var o options
 	flag.BoolVar(&o.short, "short", false, "run the selection of short.yaml only")
+	flag.BoolVar(&o.services, "services", false, "give the sites kube-proxy and CoreDNS first, which specs of Services and DNS need")
 	flag.StringVar(&o.labels, "labels", "NodeConformance", "Ginkgo's label filter: which specs run")
 	flag.StringVar(&o.only, "only", "", "a regular expression: of these specs, those whose name it matches")
 	flag.StringVar(&o.site, "site", lab.SiteNames[len(lab.SiteNames)-1], "the site whose node is judged")
@@ -85,6 +87,11 @@ func run(ctx context.Context, o options) (err error) {
 		return errors.Join(err, l.Down(false))
 	}
 	defer func() { err = errors.Join(err, l.Down(false)) }()
+	if o.services {
+		if err := l.InstallServices(ctx); err != nil {
+			return err
+		}
+	}
 	found, err := s.judge(ctx, plan)
 	if err != nil {
 		return err
