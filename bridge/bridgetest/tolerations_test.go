@@ -163,6 +163,19 @@ func policyAndBridgeAgree(t *testing.T, a *api) {
 		}
 	}
 
+	// Who sets the tolerations anew changes the pod once: the API server adds its own with 300 seconds,
+	// and the policy keeps what was there.
+	for name, want := range map[string]map[string]int64{"site": forever, "duration": after(61), "namespace": forever} {
+		p, err := bound[name].Get(w.ctx, name, metav1.GetOptions{})
+		w.must(err)
+		p.Spec.Tolerations = []corev1.Toleration{{Key: "dedicated", Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule}}
+		p, err = bound[name].Update(w.ctx, p, metav1.UpdateOptions{})
+		w.must(err)
+		if got := evictedAfter(p); !maps.Equal(got, want) || p.Generation != 2 {
+			t.Errorf("%s: updated to %v, generation %d; want %v, 2", name, got, p.Generation, want)
+		}
+	}
+
 	// The node's annotation is known only when the pod has a node.
 	patch := []byte(`{"metadata":{"annotations":{"petiole.dev/autonomy-duration":"10m"}}}`)
 	_, err = a.admin.CoreV1().Nodes().Patch(w.ctx, "a1", types.MergePatchType, patch, metav1.PatchOptions{})

@@ -36,6 +36,10 @@ type TolerationsConfig struct {
 	Report func(error)
 }
 
+// fieldManager tells deploy/kubernetes/tolerations-policy.yaml, which keeps the toleration of a pod that
+// is updated, that the bridge changes it.
+const fieldManager = "petiole-bridge"
+
 // Tolerations prevents Kubernetes from evicting the pods of disconnected sites: it sets the
 // toleration of bound pods for nodes that are not heard. Tolerations can be added to a running pod, and their seconds
 // changed, so no webhook is needed.
@@ -109,7 +113,7 @@ func (t *Tolerations) setTolerations(ctx context.Context, k kube.Key) error {
 	if err != nil {
 		return fmt.Errorf("encode tolerations of %s: %w", k.Ref(""), err)
 	}
-	_, err = t.cfg.Pods.Pods(k.Namespace).Patch(ctx, k.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	_, err = t.cfg.Pods.Pods(k.Namespace).Patch(ctx, k.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil // the change or deletion will arrive here
 	}

@@ -88,6 +88,8 @@ func images(bin string, base []registry.File) (map[string]v1.Image, error) {
 		b.add(id, v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}}, true, agnhost...)
 	}
 	b.add(upstream.GlibcDnsTesting, v1.Config{Cmd: []string{"sh"}}, true, bashAsShell)
+	// A spec mounts it, and reads which picture it has.
+	b.add(upstream.Kitten, v1.Config{Cmd: []string{"sh"}}, true, program("data.json", []byte(`{"image": "kitten.jpg"}`+"\n"), 0o644))
 	// The specs want a web server on port 80.
 	for _, id := range []upstream.ImageID{upstream.Nginx, upstream.NginxNew} {
 		b.add(id, v1.Config{Cmd: []string{"/agnhost", "test-webserver"}}, true, agnhost...)
