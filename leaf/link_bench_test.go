@@ -103,15 +103,19 @@ func benchLine(b *testing.B, line natstest.SlowLine) {
 func BenchmarkIdle(b *testing.B) {
 	for _, profile := range []string{profileDefault, profileMetered} {
 		b.Run(profile, func(b *testing.B) {
-			s, ctx := newSiteAt(b, `ping_interval: "2m"`)
+			s, _ := newSiteAt(b, `ping_interval: "2m"`)
 			s.cfg.Link.Profile = profile
 			respond(b, s)
-			w := startWhole(b, ctx, s)
+			w := startWhole(b, b.Context(), s) // a site's own ends before the time is over
 			polltest.Eventually(b, "the link is up", func() bool { return linkBytes(b, w)["wire"] > 0 })
 			time.Sleep(20 * time.Second) // until the session has begun
 			before, start := linkBytes(b, w), time.Now()
 			time.Sleep(idleTime)
-			for kind, n := range linkBytes(b, w) {
+			after := linkBytes(b, w)
+			if after["wire"] <= before["wire"] {
+				b.Fatalf("the link has carried nothing in %v: %v before, %v after", idleTime, before, after)
+			}
+			for kind, n := range after {
 				b.ReportMetric((n-before[kind])/time.Since(start).Seconds()*86400/1e6, kind+"-MB/day")
 			}
 		})
