@@ -163,8 +163,8 @@ func policyAndBridgeAgree(t *testing.T, a *api) {
 		}
 	}
 
-	// Who sets the tolerations anew changes the pod once: the API server adds its own with 300 seconds,
-	// and the policy keeps what was there.
+	// An update that replaces the tolerations changes the generation once: the API server adds its
+	// default of 300 seconds, and the policy restores the value of before in the same request.
 	for name, want := range map[string]map[string]int64{"site": forever, "duration": after(61), "namespace": forever} {
 		p, err := bound[name].Get(w.ctx, name, metav1.GetOptions{})
 		w.must(err)
